@@ -1,0 +1,67 @@
+//! What only the kernel can tell or do and no safe wrapper offers: TCP_INFO, a read that does not wait for the disk.
+//!
+//! The one module of the edge with unsafe code; each function is a single system call with checked results.
+#![allow(unsafe_code)] // TCP_INFO and preadv2 have no safe wrapper among our dependencies.
+
+use std::fs::File;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+/// The round-trip time of a TCP connection: the least the kernel has seen, else its smoothed estimate.
+///
+/// Right after accept it is the time of the handshake, the cleanest sample there is.
+pub(crate) fn round_trip(socket: &impl AsFd) -> Option<Duration> {
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the descriptor is open for the duration of the call, and pointer and length describe one writable
+    // `tcp_info`, of which the kernel fills at most `length` bytes.
+    let result =
+        unsafe { libc::getsockopt(socket.as_fd().as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &mut length) };
+    if result != 0 {
+        return None;
+    }
+    // SAFETY: `tcp_info` is plain integers, for which all zeroes is a valid value; the kernel wrote a prefix of it.
+    let info = unsafe { info.assume_init() };
+    let micros = match info.tcpi_min_rtt {
+        0 | u32::MAX => info.tcpi_rtt,
+        least => least,
+    };
+    (micros > 0).then(|| Duration::from_micros(u64::from(micros)))
+}
+
+/// Fills `buffer` from `offset` of a file when all of it is in the page cache; `false` when it is not, or at an error.
+pub(crate) fn read_cached(file: &File, buffer: &mut [u8], offset: u64) -> bool {
+    let vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let Ok(offset) = libc::off_t::try_from(offset) else { return false };
+    // SAFETY: the descriptor is open for the duration of the call, and the one vector describes a buffer that is
+    // exclusively ours and writable for its whole length.
+    let read = unsafe { libc::preadv2(file.as_raw_fd(), &raw const vector, 1, offset, libc::RWF_NOWAIT) };
+    usize::try_from(read).is_ok_and(|n| n == buffer.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn a_loopback_connection_has_a_short_round_trip() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let _client = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("somebody listens");
+        let (accepted, _) = listener.accept().expect("a connection waits");
+        let measured = round_trip(&accepted).expect("TCP has TCP_INFO");
+        assert!(measured < Duration::from_secs(1), "{measured:?}");
+    }
+
+    #[test]
+    fn fresh_pages_are_read_without_waiting_and_short_files_are_not() {
+        let mut file = tempfile::tempfile().expect("a temporary file");
+        file.write_all(b"0123456789").expect("room for ten bytes");
+        let mut buffer = [0u8; 4];
+        if read_cached(&file, &mut buffer, 3) {
+            assert_eq!(&buffer, b"3456");
+        }
+        assert!(!read_cached(&file, &mut buffer, 8), "six bytes are missing");
+    }
+}

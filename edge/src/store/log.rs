@@ -1,0 +1,285 @@
+//! One pool's files on disk: regions of a fixed size, written one after the other and evicted whole, oldest first.
+//!
+//! Owns the files of a pool. Records that are still wanted when their region is evicted are handed back, so that
+//! the caller can write them again.
+
+use std::collections::VecDeque;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::Mutex;
+
+use super::record::{ALIGNMENT, HEADER_BYTES, Header, Kind, record_span};
+use super::{BodyId, SLICE_BYTES};
+
+const REGION_MAGIC: &[u8; 8] = b"NCREGN01";
+/// Length of the header of a region file.
+const REGION_HEADER_BYTES: u64 = 16;
+const REGION_BYTES_MIN: u64 = 1 << 20;
+const REGION_BYTES_MAX: u64 = 64 << 20;
+/// A pool has about this many regions, so that an eviction takes a small part of it.
+const REGIONS_WANTED: u64 = 16;
+
+/// A region file. Readers hold it by `Arc`, so that eviction never pulls it away from under them.
+#[derive(Debug)]
+pub(super) struct Region {
+    pub(super) number: u64,
+    pub(super) file: File,
+    path: PathBuf,
+    records: Mutex<Vec<RecordAt>>,
+}
+
+/// One record of a region.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RecordAt {
+    pub(super) kind: Kind,
+    pub(super) body: BodyId,
+    pub(super) index: u32,
+    /// Payload length in bytes.
+    pub(super) length: u32,
+    /// Offset of the record's header.
+    pub(super) offset: u64,
+}
+
+impl RecordAt {
+    fn new(header: &Header, offset: u64) -> Self {
+        Self { kind: header.kind, body: BodyId(header.body), index: header.index, length: header.length, offset }
+    }
+}
+
+/// Where a record's payload lies.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) region: Arc<Region>,
+    /// Offset of the record's header.
+    pub(super) offset: u64,
+    /// Payload length in bytes.
+    pub(super) length: u32,
+}
+
+/// A region that left the pool, with the records that were written to it.
+#[derive(Debug)]
+pub(super) struct Evicted {
+    pub(super) region: Arc<Region>,
+    pub(super) records: Vec<RecordAt>,
+}
+
+/// The files of one pool.
+#[derive(Debug)]
+pub(super) struct PoolLog {
+    directory: PathBuf,
+    capacity: u64,
+    region_bytes: u64,
+    regions: VecDeque<(Arc<Region>, u64)>,
+    next_number: u64,
+    /// Whether the newest region may be written to; a region of an earlier run may not.
+    active: bool,
+}
+
+impl PoolLog {
+    /// A pool of that many bytes. Touches no file.
+    pub(super) fn new(directory: PathBuf, capacity: u64) -> Self {
+        let region_bytes = (capacity / REGIONS_WANTED).clamp(REGION_BYTES_MIN, REGION_BYTES_MAX).min(capacity / 2);
+        Self { directory, capacity, region_bytes, regions: VecDeque::new(), next_number: 1, active: false }
+    }
+
+    /// Whether the pool is large enough to hold anything.
+    pub(super) fn is_usable(&self) -> bool {
+        self.region_bytes >= REGION_HEADER_BYTES + record_span(SLICE_BYTES) + record_span(4096)
+    }
+
+    /// Largest payload a record of this pool can have.
+    pub(super) fn payload_max(&self) -> usize {
+        (self.region_bytes - REGION_HEADER_BYTES) as usize - HEADER_BYTES - ALIGNMENT
+    }
+
+    /// Bytes that the records handed back by one eviction may have, so that they fit beside new ones.
+    pub(super) fn second_chance_bytes(&self) -> u64 {
+        self.region_bytes / 2
+    }
+
+    /// Bytes in files.
+    pub(super) fn bytes(&self) -> u64 {
+        self.regions.iter().map(|(_, length)| *length).sum()
+    }
+
+    /// Whether a payload of that length needs a new region first.
+    pub(super) fn is_full_for(&self, payload: usize) -> bool {
+        match self.regions.back() {
+            Some((_, length)) if self.active => length + record_span(payload) > self.region_bytes,
+            _ => true,
+        }
+    }
+
+    /// Takes the oldest region out when a new one does not fit beside it.
+    pub(super) fn evict_for_new_region(&mut self) -> Option<Evicted> {
+        if self.bytes_reserved() + self.region_bytes <= self.capacity {
+            return None;
+        }
+        let (region, _) = self.regions.pop_front()?;
+        if let Err(error) = fs::remove_file(&region.path) {
+            tracing::warn!(path = %region.path.display(), %error, "cannot remove an evicted region file");
+        }
+        let records = std::mem::take(&mut *region.records.lock().expect("no holder of this lock panics"));
+        Some(Evicted { region, records })
+    }
+
+    fn bytes_reserved(&self) -> u64 {
+        self.regions.iter().map(|(_, length)| (*length).max(self.region_bytes)).sum()
+    }
+
+    /// Starts a new region file.
+    pub(super) fn roll(&mut self) -> io::Result<()> {
+        fs::create_dir_all(&self.directory)?;
+        let number = self.next_number;
+        let path = self.directory.join(format!("region-{number:016x}"));
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
+        let mut header = [0u8; REGION_HEADER_BYTES as usize];
+        header[..8].copy_from_slice(REGION_MAGIC);
+        header[8..].copy_from_slice(&number.to_le_bytes());
+        if let Err(error) = file.write_all_at(&header, 0) {
+            let _ = fs::remove_file(&path);
+            return Err(error);
+        }
+        self.next_number += 1;
+        self.regions.push_back((Arc::new(Region { number, file, path, records: Mutex::default() }), REGION_HEADER_BYTES));
+        self.active = true;
+        Ok(())
+    }
+
+    /// Appends a record to the newest region, which has room for it.
+    pub(super) fn append(&mut self, header: &Header, payload: &[u8]) -> io::Result<Place> {
+        let (region, length) = self.regions.back_mut().expect("a region was rolled before");
+        let offset = *length;
+        if payload.len() <= 16 * 1024 {
+            let mut whole = Vec::with_capacity(HEADER_BYTES + payload.len());
+            whole.extend_from_slice(&header.encode());
+            whole.extend_from_slice(payload);
+            region.file.write_all_at(&whole, offset)?;
+        } else {
+            region.file.write_all_at(payload, offset + HEADER_BYTES as u64)?;
+            region.file.write_all_at(&header.encode(), offset)?;
+        }
+        *length += header.span();
+        region.records.lock().expect("no holder of this lock panics").push(RecordAt::new(header, offset));
+        Ok(Place { region: region.clone(), offset, length: header.length })
+    }
+
+    /// Opens what an earlier run left and hands every whole record to `each`, oldest region first. Heads come with
+    /// their payload. Damaged tails are cut off in memory; damaged files are removed.
+    pub(super) fn scan(&mut self, mut each: impl FnMut(&Header, Place, Option<Vec<u8>>)) -> io::Result<()> {
+        for (number, path) in region_files(&self.directory)? {
+            self.next_number = self.next_number.max(number + 1);
+            match scan_region(&path, number, &mut each) {
+                Ok((region, length)) => self.regions.push_back((region, length)),
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "a region file of the store is unusable and is removed");
+                    let _ = fs::remove_file(&path);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Region {
+    /// Reads a record's payload and checks it. `Err` of kind `InvalidData` when the bytes are not what was written.
+    pub(super) fn read(&self, offset: u64, length: u32, expect: (Kind, BodyId, u32)) -> io::Result<Vec<u8>> {
+        let mut buffer = vec![0u8; HEADER_BYTES + length as usize];
+        self.file.read_exact_at(&mut buffer, offset)?;
+        check(buffer, length, expect)
+    }
+}
+
+/// Checks a whole record in `buffer` and leaves its payload there, after the header.
+pub(super) fn check(buffer: Vec<u8>, length: u32, (kind, body, index): (Kind, BodyId, u32)) -> io::Result<Vec<u8>> {
+    let damaged = || io::Error::new(io::ErrorKind::InvalidData, "a record's checksum does not match");
+    let header = buffer.first_chunk::<HEADER_BYTES>().and_then(Header::decode).ok_or_else(damaged)?;
+    let is_expected = header.kind == kind && header.body == body.0 && header.index == index && header.length == length;
+    if !is_expected || crc32fast::hash(&buffer[HEADER_BYTES..]) != header.payload_crc {
+        return Err(damaged());
+    }
+    Ok(buffer)
+}
+
+fn region_files(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|n| n.strip_prefix("region-")).and_then(|n| u64::from_str_radix(n, 16).ok());
+        if let Some(number) = number {
+            files.push((number, entry.path()));
+        }
+    }
+    files.sort_unstable();
+    Ok(files)
+}
+
+fn scan_region(path: &Path, number: u64, each: &mut impl FnMut(&Header, Place, Option<Vec<u8>>)) -> io::Result<(Arc<Region>, u64)> {
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    let size = file.metadata()?.len();
+    let mut head = [0u8; REGION_HEADER_BYTES as usize];
+    file.read_exact_at(&mut head, 0)?;
+    if &head[..8] != REGION_MAGIC || head[8..] != number.to_le_bytes() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "not a region file"));
+    }
+    let region = Arc::new(Region { number, file, path: path.to_owned(), records: Mutex::default() });
+    let mut window = Window { file: &region.file, start: 0, bytes: Vec::new() };
+    let mut offset = REGION_HEADER_BYTES;
+    while offset + HEADER_BYTES as u64 <= size {
+        let Some(header) = window.at(offset, HEADER_BYTES)?.first_chunk::<HEADER_BYTES>().and_then(Header::decode) else { break };
+        if offset + HEADER_BYTES as u64 + u64::from(header.length) > size {
+            break;
+        }
+        let payload = match header.kind {
+            Kind::Head => {
+                let payload = window.at(offset + HEADER_BYTES as u64, header.length as usize)?.to_vec();
+                (crc32fast::hash(&payload) == header.payload_crc).then_some(payload)
+            }
+            Kind::Slice | Kind::Forget => None,
+        };
+        if header.kind != Kind::Head || payload.is_some() {
+            region.records.lock().expect("no holder of this lock panics").push(RecordAt::new(&header, offset));
+            each(&header, Place { region: region.clone(), offset, length: header.length }, payload);
+        }
+        offset += header.span();
+    }
+    Ok((region, offset))
+}
+
+/// Reads a file forward in large pieces, so that small records cost no system call each.
+struct Window<'a> {
+    file: &'a File,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Window<'_> {
+    const BYTES: usize = 128 * 1024;
+
+    fn at(&mut self, offset: u64, length: usize) -> io::Result<&[u8]> {
+        let end = self.start + self.bytes.len() as u64;
+        if offset < self.start || offset + length as u64 > end {
+            self.bytes.resize(Self::BYTES.max(length), 0);
+            self.start = offset;
+            let mut filled = 0;
+            while filled < length {
+                match self.file.read_at(&mut self.bytes[filled..], offset + filled as u64)? {
+                    0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    n => filled += n,
+                }
+            }
+            self.bytes.truncate(filled);
+        }
+        let at = (offset - self.start) as usize;
+        Ok(&self.bytes[at..at + length])
+    }
+}

@@ -1,0 +1,47 @@
+//! The fleet's clock: what the time of day is for popularity, forecasts and off-peak windows.
+//!
+//! It is the real clock unless the fleet file lets it run fast, which a demonstration or a rehearsal of a
+//! day's push does. Freshness, TTLs and health never use it.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// A linear map from real time to fleet time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FleetClock {
+    /// Real time, seconds after the Unix epoch, at which fleet time was `anchor_fleet`.
+    pub anchor_real: f64,
+    /// Fleet time, seconds after the Unix epoch, at `anchor_real`.
+    pub anchor_fleet: f64,
+    /// Fleet seconds a real second; 1 for the real clock.
+    pub speed: f64,
+}
+
+impl FleetClock {
+    /// The real clock.
+    pub const REAL: Self = Self { anchor_real: 0.0, anchor_fleet: 0.0, speed: 1.0 };
+
+    /// Fleet time at a real time, both in seconds after the Unix epoch.
+    pub fn fleet_seconds(&self, real_seconds: f64) -> f64 {
+        self.anchor_fleet + (real_seconds - self.anchor_real) * self.speed
+    }
+
+    /// Fleet time at `now`, seconds after the Unix epoch.
+    pub fn at(&self, now: SystemTime) -> f64 {
+        self.fleet_seconds(unix_seconds(now))
+    }
+
+    /// How long a span of fleet time takes in real time.
+    pub fn real_duration(&self, fleet: Duration) -> Duration {
+        Duration::from_secs_f64(fleet.as_secs_f64() / self.speed)
+    }
+}
+
+/// Seconds after the Unix epoch.
+pub fn unix_seconds(t: SystemTime) -> f64 {
+    t.duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
+}
+
+/// Milliseconds after the Unix epoch.
+pub fn unix_millis(t: SystemTime) -> u64 {
+    t.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}

@@ -1,0 +1,344 @@
+//! The fleet as it is once its file has been checked: every reference resolved, every default filled in.
+//!
+//! Owns the meaning of each setting. [`crate::file`] makes these values out of a fleet file and is the only
+//! place that knows how they are written.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::clock::FleetClock;
+use crate::units::Bytes;
+
+/// The whole CDN, as checked. Built by [`crate::file::parse`]; immutable, shared as `Arc<Fleet>`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fleet {
+    /// The CDN's own zone, lower case, without a trailing dot (`cdn.test`). Steered names live here:
+    /// `<site>.<zone>`.
+    pub zone: String,
+    /// SOA RNAME mailbox as written (`hostmaster@cdn.test`).
+    pub hostmaster: String,
+    /// Directory below which each node keeps its state, in a directory of its own name.
+    pub state_dir: PathBuf,
+    /// Secret that nodes show one another (`Authorization: Bearer`); never shown in logs or answers.
+    pub node_key: Secret,
+    /// How often nodes report to control and to the name servers.
+    pub report_interval: Duration,
+    /// The fleet's clock: real time, or one that runs fast for demonstrations.
+    pub clock: FleetClock,
+    /// The control role; without one there are no purges, pushes, reports and no console.
+    pub control: Option<Control>,
+    /// Hosts that serve content as an origin of our own (the `nearcast origin` role), by node name.
+    pub origins: Vec<OriginNode>,
+    /// Authoritative name servers.
+    pub name_servers: Vec<NameServer>,
+    /// How name servers find out about clients and nodes.
+    pub steering: Steering,
+    /// Places with edges, at least one.
+    pub clusters: Vec<Cluster>,
+    /// Customers' content.
+    pub sites: Vec<Site>,
+    /// Zones served besides the CDN's own, in file order.
+    pub zones: Vec<Zone>,
+}
+
+/// A secret string whose `Debug` shows nothing.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// The control role: journal, API, console, push job.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Control {
+    /// Node name, `control` unless set.
+    pub name: String,
+    /// Where API and console listen.
+    pub listen: SocketAddr,
+    /// How other nodes reach the API, `http://host:port` without a trailing slash.
+    pub url: String,
+    /// Admin listener.
+    pub admin: SocketAddr,
+    /// Push planning on the fleet's clock; `None` when the file turns it off.
+    pub push: Option<PushPolicy>,
+}
+
+/// When and how much the push job plans.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PushPolicy {
+    /// Half-life of a request count in the forecast, in fleet-clock time.
+    pub half_life: Duration,
+    /// A URL needs at least this many expected requests a day in a cluster to be planned.
+    pub expected_requests_min: f64,
+}
+
+/// An origin server of our own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OriginNode {
+    /// Node name.
+    pub name: String,
+    /// Where it serves HTTP.
+    pub listen: SocketAddr,
+    /// Admin listener; always there when the node comes from a fleet file.
+    pub admin: Option<SocketAddr>,
+    /// Directory whose files it serves.
+    pub root: PathBuf,
+    /// Cache rules, first match wins; the built-in ones follow them.
+    pub rules: Vec<OriginRule>,
+}
+
+/// `Cache-Control` for files that match a pattern.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OriginRule {
+    /// Glob over the path below the root: `*` within a segment, `**` over segments.
+    pub pattern: String,
+    /// The field value to send.
+    pub cache_control: String,
+}
+
+/// An authoritative name server node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NameServer {
+    /// Node name (`ns1`).
+    pub name: String,
+    /// Its host name in NS records, lower case without a trailing dot (`ns1.cdn.test` unless set).
+    pub host: String,
+    /// Where it answers DNS, UDP and TCP.
+    pub listen: Vec<SocketAddr>,
+    /// Addresses for NS glue and address records of `host`.
+    pub addresses: Vec<IpAddr>,
+    /// Admin listener; edges report round-trip times here.
+    pub admin: SocketAddr,
+    /// How edges reach the admin listener, `http://host:port`.
+    pub admin_url: String,
+}
+
+/// Health, location and measurement settings of all name servers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Steering {
+    /// MaxMind-format database; `None` means the built-in country table alone.
+    pub geo_db: Option<PathBuf>,
+    /// Active health checks of edges.
+    pub health: HealthCheck,
+    /// A measured round-trip time older than this no longer counts.
+    pub rtt_max_age: Duration,
+    /// Share of `rtt`-steered answers (0..1) that try the second-best cluster, so that it gets measured.
+    pub rtt_explore: f64,
+}
+
+/// An active health check.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HealthCheck {
+    /// Path asked of each edge's HTTP listener.
+    pub path: String,
+    /// Time between two checks of one node, before jitter.
+    pub interval: Duration,
+    /// Time after which a check has failed.
+    pub timeout: Duration,
+    /// Failures in a row that make a node down.
+    pub fall: u32,
+    /// Successes in a row that make it up again.
+    pub rise: u32,
+    /// Share of the interval (0..1) by which each check is moved at random.
+    pub jitter: f64,
+}
+
+/// A place with edges.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cluster {
+    /// Name (`ams`), unique among clusters.
+    pub name: String,
+    /// For people: `Amsterdam`.
+    pub label: String,
+    /// Where it is.
+    pub place: Place,
+    /// IANA time zone name of its local clock (`Europe/Amsterdam`).
+    pub time_zone: String,
+    /// Local hours in which pushes run.
+    pub off_peak: DailyWindow,
+    /// Bits a second that a push may use in the whole cluster.
+    pub fill_rate_bits: u64,
+    /// Bytes of each node's disk that pushed content may occupy.
+    pub push_share: Bytes,
+    /// Relative share under weighted steering.
+    pub weight: u32,
+    /// Its edges, at least one.
+    pub nodes: Vec<Node>,
+}
+
+/// Geographic position.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Place {
+    /// Degrees north, -90..=90.
+    pub latitude: f64,
+    /// Degrees east, -180..=180.
+    pub longitude: f64,
+}
+
+/// A span of local time of day, in minutes after midnight; `end < start` wraps over midnight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DailyWindow {
+    /// First minute.
+    pub start_minute: u16,
+    /// Minute after the last one.
+    pub end_minute: u16,
+}
+
+/// One edge.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Node {
+    /// Name (`ams-1`), unique among all nodes of the fleet.
+    pub name: String,
+    /// Addresses given to clients.
+    pub addresses: Vec<IpAddr>,
+    /// Where it serves HTTP.
+    pub listen: Vec<SocketAddr>,
+    /// Where health checks and cluster peers reach it.
+    pub service: SocketAddr,
+    /// Admin listener; always there when the node comes from a fleet file.
+    pub admin: Option<SocketAddr>,
+    /// Bytes of slices kept in memory.
+    pub memory: Bytes,
+    /// Bytes kept on disk; 0 turns the disk tier off.
+    pub disk: Bytes,
+    /// Worker threads; `None` means one a core.
+    pub threads: Option<usize>,
+    /// Response bits a second it can carry; at 95 % of it its cluster takes no new clients.
+    pub capacity_bits: Option<u64>,
+}
+
+/// A customer's content.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Site {
+    /// Name, a DNS label (`www`): the steered name is `<name>.<fleet zone>`.
+    pub name: String,
+    /// Host names clients use, lower case without a trailing dot; `*` alone stands for any host.
+    pub hosts: Vec<String>,
+    /// Base URL of the origin, `http://host[:port]` or `https://host[:port]`.
+    pub origin: String,
+    /// `Host` sent to the origin; `None` passes the client's on.
+    pub origin_host: Option<String>,
+    /// How clients are given a cluster.
+    pub policy: SelectionPolicy,
+    /// TTL of the steered addresses.
+    pub ttl: Duration,
+    /// Clusters that may serve it, in file order: indexes into `Fleet::clusters`.
+    pub clusters: Vec<usize>,
+    /// How edges cache it.
+    pub cache: CachePolicy,
+}
+
+/// How a site's clients are given a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SelectionPolicy {
+    /// Least great-circle distance from the geo-IP place.
+    Geo,
+    /// Least measured round-trip time; geography where there is none.
+    Rtt,
+    /// At random in proportion to the clusters' weights.
+    Weighted,
+    /// Each in turn.
+    RoundRobin,
+}
+
+/// How edges cache a site, beside what the origin's own fields say.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CachePolicy {
+    /// Lifetime of a response that has no freshness information; `None` stores no such response.
+    pub default_ttl: Option<Duration>,
+    /// Whether a lifetime may be guessed from `Last-Modified` (RFC 9111 section 4.2.2).
+    pub heuristic: bool,
+    /// `stale-while-revalidate` where the origin gives none.
+    pub stale_while_revalidate: Duration,
+    /// `stale-if-error` where the origin gives none.
+    pub stale_if_error: Duration,
+    /// Whether clients' request `Cache-Control` is obeyed (RFC 9111 section 5.2.1).
+    pub obey_client: bool,
+    /// Larger bodies are passed through and not stored.
+    pub body_bytes_max: Bytes,
+}
+
+impl Default for CachePolicy {
+    fn default() -> Self {
+        Self {
+            default_ttl: None,
+            heuristic: true,
+            stale_while_revalidate: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
+            obey_client: false,
+            body_bytes_max: Bytes(8 << 30),
+        }
+    }
+}
+
+/// A zone served from records in the fleet file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Zone {
+    /// Apex, lower case without a trailing dot; the root zone is the empty string.
+    pub name: String,
+    /// TTL of records that name none.
+    pub ttl: Duration,
+    /// Name servers that serve it: indexes into `Fleet::name_servers`.
+    pub name_servers: Vec<usize>,
+    /// Records as checked, in file order (the apex SOA and NS are made by the name server).
+    pub records: Vec<Record>,
+}
+
+/// One resource record in presentation format (RFC 1035 section 5.1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Owner, absolute, lower case, without a trailing dot; the root is the empty string.
+    pub owner: String,
+    /// Seconds.
+    pub ttl: u32,
+    /// Type mnemonic in upper case (`A`, `MX`, `TYPE65280`).
+    pub rtype: String,
+    /// Data in presentation format; relative names in it are relative to the zone.
+    pub data: String,
+}
+
+impl Fleet {
+    /// The cluster and the node of that name, when it is an edge.
+    pub fn edge(&self, name: &str) -> Option<(&Cluster, &Node)> {
+        self.clusters.iter().find_map(|c| c.nodes.iter().find(|n| n.name == name).map(|n| (c, n)))
+    }
+
+    /// The site that serves `host` (lower case, no port, no trailing dot): an exact host first, then the
+    /// steered name itself, then a site with the host `*`.
+    pub fn site_of_host(&self, host: &str) -> Option<&Site> {
+        let exact = self.sites.iter().find(|s| s.hosts.iter().any(|h| h == host));
+        exact
+            .or_else(|| self.sites.iter().find(|s| self.steered_name(s) == host))
+            .or_else(|| self.sites.iter().find(|s| s.hosts.iter().any(|h| h == "*")))
+    }
+
+    /// The name below the CDN's zone whose addresses are steered for `site`, without a trailing dot.
+    pub fn steered_name(&self, site: &Site) -> String {
+        format!("{}.{}", site.name, self.zone)
+    }
+
+    /// Directory in which the node of that name keeps its state.
+    pub fn node_dir(&self, node: &str) -> PathBuf {
+        self.state_dir.join(node)
+    }
+}
+
+impl DailyWindow {
+    /// Whether a local time of day (minutes after midnight) is inside.
+    pub fn contains(&self, minute: u16) -> bool {
+        if self.start_minute <= self.end_minute {
+            (self.start_minute..self.end_minute).contains(&minute)
+        } else {
+            minute >= self.start_minute || minute < self.end_minute
+        }
+    }
+
+    /// Its length in minutes.
+    pub fn minutes(&self) -> u16 {
+        (self.end_minute + 24 * 60 - self.start_minute) % (24 * 60)
+    }
+}

@@ -1,0 +1,83 @@
+//! Why a command could not do its work: one clear sentence and the exit code of the BSD `sysexits` family.
+
+use std::fmt;
+
+/// A failure that ends a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Which exit code it ends with.
+    pub kind: FailureKind,
+    /// What happened and what mends it, for a person who is stuck.
+    pub message: String,
+}
+
+/// The class of a failure; its exit code follows BSD's `sysexits`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureKind {
+    /// Wrong arguments or a wrong fleet file: 64 (EX_USAGE).
+    Usage,
+    /// An input file, such as a database, has the wrong content: 65 (EX_DATAERR).
+    BadData,
+    /// An input file is missing or unreadable: 66 (EX_NOINPUT).
+    NoInput,
+    /// Something needed does not answer or is in use (a port, the origin, control): 69 (EX_UNAVAILABLE).
+    Unavailable,
+    /// A defect of ours: 70 (EX_SOFTWARE).
+    Internal,
+    /// The system refused a resource: 71 (EX_OSERR).
+    System,
+    /// An output file or directory cannot be made: 73 (EX_CANTCREAT).
+    CannotCreate,
+    /// Reading or writing failed, a full disk above all: 74 (EX_IOERR).
+    Io,
+    /// A token or key was refused: 77 (EX_NOPERM).
+    Refused,
+}
+
+impl FailureKind {
+    /// The process exit code.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Usage => 64,
+            Self::BadData => 65,
+            Self::NoInput => 66,
+            Self::Unavailable => 69,
+            Self::Internal => 70,
+            Self::System => 71,
+            Self::CannotCreate => 73,
+            Self::Io => 74,
+            Self::Refused => 77,
+        }
+    }
+}
+
+impl Failure {
+    /// A failure of that kind with that sentence.
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+
+    /// A listener that could not be opened on `address`: the sentence names the address and what to do.
+    pub fn bind(what: &str, address: impl fmt::Display, error: &std::io::Error) -> Self {
+        let kind = match error.kind() {
+            std::io::ErrorKind::AddrInUse => FailureKind::Unavailable,
+            std::io::ErrorKind::PermissionDenied => FailureKind::Refused,
+            _ => FailureKind::System,
+        };
+        let mend = match error.kind() {
+            std::io::ErrorKind::AddrInUse => "another program listens there; stop it or choose another address",
+            std::io::ErrorKind::PermissionDenied => "ports below 1024 need CAP_NET_BIND_SERVICE; choose a higher port or grant it",
+            std::io::ErrorKind::AddrNotAvailable => "no interface of this machine has that address",
+            _ => "the system refused it",
+        };
+        Self::new(kind, format!("cannot listen for {what} on {address}: {error} ({mend})"))
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}

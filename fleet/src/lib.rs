@@ -1,0 +1,17 @@
+//! What Nearcast's roles share: the fleet file, the control journal and how nodes follow it, the reports
+//! that nodes send one another, the admin listener, the fleet's clock, failures with exit codes, shutdown.
+//!
+//! This crate knows nothing of HTTP caching, DNS answers or planning; the roles depend on it and it depends
+//! on none of them.
+
+pub mod admin;
+pub mod client;
+pub mod clock;
+pub mod config;
+pub mod failure;
+pub mod file;
+pub mod follow;
+pub mod journal;
+pub mod report;
+pub mod shutdown;
+pub mod units;

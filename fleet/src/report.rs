@@ -1,0 +1,208 @@
+//! What nodes tell one another, as JSON over HTTP with the fleet's node key.
+//!
+//! Counters are totals since the node started (`started_unix_ms` names the start), so a lost report costs
+//! nothing: the receiver takes differences and treats a new start as a reset.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// `POST <control>/v1/reports/edge`, every report interval.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct EdgeReport {
+    /// Node name.
+    pub node: String,
+    /// When the process started, milliseconds after the Unix epoch.
+    pub started_unix_ms: u64,
+    /// Journal revision the node has folded.
+    pub revision: u64,
+    /// Whether it drains.
+    pub draining: bool,
+    /// Totals by site name.
+    pub sites: BTreeMap<String, SiteTotals>,
+    /// Client connections open now.
+    pub connections: u64,
+    /// Bytes of slices in memory, and on disk.
+    pub memory_bytes: u64,
+    /// Bytes on disk, pushed content included.
+    pub disk_bytes: u64,
+    /// Bytes of pushed content.
+    pub pushed_bytes: u64,
+    /// Requests by URL since the last report that was accepted (not totals), the most requested ones.
+    pub popularity: Vec<UrlCount>,
+    /// Push orders known to the node, newest last, at most 16.
+    pub fills: Vec<FillProgress>,
+    /// Purges folded lately with what they covered, newest last, at most 64.
+    pub purges: Vec<PurgeProgress>,
+}
+
+/// Totals of one site at one edge since start.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiteTotals {
+    /// Requests by cache status (`hit`, `stale-hit`, `validated`, `miss`, `bypass`, `error`, ...), the label values of
+    /// `nearcast_edge_requests_total`.
+    pub requests: BTreeMap<String, u64>,
+    /// Response body bytes by cache status.
+    pub bytes: BTreeMap<String, u64>,
+    /// Responses with status 5xx that the edge made itself or passed on.
+    pub errors: u64,
+    /// Body bytes received from the origin.
+    pub origin_bytes: u64,
+    /// Requests sent to the origin.
+    pub origin_requests: u64,
+    /// Requests answered from pushed slices, and their bytes: what pushes earned.
+    pub pushed_hits: u64,
+    /// Bytes of those.
+    pub pushed_hit_bytes: u64,
+}
+
+/// Requests for one URL in one report interval.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UrlCount {
+    /// Site name.
+    pub site: String,
+    /// Absolute URL as clients ask for it (`http://video.demo.test/v/1/seg.m4s`), the cache key's.
+    pub url: String,
+    /// Requests.
+    pub requests: u64,
+    /// Body bytes served.
+    pub bytes: u64,
+    /// Complete length of the stored representation in bytes; 0 where unknown.
+    pub size: u64,
+}
+
+/// How far a node is with a push order.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FillProgress {
+    /// `PushOrder::id`.
+    pub order: String,
+    /// Items in the order.
+    pub items: u64,
+    /// Items that were stored and fresh before.
+    pub already_warm: u64,
+    /// Bytes of those.
+    pub already_warm_bytes: u64,
+    /// Items fetched by this order.
+    pub warmed: u64,
+    /// Bytes fetched from the origin.
+    pub origin_bytes: u64,
+    /// Bytes fetched from nodes of the same cluster.
+    pub peer_bytes: u64,
+    /// Items that failed.
+    pub failed: u64,
+    /// Up to 8 reasons of failures, for people.
+    pub reasons: Vec<String>,
+    /// Whether the order has ended (all items done, out of time, or replaced).
+    pub ended: bool,
+    /// Real time at which it ended, milliseconds after the Unix epoch; 0 while it runs.
+    pub ended_unix_ms: u64,
+}
+
+/// What a purge covered on one node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PurgeProgress {
+    /// Journal revision of the purge.
+    pub revision: u64,
+    /// Stored responses that it invalidated on this node.
+    pub responses: u64,
+    /// When it took effect, milliseconds after the Unix epoch.
+    pub effective_unix_ms: u64,
+}
+
+/// `POST <name server admin>/rtt`, every report interval, from each edge.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RttReport {
+    /// Edge name.
+    pub node: String,
+    /// Response bits a second over the last interval.
+    pub egress_bits: u64,
+    /// Client connections open now.
+    pub connections: u64,
+    /// Measurements by client prefix, at most 4,096 a report.
+    pub samples: Vec<RttSample>,
+}
+
+/// Round-trip times to the clients of one prefix since the last report.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RttSample {
+    /// /24 of IPv4 or /48 of IPv6.
+    pub prefix: ipnet::IpNet,
+    /// Connections measured.
+    pub count: u32,
+    /// Least of them, microseconds.
+    pub min_us: u32,
+    /// Mean of the per-connection minima, microseconds.
+    pub mean_us: u32,
+}
+
+/// `POST <control>/v1/reports/dns`, every report interval.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct DnsReport {
+    /// Node name.
+    pub node: String,
+    /// When the process started, milliseconds after the Unix epoch.
+    pub started_unix_ms: u64,
+    /// Journal revision the node has folded.
+    pub revision: u64,
+    /// Whether it drains.
+    pub draining: bool,
+    /// Queries since start by rcode name (`NOERROR`).
+    pub queries: BTreeMap<String, u64>,
+    /// Selections since start.
+    pub selections: Vec<SelectionCount>,
+    /// Health of every edge as this node sees it.
+    pub health: Vec<NodeHealth>,
+    /// Prefixes with a fresh round-trip measurement.
+    pub rtt_prefixes: u64,
+    /// What places addresses come from (`built-in`, or the database's own description and build date).
+    pub geo_source: String,
+}
+
+/// Steered answers of one kind since start.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct SelectionCount {
+    /// Site name.
+    pub site: String,
+    /// Cluster given.
+    pub cluster: String,
+    /// Why: the label values of `nearcast_dns_selections_total` (`geo`, `rtt`, `weighted`, ...).
+    pub reason: String,
+    /// Country code of the client's place (`NL`), or empty.
+    pub country: String,
+    /// Latitude of that place, degrees.
+    pub latitude: f64,
+    /// Longitude of that place, degrees.
+    pub longitude: f64,
+    /// How many answers.
+    pub count: u64,
+}
+
+/// An edge's health as one name server sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeHealth {
+    /// Edge name.
+    pub node: String,
+    /// Whether it is in the answers.
+    pub up: bool,
+    /// When that began, milliseconds after the Unix epoch.
+    pub since_unix_ms: u64,
+    /// Why, for people (`connection refused`, `status 503`, `ok`).
+    pub reason: String,
+    /// Time of the last check, microseconds; 0 where it failed.
+    pub check_us: u64,
+}
+
+/// `POST <control>/v1/reports/origin`, every report interval.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OriginReport {
+    /// Node name.
+    pub node: String,
+    /// When the process started, milliseconds after the Unix epoch.
+    pub started_unix_ms: u64,
+    /// Whether it drains.
+    pub draining: bool,
+    /// Requests since start by status class (`2xx`).
+    pub requests: BTreeMap<String, u64>,
+    /// Body bytes sent since start.
+    pub bytes: u64,
+}

@@ -1,0 +1,153 @@
+//! What a cluster will be asked for in the next day.
+//!
+//! The expectation is that tomorrow is like the past with its decay: the cluster's requests a day are the sum of its
+//! rates over the 24 local hours (so a past that saw only evenings is not taken for a whole day of evenings), and each
+//! URL gets its share of the decayed counts. Pure.
+
+use std::sync::Arc;
+
+use crate::popularity::ClusterPopularity;
+
+/// A local hour observed for less than this many (weighted) seconds has the rate of all hours together.
+const HOUR_OBSERVED_MIN_SECONDS: f64 = 300.0;
+
+/// One URL's expectation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Expected {
+    /// Site name.
+    pub site: Arc<str>,
+    /// Absolute URL as clients ask for it.
+    pub url: Arc<str>,
+    /// Complete length in bytes; `None` while no edge has stored it.
+    pub size: Option<u64>,
+    /// Requests in the next day.
+    pub requests: f64,
+    /// Body bytes of those.
+    pub bytes: f64,
+}
+
+/// A cluster's next day.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Forecast {
+    /// Requests of all URLs, those that are no longer remembered included.
+    pub requests: f64,
+    /// Body bytes of those.
+    pub bytes: f64,
+    /// Requests by local hour of day.
+    pub hours: [f64; 24],
+    /// Every remembered URL, in no order.
+    pub items: Vec<Expected>,
+}
+
+/// The next day's expectation from what was folded; all zero when nothing was.
+pub fn next_day(popularity: &ClusterPopularity) -> Forecast {
+    let hours = hour_profile(popularity);
+    let requests: f64 = hours.iter().sum();
+    if requests <= 0.0 || popularity.requests <= 0.0 {
+        return Forecast { hours, ..Forecast::default() };
+    }
+    let a_day = requests / popularity.requests;
+    let items = popularity.urls.iter().map(|(url, record)| Expected {
+        site: record.site.clone(),
+        url: url.clone(),
+        size: (record.size > 0).then_some(record.size),
+        requests: record.requests * a_day,
+        bytes: record.bytes * a_day,
+    });
+    Forecast { requests, bytes: popularity.bytes * a_day, hours, items: items.collect() }
+}
+
+/// Requests expected in each local hour of day.
+fn hour_profile(popularity: &ClusterPopularity) -> [f64; 24] {
+    let observed: f64 = popularity.hours.iter().map(|h| h.observed).sum();
+    // A first report alone has no time behind it: it then stands for the least time that counts.
+    let mean = popularity.requests / observed.max(HOUR_OBSERVED_MIN_SECONDS);
+    popularity.hours.map(|hour| {
+        let rate = if hour.observed >= HOUR_OBSERVED_MIN_SECONDS { hour.requests / hour.observed } else { mean };
+        rate * 3600.0
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::popularity::{Limits, Popularity};
+    use jiff::tz::TimeZone;
+    use nearcast_fleet::report::UrlCount;
+
+    const DAY: f64 = 86_400.0;
+    const MINUTE: f64 = 60.0;
+
+    fn count(url: &str, requests: u64, bytes: u64) -> UrlCount {
+        UrlCount { site: "www".into(), url: url.into(), requests, bytes, size: bytes / requests.max(1) }
+    }
+
+    fn days(days: u32, half_life: f64, counts: impl Fn(u32) -> Vec<UrlCount>) -> Forecast {
+        let mut p = Popularity::new(Limits { half_life_seconds: half_life, urls_max: 1000 });
+        for minute in 0..days * 24 * 60 {
+            p.fold("ams", &TimeZone::UTC, f64::from(minute) * MINUTE, &counts(minute));
+        }
+        next_day(p.cluster("ams").unwrap())
+    }
+
+    fn of<'a>(forecast: &'a Forecast, url: &str) -> &'a Expected {
+        forecast.items.iter().find(|i| &*i.url == url).unwrap()
+    }
+
+    #[test]
+    fn a_steady_rate_is_expected_to_go_on() {
+        for (observed_days, half_life) in [(1, DAY), (3, DAY), (5, DAY / 4.0), (2, 30.0 * DAY)] {
+            let f = days(observed_days, half_life, |_| vec![count("http://a/", 2, 20), count("http://b/", 1, 500)]);
+            let table = [
+                (f.requests, 4320.0),
+                (f.bytes, 748_800.0),
+                (of(&f, "http://a/").requests, 2880.0),
+                (of(&f, "http://b/").bytes, 720_000.0),
+            ];
+            for (got, expected) in table {
+                assert!((got / expected - 1.0).abs() < 0.02, "{observed_days} days, half-life {half_life}: {got}, expected {expected}");
+            }
+            assert!((f.hours.iter().sum::<f64>() - f.requests).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn evenings_alone_are_not_a_day_of_evenings() {
+        // 100 requests a minute from 20 to 22 hours, 1 otherwise.
+        let f = days(4, DAY, |minute| {
+            let hour = minute / 60 % 24;
+            vec![count("http://a/", if (20..22).contains(&hour) { 100 } else { 1 }, 1000)]
+        });
+        let expected = 22.0 * 60.0 + 2.0 * 6000.0;
+        assert!((f.requests / expected - 1.0).abs() < 0.02, "{} requests, expected {expected}", f.requests);
+        assert!((f.hours[20] / 6000.0 - 1.0).abs() < 0.05, "{}", f.hours[20]);
+        assert!((f.hours[4] / 60.0 - 1.0).abs() < 0.05, "{}", f.hours[4]);
+    }
+
+    #[test]
+    fn hours_never_seen_have_the_rate_of_the_others() {
+        let f = days(1, 10.0 * DAY, |minute| if minute < 6 * 60 { vec![count("http://a/", 1, 10)] } else { Vec::new() });
+        assert!(f.requests < 400.0, "18 silent hours were seen: {}", f.requests);
+        let mut p = Popularity::new(Limits { half_life_seconds: DAY, urls_max: 10 });
+        for minute in 0..6 * 60 {
+            p.fold("ams", &TimeZone::UTC, f64::from(minute) * MINUTE, &[count("http://a/", 1, 10)]);
+        }
+        let f = next_day(p.cluster("ams").unwrap());
+        assert!((f.requests / 1440.0 - 1.0).abs() < 0.05, "18 hours were not seen at all: {}", f.requests);
+    }
+
+    #[test]
+    fn nothing_folded_expects_nothing() {
+        let mut p = Popularity::new(Limits { half_life_seconds: DAY, urls_max: 10 });
+        p.fold("ams", &TimeZone::UTC, 0.0, &[]);
+        assert_eq!(next_day(p.cluster("ams").unwrap()), Forecast::default());
+        assert_eq!(next_day(&ClusterPopularity::default()), Forecast::default());
+    }
+
+    #[test]
+    fn an_unknown_size_is_said_to_be_unknown() {
+        let mut p = Popularity::new(Limits { half_life_seconds: DAY, urls_max: 10 });
+        p.fold("ams", &TimeZone::UTC, 0.0, &[UrlCount { site: "www".into(), url: "http://a/".into(), requests: 1, bytes: 9, size: 0 }]);
+        assert_eq!(next_day(p.cluster("ams").unwrap()).items[0].size, None);
+    }
+}

@@ -1,0 +1,69 @@
+//! Bad input: one clear sentence or one a mistake, the right exit code, nothing half-started.
+
+use std::net::TcpListener;
+
+use crate::lab::addresses::Block;
+use crate::lab::fleet::Plan;
+use crate::lab::process::nearcast;
+
+fn attempt(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = nearcast().args(arguments).output().expect("the binary runs");
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn a_wrong_fleet_file_names_every_mistake_and_nothing_starts() {
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let file = directory.path().join("nearcast.toml");
+    let plan = Plan::new();
+    let text = plan
+        .text()
+        .replace("steering = \"geo\"", "steering = \"nearest\"")
+        .replace("time_zone = \"Asia/Singapore\"", "time_zone = \"Asia/Atlantis\"")
+        .replacen("off_peak = ", "offpeak = ", 1)
+        .replace("ttl = \"5s\"", "ttl = \"5 fortnights\"");
+    std::fs::write(&file, &text).expect("the file can be written");
+    let path = file.to_str().expect("a plain path");
+    for arguments in [vec!["check", path], vec!["control", "--node", "control", "--fleet", path]] {
+        let (code, errors) = attempt(&arguments);
+        assert_eq!(code, Some(64), "{errors}");
+        for mistake in ["nearest", "Asia/Atlantis", "offpeak", "5 fortnights"] {
+            let line = text.lines().position(|l| l.contains(mistake)).expect("it was put there") + 1;
+            assert!(
+                errors.lines().any(|l| l.contains(&format!("nearcast.toml:{line}:"))),
+                "no message for {mistake} in line {line}:\n{errors}"
+            );
+        }
+        assert!(errors.contains("off_peak"), "the nearest known key is named: {errors}");
+        assert!(!directory.path().join("state").exists(), "nothing was started");
+    }
+}
+
+#[test]
+fn what_cannot_start_says_why_in_one_sentence() {
+    let block = Block::take();
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let path = |name: &str| directory.path().join(name).to_str().expect("a plain path").to_owned();
+    let free = format!("{}:8080", block.host(9));
+    let _held = TcpListener::bind((block.host(10), 8080)).expect("the block is free");
+    let held = format!("{}:8080", block.host(10));
+    let plan = Plan { clusters: 1, nodes: 1, ..Plan::new() };
+    std::fs::write(path("good.toml"), plan.text()).expect("the file can be written");
+    std::fs::write(path("broken.mmdb"), "this is no database").expect("the file can be written");
+    std::fs::write(path("geo.toml"), format!("{}\n[steering]\ngeo_db = \"broken.mmdb\"\n", plan.text())).expect("the file can be written");
+    let (good, geo, content) = (path("good.toml"), path("geo.toml"), path("nowhere"));
+    let table: [(&[&str], i32, &str); 6] = [
+        (&["edge", "--listen", &held, "--origin", "http://127.0.0.1:1"], 69, &held),
+        (&["edge", "--listen", &free, "--origin", "gopher://x"], 64, "gopher"),
+        (&["origin", "--root", &content, "--listen", &free], 66, "nowhere"),
+        (&["edge", "--fleet", &good, "--node", "nobody"], 64, "nobody"),
+        (&["control", "--fleet", &content, "--node", "control"], 66, "nowhere"),
+        (&["gslb-dns", "--fleet", &geo, "--node", "ns1"], 65, "broken.mmdb"),
+    ];
+    for (arguments, code, words) in table {
+        let (found, errors) = attempt(arguments);
+        assert_eq!(found, Some(code), "{arguments:?}: {errors}");
+        assert!(errors.contains(words), "{arguments:?}: {errors}");
+        assert_eq!(errors.trim().lines().count(), 1, "one sentence: {errors}");
+    }
+}

@@ -1,0 +1,228 @@
+//! A fleet of real processes on one block of loopback addresses.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::addresses::Block;
+use super::process::{Process, nearcast};
+use super::{tools, wait};
+
+/// How long a role may take to be ready on a busy machine.
+const READY: Duration = Duration::from_secs(30);
+
+/// The fleet's places: name, latitude, longitude, time zone. Their order gives the last byte of their edges' addresses:
+/// 11, 12 for the first cluster, 21, 22 for the second.
+pub const PLACES: [(&str, f64, f64, &str); 3] =
+    [("ams", 52.37, 4.90, "Europe/Amsterdam"), ("nyc", 40.71, -74.01, "America/New_York"), ("sin", 1.35, 103.82, "Asia/Singapore")];
+
+/// The demo's client network in each place, as the built-in table places it.
+pub const CLIENTS: [(&str, &str); 3] = [("ams", "198.51.100.0/24"), ("nyc", "203.0.113.0/24"), ("sin", "192.0.2.0/24")];
+
+/// A fleet file in the making, with the settings that tests vary.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Addresses.
+    pub block: Block,
+    /// Clusters, of [`PLACES`].
+    pub clusters: usize,
+    /// Edges in each.
+    pub nodes: usize,
+    /// Origin URL of the site `www`; the fleet's own origin role unless set.
+    pub origin: Option<String>,
+    /// Port of the name server.
+    pub dns_port: u16,
+    /// Steering of the site.
+    pub steering: &'static str,
+    /// Lines added to the section `[fleet]`.
+    pub fleet: String,
+    /// Lines added to every `[[cluster]]`.
+    pub cluster: String,
+    /// Lines added to the site.
+    pub site: String,
+    /// Whole sections added at the end.
+    pub more: String,
+}
+
+impl Plan {
+    /// Three clusters of two edges and one site, `www`, with the host `www.demo.test`, steered by geography.
+    pub fn new() -> Self {
+        Self {
+            block: Block::take(),
+            clusters: 3,
+            nodes: 2,
+            origin: None,
+            dns_port: 5300,
+            steering: "geo",
+            fleet: String::new(),
+            cluster: String::new(),
+            site: String::new(),
+            more: String::new(),
+        }
+    }
+
+    /// Where the name server answers.
+    pub fn dns(&self) -> SocketAddr {
+        SocketAddr::from((self.block.host(53), self.dns_port))
+    }
+
+    /// Where control's API is.
+    pub fn control(&self) -> SocketAddr {
+        SocketAddr::from((self.block.host(70), 7700))
+    }
+
+    /// Where the origin role serves.
+    pub fn origin_address(&self) -> SocketAddr {
+        SocketAddr::from((self.block.host(80), 8000))
+    }
+
+    /// Address of an edge: cluster and node count from 0.
+    pub fn edge(&self, cluster: usize, node: usize) -> Ipv4Addr {
+        self.block.host(((cluster + 1) * 10 + node + 1) as u8)
+    }
+
+    /// The fleet file's text.
+    pub fn text(&self) -> String {
+        let mut text = format!(
+            "[fleet]\nzone = \"cdn.test\"\nnode_key = \"a key that only this test knows\"\nstate_dir = \"state\"\nreport_interval = \"200ms\"\n{}\n",
+            self.fleet
+        );
+        let (control, dns, origin) = (self.control(), self.dns(), self.origin_address());
+        let _ = writeln!(text, "[control]\nlisten = \"{control}\"\nadmin = \"{}:9100\"\n", control.ip());
+        let _ = writeln!(
+            text,
+            "[[origin_node]]\nname = \"origin\"\nlisten = \"{origin}\"\nadmin = \"{}:9100\"\nroot = \"content\"\n",
+            origin.ip()
+        );
+        let _ = writeln!(text, "[[name_server]]\nname = \"ns1\"\nlisten = \"{dns}\"\nadmin = \"{}:9100\"\n", dns.ip());
+        for (c, (name, latitude, longitude, zone)) in PLACES.iter().enumerate().take(self.clusters) {
+            let _ = writeln!(
+                text,
+                "[[cluster]]\nname = \"{name}\"\nplace = {{ latitude = {latitude}, longitude = {longitude} }}\ntime_zone = \"{zone}\"\n\
+                 off_peak = \"02:00-06:00\"\nfill_rate = \"400Mbit/s\"\n{}",
+                self.cluster
+            );
+            for n in 0..self.nodes {
+                let ip = self.edge(c, n);
+                let _ = writeln!(
+                    text,
+                    "[[cluster.node]]\nname = \"{name}-{}\"\naddress = \"{ip}\"\nlisten = \"{ip}:8080\"\nadmin = \"{ip}:9100\"\n\
+                     memory = \"16MiB\"\ndisk = \"64MiB\"\nthreads = 1",
+                    n + 1
+                );
+            }
+        }
+        let url = self.origin.clone().unwrap_or_else(|| format!("http://{origin}"));
+        let _ = writeln!(
+            text,
+            "\n[[site]]\nname = \"www\"\nhosts = [\"www.demo.test\"]\norigin = \"{url}\"\nsteering = \"{}\"\nttl = \"5s\"\n{}",
+            self.steering, self.site
+        );
+        text + "\n[[zone]]\nname = \"demo.test\"\nrecords = [\"www CNAME www.cdn.test.\", \"@ MX 10 mail\", \"mail A 192.0.2.25\", \"@ TXT \\\"v=spf1 mx -all\\\"\"]\n"
+            + &self.more
+    }
+
+    /// The names of the nodes that [`Fleet::start`] starts, with their commands, in order.
+    fn roles(&self) -> Vec<(&'static str, String, Ipv4Addr)> {
+        let mut roles = vec![("control", "control".to_owned(), self.block.host(70))];
+        if self.origin.is_none() {
+            roles.push(("origin", "origin".to_owned(), self.block.host(80)));
+        }
+        for (c, place) in PLACES.iter().enumerate().take(self.clusters) {
+            for n in 0..self.nodes {
+                roles.push(("edge", format!("{}-{}", place.0, n + 1), self.edge(c, n)));
+            }
+        }
+        roles.push(("gslb-dns", "ns1".to_owned(), self.block.host(53)));
+        roles
+    }
+}
+
+/// A running fleet. Dropping it kills its processes and removes its directory.
+pub struct Fleet {
+    /// Its settings.
+    pub plan: Plan,
+    /// Its nodes by name.
+    pub nodes: BTreeMap<String, Process>,
+    directory: TempDir,
+}
+
+impl Fleet {
+    /// Writes the file, makes `content/` with an `index.html`, starts every role and waits until all are ready and every
+    /// edge is in the answers.
+    pub fn start(plan: Plan) -> Self {
+        let directory = TempDir::with_prefix("nearcast-e2e-").expect("a temporary directory can be made");
+        std::fs::write(directory.path().join("nearcast.toml"), plan.text()).expect("the fleet file can be written");
+        std::fs::create_dir(directory.path().join("content")).expect("content can be made");
+        std::fs::write(directory.path().join("content/index.html"), "<h1>hello</h1>\n").expect("a page can be written");
+        let mut fleet = Self { plan, nodes: BTreeMap::new(), directory };
+        let roles = fleet.plan.roles();
+        for (role, name, _) in &roles {
+            fleet.start_node(role, name);
+        }
+        for (_, name, ip) in &roles {
+            fleet.wait_ready(name, *ip);
+        }
+        for (place, subnet) in CLIENTS.iter().take(fleet.plan.clusters) {
+            wait::until(&format!("all edges of {place} in the answers"), READY, || {
+                let found = tools::dig_addresses(fleet.plan.dns(), "www.cdn.test", subnet);
+                if found.len() == fleet.plan.nodes || fleet.plan.steering != "geo" { Ok(()) } else { Err(format!("{found:?}")) }
+            });
+        }
+        fleet
+    }
+
+    /// Path of a file of the fleet's directory.
+    pub fn path(&self, relative: &str) -> PathBuf {
+        self.directory.path().join(relative)
+    }
+
+    /// Starts (again) one node.
+    pub fn start_node(&mut self, role: &str, name: &str) {
+        let mut command = nearcast();
+        command.args([role, "--node", name, "--fleet"]).arg(self.path("nearcast.toml"));
+        let process = Process::start(name, self.directory.path(), command);
+        self.nodes.insert(name.to_owned(), process);
+    }
+
+    /// Waits until a node's admin listener says that it is ready.
+    pub fn wait_ready(&mut self, name: &str, ip: Ipv4Addr) {
+        let node = self.nodes.get_mut(name).expect("the node was started");
+        wait::until(&format!("{name} to be ready"), READY, || {
+            if let Some(status) = node.ended() {
+                panic!("{name} ended with {status}:\n{}", node.output());
+            }
+            let code = std::process::Command::new("curl")
+                .args(["-s", "-o", "/dev/null", "-m", "2", "-w", "%{http_code}", &format!("http://{ip}:9100/ready")])
+                .output()
+                .expect("curl runs; tests/run installs it");
+            if code.stdout == b"200" { Ok(()) } else { Err(format!("/ready: {}", String::from_utf8_lossy(&code.stdout))) }
+        });
+    }
+
+    /// The node of that name.
+    pub fn node(&mut self, name: &str) -> &mut Process {
+        self.nodes.get_mut(name).expect("the node was started")
+    }
+
+    /// `curl` for `http://www.demo.test<path>` at one edge; arguments come before the URL.
+    pub fn curl(&self, edge: Ipv4Addr, arguments: &[&str], path: &str) -> String {
+        let resolve = format!("www.demo.test:8080:{edge}");
+        let url = format!("http://www.demo.test:8080{path}");
+        tools::curl(&[&["--resolve", &resolve], arguments, &[url.as_str()]].concat())
+    }
+
+    /// The response head that an edge gives for a path, in lower case.
+    pub fn head(&self, edge: Ipv4Addr, path: &str) -> String {
+        self.curl(edge, &["-D", "-", "-o", "/dev/null"], path).to_lowercase()
+    }
+
+    /// Runs an operator command of the binary with this fleet; gives its output.
+    pub fn operate(&self, arguments: &[&str]) -> std::process::Output {
+        nearcast().args(arguments).env("NEARCAST_FLEET", self.path("nearcast.toml")).output().expect("the binary runs")
+    }
+}

@@ -1,0 +1,9 @@
+//! The lab: starts roles and tools as processes, waits for conditions, and ends everything it started.
+
+pub mod addresses;
+pub mod fleet;
+pub mod http;
+pub mod network;
+pub mod process;
+pub mod tools;
+pub mod wait;

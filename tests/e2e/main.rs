@@ -1,0 +1,19 @@
+//! End-to-end tests of the built binary with real clients: each module is one behaviour, each test reads like its name.
+//!
+//! Every test runs a fleet of its own on loopback addresses that no other test has, so they run side by side.
+
+#![allow(clippy::print_stderr, reason = "a test that fails shows the logs of what it ran")]
+
+mod lab;
+
+mod bad_input;
+mod cache;
+mod collapse;
+mod control_down;
+mod drain;
+mod failover;
+mod purge;
+mod quick_edge;
+mod resolver;
+mod round_trip;
+mod steering;

@@ -1,0 +1,37 @@
+//! `nearcast edge --listen ADDR --origin URL`: no fleet file, any origin, any host.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::lab::addresses::Block;
+use crate::lab::http::{Origin, Reply};
+use crate::lab::process::{Process, nearcast};
+use crate::lab::tools::curl;
+use crate::lab::wait;
+
+#[test]
+fn an_edge_without_a_fleet_file_caches_any_origin_under_any_host() {
+    let block = Block::take();
+    let origin = Origin::start(SocketAddr::from((block.host(80), 8000)), |seen| match seen.target.as_str() {
+        "/bare" => Reply { fields: vec![], ..Reply::ok("bare", "") },
+        _ => Reply::ok(format!("for {}", seen.fields["host"]), "max-age=60"),
+    });
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let listen = format!("{}:8080", block.host(10));
+    let mut command = nearcast();
+    command.args(["edge", "--listen", &listen, "--origin", &origin.url(), "--state"]).arg(directory.path().join("state"));
+    let _edge = Process::start("edge", directory.path(), command);
+    wait::until("the edge to answer", Duration::from_secs(20), || std::net::TcpStream::connect(&listen).map(drop));
+    for host in ["one.example", "two.example"] {
+        let field = format!("Host: {host}");
+        let ask = || curl(&["-i", "-H", &field, &format!("http://{listen}/page")]);
+        assert!(ask().ends_with(&format!("for {host}")));
+        let second = ask().to_lowercase();
+        assert!(second.contains("; hit") && second.ends_with(&format!("for {host}")), "{second}");
+    }
+    for _ in 0..2 {
+        assert!(!curl(&["-i", &format!("http://{listen}/bare")]).to_lowercase().contains("; hit"));
+    }
+    assert_eq!(origin.count("/bare"), 2, "nothing without freshness information is stored");
+    assert_eq!(origin.count("/page"), 2, "each host has its own response");
+}

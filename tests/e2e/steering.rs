@@ -1,0 +1,87 @@
+//! DNS gives each region its own cluster, with dig and kdig, by UDP and TCP.
+
+use crate::lab::fleet::{CLIENTS, Fleet, Plan};
+use crate::lab::tools::{dig, dig_addresses, kdig};
+
+#[test]
+fn three_regions_get_three_clusters() {
+    let fleet = Fleet::start(Plan::new());
+    let plan = &fleet.plan;
+    for (c, (place, subnet)) in CLIENTS.iter().enumerate() {
+        let mut expected = vec![plan.edge(c, 0).to_string(), plan.edge(c, 1).to_string()];
+        expected.sort();
+        for transport in ["+notcp", "+tcp"] {
+            let text = dig(plan.dns(), &["www.demo.test", "A", transport, &format!("+subnet={subnet}")]);
+            assert!(text.contains("status: NOERROR"), "{text}");
+            assert!(text.contains("www.demo.test.") && text.contains("CNAME\twww.cdn.test."), "{text}");
+            let mut found = dig_addresses(plan.dns(), "www.cdn.test", subnet);
+            found.sort();
+            assert_eq!(found, expected, "clients in {subnet} belong to {place}");
+        }
+    }
+}
+
+#[test]
+fn a_steered_answer_says_how_far_it_holds() {
+    let fleet = Fleet::start(Plan::new());
+    for (_, subnet) in CLIENTS {
+        let text = dig(fleet.plan.dns(), &["www.cdn.test", "A", &format!("+subnet={subnet}")]);
+        let scope = text.lines().find_map(|l| l.split("CLIENT-SUBNET: ").nth(1)).unwrap_or_else(|| panic!("no client subnet in\n{text}"));
+        let (network, scope) = scope.trim().rsplit_once('/').expect("address/source/scope");
+        assert_eq!(network, subnet, "the client's network comes back as it was sent");
+        // The registries give these documentation networks to nobody, so no wider prefix shares their place.
+        assert_eq!(scope, "24", "{text}");
+        let tcp = kdig(fleet.plan.dns(), &["+tcp", &format!("+subnet={subnet}"), "www.cdn.test", "A"]);
+        assert!(tcp.contains("NOERROR") && tcp.contains(&format!("{subnet}/24")), "{tcp}");
+    }
+}
+
+#[test]
+fn nodes_of_a_cluster_come_in_rotation() {
+    let fleet = Fleet::start(Plan::new());
+    let first: std::collections::BTreeSet<String> =
+        (0..40).filter_map(|_| dig_addresses(fleet.plan.dns(), "www.cdn.test", CLIENTS[0].1).into_iter().next()).collect();
+    assert_eq!(first.len(), 2, "over 40 answers both edges are first at times: {first:?}");
+}
+
+#[test]
+fn the_customers_zone_has_mail_and_text_and_knows_what_is_missing() {
+    let fleet = Fleet::start(Plan::new());
+    let at = fleet.plan.dns();
+    assert_eq!(dig(at, &["demo.test", "MX", "+short"]).trim(), "10 mail.demo.test.");
+    assert_eq!(dig(at, &["demo.test", "TXT", "+short"]).trim(), "\"v=spf1 mx -all\"");
+    let nodata = dig(at, &["mail.demo.test", "AAAA"]);
+    assert!(nodata.contains("status: NOERROR") && nodata.contains("ANSWER: 0") && nodata.contains("SOA"), "{nodata}");
+    let missing = dig(at, &["nowhere.demo.test", "A"]);
+    assert!(missing.contains("status: NXDOMAIN") && missing.contains("SOA"), "{missing}");
+    let foreign = dig(at, &["example.com", "A"]);
+    assert!(foreign.contains("status: REFUSED") && !foreign.contains(" ra"), "{foreign}");
+}
+
+#[test]
+fn weighted_and_round_robin_give_every_cluster_to_one_client() {
+    for policy in ["weighted", "round-robin"] {
+        let mut plan = Plan::new();
+        plan.steering = policy;
+        plan.nodes = 1;
+        let fleet = Fleet::start(plan);
+        let found: std::collections::BTreeSet<String> =
+            (0..60).flat_map(|_| dig_addresses(fleet.plan.dns(), "www.cdn.test", CLIENTS[0].1)).collect();
+        assert_eq!(found.len(), 3, "{policy}: {found:?}");
+    }
+}
+
+#[test]
+fn explain_names_the_cluster_that_dns_gives() {
+    let fleet = Fleet::start(Plan::new());
+    let output = fleet.operate(&["explain", "www.demo.test", "--client", "203.0.113.9", "--json"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let answer: serde_json::Value = serde_json::from_str(&text).expect("--json prints JSON");
+    assert_eq!(answer["chosen"]["cluster"], "nyc", "{text}");
+    let people = fleet.operate(&["explain", "www.demo.test", "--client", "203.0.113.9"]);
+    let people = String::from_utf8_lossy(&people.stdout).into_owned();
+    for word in ["nyc", "ams", "sin", "km"] {
+        assert!(people.contains(word), "{people}");
+    }
+}
