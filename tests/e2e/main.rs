@@ -7,12 +7,16 @@
 mod lab;
 
 mod bad_input;
+mod browser;
 mod cache;
 mod collapse;
 mod control_down;
 mod drain;
 mod failover;
+mod media;
+mod metrics;
 mod purge;
+mod pushed;
 mod quick_edge;
 mod resolver;
 mod round_trip;

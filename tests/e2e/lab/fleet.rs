@@ -46,6 +46,10 @@ pub struct Plan {
     pub site: String,
     /// Whole sections added at the end.
     pub more: String,
+    /// Hosts of the site.
+    pub hosts: Vec<&'static str>,
+    /// Whether the origin role writes the demo's pages and video into its root first.
+    pub demo_content: bool,
 }
 
 impl Plan {
@@ -62,6 +66,8 @@ impl Plan {
             cluster: String::new(),
             site: String::new(),
             more: String::new(),
+            hosts: vec!["www.demo.test"],
+            demo_content: false,
         }
     }
 
@@ -119,8 +125,8 @@ impl Plan {
         let url = self.origin.clone().unwrap_or_else(|| format!("http://{origin}"));
         let _ = writeln!(
             text,
-            "\n[[site]]\nname = \"www\"\nhosts = [\"www.demo.test\"]\norigin = \"{url}\"\nsteering = \"{}\"\nttl = \"5s\"\n{}",
-            self.steering, self.site
+            "\n[[site]]\nname = \"www\"\nhosts = {:?}\norigin = \"{url}\"\nsteering = \"{}\"\nttl = \"5s\"\n{}",
+            self.hosts, self.steering, self.site
         );
         text + "\n[[zone]]\nname = \"demo.test\"\nrecords = [\"www CNAME www.cdn.test.\", \"@ MX 10 mail\", \"mail A 192.0.2.25\", \"@ TXT \\\"v=spf1 mx -all\\\"\"]\n"
             + &self.more
@@ -185,6 +191,9 @@ impl Fleet {
     pub fn start_node(&mut self, role: &str, name: &str) {
         let mut command = nearcast();
         command.args([role, "--node", name, "--fleet"]).arg(self.path("nearcast.toml"));
+        if role == "origin" && self.plan.demo_content {
+            command.arg("--demo-content");
+        }
         let process = Process::start(name, self.directory.path(), command);
         self.nodes.insert(name.to_owned(), process);
     }

@@ -1,6 +1,7 @@
 //! The lab: starts roles and tools as processes, waits for conditions, and ends everything it started.
 
 pub mod addresses;
+pub mod browser;
 pub mod fleet;
 pub mod http;
 pub mod network;
