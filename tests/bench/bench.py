@@ -1,0 +1,361 @@
+"""Paired measurements of Nearcast and its peers. Run by tests/bench/run; standard library only.
+
+Every server runs with one thread pinned to one core, the load on the other. Rounds are interleaved: peer, ours, peer, ours. The figure is CPU
+time an answer, from the server's own accounting in /proc, because rates on a shared machine are noise. Servers are ended by the pids
+that were started here.
+"""
+import argparse, json, os, pathlib, random, re, shutil, signal, socket, statistics, struct, subprocess, sys, tempfile, time
+
+REPO = pathlib.Path(__file__).resolve().parents[2]
+NEARCAST = REPO / "target/release/nearcast"
+SERVER_CORE, LOAD_CORE = "0", "1"
+TICK = os.sysconf("SC_CLK_TCK")
+STARTED = []
+
+
+def start(name, argv, work, core=SERVER_CORE, **kw):
+    log = open(work / f"{name}.log", "ab")
+    pinned = ["taskset", "-c", core] if core else []
+    process = subprocess.Popen(pinned + [str(a) for a in argv], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=work, **kw)
+    process.log = work / f"{name}.log"
+    STARTED.append(process)
+    return process
+
+
+def end(process):
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def descendants(pid):
+    """A process and everything below it: daemons may fork workers."""
+    parents = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                fields = open(f"/proc/{entry}/stat").read().rsplit(")", 1)[1].split()
+                parents.setdefault(int(fields[1]), []).append(int(entry))
+            except OSError:
+                pass
+    found, queue = [], [pid]
+    while queue:
+        found.append(queue.pop())
+        queue += parents.get(found[-1], [])
+    return found
+
+
+def cpu_seconds(pid):
+    """CPU time of a process tree: nanoseconds from schedstat of every thread."""
+    total = 0
+    for p in descendants(pid):
+        try:
+            for task in os.listdir(f"/proc/{p}/task"):
+                total += int(open(f"/proc/{p}/task/{task}/schedstat").read().split()[0])
+        except OSError:
+            pass
+    return total / 1e9
+
+
+def resident_bytes(pid):
+    total = 0
+    for p in descendants(pid):
+        try:
+            text = open(f"/proc/{p}/smaps_rollup").read()
+            total += int(re.search(r"^Pss:\s+(\d+) kB", text, re.M).group(1)) * 1024
+        except (OSError, AttributeError):
+            pass
+    return total
+
+
+def free_port():
+    for _ in range(100):
+        port = random.randint(12000, 30000)  # below the range that outgoing connections take
+        try:
+            for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+                with socket.socket(socket.AF_INET, kind) as s:
+                    s.bind(("127.0.0.1", port))
+            return port
+        except OSError:
+            continue
+    sys.exit("bench: no free port")
+
+
+def wait_for(what, condition, process=None, limit=20):
+    until = time.monotonic() + limit
+    while time.monotonic() < until:
+        if process is not None and process.poll() is not None:
+            sys.exit(f"bench: {what}: the process ended with {process.returncode}:\n{process.log.read_text()[-2000:]}")
+        if condition():
+            return
+        time.sleep(0.02)
+    sys.exit(f"bench: waited {limit} s for {what}" + (f":\n{process.log.read_text()[-2000:]}" if process else ""))
+
+
+def load(argv, seconds):
+    return subprocess.run(["taskset", "-c", LOAD_CORE] + [str(a) for a in argv], capture_output=True, text=True, timeout=seconds + 30).stdout
+
+
+def compare(title, contenders, measure, rounds, bar):
+    """Interleaved rounds; `contenders` is [(name, process, argument)], the last one ours. Prints a table and the ratio's spread."""
+    samples = {name: [] for name, _, _ in contenders}
+    for number in range(rounds):
+        order = contenders if number % 2 == 0 else contenders[::-1]
+        for name, process, argument in order:
+            samples[name].append(measure(process, argument))
+    print(f"\n== {title} ({rounds} interleaved rounds)")
+    print(f"{'':10} {'us of CPU':>10} {'least':>7} {'most':>7}")
+    for name, values in samples.items():
+        print(f"{name:10} {statistics.median(values):10.2f} {min(values):7.2f} {max(values):7.2f}")
+    (peer, _, _), (ours, _, _) = contenders
+    ratios = sorted(o / p for o, p in zip(samples[ours], samples[peer]))
+    print(f"{ours} / {peer}: {statistics.median(ratios):.2f} (rounds: {ratios[0]:.2f} to {ratios[-1]:.2f}); the bar is {bar:.2f}: "
+          + ("met" if statistics.median(ratios) <= bar else "MISSED"))
+
+
+# A memory hit of 1 KiB.
+
+ORIGIN = """
+import http.server
+class H(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        self.send_response(200)
+        for n, v in (("Content-Type", "application/octet-stream"), ("Content-Length", "1024"), ("Cache-Control", "max-age=86400"), ("ETag", '"one"')):
+            self.send_header(n, v)
+        self.end_headers()
+        self.wfile.write(b"x" * 1024)
+    def log_message(self, *a): pass
+http.server.ThreadingHTTPServer(("127.0.0.1", PORT), H).serve_forever()
+"""
+
+
+def http(options, work):
+    origin_port, haproxy_port, ours_port = free_port(), free_port(), free_port()
+    start("origin", ["python3", "-c", ORIGIN.replace("PORT", str(origin_port))], work, core=LOAD_CORE)
+    (work / "haproxy.cfg").write_text(f"""
+global
+  nbthread 1
+  maxconn 4000
+defaults
+  mode http
+  timeout connect 5s
+  timeout client 60s
+  timeout server 60s
+cache store
+  total-max-size 64
+  max-object-size 1000000
+  max-age 86400
+frontend web
+  bind 127.0.0.1:{haproxy_port}
+  http-request cache-use store
+  http-response cache-store store
+  default_backend origin
+backend origin
+  server origin 127.0.0.1:{origin_port}
+""")
+    haproxy = start("haproxy", ["haproxy", "-db", "-f", "haproxy.cfg"], work)
+    ours = start("nearcast", [NEARCAST, "edge", "--listen", f"127.0.0.1:{ours_port}", "--origin", f"http://127.0.0.1:{origin_port}",
+                              "--state-dir", work / "state"], work)
+    contenders = [("HAProxy", haproxy, haproxy_port), ("Nearcast", ours, ours_port)]
+
+    def fetch(port, fields=False):
+        return subprocess.run(["curl", "-s", "-m", "3"] + (["-D", "-", "-o", "/dev/null"] if fields else []) + [f"http://127.0.0.1:{port}/b"],
+                              capture_output=True, text=True).stdout
+    for name, process, port in contenders:
+        wait_for(f"{name} to serve", lambda: len(fetch(port)) == 1024, process)
+    assert "; hit" in fetch(ours_port, fields=True), fetch(ours_port, fields=True)
+    assert "age:" in fetch(haproxy_port, fields=True).lower(), "HAProxy answers from its cache"
+
+    def measure(process, port):
+        before = cpu_seconds(process.pid)
+        out = load(["wrk", "-t1", "-c32", f"-d{options.seconds}s", f"http://127.0.0.1:{port}/b"], options.seconds)
+        used = cpu_seconds(process.pid) - before
+        requests = int(re.search(r"(\d+) requests in", out).group(1))
+        assert "Non-2xx" not in out and "Socket errors" not in out, out
+        return used / requests * 1e6
+    for _, process, port in contenders:
+        measure(process, port)
+    compare("A memory hit of 1 KiB, 32 connections", contenders, measure, options.rounds, 1.0)
+
+
+# A geo answer by client subnet.
+
+PLACES = {"NL": (52.37, 4.90, "192.0.2.1"), "US": (40.71, -74.01, "192.0.2.2"), "SG": (1.35, 103.82, "192.0.2.3")}
+WRITER = r"""
+use MaxMind::DB::Writer::Tree;
+my %t = (country => 'map', location => 'map', iso_code => 'utf8_string', latitude => 'double', longitude => 'double');
+my $tree = MaxMind::DB::Writer::Tree->new(ip_version => 6, record_size => 24, database_type => 'GeoLite2-Country', languages => ['en'],
+  description => { en => 'synthetic places for a benchmark' }, map_key_type_callback => sub { $t{$_[0]} }, remove_reserved_networks => 0);
+while (<STDIN>) { chomp; my ($n, $c, $la, $lo) = split / /;
+  $tree->insert_network($n, { country => { iso_code => $c }, location => { latitude => $la + 0, longitude => $lo + 0 } }); }
+open my $f, '>:raw', $ARGV[0]; $tree->write_tree($f);
+"""
+
+
+def query(number, name, subnet):
+    """A DNS query for an address with a client subnet of 24 bits."""
+    qname = b"".join(bytes([len(label)]) + label.encode() for label in name.split(".")) + b"\0"
+    ecs = struct.pack("!HHHBB", 8, 7, 1, 24, 0) + bytes(int(x) for x in subnet.split(".")[:3])
+    opt = b"\0" + struct.pack("!HHIH", 41, 1232, 0, len(ecs)) + ecs
+    return struct.pack("!HHHHHH", number & 0xFFFF, 0, 1, 0, 0, 1) + qname + struct.pack("!HH", 1, 1) + opt
+
+
+def dns(options, work):
+    chance = random.Random(1)
+    networks = {}
+    while len(networks) < 20000:
+        networks[f"{chance.randint(11, 90)}.{chance.randint(0, 255)}.{chance.randint(0, 255)}.0"] = chance.choice(list(PLACES))
+    subprocess.run(["perl", "-e", WRITER, work / "places.mmdb"], check=True, text=True,
+                   input="".join(f"{n}/24 {c} {PLACES[c][0]} {PLACES[c][1]}\n" for n, c in networks.items()))
+    name = "www.cdn.test"
+    with open(work / "queries", "wb") as f:
+        for number, network in enumerate(chance.sample(list(networks), 20000)):
+            message = query(number, name, network)
+            f.write(struct.pack("!H", len(message)) + message)
+    knot_port, ours_port = free_port(), free_port()
+    (work / "run").mkdir()
+    (work / "geo.conf").write_text(f"{name}:\n" + "".join(f'  - geo: "{c}"\n    A: {a}\n' for c, (_, _, a) in PLACES.items()))
+    (work / "cdn.test.zone").write_text("$TTL 60\n@ SOA ns1 hostmaster 1 3600 600 86400 60\n@ NS ns1\nns1 A 192.0.2.53\nwww A 192.0.2.9\n")
+    (work / "knot.conf").write_text(f"""
+server:
+    rundir: {work}/run
+    listen: 127.0.0.1@{knot_port}
+    udp-workers: 1
+    tcp-workers: 1
+    background-workers: 1
+    edns-client-subnet: on
+database:
+    storage: {work}/run
+log:
+  - target: stderr
+    any: warning
+mod-geoip:
+  - id: places
+    config-file: {work}/geo.conf
+    ttl: 60
+    mode: geodb
+    geodb-file: {work}/places.mmdb
+    geodb-key: [ country/iso_code ]
+zone:
+  - domain: cdn.test
+    file: {work}/cdn.test.zone
+    zonefile-sync: -1
+    journal-content: none
+    module: mod-geoip/places
+""")
+    fleet = f"""
+[fleet]
+zone = "cdn.test"
+node_key = "a key for one benchmark"
+state_dir = "{work}/state"
+[steering]
+geo_db = "{work}/places.mmdb"
+[steering.health]
+interval = "60s"
+fall = 1000
+[[name_server]]
+name = "ns1"
+listen = "127.0.0.1:{ours_port}"
+admin = "127.0.0.1:{free_port()}"
+[[site]]
+name = "www"
+hosts = ["www.demo.test"]
+origin = "http://127.0.0.1:1"
+steering = "geo"
+ttl = "60s"
+"""
+    for country, (latitude, longitude, address) in PLACES.items():
+        fleet += f"""
+[[cluster]]
+name = "{country.lower()}"
+place = {{ latitude = {latitude}, longitude = {longitude} }}
+time_zone = "Etc/UTC"
+off_peak = "02:00-06:00"
+fill_rate = "1Gbit/s"
+[[cluster.node]]
+name = "{country.lower()}-1"
+address = "{address}"
+service = "127.0.0.1:9"
+"""
+    (work / "nearcast.toml").write_text(fleet)
+    knot = start("knot", ["knotd", "-c", "knot.conf"], work)
+    ours = start("nearcast", [NEARCAST, "gslb-dns", "--fleet", "nearcast.toml", "--node", "ns1"], work)
+    contenders = [("Knot", knot, knot_port), ("Nearcast", ours, ours_port)]
+
+    def ask(port, network):
+        return subprocess.run(["dig", "@127.0.0.1", "-p", str(port), name, "A", "+short", "+tries=1", "+time=2", f"+subnet={network}/24"],
+                              capture_output=True, text=True).stdout.strip()
+    for label, process, port in contenders:
+        first = next(iter(networks))
+        wait_for(f"{label} to answer", lambda: ask(port, first) == PLACES[networks[first]][2], process)
+        for network in chance.sample(list(networks), 60):
+            assert ask(port, network) == PLACES[networks[network]][2], f"{label} steers {network} ({networks[network]}) to {ask(port, network)}"
+
+    def measure(process, port):
+        before = cpu_seconds(process.pid)
+        out = load(["dnsperf", "-B", "-d", work / "queries", "-s", "127.0.0.1", "-p", str(port), "-c", "1", "-T", "1", "-q", "200", "-l", str(options.seconds)],
+                   options.seconds)
+        used = cpu_seconds(process.pid) - before
+        done = int(re.search(r"Queries completed:\s+(\d+)", out).group(1))
+        assert int(re.search(r"NOERROR (\d+)", out).group(1)) == done, out
+        return used / done * 1e6
+    for _, process, port in contenders:
+        measure(process, port)
+    compare("A geo answer by client subnet, 20,000 subnets", contenders, measure, options.rounds, 2.0)
+
+
+# The demo.
+
+def demo(options, work):
+    print("\n== The demo: first hit through a steered name, and resident memory")
+    firsts, memory = [], []
+    for _ in range(min(options.rounds, 3)):
+        begun = time.monotonic()
+        process = start("demo", [NEARCAST, "demo"], work, core=None)
+
+        def steered_hit():
+            found = subprocess.run(["dig", "@127.0.0.1", "-p", "5300", "www.demo.test", "+short", "+tries=1", "+time=1", "+subnet=203.0.113.0/24"],
+                                   capture_output=True, text=True).stdout.split()
+            edge = next((a for a in found if a.startswith("127.0.20.")), None)
+            if edge is None:
+                return False
+            head = subprocess.run(["curl", "-s", "-m", "2", "-D", "-", "-o", "/dev/null", "--resolve", f"www.demo.test:8080:{edge}",
+                                   "http://www.demo.test:8080/"], capture_output=True, text=True).stdout
+            return head.startswith("HTTP/1.1 200") and "; hit" in head
+        wait_for("a hit through a steered name", steered_hit, process, limit=60)
+        firsts.append(time.monotonic() - begun)
+        time.sleep(60)  # traffic fills the caches meanwhile
+        memory.append(resident_bytes(process.pid) / 1e6)
+        end(process)
+    print(f"start to first hit: {statistics.median(firsts):.2f} s (most {max(firsts):.2f}); the bar is 10 s: " + ("met" if max(firsts) <= 10 else "MISSED"))
+    print(f"all processes after a minute of traffic, proportional set size: {statistics.median(memory):.0f} MB (most {max(memory):.0f}); "
+          "the bar is 400 MB: " + ("met" if max(memory) <= 400 else "MISSED"))
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="tests/bench/run")
+    parser.add_argument("what", nargs="?", choices=["all", "http", "dns", "demo"], default="all")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=3)
+    options = parser.parse_args()
+    if len(os.sched_getaffinity(0)) < 2:
+        sys.exit("bench: needs two cores, one for the server and one for the load")
+    for part in ([http, dns, demo] if options.what == "all" else [globals()[options.what]]):
+        work = pathlib.Path(tempfile.mkdtemp(prefix="nearcast-bench-"))
+        work.chmod(0o755)
+        try:
+            part(options, work)
+        finally:
+            for process in STARTED[::-1]:
+                end(process)
+            STARTED.clear()
+            shutil.rmtree(work, ignore_errors=True)
+
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: stopped"))
+main()
