@@ -75,7 +75,7 @@ function sparkline(values) {
 
 // A chart over time in the size of its box. `lines`: [{name, colour, values, area}], `times` in Unix ms, `top` or null.
 function chart(box, { times, lines, top, format, note }) {
-  const width = Math.max(280, box.clientWidth), height = Math.max(150, parseFloat(getComputedStyle(box).getPropertyValue('--h')) || box.clientHeight || 200);
+  const width = Math.max(280, box.clientWidth), height = Math.max(150, box.clientHeight);
   const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
   const left = 4.2 * rem, right = 0.4 * rem, above = 0.6 * rem, below = 1.7 * rem;
   const all = lines.flatMap((l) => l.values).filter(Show.known);

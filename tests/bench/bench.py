@@ -61,15 +61,17 @@ def cpu_seconds(pid):
     return total / 1e9
 
 
-def resident_bytes(pid):
-    total = 0
+def memory_bytes(pid):
+    """Resident and proportional set sizes of a process tree; the first counts the program's pages once for every process."""
+    total = {"Rss": 0, "Pss": 0}
     for p in descendants(pid):
         try:
             text = open(f"/proc/{p}/smaps_rollup").read()
-            total += int(re.search(r"^Pss:\s+(\d+) kB", text, re.M).group(1)) * 1024
+            for kind in total:
+                total[kind] += int(re.search(rf"^{kind}:\s+(\d+) kB", text, re.M).group(1)) * 1024
         except (OSError, AttributeError):
             pass
-    return total
+    return total["Rss"], total["Pss"]
 
 
 def free_port():
@@ -330,11 +332,12 @@ def demo(options, work):
         wait_for("a hit through a steered name", steered_hit, process, limit=60)
         firsts.append(time.monotonic() - begun)
         time.sleep(60)  # traffic fills the caches meanwhile
-        memory.append(resident_bytes(process.pid) / 1e6)
+        memory.append(memory_bytes(process.pid))
         end(process)
     print(f"start to first hit: {statistics.median(firsts):.2f} s (most {max(firsts):.2f}); the bar is 10 s: " + ("met" if max(firsts) <= 10 else "MISSED"))
-    print(f"all processes after a minute of traffic, proportional set size: {statistics.median(memory):.0f} MB (most {max(memory):.0f}); "
-          "the bar is 400 MB: " + ("met" if max(memory) <= 400 else "MISSED"))
+    resident, shared = max(r for r, _ in memory) / 1e6, max(p for _, p in memory) / 1e6
+    print(f"all processes after a minute of traffic: {resident:.0f} MB resident ({shared:.0f} MB with shared pages counted once); the bar is 400 MB: "
+          + ("met" if resident <= 400 else "MISSED"))
 
 
 def main():

@@ -1,0 +1,375 @@
+// The console: asks the control role what it knows, once a second, and draws it. Holds no state of the fleet's own.
+'use strict';
+
+const $ = (id) => document.getElementById(id);
+const WINDOW = 60; // seconds over which "now" is taken
+const SERIES_SECONDS = 600;
+const EVENTS_KEPT = 200;
+const state = { status: null, fleet: null, series: null, plan: null, pushes: null, purges: null, events: [], failing: 0, answeredAt: 0 };
+
+async function ask(path, options) {
+  const response = await fetch('v1/' + path, { cache: 'no-store', signal: AbortSignal.timeout(8000), ...options });
+  const text = await response.text();
+  let body = null;
+  try { body = JSON.parse(text); } catch { /* an answer that is not JSON is told below */ }
+  if (!response.ok) {
+    const error = new Error(body?.error?.message || `control answered ${response.status}`);
+    error.status = response.status;
+    throw error;
+  }
+  return body;
+}
+
+// Clusters keep one colour everywhere: their place in the fleet file.
+const colourOf = (cluster) => {
+  const i = (state.status?.clusters || []).findIndex((c) => c.name === cluster);
+  return i < 0 ? 'var(--faint)' : `var(--c${i % 8})`;
+};
+const swatch = (colour) => el('i', { class: 'swatch', style: { background: colour } });
+const clusterKey = (name) => el('span', { class: 'key' }, swatch(colourOf(name)), name);
+const STATE_CLASS = { up: 'good', degraded: 'warn', draining: 'warn', waiting: '', silent: 'warn', down: 'bad' };
+const stateTag = (s) => el('span', { class: 'tag ' + (STATE_CLASS[s] ?? '') }, s);
+const WHY = { geo: 'nearest place', rtt: 'least round trip', weighted: 'by weight', 'round-robin': 'in turn', explore: 'explores a round trip', 'all-down': 'nothing is healthy',
+  spill: 'nearer is full', 'no-place': 'place unknown', fallback: 'no measurement yet' };
+const REGIONS = typeof Intl.DisplayNames === 'function' ? new Intl.DisplayNames(['en'], { type: 'region' }) : null;
+const country = (code) => { try { return code ? REGIONS?.of(code) || code : 'unknown place'; } catch { return code; } };
+
+// Sums of a span of a series, for ratios as sums over sums; null where nothing was counted.
+const ratio = (part, whole) => (whole > 0 ? part / whole : null);
+const smooth = (top, bottom, reach) => bottom.map((_, i) => {
+  let a = 0, b = 0;
+  for (let k = Math.max(0, i - reach + 1); k <= i; k++) { a += top[k]; b += bottom[k]; }
+  return ratio(a, b);
+});
+const less = (a, b) => a.map((v, i) => v - b[i]);
+
+function drawFigures() {
+  const { status, series } = state;
+  const now = status.recent, all = status.since_start, t = series?.total;
+  const edges = status.nodes.filter((n) => n.role === 'edge');
+  const up = edges.filter((n) => n.state === 'up').length;
+  const per10 = (values) => values?.slice(-120) || [];
+  const answers = status.selections.reduce((sum, s) => sum + s.recent, 0) / status.window_seconds;
+  const saved = all.response_bytes - all.origin_bytes;
+  const figures = [
+    ['Requests', Show.number(now.requests_per_second), '/s', Show.bits(now.egress_bits_per_second) + ' to clients', per10(t?.counted)],
+    ['Object hit ratio', Show.percent(now.object_hit_ratio), '', now.counted ? `${Show.number(now.hits)} of ${Show.number(now.counted)}` : 'no requests yet', t ? per10(smooth(t.hits, t.counted, 10)) : []],
+    ['Byte hit ratio', Show.percent(now.byte_hit_ratio), '', now.response_bytes ? Show.bytes(now.response_bytes) + ' served' : 'no bytes yet',
+      t ? per10(smooth(less(t.response_bytes, t.origin_bytes), t.response_bytes, 10).map((v) => (v === null ? v : Math.max(0, v)))) : []],
+    ['Origin bytes saved', Show.bytes(Math.max(0, saved)), '', `of ${Show.bytes(all.response_bytes)} since control started`, t ? per10(less(t.response_bytes, t.origin_bytes).map((v) => Math.max(0, v))) : []],
+    ['Steered answers', Show.number(answers), '/s', `${new Set(status.selections.map((s) => s.country)).size} countries`, []],
+    ['Edges up', `${up}`, ` of ${edges.length}`, edges.length - up ? edges.filter((n) => n.state !== 'up').map((n) => `${n.name} ${n.state}`).join(', ') : 'all report', []],
+  ];
+  $('figures').replaceChildren(...figures.map(([name, value, unit, note, line]) =>
+    el('div', { class: 'figure' }, el('span', {}, name), el('b', {}, value, unit ? el('small', {}, unit) : null), el('em', { title: note }, note), line.length ? sparkline(line) : null)));
+}
+
+function drawMap() {
+  const { status } = state;
+  const height = World.top - World.bottom;
+  // Nobody lives in the emptiest parts; the drawing ends there.
+  const drawing = svg('svg', { viewBox: `0 4 ${World.width} ${height - 10}`, role: 'img', 'aria-label': 'Clusters and where their clients are' });
+  drawing.append(drawMap.land ||= svg('path', { class: 'land', d: World.path() }));
+  const flows = new Map();
+  for (const s of status.selections) {
+    if (!s.recent || !s.country) continue;
+    const key = `${s.country}>${s.cluster}`;
+    const flow = flows.get(key) || { ...s, recent: 0 };
+    flow.recent += s.recent;
+    flows.set(key, flow);
+  }
+  const most = Math.max(1, ...[...flows.values()].map((f) => f.recent));
+  const places = new Map(status.clusters.map((c) => [c.name, World.project(c.latitude, c.longitude)]));
+  const strongest = [...flows.values()].sort((a, b) => b.recent - a.recent).slice(0, 60);
+  for (const f of strongest) {
+    const from = World.project(f.latitude, f.longitude), to = places.get(f.cluster);
+    if (!to) continue;
+    const distance = Math.hypot(to[0] - from[0], to[1] - from[1]);
+    const bend = [(from[0] + to[0]) / 2, (from[1] + to[1]) / 2 - Math.min(30, distance * 0.28)];
+    if (distance > 1.5) drawing.append(svg('path', { class: 'flow', d: `M${from}Q${bend} ${to}`, stroke: colourOf(f.cluster), 'stroke-width': 0.5 + 1.3 * Math.sqrt(f.recent / most) },
+      svg('title', {}, `${country(f.country)} to ${f.cluster}: ${f.recent} answers in ${status.window_seconds} s`)));
+    drawing.append(svg('circle', { class: 'client', cx: from[0], cy: from[1], r: 1.2 + 1.2 * Math.sqrt(f.recent / most), fill: colourOf(f.cluster) }));
+  }
+  for (const c of status.clusters) {
+    const [x, y] = places.get(c.name);
+    const colour = c.state === 'down' ? 'var(--bad)' : c.state === 'waiting' ? 'var(--faint)' : colourOf(c.name);
+    const late = x > World.width - 60;
+    drawing.append(svg('g', {}, svg('title', {}, `${c.label}: ${c.nodes_up} of ${c.nodes} edges up`),
+      svg('circle', { class: 'halo', cx: x, cy: y, r: 6.5, fill: colour }), svg('circle', { class: 'pin', cx: x, cy: y, r: 3.1, fill: colour }),
+      svg('text', { class: 'pin-label', x: x + (late ? -6 : 6), y: y + 7, 'text-anchor': late ? 'end' : 'start' }, c.name),
+      svg('text', { class: 'pin-label small', x: x + (late ? -6 : 6), y: y + 13, 'text-anchor': late ? 'end' : 'start' },
+        c.state === 'up' ? `${Show.number(c.recent.requests_per_second)}/s` : `${c.nodes_up}/${c.nodes} up`)));
+  }
+  $('world').replaceChildren(drawing);
+  $('map-note').textContent = flows.size ? `answers of the last ${status.window_seconds} s` : 'no steered answers in the last minute';
+
+  const rows = [...status.selections].filter((s) => s.recent > 0).sort((a, b) => b.recent - a.recent);
+  const shown = rows.slice(0, 9);
+  const body = shown.map((s) => el('tr', {}, el('td', {}, country(s.country)), el('td', {}, s.site), el('td', {}, clusterKey(s.cluster)), el('td', {}, WHY[s.reason] || s.reason),
+    el('td', { class: 'n' }, Show.number((s.recent * 60) / status.window_seconds))));
+  if (!rows.length) body.push(el('tr', {}, el('td', { colspan: 5, class: 'empty' }, 'Nobody was steered in the last minute. Try ', el('code', { class: 'break' }, digExample()))));
+  if (rows.length > shown.length) body.push(el('tr', {}, el('td', { colspan: 5, class: 'sub' }, `and ${rows.length - shown.length} more`)));
+  $('who').tBodies[0].replaceChildren(...body);
+}
+
+function digExample() {
+  const server = state.fleet?.name_servers?.[0]?.listen?.[0] || '127.0.0.1:53';
+  const cut = server.lastIndexOf(':');
+  const host = state.fleet?.sites?.[0]?.hosts?.find((h) => h !== '*') || state.fleet?.sites?.[0]?.steered_name || 'www.example';
+  const at = server.slice(0, cut).replace('0.0.0.0', '127.0.0.1');
+  return `dig @${at} -p ${server.slice(cut + 1)} ${host} +subnet=203.0.113.0/24`;
+}
+
+function drawCharts() {
+  const { series } = state;
+  if (!series) return;
+  const times = Array.from({ length: series.points }, (_, i) => series.start_unix_ms + i * series.step_ms);
+  const t = series.total, style = getComputedStyle(document.documentElement);
+  const colours = ['--c0', '--c1', '--c2', '--c3'].map((name) => style.getPropertyValue(name));
+  const reach = 15;
+  const lines = [
+    { name: 'objects', colour: colours[0], area: true, values: smooth(t.hits, t.counted, reach) },
+    { name: 'bytes', colour: colours[1], values: smooth(less(t.response_bytes, t.origin_bytes), t.response_bytes, reach).map((v) => (v === null ? v : Math.max(0, v))) },
+    { name: 'from pushed content', colour: colours[2], values: smooth(t.pushed_hits, t.counted, reach) },
+  ];
+  const legend = (id, of) => $(id).replaceChildren(...of.map((l) => el('span', {}, swatch(l.colour), l.name)));
+  legend('ratio-legend', lines);
+  chart($('ratio'), { times, lines, top: 1, format: (v) => Math.round(v * 100) + ' %' });
+  const rate = (values) => values.map((_, i) => {
+    const part = values.slice(Math.max(0, i - 4), i + 1);
+    return (part.reduce((a, b) => a + b, 0) / part.length) * 8000 / series.step_ms;
+  });
+  const traffic = [
+    { name: 'edges to clients', colour: colours[0], area: true, values: rate(t.response_bytes) },
+    { name: 'origin to edges', colour: colours[2], area: true, values: rate(t.origin_bytes) },
+  ];
+  legend('bytes-legend', traffic);
+  const quiet = !t.response_bytes.some((v) => v > 0);
+  chart($('bytes'), { times, lines: quiet ? traffic.map((l) => ({ ...l, values: [] })) : traffic, top: null, format: quiet ? () => '' : Show.bits });
+}
+
+function minutesOf(window) {
+  const [from, to] = window.split('-').map((s) => { const [h, m] = s.split(':').map(Number); return h * 60 + m; });
+  return [from, to];
+}
+
+function dayBar(cluster) {
+  const [from, to] = minutesOf(cluster.off_peak);
+  const local = cluster.local_time.slice(11, 16).split(':').map(Number);
+  const now = local[0] * 60 + local[1];
+  const part = (a, b) => el('i', { style: { left: (a / 14.4) + '%', width: ((b - a) / 14.4) + '%' } });
+  return el('div', { class: 'day', title: `local time; off-peak ${cluster.off_peak}` }, from <= to ? part(from, to) : [part(from, 1440), part(0, to)],
+    el('u', { style: { left: (now / 14.4) + '%' } }), el('span', { class: now > 700 ? '' : 'r' }, `${Show.minute(now)} local, ${cluster.off_peak_now ? 'off-peak now' : 'off-peak ' + cluster.off_peak}`));
+}
+
+function nodeRow(node) {
+  const silent = node.state === 'silent' || node.state === 'waiting';
+  const since = node.last_report_unix_ms ? `last heard of ${Show.span(node.age_ms / 1000)} ago` : 'not heard of yet';
+  const out = (node.health || []).filter((h) => !h.up).map((h) => `${h.by}: ${h.reason}`);
+  const why = [node.reason, silent && node.last_report_unix_ms ? since : null, ...out, node.behind ? `${node.behind} changes behind` : null].filter(Boolean);
+  const share = (part, whole) => (whole ? Math.min(100, (part / whole) * 100) + '%' : '0%');
+  return el('div', { class: 'node' },
+    el('span', { class: 'name' }, node.name), stateTag(node.state),
+    el('span', { class: 'n' }, silent ? Show.none : Show.number(node.requests_per_second) + '/s'), el('span', { class: 'n' }, silent ? Show.none : Show.percent(node.object_hit_ratio)),
+    why.length ? el('span', { class: 'why' }, [...new Set(why)].join('; ')) : null,
+    silent || node.memory_max_bytes === undefined ? null : el('div', { class: 'bars' },
+      el('div', { title: `${Show.bytes(node.memory_bytes)} of ${Show.bytes(node.memory_max_bytes)}` }, `memory ${Show.bytes(node.memory_bytes)}`, el('div', { class: 'bar' }, el('i', { style: { width: share(node.memory_bytes, node.memory_max_bytes) } }))),
+      el('div', { title: `${Show.bytes(node.disk_bytes)} of ${Show.bytes(node.disk_max_bytes)}, of it ${Show.bytes(node.pushed_bytes)} pushed` },
+        node.disk_max_bytes ? `disk ${Show.bytes(node.disk_bytes)}` + (node.pushed_bytes ? `, pushed ${Show.bytes(node.pushed_bytes)}` : '') : 'no disk',
+        el('div', { class: 'bar' }, el('i', { style: { width: share(Math.max(0, node.disk_bytes - node.pushed_bytes), node.disk_max_bytes) } }), el('i', { class: 'two', style: { width: share(node.pushed_bytes, node.disk_max_bytes) } })))));
+}
+
+function drawClusters() {
+  const { status } = state;
+  const cards = status.clusters.map((c) => el('article', { class: 'card cluster', style: { '--mine': colourOf(c.name) } },
+    el('div', { class: 'head' }, el('h3', {}, c.name, el('small', {}, c.label)), stateTag(c.state)),
+    el('div', { class: 'stats' },
+      [['requests', c.recent.counted ? Show.number(c.recent.requests_per_second) + '/s' : Show.none], ['object hits', Show.percent(c.recent.object_hit_ratio)], ['byte hits', Show.percent(c.recent.byte_hit_ratio)], ['to clients', Show.bits(c.recent.egress_bits_per_second)]]
+        .map(([name, value]) => el('div', {}, el('b', {}, value), el('span', {}, name)))),
+    dayBar(c), status.nodes.filter((n) => n.role === 'edge' && n.cluster === c.name).map(nodeRow)));
+  const others = status.nodes.filter((n) => n.role !== 'edge');
+  cards.push(el('article', { class: 'card cluster' }, el('div', { class: 'head' }, el('h3', {}, 'Around them', el('small', {}, 'name servers and origin'))),
+    others.map((n) => el('div', { class: 'node' }, el('span', { class: 'name' }, n.name), stateTag(n.state),
+      el('span', { class: 'n' }, n.state === 'silent' ? Show.none : n.role === 'gslb-dns' ? Show.number(n.queries_per_second) + ' q/s' : Show.number(n.requests_per_second) + '/s'),
+      el('span', { class: 'n sub' }, n.role === 'gslb-dns' ? 'DNS' : 'origin'),
+      el('span', { class: 'why' }, [n.reason, n.geo_source ? `places: ${n.geo_source}` : null, n.rtt_prefixes ? `${n.rtt_prefixes} prefixes measured` : null, Show.known(n.egress_bits_per_second) && n.role === 'origin' ? Show.bits(n.egress_bits_per_second) : null].filter(Boolean).join('; '))))));
+  $('clusters').replaceChildren(...cards);
+}
+
+function drawPush() {
+  const { plan, pushes, status } = state;
+  if (!plan || !pushes) return;
+  if (!plan.enabled) { $('push').replaceChildren(el('p', { class: 'empty' }, 'The push job is turned off in the fleet file.')); return; }
+  const rows = plan.clusters.map((p) => {
+    const orders = pushes.orders.filter((o) => o.cluster === p.cluster);
+    const running = orders.find((o) => o.state === 'running'), last = orders.find((o) => o.state !== 'running');
+    const wait = p.window ? (p.window.start_unix_ms - status.now_unix_ms) / 1000 : null;
+    const bits = [];
+    const share = (part, whole) => (whole ? (part / whole) * 100 : 0) + '%';
+    if (running) {
+      const t = running.total;
+      bits.push(el('div', { class: 'bar' }, el('i', { class: 'two', style: { width: share(t.already_warm, t.items) } }), el('i', { style: { width: share(t.warmed, t.items) } })),
+        el('p', {}, `filling ${running.items} URLs, ${Show.bytes(running.bytes)}: ${t.already_warm} copies warm already, ${t.warmed} filled, ${t.failed} failed; ${Show.bytes(t.origin_bytes)} from the origin, ${Show.bytes(t.peer_bytes)} between edges`));
+    } else {
+      bits.push(el('p', {}, p.items_total
+        ? `plan: ${p.items_total} URLs, ${Show.bytes(p.stored_bytes)} of ${Show.bytes(p.capacity_bytes)} a node, at most ${Show.percent(p.gap)} below the best possible`
+        : 'plan: nothing is popular enough yet'));
+    }
+    if (last) {
+      const e = last.earned, t = last.total;
+      const peak = e.peak ? `; next peak (${e.peak.from_hour}–${e.peak.to_hour} h): ${Show.percent(e.peak.pushed_hit_ratio)} of requests hit pushed content` : '';
+      bits.push(el('p', {}, `last, ${Show.span((pushes.now_unix_ms - last.accepted_unix_ms) / 1000)} ago: ${t.warmed} filled, ${t.already_warm} warm already, ${t.failed} failed; earned ${Show.number(e.pushed_hits)} hits, ${Show.bytes(e.pushed_hit_bytes)}${peak}`));
+    }
+    return el('div', { class: 'push-row' }, el('div', { class: 'line1' }, clusterKey(p.cluster),
+      running ? el('span', { class: 'tag good' }, 'filling') : p.window?.open ? el('span', { class: 'tag good' }, 'window open') : null,
+      el('span', { class: 'sub r' }, p.window ? (p.window.open ? `window until ${p.window.end_local.slice(11, 16)} local` : `next window ${p.window.start_local.slice(11, 16)} local, in ${Show.span(wait)}`) : 'no window')), bits);
+  });
+  $('push').replaceChildren(el('div', { class: 'pushes' }, rows));
+}
+
+function drawPurges() {
+  const { purges, status } = state;
+  if (!purges) return;
+  const rows = purges.purges.slice(0, 8).map((p) => {
+    const what = p.scope.by === 'all' ? 'everything' : p.scope.value;
+    const nodes = p.missing.length ? `${p.nodes.length} of ${p.nodes.length + p.missing.length}` : `${p.nodes.length}`;
+    return el('tr', {}, el('td', { class: 'break' }, el('span', { class: 'tag' }, p.scope.by + (p.soft ? ', soft' : '')), ' ', p.scope.by === 'all' ? '' : what),
+      el('td', {}, Show.time(p.accepted_unix_ms)), el('td', { class: 'n' }, Show.number(p.responses)), el('td', { class: 'n', title: p.missing.length ? 'not confirmed: ' + p.missing.join(', ') : '' }, nodes),
+      el('td', { class: 'n' }, p.complete ? Show.ms(p.completed_unix_ms - p.accepted_unix_ms) : el('span', { class: 'tag warn' }, `waits for ${p.missing.join(', ')}`)));
+  });
+  if (!rows.length) rows.push(el('tr', {}, el('td', { colspan: 5, class: 'empty' }, 'No purges yet.')));
+  $('purges').tBodies[0].replaceChildren(...rows);
+  const value = $('purge').elements.value;
+  const host = state.fleet?.sites?.[0]?.hosts?.find((h) => h !== '*');
+  if (host) value.placeholder = { url: `http://${host}/`, prefix: `http://${host}/news/`, host, site: state.fleet.sites[0].name, tag: 'news', all: '' }[$('purge').elements.by.value];
+  value.disabled = $('purge').elements.by.value === 'all';
+}
+
+function drawEvents() {
+  const rows = state.events.map((e) => el('li', {}, el('time', {}, Show.time(e.at_unix_ms)), el('span', {}, el('span', { class: 'tag ' + ({ warn: 'warn', good: 'good' }[e.level] || '') }, e.kind.replace(/_/g, ' '))), el('span', { class: 'break' }, e.message)));
+  $('events').replaceChildren(...(rows.length ? rows : [el('li', {}, 'Nothing has happened yet.')]));
+}
+
+function drawHead() {
+  const { status } = state;
+  $('zone').textContent = status.zone;
+  const fast = status.clock.speed !== 1;
+  $('clock').textContent = fast ? `fleet clock ${status.clock.fleet_time.slice(11, 16)} UTC ×${Show.number(status.clock.speed)}` : '';
+  const silent = status.nodes.filter((n) => n.state === 'silent' || n.state === 'down');
+  $('banner').hidden = !silent.length;
+  if (silent.length) $('banner').textContent = silent.map((n) => (n.state === 'silent'
+    ? `${n.name} is silent${n.last_report_unix_ms ? `: last heard of ${Show.span(n.age_ms / 1000)} ago` : ''}. What is shown of it is old; it may still be serving.`
+    : `${n.name} is down${n.reason ? `: ${n.reason}` : ''}. Clients are steered past it.`)).join(' ');
+  $('foot').textContent = `Nearcast ${status.version}, revision ${status.revision} of the journal, fleet file ${status.fleet_revision}. Land: Natural Earth.`;
+  const hosts = status.sites.flatMap((s) => s.hosts.filter((h) => h !== '*'));
+  const select = $('explain').elements.host;
+  if (select.options.length !== hosts.length) select.replaceChildren(...hosts.map((h) => el('option', {}, h)));
+}
+
+function drawLive() {
+  const pill = $('live');
+  const set = (kind, text) => { pill.className = 'pill ' + kind; pill.textContent = text; };
+  if (!state.failing) set('good', 'live');
+  else set('bad', state.answeredAt ? `no answer for ${Show.span((Date.now() - state.answeredAt) / 1000)}` : 'control does not answer');
+  document.body.style.opacity = '';
+  document.querySelector('main').style.opacity = state.failing > 2 ? '.55' : '';
+}
+
+function draw() {
+  drawLive();
+  if (!state.status) return;
+  drawHead(); drawFigures(); drawMap(); drawCharts(); drawClusters(); drawPush(); drawPurges(); drawEvents();
+}
+
+async function refresh(round) {
+  try {
+    const slow = round % 3 === 0;
+    const [status, series, pushes, purges, plan, fleet] = await Promise.all([
+      ask(`status?window=${WINDOW}`), ask(`series?seconds=${SERIES_SECONDS}`), ask('pushes'), slow ? ask('purges') : state.purges,
+      slow ? ask('plan?items=1') : state.plan, round % 20 === 0 ? ask('fleet') : state.fleet]);
+    Object.assign(state, { status, series, pushes, purges, plan, fleet, failing: 0, answeredAt: Date.now() });
+  } catch (error) {
+    state.failing += 1;
+    if (state.failing === 1) console.warn('control does not answer: ' + error.message);
+  }
+  if (!document.hidden) draw();
+  setTimeout(refresh, 1000, state.failing ? 0 : round + 1);
+}
+
+function follow() {
+  const source = new EventSource('v1/events');
+  source.onmessage = (message) => {
+    let event;
+    try { event = JSON.parse(message.data); } catch { return; }
+    if (state.events.some((e) => e.id === event.id)) return;
+    state.events.unshift(event);
+    state.events.sort((a, b) => b.id - a.id);
+    state.events.length = Math.min(state.events.length, EVENTS_KEPT);
+    if (event.kind.startsWith('purge')) ask('purges').then((p) => { state.purges = p; drawPurges(); }, () => {});
+    drawEvents();
+  };
+}
+
+// Explain: a name server's own account of one decision.
+$('explain').addEventListener('submit', async (event) => {
+  event.preventDefault();
+  const form = event.target, box = $('explained');
+  try {
+    const x = await ask(`explain?host=${encodeURIComponent(form.elements.host.value)}&client=${encodeURIComponent(form.elements.client.value.trim())}`);
+    box.replaceChildren(...explained(x));
+  } catch (error) {
+    box.replaceChildren(el('p', { class: 'result bad' }, error.message));
+  }
+});
+
+function explained(x) {
+  const place = x.place || {};
+  const where = [place.country ? country(place.country) : null, place.source ? `from ${place.source}` : null].filter(Boolean).join(', ');
+  return [
+    el('p', {}, 'Goes to ', clusterKey(x.chosen?.cluster || '–'), ': ', WHY[x.reason ?? x.chosen?.reason] || x.reason || x.chosen?.reason || '', '. ', where ? `Place: ${where}. ` : '',
+      `Answer holds for a prefix of /${x.scope_prefix} and ${x.ttl} s.`),
+    el('div', { class: 'scroll' }, el('table', {}, el('thead', {}, el('tr', {}, ['Cluster', 'Distance', 'Round trip', ''].map((t, i) => el('th', { class: i === 1 || i === 2 ? 'n' : '' }, t)))),
+      el('tbody', {}, (x.candidates || []).map((c) => el('tr', {}, el('td', {}, clusterKey(c.cluster)), el('td', { class: 'n' }, Show.known(c.distance_km) ? Math.round(c.distance_km).toLocaleString('en') + ' km' : Show.none),
+        el('td', { class: 'n' }, Show.known(c.rtt_ms) ? c.rtt_ms.toFixed(1) + ' ms' : 'not measured'), el('td', {}, c.cluster === x.chosen?.cluster ? el('span', { class: 'tag good' }, 'chosen') : c.rejected || '')))))),
+  ];
+}
+
+$('purge').addEventListener('change', drawPurges);
+$('purge').addEventListener('submit', async (event) => {
+  event.preventDefault();
+  const form = event.target, result = $('purge-result'), button = form.querySelector('button');
+  const scope = { by: form.elements.by.value };
+  if (scope.by !== 'all') scope.value = form.elements.value.value.trim();
+  button.disabled = true;
+  result.className = 'result';
+  result.textContent = 'purging…';
+  try {
+    const p = await ask('purges', { method: 'POST', headers: { Authorization: 'Bearer ' + form.elements.token.value.trim(), 'Content-Type': 'application/json' }, body: JSON.stringify({ scope, soft: form.elements.soft.checked, wait_ms: 5000 }) });
+    result.textContent = p.complete ? `Complete: ${p.responses} responses on ${p.nodes.length} nodes.` : `Accepted; ${p.missing.join(', ')} did not confirm yet.`;
+    state.purges = await ask('purges');
+    drawPurges();
+  } catch (error) {
+    result.className = 'result bad';
+    result.textContent = error.status === 401 ? 'The token is not right. It is in the control role\'s state directory, in the file “token”.' : error.message;
+  }
+  button.disabled = false;
+});
+
+// Light and dark: the system's choice, then the button's.
+const THEMES = { light: 'M12 7a5 5 0 1 0 0 10 5 5 0 0 0 0-10Zm-1-6h2v4h-2Zm0 18h2v4h-2ZM1 11h4v2H1Zm18 0h4v2h-4ZM4.2 5.600l1.4-1.4 2.8 2.8-1.4 1.400Zm11.4 11.4 1.4-1.4 2.8 2.8-1.4 1.400ZM4.2 18.400l2.8-2.8 1.4 1.4-2.8 2.800ZM15.6 7l2.8-2.8 1.4 1.4-2.8 2.800Z', dark: 'M20 14.500A8.5 8.5 0 0 1 9.5 4 8.5 8.5 0 1 0 20 14.500Z' };
+const isDark = () => { const set = document.documentElement.dataset.theme; return set ? set === 'dark' : matchMedia('(prefers-color-scheme: dark)').matches; };
+function drawTheme() { $('theme').replaceChildren(svg('svg', { viewBox: '0 0 24 24', 'aria-hidden': 'true' }, svg('path', { d: isDark() ? THEMES.light : THEMES.dark }))); }
+try { const kept = localStorage.getItem('theme'); if (kept === 'light' || kept === 'dark') document.documentElement.dataset.theme = kept; } catch { /* no storage, no memory */ }
+$('theme').addEventListener('click', () => {
+  const next = isDark() ? 'light' : 'dark';
+  document.documentElement.dataset.theme = next;
+  try { localStorage.setItem('theme', next); } catch { /* as above */ }
+  drawTheme();
+  drawCharts();
+});
+matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => { drawTheme(); drawCharts(); });
+addEventListener('resize', () => drawCharts());
+document.addEventListener('visibilitychange', () => { if (!document.hidden) draw(); });
+drawTheme();
+refresh(0);
+follow();
