@@ -66,6 +66,12 @@ pub fn local_time(clock: &FleetClock, zone: &TimeZone, now_unix_ms: u64) -> Opti
     Some(local.datetime().to_string())
 }
 
+/// Local hour of day (0..=23) of a zone at a real time on the fleet's clock; 0 where the time is beyond the calendar.
+pub fn local_hour(clock: &FleetClock, zone: &TimeZone, now_unix_ms: u64) -> u8 {
+    let fleet = clock.fleet_seconds(now_unix_ms as f64 / 1000.0);
+    Timestamp::from_second(fleet.floor() as i64).map_or(0, |t| t.to_zoned_datetime(zone.clone()).hour().unsigned_abs())
+}
+
 fn on_date(clock: &FleetClock, zone: &TimeZone, daily: DailyWindow, date: Date) -> Option<Window> {
     let end_date = if daily.end_minute <= daily.start_minute { date.tomorrow().ok()? } else { date };
     let start_fleet = instant(zone, date, daily.start_minute)?;
@@ -181,6 +187,7 @@ mod tests {
         assert_eq!((w.start_unix_ms, w.end_unix_ms, w.date.as_str()), (1_120_000, 1_160_000, "2026-06-02"));
         assert_eq!((w.seconds_left(1_000_000), w.seconds_left(1_130_000), w.seconds_left(2_000_000)), (40.0, 30.0, 0.0));
         assert_eq!(local_time(&clock, &zone, 1_120_000).unwrap(), "2026-06-02T02:00:00");
+        assert_eq!((local_hour(&clock, &zone, 1_120_000), local_hour(&clock, &zone, 1_119_999)), (2, 1));
     }
 
     #[test]
