@@ -9,12 +9,38 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use http::{Request, Response};
-use tokio::sync::watch;
+use http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus::Encoder as _;
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 
 use crate::failure::Failure;
 use crate::shutdown::Shutdown;
+
+/// Connections served at a time; more wait in the listen queue.
+const CONNECTIONS_MAX: usize = 64;
+
+/// The largest request head.
+const HEAD_BYTES_MAX: usize = 16 << 10;
+
+/// The largest request body.
+const BODY_BYTES_MAX: usize = 8 << 20;
+
+/// How long a request may take to arrive, an answer to be made, and a connection to be idle.
+const REQUEST_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// The pause after a failed accept: its usual cause, no free descriptors, does not pass at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Whether a role is ready to serve, with the reason when it is not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,8 +62,9 @@ pub async fn bind(address: SocketAddr) -> Result<tokio::net::TcpListener, Failur
     tokio::net::TcpListener::bind(address).await.map_err(|e| Failure::bind("the admin listener", address, &e))
 }
 
-/// Serves until shutdown is asked for and `last` (how long the role may take to drain) has been reached by the
-/// caller dropping the returned future: the admin listener stops last, so callers abort this task at the very end.
+/// Serves the admin listener for ever: it stops last, so the caller aborts this task (or drops this future) at the
+/// very end of its drain, and open connections end with it. From the moment `shutdown` is asked for, `/ready` is 503
+/// `draining` whatever `readiness` says. Failed accepts are waited out.
 pub async fn serve(
     listener: tokio::net::TcpListener,
     registry: prometheus::Registry,
@@ -45,11 +72,236 @@ pub async fn serve(
     extra: Option<Extra>,
     shutdown: Shutdown,
 ) {
-    let _ = (listener, registry, readiness, extra, shutdown);
+    let parts = Arc::new(Parts { registry, readiness, extra, shutdown });
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    loop {
+        let permit = permits.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "the admin listener cannot accept a connection; trying again");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        while connections.try_join_next().is_some() {}
+        let parts = parts.clone();
+        connections.spawn(async move {
+            serve_connection(stream, parts).await;
+            drop(permit);
+        });
+    }
 }
 
-/// Whether a request carries the fleet's node key (`Authorization: Bearer KEY`), compared in constant time.
+/// What answers are made of.
+struct Parts {
+    registry: prometheus::Registry,
+    readiness: watch::Receiver<Readiness>,
+    extra: Option<Extra>,
+    shutdown: Shutdown,
+}
+
+async fn serve_connection(stream: TcpStream, parts: Arc<Parts>) {
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request| {
+        let parts = parts.clone();
+        async move { Ok::<_, std::convert::Infallible>(answer(request, &parts).await.map(Full::new)) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(REQUEST_TIME_MAX)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "an admin connection ended");
+    }
+}
+
+async fn answer(request: Request<Incoming>, parts: &Parts) -> Response<Bytes> {
+    let own: Option<fn(&Parts) -> Response<Bytes>> = match request.uri().path() {
+        "/live" => Some(|_| text(StatusCode::OK, "live\n")),
+        "/ready" => Some(ready),
+        "/metrics" => Some(metrics),
+        _ => None,
+    };
+    if let Some(make) = own {
+        return match *request.method() {
+            Method::GET | Method::HEAD => make(parts),
+            _ => {
+                let mut refused = error(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "use GET");
+                refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+                refused
+            }
+        };
+    }
+    let Some(extra) = &parts.extra else {
+        return error(StatusCode::NOT_FOUND, "not_found", "this admin listener has /live, /ready and /metrics");
+    };
+    let (head, body) = request.into_parts();
+    let collected = match tokio::time::timeout(REQUEST_TIME_MAX, Limited::new(body, BODY_BYTES_MAX).collect()).await {
+        Ok(Ok(collected)) => collected.to_bytes(),
+        Ok(Err(e)) if e.is::<LengthLimitError>() => {
+            return error(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "a request body may have 8 MiB at most");
+        }
+        Ok(Err(_)) => return error(StatusCode::BAD_REQUEST, "bad_body", "the request body did not arrive whole"),
+        Err(_) => return error(StatusCode::REQUEST_TIMEOUT, "timeout", "the request body took longer than 10 s"),
+    };
+    match tokio::time::timeout(REQUEST_TIME_MAX, extra(Request::from_parts(head, collected))).await {
+        Ok(response) => response,
+        Err(_) => error(StatusCode::SERVICE_UNAVAILABLE, "timeout", "no answer within 10 s"),
+    }
+}
+
+fn ready(parts: &Parts) -> Response<Bytes> {
+    if parts.shutdown.is_asked() {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "draining\n");
+    }
+    match &*parts.readiness.borrow() {
+        Readiness::Ready => text(StatusCode::OK, "ready\n"),
+        Readiness::NotReady(reason) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("{reason}\n")),
+    }
+}
+
+fn metrics(parts: &Parts) -> Response<Bytes> {
+    let mut body = Vec::new();
+    match prometheus::TextEncoder::new().encode(&parts.registry.gather(), &mut body) {
+        Ok(()) => with_type(StatusCode::OK, prometheus::TEXT_FORMAT, body),
+        Err(e) => error(StatusCode::INTERNAL_SERVER_ERROR, "metrics", &e.to_string()),
+    }
+}
+
+fn text(status: StatusCode, body: &str) -> Response<Bytes> {
+    with_type(status, "text/plain; charset=utf-8", body.as_bytes().to_vec())
+}
+
+fn error(status: StatusCode, code: &str, message: &str) -> Response<Bytes> {
+    let body = serde_json::json!({ "error": { "code": code, "message": message } });
+    with_type(status, "application/json", body.to_string().into_bytes())
+}
+
+fn with_type(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// Whether a request carries the fleet's node key (`Authorization: Bearer KEY`), compared in constant time. A fleet
+/// without a key (a node without a fleet file) trusts nobody.
 pub fn has_node_key<B>(request: &Request<B>, key: &crate::config::Secret) -> bool {
-    let _ = (request, key);
-    false
+    is_bearer(request, &key.0)
+}
+
+/// Whether a request carries `Authorization: Bearer SECRET` with this secret, compared in constant time. Never true
+/// for an empty secret.
+pub fn is_bearer<B>(request: &Request<B>, secret: &str) -> bool {
+    let mut fields = request.headers().get_all(AUTHORIZATION).iter();
+    let (Some(value), None) = (fields.next(), fields.next()) else { return false };
+    let Some((scheme, token)) = value.to_str().ok().and_then(|v| v.split_once(' ')) else { return false };
+    // Digests are compared, in constant time, so that neither content nor length shows in how long it takes.
+    let same = blake3::hash(token.trim().as_bytes()) == blake3::hash(secret.as_bytes());
+    scheme.eq_ignore_ascii_case("bearer") && !secret.is_empty() && same
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Client;
+    use crate::config::Secret;
+    use crate::shutdown;
+
+    const SOON: Duration = Duration::from_secs(5);
+
+    struct Served {
+        url: String,
+        readiness: watch::Sender<Readiness>,
+        trigger: shutdown::ShutdownTrigger,
+    }
+
+    async fn served(extra: Option<Extra>) -> Served {
+        let listener = bind("127.0.0.1:0".parse().expect("an address")).await.expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        let registry = prometheus::Registry::new();
+        let counter = prometheus::IntCounter::new("nearcast_x_total", "x").expect("a name");
+        counter.inc();
+        registry.register(Box::new(counter)).expect("once");
+        let (readiness, rx) = watch::channel(Readiness::NotReady("starting".into()));
+        let (trigger, shutdown) = shutdown::channel();
+        tokio::spawn(serve(listener, registry, rx, extra, shutdown));
+        Served { url, readiness, trigger }
+    }
+
+    async fn get(served: &Served, path: &str) -> (u16, String) {
+        let response = Client::new().get(&format!("{}{path}", served.url), SOON).await.expect("answered");
+        (response.status().as_u16(), String::from_utf8(response.into_body().to_vec()).expect("text"))
+    }
+
+    #[tokio::test]
+    async fn the_three_paths_answer_and_ready_follows_the_role() {
+        let served = served(None).await;
+        assert_eq!(get(&served, "/live").await, (200, "live\n".into()));
+        assert_eq!(get(&served, "/ready").await, (503, "starting\n".into()));
+        served.readiness.send_replace(Readiness::Ready);
+        assert_eq!(get(&served, "/ready").await, (200, "ready\n".into()));
+        let (status, metrics) = get(&served, "/metrics").await;
+        assert!(status == 200 && metrics.contains("nearcast_x_total 1"), "{metrics}");
+        assert_eq!(get(&served, "/other").await.0, 404);
+        let posted = Client::new().post_json(&format!("{}/ready", served.url), None, "x", SOON).await.expect("answered");
+        assert_eq!(posted.status(), 405);
+        served.trigger.shut_down();
+        assert_eq!(get(&served, "/ready").await, (503, "draining\n".into()));
+        assert_eq!(get(&served, "/live").await.0, 200);
+    }
+
+    #[tokio::test]
+    async fn a_roles_paths_get_whole_requests_and_too_large_ones_are_refused() {
+        let echo: Extra = Arc::new(|request| Box::pin(async move { Response::new(request.into_body()) }));
+        let served = served(Some(echo)).await;
+        let url = format!("{}/echo", served.url);
+        let client = Client::new();
+        let small = client.post_json(&url, None, "hello", SOON).await.expect("answered");
+        assert_eq!((small.status().as_u16(), &small.body()[..]), (200, &b"\"hello\""[..]));
+        let large = client.post_json(&url, None, &"x".repeat(BODY_BYTES_MAX), SOON).await;
+        // The refusal may reach the client, or the broken connection does, as the server does not read on.
+        assert!(large.as_ref().map_or(true, |r| r.status() == 413), "{large:?}");
+        assert_eq!(client.get(&url, SOON).await.expect("still serving").status(), 200);
+    }
+
+    #[tokio::test]
+    async fn a_head_beyond_the_limit_is_refused() {
+        let served = served(None).await;
+        let mut request = Request::new(Bytes::new());
+        *request.uri_mut() = format!("{}/live", served.url).parse().expect("a URL");
+        request.headers_mut().insert("x-large", HeaderValue::from_str(&"x".repeat(HEAD_BYTES_MAX)).expect("a value"));
+        let outcome = Client::new().send(request, SOON).await;
+        assert!(outcome.as_ref().map_or(true, |r| r.status() == 431), "{outcome:?}");
+    }
+
+    #[test]
+    fn only_the_key_itself_opens() {
+        for (field, key, expected) in [
+            (Some("Bearer secret"), "secret", true),
+            (Some("bearer secret"), "secret", true),
+            (Some("Bearer  secret "), "secret", true),
+            (Some("Bearer secre"), "secret", false),
+            (Some("Bearer secret2"), "secret", false),
+            (Some("Basic secret"), "secret", false),
+            (Some("secret"), "secret", false),
+            (Some("Bearer "), "", false),
+            (None, "", false),
+            (None, "secret", false),
+        ] {
+            let mut request = Request::new(());
+            if let Some(field) = field {
+                request.headers_mut().insert(AUTHORIZATION, HeaderValue::from_static(field));
+            }
+            assert_eq!(has_node_key(&request, &Secret(key.into())), expected, "{field:?} {key:?}");
+        }
+        let mut twice = Request::new(());
+        twice.headers_mut().append(AUTHORIZATION, HeaderValue::from_static("Bearer secret"));
+        twice.headers_mut().append(AUTHORIZATION, HeaderValue::from_static("Bearer secret"));
+        assert!(!has_node_key(&twice, &Secret("secret".into())));
+    }
 }

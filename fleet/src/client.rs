@@ -1,13 +1,29 @@
 //! A small HTTP/1.1 client for requests between nodes and from the command line to a node.
 //!
-//! Not the edge's way to origins. Bounded: a time-out for the whole exchange, 64 MiB of response body.
+//! Not the edge's way to origins. Bounded: a time-out for the whole exchange, 64 MiB of response body, four kept
+//! connections a host. A request that a kept connection loses to its other end's close is not sent again: the
+//! caller knows whether it may be.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, Uri};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use crate::config::Secret;
+
+/// The largest response body that is read.
+pub const BODY_BYTES_MAX: usize = 64 << 20;
+
+/// How long a connection is kept without a request.
+const IDLE_KEPT: Duration = Duration::from_secs(8);
+
+/// Kept connections to one host.
+const IDLE_PER_HOST_MAX: usize = 4;
 
 /// Why an exchange failed.
 #[derive(Debug, thiserror::Error)]
@@ -49,9 +65,24 @@ pub enum ClientError {
     },
 }
 
-/// A client with kept connections. Cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub struct Client {}
+/// A client with kept connections. Cheap to clone; clones share the connections.
+#[derive(Debug, Clone)]
+pub struct Client {
+    inner: legacy::Client<HttpConnector, Full<Bytes>>,
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        let inner = legacy::Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_KEPT)
+            .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
+            .build(connector);
+        Self { inner }
+    }
+}
 
 impl Client {
     /// A new client.
@@ -59,19 +90,47 @@ impl Client {
         Self::default()
     }
 
-    /// Sends a request whose URI is absolute and reads the whole response.
+    /// Sends a request whose URI is absolute and reads the whole response, trailers aside. Statuses of 400 and
+    /// above are responses, not errors.
+    ///
+    /// # Errors
+    /// [`ClientError`]: a bad URL, nobody there, too slow, broken, too large.
     pub async fn send(&self, request: Request<Bytes>, timeout: Duration) -> Result<Response<Bytes>, ClientError> {
-        let _ = (request, timeout);
-        unreachable!()
+        let authority = match (request.uri().scheme_str(), request.uri().authority()) {
+            (Some("http"), Some(authority)) => authority.to_string(),
+            _ => return Err(ClientError::Url(request.uri().to_string())),
+        };
+        match tokio::time::timeout(timeout, self.exchange(request, &authority)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(ClientError::Timeout { authority, after: timeout }),
+        }
     }
 
     /// `GET`.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
     pub async fn get(&self, url: &str, timeout: Duration) -> Result<Response<Bytes>, ClientError> {
-        let _ = (url, timeout);
-        unreachable!()
+        let mut request = Request::new(Bytes::new());
+        *request.uri_mut() = parse_url(url)?;
+        self.send(request, timeout).await
+    }
+
+    /// `GET` with a bearer token.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn get_with(&self, url: &str, bearer: &Secret, timeout: Duration) -> Result<Response<Bytes>, ClientError> {
+        let mut request = Request::new(Bytes::new());
+        *request.uri_mut() = parse_url(url)?;
+        authorize(&mut request, bearer)?;
+        self.send(request, timeout).await
     }
 
     /// `POST` of a JSON body with a bearer token.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
     pub async fn post_json<T: serde::Serialize + ?Sized>(
         &self,
         url: &str,
@@ -79,7 +138,132 @@ impl Client {
         body: &T,
         timeout: Duration,
     ) -> Result<Response<Bytes>, ClientError> {
-        let _ = (url, bearer, body, timeout);
-        unreachable!()
+        let uri = parse_url(url)?;
+        let text = serde_json::to_vec(body)
+            .map_err(|e| ClientError::Exchange { authority: authority_of(&uri), reason: format!("the body has no JSON form: {e}") })?;
+        let mut request = Request::new(Bytes::from(text));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = uri;
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(bearer) = bearer {
+            authorize(&mut request, bearer)?;
+        }
+        self.send(request, timeout).await
+    }
+
+    async fn exchange(&self, request: Request<Bytes>, authority: &str) -> Result<Response<Bytes>, ClientError> {
+        let response = self.inner.request(request.map(Full::new)).await.map_err(|e| {
+            let (authority, reason) = (authority.to_owned(), root_cause(&e));
+            if e.is_connect() { ClientError::Connect { authority, reason } } else { ClientError::Exchange { authority, reason } }
+        })?;
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, BODY_BYTES_MAX).collect().await.map_err(|e| {
+            let authority = authority.to_owned();
+            if e.is::<LengthLimitError>() {
+                ClientError::TooLarge { authority, limit: BODY_BYTES_MAX }
+            } else {
+                ClientError::Exchange { authority, reason: root_cause(e.as_ref()) }
+            }
+        })?;
+        Ok(Response::from_parts(head, body.to_bytes()))
+    }
+}
+
+fn parse_url(url: &str) -> Result<Uri, ClientError> {
+    url.parse().map_err(|_| ClientError::Url(url.to_owned()))
+}
+
+fn authority_of(uri: &Uri) -> String {
+    uri.authority().map_or_else(String::new, ToString::to_string)
+}
+
+fn authorize(request: &mut Request<Bytes>, bearer: &Secret) -> Result<(), ClientError> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {}", bearer.0)).map_err(|_| ClientError::Exchange {
+        authority: authority_of(request.uri()),
+        reason: "the token or node key has characters that an HTTP field cannot carry".into(),
+    })?;
+    value.set_sensitive(true);
+    request.headers_mut().insert(AUTHORIZATION, value);
+    Ok(())
+}
+
+/// The innermost error's words: the outer ones only say that something failed.
+fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(5);
+
+    /// A server that takes connections and answers each request with the same bytes; gives its URL.
+    async fn answering(answer: &'static [u8]) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}/x", listener.local_addr().expect("bound"));
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut buffer = [0; 4096];
+                    while stream.read(&mut buffer).await.is_ok_and(|n| n > 0) {
+                        if stream.write_all(answer).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        url
+    }
+
+    #[tokio::test]
+    async fn a_status_of_500_is_a_response() {
+        let url = answering(b"HTTP/1.1 500 Oh\r\nContent-Length: 4\r\n\r\nwhy?").await;
+        let client = Client::new();
+        for _ in 0..3 {
+            let response = client.post_json(&url, Some(&Secret("k".into())), &[1, 2], SOON).await.expect("answered");
+            assert_eq!((response.status().as_u16(), &response.body()[..]), (500, &b"why?"[..]));
+        }
+    }
+
+    #[tokio::test]
+    async fn errors_say_which_kind_and_where() {
+        let unused = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let closed = format!("http://{}/", unused.local_addr().expect("bound"));
+        drop(unused);
+        let not_http = answering(b"SSH-2.0-x\r\n").await;
+        let client = Client::new();
+        for (url, words) in [
+            (closed.as_str(), "cannot connect to 127.0.0.1:"),
+            (not_http.as_str(), "the exchange with 127.0.0.1:"),
+            ("https://127.0.0.1/", "is not a URL of the form"),
+            ("no url", "is not a URL of the form"),
+            ("/path", "is not a URL of the form"),
+        ] {
+            let error = client.get(url, SOON).await.expect_err(url).to_string();
+            assert!(error.contains(words), "{url}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_slow_body_ends_at_the_limit_of_time() {
+        let url = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf").await;
+        let error = Client::new().get(&url, Duration::from_millis(50)).await.expect_err("never whole");
+        assert!(matches!(error, ClientError::Timeout { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_body_beyond_the_limit_is_refused_by_its_length() {
+        let url = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 67108865\r\n\r\n").await;
+        let outcome = Client::new().get(&url, Duration::from_millis(300)).await;
+        assert!(outcome.is_err(), "{outcome:?}");
     }
 }

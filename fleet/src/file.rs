@@ -1,9 +1,12 @@
 //! The fleet file: from text to a checked [`Fleet`], or to every mistake in it at once.
 
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::config::Fleet;
 use crate::failure::Failure;
+use crate::units::Bytes;
 
 /// One mistake in a fleet file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,5 +37,34 @@ pub fn parse(text: &str, base: &Path) -> Result<Fleet, Vec<Mistake>> {
 /// `FILE:LINE:COLUMN: PROBLEM; MEND`.
 pub fn load(path: &Path) -> Result<Fleet, Failure> {
     let _ = path;
+    unreachable!()
+}
+
+/// The fleet of one edge without a fleet file: node `edge` in cluster `local`, one site `site` for any host, no
+/// control, no admin listener, the client's `Host` passed on to the origin, no node key. `disk` of 0 keeps nothing on
+/// disk; `default_ttl` is the site's lifetime for responses without freshness information.
+///
+/// # Errors
+/// [`crate::failure::FailureKind::Usage`] when `origin` is not `http://host[:port]` or `https://host[:port]`, or
+/// nothing is listened on.
+pub fn standalone_edge(
+    listen: Vec<SocketAddr>,
+    origin: &str,
+    state_dir: PathBuf,
+    memory: Bytes,
+    disk: Bytes,
+    default_ttl: Option<Duration>,
+) -> Result<Fleet, Failure> {
+    let _ = (listen, origin, state_dir, memory, disk, default_ttl);
+    unreachable!()
+}
+
+/// The fleet of one origin node without a fleet file: node `origin` that serves the directory `root` on `listen`, no
+/// control, no admin listener, built-in cache rules alone.
+///
+/// # Errors
+/// [`crate::failure::FailureKind::NoInput`] when `root` is no directory.
+pub fn standalone_origin(root: PathBuf, listen: SocketAddr) -> Result<Fleet, Failure> {
+    let _ = (root, listen);
     unreachable!()
 }

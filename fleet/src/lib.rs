@@ -13,5 +13,6 @@ pub mod file;
 pub mod follow;
 pub mod journal;
 pub mod report;
+pub mod reporter;
 pub mod shutdown;
 pub mod units;
