@@ -356,7 +356,7 @@ $('purge').addEventListener('submit', async (event) => {
 });
 
 // Light and dark: the system's choice, then the button's.
-const THEMES = { light: 'M12 7a5 5 0 1 0 0 10 5 5 0 0 0 0-10Zm-1-6h2v4h-2Zm0 18h2v4h-2ZM1 11h4v2H1Zm18 0h4v2h-4ZM4.2 5.600l1.4-1.4 2.8 2.8-1.4 1.400Zm11.4 11.4 1.4-1.4 2.8 2.8-1.4 1.400ZM4.2 18.400l2.8-2.8 1.4 1.4-2.8 2.800ZM15.6 7l2.8-2.8 1.4 1.4-2.8 2.800Z', dark: 'M20 14.500A8.5 8.5 0 0 1 9.5 4 8.5 8.5 0 1 0 20 14.500Z' };
+const THEMES = { light: 'M12 7a5 5 0 1 0 0 10 5 5 0 0 0 0-10Zm-1-6h2v4h-2Zm0 18h2v4h-2ZM1 11h4v2H1Zm18 0h4v2h-4ZM4.2 5.6l1.4-1.4 2.8 2.8-1.4 1.4Zm11.4 11.4 1.4-1.4 2.8 2.8-1.4 1.4ZM4.2 18.4l2.8-2.8 1.4 1.4-2.8 2.8ZM15.6 7l2.8-2.8 1.4 1.4-2.8 2.8Z', dark: 'M20 14.5A8.5 8.5 0 0 1 9.5 4 8.5 8.5 0 1 0 20 14.5Z' };
 const isDark = () => { const set = document.documentElement.dataset.theme; return set ? set === 'dark' : matchMedia('(prefers-color-scheme: dark)').matches; };
 function drawTheme() { $('theme').replaceChildren(svg('svg', { viewBox: '0 0 24 24', 'aria-hidden': 'true' }, svg('path', { d: isDark() ? THEMES.light : THEMES.dark }))); }
 try { const kept = localStorage.getItem('theme'); if (kept === 'light' || kept === 'dark') document.documentElement.dataset.theme = kept; } catch { /* no storage, no memory */ }
