@@ -51,17 +51,21 @@ function drawFigures() {
   const per10 = (values) => values?.slice(-120) || [];
   const answers = status.selections.reduce((sum, s) => sum + s.recent, 0) / status.window_seconds;
   const saved = all.response_bytes - all.origin_bytes;
+  const shares = () => el('div', { class: 'bar' }, status.clusters.map((c) => {
+    const given = status.selections.filter((s) => s.cluster === c.name).reduce((sum, s) => sum + s.recent, 0);
+    return el('i', { title: `${c.name}: ${given} answers`, style: { width: (given / (answers * status.window_seconds)) * 100 + '%', background: colourOf(c.name) } });
+  }));
   const figures = [
     ['Requests', Show.number(now.requests_per_second), '/s', Show.bits(now.egress_bits_per_second) + ' to clients', per10(t?.counted)],
     ['Object hit ratio', Show.percent(now.object_hit_ratio), '', now.counted ? `${Show.number(now.hits)} of ${Show.number(now.counted)}` : 'no requests yet', t ? per10(smooth(t.hits, t.counted, 10)) : []],
     ['Byte hit ratio', Show.percent(now.byte_hit_ratio), '', now.response_bytes ? Show.bytes(now.response_bytes) + ' served' : 'no bytes yet',
       t ? per10(smooth(less(t.response_bytes, t.origin_bytes), t.response_bytes, 10).map((v) => (v === null ? v : Math.max(0, v)))) : []],
     ['Origin bytes saved', Show.bytes(Math.max(0, saved)), '', `of ${Show.bytes(all.response_bytes)} since control started`, t ? per10(less(t.response_bytes, t.origin_bytes).map((v) => Math.max(0, v))) : []],
-    ['Steered answers', Show.number(answers), '/s', `${new Set(status.selections.map((s) => s.country)).size} countries`, []],
-    ['Edges up', `${up}`, ` of ${edges.length}`, edges.length - up ? edges.filter((n) => n.state !== 'up').map((n) => `${n.name} ${n.state}`).join(', ') : 'all report', []],
+    ['Steered answers', Show.number(answers), '/s', `${new Set(status.selections.filter((s) => s.recent && s.country).map((s) => s.country)).size} countries`, answers ? shares() : null],
+    ['Edges up', `${up}`, ` of ${edges.length}`, edges.length - up ? edges.filter((n) => n.state !== 'up').map((n) => `${n.name} ${n.state}`).join(', ') : 'all report', el('div', { class: 'dots' }, edges.map((n) => el('i', { class: STATE_CLASS[n.state] ?? '', title: `${n.name} ${n.state}` })))],
   ];
   $('figures').replaceChildren(...figures.map(([name, value, unit, note, line]) =>
-    el('div', { class: 'figure' }, el('span', {}, name), el('b', {}, value, unit ? el('small', {}, unit) : null), el('em', { title: note }, note), line.length ? sparkline(line) : null)));
+    el('div', { class: 'figure' }, el('span', {}, name), el('b', {}, value, unit ? el('small', {}, unit) : null), el('em', { title: note }, note), Array.isArray(line) ? (line.length ? sparkline(line) : null) : line)));
 }
 
 function drawMap() {
@@ -158,8 +162,8 @@ function dayBar(cluster) {
   const local = cluster.local_time.slice(11, 16).split(':').map(Number);
   const now = local[0] * 60 + local[1];
   const part = (a, b) => el('i', { style: { left: (a / 14.4) + '%', width: ((b - a) / 14.4) + '%' } });
-  return el('div', { class: 'day', title: `local time; off-peak ${cluster.off_peak}` }, from <= to ? part(from, to) : [part(from, 1440), part(0, to)],
-    el('u', { style: { left: (now / 14.4) + '%' } }), el('span', { class: now > 700 ? '' : 'r' }, `${Show.minute(now)} local, ${cluster.off_peak_now ? 'off-peak now' : 'off-peak ' + cluster.off_peak}`));
+  return [el('div', { class: 'day', title: `off-peak ${cluster.off_peak}, local time` }, from <= to ? part(from, to) : [part(from, 1440), part(0, to)], el('u', { style: { left: (now / 14.4) + '%' } })),
+    el('div', { class: 'hours' }, el('span', {}, `${Show.minute(now)} local`), el('span', {}, cluster.off_peak_now ? 'off-peak now' : `off-peak ${cluster.off_peak}`))];
 }
 
 function nodeRow(node) {
