@@ -1,2 +1,223 @@
-//! placeholder
+//! Authoritative DNS that gives each client the best edge cluster.
+//!
+//! A query's walk: `server` (sockets) -> `handler` (the steps in order) -> `wire` (bytes) -> `answer` over `zone` (which
+//! records) -> `steer` (which addresses) -> `wire`. `rdata` reads records as people write them, `cookie` makes DNS
+//! cookies, `kernel` talks to the system.
+
+pub mod answer;
+pub mod cookie;
+pub mod handler;
+pub mod kernel;
+pub mod metrics;
+pub mod rdata;
+pub mod server;
 pub mod steer;
+pub mod wire;
+pub mod zone;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use nearcast_fleet::admin::{self, Readiness};
+use nearcast_fleet::client::Client;
+use nearcast_fleet::clock::{unix_millis, unix_seconds};
+use nearcast_fleet::config::{Fleet, NameServer};
+use nearcast_fleet::failure::{Failure, FailureKind};
+use nearcast_fleet::follow::{FollowState, NodeContext};
+use nearcast_fleet::report::DnsReport;
+use nearcast_fleet::shutdown::Shutdown;
+use tokio::sync::watch;
+
+use crate::cookie::{CookieSecret, CookieSecrets};
+use crate::handler::Handler;
+use crate::metrics::Metrics;
+use crate::server::Listeners;
+use crate::steer::Steering;
+use crate::zone::{ZoneError, Zones, next_serial};
+
+/// How long open connections may take to end.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// How long a cookie secret makes new cookies (RFC 9018 section 5 asks for a change at least every 36 days).
+const COOKIE_SECRET_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// Time-out of a report to control.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Runs a name server until shutdown: listeners first, then zones and steering, then answers.
+///
+/// # Errors
+/// A listener cannot be opened, a zone has a fault, or steering cannot start.
+pub async fn run(context: NodeContext) -> Result<(), Failure> {
+    let NodeContext { name, fleet, entries, state, mut shutdown } = context;
+    // Purges and pushes are not for name servers; new fleet files come by `fleet`.
+    drop(entries);
+    let current = Arc::clone(&fleet.borrow());
+    let me = find_server(&current, &name)?.clone();
+    let registry = prometheus::Registry::new();
+    let admin_listener = admin::bind(me.admin).await?;
+    let listeners = Listeners::open(&me.listen)?;
+    let metrics = Metrics::register(&registry).map_err(|e| Failure::new(FailureKind::Internal, format!("metrics: {e}")))?;
+    let metrics = Arc::new(metrics);
+    let serial = next_serial(None, unix_seconds(SystemTime::now()) as u32);
+    let zones = Zones::compile(&current, &name, serial).map_err(|faults| zone_failure(&faults))?;
+    let steering = Steering::start(fleet.clone(), &registry, shutdown.clone())?;
+    let handler = Arc::new(Handler {
+        zones: ArcSwap::from_pointee(zones),
+        steering: Arc::clone(&steering),
+        server_id: name.clone(),
+        cookies: ArcSwap::from_pointee(CookieSecrets { current: new_secret()?, previous: new_secret()? }),
+    });
+    let addresses = listeners.addresses().to_vec();
+    let (readiness_tx, readiness) = watch::channel(Readiness::NotReady("starting".to_owned()));
+    let serving = listeners.serve(&handler, &metrics, &shutdown)?;
+    let admin_task = tokio::spawn(admin::serve(admin_listener, registry, readiness, Some(steering.admin_extra()), shutdown.clone()));
+    let reloader = Reloader { name: name.clone(), fleet: fleet.clone(), handler: Arc::clone(&handler), serial };
+    let reporter = Reporter { name, fleet, state, steering, metrics, started_unix_ms: unix_millis(SystemTime::now()) };
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(reloader.run(shutdown.clone()));
+    tasks.spawn(reporter.run(shutdown.clone()));
+    tasks.spawn(rotate_cookie_secrets(handler, shutdown.clone()));
+    readiness_tx.send_replace(Readiness::Ready);
+    tracing::info!(?addresses, "answering DNS");
+
+    shutdown.asked().await;
+    readiness_tx.send_replace(Readiness::NotReady("draining".to_owned()));
+    serving.drain(DRAIN_MAX).await;
+    while tasks.join_next().await.is_some() {}
+    admin_task.abort();
+    Ok(())
+}
+
+fn find_server<'f>(fleet: &'f Fleet, name: &str) -> Result<&'f NameServer, Failure> {
+    fleet.name_servers.iter().find(|s| s.name == name).ok_or_else(|| {
+        let known: Vec<&str> = fleet.name_servers.iter().map(|s| s.name.as_str()).collect();
+        let message = format!("the fleet file has no [[name_server]] named {name:?}; it has: {}", known.join(", "));
+        Failure::new(FailureKind::Usage, message)
+    })
+}
+
+fn zone_failure(faults: &[ZoneError]) -> Failure {
+    let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    Failure::new(FailureKind::Usage, lines.join("\n"))
+}
+
+fn new_secret() -> Result<CookieSecret, Failure> {
+    use std::io::Read as _;
+    let mut bytes = [0; 16];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut f| f.read_exact(&mut bytes))
+        .map_err(|e| Failure::new(FailureKind::System, format!("cannot read /dev/urandom: {e} (mount /dev for this process)")))?;
+    Ok(CookieSecret(bytes))
+}
+
+async fn rotate_cookie_secrets(handler: Arc<Handler>, mut shutdown: Shutdown) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(COOKIE_SECRET_LIFE) => {}
+            () = shutdown.asked() => return,
+        }
+        match new_secret() {
+            Ok(current) => {
+                let previous = handler.cookies.load().current;
+                handler.cookies.store(Arc::new(CookieSecrets { current, previous }));
+            }
+            Err(failure) => tracing::warn!(%failure, "the cookie secret stays as it is"),
+        }
+    }
+}
+
+/// Compiles the zones again whenever the fleet changes, and swaps them whole.
+struct Reloader {
+    name: String,
+    fleet: watch::Receiver<Arc<Fleet>>,
+    handler: Arc<Handler>,
+    serial: u32,
+}
+
+impl Reloader {
+    async fn run(mut self, mut shutdown: Shutdown) {
+        loop {
+            let changed = tokio::select! {
+                changed = self.fleet.changed() => changed,
+                () = shutdown.asked() => return,
+            };
+            if changed.is_err() {
+                // Nobody can change the fleet any more.
+                return shutdown.asked().await;
+            }
+            let fleet = Arc::clone(&self.fleet.borrow_and_update());
+            self.reload(&fleet, unix_seconds(SystemTime::now()) as u32);
+        }
+    }
+
+    fn reload(&mut self, fleet: &Fleet, now: u32) {
+        let serial = next_serial(Some(self.serial), now);
+        match Zones::compile(fleet, &self.name, serial) {
+            Ok(zones) if zones.is_same(&self.handler.zones.load()) => {}
+            Ok(zones) => {
+                self.serial = serial;
+                self.handler.zones.store(Arc::new(zones));
+                tracing::info!(serial, "zones changed");
+            }
+            Err(faults) => {
+                for fault in &faults {
+                    tracing::error!(%fault, "the new zones are not served; the last good ones are");
+                }
+            }
+        }
+    }
+}
+
+/// Tells control what this node has answered and sees.
+struct Reporter {
+    name: String,
+    fleet: watch::Receiver<Arc<Fleet>>,
+    state: watch::Receiver<FollowState>,
+    steering: Arc<Steering>,
+    metrics: Arc<Metrics>,
+    started_unix_ms: u64,
+}
+
+impl Reporter {
+    async fn run(self, mut shutdown: Shutdown) {
+        let client = Client::new();
+        let mut was_accepted = true;
+        loop {
+            let fleet = Arc::clone(&self.fleet.borrow());
+            tokio::select! {
+                () = tokio::time::sleep(fleet.report_interval) => {}
+                () = shutdown.asked() => return,
+            }
+            let Some(control) = &fleet.control else { continue };
+            let url = format!("{}/v1/reports/dns", control.url);
+            let report = self.report(shutdown.is_asked());
+            let sent = tokio::select! {
+                sent = client.post_json(&url, Some(&fleet.node_key), &report, REPORT_TIMEOUT) => sent,
+                () = shutdown.asked() => return,
+            };
+            let problem = match sent {
+                Ok(response) if response.status().is_success() => None,
+                Ok(response) => Some(format!("control answered {}", response.status())),
+                Err(error) => Some(error.to_string()),
+            };
+            // Said when it begins and not every interval.
+            if let Some(problem) = problem.as_ref().filter(|_| was_accepted) {
+                tracing::warn!(%problem, "reports to control are not accepted; answers go on without it");
+            }
+            was_accepted = problem.is_none();
+        }
+    }
+
+    fn report(&self, draining: bool) -> DnsReport {
+        let mut report = DnsReport {
+            node: self.name.clone(),
+            started_unix_ms: self.started_unix_ms,
+            revision: self.state.borrow().revision,
+            draining,
+            queries: self.metrics.by_rcode(),
+            ..DnsReport::default()
+        };
+        self.steering.fill_report(&mut report);
+        report
+    }
+}

@@ -1,0 +1,502 @@
+//! Names and record data from presentation format (RFC 1035 section 5.1, RFC 3597, RFC 9460) to wire form.
+//!
+//! Own code because the crates at hand parse master files only as whole zones. Used when zones are compiled, never while
+//! a query is answered. Every type can also be written in the generic form `\# LENGTH HEX`.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use crate::wire::{LABEL_BYTES_MAX, NAME_BYTES_MAX, rtype};
+
+/// Longest record data.
+const DATA_BYTES_MAX: usize = 65_535;
+
+/// Why a name or a record's data cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DataError {
+    /// A name breaks a rule.
+    #[error("{text:?} is not a domain name: {reason}")]
+    Name {
+        /// As written.
+        text: String,
+        /// The rule.
+        reason: &'static str,
+    },
+    /// A field is missing.
+    #[error("the data ends before its {0}")]
+    Missing(&'static str),
+    /// A field cannot be read.
+    #[error("{text:?} is not {what}")]
+    Field {
+        /// As written.
+        text: String,
+        /// What was expected.
+        what: &'static str,
+    },
+    /// Something follows the last field.
+    #[error("{0:?} follows the last field of the data")]
+    Excess(String),
+    /// The type is not known by name.
+    #[error("the type {0} is not known by name; write TYPE<number> and the data as \\# <length> <hex>")]
+    Type(String),
+    /// Too long for a record.
+    #[error("the data is longer than a record may be ({DATA_BYTES_MAX} bytes)")]
+    TooLong,
+    /// Quotes or escapes do not end.
+    #[error("a quote or an escape is not complete")]
+    Quote,
+}
+
+/// Types with a mnemonic.
+const MNEMONICS: &[(&str, u16)] = &[
+    ("A", rtype::A),
+    ("NS", rtype::NS),
+    ("CNAME", rtype::CNAME),
+    ("SOA", rtype::SOA),
+    ("PTR", rtype::PTR),
+    ("HINFO", rtype::HINFO),
+    ("MX", rtype::MX),
+    ("TXT", rtype::TXT),
+    ("RP", rtype::RP),
+    ("AFSDB", rtype::AFSDB),
+    ("AAAA", rtype::AAAA),
+    ("SRV", rtype::SRV),
+    ("NAPTR", rtype::NAPTR),
+    ("DNAME", rtype::DNAME),
+    ("DS", rtype::DS),
+    ("SSHFP", rtype::SSHFP),
+    ("DNSKEY", rtype::DNSKEY),
+    ("TLSA", rtype::TLSA),
+    ("SMIMEA", rtype::SMIMEA),
+    ("CDS", rtype::CDS),
+    ("CDNSKEY", rtype::CDNSKEY),
+    ("OPENPGPKEY", rtype::OPENPGPKEY),
+    ("SVCB", rtype::SVCB),
+    ("HTTPS", rtype::HTTPS),
+    ("SPF", rtype::SPF),
+    ("ANY", rtype::ANY),
+    ("AXFR", rtype::AXFR),
+    ("IXFR", rtype::IXFR),
+    ("URI", rtype::URI),
+    ("CAA", rtype::CAA),
+];
+
+/// The number of a type mnemonic, `TYPE<number>` included.
+pub fn type_number(mnemonic: &str) -> Option<u16> {
+    let known = MNEMONICS.iter().find(|(name, _)| name.eq_ignore_ascii_case(mnemonic)).map(|(_, number)| *number);
+    known.or_else(|| mnemonic.strip_prefix("TYPE").or_else(|| mnemonic.strip_prefix("type"))?.parse().ok())
+}
+
+/// The mnemonic of a type number, when it has one here.
+pub fn type_mnemonic(number: u16) -> Option<&'static str> {
+    MNEMONICS.iter().find(|(_, n)| *n == number).map(|(name, _)| *name)
+}
+
+/// A name in wire form, case kept. Names without a final dot are relative to `origin` (wire form); `@` is the origin.
+pub fn name(text: &str, origin: &[u8]) -> Result<Vec<u8>, DataError> {
+    let fail = |reason| DataError::Name { text: text.to_owned(), reason };
+    if text == "@" {
+        return Ok(origin.to_vec());
+    }
+    if text == "." {
+        return Ok(vec![0]);
+    }
+    if text.is_empty() {
+        return Err(fail("it is empty"));
+    }
+    let mut wire = Vec::with_capacity(text.len() + 2);
+    let mut label: Vec<u8> = Vec::new();
+    let mut is_absolute = false;
+    let mut bytes = text.bytes().peekable();
+    while let Some(b) = bytes.next() {
+        is_absolute = false;
+        match b {
+            b'.' => {
+                if label.is_empty() {
+                    return Err(fail("it has an empty label"));
+                }
+                end_label(&mut wire, &mut label).ok_or_else(|| fail("a label is longer than 63 bytes"))?;
+                is_absolute = true;
+            }
+            b'\\' => label.push(escape(&mut bytes).ok_or(DataError::Quote)?),
+            _ => label.push(b),
+        }
+    }
+    if is_absolute {
+        wire.push(0);
+    } else {
+        end_label(&mut wire, &mut label).ok_or_else(|| fail("a label is longer than 63 bytes"))?;
+        wire.extend_from_slice(origin);
+    }
+    if wire.len() > NAME_BYTES_MAX {
+        return Err(fail("it is longer than 255 bytes"));
+    }
+    Ok(wire)
+}
+
+fn end_label(wire: &mut Vec<u8>, label: &mut Vec<u8>) -> Option<()> {
+    if label.len() > LABEL_BYTES_MAX {
+        return None;
+    }
+    wire.push(label.len() as u8);
+    wire.append(label);
+    Some(())
+}
+
+/// The byte after a backslash: `\DDD` or the character itself.
+fn escape(bytes: &mut std::iter::Peekable<impl Iterator<Item = u8>>) -> Option<u8> {
+    let first = bytes.next()?;
+    if !first.is_ascii_digit() {
+        return Some(first);
+    }
+    let mut value = u16::from(first - b'0');
+    for _ in 0..2 {
+        let digit = bytes.next().filter(u8::is_ascii_digit)?;
+        value = value * 10 + u16::from(digit - b'0');
+    }
+    u8::try_from(value).ok()
+}
+
+/// A field of the data: its bytes with escapes resolved, and as written.
+struct Field {
+    value: Vec<u8>,
+    text: String,
+}
+
+/// Splits data into fields at white space outside quotes; parentheses are white space, `;` begins a comment.
+fn fields(data: &str) -> Result<Vec<Field>, DataError> {
+    let mut fields = Vec::new();
+    let mut bytes = data.bytes().peekable();
+    while let Some(&b) = bytes.peek() {
+        match b {
+            b' ' | b'\t' | b'\r' | b'\n' | b'(' | b')' => {
+                bytes.next();
+            }
+            b';' => break,
+            _ => fields.push(field(&mut bytes)?),
+        }
+    }
+    Ok(fields)
+}
+
+fn field(bytes: &mut std::iter::Peekable<impl Iterator<Item = u8> + Clone>) -> Result<Field, DataError> {
+    let (mut value, mut text) = (Vec::new(), Vec::new());
+    let mut is_quoted = false;
+    while let Some(&b) = bytes.peek() {
+        match b {
+            b'"' => is_quoted = !is_quoted,
+            b' ' | b'\t' | b'\r' | b'\n' | b'(' | b')' | b';' if !is_quoted => break,
+            b'\\' => {
+                bytes.next();
+                let before = bytes.clone();
+                let byte = escape(bytes).ok_or(DataError::Quote)?;
+                text.push(b'\\');
+                let digits = if before.clone().next().is_some_and(|d| d.is_ascii_digit()) { 3 } else { 1 };
+                text.extend(before.take(digits));
+                value.push(byte);
+                continue;
+            }
+            _ => {
+                value.push(b);
+                text.push(b);
+            }
+        }
+        bytes.next();
+    }
+    if is_quoted {
+        return Err(DataError::Quote);
+    }
+    Ok(Field { value, text: String::from_utf8_lossy(&text).into_owned() })
+}
+
+/// Reads fields one after the other into wire form.
+struct Reader<'o> {
+    fields: std::vec::IntoIter<Field>,
+    origin: &'o [u8],
+    out: Vec<u8>,
+}
+
+impl Reader<'_> {
+    fn next(&mut self, what: &'static str) -> Result<Field, DataError> {
+        self.fields.next().ok_or(DataError::Missing(what))
+    }
+
+    fn parsed<T: std::str::FromStr>(&mut self, what: &'static str) -> Result<T, DataError> {
+        let field = self.next(what)?;
+        field.text.parse().map_err(|_| DataError::Field { text: field.text, what })
+    }
+
+    fn byte(&mut self, what: &'static str) -> Result<(), DataError> {
+        let v: u8 = self.parsed(what)?;
+        self.out.push(v);
+        Ok(())
+    }
+
+    fn short(&mut self, what: &'static str) -> Result<(), DataError> {
+        let v: u16 = self.parsed(what)?;
+        self.out.extend_from_slice(&v.to_be_bytes());
+        Ok(())
+    }
+
+    fn name(&mut self, what: &'static str) -> Result<(), DataError> {
+        let field = self.next(what)?;
+        let wire = name(&field.text, self.origin)?;
+        self.out.extend_from_slice(&wire);
+        Ok(())
+    }
+
+    /// A character string: one length byte and up to 255 bytes.
+    fn string(&mut self, what: &'static str) -> Result<(), DataError> {
+        let field = self.next(what)?;
+        let len =
+            u8::try_from(field.value.len()).map_err(|_| DataError::Field { text: field.text, what: "a string of at most 255 bytes" })?;
+        self.out.push(len);
+        self.out.extend_from_slice(&field.value);
+        Ok(())
+    }
+
+    /// The remaining fields as one run of hexadecimal digits.
+    fn hex(&mut self, what: &'static str) -> Result<(), DataError> {
+        let text: String = self.fields.by_ref().map(|f| f.text).collect();
+        let digits: Option<Vec<u8>> = text.chars().map(|c| c.to_digit(16).map(|d| d as u8)).collect();
+        match digits {
+            Some(d) if d.len() % 2 == 0 && !d.is_empty() => {
+                self.out.extend(d.chunks_exact(2).map(|p| p[0] << 4 | p[1]));
+                Ok(())
+            }
+            _ => Err(DataError::Field { text, what }),
+        }
+    }
+
+    /// The remaining fields as one run of base64.
+    fn base64(&mut self, what: &'static str) -> Result<(), DataError> {
+        let text: String = self.fields.by_ref().map(|f| f.text).collect();
+        match base64(text.as_bytes()) {
+            Some(bytes) if !bytes.is_empty() => {
+                self.out.extend(bytes);
+                Ok(())
+            }
+            _ => Err(DataError::Field { text, what }),
+        }
+    }
+}
+
+/// Decodes base64 with its padding (RFC 4648 section 4).
+fn base64(text: &[u8]) -> Option<Vec<u8>> {
+    let digit = |b: u8| match b {
+        b'A'..=b'Z' => Some(b - b'A'),
+        b'a'..=b'z' => Some(b - b'a' + 26),
+        b'0'..=b'9' => Some(b - b'0' + 52),
+        b'+' => Some(62),
+        b'/' => Some(63),
+        _ => None,
+    };
+    if !text.len().is_multiple_of(4) {
+        return None;
+    }
+    let padding = text.iter().rev().take_while(|b| **b == b'=').count();
+    if padding > 2 {
+        return None;
+    }
+    let mut out = Vec::with_capacity(text.len() / 4 * 3);
+    for chunk in text[..text.len() - padding].chunks(4) {
+        let mut word = 0u32;
+        for &b in chunk {
+            word = word << 6 | u32::from(digit(b)?);
+        }
+        word <<= 6 * (4 - chunk.len());
+        out.extend_from_slice(&word.to_be_bytes()[1..chunk.len()]);
+    }
+    Some(out)
+}
+
+/// Record data in wire form, names uncompressed. Relative names are relative to `origin` (wire form).
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn data(rtype: u16, text: &str, origin: &[u8]) -> Result<Vec<u8>, DataError> {
+    let mut r = Reader { fields: fields(text)?.into_iter(), origin, out: Vec::new() };
+    if r.fields.as_slice().first().is_some_and(|f| f.text == "\\#") {
+        generic(&mut r)?;
+    } else {
+        typed(rtype, &mut r)?;
+    }
+    if let Some(excess) = r.fields.next() {
+        return Err(DataError::Excess(excess.text));
+    }
+    if r.out.len() > DATA_BYTES_MAX {
+        return Err(DataError::TooLong);
+    }
+    Ok(r.out)
+}
+
+/// `\# LENGTH HEX` (RFC 3597 section 5).
+fn generic(r: &mut Reader<'_>) -> Result<(), DataError> {
+    r.next("\\#")?;
+    let length: u16 = r.parsed("length")?;
+    if length > 0 {
+        r.hex("hexadecimal digits")?;
+    }
+    if r.out.len() == usize::from(length) {
+        Ok(())
+    } else {
+        Err(DataError::Field { text: length.to_string(), what: "the number of bytes that follow it" })
+    }
+}
+
+fn typed(rtype: u16, r: &mut Reader<'_>) -> Result<(), DataError> {
+    match rtype {
+        rtype::A => {
+            let a: Ipv4Addr = r.parsed("an IPv4 address")?;
+            r.out.extend_from_slice(&a.octets());
+        }
+        rtype::AAAA => {
+            let a: Ipv6Addr = r.parsed("an IPv6 address")?;
+            r.out.extend_from_slice(&a.octets());
+        }
+        rtype::NS | rtype::CNAME | rtype::PTR | rtype::DNAME => r.name("target")?,
+        rtype::MX | rtype::AFSDB => {
+            r.short("preference, 0 to 65535")?;
+            r.name("host")?;
+        }
+        rtype::RP => {
+            r.name("mailbox")?;
+            r.name("text name")?;
+        }
+        rtype::TXT | rtype::SPF => {
+            r.string("text")?;
+            while !r.fields.as_slice().is_empty() {
+                r.string("text")?;
+            }
+        }
+        rtype::HINFO => {
+            r.string("CPU")?;
+            r.string("system")?;
+        }
+        rtype::SRV => {
+            r.short("priority, 0 to 65535")?;
+            r.short("weight, 0 to 65535")?;
+            r.short("port, 0 to 65535")?;
+            r.name("target")?;
+        }
+        rtype::NAPTR => {
+            r.short("order, 0 to 65535")?;
+            r.short("preference, 0 to 65535")?;
+            r.string("flags")?;
+            r.string("service")?;
+            r.string("regular expression")?;
+            r.name("replacement")?;
+        }
+        rtype::DS | rtype::CDS => {
+            r.short("key tag, 0 to 65535")?;
+            r.byte("algorithm number")?;
+            r.byte("digest type number")?;
+            r.hex("a digest in hexadecimal digits")?;
+        }
+        rtype::DNSKEY | rtype::CDNSKEY => {
+            r.short("flags, 0 to 65535")?;
+            r.byte("protocol number")?;
+            r.byte("algorithm number")?;
+            r.base64("a key in base64")?;
+        }
+        rtype::SSHFP => {
+            r.byte("algorithm number")?;
+            r.byte("fingerprint type number")?;
+            r.hex("a fingerprint in hexadecimal digits")?;
+        }
+        rtype::TLSA | rtype::SMIMEA => {
+            r.byte("usage number")?;
+            r.byte("selector number")?;
+            r.byte("matching type number")?;
+            r.hex("data in hexadecimal digits")?;
+        }
+        rtype::OPENPGPKEY => r.base64("a key in base64")?,
+        rtype::CAA => {
+            r.byte("flags, 0 to 255")?;
+            let tag = r.next("tag")?;
+            if tag.value.is_empty() || tag.value.len() > 255 || !tag.value.iter().all(u8::is_ascii_alphanumeric) {
+                return Err(DataError::Field { text: tag.text, what: "a tag of letters and digits" });
+            }
+            r.out.push(tag.value.len() as u8);
+            r.out.extend_from_slice(&tag.value);
+            let value = r.next("value")?;
+            r.out.extend_from_slice(&value.value);
+        }
+        rtype::URI => {
+            r.short("priority, 0 to 65535")?;
+            r.short("weight, 0 to 65535")?;
+            let target = r.next("target")?;
+            r.out.extend_from_slice(&target.value);
+        }
+        rtype::SVCB | rtype::HTTPS => service(r)?,
+        _ => return Err(DataError::Type(type_mnemonic(rtype).map_or_else(|| format!("TYPE{rtype}"), str::to_owned))),
+    }
+    Ok(())
+}
+
+/// SVCB and HTTPS (RFC 9460 section 2): priority, target, parameters in ascending key order.
+fn service(r: &mut Reader<'_>) -> Result<(), DataError> {
+    let priority: u16 = r.parsed("priority, 0 to 65535")?;
+    r.out.extend_from_slice(&priority.to_be_bytes());
+    r.name("target")?;
+    let mut parameters = std::collections::BTreeMap::new();
+    for field in r.fields.by_ref() {
+        let equals = field.value.iter().position(|b| *b == b'=');
+        let (key, value) = match equals {
+            Some(at) => (&field.value[..at], Some(&field.value[at + 1..])),
+            None => (&field.value[..], None),
+        };
+        let key_text = String::from_utf8_lossy(key).into_owned();
+        let fail = |what| DataError::Field { text: field.text.clone(), what };
+        let key = service_key(&key_text).ok_or_else(|| fail("a service parameter key such as alpn, port or key65000"))?;
+        let wire = service_value(key, value).ok_or_else(|| fail("a service parameter with a value of its kind"))?;
+        if parameters.insert(key, wire).is_some() {
+            return Err(fail("a parameter that is given once"));
+        }
+    }
+    let mandatory: Option<Vec<u16>> =
+        parameters.get(&0).map(|v: &Vec<u8>| v.chunks_exact(2).map(|c| u16::from_be_bytes([c[0], c[1]])).collect());
+    if mandatory.is_some_and(|keys| keys.iter().any(|k| *k == 0 || !parameters.contains_key(k))) {
+        return Err(DataError::Field { text: "mandatory".to_owned(), what: "a list of the other keys of this record" });
+    }
+    if priority == 0 && !parameters.is_empty() {
+        return Err(DataError::Field { text: "0".to_owned(), what: "the priority of a record with parameters (0 is AliasMode)" });
+    }
+    for (key, value) in parameters {
+        r.out.extend_from_slice(&u16::to_be_bytes(key));
+        r.out.extend_from_slice(&(value.len() as u16).to_be_bytes());
+        r.out.extend_from_slice(&value);
+    }
+    Ok(())
+}
+
+fn service_key(text: &str) -> Option<u16> {
+    const KEYS: [&str; 9] = ["mandatory", "alpn", "no-default-alpn", "port", "ipv4hint", "ech", "ipv6hint", "dohpath", "ohttp"];
+    let known = KEYS.iter().position(|k| *k == text).map(|k| k as u16);
+    known.or_else(|| text.strip_prefix("key")?.parse().ok())
+}
+
+fn service_value(key: u16, value: Option<&[u8]>) -> Option<Vec<u8>> {
+    let text = || std::str::from_utf8(value?).ok();
+    let parts = || text().map(|t| t.split(',').map(str::to_owned).collect::<Vec<_>>());
+    match key {
+        0 => {
+            let mut keys: Vec<u16> = parts()?.iter().map(|k| service_key(k)).collect::<Option<_>>()?;
+            keys.sort_unstable();
+            Some(keys.iter().flat_map(|k| k.to_be_bytes()).collect())
+        }
+        1 => {
+            let mut wire = Vec::new();
+            for id in parts()? {
+                wire.push(u8::try_from(id.len()).ok().filter(|l| *l > 0)?);
+                wire.extend_from_slice(id.as_bytes());
+            }
+            Some(wire)
+        }
+        2 | 8 => value.is_none().then(Vec::new),
+        3 => Some(text()?.parse::<u16>().ok()?.to_be_bytes().to_vec()),
+        4 => parts()?.iter().map(|a| a.parse::<Ipv4Addr>().ok().map(|a| a.octets())).collect::<Option<Vec<_>>>().map(|v| v.concat()),
+        5 => base64(value?),
+        6 => parts()?.iter().map(|a| a.parse::<Ipv6Addr>().ok().map(|a| a.octets())).collect::<Option<Vec<_>>>().map(|v| v.concat()),
+        _ => Some(value.unwrap_or_default().to_vec()),
+    }
+}

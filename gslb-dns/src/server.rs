@@ -1,0 +1,389 @@
+//! Listeners: UDP workers, TCP connections, their limits and time-outs. Knows bytes and peers, not what an answer says.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use nearcast_fleet::failure::Failure;
+use nearcast_fleet::shutdown::Shutdown;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::handler::{Handler, TCP_BYTES_MAX, TCP_IDLE_TENTHS, Worker};
+use crate::kernel::{self, Batch, Reply};
+use crate::metrics::{Metrics, Transport};
+
+/// UDP workers an address, whatever the number of cores.
+const WORKERS_MAX: usize = 64;
+/// How long a worker waits for a datagram before it looks at shutdown again.
+const UDP_WAIT: Duration = Duration::from_millis(100);
+/// Kernel buffers of a UDP socket.
+const UDP_BUFFER_BYTES: usize = 4 << 20;
+/// Wait after an unexpected socket error, so that it cannot spin.
+const ERROR_PAUSE: Duration = Duration::from_millis(20);
+/// TCP connections open at a time.
+pub const CONNECTIONS_MAX: usize = 4096;
+/// TCP connections of one client (an IPv4 address or an IPv6 /56).
+pub const CONNECTIONS_PER_CLIENT_MAX: u32 = 128;
+/// A connection without a whole query for this long is closed.
+const TCP_IDLE: Duration = Duration::from_millis(TCP_IDLE_TENTHS as u64 * 100);
+/// A client that does not take its answers for this long is given up.
+const TCP_WRITE_MAX: Duration = Duration::from_secs(5);
+/// Answers are written once so many bytes are ready, or all that was asked is answered.
+const TCP_OUTPUT_BYTES: usize = 128 << 10;
+/// Read buffer at the start; it grows to hold one largest message.
+const TCP_INPUT_BYTES: usize = 4 << 10;
+/// Connections waiting to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// Everything that listens for DNS, opened but not yet served.
+pub struct Listeners {
+    udp: Vec<UdpSocket>,
+    tcp: Vec<TcpListener>,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Listeners {
+    /// Opens UDP and TCP on every address; port 0 gives both the same free port.
+    ///
+    /// # Errors
+    /// [`Failure::bind`] for the first that cannot be opened; nothing stays open then.
+    pub fn open(addresses: &[SocketAddr]) -> Result<Self, Failure> {
+        let workers = std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX);
+        let mut all = Self { udp: Vec::new(), tcp: Vec::new(), addresses: Vec::new() };
+        for &address in addresses {
+            let tcp = tcp_listener(address).map_err(|e| Failure::bind("DNS over TCP", address, &e))?;
+            let bound = tcp.local_addr().map_err(|e| Failure::bind("DNS over TCP", address, &e))?;
+            let fail = |e: io::Error| Failure::bind("DNS over UDP", bound, &e);
+            // Sockets that share a port would not notice another server there; one that does not share it does.
+            drop(udp_socket(bound, false).map_err(fail)?);
+            for _ in 0..workers {
+                all.udp.push(udp_socket(bound, true).map_err(fail)?);
+            }
+            all.tcp.push(tcp);
+            all.addresses.push(bound);
+        }
+        Ok(all)
+    }
+
+    /// Where they listen.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Starts serving: UDP on threads of its own, TCP on this Tokio runtime. Ends with `shutdown`.
+    ///
+    /// # Errors
+    /// The system refuses a thread.
+    pub fn serve(self, handler: &Arc<Handler>, metrics: &Arc<Metrics>, shutdown: &Shutdown) -> Result<Serving, Failure> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut threads = Vec::new();
+        for (index, socket) in self.udp.into_iter().enumerate() {
+            let worker = UdpWorker {
+                socket,
+                handler: Arc::clone(handler),
+                metrics: Arc::clone(metrics),
+                stop: Arc::clone(&stop),
+                seed: seed(index),
+            };
+            let thread = std::thread::Builder::new().name(format!("dns-udp-{index}")).spawn(move || worker.run());
+            threads.push(thread.map_err(|e| {
+                Failure::new(
+                    nearcast_fleet::failure::FailureKind::System,
+                    format!("cannot start a thread for DNS over UDP: {e} (raise the limit of tasks)"),
+                )
+            })?);
+        }
+        let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let clients = Arc::new(Clients::default());
+        let mut tasks = tokio::task::JoinSet::new();
+        for listener in self.tcp {
+            let acceptor = Acceptor {
+                listener,
+                handler: Arc::clone(handler),
+                metrics: Arc::clone(metrics),
+                slots: Arc::clone(&slots),
+                clients: Arc::clone(&clients),
+            };
+            tasks.spawn(acceptor.run(shutdown.clone()));
+        }
+        Ok(Serving { stop, threads, tasks, slots })
+    }
+}
+
+/// What serves; told to stop, it finishes what it has begun.
+pub struct Serving {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+    tasks: tokio::task::JoinSet<()>,
+    slots: Arc<Semaphore>,
+}
+
+impl Serving {
+    /// Ends the UDP workers and waits for TCP connections to end, up to `limit`. Call after shutdown was asked for.
+    pub async fn drain(mut self, limit: Duration) {
+        self.stop.store(true, Ordering::Relaxed);
+        let drained = async {
+            while self.tasks.join_next().await.is_some() {}
+            // Every slot is free again once every connection has ended.
+            let _ = self.slots.acquire_many(CONNECTIONS_MAX as u32).await;
+        };
+        if tokio::time::timeout(limit, drained).await.is_err() {
+            tracing::warn!("TCP connections are still open after {limit:?}; closing them");
+        }
+        let threads = std::mem::take(&mut self.threads);
+        let _ = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|t| drop(t.join()))).await;
+    }
+}
+
+fn udp_socket(address: SocketAddr, is_shared: bool) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_port(is_shared)?;
+    // The system may grant less; that is its choice.
+    let _ = socket.set_recv_buffer_size(UDP_BUFFER_BYTES);
+    let _ = socket.set_send_buffer_size(UDP_BUFFER_BYTES);
+    socket.set_read_timeout(Some(UDP_WAIT))?;
+    socket.set_write_timeout(Some(UDP_WAIT))?;
+    socket.bind(&address.into())?;
+    let socket = UdpSocket::from(socket);
+    kernel::prepare(&socket, address)?;
+    Ok(socket)
+}
+
+fn tcp_listener(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // Only so that a restart does not wait for old connections; a live listener still keeps the port.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// A start for a worker's random numbers; distinct for each worker and run.
+fn seed(index: usize) -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(index)
+}
+
+fn unix_now() -> u32 {
+    nearcast_fleet::clock::unix_seconds(SystemTime::now()) as u32
+}
+
+struct UdpWorker {
+    socket: UdpSocket,
+    handler: Arc<Handler>,
+    metrics: Arc<Metrics>,
+    stop: Arc<AtomicBool>,
+    seed: u64,
+}
+
+impl UdpWorker {
+    fn run(self) {
+        let mut batch = Batch::new();
+        let mut worker = Worker::new(self.seed, unix_now());
+        let mut output = Vec::with_capacity(kernel::BATCH * crate::wire::UDP_BYTES_MAX);
+        let mut replies = Vec::with_capacity(kernel::BATCH);
+        let mut errors: u64 = 0;
+        loop {
+            let count = match batch.receive(&self.socket) {
+                Ok(count) => count,
+                Err(error) => {
+                    if self.stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted) {
+                        errors += 1;
+                        // The first few and then ever fewer: 1, 2, 4, 8, ...
+                        if errors.is_power_of_two() {
+                            tracing::warn!(%error, errors, "receiving DNS queries failed; going on");
+                        }
+                        std::thread::sleep(ERROR_PAUSE);
+                    }
+                    continue;
+                }
+            };
+            worker.now = unix_now();
+            let zones = self.handler.zones.load();
+            output.clear();
+            replies.clear();
+            for i in 0..count {
+                let Some((client, message)) = batch.datagram(i) else {
+                    worker.tally.ignored();
+                    continue;
+                };
+                let start = output.len();
+                if self.handler.answer(&zones, &mut worker, message, client.ip(), Transport::Udp, &mut output) {
+                    replies.push(Reply { to: i, start, end: output.len() });
+                }
+            }
+            if let Err(error) = batch.send(&self.socket, &output, &replies) {
+                tracing::debug!(%error, "an answer could not be sent");
+            }
+            worker.tally.flush(&self.metrics);
+        }
+    }
+}
+
+/// Open connections by client.
+#[derive(Default)]
+struct Clients(Mutex<HashMap<IpAddr, u32>>);
+
+impl Clients {
+    /// Counts a connection; `None` when the client has enough.
+    fn enter(self: &Arc<Self>, client: IpAddr) -> Option<ClientSlot> {
+        let client = client_key(client);
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = open.entry(client).or_insert(0);
+        if *count >= CONNECTIONS_PER_CLIENT_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(ClientSlot { clients: Arc::clone(self), client })
+    }
+}
+
+/// IPv6 clients have a whole network of addresses each: a /56 counts as one client.
+fn client_key(client: IpAddr) -> IpAddr {
+    match client {
+        IpAddr::V4(_) => client,
+        IpAddr::V6(a) => IpAddr::V6(std::net::Ipv6Addr::from(u128::from(a) & !(u128::MAX >> 56))),
+    }
+}
+
+struct ClientSlot {
+    clients: Arc<Clients>,
+    client: IpAddr,
+}
+
+impl Drop for ClientSlot {
+    fn drop(&mut self) {
+        let mut open = self.clients.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = open.get_mut(&self.client) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.client);
+            }
+        }
+    }
+}
+
+struct Acceptor {
+    listener: TcpListener,
+    handler: Arc<Handler>,
+    metrics: Arc<Metrics>,
+    slots: Arc<Semaphore>,
+    clients: Arc<Clients>,
+}
+
+impl Acceptor {
+    async fn run(self, mut shutdown: Shutdown) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                () = shutdown.asked() => return,
+            };
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of descriptors, or a connection that was gone before it was accepted: never a reason to end.
+                    tracing::debug!(%error, "accepting a DNS connection failed; going on");
+                    tokio::time::sleep(ERROR_PAUSE).await;
+                    continue;
+                }
+            };
+            // Over a limit the new connection is closed: those that are served keep being served (RFC 9210 section 4.3).
+            let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else { continue };
+            let Some(client_slot) = self.clients.enter(peer.ip()) else { continue };
+            let connection = Connection {
+                stream,
+                client: peer.ip(),
+                handler: Arc::clone(&self.handler),
+                metrics: Arc::clone(&self.metrics),
+                _slots: (slot, client_slot),
+            };
+            tokio::spawn(connection.run(shutdown.clone()));
+        }
+    }
+}
+
+struct Connection {
+    stream: TcpStream,
+    client: IpAddr,
+    handler: Arc<Handler>,
+    metrics: Arc<Metrics>,
+    _slots: (OwnedSemaphorePermit, ClientSlot),
+}
+
+impl Connection {
+    async fn run(mut self, mut shutdown: Shutdown) {
+        let _ = self.stream.set_nodelay(true);
+        let mut worker = Worker::new(seed(0), unix_now());
+        let mut input: Vec<u8> = Vec::with_capacity(TCP_INPUT_BYTES);
+        let mut output = Vec::new();
+        loop {
+            let read = tokio::select! {
+                read = tokio::time::timeout(TCP_IDLE, self.read_query(&mut input)) => read,
+                () = shutdown.asked() => return,
+            };
+            // The end, an error, or nothing whole for too long.
+            if !matches!(read, Ok(Ok(true))) {
+                return;
+            }
+            worker.now = unix_now();
+            let mut taken = 0;
+            while let Some(message) = framed(&input[taken..]) {
+                let end = taken + 2 + message.len();
+                let start = output.len();
+                output.extend_from_slice(&[0, 0]);
+                let zones = self.handler.zones.load();
+                if self.handler.answer(&zones, &mut worker, message, self.client, Transport::Tcp, &mut output) {
+                    let len = (output.len() - start - 2).min(TCP_BYTES_MAX) as u16;
+                    output[start..start + 2].copy_from_slice(&len.to_be_bytes());
+                } else {
+                    output.truncate(start);
+                }
+                taken = end;
+                if output.len() >= TCP_OUTPUT_BYTES {
+                    break;
+                }
+            }
+            worker.tally.flush(&self.metrics);
+            input.drain(..taken);
+            if !output.is_empty() {
+                match tokio::time::timeout(TCP_WRITE_MAX, self.stream.write_all(&output)).await {
+                    Ok(Ok(())) => output.clear(),
+                    _ => return,
+                }
+            }
+        }
+    }
+
+    /// Reads until a whole query is there; `false` at the end of the stream.
+    async fn read_query(&mut self, input: &mut Vec<u8>) -> io::Result<bool> {
+        while framed(input).is_none() {
+            if self.stream.read_buf(input).await? == 0 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// The first whole message of a stream (RFC 1035 section 4.2.2). A length below a header's is a message too: it is ignored later.
+fn framed(input: &[u8]) -> Option<&[u8]> {
+    let [hi, lo, rest @ ..] = input else { return None };
+    rest.get(..usize::from(u16::from_be_bytes([*hi, *lo])))
+}
