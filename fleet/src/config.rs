@@ -18,6 +18,9 @@ pub struct Fleet {
     pub zone: String,
     /// SOA RNAME mailbox as written (`hostmaster@cdn.test`).
     pub hostmaster: String,
+    /// Directory that relative paths in a fleet file are taken from (the fleet file's own); a new revision of the file
+    /// is parsed with the same.
+    pub base: PathBuf,
     /// Directory below which each node keeps its state, in a directory of its own name.
     pub state_dir: PathBuf,
     /// Secret that nodes show one another (`Authorization: Bearer`); never shown in logs or answers.

@@ -1,12 +1,29 @@
 //! The control journal: an append-only, checksummed, fsynced file of changes, in the order that every node
 //! folds them.
+//!
+//! The file is a log of framed records ([`crate::framed`] owns the bytes), one entry as JSON in each. What
+//! [`Journal::append`] has returned is on disk; what it refused is not in the file either. Revisions rise by one,
+//! except where [`Journal::reconcile`] has closed a gap after a lost journal.
+
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+use crate::framed::{FramedError, FramedLog};
+
+/// The magic number at the start of a journal file.
+const MAGIC: &[u8; 8] = b"NCJRNL1\n";
+
+/// The largest encoded change.
+pub const CHANGE_BYTES_MAX: usize = 16 << 20;
+
+/// Encoded bytes after which [`Journal::after`] adds no further entry to its answer.
+const AFTER_BYTES_MAX: usize = 8 << 20;
 
 /// One change, with its place in the order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
-    /// 1 for the first, one more each.
+    /// 1 for the first, one more each; higher only after [`Journal::reconcile`].
     pub revision: u64,
     /// When it was accepted, milliseconds after the Unix epoch.
     pub accepted_unix_ms: u64,
@@ -85,24 +102,29 @@ pub struct PushItem {
 
 /// The journal file of the control role.
 #[derive(Debug)]
-pub struct Journal {}
+pub struct Journal {
+    log: FramedLog,
+    /// Revision and place of each entry, in order.
+    places: Vec<(u64, crate::framed::Place)>,
+    path: PathBuf,
+}
 
 /// Why the journal cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// Reading or writing failed; a full disk shows up here, and nothing was acknowledged.
-    #[error("journal {path}: {source}")]
+    #[error("journal {}: {source}", path.display())]
     Io {
         /// The file.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// The system's words.
         source: std::io::Error,
     },
     /// A record before the last one is damaged: serving would lose an acknowledged change.
-    #[error("journal {path} is damaged at byte {offset}: {reason}")]
+    #[error("journal {} is damaged at byte {offset}: {reason}; restore it from a copy, or move it away to begin a new one", path.display())]
     Damaged {
         /// The file.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// Where.
         offset: u64,
         /// What was found.
@@ -118,27 +140,299 @@ pub enum JournalError {
     },
 }
 
+impl From<FramedError> for JournalError {
+    fn from(error: FramedError) -> Self {
+        match error {
+            FramedError::Io { path, source } => Self::Io { path, source },
+            FramedError::Damaged { path, offset, reason } => Self::Damaged { path, offset, reason },
+            FramedError::TooLarge { bytes, limit } => Self::TooLarge { bytes, limit },
+        }
+    }
+}
+
 impl Journal {
     /// Opens or makes the journal, checks every record and cuts off an unfinished last one.
-    pub fn open(path: &std::path::Path) -> Result<Self, JournalError> {
-        let _ = path;
-        unreachable!()
+    ///
+    /// # Errors
+    /// [`JournalError::Damaged`] when a record that others follow is bad; [`JournalError::Io`].
+    pub fn open(path: &Path) -> Result<Self, JournalError> {
+        let mut places: Vec<(u64, crate::framed::Place)> = Vec::new();
+        let mut bad = None;
+        let log = FramedLog::open(path, MAGIC, CHANGE_BYTES_MAX, |place, payload| {
+            let newest = places.last().map_or(0, |(revision, _)| *revision);
+            match serde_json::from_slice::<Entry>(payload) {
+                Ok(entry) if entry.revision > newest => places.push((entry.revision, place)),
+                Ok(entry) => {
+                    bad.get_or_insert((place.offset, format!("revision {} follows revision {newest}", entry.revision)));
+                }
+                Err(error) => {
+                    bad.get_or_insert((
+                        place.offset,
+                        format!("the record is whole but no entry ({error}); a newer version may have written it"),
+                    ));
+                }
+            }
+        })?;
+        match bad {
+            Some((offset, reason)) => Err(JournalError::Damaged { path: path.to_owned(), offset, reason }),
+            None => Ok(Self { log, places, path: path.to_owned() }),
+        }
     }
 
-    /// Appends a change; it is on disk when this returns. Blocking.
+    /// The journal's identity: 32 hexadecimal digits, drawn when the file was made.
+    pub fn id(&self) -> String {
+        self.log.id()
+    }
+
+    /// Appends a change; it is on disk when this returns. Blocking. After an error the file is as it was before.
+    ///
+    /// # Errors
+    /// [`JournalError::TooLarge`]; [`JournalError::Io`], a full disk above all.
     pub fn append(&mut self, change: Change, accepted_unix_ms: u64) -> Result<Entry, JournalError> {
-        let _ = (change, accepted_unix_ms);
-        unreachable!()
+        self.append_as(self.revision() + 1, change, accepted_unix_ms)
+    }
+
+    /// Makes the journal whole for a follower that has seen more than it holds.
+    ///
+    /// A follower that asks for what comes after revision `after` of the journal `follower_journal` has seen another
+    /// journal (ours was lost and begun anew) or more of this one (an older copy was restored). Either way changes that
+    /// were acknowledged are gone, purges among them, and revisions would be used twice. So everything is purged, under
+    /// a revision above all that either side has used. Gives that entry, or `None` when nothing is amiss.
+    ///
+    /// # Errors
+    /// As [`Journal::append`].
+    pub fn reconcile(&mut self, follower_journal: Option<&str>, after: u64, now_unix_ms: u64) -> Result<Option<Entry>, JournalError> {
+        let other = after > 0 && follower_journal.is_some_and(|id| id != self.id());
+        if after <= self.revision() && !other {
+            return Ok(None);
+        }
+        let everything = Change::Purge(Purge { scope: PurgeScope::All, soft: false });
+        self.append_as(self.revision().max(after) + 1, everything, now_unix_ms).map(Some)
     }
 
     /// Revision of the newest entry; 0 for an empty journal.
     pub fn revision(&self) -> u64 {
-        unreachable!()
+        self.places.last().map_or(0, |(revision, _)| *revision)
     }
 
-    /// Up to `most` entries after `revision`, oldest first.
+    /// Up to `most` entries after `revision`, oldest first; fewer when they are large. An entry that cannot be read
+    /// (the disk fails) ends the list and is logged.
     pub fn after(&self, revision: u64, most: usize) -> Vec<Entry> {
-        let _ = (revision, most);
-        unreachable!()
+        let first = self.places.partition_point(|(r, _)| *r <= revision);
+        let mut bytes = 0;
+        let mut entries = Vec::new();
+        for (_, place) in self.places[first..].iter().take(most) {
+            bytes += place.bytes;
+            if bytes > AFTER_BYTES_MAX && !entries.is_empty() {
+                break;
+            }
+            match self.log.read(*place).and_then(|payload| serde_json::from_slice(&payload).map_err(std::io::Error::from)) {
+                Ok(entry) => entries.push(entry),
+                Err(error) => {
+                    tracing::error!(path = %self.path.display(), offset = place.offset, %error, "a journal entry cannot be read");
+                    break;
+                }
+            }
+        }
+        entries
+    }
+
+    fn append_as(&mut self, revision: u64, change: Change, accepted_unix_ms: u64) -> Result<Entry, JournalError> {
+        let entry = Entry { revision, accepted_unix_ms, change };
+        let payload = serde_json::to_vec(&entry).expect("an entry has string keys and no failing parts");
+        let place = self.log.append(&payload)?;
+        self.places.push((revision, place));
+        Ok(entry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn purge(url: &str) -> Change {
+        Change::Purge(Purge { scope: PurgeScope::Url(url.into()), soft: false })
+    }
+
+    fn written(path: &Path, count: u64) -> Vec<Entry> {
+        let mut journal = Journal::open(path).expect("opens");
+        (0..count).map(|n| journal.append(purge(&format!("http://h/{n}")), 1000 + n).expect("appends")).collect()
+    }
+
+    #[test]
+    fn entries_survive_reopening_in_order() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("journal");
+        let entries = written(&path, 5);
+        let mut journal = Journal::open(&path).expect("opens again");
+        assert_eq!((journal.revision(), journal.after(0, 100)), (5, entries.clone()));
+        assert_eq!(journal.after(2, 2), entries[2..4]);
+        assert_eq!(journal.after(5, 9), []);
+        assert_eq!(journal.after(99, 9), []);
+        let id = journal.id();
+        assert_eq!(journal.append(Change::FleetFile { text: "x".into() }, 1).expect("appends").revision, 6);
+        assert_eq!(Journal::open(&path).expect("opens").id(), id);
+        assert_eq!(id.len(), 32);
+    }
+
+    #[test]
+    fn two_journals_have_two_ids() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let [a, b] = ["a", "b"].map(|n| Journal::open(&dir.path().join(n)).expect("opens").id());
+        assert_ne!(a, b);
+    }
+
+    #[test]
+    fn a_file_cut_at_any_byte_keeps_a_prefix_and_takes_more() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("journal");
+        let header = {
+            written(&path, 0);
+            std::fs::metadata(&path).expect("there").len()
+        };
+        let entries = written(&path, 4);
+        let whole = std::fs::read(&path).expect("read");
+        for cut in 0..whole.len() {
+            std::fs::write(&path, &whole[..cut]).expect("write");
+            let opened = Journal::open(&path);
+            if (cut as u64) < header {
+                assert!(matches!(opened, Err(JournalError::Damaged { .. })), "cut at {cut}");
+                continue;
+            }
+            let mut journal = opened.unwrap_or_else(|e| panic!("cut at {cut}: {e}"));
+            let kept = journal.after(0, 9);
+            assert_eq!(kept, entries[..kept.len()], "cut at {cut}");
+            assert!(kept.len() < 4, "cut at {cut}");
+            let more = journal.append(purge("http://h/more"), 9).expect("appends");
+            assert_eq!(Journal::open(&path).expect("opens").after(kept.len() as u64, 9), [more], "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_flipped_byte_before_the_last_record_is_damage() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("journal");
+        written(&path, 3);
+        let two = std::fs::metadata(&path).expect("there").len();
+        written(&path, 1);
+        let whole = std::fs::read(&path).expect("read");
+        for at in 0..two as usize {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x20;
+            std::fs::write(&path, &bytes).expect("write");
+            let opened = Journal::open(&path);
+            assert!(matches!(opened, Err(JournalError::Damaged { .. })), "byte {at}: {opened:?}");
+            assert_eq!(std::fs::read(&path).expect("read"), bytes, "a damaged file is left as it is");
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_reported_and_leaves_nothing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("journal");
+        let entries = written(&path, 2);
+        let before = std::fs::read(&path).expect("read");
+        let mut journal = Journal::open(&path).expect("opens");
+        for written_before_the_error in [0, 1, 11, 12, 30] {
+            journal.log.fail_next_write_after(written_before_the_error);
+            let error = journal.append(purge("http://h/lost"), 1).expect_err("full");
+            assert!(error.to_string().contains("No space left"), "{error}");
+            assert_eq!(std::fs::read(&path).expect("read"), before);
+            assert_eq!((journal.revision(), journal.after(0, 9)), (2, entries.clone()));
+        }
+        assert_eq!(journal.append(purge("http://h/kept"), 1).expect("space again").revision, 3);
+        assert_eq!(Journal::open(&path).expect("opens").revision(), 3);
+    }
+
+    #[test]
+    fn a_change_beyond_the_limit_is_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut journal = Journal::open(&dir.path().join("journal")).expect("opens");
+        let error = journal.append(Change::FleetFile { text: "x".repeat(CHANGE_BYTES_MAX) }, 1).expect_err("too large");
+        assert!(matches!(error, JournalError::TooLarge { .. }), "{error}");
+        assert_eq!(journal.revision(), 0);
+    }
+
+    #[test]
+    fn large_entries_come_in_several_answers() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut journal = Journal::open(&dir.path().join("journal")).expect("opens");
+        for _ in 0..3 {
+            journal.append(Change::FleetFile { text: "x".repeat(5 << 20) }, 1).expect("appends");
+        }
+        assert_eq!(journal.after(0, 256).len(), 1);
+        assert_eq!(journal.after(2, 256).len(), 1);
+    }
+
+    #[test]
+    fn a_follower_that_has_seen_more_gets_everything_purged_once() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("journal");
+        written(&path, 3);
+        let mut journal = Journal::open(&path).expect("opens");
+        let id = journal.id();
+        for (follower, after) in [(None, 0), (None, 3), (Some(id.as_str()), 2), (Some("other"), 0)] {
+            assert_eq!(journal.reconcile(follower, after, 1).expect("works"), None, "{follower:?} {after}");
+        }
+        for (follower, after, revision) in [(Some(id.as_str()), 57, 58), (Some("other"), 2, 59), (None, 100, 101)] {
+            let entry = journal.reconcile(follower, after, 1).expect("works").expect("amiss");
+            assert_eq!((entry.revision, journal.revision()), (revision, revision));
+            assert_eq!(entry.change, Change::Purge(Purge { scope: PurgeScope::All, soft: false }));
+        }
+        assert_eq!(journal.append(purge("http://h/"), 1).expect("appends").revision, 102);
+        let again = Journal::open(&path).expect("gaps are no damage");
+        assert_eq!(again.after(3, 9).iter().map(|e| e.revision).collect::<Vec<_>>(), [58, 59, 101, 102]);
+    }
+
+    fn any_change() -> impl Strategy<Value = Change> {
+        let scope = prop_oneof![
+            ".*".prop_map(PurgeScope::Url),
+            ".*".prop_map(PurgeScope::Prefix),
+            ".*".prop_map(PurgeScope::Tag),
+            Just(PurgeScope::All),
+        ];
+        prop_oneof![
+            (scope, any::<bool>()).prop_map(|(scope, soft)| Change::Purge(Purge { scope, soft })),
+            ".*".prop_map(|text| Change::FleetFile { text }),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn whatever_was_acknowledged_is_read_back_after_any_cut(
+            changes in proptest::collection::vec(any_change(), 1..6), cut in any::<prop::sample::Index>(),
+        ) {
+            let dir = tempfile::tempdir().expect("a directory");
+            let path = dir.path().join("journal");
+            let mut journal = Journal::open(&path).expect("opens");
+            let mut ends = vec![std::fs::metadata(&path).expect("there").len()];
+            for change in &changes {
+                journal.append(change.clone(), 7).expect("appends");
+                ends.push(std::fs::metadata(&path).expect("there").len());
+            }
+            let whole = *ends.last().expect("one");
+            let length = ends[0] + cut.index((whole - ends[0]) as usize + 1) as u64;
+            std::fs::OpenOptions::new().write(true).open(&path).and_then(|f| f.set_len(length)).expect("cut");
+            let kept: Vec<Change> = Journal::open(&path).expect("opens").after(0, 99).into_iter().map(|e| e.change).collect();
+            let expected = ends.iter().filter(|end| **end <= length).count() - 1;
+            prop_assert_eq!(&kept[..], &changes[..expected]);
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), with_header in any::<bool>()) {
+            let dir = tempfile::tempdir().expect("a directory");
+            let path = dir.path().join("journal");
+            if with_header {
+                Journal::open(&path).expect("opens");
+            }
+            let mut all = std::fs::read(&path).unwrap_or_default();
+            all.extend(bytes);
+            std::fs::write(&path, all).expect("write");
+            let _ = Journal::open(&path);
+        }
     }
 }

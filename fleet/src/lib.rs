@@ -11,6 +11,7 @@ pub mod config;
 pub mod failure;
 pub mod file;
 pub mod follow;
+mod framed;
 pub mod journal;
 pub mod report;
 pub mod reporter;

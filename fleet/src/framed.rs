@@ -1,0 +1,252 @@
+//! A file of framed records: an identity, then records that carry their length and checksums.
+//!
+//! Owns bytes on disk and what a crash may leave of them; knows nothing of what records mean. Layout, little endian:
+//!
+//! ```text
+//! header:  magic (8)  id (16)  CRC-32 of both (4)
+//! record:  length (4)  CRC-32 of the length (4)  CRC-32 of the payload (4)  payload
+//! ```
+//!
+//! The length has a checksum of its own so that a damaged length can be told from a record whose end was never
+//! written: only the latter may be cut off.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+const HEADER_BYTES: usize = 28;
+const FRAME_BYTES: usize = 12;
+
+/// Where a payload lies in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Of the record's frame, from the start of the file.
+    pub(crate) offset: u64,
+    /// Length of the payload.
+    pub(crate) bytes: usize,
+}
+
+/// Why the file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FramedError {
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{} is damaged at byte {offset}: {reason}", path.display())]
+    Damaged { path: PathBuf, offset: u64, reason: String },
+    #[error("a record of {bytes} bytes is too large (limit {limit})")]
+    TooLarge { bytes: usize, limit: usize },
+}
+
+/// An open file of records.
+#[derive(Debug)]
+pub(crate) struct FramedLog {
+    file: File,
+    path: PathBuf,
+    id: [u8; 16],
+    /// Length of the file up to the end of its last whole record.
+    end: u64,
+    payload_bytes_max: usize,
+    /// A failed append could not be taken back yet: bytes past `end` may be in the file.
+    dirty: bool,
+    #[cfg(test)]
+    fail_after: Option<usize>,
+}
+
+impl FramedLog {
+    /// Opens or makes the file and calls `each` with every record in order. An unfinished last record is cut off.
+    pub(crate) fn open(
+        path: &Path,
+        magic: &[u8; 8],
+        payload_bytes_max: usize,
+        mut each: impl FnMut(Place, &[u8]),
+    ) -> Result<Self, FramedError> {
+        let io = |source| FramedError::Io { path: path.to_owned(), source };
+        if !path.exists() {
+            create(path, magic).map_err(io)?;
+        }
+        let mut file = OpenOptions::new().read(true).write(true).open(path).map_err(io)?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(io)?;
+        let damaged =
+            |offset: usize, reason: &str| FramedError::Damaged { path: path.to_owned(), offset: offset as u64, reason: reason.into() };
+
+        let id = read_header(&bytes, magic).map_err(|reason| damaged(0, reason))?;
+        let mut offset = HEADER_BYTES;
+        while offset < bytes.len() {
+            match record_at(&bytes, offset, payload_bytes_max) {
+                Found::Whole(payload) => {
+                    each(Place { offset: offset as u64, bytes: payload.len() }, payload);
+                    offset += FRAME_BYTES + payload.len();
+                }
+                Found::Unfinished => break,
+                Found::Bad(reason) => {
+                    // The end of a write that a crash cut short looks bad as well; but nothing whole follows it.
+                    let followed = (offset + 1..bytes.len()).any(|at| matches!(record_at(&bytes, at, payload_bytes_max), Found::Whole(_)));
+                    if followed {
+                        return Err(damaged(offset, reason));
+                    }
+                    break;
+                }
+            }
+        }
+        let end = offset.min(bytes.len()) as u64;
+        if end < bytes.len() as u64 {
+            tracing::warn!(path = %path.display(), offset = end, bytes = bytes.len() as u64 - end, "cutting off a record that was never finished");
+            file.set_len(end).and_then(|()| file.sync_data()).map_err(io)?;
+        }
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            id,
+            end,
+            payload_bytes_max,
+            dirty: false,
+            #[cfg(test)]
+            fail_after: None,
+        })
+    }
+
+    /// The file's identity in hexadecimal digits.
+    pub(crate) fn id(&self) -> String {
+        self.id.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Appends a record; it is on disk when this returns, and not in the file when it fails.
+    pub(crate) fn append(&mut self, payload: &[u8]) -> Result<Place, FramedError> {
+        if payload.len() > self.payload_bytes_max {
+            return Err(FramedError::TooLarge { bytes: payload.len(), limit: self.payload_bytes_max });
+        }
+        let outcome = self.take_back().and_then(|()| {
+            self.dirty = true;
+            self.write(&frame(payload))?;
+            self.file.sync_data()
+        });
+        match outcome {
+            Ok(()) => {
+                self.dirty = false;
+                let place = Place { offset: self.end, bytes: payload.len() };
+                self.end += (FRAME_BYTES + payload.len()) as u64;
+                Ok(place)
+            }
+            Err(source) => {
+                if let Err(error) = self.take_back() {
+                    tracing::error!(path = %self.path.display(), %error, "a failed append cannot be taken back yet; trying again at the next one");
+                }
+                Err(FramedError::Io { path: self.path.clone(), source })
+            }
+        }
+    }
+
+    /// Reads a payload.
+    pub(crate) fn read(&self, place: Place) -> io::Result<Vec<u8>> {
+        let mut payload = vec![0; place.bytes];
+        self.file.read_exact_at(&mut payload, place.offset + FRAME_BYTES as u64)?;
+        Ok(payload)
+    }
+
+    /// Removes what a failed append has left.
+    fn take_back(&mut self) -> io::Result<()> {
+        if self.dirty {
+            self.file.set_len(self.end)?;
+            self.file.sync_data()?;
+            self.dirty = false;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        #[cfg(test)]
+        if let Some(kept) = self.fail_after.take() {
+            self.file.write_all_at(&bytes[..kept.min(bytes.len())], self.end)?;
+            return Err(io::Error::from_raw_os_error(28));
+        }
+        self.file.write_all_at(bytes, self.end)
+    }
+
+    /// Lets the next append write that many bytes and then find the disk full.
+    #[cfg(test)]
+    pub(crate) fn fail_next_write_after(&mut self, bytes: usize) {
+        self.fail_after = Some(bytes);
+    }
+}
+
+/// Writes a new file with these records in place of `path`, atomically.
+pub(crate) fn replace(path: &Path, magic: &[u8; 8], payloads: impl Iterator<Item = Vec<u8>>) -> io::Result<()> {
+    let mut bytes = header(magic)?;
+    for payload in payloads {
+        bytes.extend(frame(&payload));
+    }
+    let fresh = path.with_extension("new");
+    let mut file = File::create(&fresh)?;
+    file.write_all(&bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&fresh, path)?;
+    File::open(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// Made whole under another name first: a crash leaves no half header.
+fn create(path: &Path, magic: &[u8; 8]) -> io::Result<()> {
+    replace(path, magic, std::iter::empty())
+}
+
+fn header(magic: &[u8; 8]) -> io::Result<Vec<u8>> {
+    let mut id = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut id)?;
+    let mut header = magic.to_vec();
+    header.extend(id);
+    header.extend(crc32fast::hash(&header).to_le_bytes());
+    Ok(header)
+}
+
+fn frame(payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32).to_le_bytes();
+    let mut record = Vec::with_capacity(FRAME_BYTES + payload.len());
+    record.extend(length);
+    record.extend(crc32fast::hash(&length).to_le_bytes());
+    record.extend(crc32fast::hash(payload).to_le_bytes());
+    record.extend(payload);
+    record
+}
+
+fn read_header(bytes: &[u8], magic: &[u8; 8]) -> Result<[u8; 16], &'static str> {
+    let header = bytes.get(..HEADER_BYTES).ok_or("the file is shorter than its header")?;
+    if !header.starts_with(magic) {
+        return Err("the file does not start as one of ours");
+    }
+    if word(header, 24) != crc32fast::hash(&header[..24]) {
+        return Err("the header's checksum is wrong");
+    }
+    Ok(header[8..24].try_into().expect("16 bytes"))
+}
+
+/// What is at an offset.
+enum Found<'a> {
+    Whole(&'a [u8]),
+    /// The file ends within the record.
+    Unfinished,
+    Bad(&'static str),
+}
+
+fn record_at(bytes: &[u8], offset: usize, payload_bytes_max: usize) -> Found<'_> {
+    let rest = &bytes[offset..];
+    if rest.len() < FRAME_BYTES {
+        return Found::Unfinished;
+    }
+    if crc32fast::hash(&rest[..4]) != word(rest, 4) {
+        return Found::Bad("the checksum of the length is wrong");
+    }
+    let length = word(rest, 0) as usize;
+    if length > payload_bytes_max {
+        return Found::Bad("the length is beyond the limit");
+    }
+    match rest.get(FRAME_BYTES..FRAME_BYTES + length) {
+        None => Found::Unfinished,
+        Some(payload) if crc32fast::hash(payload) == word(rest, 8) => Found::Whole(payload),
+        Some(_) => Found::Bad("the checksum of the payload is wrong"),
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"))
+}
