@@ -10,7 +10,8 @@ fn the_player_page_plays_and_names_the_node_of_each_segment() {
     plan.hosts = vec!["www.demo.test", "*"];
     let fleet = Fleet::start(plan);
     let url = format!("http://{}:8080/watch", fleet.plan.edge(0, 0));
-    let playing = "(v => v && v.currentTime > 2 && v.videoWidth > 0 && document.body.innerText.includes('ams-1'))(document.querySelector('video'))";
+    let playing =
+        "(v => v && v.currentTime > 2 && v.videoWidth > 0 && document.body.innerText.includes('ams-1'))(document.querySelector('video'))";
     for text in open(&url, playing, &[]) {
         let text = text.to_lowercase();
         for word in ["quality", "buffer", "ams-1", "big buck bunny"] {
@@ -25,7 +26,8 @@ fn the_front_page_and_every_link_on_it_open() {
     plan.hosts = vec!["www.demo.test", "*"];
     let fleet = Fleet::start(plan);
     let base = format!("http://{}:8080", fleet.plan.edge(0, 0));
-    let loaded = "document.images.length > 3 && [...document.images].every(i => i.loading === 'lazy' || (i.complete && i.naturalWidth > 0))";
+    let loaded =
+        "document.images.length > 3 && [...document.images].every(i => i.loading === 'lazy' || (i.complete && i.naturalWidth > 0))";
     open(&format!("{base}/"), loaded, &[]);
     let page = curl(&[&format!("{base}/")]);
     let links: Vec<&str> = page.split("href=\"/").skip(1).filter_map(|rest| rest.split('"').next()).collect();

@@ -10,6 +10,7 @@ mod bad_input;
 mod browser;
 mod cache;
 mod collapse;
+mod compose;
 mod control_down;
 mod drain;
 mod failover;

@@ -31,7 +31,8 @@ fn play(url: &str) -> Vec<f64> {
         .map(|index| {
             // Decoding to nowhere: every segment is fetched, parsed and decoded; -xerror makes any damage a failure.
             let map = format!("0:{index}");
-            let report = run("ffmpeg", ["-v", "error", "-xerror", "-i", url, "-map", &map, "-progress", "-", "-nostats", "-f", "null", "-"]);
+            let report =
+                run("ffmpeg", ["-v", "error", "-xerror", "-i", url, "-map", &map, "-progress", "-", "-nostats", "-f", "null", "-"]);
             let micros = report.lines().filter_map(|l| l.strip_prefix("out_time_us=")?.parse::<f64>().ok()).next_back();
             micros.unwrap_or_else(|| panic!("ffmpeg reported no time:\n{report}")) / 1e6
         })

@@ -33,8 +33,12 @@ fn every_role_exports_metrics_that_promtool_accepts() {
     let metrics = |ip: std::net::Ipv4Addr| curl(&[&format!("http://{ip}:9100/metrics")]);
     let edge = metrics(fleet.plan.edge(0, 0));
     let dns = metrics(fleet.plan.block.host(53));
-    for (node, text) in [("edge", &edge), ("gslb-dns", &dns), ("control", &metrics(fleet.plan.block.host(70))), ("origin", &metrics(fleet.plan.block.host(80)))]
-    {
+    for (node, text) in [
+        ("edge", &edge),
+        ("gslb-dns", &dns),
+        ("control", &metrics(fleet.plan.block.host(70))),
+        ("origin", &metrics(fleet.plan.block.host(80))),
+    ] {
         assert!(text.contains("# HELP nearcast_"), "{node}: {text}");
         lint(node, text);
     }
@@ -47,9 +51,13 @@ fn every_role_exports_metrics_that_promtool_accepts() {
         assert!(edge.lines().any(|l| l == line), "{line} is not in\n{edge}");
     }
     assert!(edge.contains("nearcast_edge_request_seconds_bucket{"), "{edge}");
-    assert!(dns.lines().any(|l| l.starts_with("nearcast_dns_queries_total{") && l.contains("qtype=\"A\"") && l.contains("transport=\"udp\"")), "{dns}");
     assert!(
-        dns.lines().any(|l| l.starts_with("nearcast_dns_selections_total{") && l.contains("cluster=\"ams\"") && l.contains("reason=\"geo\"")),
+        dns.lines().any(|l| l.starts_with("nearcast_dns_queries_total{") && l.contains("qtype=\"A\"") && l.contains("transport=\"udp\"")),
+        "{dns}"
+    );
+    assert!(
+        dns.lines()
+            .any(|l| l.starts_with("nearcast_dns_selections_total{") && l.contains("cluster=\"ams\"") && l.contains("reason=\"geo\"")),
         "{dns}"
     );
 }

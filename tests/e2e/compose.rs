@@ -1,0 +1,131 @@
+//! The compose demo: in each region a client asks a real resolver that walks from our own root, and is served by its region.
+
+use std::process::Command;
+use std::time::Duration;
+
+use crate::lab::process::run;
+use crate::lab::wait;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const REGIONS: [(&str, &str); 3] = [("europe", "ams"), ("americas", "nyc"), ("asia", "sin")];
+const DASHBOARDS: [&str; 5] = ["fleet", "site", "edge", "dns", "push"];
+
+/// The running project. Dropping it removes its containers, networks and volumes.
+struct Compose;
+
+impl Compose {
+    fn command(arguments: &[&str]) -> Command {
+        let mut command = Command::new("docker-compose");
+        command.current_dir(ROOT).args(["-f", "deploy/compose.yaml", "-p", "nearcast-e2e"]).args(arguments);
+        // Ports of its own, so that a demo on the same machine is not disturbed.
+        command.envs([("NEARCAST_CONSOLE_PORT", "17700"), ("NEARCAST_PROMETHEUS_PORT", "19090"), ("NEARCAST_GRAFANA_PORT", "13000")]);
+        command
+    }
+
+    /// Runs `docker-compose` and gives its standard output.
+    fn run(arguments: &[&str]) -> String {
+        let output = Self::command(arguments).output().expect("docker-compose runs; tests/run installs it");
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "docker-compose {arguments:?}:\n{out}\n{err}");
+        out.into_owned()
+    }
+
+    /// Runs a program in a service's container.
+    fn exec(service: &str, arguments: &[&str]) -> String {
+        Self::run(&[&["exec", "-T", service], arguments].concat())
+    }
+}
+
+impl Drop for Compose {
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Ok(logs) = Self::command(&["logs", "--tail", "15", "--no-color"]).output()
+        {
+            eprintln!("{}", String::from_utf8_lossy(&logs.stdout));
+        }
+        let _ = Self::command(&["down", "--volumes", "--timeout", "2"]).output();
+    }
+}
+
+#[test]
+fn the_dashboards_are_what_their_script_writes_and_fit_grafanas_schema() {
+    run(&format!("{ROOT}/deploy/grafana/make-dashboards"), ["--check"]);
+    let files = DASHBOARDS.map(|name| format!("{ROOT}/deploy/grafana/dashboards/{name}.json"));
+    let script = format!("{ROOT}/tests/e2e/lab/dashboards.py");
+    let arguments: Vec<&str> = [script.as_str(), "schema"].into_iter().chain(files.iter().map(String::as_str)).collect();
+    run(&format!("{ROOT}/target/test-venv/bin/python"), arguments);
+}
+
+#[test]
+fn each_regions_client_walks_from_the_root_to_its_own_cluster() {
+    run(&format!("{ROOT}/deploy/stand-in-images"), [""; 0]);
+    run(&format!("{ROOT}/deploy/build-image"), ["--profile", "dev"]);
+    // Left over from a run that was killed.
+    Compose::run(&["down", "--volumes", "--timeout", "2"]);
+    let _compose = Compose;
+    // Every service but Grafana, whose image no stand-in can replace.
+    let services = Compose::run(&["config", "--services"]);
+    let services: Vec<&str> = services.lines().filter(|s| *s != "grafana").collect();
+    Compose::run(&[&["up", "--detach", "--no-build"], services.as_slice()].concat());
+    wait::until("every container to be healthy", Duration::from_secs(120), || {
+        let listed =
+            run("docker", ["ps", "--filter", "label=com.docker.compose.project=nearcast-e2e", "--format", "{{.Names}} {{.Status}}"]);
+        let waiting: Vec<&str> =
+            listed.lines().filter(|l| l.contains("starting") || l.contains("unhealthy") || l.contains("Restarting")).collect();
+        if listed.lines().count() + 1 >= services.len() && waiting.is_empty() { Ok(()) } else { Err(listed) }
+    });
+
+    for (region, cluster) in REGIONS {
+        let client = format!("client-{region}");
+        let head = || {
+            Compose::exec(&client, &["curl", "-sS", "-m", "10", "--retry", "3", "-D", "-", "-o", "/dev/null", "http://www.demo.test/"])
+                .to_lowercase()
+        };
+        head();
+        let head = wait::until(&format!("a hit for {region}"), Duration::from_secs(20), || {
+            let head = head();
+            if head.contains("; hit") { Ok(head) } else { Err(head) }
+        });
+        assert!(head.starts_with("http/1.1 200"), "{region}: {head}");
+        assert!(head.contains(&format!("cache-status: {cluster}-")), "{region} is served by its own cluster: {head}");
+        let page = Compose::exec(&client, &["curl", "-sS", "-m", "10", "http://www.demo.test/"]);
+        assert!(page.contains("<html") && page.len() > 1000, "{region}: {page}");
+    }
+    // The resolvers came by way of our root and TLD.
+    for address in ["172.30.53.2", "172.30.53.3"] {
+        let metrics = crate::lab::tools::curl(&[&format!("http://{address}:9100/metrics")]);
+        assert!(
+            metrics.lines().any(|l| l.starts_with("nearcast_dns_queries_total{") && !l.ends_with(" 0")),
+            "{address} was asked:\n{metrics}"
+        );
+    }
+    let user = run("docker", ["image", "inspect", "nearcast:local", "--format", "{{.Config.User}} {{.Size}}"]);
+    let (user, bytes) = user.trim().split_once(' ').expect("two words");
+    assert!(user.starts_with("65532"), "the image runs as {user}");
+    assert!(bytes.parse::<u64>().expect("a size") < 200_000_000, "one small image, even with the test profile: {bytes}");
+
+    // Something of everything that the dashboards show: pages, a video, a push.
+    let catalogue = Compose::exec("client-europe", &["curl", "-sS", "http://video.demo.test/catalogue.json"]);
+    let catalogue: serde_json::Value = serde_json::from_str(&catalogue).expect("the catalogue is JSON");
+    let slug =
+        catalogue.as_array().or_else(|| catalogue["titles"].as_array()).expect("titles")[0]["slug"].as_str().expect("a slug").to_owned();
+    let watch = || {
+        for (region, _) in REGIONS {
+            let master = format!("http://video.demo.test/v/{slug}/master.m3u8");
+            Compose::exec(&format!("client-{region}"), &["ffmpeg", "-v", "error", "-i", &master, "-map", "0:v:0", "-f", "null", "-"]);
+        }
+    };
+    watch();
+    watch();
+    wait::until("a plan", Duration::from_secs(30), || {
+        let plan = Compose::exec("control", &["/nearcast", "plan", "--fleet", "/fleet.toml", "--json"]);
+        if plan.contains("seg-") { Ok(()) } else { Err(plan) }
+    });
+    Compose::exec("control", &["/nearcast", "push", "--now", "--fleet", "/fleet.toml"]);
+    watch();
+    let files = DASHBOARDS.map(|name| format!("{ROOT}/deploy/grafana/dashboards/{name}.json"));
+    let script = format!("{ROOT}/tests/e2e/lab/dashboards.py");
+    let arguments: Vec<&str> =
+        [script.as_str(), "queries", "http://172.30.53.7:9090"].into_iter().chain(files.iter().map(String::as_str)).collect();
+    run(&format!("{ROOT}/target/test-venv/bin/python"), arguments);
+}
