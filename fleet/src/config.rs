@@ -16,6 +16,8 @@ pub struct Fleet {
     /// The CDN's own zone, lower case, without a trailing dot (`cdn.test`). Steered names live here:
     /// `<site>.<zone>`.
     pub zone: String,
+    /// Name servers that serve `zone`: indexes into `Fleet::name_servers`.
+    pub zone_name_servers: Vec<usize>,
     /// SOA RNAME mailbox as written (`hostmaster@cdn.test`).
     pub hostmaster: String,
     /// Directory that relative paths in a fleet file are taken from (the fleet file's own); a new revision of the file
