@@ -99,7 +99,7 @@ impl Reason {
             Self::Failover => "failover",
             Self::Spill => "spill",
             Self::AllFull => "all-full",
-            Self::Unplaced => "unplaced",
+            Self::Unplaced => "no-place",
             Self::AllDown => "all-down",
             Self::NoAddress => "no-address",
         }

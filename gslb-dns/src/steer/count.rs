@@ -1,0 +1,133 @@
+//! Counting selections without a lock: each worker thread adds to one of a few sets of counters.
+//!
+//! A counter for each site, cluster, reason and country would be far more than are ever used, so those live in a small open-addressed
+//! table. Selections without a country, and those that find no room there, have a counter for each site, cluster and reason.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use nearcast_fleet::config::Fleet;
+
+use super::choice::Reason;
+
+/// Sets of counters; threads share them evenly.
+const SHARDS: usize = 4;
+/// Slots of each set's table by country.
+const SLOTS: usize = 4_096;
+/// Slots looked at before giving up.
+const PROBES: usize = 16;
+
+/// What a count is of, by name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Kind {
+    pub(super) site: String,
+    pub(super) cluster: String,
+    pub(super) reason: Reason,
+    /// Empty where it is not known.
+    pub(super) country: String,
+}
+
+struct Shard {
+    /// Without a country, by site, cluster and reason.
+    elsewhere: Box<[AtomicU64]>,
+    /// Key (0 for an empty slot) and count.
+    by_country: Box<[(AtomicU64, AtomicU64)]>,
+}
+
+/// Counters for one revision of the fleet, whose indexes they are kept by.
+pub(super) struct Tally {
+    sites: Vec<String>,
+    clusters: Vec<String>,
+    shards: [Shard; SHARDS],
+}
+
+fn shard_of_thread() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static MINE: usize = NEXT.fetch_add(1, Ordering::Relaxed) % SHARDS;
+    }
+    MINE.with(|mine| *mine)
+}
+
+fn pack(place: usize, country: [u8; 2]) -> u64 {
+    (place as u64 + 1) << 16 | u64::from(u16::from_be_bytes(country))
+}
+
+impl Tally {
+    /// All zero.
+    pub(super) fn new(fleet: &Fleet) -> Self {
+        let places = fleet.sites.len() * fleet.clusters.len() * Reason::ALL.len();
+        let shard = || Shard {
+            elsewhere: (0..places).map(|_| AtomicU64::new(0)).collect(),
+            by_country: (0..SLOTS).map(|_| (AtomicU64::new(0), AtomicU64::new(0))).collect(),
+        };
+        Self {
+            sites: fleet.sites.iter().map(|s| s.name.clone()).collect(),
+            clusters: fleet.clusters.iter().map(|c| c.name.clone()).collect(),
+            shards: std::array::from_fn(|_| shard()),
+        }
+    }
+
+    /// Whether these counters are by this fleet's indexes.
+    pub(super) fn fits(&self, fleet: &Fleet) -> bool {
+        self.sites.iter().eq(fleet.sites.iter().map(|s| &s.name)) && self.clusters.iter().eq(fleet.clusters.iter().map(|c| &c.name))
+    }
+
+    /// Counts one selection.
+    pub(super) fn add(&self, site: usize, cluster: usize, reason: Reason, country: Option<[u8; 2]>) {
+        let shard = &self.shards[shard_of_thread()];
+        let place = (site * self.clusters.len() + cluster) * Reason::ALL.len() + reason as usize;
+        let Some(elsewhere) = shard.elsewhere.get(place) else { return };
+        let Some(country) = country.filter(|c| *c != [0; 2]) else {
+            elsewhere.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        let key = pack(place, country);
+        let start = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize;
+        for step in 0..PROBES {
+            let (slot, count) = &shard.by_country[(start + step) % SLOTS];
+            let mut held = slot.load(Ordering::Relaxed);
+            if held == 0 {
+                held = match slot.compare_exchange(0, key, Ordering::Relaxed, Ordering::Relaxed) {
+                    Ok(_) => key,
+                    Err(other) => other,
+                };
+            }
+            if held == key {
+                count.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+        }
+        elsewhere.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Adds all counts to `totals`.
+    pub(super) fn add_to(&self, totals: &mut BTreeMap<Kind, u64>) {
+        let kind = |place: usize, country: String| {
+            let (pair, reason) = (place / Reason::ALL.len(), place % Reason::ALL.len());
+            Kind {
+                site: self.sites[pair / self.clusters.len()].clone(),
+                cluster: self.clusters[pair % self.clusters.len()].clone(),
+                reason: Reason::ALL[reason],
+                country,
+            }
+        };
+        for shard in &self.shards {
+            let mut add = |place: usize, country: String, count: u64| {
+                if count > 0 {
+                    *totals.entry(kind(place, country)).or_default() += count;
+                }
+            };
+            for (slot, count) in &shard.by_country {
+                let key = slot.load(Ordering::Relaxed);
+                if key != 0 {
+                    let country = String::from_utf8_lossy(&(key as u16).to_be_bytes()).into_owned();
+                    add((key >> 16) as usize - 1, country, count.load(Ordering::Relaxed));
+                }
+            }
+            for (place, count) in shard.elsewhere.iter().enumerate() {
+                add(place, String::new(), count.load(Ordering::Relaxed));
+            }
+        }
+    }
+}

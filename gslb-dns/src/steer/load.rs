@@ -1,0 +1,94 @@
+//! Whether a node is full: the bits a second it says it sends, against what it can carry.
+//!
+//! Full from [`FULL_PERCENT`] on, open again below [`OPEN_PERCENT`]: between the two it stays as it was, or each answer
+//! that resolvers keep for a TTL would swing it to and fro. A full node leaves the rotation of its cluster; a cluster whose nodes are all
+//! full gets no new clients. A node without a capacity is never full, and reports that stop coming do not hold it full.
+
+/// Full from here on.
+pub(super) const FULL_PERCENT: u64 = 95;
+/// Open again below.
+pub(super) const OPEN_PERCENT: u64 = 85;
+/// Reports older than so many report intervals do not count.
+pub(super) const STALE_AFTER_INTERVALS: u32 = 5;
+
+/// The load of one node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct NodeLoad {
+    /// Response bits a second, as last reported.
+    pub(super) egress_bits: u64,
+    /// Client connections, as last reported.
+    pub(super) connections: u64,
+    /// When that was, milliseconds after the Unix epoch; 0 for never.
+    pub(super) at_ms: u64,
+    /// Whether it takes no new clients.
+    pub(super) full: bool,
+}
+
+impl NodeLoad {
+    /// Takes in a report. Says whether `full` changed.
+    pub(super) fn observe(&mut self, egress_bits: u64, connections: u64, capacity_bits: Option<u64>, now_ms: u64) -> bool {
+        let was = self.full;
+        (self.egress_bits, self.connections, self.at_ms) = (egress_bits, connections, now_ms);
+        self.full = match capacity_bits {
+            None | Some(0) => false,
+            Some(capacity) => {
+                let limit = if was { OPEN_PERCENT } else { FULL_PERCENT };
+                u128::from(egress_bits) * 100 >= u128::from(capacity) * u128::from(limit)
+            }
+        };
+        was != self.full
+    }
+
+    /// Forgets a report that is too old. Says whether `full` changed.
+    pub(super) fn expire(&mut self, now_ms: u64, stale_after_ms: u64) -> bool {
+        if self.at_ms == 0 || now_ms.saturating_sub(self.at_ms) <= stale_after_ms {
+            return false;
+        }
+        let was = self.full;
+        *self = Self::default();
+        was
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_and_open_again_with_hysteresis() {
+        let mut load = NodeLoad::default();
+        let capacity = Some(1_000);
+        for (step, (egress, full)) in
+            [(940, false), (949, false), (950, true), (900, true), (850, true), (849, false), (940, false), (2_000, true), (0, false)]
+                .into_iter()
+                .enumerate()
+        {
+            let was = load.full;
+            assert_eq!(load.observe(egress, 1, capacity, 1), was != full, "step {step} says whether it changed");
+            assert_eq!(load.full, full, "step {step}: {egress}");
+        }
+    }
+
+    #[test]
+    fn without_a_capacity_never_full() {
+        for capacity in [None, Some(0)] {
+            let mut load = NodeLoad::default();
+            assert!(!load.observe(u64::MAX, 1, capacity, 1));
+            assert!(!load.full);
+        }
+        let mut largest = NodeLoad::default();
+        largest.observe(u64::MAX, 1, Some(u64::MAX), 1);
+        assert!(largest.full, "no overflow");
+    }
+
+    #[test]
+    fn old_reports_do_not_hold_a_node_full() {
+        let mut load = NodeLoad::default();
+        assert!(!load.expire(1_000_000, 10), "nothing was ever reported");
+        load.observe(100, 1, Some(100), 1_000);
+        assert!(!load.expire(11_000, 10_000));
+        assert!(load.full);
+        assert!(load.expire(11_001, 10_000));
+        assert_eq!(load, NodeLoad::default());
+    }
+}

@@ -1,0 +1,127 @@
+//! From places to clusters: for each list of clusters that some site uses, the order in which a client at each place
+//! would be given them, and the runs of addresses that share an order.
+//!
+//! Runs are joined by order, not by place: two places with the same order get the same answer whatever is down or full,
+//! so a scope may span both.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use nearcast_fleet::config::{Fleet, Place};
+
+use super::location::{Atlas, GRAIN_V6, key_v6};
+use super::ranges::Ranges;
+
+/// Mean radius of the Earth.
+const EARTH_KM: f64 = 6_371.0;
+
+/// Great-circle distance in kilometres by the haversine formula; arguments in degrees.
+pub(super) fn distance_km(a: (f64, f64), b: (f64, f64)) -> f64 {
+    let (a_lat, b_lat) = (a.0.to_radians(), b.0.to_radians());
+    let half = |x: f64| (x / 2.0).sin().powi(2);
+    let h = half(b_lat - a_lat) + a_lat.cos() * b_lat.cos() * half((b.1 - a.1).to_radians());
+    2.0 * EARTH_KM * h.clamp(0.0, 1.0).sqrt().asin()
+}
+
+/// An order of clusters.
+#[derive(Debug, PartialEq, Eq, Hash, Clone)]
+pub(super) struct Order {
+    /// Indexes into `Fleet::clusters`, best first.
+    pub(super) clusters: Box<[u16]>,
+    /// Whether a place decided it. Without one, clusters stand by weight, heaviest first, then as in the file.
+    pub(super) placed: bool,
+}
+
+/// The plan for one list of clusters.
+#[derive(Debug)]
+pub(super) struct Orders {
+    orders: Vec<Order>,
+    /// By place number.
+    of_place: Vec<u32>,
+    v4: Ranges<u32>,
+    /// Order number plus one; 0 where the built-in countries decide.
+    v6: Ranges<u64>,
+}
+
+/// The plan for a fleet and an atlas. Immutable.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// Where addresses are.
+    pub(super) atlas: Arc<Atlas>,
+    lists: Vec<(Vec<usize>, Orders)>,
+    of_site: Vec<usize>,
+    positions: Vec<(Place, u32)>,
+}
+
+impl Plan {
+    /// Computes the plan; takes a while with a large database.
+    pub(super) fn new(fleet: &Fleet, atlas: Arc<Atlas>) -> Self {
+        let positions = fleet.clusters.iter().map(|c| (c.place, c.weight)).collect();
+        let mut plan = Self { atlas, lists: Vec::new(), of_site: Vec::new(), positions };
+        for site in &fleet.sites {
+            let known = plan.lists.iter().position(|(list, _)| *list == site.clusters);
+            let list = known.unwrap_or_else(|| {
+                plan.lists.push((site.clusters.clone(), Orders::new(&site.clusters, &plan.positions, &plan.atlas)));
+                plan.lists.len() - 1
+            });
+            plan.of_site.push(list);
+        }
+        plan
+    }
+
+    /// Whether the plan is right for this fleet too.
+    pub(super) fn fits(&self, fleet: &Fleet, atlas: &Arc<Atlas>) -> bool {
+        Arc::ptr_eq(&self.atlas, atlas)
+            && self.positions.iter().copied().eq(fleet.clusters.iter().map(|c| (c.place, c.weight)))
+            && self.of_site.len() == fleet.sites.len()
+            && fleet.sites.iter().zip(&self.of_site).all(|(site, list)| self.lists[*list].0 == site.clusters)
+    }
+
+    /// The order for an address at a site, with the prefix length of which it is known to hold throughout.
+    pub(super) fn find(&self, site: usize, address: IpAddr) -> Option<(&Order, u8)> {
+        let orders = &self.lists[*self.of_site.get(site)?].1;
+        let (number, scope) = match address {
+            IpAddr::V4(ip) => orders.v4.find(u32::from(ip)),
+            IpAddr::V6(ip) => match orders.v6.find(key_v6(ip)) {
+                (0, gap) => (orders.of_place[self.atlas.number(address) as usize], gap.max(GRAIN_V6)),
+                (number, scope) => (number - 1, scope),
+            },
+        };
+        Some((&orders.orders[number as usize], scope))
+    }
+}
+
+impl Orders {
+    fn new(list: &[usize], positions: &[(Place, u32)], atlas: &Atlas) -> Self {
+        let mut by_weight = list.to_vec();
+        by_weight.sort_by_key(|c| std::cmp::Reverse(positions[*c].1));
+        let unplaced = Order { clusters: by_weight.iter().map(|c| *c as u16).collect(), placed: false };
+        let mut numbers = HashMap::from([(unplaced.clone(), 0_u32)]);
+        let mut orders = vec![unplaced];
+        let mut distances: Vec<(f64, u16)> = Vec::with_capacity(list.len());
+        let of_place: Vec<u32> = atlas
+            .places()
+            .iter()
+            .map(|place| {
+                let Some(place) = place else { return 0 };
+                let here = (f64::from(place.latitude), f64::from(place.longitude));
+                distances.clear();
+                distances.extend(list.iter().map(|c| {
+                    let there = positions[*c].0;
+                    (distance_km(here, (there.latitude, there.longitude)), *c as u16)
+                }));
+                // Stable, so that equally distant ones stand as in the file.
+                distances.sort_by(|a, b| a.0.total_cmp(&b.0));
+                let order = Order { clusters: distances.iter().map(|(_, c)| *c).collect(), placed: true };
+                *numbers.entry(order).or_insert_with_key(|order| {
+                    orders.push(order.clone());
+                    (orders.len() - 1) as u32
+                })
+            })
+            .collect();
+        let v4 = atlas.v4().map(|place| of_place[place as usize]);
+        let v6 = atlas.v6().map(|place| if place == 0 { 0 } else { of_place[place as usize] + 1 });
+        Self { orders, of_place, v4, v6 }
+    }
+}

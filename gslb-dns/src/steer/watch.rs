@@ -1,0 +1,240 @@
+//! The tasks beside the query path: health checks, the clock's tick, the fleet and the geo database as they change.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use nearcast_fleet::config::{Fleet, HealthCheck};
+use nearcast_fleet::failure::Failure;
+use nearcast_fleet::shutdown::Shutdown;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::health::{self, Jitter, Outcome};
+use super::location::Atlas;
+use super::{Steering, now_ms};
+
+/// How often what falls due with time is done.
+const TICK: Duration = Duration::from_millis(250);
+/// How often the geo database's file is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// Results of health checks under way to the one who keeps them.
+const RESULTS_MAX: usize = 1_024;
+
+/// By what a file is known to have changed: length, time of change, and which file it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    length: u64,
+    modified: Option<SystemTime>,
+    inode: u64,
+}
+
+fn stamp(path: &Path) -> std::io::Result<Stamp> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = std::fs::metadata(path)?;
+    Ok(Stamp { length: metadata.len(), modified: metadata.modified().ok(), inode: metadata.ino() })
+}
+
+/// The atlas for a setting of `steering.geo_db`, and the stamp its file had before it was read.
+pub(super) fn load(geo_db: Option<&Path>) -> Result<(Arc<Atlas>, Option<Stamp>), Failure> {
+    match geo_db {
+        None => Ok((Atlas::built_in(), None)),
+        Some(path) => {
+            let before = stamp(path).ok();
+            Ok((Arc::new(Atlas::load(path)?), before))
+        }
+    }
+}
+
+/// Starts the tasks.
+pub(super) fn spawn(steering: &Arc<Steering>, fleet: watch::Receiver<Arc<Fleet>>, stamp: Option<Stamp>, shutdown: Shutdown) {
+    tokio::spawn(check_nodes(Arc::clone(steering), fleet.clone(), shutdown.clone()));
+    tokio::spawn(follow(Arc::clone(steering), fleet, Source::new(stamp), shutdown.clone()));
+    let steering = Arc::clone(steering);
+    tokio::spawn(until(shutdown, async move {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            steering.tick(now_ms());
+        }
+    }));
+}
+
+async fn until(mut shutdown: Shutdown, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = shutdown.asked() => {}
+        () = work => {}
+    }
+}
+
+/// Runs one task of checks for each node of the fleet, and keeps what they find.
+async fn check_nodes(steering: Arc<Steering>, mut fleet: watch::Receiver<Arc<Fleet>>, mut shutdown: Shutdown) {
+    let (results_tx, mut results) = mpsc::channel::<(Arc<str>, Outcome)>(RESULTS_MAX);
+    let mut tasks = JoinSet::new();
+    let mut running: HashMap<String, ((SocketAddr, HealthCheck), AbortHandle)> = HashMap::new();
+    loop {
+        let current = Arc::clone(&fleet.borrow_and_update());
+        let mut wanted: HashMap<&str, (SocketAddr, HealthCheck)> = HashMap::new();
+        for node in current.clusters.iter().flat_map(|c| &c.nodes) {
+            wanted.insert(&node.name, (node.service, current.steering.health.clone()));
+        }
+        running.retain(|name, (how, task)| {
+            let stays = wanted.get(name.as_str()) == Some(how);
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
+        for (name, (service, rules)) in wanted {
+            running.entry(name.to_owned()).or_insert_with(|| {
+                let task = tasks.spawn(check_one(Arc::from(name), service, rules.clone(), results_tx.clone()));
+                ((service, rules), task)
+            });
+        }
+        loop {
+            tokio::select! {
+                () = shutdown.asked() => return,
+                Some((node, outcome)) = results.recv() => steering.observe_health(&node, outcome, now_ms()),
+                Some(_) = tasks.join_next() => {}
+                changed = fleet.changed() => {
+                    if changed.is_err() {
+                        // The fleet will not change any more.
+                        return shutdown_or_results(&steering, &mut results, shutdown).await;
+                    }
+                    break;
+                }
+            }
+        }
+    }
+}
+
+async fn shutdown_or_results(steering: &Steering, results: &mut mpsc::Receiver<(Arc<str>, Outcome)>, mut shutdown: Shutdown) {
+    loop {
+        tokio::select! {
+            () = shutdown.asked() => return,
+            Some((node, outcome)) = results.recv() => steering.observe_health(&node, outcome, now_ms()),
+        }
+    }
+}
+
+async fn check_one(node: Arc<str>, service: SocketAddr, rules: HealthCheck, results: mpsc::Sender<(Arc<str>, Outcome)>) {
+    let host = service.to_string();
+    let seed = node.bytes().fold(now_ms(), |seed, b| seed.wrapping_mul(31).wrapping_add(u64::from(b)));
+    let mut jitter = Jitter::new(seed);
+    loop {
+        let next = tokio::time::Instant::now() + health::pause(&rules, jitter.next());
+        let outcome = health::check(service, &host, &rules).await;
+        if results.send((Arc::clone(&node), outcome)).await.is_err() {
+            return;
+        }
+        tokio::time::sleep_until(next).await;
+    }
+}
+
+/// What is known of the geo database's file.
+#[derive(Debug)]
+struct Source {
+    /// The setting and stamp that are in use or were last found wanting.
+    settled: Option<Stamp>,
+    /// The stamp of the last look, when it was another.
+    seen: Option<Stamp>,
+    /// Whether a missing file was logged.
+    missing_logged: bool,
+}
+
+impl Source {
+    fn new(settled: Option<Stamp>) -> Self {
+        Self { settled, seen: None, missing_logged: false }
+    }
+
+    /// Whether the file is to be loaded now: it is another than the one in use, and has not changed since the last look, so that a file
+    /// that is being written is not read half.
+    fn is_due(&mut self, now: Stamp) -> bool {
+        self.missing_logged = false;
+        if self.settled == Some(now) {
+            self.seen = None;
+            return false;
+        }
+        let still = self.seen == Some(now);
+        self.seen = Some(now);
+        still
+    }
+}
+
+/// Follows the fleet's revisions and the database's file.
+async fn follow(steering: Arc<Steering>, mut fleet: watch::Receiver<Arc<Fleet>>, mut source: Source, mut shutdown: Shutdown) {
+    let mut path: Option<PathBuf> = fleet.borrow().steering.geo_db.clone();
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut fleet_changes = true;
+    loop {
+        tokio::select! {
+            () = shutdown.asked() => return,
+            changed = fleet.changed(), if fleet_changes => {
+                fleet_changes = changed.is_ok();
+                let current = Arc::clone(&fleet.borrow_and_update());
+                let moved = current.steering.geo_db != path;
+                if moved {
+                    path.clone_from(&current.steering.geo_db);
+                    source = Source::new(None);
+                }
+                reload(&steering, current, moved.then(|| path.clone()), &mut source).await;
+            }
+            _ = look.tick() => {
+                let Some(watched) = path.clone() else { continue };
+                match on_thread(move || stamp(&watched)).await {
+                    Some(Ok(now)) if source.is_due(now) => {
+                        let current = Arc::clone(&fleet.borrow());
+                        reload(&steering, current, Some(path.clone()), &mut source).await;
+                    }
+                    Some(Err(error)) if !source.missing_logged => {
+                        source.missing_logged = true;
+                        tracing::warn!(path = ?path, %error, "the geo database's file cannot be read; the one loaded before stays in use");
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+/// Goes over to a fleet, and to the database at a path where one is given; a broken one leaves the old in use.
+async fn reload(steering: &Arc<Steering>, fleet: Arc<Fleet>, path: Option<Option<PathBuf>>, source: &mut Source) {
+    let kept = steering.atlas();
+    let worker = Arc::clone(steering);
+    let loaded = on_thread(move || {
+        let (atlas, result) = match path {
+            None => (kept, Ok(None)),
+            Some(path) => {
+                let before = path.as_deref().and_then(|p| stamp(p).ok());
+                match load(path.as_deref()) {
+                    Ok((atlas, stamp)) => (atlas, Ok(Some(stamp))),
+                    Err(failure) => (kept, Err((failure, before))),
+                }
+            }
+        };
+        worker.adopt(fleet, atlas, now_ms());
+        result
+    })
+    .await;
+    match loaded {
+        Some(Ok(Some(stamp))) => {
+            source.settled = stamp;
+            tracing::info!(source = %steering.atlas().description, "geo database loaded");
+        }
+        Some(Err((failure, stamp))) => {
+            // Logged once: the same file is not tried again.
+            source.settled = stamp;
+            tracing::warn!(%failure, "the geo database loaded before stays in use");
+        }
+        Some(Ok(None)) | None => {}
+    }
+}
+
+/// Runs blocking work on a thread for such; `None` when the runtime ends.
+async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(work).await.ok()
+}
