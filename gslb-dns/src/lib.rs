@@ -20,12 +20,12 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use nearcast_fleet::admin::{self, Readiness};
-use nearcast_fleet::client::Client;
 use nearcast_fleet::clock::{unix_millis, unix_seconds};
 use nearcast_fleet::config::{Fleet, NameServer};
 use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::follow::{FollowState, NodeContext};
 use nearcast_fleet::report::DnsReport;
+use nearcast_fleet::reporter;
 use nearcast_fleet::shutdown::Shutdown;
 use tokio::sync::watch;
 
@@ -40,8 +40,6 @@ use crate::zone::{ZoneError, Zones, next_serial};
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// How long a cookie secret makes new cookies (RFC 9018 section 5 asks for a change at least every 36 days).
 const COOKIE_SECRET_LIFE: Duration = Duration::from_secs(24 * 3600);
-/// Time-out of a report to control.
-const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs a name server until shutdown: listeners first, then zones and steering, then answers.
 ///
@@ -72,10 +70,12 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     let serving = listeners.serve(&handler, &metrics, &shutdown)?;
     let admin_task = tokio::spawn(admin::serve(admin_listener, registry, readiness, Some(steering.admin_extra()), shutdown.clone()));
     let reloader = Reloader { name: name.clone(), fleet: fleet.clone(), handler: Arc::clone(&handler), serial };
-    let reporter = Reporter { name, fleet, state, steering, metrics, started_unix_ms: unix_millis(SystemTime::now()) };
+    let started_unix_ms = unix_millis(SystemTime::now());
+    let source = ReportSource { name, state, steering, metrics, started_unix_ms, shutdown: shutdown.clone() };
+    let to_control = |f: &Fleet| reporter::to_control(f, "dns");
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(reloader.run(shutdown.clone()));
-    tasks.spawn(reporter.run(shutdown.clone()));
+    tasks.spawn(reporter::run(to_control, fleet, move |_| source.report(), shutdown.clone()));
     tasks.spawn(rotate_cookie_secrets(handler, shutdown.clone()));
     readiness_tx.send_replace(Readiness::Ready);
     tracing::info!(?addresses, "answering DNS");
@@ -168,52 +168,23 @@ impl Reloader {
     }
 }
 
-/// Tells control what this node has answered and sees.
-struct Reporter {
+/// What this node tells control of itself.
+struct ReportSource {
     name: String,
-    fleet: watch::Receiver<Arc<Fleet>>,
     state: watch::Receiver<FollowState>,
     steering: Arc<Steering>,
     metrics: Arc<Metrics>,
     started_unix_ms: u64,
+    shutdown: Shutdown,
 }
 
-impl Reporter {
-    async fn run(self, mut shutdown: Shutdown) {
-        let client = Client::new();
-        let mut was_accepted = true;
-        loop {
-            let fleet = Arc::clone(&self.fleet.borrow());
-            tokio::select! {
-                () = tokio::time::sleep(fleet.report_interval) => {}
-                () = shutdown.asked() => return,
-            }
-            let Some(control) = &fleet.control else { continue };
-            let url = format!("{}/v1/reports/dns", control.url);
-            let report = self.report(shutdown.is_asked());
-            let sent = tokio::select! {
-                sent = client.post_json(&url, Some(&fleet.node_key), &report, REPORT_TIMEOUT) => sent,
-                () = shutdown.asked() => return,
-            };
-            let problem = match sent {
-                Ok(response) if response.status().is_success() => None,
-                Ok(response) => Some(format!("control answered {}", response.status())),
-                Err(error) => Some(error.to_string()),
-            };
-            // Said when it begins and not every interval.
-            if let Some(problem) = problem.as_ref().filter(|_| was_accepted) {
-                tracing::warn!(%problem, "reports to control are not accepted; answers go on without it");
-            }
-            was_accepted = problem.is_none();
-        }
-    }
-
-    fn report(&self, draining: bool) -> DnsReport {
+impl ReportSource {
+    fn report(&self) -> DnsReport {
         let mut report = DnsReport {
             node: self.name.clone(),
             started_unix_ms: self.started_unix_ms,
             revision: self.state.borrow().revision,
-            draining,
+            draining: self.shutdown.is_asked(),
             queries: self.metrics.by_rcode(),
             ..DnsReport::default()
         };

@@ -637,6 +637,8 @@ impl<'b> Writer<'b> {
     /// Writes a record's owner: a pointer to the question when it has that name.
     fn owner(&mut self, owner: Owner<'_>) {
         match owner {
+            // A pointer to the root would be longer than the root.
+            Owner::Question if self.out.get(self.start + HEADER_BYTES) == Some(&0) => self.out.push(0),
             Owner::Question => self.out.extend_from_slice(&[0xc0, HEADER_BYTES as u8]),
             Owner::Name(name) => self.name(name),
         }

@@ -306,15 +306,10 @@ fn zone_list(fleet: &Fleet) -> Vec<Zone> {
     let own = given.cloned().unwrap_or_else(|| Zone {
         name: fleet.zone.clone(),
         ttl: std::time::Duration::from_secs(u64::from(NEGATIVE_TTL_MAX)),
-        name_servers: cdn_name_servers(fleet),
+        name_servers: fleet.zone_name_servers.clone(),
         records: Vec::new(),
     });
     std::iter::once(own).chain(fleet.zones.iter().filter(|z| z.name != fleet.zone).cloned()).collect()
-}
-
-/// Name servers of the CDN's own zone.
-fn cdn_name_servers(fleet: &Fleet) -> Vec<usize> {
-    (0..fleet.name_servers.len()).collect()
 }
 
 /// A zone in the making.

@@ -1,0 +1,334 @@
+//! A name server in this process on loopback addresses, and ways to ask it.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nearcast_fleet::clock::FleetClock;
+use nearcast_fleet::config::{
+    CachePolicy, Cluster, DailyWindow, Fleet, HealthCheck, NameServer, Node, Place, Record, Secret, SelectionPolicy, Site, Steering, Zone,
+};
+use nearcast_fleet::failure::Failure;
+use nearcast_fleet::follow::{FollowState, NodeContext};
+use nearcast_fleet::shutdown::{self, ShutdownTrigger};
+use nearcast_fleet::units::Bytes;
+use tokio::sync::{mpsc, watch};
+
+/// `name [ttl] TYPE data` relative to a zone, as the fleet file writes records.
+pub fn record(zone: &str, line: &str) -> Record {
+    let mut words = line.splitn(3, ' ');
+    let (name, mut rtype, mut data) =
+        (words.next().expect("a name"), words.next().expect("a type"), words.next().expect("data").to_owned());
+    let mut ttl = 300;
+    if let Ok(seconds) = rtype.parse() {
+        ttl = seconds;
+        let (t, d) = data.split_once(' ').expect("a type and data");
+        (rtype, data) = (Box::leak(t.to_owned().into_boxed_str()), d.to_owned());
+    }
+    let owner = match (name, zone) {
+        ("@", _) => zone.to_owned(),
+        (n, _) if n.ends_with('.') => n.trim_end_matches('.').to_owned(),
+        (n, "") => n.to_owned(),
+        (n, z) => format!("{n}.{z}"),
+    };
+    Record { owner, ttl, rtype: rtype.to_owned(), data }
+}
+
+/// A zone of these records, served by the fleet's first name server.
+pub fn zone(name: &str, records: &[&str]) -> Zone {
+    Zone {
+        name: name.to_owned(),
+        ttl: Duration::from_secs(300),
+        name_servers: vec![0],
+        records: records.iter().map(|r| record(name, r)).collect(),
+    }
+}
+
+/// A site with these hosts in every cluster.
+pub fn site(name: &str, hosts: &[&str]) -> Site {
+    Site {
+        name: name.to_owned(),
+        hosts: hosts.iter().map(|h| (*h).to_owned()).collect(),
+        origin: "http://127.0.0.1:1".to_owned(),
+        origin_host: None,
+        policy: SelectionPolicy::Geo,
+        ttl: Duration::from_secs(20),
+        clusters: vec![0, 1, 2],
+        cache: CachePolicy::default(),
+    }
+}
+
+fn cluster(name: &str, latitude: f64, longitude: f64, net: u8) -> Cluster {
+    let node = |last: u8| Node {
+        name: format!("{name}-{last}"),
+        addresses: vec![Ipv4Addr::new(127, 0, net, last).into()],
+        listen: Vec::new(),
+        service: SocketAddr::from((Ipv4Addr::new(127, 0, net, last), 1)),
+        admin: None,
+        memory: Bytes(1 << 20),
+        disk: Bytes(0),
+        threads: None,
+        capacity_bits: None,
+    };
+    Cluster {
+        name: name.to_owned(),
+        label: name.to_owned(),
+        place: Place { latitude, longitude },
+        time_zone: "UTC".to_owned(),
+        off_peak: DailyWindow { start_minute: 120, end_minute: 360 },
+        fill_rate_bits: 1 << 20,
+        push_share: Bytes(0),
+        weight: 1,
+        nodes: vec![node(1), node(2)],
+    }
+}
+
+/// Three clusters, one name server `ns1`, zone `cdn.test`, and what is given.
+pub fn fleet(listen: Vec<SocketAddr>, sites: Vec<Site>, zones: Vec<Zone>) -> Fleet {
+    let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    Fleet {
+        zone: "cdn.test".to_owned(),
+        hostmaster: "host.master@cdn.test".to_owned(),
+        base: std::env::temp_dir(),
+        state_dir: std::env::temp_dir(),
+        node_key: Secret("a key that only this test knows".to_owned()),
+        report_interval: Duration::from_secs(60),
+        clock: FleetClock::REAL,
+        control: None,
+        origins: Vec::new(),
+        name_servers: vec![NameServer {
+            name: "ns1".to_owned(),
+            host: "ns1.cdn.test".to_owned(),
+            listen,
+            addresses: vec![Ipv4Addr::new(127, 0, 0, 53).into(), "2001:db8::53".parse().expect("an address")],
+            admin,
+            admin_url: format!("http://{admin}"),
+        }],
+        zone_name_servers: vec![0],
+        steering: Steering {
+            geo_db: None,
+            health: HealthCheck {
+                path: "/.nearcast/health".to_owned(),
+                interval: Duration::from_millis(500),
+                timeout: Duration::from_millis(400),
+                fall: 2,
+                rise: 2,
+                jitter: 0.1,
+            },
+            rtt_max_age: Duration::from_secs(600),
+            rtt_explore: 0.01,
+        },
+        clusters: vec![cluster("ams", 52.37, 4.9, 10), cluster("nyc", 40.71, -74.01, 20), cluster("sin", 1.35, 103.82, 30)],
+        sites,
+        zones,
+    }
+}
+
+/// The customer's zone of these tests.
+pub fn demo_zone() -> Zone {
+    zone(
+        "demo.test",
+        &[
+            "www CNAME www.cdn.test.",
+            "@ MX 10 mail",
+            "mail A 192.0.2.25",
+            "@ TXT \"v=spf1 mx -all\"",
+            "alias CNAME mail",
+            "chain CNAME alias",
+            "loop CNAME pool",
+            "pool CNAME loop",
+            "dangling CNAME nowhere",
+            "foreign CNAME www.example.org.",
+            "a.b.c TXT deep",
+            "*.wild TXT any",
+            "x.y.wild TXT given",
+            "*.cdn CNAME www.cdn.test.",
+            "sub NS ns.sub",
+            "sub NS ns.other",
+            "ns.sub A 192.0.2.53",
+            "ns.other A 192.0.2.54",
+            "other NS ns.other",
+            "odd TYPE65280 \\# 4 c0a80c05",
+            "svc HTTPS 1 . alpn=h2,h3 port=8443 ipv4hint=192.0.2.1",
+            "many 60 A 192.0.2.1",
+            "many 30 A 192.0.2.2",
+            "old DNAME mail",
+            "Mixed TXT \"case\"",
+        ],
+    )
+}
+
+/// A running name server.
+pub struct Server {
+    /// Where it answers.
+    pub address: SocketAddr,
+    /// Changes its fleet.
+    pub fleet: watch::Sender<Arc<Fleet>>,
+    trigger: Option<ShutdownTrigger>,
+    thread: Option<std::thread::JoinHandle<Result<(), Failure>>>,
+    _entries: mpsc::Sender<nearcast_fleet::journal::Entry>,
+    _state: watch::Sender<FollowState>,
+}
+
+/// A free port of a loopback address, for UDP and TCP.
+pub fn free_address(ip: Ipv4Addr) -> SocketAddr {
+    loop {
+        let udp = UdpSocket::bind((ip, 0)).expect("a free UDP port");
+        let address = udp.local_addr().expect("bound");
+        if std::net::TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+}
+
+impl Server {
+    /// Starts `ns1` with the site `www` and the customer's zone.
+    pub fn start() -> Self {
+        Self::start_with(vec![site("www", &["www.demo.test"])], vec![demo_zone()])
+    }
+
+    /// Starts `ns1` with these sites and zones.
+    pub fn start_with(sites: Vec<Site>, zones: Vec<Zone>) -> Self {
+        let address = free_address(Ipv4Addr::LOCALHOST);
+        Self::start_fleet(fleet(vec![address], sites, zones), address)
+    }
+
+    /// Starts `ns1` of a fleet; `address` is where it will be asked.
+    pub fn start_fleet(fleet: Fleet, address: SocketAddr) -> Self {
+        let (fleet_tx, fleet_rx) = watch::channel(Arc::new(fleet));
+        let (entries_tx, entries) = mpsc::channel(1);
+        let (state_tx, state) = watch::channel(FollowState::default());
+        let (trigger, shutdown) = shutdown::channel();
+        let context = NodeContext { name: "ns1".to_owned(), fleet: fleet_rx, entries, state, shutdown };
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+            runtime.block_on(nearcast_gslb_dns::run(context))
+        });
+        let server =
+            Self { address, fleet: fleet_tx, trigger: Some(trigger), thread: Some(thread), _entries: entries_tx, _state: state_tx };
+        // UDP alone would be lost before the socket is bound; TCP says at once whether anybody listens.
+        for _ in 0..600 {
+            if server.thread.as_ref().is_some_and(std::thread::JoinHandle::is_finished) {
+                panic!("the server ended: {:?}", server.stop());
+            }
+            if TcpStream::connect(address).is_ok() {
+                return server;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("nobody listens on {address}");
+    }
+
+    /// Asks it to end and waits for that.
+    pub fn stop(mut self) -> Result<(), Failure> {
+        drop(self.trigger.take());
+        self.thread.take().expect("it runs").join().expect("it does not panic")
+    }
+
+    /// `dig`'s whole output.
+    pub fn dig(&self, arguments: &[&str]) -> String {
+        dig(self.address, arguments)
+    }
+
+    /// Sends one datagram; `None` when there is no answer in a second.
+    pub fn udp(&self, message: &[u8]) -> Option<Vec<u8>> {
+        udp_within(self.address, message, Duration::from_secs(3))
+    }
+
+    /// Whether a datagram stays without an answer while a good one after it gets one.
+    pub fn ignores(&self, message: &[u8]) -> bool {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        socket.set_read_timeout(Some(Duration::from_secs(3))).expect("a time-out");
+        socket.send_to(message, self.address).expect("sent");
+        let probe = query(0xbeef, "cdn.test", 6);
+        socket.send_to(&probe, self.address).expect("sent");
+        let mut buffer = [0; 2048];
+        let (len, _) = socket.recv_from(&mut buffer).expect("the probe is answered");
+        len >= 2 && buffer[..2] == [0xbe, 0xef]
+    }
+
+    /// Sends messages on one TCP connection, reads as many answers.
+    pub fn tcp(&self, messages: &[Vec<u8>], answers: usize) -> Vec<Vec<u8>> {
+        let mut stream = TcpStream::connect(self.address).expect("connected");
+        stream.set_read_timeout(Some(Duration::from_secs(3))).expect("a time-out");
+        let framed: Vec<u8> = messages.iter().flat_map(|m| [&(m.len() as u16).to_be_bytes()[..], m].concat()).collect();
+        stream.write_all(&framed).expect("written");
+        (0..answers).map(|_| read_message(&mut stream)).collect()
+    }
+}
+
+/// `dig` against one server.
+pub fn dig(server: SocketAddr, arguments: &[&str]) -> String {
+    let output = std::process::Command::new("dig")
+        .args([&format!("@{}", server.ip()), "-p", &server.port().to_string(), "+tries=1", "+time=3"])
+        .args(arguments)
+        .output()
+        .expect("dig runs");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Reads one framed message.
+pub fn read_message(stream: &mut TcpStream) -> Vec<u8> {
+    let mut len = [0; 2];
+    stream.read_exact(&mut len).expect("a length");
+    let mut message = vec![0; usize::from(u16::from_be_bytes(len))];
+    stream.read_exact(&mut message).expect("a message");
+    message
+}
+
+/// Sends one datagram and waits that long for an answer.
+pub fn udp_within(server: SocketAddr, message: &[u8], wait: Duration) -> Option<Vec<u8>> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    socket.set_read_timeout(Some(wait)).expect("a time-out");
+    socket.send_to(message, server).expect("sent");
+    let mut buffer = vec![0; 65_536];
+    let (len, from) = socket.recv_from(&mut buffer).ok()?;
+    assert_eq!(from, server, "the answer comes from the address that was asked");
+    buffer.truncate(len);
+    Some(buffer)
+}
+
+/// A query of class IN without EDNS.
+pub fn query(id: u16, name: &str, qtype: u16) -> Vec<u8> {
+    let mut message = id.to_be_bytes().to_vec();
+    message.extend_from_slice(&[0, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    for label in name.split('.').filter(|l| !l.is_empty()) {
+        message.push(label.len() as u8);
+        message.extend_from_slice(label.as_bytes());
+    }
+    message.push(0);
+    message.extend_from_slice(&qtype.to_be_bytes());
+    message.extend_from_slice(&[0, 1]);
+    message
+}
+
+/// The same with an OPT record of these options (code, data).
+pub fn query_with(id: u16, name: &str, qtype: u16, version: u8, options: &[(u16, Vec<u8>)]) -> Vec<u8> {
+    let mut message = query(id, name, qtype);
+    add_opt(&mut message, version, 1232, options);
+    message
+}
+
+/// Adds an OPT record.
+pub fn add_opt(message: &mut Vec<u8>, version: u8, udp_bytes: u16, options: &[(u16, Vec<u8>)]) {
+    message[11] += 1;
+    let data: Vec<u8> =
+        options.iter().flat_map(|(code, d)| [&code.to_be_bytes()[..], &(d.len() as u16).to_be_bytes(), d].concat()).collect();
+    message.extend_from_slice(&[0, 0, 41]);
+    message.extend_from_slice(&udp_bytes.to_be_bytes());
+    message.extend_from_slice(&[0, version, 0, 0]);
+    message.extend_from_slice(&(data.len() as u16).to_be_bytes());
+    message.extend_from_slice(&data);
+}
+
+/// The lower four bits of the response code.
+pub fn rcode(message: &[u8]) -> u8 {
+    message[3] & 15
+}
+
+/// A counts word of the header: 4 question, 6 answer, 8 authority, 10 additional.
+pub fn count(message: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([message[at], message[at + 1]])
+}
