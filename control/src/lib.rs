@@ -1,1 +1,308 @@
-//! placeholder
+//! The control role: the journal of changes, the API and the console, the push job.
+//!
+//! - [`handler`](self) answers `/v1` (examples in `API.md`, schema at `/v1/openapi.json`); `server` accepts connections.
+//! - `ledger` is the journal that nodes follow; `revision` decides which fleet file is in force.
+//! - `book` folds reports into the state of the fleet, with `series`, `purges` and `pushes`; `events` tells what happened.
+//! - `planner` turns reported popularity into push orders, with the pure rules of `nearcast-push`.
+//!
+//! Nothing that serves clients depends on this role: with it down, there are no changes and no console.
+//!
+//! Which fleet file is in force: whichever changed last. That is the journal's newest revision, unless the file on disk
+//! has been edited since control last started with it; the file on disk is then recorded as a new revision.
+
+mod book;
+mod console;
+mod dir;
+mod error;
+mod events;
+mod fleet_view;
+mod handler;
+mod kernel;
+mod ledger;
+mod metrics;
+mod planner;
+mod purges;
+mod pushes;
+mod revision;
+mod series;
+mod server;
+mod state;
+mod view;
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nearcast_fleet::admin::{self, Readiness};
+use nearcast_fleet::config::{Control, Fleet};
+use nearcast_fleet::failure::{Failure, FailureKind};
+use nearcast_fleet::journal::{Change, Entry, JournalError};
+use nearcast_fleet::shutdown::Shutdown;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+
+use crate::book::Book;
+use crate::dir::{Dir, write_whole};
+use crate::events::{Happening, Level};
+use crate::ledger::Ledger;
+use crate::planner::{Learnt, Scheduler};
+use crate::revision::AtStart;
+use crate::state::{FleetFile, Parts, State, now_unix_ms};
+
+/// How often time alone is looked at: silence, windows, orders that run out of time.
+const TICK: Duration = Duration::from_millis(500);
+/// How often what was learnt is written.
+const SAVE_EVERY: Duration = Duration::from_secs(60);
+/// File of what was learnt, in control's directory.
+const LEARNT_FILE: &str = "popularity.json";
+/// Copy of the fleet file on disk as it was at the last start.
+const SEEN_FILE: &str = "fleet-file.seen";
+
+/// The fleet file as it is on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FleetText {
+    /// Its text.
+    pub text: String,
+    /// The directory that its relative paths are taken from.
+    pub base: PathBuf,
+}
+
+/// Runs the control role of the fleet until shutdown, without the text of the fleet file on disk: see [`run_with`].
+///
+/// # Errors
+/// As [`run_with`].
+pub async fn run(fleet: watch::Sender<Arc<Fleet>>, shutdown: Shutdown) -> Result<(), Failure> {
+    run_with(fleet, None, shutdown).await
+}
+
+/// Runs the control role of the fleet until shutdown. `fleet` is updated when a revision of the fleet file is accepted, and
+/// watched for changes that others make. `disk` is the fleet file that `fleet` was read from: with it, the API can give
+/// out its text, and an edit of it is recorded as a revision at the next start.
+///
+/// # Errors
+/// A [`Failure`] when the fleet has no control role, a port is in use, control's directory cannot be made or is in use, or
+/// the journal is damaged. Nothing has been started then.
+pub async fn run_with(fleet: watch::Sender<Arc<Fleet>>, disk: Option<FleetText>, shutdown: Shutdown) -> Result<(), Failure> {
+    let given = fleet.borrow().clone();
+    let Some(control) = given.control.clone() else {
+        return Err(Failure::new(FailureKind::Usage, "the fleet file has no [control] section; add one to run the control role"));
+    };
+    let listener = TcpListener::bind(control.listen).await.map_err(|e| Failure::bind("the control API", control.listen, &e))?;
+    let admin_listener = admin::bind(control.admin).await?;
+    let dir = Dir::open(&given.node_dir(&control.name))?;
+    let state = Arc::new(open(fleet, &given, &control, &dir, disk, shutdown.clone())?);
+
+    let (ready, readiness) = watch::channel(Readiness::Ready);
+    let admin_task = tokio::spawn(admin::serve(admin_listener, state.metrics.registry.clone(), readiness, None, shutdown.clone()));
+    let mut tasks = JoinSet::new();
+    tasks.spawn(keep_time(state.clone(), shutdown.clone()));
+    tasks.spawn(keep_learnt(state.clone(), dir.file(LEARNT_FILE), shutdown.clone()));
+    tasks.spawn(follow_fleet(state.clone(), shutdown.clone()));
+    tracing::info!(listen = %control.listen, revision = state.ledger.revision(), "the control API listens");
+    let message = format!("control started at journal revision {}", state.ledger.revision());
+    state.events.add(now_unix_ms(), [Happening::new("control_started", Level::Info, message)]);
+
+    server::serve(listener, handler::router(state.clone()), state.metrics.clone(), shutdown).await;
+    ready.send_replace(Readiness::NotReady("draining".to_owned()));
+    while tasks.join_next().await.is_some() {}
+    admin_task.abort();
+    drop(dir);
+    Ok(())
+}
+
+/// Reads what earlier processes left and decides which fleet file is in force.
+fn open(
+    fleet: watch::Sender<Arc<Fleet>>,
+    given: &Fleet,
+    control: &Control,
+    dir: &Dir,
+    disk: Option<FleetText>,
+    shutdown: Shutdown,
+) -> Result<State, Failure> {
+    let token = dir.token()?;
+    let ledger = Ledger::open(&dir.file("journal")).map_err(|e| journal_failure(&e))?;
+    let history = History::read(&ledger);
+    let seen = std::fs::read_to_string(dir.file(SEEN_FILE)).ok();
+    let newest = history.fleet_file.clone();
+    let base = disk.as_ref().map_or_else(|| PathBuf::from("."), |d| d.base.clone());
+    let disk_text = disk.map(|d| d.text);
+    let at_start = revision::at_start(disk_text.as_deref(), seen.as_deref(), newest.as_ref().map(|(_, text)| text.as_str()));
+    let fleet_file = match (at_start, newest, disk_text.clone()) {
+        (AtStart::Journal, Some((revision, text)), _) => {
+            let journalled = revision::parse(&text, revision, &base)?;
+            if journalled.control.as_ref() != Some(control) || journalled.node_key != given.node_key {
+                return Err(Failure::new(
+                    FailureKind::Usage,
+                    format!(
+                        "revision {revision} of the fleet file in the journal has another [control] or node key than the file on disk; edit the file on disk and it becomes a new revision"
+                    ),
+                ));
+            }
+            fleet.send_replace(Arc::new(journalled));
+            FleetFile { revision, text: Some(text) }
+        }
+        (AtStart::DiskAsRevision, _, Some(text)) => {
+            let change = Change::FleetFile { text: text.clone() };
+            let entry = ledger.append_blocking(change, now_unix_ms(), |_| ()).map_err(|e| journal_failure(&e))?;
+            FleetFile { revision: entry.revision, text: Some(text) }
+        }
+        (_, _, text) => FleetFile { revision: 0, text },
+    };
+    if let Some(text) = &disk_text
+        && seen.as_ref() != Some(text)
+    {
+        let path = dir.file(SEEN_FILE);
+        write_whole(&path, text.as_bytes()).map_err(|e| Failure::new(FailureKind::Io, format!("cannot write {}: {e}", path.display())))?;
+    }
+    let in_force = fleet.borrow().clone();
+    let book = history.book(&in_force);
+    let policy = in_force.control.as_ref().and_then(|c| c.push.as_ref());
+    let learnt = Learnt::new(policy, std::fs::read(dir.file(LEARNT_FILE)).ok().as_deref());
+    Ok(State::new(Parts { fleet, fleet_file, base, token, ledger, book, learnt, shutdown }))
+}
+
+/// What the journal's entries come to.
+#[derive(Debug, Default)]
+struct History {
+    /// Newest fleet file and its revision.
+    fleet_file: Option<(u64, String)>,
+    /// Newest purges, oldest first.
+    purges: VecDeque<Entry>,
+    /// Newest push orders, oldest first.
+    pushes: VecDeque<Entry>,
+}
+
+impl History {
+    fn read(ledger: &Ledger) -> Self {
+        let mut history = Self::default();
+        let mut after = 0;
+        loop {
+            let page = ledger.after_blocking(after, ledger::PAGE_ENTRIES_MAX);
+            let Some(last) = page.last() else { return history };
+            after = last.revision;
+            for entry in page {
+                history.add(entry);
+            }
+        }
+    }
+
+    fn add(&mut self, entry: Entry) {
+        let (kept, most) = match entry.change {
+            Change::FleetFile { text } => {
+                self.fleet_file = Some((entry.revision, text));
+                return;
+            }
+            Change::Purge(_) => (&mut self.purges, purges::KEPT_MAX),
+            Change::Push(_) => (&mut self.pushes, pushes::KEPT_MAX),
+        };
+        if kept.len() == most {
+            kept.pop_front();
+        }
+        kept.push_back(entry);
+    }
+
+    /// Purges and orders of earlier processes, which reports will complete.
+    fn book(&self, fleet: &Fleet) -> Book {
+        let now = now_unix_ms();
+        let mut book = Book::new(now);
+        for entry in self.purges.iter().chain(&self.pushes) {
+            match &entry.change {
+                Change::Purge(purge) => book.purges.accept(entry.revision, entry.accepted_unix_ms, purge.clone(), true),
+                Change::Push(order) => {
+                    let cluster = fleet.clusters.iter().find(|c| c.name == order.cluster);
+                    let nodes = cluster.map(|c| c.nodes.iter().map(|n| n.name.clone()).collect()).unwrap_or_default();
+                    book.pushes.accept(order, entry.revision, entry.accepted_unix_ms, nodes);
+                }
+                Change::FleetFile { .. } => {}
+            }
+        }
+        // What ran out of time before this process is no news.
+        let _ = book.pushes.tick(now);
+        book
+    }
+}
+
+fn journal_failure(error: &JournalError) -> Failure {
+    let kind = match error {
+        JournalError::Io { .. } => FailureKind::Io,
+        JournalError::Damaged { .. } => FailureKind::BadData,
+        JournalError::TooLarge { .. } => FailureKind::Usage,
+    };
+    Failure::new(kind, error.to_string())
+}
+
+/// Looks at what time alone changes.
+async fn keep_time(state: Arc<State>, mut shutdown: Shutdown) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut scheduler = Scheduler::default();
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = shutdown.asked() => return,
+        }
+        let (now, fleet) = (now_unix_ms(), state.fleet());
+        let happenings = state.book().tick(&fleet, now);
+        state.events.add(now, happenings);
+        scheduler.look(&state, &fleet, now).await;
+        gauges(&state, &fleet, now);
+    }
+}
+
+fn gauges(state: &State, fleet: &Fleet, now_unix_ms: u64) {
+    let metrics = &state.metrics;
+    metrics.journal_revision.set(i64::try_from(state.ledger.revision()).unwrap_or(i64::MAX));
+    let counts = state.book().state_counts(fleet, now_unix_ms);
+    for role in [book::Role::Edge, book::Role::Dns, book::Role::Origin, book::Role::Control] {
+        for node_state in book::NodeState::ALL {
+            let count = counts.get(&(role, node_state.name())).copied().unwrap_or(0);
+            metrics.nodes.with_label_values(&[role.name(), node_state.name()]).set(count);
+        }
+    }
+    for (cluster, urls) in state.learnt.sizes() {
+        metrics.popular_urls.with_label_values(&[cluster.as_str()]).set(urls as i64);
+    }
+}
+
+/// Writes what was learnt now and then, and at the end.
+async fn keep_learnt(state: Arc<State>, path: PathBuf, mut shutdown: Shutdown) {
+    loop {
+        let is_end = tokio::select! {
+            () = tokio::time::sleep(SAVE_EVERY) => false,
+            () = shutdown.asked() => true,
+        };
+        let (state, path) = (state.clone(), path.clone());
+        let saved = tokio::task::spawn_blocking(move || save(&state, &path)).await;
+        if let Ok(Err(error)) = saved {
+            tracing::warn!(%error, "what was learnt of popularity cannot be written; a restart will begin anew");
+        }
+        if is_end {
+            return;
+        }
+    }
+}
+
+fn save(state: &State, path: &Path) -> std::io::Result<()> {
+    write_whole(path, &state.learnt.save())
+}
+
+/// Keeps book and planner in step with the fleet, whoever changes it.
+async fn follow_fleet(state: Arc<State>, mut shutdown: Shutdown) {
+    let mut fleets = state.fleet.subscribe();
+    loop {
+        tokio::select! {
+            changed = fleets.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            () = shutdown.asked() => return,
+        }
+        let fleet = fleets.borrow_and_update().clone();
+        state.book().forget(&fleet);
+        state.learnt.follow(&fleet);
+    }
+}

@@ -1,0 +1,599 @@
+//! What nodes have reported: the only place that turns reports into the state of the fleet. Pure: reports and the time
+//! come in, happenings and answers go out.
+//!
+//! A node that has not reported for [`SILENT_INTERVALS`] intervals is silent, which is not down: it may well be serving.
+//! It is down when most name servers that report say so.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use jiff::tz::TimeZone;
+use nearcast_fleet::config::{Cluster, Fleet};
+use nearcast_fleet::report::{DnsReport, EdgeReport, OriginReport, SelectionCount};
+use nearcast_push::account::Earnings;
+use nearcast_push::schedule;
+
+use crate::events::{Happening, Level};
+use crate::fleet_view;
+use crate::purges::Purges;
+use crate::pushes::Pushes;
+use crate::series::{Counts, Key, NODE_SECONDS_KEPT, Series};
+use crate::view;
+
+/// Report intervals without a report after which a node is silent.
+const SILENT_INTERVALS: u32 = 3;
+/// Nodes get this long after control's start to report before they are silent, milliseconds.
+const GRACE_MS: u64 = 5_000;
+/// Kinds of steered answers that are counted apart.
+const SELECTIONS_MAX: usize = 4096;
+
+/// How a node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NodeState {
+    /// It has not reported since control started, and need not have yet.
+    Waiting,
+    Up,
+    Draining,
+    Down,
+    Silent,
+}
+
+impl NodeState {
+    pub(crate) const ALL: [Self; 5] = [Self::Waiting, Self::Up, Self::Draining, Self::Down, Self::Silent];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Up => "up",
+            Self::Draining => "draining",
+            Self::Down => "down",
+            Self::Silent => "silent",
+        }
+    }
+}
+
+/// What kind of node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Role {
+    Edge,
+    Dns,
+    Origin,
+    Control,
+}
+
+impl Role {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Edge => "edge",
+            Self::Dns => "gslb-dns",
+            Self::Origin => "origin",
+            Self::Control => "control",
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Latest {
+    Edge(Box<EdgeReport>),
+    Dns(Box<DnsReport>),
+    Origin(OriginReport),
+}
+
+#[derive(Debug)]
+struct Node {
+    last_ms: u64,
+    started_unix_ms: u64,
+    revision: u64,
+    draining: bool,
+    latest: Latest,
+}
+
+type SelectionKey = (String, String, String, String);
+
+#[derive(Debug, Default)]
+struct SelectionRecord {
+    latitude: f64,
+    longitude: f64,
+    total: u64,
+    /// Second after the epoch and count.
+    recent: VecDeque<(u64, u64)>,
+}
+
+/// The state of the fleet.
+#[derive(Debug)]
+pub(crate) struct Book {
+    started_unix_ms: u64,
+    nodes: BTreeMap<String, Node>,
+    selections: BTreeMap<SelectionKey, SelectionRecord>,
+    told_nodes: BTreeMap<String, NodeState>,
+    told_clusters: BTreeMap<String, &'static str>,
+    pub(crate) series: Series,
+    pub(crate) purges: Purges,
+    pub(crate) pushes: Pushes,
+}
+
+/// What a status answer needs besides the book.
+#[derive(Debug, Clone)]
+pub(crate) struct Surroundings {
+    pub(crate) now_unix_ms: u64,
+    pub(crate) journal: String,
+    pub(crate) revision: u64,
+    pub(crate) fleet_revision: u64,
+    pub(crate) window_seconds: u64,
+}
+
+impl Book {
+    /// Nothing is known yet.
+    pub(crate) fn new(started_unix_ms: u64) -> Self {
+        Self {
+            started_unix_ms,
+            nodes: BTreeMap::new(),
+            selections: BTreeMap::new(),
+            told_nodes: BTreeMap::new(),
+            told_clusters: BTreeMap::new(),
+            series: Series::default(),
+            purges: Purges::default(),
+            pushes: Pushes::default(),
+        }
+    }
+
+    /// Takes in an edge's report.
+    pub(crate) fn edge(&mut self, fleet: &Fleet, cluster: &Cluster, report: EdgeReport, now_ms: u64) -> Vec<Happening> {
+        let edges = edge_names(fleet);
+        let mut happenings = self.purges.report(&report, &edges, now_ms);
+        happenings.extend(self.pushes.report(&report));
+        let (from_ms, counts_from_zero) = self.since(&report.node, report.started_unix_ms, now_ms);
+        let before = match self.nodes.get(&report.node).map(|n| &n.latest) {
+            Some(Latest::Edge(before)) if before.started_unix_ms == report.started_unix_ms => Some(before),
+            _ => None,
+        };
+        if before.is_some() || counts_from_zero {
+            let mut all = Counts::default();
+            for site in &fleet.sites {
+                let Some(totals) = report.sites.get(&site.name) else { continue };
+                let counts = Counts::between(before.and_then(|b| b.sites.get(&site.name)), totals);
+                self.series.add(Key::Site(site.name.clone()), from_ms, now_ms, &counts);
+                all.add(&counts, 1.0);
+            }
+            self.series.add(Key::Total, from_ms, now_ms, &all);
+            self.series.add(Key::Cluster(cluster.name.clone()), from_ms, now_ms, &all);
+            self.series.add(Key::Node(report.node.clone()), from_ms, now_ms, &all);
+            let hour = schedule::local_hour(&fleet.clock, &time_zone(cluster), now_ms);
+            let earned = Earnings {
+                requests: all.counted() as u64,
+                response_bytes: all.response_bytes as u64,
+                pushed_hits: all.pushed_hits as u64,
+                pushed_hit_bytes: all.pushed_hit_bytes as u64,
+            };
+            self.pushes.earn(&cluster.name, hour, earned);
+        }
+        let node = Node {
+            last_ms: now_ms,
+            started_unix_ms: report.started_unix_ms,
+            revision: report.revision,
+            draining: report.draining,
+            latest: Latest::Edge(Box::new(report.clone())),
+        };
+        self.nodes.insert(report.node, node);
+        happenings
+    }
+
+    /// Takes in a name server's report.
+    pub(crate) fn dns(&mut self, fleet: &Fleet, report: DnsReport, now_ms: u64) -> Vec<Happening> {
+        let (from_ms, counts_from_zero) = self.since(&report.node, report.started_unix_ms, now_ms);
+        let before = match self.nodes.remove(&report.node) {
+            Some(Node { latest: Latest::Dns(before), .. }) if before.started_unix_ms == report.started_unix_ms => Some(before),
+            _ => None,
+        };
+        if before.is_some() || counts_from_zero {
+            let queries = |r: &DnsReport| r.queries.values().fold(0u64, |a, n| a.saturating_add(*n));
+            let new = queries(&report).saturating_sub(before.as_ref().map_or(0, |b| queries(b)));
+            let mut counts = Counts::default();
+            counts.requests[0] = new as f64;
+            self.series.add(Key::Node(report.node.clone()), from_ms, now_ms, &counts);
+            let known: BTreeMap<SelectionKey, u64> =
+                before.iter().flat_map(|b| &b.selections).map(|s| (selection_key(s), s.count)).collect();
+            for selection in &report.selections {
+                let earlier = known.get(&selection_key(selection)).copied().unwrap_or(0);
+                self.select(selection, selection.count.saturating_sub(earlier), now_ms / 1000);
+            }
+        }
+        let happenings = before.map(|b| health_changes(fleet, &b, &report)).unwrap_or_default();
+        let node = Node {
+            last_ms: now_ms,
+            started_unix_ms: report.started_unix_ms,
+            revision: report.revision,
+            draining: report.draining,
+            latest: Latest::Dns(Box::new(report.clone())),
+        };
+        self.nodes.insert(report.node, node);
+        happenings
+    }
+
+    /// Takes in an origin's report.
+    pub(crate) fn origin(&mut self, report: OriginReport, now_ms: u64) {
+        let (from_ms, counts_from_zero) = self.since(&report.node, report.started_unix_ms, now_ms);
+        let before = match self.nodes.get(&report.node).map(|n| &n.latest) {
+            Some(Latest::Origin(before)) if before.started_unix_ms == report.started_unix_ms => Some(before),
+            _ => None,
+        };
+        if before.is_some() || counts_from_zero {
+            let requests = |r: &OriginReport| r.requests.values().fold(0u64, |a, n| a.saturating_add(*n));
+            let mut counts = Counts::default();
+            counts.requests[0] = requests(&report).saturating_sub(before.map_or(0, requests)) as f64;
+            counts.response_bytes = report.bytes.saturating_sub(before.map_or(0, |b| b.bytes)) as f64;
+            self.series.add(Key::Node(report.node.clone()), from_ms, now_ms, &counts);
+        }
+        let node = Node {
+            last_ms: now_ms,
+            started_unix_ms: report.started_unix_ms,
+            revision: 0,
+            draining: report.draining,
+            latest: Latest::Origin(report.clone()),
+        };
+        self.nodes.insert(report.node, node);
+    }
+
+    /// What has changed by time alone, or since the last call: nodes that fell silent or came back, clusters without
+    /// nodes, orders that ran out of time.
+    pub(crate) fn tick(&mut self, fleet: &Fleet, now_ms: u64) -> Vec<Happening> {
+        let mut happenings = self.pushes.tick(now_ms);
+        let mut told = BTreeMap::new();
+        for (name, role, cluster) in roster(fleet) {
+            let (state, reason) = self.state(fleet, &name, role, now_ms);
+            let earlier = self.told_nodes.get(&name).copied().unwrap_or(NodeState::Waiting);
+            if state != earlier
+                && let Some(mut happening) = node_change(&name, earlier, state, &reason)
+            {
+                happening.cluster = cluster.map(str::to_owned);
+                happenings.push(happening);
+            }
+            told.insert(name, state);
+        }
+        self.told_nodes = told;
+        let mut told = BTreeMap::new();
+        for cluster in &fleet.clusters {
+            let (state, _) = self.cluster_state(fleet, cluster, now_ms);
+            let earlier = self.told_clusters.get(&cluster.name).copied().unwrap_or("waiting");
+            if state == "down" && earlier != "down" {
+                let message = format!("{} has no node that serves; its clients are steered elsewhere", cluster.label);
+                happenings.push(Happening::new("cluster_down", Level::Warn, message).cluster(&cluster.name));
+            } else if earlier == "down" && state != "down" {
+                let message = format!("{} serves again", cluster.label);
+                happenings.push(Happening::new("cluster_up", Level::Good, message).cluster(&cluster.name));
+            }
+            told.insert(cluster.name.clone(), state);
+        }
+        self.told_clusters = told;
+        happenings
+    }
+
+    /// The fleet has changed: what it no longer has is forgotten.
+    pub(crate) fn forget(&mut self, fleet: &Fleet) {
+        let names: BTreeSet<String> = roster(fleet).into_iter().map(|(name, ..)| name).collect();
+        self.nodes.retain(|name, _| names.contains(name));
+        self.series.retain(|key| match key {
+            Key::Total => true,
+            Key::Cluster(name) => fleet.clusters.iter().any(|c| c.name == *name),
+            Key::Site(name) => fleet.sites.iter().any(|s| s.name == *name),
+            Key::Node(name) => names.contains(name),
+        });
+        self.selections.retain(|(site, cluster, ..), _| {
+            fleet.sites.iter().any(|s| s.name == *site) && fleet.clusters.iter().any(|c| c.name == *cluster)
+        });
+    }
+
+    /// Every edge, with whether it reports (or may still begin to).
+    pub(crate) fn edges(&self, fleet: &Fleet, now_ms: u64) -> Vec<(String, bool)> {
+        let reports = |name: &str| match self.nodes.get(name) {
+            Some(node) => now_ms.saturating_sub(node.last_ms) <= silent_after_ms(fleet),
+            None => self.may_wait(fleet, now_ms),
+        };
+        edge_names(fleet).into_iter().map(|name| (name.clone(), reports(&name))).collect()
+    }
+
+    /// How many nodes of each role are in each state.
+    pub(crate) fn state_counts(&self, fleet: &Fleet, now_ms: u64) -> BTreeMap<(Role, &'static str), i64> {
+        let mut counts = BTreeMap::new();
+        for (name, role, _) in roster(fleet) {
+            *counts.entry((role, self.state(fleet, &name, role, now_ms).0.name())).or_insert(0) += 1;
+        }
+        counts
+    }
+
+    /// The whole status answer, without events.
+    pub(crate) fn status(&self, fleet: &Fleet, around: &Surroundings) -> view::Status {
+        let now = around.now_unix_ms;
+        let (end, window) = (settled_second(fleet, now), around.window_seconds);
+        let rates = |key: &Key| self.series.recent(key, end, window).rates(window);
+        let since_start = (now.saturating_sub(self.started_unix_ms) / 1000).max(1);
+        view::Status {
+            now_unix_ms: now,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            zone: fleet.zone.clone(),
+            control: fleet.control.as_ref().map(|c| c.name.clone()).unwrap_or_default(),
+            started_unix_ms: self.started_unix_ms,
+            journal: around.journal.clone(),
+            revision: around.revision,
+            fleet_revision: around.fleet_revision,
+            report_interval_ms: fleet.report_interval.as_millis() as u64,
+            window_seconds: window,
+            clock: fleet_view::clock(&fleet.clock, now),
+            recent: rates(&Key::Total),
+            since_start: self.series.since_start(&Key::Total).rates(since_start),
+            clusters: fleet.clusters.iter().map(|c| self.cluster(fleet, c, around, end)).collect(),
+            nodes: roster(fleet).into_iter().map(|(name, role, cluster)| self.node(fleet, name, role, cluster, around, end)).collect(),
+            sites: fleet
+                .sites
+                .iter()
+                .map(|s| view::SiteStatus {
+                    name: s.name.clone(),
+                    hosts: s.hosts.clone(),
+                    steered_name: fleet.steered_name(s),
+                    policy: fleet_view::policy(s.policy).to_owned(),
+                    recent: rates(&Key::Site(s.name.clone())),
+                })
+                .collect(),
+            selections: self.selections(now / 1000, window),
+            events: Vec::new(),
+        }
+    }
+
+    fn cluster(&self, fleet: &Fleet, cluster: &Cluster, around: &Surroundings, end: u64) -> view::ClusterStatus {
+        let now = around.now_unix_ms;
+        let zone = time_zone(cluster);
+        let window = schedule::window(&fleet.clock, &zone, cluster.off_peak, now);
+        let (state, nodes_up) = self.cluster_state(fleet, cluster, now);
+        let connections = cluster.nodes.iter().filter_map(|n| self.nodes.get(&n.name)).fold(0u64, |a, n| match &n.latest {
+            Latest::Edge(e) if now.saturating_sub(n.last_ms) <= silent_after_ms(fleet) => a.saturating_add(e.connections),
+            _ => a,
+        });
+        view::ClusterStatus {
+            name: cluster.name.clone(),
+            label: cluster.label.clone(),
+            latitude: cluster.place.latitude,
+            longitude: cluster.place.longitude,
+            time_zone: cluster.time_zone.clone(),
+            local_time: schedule::local_time(&fleet.clock, &zone, now).unwrap_or_default(),
+            off_peak: fleet_view::daily(cluster.off_peak),
+            off_peak_now: window.as_ref().is_some_and(|w| w.is_open(now)),
+            next_window_unix_ms: window.map(|w| w.start_unix_ms),
+            state: state.to_owned(),
+            nodes: cluster.nodes.len(),
+            nodes_up,
+            connections,
+            push: self.pushes.running(&cluster.name).map(str::to_owned),
+            recent: self.series.recent(&Key::Cluster(cluster.name.clone()), end, around.window_seconds).rates(around.window_seconds),
+        }
+    }
+
+    /// Its state, and how many nodes are up.
+    fn cluster_state(&self, fleet: &Fleet, cluster: &Cluster, now_ms: u64) -> (&'static str, usize) {
+        let states: Vec<NodeState> = cluster.nodes.iter().map(|n| self.state(fleet, &n.name, Role::Edge, now_ms).0).collect();
+        let count = |state| states.iter().filter(|s| **s == state).count();
+        let up = count(NodeState::Up);
+        let state = if up == states.len() {
+            "up"
+        } else if count(NodeState::Waiting) == states.len() {
+            "waiting"
+        } else if count(NodeState::Down) + count(NodeState::Draining) == states.len() {
+            "down"
+        } else {
+            "degraded"
+        };
+        (state, up)
+    }
+
+    fn node(&self, fleet: &Fleet, name: String, role: Role, cluster: Option<&str>, around: &Surroundings, end: u64) -> view::NodeStatus {
+        let now = around.now_unix_ms;
+        let (state, reason) = self.state(fleet, &name, role, now);
+        let mut status = view::NodeStatus {
+            role: role.name().to_owned(),
+            cluster: cluster.map(str::to_owned),
+            state: state.name().to_owned(),
+            reason,
+            health: self.health(fleet, &name, now).into_iter().map(|(_, h)| h).collect(),
+            ..view::NodeStatus::default()
+        };
+        if role == Role::Control {
+            status.name = name;
+            status.started_unix_ms = self.started_unix_ms;
+            (status.last_report_unix_ms, status.age_ms, status.revision) = (now, Some(0), around.revision);
+            return status;
+        }
+        let window = around.window_seconds.min(NODE_SECONDS_KEPT);
+        let rates = self.series.recent(&Key::Node(name.clone()), end, window).rates(window);
+        if let Some((_, node)) = fleet.edge(&name) {
+            status.addresses = Some(node.addresses.iter().map(ToString::to_string).collect());
+            status.memory_max_bytes = Some(node.memory.0);
+            status.disk_max_bytes = Some(node.disk.0);
+            status.push_share_bytes = fleet.edge(&name).map(|(c, _)| c.push_share.0);
+        }
+        if let Some(node) = self.nodes.get(&name) {
+            status.last_report_unix_ms = node.last_ms;
+            status.age_ms = Some(now.saturating_sub(node.last_ms));
+            status.started_unix_ms = node.started_unix_ms;
+            status.draining = node.draining;
+            status.revision = node.revision;
+            if role != Role::Origin {
+                status.behind = around.revision.saturating_sub(node.revision);
+            }
+            match &node.latest {
+                Latest::Edge(e) => {
+                    status.connections = Some(e.connections);
+                    status.memory_bytes = Some(e.memory_bytes);
+                    status.disk_bytes = Some(e.disk_bytes);
+                    status.pushed_bytes = Some(e.pushed_bytes);
+                    status.object_hit_ratio = rates.object_hit_ratio;
+                }
+                Latest::Dns(d) => {
+                    status.queries_per_second = Some(rates.requests_per_second);
+                    status.rtt_prefixes = Some(d.rtt_prefixes);
+                    status.geo_source = Some(d.geo_source.clone());
+                }
+                Latest::Origin(_) => {}
+            }
+            if role != Role::Dns {
+                status.requests_per_second = Some(rates.requests_per_second);
+                status.egress_bits_per_second = Some(rates.egress_bits_per_second);
+            }
+        }
+        status.name = name;
+        status
+    }
+
+    /// A node's state and, when it is not up, why.
+    fn state(&self, fleet: &Fleet, name: &str, role: Role, now_ms: u64) -> (NodeState, String) {
+        if role == Role::Control {
+            return (NodeState::Up, String::new());
+        }
+        let health = self.health(fleet, name, now_ms);
+        let fresh: Vec<&view::Health> = health.iter().filter(|(is_fresh, _)| *is_fresh).map(|(_, h)| h).collect();
+        let against: Vec<&&view::Health> = fresh.iter().filter(|h| !h.up).collect();
+        let node = self.nodes.get(name);
+        if node.is_some_and(|n| n.draining) && !self.is_silent(fleet, name, now_ms) {
+            return (NodeState::Draining, "draining".to_owned());
+        }
+        if against.len() * 2 > fresh.len() && (node.is_some() || !self.may_wait(fleet, now_ms)) {
+            return (NodeState::Down, format!("{} says: {}", against[0].by, against[0].reason));
+        }
+        match node {
+            None if self.may_wait(fleet, now_ms) => (NodeState::Waiting, "no report yet".to_owned()),
+            None => (NodeState::Silent, "no report since control started".to_owned()),
+            Some(n) if self.is_silent(fleet, name, now_ms) => {
+                (NodeState::Silent, format!("no report for {} s", now_ms.saturating_sub(n.last_ms) / 1000))
+            }
+            Some(_) => (NodeState::Up, String::new()),
+        }
+    }
+
+    fn is_silent(&self, fleet: &Fleet, name: &str, now_ms: u64) -> bool {
+        self.nodes.get(name).is_none_or(|n| now_ms.saturating_sub(n.last_ms) > silent_after_ms(fleet))
+    }
+
+    fn may_wait(&self, fleet: &Fleet, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.started_unix_ms) <= silent_after_ms(fleet).max(GRACE_MS)
+    }
+
+    /// What each name server says of an edge, with whether that name server still reports.
+    fn health(&self, fleet: &Fleet, edge: &str, now_ms: u64) -> Vec<(bool, view::Health)> {
+        let mut all = Vec::new();
+        for (by, node) in &self.nodes {
+            let Latest::Dns(report) = &node.latest else { continue };
+            for h in report.health.iter().filter(|h| h.node == edge) {
+                let health = view::Health {
+                    by: by.clone(),
+                    up: h.up,
+                    since_unix_ms: h.since_unix_ms,
+                    reason: h.reason.clone(),
+                    check_us: h.check_us,
+                };
+                all.push((!self.is_silent(fleet, by, now_ms), health));
+            }
+        }
+        all
+    }
+
+    /// Time from which a report's counts are, and whether its totals all came since control started.
+    fn since(&self, name: &str, started_unix_ms: u64, now_ms: u64) -> (u64, bool) {
+        let last = self.nodes.get(name).map_or(self.started_unix_ms, |n| n.last_ms);
+        let is_new = started_unix_ms >= self.started_unix_ms || self.nodes.contains_key(name);
+        (last.max(started_unix_ms).min(now_ms), is_new)
+    }
+
+    fn select(&mut self, selection: &SelectionCount, new: u64, second: u64) {
+        let key = selection_key(selection);
+        if new == 0 || (!self.selections.contains_key(&key) && self.selections.len() >= SELECTIONS_MAX) {
+            return;
+        }
+        let record = self.selections.entry(key).or_default();
+        (record.latitude, record.longitude) = (selection.latitude, selection.longitude);
+        record.total = record.total.saturating_add(new);
+        match record.recent.back_mut() {
+            Some((last, count)) if *last == second => *count = count.saturating_add(new),
+            _ => record.recent.push_back((second, new)),
+        }
+        while record.recent.front().is_some_and(|(s, _)| s + NODE_SECONDS_KEPT < second) {
+            record.recent.pop_front();
+        }
+    }
+
+    fn selections(&self, second: u64, window: u64) -> Vec<view::Selection> {
+        let mut all: Vec<view::Selection> = self
+            .selections
+            .iter()
+            .map(|((site, cluster, reason, country), r)| view::Selection {
+                country: country.clone(),
+                latitude: r.latitude,
+                longitude: r.longitude,
+                site: site.clone(),
+                cluster: cluster.clone(),
+                reason: reason.clone(),
+                recent: r.recent.iter().filter(|(s, _)| s + window >= second).map(|(_, n)| n).sum(),
+                total: r.total,
+            })
+            .collect();
+        all.sort_by(|a, b| (b.recent, b.total).cmp(&(a.recent, a.total)));
+        all
+    }
+}
+
+/// The second before which reports are in: younger ones are still on their way.
+pub(crate) fn settled_second(fleet: &Fleet, now_ms: u64) -> u64 {
+    now_ms.saturating_sub(fleet.report_interval.as_millis() as u64 + 500) / 1000
+}
+
+/// The cluster's zone; UTC where the fleet file's checker knows more zones than this binary.
+pub(crate) fn time_zone(cluster: &Cluster) -> TimeZone {
+    TimeZone::get(&cluster.time_zone).unwrap_or(TimeZone::UTC)
+}
+
+/// Every node of the fleet with its role and cluster.
+pub(crate) fn roster(fleet: &Fleet) -> Vec<(String, Role, Option<&str>)> {
+    let edges = fleet.clusters.iter().flat_map(|c| c.nodes.iter().map(|n| (n.name.clone(), Role::Edge, Some(c.name.as_str()))));
+    let dns = fleet.name_servers.iter().map(|n| (n.name.clone(), Role::Dns, None));
+    let origins = fleet.origins.iter().map(|o| (o.name.clone(), Role::Origin, None));
+    let control = fleet.control.iter().map(|c| (c.name.clone(), Role::Control, None));
+    edges.chain(dns).chain(origins).chain(control).collect()
+}
+
+fn edge_names(fleet: &Fleet) -> Vec<String> {
+    fleet.clusters.iter().flat_map(|c| c.nodes.iter().map(|n| n.name.clone())).collect()
+}
+
+fn silent_after_ms(fleet: &Fleet) -> u64 {
+    // Half a second more, so that a slow report at the third interval does not count.
+    (fleet.report_interval * SILENT_INTERVALS).as_millis() as u64 + 500
+}
+
+fn selection_key(s: &SelectionCount) -> SelectionKey {
+    (s.site.clone(), s.cluster.clone(), s.reason.clone(), s.country.clone())
+}
+
+fn health_changes(fleet: &Fleet, before: &DnsReport, after: &DnsReport) -> Vec<Happening> {
+    let mut happenings = Vec::new();
+    for h in &after.health {
+        let was_up = before.health.iter().find(|b| b.node == h.node).map(|b| b.up);
+        let Some((cluster, _)) = fleet.edge(&h.node) else { continue };
+        let happening = match (was_up, h.up) {
+            (Some(true), false) => {
+                Happening::new("node_out", Level::Warn, format!("{} took {} out of its answers: {}", after.node, h.node, h.reason))
+            }
+            (Some(false), true) => Happening::new("node_in", Level::Good, format!("{} answers with {} again", after.node, h.node)),
+            _ => continue,
+        };
+        happenings.push(happening.node(&h.node).cluster(&cluster.name));
+    }
+    happenings
+}
+
+fn node_change(name: &str, before: NodeState, after: NodeState, reason: &str) -> Option<Happening> {
+    let happening = match after {
+        NodeState::Up if before == NodeState::Waiting => Happening::new("node_up", Level::Info, format!("{name} reports")),
+        NodeState::Up => Happening::new("node_up", Level::Good, format!("{name} is back")),
+        NodeState::Silent => Happening::new("node_silent", Level::Warn, format!("{name} is silent: {reason}")),
+        NodeState::Draining => Happening::new("node_draining", Level::Info, format!("{name} drains")),
+        // The name server's own event says it.
+        NodeState::Down | NodeState::Waiting => return None,
+    };
+    Some(happening.node(name))
+}

@@ -1,0 +1,101 @@
+//! Why a request to the API fails, and the answer that says so.
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use nearcast_fleet::file::Mistake;
+use nearcast_fleet::journal::JournalError;
+
+use crate::view;
+
+/// A refused request, by whose side it is and what mends it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApiError {
+    /// The request makes no sense.
+    #[error("{0}")]
+    BadRequest(String),
+    /// No token, or a wrong one.
+    #[error("{0}")]
+    Unauthorized(&'static str),
+    /// The path or the thing it names does not exist.
+    #[error("{0}")]
+    NotFound(String),
+    /// The path exists, the method does not.
+    #[error("{0}")]
+    MethodNotAllowed(String),
+    /// The request cannot be met in the state things are in.
+    #[error("{0}")]
+    Conflict(String),
+    /// The body is larger than the limit.
+    #[error("the body is larger than {0} bytes")]
+    TooLarge(usize),
+    /// The body is not what its field says or not JSON.
+    #[error("{0}")]
+    UnsupportedMediaType(String),
+    /// The body was understood and is wrong.
+    #[error("{message}")]
+    Invalid {
+        /// What is wrong.
+        message: String,
+        /// Every mistake of a fleet file.
+        mistakes: Vec<Mistake>,
+    },
+    /// A limit on long polls or event streams is reached.
+    #[error("{0}")]
+    TooBusy(&'static str),
+    /// The journal could not be written; nothing was accepted.
+    #[error("{0}; nothing was changed")]
+    Storage(JournalError),
+    /// A defect of ours, or the process ends.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl ApiError {
+    /// Something understood but wrong.
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::Invalid { message: message.into(), mistakes: Vec::new() }
+    }
+
+    fn status_and_code(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "bad_request"),
+            Self::Unauthorized(_) => (StatusCode::UNAUTHORIZED, "unauthorized"),
+            Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
+            Self::MethodNotAllowed(_) => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
+            Self::TooLarge(_) | Self::Storage(JournalError::TooLarge { .. }) => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
+            Self::UnsupportedMediaType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
+            Self::Invalid { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
+            Self::TooBusy(_) => (StatusCode::SERVICE_UNAVAILABLE, "too_busy"),
+            Self::Storage(_) => (StatusCode::INSUFFICIENT_STORAGE, "storage"),
+            Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (status, code) = self.status_and_code();
+        if status.is_server_error() {
+            tracing::warn!(status = status.as_u16(), "{self}");
+        }
+        let mistakes = match &self {
+            Self::Invalid { mistakes, .. } => mistakes.iter().map(view::Mistake::from).collect(),
+            _ => Vec::new(),
+        };
+        let body = view::ErrorBody { error: view::ErrorView { code: code.to_owned(), message: self.to_string(), mistakes } };
+        let mut response = (status, Json(body)).into_response();
+        let fields = response.headers_mut();
+        match self {
+            Self::Unauthorized(_) => {
+                fields.insert(http::header::WWW_AUTHENTICATE, http::HeaderValue::from_static("Bearer realm=\"nearcast\""));
+            }
+            Self::TooBusy(_) => {
+                fields.insert(http::header::RETRY_AFTER, http::HeaderValue::from_static("5"));
+            }
+            _ => {}
+        }
+        response
+    }
+}

@@ -1,0 +1,659 @@
+//! The API: every path, in the order of `API.md`. Steps are: who asks, what they ask, the answer.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Path, Query, State as Shared};
+use axum::response::sse::{self, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get, post, put};
+use futures_util::stream::{self, Stream};
+use http::{HeaderMap, Method, StatusCode, Uri, header};
+use nearcast_fleet::admin;
+use nearcast_fleet::config::{Fleet, Secret};
+use nearcast_fleet::file;
+use nearcast_fleet::journal::{Change, Purge, PurgeScope};
+use nearcast_fleet::report::{DnsReport, EdgeReport, OriginReport};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::{Instant, timeout_at};
+use utoipa::OpenApi;
+
+use crate::book::{Role, Surroundings, roster, settled_second};
+use crate::console;
+use crate::error::ApiError;
+use crate::events::{Happening, KEPT_MAX, Level};
+use crate::fleet_view;
+use crate::planner;
+use crate::series::{Key, SECONDS_KEPT};
+use crate::state::{State, now_unix_ms};
+use crate::view;
+
+/// Largest body of a change.
+pub(crate) const BODY_BYTES_MAX: usize = 1 << 20;
+/// Largest body of a report.
+const REPORT_BYTES_MAX: usize = 4 << 20;
+/// A long poll waits no longer.
+const POLL_WAIT_MS_MAX: u64 = 30_000;
+/// A purge waits no longer for its edges.
+const PURGE_WAIT_MS_MAX: u64 = 60_000;
+/// How long a purge waits unless it says.
+const PURGE_WAIT_MS: u64 = 5_000;
+/// Longest value of a purge's scope.
+const SCOPE_CHARS_MAX: usize = 2048;
+/// Events that a new stream begins with, and that a status shows.
+const BACKLOG: usize = 64;
+const STATUS_EVENTS: usize = 20;
+/// A comment on a quiet event stream.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// A follower further ahead than this has a broken cursor rather than another journal.
+const AHEAD_MAX: u64 = 1 << 40;
+
+type App = Arc<State>;
+type Body = Result<Bytes, BytesRejection>;
+type Asked<T> = Result<Query<T>, QueryRejection>;
+type Answer<T> = Result<Json<T>, ApiError>;
+
+/// The OpenAPI document.
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Nearcast control", description = "Status, plans, purges, pushes and the fleet file of a Nearcast fleet."),
+    paths(
+        status, fleet_in_force, series, events, event_log, plan, pushes, push, purges, one_purge, purge, fleet_file, put_fleet_file, journal,
+        edge_report, dns_report, origin_report, openapi
+    ),
+    modifiers(&Bearers)
+)]
+struct Document;
+
+/// The two bearer secrets.
+struct Bearers;
+
+impl utoipa::Modify for Bearers {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+        let components = document.components.get_or_insert_with(Default::default);
+        components.add_security_scheme("token", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+        components.add_security_scheme("node_key", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+    }
+}
+
+/// Every path of the API with its methods; the console has the rest.
+fn routes() -> Vec<(Method, &'static str, MethodRouter<App>)> {
+    let reports = || DefaultBodyLimit::max(REPORT_BYTES_MAX);
+    vec![
+        (Method::GET, "/v1/status", get(status)),
+        (Method::GET, "/v1/fleet", get(fleet_in_force)),
+        (Method::GET, "/v1/series", get(series)),
+        (Method::GET, "/v1/events", get(events)),
+        (Method::GET, "/v1/events/log", get(event_log)),
+        (Method::GET, "/v1/plan", get(plan)),
+        (Method::GET, "/v1/pushes", get(pushes)),
+        (Method::POST, "/v1/pushes", post(push)),
+        (Method::GET, "/v1/purges", get(purges)),
+        (Method::POST, "/v1/purges", post(purge)),
+        (Method::GET, "/v1/purges/{revision}", get(one_purge)),
+        (Method::GET, "/v1/fleet-file", get(fleet_file)),
+        (Method::PUT, "/v1/fleet-file", put(put_fleet_file)),
+        (Method::GET, "/v1/journal", get(journal)),
+        (Method::POST, "/v1/reports/edge", post(edge_report).layer(reports())),
+        (Method::POST, "/v1/reports/dns", post(dns_report).layer(reports())),
+        (Method::POST, "/v1/reports/origin", post(origin_report).layer(reports())),
+        (Method::GET, "/v1/openapi.json", get(openapi)),
+    ]
+}
+
+/// API and console.
+pub(crate) fn router(state: App) -> Router {
+    let mut router = Router::new();
+    for (_, path, methods) in routes() {
+        router = router.route(path, methods);
+    }
+    router
+        .fallback(other_path)
+        .method_not_allowed_fallback(other_method)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(axum::middleware::map_response(secure))
+        .with_state(state)
+}
+
+async fn secure(mut response: Response) -> Response {
+    let fields = response.headers_mut();
+    for (name, value) in console::SECURITY_FIELDS {
+        fields.insert(name, http::HeaderValue::from_static(value));
+    }
+    if !fields.contains_key(header::CACHE_CONTROL) {
+        fields.insert(header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
+    }
+    response
+}
+
+async fn other_path(method: Method, uri: Uri) -> Result<Response, ApiError> {
+    let path = uri.path();
+    if path == "/v1" || path.starts_with("/v1/") {
+        return Err(ApiError::NotFound(format!("the API has no {path}; /v1/openapi.json lists what it has")));
+    }
+    if !matches!(method, Method::GET | Method::HEAD) {
+        return Err(ApiError::MethodNotAllowed(format!("{path} is only read")));
+    }
+    console::file(path)
+}
+
+async fn other_method(method: Method, uri: Uri) -> ApiError {
+    ApiError::MethodNotAllowed(format!("{} has no method {method}", uri.path()))
+}
+
+// Who asks.
+
+fn with_token(state: &State, headers: &HeaderMap) -> Result<(), ApiError> {
+    bearer(
+        headers,
+        &state.token,
+        "this needs the operators' token (Authorization: Bearer); it is in the file `token` of control's directory",
+    )
+}
+
+fn with_node_key(fleet: &Fleet, headers: &HeaderMap) -> Result<(), ApiError> {
+    bearer(headers, &fleet.node_key, "this needs the fleet's node key (Authorization: Bearer)")
+}
+
+fn bearer(headers: &HeaderMap, secret: &Secret, mend: &'static str) -> Result<(), ApiError> {
+    let mut request = http::Request::new(());
+    if let Some(value) = headers.get(header::AUTHORIZATION) {
+        request.headers_mut().insert(header::AUTHORIZATION, value.clone());
+    }
+    if admin::is_bearer(&request, &secret.0) { Ok(()) } else { Err(ApiError::Unauthorized(mend)) }
+}
+
+// What they ask.
+
+fn query<T>(asked: Asked<T>) -> Result<T, ApiError> {
+    asked.map(|Query(q)| q).map_err(|e| ApiError::BadRequest(e.body_text()))
+}
+
+fn bytes(body: Body, limit: usize) -> Result<Bytes, ApiError> {
+    body.map_err(|e| match e.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => ApiError::TooLarge(limit),
+        _ => ApiError::BadRequest(e.body_text()),
+    })
+}
+
+fn json<T: DeserializeOwned>(headers: &HeaderMap, body: Body, limit: usize) -> Result<T, ApiError> {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let essence = content_type.split(';').next().unwrap_or("").trim();
+    if !essence.eq_ignore_ascii_case("application/json") {
+        return Err(ApiError::UnsupportedMediaType("send the body as Content-Type: application/json".to_owned()));
+    }
+    let body = bytes(body, limit)?;
+    serde_json::from_slice(&body).map_err(|e| match e.classify() {
+        serde_json::error::Category::Data => ApiError::invalid(format!("the body does not fit: {e}")),
+        _ => ApiError::BadRequest(format!("the body is no JSON: {e}")),
+    })
+}
+
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+struct StatusQuery {
+    /// Seconds that rates are taken over, 1..=3600; 30 unless given.
+    window: Option<u64>,
+}
+
+/// The fleet now.
+#[utoipa::path(get, path = "/v1/status", tag = "read", params(StatusQuery), responses((status = 200, body = view::Status)))]
+async fn status(Shared(state): Shared<App>, asked: Asked<StatusQuery>) -> Answer<view::Status> {
+    let window_seconds = query(asked)?.window.unwrap_or(30).clamp(1, SECONDS_KEPT);
+    let around = Surroundings {
+        now_unix_ms: now_unix_ms(),
+        journal: state.ledger.id().to_owned(),
+        revision: state.ledger.revision(),
+        fleet_revision: state.fleet_revision(),
+        window_seconds,
+    };
+    let mut status = state.book().status(&state.fleet(), &around);
+    status.events = state.events.after(0, STATUS_EVENTS);
+    status.events.reverse();
+    Ok(Json(status))
+}
+
+/// The fleet file in force, without secrets.
+#[utoipa::path(get, path = "/v1/fleet", tag = "read", responses((status = 200, body = view::FleetView)))]
+async fn fleet_in_force(Shared(state): Shared<App>) -> Json<view::FleetView> {
+    Json(fleet_view::fleet(&state.fleet(), state.fleet_revision(), now_unix_ms()))
+}
+
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+struct SeriesQuery {
+    /// How many, 1..=3600; 300 unless given.
+    seconds: Option<u64>,
+}
+
+/// Rates by second.
+#[utoipa::path(get, path = "/v1/series", tag = "read", params(SeriesQuery), responses((status = 200, body = view::SeriesView)))]
+async fn series(Shared(state): Shared<App>, asked: Asked<SeriesQuery>) -> Answer<view::SeriesView> {
+    let seconds = query(asked)?.seconds.unwrap_or(300).clamp(1, SECONDS_KEPT);
+    let fleet = state.fleet();
+    let end = settled_second(&fleet, now_unix_ms());
+    let start_unix_ms = end.saturating_sub(seconds) * 1000;
+    let book = state.book();
+    let line = |key: Key| book.series.line(&key, end, seconds);
+    Ok(Json(view::SeriesView {
+        step_ms: 1000,
+        points: seconds as usize,
+        start_unix_ms,
+        fleet_start_unix_ms: fleet_view::clock(&fleet.clock, start_unix_ms).fleet_unix_ms,
+        speed: fleet.clock.speed,
+        total: line(Key::Total),
+        statuses: book.series.statuses(end, seconds),
+        clusters: fleet.clusters.iter().map(|c| (c.name.clone(), line(Key::Cluster(c.name.clone())))).collect(),
+        sites: fleet.sites.iter().map(|s| (s.name.clone(), line(Key::Site(s.name.clone())))).collect(),
+    }))
+}
+
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+struct EventsQuery {
+    /// Only events with a larger id.
+    after: Option<u64>,
+}
+
+/// Events as they happen, as server-sent events.
+#[utoipa::path(get, path = "/v1/events", tag = "read", params(EventsQuery),
+    responses((status = 200, content_type = "text/event-stream", body = view::Event), (status = 503, body = view::ErrorBody)))]
+async fn events(
+    Shared(state): Shared<App>,
+    headers: HeaderMap,
+    asked: Asked<EventsQuery>,
+) -> Result<Sse<impl Stream<Item = Result<sse::Event, axum::Error>>>, ApiError> {
+    let after = query(asked)?.after;
+    let last = headers.get("last-event-id").and_then(|v| v.to_str().ok()).and_then(|v| v.trim().parse().ok());
+    let permit = state.streams.clone().try_acquire_owned().map_err(|_| ApiError::TooBusy("too many event streams are open"))?;
+    let (begin, most) = match last.or(after) {
+        Some(id) => (id, KEPT_MAX),
+        None => (0, BACKLOG),
+    };
+    let (old, feed) = state.events.follow(begin, most);
+    let newest = old.last().map_or(begin, |e| e.id);
+    let follow = (VecDeque::from(old), newest, feed, state, permit);
+    let stream = stream::unfold(follow, |(mut old, mut newest, mut feed, state, permit)| async move {
+        let mut shutdown = state.shutdown.clone();
+        loop {
+            if let Some(event) = old.pop_front() {
+                newest = newest.max(event.id);
+                let frame = sse::Event::default().id(event.id.to_string()).json_data(&event);
+                return Some((frame, (old, newest, feed, state, permit)));
+            }
+            let received = tokio::select! {
+                received = feed.recv() => received,
+                () = shutdown.asked() => return None,
+            };
+            match received {
+                Ok(event) if event.id > newest => old.push_back(event),
+                Ok(_) => {}
+                // Too slow: go on from what is kept.
+                Err(RecvError::Lagged(_)) => old.extend(state.events.after(newest, KEPT_MAX)),
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    });
+    Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+/// The kept events.
+#[utoipa::path(get, path = "/v1/events/log", tag = "read", params(EventsQuery), responses((status = 200, body = view::EventLog)))]
+async fn event_log(Shared(state): Shared<App>, asked: Asked<EventsQuery>) -> Answer<view::EventLog> {
+    let after = query(asked)?.after.unwrap_or(0);
+    Ok(Json(view::EventLog { newest: state.events.newest(), events: state.events.after(after, KEPT_MAX) }))
+}
+
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+struct PlanQuery {
+    /// Only this cluster.
+    cluster: Option<String>,
+    /// Items shown a cluster, up to 4,096; 50 unless given.
+    items: Option<usize>,
+}
+
+/// Tomorrow's plans, made now.
+#[utoipa::path(get, path = "/v1/plan", tag = "read", params(PlanQuery),
+    responses((status = 200, body = view::PlanView), (status = 404, body = view::ErrorBody)))]
+async fn plan(Shared(state): Shared<App>, asked: Asked<PlanQuery>) -> Answer<view::PlanView> {
+    let PlanQuery { cluster, items } = query(asked)?;
+    let fleet = state.fleet();
+    if let Some(name) = &cluster {
+        known_cluster(&fleet, name).map_err(ApiError::NotFound)?;
+    }
+    let items = items.unwrap_or(50).min(planner::ITEMS_MAX);
+    let made = tokio::task::spawn_blocking(move || planner::plans(&state.learnt, &fleet, cluster.as_deref(), items, now_unix_ms())).await;
+    made.map(Json).map_err(|_| ApiError::Internal("the planner ended".to_owned()))
+}
+
+fn known_cluster(fleet: &Fleet, name: &str) -> Result<(), String> {
+    if fleet.clusters.iter().any(|c| c.name == name) {
+        return Ok(());
+    }
+    let known: Vec<&str> = fleet.clusters.iter().map(|c| c.name.as_str()).collect();
+    Err(format!("the fleet has no cluster {name:?}; it has {}", known.join(", ")))
+}
+
+/// Push orders with their progress and what they earned.
+#[utoipa::path(get, path = "/v1/pushes", tag = "read", responses((status = 200, body = view::Pushes)))]
+async fn pushes(Shared(state): Shared<App>) -> Json<view::Pushes> {
+    Json(view::Pushes { now_unix_ms: now_unix_ms(), orders: state.book().pushes.views() })
+}
+
+/// Push now.
+#[utoipa::path(post, path = "/v1/pushes", tag = "change", request_body = view::PushRequest, security(("token" = [])),
+    responses((status = 202, body = view::Pushed), (status = 401, body = view::ErrorBody), (status = 422, body = view::ErrorBody)))]
+async fn push(Shared(state): Shared<App>, headers: HeaderMap, body: Body) -> Result<(StatusCode, Json<view::Pushed>), ApiError> {
+    with_token(&state, &headers)?;
+    let request: view::PushRequest = json(&headers, body, BODY_BYTES_MAX)?;
+    let fleet = state.fleet();
+    for name in request.clusters.iter().flatten() {
+        known_cluster(&fleet, name).map_err(ApiError::invalid)?;
+    }
+    let (mut orders, mut skipped) = (Vec::new(), Vec::new());
+    for cluster in &fleet.clusters {
+        if request.clusters.as_ref().is_some_and(|names| !names.contains(&cluster.name)) {
+            continue;
+        }
+        match planner::order(&state, &fleet, cluster, None, now_unix_ms()).await {
+            Ok(order) => orders.push(order),
+            Err(planner::NoOrder::Failed(error)) => return Err(error),
+            Err(why) => skipped.push(view::PushSkipped { cluster: cluster.name.clone(), reason: why.to_string() }),
+        }
+    }
+    Ok((StatusCode::ACCEPTED, Json(view::Pushed { orders, skipped })))
+}
+
+/// Purges, newest first.
+#[utoipa::path(get, path = "/v1/purges", tag = "read", responses((status = 200, body = view::Purges)))]
+async fn purges(Shared(state): Shared<App>) -> Json<view::Purges> {
+    let book = state.book();
+    let edges = book.edges(&state.fleet(), now_unix_ms());
+    Json(view::Purges { purges: book.purges.views(&edges) })
+}
+
+/// One purge.
+#[utoipa::path(get, path = "/v1/purges/{revision}", tag = "read", params(("revision" = u64, Path, description = "Its journal revision.")),
+    responses((status = 200, body = view::PurgeView), (status = 404, body = view::ErrorBody)))]
+async fn one_purge(Shared(state): Shared<App>, Path(revision): Path<String>) -> Answer<view::PurgeView> {
+    let book = state.book();
+    let edges = book.edges(&state.fleet(), now_unix_ms());
+    let found = revision.parse().ok().and_then(|r| book.purges.view(r, &edges));
+    found.map(Json).ok_or_else(|| ApiError::NotFound(format!("no purge with revision {revision} is kept; /v1/purges lists those that are")))
+}
+
+/// Purge.
+#[utoipa::path(post, path = "/v1/purges", tag = "change", request_body = view::PurgeRequest, security(("token" = [])),
+    responses((status = 200, body = view::PurgeView), (status = 401, body = view::ErrorBody), (status = 422, body = view::ErrorBody),
+        (status = 507, body = view::ErrorBody)))]
+async fn purge(Shared(state): Shared<App>, headers: HeaderMap, body: Body) -> Answer<view::PurgeView> {
+    with_token(&state, &headers)?;
+    let request: view::PurgeRequest = json(&headers, body, BODY_BYTES_MAX)?;
+    let scope = purge_scope(&state.fleet(), request.scope)?;
+    let wait = Duration::from_millis(request.wait_ms.unwrap_or(PURGE_WAIT_MS).min(PURGE_WAIT_MS_MAX));
+    state.metrics.purges.with_label_values(&[scope_name(&scope)]).inc();
+    let begun = Instant::now();
+    let change = Change::Purge(Purge { scope, soft: request.soft });
+    let accept = {
+        let state = state.clone();
+        move |entry: &nearcast_fleet::journal::Entry| state.purge_accepted(entry)
+    };
+    let entry = state.ledger.append(change, now_unix_ms(), accept).await?;
+    let answer = purge_outcome(&state, entry.revision, begun + wait).await?;
+    let label = if answer.complete { "true" } else { "false" };
+    state.metrics.purge_seconds.with_label_values(&[label]).observe(begun.elapsed().as_secs_f64());
+    if !answer.complete {
+        let message = format!("purge {} is not confirmed by {}", answer.revision, answer.missing.join(", "));
+        let happening = Happening::new("purge_incomplete", Level::Warn, message).revision(answer.revision);
+        state.events.add(now_unix_ms(), [happening]);
+    }
+    Ok(Json(answer))
+}
+
+/// Waits until no reporting edge is missing, the deadline, or shutdown.
+async fn purge_outcome(state: &App, revision: u64, deadline: Instant) -> Result<view::PurgeView, ApiError> {
+    /// Edges fall silent without a report that would wake us.
+    const LOOK_AGAIN: Duration = Duration::from_millis(200);
+    let mut reported = state.reported.subscribe();
+    let mut shutdown = state.shutdown.clone();
+    loop {
+        reported.borrow_and_update();
+        {
+            let book = state.book();
+            let edges = book.edges(&state.fleet(), now_unix_ms());
+            let waits = book.purges.outstanding(revision, &edges).is_some_and(|o| o.reporting > 0);
+            if !waits || Instant::now() >= deadline || shutdown.is_asked() {
+                let lost = || ApiError::Internal(format!("purge {revision} is in the journal but no longer kept here"));
+                return book.purges.view(revision, &edges).ok_or_else(lost);
+            }
+        }
+        let until = deadline.min(Instant::now() + LOOK_AGAIN);
+        tokio::select! {
+            _ = timeout_at(until, reported.changed()) => {}
+            () = shutdown.asked() => {}
+        }
+    }
+}
+
+fn purge_scope(fleet: &Fleet, scope: view::Scope) -> Result<PurgeScope, ApiError> {
+    let sane = |what: &str, value: String| {
+        if value.is_empty() || value.len() > SCOPE_CHARS_MAX || value.chars().any(|c| c.is_control() || c.is_whitespace()) {
+            return Err(ApiError::invalid(format!("a {what} has 1 to {SCOPE_CHARS_MAX} characters and no blanks")));
+        }
+        Ok(value)
+    };
+    let url = |what: &str, value: String| {
+        let value = sane(what, value)?;
+        let uri: http::Uri = value.parse().map_err(|e| ApiError::invalid(format!("{value:?} is no URL: {e}")))?;
+        let is_whole = matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|h| !h.is_empty());
+        if is_whole {
+            Ok(value)
+        } else {
+            Err(ApiError::invalid(format!("a {what} begins with http:// or https:// and a host, as clients ask for it")))
+        }
+    };
+    Ok(match scope {
+        view::Scope::Url(v) => PurgeScope::Url(url("url", v)?),
+        view::Scope::Prefix(v) => PurgeScope::Prefix(url("prefix", v)?),
+        view::Scope::Host(v) => PurgeScope::Host(sane("host", v)?.to_ascii_lowercase()),
+        view::Scope::Tag(v) => PurgeScope::Tag(sane("tag", v)?),
+        view::Scope::All => PurgeScope::All,
+        view::Scope::Site(v) => {
+            if !fleet.sites.iter().any(|s| s.name == v) {
+                let known: Vec<&str> = fleet.sites.iter().map(|s| s.name.as_str()).collect();
+                return Err(ApiError::invalid(format!("the fleet has no site {v:?}; it has {}", known.join(", "))));
+            }
+            PurgeScope::Site(v)
+        }
+    })
+}
+
+fn scope_name(scope: &PurgeScope) -> &'static str {
+    match scope {
+        PurgeScope::Url(_) => "url",
+        PurgeScope::Prefix(_) => "prefix",
+        PurgeScope::Host(_) => "host",
+        PurgeScope::Site(_) => "site",
+        PurgeScope::Tag(_) => "tag",
+        PurgeScope::All => "all",
+    }
+}
+
+/// The fleet file's text.
+#[utoipa::path(get, path = "/v1/fleet-file", tag = "change", security(("token" = [])),
+    responses((status = 200, content_type = "text/plain", body = String), (status = 401, body = view::ErrorBody), (status = 404, body = view::ErrorBody)))]
+async fn fleet_file(Shared(state): Shared<App>, headers: HeaderMap) -> Result<Response, ApiError> {
+    with_token(&state, &headers)?;
+    let file = state.fleet_file();
+    let text = file.text.ok_or_else(|| ApiError::NotFound("the text of the fleet file is not known here; PUT one".to_owned()))?;
+    Ok(([("nearcast-revision", file.revision.to_string())], text).into_response())
+}
+
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+struct FleetFileQuery {
+    /// Only say whether it would be accepted.
+    #[serde(default)]
+    check: bool,
+}
+
+/// A new fleet file.
+#[utoipa::path(put, path = "/v1/fleet-file", tag = "change", params(FleetFileQuery), security(("token" = [])),
+    request_body(content = String, content_type = "text/plain"),
+    responses((status = 200, body = view::FleetFileAccepted), (status = 401, body = view::ErrorBody), (status = 409, body = view::ErrorBody),
+        (status = 422, body = view::ErrorBody), (status = 507, body = view::ErrorBody)))]
+async fn put_fleet_file(
+    Shared(state): Shared<App>,
+    headers: HeaderMap,
+    asked: Asked<FleetFileQuery>,
+    body: Body,
+) -> Answer<view::FleetFileAccepted> {
+    with_token(&state, &headers)?;
+    let check = query(asked)?.check;
+    let body = bytes(body, BODY_BYTES_MAX)?;
+    let text = std::str::from_utf8(&body).map_err(|e| ApiError::BadRequest(format!("the fleet file is not UTF-8: {e}")))?.to_owned();
+    let _turn = state.fleet_files.lock().await;
+    let (text, fleet) = {
+        // Reads node_key_file and the like.
+        let base = state.base.clone();
+        let parsed = tokio::task::spawn_blocking(move || file::parse(&text, &base).map(|fleet| (text, fleet))).await;
+        parsed.map_err(|_| ApiError::Internal("the checker ended".to_owned()))?.map_err(|mistakes| ApiError::Invalid {
+            message: format!("the fleet file has {}", crate::purges::count(mistakes.len() as u64, "mistake")),
+            mistakes,
+        })?
+    };
+    let obstacles = crate::revision::obstacles(&state.fleet(), &fleet);
+    if !obstacles.is_empty() {
+        return Err(ApiError::Conflict(format!("this cannot change while the fleet runs: {}", obstacles.join("; "))));
+    }
+    let current = state.fleet_file();
+    if check || current.text.as_deref() == Some(text.as_str()) {
+        return Ok(Json(view::FleetFileAccepted { revision: current.revision, changed: false }));
+    }
+    let entry = state.ledger.append(Change::FleetFile { text: text.clone() }, now_unix_ms(), |_| ()).await?;
+    crate::revision::apply(&state, fleet, text, &entry);
+    Ok(Json(view::FleetFileAccepted { revision: entry.revision, changed: true }))
+}
+
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+struct JournalQuery {
+    /// Newest revision that the node has.
+    after: u64,
+    /// How long to wait for something newer, up to 30,000.
+    #[serde(default)]
+    wait_ms: u64,
+    /// Who asks.
+    node: Option<String>,
+    /// Identity of the journal that the node has followed.
+    journal: Option<String>,
+}
+
+/// Journal entries after a cursor, for nodes.
+#[utoipa::path(get, path = "/v1/journal", tag = "nodes", params(JournalQuery), security(("node_key" = [])),
+    responses((status = 200, body = view::JournalPage), (status = 401, body = view::ErrorBody), (status = 409, body = view::ErrorBody),
+        (status = 503, body = view::ErrorBody)))]
+async fn journal(Shared(state): Shared<App>, headers: HeaderMap, asked: Asked<JournalQuery>) -> Answer<view::JournalPage> {
+    let fleet = state.fleet();
+    with_node_key(&fleet, &headers)?;
+    let JournalQuery { after, wait_ms, node, journal } = query(asked)?;
+    let newest = state.ledger.revision();
+    if after.saturating_sub(newest) > AHEAD_MAX {
+        return Err(ApiError::Conflict(format!("this journal is at revision {newest}, far behind {after}; begin again at 0")));
+    }
+    if after > newest || journal.as_deref().is_some_and(|id| id != state.ledger.id()) {
+        let (accept, whole) = (state.clone(), journal.filter(|id| !id.is_empty()));
+        state.ledger.reconcile(whole, after, now_unix_ms(), move |entry| accept.purge_accepted(entry)).await?;
+    }
+    if let Some(node) = node.filter(|name| fleet.edge(name).is_some()) {
+        state.book().purges.cursor(&node, after);
+    }
+    let mut revisions = state.ledger.watch();
+    if *revisions.borrow_and_update() <= after && wait_ms > 0 {
+        let permit = state.polls.clone().try_acquire_owned().map_err(|_| ApiError::TooBusy("too many nodes wait for the journal"))?;
+        let deadline = Instant::now() + Duration::from_millis(wait_ms.min(POLL_WAIT_MS_MAX));
+        let mut shutdown = state.shutdown.clone();
+        tokio::select! {
+            _ = timeout_at(deadline, revisions.changed()) => {}
+            () = shutdown.asked() => {}
+        }
+        drop(permit);
+    }
+    let entries = state.ledger.page(after, now_unix_ms()).await?;
+    Ok(Json(view::JournalPage { journal: state.ledger.id().to_owned(), revision: state.ledger.revision(), entries }))
+}
+
+fn known_node(fleet: &Fleet, name: &str, role: Role) -> Result<(), ApiError> {
+    if roster(fleet).iter().any(|(n, r, _)| n == name && *r == role) {
+        return Ok(());
+    }
+    Err(ApiError::NotFound(format!("the fleet file has no {} node {name:?}", role.name())))
+}
+
+/// A report is in the book: tell what happened, wake who waits.
+fn reported(state: &App, role: Role, happenings: Vec<Happening>, now_unix_ms: u64) -> Json<view::ReportAccepted> {
+    state.events.add(now_unix_ms, happenings);
+    state.metrics.reports.with_label_values(&[role.name()]).inc();
+    state.reported.send_replace(());
+    Json(view::ReportAccepted { revision: state.ledger.revision() })
+}
+
+/// An edge's report.
+#[utoipa::path(post, path = "/v1/reports/edge", tag = "nodes", request_body = Object, security(("node_key" = [])),
+    responses((status = 200, body = view::ReportAccepted), (status = 401, body = view::ErrorBody), (status = 404, body = view::ErrorBody)))]
+async fn edge_report(Shared(state): Shared<App>, headers: HeaderMap, body: Body) -> Answer<view::ReportAccepted> {
+    let fleet = state.fleet();
+    with_node_key(&fleet, &headers)?;
+    let mut report: EdgeReport = json(&headers, body, REPORT_BYTES_MAX)?;
+    known_node(&fleet, &report.node, Role::Edge)?;
+    let Some((cluster, _)) = fleet.edge(&report.node) else {
+        return Err(ApiError::NotFound(format!("the fleet file has no edge {:?}", report.node)));
+    };
+    let now = now_unix_ms();
+    // Learnt, not kept.
+    let popularity = std::mem::take(&mut report.popularity);
+    state.learnt.fold(&fleet, cluster, &popularity, now);
+    let happenings = state.book().edge(&fleet, cluster, report, now);
+    Ok(reported(&state, Role::Edge, happenings, now))
+}
+
+/// A name server's report.
+#[utoipa::path(post, path = "/v1/reports/dns", tag = "nodes", request_body = Object, security(("node_key" = [])),
+    responses((status = 200, body = view::ReportAccepted), (status = 401, body = view::ErrorBody), (status = 404, body = view::ErrorBody)))]
+async fn dns_report(Shared(state): Shared<App>, headers: HeaderMap, body: Body) -> Answer<view::ReportAccepted> {
+    let fleet = state.fleet();
+    with_node_key(&fleet, &headers)?;
+    let report: DnsReport = json(&headers, body, REPORT_BYTES_MAX)?;
+    known_node(&fleet, &report.node, Role::Dns)?;
+    let now = now_unix_ms();
+    let happenings = state.book().dns(&fleet, report, now);
+    Ok(reported(&state, Role::Dns, happenings, now))
+}
+
+/// An origin's report.
+#[utoipa::path(post, path = "/v1/reports/origin", tag = "nodes", request_body = Object, security(("node_key" = [])),
+    responses((status = 200, body = view::ReportAccepted), (status = 401, body = view::ErrorBody), (status = 404, body = view::ErrorBody)))]
+async fn origin_report(Shared(state): Shared<App>, headers: HeaderMap, body: Body) -> Answer<view::ReportAccepted> {
+    let fleet = state.fleet();
+    with_node_key(&fleet, &headers)?;
+    let report: OriginReport = json(&headers, body, REPORT_BYTES_MAX)?;
+    known_node(&fleet, &report.node, Role::Origin)?;
+    let now = now_unix_ms();
+    state.book().origin(report, now);
+    Ok(reported(&state, Role::Origin, Vec::new(), now))
+}
+
+/// This document.
+#[utoipa::path(get, path = "/v1/openapi.json", tag = "read", responses((status = 200, body = Object)))]
+async fn openapi() -> Json<utoipa::openapi::OpenApi> {
+    Json(Document::openapi())
+}

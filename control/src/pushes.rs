@@ -1,0 +1,339 @@
+//! Push orders: how far every node is with them, and what they earn. Pure: reports and the time come in.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use nearcast_fleet::journal::PushOrder;
+use nearcast_fleet::report::{EdgeReport, FillProgress};
+use nearcast_push::account::{Account, Earnings, Filled};
+
+use crate::events::{Happening, Level};
+use crate::purges::count;
+use crate::view;
+
+/// Orders that are kept; older ones stay in the journal.
+pub(crate) const KEPT_MAX: usize = 64;
+/// Progress is told in steps of this many percent.
+const PROGRESS_STEP_PERCENT: u64 = 25;
+/// Reasons of failures kept a node.
+const REASONS_MAX: usize = 8;
+/// Marks an order that an operator asked for, in its id.
+const ASKED: &str = "-asked-";
+
+#[derive(Debug)]
+struct Record {
+    id: String,
+    cluster: String,
+    revision: u64,
+    accepted_unix_ms: u64,
+    not_after_unix_ms: u64,
+    rate_bytes: u64,
+    items: u64,
+    bytes: u64,
+    /// Nodes of the cluster when it was accepted.
+    nodes: Vec<String>,
+    progress: BTreeMap<String, FillProgress>,
+    account: Account,
+    /// When the next order took over; 0 while this one earns.
+    until_unix_ms: u64,
+    /// When it was seen to be over; 0 while it runs.
+    over: Option<Over>,
+    told_percent: u64,
+}
+
+/// How an order came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Over {
+    Ended,
+    Expired,
+    Replaced,
+}
+
+/// The newest orders.
+#[derive(Debug, Default)]
+pub(crate) struct Pushes {
+    /// Oldest first.
+    records: VecDeque<Record>,
+}
+
+/// Name of an order, unique as far as one cluster has one order a millisecond. `date` is the window's for scheduled ones.
+pub(crate) fn order_id(cluster: &str, date: Option<&str>, now_unix_ms: u64) -> String {
+    match date {
+        Some(date) => format!("{cluster}-{date}-{now_unix_ms:x}"),
+        None => format!("{cluster}{ASKED}{now_unix_ms:x}"),
+    }
+}
+
+impl Pushes {
+    /// Takes in an order from the journal. `nodes` are the cluster's.
+    pub(crate) fn accept(&mut self, order: &PushOrder, revision: u64, accepted_unix_ms: u64, nodes: Vec<String>) {
+        for earlier in self.records.iter_mut().filter(|r| r.cluster == order.cluster && r.until_unix_ms == 0) {
+            earlier.until_unix_ms = accepted_unix_ms;
+            earlier.over.get_or_insert(Over::Replaced);
+        }
+        if self.records.len() == KEPT_MAX {
+            self.records.pop_front();
+        }
+        self.records.push_back(Record {
+            id: order.id.clone(),
+            cluster: order.cluster.clone(),
+            revision,
+            accepted_unix_ms,
+            not_after_unix_ms: order.not_after_unix_ms,
+            rate_bytes: order.rate_bytes,
+            items: order.items.len() as u64,
+            bytes: order.items.iter().fold(0, |a, i| a.saturating_add(i.bytes)),
+            nodes,
+            progress: BTreeMap::new(),
+            account: Account::default(),
+            until_unix_ms: 0,
+            over: None,
+            told_percent: 0,
+        });
+    }
+
+    /// Takes in an edge's progress. Says what is worth telling.
+    pub(crate) fn report(&mut self, report: &EdgeReport) -> Vec<Happening> {
+        let mut happenings = Vec::new();
+        for fill in &report.fills {
+            let Some(record) = self.records.iter_mut().rev().find(|r| r.id == fill.order) else { continue };
+            if !record.nodes.contains(&report.node) {
+                continue;
+            }
+            let mut fill = fill.clone();
+            fill.reasons.truncate(REASONS_MAX);
+            record.progress.insert(report.node.clone(), fill);
+            happenings.extend(record.told());
+        }
+        happenings
+    }
+
+    /// Adds what a cluster's requests earned in a local hour to the order that earns now.
+    pub(crate) fn earn(&mut self, cluster: &str, hour: u8, earnings: Earnings) {
+        if let Some(record) = self.records.iter_mut().rev().find(|r| r.cluster == cluster && r.until_unix_ms == 0) {
+            record.account.add(hour, earnings);
+        }
+    }
+
+    /// Ends orders whose time is over. Says which.
+    pub(crate) fn tick(&mut self, now_unix_ms: u64) -> Vec<Happening> {
+        let mut happenings = Vec::new();
+        for record in self.records.iter_mut().filter(|r| r.over.is_none() && now_unix_ms > r.not_after_unix_ms) {
+            record.over = Some(Over::Expired);
+            let silent = record.nodes.iter().filter(|n| record.progress.get(*n).is_none_or(|p| !p.ended)).count();
+            let message = format!("push {} ran out of time: {}", record.id, count(silent as u64, "node") + " did not say that it ended");
+            happenings.push(Happening::new("push_ended", Level::Warn, message).cluster(&record.cluster).order(&record.id));
+        }
+        happenings
+    }
+
+    /// The order that runs in a cluster.
+    pub(crate) fn running(&self, cluster: &str) -> Option<&str> {
+        self.records.iter().rev().find(|r| r.cluster == cluster && r.over.is_none()).map(|r| r.id.as_str())
+    }
+
+    /// When the cluster's last scheduled order was accepted.
+    pub(crate) fn last_scheduled_unix_ms(&self, cluster: &str) -> Option<u64> {
+        self.records.iter().rev().find(|r| r.cluster == cluster && !r.id.contains(ASKED)).map(|r| r.accepted_unix_ms)
+    }
+
+    /// All as answers, newest first.
+    pub(crate) fn views(&self) -> Vec<view::Order> {
+        self.records.iter().rev().map(Record::view).collect()
+    }
+}
+
+impl Record {
+    fn filled(&self) -> Filled {
+        Filled::sum(self.progress.values())
+    }
+
+    /// Items times nodes.
+    fn items_expected(&self) -> u64 {
+        self.items.saturating_mul(self.nodes.len() as u64)
+    }
+
+    fn told(&mut self) -> Option<Happening> {
+        if self.over.is_some() {
+            return None;
+        }
+        let filled = self.filled();
+        let happening = |kind, level, message: String| Happening::new(kind, level, message).cluster(&self.cluster).order(&self.id);
+        if !self.nodes.is_empty() && self.nodes.iter().all(|n| self.progress.get(n).is_some_and(|p| p.ended)) {
+            self.over = Some(Over::Ended);
+            let level = if filled.failed == 0 { Level::Good } else { Level::Warn };
+            let message = format!(
+                "push {} ended: {} warmed, {} were warm, {} failed; {} bytes from the origin, {} from peers",
+                self.id, filled.warmed, filled.already_warm, filled.failed, filled.origin_bytes, filled.peer_bytes
+            );
+            return Some(happening("push_ended", level, message));
+        }
+        let percent = (filled.progress(self.items_expected()) * 100.0) as u64 / PROGRESS_STEP_PERCENT * PROGRESS_STEP_PERCENT;
+        if percent <= self.told_percent || percent >= 100 {
+            return None;
+        }
+        let told = happening("push_progress", Level::Info, format!("push {} is at {percent} %", self.id));
+        self.told_percent = percent;
+        Some(told)
+    }
+
+    fn view(&self) -> view::Order {
+        let filled = self.filled();
+        let total = self.account.total();
+        view::Order {
+            id: self.id.clone(),
+            cluster: self.cluster.clone(),
+            revision: self.revision,
+            why: if self.id.contains(ASKED) { "asked" } else { "scheduled" }.to_owned(),
+            state: match self.over {
+                None => "running",
+                Some(Over::Ended) => "ended",
+                Some(Over::Expired) => "expired",
+                Some(Over::Replaced) => "replaced",
+            }
+            .to_owned(),
+            accepted_unix_ms: self.accepted_unix_ms,
+            not_after_unix_ms: self.not_after_unix_ms,
+            rate_bytes: self.rate_bytes,
+            items: self.items,
+            bytes: self.bytes,
+            progress: filled.progress(self.items_expected()),
+            total: view::FilledView {
+                items: self.items_expected(),
+                already_warm: filled.already_warm,
+                already_warm_bytes: filled.already_warm_bytes,
+                warmed: filled.warmed,
+                failed: filled.failed,
+                origin_bytes: filled.origin_bytes,
+                peer_bytes: filled.peer_bytes,
+            },
+            nodes: self.nodes.iter().map(|n| self.node_view(n)).collect(),
+            earned: view::EarnedView {
+                until_unix_ms: self.until_unix_ms,
+                requests: total.requests,
+                response_bytes: total.response_bytes,
+                pushed_hits: total.pushed_hits,
+                pushed_hit_bytes: total.pushed_hit_bytes,
+                pushed_hit_ratio: total.pushed_hit_ratio(),
+                hours: (0u8..)
+                    .zip(self.account.hours())
+                    .filter(|(_, e)| e.requests > 0)
+                    .map(|(hour, e)| view::HourView {
+                        hour,
+                        requests: e.requests,
+                        pushed_hits: e.pushed_hits,
+                        pushed_hit_bytes: e.pushed_hit_bytes,
+                    })
+                    .collect(),
+                peak: self.account.peak().map(|p| view::PeakView {
+                    from_hour: p.from_hour,
+                    to_hour: p.to_hour,
+                    requests: p.earnings.requests,
+                    pushed_hits: p.earnings.pushed_hits,
+                    pushed_hit_bytes: p.earnings.pushed_hit_bytes,
+                    pushed_hit_ratio: p.earnings.pushed_hit_ratio(),
+                }),
+            },
+        }
+    }
+
+    fn node_view(&self, node: &str) -> view::OrderNode {
+        let p = self.progress.get(node);
+        let of = |f: fn(&FillProgress) -> u64| p.map_or(0, f);
+        view::OrderNode {
+            node: node.to_owned(),
+            reported: p.is_some(),
+            items: of(|p| p.items),
+            already_warm: of(|p| p.already_warm),
+            already_warm_bytes: of(|p| p.already_warm_bytes),
+            warmed: of(|p| p.warmed),
+            origin_bytes: of(|p| p.origin_bytes),
+            peer_bytes: of(|p| p.peer_bytes),
+            failed: of(|p| p.failed),
+            reasons: p.map(|p| p.reasons.clone()).unwrap_or_default(),
+            ended: p.is_some_and(|p| p.ended),
+            ended_unix_ms: of(|p| p.ended_unix_ms),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nearcast_fleet::journal::PushItem;
+
+    fn order(id: &str, cluster: &str, items: usize) -> PushOrder {
+        let item = PushItem { site: "www".into(), url: "http://a/".into(), bytes: 100 };
+        PushOrder { id: id.into(), cluster: cluster.into(), items: vec![item; items], rate_bytes: 10, not_after_unix_ms: 1000 }
+    }
+
+    fn report(node: &str, order: &str, warmed: u64, ended: bool) -> EdgeReport {
+        let fill = FillProgress { order: order.into(), items: 4, warmed, origin_bytes: warmed * 100, ended, ..FillProgress::default() };
+        EdgeReport { node: node.into(), fills: vec![fill], ..EdgeReport::default() }
+    }
+
+    fn kinds(happenings: &[Happening]) -> Vec<&str> {
+        happenings.iter().map(|h| h.kind).collect()
+    }
+
+    #[test]
+    fn an_order_runs_and_ends() {
+        let mut p = Pushes::default();
+        p.accept(&order("x", "ams", 4), 3, 100, vec!["a".into(), "b".into()]);
+        assert_eq!((p.running("ams"), p.running("nyc")), (Some("x"), None));
+        assert_eq!(kinds(&p.report(&report("a", "x", 1, false))), Vec::<&str>::new());
+        assert_eq!(kinds(&p.report(&report("a", "x", 2, false))), ["push_progress"]);
+        assert!(p.report(&report("a", "x", 3, false)).is_empty(), "a step is told once");
+        assert!(p.report(&report("stranger", "x", 4, true)).is_empty());
+        assert_eq!(kinds(&p.report(&report("a", "x", 4, true))), ["push_progress"]);
+        assert_eq!(p.views()[0].progress, 0.5);
+        assert_eq!(kinds(&p.report(&report("b", "x", 4, true))), ["push_ended"]);
+        let view = &p.views()[0];
+        assert_eq!(
+            (view.state.as_str(), view.progress, view.total.items, view.total.origin_bytes, view.bytes),
+            ("ended", 1.0, 8, 800, 400)
+        );
+        assert_eq!(p.running("ams"), None);
+        assert!(p.tick(2000).is_empty(), "it is over");
+    }
+
+    #[test]
+    fn an_order_can_run_out_of_time_or_be_replaced() {
+        let mut p = Pushes::default();
+        p.accept(&order("x", "ams", 4), 3, 100, vec!["a".into()]);
+        p.accept(&order("y", "nyc", 4), 4, 100, vec!["n".into()]);
+        p.accept(&order("z", "ams", 4), 5, 200, vec!["a".into()]);
+        assert!(p.tick(1000).is_empty());
+        assert_eq!(kinds(&p.tick(1001)), ["push_ended", "push_ended"]);
+        let states: Vec<_> = p.views().iter().map(|v| (v.id.clone(), v.state.clone(), v.earned.until_unix_ms)).collect();
+        assert_eq!(states, [("z".into(), "expired".into(), 0), ("y".into(), "expired".into(), 0), ("x".into(), "replaced".into(), 200)]);
+    }
+
+    #[test]
+    fn earnings_go_to_the_newest_order_of_the_cluster() {
+        let mut p = Pushes::default();
+        let e = Earnings { requests: 10, response_bytes: 100, pushed_hits: 5, pushed_hit_bytes: 50 };
+        p.earn("ams", 20, e);
+        p.accept(&order("x", "ams", 1), 1, 100, vec!["a".into()]);
+        p.earn("ams", 20, e);
+        p.earn("nyc", 20, e);
+        p.accept(&order("y", "ams", 1), 2, 200, vec!["a".into()]);
+        p.earn("ams", 21, e);
+        p.earn("ams", 3, Earnings { requests: 1, ..Earnings::default() });
+        let views = p.views();
+        assert_eq!((views[1].earned.requests, views[1].earned.until_unix_ms), (10, 200));
+        let newest = &views[0].earned;
+        assert_eq!((newest.requests, newest.pushed_hits, newest.hours.len()), (11, 5, 2));
+        let peak = newest.peak.as_ref().unwrap();
+        assert_eq!((peak.from_hour, peak.to_hour, peak.pushed_hit_ratio), (18, 22, Some(0.5)));
+    }
+
+    #[test]
+    fn ids_say_why() {
+        let mut p = Pushes::default();
+        p.accept(&order(&order_id("ams", Some("2026-06-01"), 255), "ams", 1), 1, 255, vec![]);
+        p.accept(&order(&order_id("ams", None, 256), "ams", 1), 2, 256, vec![]);
+        let why: Vec<_> = p.views().iter().map(|v| (v.id.clone(), v.why.clone())).collect();
+        assert_eq!(why, [("ams-asked-100".into(), "asked".into()), ("ams-2026-06-01-ff".into(), "scheduled".into())]);
+        assert_eq!(p.last_scheduled_unix_ms("ams"), Some(255));
+    }
+}

@@ -1,0 +1,126 @@
+//! What the handlers and the periodic work of one control role share.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use nearcast_fleet::clock::unix_millis;
+use nearcast_fleet::config::{Fleet, Secret};
+use nearcast_fleet::journal::{Change, Entry};
+use nearcast_fleet::shutdown::Shutdown;
+use tokio::sync::{Semaphore, watch};
+
+use crate::book::Book;
+use crate::events::{Events, Happening, Level};
+use crate::ledger::Ledger;
+use crate::metrics::Metrics;
+use crate::planner::Learnt;
+
+/// The fleet file in force.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct FleetFile {
+    /// Journal revision; 0 for the file that control was started with.
+    pub(crate) revision: u64,
+    /// Unknown when control was started without it.
+    pub(crate) text: Option<String>,
+}
+
+/// Shared as `Arc<State>`.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) fleet: watch::Sender<Arc<Fleet>>,
+    pub(crate) fleet_file: Mutex<FleetFile>,
+    /// Relative paths in a fleet file are taken from here.
+    pub(crate) base: PathBuf,
+    pub(crate) token: Secret,
+    pub(crate) ledger: Ledger,
+    book: Mutex<Book>,
+    pub(crate) learnt: Learnt,
+    pub(crate) events: Events,
+    pub(crate) metrics: Metrics,
+    /// Changes with every report.
+    pub(crate) reported: watch::Sender<()>,
+    /// Held while an order is planned and appended.
+    pub(crate) orders: tokio::sync::Mutex<()>,
+    /// Held while a fleet file is checked and appended.
+    pub(crate) fleet_files: tokio::sync::Mutex<()>,
+    /// Long polls of the journal.
+    pub(crate) polls: Arc<Semaphore>,
+    /// Event streams.
+    pub(crate) streams: Arc<Semaphore>,
+    pub(crate) shutdown: Shutdown,
+}
+
+/// What [`State::new`] is made of.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) fleet: watch::Sender<Arc<Fleet>>,
+    pub(crate) fleet_file: FleetFile,
+    pub(crate) base: PathBuf,
+    pub(crate) token: Secret,
+    pub(crate) ledger: Ledger,
+    pub(crate) book: Book,
+    pub(crate) learnt: Learnt,
+    pub(crate) shutdown: Shutdown,
+}
+
+/// Long polls at a time; the rest of the connections stay free for reports and people.
+const POLLS_MAX: usize = 160;
+/// Event streams at a time.
+const STREAMS_MAX: usize = 48;
+
+impl State {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self {
+            fleet: parts.fleet,
+            fleet_file: Mutex::new(parts.fleet_file),
+            base: parts.base,
+            token: parts.token,
+            ledger: parts.ledger,
+            book: Mutex::new(parts.book),
+            learnt: parts.learnt,
+            events: Events::new(now_unix_ms()),
+            metrics: Metrics::new(),
+            reported: watch::channel(()).0,
+            orders: tokio::sync::Mutex::new(()),
+            fleet_files: tokio::sync::Mutex::new(()),
+            polls: Arc::new(Semaphore::new(POLLS_MAX)),
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            shutdown: parts.shutdown,
+        }
+    }
+
+    /// The fleet in force.
+    pub(crate) fn fleet(&self) -> Arc<Fleet> {
+        self.fleet.borrow().clone()
+    }
+
+    /// The book; hold it for a few lines, never over an await.
+    pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Revision and text of the fleet file in force.
+    pub(crate) fn fleet_file(&self) -> FleetFile {
+        self.fleet_file.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Revision of the fleet file in force.
+    pub(crate) fn fleet_revision(&self) -> u64 {
+        self.fleet_file.lock().unwrap_or_else(PoisonError::into_inner).revision
+    }
+
+    /// A purge is in the journal; no node has seen it yet.
+    pub(crate) fn purge_accepted(&self, entry: &Entry) {
+        let Change::Purge(purge) = &entry.change else { return };
+        self.book().purges.accept(entry.revision, entry.accepted_unix_ms, purge.clone(), false);
+        let message = format!("purge {} of {} accepted", entry.revision, crate::purges::describe(purge));
+        let happening = Happening::new("purge_accepted", Level::Info, message).revision(entry.revision);
+        self.events.add(entry.accepted_unix_ms, [happening]);
+    }
+}
+
+/// Real time, milliseconds after the Unix epoch.
+pub(crate) fn now_unix_ms() -> u64 {
+    unix_millis(SystemTime::now())
+}
