@@ -156,7 +156,7 @@ impl Batch {
                         // Routing decides the interface; the address asked becomes the source.
                         info.ipi_ifindex = 0;
                         data.write_unaligned(info);
-                        return header.msg_controllen as usize;
+                        return header.msg_controllen;
                     }
                     (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                         let data = libc::CMSG_DATA(message).cast::<libc::in6_pktinfo>();
@@ -165,7 +165,7 @@ impl Batch {
                             info.ipi6_ifindex = 0;
                         }
                         data.write_unaligned(info);
-                        return header.msg_controllen as usize;
+                        return header.msg_controllen;
                     }
                     _ => message = libc::CMSG_NXTHDR(header, message),
                 }

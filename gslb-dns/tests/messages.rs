@@ -15,8 +15,15 @@ const PADDING: u16 = 12;
 const EDE: u16 = 15;
 const ZONEVERSION: u16 = 19;
 
-/// The OPT record at the end of a response: extended rcode, version, flags, options.
-fn opt(message: &[u8]) -> Option<(u8, u8, u16, Vec<(u16, Vec<u8>)>)> {
+/// The OPT record at the end of a response.
+struct Opt {
+    rcode: u8,
+    version: u8,
+    flags: u16,
+    options: Vec<(u16, Vec<u8>)>,
+}
+
+fn opt(message: &[u8]) -> Option<Opt> {
     // hickory-proto refuses family 0, which RFC 7871 section 7.1.2 has for a withheld subnet.
     if !message.windows(8).any(|w| w == [0, 8, 0, 4, 0, 0, 0, 0]) {
         let parsed = hickory_proto::op::Message::from_vec(message).unwrap_or_else(|e| panic!("{e}: {message:?}"));
@@ -33,11 +40,12 @@ fn opt(message: &[u8]) -> Option<(u8, u8, u16, Vec<(u16, Vec<u8>)>)> {
         options.push((u16::from_be_bytes([rest[0], rest[1]]), rest[4..4 + len].to_vec()));
         rest = &rest[4 + len..];
     }
-    Some((message[at + 5], message[at + 6], u16::from_be_bytes([message[at + 7], message[at + 8]]), options))
+    let flags = u16::from_be_bytes([message[at + 7], message[at + 8]]);
+    Some(Opt { rcode: message[at + 5], version: message[at + 6], flags, options })
 }
 
 fn option(message: &[u8], code: u16) -> Option<Vec<u8>> {
-    opt(message)?.3.into_iter().find(|o| o.0 == code).map(|o| o.1)
+    opt(message)?.options.into_iter().find(|o| o.0 == code).map(|o| o.1)
 }
 
 #[test]
@@ -50,7 +58,8 @@ fn every_probe_of_the_edns_and_flag_matrix_gets_its_answer() {
     };
     let unknown = (65_000, vec![1, 2, 3]);
     // What is sent, rcode (low bits), extended rcode in OPT when there is to be one, answers.
-    let rows: Vec<(&str, Vec<u8>, u8, Option<u8>, u16)> = vec![
+    type Probe = (&'static str, Vec<u8>, u8, Option<u8>, u16);
+    let rows: Vec<Probe> = vec![
         ("plain", plain(&|_| {}), 0, None, 1),
         ("unknown type", query(7, "mail.demo.test", 1000), 0, None, 0),
         ("RD", plain(&|m| m[2] |= 1), 0, None, 1),
@@ -254,7 +263,7 @@ fn every_probe_of_the_edns_and_flag_matrix_gets_its_answer() {
             assert_eq!(answer[3] & 0xf0, message[3] & 0x10, "{what}: CD comes back, RA, Z and AD are clear");
             assert_eq!(count(&answer, 6), answers, "{what}");
             let edns = opt(&answer);
-            assert_eq!(edns.as_ref().map(|e| (e.0, e.1)), extended.map(|e| (e, 0)), "{what}: OPT comes with OPT, version 0");
+            assert_eq!(edns.as_ref().map(|e| (e.rcode, e.version)), extended.map(|e| (e, 0)), "{what}: OPT comes with OPT, version 0");
         }
     }
 }
@@ -279,7 +288,7 @@ fn dnssec_ok_is_copied_and_brings_no_records_without_signatures() {
     let at = message.len() - 4;
     message[at] = 0x80;
     let answer = server.udp(&message).expect("an answer");
-    assert_eq!(opt(&answer).expect("OPT").2, 0x8000);
+    assert_eq!(opt(&answer).expect("OPT").flags, 0x8000);
     assert_eq!((count(&answer, 6), count(&answer, 8), count(&answer, 10)), (1, 0, 1));
 }
 
@@ -400,7 +409,7 @@ fn server_identity_zone_version_and_keepalive_come_on_request() {
     let tcp = server.tcp(&[asked], 1).remove(0);
     assert_eq!(option(&tcp, KEEPALIVE), Some(100_u16.to_be_bytes().to_vec()), "10 s in units of 100 ms");
     let silent = server.udp(&query_with(1, "mail.demo.test", 1, 0, &[])).expect("an answer");
-    assert_eq!(opt(&silent).expect("OPT").3, []);
+    assert_eq!(opt(&silent).expect("OPT").options, []);
 }
 
 #[test]

@@ -1,0 +1,237 @@
+//! What is served: made from the fleet file by rules, seen through the compiled zones.
+
+mod support;
+
+use nearcast_fleet::config::{Fleet, NameServer};
+use nearcast_gslb_dns::answer::{Answer, Last, Link, resolve};
+use nearcast_gslb_dns::rdata;
+use nearcast_gslb_dns::wire::{QName, presentation, rtype};
+use nearcast_gslb_dns::zone::{ZoneError, Zones, is_newer, next_serial};
+use support::{demo_zone, fleet, site, zone};
+
+fn name(text: &str) -> QName {
+    QName::from_wire(&rdata::name(text, &[0]).expect("a name")).expect("short enough")
+}
+
+fn ask<'z>(zones: &'z Zones, qname: &str, qtype: u16) -> Answer<'z> {
+    resolve(zones, &name(qname), qtype, false)
+}
+
+/// The hierarchy of the resolver lab: root, `test` and the rest on three servers.
+fn hierarchy() -> Fleet {
+    let mut fleet = fleet(vec![], vec![site("www", &["www.demo.test"])], vec![demo_zone()]);
+    for (name, host, last) in [("root", "a.root-servers", 2), ("tld", "ns.nic.test", 3)] {
+        fleet.name_servers.push(NameServer {
+            name: name.to_owned(),
+            host: host.to_owned(),
+            addresses: vec![std::net::Ipv4Addr::new(127, 9, 9, last).into()],
+            ..fleet.name_servers[0].clone()
+        });
+    }
+    for (name, server, records) in
+        [("", 1, vec!["test NS ns.nic.test."]), ("test", 2, vec!["cdn NS ns1.cdn.test.", "demo NS ns1.cdn.test."])]
+    {
+        fleet.zones.push(nearcast_fleet::config::Zone { name_servers: vec![server], ..zone(name, &records) });
+    }
+    fleet
+}
+
+#[test]
+fn a_root_and_a_top_level_zone_refer_downwards_with_glue() {
+    let fleet = hierarchy();
+    for (server, cut, ns, address) in [
+        ("root", "test", "ns.nic.test", [127, 9, 9, 3]),
+        ("tld", "demo.test", "ns1.cdn.test", [127, 0, 0, 53]),
+        ("tld", "cdn.test", "ns1.cdn.test", [127, 0, 0, 53]),
+    ] {
+        let zones = Zones::compile(&fleet, server, 1).expect("it compiles");
+        let below = format!("www.{cut}");
+        let Last::Referral(owner, set) = ask(&zones, &below, rtype::A).last else { panic!("{below} at {server}") };
+        assert_eq!(presentation(owner), cut);
+        assert_eq!(presentation(&set.data[0]), ns);
+        let glue = set.additional.iter().find(|a| a.rtype == rtype::A).unwrap_or_else(|| panic!("glue for {ns}"));
+        assert_eq!((presentation(&glue.owner), &*glue.data), (ns.to_owned(), &address[..]));
+    }
+    let root = Zones::compile(&fleet, "root", 1).expect("it compiles");
+    let Last::Records(_, ns) = ask(&root, ".", rtype::NS).last else { panic!("the root's name servers") };
+    assert_eq!(presentation(&ns.data[0]), "a.root-servers");
+    assert_eq!(ns.additional.len(), 1, "a priming query gets the address too");
+    assert!(matches!(ask(&root, "a.root-servers", rtype::A).last, Last::Records(..)));
+    assert!(matches!(ask(&root, "example", rtype::A).last, Last::Missing));
+    assert!(matches!(ask(&root, "root-servers", rtype::NS).last, Last::NoData), "an empty non-terminal");
+    let tld = Zones::compile(&fleet, "tld", 1).expect("it compiles");
+    assert!(matches!(ask(&tld, "ns.nic.test", rtype::A).last, Last::Records(..)));
+    assert!(matches!(ask(&tld, "nic.test", rtype::NS).last, Last::NoData));
+}
+
+#[test]
+fn a_child_zone_that_the_file_does_not_delegate_is_delegated_by_its_parent() {
+    let mut fleet = hierarchy();
+    fleet.zones.iter_mut().for_each(|z| z.records.retain(|r| r.rtype != "NS" || !r.owner.ends_with("test") || r.owner.contains("sub")));
+    let tld = Zones::compile(&fleet, "tld", 1).expect("it compiles");
+    assert!(matches!(ask(&tld, "x.demo.test", rtype::A).last, Last::Referral(..)));
+    let root = Zones::compile(&fleet, "root", 1).expect("it compiles");
+    assert!(matches!(ask(&root, "x.demo.test", rtype::A).last, Last::Referral(owner, _) if presentation(owner) == "test"));
+}
+
+#[test]
+fn where_both_sides_of_a_cut_are_served_the_child_answers_and_ds_is_the_parents() {
+    let mut parent = zone("test", &["demo DS 1 13 2 abcd", "demo NS ns1.cdn.test.", "occluded.demo A 192.0.2.1"]);
+    parent.name_servers = vec![0];
+    let fleet = fleet(vec![], vec![], vec![demo_zone(), parent]);
+    let zones = Zones::compile(&fleet, "ns1", 1).expect("it compiles");
+    assert!(matches!(ask(&zones, "mail.demo.test", rtype::A).last, Last::Records(..)));
+    assert!(
+        matches!(ask(&zones, "occluded.demo.test", rtype::A).last, Last::Missing),
+        "the parent's data below the cut is not the child's"
+    );
+    let ds = ask(&zones, "demo.test", rtype::DS);
+    assert!(matches!(ds.last, Last::Records(..)));
+    assert_eq!(presentation(&ds.zone.expect("a zone").apex), "test");
+    let none = ask(&zones, "cdn.test", rtype::DS);
+    assert!(matches!(none.last, Last::NoData));
+    assert_eq!(presentation(&none.zone.expect("a zone").apex), "test", "the parent says that there is none");
+    assert!(matches!(ask(&zones, "demo.test", rtype::NS).last, Last::Records(..)), "NS at the apex is the child's");
+}
+
+#[test]
+fn hosts_of_sites_become_aliases_or_are_steered_themselves() {
+    let sites = vec![
+        site("www", &["www.demo.test", "auto.demo.test", "demo.test", "elsewhere.example", "*"]),
+        site("video", &["mail.demo.test", "both.demo.test", "x.sub.demo.test", "film.cdn.test", "video.cdn.test", "cdn.test"]),
+    ];
+    let mut demo = demo_zone();
+    demo.records.push(support::record("demo.test", "both TXT x"));
+    let fleet = fleet(vec![], sites, vec![demo]);
+    let zones = Zones::compile(&fleet, "ns1", 1).expect("it compiles");
+    // Name, site at its end, names on the way.
+    for (qname, expected, links) in [
+        ("www.cdn.test", Some(0), 0),
+        ("video.cdn.test", Some(1), 0),
+        ("www.demo.test", Some(0), 1),
+        ("auto.demo.test", Some(0), 1),
+        // No alias can stand at an apex or beside other records.
+        ("demo.test", Some(0), 0),
+        ("cdn.test", Some(1), 0),
+        ("both.demo.test", Some(1), 0),
+        ("film.cdn.test", Some(1), 1),
+        // Own records win; what is below a cut is not ours.
+        ("mail.demo.test", None, 0),
+        ("x.sub.demo.test", None, 0),
+    ] {
+        let answer = ask(&zones, qname, rtype::A);
+        let site = match answer.last {
+            Last::Steered(_, site) => Some(site),
+            _ => None,
+        };
+        assert_eq!(site, expected, "{qname}: {answer:?}");
+        assert_eq!(answer.links.iter().flatten().count(), links, "{qname}");
+    }
+    assert!(matches!(ask(&zones, "demo.test", rtype::MX).last, Last::Records(..)), "the apex keeps its records");
+    assert!(matches!(ask(&zones, "both.demo.test", rtype::TXT).last, Last::Records(..)));
+}
+
+#[test]
+fn a_chain_stops_before_a_steered_name_when_asked_to() {
+    let fleet = fleet(vec![], vec![site("www", &["www.demo.test"])], vec![demo_zone()]);
+    let zones = Zones::compile(&fleet, "ns1", 1).expect("it compiles");
+    for (qname, stops, expected_links) in [("www.demo.test", true, 1), ("a.cdn.demo.test", true, 1), ("alias.demo.test", true, 1)] {
+        let answer = resolve(&zones, &name(qname), rtype::A, stops);
+        assert_eq!(answer.links.iter().flatten().count(), expected_links);
+        assert_eq!(matches!(answer.last, Last::Open), qname != "alias.demo.test", "{qname}: only a tailored end is left open");
+    }
+    assert!(matches!(resolve(&zones, &name("www.cdn.test"), rtype::A, true).last, Last::Steered(_, 0)), "asked directly it is answered");
+}
+
+#[test]
+fn a_redirection_makes_names_below_it_and_says_when_one_is_too_long() {
+    let long = format!("{}.{}", "x".repeat(60), "y".repeat(60));
+    let records = [
+        format!("old DNAME {long}.{long}.example."),
+        "short DNAME target".to_owned(),
+        "target A 192.0.2.9".to_owned(),
+        "a.target A 192.0.2.10".to_owned(),
+    ];
+    let records: Vec<&str> = records.iter().map(String::as_str).collect();
+    let fleet = fleet(vec![], vec![], vec![zone("demo.test", &records)]);
+    let zones = Zones::compile(&fleet, "ns1", 1).expect("it compiles");
+    let made = ask(&zones, "a.short.demo.test", rtype::A);
+    assert!(matches!(made.last, Last::Records(..)), "{made:?}");
+    assert!(matches!(&made.links[0], Some(Link::Redirect { target, .. }) if presentation(target) == "a.target.demo.test"));
+    assert!(matches!(ask(&zones, "short.demo.test", rtype::A).last, Last::NoData), "the owner itself is not redirected");
+    assert!(matches!(ask(&zones, &format!("{}.old.demo.test", "z".repeat(30)), rtype::A).last, Last::TooLong));
+}
+
+#[test]
+fn contradictions_and_bad_records_are_all_told() {
+    let records = [
+        "c CNAME a",
+        "c TXT b",
+        "d CNAME a",
+        "d CNAME b",
+        "e A x",
+        "f NOSUCH 1",
+        "x.example. A 192.0.2.1",
+        "@ SOA a b 1 2 3 4 5",
+        "g CNAME www.cdn.test.",
+    ];
+    let fleet = fleet(vec![], vec![], vec![zone("demo.test", &records)]);
+    let errors = Zones::compile(&fleet, "ns1", 1).expect_err("many faults");
+    let text: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    for part in [
+        "c.demo.test: a CNAME stands beside",
+        "d.demo.test: more than one CNAME",
+        "an IPv4 address",
+        "the type NOSUCH",
+        "x.example: the name is not in this zone",
+        "SOA is made by",
+    ] {
+        assert!(text.iter().any(|t| t.contains(part)), "{part} in {text:#?}");
+    }
+    assert_eq!(errors.len(), 6, "{text:#?}");
+    let mut unserved = fleet.clone();
+    unserved.zones.clear();
+    assert_eq!(Zones::compile(&unserved, "ns9", 1).expect_err("no zone"), [ZoneError::NothingServed("ns9".to_owned())]);
+    let mut clash = unserved;
+    clash.sites = vec![site("www", &[])];
+    clash.zones = vec![zone("cdn.test", &["www A 192.0.2.1"])];
+    let errors = Zones::compile(&clash, "ns1", 1).expect_err("a clash");
+    assert!(errors[0].to_string().contains("steered name"), "{errors:?}");
+}
+
+#[test]
+fn records_given_for_the_cdn_zone_join_it() {
+    let fleet = fleet(vec![], vec![site("www", &[])], vec![zone("cdn.test", &["status CNAME status.example.", "www TXT note"])]);
+    let zones = Zones::compile(&fleet, "ns1", 1).expect("it compiles");
+    assert!(matches!(ask(&zones, "www.cdn.test", rtype::A).last, Last::Steered(..)));
+    assert!(matches!(ask(&zones, "www.cdn.test", rtype::TXT).last, Last::Records(..)));
+    assert_eq!(ask(&zones, "status.cdn.test", rtype::A).links.iter().flatten().count(), 1);
+}
+
+#[test]
+fn serials_only_grow() {
+    for (previous, now, expected) in [
+        (None, 1_800_000_000, 1_800_000_000),
+        (Some(1), 1_800_000_000, 1_800_000_000),
+        (Some(5), 5, 6),
+        (Some(9), 5, 10),
+        (Some(u32::MAX), 5, 5),
+        (Some(u32::MAX), u32::MAX, 0),
+    ] {
+        let serial = next_serial(previous, now);
+        assert_eq!(serial, expected, "{previous:?} at {now}");
+        assert!(previous.is_none_or(|p| is_newer(serial, p)));
+    }
+    // RFC 1982 section 5.1's own examples, in 32 bits.
+    for (a, b, expected) in [
+        (1, 0, true),
+        (44, 0, true),
+        (0, 44, false),
+        (u32::MAX, u32::MAX - 1, true),
+        (0, u32::MAX, true),
+        (7, 7, false),
+        (1 << 31, 0, false),
+    ] {
+        assert_eq!(is_newer(a, b), expected, "{a} {b}");
+    }
+}
