@@ -1,12 +1,69 @@
 //! The fleet file: from text to a checked [`Fleet`], or to every mistake in it at once.
+//!
+//! The only place that knows how settings are written and what their defaults are; [`crate::config`] says what they
+//! mean. `docs/fleet-file.md` is the same for people, and a test holds the two together.
 
-use std::net::SocketAddr;
+mod names;
+mod reader;
+mod record;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::Fleet;
-use crate::failure::Failure;
-use crate::units::Bytes;
+use tokio::sync::watch;
+use toml::de::DeTable;
+
+use self::reader::{Mistakes, Section, Text, nearest};
+use crate::clock::FleetClock;
+use crate::config::*;
+use crate::failure::{Failure, FailureKind};
+use crate::units::{self, Bytes};
+
+/// The largest fleet file that is read.
+pub const FILE_BYTES_MAX: usize = 4 << 20;
+
+/// The shortest node key.
+const NODE_KEY_CHARS_MIN: usize = 16;
+
+/// Every section with the settings that it may have, as the file writes them.
+pub const SETTINGS: &[(&str, &[&str])] = &[
+    ("", ROOT),
+    ("fleet", FLEET),
+    ("clock", CLOCK),
+    ("control", CONTROL),
+    ("control.push", PUSH),
+    ("steering", STEERING),
+    ("steering.health", HEALTH),
+    ("origin_node", ORIGIN_NODE),
+    ("origin_node.rule", RULE),
+    ("name_server", NAME_SERVER),
+    ("cluster", CLUSTER),
+    ("cluster.place", PLACE),
+    ("cluster.node", NODE),
+    ("site", SITE),
+    ("site.cache", CACHE),
+    ("zone", ZONE),
+];
+
+const ROOT: &[&str] = &["fleet", "clock", "control", "steering", "origin_node", "name_server", "cluster", "site", "zone"];
+const FLEET: &[&str] = &["zone", "hostmaster", "state_dir", "node_key", "node_key_file", "report_interval", "name_servers"];
+const CLOCK: &[&str] = &["speed", "anchor_real", "anchor_fleet"];
+const CONTROL: &[&str] = &["name", "listen", "url", "admin", "push"];
+const PUSH: &[&str] = &["enabled", "half_life", "expected_requests_min"];
+const STEERING: &[&str] = &["geo_db", "rtt_max_age", "rtt_explore", "health"];
+const HEALTH: &[&str] = &["path", "interval", "timeout", "fall", "rise", "jitter"];
+const ORIGIN_NODE: &[&str] = &["name", "listen", "admin", "root", "rule"];
+const RULE: &[&str] = &["pattern", "cache_control"];
+const NAME_SERVER: &[&str] = &["name", "host", "listen", "addresses", "admin", "admin_url"];
+const CLUSTER: &[&str] = &["name", "label", "place", "time_zone", "off_peak", "fill_rate", "push_share", "weight", "node"];
+const PLACE: &[&str] = &["latitude", "longitude"];
+const NODE: &[&str] = &["name", "address", "addresses", "listen", "service", "admin", "memory", "disk", "threads", "capacity"];
+const SITE: &[&str] = &["name", "hosts", "origin", "origin_host", "steering", "ttl", "clusters", "cache"];
+const CACHE: &[&str] = &["default_ttl", "heuristic", "stale_while_revalidate", "stale_if_error", "obey_client", "body_max"];
+const ZONE: &[&str] = &["name", "ttl", "name_servers", "records"];
 
 /// One mistake in a fleet file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,27 +83,68 @@ pub struct Mistake {
 /// # Errors
 /// Every mistake found, in file order, at least one.
 pub fn parse(text: &str, base: &Path) -> Result<Fleet, Vec<Mistake>> {
-    let _ = (text, base);
-    Err(Vec::new())
+    let mistakes = Mistakes::new(text);
+    if text.len() > FILE_BYTES_MAX {
+        mistakes.note(0, format!("the file has {} bytes", text.len()), format!("at most {FILE_BYTES_MAX} are read"));
+        return Err(mistakes.into_sorted());
+    }
+    let (table, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        let at = error.span().map_or(0, |span| span.start);
+        mistakes.note(at, error.message().replace('\n', ", "), "write TOML: [section] headers, and lines of the form key = \"value\"");
+    }
+    // What is left of a file with such errors would only give mistakes that nobody made.
+    if !errors.is_empty() {
+        return Err(mistakes.into_sorted());
+    }
+    let fleet = {
+        let root = Section::root(&mistakes, table.get_ref(), ROOT);
+        check(&root, base)
+    };
+    if mistakes.is_empty() { Ok(fleet) } else { Err(mistakes.into_sorted()) }
 }
 
 /// Reads, parses and checks a fleet file.
 ///
 /// # Errors
-/// [`crate::failure::FailureKind::NoInput`] when it cannot be read; `Usage` with every mistake, one a line as
+/// [`FailureKind::NoInput`] when it cannot be read; [`FailureKind::Usage`] with every mistake, one a line as
 /// `FILE:LINE:COLUMN: PROBLEM; MEND`.
 pub fn load(path: &Path) -> Result<Fleet, Failure> {
-    let _ = path;
-    unreachable!()
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Failure::new(FailureKind::NoInput, format!("cannot read the fleet file {}: {error}; name another with --fleet", path.display()))
+    })?;
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let base = std::path::absolute(parent).unwrap_or_else(|_| parent.to_owned());
+    parse(&text, &base).map_err(|mistakes| Failure::new(FailureKind::Usage, describe(&path.display().to_string(), &mistakes)))
+}
+
+/// Loads the file again, as on SIGHUP, and puts it in place of the fleet; gives whether anything changed. A file with
+/// mistakes changes nothing.
+///
+/// # Errors
+/// As [`load`].
+pub fn reload(path: &Path, fleet: &watch::Sender<Arc<Fleet>>) -> Result<bool, Failure> {
+    let fresh = load(path)?;
+    let is_new = **fleet.borrow() != fresh;
+    if is_new {
+        fleet.send_replace(Arc::new(fresh));
+    }
+    Ok(is_new)
+}
+
+/// Mistakes for people, one a line: `FILE:LINE:COLUMN: PROBLEM; MEND`.
+pub fn describe(file: &str, mistakes: &[Mistake]) -> String {
+    let lines = mistakes.iter().map(|m| format!("{file}:{}:{}: {}; {}", m.line, m.column, m.problem, m.mend));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// The fleet of one edge without a fleet file: node `edge` in cluster `local`, one site `site` for any host, no
 /// control, no admin listener, the client's `Host` passed on to the origin, no node key. `disk` of 0 keeps nothing on
-/// disk; `default_ttl` is the site's lifetime for responses without freshness information.
+/// disk; `default_ttl` is the site's lifetime for responses without freshness information. The node's state is in
+/// `state_dir`/edge.
 ///
 /// # Errors
-/// [`crate::failure::FailureKind::Usage`] when `origin` is not `http://host[:port]` or `https://host[:port]`, or
-/// nothing is listened on.
+/// [`FailureKind::Usage`] when `origin` is not `http://host[:port]` or `https://host[:port]`, or nothing is listened on.
 pub fn standalone_edge(
     listen: Vec<SocketAddr>,
     origin: &str,
@@ -55,16 +153,823 @@ pub fn standalone_edge(
     disk: Bytes,
     default_ttl: Option<Duration>,
 ) -> Result<Fleet, Failure> {
-    let _ = (listen, origin, state_dir, memory, disk, default_ttl);
-    unreachable!()
+    let origin = names::base_url(origin, &["http", "https"]).map_err(|problem| {
+        Failure::new(
+            FailureKind::Usage,
+            format!("{origin:?} is no origin: {problem}; write http://host[:port] or https://host[:port], such as http://127.0.0.1:8000"),
+        )
+    })?;
+    let Some(service) = listen.first().copied() else {
+        return Err(Failure::new(FailureKind::Usage, "there is nothing to listen on; name an address and a port, such as 127.0.0.1:8080"));
+    };
+    let node = Node {
+        name: "edge".into(),
+        addresses: listen.iter().map(SocketAddr::ip).collect(),
+        listen,
+        service,
+        admin: None,
+        memory,
+        disk,
+        threads: None,
+        capacity_bits: None,
+    };
+    let cluster = Cluster {
+        name: "local".into(),
+        label: "local".into(),
+        place: Place { latitude: 0.0, longitude: 0.0 },
+        time_zone: "UTC".into(),
+        off_peak: DailyWindow { start_minute: 120, end_minute: 360 },
+        fill_rate_bits: FILL_RATE_BITS,
+        push_share: Bytes(disk.0 / 2),
+        weight: 1,
+        nodes: vec![node],
+    };
+    let site = Site {
+        name: "site".into(),
+        hosts: vec!["*".into()],
+        origin,
+        origin_host: None,
+        policy: SelectionPolicy::Geo,
+        ttl: SITE_TTL,
+        clusters: vec![0],
+        cache: CachePolicy { default_ttl, ..CachePolicy::default() },
+    };
+    Ok(Fleet { clusters: vec![cluster], sites: vec![site], ..standalone(state_dir) })
 }
 
 /// The fleet of one origin node without a fleet file: node `origin` that serves the directory `root` on `listen`, no
 /// control, no admin listener, built-in cache rules alone.
 ///
 /// # Errors
-/// [`crate::failure::FailureKind::NoInput`] when `root` is no directory.
+/// [`FailureKind::NoInput`] when `root` is no directory.
 pub fn standalone_origin(root: PathBuf, listen: SocketAddr) -> Result<Fleet, Failure> {
-    let _ = (root, listen);
-    unreachable!()
+    if !root.is_dir() {
+        return Err(Failure::new(FailureKind::NoInput, format!("{} is no directory; name one that has the content", root.display())));
+    }
+    let node = OriginNode { name: "origin".into(), listen, admin: None, root, rules: Vec::new() };
+    Ok(Fleet { origins: vec![node], ..standalone(PathBuf::from(".")) })
 }
+
+/// Nothing but defaults; a zone that no public name can be in.
+fn standalone(state_dir: PathBuf) -> Fleet {
+    Fleet {
+        zone: "cdn.invalid".into(),
+        zone_name_servers: Vec::new(),
+        hostmaster: "hostmaster@cdn.invalid".into(),
+        base: PathBuf::from("."),
+        state_dir,
+        node_key: Secret(String::new()),
+        report_interval: REPORT_INTERVAL,
+        clock: FleetClock::REAL,
+        control: None,
+        origins: Vec::new(),
+        name_servers: Vec::new(),
+        steering: default_steering(),
+        clusters: Vec::new(),
+        sites: Vec::new(),
+        zones: Vec::new(),
+    }
+}
+
+const REPORT_INTERVAL: Duration = Duration::from_secs(2);
+const FILL_RATE_BITS: u64 = 100_000_000;
+const SITE_TTL: Duration = Duration::from_secs(20);
+const ZONE_TTL: Duration = Duration::from_secs(300);
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn default_steering() -> Steering {
+    Steering {
+        geo_db: None,
+        health: HealthCheck {
+            path: "/.nearcast/health".into(),
+            interval: Duration::from_millis(500),
+            timeout: Duration::from_millis(400),
+            fall: 2,
+            rise: 2,
+            jitter: 0.1,
+        },
+        rtt_max_age: Duration::from_secs(600),
+        rtt_explore: 0.01,
+    }
+}
+
+/// Makes the fleet of a whole file; with mistakes noted the value means nothing.
+fn check(root: &Section<'_>, base: &Path) -> Fleet {
+    let head = root.section("fleet", FLEET);
+    if !head.is_present() {
+        root.note_missing("fleet", "the section [fleet] with zone = \"cdn.example.org\"");
+    }
+    let zone = head
+        .is_present()
+        .then(|| head.need_text("zone", "zone = \"cdn.example.org\", a zone that this fleet serves"))
+        .flatten()
+        .and_then(|t| zone_name(&t, false))
+        .unwrap_or_else(|| "cdn.invalid".into());
+    let mut taken = Names::default();
+    let control = check_control(root, &mut taken);
+    let origins: Vec<OriginNode> =
+        root.sections("origin_node", ORIGIN_NODE).iter().map(|s| check_origin_node(s, base, &mut taken)).collect();
+    let name_servers = check_name_servers(root, &zone, &mut taken);
+    let clusters = check_clusters(root, &mut taken);
+    let sites = check_sites(root, &zone, &clusters, &name_servers);
+    let zone_name_servers = references(&head, "name_servers", &name_servers, |n| &n.name, "name server");
+    let zones = check_zones(root, &head, &zone, &zone_name_servers, &name_servers);
+    let node_key = check_node_key(&head, base, control.is_some() || !name_servers.is_empty());
+    Fleet {
+        hostmaster: check_hostmaster(&head, &zone),
+        zone,
+        zone_name_servers,
+        base: base.to_owned(),
+        state_dir: head.text("state_dir").map_or_else(|| PathBuf::from("/var/lib/nearcast"), |t| path(&t, base)),
+        node_key,
+        report_interval: head.duration("report_interval", Duration::from_millis(200)..=Duration::from_secs(60)).unwrap_or(REPORT_INTERVAL),
+        clock: check_clock(root),
+        control,
+        origins,
+        name_servers,
+        steering: check_steering(root, base),
+        clusters,
+        sites,
+        zones,
+    }
+}
+
+/// Names and listeners that are taken, with where and by whom.
+#[derive(Default)]
+struct Names {
+    nodes: HashMap<String, usize>,
+    listeners: HashMap<SocketAddr, String>,
+    addresses: HashMap<IpAddr, String>,
+}
+
+impl Names {
+    /// Notes a second node of that name.
+    fn node(&mut self, text: &Text<'_>, section: &Section<'_>) {
+        let line = section.mistakes.line_of(text.at);
+        if let Some(first) = self.nodes.insert(text.text.to_owned(), line) {
+            text.note(format!("{:?} is the name of another node, in line {first}", text.text), "give every node a name of its own");
+        }
+    }
+
+    /// Notes a second listener on one address and port. Addresses that every machine has prove nothing, unless both
+    /// nodes are certainly on one machine: such ones carry the mark `local`.
+    fn listener(&mut self, section: &Section<'_>, key: &'static str, address: SocketAddr, is_local: bool, owner: &str) {
+        if address.port() == 0 || address.ip().is_unspecified() || (address.ip().is_loopback() && !is_local) {
+            return;
+        }
+        let whose = format!("{key} of {owner}");
+        if let Some(first) = self.listeners.get(&address) {
+            let (problem, mend) = if section.has(key) {
+                (format!("{address} is taken by {first}"), "choose another port or address".to_owned())
+            } else {
+                (format!("{address}, which is the default, is taken by {first}"), format!("add {key} with another address and port"))
+            };
+            section.mistakes.note(section.at_of(key), format!("{}: {problem}", section.path_of(key)), mend);
+        } else {
+            self.listeners.insert(address, whose);
+        }
+    }
+}
+
+/// A required name that is a label; notes mistakes and a second node of the name.
+fn node_name(section: &Section<'_>, example: &str, default: Option<&str>, taken: &mut Names) -> String {
+    let text = match default {
+        Some(_) => section.text("name"),
+        None => section.need_text("name", example),
+    };
+    let Some(text) = text else {
+        let name = default.unwrap_or_default();
+        if !name.is_empty() {
+            taken.nodes.entry(name.to_owned()).or_insert_with(|| section.mistakes.line_of(section.at));
+        }
+        return name.to_owned();
+    };
+    check_label(&text);
+    taken.node(&text, section);
+    text.text.to_owned()
+}
+
+fn check_label(text: &Text<'_>) -> bool {
+    let good = names::is_label(text.text);
+    if !good {
+        text.note(format!("{:?} cannot be a name", text.text), "use up to 63 lower-case letters, digits and -, such as \"ams-1\"");
+    }
+    good
+}
+
+fn host_name(text: &Text<'_>) -> String {
+    let host = names::normal(text.text);
+    if let Some(problem) = names::host_problem(&host) {
+        text.note(
+            format!("{:?} is not a host name: {problem}", text.text),
+            "write a name such as \"www.example.org\", without scheme, port and path",
+        );
+    }
+    host
+}
+
+fn zone_name(text: &Text<'_>, or_root: bool) -> Option<String> {
+    let zone = names::normal(text.text);
+    if or_root && text.text == "." {
+        return Some(zone);
+    }
+    match names::host_problem(&zone) {
+        None => Some(zone),
+        Some(problem) => {
+            text.note(format!("{:?} is not a zone name: {problem}", text.text), "write a domain name such as \"example.org\"");
+            None
+        }
+    }
+}
+
+fn path(text: &Text<'_>, base: &Path) -> PathBuf {
+    if text.text.is_empty() {
+        text.note("the path is empty", "write a path, from the fleet file's directory or absolute");
+    }
+    base.join(text.text)
+}
+
+fn url(text: &Text<'_>, schemes: &[&str]) -> String {
+    names::base_url(text.text, schemes).unwrap_or_else(|problem| {
+        let forms: Vec<String> = schemes.iter().map(|s| format!("{s}://host[:port]")).collect();
+        text.note(format!("{:?} cannot be used: {problem}", text.text), format!("write {} and nothing more", forms.join(" or ")));
+        String::new()
+    })
+}
+
+/// Indexes of the things that a list names; all of them without a list.
+fn references<T>(section: &Section<'_>, key: &'static str, things: &[T], name: impl Fn(&T) -> &String, what: &str) -> Vec<usize> {
+    let Some(texts) = section.texts(key) else { return (0..things.len()).collect() };
+    let names: Vec<&String> = things.iter().map(&name).collect();
+    let mut found = Vec::new();
+    if texts.is_empty() {
+        section.mistakes.note(
+            section.at_of(key),
+            format!("{}: the list is empty", section.path_of(key)),
+            format!("name at least one {what}, or leave {key} out for all"),
+        );
+    }
+    for text in texts {
+        match names.iter().position(|n| *n == text.text) {
+            Some(index) if found.contains(&index) => text.note(format!("{:?} is there twice", text.text), "remove one"),
+            Some(index) => found.push(index),
+            None if names.is_empty() => text.note(
+                format!("there is no {what} {:?}; there is none at all", text.text),
+                format!("add a [[{}]] of that name", what.replace(' ', "_")),
+            ),
+            None => {
+                let near = nearest(text.text, &names).map_or_else(String::new, |n| format!("did you mean {n:?}? "));
+                let all: Vec<String> = names.iter().map(|n| format!("{n:?}")).collect();
+                text.note(format!("there is no {what} {:?}", text.text), format!("{near}there is {}", all.join(", ")));
+            }
+        }
+    }
+    found
+}
+
+fn check_hostmaster(head: &Section<'_>, zone: &str) -> String {
+    let Some(text) = head.text("hostmaster") else { return format!("hostmaster@{zone}") };
+    let good = text.text.split_once('@').is_some_and(|(user, domain)| {
+        !user.is_empty() && user.bytes().all(|b| b.is_ascii_graphic() && b != b'@') && names::host_problem(&names::normal(domain)).is_none()
+    });
+    if !good {
+        text.note(format!("{:?} is not a mail address", text.text), "write one such as \"hostmaster@example.org\"");
+    }
+    text.text.to_owned()
+}
+
+fn check_node_key(head: &Section<'_>, base: &Path, is_needed: bool) -> Secret {
+    const MAKE: &str = "make one with `head -c 24 /dev/urandom | base64`";
+    let (key, text) = match (head.text("node_key"), head.text("node_key_file")) {
+        (Some(_), Some(file)) => {
+            file.note("the key is in node_key already", "keep one of node_key and node_key_file");
+            return Secret(String::new());
+        }
+        (Some(text), None) => (text.text.to_owned(), text),
+        (None, Some(text)) => match std::fs::read_to_string(path(&text, base)) {
+            Ok(content) => (content.trim_end_matches(['\r', '\n']).to_owned(), text),
+            Err(error) => {
+                text.note(format!("cannot read {}: {error}", base.join(text.text).display()), format!("put the key there, alone; {MAKE}"));
+                return Secret(String::new());
+            }
+        },
+        (None, None) => {
+            if is_needed && head.is_present() && !head.has("node_key") && !head.has("node_key_file") {
+                head.note_missing("node_key", &format!("node_key or node_key_file, the secret that nodes show one another; {MAKE}"));
+            }
+            return Secret(String::new());
+        }
+    };
+    if key.chars().count() < NODE_KEY_CHARS_MIN {
+        text.note(format!("the key has fewer than {NODE_KEY_CHARS_MIN} characters"), MAKE);
+    } else if key.trim() != key || !key.bytes().all(|b| (b' '..=b'~').contains(&b)) {
+        text.note(
+            "the key has characters that an HTTP field cannot carry",
+            format!("use visible ASCII characters, none of them blank at its ends; {MAKE}"),
+        );
+    }
+    Secret(key)
+}
+
+fn check_clock(root: &Section<'_>) -> FleetClock {
+    let section = root.section("clock", CLOCK);
+    let speed = section.float("speed", 0.001..=1_000_000.0).unwrap_or(1.0);
+    let real = instant(&section, "anchor_real");
+    let fleet = instant(&section, "anchor_fleet");
+    for (key, other, is_missing) in [
+        ("anchor_real", "anchor_fleet", !section.has("anchor_real") && (section.has("anchor_fleet") || speed != 1.0)),
+        ("anchor_fleet", "anchor_real", !section.has("anchor_fleet") && (section.has("anchor_real") || speed != 1.0)),
+    ] {
+        if is_missing {
+            section.note_missing(key, &format!("{key} and {other}, an instant each such as 2026-01-01T00:00:00Z: the clock shows the second when the real time is the first"));
+        }
+    }
+    match (real, fleet) {
+        (Some(anchor_real), Some(anchor_fleet)) => FleetClock { anchor_real, anchor_fleet, speed },
+        _ => FleetClock { speed, ..FleetClock::REAL },
+    }
+}
+
+/// Seconds after the Unix epoch: a number, or a date and time with its offset.
+fn instant(section: &Section<'_>, key: &'static str) -> Option<f64> {
+    let item = section.item(key)?;
+    let found = item.number().or_else(|| {
+        let date: jiff::Timestamp = item.date()?.parse().ok()?;
+        Some(date.as_nanosecond() as f64 / 1e9)
+    });
+    let good = found.filter(|seconds| (0.0..=32_503_680_000.0).contains(seconds));
+    if good.is_none() {
+        item.note("this is no instant", "write seconds after 1970 or a date with time and offset, such as 2026-01-01T00:00:00Z");
+    }
+    good
+}
+
+fn check_control(root: &Section<'_>, taken: &mut Names) -> Option<Control> {
+    let section = root.section("control", CONTROL);
+    let push = section.section("push", PUSH);
+    if !section.is_present() {
+        return None;
+    }
+    let name = node_name(&section, "", Some("control"), taken);
+    let listen = section.socket("listen").unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 7700)));
+    let admin = section.socket("admin").unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9170)));
+    let is_local = listen.ip().is_loopback();
+    taken.listener(&section, "listen", listen, is_local, &name);
+    taken.listener(&section, "admin", admin, is_local, &name);
+    let policy = PushPolicy {
+        half_life: push.duration("half_life", Duration::from_secs(60)..=365 * DAY).unwrap_or(DAY),
+        expected_requests_min: push.float("expected_requests_min", 0.0..=1e12).unwrap_or(2.0),
+    };
+    Some(Control {
+        name,
+        url: reachable_url(&section, "url", listen, "listen"),
+        listen,
+        admin,
+        push: push.boolean("enabled", true).then_some(policy),
+    })
+}
+
+/// A URL that other nodes use; by default the listener's, if that has an address.
+fn reachable_url(section: &Section<'_>, key: &'static str, listen: SocketAddr, listen_key: &str) -> String {
+    if let Some(text) = section.text(key) {
+        return url(&text, &["http"]);
+    }
+    if listen.ip().is_unspecified() && !section.has(key) {
+        let problem = format!("{}: this setting is required, as {listen_key} is {listen}, every address", section.path_of(key));
+        section.mistakes.note(section.at, problem, format!("add {key} = \"http://host:{}\", by which other nodes reach it", listen.port()));
+    }
+    format!("http://{listen}")
+}
+
+fn check_origin_node(section: &Section<'_>, base: &Path, taken: &mut Names) -> OriginNode {
+    let name = node_name(section, "name = \"origin\"", None, taken);
+    let listen = need_socket(section, "listen", "listen = \"127.0.0.1:8000\"");
+    let admin = section.socket("admin").unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9180)));
+    let is_local = listen.ip().is_loopback();
+    taken.listener(section, "listen", listen, is_local, &name);
+    taken.listener(section, "admin", admin, is_local, &name);
+    let root = section.need_text("root", "root = \"content\", the directory that it serves").map(|t| path(&t, base));
+    let rules = section.sections("rule", RULE).iter().map(check_rule).collect();
+    OriginNode { name, listen, admin: Some(admin), root: root.unwrap_or_default(), rules }
+}
+
+fn check_rule(section: &Section<'_>) -> OriginRule {
+    let pattern = section.need_text("pattern", "pattern = \"img/**\", a glob below the root");
+    let value = section.need_text("cache_control", "cache_control = \"max-age=3600\"");
+    if let Some(text) = pattern.as_ref().filter(|t| t.text.is_empty()) {
+        text.note("the pattern is empty", "write a glob such as \"img/**\"");
+    }
+    let is_field = |text: &str| !text.trim().is_empty() && text.bytes().all(|b| (b' '..=b'~').contains(&b));
+    if let Some(text) = value.as_ref().filter(|t| !is_field(t.text)) {
+        text.note("this is no field value", "write directives such as \"max-age=3600\"");
+    }
+    let own = |t: Option<Text<'_>>| t.map_or_else(String::new, |t| t.text.to_owned());
+    OriginRule { pattern: own(pattern), cache_control: own(value) }
+}
+
+fn need_socket(section: &Section<'_>, key: &'static str, example: &str) -> SocketAddr {
+    if !section.has(key) {
+        section.note_missing(key, example);
+    }
+    section.socket(key).unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)))
+}
+
+fn check_name_servers(root: &Section<'_>, zone: &str, taken: &mut Names) -> Vec<NameServer> {
+    let mut hosts: HashMap<String, String> = HashMap::new();
+    let check_one = |section: &Section<'_>| {
+        let name = node_name(section, "name = \"ns1\"", None, taken);
+        let host = section.text("host").map_or_else(|| format!("{name}.{zone}"), |t| host_name(&t));
+        if let Some(first) = hosts.insert(host.clone(), name.clone()) {
+            let problem = format!("{}: {host} is the host of {first} too", section.path_of("host"));
+            section.mistakes.note(section.at_of("host"), problem, "give every name server a host name of its own");
+        }
+        if !section.has("listen") {
+            section.note_missing("listen", "listen = \"192.0.2.53:53\"");
+        }
+        let listen = section.sockets("listen");
+        let is_local = listen.first().is_some_and(|a| a.ip().is_loopback());
+        let admin = section.socket("admin").unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9153)));
+        for address in &listen {
+            taken.listener(section, "listen", *address, is_local, &name);
+        }
+        taken.listener(section, "admin", admin, is_local, &name);
+        let addresses = if section.has("addresses") {
+            section.addresses("addresses").into_iter().map(|(a, _)| a).collect()
+        } else {
+            unique(listen.iter().map(SocketAddr::ip))
+        };
+        if !section.has("addresses") && addresses.iter().any(IpAddr::is_unspecified) {
+            let problem = format!("{}: this setting is required, as listen has every address", section.path_of("addresses"));
+            section.mistakes.note(section.at, problem, "add addresses = [\"192.0.2.53\"], those that resolvers reach it by");
+        }
+        let admin_url = reachable_url(section, "admin_url", admin, "admin");
+        NameServer { name, host, listen, addresses, admin, admin_url }
+    };
+    root.sections("name_server", NAME_SERVER).iter().map(check_one).collect()
+}
+
+fn unique<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
+    let mut seen = Vec::new();
+    values.for_each(|v| {
+        if !seen.contains(&v) {
+            seen.push(v)
+        }
+    });
+    seen
+}
+
+fn check_steering(root: &Section<'_>, base: &Path) -> Steering {
+    let section = root.section("steering", STEERING);
+    let health = section.section("health", HEALTH);
+    let defaults = default_steering();
+    let check_path = |text: Text<'_>| {
+        if !text.text.starts_with('/') || !text.text.bytes().all(|b| b.is_ascii_graphic()) {
+            text.note(format!("{:?} is not a path", text.text), "write one that begins with / and has no blanks");
+        }
+        text.text.to_owned()
+    };
+    Steering {
+        geo_db: section.text("geo_db").map(|t| path(&t, base)),
+        rtt_max_age: section.duration("rtt_max_age", Duration::from_secs(1)..=7 * DAY).unwrap_or(defaults.rtt_max_age),
+        rtt_explore: section.percent("rtt_explore").unwrap_or(defaults.rtt_explore),
+        health: HealthCheck {
+            path: health.text("path").map_or(defaults.health.path, check_path),
+            interval: health.duration("interval", Duration::from_millis(50)..=Duration::from_secs(300)).unwrap_or(defaults.health.interval),
+            timeout: health.duration("timeout", Duration::from_millis(10)..=Duration::from_secs(60)).unwrap_or(defaults.health.timeout),
+            fall: health.integer("fall", 1..=100).map_or(defaults.health.fall, |n| n as u32),
+            rise: health.integer("rise", 1..=100).map_or(defaults.health.rise, |n| n as u32),
+            jitter: health.percent("jitter").unwrap_or(defaults.health.jitter),
+        },
+    }
+}
+
+fn check_clusters(root: &Section<'_>, taken: &mut Names) -> Vec<Cluster> {
+    let sections = root.sections("cluster", CLUSTER);
+    if !root.has("cluster") {
+        root.note_missing("cluster", "a section [[cluster]] with name and place, and a [[cluster.node]] with name and address below it");
+    }
+    let mut lines: HashMap<String, usize> = HashMap::new();
+    let mut clusters = Vec::new();
+    for section in &sections {
+        clusters.push(check_cluster(section, &mut lines, taken));
+    }
+    clusters
+}
+
+fn check_cluster(section: &Section<'_>, lines: &mut HashMap<String, usize>, taken: &mut Names) -> Cluster {
+    let name = section.need_text("name", "name = \"ams\"");
+    if let Some(text) = &name {
+        check_label(text);
+        if let Some(first) = lines.insert(text.text.to_owned(), section.mistakes.line_of(text.at)) {
+            text.note(format!("{:?} is the name of another cluster, in line {first}", text.text), "give every cluster a name of its own");
+        }
+    }
+    let name = name.map_or_else(String::new, |t| t.text.to_owned());
+    if !section.has("node") {
+        section.note_missing("node", "a section [[cluster.node]] with name and address below this one");
+    }
+    let nodes: Vec<Node> = section.sections("node", NODE).iter().map(|s| check_node(s, taken)).collect();
+    let smallest_disk = nodes.iter().map(|n| n.disk).min().unwrap_or_default();
+    Cluster {
+        label: section.text("label").map_or_else(|| name.clone(), |t| t.text.to_owned()),
+        name,
+        place: check_place(section),
+        time_zone: check_time_zone(section),
+        off_peak: section.text("off_peak").map_or(DailyWindow { start_minute: 120, end_minute: 360 }, |t| check_window(&t)),
+        fill_rate_bits: section.rate("fill_rate").unwrap_or(FILL_RATE_BITS),
+        push_share: check_push_share(section, smallest_disk),
+        weight: section.integer("weight", 0..=1_000_000).map_or(1, |n| n as u32),
+        nodes,
+    }
+}
+
+fn check_place(section: &Section<'_>) -> Place {
+    if !section.has("place") {
+        section.note_missing("place", "place = { latitude = 52.37, longitude = 4.90 }, where the cluster is");
+    }
+    let place = section.section("place", PLACE);
+    for (key, example) in [("latitude", "latitude = 52.37, degrees north"), ("longitude", "longitude = 4.90, degrees east")] {
+        if place.is_present() && !place.has(key) {
+            place.note_missing(key, example);
+        }
+    }
+    Place {
+        latitude: place.float("latitude", -90.0..=90.0).unwrap_or(0.0),
+        longitude: place.float("longitude", -180.0..=180.0).unwrap_or(0.0),
+    }
+}
+
+fn check_time_zone(section: &Section<'_>) -> String {
+    let Some(text) = section.text("time_zone") else { return "UTC".into() };
+    if jiff::tz::db().get(text.text).is_err() {
+        let names: Vec<String> = jiff::tz::db().available().map(|n| n.to_string()).collect();
+        let near = nearest(text.text, &names).map_or_else(String::new, |n| format!("did you mean {n:?}? "));
+        text.note(
+            format!("there is no time zone {:?}", text.text),
+            format!("{near}write a name of the IANA database, such as \"Europe/Amsterdam\""),
+        );
+    }
+    text.text.to_owned()
+}
+
+fn check_window(text: &Text<'_>) -> DailyWindow {
+    let found = text.text.split_once('-').and_then(|(start, end)| Some((minute_of_day(start)?, minute_of_day(end)?)));
+    match found {
+        Some((start_minute, end_minute)) if start_minute != end_minute => return DailyWindow { start_minute, end_minute },
+        Some(_) => text.note(format!("{:?} starts when it ends", text.text), "write two different times, such as \"02:00-06:00\""),
+        None => text.note(
+            format!("{:?} is no span of time of day", text.text),
+            "write local times as \"HH:MM-HH:MM\", such as \"02:00-06:00\" or \"22:30-05:00\"",
+        ),
+    }
+    DailyWindow { start_minute: 0, end_minute: 1 }
+}
+
+/// `24:00` is midnight.
+fn minute_of_day(text: &str) -> Option<u16> {
+    let (hour, minute) = text.trim().split_once(':')?;
+    let two_digits = |s: &str| (s.len() == 2 && s.bytes().all(|b| b.is_ascii_digit())).then(|| s.parse::<u16>().ok()).flatten();
+    match (two_digits(hour)?, two_digits(minute)?) {
+        (24, 0) => Some(0),
+        (hour, minute) if hour < 24 && minute < 60 => Some(hour * 60 + minute),
+        _ => None,
+    }
+}
+
+/// A percentage of the smallest node disk, or a size.
+fn check_push_share(section: &Section<'_>, smallest_disk: Bytes) -> Bytes {
+    let half = Bytes(smallest_disk.0 / 2);
+    let Some(text) =
+        section.item("push_share").and_then(|i| i.as_text("a percentage of the nodes' disks or a size, such as \"50%\" or \"1GiB\""))
+    else {
+        return half;
+    };
+    if text.text.trim_end().ends_with('%') {
+        let share = text.quantity(units::percent).unwrap_or(0.5);
+        if share > 1.0 {
+            text.note(format!("{} is out of range", text.text), "write one from 0% to 100%");
+        }
+        return Bytes((smallest_disk.0 as f64 * share.min(1.0)) as u64);
+    }
+    let size = text.quantity(units::bytes).unwrap_or(half);
+    if size > smallest_disk {
+        text.note(
+            format!("{} is more than the smallest disk of this cluster's nodes, {smallest_disk}", text.text),
+            "write less, or give the nodes more disk",
+        );
+    }
+    size
+}
+
+fn check_node(section: &Section<'_>, taken: &mut Names) -> Node {
+    let name = node_name(section, "name = \"ams-1\"", None, taken);
+    let addresses = check_node_addresses(section, &name, taken);
+    let listen =
+        if section.has("listen") { section.sockets("listen") } else { addresses.iter().map(|a| SocketAddr::new(*a, 80)).collect() };
+    let first_listen = listen.first().copied().unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 80)));
+    let reached_by = if first_listen.ip().is_unspecified() { addresses.first().copied() } else { None };
+    let service =
+        section.socket("service").unwrap_or_else(|| SocketAddr::new(reached_by.unwrap_or(first_listen.ip()), first_listen.port()));
+    if section.has("service") && service.ip().is_unspecified() {
+        section.mistakes.note(
+            section.at_of("service"),
+            format!("{}: {service} reaches no node", section.path_of("service")),
+            "write the address and port by which name servers and other nodes reach it",
+        );
+    }
+    let admin = section.socket("admin").unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9100)));
+    let is_local = first_listen.ip().is_loopback();
+    for address in &listen {
+        taken.listener(section, "listen", *address, true, &name);
+    }
+    taken.listener(section, "admin", admin, is_local, &name);
+    Node {
+        name,
+        addresses,
+        listen,
+        service,
+        admin: Some(admin),
+        memory: section.bytes("memory", Bytes(1 << 20)..=Bytes(1 << 44)).unwrap_or(Bytes(64 << 20)),
+        disk: section.bytes("disk", Bytes(0)..=Bytes(1 << 50)).unwrap_or(Bytes(1 << 30)),
+        threads: section.integer("threads", 1..=1024).map(|n| n as usize),
+        capacity_bits: section.rate("capacity"),
+    }
+}
+
+fn check_node_addresses(section: &Section<'_>, name: &str, taken: &mut Names) -> Vec<IpAddr> {
+    let key = match (section.has("address"), section.has("addresses")) {
+        (true, true) => {
+            let problem = format!("{}: address is set as well", section.path_of("addresses"));
+            section.mistakes.note(section.at_of("addresses"), problem, "keep one of address and addresses");
+            "addresses"
+        }
+        (false, false) => {
+            section.note_missing("address", "address = \"192.0.2.1\", which clients are given");
+            return Vec::new();
+        }
+        (true, false) => "address",
+        (false, true) => "addresses",
+    };
+    let mut addresses = Vec::new();
+    for (address, at) in section.addresses(key) {
+        let note = |problem: String, mend: &str| section.mistakes.note(at, format!("{}: {problem}", section.path_of(key)), mend);
+        if address.is_unspecified() || address.is_multicast() {
+            note(format!("{address} reaches no node"), "write the address that clients are given");
+        }
+        match taken.addresses.insert(address, name.to_owned()) {
+            Some(first) => note(format!("{address} is an address of {first} already"), "give every node an address of its own"),
+            None => addresses.push(address),
+        }
+    }
+    addresses
+}
+
+const POLICIES: [(&str, SelectionPolicy); 4] = [
+    ("geo", SelectionPolicy::Geo),
+    ("rtt", SelectionPolicy::Rtt),
+    ("weighted", SelectionPolicy::Weighted),
+    ("round-robin", SelectionPolicy::RoundRobin),
+];
+
+fn check_sites(root: &Section<'_>, zone: &str, clusters: &[Cluster], name_servers: &[NameServer]) -> Vec<Site> {
+    let mut lines: HashMap<String, usize> = HashMap::new();
+    let mut hosts: HashMap<String, String> = HashMap::new();
+    let mut sites = Vec::new();
+    for section in &root.sections("site", SITE) {
+        let name = section.need_text("name", "name = \"www\"");
+        if let Some(text) = &name {
+            check_label(text);
+            let line = section.mistakes.line_of(text.at);
+            if let Some(first) = lines.insert(text.text.to_owned(), line) {
+                text.note(format!("{:?} is the name of another site, in line {first}", text.text), "give every site a name of its own");
+            }
+            let steered = format!("{}.{zone}", text.text);
+            if let Some(server) = name_servers.iter().find(|n| n.host == steered) {
+                text.note(format!("{steered} is the host of the name server {}", server.name), "give the site another name");
+            }
+            // Its own name may be among its hosts; another site's may not.
+            hosts.entry(steered).or_insert_with(|| text.text.to_owned());
+        }
+        let name = name.map_or_else(String::new, |t| t.text.to_owned());
+        sites.push(Site {
+            hosts: check_hosts(section, &name, &mut hosts),
+            name,
+            origin: section
+                .need_text("origin", "origin = \"http://origin.example.org\"")
+                .map_or_else(String::new, |t| url(&t, &["http", "https"])),
+            origin_host: section.text("origin_host").map(|t| check_origin_host(&t)),
+            policy: section.text("steering").map_or(SelectionPolicy::Geo, |t| check_policy(&t)),
+            ttl: section.duration("ttl", Duration::from_secs(1)..=DAY).unwrap_or(SITE_TTL),
+            clusters: references(section, "clusters", clusters, |c| &c.name, "cluster"),
+            cache: check_cache(&section.section("cache", CACHE)),
+        });
+    }
+    sites
+}
+
+fn check_hosts(section: &Section<'_>, site: &str, taken: &mut HashMap<String, String>) -> Vec<String> {
+    let mut hosts = Vec::new();
+    for text in section.texts("hosts").unwrap_or_default() {
+        let host = match text.text {
+            "*" => "*".to_owned(),
+            written if written.contains('*') => {
+                text.note(format!("{written:?} is no host name"), "name the hosts one by one, or write \"*\" alone for any host");
+                continue;
+            }
+            _ => host_name(&text),
+        };
+        if hosts.contains(&host) {
+            text.note(format!("{host} is there twice"), "remove one");
+            continue;
+        }
+        if let Some(first) = taken.insert(host.clone(), site.to_owned()).filter(|first| first != site) {
+            text.note(format!("{host} is a host of the site {first} already"), "a host belongs to one site; remove it from one of them");
+        }
+        hosts.push(host);
+    }
+    hosts
+}
+
+fn check_origin_host(text: &Text<'_>) -> String {
+    names::host_and_port(text.text).unwrap_or_else(|problem| {
+        text.note(format!("{:?} is no host: {problem}", text.text), "write host or host:port, such as \"www.example.org\"");
+        String::new()
+    })
+}
+
+fn check_policy(text: &Text<'_>) -> SelectionPolicy {
+    match POLICIES.iter().find(|(name, _)| *name == text.text) {
+        Some((_, policy)) => *policy,
+        None => {
+            let known = POLICIES.map(|(name, _)| name);
+            let near = nearest(text.text, &known).map_or_else(String::new, |n| format!("did you mean {n:?}? "));
+            text.note(
+                format!("there is no steering {:?}", text.text),
+                format!("{near}write one of {}", known.map(|n| format!("{n:?}")).join(", ")),
+            );
+            SelectionPolicy::Geo
+        }
+    }
+}
+
+fn check_cache(section: &Section<'_>) -> CachePolicy {
+    let defaults = CachePolicy::default();
+    let year = 365 * DAY;
+    CachePolicy {
+        default_ttl: section.duration("default_ttl", Duration::ZERO..=year),
+        heuristic: section.boolean("heuristic", defaults.heuristic),
+        stale_while_revalidate: section
+            .duration("stale_while_revalidate", Duration::ZERO..=year)
+            .unwrap_or(defaults.stale_while_revalidate),
+        stale_if_error: section.duration("stale_if_error", Duration::ZERO..=year).unwrap_or(defaults.stale_if_error),
+        obey_client: section.boolean("obey_client", defaults.obey_client),
+        body_bytes_max: section.bytes("body_max", Bytes(1 << 10)..=Bytes(1 << 44)).unwrap_or(defaults.body_bytes_max),
+    }
+}
+
+fn check_zones(root: &Section<'_>, head: &Section<'_>, own_zone: &str, own_servers: &[usize], name_servers: &[NameServer]) -> Vec<Zone> {
+    let mut lines: HashMap<String, usize> = HashMap::new();
+    let mut zones = Vec::new();
+    for section in &root.sections("zone", ZONE) {
+        if name_servers.is_empty() {
+            section.mistakes.note(section.at, format!("{}: there is no name server to serve it", section.path), "add a [[name_server]]");
+        }
+        let name_text = section.need_text("name", "name = \"example.org\", or \".\" for the root");
+        let name = name_text.as_ref().and_then(|t| zone_name(t, true));
+        if let (Some(text), Some(name)) = (&name_text, &name)
+            && let Some(first) = lines.insert(name.clone(), section.mistakes.line_of(text.at))
+        {
+            text.note(format!("{} is another zone's name, in line {first}", record::shown(name)), "put all its records into one [[zone]]");
+        }
+        let is_own = name.as_deref() == Some(own_zone);
+        let servers = if is_own && !section.has("name_servers") {
+            own_servers.to_vec()
+        } else {
+            references(section, "name_servers", name_servers, |n| &n.name, "name server")
+        };
+        if is_own && section.has("name_servers") && head.has("name_servers") && servers != own_servers {
+            let problem = format!("{}: [fleet] names other name servers for this zone", section.path_of("name_servers"));
+            section.mistakes.note(section.at_of("name_servers"), problem, "remove it here");
+        }
+        let ttl = section.duration("ttl", Duration::from_secs(1)..=365 * DAY).unwrap_or(ZONE_TTL);
+        // Without a good name every record would look wrong.
+        let records = name.as_deref().map_or_else(Vec::new, |name| check_records(section, name, ttl));
+        zones.push(Zone { name: name.unwrap_or_default(), ttl, name_servers: servers, records });
+    }
+    zones
+}
+
+fn check_records(section: &Section<'_>, zone: &str, ttl: Duration) -> Vec<Record> {
+    let mut records = Vec::new();
+    for text in section.texts("records").unwrap_or_default() {
+        match record::parse(text.text, zone, ttl.as_secs() as u32) {
+            Ok(record) => records.push((record, text)),
+            Err((problem, mend)) => text.note(problem, mend),
+        }
+    }
+    record::check_together(&records);
+    records.into_iter().map(|(record, _)| record).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,397 @@
+//! Walking a parsed TOML document with every position at hand: sections, their known keys, typed values.
+//!
+//! Every reader gives a value in any case, a stand-in where it had to note a mistake, so that one pass finds them all.
+//! Knows TOML and units; knows nothing of what settings mean.
+
+use std::cell::RefCell;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::Mistake;
+use crate::units::{self, Bytes, UnitError};
+
+/// Most entries of one list in a fleet file.
+const LIST_MAX: usize = 100_000;
+
+/// The mistakes found so far, and where lines begin.
+pub(super) struct Mistakes<'t> {
+    text: &'t str,
+    line_starts: Vec<usize>,
+    found: RefCell<Vec<(usize, Mistake)>>,
+}
+
+impl<'t> Mistakes<'t> {
+    pub(super) fn new(text: &'t str) -> Self {
+        let line_starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Self { text, line_starts, found: RefCell::default() }
+    }
+
+    /// Notes a mistake at a byte of the text.
+    pub(super) fn note(&self, at: usize, problem: impl Into<String>, mend: impl Into<String>) {
+        let line = self.line_starts.partition_point(|start| *start <= at).max(1);
+        let start = self.line_starts[line - 1];
+        let column = self.text.get(start..at).map_or(0, |before| before.chars().count()) + 1;
+        self.found.borrow_mut().push((at, Mistake { line, column, problem: problem.into(), mend: mend.into() }));
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.found.borrow().is_empty()
+    }
+
+    /// All of them in file order.
+    pub(super) fn into_sorted(self) -> Vec<Mistake> {
+        let mut found = self.found.into_inner();
+        found.sort_by_key(|(at, _)| *at);
+        found.into_iter().map(|(_, mistake)| mistake).collect()
+    }
+
+    /// What a section starts with in words: `line 12`.
+    pub(super) fn line_of(&self, at: usize) -> usize {
+        self.line_starts.partition_point(|start| *start <= at).max(1)
+    }
+}
+
+/// One table of the file.
+#[derive(Clone)]
+pub(super) struct Section<'a> {
+    pub(super) mistakes: &'a Mistakes<'a>,
+    table: Option<&'a DeTable<'a>>,
+    known: &'static [&'static str],
+    /// Dotted path (`cluster[1].node[0]`); empty for the whole file.
+    pub(super) path: String,
+    /// Byte at which it starts.
+    pub(super) at: usize,
+}
+
+/// A value with its place.
+#[derive(Clone)]
+pub(super) struct Item<'a> {
+    mistakes: &'a Mistakes<'a>,
+    value: &'a DeValue<'a>,
+    /// Dotted path of the setting.
+    pub(super) path: String,
+    /// Byte at which it starts.
+    pub(super) at: usize,
+}
+
+/// A string with its place.
+#[derive(Clone)]
+pub(super) struct Text<'a> {
+    mistakes: &'a Mistakes<'a>,
+    pub(super) text: &'a str,
+    pub(super) path: String,
+    pub(super) at: usize,
+}
+
+impl<'a> Section<'a> {
+    /// The whole file; notes its unknown keys.
+    pub(super) fn root(mistakes: &'a Mistakes<'a>, table: &'a DeTable<'a>, known: &'static [&'static str]) -> Self {
+        let section = Self { mistakes, table: Some(table), known, path: String::new(), at: 0 };
+        section.note_unknown();
+        section
+    }
+
+    fn note_unknown(&self) {
+        for key in self.table.iter().flat_map(|t| t.keys()) {
+            let name: &str = key.get_ref();
+            if !self.known.contains(&name) {
+                let mend = match nearest(name, self.known) {
+                    Some(near) => format!("did you mean {near}? The settings here are {}", self.known.join(", ")),
+                    None => format!("the settings here are {}", self.known.join(", ")),
+                };
+                self.mistakes.note(key.span().start, format!("{}: there is no such setting", self.path_of(name)), mend);
+            }
+        }
+    }
+
+    pub(super) fn path_of(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    /// Whether the section is in the file at all.
+    pub(super) fn is_present(&self) -> bool {
+        self.table.is_some()
+    }
+
+    pub(super) fn has(&self, key: &'static str) -> bool {
+        self.item(key).is_some()
+    }
+
+    /// Notes that a required setting is missing, at the section's start.
+    pub(super) fn note_missing(&self, key: &str, mend: &str) {
+        self.mistakes.note(self.at, format!("{}: this setting is required", self.path_of(key)), format!("add {mend}"));
+    }
+
+    /// Byte of a setting's value, or of the section where it is not set.
+    pub(super) fn at_of(&self, key: &'static str) -> usize {
+        self.item(key).map_or(self.at, |item| item.at)
+    }
+
+    pub(super) fn item(&self, key: &'static str) -> Option<Item<'a>> {
+        debug_assert!(self.known.contains(&key), "{key} is not in the list of this section's settings");
+        let value = self.table?.get(key)?;
+        Some(Item { mistakes: self.mistakes, value: value.get_ref(), path: self.path_of(key), at: value.span().start })
+    }
+
+    /// A section below this one, empty when the file has none.
+    pub(super) fn section(&self, key: &'static str, known: &'static [&'static str]) -> Self {
+        let empty = Self { mistakes: self.mistakes, table: None, known, path: self.path_of(key), at: self.at };
+        let Some(item) = self.item(key) else { return empty };
+        item.as_section(known).unwrap_or(empty)
+    }
+
+    /// The sections of an array of tables (`[[site]]`).
+    pub(super) fn sections(&self, key: &'static str, known: &'static [&'static str]) -> Vec<Self> {
+        let Some(item) = self.item(key) else { return Vec::new() };
+        let DeValue::Array(array) = item.value else {
+            item.note_type(&format!("one or more sections [[{}]]", header_path(&item.path)));
+            return Vec::new();
+        };
+        array.iter().enumerate().filter_map(|(n, value)| item.element(n, value).as_section(known)).collect()
+    }
+
+    pub(super) fn text(&self, key: &'static str) -> Option<Text<'a>> {
+        self.item(key)?.as_text("a string")
+    }
+
+    /// A string that must be there; `example` is the line to add.
+    pub(super) fn need_text(&self, key: &'static str, example: &str) -> Option<Text<'a>> {
+        if !self.has(key) {
+            self.note_missing(key, example);
+        }
+        self.text(key)
+    }
+
+    /// A string or a list of strings.
+    pub(super) fn texts(&self, key: &'static str) -> Option<Vec<Text<'a>>> {
+        let item = self.item(key)?;
+        let DeValue::Array(array) = item.value else {
+            return Some(item.as_text("a string or a list of strings").into_iter().collect());
+        };
+        if array.len() > LIST_MAX {
+            item.note(format!("the list has {} entries", array.len()), format!("at most {LIST_MAX} are read"));
+        }
+        Some(array.iter().take(LIST_MAX).enumerate().filter_map(|(n, value)| item.element(n, value).as_text("a string")).collect())
+    }
+
+    pub(super) fn boolean(&self, key: &'static str, default: bool) -> bool {
+        let Some(item) = self.item(key) else { return default };
+        item.value.as_bool().unwrap_or_else(|| {
+            item.note_type("true or false");
+            default
+        })
+    }
+
+    pub(super) fn integer(&self, key: &'static str, range: RangeInclusive<u64>) -> Option<u64> {
+        let item = self.item(key)?;
+        let expected = || format!("a whole number from {} to {}", range.start(), range.end());
+        let Some(number) = item.value.as_integer() else {
+            item.note_type(&expected());
+            return None;
+        };
+        match u64::from_str_radix(number.as_str(), number.radix()).ok().filter(|n| range.contains(n)) {
+            None => {
+                item.note(format!("{} is out of range", number.as_str()), format!("write {}", expected()));
+                None
+            }
+            found => found,
+        }
+    }
+
+    /// A number, whole or not.
+    pub(super) fn float(&self, key: &'static str, range: RangeInclusive<f64>) -> Option<f64> {
+        let item = self.item(key)?;
+        let expected = || format!("a number from {} to {}", range.start(), range.end());
+        let Some(number) = item.number() else {
+            item.note_type(&expected());
+            return None;
+        };
+        if !range.contains(&number) {
+            item.note(format!("{number} is out of range"), format!("write {}", expected()));
+            return None;
+        }
+        Some(number)
+    }
+
+    pub(super) fn duration(&self, key: &'static str, range: RangeInclusive<Duration>) -> Option<Duration> {
+        self.quantity(key, units::duration, range, |d| format!("{d:?}"), "a duration such as \"30s\"")
+    }
+
+    pub(super) fn bytes(&self, key: &'static str, range: RangeInclusive<Bytes>) -> Option<Bytes> {
+        self.quantity(key, units::bytes, range, |b| b.to_string(), "a size such as \"512MiB\"")
+    }
+
+    pub(super) fn rate(&self, key: &'static str) -> Option<u64> {
+        self.quantity(key, units::rate, 1000..=1_000_000_000_000_000, |r| format!("{r}bit/s"), "a rate such as \"100Mbit/s\"")
+    }
+
+    pub(super) fn percent(&self, key: &'static str) -> Option<f64> {
+        self.quantity(key, units::percent, 0.0..=1.0, |p| format!("{}%", p * 100.0), "a percentage such as \"10%\"")
+    }
+
+    fn quantity<T: PartialOrd>(
+        &self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, UnitError>,
+        range: RangeInclusive<T>,
+        show: impl Fn(&T) -> String,
+        expected: &str,
+    ) -> Option<T> {
+        let item = self.item(key)?;
+        let text = item.as_text(expected)?;
+        let found = text.quantity(parse)?;
+        if !range.contains(&found) {
+            let mend = format!("write one from {} to {}", show(range.start()), show(range.end()));
+            item.note(format!("{} is out of range", text.text), mend);
+            return None;
+        }
+        Some(found)
+    }
+
+    pub(super) fn socket(&self, key: &'static str) -> Option<SocketAddr> {
+        self.text(key)?.socket()
+    }
+
+    /// One or more socket addresses; empty only when the key is not there or a mistake was noted.
+    pub(super) fn sockets(&self, key: &'static str) -> Vec<SocketAddr> {
+        let Some(texts) = self.texts(key) else { return Vec::new() };
+        if texts.is_empty() && self.item(key).is_some_and(|i| i.value.is_array()) {
+            self.mistakes.note(self.at_of(key), format!("{}: the list is empty", self.path_of(key)), "name at least one address and port");
+        }
+        texts.iter().filter_map(Text::socket).collect()
+    }
+
+    pub(super) fn addresses(&self, key: &'static str) -> Vec<(IpAddr, usize)> {
+        let Some(texts) = self.texts(key) else { return Vec::new() };
+        if texts.is_empty() && self.item(key).is_some_and(|i| i.value.is_array()) {
+            self.mistakes.note(self.at_of(key), format!("{}: the list is empty", self.path_of(key)), "name at least one IP address");
+        }
+        texts.iter().filter_map(|t| t.address().map(|a| (a, t.at))).collect()
+    }
+}
+
+impl<'a> Item<'a> {
+    fn element(&self, n: usize, value: &'a Spanned<DeValue<'a>>) -> Self {
+        Self { mistakes: self.mistakes, value: value.get_ref(), path: format!("{}[{n}]", self.path), at: value.span().start }
+    }
+
+    fn as_section(&self, known: &'static [&'static str]) -> Option<Section<'a>> {
+        let DeValue::Table(table) = self.value else {
+            self.note_type(&format!("a section [{}]", header_path(&self.path)));
+            return None;
+        };
+        let section = Section { mistakes: self.mistakes, table: Some(table), known, path: self.path.clone(), at: self.at };
+        section.note_unknown();
+        Some(section)
+    }
+
+    pub(super) fn as_text(&self, expected: &str) -> Option<Text<'a>> {
+        let Some(text) = self.value.as_str() else {
+            self.note_type(expected);
+            return None;
+        };
+        Some(Text { mistakes: self.mistakes, text, path: self.path.clone(), at: self.at })
+    }
+
+    pub(super) fn number(&self) -> Option<f64> {
+        match self.value {
+            DeValue::Integer(n) => i64::from_str_radix(n.as_str(), n.radix()).ok().map(|n| n as f64),
+            DeValue::Float(n) => n.as_str().parse().ok(),
+            _ => None,
+        }
+    }
+
+    /// A date and time as written, bare or as a string.
+    pub(super) fn date(&self) -> Option<String> {
+        match self.value {
+            DeValue::Datetime(date) => Some(date.to_string()),
+            DeValue::String(text) => Some(text.to_string()),
+            _ => None,
+        }
+    }
+
+    pub(super) fn note(&self, problem: impl AsRef<str>, mend: impl Into<String>) {
+        self.mistakes.note(self.at, format!("{}: {}", self.path, problem.as_ref()), mend);
+    }
+
+    pub(super) fn note_type(&self, expected: &str) {
+        let (kind, hint) = match self.value {
+            DeValue::String(_) => ("a string", ""),
+            DeValue::Integer(_) | DeValue::Float(_) if expected.contains('"') => ("a number", ", quotes and unit included"),
+            DeValue::Integer(_) => ("a whole number", ""),
+            DeValue::Float(_) => ("a number", ""),
+            DeValue::Boolean(_) => ("true or false", ""),
+            DeValue::Datetime(_) => ("a date", ""),
+            DeValue::Array(_) => ("a list", ""),
+            DeValue::Table(_) => ("a section", ""),
+        };
+        self.note(format!("this is {kind}"), format!("write {expected}{hint}"));
+    }
+}
+
+impl Text<'_> {
+    pub(super) fn note(&self, problem: impl AsRef<str>, mend: impl Into<String>) {
+        self.mistakes.note(self.at, format!("{}: {}", self.path, problem.as_ref()), mend);
+    }
+
+    pub(super) fn quantity<T>(&self, parse: impl Fn(&str) -> Result<T, UnitError>) -> Option<T> {
+        match parse(self.text) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                let words = error.to_string();
+                let (problem, mend) = words.split_once("; ").unwrap_or((&words, "write a smaller one"));
+                let problem = if problem.contains(self.text) { problem.to_owned() } else { format!("{:?}: {problem}", self.text) };
+                self.note(problem, mend);
+                None
+            }
+        }
+    }
+
+    pub(super) fn socket(&self) -> Option<SocketAddr> {
+        let found = self.text.parse().ok();
+        if found.is_none() {
+            let example = if self.text.parse::<IpAddr>().is_ok() { "add a port" } else { "write an IP address and a port" };
+            self.note(
+                format!("{:?} is not an address with a port", self.text),
+                format!("{example}, such as \"192.0.2.1:80\" or \"[2001:db8::1]:80\""),
+            );
+        }
+        found
+    }
+
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        let found: Option<IpAddr> = self.text.parse().ok();
+        if found.is_none() {
+            let example = if self.text.parse::<SocketAddr>().is_ok() { "leave the port out" } else { "write an IP address" };
+            self.note(format!("{:?} is not an IP address", self.text), format!("{example}, such as \"192.0.2.1\" or \"2001:db8::1\""));
+        }
+        found
+    }
+}
+
+/// The known name that was probably meant.
+pub(super) fn nearest<'k, K: AsRef<str>>(name: &str, known: &'k [K]) -> Option<&'k str> {
+    let lower = name.to_lowercase();
+    let scored = known.iter().map(|k| (strsim::damerau_levenshtein(&lower, &k.as_ref().to_lowercase()), k.as_ref()));
+    let (distance, near) = scored.min_by_key(|(distance, _)| *distance)?;
+    (distance <= 2.max(near.len() / 3)).then_some(near)
+}
+
+/// A setting's path as a section header writes it: without the counts.
+fn header_path(path: &str) -> String {
+    let mut header = String::new();
+    let mut inside = false;
+    for c in path.chars() {
+        match c {
+            '[' => inside = true,
+            ']' => inside = false,
+            c if !inside => header.push(c),
+            _ => {}
+        }
+    }
+    header
+}
