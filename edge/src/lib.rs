@@ -1,3 +1,216 @@
-//! The edge.
+//! The edge: a pull cache in front of an origin, one of several in a cluster.
+//!
+//! - [`server`]: listeners and connections of one worker thread; [`connection`]: the socket with its time-outs.
+//! - [`handler`]: the life of one request, in order; [`decide`]: its questions, answered by pure functions.
+//! - [`fill`]: forward requests that fill the store, shared by everybody who wants the same; [`origin`]: the pool of
+//!   connections under them; [`content`]: bytes on their way and the readers that follow them.
+//! - [`index`], [`response`]: what is stored; [`store`]: the slices themselves, in memory and on disk.
+//! - [`purge`]: generations; [`journal`]: folds the control journal into them.
+//! - [`metrics`], [`popularity`], [`rtt`], [`report`]: what the node tells about itself.
+//!
+//! One current-thread runtime a worker, SO_REUSEPORT, shared index; counters are each worker's own.
+
+mod body;
+mod connection;
+mod content;
+mod decide;
+mod edge;
+mod fill;
+mod handler;
+mod index;
+mod journal;
 mod kernel;
+mod metrics;
+mod origin;
+mod popularity;
+mod purge;
+mod report;
+mod response;
+mod rtt;
+mod server;
 pub mod store;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use nearcast_fleet::admin::{self, Readiness};
+use nearcast_fleet::config::{Cluster, Fleet, Node};
+use nearcast_fleet::failure::{Failure, FailureKind};
+use nearcast_fleet::follow::NodeContext;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::edge::{Edge, Sites, Worker, now_ms};
+use crate::index::Index;
+use crate::metrics::{Collected, Metrics};
+use crate::origin::OriginPool;
+use crate::store::{DiskConfig, Gone, Store, StoreConfig};
+
+/// How long background tasks may take to end after the last connection.
+const TASKS_END_MAX: Duration = Duration::from_secs(2);
+/// A body may take at most this part of the tier it lives in.
+const BODY_SHARE: u64 = 2;
+
+/// Runs one edge until shutdown is asked for.
+///
+/// # Errors
+/// A node name that is no edge of the fleet, an address that cannot be listened on, a state directory that cannot be
+/// written to; nothing is left half-started.
+pub async fn run(context: NodeContext) -> Result<(), Failure> {
+    let fleet = context.fleet.borrow().clone();
+    let (cluster, node) = fleet.edge(&context.name).ok_or_else(|| unknown_node(&fleet, &context.name))?;
+    let workers = node.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
+
+    // Everything that can fail comes first.
+    let admin_listener = match node.admin {
+        Some(address) => Some(admin::bind(address).await?),
+        None => None,
+    };
+    let mut listeners: Vec<Vec<std::net::TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
+    for address in &node.listen {
+        for (of_worker, listener) in listeners.iter_mut().zip(server::listen(*address, workers)?) {
+            of_worker.push(listener);
+        }
+    }
+    let directory = fleet.node_dir(&context.name);
+    let config = store_config(cluster, node, &directory);
+    if let Some(disk) = &config.disk {
+        check_writable(&disk.directory)?;
+    }
+
+    let metrics = Arc::new(Metrics::new(workers, &cluster.name));
+    let (store, gone) = Store::open(&config);
+    let edge = Arc::new(Edge {
+        name: context.name.as_str().into(),
+        via: HeaderValue::try_from(format!("1.1 {}", context.name)).map_err(|_| unknown_node(&fleet, &context.name))?,
+        started_ms: now_ms(),
+        sites: ArcSwap::from_pointee(Sites::new(&fleet, &context.name, &metrics)),
+        store: Arc::new(store),
+        index: Index::new(),
+        forwards: fill::Forwards::default(),
+        generations: purge::Generations::default(),
+        no_site: metrics.site("none"),
+        metrics: metrics.clone(),
+        is_draining: AtomicBool::new(false),
+        is_caught_up: AtomicBool::new(false),
+        connections: AtomicU64::new(0),
+        refused_connections: AtomicU64::new(0),
+        body_bytes_max: config.disk.as_ref().map_or(config.memory_bytes, |d| d.pull_bytes.max(config.memory_bytes)) / BODY_SHARE,
+    });
+    let recovering = edge.clone();
+    let recovered = tokio::task::spawn_blocking(move || journal::recover(&recovering)).await;
+    tracing::info!(responses = recovered.unwrap_or(0), "stored responses of an earlier run were found");
+
+    let (readiness_tx, readiness) = watch::channel(Readiness::NotReady("starting".to_owned()));
+    let registry = prometheus::Registry::new();
+    report::add_readings(&edge);
+    if let Err(error) = registry.register(Box::new(Collected::new(metrics))) {
+        return Err(Failure::new(FailureKind::Internal, format!("metrics cannot be registered: {error}")));
+    }
+    let admin_task = admin_listener.map(|l| tokio::spawn(admin::serve(l, registry, readiness, None, context.shutdown.clone())));
+
+    let (drain_tx, drain) = watch::channel(false);
+    let tls = origin::tls_config();
+    let mut threads = Vec::new();
+    let mut running = Vec::new();
+    for (number, listeners) in listeners.into_iter().enumerate() {
+        let worker = Worker::new(number, edge.clone(), OriginPool::new(tls.clone()));
+        running.push(worker.clone());
+        threads.push(start_worker(worker, listeners, drain.clone())?);
+    }
+    let mut shutdown = context.shutdown.clone();
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(take_out_gone(edge.clone(), gone));
+    let journal = journal::Journal::default();
+    tasks.spawn(journal.clone().follow(edge.clone(), context.entries, context.state));
+    tasks.spawn(follow_sites(edge.clone(), context.fleet.clone()));
+    report::start(&mut tasks, &edge, running, &journal, context.fleet, context.shutdown);
+    readiness_tx.send_replace(Readiness::Ready);
+    tracing::info!(node = %edge.name, workers, "the edge serves");
+
+    shutdown.asked().await;
+    readiness_tx.send_replace(Readiness::NotReady("draining".to_owned()));
+    edge.is_draining.store(true, Ordering::Relaxed);
+    drain_tx.send_replace(true);
+    for ended in threads {
+        // A worker that is gone has nothing left to finish.
+        let _ = ended.await;
+    }
+    let store = edge.store.clone();
+    let _ = tokio::time::timeout(TASKS_END_MAX, tokio::task::spawn_blocking(move || store.flush())).await;
+    tasks.shutdown().await;
+    if let Some(task) = admin_task {
+        task.abort();
+    }
+    Ok(())
+}
+
+fn unknown_node(fleet: &Fleet, name: &str) -> Failure {
+    let known: Vec<&str> = fleet.clusters.iter().flat_map(|c| &c.nodes).map(|n| n.name.as_str()).collect();
+    Failure::new(FailureKind::Usage, format!("no edge of the fleet file is called {name:?}; its edges are: {}", known.join(", ")))
+}
+
+fn store_config(cluster: &Cluster, node: &Node, directory: &Path) -> StoreConfig {
+    let pushed_bytes = cluster.push_share.0.min(node.disk.0);
+    let disk =
+        (node.disk.0 > 0).then(|| DiskConfig { directory: directory.join("store"), pull_bytes: node.disk.0 - pushed_bytes, pushed_bytes });
+    StoreConfig { memory_bytes: node.memory.0, disk }
+}
+
+/// Makes the directory and writes to it, so that a wrong one is found at start.
+fn check_writable(directory: &Path) -> Result<(), Failure> {
+    let probe = directory.join(".probe");
+    let written = std::fs::create_dir_all(directory).and_then(|()| std::fs::write(&probe, b"").or_else(is_full_only));
+    written.map_err(|error| {
+        let mend = "make it writable for this user, or choose another state_dir or disk = \"0\"";
+        Failure::new(FailureKind::CannotCreate, format!("cannot write to the state directory {}: {error} ({mend})", directory.display()))
+    })?;
+    // It may not have been written on a full disk.
+    let _ = std::fs::remove_file(probe);
+    Ok(())
+}
+
+/// A full disk is no reason not to serve: the disk tier starts turned off.
+fn is_full_only(error: std::io::Error) -> std::io::Result<()> {
+    match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Ok(()),
+        _ => Err(error),
+    }
+}
+
+/// Starts a worker's thread; the receiver ends when the worker does.
+fn start_worker(
+    worker: Arc<Worker>,
+    listeners: Vec<std::net::TcpListener>,
+    drain: watch::Receiver<bool>,
+) -> Result<oneshot::Receiver<()>, Failure> {
+    let (ended, wait) = oneshot::channel();
+    let refused = |error: std::io::Error| Failure::new(FailureKind::System, format!("cannot start a worker thread: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(refused)?;
+    let name = format!("edge-{}", worker.number);
+    let serve = move || {
+        runtime.block_on(server::serve(worker, listeners, drain));
+        runtime.shutdown_background();
+        let _ = ended.send(());
+    };
+    std::thread::Builder::new().name(name).spawn(serve).map_err(refused)?;
+    Ok(wait)
+}
+
+/// Bodies whose last slice was evicted leave the index.
+async fn take_out_gone(edge: Arc<Edge>, mut gone: mpsc::UnboundedReceiver<Gone>) {
+    while let Some(Gone { id, owner }) = gone.recv().await {
+        edge.index.remove_body(owner, id);
+    }
+}
+
+/// A changed fleet changes the sites; addresses and sizes of this node need a restart.
+async fn follow_sites(edge: Arc<Edge>, mut fleet: watch::Receiver<Arc<Fleet>>) {
+    while fleet.changed().await.is_ok() {
+        let changed = fleet.borrow_and_update().clone();
+        edge.sites.store(Arc::new(Sites::new(&changed, &edge.name, &edge.metrics)));
+    }
+}

@@ -487,7 +487,10 @@ impl Writer {
                     }
                     Kind::Head | Kind::Forget => {
                         if newest.get(&header.body).is_none_or(|(s, _)| *s < header.sequence) {
-                            let head = payload.map(|bytes| FoundHead { bytes, place: HeadPlace { region: place.region.number, pool, offset: place.offset } });
+                            let head = payload.map(|bytes| FoundHead {
+                                bytes,
+                                place: HeadPlace { region: place.region.number, pool, offset: place.offset },
+                            });
                             newest.insert(header.body, (header.sequence, head));
                         }
                     }

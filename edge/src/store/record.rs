@@ -99,11 +99,9 @@ mod tests {
 
     #[test]
     fn headers_survive_the_round_trip() {
-        for (kind, body, index, payload) in [
-            (Kind::Head, 1u64, 0u32, &b"head"[..]),
-            (Kind::Slice, u64::MAX, u32::MAX, &[7u8; 300][..]),
-            (Kind::Forget, 0, 0, &b""[..]),
-        ] {
+        for (kind, body, index, payload) in
+            [(Kind::Head, 1u64, 0u32, &b"head"[..]), (Kind::Slice, u64::MAX, u32::MAX, &[7u8; 300][..]), (Kind::Forget, 0, 0, &b""[..])]
+        {
             let header = Header::for_payload(kind, body, index, 9, payload);
             assert_eq!(Header::decode(&header.encode()), Some(header));
             assert_eq!(header.span() % ALIGNMENT as u64, 0);

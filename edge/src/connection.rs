@@ -1,0 +1,254 @@
+//! The socket under a client's connection: time-outs for idling, for a request head and for a client that does
+//! not read, and a look at each head for what the HTTP library lets pass and the standard forbids.
+//!
+//! RFC 9112 sections 2.2 (a bare LF is refused), 5.1, 6.1 (Content-Length beside Transfer-Encoding) and 9.8.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+
+/// How long a connection may lie idle between requests.
+pub(crate) const IDLE_MAX: Duration = Duration::from_secs(75);
+/// How long a request head may take from its first byte on.
+pub(crate) const HEAD_MAX: Duration = Duration::from_secs(10);
+/// How long a client may take no byte of a response.
+pub(crate) const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
+
+const IDLE: u8 = 0;
+const HEAD: u8 = 1;
+const REQUEST: u8 = 2;
+
+/// What a connection is doing, told by the handler to the socket.
+#[derive(Debug, Default)]
+pub(crate) struct Phase(AtomicU8);
+
+impl Phase {
+    /// A request head was read whole.
+    pub(crate) fn request_began(&self) {
+        self.0.store(REQUEST, Ordering::Relaxed);
+    }
+
+    /// Its response has been made whole.
+    pub(crate) fn request_ended(&self) {
+        self.0.store(IDLE, Ordering::Relaxed);
+    }
+}
+
+/// A client's socket with the limits named above.
+#[derive(Debug)]
+pub(crate) struct ClientSocket {
+    stream: TcpStream,
+    phase: Arc<Phase>,
+    is_idle: bool,
+    deadline: Instant,
+    timer: Pin<Box<Sleep>>,
+    write_stall: Option<Pin<Box<Sleep>>>,
+    head: HeadInspector,
+}
+
+impl ClientSocket {
+    pub(crate) fn new(stream: TcpStream, phase: Arc<Phase>) -> Self {
+        // The first head has to come as quickly as any other.
+        phase.0.store(HEAD, Ordering::Relaxed);
+        let deadline = Instant::now() + HEAD_MAX;
+        Self {
+            stream,
+            phase,
+            is_idle: false,
+            deadline,
+            timer: Box::pin(tokio::time::sleep_until(deadline)),
+            write_stall: None,
+            head: HeadInspector::default(),
+        }
+    }
+
+    /// While nothing can be read: whether the wait has taken too long.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let phase = self.phase.0.load(Ordering::Relaxed);
+        if phase == REQUEST {
+            return Poll::Pending;
+        }
+        if phase == IDLE && !self.is_idle {
+            self.is_idle = true;
+            self.deadline = Instant::now() + IDLE_MAX;
+        }
+        loop {
+            if self.timer.as_mut().poll(cx).is_pending() {
+                // A timer that is due too late is moved; one that is due early looks again then.
+                if self.timer.deadline() > self.deadline {
+                    let deadline = self.deadline;
+                    self.timer.as_mut().reset(deadline);
+                    continue;
+                }
+                return Poll::Pending;
+            }
+            if self.deadline <= Instant::now() {
+                return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the client sent nothing in time"));
+            }
+            let deadline = self.deadline;
+            self.timer.as_mut().reset(deadline);
+        }
+    }
+
+    fn check_written(&mut self, cx: &mut Context<'_>, is_pending: bool) -> io::Result<()> {
+        if !is_pending {
+            self.write_stall = None;
+            return Ok(());
+        }
+        let stall = self.write_stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_STALL_MAX)));
+        match stall.as_mut().poll(cx) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(()) => Err(io::Error::new(io::ErrorKind::TimedOut, "the client took nothing in time")),
+        }
+    }
+}
+
+impl AsyncRead for ClientSocket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = buffer.filled().len();
+        match Pin::new(&mut this.stream).poll_read(cx, buffer) {
+            Poll::Pending => this.poll_deadline(cx).map(Err),
+            Poll::Ready(Ok(())) => {
+                let phase = this.phase.0.load(Ordering::Relaxed);
+                if phase == IDLE && buffer.filled().len() > before {
+                    this.phase.0.store(HEAD, Ordering::Relaxed);
+                    this.is_idle = false;
+                    this.deadline = Instant::now() + HEAD_MAX;
+                    this.head = HeadInspector::default();
+                }
+                if phase != REQUEST {
+                    this.head.inspect(&mut buffer.filled_mut()[before..]);
+                }
+                Poll::Ready(Ok(()))
+            }
+            failed => failed,
+        }
+    }
+}
+
+impl AsyncWrite for ClientSocket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.check_written(cx, polled.is_pending())?;
+        polled
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.check_written(cx, polled.is_pending())?;
+        polled
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+/// Looks at the bytes of a head as they come. A head that must be refused gets a NUL, which no parser lets pass,
+/// so that it is answered with 400 like any other broken one.
+#[derive(Debug, Default)]
+struct HeadInspector {
+    /// The begin of the current line.
+    line: [u8; Self::NAME_MAX],
+    length: usize,
+    last: u8,
+    has_begun: bool,
+    has_ended: bool,
+    content_length: bool,
+    transfer_encoding: bool,
+}
+
+impl HeadInspector {
+    const NAME_MAX: usize = 18;
+
+    fn inspect(&mut self, bytes: &mut [u8]) {
+        let mut at = 0;
+        while !self.has_ended && at < bytes.len() {
+            let end = bytes[at..].iter().position(|b| *b == b'\n').map(|n| at + n);
+            let line = &bytes[at..end.unwrap_or(bytes.len())];
+            if self.length < Self::NAME_MAX {
+                let more = line.len().min(Self::NAME_MAX - self.length);
+                self.line[self.length..self.length + more].copy_from_slice(&line[..more]);
+            }
+            self.length += line.len();
+            self.last = line.last().copied().unwrap_or(self.last);
+            let Some(end) = end else { return };
+            if self.ends_wrongly() {
+                bytes[end] = 0;
+                self.has_ended = true;
+                return;
+            }
+            self.length = 0;
+            self.last = 0;
+            at = end + 1;
+        }
+    }
+
+    /// At a line's end: whether the head must be refused.
+    fn ends_wrongly(&mut self) -> bool {
+        if self.last != b'\r' {
+            return true;
+        }
+        if self.length == 1 {
+            // Empty lines before the request line are allowed (RFC 9112 section 2.2).
+            self.has_ended = self.has_begun;
+            return self.content_length && self.transfer_encoding;
+        }
+        self.has_begun = true;
+        let name = &self.line[..self.length.min(Self::NAME_MAX)];
+        self.content_length |= starts_with(name, b"content-length:");
+        self.transfer_encoding |= starts_with(name, b"transfer-encoding:");
+        false
+    }
+}
+
+fn starts_with(line: &[u8], name: &[u8]) -> bool {
+    line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_that_must_be_refused_are_made_unreadable_however_they_are_cut() {
+        let table: [(&str, bool); 9] = [
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", false),
+            ("\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", false),
+            ("GET / HTTP/1.1\nHost: a\r\n\r\n", true),
+            ("GET / HTTP/1.1\r\nHost: a\n\r\n", true),
+            ("POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\nabc", true),
+            ("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\nX: y\r\ncONTENT-length: 3\r\n\r\nabc", true),
+            ("POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\na\nb", false),
+            ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nX: content-length: 3\r\n\r\n0\r\n\r\n", false),
+            ("GET / HTTP/1.1\r\nContent-Lengthy: 3\r\nTransfer-Encoding: chunked\r\n\r\n", false),
+        ];
+        for (head, refused) in table {
+            for cut in 0..head.len() {
+                let mut bytes = head.as_bytes().to_vec();
+                let mut inspector = HeadInspector::default();
+                let (first, second) = bytes.split_at_mut(cut);
+                inspector.inspect(first);
+                inspector.inspect(second);
+                assert_eq!(bytes.contains(&0), refused, "{head:?} cut at {cut}");
+            }
+        }
+    }
+}

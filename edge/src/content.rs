@@ -1,0 +1,621 @@
+//! The bytes of one representation: slices in the store, slices on their way from the origin, and readers that
+//! take both as they come.
+//!
+//! A fill belongs to nobody: it runs as its own task, writes into the store and keeps the last few slices at hand;
+//! readers wait for bytes, never for a slice, and no reader slows a fill. The one exception is a body that turns
+//! out to be too large to be stored: it is relayed, at the pace of its slowest reader, within [`RELAY_SLICES`].
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderValue;
+use tokio::sync::{Notify, watch};
+
+use crate::origin::OriginError;
+use crate::store::{SLICE_BYTES, Store, StoredBody};
+
+/// Slices that a fill keeps at hand for readers that keep up.
+const RECENT_SLICES: usize = 4;
+/// Slices between the newest byte and the slowest reader of a body that is only relayed.
+const RELAY_SLICES: usize = 16;
+
+const SLICE: u64 = SLICE_BYTES as u64;
+
+/// One representation's bytes. Shared by every stored response that carries it.
+#[derive(Debug)]
+pub(crate) struct Content {
+    store: Arc<Store>,
+    pub(crate) body: Arc<StoredBody>,
+    /// Complete length, once known.
+    length: OnceLock<u64>,
+    /// Its strong entity tag; without one its parts cannot be put together from several requests.
+    pub(crate) strong_tag: Option<HeaderValue>,
+    fills: Mutex<Vec<Arc<Fill>>>,
+    is_filling: AtomicBool,
+    /// Nobody will look for it again: its slices go with its last user.
+    is_discarded: AtomicBool,
+}
+
+impl Content {
+    pub(crate) fn new(store: Arc<Store>, body: Arc<StoredBody>, length: Option<u64>, strong_tag: Option<HeaderValue>) -> Arc<Self> {
+        let known = OnceLock::new();
+        if let Some(length) = length {
+            let _ = known.set(length);
+        }
+        Arc::new(Self {
+            store,
+            body,
+            length: known,
+            strong_tag,
+            fills: Mutex::default(),
+            is_filling: AtomicBool::new(false),
+            is_discarded: AtomicBool::new(false),
+        })
+    }
+
+    pub(crate) fn length(&self) -> Option<u64> {
+        self.length.get().copied()
+    }
+
+    /// `false` when another length was known.
+    pub(crate) fn learn_length(&self, length: u64) -> bool {
+        *self.length.get_or_init(|| length) == length
+    }
+
+    pub(crate) fn is_filling(&self) -> bool {
+        self.is_filling.load(Ordering::Acquire)
+    }
+
+    /// Lets its slices go with its last user.
+    pub(crate) fn discard(&self) {
+        self.is_discarded.store(true, Ordering::Relaxed);
+    }
+
+    /// The whole body when it is one slice and in memory.
+    pub(crate) fn whole_in_memory(&self) -> Option<Bytes> {
+        let length = self.length()?;
+        if length > SLICE {
+            return None;
+        }
+        self.store.get_memory(&self.body, 0).filter(|slice| slice.len() as u64 == length)
+    }
+
+    /// Whether every byte of `first..end` is stored.
+    pub(crate) fn has(&self, first: u64, end: u64) -> bool {
+        (first / SLICE..slices_before(end).max(first / SLICE + 1)).all(|index| self.store.contains(&self.body, index as u32))
+    }
+
+    /// Whether a byte is stored or on its way.
+    pub(crate) fn has_or_awaits(&self, at: u64) -> bool {
+        self.store.contains(&self.body, (at / SLICE) as u32) || self.fill_of(at).is_some()
+    }
+
+    /// The run of slices from `at` on that are neither stored nor on their way, cut at `end`: byte offsets.
+    pub(crate) fn missing_run(&self, at: u64, end: u64) -> (u64, u64) {
+        let first = at / SLICE * SLICE;
+        let mut last = first + SLICE;
+        while last < end && !self.has_or_awaits(last) {
+            last += SLICE;
+        }
+        (first, self.length().map_or(last, |length| last.min(length)))
+    }
+
+    /// Begins a fill of `first..end`, whose first byte is a slice's. Readers wait for it from now on.
+    pub(crate) fn begin_fill(&self, first: u64, end: Option<u64>) -> Arc<Fill> {
+        let fill = Arc::new(Fill {
+            first,
+            end,
+            progress: watch::channel(Progress { available: first, state: FillState::Running }).0,
+            window: Mutex::new(Window { recent: VecDeque::new(), pieces: Vec::new(), start: first, length: 0 }),
+            readers: Mutex::default(),
+            consumed: Notify::new(),
+            is_relay: AtomicBool::new(false),
+        });
+        let mut fills = self.fills.lock().expect("no holder of this lock panics");
+        fills.push(fill.clone());
+        self.is_filling.store(true, Ordering::Release);
+        fill
+    }
+
+    /// Begins a fill of a run of missing slices unless somebody else has meanwhile.
+    pub(crate) fn begin_fill_of_missing(&self, first: u64, end: u64) -> Option<Arc<Fill>> {
+        if self.fill_of(first).is_some() {
+            return None;
+        }
+        Some(self.begin_fill(first, Some(end)))
+    }
+
+    /// The fill that has the byte at hand or will have it.
+    fn fill_of(&self, at: u64) -> Option<Arc<Fill>> {
+        if !self.is_filling() {
+            return None;
+        }
+        let fills = self.fills.lock().expect("no holder of this lock panics");
+        fills.iter().find(|f| f.first <= at && f.end.is_none_or(|end| at < end) && !matches!(f.find(at), Found::Elsewhere)).cloned()
+    }
+
+    fn end_fill(&self, fill: &Arc<Fill>) {
+        let mut fills = self.fills.lock().expect("no holder of this lock panics");
+        fills.retain(|f| !Arc::ptr_eq(f, fill));
+        self.is_filling.store(!fills.is_empty(), Ordering::Release);
+    }
+
+    /// A byte range of it for one client. `end` is `None` while the length is unknown.
+    pub(crate) fn reader(self: &Arc<Self>, first: u64, end: Option<u64>) -> Reader {
+        Reader { content: self.clone(), at: first, end, fill: None, position: None, receiver: None }
+    }
+}
+
+impl Drop for Content {
+    fn drop(&mut self) {
+        if *self.is_discarded.get_mut() {
+            self.store.forget(&self.body);
+        }
+    }
+}
+
+/// How many slices lie before the end of a body of that length; an empty one has one, so that it can be stored.
+fn slices_before(end: u64) -> u64 {
+    end.div_ceil(SLICE).max(1)
+}
+
+/// How a fill stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FillState {
+    Running,
+    Done,
+    Failed(OriginError),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Progress {
+    /// Offset after the newest byte.
+    available: u64,
+    state: FillState,
+}
+
+#[derive(Debug)]
+struct Window {
+    /// Whole slices, newest last, by their first byte.
+    recent: VecDeque<(u64, Bytes)>,
+    /// The slice that is being filled, in the pieces in which it came.
+    pieces: Vec<Bytes>,
+    /// Offset of the first byte of `pieces`, a slice's.
+    start: u64,
+    length: usize,
+}
+
+/// Bytes on their way from the origin into the store.
+#[derive(Debug)]
+pub(crate) struct Fill {
+    first: u64,
+    end: Option<u64>,
+    progress: watch::Sender<Progress>,
+    window: Mutex<Window>,
+    readers: Mutex<Vec<Weak<AtomicU64>>>,
+    consumed: Notify,
+    is_relay: AtomicBool,
+}
+
+enum Found {
+    Piece(Bytes),
+    NotYet,
+    /// Sealed, and no longer at hand: the store has it, or had it.
+    Elsewhere,
+}
+
+impl Fill {
+    /// Offset of the next byte it needs.
+    pub(crate) fn at(&self) -> u64 {
+        self.progress.borrow().available
+    }
+
+    /// The end it was begun for.
+    pub(crate) fn end(&self) -> Option<u64> {
+        self.end
+    }
+
+    fn find(&self, at: u64) -> Found {
+        let window = self.window.lock().expect("no holder of this lock panics");
+        if at >= window.start {
+            let mut start = window.start;
+            for piece in &window.pieces {
+                let end = start + piece.len() as u64;
+                if at < end {
+                    return Found::Piece(piece.slice((at - start) as usize..));
+                }
+                start = end;
+            }
+            return Found::NotYet;
+        }
+        let slice = at / SLICE * SLICE;
+        match window.recent.iter().find(|(first, _)| *first == slice) {
+            Some((first, bytes)) => Found::Piece(bytes.slice((at - first) as usize..)),
+            None => Found::Elsewhere,
+        }
+    }
+}
+
+/// The writing side of a fill. Dropping it unfinished fails the fill.
+pub(crate) struct FillWriter {
+    content: Arc<Content>,
+    fill: Arc<Fill>,
+    /// Whether slices go to disk alone, for content that nobody has asked for yet.
+    is_disk_only: bool,
+    is_over: bool,
+}
+
+impl FillWriter {
+    pub(crate) fn new(content: Arc<Content>, fill: Arc<Fill>, is_disk_only: bool) -> Self {
+        Self { content, fill, is_disk_only, is_over: false }
+    }
+
+    pub(crate) fn at(&self) -> u64 {
+        self.fill.at()
+    }
+
+    pub(crate) fn content(&self) -> &Arc<Content> {
+        &self.content
+    }
+
+    pub(crate) fn fill(&self) -> &Arc<Fill> {
+        &self.fill
+    }
+
+    /// From now on the body is only relayed: nothing more is stored.
+    pub(crate) fn relay(&self) {
+        self.fill.is_relay.store(true, Ordering::Release);
+        self.content.discard();
+    }
+
+    pub(crate) fn is_relay(&self) -> bool {
+        self.fill.is_relay.load(Ordering::Acquire)
+    }
+
+    /// Takes bytes as they came.
+    pub(crate) fn write(&mut self, mut bytes: Bytes) {
+        while !bytes.is_empty() {
+            let length = self.fill.window.lock().expect("no holder of this lock panics").length;
+            let piece = bytes.split_to(bytes.len().min(SLICE_BYTES - length));
+            let added = piece.len();
+            let is_full = {
+                let mut window = self.fill.window.lock().expect("no holder of this lock panics");
+                window.pieces.push(piece);
+                window.length += added;
+                window.length == SLICE_BYTES
+            };
+            if is_full {
+                self.seal();
+            }
+            self.fill.progress.send_modify(|p| p.available += added as u64);
+        }
+    }
+
+    /// Moves the slice that is being filled into the store.
+    fn seal(&self) {
+        let (start, pieces, length) = {
+            let window = self.fill.window.lock().expect("no holder of this lock panics");
+            (window.start, window.pieces.clone(), window.length)
+        };
+        // A copy of its own: pieces may keep a much larger read buffer alive.
+        let mut slice = BytesMut::with_capacity(length);
+        pieces.iter().for_each(|piece| slice.extend_from_slice(piece));
+        let slice = slice.freeze();
+        let is_relay = self.is_relay();
+        if !is_relay {
+            let index = (start / SLICE) as u32;
+            if self.is_disk_only {
+                self.content.store.put_on_disk(&self.content.body, index, slice.clone());
+            } else {
+                self.content.store.put(&self.content.body, index, slice.clone());
+            }
+        }
+        let mut window = self.fill.window.lock().expect("no holder of this lock panics");
+        window.recent.push_back((start, slice));
+        while window.recent.len() > if is_relay { RELAY_SLICES + RECENT_SLICES } else { RECENT_SLICES } {
+            window.recent.pop_front();
+        }
+        window.pieces.clear();
+        window.start = start + length as u64;
+        window.length = 0;
+    }
+
+    /// Waits until the slowest reader of a relayed body has come close enough. `false` when nobody reads any more.
+    pub(crate) async fn pace(&self) -> bool {
+        if !self.is_relay() {
+            return true;
+        }
+        loop {
+            let consumed = self.fill.consumed.notified();
+            let slowest = {
+                let mut readers = self.fill.readers.lock().expect("no holder of this lock panics");
+                readers.retain(|r| r.strong_count() > 0);
+                readers.iter().filter_map(Weak::upgrade).map(|r| r.load(Ordering::Relaxed)).min()
+            };
+            match slowest {
+                None => return false,
+                Some(at) if at + RELAY_SLICES as u64 * SLICE > self.at() => return true,
+                // A reader that goes away says nothing: look again in a while.
+                Some(_) => {
+                    let _ = tokio::time::timeout(std::time::Duration::from_secs(1), consumed).await;
+                }
+            }
+        }
+    }
+
+    /// Room that the queue to the disk has left.
+    pub(crate) fn write_room(&self) -> u64 {
+        self.content.store.write_room()
+    }
+
+    /// All bytes of the fill have come.
+    pub(crate) fn finish(mut self) {
+        let has_rest = self.fill.window.lock().expect("no holder of this lock panics").length > 0;
+        if has_rest || (self.fill.first == 0 && self.at() == 0) {
+            self.seal();
+        }
+        self.end(FillState::Done);
+    }
+
+    /// No more bytes will come.
+    pub(crate) fn fail(mut self, error: OriginError) {
+        self.end(FillState::Failed(error));
+    }
+
+    fn end(&mut self, state: FillState) {
+        self.is_over = true;
+        self.content.end_fill(&self.fill);
+        self.fill.progress.send_modify(|p| p.state = state);
+    }
+}
+
+impl Drop for FillWriter {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.end(FillState::Failed(OriginError::Incomplete));
+        }
+    }
+}
+
+/// What a reader found at its place.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// Bytes; the reader is after them now.
+    Piece(Bytes),
+    /// The end of its range.
+    End,
+    /// The slice at that offset is neither stored nor on its way.
+    Missing,
+    /// The fill it waited for failed.
+    Failed(OriginError),
+}
+
+/// One client's way through a range of a representation.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    content: Arc<Content>,
+    at: u64,
+    end: Option<u64>,
+    fill: Option<Arc<Fill>>,
+    position: Option<Arc<AtomicU64>>,
+    receiver: Option<watch::Receiver<Progress>>,
+}
+
+impl Reader {
+    /// Offset of the next byte and the end, where known.
+    pub(crate) fn range(&self) -> (u64, Option<u64>) {
+        (self.at, self.end.or_else(|| self.content.length()))
+    }
+
+    /// Attaches to a fill, so that it is found also when it ends before the first look.
+    pub(crate) fn attach(&mut self, fill: Arc<Fill>) {
+        let position = Arc::new(AtomicU64::new(self.at));
+        fill.readers.lock().expect("no holder of this lock panics").push(Arc::downgrade(&position));
+        self.receiver = Some(fill.progress.subscribe());
+        self.position = Some(position);
+        self.fill = Some(fill);
+    }
+
+    fn detach(&mut self) {
+        self.fill = None;
+        self.receiver = None;
+        self.position = None;
+    }
+
+    /// The next bytes, waiting for origin and disk.
+    pub(crate) async fn next(&mut self) -> Next {
+        loop {
+            if self.end.is_some_and(|end| self.at >= end) {
+                return Next::End;
+            }
+            if self.fill.is_none()
+                && let Some(fill) = self.content.fill_of(self.at)
+            {
+                self.attach(fill);
+            }
+            if let Some(piece) = self.piece_in_memory() {
+                return self.take(piece);
+            }
+            if let Some(fill) = self.fill.clone() {
+                // The state first: what is looked for after it has ended is either there or will never be.
+                let progress = *self.receiver.as_mut().expect("set together with the fill").borrow_and_update();
+                match fill.find(self.at) {
+                    Found::Piece(piece) => return self.take(piece),
+                    Found::NotYet if fill.end.is_some_and(|end| self.at >= end) => self.detach(),
+                    Found::NotYet => match progress.state {
+                        FillState::Running => {
+                            let changed = self.receiver.as_mut().expect("set together with the fill").changed().await;
+                            if changed.is_err() {
+                                self.detach();
+                            }
+                            continue;
+                        }
+                        FillState::Failed(error) => {
+                            self.detach();
+                            return Next::Failed(error);
+                        }
+                        FillState::Done => {
+                            self.detach();
+                            if self.content.length().is_some_and(|length| self.at >= length) {
+                                return Next::End;
+                            }
+                        }
+                    },
+                    Found::Elsewhere => self.detach(),
+                }
+            }
+            if self.content.length().is_some_and(|length| self.at >= length) {
+                return Next::End;
+            }
+            return match self.piece_on_disk().await {
+                Some(piece) => self.take(piece),
+                None if self.fill.is_none() && self.content.fill_of(self.at).is_some() => continue,
+                None => Next::Missing,
+            };
+        }
+    }
+
+    fn take(&mut self, mut piece: Bytes) -> Next {
+        if let Some(end) = self.end {
+            piece.truncate((end - self.at).min(piece.len() as u64) as usize);
+        }
+        self.at += piece.len() as u64;
+        if let (Some(position), Some(fill)) = (&self.position, &self.fill) {
+            position.store(self.at, Ordering::Relaxed);
+            if fill.is_relay.load(Ordering::Relaxed) {
+                fill.consumed.notify_one();
+            }
+        }
+        Next::Piece(piece)
+    }
+
+    fn within(&self, slice: Bytes) -> Option<Bytes> {
+        let offset = (self.at % SLICE) as usize;
+        (offset < slice.len()).then(|| slice.slice(offset..))
+    }
+
+    fn piece_in_memory(&self) -> Option<Bytes> {
+        self.content.store.get_memory(&self.content.body, (self.at / SLICE) as u32).and_then(|slice| self.within(slice))
+    }
+
+    async fn piece_on_disk(&self) -> Option<Bytes> {
+        let index = (self.at / SLICE) as u32;
+        let Content { store, body, .. } = &*self.content;
+        if let Some(slice) = store.get_now(body, index) {
+            return self.within(slice);
+        }
+        if !store.contains(body, index) {
+            return None;
+        }
+        let (store, body) = (store.clone(), body.clone());
+        let read = tokio::task::spawn_blocking(move || store.read_blocking(&body, index)).await;
+        read.ok().flatten().and_then(|slice| self.within(slice))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Pool, StoreConfig};
+
+    fn content(memory_bytes: u64, length: Option<u64>) -> Arc<Content> {
+        let (store, _gone) = Store::open(&StoreConfig { memory_bytes, disk: None });
+        let store = Arc::new(store);
+        let body = store.new_body(1, Pool::Pull);
+        Content::new(store, body, length, None)
+    }
+
+    fn writer(content: &Arc<Content>) -> FillWriter {
+        let fill = content.begin_fill(0, content.length());
+        FillWriter::new(content.clone(), fill, false)
+    }
+
+    async fn read_all(mut reader: Reader) -> Result<Vec<u8>, Next> {
+        let mut whole = Vec::new();
+        loop {
+            match reader.next().await {
+                Next::Piece(piece) => whole.extend_from_slice(&piece),
+                Next::End => return Ok(whole),
+                other => return Err(other),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn readers_get_bytes_as_they_come_and_slices_afterwards() {
+        let body: Vec<u8> = (0..SLICE_BYTES * 2 + 1000).map(|i| (i % 251) as u8).collect();
+        let content = content(64 << 20, None);
+        let mut fill = writer(&content);
+        let mut early = content.reader(0, None);
+        fill.write(Bytes::from_static(b"\0"));
+        assert!(matches!(early.next().await, Next::Piece(p) if p.as_ref() == [0]), "the first byte comes alone");
+        let rest = tokio::spawn(read_all(early));
+        for piece in body[1..].chunks(70_000) {
+            fill.write(Bytes::copy_from_slice(piece));
+            tokio::task::yield_now().await;
+        }
+        let middle = tokio::spawn(read_all(content.reader(300_000, Some(300_100))));
+        assert!(content.learn_length(body.len() as u64));
+        fill.finish();
+        assert_eq!(rest.await.expect("no panic").expect("whole"), body[1..]);
+        assert_eq!(middle.await.expect("no panic").expect("whole"), body[300_000..300_100]);
+        assert_eq!(read_all(content.reader(0, None)).await.expect("whole"), body);
+        assert!(content.has(0, body.len() as u64) && !content.is_filling());
+    }
+
+    #[tokio::test]
+    async fn a_failed_fill_fails_its_readers_and_a_forgotten_one_too() {
+        for fail in [true, false] {
+            let content = content(64 << 20, None);
+            let mut fill = writer(&content);
+            fill.write(Bytes::from_static(b"part"));
+            let reader = tokio::spawn(read_all(content.reader(0, None)));
+            tokio::task::yield_now().await;
+            if fail {
+                fill.fail(OriginError::BetweenBytesTimeout)
+            } else {
+                drop(fill)
+            }
+            assert!(matches!(reader.await.expect("no panic"), Err(Next::Failed(_))));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_empty_body_is_whole_and_missing_slices_are_named() {
+        let empty = content(1 << 20, Some(0));
+        writer(&empty).finish();
+        assert_eq!(read_all(empty.reader(0, Some(0))).await.expect("whole"), b"");
+        assert_eq!(empty.whole_in_memory().as_deref(), Some(&b""[..]));
+        let parts = content(64 << 20, Some(5 * SLICE));
+        let fill = parts.begin_fill(2 * SLICE, Some(3 * SLICE));
+        assert_eq!(parts.missing_run(10, 5 * SLICE), (0, 2 * SLICE), "up to what is on its way");
+        assert_eq!(parts.missing_run(3 * SLICE + 1, 3 * SLICE + 2), (3 * SLICE, 4 * SLICE));
+        drop(FillWriter::new(parts.clone(), fill, false));
+        assert!(matches!(parts.reader(0, Some(1)).next().await, Next::Missing));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_relayed_body_waits_for_its_slowest_reader_and_ends_without_one() {
+        let content = content(64 << 20, None);
+        let mut fill = writer(&content);
+        let mut reader = content.reader(0, None);
+        fill.write(Bytes::from(vec![1u8; SLICE_BYTES]));
+        assert!(matches!(reader.next().await, Next::Piece(_)));
+        fill.relay();
+        for _ in 0..RELAY_SLICES - 1 {
+            assert!(fill.pace().await);
+            fill.write(Bytes::from(vec![2u8; SLICE_BYTES]));
+        }
+        fill.write(Bytes::from(vec![2u8; SLICE_BYTES]));
+        let wait = std::time::Duration::from_secs(60);
+        assert!(tokio::time::timeout(wait, fill.pace()).await.is_err(), "the reader is too far behind");
+        while reader.at < fill.at() {
+            assert!(matches!(reader.next().await, Next::Piece(_)));
+        }
+        assert!(fill.pace().await);
+        drop(reader);
+        assert!(!fill.pace().await, "nobody reads");
+    }
+}

@@ -1,0 +1,182 @@
+//! What the parts of one edge share: its sites, its store and index, its figures; and what each worker has of its own.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use nearcast_fleet::clock::unix_millis;
+use nearcast_fleet::config::{CachePolicy, Fleet, Secret};
+
+use crate::fill::Forwards;
+use crate::index::Index;
+use crate::metrics::{Metrics, SiteCounters};
+use crate::origin::{OriginPool, Target};
+use crate::popularity::Popularity;
+use crate::purge::Generations;
+use crate::response::StoredResponse;
+use crate::rtt::RoundTrips;
+use crate::store::Store;
+
+/// A site as requests need it. Made anew when the fleet changes; its counters stay.
+#[derive(Debug)]
+pub(crate) struct Site {
+    pub(crate) name: Arc<str>,
+    pub(crate) target: Arc<Target>,
+    /// `Host` for the origin; `None` passes the client's on.
+    pub(crate) origin_host: Option<HeaderValue>,
+    pub(crate) cache: CachePolicy,
+    pub(crate) counters: Arc<SiteCounters>,
+}
+
+/// All sites by the hosts that clients name.
+#[derive(Debug, Default)]
+pub(crate) struct Sites {
+    by_host: HashMap<String, Arc<Site>>,
+    by_name: HashMap<String, Arc<Site>>,
+    any: Option<Arc<Site>>,
+    /// What requests to origins carry in `CDN-Loop`.
+    pub(crate) loop_id: String,
+    /// Whether this node's cluster serves a site is decided by steering, not here: every edge can serve every site.
+    pub(crate) node_key: Option<Secret>,
+}
+
+impl Sites {
+    /// The sites of a fleet, as the node of that name serves them.
+    pub(crate) fn new(fleet: &Fleet, node: &str, metrics: &Metrics) -> Self {
+        let mut sites = Self {
+            loop_id: if fleet.zone.is_empty() { node.to_owned() } else { format!("nearcast-{}", fleet.zone) },
+            node_key: (!fleet.node_key.0.is_empty()).then(|| fleet.node_key.clone()),
+            ..Self::default()
+        };
+        for configured in &fleet.sites {
+            let Some(target) = Target::parse(&configured.origin) else {
+                tracing::warn!(site = configured.name, origin = configured.origin, "a site's origin is no URL; the site is not served");
+                continue;
+            };
+            let site = Arc::new(Site {
+                name: configured.name.as_str().into(),
+                target: Arc::new(target),
+                origin_host: configured.origin_host.as_ref().and_then(|h| HeaderValue::from_str(h).ok()),
+                cache: configured.cache.clone(),
+                counters: metrics.site(&configured.name),
+            });
+            sites.by_name.insert(configured.name.clone(), site.clone());
+            for host in &configured.hosts {
+                if host == "*" {
+                    sites.any.get_or_insert_with(|| site.clone());
+                } else {
+                    sites.by_host.entry(host.clone()).or_insert_with(|| site.clone());
+                }
+            }
+        }
+        for configured in &fleet.sites {
+            if let Some(site) = sites.by_name.get(&configured.name) {
+                sites.by_host.entry(fleet.steered_name(configured)).or_insert_with(|| site.clone());
+            }
+        }
+        sites
+    }
+
+    /// The site of a host in lower case, without port and trailing dot.
+    pub(crate) fn of_host(&self, host: &str) -> Option<&Arc<Site>> {
+        self.by_host.get(host).or(self.any.as_ref())
+    }
+
+    #[expect(dead_code, reason = "push orders name sites")]
+    pub(crate) fn of_name(&self, name: &str) -> Option<&Arc<Site>> {
+        self.by_name.get(name)
+    }
+}
+
+/// See the module's words.
+pub(crate) struct Edge {
+    pub(crate) name: Arc<str>,
+    /// `1.1 <name>`, the member that responses and requests carry in `Via`.
+    pub(crate) via: HeaderValue,
+    pub(crate) started_ms: u64,
+    pub(crate) sites: ArcSwap<Sites>,
+    pub(crate) store: Arc<Store>,
+    pub(crate) index: Index,
+    pub(crate) forwards: Forwards,
+    pub(crate) generations: Generations,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Refused and local answers count here, under no site's name.
+    pub(crate) no_site: Arc<SiteCounters>,
+    pub(crate) is_draining: AtomicBool,
+    /// Whether every purge is known that an earlier run's responses may be covered by.
+    pub(crate) is_caught_up: AtomicBool,
+    pub(crate) connections: AtomicU64,
+    pub(crate) refused_connections: AtomicU64,
+    /// Larger bodies are passed through, whatever a site says: the store could not hold them.
+    pub(crate) body_bytes_max: u64,
+}
+
+impl Edge {
+    /// What purges say of a stored response; one of an earlier run is not used before all purges are known.
+    pub(crate) fn is_usable_unvalidated(&self, response: &StoredResponse) -> bool {
+        !response.is_recovered || self.is_caught_up.load(Ordering::Acquire)
+    }
+
+    /// Puts a response into the index; what it replaces lets go of its slices.
+    pub(crate) fn publish(&self, response: &Arc<StoredResponse>, replaces: impl Fn(&StoredResponse) -> bool) {
+        self.store.account_head(&response.content.body, response.bytes());
+        for left in self.index.insert(response.clone(), replaces) {
+            left.go();
+            if !Arc::ptr_eq(&left.content, &response.content) {
+                left.content.discard();
+            }
+        }
+    }
+
+    /// Takes a response out of the index and lets its slices go.
+    pub(crate) fn unpublish(&self, response: &StoredResponse) {
+        response.go();
+        response.content.discard();
+        self.index.remove(response.hash, |r| std::ptr::eq(r, response));
+    }
+}
+
+/// What one worker thread has of its own.
+pub(crate) struct Worker {
+    pub(crate) number: usize,
+    pub(crate) edge: Arc<Edge>,
+    pub(crate) origins: Arc<OriginPool>,
+    round_trips: Mutex<RoundTrips>,
+    popularity: Mutex<Popularity>,
+}
+
+impl Worker {
+    pub(crate) fn new(number: usize, edge: Arc<Edge>, origins: Arc<OriginPool>) -> Arc<Self> {
+        Arc::new(Self { number, edge, origins, round_trips: Mutex::default(), popularity: Mutex::default() })
+    }
+
+    pub(crate) fn note_round_trip(&self, client: IpAddr, round_trip: Duration) {
+        self.round_trips.lock().expect("no holder of this lock panics").note(client, round_trip);
+    }
+
+    pub(crate) fn take_round_trips(&self) -> RoundTrips {
+        std::mem::take(&mut *self.round_trips.lock().expect("no holder of this lock panics"))
+    }
+
+    /// Notes a request; the lock is contended for by nobody but the reporter, once an interval.
+    pub(crate) fn note_request(&self, hash: u128, site: &Arc<str>, url: &Arc<str>, bytes: u64, size: u64) {
+        self.popularity.lock().expect("no holder of this lock panics").note(hash, site, url, bytes, size);
+    }
+
+    pub(crate) fn note_sent(&self, hash: u128, bytes: u64) {
+        self.popularity.lock().expect("no holder of this lock panics").sent(hash, bytes);
+    }
+
+    pub(crate) fn take_popularity(&self) -> Popularity {
+        std::mem::take(&mut *self.popularity.lock().expect("no holder of this lock panics"))
+    }
+}
+
+/// Milliseconds after the Unix epoch, now.
+pub(crate) fn now_ms() -> u64 {
+    unix_millis(SystemTime::now())
+}

@@ -1,0 +1,134 @@
+//! Folding the control journal: purges into generations, push orders to whoever carries them out; and taking back
+//! what an earlier run stored.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+
+use nearcast_fleet::follow::FollowState;
+use nearcast_fleet::journal::{Change, Entry, Purge, PurgeScope};
+use nearcast_fleet::report::PurgeProgress;
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::content::Content;
+use crate::edge::{Edge, now_ms};
+use crate::purge::{Verdict, canonical_url};
+use crate::response::{Recovered, StoredResponse};
+
+/// Purges whose effect is kept for reports.
+const PURGES_KEPT: usize = 64;
+
+/// What the journal's entries led to, for reports. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Journal {
+    purges: Arc<Mutex<VecDeque<PurgeProgress>>>,
+    /// Woken when there is something new to report.
+    pub(crate) changed: Arc<Notify>,
+}
+
+impl Journal {
+    /// The purges folded lately, oldest first.
+    pub(crate) fn purges(&self) -> Vec<PurgeProgress> {
+        self.purges.lock().expect("no holder of this lock panics").iter().cloned().collect()
+    }
+
+    /// Folds entries as they come until there are no more.
+    pub(crate) async fn follow(self, edge: Arc<Edge>, mut entries: mpsc::Receiver<Entry>, mut state: watch::Receiver<FollowState>) {
+        let mut has_state = true;
+        loop {
+            let known = *state.borrow_and_update();
+            // Caught up only when every entry that was handed out has been folded as well.
+            if known.caught_up && edge.generations.revision() >= known.revision {
+                edge.is_caught_up.store(true, Ordering::Release);
+            }
+            tokio::select! {
+                biased;
+                entry = entries.recv() => match entry {
+                    Some(entry) => self.fold(&edge, entry).await,
+                    None if has_state => {
+                        // No more entries: what is known is all there is.
+                        edge.generations.advance(known.revision);
+                        if known.caught_up {
+                            edge.is_caught_up.store(true, Ordering::Release);
+                        }
+                        has_state = state.changed().await.is_ok();
+                    }
+                    None => return,
+                },
+                changed = state.changed(), if has_state => has_state = changed.is_ok(),
+            }
+        }
+    }
+
+    async fn fold(&self, edge: &Arc<Edge>, entry: Entry) {
+        match entry.change {
+            Change::Purge(purge) => self.purge(edge, entry.revision, purge).await,
+            Change::Push(_) | Change::FleetFile { .. } => {}
+        }
+        edge.generations.advance(entry.revision);
+    }
+
+    async fn purge(&self, edge: &Arc<Edge>, revision: u64, purge: Purge) {
+        edge.generations.fold(revision, &purge);
+        let effective_unix_ms = now_ms();
+        let counting = edge.clone();
+        let counted = tokio::task::spawn_blocking(move || count(&counting, &purge)).await;
+        let mut purges = self.purges.lock().expect("no holder of this lock panics");
+        purges.push_back(PurgeProgress { revision, responses: counted.unwrap_or(0), effective_unix_ms });
+        while purges.len() > PURGES_KEPT {
+            purges.pop_front();
+        }
+        drop(purges);
+        self.changed.notify_waiters();
+    }
+}
+
+/// How many stored responses a purge that was folded covers; hard ones are taken out. The purge holds already.
+fn count(edge: &Edge, purge: &Purge) -> u64 {
+    let mut covered = Vec::new();
+    let mut look = |response: &Arc<StoredResponse>| {
+        let before = response.is_soft();
+        match response.verdict(&edge.generations) {
+            Verdict::Gone => covered.push(response.clone()),
+            Verdict::Soft if !before => covered.push(response.clone()),
+            Verdict::Soft | Verdict::Clean => {}
+        }
+    };
+    match &purge.scope {
+        PurgeScope::Url(url) => {
+            let variants = edge.index.variants(edge.index.hash(&canonical_url(url)));
+            variants.iter().flat_map(|v| v.iter()).for_each(&mut look);
+        }
+        _ => edge.index.for_each(look),
+    }
+    let mut count = 0;
+    for response in covered {
+        if purge.soft {
+            count += 1;
+        } else if response.go() {
+            count += 1;
+            edge.unpublish(&response);
+        }
+    }
+    count
+}
+
+/// Takes back what an earlier run stored; gives the number of responses. Blocking.
+pub(crate) fn recover(edge: &Arc<Edge>) -> usize {
+    let mut count = 0;
+    let accept = |_, head: &[u8]| Recovered::decode(head, |url| edge.index.hash(url)).map(|r| r.facts.hash);
+    edge.store.recover(accept, |found| {
+        let Some(recovered) = Recovered::decode(&found.head, |url| edge.index.hash(url)) else { return };
+        let content = Content::new(edge.store.clone(), found.body, recovered.length, recovered.strong_tag);
+        let is_whole = content.length().is_some_and(|length| content.has(0, length));
+        let can_be_completed = content.strong_tag.is_some() && content.length().is_some();
+        let response = recovered.facts.store(content.clone());
+        if !(is_whole || can_be_completed) {
+            content.discard();
+            return;
+        }
+        edge.publish(&response, |other| crate::decide::is_same_variant(other, &response) && other.received_ms <= response.received_ms);
+        count += 1;
+    });
+    count
+}

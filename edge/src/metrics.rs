@@ -1,0 +1,365 @@
+//! Every figure of the edge: counters a worker thread, summed when they are asked for, so that no two threads
+//! write to one cache line.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use nearcast_fleet::report::SiteTotals;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
+
+/// How a request was answered: the label `cache_status` and the keys of reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// From a fresh stored response.
+    Hit,
+    /// From a stale one.
+    Stale,
+    /// From a stored one that the origin confirmed.
+    Revalidated,
+    /// From another request's forward.
+    Collapsed,
+    /// From the origin, which was asked for the whole.
+    Miss,
+    /// From stored slices and from the origin, which was asked for the others.
+    Partial,
+    /// From the origin, without a look at what is stored.
+    Bypass,
+    /// With an error of our own making, because the origin failed.
+    Error,
+    /// By the node itself: health checks, refused requests.
+    Local,
+}
+
+impl Answer {
+    const ALL: [Self; 9] =
+        [Self::Hit, Self::Stale, Self::Revalidated, Self::Collapsed, Self::Miss, Self::Partial, Self::Bypass, Self::Error, Self::Local];
+
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Stale => "stale",
+            Self::Revalidated => "revalidated",
+            Self::Collapsed => "collapsed",
+            Self::Miss => "miss",
+            Self::Partial => "partial",
+            Self::Bypass => "bypass",
+            Self::Error => "error",
+            Self::Local => "local",
+        }
+    }
+}
+
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+/// Upper bounds of the request-time buckets in seconds.
+const SECONDS: [f64; 12] = [0.000_1, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
+
+/// One site's counters on one worker. Aligned, so that workers' counters share no cache line.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct SiteShard {
+    requests: [[AtomicU64; CLASSES.len()]; Answer::ALL.len()],
+    bytes: [AtomicU64; Answer::ALL.len()],
+    origin_bytes: AtomicU64,
+    origin_requests: AtomicU64,
+    pushed_hits: AtomicU64,
+    pushed_hit_bytes: AtomicU64,
+}
+
+/// One site's counters. They live as long as the process, whatever happens to the site.
+#[derive(Debug)]
+pub(crate) struct SiteCounters {
+    shards: Box<[SiteShard]>,
+}
+
+impl SiteCounters {
+    fn new(workers: usize) -> Self {
+        Self { shards: (0..workers).map(|_| SiteShard::default()).collect() }
+    }
+
+    fn shard(&self, worker: usize) -> &SiteShard {
+        &self.shards[worker % self.shards.len()]
+    }
+
+    pub(crate) fn answered(&self, worker: usize, answer: Answer, status: u16) {
+        let class = usize::from(status / 100).clamp(1, CLASSES.len()) - 1;
+        self.shard(worker).requests[answer as usize][class].fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn sent(&self, worker: usize, answer: Answer, bytes: u64) {
+        self.shard(worker).bytes[answer as usize].fetch_add(bytes, Relaxed);
+    }
+
+    pub(crate) fn asked_origin(&self, worker: usize) {
+        self.shard(worker).origin_requests.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn received(&self, worker: usize, bytes: u64) {
+        self.shard(worker).origin_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    pub(crate) fn pushed_hit(&self, worker: usize, bytes: u64) {
+        self.shard(worker).pushed_hits.fetch_add(1, Relaxed);
+        self.shard(worker).pushed_hit_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    fn sum(&self, pick: impl Fn(&SiteShard) -> &AtomicU64) -> u64 {
+        self.shards.iter().map(|s| pick(s).load(Relaxed)).sum()
+    }
+
+    fn requests(&self, answer: Answer, class: usize) -> u64 {
+        self.sum(|s| &s.requests[answer as usize][class])
+    }
+
+    fn totals(&self) -> SiteTotals {
+        let by_answer = |count: &dyn Fn(Answer) -> u64| {
+            Answer::ALL.iter().map(|a| (a.label().to_owned(), count(*a))).filter(|(_, n)| *n > 0).collect::<BTreeMap<_, _>>()
+        };
+        SiteTotals {
+            requests: by_answer(&|a| (0..CLASSES.len()).map(|c| self.requests(a, c)).sum()),
+            bytes: by_answer(&|a| self.sum(|s| &s.bytes[a as usize])),
+            errors: Answer::ALL.iter().map(|a| self.requests(*a, CLASSES.len() - 1)).sum(),
+            origin_bytes: self.sum(|s| &s.origin_bytes),
+            origin_requests: self.sum(|s| &s.origin_requests),
+            pushed_hits: self.sum(|s| &s.pushed_hits),
+            pushed_hit_bytes: self.sum(|s| &s.pushed_hit_bytes),
+        }
+    }
+}
+
+/// Request times, a worker's and a kind's own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Times {
+    buckets: [AtomicU64; SECONDS.len() + 1],
+    nanos: AtomicU64,
+}
+
+/// Bytes fetched by push orders, by where they came from.
+#[derive(Debug, Default)]
+pub(crate) struct PushCounters {
+    pub(crate) origin_bytes: AtomicU64,
+    pub(crate) peer_bytes: AtomicU64,
+}
+
+/// Figures that others keep, read when metrics are asked for: name, help, whether it is a counter, value.
+pub(crate) type Reading = (&'static str, &'static str, MetricType, f64);
+type Readings = Box<dyn Fn() -> Vec<Reading> + Send + Sync>;
+
+/// See the module's words.
+pub(crate) struct Metrics {
+    workers: usize,
+    cluster: String,
+    sites: RwLock<BTreeMap<String, Arc<SiteCounters>>>,
+    times: [Box<[Times]>; 2],
+    pub(crate) push: PushCounters,
+    readings: std::sync::OnceLock<Readings>,
+}
+
+impl Metrics {
+    pub(crate) fn new(workers: usize, cluster: &str) -> Self {
+        let times = || (0..workers).map(|_| Times::default()).collect();
+        Self {
+            workers,
+            cluster: cluster.to_owned(),
+            sites: RwLock::default(),
+            times: [times(), times()],
+            push: PushCounters::default(),
+            readings: std::sync::OnceLock::new(),
+        }
+    }
+
+    /// Gives the figures that other parts keep. Once.
+    pub(crate) fn read_from(&self, readings: Readings) {
+        let _ = self.readings.set(readings);
+    }
+
+    /// The counters of a site, the same ones for each call.
+    pub(crate) fn site(&self, name: &str) -> Arc<SiteCounters> {
+        let mut sites = self.sites.write().expect("no holder of this lock panics");
+        sites.entry(name.to_owned()).or_insert_with(|| Arc::new(SiteCounters::new(self.workers))).clone()
+    }
+
+    pub(crate) fn took(&self, worker: usize, is_forward: bool, time: Duration) {
+        let times = &self.times[usize::from(is_forward)][worker % self.workers];
+        let seconds = time.as_secs_f64();
+        let bucket = SECONDS.iter().position(|bound| seconds <= *bound).unwrap_or(SECONDS.len());
+        times.buckets[bucket].fetch_add(1, Relaxed);
+        times.nanos.fetch_add(time.as_nanos() as u64, Relaxed);
+    }
+
+    /// Totals of every site for reports.
+    pub(crate) fn totals(&self) -> BTreeMap<String, SiteTotals> {
+        let sites = self.sites.read().expect("no holder of this lock panics");
+        sites.iter().map(|(name, counters)| (name.clone(), counters.totals())).collect()
+    }
+
+    /// Response body bytes of all sites since start.
+    pub(crate) fn response_bytes(&self) -> u64 {
+        let sites = self.sites.read().expect("no holder of this lock panics");
+        sites.values().map(|c| Answer::ALL.iter().map(|a| c.sum(|s| &s.bytes[*a as usize])).sum::<u64>()).sum()
+    }
+
+    fn families(&self) -> Vec<MetricFamily> {
+        let sites = self.sites.read().expect("no holder of this lock panics").clone();
+        let (mut requests, mut bytes, mut origin) = (Vec::new(), Vec::new(), Vec::new());
+        for (name, counters) in &sites {
+            for answer in Answer::ALL {
+                let of_answer = [("site", name.as_str()), ("cache_status", answer.label())];
+                for (class, label) in CLASSES.iter().enumerate() {
+                    let count = counters.requests(answer, class);
+                    if count > 0 {
+                        requests.push(counter(&[of_answer[0], of_answer[1], ("status_class", label)], count));
+                    }
+                }
+                let sent = counters.sum(|s| &s.bytes[answer as usize]);
+                if sent > 0 || answer == Answer::Hit {
+                    bytes.push(counter(&of_answer, sent));
+                }
+            }
+            origin.push(counter(&[("site", name)], counters.sum(|s| &s.origin_bytes)));
+        }
+        let push = [("origin", &self.push.origin_bytes), ("peer", &self.push.peer_bytes)]
+            .map(|(source, bytes)| counter(&[("cluster", &self.cluster), ("source", source)], bytes.load(Relaxed)));
+        let mut families = vec![
+            family("nearcast_edge_requests_total", "Requests answered.", MetricType::COUNTER, requests),
+            family("nearcast_edge_response_bytes_total", "Bytes of response bodies sent to clients.", MetricType::COUNTER, bytes),
+            family("nearcast_edge_origin_bytes_total", "Bytes of response bodies received from origins.", MetricType::COUNTER, origin),
+            family(
+                "nearcast_edge_request_seconds",
+                "Time from a request's head to the begin of its response.",
+                MetricType::HISTOGRAM,
+                vec![self.histogram(false), self.histogram(true)],
+            ),
+            family("nearcast_push_bytes_total", "Bytes fetched by push orders.", MetricType::COUNTER, push.into()),
+        ];
+        for (name, help, kind, value) in self.readings.get().map(|read| read()).unwrap_or_default() {
+            let mut metric = Metric::default();
+            match kind {
+                MetricType::COUNTER => metric.set_counter(counter_of(value)),
+                _ => {
+                    let mut gauge = Gauge::default();
+                    gauge.set_value(value);
+                    metric.set_gauge(gauge);
+                }
+            }
+            families.push(family(name, help, kind, vec![metric]));
+        }
+        families.retain(|f| !f.get_metric().is_empty());
+        families
+    }
+
+    fn histogram(&self, is_forward: bool) -> Metric {
+        let times = &self.times[usize::from(is_forward)];
+        let mut cumulative = 0;
+        let mut buckets = Vec::with_capacity(SECONDS.len());
+        for (at, bound) in SECONDS.iter().enumerate() {
+            cumulative += times.iter().map(|t| t.buckets[at].load(Relaxed)).sum::<u64>();
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(*bound);
+            bucket.set_cumulative_count(cumulative);
+            buckets.push(bucket);
+        }
+        let mut histogram = Histogram::default();
+        histogram.set_sample_count(cumulative + times.iter().map(|t| t.buckets[SECONDS.len()].load(Relaxed)).sum::<u64>());
+        histogram.set_sample_sum(times.iter().map(|t| t.nanos.load(Relaxed)).sum::<u64>() as f64 / 1e9);
+        histogram.set_bucket(buckets);
+        let mut metric = Metric::from_label(vec![label("forward", if is_forward { "forward" } else { "hit" })]);
+        metric.set_histogram(histogram);
+        metric
+    }
+}
+
+fn label(name: &str, value: &str) -> LabelPair {
+    let mut pair = LabelPair::default();
+    pair.set_name(name.to_owned());
+    pair.set_value(value.to_owned());
+    pair
+}
+
+fn counter_of(value: f64) -> Counter {
+    let mut counter = Counter::default();
+    counter.set_value(value);
+    counter
+}
+
+fn counter(labels: &[(&str, &str)], value: u64) -> Metric {
+    let mut labels: Vec<LabelPair> = labels.iter().map(|(name, value)| label(name, value)).collect();
+    labels.sort_by(|a, b| a.name().cmp(b.name()));
+    let mut metric = Metric::from_label(labels);
+    metric.set_counter(counter_of(value as f64));
+    metric
+}
+
+fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(name.to_owned());
+    family.set_help(help.to_owned());
+    family.set_field_type(kind);
+    family.set_metric(metrics);
+    family
+}
+
+/// What the Prometheus registry asks.
+pub(crate) struct Collected {
+    metrics: Arc<Metrics>,
+    descriptions: Vec<Desc>,
+}
+
+impl Collected {
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
+        let name = "nearcast_edge_requests_total".to_owned();
+        let labels = ["site", "cache_status", "status_class"].map(str::to_owned).to_vec();
+        let description = Desc::new(name, "Requests answered.".to_owned(), labels, Default::default());
+        Self { metrics, descriptions: description.into_iter().collect() }
+    }
+}
+
+impl Collector for Collected {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.metrics.families()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_workers_count_apart_is_shown_as_one_sum() {
+        let metrics = Arc::new(Metrics::new(2, "ams"));
+        let site = metrics.site("www");
+        site.answered(0, Answer::Hit, 200);
+        site.answered(1, Answer::Hit, 206);
+        site.answered(1, Answer::Error, 502);
+        site.sent(0, Answer::Hit, 5);
+        site.sent(1, Answer::Hit, 7);
+        site.received(1, 11);
+        metrics.took(0, false, Duration::from_micros(300));
+        metrics.took(1, true, Duration::from_secs(60));
+        metrics.read_from(Box::new(|| vec![("nearcast_edge_connections", "Open.", MetricType::GAUGE, 3.0)]));
+        let registry = prometheus::Registry::new();
+        registry.register(Box::new(Collected::new(metrics.clone()))).expect("one collector");
+        let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).expect("valid families");
+        for line in [
+            "nearcast_edge_requests_total{cache_status=\"hit\",site=\"www\",status_class=\"2xx\"} 2",
+            "nearcast_edge_requests_total{cache_status=\"error\",site=\"www\",status_class=\"5xx\"} 1",
+            "nearcast_edge_response_bytes_total{cache_status=\"hit\",site=\"www\"} 12",
+            "nearcast_edge_origin_bytes_total{site=\"www\"} 11",
+            "nearcast_edge_request_seconds_bucket{forward=\"hit\",le=\"0.0005\"} 1",
+            "nearcast_edge_request_seconds_bucket{forward=\"forward\",le=\"+Inf\"} 1",
+            "nearcast_push_bytes_total{cluster=\"ams\",source=\"peer\"} 0",
+            "nearcast_edge_connections 3",
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+        let totals = &metrics.totals()["www"];
+        assert_eq!((totals.requests["hit"], totals.errors, totals.origin_bytes, metrics.response_bytes()), (2, 1, 11, 12));
+    }
+}

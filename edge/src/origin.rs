@@ -1,0 +1,487 @@
+//! The way to origins: a worker thread's own pool of HTTP/1.1 connections, with limits on everything an origin
+//! can do to us.
+//!
+//! Targets come from the fleet file alone, never from a request, and names that resolve to link-local addresses
+//! are refused, so that nobody can be made to fetch a machine's metadata.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+
+/// How long a connection may take to be made, TLS included.
+const CONNECT_MAX: Duration = Duration::from_secs(3);
+/// How long an origin may think before its response's head.
+const FIRST_BYTE_MAX: Duration = Duration::from_secs(30);
+/// How long it may pause within a body.
+const BETWEEN_BYTES_MAX: Duration = Duration::from_secs(15);
+/// How long a kept connection may lie idle.
+const IDLE_MAX: Duration = Duration::from_secs(50);
+/// Idle connections kept to one origin by one worker.
+const IDLE_CONNECTIONS_MAX: usize = 64;
+/// Addresses of one origin that are tried.
+const ADDRESSES_MAX: usize = 4;
+/// Fields a response may have.
+const FIELDS_MAX: usize = 128;
+/// Bytes a response's head may have.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// Where requests go: scheme, host and port out of the fleet file.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Target {
+    pub(crate) is_tls: bool,
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+impl Target {
+    /// Reads `http://host[:port]` or `https://host[:port]`.
+    pub(crate) fn parse(url: &str) -> Option<Self> {
+        let uri: http::Uri = url.parse().ok()?;
+        let is_tls = match uri.scheme_str()? {
+            "http" => false,
+            "https" => true,
+            _ => return None,
+        };
+        let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+        Some(Self { is_tls, host: uri.host()?.trim_matches(['[', ']']).to_owned(), port })
+    }
+}
+
+/// Why an origin gave no usable response. Each maps to one error type of RFC 9209 section 2.3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum OriginError {
+    /// Its name could not be resolved.
+    #[error("the origin's name could not be resolved")]
+    Dns,
+    /// Its name resolves to an address that is never asked.
+    #[error("the origin's name leads to a forbidden address")]
+    Forbidden,
+    /// It took no connection.
+    #[error("the origin refused the connection")]
+    Refused,
+    /// It is not reachable.
+    #[error("the origin cannot be reached")]
+    Unreachable,
+    /// Connecting took too long.
+    #[error("connecting to the origin took too long")]
+    ConnectTimeout,
+    /// TLS failed.
+    #[error("TLS with the origin failed")]
+    Tls,
+    /// It did not begin to answer in time.
+    #[error("the origin did not answer in time")]
+    FirstByteTimeout,
+    /// It paused too long within a body.
+    #[error("the origin paused too long")]
+    BetweenBytesTimeout,
+    /// It closed the connection before its response was whole.
+    #[error("the origin ended its response early")]
+    Incomplete,
+    /// It closed the connection instead of answering.
+    #[error("the origin closed the connection")]
+    Terminated,
+    /// What it sent is not HTTP.
+    #[error("the origin broke the protocol")]
+    Protocol,
+    /// The client's request body failed.
+    #[error("the request's body ended early")]
+    RequestBody,
+    /// Its answer to a validation or a range request does not fit what is stored.
+    #[error("the origin's answer does not fit what is stored")]
+    Unfit,
+}
+
+impl OriginError {
+    /// The status to answer with where nothing stored helps.
+    pub(crate) fn status(self) -> StatusCode {
+        match self {
+            Self::ConnectTimeout | Self::FirstByteTimeout | Self::BetweenBytesTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::RequestBody => StatusCode::BAD_REQUEST,
+            _ => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    /// The registered error type.
+    pub(crate) fn proxy_error(self) -> &'static str {
+        match self {
+            Self::Dns => "dns_error",
+            Self::Forbidden => "destination_ip_prohibited",
+            Self::Refused => "connection_refused",
+            Self::Unreachable => "destination_unavailable",
+            Self::ConnectTimeout => "connection_timeout",
+            Self::Tls => "tls_protocol_error",
+            Self::FirstByteTimeout => "http_response_timeout",
+            Self::BetweenBytesTimeout => "connection_read_timeout",
+            Self::Incomplete => "http_response_incomplete",
+            Self::Terminated => "connection_terminated",
+            Self::Protocol | Self::Unfit => "http_protocol_error",
+            Self::RequestBody => "http_request_error",
+        }
+    }
+}
+
+/// The body of a request to an origin.
+pub(crate) enum OriginRequestBody {
+    /// None.
+    Empty,
+    /// The client's, as it comes, with a limit on each pause.
+    Client { body: Incoming, pause: Pin<Box<Sleep>>, pause_max: Duration },
+}
+
+impl OriginRequestBody {
+    pub(crate) fn client(body: Incoming) -> Self {
+        let pause_max = Duration::from_secs(30);
+        Self::Client { body, pause: Box::pin(tokio::time::sleep(pause_max)), pause_max }
+    }
+}
+
+/// A client's body that failed on its way.
+#[derive(Debug, thiserror::Error)]
+#[error("the client's body ended early")]
+pub(crate) struct RequestBodyCut;
+
+impl Body for OriginRequestBody {
+    type Data = Bytes;
+    type Error = RequestBodyCut;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestBodyCut>>> {
+        match &mut *self {
+            Self::Empty => Poll::Ready(None),
+            Self::Client { body, pause, pause_max } => match Pin::new(body).poll_frame(cx) {
+                Poll::Pending => pause.as_mut().poll(cx).map(|()| Some(Err(RequestBodyCut))),
+                Poll::Ready(frame) => {
+                    pause.as_mut().reset(Instant::now() + *pause_max);
+                    match frame {
+                        // Trailers are dropped: no origin asked for them.
+                        Some(Ok(frame)) => match frame.into_data() {
+                            Ok(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
+                            Err(_) => Poll::Ready(None),
+                        },
+                        Some(Err(_)) => Poll::Ready(Some(Err(RequestBodyCut))),
+                        None => Poll::Ready(None),
+                    }
+                }
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Client { body, .. } => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Client { body, .. } => body.size_hint(),
+        }
+    }
+}
+
+struct Idle {
+    sender: SendRequest<OriginRequestBody>,
+    since: Instant,
+}
+
+/// See the module's words. One a worker thread: its lock is never contended for.
+pub(crate) struct OriginPool {
+    idle: Mutex<HashMap<Arc<Target>, Vec<Idle>>>,
+    tls: tokio_rustls::TlsConnector,
+}
+
+impl OriginPool {
+    pub(crate) fn new(tls: Arc<rustls::ClientConfig>) -> Arc<Self> {
+        Arc::new(Self { idle: Mutex::default(), tls: tls.into() })
+    }
+
+    /// Sends a request, whose URI is in origin form, and waits for the head of the response.
+    ///
+    /// A kept connection that turns out to be dead is replaced once, when the request may be sent twice.
+    pub(crate) async fn send(
+        self: &Arc<Self>,
+        target: &Arc<Target>,
+        request: Request<OriginRequestBody>,
+    ) -> Result<Response<OriginBody>, OriginError> {
+        let is_repeatable = matches!(request.body(), OriginRequestBody::Empty)
+            && matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE);
+        let again = is_repeatable.then(|| {
+            let mut copy = Request::new(OriginRequestBody::Empty);
+            *copy.method_mut() = request.method().clone();
+            *copy.uri_mut() = request.uri().clone();
+            *copy.headers_mut() = request.headers().clone();
+            copy
+        });
+        if let Some(sender) = self.take_idle(target) {
+            let request = match self.exchange(sender, target, request).await {
+                Ok(response) => return Ok(response),
+                Err((_, Some(unsent))) => unsent,
+                Err((OriginError::Terminated, None)) => again.ok_or(OriginError::Terminated)?,
+                Err((error, None)) => return Err(error),
+            };
+            let sender = self.connect(target).await?;
+            return self.exchange(sender, target, request).await.map_err(|(error, _)| error);
+        }
+        let sender = self.connect(target).await?;
+        self.exchange(sender, target, request).await.map_err(|(error, _)| error)
+    }
+
+    fn take_idle(&self, target: &Arc<Target>) -> Option<SendRequest<OriginRequestBody>> {
+        let mut idle = self.idle.lock().expect("no holder of this lock panics");
+        let of_target = idle.get_mut(target)?;
+        while let Some(kept) = of_target.pop() {
+            if kept.since.elapsed() < IDLE_MAX && kept.sender.is_ready() {
+                return Some(kept.sender);
+            }
+        }
+        None
+    }
+
+    fn keep(&self, target: Arc<Target>, sender: SendRequest<OriginRequestBody>) {
+        let mut idle = self.idle.lock().expect("no holder of this lock panics");
+        let of_target = idle.entry(target).or_default();
+        of_target.retain(|kept| !kept.sender.is_closed() && kept.since.elapsed() < IDLE_MAX);
+        if of_target.len() < IDLE_CONNECTIONS_MAX {
+            of_target.push(Idle { sender, since: Instant::now() });
+        }
+    }
+
+    async fn exchange(
+        self: &Arc<Self>,
+        mut sender: SendRequest<OriginRequestBody>,
+        target: &Arc<Target>,
+        request: Request<OriginRequestBody>,
+    ) -> Result<Response<OriginBody>, (OriginError, Option<Request<OriginRequestBody>>)> {
+        if sender.ready().await.is_err() {
+            return Err((OriginError::Terminated, Some(request)));
+        }
+        let sent = tokio::time::timeout(FIRST_BYTE_MAX, sender.try_send_request(request)).await;
+        match sent {
+            Err(_) => Err((OriginError::FirstByteTimeout, None)),
+            Ok(Err(mut failed)) => {
+                let unsent = failed.take_message();
+                Err((classify(failed.error()), unsent))
+            }
+            Ok(Ok(response)) => Ok(response.map(|body| OriginBody {
+                body,
+                pause: None,
+                connection: Some(Returning { pool: self.clone(), target: target.clone(), sender }),
+            })),
+        }
+    }
+
+    async fn connect(&self, target: &Target) -> Result<SendRequest<OriginRequestBody>, OriginError> {
+        tokio::time::timeout(CONNECT_MAX, self.connect_unlimited(target)).await.unwrap_or(Err(OriginError::ConnectTimeout))
+    }
+
+    async fn connect_unlimited(&self, target: &Target) -> Result<SendRequest<OriginRequestBody>, OriginError> {
+        let stream = open(target).await?;
+        if !target.is_tls {
+            return handshake(stream).await;
+        }
+        let name = rustls::pki_types::ServerName::try_from(target.host.clone()).map_err(|_| OriginError::Tls)?;
+        let stream = self.tls.connect(name, stream).await.map_err(|_| OriginError::Tls)?;
+        handshake(stream).await
+    }
+}
+
+async fn open(target: &Target) -> Result<TcpStream, OriginError> {
+    let addresses: Vec<SocketAddr> = match target.host.parse::<IpAddr>() {
+        Ok(ip) => vec![SocketAddr::new(ip, target.port)],
+        Err(_) => {
+            let found = tokio::net::lookup_host((target.host.as_str(), target.port)).await.map_err(|_| OriginError::Dns)?;
+            let found: Vec<_> = found.take(ADDRESSES_MAX).collect();
+            let allowed: Vec<_> = found.iter().copied().filter(|a| !is_forbidden(a.ip())).collect();
+            if allowed.is_empty() && !found.is_empty() {
+                return Err(OriginError::Forbidden);
+            }
+            allowed
+        }
+    };
+    let mut last = OriginError::Dns;
+    for address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(stream) => {
+                // Without it small requests wait; a socket that cannot have it works all the same.
+                let _ = stream.set_nodelay(true);
+                return Ok(stream);
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => last = OriginError::Refused,
+            Err(_) => last = OriginError::Unreachable,
+        }
+    }
+    Err(last)
+}
+
+/// Addresses that a name must not lead to: link-local ones, where clouds keep machines' credentials.
+fn is_forbidden(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local() || ip.is_unspecified() || ip.is_multicast(),
+        IpAddr::V6(ip) => {
+            ip.is_unicast_link_local()
+                || ip.is_unspecified()
+                || ip.is_multicast()
+                || ip.to_ipv4_mapped().is_some_and(|v4| is_forbidden(v4.into()))
+        }
+    }
+}
+
+async fn handshake<S>(stream: S) -> Result<SendRequest<OriginRequestBody>, OriginError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut builder = http1::Builder::new();
+    builder.max_headers(FIELDS_MAX).max_header_size(HEAD_BYTES_MAX);
+    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|_| OriginError::Protocol)?;
+    // Its end shows up at the sender or at the body.
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
+fn classify(error: &hyper::Error) -> OriginError {
+    if error.is_user() || error.is_body_write_aborted() {
+        OriginError::RequestBody
+    } else if error.is_parse() {
+        OriginError::Protocol
+    } else {
+        // Closed before the head was whole: cancelled, incomplete or a broken socket.
+        OriginError::Terminated
+    }
+}
+
+struct Returning {
+    pool: Arc<OriginPool>,
+    target: Arc<Target>,
+    sender: SendRequest<OriginRequestBody>,
+}
+
+/// The body of an origin's response. Its connection is kept for the next request once it was read to the end.
+pub(crate) struct OriginBody {
+    body: Incoming,
+    pause: Option<Pin<Box<Sleep>>>,
+    connection: Option<Returning>,
+}
+
+impl OriginBody {
+    /// The next piece; `None` at the end of a whole body.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, OriginError> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// Its length when the head told it.
+    pub(crate) fn length(&self) -> Option<u64> {
+        self.body.size_hint().exact()
+    }
+
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, OriginError>> {
+        loop {
+            match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Pending => {
+                    let pause = self.pause.get_or_insert_with(|| Box::pin(tokio::time::sleep(BETWEEN_BYTES_MAX)));
+                    return pause.as_mut().poll(cx).map(|()| Err(OriginError::BetweenBytesTimeout));
+                }
+                Poll::Ready(Some(Ok(frame))) => {
+                    if let Some(pause) = &mut self.pause {
+                        pause.as_mut().reset(Instant::now() + BETWEEN_BYTES_MAX);
+                    }
+                    match frame.into_data() {
+                        Ok(data) if data.is_empty() => {}
+                        Ok(data) => return Poll::Ready(Ok(Some(data))),
+                        Err(_trailers) => {}
+                    }
+                }
+                Poll::Ready(Some(Err(_))) => {
+                    self.connection = None;
+                    return Poll::Ready(Err(OriginError::Incomplete));
+                }
+                Poll::Ready(None) => {
+                    self.give_back();
+                    return Poll::Ready(Ok(None));
+                }
+            }
+        }
+    }
+
+    fn give_back(&mut self) {
+        let Some(Returning { pool, target, mut sender }) = self.connection.take() else { return };
+        if sender.is_ready() {
+            pool.keep(target, sender);
+            return;
+        }
+        // The connection's task has yet to see that the body was read.
+        tokio::spawn(async move {
+            if sender.ready().await.is_ok() {
+                pool.keep(target, sender);
+            }
+        });
+    }
+}
+
+impl Drop for OriginBody {
+    fn drop(&mut self) {
+        if self.connection.is_some() && self.body.is_end_stream() {
+            self.give_back();
+        }
+    }
+}
+
+/// TLS to origins with the Web's roots and no client certificate.
+pub(crate) fn tls_config() -> Arc<rustls::ClientConfig> {
+    let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the provider supports the default versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Arc::new(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_read_and_anything_else_is_refused() {
+        let target = |is_tls, host: &str, port| Some(Target { is_tls, host: host.to_owned(), port });
+        for (url, expected) in [
+            ("http://origin.test", target(false, "origin.test", 80)),
+            ("http://127.0.0.1:8000", target(false, "127.0.0.1", 8000)),
+            ("https://origin.test", target(true, "origin.test", 443)),
+            ("http://[::1]:81", target(false, "::1", 81)),
+            ("gopher://x", None),
+            ("origin.test", None),
+        ] {
+            assert_eq!(Target::parse(url), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn names_never_lead_to_a_machines_metadata() {
+        for (ip, forbidden) in [
+            ("169.254.169.254", true),
+            ("fe80::1", true),
+            ("::ffff:169.254.169.254", true),
+            ("0.0.0.0", true),
+            ("127.0.0.1", false),
+            ("10.0.0.1", false),
+            ("203.0.113.1", false),
+        ] {
+            assert_eq!(is_forbidden(ip.parse().expect("an address")), forbidden, "{ip}");
+        }
+    }
+}

@@ -1,0 +1,471 @@
+//! The grammar of HTTP fields: lists, cache directives, structured dictionaries, dates, hop-by-hop fields.
+//!
+//! Follows RFC 9110 section 5 and 7.6.1, RFC 9111 section 5.2, RFC 8941 (as far as RFC 9213 needs it). Works on bytes,
+//! because field values may hold any; is tolerant as RFC 9111 section 4.2.1 asks, and strict where doubt arises: then
+//! the reading that stores less wins.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use http::header::{AsHeaderName, CACHE_CONTROL, CONNECTION, PRAGMA, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// Largest delta-seconds; more is this much (RFC 9111 section 1.2.2).
+pub const DELTA_SECONDS_MAX: u64 = 1 << 31;
+/// Members read of one list; the rest does not count.
+pub const LIST_MEMBERS_MAX: usize = 1024;
+/// The targeted fields this cache obeys, first one first (RFC 9213 section 2.2).
+pub const TARGETED: [HeaderName; 1] = [HeaderName::from_static("cdn-cache-control")];
+
+/// Members of a comma-separated list in order, trimmed, without empty ones; a quoted string is never cut.
+///
+/// A quote that is not closed counts as an ordinary character, so that it cannot hide what comes after it.
+pub fn members(value: &[u8]) -> Members<'_> {
+    Members { rest: value, left: LIST_MEMBERS_MAX }
+}
+
+/// See [`members`].
+#[derive(Debug, Clone)]
+pub struct Members<'a> {
+    rest: &'a [u8],
+    left: usize,
+}
+
+impl<'a> Iterator for Members<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        while !self.rest.is_empty() && self.left > 0 {
+            let end = member_end(self.rest);
+            let member = self.rest[..end].trim_ascii();
+            self.rest = self.rest.get(end + 1..).unwrap_or_default();
+            if !member.is_empty() {
+                self.left -= 1;
+                return Some(member);
+            }
+        }
+        None
+    }
+}
+
+/// Where the first member ends: its comma, or the end.
+fn member_end(text: &[u8]) -> usize {
+    let mut at = 0;
+    while at < text.len() {
+        match text[at] {
+            b',' => return at,
+            b'"' => at += quoted_length(&text[at..]).unwrap_or(1),
+            _ => at += 1,
+        }
+    }
+    at
+}
+
+/// Length of the quoted string at the start, with its quotes; `None` when it is not closed.
+fn quoted_length(text: &[u8]) -> Option<usize> {
+    let mut at = 1;
+    while at < text.len() {
+        match text[at] {
+            b'"' => return Some(at + 1),
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+    None
+}
+
+/// Members of all lines of a field, in order.
+pub fn list(fields: &HeaderMap, name: impl AsHeaderName) -> impl Iterator<Item = &[u8]> {
+    fields.get_all(name).into_iter().flat_map(|value| members(value.as_bytes()))
+}
+
+/// A request's or response's cache directives (RFC 9111 section 5.2). Spans are seconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the directives are named and explained in the RFC")]
+pub struct CacheControl {
+    /// Whether there is such a field at all.
+    pub is_present: bool,
+    /// Whether they come from a targeted field, so that `Expires` does not count (RFC 9213 section 2.2).
+    pub is_targeted: bool,
+    pub no_store: bool,
+    /// With or without a list of fields.
+    pub no_cache: bool,
+    /// With or without a list of fields.
+    pub private: bool,
+    pub public: bool,
+    pub must_revalidate: bool,
+    pub proxy_revalidate: bool,
+    pub must_understand: bool,
+    pub no_transform: bool,
+    pub immutable: bool,
+    pub only_if_cached: bool,
+    pub max_age: Option<u64>,
+    pub s_maxage: Option<u64>,
+    pub min_fresh: Option<u64>,
+    /// [`DELTA_SECONDS_MAX`] when it has no argument.
+    pub max_stale: Option<u64>,
+    pub stale_while_revalidate: Option<u64>,
+    pub stale_if_error: Option<u64>,
+}
+
+impl CacheControl {
+    /// What an origin says to this cache: the first targeted field that is valid, else `Cache-Control`.
+    pub fn of_response(fields: &HeaderMap) -> Self {
+        TARGETED.iter().find_map(|name| Self::targeted(fields, name)).unwrap_or_else(|| Self::read(fields, &CACHE_CONTROL))
+    }
+
+    /// What a client asks for. `Pragma: no-cache` counts where there is no `Cache-Control` (RFC 9111 section 5.4).
+    pub fn of_request(fields: &HeaderMap) -> Self {
+        let mut found = Self::read(fields, &CACHE_CONTROL);
+        if !found.is_present {
+            found.no_cache = list(fields, PRAGMA).any(|member| member.eq_ignore_ascii_case(b"no-cache"));
+        }
+        found
+    }
+
+    /// All lines of a field with the grammar of `Cache-Control`.
+    pub fn read(fields: &HeaderMap, name: &HeaderName) -> Self {
+        let mut found = Self { is_present: fields.contains_key(name), ..Self::default() };
+        for member in list(fields, name) {
+            let (directive, argument) = match member.iter().position(|b| *b == b'=') {
+                Some(at) => (member[..at].trim_ascii_end(), Some(unquoted(member[at + 1..].trim_ascii_start()))),
+                None => (member, None),
+            };
+            found.take(directive, argument);
+        }
+        found
+    }
+
+    /// A targeted field: a structured dictionary; `None` when there is none, or none that can be parsed.
+    pub fn targeted(fields: &HeaderMap, name: &HeaderName) -> Option<Self> {
+        let mut found = Self { is_present: true, is_targeted: true, ..Self::default() };
+        for (directive, item) in dictionary(fields, name)? {
+            match item {
+                Item::True => found.take(directive, None),
+                Item::Integer(seconds) => found.take_seconds(directive, u64::try_from(seconds).unwrap_or(0)),
+                // The form with a list of fields; nothing else takes an argument that is not a number.
+                Item::Text if matches!(directive, b"private" | b"no-cache") => found.take(directive, None),
+                Item::Text | Item::Other => {}
+            }
+        }
+        Some(found)
+    }
+
+    fn take(&mut self, directive: &[u8], argument: Option<&[u8]>) {
+        match argument {
+            None if directive.eq_ignore_ascii_case(b"max-stale") => self.take_seconds(directive, DELTA_SECONDS_MAX),
+            None => self.take_flag(directive),
+            // A flag with an argument is still that flag.
+            Some(argument) => {
+                self.take_flag(directive);
+                self.take_seconds(directive, delta_seconds(argument).unwrap_or(0));
+            }
+        }
+    }
+
+    fn take_flag(&mut self, directive: &[u8]) {
+        let is = |name: &str| directive.eq_ignore_ascii_case(name.as_bytes());
+        let flags: [(&str, &mut bool); 10] = [
+            ("no-store", &mut self.no_store),
+            ("no-cache", &mut self.no_cache),
+            ("private", &mut self.private),
+            ("public", &mut self.public),
+            ("must-revalidate", &mut self.must_revalidate),
+            ("proxy-revalidate", &mut self.proxy_revalidate),
+            ("must-understand", &mut self.must_understand),
+            ("no-transform", &mut self.no_transform),
+            ("immutable", &mut self.immutable),
+            ("only-if-cached", &mut self.only_if_cached),
+        ];
+        if let Some((_, flag)) = flags.into_iter().find(|(name, _)| is(name)) {
+            *flag = true;
+        } else if is("max-age") || is("s-maxage") {
+            // Without its argument it is invalid: stale.
+            self.take_seconds(directive, 0);
+        }
+    }
+
+    /// Of several the least counts, which is the stricter for each of them but `min-fresh`.
+    fn take_seconds(&mut self, directive: &[u8], seconds: u64) {
+        let is = |name: &str| directive.eq_ignore_ascii_case(name.as_bytes());
+        let seconds = seconds.min(DELTA_SECONDS_MAX);
+        if is("min-fresh") {
+            self.min_fresh = Some(self.min_fresh.map_or(seconds, |old| old.max(seconds)));
+            return;
+        }
+        let spans: [(&str, &mut Option<u64>); 5] = [
+            ("max-age", &mut self.max_age),
+            ("s-maxage", &mut self.s_maxage),
+            ("max-stale", &mut self.max_stale),
+            ("stale-while-revalidate", &mut self.stale_while_revalidate),
+            ("stale-if-error", &mut self.stale_if_error),
+        ];
+        if let Some((_, span)) = spans.into_iter().find(|(name, _)| is(name)) {
+            *span = Some(span.map_or(seconds, |old| old.min(seconds)));
+        }
+    }
+}
+
+/// The text inside the quotes where the whole is quoted, else all of it. Escapes stay: no number needs one.
+pub fn unquoted(text: &[u8]) -> &[u8] {
+    match text {
+        [b'"', inner @ .., b'"'] => inner,
+        _ => text,
+    }
+}
+
+/// A delta-seconds, clamped (RFC 9111 section 1.2.2); `None` when it is none.
+pub fn delta_seconds(text: &[u8]) -> Option<u64> {
+    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let add = |sum: u64, digit: &u8| (sum * 10 + u64::from(digit - b'0')).min(DELTA_SECONDS_MAX);
+    Some(text.iter().fold(0, add))
+}
+
+/// A value of a structured dictionary, as far as cache directives need it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Item {
+    /// No value, or `?1`.
+    True,
+    /// An integer.
+    Integer(i64),
+    /// A string or a token.
+    Text,
+    /// Anything else: false, decimals, byte sequences, inner lists.
+    Other,
+}
+
+/// A field as a structured dictionary (RFC 8941 section 4.2.2); of equal keys the last counts.
+///
+/// `None` when the field is missing, empty or cannot be parsed: then it is to be ignored as a whole.
+pub fn dictionary<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Option<Vec<(&'a [u8], Item)>> {
+    let mut found: Vec<(&[u8], Item)> = Vec::new();
+    for value in fields.get_all(name) {
+        let mut parser = Structured { rest: value.as_bytes().trim_ascii() };
+        while !parser.rest.is_empty() {
+            let (key, item) = parser.member()?;
+            found.retain(|(old, _)| *old != key);
+            if found.len() == LIST_MEMBERS_MAX {
+                return None;
+            }
+            found.push((key, item));
+            parser.next_member()?;
+        }
+    }
+    (!found.is_empty()).then_some(found)
+}
+
+/// The rest of a structured field's line.
+struct Structured<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Structured<'a> {
+    fn take_while(&mut self, is_in: impl Fn(u8) -> bool) -> &'a [u8] {
+        let end = self.rest.iter().position(|b| !is_in(*b)).unwrap_or(self.rest.len());
+        let (taken, rest) = self.rest.split_at(end);
+        self.rest = rest;
+        taken
+    }
+
+    fn eat(&mut self, byte: u8) -> bool {
+        let is_next = self.rest.first() == Some(&byte);
+        self.rest = &self.rest[usize::from(is_next)..];
+        is_next
+    }
+
+    fn key(&mut self) -> Option<&'a [u8]> {
+        self.rest.first().filter(|b| b.is_ascii_lowercase() || **b == b'*')?;
+        Some(self.take_while(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-' | b'.' | b'*')))
+    }
+
+    fn member(&mut self) -> Option<(&'a [u8], Item)> {
+        let key = self.key()?;
+        let item = match self.eat(b'=') {
+            false => Item::True,
+            true if self.rest.first() == Some(&b'(') => self.inner_list()?,
+            true => self.bare_item()?,
+        };
+        self.parameters()?;
+        Some((key, item))
+    }
+
+    fn parameters(&mut self) -> Option<()> {
+        while self.eat(b';') {
+            self.take_while(|b| b == b' ');
+            self.key()?;
+            if self.eat(b'=') {
+                self.bare_item()?;
+            }
+        }
+        Some(())
+    }
+
+    /// The comma and what may stand around it; a comma at the end is an error.
+    fn next_member(&mut self) -> Option<()> {
+        self.take_while(|b| matches!(b, b' ' | b'\t'));
+        if self.rest.is_empty() {
+            return Some(());
+        }
+        if !self.eat(b',') {
+            return None;
+        }
+        self.take_while(|b| matches!(b, b' ' | b'\t'));
+        (!self.rest.is_empty()).then_some(())
+    }
+
+    fn inner_list(&mut self) -> Option<Item> {
+        self.eat(b'(');
+        loop {
+            self.take_while(|b| b == b' ');
+            if self.eat(b')') {
+                return Some(Item::Other);
+            }
+            self.bare_item()?;
+            self.parameters()?;
+            self.rest.first().filter(|b| matches!(b, b' ' | b')'))?;
+        }
+    }
+
+    fn bare_item(&mut self) -> Option<Item> {
+        match *self.rest.first()? {
+            b'"' => self.string().map(|()| Item::Text),
+            b'?' => self.boolean(),
+            b':' => self.bytes(),
+            b'-' | b'0'..=b'9' => self.number(),
+            b'*' | b'A'..=b'Z' | b'a'..=b'z' => {
+                self.take_while(|b| is_token(b) || matches!(b, b':' | b'/'));
+                Some(Item::Text)
+            }
+            _ => None,
+        }
+    }
+
+    fn string(&mut self) -> Option<()> {
+        let mut at = 1;
+        loop {
+            match *self.rest.get(at)? {
+                b'"' => break,
+                b'\\' if matches!(self.rest.get(at + 1), Some(b'"' | b'\\')) => at += 2,
+                b'\\' => return None,
+                0x20..=0x7e => at += 1,
+                _ => return None,
+            }
+        }
+        self.rest = &self.rest[at + 1..];
+        Some(())
+    }
+
+    fn boolean(&mut self) -> Option<Item> {
+        let item = match self.rest.get(1)? {
+            b'1' => Item::True,
+            b'0' => Item::Other,
+            _ => return None,
+        };
+        self.rest = &self.rest[2..];
+        Some(item)
+    }
+
+    fn bytes(&mut self) -> Option<Item> {
+        self.eat(b':');
+        self.take_while(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'='));
+        self.eat(b':').then_some(Item::Other)
+    }
+
+    fn number(&mut self) -> Option<Item> {
+        let is_negative = self.eat(b'-');
+        let digits = self.take_while(|b| b.is_ascii_digit());
+        if digits.is_empty() || digits.len() > 15 {
+            return None;
+        }
+        if self.eat(b'.') {
+            let fraction = self.take_while(|b| b.is_ascii_digit());
+            return (digits.len() <= 12 && matches!(fraction.len(), 1..=3)).then_some(Item::Other);
+        }
+        let value = digits.iter().fold(0, |sum, digit| sum * 10 + i64::from(digit - b'0'));
+        Some(Item::Integer(if is_negative { -value } else { value }))
+    }
+}
+
+/// Whether a byte may stand in a token (RFC 9110 section 5.6.2).
+pub fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// An HTTP date (RFC 9110 section 5.6.7) as seconds after the Unix epoch; all three forms, in any letter case.
+pub fn parse_date(value: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(value.trim_ascii()).ok()?;
+    if text.len() > DATE_BYTES_MAX {
+        return None;
+    }
+    let when = httpdate::parse_http_date(text).or_else(|_| httpdate::parse_http_date(&cased(text))).ok()?;
+    Some(when.duration_since(UNIX_EPOCH).ok()?.as_secs())
+}
+
+/// Longest date: `Wednesday, 09-Nov-94 08:49:37 GMT`, and some.
+const DATE_BYTES_MAX: usize = 40;
+
+/// Each word with a capital, `GMT` with three.
+fn cased(text: &str) -> String {
+    let mut is_start = true;
+    let mut cased: String = text
+        .chars()
+        .map(|c| {
+            let c = if is_start { c.to_ascii_uppercase() } else { c.to_ascii_lowercase() };
+            is_start = !c.is_ascii_alphabetic();
+            c
+        })
+        .collect();
+    if cased.ends_with(" Gmt") {
+        cased.replace_range(cased.len() - 3.., "GMT");
+    }
+    cased
+}
+
+/// The date in a field; `None` when there is none, several that differ, or none that is valid.
+pub fn date(fields: &HeaderMap, name: impl AsHeaderName) -> Option<u64> {
+    let mut values = fields.get_all(name).into_iter();
+    let first = values.next()?;
+    if values.any(|other| other != first) {
+        return None;
+    }
+    parse_date(first.as_bytes())
+}
+
+/// A date as IMF-fixdate.
+pub fn format_date(unix_seconds: u64) -> HeaderValue {
+    // The year 9999 is the last that the form has.
+    let when = UNIX_EPOCH + Duration::from_secs(unix_seconds.min(253_402_300_799));
+    HeaderValue::try_from(httpdate::fmt_http_date(when)).unwrap_or(HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"))
+}
+
+/// Whether a field speaks of one connection only, or of a proxy's own business (RFC 9110 section 7.6.1, RFC 9111 section 3.1).
+pub fn is_hop_by_hop(name: &HeaderName) -> bool {
+    const OTHERS: [&str; 7] = [
+        "keep-alive",
+        "proxy-connection",
+        "proxy-authenticate",
+        "proxy-authentication-info",
+        "proxy-authorization",
+        "http2-settings",
+        "alt-svc",
+    ];
+    matches!(*name, CONNECTION | TE | TRAILER | TRANSFER_ENCODING | UPGRADE) || OTHERS.contains(&name.as_str())
+}
+
+/// Fields without those for one hop: the hop-by-hop ones and those named by `Connection`.
+///
+/// Values are copied where `is_kept_long`, so that a stored one does not keep a connection's read buffer alive.
+pub fn end_to_end(fields: &HeaderMap, is_kept_long: bool) -> HeaderMap {
+    let named: Vec<&[u8]> = list(fields, CONNECTION).collect();
+    let mut kept = HeaderMap::with_capacity(fields.len() + 4);
+    for (name, value) in fields {
+        let is_named = named.iter().any(|n| n.eq_ignore_ascii_case(name.as_str().as_bytes()));
+        if is_named || is_hop_by_hop(name) {
+            continue;
+        }
+        let value = if is_kept_long { HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone()) } else { value.clone() };
+        kept.append(name.clone(), value);
+    }
+    kept
+}

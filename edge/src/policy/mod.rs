@@ -1,0 +1,24 @@
+//! What an HTTP shared cache decides, as pure functions: fields, settings and the time go in, a named outcome comes out.
+//!
+//! Knows no sockets, clocks, stores or tasks. Times are milliseconds after the Unix epoch (`_ms`), spans are seconds.
+//! Follows RFC 9110, 9111, 9211, 9213, 5861, 8586, 9209 and 9875.
+//!
+//! In the order in which one request asks:
+//! - [`key`]: what the request is for, and whether its method and path may be answered from the store.
+//! - [`vary`]: which stored response it selects; [`reuse`]: whether that one may be used now.
+//! - [`conditional`] and [`range`]: what of it the client wants.
+//! - [`forward`]: the request to the origin, and the fields of what goes back to the client.
+//! - [`freshness`]: whether and for how long the answer may be stored; [`invalidate`]: what it makes unusable.
+//! - [`status`]: the one value that feeds `Cache-Status`, `Proxy-Status`, metrics and log.
+//! - [`fields`]: the grammar under all of them.
+
+pub mod conditional;
+pub mod fields;
+pub mod forward;
+pub mod freshness;
+pub mod invalidate;
+pub mod key;
+pub mod range;
+pub mod reuse;
+pub mod status;
+pub mod vary;

@@ -1,0 +1,108 @@
+//! What the node tells control and the name servers, and the figures that other parts keep.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use nearcast_fleet::config::Fleet;
+use nearcast_fleet::report::{EdgeReport, RttReport};
+use nearcast_fleet::reporter;
+use nearcast_fleet::shutdown::Shutdown;
+use prometheus::proto::MetricType::{COUNTER, GAUGE};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::edge::{Edge, Worker};
+use crate::journal::Journal;
+use crate::popularity::Popularity;
+use crate::rtt::RoundTrips;
+
+/// Starts the tasks that report.
+pub(crate) fn start(
+    tasks: &mut JoinSet<()>,
+    edge: &Arc<Edge>,
+    workers: Vec<Arc<Worker>>,
+    journal: &Journal,
+    fleet: watch::Receiver<Arc<Fleet>>,
+    shutdown: Shutdown,
+) {
+    let mut untold = Popularity::default();
+    let (of_edge, of_workers, of_journal) = (edge.clone(), workers.clone(), journal.clone());
+    let build = move |was_accepted: bool| {
+        if was_accepted {
+            untold = Popularity::default();
+        }
+        of_workers.iter().for_each(|w| untold.merge(w.take_popularity()));
+        edge_report(&of_edge, &untold, &of_journal)
+    };
+    tasks.spawn(reporter::run(|f: &Fleet| reporter::to_control(f, "edge"), fleet.clone(), build, shutdown.clone()));
+    let edge = edge.clone();
+    let last = Mutex::new((Instant::now(), edge.metrics.response_bytes()));
+    let build = move |_| {
+        let mut noted = RoundTrips::default();
+        workers.iter().for_each(|w| noted.merge(w.take_round_trips()));
+        let bytes = edge.metrics.response_bytes();
+        let (at, before) = std::mem::replace(&mut *last.lock().expect("no holder of this lock panics"), (Instant::now(), bytes));
+        let seconds = at.elapsed().as_secs_f64().max(0.001);
+        RttReport {
+            node: edge.name.to_string(),
+            egress_bits: ((bytes - before) as f64 * 8.0 / seconds) as u64,
+            connections: edge.connections.load(Ordering::Relaxed),
+            samples: noted.samples(),
+        }
+    };
+    tasks.spawn(reporter::run(reporter::to_name_servers, fleet, build, shutdown));
+}
+
+fn edge_report(edge: &Edge, popularity: &Popularity, journal: &Journal) -> EdgeReport {
+    let disk = edge.store.disk_figures().unwrap_or_default();
+    EdgeReport {
+        node: edge.name.to_string(),
+        started_unix_ms: edge.started_ms,
+        revision: edge.generations.revision(),
+        draining: edge.is_draining.load(Ordering::Relaxed),
+        sites: edge.metrics.totals().into_iter().filter(|(name, _)| name != "none").collect(),
+        connections: edge.connections.load(Ordering::Relaxed),
+        memory_bytes: edge.store.memory_bytes(),
+        disk_bytes: disk.pull_bytes + disk.pushed_bytes,
+        pushed_bytes: disk.pushed_bytes,
+        popularity: popularity.top(),
+        fills: Vec::new(),
+        purges: journal.purges(),
+    }
+}
+
+/// Lets metrics read what other parts keep.
+pub(crate) fn add_readings(edge: &Arc<Edge>) {
+    // Weak: the edge holds its metrics.
+    let edge_of = Arc::downgrade(edge);
+    edge.metrics.read_from(Box::new(move || {
+        let Some(edge) = edge_of.upgrade() else { return Vec::new() };
+        let disk = edge.store.disk_figures().unwrap_or_default();
+        let mut readings = vec![
+            ("nearcast_edge_connections", "Client connections open.", GAUGE, edge.connections.load(Ordering::Relaxed) as f64),
+            (
+                "nearcast_edge_connections_refused_total",
+                "Client connections closed because too many were open.",
+                COUNTER,
+                edge.refused_connections.load(Ordering::Relaxed) as f64,
+            ),
+            ("nearcast_edge_forwards", "Forward requests that others may wait for.", GAUGE, edge.forwards.len() as f64),
+            ("nearcast_edge_stored_urls", "Keys with stored responses.", GAUGE, edge.index.len() as f64),
+            ("nearcast_edge_memory_bytes", "Bytes of slices in memory.", GAUGE, edge.store.memory_bytes() as f64),
+            ("nearcast_edge_memory_evictions_total", "Slices evicted from memory.", COUNTER, edge.store.memory_evictions() as f64),
+            ("nearcast_edge_journal_revision", "Newest journal revision folded.", GAUGE, edge.generations.revision() as f64),
+        ];
+        if edge.store.disk_figures().is_some() {
+            readings.extend([
+                ("nearcast_edge_disk_bytes", "Bytes on disk.", GAUGE, (disk.pull_bytes + disk.pushed_bytes) as f64),
+                ("nearcast_edge_pushed_bytes", "Bytes on disk that pushes brought.", GAUGE, disk.pushed_bytes as f64),
+                ("nearcast_edge_disk_evictions_total", "Regions evicted from disk.", COUNTER, disk.evictions as f64),
+                ("nearcast_edge_disk_errors_total", "Reads and writes of the disk that failed.", COUNTER, disk.errors as f64),
+                ("nearcast_edge_disk_shed_total", "Slices not written because the disk was behind or off.", COUNTER, disk.shed as f64),
+                ("nearcast_edge_disk_is_on", "Whether the disk takes writes.", GAUGE, f64::from(u8::from(disk.is_on))),
+            ]);
+        }
+        readings
+    }));
+}

@@ -1,0 +1,290 @@
+//! A stored response: what the origin said, when, to which request, and where its bytes are.
+//!
+//! Owns how one is written down beside its slices, so that it survives a restart.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use serde::{Deserialize, Serialize};
+
+use crate::content::Content;
+use crate::purge::{Generations, Subject, Verdict};
+
+/// Version of the form below; another one is forgotten at start.
+const FORM: u32 = 1;
+/// Tags of one response, and bytes of one tag; more are left out.
+const TAGS_MAX: usize = 256;
+const TAG_BYTES_MAX: usize = 256;
+
+/// See the module's words. All times are milliseconds after the Unix epoch.
+#[derive(Debug)]
+pub(crate) struct StoredResponse {
+    /// Cache key: `scheme://host/path?query`.
+    pub(crate) url: Arc<str>,
+    pub(crate) hash: u128,
+    pub(crate) site: Arc<str>,
+    pub(crate) status: StatusCode,
+    /// The origin's fields as they are stored.
+    pub(crate) fields: HeaderMap,
+    /// The request's fields that `Vary` names.
+    pub(crate) selecting: HeaderMap,
+    pub(crate) requested_ms: u64,
+    pub(crate) received_ms: u64,
+    pub(crate) tags: Box<[Box<str>]>,
+    pub(crate) content: Arc<Content>,
+    /// Journal revision that was known when its request was sent.
+    pub(crate) born: u64,
+    /// Revision up to which no purge is known to cover it.
+    clean_at: AtomicU64,
+    /// Covered by a soft purge: to be validated before use.
+    is_soft: AtomicBool,
+    /// From an earlier run of this process.
+    pub(crate) is_recovered: bool,
+    /// A validation behind a stale answer is under way.
+    pub(crate) is_validating: AtomicBool,
+    /// Already counted by a purge, or replaced: not to be used.
+    is_gone: AtomicBool,
+}
+
+impl StoredResponse {
+    /// What purges say of it now. Cheap where nothing was purged since the last look.
+    pub(crate) fn verdict(&self, generations: &Generations) -> Verdict {
+        if self.is_gone.load(Ordering::Relaxed) {
+            return Verdict::Gone;
+        }
+        let now = generations.revision();
+        let since = self.clean_at.load(Ordering::Relaxed);
+        if since < now {
+            match generations.verdict(since, Subject { site: &self.site, url: &self.url, tags: &self.tags }) {
+                Verdict::Gone => return Verdict::Gone,
+                Verdict::Soft => self.is_soft.store(true, Ordering::Relaxed),
+                Verdict::Clean => {}
+            }
+            self.clean_at.fetch_max(now, Ordering::Relaxed);
+        }
+        if self.is_soft.load(Ordering::Relaxed) { Verdict::Soft } else { Verdict::Clean }
+    }
+
+    /// Makes it unusable for good; `true` for the first who does.
+    pub(crate) fn go(&self) -> bool {
+        !self.is_gone.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether a soft purge has been found to cover it.
+    pub(crate) fn is_soft(&self) -> bool {
+        self.is_soft.load(Ordering::Relaxed)
+    }
+
+    /// Roughly what it takes in memory beside its slices.
+    pub(crate) fn bytes(&self) -> u32 {
+        let fields: usize = self.fields.iter().chain(&self.selecting).map(|(n, v)| n.as_str().len() + v.len() + 80).sum();
+        (600 + self.url.len() + fields) as u32
+    }
+
+    /// How it is written down beside its slices.
+    pub(crate) fn encode(&self) -> Bytes {
+        let written = Written {
+            form: FORM,
+            url: self.url.to_string(),
+            site: self.site.to_string(),
+            status: self.status.as_u16(),
+            fields: pairs(&self.fields),
+            selecting: pairs(&self.selecting),
+            requested_ms: self.requested_ms,
+            received_ms: self.received_ms,
+            born: self.born,
+            is_soft: self.is_soft.load(Ordering::Relaxed),
+            length: self.content.length(),
+            strong_tag: self.content.strong_tag.as_ref().map(text),
+        };
+        // A struct of strings and numbers always encodes.
+        serde_json::to_vec(&written).unwrap_or_default().into()
+    }
+}
+
+/// What a stored response is made of; the rest follows from it.
+#[derive(Debug, Clone)]
+pub(crate) struct Facts {
+    pub(crate) url: Arc<str>,
+    pub(crate) hash: u128,
+    pub(crate) site: Arc<str>,
+    pub(crate) status: StatusCode,
+    pub(crate) fields: HeaderMap,
+    pub(crate) selecting: HeaderMap,
+    pub(crate) requested_ms: u64,
+    pub(crate) received_ms: u64,
+    pub(crate) born: u64,
+    pub(crate) is_soft: bool,
+    pub(crate) is_recovered: bool,
+}
+
+impl Facts {
+    pub(crate) fn store(self, content: Arc<Content>) -> Arc<StoredResponse> {
+        Arc::new(StoredResponse {
+            tags: tags(&self.fields),
+            url: self.url,
+            hash: self.hash,
+            site: self.site,
+            status: self.status,
+            fields: self.fields,
+            selecting: self.selecting,
+            requested_ms: self.requested_ms,
+            received_ms: self.received_ms,
+            content,
+            born: self.born,
+            clean_at: AtomicU64::new(self.born),
+            is_soft: AtomicBool::new(self.is_soft),
+            is_recovered: self.is_recovered,
+            is_validating: AtomicBool::new(false),
+            is_gone: AtomicBool::new(false),
+        })
+    }
+}
+
+/// A response as an earlier run wrote it down.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    pub(crate) facts: Facts,
+    pub(crate) length: Option<u64>,
+    pub(crate) strong_tag: Option<HeaderValue>,
+}
+
+impl Recovered {
+    /// Reads what [`StoredResponse::encode`] wrote; `None` when it is of another form.
+    pub(crate) fn decode(bytes: &[u8], hash: impl Fn(&str) -> u128) -> Option<Self> {
+        let written: Written = serde_json::from_slice(bytes).ok().filter(|w: &Written| w.form == FORM)?;
+        let facts = Facts {
+            hash: hash(&written.url),
+            url: written.url.into(),
+            site: written.site.into(),
+            status: StatusCode::from_u16(written.status).ok()?,
+            fields: map(written.fields)?,
+            selecting: map(written.selecting)?,
+            requested_ms: written.requested_ms,
+            received_ms: written.received_ms,
+            born: written.born,
+            is_soft: written.is_soft,
+            is_recovered: true,
+        };
+        let strong_tag = match written.strong_tag {
+            Some(tag) => Some(value(&tag)?),
+            None => None,
+        };
+        Some(Self { facts, length: written.length, strong_tag })
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Written {
+    form: u32,
+    url: String,
+    site: String,
+    status: u16,
+    fields: Vec<(String, String)>,
+    selecting: Vec<(String, String)>,
+    requested_ms: u64,
+    received_ms: u64,
+    born: u64,
+    is_soft: bool,
+    length: Option<u64>,
+    strong_tag: Option<String>,
+}
+
+/// A field value as text, one character a byte, so that every value survives.
+fn text(value: &HeaderValue) -> String {
+    value.as_bytes().iter().map(|b| char::from(*b)).collect()
+}
+
+fn value(text: &str) -> Option<HeaderValue> {
+    let bytes: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect();
+    HeaderValue::from_bytes(&bytes?).ok()
+}
+
+fn pairs(fields: &HeaderMap) -> Vec<(String, String)> {
+    fields.iter().map(|(name, value)| (name.as_str().to_owned(), text(value))).collect()
+}
+
+fn map(pairs: Vec<(String, String)>) -> Option<HeaderMap> {
+    let mut fields = HeaderMap::with_capacity(pairs.len());
+    for (name, text) in pairs {
+        fields.append(HeaderName::from_bytes(name.as_bytes()).ok()?, value(&text)?);
+    }
+    Some(fields)
+}
+
+/// Tags from `Cache-Tag` (commas), `Surrogate-Key` (spaces) and `Cache-Groups` (a list of strings, RFC 9875).
+fn tags(fields: &HeaderMap) -> Box<[Box<str>]> {
+    let mut tags: Vec<Box<str>> = Vec::new();
+    for (name, separators) in [("cache-tag", &[','][..]), ("surrogate-key", &[' ', '\t']), ("cache-groups", &[','])] {
+        for value in fields.get_all(name).iter().filter_map(|v| v.to_str().ok()) {
+            let found = value.split(separators).map(|tag| tag.trim().trim_matches('"'));
+            tags.extend(found.filter(|tag| !tag.is_empty() && tag.len() <= TAG_BYTES_MAX).map(Box::from));
+        }
+    }
+    tags.sort_unstable();
+    tags.dedup();
+    tags.truncate(TAGS_MAX);
+    tags.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Pool, Store, StoreConfig};
+
+    fn response(fields: &[(&'static str, &'static [u8])]) -> Arc<StoredResponse> {
+        let (store, _gone) = Store::open(&StoreConfig { memory_bytes: 1 << 20, disk: None });
+        let store = Arc::new(store);
+        let body = store.new_body(9, Pool::Pull);
+        let content = Content::new(store, body, Some(5), Some(HeaderValue::from_static("\"t\"")));
+        let fields = fields.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_bytes(v).expect("valid"))).collect();
+        let facts = Facts {
+            url: "http://a.test/".into(),
+            hash: 9,
+            site: "www".into(),
+            status: StatusCode::OK,
+            fields,
+            selecting: HeaderMap::new(),
+            requested_ms: 1,
+            received_ms: 2,
+            born: 3,
+            is_soft: false,
+            is_recovered: false,
+        };
+        facts.store(content)
+    }
+
+    #[test]
+    fn a_response_survives_being_written_down() {
+        let stored = response(&[("x-odd", b"caf\xe9"), ("cache-control", b"max-age=1"), ("cache-tag", b"a, b")]);
+        let recovered = Recovered::decode(&stored.encode(), |_| 9).expect("own form");
+        assert_eq!(recovered.facts.fields, stored.fields);
+        assert_eq!((recovered.length, recovered.strong_tag), (Some(5), stored.content.strong_tag.clone()));
+        assert_eq!((recovered.facts.born, recovered.facts.url.clone(), recovered.facts.is_recovered), (3, stored.url.clone(), true));
+        assert!(Recovered::decode(b"{}", |_| 9).is_none() && Recovered::decode(b"\xff", |_| 9).is_none());
+    }
+
+    #[test]
+    fn tags_come_from_all_three_fields() {
+        let stored = response(&[("cache-tag", b"b,a , a"), ("surrogate-key", b"c d"), ("cache-groups", b"\"e\", \"f\"")]);
+        let tags: Vec<&str> = stored.tags.iter().map(|t| &**t).collect();
+        assert_eq!(tags, ["a", "b", "c", "d", "e", "f"]);
+    }
+
+    #[test]
+    fn a_purge_that_came_later_makes_it_gone_and_a_soft_one_stays() {
+        use nearcast_fleet::journal::{Purge, PurgeScope};
+        let generations = Generations::default();
+        let stored = response(&[]);
+        let fold = |revision, soft| generations.fold(revision, &Purge { scope: PurgeScope::All, soft });
+        fold(3, false);
+        assert_eq!(stored.verdict(&generations), Verdict::Clean, "its request was sent after that one");
+        fold(4, true);
+        assert_eq!(stored.verdict(&generations), Verdict::Soft);
+        assert_eq!(stored.verdict(&generations), Verdict::Soft, "also at the next look");
+        fold(5, false);
+        assert_eq!(stored.verdict(&generations), Verdict::Gone);
+    }
+}

@@ -1,0 +1,188 @@
+//! Listeners and connections of one worker thread: accepting under a limit, HTTP/1.1 with every time-out, drain.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use nearcast_fleet::failure::Failure;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
+
+use crate::connection::{ClientSocket, Phase};
+use crate::edge::Worker;
+use crate::{handler, kernel};
+
+/// Client connections open at once in the whole process.
+const CONNECTIONS_MAX: u64 = 20_000;
+/// Connections that may wait to be accepted, a listener.
+const BACKLOG: i32 = 1024;
+/// Bytes of a request's head.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Fields of a request's head.
+const FIELDS_MAX: usize = 128;
+/// How long accepting rests when the system has no more sockets.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long connections may take to finish when the node drains.
+pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// Opens one listener a worker on an address, all of them sharing its port.
+///
+/// # Errors
+/// [`Failure::bind`], also where another process shares the port.
+pub(crate) fn listen(address: SocketAddr, workers: usize) -> Result<Vec<std::net::TcpListener>, Failure> {
+    let failed = |error: std::io::Error| Failure::bind("clients", address, &error);
+    if address.port() != 0 {
+        // Without SO_REUSEPORT, so that a port which somebody else shares counts as taken.
+        drop(open(address, false).map_err(failed)?);
+    }
+    let first = open(address, true).map_err(failed)?;
+    let address = first.local_addr().map_err(failed)?;
+    let mut listeners = vec![first];
+    for _ in 1..workers {
+        listeners.push(open(address, true).map_err(failed)?);
+    }
+    Ok(listeners)
+}
+
+fn open(address: SocketAddr, is_shared: bool) -> std::io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(is_shared)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Counts what is open, and wakes who waits for nothing to be.
+#[derive(Debug, Default)]
+pub(crate) struct OpenConnections {
+    count: AtomicU64,
+    closed: Notify,
+}
+
+struct OpenConnection {
+    worker: Arc<Worker>,
+    open: Arc<OpenConnections>,
+}
+
+impl OpenConnection {
+    /// `None` at the limit.
+    fn new(worker: &Arc<Worker>, open: &Arc<OpenConnections>) -> Option<Self> {
+        if worker.edge.connections.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS_MAX {
+            worker.edge.connections.fetch_sub(1, Ordering::Relaxed);
+            worker.edge.refused_connections.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        open.count.fetch_add(1, Ordering::Relaxed);
+        Some(Self { worker: worker.clone(), open: open.clone() })
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.worker.edge.connections.fetch_sub(1, Ordering::Relaxed);
+        if self.open.count.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.open.closed.notify_waiters();
+        }
+    }
+}
+
+/// Serves until `drain` turns true, then lets connections finish within [`DRAIN_MAX`].
+pub(crate) async fn serve(worker: Arc<Worker>, listeners: Vec<std::net::TcpListener>, mut drain: watch::Receiver<bool>) {
+    let open = Arc::new(OpenConnections::default());
+    // The worker's own, so that connections of different threads share no lock.
+    let (ending_tx, ending) = watch::channel(false);
+    let mut accepting = Vec::new();
+    for listener in listeners {
+        match TcpListener::from_std(listener) {
+            Ok(listener) => accepting.push(tokio::spawn(accept(worker.clone(), listener, open.clone(), ending.clone()))),
+            Err(error) => tracing::error!(%error, "a listener cannot be used"),
+        }
+    }
+    asked(&mut drain).await;
+    ending_tx.send_replace(true);
+    for task in accepting {
+        let _ = task.await;
+    }
+    let closed = async {
+        loop {
+            let next = open.closed.notified();
+            if open.count.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            next.await;
+        }
+    };
+    if tokio::time::timeout(DRAIN_MAX, closed).await.is_err() {
+        tracing::warn!(connections = open.count.load(Ordering::Relaxed), "connections did not finish in time and are closed");
+    }
+}
+
+async fn asked(ending: &mut watch::Receiver<bool>) {
+    // An error means that the other side is gone, which asks as well.
+    let _ = ending.wait_for(|asked| *asked).await;
+}
+
+async fn accept(worker: Arc<Worker>, listener: TcpListener, open: Arc<OpenConnections>, mut ending: watch::Receiver<bool>) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            accepted = listener.accept() => accepted,
+            () = asked(&mut ending) => break,
+        };
+        match accepted {
+            Ok((stream, address)) => begin(&worker, stream, address, &open, &ending),
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections; trying again");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    // What waits in the queue would be reset with the listener: it is answered first.
+    while let Some(Ok((stream, address))) = futures_util::FutureExt::now_or_never(listener.accept()) {
+        begin(&worker, stream, address, &open, &ending);
+    }
+}
+
+fn is_of_one_connection(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused)
+}
+
+fn begin(worker: &Arc<Worker>, stream: TcpStream, address: SocketAddr, open: &Arc<OpenConnections>, ending: &watch::Receiver<bool>) {
+    let Some(counted) = OpenConnection::new(worker, open) else { return };
+    let _ = stream.set_nodelay(true);
+    let client = address.ip().to_canonical();
+    if let Some(round_trip) = kernel::round_trip(&stream) {
+        worker.note_round_trip(client, round_trip);
+    }
+    tokio::spawn(connection(worker.clone(), stream, client, counted, ending.clone()));
+}
+
+async fn connection(worker: Arc<Worker>, stream: TcpStream, client: IpAddr, counted: OpenConnection, mut ending: watch::Receiver<bool>) {
+    let phase = Arc::new(Phase::default());
+    let socket = ClientSocket::new(stream, phase.clone());
+    let service = service_fn(move |request| handler::serve(worker.clone(), phase.clone(), client, request));
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(None).max_headers(FIELDS_MAX).max_header_size(HEAD_BYTES_MAX);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(socket), service));
+    let ended = tokio::select! {
+        biased;
+        ended = connection.as_mut() => ended,
+        () = asked(&mut ending) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%client, %error, "a client's connection ended early");
+    }
+    drop(counted);
+}

@@ -1,0 +1,544 @@
+//! A running edge and a scripted origin on free loopback ports, and a client that speaks raw HTTP.
+#![allow(dead_code)] // each test binary uses a part
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nearcast_fleet::clock::FleetClock;
+use nearcast_fleet::config::*;
+use nearcast_fleet::failure::Failure;
+use nearcast_fleet::follow::{FollowState, NodeContext};
+use nearcast_fleet::journal::{Change, Entry, Purge, PurgeScope};
+use nearcast_fleet::shutdown::{self, ShutdownTrigger};
+use nearcast_fleet::units::Bytes;
+use tokio::sync::{mpsc, watch};
+
+/// A request as the origin saw it.
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    pub method: String,
+    pub target: String,
+    pub fields: HashMap<String, String>,
+    pub body: Vec<u8>,
+}
+
+impl Seen {
+    /// First and last byte of a plain range request.
+    pub fn range(&self) -> Option<(usize, Option<usize>)> {
+        let (first, last) = self.fields.get("range")?.strip_prefix("bytes=")?.split_once('-')?;
+        Some((first.parse().ok()?, last.parse().ok()))
+    }
+}
+
+/// What the origin answers.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    pub status: u16,
+    pub fields: Vec<(String, String)>,
+    pub body: Vec<u8>,
+    /// Even pieces of the body, each after a pause.
+    pub pieces: usize,
+    pub pause: Duration,
+    /// Bytes after which the connection is cut.
+    pub cut: Option<usize>,
+    /// `Transfer-Encoding: chunked` in place of a length.
+    pub chunked: bool,
+}
+
+impl Reply {
+    pub fn ok(body: impl Into<Vec<u8>>, cache_control: &str) -> Self {
+        let fields = if cache_control.is_empty() { vec![] } else { vec![("Cache-Control".into(), cache_control.into())] };
+        Self { status: 200, fields, body: body.into(), pieces: 1, pause: Duration::ZERO, cut: None, chunked: false }
+    }
+
+    pub fn status(status: u16) -> Self {
+        Self { status, ..Self::ok("", "") }
+    }
+
+    pub fn field(mut self, name: &str, value: &str) -> Self {
+        self.fields.push((name.into(), value.into()));
+        self
+    }
+
+    pub fn slow(mut self, pieces: usize, pause_ms: u64) -> Self {
+        self.pieces = pieces;
+        self.pause = Duration::from_millis(pause_ms);
+        self
+    }
+
+    pub fn cut_after(mut self, bytes: usize) -> Self {
+        self.cut = Some(bytes);
+        self
+    }
+
+    pub fn chunked(mut self) -> Self {
+        self.chunked = true;
+        self
+    }
+
+    /// The same as an origin that knows ranges and `If-Range` would answer it.
+    pub fn ranged(self, seen: &Seen) -> Self {
+        let tag = self.fields.iter().find(|(n, _)| n == "ETag").map(|(_, v)| v.clone());
+        let Some((first, last)) = seen.range() else { return self };
+        if seen.fields.get("if-range").is_some_and(|t| Some(t) != tag.as_ref()) {
+            return self;
+        }
+        let length = self.body.len();
+        if first >= length {
+            return Self { status: 416, body: vec![], ..self }.field("Content-Range", &format!("bytes */{length}"));
+        }
+        let last = last.unwrap_or(length - 1).min(length - 1);
+        let body = self.body[first..=last].to_vec();
+        Self { status: 206, body, ..self }.field("Content-Range", &format!("bytes {first}-{last}/{length}"))
+    }
+}
+
+/// A scripted origin.
+pub struct Origin {
+    pub address: SocketAddr,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    open: Arc<AtomicBool>,
+}
+
+impl Origin {
+    pub fn start(script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let (seen, open) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(true)));
+        let script = Arc::new(script);
+        let (all, is_open) = (seen.clone(), open.clone());
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                if !is_open.load(Ordering::SeqCst) {
+                    return;
+                }
+                let (all, script, is_open) = (all.clone(), script.clone(), is_open.clone());
+                // A connection that breaks is what some tests are about.
+                std::thread::spawn(move || drop(answer(&stream, &all, &*script, &is_open)));
+            }
+        });
+        Self { address, seen, open }
+    }
+
+    pub fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().expect("unpoisoned").clone()
+    }
+
+    pub fn count(&self, target: &str) -> usize {
+        self.seen().iter().filter(|s| s.target == target).count()
+    }
+
+    /// Refuses connections from now on and closes the ones there are after their next request.
+    pub fn stop(&self) {
+        self.open.store(false, Ordering::SeqCst);
+        drop(TcpStream::connect(self.address));
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn answer(mut stream: &TcpStream, all: &Mutex<Vec<Seen>>, script: &dyn Fn(&Seen) -> Reply, open: &AtomicBool) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line)? == 0 || !open.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let mut words = line.split_whitespace().map(str::to_owned);
+        let mut seen = Seen { method: words.next().unwrap_or_default(), target: words.next().unwrap_or_default(), ..Seen::default() };
+        loop {
+            let mut field = String::new();
+            reader.read_line(&mut field)?;
+            let Some((name, value)) = field.trim_end().split_once(':') else { break };
+            seen.fields.insert(name.to_lowercase(), value.trim().to_owned());
+        }
+        if seen.fields.get("transfer-encoding").is_some() {
+            loop {
+                let mut size = String::new();
+                reader.read_line(&mut size)?;
+                let size = usize::from_str_radix(size.trim(), 16).unwrap_or(0);
+                let mut chunk = vec![0; size + 2];
+                reader.read_exact(&mut chunk)?;
+                if size == 0 {
+                    break;
+                }
+                seen.body.extend_from_slice(&chunk[..size]);
+            }
+        } else {
+            let length = seen.fields.get("content-length").and_then(|v| v.parse().ok()).unwrap_or(0);
+            reader.by_ref().take(length).read_to_end(&mut seen.body)?;
+        }
+        all.lock().expect("unpoisoned").push(seen.clone());
+        let reply = script(&seen);
+        let mut head = format!("HTTP/1.1 {} x\r\n", reply.status);
+        for (name, value) in &reply.fields {
+            head += &format!("{name}: {value}\r\n");
+        }
+        if reply.chunked {
+            head += "Transfer-Encoding: chunked\r\n";
+        } else if reply.status != 304 {
+            head += &format!("Content-Length: {}\r\n", reply.body.len());
+        }
+        stream.write_all(format!("{head}\r\n").as_bytes())?;
+        if seen.method == "HEAD" || reply.status == 304 {
+            continue;
+        }
+        let mut sent = 0;
+        for piece in reply.body.chunks(reply.body.len().div_ceil(reply.pieces).max(1)) {
+            std::thread::park_timeout(reply.pause);
+            let piece = &piece[..piece.len().min(reply.cut.unwrap_or(usize::MAX) - sent)];
+            if reply.chunked && !piece.is_empty() {
+                stream.write_all(format!("{:x}\r\n", piece.len()).as_bytes())?;
+            }
+            stream.write_all(piece)?;
+            if reply.chunked && !piece.is_empty() {
+                stream.write_all(b"\r\n")?;
+            }
+            sent += piece.len();
+            if reply.cut == Some(sent) {
+                return stream.shutdown(std::net::Shutdown::Both);
+            }
+        }
+        if reply.chunked {
+            stream.write_all(b"0\r\n\r\n")?;
+        }
+    }
+}
+
+/// What an edge is started with.
+pub struct Plan {
+    pub origin: String,
+    pub memory: u64,
+    pub disk: u64,
+    pub push_share: u64,
+    pub cache: CachePolicy,
+    pub hosts: Vec<String>,
+    pub state_dir: PathBuf,
+    pub caught_up: bool,
+    pub name: String,
+    /// Cluster peers beside this node: name and service address.
+    pub peers: Vec<(String, SocketAddr)>,
+    pub listen: Option<SocketAddr>,
+}
+
+impl Plan {
+    pub fn new(origin: &Origin) -> Self {
+        Self {
+            origin: format!("http://{}", origin.address),
+            memory: 32 << 20,
+            disk: 0,
+            push_share: 0,
+            cache: CachePolicy::default(),
+            hosts: vec!["www.test".into()],
+            state_dir: PathBuf::from("/nonexistent"),
+            caught_up: true,
+            name: "ams-1".into(),
+            peers: vec![],
+            listen: None,
+        }
+    }
+
+    fn fleet(&self, listen: SocketAddr, admin: SocketAddr) -> Fleet {
+        let node = |name: &str, service: SocketAddr| Node {
+            name: name.into(),
+            addresses: vec![service.ip()],
+            listen: vec![service],
+            service,
+            admin: None,
+            memory: Bytes(self.memory),
+            disk: Bytes(self.disk),
+            threads: Some(2),
+            capacity_bits: None,
+        };
+        let own = Node { admin: Some(admin), ..node(&self.name, listen) };
+        Fleet {
+            zone: "cdn.test".into(),
+            base: PathBuf::new(),
+            zone_name_servers: vec![],
+            hostmaster: "hostmaster@cdn.test".into(),
+            state_dir: self.state_dir.clone(),
+            node_key: Secret("a key for this test alone".into()),
+            report_interval: Duration::from_millis(200),
+            clock: FleetClock::REAL,
+            control: None,
+            origins: vec![],
+            name_servers: vec![],
+            steering: Steering {
+                geo_db: None,
+                health: HealthCheck {
+                    path: "/".into(),
+                    interval: Duration::from_secs(1),
+                    timeout: Duration::from_secs(1),
+                    fall: 1,
+                    rise: 1,
+                    jitter: 0.0,
+                },
+                rtt_max_age: Duration::from_secs(1),
+                rtt_explore: 0.0,
+            },
+            clusters: vec![Cluster {
+                name: "ams".into(),
+                label: "Amsterdam".into(),
+                place: Place { latitude: 52.0, longitude: 4.0 },
+                time_zone: "Europe/Amsterdam".into(),
+                off_peak: DailyWindow { start_minute: 0, end_minute: 1 },
+                fill_rate_bits: 1 << 30,
+                push_share: Bytes(self.push_share),
+                weight: 1,
+                nodes: std::iter::once(own).chain(self.peers.iter().map(|(n, a)| node(n, *a))).collect(),
+            }],
+            sites: vec![Site {
+                name: "www".into(),
+                hosts: self.hosts.clone(),
+                origin: self.origin.clone(),
+                origin_host: None,
+                policy: SelectionPolicy::Geo,
+                ttl: Duration::from_secs(20),
+                clusters: vec![0],
+                cache: self.cache.clone(),
+            }],
+            zones: vec![],
+        }
+    }
+
+    pub fn start(self) -> Edge {
+        self.try_start().unwrap_or_else(|failure| panic!("the edge starts: {failure}"))
+    }
+
+    /// Starts the edge; gives its failure when it ends before it serves.
+    pub fn try_start(self) -> Result<Edge, Failure> {
+        let listen = self.listen.unwrap_or_else(free_address);
+        let admin = free_address();
+        let fleet = Arc::new(self.fleet(listen, admin));
+        let (fleet_tx, fleet) = watch::channel(fleet);
+        let (entries_tx, entries) = mpsc::channel(16);
+        let (state_tx, state) = watch::channel(FollowState { caught_up: self.caught_up, ..FollowState::default() });
+        let (trigger, shutdown) = shutdown::channel();
+        let context = NodeContext { name: self.name, fleet, entries, state, shutdown };
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(nearcast_edge::run(context))
+        });
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            if thread.is_finished() {
+                return Err(thread.join().expect("no panic").expect_err("it cannot have ended well"));
+            }
+            let ready = exchange(admin, b"GET /ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+            if ready.is_ok_and(|r| r.status == 200) {
+                break;
+            }
+            assert!(Instant::now() < deadline, "the edge is not ready in time");
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+        Ok(Edge {
+            address: listen,
+            admin,
+            trigger: Some(trigger),
+            thread: Some(thread),
+            entries: entries_tx,
+            state: state_tx,
+            fleet: fleet_tx,
+            revision: 0,
+        })
+    }
+}
+
+/// An address of this test process's own that nobody listens on.
+pub fn free_address() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(1);
+    let pid = std::process::id();
+    loop {
+        let n = NEXT.fetch_add(1, Ordering::SeqCst);
+        let ip = Ipv4Addr::new(127, 64 + (pid >> 8) as u8 % 128, pid as u8, (n % 250) as u8 + 1);
+        if let Ok(listener) = TcpListener::bind((ip, 0)) {
+            return listener.local_addr().expect("bound");
+        }
+    }
+}
+
+/// A running edge. Dropping it ends it.
+pub struct Edge {
+    pub address: SocketAddr,
+    pub admin: SocketAddr,
+    trigger: Option<ShutdownTrigger>,
+    thread: Option<JoinHandle<Result<(), Failure>>>,
+    pub entries: mpsc::Sender<Entry>,
+    pub state: watch::Sender<FollowState>,
+    pub fleet: watch::Sender<Arc<Fleet>>,
+    revision: u64,
+}
+
+impl Edge {
+    /// `GET` of a path at the site's host.
+    pub fn get(&self, path: &str) -> Answer {
+        self.ask("GET", path, &[])
+    }
+
+    pub fn ask(&self, method: &str, path: &str, fields: &[(&str, &str)]) -> Answer {
+        let mut head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
+        if !fields.iter().any(|(n, _)| *n == "Host") {
+            head += "Host: www.test\r\n";
+        }
+        for (name, value) in fields {
+            head += &format!("{name}: {value}\r\n");
+        }
+        self.raw(format!("{head}\r\n").as_bytes())
+    }
+
+    /// Sends bytes and reads one response to the end of the connection.
+    pub fn raw(&self, bytes: &[u8]) -> Answer {
+        exchange(self.address, bytes).expect("the edge answers")
+    }
+
+    pub fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).expect("the edge listens")
+    }
+
+    /// Folds a purge and waits until it holds.
+    pub fn purge(&mut self, scope: PurgeScope, soft: bool) {
+        self.entry(Change::Purge(Purge { scope, soft }));
+    }
+
+    /// Gives the node one journal entry and waits until it was folded.
+    pub fn entry(&mut self, change: Change) {
+        self.revision += 1;
+        let revision = self.revision;
+        self.entries.blocking_send(Entry { revision, accepted_unix_ms: 0, change }).expect("the edge follows");
+        self.state.send_modify(|s| s.revision = revision);
+        wait_for("the entry to be folded", || self.metric("nearcast_edge_journal_revision") >= revision as f64);
+    }
+
+    pub fn metrics(&self) -> String {
+        let answer = exchange(self.admin, b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("metrics");
+        String::from_utf8(answer.body).expect("text")
+    }
+
+    /// Sum of a metric over all its series that contain `name`.
+    pub fn metric(&self, name: &str) -> f64 {
+        let of_name = |line: &&str| line.starts_with(name) && !line.starts_with('#');
+        self.metrics().lines().filter(of_name).filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
+    /// Asks for shutdown without waiting.
+    pub fn begin_stop(&self) {
+        if let Some(trigger) = &self.trigger {
+            trigger.shut_down();
+        }
+    }
+
+    pub fn stop(mut self) -> Result<(), Failure> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<(), Failure> {
+        drop(self.trigger.take());
+        self.thread.take().map_or(Ok(()), |t| t.join().expect("the edge does not panic"))
+    }
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        let _ = self.end();
+    }
+}
+
+/// A response as a client read it.
+#[derive(Debug, Clone, Default)]
+pub struct Answer {
+    pub status: u16,
+    /// Names in lower case, in order.
+    pub fields: Vec<(String, String)>,
+    pub body: Vec<u8>,
+    /// Whether the body came whole.
+    pub whole: bool,
+}
+
+impl Answer {
+    pub fn field(&self, name: &str) -> &str {
+        self.fields.iter().find(|(n, _)| n == name).map_or("", |(_, v)| v)
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub fn cache(&self) -> &str {
+        self.field("cache-status")
+    }
+
+    pub fn is_hit(&self) -> bool {
+        self.cache().contains("; hit")
+    }
+}
+
+pub fn exchange(address: SocketAddr, bytes: &[u8]) -> std::io::Result<Answer> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    stream.write_all(bytes)?;
+    let is_head = bytes.starts_with(b"HEAD");
+    read_answer(&mut BufReader::new(stream), is_head)
+}
+
+pub fn read_answer(reader: &mut impl BufRead, is_head: bool) -> std::io::Result<Answer> {
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    let status = line.split(' ').nth(1).and_then(|s| s.trim().parse().ok()).ok_or(std::io::ErrorKind::InvalidData)?;
+    let mut answer = Answer { status, ..Answer::default() };
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let Some((name, value)) = line.trim_end().split_once(": ") else { break };
+        answer.fields.push((name.to_lowercase(), value.to_owned()));
+    }
+    if is_head || matches!(status, 204 | 304) {
+        answer.whole = true;
+    } else if answer.field("transfer-encoding") == "chunked" {
+        loop {
+            let mut size = String::new();
+            if reader.read_line(&mut size)? == 0 {
+                break;
+            }
+            let size = usize::from_str_radix(size.trim(), 16).map_err(|_| std::io::ErrorKind::InvalidData)?;
+            let mut chunk = vec![0; size + 2];
+            if reader.read_exact(&mut chunk).is_err() {
+                break;
+            }
+            answer.body.extend_from_slice(&chunk[..size]);
+            if size == 0 {
+                answer.whole = true;
+                break;
+            }
+        }
+    } else {
+        let length: usize = answer.field("content-length").parse().unwrap_or(0);
+        let read = reader.take(length as u64).read_to_end(&mut answer.body);
+        answer.whole = read.is_ok() && answer.body.len() == length;
+    }
+    Ok(answer)
+}
+
+/// Waits for a condition that another thread brings about.
+pub fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited too long for {what}");
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+/// Bytes in which no slice is like another.
+pub fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|i| (i % 251) as u8 ^ (i / 65_536) as u8).collect()
+}
