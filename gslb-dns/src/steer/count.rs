@@ -131,3 +131,74 @@ impl Tally {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::steer::fixture;
+
+    fn totals(tally: &Tally) -> BTreeMap<Kind, u64> {
+        let mut totals = BTreeMap::new();
+        tally.add_to(&mut totals);
+        totals
+    }
+
+    fn kind(site: &str, cluster: &str, reason: Reason, country: &str) -> Kind {
+        Kind { site: site.into(), cluster: cluster.into(), reason, country: country.into() }
+    }
+
+    #[test]
+    fn counts_by_all_four_from_many_threads() {
+        let tally = Tally::new(&fixture::fleet());
+        std::thread::scope(|scope| {
+            for _ in 0..6 {
+                scope.spawn(|| {
+                    for _ in 0..1_000 {
+                        tally.add(0, 0, Reason::Geo, Some(*b"NL"));
+                        tally.add(0, 0, Reason::Geo, Some(*b"BE"));
+                        tally.add(5, 2, Reason::NoAddress, None);
+                        tally.add(5, 2, Reason::NoAddress, Some([0; 2]));
+                        tally.add(6, 0, Reason::Geo, None);
+                        tally.add(usize::MAX >> 8, 0, Reason::Geo, None);
+                    }
+                });
+            }
+        });
+        let expected = BTreeMap::from([
+            (kind("geo", "ams", Reason::Geo, "BE"), 6_000),
+            (kind("geo", "ams", Reason::Geo, "NL"), 6_000),
+            (kind("far", "sin", Reason::NoAddress, ""), 12_000),
+        ]);
+        assert_eq!(totals(&tally), expected);
+    }
+
+    #[test]
+    fn what_finds_no_slot_is_counted_without_a_country() {
+        let tally = Tally::new(&fixture::fleet());
+        let mut countries = 0;
+        for first in b'A'..=b'Z' {
+            for second in b'A'..=b'Z' {
+                for (site, reason) in (0..6).flat_map(|s| Reason::ALL.map(|r| (s, r))) {
+                    tally.add(site, 1, reason, Some([first, second]));
+                    countries += 1;
+                }
+            }
+        }
+        let totals = totals(&tally);
+        assert_eq!(totals.values().sum::<u64>(), countries);
+        assert!(totals.len() <= SLOTS + 6 * Reason::ALL.len());
+        assert!(totals.iter().any(|(k, n)| k.country.is_empty() && *n > 0));
+    }
+
+    #[test]
+    fn knows_whose_counters_they_are() {
+        let mut fleet = fixture::fleet();
+        let tally = Tally::new(&fleet);
+        assert!(tally.fits(&fleet));
+        fleet.clusters.swap(0, 1);
+        assert!(!tally.fits(&fleet));
+        fleet.clusters.swap(0, 1);
+        fleet.sites.pop();
+        assert!(!tally.fits(&fleet));
+    }
+}

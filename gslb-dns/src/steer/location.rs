@@ -418,3 +418,144 @@ impl<'de> Deserialize<'de> for Number {
         deserializer.deserialize_any(Visitor)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mmdb_writer::{Value, Writer};
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn shown(atlas: &Atlas, address: &str) -> Option<(String, i32, i32, Source, u8)> {
+        let (number, scope) = atlas.find(ip(address));
+        assert_eq!(atlas.number(ip(address)), number);
+        let p = atlas.place(number)?;
+        Some((p.country_str().to_owned(), p.latitude.round() as i32, p.longitude.round() as i32, p.source, scope))
+    }
+
+    fn bytes(records: &[(&str, Value)]) -> Vec<u8> {
+        let mut writer = Writer::new("Test-City");
+        for (network, value) in records {
+            writer.insert_value(network.parse::<ipnet::IpNet>().unwrap(), value.clone()).unwrap();
+        }
+        writer.to_bytes().unwrap()
+    }
+
+    fn city(code: &str, latitude: Value, longitude: Value) -> Value {
+        let location = Value::map([("latitude", latitude), ("longitude", longitude), ("time_zone", Value::from("X"))]);
+        let names = Value::map([("en", Value::from("somewhere"))]);
+        let country = Value::map([("names", names.clone()), ("iso_code", Value::from(code)), ("geoname_id", Value::from(7_u32))]);
+        Value::map([("city", Value::map([("names", names)])), ("country", country), ("location", location)])
+    }
+
+    #[test]
+    fn the_built_in_table_knows_the_demonstration_and_countries() {
+        let atlas = Atlas::built_in();
+        assert_eq!(atlas.description, "built-in");
+        for (address, expected) in [
+            ("198.51.100.1", Some(("NL".to_owned(), 52, 5, Source::Demo, 24))),
+            ("203.0.113.255", Some(("US".to_owned(), 41, -74, Source::Demo, 24))),
+            ("192.0.2.0", Some(("SG".to_owned(), 1, 104, Source::Demo, 24))),
+            ("10.1.2.3", None),
+            ("127.0.0.1", None),
+            ("224.0.0.1", None),
+            ("::1", None),
+            ("fe80::1", None),
+        ] {
+            assert_eq!(shown(&atlas, address), expected, "{address}");
+        }
+        // Large, old allocations.
+        for (address, country) in [("8.8.8.8", "US"), ("193.0.6.139", "NL"), ("2001:200::1", "JP"), ("133.11.0.1", "JP")] {
+            let (found, _, _, source, scope) = shown(&atlas, address).unwrap();
+            assert_eq!((found.as_str(), source), (country, Source::Country), "{address}");
+            assert!(scope >= 3 && scope <= if address.contains(':') { GRAIN_V6 } else { GRAIN_V4 }, "{address} /{scope}");
+        }
+    }
+
+    #[test]
+    fn a_database_comes_before_countries_and_after_the_demonstration() {
+        let db = bytes(&[
+            ("81.2.69.0/24", city("GB", Value::from(51.5_f64), Value::from(-0.1_f64))),
+            ("81.2.70.0/23", city("GB", Value::from(53.5_f32), Value::from(-2.2_f32))),
+            ("81.2.72.128/25", city("FR", Value::from("48.9"), Value::from(2_u32))),
+            ("81.2.80.0/24", city("DE", Value::from(0.0_f64), Value::from(0.0_f64))),
+            ("81.2.81.0/24", city("", Value::from(10.0_f64), Value::from(20.0_f64))),
+            ("81.2.82.0/24", Value::map([("country_code", Value::from("it")), ("asn", Value::from(5_u32))])),
+            ("81.2.83.0/24", Value::map([("asn", Value::from(5_u32))])),
+            ("81.2.84.0/24", city("ES", Value::from(91.0_f64), Value::from(0.0_f64))),
+            ("2a02:c7c::/32", city("GB", Value::from(51.5_f64), Value::from(-0.1_f64))),
+            ("2a02:c7d:8000::/65", city("GB", Value::from(57.0_f64), Value::from(-4.0_f64))),
+            ("2a02:c7d:8000:0:8000::/65", city("GB", Value::from(60.0_f64), Value::from(-1.0_f64))),
+        ]);
+        let atlas = Atlas::compile(db).unwrap();
+        assert!(atlas.description.starts_with("Test-City, built "), "{}", atlas.description);
+        let row = |country: &str, latitude, longitude, source, scope| Some((country.to_owned(), latitude, longitude, source, scope));
+        use Source::{Database, DatabaseCountry, Demo};
+        for (address, expected) in [
+            ("81.2.69.160", row("GB", 52, 0, Database, 24)),
+            ("81.2.71.1", row("GB", 54, -2, Database, 23)),
+            ("81.2.72.200", row("FR", 49, 2, Database, 25)),
+            ("81.2.80.1", row("DE", 51, 10, DatabaseCountry, 24)),
+            ("81.2.81.1", row("", 10, 20, Database, 24)),
+            ("81.2.82.1", row("IT", 43, 12, DatabaseCountry, 24)),
+            ("81.2.84.1", row("ES", 40, -3, DatabaseCountry, 24)),
+            ("198.51.100.1", row("NL", 52, 5, Demo, 24)),
+            ("2a02:c7c:1::1", row("GB", 52, 0, Database, 32)),
+            ("2a02:c7d:8000::1", row("GB", 57, -4, Database, 64)),
+            ("2a02:c7d:8000:0:8000::1", row("GB", 57, -4, Database, 64)),
+        ] {
+            assert_eq!(shown(&atlas, address), expected, "{address}");
+        }
+        for gap in ["81.2.83.1", "81.2.72.1", "8.8.8.8", "2001:200::1", "2a02:c7d::1"] {
+            let (_, _, _, source, scope) = shown(&atlas, gap).unwrap();
+            assert_eq!(source, Source::Country, "{gap}");
+            assert!(scope >= 8, "{gap}");
+        }
+        assert_eq!(shown(&atlas, "81.2.72.1").unwrap().4, 25, "the other half is elsewhere");
+    }
+
+    #[test]
+    fn wrong_content_and_missing_files_are_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, bytes: &[u8]| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            path
+        };
+        let good = bytes(&[("81.2.69.0/24", city("GB", Value::from(51.5_f64), Value::from(0.0_f64)))]);
+        assert!(Atlas::load(&write("good", &good)).is_ok());
+        let asn = bytes(&[("81.2.69.0/24", Value::map([("autonomous_system_number", Value::from(5_u32))]))]);
+        let odd = bytes(&[("81.2.69.0/24", Value::map([("location", Value::from("London"))]))]);
+        for (path, kind, words) in [
+            (dir.path().join("none"), FailureKind::NoInput, "cannot read the geo database"),
+            (dir.path().to_owned(), FailureKind::NoInput, "directory"),
+            (write("empty", b""), FailureKind::BadData, "cannot be used"),
+            (write("text", b"hello"), FailureKind::BadData, "cannot be used"),
+            (write("cut", &good[..good.len() - 40]), FailureKind::BadData, "cannot be used"),
+            (write("asn", &asn), FailureKind::BadData, "has a location or a country"),
+            (write("odd", &odd), FailureKind::BadData, "cannot be used"),
+        ] {
+            let failure = Atlas::load(&path).unwrap_err();
+            assert_eq!(failure.kind, kind, "{failure}");
+            assert!(failure.message.contains(words), "{failure}");
+            assert!(failure.message.contains(path.to_str().unwrap()), "{failure}");
+        }
+    }
+
+    #[test]
+    fn dates_are_civil() {
+        for (seconds, expected) in [
+            (0, "1970-01-01"),
+            (951_782_399, "2000-02-28"),
+            (951_782_400, "2000-02-29"),
+            (951_868_800, "2000-03-01"),
+            (1_767_225_599, "2025-12-31"),
+            (1_767_225_600, "2026-01-01"),
+        ] {
+            assert_eq!(civil_date(seconds), expected);
+        }
+        assert!(!civil_date(u64::MAX).is_empty());
+    }
+}

@@ -22,6 +22,8 @@ mod choice;
 mod count;
 mod countries;
 mod explain;
+#[cfg(test)]
+mod fixture;
 mod health;
 mod load;
 mod location;

@@ -125,3 +125,68 @@ impl Orders {
         Self { orders, of_place, v4, v6 }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::steer::fixture::{self, GEO, ONE};
+
+    #[test]
+    fn distances_are_great_circles() {
+        for (a, b, km) in [
+            ((0.0, 0.0), (0.0, 0.0), 0.0),
+            ((52.37, 4.90), (40.71, -74.01), 5_861.0),
+            ((1.35, 103.82), (52.37, 4.90), 10_510.0),
+            ((0.0, 179.5), (0.0, -179.5), 111.2),
+            ((90.0, 0.0), (-90.0, 0.0), 20_015.0),
+            ((0.0, 0.0), (0.0, 180.0), 20_015.0),
+            ((-37.8, 144.9), (-33.9, 151.2), 712.0),
+        ] {
+            let got = distance_km(a, b);
+            assert!((got - km).abs() <= 1.0 + km * 0.003, "{a:?} to {b:?}: {got}");
+            assert!((distance_km(b, a) - got).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn orders_by_distance_and_without_a_place_by_weight() {
+        let fleet = fixture::fleet();
+        let plan = Plan::new(&fleet, Atlas::built_in());
+        for (address, placed, clusters, scope) in [
+            ("198.51.100.9", true, vec![0, 1, 2], 24),
+            ("203.0.113.9", true, vec![1, 0, 2], 24),
+            ("192.0.2.9", true, vec![2, 0, 1], 24),
+            ("10.0.0.1", false, vec![1, 0, 2], 8),
+            ("127.0.0.1", false, vec![1, 0, 2], 8),
+        ] {
+            let (order, found) = plan.find(GEO, address.parse().unwrap()).unwrap();
+            assert_eq!((order.placed, order.clusters.to_vec()), (placed, clusters), "{address}");
+            assert_eq!(found, scope, "{address}");
+        }
+        let (order, scope) = plan.find(GEO, "fd00::1".parse().unwrap()).unwrap();
+        assert_eq!((order.placed, scope), (false, GRAIN_V6));
+        assert_eq!(plan.find(ONE, "198.51.100.9".parse().unwrap()).unwrap().0.clusters.to_vec(), [2]);
+        assert!(plan.find(99, "198.51.100.9".parse().unwrap()).is_none());
+    }
+
+    #[test]
+    fn fits_until_something_it_depends_on_changes() {
+        let fleet = fixture::fleet();
+        let atlas = Atlas::built_in();
+        let plan = Plan::new(&fleet, Arc::clone(&atlas));
+        type Change = fn(&mut Fleet);
+        let table: [(Change, bool); 6] = [
+            (|_| {}, true),
+            (|f| f.sites[0].ttl *= 2, true),
+            (|f| f.clusters[0].place.latitude += 1.0, false),
+            (|f| f.clusters[0].weight += 1, false),
+            (|f| f.sites[0].clusters.reverse(), false),
+            (|f| drop(f.sites.pop()), false),
+        ];
+        for (number, (change, fits)) in table.into_iter().enumerate() {
+            let mut other = fleet.clone();
+            change(&mut other);
+            assert_eq!(plan.fits(&other, &atlas), fits, "change {number}");
+        }
+    }
+}

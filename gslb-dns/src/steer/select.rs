@@ -252,20 +252,22 @@ fn by_chance(q: &Question<'_>) -> Decision {
         if count == 0 {
             continue;
         }
-        let weight = |c: &u16| u64::from(q.clusters[usize::from(*c)].weight);
-        let total: u64 = of_kind().map(|c| weight(&c)).sum();
-        let cluster = if q.policy == SelectionPolicy::Weighted && total > 0 {
-            let mut left = (((q.random >> 16) & 0xffff_ffff) * total) >> 32;
-            of_kind().find(|c| match left.checked_sub(weight(c)) {
-                Some(rest) => {
-                    left = rest;
-                    false
-                }
-                None => true,
-            })
-        } else {
-            let turn = if q.policy == SelectionPolicy::Weighted { q.random >> 16 } else { q.turn };
-            of_kind().nth((turn % count) as usize)
+        let weight = |c: u16| u64::from(q.clusters[usize::from(c)].weight);
+        let total: u64 = of_kind().map(weight).sum();
+        let cluster = match q.policy {
+            SelectionPolicy::Weighted => {
+                // Weights of nothing but zero are equal weights.
+                let (weight, total): (&dyn Fn(u16) -> u64, u64) = if total > 0 { (&weight, total) } else { (&|_| 1, count) };
+                let mut left = ((u128::from((q.random >> 16) & 0xffff_ffff) * u128::from(total)) >> 32) as u64;
+                of_kind().find(|c| match left.checked_sub(weight(*c)) {
+                    Some(rest) => {
+                        left = rest;
+                        false
+                    }
+                    None => true,
+                })
+            }
+            _ => of_kind().nth((q.turn % count) as usize),
         };
         let reason = match (standing, q.policy) {
             (Standing::Down, _) => Reason::AllDown,
@@ -276,4 +278,190 @@ fn by_chance(q: &Question<'_>) -> Decision {
         return Decision { cluster, reason };
     }
     Decision { cluster: None, reason: Reason::NoAddress }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Standing::{Addressless as X, Down as D, Full as F, Open as O};
+
+    /// Three clusters a thousand kilometres apart eastwards on the equator, with that standing; weights 1, 3 and 4.
+    fn clusters(standings: [Standing; 3]) -> Vec<ClusterState> {
+        let one = |(i, standing): (usize, Standing)| {
+            let all = vec![IpAddr::from([192, 0, 2, i as u8])];
+            let when = |yes: bool| if yes { all.clone() } else { Vec::new() };
+            let pool = Pool { all: when(standing != X), up: when(matches!(standing, F | O)), open: when(standing == O) };
+            ClusterState { v4: pool, v6: Pool::default(), weight: [1, 3, 4][i], position: (0.0, i as f64 * 8.993) }
+        };
+        standings.into_iter().enumerate().map(one).collect()
+    }
+
+    fn question(policy: SelectionPolicy, clusters: &[ClusterState]) -> Question<'_> {
+        Question {
+            policy,
+            clusters,
+            order: &[0, 1, 2],
+            placed: true,
+            here: Some((0.0, 0.0)),
+            rtt: None,
+            family: Family::V4,
+            explore_below: 0,
+            turn: 0,
+            random: 0,
+        }
+    }
+
+    #[test]
+    fn standings_give_the_first_that_may_be_given() {
+        let table = [
+            ([O, O, O], Some(0), Reason::Geo),
+            ([D, O, O], Some(1), Reason::Failover),
+            ([F, O, O], Some(1), Reason::Spill),
+            ([F, D, O], Some(2), Reason::Spill),
+            ([D, F, O], Some(2), Reason::Failover),
+            ([O, D, F], Some(0), Reason::Geo),
+            ([X, O, O], Some(1), Reason::Geo),
+            ([X, D, O], Some(2), Reason::Failover),
+            ([D, F, F], Some(1), Reason::AllFull),
+            ([F, F, D], Some(0), Reason::AllFull),
+            ([D, D, D], Some(0), Reason::AllDown),
+            ([X, D, D], Some(1), Reason::AllDown),
+            ([X, X, X], None, Reason::NoAddress),
+        ];
+        for (standings, cluster, reason) in table {
+            let clusters = clusters(standings);
+            assert_eq!(decide(&question(SelectionPolicy::Geo, &clusters)), Decision { cluster, reason }, "{standings:?}");
+            let unplaced = Question { placed: false, here: None, ..question(SelectionPolicy::Geo, &clusters) };
+            let reason = if reason == Reason::Geo { Reason::Unplaced } else { reason };
+            assert_eq!(decide(&unplaced), Decision { cluster, reason }, "{standings:?} without a place");
+        }
+    }
+
+    #[test]
+    fn the_family_asked_for_counts() {
+        let mut clusters = clusters([O, O, O]);
+        let v6 = vec!["2001:db8::1".parse().unwrap()];
+        clusters[2].v6 = Pool { all: v6.clone(), up: v6.clone(), open: v6 };
+        let asked = Question { family: Family::V6, ..question(SelectionPolicy::Geo, &clusters) };
+        assert_eq!(decide(&asked), Decision { cluster: Some(2), reason: Reason::Geo });
+    }
+
+    #[test]
+    fn serving_prefers_open_nodes_then_those_that_are_up() {
+        let address = |last| IpAddr::from([192, 0, 2, last]);
+        let mut state = ClusterState::default();
+        assert!(state.serving(Family::V4).is_empty());
+        state.v4.all = vec![address(1), address(2), address(3)];
+        assert_eq!(state.serving(Family::V4).len(), 3);
+        state.v4.up = vec![address(2), address(3)];
+        assert_eq!(state.serving(Family::V4), [address(2), address(3)]);
+        state.v4.open = vec![address(3)];
+        assert_eq!(state.serving(Family::V4), [address(3)]);
+    }
+
+    #[test]
+    fn times_rank_and_distance_stands_in_for_them() {
+        const N: u32 = UNMEASURED;
+        // Guesses: 20 ms here, 40 ms and 60 ms in the other two.
+        let table: [(&str, [u32; 3], [Standing; 3], u16, Reason); 12] = [
+            ("least time", [50_000, 10_000, 30_000], [O, O, O], 1, Reason::Rtt),
+            ("the nearest when it is also quickest", [9_000, 30_000, 30_000], [O, O, O], 0, Reason::Rtt),
+            ("nearly equal times go by distance", [10_400, 10_000, 30_000], [O, O, O], 0, Reason::Rtt),
+            ("but not at any time", [10_900, 10_000, 30_000], [O, O, O], 1, Reason::Rtt),
+            ("one quick measurement draws", [N, 15_000, N], [O, O, O], 1, Reason::Rtt),
+            ("one slow measurement does not", [N, N, 200_000], [O, O, O], 0, Reason::Geo),
+            ("a nearest one known to be slow is left", [300_000, N, N], [O, O, O], 1, Reason::Geo),
+            ("quickest down", [50_000, 10_000, 30_000], [O, D, O], 2, Reason::Failover),
+            ("quickest full", [50_000, 10_000, 30_000], [O, F, O], 2, Reason::Spill),
+            ("quickest of the full ones", [50_000, 10_000, 30_000], [F, D, F], 2, Reason::AllFull),
+            ("quickest of those that are down", [50_000, 10_000, 30_000], [D, D, D], 1, Reason::AllDown),
+            ("no address", [50_000, 10_000, 30_000], [O, X, O], 2, Reason::Rtt),
+        ];
+        for (name, row, standings, cluster, reason) in table {
+            let clusters = clusters(standings);
+            let asked = Question { rtt: Some(&row), ..question(SelectionPolicy::Rtt, &clusters) };
+            assert_eq!(decide(&asked), Decision { cluster: Some(cluster), reason }, "{name}");
+        }
+        let clusters = clusters([O, O, O]);
+        let plain = question(SelectionPolicy::Rtt, &clusters);
+        assert_eq!(decide(&plain).reason, Reason::Geo, "nothing measured, place known");
+        assert_eq!(decide(&Question { placed: false, here: None, ..plain }).reason, Reason::Unplaced);
+        let row = [N, N, 90_000];
+        let unplaced = Question { placed: false, here: None, rtt: Some(&row), ..plain };
+        assert_eq!(decide(&unplaced), Decision { cluster: Some(2), reason: Reason::Rtt }, "without a place what is measured comes first");
+    }
+
+    #[test]
+    fn a_share_explores_the_second_best() {
+        let row = [50_000, 10_000, 30_000];
+        let share = u32::MAX / 100;
+        let all = clusters([O, O, O]);
+        let asked = |random: u64| Question { rtt: Some(&row), explore_below: share, random, ..question(SelectionPolicy::Rtt, &all) };
+        assert_eq!(decide(&asked(0)), Decision { cluster: Some(2), reason: Reason::Explore });
+        assert_eq!(decide(&asked(u64::from(share - 1) << 32)).reason, Reason::Explore);
+        assert_eq!(decide(&asked(u64::from(share) << 32)), Decision { cluster: Some(1), reason: Reason::Rtt });
+        let unmeasured = Question { rtt: None, ..asked(0) };
+        assert_eq!(decide(&unmeasured), Decision { cluster: Some(1), reason: Reason::Explore }, "the second by distance");
+        let one_left = clusters([D, O, F]);
+        let asked = Question { clusters: &one_left, ..asked(0) };
+        assert_eq!(decide(&asked), Decision { cluster: Some(1), reason: Reason::Rtt }, "never a full one or one that is down");
+    }
+
+    #[test]
+    fn weights_are_met_among_those_that_are_open() {
+        let shares = |standings: [Standing; 3], weights: Option<u32>| {
+            let mut clusters = clusters(standings);
+            if let Some(weight) = weights {
+                clusters.iter_mut().for_each(|c| c.weight = weight);
+            }
+            let mut counts = [0; 3];
+            let mut reasons = std::collections::BTreeSet::new();
+            for step in 0..800_u64 {
+                let random = (step << 32) / 800 << 16;
+                let got = decide(&Question { random, ..question(SelectionPolicy::Weighted, &clusters) });
+                counts[usize::from(got.cluster.unwrap())] += 1;
+                reasons.insert(got.reason);
+            }
+            assert_eq!(reasons.len(), 1);
+            (counts, reasons.pop_first().unwrap())
+        };
+        let near = |got: [i32; 3], want: [i32; 3]| got.iter().zip(want).all(|(g, w)| (g - w).abs() <= 2);
+        for (standings, weights, expected, expected_reason) in [
+            ([O, O, O], None, [100, 300, 400], Reason::Weighted),
+            ([O, D, O], None, [160, 0, 640], Reason::Weighted),
+            ([F, O, D], None, [0, 800, 0], Reason::Weighted),
+            ([F, F, D], None, [200, 600, 0], Reason::AllFull),
+            ([D, D, X], None, [200, 600, 0], Reason::AllDown),
+            ([O, O, X], Some(0), [400, 400, 0], Reason::Weighted),
+        ] {
+            let (counts, reason) = shares(standings, weights);
+            assert!(near(counts, expected), "{standings:?}: {counts:?}");
+            assert_eq!(reason, expected_reason, "{standings:?}");
+        }
+        let none = clusters([X, X, X]);
+        assert_eq!(decide(&question(SelectionPolicy::Weighted, &none)), Decision { cluster: None, reason: Reason::NoAddress });
+    }
+
+    #[test]
+    fn turns_go_round_those_that_are_open() {
+        for (standings, expected) in [([O, O, O], [0, 1, 2, 0, 1]), ([O, D, O], [0, 2, 0, 2, 0]), ([D, O, F], [1, 1, 1, 1, 1])] {
+            let clusters = clusters(standings);
+            for (turn, cluster) in expected.into_iter().enumerate() {
+                let asked = Question { turn: turn as u64, ..question(SelectionPolicy::RoundRobin, &clusters) };
+                assert_eq!(decide(&asked), Decision { cluster: Some(cluster), reason: Reason::RoundRobin }, "{standings:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn more_clusters_than_are_ranked_do_no_harm() {
+        let one = clusters([O, O, O]).remove(0);
+        let many: Vec<ClusterState> = vec![one; RANKED_MAX + 10];
+        let order: Vec<u16> = (0..many.len() as u16).collect();
+        let mut row = vec![50_000; many.len()];
+        row[RANKED_MAX - 1] = 1_000;
+        row[RANKED_MAX] = 10;
+        let asked = Question { order: &order, rtt: Some(&row), ..question(SelectionPolicy::Rtt, &many) };
+        assert_eq!(decide(&asked).cluster, Some(RANKED_MAX as u16 - 1), "the best of the nearest");
+    }
 }
