@@ -150,10 +150,7 @@ fn step<'z>(zones: &'z Zones, name: &[u8], qtype: u16, owner: &NameRef<'z>, zone
         }
     };
     // DS is the parent's (RFC 4035 section 3.1.4.1).
-    let node = match zones.parent_side(name) {
-        Some(parent) if is_exact && qtype == rtype::DS => zones.node(parent),
-        _ => node,
-    };
+    let node = if is_exact && qtype == rtype::DS { zones.parent_side(name).map_or(node, |parent| zones.node(parent)) } else { node };
     *zone = Some(zones.zone_of(node));
     if let Some(cut) = node.cut {
         let cut = zones.node(cut);

@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 
 use crate::answer::{self, Answer, Last, Link, NameRef};
 use crate::cookie::{self, CookieSecrets, Verdict};
+use crate::limit::Limiter;
 use crate::metrics::{Tally, Transport};
 use crate::steer::{Choice, ClientPrefix, Family, Reason, Steering};
 use crate::wire::{
@@ -64,12 +65,13 @@ pub struct Worker {
     pub now: u32,
     /// Counts.
     pub tally: Tally,
+    limiter: Limiter,
 }
 
 impl Worker {
     /// A worker whose random numbers begin at `seed`.
     pub fn new(seed: u64, now: u32) -> Self {
-        Self { random: seed | 1, now, tally: Tally::default() }
+        Self { random: seed | 1, now, tally: Tally::default(), limiter: Limiter::new(seed) }
     }
 
     /// xorshift64*: only spreads load, decides nothing that an attacker would want to guess.
@@ -89,6 +91,9 @@ struct Draft<'q> {
     rcode: u16,
     transport: Transport,
     limit: usize,
+    /// Whether the client has shown by a cookie that it gets what is sent to its address.
+    is_known: bool,
+    flags: u16,
 }
 
 impl Handler {
@@ -114,6 +119,8 @@ impl Handler {
             rcode: rcode::NOERROR,
             transport,
             limit: response_limit(query.edns.as_ref(), transport),
+            is_known: false,
+            flags: 0,
         };
         match self.precheck(&mut draft, worker, client) {
             Next::Write => draft.write_empty(out, message.len()),
@@ -125,14 +132,22 @@ impl Handler {
     }
 
     /// The steps before the zones.
-    fn precheck<'q>(&'q self, draft: &mut Draft<'q>, worker: &Worker, client: IpAddr) -> Next<'q> {
+    fn precheck<'q>(&'q self, draft: &mut Draft<'q>, worker: &mut Worker, client: IpAddr) -> Next<'q> {
         let query = draft.query;
         if let Some(edns) = query.edns.as_ref() {
             if edns.version != 0 {
                 draft.rcode = rcode::BADVERS;
                 return Next::Write;
             }
-            self.fill_opt(draft, edns, worker, client);
+            self.fill_opt(draft, edns, worker.now, client);
+        }
+        if draft.transport == Transport::Udp && !draft.is_known && !worker.limiter.admits(client, worker.now) {
+            if query.edns.is_some_and(|e| e.cookie.is_some()) {
+                draft.rcode = rcode::BADCOOKIE;
+            } else {
+                draft.flags = flag::TC;
+            }
+            return Next::Write;
         }
         match query.opcode() {
             opcode::QUERY => {}
@@ -166,7 +181,7 @@ impl Handler {
     }
 
     /// Options that every response to this client has.
-    fn fill_opt<'q>(&'q self, draft: &mut Draft<'q>, edns: &Edns, worker: &Worker, client: IpAddr) {
+    fn fill_opt<'q>(&'q self, draft: &mut Draft<'q>, edns: &Edns, now: u32, client: IpAddr) {
         let Some(opt) = draft.opt.as_mut() else { return };
         if edns.nsid {
             opt.nsid = Some(&self.server_id);
@@ -176,10 +191,11 @@ impl Handler {
         }
         if let Some(given) = edns.cookie {
             let secrets = self.cookies.load();
-            let verdict = given.server.as_ref().map(|s| cookie::check(&secrets, given.client, s, client, worker.now));
+            let verdict = given.server.as_ref().map(|s| cookie::check(&secrets, given.client, s, client, now));
+            draft.is_known = matches!(verdict, Some(Verdict::Valid { .. }));
             let server = match (verdict, given.server) {
                 (Some(Verdict::Valid { is_recent: true }), Some(same)) => same,
-                _ => cookie::make(&secrets.current, given.client, client, worker.now),
+                _ => cookie::make(&secrets.current, given.client, client, now),
             };
             let mut whole = [0; 24];
             whole[..8].copy_from_slice(&given.client);
@@ -296,7 +312,7 @@ impl<'q> Draft<'q> {
 
     /// A response without records. A refusal is never larger than its query, so that nobody is attacked with it (RFC 5358).
     fn write_empty(&mut self, out: &mut Vec<u8>, query_bytes: usize) {
-        let w = self.begin(out, 0);
+        let w = self.begin(out, self.flags);
         let bytes = w.len() + self.opt_bytes();
         if self.transport == Transport::Udp
             && bytes > query_bytes
@@ -377,8 +393,8 @@ fn write_answer(w: &mut Writer<'_>, answer: &Answer<'_>, choice: Option<&Choice>
 fn write_addresses(w: &mut Writer<'_>, owner: Owner<'_>, choice: &Choice) {
     for address in choice.addresses.iter() {
         match address {
-            IpAddr::V4(a) => w.record(Section::Answer, owner, rtype::A, class::IN, choice.ttl, &a.octets()),
-            IpAddr::V6(a) => w.record(Section::Answer, owner, rtype::AAAA, class::IN, choice.ttl, &a.octets()),
+            IpAddr::V4(a) => w.small_record(Section::Answer, owner, rtype::A, choice.ttl, &a.octets()),
+            IpAddr::V6(a) => w.small_record(Section::Answer, owner, rtype::AAAA, choice.ttl, &a.octets()),
         }
     }
 }

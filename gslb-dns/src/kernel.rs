@@ -22,6 +22,8 @@ pub struct Batch {
     names: Vec<libc::sockaddr_storage>,
     controls: Vec<[u64; CONTROL_WORDS]>,
     input: Vec<u8>,
+    /// Headers that the kernel has written to since they were last made ready.
+    used: usize,
     /// Reused for sending; index of the datagram that each answers.
     outgoing: Vec<libc::mmsghdr>,
     outgoing_vectors: Vec<libc::iovec>,
@@ -50,15 +52,26 @@ impl Batch {
         // SAFETY: these are plain C structures for which all zeros is a valid value.
         let (header, name): (libc::mmsghdr, libc::sockaddr_storage) = unsafe { (mem::zeroed(), mem::zeroed()) };
         let vector = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
-        Self {
+        let mut batch = Self {
             headers: vec![header; BATCH],
             vectors: vec![vector; BATCH],
             names: vec![name; BATCH],
             controls: vec![[0; CONTROL_WORDS]; BATCH],
             input: vec![0; BATCH * DATAGRAM_BYTES_MAX],
+            used: BATCH,
             outgoing: vec![header; BATCH],
             outgoing_vectors: vec![vector; BATCH],
+        };
+        // None of the vectors ever grows, so these pointers hold as long as the batch, wherever it is moved.
+        for (i, chunk) in batch.input.chunks_exact_mut(DATAGRAM_BYTES_MAX).enumerate() {
+            batch.vectors[i] = libc::iovec { iov_base: chunk.as_mut_ptr().cast(), iov_len: DATAGRAM_BYTES_MAX };
+            let header = &mut batch.headers[i].msg_hdr;
+            header.msg_name = (&raw mut batch.names[i]).cast();
+            header.msg_iov = &raw mut batch.vectors[i];
+            header.msg_iovlen = 1;
+            header.msg_control = (&raw mut batch.controls[i]).cast();
         }
+        batch
     }
 
     /// Waits for one datagram at least (or the socket's read time-out) and takes what else is there.
@@ -66,24 +79,28 @@ impl Batch {
     /// # Errors
     /// Those of `recvmmsg(2)`.
     pub fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
-        for i in 0..BATCH {
-            self.vectors[i] =
-                libc::iovec { iov_base: self.input[i * DATAGRAM_BYTES_MAX..].as_mut_ptr().cast(), iov_len: DATAGRAM_BYTES_MAX };
-            let header = &mut self.headers[i].msg_hdr;
-            header.msg_name = std::ptr::from_mut(&mut self.names[i]).cast();
-            header.msg_namelen = mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t;
-            header.msg_iov = &raw mut self.vectors[i];
-            header.msg_iovlen = 1;
-            header.msg_control = self.controls[i].as_mut_ptr().cast();
-            header.msg_controllen = mem::size_of::<[u64; CONTROL_WORDS]>() as _;
-            header.msg_flags = 0;
+        for header in &mut self.headers[..self.used] {
+            header.msg_hdr.msg_namelen = mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+            header.msg_hdr.msg_controllen = mem::size_of::<[u64; CONTROL_WORDS]>() as _;
+            header.msg_hdr.msg_flags = 0;
         }
+        self.used = 0;
         // SAFETY: every header points at a name, one vector and ancillary data of the lengths it states, all owned by
         // `self` and not moved or read elsewhere during the call; the count is the length of `headers`.
         let got = unsafe {
             libc::recvmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), BATCH as u32, libc::MSG_WAITFORONE as _, std::ptr::null_mut())
         };
-        usize::try_from(got).map_err(|_| io::Error::last_os_error())
+        match usize::try_from(got) {
+            Ok(count) => {
+                // The kernel may have touched the one after the last, on which it failed.
+                self.used = (count + 1).min(BATCH);
+                Ok(count)
+            }
+            Err(_) => {
+                self.used = 1;
+                Err(io::Error::last_os_error())
+            }
+        }
     }
 
     /// The `i`-th datagram received and who sent it; `None` when it was cut short or its sender cannot be answered.

@@ -2,12 +2,13 @@
 //!
 //! A query's walk: `server` (sockets) -> `handler` (the steps in order) -> `wire` (bytes) -> `answer` over `zone` (which
 //! records) -> `steer` (which addresses) -> `wire`. `rdata` reads records as people write them, `cookie` makes DNS
-//! cookies, `kernel` talks to the system.
+//! cookies, `limit` keeps forged queries from using us, `kernel` talks to the system.
 
 pub mod answer;
 pub mod cookie;
 pub mod handler;
 pub mod kernel;
+pub mod limit;
 pub mod metrics;
 pub mod rdata;
 pub mod server;

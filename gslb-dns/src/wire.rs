@@ -674,6 +674,19 @@ impl<'b> Writer<'b> {
         self.count(section);
     }
 
+    /// The same for data of a fixed length without names, of class IN: one copy into the message.
+    pub fn small_record<const N: usize>(&mut self, section: Section, owner: Owner<'_>, rtype: u16, ttl: u32, data: &[u8; N]) {
+        self.owner(owner);
+        let mut record = [0; 10 + 16];
+        record[..2].copy_from_slice(&rtype.to_be_bytes());
+        record[3] = class::IN as u8;
+        record[4..8].copy_from_slice(&ttl.to_be_bytes());
+        record[9] = N as u8;
+        record[10..10 + N].copy_from_slice(data);
+        self.out.extend_from_slice(&record[..10 + N]);
+        self.count(section);
+    }
+
     fn count(&mut self, section: Section) {
         let at = self.start + section as usize;
         let count = u16::from_be_bytes([self.out[at], self.out[at + 1]]) + 1;
