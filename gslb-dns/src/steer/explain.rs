@@ -207,9 +207,11 @@ impl Steering {
         let found = fleet.site_of_host(&asked.host).ok_or_else(not_found)?;
         let number = fleet.sites.iter().position(|s| std::ptr::eq(s, found)).ok_or_else(not_found)?;
         let address = masked(&asked.prefix);
-        // No exploration: its chance is the upper half of the number, and the largest is never below the share.
-        let mut considered = snapshot.consider(number, address, asked.family, u64::MAX << 32).ok_or_else(not_found)?;
+        let random = super::health::Jitter::new(now_ms).next();
+        let mut considered = snapshot.consider(number, address, asked.family, random).ok_or_else(not_found)?;
         considered.question.explore_below = 0;
+        // Ordered as asked for, so that explanations of one state do not differ by rotation.
+        considered.question.random &= !0xffff;
         let question = considered.question;
         let decision = select::decide(&question);
         let choice = snapshot.choice(number, &considered, decision);

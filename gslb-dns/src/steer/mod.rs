@@ -439,7 +439,10 @@ impl Snapshot {
     /// Gathers what a decision depends on.
     fn consider(&self, site: usize, address: IpAddr, family: Family, random: u64) -> Option<Considered<'_>> {
         let policy = self.fleet.sites.get(site)?.policy;
-        let (order, order_scope) = self.plan.find(site, address)?;
+        let (order, order_scope) = match policy {
+            SelectionPolicy::Geo | SelectionPolicy::Rtt => self.plan.find(site, address)?,
+            SelectionPolicy::Weighted | SelectionPolicy::RoundRobin => (self.plan.unplaced(site)?, 0),
+        };
         let (number, place_scope) = self.plan.atlas.find(address);
         let place = self.plan.atlas.place(number);
         let grain = if address.is_ipv4() { GRAIN_V4 } else { GRAIN_V6 };
@@ -575,3 +578,6 @@ fn not_allowed(allow: &'static str) -> Response<Bytes> {
     response.headers_mut().insert(http::header::ALLOW, http::HeaderValue::from_static(allow));
     response
 }
+
+#[cfg(test)]
+mod tests;

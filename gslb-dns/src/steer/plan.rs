@@ -90,6 +90,11 @@ impl Plan {
         };
         Some((&orders.orders[number as usize], scope))
     }
+
+    /// The order of a site that does not depend on the client.
+    pub(super) fn unplaced(&self, site: usize) -> Option<&Order> {
+        self.lists[*self.of_site.get(site)?].1.orders.first()
+    }
 }
 
 impl Orders {

@@ -363,7 +363,8 @@ mod tests {
     fn times_rank_and_distance_stands_in_for_them() {
         const N: u32 = UNMEASURED;
         // Guesses: 20 ms here, 40 ms and 60 ms in the other two.
-        let table: [(&str, [u32; 3], [Standing; 3], u16, Reason); 12] = [
+        type Case = (&'static str, [u32; 3], [Standing; 3], u16, Reason);
+        let table: [Case; 12] = [
             ("least time", [50_000, 10_000, 30_000], [O, O, O], 1, Reason::Rtt),
             ("the nearest when it is also quickest", [9_000, 30_000, 30_000], [O, O, O], 0, Reason::Rtt),
             ("nearly equal times go by distance", [10_400, 10_000, 30_000], [O, O, O], 0, Reason::Rtt),
@@ -417,7 +418,7 @@ mod tests {
             let mut counts = [0; 3];
             let mut reasons = std::collections::BTreeSet::new();
             for step in 0..800_u64 {
-                let random = (step << 32) / 800 << 16;
+                let random = ((step << 32) / 800) << 16;
                 let got = decide(&Question { random, ..question(SelectionPolicy::Weighted, &clusters) });
                 counts[usize::from(got.cluster.unwrap())] += 1;
                 reasons.insert(got.reason);

@@ -238,3 +238,56 @@ async fn reload(steering: &Arc<Steering>, fleet: Arc<Fleet>, path: Option<Option
 async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     tokio::task::spawn_blocking(work).await.ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::steer::fixture;
+
+    #[test]
+    fn a_file_is_due_when_it_changed_and_then_stayed() {
+        let stamp = |length| Stamp { length, modified: None, inode: 1 };
+        let (a, b, c) = (stamp(1), stamp(2), stamp(3));
+        let mut source = Source::new(Some(a));
+        for (step, (now, due)) in [(a, false), (b, false), (c, false), (c, true), (a, false), (c, false), (c, true)].into_iter().enumerate()
+        {
+            assert_eq!(source.is_due(now), due, "look {step}");
+        }
+        source.settled = Some(c);
+        assert!(!source.is_due(c), "loaded, or found wanting: not again");
+        let mut unread = Source::new(None);
+        assert!(!unread.is_due(a));
+        assert!(unread.is_due(a));
+    }
+
+    #[tokio::test]
+    async fn a_broken_database_leaves_the_old_one_in_use_and_is_not_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("geo.mmdb");
+        let mut writer = mmdb_writer::Writer::new("Test");
+        let country = mmdb_writer::Value::map([("country_code", mmdb_writer::Value::from("NL"))]);
+        writer.insert_value("81.2.69.0/24".parse::<ipnet::IpNet>().unwrap(), country).unwrap();
+        std::fs::write(&path, writer.to_bytes().unwrap()).unwrap();
+        let fleet = Arc::new(fixture::fleet());
+        let steering = Arc::new(fixture::steering());
+        let mut source = Source::new(None);
+        reload(&steering, Arc::clone(&fleet), Some(Some(path.clone())), &mut source).await;
+        let loaded = steering.atlas();
+        assert!(loaded.description.starts_with("Test, built"));
+        assert_eq!(source.settled, stamp(&path).ok());
+
+        std::fs::write(&path, b"broken").unwrap();
+        reload(&steering, Arc::clone(&fleet), Some(Some(path.clone())), &mut source).await;
+        assert!(Arc::ptr_eq(&loaded, &steering.atlas()));
+        assert!(source.settled.is_some());
+        assert_eq!(source.settled, stamp(&path).ok());
+
+        std::fs::remove_file(&path).unwrap();
+        reload(&steering, Arc::clone(&fleet), Some(Some(path)), &mut source).await;
+        assert!(Arc::ptr_eq(&loaded, &steering.atlas()));
+        reload(&steering, Arc::clone(&fleet), None, &mut source).await;
+        assert!(Arc::ptr_eq(&loaded, &steering.atlas()), "another fleet alone changes nothing here");
+        reload(&steering, fleet, Some(None), &mut source).await;
+        assert_eq!(steering.atlas().description, "built-in");
+    }
+}

@@ -1,0 +1,455 @@
+//! Steering as a whole, without its tasks but for the last tests.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use nearcast_fleet::report::{DnsReport, RttReport, RttSample};
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::fixture::{self, GEO, KEY, ONE, RTT, TURNS, WEIGHTED};
+use super::health::Outcome;
+use super::*;
+
+/// No exploration, first address first.
+const STEADY: u64 = (u32::MAX as u64) << 32;
+
+fn ecs(text: &str) -> ClientPrefix {
+    let (address, bits) = text.split_once('/').unwrap();
+    ClientPrefix { address: address.parse().unwrap(), source_prefix: bits.parse().unwrap(), from_ecs: true }
+}
+
+fn pick(steering: &Steering, site: usize, client: &str) -> (&'static str, Reason, u8) {
+    let choice = steering.select(site, &ecs(client), Family::V4, STEADY);
+    (["ams", "nyc", "sin"][choice.cluster], choice.reason, choice.scope_prefix)
+}
+
+fn down(steering: &Steering, nodes: &[&str]) {
+    for node in nodes {
+        steering.observe_health(node, Outcome::Refusing("status 503".into()), 5);
+    }
+}
+
+fn report(node: &str, egress_bits: u64, samples: &[(&str, u32)]) -> RttReport {
+    let samples = samples.iter().map(|(prefix, us)| RttSample { prefix: prefix.parse().unwrap(), count: 4, min_us: *us, mean_us: *us });
+    RttReport { node: node.into(), egress_bits, connections: 3, samples: samples.collect() }
+}
+
+const NL: &str = "198.51.100.0/24";
+const US: &str = "203.0.113.0/24";
+const SG: &str = "192.0.2.0/24";
+
+#[test]
+fn each_policy_answers_with_its_reason_and_scope() {
+    let steering = fixture::steering();
+    assert_eq!(pick(&steering, GEO, NL), ("ams", Reason::Geo, 24));
+    assert_eq!(pick(&steering, GEO, US), ("nyc", Reason::Geo, 24));
+    assert_eq!(pick(&steering, GEO, SG), ("sin", Reason::Geo, 24));
+    assert_eq!(pick(&steering, GEO, "10.1.2.3/32"), ("nyc", Reason::Unplaced, 8));
+    assert_eq!(pick(&steering, RTT, NL), ("ams", Reason::Geo, 24));
+    assert_eq!(pick(&steering, RTT, "10.1.2.3/32"), ("nyc", Reason::Unplaced, 24), "never wider than measurements may differ");
+    assert_eq!(pick(&steering, ONE, NL), ("sin", Reason::Geo, 0), "there is no other");
+    let turns: Vec<_> = (0..4).map(|_| pick(&steering, TURNS, NL)).collect();
+    assert_eq!(turns.iter().map(|t| t.0).collect::<Vec<_>>(), ["nyc", "ams", "sin", "nyc"]);
+    assert!(turns.iter().all(|t| (t.1, t.2) == (Reason::RoundRobin, 0)));
+    let drawn: std::collections::BTreeSet<usize> = (0..64)
+        .map(|i| {
+            let choice = steering.select(WEIGHTED, &ecs(NL), Family::V4, i << 42);
+            assert_eq!((choice.reason, choice.scope_prefix, choice.ttl), (Reason::Weighted, 0, 20));
+            choice.cluster
+        })
+        .collect();
+    assert_eq!(drawn.len(), 3);
+    let none = steering.select(99, &ecs(NL), Family::V4, 0);
+    assert!(none.addresses.is_empty());
+}
+
+#[test]
+fn answers_rotate_over_nodes_that_are_up_and_not_full() {
+    let steering = fixture::steering();
+    let addresses = |random| steering.select(GEO, &ecs(NL), Family::V4, STEADY | random).addresses.to_vec();
+    let ip = |last| IpAddr::from([127, 0, 10, last]);
+    assert_eq!(addresses(0), [ip(1), ip(2)]);
+    assert_eq!(addresses(1), [ip(2), ip(1)]);
+    steering.take_report(&report("ams-1", 950_000, &[]), 10).unwrap();
+    assert_eq!(addresses(0), [ip(2)], "a full node leaves the rotation");
+    down(&steering, &["ams-2"]);
+    assert_eq!(pick(&steering, GEO, NL), ("nyc", Reason::Spill, 24), "its cluster is full when all that are up are");
+    down(&steering, &["ams-1"]);
+    assert_eq!(pick(&steering, GEO, NL), ("nyc", Reason::Failover, 24));
+    down(&steering, &["nyc-1", "nyc-2", "sin-1", "sin-2"]);
+    assert_eq!(pick(&steering, GEO, NL), ("ams", Reason::AllDown, 24));
+    assert_eq!(addresses(0), [ip(1), ip(2)], "all of them, as none is better");
+}
+
+#[test]
+fn addresses_of_a_family_exist_for_all_or_for_none() {
+    let steering = fixture::steering();
+    for (client, cluster) in [(NL, 0), (US, 1), (SG, 0)] {
+        let choice = steering.select(GEO, &ecs(client), Family::V6, STEADY);
+        assert_eq!((choice.cluster, choice.reason), (cluster, Reason::Geo), "{client}");
+        assert!(choice.addresses.iter().all(IpAddr::is_ipv6) && choice.addresses.len() == 2);
+    }
+    for client in [NL, US, SG, "10.0.0.1/32", "2001:db8::/48"] {
+        let choice = steering.select(ONE, &ecs(client), Family::V6, STEADY);
+        assert_eq!((choice.addresses.len(), choice.scope_prefix, choice.reason), (0, 0, Reason::NoAddress), "{client}");
+    }
+    let mut report = DnsReport::default();
+    steering.fill_report(&mut report);
+    assert!(report.selections.iter().all(|s| s.site != "one"), "no address is no selection");
+}
+
+#[test]
+fn round_trip_times_come_and_go() {
+    let steering = fixture::steering();
+    for (node, us) in [("ams-1", 90_000), ("nyc-2", 12_000), ("sin-1", 60_000)] {
+        assert_eq!(steering.take_report(&report(node, 0, &[(NL, us), ("10.0.0.0/8", 5)]), 1_000), Ok(1));
+    }
+    assert_eq!(pick(&steering, RTT, NL).1, Reason::Geo, "not compiled yet");
+    steering.tick(1_250);
+    assert_eq!(pick(&steering, RTT, NL), ("nyc", Reason::Rtt, 24));
+    assert_eq!(pick(&steering, RTT, "198.51.100.77/32"), ("nyc", Reason::Rtt, 24));
+    assert_eq!(pick(&steering, GEO, NL), ("ams", Reason::Geo, 24), "other policies do not mind");
+    let explored = steering.select(RTT, &ecs(NL), Family::V4, 0);
+    assert_eq!((explored.cluster, explored.reason, explored.scope_prefix), (2, Reason::Explore, 24));
+    steering.tick(601_000);
+    assert_eq!(pick(&steering, RTT, NL).0, "nyc", "as old as may be");
+    steering.tick(602_001);
+    assert_eq!(pick(&steering, RTT, NL), ("ams", Reason::Geo, 24), "too old");
+    assert!(steering.take_report(&report("nobody", 0, &[]), 1).unwrap_err().contains("no edge \"nobody\""));
+}
+
+#[test]
+fn loads_that_are_not_reported_any_more_are_forgotten() {
+    let steering = fixture::steering();
+    for node in ["ams-1", "ams-2"] {
+        steering.take_report(&report(node, 960_000, &[]), 1_000).unwrap();
+    }
+    assert_eq!(pick(&steering, GEO, NL), ("nyc", Reason::Spill, 24));
+    steering.tick(11_000);
+    assert_eq!(pick(&steering, GEO, NL).0, "nyc");
+    steering.tick(11_001);
+    assert_eq!(pick(&steering, GEO, NL), ("ams", Reason::Geo, 24));
+}
+
+#[test]
+fn the_report_tells_selections_health_and_sources() {
+    let steering = fixture::steering();
+    for client in [NL, NL, US, "10.0.0.1/32"] {
+        steering.select(GEO, &ecs(client), Family::V4, STEADY);
+    }
+    steering.take_report(&report("ams-1", 0, &[(NL, 1_000)]), 1_000).unwrap();
+    steering.tick(1_000);
+    down(&steering, &["sin-2"]);
+    let mut report = DnsReport { node: "ns1".into(), revision: 7, ..DnsReport::default() };
+    steering.fill_report(&mut report);
+    let rows: Vec<_> = report
+        .selections
+        .iter()
+        .map(|s| (s.site.as_str(), s.cluster.as_str(), s.reason.as_str(), s.country.as_str(), s.latitude.round() as i32, s.count))
+        .collect();
+    assert_eq!(rows, [("geo", "ams", "geo", "NL", 52, 2), ("geo", "nyc", "geo", "US", 38, 1), ("geo", "nyc", "no-place", "", 0, 1)]);
+    assert_eq!((report.node.as_str(), report.rtt_prefixes, report.geo_source.as_str()), ("ns1", 1, "built-in"));
+    assert_eq!(report.health.len(), 6);
+    let sick: Vec<_> = report.health.iter().filter(|h| !h.up).map(|h| (h.node.as_str(), h.reason.as_str(), h.since_unix_ms)).collect();
+    assert_eq!(sick, [("sin-2", "status 503", 5)]);
+    assert_eq!(steering.revision(), 7);
+}
+
+#[test]
+fn another_fleet_keeps_counts_health_and_times() {
+    let steering = fixture::steering();
+    steering.select(GEO, &ecs(NL), Family::V4, STEADY);
+    steering.take_report(&report("nyc-1", 0, &[(NL, 1_000)]), 1_000).unwrap();
+    down(&steering, &["sin-1", "sin-2"]);
+    let mut fleet = fixture::fleet();
+    fleet.clusters.remove(0);
+    fleet.sites = vec![fixture::site("new", SelectionPolicy::Geo, &[0, 1]), fixture::site("rtt", SelectionPolicy::Rtt, &[0, 1])];
+    steering.adopt(Arc::new(fleet), Atlas::built_in(), 2_000);
+    assert_eq!(steering.select(0, &ecs(SG), Family::V4, STEADY).reason, Reason::Failover, "sin is still down");
+    let choice = steering.select(1, &ecs(NL), Family::V4, STEADY);
+    assert_eq!((choice.cluster, choice.reason), (0, Reason::Rtt));
+    assert_eq!(choice.addresses[0], IpAddr::from([127, 0, 20, 1]));
+    let mut report = DnsReport::default();
+    steering.fill_report(&mut report);
+    let rows: Vec<_> = report.selections.iter().map(|s| (s.site.as_str(), s.cluster.as_str(), s.count)).collect();
+    assert_eq!(rows, [("geo", "ams", 1), ("new", "nyc", 1), ("rtt", "nyc", 1)]);
+    assert_eq!(report.health.len(), 4);
+    steering.adopt(Arc::new(fixture::fleet()), Atlas::built_in(), 3_000);
+    let state = steering.state();
+    assert!(state.past.is_empty(), "nobody adds to former counters, so they are summed up");
+    assert!(state.vitals["ams-1"].up && !state.vitals["sin-1"].up);
+}
+
+#[test]
+fn metrics_sum_over_countries() {
+    let steering = Arc::new(fixture::steering());
+    for client in [NL, "81.2.69.1/32", SG] {
+        steering.select(GEO, &ecs(client), Family::V4, STEADY);
+    }
+    let registry = prometheus::Registry::new();
+    registry.register(Box::new(Selections::new(Arc::clone(&steering)))).unwrap();
+    let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+    for line in [
+        "nearcast_dns_selections_total{cluster=\"ams\",reason=\"geo\",site=\"geo\"} 2",
+        "nearcast_dns_selections_total{cluster=\"sin\",reason=\"geo\",site=\"geo\"} 1",
+        "nearcast_dns_node_up{node=\"nyc-1\"} 1",
+        "nearcast_dns_rtt_prefixes 0",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
+    }
+}
+
+fn ask(steering: &Steering, method: Method, uri: &str, key: Option<&str>, body: &str) -> (StatusCode, Value) {
+    let mut request = Request::builder().method(method).uri(uri);
+    if let Some(key) = key {
+        request = request.header("authorization", format!("Bearer {key}"));
+    }
+    let response = steering.admin(&request.body(Bytes::copy_from_slice(body.as_bytes())).unwrap(), 2_000);
+    (response.status(), serde_json::from_slice(response.body()).unwrap())
+}
+
+fn explain(steering: &Steering, query: &str) -> Value {
+    let (status, body) = ask(steering, Method::GET, &format!("/explain?{query}"), None, "");
+    assert_eq!(status, StatusCode::OK, "{body}");
+    body
+}
+
+#[test]
+fn explanations_agree_with_answers_and_say_why() {
+    let steering = fixture::steering();
+    let told = explain(&steering, "host=geo.demo.test&client=203.0.113.7");
+    assert_eq!(told["chosen"]["cluster"], "nyc");
+    assert_eq!(told["chosen"]["addresses"][0], "127.0.20.1".to_owned());
+    assert_eq!(
+        (&told["policy"], &told["reason"], &told["scope_prefix"], &told["ttl"]),
+        (&"geo".into(), &"geo".into(), &24.into(), &20.into())
+    );
+    assert_eq!(told["scope"], "203.0.113.0/24");
+    assert_eq!((&told["place"]["country"], &told["place"]["source"]), (&"US".into(), &"demonstration prefix".into()));
+    let candidates = |told: &Value| -> Vec<(String, Value)> {
+        let one = |c: &Value| (c["cluster"].as_str().unwrap().to_owned(), c["rejected"].clone());
+        told["candidates"].as_array().unwrap().iter().map(one).collect()
+    };
+    let pairs = |list: &[(&str, Option<&str>)]| -> Vec<(String, Value)> {
+        list.iter().map(|(c, r)| ((*c).to_owned(), r.map_or(Value::Null, Value::from))).collect()
+    };
+    assert_eq!(candidates(&told), pairs(&[("nyc", None), ("ams", Some("farther than nyc")), ("sin", Some("farther than nyc"))]));
+    assert_eq!(told["candidates"][1]["distance_km"], 5_863.0);
+    assert_eq!(told["candidates"][1]["rtt_ms"], Value::Null);
+    assert_eq!(told["summary"], "client 203.0.113.7 (in US) is given nyc, 0 km away: the nearest one");
+
+    down(&steering, &["nyc-1", "nyc-2"]);
+    for (node, egress) in [("ams-1", 950_000), ("ams-2", 960_000)] {
+        steering.take_report(&report(node, egress, &[]), 1_000).unwrap();
+    }
+    let told = explain(&steering, "host=geo.demo.test&client=203.0.113.0/24");
+    assert_eq!(candidates(&told), pairs(&[("nyc", Some("down")), ("ams", Some("full")), ("sin", None)]));
+    assert_eq!(
+        (&told["reason"], &told["candidates"][0]["health"], &told["candidates"][1]["load"]),
+        (&"failover".into(), &"down".into(), &0.955.into())
+    );
+    assert_eq!(told["candidates"][0]["nodes"][1]["reason"], "status 503");
+
+    steering.take_report(&report("sin-1", 0, &[(NL, 8_000)]), 1_000).unwrap();
+    steering.take_report(&report("ams-1", 0, &[(NL, 20_500)]), 1_000).unwrap();
+    steering.tick(1_500);
+    let told = explain(&steering, "host=rtt.demo.test&client=198.51.100.9&resolver=192.0.2.1");
+    assert_eq!((&told["chosen"]["cluster"], &told["reason"]), (&"sin".into(), &"rtt".into()));
+    assert_eq!(told["candidates"][0]["rtt_ms"], 8.0);
+    assert_eq!((&told["candidates"][0]["rtt"]["from"], &told["candidates"][0]["rtt"]["age_seconds"]), (&"prefix".into(), &1.0.into()));
+    assert_eq!(told["candidates"][1]["rejected"], "slower than sin, or farther at about the same time");
+    assert_eq!(told["client"]["resolver"], "192.0.2.1");
+
+    let told = explain(&steering, "host=weighted.cdn.test&resolver=10.0.0.1");
+    assert_eq!((&told["scope"], &told["place"], &told["client"]["from"]), (&"0.0.0.0/0".into(), &Value::Null, &"resolver".into()));
+    let told = explain(&steering, "host=one.demo.test&client=10.0.0.1&type=AAAA");
+    assert_eq!((&told["chosen"], &told["reason"]), (&Value::Null, &"no-address".into()));
+    assert_eq!(told["candidates"][0]["rejected"], "no IPv6 address");
+}
+
+#[test]
+fn admin_paths_refuse_what_is_wrong() {
+    let steering = fixture::steering();
+    let good = serde_json::to_string(&report("ams-1", 1, &[(NL, 900)])).unwrap();
+    let other = serde_json::to_string(&report("xyz-1", 1, &[])).unwrap();
+    for (method, uri, key, body, status) in [
+        (Method::POST, "/rtt", Some(KEY), good.as_str(), StatusCode::OK),
+        (Method::POST, "/rtt", None, good.as_str(), StatusCode::UNAUTHORIZED),
+        (Method::POST, "/rtt", Some("another"), good.as_str(), StatusCode::UNAUTHORIZED),
+        (Method::POST, "/rtt", Some(KEY), "{", StatusCode::BAD_REQUEST),
+        (Method::POST, "/rtt", Some(KEY), other.as_str(), StatusCode::NOT_FOUND),
+        (Method::GET, "/rtt", Some(KEY), "", StatusCode::METHOD_NOT_ALLOWED),
+        (Method::GET, "/explain", None, "", StatusCode::BAD_REQUEST),
+        (Method::GET, "/explain?host=nobody.example&client=192.0.2.1", None, "", StatusCode::NOT_FOUND),
+        (Method::POST, "/explain?host=geo.demo.test&client=192.0.2.1", None, "", StatusCode::METHOD_NOT_ALLOWED),
+        (Method::GET, "/other", None, "", StatusCode::NOT_FOUND),
+    ] {
+        let (got, body) = ask(&steering, method.clone(), uri, key, body);
+        assert_eq!(got, status, "{method} {uri}: {body}");
+        assert_eq!(status.is_success(), body["error"].is_null());
+    }
+    assert!(steering.state().rtt_changed);
+}
+
+/// A fleet state made from numbers: who is down, who is full, what was measured where.
+fn troubled(down_mask: u8, full_mask: u8, samples: &[(u8, u8, u32)]) -> Steering {
+    let steering = fixture::steering();
+    let fleet = fixture::fleet();
+    for (i, node) in fleet.clusters.iter().flat_map(|c| &c.nodes).enumerate() {
+        if down_mask >> i & 1 == 1 {
+            down(&steering, &[&node.name]);
+        }
+        let egress = if full_mask >> i & 1 == 1 { 1_000_000 } else { 0 };
+        steering.take_report(&report(&node.name, egress, &[]), 1_000).unwrap();
+    }
+    for (cluster, third, us) in samples {
+        let prefix = format!("203.0.{third}.0/24");
+        let node = &fleet.clusters[usize::from(cluster % 3)].nodes[0].name;
+        steering.take_report(&report(node, 0, &[(&prefix, *us)]), 1_000).unwrap();
+    }
+    steering.tick(1_000);
+    steering
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    /// The contract of scopes: whoever is inside the prefix returned gets the same cluster for the same reason.
+    #[test]
+    fn scopes_are_never_wider_than_proven(
+        down_mask in 0_u8..64,
+        full_mask in 0_u8..64,
+        samples in proptest::collection::vec((0_u8..3, 96_u8..128, 1_000_u32..200_000), 0..12),
+        clients in proptest::collection::vec((any::<u32>(), 0_u8..=32), 16),
+        v6 in proptest::collection::vec((any::<u128>(), 16_u8..=64), 4),
+        inside in proptest::collection::vec(any::<u128>(), 24),
+    ) {
+        let steering = troubled(down_mask, full_mask, &samples);
+        let near_samples = samples.iter().map(|(_, third, _)| ClientPrefix::host([203, 0, *third, 7].into()));
+        let v4 = clients.iter().map(|(bits, len)| ClientPrefix { address: bits.to_be_bytes().into(), source_prefix: *len, from_ecs: true });
+        let v6 = v6.iter().map(|(bits, len)| {
+            let address = IpAddr::from((0x2a00_u128 << 112 | bits >> 12).to_be_bytes());
+            ClientPrefix { address, source_prefix: *len, from_ecs: true }
+        });
+        for client in near_samples.chain(v4).chain(v6) {
+            for site in [GEO, RTT, ONE, 5] {
+                let choice = steering.select(site, &client, Family::V4, STEADY);
+                let tailored = site != ONE;
+                prop_assert!(!tailored || choice.scope_prefix > 0);
+                for random in &inside {
+                    let neighbour = match masked(&client) {
+                        IpAddr::V4(ip) => {
+                            let host_bits = u32::MAX.checked_shr(choice.scope_prefix.into()).unwrap_or(0);
+                            IpAddr::from((u32::from(ip) & !host_bits | *random as u32 & host_bits).to_be_bytes())
+                        }
+                        IpAddr::V6(ip) => {
+                            let host_bits = u128::MAX.checked_shr(choice.scope_prefix.into()).unwrap_or(0);
+                            IpAddr::from((u128::from(ip) & !host_bits | random & host_bits).to_be_bytes())
+                        }
+                    };
+                    let other = steering.select(site, &ClientPrefix::host(neighbour), Family::V4, STEADY);
+                    prop_assert_eq!(
+                        (other.cluster, other.addresses), (choice.cluster, choice.addresses),
+                        "site {}: {} and {} inside /{}", site, client.address, neighbour, choice.scope_prefix
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Polls until `done`, at most ten seconds.
+async fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let begun = std::time::Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "not within ten seconds: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// An HTTP listener that answers every request with this status.
+async fn health_server(status: &'static str) -> (SocketAddr, tokio::task::AbortHandle) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let task = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 1024]).await;
+            let _ = stream.write_all(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").as_bytes()).await;
+        }
+    });
+    (address, task.abort_handle())
+}
+
+#[tokio::test]
+async fn a_dead_node_leaves_within_two_seconds_and_a_draining_one_too() {
+    let mut fleet = fixture::fleet();
+    let mut servers = Vec::new();
+    for node in fleet.clusters.iter_mut().flat_map(|c| &mut c.nodes) {
+        let (address, server) = health_server(if node.name == "nyc-1" { "503 Service Unavailable" } else { "200 OK" }).await;
+        node.service = address;
+        servers.push(server);
+    }
+    let (fleet_tx, fleet) = tokio::sync::watch::channel(Arc::new(fleet));
+    let (trigger, shutdown) = nearcast_fleet::shutdown::channel();
+    let registry = prometheus::Registry::new();
+    let steering = Steering::start(fleet, &registry, shutdown).unwrap();
+    let health = |node: &str| {
+        let state = steering.state();
+        (state.vitals[node].up, state.vitals[node].reason.clone())
+    };
+    eventually("all checked", || ["ams-1", "ams-2", "sin-1", "sin-2", "nyc-2"].iter().all(|n| health(n) == (true, "ok".into()))).await;
+    eventually("nyc-1 drains", || health("nyc-1") == (false, "status 503".into())).await;
+    servers[0].abort();
+    let died = std::time::Instant::now();
+    eventually("ams-1 is out", || !health("ams-1").0).await;
+    assert!(died.elapsed() < Duration::from_secs(2), "{:?}", died.elapsed());
+    assert_eq!(health("ams-1").1, "connection refused");
+    assert_eq!(steering.select(GEO, &ecs(NL), Family::V4, 1).addresses.to_vec(), [IpAddr::from([127, 0, 10, 2])]);
+
+    // The node moves to where one answers.
+    let mut moved = Fleet::clone(&fleet_tx.borrow());
+    moved.clusters[0].nodes[0].service = moved.clusters[0].nodes[1].service;
+    fleet_tx.send_replace(Arc::new(moved));
+    eventually("ams-1 is back", || health("ams-1").0).await;
+    trigger.shut_down();
+    eventually("tasks end", || Arc::strong_count(&steering) <= 2).await;
+}
+
+#[tokio::test]
+async fn the_database_is_loaded_again_when_it_changes() {
+    use mmdb_writer::{Value, Writer};
+    let database = |latitude: f64, longitude: f64| {
+        let mut writer = Writer::new("Test");
+        let location = Value::map([("latitude", Value::from(latitude)), ("longitude", Value::from(longitude))]);
+        writer.insert_value("81.2.69.0/24".parse::<ipnet::IpNet>().unwrap(), Value::map([("location", location)])).unwrap();
+        writer.to_bytes().unwrap()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("geo.mmdb");
+    let replace = |bytes: &[u8]| {
+        std::fs::write(dir.path().join("new"), bytes).unwrap();
+        std::fs::rename(dir.path().join("new"), &path).unwrap();
+    };
+    let mut fleet = fixture::fleet();
+    fleet.steering.geo_db = Some(path.clone());
+    let (fleet_tx, fleet) = tokio::sync::watch::channel(Arc::new(fleet));
+    let (_trigger, shutdown) = nearcast_fleet::shutdown::channel();
+    let start = || Steering::start(fleet.clone(), &prometheus::Registry::new(), shutdown.clone());
+    assert_eq!(start().err().unwrap().kind, nearcast_fleet::failure::FailureKind::NoInput);
+    replace(b"nothing of the kind");
+    assert_eq!(start().err().unwrap().kind, nearcast_fleet::failure::FailureKind::BadData);
+    replace(&database(40.0, -74.0));
+    let steering = start().unwrap();
+    let cluster = || steering.select(GEO, &ecs("81.2.69.0/24"), Family::V4, STEADY).cluster;
+    assert_eq!(cluster(), 1);
+    replace(&database(1.0, 103.0));
+    eventually("the new one is in use", || cluster() == 2).await;
+    let mut without = Fleet::clone(&fleet_tx.borrow());
+    without.steering.geo_db = None;
+    fleet_tx.send_replace(Arc::new(without));
+    eventually("built in", || steering.atlas().description == "built-in").await;
+}
