@@ -1,2 +1,95 @@
-//! The command line of Nearcast.
-fn main() {}
+//! The command line of Nearcast: parses arguments, wires roles to their parts, prints.
+//!
+//! `cli` is what can be typed; `roles` runs one node; `operate` talks to a running fleet; `demo` runs a whole one;
+//! `traffic` makes clients for it. No rule of caching, DNS or planning lives here.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what a command line does")]
+
+mod cli;
+mod find;
+mod kernel;
+mod operate;
+mod roles;
+mod signals;
+mod text;
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, FromArgMatches as _};
+use nearcast_fleet::failure::{Failure, FailureKind};
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let matches = match cli::grouped(Cli::command()).try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => return refused_arguments(&error),
+    };
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => return refused_arguments(&error),
+    };
+    if let Err(failure) = start_log(cli.log.as_deref(), cli.command.is_role()) {
+        return failed(&failure);
+    }
+    // Fails only when a provider is installed already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failed(&failure),
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let runtime = match cli.command.is_role() {
+        true => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
+        false => tokio::runtime::Builder::new_current_thread().enable_all().build(),
+    };
+    let runtime = runtime.map_err(|e| Failure::new(FailureKind::System, format!("cannot start threads: {e}")))?;
+    let outcome = runtime.block_on(async {
+        match cli.command {
+            Command::GslbDns(arguments) => roles::gslb_dns(arguments, cli.end_with_parent).await,
+            Command::Edge(arguments) => roles::edge(arguments, cli.end_with_parent).await,
+            Command::Origin(arguments) => roles::origin(arguments, cli.end_with_parent).await,
+            Command::Control(arguments) => roles::control(arguments, cli.end_with_parent).await,
+            Command::Check(arguments) => operate::check::run(&arguments),
+            Command::Explain(arguments) => operate::explain::run(arguments).await,
+            Command::Purge(arguments) => operate::purge::run(arguments).await,
+            Command::Plan(arguments) => operate::plan::run(arguments).await,
+            Command::Push(arguments) => operate::push::run(arguments).await,
+            Command::Status(arguments) => operate::status::run(arguments).await,
+            Command::Apply(arguments) => operate::apply::run(arguments).await,
+            Command::Health(arguments) => operate::health::run(arguments).await,
+        }
+    });
+    // Whatever still runs in the background (a slow disk, a stuck resolver) does not hold up the end.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Logs go to stderr: `--log`, else `RUST_LOG`, else what the command needs.
+fn start_log(asked: Option<&str>, is_role: bool) -> Result<(), Failure> {
+    let from_environment = std::env::var("RUST_LOG").ok();
+    let directives = asked.or(from_environment.as_deref()).unwrap_or(if is_role { "info" } else { "warn" });
+    let filter = EnvFilter::try_new(directives).map_err(|e| {
+        let mend = "write a level (error, warn, info, debug, trace) or module=level, with commas between";
+        Failure::new(FailureKind::Usage, format!("the log filter {directives:?} is wrong: {e}; {mend}"))
+    })?;
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    Ok(())
+}
+
+fn failed(failure: &Failure) -> ExitCode {
+    eprintln!("nearcast: {}", failure.message);
+    ExitCode::from(failure.kind.exit_code())
+}
+
+fn refused_arguments(error: &clap::Error) -> ExitCode {
+    let asked_for_it = !error.use_stderr();
+    // Nothing can be done when the terminal is gone.
+    let _ = error.print();
+    if asked_for_it { ExitCode::SUCCESS } else { ExitCode::from(FailureKind::Usage.exit_code()) }
+}

@@ -1,0 +1,388 @@
+//! What can be typed.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgGroup, Args, Parser, Subcommand};
+use nearcast_fleet::units::{self, Bytes};
+
+/// The groups of `nearcast --help`, in order.
+const GROUPS: [(&str, &[&str]); 2] = [
+    ("Roles", &["gslb-dns", "edge", "origin", "control"]),
+    ("Operate", &["check", "apply", "status", "explain", "purge", "plan", "push", "health"]),
+];
+
+/// A content delivery network that one person can run.
+///
+/// Authoritative DNS sends each client to the best cluster of caching edges; a planner pushes tomorrow's popular
+/// content to them while the links are quiet.
+#[derive(Debug, Parser)]
+#[command(name = "nearcast", version, max_term_width = 110, subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// What to log to stderr: error, warn, info, debug, trace, or module=level with commas between [env: RUST_LOG]
+    #[arg(long, global = true, value_name = "FILTER")]
+    pub(crate) log: Option<String>,
+    /// End when stdin reaches its end (the demo holds the other side).
+    #[arg(long, global = true, hide = true)]
+    pub(crate) end_with_parent: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Answer DNS: authoritative zones, and for each client the best cluster
+    GslbDns(GslbDnsArgs),
+    /// Cache and serve content near clients
+    Edge(EdgeArgs),
+    /// Serve a directory as an origin
+    Origin(OriginArgs),
+    /// Keep the journal of changes, plan pushes, serve the API and the console
+    Control(NodeArgs),
+    /// Check a fleet file: every mistake at once, with line, column and mend
+    Check(CheckArgs),
+    /// Say why a client is given the cluster that it is given
+    Explain(ExplainArgs),
+    /// Make every edge forget (or validate) what it stores
+    Purge(PurgeArgs),
+    /// Show what the planner would push to each cluster, and how good that is
+    Plan(PlanArgs),
+    /// Push the plan to the clusters now
+    Push(PushArgs),
+    /// Show the fleet at a glance
+    Status(StatusArgs),
+    /// Give the running fleet a new fleet file
+    Apply(ApplyArgs),
+    /// Ask a URL once; exit 0 when it answers 2xx (for container health checks)
+    Health(HealthArgs),
+}
+
+impl Command {
+    /// Whether it runs a node until it is told to end.
+    pub(crate) fn is_role(&self) -> bool {
+        matches!(self, Self::GslbDns(_) | Self::Edge(_) | Self::Origin(_) | Self::Control(_))
+    }
+}
+
+/// Where the fleet file is.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct FleetArg {
+    /// The fleet file [default: the running demo's, else ./nearcast.toml]
+    #[arg(long, value_name = "FILE", env = "NEARCAST_FLEET", hide_env_values = true)]
+    pub(crate) fleet: Option<PathBuf>,
+}
+
+/// What shows that an operator may change something.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TokenArg {
+    /// The operator's token [default: the file `token` in control's state directory]
+    #[arg(long, value_name = "TOKEN", env = "NEARCAST_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  nearcast gslb-dns --fleet nearcast.toml --node ns1\n  dig @127.0.0.1 -p 5300 www.demo.test +subnet=203.0.113.0/24"
+)]
+pub(crate) struct GslbDnsArgs {
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  nearcast control --fleet nearcast.toml\n  curl http://127.0.0.1:7700/v1/status\n\nSIGHUP reads the fleet file again; SIGTERM and SIGINT drain and end."
+)]
+pub(crate) struct NodeArgs {
+    #[command(flatten)]
+    pub(crate) fleet: FleetArg,
+    /// Which node of the fleet file this is [default: the only one of this role]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  nearcast edge --fleet nearcast.toml --node ams-1\n  nearcast edge --listen 127.0.0.1:8080 --origin https://example.com --default-ttl 1m\n  curl -i -H 'Host: example.com' http://127.0.0.1:8080/\n\nSIGHUP reads the fleet file again; SIGTERM and SIGINT drain and end."
+)]
+pub(crate) struct EdgeArgs {
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+    /// Serve HTTP here, without a fleet file; may be given more than once
+    #[arg(long, value_name = "ADDR:PORT", requires = "origin", conflicts_with = "node")]
+    pub(crate) listen: Vec<SocketAddr>,
+    /// The origin to fetch from, http://HOST[:PORT] or https://HOST[:PORT]
+    #[arg(long, value_name = "URL", requires = "listen", help_heading = "Without a fleet file")]
+    pub(crate) origin: Option<String>,
+    /// Lifetime of responses that have no freshness information [default: they are not stored]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, requires = "listen", help_heading = "Without a fleet file")]
+    pub(crate) default_ttl: Option<Duration>,
+    /// Bytes of content kept in memory
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, default_value = "64MiB", help_heading = "Without a fleet file")]
+    pub(crate) memory: Bytes,
+    /// Bytes of content kept on disk; 0 keeps none
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, default_value = "0", help_heading = "Without a fleet file")]
+    pub(crate) disk: Bytes,
+    /// Where to keep content and state [default: a directory of its own in the temporary directory]
+    #[arg(long, value_name = "DIR", alias = "state", help_heading = "Without a fleet file")]
+    pub(crate) state_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  nearcast origin --fleet nearcast.toml --node origin\n  nearcast origin --root ./public --listen 127.0.0.1:8000\n  nearcast origin --root /tmp/content --listen 127.0.0.1:8000 --demo-content\n\nSIGHUP reads the fleet file again; SIGTERM and SIGINT drain and end."
+)]
+pub(crate) struct OriginArgs {
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+    /// Serve the files of this directory, without a fleet file
+    #[arg(long, value_name = "DIR", requires = "listen", conflicts_with = "node")]
+    pub(crate) root: Option<PathBuf>,
+    /// Serve HTTP here, without a fleet file
+    #[arg(long, value_name = "ADDR:PORT", requires = "root")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Write the demo's pages and videos into the directory first
+    #[arg(long)]
+    pub(crate) demo_content: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  nearcast check nearcast.toml\n  nearcast check --json nearcast.toml | jq '.mistakes[].problem'\n\nExit codes: 0 the file is good, 64 it has mistakes, 66 it cannot be read."
+)]
+pub(crate) struct CheckArgs {
+    /// The fleet file
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  nearcast explain www.demo.test --client 203.0.113.9\n  nearcast explain video.demo.test --client 8.8.8.8 --resolver 198.51.100.53\n  nearcast explain www.demo.test --client 192.0.2.1 --json | jq .chosen"
+)]
+pub(crate) struct ExplainArgs {
+    /// The host name that the client asks for
+    #[arg(value_name = "HOST")]
+    pub(crate) host: String,
+    /// The client's address, as its resolver would send it in a client subnet
+    #[arg(long, value_name = "IP")]
+    pub(crate) client: IpAddr,
+    /// The resolver's address, for a resolver that sends no client subnet
+    #[arg(long, value_name = "IP")]
+    pub(crate) resolver: Option<IpAddr>,
+    #[command(flatten)]
+    pub(crate) fleet: FleetArg,
+    /// Print JSON: the first name server's answer; those of the others under `others` where they differ
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    group = ArgGroup::new("scope").required(true).args(["url", "prefix", "host", "site", "tag", "all"]),
+    after_help = "Examples:\n  nearcast purge --url http://www.demo.test/img/01.jpg\n  nearcast purge --prefix http://www.demo.test/img/ --soft\n  nearcast purge --site video --wait 10s\n  nearcast purge --all --json"
+)]
+pub(crate) struct PurgeArgs {
+    /// One URL
+    #[arg(long, value_name = "URL")]
+    pub(crate) url: Option<String>,
+    /// Every URL that begins so
+    #[arg(long, value_name = "URL")]
+    pub(crate) prefix: Option<String>,
+    /// Everything of a host name
+    #[arg(long, value_name = "HOST")]
+    pub(crate) host: Option<String>,
+    /// Everything of a site of the fleet file
+    #[arg(long, value_name = "NAME")]
+    pub(crate) site: Option<String>,
+    /// Every response that carries this tag (Cache-Tag, Surrogate-Key, Cache-Groups)
+    #[arg(long, value_name = "TAG")]
+    pub(crate) tag: Option<String>,
+    /// Everything
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Keep the responses, but ask the origin whether they are still good before serving them again
+    #[arg(long)]
+    pub(crate) soft: bool,
+    /// How long to wait until every edge has confirmed
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "5s")]
+    pub(crate) wait: Duration,
+    #[command(flatten)]
+    pub(crate) fleet: FleetArg,
+    #[command(flatten)]
+    pub(crate) token: TokenArg,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  nearcast plan\n  nearcast plan --cluster ams --items 20\n  nearcast plan --json | jq '.clusters[] | {cluster, gap}'\n\nThe gap is certified: no choice within the same disk share and fill budget is expected to serve more\nthan that much more."
+)]
+pub(crate) struct PlanArgs {
+    /// Only this cluster
+    #[arg(long, value_name = "NAME")]
+    pub(crate) cluster: Option<String>,
+    /// How many of each cluster's items to show
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(crate) items: u32,
+    #[command(flatten)]
+    pub(crate) fleet: FleetArg,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  nearcast push --now\n  nearcast push --now --cluster ams --cluster nyc\n  nearcast push            # shows the orders so far"
+)]
+pub(crate) struct PushArgs {
+    /// Push now instead of waiting for each cluster's off-peak window
+    #[arg(long)]
+    pub(crate) now: bool,
+    /// Only this cluster; may be given more than once
+    #[arg(long, value_name = "NAME", requires = "now")]
+    pub(crate) cluster: Vec<String>,
+    /// Give up watching after this long (the push goes on)
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "10m", requires = "now")]
+    pub(crate) wait: Duration,
+    #[command(flatten)]
+    pub(crate) fleet: FleetArg,
+    #[command(flatten)]
+    pub(crate) token: TokenArg,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  nearcast status\n  watch -n1 nearcast status\n  nearcast status --json | jq '.nodes[] | select(.state != \"up\")'"
+)]
+pub(crate) struct StatusArgs {
+    /// Rates over this much of the past
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30s")]
+    pub(crate) window: Duration,
+    #[command(flatten)]
+    pub(crate) fleet: FleetArg,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  nearcast apply nearcast.toml\n  nearcast apply --check nearcast.toml\n\nThe running fleet is found by the file itself, unless --fleet names another one."
+)]
+pub(crate) struct ApplyArgs {
+    /// The new fleet file
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Let control check the file, and change nothing
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// The fleet file by which the running fleet is found [default: FILE]
+    #[arg(long, value_name = "FILE", env = "NEARCAST_FLEET", hide_env_values = true)]
+    pub(crate) fleet: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) token: TokenArg,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  nearcast health http://127.0.0.1:9100/ready\n\nExit codes: 0 it answers 2xx, 1 it does not.")]
+pub(crate) struct HealthArgs {
+    /// What to ask
+    #[arg(value_name = "URL")]
+    pub(crate) url: String,
+    /// How long to wait for the answer
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "2s")]
+    pub(crate) timeout: Duration,
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    units::duration(text).map_err(|e| e.to_string())
+}
+
+fn parse_bytes(text: &str) -> Result<Bytes, String> {
+    if text == "0" {
+        return Ok(Bytes(0));
+    }
+    units::bytes(text).map_err(|e| e.to_string())
+}
+
+/// Gives the top-level help its groups.
+pub(crate) fn grouped(command: clap::Command) -> clap::Command {
+    let mut groups = String::new();
+    for (title, names) in GROUPS {
+        groups.push_str(&format!("\n{title}:\n"));
+        for name in names {
+            let about = command.find_subcommand(name).and_then(|c| c.get_about()).map(ToString::to_string).unwrap_or_default();
+            groups.push_str(&format!("  {name:<9} {about}\n"));
+        }
+    }
+    let more = "\nBegin with `nearcast demo`; `nearcast COMMAND --help` has examples.\n";
+    command.help_template(format!("{{about-with-newline}}\n{{usage-heading}} {{usage}}\n{groups}\nOptions:\n{{options}}\n{more}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn every_command_is_in_one_group_has_an_about_and_examples() {
+        let command = Cli::command();
+        command.clone().debug_assert();
+        let grouped: Vec<&str> = GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
+        let known: BTreeSet<&str> = command.get_subcommands().map(clap::Command::get_name).filter(|n| *n != "help").collect();
+        assert_eq!(grouped.iter().copied().collect::<BTreeSet<_>>(), known);
+        assert_eq!(grouped.len(), known.len(), "none twice");
+        for sub in command.get_subcommands() {
+            assert!(sub.get_about().is_some(), "{}", sub.get_name());
+            let after = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(after.contains(&format!("nearcast {}", sub.get_name())), "examples of {}: {after}", sub.get_name());
+        }
+    }
+
+    #[test]
+    fn the_top_level_help_names_every_command() {
+        let help = super::grouped(Cli::command()).render_help().to_string();
+        for (title, names) in GROUPS {
+            assert!(help.contains(&format!("{title}:\n")), "{help}");
+            for name in names {
+                assert!(help.lines().any(|l| l.trim_start().starts_with(&format!("{name} "))), "{name}: {help}");
+            }
+        }
+    }
+
+    #[test]
+    fn arguments_that_do_not_belong_together_are_refused() {
+        let table: [(&str, bool); 9] = [
+            ("edge --listen 127.0.0.1:0 --origin http://x", true),
+            ("edge --listen 127.0.0.1:0", false),
+            ("edge --origin http://x", false),
+            ("edge --fleet a.toml --node b", true),
+            ("edge --node b --listen 127.0.0.1:0 --origin http://x", false),
+            ("origin --root . --listen 127.0.0.1:0", true),
+            ("origin --root .", false),
+            ("purge --soft", false),
+            ("purge --url http://a/ --all", false),
+        ];
+        for (line, good) in table {
+            let parsed = Cli::try_parse_from(std::iter::once("nearcast").chain(line.split(' ')));
+            assert_eq!(parsed.is_ok(), good, "{line}: {parsed:?}");
+        }
+    }
+}

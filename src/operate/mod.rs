@@ -1,0 +1,16 @@
+//! Commands that talk to a running fleet, one module each; `api` is how they all ask.
+
+pub(crate) mod api;
+pub(crate) mod apply;
+pub(crate) mod check;
+pub(crate) mod explain;
+pub(crate) mod health;
+pub(crate) mod plan;
+pub(crate) mod purge;
+pub(crate) mod push;
+pub(crate) mod status;
+
+/// Prints a value as JSON.
+fn print_json(value: &impl serde::Serialize) {
+    println!("{}", serde_json::to_string_pretty(value).expect("values with string keys can be written as JSON"));
+}

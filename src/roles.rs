@@ -1,0 +1,172 @@
+//! One node of the fleet: from arguments to the role's `run`.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nearcast_control::FleetText;
+use nearcast_fleet::config::Fleet;
+use nearcast_fleet::failure::{Failure, FailureKind};
+use nearcast_fleet::follow::{self, NodeContext};
+use nearcast_fleet::{file, shutdown};
+use tokio::signal::unix::SignalKind;
+use tokio::sync::watch;
+
+use crate::cli::{EdgeArgs, GslbDnsArgs, NodeArgs, OriginArgs};
+use crate::{find, kernel, signals};
+
+/// `nearcast gslb-dns`.
+pub(crate) async fn gslb_dns(arguments: GslbDnsArgs, with_parent: bool) -> Result<(), Failure> {
+    let path = find::fleet_path(arguments.node.fleet.fleet.as_deref())?;
+    let fleet = file::load(&path)?;
+    let name = choose(arguments.node.node, "[[name_server]]", fleet.name_servers.iter().map(|n| n.name.as_str()))?;
+    let context = context(name, fleet, Some(path), with_parent).await?;
+    nearcast_gslb_dns::run(context).await
+}
+
+/// `nearcast edge`.
+pub(crate) async fn edge(arguments: EdgeArgs, with_parent: bool) -> Result<(), Failure> {
+    kernel::raise_open_files();
+    let EdgeArgs { node, listen, origin, default_ttl, memory, disk, state_dir } = arguments;
+    let context = match origin {
+        Some(origin) => {
+            let state_dir = state_dir.unwrap_or_else(|| own_state_dir(listen.first()));
+            let fleet = file::standalone_edge(listen, &origin, state_dir, memory, disk, default_ttl)?;
+            context("edge".to_owned(), fleet, None, with_parent).await?
+        }
+        None => {
+            let path = find::fleet_path(node.fleet.fleet.as_deref())?;
+            let fleet = file::load(&path)?;
+            let names = fleet.clusters.iter().flat_map(|c| c.nodes.iter().map(|n| n.name.as_str()));
+            let name = choose(node.node, "[[cluster.node]]", names)?;
+            context(name, fleet, Some(path), with_parent).await?
+        }
+    };
+    nearcast_edge::run(context).await
+}
+
+/// `nearcast origin`.
+pub(crate) async fn origin(arguments: OriginArgs, with_parent: bool) -> Result<(), Failure> {
+    kernel::raise_open_files();
+    let OriginArgs { node, root, listen, demo_content } = arguments;
+    let (fleet, name, path) = match (root, listen) {
+        (Some(root), Some(listen)) => {
+            if demo_content {
+                write_demo_content(&root)?;
+            }
+            (file::standalone_origin(root, listen)?, "origin".to_owned(), None)
+        }
+        _ => {
+            let path = find::fleet_path(node.fleet.fleet.as_deref())?;
+            let fleet = file::load(&path)?;
+            let name = choose(node.node, "[[origin_node]]", fleet.origins.iter().map(|n| n.name.as_str()))?;
+            if let Some(origin) = fleet.origins.iter().find(|o| o.name == name).filter(|_| demo_content) {
+                write_demo_content(&origin.root)?;
+            }
+            (fleet, name, Some(path))
+        }
+    };
+    let context = context(name, fleet, path, with_parent).await?;
+    Err(Failure::new(FailureKind::Internal, format!("no origin {}", context.name)))
+}
+
+/// `nearcast control`.
+pub(crate) async fn control(arguments: NodeArgs, with_parent: bool) -> Result<(), Failure> {
+    let path = find::fleet_path(arguments.fleet.fleet.as_deref())?;
+    let fleet = file::load(&path)?;
+    choose(arguments.node, "[control]", std::iter::once(find::control(&fleet)?.name.as_str()))?;
+    let (fleet_tx, _) = watch::channel(Arc::new(fleet));
+    let (trigger, shutdown) = shutdown::channel();
+    signals::end_on(trigger, with_parent)?;
+    reload_on_hangup(fleet_tx.clone(), Some(path.clone()))?;
+    let text = std::fs::read_to_string(&path)
+        .map_err(|e| Failure::new(FailureKind::NoInput, format!("cannot read the fleet file {}: {e}", path.display())))?;
+    let base = path.parent().unwrap_or(Path::new("")).to_owned();
+    nearcast_control::run_with(fleet_tx, Some(FleetText { text, base }), shutdown).await
+}
+
+/// What every role but control is given.
+async fn context(name: String, fleet: Fleet, path: Option<PathBuf>, with_parent: bool) -> Result<NodeContext, Failure> {
+    let state_dir = fleet.node_dir(&name);
+    let (fleet_tx, _) = watch::channel(Arc::new(fleet));
+    let (trigger, shutdown) = shutdown::channel();
+    signals::end_on(trigger, with_parent)?;
+    reload_on_hangup(fleet_tx.clone(), path)?;
+    follow::start(name, fleet_tx, state_dir.clone(), shutdown).await.map_err(|error| {
+        let kind = match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::InvalidData => FailureKind::Io,
+            _ => FailureKind::CannotCreate,
+        };
+        let mend = "the node keeps its state there; make the directory writable or choose another one (fleet.state_dir, --state-dir)";
+        Failure::new(kind, format!("cannot use {}: {error} ({mend})", state_dir.display()))
+    })
+}
+
+/// The node that is meant: the one named, or the only one of its role.
+fn choose<'f>(asked: Option<String>, kind: &str, names: impl Iterator<Item = &'f str>) -> Result<String, Failure> {
+    let names: Vec<&str> = names.collect();
+    let message = match asked {
+        Some(name) if names.contains(&name.as_str()) => return Ok(name),
+        None if names.len() == 1 => return Ok(names[0].to_owned()),
+        _ if names.is_empty() => format!("the fleet file has no {kind}; add one to run this role"),
+        Some(name) => format!("the fleet file has no {kind} named {name:?}; it has: {}", names.join(", ")),
+        None => format!("which node is this? Say --node NAME; the fleet file has: {}", names.join(", ")),
+    };
+    Err(Failure::new(FailureKind::Usage, message))
+}
+
+/// State of an edge without a fleet file: by the port, so that two of them do not meet.
+fn own_state_dir(listen: Option<&SocketAddr>) -> PathBuf {
+    let port = listen.map_or(0, SocketAddr::port);
+    std::env::temp_dir().join(format!("nearcast-edge-{}-{port}", kernel::user_id()))
+}
+
+/// Reads the fleet file again at each SIGHUP. A file with mistakes changes nothing and is logged.
+fn reload_on_hangup(fleet_tx: watch::Sender<Arc<Fleet>>, path: Option<PathBuf>) -> Result<(), Failure> {
+    let mut hangup = signals::listen(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            let Some(path) = &path else {
+                tracing::warn!("SIGHUP: this node has no fleet file to read again");
+                continue;
+            };
+            match file::load(path) {
+                Ok(fleet) => {
+                    tracing::info!(path = %path.display(), "SIGHUP: the fleet file was read again");
+                    fleet_tx.send_replace(Arc::new(fleet));
+                }
+                Err(failure) => tracing::error!(%failure, "SIGHUP: the fleet file stays as it was"),
+            }
+        }
+    });
+    Ok(())
+}
+
+fn write_demo_content(root: &Path) -> Result<(), Failure> {
+    Err(Failure::new(FailureKind::Internal, format!("no content for {}", root.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_only_node_needs_no_name() {
+        let table: [(Option<&str>, &[&str], Result<&str, &str>); 6] = [
+            (None, &["ns1"], Ok("ns1")),
+            (Some("ns1"), &["ns1"], Ok("ns1")),
+            (Some("b"), &["a", "b"], Ok("b")),
+            (None, &["a", "b"], Err("a, b")),
+            (Some("nobody"), &["a", "b"], Err("\"nobody\"")),
+            (None, &[], Err("has no [[x]]")),
+        ];
+        for (asked, names, expected) in table {
+            let found = choose(asked.map(str::to_owned), "[[x]]", names.iter().copied());
+            match (found, expected) {
+                (Ok(name), Ok(wanted)) => assert_eq!(name, wanted),
+                (Err(failure), Err(words)) => assert!(failure.message.contains(words), "{failure}"),
+                other => panic!("{asked:?} of {names:?}: {other:?}"),
+            }
+        }
+    }
+}

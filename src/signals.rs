@@ -1,0 +1,56 @@
+//! What the outside tells a running command: end (SIGTERM, SIGINT, the parent's death), read the fleet file again (SIGHUP).
+
+use std::future::Future;
+use std::io::Read as _;
+
+use nearcast_fleet::failure::{Failure, FailureKind};
+use nearcast_fleet::shutdown::ShutdownTrigger;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Listens for one kind of signal from now on.
+pub(crate) fn listen(kind: SignalKind) -> Result<Signal, Failure> {
+    signal(kind).map_err(|e| Failure::new(FailureKind::System, format!("cannot listen for signals: {e}")))
+}
+
+/// Asks for shutdown at the first SIGTERM, SIGINT or (when `with_parent`) end of stdin; ends the process at the second
+/// signal.
+pub(crate) fn end_on(trigger: ShutdownTrigger, with_parent: bool) -> Result<(), Failure> {
+    let (mut term, mut int) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let parent = with_parent.then(stdin_ended);
+    tokio::spawn(async move {
+        let parent_gone = async {
+            match parent {
+                Some(gone) => gone.await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = term.recv() => tracing::info!("SIGTERM: draining"),
+            _ = int.recv() => tracing::info!("SIGINT: draining; once more ends at once"),
+            () = parent_gone => tracing::info!("the parent is gone: draining"),
+        }
+        trigger.shut_down();
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        std::process::exit(130);
+    });
+    Ok(())
+}
+
+/// Completes when stdin has ended, which happens when the process that holds the other side of the pipe ends in
+/// whatever way.
+fn stdin_ended() -> impl Future<Output = ()> {
+    let (tx, rx) = tokio::sync::oneshot::channel::<()>();
+    // A thread of its own: a blocking read would hold up the end of the runtime.
+    std::thread::spawn(move || {
+        let mut stdin = std::io::stdin().lock();
+        let mut bytes = [0; 64];
+        while matches!(stdin.read(&mut bytes), Ok(n) if n > 0) {}
+        let _ = tx.send(());
+    });
+    async {
+        let _ = rx.await;
+    }
+}
