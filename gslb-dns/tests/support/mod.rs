@@ -197,11 +197,16 @@ impl Server {
 
     /// Starts `ns1` of a fleet; `address` is where it will be asked.
     pub fn start_fleet(fleet: Fleet, address: SocketAddr) -> Self {
+        Self::start_node(fleet, "ns1", address)
+    }
+
+    /// Starts the name server of that name.
+    pub fn start_node(fleet: Fleet, name: &str, address: SocketAddr) -> Self {
         let (fleet_tx, fleet_rx) = watch::channel(Arc::new(fleet));
         let (entries_tx, entries) = mpsc::channel(1);
         let (state_tx, state) = watch::channel(FollowState::default());
         let (trigger, shutdown) = shutdown::channel();
-        let context = NodeContext { name: "ns1".to_owned(), fleet: fleet_rx, entries, state, shutdown };
+        let context = NodeContext { name: name.to_owned(), fleet: fleet_rx, entries, state, shutdown };
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
             runtime.block_on(nearcast_gslb_dns::run(context))
