@@ -22,6 +22,7 @@ mod journal;
 mod kernel;
 mod metrics;
 mod origin;
+pub mod policy;
 mod popularity;
 mod purge;
 mod report;

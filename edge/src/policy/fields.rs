@@ -441,15 +441,8 @@ pub fn format_date(unix_seconds: u64) -> HeaderValue {
 
 /// Whether a field speaks of one connection only, or of a proxy's own business (RFC 9110 section 7.6.1, RFC 9111 section 3.1).
 pub fn is_hop_by_hop(name: &HeaderName) -> bool {
-    const OTHERS: [&str; 7] = [
-        "keep-alive",
-        "proxy-connection",
-        "proxy-authenticate",
-        "proxy-authentication-info",
-        "proxy-authorization",
-        "http2-settings",
-        "alt-svc",
-    ];
+    const OTHERS: [&str; 6] =
+        ["keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authentication-info", "proxy-authorization", "http2-settings"];
     matches!(*name, CONNECTION | TE | TRAILER | TRANSFER_ENCODING | UPGRADE) || OTHERS.contains(&name.as_str())
 }
 

@@ -1,0 +1,333 @@
+//! The outcome of one request, and the fields, labels and words it becomes.
+//!
+//! Follows RFC 9211 (Cache-Status) and RFC 9209 (Proxy-Status).
+
+use http::{HeaderName, HeaderValue, StatusCode};
+
+/// `Cache-Status`.
+pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+/// `Proxy-Status`.
+pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+/// Why a request was forwarded (RFC 9211 section 2.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ForwardReason {
+    /// The cache was not to handle it.
+    Bypass,
+    /// The method's semantics require it.
+    Method,
+    /// Nothing stored for the URL.
+    UriMiss,
+    /// Something stored for the URL, but nothing that the request selects.
+    VaryMiss,
+    /// Nothing stored, and it is not known which of the two.
+    Miss,
+    /// The client's directives.
+    Request,
+    /// What is stored is stale.
+    Stale,
+    /// What is stored lacks some of the bytes.
+    Partial,
+}
+
+impl ForwardReason {
+    /// The registered token.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bypass => "bypass",
+            Self::Method => "method",
+            Self::UriMiss => "uri-miss",
+            Self::VaryMiss => "vary-miss",
+            Self::Miss => "miss",
+            Self::Request => "request",
+            Self::Stale => "stale",
+            Self::Partial => "partial",
+        }
+    }
+}
+
+/// Who answered: the label `cache_status` of metrics and reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Label {
+    /// A fresh stored response.
+    Hit,
+    /// A stale one.
+    Stale,
+    /// A stored one that the origin confirmed.
+    Revalidated,
+    /// Another request's forward.
+    Collapsed,
+    /// The origin, asked for the whole.
+    Miss,
+    /// Stored slices, and the origin for the others.
+    Partial,
+    /// The origin, without a look at what is stored.
+    Bypass,
+    /// This node, with an error, because the origin failed.
+    Error,
+    /// This node: health checks, refused requests.
+    Local,
+}
+
+impl Label {
+    /// All, in the order of their numbers.
+    pub const ALL: [Self; 9] =
+        [Self::Hit, Self::Stale, Self::Revalidated, Self::Collapsed, Self::Miss, Self::Partial, Self::Bypass, Self::Error, Self::Local];
+
+    /// Its word in metrics and reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Stale => "stale",
+            Self::Revalidated => "revalidated",
+            Self::Collapsed => "collapsed",
+            Self::Miss => "miss",
+            Self::Partial => "partial",
+            Self::Bypass => "bypass",
+            Self::Error => "error",
+            Self::Local => "local",
+        }
+    }
+}
+
+/// How one request was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outcome {
+    /// Who answered.
+    pub label: Label,
+    /// Why the origin was asked; `None` for a hit, also a stale one.
+    pub forward: Option<ForwardReason>,
+    /// What the origin answered, where it is not what the client gets.
+    pub forward_status: Option<StatusCode>,
+    /// Seconds of freshness left; negative when stale.
+    pub ttl: Option<i64>,
+    /// Whether the origin's answer was stored.
+    pub is_stored: bool,
+    /// Whether another request's forward was waited for.
+    pub is_collapsed: bool,
+    /// Words of this cache's own.
+    pub detail: Option<&'static str>,
+}
+
+impl Outcome {
+    /// Answered from the store without asking the origin; `ttl` in seconds, zero or less when stale.
+    pub fn hit(ttl: i64) -> Self {
+        let label = if ttl > 0 { Label::Hit } else { Label::Stale };
+        Self { ttl: Some(ttl), ..Self::bare(label, None) }
+    }
+
+    /// The origin was asked.
+    pub fn forwarded(label: Label, reason: ForwardReason) -> Self {
+        Self::bare(label, Some(reason))
+    }
+
+    /// Answered by this node itself.
+    pub fn local(detail: &'static str) -> Self {
+        Self { detail: Some(detail), ..Self::bare(Label::Local, None) }
+    }
+
+    fn bare(label: Label, forward: Option<ForwardReason>) -> Self {
+        Self { label, forward, forward_status: None, ttl: None, is_stored: false, is_collapsed: false, detail: None }
+    }
+
+    /// Whether it counts as answered without the origin's body.
+    pub fn is_hit(&self) -> bool {
+        self.forward.is_none() && matches!(self.label, Label::Hit | Label::Stale)
+    }
+
+    /// Appends this cache's member of `Cache-Status` to a buffer, which is not cleared: `ams-1; hit; ttl=30`.
+    /// Allocates nothing where the buffer has room.
+    pub fn write(&self, name: &str, buffer: &mut Vec<u8>) {
+        write_name(name, buffer);
+        if self.is_hit() {
+            buffer.extend_from_slice(b"; hit");
+        }
+        if let Some(reason) = self.forward {
+            buffer.extend_from_slice(b"; fwd=");
+            buffer.extend_from_slice(reason.as_str().as_bytes());
+            if let Some(status) = self.forward_status {
+                buffer.extend_from_slice(b"; fwd-status=");
+                buffer.extend_from_slice(status.as_str().as_bytes());
+            }
+        }
+        if let Some(ttl) = self.ttl {
+            buffer.extend_from_slice(b"; ttl=");
+            write_integer(ttl, buffer);
+        }
+        // Both are only for what was forwarded (RFC 9211 section 2.5, 2.6).
+        if self.forward.is_some() && self.is_stored {
+            buffer.extend_from_slice(b"; stored");
+        }
+        if self.forward.is_some() && self.is_collapsed {
+            buffer.extend_from_slice(b"; collapsed");
+        }
+        if let Some(detail) = self.detail {
+            buffer.extend_from_slice(b"; detail=");
+            write_string(detail, buffer);
+        }
+    }
+
+    /// As a field's value, to be appended to those of caches nearer to the origin.
+    pub fn cache_status(&self, name: &str) -> HeaderValue {
+        let mut buffer = Vec::with_capacity(96);
+        self.write(name, &mut buffer);
+        HeaderValue::from_maybe_shared(bytes::Bytes::from(buffer)).unwrap_or(HeaderValue::from_static("nearcast"))
+    }
+}
+
+/// A node's name as a token where it is one, else as a string (RFC 9211 section 2).
+fn write_name(name: &str, buffer: &mut Vec<u8>) {
+    let is_start = name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'*');
+    if is_start && name.bytes().all(|b| super::fields::is_token(b) || matches!(b, b':' | b'/')) {
+        buffer.extend_from_slice(name.as_bytes());
+    } else {
+        write_string(name, buffer);
+    }
+}
+
+/// A structured string; what cannot stand in one is left out.
+fn write_string(text: &str, buffer: &mut Vec<u8>) {
+    buffer.push(b'"');
+    for byte in text.bytes().filter(|b| (0x20..0x7f).contains(b)) {
+        if matches!(byte, b'"' | b'\\') {
+            buffer.push(b'\\');
+        }
+        buffer.push(byte);
+    }
+    buffer.push(b'"');
+}
+
+/// A structured integer, which has 15 digits at most.
+fn write_integer(value: i64, buffer: &mut Vec<u8>) {
+    const MOST: i64 = 999_999_999_999_999;
+    let value = value.clamp(-MOST, MOST);
+    if value < 0 {
+        buffer.push(b'-');
+    }
+    let mut digits = [0; 15];
+    let mut at = digits.len();
+    let mut rest = value.unsigned_abs();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    buffer.extend_from_slice(&digits[at..]);
+}
+
+/// An error of this node's making, by its registered type (RFC 9209 section 2.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "the types are named and explained in the RFC")]
+pub enum ProxyError {
+    DnsTimeout,
+    DnsError,
+    DestinationNotFound,
+    DestinationUnavailable,
+    DestinationIpProhibited,
+    DestinationIpUnroutable,
+    ConnectionRefused,
+    ConnectionTerminated,
+    ConnectionTimeout,
+    ConnectionReadTimeout,
+    ConnectionWriteTimeout,
+    ConnectionLimitReached,
+    TlsProtocolError,
+    TlsCertificateError,
+    HttpRequestError,
+    HttpRequestDenied,
+    HttpResponseIncomplete,
+    HttpResponseHeaderSectionSize,
+    HttpResponseBodySize,
+    HttpResponseTimeout,
+    HttpProtocolError,
+    ProxyInternalError,
+    ProxyLoopDetected,
+}
+
+impl ProxyError {
+    /// All.
+    pub const ALL: [Self; 23] = [
+        Self::DnsTimeout,
+        Self::DnsError,
+        Self::DestinationNotFound,
+        Self::DestinationUnavailable,
+        Self::DestinationIpProhibited,
+        Self::DestinationIpUnroutable,
+        Self::ConnectionRefused,
+        Self::ConnectionTerminated,
+        Self::ConnectionTimeout,
+        Self::ConnectionReadTimeout,
+        Self::ConnectionWriteTimeout,
+        Self::ConnectionLimitReached,
+        Self::TlsProtocolError,
+        Self::TlsCertificateError,
+        Self::HttpRequestError,
+        Self::HttpRequestDenied,
+        Self::HttpResponseIncomplete,
+        Self::HttpResponseHeaderSectionSize,
+        Self::HttpResponseBodySize,
+        Self::HttpResponseTimeout,
+        Self::HttpProtocolError,
+        Self::ProxyInternalError,
+        Self::ProxyLoopDetected,
+    ];
+
+    /// The registered token.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::DnsTimeout => "dns_timeout",
+            Self::DnsError => "dns_error",
+            Self::DestinationNotFound => "destination_not_found",
+            Self::DestinationUnavailable => "destination_unavailable",
+            Self::DestinationIpProhibited => "destination_ip_prohibited",
+            Self::DestinationIpUnroutable => "destination_ip_unroutable",
+            Self::ConnectionRefused => "connection_refused",
+            Self::ConnectionTerminated => "connection_terminated",
+            Self::ConnectionTimeout => "connection_timeout",
+            Self::ConnectionReadTimeout => "connection_read_timeout",
+            Self::ConnectionWriteTimeout => "connection_write_timeout",
+            Self::ConnectionLimitReached => "connection_limit_reached",
+            Self::TlsProtocolError => "tls_protocol_error",
+            Self::TlsCertificateError => "tls_certificate_error",
+            Self::HttpRequestError => "http_request_error",
+            Self::HttpRequestDenied => "http_request_denied",
+            Self::HttpResponseIncomplete => "http_response_incomplete",
+            Self::HttpResponseHeaderSectionSize => "http_response_header_section_size",
+            Self::HttpResponseBodySize => "http_response_body_size",
+            Self::HttpResponseTimeout => "http_response_timeout",
+            Self::HttpProtocolError => "http_protocol_error",
+            Self::ProxyInternalError => "proxy_internal_error",
+            Self::ProxyLoopDetected => "proxy_loop_detected",
+        }
+    }
+
+    /// The status that RFC 9209 recommends.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::DnsTimeout
+            | Self::ConnectionTimeout
+            | Self::ConnectionReadTimeout
+            | Self::ConnectionWriteTimeout
+            | Self::HttpResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::DestinationUnavailable | Self::ConnectionLimitReached => StatusCode::SERVICE_UNAVAILABLE,
+            Self::DestinationNotFound | Self::ProxyInternalError => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::HttpRequestError => StatusCode::BAD_REQUEST,
+            Self::HttpRequestDenied => StatusCode::FORBIDDEN,
+            Self::ProxyLoopDetected => StatusCode::LOOP_DETECTED,
+            _ => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    /// This node's member of `Proxy-Status`, to be appended: `ams-1; error=connection_refused`.
+    pub fn proxy_status(self, name: &str) -> HeaderValue {
+        let mut buffer = Vec::with_capacity(64);
+        write_name(name, &mut buffer);
+        buffer.extend_from_slice(b"; error=");
+        buffer.extend_from_slice(self.as_str().as_bytes());
+        HeaderValue::from_maybe_shared(bytes::Bytes::from(buffer))
+            .unwrap_or(HeaderValue::from_static("nearcast; error=proxy_internal_error"))
+    }
+}
