@@ -2,15 +2,54 @@
 //!
 //! Owns the long poll to control, the node's copy of what it has folded, and the fleet value that the other
 //! parts of the node watch. A node works without control; it then keeps the last it knew.
+//!
+//! **When control's journal is not the one that was followed** (its file was lost and begun anew, or an older copy of
+//! it was restored), changes that were acknowledged are gone, and purges among them may never have reached this node.
+//! What the node knows stays applied, and a purge of everything is handed out at once, under a revision above all that
+//! were ever handed out; so nothing stored before can be used. Then the new journal is followed from its start. Purges
+//! that it already has are left out, as the purge of everything covers them; later entries keep their revisions, or,
+//! should those be too low still, get the next higher ones, so that a role sees every purge take effect.
 
+mod copy;
+
+use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 
-use crate::config::Fleet;
-use crate::journal::Entry;
+use self::copy::{Copy, Position};
+use crate::client::Client;
+use crate::clock::unix_millis;
+use crate::config::{Control, Fleet, Secret};
+use crate::file;
+use crate::journal::{Change, Entry, Purge, PurgeScope};
 use crate::shutdown::Shutdown;
+
+/// How long control may hold a request for which it has nothing new.
+const WAIT: Duration = Duration::from_secs(20);
+
+/// How much longer than that an answer may take.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Pauses between attempts while control is away: from the first to the last, doubling, a random half taken off.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// Entries on their way to the role.
+const ENTRIES_WAITING_MAX: usize = 1024;
+
+/// Control's answer to `GET /v1/journal?after=N&wait_ms=M&node=NAME&journal=ID`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JournalAnswer {
+    /// Identity of the journal, [`crate::journal::Journal::id`].
+    pub journal: String,
+    /// Revision of its newest entry.
+    pub revision: u64,
+    /// Entries after the one asked about, oldest first, at most 256; empty when the wait has passed without any.
+    pub entries: Vec<Entry>,
+}
 
 /// What a role is given to run: its name, the fleet as it changes, and the journal's entries.
 #[derive(Debug)]
@@ -44,13 +83,258 @@ pub struct FollowState {
 /// Starts following for one node: a task that ends with `shutdown`.
 ///
 /// The cursor and the entries that a restart needs are kept in `state_dir` (`journal.copy`), fsynced before
-/// they are handed out. Without a control role in the fleet the context has no entries and counts as caught up.
+/// they are handed out (a full disk is logged, and what comes is handed out all the same). Without a control role in the
+/// fleet the context has no entries, its channel is closed, and it counts as caught up; should the fleet get one later,
+/// the node must be started again to follow it.
+///
+/// The newest fleet file that the journal has brought is in force when this returns, before the one on this machine;
+/// on SIGHUP use [`file::reload`] with a clone of `fleet_tx`. A role that keeps `entries` must read them, or nothing
+/// moves on; one that has no use for them drops them.
+///
+/// # Errors
+/// The state directory cannot be made, or the copy in it cannot be read or written.
 pub async fn start(
     name: String,
     fleet_tx: watch::Sender<Arc<Fleet>>,
     state_dir: PathBuf,
     shutdown: Shutdown,
 ) -> std::io::Result<NodeContext> {
-    let _ = (name, fleet_tx, state_dir, shutdown);
-    unreachable!()
+    let has_control = fleet_tx.borrow().control.is_some();
+    let opened = tokio::task::spawn_blocking(move || {
+        // A node without control leaves no trace on disk, but heeds what an earlier run has left.
+        let path = state_dir.join("journal.copy");
+        if has_control {
+            std::fs::create_dir_all(&state_dir)?;
+        } else if !path.exists() {
+            return Ok(None);
+        }
+        Copy::open(&path, unix_millis(SystemTime::now())).map(Some)
+    });
+    let (copy, kept) = opened.await.map_err(std::io::Error::other)??.map_or((None, Vec::new()), |(copy, kept)| (Some(copy), kept));
+    for entry in &kept {
+        apply_fleet_file(entry, &fleet_tx);
+    }
+    let (entries_tx, entries) = mpsc::channel(ENTRIES_WAITING_MAX);
+    let (state_tx, state) = watch::channel(FollowState { caught_up: !has_control, ..FollowState::default() });
+    let context = NodeContext { name: name.clone(), fleet: fleet_tx.subscribe(), entries, state, shutdown: shutdown.clone() };
+    let Some(copy) = copy else {
+        return Ok(context);
+    };
+    let position = copy.position.clone();
+    let follower =
+        Follower { name, client: Client::new(), position, copy: Some(copy), unsaved: Vec::new(), fleet_tx, entries_tx, state_tx };
+    tokio::spawn(follower.run(kept, shutdown));
+    Ok(context)
 }
+
+struct Follower {
+    name: String,
+    client: Client,
+    position: Position,
+    /// Always there, except while it is being written.
+    copy: Option<Copy>,
+    /// Entries that could not be written to the copy yet. They hold all the same: a purge does not wait for disk space.
+    unsaved: Vec<Entry>,
+    fleet_tx: watch::Sender<Arc<Fleet>>,
+    entries_tx: mpsc::Sender<Entry>,
+    state_tx: watch::Sender<FollowState>,
+}
+
+/// Why an exchange with control brought nothing.
+#[derive(Debug, thiserror::Error)]
+enum FollowError {
+    #[error("{0}")]
+    Away(#[from] crate::client::ClientError),
+    #[error("control answered with status {0}")]
+    Status(u16),
+    #[error("control's answer is not what it should be: {0}")]
+    Answer(#[from] serde_json::Error),
+}
+
+impl Follower {
+    async fn run(mut self, kept: Vec<Entry>, mut shutdown: Shutdown) {
+        tokio::select! {
+            () = self.follow(kept) => {}
+            () = shutdown.asked() => {}
+        }
+    }
+
+    async fn follow(&mut self, kept: Vec<Entry>) {
+        for entry in kept {
+            self.hand_out(entry).await;
+        }
+        let given = self.position.given;
+        self.state_tx.send_modify(|state| state.revision = state.revision.max(given));
+        let mut fleet = self.fleet_tx.subscribe();
+        let mut failures = 0;
+        loop {
+            let now = fleet.borrow_and_update().clone();
+            let Some(control) = &now.control else {
+                self.state_tx.send_modify(|state| (state.caught_up, state.control_reachable) = (true, false));
+                if fleet.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            };
+            let outcome = tokio::select! {
+                outcome = ask(&self.client, control, &now.node_key, &self.name, &self.position) => outcome,
+                // Control may be elsewhere now; the request is asked again there.
+                _ = fleet.changed() => continue,
+            };
+            self.note(outcome.as_ref().err(), failures);
+            match outcome {
+                Ok(answer) => {
+                    self.take(answer).await;
+                    failures = 0;
+                }
+                Err(_) => {
+                    tokio::time::sleep(pause(failures, RandomState::new().hash_one(failures))).await;
+                    failures += 1;
+                }
+            }
+        }
+    }
+
+    /// Keeps what an answer brings, applies it and hands it out.
+    async fn take(&mut self, answer: JournalAnswer) {
+        let before = self.position.clone();
+        let is_other = before.journal.as_ref().is_some_and(|id| *id != answer.journal) || answer.revision < before.cursor;
+        let (position, entries) = if is_other {
+            tracing::error!(
+                journal = answer.journal, revision = answer.revision, followed = ?before.journal, cursor = before.cursor,
+                "control's journal is not the one that was followed: purging everything and following it from its start"
+            );
+            self.state_tx.send_modify(|state| state.caught_up = false);
+            change_journal(&before, &answer, unix_millis(SystemTime::now()))
+        } else {
+            advance(&before, &answer)
+        };
+        let is_caught_up = position.cursor >= answer.revision;
+        if position != before {
+            self.position = position;
+            self.unsaved.extend(entries.iter().cloned());
+            self.save().await;
+        }
+        for entry in entries {
+            apply_fleet_file(&entry, &self.fleet_tx);
+            self.hand_out(entry).await;
+        }
+        self.state_tx.send_modify(|state| state.caught_up |= is_caught_up);
+    }
+
+    /// Writes the position and the entries that are not saved yet. What cannot be written is tried again with the next
+    /// answer; after a restart before that, the node asks for it again, as its saved position is from before it.
+    async fn save(&mut self) {
+        let Some(mut copy) = self.copy.take() else { return };
+        let now = unix_millis(SystemTime::now());
+        let (position, entries) = (self.position.clone(), copy::fold(std::mem::take(&mut self.unsaved), now));
+        let written = tokio::task::spawn_blocking(move || {
+            let outcome = copy.take(position, &entries, now);
+            (copy, entries, outcome)
+        });
+        match written.await {
+            Ok((copy, _, Ok(()))) => self.copy = Some(copy),
+            Ok((copy, entries, Err(error))) => {
+                tracing::error!(%error, entries = entries.len(), "the copy of the journal cannot be written; what came is in force, and will be asked for again after a restart");
+                (self.copy, self.unsaved) = (Some(copy), entries);
+            }
+            Err(error) => tracing::error!(%error, "the copy of the journal cannot be written any more"),
+        }
+    }
+
+    async fn hand_out(&self, entry: Entry) {
+        let revision = entry.revision;
+        // An error means that the role has no use for entries.
+        let _ = self.entries_tx.send(entry).await;
+        self.state_tx.send_modify(|state| state.revision = state.revision.max(revision));
+    }
+
+    fn note(&self, error: Option<&FollowError>, failures: u32) {
+        match error {
+            Some(error) if failures == 0 => tracing::warn!(%error, "control's journal cannot be followed; trying again"),
+            Some(error) => tracing::debug!(%error, failures, "control's journal cannot be followed yet"),
+            None if failures > 0 => tracing::info!(failures, "control's journal is followed again"),
+            None => {}
+        }
+        let is_reachable = error.is_none();
+        self.state_tx.send_if_modified(|state| std::mem::replace(&mut state.control_reachable, is_reachable) != is_reachable);
+    }
+}
+
+/// Asks control for what comes next. Where control says that this node has seen more than there is (409), from the
+/// journal's start: the answer then shows which journal it is.
+async fn ask(client: &Client, control: &Control, key: &Secret, name: &str, at: &Position) -> Result<JournalAnswer, FollowError> {
+    let journal = at.journal.as_deref().map_or_else(String::new, |id| format!("&journal={id}"));
+    let query =
+        |after: u64, wait: Duration| format!("{}/v1/journal?after={after}&wait_ms={}&node={name}{journal}", control.url, wait.as_millis());
+    let mut response = client.get_with(&query(at.cursor, WAIT), key, WAIT + ANSWER_TIME_MAX).await?;
+    if response.status() == http::StatusCode::CONFLICT {
+        response = client.get_with(&query(0, Duration::ZERO), key, ANSWER_TIME_MAX).await?;
+    }
+    if !response.status().is_success() {
+        return Err(FollowError::Status(response.status().as_u16()));
+    }
+    Ok(serde_json::from_slice(response.body())?)
+}
+
+/// The position after an answer of the journal that is followed, and what it brings.
+fn advance(before: &Position, answer: &JournalAnswer) -> (Position, Vec<Entry>) {
+    let mut position = Position { journal: Some(answer.journal.clone()), ..before.clone() };
+    let mut entries = Vec::new();
+    for entry in answer.entries.iter().filter(|e| e.revision > before.cursor) {
+        position.cursor = entry.revision;
+        let mut entry = entry.clone();
+        if entry.revision > before.joined_at {
+            entry.revision = entry.revision.max(position.given + 1);
+            position.given = entry.revision;
+        } else if matches!(entry.change, Change::Purge(_)) {
+            continue;
+        }
+        entries.push(entry);
+    }
+    (position, entries)
+}
+
+/// The position at the start of another journal, and the purge of everything that goes with it.
+fn change_journal(before: &Position, answer: &JournalAnswer, now_unix_ms: u64) -> (Position, Vec<Entry>) {
+    let revision = answer.revision.max(before.given + 1);
+    let change = Change::Purge(Purge { scope: PurgeScope::All, soft: false });
+    let position = Position { journal: Some(answer.journal.clone()), cursor: 0, given: revision, joined_at: answer.revision };
+    (position, vec![Entry { revision, accepted_unix_ms: now_unix_ms, change }])
+}
+
+/// Puts the fleet of a fleet-file entry in force. One that does not parse (a newer version's, or a file that it names
+/// is not here) leaves the fleet as it is.
+fn apply_fleet_file(entry: &Entry, fleet: &watch::Sender<Arc<Fleet>>) {
+    let Change::FleetFile { text } = &entry.change else { return };
+    let base = fleet.borrow().base.clone();
+    match file::parse(text, &base) {
+        Ok(fresh) => {
+            let is_new = fleet.send_if_modified(|now| {
+                let is_new = **now != fresh;
+                if is_new {
+                    *now = Arc::new(fresh);
+                }
+                is_new
+            });
+            tracing::info!(revision = entry.revision, is_new, "the fleet file of the journal is in force");
+        }
+        Err(mistakes) => {
+            let mistakes = file::describe("fleet file", &mistakes);
+            tracing::error!(
+                revision = entry.revision,
+                mistakes,
+                "the fleet file of the journal cannot be used here; keeping the one before"
+            );
+        }
+    }
+}
+
+/// The pause after that many failures in a row: the doubled first one up to the last, less a random half.
+fn pause(failures: u32, random: u64) -> Duration {
+    let whole = PAUSES.0.saturating_mul(1 << failures.min(16)).min(PAUSES.1);
+    whole / 2 + whole.mul_f64((random >> 11) as f64 / (1u64 << 53) as f64 / 2.0)
+}
+
+#[cfg(test)]
+mod tests;

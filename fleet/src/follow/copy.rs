@@ -1,0 +1,279 @@
+//! What a node keeps of the journal for its next start: where it was, and the entries that still mean something.
+//!
+//! Owns the file `journal.copy` and the rules by which entries supersede one another; does no network.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::framed::{self, FramedError, FramedLog};
+use crate::journal::{Change, Entry, Purge, PurgeScope};
+
+const MAGIC: &[u8; 8] = b"NCCOPY1\n";
+
+/// The largest record: a whole answer of control.
+const RECORD_BYTES_MAX: usize = 64 << 20;
+
+/// Bytes written since the file was last folded after which it is folded again.
+const FOLD_AFTER_BYTES: u64 = 8 << 20;
+
+/// Purges that are kept apart; beyond it the older half becomes one purge of everything, which covers more.
+const PURGES_MAX: usize = 65_536;
+
+/// Where a node is in a journal.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Position {
+    /// The journal's identity; none before the first answer of control.
+    pub(super) journal: Option<String>,
+    /// Newest revision of it that has been taken over.
+    pub(super) cursor: u64,
+    /// Highest revision that was ever handed to the role, in this journal or one before it.
+    pub(super) given: u64,
+    /// Newest revision of this journal when the node came to it from another; its purges up to there are covered.
+    pub(super) joined_at: u64,
+}
+
+/// One record of the file: where the node is from then on, and what came with it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Batch {
+    position: Position,
+    entries: Vec<Entry>,
+}
+
+/// The open copy.
+#[derive(Debug)]
+pub(super) struct Copy {
+    log: FramedLog,
+    path: PathBuf,
+    pub(super) position: Position,
+    written: u64,
+}
+
+impl Copy {
+    /// Opens or makes the copy; gives it with the entries that a start needs, in order. A damaged copy is set aside
+    /// as `journal.copy.bad` and begun anew: control has everything in it, but stored responses cannot be trusted until
+    /// then, which `caught_up` says.
+    pub(super) fn open(path: &Path, now_unix_ms: u64) -> io::Result<(Self, Vec<Entry>)> {
+        match Self::open_whole(path, now_unix_ms) {
+            Err(FramedError::Damaged { offset, reason, .. }) => {
+                let aside = path.with_extension("copy.bad");
+                tracing::error!(path = %path.display(), offset, reason, aside = %aside.display(), "the copy of the journal is damaged; beginning a new one");
+                std::fs::rename(path, aside)?;
+                Self::open_whole(path, now_unix_ms).map_err(to_io)
+            }
+            other => other.map_err(to_io),
+        }
+    }
+
+    fn open_whole(path: &Path, now_unix_ms: u64) -> Result<(Self, Vec<Entry>), FramedError> {
+        let mut position = Position::default();
+        let mut entries = Vec::new();
+        let mut bad = None;
+        let mut records = 0;
+        let each = |place: framed::Place, payload: &[u8]| match serde_json::from_slice::<Batch>(payload) {
+            Ok(batch) => {
+                position = batch.position;
+                entries.extend(batch.entries);
+                records += 1;
+            }
+            Err(error) => {
+                bad.get_or_insert((place.offset, error.to_string()));
+            }
+        };
+        let mut log = FramedLog::open(path, MAGIC, RECORD_BYTES_MAX, each)?;
+        if let Some((offset, reason)) = bad {
+            return Err(FramedError::Damaged { path: path.to_owned(), offset, reason });
+        }
+        let entries = fold(entries, now_unix_ms);
+        if records > 1 {
+            let batches = batches(&position, &entries);
+            framed::replace(path, MAGIC, batches).map_err(|source| FramedError::Io { path: path.to_owned(), source })?;
+            log = FramedLog::open(path, MAGIC, RECORD_BYTES_MAX, |_, _| ())?;
+        }
+        Ok((Self { log, path: path.to_owned(), position, written: 0 }, entries))
+    }
+
+    /// Takes over what control has sent: it is on disk when this returns.
+    pub(super) fn take(&mut self, position: Position, entries: &[Entry], now_unix_ms: u64) -> io::Result<()> {
+        let batch = Batch { position, entries: entries.to_vec() };
+        let payload = serde_json::to_vec(&batch)?;
+        self.log.append(&payload).map_err(to_io)?;
+        self.position = batch.position;
+        self.written += payload.len() as u64;
+        if self.written > FOLD_AFTER_BYTES {
+            *self = Self::open(&self.path, now_unix_ms)?.0;
+        }
+        Ok(())
+    }
+}
+
+/// The folded copy in records of bounded size, the position in each.
+fn batches(position: &Position, entries: &[Entry]) -> impl Iterator<Item = Vec<u8>> {
+    // A change has 16 MiB at most and a few large ones are kept at most: large ones go alone.
+    let is_small = |entry: &Entry| matches!(entry.change, Change::Purge(_));
+    let groups = entries.chunk_by(move |a, b| is_small(a) && is_small(b)).flat_map(|group| group.chunks(256));
+    let groups: Vec<&[Entry]> = if entries.is_empty() { vec![&[]] } else { groups.collect() };
+    let encode = |group: &&[Entry]| {
+        let batch = Batch { position: position.clone(), entries: group.to_vec() };
+        serde_json::to_vec(&batch).expect("a batch has string keys and no failing parts")
+    };
+    groups.iter().map(encode).collect::<Vec<_>>().into_iter()
+}
+
+fn to_io(error: FramedError) -> io::Error {
+    match error {
+        FramedError::Io { path, source } => io::Error::new(source.kind(), format!("{}: {source}", path.display())),
+        other => io::Error::other(other.to_string()),
+    }
+}
+
+/// The entries that still mean something, in order of revision: the newest fleet file; of push orders the newest for
+/// each cluster, while it runs; of purges those that no later one covers wholly.
+pub(super) fn fold(mut entries: Vec<Entry>, now_unix_ms: u64) -> Vec<Entry> {
+    entries.sort_by_key(|entry| entry.revision);
+    let mut newest: HashMap<Key, usize> = HashMap::new();
+    let mut everything = 0;
+    for (n, entry) in entries.iter().enumerate() {
+        newest.insert(key(&entry.change), n);
+        if matches!(&entry.change, Change::Purge(Purge { scope: PurgeScope::All, soft: false })) {
+            everything = entry.revision;
+        }
+    }
+    let is_kept = |n: usize, entry: &Entry| {
+        let is_newest = newest.get(&key(&entry.change)) == Some(&n);
+        is_newest
+            && match &entry.change {
+                Change::FleetFile { .. } => true,
+                Change::Push(order) => order.not_after_unix_ms > now_unix_ms,
+                Change::Purge(purge) => {
+                    let harder = Key::Purge(purge.scope.clone(), false);
+                    let is_covered = purge.soft && newest.get(&harder).is_some_and(|hard| *hard > n);
+                    entry.revision >= everything && !is_covered
+                }
+            }
+    };
+    let kept: Vec<bool> = entries.iter().enumerate().map(|(n, entry)| is_kept(n, entry)).collect();
+    let mut kept = kept.into_iter();
+    entries.retain(|_| kept.next().unwrap_or(false));
+    limit_purges(entries)
+}
+
+fn limit_purges(mut entries: Vec<Entry>) -> Vec<Entry> {
+    let is_purge = |entry: &Entry| matches!(entry.change, Change::Purge(_));
+    let purges: Vec<usize> = entries.iter().enumerate().filter(|(_, e)| is_purge(e)).map(|(n, _)| n).collect();
+    if purges.len() > PURGES_MAX {
+        let last = purges[purges.len() / 2];
+        entries[last].change = Change::Purge(Purge { scope: PurgeScope::All, soft: false });
+        let revision = entries[last].revision;
+        entries.retain(|entry| !is_purge(entry) || entry.revision >= revision);
+    }
+    entries
+}
+
+/// Entries with one key supersede one another.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Key {
+    FleetFile,
+    Push(String),
+    Purge(PurgeScope, bool),
+}
+
+fn key(change: &Change) -> Key {
+    match change {
+        Change::FleetFile { .. } => Key::FleetFile,
+        Change::Push(order) => Key::Push(order.cluster.clone()),
+        Change::Purge(purge) => Key::Purge(purge.scope.clone(), purge.soft),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::PushOrder;
+
+    fn purge(revision: u64, scope: PurgeScope, soft: bool) -> Entry {
+        Entry { revision, accepted_unix_ms: 0, change: Change::Purge(Purge { scope, soft }) }
+    }
+
+    fn url(revision: u64, url: &str, soft: bool) -> Entry {
+        purge(revision, PurgeScope::Url(url.into()), soft)
+    }
+
+    fn file(revision: u64) -> Entry {
+        Entry { revision, accepted_unix_ms: 0, change: Change::FleetFile { text: revision.to_string() } }
+    }
+
+    fn push(revision: u64, cluster: &str, not_after_unix_ms: u64) -> Entry {
+        let order = PushOrder { id: revision.to_string(), cluster: cluster.into(), items: Vec::new(), rate_bytes: 1, not_after_unix_ms };
+        Entry { revision, accepted_unix_ms: 0, change: Change::Push(order) }
+    }
+
+    #[test]
+    fn only_what_nothing_later_covers_is_kept() {
+        let table: Vec<(&str, Vec<Entry>, Vec<u64>)> = vec![
+            ("one scope, newest", vec![url(1, "a", false), url(2, "b", false), url(3, "a", false)], vec![2, 3]),
+            ("hard covers soft", vec![url(1, "a", true), url(2, "a", false)], vec![2]),
+            ("soft does not cover hard", vec![url(1, "a", false), url(2, "a", true)], vec![1, 2]),
+            ("everything covers all", vec![url(1, "a", false), purge(2, PurgeScope::All, false), url(3, "a", false)], vec![2, 3]),
+            ("softly everything does not", vec![url(1, "a", false), purge(2, PurgeScope::All, true)], vec![1, 2]),
+            ("newest file", vec![file(1), file(2), url(3, "a", false)], vec![2, 3]),
+            ("running orders", vec![push(1, "ams", 200), push(2, "ams", 200), push(3, "nyc", 50), push(4, "sin", 101)], vec![2, 4]),
+            ("a file survives a purge of everything", vec![file(1), purge(2, PurgeScope::All, false)], vec![1, 2]),
+        ];
+        for (name, entries, expected) in table {
+            let kept: Vec<u64> = fold(entries, 100).iter().map(|e| e.revision).collect();
+            assert_eq!(kept, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn too_many_purges_become_one_of_everything() {
+        let count = PURGES_MAX as u64 + 1;
+        let kept = fold((1..=count).map(|n| url(n, &n.to_string(), false)).chain([file(count + 1)]).collect(), 0);
+        let first = kept.first().expect("some");
+        assert_eq!(first.change, Change::Purge(Purge { scope: PurgeScope::All, soft: false }));
+        assert_eq!(first.revision + kept.len() as u64 - 1, count + 1);
+        assert!(kept.len() < PURGES_MAX);
+    }
+
+    #[test]
+    fn a_copy_reopens_folded_where_it_was() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("journal.copy");
+        let at = |cursor| Position { journal: Some("j".into()), cursor, given: cursor, joined_at: 0 };
+        let (mut copy, entries) = Copy::open(&path, 0).expect("opens");
+        assert_eq!((entries, copy.position.clone()), (vec![], Position::default()));
+        copy.take(at(2), &[url(1, "a", false), url(2, "a", false)], 0).expect("kept");
+        copy.take(at(3), &[file(3)], 0).expect("kept");
+        for _ in 0..2 {
+            let (copy, entries) = Copy::open(&path, 0).expect("opens");
+            assert_eq!((copy.position, entries), (at(3), vec![url(2, "a", false), file(3)]));
+        }
+    }
+
+    #[test]
+    fn a_copy_that_has_grown_is_folded_on_the_way() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("journal.copy");
+        let (mut copy, _) = Copy::open(&path, 0).expect("opens");
+        let text = "x".repeat(5 << 20);
+        for revision in 1..=4 {
+            let entry = Entry { revision, accepted_unix_ms: 0, change: Change::FleetFile { text: text.clone() } };
+            copy.take(Position { cursor: revision, ..Position::default() }, &[entry], 0).expect("kept");
+        }
+        assert_eq!(copy.position.cursor, 4);
+        assert!(std::fs::metadata(&path).expect("there").len() < 11 << 20);
+    }
+
+    #[test]
+    fn a_damaged_copy_is_set_aside() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("journal.copy");
+        std::fs::write(&path, "not a copy").expect("write");
+        let (copy, entries) = Copy::open(&path, 0).expect("opens");
+        assert_eq!((entries, copy.position), (vec![], Position::default()));
+        assert!(dir.path().join("journal.copy.bad").exists());
+    }
+}

@@ -1,0 +1,296 @@
+//! Following against a control of a few lines, over real sockets, with a real journal.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Mutex;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+
+use super::*;
+use crate::admin::{self, Readiness};
+use crate::journal::Journal;
+use crate::shutdown;
+
+const KEY: &str = "the key of this test";
+
+/// How a stand-in for control treats nodes that have seen more than its journal holds.
+#[derive(Clone, Copy, PartialEq)]
+enum Ahead {
+    Refuse,
+    Reconcile,
+}
+
+struct Control {
+    address: SocketAddr,
+    journal: Arc<Mutex<Journal>>,
+    server: tokio::task::JoinHandle<()>,
+    _rest: (shutdown::ShutdownTrigger, watch::Sender<Readiness>),
+}
+
+impl Control {
+    async fn start(address: SocketAddr, journal: &Path, ahead: Ahead) -> Self {
+        let journal = Arc::new(Mutex::new(Journal::open(journal).expect("opens")));
+        let shared = journal.clone();
+        let extra: admin::Extra = Arc::new(move |request| {
+            let journal = shared.clone();
+            Box::pin(async move { answer(&journal, &request, ahead).await })
+        });
+        let listener = admin::bind(address).await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let (trigger, shutdown) = shutdown::channel();
+        let (readiness, ready) = watch::channel(Readiness::Ready);
+        let server = tokio::spawn(admin::serve(listener, prometheus::Registry::new(), ready, Some(extra), shutdown));
+        Self { address, journal, server, _rest: (trigger, readiness) }
+    }
+
+    fn append(&self, change: Change) -> u64 {
+        self.journal.lock().expect("whole").append(change, 1).expect("appends").revision
+    }
+
+    async fn stop(self) -> SocketAddr {
+        self.server.abort();
+        let _ = self.server.await;
+        self.address
+    }
+}
+
+async fn answer(journal: &Mutex<Journal>, request: &Request<Bytes>, ahead: Ahead) -> Response<Bytes> {
+    let status = |code: StatusCode| {
+        let mut response = Response::new(Bytes::new());
+        *response.status_mut() = code;
+        response
+    };
+    if !admin::has_node_key(request, &Secret(KEY.into())) {
+        return status(StatusCode::UNAUTHORIZED);
+    }
+    let query = request.uri().query().unwrap_or_default();
+    let value = |key: &str| query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
+    assert_eq!((request.uri().path(), value("node")), ("/v1/journal", Some("ams-1")));
+    let after: u64 = value("after").expect("always there").parse().expect("a number");
+    for _ in 0..5 {
+        {
+            let mut journal = journal.lock().expect("whole");
+            if ahead == Ahead::Reconcile {
+                journal.reconcile(value("journal"), after, 1).expect("works");
+            }
+            if after > journal.revision() {
+                return status(StatusCode::CONFLICT);
+            }
+            let entries = journal.after(after, 256);
+            if !entries.is_empty() || value("wait_ms") == Some("0") {
+                let answer = JournalAnswer { journal: journal.id(), revision: journal.revision(), entries };
+                return Response::new(serde_json::to_vec(&answer).expect("JSON").into());
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let journal = journal.lock().expect("whole");
+    let answer = JournalAnswer { journal: journal.id(), revision: journal.revision(), entries: Vec::new() };
+    Response::new(serde_json::to_vec(&answer).expect("JSON").into())
+}
+
+fn fleet_text(control: SocketAddr, more: &str) -> String {
+    format!(
+        "[fleet]\nzone = \"cdn.test\"\nnode_key = \"{KEY}\"\n{more}\n[control]\nlisten = \"{control}\"\n[[cluster]]\nname = \"ams\"\n\
+         place = {{ latitude = 1, longitude = 1 }}\n[[cluster.node]]\nname = \"ams-1\"\naddress = \"192.0.2.1\"\n"
+    )
+}
+
+struct Node {
+    context: NodeContext,
+    fleet_tx: watch::Sender<Arc<Fleet>>,
+    _trigger: shutdown::ShutdownTrigger,
+}
+
+impl Node {
+    async fn start(dir: &Path, control: SocketAddr) -> Self {
+        let fleet = file::parse(&fleet_text(control, ""), dir).expect("a good file");
+        let (fleet_tx, _) = watch::channel(Arc::new(fleet));
+        let (trigger, shutdown) = shutdown::channel();
+        let context = start("ams-1".into(), fleet_tx.clone(), dir.join("ams-1"), shutdown).await.expect("starts");
+        Self { context, fleet_tx, _trigger: trigger }
+    }
+
+    async fn next(&mut self) -> Entry {
+        let entry = tokio::time::timeout(Duration::from_secs(20), self.context.entries.recv()).await;
+        entry.expect("an entry comes soon").expect("the follower runs")
+    }
+
+    async fn until(&mut self, what: &str, holds: impl Fn(&FollowState) -> bool) -> FollowState {
+        let found = tokio::time::timeout(Duration::from_secs(20), self.context.state.wait_for(|s| holds(s))).await;
+        *found.unwrap_or_else(|_| panic!("not {what} in time")).expect("the follower runs")
+    }
+
+    /// Ends this node's task before another one takes its directory.
+    async fn stop(self) {
+        drop(self._trigger);
+        let mut entries = self.context.entries;
+        while entries.recv().await.is_some() {}
+    }
+}
+
+fn purge(url: &str) -> Change {
+    Change::Purge(Purge { scope: PurgeScope::Url(url.into()), soft: false })
+}
+
+fn everything() -> Change {
+    Change::Purge(Purge { scope: PurgeScope::All, soft: false })
+}
+
+fn any_port() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+#[tokio::test]
+async fn entries_come_in_order_live_and_again_after_a_restart() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let control = Control::start(any_port(), &dir.path().join("journal"), Ahead::Refuse).await;
+    control.append(purge("a"));
+    control.append(purge("a"));
+    let mut node = Node::start(dir.path(), control.address).await;
+    assert_eq!((node.next().await.revision, node.next().await.revision), (1, 2));
+    let state = node.until("caught up", |s| s.caught_up).await;
+    assert_eq!(state, FollowState { revision: 2, caught_up: true, control_reachable: true });
+    assert_eq!(control.append(purge("b")), 3);
+    assert_eq!(node.next().await.change, purge("b"));
+    node.stop().await;
+
+    // Control is away at the restart: what matters is replayed, folded, and the node knows that it may lag.
+    let address = control.stop().await;
+    let mut node = Node::start(dir.path(), address).await;
+    assert_eq!((node.next().await.revision, node.next().await.revision), (2, 3));
+    let state = node.until("replayed", |s| s.revision == 3).await;
+    assert_eq!((state.caught_up, state.control_reachable), (false, false));
+
+    // It returns with one more.
+    let control = Control::start(address, &dir.path().join("journal"), Ahead::Refuse).await;
+    control.append(purge("c"));
+    let entry = node.next().await;
+    assert_eq!((entry.revision, entry.change), (4, purge("c")));
+    node.until("caught up", |s| s.caught_up && s.control_reachable).await;
+}
+
+#[tokio::test]
+async fn a_fleet_file_takes_effect_before_it_is_handed_out_and_survives() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let control = Control::start(any_port(), &dir.path().join("journal"), Ahead::Refuse).await;
+    let mut node = Node::start(dir.path(), control.address).await;
+    node.until("caught up", |s| s.caught_up).await;
+    control.append(Change::FleetFile { text: "no [fleet".into() });
+    node.next().await;
+    assert_eq!(node.context.fleet.borrow().report_interval, Duration::from_secs(2), "a wrong file changes nothing");
+    control.append(Change::FleetFile { text: fleet_text(control.address, "report_interval = \"7s\"") });
+    node.next().await;
+    assert_eq!(node.context.fleet.borrow().report_interval, Duration::from_secs(7));
+    assert_eq!(node.context.fleet.borrow().base, dir.path());
+    node.stop().await;
+    let address = control.stop().await;
+    let node = Node::start(dir.path(), address).await;
+    assert_eq!(node.context.fleet.borrow().report_interval, Duration::from_secs(7), "in force when start returns");
+}
+
+#[tokio::test]
+async fn a_role_that_drops_its_entries_still_gets_fleet_files() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let control = Control::start(any_port(), &dir.path().join("journal"), Ahead::Refuse).await;
+    let node = Node::start(dir.path(), control.address).await;
+    let NodeContext { entries, mut fleet, .. } = node.context;
+    drop(entries);
+    control.append(Change::FleetFile { text: fleet_text(control.address, "report_interval = \"7s\"") });
+    let changed = fleet.wait_for(|f| f.report_interval == Duration::from_secs(7));
+    tokio::time::timeout(Duration::from_secs(20), changed).await.expect("soon").expect("the sender is there");
+}
+
+#[tokio::test]
+async fn a_lost_journal_purges_everything_and_later_purges_hold() {
+    for ahead in [Ahead::Refuse, Ahead::Reconcile] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let control = Control::start(any_port(), &dir.path().join("journal"), ahead).await;
+        for n in 1..=5 {
+            assert_eq!(control.append(purge(&n.to_string())), n);
+        }
+        let mut node = Node::start(dir.path(), control.address).await;
+        for revision in 1..=5 {
+            assert_eq!(node.next().await.revision, revision);
+        }
+        node.until("caught up", |s| s.caught_up).await;
+
+        let address = control.stop().await;
+        std::fs::remove_file(dir.path().join("journal")).expect("there");
+        let control = Control::start(address, &dir.path().join("journal"), ahead).await;
+        let wiped = node.next().await;
+        assert_eq!((wiped.revision, &wiped.change), (6, &everything()));
+        node.until("caught up", |s| s.caught_up && s.revision == 6).await;
+        let accepted = control.append(purge("later"));
+        let later = node.next().await;
+        assert_eq!((later.revision, &later.change), (7, &purge("later")));
+        if ahead == Ahead::Reconcile {
+            assert_eq!(accepted, later.revision, "both sides count alike again");
+        }
+        node.stop().await;
+
+        // A restart finds the same, whatever control is at.
+        let mut node = Node::start(dir.path(), any_port()).await;
+        assert_eq!([node.next().await.change, node.next().await.change], [everything(), purge("later")]);
+    }
+}
+
+#[tokio::test]
+async fn without_control_there_is_nothing_to_wait_for() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let fleet = file::standalone_origin(dir.path().into(), any_port()).expect("a directory");
+    let (fleet_tx, _) = watch::channel(Arc::new(fleet));
+    let (_trigger, shutdown) = shutdown::channel();
+    let mut context = start("origin".into(), fleet_tx, dir.path().join("origin"), shutdown).await.expect("starts");
+    assert!(context.state.borrow().caught_up);
+    assert_eq!(context.entries.recv().await, None);
+    assert!(!dir.path().join("origin").exists(), "nothing is written");
+}
+
+#[tokio::test]
+async fn a_wrong_key_is_not_reachable_and_a_new_one_is_taken_at_once() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let control = Control::start(any_port(), &dir.path().join("journal"), Ahead::Refuse).await;
+    let mut node = Node::start(dir.path(), control.address).await;
+    node.until("caught up", |s| s.caught_up).await;
+    let with_key = |key: &str| {
+        let text = fleet_text(control.address, "").replace(KEY, key);
+        Arc::new(file::parse(&text, dir.path()).expect("a good file"))
+    };
+    node.fleet_tx.send_replace(with_key("another key, which is wrong"));
+    node.until("refused", |s| !s.control_reachable).await;
+    node.fleet_tx.send_replace(with_key(KEY));
+    node.until("back", |s| s.control_reachable).await;
+}
+
+#[test]
+fn pauses_double_to_a_limit_and_differ() {
+    for (failures, most) in [(0, 100), (1, 200), (3, 800), (5, 2000), (1000, 2000)] {
+        let most = Duration::from_millis(most);
+        assert_eq!(pause(failures, 0), most / 2);
+        let longest = pause(failures, u64::MAX);
+        assert!(longest <= most && longest > most.mul_f64(0.99), "{longest:?}");
+    }
+}
+
+#[test]
+fn a_position_follows_what_is_taken() {
+    let entry = |revision, change| Entry { revision, accepted_unix_ms: 0, change };
+    let answer = |revision, entries| JournalAnswer { journal: "new".into(), revision, entries };
+    let file = Change::FleetFile { text: String::new() };
+    // A node that has had 57 of another journal meets one with 3.
+    let before = Position { journal: Some("old".into()), cursor: 57, given: 57, joined_at: 0 };
+    let (joined, entries) = change_journal(&before, &answer(3, vec![]), 9);
+    assert_eq!(entries, [Entry { revision: 58, accepted_unix_ms: 9, change: everything() }]);
+    assert_eq!(joined, Position { journal: Some("new".into()), cursor: 0, given: 58, joined_at: 3 });
+    // Of those three, the purges are covered; what is later gets a higher number than anything before.
+    let (at, entries) = advance(&joined, &answer(4, vec![entry(1, purge("a")), entry(2, file.clone()), entry(4, purge("b"))]));
+    assert_eq!(entries, [entry(2, file), entry(59, purge("b"))]);
+    assert_eq!((at.cursor, at.given), (4, 59));
+    // Entries that it has had are not taken twice.
+    assert_eq!(advance(&at, &answer(4, vec![entry(4, purge("b"))])), (at.clone(), vec![]));
+    // Once the journal's own numbers are higher, they are used.
+    let (_, entries) = advance(&at, &answer(100, vec![entry(100, purge("c"))]));
+    assert_eq!(entries[0].revision, 100);
+}
