@@ -208,7 +208,7 @@ pub(crate) fn standing(response: &StoredResponse, now_ms: u64, cache: &CachePoli
     let ttl = lifetime as i64 - age as i64;
     let late = Duration::from_secs(ttl.min(0).unsigned_abs());
     let forbids_stale = directives.must_revalidate || directives.s_maxage.is_some() && !directives.is_targeted || directives.no_cache;
-    let within = |said: Option<u64>, else_: Duration| late <= said.map_or(else_, Duration::from_secs);
+    let within = |said: Option<u64>, else_: Duration| late < said.map_or(else_, Duration::from_secs);
     let explicit_swr = directives.stale_while_revalidate;
     let explicit_sie = directives.stale_if_error;
     Standing {

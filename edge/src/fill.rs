@@ -186,6 +186,8 @@ pub(crate) struct Ask {
     pub(crate) client: Arc<HeaderMap>,
     /// To be validated rather than fetched.
     pub(crate) stale: Option<Arc<StoredResponse>>,
+    /// Something stored may still serve when the origin fails: its 5xx must not take that one's place.
+    pub(crate) has_stale: bool,
     /// Wanted bytes, when not all are: first and end.
     pub(crate) range: Option<(u64, Option<u64>)>,
     pub(crate) pool: Pool,
@@ -276,9 +278,8 @@ fn freshen(ask: &Ask, stale: &Arc<StoredResponse>, fields: &HeaderMap, at: (u64,
 fn take(ask: Ask, response: Response<OriginBody>, at: (u64, u64), born: u64) -> (Led, Told) {
     let (head, body) = response.into_parts();
     let site = ask.source.site.clone();
-    if head.status.is_server_error() && ask.stale.is_some() {
-        let failed = OriginError::Unfit;
-        return (Led::Passing { head, body }, Told::Failed(failed));
+    if head.status.is_server_error() && ask.has_stale {
+        return (Led::Passing { head, body }, Told::Failed(OriginError::Unfit));
     }
     let part = (head.status == StatusCode::PARTIAL_CONTENT && ask.range.is_some()).then(|| decide::content_range(&head.headers)).flatten();
     let storing = decide::storing(&Method::GET, &ask.client, head.status, &head.headers, &site.cache);

@@ -348,7 +348,7 @@ async fn look_up(checked: &Checked) -> Found {
                     Told::Waiting | Told::Unshared => is_alone = true,
                     Told::Failed(error) => match stale {
                         Some((response, true)) => {
-                            if let Some(found) = deliver_stale(checked, &response, Some(error)).await {
+                            if let Some(found) = deliver_stale(checked, &response, Some(error), None).await {
                                 return found;
                             }
                         }
@@ -391,9 +391,8 @@ async fn look_up(checked: &Checked) -> Found {
                 let is_failure = matches!(head.status.as_u16(), 500 | 502 | 503 | 504);
                 if is_failure
                     && let Some((response, true)) = &stale
-                    && let Some(mut found) = deliver_stale(checked, response, None).await
+                    && let Some(found) = deliver_stale(checked, response, None, Some(head.status)).await
                 {
-                    found.1.forward_status = Some(head.status);
                     return found;
                 }
                 let outcome = Outcome { forward_status: Some(head.status), ..Outcome::forwarded(Answer::Miss, reason) };
@@ -401,7 +400,7 @@ async fn look_up(checked: &Checked) -> Found {
             }
             Led::Failed(error) => {
                 if let Some((response, true)) = &stale
-                    && let Some(found) = deliver_stale(checked, response, Some(error)).await
+                    && let Some(found) = deliver_stale(checked, response, Some(error), None).await
                 {
                     return found;
                 }
@@ -455,10 +454,19 @@ fn validate_behind(checked: &Checked, response: &Arc<StoredResponse>) {
     });
 }
 
-async fn deliver_stale(checked: &Checked, response: &Arc<StoredResponse>, error: Option<OriginError>) -> Option<Found> {
+async fn deliver_stale(
+    checked: &Checked,
+    response: &Arc<StoredResponse>,
+    error: Option<OriginError>,
+    status: Option<StatusCode>,
+) -> Option<Found> {
     let standing = decide::standing(response, now_ms(), &checked.site.cache);
-    let outcome =
-        Outcome { ttl: Some(standing.ttl), detail: error.map(OriginError::proxy_error), ..Outcome::forwarded(Answer::Stale, "stale") };
+    let outcome = Outcome {
+        ttl: Some(standing.ttl),
+        forward_status: status,
+        detail: error.map(OriginError::proxy_error),
+        ..Outcome::forwarded(Answer::Stale, "stale")
+    };
     let (delivered, outcome) = deliver(checked, response, outcome, standing.age).await.ok()?;
     Some((delivered, outcome, Some(response.clone())))
 }
@@ -470,6 +478,7 @@ fn ask(checked: &Checked, stale: Option<Arc<StoredResponse>>) -> Ask {
         (None, Some([Spec::From(first)])) if *first > 0 && !checked.client.contains_key(IF_RANGE) => Some((*first, None)),
         _ => None,
     };
+    let has_stale = stale.is_some();
     let stale = stale.filter(|s| decide::has_validator(s));
     Ask {
         source: source(checked),
@@ -477,6 +486,7 @@ fn ask(checked: &Checked, stale: Option<Arc<StoredResponse>>) -> Ask {
         hash: checked.hash,
         client: checked.client.clone(),
         stale,
+        has_stale,
         range,
         pool: Pool::Pull,
     }

@@ -92,6 +92,12 @@ pub(crate) fn add_readings(edge: &Arc<Edge>) {
             ("nearcast_edge_memory_bytes", "Bytes of slices in memory.", GAUGE, edge.store.memory_bytes() as f64),
             ("nearcast_edge_memory_evictions_total", "Slices evicted from memory.", COUNTER, edge.store.memory_evictions() as f64),
             ("nearcast_edge_journal_revision", "Newest journal revision folded.", GAUGE, edge.generations.revision() as f64),
+            (
+                "nearcast_edge_is_caught_up",
+                "Whether every purge is known that stored responses of an earlier run may be covered by.",
+                GAUGE,
+                f64::from(u8::from(edge.is_caught_up.load(Ordering::Relaxed))),
+            ),
         ];
         if edge.store.disk_figures().is_some() {
             readings.extend([

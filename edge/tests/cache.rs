@@ -2,7 +2,11 @@
 
 mod lab;
 
-use lab::{Origin, Plan, Reply, pattern};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use lab::{Origin, Plan, Reply, Seen, pattern, wait_for};
 
 #[test]
 fn a_miss_then_a_hit_then_a_head_from_the_same_bytes() {
@@ -13,7 +17,7 @@ fn a_miss_then_a_hit_then_a_head_from_the_same_bytes() {
     assert!(first.cache().starts_with("ams-1; fwd=uri-miss; fwd-status=200") && first.cache().contains("; stored"), "{first:?}");
     assert_eq!(first.field("age"), "", "what comes from the origin has no age of ours");
     let second = edge.get("/page");
-    assert!(second.cache().starts_with("ams-1; hit; ttl=") && second.field("age") != "", "{second:?}");
+    assert!(second.cache().starts_with("ams-1; hit; ttl=") && !second.field("age").is_empty(), "{second:?}");
     assert_eq!((second.field("content-length"), second.field("via"), second.text().as_str()), ("5", "1.1 ams-1", "hello"));
     let head = edge.ask("HEAD", "/page", &[]);
     assert!(head.is_hit() && head.field("content-length") == "5" && head.body.is_empty(), "{head:?}");
@@ -36,4 +40,205 @@ fn large_bodies_come_whole_first_and_second_hand() {
         }
         assert_eq!(origin.count("/big"), 1);
     }
+}
+
+#[test]
+fn what_may_be_stored_is_and_what_may_not_is_not() {
+    // Path, request field, response fields, whether the second request is a hit.
+    type Row = (&'static str, (&'static str, &'static str), &'static [(&'static str, &'static str)], bool);
+    let table: [Row; 14] = [
+        ("/plain", ("X", "y"), &[("Cache-Control", "max-age=60")], true),
+        ("/bare", ("X", "y"), &[], false),
+        ("/no-store", ("X", "y"), &[("Cache-Control", "max-age=60, no-store")], false),
+        ("/private", ("X", "y"), &[("Cache-Control", "max-age=60, private")], false),
+        ("/private-field", ("X", "y"), &[("Cache-Control", "max-age=60, private=\"set-cookie\"")], false),
+        ("/auth", ("Authorization", "Basic eDp5"), &[("Cache-Control", "max-age=60")], false),
+        ("/auth-public", ("Authorization", "Basic eDp5"), &[("Cache-Control", "max-age=60, public")], true),
+        ("/auth-shared", ("Authorization", "Basic eDp5"), &[("Cache-Control", "s-maxage=60")], true),
+        ("/cookie", ("X", "y"), &[("Cache-Control", "max-age=60"), ("Set-Cookie", "a=b")], false),
+        ("/vary-all", ("X", "y"), &[("Cache-Control", "max-age=60"), ("Vary", "*")], false),
+        ("/targeted", ("X", "y"), &[("Cache-Control", "no-store"), ("CDN-Cache-Control", "max-age=60")], true),
+        ("/targeted-no", ("X", "y"), &[("Cache-Control", "max-age=60"), ("CDN-Cache-Control", "no-store")], false),
+        ("/expires", ("X", "y"), &[("Expires", "Fri, 01 Jan 2100 00:00:00 GMT")], true),
+        ("/expires-0", ("X", "y"), &[("Expires", "0")], false),
+    ];
+    let origin = Origin::start(move |seen| {
+        let (_, _, fields, _) = table.iter().find(|row| row.0 == seen.target).expect("a row");
+        fields.iter().fold(Reply::ok("x", ""), |reply, (n, v)| reply.field(n, v))
+    });
+    let edge = Plan::new(&origin).start();
+    for (path, field, _, hit) in table {
+        assert!(!edge.ask("GET", path, &[field]).is_hit(), "{path}: nothing can be stored yet");
+        let second = edge.ask("GET", path, &[field]);
+        assert_eq!(second.is_hit(), hit, "{path}: {}", second.cache());
+    }
+}
+
+#[test]
+fn each_variant_is_stored_for_the_requests_it_answers() {
+    let origin = Origin::start(|seen: &Seen| {
+        let language = seen.fields.get("accept-language").cloned().unwrap_or_default();
+        Reply::ok(language, "max-age=60").field("Vary", "Accept-Language, X-Other")
+    });
+    let edge = Plan::new(&origin).start();
+    let ask = |language: &str| edge.ask("GET", "/", &[("Accept-Language", language)]);
+    for language in ["en", "de", "fr"] {
+        assert_eq!(ask(language).text(), language);
+    }
+    for language in ["en", "de", "fr"] {
+        let again = ask(language);
+        assert!(again.is_hit() && again.text() == language, "{again:?}");
+    }
+    assert!(ask("it").cache().contains("fwd=vary-miss"), "a key with variants, none of which fits");
+    assert!(edge.get("/").cache().contains("fwd=vary-miss"), "no field is not the same as any field");
+    assert_eq!(origin.count("/"), 5);
+}
+
+#[test]
+fn a_stale_response_is_validated_with_stored_validators_and_freshened() {
+    let origin = Origin::start(|seen| {
+        let reply = Reply::ok("same", "max-age=0").field("ETag", "\"one\"").field("X-Count", "new");
+        match seen.fields.get("if-none-match").map(String::as_str) {
+            Some("\"one\"") => Reply { status: 304, body: vec![], ..reply },
+            Some(other) => panic!("the client's validator went to the origin: {other}"),
+            None => reply,
+        }
+    });
+    let edge = Plan::new(&origin).start();
+    assert_eq!(edge.get("/page").text(), "same");
+    let second = edge.ask("GET", "/page", &[("If-None-Match", "\"other\"")]);
+    assert_eq!((second.status, second.text().as_str()), (200, "same"));
+    assert!(second.cache().contains("fwd=stale; fwd-status=304"), "{}", second.cache());
+    let third = edge.ask("GET", "/page", &[("If-None-Match", "\"x\", W/\"one\"")]);
+    assert_eq!((third.status, third.field("etag"), third.field("content-length")), (304, "\"one\"", ""));
+    assert!(edge.metrics().contains("cache_status=\"revalidated\""));
+}
+
+#[test]
+fn a_changed_response_replaces_the_stale_one() {
+    let version = Arc::new(AtomicUsize::new(0));
+    let counting = version.clone();
+    let origin = Origin::start(move |_| {
+        let v = counting.fetch_add(1, Ordering::SeqCst);
+        Reply::ok(format!("v{v}"), if v == 0 { "max-age=0" } else { "max-age=60" }).field("ETag", &format!("\"{v}\""))
+    });
+    let edge = Plan::new(&origin).start();
+    let bodies: Vec<String> = (0..3).map(|_| edge.get("/").text()).collect();
+    assert_eq!(bodies, ["v0", "v1", "v1"]);
+}
+
+#[test]
+fn one_validation_runs_behind_however_many_ask() {
+    let origin = Origin::start(|seen| match seen.fields.contains_key("if-none-match") {
+        true => {
+            std::thread::park_timeout(Duration::from_millis(400));
+            Reply { status: 304, ..Reply::ok("", "max-age=60") }
+        }
+        false => Reply::ok("kept", "max-age=0, stale-while-revalidate=600").field("ETag", "\"k\""),
+    });
+    let edge = Plan::new(&origin).start();
+    edge.get("/page");
+    std::thread::scope(|scope| {
+        for _ in 0..20 {
+            scope.spawn(|| assert_eq!(edge.get("/page").text(), "kept"));
+        }
+    });
+    assert!(edge.metrics().contains("cache_status=\"stale\""), "they were answered at once");
+    wait_for("the validation to be folded in", || edge.get("/page").cache().starts_with("ams-1; hit; ttl=5"));
+    assert_eq!(origin.count("/page"), 2, "one fetch, one validation");
+}
+
+#[test]
+fn a_dead_origin_is_bridged_by_stale_content_where_that_is_allowed() {
+    let failing = Arc::new(AtomicUsize::new(0));
+    let fails = failing.clone();
+    let origin = Origin::start(move |seen| match (fails.load(Ordering::SeqCst), seen.target.as_str()) {
+        (0, "/kept") => Reply::ok("kept", "max-age=0, stale-if-error=600"),
+        (0, "/must") => Reply::ok("must", "max-age=0, must-revalidate, stale-if-error=600").field("ETag", "\"m\""),
+        (0, _) => Reply::ok("plain", "max-age=0, no-cache").field("ETag", "\"p\""),
+        (status, _) => Reply { status: status as u16, ..Reply::ok("broken", "max-age=60") },
+    });
+    let edge = Plan::new(&origin).start();
+    for path in ["/kept", "/must", "/plain"] {
+        edge.get(path);
+    }
+    for status in [500, 502, 503, 504] {
+        failing.store(status, Ordering::SeqCst);
+        let kept = edge.get("/kept");
+        assert_eq!((kept.status, kept.text().as_str()), (200, "kept"));
+        assert!(kept.cache().contains("fwd=stale") && kept.cache().contains(&format!("fwd-status={status}")), "{}", kept.cache());
+        assert_eq!(edge.get("/must").status, status as u16, "what must be validated is not served stale");
+    }
+    failing.store(404, Ordering::SeqCst);
+    assert_eq!(edge.get("/kept").status, 404, "a 404 is an answer");
+    failing.store(0, Ordering::SeqCst);
+    let edge_before = edge.get("/kept2");
+    assert_eq!(edge_before.status, 200);
+    drop(origin);
+    for path in ["/must", "/plain"] {
+        let answer = edge.get(path);
+        assert!(matches!(answer.status, 502 | 504), "{path}: {answer:?}");
+        assert!(answer.field("proxy-status").starts_with("ams-1; error="), "{answer:?}");
+    }
+}
+
+#[test]
+fn unsafe_methods_pass_with_their_bodies_and_invalidate() {
+    let origin = Origin::start(|seen| {
+        let reply = Reply::ok([seen.method.as_bytes(), b" ", &seen.body].concat(), "max-age=600");
+        match seen.target.as_str() {
+            "/error" if seen.method == "POST" => Reply { status: 500, ..reply },
+            "/elsewhere" => reply.field("Location", "/thing").field("Content-Location", "http://other.test/other"),
+            _ => reply,
+        }
+    });
+    let edge = Plan::new(&origin).start();
+    let post = |path: &str, body: &str| {
+        edge.raw(format!("POST {path} HTTP/1.1\r\nHost: www.test\r\nContent-Length: {}\r\n\r\n{body}", body.len()).as_bytes())
+    };
+    for path in ["/thing", "/error", "/thing"] {
+        edge.get(path);
+    }
+    assert_eq!(origin.count("/thing"), 1);
+    let posted = post("/thing", "data");
+    assert!(posted.text() == "POST data" && posted.cache().contains("fwd=method"), "{posted:?}");
+    assert_eq!(edge.get("/thing").text(), "GET ");
+    assert_eq!(origin.count("/thing"), 3, "the POST dropped what was stored");
+    post("/elsewhere", "");
+    edge.get("/thing");
+    assert_eq!(origin.count("/thing"), 4, "and so did another one's Location");
+    post("/error", "");
+    assert!(edge.get("/error").is_hit(), "one that failed changed nothing");
+    let chunked = edge.raw(b"PUT /thing HTTP/1.1\r\nHost: www.test\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nwiki\r\n0\r\n\r\n");
+    assert_eq!(chunked.text(), "PUT wiki");
+    let large = "x".repeat(1 << 20);
+    assert_eq!(post("/large", &large).body.len(), large.len() + 5);
+}
+
+#[test]
+fn an_edge_for_any_host_keeps_hosts_apart_and_ports_together() {
+    let origin = Origin::start(|seen| Reply::ok(seen.fields["host"].clone(), "max-age=60"));
+    let edge = Plan { hosts: vec!["*".into()], ..Plan::new(&origin) }.start();
+    for host in ["one.example", "two.example"] {
+        let ask = |host: &str| edge.ask("GET", "/page", &[("Host", host)]);
+        assert_eq!(ask(host).text(), host);
+        let again = ask(&format!("{}:8080", host.to_uppercase()));
+        assert!(again.is_hit() && again.text() == host, "{again:?}");
+    }
+    assert_eq!(origin.count("/page"), 2);
+}
+
+#[test]
+fn only_what_asks_for_it_gets_a_response_that_is_only_stored() {
+    let origin = Origin::start(|_| Reply::ok("x", "max-age=60"));
+    let mut plan = Plan::new(&origin);
+    plan.cache.obey_client = true;
+    let edge = plan.start();
+    let only = || edge.ask("GET", "/x", &[("Cache-Control", "only-if-cached")]);
+    assert_eq!(only().status, 504);
+    edge.get("/x");
+    assert!(only().is_hit());
+    let reload = edge.ask("GET", "/x", &[("Cache-Control", "no-cache")]);
+    assert!(!reload.is_hit(), "{reload:?}");
+    assert_eq!(origin.count("/x"), 2);
 }

@@ -21,16 +21,16 @@ use tokio::sync::{mpsc, watch};
 
 /// A request as the origin saw it.
 #[derive(Debug, Clone, Default)]
-pub struct Seen {
-    pub method: String,
-    pub target: String,
-    pub fields: HashMap<String, String>,
-    pub body: Vec<u8>,
+pub(crate) struct Seen {
+    pub(crate) method: String,
+    pub(crate) target: String,
+    pub(crate) fields: HashMap<String, String>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Seen {
     /// First and last byte of a plain range request.
-    pub fn range(&self) -> Option<(usize, Option<usize>)> {
+    pub(crate) fn range(&self) -> Option<(usize, Option<usize>)> {
         let (first, last) = self.fields.get("range")?.strip_prefix("bytes=")?.split_once('-')?;
         Some((first.parse().ok()?, last.parse().ok()))
     }
@@ -38,52 +38,52 @@ impl Seen {
 
 /// What the origin answers.
 #[derive(Debug, Clone)]
-pub struct Reply {
-    pub status: u16,
-    pub fields: Vec<(String, String)>,
-    pub body: Vec<u8>,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) fields: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
     /// Even pieces of the body, each after a pause.
-    pub pieces: usize,
-    pub pause: Duration,
+    pub(crate) pieces: usize,
+    pub(crate) pause: Duration,
     /// Bytes after which the connection is cut.
-    pub cut: Option<usize>,
+    pub(crate) cut: Option<usize>,
     /// `Transfer-Encoding: chunked` in place of a length.
-    pub chunked: bool,
+    pub(crate) chunked: bool,
 }
 
 impl Reply {
-    pub fn ok(body: impl Into<Vec<u8>>, cache_control: &str) -> Self {
+    pub(crate) fn ok(body: impl Into<Vec<u8>>, cache_control: &str) -> Self {
         let fields = if cache_control.is_empty() { vec![] } else { vec![("Cache-Control".into(), cache_control.into())] };
         Self { status: 200, fields, body: body.into(), pieces: 1, pause: Duration::ZERO, cut: None, chunked: false }
     }
 
-    pub fn status(status: u16) -> Self {
+    pub(crate) fn status(status: u16) -> Self {
         Self { status, ..Self::ok("", "") }
     }
 
-    pub fn field(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn field(mut self, name: &str, value: &str) -> Self {
         self.fields.push((name.into(), value.into()));
         self
     }
 
-    pub fn slow(mut self, pieces: usize, pause_ms: u64) -> Self {
+    pub(crate) fn slow(mut self, pieces: usize, pause_ms: u64) -> Self {
         self.pieces = pieces;
         self.pause = Duration::from_millis(pause_ms);
         self
     }
 
-    pub fn cut_after(mut self, bytes: usize) -> Self {
+    pub(crate) fn cut_after(mut self, bytes: usize) -> Self {
         self.cut = Some(bytes);
         self
     }
 
-    pub fn chunked(mut self) -> Self {
+    pub(crate) fn chunked(mut self) -> Self {
         self.chunked = true;
         self
     }
 
     /// The same as an origin that knows ranges and `If-Range` would answer it.
-    pub fn ranged(self, seen: &Seen) -> Self {
+    pub(crate) fn ranged(self, seen: &Seen) -> Self {
         let tag = self.fields.iter().find(|(n, _)| n == "ETag").map(|(_, v)| v.clone());
         let Some((first, last)) = seen.range() else { return self };
         if seen.fields.get("if-range").is_some_and(|t| Some(t) != tag.as_ref()) {
@@ -100,14 +100,14 @@ impl Reply {
 }
 
 /// A scripted origin.
-pub struct Origin {
-    pub address: SocketAddr,
+pub(crate) struct Origin {
+    pub(crate) address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
     open: Arc<AtomicBool>,
 }
 
 impl Origin {
-    pub fn start(script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+    pub(crate) fn start(script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (seen, open) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(true)));
@@ -126,16 +126,16 @@ impl Origin {
         Self { address, seen, open }
     }
 
-    pub fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn seen(&self) -> Vec<Seen> {
         self.seen.lock().expect("unpoisoned").clone()
     }
 
-    pub fn count(&self, target: &str) -> usize {
+    pub(crate) fn count(&self, target: &str) -> usize {
         self.seen().iter().filter(|s| s.target == target).count()
     }
 
     /// Refuses connections from now on and closes the ones there are after their next request.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.open.store(false, Ordering::SeqCst);
         drop(TcpStream::connect(self.address));
     }
@@ -163,7 +163,7 @@ fn answer(mut stream: &TcpStream, all: &Mutex<Vec<Seen>>, script: &dyn Fn(&Seen)
             let Some((name, value)) = field.trim_end().split_once(':') else { break };
             seen.fields.insert(name.to_lowercase(), value.trim().to_owned());
         }
-        if seen.fields.get("transfer-encoding").is_some() {
+        if seen.fields.contains_key("transfer-encoding") {
             loop {
                 let mut size = String::new();
                 reader.read_line(&mut size)?;
@@ -217,23 +217,23 @@ fn answer(mut stream: &TcpStream, all: &Mutex<Vec<Seen>>, script: &dyn Fn(&Seen)
 }
 
 /// What an edge is started with.
-pub struct Plan {
-    pub origin: String,
-    pub memory: u64,
-    pub disk: u64,
-    pub push_share: u64,
-    pub cache: CachePolicy,
-    pub hosts: Vec<String>,
-    pub state_dir: PathBuf,
-    pub caught_up: bool,
-    pub name: String,
+pub(crate) struct Plan {
+    pub(crate) origin: String,
+    pub(crate) memory: u64,
+    pub(crate) disk: u64,
+    pub(crate) push_share: u64,
+    pub(crate) cache: CachePolicy,
+    pub(crate) hosts: Vec<String>,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) caught_up: bool,
+    pub(crate) name: String,
     /// Cluster peers beside this node: name and service address.
-    pub peers: Vec<(String, SocketAddr)>,
-    pub listen: Option<SocketAddr>,
+    pub(crate) peers: Vec<(String, SocketAddr)>,
+    pub(crate) listen: Option<SocketAddr>,
 }
 
 impl Plan {
-    pub fn new(origin: &Origin) -> Self {
+    pub(crate) fn new(origin: &Origin) -> Self {
         Self {
             origin: format!("http://{}", origin.address),
             memory: 32 << 20,
@@ -312,12 +312,21 @@ impl Plan {
         }
     }
 
-    pub fn start(self) -> Edge {
+    pub(crate) fn start(self) -> Edge {
         self.try_start().unwrap_or_else(|failure| panic!("the edge starts: {failure}"))
     }
 
+    /// Runs the edge under another node's name.
+    pub(crate) fn run_as(self, name: &str, shutdown: nearcast_fleet::shutdown::Shutdown) -> Result<(), Failure> {
+        let (_fleet, fleet) = watch::channel(Arc::new(self.fleet(free_address(), free_address())));
+        let (_entries, entries) = mpsc::channel(1);
+        let (_state, state) = watch::channel(FollowState::default());
+        let context = NodeContext { name: name.into(), fleet, entries, state, shutdown };
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(nearcast_edge::run(context))
+    }
+
     /// Starts the edge; gives its failure when it ends before it serves.
-    pub fn try_start(self) -> Result<Edge, Failure> {
+    pub(crate) fn try_start(self) -> Result<Edge, Failure> {
         let listen = self.listen.unwrap_or_else(free_address);
         let admin = free_address();
         let fleet = Arc::new(self.fleet(listen, admin));
@@ -356,7 +365,7 @@ impl Plan {
 }
 
 /// An address of this test process's own that nobody listens on.
-pub fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(1);
     let pid = std::process::id();
     loop {
@@ -369,24 +378,24 @@ pub fn free_address() -> SocketAddr {
 }
 
 /// A running edge. Dropping it ends it.
-pub struct Edge {
-    pub address: SocketAddr,
-    pub admin: SocketAddr,
+pub(crate) struct Edge {
+    pub(crate) address: SocketAddr,
+    pub(crate) admin: SocketAddr,
     trigger: Option<ShutdownTrigger>,
     thread: Option<JoinHandle<Result<(), Failure>>>,
-    pub entries: mpsc::Sender<Entry>,
-    pub state: watch::Sender<FollowState>,
-    pub fleet: watch::Sender<Arc<Fleet>>,
+    pub(crate) entries: mpsc::Sender<Entry>,
+    pub(crate) state: watch::Sender<FollowState>,
+    pub(crate) fleet: watch::Sender<Arc<Fleet>>,
     revision: u64,
 }
 
 impl Edge {
     /// `GET` of a path at the site's host.
-    pub fn get(&self, path: &str) -> Answer {
+    pub(crate) fn get(&self, path: &str) -> Answer {
         self.ask("GET", path, &[])
     }
 
-    pub fn ask(&self, method: &str, path: &str, fields: &[(&str, &str)]) -> Answer {
+    pub(crate) fn ask(&self, method: &str, path: &str, fields: &[(&str, &str)]) -> Answer {
         let mut head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
         if !fields.iter().any(|(n, _)| *n == "Host") {
             head += "Host: www.test\r\n";
@@ -398,21 +407,21 @@ impl Edge {
     }
 
     /// Sends bytes and reads one response to the end of the connection.
-    pub fn raw(&self, bytes: &[u8]) -> Answer {
+    pub(crate) fn raw(&self, bytes: &[u8]) -> Answer {
         exchange(self.address, bytes).expect("the edge answers")
     }
 
-    pub fn connect(&self) -> TcpStream {
+    pub(crate) fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).expect("the edge listens")
     }
 
     /// Folds a purge and waits until it holds.
-    pub fn purge(&mut self, scope: PurgeScope, soft: bool) {
+    pub(crate) fn purge(&mut self, scope: PurgeScope, soft: bool) {
         self.entry(Change::Purge(Purge { scope, soft }));
     }
 
     /// Gives the node one journal entry and waits until it was folded.
-    pub fn entry(&mut self, change: Change) {
+    pub(crate) fn entry(&mut self, change: Change) {
         self.revision += 1;
         let revision = self.revision;
         self.entries.blocking_send(Entry { revision, accepted_unix_ms: 0, change }).expect("the edge follows");
@@ -420,25 +429,25 @@ impl Edge {
         wait_for("the entry to be folded", || self.metric("nearcast_edge_journal_revision") >= revision as f64);
     }
 
-    pub fn metrics(&self) -> String {
+    pub(crate) fn metrics(&self) -> String {
         let answer = exchange(self.admin, b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("metrics");
         String::from_utf8(answer.body).expect("text")
     }
 
     /// Sum of a metric over all its series that contain `name`.
-    pub fn metric(&self, name: &str) -> f64 {
+    pub(crate) fn metric(&self, name: &str) -> f64 {
         let of_name = |line: &&str| line.starts_with(name) && !line.starts_with('#');
         self.metrics().lines().filter(of_name).filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 
     /// Asks for shutdown without waiting.
-    pub fn begin_stop(&self) {
+    pub(crate) fn begin_stop(&self) {
         if let Some(trigger) = &self.trigger {
             trigger.shut_down();
         }
     }
 
-    pub fn stop(mut self) -> Result<(), Failure> {
+    pub(crate) fn stop(mut self) -> Result<(), Failure> {
         self.end()
     }
 
@@ -456,34 +465,34 @@ impl Drop for Edge {
 
 /// A response as a client read it.
 #[derive(Debug, Clone, Default)]
-pub struct Answer {
-    pub status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     /// Names in lower case, in order.
-    pub fields: Vec<(String, String)>,
-    pub body: Vec<u8>,
+    pub(crate) fields: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
     /// Whether the body came whole.
-    pub whole: bool,
+    pub(crate) whole: bool,
 }
 
 impl Answer {
-    pub fn field(&self, name: &str) -> &str {
+    pub(crate) fn field(&self, name: &str) -> &str {
         self.fields.iter().find(|(n, _)| n == name).map_or("", |(_, v)| v)
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    pub fn cache(&self) -> &str {
+    pub(crate) fn cache(&self) -> &str {
         self.field("cache-status")
     }
 
-    pub fn is_hit(&self) -> bool {
+    pub(crate) fn is_hit(&self) -> bool {
         self.cache().contains("; hit")
     }
 }
 
-pub fn exchange(address: SocketAddr, bytes: &[u8]) -> std::io::Result<Answer> {
+pub(crate) fn exchange(address: SocketAddr, bytes: &[u8]) -> std::io::Result<Answer> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     stream.write_all(bytes)?;
@@ -491,7 +500,7 @@ pub fn exchange(address: SocketAddr, bytes: &[u8]) -> std::io::Result<Answer> {
     read_answer(&mut BufReader::new(stream), is_head)
 }
 
-pub fn read_answer(reader: &mut impl BufRead, is_head: bool) -> std::io::Result<Answer> {
+pub(crate) fn read_answer(reader: &mut impl BufRead, is_head: bool) -> std::io::Result<Answer> {
     let mut line = String::new();
     reader.read_line(&mut line)?;
     let status = line.split(' ').nth(1).and_then(|s| s.trim().parse().ok()).ok_or(std::io::ErrorKind::InvalidData)?;
@@ -530,7 +539,7 @@ pub fn read_answer(reader: &mut impl BufRead, is_head: bool) -> std::io::Result<
 }
 
 /// Waits for a condition that another thread brings about.
-pub fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !holds() {
         assert!(Instant::now() < deadline, "waited too long for {what}");
@@ -539,6 +548,6 @@ pub fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// Bytes in which no slice is like another.
-pub fn pattern(length: usize) -> Vec<u8> {
+pub(crate) fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|i| (i % 251) as u8 ^ (i / 65_536) as u8).collect()
 }

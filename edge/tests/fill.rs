@@ -1,0 +1,195 @@
+//! Fills: shared by all who want the same, never slowed by a reader, resumed after a cut.
+
+mod lab;
+
+use std::io::{BufReader, Read, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use lab::{Origin, Plan, Reply, pattern, read_answer, wait_for};
+
+#[test]
+fn two_hundred_at_once_on_one_cold_slow_url_are_one_origin_request() {
+    let body = pattern(1 << 20);
+    let sent = body.clone();
+    let origin = Origin::start(move |_| Reply::ok(sent.clone(), "max-age=600").field("ETag", "\"slow\"").slow(16, 40));
+    let edge = Plan::new(&origin).start();
+    let times: Vec<(Duration, Duration)> = std::thread::scope(|scope| {
+        let asks: Vec<_> = (0..200)
+            .map(|_| {
+                scope.spawn(|| {
+                    let began = Instant::now();
+                    let mut stream = edge.connect();
+                    stream.write_all(b"GET /slow HTTP/1.1\r\nHost: www.test\r\nConnection: close\r\n\r\n").expect("sent");
+                    let mut reader = BufReader::new(stream);
+                    let mut whole = Vec::new();
+                    let mut first = None;
+                    let mut buffer = [0; 65536];
+                    loop {
+                        let n = reader.read(&mut buffer).expect("readable");
+                        if n == 0 {
+                            break;
+                        }
+                        whole.extend_from_slice(&buffer[..n]);
+                        let has_body = whole.windows(4).position(|w| w == b"\r\n\r\n").is_some_and(|at| whole.len() > at + 4);
+                        if first.is_none() && has_body {
+                            first = Some(began.elapsed());
+                        }
+                    }
+                    assert!(whole.ends_with(&body), "whole");
+                    (first.expect("a body"), began.elapsed())
+                })
+            })
+            .collect();
+        asks.into_iter().map(|a| a.join().expect("no panic")).collect()
+    });
+    assert_eq!(origin.count("/slow"), 1, "one request at the origin");
+    let early = times.iter().filter(|(first, last)| first.as_secs_f64() < 0.7 * last.as_secs_f64()).count();
+    assert!(early > 150, "only {early} of 200 saw bytes before the end");
+    let metrics = edge.metrics();
+    assert!(metrics.contains("cache_status=\"collapsed\""), "{metrics}");
+}
+
+#[test]
+fn what_may_not_be_shared_does_not_make_anybody_wait_in_line() {
+    let origin = Origin::start(|_| {
+        std::thread::park_timeout(Duration::from_millis(300));
+        Reply::ok("mine", "private")
+    });
+    let edge = Plan::new(&origin).start();
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..20 {
+            scope.spawn(|| assert_eq!(edge.get("/me").text(), "mine"));
+        }
+    });
+    assert_eq!(origin.count("/me"), 20, "each has its own");
+    assert!(began.elapsed() < Duration::from_secs(3), "side by side: {:?}", began.elapsed());
+}
+
+#[test]
+fn a_cut_is_resumed_and_nobody_notices() {
+    let body = pattern(1_000_000);
+    let sent = body.clone();
+    let origin = Origin::start(move |seen| {
+        let reply = Reply::ok(sent.clone(), "max-age=600").field("ETag", "\"v\"").ranged(seen);
+        if reply.body.len() > 400_000 { reply.cut_after(300_001) } else { reply }
+    });
+    let edge = Plan::new(&origin).start();
+    for _ in 0..2 {
+        let answer = edge.get("/cut");
+        assert!(answer.whole && answer.body == body, "{} bytes", answer.body.len());
+    }
+    let ranges: Vec<_> = origin.seen().iter().map(|s| (s.range(), s.fields.get("if-range").cloned())).collect();
+    let tag = Some("\"v\"".to_owned());
+    assert_eq!(ranges, [(None, None), (Some((300_001, Some(999_999))), tag.clone()), (Some((600_002, Some(999_999))), tag)]);
+}
+
+#[test]
+fn a_cut_that_cannot_be_resumed_cuts_the_client_and_is_never_stored_as_whole() {
+    for chunked in [false, true] {
+        let asked = AtomicUsize::new(0);
+        let origin = Origin::start(move |_| {
+            let reply = Reply { chunked, ..Reply::ok(pattern(1_000_000), "max-age=600").slow(20, 0) };
+            if asked.fetch_add(1, Ordering::SeqCst) == 0 { reply.cut_after(400_000) } else { reply }
+        });
+        let edge = Plan::new(&origin).start();
+        let first = edge.get("/cut");
+        assert!(!first.whole && first.body.len() <= 400_000, "chunked {chunked}: a part must not look whole");
+        let second = edge.get("/cut");
+        assert!(second.whole && second.body == pattern(1_000_000) && !second.is_hit(), "chunked {chunked}: {}", second.cache());
+        assert!(edge.get("/cut").is_hit());
+    }
+}
+
+#[test]
+fn a_client_that_does_not_read_slows_nobody() {
+    let body = pattern(24 << 20);
+    let sent = body.clone();
+    let origin = Origin::start(move |_| Reply::ok(sent.clone(), "max-age=600").field("ETag", "\"v\"").slow(200, 1));
+    let edge = Plan { memory: 64 << 20, ..Plan::new(&origin) }.start();
+    let mut stalled = edge.connect();
+    stalled.write_all(b"GET /big HTTP/1.1\r\nHost: www.test\r\nConnection: close\r\n\r\n").expect("sent");
+    wait_for("the fill to begin", || origin.count("/big") == 1);
+    let quick = edge.get("/big");
+    assert!(quick.whole && quick.body == body);
+    assert_eq!(origin.count("/big"), 1);
+    let late = read_answer(&mut BufReader::new(stalled), false).expect("an answer");
+    assert!(late.whole && late.body == body, "the slow one gets everything as well");
+}
+
+#[test]
+fn a_fill_outlives_the_client_that_began_it() {
+    let origin = Origin::start(|_| Reply::ok(pattern(600_000), "max-age=600").slow(10, 30));
+    let edge = Plan::new(&origin).start();
+    let mut hasty = edge.connect();
+    hasty.write_all(b"GET /slow HTTP/1.1\r\nHost: www.test\r\n\r\n").expect("sent");
+    wait_for("the fill to begin", || origin.count("/slow") == 1);
+    drop(hasty);
+    let answer = edge.get("/slow");
+    assert!(answer.whole && answer.body == pattern(600_000));
+    assert_eq!(origin.count("/slow"), 1);
+}
+
+#[test]
+fn bodies_too_large_to_be_stored_pass_through_whole() {
+    for chunked in [false, true] {
+        let origin = Origin::start(move |_| Reply { chunked, ..Reply::ok(pattern(12 << 20), "max-age=600") });
+        let mut plan = Plan::new(&origin);
+        plan.cache.body_bytes_max = nearcast_fleet::units::Bytes(1 << 20);
+        let edge = plan.start();
+        for _ in 0..2 {
+            let answer = edge.get("/huge");
+            assert!(answer.whole && answer.body == pattern(12 << 20) && !answer.is_hit(), "chunked {chunked}: {}", answer.cache());
+        }
+        assert!(edge.metric("nearcast_edge_memory_bytes") < (6 << 20) as f64, "chunked {chunked}");
+    }
+}
+
+#[test]
+fn slices_that_were_evicted_are_fetched_again_alone() {
+    let body = pattern(3 << 20);
+    let sent = body.clone();
+    let origin = Origin::start(move |seen| Reply::ok(sent.clone(), "max-age=600").field("ETag", "\"v\"").ranged(seen));
+    let edge = Plan { memory: 8 << 20, ..Plan::new(&origin) }.start();
+    for n in 0..12 {
+        assert_eq!(edge.get(&format!("/{n}")).body, body);
+    }
+    for n in 0..12 {
+        let answer = edge.get(&format!("/{n}"));
+        assert!(answer.whole && answer.body == body, "{n}: {}", answer.cache());
+    }
+}
+
+#[test]
+fn a_kept_connection_that_died_is_replaced_without_an_error() {
+    let origin = Origin::start(|seen| {
+        // The connection is closed after every answer, without a word of it.
+        let reply = Reply::ok(seen.target.clone(), "no-store");
+        let bytes = reply.body.len();
+        reply.cut_after(bytes)
+    });
+    let edge = Plan::new(&origin).start();
+    for n in 0..20 {
+        let target = format!("/{n}");
+        let answer = edge.get(&target);
+        assert_eq!((answer.status, answer.text()), (200, target));
+    }
+}
+
+#[test]
+fn draining_finishes_what_has_begun_and_takes_nothing_new() {
+    let origin = Origin::start(|_| Reply::ok(pattern(300_000), "max-age=60").slow(10, 100));
+    let edge = Plan::new(&origin).start();
+    let mut stream = edge.connect();
+    stream.write_all(b"GET /long HTTP/1.1\r\nHost: www.test\r\n\r\n").expect("sent");
+    let mut kept = edge.connect();
+    kept.write_all(b"GET /.nearcast/health HTTP/1.1\r\nHost: x\r\n\r\n").expect("sent");
+    assert_eq!(read_answer(&mut BufReader::new(&kept), false).expect("an answer").status, 200);
+    wait_for("the transfer to begin", || origin.count("/long") == 1);
+    edge.begin_stop();
+    wait_for("the listener to close", || std::net::TcpStream::connect(edge.address).is_err());
+    let answer = read_answer(&mut BufReader::new(stream), false).expect("an answer");
+    assert!(answer.whole && answer.body == pattern(300_000));
+    edge.stop().expect("a good end");
+}

@@ -1,0 +1,131 @@
+//! What a client can do wrong, and where it ends.
+
+mod lab;
+
+use std::io::{BufReader, Read, Write};
+use std::time::Duration;
+
+use lab::{Origin, Plan, Reply, read_answer};
+
+#[test]
+fn requests_that_break_the_protocol_get_the_standards_answer() {
+    let origin = Origin::start(|seen| Reply::ok(seen.method.clone(), "max-age=60"));
+    let edge = Plan::new(&origin).start();
+    let long = "x".repeat(70_000);
+    let many = "A: b\r\n".repeat(200);
+    let table: Vec<(String, u16)> = vec![
+        ("GET / HTTP/1.1\r\nHost: www.test\r\n\r\n".into(), 200),
+        ("GET http://www.test/ HTTP/1.1\r\nHost: elsewhere.example\r\n\r\n".into(), 200),
+        ("GET / HTTP/1.0\r\nHost: www.test\r\n\r\n".into(), 200),
+        ("GET / HTTP/1.1\r\n\r\n".into(), 400),
+        ("GET / HTTP/1.1\r\nHost: www.test\r\nHost: www.test\r\n\r\n".into(), 400),
+        ("GET / HTTP/1.1\r\nHost: www.test/path\r\n\r\n".into(), 400),
+        ("GET / HTTP/1.1\r\nHost: www test\r\n\r\n".into(), 400),
+        ("GET / HTTP/1.1\r\nHost: elsewhere.example\r\n\r\n".into(), 421),
+        ("POST / HTTP/1.1\r\nHost: www.test\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".into(), 400),
+        ("POST / HTTP/1.1\r\nHost: www.test\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n".into(), 400),
+        ("POST / HTTP/1.1\r\nHost: www.test\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabc".into(), 400),
+        ("POST / HTTP/1.1\r\nHost: www.test\r\nContent-Length: +3\r\n\r\nabc".into(), 400),
+        ("POST / HTTP/1.1\r\nHost: www.test\r\nTransfer-Encoding: gzip\r\n\r\nabc".into(), 400),
+        ("POST / HTTP/1.1\r\nHost: www.test\r\nTransfer-Encoding: chunked, gzip\r\n\r\nabc".into(), 400),
+        ("POST / HTTP/1.0\r\nHost: www.test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".into(), 400),
+        ("POST / HTTP/1.1\r\nHost: www.test\r\nTransfer-Encoding: chunked\r\n\r\n0x3\r\nabc\r\n0\r\n\r\n".into(), 400),
+        ("GET / HTTP/1.1\r\nHost : www.test\r\n\r\n".into(), 400),
+        ("GET / HTTP/1.1\r\nHost: www.test\r\nA: b\r\n c\r\n\r\n".into(), 400),
+        ("GET / HTTP/1.1\r\nHost: www.test\r\nA: b\rc\r\n\r\n".into(), 400),
+        ("GET / HTTP/1.1\r\nHost: www.test\r\nA: b\0c\r\n\r\n".into(), 400),
+        ("GET / HTTP/1.1\nHost: www.test\n\n".into(), 400),
+        ("GET / HTTP/1.1\r\nHost: www.test\r\nA: b\nB: c\r\n\r\n".into(), 400),
+        (format!("GET / HTTP/1.1\r\nHost: www.test\r\nA: {long}\r\n\r\n"), 431),
+        (format!("GET / HTTP/1.1\r\nHost: www.test\r\n{many}\r\n"), 431),
+        (format!("GET /{} HTTP/1.1\r\nHost: www.test\r\n\r\n", &long[..20_000]), 414),
+        ("TRACE / HTTP/1.1\r\nHost: www.test\r\n\r\n".into(), 501),
+        ("CONNECT www.test:80 HTTP/1.1\r\nHost: www.test\r\n\r\n".into(), 501),
+        ("GET / HTTP/1.1\r\nHost: www.test\r\nCDN-Loop: other, nearcast-cdn.test; v=1\r\n\r\n".into(), 508),
+        ("GET / HTTP/1.1\r\nHost: www.test\r\nCDN-Loop: nearcast-cdn.testing\r\n\r\n".into(), 200),
+    ];
+    for (request, status) in table {
+        let answer = edge.raw(request.as_bytes());
+        assert_eq!(answer.status, status, "{:?}", &request[..request.len().min(120)]);
+    }
+}
+
+#[test]
+fn the_origin_sees_who_came_before_and_nothing_that_poisons() {
+    let origin =
+        Origin::start(|_| Reply::ok("x", "max-age=60").field("Connection", "X-Hop").field("X-Hop", "1").field("Keep-Alive", "timeout=5"));
+    let edge = Plan::new(&origin).start();
+    let fields = [
+        ("X-Forwarded-Host", "evil"),
+        ("CDN-Loop", "other"),
+        ("Connection", "x-mine"),
+        ("X-Mine", "1"),
+        ("Range", "bytes=0-"),
+        ("TE", "gzip"),
+    ];
+    let answer = edge.ask("GET", "/", &fields);
+    assert!(answer.field("x-hop").is_empty() && answer.field("keep-alive").is_empty(), "{answer:?}");
+    let seen = &origin.seen()[0].fields;
+    for absent in ["x-forwarded-host", "x-mine", "range", "te", "nearcast-peer"] {
+        assert!(!seen.contains_key(absent), "{absent}: {seen:?}");
+    }
+    assert_eq!((seen["host"].as_str(), seen["via"].as_str()), ("www.test", "1.1 ams-1"));
+    assert!(seen["cdn-loop"].ends_with("nearcast-cdn.test"), "{seen:?}");
+    let stored = edge.get("/");
+    assert!(stored.is_hit() && stored.field("x-hop").is_empty());
+}
+
+#[test]
+fn several_requests_on_one_connection_and_bodies_nobody_wanted() {
+    let origin = Origin::start(|seen| Reply::ok(seen.target.clone(), "max-age=60"));
+    let edge = Plan::new(&origin).start();
+    let mut stream = edge.connect();
+    stream.write_all(b"GET /a HTTP/1.1\r\nHost: www.test\r\n\r\nGET /b HTTP/1.1\r\nHost: www.test\r\n\r\n").expect("sent");
+    let mut reader = BufReader::new(stream.try_clone().expect("a handle"));
+    assert_eq!(read_answer(&mut reader, false).expect("first").text(), "/a");
+    assert_eq!(read_answer(&mut reader, false).expect("second").text(), "/b");
+    // The body of a refused request must not be taken for a request.
+    let inner = "GET /smuggled HTTP/1.1\r\nHost: www.test\r\n\r\n";
+    let outer = format!("POST /c HTTP/1.1\r\nHost: elsewhere.example\r\nContent-Length: {}\r\n\r\n{inner}", inner.len());
+    stream.write_all(outer.as_bytes()).expect("sent");
+    assert_eq!(read_answer(&mut reader, false).expect("third").status, 421);
+    let mut rest = Vec::new();
+    stream.set_read_timeout(Some(Duration::from_millis(300))).expect("set");
+    let _ = reader.read_to_end(&mut rest);
+    assert!(rest.is_empty(), "{}", String::from_utf8_lossy(&rest));
+    assert_eq!(origin.count("/smuggled"), 0);
+}
+
+#[test]
+fn health_is_answered_for_any_host_and_counts_as_local() {
+    let origin = Origin::start(|_| Reply::ok("x", ""));
+    let edge = Plan::new(&origin).start();
+    let health = edge.ask("GET", "/.nearcast/health", &[("Host", "127.0.0.1:8080")]);
+    assert_eq!((health.status, health.text().as_str()), (200, "ok\n"));
+    assert!(edge.metrics().contains("nearcast_edge_requests_total{cache_status=\"local\",site=\"none\",status_class=\"2xx\"} 1"));
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let origin = Origin::start(|_| Reply::ok("x", ""));
+    let held = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = held.local_addr().expect("bound");
+    let failure = Plan { listen: Some(address), ..Plan::new(&origin) }.try_start().err().expect("it cannot start");
+    assert_eq!(failure.kind.exit_code(), 69);
+    assert!(failure.message.contains(&address.to_string()), "{failure}");
+    let running = Plan::new(&origin).start();
+    let second = Plan { listen: Some(running.address), ..Plan::new(&origin) }.try_start().err().expect("also when an edge has it");
+    assert_eq!(second.kind.exit_code(), 69, "{second}");
+}
+
+#[test]
+fn a_node_that_is_no_edge_is_named() {
+    let origin = Origin::start(|_| Reply::ok("x", ""));
+    let mut plan = Plan::new(&origin);
+    plan.hosts = vec!["www.test".into()];
+    let (trigger, shutdown) = nearcast_fleet::shutdown::channel();
+    drop(trigger);
+    let failure = plan.run_as("nobody", shutdown).expect_err("no such node");
+    assert_eq!(failure.kind.exit_code(), 64);
+    assert!(failure.message.contains("nobody") && failure.message.contains("ams-1"), "{failure}");
+}
