@@ -8,6 +8,7 @@ use http::StatusCode;
 use nearcast_fleet::config::SelectionPolicy;
 use serde::Serialize;
 
+use super::location::ClientPlace;
 use super::plan::distance_km;
 use super::select::{self, Standing, UNMEASURED};
 use super::{ClientPrefix, Family, Reason, State, Steering, masked};
@@ -215,6 +216,8 @@ impl Steering {
         let question = considered.question;
         let decision = select::decide(&question);
         let choice = snapshot.choice(number, &considered, decision);
+        let (place_number, place_scope) = snapshot.plan.atlas.find(address);
+        let client_place = snapshot.plan.atlas.place(place_number);
         let ranking: Vec<u16> = match found.policy {
             SelectionPolicy::Geo => question.order.to_vec(),
             SelectionPolicy::Rtt if question.rtt.is_none() => question.order.to_vec(),
@@ -228,14 +231,13 @@ impl Steering {
             .iter()
             .map(|cluster| {
                 let rank = ranking.iter().position(|r| r == cluster);
-                let mut candidate = self.candidate(&state, &question, *cluster, address, now_ms);
+                let mut candidate = self.candidate(&state, client_place, *cluster, address, now_ms);
                 candidate.rank = rank.map(|r| r + 1);
                 candidate.rejected = (winner != Some(*cluster)).then(|| rejection(&question, *cluster, rank, winner, &ranking, fleet));
                 candidate
             })
             .collect();
-        let (_, place_scope) = snapshot.plan.atlas.find(address);
-        let place = considered.place.map(|p| PlaceShown {
+        let place = client_place.map(|p| PlaceShown {
             country: p.country_str().to_owned(),
             latitude: f64::from(p.latitude),
             longitude: f64::from(p.longitude),
@@ -274,7 +276,7 @@ impl Steering {
         })
     }
 
-    fn candidate(&self, state: &State, question: &select::Question<'_>, cluster: u16, address: IpAddr, now_ms: u64) -> Candidate {
+    fn candidate(&self, state: &State, place: Option<&ClientPlace>, cluster: u16, address: IpAddr, now_ms: u64) -> Candidate {
         let config = &state.fleet.clusters[usize::from(cluster)];
         let measured_us = state.rtt_map.find(address).and_then(|row| row.get(usize::from(cluster)).copied()).filter(|us| *us != UNMEASURED);
         let own = state
@@ -306,7 +308,7 @@ impl Steering {
         Candidate {
             cluster: config.name.clone(),
             label: config.label.clone(),
-            distance_km: question.here.map(|h| distance_km(h, (config.place.latitude, config.place.longitude)).round()),
+            distance_km: place.map(|p| distance_km(p.position(), (config.place.latitude, config.place.longitude)).round()),
             rtt_ms: measured_us.map(|us| milliseconds(f64::from(us))),
             rtt: measured_us.map(|_| Measured {
                 from: if own.is_some() { "prefix" } else { "aggregate" },

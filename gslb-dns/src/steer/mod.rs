@@ -166,9 +166,10 @@ impl Steering {
     /// A site that does not exist has no addresses.
     pub fn select(&self, site: usize, client: &ClientPrefix, family: Family, random: u64) -> Choice {
         let snapshot = self.snapshot.load();
-        let (choice, place) = snapshot.select(site, client, family, random);
+        let address = masked(client);
+        let choice = snapshot.select(site, address, family, random);
         if !choice.addresses.is_empty() {
-            snapshot.tally.add(site, choice.cluster, choice.reason, place.map(|p| p.country));
+            snapshot.tally.add(site, choice.cluster, choice.reason, snapshot.plan.atlas.country(address));
         }
         choice
     }
@@ -431,7 +432,6 @@ fn masked(client: &ClientPrefix) -> IpAddr {
 /// A decision with what led to it.
 struct Considered<'a> {
     question: Question<'a>,
-    place: Option<&'a ClientPlace>,
     scope_prefix: u8,
 }
 
@@ -443,46 +443,52 @@ impl Snapshot {
             SelectionPolicy::Geo | SelectionPolicy::Rtt => self.plan.find(site, address)?,
             SelectionPolicy::Weighted | SelectionPolicy::RoundRobin => (self.plan.unplaced(site)?, 0),
         };
-        let (number, place_scope) = self.plan.atlas.find(address);
-        let place = self.plan.atlas.place(number);
         let grain = if address.is_ipv4() { GRAIN_V4 } else { GRAIN_V6 };
         let single = order.clusters.len() < 2;
-        let (rtt, scope_prefix, turn) = match policy {
-            _ if single => (None, 0, 0),
-            SelectionPolicy::Geo => (None, order_scope, 0),
-            SelectionPolicy::Rtt => match self.rtt.find(address) {
-                // A time that is guessed depends on the place itself, not on the order alone.
-                Some(row) => (Some(row), order_scope.max(place_scope).max(grain), 0),
-                None => (None, order_scope.max(grain), 0),
-            },
-            SelectionPolicy::Weighted => (None, 0, 0),
-            SelectionPolicy::RoundRobin => (None, 0, self.turns.get(site).map_or(0, |t| t.load(Ordering::Relaxed))),
-        };
-        let question = Question {
+        let mut question = Question {
             policy,
             clusters: &self.clusters,
             order: &order.clusters,
             placed: order.placed,
-            here: place.map(|p| (f64::from(p.latitude), f64::from(p.longitude))),
-            rtt,
+            here: None,
+            rtt: None,
             family,
             explore_below: if single { 0 } else { self.explore_below },
-            turn,
+            turn: 0,
             random,
         };
-        Some(Considered { question, place, scope_prefix })
+        let scope_prefix = match policy {
+            _ if single => 0,
+            SelectionPolicy::Geo => order_scope,
+            SelectionPolicy::Rtt => match self.rtt.find(address) {
+                Some(row) => {
+                    // A time that is guessed depends on the place itself, not on the order alone.
+                    let (number, place_scope) = self.plan.atlas.find(address);
+                    question.here = self.plan.atlas.place(number).map(ClientPlace::position);
+                    question.rtt = Some(row);
+                    order_scope.max(place_scope).max(grain)
+                }
+                None => order_scope.max(grain),
+            },
+            SelectionPolicy::Weighted => 0,
+            SelectionPolicy::RoundRobin => {
+                question.turn = self.turns.get(site).map_or(0, |t| t.load(Ordering::Relaxed));
+                0
+            }
+        };
+        Some(Considered { question, scope_prefix })
     }
 
-    fn select(&self, site: usize, client: &ClientPrefix, family: Family, random: u64) -> (Choice, Option<&ClientPlace>) {
-        let nothing = Choice { cluster: 0, addresses: Addresses::EMPTY, ttl: 0, scope_prefix: 0, reason: Reason::NoAddress };
-        let Some(considered) = self.consider(site, masked(client), family, random) else { return (nothing, None) };
+    fn select(&self, site: usize, address: IpAddr, family: Family, random: u64) -> Choice {
+        let Some(mut considered) = self.consider(site, address, family, random) else {
+            return Choice { cluster: 0, addresses: Addresses::EMPTY, ttl: 0, scope_prefix: 0, reason: Reason::NoAddress };
+        };
         if considered.question.policy == SelectionPolicy::RoundRobin
             && let Some(turns) = self.turns.get(site)
         {
-            turns.fetch_add(1, Ordering::Relaxed);
+            considered.question.turn = turns.fetch_add(1, Ordering::Relaxed);
         }
-        let decision = select::decide(&considered.question);
-        (self.choice(site, &considered, decision), considered.place)
+        self.choice(site, &considered, select::decide(&considered.question))
     }
 
     fn choice(&self, site: usize, considered: &Considered<'_>, decision: Decision) -> Choice {

@@ -110,7 +110,7 @@ impl Orders {
             .iter()
             .map(|place| {
                 let Some(place) = place else { return 0 };
-                let here = (f64::from(place.latitude), f64::from(place.longitude));
+                let here = place.position();
                 distances.clear();
                 distances.extend(list.iter().map(|c| {
                     let there = positions[*c].0;
