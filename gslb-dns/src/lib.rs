@@ -70,7 +70,7 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     let (readiness_tx, readiness) = watch::channel(Readiness::NotReady("starting".to_owned()));
     let serving = listeners.serve(&handler, &metrics, &shutdown)?;
     let admin_task = tokio::spawn(admin::serve(admin_listener, registry, readiness, Some(steering.admin_extra()), shutdown.clone()));
-    let reloader = Reloader { name: name.clone(), fleet: fleet.clone(), handler: Arc::clone(&handler), serial };
+    let reloader = Reloader { name: name.clone(), fleet: fleet.clone(), handler: Arc::clone(&handler), serial, listen: me.listen.clone() };
     let started_unix_ms = unix_millis(SystemTime::now());
     let source = ReportSource { name, state, steering, metrics, started_unix_ms, shutdown: shutdown.clone() };
     let to_control = |f: &Fleet| reporter::to_control(f, "dns");
@@ -133,6 +133,7 @@ struct Reloader {
     fleet: watch::Receiver<Arc<Fleet>>,
     handler: Arc<Handler>,
     serial: u32,
+    listen: Vec<std::net::SocketAddr>,
 }
 
 impl Reloader {
@@ -152,6 +153,12 @@ impl Reloader {
     }
 
     fn reload(&mut self, fleet: &Fleet, now: u32) {
+        if let Some(me) = fleet.name_servers.iter().find(|s| s.name == self.name)
+            && me.listen != self.listen
+        {
+            tracing::warn!("this name server's listen addresses changed in the fleet file; restart it to use them");
+            self.listen.clone_from(&me.listen);
+        }
         let serial = next_serial(Some(self.serial), now);
         match Zones::compile(fleet, &self.name, serial) {
             Ok(zones) if zones.is_same(&self.handler.zones.load()) => {}

@@ -300,6 +300,19 @@ impl Zones {
     }
 }
 
+/// Every fault in what the fleet's name servers would serve, each once; for checking a fleet file before it is used.
+pub fn check(fleet: &Fleet) -> Vec<ZoneError> {
+    let mut faults: Vec<ZoneError> = Vec::new();
+    for server in &fleet.name_servers {
+        for fault in Zones::compile(fleet, &server.name, 0).err().unwrap_or_default() {
+            if !faults.contains(&fault) {
+                faults.push(fault);
+            }
+        }
+    }
+    faults
+}
+
 /// The zones of the fleet, the CDN's own first; records that the file gives for the CDN's own zone join it.
 fn zone_list(fleet: &Fleet) -> Vec<Zone> {
     let given = fleet.zones.iter().find(|z| z.name == fleet.zone);

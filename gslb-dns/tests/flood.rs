@@ -109,6 +109,23 @@ fn a_flood_is_sent_to_tcp_and_a_cookie_opens_the_door() {
 }
 
 #[test]
+fn before_there_are_zones_it_says_that_it_is_not_ready() {
+    let mut bench = Bench::new();
+    bench.zones = Arc::new(Zones::default());
+    let answer = bench.ask(&query_with(1, "www.cdn.test", 1, 0, &[]), "127.0.0.1");
+    assert_eq!(rcode(&answer), 2, "SERVFAIL");
+    let told = bench.handler.answer(
+        &bench.zones,
+        &mut bench.worker,
+        &query_with(1, "www.cdn.test", 1, 0, &[]),
+        IpAddr::from([127, 0, 0, 1]),
+        Transport::Tcp,
+        &mut bench.out,
+    );
+    assert!(told && bench.out.ends_with(&[0, 15, 0, 2, 0, 14]), "not ready (RFC 8914): {:?}", bench.out);
+}
+
+#[test]
 fn common_answers_take_no_memory() {
     let mut bench = Bench::new();
     let subnet = vec![(8, vec![0, 1, 24, 0, 203, 0, 113])];

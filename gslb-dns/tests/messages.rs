@@ -268,6 +268,51 @@ fn every_probe_of_the_edns_and_flag_matrix_gets_its_answer() {
     }
 }
 
+/// A query with one additional record whose owner is these bytes.
+fn with_owner(owner: &[u8]) -> Vec<u8> {
+    let mut message = query(7, "mail.demo.test", 1);
+    message[11] = 1;
+    message.extend_from_slice(owner);
+    message.extend_from_slice(&[0, 1, 0, 1, 0, 0, 0, 0, 0, 0]);
+    message
+}
+
+#[test]
+fn compression_pointers_only_point_back_and_are_never_a_loop() {
+    let server = Server::start();
+    let here = query(7, "mail.demo.test", 1).len() as u8;
+    for (what, owner, expected) in [
+        ("back to the question", vec![0xc0, 12], 0),
+        ("a label, then back", vec![1, b'x', 0xc0, 17], 0),
+        ("to itself", vec![0xc0, here], 1),
+        ("forward", vec![0xc0, here + 5], 1),
+        ("into the header", vec![0xc0, 4], 1),
+        ("far outside", vec![0xff, 0xff], 1),
+        ("a loop through a label", vec![1, b'x', 0xc0, here], 1),
+        ("a reserved label type", vec![0x80, 1], 1),
+        ("half a pointer at the end", vec![0xc0], 1),
+    ] {
+        let answer = server.udp(&with_owner(&owner)).unwrap_or_else(|| panic!("{what}: no answer"));
+        assert_eq!(rcode(&answer), expected, "{what}");
+    }
+}
+
+#[test]
+fn when_nothing_is_up_the_answer_says_so_and_still_has_addresses() {
+    // Nobody answers health checks in these tests, so every edge is down after a few of them.
+    let server = Server::start();
+    let asked = query_with(1, "www.cdn.test", 1, 0, &[(ECS, vec![0, 1, 24, 0, 198, 51, 100])]);
+    for _ in 0..200 {
+        let answer = server.udp(&asked).expect("an answer");
+        assert_eq!((rcode(&answer), count(&answer, 6)), (0, 2));
+        if option(&answer, EDE) == Some(vec![0, 22]) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("no extended error");
+}
+
 #[test]
 fn responses_and_stumps_get_no_answer() {
     let server = Server::start();
@@ -453,6 +498,10 @@ fn what_does_not_fit_is_cut_off_whole_and_comes_over_tcp() {
         .flat_map(|i| [format!("far NS n{i:02}.far"), format!("n{i:02}.far A 192.0.2.{i}"), format!("n{i:02}.far AAAA 2001:db8::{i}")])
         .collect();
     records.extend(hosts.iter().map(String::as_str));
+    let siblings: Vec<String> = (0..14)
+        .flat_map(|i| [format!("sib NS s{i:02}"), format!("s{i:02} A 192.0.2.{i}"), format!("s{i:02} AAAA 2001:db8::{i}")])
+        .collect();
+    records.extend(siblings.iter().map(String::as_str));
     let server = Server::start_with(vec![], vec![zone("demo.test", &records)]);
     let sized = |name: &str, size: u16| {
         let mut m = query(1, name, 16);
@@ -467,6 +516,7 @@ fn what_does_not_fit_is_cut_off_whole_and_comes_over_tcp() {
         ("an offer of nothing counts as 512", sized("mid.demo.test", 0), true, 512),
         ("a large offer is not taken", sized("big.demo.test", 4096), true, 1232),
         ("required glue does not fit", query(1, "www.far.demo.test", 1), true, 512),
+        ("other addresses are left out", query(1, "www.sib.demo.test", 1), false, 512),
     ] {
         let answer = server.udp(&message).expect("an answer");
         assert_eq!(answer[2] & 2 != 0, is_cut, "{what}: TC");

@@ -189,6 +189,11 @@ fn contradictions_and_bad_records_are_all_told() {
         assert!(text.iter().any(|t| t.contains(part)), "{part} in {text:#?}");
     }
     assert_eq!(errors.len(), 6, "{text:#?}");
+    let mut twice = fleet.clone();
+    twice.name_servers.push(NameServer { name: "ns2".to_owned(), ..fleet.name_servers[0].clone() });
+    twice.zones[0].name_servers = vec![0, 1];
+    twice.zone_name_servers = vec![0, 1];
+    assert_eq!(nearcast_gslb_dns::zone::check(&twice), errors, "each fault once, whoever serves the zone");
     let mut unserved = fleet.clone();
     unserved.zones.clear();
     assert_eq!(Zones::compile(&unserved, "ns9", 1).expect_err("no zone"), [ZoneError::NothingServed("ns9".to_owned())]);

@@ -1,0 +1,80 @@
+//! TCP clients that do nothing, send half a query or do not read are closed after named times. Time is virtual here.
+
+mod support;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use nearcast_fleet::shutdown::ShutdownTrigger;
+use nearcast_gslb_dns::cookie::{CookieSecret, CookieSecrets};
+use nearcast_gslb_dns::handler::Handler;
+use nearcast_gslb_dns::metrics::Metrics;
+use nearcast_gslb_dns::server::{Listeners, Serving};
+use nearcast_gslb_dns::steer::Steering;
+use nearcast_gslb_dns::zone::Zones;
+use support::{fleet, query, zone};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+/// A server on this test's own runtime, so that its time-outs are in the test's time.
+fn start() -> (SocketAddr, Serving, ShutdownTrigger) {
+    let long: Vec<String> = (0..60).map(|i| format!("big TXT \"{i:02}{}\"", "x".repeat(200))).collect();
+    let records: Vec<&str> = long.iter().map(String::as_str).collect();
+    let fleet = Arc::new(fleet(vec![], vec![], vec![zone("demo.test", &records)]));
+    let zones = Zones::compile(&fleet, "ns1", 1).expect("it compiles");
+    let (trigger, shutdown) = nearcast_fleet::shutdown::channel();
+    let registry = prometheus::Registry::new();
+    let (_tx, rx) = tokio::sync::watch::channel(fleet);
+    let secret = CookieSecret([9; 16]);
+    let handler = Arc::new(Handler {
+        zones: ArcSwap::from_pointee(zones),
+        steering: Steering::start(rx, &registry, shutdown.clone()).expect("it starts"),
+        server_id: "ns1".to_owned(),
+        cookies: ArcSwap::from_pointee(CookieSecrets { current: secret, previous: secret }),
+    });
+    let metrics = Arc::new(Metrics::register(&registry).expect("a new registry"));
+    let listeners = Listeners::open(&[SocketAddr::from((Ipv4Addr::LOCALHOST, 0))]).expect("a free port");
+    let address = listeners.addresses()[0];
+    (address, listeners.serve(&handler, &metrics, &shutdown).expect("threads"), trigger)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_is_closed_after_ten_seconds() {
+    let (address, serving, trigger) = start();
+    for sent in [&b""[..], b"\x00", b"\x00\x40half a query"] {
+        let mut stream = TcpStream::connect(address).await.expect("connected");
+        stream.write_all(sent).await.expect("written");
+        let start = Instant::now();
+        assert!(matches!(stream.read(&mut [0]).await, Ok(0) | Err(_)));
+        let waited = start.elapsed();
+        assert!((Duration::from_millis(9500)..Duration::from_secs(11)).contains(&waited), "{waited:?} after {sent:?}");
+    }
+    drop(trigger);
+    serving.drain(Duration::from_secs(10)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_read_is_given_up() {
+    let (address, serving, trigger) = start();
+    let message = query(1, "big.demo.test", 16);
+    let framed = [&(message.len() as u16).to_be_bytes()[..], &message].concat();
+    let stream = TcpStream::connect(address).await.expect("connected");
+    let (mut reader, mut writer) = stream.into_split();
+    // 100,000 queries ask for more than a gigabyte: no buffer takes that.
+    tokio::spawn(async move {
+        for _ in 0..100_000 {
+            if writer.write_all(&framed).await.is_err() {
+                return;
+            }
+        }
+    });
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let mut received = Vec::new();
+    let _ = reader.read_to_end(&mut received).await;
+    assert!(received.len() < 100 << 20, "{} bytes", received.len());
+    drop(trigger);
+    serving.drain(Duration::from_secs(10)).await;
+}
