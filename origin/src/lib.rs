@@ -1,1 +1,112 @@
-//! placeholder
+//! The origin: serves files of a directory to edges and to whoever asks, with what caches and players need.
+//!
+//! A request's walk: [`server`] (sockets, limits) -> [`handler`] (the steps in order) -> [`path`] (which file) -> [`coding`] (which
+//! variant) -> [`conditions`] (preconditions, range) -> [`rules`] (content type, `Cache-Control`) -> [`body`]. [`demo`] writes the
+//! demo's pages and video.
+
+mod body;
+mod coding;
+mod conditions;
+pub mod demo;
+mod handler;
+mod metrics;
+mod path;
+mod rules;
+mod server;
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use nearcast_fleet::admin::{self, Readiness};
+use nearcast_fleet::clock::unix_millis;
+use nearcast_fleet::config::{Fleet, OriginNode, OriginRule};
+use nearcast_fleet::failure::{Failure, FailureKind};
+use nearcast_fleet::follow::NodeContext;
+use nearcast_fleet::report::OriginReport;
+use nearcast_fleet::reporter;
+use nearcast_fleet::shutdown::Shutdown;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::handler::Handler;
+use crate::metrics::Metrics;
+
+/// Runs an origin node until shutdown.
+///
+/// # Errors
+/// [`FailureKind::NoInput`] when the root is no directory; [`Failure::bind`] when it cannot listen.
+pub async fn run(context: NodeContext) -> Result<(), Failure> {
+    let NodeContext { name, fleet, entries, state, mut shutdown } = context;
+    // Purges and pushes are not for origins.
+    drop((entries, state));
+    let me = find(&fleet.borrow(), &name)?;
+    let root = me.root.canonicalize().ok().filter(|r| r.is_dir()).ok_or_else(|| {
+        let root = me.root.display();
+        Failure::new(
+            FailureKind::NoInput,
+            format!("the origin's root {root} is no directory that can be read; make it, or set another root"),
+        )
+    })?;
+    let admin_listener = match me.admin {
+        Some(address) => Some(admin::bind(address).await?),
+        None => None,
+    };
+    let listener = TcpListener::bind(me.listen).await.map_err(|e| Failure::bind("clients", me.listen, &e))?;
+    let registry = prometheus::Registry::new();
+    let metrics = Metrics::register(&registry).map_err(|e| Failure::new(FailureKind::Internal, format!("metrics: {e}")))?;
+    let (rules_tx, rules) = watch::channel(Arc::new(me.rules));
+    let handler = Arc::new(Handler { root: root.clone(), rules, metrics: metrics.clone() });
+    let (readiness_tx, readiness) = watch::channel(Readiness::Ready);
+    let admin_task = admin_listener.map(|l| tokio::spawn(admin::serve(l, registry, readiness, None, shutdown.clone())));
+    let following = tokio::spawn(follow_rules(name.clone(), fleet.clone(), rules_tx, shutdown.clone()));
+    let report = report_source(name, metrics, shutdown.clone());
+    let reporting = tokio::spawn(reporter::run(|f| reporter::to_control(f, "origin"), fleet, move |_| report(), shutdown.clone()));
+    let serving = tokio::spawn(server::serve(listener, handler, shutdown.clone()));
+    tracing::info!(listen = %me.listen, root = %root.display(), "serving files");
+
+    shutdown.asked().await;
+    readiness_tx.send_replace(Readiness::NotReady("draining".to_owned()));
+    let _ = serving.await;
+    let _ = tokio::join!(following, reporting);
+    if let Some(task) = admin_task {
+        task.abort();
+    }
+    Ok(())
+}
+
+fn find(fleet: &Fleet, name: &str) -> Result<OriginNode, Failure> {
+    fleet.origins.iter().find(|o| o.name == name).cloned().ok_or_else(|| {
+        let known: Vec<&str> = fleet.origins.iter().map(|o| o.name.as_str()).collect();
+        Failure::new(FailureKind::Usage, format!("the fleet file has no [[origin_node]] named {name:?}; it has: {}", known.join(", ")))
+    })
+}
+
+/// Takes over cache rules as the fleet file changes; root and addresses stay until a restart.
+async fn follow_rules(
+    name: String,
+    mut fleet: watch::Receiver<Arc<Fleet>>,
+    rules: watch::Sender<Arc<Vec<OriginRule>>>,
+    mut shutdown: Shutdown,
+) {
+    loop {
+        tokio::select! {
+            changed = fleet.changed() => if changed.is_err() { return shutdown.asked().await },
+            () = shutdown.asked() => return,
+        }
+        let found = fleet.borrow_and_update().origins.iter().find(|o| o.name == name).map(|o| o.rules.clone());
+        if let Some(found) = found {
+            rules.send_replace(Arc::new(found));
+        }
+    }
+}
+
+fn report_source(node: String, metrics: Metrics, shutdown: Shutdown) -> impl Fn() -> OriginReport {
+    let started_unix_ms = unix_millis(SystemTime::now());
+    move || OriginReport {
+        node: node.clone(),
+        started_unix_ms,
+        draining: shutdown.is_asked(),
+        requests: metrics.by_class(),
+        bytes: metrics.response_bytes.get(),
+    }
+}
