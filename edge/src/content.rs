@@ -217,6 +217,13 @@ impl Fill {
         self.end
     }
 
+    /// Waits until it has ended, and how.
+    pub(crate) async fn ended(&self) -> FillState {
+        let mut progress = self.progress.subscribe();
+        let ended = progress.wait_for(|p| p.state != FillState::Running).await;
+        ended.map_or(FillState::Failed(OriginError::Incomplete), |p| p.state)
+    }
+
     fn find(&self, at: u64) -> Found {
         let window = self.window.lock().expect("no holder of this lock panics");
         if at >= window.start {

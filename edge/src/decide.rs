@@ -325,7 +325,12 @@ pub(crate) fn stored_fields(fields: &HeaderMap) -> HeaderMap {
     let named = connection_names(fields);
     let mut stored = HeaderMap::with_capacity(fields.len());
     for (name, value) in fields {
-        if !is_hop_by_hop(name) && *name != CONTENT_LENGTH && *name != CONTENT_RANGE && !named.iter().any(|n| n == name.as_str()) {
+        if !is_hop_by_hop(name)
+            && *name != CONTENT_LENGTH
+            && *name != REVISION
+            && *name != CONTENT_RANGE
+            && !named.iter().any(|n| n == name.as_str())
+        {
             // A copy of its own: the value may keep the parser's whole buffer alive.
             stored.append(name.clone(), HeaderValue::from_bytes(value.as_bytes()).expect("it was valid before"));
         }
@@ -471,4 +476,12 @@ pub(crate) fn same_origin_url(url: &str, target: &str) -> Option<String> {
     }
     let directory = &url[..url.split('?').next()?.rfind('/')? + 1];
     Some(crate::purge::canonical_url(&format!("{directory}{target}")))
+}
+
+/// The field by which a node tells a peer up to which journal revision its answer is clean.
+pub(crate) const REVISION: HeaderName = HeaderName::from_static("nearcast-revision");
+
+/// The revision that a peer named, 0 when it named none.
+pub(crate) fn revision(fields: &HeaderMap) -> u64 {
+    fields.get(&REVISION).and_then(|v| v.to_str().ok()?.parse().ok()).unwrap_or(0)
 }

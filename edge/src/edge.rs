@@ -86,7 +86,6 @@ impl Sites {
         self.by_host.get(host).or(self.any.as_ref())
     }
 
-    #[expect(dead_code, reason = "push orders name sites")]
     pub(crate) fn of_name(&self, name: &str) -> Option<&Arc<Site>> {
         self.by_name.get(name)
     }

@@ -20,6 +20,7 @@ use crate::edge::{Edge, Site, Worker, now_ms};
 use crate::index::HashedKey;
 use crate::origin::{OriginBody, OriginError, OriginRequestBody, Target};
 use crate::purge::Verdict;
+use crate::push::{self, Pacer};
 use crate::response::{Facts, StoredResponse};
 use crate::store::{Pool, SLICE_BYTES};
 
@@ -150,8 +151,10 @@ pub(crate) struct Source {
     pub(crate) path: PathAndQuery,
     /// Fields of every request to it; conditions and ranges come on top.
     pub(crate) fields: Arc<HeaderMap>,
-    /// Told how many body bytes came, beside the site's counters.
+    /// Whether that is a node: its bytes are not the origin's.
     pub(crate) is_peer: bool,
+    /// What holds a push order's bytes back.
+    pub(crate) pacer: Option<Arc<Pacer>>,
 }
 
 impl Source {
@@ -170,9 +173,14 @@ impl Source {
         self.worker.origins.send(&self.target, request).await
     }
 
-    fn received(&self, bytes: usize) {
+    async fn received(&self, bytes: usize) {
+        let bytes = bytes as u64;
         if !self.is_peer {
-            self.site.counters.received(self.worker.number, bytes as u64);
+            self.site.counters.received(self.worker.number, bytes);
+        }
+        if let Some(pacer) = &self.pacer {
+            push::count(&self.worker, self.is_peer, bytes);
+            pacer.pass(bytes).await;
         }
     }
 }
@@ -233,6 +241,8 @@ async fn follow_head(mut ask: Ask) -> (Led, Told) {
             Err(error) => return (Led::Failed(error), Told::Failed(error)),
         };
         let received_ms = now_ms();
+        // A node that has not folded a purge yet may give what that covers.
+        let born = if ask.source.is_peer { born.min(decide::revision(response.headers())) } else { born };
         if response.status() == StatusCode::NOT_MODIFIED
             && let Some(stale) = ask.stale.take()
         {
@@ -376,7 +386,7 @@ impl Pump {
     async fn drain(&mut self, body: &mut OriginBody) -> Result<(), OriginError> {
         let end = self.writer.fill().end();
         while let Some(mut bytes) = body.next().await? {
-            self.source.received(bytes.len());
+            self.source.received(bytes.len()).await;
             if self.skip > 0 {
                 let skipped = self.skip.min(bytes.len() as u64);
                 self.skip -= skipped;

@@ -106,6 +106,8 @@ struct Checked {
     address: IpAddr,
     is_peer: bool,
     began_ms: u64,
+    /// Journal revision that was folded when the request came.
+    revision: u64,
 }
 
 /// Answers one request. Never fails: what goes wrong is an answer.
@@ -264,6 +266,7 @@ fn check(worker: &Arc<Worker>, client: IpAddr, request: Request<Incoming>) -> Re
         address: client,
         is_peer,
         began_ms: now_ms(),
+        revision: worker.edge.generations.revision(),
     };
     Ok((checked, body))
 }
@@ -504,6 +507,7 @@ fn source(checked: &Checked) -> Source {
         path: checked.path.clone(),
         fields: Arc::new(fields),
         is_peer: false,
+        pacer: None,
     }
 }
 
@@ -629,6 +633,12 @@ fn finish(checked: &Checked, head: Response<()>, body: ClientBody, outcome: &Out
 }
 
 fn with_status(checked: &Checked, mut response: Response<ClientBody>, outcome: &Outcome) -> Response<ClientBody> {
+    if checked.is_peer {
+        // What a node stores of this is the origin's, not ours.
+        response.headers_mut().remove(VIA);
+        response.headers_mut().insert(decide::REVISION, HeaderValue::from(checked.revision));
+        return response;
+    }
     response.headers_mut().append(CACHE_STATUS, outcome.cache_status(&checked.worker.edge.name));
     response
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use nearcast_fleet::follow::FollowState;
-use nearcast_fleet::journal::{Change, Entry, Purge, PurgeScope};
+use nearcast_fleet::journal::{Change, Entry, Purge, PurgeScope, PushOrder};
 use nearcast_fleet::report::PurgeProgress;
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -32,8 +32,14 @@ impl Journal {
         self.purges.lock().expect("no holder of this lock panics").iter().cloned().collect()
     }
 
-    /// Folds entries as they come until there are no more.
-    pub(crate) async fn follow(self, edge: Arc<Edge>, mut entries: mpsc::Receiver<Entry>, mut state: watch::Receiver<FollowState>) {
+    /// Folds entries as they come until there are no more; hands push orders on.
+    pub(crate) async fn follow(
+        self,
+        edge: Arc<Edge>,
+        mut entries: mpsc::Receiver<Entry>,
+        mut state: watch::Receiver<FollowState>,
+        orders: mpsc::Sender<PushOrder>,
+    ) {
         let mut has_state = true;
         loop {
             let known = *state.borrow_and_update();
@@ -44,7 +50,7 @@ impl Journal {
             tokio::select! {
                 biased;
                 entry = entries.recv() => match entry {
-                    Some(entry) => self.fold(&edge, entry).await,
+                    Some(entry) => self.fold(&edge, entry, &orders).await,
                     None if has_state => {
                         // No more entries: what is known is all there is.
                         edge.generations.advance(known.revision);
@@ -60,10 +66,12 @@ impl Journal {
         }
     }
 
-    async fn fold(&self, edge: &Arc<Edge>, entry: Entry) {
+    async fn fold(&self, edge: &Arc<Edge>, entry: Entry, orders: &mpsc::Sender<PushOrder>) {
         match entry.change {
             Change::Purge(purge) => self.purge(edge, entry.revision, purge).await,
-            Change::Push(_) | Change::FleetFile { .. } => {}
+            // Its reader takes every order at once and works on the newest; without it nothing is pushed.
+            Change::Push(order) => drop(orders.send(order).await),
+            Change::FleetFile { .. } => {}
         }
         edge.generations.advance(entry.revision);
     }
@@ -79,7 +87,7 @@ impl Journal {
             purges.pop_front();
         }
         drop(purges);
-        self.changed.notify_waiters();
+        self.changed.notify_one();
     }
 }
 

@@ -5,7 +5,7 @@
 //! - [`fill`]: forward requests that fill the store, shared by everybody who wants the same; [`origin`]: the pool of
 //!   connections under them; [`content`]: bytes on their way and the readers that follow them.
 //! - [`index`], [`response`]: what is stored; [`store`]: the slices themselves, in memory and on disk.
-//! - [`purge`]: generations; [`journal`]: folds the control journal into them.
+//! - [`purge`]: generations; [`journal`]: folds the control journal into them; [`push`]: carries out push orders.
 //! - [`metrics`], [`popularity`], [`rtt`], [`report`]: what the node tells about itself.
 //!
 //! One current-thread runtime a worker, SO_REUSEPORT, shared index; counters are each worker's own.
@@ -25,6 +25,7 @@ mod origin;
 pub mod policy;
 mod popularity;
 mod purge;
+mod push;
 mod report;
 mod response;
 mod rtt;
@@ -52,6 +53,8 @@ use crate::store::{DiskConfig, Gone, Store, StoreConfig};
 
 /// How long background tasks may take to end after the last connection.
 const TASKS_END_MAX: Duration = Duration::from_secs(2);
+/// Push orders that may wait to be looked at.
+const ORDERS_WAITING_MAX: usize = 16;
 /// A body may take at most this part of the tier it lives in.
 const BODY_SHARE: u64 = 2;
 
@@ -126,9 +129,13 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(take_out_gone(edge.clone(), gone));
     let journal = journal::Journal::default();
-    tasks.spawn(journal.clone().follow(edge.clone(), context.entries, context.state));
+    let (orders_tx, orders) = mpsc::channel(ORDERS_WAITING_MAX);
+    let pushes = push::Pushes::default();
+    let pusher = Worker::new(workers, edge.clone(), OriginPool::new(tls.clone()));
+    tasks.spawn(push::run(pusher, context.fleet.clone(), orders, pushes.clone()));
+    tasks.spawn(journal.clone().follow(edge.clone(), context.entries, context.state, orders_tx));
     tasks.spawn(follow_sites(edge.clone(), context.fleet.clone()));
-    report::start(&mut tasks, &edge, running, &journal, context.fleet, context.shutdown);
+    report::start(&mut tasks, &edge, running, &journal, &pushes, context.fleet, context.shutdown);
     readiness_tx.send_replace(Readiness::Ready);
     tracing::info!(node = %edge.name, workers, "the edge serves");
 

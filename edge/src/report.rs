@@ -2,8 +2,9 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use nearcast_fleet::client::Client;
 use nearcast_fleet::config::Fleet;
 use nearcast_fleet::report::{EdgeReport, RttReport};
 use nearcast_fleet::reporter;
@@ -15,7 +16,11 @@ use tokio::task::JoinSet;
 use crate::edge::{Edge, Worker};
 use crate::journal::Journal;
 use crate::popularity::Popularity;
+use crate::push::Pushes;
 use crate::rtt::RoundTrips;
+
+/// How long control may take to answer a report out of turn.
+const PROMPT_REPORT_MAX: Duration = Duration::from_secs(1);
 
 /// Starts the tasks that report.
 pub(crate) fn start(
@@ -23,19 +28,21 @@ pub(crate) fn start(
     edge: &Arc<Edge>,
     workers: Vec<Arc<Worker>>,
     journal: &Journal,
+    pushes: &Pushes,
     fleet: watch::Receiver<Arc<Fleet>>,
     shutdown: Shutdown,
 ) {
     let mut untold = Popularity::default();
-    let (of_edge, of_workers, of_journal) = (edge.clone(), workers.clone(), journal.clone());
+    let (of_edge, of_workers, of_journal, of_pushes) = (edge.clone(), workers.clone(), journal.clone(), pushes.clone());
     let build = move |was_accepted: bool| {
         if was_accepted {
             untold = Popularity::default();
         }
         of_workers.iter().for_each(|w| untold.merge(w.take_popularity()));
-        edge_report(&of_edge, &untold, &of_journal)
+        edge_report(&of_edge, &untold, &of_journal, &of_pushes)
     };
     tasks.spawn(reporter::run(|f: &Fleet| reporter::to_control(f, "edge"), fleet.clone(), build, shutdown.clone()));
+    tasks.spawn(report_purges(edge.clone(), journal.clone(), pushes.clone(), fleet.clone()));
     let edge = edge.clone();
     let last = Mutex::new((Instant::now(), edge.metrics.response_bytes()));
     let build = move |_| {
@@ -54,7 +61,20 @@ pub(crate) fn start(
     tasks.spawn(reporter::run(reporter::to_name_servers, fleet, build, shutdown));
 }
 
-fn edge_report(edge: &Edge, popularity: &Popularity, journal: &Journal) -> EdgeReport {
+/// Tells control of a purge at once: somebody waits for it. What gets lost comes with the next report.
+async fn report_purges(edge: Arc<Edge>, journal: Journal, pushes: Pushes, fleet: watch::Receiver<Arc<Fleet>>) {
+    let client = Client::new();
+    loop {
+        journal.changed.notified().await;
+        let now = fleet.borrow().clone();
+        let report = edge_report(&edge, &Popularity::default(), &journal, &pushes);
+        for url in reporter::to_control(&now, "edge") {
+            let _ = client.post_json(&url, Some(&now.node_key), &report, PROMPT_REPORT_MAX).await;
+        }
+    }
+}
+
+fn edge_report(edge: &Edge, popularity: &Popularity, journal: &Journal, pushes: &Pushes) -> EdgeReport {
     let disk = edge.store.disk_figures().unwrap_or_default();
     EdgeReport {
         node: edge.name.to_string(),
@@ -67,7 +87,7 @@ fn edge_report(edge: &Edge, popularity: &Popularity, journal: &Journal) -> EdgeR
         disk_bytes: disk.pull_bytes + disk.pushed_bytes,
         pushed_bytes: disk.pushed_bytes,
         popularity: popularity.top(),
-        fills: Vec::new(),
+        fills: pushes.progress(),
         purges: journal.purges(),
     }
 }

@@ -1,0 +1,364 @@
+//! Push orders: filling the node with what its cluster will want, before anybody asks.
+//!
+//! For each URL one node of the cluster, the owner, asks the origin; the others ask the owner, so that the origin gives
+//! each about once. What is stored and fresh is left alone; the rest lands in the pushed share of the disk. Slower than
+//! the order's rate by design, never faster; a newer order replaces the one that runs.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::header::{CACHE_CONTROL, HOST, VIA};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use nearcast_fleet::config::{Cluster, Fleet};
+use nearcast_fleet::journal::{PushItem, PushOrder};
+use nearcast_fleet::report::FillProgress;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::content::FillState;
+use crate::decide;
+use crate::edge::{Site, Worker, now_ms};
+use crate::fill::{self, Ask, Forwards, Joined, Led, Source, Told};
+use crate::handler::PEER;
+use crate::origin::Target;
+use crate::purge::{Verdict, canonical_url, host_of};
+use crate::response::StoredResponse;
+use crate::store::Pool;
+
+/// Items of one order that are fetched side by side.
+const ITEMS_AT_ONCE: usize = 4;
+/// How often an owner is asked for what it does not have yet, and how long apart.
+const OWNER_TRIES_MAX: u32 = 10;
+const OWNER_PAUSE: Duration = Duration::from_millis(500);
+/// Orders whose progress is kept for reports.
+const ORDERS_KEPT: usize = 16;
+/// Reasons of failures kept of one order.
+const REASONS_MAX: usize = 8;
+/// Least bytes that may come at once, whatever the rate.
+const BURST_BYTES_MIN: u64 = 64 * 1024;
+
+/// How far push orders are. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Pushes(Arc<Mutex<VecDeque<FillProgress>>>);
+
+impl Pushes {
+    /// Progress of the orders known, oldest first.
+    pub(crate) fn progress(&self) -> Vec<FillProgress> {
+        self.0.lock().expect("no holder of this lock panics").iter().cloned().collect()
+    }
+
+    fn begin(&self, order: &PushOrder) {
+        let mut known = self.0.lock().expect("no holder of this lock panics");
+        known.retain(|p| p.order != order.id);
+        known.push_back(FillProgress { order: order.id.clone(), items: order.items.len() as u64, ..FillProgress::default() });
+        while known.len() > ORDERS_KEPT {
+            known.pop_front();
+        }
+    }
+
+    fn note(&self, order: &str, change: impl FnOnce(&mut FillProgress)) {
+        let mut known = self.0.lock().expect("no holder of this lock panics");
+        if let Some(progress) = known.iter_mut().find(|p| p.order == order) {
+            change(progress);
+        }
+    }
+
+    fn end(&self, order: &str, reason: Option<&str>) {
+        self.note(order, |progress| {
+            progress.ended = true;
+            progress.ended_unix_ms = now_ms();
+            if let Some(reason) = reason {
+                add_reason(progress, reason);
+            }
+        });
+    }
+}
+
+fn add_reason(progress: &mut FillProgress, reason: &str) {
+    if progress.reasons.len() < REASONS_MAX && !progress.reasons.iter().any(|r| r == reason) {
+        progress.reasons.push(reason.to_owned());
+    }
+}
+
+/// Carries out orders as they come, the newest one only, until there are no more.
+pub(crate) async fn run(worker: Arc<Worker>, fleet: watch::Receiver<Arc<Fleet>>, mut orders: mpsc::Receiver<PushOrder>, pushes: Pushes) {
+    let mut next = orders.recv().await;
+    while let Some(order) = next {
+        let now = fleet.borrow().clone();
+        let left = Duration::from_millis(order.not_after_unix_ms.saturating_sub(now_ms()));
+        // Handed out again after a restart, or missed: there is nothing left to do.
+        let is_ours = now.edge(&worker.edge.name).is_some_and(|(cluster, _)| cluster.name == order.cluster);
+        if !is_ours || left.is_zero() {
+            next = orders.recv().await;
+            continue;
+        }
+        pushes.begin(&order);
+        let id = order.id.clone();
+        tracing::info!(order = id, items = order.items.len(), "a push order begins");
+        tokio::select! {
+            biased;
+            newer = orders.recv() => {
+                pushes.end(&id, Some("replaced by a newer order"));
+                next = newer;
+            }
+            done = tokio::time::timeout(left, carry_out(&worker, &now, &order, &pushes)) => {
+                pushes.end(&id, done.is_err().then_some("its time was over"));
+                next = orders.recv().await;
+            }
+        }
+    }
+}
+
+async fn carry_out(worker: &Arc<Worker>, fleet: &Arc<Fleet>, order: &PushOrder, pushes: &Pushes) {
+    let Some((cluster, _)) = fleet.edge(&worker.edge.name) else { return };
+    let rate = order.rate_bytes / cluster.nodes.len().max(1) as u64;
+    let filler = Filler { worker: worker.clone(), fleet: fleet.clone(), pacer: Arc::new(Pacer::new(rate.max(1))) };
+    let is_own = |item: &&PushItem| owner(cluster, &item.url).is_none_or(|node| *node == *worker.edge.name);
+    // Own items first: the others can be had from their owners by then.
+    let (own, others): (Vec<_>, Vec<_>) = order.items.iter().partition(is_own);
+    // Dropped with this future, and its tasks with it.
+    let mut running = tokio::task::JoinSet::new();
+    for item in own.into_iter().chain(others) {
+        if running.len() >= ITEMS_AT_ONCE {
+            let _ = running.join_next().await;
+        }
+        let (filler, item, id, pushes) = (filler.clone(), item.clone(), order.id.clone(), pushes.clone());
+        running.spawn(async move {
+            let outcome = filler.fill(&item).await;
+            pushes.note(&id, |progress| outcome.add_to(progress, &item));
+        });
+    }
+    while running.join_next().await.is_some() {}
+}
+
+/// What every item of an order needs.
+#[derive(Clone)]
+struct Filler {
+    worker: Arc<Worker>,
+    fleet: Arc<Fleet>,
+    pacer: Arc<Pacer>,
+}
+
+/// The node of a cluster that asks the origin for a URL: the highest hash of both names together (rendezvous hashing).
+fn owner<'a>(cluster: &'a Cluster, url: &str) -> Option<&'a str> {
+    let weight = |name: &str| xxh3_64(format!("{name}\n{url}").as_bytes());
+    cluster.nodes.iter().map(|n| n.name.as_str()).max_by_key(|name| weight(name))
+}
+
+/// How one item ended.
+enum Filled {
+    AlreadyWarm(u64),
+    Warmed { bytes: u64, is_peer: bool },
+    Failed(String),
+}
+
+impl Filled {
+    fn add_to(self, progress: &mut FillProgress, item: &PushItem) {
+        match self {
+            Self::AlreadyWarm(bytes) => {
+                progress.already_warm += 1;
+                progress.already_warm_bytes += bytes;
+            }
+            Self::Warmed { bytes, is_peer } => {
+                progress.warmed += 1;
+                *if is_peer { &mut progress.peer_bytes } else { &mut progress.origin_bytes } += bytes;
+            }
+            Self::Failed(reason) => {
+                progress.failed += 1;
+                add_reason(progress, &format!("{}: {reason}", item.url));
+            }
+        }
+    }
+}
+
+impl Filler {
+    async fn fill(&self, item: &PushItem) -> Filled {
+        let worker = &self.worker;
+        let url = canonical_url(&item.url);
+        let Some(site) = worker.edge.sites.load().of_name(&item.site).cloned() else { return Filled::Failed("no such site".to_owned()) };
+        if let Some(bytes) = warm_bytes(worker, &site, &url) {
+            return Filled::AlreadyWarm(bytes);
+        }
+        if let Some(target) = self.peer(item) {
+            let fields = peer_fields(worker, &url, &self.fleet);
+            for attempt in 1..=OWNER_TRIES_MAX {
+                match fetch(worker, &site, &url, target.clone(), fields.clone(), true, &self.pacer).await {
+                    Ok(bytes) => return Filled::Warmed { bytes, is_peer: true },
+                    // It has not got that far.
+                    Err(Miss::Status(StatusCode::GATEWAY_TIMEOUT)) if attempt < OWNER_TRIES_MAX => tokio::time::sleep(OWNER_PAUSE).await,
+                    Err(_) => break,
+                }
+            }
+        }
+        let fields = origin_fields(worker, &site, &url);
+        match fetch(worker, &site, &url, site.target.clone(), fields, false, &self.pacer).await {
+            Ok(bytes) => Filled::Warmed { bytes, is_peer: false },
+            Err(miss) => Filled::Failed(miss.to_string()),
+        }
+    }
+
+    /// The owner of an item, when that is another node.
+    fn peer(&self, item: &PushItem) -> Option<Arc<Target>> {
+        let (cluster, _) = self.fleet.edge(&self.worker.edge.name)?;
+        let name = owner(cluster, &item.url).filter(|name| *name != &*self.worker.edge.name)?;
+        let node = cluster.nodes.iter().find(|n| n.name == name)?;
+        Some(Arc::new(Target { is_tls: false, host: node.service.ip().to_string(), port: node.service.port() }))
+    }
+}
+
+/// Length of a stored response that a request without fields of its own would hit, when all of it is here.
+fn warm_bytes(worker: &Worker, site: &Site, url: &str) -> Option<u64> {
+    let edge = &worker.edge;
+    let variants = edge.index.variants(edge.index.hash(url))?;
+    let none = HeaderMap::new();
+    let is_warm = |r: &&Arc<StoredResponse>| {
+        *r.url == *url
+            && r.verdict(&edge.generations) == Verdict::Clean
+            && edge.is_usable_unvalidated(r)
+            && decide::is_selected(r, &none)
+            && decide::standing(r, now_ms(), &site.cache).ttl > 0
+            && r.content.length().is_some_and(|length| r.content.has(0, length))
+    };
+    variants.iter().find(is_warm).and_then(|r| r.content.length())
+}
+
+fn host_field(url: &str) -> HeaderValue {
+    HeaderValue::try_from(host_of(url)).unwrap_or(HeaderValue::from_static(""))
+}
+
+fn peer_fields(worker: &Worker, url: &str, fleet: &Fleet) -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    fields.insert(HOST, host_field(url));
+    fields.insert(CACHE_CONTROL, HeaderValue::from_static("only-if-cached"));
+    if let Ok(mut key) = HeaderValue::try_from(fleet.node_key.0.as_str()) {
+        key.set_sensitive(true);
+        fields.insert(PEER, key);
+    }
+    fields.insert(VIA, worker.edge.via.clone());
+    fields
+}
+
+fn origin_fields(worker: &Worker, site: &Site, url: &str) -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    fields.insert(HOST, site.origin_host.clone().unwrap_or_else(|| host_field(url)));
+    fields.insert(VIA, worker.edge.via.clone());
+    if let Ok(id) = HeaderValue::try_from(worker.edge.sites.load().loop_id.as_str()) {
+        fields.insert("cdn-loop", id);
+    }
+    fields
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Miss {
+    #[error("{0}")]
+    Origin(crate::origin::OriginError),
+    #[error("status {0}, which is not stored")]
+    Status(StatusCode),
+    #[error("it may not be stored")]
+    NotStored,
+    #[error("the URL is malformed")]
+    Url,
+}
+
+async fn fetch(
+    worker: &Arc<Worker>,
+    site: &Arc<Site>,
+    url: &str,
+    target: Arc<Target>,
+    fields: HeaderMap,
+    is_peer: bool,
+    pacer: &Arc<Pacer>,
+) -> Result<u64, Miss> {
+    let path = url.splitn(4, '/').nth(3).unwrap_or_default();
+    let path = PathAndQuery::try_from(format!("/{path}")).map_err(|_| Miss::Url)?;
+    let hash = worker.edge.index.hash(url);
+    let lead = match Forwards::join(&worker.edge, hash) {
+        Joined::Leader(lead) => Some(lead),
+        Joined::Alone => None,
+        Joined::Follower(mut told) => {
+            // A client asks for it right now: it will be stored, if it can be.
+            let told = told.wait_for(|t| *t != Told::Waiting).await.map_or(Told::Unshared, |t| *t);
+            return if told == Told::Published { Ok(0) } else { Err(Miss::NotStored) };
+        }
+    };
+    let source =
+        Source { worker: worker.clone(), site: site.clone(), target, path, fields: Arc::new(fields), is_peer, pacer: Some(pacer.clone()) };
+    let ask = Ask { source, url: url.into(), hash, client: Arc::default(), stale: None, has_stale: false, range: None, pool: Pool::Pushed };
+    match fill::start(ask, lead).await {
+        Ok(Led::Filling { response, fill, is_stored }) => match fill.ended().await {
+            FillState::Done if is_stored => Ok(response.content.length().unwrap_or(0)),
+            FillState::Failed(error) => Err(Miss::Origin(error)),
+            FillState::Done | FillState::Running => Err(Miss::NotStored),
+        },
+        Ok(Led::Validated(_)) => Ok(0),
+        Ok(Led::Passing { head, .. }) if head.status.is_success() => Err(Miss::NotStored),
+        Ok(Led::Passing { head, .. }) => Err(Miss::Status(head.status)),
+        Ok(Led::Failed(error)) => Err(Miss::Origin(error)),
+        Err(_) => Err(Miss::NotStored),
+    }
+}
+
+/// Holds bytes back to a rate.
+#[derive(Debug)]
+pub(crate) struct Pacer {
+    bytes_per_second: u64,
+    /// When what was let through so far is paid for.
+    paid_at: Mutex<Instant>,
+}
+
+impl Pacer {
+    pub(crate) fn new(bytes_per_second: u64) -> Self {
+        Self { bytes_per_second, paid_at: Mutex::new(Instant::now()) }
+    }
+
+    /// Waits until that many bytes more are within the rate.
+    pub(crate) async fn pass(&self, bytes: u64) {
+        let burst = self.time_of((self.bytes_per_second / 10).max(BURST_BYTES_MIN));
+        let until = {
+            let mut paid_at = self.paid_at.lock().expect("no holder of this lock panics");
+            let now = Instant::now();
+            *paid_at = (*paid_at).max(now.checked_sub(burst).unwrap_or(now)) + self.time_of(bytes);
+            *paid_at
+        };
+        tokio::time::sleep_until(until).await;
+    }
+
+    fn time_of(&self, bytes: u64) -> Duration {
+        Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64)
+    }
+}
+
+/// Counts what push orders fetched.
+pub(crate) fn count(worker: &Worker, is_peer: bool, bytes: u64) {
+    let counters = &worker.edge.metrics.push;
+    if is_peer { &counters.peer_bytes } else { &counters.origin_bytes }.fetch_add(bytes, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_pass_at_the_rate_and_no_faster() {
+        let pacer = Pacer::new(1_000_000);
+        let began = Instant::now();
+        for _ in 0..100 {
+            pacer.pass(50_000).await;
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        assert!((4.8..5.1).contains(&seconds), "{seconds} s for 5 MB at 1 MB/s");
+    }
+
+    #[test]
+    fn reasons_are_few_and_different() {
+        let mut progress = FillProgress::default();
+        for n in 0..20 {
+            add_reason(&mut progress, &format!("reason {}", n / 2));
+        }
+        assert_eq!(progress.reasons.len(), REASONS_MAX);
+    }
+}

@@ -1,0 +1,123 @@
+//! Push orders: from the origin or a node of the same cluster, into the pushed share, at the order's rate.
+
+mod lab;
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use lab::{Edge, Origin, Plan, Reply, free_address, pattern, wait_for};
+use nearcast_fleet::journal::{Change, PushItem, PushOrder};
+
+const BYTES: usize = 700_000;
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as u64
+}
+
+fn order(id: &str, paths: impl IntoIterator<Item = String>, rate_bytes: u64) -> Change {
+    let item = |path: String| PushItem { site: "www".into(), url: format!("http://www.test{path}"), bytes: BYTES as u64 };
+    Change::Push(PushOrder {
+        id: id.into(),
+        cluster: "ams".into(),
+        items: paths.into_iter().map(item).collect(),
+        rate_bytes,
+        not_after_unix_ms: now_ms() + 60_000,
+    })
+}
+
+fn origin() -> Origin {
+    Origin::start(|seen| match seen.target.starts_with("/v/") {
+        true => Reply::ok(pattern(BYTES), "max-age=3600").field("ETag", "\"v\"").ranged(seen),
+        false => Reply::status(404).field("Cache-Control", "no-store"),
+    })
+}
+
+fn pushed(edge: &Edge, source: &str) -> f64 {
+    edge.metric(&format!("nearcast_push_bytes_total{{cluster=\"ams\",source=\"{source}\"}}"))
+}
+
+#[test]
+fn a_pushed_urls_first_request_is_a_hit() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let origin = origin();
+    let plan = Plan { disk: 64 << 20, push_share: 32 << 20, state_dir: directory.path().to_owned(), ..Plan::new(&origin) };
+    let mut edge = plan.start();
+    assert_eq!(edge.get("/v/warm").body.len(), BYTES);
+    edge.entry(order("one", ["/v/warm", "/v/a", "/v/b", "/missing"].map(str::to_owned), 100 << 20));
+    wait_for("the push", || {
+        pushed(&edge, "origin") >= 2.0 * BYTES as f64 && edge.metric("nearcast_edge_pushed_bytes") >= 2.0 * BYTES as f64
+    });
+    for path in ["/v/a", "/v/b"] {
+        let answer = edge.get(path);
+        assert!(answer.is_hit() && answer.body == pattern(BYTES), "{path}: {}", answer.cache());
+    }
+    assert_eq!((origin.count("/v/warm"), origin.count("/v/a"), origin.count("/missing")), (1, 1, 1));
+    let metrics = edge.metrics();
+    assert!(metrics.contains("nearcast_edge_origin_bytes_total{site=\"www\"} 2100000"), "{metrics}");
+}
+
+#[test]
+fn a_cluster_asks_the_origin_about_once_for_each() {
+    let origin = origin();
+    let addresses = [free_address(), free_address()];
+    let directories = [(); 2].map(|()| tempfile::tempdir().expect("a temporary directory"));
+    let start = |n: usize| {
+        let names = ["ams-1", "ams-2"];
+        Plan {
+            name: names[n].into(),
+            listen: Some(addresses[n]),
+            peers: vec![(names[1 - n].into(), addresses[1 - n])],
+            disk: 64 << 20,
+            push_share: 32 << 20,
+            state_dir: directories[n].path().to_owned(),
+            ..Plan::new(&origin)
+        }
+        .start()
+    };
+    let mut edges = [start(0), start(1)];
+    let paths: Vec<String> = (0..16).map(|n| format!("/v/{n}")).collect();
+    for edge in &mut edges {
+        edge.entry(order("both", paths.clone(), 200 << 20));
+    }
+    let all = 16.0 * BYTES as f64;
+    for edge in &edges {
+        wait_for("the push", || pushed(edge, "origin") + pushed(edge, "peer") >= all);
+        for path in &paths {
+            wait_for("the last bytes to be stored", || edge.get(path).is_hit());
+        }
+        assert!(pushed(edge, "peer") > 0.0 && pushed(edge, "origin") > 0.0, "some are its own, some are not");
+        let answer = edge.get("/v/3");
+        assert!(answer.field("via") == "1.1 ams-1" || answer.field("via") == "1.1 ams-2", "{answer:?}");
+        assert!(answer.field("nearcast-revision").is_empty(), "{:?}", answer.fields);
+        assert!(!edge.metrics().contains("site=\"www\",status_class=\"5xx\",cache_status=\"error\""));
+    }
+    assert_eq!(origin.seen().len(), 16, "each came from the origin once");
+}
+
+#[test]
+fn a_peer_that_is_away_is_replaced_by_the_origin_and_nobody_else_may_ask_like_a_peer() {
+    let origin = origin();
+    let mut edge = Plan { peers: vec![("ams-2".into(), free_address())], ..Plan::new(&origin) }.start();
+    let paths: Vec<String> = (0..8).map(|n| format!("/v/{n}")).collect();
+    edge.entry(order("alone", paths.clone(), 200 << 20));
+    wait_for("the push", || pushed(&edge, "origin") >= 8.0 * BYTES as f64);
+    paths.iter().for_each(|p| wait_for("the last bytes to be stored", || edge.get(p).is_hit()));
+    let fields = [("Nearcast-Peer", "a key that is wrong entirely"), ("Cache-Control", "only-if-cached")];
+    assert_eq!(edge.ask("GET", "/v/other", &fields).status, 200, "an ordinary request");
+    let fields = [("Nearcast-Peer", "a key for this test alone"), ("Cache-Control", "only-if-cached")];
+    assert_eq!(edge.ask("GET", "/v/another", &fields).status, 504);
+}
+
+#[test]
+fn a_push_keeps_to_its_rate_and_a_newer_order_replaces_it() {
+    let origin = origin();
+    let mut edge = Plan::new(&origin).start();
+    let began = std::time::Instant::now();
+    edge.entry(order("slow", (0..100).map(|n| format!("/v/slow{n}")), 1_400_000));
+    wait_for("two files", || pushed(&edge, "origin") >= 2.0 * BYTES as f64);
+    assert!(began.elapsed() > Duration::from_millis(500), "faster than its rate: {:?}", began.elapsed());
+    edge.entry(order("new", ["/v/new".to_owned()], 100 << 20));
+    wait_for("the newer order", || origin.count("/v/new") == 1);
+    let before = origin.seen().len();
+    std::thread::park_timeout(Duration::from_millis(1500));
+    assert_eq!(origin.seen().len(), before, "the older one has ended");
+}
