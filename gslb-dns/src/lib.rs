@@ -59,7 +59,9 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     let metrics = Arc::new(metrics);
     let serial = next_serial(None, unix_seconds(SystemTime::now()) as u32);
     let zones = Zones::compile(&current, &name, serial).map_err(|faults| zone_failure(&faults))?;
-    let steering = Steering::start(fleet.clone(), &registry, shutdown.clone())?;
+    // Zones name sites by their place in the fleet: steering follows the fleet whose zones are served, not one ahead of it.
+    let (served_tx, served) = watch::channel(Arc::clone(&current));
+    let steering = Steering::start(served, &registry, shutdown.clone())?;
     let handler = Arc::new(Handler {
         zones: ArcSwap::from_pointee(zones),
         steering: Arc::clone(&steering),
@@ -70,7 +72,14 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     let (readiness_tx, readiness) = watch::channel(Readiness::NotReady("starting".to_owned()));
     let serving = listeners.serve(&handler, &metrics, &shutdown)?;
     let admin_task = tokio::spawn(admin::serve(admin_listener, registry, readiness, Some(steering.admin_extra()), shutdown.clone()));
-    let reloader = Reloader { name: name.clone(), fleet: fleet.clone(), handler: Arc::clone(&handler), serial, listen: me.listen.clone() };
+    let reloader = Reloader {
+        name: name.clone(),
+        fleet: fleet.clone(),
+        served: served_tx,
+        handler: Arc::clone(&handler),
+        serial,
+        listen: me.listen.clone(),
+    };
     let started_unix_ms = unix_millis(SystemTime::now());
     let source = ReportSource { name, state, steering, metrics, started_unix_ms, shutdown: shutdown.clone() };
     let to_control = |f: &Fleet| reporter::to_control(f, "dns");
@@ -131,6 +140,8 @@ async fn rotate_cookie_secrets(handler: Arc<Handler>, mut shutdown: Shutdown) {
 struct Reloader {
     name: String,
     fleet: watch::Receiver<Arc<Fleet>>,
+    /// The newest fleet whose zones could be compiled.
+    served: watch::Sender<Arc<Fleet>>,
     handler: Arc<Handler>,
     serial: u32,
     listen: Vec<std::net::SocketAddr>,
@@ -152,7 +163,7 @@ impl Reloader {
         }
     }
 
-    fn reload(&mut self, fleet: &Fleet, now: u32) {
+    fn reload(&mut self, fleet: &Arc<Fleet>, now: u32) {
         if let Some(me) = fleet.name_servers.iter().find(|s| s.name == self.name)
             && me.listen != self.listen
         {
@@ -161,11 +172,13 @@ impl Reloader {
         }
         let serial = next_serial(Some(self.serial), now);
         match Zones::compile(fleet, &self.name, serial) {
-            Ok(zones) if zones.is_same(&self.handler.zones.load()) => {}
             Ok(zones) => {
-                self.serial = serial;
-                self.handler.zones.store(Arc::new(zones));
-                tracing::info!(serial, "zones changed");
+                self.served.send_replace(Arc::clone(fleet));
+                if !zones.is_same(&self.handler.zones.load()) {
+                    self.serial = serial;
+                    self.handler.zones.store(Arc::new(zones));
+                    tracing::info!(serial, "zones changed");
+                }
             }
             Err(faults) => {
                 for fault in &faults {
