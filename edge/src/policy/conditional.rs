@@ -3,8 +3,8 @@
 //! Follows RFC 9110 section 13 and RFC 9111 section 3.2, 4.3.
 
 use http::header::{
-    AGE, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, IF_MATCH,
-    IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED,
+    AGE, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, IF_MATCH, IF_MODIFIED_SINCE,
+    IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
@@ -26,9 +26,9 @@ pub enum Precondition {
 
 /// What a client's conditions say of a stored response, which has been selected and may be used.
 ///
-/// Conditions count for GET and HEAD and a response with 200 or 206 only (RFC 9110 section 13.2.1).
+/// Conditions count for GET and HEAD and a successful response only (RFC 9110 section 13.2.1).
 pub fn evaluate(method: &Method, request: &HeaderMap, status: StatusCode, stored: &HeaderMap) -> Precondition {
-    let is_conditional = matches!(*method, Method::GET | Method::HEAD) && matches!(status.as_u16(), 200 | 206);
+    let is_conditional = matches!(*method, Method::GET | Method::HEAD) && status.is_success();
     if !is_conditional {
         return Precondition::Proceed { is_range_valid: false };
     }
@@ -38,7 +38,8 @@ pub fn evaluate(method: &Method, request: &HeaderMap, status: StatusCode, stored
     if is_not_modified(request, stored) {
         return Precondition::NotModified;
     }
-    Precondition::Proceed { is_range_valid: *method == Method::GET && if_range_holds(request, stored) }
+    let can_be_ranged = *method == Method::GET && matches!(status.as_u16(), 200 | 206);
+    Precondition::Proceed { is_range_valid: can_be_ranged && if_range_holds(request, stored) }
 }
 
 /// If-Match, or in its absence If-Unmodified-Since (RFC 9110 section 13.1.1, 13.1.4).
@@ -229,7 +230,3 @@ pub fn head_says(stored_status: StatusCode, stored: &HeaderMap, length: Option<u
         false => HeadSays::Other,
     }
 }
-
-/// Fields of a stored response that a client of a HEAD or a 304 may rely on to find it again.
-pub const KEPT_IN_NOT_MODIFIED: [HeaderName; 6] =
-    [http::header::CACHE_CONTROL, CONTENT_LOCATION, DATE, ETAG, http::header::EXPIRES, http::header::VARY];

@@ -11,8 +11,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Largest delta-seconds; more is this much (RFC 9111 section 1.2.2).
 pub const DELTA_SECONDS_MAX: u64 = 1 << 31;
-/// Members read of one list; the rest does not count.
-pub const LIST_MEMBERS_MAX: usize = 1024;
+/// Members of one structured dictionary; one with more cannot be parsed.
+pub const DICTIONARY_MEMBERS_MAX: usize = 64;
 /// The targeted fields this cache obeys, first one first (RFC 9213 section 2.2).
 pub const TARGETED: [HeaderName; 1] = [HeaderName::from_static("cdn-cache-control")];
 
@@ -20,26 +20,24 @@ pub const TARGETED: [HeaderName; 1] = [HeaderName::from_static("cdn-cache-contro
 ///
 /// A quote that is not closed counts as an ordinary character, so that it cannot hide what comes after it.
 pub fn members(value: &[u8]) -> Members<'_> {
-    Members { rest: value, left: LIST_MEMBERS_MAX }
+    Members { rest: value }
 }
 
 /// See [`members`].
 #[derive(Debug, Clone)]
 pub struct Members<'a> {
     rest: &'a [u8],
-    left: usize,
 }
 
 impl<'a> Iterator for Members<'a> {
     type Item = &'a [u8];
 
     fn next(&mut self) -> Option<&'a [u8]> {
-        while !self.rest.is_empty() && self.left > 0 {
+        while !self.rest.is_empty() {
             let end = member_end(self.rest);
             let member = self.rest[..end].trim_ascii();
             self.rest = self.rest.get(end + 1..).unwrap_or_default();
             if !member.is_empty() {
-                self.left -= 1;
                 return Some(member);
             }
         }
@@ -126,11 +124,16 @@ impl CacheControl {
     pub fn read(fields: &HeaderMap, name: &HeaderName) -> Self {
         let mut found = Self { is_present: fields.contains_key(name), ..Self::default() };
         for member in list(fields, name) {
-            let (directive, argument) = match member.iter().position(|b| *b == b'=') {
-                Some(at) => (member[..at].trim_ascii_end(), Some(unquoted(member[at + 1..].trim_ascii_start()))),
-                None => (member, None),
-            };
-            found.take(directive, argument);
+            match member.iter().position(|b| *b == b'=') {
+                Some(at) => {
+                    let (directive, argument) = (&member[..at], &member[at + 1..]);
+                    // White space before the sign makes the argument invalid, as it does behind it, and not the directive
+                    // unknown: the stricter reading.
+                    let is_spaced = directive.trim_ascii_end().len() < directive.len();
+                    found.take(directive.trim_ascii_end(), Some(if is_spaced { b"" } else { unquoted(argument) }));
+                }
+                None => found.take(member, None),
+            }
         }
         found
     }
@@ -245,7 +248,7 @@ pub fn dictionary<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Option<Vec<(&
         while !parser.rest.is_empty() {
             let (key, item) = parser.member()?;
             found.retain(|(old, _)| *old != key);
-            if found.len() == LIST_MEMBERS_MAX {
+            if found.len() == DICTIONARY_MEMBERS_MAX {
                 return None;
             }
             found.push((key, item));
@@ -253,6 +256,31 @@ pub fn dictionary<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Option<Vec<(&
         }
     }
     (!found.is_empty()).then_some(found)
+}
+
+/// A field as a structured list of strings (RFC 8941 section 4.2.1); members of other types are left out.
+///
+/// Empty when the field is missing or cannot be parsed: then it is to be ignored as a whole.
+pub fn strings(fields: &HeaderMap, name: &HeaderName) -> Vec<String> {
+    let mut found = Vec::new();
+    for value in fields.get_all(name) {
+        let mut parser = Structured { rest: value.as_bytes().trim_ascii() };
+        while !parser.rest.is_empty() {
+            let Some(string) = parser.list_member() else { return Vec::new() };
+            found.extend(string);
+        }
+    }
+    found
+}
+
+/// The text of a string between its quotes, without escapes.
+fn unescaped(text: &[u8]) -> String {
+    let mut is_escaped = false;
+    let keep = |byte: &&u8| {
+        is_escaped = **byte == b'\\' && !is_escaped;
+        !is_escaped
+    };
+    text.iter().filter(keep).map(|b| char::from(*b)).collect()
 }
 
 /// The rest of a structured field's line.
@@ -288,6 +316,18 @@ impl<'a> Structured<'a> {
         };
         self.parameters()?;
         Some((key, item))
+    }
+
+    /// One member of a list and the comma after it; what it is where it is a string.
+    fn list_member(&mut self) -> Option<Option<String>> {
+        let before = self.rest;
+        let item = if before.first() == Some(&b'(') { self.inner_list()? } else { self.bare_item()? };
+        let is_string = item == Item::Text && before.first() == Some(&b'"');
+        let text = &before[..before.len() - self.rest.len()];
+        let string = is_string.then(|| unescaped(unquoted(text)));
+        self.parameters()?;
+        self.next_member()?;
+        Some(string)
     }
 
     fn parameters(&mut self) -> Option<()> {
@@ -439,22 +479,37 @@ pub fn format_date(unix_seconds: u64) -> HeaderValue {
     HeaderValue::try_from(httpdate::fmt_http_date(when)).unwrap_or(HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"))
 }
 
-/// Whether a field speaks of one connection only, or of a proxy's own business (RFC 9110 section 7.6.1, RFC 9111 section 3.1).
+/// Whether a field speaks of one connection or one server only, or of a proxy's own business (RFC 9110 section 7.6.1,
+/// RFC 9111 section 3.1, RFC 7838 section 3).
 pub fn is_hop_by_hop(name: &HeaderName) -> bool {
-    const OTHERS: [&str; 6] =
-        ["keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authentication-info", "proxy-authorization", "http2-settings"];
+    const OTHERS: [&str; 7] = [
+        "keep-alive",
+        "proxy-connection",
+        "proxy-authenticate",
+        "proxy-authentication-info",
+        "proxy-authorization",
+        "http2-settings",
+        "alt-svc",
+    ];
     matches!(*name, CONNECTION | TE | TRAILER | TRANSFER_ENCODING | UPGRADE) || OTHERS.contains(&name.as_str())
+}
+
+/// Whether `Connection` names a field, which then ends here. It cannot name those that are for everybody on the way,
+/// or a client could take away what guards against loops, or cut a body loose from its length (RFC 8586 section 2,
+/// RFC 9110 section 7.6.1).
+pub fn is_named_by_connection(fields: &HeaderMap, name: &HeaderName) -> bool {
+    const FOR_EVERYBODY: [&str; 5] = ["cdn-loop", "via", "host", "content-length", "cache-control"];
+    let is_named = || list(fields, CONNECTION).any(|named| named.eq_ignore_ascii_case(name.as_str().as_bytes()));
+    fields.contains_key(CONNECTION) && !FOR_EVERYBODY.contains(&name.as_str()) && is_named()
 }
 
 /// Fields without those for one hop: the hop-by-hop ones and those named by `Connection`.
 ///
 /// Values are copied where `is_kept_long`, so that a stored one does not keep a connection's read buffer alive.
 pub fn end_to_end(fields: &HeaderMap, is_kept_long: bool) -> HeaderMap {
-    let named: Vec<&[u8]> = list(fields, CONNECTION).collect();
     let mut kept = HeaderMap::with_capacity(fields.len() + 4);
     for (name, value) in fields {
-        let is_named = named.iter().any(|n| n.eq_ignore_ascii_case(name.as_str().as_bytes()));
-        if is_named || is_hop_by_hop(name) {
+        if is_hop_by_hop(name) || is_named_by_connection(fields, name) {
             continue;
         }
         let value = if is_kept_long { HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone()) } else { value.clone() };

@@ -9,7 +9,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::conditional::CONDITIONS;
 use super::fields;
-use super::vary;
 
 /// `CDN-Loop` (RFC 8586).
 pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
@@ -190,7 +189,10 @@ pub fn stored(stored: &HeaderMap, age: Option<u64>, is_rangeable: bool, via: &He
     response
 }
 
-/// The names in a stored response's `Vary`, which a validation must let through to the origin.
-pub fn varying(stored: &HeaderMap) -> Vec<HeaderName> {
-    vary::names(stored).unwrap_or_default()
+/// Takes the targeted fields out of a response. By default they are passed on: another cache of a CDN may stand between
+/// this one and the client, and they are for it too (RFC 9213 section 2.2).
+pub fn remove_targeted(response: &mut HeaderMap) {
+    for name in &fields::TARGETED {
+        response.remove(name);
+    }
 }

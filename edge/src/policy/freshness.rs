@@ -2,7 +2,7 @@
 //!
 //! Follows RFC 9111 section 3 (storing), 4.2 (freshness and age), RFC 9213 (targeted fields), RFC 5861, RFC 8246.
 
-use http::header::{AGE, AUTHORIZATION, DATE, ETAG, EXPIRES, LAST_MODIFIED, RANGE, SET_COOKIE};
+use http::header::{AGE, AUTHORIZATION, DATE, EXPIRES, LAST_MODIFIED, SET_COOKIE};
 use http::{HeaderMap, Method, StatusCode};
 use nearcast_fleet::config::CachePolicy;
 use serde::{Deserialize, Serialize};
@@ -275,7 +275,8 @@ fn lifetime(directives: &CacheControl, status: StatusCode, fields: &HeaderMap, p
         let expires = fields::date(fields, EXPIRES).unwrap_or(0);
         return (expires.saturating_sub(made), Basis::Expires);
     }
-    let may_guess = is_heuristically_cacheable(status) || directives.public;
+    // A targeted field takes Cache-Control out of the picture, and with it a `no-store` there: then only what says so is stored.
+    let may_guess = directives.public || (is_heuristically_cacheable(status) && !directives.is_targeted);
     let modified = fields::date(fields, LAST_MODIFIED).filter(|_| policy.heuristic && may_guess);
     if let Some(modified) = modified {
         return ((made.saturating_sub(modified) / HEURISTIC_PART).min(HEURISTIC_MAX), Basis::Heuristic);
@@ -296,15 +297,5 @@ fn initial_age(fields: &HeaderMap, exchange: Exchange) -> u64 {
 
 /// The first valid value of `Age`, else 0 (RFC 9111 section 5.1).
 pub fn age_field(fields: &HeaderMap) -> u64 {
-    fields::list(fields, AGE).next().and_then(fields::delta_seconds).unwrap_or(0)
-}
-
-/// Whether a request asks for a part, so that what answers it must not answer one that does not.
-pub fn is_ranged(request: RequestFacts<'_>) -> bool {
-    *request.method == Method::GET && request.fields.contains_key(RANGE)
-}
-
-/// Whether a response can be validated at all.
-pub fn can_be_validated(fields: &HeaderMap) -> bool {
-    fields.contains_key(ETAG) || fields.contains_key(LAST_MODIFIED)
+    fields::list(fields, AGE).find_map(fields::delta_seconds).unwrap_or(0)
 }

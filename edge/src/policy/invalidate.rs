@@ -36,7 +36,7 @@ pub fn invalidated(method: &Method, url: &str, status: StatusCode, response: &He
             urls.push(found);
         }
     }
-    Invalidation { urls, groups: strings(response, &HeaderName::from_static("cache-group-invalidation")) }
+    Invalidation { urls, groups: group_names(response, "cache-group-invalidation") }
 }
 
 /// A reference resolved against a key (RFC 3986 section 5.2), as a key; `None` when it is of another origin.
@@ -46,7 +46,9 @@ pub fn same_origin_url(base: &str, reference: &str) -> Option<String> {
     let path_at = rest.find('/').unwrap_or(rest.len());
     let (host, path) = rest.split_at(path_at);
     let base_path = path.split('?').next().unwrap_or("/");
-    let path = if let Some((other_scheme, after)) = absolute(reference) {
+    let has_scheme = reference.find([':', '/', '?']).is_some_and(|at| reference[at..].starts_with(':'));
+    let path = if has_scheme {
+        let (other_scheme, after) = reference.split_once("://")?;
         on_host(scheme, host, other_scheme, after)?
     } else if let Some(after) = reference.strip_prefix("//") {
         on_host(scheme, host, scheme, after)?
@@ -61,12 +63,6 @@ pub fn same_origin_url(base: &str, reference: &str) -> Option<String> {
         without_dots(&format!("{directory}{reference}"))
     };
     Some(format!("{scheme}://{host}{path}"))
-}
-
-/// Scheme and what follows `//`, of a URL that has both.
-fn absolute(reference: &str) -> Option<(&str, &str)> {
-    let (scheme, after) = reference.split_once("://")?;
-    scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)).then_some((scheme, after))
 }
 
 fn on_host(scheme: &str, host: &str, other_scheme: &str, after: &str) -> Option<String> {
@@ -104,9 +100,9 @@ pub fn tags(response: &HeaderMap) -> Box<[Box<str>]> {
         tags.extend(value.as_bytes().split(|b| matches!(b, b' ' | b'\t')).take(TAGS_MAX).filter_map(tag));
     }
     tags.extend(groups(response));
+    tags.truncate(TAGS_MAX);
     tags.sort_unstable();
     tags.dedup();
-    tags.truncate(TAGS_MAX);
     tags.into()
 }
 
@@ -115,17 +111,19 @@ fn tag(text: &[u8]) -> Option<Box<str>> {
     is_tag.then(|| std::str::from_utf8(text).ok().map(Box::from))?
 }
 
-/// The groups of a response (RFC 9875 section 2); they hold within its origin only.
+/// The groups of a response (RFC 9875 section 2); they hold within its origin only, see [`origin_of`].
 pub fn groups(response: &HeaderMap) -> Vec<Box<str>> {
-    strings(response, &HeaderName::from_static("cache-groups"))
+    group_names(response, "cache-groups")
 }
 
-/// A structured list of strings; members that are none, are empty or too long are left out.
-fn strings(response: &HeaderMap, name: &HeaderName) -> Vec<Box<str>> {
-    let is_string = |member: &&[u8]| member.len() > 2 && member.starts_with(b"\"");
-    let text = |member: &[u8]| -> Option<Box<str>> {
-        let end = member[1..].iter().position(|b| *b == b'"')? + 1;
-        tag(&member[1..end])
-    };
-    fields::list(response, name).filter(is_string).filter_map(text).take(TAGS_MAX).collect()
+/// Scheme and authority of a key, within which groups hold.
+pub fn origin_of(url: &str) -> &str {
+    let start = url.find("://").map_or(0, |at| at + 3);
+    let end = url[start..].find('/').map_or(url.len(), |at| start + at);
+    &url[..end]
+}
+
+/// A structured list of strings; members that are none, are empty or too long are left out (RFC 9875 section 2).
+fn group_names(response: &HeaderMap, name: &'static str) -> Vec<Box<str>> {
+    fields::strings(response, &HeaderName::from_static(name)).iter().filter_map(|group| tag(group.as_bytes())).take(TAGS_MAX).collect()
 }

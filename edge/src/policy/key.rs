@@ -103,7 +103,8 @@ fn is_host(name: &str) -> bool {
     if let Some(inner) = name.strip_prefix('[').and_then(|n| n.strip_suffix(']')) {
         return inner.parse::<std::net::Ipv6Addr>().is_ok();
     }
-    !name.is_empty() && name != "." && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(&b))
+    let is_named = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
+    is_named && !name.is_empty() && !name.starts_with('.') && !name.contains("..")
 }
 
 fn check_path(path_and_query: &str) -> Result<(), KeyError> {

@@ -11,8 +11,6 @@ use super::fields;
 
 /// Ranges of one request; a request with more gets the whole.
 pub const RANGES_MAX: usize = 16;
-/// Ranges that are no further apart than this are sent as one: the frame of a part costs as much.
-pub const GAP_MAX: u64 = 80;
 
 /// Bytes `first` to `last`, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -115,7 +113,7 @@ pub enum Part {
     Unsatisfiable,
 }
 
-/// What ranges are of a representation of this length. Overlapping and close ones are joined; where all of them
+/// What ranges are of a representation of this length. Overlapping and adjacent ones are joined; where all of them
 /// together are more than the whole, the whole it is (RFC 9110 section 14.2, 17.15).
 pub fn resolve(specs: &[Spec], length: u64) -> Part {
     let ranges: Vec<ByteRange> = specs.iter().filter_map(|spec| spec.within(length)).collect();
@@ -129,7 +127,7 @@ pub fn resolve(specs: &[Spec], length: u64) -> Part {
     Part::Ranges(joined(ranges))
 }
 
-/// Ranges of which none overlaps or nearly touches another; each joined one stands where its first member stood.
+/// Ranges of which none overlaps or touches another; each joined one stands where its first member stood.
 fn joined(ranges: Vec<ByteRange>) -> Vec<ByteRange> {
     let mut joined: Vec<ByteRange> = Vec::with_capacity(ranges.len());
     for range in ranges {
@@ -137,14 +135,14 @@ fn joined(ranges: Vec<ByteRange>) -> Vec<ByteRange> {
         let mut place = joined.len();
         let mut at = 0;
         while at < joined.len() {
-            if !is_close(joined[at], range) {
+            if !touches(joined[at], range) {
                 at += 1;
                 continue;
             }
             let other = joined.remove(at);
             range = ByteRange { first: range.first.min(other.first), last: range.last.max(other.last) };
             place = place.min(at);
-            // A larger range may be close to one that was not before.
+            // A larger range may touch one that it did not before.
             at = 0;
         }
         joined.insert(place.min(joined.len()), range);
@@ -152,8 +150,8 @@ fn joined(ranges: Vec<ByteRange>) -> Vec<ByteRange> {
     joined
 }
 
-fn is_close(one: ByteRange, other: ByteRange) -> bool {
-    one.first <= other.last.saturating_add(GAP_MAX + 1) && other.first <= one.last.saturating_add(GAP_MAX + 1)
+fn touches(one: ByteRange, other: ByteRange) -> bool {
+    one.first <= other.last.saturating_add(1) && other.first <= one.last.saturating_add(1)
 }
 
 /// A Content-Range field (RFC 9110 section 14.4).

@@ -2,6 +2,7 @@
 //!
 //! Follows RFC 9111 section 4, 4.2.4 (stale) and 5.2.1 (what clients ask for), RFC 5861 and RFC 8246.
 
+use http::StatusCode;
 use nearcast_fleet::config::CachePolicy;
 
 use super::fields::{CacheControl, DELTA_SECONDS_MAX};
@@ -144,8 +145,17 @@ fn may_serve_on_error(freshness: &Freshness, request: Option<&CacheControl>, pol
 }
 
 /// Whether an origin's answer is an error behind which a stale response may be used (RFC 5861 section 4).
-pub fn is_error(status: http::StatusCode) -> bool {
+pub fn is_error(status: StatusCode) -> bool {
     matches!(status.as_u16(), 500 | 502 | 503 | 504)
+}
+
+/// The status of the answer where a stored response needed validation and the origin could not be asked; `own` is what
+/// the failure would be without one (RFC 9111 section 5.2.2.2).
+pub fn failure_status(reuse: Reuse, own: StatusCode) -> StatusCode {
+    match reuse {
+        Reuse::MustValidate { reason: MustValidate::MustRevalidate | MustValidate::ResponseNoCache, .. } => StatusCode::GATEWAY_TIMEOUT,
+        _ => own,
+    }
 }
 
 /// Whether a request may be answered from the store only; a failure to do so is a 504 (RFC 9111 section 5.2.1.7).

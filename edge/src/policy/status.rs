@@ -167,6 +167,13 @@ impl Outcome {
         }
     }
 
+    /// As [`write`](Self::write), with the cache key as its last parameter (RFC 9211 section 2.7).
+    pub fn write_with_key(&self, name: &str, key: &str, buffer: &mut Vec<u8>) {
+        self.write(name, buffer);
+        buffer.extend_from_slice(b"; key=");
+        write_string(key, buffer);
+    }
+
     /// As a field's value, to be appended to those of caches nearer to the origin.
     pub fn cache_status(&self, name: &str) -> HeaderValue {
         let mut buffer = Vec::with_capacity(96);

@@ -3,7 +3,7 @@
 //! Follows RFC 9111 section 4.1 and RFC 9110 section 12.5.
 
 use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, DATE, VARY};
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::fields;
 
@@ -28,9 +28,10 @@ pub fn names(response: &HeaderMap) -> Option<Vec<HeaderName>> {
 /// The request's fields that select this response, to be kept with it.
 pub fn selecting(request: &HeaderMap, response: &HeaderMap) -> HeaderMap {
     let mut kept = HeaderMap::new();
-    for name in names(response).unwrap_or_default() {
+    for name in names(response).unwrap_or_default().into_iter().filter(|name| !fields::is_named_by_connection(request, name)) {
         for value in request.get_all(&name) {
-            kept.append(name.clone(), value.clone());
+            // A copy of its own: the value may keep a connection's whole read buffer alive.
+            kept.append(name.clone(), HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone()));
         }
     }
     kept
@@ -46,8 +47,11 @@ pub fn is_selected(stored: &HeaderMap, selecting: &HeaderMap, request: &HeaderMa
 
 /// Whether two requests say the same in one field.
 fn is_same(name: &HeaderName, one: &HeaderMap, other: &HeaderMap) -> bool {
-    let raw = |fields: &HeaderMap| fields.get_all(name).into_iter().map(|v| v.as_bytes().to_vec()).collect::<Vec<_>>();
-    raw(one) == raw(other) || normal(name, one) == normal(name, other)
+    // What a client takes away behind this hop the origin does not see: it counts as absent.
+    if fields::is_named_by_connection(other, name) {
+        return !one.contains_key(name);
+    }
+    one.get_all(name) == other.get_all(name) || normal(name, one) == normal(name, other)
 }
 
 /// A field as it is compared: its members in order; a preference list as a set with its weights.
