@@ -532,7 +532,7 @@ impl Book {
                 total: r.total,
             })
             .collect();
-        all.sort_by(|a, b| (b.recent, b.total).cmp(&(a.recent, a.total)));
+        all.sort_by_key(|s| std::cmp::Reverse((s.recent, s.total)));
         all
     }
 }

@@ -657,3 +657,39 @@ async fn origin_report(Shared(state): Shared<App>, headers: HeaderMap, body: Bod
 async fn openapi() -> Json<utoipa::openapi::OpenApi> {
     Json(Document::openapi())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_route_is_in_the_document_and_the_reverse() {
+        let routed: BTreeSet<(String, String)> =
+            routes().into_iter().map(|(method, path, _)| (path.to_owned(), method.to_string())).collect();
+        let document = serde_json::to_value(Document::openapi()).unwrap();
+        let described: BTreeSet<(String, String)> = document["paths"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .flat_map(|(path, methods)| methods.as_object().unwrap().keys().map(move |m| (path.clone(), m.to_uppercase())))
+            .collect();
+        assert_eq!(described, routed);
+        let explained = include_str!("../API.md");
+        for (path, method) in &routed {
+            assert!(explained.contains(path.as_str()) || path.starts_with("/v1/reports/"), "API.md lacks {method} {path}");
+        }
+    }
+
+    #[test]
+    fn what_changes_something_needs_a_secret() {
+        let document = serde_json::to_value(Document::openapi()).unwrap();
+        for (path, methods) in document["paths"].as_object().unwrap() {
+            for (method, operation) in methods.as_object().unwrap() {
+                let is_open = operation.get("security").and_then(|s| s.as_array()).is_none_or(Vec::is_empty);
+                let is_read = method == "get" && path != "/v1/fleet-file" && path != "/v1/journal";
+                assert_eq!(is_open, is_read, "{method} {path}");
+            }
+        }
+    }
+}

@@ -1,0 +1,552 @@
+//! The control role over real sockets: what operators, nodes and the console are answered.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use nearcast_control::FleetText;
+use nearcast_fleet::client::Client;
+use nearcast_fleet::config::{Fleet, Secret};
+use nearcast_fleet::failure::{Failure, FailureKind};
+use nearcast_fleet::file;
+use nearcast_fleet::shutdown::{self, ShutdownTrigger};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+const SOON: Duration = Duration::from_secs(20);
+const KEY: &str = "a key that only this test knows";
+
+/// An address of this test's own: processes and tests differ in it.
+fn address() -> String {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    format!("127.{}.{}.1", 64 + std::process::id() % 128, NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+fn fleet_text(ip: &str, more: &str) -> String {
+    format!(
+        r#"
+[fleet]
+zone = "cdn.test"
+node_key = "{KEY}"
+state_dir = "state"
+report_interval = "200ms"
+
+[control]
+listen = "{ip}:7700"
+admin = "{ip}:9170"
+
+[[name_server]]
+name = "ns1"
+listen = "{ip}:5300"
+admin = "{ip}:9153"
+
+[[cluster]]
+name = "ams"
+label = "Amsterdam"
+place = {{ latitude = 52.37, longitude = 4.9 }}
+time_zone = "Europe/Amsterdam"
+off_peak = "02:00-06:00"
+fill_rate = "80Mbit/s"
+
+[[cluster.node]]
+name = "ams-1"
+address = "127.0.10.1"
+listen = "127.0.10.1:8080"
+disk = "32MiB"
+
+[[cluster.node]]
+name = "ams-2"
+address = "127.0.10.2"
+listen = "127.0.10.2:8080"
+admin = "127.0.10.2:9100"
+disk = "32MiB"
+
+[[site]]
+name = "www"
+hosts = ["www.demo.test"]
+origin = "http://127.0.0.1:8000"
+{more}
+"#
+    )
+}
+
+/// A running control role.
+struct Lab {
+    dir: Arc<tempfile::TempDir>,
+    ip: String,
+    text: String,
+    token: Secret,
+    fleet: watch::Receiver<Arc<Fleet>>,
+    trigger: ShutdownTrigger,
+    role: JoinHandle<Result<(), Failure>>,
+    client: Client,
+}
+
+impl Lab {
+    async fn start() -> Self {
+        let ip = address();
+        let text = fleet_text(&ip, "");
+        Self::start_with(Arc::new(tempfile::tempdir().unwrap()), ip, text).await
+    }
+
+    async fn start_with(dir: Arc<tempfile::TempDir>, ip: String, text: String) -> Self {
+        let (fleet, role, trigger) = spawn(dir.path(), &text);
+        let client = Client::new();
+        let deadline = tokio::time::Instant::now() + SOON;
+        loop {
+            match client.get(&format!("http://{ip}:9170/ready"), SOON).await {
+                Ok(response) if response.status() == 200 => break,
+                _ if role.is_finished() => panic!("{:?}", role.await),
+                other => assert!(tokio::time::Instant::now() < deadline, "{other:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let token = Secret(std::fs::read_to_string(dir.path().join("state/control/token")).unwrap());
+        Self { dir, ip, text, token, fleet, trigger, role, client }
+    }
+
+    async fn stop(self) -> (Arc<tempfile::TempDir>, String, String) {
+        self.trigger.shut_down();
+        tokio::time::timeout(SOON, self.role).await.expect("it drains").unwrap().unwrap();
+        (self.dir, self.ip, self.text)
+    }
+
+    async fn restart(self) -> Self {
+        let (dir, ip, text) = self.stop().await;
+        Self::start_with(dir, ip, text).await
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}:7700{path}", self.ip)
+    }
+
+    async fn ask(&self, method: Method, path: &str, bearer: Option<&str>, content_type: &str, body: impl Into<Bytes>) -> Response<Bytes> {
+        let mut request = Request::builder().method(method).uri(self.url(path)).header("content-type", content_type);
+        if let Some(secret) = bearer {
+            request = request.header("authorization", format!("Bearer {secret}"));
+        }
+        self.client.send(request.body(body.into()).unwrap(), SOON).await.unwrap()
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        let response = self.client.get(&self.url(path), SOON).await.unwrap();
+        assert_eq!(response.status(), 200, "{path}: {response:?}");
+        serde_json::from_slice(response.body()).unwrap()
+    }
+
+    async fn get_with(&self, path: &str, secret: &str) -> Response<Bytes> {
+        self.ask(Method::GET, path, Some(secret), "application/json", "").await
+    }
+
+    async fn post(&self, path: &str, secret: &str, body: Value) -> Response<Bytes> {
+        self.ask(Method::POST, path, Some(secret), "application/json", body.to_string()).await
+    }
+
+    async fn report(&self, role: &str, body: Value) {
+        let response = self.post(&format!("/v1/reports/{role}"), KEY, body).await;
+        assert_eq!(response.status(), 200, "{response:?}");
+    }
+
+    async fn edge(&self, node: &str, revision: u64, more: Value) {
+        let mut report = json!({
+            "node": node, "started_unix_ms": now_ms() + 1, "revision": revision, "draining": false, "sites": {}, "connections": 3,
+            "memory_bytes": 1, "disk_bytes": 2, "pushed_bytes": 0, "popularity": [], "fills": [], "purges": []
+        });
+        for (name, value) in more.as_object().unwrap() {
+            report[name] = value.clone();
+        }
+        self.report("edge", report).await;
+    }
+
+    /// Waits for an event of that kind.
+    async fn event(&self, kind: &str) -> Value {
+        let deadline = tokio::time::Instant::now() + SOON;
+        loop {
+            let log = self.get("/v1/events/log").await;
+            if let Some(event) = log["events"].as_array().unwrap().iter().find(|e| e["kind"] == kind) {
+                return event.clone();
+            }
+            assert!(tokio::time::Instant::now() < deadline, "no {kind} in {log}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+type Spawned = (watch::Receiver<Arc<Fleet>>, JoinHandle<Result<(), Failure>>, ShutdownTrigger);
+
+fn spawn(dir: &Path, text: &str) -> Spawned {
+    let fleet = file::parse(text, dir).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
+    let (tx, rx) = watch::channel(Arc::new(fleet));
+    let (trigger, shutdown) = shutdown::channel();
+    let disk = FleetText { text: text.to_owned(), base: dir.to_owned() };
+    (rx, tokio::spawn(nearcast_control::run_with(tx, Some(disk), shutdown)), trigger)
+}
+
+fn now_ms() -> u64 {
+    nearcast_fleet::clock::unix_millis(std::time::SystemTime::now())
+}
+
+fn body(response: &Response<Bytes>) -> Value {
+    serde_json::from_slice(response.body()).unwrap_or_else(|e| panic!("{e}: {response:?}"))
+}
+
+#[tokio::test]
+async fn every_refusal_has_its_status_and_says_why() {
+    let lab = Lab::start().await;
+    let token = Some(lab.token.0.as_str());
+    let purge = r#"{"scope":{"by":"all"}}"#;
+    type Row<'a> = (Method, &'a str, Option<&'a str>, &'a str, Vec<u8>, u16, &'a str);
+    let table: [Row<'_>; 25] = [
+        (Method::GET, "/v1/none", None, "", vec![], 404, "not_found"),
+        (Method::GET, "/v1", None, "", vec![], 404, "not_found"),
+        (Method::GET, "/none.js", None, "", vec![], 404, "not_found"),
+        (Method::GET, "/../Cargo.toml", None, "", vec![], 404, "not_found"),
+        (Method::POST, "/", None, "", vec![], 405, "method_not_allowed"),
+        (Method::DELETE, "/v1/status", None, "", vec![], 405, "method_not_allowed"),
+        (Method::GET, "/v1/status?window=x", None, "", vec![], 400, "bad_request"),
+        (Method::GET, "/v1/plan?cluster=mars", None, "", vec![], 404, "not_found"),
+        (Method::GET, "/v1/purges/77", None, "", vec![], 404, "not_found"),
+        (Method::GET, "/v1/purges/x", None, "", vec![], 404, "not_found"),
+        (Method::POST, "/v1/purges", None, "application/json", purge.into(), 401, "unauthorized"),
+        (Method::POST, "/v1/purges", Some("wrong"), "application/json", purge.into(), 401, "unauthorized"),
+        (Method::POST, "/v1/purges", Some(KEY), "application/json", purge.into(), 401, "unauthorized"),
+        (Method::POST, "/v1/purges", token, "text/plain", purge.into(), 415, "unsupported_media_type"),
+        (Method::POST, "/v1/purges", token, "application/json", b"{".into(), 400, "bad_request"),
+        (Method::POST, "/v1/purges", token, "application/json", b"{}".into(), 422, "invalid"),
+        (Method::POST, "/v1/purges", token, "application/json", br#"{"scope":{"by":"url","value":"/a"}}"#.into(), 422, "invalid"),
+        (Method::POST, "/v1/purges", token, "application/json", br#"{"scope":{"by":"site","value":"mars"}}"#.into(), 422, "invalid"),
+        (Method::POST, "/v1/purges", token, "application/json", vec![b' '; (1 << 20) + 1], 413, "too_large"),
+        (Method::POST, "/v1/pushes", token, "application/json", br#"{"clusters":["mars"]}"#.into(), 422, "invalid"),
+        (Method::GET, "/v1/fleet-file", None, "", vec![], 401, "unauthorized"),
+        (Method::GET, "/v1/journal?after=0", token, "", vec![], 401, "unauthorized"),
+        (Method::GET, "/v1/journal?after=18446744073709551615", Some(KEY), "", vec![], 409, "conflict"),
+        (
+            Method::POST,
+            "/v1/reports/origin",
+            Some(KEY),
+            "application/json",
+            br#"{"node":"x","started_unix_ms":0,"draining":false,"requests":{},"bytes":0}"#.into(),
+            404,
+            "not_found",
+        ),
+        (Method::PUT, "/v1/fleet-file", token, "text/plain", b"\xff".into(), 400, "bad_request"),
+    ];
+    for (method, path, bearer, content_type, sent, status, code) in table {
+        let response = lab.ask(method.clone(), path, bearer, content_type, sent).await;
+        assert_eq!(response.status().as_u16(), status, "{method} {path}: {response:?}");
+        let error = &body(&response)["error"];
+        assert_eq!(error["code"], code, "{method} {path}");
+        assert!(error["message"].as_str().unwrap().len() > 10, "{method} {path}: {error}");
+        assert_eq!(response.headers()["x-content-type-options"], "nosniff");
+        assert_eq!(response.headers().contains_key("www-authenticate"), status == 401);
+        assert!(status != 405 || path == "/" || response.headers().contains_key("allow"), "{response:?}");
+    }
+    assert_eq!(lab.get("/v1/status").await["revision"], 0, "nothing was accepted");
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn the_console_is_served_and_locked_in() {
+    let lab = Lab::start().await;
+    let page = lab.client.get(&lab.url("/"), SOON).await.unwrap();
+    assert_eq!((page.status(), page.headers()["content-type"].to_str().unwrap()), (StatusCode::OK, "text/html; charset=utf-8"));
+    let policy = page.headers()["content-security-policy"].to_str().unwrap();
+    assert!(policy.contains("default-src 'none'") && policy.contains("script-src 'self'") && !policy.contains("unsafe"), "{policy}");
+    assert!(!page.headers().contains_key("access-control-allow-origin"));
+    let metrics = lab.client.get(&format!("http://{}:9170/metrics", lab.ip), SOON).await.unwrap();
+    let text = String::from_utf8_lossy(metrics.body()).into_owned();
+    assert!(text.contains("nearcast_control_requests_total{method=\"GET\",status_class=\"2xx\"}"), "{text}");
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn a_purge_answers_when_every_edge_has_confirmed() {
+    let lab = Lab::start().await;
+    for node in ["ams-1", "ams-2"] {
+        lab.edge(node, 0, json!({})).await;
+    }
+    let purge = async {
+        let request = json!({"scope": {"by": "url", "value": "http://www.demo.test/a"}, "soft": true, "wait_ms": 15_000});
+        let response = lab.post("/v1/purges", &lab.token.0, request).await;
+        assert_eq!(response.status(), 200, "{response:?}");
+        body(&response)
+    };
+    let nodes = async {
+        // The long poll is answered by the purge, not by its end.
+        let page = body(&lab.get_with("/v1/journal?after=0&wait_ms=20000&node=ams-1", KEY).await);
+        assert_eq!((&page["revision"], &page["entries"][0]["change"]["kind"]), (&json!(1), &json!("purge")));
+        assert_eq!(page["entries"][0]["change"]["soft"], true);
+        assert_eq!(page["journal"].as_str().unwrap().len(), 32);
+        lab.get_with("/v1/journal?after=1&node=ams-1", KEY).await;
+        let half = lab.get("/v1/purges/1").await;
+        assert_eq!(
+            (&half["complete"], &half["missing"], &half["received"]),
+            (&json!(false), &json!(["ams-1", "ams-2"]), &json!(["ams-1"]))
+        );
+        for (node, responses) in [("ams-1", 1), ("ams-2", 2)] {
+            let folded = json!([{"revision": 1, "responses": responses, "effective_unix_ms": 5}]);
+            lab.edge(node, 1, json!({"purges": folded})).await;
+        }
+    };
+    let begun = std::time::Instant::now();
+    let (answer, ()) = tokio::join!(purge, nodes);
+    assert!(begun.elapsed() < Duration::from_secs(10), "it waited for its time instead of its edges");
+    assert_eq!((&answer["complete"], &answer["responses"], &answer["missing"]), (&json!(true), &json!(3), &json!([])));
+    assert_eq!(answer["nodes"][1], json!({"node": "ams-2", "responses": 2, "effective_unix_ms": 5}));
+    assert_eq!(answer["scope"], json!({"by": "url", "value": "http://www.demo.test/a"}));
+    lab.event("purge_complete").await;
+
+    let lab = lab.restart().await;
+    let kept = lab.get("/v1/purges").await;
+    assert_eq!((&kept["purges"][0]["revision"], &kept["purges"][0]["soft"]), (&json!(1), &json!(true)), "it outlives control");
+    assert_eq!(lab.get("/v1/status").await["revision"], 1);
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn a_purge_names_the_edges_that_are_missing() {
+    let lab = Lab::start().await;
+    lab.edge("ams-1", 0, json!({})).await;
+    let response = lab.post("/v1/purges", &lab.token.0, json!({"scope": {"by": "site", "value": "www"}, "wait_ms": 100})).await;
+    let answer = body(&response);
+    assert_eq!((&answer["complete"], &answer["missing"], &answer["nodes"]), (&json!(false), &json!(["ams-1", "ams-2"]), &json!([])));
+    lab.event("purge_incomplete").await;
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn reports_become_status_series_and_selections() {
+    let lab = Lab::start().await;
+    let sites = |hit: u64, miss: u64| {
+        json!({"www": {"requests": {"hit": hit, "miss": miss, "local": 50}, "bytes": {"hit": hit * 1000, "miss": miss * 1000}, "errors": 1,
+            "origin_bytes": miss * 1000, "origin_requests": miss, "pushed_hits": hit / 2, "pushed_hit_bytes": hit * 500}})
+    };
+    let started = now_ms() + 1;
+    for (hit, miss) in [(60, 20), (80, 20)] {
+        lab.edge("ams-1", 0, json!({"started_unix_ms": started, "sites": sites(hit, miss)})).await;
+    }
+    lab.report(
+        "dns",
+        json!({"node": "ns1", "started_unix_ms": started, "revision": 0, "draining": false, "queries": {"NOERROR": 7}, "rtt_prefixes": 2, "geo_source": "built-in",
+            "selections": [{"site": "www", "cluster": "ams", "reason": "geo", "country": "NL", "latitude": 52.1, "longitude": 5.3, "count": 9}],
+            "health": [{"node": "ams-1", "up": true, "since_unix_ms": 1, "reason": "ok", "check_us": 9},
+                       {"node": "ams-2", "up": false, "since_unix_ms": 2, "reason": "connection refused", "check_us": 0}]}),
+    )
+    .await;
+    let deadline = tokio::time::Instant::now() + SOON;
+    let status = loop {
+        let status = lab.get("/v1/status?window=60").await;
+        if status["recent"]["counted"] == 100 {
+            break status;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{}", status["recent"]);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    let recent = &status["recent"];
+    assert_eq!((&recent["hits"], &recent["object_hit_ratio"], &recent["byte_hit_ratio"]), (&json!(80), &json!(0.8), &json!(0.8)));
+    assert_eq!((&recent["pushed_hits"], &status["since_start"]["counted"]), (&json!(40), &json!(100)));
+    assert_eq!(status["clusters"][0]["recent"]["counted"], 100);
+    assert_eq!(status["sites"][0]["recent"]["requests"]["local"], 50);
+    assert_eq!(status["selections"][0]["total"], 9);
+    let node = |name: &str| status["nodes"].as_array().unwrap().iter().find(|n| n["name"] == name).unwrap().clone();
+    assert_eq!((&node("ns1")["role"], &node("ns1")["geo_source"]), (&json!("gslb-dns"), &json!("built-in")));
+    assert_eq!(node("control")["state"], "up");
+    assert_eq!(node("ams-1")["health"][0]["by"], "ns1");
+    assert_eq!(node("ams-2")["health"][0]["reason"], "connection refused");
+    let series = lab.get("/v1/series?seconds=60").await;
+    let sum = |path: &Value| path.as_array().unwrap().iter().map(|n| n.as_f64().unwrap()).sum::<f64>();
+    assert_eq!(series["points"], 60);
+    assert!(
+        (sum(&series["total"]["counted"]) - 100.0).abs() < 0.1 && (sum(&series["clusters"]["ams"]["hits"]) - 80.0).abs() < 0.1,
+        "{series}"
+    );
+    assert_eq!(series["statuses"]["miss"].as_array().unwrap().len(), 60);
+    let fleet = lab.get("/v1/fleet").await;
+    assert_eq!((&fleet["clusters"][0]["nodes"][1]["name"], &fleet["sites"][0]["steered_name"]), (&json!("ams-2"), &json!("www.cdn.test")));
+    assert!(!fleet.to_string().contains(KEY), "no secret in {fleet}");
+    // No more reports: silent within the bound.
+    lab.event("node_silent").await;
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn a_push_is_planned_ordered_followed_and_counted() {
+    let lab = Lab::start().await;
+    let started = now_ms() + 1;
+    let skipped = body(&lab.post("/v1/pushes", &lab.token.0, json!({})).await);
+    assert_eq!((&skipped["orders"], &skipped["skipped"][0]["cluster"]), (&json!([]), &json!("ams")), "nothing is known yet");
+    let url = |n: u64| json!({"site": "www", "url": format!("http://www.demo.test/{n}"), "requests": 100 * n, "bytes": 100_000 * n, "size": 1000});
+    let popularity =
+        json!([url(1), url(2), url(3), {"site": "www", "url": "http://www.demo.test/unknown", "requests": 9, "bytes": 9, "size": 0}]);
+    lab.edge("ams-1", 0, json!({"started_unix_ms": started, "popularity": popularity})).await;
+    let plan = lab.get("/v1/plan?cluster=ams&items=2").await;
+    let ams = &plan["clusters"][0];
+    assert_eq!((&ams["items_total"], &ams["stored_bytes"], &ams["gap"]), (&json!(3), &json!(3000), &json!(0.0)));
+    let urls: Vec<_> = ams["items"].as_array().unwrap().iter().map(|i| i["url"].as_str().unwrap()).collect();
+    assert_eq!(urls, ["http://www.demo.test/3", "http://www.demo.test/2"], "most valuable first");
+    assert_eq!((&ams["excluded"][0]["reason"], &ams["excluded"][0]["count"]), (&json!("size_unknown"), &json!(1)));
+    assert_eq!(ams["window"]["start_local"].as_str().unwrap().split('T').nth(1), Some("02:00:00"));
+
+    let response = lab.post("/v1/pushes", &lab.token.0, json!({"clusters": ["ams"]})).await;
+    assert_eq!(response.status(), 202);
+    let order = body(&response)["orders"][0].clone();
+    assert_eq!((&order["items"], &order["bytes"]), (&json!(3), &json!(3000)));
+    let again = body(&lab.post("/v1/pushes", &lab.token.0, json!({})).await);
+    assert!(again["skipped"][0]["reason"].as_str().unwrap().contains("still runs"), "{again}");
+    let page = body(&lab.get_with("/v1/journal?after=0", KEY).await);
+    let change = &page["entries"][0]["change"];
+    assert_eq!((&change["kind"], &change["id"], &change["items"].as_array().unwrap().len()), (&json!("push"), &order["id"], &3));
+    assert_eq!(change["rate_bytes"], 10_000_000);
+
+    let fill = |ended: bool| {
+        json!([{"order": order["id"], "items": 3, "already_warm": 1, "already_warm_bytes": 1000, "warmed": 2, "origin_bytes": 1000, "peer_bytes": 1000,
+            "failed": 0, "reasons": [], "ended": ended, "ended_unix_ms": 5}])
+    };
+    lab.edge("ams-1", 1, json!({"started_unix_ms": started, "fills": fill(true)})).await;
+    let half = lab.get("/v1/pushes").await["orders"][0].clone();
+    assert_eq!((&half["state"], &half["progress"], &half["why"]), (&json!("running"), &json!(0.5), &json!("asked")));
+    let sites = json!({"www": {"requests": {"hit": 10}, "bytes": {"hit": 10_000}, "errors": 0, "origin_bytes": 0, "origin_requests": 0, "pushed_hits": 8, "pushed_hit_bytes": 8000}});
+    lab.edge("ams-2", 1, json!({"started_unix_ms": started, "fills": fill(true), "sites": sites})).await;
+    let done = lab.get("/v1/pushes").await["orders"][0].clone();
+    assert_eq!((&done["state"], &done["total"]["warmed"], &done["total"]["already_warm"]), (&json!("ended"), &json!(4), &json!(2)));
+    assert_eq!((&done["earned"]["pushed_hits"], &done["earned"]["peak"]["pushed_hit_ratio"]), (&json!(8), &json!(0.8)));
+    lab.event("push_ended").await;
+
+    let lab = lab.restart().await;
+    assert_eq!(lab.get("/v1/plan").await["clusters"][0]["items_total"], 3, "what was learnt outlives control");
+    assert_eq!(lab.get("/v1/pushes").await["orders"][0]["id"], order["id"]);
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn an_order_is_issued_once_when_the_window_opens() {
+    let ip = address();
+    // Amsterdam's 02:00 in winter is 01:00 UTC: two real seconds from now, and the window is four hours long.
+    let real = now_ms() as f64 / 1000.0;
+    let clock = format!("[clock]\nspeed = 60.0\nanchor_real = {real}\nanchor_fleet = \"2026-01-15T00:58:00Z\"\n");
+    let text = fleet_text(&ip, &clock);
+    let lab = Lab::start_with(Arc::new(tempfile::tempdir().unwrap()), ip, text).await;
+    let popularity = json!([{"site": "www", "url": "http://www.demo.test/1", "requests": 50, "bytes": 50_000, "size": 1000}]);
+    lab.edge("ams-1", 0, json!({"popularity": popularity})).await;
+    let started = lab.event("push_started").await;
+    assert!(started["order"].as_str().unwrap().starts_with("ams-2026-01-15-"), "{started}");
+    let order = lab.get("/v1/pushes").await["orders"][0].clone();
+    assert_eq!(order["why"], "scheduled");
+    let lab = lab.restart().await;
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    assert_eq!(lab.get("/v1/pushes").await["orders"].as_array().unwrap().len(), 1, "one a window, also over a restart");
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn events_stream_and_go_on_from_the_last_one() {
+    let lab = Lab::start().await;
+    let mut stream = TcpStream::connect((lab.ip.as_str(), 7700)).await.unwrap();
+    stream.write_all(b"GET /v1/events HTTP/1.1\r\nHost: control\r\n\r\n").await.unwrap();
+    let first = read_until(&mut stream, "control_started").await;
+    assert!(first.contains("content-type: text/event-stream"), "{first}");
+    lab.post("/v1/purges", &lab.token.0, json!({"scope": {"by": "tag", "value": "news"}, "wait_ms": 0})).await;
+    let second = read_until(&mut stream, "purge_accepted").await;
+    let id: u64 = second.split("id: ").last().unwrap().split('\n').next().unwrap().trim().parse().unwrap();
+    drop(stream);
+    let mut stream = TcpStream::connect((lab.ip.as_str(), 7700)).await.unwrap();
+    let request = format!("GET /v1/events HTTP/1.1\r\nHost: control\r\nLast-Event-ID: {}\r\n\r\n", id - 1);
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let resumed = read_until(&mut stream, "purge_accepted").await;
+    assert!(!resumed.contains("control_started"), "{resumed}");
+    // An open stream does not hold up the end.
+    let begun = std::time::Instant::now();
+    lab.stop().await;
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}
+
+async fn read_until(stream: &mut TcpStream, text: &str) -> String {
+    let mut all = String::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let read = tokio::time::timeout(SOON, stream.read(&mut buffer)).await.expect("in time").unwrap();
+        assert!(read > 0, "the stream ended without {text}: {all}");
+        all.push_str(&String::from_utf8_lossy(&buffer[..read]));
+        // The event is whole once its blank line is there.
+        if all.split(text).nth(1).is_some_and(|rest| rest.contains("\n\n")) {
+            return all;
+        }
+    }
+}
+
+#[tokio::test]
+async fn fleet_files_are_checked_recorded_and_taken_on() {
+    let mut lab = Lab::start().await;
+    let token = lab.token.0.clone();
+    let put = async |lab: &Lab, path: &str, text: &str| lab.ask(Method::PUT, path, Some(&token), "text/plain", text.to_owned()).await;
+    let shown = lab.get_with("/v1/fleet-file", &token).await;
+    assert_eq!((shown.headers()["nearcast-revision"].to_str().unwrap(), shown.body().as_ref()), ("0", lab.text.as_bytes()));
+
+    let wrong = put(&lab, "/v1/fleet-file", &lab.text.replace("zone = \"cdn.test\"", "zoen = \"cdn.test\"\nhostmaster = 7")).await;
+    assert_eq!(wrong.status(), 422);
+    let mistakes = body(&wrong)["error"]["mistakes"].as_array().unwrap().clone();
+    assert!(mistakes.len() >= 2 && mistakes.iter().all(|m| m["line"].as_u64() > Some(0) && m["mend"].is_string()), "{mistakes:?}");
+    let moved =
+        put(&lab, "/v1/fleet-file", &lab.text.replace("127.0.10.2:8080", "127.0.10.2:8081").replace("cdn.test", "cdn.example")).await;
+    assert_eq!(moved.status(), 409);
+    let message = body(&moved)["error"]["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("fleet.zone") && message.contains("ams-2"), "{message}");
+    let same = put(&lab, "/v1/fleet-file", &lab.text).await;
+    assert_eq!(body(&same), json!({"revision": 0, "changed": false}));
+    let new_text = lab.text.replace("label = \"Amsterdam\"", "label = \"Mokum\"");
+    let checked = put(&lab, "/v1/fleet-file?check=true", &new_text).await;
+    assert_eq!((checked.status(), body(&checked)["changed"].clone()), (StatusCode::OK, json!(false)));
+    assert!(!lab.fleet.has_changed().unwrap());
+
+    assert_eq!(body(&put(&lab, "/v1/fleet-file", &new_text).await), json!({"revision": 1, "changed": true}));
+    assert_eq!(lab.fleet.borrow_and_update().clusters[0].label, "Mokum");
+    let page = body(&lab.get_with("/v1/journal?after=0", KEY).await);
+    assert_eq!(page["entries"][0]["change"], json!({"kind": "fleet_file", "text": new_text}));
+    lab.event("fleet_file").await;
+    let status = lab.get("/v1/status").await;
+    assert_eq!((&status["fleet_revision"], &status["clusters"][0]["label"]), (&json!(1), &json!("Mokum")));
+
+    // The file on disk is as it was: the journal's revision is in force.
+    let mut lab = lab.restart().await;
+    assert_eq!(lab.get("/v1/fleet").await["clusters"][0]["label"], "Mokum");
+    // The file on disk was edited since: it becomes a revision.
+    lab.text = lab.text.replace("label = \"Amsterdam\"", "label = \"Damsko\"");
+    let lab = lab.restart().await;
+    let fleet = lab.get("/v1/fleet").await;
+    assert_eq!((&fleet["revision"], &fleet["clusters"][0]["label"]), (&json!(2), &json!("Damsko")));
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_start_says_why_and_leaves_nothing() {
+    let lab = Lab::start().await;
+    let other = tempfile::tempdir().unwrap();
+    // The port is in use.
+    let (_, role, _trigger) = spawn(other.path(), &lab.text);
+    assert_eq!(role.await.unwrap().unwrap_err().kind, FailureKind::Unavailable);
+    assert!(!other.path().join("state").exists(), "half started");
+    // The directory is in use.
+    let ip = address();
+    let (_, role, _trigger) = spawn(lab.dir.path(), &fleet_text(&ip, ""));
+    let failure = role.await.unwrap().unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Unavailable);
+    assert!(failure.message.contains("in use"), "{failure}");
+    let (dir, ip, text) = lab.stop().await;
+    // The journal is damaged.
+    let journal = dir.path().join("state/control/journal");
+    let mut bytes = std::fs::read(&journal).unwrap();
+    bytes[..4].fill(0);
+    bytes.extend([1; 64]);
+    std::fs::write(&journal, bytes).unwrap();
+    let (_, role, _trigger) = spawn(dir.path(), &text);
+    let failure = role.await.unwrap().unwrap_err();
+    assert_eq!(failure.kind, FailureKind::BadData, "{failure}");
+    // Nothing listens.
+    assert!(TcpStream::connect((ip.as_str(), 7700)).await.is_err());
+}
