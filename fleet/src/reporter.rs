@@ -126,3 +126,148 @@ impl Log {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+
+    use bytes::Bytes;
+    use http::{Response, StatusCode};
+
+    use super::*;
+    use crate::admin::{self, Readiness};
+    use crate::config::Secret;
+    use crate::{file, shutdown};
+
+    /// A receiver of reports and what it has received.
+    struct Receiver {
+        url: String,
+        status: Arc<AtomicU16>,
+        received: Arc<Mutex<Vec<String>>>,
+        most_at_a_time: Arc<AtomicUsize>,
+        _rest: (shutdown::ShutdownTrigger, watch::Sender<Readiness>),
+    }
+
+    impl Receiver {
+        async fn start() -> Self {
+            let status = Arc::new(AtomicU16::new(200));
+            let received = Arc::new(Mutex::new(Vec::new()));
+            let (at_a_time, most_at_a_time) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+            let parts = (status.clone(), received.clone(), at_a_time, most_at_a_time.clone());
+            let extra: admin::Extra = Arc::new(move |request| {
+                let (status, received, at_a_time, most) = parts.clone();
+                Box::pin(async move {
+                    most.fetch_max(at_a_time.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    at_a_time.fetch_sub(1, Ordering::SeqCst);
+                    let mut response = Response::new(Bytes::new());
+                    *response.status_mut() = StatusCode::from_u16(status.load(Ordering::SeqCst)).expect("a status");
+                    if !admin::has_node_key(&request, &Secret("the key of this test".into())) {
+                        *response.status_mut() = StatusCode::UNAUTHORIZED;
+                    }
+                    received.lock().expect("whole").push(String::from_utf8_lossy(request.body()).into_owned());
+                    response
+                })
+            });
+            let listener = admin::bind("127.0.0.1:0".parse().expect("an address")).await.expect("a free port");
+            let url = format!("http://{}/report", listener.local_addr().expect("bound"));
+            let (trigger, shutdown) = shutdown::channel();
+            let (readiness, ready) = watch::channel(Readiness::Ready);
+            tokio::spawn(admin::serve(listener, prometheus::Registry::new(), ready, Some(extra), shutdown));
+            Self { url, status, received, most_at_a_time, _rest: (trigger, readiness) }
+        }
+
+        fn received(&self) -> Vec<String> {
+            self.received.lock().expect("whole").clone()
+        }
+
+        async fn until_received(&self, count: usize) {
+            while self.received().len() < count {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+    }
+
+    fn fleet(interval: Duration) -> watch::Sender<Arc<Fleet>> {
+        let mut fleet = file::standalone_origin(PathBuf::from("/"), "127.0.0.1:1".parse().expect("an address")).expect("a directory");
+        fleet.report_interval = interval;
+        fleet.node_key = Secret("the key of this test".into());
+        watch::channel(Arc::new(fleet)).0
+    }
+
+    #[tokio::test]
+    async fn reports_go_one_at_a_time_and_say_whether_the_last_was_taken() {
+        let receiver = Receiver::start().await;
+        let fleet = fleet(Duration::from_millis(5));
+        let (trigger, shutdown) = shutdown::channel();
+        let urls = vec![receiver.url.clone()];
+        let running = tokio::spawn(run(move |_| urls.clone(), fleet.subscribe(), |taken| taken, shutdown));
+        receiver.until_received(2).await;
+        receiver.status.store(503, Ordering::SeqCst);
+        let count = receiver.received().len();
+        receiver.until_received(count + 3).await;
+        receiver.status.store(200, Ordering::SeqCst);
+        let count = receiver.received().len();
+        receiver.until_received(count + 3).await;
+        trigger.shut_down();
+        running.await.expect("ends");
+        let received = receiver.received();
+        assert_eq!(received[..2], ["true", "true"]);
+        assert!(received.contains(&"false".to_owned()), "{received:?}");
+        assert_eq!(received.last().map(String::as_str), Some("true"));
+        assert_eq!(receiver.most_at_a_time.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn a_last_report_is_sent_at_shutdown() {
+        let receiver = Receiver::start().await;
+        let fleet = fleet(Duration::from_secs(3600));
+        let (trigger, shutdown) = shutdown::channel();
+        let urls = vec![receiver.url.clone()];
+        let running = tokio::spawn(run(move |_| urls.clone(), fleet.subscribe(), |_| "draining", shutdown));
+        trigger.shut_down();
+        running.await.expect("ends");
+        assert_eq!(receiver.received(), ["\"draining\""]);
+    }
+
+    #[tokio::test]
+    async fn one_receiver_that_is_away_does_not_keep_reports_from_another() {
+        let receiver = Receiver::start().await;
+        let fleet = fleet(Duration::from_millis(5));
+        let (_trigger, shutdown) = shutdown::channel();
+        let urls = vec!["http://127.0.0.1:1/nobody".to_owned(), receiver.url.clone()];
+        tokio::spawn(run(move |_| urls.clone(), fleet.subscribe(), |taken| taken, shutdown));
+        receiver.until_received(3).await;
+        assert_eq!(receiver.received()[..3], ["true", "false", "false"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_built_while_nobody_wants_it_and_a_new_interval_is_heeded() {
+        let fleet = fleet(Duration::from_secs(10));
+        let (_trigger, shutdown) = shutdown::channel();
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = asked.clone();
+        let urls = move |_: &Fleet| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            Vec::new()
+        };
+        tokio::spawn(run(urls, fleet.subscribe(), |_| -> () { panic!("nobody wants it") }, shutdown));
+        tokio::time::sleep(Duration::from_secs(35)).await;
+        assert_eq!(asked.load(Ordering::SeqCst), 3);
+        fleet.send_modify(|f| Arc::make_mut(f).report_interval = Duration::from_secs(1));
+        tokio::time::sleep(Duration::from_millis(10_500)).await;
+        assert_eq!(asked.load(Ordering::SeqCst), 3 + 1 + 5);
+    }
+
+    #[test]
+    fn urls_are_those_of_the_fleet() {
+        let text = "[fleet]\nzone = \"cdn.test\"\nnode_key = \"sixteen characters\"\n[control]\n[[name_server]]\nname = \"ns1\"\n\
+                    listen = \"127.0.0.1:5300\"\n[[cluster]]\nname = \"ams\"\nplace = { latitude = 1, longitude = 1 }\n\
+                    [[cluster.node]]\nname = \"ams-1\"\naddress = \"192.0.2.1\"\n";
+        let fleet = file::parse(text, std::path::Path::new("/")).expect("a good file");
+        assert_eq!(to_control(&fleet, "edge"), ["http://127.0.0.1:7700/v1/reports/edge"]);
+        assert_eq!(to_name_servers(&fleet), ["http://127.0.0.1:9153/rtt"]);
+    }
+}
