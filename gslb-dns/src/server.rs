@@ -241,6 +241,10 @@ impl UdpWorker {
                 tracing::debug!(%error, "an answer could not be sent");
             }
             worker.tally.flush(&self.metrics);
+            // Also under a load that never lets the wait above run out.
+            if self.stop.load(Ordering::Relaxed) {
+                return;
+            }
         }
     }
 }

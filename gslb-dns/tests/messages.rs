@@ -593,6 +593,10 @@ fn a_wildcard_bind_answers_from_the_address_that_was_asked() {
         assert!(answer.is_some(), "{ip}");
     }
     server.stop().expect("a good end");
+    let any = free_address(std::net::Ipv6Addr::UNSPECIFIED);
+    let address = std::net::SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, any.port()));
+    let server = Server::start_fleet(fleet(vec![any], vec![site("www", &[])], vec![demo_zone()]), address);
+    assert!(server.udp(&query(1, "mail.demo.test", 1)).is_some(), "IPv6");
 }
 
 #[test]
@@ -621,6 +625,31 @@ fn told_to_end_it_ends_well_and_closes_what_is_idle() {
     idle.set_read_timeout(Some(Duration::from_secs(3))).expect("a time-out");
     server.stop().expect("a good end");
     assert!(matches!(idle.read(&mut [0]), Ok(0) | Err(_)));
+}
+
+#[test]
+fn it_ends_under_load_too() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let server = Server::start();
+    let address = server.address;
+    let done = std::sync::Arc::new(AtomicBool::new(false));
+    let seen = std::sync::Arc::clone(&done);
+    let load = std::thread::spawn(move || {
+        let sockets: Vec<_> = (0..16).map(|_| std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port")).collect();
+        let message = query(1, "mail.demo.test", 1);
+        while !seen.load(Ordering::Relaxed) {
+            for socket in &sockets {
+                // Refused once the server is gone.
+                let _ = socket.send_to(&message, address);
+            }
+        }
+    });
+    let (ended_tx, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || ended_tx.send(server.stop()));
+    let result = ended.recv_timeout(Duration::from_secs(8));
+    done.store(true, Ordering::Relaxed);
+    load.join().expect("no panic");
+    result.expect("it ends").expect("and well");
 }
 
 #[test]

@@ -173,7 +173,8 @@ pub struct Server {
 }
 
 /// A free port of a loopback address, for UDP and TCP.
-pub fn free_address(ip: Ipv4Addr) -> SocketAddr {
+pub fn free_address(ip: impl Into<std::net::IpAddr>) -> SocketAddr {
+    let ip = ip.into();
     loop {
         let udp = UdpSocket::bind((ip, 0)).expect("a free UDP port");
         let address = udp.local_addr().expect("bound");
@@ -285,7 +286,8 @@ pub fn read_message(stream: &mut TcpStream) -> Vec<u8> {
 
 /// Sends one datagram and waits that long for an answer.
 pub fn udp_within(server: SocketAddr, message: &[u8], wait: Duration) -> Option<Vec<u8>> {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let own: std::net::IpAddr = if server.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { std::net::Ipv6Addr::LOCALHOST.into() };
+    let socket = UdpSocket::bind((own, 0)).expect("a port");
     socket.set_read_timeout(Some(wait)).expect("a time-out");
     socket.send_to(message, server).expect("sent");
     let mut buffer = vec![0; 65_536];
