@@ -9,7 +9,7 @@
 //! 3. the country of the address's /24 (IPv4) or /48 (IPv6) in the registries' allocations, at the point where that
 //!    country's people live.
 //!
-//! IPv6 countries are looked up as asked, since their /48s are too many to list; their scope is then /48.
+//! The IPv4 countries are listed when the program is built (`build.rs`). IPv6 countries are looked up as asked, since their /48s are too many to list; their scope is then /48.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -128,29 +128,19 @@ pub(super) fn key_v6(address: Ipv6Addr) -> u64 {
     (u128::from(address) >> 64) as u64
 }
 
-/// The registries' countries by /24 with the demonstration's prefixes over them, made once a process.
-fn built_in_v4() -> &'static Ranges<u32> {
-    static TABLE: OnceLock<Ranges<u32>> = OnceLock::new();
-    TABLE.get_or_init(|| {
-        let mut builder = Builder::new();
-        let mut last_code: Option<(&'static str, u32)> = None;
-        for grain in 0..1_u32 << 24 {
-            let first = grain << 8;
-            let number = match iptocc::country_code(Ipv4Addr::from(first)) {
-                None => UNKNOWN,
-                Some(code) => match last_code {
-                    Some((known, number)) if known == code => number,
-                    _ => {
-                        let number = country_number(code);
-                        last_code = Some((code, number));
-                        number
-                    }
-                },
-            };
-            builder.push(first, first | 0xff, number);
-        }
-        builder.finish()
-    })
+/// The registries' countries by /24, as the build script compiled them.
+fn built_in_v4() -> Ranges<u32> {
+    const RUN: usize = 6;
+    static RUNS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/countries_v4.bin"));
+    let first = |run: &[u8]| u32::from_le_bytes([run[0], run[1], run[2], run[3]]);
+    let number = |run: &[u8]| countries::index([run[4], run[5]]).map_or(UNKNOWN, |i| FIRST_COUNTRY + i as u32);
+    let mut builder = Builder::new();
+    let mut runs = RUNS.chunks_exact(RUN).peekable();
+    while let Some(run) = runs.next() {
+        let last = runs.peek().map_or(u32::MAX, |next| first(next) - 1);
+        builder.push(first(run), last, number(run));
+    }
+    builder.finish()
 }
 
 fn demo_v4() -> Ranges<u32> {
@@ -176,11 +166,9 @@ impl Atlas {
     /// Without a database. Compiled once a process; later calls give the same value.
     pub(super) fn built_in() -> Arc<Self> {
         static ATLAS: OnceLock<Arc<Atlas>> = OnceLock::new();
-        Arc::clone(
-            ATLAS.get_or_init(|| {
-                Arc::new(Self::new(fixed_places(), demo_v4().over(built_in_v4()), Builder::new().finish(), "built-in".into()))
-            }),
-        )
+        Arc::clone(ATLAS.get_or_init(|| {
+            Arc::new(Self::new(fixed_places(), demo_v4().over(&built_in_v4()), Builder::new().finish(), "built-in".into()))
+        }))
     }
 
     /// With the database at `path`, which is read whole and let go.
@@ -251,7 +239,7 @@ impl Atlas {
         let name = metadata.description.get("en").or_else(|| metadata.description.values().next());
         let name = name.map_or(metadata.database_type.as_str(), String::as_str);
         let description = format!("{name}, built {}", civil_date(metadata.build_epoch));
-        Ok(Self::new(places, demo_v4().over(&v4.finish().over(built_in_v4())), v6.finish(), description))
+        Ok(Self::new(places, demo_v4().over(&v4.finish().over(&built_in_v4())), v6.finish(), description))
     }
 
     fn new(places: Vec<Option<ClientPlace>>, v4: Ranges<u32>, v6: Ranges<u64>, description: String) -> Self {
@@ -499,6 +487,19 @@ mod tests {
             let (found, _, _, source, scope) = shown(&atlas, address).unwrap();
             assert_eq!((found.as_str(), source), (country, Source::Country), "{address}");
             assert!(scope >= 3 && scope <= if address.contains(':') { GRAIN_V6 } else { GRAIN_V4 }, "{address} /{scope}");
+        }
+    }
+
+    #[test]
+    fn the_compiled_countries_are_those_of_the_registries() {
+        let atlas = Atlas::built_in();
+        // Steps of a prime number of /24s meet every part of the space.
+        for first in (0..=u32::MAX - 0xff).step_by(4_099 * 256) {
+            let address = IpAddr::from(first.to_be_bytes());
+            let expected = iptocc::country_code(address).map(|c| c.as_bytes().to_vec());
+            if !DEMO.iter().any(|(network, ..)| u32::from(*network) == first) {
+                assert_eq!(atlas.country(address).map(|c| c.to_vec()), expected, "{address}");
+            }
         }
     }
 

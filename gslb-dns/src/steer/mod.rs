@@ -61,7 +61,7 @@ pub use choice::{ADDRESSES_MAX, Addresses, Choice, ClientPrefix, Family, Reason}
 
 /// Longest TTL given, a week.
 const TTL_MAX: u64 = 604_800;
-/// Fleets of name servers keep counters of at most so many past revisions apart.
+/// Counters of so many former revisions of the fleet are kept apart; queries in flight have long left older ones.
 const PAST_TALLIES_MAX: usize = 8;
 
 /// Everything that steers, shared by all query workers.
@@ -521,7 +521,6 @@ struct Selections {
 impl Selections {
     fn new(steering: Arc<Steering>) -> Self {
         let opts = |name, help| prometheus::Opts::new(name, help);
-        // Names and labels are literals and valid; the fallbacks would only leave the metric out.
         Self {
             steering,
             described: selections_vec(),
