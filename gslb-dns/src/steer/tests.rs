@@ -323,27 +323,33 @@ proptest! {
         down_mask in 0_u8..64,
         full_mask in 0_u8..64,
         samples in proptest::collection::vec((0_u8..3, 96_u8..128, 1_000_u32..200_000), 0..12),
-        clients in proptest::collection::vec((any::<u32>(), 0_u8..=32), 16),
+        clients in proptest::collection::vec((any::<u32>(), 0_u8..=32), 12),
+        near in proptest::collection::vec(64_u8..160, 8),
         v6 in proptest::collection::vec((any::<u128>(), 16_u8..=64), 4),
         inside in proptest::collection::vec(any::<u128>(), 24),
     ) {
         let steering = troubled(down_mask, full_mask, &samples);
-        let near_samples = samples.iter().map(|(_, third, _)| ClientPrefix::host([203, 0, *third, 7].into()));
+        let thirds = samples.iter().map(|(_, third, _)| *third).chain(near);
+        let near_samples: Vec<_> = thirds.map(|third| ClientPrefix::host([203, 0, third, 7].into())).collect();
         let v4 = clients.iter().map(|(bits, len)| ClientPrefix { address: bits.to_be_bytes().into(), source_prefix: *len, from_ecs: true });
         let v6 = v6.iter().map(|(bits, len)| {
             let address = IpAddr::from((0x2a00_u128 << 112 | bits >> 12).to_be_bytes());
             ClientPrefix { address, source_prefix: *len, from_ecs: true }
         });
-        for client in near_samples.chain(v4).chain(v6) {
+        for client in near_samples.iter().copied().chain(v4).chain(v6) {
             for site in [GEO, RTT, ONE, 5] {
                 let choice = steering.select(site, &client, Family::V4, STEADY);
                 let tailored = site != ONE;
                 prop_assert!(!tailored || choice.scope_prefix > 0);
-                for random in &inside {
+                let others = near_samples.iter().map(|near| u128::from(u32::from_be_bytes(match near.address {
+                    IpAddr::V4(ip) => ip.octets(),
+                    IpAddr::V6(_) => [0; 4],
+                })));
+                for random in inside.iter().copied().chain(others) {
                     let neighbour = match masked(&client) {
                         IpAddr::V4(ip) => {
                             let host_bits = u32::MAX.checked_shr(choice.scope_prefix.into()).unwrap_or(0);
-                            IpAddr::from((u32::from(ip) & !host_bits | *random as u32 & host_bits).to_be_bytes())
+                            IpAddr::from((u32::from(ip) & !host_bits | random as u32 & host_bits).to_be_bytes())
                         }
                         IpAddr::V6(ip) => {
                             let host_bits = u128::MAX.checked_shr(choice.scope_prefix.into()).unwrap_or(0);
@@ -359,6 +365,28 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_guessed_time_depends_on_the_place_and_so_does_the_scope() {
+    use mmdb_writer::{Value, Writer};
+    let mut writer = Writer::new("Test");
+    // Both nearest to ams, then nyc, then sin; but so far from ams in the second that a measured nyc is the better guess.
+    for (half, latitude, longitude) in [("81.2.69.0/25", 52.0, 5.0), ("81.2.69.128/25", 40.0, -10.0)] {
+        let degrees = Value::map([("latitude", Value::from(latitude)), ("longitude", Value::from(longitude))]);
+        writer.insert_value(half.parse::<ipnet::IpNet>().unwrap(), Value::map([("location", degrees)])).unwrap();
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("geo.mmdb");
+    std::fs::write(&path, writer.to_bytes().unwrap()).unwrap();
+    let steering = fixture::steering();
+    steering.adopt(Arc::new(fixture::fleet()), Arc::new(Atlas::load(&path).unwrap()), 1_000);
+    assert_eq!(pick(&steering, RTT, "81.2.69.1/32"), ("ams", Reason::Geo, 24));
+    assert_eq!(pick(&steering, RTT, "81.2.69.129/32"), ("ams", Reason::Geo, 24));
+    steering.take_report(&report("nyc-1", 0, &[("81.2.69.0/24", 45_000)]), 1_000).unwrap();
+    steering.tick(1_000);
+    assert_eq!(pick(&steering, RTT, "81.2.69.1/32"), ("ams", Reason::Geo, 25));
+    assert_eq!(pick(&steering, RTT, "81.2.69.129/32"), ("nyc", Reason::Rtt, 25));
 }
 
 /// Polls until `done`, at most ten seconds.
