@@ -238,7 +238,7 @@ impl Book {
     pub(crate) fn tick(&mut self, fleet: &Fleet, now_ms: u64) -> Vec<Happening> {
         let mut happenings = self.pushes.tick(now_ms);
         let mut told = BTreeMap::new();
-        for (name, role, cluster) in roster(fleet) {
+        for (name, role, cluster) in roster(fleet).into_iter().filter(|(_, role, _)| *role != Role::Control) {
             let (state, reason) = self.state(fleet, &name, role, now_ms);
             let earlier = self.told_nodes.get(&name).copied().unwrap_or(NodeState::Waiting);
             if state != earlier

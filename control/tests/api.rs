@@ -453,7 +453,7 @@ async fn events_stream_and_go_on_from_the_last_one() {
     assert!(first.contains("content-type: text/event-stream"), "{first}");
     lab.post("/v1/purges", &lab.token.0, json!({"scope": {"by": "tag", "value": "news"}, "wait_ms": 0})).await;
     let second = read_until(&mut stream, "purge_accepted").await;
-    let id: u64 = second.split("id: ").last().unwrap().split('\n').next().unwrap().trim().parse().unwrap();
+    let id: u64 = second.split("id: ").nth(1).unwrap().split('\n').next().unwrap().trim().parse().unwrap();
     drop(stream);
     let mut stream = TcpStream::connect((lab.ip.as_str(), 7700)).await.unwrap();
     let request = format!("GET /v1/events HTTP/1.1\r\nHost: control\r\nLast-Event-ID: {}\r\n\r\n", id - 1);
@@ -467,10 +467,14 @@ async fn events_stream_and_go_on_from_the_last_one() {
 }
 
 async fn read_until(stream: &mut TcpStream, text: &str) -> String {
+    tokio::time::timeout(SOON, read_whole_event(stream, text)).await.unwrap_or_else(|_| panic!("no {text} in time"))
+}
+
+async fn read_whole_event(stream: &mut TcpStream, text: &str) -> String {
     let mut all = String::new();
     let mut buffer = [0; 4096];
     loop {
-        let read = tokio::time::timeout(SOON, stream.read(&mut buffer)).await.expect("in time").unwrap();
+        let read = stream.read(&mut buffer).await.unwrap();
         assert!(read > 0, "the stream ended without {text}: {all}");
         all.push_str(&String::from_utf8_lossy(&buffer[..read]));
         // The event is whole once its blank line is there.
