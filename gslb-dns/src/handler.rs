@@ -236,7 +236,11 @@ impl Handler {
         let edns = draft.query.edns.as_ref();
         let subnet = edns.and_then(|e| e.subnet);
         let is_tailored = subnet.is_some_and(|s| s.source_prefix > 0);
-        let answer = answer::resolve(zones, &question.qname, question.qtype, is_tailored);
+        // A resolver gets the first link alone, so that it can keep each link under its own scope (RFC 7871 section 7.2.1).
+        // Who wants recursion is the end of the line, a person with dig or a stub, and would be left without an address; the
+        // whole chain then has the scope of its last link, which is never too wide.
+        let stops_at_link = is_tailored && draft.query.flags & flag::RD == 0;
+        let answer = answer::resolve(zones, &question.qname, question.qtype, stops_at_link);
         if answer.last == Last::Outside {
             draft.fail(rcode::REFUSED, ede::NOT_AUTHORITATIVE);
             return draft.write_empty(out, query_bytes);

@@ -111,11 +111,17 @@ fn a_referral_names_the_servers_and_brings_their_glue() {
 }
 
 #[test]
-fn a_cname_to_a_steered_name_is_followed_only_for_clients_without_a_subnet() {
+fn a_resolver_with_a_subnet_gets_the_first_link_alone_and_a_stub_the_whole_chain() {
     let server = Server::start();
-    let with = server.dig(&["www.demo.test", "A", "+subnet=198.51.100.0/24"]);
+    let with = server.dig(&["www.demo.test", "A", "+norec", "+subnet=198.51.100.0/24"]);
     assert_eq!(answers(&with), ["www.demo.test. 300 IN CNAME www.cdn.test."], "{with}");
     assert!(with.contains("CLIENT-SUBNET: 198.51.100.0/24/0"), "the alias holds for everybody: {with}");
+    let stub = server.dig(&["www.demo.test", "A", "+rec", "+subnet=198.51.100.0/24"]);
+    assert_eq!(answers(&stub).len(), 3, "the alias and two addresses: {stub}");
+    assert!(
+        stub.contains("CLIENT-SUBNET: 198.51.100.0/24/") && !stub.contains("198.51.100.0/24/0"),
+        "tailored, so not for everybody: {stub}"
+    );
     for withheld in ["+nosubnet", "+subnet=0.0.0.0/0"] {
         let without = server.dig(&["www.demo.test", "A", withheld]);
         let lines = answers(&without);
