@@ -19,7 +19,7 @@ fn an_edge_without_a_fleet_file_caches_any_origin_under_any_host() {
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
     let listen = format!("{}:8080", block.host(10));
     let mut command = nearcast();
-    command.args(["edge", "--listen", &listen, "--origin", &origin.url(), "--state"]).arg(directory.path().join("state"));
+    command.args(["edge", "--listen", &listen, "--origin", &origin.url(), "--state-dir"]).arg(directory.path().join("state"));
     let _edge = Process::start("edge", directory.path(), command);
     wait::until("the edge to answer", Duration::from_secs(20), || std::net::TcpStream::connect(&listen).map(drop));
     for host in ["one.example", "two.example"] {

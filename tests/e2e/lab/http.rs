@@ -56,12 +56,13 @@ impl Reply {
 
 type Script = dyn Fn(&Seen) -> Reply + Send + Sync;
 
-/// A running scripted origin. Dropping it closes the listener.
+/// A running scripted origin. Dropping it closes the listener and every connection, as a dead machine would.
 pub struct Origin {
     address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
     open: Arc<AtomicBool>,
     connections: Arc<AtomicUsize>,
+    streams: Arc<Mutex<Vec<TcpStream>>>,
 }
 
 /// More at once than any test opens.
@@ -76,15 +77,20 @@ impl Origin {
             seen: Arc::default(),
             open: Arc::new(AtomicBool::new(true)),
             connections: Arc::default(),
+            streams: Arc::default(),
         };
         let script: Arc<Script> = Arc::new(script);
         let (seen, open, connections) = (origin.seen.clone(), origin.open.clone(), origin.connections.clone());
+        let streams = origin.streams.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 if !open.load(Ordering::SeqCst) {
                     return;
                 }
                 assert!(connections.fetch_add(1, Ordering::SeqCst) < CONNECTIONS_MAX, "too many connections at the origin");
+                if let Ok(copy) = stream.try_clone() {
+                    streams.lock().expect("no test panics while it holds this").push(copy);
+                }
                 let (seen, script, connections) = (seen.clone(), script.clone(), connections.clone());
                 std::thread::spawn(move || {
                     // A client that goes away ends its connection; the test sees what was counted.
@@ -116,6 +122,9 @@ impl Drop for Origin {
     fn drop(&mut self) {
         self.open.store(false, Ordering::SeqCst);
         let _ = TcpStream::connect(self.address); // wakes the accept loop
+        for stream in self.streams.lock().expect("no test panics while it holds this").drain(..) {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
     }
 }
 

@@ -25,11 +25,12 @@ function readManifest(text, base) {
   const seconds = Number(/PT([\d.]+)S/.exec(xml.documentElement.getAttribute('mediaPresentationDuration'))[1]);
   const tracks = [...xml.querySelectorAll('Representation')].map((r) => {
     const t = r.querySelector('SegmentTemplate'), id = r.id;
-    const length = Number(t.getAttribute('duration')) / Number(t.getAttribute('timescale'));
+    const run = t.querySelector('S'); // all segments have one length
+    const length = Number(run.getAttribute('d')) / Number(t.getAttribute('timescale'));
     const url = (pattern, n) => new URL(pattern.replace('$RepresentationID$', id).replace('$Number$', n), base).href;
     return {
       id, mime: `${r.getAttribute('mimeType')}; codecs="${r.getAttribute('codecs')}"`, isVideo: r.getAttribute('mimeType').startsWith('video'), bits: Number(r.getAttribute('bandwidth')),
-      height: Number(r.getAttribute('height')), length, count: Math.ceil(seconds / length - 0.001), init: url(t.getAttribute('initialization'), 0), segment: (n) => url(t.getAttribute('media'), n + Number(t.getAttribute('startNumber'))),
+      height: Number(r.getAttribute('height')), length, count: Number(run.getAttribute('r')) + 1, init: url(t.getAttribute('initialization'), 0), segment: (n) => url(t.getAttribute('media'), n + Number(t.getAttribute('startNumber'))),
     };
   });
   return { seconds, qualities: tracks.filter((t) => t.isVideo).sort((a, b) => a.bits - b.bits), sound: tracks.find((t) => !t.isVideo) };
