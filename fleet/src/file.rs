@@ -273,7 +273,8 @@ fn check(root: &Section<'_>, base: &Path) -> Fleet {
     let clusters = check_clusters(root, &mut taken);
     let sites = check_sites(root, &zone, &clusters, &name_servers);
     let zone_name_servers = references(&head, "name_servers", &name_servers, |n| &n.name, "name server");
-    let zones = check_zones(root, &head, &zone, &zone_name_servers, &name_servers);
+    let own = OwnZone { zone: &zone, name_servers: &zone_name_servers, sites: &sites };
+    let zones = check_zones(root, &head, &own, &name_servers);
     let node_key = check_node_key(&head, base, control.is_some() || !name_servers.is_empty());
     Fleet {
         hostmaster: check_hostmaster(&head, &zone),
@@ -835,7 +836,12 @@ fn check_sites(root: &Section<'_>, zone: &str, clusters: &[Cluster], name_server
     let mut lines: HashMap<String, usize> = HashMap::new();
     let mut hosts: HashMap<String, String> = HashMap::new();
     let mut sites = Vec::new();
-    for section in &root.sections("site", SITE) {
+    let sections = root.sections("site", SITE);
+    // A site's own steered name may be among its hosts; another site's may not.
+    for text in sections.iter().filter_map(|section| section.item("name")?.silent_text()) {
+        hosts.entry(format!("{text}.{zone}")).or_insert_with(|| text.to_owned());
+    }
+    for section in &sections {
         let name = section.need_text("name", "name = \"www\"");
         if let Some(text) = &name {
             check_label(text);
@@ -847,8 +853,6 @@ fn check_sites(root: &Section<'_>, zone: &str, clusters: &[Cluster], name_server
             if let Some(server) = name_servers.iter().find(|n| n.host == steered) {
                 text.note(format!("{steered} is the host of the name server {}", server.name), "give the site another name");
             }
-            // Its own name may be among its hosts; another site's may not.
-            hosts.entry(steered).or_insert_with(|| text.text.to_owned());
         }
         let name = name.map_or_else(String::new, |t| t.text.to_owned());
         sites.push(Site {
@@ -927,7 +931,14 @@ fn check_cache(section: &Section<'_>) -> CachePolicy {
     }
 }
 
-fn check_zones(root: &Section<'_>, head: &Section<'_>, own_zone: &str, own_servers: &[usize], name_servers: &[NameServer]) -> Vec<Zone> {
+/// What is known of the CDN's own zone before the zones are checked.
+struct OwnZone<'f> {
+    zone: &'f str,
+    name_servers: &'f [usize],
+    sites: &'f [Site],
+}
+
+fn check_zones(root: &Section<'_>, head: &Section<'_>, own: &OwnZone<'_>, name_servers: &[NameServer]) -> Vec<Zone> {
     let mut lines: HashMap<String, usize> = HashMap::new();
     let mut zones = Vec::new();
     for section in &root.sections("zone", ZONE) {
@@ -941,29 +952,38 @@ fn check_zones(root: &Section<'_>, head: &Section<'_>, own_zone: &str, own_serve
         {
             text.note(format!("{} is another zone's name, in line {first}", record::shown(name)), "put all its records into one [[zone]]");
         }
-        let is_own = name.as_deref() == Some(own_zone);
+        let is_own = name.as_deref() == Some(own.zone);
         let servers = if is_own && !section.has("name_servers") {
-            own_servers.to_vec()
+            own.name_servers.to_vec()
         } else {
             references(section, "name_servers", name_servers, |n| &n.name, "name server")
         };
-        if is_own && section.has("name_servers") && head.has("name_servers") && servers != own_servers {
+        if is_own && section.has("name_servers") && head.has("name_servers") && servers != own.name_servers {
             let problem = format!("{}: [fleet] names other name servers for this zone", section.path_of("name_servers"));
             section.mistakes.note(section.at_of("name_servers"), problem, "remove it here");
         }
         let ttl = section.duration("ttl", Duration::from_secs(1)..=365 * DAY).unwrap_or(ZONE_TTL);
         // Without a good name every record would look wrong.
-        let records = name.as_deref().map_or_else(Vec::new, |name| check_records(section, name, ttl));
+        let records = name.as_deref().map_or_else(Vec::new, |name| check_records(section, name, ttl, own));
         zones.push(Zone { name: name.unwrap_or_default(), ttl, name_servers: servers, records });
     }
     zones
 }
 
-fn check_records(section: &Section<'_>, zone: &str, ttl: Duration) -> Vec<Record> {
+fn check_records(section: &Section<'_>, zone: &str, ttl: Duration, own: &OwnZone<'_>) -> Vec<Record> {
     let mut records = Vec::new();
     for text in section.texts("records").unwrap_or_default() {
         match record::parse(text.text, zone, ttl.as_secs() as u32) {
-            Ok(record) => records.push((record, text)),
+            Ok(record) => {
+                let steered = own.sites.iter().find(|site| record.owner == format!("{}.{}", site.name, own.zone));
+                if let Some(site) = steered {
+                    text.note(
+                        format!("{} is the steered name of the site {}", record.owner, site.name),
+                        "remove it: its addresses are those of the clusters",
+                    );
+                }
+                records.push((record, text));
+            }
             Err((problem, mend)) => text.note(problem, mend),
         }
     }

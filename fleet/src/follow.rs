@@ -19,6 +19,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use self::copy::{Copy, Position};
 use crate::client::Client;
@@ -176,6 +177,7 @@ impl Follower {
                 }
                 continue;
             };
+            let asked = Instant::now();
             let outcome = tokio::select! {
                 outcome = ask(&self.client, control, &now.node_key, &self.name, &self.position) => outcome,
                 // Control may be elsewhere now; the request is asked again there.
@@ -184,8 +186,13 @@ impl Follower {
             self.note(outcome.as_ref().err(), failures);
             match outcome {
                 Ok(answer) => {
+                    let is_empty = answer.entries.is_empty();
                     self.take(answer).await;
                     failures = 0;
+                    // Control holds such an answer back; one that does not must not be asked without end.
+                    if is_empty && asked.elapsed() < PAUSES.0 {
+                        tokio::time::sleep(PAUSES.0).await;
+                    }
                 }
                 Err(_) => {
                     tokio::time::sleep(pause(failures, RandomState::new().hash_one(failures))).await;

@@ -29,11 +29,14 @@ const LAST_ANSWER_TIME_MAX: Duration = Duration::from_millis(500);
 /// posted as JSON with the node key to each of `urls(fleet)`, all at once; the next report waits until all have
 /// answered or 3 s have passed, so there is one in flight at most. No URLs: `build` is not called. Example:
 ///
-/// ```ignore
-/// let urls = |f: &Fleet| reporter::to_control(f, "edge");
-/// tokio::spawn(reporter::run(urls, context.fleet.clone(), move |taken| edge.report(taken), context.shutdown.clone()));
-/// let urls = |f: &Fleet| reporter::to_name_servers(f);
-/// tokio::spawn(reporter::run(urls, context.fleet.clone(), move |_| edge.rtt_report(), context.shutdown.clone()));
+/// ```no_run
+/// use nearcast_fleet::{config::Fleet, follow::NodeContext, report::OriginReport, reporter};
+///
+/// fn report(context: &NodeContext, requests: impl Fn() -> u64 + Send + 'static) {
+///     let urls = |fleet: &Fleet| reporter::to_control(fleet, "origin");
+///     let build = move |_taken| OriginReport { bytes: requests(), ..OriginReport::default() };
+///     tokio::spawn(reporter::run(urls, context.fleet.clone(), build, context.shutdown.clone()));
+/// }
 /// ```
 pub async fn run<R, F>(urls: impl Fn(&Fleet) -> Vec<String>, fleet: watch::Receiver<Arc<Fleet>>, mut build: F, mut shutdown: Shutdown)
 where

@@ -151,6 +151,9 @@ impl<'a> Section<'a> {
             item.note_type(&format!("one or more sections [[{}]]", header_path(&item.path)));
             return Vec::new();
         };
+        if array.is_empty() {
+            item.note("the list is empty", format!("write one or more sections [[{}]], or leave it out", header_path(&item.path)));
+        }
         array.iter().enumerate().filter_map(|(n, value)| item.element(n, value).as_section(known)).collect()
     }
 
@@ -242,7 +245,10 @@ impl<'a> Section<'a> {
         expected: &str,
     ) -> Option<T> {
         let item = self.item(key)?;
-        let text = item.as_text(expected)?;
+        let text = match item.value {
+            DeValue::Integer(n) if n.as_str() == "0" => Text { mistakes: self.mistakes, text: "0", path: item.path.clone(), at: item.at },
+            _ => item.as_text(expected)?,
+        };
         let found = text.quantity(parse)?;
         if !range.contains(&found) {
             let mend = format!("write one from {} to {}", show(range.start()), show(range.end()));
@@ -277,6 +283,11 @@ impl<'a> Section<'a> {
 impl<'a> Item<'a> {
     fn element(&self, n: usize, value: &'a Spanned<DeValue<'a>>) -> Self {
         Self { mistakes: self.mistakes, value: value.get_ref(), path: format!("{}[{n}]", self.path), at: value.span().start }
+    }
+
+    /// The string, if it is one; what it is otherwise is noted elsewhere.
+    pub(super) fn silent_text(&self) -> Option<&'a str> {
+        self.value.as_str()
     }
 
     fn as_section(&self, known: &'static [&'static str]) -> Option<Section<'a>> {

@@ -498,7 +498,25 @@ const WRONG: &[Case] = &[
     ("ttl = \"5s\"", "clusters = [\"ams\", \"ams\"]", "clusters", 20, "there twice", "remove one"),
     ("ttl = \"5s\"", "clusters = []", "clusters", 12, "the list is empty", "at least one cluster"),
     ("records = [\"www", "name_servers = [\"ns2\"]\nrecords = [\"www", "ns2", 17, "there is no name server \"ns2\"", "\"ns1\""),
+    (
+        "name = \"www\"",
+        "name = \"first\"\norigin = \"http://x\"\nhosts = [\"www.cdn.test\"]\n[[site]]\nname = \"www\"",
+        "[\"www.cdn.test\"]",
+        10,
+        "www.cdn.test is a host of the site www already",
+        "one site",
+    ),
     // Zones.
+    (
+        "name = \"demo.test\"\n",
+        "name = \"cdn.test\"\nrecords = [\"WWW A 192.0.2.1\"]\n[[zone]]\nname = \"demo.test\"\n",
+        "\"WWW A",
+        12,
+        "www.cdn.test is the steered name of the site www",
+        "remove it",
+    ),
+    ("records = [", "records = [[\"x\"], ", "[\"x\"]", 12, "zone[0].records[0]: this is a list", "write a string"),
+    ("[[origin_node]]", "[origin_node]", "[origin_node]", 1, "origin_node: this is a section", "[[origin_node]]"),
     ("\"www CNAME www.cdn.test.\"", "\"www CNMAE www.cdn.test.\"", "CNMAE", 12, "is not a record type", "did you mean CNAME?"),
     ("\"mail A 192.0.2.25\"", "\"mail A 192.0.2\"", "192.0.2\"", 55, "not an IPv4 address", "192.0.2.1"),
     ("\"mail A 192.0.2.25\"", "\"www A 192.0.2.25\"", "www A", 55, "has a CNAME record and others", "keep one"),
@@ -645,6 +663,137 @@ fn with_setting(section: &str, key: &str, value: &str) -> String {
     let end = EVERYTHING[start..].find("\n[").map_or(EVERYTHING.len(), |at| start + at + 1);
     let others: Vec<&str> = EVERYTHING[start..end].lines().filter(|l| !l.starts_with(&format!("{key} ="))).collect();
     format!("{}{}\n{key} = {value}\n{}", &EVERYTHING[..start], others.join("\n"), &EVERYTHING[end..])
+}
+
+#[test]
+fn a_bare_nought_needs_no_quotes() {
+    let text = SMALLEST.replace("address = ", "disk = 0\naddress = ");
+    assert_eq!(fleet_of(&text).clusters[0].nodes[0].disk, Bytes(0));
+}
+
+/// The page for people, `docs/fleet-file.md`, against the code.
+mod page {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+
+    const PAGE: &str = include_str!("../../../docs/fleet-file.md");
+
+    /// Every section, with what is required.
+    const BASE: &str = r#"[fleet]
+zone = "cdn.test"
+node_key = "a key that only this test knows"
+[clock]
+[control]
+[control.push]
+[steering]
+[steering.health]
+[[origin_node]]
+name = "origin"
+listen = "127.0.0.1:8000"
+root = "content"
+[[origin_node.rule]]
+pattern = "**"
+cache_control = "no-store"
+[[name_server]]
+name = "ns1"
+listen = "127.0.0.1:5300"
+[[cluster]]
+name = "ams"
+place = { latitude = 1, longitude = 1 }
+[[cluster.node]]
+name = "ams-1"
+address = "192.0.2.1"
+[[site]]
+name = "www"
+origin = "http://192.0.2.80"
+[site.cache]
+[[zone]]
+name = "demo.test"
+"#;
+
+    /// Settings in the page's tables: by section, each with its default as written.
+    fn tables() -> BTreeMap<String, Vec<(String, String)>> {
+        let mut tables: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
+        let mut section = None;
+        for line in PAGE.lines() {
+            if line.starts_with('#') {
+                let header = line.split_once('`').and_then(|(_, rest)| rest.split_once('`')).map(|(header, _)| header);
+                section = header.map(|h| h.trim_matches(['[', ']']).to_owned());
+            }
+            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+            if let (Some(section), [_, key, default, ..]) = (&section, &cells[..])
+                && let Some(key) = key.strip_prefix('`').and_then(|k| k.strip_suffix('`'))
+            {
+                tables.entry(section.clone()).or_default().push((key.to_owned(), (*default).to_owned()));
+            }
+        }
+        tables
+    }
+
+    #[test]
+    fn it_has_every_setting_and_no_other() {
+        let tables = tables();
+        for (section, keys) in SETTINGS.iter().filter(|(s, _)| !s.is_empty()) {
+            if *section == "cluster.place" {
+                assert!(keys.iter().all(|key| PAGE.contains(&format!("`{key}` in degrees"))));
+                continue;
+            }
+            let listed: BTreeSet<&str> = tables.get(*section).into_iter().flatten().map(|(key, _)| key.as_str()).collect();
+            assert_eq!(listed, keys.iter().copied().collect(), "[{section}]");
+        }
+        for section in tables.keys() {
+            assert!(SETTINGS.iter().any(|(s, _)| s == section), "there is no section [{section}]");
+        }
+    }
+
+    #[test]
+    fn its_defaults_are_those_of_the_code() {
+        let base = fleet_of(BASE);
+        let mut checked = 0;
+        for (section, rows) in tables() {
+            let header =
+                [format!("[{section}]\n"), format!("[[{section}]]\n")].into_iter().find(|h| BASE.contains(h)).expect("every section");
+            for (key, default) in rows {
+                let Some(literal) = default.strip_prefix('`').and_then(|d| d.strip_suffix('`')) else { continue };
+                if !literal.starts_with(|c: char| c == '"' || c.is_ascii_digit()) && !["true", "false"].contains(&literal) {
+                    continue;
+                }
+                let text = BASE.replacen(&header, &format!("{header}{key} = {literal}\n"), 1);
+                assert_eq!(fleet_of(&text), base, "{section}.{key} = {literal}");
+                checked += 1;
+            }
+        }
+        assert!(checked >= 30, "only {checked} defaults were found in the page");
+    }
+
+    #[test]
+    fn what_it_says_is_required_is() {
+        for (section, rows) in tables() {
+            for (key, _) in rows.iter().filter(|(_, default)| default == "required") {
+                let header = BASE.find(&format!("[{section}]")).expect("every section");
+                // A section below this one, or a line of it.
+                let lines = if key == "node" { ("\n[[cluster.node]]", 3) } else { (&*format!("\n{key} = "), 1) };
+                let at = header + BASE[header..].find(lines.0).expect("what is required is there") + 1;
+                let rest: String = BASE[at..].split_inclusive('\n').skip(lines.1).collect();
+                let mistakes = parse(&format!("{}{rest}", &BASE[..at]), Path::new("/")).err().unwrap_or_default();
+                assert!(mistakes.iter().any(|m| m.problem.ends_with(&format!("{key}: this setting is required"))), "{section}.{key}");
+            }
+        }
+    }
+
+    #[test]
+    fn its_examples_are_good() {
+        let blocks: Vec<&str> = PAGE.split("```toml\n").skip(1).filter_map(|b| b.split_once("```")).map(|(block, _)| block).collect();
+        let [smallest, grown, zone] = &blocks[..] else { panic!("three examples") };
+        assert!(smallest.lines().count() < 20);
+        assert_eq!(*smallest, SMALLEST);
+        let with = grown.replacen("[fleet]\n", "", 1);
+        let (key, rest) = with.split_once("\n\n").expect("the key's line, then sections");
+        let whole = format!("{}\n{rest}\n{zone}", smallest.replacen("[fleet]\n", &format!("[fleet]\n{key}\n"), 1));
+        let fleet = fleet_of(&whole);
+        assert_eq!((fleet.name_servers.len(), fleet.zones.len(), fleet.control.is_some()), (1, 1, true));
+    }
 }
 
 mod properties {
