@@ -19,6 +19,7 @@ mod metrics;
 mod purge;
 mod pushed;
 mod quick_edge;
+mod readme;
 mod resolver;
 mod round_trip;
 mod steering;
