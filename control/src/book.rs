@@ -16,7 +16,7 @@ use crate::events::{Happening, Level};
 use crate::fleet_view;
 use crate::purges::Purges;
 use crate::pushes::Pushes;
-use crate::series::{Counts, Key, NODE_SECONDS_KEPT, Series};
+use crate::series::{Counts, Key, NODE_SECONDS_KEPT, Series, lift};
 use crate::view;
 
 /// Report intervals without a report after which a node is silent.
@@ -137,7 +137,7 @@ impl Book {
     }
 
     /// Takes in an edge's report.
-    pub(crate) fn edge(&mut self, fleet: &Fleet, cluster: &Cluster, report: EdgeReport, now_ms: u64) -> Vec<Happening> {
+    pub(crate) fn edge(&mut self, fleet: &Fleet, cluster: &Cluster, mut report: EdgeReport, now_ms: u64) -> Vec<Happening> {
         let edges = edge_names(fleet);
         let mut happenings = self.purges.report(&report, &edges, now_ms);
         happenings.extend(self.pushes.report(&report));
@@ -166,14 +166,22 @@ impl Book {
             };
             self.pushes.earn(&cluster.name, hour, earned);
         }
+        if let Some(Node { latest: Latest::Edge(before), .. }) = self.nodes.get(&report.node)
+            && before.started_unix_ms == report.started_unix_ms
+        {
+            for (site, earlier) in &before.sites {
+                lift(report.sites.entry(site.clone()).or_default(), earlier);
+            }
+        }
+        let name = report.node.clone();
         let node = Node {
             last_ms: now_ms,
             started_unix_ms: report.started_unix_ms,
             revision: report.revision,
             draining: report.draining,
-            latest: Latest::Edge(Box::new(report.clone())),
+            latest: Latest::Edge(Box::new(report)),
         };
-        self.nodes.insert(report.node, node);
+        self.nodes.insert(name, node);
         happenings
     }
 
@@ -596,4 +604,167 @@ fn node_change(name: &str, before: NodeState, after: NodeState, reason: &str) ->
         NodeState::Down | NodeState::Waiting => return None,
     };
     Some(happening.node(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nearcast_fleet::report::{NodeHealth, SiteTotals};
+
+    const START: u64 = 1_000_000;
+
+    fn fleet() -> Fleet {
+        let text = r#"
+            [fleet]
+            zone = "cdn.test"
+            node_key = "a key that only this test knows"
+            report_interval = "1s"
+            [control]
+            [[origin_node]]
+            name = "origin"
+            listen = "127.0.0.1:8000"
+            admin = "127.0.0.1:9180"
+            root = "content"
+            [[name_server]]
+            name = "ns1"
+            listen = "127.0.0.1:5300"
+            [[cluster]]
+            name = "ams"
+            place = { latitude = 52.37, longitude = 4.9 }
+            time_zone = "Europe/Amsterdam"
+            off_peak = "02:00-06:00"
+            fill_rate = "80Mbit/s"
+            [[cluster.node]]
+            name = "ams-1"
+            address = "127.0.10.1"
+            [[cluster.node]]
+            name = "ams-2"
+            address = "127.0.10.2"
+            admin = "127.0.10.2:9100"
+            [[site]]
+            name = "www"
+            hosts = ["www.demo.test"]
+            origin = "http://127.0.0.1:8000"
+        "#;
+        nearcast_fleet::file::parse(text, std::path::Path::new("/")).unwrap_or_else(|m| panic!("{m:?}"))
+    }
+
+    fn edge(node: &str, started_unix_ms: u64, hits: u64, draining: bool) -> EdgeReport {
+        let totals = SiteTotals { requests: [("hit".to_owned(), hits)].into(), ..SiteTotals::default() };
+        let sites = [("www".to_owned(), totals)].into();
+        EdgeReport { node: node.into(), started_unix_ms, draining, sites, ..EdgeReport::default() }
+    }
+
+    fn dns(up: &[(&str, bool)]) -> DnsReport {
+        let health = |(node, up): &(&str, bool)| NodeHealth {
+            node: (*node).to_owned(),
+            up: *up,
+            reason: "status 503".into(),
+            ..NodeHealth::default()
+        };
+        DnsReport { node: "ns1".into(), started_unix_ms: START, health: up.iter().map(health).collect(), ..DnsReport::default() }
+    }
+
+    struct Lab {
+        fleet: Fleet,
+        book: Book,
+    }
+
+    impl Lab {
+        fn new() -> Self {
+            Self { fleet: fleet(), book: Book::new(START) }
+        }
+
+        fn edge(&mut self, report: EdgeReport, at: u64) -> Vec<Happening> {
+            let cluster = self.fleet.clusters[0].clone();
+            self.book.edge(&self.fleet, &cluster, report, START + at)
+        }
+
+        fn state(&self, node: &str, at: u64) -> &'static str {
+            self.book.state(&self.fleet, node, Role::Edge, START + at).0.name()
+        }
+
+        fn tick(&mut self, at: u64) -> Vec<&'static str> {
+            self.book.tick(&self.fleet, START + at).iter().map(|h| h.kind).collect()
+        }
+
+        fn cluster(&self, at: u64) -> (&'static str, usize) {
+            self.book.cluster_state(&self.fleet, &self.fleet.clusters[0], START + at)
+        }
+
+        fn counted(&self, at: u64) -> u64 {
+            self.book.series.recent(&Key::Total, (START + at) / 1000 + 1, 3600).counted().round() as u64
+        }
+    }
+
+    #[test]
+    fn silent_is_not_down() {
+        let mut lab = Lab::new();
+        assert_eq!((lab.state("ams-1", 0), lab.cluster(0)), ("waiting", ("waiting", 0)));
+        lab.edge(edge("ams-1", START, 0, false), 1000);
+        assert_eq!(lab.tick(1000), ["node_up"]);
+        assert_eq!((lab.state("ams-1", 1000), lab.state("ams-2", 1000), lab.cluster(1000)), ("up", "waiting", ("degraded", 1)));
+        assert_eq!((lab.state("ams-1", 4500), lab.state("ams-1", 4501)), ("up", "silent"));
+        assert_eq!((lab.state("ams-2", 5000), lab.state("ams-2", 5001)), ("waiting", "silent"));
+        assert_eq!(lab.cluster(6000), ("degraded", 0), "silent nodes may well serve");
+        lab.book.dns(&lab.fleet, dns(&[("ams-1", true), ("ams-2", false)]), START + 6000);
+        assert_eq!((lab.state("ams-1", 6000), lab.state("ams-2", 6000)), ("silent", "down"));
+        assert_eq!(lab.state("ams-2", 9501), "silent", "a name server that is silent itself says nothing");
+        let edges = lab.book.edges(&lab.fleet, START + 4000);
+        assert_eq!(edges, [("ams-1".to_owned(), true), ("ams-2".to_owned(), true)], "an edge may still begin to report");
+        let edges = lab.book.edges(&lab.fleet, START + 6000);
+        assert_eq!(edges, [("ams-1".to_owned(), false), ("ams-2".to_owned(), false)]);
+    }
+
+    #[test]
+    fn changes_are_told_once() {
+        let mut lab = Lab::new();
+        for node in ["ams-1", "ams-2"] {
+            lab.edge(edge(node, START, 0, false), 1000);
+        }
+        lab.book.dns(&lab.fleet, dns(&[("ams-1", true), ("ams-2", true)]), START + 1000);
+        lab.book.origin(OriginReport { node: "origin".into(), started_unix_ms: START, ..OriginReport::default() }, START + 1000);
+        assert_eq!(lab.tick(1000), ["node_up"; 4]);
+        assert!(lab.tick(1500).is_empty());
+        let out = lab.book.dns(&lab.fleet, dns(&[("ams-1", false), ("ams-2", true)]), START + 2000);
+        assert_eq!((out[0].kind, out[0].node.as_deref(), out[0].cluster.as_deref()), ("node_out", Some("ams-1"), Some("ams")));
+        assert!(lab.tick(2000).is_empty(), "the cluster still serves");
+        lab.edge(edge("ams-2", START, 0, true), 2500);
+        assert_eq!(lab.tick(2500), ["node_draining", "cluster_down"]);
+        let back = lab.book.dns(&lab.fleet, dns(&[("ams-1", true), ("ams-2", true)]), START + 3000);
+        assert_eq!(back.iter().map(|h| h.kind).collect::<Vec<_>>(), ["node_in"]);
+        assert_eq!(lab.tick(3000), ["node_up", "cluster_up"]);
+        assert!(lab.book.dns(&lab.fleet, dns(&[("ams-1", true), ("ams-2", true)]), START + 3500).is_empty());
+    }
+
+    #[test]
+    fn totals_count_once_over_restarts_of_either_side() {
+        let mut lab = Lab::new();
+        // It ran before control did: its total is a baseline.
+        lab.edge(edge("ams-1", START - 9000, 500, false), 1000);
+        assert_eq!(lab.counted(1000), 0);
+        lab.edge(edge("ams-1", START - 9000, 510, false), 2000);
+        assert_eq!(lab.counted(2000), 10);
+        // Overtaken reports add nothing, and what follows counts from the larger total.
+        lab.edge(edge("ams-1", START - 9000, 507, false), 2001);
+        lab.edge(edge("ams-1", START - 9000, 512, false), 2002);
+        assert_eq!(lab.counted(2002), 12);
+        // It restarts: all of its new total is new.
+        lab.edge(edge("ams-1", START + 2500, 4, false), 3000);
+        assert_eq!(lab.counted(3000), 16);
+        // It started after control did: nothing of it was seen before.
+        lab.edge(edge("ams-2", START + 100, 3, false), 3000);
+        assert_eq!(lab.counted(3000), 19);
+    }
+
+    #[test]
+    fn what_the_fleet_no_longer_has_is_forgotten() {
+        let mut lab = Lab::new();
+        lab.edge(edge("ams-2", START, 5, false), 1000);
+        lab.fleet.clusters[0].nodes.pop();
+        lab.book.forget(&lab.fleet);
+        assert!(!lab.book.nodes.contains_key("ams-2"));
+        assert_eq!((lab.counted(1000), lab.book.series.since_start(&Key::Node("ams-2".into())).counted()), (5, 0.0));
+        assert_eq!(roster(&lab.fleet).len(), 4);
+    }
 }

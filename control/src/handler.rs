@@ -52,8 +52,6 @@ const BACKLOG: usize = 64;
 const STATUS_EVENTS: usize = 20;
 /// A comment on a quiet event stream.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// A follower further ahead than this has a broken cursor rather than another journal.
-const AHEAD_MAX: u64 = 1 << 40;
 
 type App = Arc<State>;
 type Body = Result<Bytes, BytesRejection>;
@@ -554,7 +552,7 @@ struct JournalQuery {
     wait_ms: u64,
     /// Who asks.
     node: Option<String>,
-    /// Identity of the journal that the node has followed.
+    /// Identity of the journal that the node has followed, so that a cursor in another one acknowledges nothing here.
     journal: Option<String>,
 }
 
@@ -567,14 +565,12 @@ async fn journal(Shared(state): Shared<App>, headers: HeaderMap, asked: Asked<Jo
     with_node_key(&fleet, &headers)?;
     let JournalQuery { after, wait_ms, node, journal } = query(asked)?;
     let newest = state.ledger.revision();
-    if after.saturating_sub(newest) > AHEAD_MAX {
-        return Err(ApiError::Conflict(format!("this journal is at revision {newest}, far behind {after}; begin again at 0")));
+    if after > newest {
+        // The follower then begins at 0, sees that it has followed another history, and purges everything it has.
+        return Err(ApiError::Conflict(format!("this journal is at revision {newest}, behind {after}; begin again at 0")));
     }
-    if after > newest || journal.as_deref().is_some_and(|id| id != state.ledger.id()) {
-        let (accept, whole) = (state.clone(), journal.filter(|id| !id.is_empty()));
-        state.ledger.reconcile(whole, after, now_unix_ms(), move |entry| accept.purge_accepted(entry)).await?;
-    }
-    if let Some(node) = node.filter(|name| fleet.edge(name).is_some()) {
+    let is_ours = journal.is_none_or(|id| id == state.ledger.id());
+    if let Some(node) = node.filter(|name| is_ours && fleet.edge(name).is_some()) {
         state.book().purges.cursor(&node, after);
     }
     let mut revisions = state.ledger.watch();

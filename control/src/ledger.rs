@@ -82,27 +82,6 @@ impl Ledger {
             .await
             .map_err(|_| ApiError::Internal("the journal's reader ended".to_owned()))
     }
-
-    /// Makes the journal whole for a follower that has seen more than it holds; see [`Journal::reconcile`].
-    pub(crate) async fn reconcile(
-        &self,
-        journal: Option<String>,
-        after: u64,
-        now_unix_ms: u64,
-        before_told: impl FnOnce(&Entry) + Send + 'static,
-    ) -> Result<Option<Entry>, ApiError> {
-        let this = self.clone();
-        let reconciled = tokio::task::spawn_blocking(move || {
-            let mut journal_file = this.journal.lock().unwrap_or_else(PoisonError::into_inner);
-            let entry = journal_file.reconcile(journal.as_deref(), after, now_unix_ms)?;
-            if let Some(entry) = &entry {
-                before_told(entry);
-                this.revision.send_replace(entry.revision);
-            }
-            Ok(entry)
-        });
-        reconciled.await.map_err(|_| ApiError::Internal("the journal's writer ended".to_owned()))?.map_err(ApiError::Storage)
-    }
 }
 
 fn without_old_items(mut entries: Vec<Entry>, now_unix_ms: u64) -> Vec<Entry> {
@@ -138,16 +117,5 @@ mod tests {
             })
             .collect();
         assert_eq!(items, [(1, 0), (2, 3), (3, 3)]);
-    }
-
-    #[tokio::test]
-    async fn a_follower_that_has_seen_more_makes_everything_purged() {
-        let tmp = tempfile::tempdir().unwrap();
-        let ledger = Ledger::open(&tmp.path().join("journal")).unwrap();
-        let mut seen = ledger.watch();
-        assert_eq!(ledger.reconcile(None, 0, 5, |_| ()).await.unwrap(), None);
-        let entry = ledger.reconcile(None, 7, 5, |_| ()).await.unwrap().unwrap();
-        assert_eq!((entry.revision, ledger.revision(), *seen.borrow_and_update()), (8, 8, 8));
-        assert_eq!(ledger.page(7, 6).await.unwrap(), [entry]);
     }
 }

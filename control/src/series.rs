@@ -42,11 +42,12 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    /// What came between two totals of the same process; a total that went back counts from zero.
+    /// What came between two totals of the same process; a total that is behind (reports can overtake one another) brought
+    /// nothing.
     pub(crate) fn between(before: Option<&SiteTotals>, after: &SiteTotals) -> Self {
         let empty = SiteTotals::default();
         let before = before.unwrap_or(&empty);
-        let less = |a: u64, b: u64| if a >= b { (a - b) as f64 } else { a as f64 };
+        let less = |a: u64, b: u64| a.saturating_sub(b) as f64;
         let of = |map: &BTreeMap<String, u64>, status: &str| map.get(status).copied().unwrap_or(0);
         let mut counts = Self {
             errors: less(after.errors, before.errors),
@@ -113,6 +114,23 @@ impl Counts {
     }
 }
 
+/// Lifts totals to those of an earlier report of the same process, where that one has more.
+pub(crate) fn lift(totals: &mut SiteTotals, earlier: &SiteTotals) {
+    let lift_all = |to: &mut BTreeMap<String, u64>, from: &BTreeMap<String, u64>| {
+        for (status, total) in from {
+            let to = to.entry(status.clone()).or_insert(0);
+            *to = (*to).max(*total);
+        }
+    };
+    lift_all(&mut totals.requests, &earlier.requests);
+    lift_all(&mut totals.bytes, &earlier.bytes);
+    totals.errors = totals.errors.max(earlier.errors);
+    totals.origin_bytes = totals.origin_bytes.max(earlier.origin_bytes);
+    totals.origin_requests = totals.origin_requests.max(earlier.origin_requests);
+    totals.pushed_hits = totals.pushed_hits.max(earlier.pushed_hits);
+    totals.pushed_hit_bytes = totals.pushed_hit_bytes.max(earlier.pushed_hit_bytes);
+}
+
 /// What is counted apart.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Key {
@@ -136,7 +154,15 @@ impl Ring {
             self.first = second;
         }
         if second < self.first {
-            return;
+            let missing = self.first - second;
+            if missing + self.cells.len() as u64 > kept {
+                return;
+            }
+            // Another node's time reaches further back.
+            for _ in 0..missing {
+                self.cells.push_front(Counts::default());
+            }
+            self.first = second;
         }
         let mut index = second - self.first;
         if index >= self.cells.len() as u64 + kept {
@@ -261,16 +287,19 @@ mod tests {
     }
 
     #[test]
-    fn differences_of_totals_survive_a_restart() {
+    fn totals_become_differences() {
         let table = [
             (None, totals(10, 2, 100, 20), (12.0, 10.0, 100.0, 20.0)),
             (Some(totals(10, 2, 100, 20)), totals(15, 2, 180, 20), (5.0, 5.0, 80.0, 0.0)),
-            (Some(totals(10, 2, 100, 20)), totals(3, 1, 30, 5), (4.0, 3.0, 30.0, 5.0)),
+            (Some(totals(10, 2, 100, 20)), totals(9, 3, 100, 5), (1.0, 0.0, 0.0, 0.0)),
         ];
         for (before, after, (counted, hits, bytes, origin)) in table {
             let c = Counts::between(before.as_ref(), &after);
             assert_eq!((c.counted(), c.hits(), c.response_bytes, c.origin_bytes), (counted, hits, bytes, origin));
         }
+        let mut overtaken = totals(9, 3, 90, 30);
+        lift(&mut overtaken, &totals(10, 2, 100, 20));
+        assert_eq!(overtaken, totals(10, 3, 100, 30));
         let odd = SiteTotals { requests: [("new-status".to_owned(), 3), ("local".to_owned(), 9)].into(), ..SiteTotals::default() };
         let c = Counts::between(None, &odd);
         assert_eq!((c.counted(), c.hits()), (3.0, 0.0), "unknown statuses count, local ones do not");
