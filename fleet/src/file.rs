@@ -637,8 +637,8 @@ fn check_steering(root: &Section<'_>, base: &Path) -> Steering {
             path: health.text("path").map_or(defaults.health.path, check_path),
             interval: health.duration("interval", Duration::from_millis(50)..=Duration::from_secs(300)).unwrap_or(defaults.health.interval),
             timeout: health.duration("timeout", Duration::from_millis(10)..=Duration::from_secs(60)).unwrap_or(defaults.health.timeout),
-            fall: health.integer("fall", 1..=100).map_or(defaults.health.fall, |n| n as u32),
-            rise: health.integer("rise", 1..=100).map_or(defaults.health.rise, |n| n as u32),
+            fall: health.integer("fall", 1..=10_000).map_or(defaults.health.fall, |n| n as u32),
+            rise: health.integer("rise", 1..=10_000).map_or(defaults.health.rise, |n| n as u32),
             jitter: health.percent("jitter").unwrap_or(defaults.health.jitter),
         },
     }

@@ -130,9 +130,11 @@ fn to_io(error: FramedError) -> io::Error {
 }
 
 /// The entries that still mean something, in order of revision: the newest fleet file; of push orders the newest for
-/// each cluster, while it runs; of purges those that no later one covers wholly.
+/// each cluster, while it runs; of purges those that no later one covers wholly. The
+/// newest entry is always kept, so that a node that starts again reaches the revision that it was at.
 pub(super) fn fold(mut entries: Vec<Entry>, now_unix_ms: u64) -> Vec<Entry> {
     entries.sort_by_key(|entry| entry.revision);
+    let last = entries.len().saturating_sub(1);
     let mut newest: HashMap<Key, usize> = HashMap::new();
     let mut everything = 0;
     for (n, entry) in entries.iter().enumerate() {
@@ -146,7 +148,7 @@ pub(super) fn fold(mut entries: Vec<Entry>, now_unix_ms: u64) -> Vec<Entry> {
         is_newest
             && match &entry.change {
                 Change::FleetFile { .. } => true,
-                Change::Push(order) => order.not_after_unix_ms > now_unix_ms,
+                Change::Push(order) => order.not_after_unix_ms > now_unix_ms || n == last,
                 Change::Purge(purge) => {
                     let harder = Key::Purge(purge.scope.clone(), false);
                     let is_covered = purge.soft && newest.get(&harder).is_some_and(|hard| *hard > n);
@@ -220,6 +222,7 @@ mod tests {
             ("softly everything does not", vec![url(1, "a", false), purge(2, PurgeScope::All, true)], vec![1, 2]),
             ("newest file", vec![file(1), file(2), url(3, "a", false)], vec![2, 3]),
             ("running orders", vec![push(1, "ams", 200), push(2, "ams", 200), push(3, "nyc", 50), push(4, "sin", 101)], vec![2, 4]),
+            ("the newest entry", vec![url(1, "a", false), push(2, "ams", 50), push(3, "ams", 50)], vec![1, 3]),
             ("a file survives a purge of everything", vec![file(1), purge(2, PurgeScope::All, false)], vec![1, 2]),
         ];
         for (name, entries, expected) in table {
