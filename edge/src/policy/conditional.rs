@@ -230,3 +230,313 @@ pub fn head_says(stored_status: StatusCode, stored: &HeaderMap, length: Option<u
         false => HeadSays::Other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::header::{CACHE_CONTROL, CONTENT_LOCATION, EXPIRES, VARY};
+    use proptest::prelude::*;
+
+    use super::super::testing::{self, NOW_MS, date, map};
+    use super::*;
+
+    const GO: Precondition = Precondition::Proceed { is_range_valid: true };
+    const GO_WHOLE: Precondition = Precondition::Proceed { is_range_valid: false };
+
+    fn asked(request: &[&str], stored: &[&str]) -> Precondition {
+        evaluate(&Method::GET, &map(request), StatusCode::OK, &map(stored))
+    }
+
+    #[test]
+    fn if_none_match_compares_weakly_and_wins() {
+        // 31.
+        let stored = ["etag: \"a\"", &format!("last-modified: {}", date(0)), &format!("date: {}", date(9))];
+        let later = format!("if-modified-since: {}", date(5));
+        let earlier = format!("if-modified-since: {}", date(-5));
+        let table: [(&[&str], Precondition); 12] = [
+            (&["if-none-match: \"a\""], Precondition::NotModified),
+            (&["if-none-match: W/\"a\""], Precondition::NotModified),
+            (&["if-none-match: \"b\", \"a\""], Precondition::NotModified),
+            (&["if-none-match: \"b\"", "if-none-match: \"a\""], Precondition::NotModified),
+            (&["if-none-match: *"], Precondition::NotModified),
+            (&["if-none-match: \"b\""], GO),
+            (&["if-none-match: a"], GO),
+            (&["if-none-match: \"A\""], GO),
+            (&["if-none-match: \"b\"", &later], GO),
+            (&["if-none-match: \"a\"", &earlier], Precondition::NotModified),
+            (&["if-none-match: \"x,\\\"a\""], GO),
+            (&["if-none-match:", &later], GO),
+        ];
+        for (request, expected) in table {
+            assert_eq!(asked(request, &stored), expected, "{request:?}");
+        }
+        assert_eq!(asked(&["if-none-match: W/\"a\""], &["etag: W/\"a\""]), Precondition::NotModified);
+        assert_eq!(asked(&["if-none-match: \"x, y\""], &["etag: \"x, y\""]), Precondition::NotModified, "a comma in a tag");
+        assert_eq!(asked(&["if-none-match: *"], &[]), Precondition::NotModified);
+        assert_eq!(asked(&["if-none-match: \"a\""], &[]), GO);
+    }
+
+    #[test]
+    fn if_modified_since_looks_at_last_modified_or_date() {
+        // 32.
+        let (modified, made) = (format!("last-modified: {}", date(0)), format!("date: {}", date(100)));
+        let since = |offset| format!("if-modified-since: {}", date(offset));
+        let table: [(&str, &[&str], Precondition); 9] = [
+            (&since(0), &[&modified, &made], Precondition::NotModified),
+            (&since(1), &[&modified, &made], Precondition::NotModified),
+            (&since(-1), &[&modified, &made], GO),
+            (&since(100), &[&made], Precondition::NotModified),
+            (&since(99), &[&made], GO),
+            (&since(200), &["last-modified: never", &made], GO),
+            (&since(0), &[], GO),
+            ("if-modified-since: yesterday", &[&modified], GO),
+            (
+                "if-modified-since: Sunday, 06-Nov-94 08:49:37 GMT",
+                &["last-modified: Sun, 06 Nov 1994 08:49:37 GMT"],
+                Precondition::NotModified,
+            ),
+        ];
+        for (request, stored, expected) in table {
+            assert_eq!(asked(&[request], stored), expected, "{request} {stored:?}");
+        }
+    }
+
+    #[test]
+    fn preconditions_fail_with_412() {
+        // 39.
+        let stored = ["etag: \"a\"", &format!("last-modified: {}", date(0))];
+        let since = |offset| format!("if-unmodified-since: {}", date(offset));
+        let table: [(&[&str], Precondition); 9] = [
+            (&["if-match: \"a\""], GO),
+            (&["if-match: \"b\", \"a\""], GO),
+            (&["if-match: *"], GO),
+            (&["if-match: W/\"a\""], Precondition::Failed),
+            (&["if-match: \"b\""], Precondition::Failed),
+            (&[&since(0)], GO),
+            (&[&since(-1)], Precondition::Failed),
+            (&["if-unmodified-since: x"], GO),
+            (&["if-match: \"a\"", &since(-1)], GO),
+        ];
+        for (request, expected) in table {
+            assert_eq!(asked(request, &stored), expected, "{request:?}");
+        }
+        assert_eq!(asked(&["if-match: \"a\"", "if-none-match: \"a\""], &stored), Precondition::NotModified, "both, in their order");
+        assert_eq!(asked(&["if-match: \"a\""], &["etag: W/\"a\""]), Precondition::Failed);
+    }
+
+    #[test]
+    fn conditions_count_for_reads_that_succeed() {
+        let request = map(&["if-none-match: *", "if-match: \"x\""]);
+        let stored = map(&["etag: \"a\""]);
+        assert_eq!(evaluate(&Method::POST, &request, StatusCode::OK, &stored), GO_WHOLE);
+        assert_eq!(evaluate(&Method::GET, &request, StatusCode::NOT_FOUND, &stored), GO_WHOLE);
+        assert_eq!(evaluate(&Method::HEAD, &map(&["if-none-match: *"]), StatusCode::OK, &stored), Precondition::NotModified);
+        assert_eq!(evaluate(&Method::HEAD, &map(&[]), StatusCode::OK, &stored), GO_WHOLE);
+        assert_eq!(evaluate(&Method::GET, &map(&[]), StatusCode::NO_CONTENT, &stored), GO_WHOLE);
+    }
+
+    #[test]
+    fn if_range_needs_the_very_same() {
+        // 40.
+        let modified = date(0);
+        let table: [(&str, &[&str], bool); 9] = [
+            ("\"a\"", &["etag: \"a\""], true),
+            ("\"b\"", &["etag: \"a\""], false),
+            ("W/\"a\"", &["etag: \"a\""], false),
+            ("W/\"a\"", &["etag: W/\"a\""], false),
+            ("\"a\"", &[], false),
+            (&modified, &[&format!("last-modified: {modified}"), &format!("date: {}", date(1))], true),
+            (&modified, &[&format!("last-modified: {modified}"), &format!("date: {modified}")], false),
+            (&modified, &[&format!("last-modified: {modified}")], false),
+            (&date(1), &[&format!("last-modified: {modified}"), &format!("date: {}", date(9))], false),
+        ];
+        for (value, stored, expected) in table {
+            let expected = if expected { GO } else { GO_WHOLE };
+            assert_eq!(asked(&[&format!("if-range: {value}")], stored), expected, "{value} {stored:?}");
+        }
+    }
+
+    #[test]
+    fn tags_of_slices_are_strong() {
+        // 45: each coding has a tag of its own, or none that slices can have.
+        for (value, is_strong) in [("\"a\"", true), ("\"\"", true), ("W/\"a\"", false), ("a", false), ("\"", false), ("w/\"a\"", false)] {
+            assert_eq!(strong_tag(&map(&[&format!("etag: {value}")])).is_some(), is_strong, "{value}");
+        }
+        assert!(strong_tag(&map(&["etag: \"a\"", "etag: \"b\""])).is_none(), "two are none");
+    }
+
+    #[test]
+    fn our_304_has_what_a_client_needs() {
+        // 33.
+        let stored = map(&[
+            "etag: \"a\"",
+            "date: x",
+            "cache-control: x",
+            "expires: x",
+            "vary: x",
+            "content-location: /x",
+            "content-type: x",
+            "content-length: 1",
+            "content-encoding: x",
+            "content-language: x",
+            "content-range: x",
+        ]);
+        let mut found: Vec<HeaderName> = not_modified_fields(stored).keys().cloned().collect();
+        found.sort_by_key(HeaderName::to_string);
+        assert_eq!(found, [CACHE_CONTROL, CONTENT_LOCATION, DATE, ETAG, EXPIRES, VARY]);
+    }
+
+    #[test]
+    fn validation_sends_stored_validators_only() {
+        // 34.
+        let mut forward = map(&[
+            "if-none-match: \"client\"",
+            "if-modified-since: x",
+            "if-match: x",
+            "if-unmodified-since: x",
+            "if-range: x",
+            "accept: y",
+        ]);
+        let first = map(&["etag: \"a\"", "last-modified: then"]);
+        let second = map(&["etag: W/\"b\"", "last-modified: later"]);
+        set_validation(&mut forward, [&first, &second]);
+        assert_eq!(forward, map(&["accept: y", "if-modified-since: then", "if-none-match: \"a\", W/\"b\""]));
+        set_validation(&mut forward, [&map(&[])]);
+        assert_eq!(forward, map(&["accept: y"]));
+    }
+
+    #[test]
+    fn validation_is_bounded() {
+        let stored: Vec<HeaderMap> = (0..100).map(|n| map(&[&format!("etag: \"{n:0>100}\"")])).collect();
+        let mut forward = HeaderMap::new();
+        set_validation(&mut forward, &stored);
+        let length = forward.get(IF_NONE_MATCH).map_or(0, |v| v.len());
+        assert!((100..=VALIDATION_BYTES_MAX + 200).contains(&length), "{length}");
+        set_validation(&mut forward, [&map(&[&format!("etag: \"{}\"", "x".repeat(4000))])]);
+        assert_eq!(forward.get(IF_NONE_MATCH).map(|v| v.len()), Some(4002), "one always goes");
+    }
+
+    #[test]
+    fn a_304_confirms_what_it_names() {
+        // 36: stored, 304, whether it is the only one that was asked about.
+        let modified = format!("last-modified: {}", date(0));
+        let table: [(&[&str], &[&str], bool, bool); 12] = [
+            (&["etag: \"a\""], &["etag: \"a\""], false, true),
+            (&["etag: \"a\""], &["etag: \"b\""], true, false),
+            (&["etag: \"a\""], &["etag: W/\"a\""], true, true),
+            (&["etag: W/\"a\""], &["etag: W/\"a\""], true, true),
+            (&["etag: W/\"a\""], &["etag: \"a\""], true, false),
+            (&[&modified], &["etag: \"a\""], true, false),
+            (&[&modified], &[&modified], false, true),
+            (&[&modified], &["last-modified: x"], true, false),
+            (&["etag: \"a\""], &[&modified], true, false),
+            (&["etag: \"a\""], &[], true, true),
+            (&["etag: \"a\""], &[], false, false),
+            (&["etag: \"a\"", &modified], &["etag: \"b\"", &modified], true, false),
+        ];
+        for (stored, not_modified, is_only_one, expected) in table {
+            assert_eq!(is_confirmed(&map(stored), &map(not_modified), is_only_one), expected, "{stored:?} {not_modified:?}");
+        }
+    }
+
+    #[test]
+    fn freshening_replaces_all_but_what_describes_the_body() {
+        // 35.
+        let stored = map(&[
+            "age: 50",
+            "cache-control: max-age=1",
+            "content-type: a",
+            "content-encoding: a",
+            "etag: \"a\"",
+            "x: 1",
+            "x: 2",
+            "kept: 1",
+            &format!("date: {}", date(-9)),
+        ]);
+        let new = map(&[
+            "cache-control: max-age=9",
+            "content-type: b",
+            "content-encoding: b",
+            "content-length: 5",
+            "content-range: bytes 0-1/2",
+            "connection: close, y",
+            "y: 1",
+            "transfer-encoding: chunked",
+            "x: 3",
+            "new: 1",
+        ]);
+        let expected = map(&[
+            "cache-control: max-age=9",
+            "content-type: a",
+            "content-encoding: a",
+            "etag: \"a\"",
+            "x: 3",
+            "kept: 1",
+            "new: 1",
+            &format!("date: {}", date(0)),
+        ]);
+        assert_eq!(freshened(&stored, &new, NOW_MS), expected);
+    }
+
+    #[test]
+    fn stored_fields_have_a_date_and_no_framing() {
+        // 7, 26.
+        let stored = stored_fields(&map(&["content-length: 5", "content-range: x", "connection: a", "a: 1", "b: 2"]), NOW_MS);
+        assert_eq!(stored, map(&["b: 2", &format!("date: {}", date(0))]));
+        let said = format!("date: {}", date(-5));
+        assert_eq!(stored_fields(&map(&[&said]), NOW_MS), map(&[&said]), "one that is there stays");
+        assert!(!stored.contains_key("warning"));
+    }
+
+    #[test]
+    fn head_confirms_or_makes_unusable() {
+        // 38.
+        let stored = map(&["etag: \"a\"", "last-modified: then"]);
+        let table: [(u16, &[&str], HeadSays); 8] = [
+            (200, &["etag: \"a\"", "content-length: 5"], HeadSays::Same),
+            (200, &[], HeadSays::Same),
+            (200, &["content-length: 6"], HeadSays::Other),
+            (200, &["etag: \"b\""], HeadSays::Other),
+            (200, &["etag: W/\"a\""], HeadSays::Other),
+            (200, &["last-modified: now"], HeadSays::Other),
+            (404, &["etag: \"b\""], HeadSays::Nothing),
+            (304, &["etag: \"a\""], HeadSays::Nothing),
+        ];
+        for (status, head, expected) in table {
+            let status = StatusCode::from_u16(status).expect("valid");
+            assert_eq!(head_says(StatusCode::OK, &stored, Some(5), status, &map(head)), expected, "{status} {head:?}");
+        }
+        let other = map(&["content-length: 6"]);
+        assert_eq!(head_says(StatusCode::OK, &stored, None, StatusCode::OK, &other), HeadSays::Same, "a length that is not known yet");
+        assert_eq!(head_says(StatusCode::NOT_FOUND, &stored, Some(5), StatusCode::OK, &other), HeadSays::Nothing);
+    }
+
+    proptest! {
+        #[test]
+        fn no_condition_panics(tag in testing::pieces(&["\"a\"", "W/", "*", "a"]), other in testing::value(), more in testing::value()) {
+            let mut request = HeaderMap::new();
+            for name in CONDITIONS {
+                request.append(name.clone(), tag.clone());
+                request.append(name, more.clone());
+            }
+            let mut stored = HeaderMap::new();
+            stored.insert(ETAG, other.clone());
+            stored.insert(LAST_MODIFIED, more);
+            evaluate(&Method::GET, &request, StatusCode::OK, &stored);
+            is_confirmed(&stored, &request, true);
+            head_says(StatusCode::OK, &stored, Some(1), StatusCode::OK, &request);
+            set_validation(&mut request, [&stored, &stored]);
+            prop_assert!(!request.contains_key(IF_MATCH) && !request.contains_key(IF_RANGE));
+        }
+
+        #[test]
+        fn strong_equality_is_weak_equality(one in testing::pieces(&["\"a\"", "W/", "\"b\""]), other in testing::pieces(&["\"a\"", "W/", "\"b\""])) {
+            prop_assert!(!is_strongly_equal(one.as_bytes(), other.as_bytes()) || is_weakly_equal(one.as_bytes(), other.as_bytes()));
+        }
+
+        #[test]
+        fn a_tag_matches_itself(tag in "\"[!#-~]{0,20}\"") {
+            let line = format!("if-none-match: \"other\", {tag}");
+            prop_assert_eq!(asked(&[&line], &[&format!("etag: {tag}")]), Precondition::NotModified);
+        }
+    }
+}

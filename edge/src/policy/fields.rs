@@ -154,14 +154,15 @@ impl CacheControl {
     }
 
     fn take(&mut self, directive: &[u8], argument: Option<&[u8]>) {
+        let is = |name: &str| directive.eq_ignore_ascii_case(name.as_bytes());
+        // A flag with an argument is still that flag.
+        self.take_flag(directive);
         match argument {
-            None if directive.eq_ignore_ascii_case(b"max-stale") => self.take_seconds(directive, DELTA_SECONDS_MAX),
-            None => self.take_flag(directive),
-            // A flag with an argument is still that flag.
-            Some(argument) => {
-                self.take_flag(directive);
-                self.take_seconds(directive, delta_seconds(argument).unwrap_or(0));
-            }
+            Some(argument) => self.take_seconds(directive, delta_seconds(argument).unwrap_or(0)),
+            None if is("max-stale") => self.take_seconds(directive, DELTA_SECONDS_MAX),
+            // Without its argument it is invalid: stale.
+            None if is("max-age") || is("s-maxage") => self.take_seconds(directive, 0),
+            None => {}
         }
     }
 
@@ -181,9 +182,6 @@ impl CacheControl {
         ];
         if let Some((_, flag)) = flags.into_iter().find(|(name, _)| is(name)) {
             *flag = true;
-        } else if is("max-age") || is("s-maxage") {
-            // Without its argument it is invalid: stale.
-            self.take_seconds(directive, 0);
         }
     }
 
@@ -516,4 +514,290 @@ pub fn end_to_end(fields: &HeaderMap, is_kept_long: bool) -> HeaderMap {
         kept.append(name.clone(), value);
     }
     kept
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::{DATE, EXPIRES};
+    use proptest::prelude::*;
+
+    use super::super::testing::{self, map};
+    use super::*;
+
+    fn text(members: Members<'_>) -> Vec<String> {
+        members.map(|m| String::from_utf8_lossy(m).into_owned()).collect()
+    }
+
+    #[test]
+    fn lists_are_cut_at_commas_outside_quotes() {
+        let table: [(&str, &[&str]); 8] = [
+            ("", &[]),
+            (" , ,", &[]),
+            ("a", &["a"]),
+            (" a ,\tb,, c ", &["a", "b", "c"]),
+            ("a=\"x, y\", b", &["a=\"x, y\"", "b"]),
+            ("\"a\\\", b\", c", &["\"a\\\", b\"", "c"]),
+            ("a=\"open, no-store", &["a=\"open", "no-store"]),
+            ("\"x\\", &["\"x\\"]),
+        ];
+        for (value, expected) in table {
+            assert_eq!(text(members(value.as_bytes())), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn lines_of_one_field_are_joined() {
+        let fields = map(&["vary: a, b", "vary: c"]);
+        assert_eq!(list(&fields, "vary").count(), 3);
+    }
+
+    #[test]
+    fn directives_parse_tolerantly_and_doubt_stores_less() {
+        let nothing = CacheControl { is_present: true, ..CacheControl::default() };
+        let max_age = |seconds| CacheControl { max_age: Some(seconds), ..nothing };
+        let table: [(&[&str], CacheControl); 24] = [
+            // 19: the stricter of duplicates; invalid is stale; large clamps.
+            (&["max-age=10, max-age=5"], max_age(5)),
+            (&["max-age=5", "max-age=10"], max_age(5)),
+            (&["max-age=a5"], max_age(0)),
+            (&["max-age=5a"], max_age(0)),
+            (&["max-age=-5"], max_age(0)),
+            (&["max-age=5.5"], max_age(0)),
+            (&["max-age='5'"], max_age(0)),
+            (&["max-age"], max_age(0)),
+            (&["max-age="], max_age(0)),
+            (&["max-age =5"], max_age(0)),
+            (&["max-age= 5"], max_age(0)),
+            (&["max-age=99999999999999999999"], max_age(DELTA_SECONDS_MAX)),
+            (&["max-age=2147483648"], max_age(1 << 31)),
+            (&["max-age=003600"], max_age(3600)),
+            // 20: both forms of arguments, any case, unknown ones ignored.
+            (&["max-age=\"7\""], max_age(7)),
+            (&["MaX-aGe=7, foobar, x=y"], max_age(7)),
+            (&["ext=\"max-age=100\", max-age=1"], max_age(1)),
+            (&["max-age=1, ext=\"a, no-store\""], max_age(1)),
+            // A flag with an argument is that flag.
+            (&["no-cache=\"a, b\""], CacheControl { no_cache: true, ..nothing }),
+            (&["Private=\"set-cookie\""], CacheControl { private: true, ..nothing }),
+            (&["no-store=0"], CacheControl { no_store: true, ..nothing }),
+            // An open quote hides nothing.
+            (&["x=\"y, no-store"], CacheControl { no_store: true, ..nothing }),
+            (&["max-stale"], CacheControl { max_stale: Some(DELTA_SECONDS_MAX), ..nothing }),
+            (&["min-fresh=1, min-fresh=9"], CacheControl { min_fresh: Some(9), ..nothing }),
+        ];
+        for (values, expected) in table {
+            let mut fields = HeaderMap::new();
+            for value in values {
+                fields.append(CACHE_CONTROL, HeaderValue::from_static(value));
+            }
+            assert_eq!(CacheControl::read(&fields, &CACHE_CONTROL), expected, "{values:?}");
+        }
+        let all = "public, must-revalidate, proxy-revalidate, must-understand, no-transform, immutable, only-if-cached, \
+                   s-maxage=1, stale-while-revalidate=2, stale-if-error=3, max-stale=4";
+        let found = CacheControl::read(&map(&[&format!("cache-control: {all}")]), &CACHE_CONTROL);
+        assert!(found.public && found.must_revalidate && found.proxy_revalidate && found.must_understand);
+        assert!(found.no_transform && found.immutable && found.only_if_cached && !found.no_store && !found.private);
+        assert_eq!(
+            (found.s_maxage, found.stale_while_revalidate, found.stale_if_error, found.max_stale),
+            (Some(1), Some(2), Some(3), Some(4))
+        );
+    }
+
+    #[test]
+    fn targeted_field_wins_when_it_is_valid() {
+        // 52 to 54: fields, and what counts: (max-age, no-store, private, no-cache, targeted).
+        let table: [(&[&str], (Option<u64>, bool, bool, bool, bool)); 20] = [
+            (&["cdn-cache-control: max-age=5", "cache-control: no-store"], (Some(5), false, false, false, true)),
+            (&["cdn-cache-control: no-store", "cache-control: max-age=5"], (None, true, false, false, true)),
+            (&["cdn-cache-control: private", "cache-control: max-age=5"], (None, false, true, false, true)),
+            (&["cdn-cache-control: private=\"a\""], (None, false, true, false, true)),
+            (&["cdn-cache-control: no-cache=(\"a\")"], (None, false, false, false, true)),
+            (&["cdn-cache-control: max-age=0", "cache-control: max-age=5"], (Some(0), false, false, false, true)),
+            (&["cdn-cache-control: max-age=-1"], (Some(0), false, false, false, true)),
+            (&["cdn-cache-control: max-age=1, max-age=9"], (Some(9), false, false, false, true)),
+            (&["cdn-cache-control: max-age=1", "cdn-cache-control: no-cache"], (Some(1), false, false, true, true)),
+            (&["cdn-cache-control: no-cache=?0, max-age=3"], (Some(3), false, false, false, true)),
+            (&["cdn-cache-control: no-cache=?1;x=\"y\";z, max-age=3"], (Some(3), false, false, true, true)),
+            // Wrong type of a member: the member is ignored.
+            (&["cdn-cache-control: max-age=\"5\"", "cache-control: max-age=1"], (None, false, false, false, true)),
+            (&["cdn-cache-control: max-age=5.0", "cache-control: max-age=1"], (None, false, false, false, true)),
+            (&["cdn-cache-control: max-age=:YQ==:, max-age=2"], (Some(2), false, false, false, true)),
+            // Not a dictionary: the field is ignored.
+            (&["cdn-cache-control: max-age=5, &&&", "cache-control: no-store"], (None, true, false, false, false)),
+            (&["cdn-cache-control: max-age =5", "cache-control: max-age=1"], (Some(1), false, false, false, false)),
+            (&["cdn-cache-control: MaX-aGe=5", "cache-control: max-age=1"], (Some(1), false, false, false, false)),
+            (&["cdn-cache-control: max-age=5,", "cache-control: max-age=1"], (Some(1), false, false, false, false)),
+            (&["cdn-cache-control:", "cache-control: max-age=1"], (Some(1), false, false, false, false)),
+            (&["cdn-cache-control: max-age=1234567890123456", "cache-control: max-age=1"], (Some(1), false, false, false, false)),
+        ];
+        for (lines, expected) in table {
+            let found = CacheControl::of_response(&map(lines));
+            assert_eq!((found.max_age, found.no_store, found.private, found.no_cache, found.is_targeted), expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn dictionaries_are_bounded() {
+        let wide = |count| (0..count).map(|n| format!("k{n}")).collect::<Vec<_>>().join(", ");
+        let name = &TARGETED[0];
+        let fields = |count| map(&[&format!("cdn-cache-control: {}", wide(count))]);
+        assert_eq!(dictionary(&fields(DICTIONARY_MEMBERS_MAX), name).map(|d| d.len()), Some(DICTIONARY_MEMBERS_MAX));
+        assert_eq!(dictionary(&fields(DICTIONARY_MEMBERS_MAX + 1), name), None);
+    }
+
+    #[test]
+    fn structured_strings() {
+        let table: [(&[&str], &[&str]); 8] = [
+            (&["g: \"a\", \"b c\""], &["a", "b c"]),
+            (&["g: \"a\"", "g: \"b\""], &["a", "b"]),
+            (&["g: \"a\\\"b\\\\c\""], &["a\"b\\c"]),
+            (&["g: \"a, b\";x=1, token, 5, (\"in\" \"ner\"), \"z\""], &["a, b", "z"]),
+            (&["g: \"a\", \"open"], &[]),
+            (&["g: \"a\" \"b\""], &[]),
+            (&["g: \"a\","], &[]),
+            (&["other: \"a\""], &[]),
+        ];
+        for (lines, expected) in table {
+            assert_eq!(strings(&map(lines), &HeaderName::from_static("g")), expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn pragma_counts_without_cache_control_only() {
+        // 25.
+        let table: [(&[&str], bool); 4] = [
+            (&["pragma: no-cache"], true),
+            (&["pragma: x, No-Cache"], true),
+            (&["pragma: no-cache", "cache-control: max-age=5"], false),
+            (&["pragma: foo"], false),
+        ];
+        for (lines, expected) in table {
+            assert_eq!(CacheControl::of_request(&map(lines)).no_cache, expected, "{lines:?}");
+        }
+        assert!(!CacheControl::of_response(&map(&["pragma: no-cache"])).no_cache, "it says nothing in a response");
+    }
+
+    #[test]
+    fn dates_in_three_forms_and_any_case() {
+        let valid = [
+            "Sun, 06 Nov 1994 08:49:37 GMT",
+            "Sunday, 06-Nov-94 08:49:37 GMT",
+            "Sun Nov  6 08:49:37 1994",
+            "SUN, 06 nov 1994 08:49:37 gMT",
+            " Sun, 06 Nov 1994 08:49:37 GMT ",
+        ];
+        for value in valid {
+            assert_eq!(parse_date(value.as_bytes()), Some(784_111_777), "{value}");
+        }
+        let invalid = [
+            "",
+            "0",
+            "-1",
+            "foo",
+            "Thu, 18 Aug 2050 02:01:18 UTC",
+            "Thu, 18 Aug 2050 02:01:18 AEST",
+            "Thu, 18 Aug 50 02:01:18 GMT",
+            "Thu 18 Aug 2050 02:01:18 GMT",
+            "Thu, 18  Aug  2050 02:01:18 GMT",
+            "Thu, 18-Aug-2050 02:01:18 GMT",
+            "Thu, 18 Aug 2050 02.01.18 GMT",
+            "Thu, 18 Aug 2050 2:01:18 GMT",
+            "Thu, 18 Aug 2050 02:01:18 GMT and then some more text",
+        ];
+        for value in invalid {
+            assert_eq!(parse_date(value.as_bytes()), None, "{value}");
+        }
+        assert_eq!(parse_date(b"Thu, 18 Aug 2050 02:01:18 GMT"), Some(2_544_400_878));
+    }
+
+    #[test]
+    fn a_date_in_two_lines_counts_when_both_agree() {
+        let one = "Sun, 06 Nov 1994 08:49:37 GMT";
+        assert_eq!(date(&map(&[&format!("date: {one}"), &format!("date: {one}")]), DATE), Some(784_111_777));
+        assert_eq!(date(&map(&[&format!("expires: {one}"), "expires: 0"]), EXPIRES), None);
+        assert_eq!(date(&map(&[]), DATE), None);
+    }
+
+    #[test]
+    fn dates_are_written_as_they_are_read() {
+        assert_eq!(format_date(784_111_777), "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(format_date(u64::MAX), "Fri, 31 Dec 9999 23:59:59 GMT");
+    }
+
+    #[test]
+    fn fields_of_one_hop_end_here() {
+        // 7.
+        let fields = map(&[
+            "connection: a, B, cdn-loop, close, host, cache-control",
+            "a: 1",
+            "b: 2",
+            "c: 3",
+            "cdn-loop: x",
+            "cache-control: no-store",
+            "host: h",
+            "keep-alive: 5",
+            "proxy-connection: x",
+            "proxy-authenticate: x",
+            "proxy-authentication-info: x",
+            "proxy-authorization: x",
+            "te: trailers",
+            "trailer: x",
+            "transfer-encoding: chunked",
+            "upgrade: x",
+            "alt-svc: clear",
+            "set-cookie: a=1",
+            "set-cookie: b=2",
+        ]);
+        for is_kept_long in [false, true] {
+            let mut kept: Vec<String> = end_to_end(&fields, is_kept_long).iter().map(|(n, _)| n.to_string()).collect();
+            kept.sort();
+            assert_eq!(
+                kept,
+                ["c", "cache-control", "cdn-loop", "host", "set-cookie", "set-cookie"],
+                "what all are to see cannot be taken away"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_value_panics(values in proptest::collection::vec(testing::value(), 0..4), known in testing::pieces(&["max-age=5", "no-store", "private=\"a\"", "x=(1 2)", "?1", "\"s\"", "k"])) {
+            let mut fields = HeaderMap::new();
+            for value in values.into_iter().chain([known]) {
+                for name in ["cache-control", "cdn-cache-control", "connection", "pragma", "g"] {
+                    fields.append(HeaderName::from_static(name), value.clone());
+                }
+                parse_date(value.as_bytes());
+                delta_seconds(value.as_bytes());
+                for member in members(value.as_bytes()) {
+                    prop_assert!(!member.is_empty());
+                }
+            }
+            let _ = CacheControl::of_response(&fields);
+            let _ = CacheControl::of_request(&fields);
+            let _ = strings(&fields, &HeaderName::from_static("g"));
+            prop_assert!(!end_to_end(&fields, true).contains_key(CONNECTION));
+        }
+
+        #[test]
+        fn a_strict_directive_is_never_lost(before in testing::value(), after in testing::value()) {
+            // Whatever stands around it: unless it is inside a closed quoted string, `no-store` counts.
+            let before: Vec<u8> = before.as_bytes().iter().copied().filter(|b| *b != b'"').collect();
+            let value = [&before[..], b", no-store, ", after.as_bytes()].concat();
+            let mut fields = HeaderMap::new();
+            fields.insert(CACHE_CONTROL, HeaderValue::from_bytes(&value).expect("valid"));
+            prop_assert!(CacheControl::of_response(&fields).no_store);
+        }
+
+        #[test]
+        fn dates_survive(seconds in 0u64..253_402_300_799) {
+            prop_assert_eq!(parse_date(format_date(seconds).as_bytes()), Some(seconds));
+        }
+
+        #[test]
+        fn numbers_clamp(number in any::<u128>()) {
+            let expected = u64::try_from(number).unwrap_or(u64::MAX).min(DELTA_SECONDS_MAX);
+            prop_assert_eq!(delta_seconds(number.to_string().as_bytes()), Some(expected));
+        }
+    }
 }

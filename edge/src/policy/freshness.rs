@@ -299,3 +299,310 @@ fn initial_age(fields: &HeaderMap, exchange: Exchange) -> u64 {
 pub fn age_field(fields: &HeaderMap) -> u64 {
     fields::list(fields, AGE).find_map(fields::delta_seconds).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::super::testing::{self, NOW_MS, date, map};
+    use super::*;
+
+    const NOW: Exchange = Exchange { requested_ms: NOW_MS, received_ms: NOW_MS };
+
+    fn judged(method: &Method, request: &[&str], status: u16, response: &[&str], policy: &CachePolicy) -> Result<Freshness, NotStored> {
+        let (request, response) = (map(request), map(response));
+        let status = StatusCode::from_u16(status).expect("a status");
+        match judge(RequestFacts { method, fields: &request }, status, &response, policy, NOW) {
+            Verdict::Store(freshness) => Ok(freshness),
+            Verdict::DoNotStore(reason) => Err(reason),
+        }
+    }
+
+    /// The reason, or nothing where it is stored.
+    fn refusal(request: &[&str], status: u16, response: &[&str]) -> Option<NotStored> {
+        judged(&Method::GET, request, status, response, &CachePolicy::default()).err()
+    }
+
+    #[test]
+    fn only_answers_to_get_are_stored() {
+        // 1.
+        let fresh = ["cache-control: max-age=60"];
+        for method in [Method::HEAD, Method::POST, Method::OPTIONS, Method::PUT] {
+            assert_eq!(judged(&method, &[], 200, &fresh, &CachePolicy::default()).err(), Some(NotStored::Method), "{method}");
+        }
+        assert_eq!(refusal(&[], 200, &fresh), None);
+    }
+
+    #[test]
+    fn directives_that_forbid_storing() {
+        // 2, 3, 5: response fields and status, and why not.
+        let table: [(u16, &str, Option<NotStored>); 11] = [
+            (200, "no-store, max-age=60", Some(NotStored::NoStore)),
+            (200, "No-StOrE", Some(NotStored::NoStore)),
+            (200, "private, max-age=60", Some(NotStored::Private)),
+            (200, "private=\"x\", max-age=60", Some(NotStored::Private)),
+            (200, "public, private, max-age=60", Some(NotStored::Private)),
+            (200, "max-age=60, no-store, must-understand", None),
+            (404, "max-age=60, no-store, must-understand", None),
+            (299, "max-age=60, no-store, must-understand", Some(NotStored::MustUnderstand)),
+            (299, "max-age=60, must-understand", Some(NotStored::MustUnderstand)),
+            (200, "max-age=60, private, must-understand", Some(NotStored::Private)),
+            (299, "max-age=60", None),
+        ];
+        for (status, directives, expected) in table {
+            assert_eq!(refusal(&[], status, &[&format!("cache-control: {directives}")]), expected, "{status} {directives}");
+        }
+    }
+
+    #[test]
+    fn request_no_store_counts_where_clients_are_obeyed() {
+        // 2, 24.
+        let obey = CachePolicy { obey_client: true, ..CachePolicy::default() };
+        let ask =
+            |policy: &CachePolicy| judged(&Method::GET, &["cache-control: no-store"], 200, &["cache-control: max-age=60"], policy).err();
+        assert_eq!(ask(&obey), Some(NotStored::RequestNoStore));
+        assert_eq!(ask(&CachePolicy::default()), None);
+    }
+
+    #[test]
+    fn credentials_need_leave() {
+        // 4.
+        let table = [
+            ("max-age=60", Some(NotStored::Authorization)),
+            ("max-age=60, proxy-revalidate", Some(NotStored::Authorization)),
+            ("max-age=60, public", None),
+            ("s-maxage=60", None),
+            ("max-age=60, must-revalidate", None),
+        ];
+        for (directives, expected) in table {
+            assert_eq!(refusal(&["authorization: Basic eA=="], 200, &[&format!("cache-control: {directives}")]), expected, "{directives}");
+        }
+    }
+
+    #[test]
+    fn statuses_that_may_be_guessed() {
+        // 6.
+        let modified = format!("last-modified: {}", date(-86_400));
+        let guessable = [200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501];
+        for status in
+            [200, 201, 202, 203, 204, 299, 300, 301, 302, 303, 307, 308, 400, 403, 404, 405, 410, 414, 500, 501, 502, 503, 504, 599]
+        {
+            let expected = (!guessable.contains(&status)).then_some(NotStored::NoLifetime);
+            assert_eq!(refusal(&[], status, &[&modified]), expected, "{status}");
+            assert_eq!(refusal(&[], status, &[&modified, "cache-control: public"]), None, "{status} public");
+            assert_eq!(refusal(&[], status, &["cache-control: max-age=60"]), None, "{status} explicit");
+        }
+    }
+
+    #[test]
+    fn statuses_that_speak_of_the_request_are_never_stored() {
+        // 11, 79, 89: 1xx and 304 are no objects; one client's long fields are not everybody's answer.
+        for status in [100, 103, 304, 407, 408, 412, 413, 416, 417, 421, 425, 426, 428, 429, 431, 511] {
+            assert_eq!(refusal(&[], status, &["cache-control: public, max-age=60"]), Some(NotStored::Status), "{status}");
+        }
+    }
+
+    #[test]
+    fn cookies_need_leave() {
+        // 8.
+        let table: [(&[&str], Option<NotStored>); 4] = [
+            (&["set-cookie: a=b", "cache-control: max-age=60"], Some(NotStored::SetCookie)),
+            (&["set-cookie: a=b", "cache-control: max-age=60, public"], None),
+            (&["set-cookie: a=b", "cdn-cache-control: max-age=60"], None),
+            (&["set-cookie: a=b", "cdn-cache-control: max-age=60, private"], Some(NotStored::Private)),
+        ];
+        for (response, expected) in table {
+            assert_eq!(refusal(&[], 200, response), expected, "{response:?}");
+        }
+    }
+
+    #[test]
+    fn parts_need_a_strong_validator() {
+        // 10.
+        let table: [(&[&str], Option<NotStored>); 5] = [
+            (&["etag: \"a\"", "content-range: bytes 0-4/10"], None),
+            (&["etag: \"a\"", "content-range: bytes 0-4/*"], None),
+            (&["etag: W/\"a\"", "content-range: bytes 0-4/10"], Some(NotStored::Partial)),
+            (&["etag: \"a\""], Some(NotStored::Partial)),
+            (&["content-range: bytes 0-4/10"], Some(NotStored::Partial)),
+        ];
+        for (response, expected) in table {
+            let response: Vec<&str> = response.iter().copied().chain(["cache-control: max-age=60"]).collect();
+            assert_eq!(refusal(&["range: bytes=0-4"], 206, &response), expected, "{response:?}");
+        }
+    }
+
+    #[test]
+    fn what_selects_nothing_is_not_stored() {
+        // 14.
+        for vary in ["*", ", *", "*, foo", "foo, *", "foo bar"] {
+            assert_eq!(refusal(&[], 200, &["cache-control: max-age=60", &format!("vary: {vary}")]), Some(NotStored::Vary), "{vary}");
+        }
+    }
+
+    #[test]
+    fn what_is_of_no_use_is_not_stored() {
+        let swr = CachePolicy { stale_while_revalidate: Duration::from_secs(5), ..CachePolicy::default() };
+        let ask = |response: &[&str], policy: &CachePolicy| judged(&Method::GET, &[], 200, response, policy).err();
+        let strict = CachePolicy::default();
+        assert_eq!(ask(&[], &strict), Some(NotStored::NoLifetime));
+        assert_eq!(ask(&["etag: \"a\""], &strict), Some(NotStored::NoLifetime));
+        assert_eq!(ask(&["cache-control: no-cache"], &strict), Some(NotStored::NoLifetime));
+        assert_eq!(ask(&["cache-control: no-cache", "etag: \"a\""], &strict), None);
+        assert_eq!(ask(&["cache-control: max-age=60, no-cache"], &strict), Some(NotStored::Useless));
+        assert_eq!(ask(&["cache-control: max-age=0"], &strict), Some(NotStored::Useless));
+        assert_eq!(ask(&["cache-control: max-age=9", "age: 9"], &strict), Some(NotStored::Useless));
+        assert_eq!(ask(&["cache-control: max-age=0", "etag: W/\"a\""], &strict), None);
+        assert_eq!(ask(&["cache-control: max-age=0, stale-if-error=5"], &strict), None);
+        assert_eq!(ask(&["cache-control: max-age=0"], &swr), None);
+        assert_eq!(ask(&["cache-control: max-age=0, must-revalidate"], &swr), Some(NotStored::Useless));
+    }
+
+    #[test]
+    fn lifetime_comes_from_the_first_that_speaks() {
+        // 18, 19, 21, 52, 54. The default policy guesses; `default_ttl` is 77 s here.
+        let in_100 = format!("expires: {}", date(100));
+        let past = format!("expires: {}", date(-100));
+        let made = format!("date: {}", date(0));
+        let changed = format!("last-modified: {}", date(-1000));
+        let ages_ago = "last-modified: Sun, 06 Nov 1994 08:49:37 GMT";
+        let table: [(&[&str], u64, Basis); 19] = [
+            (&["cdn-cache-control: max-age=3", "cache-control: s-maxage=5, max-age=7", &in_100], 3, Basis::Targeted),
+            (&["cdn-cache-control: s-maxage=2, max-age=3"], 2, Basis::Targeted),
+            (&["cdn-cache-control: max-age=0", "cache-control: max-age=7"], 0, Basis::Targeted),
+            (&["cdn-cache-control: max-age=3 4", "cache-control: max-age=7"], 7, Basis::MaxAge),
+            (&["cache-control: max-age=7, s-maxage=5"], 5, Basis::SMaxage),
+            (&["cache-control: max-age=1, s-maxage=5"], 5, Basis::SMaxage),
+            (&["cache-control: max-age=7", &past], 7, Basis::MaxAge),
+            (&["cache-control: max-age=7", "expires: 0"], 7, Basis::MaxAge),
+            (&["cache-control: max-age=0", &in_100], 0, Basis::MaxAge),
+            (&["cache-control: max-age=x", &in_100], 0, Basis::MaxAge),
+            (&[&in_100, &made], 100, Basis::Expires),
+            (&[&in_100], 100, Basis::Expires),
+            (&[&past, &made, &changed], 0, Basis::Expires),
+            (&["expires: 0", &changed], 0, Basis::Expires),
+            (&[&in_100, "expires: 0"], 0, Basis::Expires),
+            (&[&changed, &made], 100, Basis::Heuristic),
+            (&[ages_ago, &made], HEURISTIC_MAX, Basis::Heuristic),
+            (&["last-modified: never"], 77, Basis::Default),
+            (&[], 77, Basis::Default),
+        ];
+        let policy = CachePolicy { default_ttl: Some(Duration::from_secs(77)), ..CachePolicy::default() };
+        for (response, seconds, basis) in table {
+            let found = Freshness::of(StatusCode::OK, &map(response), &policy, NOW);
+            assert_eq!((found.lifetime, found.basis), (seconds, basis), "{response:?}");
+        }
+        let found = Freshness::of(StatusCode::FOUND, &map(&[&changed]), &policy, NOW);
+        assert_eq!(found.basis, Basis::Nothing, "the default is for what may be guessed");
+        let timid = CachePolicy { heuristic: false, ..CachePolicy::default() };
+        assert_eq!(Freshness::of(StatusCode::OK, &map(&[&changed]), &timid, NOW).basis, Basis::Nothing);
+    }
+
+    #[test]
+    fn a_targeted_field_without_a_lifetime_lets_nothing_be_guessed() {
+        // 54: `no-store` stands in a field that no longer counts; storing still needs somebody who asks for it.
+        let changed = format!("last-modified: {}", date(-1000));
+        assert_eq!(refusal(&[], 200, &["cdn-cache-control: foo", "cache-control: no-store", &changed]), Some(NotStored::NoLifetime));
+        assert_eq!(refusal(&[], 200, &["cdn-cache-control: public", "cache-control: no-store", &changed]), None);
+        assert_eq!(refusal(&[], 200, &["cdn-cache-control: max-age=9", "cache-control: no-store"]), None);
+    }
+
+    #[test]
+    fn extension_alone_makes_nothing_cacheable() {
+        // 88: judging does not even know the path.
+        assert_eq!(refusal(&[], 200, &["content-type: text/css"]), Some(NotStored::NoLifetime));
+    }
+
+    #[test]
+    fn age_counts_all_that_went_before() {
+        // 22: fields, delay of the exchange in ms, age when received.
+        let late = format!("date: {}", date(-30));
+        let early = format!("date: {}", date(30));
+        let table: [(&[&str], u64, u64); 14] = [
+            (&[], 0, 0),
+            (&[], 2500, 2),
+            (&[&late], 0, 30),
+            (&[&early], 0, 0),
+            (&["age: 10"], 0, 10),
+            (&["age: 10"], 3000, 13),
+            (&[&late, "age: 10"], 3000, 30),
+            (&[&late, "age: 29"], 3000, 32),
+            (&["age: -7200"], 0, 0),
+            (&["age: abc"], 0, 0),
+            (&["age: 7200.0"], 0, 0),
+            (&["age: x, 60"], 0, 60),
+            (&["age: 60", "age: 0"], 0, 60),
+            (&["age: 99999999999999999999"], 0, DELTA_SECONDS_MAX),
+        ];
+        for (response, delay, expected) in table {
+            let exchange = Exchange { requested_ms: NOW_MS - delay, received_ms: NOW_MS };
+            let found = Freshness::of(StatusCode::OK, &map(response), &CachePolicy::default(), exchange);
+            assert_eq!(found.initial_age, expected, "{response:?} {delay}");
+            assert_eq!(found.age(NOW_MS + 1999), expected + 1, "and grows by whole seconds");
+        }
+    }
+
+    #[test]
+    fn fresh_until_age_reaches_the_lifetime() {
+        let found = Freshness::of(StatusCode::OK, &map(&["cache-control: max-age=10", "age: 4"]), &CachePolicy::default(), NOW);
+        let table = [(0, 6, true), (5_999, 1, true), (6_000, 0, false), (8_000, -2, false)];
+        for (later_ms, ttl, is_fresh) in table {
+            assert_eq!((found.ttl(NOW_MS + later_ms), found.is_fresh(NOW_MS + later_ms)), (ttl, is_fresh), "{later_ms}");
+        }
+        assert_eq!(found.ttl(0), 6, "a clock that was set back makes nothing younger than when it came");
+    }
+
+    #[test]
+    fn it_survives_being_written_down() {
+        let response = map(&["cache-control: max-age=10, stale-if-error=3, immutable, must-revalidate", "age: 4"]);
+        let found = Freshness::of(StatusCode::OK, &response, &CachePolicy::default(), NOW);
+        let text = serde_json::to_string(&found).expect("plain");
+        assert_eq!(serde_json::from_str::<Freshness>(&text).expect("the same"), found);
+    }
+
+    #[test]
+    fn a_304_that_forbids_storing_is_honoured() {
+        // 37: what was stored is judged again with the fields it has now.
+        let stored = map(&["cache-control: max-age=60", "etag: \"a\""]);
+        for (new, expected) in [
+            ("cache-control: no-store", Some(NotStored::NoStore)),
+            ("cache-control: private, max-age=60", Some(NotStored::Private)),
+            ("vary: *", Some(NotStored::Vary)),
+            ("cache-control: max-age=90", None),
+        ] {
+            let now = conditional::freshened(&stored, &map(&[new, "etag: \"a\""]), NOW_MS);
+            let request = HeaderMap::new();
+            let verdict =
+                judge(RequestFacts { method: &Method::GET, fields: &request }, StatusCode::OK, &now, &CachePolicy::default(), NOW);
+            let found = if let Verdict::DoNotStore(reason) = verdict { Some(reason) } else { None };
+            assert_eq!(found, expected, "{new}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_response_panics_and_strict_ones_are_not_stored(
+            control in testing::pieces(&["max-age=5", "s-maxage=9", "public", "must-revalidate", "no-cache", "no-store", "private", "immutable", ","]),
+            date in testing::value(), age in testing::value(), status in 100u16..600, requested_ms in any::<u64>(), received_ms in any::<u64>(), now_ms in any::<u64>(),
+        ) {
+            let mut fields = HeaderMap::new();
+            fields.insert("cache-control", control);
+            fields.insert("date", date.clone());
+            fields.insert("expires", date);
+            fields.insert("age", age);
+            let request = HeaderMap::new();
+            let facts = RequestFacts { method: &Method::GET, fields: &request };
+            let status = StatusCode::from_u16(status).expect("in range");
+            let verdict = judge(facts, status, &fields, &CachePolicy::default(), Exchange { requested_ms, received_ms });
+            let directives = CacheControl::of_response(&fields);
+            if let Verdict::Store(freshness) = verdict {
+                prop_assert!(!directives.no_store && !directives.private);
+                prop_assert!(freshness.lifetime <= DELTA_SECONDS_MAX);
+                prop_assert!(freshness.age(now_ms) >= freshness.initial_age);
+                prop_assert_eq!(freshness.is_fresh(now_ms), freshness.ttl(now_ms) > 0);
+            }
+        }
+    }
+}

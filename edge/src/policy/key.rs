@@ -213,3 +213,159 @@ pub fn method_class(method: &Method) -> MethodClass {
         _ => MethodClass::Unsafe,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn url(scheme: &str, host: &str, path: &str) -> Result<String, KeyError> {
+        Key::new(scheme, host, path).map(|key| key.url.into())
+    }
+
+    #[test]
+    fn keys_are_normal_where_all_agree_and_exact_elsewhere() {
+        // 13.
+        let table = [
+            ("http", "A.Test", "/", "http://a.test/"),
+            ("HTTP", "a.test:80", "/", "http://a.test/"),
+            ("http", "a.test:", "/", "http://a.test/"),
+            ("http", "a.test.", "/", "http://a.test/"),
+            ("https", "a.test:443", "/", "https://a.test/"),
+            ("https", "a.test:80", "/", "https://a.test:80/"),
+            ("http", "a.test:8080", "/", "http://a.test:8080/"),
+            ("http", "[2001:DB8::1]:80", "/", "http://[2001:db8::1]/"),
+            ("http", "127.0.0.1:8080", "/", "http://127.0.0.1:8080/"),
+            ("http", "a", "/A%2fb/%7Ec?Q=%41&q=a", "http://a/A%2fb/%7Ec?Q=%41&q=a"),
+            ("http", "a", "/x?", "http://a/x?"),
+            ("http", "a", "//x//", "http://a//x//"),
+        ];
+        for (scheme, host, path, expected) in table {
+            assert_eq!(url(scheme, host, path).as_deref(), Ok(expected), "{scheme} {host} {path}");
+        }
+        let key = Key::new("http", "a", "/x").expect("valid");
+        assert_eq!(key.hash, hash("http://a/x"));
+        assert_ne!(key.hash, hash("http://a/X"));
+    }
+
+    #[test]
+    fn malformed_hosts_have_no_key() {
+        // 66.
+        let hosts = [
+            "",
+            ".",
+            "..",
+            "a..b",
+            ".a",
+            "a b",
+            "a/b",
+            "a@b",
+            "user:pw@a",
+            "a:x",
+            "a:99999",
+            "a:-1",
+            "a:80:80",
+            "[::1",
+            "[::1]x",
+            "[zz]",
+            "::1",
+            "a,b",
+            "a;b",
+            "a\0",
+            "é",
+        ];
+        for host in hosts {
+            assert_eq!(url("http", host, "/"), Err(KeyError::Authority), "{host}");
+        }
+        assert_eq!(url("http", &"a".repeat(AUTHORITY_BYTES_MAX + 1), "/"), Err(KeyError::Authority));
+    }
+
+    #[test]
+    fn malformed_and_long_paths_have_no_key() {
+        // 71.
+        for path in ["", "x", "*", "/a b", "/#x", "/\u{e9}", "/\n", "/a\0"] {
+            assert_eq!(url("http", "a", path), Err(KeyError::Path), "{path:?}");
+        }
+        let longest = format!("/{}", "x".repeat(PATH_BYTES_MAX - 1));
+        assert!(url("http", "a", &longest).is_ok());
+        assert_eq!(url("http", "a", &format!("{longest}x")), Err(KeyError::TooLong));
+        assert_eq!((KeyError::TooLong.status().as_u16(), KeyError::Path.status().as_u16()), (414, 400));
+    }
+
+    #[test]
+    fn ambiguous_paths_are_found() {
+        // 87.
+        let table = [
+            ("/", None),
+            ("/a/b.css", None),
+            ("/a.b/..c/d..", None),
+            ("/.../x", None),
+            ("/.well-known/x", None),
+            ("/a%20b/%C3%A9", None),
+            ("/a?x=/../%2f;%5c%2500\\", None),
+            ("//a//b", None),
+            ("/a%252", None),
+            ("/a%2Fb", Some(Ambiguity::EncodedSlash)),
+            ("/a%2fb", Some(Ambiguity::EncodedSlash)),
+            ("/a%5Cb", Some(Ambiguity::EncodedSlash)),
+            ("/a/./b", Some(Ambiguity::DotSegment)),
+            ("/a/../b", Some(Ambiguity::DotSegment)),
+            ("/a/..", Some(Ambiguity::DotSegment)),
+            ("/%2e%2E/b", Some(Ambiguity::DotSegment)),
+            ("/a/.%2e", Some(Ambiguity::DotSegment)),
+            ("/a;x.css", Some(Ambiguity::Parameter)),
+            ("/a%3Bx.css", Some(Ambiguity::Parameter)),
+            ("/a\\b", Some(Ambiguity::Backslash)),
+            ("/a%252fb", Some(Ambiguity::DoubleEncoding)),
+            ("/a%00.css", Some(Ambiguity::Control)),
+            ("/a%0d%0ab", Some(Ambiguity::Control)),
+            ("/a%7f", Some(Ambiguity::Control)),
+            ("/a%3Fx.css", Some(Ambiguity::EncodedDelimiter)),
+            ("/a%23x.css", Some(Ambiguity::EncodedDelimiter)),
+            ("/a%", Some(Ambiguity::BrokenEscape)),
+            ("/a%2", Some(Ambiguity::BrokenEscape)),
+            ("/a%zz", Some(Ambiguity::BrokenEscape)),
+        ];
+        for (path, expected) in table {
+            assert_eq!(ambiguity(path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn methods_have_classes() {
+        let table = [
+            ("GET", MethodClass::Get),
+            ("HEAD", MethodClass::Head),
+            ("OPTIONS", MethodClass::Safe),
+            ("PROPFIND", MethodClass::Safe),
+            ("POST", MethodClass::Unsafe),
+            ("DELETE", MethodClass::Unsafe),
+            ("M-SEARCH", MethodClass::Unsafe),
+            ("get", MethodClass::Unsafe),
+            ("TRACE", MethodClass::Refused),
+            ("CONNECT", MethodClass::Refused),
+        ];
+        for (method, expected) in table {
+            assert_eq!(method_class(&Method::from_bytes(method.as_bytes()).expect("a token")), expected, "{method}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics_and_keys_are_stable(host in ".{0,40}", path in ".{0,40}") {
+            ambiguity(&path);
+            if let Ok(key) = Key::new("http", &host, &path) {
+                let again = authority("http", &host).expect("it was valid");
+                prop_assert_eq!(authority("http", &again), Ok(again.clone()));
+                prop_assert_eq!(&*key.url, format!("http://{again}{path}"));
+            }
+        }
+
+        #[test]
+        fn different_paths_have_different_keys(one in "/[a-zA-Z0-9%./]{0,12}", other in "/[a-zA-Z0-9%./]{0,12}") {
+            let key = |path: &str| Key::new("http", "a", path).expect("valid");
+            prop_assert_eq!(key(&one) == key(&other), one == other);
+        }
+    }
+}

@@ -162,3 +162,212 @@ pub fn failure_status(reuse: Reuse, own: StatusCode) -> StatusCode {
 pub fn is_only_if_cached(request: Option<&CacheControl>, policy: &CachePolicy) -> bool {
     policy.obey_client && request.is_some_and(|asked| asked.only_if_cached)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::HeaderMap;
+    use proptest::prelude::*;
+
+    use super::super::freshness::Exchange;
+    use super::super::testing::{self, NOW_MS, map};
+    use super::*;
+
+    const OBEY: CachePolicy = CachePolicy {
+        default_ttl: None,
+        heuristic: true,
+        stale_while_revalidate: Duration::ZERO,
+        stale_if_error: Duration::ZERO,
+        obey_client: true,
+        body_bytes_max: nearcast_fleet::units::Bytes(1 << 20),
+    };
+
+    fn freshness(directives: &str) -> Freshness {
+        let exchange = Exchange { requested_ms: NOW_MS, received_ms: NOW_MS };
+        Freshness::of(StatusCode::OK, &map(&[&format!("cache-control: {directives}")]), &OBEY, exchange)
+    }
+
+    /// How a response with these directives stands after so many seconds, for a client with those.
+    fn after(response: &str, seconds: u64, request: &str, policy: &CachePolicy) -> Standing {
+        let asked = CacheControl::of_request(&map(&[&format!("cache-control: {request}")]));
+        standing(&freshness(response), Some(&asked), false, policy, NOW_MS + seconds * 1000)
+    }
+
+    const fn stale(swr: bool, sie: bool) -> Reuse {
+        Reuse::Stale { may_serve_while_revalidating: swr, may_serve_on_error: sie }
+    }
+
+    const fn must(reason: MustValidate, sie: bool) -> Reuse {
+        Reuse::MustValidate { reason, may_serve_on_error: sie }
+    }
+
+    #[test]
+    fn responses_say_how_they_may_be_used() {
+        // 17, 27, 28, 29: directives, age, and what may be done.
+        use MustValidate::{MustRevalidate, ResponseNoCache};
+        let table = [
+            ("max-age=10", 0, Reuse::Fresh),
+            ("max-age=10", 9, Reuse::Fresh),
+            ("max-age=10", 10, stale(false, false)),
+            ("max-age=10, stale-while-revalidate=5", 10, stale(true, false)),
+            ("max-age=10, stale-while-revalidate=5", 15, stale(true, false)),
+            ("max-age=10, stale-while-revalidate=5", 16, stale(false, false)),
+            ("max-age=10, stale-while-revalidate=0", 10, stale(false, false)),
+            ("max-age=10, stale-if-error=5", 15, stale(false, true)),
+            ("max-age=10, stale-if-error=5", 16, stale(false, false)),
+            ("max-age=10, stale-while-revalidate=2, stale-if-error=5", 12, stale(true, true)),
+            ("max-age=10, no-cache", 0, must(ResponseNoCache, false)),
+            ("max-age=10, no-cache=\"a\"", 0, must(ResponseNoCache, false)),
+            ("max-age=10, no-cache, stale-if-error=99", 12, must(ResponseNoCache, false)),
+            ("max-age=10, must-revalidate, stale-if-error=99, stale-while-revalidate=99", 9, Reuse::Fresh),
+            ("max-age=10, must-revalidate, stale-if-error=99, stale-while-revalidate=99", 10, must(MustRevalidate, false)),
+            ("max-age=10, proxy-revalidate, stale-if-error=99", 10, must(MustRevalidate, false)),
+            ("s-maxage=10, stale-if-error=99", 10, must(MustRevalidate, false)),
+        ];
+        for (response, seconds, expected) in table {
+            assert_eq!(after(response, seconds, "", &CachePolicy::default()).reuse, expected, "{response} after {seconds}");
+        }
+    }
+
+    #[test]
+    fn the_site_speaks_where_the_origin_does_not() {
+        let policy = CachePolicy {
+            stale_while_revalidate: Duration::from_secs(3),
+            stale_if_error: Duration::from_secs(6),
+            ..CachePolicy::default()
+        };
+        let table = [
+            ("max-age=10", 13, stale(true, true)),
+            ("max-age=10", 14, stale(false, true)),
+            ("max-age=10", 17, stale(false, false)),
+            ("max-age=10, stale-while-revalidate=1, stale-if-error=0", 12, stale(false, false)),
+            ("max-age=10, must-revalidate", 11, must(MustValidate::MustRevalidate, false)),
+        ];
+        for (response, seconds, expected) in table {
+            assert_eq!(after(response, seconds, "", &policy).reuse, expected, "{response} after {seconds}");
+        }
+    }
+
+    #[test]
+    fn clients_are_obeyed_behind_one_switch() {
+        // 24, 60: response, age, request, what is done when clients are obeyed, and when not.
+        use MustValidate::{RequestMaxAge, RequestMinFresh, RequestNoCache};
+        let table = [
+            ("max-age=10", 0, "no-cache", must(RequestNoCache, true), Reuse::Fresh),
+            ("max-age=10", 5, "max-age=0", must(RequestMaxAge, true), Reuse::Fresh),
+            ("max-age=10", 5, "max-age=5", Reuse::Fresh, Reuse::Fresh),
+            ("max-age=10", 6, "max-age=5", must(RequestMaxAge, true), Reuse::Fresh),
+            ("max-age=10", 5, "min-fresh=5", Reuse::Fresh, Reuse::Fresh),
+            ("max-age=10", 5, "min-fresh=6", must(RequestMinFresh, true), Reuse::Fresh),
+            ("max-age=10", 12, "max-stale", Reuse::StaleAccepted, stale(false, false)),
+            ("max-age=10", 12, "max-stale=2", Reuse::StaleAccepted, stale(false, false)),
+            ("max-age=10", 13, "max-stale=2", stale(false, false), stale(false, false)),
+            ("max-age=10", 12, "max-stale=5, max-age=11", must(RequestMaxAge, false), stale(false, false)),
+            (
+                "max-age=10, must-revalidate",
+                12,
+                "max-stale",
+                must(MustValidate::MustRevalidate, false),
+                must(MustValidate::MustRevalidate, false),
+            ),
+            ("max-age=10", 12, "stale-if-error=5", stale(false, true), stale(false, false)),
+            (
+                "max-age=10, no-cache",
+                1,
+                "max-stale",
+                must(MustValidate::ResponseNoCache, false),
+                must(MustValidate::ResponseNoCache, false),
+            ),
+            ("max-age=10, immutable", 5, "no-cache", Reuse::Fresh, Reuse::Fresh),
+            ("max-age=10, immutable", 5, "max-age=0", Reuse::Fresh, Reuse::Fresh),
+            ("max-age=10, immutable", 11, "no-cache", must(RequestNoCache, false), stale(false, false)),
+        ];
+        for (response, seconds, request, obeyed, ignored) in table {
+            assert_eq!(after(response, seconds, request, &OBEY).reuse, obeyed, "{response} after {seconds} for {request}");
+            assert_eq!(
+                after(response, seconds, request, &CachePolicy::default()).reuse,
+                ignored,
+                "{response} after {seconds} without {request}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_if_cached_is_for_clients_that_are_obeyed() {
+        // 24.
+        let asked = CacheControl::of_request(&map(&["cache-control: only-if-cached"]));
+        assert!(is_only_if_cached(Some(&asked), &OBEY));
+        assert!(!is_only_if_cached(Some(&asked), &CachePolicy::default()));
+        assert!(!is_only_if_cached(Some(&CacheControl::default()), &OBEY) && !is_only_if_cached(None, &OBEY));
+    }
+
+    #[test]
+    fn a_soft_purge_makes_stale_now_and_never_fresher() {
+        // 51.
+        let table = [
+            ("max-age=10", 0, 0, stale(false, false)),
+            ("max-age=10, stale-while-revalidate=5", 0, 0, stale(true, false)),
+            ("max-age=10, stale-while-revalidate=5", 17, -7, stale(false, false)),
+            ("max-age=10, must-revalidate", 0, 0, must(MustValidate::MustRevalidate, false)),
+        ];
+        for (response, seconds, ttl, expected) in table {
+            let found = standing(&freshness(response), None, true, &OBEY, NOW_MS + seconds * 1000);
+            assert_eq!((found.ttl, found.reuse), (ttl, expected), "{response} after {seconds}");
+            assert_eq!(found.age, seconds, "30: its age stays true");
+        }
+    }
+
+    #[test]
+    fn server_errors_count_and_client_errors_do_not() {
+        // 28.
+        for status in [500, 502, 503, 504] {
+            assert!(is_error(StatusCode::from_u16(status).expect("valid")), "{status}");
+        }
+        for status in [200, 304, 400, 403, 404, 410, 429, 501, 505] {
+            assert!(!is_error(StatusCode::from_u16(status).expect("valid")), "{status}");
+        }
+    }
+
+    #[test]
+    fn what_must_be_validated_and_cannot_is_a_504() {
+        // 29.
+        let own = StatusCode::BAD_GATEWAY;
+        assert_eq!(failure_status(must(MustValidate::MustRevalidate, false), own), StatusCode::GATEWAY_TIMEOUT);
+        assert_eq!(failure_status(must(MustValidate::ResponseNoCache, false), own), StatusCode::GATEWAY_TIMEOUT);
+        assert_eq!(failure_status(stale(false, false), own), own);
+    }
+
+    #[test]
+    fn forward_reason_tells_who_asked() {
+        use MustValidate::*;
+        assert!([RequestNoCache, RequestMaxAge, RequestMinFresh].into_iter().all(MustValidate::is_of_request));
+        assert!(![ResponseNoCache, MustRevalidate].into_iter().any(MustValidate::is_of_request));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_forbidden_is_ever_served_stale(
+            response in testing::pieces(&["max-age=5", "s-maxage=9", "must-revalidate", "proxy-revalidate", "no-cache", "stale-if-error=50", "stale-while-revalidate=50", ",", ","]),
+            request in testing::pieces(&["no-cache", "max-age=3", "min-fresh=4", "max-stale", "max-stale=9", "only-if-cached", ",", ","]),
+            seconds in 0u64..100, is_soft in any::<bool>(), obey_client in any::<bool>(),
+        ) {
+            let mut fields = HeaderMap::new();
+            fields.insert("cache-control", response);
+            let directives = CacheControl::of_response(&fields);
+            let exchange = Exchange { requested_ms: NOW_MS, received_ms: NOW_MS };
+            let freshness = Freshness::of(StatusCode::OK, &fields, &OBEY, exchange);
+            let mut asking = HeaderMap::new();
+            asking.insert("cache-control", request);
+            let asked = CacheControl::of_request(&asking);
+            let policy = CachePolicy { obey_client, ..OBEY };
+            let found = standing(&freshness, Some(&asked), is_soft, &policy, NOW_MS + seconds * 1000);
+            let forbids = directives.must_revalidate || directives.proxy_revalidate || directives.s_maxage.is_some();
+            let is_used_stale = found.ttl <= 0 && (found.reuse.may_serve_now() || found.reuse.may_serve_on_error());
+            prop_assert!(!(forbids && is_used_stale), "{directives:?} {found:?}");
+            prop_assert!(!(directives.no_cache && found.reuse.may_serve_now()), "{directives:?} {found:?}");
+            prop_assert!(found.reuse != Reuse::Fresh || found.ttl > 0);
+            prop_assert!(!is_soft || found.reuse != Reuse::Fresh);
+        }
+    }
+}

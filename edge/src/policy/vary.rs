@@ -95,3 +95,125 @@ pub fn newest<'a, T>(selected: impl IntoIterator<Item = (T, &'a HeaderMap, u64)>
     let made = |fields: &HeaderMap, received_ms: u64| fields::date(fields, DATE).unwrap_or(received_ms / 1000);
     selected.into_iter().max_by_key(|(_, fields, received_ms)| (made(fields, *received_ms), *received_ms)).map(|(found, ..)| found)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::testing::{self, NOW_MS, date, map};
+    use super::*;
+
+    /// Whether a response stored for the first request answers the second.
+    fn matches(response: &[&str], first: &[&str], second: &[&str]) -> bool {
+        let (response, first) = (map(response), map(first));
+        is_selected(&response, &selecting(&first, &response), &map(second))
+    }
+
+    #[test]
+    fn every_listed_field_must_match() {
+        // 14.
+        let table: [(&[&str], &[&str], &[&str], bool); 14] = [
+            (&[], &["foo: 1"], &["foo: 2"], true),
+            (&["vary: Foo"], &["foo: 1"], &["foo: 1"], true),
+            (&["vary: foo"], &["foo: 1"], &["foo: 2"], false),
+            (&["vary: foo"], &["foo: 1"], &[], false),
+            (&["vary: foo"], &[], &["foo: 1"], false),
+            (&["vary: foo"], &[], &["foo:"], false),
+            (&["vary: foo"], &[], &["bar: 1"], true),
+            (&["vary: foo, bar"], &["foo: 1", "bar: a"], &["bar: a", "foo: 1"], true),
+            (&["vary: foo", "vary: bar"], &["foo: 1", "bar: a"], &["foo: 1", "bar: b"], false),
+            (&["vary: , foo, ,"], &["foo: 1"], &["foo: 1"], true),
+            (&["vary: foo, bar, baz"], &["foo: 1", "baz: 7"], &["foo: 1", "baz: 7"], true),
+            (&["vary: *"], &["foo: 1"], &["foo: 1"], false),
+            (&["vary: *, foo"], &["foo: 1"], &["foo: 1"], false),
+            (&["vary: foo", "vary: *"], &["foo: 1"], &["foo: 1"], false),
+        ];
+        for (response, first, second, expected) in table {
+            assert_eq!(matches(response, first, second), expected, "{response:?} {first:?} {second:?}");
+        }
+    }
+
+    #[test]
+    fn only_white_space_and_lines_may_differ() {
+        // 15.
+        let table: [(&[&str], &[&str], bool); 7] = [
+            (&["foo: 1,2"], &["foo:  1 , 2 "], true),
+            (&["foo: 1, 2"], &["foo: 1", "foo: 2"], true),
+            (&["foo: 1, 2"], &["foo: 2, 1"], false),
+            (&["foo: a"], &["foo: A"], false),
+            (&["foo: \"a,b\""], &["foo: \"a, b\""], false),
+            (&["foo: a b"], &["foo: ab"], false),
+            (&["foo: 1"], &["foo: 1", "foo: 1"], false),
+        ];
+        for (first, second, expected) in table {
+            assert_eq!(matches(&["vary: foo"], first, second), expected, "{first:?} {second:?}");
+        }
+    }
+
+    #[test]
+    fn preferences_are_sets_with_weights() {
+        // 15.
+        let table = [
+            ("gzip, br", "br,gzip", true),
+            ("GZIP", "gzip", true),
+            ("gzip;q=1.0", "gzip", true),
+            ("gzip; q=0.50", "gzip;q=0.5", true),
+            ("gzip;q=0.000", "gzip;q=0", true),
+            ("gzip;Q=0.5", "gzip;q=0.5", true),
+            ("gzip;q=0.5", "gzip", false),
+            ("gzip;q=0", "gzip", false),
+            ("gzip", "gzip, br", false),
+            ("gzip;q=10", "gzip;q=1", false),
+            ("gzip;q=0.05", "gzip;q=0.5", false),
+        ];
+        for (first, second, expected) in table {
+            for name in ["accept-encoding", "accept-language"] {
+                let (first, second) = (format!("{name}: {first}"), format!("{name}: {second}"));
+                assert_eq!(matches(&[&format!("vary: {name}")], &[&first], &[&second]), expected, "{first} {second}");
+            }
+        }
+        assert!(!matches(&["vary: accept-encoding"], &[], &["accept-encoding: identity"]), "absent is not the same as said");
+    }
+
+    #[test]
+    fn what_a_client_takes_away_behind_us_counts_as_absent() {
+        // The origin answered without seeing `foo`: that answer is for those who send none.
+        let hides = ["connection: foo", "foo: 1"];
+        assert!(!matches(&["vary: foo"], &hides, &["foo: 1"]));
+        assert!(matches(&["vary: foo"], &hides, &[]));
+        assert!(matches(&["vary: foo"], &[], &hides));
+        assert!(!matches(&["vary: foo"], &["foo: 1"], &hides));
+    }
+
+    #[test]
+    fn names_are_bounded() {
+        let wide = |count| map(&[&format!("vary: {}", (0..count).map(|n| format!("f{n}")).collect::<Vec<_>>().join(","))]);
+        assert_eq!(names(&wide(VARY_NAMES_MAX)).map(|n| n.len()), Some(VARY_NAMES_MAX));
+        assert_eq!(names(&wide(VARY_NAMES_MAX + 1)), None);
+        assert_eq!(names(&map(&["vary: b, a, B"])), Some(vec![HeaderName::from_static("a"), HeaderName::from_static("b")]));
+    }
+
+    #[test]
+    fn the_newest_date_wins() {
+        // 16.
+        let (old, new, none) = (map(&[&format!("date: {}", date(-9))]), map(&[&format!("date: {}", date(9))]), map(&[]));
+        assert_eq!(newest([("new", &new, 1), ("old", &old, 2)]), Some("new"));
+        assert_eq!(newest([("a", &old, 1), ("b", &old, 2)]), Some("b"));
+        assert_eq!(newest([("old", &old, NOW_MS), ("without", &none, NOW_MS)]), Some("without"));
+        assert_eq!(newest::<()>([]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_request_selects_what_it_made(vary in testing::value(), foo in testing::value(), bar in testing::value()) {
+            let mut response = map(&["vary: foo, accept-language"]);
+            let mut request = HeaderMap::new();
+            request.insert("foo", foo.clone());
+            request.insert("accept-language", bar.clone());
+            prop_assert!(is_selected(&response, &selecting(&request, &response), &request));
+            response.append(VARY, vary);
+            let is_possible = names(&response).is_some();
+            prop_assert_eq!(is_selected(&response, &selecting(&request, &response), &request), is_possible);
+        }
+    }
+}
