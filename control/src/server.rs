@@ -116,3 +116,86 @@ fn method_label(method: &Method) -> &'static str {
         _ => "other",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::routing::get;
+    use nearcast_fleet::shutdown::{self, ShutdownTrigger};
+    use std::net::SocketAddr;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::task::JoinHandle;
+    use tokio::time::Instant;
+
+    async fn start() -> (SocketAddr, ShutdownTrigger, JoinHandle<()>) {
+        let never = || async {
+            std::future::pending::<()>().await;
+            "never"
+        };
+        let router = Router::new().route("/", get(|| async { "here" })).route("/never", get(never));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (trigger, shutdown) = shutdown::channel();
+        (address, trigger, tokio::spawn(serve(listener, router, Metrics::new(), shutdown)))
+    }
+
+    /// Sends, and reads until the other side closes.
+    async fn exchange(address: SocketAddr, sent: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).await.unwrap();
+        String::from_utf8(received).unwrap()
+    }
+
+    // Paused time goes on by itself once every task waits, so these limits pass in no time.
+    #[tokio::test(start_paused = true)]
+    async fn slow_requests_and_slow_answers_end() {
+        let (address, trigger, server) = start().await;
+        let table = [
+            ("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "HTTP/1.1 200", Duration::ZERO),
+            ("GET / HTTP/1.1\r\nHost: a\r\nX: slo", "", HEAD_TIME_MAX),
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 200", HEAD_TIME_MAX),
+            ("GET /never HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "HTTP/1.1 503", RESPONSE_TIME_MAX),
+        ];
+        for (sent, answer, least) in table {
+            let begun = Instant::now();
+            let received = exchange(address, sent).await;
+            assert!(received.starts_with(answer), "{sent:?}: {received:?}");
+            assert!(begun.elapsed() >= least && begun.elapsed() < least + HEAD_TIME_MAX, "{sent:?} took {:?}", begun.elapsed());
+        }
+        trigger.shut_down();
+        server.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_waits_for_open_requests_up_to_its_limit() {
+        let (address, trigger, server) = start().await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /never HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let mut first = [0; 64];
+        assert!(stream.read(&mut first).await.unwrap() > 0);
+        let begun = Instant::now();
+        trigger.shut_down();
+        server.await.unwrap();
+        assert!(begun.elapsed() >= DRAIN_TIME_MAX && begun.elapsed() < DRAIN_TIME_MAX * 2, "{:?}", begun.elapsed());
+        assert!(TcpStream::connect(address).await.is_err(), "nobody listens");
+    }
+
+    #[tokio::test]
+    async fn more_connections_than_the_limit_wait() {
+        let (address, _trigger, _server) = start().await;
+        let mut open = Vec::new();
+        for _ in 0..CONNECTIONS_MAX {
+            open.push(TcpStream::connect(address).await.unwrap());
+        }
+        let mut late = TcpStream::connect(address).await.unwrap();
+        late.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut buffer = [0; 12];
+        let early = tokio::time::timeout(Duration::from_millis(200), late.read_exact(&mut buffer)).await;
+        assert!(early.is_err(), "{buffer:?}");
+        open.pop();
+        late.read_exact(&mut buffer).await.unwrap();
+        assert_eq!(&buffer, b"HTTP/1.1 200");
+    }
+}
