@@ -8,7 +8,8 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 use nearcast_fleet::units::{self, Bytes};
 
 /// The groups of `nearcast --help`, in order.
-const GROUPS: [(&str, &[&str]); 2] = [
+const GROUPS: [(&str, &[&str]); 3] = [
+    ("Try", &["demo", "traffic"]),
     ("Roles", &["gslb-dns", "edge", "origin", "control"]),
     ("Operate", &["check", "apply", "status", "explain", "purge", "plan", "push", "health"]),
 ];
@@ -32,6 +33,10 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Run a whole CDN on this machine, with content and clients
+    Demo(DemoArgs),
+    /// Be clients on three continents
+    Traffic(TrafficArgs),
     /// Answer DNS: authoritative zones, and for each client the best cluster
     GslbDns(GslbDnsArgs),
     /// Cache and serve content near clients
@@ -306,6 +311,70 @@ pub(crate) struct HealthArgs {
     /// How long to wait for the answer
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "2s")]
     pub(crate) timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  nearcast demo\n  nearcast demo --no-traffic\n  nearcast demo --clock-speed 1440 --traffic-rate 120\n\nIt runs as child processes on fixed loopback addresses, needs no network and no root, and prints what to try.\nCtrl-C ends everything and leaves nothing behind."
+)]
+pub(crate) struct DemoArgs {
+    /// Start no synthetic clients
+    #[arg(long)]
+    pub(crate) no_traffic: bool,
+    /// Requests a second of the synthetic clients, on the day's average
+    #[arg(long, value_name = "N", default_value_t = 60.0, value_parser = parse_rate, conflicts_with = "no_traffic")]
+    pub(crate) traffic_rate: f64,
+    /// How many times as fast as real time the fleet's days pass
+    #[arg(long, value_name = "N", default_value_t = 360.0, value_parser = parse_speed)]
+    pub(crate) clock_speed: f64,
+    /// Where to keep state, content and logs [default: nearcast-demo-UID in the temporary directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// Leave that directory behind at the end
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  nearcast traffic\n  nearcast traffic --rate 200 --duration 30s\n  nearcast traffic --duration 10s --seed 7 --json | jq .hit_ratio\n\nClients live in 198.51.100.0/24 (Europe), 203.0.113.0/24 (Americas) and 192.0.2.0/24 (Asia). They follow the day of\ntheir region on the fleet's clock, prefer popular titles, and watch in fast motion."
+)]
+pub(crate) struct TrafficArgs {
+    /// Requests a second, on the day's average
+    #[arg(long, value_name = "N", default_value_t = 60.0, value_parser = parse_rate)]
+    pub(crate) rate: f64,
+    /// End after this long [default: at Ctrl-C]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) duration: Option<Duration>,
+    /// Who asks for what, and when: the same seed makes the same clients
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Ask this name server; may be given more than once [default: those of the fleet file]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) dns: Vec<SocketAddr>,
+    #[command(flatten)]
+    pub(crate) fleet: FleetArg,
+    /// Print the final counts as JSON, and no progress
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Where progress is no line that is drawn over itself: time between two lines.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "10s", hide = true)]
+    pub(crate) progress: Duration,
+}
+
+/// A rate that this machine could make.
+fn parse_rate(text: &str) -> Result<f64, String> {
+    number_between(text, 0.1, 100_000.0)
+}
+
+/// A clock that still has seconds.
+fn parse_speed(text: &str) -> Result<f64, String> {
+    number_between(text, 1.0, 86_400.0)
+}
+
+fn number_between(text: &str, least: f64, most: f64) -> Result<f64, String> {
+    let number: Option<f64> = text.parse().ok().filter(|n| (least..=most).contains(n));
+    number.ok_or_else(|| format!("a number from {least} to {most} is wanted"))
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {

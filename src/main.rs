@@ -6,12 +6,14 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what a command line does")]
 
 mod cli;
+mod demo;
 mod find;
 mod kernel;
 mod operate;
 mod roles;
 mod signals;
 mod text;
+mod traffic;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -50,6 +52,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
     let runtime = runtime.map_err(|e| Failure::new(FailureKind::System, format!("cannot start threads: {e}")))?;
     let outcome = runtime.block_on(async {
         match cli.command {
+            Command::Demo(arguments) => demo::run(arguments, cli.log.as_deref()).await,
+            Command::Traffic(arguments) => traffic::run(arguments, cli.end_with_parent).await,
             Command::GslbDns(arguments) => roles::gslb_dns(arguments, cli.end_with_parent).await,
             Command::Edge(arguments) => roles::edge(arguments, cli.end_with_parent).await,
             Command::Origin(arguments) => roles::origin(arguments, cli.end_with_parent).await,

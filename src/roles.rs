@@ -67,7 +67,7 @@ pub(crate) async fn origin(arguments: OriginArgs, with_parent: bool) -> Result<(
         }
     };
     let context = context(name, fleet, path, with_parent).await?;
-    Err(Failure::new(FailureKind::Internal, format!("no origin {}", context.name)))
+    nearcast_origin::run(context).await
 }
 
 /// `nearcast control`.
@@ -143,7 +143,10 @@ fn reload_on_hangup(fleet_tx: watch::Sender<Arc<Fleet>>, path: Option<PathBuf>) 
 }
 
 fn write_demo_content(root: &Path) -> Result<(), Failure> {
-    Err(Failure::new(FailureKind::Internal, format!("no content for {}", root.display())))
+    nearcast_origin::demo::write(root).map_err(|error| {
+        let kind = if error.kind() == std::io::ErrorKind::StorageFull { FailureKind::Io } else { FailureKind::CannotCreate };
+        Failure::new(kind, format!("cannot write the demo's content to {}: {error}", root.display()))
+    })
 }
 
 #[cfg(test)]

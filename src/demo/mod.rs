@@ -1,0 +1,358 @@
+//! `nearcast demo`: a whole CDN of child processes on this machine.
+//!
+//! Takes its directory, checks that its addresses are free, writes the fleet file, starts every role, waits until all are
+//! ready and steering works, says what to try, and watches until it is told to end. Whatever ends it, its children end
+//! with it.
+
+mod children;
+mod dir;
+mod file;
+
+use std::io::IsTerminal as _;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use jiff::Timestamp;
+use nearcast_fleet::client::Client;
+use nearcast_fleet::config::Fleet;
+use nearcast_fleet::failure::{Failure, FailureKind};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
+use tokio::signal::unix::{Signal, SignalKind};
+use tokio::sync::mpsc;
+
+use self::children::{Children, Ended};
+use self::dir::DemoDir;
+use self::file::PLACES;
+use crate::cli::DemoArgs;
+use crate::traffic::dns;
+use crate::{find, signals};
+
+/// How long everything may take to be ready.
+const READY_MAX: Duration = Duration::from_secs(60);
+/// Time between two looks at what is not ready yet.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Time between two looks at whether the parent still lives.
+const PARENT_EVERY: Duration = Duration::from_millis(250);
+/// Time between two lines of the clients' progress where it is no line that is drawn over itself.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+/// Name of the clients among the children.
+const TRAFFIC: &str = "traffic";
+
+/// Runs the demo to its end.
+pub(crate) async fn run(arguments: DemoArgs, log: Option<&str>) -> Result<(), Failure> {
+    let mut ends = Ends::listen()?;
+    let path = arguments.state_dir.clone().unwrap_or_else(find::demo_dir);
+    let dir = DemoDir::take(&path)?;
+    let outcome = live(&arguments, log, dir.path(), &mut ends).await;
+    if arguments.keep {
+        println!("kept: {}", dir.path().display());
+        return outcome;
+    }
+    let (path, removed) = (dir.path().to_owned(), dir.remove());
+    removed.map_err(|e| Failure::new(FailureKind::Io, format!("cannot remove {}: {e}; remove it yourself", path.display())))?;
+    outcome
+}
+
+/// From the fleet file to the end of all children.
+async fn live(arguments: &DemoArgs, log: Option<&str>, dir: &Path, ends: &mut Ends) -> Result<(), Failure> {
+    let fleet_path = dir.join(find::FILE_NAME);
+    let text = file::text(Timestamp::now(), arguments.clock_speed, &new_key()?);
+    std::fs::write(&fleet_path, text)
+        .map_err(|e| Failure::new(FailureKind::CannotCreate, format!("cannot write {}: {e}", fleet_path.display())))?;
+    let fleet = nearcast_fleet::file::load(&fleet_path)?;
+    check_addresses(&fleet)?;
+    let mut children = Children::new(dir, &fleet_path, log)?;
+    let outcome = tokio::select! {
+        outcome = serve(arguments, &fleet, dir, &mut children) => outcome,
+        why = ends.asked() => {
+            println!("\n{why}: ending everything");
+            Ok(())
+        }
+    };
+    tokio::select! {
+        () = children.end() => {}
+        _ = ends.asked() => {} // asked once more: what is left is killed as it is dropped
+    }
+    outcome
+}
+
+/// Starts everything, says what to try, and watches. Ends only with a failure.
+async fn serve(arguments: &DemoArgs, fleet: &Fleet, dir: &Path, children: &mut Children) -> Result<(), Failure> {
+    let begun = Instant::now();
+    let nodes = nodes(fleet);
+    println!("Starting {} processes ...", nodes.len());
+    for node in &nodes {
+        let mut command = vec![node.role, "--node", &node.name];
+        if node.role == "origin" {
+            command.push("--demo-content");
+        }
+        children.start(&node.name, &command, false)?;
+    }
+    let ready = async {
+        for node in &nodes {
+            wait_ready(node).await;
+        }
+        wait_steered().await;
+    };
+    tokio::select! {
+        () = ready => {}
+        ended = children.next_ended() => return Err(ended_early(&ended, children)),
+        () = tokio::time::sleep(READY_MAX) => return Err(never_ready(dir)),
+    }
+    let default_dir = arguments.state_dir.is_none();
+    print!("{}", banner(begun.elapsed(), arguments.clock_speed, dir, default_dir, |name| children.pid(name)));
+    let rate = arguments.traffic_rate.to_string();
+    let lines = match arguments.no_traffic {
+        true => None,
+        false => children.start(TRAFFIC, &["traffic", "--progress", "1s", "--rate", &rate], true)?,
+    };
+    Err(watch(children, lines, nodes.len(), dir).await)
+}
+
+/// Shows the clients' progress and tells who ends; returns when all nodes have ended.
+async fn watch<L: AsyncRead + Unpin + Send + 'static>(children: &mut Children, lines: Option<L>, mut left: usize, dir: &Path) -> Failure {
+    let mut lines = relay(lines);
+    let progress = std::io::stderr().is_terminal().then(|| {
+        let style = ProgressStyle::with_template("{spinner} clients: {wide_msg}").expect("the template is right");
+        ProgressBar::new_spinner().with_style(style).with_message("starting")
+    });
+    let say = |words: &str| match &progress {
+        Some(bar) => bar.suspend(|| println!("{words}")),
+        None => println!("{words}"),
+    };
+    let mut printed = Instant::now();
+    loop {
+        tokio::select! {
+            Some(line) = lines.recv() => match &progress {
+                // The clients' last words, when they fail.
+                _ if line.starts_with("nearcast:") => say(&line),
+                Some(bar) => {
+                    bar.set_message(line);
+                    bar.tick();
+                }
+                None if printed.elapsed() + Duration::from_millis(500) > LINE_EVERY => {
+                    println!("clients: {line}");
+                    printed = Instant::now();
+                }
+                None => {}
+            },
+            ended = children.next_ended() => {
+                say(&told(&ended, dir));
+                if ended.name == TRAFFIC {
+                    continue;
+                }
+                left -= 1;
+                if left == 0 {
+                    return Failure::new(FailureKind::Unavailable, "every node has ended, so the demo ends too");
+                }
+            }
+        }
+    }
+}
+
+/// The lines of a stream, through a channel: a read that is given up half-way would lose one.
+fn relay<L: AsyncRead + Unpin + Send + 'static>(stream: Option<L>) -> mpsc::Receiver<String> {
+    let (tx, rx) = mpsc::channel(16);
+    if let Some(stream) = stream {
+        tokio::spawn(async move {
+            let mut lines = BufReader::new(stream).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                if tx.send(line).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    rx
+}
+
+/// A node of the demo.
+struct DemoNode {
+    role: &'static str,
+    name: String,
+    admin: SocketAddr,
+}
+
+fn nodes(fleet: &Fleet) -> Vec<DemoNode> {
+    let node = |role, name: &str, admin| DemoNode { role, name: name.to_owned(), admin };
+    let control = fleet.control.iter().map(|c| node("control", &c.name, c.admin));
+    let origins = fleet.origins.iter().filter_map(|o| Some(node("origin", &o.name, o.admin?)));
+    let edges = fleet.clusters.iter().flat_map(|c| &c.nodes).filter_map(|n| Some(node("edge", &n.name, n.admin?)));
+    let servers = fleet.name_servers.iter().map(|s| node("gslb-dns", &s.name, s.admin));
+    control.chain(origins).chain(edges).chain(servers).collect()
+}
+
+/// Every address of the fleet is free: nothing is started otherwise.
+fn check_addresses(fleet: &Fleet) -> Result<(), Failure> {
+    let mut tcp: Vec<(String, SocketAddr)> = nodes(fleet).into_iter().map(|n| (format!("{}'s admin listener", n.name), n.admin)).collect();
+    tcp.extend(fleet.control.iter().map(|c| ("the console".to_owned(), c.listen)));
+    tcp.extend(fleet.origins.iter().map(|o| ("the origin".to_owned(), o.listen)));
+    let edges = fleet.clusters.iter().flat_map(|c| &c.nodes);
+    tcp.extend(edges.flat_map(|n| n.listen.iter().map(|l| (format!("edge {}", n.name), *l))));
+    let dns: Vec<SocketAddr> = fleet.name_servers.iter().flat_map(|s| s.listen.iter().copied()).collect();
+    tcp.extend(dns.iter().map(|l| ("DNS over TCP".to_owned(), *l)));
+    for (what, address) in tcp {
+        TcpListener::bind(address).map_err(|e| Failure::bind(&what, address, &e))?;
+    }
+    for address in dns {
+        UdpSocket::bind(address).map_err(|e| Failure::bind("DNS over UDP", address, &e))?;
+    }
+    Ok(())
+}
+
+async fn wait_ready(node: &DemoNode) {
+    let client = Client::new();
+    let url = format!("http://{}/ready", node.admin);
+    while !client.get(&url, Duration::from_secs(2)).await.is_ok_and(|r| r.status().is_success()) {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Waits until each region's clients are given the edges of their own place.
+async fn wait_steered() {
+    for place in &PLACES {
+        let client = place.client;
+        let edges: Vec<Ipv4Addr> = (1..=file::EDGES_PER_PLACE).map(|n| place.edge(n)).collect();
+        loop {
+            let found = dns::resolve(&[file::DNS], "www.demo.test", client, || std::process::id() as u16).await;
+            if found.is_ok_and(|a| a.list.len() == edges.len() && a.list.iter().all(|a| edges.contains(a))) {
+                break;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+/// What to try, with commands that work as they stand.
+fn banner(took: Duration, speed: f64, dir: &Path, default_dir: bool, pid: impl Fn(&str) -> Option<u32>) -> String {
+    let this = std::env::args().next().unwrap_or_else(|| "nearcast".to_owned());
+    let fleet = if default_dir { String::new() } else { format!(" --fleet {}", dir.join(find::FILE_NAME).display()) };
+    let day = Duration::from_secs_f64(24.0 * 3600.0 / speed);
+    let port = file::EDGE_PORT;
+    let [ams, nyc, _] = &PLACES;
+    let (first, other) = (ams.edge(1), nyc.edge(1));
+    let digs: String = PLACES
+        .iter()
+        .map(|p| {
+            format!(
+                "    dig @{} -p {} www.demo.test +short +subnet={:<16} # {} -> {}\n",
+                file::DNS.ip(),
+                file::DNS.port(),
+                p.clients,
+                p.region,
+                p.label
+            )
+        })
+        .collect();
+    let victim = format!("{}-2", ams.name);
+    let kill = pid(&victim).map_or_else(String::new, |pid| {
+        format!("  Kill an edge, then ask dig again: it is out of the answers within two seconds:\n    kill -9 {pid:<52} # {victim}\n")
+    });
+    let watch = format!("http://{first}:{port}/watch");
+    format!(
+        "\nA CDN of {} clusters runs on this machine, ready after {:.1} s. A day of it takes {}. Ctrl-C ends it.\n\n\
+         \x20 Console  {}\n  Player   {watch}\n\nTry, in another terminal:\n\
+         \x20 DNS steers each client to its place:\n{digs}\
+         \x20 A miss, then a hit (see Cache-Status):\n\
+         \x20   curl -sD - -o /dev/null --resolve www.demo.test:{port}:{other} 'http://www.demo.test:{port}/about.html?first'\n\
+         \x20 Why that cluster?\n    {this} explain www.demo.test --client 203.0.113.9{fleet}\n\
+         \x20 Forget a site everywhere, and see how long that takes:\n    {this} purge --site www{fleet}\n\
+         \x20 What would be pushed tonight? Push it now:\n    {this} plan{fleet}\n    {this} push --now{fleet}\n\
+         {kill}\
+         \x20 All nodes at a glance:\n    {this} status{fleet}\n\n\
+         Files: {} (nearcast.toml, logs/)\n\n",
+        PLACES.len(),
+        took.as_secs_f64(),
+        crate::text::span_ms(day.as_millis() as u64),
+        file::CONSOLE_URL,
+        dir.display(),
+    )
+}
+
+/// What is said of a child that has ended.
+fn told(ended: &Ended, dir: &Path) -> String {
+    let how = how(ended.status);
+    match ended.name.as_str() {
+        TRAFFIC => format!("the clients have {how}; the fleet goes on without them (`nearcast traffic` starts others)"),
+        name => format!(
+            "{name} has {how}; the demo does not start it again, the others go on. Its log: {}",
+            dir.join("logs").join(format!("{name}.log")).display()
+        ),
+    }
+}
+
+fn how(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(0), _) => "ended".to_owned(),
+        (Some(code), _) => format!("ended with exit code {code}"),
+        (None, Some(9)) => "been killed".to_owned(),
+        (None, Some(signal)) => format!("been ended by signal {signal}"),
+        (None, None) => "ended".to_owned(),
+    }
+}
+
+/// A child that ended before all were ready: its own last words say why.
+fn ended_early(ended: &Ended, children: &Children) -> Failure {
+    let log = std::fs::read_to_string(children.log_path(&ended.name)).unwrap_or_default();
+    let words = log.lines().rev().find_map(|l| l.strip_prefix("nearcast: ").map(str::to_owned));
+    let words = words.or_else(|| log.lines().next_back().map(str::to_owned)).unwrap_or_else(|| "it said nothing".to_owned());
+    Failure::new(FailureKind::Unavailable, format!("{} has {} at its start: {words}", ended.name, how(ended.status)))
+}
+
+fn never_ready(dir: &Path) -> Failure {
+    let message =
+        format!("not everything was ready after {} s; with --keep the logs stay in {}", READY_MAX.as_secs(), dir.join("logs").display());
+    Failure::new(FailureKind::Unavailable, message)
+}
+
+/// What ends the demo.
+struct Ends {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    parent: u32,
+}
+
+impl Ends {
+    fn listen() -> Result<Self, Failure> {
+        Ok(Self {
+            terminate: signals::listen(SignalKind::terminate())?,
+            interrupt: signals::listen(SignalKind::interrupt())?,
+            hangup: signals::listen(SignalKind::hangup())?,
+            parent: std::os::unix::process::parent_id(),
+        })
+    }
+
+    /// Waits for the next reason to end.
+    async fn asked(&mut self) -> &'static str {
+        let parent = self.parent;
+        let orphaned = async {
+            while std::os::unix::process::parent_id() == parent {
+                tokio::time::sleep(PARENT_EVERY).await;
+            }
+        };
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "Ctrl-C",
+            _ = self.hangup.recv() => "the terminal is gone",
+            () = orphaned => {
+                self.parent = std::os::unix::process::parent_id();
+                "the parent process is gone"
+            }
+        }
+    }
+}
+
+/// A secret that only this demo's nodes know.
+fn new_key() -> Result<String, Failure> {
+    use std::io::Read as _;
+    let mut bytes = [0u8; 24];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut f| f.read_exact(&mut bytes))
+        .map_err(|e| Failure::new(FailureKind::System, format!("cannot read /dev/urandom: {e} (mount /dev for this process)")))?;
+    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+}
