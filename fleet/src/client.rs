@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Body as _;
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -157,6 +158,9 @@ impl Client {
             if e.is_connect() { ClientError::Connect { authority, reason } } else { ClientError::Exchange { authority, reason } }
         })?;
         let (head, body) = response.into_parts();
+        if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
+            return Err(ClientError::TooLarge { authority: authority.to_owned(), limit: BODY_BYTES_MAX });
+        }
         let body = Limited::new(body, BODY_BYTES_MAX).collect().await.map_err(|e| {
             let authority = authority.to_owned();
             if e.is::<LengthLimitError>() {
@@ -263,7 +267,21 @@ mod tests {
     #[tokio::test]
     async fn a_body_beyond_the_limit_is_refused_by_its_length() {
         let url = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 67108865\r\n\r\n").await;
-        let outcome = Client::new().get(&url, Duration::from_millis(300)).await;
-        assert!(outcome.is_err(), "{outcome:?}");
+        let outcome = Client::new().get(&url, SOON).await;
+        assert!(matches!(outcome, Err(ClientError::TooLarge { .. })), "{outcome:?}");
+    }
+
+    #[tokio::test]
+    async fn a_body_beyond_the_limit_is_refused_while_it_comes() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}/x", listener.local_addr().expect("bound"));
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            assert!(stream.read(&mut [0; 4096]).await.expect("a request") > 0);
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.expect("taken");
+            while stream.write_all(&[b'x'; 1 << 16]).await.is_ok() {}
+        });
+        let outcome = Client::new().get(&url, 4 * SOON).await;
+        assert!(matches!(outcome, Err(ClientError::TooLarge { .. })), "{:?}", outcome.map(|r| r.body().len()));
     }
 }

@@ -177,9 +177,12 @@ impl Follower {
                 }
                 continue;
             };
+            let state = *self.state_tx.borrow();
+            // Where the node does not know how it stands, control is to say so at once.
+            let wait = if state.caught_up && state.control_reachable { WAIT } else { Duration::ZERO };
             let asked = Instant::now();
             let outcome = tokio::select! {
-                outcome = ask(&self.client, control, &now.node_key, &self.name, &self.position) => outcome,
+                outcome = ask(&self.client, control, &now.node_key, &self.name, &self.position, wait) => outcome,
                 // Control may be elsewhere now; the request is asked again there.
                 _ = fleet.changed() => continue,
             };
@@ -190,7 +193,8 @@ impl Follower {
                     self.take(answer).await;
                     failures = 0;
                     // Control holds such an answer back; one that does not must not be asked without end.
-                    if is_empty && asked.elapsed() < PAUSES.0 {
+                    let may_wait = wait > Duration::ZERO || !self.state_tx.borrow().caught_up;
+                    if is_empty && may_wait && asked.elapsed() < PAUSES.0 {
                         tokio::time::sleep(PAUSES.0).await;
                     }
                 }
@@ -270,11 +274,18 @@ impl Follower {
 
 /// Asks control for what comes next. Where control says that this node has seen more than there is (409), from the
 /// journal's start: the answer then shows which journal it is.
-async fn ask(client: &Client, control: &Control, key: &Secret, name: &str, at: &Position) -> Result<JournalAnswer, FollowError> {
+async fn ask(
+    client: &Client,
+    control: &Control,
+    key: &Secret,
+    name: &str,
+    at: &Position,
+    wait: Duration,
+) -> Result<JournalAnswer, FollowError> {
     let journal = at.journal.as_deref().map_or_else(String::new, |id| format!("&journal={id}"));
     let query =
         |after: u64, wait: Duration| format!("{}/v1/journal?after={after}&wait_ms={}&node={name}{journal}", control.url, wait.as_millis());
-    let mut response = client.get_with(&query(at.cursor, WAIT), key, WAIT + ANSWER_TIME_MAX).await?;
+    let mut response = client.get_with(&query(at.cursor, wait), key, wait + ANSWER_TIME_MAX).await?;
     if response.status() == http::StatusCode::CONFLICT {
         response = client.get_with(&query(0, Duration::ZERO), key, ANSWER_TIME_MAX).await?;
     }

@@ -12,6 +12,9 @@ use crate::admin::{self, Readiness};
 use crate::journal::Journal;
 use crate::shutdown;
 
+/// Much longer than anything here takes, and shorter than control holds a request for which it has nothing.
+const SOON: Duration = Duration::from_secs(8);
+
 const KEY: &str = "the key of this test";
 
 /// How a stand-in for control treats nodes that have seen more than its journal holds.
@@ -68,7 +71,9 @@ async fn answer(journal: &Mutex<Journal>, request: &Request<Bytes>, ahead: Ahead
     let value = |key: &str| query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
     assert_eq!((request.uri().path(), value("node")), ("/v1/journal", Some("ams-1")));
     let after: u64 = value("after").expect("always there").parse().expect("a number");
-    for _ in 0..5 {
+    let wait = Duration::from_millis(value("wait_ms").expect("always there").parse().expect("a number"));
+    let until = Instant::now() + wait;
+    loop {
         {
             let mut journal = journal.lock().expect("whole");
             if ahead == Ahead::Reconcile {
@@ -78,16 +83,13 @@ async fn answer(journal: &Mutex<Journal>, request: &Request<Bytes>, ahead: Ahead
                 return status(StatusCode::CONFLICT);
             }
             let entries = journal.after(after, 256);
-            if !entries.is_empty() || value("wait_ms") == Some("0") {
+            if !entries.is_empty() || Instant::now() >= until {
                 let answer = JournalAnswer { journal: journal.id(), revision: journal.revision(), entries };
                 return Response::new(serde_json::to_vec(&answer).expect("JSON").into());
             }
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let journal = journal.lock().expect("whole");
-    let answer = JournalAnswer { journal: journal.id(), revision: journal.revision(), entries: Vec::new() };
-    Response::new(serde_json::to_vec(&answer).expect("JSON").into())
 }
 
 fn fleet_text(control: SocketAddr, more: &str) -> String {
@@ -113,12 +115,12 @@ impl Node {
     }
 
     async fn next(&mut self) -> Entry {
-        let entry = tokio::time::timeout(Duration::from_secs(20), self.context.entries.recv()).await;
+        let entry = tokio::time::timeout(SOON, self.context.entries.recv()).await;
         entry.expect("an entry comes soon").expect("the follower runs")
     }
 
     async fn until(&mut self, what: &str, holds: impl Fn(&FollowState) -> bool) -> FollowState {
-        let found = tokio::time::timeout(Duration::from_secs(20), self.context.state.wait_for(|s| holds(s))).await;
+        let found = tokio::time::timeout(SOON, self.context.state.wait_for(|s| holds(s))).await;
         *found.unwrap_or_else(|_| panic!("not {what} in time")).expect("the follower runs")
     }
 
@@ -199,7 +201,7 @@ async fn a_role_that_drops_its_entries_still_gets_fleet_files() {
     drop(entries);
     control.append(Change::FleetFile { text: fleet_text(control.address, "report_interval = \"7s\"") });
     let changed = fleet.wait_for(|f| f.report_interval == Duration::from_secs(7));
-    tokio::time::timeout(Duration::from_secs(20), changed).await.expect("soon").expect("the sender is there");
+    tokio::time::timeout(SOON, changed).await.expect("soon").expect("the sender is there");
 }
 
 #[tokio::test]
