@@ -87,6 +87,11 @@ impl Content {
         (first / SLICE..slices_before(end).max(first / SLICE + 1)).all(|index| self.store.contains(&self.body, index as u32))
     }
 
+    /// Whether some of it is still on its way.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.is_filling() && self.length().is_none_or(|length| !self.has(0, length))
+    }
+
     /// Whether a byte is stored or on its way.
     pub(crate) fn has_or_awaits(&self, at: u64) -> bool {
         self.store.contains(&self.body, (at / SLICE) as u32) || self.fill_of(at).is_some()
@@ -291,7 +296,8 @@ impl FillWriter {
                 let mut window = self.fill.window.lock().expect("no holder of this lock panics");
                 window.pieces.push(piece);
                 window.length += added;
-                window.length == SLICE_BYTES
+                // The last slice of a known length is whole as well, and readable before the origin has ended.
+                window.length == SLICE_BYTES || self.fill.end == Some(window.start + window.length as u64)
             };
             if is_full {
                 self.seal();

@@ -11,14 +11,16 @@ use std::time::Duration;
 use dashmap::DashMap;
 use http::header::{ETAG, IF_RANGE, RANGE};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use tokio::sync::{oneshot, watch};
 
 use crate::content::{Content, Fill, FillWriter};
-use crate::decide;
 use crate::edge::{Edge, Site, Worker, now_ms};
 use crate::index::HashedKey;
 use crate::origin::{OriginBody, OriginError, OriginRequestBody, Target};
+use crate::policy::freshness::{self, Exchange, Freshness, RequestFacts};
+use crate::policy::range::{ByteRange, ContentRange};
+use crate::policy::{conditional, reuse, vary};
 use crate::purge::Verdict;
 use crate::push::{self, Pacer};
 use crate::response::{Facts, StoredResponse};
@@ -232,7 +234,11 @@ async fn follow_head(mut ask: Ask) -> (Led, Told) {
         let requested_ms = now_ms();
         let born = ask.source.worker.edge.generations.revision();
         let extra = match (&ask.stale, ask.range) {
-            (Some(stale), _) => decide::conditions(stale),
+            (Some(stale), _) => {
+                let mut conditions = HeaderMap::with_capacity(2);
+                conditional::set_validation(&mut conditions, [&stale.fields]);
+                conditions
+            }
             (None, Some((first, end))) => range_field(first / SLICE * SLICE, end.map(|e| e.next_multiple_of(SLICE))),
             (None, None) => HeaderMap::new(),
         };
@@ -240,43 +246,56 @@ async fn follow_head(mut ask: Ask) -> (Led, Told) {
             Ok(response) => response,
             Err(error) => return (Led::Failed(error), Told::Failed(error)),
         };
-        let received_ms = now_ms();
+        let exchange = Exchange { requested_ms, received_ms: now_ms() };
         // A node that has not folded a purge yet may give what that covers.
-        let born = if ask.source.is_peer { born.min(decide::revision(response.headers())) } else { born };
+        let born = if ask.source.is_peer { born.min(revision(response.headers())) } else { born };
         if response.status() == StatusCode::NOT_MODIFIED
             && let Some(stale) = ask.stale.take()
         {
-            match freshen(&ask, &stale, response.headers(), (requested_ms, received_ms), born) {
+            match freshen(&ask, &stale, response.headers(), exchange, born) {
                 Some(fresh) => return (Led::Validated(fresh), Told::Published),
                 // A validator that nobody knows: ask for all of it.
                 None => continue,
             }
         }
-        return take(ask, response, (requested_ms, received_ms), born);
+        return take(&ask, response, exchange, born);
     }
 }
 
+/// The field by which a node tells a peer up to which journal revision its answer is clean.
+pub(crate) const REVISION: HeaderName = HeaderName::from_static("nearcast-revision");
+
+/// The revision that a peer named, 0 when it named none.
+fn revision(fields: &HeaderMap) -> u64 {
+    fields.get(&REVISION).and_then(|v| v.to_str().ok()?.parse().ok()).unwrap_or(0)
+}
+
 /// A 304 that names the stored response: it is as good as new, with the fields of the 304.
-fn freshen(ask: &Ask, stale: &Arc<StoredResponse>, fields: &HeaderMap, at: (u64, u64), born: u64) -> Option<Arc<StoredResponse>> {
+fn freshen(ask: &Ask, stale: &Arc<StoredResponse>, fields: &HeaderMap, exchange: Exchange, born: u64) -> Option<Arc<StoredResponse>> {
     let edge = &ask.source.worker.edge;
-    if !decide::validates(stale, fields) {
+    let policy = &ask.source.site.cache;
+    if !conditional::is_confirmed(&stale.fields, fields, true) {
         return None;
     }
+    let fields = conditional::freshened(&stale.fields, fields, exchange.received_ms);
+    let request = RequestFacts { method: &Method::GET, fields: &ask.client };
+    let may_stay = matches!(freshness::judge(request, stale.status, &fields, policy, exchange), freshness::Verdict::Store(_));
     let facts = Facts {
         url: stale.url.clone(),
         hash: stale.hash,
         site: stale.site.clone(),
         status: stale.status,
-        fields: decide::freshened(&stale.fields, fields),
-        selecting: stale.selecting.clone(),
-        requested_ms: at.0,
-        received_ms: at.1,
+        freshness: Freshness::of(stale.status, &fields, policy, exchange),
+        // The 304 may have changed what it varies on.
+        selecting: vary::selecting(&ask.client, &fields),
+        fields,
+        requested_ms: exchange.requested_ms,
         born,
         is_soft: false,
         is_recovered: false,
     };
     let fresh = facts.store(stale.content.clone());
-    if decide::storing(&Method::GET, &ask.client, fresh.status, &fresh.fields, &ask.source.site.cache).is_err() {
+    if !may_stay {
         edge.unpublish(stale);
         return Some(fresh);
     }
@@ -285,65 +304,72 @@ fn freshen(ask: &Ask, stale: &Arc<StoredResponse>, fields: &HeaderMap, at: (u64,
     Some(fresh)
 }
 
-fn take(ask: Ask, response: Response<OriginBody>, at: (u64, u64), born: u64) -> (Led, Told) {
+fn take(ask: &Ask, response: Response<OriginBody>, exchange: Exchange, born: u64) -> (Led, Told) {
     let (head, body) = response.into_parts();
-    let site = ask.source.site.clone();
-    if head.status.is_server_error() && ask.has_stale {
+    let site = &ask.source.site;
+    if reuse::is_error(head.status) && ask.has_stale {
         return (Led::Passing { head, body }, Told::Failed(OriginError::Unfit));
     }
-    let part = (head.status == StatusCode::PARTIAL_CONTENT && ask.range.is_some()).then(|| decide::content_range(&head.headers)).flatten();
-    let storing = decide::storing(&Method::GET, &ask.client, head.status, &head.headers, &site.cache);
-    let strong_tag = decide::strong_tag(&head.headers);
-    let length = match part {
-        Some((_, _, length)) => length,
-        None => body.length(),
+    let strong_tag = conditional::strong_tag(&head.headers).cloned();
+    let (part, length) = match (head.status, ContentRange::of(&head.headers)) {
+        // A part counts when it was asked for, begins with a slice and tells the complete length.
+        (StatusCode::PARTIAL_CONTENT, Some(ContentRange::Bytes { range, complete: Some(complete) }))
+            if ask.range.is_some() && range.first % SLICE == 0 =>
+        {
+            (Some(range), Some(complete))
+        }
+        (StatusCode::PARTIAL_CONTENT, _) => return (Led::Passing { head, body }, Told::Unshared),
+        _ => (None, body.length()),
     };
-    let is_too_large = length.is_some_and(|length| length > site.cache.body_bytes_max.0 || length > ask.source.worker.edge.body_bytes_max);
-    if head.status == StatusCode::PARTIAL_CONTENT && part.is_none_or(|(first, _, length)| first % SLICE != 0 || length.is_none()) {
+    let request = RequestFacts { method: &Method::GET, fields: &ask.client };
+    // A part is judged, and stored, as what it is a part of.
+    let status = if part.is_some() { StatusCode::OK } else { head.status };
+    let verdict = freshness::judge(request, status, &head.headers, &site.cache, exchange);
+    let most = site.cache.body_bytes_max.0.min(ask.source.worker.edge.body_bytes_max);
+    let is_storable = matches!(verdict, freshness::Verdict::Store(_)) && length.is_none_or(|length| length <= most);
+    if !is_storable && part.is_none() {
         return (Led::Passing { head, body }, Told::Unshared);
     }
-    if (storing.is_err() || is_too_large) && part.is_none() {
-        return (Led::Passing { head, body }, Told::Unshared);
-    }
-    let is_stored = storing.is_ok() && !is_too_large && (part.is_none() || strong_tag.is_some());
-    begin(&ask, head, body, (part, length, strong_tag), at, born, is_stored)
+    let is_stored = is_storable && (part.is_none() || strong_tag.is_some());
+    begin(ask, (status, &head.headers), body, (part, length, strong_tag), exchange, born, is_stored)
 }
 
-type Extent = (Option<(u64, u64, Option<u64>)>, Option<u64>, Option<HeaderValue>);
+type Extent = (Option<ByteRange>, Option<u64>, Option<HeaderValue>);
 
 fn begin(
     ask: &Ask,
-    head: http::response::Parts,
+    (status, fields): (StatusCode, &HeaderMap),
     body: OriginBody,
     (part, length, strong_tag): Extent,
-    at: (u64, u64),
+    exchange: Exchange,
     born: u64,
     is_stored: bool,
 ) -> (Led, Told) {
     let edge = &ask.source.worker.edge;
+    let mut stored = conditional::stored_fields(fields, exchange.received_ms);
+    stored.remove(&REVISION);
     let facts = Facts {
         url: ask.url.clone(),
         hash: ask.hash,
         site: ask.source.site.name.clone(),
-        // A part is stored as what it is a part of.
-        status: if part.is_some() { StatusCode::OK } else { head.status },
-        selecting: decide::selecting(&ask.client, &head.headers),
-        fields: decide::stored_fields(&head.headers),
-        requested_ms: at.0,
-        received_ms: at.1,
+        status,
+        freshness: Freshness::of(status, &stored, &ask.source.site.cache, exchange),
+        selecting: vary::selecting(&ask.client, fields),
+        fields: stored,
+        requested_ms: exchange.requested_ms,
         born,
         is_soft: false,
         is_recovered: false,
     };
     let content = Content::new(edge.store.clone(), edge.store.new_body(ask.hash, ask.pool), length, strong_tag);
     let response = facts.store(content.clone());
-    let (first, end) = part.map_or((0, length), |(first, last, _)| (first, Some(last + 1)));
+    let (first, end) = part.map_or((0, length), |range| (range.first, Some(range.end())));
     let fill = content.begin_fill(first, end);
     let writer = FillWriter::new(content.clone(), fill.clone(), ask.pool == Pool::Pushed);
     // A purge that came since the request was sent covers it already.
     let is_stored = is_stored && response.verdict(&edge.generations) == Verdict::Clean;
     if is_stored {
-        edge.publish(&response, |r| decide::is_same_variant(r, &response));
+        edge.publish(&response, |r| r.is_same_variant(&response));
         if part.is_some() {
             edge.store.put_head(&content.body, response.encode());
         }
@@ -490,15 +516,16 @@ impl Pump {
 
 /// Whether a response continues `content` at `at`; then how many of its bytes come before that.
 fn fits(content: &Content, response: &Response<OriginBody>, at: u64) -> Option<u64> {
-    let is_same = content.strong_tag.is_some() && decide::strong_tag(response.headers()) == content.strong_tag;
-    match response.status() {
-        StatusCode::PARTIAL_CONTENT => {
-            let (first, _, length) = decide::content_range(response.headers())?;
-            let is_same = is_same || (response.headers().get(ETAG).is_none() && content.strong_tag.is_some());
-            let fits = is_same && first <= at && length.is_none_or(|l| content.length().is_none_or(|known| known == l));
-            fits.then(|| at - first)
+    let own = content.strong_tag.as_ref()?;
+    let has_same = conditional::strong_tag(response.headers()) == Some(own);
+    match (response.status(), ContentRange::of(response.headers())) {
+        (StatusCode::PARTIAL_CONTENT, Some(ContentRange::Bytes { range, complete })) => {
+            // `If-Range` speaks for a part that names no tag.
+            let is_same = has_same || !response.headers().contains_key(ETAG);
+            let is_as_long = complete.is_none_or(|l| content.length().is_none_or(|known| known == l));
+            (is_same && is_as_long && range.first <= at).then(|| at - range.first)
         }
-        StatusCode::OK if is_same => Some(at),
+        (StatusCode::OK, _) if has_same => Some(at),
         _ => None,
     }
 }

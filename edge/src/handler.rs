@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::stream;
-use http::header::{ACCEPT_RANGES, AGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, IF_RANGE, RANGE, VIA};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, IF_RANGE, MAX_FORWARDS, VIA};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -20,11 +20,18 @@ use hyper::body::Incoming;
 use crate::body::{BodyCut, ClientBody, Pieces};
 use crate::connection::Phase;
 use crate::content::{Next, Reader};
-use crate::decide::{self, Directives, Spec, Wanted};
-use crate::edge::{Site, Sites, Worker, now_ms};
-use crate::fill::{self, Ask, Forwards, Joined, Led, Source, Told};
+use crate::edge::{Edge, Site, Sites, Worker, now_ms};
+use crate::fill::{self, Ask, Forwards, Joined, Led, REVISION, Source, Told};
 use crate::metrics::Answer;
 use crate::origin::{OriginBody, OriginError, OriginRequestBody};
+use crate::policy::conditional::{self, HeadSays, Precondition};
+use crate::policy::fields::CacheControl;
+use crate::policy::forward::{self, ClientFields, Forwarder, Loop, MaxForwards};
+use crate::policy::key::{self, Key, MethodClass};
+use crate::policy::range::{self, ByteRange, ContentRange, Multipart, Part, Spec};
+use crate::policy::reuse::{self, Reuse};
+use crate::policy::status::{CACHE_STATUS, ForwardReason, Outcome, PROXY_STATUS, ProxyError};
+use crate::policy::{invalidate, vary};
 use crate::purge::{Verdict, canonical_host};
 use crate::response::StoredResponse;
 use crate::store::Pool;
@@ -33,64 +40,8 @@ use crate::store::Pool;
 const HEALTH_PATH: &str = "/.nearcast/health";
 /// How often one request looks again because what it had found has changed under it.
 const LOOKS_MAX: u32 = 6;
-/// Bytes of a cache key.
-const URL_BYTES_MAX: usize = 16 * 1024;
 /// The field by which a node of the same cluster shows the node key.
 pub(crate) const PEER: HeaderName = HeaderName::from_static("nearcast-peer");
-const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
-const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
-const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
-
-/// How a request was answered: the one value behind `Cache-Status`, metrics and log.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Outcome {
-    pub(crate) answer: Answer,
-    /// Why the origin was asked (RFC 9211 section 2.2).
-    pub(crate) forward: Option<&'static str>,
-    pub(crate) forward_status: Option<StatusCode>,
-    pub(crate) ttl: Option<i64>,
-    pub(crate) is_stored: bool,
-    pub(crate) is_collapsed: bool,
-    pub(crate) detail: Option<&'static str>,
-}
-
-impl Outcome {
-    fn new(answer: Answer) -> Self {
-        Self { answer, forward: None, forward_status: None, ttl: None, is_stored: false, is_collapsed: false, detail: None }
-    }
-
-    fn forwarded(answer: Answer, reason: &'static str) -> Self {
-        Self { forward: Some(reason), ..Self::new(answer) }
-    }
-
-    fn cache_status(&self, name: &str) -> HeaderValue {
-        use std::fmt::Write;
-        let mut text = String::with_capacity(96);
-        text.push_str(name);
-        match self.forward {
-            None => text.push_str("; hit"),
-            Some(reason) => {
-                let _ = write!(text, "; fwd={reason}");
-            }
-        }
-        if let Some(status) = self.forward_status {
-            let _ = write!(text, "; fwd-status={}", status.as_u16());
-        }
-        if let Some(ttl) = self.ttl {
-            let _ = write!(text, "; ttl={ttl}");
-        }
-        if self.is_stored {
-            text.push_str("; stored");
-        }
-        if self.is_collapsed {
-            text.push_str("; collapsed");
-        }
-        if let Some(detail) = self.detail {
-            let _ = write!(text, "; detail=\"{detail}\"");
-        }
-        HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static("nearcast"))
-    }
-}
 
 /// A request that has passed the checks.
 struct Checked {
@@ -121,13 +72,18 @@ pub(crate) async fn serve(
     let began = Instant::now();
     let (response, outcome, site, note) = respond(&worker, client, request).await;
     let counters = site.as_ref().map_or(&worker.edge.no_site, |s| &s.counters).clone();
-    counters.answered(worker.number, outcome.answer, response.status().as_u16());
+    counters.answered(worker.number, outcome.label, response.status().as_u16());
     worker.edge.metrics.took(worker.number, outcome.forward.is_some(), began.elapsed());
-    tracing::debug!(answer = outcome.answer.label(), forward = outcome.forward, status = response.status().as_u16(), "answered");
+    tracing::debug!(
+        answer = outcome.label.as_str(),
+        forward = outcome.forward.map(ForwardReason::as_str),
+        status = response.status().as_u16(),
+        "answered"
+    );
     let number = worker.number;
     let (head, body) = response.into_parts();
     if let Some(bytes) = body.whole_length() {
-        counters.sent(number, outcome.answer, bytes);
+        counters.sent(number, outcome.label, bytes);
         if let Some(note) = &note {
             note.note(&worker, bytes);
         }
@@ -138,7 +94,7 @@ pub(crate) async fn serve(
         note.note(&worker, 0);
     }
     let body = body.on_end(move |bytes| {
-        counters.sent(number, outcome.answer, bytes);
+        counters.sent(number, outcome.label, bytes);
         if let Some(note) = note {
             worker.note_sent(note.hash, bytes);
             if note.is_pushed {
@@ -171,7 +127,7 @@ impl Note {
 type Answered = (Response<ClientBody>, Outcome, Option<Arc<Site>>, Option<Note>);
 
 fn local(status: StatusCode, words: &'static str) -> Answered {
-    (plain(status, words), Outcome::new(Answer::Local), None, None)
+    (plain(status, words), Outcome::local(""), None, None)
 }
 
 fn plain(status: StatusCode, words: &'static str) -> Response<ClientBody> {
@@ -195,29 +151,35 @@ async fn respond(worker: &Arc<Worker>, client: IpAddr, request: Request<Incoming
         Err(refused) => return *refused,
     };
     let site = checked.site.clone();
-    let is_read = matches!(checked.method, Method::GET | Method::HEAD);
-    let (response, outcome, stored) = if is_read && hyper::body::Body::is_end_stream(&body) {
-        look_up(&checked).await
-    } else {
-        let (response, outcome) = pass(&checked, Some(body), if is_read { "bypass" } else { "method" }).await;
-        (response, outcome, None)
+    let has_body = !hyper::body::Body::is_end_stream(&body);
+    let is_ambiguous = || key::ambiguity(checked.path.as_str()).is_some();
+    let (response, outcome, stored) = match key::method_class(&checked.method) {
+        MethodClass::Get | MethodClass::Head if has_body || is_ambiguous() => {
+            let (response, outcome) = pass(&checked, Some(body), ForwardReason::Bypass).await;
+            (response, outcome, None)
+        }
+        MethodClass::Get | MethodClass::Head => look_up(&checked).await,
+        MethodClass::Safe | MethodClass::Unsafe | MethodClass::Refused => {
+            let (response, outcome) = pass(&checked, Some(body), ForwardReason::Method).await;
+            (response, outcome, None)
+        }
     };
-    let note = (checked.method == Method::GET && !checked.is_peer && outcome.answer != Answer::Error).then(|| Note {
+    let note = (checked.method == Method::GET && !checked.is_peer && outcome.label != Answer::Error).then(|| Note {
         hash: checked.hash,
         site: site.clone(),
         url: checked.url.clone(),
         size: stored.as_ref().and_then(|s| s.content.length()).unwrap_or(0),
         is_pushed: outcome.forward.is_none() && stored.is_some_and(|s| s.content.body.pool() == Pool::Pushed),
     });
-    let outcome = if checked.is_peer { Outcome { answer: Answer::Local, ..outcome } } else { outcome };
+    let outcome = if checked.is_peer { Outcome { label: Answer::Local, ..outcome } } else { outcome };
     (response, outcome, Some(site), note)
 }
 
 /// The checks that need no look into the cache.
 fn check(worker: &Arc<Worker>, client: IpAddr, request: Request<Incoming>) -> Result<(Checked, Incoming), Box<Answered>> {
     let refuse = |status, words| Err(Box::new(local(status, words)));
-    let (head, body) = request.into_parts();
-    if matches!(head.method, Method::CONNECT | Method::TRACE) {
+    let (mut head, body) = request.into_parts();
+    if key::method_class(&head.method) == MethodClass::Refused {
         return refuse(StatusCode::NOT_IMPLEMENTED, "this method is not served here\n");
     }
     let mut hosts = head.headers.get_all(HOST).iter();
@@ -232,32 +194,38 @@ fn check(worker: &Arc<Worker>, client: IpAddr, request: Request<Incoming>) -> Re
         Some(authority) => Some(authority.as_str()),
         None => host,
     };
-    let Some(host) = host.filter(|h| is_host(h)) else { return refuse(StatusCode::BAD_REQUEST, "the Host is malformed\n") };
+    let Some(host) = host.filter(|h| key::authority("http", h).is_ok()) else {
+        return refuse(StatusCode::BAD_REQUEST, "the Host is malformed\n");
+    };
+    // The port is the one that the client reached this node by: it says nothing of the resource.
     let host = canonical_host(host);
     let sites = worker.edge.sites.load();
     let Some(site) = sites.of_host(&host) else {
         return refuse(StatusCode::MISDIRECTED_REQUEST, "no site of this network has that host\n");
     };
     let path = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-    if !path.as_str().starts_with('/') && head.method != Method::OPTIONS {
-        return refuse(StatusCode::BAD_REQUEST, "the request's target is malformed\n");
-    }
-    if path.as_str().len() + host.len() > URL_BYTES_MAX {
-        return refuse(StatusCode::URI_TOO_LONG, "the request's target is too long\n");
-    }
-    let url = format!("http://{host}{path}");
-    if head.headers.get_all(&CDN_LOOP).iter().filter_map(|v| v.to_str().ok()).any(|v| names_loop(v, &sites.loop_id)) {
+    let is_asterisk = path.as_str() == "*" && head.method == Method::OPTIONS;
+    let url: Arc<str> = match Key::new("http", &host, path.as_str()) {
+        Ok(key) => key.url.into(),
+        Err(_) if is_asterisk => format!("http://{host}/*").into(),
+        Err(error) => return refuse(error.status(), "the request's target is malformed or too long\n"),
+    };
+    if forward::find_loop(&head.headers, sites.loop_id.as_bytes()) != Loop::Clear {
         let mut looped = local(StatusCode::LOOP_DETECTED, "the request has come here before\n");
-        let error = format!("{}; error=proxy_loop_detected", worker.edge.name);
-        looped.0.headers_mut().extend(HeaderValue::try_from(error).ok().map(|v| (PROXY_STATUS, v)));
+        looped.0.headers_mut().insert(PROXY_STATUS, ProxyError::ProxyLoopDetected.proxy_status(&worker.edge.name));
         return Err(Box::new(looped));
+    }
+    match forward::max_forwards(&head.method, &head.headers) {
+        MaxForwards::Unlimited => {}
+        MaxForwards::Left(left) => drop(head.headers.insert(MAX_FORWARDS, HeaderValue::from(left))),
+        MaxForwards::Here => return refuse(StatusCode::OK, ""),
     }
     let is_peer = is_peer(&head.headers, &sites);
     let checked = Checked {
         worker: worker.clone(),
         site: site.clone(),
         hash: worker.edge.index.hash(&url),
-        url: url.into(),
+        url,
         method: head.method,
         path,
         host: HeaderValue::try_from(host).unwrap_or(HeaderValue::from_static("")),
@@ -269,15 +237,6 @@ fn check(worker: &Arc<Worker>, client: IpAddr, request: Request<Incoming>) -> Re
         revision: worker.edge.generations.revision(),
     };
     Ok((checked, body))
-}
-
-fn is_host(host: &str) -> bool {
-    host.len() <= 300
-        && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']' | b'~' | b'%'))
-}
-
-fn names_loop(value: &str, id: &str) -> bool {
-    value.split(',').any(|member| member.split(';').next().is_some_and(|name| name.trim().eq_ignore_ascii_case(id)))
 }
 
 fn is_peer(fields: &HeaderMap, sites: &Sites) -> bool {
@@ -292,46 +251,40 @@ type Found = (Response<ClientBody>, Outcome, Option<Arc<StoredResponse>>);
 /// A GET or HEAD without a body: from the store where that is possible.
 async fn look_up(checked: &Checked) -> Found {
     let edge = &checked.worker.edge;
-    let asks = Directives::of_request(&checked.client);
-    let only_stored = asks.only_if_cached && (checked.is_peer || checked.site.cache.obey_client);
+    let policy = &checked.site.cache;
+    let asks = (policy.obey_client || checked.is_peer).then(|| CacheControl::of_request(&checked.client));
+    let only_stored = reuse::is_only_if_cached(asks.as_ref(), policy) || checked.is_peer && asks.as_ref().is_some_and(|a| a.only_if_cached);
     let mut is_collapsed = false;
     let mut is_alone = false;
     for _ in 0..LOOKS_MAX {
-        let (stored, reason) = choose(checked);
-        let mut stale = None;
+        let (stored, mut reason) = choose(checked);
+        let mut stale: Option<Stale> = None;
         if let Some((response, verdict)) = stored {
-            let standing = decide::standing(&response, checked.began_ms.max(response.received_ms), &checked.site.cache);
-            let asked_for_us = is_collapsed && response.requested_ms + 1 >= checked.began_ms;
-            let must_validate = standing.must_validate || verdict == Verdict::Soft || !edge.is_usable_unvalidated(&response);
-            let client_allows = !checked.site.cache.obey_client || client_allows(&asks, standing);
-            let is_fresh = (standing.ttl > 0 && client_allows || asked_for_us) && !must_validate;
-            let allowed_stale =
-                checked.site.cache.obey_client && asks.max_stale.is_some_and(|most| most.is_none_or(|m| -standing.ttl <= m as i64));
-            if is_fresh || (standing.ttl <= 0 && allowed_stale && standing.on_error && !must_validate) {
-                let answer = match is_collapsed || response.content.is_filling() {
-                    true => Answer::Collapsed,
-                    false if standing.ttl <= 0 => Answer::Stale,
-                    false => Answer::Hit,
-                };
-                let mut outcome = Outcome { ttl: Some(standing.ttl), ..Outcome::new(answer) };
-                if is_collapsed {
-                    outcome = Outcome { forward: Some(reason), is_collapsed: true, ..outcome };
+            let now = checked.began_ms.max(response.freshness.received_ms);
+            let standing = reuse::standing(&response.freshness, asks.as_ref(), verdict == Verdict::Soft, policy, now);
+            let is_unknown = !edge.is_usable_unvalidated(&response);
+            // It was asked for while this request waited: that is as good as its own.
+            let is_ours =
+                is_collapsed && response.requested_ms >= checked.began_ms && !response.freshness.no_cache && verdict == Verdict::Clean;
+            if !is_unknown && (standing.reuse.may_serve_now() || is_ours) {
+                let mut outcome = Outcome::hit(standing.ttl);
+                if is_collapsed || response.content.is_awaited() {
+                    outcome = Outcome { is_collapsed: true, ..Outcome::forwarded(Answer::Collapsed, ForwardReason::UriMiss) };
+                } else if matches!(standing.reuse, Reuse::Stale { .. }) && !only_stored {
+                    validate_behind(checked, &response);
                 }
                 match deliver(checked, &response, outcome, standing.age).await {
                     Ok((delivered, outcome)) => return (delivered, outcome, Some(response)),
                     Err(Undelivered::LookAgain) => continue,
-                    Err(Undelivered::Failed(error)) => return (failed(checked, error, "partial"), error_outcome("partial"), None),
+                    Err(Undelivered::Failed(error)) => return failed(checked, error, ForwardReason::Partial),
                 }
             }
-            if standing.while_validating && !must_validate && !only_stored {
-                validate_behind(checked, &response);
-                let outcome = Outcome { ttl: Some(standing.ttl), ..Outcome::new(Answer::Stale) };
-                if let Ok((delivered, outcome)) = deliver(checked, &response, outcome, standing.age).await {
-                    return (delivered, outcome, Some(response));
-                }
-                continue;
-            }
-            stale = Some((response, standing.on_error && !must_validate));
+            reason = match standing.reuse {
+                Reuse::MustValidate { reason, .. } if reason.is_of_request() => ForwardReason::Request,
+                _ => ForwardReason::Stale,
+            };
+            let is_allowed = !is_unknown && standing.reuse.may_serve_on_error();
+            stale = Some(Stale { response, is_allowed, reuse: standing.reuse });
         }
         if only_stored {
             let outcome = Outcome { detail: Some("only-if-cached"), ..Outcome::forwarded(Answer::Local, reason) };
@@ -341,59 +294,50 @@ async fn look_up(checked: &Checked) -> Found {
             let (response, outcome) = pass(checked, None, reason).await;
             return (response, outcome, None);
         }
-        let reason = if stale.is_some() { "stale" } else { reason };
         let joined = if is_alone { Joined::Alone } else { Forwards::join(edge, checked.hash) };
         let lead = match joined {
             Joined::Follower(mut told) => {
-                let told = told.wait_for(|t| *t != Told::Waiting).await.map_or(Told::Unshared, |t| *t);
-                match told {
-                    Told::Published => is_collapsed = true,
+                match told.wait_for(|t| *t != Told::Waiting).await.map_or(Told::Unshared, |t| *t) {
+                    // Once is enough: what cannot be used after that is asked for.
+                    Told::Published => is_alone = std::mem::replace(&mut is_collapsed, true),
+                    Told::Failed(OriginError::Unfit) if stale.as_ref().is_none_or(|s| !s.is_allowed) => is_alone = true,
                     Told::Waiting | Told::Unshared => is_alone = true,
-                    Told::Failed(error) => match stale {
-                        Some((response, true)) => {
-                            if let Some(found) = deliver_stale(checked, &response, Some(error), None).await {
-                                return found;
-                            }
-                        }
-                        _ if error == OriginError::Unfit => is_alone = true,
-                        _ => return (failed(checked, error, reason), error_outcome(reason), None),
-                    },
+                    Told::Failed(error) => return on_failure(checked, stale, error, reason).await,
                 }
                 continue;
             }
             Joined::Leader(lead) => Some(lead),
             Joined::Alone => None,
         };
-        let led =
-            fill::start(ask(checked, stale.as_ref().map(|s| s.0.clone())), lead).await.unwrap_or(Led::Failed(OriginError::Terminated));
-        match led {
+        let led = fill::start(ask(checked, stale.as_ref().map(|s| s.response.clone())), lead).await;
+        match led.unwrap_or(Led::Failed(OriginError::Terminated)) {
             Led::Filling { response, fill, is_stored } => {
-                let outcome = Outcome { forward_status: Some(response.status), is_stored, ..Outcome::forwarded(Answer::Miss, reason) };
+                let ttl = is_stored.then(|| response.freshness.ttl(now_ms()));
+                let outcome = Outcome { forward_status: Some(response.status), is_stored, ttl, ..Outcome::forwarded(Answer::Miss, reason) };
                 let mut reader = response.content.reader(0, None);
                 reader.attach(fill);
-                return match deliver_from(checked, &response, outcome, 0, Some(reader)).await {
+                return match deliver_from(checked, &response, outcome, None, Some(reader)).await {
                     Ok((delivered, outcome)) => (delivered, outcome, Some(response)),
-                    Err(Undelivered::Failed(error)) => (failed(checked, error, reason), error_outcome(reason), None),
+                    Err(Undelivered::Failed(error)) => failed(checked, error, reason),
                     Err(Undelivered::LookAgain) => continue,
                 };
             }
             Led::Validated(response) => {
-                let standing = decide::standing(&response, now_ms(), &checked.site.cache);
+                let now = now_ms();
                 let outcome = Outcome {
                     forward_status: Some(StatusCode::NOT_MODIFIED),
-                    ttl: Some(standing.ttl),
+                    ttl: Some(response.freshness.ttl(now)),
                     is_stored: true,
                     ..Outcome::forwarded(Answer::Revalidated, reason)
                 };
-                match deliver(checked, &response, outcome, standing.age).await {
+                match deliver(checked, &response, outcome, response.freshness.age(now)).await {
                     Ok((delivered, outcome)) => return (delivered, outcome, Some(response)),
                     Err(_) => continue,
                 }
             }
             Led::Passing { head, body } => {
-                let is_failure = matches!(head.status.as_u16(), 500 | 502 | 503 | 504);
-                if is_failure
-                    && let Some((response, true)) = &stale
+                if reuse::is_error(head.status)
+                    && let Some(Stale { response, is_allowed: true, .. }) = &stale
                     && let Some(found) = deliver_stale(checked, response, None, Some(head.status)).await
                 {
                     return found;
@@ -401,43 +345,57 @@ async fn look_up(checked: &Checked) -> Found {
                 let outcome = Outcome { forward_status: Some(head.status), ..Outcome::forwarded(Answer::Miss, reason) };
                 return (pass_on(checked, head, body, &outcome), outcome, None);
             }
-            Led::Failed(error) => {
-                if let Some((response, true)) = &stale
-                    && let Some(found) = deliver_stale(checked, response, Some(error), None).await
-                {
-                    return found;
-                }
-                return (failed(checked, error, reason), error_outcome(reason), None);
-            }
+            Led::Failed(error) => return on_failure(checked, stale, error, reason).await,
         }
     }
-    let error = OriginError::Unfit;
-    (failed(checked, error, "uri-miss"), error_outcome("uri-miss"), None)
+    failed(checked, OriginError::Unfit, ForwardReason::Miss)
 }
 
-fn client_allows(asks: &Directives, standing: decide::Standing) -> bool {
-    !asks.no_cache
-        && asks.max_age.is_none_or(|most| standing.age <= most)
-        && asks.min_fresh.is_none_or(|least| standing.ttl >= least as i64)
+/// A stored response that has to be validated.
+struct Stale {
+    response: Arc<StoredResponse>,
+    /// Whether it may be used when that fails.
+    is_allowed: bool,
+    reuse: Reuse,
+}
+
+/// The origin could not be asked: what is stored where that is allowed, else an error.
+async fn on_failure(checked: &Checked, stale: Option<Stale>, error: OriginError, reason: ForwardReason) -> Found {
+    let Some(Stale { response, is_allowed, reuse }) = stale else { return failed(checked, error, reason) };
+    if is_allowed && let Some(found) = deliver_stale(checked, &response, Some(error), None).await {
+        return found;
+    }
+    let mut found = failed(checked, error, reason);
+    *found.0.status_mut() = reuse::failure_status(reuse, found.0.status());
+    found
 }
 
 /// The stored response for a request, and why there is none.
-fn choose(checked: &Checked) -> (Option<(Arc<StoredResponse>, Verdict)>, &'static str) {
+fn choose(checked: &Checked) -> (Option<(Arc<StoredResponse>, Verdict)>, ForwardReason) {
     let edge = &checked.worker.edge;
-    let Some(variants) = edge.index.variants(checked.hash) else { return (None, "uri-miss") };
-    let mut reason = "uri-miss";
-    for response in variants.iter().filter(|r| r.url == checked.url) {
-        let verdict = response.verdict(&edge.generations);
-        if verdict == Verdict::Gone {
-            continue;
-        }
-        if !decide::is_selected(response, &checked.client) {
-            reason = "vary-miss";
-            continue;
-        }
-        return (Some((response.clone(), verdict)), "stale");
+    let Some(variants) = edge.index.variants(checked.hash) else { return (None, ForwardReason::UriMiss) };
+    // Nearly always there is one.
+    if let [response] = &variants[..]
+        && let Some(verdict) = usable(edge, response, &checked.url)
+    {
+        return match response.is_selected(&checked.client) {
+            true => (Some((response.clone(), verdict)), ForwardReason::Stale),
+            false => (None, ForwardReason::VaryMiss),
+        };
     }
-    (None, reason)
+    let there: Vec<_> = variants.iter().filter_map(|r| Some((r, usable(edge, r, &checked.url)?))).collect();
+    let selected = there.iter().filter(|(r, _)| r.is_selected(&checked.client));
+    let newest = vary::newest(selected.map(|(r, verdict)| ((*r, *verdict), &r.fields, r.freshness.received_ms)));
+    match newest {
+        Some((response, verdict)) => (Some((response.clone(), verdict)), ForwardReason::Stale),
+        None if there.is_empty() => (None, ForwardReason::UriMiss),
+        None => (None, ForwardReason::VaryMiss),
+    }
+}
+
+fn usable(edge: &Edge, response: &StoredResponse, url: &str) -> Option<Verdict> {
+    let verdict = response.verdict(&edge.generations);
+    (*response.url == *url && verdict != Verdict::Gone).then_some(verdict)
 }
 
 /// Starts one validation behind a stale answer.
@@ -463,26 +421,27 @@ async fn deliver_stale(
     error: Option<OriginError>,
     status: Option<StatusCode>,
 ) -> Option<Found> {
-    let standing = decide::standing(response, now_ms(), &checked.site.cache);
+    let now = now_ms();
     let outcome = Outcome {
-        ttl: Some(standing.ttl),
+        ttl: Some(response.freshness.ttl(now)),
         forward_status: status,
-        detail: error.map(OriginError::proxy_error),
-        ..Outcome::forwarded(Answer::Stale, "stale")
+        detail: error.map(|e| e.proxy_error().as_str()),
+        ..Outcome::forwarded(Answer::Stale, ForwardReason::Stale)
     };
-    let (delivered, outcome) = deliver(checked, response, outcome, standing.age).await.ok()?;
+    let (delivered, outcome) = deliver(checked, response, outcome, response.freshness.age(now)).await.ok()?;
     Some((delivered, outcome, Some(response.clone())))
 }
 
 fn ask(checked: &Checked, stale: Option<Arc<StoredResponse>>) -> Ask {
-    let range = match (&stale, decide::specs(&checked.client).as_deref()) {
-        // A range from the start on, several and the last bytes: the first answer tells the length.
-        (None, Some([Spec::FromTo(first, last)])) if !checked.client.contains_key(IF_RANGE) => Some((*first, Some(last.saturating_add(1)))),
-        (None, Some([Spec::From(first)])) if *first > 0 && !checked.client.contains_key(IF_RANGE) => Some((*first, None)),
+    let specs = range::requested(&checked.method, &checked.client).filter(|_| stale.is_none() && !checked.client.contains_key(IF_RANGE));
+    // A range from the start on, several, and the last bytes: the answer to the whole tells the length.
+    let range = match specs.as_deref() {
+        Some([Spec::FromTo(first, last)]) => Some((*first, Some(last.saturating_add(1)))),
+        Some([Spec::From(first)]) if *first > 0 => Some((*first, None)),
         _ => None,
     };
     let has_stale = stale.is_some();
-    let stale = stale.filter(|s| decide::has_validator(s));
+    let stale = stale.filter(|s| conditional::has_validator(&s.fields));
     Ask {
         source: source(checked),
         url: checked.url.clone(),
@@ -496,35 +455,29 @@ fn ask(checked: &Checked, stale: Option<Arc<StoredResponse>>) -> Ask {
 }
 
 fn source(checked: &Checked) -> Source {
-    let mut fields = forward_fields(checked);
-    for name in ["range", "if-range", "if-match", "if-none-match", "if-modified-since", "if-unmodified-since"] {
-        fields.remove(name);
-    }
     Source {
         worker: checked.worker.clone(),
         site: checked.site.clone(),
         target: checked.site.target.clone(),
         path: checked.path.clone(),
-        fields: Arc::new(fields),
+        fields: Arc::new(forward_fields(checked, ClientFields::Storable)),
         is_peer: false,
         pacer: None,
     }
 }
 
 /// The fields of a request to the origin.
-fn forward_fields(checked: &Checked) -> HeaderMap {
-    let mut fields = decide::passed_fields(&checked.client);
-    for name in ["expect", "x-forwarded-host", "x-forwarded-scheme", "x-original-url", "x-rewrite-url", "forwarded"] {
-        fields.remove(name);
-    }
+fn forward_fields(checked: &Checked, which: ClientFields<'_>) -> HeaderMap {
+    let by = Forwarder {
+        via: &checked.worker.edge.via,
+        loop_id: &checked.loop_id,
+        origin_host: checked.site.origin_host.as_ref(),
+        host: &checked.host,
+        client: checked.address,
+        scheme: "http",
+    };
+    let mut fields = forward::to_origin(&checked.client, which, &by);
     fields.remove(&PEER);
-    fields.insert(HOST, checked.site.origin_host.clone().unwrap_or_else(|| checked.host.clone()));
-    fields.append(VIA, checked.worker.edge.via.clone());
-    fields.append(CDN_LOOP, checked.loop_id.clone());
-    if let Ok(address) = HeaderValue::try_from(checked.address.to_string()) {
-        fields.append("x-forwarded-for", address);
-    }
-    fields.insert("x-forwarded-proto", HeaderValue::from_static("http"));
     fields
 }
 
@@ -540,62 +493,57 @@ async fn deliver(
     outcome: Outcome,
     age: u64,
 ) -> Result<(Response<ClientBody>, Outcome), Undelivered> {
-    deliver_from(checked, response, outcome, age, None).await
+    deliver_from(checked, response, outcome, Some(age), None).await
 }
 
-/// Makes the response to the client out of a stored one: conditions, ranges, body.
+/// Makes the response to the client out of a stored one: conditions, ranges, body. Without an age it comes from the
+/// origin now.
 async fn deliver_from(
     checked: &Checked,
     stored: &Arc<StoredResponse>,
     mut outcome: Outcome,
-    age: u64,
+    age: Option<u64>,
     filling: Option<Reader>,
 ) -> Result<(Response<ClientBody>, Outcome), Undelivered> {
     let content = &stored.content;
-    let is_first_hand = filling.is_some();
+    let length = content.length();
+    let is_rangeable = stored.status == StatusCode::OK && length.is_some();
     let mut head = Response::new(());
     *head.status_mut() = stored.status;
-    *head.headers_mut() = stored.fields.clone();
-    let fields = head.headers_mut();
-    if !is_first_hand || fields.contains_key(AGE) {
-        fields.insert(AGE, HeaderValue::from(age));
-    }
-    fields.append(VIA, checked.worker.edge.via.clone());
-    if decide::is_not_modified(&checked.client, stored) {
-        for name in [CONTENT_TYPE, CONTENT_LENGTH, HeaderName::from_static("content-encoding"), HeaderName::from_static("content-language")]
-        {
-            fields.remove(name);
+    *head.headers_mut() = forward::stored(&stored.fields, age, is_rangeable, &checked.worker.edge.via);
+    let is_range_valid = match conditional::evaluate(&checked.method, &checked.client, stored.status, &stored.fields) {
+        Precondition::Proceed { is_range_valid } => is_range_valid,
+        Precondition::NotModified => {
+            *head.headers_mut() = conditional::not_modified_fields(std::mem::take(head.headers_mut()));
+            *head.status_mut() = StatusCode::NOT_MODIFIED;
+            return Ok((finish(checked, head, ClientBody::empty(), &outcome), outcome));
         }
-        *head.status_mut() = StatusCode::NOT_MODIFIED;
-        return Ok((finish(checked, head, ClientBody::empty(), &outcome), outcome));
-    }
-    let length = content.length();
+        Precondition::Failed => {
+            let failed = plain(StatusCode::PRECONDITION_FAILED, "the stored representation does not meet the conditions\n");
+            return Ok((with_status(checked, failed, &outcome), outcome));
+        }
+    };
+    let fields = head.headers_mut();
     let has_body = stored.status != StatusCode::NO_CONTENT;
-    if has_body && stored.status == StatusCode::OK && length.is_some() {
-        fields.entry(ACCEPT_RANGES).or_insert(HeaderValue::from_static("bytes"));
-    }
     if checked.method == Method::HEAD || !has_body {
         if has_body && let Some(length) = length {
             fields.insert(CONTENT_LENGTH, HeaderValue::from(length));
         }
         return Ok((finish(checked, head, ClientBody::empty(), &outcome), outcome));
     }
-    let specs = decide::specs(&checked.client).filter(|_| {
-        stored.status == StatusCode::OK && checked.client.contains_key(RANGE) && decide::if_range_holds(&checked.client, stored)
-    });
-    let wanted = match (specs, length) {
-        (Some(specs), Some(length)) => decide::wanted(&specs, length),
-        _ => Wanted::All,
+    let part = match (is_range_valid.then(|| range::requested(&checked.method, &checked.client)).flatten(), length) {
+        (Some(specs), Some(length)) if is_rangeable => range::resolve(&specs, length),
+        _ => Part::Whole,
     };
-    let body = match wanted {
-        Wanted::Unsatisfiable => {
-            let complete = length.unwrap_or(0);
-            fields.insert(CONTENT_RANGE, HeaderValue::try_from(format!("bytes */{complete}")).expect("digits are valid"));
+    let complete = length.unwrap_or(0);
+    let body = match part {
+        Part::Unsatisfiable => {
+            fields.insert(CONTENT_RANGE, ContentRange::Unsatisfied(complete).to_value());
             fields.remove(CONTENT_TYPE);
             *head.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
             ClientBody::empty()
         }
-        Wanted::All => {
+        Part::Whole => {
             if let Some(length) = length {
                 fields.insert(CONTENT_LENGTH, HeaderValue::from(length));
             }
@@ -607,21 +555,21 @@ async fn deliver_from(
                 }
             }
         }
-        Wanted::Ranges(ranges) if ranges.len() == 1 => {
-            let (first, end) = ranges[0];
-            let complete = length.unwrap_or(0);
-            fields.insert(CONTENT_RANGE, HeaderValue::try_from(format!("bytes {first}-{}/{complete}", end - 1)).expect("digits are valid"));
-            fields.insert(CONTENT_LENGTH, HeaderValue::from(end - first));
+        Part::Ranges(ranges) if ranges.len() == 1 => {
+            let range = ranges[0];
+            fields.insert(CONTENT_RANGE, ContentRange::Bytes { range, complete: length }.to_value());
+            fields.insert(CONTENT_LENGTH, HeaderValue::from(range.length()));
             *head.status_mut() = StatusCode::PARTIAL_CONTENT;
-            let reader = content.reader(first, Some(end));
-            ClientBody::stream(read(checked, stored, reader, &mut outcome).await?, Some(end - first))
+            let reader = content.reader(range.first, Some(range.end()));
+            ClientBody::stream(read(checked, stored, reader, &mut outcome).await?, Some(range.length()))
         }
-        Wanted::Ranges(ranges) => {
-            let (body, length, kind) = multipart(checked, stored, &ranges);
-            fields.insert(CONTENT_TYPE, kind);
-            fields.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        Part::Ranges(ranges) => {
+            let boundary = format!("nearcast{:016x}{:016x}", content.body.id.0, checked.began_ms);
+            let frame = Multipart::new(&boundary, stored.fields.get(CONTENT_TYPE), ranges, complete);
+            fields.insert(CONTENT_TYPE, frame.content_type());
+            fields.insert(CONTENT_LENGTH, HeaderValue::from(frame.content_length()));
             *head.status_mut() = StatusCode::PARTIAL_CONTENT;
-            ClientBody::stream(body, Some(length))
+            ClientBody::stream(multipart(checked, stored, &frame), Some(frame.content_length()))
         }
     };
     content.body.touch();
@@ -636,7 +584,7 @@ fn with_status(checked: &Checked, mut response: Response<ClientBody>, outcome: &
     if checked.is_peer {
         // What a node stores of this is the origin's, not ours.
         response.headers_mut().remove(VIA);
-        response.headers_mut().insert(decide::REVISION, HeaderValue::from(checked.revision));
+        response.headers_mut().insert(REVISION, HeaderValue::from(checked.revision));
         return response;
     }
     response.headers_mut().append(CACHE_STATUS, outcome.cache_status(&checked.worker.edge.name));
@@ -682,7 +630,7 @@ impl Reading {
 /// The body of a range, as a stream. Where nothing is under way its first piece is had before the head is sent, so
 /// that an origin that fails is an answer and not a cut.
 async fn read(checked: &Checked, stored: &Arc<StoredResponse>, reader: Reader, outcome: &mut Outcome) -> Result<Pieces, Undelivered> {
-    let is_first_hand = outcome.answer == Answer::Miss;
+    let is_first_hand = outcome.label == Answer::Miss;
     let mut reading = Reading { reader, stored: stored.clone(), source: source(checked), first: None, refills: 0 };
     let (at, end) = reading.reader.range();
     if !stored.content.is_filling() || !stored.content.has_or_awaits(at) {
@@ -692,7 +640,7 @@ async fn read(checked: &Checked, stored: &Arc<StoredResponse>, reader: Reader, o
                 checked.worker.edge.unpublish(stored);
                 return Err(Undelivered::LookAgain);
             }
-            *outcome = Outcome { answer: Answer::Partial, forward: Some("partial"), ..*outcome };
+            *outcome = Outcome { label: Answer::Partial, forward: Some(ForwardReason::Partial), ..*outcome };
         }
         match reading.next().await {
             Ok(first) => reading.first = first,
@@ -717,34 +665,24 @@ fn pieces(reading: Reading) -> Pieces {
     }))
 }
 
-/// A `multipart/byteranges` body, its length and its content type.
-fn multipart(checked: &Checked, stored: &Arc<StoredResponse>, ranges: &[(u64, u64)]) -> (Pieces, u64, HeaderValue) {
-    let complete = stored.content.length().unwrap_or(0);
-    let boundary = format!("nearcast{:016x}{:016x}", stored.content.body.id.0, checked.began_ms);
-    let kind = stored.fields.get(CONTENT_TYPE).and_then(|v| v.to_str().ok());
-    let mut length = 0;
-    let mut parts: Vec<Part> = Vec::new();
-    for (first, end) in ranges {
-        let kind = kind.map(|k| format!("Content-Type: {k}\r\n")).unwrap_or_default();
-        let start = if parts.is_empty() { "" } else { "\r\n" };
-        let text = format!("{start}--{boundary}\r\n{kind}Content-Range: bytes {first}-{}/{complete}\r\n\r\n", end - 1);
-        length += text.len() as u64 + end - first;
-        parts.push(Part::Text(text.into()));
-        let reader = stored.content.reader(*first, Some(*end));
+/// A `multipart/byteranges` body.
+fn multipart(checked: &Checked, stored: &Arc<StoredResponse>, frame: &Multipart) -> Pieces {
+    let mut parts: Vec<Piece> = Vec::new();
+    for (number, ByteRange { first, last }) in frame.ranges().iter().enumerate() {
+        parts.push(Piece::Text(frame.head(number).into()));
+        let reader = stored.content.reader(*first, Some(last + 1));
         let reading = Reading { reader, stored: stored.clone(), source: source(checked), first: None, refills: 0 };
-        parts.push(Part::Range(Box::new(reading)));
+        parts.push(Piece::Range(Box::new(reading)));
     }
-    let last = format!("\r\n--{boundary}--\r\n");
-    length += last.len() as u64;
-    parts.push(Part::Text(last.into()));
+    parts.push(Piece::Text(frame.tail().into()));
     parts.reverse();
     let pieces = stream::unfold(parts, |mut parts| async {
         loop {
             match parts.pop()? {
-                Part::Text(text) => return Some((Ok(text), parts)),
-                Part::Range(mut reading) => match reading.next().await {
+                Piece::Text(text) => return Some((Ok(text), parts)),
+                Piece::Range(mut reading) => match reading.next().await {
                     Ok(Some(piece)) => {
-                        parts.push(Part::Range(reading));
+                        parts.push(Piece::Range(reading));
                         return Some((Ok(piece), parts));
                     }
                     Ok(None) => {}
@@ -753,50 +691,85 @@ fn multipart(checked: &Checked, stored: &Arc<StoredResponse>, ranges: &[(u64, u6
             }
         }
     });
-    let kind = HeaderValue::try_from(format!("multipart/byteranges; boundary={boundary}")).expect("letters are valid");
-    (Box::pin(pieces), length, kind)
+    Box::pin(pieces)
 }
 
-enum Part {
+enum Piece {
     Text(Bytes),
     Range(Box<Reading>),
 }
 
 /// Sends a request on without a look into the cache.
-async fn pass(checked: &Checked, body: Option<Incoming>, reason: &'static str) -> (Response<ClientBody>, Outcome) {
+async fn pass(checked: &Checked, body: Option<Incoming>, reason: ForwardReason) -> (Response<ClientBody>, Outcome) {
     let mut request = Request::new(body.map_or(OriginRequestBody::Empty, OriginRequestBody::client));
     *request.method_mut() = checked.method.clone();
     *request.uri_mut() = checked.path.clone().into();
-    *request.headers_mut() = forward_fields(checked);
+    *request.headers_mut() = forward_fields(checked, ClientFields::Passed);
     checked.site.counters.asked_origin(checked.worker.number);
-    let answer = if checked.method == Method::HEAD { Answer::Miss } else { Answer::Bypass };
+    let label = if checked.method == Method::HEAD { Answer::Miss } else { Answer::Bypass };
     match checked.worker.origins.send(&checked.site.target, request).await {
-        Err(error) => (failed(checked, error, reason), error_outcome(reason)),
+        Err(error) => {
+            let (response, outcome, _) = failed(checked, error, reason);
+            (response, outcome)
+        }
         Ok(response) => {
             let (head, body) = response.into_parts();
-            if !checked.method.is_safe() && (head.status.is_success() || head.status.is_redirection()) {
-                invalidate(checked, &head.headers);
-            }
-            let outcome = Outcome { forward_status: Some(head.status), ..Outcome::forwarded(answer, reason) };
+            invalidate(checked, head.status, &head.headers);
+            let outcome = Outcome { forward_status: Some(head.status), ..Outcome::forwarded(label, reason) };
             (pass_on(checked, head, body, &outcome), outcome)
         }
     }
 }
 
-/// Drops what an unsafe request has changed (RFC 9111 section 4.4).
-fn invalidate(checked: &Checked, fields: &HeaderMap) {
+/// Drops what an unsafe request has changed (RFC 9111 section 4.4, RFC 9875), or what a HEAD shows to have changed.
+fn invalidate(checked: &Checked, status: StatusCode, fields: &HeaderMap) {
     let edge = &checked.worker.edge;
-    let mut urls = vec![checked.url.to_string()];
-    for name in ["location", "content-location"] {
-        if let Some(target) = fields.get(name).and_then(|v| v.to_str().ok()) {
-            urls.extend(decide::same_origin_url(&checked.url, target));
+    let invalidation = invalidate::invalidated(&checked.method, &checked.url, status, &without_own_port(checked, fields));
+    for url in &invalidation.urls {
+        drop_stored(edge, url, |_| true);
+    }
+    if checked.method == Method::HEAD {
+        let differs = |r: &StoredResponse| {
+            conditional::head_says(r.status, &r.fields, r.content.length(), status, fields) == HeadSays::Other
+                && r.is_selected(&checked.client)
+        };
+        drop_stored(edge, &checked.url, differs);
+    }
+    if !invalidation.groups.is_empty() {
+        let (edge, origin) = (edge.clone(), invalidate::origin_of(&checked.url).to_owned());
+        // Every stored response is looked at: not on the thread that serves.
+        tokio::task::spawn_blocking(move || {
+            let mut members = Vec::new();
+            edge.index.for_each(|r| {
+                let is_member = invalidate::groups(&r.fields).iter().any(|g| invalidation.groups.contains(g));
+                if is_member && invalidate::origin_of(&r.url) == origin {
+                    members.push(r.clone());
+                }
+            });
+            members.iter().for_each(|r| edge.unpublish(r));
+        });
+    }
+}
+
+/// Fields in which absolute references to this host have no port, as keys have none.
+fn without_own_port(checked: &Checked, fields: &HeaderMap) -> HeaderMap {
+    let mut fields = fields.clone();
+    for name in [http::header::LOCATION, http::header::CONTENT_LOCATION] {
+        let Some(target) = fields.get(&name).and_then(|v| v.to_str().ok()).filter(|t| t.contains("://")) else { continue };
+        let named = crate::purge::canonical_url(target);
+        if crate::purge::host_of(&named) == crate::purge::host_of(&checked.url)
+            && let Ok(value) = HeaderValue::try_from(named)
+        {
+            fields.insert(name, value);
         }
     }
-    for url in urls {
-        for response in edge.index.remove(edge.index.hash(&url), |r| *r.url == *url) {
-            response.go();
-            response.content.discard();
-        }
+    fields
+}
+
+fn drop_stored(edge: &Edge, url: &str, which: impl Fn(&StoredResponse) -> bool) {
+    for response in edge.index.remove(edge.index.hash(url), |r| *r.url == *url && which(r)) {
+        response.go();
+        response.content.discard();
     }
 }
 
@@ -804,8 +777,7 @@ fn invalidate(checked: &Checked, fields: &HeaderMap) {
 fn pass_on(checked: &Checked, head: http::response::Parts, body: OriginBody, outcome: &Outcome) -> Response<ClientBody> {
     let mut response = Response::new(());
     *response.status_mut() = head.status;
-    *response.headers_mut() = decide::passed_fields(&head.headers);
-    response.headers_mut().append(VIA, checked.worker.edge.via.clone());
+    *response.headers_mut() = forward::passed(&head.headers, &checked.worker.edge.via);
     let length = body.length();
     let (counters, number) = (checked.site.counters.clone(), checked.worker.number);
     let pieces = stream::unfold(Some(body), move |body| {
@@ -827,15 +799,12 @@ fn pass_on(checked: &Checked, head: http::response::Parts, body: OriginBody, out
     finish(checked, response, body, outcome)
 }
 
-fn error_outcome(reason: &'static str) -> Outcome {
-    Outcome::forwarded(Answer::Error, reason)
-}
-
 /// The answer where the origin failed and nothing stored helps.
-fn failed(checked: &Checked, error: OriginError, reason: &'static str) -> Response<ClientBody> {
+fn failed(checked: &Checked, error: OriginError, reason: ForwardReason) -> Found {
     tracing::debug!(site = %checked.site.name, url = %checked.url, %error, "the origin failed");
+    let error = error.proxy_error();
     let mut response = plain(error.status(), "the origin of this content does not answer\n");
-    let status = format!("{}; error={}", checked.worker.edge.name, error.proxy_error());
-    response.headers_mut().extend(HeaderValue::try_from(status).ok().map(|v| (PROXY_STATUS, v)));
-    with_status(checked, response, &error_outcome(reason))
+    response.headers_mut().insert(PROXY_STATUS, error.proxy_status(&checked.worker.edge.name));
+    let outcome = Outcome::forwarded(Answer::Error, reason);
+    (with_status(checked, response, &outcome), outcome, None)
 }

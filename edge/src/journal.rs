@@ -135,7 +135,7 @@ pub(crate) fn recover(edge: &Arc<Edge>) -> usize {
             content.discard();
             return;
         }
-        edge.publish(&response, |other| crate::decide::is_same_variant(other, &response) && other.received_ms <= response.received_ms);
+        edge.publish(&response, |other| other.is_same_variant(&response) && other.freshness.received_ms <= response.freshness.received_ms);
         count += 1;
     });
     count

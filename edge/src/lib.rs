@@ -1,7 +1,7 @@
 //! The edge: a pull cache in front of an origin, one of several in a cluster.
 //!
 //! - [`server`]: listeners and connections of one worker thread; [`connection`]: the socket with its time-outs.
-//! - [`handler`]: the life of one request, in order; [`decide`]: its questions, answered by pure functions.
+//! - [`handler`]: the life of one request, in order; [`policy`]: its questions, answered by pure functions.
 //! - [`fill`]: forward requests that fill the store, shared by everybody who wants the same; [`origin`]: the pool of
 //!   connections under them; [`content`]: bytes on their way and the readers that follow them.
 //! - [`index`], [`response`]: what is stored; [`store`]: the slices themselves, in memory and on disk.
@@ -13,7 +13,6 @@
 mod body;
 mod connection;
 mod content;
-mod decide;
 mod edge;
 mod fill;
 mod handler;

@@ -6,51 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
+pub(crate) use crate::policy::status::Label as Answer;
 use nearcast_fleet::report::SiteTotals;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
-
-/// How a request was answered: the label `cache_status` and the keys of reports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Answer {
-    /// From a fresh stored response.
-    Hit,
-    /// From a stale one.
-    Stale,
-    /// From a stored one that the origin confirmed.
-    Revalidated,
-    /// From another request's forward.
-    Collapsed,
-    /// From the origin, which was asked for the whole.
-    Miss,
-    /// From stored slices and from the origin, which was asked for the others.
-    Partial,
-    /// From the origin, without a look at what is stored.
-    Bypass,
-    /// With an error of our own making, because the origin failed.
-    Error,
-    /// By the node itself: health checks, refused requests.
-    Local,
-}
-
-impl Answer {
-    const ALL: [Self; 9] =
-        [Self::Hit, Self::Stale, Self::Revalidated, Self::Collapsed, Self::Miss, Self::Partial, Self::Bypass, Self::Error, Self::Local];
-
-    pub(crate) fn label(self) -> &'static str {
-        match self {
-            Self::Hit => "hit",
-            Self::Stale => "stale",
-            Self::Revalidated => "revalidated",
-            Self::Collapsed => "collapsed",
-            Self::Miss => "miss",
-            Self::Partial => "partial",
-            Self::Bypass => "bypass",
-            Self::Error => "error",
-            Self::Local => "local",
-        }
-    }
-}
 
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 /// Upper bounds of the request-time buckets in seconds.
@@ -115,7 +74,7 @@ impl SiteCounters {
 
     fn totals(&self) -> SiteTotals {
         let by_answer = |count: &dyn Fn(Answer) -> u64| {
-            Answer::ALL.iter().map(|a| (a.label().to_owned(), count(*a))).filter(|(_, n)| *n > 0).collect::<BTreeMap<_, _>>()
+            Answer::ALL.iter().map(|a| (a.as_str().to_owned(), count(*a))).filter(|(_, n)| *n > 0).collect::<BTreeMap<_, _>>()
         };
         SiteTotals {
             requests: by_answer(&|a| (0..CLASSES.len()).map(|c| self.requests(a, c)).sum()),
@@ -207,7 +166,7 @@ impl Metrics {
         let (mut requests, mut bytes, mut origin) = (Vec::new(), Vec::new(), Vec::new());
         for (name, counters) in &sites {
             for answer in Answer::ALL {
-                let of_answer = [("site", name.as_str()), ("cache_status", answer.label())];
+                let of_answer = [("site", name.as_str()), ("cache_status", answer.as_str())];
                 for (class, label) in CLASSES.iter().enumerate() {
                     let count = counters.requests(answer, class);
                     if count > 0 {

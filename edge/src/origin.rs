@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -20,6 +20,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
+
+use crate::policy::status::ProxyError;
 
 /// How long a connection may take to be made, TLS included.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
@@ -105,30 +107,21 @@ pub(crate) enum OriginError {
 }
 
 impl OriginError {
-    /// The status to answer with where nothing stored helps.
-    pub(crate) fn status(self) -> StatusCode {
+    /// The registered error type, which also names the status to answer with where nothing stored helps.
+    pub(crate) fn proxy_error(self) -> ProxyError {
         match self {
-            Self::ConnectTimeout | Self::FirstByteTimeout | Self::BetweenBytesTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::RequestBody => StatusCode::BAD_REQUEST,
-            _ => StatusCode::BAD_GATEWAY,
-        }
-    }
-
-    /// The registered error type.
-    pub(crate) fn proxy_error(self) -> &'static str {
-        match self {
-            Self::Dns => "dns_error",
-            Self::Forbidden => "destination_ip_prohibited",
-            Self::Refused => "connection_refused",
-            Self::Unreachable => "destination_unavailable",
-            Self::ConnectTimeout => "connection_timeout",
-            Self::Tls => "tls_protocol_error",
-            Self::FirstByteTimeout => "http_response_timeout",
-            Self::BetweenBytesTimeout => "connection_read_timeout",
-            Self::Incomplete => "http_response_incomplete",
-            Self::Terminated => "connection_terminated",
-            Self::Protocol | Self::Unfit => "http_protocol_error",
-            Self::RequestBody => "http_request_error",
+            Self::Dns => ProxyError::DnsError,
+            Self::Forbidden => ProxyError::DestinationIpProhibited,
+            Self::Refused => ProxyError::ConnectionRefused,
+            Self::Unreachable => ProxyError::DestinationUnavailable,
+            Self::ConnectTimeout => ProxyError::ConnectionTimeout,
+            Self::Tls => ProxyError::TlsProtocolError,
+            Self::FirstByteTimeout => ProxyError::HttpResponseTimeout,
+            Self::BetweenBytesTimeout => ProxyError::ConnectionReadTimeout,
+            Self::Incomplete => ProxyError::HttpResponseIncomplete,
+            Self::Terminated => ProxyError::ConnectionTerminated,
+            Self::Protocol | Self::Unfit => ProxyError::HttpProtocolError,
+            Self::RequestBody => ProxyError::HttpRequestError,
         }
     }
 }

@@ -20,7 +20,6 @@ use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::content::FillState;
-use crate::decide;
 use crate::edge::{Site, Worker, now_ms};
 use crate::fill::{self, Ask, Forwards, Joined, Led, Source, Told};
 use crate::handler::PEER;
@@ -180,7 +179,7 @@ impl Filler {
         let worker = &self.worker;
         let url = canonical_url(&item.url);
         let Some(site) = worker.edge.sites.load().of_name(&item.site).cloned() else { return Filled::Failed("no such site".to_owned()) };
-        if let Some(bytes) = warm_bytes(worker, &site, &url) {
+        if let Some(bytes) = warm_bytes(worker, &url) {
             return Filled::AlreadyWarm(bytes);
         }
         if let Some(target) = self.peer(item) {
@@ -211,7 +210,7 @@ impl Filler {
 }
 
 /// Length of a stored response that a request without fields of its own would hit, when all of it is here.
-fn warm_bytes(worker: &Worker, site: &Site, url: &str) -> Option<u64> {
+fn warm_bytes(worker: &Worker, url: &str) -> Option<u64> {
     let edge = &worker.edge;
     let variants = edge.index.variants(edge.index.hash(url))?;
     let none = HeaderMap::new();
@@ -219,8 +218,9 @@ fn warm_bytes(worker: &Worker, site: &Site, url: &str) -> Option<u64> {
         *r.url == *url
             && r.verdict(&edge.generations) == Verdict::Clean
             && edge.is_usable_unvalidated(r)
-            && decide::is_selected(r, &none)
-            && decide::standing(r, now_ms(), &site.cache).ttl > 0
+            && r.is_selected(&none)
+            && r.freshness.is_fresh(now_ms())
+            && !r.freshness.no_cache
             && r.content.length().is_some_and(|length| r.content.has(0, length))
     };
     variants.iter().find(is_warm).and_then(|r| r.content.length())

@@ -10,13 +10,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use crate::content::Content;
+use crate::policy::freshness::Freshness;
+use crate::policy::{invalidate, vary};
 use crate::purge::{Generations, Subject, Verdict};
 
 /// Version of the form below; another one is forgotten at start.
 const FORM: u32 = 1;
-/// Tags of one response, and bytes of one tag; more are left out.
-const TAGS_MAX: usize = 256;
-const TAG_BYTES_MAX: usize = 256;
 
 /// See the module's words. All times are milliseconds after the Unix epoch.
 #[derive(Debug)]
@@ -31,7 +30,8 @@ pub(crate) struct StoredResponse {
     /// The request's fields that `Vary` names.
     pub(crate) selecting: HeaderMap,
     pub(crate) requested_ms: u64,
-    pub(crate) received_ms: u64,
+    /// All that decides on its age and use.
+    pub(crate) freshness: Freshness,
     pub(crate) tags: Box<[Box<str>]>,
     pub(crate) content: Arc<Content>,
     /// Journal revision that was known when its request was sent.
@@ -72,6 +72,16 @@ impl StoredResponse {
         !self.is_gone.swap(true, Ordering::Relaxed)
     }
 
+    /// Whether it answers a request with these fields, by what it varies on.
+    pub(crate) fn is_selected(&self, request: &HeaderMap) -> bool {
+        vary::is_selected(&self.fields, &self.selecting, request)
+    }
+
+    /// Whether a newer response to the same URL takes its place.
+    pub(crate) fn is_same_variant(&self, newer: &Self) -> bool {
+        self.is_selected(&newer.selecting) && newer.is_selected(&self.selecting)
+    }
+
     /// Whether a soft purge has been found to cover it.
     pub(crate) fn is_soft(&self) -> bool {
         self.is_soft.load(Ordering::Relaxed)
@@ -93,7 +103,7 @@ impl StoredResponse {
             fields: pairs(&self.fields),
             selecting: pairs(&self.selecting),
             requested_ms: self.requested_ms,
-            received_ms: self.received_ms,
+            freshness: self.freshness,
             born: self.born,
             is_soft: self.is_soft.load(Ordering::Relaxed),
             length: self.content.length(),
@@ -114,7 +124,7 @@ pub(crate) struct Facts {
     pub(crate) fields: HeaderMap,
     pub(crate) selecting: HeaderMap,
     pub(crate) requested_ms: u64,
-    pub(crate) received_ms: u64,
+    pub(crate) freshness: Freshness,
     pub(crate) born: u64,
     pub(crate) is_soft: bool,
     pub(crate) is_recovered: bool,
@@ -123,7 +133,7 @@ pub(crate) struct Facts {
 impl Facts {
     pub(crate) fn store(self, content: Arc<Content>) -> Arc<StoredResponse> {
         Arc::new(StoredResponse {
-            tags: tags(&self.fields),
+            tags: invalidate::tags(&self.fields),
             url: self.url,
             hash: self.hash,
             site: self.site,
@@ -131,7 +141,7 @@ impl Facts {
             fields: self.fields,
             selecting: self.selecting,
             requested_ms: self.requested_ms,
-            received_ms: self.received_ms,
+            freshness: self.freshness,
             content,
             born: self.born,
             clean_at: AtomicU64::new(self.born),
@@ -163,7 +173,7 @@ impl Recovered {
             fields: map(written.fields)?,
             selecting: map(written.selecting)?,
             requested_ms: written.requested_ms,
-            received_ms: written.received_ms,
+            freshness: written.freshness,
             born: written.born,
             is_soft: written.is_soft,
             is_recovered: true,
@@ -185,7 +195,7 @@ struct Written {
     fields: Vec<(String, String)>,
     selecting: Vec<(String, String)>,
     requested_ms: u64,
-    received_ms: u64,
+    freshness: Freshness,
     born: u64,
     is_soft: bool,
     length: Option<u64>,
@@ -214,24 +224,12 @@ fn map(pairs: Vec<(String, String)>) -> Option<HeaderMap> {
     Some(fields)
 }
 
-/// Tags from `Cache-Tag` (commas), `Surrogate-Key` (spaces) and `Cache-Groups` (a list of strings, RFC 9875).
-fn tags(fields: &HeaderMap) -> Box<[Box<str>]> {
-    let mut tags: Vec<Box<str>> = Vec::new();
-    for (name, separators) in [("cache-tag", &[','][..]), ("surrogate-key", &[' ', '\t']), ("cache-groups", &[','])] {
-        for value in fields.get_all(name).iter().filter_map(|v| v.to_str().ok()) {
-            let found = value.split(separators).map(|tag| tag.trim().trim_matches('"'));
-            tags.extend(found.filter(|tag| !tag.is_empty() && tag.len() <= TAG_BYTES_MAX).map(Box::from));
-        }
-    }
-    tags.sort_unstable();
-    tags.dedup();
-    tags.truncate(TAGS_MAX);
-    tags.into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nearcast_fleet::config::CachePolicy;
+
+    use crate::policy::freshness::Exchange;
     use crate::store::{Pool, Store, StoreConfig};
 
     fn response(fields: &[(&'static str, &'static [u8])]) -> Arc<StoredResponse> {
@@ -248,7 +246,12 @@ mod tests {
             fields,
             selecting: HeaderMap::new(),
             requested_ms: 1,
-            received_ms: 2,
+            freshness: Freshness::of(
+                StatusCode::OK,
+                &HeaderMap::new(),
+                &CachePolicy::default(),
+                Exchange { requested_ms: 1, received_ms: 2 },
+            ),
             born: 3,
             is_soft: false,
             is_recovered: false,
@@ -264,13 +267,6 @@ mod tests {
         assert_eq!((recovered.length, recovered.strong_tag), (Some(5), stored.content.strong_tag.clone()));
         assert_eq!((recovered.facts.born, recovered.facts.url.clone(), recovered.facts.is_recovered), (3, stored.url.clone(), true));
         assert!(Recovered::decode(b"{}", |_| 9).is_none() && Recovered::decode(b"\xff", |_| 9).is_none());
-    }
-
-    #[test]
-    fn tags_come_from_all_three_fields() {
-        let stored = response(&[("cache-tag", b"b,a , a"), ("surrogate-key", b"c d"), ("cache-groups", b"\"e\", \"f\"")]);
-        let tags: Vec<&str> = stored.tags.iter().map(|t| &**t).collect();
-        assert_eq!(tags, ["a", "b", "c", "d", "e", "f"]);
     }
 
     #[test]

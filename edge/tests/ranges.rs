@@ -25,11 +25,11 @@ fn a_cold_range_costs_its_slices_and_warm_ones_cost_nothing() {
     let (edge, origin, body) = ranged();
     let cold = get(&edge, "bytes=3000000-3000099");
     assert_eq!((cold.status, cold.field("content-range")), (206, "bytes 3000000-3000099/4194304"));
-    assert_eq!(cold.body, body[3_000_000..3_000_100]);
+    assert!(cold.body == body[3_000_000..3_000_100]);
     let asked = origin.seen()[0].range().expect("a range");
     assert!(asked.1.expect("closed") - asked.0 < SLICE && asked.0 % SLICE == 0, "{asked:?}");
     let whole = get(&edge, "bytes=0-");
-    assert_eq!(whole.body, body);
+    assert!(whole.body == body);
     assert!(whole.cache().contains("fwd=partial"), "{}", whole.cache());
     let before = origin.seen().len();
     let table: [(&str, u16, &[u8], &str); 6] = [
@@ -63,7 +63,7 @@ fn cold_ranges_of_every_form_are_right() {
             .expect("two ends");
         let (first, last): (usize, usize) = (first.parse().expect("a number"), last.parse().expect("a number"));
         assert!(answer.status == 206 && answer.body == body[first..=last], "{range}: {:?}", answer.fields);
-        assert!(get(&edge, range).is_hit(), "{range} again");
+        lab::wait_for("the slices to be stored", || get(&edge, range).is_hit());
     }
 }
 
@@ -106,7 +106,7 @@ fn an_origin_that_ignores_ranges_is_asked_once() {
     let origin = Origin::start(move |_| Reply::ok(sent.clone(), "max-age=60"));
     let edge = Plan::new(&origin).start();
     let cold = get(&edge, "bytes=600000-600009");
-    assert_eq!((cold.status, &cold.body[..]), (206, &body[600_000..600_010]));
+    assert!(cold.status == 206 && cold.body == body[600_000..600_010], "{} {}", cold.status, cold.body.len());
     let warm = get(&edge, "bytes=-5");
     assert!(warm.is_hit() && warm.body == body[body.len() - 5..], "{warm:?}");
     assert_eq!(origin.seen().len(), 1);
@@ -140,7 +140,7 @@ fn a_part_without_a_strong_validator_is_served_and_not_kept() {
     let edge = Plan::new(&origin).start();
     for _ in 0..2 {
         let answer = get(&edge, "bytes=600000-600009");
-        assert_eq!((answer.status, &answer.body[..]), (206, &body[600_000..600_010]));
+        assert!(answer.status == 206 && answer.body == body[600_000..600_010], "{} {}", answer.status, answer.body.len());
         assert!(!answer.is_hit());
     }
 }
