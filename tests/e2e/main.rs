@@ -12,6 +12,7 @@ mod cache;
 mod collapse;
 mod compose;
 mod control_down;
+mod demo;
 mod drain;
 mod failover;
 mod media;
