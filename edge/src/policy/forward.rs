@@ -196,3 +196,163 @@ pub fn remove_targeted(response: &mut HeaderMap) {
         response.remove(name);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::testing::{self, map};
+    use super::*;
+
+    static HOST_ASKED: HeaderValue = HeaderValue::from_static("www.test");
+    static VIA_OURS: HeaderValue = HeaderValue::from_static("1.1 ams-1");
+    static ID: HeaderValue = HeaderValue::from_static("nearcast-cdn.test");
+
+    fn by<'a>(origin_host: Option<&'a HeaderValue>) -> Forwarder<'a> {
+        Forwarder { via: &VIA_OURS, loop_id: &ID, origin_host, host: &HOST_ASKED, client: IpAddr::from([192, 0, 2, 7]), scheme: "https" }
+    }
+
+    fn with_ours(lines: &[&str]) -> HeaderMap {
+        let ours =
+            ["host: www.test", "via: 1.1 ams-1", "cdn-loop: nearcast-cdn.test", "x-forwarded-for: 192.0.2.7", "x-forwarded-proto: https"];
+        map(&lines.iter().copied().chain(ours).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn what_may_be_stored_is_asked_for_whole_and_without_conditions() {
+        // 7, 34.
+        let client = map(&[
+            "accept: a",
+            "foo: 1",
+            "cookie: c",
+            "range: bytes=0-1",
+            "if-range: x",
+            "if-none-match: x",
+            "if-match: x",
+            "if-modified-since: x",
+            "if-unmodified-since: x",
+            "connection: close, gone",
+            "gone: 1",
+            "te: trailers",
+            "expect: 100-continue",
+            "proxy-authorization: x",
+        ]);
+        assert_eq!(to_origin(&client, ClientFields::Storable, &by(None)), with_ours(&["accept: a", "foo: 1", "cookie: c"]));
+        let listed = [HeaderName::from_static("foo")];
+        assert_eq!(to_origin(&client, ClientFields::Listed(&[]), &by(None)), with_ours(&["accept: a", "cookie: c"]));
+        assert_eq!(to_origin(&client, ClientFields::Listed(&listed), &by(None)), with_ours(&["accept: a", "foo: 1", "cookie: c"]));
+    }
+
+    #[test]
+    fn what_is_passed_keeps_range_and_conditions() {
+        // 39.
+        let client = map(&["range: bytes=0-1", "if-match: \"a\"", "content-length: 5", "connection: content-length"]);
+        let expected = with_ours(&["range: bytes=0-1", "if-match: \"a\"", "content-length: 5"]);
+        assert_eq!(to_origin(&client, ClientFields::Passed, &by(None)), expected);
+    }
+
+    #[test]
+    fn no_client_can_tell_the_origin_another_request() {
+        // 86.
+        for which in [ClientFields::Passed, ClientFields::Storable, ClientFields::Listed(&[])] {
+            for name in REWRITING {
+                let forward = to_origin(&map(&[&format!("{name}: evil.test")]), which, &by(None));
+                assert!(forward.values().all(|value| value != "evil.test"), "{name} {which:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_origin_sees_its_own_host_and_the_true_client() {
+        let own = HeaderValue::from_static("origin.test");
+        let forward = to_origin(&map(&["host: other", "x-forwarded-for: 1.2.3.4"]), ClientFields::Storable, &by(Some(&own)));
+        assert_eq!(forward.get_all(HOST).into_iter().collect::<Vec<_>>(), ["origin.test"]);
+        assert_eq!(forward.get_all(X_FORWARDED_FOR).into_iter().collect::<Vec<_>>(), ["192.0.2.7"]);
+    }
+
+    #[test]
+    fn loops_are_marked_and_seen() {
+        // 58: foreign ids stay, ours is added, and no client can take the field away.
+        let client = map(&["cdn-loop: other; v=1", "connection: cdn-loop", "via: 1.0 x"]);
+        let forward = to_origin(&client, ClientFields::Listed(&[]), &by(None));
+        assert_eq!(forward.get_all(CDN_LOOP).into_iter().collect::<Vec<_>>(), ["other; v=1", "nearcast-cdn.test"]);
+        assert_eq!(forward.get_all(VIA).into_iter().collect::<Vec<_>>(), ["1.0 x", "1.1 ams-1"], "59");
+        let many = format!("cdn-loop: {}", vec!["x"; LOOP_MEMBERS_MAX].join(", "));
+        let table: [(&[&str], Loop); 7] = [
+            (&[], Loop::Clear),
+            (&["cdn-loop: other, nearcast-cdn.test.example"], Loop::Clear),
+            (&["cdn-loop: nearcast-cdn.test"], Loop::Ours),
+            (&["cdn-loop: other; a=\"b, c\" , NEARCAST-cdn.test; x=1"], Loop::Ours),
+            (&["cdn-loop: a", "cdn-loop: nearcast-cdn.test"], Loop::Ours),
+            (&["cdn-loop: a; b=\"nearcast-cdn.test\""], Loop::Clear),
+            (&[&many], Loop::TooMany),
+        ];
+        for (request, expected) in table {
+            assert_eq!(find_loop(&map(request), ID.as_bytes()), expected, "{request:?}");
+        }
+        assert_eq!(find_loop(&forward, ID.as_bytes()), Loop::Ours, "what we send is known when it comes back");
+    }
+
+    #[test]
+    fn max_forwards_counts_down_for_two_methods() {
+        // 59.
+        let table = [
+            (Method::OPTIONS, "0", MaxForwards::Here),
+            (Method::OPTIONS, "5", MaxForwards::Left(4)),
+            (Method::TRACE, "0", MaxForwards::Here),
+            (Method::OPTIONS, "x", MaxForwards::Unlimited),
+            (Method::GET, "0", MaxForwards::Unlimited),
+        ];
+        for (method, value, expected) in table {
+            assert_eq!(max_forwards(&method, &map(&[&format!("max-forwards: {value}")])), expected, "{method} {value}");
+        }
+        assert_eq!(max_forwards(&Method::OPTIONS, &map(&[])), MaxForwards::Unlimited);
+    }
+
+    #[test]
+    fn age_is_on_stored_replies_only() {
+        // 23, 44.
+        let of_origin = map(&["age: 5", "x: 1"]);
+        assert_eq!(stored(&of_origin, Some(9), true, &VIA_OURS), map(&["age: 9", "x: 1", "accept-ranges: bytes", "via: 1.1 ams-1"]));
+        assert_eq!(stored(&of_origin, None, false, &VIA_OURS), map(&["age: 5", "x: 1", "via: 1.1 ams-1"]));
+        assert_eq!(stored(&map(&["x: 1"]), None, false, &VIA_OURS), map(&["x: 1", "via: 1.1 ams-1"]));
+        let refused = map(&["accept-ranges: none"]);
+        assert_eq!(stored(&refused, None, true, &VIA_OURS), map(&["accept-ranges: none", "via: 1.1 ams-1"]), "the origin's word stays");
+    }
+
+    #[test]
+    fn passed_replies_lose_what_is_for_one_hop() {
+        let origin = map(&["connection: x", "x: 1", "keep-alive: 5", "age: 3", "cache-status: up; hit", "via: 1.1 up"]);
+        assert_eq!(passed(&origin, &VIA_OURS), map(&["age: 3", "cache-status: up; hit", "via: 1.1 up", "via: 1.1 ams-1"]));
+    }
+
+    #[test]
+    fn targeted_fields_stay_unless_taken_out() {
+        // 55.
+        let mut response = passed(&map(&["cdn-cache-control: max-age=5", "cache-control: no-store"]), &VIA_OURS);
+        assert!(response.contains_key("cdn-cache-control"));
+        remove_targeted(&mut response);
+        assert_eq!(response, map(&["cache-control: no-store", "via: 1.1 ams-1"]));
+    }
+
+    proptest! {
+        #![proptest_config(testing::seeded())]
+
+        #[test]
+        fn nothing_of_one_hop_ever_passes(connection in testing::pieces(&["close", "foo", "cdn-loop", "host", "via", ","]), value in testing::value()) {
+            let mut client = HeaderMap::new();
+            client.insert("connection", connection);
+            for name in ["foo", "te", "upgrade", "keep-alive", "cdn-loop", "max-forwards"] {
+                client.insert(name, value.clone());
+            }
+            let _ = max_forwards(&Method::OPTIONS, &client);
+            let forward = to_origin(&client, ClientFields::Passed, &by(None));
+            for name in ["connection", "te", "upgrade", "keep-alive"] {
+                prop_assert!(!forward.contains_key(name));
+            }
+            prop_assert_eq!(forward.get_all(CDN_LOOP).into_iter().count(), 2);
+            // An open quote of another cannot hide ours: each stands in a line of its own.
+            prop_assert_eq!(find_loop(&forward, ID.as_bytes()), Loop::Ours);
+        }
+    }
+}

@@ -582,6 +582,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(testing::seeded())]
+
         #[test]
         fn no_response_panics_and_strict_ones_are_not_stored(
             control in testing::pieces(&["max-age=5", "s-maxage=9", "public", "must-revalidate", "no-cache", "no-store", "private", "immutable", ","]),

@@ -127,3 +127,139 @@ pub fn origin_of(url: &str) -> &str {
 fn group_names(response: &HeaderMap, name: &'static str) -> Vec<Box<str>> {
     fields::strings(response, &HeaderName::from_static(name)).iter().filter_map(|group| tag(group.as_bytes())).take(TAGS_MAX).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::testing::{self, map};
+    use super::*;
+
+    const URL: &str = "http://a.test/dir/page?q=1";
+
+    fn urls(method: &str, status: u16, response: &[&str]) -> Vec<String> {
+        let method = Method::from_bytes(method.as_bytes()).expect("a token");
+        invalidated(&method, URL, StatusCode::from_u16(status).expect("valid"), &map(response)).urls
+    }
+
+    #[test]
+    fn unsafe_methods_that_succeed_drop_their_target() {
+        // 48.
+        for method in ["POST", "PUT", "DELETE", "PATCH", "M-SEARCH"] {
+            for (status, is_dropped) in [(200, true), (201, true), (204, true), (303, true), (400, false), (404, false), (500, false)] {
+                assert_eq!(urls(method, status, &[]), if is_dropped { vec![URL] } else { vec![] }, "{method} {status}");
+            }
+        }
+        for method in ["GET", "HEAD", "OPTIONS", "PROPFIND", "TRACE"] {
+            assert!(urls(method, 200, &["location: /x"]).is_empty(), "{method}");
+        }
+    }
+
+    #[test]
+    fn locations_are_dropped_on_the_same_origin_only() {
+        // 49.
+        let found = urls("POST", 201, &["location: /new", "content-location: http://A.test:80/other"]);
+        assert_eq!(found, [URL, "http://a.test/new", "http://a.test/other"]);
+        let found = urls("POST", 201, &["location: http://b.test/new", "content-location: https://a.test/other"]);
+        assert_eq!(found, [URL]);
+        assert_eq!(urls("POST", 201, &["location: /dir/page?q=1"]), [URL], "each once");
+    }
+
+    #[test]
+    fn references_resolve_within_their_origin() {
+        let table = [
+            ("/x", Some("http://a.test/x")),
+            ("/x/../y/./z", Some("http://a.test/y/z")),
+            ("/x/..", Some("http://a.test/")),
+            ("/x/y/..", Some("http://a.test/x/")),
+            ("/../../x", Some("http://a.test/x")),
+            ("x", Some("http://a.test/dir/x")),
+            ("../x", Some("http://a.test/x")),
+            ("./", Some("http://a.test/dir/")),
+            ("?r=2", Some("http://a.test/dir/page?r=2")),
+            ("?u=http://b/", Some("http://a.test/dir/page?u=http://b/")),
+            ("", Some(URL)),
+            ("#part", Some(URL)),
+            ("/x#part", Some("http://a.test/x")),
+            ("/x?../y", Some("http://a.test/x?../y")),
+            ("/a//b/", Some("http://a.test/a//b/")),
+            ("//a.test/x", Some("http://a.test/x")),
+            ("//A.test:80", Some("http://a.test/")),
+            ("http://a.test?q", Some("http://a.test/?q")),
+            ("HTTP://a.test/x", Some("http://a.test/x")),
+            ("//b.test/x", None),
+            ("http://a.test:8080/x", None),
+            ("https://a.test/x", None),
+            ("http://user@a.test/x", None),
+            ("mailto:a@a.test", None),
+            ("javascript:alert(1)", None),
+        ];
+        for (reference, expected) in table {
+            assert_eq!(same_origin_url(URL, reference).as_deref(), expected, "{reference}");
+        }
+        assert_eq!(origin_of(URL), "http://a.test");
+        assert_eq!(origin_of("http://a.test"), "http://a.test");
+    }
+
+    #[test]
+    fn groups_are_strings_of_their_origin() {
+        // 50.
+        let table: [(&[&str], &[&str]); 5] = [
+            (&["cache-groups: \"a\", \"b c\";x=1"], &["a", "b c"]),
+            (&["cache-groups: \"a\"", "cache-groups: \"b\", token, \"\""], &["a", "b"]),
+            (&["cache-groups: a, b"], &[]),
+            (&["cache-groups: \"a\", ?"], &[]),
+            (&["cache-groups: \"with \\\"quotes\\\"\""], &["with \"quotes\""]),
+        ];
+        for (response, expected) in table {
+            assert_eq!(groups(&map(response)).iter().map(|g| &**g).collect::<Vec<_>>(), expected, "{response:?}");
+        }
+        let said = map(&["cache-group-invalidation: \"a\", \"b\""]);
+        let of = |method: Method, status| invalidated(&method, URL, status, &said).groups.len();
+        assert_eq!(of(Method::POST, StatusCode::OK), 2);
+        assert_eq!(of(Method::GET, StatusCode::OK), 0, "a safe method invalidates nothing");
+        assert_eq!(of(Method::POST, StatusCode::BAD_REQUEST), 0);
+    }
+
+    #[test]
+    fn tags_come_from_three_fields_and_are_bounded() {
+        // 50.
+        let response = map(&["cache-tag: b, a , a", "surrogate-key: c  d", "cache-groups: \"e\", \"f\"", "cache-tag: \"g\""]);
+        assert_eq!(tags(&response).iter().map(|t| &**t).collect::<Vec<_>>(), ["a", "b", "c", "d", "e", "f", "g"]);
+        let longest = "x".repeat(TAG_BYTES_MAX);
+        assert_eq!(tags(&map(&[&format!("cache-tag: {longest}, {longest}y, z")])).len(), 2);
+        let many: Vec<String> = (0..TAGS_MAX * 2).map(|n| format!("t{n}")).collect();
+        assert_eq!(tags(&map(&[&format!("cache-tag: {}", many.join(","))])).len(), TAGS_MAX);
+        assert_eq!(tags(&map(&[&format!("surrogate-key: {}", many.join(" "))])).len(), TAGS_MAX);
+        let groups_many = many.iter().map(|t| format!("\"{t}\"")).collect::<Vec<_>>().join(", ");
+        assert_eq!(groups(&map(&[&format!("cache-groups: {groups_many}")])).len(), TAGS_MAX);
+        assert_eq!(tags(&map(&["cache-tag: a\tb", "cache-tag:"])).len(), 0);
+    }
+
+    proptest! {
+        #![proptest_config(testing::seeded())]
+
+        #[test]
+        fn no_response_panics(values in proptest::collection::vec(testing::value(), 1..4), groups in testing::pieces(&["\"a\"", ", ", ";x", "(", ")"])) {
+            let mut response = HeaderMap::new();
+            for value in values.into_iter().chain([groups]) {
+                for name in ["location", "content-location", "cache-tag", "surrogate-key", "cache-groups", "cache-group-invalidation"] {
+                    response.append(HeaderName::from_static(name), value.clone());
+                }
+            }
+            let found = tags(&response);
+            prop_assert!(found.len() <= TAGS_MAX && found.iter().all(|t| !t.is_empty() && t.len() <= TAG_BYTES_MAX));
+            for url in invalidated(&Method::POST, URL, StatusCode::OK, &response).urls {
+                prop_assert_eq!(origin_of(&url), "http://a.test");
+            }
+        }
+
+        #[test]
+        fn references_stay_on_their_origin(reference in "[a-z/.:?#@%\\\\]{0,30}") {
+            if let Some(url) = same_origin_url(URL, &reference) {
+                prop_assert_eq!(origin_of(&url), "http://a.test");
+                prop_assert!(!url.split('?').next().unwrap_or_default().contains("/../"));
+            }
+        }
+    }
+}

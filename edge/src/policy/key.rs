@@ -218,6 +218,7 @@ pub fn method_class(method: &Method) -> MethodClass {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::testing;
     use super::*;
 
     fn url(scheme: &str, host: &str, path: &str) -> Result<String, KeyError> {
@@ -352,6 +353,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(testing::seeded())]
+
         #[test]
         fn no_text_panics_and_keys_are_stable(host in ".{0,40}", path in ".{0,40}") {
             ambiguity(&path);

@@ -27,11 +27,23 @@ pub mod vary;
 pub(crate) mod testing {
     use http::{HeaderMap, HeaderName, HeaderValue};
     use proptest::prelude::*;
+    use proptest::test_runner::RngSeed;
 
     /// 2026-01-01T00:00:00Z.
     pub(crate) const NOW_S: u64 = 1_767_225_600;
     /// The same in milliseconds.
     pub(crate) const NOW_MS: u64 = NOW_S * 1000;
+
+    /// The same cases in every run; `PROPTEST_RNG_SEED` and `PROPTEST_CASES` choose others.
+    pub(crate) fn seeded() -> ProptestConfig {
+        let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+        match config.rng_seed {
+            RngSeed::Random => ProptestConfig { rng_seed: RngSeed::Fixed(SEED), ..config },
+            RngSeed::Fixed(_) => config,
+        }
+    }
+
+    const SEED: u64 = 0x6e65_6172;
 
     /// Fields from text: `name: value` lines, trimmed.
     pub(crate) fn map(lines: &[&str]) -> HeaderMap {

@@ -282,3 +282,238 @@ const BOUNDARY_BYTES_MAX: usize = 70;
 pub fn is_rangeable(response: &HeaderMap) -> bool {
     !fields::list(response, http::header::ACCEPT_RANGES).any(|unit| unit.eq_ignore_ascii_case(b"none"))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::testing::{self, map};
+    use super::*;
+
+    fn range(first: u64, last: u64) -> ByteRange {
+        ByteRange { first, last }
+    }
+
+    /// What a field gets of ten bytes, as text; `-` where it is ignored.
+    fn of_ten(value: &str) -> String {
+        let Some(specs) = parse(value.as_bytes()) else { return "-".to_owned() };
+        match resolve(&specs, 10) {
+            Part::Whole => "whole".to_owned(),
+            Part::Unsatisfiable => "416".to_owned(),
+            Part::Ranges(ranges) => ranges.iter().map(|r| format!("{}-{}", r.first, r.last)).collect::<Vec<_>>().join(","),
+        }
+    }
+
+    #[test]
+    fn ranges_of_ten_bytes() {
+        let table = [
+            // 41: single, open, suffix.
+            ("bytes=0-0", "0-0"),
+            ("bytes=2-5", "2-5"),
+            ("Bytes=2-5", "2-5"),
+            ("bytes=5-", "5-9"),
+            ("bytes=0-", "0-9"),
+            ("bytes=5-100", "5-9"),
+            ("bytes=0-18446744073709551615", "0-9"),
+            ("bytes=0-99999999999999999999999", "0-9"),
+            ("bytes=-3", "7-9"),
+            ("bytes=-10", "0-9"),
+            ("bytes=-11", "0-9"),
+            ("bytes=-99999999999999999999999", "0-9"),
+            // 42: none of it is there.
+            ("bytes=10-", "416"),
+            ("bytes=10-20", "416"),
+            ("bytes=-0", "416"),
+            ("bytes=99999999999999999999999-", "416"),
+            ("bytes=10-, 11-", "416"),
+            // 42: malformed ones are ignored.
+            ("bytes", "-"),
+            ("bytes=", "-"),
+            ("bytes=,", "-"),
+            ("bytes=-", "-"),
+            ("bytes=5-2", "-"),
+            ("bytes=a-5", "-"),
+            ("bytes=1-b", "-"),
+            ("bytes=+1-5", "-"),
+            ("bytes=1--5", "-"),
+            ("bytes=1 -5", "-"),
+            ("bytes=0x1-5", "-"),
+            ("bytes=5", "-"),
+            ("bytes=1-2, x", "-"),
+            ("lines=1-2", "-"),
+            ("bytes =1-2", "-"),
+            // 43: several, in the order asked for; what is outside is left out; touching ones are joined.
+            ("bytes=0-0,-1", "0-0,9-9"),
+            ("bytes= 0-1 ,\t4-5 ", "0-1,4-5"),
+            ("bytes=8-9,0-1", "8-9,0-1"),
+            ("bytes=0-1,,20-", "0-1"),
+            ("bytes=0-3,2-5", "0-5"),
+            ("bytes=0-1,2-3", "0-3"),
+            ("bytes=6-7,0-1,1-3", "6-7,0-3"),
+            ("bytes=6-7,0-1,2-5", "0-7"),
+            ("bytes=0-1,0-1", "0-1"),
+            ("bytes=0-9,0-0", "whole"),
+            ("bytes=0-,0-", "whole"),
+        ];
+        for (value, expected) in table {
+            assert_eq!(of_ten(value), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn ranges_are_bounded() {
+        // 43.
+        let many = |count: usize| format!("bytes={}", (0..count).map(|n| format!("{n}-{n}")).collect::<Vec<_>>().join(","));
+        assert_eq!(parse(many(RANGES_MAX).as_bytes()).map(|s| s.len()), Some(RANGES_MAX));
+        assert_eq!(parse(many(RANGES_MAX + 1).as_bytes()), None);
+    }
+
+    #[test]
+    fn ranges_count_for_get_only() {
+        // 44.
+        let request = map(&["range: bytes=0-1"]);
+        assert_eq!(requested(&Method::GET, &request), Some(vec![Spec::FromTo(0, 1)]));
+        for method in [Method::HEAD, Method::POST, Method::PUT, Method::DELETE] {
+            assert_eq!(requested(&method, &request), None, "{method}");
+        }
+        assert_eq!(requested(&Method::GET, &map(&["range: bytes=0-1", "range: bytes=3-4"])), None, "two lines are malformed");
+        assert_eq!(requested(&Method::GET, &map(&[])), None);
+    }
+
+    #[test]
+    fn nothing_of_nothing() {
+        for spec in [Spec::From(0), Spec::FromTo(0, 5), Spec::Last(5), Spec::Last(0)] {
+            assert_eq!(spec.within(0), None, "{spec:?}");
+        }
+    }
+
+    #[test]
+    fn an_origin_may_refuse_ranges() {
+        // 44.
+        assert!(is_rangeable(&map(&[])) && is_rangeable(&map(&["accept-ranges: bytes"])));
+        assert!(!is_rangeable(&map(&["accept-ranges: None"])));
+    }
+
+    #[test]
+    fn content_range_reads_and_writes() {
+        // 46.
+        let valid = [
+            ("bytes 0-4/10", ContentRange::Bytes { range: range(0, 4), complete: Some(10) }),
+            ("bytes 4-9/*", ContentRange::Bytes { range: range(4, 9), complete: None }),
+            ("bytes */10", ContentRange::Unsatisfied(10)),
+            ("bytes */0", ContentRange::Unsatisfied(0)),
+        ];
+        for (text, expected) in valid {
+            assert_eq!(ContentRange::parse(text.as_bytes()), Some(expected), "{text}");
+            assert_eq!(expected.to_value(), text);
+        }
+        let invalid = [
+            "",
+            "bytes",
+            "bytes 0-4",
+            "bytes 4-0/10",
+            "bytes 0-10/10",
+            "bytes */*",
+            "bytes -4/10",
+            "bytes 0-/10",
+            "bytes 0-+4/10",
+            "bytes=0-4/10",
+            "lines 0-4/10",
+            "bytes 0-4/",
+            "bytes 0-18446744073709551615/*",
+            "bytes 0-99999999999999999999/*",
+        ];
+        for text in invalid {
+            assert_eq!(ContentRange::parse(text.as_bytes()), None, "{text}");
+        }
+        assert_eq!(ContentRange::of(&map(&["content-range: bytes */1", "content-range: bytes */1"])), None);
+    }
+
+    /// The whole body of a frame around these bytes.
+    fn framed(frame: &Multipart, body: &[u8]) -> Vec<u8> {
+        let mut whole = Vec::new();
+        for (number, range) in frame.ranges().iter().enumerate() {
+            whole.extend_from_slice(frame.head(number).as_bytes());
+            whole.extend_from_slice(&body[range.first as usize..range.end() as usize]);
+        }
+        whole.extend_from_slice(frame.tail().as_bytes());
+        whole
+    }
+
+    #[test]
+    fn parts_are_framed() {
+        // 43.
+        let kind = HeaderValue::from_static("text/plain");
+        let frame = Multipart::new("b-o u\r\nnd", Some(&kind), vec![range(8, 9), range(0, 1)], 10);
+        let expected = "--bound\r\nContent-Type: text/plain\r\nContent-Range: bytes 8-9/10\r\n\r\n89\
+                        \r\n--bound\r\nContent-Type: text/plain\r\nContent-Range: bytes 0-1/10\r\n\r\n01\
+                        \r\n--bound--\r\n";
+        assert_eq!(String::from_utf8(framed(&frame, b"0123456789")).expect("text"), expected);
+        assert_eq!(frame.content_type(), "multipart/byteranges; boundary=bound");
+        assert_eq!(frame.head(2), "");
+        let bare = Multipart::new("x", None, vec![range(0, 0)], 10);
+        assert_eq!(bare.head(0), "--x\r\nContent-Range: bytes 0-0/10\r\n\r\n");
+    }
+
+    prop_compose! {
+        fn specs()(found in proptest::collection::vec(
+            prop_oneof![
+                (0u64..120).prop_map(Spec::From),
+                (0u64..120, 0u64..60).prop_map(|(first, more)| Spec::FromTo(first, first + more)),
+                (0u64..120).prop_map(Spec::Last),
+                Just(Spec::From(u64::MAX)),
+                Just(Spec::FromTo(0, u64::MAX)),
+                Just(Spec::Last(u64::MAX)),
+            ], 1..=RANGES_MAX)) -> Vec<Spec> { found }
+    }
+
+    proptest! {
+        #![proptest_config(testing::seeded())]
+
+        #[test]
+        fn no_value_panics(value in testing::pieces(&["bytes=", "bytes ", "0-", "-5", "3-9", "*/", "/10", "7"]), other in testing::value(), length in any::<u64>()) {
+            for value in [&value, &other] {
+                let _ = ContentRange::parse(value.as_bytes());
+                if let Some(specs) = parse(value.as_bytes()) {
+                    let _ = resolve(&specs, length);
+                }
+            }
+        }
+
+        #[test]
+        fn ranges_hold_what_was_asked_for_and_no_more(specs in specs(), length in 0u64..100) {
+            let asked = |at: u64| specs.iter().filter_map(|s| s.within(length)).any(|r| r.first <= at && at <= r.last);
+            match resolve(&specs, length) {
+                Part::Unsatisfiable => prop_assert!((0..length).all(|at| !asked(at))),
+                Part::Whole => prop_assert!(specs.len() > 1),
+                Part::Ranges(ranges) => {
+                    prop_assert!(!ranges.is_empty());
+                    for at in 0..length {
+                        let times = ranges.iter().filter(|r| r.first <= at && at <= r.last).count();
+                        prop_assert_eq!(times, usize::from(asked(at)), "each byte once, byte {}", at);
+                    }
+                    prop_assert!(ranges.iter().all(|r| r.first <= r.last && r.last < length));
+                    prop_assert!(ranges.iter().map(|r| r.length()).sum::<u64>() <= length);
+                }
+            }
+        }
+
+        #[test]
+        fn lengths_agree_with_the_frame(specs in specs(), body in proptest::collection::vec(any::<u8>(), 1..100), boundary in "[a-zA-Z0-9]{1,80}", kind in testing::value()) {
+            let length = body.len() as u64;
+            if let Part::Ranges(ranges) = resolve(&specs, length) {
+                let frame = Multipart::new(&boundary, Some(&kind), ranges, length);
+                prop_assert_eq!(framed(&frame, &body).len() as u64, frame.content_length());
+            }
+        }
+
+        #[test]
+        fn content_ranges_survive(first in any::<u64>(), more in any::<u64>(), beyond in proptest::option::of(1u64..1000)) {
+            let last = first.saturating_add(more).min(u64::MAX - 1);
+            let first = first.min(last);
+            let complete = beyond.map(|b| last.saturating_add(b));
+            let written = ContentRange::Bytes { range: ByteRange { first, last }, complete };
+            prop_assert_eq!(ContentRange::parse(written.to_string().as_bytes()), Some(written));
+        }
+    }
+}

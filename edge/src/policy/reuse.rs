@@ -346,6 +346,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(testing::seeded())]
+
         #[test]
         fn nothing_forbidden_is_ever_served_stale(
             response in testing::pieces(&["max-age=5", "s-maxage=9", "must-revalidate", "proxy-revalidate", "no-cache", "stale-if-error=50", "stale-while-revalidate=50", ",", ","]),

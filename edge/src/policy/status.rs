@@ -338,3 +338,142 @@ impl ProxyError {
             .unwrap_or(HeaderValue::from_static("nearcast; error=proxy_internal_error"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::testing;
+    use super::*;
+
+    fn text(outcome: &Outcome, name: &str) -> String {
+        outcome.cache_status(name).to_str().expect("ASCII").to_owned()
+    }
+
+    #[test]
+    fn cache_status_says_what_happened() {
+        // 30, 56.
+        let forwarded = Outcome::forwarded;
+        let table = [
+            (Outcome::hit(30), "ams-1; hit; ttl=30"),
+            (Outcome::hit(0), "ams-1; hit; ttl=0"),
+            (Outcome::hit(-412), "ams-1; hit; ttl=-412"),
+            (
+                Outcome { is_stored: true, ttl: Some(60), ..forwarded(Label::Miss, ForwardReason::UriMiss) },
+                "ams-1; fwd=uri-miss; ttl=60; stored",
+            ),
+            (
+                Outcome { is_collapsed: true, ttl: Some(60), ..forwarded(Label::Collapsed, ForwardReason::VaryMiss) },
+                "ams-1; fwd=vary-miss; ttl=60; collapsed",
+            ),
+            (
+                Outcome { forward_status: Some(StatusCode::NOT_MODIFIED), ..forwarded(Label::Revalidated, ForwardReason::Stale) },
+                "ams-1; fwd=stale; fwd-status=304",
+            ),
+            (
+                Outcome {
+                    forward_status: Some(StatusCode::SERVICE_UNAVAILABLE),
+                    ttl: Some(-5),
+                    detail: Some("stale-if-error"),
+                    ..forwarded(Label::Stale, ForwardReason::Stale)
+                },
+                "ams-1; fwd=stale; fwd-status=503; ttl=-5; detail=\"stale-if-error\"",
+            ),
+            (forwarded(Label::Bypass, ForwardReason::Method), "ams-1; fwd=method"),
+            (forwarded(Label::Partial, ForwardReason::Partial), "ams-1; fwd=partial"),
+            (Outcome::local("health"), "ams-1; detail=\"health\""),
+        ];
+        for (outcome, expected) in table {
+            assert_eq!(text(&outcome, "ams-1"), expected);
+        }
+    }
+
+    #[test]
+    fn labels_follow_freshness() {
+        assert_eq!((Outcome::hit(1).label, Outcome::hit(0).label, Outcome::hit(-1).label), (Label::Hit, Label::Stale, Label::Stale));
+    }
+
+    #[test]
+    fn tokens_are_the_registered_ones() {
+        // 56, 57.
+        use ForwardReason::*;
+        let reasons = [Bypass, Method, UriMiss, VaryMiss, Miss, Request, Stale, Partial].map(ForwardReason::as_str);
+        assert_eq!(reasons, ["bypass", "method", "uri-miss", "vary-miss", "miss", "request", "stale", "partial"]);
+        let labels = Label::ALL.map(Label::as_str);
+        assert_eq!(labels, ["hit", "stale", "revalidated", "collapsed", "miss", "partial", "bypass", "error", "local"]);
+        for error in ProxyError::ALL {
+            let token: String = format!("{error:?}")
+                .chars()
+                .flat_map(|c| if c.is_uppercase() { vec!['_', c.to_ascii_lowercase()] } else { vec![c] })
+                .collect();
+            assert_eq!(error.as_str(), token.trim_start_matches('_'));
+            assert!(error.status().is_client_error() || error.status().is_server_error());
+        }
+    }
+
+    #[test]
+    fn names_that_are_no_tokens_are_strings() {
+        let table = [
+            ("ams-1", "ams-1; hit; ttl=1"),
+            ("1st", "\"1st\"; hit; ttl=1"),
+            ("a b", "\"a b\"; hit; ttl=1"),
+            ("a\"\\é", "\"a\\\"\\\\\"; hit; ttl=1"),
+        ];
+        for (name, expected) in table {
+            assert_eq!(text(&Outcome::hit(1), name), expected);
+        }
+    }
+
+    #[test]
+    fn proxy_status_names_the_error() {
+        // 57.
+        assert_eq!(ProxyError::ConnectionRefused.proxy_status("ams-1"), "ams-1; error=connection_refused");
+        let statuses = [
+            (ProxyError::ConnectionTimeout, 504),
+            (ProxyError::ConnectionRefused, 502),
+            (ProxyError::ProxyLoopDetected, 508),
+            (ProxyError::HttpRequestError, 400),
+        ];
+        for (error, status) in statuses {
+            assert_eq!(error.status().as_u16(), status, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_buffer_is_reused_and_added_to() {
+        let mut buffer = b"up; hit, ".to_vec();
+        buffer.reserve(64);
+        let room = buffer.capacity();
+        Outcome::hit(7).write("ams-1", &mut buffer);
+        assert_eq!((&buffer[..], buffer.capacity()), (&b"up; hit, ams-1; hit; ttl=7"[..], room));
+        buffer.clear();
+        Outcome::hit(7).write_with_key("a", "http://a/\"x", &mut buffer);
+        assert_eq!(buffer, b"a; hit; ttl=7; key=\"http://a/\\\"x\"");
+    }
+
+    proptest! {
+        #![proptest_config(testing::seeded())]
+
+        #[test]
+        fn integers_are_structured(ttl in any::<i64>()) {
+            let mut buffer = Vec::new();
+            write_integer(ttl, &mut buffer);
+            let expected = ttl.clamp(-999_999_999_999_999, 999_999_999_999_999).to_string();
+            prop_assert_eq!(String::from_utf8(buffer).expect("digits"), expected);
+        }
+
+        #[test]
+        fn hit_and_forward_exclude_each_other(name in ".{0,20}", ttl in any::<i64>(), is_forwarded in any::<bool>(), is_stored in any::<bool>()) {
+            let base = if is_forwarded { Outcome::forwarded(Label::Miss, ForwardReason::Miss) } else { Outcome::hit(ttl) };
+            let outcome = Outcome { is_stored, ..base };
+            let mut buffer = Vec::new();
+            outcome.write("ams-1", &mut buffer);
+            let written = String::from_utf8(buffer).expect("ASCII");
+            prop_assert_eq!(written.contains("; hit"), !is_forwarded);
+            prop_assert_eq!(written.contains("; fwd="), is_forwarded);
+            prop_assert_eq!(written.contains("; stored"), is_forwarded && is_stored);
+            prop_assert!(outcome.cache_status(&name).to_str().is_ok());
+            prop_assert!(ProxyError::DnsError.proxy_status(&name).to_str().is_ok());
+        }
+    }
+}
