@@ -322,7 +322,7 @@ pub(crate) struct DemoArgs {
     #[arg(long)]
     pub(crate) no_traffic: bool,
     /// Requests a second of the synthetic clients, on the day's average
-    #[arg(long, value_name = "N", default_value_t = 60.0, value_parser = parse_rate, conflicts_with = "no_traffic")]
+    #[arg(long, value_name = "N", default_value_t = 150.0, value_parser = parse_rate, conflicts_with = "no_traffic")]
     pub(crate) traffic_rate: f64,
     /// How many times as fast as real time the fleet's days pass
     #[arg(long, value_name = "N", default_value_t = 360.0, value_parser = parse_speed)]
@@ -341,7 +341,7 @@ pub(crate) struct DemoArgs {
 )]
 pub(crate) struct TrafficArgs {
     /// Requests a second, on the day's average
-    #[arg(long, value_name = "N", default_value_t = 60.0, value_parser = parse_rate)]
+    #[arg(long, value_name = "N", default_value_t = 150.0, value_parser = parse_rate)]
     pub(crate) rate: f64,
     /// End after this long [default: at Ctrl-C]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]

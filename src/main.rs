@@ -45,9 +45,11 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
-    let runtime = match cli.command.is_role() {
-        true => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
-        false => tokio::runtime::Builder::new_current_thread().enable_all().build(),
+    let runtime = match cli.command {
+        // Workers of their own, one a core: what is left to this runtime is small.
+        Command::Edge(_) | Command::GslbDns(_) => tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build(),
+        Command::Origin(_) | Command::Control(_) => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
+        _ => tokio::runtime::Builder::new_current_thread().enable_all().build(),
     };
     let runtime = runtime.map_err(|e| Failure::new(FailureKind::System, format!("cannot start threads: {e}")))?;
     let outcome = runtime.block_on(async {

@@ -118,7 +118,7 @@ fn place_words(place: &Value) -> String {
         (Some(latitude), Some(longitude)) => format!(" at {latitude:.1}, {longitude:.1}"),
         _ => String::new(),
     };
-    format!("{country}{position}{}", scalar(&place["source"]).map_or(String::new(), |s| format!(", from {s}")))
+    format!("{country}{position}{}", scalar(&place["source"]).map_or(String::new(), |s| format!(" ({s})")))
 }
 
 fn candidate_row(candidate: &Value, chosen: &str) -> Vec<String> {
@@ -131,19 +131,23 @@ fn candidate_row(candidate: &Value, chosen: &str) -> Vec<String> {
         measured("distance_km", "km", 0),
         measured("rtt_ms", "ms", 1),
         candidate["load"].as_f64().map_or("-".to_owned(), |l| format!("{:.0} %", l * 100.0)),
-        health_words(&candidate["health"]),
+        health_words(candidate),
         scalar(&candidate["rejected"]).unwrap_or_default(),
     ]
 }
 
-fn health_words(health: &Value) -> String {
-    match health {
-        Value::Object(h) => match (h.get("up"), h.get("nodes").or_else(|| h.get("total"))) {
-            (Some(up), Some(all)) => format!("{up} of {all} up"),
-            _ => health.to_string(),
-        },
-        other => scalar(other).unwrap_or_default(),
+/// What is known of a cluster's edges: `2 of 2 up`, or the word that the answer has for it.
+fn health_words(candidate: &Value) -> String {
+    let word = scalar(&candidate["health"]).unwrap_or_default();
+    let nodes = list(&candidate["nodes"]);
+    if nodes.is_empty() {
+        return word;
     }
+    let up = nodes.iter().filter(|n| n["up"] == true).count();
+    let down: Vec<String> =
+        nodes.iter().filter(|n| n["up"] != true).map(|n| format!("{}: {}", string(&n["node"]), string(&n["reason"]))).collect();
+    let names = if down.is_empty() { String::new() } else { format!(" ({})", down.join(", ")) };
+    format!("{up} of {} up{names}", nodes.len())
 }
 
 /// A string, number or truth value as text; none for the rest.
@@ -167,21 +171,24 @@ mod tests {
             "place": {"country": "US", "latitude": 39.8, "longitude": -98.6, "source": "built-in"},
             "chosen": {"cluster": "nyc", "addresses": ["127.0.20.1", "127.0.20.2"]},
             "candidates": [
-                {"cluster": "nyc", "distance_km": 2034.2, "rtt_ms": null, "load": 0.12, "health": "2 of 2 up", "rejected": null},
-                {"cluster": "ams", "distance_km": 7412.0, "rtt_ms": 88.26, "load": 0.0, "health": "0 of 2 up", "rejected": "down"},
+                {"cluster": "nyc", "distance_km": 2034.2, "rtt_ms": null, "load": 0.12, "health": "up", "rejected": null,
+                 "nodes": [{"node": "nyc-1", "up": true}, {"node": "nyc-2", "up": false, "reason": "refused"}]},
+                {"cluster": "ams", "distance_km": 7412.0, "rtt_ms": 88.26, "load": 0.0, "health": "all-down", "rejected": "farther"},
             ],
         });
         let told = told("www.demo.test", &answer);
         let words = [
             "www.demo.test -> nyc (nearest)",
-            "US at 39.8, -98.6, from built-in",
+            "US at 39.8, -98.6 (built-in)",
             "127.0.20.1, 127.0.20.2",
             "/24",
             "20 s",
             "2034 km",
             "88.3 ms",
             "12 %",
-            "down",
+            "1 of 2 up (nyc-2: refused)",
+            "all-down",
+            "farther",
         ];
         for words in words {
             assert!(told.contains(words), "{words}: {told}");

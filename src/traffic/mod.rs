@@ -129,8 +129,10 @@ async fn asked(mut shutdown: Shutdown) {
 impl World {
     fn of(fleet: &Fleet, name_servers: Vec<SocketAddr>) -> Result<Self, Failure> {
         let usage = |message: &str| Failure::new(FailureKind::Usage, message);
+        // Others, of a root or a parent zone, would only refer to these.
         let from_file = || {
-            fleet.name_servers.iter().flat_map(|s| s.addresses.iter().flat_map(|a| s.listen.iter().map(|l| SocketAddr::new(*a, l.port()))))
+            let steering = fleet.zone_name_servers.iter().filter_map(|i| fleet.name_servers.get(*i));
+            steering.flat_map(|s| s.addresses.iter().flat_map(|a| s.listen.iter().map(|l| SocketAddr::new(*a, l.port()))))
         };
         let name_servers: Vec<SocketAddr> = if name_servers.is_empty() { from_file().collect() } else { name_servers };
         if name_servers.is_empty() {
