@@ -50,12 +50,32 @@ impl Key {
     /// # Errors
     /// An authority or a path that is none, or too long.
     pub fn new(scheme: &str, host: &str, path_and_query: &str) -> Result<Self, KeyError> {
-        let scheme = scheme.to_ascii_lowercase();
-        let host = authority(&scheme, host)?;
-        check_path(path_and_query)?;
-        let url = format!("{scheme}://{host}{path_and_query}");
+        let mut url = String::new();
+        write(scheme, host, path_and_query, &mut url)?;
         Ok(Self { hash: hash(&url), url: url.into() })
     }
+}
+
+/// Writes a key's URL into a buffer, which is emptied first and keeps its room: for the path of a hit, which allocates
+/// nothing then.
+///
+/// # Errors
+/// As [`Key::new`]; what is in the buffer then is not to be used.
+pub fn write(scheme: &str, host: &str, path_and_query: &str, buffer: &mut String) -> Result<(), KeyError> {
+    buffer.clear();
+    buffer.reserve(scheme.len() + 3 + host.len() + path_and_query.len());
+    push_lower(scheme, buffer);
+    buffer.push_str("://");
+    write_authority(scheme, host, buffer)?;
+    check_path(path_and_query)?;
+    buffer.push_str(path_and_query);
+    Ok(())
+}
+
+fn push_lower(text: &str, buffer: &mut String) {
+    let start = buffer.len();
+    buffer.push_str(text);
+    buffer[start..].make_ascii_lowercase();
 }
 
 /// xxh3-128 of a key's URL.
@@ -68,17 +88,24 @@ pub fn hash(url: &str) -> u128 {
 /// # Errors
 /// When it is empty, too long, has user information or a character that a host cannot have, or a port that is none.
 pub fn authority(scheme: &str, host: &str) -> Result<String, KeyError> {
+    let mut buffer = String::with_capacity(host.len());
+    write_authority(scheme, host, &mut buffer)?;
+    Ok(buffer)
+}
+
+fn write_authority(scheme: &str, host: &str, buffer: &mut String) -> Result<(), KeyError> {
     let (name, port) = split_port(host)?;
     if host.len() > AUTHORITY_BYTES_MAX || !is_host(name) {
         return Err(KeyError::Authority);
     }
-    let name = name.to_ascii_lowercase();
-    let name = name.strip_suffix('.').unwrap_or(&name);
-    let default = if scheme == "https" { 443 } else { 80 };
-    match port {
-        Some(port) if port != default => Ok(format!("{name}:{port}")),
-        _ => Ok(name.to_owned()),
+    push_lower(name.strip_suffix('.').unwrap_or(name), buffer);
+    let default = if scheme.eq_ignore_ascii_case("https") { 443 } else { 80 };
+    if let Some(port) = port.filter(|port| *port != default) {
+        buffer.push(':');
+        // Without zeros in front, and so not as it came.
+        buffer.push_str(&port.to_string());
     }
+    Ok(())
 }
 
 fn split_port(host: &str) -> Result<(&str, Option<u16>), KeyError> {
@@ -248,6 +275,18 @@ mod tests {
         let key = Key::new("http", "a", "/x").expect("valid");
         assert_eq!(key.hash, hash("http://a/x"));
         assert_ne!(key.hash, hash("http://a/X"));
+    }
+
+    #[test]
+    fn a_key_can_be_written_without_allocating() {
+        let mut buffer = String::with_capacity(64);
+        let room = buffer.as_ptr();
+        for (path, expected) in [("/a?b", "http://a.test/a?b"), ("/", "http://a.test/")] {
+            assert_eq!(write("HTTP", "A.Test:80", path, &mut buffer), Ok(()));
+            assert_eq!((buffer.as_str(), buffer.as_ptr()), (expected, room));
+        }
+        assert_eq!(authority("http", "a:0080"), Ok("a".to_owned()));
+        assert_eq!(authority("http", "a:08080"), Ok("a:8080".to_owned()));
     }
 
     #[test]

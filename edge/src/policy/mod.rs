@@ -22,6 +22,8 @@ pub mod range;
 pub mod reuse;
 pub mod status;
 pub mod vary;
+#[cfg(test)]
+mod walk;
 
 #[cfg(test)]
 pub(crate) mod testing {
