@@ -163,7 +163,7 @@ impl Metrics {
 
     fn families(&self) -> Vec<MetricFamily> {
         let sites = self.sites.read().expect("no holder of this lock panics").clone();
-        let (mut requests, mut bytes, mut origin) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut requests, mut bytes, mut origin, mut pushed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (name, counters) in &sites {
             for answer in Answer::ALL {
                 let of_answer = [("site", name.as_str()), ("cache_status", answer.as_str())];
@@ -179,6 +179,7 @@ impl Metrics {
                 }
             }
             origin.push(counter(&[("site", name)], counters.sum(|s| &s.origin_bytes)));
+            pushed.push(counter(&[("site", name)], counters.sum(|s| &s.pushed_hits)));
         }
         let push = [("origin", &self.push.origin_bytes), ("peer", &self.push.peer_bytes)]
             .map(|(source, bytes)| counter(&[("cluster", &self.cluster), ("source", source)], bytes.load(Relaxed)));
@@ -186,6 +187,7 @@ impl Metrics {
             family("nearcast_edge_requests_total", "Requests answered.", MetricType::COUNTER, requests),
             family("nearcast_edge_response_bytes_total", "Bytes of response bodies sent to clients.", MetricType::COUNTER, bytes),
             family("nearcast_edge_origin_bytes_total", "Bytes of response bodies received from origins.", MetricType::COUNTER, origin),
+            family("nearcast_edge_pushed_hits_total", "Requests that pushed content answered.", MetricType::COUNTER, pushed),
             family(
                 "nearcast_edge_request_seconds",
                 "Time from a request's head to the begin of its response.",
@@ -300,6 +302,7 @@ mod tests {
         site.sent(0, Answer::Hit, 5);
         site.sent(1, Answer::Hit, 7);
         site.received(1, 11);
+        site.pushed_hit(0, 5);
         metrics.took(0, false, Duration::from_micros(300));
         metrics.took(1, true, Duration::from_secs(60));
         metrics.read_from(Box::new(|| vec![("nearcast_edge_connections", "Open.", MetricType::GAUGE, 3.0)]));
@@ -311,6 +314,7 @@ mod tests {
             "nearcast_edge_requests_total{cache_status=\"error\",site=\"www\",status_class=\"5xx\"} 1",
             "nearcast_edge_response_bytes_total{cache_status=\"hit\",site=\"www\"} 12",
             "nearcast_edge_origin_bytes_total{site=\"www\"} 11",
+            "nearcast_edge_pushed_hits_total{site=\"www\"} 1",
             "nearcast_edge_request_seconds_bucket{forward=\"hit\",le=\"0.0005\"} 1",
             "nearcast_edge_request_seconds_bucket{forward=\"forward\",le=\"+Inf\"} 1",
             "nearcast_push_bytes_total{cluster=\"ams\",source=\"peer\"} 0",
