@@ -225,7 +225,56 @@ fn starts_with(line: &[u8], name: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
+
+    /// A client, and the edge's end of its connection.
+    async fn pair() -> (TcpStream, ClientSocket, Arc<Phase>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("somebody listens");
+        let (accepted, _) = listener.accept().await.expect("a connection waits");
+        let phase = Arc::new(Phase::default());
+        (client, ClientSocket::new(accepted, phase.clone()), phase)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_wait_for_a_client_has_its_limit() {
+        let (mut client, mut socket, phase) = pair().await;
+        let mut buffer = [0; 64];
+        let began = Instant::now();
+        client.write_all(b"GET / HT").await.expect("sent");
+        assert_eq!(socket.read(&mut buffer).await.expect("a begin"), 8);
+        let error = socket.read(&mut buffer).await.expect_err("the head never ends");
+        assert_eq!((error.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, HEAD_MAX.as_secs()));
+
+        let (mut client, mut socket, idle) = pair().await;
+        client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.expect("sent");
+        assert_eq!(socket.read(&mut buffer).await.expect("a head"), 18);
+        idle.request_began();
+        let working = tokio::time::timeout(IDLE_MAX * 10, socket.read(&mut buffer)).await;
+        assert!(working.is_err(), "a request may take as long as it takes");
+        idle.request_ended();
+        let began = Instant::now();
+        let error = socket.read(&mut buffer).await.expect_err("nothing more comes");
+        assert_eq!((error.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, IDLE_MAX.as_secs()));
+        drop((client, phase));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_is_given_up() {
+        let (client, mut socket, _phase) = pair().await;
+        let block = vec![0; 1 << 20];
+        let began = Instant::now();
+        let error = loop {
+            match socket.write_all(&block).await {
+                Ok(()) => assert!(began.elapsed() < WRITE_STALL_MAX, "the buffers take everything"),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((error.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, WRITE_STALL_MAX.as_secs()));
+        drop(client);
+    }
 
     #[test]
     fn heads_that_must_be_refused_are_made_unreadable_however_they_are_cut() {

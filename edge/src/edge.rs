@@ -39,7 +39,7 @@ pub(crate) struct Sites {
     by_name: HashMap<String, Arc<Site>>,
     any: Option<Arc<Site>>,
     /// What requests to origins carry in `CDN-Loop`.
-    pub(crate) loop_id: String,
+    pub(crate) loop_id: Option<HeaderValue>,
     /// Whether this node's cluster serves a site is decided by steering, not here: every edge can serve every site.
     pub(crate) node_key: Option<Secret>,
 }
@@ -48,7 +48,7 @@ impl Sites {
     /// The sites of a fleet, as the node of that name serves them.
     pub(crate) fn new(fleet: &Fleet, node: &str, metrics: &Metrics) -> Self {
         let mut sites = Self {
-            loop_id: if fleet.zone.is_empty() { node.to_owned() } else { format!("nearcast-{}", fleet.zone) },
+            loop_id: HeaderValue::try_from(if fleet.zone.is_empty() { node.to_owned() } else { format!("nearcast-{}", fleet.zone) }).ok(),
             node_key: (!fleet.node_key.0.is_empty()).then(|| fleet.node_key.clone()),
             ..Self::default()
         };
@@ -123,7 +123,7 @@ impl Edge {
     /// Puts a response into the index; what it replaces lets go of its slices.
     pub(crate) fn publish(&self, response: &Arc<StoredResponse>, replaces: impl Fn(&StoredResponse) -> bool) {
         self.store.account_head(&response.content.body, response.bytes());
-        for left in self.index.insert(response.clone(), replaces) {
+        for left in self.index.insert(response.clone(), replaces).into_iter().chain(self.index.shed()) {
             left.go();
             if !Arc::ptr_eq(&left.content, &response.content) {
                 left.content.discard();

@@ -6,13 +6,16 @@
 
 use std::convert::Infallible;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::stream;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, IF_RANGE, MAX_FORWARDS, VIA};
+use http::header::{
+    AGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
+    IF_UNMODIFIED_SINCE, MAX_FORWARDS, RANGE, VIA,
+};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -23,7 +26,7 @@ use crate::content::{Next, Reader};
 use crate::edge::{Edge, Site, Sites, Worker, now_ms};
 use crate::fill::{self, Ask, Forwards, Joined, Led, REVISION, Source, Told};
 use crate::metrics::Answer;
-use crate::origin::{OriginBody, OriginError, OriginRequestBody};
+use crate::origin::{OriginBody, OriginError, OriginRequestBody, REQUEST_BYTES_MAX};
 use crate::policy::conditional::{self, HeadSays, Precondition};
 use crate::policy::fields::CacheControl;
 use crate::policy::forward::{self, ClientFields, Forwarder, Loop, MaxForwards};
@@ -66,11 +69,12 @@ pub(crate) async fn serve(
     worker: Arc<Worker>,
     phase: Arc<Phase>,
     client: IpAddr,
+    last: Arc<Mutex<LastHost>>,
     request: Request<Incoming>,
 ) -> Result<Response<ClientBody>, Infallible> {
     phase.request_began();
     let began = Instant::now();
-    let (response, outcome, site, note) = respond(&worker, client, request).await;
+    let (response, outcome, site, note) = respond(&worker, client, &last, request).await;
     let counters = site.as_ref().map_or(&worker.edge.no_site, |s| &s.counters).clone();
     counters.answered(worker.number, outcome.label, response.status().as_u16());
     worker.edge.metrics.took(worker.number, outcome.forward.is_some(), began.elapsed());
@@ -138,7 +142,7 @@ fn plain(status: StatusCode, words: &'static str) -> Response<ClientBody> {
     response
 }
 
-async fn respond(worker: &Arc<Worker>, client: IpAddr, request: Request<Incoming>) -> Answered {
+async fn respond(worker: &Arc<Worker>, client: IpAddr, last: &Mutex<LastHost>, request: Request<Incoming>) -> Answered {
     let edge = &worker.edge;
     if request.uri().path() == HEALTH_PATH {
         return match edge.is_draining.load(Ordering::Relaxed) {
@@ -146,10 +150,13 @@ async fn respond(worker: &Arc<Worker>, client: IpAddr, request: Request<Incoming
             true => local(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
         };
     }
-    let (checked, body) = match check(worker, client, request) {
+    let (checked, body) = match check(worker, client, &mut last.lock().expect("one request at a time"), request) {
         Ok(checked) => checked,
         Err(refused) => return *refused,
     };
+    if hyper::body::Body::size_hint(&body).lower() > REQUEST_BYTES_MAX {
+        return local(StatusCode::PAYLOAD_TOO_LARGE, "the request's body is too large\n");
+    }
     let site = checked.site.clone();
     let has_body = !hyper::body::Body::is_end_stream(&body);
     let is_ambiguous = || key::ambiguity(checked.path.as_str()).is_some();
@@ -175,8 +182,37 @@ async fn respond(worker: &Arc<Worker>, client: IpAddr, request: Request<Incoming
     (response, outcome, Some(site), note)
 }
 
+/// The host that a connection's last request named, and what came of it: nearly always the next one names the same.
+#[derive(Default)]
+pub(crate) struct LastHost(Option<Known>);
+
+struct Known {
+    /// As the client wrote it.
+    named: Box<str>,
+    /// The sites that it was looked up in.
+    sites: Arc<Sites>,
+    host: Box<str>,
+    host_field: HeaderValue,
+    site: Arc<Site>,
+}
+
+impl LastHost {
+    fn known(&self, named: &str, sites: &Arc<Sites>) -> Option<&Known> {
+        self.0.as_ref().filter(|known| *known.named == *named && Arc::ptr_eq(&known.sites, sites))
+    }
+
+    fn keep(&mut self, known: Known) -> &Known {
+        self.0.insert(known)
+    }
+}
+
 /// The checks that need no look into the cache.
-fn check(worker: &Arc<Worker>, client: IpAddr, request: Request<Incoming>) -> Result<(Checked, Incoming), Box<Answered>> {
+fn check(
+    worker: &Arc<Worker>,
+    client: IpAddr,
+    last: &mut LastHost,
+    request: Request<Incoming>,
+) -> Result<(Checked, Incoming), Box<Answered>> {
     let refuse = |status, words| Err(Box::new(local(status, words)));
     let (mut head, body) = request.into_parts();
     if key::method_class(&head.method) == MethodClass::Refused {
@@ -194,23 +230,32 @@ fn check(worker: &Arc<Worker>, client: IpAddr, request: Request<Incoming>) -> Re
         Some(authority) => Some(authority.as_str()),
         None => host,
     };
-    let Some(host) = host.filter(|h| key::authority("http", h).is_ok()) else {
-        return refuse(StatusCode::BAD_REQUEST, "the Host is malformed\n");
-    };
-    // The port is the one that the client reached this node by: it says nothing of the resource.
-    let host = canonical_host(host);
     let sites = worker.edge.sites.load();
-    let Some(site) = sites.of_host(&host) else {
-        return refuse(StatusCode::MISDIRECTED_REQUEST, "no site of this network has that host\n");
+    let known = host.and_then(|h| last.known(h, &sites));
+    let Known { host, host_field, site, .. } = match known {
+        Some(known) => known,
+        None => {
+            let Some(named) = host.filter(|h| key::authority("http", h).is_ok()) else {
+                return refuse(StatusCode::BAD_REQUEST, "the Host is malformed\n");
+            };
+            // The port is the one that the client reached this node by: it says nothing of the resource.
+            let host = canonical_host(named);
+            let Some(site) = sites.of_host(&host) else {
+                return refuse(StatusCode::MISDIRECTED_REQUEST, "no site of this network has that host\n");
+            };
+            let host_field = HeaderValue::try_from(&host).unwrap_or(HeaderValue::from_static(""));
+            last.keep(Known { named: named.into(), sites: sites.clone(), host: host.into(), host_field, site: site.clone() })
+        }
     };
     let path = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     let is_asterisk = path.as_str() == "*" && head.method == Method::OPTIONS;
-    let url: Arc<str> = match Key::new("http", &host, path.as_str()) {
+    let url: Arc<str> = match Key::new("http", host, path.as_str()) {
         Ok(key) => key.url.into(),
         Err(_) if is_asterisk => format!("http://{host}/*").into(),
         Err(error) => return refuse(error.status(), "the request's target is malformed or too long\n"),
     };
-    if forward::find_loop(&head.headers, sites.loop_id.as_bytes()) != Loop::Clear {
+    let loop_id = sites.loop_id.clone().unwrap_or(HeaderValue::from_static("nearcast"));
+    if forward::find_loop(&head.headers, loop_id.as_bytes()) != Loop::Clear {
         let mut looped = local(StatusCode::LOOP_DETECTED, "the request has come here before\n");
         looped.0.headers_mut().insert(PROXY_STATUS, ProxyError::ProxyLoopDetected.proxy_status(&worker.edge.name));
         return Err(Box::new(looped));
@@ -228,9 +273,9 @@ fn check(worker: &Arc<Worker>, client: IpAddr, request: Request<Incoming>) -> Re
         url,
         method: head.method,
         path,
-        host: HeaderValue::try_from(host).unwrap_or(HeaderValue::from_static("")),
+        host: host_field.clone(),
         client: Arc::new(head.headers),
-        loop_id: HeaderValue::try_from(sites.loop_id.as_str()).unwrap_or(HeaderValue::from_static("nearcast")),
+        loop_id,
         address: client,
         is_peer,
         began_ms: now_ms(),
@@ -507,6 +552,12 @@ async fn deliver_from(
 ) -> Result<(Response<ClientBody>, Outcome), Undelivered> {
     let content = &stored.content;
     let length = content.length();
+    if let Some(age) = age
+        && is_plain(checked)
+        && let Some(bytes) = content.whole_in_memory()
+    {
+        return Ok((whole(checked, stored, age, bytes, &outcome), outcome));
+    }
     let is_rangeable = stored.status == StatusCode::OK && length.is_some();
     let mut head = Response::new(());
     *head.status_mut() = stored.status;
@@ -574,6 +625,30 @@ async fn deliver_from(
     };
     content.body.touch();
     Ok((finish(checked, head, body, &outcome), outcome))
+}
+
+/// Whether a request has neither conditions nor ranges, as most have.
+fn is_plain(checked: &Checked) -> bool {
+    let is_special =
+        |name: &HeaderName| matches!(*name, RANGE | IF_RANGE | IF_MATCH | IF_NONE_MATCH | IF_MODIFIED_SINCE | IF_UNMODIFIED_SINCE);
+    checked.method == Method::GET && !checked.client.keys().any(is_special)
+}
+
+/// The short way for most hits: a small body in memory, to a request without conditions.
+fn whole(checked: &Checked, stored: &StoredResponse, age: u64, bytes: Bytes, outcome: &Outcome) -> Response<ClientBody> {
+    let has_body = stored.status != StatusCode::NO_CONTENT;
+    let prepared = stored.whole_fields.get_or_init(|| {
+        let mut fields = forward::stored(&stored.fields, None, stored.status == StatusCode::OK, &checked.worker.edge.via);
+        if has_body {
+            fields.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+        }
+        fields
+    });
+    let mut response = Response::new(if has_body { ClientBody::whole(bytes) } else { ClientBody::empty() });
+    *response.status_mut() = stored.status;
+    *response.headers_mut() = prepared.clone();
+    response.headers_mut().insert(AGE, HeaderValue::from(age));
+    with_status(checked, response, outcome)
 }
 
 fn finish(checked: &Checked, head: Response<()>, body: ClientBody, outcome: &Outcome) -> Response<ClientBody> {

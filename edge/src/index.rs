@@ -2,6 +2,7 @@
 
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dashmap::DashMap;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
@@ -14,6 +15,16 @@ const VARIANTS_MAX: usize = 32;
 /// Shards of the map: many, so that two threads seldom meet in one.
 const SHARDS: usize = 128;
 
+/// Keys that an index holds for each byte of the memory tier, and the bounds of that: what is on disk alone costs memory
+/// for its description, too.
+const BYTES_A_KEY: u64 = 1024;
+const KEYS_MIN: usize = 16_384;
+const KEYS_MAX: usize = 262_144;
+/// Insertions between two looks at how many keys there are.
+const LOOK_EVERY: usize = 64;
+/// One key in so many leaves when there are too many.
+const SHED_PART: usize = 16;
+
 /// Stored variants of one key, newest first.
 pub(crate) type Variants = Arc<Vec<Arc<StoredResponse>>>;
 
@@ -21,15 +32,20 @@ pub(crate) type Variants = Arc<Vec<Arc<StoredResponse>>>;
 #[derive(Debug)]
 pub(crate) struct Index {
     responses: DashMap<u128, Variants, BuildHasherDefault<HashedKey>>,
+    keys_max: usize,
+    inserted: AtomicUsize,
     /// Chosen at random by each process, so that no client can choose where its keys lie.
     seed: u64,
 }
 
 impl Index {
-    pub(crate) fn new() -> Self {
+    /// An index beside a memory tier of that many bytes.
+    pub(crate) fn new(memory_bytes: u64) -> Self {
         use std::hash::BuildHasher;
         let seed = std::hash::RandomState::new().hash_one(SHARDS);
-        Self { responses: DashMap::with_hasher_and_shard_amount(BuildHasherDefault::default(), SHARDS), seed }
+        let keys_max = usize::try_from(memory_bytes / BYTES_A_KEY).unwrap_or(KEYS_MAX).clamp(KEYS_MIN, KEYS_MAX);
+        let responses = DashMap::with_hasher_and_shard_amount(BuildHasherDefault::default(), SHARDS);
+        Self { responses, keys_max, inserted: AtomicUsize::new(0), seed }
     }
 
     /// What a cache key is looked up by. Keys that meet in one hash are told apart by their URLs.
@@ -73,6 +89,24 @@ impl Index {
         self.remove(hash, |r| r.content.body.id == body && !r.content.is_filling() && !r.content.body.has_slices());
     }
 
+    /// Now and then: when there are too many keys, takes a part of them out, whichever their hashes name.
+    pub(crate) fn shed(&self) -> Vec<Arc<StoredResponse>> {
+        let inserted = self.inserted.fetch_add(1, Ordering::Relaxed);
+        if !inserted.is_multiple_of(LOOK_EVERY) || self.responses.len() <= self.keys_max {
+            return Vec::new();
+        }
+        let part = (inserted / LOOK_EVERY) % SHED_PART;
+        let mut left = Vec::new();
+        self.responses.retain(|hash, variants| {
+            let stays = (*hash >> 100) as usize % SHED_PART != part;
+            if !stays {
+                left.extend(variants.iter().cloned());
+            }
+            stays
+        });
+        left
+    }
+
     /// Every stored response, a shard at a time. Slow: for purges that name no URL.
     pub(crate) fn for_each(&self, mut each: impl FnMut(&Arc<StoredResponse>)) {
         for entry in &self.responses {
@@ -103,5 +137,65 @@ impl Hasher for HashedKey {
 
     fn write_u128(&mut self, value: u128) {
         self.0 = (value as u64) ^ (value >> 64) as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, StatusCode};
+    use nearcast_fleet::config::CachePolicy;
+
+    use super::*;
+    use crate::content::Content;
+    use crate::policy::freshness::{Exchange, Freshness};
+    use crate::response::Facts;
+    use crate::store::{Pool, Store, StoreConfig};
+
+    fn response(index: &Index, store: &Arc<Store>, url: &str) -> Arc<StoredResponse> {
+        let hash = index.hash(url);
+        let content = Content::new(store.clone(), store.new_body(hash, Pool::Pull), Some(0), None);
+        let exchange = Exchange { requested_ms: 0, received_ms: 0 };
+        let facts = Facts {
+            url: url.into(),
+            hash,
+            site: "www".into(),
+            status: StatusCode::OK,
+            freshness: Freshness::of(StatusCode::OK, &HeaderMap::new(), &CachePolicy::default(), exchange),
+            fields: HeaderMap::new(),
+            selecting: HeaderMap::new(),
+            requested_ms: 0,
+            born: 0,
+            is_soft: false,
+            is_recovered: false,
+        };
+        facts.store(content)
+    }
+
+    #[test]
+    fn keys_and_variants_are_bounded() {
+        let (store, _gone) = Store::open(&StoreConfig { memory_bytes: 1 << 20, disk: None });
+        let (store, index) = (Arc::new(store), Index::new(0));
+        let mut shed = 0;
+        for n in 0..KEYS_MIN * 3 {
+            assert!(index.insert(response(&index, &store, &format!("http://a.test/{n}")), |_| false).is_empty());
+            shed += index.shed().len();
+            assert!(index.len() <= KEYS_MIN + LOOK_EVERY, "{} keys", index.len());
+        }
+        assert_eq!(index.len() + shed, KEYS_MIN * 3);
+        let left: usize = (0..VARIANTS_MAX + 5).map(|_| index.insert(response(&index, &store, "http://b.test/"), |_| false).len()).sum();
+        assert_eq!((left, index.variants(index.hash("http://b.test/")).map(|v| v.len())), (5, Some(VARIANTS_MAX)));
+    }
+
+    #[test]
+    fn what_is_replaced_or_removed_is_given_back() {
+        let (store, _gone) = Store::open(&StoreConfig { memory_bytes: 1 << 20, disk: None });
+        let (store, index) = (Arc::new(store), Index::new(0));
+        let (old, new) = (response(&index, &store, "http://a.test/"), response(&index, &store, "http://a.test/"));
+        index.insert(old.clone(), |_| false);
+        let left = index.insert(new.clone(), |_| true);
+        assert!(left.len() == 1 && Arc::ptr_eq(&left[0], &old));
+        assert!(index.remove(new.hash, |_| false).is_empty());
+        assert_eq!(index.remove(new.hash, |_| true).len(), 1);
+        assert!(index.variants(new.hash).is_none() && index.len() == 0);
     }
 }

@@ -92,7 +92,7 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
         started_ms: now_ms(),
         sites: ArcSwap::from_pointee(Sites::new(&fleet, &context.name, &metrics)),
         store: Arc::new(store),
-        index: Index::new(),
+        index: Index::new(config.memory_bytes),
         forwards: fill::Forwards::default(),
         generations: purge::Generations::default(),
         no_site: metrics.site("none"),

@@ -40,6 +40,11 @@ const FIELDS_MAX: usize = 128;
 /// Bytes a response's head may have.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
+/// How long a client may pause within a request's body.
+const REQUEST_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Bytes of a request's body.
+pub(crate) const REQUEST_BYTES_MAX: u64 = 1 << 30;
+
 /// Where requests go: scheme, host and port out of the fleet file.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Target {
@@ -131,13 +136,12 @@ pub(crate) enum OriginRequestBody {
     /// None.
     Empty,
     /// The client's, as it comes, with a limit on each pause.
-    Client { body: Incoming, pause: Pin<Box<Sleep>>, pause_max: Duration },
+    Client { body: Incoming, pause: Pin<Box<Sleep>>, left: u64 },
 }
 
 impl OriginRequestBody {
     pub(crate) fn client(body: Incoming) -> Self {
-        let pause_max = Duration::from_secs(30);
-        Self::Client { body, pause: Box::pin(tokio::time::sleep(pause_max)), pause_max }
+        Self::Client { body, pause: Box::pin(tokio::time::sleep(REQUEST_PAUSE_MAX)), left: REQUEST_BYTES_MAX }
     }
 }
 
@@ -153,14 +157,20 @@ impl Body for OriginRequestBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestBodyCut>>> {
         match &mut *self {
             Self::Empty => Poll::Ready(None),
-            Self::Client { body, pause, pause_max } => match Pin::new(body).poll_frame(cx) {
+            Self::Client { body, pause, left } => match Pin::new(body).poll_frame(cx) {
                 Poll::Pending => pause.as_mut().poll(cx).map(|()| Some(Err(RequestBodyCut))),
                 Poll::Ready(frame) => {
-                    pause.as_mut().reset(Instant::now() + *pause_max);
+                    pause.as_mut().reset(Instant::now() + REQUEST_PAUSE_MAX);
                     match frame {
                         // Trailers are dropped: no origin asked for them.
                         Some(Ok(frame)) => match frame.into_data() {
-                            Ok(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
+                            Ok(data) => match left.checked_sub(data.len() as u64) {
+                                Some(less) => {
+                                    *left = less;
+                                    Poll::Ready(Some(Ok(Frame::data(data))))
+                                }
+                                None => Poll::Ready(Some(Err(RequestBodyCut))),
+                            },
                             Err(_) => Poll::Ready(None),
                         },
                         Some(Err(_)) => Poll::Ready(Some(Err(RequestBodyCut))),

@@ -246,8 +246,8 @@ fn origin_fields(worker: &Worker, site: &Site, url: &str) -> HeaderMap {
     let mut fields = HeaderMap::new();
     fields.insert(HOST, site.origin_host.clone().unwrap_or_else(|| host_field(url)));
     fields.insert(VIA, worker.edge.via.clone());
-    if let Ok(id) = HeaderValue::try_from(worker.edge.sites.load().loop_id.as_str()) {
-        fields.insert("cdn-loop", id);
+    if let Some(id) = &worker.edge.sites.load().loop_id {
+        fields.insert("cdn-loop", id.clone());
     }
     fields
 }

@@ -2,8 +2,8 @@
 //!
 //! Owns how one is written down beside its slices, so that it survives a restart.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -27,6 +27,8 @@ pub(crate) struct StoredResponse {
     pub(crate) status: StatusCode,
     /// The origin's fields as they are stored.
     pub(crate) fields: HeaderMap,
+    /// The fields of a whole answer but for its age, made once.
+    pub(crate) whole_fields: OnceLock<HeaderMap>,
     /// The request's fields that `Vary` names.
     pub(crate) selecting: HeaderMap,
     pub(crate) requested_ms: u64,
@@ -90,7 +92,7 @@ impl StoredResponse {
     /// Roughly what it takes in memory beside its slices.
     pub(crate) fn bytes(&self) -> u32 {
         let fields: usize = self.fields.iter().chain(&self.selecting).map(|(n, v)| n.as_str().len() + v.len() + 80).sum();
-        (600 + self.url.len() + fields) as u32
+        (600 + self.url.len() + 2 * fields) as u32
     }
 
     /// How it is written down beside its slices.
@@ -139,6 +141,7 @@ impl Facts {
             site: self.site,
             status: self.status,
             fields: self.fields,
+            whole_fields: OnceLock::new(),
             selecting: self.selecting,
             requested_ms: self.requested_ms,
             freshness: self.freshness,

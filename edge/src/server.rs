@@ -169,7 +169,8 @@ fn begin(worker: &Arc<Worker>, stream: TcpStream, address: SocketAddr, open: &Ar
 async fn connection(worker: Arc<Worker>, stream: TcpStream, client: IpAddr, counted: OpenConnection, mut ending: watch::Receiver<bool>) {
     let phase = Arc::new(Phase::default());
     let socket = ClientSocket::new(stream, phase.clone());
-    let service = service_fn(move |request| handler::serve(worker.clone(), phase.clone(), client, request));
+    let last = Arc::new(std::sync::Mutex::new(handler::LastHost::default()));
+    let service = service_fn(move |request| handler::serve(worker.clone(), phase.clone(), client, last.clone(), request));
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(None).max_headers(FIELDS_MAX).max_header_size(HEAD_BYTES_MAX);
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(socket), service));

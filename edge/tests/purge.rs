@@ -171,6 +171,29 @@ fn memory_that_is_too_small_is_helped_by_the_disk() {
 }
 
 #[test]
+fn more_than_the_disk_holds_evicts_and_breaks_nothing() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let origin = Origin::start(|seen| Reply::ok(pattern(500_000), "max-age=600").field("ETag", "\"v\"").ranged(seen));
+    let plan = || Plan { disk: 8 << 20, memory: 2 << 20, ..on_disk(&origin, &directory) };
+    let edge = plan().start();
+    for round in 0..2 {
+        for n in 0..40 {
+            let answer = edge.get(&format!("/{n}"));
+            assert!(answer.whole && answer.body == pattern(500_000), "round {round}, {n}: {}", answer.cache());
+        }
+    }
+    wait_for("evictions", || edge.metric("nearcast_edge_disk_evictions_total") > 0.0);
+    assert!(edge.metric("nearcast_edge_disk_bytes") <= (8 << 20) as f64);
+    wait_for("evicted responses to leave the index", || edge.metric("nearcast_edge_stored_urls") < 40.0);
+    edge.stop().expect("a good end");
+    let edge = plan().start();
+    for n in 0..40 {
+        let answer = edge.get(&format!("/{n}"));
+        assert!(answer.whole && answer.body == pattern(500_000), "after a restart, {n}: {}", answer.cache());
+    }
+}
+
+#[test]
 fn a_disk_that_fails_never_shows_to_a_client() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let origin = Origin::start(|_| Reply::ok(pattern(500_000), "max-age=600"));
