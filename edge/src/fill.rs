@@ -369,6 +369,7 @@ fn begin(
     // A purge that came since the request was sent covers it already.
     let is_stored = is_stored && response.verdict(&edge.generations) == Verdict::Clean;
     if is_stored {
+        edge.forwards.unshared.remove(&ask.hash);
         edge.publish(&response, |r| r.is_same_variant(&response));
         if part.is_some() {
             edge.store.put_head(&content.body, response.encode());

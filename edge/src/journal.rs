@@ -50,7 +50,11 @@ impl Journal {
             tokio::select! {
                 biased;
                 entry = entries.recv() => match entry {
-                    Some(entry) => self.fold(&edge, entry, &orders).await,
+                    Some(entry) => {
+                        // A long journal is folded first: one look over everything stored finds what all of it covers.
+                        let is_last = entries.is_empty() || edge.is_caught_up.load(Ordering::Acquire);
+                        self.fold(&edge, entry, is_last, &orders).await;
+                    }
                     None if has_state => {
                         // No more entries: what is known is all there is.
                         edge.generations.advance(known.revision);
@@ -66,9 +70,9 @@ impl Journal {
         }
     }
 
-    async fn fold(&self, edge: &Arc<Edge>, entry: Entry, orders: &mpsc::Sender<PushOrder>) {
+    async fn fold(&self, edge: &Arc<Edge>, entry: Entry, is_last: bool, orders: &mpsc::Sender<PushOrder>) {
         match entry.change {
-            Change::Purge(purge) => self.purge(edge, entry.revision, purge).await,
+            Change::Purge(purge) => self.purge(edge, entry.revision, purge, is_last).await,
             // Its reader takes every order at once and works on the newest; without it nothing is pushed.
             Change::Push(order) => drop(orders.send(order).await),
             Change::FleetFile { .. } => {}
@@ -76,11 +80,14 @@ impl Journal {
         edge.generations.advance(entry.revision);
     }
 
-    async fn purge(&self, edge: &Arc<Edge>, revision: u64, purge: Purge) {
+    async fn purge(&self, edge: &Arc<Edge>, revision: u64, purge: Purge, is_last: bool) {
         edge.generations.fold(revision, &purge);
         let effective_unix_ms = now_ms();
         let counting = edge.clone();
-        let counted = tokio::task::spawn_blocking(move || count(&counting, &purge)).await;
+        let counted = match is_last || matches!(purge.scope, PurgeScope::Url(_)) {
+            true => tokio::task::spawn_blocking(move || count(&counting, &purge)).await,
+            false => Ok(0),
+        };
         let mut purges = self.purges.lock().expect("no holder of this lock panics");
         purges.push_back(PurgeProgress { revision, responses: counted.unwrap_or(0), effective_unix_ms });
         while purges.len() > PURGES_KEPT {

@@ -68,6 +68,27 @@ fn what_may_not_be_shared_does_not_make_anybody_wait_in_line() {
 }
 
 #[test]
+fn what_may_be_shared_again_is_shared_again() {
+    let asked = AtomicUsize::new(0);
+    let origin = Origin::start(move |_| match asked.fetch_add(1, Ordering::SeqCst) {
+        0 => Reply::ok("mine", "private"),
+        _ => {
+            std::thread::park_timeout(Duration::from_millis(200));
+            Reply::ok("ours", "max-age=0, stale-if-error=1").field("ETag", "\"o\"")
+        }
+    });
+    let edge = Plan::new(&origin).start();
+    assert_eq!(edge.get("/x").text(), "mine");
+    assert_eq!(edge.get("/x").text(), "ours");
+    std::thread::scope(|scope| {
+        for _ in 0..20 {
+            scope.spawn(|| assert_eq!(edge.get("/x").text(), "ours"));
+        }
+    });
+    assert!(origin.count("/x") <= 5, "{} requests for 20 validations at once", origin.count("/x"));
+}
+
+#[test]
 fn a_cut_is_resumed_and_nobody_notices() {
     let body = pattern(1_000_000);
     let sent = body.clone();
