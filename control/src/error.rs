@@ -43,6 +43,9 @@ pub(crate) enum ApiError {
     /// A limit on long polls or event streams is reached.
     #[error("{0}")]
     TooBusy(&'static str),
+    /// A node that would know does not answer.
+    #[error("{0}")]
+    Unavailable(String),
     /// The journal could not be written; nothing was accepted.
     #[error("{0}; nothing was changed")]
     Storage(JournalError),
@@ -68,6 +71,7 @@ impl ApiError {
             Self::UnsupportedMediaType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
             Self::Invalid { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
             Self::TooBusy(_) => (StatusCode::SERVICE_UNAVAILABLE, "too_busy"),
+            Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Self::Storage(_) => (StatusCode::INSUFFICIENT_STORAGE, "storage"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         }

@@ -51,6 +51,10 @@ const SCOPE_CHARS_MAX: usize = 2048;
 const BACKLOG: usize = 64;
 const STATUS_EVENTS: usize = 20;
 /// A comment on a quiet event stream.
+/// Bytes of a query that is handed on to a name server.
+const EXPLAIN_QUERY_MAX: usize = 1024;
+/// How long a name server may take to explain.
+const EXPLAIN_TIME_MAX: Duration = Duration::from_secs(2);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 type App = Arc<State>;
@@ -63,7 +67,7 @@ type Answer<T> = Result<Json<T>, ApiError>;
 #[openapi(
     info(title = "Nearcast control", description = "Status, plans, purges, pushes and the fleet file of a Nearcast fleet."),
     paths(
-        status, fleet_in_force, series, events, event_log, plan, pushes, push, purges, one_purge, purge, fleet_file, put_fleet_file, journal,
+        status, fleet_in_force, series, events, event_log, explain, plan, pushes, push, purges, one_purge, purge, fleet_file, put_fleet_file, journal,
         edge_report, dns_report, origin_report, openapi
     ),
     modifiers(&Bearers)
@@ -91,6 +95,7 @@ fn routes() -> Vec<(Method, &'static str, MethodRouter<App>)> {
         (Method::GET, "/v1/series", get(series)),
         (Method::GET, "/v1/events", get(events)),
         (Method::GET, "/v1/events/log", get(event_log)),
+        (Method::GET, "/v1/explain", get(explain)),
         (Method::GET, "/v1/plan", get(plan)),
         (Method::GET, "/v1/pushes", get(pushes)),
         (Method::POST, "/v1/pushes", post(push)),
@@ -544,6 +549,47 @@ async fn put_fleet_file(
 
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "describes the query, which is handed on as it is")]
+struct ExplainQuery {
+    /// Host name as clients use it.
+    host: String,
+    /// The client's address, perhaps with a prefix length.
+    client: String,
+    /// The resolver's address, for clients whose resolver sends no subnet.
+    resolver: Option<String>,
+    /// `A` unless given, or `AAAA`.
+    r#type: Option<String>,
+}
+
+/// Why a client is given its cluster: a name server's own account, from the first one that answers.
+#[utoipa::path(get, path = "/v1/explain", tag = "read", params(ExplainQuery),
+    responses((status = 200, body = Object), (status = 400, body = view::ErrorBody), (status = 404, body = view::ErrorBody), (status = 503, body = view::ErrorBody)))]
+async fn explain(Shared(state): Shared<App>, uri: Uri) -> Answer<serde_json::Value> {
+    let fleet = state.fleet();
+    let query = uri
+        .query()
+        .filter(|q| q.len() <= EXPLAIN_QUERY_MAX)
+        .ok_or_else(|| ApiError::BadRequest("ask with ?host=NAME&client=ADDRESS".to_owned()))?;
+    let mut silent = Vec::new();
+    for server in fleet.zone_name_servers.iter().filter_map(|i| fleet.name_servers.get(*i)) {
+        let asked = state.client.get(&format!("{}/explain?{query}", server.admin_url), EXPLAIN_TIME_MAX).await;
+        let Ok(answer) = asked else {
+            silent.push(server.name.as_str());
+            continue;
+        };
+        let body: serde_json::Value = serde_json::from_slice(answer.body()).unwrap_or_default();
+        let said = || body["error"]["message"].as_str().or(body["error"].as_str()).unwrap_or("no reason given").to_owned();
+        return match answer.status() {
+            StatusCode::OK => Ok(Json(body)),
+            StatusCode::NOT_FOUND => Err(ApiError::NotFound(said())),
+            _ => Err(ApiError::BadRequest(said())),
+        };
+    }
+    Err(ApiError::Unavailable(format!("no name server answers: {}", silent.join(", "))))
+}
+
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 struct JournalQuery {
     /// Newest revision that the node has.
     after: u64,
@@ -558,17 +604,14 @@ struct JournalQuery {
 
 /// Journal entries after a cursor, for nodes.
 #[utoipa::path(get, path = "/v1/journal", tag = "nodes", params(JournalQuery), security(("node_key" = [])),
-    responses((status = 200, body = view::JournalPage), (status = 401, body = view::ErrorBody), (status = 409, body = view::ErrorBody),
+    responses((status = 200, body = view::JournalPage), (status = 401, body = view::ErrorBody), (status = 507, body = view::ErrorBody),
         (status = 503, body = view::ErrorBody)))]
 async fn journal(Shared(state): Shared<App>, headers: HeaderMap, asked: Asked<JournalQuery>) -> Answer<view::JournalPage> {
     let fleet = state.fleet();
     with_node_key(&fleet, &headers)?;
     let JournalQuery { after, wait_ms, node, journal } = query(asked)?;
-    let newest = state.ledger.revision();
-    if after > newest {
-        // The follower then begins at 0, sees that it has followed another history, and purges everything it has.
-        return Err(ApiError::Conflict(format!("this journal is at revision {newest}, behind {after}; begin again at 0")));
-    }
+    let accepting = state.clone();
+    state.ledger.reconcile(journal.clone(), after, now_unix_ms(), move |entry| accepting.purge_accepted(entry)).await?;
     let is_ours = journal.is_none_or(|id| id == state.ledger.id());
     if let Some(node) = node.filter(|name| is_ours && fleet.edge(name).is_some()) {
         state.book().purges.cursor(&node, after);

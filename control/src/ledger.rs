@@ -69,6 +69,32 @@ impl Ledger {
         Ok(entry)
     }
 
+    /// [`Journal::reconcile`] with a follower that has seen another journal, or more of this one: everything is purged under a
+    /// revision that neither side has used. Nothing happens for a follower that is merely behind.
+    pub(crate) async fn reconcile(
+        &self,
+        follower_journal: Option<String>,
+        after: u64,
+        now_unix_ms: u64,
+        before_told: impl FnOnce(&Entry) + Send + 'static,
+    ) -> Result<(), ApiError> {
+        let is_other = after > 0 && follower_journal.as_deref().is_some_and(|id| id != self.id());
+        if after <= self.revision() && !is_other {
+            return Ok(());
+        }
+        let this = self.clone();
+        let reconciled = tokio::task::spawn_blocking(move || {
+            let mut journal = this.journal.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(entry) = journal.reconcile(follower_journal.as_deref(), after, now_unix_ms)? {
+                tracing::warn!(revision = entry.revision, "a node has seen changes that this journal lacks: everything is purged");
+                before_told(&entry);
+                this.revision.send_replace(entry.revision);
+            }
+            Ok(())
+        });
+        reconciled.await.map_err(|_| ApiError::Internal("the journal's writer ended".to_owned()))?.map_err(ApiError::Storage)
+    }
+
     /// Up to `most` entries after a revision, oldest first. Blocking.
     pub(crate) fn after_blocking(&self, revision: u64, most: usize) -> Vec<Entry> {
         self.journal.lock().unwrap_or_else(PoisonError::into_inner).after(revision, most)

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use nearcast_fleet::client::Client;
 use nearcast_fleet::clock::unix_millis;
 use nearcast_fleet::config::{Fleet, Secret};
 use nearcast_fleet::journal::{Change, Entry};
@@ -48,6 +49,8 @@ pub(crate) struct State {
     pub(crate) polls: Arc<Semaphore>,
     /// Event streams.
     pub(crate) streams: Arc<Semaphore>,
+    /// Asks name servers.
+    pub(crate) client: Client,
     pub(crate) shutdown: Shutdown,
 }
 
@@ -86,6 +89,7 @@ impl State {
             fleet_files: tokio::sync::Mutex::new(()),
             polls: Arc::new(Semaphore::new(POLLS_MAX)),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            client: Client::new(),
             shutdown: parts.shutdown,
         }
     }

@@ -202,7 +202,7 @@ async fn every_refusal_has_its_status_and_says_why() {
     let token = Some(lab.token.0.as_str());
     let purge = r#"{"scope":{"by":"all"}}"#;
     type Row<'a> = (Method, &'a str, Option<&'a str>, &'a str, Vec<u8>, u16, &'a str);
-    let table: [Row<'_>; 25] = [
+    let table: [Row<'_>; 26] = [
         (Method::GET, "/v1/none", None, "", vec![], 404, "not_found"),
         (Method::GET, "/v1", None, "", vec![], 404, "not_found"),
         (Method::GET, "/none.js", None, "", vec![], 404, "not_found"),
@@ -225,7 +225,8 @@ async fn every_refusal_has_its_status_and_says_why() {
         (Method::POST, "/v1/pushes", token, "application/json", br#"{"clusters":["mars"]}"#.into(), 422, "invalid"),
         (Method::GET, "/v1/fleet-file", None, "", vec![], 401, "unauthorized"),
         (Method::GET, "/v1/journal?after=0", token, "", vec![], 401, "unauthorized"),
-        (Method::GET, "/v1/journal?after=1", Some(KEY), "", vec![], 409, "conflict"),
+        (Method::GET, "/v1/explain", None, "", vec![], 400, "bad_request"),
+        (Method::GET, "/v1/explain?host=a&client=192.0.2.1", None, "", vec![], 503, "unavailable"),
         (
             Method::POST,
             "/v1/reports/origin",
@@ -248,6 +249,22 @@ async fn every_refusal_has_its_status_and_says_why() {
         assert!(status != 405 || path == "/" || response.headers().contains_key("allow"), "{response:?}");
     }
     assert_eq!(lab.get("/v1/status").await["revision"], 0, "nothing was accepted");
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_that_has_seen_more_than_the_journal_holds_makes_everything_purged() {
+    let lab = Lab::start().await;
+    let page = lab.ask(Method::GET, "/v1/journal?after=7&node=ams-1&journal=another", Some(KEY), "", vec![]).await;
+    assert_eq!(page.status(), StatusCode::OK, "{page:?}");
+    let page = body(&page);
+    assert_eq!(page["revision"], 8, "above all that either side has used: {page}");
+    assert_eq!(page["entries"][0]["change"]["scope"]["by"], "all", "{page}");
+    let purges = lab.get("/v1/purges").await;
+    assert_eq!(purges["purges"][0]["revision"], 8, "and it is shown as any purge: {purges}");
+    // A node that is merely behind changes nothing.
+    let again = body(&lab.ask(Method::GET, "/v1/journal?after=0&node=ams-1", Some(KEY), "", vec![]).await);
+    assert_eq!(again["revision"], 8, "{again}");
     lab.stop().await;
 }
 
