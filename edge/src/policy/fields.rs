@@ -498,13 +498,18 @@ pub fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(*name, CONNECTION | TE | TRAILER | TRANSFER_ENCODING | UPGRADE) || OTHERS.contains(&name.as_str())
 }
 
-/// Whether `Connection` names a field, which then ends here. It cannot name those that are for everybody on the way,
-/// or a client could take away what guards against loops, or cut a body loose from its length (RFC 8586 section 2,
-/// RFC 9110 section 7.6.1).
-pub fn is_named_by_connection(fields: &HeaderMap, name: &HeaderName) -> bool {
-    const FOR_EVERYBODY: [&str; 5] = ["cdn-loop", "via", "host", "content-length", "cache-control"];
-    let is_named = || list(fields, CONNECTION).any(|named| named.eq_ignore_ascii_case(name.as_str().as_bytes()));
-    fields.contains_key(CONNECTION) && !FOR_EVERYBODY.contains(&name.as_str()) && is_named()
+/// Fields that `Connection` cannot name: those for everybody on the way, or a client could take away what guards against
+/// loops, or cut a body loose from its length (RFC 8586 section 2, RFC 9110 section 7.6.1).
+const FOR_EVERYBODY: [&str; 5] = ["cdn-loop", "via", "host", "content-length", "cache-control"];
+
+fn is_for_everybody(name: &[u8]) -> bool {
+    FOR_EVERYBODY.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(name))
+}
+
+/// Whether `Connection` names a field, which then ends here.
+pub fn is_named_by_connection(fields: &HeaderMap, name: &str) -> bool {
+    let is_named = || list(fields, CONNECTION).any(|named| named.eq_ignore_ascii_case(name.as_bytes()));
+    fields.contains_key(CONNECTION) && !is_for_everybody(name.as_bytes()) && is_named()
 }
 
 /// Fields without those for one hop: the hop-by-hop ones and those named by `Connection`.
@@ -512,12 +517,14 @@ pub fn is_named_by_connection(fields: &HeaderMap, name: &HeaderName) -> bool {
 /// Values are copied where `is_kept_long`, so that a stored one does not keep a connection's read buffer alive.
 pub fn end_to_end(fields: &HeaderMap, is_kept_long: bool) -> HeaderMap {
     let mut kept = HeaderMap::with_capacity(fields.len() + 4);
-    for (name, value) in fields {
-        if is_hop_by_hop(name) || is_named_by_connection(fields, name) {
-            continue;
-        }
+    for (name, value) in fields.iter().filter(|(name, _)| !is_hop_by_hop(name)) {
         let value = if is_kept_long { HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone()) } else { value.clone() };
         kept.append(name.clone(), value);
+    }
+    for named in list(fields, CONNECTION).filter(|named| !is_for_everybody(named)) {
+        if let Ok(name) = std::str::from_utf8(named) {
+            kept.remove(name);
+        }
     }
     kept
 }

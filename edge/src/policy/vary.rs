@@ -2,7 +2,7 @@
 //!
 //! Follows RFC 9111 section 4.1 and RFC 9110 section 12.5.
 
-use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, DATE, VARY};
+use http::header::{DATE, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::fields;
@@ -28,7 +28,7 @@ pub fn names(response: &HeaderMap) -> Option<Vec<HeaderName>> {
 /// The request's fields that select this response, to be kept with it.
 pub fn selecting(request: &HeaderMap, response: &HeaderMap) -> HeaderMap {
     let mut kept = HeaderMap::new();
-    for name in names(response).unwrap_or_default().into_iter().filter(|name| !fields::is_named_by_connection(request, name)) {
+    for name in names(response).unwrap_or_default().into_iter().filter(|name| !fields::is_named_by_connection(request, name.as_str())) {
         for value in request.get_all(&name) {
             // A copy of its own: the value may keep a connection's whole read buffer alive.
             kept.append(name.clone(), HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone()));
@@ -38,15 +38,22 @@ pub fn selecting(request: &HeaderMap, response: &HeaderMap) -> HeaderMap {
 }
 
 /// Whether a request selects a stored response: `stored` are its fields, `selecting` those kept of its request.
+/// Allocates nothing where the fields are equal as they came.
 pub fn is_selected(stored: &HeaderMap, selecting: &HeaderMap, request: &HeaderMap) -> bool {
     if !stored.contains_key(VARY) {
         return true;
     }
-    names(stored).is_some_and(|names| names.iter().all(|name| is_same(name, selecting, request)))
+    // What [`names`] refuses is never stored; so that this holds also for what another version stored, it is asked again.
+    let mut left = VARY_NAMES_MAX;
+    fields::list(stored, VARY).all(|member| {
+        let is_name = member != b"*" && left > 0 && member.iter().all(|b| fields::is_token(*b));
+        left = left.saturating_sub(1);
+        is_name && std::str::from_utf8(member).is_ok_and(|name| is_same(name, selecting, request))
+    })
 }
 
 /// Whether two requests say the same in one field.
-fn is_same(name: &HeaderName, one: &HeaderMap, other: &HeaderMap) -> bool {
+fn is_same(name: &str, one: &HeaderMap, other: &HeaderMap) -> bool {
     // What a client takes away behind this hop the origin does not see: it counts as absent.
     if fields::is_named_by_connection(other, name) {
         return !one.contains_key(name);
@@ -55,9 +62,9 @@ fn is_same(name: &HeaderName, one: &HeaderMap, other: &HeaderMap) -> bool {
 }
 
 /// A field as it is compared: its members in order; a preference list as a set with its weights.
-fn normal(name: &HeaderName, request: &HeaderMap) -> Option<Vec<Vec<u8>>> {
+fn normal(name: &str, request: &HeaderMap) -> Option<Vec<Vec<u8>>> {
     request.get(name)?;
-    let is_preference = *name == ACCEPT_ENCODING || *name == ACCEPT_LANGUAGE;
+    let is_preference = ["accept-encoding", "accept-language"].iter().any(|known| known.eq_ignore_ascii_case(name));
     let members = fields::list(request, name);
     if !is_preference {
         return Some(members.map(<[u8]>::to_vec).collect());
