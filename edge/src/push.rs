@@ -85,29 +85,36 @@ fn add_reason(progress: &mut FillProgress, reason: &str) {
 
 /// Carries out orders as they come, the newest one only, until there are no more.
 pub(crate) async fn run(worker: Arc<Worker>, fleet: watch::Receiver<Arc<Fleet>>, mut orders: mpsc::Receiver<PushOrder>, pushes: Pushes) {
-    let mut next = orders.recv().await;
+    let node = &*worker.edge.name;
+    let mut next = next_own(&fleet, node, &mut orders).await;
     while let Some(order) = next {
         let now = fleet.borrow().clone();
         let left = Duration::from_millis(order.not_after_unix_ms.saturating_sub(now_ms()));
-        // Handed out again after a restart, or missed: there is nothing left to do.
-        let is_ours = now.edge(&worker.edge.name).is_some_and(|(cluster, _)| cluster.name == order.cluster);
-        if !is_ours || left.is_zero() {
-            next = orders.recv().await;
-            continue;
-        }
         pushes.begin(&order);
         let id = order.id.clone();
         tracing::info!(order = id, items = order.items.len(), "a push order begins");
         tokio::select! {
             biased;
-            newer = orders.recv() => {
+            newer = next_own(&fleet, node, &mut orders) => {
                 pushes.end(&id, Some("replaced by a newer order"));
                 next = newer;
             }
             done = tokio::time::timeout(left, carry_out(&worker, &now, &order, &pushes)) => {
                 pushes.end(&id, done.is_err().then_some("its time was over"));
-                next = orders.recv().await;
+                next = next_own(&fleet, node, &mut orders).await;
             }
+        }
+    }
+}
+
+/// The next order for this node's cluster whose time is not over: one that is handed out again after a restart, or was
+/// missed, leaves nothing to do, and other clusters' orders do not disturb the one that runs.
+async fn next_own(fleet: &watch::Receiver<Arc<Fleet>>, node: &str, orders: &mut mpsc::Receiver<PushOrder>) -> Option<PushOrder> {
+    loop {
+        let order = orders.recv().await?;
+        let is_own = fleet.borrow().edge(node).is_some_and(|(cluster, _)| cluster.name == order.cluster);
+        if is_own && order.not_after_unix_ms > now_ms() {
+            return Some(order);
         }
     }
 }
@@ -360,5 +367,30 @@ mod tests {
             add_reason(&mut progress, &format!("reason {}", n / 2));
         }
         assert_eq!(progress.reasons.len(), REASONS_MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_orders_of_the_own_cluster_that_are_not_over_count() {
+        let mut file = "[fleet]\nzone = \"cdn.test\"\n".to_owned();
+        for (name, address) in [("ams", "127.0.0.1"), ("nyc", "127.0.0.2")] {
+            file += &format!("[[cluster]]\nname = \"{name}\"\n[[cluster.node]]\nname = \"{name}-1\"\naddress = \"{address}\"\n");
+        }
+        file += "[[site]]\nname = \"www\"\nhosts = [\"www.test\"]\norigin = \"http://127.0.0.3\"\n";
+        let fleet = nearcast_fleet::file::parse(&file, std::path::Path::new("/")).expect("the file is good");
+        let (_fleet_tx, fleet) = watch::channel(Arc::new(fleet));
+        let (orders_tx, mut orders) = mpsc::channel(8);
+        for (id, cluster, not_after_unix_ms) in
+            [("other", "nyc", u64::MAX), ("over", "ams", 1), ("own", "ams", u64::MAX), ("later", "nyc", u64::MAX)]
+        {
+            let order = PushOrder { id: id.to_owned(), cluster: cluster.to_owned(), items: Vec::new(), rate_bytes: 1, not_after_unix_ms };
+            orders_tx.send(order).await.expect("there is room");
+        }
+        let order = next_own(&fleet, "ams-1", &mut orders).await.expect("an own order");
+        assert_eq!(order.id, "own");
+        // What waits for a newer one goes on waiting while others' orders come.
+        let newer = tokio::time::timeout(Duration::from_secs(1), next_own(&fleet, "ams-1", &mut orders)).await;
+        assert!(newer.is_err(), "another cluster's order is taken for a newer one: {newer:?}");
+        drop(orders_tx);
+        assert!(next_own(&fleet, "ams-1", &mut orders).await.is_none());
     }
 }
