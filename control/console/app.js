@@ -192,10 +192,10 @@ function drawClusters() {
         .map(([name, value]) => el('div', {}, el('b', {}, value), el('span', {}, name)))),
     dayBar(c), status.nodes.filter((n) => n.role === 'edge' && n.cluster === c.name).map(nodeRow)));
   const others = status.nodes.filter((n) => n.role !== 'edge');
-  cards.push(el('article', { class: 'card cluster' }, el('div', { class: 'head' }, el('h3', {}, 'Around them', el('small', {}, 'name servers and origin'))),
+  cards.push(el('article', { class: 'card cluster' }, el('div', { class: 'head' }, el('h3', {}, 'Around them', el('small', {}, 'name servers, origin, control'))),
     others.map((n) => el('div', { class: 'node' }, el('span', { class: 'name' }, n.name), stateTag(n.state),
-      el('span', { class: 'n' }, n.state === 'silent' ? Show.none : n.role === 'gslb-dns' ? Show.number(n.queries_per_second) + ' q/s' : Show.number(n.requests_per_second) + '/s'),
-      el('span', { class: 'n sub' }, n.role === 'gslb-dns' ? 'DNS' : 'origin'),
+      el('span', { class: 'n' }, n.state === 'silent' ? Show.none : n.role === 'gslb-dns' ? Show.number(n.queries_per_second) + ' q/s' : n.role === 'origin' ? Show.number(n.requests_per_second) + '/s' : ''),
+      el('span', { class: 'n sub' }, { 'gslb-dns': 'DNS', origin: 'origin', control: 'this' }[n.role] || n.role),
       el('span', { class: 'why' }, [n.reason, n.geo_source ? `places: ${n.geo_source}` : null, n.rtt_prefixes ? `${n.rtt_prefixes} prefixes measured` : null, Show.known(n.egress_bits_per_second) && n.role === 'origin' ? Show.bits(n.egress_bits_per_second) : null].filter(Boolean).join('; '))))));
   $('clusters').replaceChildren(...cards);
 }
@@ -285,13 +285,21 @@ function draw() {
   drawHead(); drawFigures(); drawMap(); drawCharts(); drawClusters(); drawPush(); drawPurges(); drawEvents();
 }
 
+// The part of the series since control started, and no less than a minute and a half: an empty past says nothing.
+function recentPart(series, status) {
+  const kept = Math.min(series.points, Math.max(90, Math.ceil((status.now_unix_ms - status.started_unix_ms) / series.step_ms)));
+  const cut = series.points - kept;
+  const total = Object.fromEntries(Object.entries(series.total).map(([name, values]) => [name, values.slice(cut)]));
+  return { ...series, points: kept, start_unix_ms: series.start_unix_ms + cut * series.step_ms, total };
+}
+
 async function refresh(round) {
   try {
     const slow = round % 3 === 0;
     const [status, series, pushes, purges, plan, fleet] = await Promise.all([
       ask(`status?window=${WINDOW}`), ask(`series?seconds=${SERIES_SECONDS}`), ask('pushes'), slow ? ask('purges') : state.purges,
       slow ? ask('plan?items=1') : state.plan, round % 20 === 0 ? ask('fleet') : state.fleet]);
-    Object.assign(state, { status, series, pushes, purges, plan, fleet, failing: 0, answeredAt: Date.now() });
+    Object.assign(state, { status, series: recentPart(series, status), pushes, purges, plan, fleet, failing: 0, answeredAt: Date.now() });
   } catch (error) {
     state.failing += 1;
     if (state.failing === 1) console.warn('control does not answer: ' + error.message);

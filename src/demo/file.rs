@@ -156,7 +156,7 @@ address = "{ip}"
 listen = "{ip}:{EDGE_PORT}"
 admin = "{ip}:9100"
 memory = "8MiB"
-disk = "32MiB"
+disk = "64MiB"
 threads = 1
 "#,
                 place.name
