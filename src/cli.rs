@@ -22,7 +22,7 @@ const GROUPS: [(&str, &[&str]); 3] = [
 #[command(name = "nearcast", version, max_term_width = 110, subcommand_required = true, arg_required_else_help = true)]
 pub(crate) struct Cli {
     /// What to log to stderr: error, warn, info, debug, trace, or module=level with commas between [env: RUST_LOG]
-    #[arg(long, global = true, value_name = "FILTER")]
+    #[arg(long, global = true, value_name = "FILTER", display_order = 900)]
     pub(crate) log: Option<String>,
     /// End when stdin reaches its end (the demo holds the other side).
     #[arg(long, global = true, hide = true)]
@@ -114,8 +114,8 @@ pub(crate) struct NodeArgs {
 pub(crate) struct EdgeArgs {
     #[command(flatten)]
     pub(crate) node: NodeArgs,
-    /// Serve HTTP here, without a fleet file; may be given more than once
-    #[arg(long, value_name = "ADDR:PORT", requires = "origin", conflicts_with = "node")]
+    /// Serve HTTP here; may be given more than once
+    #[arg(long, value_name = "ADDR:PORT", requires = "origin", conflicts_with = "node", help_heading = "Without a fleet file")]
     pub(crate) listen: Vec<SocketAddr>,
     /// The origin to fetch from, http://HOST[:PORT] or https://HOST[:PORT]
     #[arg(long, value_name = "URL", requires = "listen", help_heading = "Without a fleet file")]
@@ -141,11 +141,11 @@ pub(crate) struct EdgeArgs {
 pub(crate) struct OriginArgs {
     #[command(flatten)]
     pub(crate) node: NodeArgs,
-    /// Serve the files of this directory, without a fleet file
-    #[arg(long, value_name = "DIR", requires = "listen", conflicts_with = "node")]
+    /// Serve the files of this directory
+    #[arg(long, value_name = "DIR", requires = "listen", conflicts_with = "node", help_heading = "Without a fleet file")]
     pub(crate) root: Option<PathBuf>,
-    /// Serve HTTP here, without a fleet file
-    #[arg(long, value_name = "ADDR:PORT", requires = "root")]
+    /// Serve HTTP here
+    #[arg(long, value_name = "ADDR:PORT", requires = "root", help_heading = "Without a fleet file")]
     pub(crate) listen: Option<SocketAddr>,
     /// Write the demo's pages and videos into the directory first
     #[arg(long)]

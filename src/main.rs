@@ -89,7 +89,9 @@ fn start_log(asked: Option<&str>, is_role: bool) -> Result<(), Failure> {
 }
 
 fn failed(failure: &Failure) -> ExitCode {
-    eprintln!("nearcast: {}", failure.message);
+    // Mistakes in a file come one a line, as FILE:LINE:COLUMN, which editors know how to follow.
+    let prefix = if failure.message.contains('\n') { "" } else { "nearcast: " };
+    eprintln!("{prefix}{}", failure.message);
     ExitCode::from(failure.kind.exit_code())
 }
 

@@ -35,7 +35,7 @@ pub(crate) async fn edge(arguments: EdgeArgs, with_parent: bool) -> Result<(), F
             context("edge".to_owned(), fleet, None, with_parent).await?
         }
         None => {
-            let path = find::fleet_path(node.fleet.fleet.as_deref())?;
+            let path = find::fleet_path(node.fleet.fleet.as_deref()).map_err(|f| or_without(f, "--listen ADDR:PORT --origin URL"))?;
             let fleet = file::load(&path)?;
             let names = fleet.clusters.iter().flat_map(|c| c.nodes.iter().map(|n| n.name.as_str()));
             let name = choose(node.node, "[[cluster.node]]", names)?;
@@ -57,7 +57,7 @@ pub(crate) async fn origin(arguments: OriginArgs, with_parent: bool) -> Result<(
             (file::standalone_origin(root, listen)?, "origin".to_owned(), None)
         }
         _ => {
-            let path = find::fleet_path(node.fleet.fleet.as_deref())?;
+            let path = find::fleet_path(node.fleet.fleet.as_deref()).map_err(|f| or_without(f, "--root DIR --listen ADDR:PORT"))?;
             let fleet = file::load(&path)?;
             let name = choose(node.node, "[[origin_node]]", fleet.origins.iter().map(|n| n.name.as_str()))?;
             if let Some(origin) = fleet.origins.iter().find(|o| o.name == name).filter(|_| demo_content) {
@@ -100,6 +100,11 @@ async fn context(name: String, fleet: Fleet, path: Option<PathBuf>, with_parent:
         let mend = "the node keeps its state there; make the directory writable or choose another one (fleet.state_dir, --state-dir)";
         Failure::new(kind, format!("cannot use {}: {error} ({mend})", state_dir.display()))
     })
+}
+
+/// Adds that the role works without a fleet file too.
+fn or_without(failure: Failure, arguments: &str) -> Failure {
+    Failure { message: format!("{}; without a fleet file: {arguments}", failure.message), ..failure }
 }
 
 /// The node that is meant: the one named, or the only one of its role.

@@ -21,6 +21,8 @@ const END_MAX: Duration = Duration::from_secs(5);
 pub(super) struct Ended {
     /// Its node name.
     pub(super) name: String,
+    /// Which command it was.
+    pub(super) role: String,
     /// How.
     pub(super) status: ExitStatus,
 }
@@ -86,7 +88,8 @@ impl Children {
         let stdin = child.stdin.take();
         let pid = child.id().unwrap_or_default();
         self.pids.push((name.to_owned(), pid));
-        let watcher = Watcher { name: name.to_owned(), child, _stdin: stdin, pid, ended: self.ended_tx.clone() };
+        let role = arguments.first().map_or(String::new(), ToString::to_string);
+        let watcher = Watcher { name: name.to_owned(), role, child, _stdin: stdin, pid, ended: self.ended_tx.clone() };
         self.watchers.spawn(watcher.run(self.shutdown.clone()));
         Ok(stderr)
     }
@@ -118,6 +121,7 @@ impl Children {
 
 struct Watcher {
     name: String,
+    role: String,
     child: Child,
     _stdin: Option<ChildStdin>,
     pid: u32,
@@ -130,7 +134,7 @@ impl Watcher {
             status = self.child.wait() => {
                 if let Ok(status) = status {
                     // The receiver is gone only when the demo ends.
-                    let _ = self.ended.send(Ended { name: self.name, status });
+                    let _ = self.ended.send(Ended { name: self.name, role: self.role, status });
                 }
                 return;
             }

@@ -196,12 +196,23 @@ fn check_addresses(fleet: &Fleet) -> Result<(), Failure> {
     let dns: Vec<SocketAddr> = fleet.name_servers.iter().flat_map(|s| s.listen.iter().copied()).collect();
     tcp.extend(dns.iter().map(|l| ("DNS over TCP".to_owned(), *l)));
     for (what, address) in tcp {
-        TcpListener::bind(address).map_err(|e| Failure::bind(&what, address, &e))?;
+        TcpListener::bind(address).map_err(|e| taken(&what, address, &e))?;
     }
     for address in dns {
-        UdpSocket::bind(address).map_err(|e| Failure::bind("DNS over UDP", address, &e))?;
+        UdpSocket::bind(address).map_err(|e| taken("DNS over UDP", address, &e))?;
     }
     Ok(())
+}
+
+fn taken(what: &str, address: SocketAddr, error: &std::io::Error) -> Failure {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            let message =
+                format!("another program listens on {address}, which the demo needs for {what}; stop it, the demo's addresses are fixed");
+            Failure::new(FailureKind::Unavailable, message)
+        }
+        _ => Failure::bind(what, address, error),
+    }
 }
 
 async fn wait_ready(node: &DemoNode) {
@@ -229,7 +240,7 @@ async fn wait_steered() {
 
 /// What to try, with commands that work as they stand.
 fn banner(took: Duration, speed: f64, dir: &Path, default_dir: bool, pid: impl Fn(&str) -> Option<u32>) -> String {
-    let this = std::env::args().next().unwrap_or_else(|| "nearcast".to_owned());
+    let this = this_program();
     let fleet = if default_dir { String::new() } else { format!(" --fleet {}", dir.join(find::FILE_NAME).display()) };
     let day = Duration::from_secs_f64(24.0 * 3600.0 / speed);
     let port = file::EDGE_PORT;
@@ -273,14 +284,22 @@ fn banner(took: Duration, speed: f64, dir: &Path, default_dir: bool, pid: impl F
     )
 }
 
+/// This program as it was called.
+fn this_program() -> String {
+    std::env::args().next().unwrap_or_else(|| "nearcast".to_owned())
+}
+
 /// What is said of a child that has ended.
 fn told(ended: &Ended, dir: &Path) -> String {
     let how = how(ended.status);
     match ended.name.as_str() {
         TRAFFIC => format!("the clients have {how}; the fleet goes on without them (`nearcast traffic` starts others)"),
         name => format!(
-            "{name} has {how}; the demo does not start it again, the others go on. Its log: {}",
-            dir.join("logs").join(format!("{name}.log")).display()
+            "{name} has {how}; the others go on. Its log: {}. To start it again: {} {} --fleet {} --node {name}",
+            dir.join("logs").join(format!("{name}.log")).display(),
+            this_program(),
+            ended.role,
+            dir.join(find::FILE_NAME).display(),
         ),
     }
 }
