@@ -3,7 +3,23 @@
 //! `cli` is what can be typed; `roles` runs one node; `operate` talks to a running fleet; `demo` runs a whole one;
 //! `traffic` makes clients for it. No rule of caching, DNS or planning lives here.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what a command line does")]
+#![allow(clippy::print_stderr, reason = "printing is what a command line does")]
+
+/// Prints to stdout as `print!` does. A reader that has gone (`| head`) is no reason to panic.
+macro_rules! out {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        let _ = write!(std::io::stdout(), $($words)*);
+    }};
+}
+
+/// Prints a line to stdout as `println!` does; see `out!`.
+macro_rules! outln {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($words)*);
+    }};
+}
 
 mod cli;
 mod demo;

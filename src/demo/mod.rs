@@ -49,7 +49,7 @@ pub(crate) async fn run(arguments: DemoArgs, log: Option<&str>) -> Result<(), Fa
     let dir = DemoDir::take(&path)?;
     let outcome = live(&arguments, log, dir.path(), &mut ends).await;
     if arguments.keep {
-        println!("kept: {}", dir.path().display());
+        outln!("kept: {}", dir.path().display());
         return outcome;
     }
     let (path, removed) = (dir.path().to_owned(), dir.remove());
@@ -69,7 +69,7 @@ async fn live(arguments: &DemoArgs, log: Option<&str>, dir: &Path, ends: &mut En
     let outcome = tokio::select! {
         outcome = serve(arguments, &fleet, dir, &mut children) => outcome,
         why = ends.asked() => {
-            println!("\n{why}: ending everything");
+            outln!("\n{why}: ending everything");
             Ok(())
         }
     };
@@ -84,7 +84,7 @@ async fn live(arguments: &DemoArgs, log: Option<&str>, dir: &Path, ends: &mut En
 async fn serve(arguments: &DemoArgs, fleet: &Fleet, dir: &Path, children: &mut Children) -> Result<(), Failure> {
     let begun = Instant::now();
     let nodes = nodes(fleet);
-    println!("Starting {} processes ...", nodes.len());
+    outln!("Starting {} processes ...", nodes.len());
     for node in &nodes {
         let mut command = vec![node.role, "--node", &node.name];
         if node.role == "origin" {
@@ -104,7 +104,7 @@ async fn serve(arguments: &DemoArgs, fleet: &Fleet, dir: &Path, children: &mut C
         () = tokio::time::sleep(READY_MAX) => return Err(never_ready(dir)),
     }
     let default_dir = arguments.state_dir.is_none();
-    print!("{}", banner(begun.elapsed(), arguments.clock_speed, dir, default_dir, |name| children.pid(name)));
+    out!("{}", banner(begun.elapsed(), arguments.clock_speed, dir, default_dir, |name| children.pid(name)));
     let rate = arguments.traffic_rate.to_string();
     let lines = match arguments.no_traffic {
         true => None,
@@ -121,8 +121,8 @@ async fn watch<L: AsyncRead + Unpin + Send + 'static>(children: &mut Children, l
         ProgressBar::new_spinner().with_style(style).with_message("starting")
     });
     let say = |words: &str| match &progress {
-        Some(bar) => bar.suspend(|| println!("{words}")),
-        None => println!("{words}"),
+        Some(bar) => bar.suspend(|| outln!("{words}")),
+        None => outln!("{words}"),
     };
     let mut printed = Instant::now();
     loop {
@@ -135,7 +135,7 @@ async fn watch<L: AsyncRead + Unpin + Send + 'static>(children: &mut Children, l
                     bar.tick();
                 }
                 None if printed.elapsed() + Duration::from_millis(500) > LINE_EVERY => {
-                    println!("clients: {line}");
+                    outln!("clients: {line}");
                     printed = Instant::now();
                 }
                 None => {}

@@ -27,9 +27,9 @@ pub(crate) async fn run(arguments: ApplyArgs) -> Result<(), Failure> {
     }
     let summary = check::summary(&new);
     match (arguments.check, answer["changed"].as_bool()) {
-        (true, _) => println!("OK, nothing was changed: {summary}"),
-        (false, Some(false)) => println!("the fleet has this file already (revision {})", answer["revision"]),
-        (false, _) => println!("revision {}: {summary}; `nearcast status` shows who is behind", answer["revision"]),
+        (true, _) => outln!("OK, nothing was changed: {summary}"),
+        (false, Some(false)) => outln!("the fleet has this file already (revision {})", answer["revision"]),
+        (false, _) => outln!("revision {}: {summary}; `nearcast status` shows who is behind", answer["revision"]),
     }
     Ok(())
 }

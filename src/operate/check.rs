@@ -17,7 +17,7 @@ pub(crate) fn run(arguments: &CheckArgs) -> Result<(), Failure> {
         return check_json(&arguments.file);
     }
     let fleet = file::load(&arguments.file)?;
-    println!("{}: OK: {}", arguments.file.display(), summary(&fleet));
+    outln!("{}: OK: {}", arguments.file.display(), summary(&fleet));
     Ok(())
 }
 

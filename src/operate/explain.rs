@@ -50,9 +50,9 @@ pub(crate) async fn run(arguments: ExplainArgs) -> Result<(), Failure> {
         print_json(&all);
         return Ok(());
     }
-    print!("{}", told(&host, &first));
+    out!("{}", told(&host, &first));
     for (name, other) in others {
-        println!("\n{name} differs from {first_name}:\n{}", told(&host, other).trim_end());
+        outln!("\n{name} differs from {first_name}:\n{}", told(&host, other).trim_end());
     }
     for (name, failure) in failures {
         eprintln!("nearcast: {name}: {failure}");

@@ -23,7 +23,7 @@ pub(crate) async fn run(arguments: PlanArgs) -> Result<(), Failure> {
     if arguments.json {
         print_json(&answer);
     } else {
-        print!("{}", told(&answer));
+        out!("{}", told(&answer));
     }
     Ok(())
 }

@@ -28,7 +28,7 @@ pub(crate) async fn run(arguments: PurgeArgs) -> Result<(), Failure> {
     if arguments.json {
         print_json(&answer);
     } else {
-        print!("{}", told(&answer, arguments.soft));
+        out!("{}", told(&answer, arguments.soft));
     }
     Ok(())
 }

@@ -27,7 +27,7 @@ pub(crate) async fn run(arguments: PushArgs) -> Result<(), Failure> {
         if arguments.json {
             print_json(&answer);
         } else {
-            print!("{}", orders_table(list(&answer["orders"])));
+            out!("{}", orders_table(list(&answer["orders"])));
         }
         return Ok(());
     }
@@ -45,7 +45,7 @@ pub(crate) async fn run(arguments: PushArgs) -> Result<(), Failure> {
     if arguments.json {
         print_json(&json!({"orders": orders, "skipped": accepted["skipped"]}));
     } else if !orders.is_empty() {
-        print!("{}", orders_table(&orders));
+        out!("{}", orders_table(&orders));
     }
     verdict(&orders)
 }

@@ -16,7 +16,7 @@ pub(crate) async fn run(arguments: StatusArgs) -> Result<(), Failure> {
     if arguments.json {
         print_json(&answer);
     } else {
-        print!("{}", told(&answer));
+        out!("{}", told(&answer));
     }
     Ok(())
 }

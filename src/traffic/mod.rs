@@ -13,6 +13,7 @@ mod tally;
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -36,7 +37,7 @@ const SESSIONS_MAX: usize = 400;
 const CATALOGUE_WAIT: Duration = Duration::from_secs(20);
 /// Time between two tries at it.
 const CATALOGUE_EVERY: Duration = Duration::from_millis(250);
-/// How long sessions under way may go on at the end.
+/// How long requests under way may go on at the end.
 const FINISH_MAX: Duration = Duration::from_secs(3);
 
 /// The regions: prefix and the time zone by which their day goes.
@@ -54,6 +55,8 @@ struct World {
     video_host: String,
     cluster_of: BTreeMap<Ipv4Addr, String>,
     tally: Mutex<Tally>,
+    /// No request begins any more.
+    closed: AtomicBool,
 }
 
 /// Runs clients until the time is over or a signal ends it; fails when every request failed.
@@ -76,9 +79,9 @@ pub(crate) async fn run(arguments: TrafficArgs, with_parent: bool) -> Result<(),
     let took = begun.elapsed();
     let tally = world.tally.lock().expect("nobody panics while holding this");
     if arguments.json {
-        println!("{}", tally.summary(took, arguments.seed));
+        outln!("{}", tally.summary(took, arguments.seed));
     } else {
-        print!("{}", tally.words(took));
+        out!("{}", tally.words(took));
     }
     match tally.all_failed() {
         Some(error) => {
@@ -95,12 +98,13 @@ async fn drive(world: &Arc<World>, mut planner: Planner, duration: Option<Durati
     let mut sessions = tokio::task::JoinSet::new();
     while let Some(session) = planner.next() {
         let due = Duration::from_secs_f64(session.at);
-        if duration.is_some_and(|d| due > d) {
-            break;
-        }
+        let is_last = duration.filter(|d| due > *d);
         tokio::select! {
-            () = tokio::time::sleep_until(begun + due) => {}
+            () = tokio::time::sleep_until(begun + is_last.unwrap_or(due)) => {}
             () = asked(shutdown.clone()) => return,
+        }
+        if is_last.is_some() {
+            break;
         }
         while sessions.try_join_next().is_some() {}
         match Arc::clone(&room).try_acquire_owned() {
@@ -115,6 +119,7 @@ async fn drive(world: &Arc<World>, mut planner: Planner, duration: Option<Durati
             Err(_) => world.count(Tally::turned_away),
         }
     }
+    world.closed.store(true, Ordering::Relaxed);
     let rest = async { while sessions.join_next().await.is_some() {} };
     tokio::select! {
         _ = tokio::time::timeout(FINISH_MAX, rest) => {}
@@ -162,7 +167,15 @@ impl World {
             (0..CLIENTS_PER_REGION).map(|c| ClientState::new(plan::client_address(&region, c))).collect()
         });
         let fetcher = Fetcher::new(name_servers, ports);
-        Ok(Self { fetcher, clients: Vec::from(clients), page_host, video_host, cluster_of, tally: Mutex::new(Tally::default()) })
+        Ok(Self {
+            fetcher,
+            clients: Vec::from(clients),
+            page_host,
+            video_host,
+            cluster_of,
+            tally: Mutex::new(Tally::default()),
+            closed: AtomicBool::new(false),
+        })
     }
 
     fn count(&self, with: impl FnOnce(&mut Tally)) {
@@ -176,6 +189,9 @@ impl World {
         for step in session.steps {
             due += Duration::from_secs_f64(step.after);
             tokio::time::sleep_until(due).await;
+            if self.closed.load(Ordering::Relaxed) {
+                return;
+            }
             let host = if step.video { &self.video_host } else { &self.page_host };
             let outcome = self.fetcher.fetch(client, host, &step.path, false).await;
             self.count(|tally| tally.request(&outcome, &self.cluster_of));
