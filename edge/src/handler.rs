@@ -30,7 +30,7 @@ use crate::origin::{OriginBody, OriginError, OriginRequestBody, REQUEST_BYTES_MA
 use crate::policy::conditional::{self, HeadSays, Precondition};
 use crate::policy::fields::CacheControl;
 use crate::policy::forward::{self, ClientFields, Forwarder, Loop, MaxForwards};
-use crate::policy::key::{self, Key, MethodClass};
+use crate::policy::key::{self, Key, KeyError, MethodClass};
 use crate::policy::range::{self, ByteRange, ContentRange, Multipart, Part, Spec};
 use crate::policy::reuse::{self, Reuse};
 use crate::policy::status::{CACHE_STATUS, ForwardReason, Outcome, PROXY_STATUS, ProxyError};
@@ -182,6 +182,20 @@ async fn respond(worker: &Arc<Worker>, client: IpAddr, last: &Mutex<LastHost>, r
     (response, outcome, Some(site), note)
 }
 
+/// The URL of a key for a host that is canonical. The rules are the policy's; what plainly fits them is put together here.
+fn key_url(host: &str, path: &str) -> Result<String, KeyError> {
+    let is_plain =
+        path.len() <= key::PATH_BYTES_MAX && path.starts_with('/') && path.bytes().all(|b| (0x21..0x7f).contains(&b) && b != b'#');
+    if !is_plain {
+        return Key::new("http", host, path).map(|key| key.url.into());
+    }
+    let mut url = String::with_capacity("http://".len() + host.len() + path.len());
+    url.push_str("http://");
+    url.push_str(host);
+    url.push_str(path);
+    Ok(url)
+}
+
 /// The host that a connection's last request named, and what came of it: nearly always the next one names the same.
 #[derive(Default)]
 pub(crate) struct LastHost(Option<Known>);
@@ -249,8 +263,8 @@ fn check(
     };
     let path = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     let is_asterisk = path.as_str() == "*" && head.method == Method::OPTIONS;
-    let url: Arc<str> = match Key::new("http", host, path.as_str()) {
-        Ok(key) => key.url.into(),
+    let url: Arc<str> = match key_url(host, path.as_str()) {
+        Ok(url) => url.into(),
         Err(_) if is_asterisk => format!("http://{host}/*").into(),
         Err(error) => return refuse(error.status(), "the request's target is malformed or too long\n"),
     };
@@ -882,4 +896,38 @@ fn failed(checked: &Checked, error: OriginError, reason: ForwardReason) -> Found
     response.headers_mut().insert(PROXY_STATUS, error.proxy_status(&checked.worker.edge.name));
     let outcome = Outcome::forwarded(Answer::Error, reason);
     (with_status(checked, response, &outcome), outcome, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_short_way_to_a_key_gives_what_the_policy_gives() {
+        let long = "x".repeat(key::PATH_BYTES_MAX);
+        let paths = ["/", "/a/b?c=d&e", "/%2F;x", "/caf\u{e9}", "/a b", "/a#b", "a", "", "*", "/\u{7f}", &format!("/{long}")];
+        for path in paths {
+            let expected = Key::new("http", "a.test", path).map(|key| key.url.into_string());
+            assert_eq!(key_url("a.test", path), expected, "{path:?}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_looked_up_again_when_the_sites_have_changed() {
+        let metrics = crate::metrics::Metrics::new(1, "ams");
+        let sites = [Arc::new(Sites::default()), Arc::new(Sites::default())];
+        let site = Arc::new(Site {
+            name: "www".into(),
+            target: Arc::new(crate::origin::Target { is_tls: false, host: "127.0.0.1".into(), port: 80 }),
+            origin_host: None,
+            cache: nearcast_fleet::config::CachePolicy::default(),
+            counters: metrics.site("www"),
+        });
+        let mut last = LastHost::default();
+        let host_field = HeaderValue::from_static("a.test");
+        last.keep(Known { named: "A.test:80".into(), sites: sites[0].clone(), host: "a.test".into(), host_field, site });
+        for (named, of, is_known) in [("A.test:80", 0, true), ("a.test", 0, false), ("A.test:80", 1, false)] {
+            assert_eq!(last.known(named, &sites[of]).is_some(), is_known, "{named} {of}");
+        }
+    }
 }
