@@ -373,7 +373,8 @@ mod tests {
     async fn only_orders_of_the_own_cluster_that_are_not_over_count() {
         let mut file = "[fleet]\nzone = \"cdn.test\"\n".to_owned();
         for (name, address) in [("ams", "127.0.0.1"), ("nyc", "127.0.0.2")] {
-            file += &format!("[[cluster]]\nname = \"{name}\"\n[[cluster.node]]\nname = \"{name}-1\"\naddress = \"{address}\"\n");
+            file += &format!("[[cluster]]\nname = \"{name}\"\nplace = {{ latitude = 1.0, longitude = 1.0 }}\n");
+            file += &format!("[[cluster.node]]\nname = \"{name}-1\"\naddress = \"{address}\"\nadmin = \"{address}:9100\"\n");
         }
         file += "[[site]]\nname = \"www\"\nhosts = [\"www.test\"]\norigin = \"http://127.0.0.3\"\n";
         let fleet = nearcast_fleet::file::parse(&file, std::path::Path::new("/")).expect("the file is good");
