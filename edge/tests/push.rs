@@ -121,3 +121,16 @@ fn a_push_keeps_to_its_rate_and_a_newer_order_replaces_it() {
     std::thread::park_timeout(Duration::from_millis(1500));
     assert_eq!(origin.seen().len(), before, "the older one has ended");
 }
+
+#[test]
+fn an_order_for_another_cluster_interrupts_nothing() {
+    let origin = origin();
+    let mut edge = Plan::new(&origin).start();
+    edge.entry(order("ours", (0..4).map(|n| format!("/v/ours{n}")), 1_400_000));
+    wait_for("the first file", || pushed(&edge, "origin") >= BYTES as f64);
+    let Change::Push(mut other) = order("theirs", ["/v/theirs".to_owned()], 100 << 20) else { unreachable!("an order is a push") };
+    other.cluster = "nyc".into();
+    edge.entry(Change::Push(other));
+    wait_for("all of our own order", || pushed(&edge, "origin") >= 4.0 * BYTES as f64);
+    assert_eq!(origin.count("/v/theirs"), 0);
+}
