@@ -160,7 +160,8 @@ mod tests {
 
     #[test]
     fn the_only_node_needs_no_name() {
-        let table: [(Option<&str>, &[&str], Result<&str, &str>); 6] = [
+        type Row<'a> = (Option<&'a str>, &'a [&'a str], Result<&'a str, &'a str>);
+        let table: [Row<'_>; 6] = [
             (None, &["ns1"], Ok("ns1")),
             (Some("ns1"), &["ns1"], Ok("ns1")),
             (Some("b"), &["a", "b"], Ok("b")),

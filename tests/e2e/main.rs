@@ -3,6 +3,7 @@
 //! Every test runs a fleet of its own on loopback addresses that no other test has, so they run side by side.
 
 #![allow(clippy::print_stderr, reason = "a test that fails shows the logs of what it ran")]
+#![allow(unreachable_pub, reason = "`pub` marks what the lab offers to the tests")]
 
 mod lab;
 

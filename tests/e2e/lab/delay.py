@@ -5,8 +5,8 @@ ordered by due time. Standard library only.
     delay.py NAMESPACE=ADDRESS ... -- FROM:TO:MILLISECONDS ...
 
 Every namespace exists already. Each gets a device `lab0` with its address and a default route through it. The given
-delays are one way and hold in both directions; pairs that are not named have none. A line `A:B:MS` on standard input
-changes a delay while it runs. Prints `ready` when packets flow; ends at the end of its input.
+delays are one way and hold in both directions; pairs that are not named have none. Prints `ready` when packets flow;
+ends at the end of its input.
 """
 
 import fcntl, heapq, os, select, socket, struct, subprocess, sys, time
@@ -27,18 +27,13 @@ def ip(*arguments):
     subprocess.run(["ip", *arguments], check=True)
 
 
-def set_delay(delays, text):
-    one, other, milliseconds = text.split(":")
-    for pair in ((one, other), (other, one)):
-        delays[pair] = float(milliseconds) / 1000
-
-
 def main():
     split = sys.argv.index("--")
     hosts = dict(word.split("=") for word in sys.argv[1:split])
     delays = {}
     for word in sys.argv[split + 1 :]:
-        set_delay(delays, word)
+        one, other, milliseconds = word.split(":")
+        delays[one, other] = delays[other, one] = float(milliseconds) / 1000
     by_fd, by_address = {}, {}
     for number, (namespace, address) in enumerate(hosts.items()):
         device = "labtun%d-%d" % (os.getpid() % 100000, number)
@@ -61,11 +56,8 @@ def main():
         wait = None if not queue else max(0.0, (queue[0][0] - time.monotonic()) * 1000)
         for fd, _ in poll.poll(wait):
             if fd == 0:
-                line = os.read(0, 4096).decode()
-                if not line:
+                if not os.read(0, 4096):
                     return
-                for text in line.split():
-                    set_delay(delays, text)
                 continue
             for _ in range(64):
                 try:

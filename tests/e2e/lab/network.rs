@@ -1,6 +1,5 @@
 //! Hosts with delays between them: network namespaces joined by `delay.py`. Needs root.
 
-use std::io::Write;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,7 +15,8 @@ pub struct Network {
     prefix: String,
     hosts: Vec<&'static str>,
     forwarder: Child,
-    control: ChildStdin,
+    /// Held open: the forwarder ends with its input, so also when the test is killed.
+    _input: ChildStdin,
 }
 
 impl Network {
@@ -47,18 +47,12 @@ impl Network {
             .stderr(file)
             .spawn()
             .expect("python3 runs; tests/run installs it");
-        let control = forwarder.stdin.take().expect("standard input is a pipe");
+        let input = forwarder.stdin.take().expect("standard input is a pipe");
         wait::until("the delay network", Duration::from_secs(10), || {
             let text = std::fs::read_to_string(&log).unwrap_or_default();
             if text.contains("ready") { Ok(()) } else { Err(text) }
         });
-        Self { prefix, hosts: hosts.iter().map(|(host, _)| *host).collect(), forwarder, control }
-    }
-
-    /// Changes the delay of a pair.
-    pub fn set_delay(&mut self, one: &str, other: &str, milliseconds: u32) {
-        let prefix = &self.prefix;
-        writeln!(self.control, "{prefix}{one}:{prefix}{other}:{milliseconds}").expect("the forwarder runs");
+        Self { prefix, hosts: hosts.iter().map(|(host, _)| *host).collect(), forwarder, _input: input }
     }
 
     /// A command that runs on a host.
