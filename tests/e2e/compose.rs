@@ -1,5 +1,6 @@
 //! The compose demo: in each region a client asks a real resolver that walks from our own root, and is served by its region.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Duration;
 
@@ -104,28 +105,52 @@ fn each_regions_client_walks_from_the_root_to_its_own_cluster() {
     assert!(user.starts_with("65532"), "the image runs as {user}");
     assert!(bytes.parse::<u64>().expect("a size") < 200_000_000, "one small image, even with the test profile: {bytes}");
 
-    // Something of everything that the dashboards show: pages, a video, a push.
-    let catalogue = Compose::exec("client-europe", &["curl", "-sS", "http://video.demo.test/catalogue.json"]);
+    // A video plays in each region, by way of the resolver and the edges.
+    let catalogue = Compose::exec("client-europe", &["curl", "-sS", "-m", "10", "http://video.demo.test/catalogue.json"]);
     let catalogue: serde_json::Value = serde_json::from_str(&catalogue).expect("the catalogue is JSON");
-    let slug =
-        catalogue.as_array().or_else(|| catalogue["titles"].as_array()).expect("titles")[0]["slug"].as_str().expect("a slug").to_owned();
-    let watch = || {
-        for (region, _) in REGIONS {
-            let master = format!("http://video.demo.test/v/{slug}/master.m3u8");
-            Compose::exec(&format!("client-{region}"), &["ffmpeg", "-v", "error", "-i", &master, "-map", "0:v:0", "-f", "null", "-"]);
-        }
-    };
-    watch();
-    watch();
-    wait::until("a plan", Duration::from_secs(30), || {
-        let plan = Compose::exec("control", &["/nearcast", "plan", "--fleet", "/fleet.toml", "--json"]);
-        if plan.contains("seg-") { Ok(()) } else { Err(plan) }
+    let slug = catalogue["titles"][0]["slug"].as_str().expect("a slug");
+    let master = format!("http://video.demo.test/v/{slug}/master.m3u8");
+    for (region, _) in REGIONS {
+        Compose::exec(&format!("client-{region}"), &["ffmpeg", "-v", "error", "-i", &master, "-map", "0:v:0", "-f", "null", "-"]);
+    }
+
+    // The synthetic clients are served in all three regions.
+    wait::until("traffic in every region", Duration::from_secs(60), || {
+        let told = Compose::run(&["logs", "--no-color", "--tail", "1", "traffic"]);
+        let told_all = REGIONS.iter().all(|(_, cluster)| told.contains(&format!("{cluster} ")));
+        if told_all && !told.contains("hit ratio 0.0") { Ok(()) } else { Err(told) }
     });
+
+    // A push that is asked for, and those that the fast clock brings about, end with all they were to bring.
     Compose::exec("control", &["/nearcast", "push", "--now", "--fleet", "/fleet.toml"]);
-    watch();
+    let mut whole = BTreeSet::new();
+    wait::until("a whole push to each cluster, and one by itself", Duration::from_secs(240), || {
+        let pushes = crate::lab::tools::curl(&["http://172.30.53.5:7700/v1/pushes"]);
+        let pushes: serde_json::Value = serde_json::from_str(&pushes).expect("pushes are JSON");
+        for order in pushes["orders"].as_array().expect("orders") {
+            if order["progress"] == 1.0 && order["total"]["failed"] == 0 {
+                whole.extend([order["cluster"].to_string(), order["why"].to_string()]);
+            }
+        }
+        let wanted = ["ams", "nyc", "sin", "scheduled"];
+        if wanted.iter().all(|w| whole.contains(&format!("\"{w}\""))) { Ok(()) } else { Err(pushes) }
+    });
+
     let files = DASHBOARDS.map(|name| format!("{ROOT}/deploy/grafana/dashboards/{name}.json"));
     let script = format!("{ROOT}/tests/e2e/lab/dashboards.py");
     let arguments: Vec<&str> =
         [script.as_str(), "queries", "http://172.30.53.7:9090"].into_iter().chain(files.iter().map(String::as_str)).collect();
     run(&format!("{ROOT}/target/test-venv/bin/python"), arguments);
+
+    // Its clients hardly notice that an edge dies: the other one's address is in the same answer, and soon alone.
+    Compose::run(&["kill", "ams-1"]);
+    let head = Compose::exec(
+        "client-europe",
+        &["curl", "-sS", "-m", "10", "--retry", "1", "--retry-all-errors", "-D", "-", "-o", "/dev/null", "http://www.demo.test/"],
+    );
+    assert!(head.contains("200 OK") && head.to_lowercase().contains("cache-status: ams-2"), "{head}");
+    wait::until("the resolver to know the one that is left", Duration::from_secs(40), || {
+        let addresses = Compose::exec("client-europe", &["dig", "+short", "www.demo.test"]);
+        if addresses.trim_end().ends_with("198.51.100.12") && !addresses.contains("198.51.100.11") { Ok(()) } else { Err(addresses) }
+    });
 }
