@@ -4,7 +4,8 @@ use std::path::Path;
 
 use nearcast_fleet::config::Fleet;
 use nearcast_fleet::failure::{Failure, FailureKind};
-use nearcast_fleet::file;
+use nearcast_fleet::file::{self, Mistake};
+use nearcast_gslb_dns::zone::{self, ZoneError};
 use serde_json::json;
 
 use super::print_json;
@@ -17,6 +18,10 @@ pub(crate) fn run(arguments: &CheckArgs) -> Result<(), Failure> {
         return check_json(&arguments.file);
     }
     let fleet = file::load(&arguments.file)?;
+    let faults = record_faults(&fleet, &std::fs::read_to_string(&arguments.file).unwrap_or_default());
+    if !faults.is_empty() {
+        return Err(Failure::new(FailureKind::Usage, file::describe(&arguments.file.display().to_string(), &faults)));
+    }
     outln!("{}: OK: {}", arguments.file.display(), summary(&fleet));
     Ok(())
 }
@@ -25,7 +30,11 @@ fn check_json(path: &Path) -> Result<(), Failure> {
     let text = std::fs::read_to_string(path)
         .map_err(|e| Failure::new(FailureKind::NoInput, format!("cannot read the fleet file {}: {e}", path.display())))?;
     let base = path.parent().unwrap_or(Path::new(""));
-    match file::parse(&text, base) {
+    let parsed = file::parse(&text, base).and_then(|fleet| {
+        let faults = record_faults(&fleet, &text);
+        if faults.is_empty() { Ok(fleet) } else { Err(faults) }
+    });
+    match parsed {
         Ok(fleet) => {
             print_json(&json!({"ok": true, "summary": summary(&fleet), "mistakes": []}));
             Ok(())
@@ -38,6 +47,23 @@ fn check_json(path: &Path) -> Result<(), Failure> {
             Err(Failure::new(FailureKind::Usage, format!("{} has {}", path.display(), plural(count, "mistake"))))
         }
     }
+}
+
+/// What only a name server can tell of the zones' records, at the line that holds the record's data.
+fn record_faults(fleet: &Fleet, text: &str) -> Vec<Mistake> {
+    let line_of = |words: &str| {
+        let data = words.split_whitespace().next_back().unwrap_or(words);
+        text.lines().position(|l| l.contains(data)).map_or(1, |n| n + 1)
+    };
+    let mistake = |fault: ZoneError| {
+        let (line, mend) = match &fault {
+            ZoneError::Record { record, .. } => (line_of(record), "write the data as RFC 1035 does, or as TYPE<number> \\# <length> <hex>"),
+            ZoneError::Conflict { owner, .. } => (line_of(owner.split('.').next().unwrap_or(owner)), "see docs/fleet-file.md, zones"),
+            ZoneError::NothingServed(name) => (line_of(name), "or take the name server out"),
+        };
+        Mistake { line, column: 1, problem: fault.to_string(), mend: mend.to_owned() }
+    };
+    zone::check(fleet).into_iter().map(mistake).collect()
 }
 
 /// One line of what a fleet consists of.
