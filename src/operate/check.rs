@@ -51,15 +51,16 @@ fn check_json(path: &Path) -> Result<(), Failure> {
 
 /// What only a name server can tell of the zones' records, at the line that holds the record's data.
 fn record_faults(fleet: &Fleet, text: &str) -> Vec<Mistake> {
-    let line_of = |words: &str| {
-        let data = words.split_whitespace().next_back().unwrap_or(words);
-        text.lines().position(|l| l.contains(data)).map_or(1, |n| n + 1)
-    };
+    let line_of = |words: &[&str]| text.lines().position(|l| words.iter().all(|w| l.contains(w))).map_or(1, |n| n + 1);
     let mistake = |fault: ZoneError| {
         let (line, mend) = match &fault {
-            ZoneError::Record { record, .. } => (line_of(record), "write the data as RFC 1035 does, or as TYPE<number> \\# <length> <hex>"),
-            ZoneError::Conflict { owner, .. } => (line_of(owner.split('.').next().unwrap_or(owner)), "see docs/fleet-file.md, zones"),
-            ZoneError::NothingServed(name) => (line_of(name), "or take the name server out"),
+            // Owner, type, data.
+            ZoneError::Record { record, .. } => (
+                line_of(&record.splitn(3, ' ').skip(1).collect::<Vec<_>>()),
+                "write the data as RFC 1035 does, or as TYPE<number> \\# <length> <hex>",
+            ),
+            ZoneError::Conflict { owner, .. } => (line_of(&[owner.split('.').next().unwrap_or(owner)]), "see docs/fleet-file.md, zones"),
+            ZoneError::NothingServed(name) => (line_of(&[name]), "or take the name server out"),
         };
         Mistake { line, column: 1, problem: fault.to_string(), mend: mend.to_owned() }
     };
