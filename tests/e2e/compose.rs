@@ -18,7 +18,7 @@ impl Compose {
     fn command(arguments: &[&str]) -> Command {
         let mut command = Command::new("docker-compose");
         command.current_dir(ROOT).args(["-f", "deploy/compose.yaml", "-p", "nearcast-e2e"]).args(arguments);
-        // Ports of its own, beside a `nearcast demo` on the same machine. The networks' prefixes are the compose demo's: end that one first.
+        // Ports of its own, beside a `nearcast demo` on the same machine. A compose demo has to end first: it has the same networks.
         command.envs([("NEARCAST_CONSOLE_PORT", "17700"), ("NEARCAST_PROMETHEUS_PORT", "19090"), ("NEARCAST_GRAFANA_PORT", "13000")]);
         command
     }
