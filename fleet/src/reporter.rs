@@ -80,9 +80,10 @@ pub fn to_control(fleet: &Fleet, role: &str) -> Vec<String> {
     fleet.control.iter().map(|c| format!("{}/v1/reports/{role}", c.url)).collect()
 }
 
-/// Where round-trip times go: `<admin>/rtt` of every name server.
+/// Where round-trip times go: `<admin>/rtt` of every name server that serves the CDN's zone; others steer nobody.
 pub fn to_name_servers(fleet: &Fleet) -> Vec<String> {
-    fleet.name_servers.iter().map(|n| format!("{}/rtt", n.admin_url)).collect()
+    let steering = fleet.zone_name_servers.iter().filter_map(|i| fleet.name_servers.get(*i));
+    steering.map(|n| format!("{}/rtt", n.admin_url)).collect()
 }
 
 /// The first report after one interval: there is something to report by then.

@@ -14,10 +14,10 @@ use crate::{find, text};
 /// How long a name server may take over its answer.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
-/// Asks every name server, and shows where they differ.
+/// Asks every name server that serves the CDN's zone, and shows where they differ.
 pub(crate) async fn run(arguments: ExplainArgs) -> Result<(), Failure> {
     let fleet = find::fleet(arguments.fleet.fleet.as_deref())?;
-    if fleet.name_servers.is_empty() {
+    if fleet.zone_name_servers.is_empty() {
         return Err(Failure::new(FailureKind::Usage, "the fleet file has no [[name_server]]; nobody steers clients"));
     }
     let host = arguments.host.trim_end_matches('.').to_ascii_lowercase();
@@ -31,7 +31,8 @@ pub(crate) async fn run(arguments: ExplainArgs) -> Result<(), Failure> {
     let client = Client::new();
     let mut answers: Vec<(String, Value)> = Vec::new();
     let mut failures = Vec::new();
-    for server in &fleet.name_servers {
+    // The others serve parents of our zones and steer nobody.
+    for server in fleet.zone_name_servers.iter().filter_map(|i| fleet.name_servers.get(*i)) {
         match ask(&client, &format!("{}/explain?{query}", server.admin_url)).await {
             Ok(answer) => answers.push((server.name.clone(), answer)),
             Err(failure) => failures.push((server.name.clone(), failure)),
