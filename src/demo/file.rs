@@ -155,7 +155,7 @@ name = "{}-{number}"
 address = "{ip}"
 listen = "{ip}:{EDGE_PORT}"
 admin = "{ip}:9100"
-memory = "8MiB"
+memory = "4MiB"
 disk = "64MiB"
 threads = 1
 "#,
