@@ -2,7 +2,7 @@
 
 mod lab;
 
-use lab::{Edge, Origin, Plan, Reply, pattern};
+use lab::{Edge, Origin, Plan, Reply, pattern, wait_for};
 
 const BYTES: usize = 4 << 20;
 const SLICE: usize = 256 << 10;
