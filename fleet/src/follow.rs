@@ -38,6 +38,9 @@ const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 /// Pauses between attempts while control is away: from the first to the last, doubling, a random half taken off.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
+/// Failures in a row before one is told: with the pauses above, two seconds or a little more.
+const FAILURES_TOLD: u32 = 5;
+
 /// Entries on their way to the role.
 const ENTRIES_WAITING_MAX: usize = 1024;
 
@@ -262,9 +265,10 @@ impl Follower {
 
     fn note(&self, error: Option<&FollowError>, failures: u32) {
         match error {
-            Some(error) if failures == 0 => tracing::warn!(%error, "control's journal cannot be followed; trying again"),
+            // Control may start a moment after its nodes: that is nothing to warn of.
+            Some(error) if failures == FAILURES_TOLD => tracing::warn!(%error, "control's journal cannot be followed; trying again"),
             Some(error) => tracing::debug!(%error, failures, "control's journal cannot be followed yet"),
-            None if failures > 0 => tracing::info!(failures, "control's journal is followed again"),
+            None if failures > FAILURES_TOLD => tracing::info!(failures, "control's journal is followed again"),
             None => {}
         }
         let is_reachable = error.is_none();
