@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
@@ -97,18 +97,30 @@ impl Content {
         self.store.contains(&self.body, (at / SLICE) as u32) || self.fill_of(at).is_some()
     }
 
-    /// The run of slices from `at` on that are neither stored nor on their way, cut at `end`: byte offsets.
-    pub(crate) fn missing_run(&self, at: u64, end: u64) -> (u64, u64) {
-        let first = at / SLICE * SLICE;
-        let mut last = first + SLICE;
-        while last < end && !self.has_or_awaits(last) {
-            last += SLICE;
-        }
-        (first, self.length().map_or(last, |length| last.min(length)))
-    }
-
     /// Begins a fill of `first..end`, whose first byte is a slice's. Readers wait for it from now on.
     pub(crate) fn begin_fill(&self, first: u64, end: Option<u64>) -> Arc<Fill> {
+        self.add_fill(&mut self.fills(), first, end)
+    }
+
+    /// Begins a fill of the run of slices from the one at `at` on that are neither stored nor on their way, cut at
+    /// `end`. `None` when that slice is. Who looks and who begins holds the lock in between: of all that ask for the
+    /// same run at once, one begins.
+    pub(crate) fn begin_fill_of_missing(&self, at: u64, end: u64) -> Option<Arc<Fill>> {
+        let mut fills = self.fills();
+        let is_missing = |at: u64| !self.store.contains(&self.body, (at / SLICE) as u32) && fill_in(&fills, at).is_none();
+        let first = at / SLICE * SLICE;
+        if !is_missing(first) {
+            return None;
+        }
+        let mut last = first + SLICE;
+        while last < end && is_missing(last) {
+            last += SLICE;
+        }
+        let last = self.length().map_or(last, |length| last.min(length));
+        Some(self.add_fill(&mut fills, first, Some(last)))
+    }
+
+    fn add_fill(&self, fills: &mut Vec<Arc<Fill>>, first: u64, end: Option<u64>) -> Arc<Fill> {
         let fill = Arc::new(Fill {
             first,
             end,
@@ -118,31 +130,22 @@ impl Content {
             consumed: Notify::new(),
             is_relay: AtomicBool::new(false),
         });
-        let mut fills = self.fills.lock().expect("no holder of this lock panics");
         fills.push(fill.clone());
         self.is_filling.store(true, Ordering::Release);
         fill
     }
 
-    /// Begins a fill of a run of missing slices unless somebody else has meanwhile.
-    pub(crate) fn begin_fill_of_missing(&self, first: u64, end: u64) -> Option<Arc<Fill>> {
-        if self.fill_of(first).is_some() {
-            return None;
-        }
-        Some(self.begin_fill(first, Some(end)))
+    fn fills(&self) -> MutexGuard<'_, Vec<Arc<Fill>>> {
+        self.fills.lock().expect("no holder of this lock panics")
     }
 
     /// The fill that has the byte at hand or will have it.
     fn fill_of(&self, at: u64) -> Option<Arc<Fill>> {
-        if !self.is_filling() {
-            return None;
-        }
-        let fills = self.fills.lock().expect("no holder of this lock panics");
-        fills.iter().find(|f| f.first <= at && f.end.is_none_or(|end| at < end) && !matches!(f.find(at), Found::Elsewhere)).cloned()
+        if self.is_filling() { fill_in(&self.fills(), at).cloned() } else { None }
     }
 
     fn end_fill(&self, fill: &Arc<Fill>) {
-        let mut fills = self.fills.lock().expect("no holder of this lock panics");
+        let mut fills = self.fills();
         fills.retain(|f| !Arc::ptr_eq(f, fill));
         self.is_filling.store(!fills.is_empty(), Ordering::Release);
     }
@@ -159,6 +162,11 @@ impl Drop for Content {
             self.store.forget(&self.body);
         }
     }
+}
+
+/// The one of `fills` that has the byte at hand or will have it.
+fn fill_in(fills: &[Arc<Fill>], at: u64) -> Option<&Arc<Fill>> {
+    fills.iter().find(|f| f.first <= at && f.end.is_none_or(|end| at < end) && !matches!(f.find(at), Found::Elsewhere))
 }
 
 /// How many slices lie before the end of a body of that length; an empty one has one, so that it can be stored.
@@ -603,10 +611,32 @@ mod tests {
         assert_eq!(empty.whole_in_memory().as_deref(), Some(&b""[..]));
         let parts = content(64 << 20, Some(5 * SLICE));
         let fill = parts.begin_fill(2 * SLICE, Some(3 * SLICE));
-        assert_eq!(parts.missing_run(10, 5 * SLICE), (0, 2 * SLICE), "up to what is on its way");
-        assert_eq!(parts.missing_run(3 * SLICE + 1, 3 * SLICE + 2), (3 * SLICE, 4 * SLICE));
-        drop(FillWriter::new(parts.clone(), fill, false));
+        assert!(parts.begin_fill_of_missing(2 * SLICE, 5 * SLICE).is_none(), "it is on its way");
+        let before = parts.begin_fill_of_missing(10, 5 * SLICE).expect("it is missing");
+        assert_eq!((before.first, before.end), (0, Some(2 * SLICE)), "up to what is on its way");
+        let after = parts.begin_fill_of_missing(3 * SLICE + 1, 3 * SLICE + 2).expect("it is missing");
+        assert_eq!((after.first, after.end), (3 * SLICE, Some(4 * SLICE)), "whole slices");
+        for fill in [fill, before, after] {
+            drop(FillWriter::new(parts.clone(), fill, false));
+        }
         assert!(matches!(parts.reader(0, Some(1)).next().await, Next::Missing));
+    }
+
+    #[test]
+    fn of_many_that_miss_the_same_slice_one_begins_its_fill() {
+        for _ in 0..200 {
+            let content = content(64 << 20, Some(2 * SLICE));
+            let start = std::sync::Barrier::new(4);
+            let begun = std::thread::scope(|scope| {
+                let begin = || {
+                    start.wait();
+                    content.begin_fill_of_missing(0, SLICE).is_some()
+                };
+                let threads: Vec<_> = (0..4).map(|_| scope.spawn(begin)).collect();
+                threads.into_iter().map(|t| t.join().expect("no panic")).filter(|b| *b).count()
+            });
+            assert_eq!(begun, 1);
+        }
     }
 
     #[tokio::test(start_paused = true)]

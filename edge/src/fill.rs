@@ -538,13 +538,13 @@ fn fits(content: &Content, response: &Response<OriginBody>, at: u64) -> Option<u
 pub(crate) async fn refill(source: &Source, response: &Arc<StoredResponse>, at: u64, end: u64, pool: Pool) -> Result<(), OriginError> {
     let content = response.content.clone();
     let Some(tag) = content.strong_tag.clone() else { return Err(OriginError::Unfit) };
-    let (first, end) = content.missing_run(at, end);
-    let Some(fill) = content.begin_fill_of_missing(first, end) else { return Ok(()) };
+    let Some(fill) = content.begin_fill_of_missing(at, end) else { return Ok(()) };
+    let (first, end) = (fill.at(), fill.end());
     let writer = FillWriter::new(content.clone(), fill, pool == Pool::Pushed);
     let (tell, told) = oneshot::channel();
     let source = source.clone();
     tokio::spawn(async move {
-        let mut extra = range_field(first, Some(end));
+        let mut extra = range_field(first, end);
         extra.insert(IF_RANGE, tag);
         let outcome = match source.ask(extra).await {
             Ok(response) => fits(&content, &response, first).map(|skip| (skip, response)).ok_or(OriginError::Unfit),

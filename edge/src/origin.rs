@@ -33,6 +33,9 @@ const BETWEEN_BYTES_MAX: Duration = Duration::from_secs(15);
 const IDLE_MAX: Duration = Duration::from_secs(50);
 /// Idle connections kept to one origin by one worker.
 const IDLE_CONNECTIONS_MAX: usize = 64;
+/// A connection reads this much at once at most. hyper's own limit is six times as much; each connection keeps the
+/// buffer it has grown to, and a byte of it that waits in a slice keeps all of it.
+const READ_BYTES_MAX: usize = 64 << 10;
 /// Addresses of one origin that are tried.
 const ADDRESSES_MAX: usize = 4;
 /// Fields a response may have.
@@ -348,7 +351,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut builder = http1::Builder::new();
-    builder.max_headers(FIELDS_MAX).max_header_size(HEAD_BYTES_MAX);
+    builder.max_headers(FIELDS_MAX).max_header_size(HEAD_BYTES_MAX).max_buf_size(READ_BYTES_MAX);
     let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|_| OriginError::Protocol)?;
     // Its end shows up at the sender or at the body.
     tokio::spawn(connection);
