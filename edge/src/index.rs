@@ -34,6 +34,8 @@ pub(crate) struct Index {
     responses: DashMap<u128, Variants, BuildHasherDefault<HashedKey>>,
     keys_max: usize,
     inserted: AtomicUsize,
+    /// Parts shed so far.
+    shed_parts: AtomicUsize,
     /// Chosen at random by each process, so that no client can choose where its keys lie.
     seed: u64,
 }
@@ -45,7 +47,7 @@ impl Index {
         let seed = std::hash::RandomState::new().hash_one(SHARDS);
         let keys_max = usize::try_from(memory_bytes / BYTES_A_KEY).unwrap_or(KEYS_MAX).clamp(KEYS_MIN, KEYS_MAX);
         let responses = DashMap::with_hasher_and_shard_amount(BuildHasherDefault::default(), SHARDS);
-        Self { responses, keys_max, inserted: AtomicUsize::new(0), seed }
+        Self { responses, keys_max, inserted: AtomicUsize::new(0), shed_parts: AtomicUsize::new(0), seed }
     }
 
     /// What a cache key is looked up by. Keys that meet in one hash are told apart by their URLs.
@@ -89,21 +91,23 @@ impl Index {
         self.remove(hash, |r| r.content.body.id == body && !r.content.is_filling() && !r.content.body.has_slices());
     }
 
-    /// Now and then: when there are too many keys, takes a part of them out, whichever their hashes name.
+    /// Now and then: while there are too many keys, takes a part of them out, whichever their hashes name, each part in its
+    /// turn.
     pub(crate) fn shed(&self) -> Vec<Arc<StoredResponse>> {
-        let inserted = self.inserted.fetch_add(1, Ordering::Relaxed);
-        if !inserted.is_multiple_of(LOOK_EVERY) || self.responses.len() <= self.keys_max {
-            return Vec::new();
-        }
-        let part = (inserted / LOOK_EVERY) % SHED_PART;
         let mut left = Vec::new();
-        self.responses.retain(|hash, variants| {
-            let stays = (*hash >> 100) as usize % SHED_PART != part;
-            if !stays {
-                left.extend(variants.iter().cloned());
-            }
-            stays
-        });
+        if !self.inserted.fetch_add(1, Ordering::Relaxed).is_multiple_of(LOOK_EVERY) {
+            return left;
+        }
+        while self.responses.len() > self.keys_max {
+            let part = self.shed_parts.fetch_add(1, Ordering::Relaxed) % SHED_PART;
+            self.responses.retain(|hash, variants| {
+                let stays = (*hash >> 100) as usize % SHED_PART != part;
+                if !stays {
+                    left.extend(variants.iter().cloned());
+                }
+                stays
+            });
+        }
         left
     }
 
