@@ -5,13 +5,14 @@
 
 use std::future::Future;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
@@ -51,6 +52,8 @@ pub(crate) struct ClientSocket {
     deadline: Instant,
     timer: Pin<Box<Sleep>>,
     write_stall: Option<Pin<Box<Sleep>>>,
+    /// Read before, to be read again.
+    given_back: Bytes,
     head: HeadInspector,
 }
 
@@ -66,7 +69,36 @@ impl ClientSocket {
             deadline,
             timer: Box::pin(tokio::time::sleep_until(deadline)),
             write_stall: None,
+            given_back: Bytes::new(),
             head: HeadInspector::default(),
+        }
+    }
+
+    /// Bytes that were taken by [`poll_fill`](Self::poll_fill) and are to be read again, before all others.
+    pub(crate) fn give_back(&mut self, bytes: Bytes) {
+        self.given_back = bytes;
+    }
+
+    /// Reads what there is, but no more than there is room for in `input`, which is not looked at; 0 at the client's end.
+    pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>, input: &mut BytesMut) -> Poll<io::Result<usize>> {
+        let read = pin!(self.stream.read_buf(input)).poll(cx);
+        match read {
+            Poll::Pending => self.poll_deadline(cx).map(Err),
+            Poll::Ready(Ok(length)) => {
+                self.note_read(length);
+                Poll::Ready(Ok(length))
+            }
+            failed => failed,
+        }
+    }
+
+    /// The first byte after a pause begins a head.
+    fn note_read(&mut self, length: usize) {
+        if length > 0 && self.phase.0.load(Ordering::Relaxed) == IDLE {
+            self.phase.0.store(HEAD, Ordering::Relaxed);
+            self.is_idle = false;
+            self.deadline = Instant::now() + HEAD_MAX;
+            self.head = HeadInspector::default();
         }
     }
 
@@ -115,23 +147,21 @@ impl AsyncRead for ClientSocket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let before = buffer.filled().len();
-        match Pin::new(&mut this.stream).poll_read(cx, buffer) {
-            Poll::Pending => this.poll_deadline(cx).map(Err),
-            Poll::Ready(Ok(())) => {
-                let phase = this.phase.0.load(Ordering::Relaxed);
-                if phase == IDLE && buffer.filled().len() > before {
-                    this.phase.0.store(HEAD, Ordering::Relaxed);
-                    this.is_idle = false;
-                    this.deadline = Instant::now() + HEAD_MAX;
-                    this.head = HeadInspector::default();
-                }
-                if phase != REQUEST {
-                    this.head.inspect(&mut buffer.filled_mut()[before..]);
-                }
-                Poll::Ready(Ok(()))
+        if this.given_back.has_remaining() {
+            let length = this.given_back.len().min(buffer.remaining());
+            buffer.put_slice(&this.given_back.split_to(length));
+        } else {
+            match Pin::new(&mut this.stream).poll_read(cx, buffer) {
+                Poll::Pending => return this.poll_deadline(cx).map(Err),
+                Poll::Ready(Ok(())) => {}
+                failed => return failed,
             }
-            failed => failed,
         }
+        this.note_read(buffer.filled().len() - before);
+        if this.phase.0.load(Ordering::Relaxed) != REQUEST {
+            this.head.inspect(&mut buffer.filled_mut()[before..]);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

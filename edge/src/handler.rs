@@ -4,7 +4,6 @@
 //! validate first -> nothing or parts? join or lead the forward request, and read from the store as bytes come ->
 //! one [`Outcome`] feeds `Cache-Status`, metrics and log. Follows RFC 9110, 9111, 9211 and 9209.
 
-use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -12,12 +11,10 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::stream;
-use http::header::{
-    AGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
-    IF_UNMODIFIED_SINCE, MAX_FORWARDS, RANGE, VIA,
-};
+use http::header::{AGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, IF_RANGE, MAX_FORWARDS, VIA};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http_body::Body;
 use hyper::body::Incoming;
 
 use crate::body::{BodyCut, ClientBody, Pieces};
@@ -25,7 +22,8 @@ use crate::connection::Phase;
 use crate::content::{Next, Reader};
 use crate::edge::{Edge, Site, Sites, Worker, now_ms};
 use crate::fill::{self, Ask, Forwards, Joined, Led, REVISION, Source, Told};
-use crate::metrics::Answer;
+use crate::http1::write_head;
+use crate::metrics::{Answer, SiteCounters};
 use crate::origin::{OriginBody, OriginError, OriginRequestBody, REQUEST_BYTES_MAX};
 use crate::policy::conditional::{self, HeadSays, Precondition};
 use crate::policy::fields::CacheControl;
@@ -33,7 +31,7 @@ use crate::policy::forward::{self, ClientFields, Forwarder, Loop, MaxForwards};
 use crate::policy::key::{self, Key, KeyError, MethodClass};
 use crate::policy::range::{self, ByteRange, ContentRange, Multipart, Part, Spec};
 use crate::policy::reuse::{self, Reuse};
-use crate::policy::status::{CACHE_STATUS, ForwardReason, Outcome, PROXY_STATUS, ProxyError};
+use crate::policy::status::{self, CACHE_STATUS, ForwardReason, Outcome, PROXY_STATUS, ProxyError};
 use crate::policy::{invalidate, vary};
 use crate::purge::{Verdict, canonical_host};
 use crate::response::StoredResponse;
@@ -64,26 +62,18 @@ struct Checked {
     revision: u64,
 }
 
-/// Answers one request. Never fails: what goes wrong is an answer.
+/// Answers one request; without a body where that is `None`. Never fails: what goes wrong is an answer.
 pub(crate) async fn serve(
     worker: Arc<Worker>,
     phase: Arc<Phase>,
     client: IpAddr,
     last: Arc<Mutex<LastHost>>,
-    request: Request<Incoming>,
-) -> Result<Response<ClientBody>, Infallible> {
-    phase.request_began();
+    request: Request<Option<Incoming>>,
+) -> Response<ClientBody> {
     let began = Instant::now();
     let (response, outcome, site, note) = respond(&worker, client, &last, request).await;
     let counters = site.as_ref().map_or(&worker.edge.no_site, |s| &s.counters).clone();
-    counters.answered(worker.number, outcome.label, response.status().as_u16());
-    worker.edge.metrics.took(worker.number, outcome.forward.is_some(), began.elapsed());
-    tracing::debug!(
-        answer = outcome.label.as_str(),
-        forward = outcome.forward.map(ForwardReason::as_str),
-        status = response.status().as_u16(),
-        "answered"
-    );
+    account(&worker, &counters, &outcome, response.status(), began);
     let number = worker.number;
     let (head, body) = response.into_parts();
     if let Some(bytes) = body.whole_length() {
@@ -92,7 +82,7 @@ pub(crate) async fn serve(
             note.note(&worker, bytes);
         }
         phase.request_ended();
-        return Ok(Response::from_parts(head, body));
+        return Response::from_parts(head, body);
     }
     if let Some(note) = &note {
         note.note(&worker, 0);
@@ -107,7 +97,83 @@ pub(crate) async fn serve(
         }
         phase.request_ended();
     });
-    Ok(Response::from_parts(head, body))
+    Response::from_parts(head, body)
+}
+
+/// What an answer does to the figures, but for the bytes of its body.
+fn account(worker: &Worker, counters: &SiteCounters, outcome: &Outcome, status: StatusCode, began: Instant) {
+    counters.answered(worker.number, outcome.label, status.as_u16());
+    worker.edge.metrics.took(worker.number, outcome.forward.is_some(), began.elapsed());
+    tracing::debug!(
+        answer = outcome.label.as_str(),
+        forward = outcome.forward.map(ForwardReason::as_str),
+        status = status.as_u16(),
+        "answered"
+    );
+}
+
+/// A GET without a body, condition or range, whose `Connection` names no other field: its fields are where they were read.
+pub(crate) struct Brief<'a> {
+    pub(crate) host: &'a str,
+    /// In origin form.
+    pub(crate) path: &'a str,
+    pub(crate) fields: &'a [httparse::Header<'a>],
+    /// It says how it wants stored responses to be used.
+    pub(crate) has_directives: bool,
+}
+
+/// The short way for most hits: one fresh response whose body is one slice in memory. Appends the response's head but for
+/// the empty line after it, and gives its body. `None` does nothing: the long way finds out why.
+pub(crate) fn serve_brief(worker: &Worker, last: &LastHost, brief: &Brief<'_>, url: &mut String, head: &mut Vec<u8>) -> Option<Bytes> {
+    let began = Instant::now();
+    let edge = &worker.edge;
+    let Known { host, site, .. } = last.known(brief.host, &edge.sites.load())?;
+    if brief.has_directives && site.cache.obey_client || key::ambiguity(brief.path).is_some() {
+        return None;
+    }
+    url.clear();
+    write_plain_url(host, brief.path, url)?;
+    let hash = edge.index.hash(url);
+    let variants = edge.index.variants(hash)?;
+    let [stored] = &variants[..] else { return None };
+    let is_clean = usable(edge, stored, url)? == Verdict::Clean && edge.is_usable_unvalidated(stored);
+    let fields = brief.fields.iter().map(|f| (f.name, f.value));
+    if !is_clean || stored.content.is_filling() || !vary::is_repeated(&stored.fields, &stored.selecting, fields) {
+        return None;
+    }
+    let now = now_ms().max(stored.freshness.received_ms);
+    let standing = reuse::standing(&stored.freshness, None, false, &site.cache, now);
+    if standing.reuse != Reuse::Fresh {
+        return None;
+    }
+    let body = stored.content.whole_in_memory()?;
+    let outcome = Outcome::hit(standing.ttl);
+    head.extend_from_slice(stored.whole_head.get_or_init(|| whole_head(stored, body.len(), &edge.via)));
+    head.extend_from_slice(b"age: ");
+    status::write_integer(standing.age.try_into().unwrap_or(i64::MAX), head);
+    head.extend_from_slice(b"\r\ncache-status: ");
+    outcome.write(&edge.name, head);
+    head.extend_from_slice(b"\r\n");
+    account(worker, &site.counters, &outcome, stored.status, began);
+    let sent = body.len() as u64;
+    site.counters.sent(worker.number, outcome.label, sent);
+    worker.note_request(hash, &site.name, &stored.url, sent, sent);
+    if sent > 0 && stored.content.body.pool() == Pool::Pushed {
+        site.counters.pushed_hit(worker.number, sent);
+    }
+    Some(body)
+}
+
+/// The part of the head of a whole stored response that is the same for every client at any time.
+fn whole_head(stored: &StoredResponse, length: usize, via: &HeaderValue) -> Box<[u8]> {
+    let mut fields = forward::stored(&stored.fields, None, stored.status == StatusCode::OK, via);
+    fields.remove(AGE);
+    if stored.status != StatusCode::NO_CONTENT {
+        fields.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    let mut head = Vec::with_capacity(512);
+    write_head(&mut head, stored.status, &fields);
+    head.into()
 }
 
 /// What popularity and the accounts of pushes learn from an answer.
@@ -142,7 +208,7 @@ fn plain(status: StatusCode, words: &'static str) -> Response<ClientBody> {
     response
 }
 
-async fn respond(worker: &Arc<Worker>, client: IpAddr, last: &Mutex<LastHost>, request: Request<Incoming>) -> Answered {
+async fn respond(worker: &Arc<Worker>, client: IpAddr, last: &Mutex<LastHost>, request: Request<Option<Incoming>>) -> Answered {
     let edge = &worker.edge;
     if request.uri().path() == HEALTH_PATH {
         return match edge.is_draining.load(Ordering::Relaxed) {
@@ -154,20 +220,20 @@ async fn respond(worker: &Arc<Worker>, client: IpAddr, last: &Mutex<LastHost>, r
         Ok(checked) => checked,
         Err(refused) => return *refused,
     };
-    if hyper::body::Body::size_hint(&body).lower() > REQUEST_BYTES_MAX {
+    if body.as_ref().is_some_and(|b| b.size_hint().lower() > REQUEST_BYTES_MAX) {
         return local(StatusCode::PAYLOAD_TOO_LARGE, "the request's body is too large\n");
     }
     let site = checked.site.clone();
-    let has_body = !hyper::body::Body::is_end_stream(&body);
+    let has_body = body.as_ref().is_some_and(|b| !b.is_end_stream());
     let is_ambiguous = || key::ambiguity(checked.path.as_str()).is_some();
     let (response, outcome, stored) = match key::method_class(&checked.method) {
         MethodClass::Get | MethodClass::Head if has_body || is_ambiguous() => {
-            let (response, outcome) = pass(&checked, Some(body), ForwardReason::Bypass).await;
+            let (response, outcome) = pass(&checked, body, ForwardReason::Bypass).await;
             (response, outcome, None)
         }
         MethodClass::Get | MethodClass::Head => look_up(&checked).await,
         MethodClass::Safe | MethodClass::Unsafe | MethodClass::Refused => {
-            let (response, outcome) = pass(&checked, Some(body), ForwardReason::Method).await;
+            let (response, outcome) = pass(&checked, body, ForwardReason::Method).await;
             (response, outcome, None)
         }
     };
@@ -184,16 +250,22 @@ async fn respond(worker: &Arc<Worker>, client: IpAddr, last: &Mutex<LastHost>, r
 
 /// The URL of a key for a host that is canonical. The rules are the policy's; what plainly fits them is put together here.
 fn key_url(host: &str, path: &str) -> Result<String, KeyError> {
+    let mut url = String::with_capacity("http://".len() + host.len() + path.len());
+    match write_plain_url(host, path, &mut url) {
+        Some(()) => Ok(url),
+        None => Key::new("http", host, path).map(|key| key.url.into()),
+    }
+}
+
+fn write_plain_url(host: &str, path: &str, url: &mut String) -> Option<()> {
     let is_plain =
         path.len() <= key::PATH_BYTES_MAX && path.starts_with('/') && path.bytes().all(|b| (0x21..0x7f).contains(&b) && b != b'#');
-    if !is_plain {
-        return Key::new("http", host, path).map(|key| key.url.into());
+    if is_plain {
+        url.push_str("http://");
+        url.push_str(host);
+        url.push_str(path);
     }
-    let mut url = String::with_capacity("http://".len() + host.len() + path.len());
-    url.push_str("http://");
-    url.push_str(host);
-    url.push_str(path);
-    Ok(url)
+    is_plain.then_some(())
 }
 
 /// The host that a connection's last request named, and what came of it: nearly always the next one names the same.
@@ -225,8 +297,8 @@ fn check(
     worker: &Arc<Worker>,
     client: IpAddr,
     last: &mut LastHost,
-    request: Request<Incoming>,
-) -> Result<(Checked, Incoming), Box<Answered>> {
+    request: Request<Option<Incoming>>,
+) -> Result<(Checked, Option<Incoming>), Box<Answered>> {
     let refuse = |status, words| Err(Box::new(local(status, words)));
     let (mut head, body) = request.into_parts();
     if key::method_class(&head.method) == MethodClass::Refused {
@@ -566,12 +638,6 @@ async fn deliver_from(
 ) -> Result<(Response<ClientBody>, Outcome), Undelivered> {
     let content = &stored.content;
     let length = content.length();
-    if let Some(age) = age
-        && is_plain(checked)
-        && let Some(bytes) = content.whole_in_memory()
-    {
-        return Ok((whole(checked, stored, age, bytes, &outcome), outcome));
-    }
     let is_rangeable = stored.status == StatusCode::OK && length.is_some();
     let mut head = Response::new(());
     *head.status_mut() = stored.status;
@@ -639,30 +705,6 @@ async fn deliver_from(
     };
     content.body.touch();
     Ok((finish(checked, head, body, &outcome), outcome))
-}
-
-/// Whether a request has neither conditions nor ranges, as most have.
-fn is_plain(checked: &Checked) -> bool {
-    let is_special =
-        |name: &HeaderName| matches!(*name, RANGE | IF_RANGE | IF_MATCH | IF_NONE_MATCH | IF_MODIFIED_SINCE | IF_UNMODIFIED_SINCE);
-    checked.method == Method::GET && !checked.client.keys().any(is_special)
-}
-
-/// The short way for most hits: a small body in memory, to a request without conditions.
-fn whole(checked: &Checked, stored: &StoredResponse, age: u64, bytes: Bytes, outcome: &Outcome) -> Response<ClientBody> {
-    let has_body = stored.status != StatusCode::NO_CONTENT;
-    let prepared = stored.whole_fields.get_or_init(|| {
-        let mut fields = forward::stored(&stored.fields, None, stored.status == StatusCode::OK, &checked.worker.edge.via);
-        if has_body {
-            fields.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
-        }
-        fields
-    });
-    let mut response = Response::new(if has_body { ClientBody::whole(bytes) } else { ClientBody::empty() });
-    *response.status_mut() = stored.status;
-    *response.headers_mut() = prepared.clone();
-    response.headers_mut().insert(AGE, HeaderValue::from(age));
-    with_status(checked, response, outcome)
 }
 
 fn finish(checked: &Checked, head: Response<()>, body: ClientBody, outcome: &Outcome) -> Response<ClientBody> {

@@ -1,6 +1,7 @@
 //! The edge: a pull cache in front of an origin, one of several in a cluster.
 //!
-//! - [`server`]: listeners and connections of one worker thread; [`connection`]: the socket with its time-outs.
+//! - [`server`]: listeners of one worker thread; [`connection`]: a client's socket with its time-outs; [`http1`]: the
+//!   requests and responses on it.
 //! - [`handler`]: the life of one request, in order; [`policy`]: its questions, answered by pure functions.
 //! - [`fill`]: forward requests that fill the store, shared by everybody who wants the same; [`origin`]: the pool of
 //!   connections under them; [`content`]: bytes on their way and the readers that follow them.
@@ -16,6 +17,7 @@ mod content;
 mod edge;
 mod fill;
 mod handler;
+mod http1;
 mod index;
 mod journal;
 mod kernel;

@@ -27,8 +27,8 @@ pub(crate) struct StoredResponse {
     pub(crate) status: StatusCode,
     /// The origin's fields as they are stored.
     pub(crate) fields: HeaderMap,
-    /// The fields of a whole answer but for its age, made once.
-    pub(crate) whole_fields: OnceLock<HeaderMap>,
+    /// The head of a whole answer but for what changes with time, made once.
+    pub(crate) whole_head: OnceLock<Box<[u8]>>,
     /// The request's fields that `Vary` names.
     pub(crate) selecting: HeaderMap,
     pub(crate) requested_ms: u64,
@@ -141,7 +141,7 @@ impl Facts {
             site: self.site,
             status: self.status,
             fields: self.fields,
-            whole_fields: OnceLock::new(),
+            whole_head: OnceLock::new(),
             selecting: self.selecting,
             requested_ms: self.requested_ms,
             freshness: self.freshness,

@@ -1,30 +1,22 @@
-//! Listeners and connections of one worker thread: accepting under a limit, HTTP/1.1 with every time-out, drain.
+//! Listeners of one worker thread: accepting under a limit, drain.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use nearcast_fleet::failure::Failure;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 
-use crate::connection::{ClientSocket, Phase};
 use crate::edge::Worker;
-use crate::{handler, kernel};
+use crate::{http1, kernel};
 
 /// Client connections open at once in the whole process.
 const CONNECTIONS_MAX: u64 = 20_000;
 /// Connections that may wait to be accepted, a listener.
 const BACKLOG: i32 = 1024;
-/// Bytes of a request's head.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// Fields of a request's head.
-const FIELDS_MAX: usize = 128;
 /// How long accepting rests when the system has no more sockets.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long connections may take to finish when the node drains.
@@ -124,7 +116,7 @@ pub(crate) async fn serve(worker: Arc<Worker>, listeners: Vec<std::net::TcpListe
     }
 }
 
-async fn asked(ending: &mut watch::Receiver<bool>) {
+pub(crate) async fn asked(ending: &mut watch::Receiver<bool>) {
     // An error means that the other side is gone, which asks as well.
     let _ = ending.wait_for(|asked| *asked).await;
 }
@@ -163,27 +155,9 @@ fn begin(worker: &Arc<Worker>, stream: TcpStream, address: SocketAddr, open: &Ar
     if let Some(round_trip) = kernel::round_trip(&stream) {
         worker.note_round_trip(client, round_trip);
     }
-    tokio::spawn(connection(worker.clone(), stream, client, counted, ending.clone()));
-}
-
-async fn connection(worker: Arc<Worker>, stream: TcpStream, client: IpAddr, counted: OpenConnection, mut ending: watch::Receiver<bool>) {
-    let phase = Arc::new(Phase::default());
-    let socket = ClientSocket::new(stream, phase.clone());
-    let last = Arc::new(std::sync::Mutex::new(handler::LastHost::default()));
-    let service = service_fn(move |request| handler::serve(worker.clone(), phase.clone(), client, last.clone(), request));
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(None).max_headers(FIELDS_MAX).max_header_size(HEAD_BYTES_MAX);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(socket), service));
-    let ended = tokio::select! {
-        biased;
-        ended = connection.as_mut() => ended,
-        () = asked(&mut ending) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%client, %error, "a client's connection ended early");
-    }
-    drop(counted);
+    let served = http1::serve(worker.clone(), stream, client, ending.clone());
+    tokio::spawn(async move {
+        served.await;
+        drop(counted);
+    });
 }

@@ -204,8 +204,8 @@ fn write_string(text: &str, buffer: &mut Vec<u8>) {
     buffer.push(b'"');
 }
 
-/// A structured integer, which has 15 digits at most.
-fn write_integer(value: i64, buffer: &mut Vec<u8>) {
+/// Appends a structured integer, which has 15 digits at most (RFC 9651 section 3.3.1).
+pub fn write_integer(value: i64, buffer: &mut Vec<u8>) {
     const MOST: i64 = 999_999_999_999_999;
     let value = value.clamp(-MOST, MOST);
     if value < 0 {

@@ -52,6 +52,18 @@ pub fn is_selected(stored: &HeaderMap, selecting: &HeaderMap, request: &HeaderMa
     })
 }
 
+/// Whether a request, given as its fields' lines, says byte by byte what the response's own request said in
+/// every field that `Vary` names, in one line each. Allocates nothing. What is not repeated may still be selected by the
+/// rules of [`is_selected`]; `Connection` must name none of the fields.
+pub fn is_repeated<'a>(stored: &HeaderMap, selecting: &HeaderMap, request: impl Iterator<Item = (&'a str, &'a [u8])> + Clone) -> bool {
+    let is_same = |name: &str| {
+        let mut then = selecting.get_all(name).iter();
+        let mut now = request.clone().filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value);
+        then.next().map(HeaderValue::as_bytes) == now.next() && then.next().is_none() && now.next().is_none()
+    };
+    !stored.contains_key(VARY) || fields::list(stored, VARY).all(|member| member != b"*" && std::str::from_utf8(member).is_ok_and(is_same))
+}
+
 /// Whether two requests say the same in one field.
 fn is_same(name: &str, one: &HeaderMap, other: &HeaderMap) -> bool {
     // What a client takes away behind this hop the origin does not see: it counts as absent.
@@ -138,6 +150,31 @@ mod tests {
         ];
         for (response, first, second, expected) in table {
             assert_eq!(matches(response, first, second), expected, "{response:?} {first:?} {second:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_repeated_is_selected_and_not_the_other_way_round() {
+        type Lines = &'static [&'static str];
+        // Response, first request, second request, whether it is repeated, whether it is selected.
+        let table: [(Lines, Lines, Lines, bool, bool); 10] = [
+            (&[], &["foo: 1"], &["foo: 2"], true, true),
+            (&["vary: Foo"], &["foo: 1"], &["FOO: 1"], true, true),
+            (&["vary: foo, bar"], &["foo: 1"], &["foo: 1"], true, true),
+            (&["vary: foo", "vary: bar"], &["foo: 1"], &["foo: 1", "bar: 1"], false, false),
+            (&["vary: foo"], &["foo: 1"], &["foo: 2"], false, false),
+            (&["vary: foo"], &["foo: 1"], &["foo: 1", "foo: 2"], false, false),
+            (&["vary: foo"], &["foo: 1", "foo: 2"], &["foo: 1"], false, false),
+            (&["vary: foo"], &["foo: 1", "foo: 2"], &["foo: 1, 2"], false, true),
+            (&["vary: accept-encoding"], &["accept-encoding: gzip, br"], &["accept-encoding: br,gzip"], false, true),
+            (&["vary: *"], &[], &[], false, false),
+        ];
+        for (response, first, second, repeated, selected) in table {
+            let (stored, request) = (map(response), map(second));
+            let kept = selecting(&map(first), &stored);
+            let lines: Vec<_> = request.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+            assert_eq!(is_repeated(&stored, &kept, lines.iter().copied()), repeated, "{response:?} {first:?} {second:?}");
+            assert_eq!(is_selected(&stored, &kept, &request), selected, "{response:?} {first:?} {second:?}");
         }
     }
 

@@ -1,0 +1,702 @@
+//! HTTP/1.1 with one client.
+//!
+//! Requests without a body, nearly all that a cache sees, are read and answered here. The first one that has a body, or
+//! is odd in any way, hands the connection with all its bytes to hyper, which knows every form that HTTP/1 has and
+//! every way in which it can be broken: what is lax there never gets here, and what is refused is refused there.
+//!
+//! Follows RFC 9112 sections 3 (request line), 6 (framing) and 9 (connections).
+
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::task::{Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::FutureExt;
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use crate::body::ClientBody;
+use crate::connection::{ClientSocket, Phase};
+use crate::edge::Worker;
+use crate::handler::{self, Brief, LastHost};
+use crate::policy::fields;
+use crate::server::asked;
+
+/// Bytes of a request's head.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Fields of a request's head.
+const FIELDS_MAX: usize = 128;
+/// Room for a head that a connection makes at first, and keeps while it is idle.
+const HEAD_BYTES_TYPICAL: usize = 2048;
+/// A body up to this length is copied behind its head: that costs less than a second piece to write.
+const COPIED_BYTES_MAX: usize = 4096;
+
+/// Serves one connection until either side ends it.
+pub(crate) async fn serve(worker: Arc<Worker>, stream: TcpStream, client: IpAddr, ending: watch::Receiver<bool>) {
+    let phase = Arc::new(Phase::default());
+    let mut connection = Connection {
+        socket: ClientSocket::new(stream, phase.clone()),
+        last: Arc::new(Mutex::new(LastHost::default())),
+        worker,
+        phase,
+        client,
+        input: BytesMut::new(),
+        output: Vec::new(),
+        url: String::new(),
+    };
+    let ended = match connection.converse(ending.clone()).await {
+        Ok(Ended::Over) => Ok(()),
+        Ok(Ended::Other) => connection.hand_over(ending).await,
+        Err(error) => Err(error.into()),
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%client, %error, "a client's connection ended early");
+    }
+}
+
+struct Connection {
+    worker: Arc<Worker>,
+    socket: ClientSocket,
+    phase: Arc<Phase>,
+    client: IpAddr,
+    last: Arc<Mutex<LastHost>>,
+    /// What was read and not yet used.
+    input: BytesMut,
+    /// The head that is being written.
+    output: Vec<u8>,
+    /// The cache key that is being looked up.
+    url: String,
+}
+
+enum Ended {
+    /// Nothing more is to be read or written.
+    Over,
+    /// What comes next is for hyper.
+    Other,
+}
+
+/// A request at the begin of what was read.
+enum Taken {
+    /// Its response's head stands in the output.
+    Brief {
+        body: Bytes,
+        is_last: bool,
+    },
+    Request {
+        request: Box<Request<Option<Incoming>>>,
+        is_last: bool,
+    },
+    Incomplete,
+    Other,
+}
+
+/// What a request led to.
+enum Step {
+    Next,
+    /// The response is on its way, and with it the connection is over.
+    Last,
+    Incomplete,
+    Other,
+}
+
+impl Connection {
+    async fn converse(&mut self, mut ending: watch::Receiver<bool>) -> io::Result<Ended> {
+        let mut ending = pin!(asked(&mut ending).fuse());
+        // Bytes of the head that were looked at and do not end it.
+        let mut seen = 0;
+        loop {
+            if ends_head(&self.input, seen) {
+                match self.answer().await? {
+                    Step::Next => {
+                        seen = 0;
+                        self.tidy();
+                        continue;
+                    }
+                    Step::Last => {
+                        poll_fn(|cx| std::pin::Pin::new(&mut self.socket).poll_shutdown(cx)).await?;
+                        return Ok(Ended::Over);
+                    }
+                    Step::Other => return Ok(Ended::Other),
+                    Step::Incomplete => {}
+                }
+            }
+            seen = self.input.len();
+            if seen >= HEAD_BYTES_MAX {
+                return Ok(Ended::Other);
+            }
+            let (socket, input) = (&mut self.socket, &mut self.input);
+            input.reserve(HEAD_BYTES_TYPICAL);
+            let read = poll_fn(|cx| {
+                if let Poll::Ready(read) = socket.poll_fill(cx, input) {
+                    return Poll::Ready(Some(read));
+                }
+                // A head that has begun is still answered.
+                if input.is_empty() && ending.as_mut().poll_unpin(cx).is_ready() {
+                    return Poll::Ready(None);
+                }
+                Poll::Pending
+            });
+            match read.await {
+                Some(Ok(0)) | None => return Ok(Ended::Over),
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// Answers the request at the begin of what was read.
+    async fn answer(&mut self) -> io::Result<Step> {
+        let (request, is_last) = match self.take_request() {
+            Taken::Incomplete => return Ok(Step::Incomplete),
+            Taken::Other => return Ok(Step::Other),
+            Taken::Brief { body, is_last } => {
+                write(&mut self.socket, &mut self.output, &body).await?;
+                self.phase.request_ended();
+                return Ok(if is_last { Step::Last } else { Step::Next });
+            }
+            Taken::Request { request, is_last } => (request, is_last),
+        };
+        let is_head = *request.method() == Method::HEAD;
+        let response = handler::serve(self.worker.clone(), self.phase.clone(), self.client, self.last.clone(), *request).await;
+        let is_whole = self.respond(response, is_head, is_last).await?;
+        Ok(if is_whole && !is_last { Step::Next } else { Step::Last })
+    }
+
+    /// Takes the request at the begin of what was read out of it, and answers it where that takes no time.
+    fn take_request(&mut self) -> Taken {
+        let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+        let head = match Head::parse(&self.input, &mut fields) {
+            Parsed::Whole(head) => head,
+            Parsed::Incomplete => return Taken::Incomplete,
+            Parsed::Other => return Taken::Other,
+        };
+        let is_last = head.is_last || self.worker.edge.is_draining.load(Ordering::Relaxed);
+        let length = head.length;
+        let body = head.brief().and_then(|brief| {
+            let last = self.last.lock().expect("one request at a time");
+            handler::serve_brief(&self.worker, &last, &brief, &mut self.url, &mut self.output)
+        });
+        let taken = match body {
+            Some(body) => {
+                end_fields(&mut self.output, is_last);
+                Taken::Brief { body, is_last }
+            }
+            None => match head.to_request() {
+                Some(request) => Taken::Request { request: Box::new(request), is_last },
+                None => return Taken::Other,
+            },
+        };
+        self.phase.request_began();
+        self.input.advance(length);
+        taken
+    }
+
+    /// Writes a response; `false` when its body ended early, so that the connection has to end with it.
+    async fn respond(&mut self, response: Response<ClientBody>, is_head: bool, is_last: bool) -> io::Result<bool> {
+        let (mut parts, body) = response.into_parts();
+        let framing = frame(parts.status, &mut parts.headers, &body, is_head);
+        write_head(&mut self.output, parts.status, &parts.headers);
+        end_fields(&mut self.output, is_last);
+        let mut left = match framing {
+            Framing::None => {
+                drop(body);
+                write(&mut self.socket, &mut self.output, &[]).await?;
+                return Ok(true);
+            }
+            Framing::Length(length) => length,
+            Framing::Chunked => u64::MAX,
+        };
+        let is_chunked = left == u64::MAX;
+        let mut body = pin!(body);
+        // A body that is at hand goes with its head; for one that is not, the head goes ahead.
+        let mut frame = poll_fn(|cx| Poll::Ready(body.as_mut().poll_frame(cx))).await;
+        if frame.is_pending() {
+            write(&mut self.socket, &mut self.output, &[]).await?;
+        }
+        loop {
+            let next = match frame {
+                Poll::Ready(next) => next,
+                Poll::Pending => poll_fn(|cx| body.as_mut().poll_frame(cx)).await,
+            };
+            frame = Poll::Pending;
+            let data = match next {
+                Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+                Some(Err(_)) => {
+                    // What there is goes out, so that the client sees a response that was cut and no other error.
+                    write(&mut self.socket, &mut self.output, &[]).await?;
+                    return Ok(false);
+                }
+                None => break,
+            };
+            if data.is_empty() {
+                continue;
+            }
+            if is_chunked {
+                self.output.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
+                write(&mut self.socket, &mut self.output, &data).await?;
+                self.output.extend_from_slice(b"\r\n");
+            } else {
+                let length = (data.len() as u64).min(left);
+                left -= length;
+                write(&mut self.socket, &mut self.output, &data[..length as usize]).await?;
+            }
+        }
+        if is_chunked {
+            self.output.extend_from_slice(b"0\r\n\r\n");
+        }
+        write(&mut self.socket, &mut self.output, &[]).await?;
+        Ok(is_chunked || left == 0)
+    }
+
+    /// Lets go of what an unusually large head has taken.
+    fn tidy(&mut self) {
+        if self.input.is_empty() && self.input.capacity() > 2 * HEAD_BYTES_TYPICAL {
+            self.input = BytesMut::new();
+        }
+        if self.output.capacity() > 2 * (HEAD_BYTES_TYPICAL + COPIED_BYTES_MAX) {
+            self.output = Vec::new();
+        }
+    }
+
+    /// Lets hyper serve the connection from here on.
+    async fn hand_over(self, mut ending: watch::Receiver<bool>) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let Self { worker, mut socket, phase, client, last, input, .. } = self;
+        socket.give_back(input.freeze());
+        let of_requests = phase.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
+            of_requests.request_began();
+            let served = handler::serve(worker.clone(), of_requests.clone(), client, last.clone(), request.map(Some));
+            served.map(Ok::<_, std::convert::Infallible>)
+        });
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(None).max_headers(FIELDS_MAX).max_header_size(HEAD_BYTES_MAX);
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
+        let ended = tokio::select! {
+            biased;
+            ended = connection.as_mut() => ended,
+            () = asked(&mut ending) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        ended.map_err(Into::into)
+    }
+}
+
+/// Whether a head may end in what was read after the first `seen` bytes. Saves looking at a head again at each byte
+/// that a slow client sends.
+fn ends_head(input: &[u8], seen: usize) -> bool {
+    seen == 0 && !input.is_empty() || input[seen.saturating_sub(3)..].windows(3).any(|w| w == b"\n\r\n" || w.ends_with(b"\n\n"))
+}
+
+/// A request's head as it stands in the input.
+struct Head<'a> {
+    method: &'a str,
+    target: &'a str,
+    fields: &'a [httparse::Header<'a>],
+    /// Bytes it takes.
+    length: usize,
+    /// The only `Host`.
+    host: Option<&'a str>,
+    /// The client wants no other request on this connection.
+    is_last: bool,
+    /// It has a condition, a range, or another field that changes what a stored response means for it.
+    is_special: bool,
+    /// It says how it wants stored responses to be used.
+    has_directives: bool,
+}
+
+enum Parsed<'a> {
+    Whole(Head<'a>),
+    Incomplete,
+    /// For hyper: broken, with a body, or of a form that is rare.
+    Other,
+}
+
+impl<'a> Head<'a> {
+    fn parse(input: &'a [u8], fields: &'a mut [MaybeUninit<httparse::Header<'a>>]) -> Parsed<'a> {
+        let mut request = httparse::Request::new(&mut []);
+        let length = match request.parse_with_uninit_headers(input, fields) {
+            Ok(httparse::Status::Complete(length)) => length,
+            Ok(httparse::Status::Partial) => return Parsed::Incomplete,
+            Err(_) => return Parsed::Other,
+        };
+        let (Some(method), Some(target), Some(1)) = (request.method, request.path, request.version) else { return Parsed::Other };
+        // The parser lets a line end without a CR, and no CR stand alone (RFC 9112 section 2.2).
+        let count = |byte: u8| input[..length].iter().filter(|b| **b == byte).count();
+        if !target.starts_with('/') || count(b'\n') != count(b'\r') {
+            return Parsed::Other;
+        }
+        let mut head = Self {
+            method,
+            target,
+            fields: &*request.headers,
+            length,
+            host: None,
+            is_last: false,
+            is_special: false,
+            has_directives: false,
+        };
+        let mut hosts = 0;
+        for field in head.fields {
+            match FieldKind::of(field.name) {
+                FieldKind::Plain => {}
+                FieldKind::Host => {
+                    hosts += 1;
+                    head.host = std::str::from_utf8(field.value).ok().filter(|_| hosts == 1);
+                }
+                FieldKind::Framing => return Parsed::Other,
+                FieldKind::Special => head.is_special = true,
+                FieldKind::Directives => head.has_directives = true,
+                FieldKind::Connection => {
+                    for member in fields::members(field.value) {
+                        if member.eq_ignore_ascii_case(b"close") {
+                            head.is_last = true;
+                        } else if !member.eq_ignore_ascii_case(b"keep-alive") {
+                            head.is_special = true;
+                        }
+                    }
+                }
+            }
+        }
+        Parsed::Whole(head)
+    }
+
+    /// As the short way takes it, if that may be.
+    fn brief(&self) -> Option<Brief<'_>> {
+        let host = self.host.filter(|_| self.method == "GET" && !self.is_special)?;
+        Some(Brief { host, path: self.target, fields: self.fields, has_directives: self.has_directives })
+    }
+
+    /// As the long way takes it; `None` where its target or a field is none after all.
+    fn to_request(&self) -> Option<Request<Option<Incoming>>> {
+        let mut request = Request::new(None);
+        *request.method_mut() = Method::from_bytes(self.method.as_bytes()).ok()?;
+        *request.uri_mut() = Uri::try_from(self.target).ok()?;
+        let mut fields = HeaderMap::with_capacity(self.fields.len());
+        for field in self.fields {
+            // Copies: a value that were a part of the input would keep all of it alive.
+            fields.append(HeaderName::from_bytes(field.name.as_bytes()).ok()?, HeaderValue::from_bytes(field.value).ok()?);
+        }
+        *request.headers_mut() = fields;
+        Some(request)
+    }
+}
+
+/// What a request's field means for how the request is read and answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FieldKind {
+    Plain,
+    Host,
+    Connection,
+    /// A body follows, or another protocol.
+    Framing,
+    /// A stored response cannot simply be given.
+    Special,
+    Directives,
+}
+
+impl FieldKind {
+    fn of(name: &str) -> Self {
+        use FieldKind::*;
+        // By length first: few names are compared.
+        let candidates: &[(&str, Self)] = match name.len() {
+            4 => &[("host", Host)],
+            5 => &[("range", Special)],
+            6 => &[("expect", Framing), ("pragma", Directives)],
+            7 => &[("upgrade", Framing)],
+            8 => &[("if-match", Special), ("if-range", Special), ("cdn-loop", Special)],
+            10 => &[("connection", Connection)],
+            13 => &[("cache-control", Directives), ("if-none-match", Special), ("nearcast-peer", Special)],
+            14 => &[("content-length", Framing)],
+            17 => &[("if-modified-since", Special), ("transfer-encoding", Framing)],
+            19 => &[("if-unmodified-since", Special)],
+            _ => &[],
+        };
+        candidates.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map_or(Plain, |(_, kind)| *kind)
+    }
+}
+
+/// How a response's end is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Framing {
+    /// It ends with its head.
+    None,
+    Length(u64),
+    Chunked,
+}
+
+/// Chooses the framing and sets the fields that say it (RFC 9112 section 6.3).
+fn frame(status: StatusCode, fields: &mut HeaderMap, body: &ClientBody, is_head: bool) -> Framing {
+    fields.remove(TRANSFER_ENCODING);
+    fields.remove(CONNECTION);
+    if !fields.contains_key(DATE) {
+        fields.insert(DATE, fields::format_date(crate::edge::now_ms() / 1000));
+    }
+    if status.is_informational() || status == StatusCode::NO_CONTENT {
+        fields.remove(CONTENT_LENGTH);
+        return Framing::None;
+    }
+    // What they would have had with a body may stand there.
+    if is_head || status == StatusCode::NOT_MODIFIED {
+        return Framing::None;
+    }
+    match body.size_hint().exact() {
+        Some(length) => {
+            fields.insert(CONTENT_LENGTH, HeaderValue::from(length));
+            if length == 0 { Framing::None } else { Framing::Length(length) }
+        }
+        None => {
+            fields.remove(CONTENT_LENGTH);
+            fields.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            Framing::Chunked
+        }
+    }
+}
+
+/// Appends a status line and fields, without the empty line after them.
+pub(crate) fn write_head(output: &mut Vec<u8>, status: StatusCode, fields: &HeaderMap) {
+    output.extend_from_slice(b"HTTP/1.1 ");
+    output.extend_from_slice(status.as_str().as_bytes());
+    output.push(b' ');
+    output.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+    output.extend_from_slice(b"\r\n");
+    for (name, value) in fields {
+        write_field(output, name.as_str(), value.as_bytes());
+    }
+}
+
+/// Appends one field's line.
+pub(crate) fn write_field(output: &mut Vec<u8>, name: &str, value: &[u8]) {
+    output.extend_from_slice(name.as_bytes());
+    output.extend_from_slice(b": ");
+    output.extend_from_slice(value);
+    output.extend_from_slice(b"\r\n");
+}
+
+fn end_fields(output: &mut Vec<u8>, is_last: bool) {
+    if is_last {
+        write_field(output, "connection", b"close");
+    }
+    output.extend_from_slice(b"\r\n");
+}
+
+/// Writes what is in `output`, which is empty then, and `data` after it.
+async fn write(socket: &mut ClientSocket, output: &mut Vec<u8>, data: &[u8]) -> io::Result<()> {
+    let mut data = data;
+    if data.len() <= COPIED_BYTES_MAX {
+        output.extend_from_slice(data);
+        data = &[];
+    }
+    let mut done = 0;
+    poll_fn(|cx| {
+        while done < output.len() || !data.is_empty() {
+            let pieces = [IoSlice::new(&output[done..]), IoSlice::new(data)];
+            let pieces = if data.is_empty() { &pieces[..1] } else { &pieces[usize::from(done == output.len())..] };
+            let written = match pieces {
+                [piece] => ready!(std::pin::Pin::new(&mut *socket).poll_write(cx, piece))?,
+                pieces => ready!(std::pin::Pin::new(&mut *socket).poll_write_vectored(cx, pieces))?,
+            };
+            if written == 0 {
+                return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero)));
+            }
+            let of_output = written.min(output.len() - done);
+            done += of_output;
+            data = &data[written - of_output..];
+        }
+        Poll::Ready(Ok(()))
+    })
+    .await?;
+    output.clear();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use http_body_util::Empty;
+    use proptest::prelude::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::policy::testing;
+
+    fn parsed<T>(input: &[u8], look: impl FnOnce(Parsed<'_>) -> T) -> T {
+        let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+        look(Head::parse(input, &mut fields))
+    }
+
+    #[test]
+    fn requests_go_the_way_that_can_answer_them() {
+        let table = [
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", "brief"),
+            ("GET / HTTP/1.1\r\nHOST: a\r\nAccept: b\r\nconnection: Keep-Alive\r\n\r\n", "brief"),
+            ("\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", "brief"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "brief last"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nCache-Control: no-cache\r\n\r\n", "brief directives"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nPragma: no-cache\r\nConnection: x, close\r\n\r\n", "long last"),
+            ("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n", "long"),
+            ("POST / HTTP/1.1\r\nHost: a\r\n\r\n", "long"),
+            ("GET / HTTP/1.1\r\n\r\n", "long"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", "long"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nRange: bytes=0-1\r\n\r\n", "long"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nIf-Range: \"x\"\r\n\r\n", "long"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nIf-Match: *\r\n\r\n", "long"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nIF-NONE-MATCH: *\r\n\r\n", "long"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nIf-Modified-Since: x\r\n\r\n", "long"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nIf-Unmodified-Since: x\r\n\r\n", "long"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nCDN-Loop: b\r\n\r\n", "long"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nNearcast-Peer: k\r\n\r\n", "long"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nConnection: accept\r\nAccept: b\r\n\r\n", "long"),
+            ("GET / HTTP/1.0\r\nHost: a\r\n\r\n", "other"),
+            ("GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n", "other"),
+            ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", "other"),
+            ("CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n", "other"),
+            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "other"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", "other"),
+            ("GET / HTTP/1.1\r\nHost: a\r\ntransfer-encoding: chunked\r\n\r\n", "other"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\n\r\n", "other"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n\r\n", "other"),
+            ("GET / HTTP/1.1\nHost: a\r\n\r\n", "other"),
+            ("GET / HTTP/1.1\r\nHost: a\n\r\n", "other"),
+            ("GET / HTTP/1.1\r\nHost: a\r\n\n", "other"),
+            ("GET / HTTP/1.1\r\nHost : a\r\n\r\n", "other"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nA: b\r\n c\r\n\r\n", "other"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nA: b\rc\r\n\r\n", "other"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nA: b\0c\r\n\r\n", "other"),
+            ("GET  / HTTP/1.1\r\nHost: a\r\n\r\n", "other"),
+            ("GET / HTTP/1.1 \r\nHost: a\r\n\r\n", "other"),
+            ("GET / HTTP/1.1\r\nHost: a\r\n", "incomplete"),
+            ("GE", "incomplete"),
+        ];
+        for (input, expected) in table {
+            let way = parsed(input.as_bytes(), |parsed| match parsed {
+                Parsed::Incomplete => "incomplete".to_owned(),
+                Parsed::Other => "other".to_owned(),
+                Parsed::Whole(head) => {
+                    assert_eq!(head.length, input.len());
+                    let mut way = if head.brief().is_some() { "brief" } else { "long" }.to_owned();
+                    way += if head.is_last { " last" } else { "" };
+                    way += if head.has_directives && head.brief().is_some() { " directives" } else { "" };
+                    way
+                }
+            });
+            assert_eq!(way, expected, "{input:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_is_found_however_it_is_cut_and_not_looked_for_again_and_again() {
+        for input in ["GET / HTTP/1.1\r\nHost: a\r\n\r\n", "GET / HTTP/1.1\nHost: a\n\n", "GET / HTTP/1.1\r\nHost: a\n\r\n"] {
+            for cut in 1..input.len() {
+                let looks = (cut + 1..=input.len()).filter(|end| ends_head(&input.as_bytes()[..*end], end - 1)).count();
+                assert!(ends_head(input.as_bytes(), cut), "{input:?} cut at {cut}");
+                assert!(looks <= 2, "{input:?} from {cut} on");
+            }
+        }
+        assert!(!ends_head(b"", 0) && ends_head(b"G", 0));
+    }
+
+    #[test]
+    fn every_response_says_where_it_ends() {
+        let stream = |length| ClientBody::stream(Box::pin(futures_util::stream::empty()), length);
+        type Fields = &'static [(&'static str, &'static str)];
+        let table: [(u16, bool, ClientBody, Fields, Framing, &str, &str); 9] = [
+            (200, false, ClientBody::whole(Bytes::from_static(b"abc")), &[], Framing::Length(3), "3", ""),
+            (200, false, ClientBody::empty(), &[("transfer-encoding", "gzip"), ("connection", "x")], Framing::None, "0", ""),
+            (200, false, stream(Some(7)), &[("content-length", "9")], Framing::Length(7), "7", ""),
+            (200, false, stream(None), &[("content-length", "9")], Framing::Chunked, "", "chunked"),
+            (200, true, ClientBody::empty(), &[("content-length", "9")], Framing::None, "9", ""),
+            (200, true, ClientBody::empty(), &[], Framing::None, "", ""),
+            (304, false, ClientBody::empty(), &[], Framing::None, "", ""),
+            (204, false, ClientBody::empty(), &[("content-length", "0")], Framing::None, "", ""),
+            (404, false, ClientBody::empty(), &[], Framing::None, "0", ""),
+        ];
+        for (status, is_head, body, said, expected, length, coding) in table {
+            let mut fields: HeaderMap = said.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect();
+            let status = StatusCode::from_u16(status).expect("valid");
+            assert_eq!(frame(status, &mut fields, &body, is_head), expected, "{status} {said:?}");
+            let field = |name: HeaderName| fields.get(name).map_or("", |v| v.to_str().expect("text")).to_owned();
+            assert_eq!((field(CONTENT_LENGTH).as_str(), field(TRANSFER_ENCODING).as_str()), (length, coding), "{status} {said:?}");
+            assert!(fields.contains_key(DATE) && !fields.contains_key(CONNECTION), "{status} {said:?}");
+        }
+    }
+
+    /// What hyper makes of the first request in some bytes.
+    fn as_hyper_reads(input: &[u8]) -> Option<(Method, String, HeaderMap)> {
+        let (tell, told) = mpsc::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(async {
+            let (client, server) = tokio::io::duplex(input.len() + 4096);
+            let service = service_fn(|request: Request<Incoming>| {
+                let tell = tell.clone();
+                async move {
+                    let (head, body) = request.into_parts();
+                    let is_empty = body.is_end_stream();
+                    let _ = tell.send((head.method, head.uri.to_string(), head.headers, is_empty));
+                    Ok::<_, std::convert::Infallible>(Response::new(Empty::<Bytes>::new()))
+                }
+            });
+            let mut builder = http1::Builder::new();
+            let serve = builder.half_close(true).header_read_timeout(None).serve_connection(TokioIo::new(server), service);
+            let (mut reader, mut writer) = tokio::io::split(client);
+            let feed = async {
+                let _ = writer.write_all(input).await;
+                let _ = writer.shutdown().await;
+                let _ = reader.read_to_end(&mut Vec::new()).await;
+            };
+            // What comes after the first request may be broken.
+            let _ = tokio::join!(serve, feed);
+        });
+        let (method, target, fields, is_empty) = told.try_recv().ok()?;
+        assert!(is_empty, "a request with a body is never answered here");
+        Some((method, target, fields))
+    }
+
+    proptest! {
+        #![proptest_config(testing::seeded())]
+
+        #[test]
+        fn what_is_answered_here_means_the_same_to_hyper(
+            method in "(GET|HEAD|POST|DELETE|get|X-Y|G@T|G\\(T)",
+            target in "(/|/a\\?b=c|/%2f/|/a#b|/\u{e9}|/\"<>|\\*|http://a/|a)",
+            lines in proptest::collection::vec(
+                ("(Host|host|Accept|Connection|Content-Length|content-length|Transfer-Encoding|Range|X \\(|X|TE|Expect|Upgrade)",
+                 "(:|: | :|:\t)", "(a|a.test|close|chunked|0|3|keep-alive|\u{e9}|a\tb|| x |bytes=0-1|\u{1})", "(\r\n|\r\n|\r\n|\r\n|\n|\r)"),
+                0..6,
+            ),
+            end in "(\r\n|\r\n|\r\n|\n)",
+            rest in "(|GET / HTTP/1.1\r\n\r\n|abc)",
+        ) {
+            let fields: String = lines.iter().map(|(name, colon, value, end)| format!("{name}{colon}{value}{end}")).collect();
+            let input = format!("{method} {target} HTTP/1.1\r\n{fields}{end}{rest}").into_bytes();
+            let own = parsed(&input, |parsed| match parsed {
+                Parsed::Whole(head) => head.to_request().map(|r| (r.method().clone(), r.uri().to_string(), r.headers().clone())),
+                Parsed::Incomplete | Parsed::Other => None,
+            });
+            if let Some(own) = own {
+                prop_assert_eq!(Some(own), as_hyper_reads(&input));
+            }
+        }
+
+        #[test]
+        fn no_bytes_panic(input in proptest::collection::vec(any::<u8>(), 0..300), seen in 0usize..300) {
+            parsed(&input, |_| ());
+            ends_head(&input, seen.min(input.len()));
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! One connection, many requests: the short way, the long one and hyper's, in any order.
+
+mod lab;
+
+use std::io::{BufReader, Read, Write};
+use std::time::Duration;
+
+use lab::{Answer, Origin, Plan, Reply, pattern, read_answer, wait_for};
+
+fn request(method: &str, path: &str, fields: &str) -> String {
+    format!("{method} {path} HTTP/1.1\r\nHost: www.test\r\n{fields}\r\n")
+}
+
+#[test]
+fn a_hit_says_the_same_whichever_way_it_comes() {
+    let origin = Origin::start(|seen| match seen.target.as_str() {
+        "/empty" => Reply::ok("", "max-age=60"),
+        "/none" => Reply { status: 204, ..Reply::ok("", "max-age=60") },
+        "/gone" => Reply { status: 410, ..Reply::ok("gone", "max-age=60").field("Age", "7") },
+        "/varies" => Reply::ok("en", "max-age=60").field("Vary", "Accept-Language").field("ETag", "\"e\""),
+        "/twice" => Reply::ok("x", "max-age=60").field("X-A", "1").field("X-A", "2").field("Cache-Status", "other; hit"),
+        _ => Reply::ok("plain", "max-age=60").field("ETag", "\"a\"").field("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT"),
+    });
+    let edge = Plan::new(&origin).start();
+    for path in ["/plain", "/empty", "/none", "/gone", "/varies", "/twice", "/q?a=b&c"] {
+        let fields = "Accept-Language: en\r\n";
+        let mut answers: Vec<Answer> = Vec::new();
+        let mut stream = edge.connect();
+        let mut reader = BufReader::new(stream.try_clone().expect("a handle"));
+        // A loop's field that names others only sends a request the long way; a length of none sends it to hyper.
+        for more in ["", "", "CDN-Loop: other\r\n", "Content-Length: 0\r\n"] {
+            stream.write_all(request("GET", path, &format!("{fields}{more}")).as_bytes()).expect("sent");
+            answers.push(read_answer(&mut reader, false).expect("an answer"));
+        }
+        // Another cache's member stands before ours.
+        let is_hit = |answer: &Answer| answer.fields.iter().any(|(_, value)| value.starts_with("ams-1; hit"));
+        assert!(!is_hit(&answers[0]) && answers[1..].iter().all(is_hit), "{path}: {answers:?}");
+        for other in &answers[2..] {
+            let sorted = |answer: &Answer| {
+                let mut fields = answer.fields.clone();
+                // A second may pass between two answers.
+                fields.retain(|(name, value)| !(name == "age" || name == "cache-status" && value.contains("ttl")));
+                fields.sort();
+                (answer.status, fields, answer.body.clone())
+            };
+            assert_eq!(sorted(&answers[1]), sorted(other), "{path}");
+        }
+        assert!(answers[1].fields.iter().any(|(n, _)| n == "age"), "{path}: {:?}", answers[1]);
+    }
+    assert_eq!(edge.get("/varies").cache().split("; ").nth(1), Some("fwd=vary-miss"));
+}
+
+#[test]
+fn requests_of_every_kind_follow_one_another_on_a_connection() {
+    let origin = Origin::start(|seen| match seen.target.as_str() {
+        "/chunked" => Reply::ok(pattern(100_000), "no-store").chunked().slow(5, 5),
+        "/large" => Reply::ok(pattern(700_000), "max-age=60").field("ETag", "\"l\""),
+        _ => Reply::ok(format!("{} {}", seen.method, seen.body.len()), "max-age=60").field("ETag", "\"s\""),
+    });
+    let edge = Plan::new(&origin).start();
+    edge.get("/large");
+    let mut steps: Vec<(String, bool, u16, Vec<u8>)> = vec![
+        (request("GET", "/a", ""), false, 200, b"GET 0".to_vec()),
+        (request("GET", "/a", ""), false, 200, b"GET 0".to_vec()),
+        (request("HEAD", "/a", ""), true, 200, vec![]),
+        (request("GET", "/a", "If-None-Match: \"s\"\r\n"), false, 304, vec![]),
+        (request("GET", "/large", ""), false, 200, pattern(700_000)),
+        (request("GET", "/large", "Range: bytes=5-9\r\n"), false, 206, pattern(10)[5..].to_vec()),
+        (request("GET", "/chunked", ""), false, 200, pattern(100_000)),
+        (request("DELETE", "/b", ""), false, 200, b"DELETE 0".to_vec()),
+        (request("GET", "/large", ""), false, 200, pattern(700_000)),
+    ];
+    for is_handed_over in [false, true] {
+        if is_handed_over {
+            let body = format!("{}abc", request("POST", "/c", "Content-Length: 3\r\n"));
+            steps.insert(2, (body, false, 200, b"POST 3".to_vec()));
+        }
+        // One after the other, and all at once.
+        for is_pipelined in [false, true] {
+            let mut stream = edge.connect();
+            let mut reader = BufReader::new(stream.try_clone().expect("a handle"));
+            if is_pipelined {
+                let all: String = steps.iter().map(|(request, ..)| request.as_str()).collect();
+                stream.write_all(all.as_bytes()).expect("sent");
+            }
+            for (request, is_head, status, body) in &steps {
+                if !is_pipelined {
+                    stream.write_all(request.as_bytes()).expect("sent");
+                }
+                let answer = read_answer(&mut reader, *is_head).expect("an answer");
+                assert_eq!((answer.status, answer.whole), (*status, true), "{request}");
+                assert!(answer.body == *body, "{request}: {} bytes", answer.body.len());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_request_may_come_a_byte_at_a_time() {
+    let origin = Origin::start(|seen| Reply::ok(seen.target.clone(), "max-age=60"));
+    let edge = Plan::new(&origin).start();
+    let mut stream = edge.connect();
+    stream.set_nodelay(true).expect("set");
+    let mut reader = BufReader::new(stream.try_clone().expect("a handle"));
+    for path in ["/a", "/b"] {
+        for byte in request("GET", path, "X-A: b\r\n").bytes() {
+            stream.write_all(&[byte]).expect("sent");
+        }
+        assert_eq!(read_answer(&mut reader, false).expect("an answer").text(), path);
+    }
+}
+
+#[test]
+fn the_connection_ends_with_the_request_that_says_so() {
+    let origin = Origin::start(|seen| Reply::ok(seen.target.clone(), "max-age=60"));
+    let edge = Plan::new(&origin).start();
+    for fields in ["Connection: close\r\n", "Connection: x, Close\r\n", "Connection: close\r\nContent-Length: 0\r\n"] {
+        for path in ["/a", "/a"] {
+            let mut stream = edge.connect();
+            let two = format!("{}{}", request("GET", path, fields), request("GET", "/never", ""));
+            stream.write_all(two.as_bytes()).expect("sent");
+            let mut reader = BufReader::new(stream);
+            let answer = read_answer(&mut reader, false).expect("an answer");
+            assert_eq!((answer.text().as_str(), answer.field("connection")), (path, "close"), "{fields}");
+            let mut rest = Vec::new();
+            // The rest of what was sent may have the connection reset rather than closed.
+            let _ = reader.read_to_end(&mut rest);
+            assert!(rest.is_empty(), "{fields}: {}", String::from_utf8_lossy(&rest));
+        }
+    }
+    assert_eq!(origin.count("/never"), 0);
+}
+
+#[test]
+fn a_body_that_ends_early_never_looks_whole() {
+    let origin = Origin::start(|seen| match seen.target.as_str() {
+        "/length" => Reply::ok(pattern(50_000), "no-store").cut_after(20_000).slow(5, 20),
+        _ => Reply::ok(pattern(50_000), "no-store").chunked().cut_after(20_000).slow(5, 20),
+    });
+    let edge = Plan::new(&origin).start();
+    for path in ["/length", "/chunked"] {
+        let mut stream = edge.connect();
+        stream.write_all(request("GET", path, "").as_bytes()).expect("sent");
+        let answer = read_answer(&mut BufReader::new(stream), false).expect("a head");
+        assert!(!answer.whole && answer.body.len() <= 20_000, "{path}: {} bytes", answer.body.len());
+    }
+}
+
+#[test]
+fn a_client_that_closes_its_side_still_gets_its_answer() {
+    let origin = Origin::start(|_| Reply::ok(pattern(30_000), "max-age=60").slow(3, 30));
+    let edge = Plan::new(&origin).start();
+    let mut stream = edge.connect();
+    stream.write_all(request("GET", "/a", "").as_bytes()).expect("sent");
+    stream.shutdown(std::net::Shutdown::Write).expect("shut");
+    let mut reader = BufReader::new(stream);
+    let answer = read_answer(&mut reader, false).expect("an answer");
+    assert!(answer.whole && answer.body == pattern(30_000));
+    assert_eq!(reader.read(&mut [0]).expect("the end"), 0);
+}
+
+#[test]
+fn what_the_short_way_answers_counts_like_everything_else() {
+    let origin = Origin::start(|_| Reply::ok("0123456789", "max-age=60"));
+    let edge = Plan::new(&origin).start();
+    let mut stream = edge.connect();
+    let mut reader = BufReader::new(stream.try_clone().expect("a handle"));
+    for _ in 0..5 {
+        stream.write_all(request("GET", "/a", "").as_bytes()).expect("sent");
+        assert_eq!(read_answer(&mut reader, false).expect("an answer").body.len(), 10);
+    }
+    let hits = "nearcast_edge_requests_total{cache_status=\"hit\",site=\"www\",status_class=\"2xx\"}";
+    wait_for("four hits", || edge.metric(hits) == 4.0);
+    assert_eq!(edge.metric("nearcast_edge_response_bytes_total{cache_status=\"hit\",site=\"www\"}"), 40.0);
+    assert_eq!(edge.metric("nearcast_edge_request_seconds_count{forward=\"hit\"}"), 4.0);
+}
+
+#[test]
+fn a_purge_holds_for_the_short_way() {
+    let origin = Origin::start(|seen| Reply::ok(seen.target.clone(), "max-age=60"));
+    let mut edge = Plan::new(&origin).start();
+    let mut stream = edge.connect();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).expect("set");
+    let mut reader = BufReader::new(stream.try_clone().expect("a handle"));
+    for (purged, is_hit) in [(false, false), (false, true), (true, false), (false, true)] {
+        if purged {
+            edge.purge(nearcast_fleet::journal::PurgeScope::All, false);
+        }
+        stream.write_all(request("GET", "/a", "").as_bytes()).expect("sent");
+        assert_eq!(read_answer(&mut reader, false).expect("an answer").is_hit(), is_hit);
+    }
+}
