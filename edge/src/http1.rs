@@ -59,7 +59,8 @@ pub(crate) async fn serve(worker: Arc<Worker>, stream: TcpStream, client: IpAddr
     };
     let ended = match connection.converse(ending.clone()).await {
         Ok(Ended::Over) => Ok(()),
-        Ok(Ended::Other) => connection.hand_over(ending).await,
+        // A box, so that the many connections that never come here do not hold room for it.
+        Ok(Ended::Other) => Box::pin(connection.hand_over(ending)).await,
         Err(error) => Err(error.into()),
     };
     if let Err(error) = ended {
@@ -170,8 +171,10 @@ impl Connection {
             Taken::Request { request, is_last } => (request, is_last),
         };
         let is_head = *request.method() == Method::HEAD;
-        let response = handler::serve(self.worker.clone(), self.phase.clone(), self.client, self.last.clone(), *request).await;
-        let is_whole = self.respond(response, is_head, is_last).await?;
+        // Boxes, so that an idle connection does not hold room for all that a request may need.
+        let served = handler::serve(self.worker.clone(), self.phase.clone(), self.client, self.last.clone(), *request);
+        let response = Box::pin(served).await;
+        let is_whole = Box::pin(self.respond(response, is_head, is_last)).await?;
         Ok(if is_whole && !is_last { Step::Next } else { Step::Last })
     }
 
