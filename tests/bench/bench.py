@@ -315,8 +315,8 @@ service = "127.0.0.1:9"
 
 def demo(options, work):
     print("\n== The demo: first hit through a steered name, and resident memory")
-    firsts, memory = [], []
-    for _ in range(min(options.rounds, 3)):
+    firsts, samples, runs = [], [], min(options.rounds, 3)
+    for run in range(runs):
         begun = time.monotonic()
         process = start("demo", [NEARCAST, "demo"], work, core=None)
 
@@ -331,13 +331,16 @@ def demo(options, work):
             return head.startswith("HTTP/1.1 200") and "; hit" in head
         wait_for("a hit through a steered name", steered_hit, process, limit=60)
         firsts.append(time.monotonic() - begun)
-        time.sleep(60)  # traffic fills the caches meanwhile
-        memory.append(memory_bytes(process.pid))
+        if run == runs - 1:
+            # A whole day of the demo's clock, with its pushes and peaks.
+            for _ in range(24):
+                time.sleep(10)
+                samples.append(memory_bytes(process.pid))
         end(process)
     print(f"start to first hit: {statistics.median(firsts):.2f} s (most {max(firsts):.2f}); the bar is 10 s: " + ("met" if max(firsts) <= 10 else "MISSED"))
-    resident, shared = max(r for r, _ in memory) / 1e6, max(p for _, p in memory) / 1e6
-    print(f"all processes after a minute of traffic: {resident:.0f} MB resident ({shared:.0f} MB with shared pages counted once); the bar is 400 MB: "
-          + ("met" if resident <= 400 else "MISSED"))
+    for what, (resident, shared) in [("after a minute", samples[5]), ("after a day of four minutes", samples[-1]), ("at most", max(samples))]:
+        print(f"all processes {what}: {resident / 1e6:.0f} MB resident ({shared / 1e6:.0f} MB with shared pages counted once)")
+    print("the bar is 400 MB at most: " + ("met" if max(samples)[0] <= 400e6 else "MISSED"))
 
 
 def main():
