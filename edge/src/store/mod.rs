@@ -14,7 +14,7 @@ mod record;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -55,7 +55,8 @@ pub struct StoredBody {
     pub id: BodyId,
     /// A number of the user's, handed back when the body is gone.
     pub owner: u128,
-    pool: AtomicU8,
+    /// Never changed: what forgets a body must not be evicted before what describes it.
+    pool: Pool,
     /// Copies of slices in either tier or on their way to disk.
     copies: AtomicU32,
     /// One more than the highest slice index ever stored.
@@ -79,7 +80,7 @@ pub struct Gone {
 impl StoredBody {
     /// The share of the disk it lives in.
     pub fn pool(&self) -> Pool {
-        if self.pool.load(Ordering::Relaxed) == 0 { Pool::Pull } else { Pool::Pushed }
+        self.pool
     }
 
     /// Whether any tier holds any slice of it.
@@ -192,7 +193,7 @@ impl Store {
         Arc::new(StoredBody {
             id,
             owner,
-            pool: AtomicU8::new(pool as u8),
+            pool,
             copies: AtomicU32::new(0),
             slices: AtomicU32::new(0),
             head_bytes: AtomicU32::new(0),
@@ -243,6 +244,12 @@ impl Store {
         if let Some(disk) = &self.disk {
             disk.write_slice(body, index, bytes.clone());
         }
+        self.put_in_memory(body, index, bytes);
+    }
+
+    /// Stores a slice in memory alone, for a body that nobody will look for again.
+    pub fn put_in_memory(&self, body: &Arc<StoredBody>, index: u32, bytes: Bytes) {
+        body.slices.fetch_max(index + 1, Ordering::Relaxed);
         self.memory.insert(body.slice_key(index), bytes, self.head_share(body, index), Copy::new(body));
     }
 
@@ -266,11 +273,6 @@ impl Store {
     /// How many bytes the description of a body takes, for the accounts of the memory tier.
     pub fn account_head(&self, body: &StoredBody, bytes: u32) {
         body.head_bytes.store(bytes, Ordering::Relaxed);
-    }
-
-    /// Moves a body to another share of the disk: what is written from now on goes there.
-    pub fn set_pool(&self, body: &StoredBody, pool: Pool) {
-        body.pool.store(pool as u8, Ordering::Relaxed);
     }
 
     /// Removes a body for good, also from what the next start would find.
@@ -319,4 +321,139 @@ impl Store {
 fn first_body() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     std::hash::RandomState::new().build_hasher().finish() >> 1
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    const OWNER: u128 = 7;
+
+    /// Head and, for each of the first three slices, its bytes.
+    type Found = (Bytes, [Option<Bytes>; 3]);
+
+    /// A store on a directory, with what it finds there.
+    fn open(directory: &Path) -> (Store, Vec<Found>) {
+        let disk = DiskConfig { directory: directory.to_owned(), pull_bytes: 16 << 20, pushed_bytes: 0 };
+        let (store, _gone) = Store::open(&StoreConfig { memory_bytes: 1 << 20, disk: Some(disk) });
+        let mut found = Vec::new();
+        store.recover(|_, _| Some(OWNER), |body| found.push(body));
+        let mut found: Vec<_> =
+            found.iter().map(|f| (f.head.clone(), [0, 1, 2].map(|index| store.read_blocking(&f.body, index)))).collect();
+        found.sort_by(|one, other| one.0.cmp(&other.0));
+        (store, found)
+    }
+
+    fn put(store: &Store, head: &'static str, slices: usize) -> Arc<StoredBody> {
+        let body = store.new_body(OWNER, Pool::Pull);
+        for index in 0..slices as u32 {
+            store.put(&body, index, slice(head, index));
+        }
+        store.put_head(&body, Bytes::from_static(head.as_bytes()));
+        store.flush();
+        body
+    }
+
+    fn slice(head: &str, index: u32) -> Bytes {
+        format!("{head} {index} ").repeat(1000).into()
+    }
+
+    fn region(directory: &Path) -> std::path::PathBuf {
+        let mut files: Vec<_> = fs::read_dir(directory.join("pull")).expect("it was made").map(|f| f.expect("readable").path()).collect();
+        files.sort();
+        files.pop().expect("a region was written")
+    }
+
+    /// Changes one byte where `text` first stands in a file.
+    fn damage(file: &Path, text: &str) {
+        let mut bytes = fs::read(file).expect("readable");
+        let at = bytes.windows(text.len()).position(|w| w == text.as_bytes()).expect("it was written");
+        bytes[at] ^= 1;
+        fs::write(file, bytes).expect("writable");
+    }
+
+    #[test]
+    fn what_was_written_is_found_again_and_what_was_forgotten_never() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let (store, _) = open(directory.path());
+        put(&store, "kept", 2);
+        let forgotten = put(&store, "forgotten", 2);
+        store.forget(&forgotten);
+        // Still in the queue when it is forgotten.
+        let queued = store.new_body(OWNER, Pool::Pull);
+        store.put(&queued, 0, slice("queued", 0));
+        store.put_head(&queued, Bytes::from_static(b"queued"));
+        store.forget(&queued);
+        store.flush();
+        drop(store);
+        for _ in 0..2 {
+            let (store, found) = open(directory.path());
+            assert_eq!(found, [(Bytes::from_static(b"kept"), [Some(slice("kept", 0)), Some(slice("kept", 1)), None])]);
+            store.flush();
+        }
+    }
+
+    #[test]
+    fn a_region_that_was_half_written_at_a_crash_gives_what_is_whole() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let (store, _) = open(directory.path());
+        put(&store, "first", 2);
+        let whole = fs::metadata(region(directory.path())).expect("readable").len();
+        put(&store, "second", 2);
+        drop(store);
+        let file = region(directory.path());
+        let all = fs::read(&file).expect("readable");
+        let first = (Bytes::from_static(b"first"), [Some(slice("first", 0)), Some(slice("first", 1)), None]);
+        // In a header, in a slice, and with a slice but without the head; a hole where the kernel had written no page yet.
+        let record = slice("second", 0).len() as u64 + 40;
+        for (length, has_hole) in [(whole + 7, false), (whole + 500, false), (whole + record + 500, false), (whole + record, true)] {
+            let mut left = all[..length as usize].to_vec();
+            left.resize(if has_hole { all.len() } else { left.len() }, 0);
+            fs::write(&file, left).expect("writable");
+            let (_store, found) = open(directory.path());
+            assert_eq!(found, std::slice::from_ref(&first), "cut at {length} of {}", all.len());
+        }
+        let (store, _) = open(directory.path());
+        put(&store, "third", 1);
+        drop(store);
+        let (_store, found) = open(directory.path());
+        assert_eq!(found, [first, (Bytes::from_static(b"third"), [Some(slice("third", 0)), None, None])]);
+    }
+
+    #[test]
+    fn bytes_that_changed_on_disk_are_never_served() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let (store, _) = open(directory.path());
+        put(&store, "one", 2);
+        put(&store, "two", 1);
+        drop(store);
+        damage(&region(directory.path()), "one 1 ");
+        let (store, found) = open(directory.path());
+        assert_eq!(found[0], (Bytes::from_static(b"one"), [Some(slice("one", 0)), None, None]));
+        assert_eq!((found.len(), store.disk_figures().expect("a disk").errors), (2, 1));
+        drop(store);
+        let head = fs::read(region(directory.path())).expect("readable");
+        let at = head.windows(3).rposition(|w| w == b"two").expect("its head");
+        let mut bytes = head;
+        bytes[at] ^= 1;
+        fs::write(region(directory.path()), bytes).expect("writable");
+        let (_store, found) = open(directory.path());
+        assert!(matches!(&found[..], [(head, _)] if head.as_ref() == b"one"), "a body without its head is nothing: {found:?}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_region_is_taken_away_and_others_stay() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let (store, _) = open(directory.path());
+        put(&store, "kept", 1);
+        drop(store);
+        let odd = directory.path().join("pull").join("region-00000000000000ff");
+        fs::write(&odd, b"nothing of ours, but long enough to be read").expect("writable");
+        let (_store, found) = open(directory.path());
+        assert_eq!(found.len(), 1);
+        assert!(!odd.exists());
+    }
 }
