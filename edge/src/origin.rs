@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -204,9 +204,22 @@ struct Idle {
     since: Instant,
 }
 
+impl Idle {
+    fn is_usable(&self) -> bool {
+        !self.sender.is_closed() && self.since.elapsed() < IDLE_MAX
+    }
+}
+
+#[derive(Default)]
+struct IdleConnections {
+    of_target: HashMap<Arc<Target>, Vec<Idle>>,
+    /// A task looks after them.
+    is_swept: bool,
+}
+
 /// See the module's words. One a worker thread: its lock is never contended for.
 pub(crate) struct OriginPool {
-    idle: Mutex<HashMap<Arc<Target>, Vec<Idle>>>,
+    idle: Mutex<IdleConnections>,
     tls: tokio_rustls::TlsConnector,
 }
 
@@ -248,22 +261,36 @@ impl OriginPool {
 
     fn take_idle(&self, target: &Arc<Target>) -> Option<SendRequest<OriginRequestBody>> {
         let mut idle = self.idle.lock().expect("no holder of this lock panics");
-        let of_target = idle.get_mut(target)?;
+        let of_target = idle.of_target.get_mut(target)?;
         while let Some(kept) = of_target.pop() {
-            if kept.since.elapsed() < IDLE_MAX && kept.sender.is_ready() {
+            if kept.is_usable() && kept.sender.is_ready() {
                 return Some(kept.sender);
             }
         }
         None
     }
 
-    fn keep(&self, target: Arc<Target>, sender: SendRequest<OriginRequestBody>) {
+    fn keep(self: &Arc<Self>, target: Arc<Target>, sender: SendRequest<OriginRequestBody>) {
         let mut idle = self.idle.lock().expect("no holder of this lock panics");
-        let of_target = idle.entry(target).or_default();
-        of_target.retain(|kept| !kept.sender.is_closed() && kept.since.elapsed() < IDLE_MAX);
+        let of_target = idle.of_target.entry(target).or_default();
+        of_target.retain(Idle::is_usable);
         if of_target.len() < IDLE_CONNECTIONS_MAX {
             of_target.push(Idle { sender, since: Instant::now() });
         }
+        if !std::mem::replace(&mut idle.is_swept, true) {
+            tokio::spawn(sweep(Arc::downgrade(self)));
+        }
+    }
+
+    /// Closes what has lain idle for too long. `false` when nothing is left.
+    fn drop_unusable(&self) -> bool {
+        let mut idle = self.idle.lock().expect("no holder of this lock panics");
+        idle.of_target.retain(|_, of_target| {
+            of_target.retain(Idle::is_usable);
+            !of_target.is_empty()
+        });
+        idle.is_swept = !idle.of_target.is_empty();
+        idle.is_swept
     }
 
     async fn exchange(
@@ -305,6 +332,16 @@ impl OriginPool {
     }
 }
 
+/// Connections that nobody asks for again would keep their sockets and buffers for good.
+async fn sweep(pool: Weak<OriginPool>) {
+    loop {
+        tokio::time::sleep(IDLE_MAX).await;
+        if !pool.upgrade().is_some_and(|pool| pool.drop_unusable()) {
+            return;
+        }
+    }
+}
+
 async fn open(target: &Target) -> Result<TcpStream, OriginError> {
     let addresses: Vec<SocketAddr> = match target.host.parse::<IpAddr>() {
         Ok(ip) => vec![SocketAddr::new(ip, target.port)],
@@ -318,16 +355,25 @@ async fn open(target: &Target) -> Result<TcpStream, OriginError> {
             allowed
         }
     };
+    connect_to_one(&addresses).await
+}
+
+/// A connection to the first of several addresses that takes one. Each has an equal share of the time that is left, so that
+/// a dead one does not use up that of the others.
+async fn connect_to_one(addresses: &[SocketAddr]) -> Result<TcpStream, OriginError> {
+    let deadline = Instant::now() + CONNECT_MAX;
     let mut last = OriginError::Dns;
-    for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(stream) => {
+    for (tried, address) in addresses.iter().enumerate() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match tokio::time::timeout(left / (addresses.len() - tried) as u32, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
                 // Without it small requests wait; a socket that cannot have it works all the same.
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
             }
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => last = OriginError::Refused,
-            Err(_) => last = OriginError::Unreachable,
+            Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => last = OriginError::Refused,
+            Ok(Err(_)) => last = OriginError::Unreachable,
+            Err(_) => last = OriginError::ConnectTimeout,
         }
     }
     Err(last)
@@ -474,6 +520,114 @@ mod tests {
         ] {
             assert_eq!(Target::parse(url), expected, "{url}");
         }
+    }
+
+    fn tcp(address: SocketAddr) -> Arc<Target> {
+        Arc::new(Target { is_tls: false, host: address.ip().to_string(), port: address.port() })
+    }
+
+    fn get() -> Request<OriginRequestBody> {
+        Request::get("/").body(OriginRequestBody::Empty).expect("valid")
+    }
+
+    /// An origin on this runtime that writes these bytes after each request's head and then keeps silent. Time that is
+    /// paused goes on only when neither side has anything to do.
+    async fn origin(answer: &'static [u8]) -> Arc<Target> {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let target = tcp(listener.local_addr().expect("bound"));
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut request = [0; 4096];
+                    while stream.read(&mut request).await.is_ok_and(|n| n > 0) {
+                        stream.write_all(answer).await.expect("the edge reads");
+                    }
+                });
+            }
+        });
+        target
+    }
+
+    /// A listener whose queue is full: connecting to it takes for ever. The connections that fill it come with it.
+    fn silent() -> (SocketAddr, Vec<socket2::Socket>) {
+        use socket2::{Domain, Socket, Type};
+        let new = || Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        let listener = new();
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
+        listener.listen(0).expect("it listens");
+        let address = listener.local_addr().expect("bound");
+        let mut held = vec![listener];
+        loop {
+            let socket = new();
+            let is_taken = socket.connect_timeout(&address, Duration::from_millis(200)).is_ok();
+            held.push(socket);
+            if !is_taken {
+                return (address.as_socket().expect("it is one"), held);
+            }
+        }
+    }
+
+    fn pool() -> Arc<OriginPool> {
+        OriginPool::new(tls_config())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_origin_that_takes_no_connection_is_given_up() {
+        let (address, _held) = silent();
+        let began = Instant::now();
+        assert_eq!(pool().send(&tcp(address), get()).await.err(), Some(OriginError::ConnectTimeout));
+        assert!((CONNECT_MAX..CONNECT_MAX * 2).contains(&began.elapsed()), "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_is_dead_leaves_time_for_the_next() {
+        let (dead, _held) = silent();
+        let alive = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = alive.local_addr().expect("bound");
+        let stream = connect_to_one(&[dead, address]).await.expect("the second takes it");
+        assert_eq!(stream.peer_addr().expect("connected"), address);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_origin_that_does_not_begin_to_answer_is_given_up() {
+        for silent_after in [&b""[..], b"HTTP/1.1 200 OK\r\nContent-Le", b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n"] {
+            let target = origin(silent_after).await;
+            let began = Instant::now();
+            assert_eq!(pool().send(&target, get()).await.err(), Some(OriginError::FirstByteTimeout));
+            assert!((FIRST_BYTE_MAX..FIRST_BYTE_MAX * 2).contains(&began.elapsed()), "{:?}", began.elapsed());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_origin_that_pauses_too_long_within_a_body_is_given_up() {
+        for answer in [
+            &b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello"[..],
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+        ] {
+            let target = origin(answer).await;
+            let mut body = pool().send(&target, get()).await.expect("a head").into_body();
+            assert_eq!(body.next().await, Ok(Some(Bytes::from_static(b"hello"))));
+            let began = Instant::now();
+            assert_eq!(body.next().await, Err(OriginError::BetweenBytesTimeout));
+            assert!((BETWEEN_BYTES_MAX..BETWEEN_BYTES_MAX * 2).contains(&began.elapsed()), "{:?}", began.elapsed());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_kept_connection_is_used_again_and_closed_when_nobody_needs_it() {
+        let pool = pool();
+        let target = origin(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").await;
+        for _ in 0..2 {
+            let mut body = pool.send(&target, get()).await.expect("a head").into_body();
+            while body.next().await.expect("whole").is_some() {}
+            // Its task has yet to see that it may be kept.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            assert_eq!(pool.idle.lock().expect("unpoisoned").of_target[&target].len(), 1);
+        }
+        tokio::time::sleep(IDLE_MAX * 2).await;
+        let idle = pool.idle.lock().expect("unpoisoned");
+        assert!(idle.of_target.is_empty() && !idle.is_swept);
     }
 
     #[test]
