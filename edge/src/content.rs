@@ -4,6 +4,7 @@
 //! A fill belongs to nobody: it runs as its own task, writes into the store and keeps the last few slices at hand;
 //! readers wait for bytes, never for a slice, and no reader slows a fill. The one exception is a body that turns
 //! out to be too large to be stored: it is relayed, at the pace of its slowest reader, within [`RELAY_SLICES`].
+//! A reader far ahead of a fill need not wait for it: a [`Seek`] takes the slices from there on over from that fill.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,7 +18,13 @@ use crate::origin::OriginError;
 use crate::store::{SLICE_BYTES, Store, StoredBody};
 
 /// Slices that a fill keeps at hand for readers that keep up.
-const RECENT_SLICES: usize = 4;
+const RECENT_SLICES: usize = 2;
+/// Slices between a fill and a reader ahead of it from which on waiting costs more than a request of its own.
+const SEEK_SLICES: u64 = 4;
+/// Fills of one body at once that seeks may lead to.
+const FILLS_MAX: usize = 8;
+/// In place of an end that is not known yet.
+const UNKNOWN: u64 = u64::MAX;
 /// Slices between the newest byte and the slowest reader of a body that is only relayed.
 const RELAY_SLICES: usize = 16;
 
@@ -32,10 +39,19 @@ pub(crate) struct Content {
     length: OnceLock<u64>,
     /// Its strong entity tag; without one its parts cannot be put together from several requests.
     pub(crate) strong_tag: Option<HeaderValue>,
-    fills: Mutex<Vec<Arc<Fill>>>,
+    fills: Mutex<Fills>,
     is_filling: AtomicBool,
+    /// The origin was asked for a part and sent the whole.
+    is_whole_only: AtomicBool,
     /// Nobody will look for it again: its slices go with its last user.
     is_discarded: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Fills {
+    running: Vec<Arc<Fill>>,
+    /// First bytes that somebody asks the origin for, ahead of a fill that runs.
+    sought: Vec<u64>,
 }
 
 impl Content {
@@ -51,6 +67,7 @@ impl Content {
             strong_tag,
             fills: Mutex::default(),
             is_filling: AtomicBool::new(false),
+            is_whole_only: AtomicBool::new(false),
             is_discarded: AtomicBool::new(false),
         })
     }
@@ -106,48 +123,83 @@ impl Content {
     /// `end`. `None` when that slice is. Who looks and who begins holds the lock in between: of all that ask for the
     /// same run at once, one begins.
     pub(crate) fn begin_fill_of_missing(&self, at: u64, end: u64) -> Option<Arc<Fill>> {
+        self.add_fill_of_missing(&mut self.fills(), at / SLICE * SLICE, end)
+    }
+
+    /// As [`begin_fill_of_missing`](Self::begin_fill_of_missing), for the first such run at or after `at`.
+    pub(crate) fn begin_fill_of_next_missing(&self, at: u64, end: u64) -> Option<Arc<Fill>> {
         let mut fills = self.fills();
-        let is_missing = |at: u64| !self.store.contains(&self.body, (at / SLICE) as u32) && fill_in(&fills, at).is_none();
-        let first = at / SLICE * SLICE;
-        if !is_missing(first) {
+        let mut slices = (at / SLICE..end.div_ceil(SLICE)).map(|index| index * SLICE);
+        let first = slices.find(|first| self.is_missing(&fills, *first))?;
+        self.add_fill_of_missing(&mut fills, first, end)
+    }
+
+    fn is_missing(&self, fills: &Fills, at: u64) -> bool {
+        !self.store.contains(&self.body, (at / SLICE) as u32) && fill_in(&fills.running, at).is_none()
+    }
+
+    fn add_fill_of_missing(&self, fills: &mut Fills, first: u64, end: u64) -> Option<Arc<Fill>> {
+        if !self.is_missing(fills, first) {
             return None;
         }
         let mut last = first + SLICE;
-        while last < end && is_missing(last) {
+        while last < end && self.is_missing(fills, last) {
             last += SLICE;
         }
         let last = self.length().map_or(last, |length| last.min(length));
-        Some(self.add_fill(&mut fills, first, Some(last)))
+        Some(self.add_fill(fills, first, Some(last)))
     }
 
-    fn add_fill(&self, fills: &mut Vec<Arc<Fill>>, first: u64, end: Option<u64>) -> Arc<Fill> {
+    /// Leave to ask the origin for what a reader at `at` wants, when the fill that will bring it is far behind. `None`
+    /// when waiting is better: it is near, somebody asks already, or parts of this body cannot be had or put together.
+    pub(crate) fn begin_seek(self: &Arc<Self>, at: u64) -> Option<Seek> {
+        let first = at / SLICE * SLICE;
+        if self.strong_tag.is_none() || !self.is_filling() || self.is_whole_only.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut fills = self.fills();
+        let is_far = fill_in(&fills.running, first).is_some_and(|fill| fill.at() + SEEK_SLICES * SLICE <= first);
+        let is_sought = fills.sought.iter().any(|other| other.abs_diff(first) < SEEK_SLICES * SLICE);
+        if !is_far || is_sought || fills.running.len() + fills.sought.len() >= FILLS_MAX {
+            return None;
+        }
+        fills.sought.push(first);
+        Some(Seek { content: self.clone(), first })
+    }
+
+    /// Remembers that the origin sends this body as a whole only.
+    pub(crate) fn note_whole_only(&self) {
+        self.is_whole_only.store(true, Ordering::Relaxed);
+    }
+
+    fn add_fill(&self, fills: &mut Fills, first: u64, end: Option<u64>) -> Arc<Fill> {
         let fill = Arc::new(Fill {
             first,
-            end,
+            end: AtomicU64::new(end.unwrap_or(UNKNOWN)),
             progress: watch::channel(Progress { available: first, state: FillState::Running }).0,
             window: Mutex::new(Window { recent: VecDeque::new(), pieces: Vec::new(), start: first, length: 0 }),
             readers: Mutex::default(),
             consumed: Notify::new(),
             is_relay: AtomicBool::new(false),
         });
-        fills.push(fill.clone());
+        fills.running.push(fill.clone());
         self.is_filling.store(true, Ordering::Release);
         fill
     }
 
-    fn fills(&self) -> MutexGuard<'_, Vec<Arc<Fill>>> {
+    fn fills(&self) -> MutexGuard<'_, Fills> {
         self.fills.lock().expect("no holder of this lock panics")
     }
 
     /// The fill that has the byte at hand or will have it.
     fn fill_of(&self, at: u64) -> Option<Arc<Fill>> {
-        if self.is_filling() { fill_in(&self.fills(), at).cloned() } else { None }
+        if self.is_filling() { fill_in(&self.fills().running, at).cloned() } else { None }
     }
 
     fn end_fill(&self, fill: &Arc<Fill>) {
         let mut fills = self.fills();
-        fills.retain(|f| !Arc::ptr_eq(f, fill));
-        self.is_filling.store(!fills.is_empty(), Ordering::Release);
+        fills.running.retain(|f| !Arc::ptr_eq(f, fill));
+        self.is_filling.store(!fills.running.is_empty(), Ordering::Release);
     }
 
     /// A byte range of it for one client. `end` is `None` while the length is unknown.
@@ -166,7 +218,44 @@ impl Drop for Content {
 
 /// The one of `fills` that has the byte at hand or will have it.
 fn fill_in(fills: &[Arc<Fill>], at: u64) -> Option<&Arc<Fill>> {
-    fills.iter().find(|f| f.first <= at && f.end.is_none_or(|end| at < end) && !matches!(f.find(at), Found::Elsewhere))
+    fills.iter().find(|f| f.first <= at && f.end().is_none_or(|end| at < end) && !matches!(f.find(at), Found::Elsewhere))
+}
+
+/// Leave to ask for bytes ahead of a fill; nobody else gets it for the same bytes while it lives.
+#[derive(Debug)]
+pub(crate) struct Seek {
+    content: Arc<Content>,
+    first: u64,
+}
+
+impl Seek {
+    /// The first byte to ask for, a slice's.
+    pub(crate) fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// Takes the missing slices up to `end` over from the fill that would have brought them, which ends where they begin,
+    /// and sends the readers that wait there on. `None` when that fill has come near meanwhile.
+    pub(crate) fn take_over(&self, end: u64) -> Option<Arc<Fill>> {
+        let (behind, ahead) = {
+            let mut fills = self.content.fills();
+            let behind = fill_in(&fills.running, self.first).cloned();
+            if behind.as_ref().is_some_and(|fill| !fill.cut(self.first)) {
+                return None;
+            }
+            (behind, self.content.add_fill_of_missing(&mut fills, self.first, end))
+        };
+        if let Some(behind) = behind {
+            behind.progress.send_modify(|_| {});
+        }
+        ahead
+    }
+}
+
+impl Drop for Seek {
+    fn drop(&mut self) {
+        self.content.fills().sought.retain(|first| *first != self.first);
+    }
 }
 
 /// How many slices lie before the end of a body of that length; an empty one has one, so that it can be stored.
@@ -204,7 +293,8 @@ struct Window {
 #[derive(Debug)]
 pub(crate) struct Fill {
     first: u64,
-    end: Option<u64>,
+    /// [`UNKNOWN`] while it is; moved nearer only, by [`cut`](Self::cut), while the window is locked.
+    end: AtomicU64,
     progress: watch::Sender<Progress>,
     window: Mutex<Window>,
     readers: Mutex<Vec<Weak<AtomicU64>>>,
@@ -225,9 +315,19 @@ impl Fill {
         self.progress.borrow().available
     }
 
-    /// The end it was begun for.
+    /// Where it ends, as far as that is known.
     pub(crate) fn end(&self) -> Option<u64> {
-        self.end
+        Some(self.end.load(Ordering::Acquire)).filter(|end| *end != UNKNOWN)
+    }
+
+    /// Ends it at `at`, a slice's first byte. `false` when it is in the slice before that, or further.
+    fn cut(&self, at: u64) -> bool {
+        let window = self.window.lock().expect("no holder of this lock panics");
+        let is_ahead = window.start + SLICE < at;
+        if is_ahead {
+            self.end.store(at, Ordering::Release);
+        }
+        is_ahead
     }
 
     /// Waits until it has ended, and how.
@@ -284,6 +384,10 @@ impl FillWriter {
         &self.fill
     }
 
+    pub(crate) fn is_disk_only(&self) -> bool {
+        self.is_disk_only
+    }
+
     /// From now on the body is only relayed: nothing more is stored.
     pub(crate) fn relay(&self) {
         self.fill.is_relay.store(true, Ordering::Release);
@@ -297,15 +401,21 @@ impl FillWriter {
     /// Takes bytes as they came.
     pub(crate) fn write(&mut self, mut bytes: Bytes) {
         while !bytes.is_empty() {
-            let length = self.fill.window.lock().expect("no holder of this lock panics").length;
-            let piece = bytes.split_to(bytes.len().min(SLICE_BYTES - length));
-            let added = piece.len();
-            let is_full = {
+            let (added, is_full) = {
                 let mut window = self.fill.window.lock().expect("no holder of this lock panics");
+                let at = window.start + window.length as u64;
+                // Its end may have come nearer since these bytes were asked for.
+                let left = self.fill.end().map_or(u64::MAX, |end| end.saturating_sub(at));
+                let room = left.min((SLICE_BYTES - window.length) as u64) as usize;
+                if room == 0 {
+                    return;
+                }
+                let piece = bytes.split_to(bytes.len().min(room));
+                let added = piece.len();
                 window.pieces.push(piece);
                 window.length += added;
                 // The last slice of a known length is whole as well, and readable before the origin has ended.
-                window.length == SLICE_BYTES || self.fill.end == Some(window.start + window.length as u64)
+                (added, window.length == SLICE_BYTES || self.fill.end() == Some(at + added as u64))
             };
             if is_full {
                 self.seal();
@@ -327,7 +437,10 @@ impl FillWriter {
         let is_relay = self.is_relay();
         if !is_relay {
             let index = (start / SLICE) as u32;
-            if self.is_disk_only {
+            if self.content.is_discarded.load(Ordering::Relaxed) {
+                // For those who read it now, and never on a disk: it may be nothing that may be stored.
+                self.content.store.put_in_memory(&self.content.body, index, slice.clone());
+            } else if self.is_disk_only {
                 self.content.store.put_on_disk(&self.content.body, index, slice.clone());
             } else {
                 self.content.store.put(&self.content.body, index, slice.clone());
@@ -464,7 +577,7 @@ impl Reader {
                 let progress = *self.receiver.as_mut().expect("set together with the fill").borrow_and_update();
                 match fill.find(self.at) {
                     Found::Piece(piece) => return self.take(piece),
-                    Found::NotYet if fill.end.is_some_and(|end| self.at >= end) => self.detach(),
+                    Found::NotYet if fill.end().is_some_and(|end| self.at >= end) => self.detach(),
                     Found::NotYet => match progress.state {
                         FillState::Running => {
                             let changed = self.receiver.as_mut().expect("set together with the fill").changed().await;
@@ -613,13 +726,66 @@ mod tests {
         let fill = parts.begin_fill(2 * SLICE, Some(3 * SLICE));
         assert!(parts.begin_fill_of_missing(2 * SLICE, 5 * SLICE).is_none(), "it is on its way");
         let before = parts.begin_fill_of_missing(10, 5 * SLICE).expect("it is missing");
-        assert_eq!((before.first, before.end), (0, Some(2 * SLICE)), "up to what is on its way");
+        assert_eq!((before.first, before.end()), (0, Some(2 * SLICE)), "up to what is on its way");
         let after = parts.begin_fill_of_missing(3 * SLICE + 1, 3 * SLICE + 2).expect("it is missing");
-        assert_eq!((after.first, after.end), (3 * SLICE, Some(4 * SLICE)), "whole slices");
+        assert_eq!((after.first, after.end()), (3 * SLICE, Some(4 * SLICE)), "whole slices");
         for fill in [fill, before, after] {
             drop(FillWriter::new(parts.clone(), fill, false));
         }
         assert!(matches!(parts.reader(0, Some(1)).next().await, Next::Missing));
+    }
+
+    fn seekable(slices: u64) -> Arc<Content> {
+        let (store, _gone) = Store::open(&StoreConfig { memory_bytes: 64 << 20, disk: None });
+        let store = Arc::new(store);
+        let body = store.new_body(1, Pool::Pull);
+        Content::new(store, body, Some(slices * SLICE), Some(HeaderValue::from_static("\"t\"")))
+    }
+
+    #[tokio::test]
+    async fn a_seek_takes_over_what_is_far_ahead_and_its_readers() {
+        let content = seekable(12);
+        let mut behind = writer(&content);
+        behind.write(Bytes::from(vec![1; SLICE_BYTES / 2]));
+        let early = tokio::spawn(read_all(content.reader(8 * SLICE + 5, Some(8 * SLICE + 7))));
+        tokio::task::yield_now().await;
+        assert!(content.begin_seek(SEEK_SLICES * SLICE).is_none(), "that is near");
+        let seek = content.begin_seek(8 * SLICE + 5).expect("far ahead");
+        assert!(content.begin_seek(9 * SLICE).is_none(), "somebody asks for nearly the same");
+        assert_eq!(seek.first(), 8 * SLICE);
+        let fill = seek.take_over(10 * SLICE).expect("still far");
+        assert_eq!((fill.at(), fill.end(), behind.fill().end()), (8 * SLICE, Some(10 * SLICE), Some(8 * SLICE)));
+        let mut ahead = FillWriter::new(content.clone(), fill, false);
+        ahead.write(Bytes::from(vec![2; SLICE_BYTES]));
+        assert_eq!(early.await.expect("no panic").expect("whole"), [2, 2], "a reader that waited for the one behind");
+        // What the one behind was sent beyond its new end is not written twice.
+        behind.write(Bytes::from(vec![1; 9 * SLICE_BYTES]));
+        assert_eq!(behind.at(), 8 * SLICE);
+        behind.finish();
+        ahead.write(Bytes::from(vec![2; SLICE_BYTES]));
+        ahead.finish();
+        assert!(content.has(0, 10 * SLICE) && !content.has(10 * SLICE, 12 * SLICE));
+        let next = content.begin_fill_of_next_missing(8 * SLICE, 12 * SLICE).expect("the last two");
+        assert_eq!((next.at(), next.end()), (10 * SLICE, Some(12 * SLICE)));
+        drop(FillWriter::new(content.clone(), next, false));
+        assert!(content.begin_fill_of_next_missing(0, 10 * SLICE).is_none());
+    }
+
+    #[test]
+    fn a_seek_that_comes_too_late_or_cannot_be_joined_is_none() {
+        let content = seekable(12);
+        let mut behind = writer(&content);
+        let seek = content.begin_seek(6 * SLICE).expect("far ahead");
+        behind.write(Bytes::from(vec![1; 5 * SLICE_BYTES + 1]));
+        assert!(seek.take_over(7 * SLICE).is_none(), "the fill has come near");
+        drop(seek);
+        assert_eq!(behind.fill().end(), Some(12 * SLICE));
+        assert!(content.begin_seek(10 * SLICE).is_some());
+        content.note_whole_only();
+        assert!(content.begin_seek(10 * SLICE).is_none(), "the origin gives no parts");
+        let untagged = super::tests::content(64 << 20, Some(12 * SLICE));
+        let _fill = writer(&untagged);
+        assert!(untagged.begin_seek(10 * SLICE).is_none(), "without a strong validator parts never meet");
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //!
 //! A fill belongs to nobody: it runs as its own task and outlives the client that began it. Who waits learns the
 //! outcome of the head, then reads from the store as bytes come. A response that may not be stored goes to the one
-//! client that asked; the others are told at once, and for a while nobody waits in line for that key.
+//! client that asked; the others are told at once, and for a while nobody waits in line for that key. An error is
+//! shared by those who waited for it, and by nobody after them: an origin in trouble is not asked once for each.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,13 +20,15 @@ use crate::edge::{Edge, Site, Worker, now_ms};
 use crate::index::HashedKey;
 use crate::origin::{OriginBody, OriginError, OriginRequestBody, Target};
 use crate::policy::freshness::{self, Exchange, Freshness, RequestFacts};
-use crate::policy::range::{ByteRange, ContentRange};
+use crate::policy::range::{self, ByteRange, ContentRange, Spec};
 use crate::policy::{conditional, reuse, vary};
 use crate::purge::Verdict;
 use crate::push::{self, Pacer};
 use crate::response::{Facts, StoredResponse};
 use crate::store::{Pool, SLICE_BYTES};
 
+/// Bytes of an error that is kept for those who wait for it; a larger one goes to the one who asked.
+const SHARED_ERROR_BYTES_MAX: u64 = SLICE;
 /// How often one fill is resumed without having got further.
 const RESUMES_MAX: u32 = 3;
 /// How long requests for a key whose response may not be stored do not wait for one another.
@@ -39,7 +42,7 @@ const DISK_PAUSES_MAX: u32 = 200;
 const SLICE: u64 = SLICE_BYTES as u64;
 
 /// What followers of a forward request are told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) enum Told {
     /// No head has come yet.
     Waiting,
@@ -47,8 +50,17 @@ pub(crate) enum Told {
     Published,
     /// What came may not be shared: ask for yourself.
     Unshared,
-    /// The origin failed, by itself or with a status of that class.
+    /// What came is for the range of the one who asked: ask for yourself.
+    Aside,
+    /// The origin answered with an error, which is not stored; the answer itself where it may be given to others.
+    Erred { status: StatusCode, answer: Option<(Arc<StoredResponse>, Arc<Fill>)> },
+    /// The origin failed.
     Failed(OriginError),
+}
+
+/// Waits for what followers are told.
+pub(crate) async fn told(told: &mut watch::Receiver<Told>) -> Told {
+    told.wait_for(|t| !matches!(t, Told::Waiting)).await.map_or(Told::Unshared, |t| t.clone())
 }
 
 type InFlight = DashMap<u128, Arc<watch::Sender<Told>>, std::hash::BuildHasherDefault<HashedKey>>;
@@ -105,6 +117,11 @@ impl Forwards {
     pub(crate) fn len(&self) -> usize {
         self.in_flight.len()
     }
+
+    /// Requests that wait for one of them.
+    pub(crate) fn waiting(&self) -> usize {
+        self.in_flight.iter().map(|told| told.receiver_count()).sum()
+    }
 }
 
 /// The duty to tell followers of one key. Dropped untold it sends them on their own way.
@@ -127,7 +144,7 @@ impl Lead {
             Told::Published => {
                 self.edge.forwards.unshared.remove(&self.hash);
             }
-            Told::Waiting | Told::Failed(_) => {}
+            Told::Waiting | Told::Aside | Told::Erred { .. } | Told::Failed(_) => {}
         }
         self.edge.forwards.in_flight.remove(&self.hash);
         self.told.send_replace(told);
@@ -198,9 +215,68 @@ pub(crate) struct Ask {
     pub(crate) stale: Option<Arc<StoredResponse>>,
     /// Something stored may still serve when the origin fails: its 5xx must not take that one's place.
     pub(crate) has_stale: bool,
-    /// Wanted bytes, when not all are: first and end.
-    pub(crate) range: Option<(u64, Option<u64>)>,
+    /// Wanted bytes, when not all are.
+    pub(crate) range: Option<Wanted>,
     pub(crate) pool: Pool,
+}
+
+/// What of a representation that nobody knows yet is asked for first: the slices of a client's first range.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    spec: Spec,
+    /// The client asked for more than this, which has to come by requests of its own.
+    is_one_of_several: bool,
+}
+
+/// A stretch of a representation that can be kept in slices.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    range: ByteRange,
+    complete: u64,
+    /// Bytes that come before it.
+    skip: u64,
+}
+
+impl Wanted {
+    /// What to ask for; `None` when it is the whole.
+    pub(crate) fn of(specs: &[Spec]) -> Option<Self> {
+        let spec = match specs.first()? {
+            Spec::From(0) => return None,
+            // Nothing is had by asking for nothing, and the length is wanted.
+            Spec::Last(0) => Spec::Last(1),
+            other => *other,
+        };
+        Some(Self { spec, is_one_of_several: specs.len() > 1 })
+    }
+
+    /// `Range` for whole slices. Where they begin is not known for the last bytes of a length that is not known: then one
+    /// slice more is asked for, but for a byte.
+    fn field(self) -> HeaderMap {
+        match self.spec {
+            Spec::FromTo(first, last) => range_field(first / SLICE * SLICE, last.saturating_add(1).checked_next_multiple_of(SLICE)),
+            Spec::From(first) => range_field(first / SLICE * SLICE, None),
+            Spec::Last(count) => range_value(&format!("bytes=-{}", count.saturating_add(SLICE - 1))),
+        }
+    }
+
+    /// The whole slices in a 206 to [`field`](Self::field); `None` when what is wanted does not begin in them, or cannot
+    /// be put together from them and later requests.
+    fn part(self, fields: &HeaderMap) -> Option<Part> {
+        let Some(ContentRange::Bytes { range, complete: Some(complete) }) = ContentRange::of(fields) else { return None };
+        let first = range.first.checked_next_multiple_of(SLICE)?;
+        let end = if range.end() == complete { complete } else { range.end() / SLICE * SLICE };
+        let wanted = self.spec.within(complete);
+        let has_begin = first < end && wanted.is_none_or(|w| first <= w.first / SLICE * SLICE && w.first < end);
+        let is_enough = !self.is_one_of_several && wanted.is_none_or(|w| w.end() <= end);
+        let is_usable = has_begin && (is_enough || conditional::strong_tag(fields).is_some());
+        is_usable.then_some(Part { range: ByteRange { first, last: end - 1 }, complete, skip: first - range.first })
+    }
+
+    /// Whether a 206 is what the client itself asked for, whatever was asked of the origin.
+    fn is_met_by(self, fields: &HeaderMap) -> bool {
+        let Some(ContentRange::Bytes { range, complete: Some(complete) }) = ContentRange::of(fields) else { return false };
+        !self.is_one_of_several && self.spec.within(complete) == Some(range)
+    }
 }
 
 /// What the head of a forward request's response led to.
@@ -239,7 +315,7 @@ async fn follow_head(mut ask: Ask) -> (Led, Told) {
                 conditional::set_validation(&mut conditions, [&stale.fields]);
                 conditions
             }
-            (None, Some((first, end))) => range_field(first / SLICE * SLICE, end.map(|e| e.next_multiple_of(SLICE))),
+            (None, Some(wanted)) => wanted.field(),
             (None, None) => HeaderMap::new(),
         };
         let response = match ask.source.ask(extra).await {
@@ -258,7 +334,11 @@ async fn follow_head(mut ask: Ask) -> (Led, Told) {
                 None => continue,
             }
         }
-        return take(&ask, response, exchange, born);
+        match take(&ask, response, exchange, born) {
+            Some(taken) => return taken,
+            // This range does not lead there: ask for all of it.
+            None => ask.range = None,
+        }
     }
 }
 
@@ -304,47 +384,66 @@ fn freshen(ask: &Ask, stale: &Arc<StoredResponse>, fields: &HeaderMap, exchange:
     Some(fresh)
 }
 
-fn take(ask: &Ask, response: Response<OriginBody>, exchange: Exchange, born: u64) -> (Led, Told) {
+/// What a response leads to. `None` when the range that was asked for is of no use.
+fn take(ask: &Ask, response: Response<OriginBody>, exchange: Exchange, born: u64) -> Option<(Led, Told)> {
     let (head, body) = response.into_parts();
-    let site = &ask.source.site;
-    if reuse::is_error(head.status) && ask.has_stale {
-        return (Led::Passing { head, body }, Told::Failed(OriginError::Unfit));
-    }
-    let strong_tag = conditional::strong_tag(&head.headers).cloned();
-    let (part, length) = match (head.status, ContentRange::of(&head.headers)) {
-        // A part counts when it was asked for, begins with a slice and tells the complete length.
-        (StatusCode::PARTIAL_CONTENT, Some(ContentRange::Bytes { range, complete: Some(complete) }))
-            if ask.range.is_some() && range.first % SLICE == 0 =>
-        {
-            (Some(range), Some(complete))
-        }
-        (StatusCode::PARTIAL_CONTENT, _) => return (Led::Passing { head, body }, Told::Unshared),
-        _ => (None, body.length()),
+    let part = match (head.status, ask.range) {
+        (StatusCode::PARTIAL_CONTENT, Some(wanted)) => match wanted.part(&head.headers) {
+            Some(part) => Some(part),
+            None if wanted.is_met_by(&head.headers) => return Some((Led::Passing { head, body }, Told::Aside)),
+            None => return None,
+        },
+        // Nobody asked for a part.
+        (StatusCode::PARTIAL_CONTENT, None) => return Some((Led::Failed(OriginError::Protocol), Told::Failed(OriginError::Protocol))),
+        (StatusCode::RANGE_NOT_SATISFIABLE, Some(wanted)) if wanted.is_one_of_several => return None,
+        (StatusCode::RANGE_NOT_SATISFIABLE, Some(_)) => return Some((Led::Passing { head, body }, Told::Aside)),
+        _ => None,
     };
     let request = RequestFacts { method: &Method::GET, fields: &ask.client };
     // A part is judged, and stored, as what it is a part of.
     let status = if part.is_some() { StatusCode::OK } else { head.status };
+    let length = part.map_or(body.length(), |part| Some(part.complete));
+    let site = &ask.source.site;
     let verdict = freshness::judge(request, status, &head.headers, &site.cache, exchange);
     let most = site.cache.body_bytes_max.0.min(ask.source.worker.edge.body_bytes_max);
-    let is_storable = matches!(verdict, freshness::Verdict::Store(_)) && length.is_none_or(|length| length <= most);
-    if !is_storable && part.is_none() {
-        return (Led::Passing { head, body }, Told::Unshared);
+    let is_error = reuse::is_error(status);
+    let is_storable =
+        matches!(verdict, freshness::Verdict::Store(_)) && length.is_none_or(|length| length <= most) && !(is_error && ask.has_stale);
+    if is_error && !is_storable {
+        let is_for_others = matches!(
+            verdict,
+            freshness::Verdict::Store(_) | freshness::Verdict::DoNotStore(freshness::NotStored::NoLifetime | freshness::NotStored::Useless)
+        );
+        if !is_for_others || length.is_some_and(|length| length > SHARED_ERROR_BYTES_MAX) {
+            return Some((Led::Passing { head, body }, Told::Erred { status, answer: None }));
+        }
+        let (response, fill, is_stored) = begin(ask, (status, &head.headers), body, (None, length), exchange, born, false);
+        let told = Told::Erred { status, answer: Some((response.clone(), fill.clone())) };
+        return Some((Led::Filling { response, fill, is_stored }, told));
     }
-    let is_stored = is_storable && (part.is_none() || strong_tag.is_some());
-    begin(ask, (status, &head.headers), body, (part, length, strong_tag), exchange, born, is_stored)
+    if !is_storable && part.is_none() {
+        return Some((Led::Passing { head, body }, Told::Unshared));
+    }
+    let can_be_kept = part.is_none() || conditional::strong_tag(&head.headers).is_some();
+    let (response, fill, is_stored) = begin(ask, (status, &head.headers), body, (part, length), exchange, born, is_storable && can_be_kept);
+    let told = match is_stored {
+        true => Told::Published,
+        false if is_storable && part.is_some() => Told::Aside,
+        false => Told::Unshared,
+    };
+    Some((Led::Filling { response, fill, is_stored }, told))
 }
 
-type Extent = (Option<ByteRange>, Option<u64>, Option<HeaderValue>);
-
+/// Begins a fill with a response, which is published where it is to be stored.
 fn begin(
     ask: &Ask,
     (status, fields): (StatusCode, &HeaderMap),
     body: OriginBody,
-    (part, length, strong_tag): Extent,
+    (part, length): (Option<Part>, Option<u64>),
     exchange: Exchange,
     born: u64,
     is_stored: bool,
-) -> (Led, Told) {
+) -> (Arc<StoredResponse>, Arc<Fill>, bool) {
     let edge = &ask.source.worker.edge;
     let mut stored = conditional::stored_fields(fields, exchange.received_ms);
     stored.remove(&REVISION);
@@ -361,9 +460,14 @@ fn begin(
         is_soft: false,
         is_recovered: false,
     };
+    // A copy of its own, as all that is stored: the value may keep a connection's whole read buffer alive.
+    let strong_tag = conditional::strong_tag(fields).and_then(|tag| HeaderValue::from_bytes(tag.as_bytes()).ok());
     let content = Content::new(edge.store.clone(), edge.store.new_body(ask.hash, ask.pool), length, strong_tag);
+    if (ask.range.is_some() && part.is_none()) || !range::is_rangeable(fields) {
+        content.note_whole_only();
+    }
     let response = facts.store(content.clone());
-    let (first, end) = part.map_or((0, length), |range| (range.first, Some(range.end())));
+    let (first, end) = part.map_or((0, length), |part| (part.range.first, Some(part.range.end())));
     let fill = content.begin_fill(first, end);
     let writer = FillWriter::new(content.clone(), fill.clone(), ask.pool == Pool::Pushed);
     // A purge that came since the request was sent covers it already.
@@ -377,13 +481,12 @@ fn begin(
     } else {
         content.discard();
     }
-    let pump = Pump { source: ask.source.clone(), writer, response: is_stored.then(|| response.clone()), skip: 0 };
+    let pump = Pump::new(ask.source.clone(), writer, is_stored.then(|| response.clone()), part.map_or(0, |part| part.skip));
     tokio::spawn(pump.run(body));
-    let told = if is_stored { Told::Published } else { Told::Unshared };
-    (Led::Filling { response, fill, is_stored }, told)
+    (response, fill, is_stored)
 }
 
-/// Moves a body from the origin into a fill, through cuts.
+/// Moves a body from the origin into a fill, through cuts, and around what other fills bring.
 struct Pump {
     source: Source,
     writer: FillWriter,
@@ -391,14 +494,27 @@ struct Pump {
     response: Option<Arc<StoredResponse>>,
     /// Bytes that come before the ones that are wanted.
     skip: u64,
+    /// Where it is to end, even when its fill is made to end before that.
+    goal: Option<u64>,
 }
 
 impl Pump {
+    fn new(source: Source, writer: FillWriter, response: Option<Arc<StoredResponse>>, skip: u64) -> Self {
+        let goal = writer.fill().end();
+        Self { source, writer, response, skip, goal }
+    }
+
     async fn run(mut self, mut body: OriginBody) {
         let mut fruitless = 0;
         loop {
             let before = self.writer.at();
-            let Err(error) = self.drain(&mut body).await else { return self.finish() };
+            let error = match self.drain(&mut body).await {
+                Ok(()) if !self.go_on() => return self.finish(),
+                Ok(()) => OriginError::Incomplete,
+                Err(error) => error,
+            };
+            // What is left of it is not wanted.
+            drop(body);
             fruitless = if self.writer.at() > before { 0 } else { fruitless + 1 };
             if fruitless > RESUMES_MAX {
                 return self.fail(error);
@@ -410,8 +526,17 @@ impl Pump {
         }
     }
 
+    /// Goes on behind what another fill has taken over. `false` when nothing is left.
+    fn go_on(&mut self) -> bool {
+        let (Some(end), Some(goal)) = (self.writer.fill().end(), self.goal) else { return false };
+        let content = self.writer.content().clone();
+        let Some(fill) = (end < goal).then(|| content.begin_fill_of_next_missing(end, goal)).flatten() else { return false };
+        let next = FillWriter::new(content, fill, self.writer.is_disk_only());
+        std::mem::replace(&mut self.writer, next).finish();
+        true
+    }
+
     async fn drain(&mut self, body: &mut OriginBody) -> Result<(), OriginError> {
-        let end = self.writer.fill().end();
         while let Some(mut bytes) = body.next().await? {
             self.source.received(bytes.len()).await;
             if self.skip > 0 {
@@ -419,10 +544,8 @@ impl Pump {
                 self.skip -= skipped;
                 bytes = bytes.split_off(skipped as usize);
             }
-            if let Some(end) = end {
-                bytes.truncate((end - self.writer.at()).min(bytes.len() as u64) as usize);
-            }
             self.writer.write(bytes);
+            let end = self.writer.fill().end();
             if end.is_some_and(|end| self.writer.at() >= end) && end != self.writer.content().length() {
                 // A part, answered with more than was asked for.
                 return Ok(());
@@ -433,10 +556,10 @@ impl Pump {
             }
             self.wait_for_disk().await;
         }
-        if end.is_some_and(|end| self.writer.at() < end) {
-            return Err(OriginError::Incomplete);
+        match self.writer.fill().end().is_some_and(|end| self.writer.at() < end) {
+            true => Err(OriginError::Incomplete),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// A body without a length may turn out to be too large to be stored.
@@ -482,13 +605,13 @@ impl Pump {
     }
 
     fn finish(self) {
-        let Self { source, writer, response, .. } = self;
+        let Self { source, writer, response, goal, .. } = self;
         let edge = source.worker.edge.clone();
         let content = writer.content().clone();
-        if writer.fill().end().is_none() {
+        if goal.is_none() {
             content.learn_length(writer.at());
         }
-        let is_part = writer.fill().end() != content.length() && writer.fill().end().is_some();
+        let is_part = goal.is_some() && goal != content.length();
         writer.finish();
         if let Some(response) = response
             && !is_part
@@ -552,8 +675,11 @@ pub(crate) async fn refill(source: &Source, response: &Arc<StoredResponse>, at: 
         };
         match outcome {
             Ok((skip, response)) => {
+                if response.status() == StatusCode::OK {
+                    content.note_whole_only();
+                }
                 let _ = tell.send(Ok(()));
-                Pump { source, writer, response: None, skip }.run(response.into_body()).await;
+                Pump::new(source, writer, None, skip).run(response.into_body()).await;
             }
             Err(error) => {
                 writer.fail(error);
@@ -564,12 +690,39 @@ pub(crate) async fn refill(source: &Source, response: &Arc<StoredResponse>, at: 
     told.await.unwrap_or(Err(OriginError::Terminated))
 }
 
+/// For a reader far ahead of the fill that it would wait for: asks the origin for the slices from `at` up to `end` beside
+/// that fill, which from then on leaves them out. Where that fails the reader is as well off as before.
+pub(crate) fn seek_ahead(source: &Source, response: &Arc<StoredResponse>, at: u64, end: Option<u64>) {
+    let content = response.content.clone();
+    let (Some(tag), Some(length)) = (content.strong_tag.clone(), content.length()) else { return };
+    let Some(seek) = content.begin_seek(at) else { return };
+    let end = end.and_then(|end| end.checked_next_multiple_of(SLICE)).map_or(length, |end| end.min(length));
+    let source = source.clone();
+    tokio::spawn(async move {
+        let mut extra = range_field(seek.first(), Some(end));
+        extra.insert(IF_RANGE, tag);
+        let Ok(response) = source.ask(extra).await else { return };
+        if response.status() == StatusCode::OK {
+            content.note_whole_only();
+            return;
+        }
+        let Some(skip) = fits(&content, &response, seek.first()) else { return };
+        let Some(fill) = seek.take_over(end) else { return };
+        drop(seek);
+        let writer = FillWriter::new(content, fill, false);
+        Pump::new(source, writer, None, skip).run(response.into_body()).await;
+    });
+}
+
 /// `Range` for bytes from `first` up to `end`.
 fn range_field(first: u64, end: Option<u64>) -> HeaderMap {
-    let text = match end {
-        Some(end) => format!("bytes={first}-{}", end.saturating_sub(1)),
-        None => format!("bytes={first}-"),
-    };
+    match end {
+        Some(end) => range_value(&format!("bytes={first}-{}", end.saturating_sub(1))),
+        None => range_value(&format!("bytes={first}-")),
+    }
+}
+
+fn range_value(text: &str) -> HeaderMap {
     let mut fields = HeaderMap::new();
     fields.insert(RANGE, HeaderValue::try_from(text).expect("digits are valid in a field"));
     fields

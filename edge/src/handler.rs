@@ -19,9 +19,9 @@ use hyper::body::Incoming;
 
 use crate::body::{BodyCut, ClientBody, Pieces};
 use crate::connection::Phase;
-use crate::content::{Next, Reader};
+use crate::content::{Fill, Next, Reader};
 use crate::edge::{Edge, Site, Sites, Worker, now_ms};
-use crate::fill::{self, Ask, Forwards, Joined, Led, REVISION, Source, Told};
+use crate::fill::{self, Ask, Forwards, Joined, Led, REVISION, Source, Told, Wanted};
 use crate::http1::write_head;
 use crate::metrics::{Answer, SiteCounters};
 use crate::origin::{OriginBody, OriginError, OriginRequestBody, REQUEST_BYTES_MAX};
@@ -29,7 +29,7 @@ use crate::policy::conditional::{self, HeadSays, Precondition};
 use crate::policy::fields::CacheControl;
 use crate::policy::forward::{self, ClientFields, Forwarder, Loop, MaxForwards};
 use crate::policy::key::{self, Key, KeyError, MethodClass};
-use crate::policy::range::{self, ByteRange, ContentRange, Multipart, Part, Spec};
+use crate::policy::range::{self, ByteRange, ContentRange, Multipart, Part};
 use crate::policy::reuse::{self, Reuse};
 use crate::policy::status::{self, CACHE_STATUS, ForwardReason, Outcome, PROXY_STATUS, ProxyError};
 use crate::policy::{invalidate, vary};
@@ -428,11 +428,11 @@ async fn look_up(checked: &Checked) -> Found {
         let joined = if is_alone { Joined::Alone } else { Forwards::join(edge, checked.hash) };
         let lead = match joined {
             Joined::Follower(mut told) => {
-                match told.wait_for(|t| *t != Told::Waiting).await.map_or(Told::Unshared, |t| *t) {
+                match fill::told(&mut told).await {
                     // Once is enough: what cannot be used after that is asked for.
                     Told::Published => is_alone = std::mem::replace(&mut is_collapsed, true),
-                    Told::Failed(OriginError::Unfit) if stale.as_ref().is_none_or(|s| !s.is_allowed) => is_alone = true,
-                    Told::Waiting | Told::Unshared => is_alone = true,
+                    Told::Waiting | Told::Unshared | Told::Aside => is_alone = true,
+                    Told::Erred { status, answer } => return on_others_error(checked, stale, status, answer, reason).await,
                     Told::Failed(error) => return on_failure(checked, stale, error, reason).await,
                 }
                 continue;
@@ -443,6 +443,9 @@ async fn look_up(checked: &Checked) -> Found {
         let led = fill::start(ask(checked, stale.as_ref().map(|s| s.response.clone())), lead).await;
         match led.unwrap_or(Led::Failed(OriginError::Terminated)) {
             Led::Filling { response, fill, is_stored } => {
+                if !is_stored && let Some(found) = deliver_stale_on_error(checked, stale.as_ref(), response.status).await {
+                    return found;
+                }
                 let ttl = is_stored.then(|| response.freshness.ttl(now_ms()));
                 let outcome = Outcome { forward_status: Some(response.status), is_stored, ttl, ..Outcome::forwarded(Answer::Miss, reason) };
                 let mut reader = response.content.reader(0, None);
@@ -467,10 +470,7 @@ async fn look_up(checked: &Checked) -> Found {
                 }
             }
             Led::Passing { head, body } => {
-                if reuse::is_error(head.status)
-                    && let Some(Stale { response, is_allowed: true, .. }) = &stale
-                    && let Some(found) = deliver_stale(checked, response, None, Some(head.status)).await
-                {
+                if let Some(found) = deliver_stale_on_error(checked, stale.as_ref(), head.status).await {
                     return found;
                 }
                 let outcome = Outcome { forward_status: Some(head.status), ..Outcome::forwarded(Answer::Miss, reason) };
@@ -499,6 +499,39 @@ async fn on_failure(checked: &Checked, stale: Option<Stale>, error: OriginError,
     let mut found = failed(checked, error, reason);
     *found.0.status_mut() = reuse::failure_status(reuse, found.0.status());
     found
+}
+
+/// What is stored, where the origin answered with an error that allows it.
+async fn deliver_stale_on_error(checked: &Checked, stale: Option<&Stale>, status: StatusCode) -> Option<Found> {
+    let Some(Stale { response, is_allowed: true, .. }) = stale.filter(|_| reuse::is_error(status)) else { return None };
+    deliver_stale(checked, response, None, Some(status)).await
+}
+
+/// Another request's forward, which this one waited for, ended in an error: what is stored where that is allowed, else the
+/// same answer, or one of ours where that is not for others. The origin is not asked again for each who waited.
+async fn on_others_error(
+    checked: &Checked,
+    stale: Option<Stale>,
+    status: StatusCode,
+    answer: Option<(Arc<StoredResponse>, Arc<Fill>)>,
+    reason: ForwardReason,
+) -> Found {
+    if let Some(found) = deliver_stale_on_error(checked, stale.as_ref(), status).await {
+        return found;
+    }
+    let outcome = Outcome { forward_status: Some(status), is_collapsed: true, ..Outcome::forwarded(Answer::Collapsed, reason) };
+    let Some((response, fill)) = answer.filter(|(response, _)| response.is_selected(&checked.client)) else {
+        let mut response = plain(status, "the origin of this content failed\n");
+        response.headers_mut().insert(PROXY_STATUS, status::received(&checked.worker.edge.name, status));
+        return (with_status(checked, response, &outcome), outcome, None);
+    };
+    let mut reader = response.content.reader(0, None);
+    reader.attach(fill);
+    match deliver_from(checked, &response, outcome, None, Some(reader)).await {
+        Ok((delivered, outcome)) => (delivered, outcome, None),
+        Err(Undelivered::Failed(error)) => failed(checked, error, reason),
+        Err(Undelivered::LookAgain) => failed(checked, OriginError::Incomplete, reason),
+    }
 }
 
 /// The stored response for a request, and why there is none.
@@ -565,12 +598,7 @@ async fn deliver_stale(
 
 fn ask(checked: &Checked, stale: Option<Arc<StoredResponse>>) -> Ask {
     let specs = range::requested(&checked.method, &checked.client).filter(|_| stale.is_none() && !checked.client.contains_key(IF_RANGE));
-    // A range from the start on, several, and the last bytes: the answer to the whole tells the length.
-    let range = match specs.as_deref() {
-        Some([Spec::FromTo(first, last)]) => Some((*first, Some(last.saturating_add(1)))),
-        Some([Spec::From(first)]) if *first > 0 => Some((*first, None)),
-        _ => None,
-    };
+    let range = specs.and_then(|specs| Wanted::of(&specs));
     let has_stale = stale.is_some();
     let stale = stale.filter(|s| conditional::has_validator(&s.fields));
     Ask {
@@ -728,6 +756,7 @@ struct Reading {
     source: Source,
     first: Option<Bytes>,
     refills: u32,
+    has_begun: bool,
 }
 
 /// Slices asked for again in one body without a byte in between.
@@ -737,6 +766,10 @@ impl Reading {
     async fn next(&mut self) -> Result<Option<Bytes>, OriginError> {
         if let Some(first) = self.first.take() {
             return Ok(Some(first));
+        }
+        if !std::mem::replace(&mut self.has_begun, true) {
+            let (at, end) = self.reader.range();
+            fill::seek_ahead(&self.source, &self.stored, at, end);
         }
         loop {
             match self.reader.next().await {
@@ -762,7 +795,7 @@ impl Reading {
 /// that an origin that fails is an answer and not a cut.
 async fn read(checked: &Checked, stored: &Arc<StoredResponse>, reader: Reader, outcome: &mut Outcome) -> Result<Pieces, Undelivered> {
     let is_first_hand = outcome.label == Answer::Miss;
-    let mut reading = Reading { reader, stored: stored.clone(), source: source(checked), first: None, refills: 0 };
+    let mut reading = Reading { reader, stored: stored.clone(), source: source(checked), first: None, refills: 0, has_begun: false };
     let (at, end) = reading.reader.range();
     if !stored.content.is_filling() || !stored.content.has_or_awaits(at) {
         let is_whole = end.is_none_or(|end| stored.content.has(at, end));
@@ -802,7 +835,7 @@ fn multipart(checked: &Checked, stored: &Arc<StoredResponse>, frame: &Multipart)
     for (number, ByteRange { first, last }) in frame.ranges().iter().enumerate() {
         parts.push(Piece::Text(frame.head(number).into()));
         let reader = stored.content.reader(*first, Some(last + 1));
-        let reading = Reading { reader, stored: stored.clone(), source: source(checked), first: None, refills: 0 };
+        let reading = Reading { reader, stored: stored.clone(), source: source(checked), first: None, refills: 0, has_begun: false };
         parts.push(Piece::Range(Box::new(reading)));
     }
     parts.push(Piece::Text(frame.tail().into()));

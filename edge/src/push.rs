@@ -288,14 +288,14 @@ async fn fetch(
         Joined::Alone => None,
         Joined::Follower(mut told) => {
             // A client asks for it right now: it will be stored, if it can be.
-            let told = told.wait_for(|t| *t != Told::Waiting).await.map_or(Told::Unshared, |t| *t);
-            return if told == Told::Published { Ok(0) } else { Err(Miss::NotStored) };
+            return if matches!(fill::told(&mut told).await, Told::Published) { Ok(0) } else { Err(Miss::NotStored) };
         }
     };
     let source =
         Source { worker: worker.clone(), site: site.clone(), target, path, fields: Arc::new(fields), is_peer, pacer: Some(pacer.clone()) };
     let ask = Ask { source, url: url.into(), hash, client: Arc::default(), stale: None, has_stale: false, range: None, pool: Pool::Pushed };
     match fill::start(ask, lead).await {
+        Ok(Led::Filling { response, is_stored: false, .. }) if !response.status.is_success() => Err(Miss::Status(response.status)),
         Ok(Led::Filling { response, fill, is_stored }) => match fill.ended().await {
             FillState::Done if is_stored => Ok(response.content.length().unwrap_or(0)),
             FillState::Failed(error) => Err(Miss::Origin(error)),

@@ -6,7 +6,7 @@ use std::io::{BufReader, Read, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use lab::{Origin, Plan, Reply, pattern, read_answer, wait_for};
+use lab::{Answer, Edge, Gate, Origin, Plan, Reply, Seen, pattern, read_answer, wait_for};
 
 #[test]
 fn two_hundred_at_once_on_one_cold_slow_url_are_one_origin_request() {
@@ -48,6 +48,153 @@ fn two_hundred_at_once_on_one_cold_slow_url_are_one_origin_request() {
     assert!(early > 150, "only {early} of 200 saw bytes before the end");
     let metrics = edge.metrics();
     assert!(metrics.contains("cache_status=\"collapsed\""), "{metrics}");
+}
+
+/// Sends so many requests at once that all but one wait for that one's forward request, and then opens the gate.
+fn ask_together(edge: &Edge, gate: &Gate, requests: usize, ask: impl Fn() -> Answer + Sync) -> Vec<Answer> {
+    std::thread::scope(|scope| {
+        let asks: Vec<_> = (0..requests).map(|_| scope.spawn(&ask)).collect();
+        wait_for("all but one to wait", || edge.metric("nearcast_edge_forwards_waiting") == (requests - 1) as f64);
+        gate.open();
+        asks.into_iter().map(|a| a.join().expect("no panic")).collect()
+    })
+}
+
+#[test]
+fn an_error_goes_to_all_who_waited_and_to_nobody_after_them() {
+    for chunked in [false, true] {
+        let gate = Gate::default();
+        let held = gate.clone();
+        let origin = Origin::start(move |_| {
+            held.wait();
+            Reply { status: 503, chunked, ..Reply::ok("in trouble", "").field("Retry-After", "7") }
+        });
+        let edge = Plan::new(&origin).start();
+        for answer in ask_together(&edge, &gate, 200, || edge.get("/x")) {
+            assert_eq!((answer.status, answer.text().as_str(), answer.field("retry-after")), (503, "in trouble", "7"), "{answer:?}");
+            assert!(answer.whole && answer.field("age").is_empty() && !answer.is_hit(), "{answer:?}");
+        }
+        assert_eq!(origin.count("/x"), 1, "one request at an origin in trouble");
+        assert_eq!(edge.get("/x").status, 503);
+        assert_eq!(origin.count("/x"), 2, "it is not stored");
+        assert_eq!(edge.metric("nearcast_edge_memory_bytes"), 0.0, "and nothing of it is kept");
+    }
+}
+
+#[test]
+fn an_error_that_is_for_one_client_tells_the_others_its_status_alone() {
+    for (name, value) in [("Set-Cookie", "who=me"), ("Cache-Control", "private"), ("Cache-Control", "no-store"), ("Vary", "*")] {
+        let gate = Gate::default();
+        let held = gate.clone();
+        let origin = Origin::start(move |_| {
+            held.wait();
+            Reply { status: 500, ..Reply::ok("mine alone", "").field(name, value) }
+        });
+        let edge = Plan::new(&origin).start();
+        let answers = ask_together(&edge, &gate, 20, || edge.get("/x"));
+        assert!(answers.iter().all(|a| a.status == 500), "{name}");
+        let (own, others): (Vec<_>, Vec<_>) = answers.into_iter().partition(|a| a.text() == "mine alone");
+        assert_eq!((own.len(), others.len(), origin.count("/x")), (1, 19, 1), "{name}");
+        for other in others {
+            assert_eq!(other.field("proxy-status"), "ams-1; received-status=500", "{name}: {other:?}");
+            assert!(other.field("set-cookie").is_empty() && other.cache().contains("; collapsed"), "{name}: {other:?}");
+        }
+    }
+}
+
+#[test]
+fn an_error_behind_a_stale_response_is_shared_as_well() {
+    // What may be served on error is; what may not gets the error. Neither asks the origin again.
+    for (cache_control, status, text) in [("max-age=0, stale-if-error=60", 200, "good"), ("max-age=0, must-revalidate", 502, "bad")] {
+        let (gate, is_bad) = (Gate::default(), std::sync::Arc::new(AtomicUsize::new(0)));
+        let (held, bad) = (gate.clone(), is_bad.clone());
+        let origin = Origin::start(move |_| match bad.load(Ordering::SeqCst) {
+            0 => Reply::ok("good", cache_control).field("ETag", "\"g\""),
+            _ => {
+                held.wait();
+                Reply { status: 502, ..Reply::ok("bad", "max-age=60") }
+            }
+        });
+        let edge = Plan::new(&origin).start();
+        assert_eq!(edge.get("/x").text(), "good");
+        is_bad.store(1, Ordering::SeqCst);
+        for answer in ask_together(&edge, &gate, 20, || edge.get("/x")) {
+            assert_eq!((answer.status, answer.text().as_str()), (status, text), "{cache_control}: {answer:?}");
+        }
+        assert_eq!(origin.count("/x"), 2, "{cache_control}");
+    }
+}
+
+#[test]
+fn an_origin_that_hangs_up_does_so_once_for_all_who_wait() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let origin = Origin::start(move |_| {
+        held.wait();
+        Reply::ok("x".repeat(100), "max-age=60").field("Content-Length", "5").cut_after(0)
+    });
+    let edge = Plan::new(&origin).start();
+    for answer in ask_together(&edge, &gate, 20, || edge.get("/x")) {
+        assert_eq!(answer.status, 502, "{answer:?}");
+        assert!(answer.field("proxy-status").starts_with("ams-1; error="), "{answer:?}");
+    }
+    assert_eq!(origin.count("/x"), 1);
+}
+
+/// A body of 16 slices of which the origin holds all but the first slice back, when it is asked for the whole.
+fn held_back(gate: &Gate, body: &[u8], answers_ranges: bool) -> Origin {
+    let (gate, body) = (gate.clone(), body.to_vec());
+    Origin::start(move |seen: &Seen| {
+        let reply = Reply::ok(body.clone(), "max-age=600").field("ETag", "\"v\"");
+        match seen.range() {
+            Some(_) if answers_ranges => reply.ranged(seen),
+            _ => reply.held_at(300_000, &gate),
+        }
+    })
+}
+
+#[test]
+fn a_seek_far_ahead_of_a_fill_does_not_wait_for_it_and_nothing_comes_twice() {
+    const SLICE: usize = 256 << 10;
+    let (gate, body) = (Gate::default(), pattern(16 * SLICE));
+    let origin = held_back(&gate, &body, true);
+    let edge = Plan { memory: 64 << 20, ..Plan::new(&origin) }.start();
+    std::thread::scope(|scope| {
+        let whole = scope.spawn(|| edge.get("/film"));
+        wait_for("the fill to be under way", || edge.metric("nearcast_edge_memory_bytes") > 0.0);
+        // Many who jump to the same place.
+        let seeks: Vec<_> = (0..20).map(|_| scope.spawn(|| edge.ask("GET", "/film", &[("Range", "bytes=3000000-3300000")]))).collect();
+        for seek in seeks {
+            let answer = seek.join().expect("no panic");
+            assert!(answer.status == 206 && answer.whole && answer.body == body[3_000_000..=3_300_000], "{}", answer.body.len());
+        }
+        gate.open();
+        let whole = whole.join().expect("no panic");
+        assert!(whole.whole && whole.body == body, "{} bytes", whole.body.len());
+    });
+    let ranges: Vec<_> = origin.seen().iter().map(Seen::range).collect();
+    let ahead = Some((11 * SLICE, Some(13 * SLICE - 1)));
+    assert_eq!(ranges, [None, ahead, Some((13 * SLICE, Some(16 * SLICE - 1)))]);
+    let received = edge.metric("nearcast_edge_origin_bytes_total");
+    assert!(received < (16 * SLICE + 128 * 1024) as f64, "{received} bytes for {}", body.len());
+    assert!(edge.get("/film").is_hit());
+}
+
+#[test]
+fn a_seek_waits_where_the_origin_gives_no_parts() {
+    let (gate, body) = (Gate::default(), pattern(4 << 20));
+    let origin = held_back(&gate, &body, false);
+    let edge = Plan::new(&origin).start();
+    std::thread::scope(|scope| {
+        let whole = scope.spawn(|| edge.get("/film"));
+        wait_for("the fill to be under way", || edge.metric("nearcast_edge_memory_bytes") > 0.0);
+        let seek = scope.spawn(|| edge.ask("GET", "/film", &[("Range", "bytes=3000000-3000009")]));
+        wait_for("the try", || origin.seen().len() == 2);
+        gate.open();
+        assert!(whole.join().expect("no panic").body == body);
+        assert!(seek.join().expect("no panic").body == body[3_000_000..3_000_010]);
+    });
+    assert_eq!(origin.seen().len(), 2, "one try");
 }
 
 #[test]

@@ -68,6 +68,137 @@ fn cold_ranges_of_every_form_are_right() {
 }
 
 #[test]
+fn a_cold_range_of_any_form_costs_its_slices() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    // What of the body has to come, and how much more may: the edges of each run of slices.
+    type Row = (&'static str, &'static [(usize, usize)], usize);
+    let table: [Row; 9] = [
+        ("bytes=-500", &[(BYTES - 500, BYTES)], 1),
+        ("bytes=-1", &[(BYTES - 1, BYTES)], 1),
+        ("bytes=-300000", &[(BYTES - 300_000, BYTES)], 1),
+        ("bytes=4000000-", &[(4_000_000, BYTES)], 1),
+        ("bytes=1000000-1000009,3000000-3000009", &[(1_000_000, 1_000_010), (3_000_000, 3_000_010)], 4),
+        ("bytes=3000000-3000009,5-9,1000000-1000009", &[(3_000_000, 3_000_010), (5, 10), (1_000_000, 1_000_010)], 6),
+        ("bytes=0-0,-1", &[(0, 1), (BYTES - 1, BYTES)], 3),
+        ("bytes=-7,0-0", &[(BYTES - 7, BYTES), (0, 1)], 3),
+        ("bytes=4000000-18446744073709551615", &[(4_000_000, BYTES)], 1),
+    ];
+    for (range, parts, edges) in table {
+        let body = pattern(BYTES);
+        let (sent, bytes) = (body.clone(), Arc::new(AtomicUsize::new(0)));
+        let counted = bytes.clone();
+        let origin = Origin::start(move |seen| {
+            let reply = Reply::ok(sent.clone(), "max-age=600").field("ETag", "\"v1\"").ranged(seen);
+            counted.fetch_add(reply.body.len(), Ordering::SeqCst);
+            reply
+        });
+        let edge = Plan::new(&origin).start();
+        let answer = get(&edge, range);
+        assert!(answer.status == 206 && answer.whole, "{range}: {} {:?}", answer.status, answer.fields);
+        match parts {
+            [(first, end)] => assert!(answer.body == body[*first..*end], "{range}: {} bytes", answer.body.len()),
+            parts => {
+                let mut rest = &answer.body[..];
+                for (first, end) in parts {
+                    let head = format!("Content-Range: bytes {first}-{}/{BYTES}\r\n\r\n", end - 1);
+                    let at = rest.windows(head.len()).position(|w| w == head.as_bytes()).expect("a part") + head.len();
+                    assert!(rest[at..at + end - first] == body[*first..*end], "{range}: {first}");
+                    rest = &rest[at + end - first..];
+                }
+            }
+        }
+        let wanted: usize = parts.iter().map(|(first, end)| end - first).sum();
+        let cost = bytes.load(Ordering::SeqCst);
+        assert!(cost < wanted + edges * SLICE, "{range}: {cost} bytes for {wanted}");
+        wait_for("the slices to be stored", || get(&edge, range).is_hit());
+        assert_eq!(bytes.load(Ordering::SeqCst), cost, "{range}: once is enough");
+    }
+}
+
+#[test]
+fn an_origin_that_gives_ranges_in_its_own_way_is_understood() {
+    let body = pattern(BYTES);
+    // Asked for one range or several: without a tag, a part that is not all of it, one without the length, and the whole.
+    for way in ["untagged", "short", "unknown length", "whole"] {
+        for (range, parts) in [("bytes=-9", &[(BYTES - 9, BYTES)][..]), ("bytes=700000-700009,5-9", &[(700_000, 700_010), (5, 10)])] {
+            let sent = body.clone();
+            let origin = Origin::start(move |seen| {
+                let reply = Reply::ok(sent.clone(), "max-age=600");
+                let reply = if way == "untagged" { reply } else { reply.field("ETag", "\"v\"") };
+                let Reply { mut body, mut fields, status, .. } = if way == "whole" { reply } else { reply.ranged(seen) };
+                let value = fields.iter_mut().find(|(n, _)| n == "Content-Range").map(|(_, v)| v);
+                match (way, value) {
+                    ("short", Some(value)) if body.len() > 100_000 => {
+                        let first: usize = value["bytes ".len()..].split('-').next().expect("a number").parse().expect("a number");
+                        body.truncate(100_000);
+                        *value = format!("bytes {first}-{}/{BYTES}", first + 99_999);
+                    }
+                    ("unknown length", Some(value)) => *value = value.replace(&format!("/{BYTES}"), "/*"),
+                    _ => {}
+                }
+                Reply { status, fields, ..Reply::ok(body, "") }
+            });
+            let edge = Plan::new(&origin).start();
+            let answer = get(&edge, range);
+            assert_eq!((answer.status, answer.whole), (206, true), "{way} {range}: {answer:?}");
+            for (first, end) in parts {
+                let part = &body[*first..*end];
+                assert!(answer.body.windows(part.len()).any(|w| w == part), "{way} {range}");
+            }
+            // One whose parts can be put together is asked for more of them, and neither for ever nor for the same again.
+            let most = if matches!(way, "short" | "unknown length") { 5 } else { 2 };
+            assert!(
+                origin.seen().len() <= most,
+                "{way} {range}: {:?}",
+                origin.seen().iter().map(|s| s.fields.get("range").cloned()).collect::<Vec<_>>()
+            );
+        }
+    }
+}
+
+#[test]
+fn ranges_outside_say_so_and_leave_the_url_as_shared_as_it_was() {
+    let (edge, origin, body) = ranged();
+    for range in ["bytes=9999999-", "bytes=-0", "bytes=9999999-, 8888888-"] {
+        let answer = get(&edge, range);
+        assert_eq!((answer.status, answer.field("content-range")), (416, "bytes */4194304"), "{range}");
+    }
+    let some = get(&edge, "bytes=9999999-, 5-9");
+    assert!(some.status == 206 && some.body == body[5..10], "{some:?}");
+    let asked = origin.count("/big");
+    std::thread::scope(|scope| {
+        for _ in 0..10 {
+            scope.spawn(|| assert!(edge.get("/big").whole));
+        }
+    });
+    assert!(origin.count("/big") <= asked + 2, "what came for one range makes nobody ask alone");
+}
+
+#[test]
+fn what_may_not_be_stored_never_reaches_the_disk() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let origin = Origin::start(|seen| {
+        let reply = Reply::ok(b"for one client's eyes ".repeat(50_000), "no-store").field("ETag", "\"v\"");
+        reply.ranged(seen)
+    });
+    let edge = Plan { disk: 64 << 20, state_dir: directory.path().to_owned(), ..Plan::new(&origin) }.start();
+    let answer = get(&edge, "bytes=600000-600009");
+    assert!(answer.status == 206 && !answer.is_hit());
+    edge.stop().expect("a good end");
+    let mut left = vec![directory.path().to_owned()];
+    while let Some(path) = left.pop() {
+        match std::fs::read_dir(&path) {
+            Ok(entries) => left.extend(entries.map(|e| e.expect("readable").path())),
+            Err(_) => {
+                let bytes = std::fs::read(&path).expect("readable");
+                assert!(!bytes.windows(20).any(|w| w == b"for one client's eye"), "{}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
 fn several_ranges_come_as_parts_in_the_order_asked_for() {
     let (edge, _origin, body) = ranged();
     edge.get("/big");

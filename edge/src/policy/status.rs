@@ -339,6 +339,16 @@ impl ProxyError {
     }
 }
 
+/// This node's member of `Proxy-Status` on an answer of its own in place of the origin's, whose status it passes on
+/// (RFC 9209 section 2.1.4): `ams-1; received-status=503`.
+pub fn received(name: &str, status: StatusCode) -> HeaderValue {
+    let mut buffer = Vec::with_capacity(64);
+    write_name(name, &mut buffer);
+    buffer.extend_from_slice(b"; received-status=");
+    buffer.extend_from_slice(status.as_str().as_bytes());
+    HeaderValue::from_maybe_shared(bytes::Bytes::from(buffer)).unwrap_or(HeaderValue::from_static("nearcast"))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -422,6 +432,12 @@ mod tests {
         for (name, expected) in table {
             assert_eq!(text(&Outcome::hit(1), name), expected);
         }
+    }
+
+    #[test]
+    fn an_answer_in_place_of_the_origins_tells_its_status() {
+        assert_eq!(received("ams-1", StatusCode::SERVICE_UNAVAILABLE), "ams-1; received-status=503");
+        assert_eq!(received("1 a", StatusCode::BAD_GATEWAY), "\"1 a\"; received-status=502");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,32 @@ impl Seen {
         let (first, last) = self.fields.get("range")?.strip_prefix("bytes=")?.split_once('-')?;
         Some((first.parse().ok()?, last.parse().ok()))
     }
+
+    /// First and last byte of a plain range request for a body of that length.
+    fn range_of(&self, length: usize) -> Option<(usize, usize)> {
+        if let Some(last) = self.fields.get("range").and_then(|r| r.strip_prefix("bytes=-")?.parse::<usize>().ok()) {
+            return Some((length.saturating_sub(last), length - 1));
+        }
+        let (first, last) = self.range()?;
+        Some((first, last.unwrap_or(length - 1).min(length - 1)))
+    }
+}
+
+/// Something that others wait for until the test opens it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    pub(crate) fn open(&self) {
+        *self.0.0.lock().expect("unpoisoned") = true;
+        self.0.1.notify_all();
+    }
+
+    /// Waits, but not for ever: a test that fails must end.
+    pub(crate) fn wait(&self) {
+        let is_open = self.0.0.lock().expect("unpoisoned");
+        drop(self.0.1.wait_timeout_while(is_open, Duration::from_secs(60), |is_open| !*is_open));
+    }
 }
 
 /// What the origin answers.
@@ -49,12 +75,14 @@ pub(crate) struct Reply {
     pub(crate) cut: Option<usize>,
     /// `Transfer-Encoding: chunked` in place of a length.
     pub(crate) chunked: bool,
+    /// A gate before the byte at this place of the body.
+    pub(crate) held: Option<(usize, Gate)>,
 }
 
 impl Reply {
     pub(crate) fn ok(body: impl Into<Vec<u8>>, cache_control: &str) -> Self {
         let fields = if cache_control.is_empty() { vec![] } else { vec![("Cache-Control".into(), cache_control.into())] };
-        Self { status: 200, fields, body: body.into(), pieces: 1, pause: Duration::ZERO, cut: None, chunked: false }
+        Self { status: 200, fields, body: body.into(), pieces: 1, pause: Duration::ZERO, cut: None, chunked: false, held: None }
     }
 
     pub(crate) fn status(status: u16) -> Self {
@@ -77,6 +105,12 @@ impl Reply {
         self
     }
 
+    /// Sends no byte from there on before the gate is open.
+    pub(crate) fn held_at(mut self, bytes: usize, gate: &Gate) -> Self {
+        self.held = Some((bytes, gate.clone()));
+        self
+    }
+
     pub(crate) fn chunked(mut self) -> Self {
         self.chunked = true;
         self
@@ -85,15 +119,14 @@ impl Reply {
     /// The same as an origin that knows ranges and `If-Range` would answer it.
     pub(crate) fn ranged(self, seen: &Seen) -> Self {
         let tag = self.fields.iter().find(|(n, _)| n == "ETag").map(|(_, v)| v.clone());
-        let Some((first, last)) = seen.range() else { return self };
+        let length = self.body.len();
+        let Some((first, last)) = seen.range_of(length) else { return self };
         if seen.fields.get("if-range").is_some_and(|t| Some(t) != tag.as_ref()) {
             return self;
         }
-        let length = self.body.len();
         if first >= length {
             return Self { status: 416, body: vec![], ..self }.field("Content-Range", &format!("bytes */{length}"));
         }
-        let last = last.unwrap_or(length - 1).min(length - 1);
         let body = self.body[first..=last].to_vec();
         Self { status: 206, body, ..self }.field("Content-Range", &format!("bytes {first}-{last}/{length}"))
     }
@@ -195,6 +228,12 @@ fn answer(mut stream: &TcpStream, all: &Mutex<Vec<Seen>>, script: &dyn Fn(&Seen)
             continue;
         }
         let mut sent = 0;
+        if let Some((at, gate)) = &reply.held {
+            stream.write_all(&reply.body[..*at])?;
+            gate.wait();
+            stream.write_all(&reply.body[*at..])?;
+            continue;
+        }
         for piece in reply.body.chunks(reply.body.len().div_ceil(reply.pieces).max(1)) {
             std::thread::park_timeout(reply.pause);
             let piece = &piece[..piece.len().min(reply.cut.unwrap_or(usize::MAX) - sent)];
