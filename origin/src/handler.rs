@@ -82,7 +82,7 @@ impl Handler {
             }
         };
         match path::find(&self.root, &path) {
-            Found::File(real, path) => match open(&real, fields) {
+            Found::File(real, path) => match open(&self.root, &real, fields) {
                 Ok(opened) => self.file(&path, opened, fields, is_head),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.not_found(is_head),
                 Err(error) => {
@@ -185,17 +185,19 @@ fn put(response: &mut Response<FileBody>, name: http::HeaderName, value: &str) {
     }
 }
 
-/// Opens the variant that the client likes best.
-fn open(path: &Path, fields: &HeaderMap) -> std::io::Result<Opened> {
+/// Opens the variant that the client likes best. A variant is a file like others: it may be a link, but none that leads out
+/// of the root.
+fn open(root: &Path, path: &Path, fields: &HeaderMap) -> std::io::Result<Opened> {
     let beside = |coding: &Coding| {
         let mut name = path.as_os_str().to_owned();
         name.push(coding.suffix);
-        PathBuf::from(name)
+        path::real_file(root, &PathBuf::from(name))
     };
-    let has_variants = coding::CODINGS.iter().any(|c| beside(c).is_file());
+    let has_variants = coding::CODINGS.iter().any(|c| beside(c).is_some());
     if has_variants {
         for coding in coding::accepted(fields) {
-            match open_one(&beside(&coding), Some(coding), has_variants) {
+            let Some(variant) = beside(&coding) else { continue };
+            match open_one(&variant, Some(coding), has_variants) {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 opened => return opened,
             }

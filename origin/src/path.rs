@@ -90,10 +90,12 @@ pub(crate) fn find(root: &Path, path: &str) -> Found {
 }
 
 fn file(root: &Path, path: &str) -> Found {
-    match root.join(path).canonicalize() {
-        Ok(real) if real.starts_with(root) && real.is_file() => Found::File(real, path.to_owned()),
-        _ => Found::Nothing,
-    }
+    real_file(root, &root.join(path)).map_or(Found::Nothing, |real| Found::File(real, path.to_owned()))
+}
+
+/// Where a path leads, when that is a plain file below the root, which is canonical. Blocking.
+pub(crate) fn real_file(root: &Path, path: &Path) -> Option<PathBuf> {
+    path.canonicalize().ok().filter(|real| real.starts_with(root) && real.is_file())
 }
 
 #[cfg(test)]

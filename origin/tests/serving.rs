@@ -174,6 +174,13 @@ fn precompressed_variants_are_negotiated() {
         ("Accept-Encoding: gzip\r\n", Some("gzip"), b"zipped"),
         ("Accept-Encoding: gzip, br\r\n", Some("br"), b"brotli"),
         ("Accept-Encoding: zstd\r\n", None, b"plain"),
+        ("Accept-Encoding: gzip;q=0.5, br;q=0.4\r\n", Some("gzip"), b"zipped"),
+        ("Accept-Encoding: br;q=0, gzip;q=0.001\r\n", Some("gzip"), b"zipped"),
+        ("Accept-Encoding: *\r\n", Some("br"), b"brotli"),
+        ("Accept-Encoding: *;q=0\r\n", None, b"plain"),
+        ("Accept-Encoding: gzip;q=0.3, identity;q=0.9\r\n", None, b"plain"),
+        ("Accept-Encoding: GZip; Q=1.0\r\n", Some("gzip"), b"zipped"),
+        ("Accept-Encoding: gzip;q=nonsense\r\n", None, b"plain"),
     ] {
         let (head, found) = origin.get("/app.js", accept);
         assert_eq!(field(&head, "content-encoding").as_deref(), coding, "{accept}");
@@ -194,7 +201,12 @@ fn nothing_outside_the_root_can_be_read() {
     std::fs::create_dir(&inside).expect("room");
     std::fs::write(inside.join("index.html"), "front").expect("room");
     std::fs::write(inside.join(".hidden"), "secret").expect("room");
-    std::os::unix::fs::symlink(parent.path().join("secret.txt"), inside.join("link")).expect("links are there");
+    let link = |from: &str, to: &str| std::os::unix::fs::symlink(parent.path().join(from), inside.join(to)).expect("links are there");
+    link("secret.txt", "link");
+    link("", "up");
+    // A variant of a file is a file as well.
+    link("secret.txt", "index.html.gz");
+    link("secret.txt", "index.html.br");
     let origin = start(&inside, Vec::new());
     for target in [
         "/../secret.txt",
@@ -213,6 +225,49 @@ fn nothing_outside_the_root_can_be_read() {
         assert!(head.starts_with("http/1.1 40"), "{target}: {head}");
         assert!(!String::from_utf8_lossy(&body).contains("secret"), "{target}");
     }
+    let (head, body) = origin.get("/", "Accept-Encoding: gzip, br\r\n");
+    assert!(head.starts_with("http/1.1 200 ") && body == b"front", "{head}");
+}
+
+#[test]
+fn what_is_no_file_is_not_there_and_takes_no_time() {
+    let root = root();
+    let made =
+        |program: &str, name: &str| std::process::Command::new(program).arg(root.path().join(name)).status().is_ok_and(|s| s.success());
+    assert!(made("mkfifo", "pipe") && made("mkfifo", "page.html") && made("mkfifo", "ten.bin.gz"));
+    let _socket = std::os::unix::net::UnixListener::bind(root.path().join("socket")).expect("room");
+    std::os::unix::fs::symlink("/dev/zero", root.path().join("zero")).expect("links are there");
+    std::os::unix::fs::symlink("loop", root.path().join("loop")).expect("links are there");
+    let many = root.path().join("many");
+    std::fs::create_dir(&many).expect("room");
+    (0..5000).for_each(|n| std::fs::write(many.join(n.to_string()), b"").expect("room"));
+    let origin = start(root.path(), Vec::new());
+    for target in ["/pipe", "/page", "/page.html", "/socket", "/zero", "/loop", "/many", "/many/"] {
+        let (head, _) = origin.get(target, "");
+        assert!(head.starts_with("http/1.1 404 "), "{target}: {head}");
+    }
+    let (head, body) = origin.get("/ten.bin", "Accept-Encoding: gzip\r\n");
+    assert!(field(&head, "content-encoding").is_none() && body == b"0123456789", "{head}");
+}
+
+#[test]
+fn a_file_that_shrinks_while_it_is_sent_ends_the_connection_early() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let path = root.path().join("big.bin");
+    std::fs::write(&path, vec![1; 32 << 20]).expect("room");
+    let origin = start(root.path(), Vec::new());
+    let mut stream = TcpStream::connect(origin.address).expect("it listens");
+    stream.write_all(b"GET /big.bin HTTP/1.1\r\nHost: o\r\n\r\n").expect("it reads");
+    let mut first = [0; 1000];
+    stream.read_exact(&mut first).expect("the transfer begins");
+    let file = std::fs::File::options().write(true).open(&path).expect("it is there");
+    file.set_len(1000).expect("files can be cut");
+    let mut rest = Vec::new();
+    // However it ends, a client must not take it for whole.
+    let _ = stream.read_to_end(&mut rest);
+    assert!(rest.len() < 32 << 20, "{} bytes", rest.len());
+    let (head, body) = origin.get("/big.bin", "");
+    assert!(head.starts_with("http/1.1 200 ") && body.len() == 1000, "the next one gets what is there: {head}");
 }
 
 #[test]
