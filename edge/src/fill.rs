@@ -393,8 +393,10 @@ fn take(ask: &Ask, response: Response<OriginBody>, exchange: Exchange, born: u64
             None if wanted.is_met_by(&head.headers) => return Some((Led::Passing { head, body }, Told::Aside)),
             None => return None,
         },
-        // Nobody asked for a part.
-        (StatusCode::PARTIAL_CONTENT, None) => return Some((Led::Failed(OriginError::Protocol), Told::Failed(OriginError::Protocol))),
+        // Nobody asked for a part, or whether something had changed.
+        (StatusCode::PARTIAL_CONTENT, None) | (StatusCode::NOT_MODIFIED, _) => {
+            return Some((Led::Failed(OriginError::Protocol), Told::Failed(OriginError::Protocol)));
+        }
         (StatusCode::RANGE_NOT_SATISFIABLE, Some(wanted)) if wanted.is_one_of_several => return None,
         (StatusCode::RANGE_NOT_SATISFIABLE, Some(_)) => return Some((Led::Passing { head, body }, Told::Aside)),
         _ => None,

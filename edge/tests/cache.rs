@@ -115,6 +115,73 @@ fn a_stale_response_is_validated_with_stored_validators_and_freshened() {
 }
 
 #[test]
+fn a_304_that_fits_nothing_is_never_an_answer() {
+    // Of another representation than the one asked about, and to a request without a condition.
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counting = asked.clone();
+    let origin = Origin::start(move |seen| match (seen.target.as_str(), counting.fetch_add(1, Ordering::SeqCst)) {
+        ("/other", _) if seen.fields.contains_key("if-none-match") => {
+            Reply { status: 304, ..Reply::ok("", "max-age=60") }.field("ETag", "\"other\"")
+        }
+        ("/other", n) => Reply::ok(format!("whole {n}"), "max-age=0").field("ETag", &format!("\"{n}\"")),
+        _ => Reply { status: 304, ..Reply::ok("", "max-age=60") }.field("ETag", "\"never\""),
+    });
+    let edge = Plan::new(&origin).start();
+    assert_eq!(edge.get("/other").text(), "whole 0");
+    let second = edge.get("/other");
+    assert_eq!((second.status, second.text().as_str()), (200, "whole 2"), "asked for whole after the 304");
+    for fields in [&[][..], &[("If-None-Match", "\"never\"")]] {
+        let answer = edge.ask("GET", "/bare", fields);
+        assert_eq!(answer.status, 502, "{answer:?}");
+        assert_eq!(answer.field("proxy-status"), "ams-1; error=http_protocol_error");
+    }
+}
+
+#[test]
+fn a_304_may_change_what_a_response_varies_on_and_forbid_its_use() {
+    let origin = Origin::start(|seen| {
+        let reply =
+            Reply::ok(format!("for {}", seen.fields.get("x-who").map_or("all", String::as_str)), "max-age=0").field("ETag", "\"e\"");
+        match (seen.target.as_str(), seen.fields.contains_key("if-none-match")) {
+            (_, false) => reply,
+            ("/vary", true) => Reply { status: 304, ..Reply::ok("", "max-age=60") }.field("ETag", "\"e\"").field("Vary", "X-Who"),
+            (_, true) => Reply { status: 304, ..Reply::ok("", "no-store") }.field("ETag", "\"e\""),
+        }
+    });
+    let edge = Plan::new(&origin).start();
+    for path in ["/vary", "/no-store"] {
+        assert_eq!(edge.get(path).text(), "for all");
+        assert_eq!(edge.get(path).text(), "for all", "{path} is confirmed");
+    }
+    assert!(edge.get("/vary").is_hit());
+    let other = edge.ask("GET", "/vary", &[("X-Who", "me")]);
+    assert!(other.text() == "for me" && other.cache().contains("fwd=vary-miss"), "{other:?}");
+    let gone = edge.get("/no-store");
+    assert!(gone.cache().contains("fwd=uri-miss"), "{gone:?}");
+}
+
+#[test]
+fn an_answer_invalidates_groups_of_its_own_origin() {
+    let origin = Origin::start(|seen| {
+        let reply = Reply::ok(seen.method.clone(), "max-age=600");
+        match seen.method.as_str() {
+            "POST" => reply.field("Cache-Group-Invalidation", "\"news\", \"none\""),
+            _ if seen.target == "/sport" => reply.field("Cache-Groups", "\"sport\""),
+            _ => reply.field("Cache-Groups", "\"front\", \"news\""),
+        }
+    });
+    let edge = Plan { hosts: vec!["*".into()], ..Plan::new(&origin) }.start();
+    let get = |host: &str, path: &str| edge.ask("GET", path, &[("Host", host)]);
+    for (host, path) in [("a.test", "/one"), ("a.test", "/two"), ("a.test", "/sport"), ("b.test", "/one")] {
+        assert!(!get(host, path).is_hit() && get(host, path).is_hit());
+    }
+    edge.ask("POST", "/publish", &[("Host", "a.test"), ("Content-Length", "0")]);
+    wait_for("the group to go", || !get("a.test", "/one").is_hit());
+    wait_for("others of it to go", || !get("a.test", "/two").is_hit());
+    assert!(get("a.test", "/sport").is_hit() && get("b.test", "/one").is_hit(), "of another group, and of another origin");
+}
+
+#[test]
 fn a_changed_response_replaces_the_stale_one() {
     let version = Arc::new(AtomicUsize::new(0));
     let counting = version.clone();
@@ -153,7 +220,7 @@ fn a_dead_origin_is_bridged_by_stale_content_where_that_is_allowed() {
     let failing = Arc::new(AtomicUsize::new(0));
     let fails = failing.clone();
     let origin = Origin::start(move |seen| match (fails.load(Ordering::SeqCst), seen.target.as_str()) {
-        (0, "/kept") => Reply::ok("kept", "max-age=0, stale-if-error=600"),
+        (0, "/kept" | "/kept-too") => Reply::ok("kept", "max-age=0, stale-if-error=600"),
         (0, "/must") => Reply::ok("must", "max-age=0, must-revalidate, stale-if-error=600").field("ETag", "\"m\""),
         (0, _) => Reply::ok("plain", "max-age=0, no-cache").field("ETag", "\"p\""),
         (status, _) => Reply { status: status as u16, ..Reply::ok("broken", "max-age=60") },
@@ -172,9 +239,11 @@ fn a_dead_origin_is_bridged_by_stale_content_where_that_is_allowed() {
     failing.store(404, Ordering::SeqCst);
     assert_eq!(edge.get("/kept").status, 404, "a 404 is an answer");
     failing.store(0, Ordering::SeqCst);
-    let edge_before = edge.get("/kept2");
-    assert_eq!(edge_before.status, 200);
+    assert_eq!(edge.get("/kept-too").text(), "kept", "well again");
     drop(origin);
+    let kept = edge.get("/kept-too");
+    assert_eq!((kept.status, kept.text().as_str()), (200, "kept"), "no connection, no answer: {kept:?}");
+    assert!(kept.cache().contains("fwd=stale") && kept.cache().contains("detail=\"connection_"), "{}", kept.cache());
     for path in ["/must", "/plain"] {
         let answer = edge.get(path);
         assert!(matches!(answer.status, 502 | 504), "{path}: {answer:?}");
