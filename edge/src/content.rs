@@ -655,10 +655,14 @@ mod tests {
     use crate::store::{Pool, StoreConfig};
 
     fn content(memory_bytes: u64, length: Option<u64>) -> Arc<Content> {
+        content_of(memory_bytes, length, false)
+    }
+
+    fn content_of(memory_bytes: u64, length: Option<u64>, is_tagged: bool) -> Arc<Content> {
         let (store, _gone) = Store::open(&StoreConfig { memory_bytes, disk: None });
         let store = Arc::new(store);
         let body = store.new_body(1, Pool::Pull);
-        Content::new(store, body, length, None)
+        Content::new(store, body, length, is_tagged.then(|| HeaderValue::from_static("\"t\"")))
     }
 
     fn writer(content: &Arc<Content>) -> FillWriter {
@@ -736,10 +740,7 @@ mod tests {
     }
 
     fn seekable(slices: u64) -> Arc<Content> {
-        let (store, _gone) = Store::open(&StoreConfig { memory_bytes: 64 << 20, disk: None });
-        let store = Arc::new(store);
-        let body = store.new_body(1, Pool::Pull);
-        Content::new(store, body, Some(slices * SLICE), Some(HeaderValue::from_static("\"t\"")))
+        content_of(64 << 20, Some(slices * SLICE), true)
     }
 
     #[tokio::test]
@@ -769,6 +770,107 @@ mod tests {
         assert_eq!((next.at(), next.end()), (10 * SLICE, Some(12 * SLICE)));
         drop(FillWriter::new(content.clone(), next, false));
         assert!(content.begin_fill_of_next_missing(0, 10 * SLICE).is_none());
+    }
+
+    /// Numbers that a seed decides (xorshift).
+    struct Random(u64);
+
+    impl Random {
+        fn below(&mut self, end: u64) -> u64 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            self.0 % end
+        }
+    }
+
+    type Writers = std::rc::Rc<std::cell::RefCell<Vec<(FillWriter, u64)>>>;
+
+    fn add(writers: &Writers, content: &Arc<Content>, fill: Arc<Fill>) {
+        let goal = fill.end().expect("it is known");
+        add_towards(writers, content, fill, goal);
+    }
+
+    fn add_towards(writers: &Writers, content: &Arc<Content>, fill: Arc<Fill>, goal: u64) {
+        writers.borrow_mut().push((FillWriter::new(content.clone(), fill, false), goal));
+    }
+
+    /// Reads a range as a client's request does: seeks where the fill is far behind, and fills what is missing.
+    async fn read_range(content: Arc<Content>, writers: Writers, first: u64, end: u64, patience: u64) -> Vec<u8> {
+        if let Some(seek) = content.begin_seek(first) {
+            // The origin's answer takes its time.
+            for _ in 0..patience {
+                tokio::task::yield_now().await;
+            }
+            if let Some(fill) = seek.take_over(end) {
+                add(&writers, &content, fill);
+            }
+        }
+        let (mut reader, mut bytes) = (content.reader(first, Some(end)), Vec::new());
+        loop {
+            match reader.next().await {
+                Next::Piece(piece) => bytes.extend_from_slice(&piece),
+                Next::End => return bytes,
+                Next::Missing => match content.begin_fill_of_missing(reader.at, end) {
+                    Some(fill) => add(&writers, &content, fill),
+                    None => tokio::task::yield_now().await,
+                },
+                Next::Failed(error) => panic!("no fill failed: {error}"),
+            }
+        }
+    }
+
+    async fn walk(seed: u64) {
+        const SLICES: u64 = 24;
+        let length = SLICES * SLICE - 1000;
+        let body: Bytes = (0..length).map(|at| (at % 251) as u8 ^ (at / SLICE) as u8).collect::<Vec<_>>().into();
+        let content = content_of(64 << 20, Some(length), true);
+        let mut random = Random(seed * 2 + 1);
+        let writers = Writers::default();
+        add(&writers, &content, content.begin_fill(0, Some(length)));
+        let readers: Vec<_> = (0..12)
+            .map(|_| {
+                let first = random.below(length);
+                let end = first + 1 + random.below(length - first);
+                let reading = read_range(content.clone(), writers.clone(), first, end, random.below(40));
+                (first, end, tokio::task::spawn_local(reading))
+            })
+            .collect();
+        let mut written = 0;
+        while !writers.borrow().is_empty() {
+            tokio::task::yield_now().await;
+            let number = random.below(writers.borrow().len() as u64) as usize;
+            let (mut writer, goal) = writers.borrow_mut().swap_remove(number);
+            // The origin does not know that a fill's end has come nearer.
+            let (at, more) = (writer.at(), 1 + random.below(2 * SLICE));
+            writer.write(body.slice(at as usize..(at + more).min(goal) as usize));
+            written += writer.at() - at;
+            let end = writer.fill().end().expect("it is known");
+            if writer.at() < end {
+                writers.borrow_mut().push((writer, goal));
+                continue;
+            }
+            writer.finish();
+            if end < goal
+                && let Some(fill) = content.begin_fill_of_next_missing(end, goal)
+            {
+                add_towards(&writers, &content, fill, goal);
+            }
+        }
+        for (first, end, reader) in readers {
+            assert!(content.has(0, length), "seed {seed}: some of it never came");
+            let bytes = reader.await.expect("no panic");
+            assert!(bytes == body[first as usize..end as usize], "seed {seed}: {first}-{end}");
+        }
+        assert_eq!(written, length, "seed {seed}: some of it came twice");
+    }
+
+    #[test]
+    fn whoever_seeks_where_everything_comes_once_and_everybody_reads_what_was_sent() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        for seed in 0..20 {
+            tokio::task::LocalSet::new().block_on(&runtime, walk(seed));
+        }
     }
 
     #[test]

@@ -384,6 +384,10 @@ fn freshen(ask: &Ask, stale: &Arc<StoredResponse>, fields: &HeaderMap, exchange:
     Some(fresh)
 }
 
+fn broken() -> (Led, Told) {
+    (Led::Failed(OriginError::Protocol), Told::Failed(OriginError::Protocol))
+}
+
 /// What a response leads to. `None` when the range that was asked for is of no use.
 fn take(ask: &Ask, response: Response<OriginBody>, exchange: Exchange, born: u64) -> Option<(Led, Told)> {
     let (head, body) = response.into_parts();
@@ -394,9 +398,9 @@ fn take(ask: &Ask, response: Response<OriginBody>, exchange: Exchange, born: u64
             None => return None,
         },
         // Nobody asked for a part, or whether something had changed.
-        (StatusCode::PARTIAL_CONTENT, None) | (StatusCode::NOT_MODIFIED, _) => {
-            return Some((Led::Failed(OriginError::Protocol), Told::Failed(OriginError::Protocol)));
-        }
+        (StatusCode::PARTIAL_CONTENT, None) | (StatusCode::NOT_MODIFIED, _) => return Some(broken()),
+        // Nor for another protocol.
+        (status, _) if status.is_informational() => return Some(broken()),
         (StatusCode::RANGE_NOT_SATISFIABLE, Some(wanted)) if wanted.is_one_of_several => return None,
         (StatusCode::RANGE_NOT_SATISFIABLE, Some(_)) => return Some((Led::Passing { head, body }, Told::Aside)),
         _ => None,
@@ -522,8 +526,15 @@ impl Pump {
                 return self.fail(error);
             }
             match self.resume().await {
-                Some(next) => body = next,
-                None => return self.fail(error),
+                Ok(next) => body = next,
+                Err(OriginError::Unfit) => {
+                    // What is stored will never be whole: the next client shall have what there is now.
+                    if let Some(response) = self.response.take() {
+                        self.source.worker.edge.unpublish(&response);
+                    }
+                    return self.fail(error);
+                }
+                Err(_) => return self.fail(error),
             }
         }
     }
@@ -587,23 +598,15 @@ impl Pump {
     }
 
     /// Asks for the rest of the same representation.
-    async fn resume(&mut self) -> Option<OriginBody> {
+    async fn resume(&mut self) -> Result<OriginBody, OriginError> {
         let content = self.writer.content();
-        let tag = content.strong_tag.clone()?;
-        if self.writer.is_relay() {
-            return None;
-        }
+        let tag = content.strong_tag.clone().filter(|_| !self.writer.is_relay()).ok_or(OriginError::Incomplete)?;
         let at = self.writer.at();
         let mut extra = range_field(at, self.writer.fill().end());
         extra.insert(IF_RANGE, tag);
-        let response = self.source.ask(extra).await.ok()?;
-        match fits(content, &response, at) {
-            Some(skip) => {
-                self.skip = skip;
-                Some(response.into_body())
-            }
-            None => None,
-        }
+        let response = self.source.ask(extra).await?;
+        self.skip = fits(content, &response, at)?;
+        Ok(response.into_body())
     }
 
     fn finish(self) {
@@ -640,11 +643,18 @@ impl Pump {
     }
 }
 
-/// Whether a response continues `content` at `at`; then how many of its bytes come before that.
-fn fits(content: &Content, response: &Response<OriginBody>, at: u64) -> Option<u64> {
-    let own = content.strong_tag.as_ref()?;
+/// How many bytes of a response come before the ones that continue `content` at `at`.
+///
+/// # Errors
+/// [`OriginError::Erred`] when the origin answered with an error, [`OriginError::Unfit`] when it has another representation
+/// by now.
+fn fits(content: &Content, response: &Response<OriginBody>, at: u64) -> Result<u64, OriginError> {
+    if response.status().is_server_error() {
+        return Err(OriginError::Erred);
+    }
+    let own = content.strong_tag.as_ref().ok_or(OriginError::Unfit)?;
     let has_same = conditional::strong_tag(response.headers()) == Some(own);
-    match (response.status(), ContentRange::of(response.headers())) {
+    let skip = match (response.status(), ContentRange::of(response.headers())) {
         (StatusCode::PARTIAL_CONTENT, Some(ContentRange::Bytes { range, complete })) => {
             // `If-Range` speaks for a part that names no tag.
             let is_same = has_same || !response.headers().contains_key(ETAG);
@@ -653,13 +663,14 @@ fn fits(content: &Content, response: &Response<OriginBody>, at: u64) -> Option<u
         }
         (StatusCode::OK, _) if has_same => Some(at),
         _ => None,
-    }
+    };
+    skip.ok_or(OriginError::Unfit)
 }
 
 /// Sees to it that the slice at `at` comes, with the missing ones after it up to `end`.
 ///
 /// # Errors
-/// [`OriginError::Unfit`] when the origin has another representation by now.
+/// [`OriginError::Unfit`] when the origin has another representation by now: what is stored is then forgotten.
 pub(crate) async fn refill(source: &Source, response: &Arc<StoredResponse>, at: u64, end: u64, pool: Pool) -> Result<(), OriginError> {
     let content = response.content.clone();
     let Some(tag) = content.strong_tag.clone() else { return Err(OriginError::Unfit) };
@@ -667,12 +678,12 @@ pub(crate) async fn refill(source: &Source, response: &Arc<StoredResponse>, at: 
     let (first, end) = (fill.at(), fill.end());
     let writer = FillWriter::new(content.clone(), fill, pool == Pool::Pushed);
     let (tell, told) = oneshot::channel();
-    let source = source.clone();
+    let (asking, source) = (source, source.clone());
     tokio::spawn(async move {
         let mut extra = range_field(first, end);
         extra.insert(IF_RANGE, tag);
         let outcome = match source.ask(extra).await {
-            Ok(response) => fits(&content, &response, first).map(|skip| (skip, response)).ok_or(OriginError::Unfit),
+            Ok(response) => fits(&content, &response, first).map(|skip| (skip, response)),
             Err(error) => Err(error),
         };
         match outcome {
@@ -689,7 +700,11 @@ pub(crate) async fn refill(source: &Source, response: &Arc<StoredResponse>, at: 
             }
         }
     });
-    told.await.unwrap_or(Err(OriginError::Terminated))
+    let told = told.await.unwrap_or(Err(OriginError::Terminated));
+    if told == Err(OriginError::Unfit) {
+        asking.worker.edge.unpublish(response);
+    }
+    told
 }
 
 /// For a reader far ahead of the fill that it would wait for: asks the origin for the slices from `at` up to `end` beside
@@ -708,7 +723,7 @@ pub(crate) fn seek_ahead(source: &Source, response: &Arc<StoredResponse>, at: u6
             content.note_whole_only();
             return;
         }
-        let Some(skip) = fits(&content, &response, seek.first()) else { return };
+        let Ok(skip) = fits(&content, &response, seek.first()) else { return };
         let Some(fill) = seek.take_over(end) else { return };
         drop(seek);
         let writer = FillWriter::new(content, fill, false);

@@ -808,10 +808,7 @@ async fn read(checked: &Checked, stored: &Arc<StoredResponse>, reader: Reader, o
         }
         match reading.next().await {
             Ok(first) => reading.first = first,
-            Err(OriginError::Unfit) => {
-                checked.worker.edge.unpublish(stored);
-                return Err(Undelivered::LookAgain);
-            }
+            Err(OriginError::Unfit) => return Err(Undelivered::LookAgain),
             Err(error) => return Err(Undelivered::Failed(error)),
         }
     }
@@ -874,6 +871,11 @@ async fn pass(checked: &Checked, body: Option<Incoming>, reason: ForwardReason) 
     match checked.worker.origins.send(&checked.site.target, request).await {
         Err(error) => {
             let (response, outcome, _) = failed(checked, error, reason);
+            (response, outcome)
+        }
+        // No request goes on with an upgrade, so nobody can have asked for this.
+        Ok(response) if response.status().is_informational() => {
+            let (response, outcome, _) = failed(checked, OriginError::Protocol, reason);
             (response, outcome)
         }
         Ok(response) => {

@@ -109,6 +109,9 @@ pub(crate) enum OriginError {
     /// The client's request body failed.
     #[error("the request's body ended early")]
     RequestBody,
+    /// It answered with an error where a part of what is stored was asked for.
+    #[error("the origin answered with an error")]
+    Erred,
     /// Its answer to a validation or a range request does not fit what is stored.
     #[error("the origin's answer does not fit what is stored")]
     Unfit,
@@ -121,7 +124,7 @@ impl OriginError {
             Self::Dns => ProxyError::DnsError,
             Self::Forbidden => ProxyError::DestinationIpProhibited,
             Self::Refused => ProxyError::ConnectionRefused,
-            Self::Unreachable => ProxyError::DestinationUnavailable,
+            Self::Unreachable | Self::Erred => ProxyError::DestinationUnavailable,
             Self::ConnectTimeout => ProxyError::ConnectionTimeout,
             Self::Tls => ProxyError::TlsProtocolError,
             Self::FirstByteTimeout => ProxyError::HttpResponseTimeout,

@@ -138,6 +138,18 @@ fn a_304_that_fits_nothing_is_never_an_answer() {
 }
 
 #[test]
+fn another_protocol_is_never_switched_to() {
+    let origin = Origin::start(|_| Reply::status(101).field("Upgrade", "raw").field("Connection", "upgrade"));
+    let edge = Plan::new(&origin).start();
+    for method in ["GET", "POST"] {
+        let fields = [("Upgrade", "raw"), ("Connection", "upgrade"), ("Content-Length", "0")];
+        let answer = edge.ask(method, "/", &fields);
+        assert_eq!((answer.status, answer.field("proxy-status")), (502, "ams-1; error=http_protocol_error"), "{method}");
+    }
+    assert!(origin.seen().iter().all(|s| !s.fields.contains_key("upgrade")));
+}
+
+#[test]
 fn a_304_may_change_what_a_response_varies_on_and_forbid_its_use() {
     let origin = Origin::start(|seen| {
         let reply =

@@ -268,6 +268,64 @@ fn parts_of_two_representations_never_meet() {
 }
 
 #[test]
+fn a_cut_body_that_changed_meanwhile_is_not_offered_again() {
+    // The first time what is left of it is cut; then the origin has another one.
+    let asked = std::sync::atomic::AtomicU8::new(0);
+    let origin = Origin::start(move |seen| {
+        let n = asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst).min(1);
+        let reply = Reply::ok(vec![n; 1 << 20], "max-age=600").field("ETag", &format!("\"{n}\"")).ranged(seen);
+        if n == 0 { reply.slow(64, 0).cut_after(606_208) } else { reply }
+    });
+    let edge = Plan::new(&origin).start();
+    let first = edge.get("/big");
+    assert!(!first.whole && first.body.iter().all(|b| *b == 0), "{} bytes", first.body.len());
+    let second = edge.get("/big");
+    assert!(second.whole && second.body == vec![1; 1 << 20], "{} bytes: {}", second.body.len(), second.cache());
+}
+
+#[test]
+fn a_body_that_changed_where_it_was_missing_is_cut_once_and_then_new() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU8, Ordering};
+    let version = Arc::new(AtomicU8::new(1));
+    let now = version.clone();
+    let origin = Origin::start(move |seen| {
+        let v = now.load(Ordering::SeqCst);
+        Reply::ok(vec![v; 1 << 20], "max-age=600").field("ETag", &format!("\"{v}\"")).ranged(seen)
+    });
+    let edge = Plan::new(&origin).start();
+    assert_eq!(get(&edge, "bytes=0-9").body, [1; 10]);
+    wait_for("the slice to be stored", || get(&edge, "bytes=0-9").is_hit());
+    version.store(2, Ordering::SeqCst);
+    let cut = edge.get("/big");
+    assert!(!cut.whole && cut.body.iter().all(|b| *b == 1), "its first slice is sent before the others are asked for");
+    let whole = edge.get("/big");
+    assert!(whole.whole && whole.body == vec![2; 1 << 20], "{} bytes: {}", whole.body.len(), whole.cache());
+}
+
+#[test]
+fn an_error_instead_of_a_missing_slice_takes_nothing_away() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let is_bad = Arc::new(AtomicBool::new(false));
+    let bad = is_bad.clone();
+    let origin = Origin::start(move |seen| match bad.load(Ordering::SeqCst) {
+        true => Reply::status(503),
+        false => Reply::ok(pattern(1 << 20), "max-age=600").field("ETag", "\"v\"").ranged(seen),
+    });
+    let edge = Plan::new(&origin).start();
+    assert_eq!(get(&edge, "bytes=0-9").status, 206);
+    wait_for("the slice to be stored", || get(&edge, "bytes=0-9").is_hit());
+    is_bad.store(true, Ordering::SeqCst);
+    let missing = get(&edge, "bytes=600000-600009");
+    assert_eq!((missing.status, missing.field("proxy-status")), (503, "ams-1; error=destination_unavailable"));
+    let there = get(&edge, "bytes=0-9");
+    assert!(there.is_hit() && there.body == pattern(10), "{}", there.cache());
+    is_bad.store(false, Ordering::SeqCst);
+    assert!(get(&edge, "bytes=600000-600009").body == pattern(1 << 20)[600_000..600_010]);
+}
+
+#[test]
 fn a_part_without_a_strong_validator_is_served_and_not_kept() {
     let body = pattern(1 << 20);
     let sent = body.clone();
