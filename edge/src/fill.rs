@@ -224,8 +224,8 @@ pub(crate) struct Ask {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted {
     spec: Spec,
-    /// The client asked for more than this, which has to come by requests of its own.
-    is_one_of_several: bool,
+    /// More than this has to come by requests of its own, perhaps: other ranges, or all of it where `If-Range` fails.
+    may_need_more: bool,
 }
 
 /// A stretch of a representation that can be kept in slices.
@@ -239,14 +239,14 @@ struct Part {
 
 impl Wanted {
     /// What to ask for; `None` when it is the whole.
-    pub(crate) fn of(specs: &[Spec]) -> Option<Self> {
+    pub(crate) fn of(specs: &[Spec], has_if_range: bool) -> Option<Self> {
         let spec = match specs.first()? {
             Spec::From(0) => return None,
             // Nothing is had by asking for nothing, and the length is wanted.
             Spec::Last(0) => Spec::Last(1),
             other => *other,
         };
-        Some(Self { spec, is_one_of_several: specs.len() > 1 })
+        Some(Self { spec, may_need_more: has_if_range || specs.len() > 1 })
     }
 
     /// `Range` for whole slices. Where they begin is not known for the last bytes of a length that is not known: then one
@@ -267,7 +267,7 @@ impl Wanted {
         let end = if range.end() == complete { complete } else { range.end() / SLICE * SLICE };
         let wanted = self.spec.within(complete);
         let has_begin = first < end && wanted.is_none_or(|w| first <= w.first / SLICE * SLICE && w.first < end);
-        let is_enough = !self.is_one_of_several && wanted.is_none_or(|w| w.end() <= end);
+        let is_enough = !self.may_need_more && wanted.is_none_or(|w| w.end() <= end);
         let is_usable = has_begin && (is_enough || conditional::strong_tag(fields).is_some());
         is_usable.then_some(Part { range: ByteRange { first, last: end - 1 }, complete, skip: first - range.first })
     }
@@ -275,7 +275,7 @@ impl Wanted {
     /// Whether a 206 is what the client itself asked for, whatever was asked of the origin.
     fn is_met_by(self, fields: &HeaderMap) -> bool {
         let Some(ContentRange::Bytes { range, complete: Some(complete) }) = ContentRange::of(fields) else { return false };
-        !self.is_one_of_several && self.spec.within(complete) == Some(range)
+        !self.may_need_more && self.spec.within(complete) == Some(range)
     }
 }
 
@@ -309,15 +309,11 @@ async fn follow_head(mut ask: Ask) -> (Led, Told) {
     loop {
         let requested_ms = now_ms();
         let born = ask.source.worker.edge.generations.revision();
-        let extra = match (&ask.stale, ask.range) {
-            (Some(stale), _) => {
-                let mut conditions = HeaderMap::with_capacity(2);
-                conditional::set_validation(&mut conditions, [&stale.fields]);
-                conditions
-            }
-            (None, Some(wanted)) => wanted.field(),
-            (None, None) => HeaderMap::new(),
-        };
+        let mut extra = ask.range.map(Wanted::field).unwrap_or_default();
+        // Conditions come first: a range counts only where what is stored has changed (RFC 9110 section 13.2.2).
+        if let Some(stale) = &ask.stale {
+            conditional::set_validation(&mut extra, [&stale.fields]);
+        }
         let response = match ask.source.ask(extra).await {
             Ok(response) => response,
             Err(error) => return (Led::Failed(error), Told::Failed(error)),
@@ -325,7 +321,12 @@ async fn follow_head(mut ask: Ask) -> (Led, Told) {
         let exchange = Exchange { requested_ms, received_ms: now_ms() };
         // A node that has not folded a purge yet may give what that covers.
         let born = if ask.source.is_peer { born.min(revision(response.headers())) } else { born };
-        if response.status() == StatusCode::NOT_MODIFIED
+        // Some origins look at the range first: a part of what is stored says that it has not changed.
+        let is_same_part = response.status() == StatusCode::PARTIAL_CONTENT
+            && ask.stale.as_ref().is_some_and(|s| {
+                s.content.strong_tag.is_some() && s.content.strong_tag.as_ref() == conditional::strong_tag(response.headers())
+            });
+        if (response.status() == StatusCode::NOT_MODIFIED || is_same_part)
             && let Some(stale) = ask.stale.take()
         {
             match freshen(&ask, &stale, response.headers(), exchange, born) {
@@ -401,7 +402,7 @@ fn take(ask: &Ask, response: Response<OriginBody>, exchange: Exchange, born: u64
         (StatusCode::PARTIAL_CONTENT, None) | (StatusCode::NOT_MODIFIED, _) => return Some(broken()),
         // Nor for another protocol.
         (status, _) if status.is_informational() => return Some(broken()),
-        (StatusCode::RANGE_NOT_SATISFIABLE, Some(wanted)) if wanted.is_one_of_several => return None,
+        (StatusCode::RANGE_NOT_SATISFIABLE, Some(wanted)) if wanted.may_need_more => return None,
         (StatusCode::RANGE_NOT_SATISFIABLE, Some(_)) => return Some((Led::Passing { head, body }, Told::Aside)),
         _ => None,
     };

@@ -597,8 +597,8 @@ async fn deliver_stale(
 }
 
 fn ask(checked: &Checked, stale: Option<Arc<StoredResponse>>) -> Ask {
-    let specs = range::requested(&checked.method, &checked.client).filter(|_| stale.is_none() && !checked.client.contains_key(IF_RANGE));
-    let range = specs.and_then(|specs| Wanted::of(&specs));
+    let specs = range::requested(&checked.method, &checked.client);
+    let range = specs.and_then(|specs| Wanted::of(&specs, checked.client.contains_key(IF_RANGE)));
     let has_stale = stale.is_some();
     let stale = stale.filter(|s| conditional::has_validator(&s.fields));
     Ask {

@@ -117,6 +117,53 @@ fn a_cold_range_of_any_form_costs_its_slices() {
 }
 
 #[test]
+fn a_range_costs_its_slices_also_where_it_is_stale_or_has_a_condition() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let (version, bytes) = (Arc::new(AtomicUsize::new(1)), Arc::new(AtomicUsize::new(0)));
+    let (now, counted) = (version.clone(), bytes.clone());
+    let origin = Origin::start(move |seen| {
+        let v = now.load(Ordering::SeqCst);
+        let tag = format!("\"{v}\"");
+        let reply = Reply::ok(vec![v as u8; BYTES], "max-age=0, stale-if-error=60").field("ETag", &tag);
+        let reply = match seen.fields.get("if-none-match") == Some(&tag) {
+            true => Reply { status: 304, body: vec![], ..reply },
+            false => reply.ranged(seen),
+        };
+        counted.fetch_add(reply.body.len(), Ordering::SeqCst);
+        reply
+    });
+    let edge = Plan::new(&origin).start();
+    let resume = |tag: &str| edge.ask("GET", "/big", &[("Range", "bytes=3000000-3000009"), ("If-Range", tag)]);
+    let cold = resume("\"1\"");
+    assert!(cold.status == 206 && cold.body == [1; 10], "{} {}", cold.status, cold.body.len());
+    assert_eq!(bytes.load(Ordering::SeqCst), SLICE, "one slice for a cold one whose condition holds");
+    assert_eq!(get(&edge, "bytes=3000000-3000009").body, [1; 10]);
+    assert_eq!(bytes.load(Ordering::SeqCst), SLICE, "nothing for one that is confirmed");
+    version.store(2, Ordering::SeqCst);
+    let changed = get(&edge, "bytes=3000000-3000009");
+    assert!(changed.status == 206 && changed.body == [2; 10], "{} {}", changed.status, changed.body.len());
+    assert_eq!(bytes.load(Ordering::SeqCst), 2 * SLICE, "one slice for one that has changed");
+    let other = resume("\"1\"");
+    assert!(other.status == 200 && other.whole && other.body == vec![2; BYTES], "{} {}", other.status, other.body.len());
+    assert_eq!(bytes.load(Ordering::SeqCst), BYTES + SLICE, "and the whole, once, where the client has another one");
+}
+
+#[test]
+fn a_part_in_place_of_a_304_keeps_what_is_stored() {
+    let origin = Origin::start(|seen| Reply::ok(pattern(BYTES), "max-age=0, stale-if-error=60").field("ETag", "\"v\"").ranged(seen));
+    let edge = Plan::new(&origin).start();
+    assert!(edge.get("/big").whole);
+    for _ in 0..2 {
+        let answer = get(&edge, "bytes=3000000-3000009");
+        assert!(answer.status == 206 && answer.body == pattern(BYTES)[3_000_000..3_000_010], "{answer:?}");
+    }
+    origin.stop();
+    let kept = edge.get("/big");
+    assert!(kept.whole && kept.body == pattern(BYTES), "{} bytes: {}", kept.body.len(), kept.cache());
+}
+
+#[test]
 fn an_origin_that_gives_ranges_in_its_own_way_is_understood() {
     let body = pattern(BYTES);
     // Asked for one range or several: without a tag, a part that is not all of it, one without the length, and the whole.
