@@ -23,7 +23,9 @@ use super::record::{HEADER_BYTES, Header, Kind, record_span};
 use super::{BodyId, Copy, DiskConfig, Pool, SliceKey, StoredBody};
 use crate::kernel;
 
-/// Bytes that may wait for the disk; more are shed.
+/// Bytes that may wait for the disk, by default as many as the memory tier has; more are shed. Fills wait for room before
+/// that, so that the least is enough for many at once.
+const QUEUE_BYTES_MIN: u64 = 8 << 20;
 const QUEUE_BYTES_MAX: u64 = 64 << 20;
 /// How long writes stay off after one failed.
 const RETRY_AFTER: Duration = Duration::from_secs(30);
@@ -100,6 +102,7 @@ pub(super) struct DiskTier {
     slices: Arc<SliceIndex>,
     counters: Arc<Counters>,
     jobs: mpsc::Sender<Job>,
+    queue_bytes_max: u64,
     writer: Mutex<Option<Writer>>,
 }
 
@@ -127,7 +130,8 @@ pub(super) struct Scan {
 }
 
 impl DiskTier {
-    pub(super) fn open(config: &DiskConfig) -> Self {
+    /// A tier beside a memory tier of that many bytes.
+    pub(super) fn open(config: &DiskConfig, memory_bytes: u64) -> Self {
         let (jobs, queue) = mpsc::channel();
         let slices = Arc::new(SliceIndex::default());
         let counters = Arc::new(Counters::default());
@@ -143,7 +147,8 @@ impl DiskTier {
             sequence: 1,
             off_until: None,
         };
-        Self { slices, counters, jobs, writer: Mutex::new(Some(writer)) }
+        let queue_bytes_max = memory_bytes.clamp(QUEUE_BYTES_MIN, QUEUE_BYTES_MAX);
+        Self { slices, counters, jobs, queue_bytes_max, writer: Mutex::new(Some(writer)) }
     }
 
     /// Finds what an earlier run left. Blocking.
@@ -251,7 +256,7 @@ impl DiskTier {
     }
 
     fn has_room(&self, job: &Job) -> bool {
-        self.counters.queued_bytes.load(Ordering::Relaxed) + job.weight() <= QUEUE_BYTES_MAX
+        self.counters.queued_bytes.load(Ordering::Relaxed) + job.weight() <= self.queue_bytes_max
     }
 
     fn send(&self, job: Job) {
@@ -261,7 +266,7 @@ impl DiskTier {
     }
 
     pub(super) fn write_room(&self) -> u64 {
-        QUEUE_BYTES_MAX.saturating_sub(self.counters.queued_bytes.load(Ordering::Relaxed))
+        self.queue_bytes_max.saturating_sub(self.counters.queued_bytes.load(Ordering::Relaxed))
     }
 
     pub(super) fn flush(&self) {

@@ -164,7 +164,7 @@ impl Store {
     /// A disk that cannot be used is not an error: the disk tier starts turned off, with a warning.
     pub fn open(config: &StoreConfig) -> (Self, mpsc::UnboundedReceiver<Gone>) {
         let (gone, gone_rx) = mpsc::unbounded_channel();
-        let disk = config.disk.as_ref().map(DiskTier::open);
+        let disk = config.disk.as_ref().map(|disk| DiskTier::open(disk, config.memory_bytes));
         (Self { memory: MemoryTier::new(config.memory_bytes), disk, next_body: AtomicU64::new(first_body()), gone }, gone_rx)
     }
 
@@ -442,6 +442,22 @@ mod tests {
         fs::write(region(directory.path()), bytes).expect("writable");
         let (_store, found) = open(directory.path());
         assert!(matches!(&found[..], [(head, _)] if head.as_ref() == b"one"), "a body without its head is nothing: {found:?}");
+    }
+
+    #[test]
+    fn what_waits_for_the_disk_is_bounded_by_the_memory_there_is() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        for (memory_bytes, most) in [(4 << 20, 8 << 20), (32 << 20, 32 << 20), (1 << 30, 64 << 20)] {
+            let disk = DiskConfig { directory: directory.path().to_owned(), pull_bytes: 16 << 20, pushed_bytes: 0 };
+            let (store, _gone) = Store::open(&StoreConfig { memory_bytes, disk: Some(disk) });
+            assert_eq!(store.write_room(), most);
+            // Nothing is written before the earlier run was looked at.
+            let body = store.new_body(OWNER, Pool::Pull);
+            let slices = (most / SLICE_BYTES as u64 + 10) as u32;
+            (0..slices).for_each(|index| store.put_on_disk(&body, index, Bytes::from(vec![0; SLICE_BYTES])));
+            let shed = store.disk_figures().expect("a disk").shed;
+            assert!((10..=12).contains(&shed) && store.write_room() < SLICE_BYTES as u64 + 40, "{shed} shed of {slices}");
+        }
     }
 
     #[test]
