@@ -41,6 +41,8 @@ use crate::store::Pool;
 const HEALTH_PATH: &str = "/.nearcast/health";
 /// How often one request looks again because what it had found has changed under it.
 const LOOKS_MAX: u32 = 6;
+/// How many other variants one request waits for before it asks for its own alone.
+const VARIANTS_WAITED_MAX: u32 = 4;
 /// The field by which a node of the same cluster shows the node key.
 pub(crate) const PEER: HeaderName = HeaderName::from_static("nearcast-peer");
 
@@ -385,9 +387,11 @@ async fn look_up(checked: &Checked) -> Found {
     let policy = &checked.site.cache;
     let asks = (policy.obey_client || checked.is_peer).then(|| CacheControl::of_request(&checked.client));
     let only_stored = reuse::is_only_if_cached(asks.as_ref(), policy) || checked.is_peer && asks.as_ref().is_some_and(|a| a.only_if_cached);
-    let mut is_collapsed = false;
+    // How often this request waited for another's response that was stored.
+    let mut published = 0;
     let mut is_alone = false;
     for _ in 0..LOOKS_MAX {
+        let is_collapsed = published > 0;
         let (stored, mut reason) = choose(checked);
         let mut stale: Option<Stale> = None;
         if let Some((response, verdict)) = stored {
@@ -425,12 +429,13 @@ async fn look_up(checked: &Checked) -> Found {
             let (response, outcome) = pass(checked, None, reason).await;
             return (response, outcome, None);
         }
+        // Twice is enough: what cannot be used after that is asked for. Of another variant there may be some more to wait for.
+        is_alone |= published >= if reason == ForwardReason::VaryMiss { VARIANTS_WAITED_MAX } else { 2 };
         let joined = if is_alone { Joined::Alone } else { Forwards::join(edge, checked.hash) };
         let lead = match joined {
             Joined::Follower(mut told) => {
                 match fill::told(&mut told).await {
-                    // Once is enough: what cannot be used after that is asked for.
-                    Told::Published => is_alone = std::mem::replace(&mut is_collapsed, true),
+                    Told::Published => published += 1,
                     Told::Waiting | Told::Unshared | Told::Aside => is_alone = true,
                     Told::Erred { status, answer } => return on_others_error(checked, stale, status, answer, reason).await,
                     Told::Failed(error) => return on_failure(checked, stale, error, reason).await,

@@ -141,6 +141,25 @@ fn an_origin_that_hangs_up_does_so_once_for_all_who_wait() {
     assert_eq!(origin.count("/x"), 1);
 }
 
+#[test]
+fn each_variant_is_asked_for_once_however_many_wait_for_whichever() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let origin = Origin::start(move |seen| {
+        held.wait();
+        Reply::ok(seen.fields["x-kind"].clone(), "max-age=60").field("Vary", "X-Kind")
+    });
+    let edge = Plan::new(&origin).start();
+    let number = AtomicUsize::new(0);
+    ask_together(&edge, &gate, 40, || {
+        let kind = ["a", "b", "c", "d"][number.fetch_add(1, Ordering::SeqCst) % 4];
+        let answer = edge.ask("GET", "/x", &[("X-Kind", kind)]);
+        assert_eq!((answer.status, answer.text().as_str()), (200, kind), "{answer:?}");
+        answer
+    });
+    assert_eq!(origin.count("/x"), 4, "one for each variant");
+}
+
 /// A body of 16 slices of which the origin holds all but the first slice back, when it is asked for the whole.
 fn held_back(gate: &Gate, body: &[u8], answers_ranges: bool) -> Origin {
     let (gate, body) = (gate.clone(), body.to_vec());
