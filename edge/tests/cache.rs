@@ -150,6 +150,29 @@ fn another_protocol_is_never_switched_to() {
 }
 
 #[test]
+fn interim_responses_are_neither_stored_nor_taken_for_the_answer() {
+    const INTERIM: &str = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\nCache-Control: max-age=9999\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n";
+    let origin = Origin::start(|_| Reply { interim: INTERIM, ..Reply::ok("final", "max-age=60") });
+    let edge = Plan::new(&origin).start();
+    for is_hit in [false, true] {
+        let answer = edge.get("/");
+        assert_eq!((answer.status, answer.text().as_str(), answer.is_hit()), (200, "final", is_hit), "{answer:?}");
+        assert_eq!((answer.field("cache-control"), answer.field("link")), ("max-age=60", ""), "{answer:?}");
+    }
+}
+
+#[test]
+fn redirects_are_for_clients_to_follow() {
+    let origin = Origin::start(|_| Reply { status: 302, ..Reply::ok("", "max-age=60") }.field("Location", "http://169.254.169.254/latest"));
+    let edge = Plan::new(&origin).start();
+    for is_hit in [false, true] {
+        let answer = edge.get("/");
+        assert_eq!((answer.status, answer.field("location"), answer.is_hit()), (302, "http://169.254.169.254/latest", is_hit));
+    }
+    assert_eq!(origin.seen().len(), 1);
+}
+
+#[test]
 fn a_304_may_change_what_a_response_varies_on_and_forbid_its_use() {
     let origin = Origin::start(|seen| {
         let reply =

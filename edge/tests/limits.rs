@@ -97,6 +97,38 @@ fn several_requests_on_one_connection_and_bodies_nobody_wanted() {
 }
 
 #[test]
+fn the_body_of_a_request_for_something_stored_is_no_request() {
+    let origin = Origin::start(|seen| Reply::ok(seen.target.clone(), "max-age=60"));
+    let edge = Plan::new(&origin).start();
+    edge.get("/a");
+    let mut stream = edge.connect();
+    let mut reader = BufReader::new(stream.try_clone().expect("a handle"));
+    let inner = "GET /smuggled HTTP/1.1\r\nHost: www.test\r\n\r\n";
+    for method in ["GET", "HEAD"] {
+        let outer = format!("{method} /a HTTP/1.1\r\nHost: www.test\r\nContent-Length: {}\r\n\r\n{inner}", inner.len());
+        stream.write_all(outer.as_bytes()).expect("sent");
+        let answer = read_answer(&mut reader, method == "HEAD").expect("an answer");
+        assert_eq!((answer.status, answer.field("content-length")), (200, "2"), "{method}: {answer:?}");
+    }
+    stream.write_all(b"GET /b HTTP/1.1\r\nHost: www.test\r\n\r\n").expect("sent");
+    assert_eq!(read_answer(&mut reader, false).expect("the next one").text(), "/b");
+    assert_eq!(origin.count("/smuggled"), 0);
+}
+
+#[test]
+fn a_client_that_waits_for_leave_to_send_its_body_gets_it() {
+    let origin = Origin::start(|seen| Reply::ok(seen.body.clone(), "max-age=60"));
+    let edge = Plan::new(&origin).start();
+    let mut stream = edge.connect();
+    stream.write_all(b"POST /a HTTP/1.1\r\nHost: www.test\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n").expect("sent");
+    let mut reader = BufReader::new(stream.try_clone().expect("a handle"));
+    assert_eq!(read_answer(&mut reader, true).expect("leave").status, 100);
+    stream.write_all(b"data").expect("sent");
+    assert_eq!(read_answer(&mut reader, false).expect("an answer").text(), "data");
+    assert!(!origin.seen()[0].fields.contains_key("expect"), "what was met here is not asked for again");
+}
+
+#[test]
 fn health_is_answered_for_any_host_and_counts_as_local() {
     let origin = Origin::start(|_| Reply::ok("x", ""));
     let edge = Plan::new(&origin).start();

@@ -75,6 +75,8 @@ pub(crate) struct Reply {
     pub(crate) cut: Option<usize>,
     /// `Transfer-Encoding: chunked` in place of a length.
     pub(crate) chunked: bool,
+    /// What comes before the response, as it is on the wire.
+    pub(crate) interim: &'static str,
     /// A gate before the byte at this place of the body.
     pub(crate) held: Option<(usize, Gate)>,
 }
@@ -82,7 +84,17 @@ pub(crate) struct Reply {
 impl Reply {
     pub(crate) fn ok(body: impl Into<Vec<u8>>, cache_control: &str) -> Self {
         let fields = if cache_control.is_empty() { vec![] } else { vec![("Cache-Control".into(), cache_control.into())] };
-        Self { status: 200, fields, body: body.into(), pieces: 1, pause: Duration::ZERO, cut: None, chunked: false, held: None }
+        Self {
+            status: 200,
+            fields,
+            body: body.into(),
+            pieces: 1,
+            pause: Duration::ZERO,
+            cut: None,
+            chunked: false,
+            interim: "",
+            held: None,
+        }
     }
 
     pub(crate) fn status(status: u16) -> Self {
@@ -214,7 +226,7 @@ fn answer(mut stream: &TcpStream, all: &Mutex<Vec<Seen>>, script: &dyn Fn(&Seen)
         }
         all.lock().expect("unpoisoned").push(seen.clone());
         let reply = script(&seen);
-        let mut head = format!("HTTP/1.1 {} x\r\n", reply.status);
+        let mut head = format!("{}HTTP/1.1 {} x\r\n", reply.interim, reply.status);
         for (name, value) in &reply.fields {
             head += &format!("{name}: {value}\r\n");
         }
