@@ -443,6 +443,11 @@ async fn look_up(checked: &Checked) -> Found {
                 continue;
             }
             Joined::Leader(lead) => Some(lead),
+            // What is not shared is this client's alone: its range and conditions are the origin's to answer.
+            Joined::Alone if stale.is_none() && !is_plain(checked) => {
+                let (response, outcome) = pass(checked, None, reason).await;
+                return (response, outcome, None);
+            }
             Joined::Alone => None,
         };
         let led = fill::start(ask(checked, stale.as_ref().map(|s| s.response.clone())), lead).await;
@@ -872,7 +877,7 @@ async fn pass(checked: &Checked, body: Option<Incoming>, reason: ForwardReason) 
     *request.uri_mut() = checked.path.clone().into();
     *request.headers_mut() = forward_fields(checked, ClientFields::Passed);
     checked.site.counters.asked_origin(checked.worker.number);
-    let label = if checked.method == Method::HEAD { Answer::Miss } else { Answer::Bypass };
+    let label = if matches!(reason, ForwardReason::Bypass | ForwardReason::Method) { Answer::Bypass } else { Answer::Miss };
     match checked.worker.origins.send(&checked.site.target, request).await {
         Err(error) => {
             let (response, outcome, _) = failed(checked, error, reason);

@@ -173,6 +173,26 @@ fn redirects_are_for_clients_to_follow() {
 }
 
 #[test]
+fn ranges_and_conditions_of_what_is_not_shared_are_the_origins_to_answer() {
+    let origin = Origin::start(|seen| {
+        let reply = Reply::ok("0123456789", "private").field("ETag", "\"e\"");
+        match seen.fields.get("if-none-match").map(String::as_str) {
+            Some("\"e\"") => Reply { status: 304, body: vec![], ..reply },
+            _ => reply.ranged(seen),
+        }
+    });
+    let edge = Plan::new(&origin).start();
+    assert_eq!(edge.get("/me").text(), "0123456789");
+    let part = edge.ask("GET", "/me", &[("Range", "bytes=5-7")]);
+    assert_eq!((part.status, part.text().as_str(), part.field("content-range")), (206, "567", "bytes 5-7/10"));
+    assert_eq!(origin.seen()[1].fields["range"], "bytes=5-7", "not a byte more is asked for");
+    let same = edge.ask("GET", "/me", &[("If-None-Match", "\"e\"")]);
+    assert_eq!((same.status, same.body.len()), (304, 0));
+    assert!(same.cache().starts_with("ams-1; fwd=uri-miss; fwd-status=304"), "{}", same.cache());
+    assert_eq!(edge.get("/me").text(), "0123456789");
+}
+
+#[test]
 fn a_304_may_change_what_a_response_varies_on_and_forbid_its_use() {
     let origin = Origin::start(|seen| {
         let reply =
