@@ -11,7 +11,10 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::stream;
-use http::header::{AGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, IF_RANGE, MAX_FORWARDS, VIA};
+use http::header::{
+    AGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
+    IF_UNMODIFIED_SINCE, MAX_FORWARDS, RANGE, VIA,
+};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
@@ -743,6 +746,13 @@ async fn deliver_from(
     };
     content.body.touch();
     Ok((finish(checked, head, body, &outcome), outcome))
+}
+
+/// Whether a request has neither conditions nor ranges, as most have.
+fn is_plain(checked: &Checked) -> bool {
+    let is_special =
+        |name: &HeaderName| matches!(*name, RANGE | IF_RANGE | IF_MATCH | IF_NONE_MATCH | IF_MODIFIED_SINCE | IF_UNMODIFIED_SINCE);
+    checked.method == Method::GET && !checked.client.keys().any(is_special)
 }
 
 fn finish(checked: &Checked, head: Response<()>, body: ClientBody, outcome: &Outcome) -> Response<ClientBody> {
