@@ -11,11 +11,11 @@ use crate::answer::{self, Answer, Last, Link, NameRef};
 use crate::cookie::{self, CookieSecrets, Verdict};
 use crate::limit::Limiter;
 use crate::metrics::{Tally, Transport};
-use crate::steer::{Choice, ClientPrefix, Family, Reason, Steering};
+use crate::steer::{Choice, ClientPrefix, Family, Reason, Snapshot, Steering};
 use crate::wire::{
     Edns, OptRecord, Owner, Query, Question, Section, UDP_BYTES_MAX, UDP_BYTES_PLAIN, Writer, class, flag, labels, rcode, rtype,
 };
-use crate::zone::{RrSet, ZoneHead, Zones};
+use crate::zone::{RrSet, ZoneHead};
 
 /// Largest message over TCP.
 pub const TCP_BYTES_MAX: usize = 65_535;
@@ -47,9 +47,7 @@ mod opcode {
 
 /// What all workers share.
 pub struct Handler {
-    /// The zones, swapped whole.
-    pub zones: ArcSwap<Zones>,
-    /// Selects addresses.
+    /// Zones and what selects addresses, one snapshot.
     pub steering: Arc<Steering>,
     /// Identifies this server (RFC 5001).
     pub server_id: String,
@@ -100,7 +98,7 @@ impl Handler {
     /// Answers one message by writing a response at the end of `out`; `false` when there must be no answer.
     pub fn answer(
         &self,
-        zones: &Zones,
+        snapshot: &Snapshot,
         worker: &mut Worker,
         message: &[u8],
         client: IpAddr,
@@ -125,7 +123,7 @@ impl Handler {
         match self.precheck(&mut draft, worker, client) {
             Next::Write => draft.write_empty(out, message.len()),
             Next::Chaos(question) => self.write_chaos(&mut draft, question, out),
-            Next::Resolve(question) => self.write_resolved(&mut draft, zones, worker, question, client, out, message.len()),
+            Next::Resolve(question) => write_resolved(&mut draft, snapshot, worker, question, client, out, message.len()),
         }
         worker.tally.answered(transport, question.map(|q| q.qtype), draft.rcode);
         true
@@ -217,67 +215,6 @@ impl Handler {
         w.record(Section::Answer, Owner::Question, rtype::TXT, class::CH, 0, &data);
         draft.finish(w);
     }
-
-    #[allow(clippy::too_many_arguments, reason = "the parts of one step; a struct for them would be used once")]
-    fn write_resolved(
-        &self,
-        draft: &mut Draft<'_>,
-        zones: &Zones,
-        worker: &mut Worker,
-        question: &Question,
-        client: IpAddr,
-        out: &mut Vec<u8>,
-        query_bytes: usize,
-    ) {
-        if zones.zone_count() == 0 {
-            draft.fail(rcode::SERVFAIL, ede::NOT_READY);
-            return draft.write_empty(out, query_bytes);
-        }
-        let edns = draft.query.edns.as_ref();
-        let subnet = edns.and_then(|e| e.subnet);
-        let is_tailored = subnet.is_some_and(|s| s.source_prefix > 0);
-        // A resolver gets the first link alone, so that it can keep each link under its own scope (RFC 7871 section 7.2.1).
-        // Who wants recursion is the end of the line, a person with dig or a stub, and would be left without an address; the
-        // whole chain then has the scope of its last link, which is never too wide.
-        let stops_at_link = is_tailored && draft.query.flags & flag::RD == 0;
-        let answer = answer::resolve(zones, &question.qname, question.qtype, stops_at_link);
-        if answer.last == Last::Outside {
-            draft.fail(rcode::REFUSED, ede::NOT_AUTHORITATIVE);
-            return draft.write_empty(out, query_bytes);
-        }
-        let choice = match &answer.last {
-            Last::Steered(_, site) => {
-                let family = if question.qtype == rtype::AAAA { Family::V6 } else { Family::V4 };
-                Some(self.steering.select(*site, &client_prefix(subnet, client), family, worker.next_random()))
-            }
-            _ => None,
-        };
-        if let Some(opt) = draft.opt.as_mut() {
-            // An empty choice is the same for every client, as are all answers but addresses (RFC 7871 section 7.2.1).
-            let scope = choice.as_ref().filter(|c| is_tailored && !c.addresses.is_empty()).map_or(0, |c| c.scope_prefix);
-            opt.subnet = subnet.map(|s| (s, scope));
-            if choice.as_ref().is_some_and(|c| c.reason == Reason::AllDown) {
-                opt.extended_error = Some(ede::NO_REACHABLE);
-            }
-            if edns.is_some_and(|e| e.zone_version) {
-                opt.zone_version = answer.zone.map(|z| (labels(&z.apex).count() as u8, z.serial));
-            }
-        }
-        let is_referral = matches!(answer.last, Last::Referral(..));
-        let mut w = draft.begin(out, if is_referral { 0 } else { flag::AA });
-        let start = w.mark();
-        draft.rcode = write_answer(&mut w, &answer, choice.as_ref());
-        w.set_rcode(draft.rcode);
-        let mut fits = w.len() + draft.opt_bytes() <= draft.limit;
-        if fits {
-            fits = write_additional(&mut w, &answer, draft.limit - draft.opt_bytes());
-        }
-        if !fits {
-            w.rewind(start);
-            w.set_flags(flag::TC);
-        }
-        draft.finish(w);
-    }
 }
 
 /// What comes after the checks.
@@ -326,6 +263,67 @@ impl<'q> Draft<'q> {
         }
         self.finish(w);
     }
+}
+
+/// The steps over zones and selection.
+fn write_resolved(
+    draft: &mut Draft<'_>,
+    snapshot: &Snapshot,
+    worker: &mut Worker,
+    question: &Question,
+    client: IpAddr,
+    out: &mut Vec<u8>,
+    query_bytes: usize,
+) {
+    let zones = snapshot.zones();
+    if zones.zone_count() == 0 {
+        draft.fail(rcode::SERVFAIL, ede::NOT_READY);
+        return draft.write_empty(out, query_bytes);
+    }
+    let edns = draft.query.edns.as_ref();
+    let subnet = edns.and_then(|e| e.subnet);
+    let is_tailored = subnet.is_some_and(|s| s.source_prefix > 0);
+    // A resolver gets the first link alone, so that it can keep each link under its own scope (RFC 7871 section 7.2.1).
+    // Who wants recursion is the end of the line, a person with dig or a stub, and would be left without an address; the
+    // whole chain then has the scope of its last link, which is never too wide.
+    let stops_at_link = is_tailored && draft.query.flags & flag::RD == 0;
+    let answer = answer::resolve(zones, &question.qname, question.qtype, stops_at_link);
+    if answer.last == Last::Outside {
+        draft.fail(rcode::REFUSED, ede::NOT_AUTHORITATIVE);
+        return draft.write_empty(out, query_bytes);
+    }
+    let choice = match &answer.last {
+        Last::Steered(_, site) => {
+            let family = if question.qtype == rtype::AAAA { Family::V6 } else { Family::V4 };
+            Some(snapshot.select(*site, &client_prefix(subnet, client), family, worker.next_random()))
+        }
+        _ => None,
+    };
+    if let Some(opt) = draft.opt.as_mut() {
+        // An empty choice is the same for every client, as are all answers but addresses (RFC 7871 section 7.2.1).
+        let scope = choice.as_ref().filter(|c| is_tailored && !c.addresses.is_empty()).map_or(0, |c| c.scope_prefix);
+        opt.subnet = subnet.map(|s| (s, scope));
+        if choice.as_ref().is_some_and(|c| c.reason == Reason::AllDown) {
+            opt.extended_error = Some(ede::NO_REACHABLE);
+        }
+        if edns.is_some_and(|e| e.zone_version) {
+            opt.zone_version = answer.zone.map(|z| (labels(&z.apex).count() as u8, z.serial));
+        }
+    }
+    let is_referral = matches!(answer.last, Last::Referral(..));
+    let mut w = draft.begin(out, if is_referral { 0 } else { flag::AA });
+    let start = w.mark();
+    draft.rcode = write_answer(&mut w, &answer, choice.as_ref());
+    w.set_rcode(draft.rcode);
+    let mut fits = w.len() + draft.opt_bytes() <= draft.limit;
+    if fits {
+        fits = write_additional(&mut w, &answer, draft.limit - draft.opt_bytes());
+    }
+    if !fits {
+        w.rewind(start);
+        w.set_flags(flag::TC);
+    }
+    draft.finish(w);
 }
 
 /// Bytes that a response may have.

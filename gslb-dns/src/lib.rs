@@ -34,7 +34,7 @@ use crate::cookie::{CookieSecret, CookieSecrets};
 use crate::handler::Handler;
 use crate::metrics::Metrics;
 use crate::server::Listeners;
-use crate::steer::Steering;
+use crate::steer::{Served, Steering};
 use crate::zone::{ZoneError, Zones, next_serial};
 
 /// How long open connections may take to end.
@@ -59,11 +59,9 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     let metrics = Arc::new(metrics);
     let serial = next_serial(None, unix_seconds(SystemTime::now()) as u32);
     let zones = Zones::compile(&current, &name, serial).map_err(|faults| zone_failure(&faults))?;
-    // Zones name sites by their place in the fleet: steering follows the fleet whose zones are served, not one ahead of it.
-    let (served_tx, served) = watch::channel(Arc::clone(&current));
+    let (served_tx, served) = watch::channel(Served { fleet: current, zones: Arc::new(zones) });
     let steering = Steering::start(served, &registry, shutdown.clone())?;
     let handler = Arc::new(Handler {
-        zones: ArcSwap::from_pointee(zones),
         steering: Arc::clone(&steering),
         server_id: name.clone(),
         cookies: ArcSwap::from_pointee(CookieSecrets { current: new_secret()?, previous: new_secret()? }),
@@ -72,14 +70,7 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     let (readiness_tx, readiness) = watch::channel(Readiness::NotReady("starting".to_owned()));
     let serving = listeners.serve(&handler, &metrics, &shutdown)?;
     let admin_task = tokio::spawn(admin::serve(admin_listener, registry, readiness, Some(steering.admin_extra()), shutdown.clone()));
-    let reloader = Reloader {
-        name: name.clone(),
-        fleet: fleet.clone(),
-        served: served_tx,
-        handler: Arc::clone(&handler),
-        serial,
-        listen: me.listen.clone(),
-    };
+    let reloader = Reloader { name: name.clone(), fleet: fleet.clone(), served: served_tx, serial, listen: me.listen.clone() };
     let started_unix_ms = unix_millis(SystemTime::now());
     let source = ReportSource { name, state, steering, metrics, started_unix_ms, shutdown: shutdown.clone() };
     let to_control = |f: &Fleet| reporter::to_control(f, "dns");
@@ -136,13 +127,13 @@ async fn rotate_cookie_secrets(handler: Arc<Handler>, mut shutdown: Shutdown) {
     }
 }
 
-/// Compiles the zones again whenever the fleet changes, and swaps them whole.
+/// Compiles the zones again whenever the fleet changes; steering takes both over at once.
 struct Reloader {
     name: String,
     fleet: watch::Receiver<Arc<Fleet>>,
     /// The newest fleet whose zones could be compiled.
-    served: watch::Sender<Arc<Fleet>>,
-    handler: Arc<Handler>,
+    served: watch::Sender<Served>,
+    /// Of the zones served.
     serial: u32,
     listen: Vec<std::net::SocketAddr>,
 }
@@ -170,15 +161,9 @@ impl Reloader {
             tracing::warn!("this name server's listen addresses changed in the fleet file; restart it to use them");
             self.listen.clone_from(&me.listen);
         }
-        let serial = next_serial(Some(self.serial), now);
-        match Zones::compile(fleet, &self.name, serial) {
+        match self.compile(fleet, now) {
             Ok(zones) => {
-                self.served.send_replace(Arc::clone(fleet));
-                if !zones.is_same(&self.handler.zones.load()) {
-                    self.serial = serial;
-                    self.handler.zones.store(Arc::new(zones));
-                    tracing::info!(serial, "zones changed");
-                }
+                self.served.send_replace(Served { fleet: Arc::clone(fleet), zones });
             }
             Err(faults) => {
                 for fault in &faults {
@@ -186,6 +171,17 @@ impl Reloader {
                 }
             }
         }
+    }
+
+    /// The zones of a fleet: those that are served when nothing in them changed, else new ones with a newer serial.
+    fn compile(&mut self, fleet: &Fleet, now: u32) -> Result<Arc<Zones>, Vec<ZoneError>> {
+        let served = Arc::clone(&self.served.borrow().zones);
+        if *served == Zones::compile(fleet, &self.name, self.serial)? {
+            return Ok(served);
+        }
+        self.serial = next_serial(Some(self.serial), now);
+        tracing::info!(serial = self.serial, "zones changed");
+        Zones::compile(fleet, &self.name, self.serial).map(Arc::new)
     }
 }
 

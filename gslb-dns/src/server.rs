@@ -224,7 +224,7 @@ impl UdpWorker {
                 }
             };
             worker.now = unix_now();
-            let zones = self.handler.zones.load();
+            let snapshot = self.handler.steering.snapshot();
             output.clear();
             replies.clear();
             for i in 0..count {
@@ -233,7 +233,7 @@ impl UdpWorker {
                     continue;
                 };
                 let start = output.len();
-                if self.handler.answer(&zones, &mut worker, message, client.ip(), Transport::Udp, &mut output) {
+                if self.handler.answer(&snapshot, &mut worker, message, client.ip(), Transport::Udp, &mut output) {
                     replies.push(Reply { to: i, start, end: output.len() });
                 }
             }
@@ -360,8 +360,8 @@ impl Connection {
                 let end = taken + 2 + message.len();
                 let start = output.len();
                 output.extend_from_slice(&[0, 0]);
-                let zones = self.handler.zones.load();
-                if self.handler.answer(&zones, &mut worker, message, self.client, Transport::Tcp, &mut output) {
+                let snapshot = self.handler.steering.snapshot();
+                if self.handler.answer(&snapshot, &mut worker, message, self.client, Transport::Tcp, &mut output) {
                     let len = (output.len() - start - 2).min(TCP_BYTES_MAX) as u16;
                     output[start..start + 2].copy_from_slice(&len.to_be_bytes());
                 } else {

@@ -128,7 +128,7 @@ pub enum Found {
 }
 
 /// All zones of one name server.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Zones {
     names: HashMap<Box<[u8]>, u32, BuildHasherDefault<NameHasher>>,
     /// Parent-side nodes of apexes whose parent zone is served here too: DS lives there.
@@ -208,17 +208,6 @@ impl Zones {
     /// How many zones there are.
     pub fn zone_count(&self) -> usize {
         self.zones.len()
-    }
-
-    /// Whether two compilations serve the same, serials aside.
-    pub fn is_same(&self, other: &Self) -> bool {
-        let content = |z: &Self| {
-            z.nodes
-                .iter()
-                .map(|n| (n.owner.clone(), n.sets.iter().filter(|s| s.rtype != rtype::SOA).cloned().collect::<Vec<_>>(), n.site))
-                .collect::<Vec<_>>()
-        };
-        content(self) == content(other)
     }
 
     /// Compiles what the name server `server` of this fleet serves.

@@ -14,7 +14,7 @@ use nearcast_gslb_dns::cookie::{CookieSecret, CookieSecrets};
 use nearcast_gslb_dns::handler::{Handler, Worker};
 use nearcast_gslb_dns::limit::ANSWERS_PER_SECOND_MAX;
 use nearcast_gslb_dns::metrics::Transport;
-use nearcast_gslb_dns::steer::Steering;
+use nearcast_gslb_dns::steer::{Served, Steering};
 use nearcast_gslb_dns::zone::Zones;
 use support::{demo_zone, fleet, query, query_with, rcode, site};
 
@@ -43,7 +43,6 @@ static ALLOCATOR: Counting = Counting;
 
 struct Bench {
     handler: Handler,
-    zones: Arc<Zones>,
     worker: Worker,
     out: Vec<u8>,
     _runtime: tokio::runtime::Runtime,
@@ -52,39 +51,40 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        let fleet = fleet(vec![], vec![site("www", &["www.demo.test"])], vec![demo_zone()]);
+        let zones = Zones::compile(&fleet, "ns1", 1).expect("it compiles");
+        Self::with(Served { fleet: Arc::new(fleet), zones: Arc::new(zones) })
+    }
+
+    fn with(served: Served) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let fleet = Arc::new(fleet(vec![], vec![site("www", &["www.demo.test"])], vec![demo_zone()]));
-        let zones = Arc::new(Zones::compile(&fleet, "ns1", 1).expect("it compiles"));
         let (trigger, shutdown) = nearcast_fleet::shutdown::channel();
-        let (_tx, rx) = tokio::sync::watch::channel(fleet);
+        let (_tx, rx) = tokio::sync::watch::channel(served);
         let steering = {
             let _inside = runtime.enter();
-            start_steering(rx, shutdown)
+            Steering::start(rx, &prometheus::Registry::new(), shutdown).expect("it starts")
         };
         let secret = CookieSecret([9; 16]);
         let handler = Handler {
-            zones: ArcSwap::new(Arc::clone(&zones)),
             steering,
             server_id: "ns1".to_owned(),
             cookies: ArcSwap::from_pointee(CookieSecrets { current: secret, previous: secret }),
         };
         let worker = Worker::new(5, 1_800_000_000);
-        Self { handler, zones, worker, out: Vec::with_capacity(4096), _runtime: runtime, _trigger: trigger }
+        Self { handler, worker, out: Vec::with_capacity(4096), _runtime: runtime, _trigger: trigger }
     }
 
     fn ask(&mut self, message: &[u8], client: &str) -> Vec<u8> {
         let client: IpAddr = client.parse().expect("an address");
         self.out.clear();
-        assert!(self.handler.answer(&self.zones, &mut self.worker, message, client, Transport::Udp, &mut self.out));
+        assert!(self.answer(message, client, Transport::Udp));
         self.out.clone()
     }
-}
 
-fn start_steering(
-    fleet: tokio::sync::watch::Receiver<Arc<nearcast_fleet::config::Fleet>>,
-    shutdown: nearcast_fleet::shutdown::Shutdown,
-) -> Arc<Steering> {
-    Steering::start(fleet, &prometheus::Registry::new(), shutdown).expect("it starts")
+    fn answer(&mut self, message: &[u8], client: IpAddr, transport: Transport) -> bool {
+        let snapshot = self.handler.steering.snapshot();
+        self.handler.answer(&snapshot, &mut self.worker, message, client, transport, &mut self.out)
+    }
 }
 
 #[test]
@@ -110,18 +110,11 @@ fn a_flood_is_sent_to_tcp_and_a_cookie_opens_the_door() {
 
 #[test]
 fn before_there_are_zones_it_says_that_it_is_not_ready() {
-    let mut bench = Bench::new();
-    bench.zones = Arc::new(Zones::default());
+    let fleet = Arc::new(fleet(vec![], vec![], vec![]));
+    let mut bench = Bench::with(Served { fleet, zones: Arc::default() });
     let answer = bench.ask(&query_with(1, "www.cdn.test", 1, 0, &[]), "127.0.0.1");
     assert_eq!(rcode(&answer), 2, "SERVFAIL");
-    let told = bench.handler.answer(
-        &bench.zones,
-        &mut bench.worker,
-        &query_with(1, "www.cdn.test", 1, 0, &[]),
-        IpAddr::from([127, 0, 0, 1]),
-        Transport::Tcp,
-        &mut bench.out,
-    );
+    let told = bench.answer(&query_with(1, "www.cdn.test", 1, 0, &[]), IpAddr::from([127, 0, 0, 1]), Transport::Tcp);
     assert!(told && bench.out.ends_with(&[0, 15, 0, 2, 0, 14]), "not ready (RFC 8914): {:?}", bench.out);
 }
 
@@ -148,7 +141,7 @@ fn common_answers_take_no_memory() {
         let before = ALLOCATIONS.with(Cell::get);
         for _ in 0..10 {
             bench.out.clear();
-            bench.handler.answer(&bench.zones, &mut bench.worker, &message, client, Transport::Udp, &mut bench.out);
+            bench.answer(&message, client, Transport::Udp);
         }
         assert_eq!(ALLOCATIONS.with(Cell::get) - before, 0, "{what}");
     }

@@ -12,7 +12,7 @@ use nearcast_gslb_dns::cookie::{CookieSecret, CookieSecrets};
 use nearcast_gslb_dns::handler::Handler;
 use nearcast_gslb_dns::metrics::Metrics;
 use nearcast_gslb_dns::server::{Listeners, Serving};
-use nearcast_gslb_dns::steer::Steering;
+use nearcast_gslb_dns::steer::{Served, Steering};
 use nearcast_gslb_dns::zone::Zones;
 use support::{fleet, query, zone};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -23,14 +23,13 @@ use tokio::time::Instant;
 fn start() -> (SocketAddr, Serving, ShutdownTrigger) {
     let long: Vec<String> = (0..60).map(|i| format!("big TXT \"{i:02}{}\"", "x".repeat(200))).collect();
     let records: Vec<&str> = long.iter().map(String::as_str).collect();
-    let fleet = Arc::new(fleet(vec![], vec![], vec![zone("demo.test", &records)]));
+    let fleet = fleet(vec![], vec![], vec![zone("demo.test", &records)]);
     let zones = Zones::compile(&fleet, "ns1", 1).expect("it compiles");
     let (trigger, shutdown) = nearcast_fleet::shutdown::channel();
     let registry = prometheus::Registry::new();
-    let (_tx, rx) = tokio::sync::watch::channel(fleet);
+    let (_tx, rx) = tokio::sync::watch::channel(Served { fleet: Arc::new(fleet), zones: Arc::new(zones) });
     let secret = CookieSecret([9; 16]);
     let handler = Arc::new(Handler {
-        zones: ArcSwap::from_pointee(zones),
         steering: Steering::start(rx, &registry, shutdown.clone()).expect("it starts"),
         server_id: "ns1".to_owned(),
         cookies: ArcSwap::from_pointee(CookieSecrets { current: secret, previous: secret }),

@@ -113,7 +113,12 @@ pub(super) const WEIGHTED: usize = 2;
 pub(super) const TURNS: usize = 3;
 pub(super) const ONE: usize = 4;
 
+/// A fleet without zones.
+pub(super) fn served(fleet: Fleet) -> super::Served {
+    super::Served { fleet: Arc::new(fleet), zones: Arc::default() }
+}
+
 /// Steering of [`fleet`] without tasks.
 pub(super) fn steering() -> super::Steering {
-    super::Steering::new(Arc::new(fleet()), super::location::Atlas::built_in(), 0)
+    super::Steering::new(served(fleet()), super::location::Atlas::built_in(), 0)
 }

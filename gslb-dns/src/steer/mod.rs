@@ -1,6 +1,7 @@
 //! Steering: which cluster a client is given, and how that is known.
 //!
-//! The query path ([`Steering::select`]) reads one immutable snapshot behind an atomic pointer: where addresses are
+//! The query path reads one immutable [`Snapshot`] behind an atomic pointer: the zones, whose steered names stand for sites by their number
+//! in the fleet, and what [`Snapshot::select`] decides from: where addresses are
 //! ([`location`], compiled by [`plan`] into an order of clusters for each run of addresses), what round-trip times say ([`rtt`]), which
 //! nodes are up ([`health`]) and full ([`load`]). [`select`] decides from these alone. Everything that changes them runs in tasks beside
 //! it and swaps in a new snapshot.
@@ -57,6 +58,7 @@ use self::location::{Atlas, ClientPlace, GRAIN_V4, GRAIN_V6};
 use self::plan::Plan;
 use self::rtt::{RttMap, RttTable};
 use self::select::{ClusterState, Decision, Question};
+use crate::zone::Zones;
 pub use choice::{ADDRESSES_MAX, Addresses, Choice, ClientPrefix, Family, Reason};
 
 /// Longest TTL given, a week.
@@ -71,9 +73,19 @@ pub struct Steering {
     revision: AtomicU64,
 }
 
-/// What the query path reads. Immutable, but for counters.
-struct Snapshot {
+/// A fleet and the zones compiled from it. The zones name sites by their place in the fleet, so the two are of use only together.
+#[derive(Debug, Clone)]
+pub struct Served {
+    /// The fleet.
+    pub fleet: Arc<Fleet>,
+    /// What this name server serves of it.
+    pub zones: Arc<Zones>,
+}
+
+/// What the query path reads, all of one moment. Immutable, but for counters.
+pub struct Snapshot {
     fleet: Arc<Fleet>,
+    zones: Arc<Zones>,
     plan: Arc<Plan>,
     clusters: Vec<ClusterState>,
     rtt: Arc<RttMap>,
@@ -85,6 +97,7 @@ struct Snapshot {
 /// What the tasks and the admin paths change.
 struct State {
     fleet: Arc<Fleet>,
+    zones: Arc<Zones>,
     plan: Arc<Plan>,
     /// By node name.
     vitals: HashMap<String, Vitals>,
@@ -108,30 +121,30 @@ fn now_ms() -> u64 {
 }
 
 impl Steering {
-    /// Starts steering for this fleet: loads the geo database, begins health checks.
+    /// Starts steering for what is served: loads the geo database, begins health checks. Whatever `served` holds later is gone over to.
     ///
     /// Must be called inside a Tokio runtime; its tasks end with `shutdown`.
     ///
     /// # Errors
     /// The geo database is unreadable (`NoInput`) or has the wrong content (`BadData`).
     pub fn start(
-        fleet: tokio::sync::watch::Receiver<Arc<Fleet>>,
+        served: tokio::sync::watch::Receiver<Served>,
         registry: &prometheus::Registry,
         shutdown: Shutdown,
     ) -> Result<Arc<Self>, Failure> {
-        let current = Arc::clone(&fleet.borrow());
-        let (atlas, stamp) = watch::load(current.steering.geo_db.as_deref())?;
+        let current = served.borrow().clone();
+        let (atlas, stamp) = watch::load(current.fleet.steering.geo_db.as_deref())?;
         let steering = Arc::new(Self::new(current, atlas, now_ms()));
         let selections = Selections::new(Arc::clone(&steering));
         if let Err(error) = registry.register(Box::new(selections)) {
             tracing::warn!(%error, "selections are not counted in this registry");
         }
-        watch::spawn(&steering, fleet, stamp, shutdown);
+        watch::spawn(&steering, served, stamp, shutdown);
         Ok(steering)
     }
 
     /// Without tasks: what is up and measured changes by calls alone.
-    fn new(fleet: Arc<Fleet>, atlas: Arc<Atlas>, now_ms: u64) -> Self {
+    fn new(Served { fleet, zones }: Served, atlas: Arc<Atlas>, now_ms: u64) -> Self {
         let plan = Arc::new(Plan::new(&fleet, atlas));
         let tally = Arc::new(Tally::new(&fleet));
         let vitals = fleet.clusters.iter().flat_map(|c| &c.nodes).map(|n| (n.name.clone(), Vitals::unknown(now_ms))).collect();
@@ -147,6 +160,7 @@ impl Steering {
             past: Vec::new(),
             settled: BTreeMap::new(),
             fleet,
+            zones,
             plan,
         };
         Self { snapshot: ArcSwap::from_pointee(state.snapshot()), state: Mutex::new(state), revision: AtomicU64::new(0) }
@@ -161,17 +175,9 @@ impl Steering {
         self.snapshot.store(Arc::new(state.snapshot()));
     }
 
-    /// The answer for one client of the `site`-th site of the fleet. Takes no lock and allocates nothing.
-    ///
-    /// A site that does not exist has no addresses.
-    pub fn select(&self, site: usize, client: &ClientPrefix, family: Family, random: u64) -> Choice {
-        let snapshot = self.snapshot.load();
-        let address = masked(client);
-        let choice = snapshot.select(site, address, family, random);
-        if !choice.addresses.is_empty() {
-            snapshot.tally.add(site, choice.cluster, choice.reason, snapshot.plan.atlas.country(address));
-        }
-        choice
+    /// What answers are made from now. Let go of soon: a query, or a batch of them, is answered from one.
+    pub fn snapshot(&self) -> arc_swap::Guard<Arc<Snapshot>> {
+        self.snapshot.load()
     }
 
     fn revision(&self) -> u64 {
@@ -268,8 +274,8 @@ impl Steering {
         }
     }
 
-    /// Goes over to another revision of the fleet, or another atlas.
-    fn adopt(&self, fleet: Arc<Fleet>, atlas: Arc<Atlas>, now_ms: u64) {
+    /// Goes over to another revision of the fleet with its zones, or another atlas.
+    fn adopt(&self, Served { fleet, zones }: Served, atlas: Arc<Atlas>, now_ms: u64) {
         let current = Arc::clone(&self.state().plan);
         // The plan can take a while, so it is made without the lock.
         let plan = if current.fits(&fleet, &atlas) { current } else { Arc::new(Plan::new(&fleet, atlas)) };
@@ -287,6 +293,7 @@ impl Steering {
             state.turns = turns(&fleet);
         }
         state.fleet = fleet;
+        state.zones = zones;
         state.plan = plan;
         state.compile_rtt(now_ms);
         self.publish(&state);
@@ -406,6 +413,7 @@ impl State {
         Snapshot {
             clusters: clusters.collect(),
             fleet: Arc::clone(&self.fleet),
+            zones: Arc::clone(&self.zones),
             plan: Arc::clone(&self.plan),
             rtt: Arc::clone(&self.rtt_map),
             tally: Arc::clone(&self.tally),
@@ -436,6 +444,23 @@ struct Considered<'a> {
 }
 
 impl Snapshot {
+    /// The zones; their sites are this snapshot's.
+    pub fn zones(&self) -> &Zones {
+        &self.zones
+    }
+
+    /// The answer for one client of the `site`-th site of the fleet. Takes no lock and allocates nothing.
+    ///
+    /// A site that does not exist has no addresses.
+    pub fn select(&self, site: usize, client: &ClientPrefix, family: Family, random: u64) -> Choice {
+        let address = masked(client);
+        let choice = self.decide(site, address, family, random);
+        if !choice.addresses.is_empty() {
+            self.tally.add(site, choice.cluster, choice.reason, self.plan.atlas.country(address));
+        }
+        choice
+    }
+
     /// Gathers what a decision depends on.
     fn consider(&self, site: usize, address: IpAddr, family: Family, random: u64) -> Option<Considered<'_>> {
         let policy = self.fleet.sites.get(site)?.policy;
@@ -479,7 +504,7 @@ impl Snapshot {
         Some(Considered { question, scope_prefix })
     }
 
-    fn select(&self, site: usize, address: IpAddr, family: Family, random: u64) -> Choice {
+    fn decide(&self, site: usize, address: IpAddr, family: Family, random: u64) -> Choice {
         let Some(mut considered) = self.consider(site, address, family, random) else {
             return Choice { cluster: 0, addresses: Addresses::EMPTY, ttl: 0, scope_prefix: 0, reason: Reason::NoAddress };
         };

@@ -17,6 +17,12 @@ use super::*;
 /// No exploration, first address first.
 const STEADY: u64 = (u32::MAX as u64) << 32;
 
+impl Steering {
+    fn select(&self, site: usize, client: &ClientPrefix, family: Family, random: u64) -> Choice {
+        self.snapshot().select(site, client, family, random)
+    }
+}
+
 fn ecs(text: &str) -> ClientPrefix {
     let (address, bits) = text.split_once('/').unwrap();
     ClientPrefix { address: address.parse().unwrap(), source_prefix: bits.parse().unwrap(), from_ecs: true }
@@ -168,7 +174,7 @@ fn another_fleet_keeps_counts_health_and_times() {
     let mut fleet = fixture::fleet();
     fleet.clusters.remove(0);
     fleet.sites = vec![fixture::site("new", SelectionPolicy::Geo, &[0, 1]), fixture::site("rtt", SelectionPolicy::Rtt, &[0, 1])];
-    steering.adopt(Arc::new(fleet), Atlas::built_in(), 2_000);
+    steering.adopt(fixture::served(fleet), Atlas::built_in(), 2_000);
     assert_eq!(steering.select(0, &ecs(SG), Family::V4, STEADY).reason, Reason::Failover, "sin is still down");
     let choice = steering.select(1, &ecs(NL), Family::V4, STEADY);
     assert_eq!((choice.cluster, choice.reason), (0, Reason::Rtt));
@@ -178,7 +184,7 @@ fn another_fleet_keeps_counts_health_and_times() {
     let rows: Vec<_> = report.selections.iter().map(|s| (s.site.as_str(), s.cluster.as_str(), s.count)).collect();
     assert_eq!(rows, [("geo", "ams", 1), ("new", "nyc", 1), ("rtt", "nyc", 1)]);
     assert_eq!(report.health.len(), 4);
-    steering.adopt(Arc::new(fixture::fleet()), Atlas::built_in(), 3_000);
+    steering.adopt(fixture::served(fixture::fleet()), Atlas::built_in(), 3_000);
     let state = steering.state();
     assert!(state.past.is_empty(), "nobody adds to former counters, so they are summed up");
     assert!(state.vitals["ams-1"].up && !state.vitals["sin-1"].up);
@@ -380,7 +386,7 @@ fn a_guessed_time_depends_on_the_place_and_so_does_the_scope() {
     let path = dir.path().join("geo.mmdb");
     std::fs::write(&path, writer.to_bytes().unwrap()).unwrap();
     let steering = fixture::steering();
-    steering.adopt(Arc::new(fixture::fleet()), Arc::new(Atlas::load(&path).unwrap()), 1_000);
+    steering.adopt(fixture::served(fixture::fleet()), Arc::new(Atlas::load(&path).unwrap()), 1_000);
     assert_eq!(pick(&steering, RTT, "81.2.69.1/32"), ("ams", Reason::Geo, 24));
     assert_eq!(pick(&steering, RTT, "81.2.69.129/32"), ("ams", Reason::Geo, 24));
     steering.take_report(&report("nyc-1", 0, &[("81.2.69.0/24", 45_000)]), 1_000).unwrap();
@@ -421,7 +427,7 @@ async fn a_dead_node_leaves_within_two_seconds_and_a_draining_one_too() {
         node.service = address;
         servers.push(server);
     }
-    let (fleet_tx, fleet) = tokio::sync::watch::channel(Arc::new(fleet));
+    let (fleet_tx, fleet) = tokio::sync::watch::channel(fixture::served(fleet));
     let (trigger, shutdown) = nearcast_fleet::shutdown::channel();
     let registry = prometheus::Registry::new();
     let steering = Steering::start(fleet, &registry, shutdown).unwrap();
@@ -439,9 +445,9 @@ async fn a_dead_node_leaves_within_two_seconds_and_a_draining_one_too() {
     assert_eq!(steering.select(GEO, &ecs(NL), Family::V4, 1).addresses.to_vec(), [IpAddr::from([127, 0, 10, 2])]);
 
     // The node moves to where one answers.
-    let mut moved = Fleet::clone(&fleet_tx.borrow());
+    let mut moved = Fleet::clone(&fleet_tx.borrow().fleet);
     moved.clusters[0].nodes[0].service = moved.clusters[0].nodes[1].service;
-    fleet_tx.send_replace(Arc::new(moved));
+    fleet_tx.send_replace(fixture::served(moved));
     eventually("ams-1 is back", || health("ams-1").0).await;
     trigger.shut_down();
     eventually("tasks end", || Arc::strong_count(&steering) <= 2).await;
@@ -464,7 +470,7 @@ async fn the_database_is_loaded_again_when_it_changes() {
     };
     let mut fleet = fixture::fleet();
     fleet.steering.geo_db = Some(path.clone());
-    let (fleet_tx, fleet) = tokio::sync::watch::channel(Arc::new(fleet));
+    let (fleet_tx, fleet) = tokio::sync::watch::channel(fixture::served(fleet));
     let (_trigger, shutdown) = nearcast_fleet::shutdown::channel();
     let start = || Steering::start(fleet.clone(), &prometheus::Registry::new(), shutdown.clone());
     assert_eq!(start().err().unwrap().kind, nearcast_fleet::failure::FailureKind::NoInput);
@@ -476,8 +482,8 @@ async fn the_database_is_loaded_again_when_it_changes() {
     assert_eq!(cluster(), 1);
     replace(&database(1.0, 103.0));
     eventually("the new one is in use", || cluster() == 2).await;
-    let mut without = Fleet::clone(&fleet_tx.borrow());
+    let mut without = Fleet::clone(&fleet_tx.borrow().fleet);
     without.steering.geo_db = None;
-    fleet_tx.send_replace(Arc::new(without));
+    fleet_tx.send_replace(fixture::served(without));
     eventually("built in", || steering.atlas().description == "built-in").await;
 }

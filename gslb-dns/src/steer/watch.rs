@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use nearcast_fleet::config::{Fleet, HealthCheck};
+use nearcast_fleet::config::HealthCheck;
 use nearcast_fleet::failure::Failure;
 use nearcast_fleet::shutdown::Shutdown;
 use tokio::sync::{mpsc, watch};
@@ -14,7 +14,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::health::{self, Jitter, Outcome};
 use super::location::Atlas;
-use super::{Steering, now_ms};
+use super::{Served, Steering, now_ms};
 
 /// How often what falls due with time is done.
 const TICK: Duration = Duration::from_millis(250);
@@ -49,9 +49,9 @@ pub(super) fn load(geo_db: Option<&Path>) -> Result<(Arc<Atlas>, Option<Stamp>),
 }
 
 /// Starts the tasks.
-pub(super) fn spawn(steering: &Arc<Steering>, fleet: watch::Receiver<Arc<Fleet>>, stamp: Option<Stamp>, shutdown: Shutdown) {
-    tokio::spawn(check_nodes(Arc::clone(steering), fleet.clone(), shutdown.clone()));
-    tokio::spawn(follow(Arc::clone(steering), fleet, Source::new(stamp), shutdown.clone()));
+pub(super) fn spawn(steering: &Arc<Steering>, served: watch::Receiver<Served>, stamp: Option<Stamp>, shutdown: Shutdown) {
+    tokio::spawn(check_nodes(Arc::clone(steering), served.clone(), shutdown.clone()));
+    tokio::spawn(follow(Arc::clone(steering), served, Source::new(stamp), shutdown.clone()));
     let steering = Arc::clone(steering);
     tokio::spawn(until(shutdown, async move {
         let mut tick = tokio::time::interval(TICK);
@@ -71,12 +71,12 @@ async fn until(mut shutdown: Shutdown, work: impl Future<Output = ()>) {
 }
 
 /// Runs one task of checks for each node of the fleet, and keeps what they find.
-async fn check_nodes(steering: Arc<Steering>, mut fleet: watch::Receiver<Arc<Fleet>>, mut shutdown: Shutdown) {
+async fn check_nodes(steering: Arc<Steering>, mut served: watch::Receiver<Served>, mut shutdown: Shutdown) {
     let (results_tx, mut results) = mpsc::channel::<(Arc<str>, Outcome)>(RESULTS_MAX);
     let mut tasks = JoinSet::new();
     let mut running: HashMap<String, ((SocketAddr, HealthCheck), AbortHandle)> = HashMap::new();
     loop {
-        let current = Arc::clone(&fleet.borrow_and_update());
+        let current = Arc::clone(&served.borrow_and_update().fleet);
         let mut wanted: HashMap<&str, (SocketAddr, HealthCheck)> = HashMap::new();
         for node in current.clusters.iter().flat_map(|c| &c.nodes) {
             wanted.insert(&node.name, (node.service, current.steering.health.clone()));
@@ -99,7 +99,7 @@ async fn check_nodes(steering: Arc<Steering>, mut fleet: watch::Receiver<Arc<Fle
                 () = shutdown.asked() => return,
                 Some((node, outcome)) = results.recv() => steering.observe_health(&node, outcome, now_ms()),
                 Some(_) = tasks.join_next() => {}
-                changed = fleet.changed() => {
+                changed = served.changed() => {
                     if changed.is_err() {
                         // The fleet will not change any more.
                         return shutdown_or_results(&steering, &mut results, shutdown).await;
@@ -165,20 +165,20 @@ impl Source {
 }
 
 /// Follows the fleet's revisions and the database's file.
-async fn follow(steering: Arc<Steering>, mut fleet: watch::Receiver<Arc<Fleet>>, mut source: Source, mut shutdown: Shutdown) {
-    let mut path: Option<PathBuf> = fleet.borrow().steering.geo_db.clone();
+async fn follow(steering: Arc<Steering>, mut served: watch::Receiver<Served>, mut source: Source, mut shutdown: Shutdown) {
+    let mut path: Option<PathBuf> = served.borrow().fleet.steering.geo_db.clone();
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut fleet_changes = true;
+    let mut may_change = true;
     loop {
         tokio::select! {
             () = shutdown.asked() => return,
-            changed = fleet.changed(), if fleet_changes => {
-                fleet_changes = changed.is_ok();
-                let current = Arc::clone(&fleet.borrow_and_update());
-                let moved = current.steering.geo_db != path;
+            changed = served.changed(), if may_change => {
+                may_change = changed.is_ok();
+                let current = served.borrow_and_update().clone();
+                let moved = current.fleet.steering.geo_db != path;
                 if moved {
-                    path.clone_from(&current.steering.geo_db);
+                    path.clone_from(&current.fleet.steering.geo_db);
                     source = Source::new(None);
                 }
                 reload(&steering, current, moved.then(|| path.clone()), &mut source).await;
@@ -187,7 +187,7 @@ async fn follow(steering: Arc<Steering>, mut fleet: watch::Receiver<Arc<Fleet>>,
                 let Some(watched) = path.clone() else { continue };
                 match on_thread(move || stamp(&watched)).await {
                     Some(Ok(now)) if source.is_due(now) => {
-                        let current = Arc::clone(&fleet.borrow());
+                        let current = served.borrow().clone();
                         reload(&steering, current, Some(path.clone()), &mut source).await;
                     }
                     Some(Err(error)) if !source.missing_logged => {
@@ -201,8 +201,8 @@ async fn follow(steering: Arc<Steering>, mut fleet: watch::Receiver<Arc<Fleet>>,
     }
 }
 
-/// Goes over to a fleet, and to the database at a path where one is given; a broken one leaves the old in use.
-async fn reload(steering: &Arc<Steering>, fleet: Arc<Fleet>, path: Option<Option<PathBuf>>, source: &mut Source) {
+/// Goes over to what is to be served, and to the database at a path where one is given; a broken one leaves the old in use.
+async fn reload(steering: &Arc<Steering>, served: Served, path: Option<Option<PathBuf>>, source: &mut Source) {
     let kept = steering.atlas();
     let worker = Arc::clone(steering);
     let loaded = on_thread(move || {
@@ -216,7 +216,7 @@ async fn reload(steering: &Arc<Steering>, fleet: Arc<Fleet>, path: Option<Option
                 }
             }
         };
-        worker.adopt(fleet, atlas, now_ms());
+        worker.adopt(served, atlas, now_ms());
         result
     })
     .await;
@@ -268,24 +268,24 @@ mod tests {
         let country = mmdb_writer::Value::map([("country_code", mmdb_writer::Value::from("NL"))]);
         writer.insert_value("81.2.69.0/24".parse::<ipnet::IpNet>().unwrap(), country).unwrap();
         std::fs::write(&path, writer.to_bytes().unwrap()).unwrap();
-        let fleet = Arc::new(fixture::fleet());
+        let fleet = fixture::served(fixture::fleet());
         let steering = Arc::new(fixture::steering());
         let mut source = Source::new(None);
-        reload(&steering, Arc::clone(&fleet), Some(Some(path.clone())), &mut source).await;
+        reload(&steering, fleet.clone(), Some(Some(path.clone())), &mut source).await;
         let loaded = steering.atlas();
         assert!(loaded.description.starts_with("Test, built"));
         assert_eq!(source.settled, stamp(&path).ok());
 
         std::fs::write(&path, b"broken").unwrap();
-        reload(&steering, Arc::clone(&fleet), Some(Some(path.clone())), &mut source).await;
+        reload(&steering, fleet.clone(), Some(Some(path.clone())), &mut source).await;
         assert!(Arc::ptr_eq(&loaded, &steering.atlas()));
         assert!(source.settled.is_some());
         assert_eq!(source.settled, stamp(&path).ok());
 
         std::fs::remove_file(&path).unwrap();
-        reload(&steering, Arc::clone(&fleet), Some(Some(path)), &mut source).await;
+        reload(&steering, fleet.clone(), Some(Some(path)), &mut source).await;
         assert!(Arc::ptr_eq(&loaded, &steering.atlas()));
-        reload(&steering, Arc::clone(&fleet), None, &mut source).await;
+        reload(&steering, fleet.clone(), None, &mut source).await;
         assert!(Arc::ptr_eq(&loaded, &steering.atlas()), "another fleet alone changes nothing here");
         reload(&steering, fleet, Some(None), &mut source).await;
         assert_eq!(steering.atlas().description, "built-in");
