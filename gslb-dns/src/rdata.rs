@@ -5,7 +5,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::wire::{LABEL_BYTES_MAX, NAME_BYTES_MAX, rtype};
+use crate::wire::{self, LABEL_BYTES_MAX, NAME_BYTES_MAX, rtype};
 
 /// Longest record data.
 const DATA_BYTES_MAX: usize = 65_535;
@@ -317,6 +317,9 @@ pub fn data(rtype: u16, text: &str, origin: &[u8]) -> Result<Vec<u8>, DataError>
     let mut r = Reader { fields: fields(text)?.into_iter(), origin, out: Vec::new() };
     if r.fields.as_slice().first().is_some_and(|f| f.text == "\\#") {
         generic(&mut r)?;
+        if !has_shape(rtype, &r.out) {
+            return Err(DataError::Field { text: text.to_owned(), what: "data of that type" });
+        }
     } else {
         typed(rtype, &mut r)?;
     }
@@ -340,6 +343,25 @@ fn generic(r: &mut Reader<'_>) -> Result<(), DataError> {
         Ok(())
     } else {
         Err(DataError::Field { text: length.to_string(), what: "the number of bytes that follow it" })
+    }
+}
+
+/// Whether data in the generic form is what its type says, for the types whose data is looked into when they are served.
+fn has_shape(rtype: u16, data: &[u8]) -> bool {
+    match rtype {
+        rtype::A => data.len() == 4,
+        rtype::AAAA => data.len() == 16,
+        rtype::NS | rtype::CNAME | rtype::PTR | rtype::DNAME => wire::is_name(data),
+        rtype::MX => data.get(2..).is_some_and(wire::is_name),
+        rtype::TXT => {
+            let mut rest = data;
+            while let [len, after @ ..] = rest {
+                let Some(next) = after.get(usize::from(*len)..) else { return false };
+                rest = next;
+            }
+            !data.is_empty()
+        }
+        _ => true,
     }
 }
 
@@ -575,6 +597,8 @@ mod tests {
             ("TYPE731", "\\# 6 abcd ( ef 01 23 45 )", &[0xab, 0xcd, 0xef, 1, 0x23, 0x45]),
             ("TYPE62347", "\\# 0", &[]),
             ("A", "\\# 4 0A000001", &[10, 0, 0, 1]),
+            ("MX", "\\# 5 000a016100", b"\x00\x0a\x01a\x00"),
+            ("TXT", "\\# 3 016100", b"\x01a\x00"),
         ];
         for (rtype, text, expected) in rows {
             let number = type_number(rtype).unwrap_or_else(|| panic!("{rtype}"));
@@ -608,6 +632,19 @@ mod tests {
             ("TYPE65280", "1 2", "TYPE<number>"),
             ("TYPE65280", "\\# 3 abcd", "number of bytes"),
             ("TYPE65280", "\\# 1 zz", "hexadecimal"),
+            // The generic form is no way around the rules of a type (RFC 3597 section 5).
+            ("A", "\\# 3 0a0000", "data of that type"),
+            ("AAAA", "\\# 4 0a000001", "data of that type"),
+            ("CNAME", "\\# 3 016100ff", "number of bytes"),
+            ("CNAME", "\\# 2 0161", "data of that type"),
+            ("CNAME", "\\# 2 c00c", "data of that type"),
+            ("NS", "\\# 0", "data of that type"),
+            ("PTR", "\\# 4 016100ff", "data of that type"),
+            ("DNAME", "\\# 4 01610061", "data of that type"),
+            ("MX", "\\# 1 00", "data of that type"),
+            ("MX", "\\# 4 000a0161", "data of that type"),
+            ("TXT", "\\# 2 0561", "data of that type"),
+            ("TXT", "\\# 0", "data of that type"),
         ] {
             let number = type_number(rtype).unwrap_or_else(|| panic!("{rtype}"));
             let error = data(number, text, ORIGIN).expect_err(text);

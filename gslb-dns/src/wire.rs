@@ -177,6 +177,21 @@ pub fn labels(wire: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
+/// Whether these bytes are one whole uncompressed name.
+pub fn is_name(wire: &[u8]) -> bool {
+    let mut at = 0;
+    while let Some(&len) = wire.get(at) {
+        at += 1 + usize::from(len);
+        if len == 0 {
+            return at == wire.len() && at <= NAME_BYTES_MAX;
+        }
+        if usize::from(len) > LABEL_BYTES_MAX {
+            return false;
+        }
+    }
+    false
+}
+
 /// The name without its first label; `None` for the root.
 pub fn parent(wire: &[u8]) -> Option<&[u8]> {
     let len = *wire.first()? as usize;

@@ -23,6 +23,11 @@ const SOA_TIMERS: [u32; 3] = [3600, 600, 1_209_600];
 /// TTLs above are invalid (RFC 2181 section 8).
 const TTL_MAX: u32 = i32::MAX as u32;
 
+/// Most bytes of records of one name and type. A message has 65,535; the aliases before them and OPT need some.
+const SET_BYTES_MAX: usize = 60_000;
+/// Bytes of a record before its data when its owner is a pointer.
+const RECORD_HEAD_BYTES: usize = 12;
+
 /// Why zones could not be compiled.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ZoneError {
@@ -45,6 +50,16 @@ pub enum ZoneError {
         owner: String,
         /// What and the mend.
         reason: &'static str,
+    },
+    /// A set is larger than a message.
+    #[error("zone {zone}: {owner}: its {rtype} records do not fit into one message; spread them over several names")]
+    TooLarge {
+        /// Apex.
+        zone: String,
+        /// Where.
+        owner: String,
+        /// Their type.
+        rtype: String,
     },
     /// This node serves nothing.
     #[error("no zone names {0:?} among its name servers: add it to name_servers of a zone or start another node")]
@@ -517,24 +532,90 @@ impl Builder {
         Ok(())
     }
 
-    /// RFC 2181 section 10.1: a CNAME is alone at its name; so is, in effect, a single DNAME.
+    /// What no resolver could use, or would read as something else.
     fn check(&mut self) {
-        let faults: Vec<(Vec<u8>, &'static str)> = self
-            .names
-            .iter()
-            .filter_map(|(owner, b)| {
-                let reason = match b.sets.get(&rtype::CNAME) {
-                    Some(set) if set.data.len() > 1 => "more than one CNAME; keep one",
-                    Some(_) if b.sets.len() > 1 || b.site.is_some() => "a CNAME stands beside other records; keep either",
-                    _ if b.sets.get(&rtype::DNAME).is_some_and(|s| s.data.len() > 1) => "more than one DNAME; keep one",
-                    _ => return None,
-                };
-                Some((owner.clone(), reason))
-            })
-            .collect();
+        let faults: Vec<(Vec<u8>, &'static str)> =
+            self.names.iter().filter_map(|(owner, b)| Some((owner.clone(), self.fault(owner, b)?))).collect();
         for (owner, reason) in faults {
             self.conflict(&owner, reason);
         }
+        let large: Vec<(Vec<u8>, u16)> = self
+            .names
+            .iter()
+            .flat_map(|(owner, b)| b.sets.iter().map(move |(rtype, set)| (owner, rtype, set)))
+            .filter(|(_, _, set)| set.data.iter().map(|d| RECORD_HEAD_BYTES + d.len()).sum::<usize>() > SET_BYTES_MAX)
+            .map(|(owner, rtype, _)| (owner.clone(), *rtype))
+            .collect();
+        for (owner, rtype) in large {
+            let rtype = rdata::type_mnemonic(rtype).map_or_else(|| format!("TYPE{rtype}"), str::to_owned);
+            self.errors.push(ZoneError::TooLarge { zone: self.text.clone(), owner: wire::presentation(&owner), rtype });
+        }
+    }
+
+    fn fault(&self, owner: &[u8], built: &Built) -> Option<&'static str> {
+        let holds = |t: u16| built.sets.contains_key(&t);
+        let is_apex = owner == self.apex;
+        match built.sets.get(&rtype::CNAME) {
+            Some(set) if set.data.len() > 1 => return Some("more than one CNAME; keep one"),
+            // RFC 2181 section 10.1.
+            Some(_) if built.sets.len() > 1 || built.site.is_some() => return Some("a CNAME stands beside other records; keep either"),
+            _ => {}
+        }
+        match built.sets.get(&rtype::DNAME) {
+            Some(set) if set.data.len() > 1 => return Some("more than one DNAME; keep one"),
+            // RFC 6672 section 2.3.
+            Some(_) if holds(rtype::NS) && !is_apex => return Some("a DNAME stands beside a delegation; keep either"),
+            _ => {}
+        }
+        if self.above(owner).any(|(_, b)| b.sets.contains_key(&rtype::DNAME)) {
+            // RFC 6672 section 2.4.
+            return Some("it is below a DNAME, which stands for every name there; leave either out");
+        }
+        if let Some(set) = built.sets.get(&rtype::NS) {
+            if owner.starts_with(b"\x01*") && !is_apex {
+                return Some("a wildcard cannot be delegated (RFC 4592 section 4.2); delegate each name");
+            }
+            for host in &set.data {
+                let host = host.to_ascii_lowercase();
+                if self.is_alias(&host) {
+                    return Some("a name server's host is a CNAME (RFC 2181 section 10.3); name the host that has the addresses");
+                }
+                if self.lacks_address(&host, owner) {
+                    return Some("a name server in this zone has no address; add an A or AAAA record for it");
+                }
+            }
+        }
+        let mail = built.sets.get(&rtype::MX).filter(|set| set.data.iter().any(|d| self.is_alias(&d[2..].to_ascii_lowercase())));
+        mail.map(|_| "a mail host is a CNAME (RFC 2181 section 10.3); name the host that has the addresses")
+    }
+
+    /// The names above one, up to the apex, as far as they are known.
+    fn above<'s>(&'s self, name: &'s [u8]) -> impl Iterator<Item = (&'s [u8], &'s Built)> {
+        let first = wire::parent(name).filter(|_| name.len() > self.apex.len());
+        let names = std::iter::successors(first, |n| wire::parent(n).filter(|_| n.len() > self.apex.len()));
+        names.filter_map(|n| Some((n, self.names.get(n)?)))
+    }
+
+    fn is_alias(&self, host: &[u8]) -> bool {
+        self.names.get(host).is_some_and(|b| b.sets.contains_key(&rtype::CNAME))
+    }
+
+    /// Whether a name server of the delegation or apex `owner` is in this zone and has no address here or by a wildcard.
+    fn lacks_address(&self, host: &[u8], owner: &[u8]) -> bool {
+        if !wire::is_at_or_below(host, &self.apex) {
+            return false;
+        }
+        let has_address = |b: &Built| b.site.is_some() || b.sets.contains_key(&rtype::A) || b.sets.contains_key(&rtype::AAAA);
+        if self.names.get(host).is_some_and(has_address) {
+            return false;
+        }
+        if owner.len() > self.apex.len() && wire::is_at_or_below(host, owner) {
+            return true;
+        }
+        // What is below another cut is another's; so is what a wildcard stands for not missing.
+        !self.above(host).any(|(name, b)| {
+            (name.len() > self.apex.len() && b.sets.contains_key(&rtype::NS)) || self.names.contains_key(&[b"\x01*", name].concat())
+        })
     }
 
     fn fill_empty_non_terminals(&mut self) {

@@ -240,3 +240,37 @@ fn serials_only_grow() {
         assert_eq!(is_newer(a, b), expected, "{a} {b}");
     }
 }
+
+#[test]
+fn records_that_resolvers_cannot_use_are_told() {
+    let many: Vec<String> = (0..300).map(|i| format!("big TXT \"{i:03}{}\"", "x".repeat(250))).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let rows: &[(&[&str], Option<&str>)] = &[
+        (&["old DNAME new", "x.old A 192.0.2.1"], Some("x.old.demo.test: it is below a DNAME")),
+        (&["old DNAME new", "old TXT beside", "x.new A 192.0.2.1"], None),
+        (&["old DNAME new", "old NS ns.example."], Some("old.demo.test: a DNAME stands beside a delegation")),
+        (&["*.w NS ns.example."], Some("*.w.demo.test: a wildcard cannot be delegated")),
+        (&["sub NS ns.sub"], Some("sub.demo.test: a name server in this zone has no address")),
+        (&["sub NS ns.sub", "ns.sub AAAA 2001:db8::1"], None),
+        (&["sub NS ns", "other NS ns.sub", "ns.sub A 192.0.2.1"], Some("sub.demo.test: a name server in this zone has no address")),
+        (&["sub NS ns", "ns CNAME host", "host A 192.0.2.1"], Some("sub.demo.test: a name server's host is a CNAME")),
+        (&["sub NS ns.example."], None),
+        // Who answers for a host below another cut is not known here.
+        (&["sub NS ns.far", "far NS ns.example."], None),
+        (&["@ MX 10 m", "m CNAME host", "host A 192.0.2.1"], Some("demo.test: a mail host is a CNAME")),
+        (&["@ MX 10 m"], None),
+        (&many, Some("big.demo.test: its TXT records do not fit")),
+        (&many[..200], None),
+    ];
+    for (records, expected) in rows {
+        let compiled = Zones::compile(&fleet(vec![], vec![], vec![zone("demo.test", records)]), "ns1", 1);
+        match (compiled, expected) {
+            (Ok(_), None) => {}
+            (Err(errors), Some(part)) => {
+                assert_eq!(errors.len(), 1, "{errors:?}");
+                assert!(errors[0].to_string().contains(part), "{part} in {}", errors[0]);
+            }
+            (result, _) => panic!("{:?}: {:?}", &records[..records.len().min(3)], result.err()),
+        }
+    }
+}

@@ -59,7 +59,9 @@ fn record_faults(fleet: &Fleet, text: &str) -> Vec<Mistake> {
                 line_of(&record.splitn(3, ' ').skip(1).collect::<Vec<_>>()),
                 "write the data as RFC 1035 does, or as TYPE<number> \\# <length> <hex>",
             ),
-            ZoneError::Conflict { owner, .. } => (line_of(&[owner.split('.').next().unwrap_or(owner)]), "see docs/fleet-file.md, zones"),
+            ZoneError::Conflict { owner, .. } | ZoneError::TooLarge { owner, .. } => {
+                (line_of(&[owner.split('.').next().unwrap_or(owner)]), "see docs/fleet-file.md, zones")
+            }
             ZoneError::NothingServed(name) => (line_of(&[name]), "or take the name server out"),
         };
         Mistake { line, column: 1, problem: fault.to_string(), mend: mend.to_owned() }
