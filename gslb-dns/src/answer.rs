@@ -43,6 +43,18 @@ pub enum Link<'z> {
     },
 }
 
+impl Link<'_> {
+    /// Whose alias it is; `None` for the name that was asked for.
+    fn owner(&self) -> Option<&[u8]> {
+        let (Self::Alias { owner, .. } | Self::Redirect { owner, .. }) = self;
+        match owner {
+            NameRef::Question => None,
+            NameRef::Stored(name) => Some(name),
+            NameRef::Made(name) => Some(name),
+        }
+    }
+}
+
 /// What stands at the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Last<'z> {
@@ -58,7 +70,7 @@ pub enum Last<'z> {
     Missing,
     /// Another server is responsible: the delegation's owner and its NS records.
     Referral(&'z [u8], &'z RrSet),
-    /// The chain ends at a name that the client has to ask for itself.
+    /// The chain ends at a name that the client has to ask for itself: another's, one link too many, or one that was there before.
     Open,
     /// No zone of this server holds the name.
     Outside,
@@ -128,8 +140,16 @@ pub fn resolve<'z>(zones: &'z Zones, qname: &QName, qtype: u16, stops_before_ste
                 owned = next;
             }
         }
-        name = &owned;
         count += 1;
+        let is_repeated = |next: &[u8]| {
+            let mut owners = answer.links.iter().flatten().map(|l| l.owner().unwrap_or(qname.as_bytes()));
+            owners.any(|owner| owner.eq_ignore_ascii_case(next))
+        };
+        if is_repeated(owned.as_bytes()) {
+            answer.last = Last::Open;
+            return answer;
+        }
+        name = &owned;
     }
 }
 

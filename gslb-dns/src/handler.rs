@@ -359,11 +359,15 @@ fn write_set(w: &mut Writer<'_>, section: Section, owner: Owner<'_>, set: &RrSet
 
 /// Answer and authority sections; gives the response code, which belongs to the last name (RFC 6604).
 fn write_answer(w: &mut Writer<'_>, answer: &Answer<'_>, choice: Option<&Choice>) -> u16 {
+    let mut redirected: Option<&RrSet> = None;
     for link in answer.links.iter().map_while(Option::as_ref) {
         match link {
             Link::Alias { owner: name, set } => write_set(w, Section::Answer, owner(name), set),
             Link::Redirect { dname_owner, set, owner: name, target } => {
-                write_set(w, Section::Answer, Owner::Name(dname_owner), set);
+                // One that redirects again is in the answer already.
+                if !redirected.replace(set).is_some_and(|before| std::ptr::eq(before, *set)) {
+                    write_set(w, Section::Answer, Owner::Name(dname_owner), set);
+                }
                 if answer.last != Last::TooLong {
                     w.record(Section::Answer, owner(name), rtype::CNAME, class::IN, set.ttl, target);
                 }

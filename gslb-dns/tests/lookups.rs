@@ -139,8 +139,8 @@ fn a_name_with_addresses_of_one_family_has_no_data_for_the_other() {
 }
 
 #[test]
-fn a_loop_of_aliases_ends() {
+fn a_loop_of_aliases_is_given_once_round() {
     let server = Server::start();
     let text = server.dig(&["loop.demo.test", "A"]);
-    assert!(text.contains("status: NOERROR") && answers(&text).len() == 8, "{text}");
+    assert!(text.contains("status: NOERROR") && answers(&text).len() == 2, "{text}");
 }

@@ -274,3 +274,17 @@ fn records_that_resolvers_cannot_use_are_told() {
         }
     }
 }
+
+#[test]
+fn a_loop_of_aliases_has_each_once() {
+    let records = ["a CNAME b", "b CNAME c", "c CNAME b", "self CNAME self", "d DNAME x.d"];
+    let fleet = fleet(vec![], vec![], vec![zone("demo.test", &records)]);
+    let zones = Zones::compile(&fleet, "ns1", 1).expect("it compiles");
+    for (qname, links) in [("a.demo.test", 3), ("b.demo.test", 2), ("self.demo.test", 1)] {
+        let answer = ask(&zones, qname, rtype::A);
+        assert_eq!((answer.links.iter().flatten().count(), answer.last), (links, Last::Open), "{qname}");
+    }
+    // Each made name is another one; the limit ends it.
+    let growing = ask(&zones, "q.d.demo.test", rtype::A);
+    assert_eq!(growing.links.iter().flatten().count(), nearcast_gslb_dns::answer::LINKS_MAX);
+}
