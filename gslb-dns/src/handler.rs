@@ -55,7 +55,7 @@ pub struct Handler {
     pub cookies: ArcSwap<CookieSecrets>,
 }
 
-/// What one worker owns: its randomness, its clock reading and its counts.
+/// What one worker owns: its randomness, its clock reading and its counts. A worker serves one transport.
 #[derive(Debug)]
 pub struct Worker {
     random: u64,
@@ -63,13 +63,19 @@ pub struct Worker {
     pub now: u32,
     /// Counts.
     pub tally: Tally,
-    limiter: Limiter,
+    /// Over UDP only: a sender over TCP has shown that it is there.
+    limiter: Option<Limiter>,
 }
 
 impl Worker {
     /// A worker whose random numbers begin at `seed`.
-    pub fn new(seed: u64, now: u32) -> Self {
-        Self { random: seed | 1, now, tally: Tally::default(), limiter: Limiter::new(seed) }
+    pub fn new(transport: Transport, seed: u64, now: u32) -> Self {
+        let limiter = (transport == Transport::Udp).then(|| Limiter::new(seed));
+        Self { random: seed | 1, now, tally: Tally::default(), limiter }
+    }
+
+    fn transport(&self) -> Transport {
+        if self.limiter.is_some() { Transport::Udp } else { Transport::Tcp }
     }
 
     /// xorshift64*: only spreads load, decides nothing that an attacker would want to guess.
@@ -96,15 +102,8 @@ struct Draft<'q> {
 
 impl Handler {
     /// Answers one message by writing a response at the end of `out`; `false` when there must be no answer.
-    pub fn answer(
-        &self,
-        snapshot: &Snapshot,
-        worker: &mut Worker,
-        message: &[u8],
-        client: IpAddr,
-        transport: Transport,
-        out: &mut Vec<u8>,
-    ) -> bool {
+    pub fn answer(&self, snapshot: &Snapshot, worker: &mut Worker, message: &[u8], client: IpAddr, out: &mut Vec<u8>) -> bool {
+        let transport = worker.transport();
         let Some(query) = Query::parse(message) else {
             worker.tally.ignored();
             return false;
@@ -139,7 +138,8 @@ impl Handler {
             }
             self.fill_opt(draft, edns, worker.now, client);
         }
-        if draft.transport == Transport::Udp && !draft.is_known && !worker.limiter.admits(client, worker.now) {
+        let now = worker.now;
+        if !draft.is_known && worker.limiter.as_mut().is_some_and(|l| !l.admits(client, now)) {
             if query.edns.is_some_and(|e| e.cookie.is_some()) {
                 draft.rcode = rcode::BADCOOKIE;
             } else {

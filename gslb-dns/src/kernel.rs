@@ -1,6 +1,6 @@
 //! Batched UDP: many datagrams a system call, answered from the address they were sent to.
 //!
-//! The only module of this crate with unsafe code. Knows sockets and buffers, no DNS.
+//! The only module of this crate with unsafe code. Knows sockets and buffers, and of DNS how long a query may be.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -8,10 +8,12 @@ use std::mem;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd;
 
+use crate::wire::QUERY_BYTES_MAX;
+
 /// Datagrams a system call.
 pub const BATCH: usize = 64;
-/// Largest datagram that is read whole; larger ones are dropped.
-const DATAGRAM_BYTES_MAX: usize = 4096;
+/// Bytes that are read of a datagram: enough to see that it is too long for a query.
+const DATAGRAM_BYTES_MAX: usize = QUERY_BYTES_MAX + 1;
 /// Words of ancillary data a datagram: room for one packet-information message of either family.
 const CONTROL_WORDS: usize = 8;
 
@@ -103,12 +105,9 @@ impl Batch {
         }
     }
 
-    /// The `i`-th datagram received and who sent it; `None` when it was cut short or its sender cannot be answered.
+    /// The `i`-th datagram received and who sent it; `None` when its sender cannot be answered.
     pub fn datagram(&self, i: usize) -> Option<(SocketAddr, &[u8])> {
         let header = self.headers.get(i)?;
-        if header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 {
-            return None;
-        }
         let from = socket_address(&self.names[i])?;
         let bytes = self.input[i * DATAGRAM_BYTES_MAX..(i + 1) * DATAGRAM_BYTES_MAX].get(..header.msg_len as usize)?;
         Some((from, bytes))

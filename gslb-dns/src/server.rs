@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::handler::{Handler, TCP_BYTES_MAX, TCP_IDLE_TENTHS, Worker};
 use crate::kernel::{self, Batch, Reply};
 use crate::metrics::{Metrics, Transport};
+use crate::wire::QUERY_BYTES_MAX;
 
 /// UDP workers an address, whatever the number of cores.
 const WORKERS_MAX: usize = 64;
@@ -36,9 +37,11 @@ const TCP_IDLE: Duration = Duration::from_millis(TCP_IDLE_TENTHS as u64 * 100);
 /// A client that does not take its answers for this long is given up.
 const TCP_WRITE_MAX: Duration = Duration::from_secs(5);
 /// Answers are written once so many bytes are ready, or all that was asked is answered.
-const TCP_OUTPUT_BYTES: usize = 128 << 10;
-/// Read buffer at the start; it grows to hold one largest message.
-const TCP_INPUT_BYTES: usize = 4 << 10;
+const TCP_OUTPUT_BYTES: usize = 16 << 10;
+/// Bytes that are kept of a message: enough to see that it is too long for a query. The rest is read and forgotten.
+const TCP_KEPT_BYTES: usize = QUERY_BYTES_MAX + 1;
+/// Read buffer: once it is full, a message can be taken from it.
+const TCP_INPUT_BYTES: usize = 2 + TCP_KEPT_BYTES;
 /// Connections waiting to be accepted.
 const BACKLOG: i32 = 1024;
 
@@ -201,7 +204,7 @@ impl UdpWorker {
 
     fn serve(&self) {
         let mut batch = Batch::new();
-        let mut worker = Worker::new(self.seed, unix_now());
+        let mut worker = Worker::new(Transport::Udp, self.seed, unix_now());
         let mut output = Vec::with_capacity(kernel::BATCH * crate::wire::UDP_BYTES_MAX);
         let mut replies = Vec::with_capacity(kernel::BATCH);
         let mut errors: u64 = 0;
@@ -233,7 +236,7 @@ impl UdpWorker {
                     continue;
                 };
                 let start = output.len();
-                if self.handler.answer(&snapshot, &mut worker, message, client.ip(), Transport::Udp, &mut output) {
+                if self.handler.answer(&snapshot, &mut worker, message, client.ip(), &mut output) {
                     replies.push(Reply { to: i, start, end: output.len() });
                 }
             }
@@ -342,12 +345,14 @@ struct Connection {
 impl Connection {
     async fn run(mut self, mut shutdown: Shutdown) {
         let _ = self.stream.set_nodelay(true);
-        let mut worker = Worker::new(seed(0), unix_now());
+        let mut worker = Worker::new(Transport::Tcp, seed(0), unix_now());
         let mut input: Vec<u8> = Vec::with_capacity(TCP_INPUT_BYTES);
         let mut output = Vec::new();
+        // Bytes still to come of a message that was answered by its beginning.
+        let mut skipped = 0;
         loop {
             let read = tokio::select! {
-                read = tokio::time::timeout(TCP_IDLE, self.read_query(&mut input)) => read,
+                read = tokio::time::timeout(TCP_IDLE, self.read_query(&mut input, &mut skipped)) => read,
                 () = shutdown.asked() => return,
             };
             // The end, an error, or nothing whole for too long.
@@ -356,48 +361,55 @@ impl Connection {
             }
             worker.now = unix_now();
             let mut taken = 0;
-            while let Some(message) = framed(&input[taken..]) {
-                let end = taken + 2 + message.len();
+            while let Some((message, length)) = input.get(taken..).and_then(framed) {
                 let start = output.len();
                 output.extend_from_slice(&[0, 0]);
                 let snapshot = self.handler.steering.snapshot();
-                if self.handler.answer(&snapshot, &mut worker, message, self.client, Transport::Tcp, &mut output) {
+                if self.handler.answer(&snapshot, &mut worker, message, self.client, &mut output) {
                     let len = (output.len() - start - 2).min(TCP_BYTES_MAX) as u16;
                     output[start..start + 2].copy_from_slice(&len.to_be_bytes());
                 } else {
                     output.truncate(start);
                 }
-                taken = end;
+                taken += 2 + length;
                 if output.len() >= TCP_OUTPUT_BYTES {
                     break;
                 }
             }
             worker.tally.flush(&self.metrics);
-            input.drain(..taken);
+            skipped = taken.saturating_sub(input.len());
+            input.drain(..taken - skipped);
             if !output.is_empty() {
                 match tokio::time::timeout(TCP_WRITE_MAX, self.stream.write_all(&output)).await {
                     Ok(Ok(())) => output.clear(),
                     _ => return,
                 }
+                // One large answer is no reason to keep its room for as long as the client stays.
+                output.shrink_to(TCP_OUTPUT_BYTES);
             }
         }
     }
 
     /// Reads until a whole query is there; `false` at the end of the stream.
-    async fn read_query(&mut self, input: &mut Vec<u8>) -> io::Result<bool> {
+    async fn read_query(&mut self, input: &mut Vec<u8>, skipped: &mut usize) -> io::Result<bool> {
         while framed(input).is_none() {
             if self.stream.read_buf(input).await? == 0 {
                 return Ok(false);
             }
+            let now = input.len().min(*skipped);
+            input.drain(..now);
+            *skipped -= now;
         }
         Ok(true)
     }
 }
 
-/// The first whole message of a stream (RFC 1035 section 4.2.2). A length below a header's is a message too: it is ignored later.
-fn framed(input: &[u8]) -> Option<&[u8]> {
+/// The first message of a stream, as far as it is kept, and its length (RFC 1035 section 4.2.2). A length below a header's is a message
+/// too: it is ignored later.
+fn framed(input: &[u8]) -> Option<(&[u8], usize)> {
     let [hi, lo, rest @ ..] = input else { return None };
-    rest.get(..usize::from(u16::from_be_bytes([*hi, *lo])))
+    let length = usize::from(u16::from_be_bytes([*hi, *lo]));
+    Some((rest.get(..length.min(TCP_KEPT_BYTES))?, length))
 }
 
 #[cfg(test)]
@@ -432,14 +444,17 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_whole_messages() {
+    fn frames_are_whole_messages_or_enough_of_them() {
+        let large = vec![0xff; TCP_INPUT_BYTES];
         for (input, expected) in [
             (&b""[..], None),
             (b"\x00", None),
             (b"\x00\x02a", None),
-            (b"\x00\x02ab", Some(&b"ab"[..])),
-            (b"\x00\x01abc", Some(b"a")),
-            (b"\x00\x00a", Some(b"")),
+            (b"\x00\x02ab", Some((&b"ab"[..], 2))),
+            (b"\x00\x01abc", Some((b"a", 1))),
+            (b"\x00\x00a", Some((b"", 0))),
+            (&large[..], Some((&large[2..], 65_535))),
+            (&large[..large.len() - 1], None),
         ] {
             assert_eq!(framed(input), expected);
         }

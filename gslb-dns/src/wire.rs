@@ -11,6 +11,9 @@ pub const NAME_BYTES_MAX: usize = 255;
 pub const LABEL_BYTES_MAX: usize = 63;
 /// Bytes of a message header.
 pub const HEADER_BYTES: usize = 12;
+/// Longest message that is read as a query. Longer ones hold nothing that is served here; they are read this far and are
+/// a format error.
+pub const QUERY_BYTES_MAX: usize = 4095;
 /// Largest UDP response, whatever the client offers (RFC 9715, DNS flag day 2020).
 pub const UDP_BYTES_MAX: usize = 1232;
 /// UDP response limit for clients without EDNS.
@@ -336,7 +339,8 @@ impl Query {
         (self.flags & flag::OPCODE) >> 11
     }
 
-    /// Parses a message. `None` for what must not be answered: shorter than a header, or a response.
+    /// Parses a message, of which no more than one byte after [`QUERY_BYTES_MAX`] is needed. `None` for what must not be answered:
+    /// shorter than a header, or a response.
     pub fn parse(message: &[u8]) -> Option<Self> {
         let header = message.get(..HEADER_BYTES)?;
         let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
@@ -345,7 +349,7 @@ impl Query {
         if query.flags & flag::QR != 0 {
             return None;
         }
-        query.is_malformed = query.parse_body(message, [word(6), word(8), word(10)]).is_none();
+        query.is_malformed = query.parse_body(message, [word(6), word(8), word(10)]).is_none() || message.len() > QUERY_BYTES_MAX;
         Some(query)
     }
 

@@ -70,20 +70,20 @@ impl Bench {
             server_id: "ns1".to_owned(),
             cookies: ArcSwap::from_pointee(CookieSecrets { current: secret, previous: secret }),
         };
-        let worker = Worker::new(5, 1_800_000_000);
+        let worker = Worker::new(Transport::Udp, 5, 1_800_000_000);
         Self { handler, worker, out: Vec::with_capacity(4096), _runtime: runtime, _trigger: trigger }
     }
 
     fn ask(&mut self, message: &[u8], client: &str) -> Vec<u8> {
         let client: IpAddr = client.parse().expect("an address");
         self.out.clear();
-        assert!(self.answer(message, client, Transport::Udp));
+        assert!(self.answer(message, client));
         self.out.clone()
     }
 
-    fn answer(&mut self, message: &[u8], client: IpAddr, transport: Transport) -> bool {
+    fn answer(&mut self, message: &[u8], client: IpAddr) -> bool {
         let snapshot = self.handler.steering.snapshot();
-        self.handler.answer(&snapshot, &mut self.worker, message, client, transport, &mut self.out)
+        self.handler.answer(&snapshot, &mut self.worker, message, client, &mut self.out)
     }
 }
 
@@ -114,7 +114,8 @@ fn before_there_are_zones_it_says_that_it_is_not_ready() {
     let mut bench = Bench::with(Served { fleet, zones: Arc::default() });
     let answer = bench.ask(&query_with(1, "www.cdn.test", 1, 0, &[]), "127.0.0.1");
     assert_eq!(rcode(&answer), 2, "SERVFAIL");
-    let told = bench.answer(&query_with(1, "www.cdn.test", 1, 0, &[]), IpAddr::from([127, 0, 0, 1]), Transport::Tcp);
+    bench.worker = Worker::new(Transport::Tcp, 5, 1_800_000_000);
+    let told = bench.answer(&query_with(1, "www.cdn.test", 1, 0, &[]), IpAddr::from([127, 0, 0, 1]));
     assert!(told && bench.out.ends_with(&[0, 15, 0, 2, 0, 14]), "not ready (RFC 8914): {:?}", bench.out);
 }
 
@@ -141,7 +142,7 @@ fn common_answers_take_no_memory() {
         let before = ALLOCATIONS.with(Cell::get);
         for _ in 0..10 {
             bench.out.clear();
-            bench.answer(&message, client, Transport::Udp);
+            bench.answer(&message, client);
         }
         assert_eq!(ALLOCATIONS.with(Cell::get) - before, 0, "{what}");
     }

@@ -327,6 +327,34 @@ fn responses_and_stumps_get_no_answer() {
 }
 
 #[test]
+fn a_message_longer_than_any_query_is_a_format_error_and_the_next_is_answered() {
+    let server = Server::start();
+    let long = |bytes: usize| {
+        let mut message = query(7, "mail.demo.test", 1);
+        // A record of no meaning fills it up, so that only its length is wrong.
+        message[11] = 1;
+        let filler = bytes - message.len() - 11;
+        message.extend_from_slice(&[0, 255, 0, 0, 1, 0, 0, 0, 0]);
+        message.extend_from_slice(&(filler as u16).to_be_bytes());
+        message.resize(bytes, 0);
+        message
+    };
+    let most = nearcast_gslb_dns::wire::QUERY_BYTES_MAX;
+    for (bytes, expected) in [(most, 0), (most + 1, 1), (most + 2, 1), (20_000, 1), (60_000, 1)] {
+        let message = long(bytes);
+        let udp = server.udp(&message).unwrap_or_else(|| panic!("{bytes} bytes: no answer"));
+        let tcp = server.tcp(&[message.clone(), query(8, "mail.demo.test", 1), message.clone(), query(9, "mail.demo.test", 1)], 4);
+        assert_eq!(tcp.iter().map(|a| a[1]).collect::<Vec<_>>(), [7, 8, 7, 9], "{bytes} bytes: all are answered");
+        for answer in [&udp, &tcp[0], &tcp[2]] {
+            assert_eq!((rcode(answer), &answer[12..32]), (expected, &message[12..32]), "{bytes} bytes");
+        }
+        for answer in [&tcp[1], &tcp[3]] {
+            assert_eq!((rcode(answer), count(answer, 6)), (0, 1), "{bytes} bytes before it");
+        }
+    }
+}
+
+#[test]
 fn dnssec_ok_is_copied_and_brings_no_records_without_signatures() {
     let server = Server::start();
     let mut message = query_with(1, "mail.demo.test", 1, 0, &[]);
