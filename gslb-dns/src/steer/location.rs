@@ -574,6 +574,27 @@ mod tests {
     }
 
     #[test]
+    fn no_damage_to_a_database_breaks_the_compiler() {
+        let good = bytes(&[
+            ("81.2.69.0/24", city("GB", Value::from(51.5_f64), Value::from(-0.1_f64))),
+            ("2a02:c7c::/32", city("FR", Value::from(48.9_f32), Value::from(2.3_f32))),
+        ]);
+        let mut random = super::super::health::Jitter::new(7);
+        for _ in 0..400 {
+            let mut db = good.clone();
+            for _ in 0..=random.next() % 4 {
+                let at = random.next() as usize % db.len();
+                db[at] = random.next() as u8;
+            }
+            db.truncate(db.len() - (random.next() as usize % db.len()) * usize::from(random.next().is_multiple_of(8)));
+            // Whatever it is, it ends, and what was taken can be looked up.
+            if let Ok(atlas) = Atlas::compile(db) {
+                let _ = (atlas.find(ip("81.2.69.1")), atlas.find(ip("2a02:c7c::1")));
+            }
+        }
+    }
+
+    #[test]
     fn dates_are_civil() {
         for (seconds, expected) in [
             (0, "1970-01-01"),
