@@ -13,7 +13,7 @@ use nearcast_fleet::shutdown::Shutdown;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::handler::{Handler, TCP_BYTES_MAX, TCP_IDLE_TENTHS, Worker};
 use crate::kernel::{self, Batch, Reply};
@@ -29,7 +29,9 @@ const UDP_BUFFER_BYTES: usize = 4 << 20;
 /// Wait after an unexpected socket error, so that it cannot spin.
 const ERROR_PAUSE: Duration = Duration::from_millis(20);
 /// TCP connections open at a time.
-pub const CONNECTIONS_MAX: usize = 4096;
+const CONNECTIONS_MAX: usize = 4096;
+/// How long a new connection waits for one that has to give way.
+const ROOM_WAIT: Duration = Duration::from_millis(50);
 /// TCP connections of one client (an IPv4 address or an IPv6 /56).
 pub const CONNECTIONS_PER_CLIENT_MAX: u32 = 128;
 /// A connection without a whole query for this long is closed.
@@ -50,6 +52,8 @@ pub struct Listeners {
     udp: Vec<UdpSocket>,
     tcp: Vec<TcpListener>,
     addresses: Vec<SocketAddr>,
+    /// TCP connections open at a time.
+    pub connections_max: usize,
 }
 
 impl Listeners {
@@ -59,7 +63,7 @@ impl Listeners {
     /// [`Failure::bind`] for the first that cannot be opened; nothing stays open then.
     pub fn open(addresses: &[SocketAddr]) -> Result<Self, Failure> {
         let workers = std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX);
-        let mut all = Self { udp: Vec::new(), tcp: Vec::new(), addresses: Vec::new() };
+        let mut all = Self { udp: Vec::new(), tcp: Vec::new(), addresses: Vec::new(), connections_max: CONNECTIONS_MAX };
         for &address in addresses {
             let tcp = tcp_listener(address).map_err(|e| Failure::bind("DNS over TCP", address, &e))?;
             let bound = tcp.local_addr().map_err(|e| Failure::bind("DNS over TCP", address, &e))?;
@@ -103,7 +107,7 @@ impl Listeners {
                 )
             })?);
         }
-        let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let room = Arc::new(Room { slots: Arc::new(Semaphore::new(self.connections_max)), is_short: Notify::new() });
         let clients = Arc::new(Clients::default());
         let mut tasks = tokio::task::JoinSet::new();
         for listener in self.tcp {
@@ -111,12 +115,12 @@ impl Listeners {
                 listener,
                 handler: Arc::clone(handler),
                 metrics: Arc::clone(metrics),
-                slots: Arc::clone(&slots),
+                room: Arc::clone(&room),
                 clients: Arc::clone(&clients),
             };
             tasks.spawn(acceptor.run(shutdown.clone()));
         }
-        Ok(Serving { stop, threads, tasks, slots })
+        Ok(Serving { stop, threads, tasks, slots: Arc::clone(&room.slots), connections_max: self.connections_max })
     }
 }
 
@@ -126,6 +130,7 @@ pub struct Serving {
     threads: Vec<JoinHandle<()>>,
     tasks: tokio::task::JoinSet<()>,
     slots: Arc<Semaphore>,
+    connections_max: usize,
 }
 
 impl Serving {
@@ -135,7 +140,7 @@ impl Serving {
         let drained = async {
             while self.tasks.join_next().await.is_some() {}
             // Every slot is free again once every connection has ended.
-            let _ = self.slots.acquire_many(CONNECTIONS_MAX as u32).await;
+            let _ = self.slots.acquire_many(self.connections_max as u32).await;
         };
         if tokio::time::timeout(limit, drained).await.is_err() {
             tracing::warn!("TCP connections are still open after {limit:?}; closing them");
@@ -295,11 +300,29 @@ impl Drop for ClientSlot {
     }
 }
 
+/// Room for connections. When there is none, the one that has waited longest for a query gives way (RFC 7766 section 6.2.3), so that who
+/// only holds connections open locks nobody out.
+struct Room {
+    slots: Arc<Semaphore>,
+    /// Wakes the first that waits.
+    is_short: Notify,
+}
+
+impl Room {
+    async fn enter(&self) -> Option<OwnedSemaphorePermit> {
+        if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
+            return Some(slot);
+        }
+        self.is_short.notify_one();
+        tokio::time::timeout(ROOM_WAIT, Arc::clone(&self.slots).acquire_owned()).await.ok()?.ok()
+    }
+}
+
 struct Acceptor {
     listener: TcpListener,
     handler: Arc<Handler>,
     metrics: Arc<Metrics>,
-    slots: Arc<Semaphore>,
+    room: Arc<Room>,
     clients: Arc<Clients>,
 }
 
@@ -319,14 +342,15 @@ impl Acceptor {
                     continue;
                 }
             };
-            // Over a limit the new connection is closed: those that are served keep being served (RFC 9210 section 4.3).
-            let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else { continue };
+            // A client that has enough, or nobody who can give way: the new connection is closed.
             let Some(client_slot) = self.clients.enter(peer.ip()) else { continue };
+            let Some(slot) = self.room.enter().await else { continue };
             let connection = Connection {
                 stream,
                 client: peer.ip(),
                 handler: Arc::clone(&self.handler),
                 metrics: Arc::clone(&self.metrics),
+                room: Arc::clone(&self.room),
                 _slots: (slot, client_slot),
             };
             tokio::spawn(connection.run(shutdown.clone()));
@@ -339,12 +363,14 @@ struct Connection {
     client: IpAddr,
     handler: Arc<Handler>,
     metrics: Arc<Metrics>,
+    room: Arc<Room>,
     _slots: (OwnedSemaphorePermit, ClientSlot),
 }
 
 impl Connection {
     async fn run(mut self, mut shutdown: Shutdown) {
         let _ = self.stream.set_nodelay(true);
+        let room = Arc::clone(&self.room);
         let mut worker = Worker::new(Transport::Tcp, seed(0), unix_now());
         let mut input: Vec<u8> = Vec::with_capacity(TCP_INPUT_BYTES);
         let mut output = Vec::new();
@@ -353,6 +379,7 @@ impl Connection {
         loop {
             let read = tokio::select! {
                 read = tokio::time::timeout(TCP_IDLE, self.read_query(&mut input, &mut skipped)) => read,
+                () = room.is_short.notified() => return,
                 () = shutdown.asked() => return,
             };
             // The end, an error, or nothing whole for too long.

@@ -21,6 +21,10 @@ use tokio::time::Instant;
 
 /// A server on this test's own runtime, so that its time-outs are in the test's time.
 fn start() -> (SocketAddr, Serving, ShutdownTrigger) {
+    start_with(None)
+}
+
+fn start_with(connections_max: Option<usize>) -> (SocketAddr, Serving, ShutdownTrigger) {
     let long: Vec<String> = (0..60).map(|i| format!("big TXT \"{i:02}{}\"", "x".repeat(200))).collect();
     let records: Vec<&str> = long.iter().map(String::as_str).collect();
     let fleet = fleet(vec![], vec![], vec![zone("demo.test", &records)]);
@@ -35,7 +39,8 @@ fn start() -> (SocketAddr, Serving, ShutdownTrigger) {
         cookies: ArcSwap::from_pointee(CookieSecrets { current: secret, previous: secret }),
     });
     let metrics = Arc::new(Metrics::register(&registry).expect("a new registry"));
-    let listeners = Listeners::open(&[SocketAddr::from((Ipv4Addr::LOCALHOST, 0))]).expect("a free port");
+    let mut listeners = Listeners::open(&[SocketAddr::from((Ipv4Addr::LOCALHOST, 0))]).expect("a free port");
+    listeners.connections_max = connections_max.unwrap_or(listeners.connections_max);
     let address = listeners.addresses()[0];
     (address, listeners.serve(&handler, &metrics, &shutdown).expect("threads"), trigger)
 }
@@ -51,6 +56,34 @@ async fn an_idle_connection_is_closed_after_ten_seconds() {
         let waited = start.elapsed();
         assert!((Duration::from_millis(9500)..Duration::from_secs(11)).contains(&waited), "{waited:?} after {sent:?}");
     }
+    drop(trigger);
+    serving.drain(Duration::from_secs(10)).await;
+}
+
+#[tokio::test]
+async fn when_there_is_no_room_the_one_that_waited_longest_gives_way() {
+    async fn ask(stream: &mut TcpStream) -> Option<u8> {
+        let message = query(7, "demo.test", 6);
+        stream.write_all(&[&(message.len() as u16).to_be_bytes()[..], &message].concat()).await.ok()?;
+        let mut length = [0; 2];
+        stream.read_exact(&mut length).await.ok()?;
+        let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
+        stream.read_exact(&mut answer).await.ok()?;
+        Some(support::rcode(&answer))
+    }
+    let (address, serving, trigger) = start_with(Some(3));
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(address).await.expect("connected");
+        assert_eq!(ask(&mut stream).await, Some(0));
+        streams.push(stream);
+    }
+    assert_eq!(ask(&mut streams[0]).await, Some(0), "now the second has waited longest");
+    let mut fourth = TcpStream::connect(address).await.expect("connected");
+    assert_eq!(ask(&mut fourth).await, Some(0), "there is room for it");
+    assert!(matches!(streams[1].read(&mut [0]).await, Ok(0) | Err(_)), "the second gave way");
+    assert_eq!(ask(&mut streams[0]).await, Some(0));
+    assert_eq!(ask(&mut streams[2]).await, Some(0));
     drop(trigger);
     serving.drain(Duration::from_secs(10)).await;
 }
