@@ -238,3 +238,33 @@ fn set(socket: &UdpSocket, level: libc::c_int, option: libc::c_int, value: libc:
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn get(socket: &UdpSocket, level: libc::c_int, option: libc::c_int) -> libc::c_int {
+        let mut value: libc::c_int = -1;
+        let mut len = mem::size_of::<libc::c_int>() as libc::socklen_t;
+        // SAFETY: the value and its length are one C int that lives through the call.
+        let result = unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut value).cast(), &raw mut len) };
+        assert_eq!(result, 0, "{}", io::Error::last_os_error());
+        value
+    }
+
+    /// RFC 9715 section 3.1, and RFC 5452 section 9.1 for sockets that are bound to all addresses.
+    #[test]
+    fn answers_do_not_follow_a_forged_path_mtu_and_come_from_the_address_asked() {
+        for (address, is_wild) in [("127.0.0.1:0", false), ("0.0.0.0:0", true), ("[::1]:0", false), ("[::]:0", true)] {
+            let address: SocketAddr = address.parse().expect("an address");
+            let socket = UdpSocket::bind(address).expect("a free port");
+            prepare(&socket, address).expect("the options are known");
+            let (level, discover, omit, info) = match address {
+                SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_OMIT, libc::IP_PKTINFO),
+                SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_OMIT, libc::IPV6_RECVPKTINFO),
+            };
+            assert_eq!(get(&socket, level, discover), omit, "{address}");
+            assert_eq!(get(&socket, level, info) != 0, is_wild, "{address}");
+        }
+    }
+}

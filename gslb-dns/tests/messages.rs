@@ -188,6 +188,22 @@ fn every_probe_of_the_edns_and_flag_matrix_gets_its_answer() {
             None,
             0,
         ),
+        (
+            "a signed UPDATE with a prerequisite and a change",
+            {
+                let mut m = query(7, "demo.test", 6);
+                m[2] |= 5 << 3;
+                // One of each: prerequisite "in use", a deletion, TSIG.
+                (m[7], m[9], m[11]) = (1, 1, 1);
+                m.extend_from_slice(&[0xc0, 12, 0, 255, 0, 255, 0, 0, 0, 0, 0, 0]);
+                m.extend_from_slice(&[0xc0, 12, 0, 1, 0, 254, 0, 0, 0, 0, 0, 4, 192, 0, 2, 1]);
+                m.extend_from_slice(&[1, b'k', 0, 0, 250, 0, 255, 0, 0, 0, 0, 0, 2, 0, 0]);
+                m
+            },
+            5,
+            None,
+            0,
+        ),
         ("AXFR over UDP", query(7, "demo.test", 252), 5, None, 0),
         ("IXFR", query(7, "demo.test", 251), 5, None, 0),
         ("MAILB", query(7, "demo.test", 253), 4, None, 0),
@@ -514,6 +530,34 @@ fn a_refusal_is_never_larger_than_its_query() {
     // Where size is no matter, it says why.
     let told = server.tcp(&[query_with(1, "demo.test", 252, 0, &[])], 1).remove(0);
     assert_eq!(option(&told, EDE), Some(vec![0, 18]), "prohibited");
+}
+
+#[test]
+fn a_refusal_says_why_in_an_extended_error() {
+    let server = Server::start();
+    let edited = |name: &str, qtype: u16, edit: &dyn Fn(&mut Vec<u8>)| {
+        let mut message = query(1, name, qtype);
+        edit(&mut message);
+        add_opt(&mut message, 0, 1232, &[]);
+        message
+    };
+    let unchanged = |_: &mut Vec<u8>| {};
+    for (what, message, rcode_expected, code) in [
+        ("another's name", edited("example.com", 1, &unchanged), 5, Some(20)),
+        ("a class that is not served", edited("demo.test", 1, &|m| *m.last_mut().expect("a class") = 4), 5, Some(20)),
+        ("a transfer", edited("demo.test", 252, &unchanged), 5, Some(18)),
+        ("NOTIFY", edited("demo.test", 6, &|m| m[2] |= 4 << 3), 5, Some(18)),
+        ("the version of the software", edited("version.bind", 16, &|m| *m.last_mut().expect("a class") = 3), 5, Some(18)),
+        ("STATUS", edited("demo.test", 6, &|m| m[2] |= 2 << 3), 4, Some(21)),
+        ("MAILB", edited("demo.test", 253, &unchanged), 4, Some(21)),
+        ("NXNAME", edited("demo.test", 128, &unchanged), 1, Some(30)),
+        ("an answer", edited("mail.demo.test", 1, &unchanged), 0, None),
+        ("a missing name", edited("nowhere.demo.test", 1, &unchanged), 3, None),
+    ] {
+        let answer = server.tcp(&[message], 1).remove(0);
+        assert_eq!(rcode(&answer), rcode_expected, "{what}");
+        assert_eq!(option(&answer, EDE).map(|d| u16::from_be_bytes([d[0], d[1]])), code, "{what}");
+    }
 }
 
 #[test]

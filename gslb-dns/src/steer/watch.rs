@@ -185,6 +185,7 @@ async fn follow(steering: Arc<Steering>, mut served: watch::Receiver<Served>, mu
             }
             _ = look.tick() => {
                 let Some(watched) = path.clone() else { continue };
+                let shown = watched.display().to_string();
                 match on_thread(move || stamp(&watched)).await {
                     Some(Ok(now)) if source.is_due(now) => {
                         let current = served.borrow().clone();
@@ -192,7 +193,7 @@ async fn follow(steering: Arc<Steering>, mut served: watch::Receiver<Served>, mu
                     }
                     Some(Err(error)) if !source.missing_logged => {
                         source.missing_logged = true;
-                        tracing::warn!(path = ?path, %error, "the geo database's file cannot be read; the one loaded before stays in use");
+                        tracing::warn!(path = shown, %error, "the geo database's file cannot be read; the one loaded before stays in use");
                     }
                     _ => {}
                 }
