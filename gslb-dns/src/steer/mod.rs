@@ -423,11 +423,16 @@ impl State {
     }
 }
 
-/// The bits of an address that are known, zeros after them.
+/// Bits of an IPv4-mapped IPv6 address before the IPv4 address.
+const MAPPED_BITS: u8 = 96;
+
+/// The bits of an address that are known, zeros after them; of an IPv4-mapped one the IPv4 address.
 fn masked(client: &ClientPrefix) -> IpAddr {
     match client.address.to_canonical() {
         IpAddr::V4(ip) => {
-            let mask = u32::MAX.checked_shl(32_u32.saturating_sub(client.source_prefix.into())).unwrap_or(0);
+            let before = if client.address.is_ipv6() { MAPPED_BITS } else { 0 };
+            let known = client.source_prefix.saturating_sub(before);
+            let mask = u32::MAX.checked_shl(32_u32.saturating_sub(known.into())).unwrap_or(0);
             IpAddr::V4((u32::from(ip) & mask).into())
         }
         IpAddr::V6(ip) => {
@@ -454,7 +459,11 @@ impl Snapshot {
     /// A site that does not exist has no addresses.
     pub fn select(&self, site: usize, client: &ClientPrefix, family: Family, random: u64) -> Choice {
         let address = masked(client);
-        let choice = self.decide(site, address, family, random);
+        let mut choice = self.decide(site, address, family, random);
+        if choice.scope_prefix > 0 && client.address.is_ipv6() && address.is_ipv4() {
+            // The scope is of the family that was asked with.
+            choice.scope_prefix += MAPPED_BITS;
+        }
         if !choice.addresses.is_empty() {
             self.tally.add(site, choice.cluster, choice.reason, self.plan.atlas.country(address));
         }

@@ -109,6 +109,15 @@ fn addresses_of_a_family_exist_for_all_or_for_none() {
 }
 
 #[test]
+fn a_subnet_of_mapped_addresses_is_the_ipv4_network_and_keeps_its_own_count_of_bits() {
+    let steering = fixture::steering();
+    assert_eq!(pick(&steering, GEO, "::ffff:198.51.100.0/120"), ("ams", Reason::Geo, 96 + 24));
+    assert_eq!(pick(&steering, GEO, "::ffff:203.0.113.7/128"), ("nyc", Reason::Geo, 96 + 24));
+    assert_eq!(pick(&steering, GEO, "::ffff:203.0.113.0/112").2, 96 + pick(&steering, GEO, "203.0.0.0/16").2, "bits that are not known");
+    assert_eq!(pick(&steering, ONE, "::ffff:198.51.100.0/120").2, 0, "all clients get the same");
+}
+
+#[test]
 fn round_trip_times_come_and_go() {
     let steering = fixture::steering();
     for (node, us) in [("ams-1", 90_000), ("nyc-2", 12_000), ("sin-1", 60_000)] {
