@@ -525,6 +525,8 @@ fn service_value(key: u16, value: Option<&[u8]>) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::strategy::Strategy as _;
+
     use super::*;
 
     const ORIGIN: &[u8] = b"\x04demo\x04test\x00";
@@ -653,5 +655,28 @@ mod tests {
         let long = format!("\"{}\"", "x".repeat(256));
         assert!(data(rtype::TXT, &long, ORIGIN).is_err());
         assert_eq!(type_number("NOSUCH"), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_breaks_the_readers_and_what_they_take_is_well_formed(
+            mnemonic in proptest::sample::select(MNEMONICS),
+            pieces in proptest::collection::vec(
+                proptest::prop_oneof![
+                    proptest::sample::select(vec![
+                        "a", ".", "@", "\\", "\\0", "\\046", "\"", "(", ")", ";", " ", "\\# ", "4 ", "0a000001", "10 ", "192.0.2.1",
+                        "2001:db8::1", "port=", "alpn=", "h2,", "mandatory=", "key7", "AQID", "=", "65536",
+                    ])
+                    .prop_map(str::to_owned),
+                    "\\PC{0,3}",
+                ], 0..16)) {
+            let text = pieces.concat();
+            if let Ok(name) = name(&text, ORIGIN) {
+                proptest::prop_assert!(wire::is_name(&name), "{text:?}: {name:?}");
+            }
+            if let Ok(wire) = data(mnemonic.1, &text, ORIGIN) {
+                proptest::prop_assert!(has_shape(mnemonic.1, &wire), "{} {text:?}: {wire:?}", mnemonic.0);
+            }
+        }
     }
 }

@@ -4,7 +4,7 @@
 use hickory_proto::op::Message;
 use hickory_proto::rr::{DNSClass, RecordType};
 use hickory_proto::serialize::binary::{BinEncodable, BinEncoder};
-use nearcast_gslb_dns::wire::{Owner, Query, Section, Writer, rtype};
+use nearcast_gslb_dns::wire::{OptRecord, Owner, Query, Section, Writer, rtype};
 use proptest::prelude::*;
 
 /// A wire name of a few short labels, so that suffixes are shared often.
@@ -75,6 +75,27 @@ proptest! {
         {
             prop_assert!(question.end <= bytes.len());
             prop_assert!(question.qname.as_bytes().iter().all(|b| !b.is_ascii_uppercase()));
+        }
+    }
+
+    #[test]
+    fn a_client_subnet_is_taken_exactly_or_not_at_all(family in 0_u16..4, source: u8, scope in 0_u8..2, octets in proptest::collection::vec(any::<u8>(), 0..18), fit: bool) {
+        let mut data = [&family.to_be_bytes()[..], &[source, scope], &octets].concat();
+        if fit {
+            data.truncate(4 + usize::from(source).div_ceil(8));
+        }
+        let mut message = vec![0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 41, 4, 208, 0, 0, 0, 0, 0, data.len() as u8 + 4, 0, 8, 0, data.len() as u8];
+        message.extend_from_slice(&data);
+        let query = Query::parse(&message).expect("a query");
+        match query.edns.and_then(|e| e.subnet) {
+            None => prop_assert!(query.is_malformed),
+            Some(subnet) => {
+                prop_assert!(!query.is_malformed);
+                let mut out = Vec::new();
+                let mut writer = Writer::new(&mut out, 1, 0x8000, None);
+                writer.opt(&OptRecord { subnet: Some((subnet, 0)), ..OptRecord::default() });
+                prop_assert!(out.ends_with(&data), "given back as it was sent");
+            }
         }
     }
 

@@ -400,6 +400,8 @@ fn summary(asked: &Asked, place: Option<&PlaceShown>, chosen: Option<&Chosen>, r
 
 #[cfg(test)]
 mod tests {
+    use proptest::strategy::Strategy as _;
+
     use super::*;
 
     #[test]
@@ -432,6 +434,21 @@ mod tests {
         for (query, words) in bad {
             let message = asked(query).unwrap_err();
             assert!(message.contains(words), "{query}: {message}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_query_string_breaks_the_reader(pieces in proptest::collection::vec(
+            proptest::prop_oneof![
+                proptest::sample::select(vec!["host=", "client=", "resolver=", "type=", "&", "/", "%2f", "%", "::", "ffff:", "192.0.2.1", "33", "A"])
+                    .prop_map(str::to_owned),
+                "\\PC{0,4}",
+            ], 0..12)) {
+            if let Ok(asked) = asked(&pieces.concat()) {
+                let whole = if asked.prefix.address.is_ipv4() { 32 } else { 128 };
+                proptest::prop_assert!(asked.prefix.source_prefix <= whole && !asked.host.is_empty());
+            }
         }
     }
 }
