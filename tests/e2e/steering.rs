@@ -85,3 +85,31 @@ fn explain_names_the_cluster_that_dns_gives() {
         assert!(people.contains(word), "{people}");
     }
 }
+
+#[test]
+fn a_fleet_file_with_mistakes_changes_nothing_and_says_where_they_are() {
+    let mut fleet = Fleet::start(Plan { clusters: 1, nodes: 1, ..Plan::new() });
+    let (dns, good, file) = (fleet.plan.dns(), fleet.plan.text(), fleet.path("nearcast.toml"));
+    let limit = std::time::Duration::from_secs(20);
+    let mail = || dig(dns, &["mail.demo.test", "A", "+short"]).trim().to_owned();
+    let changes = [
+        // A mistake that every role sees, with its line, and one that only a name server does.
+        (good.replace("mail A 192.0.2.25", "mail A 192.0.2.26").replace("steering = \"geo\"", "steering = \"nearest\""), "nearest"),
+        (
+            good.replace("\"mail A 192.0.2.25\"", "\"mail A 192.0.2.26\", \"sub NS ns.sub\""),
+            "sub.demo.test: a name server in this zone has no address",
+        ),
+    ];
+    for (text, words) in &changes {
+        std::fs::write(&file, text).expect("the file can be written");
+        fleet.node("ns1").signal("HUP");
+        fleet.node("ns1").wait_for_output(words, limit);
+        assert_eq!(mail(), "192.0.2.25", "what was served stays");
+    }
+    let line = changes[0].0.lines().position(|l| l.contains("nearest")).expect("it was put there") + 1;
+    let told = fleet.node("ns1").output();
+    assert!(told.contains(&format!("nearcast.toml:{line}:")), "{told}");
+    std::fs::write(&file, good.replace("mail A 192.0.2.25", "mail A 192.0.2.27")).expect("the file can be written");
+    fleet.node("ns1").signal("HUP");
+    crate::lab::wait::until("the new record", limit, || if mail() == "192.0.2.27" { Ok(()) } else { Err(mail()) });
+}
