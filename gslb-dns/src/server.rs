@@ -337,6 +337,7 @@ impl Acceptor {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of descriptors, or a connection that was gone before it was accepted: never a reason to end.
+                    self.room.is_short.notify_one();
                     tracing::debug!(%error, "accepting a DNS connection failed; going on");
                     tokio::time::sleep(ERROR_PAUSE).await;
                     continue;

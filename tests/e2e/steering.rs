@@ -113,3 +113,18 @@ fn a_fleet_file_with_mistakes_changes_nothing_and_says_where_they_are() {
     fleet.node("ns1").signal("HUP");
     crate::lab::wait::until("the new record", limit, || if mail() == "192.0.2.27" { Ok(()) } else { Err(mail()) });
 }
+
+#[test]
+fn a_name_server_takes_all_the_descriptors_it_may() {
+    let mut fleet = Fleet::start(Plan { clusters: 1, nodes: 1, ..Plan::new() });
+    fleet.node("ns1").kill();
+    let mut command = std::process::Command::new("prlimit");
+    command.args(["--nofile=256:4096", env!("CARGO_BIN_EXE_nearcast"), "gslb-dns", "--node", "ns1", "--fleet"]);
+    command.arg(fleet.path("nearcast.toml"));
+    let node = crate::lab::process::Process::start("ns1-limited", &fleet.path(""), command);
+    fleet.nodes.insert("ns1".to_owned(), node);
+    fleet.wait_ready("ns1", fleet.plan.block.host(53));
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", fleet.node("ns1").pid())).expect("it runs");
+    let files = limits.lines().find(|l| l.starts_with("Max open files")).expect("such a limit");
+    assert_eq!(files.split_whitespace().nth(3), Some("4096"), "thousands of TCP connections need as many: {files}");
+}
