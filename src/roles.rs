@@ -13,13 +13,14 @@ use tokio::signal::unix::SignalKind;
 use tokio::sync::watch;
 
 use crate::cli::{EdgeArgs, GslbDnsArgs, NodeArgs, OriginArgs};
+use crate::operate::check;
 use crate::{find, kernel, signals};
 
 /// `nearcast gslb-dns`.
 pub(crate) async fn gslb_dns(arguments: GslbDnsArgs, with_parent: bool) -> Result<(), Failure> {
     kernel::raise_open_files();
     let path = find::fleet_path(arguments.node.fleet.fleet.as_deref())?;
-    let fleet = file::load(&path)?;
+    let fleet = check::load(&path)?;
     let name = choose(arguments.node.node, "[[name_server]]", fleet.name_servers.iter().map(|n| n.name.as_str()))?;
     let context = context(name, fleet, Some(path), with_parent).await?;
     nearcast_gslb_dns::run(context).await

@@ -17,13 +17,19 @@ pub(crate) fn run(arguments: &CheckArgs) -> Result<(), Failure> {
     if arguments.json {
         return check_json(&arguments.file);
     }
-    let fleet = file::load(&arguments.file)?;
-    let faults = record_faults(&fleet, &std::fs::read_to_string(&arguments.file).unwrap_or_default());
-    if !faults.is_empty() {
-        return Err(Failure::new(FailureKind::Usage, file::describe(&arguments.file.display().to_string(), &faults)));
-    }
+    let fleet = load(&arguments.file)?;
     outln!("{}: OK: {}", arguments.file.display(), summary(&fleet));
     Ok(())
+}
+
+/// A fleet file in which the name servers, too, find no mistake.
+///
+/// # Errors
+/// As [`file::load`]; `Usage` with every mistake in the zones' records.
+pub(crate) fn load(path: &Path) -> Result<Fleet, Failure> {
+    let fleet = file::load(path)?;
+    let faults = record_faults(&fleet, &std::fs::read_to_string(path).unwrap_or_default());
+    if faults.is_empty() { Ok(fleet) } else { Err(Failure::new(FailureKind::Usage, file::describe(&path.display().to_string(), &faults))) }
 }
 
 fn check_json(path: &Path) -> Result<(), Failure> {
@@ -49,24 +55,42 @@ fn check_json(path: &Path) -> Result<(), Failure> {
     }
 }
 
-/// What only a name server can tell of the zones' records, at the line that holds the record's data.
+/// What only a name server can tell of the zones' records, at the place of the record.
 fn record_faults(fleet: &Fleet, text: &str) -> Vec<Mistake> {
-    let line_of = |words: &[&str]| text.lines().position(|l| words.iter().all(|w| l.contains(w))).map_or(1, |n| n + 1);
     let mistake = |fault: ZoneError| {
-        let (line, mend) = match &fault {
+        let ((line, column), mend) = match &fault {
             // Owner, type, data.
             ZoneError::Record { record, .. } => (
-                line_of(&record.splitn(3, ' ').skip(1).collect::<Vec<_>>()),
+                place_of(text, |l| record.splitn(3, ' ').skip(1).all(|w| l.contains(w)).then_some(0)),
                 "write the data as RFC 1035 does, or as TYPE<number> \\# <length> <hex>",
             ),
-            ZoneError::Conflict { owner, .. } | ZoneError::TooLarge { owner, .. } => {
-                (line_of(&[owner.split('.').next().unwrap_or(owner)]), "see docs/fleet-file.md, zones")
+            ZoneError::Conflict { zone, owner, .. } | ZoneError::TooLarge { zone, owner, .. } => {
+                (place_of_owner(text, zone, owner), "see docs/fleet-file.md, zones")
             }
-            ZoneError::NothingServed(name) => (line_of(&[name]), "or take the name server out"),
+            ZoneError::NothingServed(name) => (place_of(text, |l| l.find(name)), "or take the name server out"),
         };
-        Mistake { line, column: 1, problem: fault.to_string(), mend: mend.to_owned() }
+        Mistake { line, column, problem: fault.to_string(), mend: mend.to_owned() }
     };
     zone::check(fleet).into_iter().map(mistake).collect()
+}
+
+/// Line and column, from 1, of the first line in which `at` finds something; the file's start when there is none.
+fn place_of(text: &str, at: impl Fn(&str) -> Option<usize>) -> (usize, usize) {
+    text.lines().enumerate().find_map(|(n, line)| Some((n + 1, at(line)? + 1))).unwrap_or((1, 1))
+}
+
+/// Where the first record of a name is written: relative to its zone, or whole; else where the zone or the site is named.
+fn place_of_owner(text: &str, zone: &str, owner: &str) -> (usize, usize) {
+    let relative = if owner == zone { "@" } else { owner.strip_suffix(zone).map_or(owner, |o| o.trim_end_matches('.')) };
+    let whole = format!("{owner}.");
+    let record = |line: &str| {
+        let begins = |name: &str| ['"', '\''].iter().find_map(|quote| line.find(&format!("{quote}{name} "))).map(|at| at + 1);
+        begins(relative).or_else(|| begins(&whole))
+    };
+    match place_of(text, record) {
+        (1, 1) => place_of(text, |line| [owner, relative, zone].iter().find_map(|name| line.find(&format!("\"{name}\"")))),
+        found => found,
+    }
 }
 
 /// One line of what a fleet consists of.
@@ -82,4 +106,24 @@ pub(crate) fn summary(fleet: &Fleet) -> String {
         if fleet.control.is_some() { "control".to_owned() } else { "no control".to_owned() },
     ];
     format!("zone {}, {}", fleet.zone, parts.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_found_where_its_first_record_is_written() {
+        let text = "[[site]]\nname = \"film\"\n[[zone]]\nname = \"demo.test\"\nrecords = [\n  \"@ MX 10 m\", 'a TXT \"x\"',\n  \"sub.demo.test. NS ns\",\n]";
+        for (zone, owner, place) in [
+            ("demo.test", "demo.test", (6, 4)),
+            ("demo.test", "a.demo.test", (6, 17)),
+            ("demo.test", "sub.demo.test", (7, 4)),
+            ("demo.test", "gone.demo.test", (4, 8)),
+            ("cdn.test", "film.cdn.test", (2, 8)),
+            ("other.test", "a.b.other.test", (1, 1)),
+        ] {
+            assert_eq!(place_of_owner(text, zone, owner), place, "{owner}");
+        }
+    }
 }

@@ -50,9 +50,12 @@ fn what_cannot_start_says_why_in_one_sentence() {
     let plan = Plan { clusters: 1, nodes: 1, ..Plan::new() };
     std::fs::write(path("good.toml"), plan.text()).expect("the file can be written");
     std::fs::write(path("broken.mmdb"), "this is no database").expect("the file can be written");
+    std::fs::write(path("zone.toml"), plan.text().replace("mail A 192.0.2.25", "mail A 192.0.2.25\", \"sub NS ns.sub"))
+        .expect("the file can be written");
     std::fs::write(path("geo.toml"), format!("{}\n[steering]\ngeo_db = \"broken.mmdb\"\n", plan.text())).expect("the file can be written");
-    let (good, geo, content) = (path("good.toml"), path("geo.toml"), path("nowhere"));
-    let table: [(&[&str], i32, &str); 6] = [
+    let (good, geo, zone, content) = (path("good.toml"), path("geo.toml"), path("zone.toml"), path("nowhere"));
+    let table: [(&[&str], i32, &str); 7] = [
+        (&["gslb-dns", "--fleet", &zone, "--node", "ns1"], 64, "sub.demo.test: a name server in this zone has no address"),
         (&["edge", "--listen", &held, "--origin", "http://127.0.0.1:1"], 69, &held),
         (&["edge", "--listen", &free, "--origin", "gopher://x"], 64, "gopher"),
         (&["origin", "--root", &content, "--listen", &free], 66, "nowhere"),
