@@ -10,10 +10,8 @@ mod record;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
 use toml::de::DeTable;
 
 use self::reader::{Mistakes, Section, Text, nearest};
@@ -110,26 +108,24 @@ pub fn parse(text: &str, base: &Path) -> Result<Fleet, Vec<Mistake>> {
 /// [`FailureKind::NoInput`] when it cannot be read; [`FailureKind::Usage`] with every mistake, one a line as
 /// `FILE:LINE:COLUMN: PROBLEM; MEND`.
 pub fn load(path: &Path) -> Result<Fleet, Failure> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        Failure::new(FailureKind::NoInput, format!("cannot read the fleet file {}: {error}; name another with --fleet", path.display()))
-    })?;
+    let text = read(path)?;
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let base = std::path::absolute(parent).unwrap_or_else(|_| parent.to_owned());
     parse(&text, &base).map_err(|mistakes| Failure::new(FailureKind::Usage, describe(&path.display().to_string(), &mistakes)))
 }
 
-/// Loads the file again, as on SIGHUP, and puts it in place of the fleet; gives whether anything changed. A file with
-/// mistakes changes nothing.
+/// Reads a fleet file's text.
 ///
 /// # Errors
-/// As [`load`].
-pub fn reload(path: &Path, fleet: &watch::Sender<Arc<Fleet>>) -> Result<bool, Failure> {
-    let fresh = load(path)?;
-    let is_new = **fleet.borrow() != fresh;
-    if is_new {
-        fleet.send_replace(Arc::new(fresh));
-    }
-    Ok(is_new)
+/// [`FailureKind::NoInput`] when it cannot be read; [`FailureKind::BadData`] when it is no text.
+pub fn read(path: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(path).map_err(|error| {
+        let (kind, mend) = match error.kind() {
+            std::io::ErrorKind::InvalidData => (FailureKind::BadData, "save it as UTF-8 text"),
+            _ => (FailureKind::NoInput, "name another with --fleet"),
+        };
+        Failure::new(kind, format!("cannot read the fleet file {}: {error}; {mend}", path.display()))
+    })
 }
 
 /// Mistakes for people, one a line: `FILE:LINE:COLUMN: PROBLEM; MEND`.
@@ -387,7 +383,8 @@ fn path(text: &Text<'_>, base: &Path) -> PathBuf {
     if text.text.is_empty() {
         text.note("the path is empty", "write a path, from the fleet file's directory or absolute");
     }
-    base.join(text.text)
+    // As components: `.` is left out.
+    base.join(text.text).components().collect()
 }
 
 fn url(text: &Text<'_>, schemes: &[&str]) -> String {

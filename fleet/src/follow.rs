@@ -26,6 +26,7 @@ use crate::client::Client;
 use crate::clock::unix_millis;
 use crate::config::{Control, Fleet, Secret};
 use crate::file;
+use crate::fold::fold;
 use crate::journal::{Change, Entry, Purge, PurgeScope};
 use crate::shutdown::Shutdown;
 
@@ -92,7 +93,7 @@ pub struct FollowState {
 /// the node must be started again to follow it.
 ///
 /// The newest fleet file that the journal has brought is in force when this returns, before the one on this machine;
-/// on SIGHUP use [`file::reload`] with a clone of `fleet_tx`. A role that keeps `entries` must read them, or nothing
+/// an edit of that one goes to a clone of `fleet_tx`. A role that keeps `entries` must read them, or nothing
 /// moves on; one that has no use for them drops them.
 ///
 /// # Errors
@@ -241,7 +242,7 @@ impl Follower {
     async fn save(&mut self) {
         let Some(mut copy) = self.copy.take() else { return };
         let now = unix_millis(SystemTime::now());
-        let (position, entries) = (self.position.clone(), copy::fold(std::mem::take(&mut self.unsaved), now));
+        let (position, entries) = (self.position.clone(), fold(std::mem::take(&mut self.unsaved), now));
         let written = tokio::task::spawn_blocking(move || {
             let outcome = copy.take(position, &entries, now);
             (copy, entries, outcome)

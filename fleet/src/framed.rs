@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 
 const HEADER_BYTES: usize = 28;
 const FRAME_BYTES: usize = 12;
+/// Extension of a file that is being written to take another's place.
+const FRESH: &str = "new";
 
 /// Where a payload lies in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,12 +45,15 @@ pub(crate) enum FramedError {
 pub(crate) struct FramedLog {
     file: File,
     path: PathBuf,
+    magic: [u8; 8],
     id: [u8; 16],
     /// Length of the file up to the end of its last whole record.
     end: u64,
     payload_bytes_max: usize,
     /// A failed append could not be taken back yet: bytes past `end` may be in the file.
     dirty: bool,
+    /// The file has taken another's place, which may not be on disk yet.
+    unsettled: bool,
     #[cfg(test)]
     fail_after: Option<usize>,
 }
@@ -59,12 +64,22 @@ impl FramedLog {
         path: &Path,
         magic: &[u8; 8],
         payload_bytes_max: usize,
-        mut each: impl FnMut(Place, &[u8]),
+        each: impl FnMut(Place, &[u8]),
     ) -> Result<Self, FramedError> {
         let io = |source| FramedError::Io { path: path.to_owned(), source };
         if !path.exists() {
             create(path, magic).map_err(io)?;
         }
+        // What a crash has left of a file that was to take this one's place.
+        match std::fs::remove_file(path.with_extension(FRESH)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
+            _ => {}
+        }
+        Self::open_as(path, magic, payload_bytes_max, each)
+    }
+
+    fn open_as(path: &Path, magic: &[u8; 8], payload_bytes_max: usize, mut each: impl FnMut(Place, &[u8])) -> Result<Self, FramedError> {
+        let io = |source| FramedError::Io { path: path.to_owned(), source };
         let mut file = OpenOptions::new().read(true).write(true).open(path).map_err(io)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(io)?;
@@ -98,10 +113,12 @@ impl FramedLog {
         Ok(Self {
             file,
             path: path.to_owned(),
+            magic: *magic,
             id,
             end,
             payload_bytes_max,
             dirty: false,
+            unsettled: false,
             #[cfg(test)]
             fail_after: None,
         })
@@ -112,12 +129,43 @@ impl FramedLog {
         self.id.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
+    /// Length of the file in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.end
+    }
+
+    /// Puts a file with these records, and the same identity, in place of this one, and calls `each` with every record
+    /// of it. A crash leaves the old file or the new one, whole; after an error the old one is in use.
+    pub(crate) fn rewrite(&mut self, payloads: impl Iterator<Item = Vec<u8>>, each: impl FnMut(Place, &[u8])) -> Result<(), FramedError> {
+        let io = |source| FramedError::Io { path: self.path.clone(), source };
+        let fresh = self.path.with_extension(FRESH);
+        let outcome = write_fresh(&fresh, &self.magic, self.id, payloads)
+            .map_err(io)
+            // Opened before it takes the place, so that nothing can fail between that and its use.
+            .and_then(|()| Self::open_as(&fresh, &self.magic, self.payload_bytes_max, each))
+            .and_then(|log| std::fs::rename(&fresh, &self.path).map_err(io).map(|()| log));
+        match outcome {
+            Ok(log) => {
+                *self = Self { path: std::mem::take(&mut self.path), unsettled: true, ..log };
+                if let Err(error) = self.settle() {
+                    tracing::error!(path = %self.path.display(), %error, "the directory of a new file cannot be synced yet; nothing is appended before it is");
+                }
+                Ok(())
+            }
+            Err(error) => {
+                // It may hold the space that the old file needs.
+                let _ = std::fs::remove_file(&fresh);
+                Err(error)
+            }
+        }
+    }
+
     /// Appends a record; it is on disk when this returns, and not in the file when it fails.
     pub(crate) fn append(&mut self, payload: &[u8]) -> Result<Place, FramedError> {
         if payload.len() > self.payload_bytes_max {
             return Err(FramedError::TooLarge { bytes: payload.len(), limit: self.payload_bytes_max });
         }
-        let outcome = self.take_back().and_then(|()| {
+        let outcome = self.settle().and_then(|()| self.take_back()).and_then(|()| {
             self.dirty = true;
             self.write(&frame(payload))?;
             self.file.sync_data()
@@ -143,6 +191,15 @@ impl FramedLog {
         let mut payload = vec![0; place.bytes];
         self.file.read_exact_at(&mut payload, place.offset + FRAME_BYTES as u64)?;
         Ok(payload)
+    }
+
+    /// Makes sure that a crash finds this file under its name.
+    fn settle(&mut self) -> io::Result<()> {
+        if self.unsettled {
+            sync_directory_of(&self.path)?;
+            self.unsettled = false;
+        }
+        Ok(())
     }
 
     /// Removes what a failed append has left.
@@ -171,32 +228,37 @@ impl FramedLog {
     }
 }
 
-/// Writes a new file with these records in place of `path`, atomically.
-pub(crate) fn replace(path: &Path, magic: &[u8; 8], payloads: impl Iterator<Item = Vec<u8>>) -> io::Result<()> {
-    let mut bytes = header(magic)?;
-    for payload in payloads {
-        bytes.extend(frame(&payload));
+/// Made whole under another name first: a crash leaves no half header.
+fn create(path: &Path, magic: &[u8; 8]) -> io::Result<()> {
+    let mut id = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut id)?;
+    let fresh = path.with_extension(FRESH);
+    let outcome = write_fresh(&fresh, magic, id, std::iter::empty()).and_then(|()| std::fs::rename(&fresh, path));
+    if outcome.is_err() {
+        let _ = std::fs::remove_file(&fresh);
+        return outcome;
     }
-    let fresh = path.with_extension("new");
-    let mut file = File::create(&fresh)?;
-    file.write_all(&bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&fresh, path)?;
+    sync_directory_of(path)
+}
+
+fn write_fresh(fresh: &Path, magic: &[u8; 8], id: [u8; 16], payloads: impl Iterator<Item = Vec<u8>>) -> io::Result<()> {
+    let mut file = io::BufWriter::new(File::create(fresh)?);
+    file.write_all(&header(magic, id))?;
+    for payload in payloads {
+        file.write_all(&frame(&payload))?;
+    }
+    file.into_inner()?.sync_all()
+}
+
+fn sync_directory_of(path: &Path) -> io::Result<()> {
     File::open(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()
 }
 
-/// Made whole under another name first: a crash leaves no half header.
-fn create(path: &Path, magic: &[u8; 8]) -> io::Result<()> {
-    replace(path, magic, std::iter::empty())
-}
-
-fn header(magic: &[u8; 8]) -> io::Result<Vec<u8>> {
-    let mut id = [0; 16];
-    File::open("/dev/urandom")?.read_exact(&mut id)?;
+fn header(magic: &[u8; 8], id: [u8; 16]) -> Vec<u8> {
     let mut header = magic.to_vec();
     header.extend(id);
     header.extend(crc32fast::hash(&header).to_le_bytes());
-    Ok(header)
+    header
 }
 
 fn frame(payload: &[u8]) -> Vec<u8> {

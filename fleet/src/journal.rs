@@ -3,13 +3,15 @@
 //!
 //! The file is a log of framed records ([`crate::framed`] owns the bytes), one entry as JSON in each. What
 //! [`Journal::append`] has returned is on disk; what it refused is not in the file either. Revisions rise by one,
-//! except where [`Journal::reconcile`] has closed a gap after a lost journal.
+//! except where [`Journal::reconcile`] has closed a gap after a lost journal, or [`Journal::compact`] has left out what later
+//! entries supersede.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::framed::{FramedError, FramedLog};
+use crate::fold::fold;
+use crate::framed::{FramedError, FramedLog, Place};
 
 /// The magic number at the start of a journal file.
 const MAGIC: &[u8; 8] = b"NCJRNL1\n";
@@ -20,10 +22,16 @@ pub const CHANGE_BYTES_MAX: usize = 16 << 20;
 /// Encoded bytes after which [`Journal::after`] adds no further entry to its answer.
 const AFTER_BYTES_MAX: usize = 8 << 20;
 
+/// Bytes beyond twice the last compacted length after which the journal is compacted again.
+const COMPACT_AFTER_BYTES: u64 = 8 << 20;
+
+/// The newest entries stay whatever supersedes them: people look at what happened lately.
+const RECENT_KEPT: usize = 256;
+
 /// One change, with its place in the order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
-    /// 1 for the first, one more each; higher only after [`Journal::reconcile`].
+    /// 1 for the first, one more each; higher only after [`Journal::reconcile`]. Some may be left out.
     pub revision: u64,
     /// When it was accepted, milliseconds after the Unix epoch.
     pub accepted_unix_ms: u64,
@@ -105,8 +113,10 @@ pub struct PushItem {
 pub struct Journal {
     log: FramedLog,
     /// Revision and place of each entry, in order.
-    places: Vec<(u64, crate::framed::Place)>,
+    places: Vec<(u64, Place)>,
     path: PathBuf,
+    /// Length after the last compaction of this process.
+    compacted_bytes: u64,
 }
 
 /// Why the journal cannot be used.
@@ -156,7 +166,7 @@ impl Journal {
     /// # Errors
     /// [`JournalError::Damaged`] when a record that others follow is bad; [`JournalError::Io`].
     pub fn open(path: &Path) -> Result<Self, JournalError> {
-        let mut places: Vec<(u64, crate::framed::Place)> = Vec::new();
+        let mut places: Vec<(u64, Place)> = Vec::new();
         let mut bad = None;
         let log = FramedLog::open(path, MAGIC, CHANGE_BYTES_MAX, |place, payload| {
             let newest = places.last().map_or(0, |(revision, _)| *revision);
@@ -175,7 +185,7 @@ impl Journal {
         })?;
         match bad {
             Some((offset, reason)) => Err(JournalError::Damaged { path: path.to_owned(), offset, reason }),
-            None => Ok(Self { log, places, path: path.to_owned() }),
+            None => Ok(Self { log, places, path: path.to_owned(), compacted_bytes: 0 }),
         }
     }
 
@@ -226,7 +236,7 @@ impl Journal {
             if bytes > AFTER_BYTES_MAX && !entries.is_empty() {
                 break;
             }
-            match self.log.read(*place).and_then(|payload| serde_json::from_slice(&payload).map_err(std::io::Error::from)) {
+            match self.read(*place) {
                 Ok(entry) => entries.push(entry),
                 Err(error) => {
                     tracing::error!(path = %self.path.display(), offset = place.offset, %error, "a journal entry cannot be read");
@@ -237,13 +247,55 @@ impl Journal {
         entries
     }
 
+    /// Whether the journal has grown enough for [`Journal::compact`] to be worth its while.
+    pub fn is_compaction_due(&self) -> bool {
+        self.log.bytes() > 2 * self.compacted_bytes + COMPACT_AFTER_BYTES
+    }
+
+    /// Leaves out what later entries supersede; gives how many entries went. Identity, revisions and order stay, and so do
+    /// the newest 256 entries, so that a follower learns the same whatever its cursor: where it lacks an entry that went, it
+    /// gets one further on that covers at least as much. Beyond 65,536 purges the older half becomes one purge of everything.
+    /// Blocking; a crash leaves the old file or the new one.
+    ///
+    /// # Errors
+    /// [`JournalError::Io`]; the journal goes on as it was.
+    pub fn compact(&mut self, now_unix_ms: u64) -> Result<usize, JournalError> {
+        let io = |source| JournalError::Io { path: self.path.clone(), source };
+        // Not again before it has grown, whatever comes of it.
+        self.compacted_bytes = self.log.bytes();
+        let (old, recent) = self.places.split_at(self.places.len().saturating_sub(RECENT_KEPT));
+        let old: Vec<Entry> = old.iter().map(|(_, place)| self.read(*place)).collect::<Result<_, _>>().map_err(io)?;
+        let before = old.len();
+        let mut kept = fold(old, now_unix_ms);
+        let left_out = before - kept.len();
+        if left_out == 0 {
+            return Ok(0);
+        }
+        for (_, place) in recent {
+            kept.push(self.read(*place).map_err(io)?);
+        }
+        let revisions: Vec<u64> = kept.iter().map(|entry| entry.revision).collect();
+        let mut places = Vec::with_capacity(revisions.len());
+        self.log.rewrite(kept.iter().map(encode), |place, _| places.push(place))?;
+        self.places = revisions.into_iter().zip(places).collect();
+        self.compacted_bytes = self.log.bytes();
+        Ok(left_out)
+    }
+
+    fn read(&self, place: Place) -> std::io::Result<Entry> {
+        serde_json::from_slice(&self.log.read(place)?).map_err(std::io::Error::from)
+    }
+
     fn append_as(&mut self, revision: u64, change: Change, accepted_unix_ms: u64) -> Result<Entry, JournalError> {
         let entry = Entry { revision, accepted_unix_ms, change };
-        let payload = serde_json::to_vec(&entry).expect("an entry has string keys and no failing parts");
-        let place = self.log.append(&payload)?;
+        let place = self.log.append(&encode(&entry))?;
         self.places.push((revision, place));
         Ok(entry)
     }
+}
+
+fn encode(entry: &Entry) -> Vec<u8> {
+    serde_json::to_vec(entry).expect("an entry has string keys and no failing parts")
 }
 
 #[cfg(test)]
@@ -364,6 +416,87 @@ mod tests {
         }
         assert_eq!(journal.after(0, 256).len(), 1);
         assert_eq!(journal.after(2, 256).len(), 1);
+    }
+
+    /// A journal that has something to leave out: one URL purged again and again, then the newest entries.
+    fn repetitive(path: &Path) -> (Journal, Vec<Entry>) {
+        let mut journal = Journal::open(path).expect("opens");
+        let old = (0..300).map(|n| purge(&format!("http://h/{}", n % 3)));
+        let recent = (0..RECENT_KEPT).map(|_| purge("http://h/0"));
+        let entries = old.chain(recent).map(|change| journal.append(change, 7).expect("appends")).collect();
+        (journal, entries)
+    }
+
+    #[test]
+    fn compaction_leaves_what_followers_and_people_need() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("journal");
+        let (mut journal, entries) = repetitive(&path);
+        let (id, before) = (journal.id(), std::fs::metadata(&path).expect("there").len());
+        assert_eq!(journal.compact(9).expect("room"), 297);
+        assert!(std::fs::metadata(&path).expect("there").len() < before);
+        // Three of the old ones, the newest of each URL, and all recent ones, whatever the cursor.
+        for mut reader in [journal, Journal::open(&path).expect("opens")] {
+            assert_eq!((reader.id(), reader.revision()), (id.clone(), 556));
+            for cursor in [0, 1, 297, 298, 299, 300, 301, 555, 556] {
+                let expected: Vec<&Entry> = entries.iter().filter(|e| e.revision > cursor.max(297)).collect();
+                assert_eq!(reader.after(cursor, 1000).iter().collect::<Vec<_>>(), expected, "from {cursor}");
+            }
+            assert_eq!(reader.reconcile(Some(&id), 556, 1).expect("fine"), None);
+        }
+        let mut journal = Journal::open(&path).expect("opens");
+        assert_eq!(journal.append(purge("http://h/more"), 1).expect("appends").revision, 557);
+        assert_eq!(Journal::open(&path).expect("opens").revision(), 557);
+        let kept = std::fs::read(&path).expect("read");
+        assert_eq!(journal.compact(9).expect("room"), 1, "one entry is no longer among the newest and superseded");
+        assert_ne!(std::fs::read(&path).expect("read"), kept);
+    }
+
+    #[test]
+    fn a_compaction_cut_short_at_any_byte_loses_nothing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("journal");
+        let (mut journal, entries) = repetitive(&path);
+        let old = std::fs::read(&path).expect("read");
+        journal.compact(9).expect("room");
+        let new = std::fs::read(&path).expect("read");
+        for cut in (0..new.len()).step_by(997).chain([new.len()]) {
+            std::fs::write(&path, &old).expect("write");
+            std::fs::write(path.with_extension("new"), &new[..cut]).expect("write");
+            let mut journal = Journal::open(&path).expect("opens");
+            assert!(!path.with_extension("new").exists());
+            assert_eq!(journal.after(0, 1000), entries, "cut at {cut}");
+            assert_eq!(journal.compact(9).expect("room"), 297, "cut at {cut}");
+            assert_eq!(std::fs::read(&path).expect("read"), new, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_compaction_that_fails_changes_nothing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("journal");
+        let (mut journal, entries) = repetitive(&path);
+        // Nothing can be written under the name of the new file.
+        std::fs::create_dir(path.with_extension("new")).expect("room");
+        assert!(matches!(journal.compact(9), Err(JournalError::Io { .. })));
+        assert_eq!(journal.after(0, 1000), entries);
+        assert_eq!(journal.append(purge("http://h/more"), 1).expect("appends").revision, 557);
+        std::fs::remove_dir(path.with_extension("new")).expect("there");
+        assert_eq!(Journal::open(&path).expect("opens").revision(), 557);
+    }
+
+    #[test]
+    fn compaction_is_due_when_the_journal_has_grown() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut journal = Journal::open(&dir.path().join("journal")).expect("opens");
+        let text = "x".repeat(COMPACT_AFTER_BYTES as usize / 2);
+        let grow = |journal: &mut Journal| journal.append(Change::FleetFile { text: text.clone() }, 1).expect("appends");
+        grow(&mut journal);
+        assert!(!journal.is_compaction_due());
+        grow(&mut journal);
+        assert!(journal.is_compaction_due());
+        assert_eq!(journal.compact(1).expect("room"), 0, "both are recent");
+        assert!(!journal.is_compaction_due(), "not again before it has grown");
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod config;
 pub mod failure;
 pub mod file;
+mod fold;
 pub mod follow;
 mod framed;
 pub mod journal;

@@ -128,6 +128,20 @@ impl FromStr for Bytes {
     }
 }
 
+impl Bytes {
+    /// For people, rounded to three digits or so: `1.5 GiB`, `340 KiB`, `12 B`.
+    pub fn rounded(self) -> String {
+        let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+        let (mut value, mut unit) = (self.0 as f64, 0);
+        while value >= 1023.5 && unit + 1 < units.len() {
+            value /= 1024.0;
+            unit += 1;
+        }
+        let digits = usize::from(unit > 0 && value < 99.95);
+        format!("{value:.digits$} {}", units[unit])
+    }
+}
+
 impl fmt::Display for Bytes {
     /// The largest unit of 1024 that leaves no fraction, so that it reads back as the same number.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -168,6 +182,23 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn rounded_bytes_read_well() {
+        let mebi = 1 << 20;
+        let table = [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (340 * 1024, "340 KiB"),
+            (3 * mebi / 2, "1.5 MiB"),
+            (mebi - 1, "1.0 MiB"),
+            (u64::MAX, "16.0 EiB"),
+        ];
+        for (bytes, expected) in table {
+            assert_eq!(Bytes(bytes).rounded(), expected, "{bytes}");
+        }
+    }
 
     #[test]
     fn quantities_are_read_as_written() {

@@ -610,17 +610,12 @@ fn load_says_which_file_and_where() {
     std::fs::write(&path, LAB).expect("write");
     let fleet = load(&path).expect("a good file");
     assert_eq!(fleet.state_dir, dir.path().join("state"));
-    let (sender, _) = watch::channel(Arc::new(fleet));
-    assert_eq!(reload(&path, &sender), Ok(false));
     std::fs::write(&path, LAB.replace("200ms", "1ms").replace("5s", "5x")).expect("write");
-    let wrong = reload(&path, &sender).expect_err("two mistakes");
+    let wrong = load(&path).expect_err("two mistakes");
     assert_eq!((wrong.kind, wrong.message.lines().count()), (FailureKind::Usage, 2));
     assert!(wrong.message.lines().all(|l| l.starts_with(&format!("{}:", path.display()))), "{wrong}");
-    std::fs::write(&path, LAB.replace("200ms", "3s")).expect("write");
-    assert_eq!(reload(&path, &sender), Ok(true));
-    assert_eq!(sender.borrow().report_interval, Duration::from_secs(3));
     std::fs::write(&path, [0xff, 0xfe]).expect("write");
-    assert_eq!(load(&path).expect_err("not text").kind, FailureKind::NoInput);
+    assert_eq!(load(&path).expect_err("not text").kind, FailureKind::BadData);
 }
 
 #[test]

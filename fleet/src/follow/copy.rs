@@ -1,15 +1,15 @@
 //! What a node keeps of the journal for its next start: where it was, and the entries that still mean something.
 //!
-//! Owns the file `journal.copy` and the rules by which entries supersede one another; does no network.
+//! Owns the file `journal.copy`; does no network.
 
-use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::fold::fold;
 use crate::framed::{self, FramedError, FramedLog};
-use crate::journal::{Change, Entry, Purge, PurgeScope};
+use crate::journal::{Change, Entry};
 
 const MAGIC: &[u8; 8] = b"NCCOPY1\n";
 
@@ -18,9 +18,6 @@ const RECORD_BYTES_MAX: usize = 64 << 20;
 
 /// Bytes written since the file was last folded after which it is folded again.
 const FOLD_AFTER_BYTES: u64 = 8 << 20;
-
-/// Purges that are kept apart; beyond it the older half becomes one purge of everything, which covers more.
-const PURGES_MAX: usize = 65_536;
 
 /// Where a node is in a journal.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,9 +85,7 @@ impl Copy {
         }
         let entries = fold(entries, now_unix_ms);
         if records > 1 {
-            let batches = batches(&position, &entries);
-            framed::replace(path, MAGIC, batches).map_err(|source| FramedError::Io { path: path.to_owned(), source })?;
-            log = FramedLog::open(path, MAGIC, RECORD_BYTES_MAX, |_, _| ())?;
+            log.rewrite(batches(&position, &entries), |_, _| ())?;
         }
         Ok((Self { log, path: path.to_owned(), position, written: 0 }, entries))
     }
@@ -129,116 +124,18 @@ fn to_io(error: FramedError) -> io::Error {
     }
 }
 
-/// The entries that still mean something, in order of revision: the newest fleet file; of push orders the newest for
-/// each cluster, while it runs; of purges those that no later one covers wholly. The
-/// newest entry is always kept, so that a node that starts again reaches the revision that it was at.
-pub(super) fn fold(mut entries: Vec<Entry>, now_unix_ms: u64) -> Vec<Entry> {
-    entries.sort_by_key(|entry| entry.revision);
-    let last = entries.len().saturating_sub(1);
-    let mut newest: HashMap<Key, usize> = HashMap::new();
-    let mut everything = 0;
-    for (n, entry) in entries.iter().enumerate() {
-        newest.insert(key(&entry.change), n);
-        if matches!(&entry.change, Change::Purge(Purge { scope: PurgeScope::All, soft: false })) {
-            everything = entry.revision;
-        }
-    }
-    let is_kept = |n: usize, entry: &Entry| {
-        let is_newest = newest.get(&key(&entry.change)) == Some(&n);
-        is_newest
-            && match &entry.change {
-                Change::FleetFile { .. } => true,
-                Change::Push(order) => order.not_after_unix_ms > now_unix_ms || n == last,
-                Change::Purge(purge) => {
-                    let harder = Key::Purge(purge.scope.clone(), false);
-                    let is_covered = purge.soft && newest.get(&harder).is_some_and(|hard| *hard > n);
-                    entry.revision >= everything && !is_covered
-                }
-            }
-    };
-    let kept: Vec<bool> = entries.iter().enumerate().map(|(n, entry)| is_kept(n, entry)).collect();
-    let mut kept = kept.into_iter();
-    entries.retain(|_| kept.next().unwrap_or(false));
-    limit_purges(entries)
-}
-
-fn limit_purges(mut entries: Vec<Entry>) -> Vec<Entry> {
-    let is_purge = |entry: &Entry| matches!(entry.change, Change::Purge(_));
-    let purges: Vec<usize> = entries.iter().enumerate().filter(|(_, e)| is_purge(e)).map(|(n, _)| n).collect();
-    if purges.len() > PURGES_MAX {
-        let last = purges[purges.len() / 2];
-        entries[last].change = Change::Purge(Purge { scope: PurgeScope::All, soft: false });
-        let revision = entries[last].revision;
-        entries.retain(|entry| !is_purge(entry) || entry.revision >= revision);
-    }
-    entries
-}
-
-/// Entries with one key supersede one another.
-#[derive(Debug, PartialEq, Eq, Hash)]
-enum Key {
-    FleetFile,
-    Push(String),
-    Purge(PurgeScope, bool),
-}
-
-fn key(change: &Change) -> Key {
-    match change {
-        Change::FleetFile { .. } => Key::FleetFile,
-        Change::Push(order) => Key::Push(order.cluster.clone()),
-        Change::Purge(purge) => Key::Purge(purge.scope.clone(), purge.soft),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::PushOrder;
+    use crate::journal::{Purge, PurgeScope};
 
-    fn purge(revision: u64, scope: PurgeScope, soft: bool) -> Entry {
-        Entry { revision, accepted_unix_ms: 0, change: Change::Purge(Purge { scope, soft }) }
-    }
-
-    fn url(revision: u64, url: &str, soft: bool) -> Entry {
-        purge(revision, PurgeScope::Url(url.into()), soft)
+    fn url(revision: u64, url: &str) -> Entry {
+        let change = Change::Purge(Purge { scope: PurgeScope::Url(url.into()), soft: false });
+        Entry { revision, accepted_unix_ms: 0, change }
     }
 
     fn file(revision: u64) -> Entry {
         Entry { revision, accepted_unix_ms: 0, change: Change::FleetFile { text: revision.to_string() } }
-    }
-
-    fn push(revision: u64, cluster: &str, not_after_unix_ms: u64) -> Entry {
-        let order = PushOrder { id: revision.to_string(), cluster: cluster.into(), items: Vec::new(), rate_bytes: 1, not_after_unix_ms };
-        Entry { revision, accepted_unix_ms: 0, change: Change::Push(order) }
-    }
-
-    #[test]
-    fn only_what_nothing_later_covers_is_kept() {
-        let table: Vec<(&str, Vec<Entry>, Vec<u64>)> = vec![
-            ("one scope, newest", vec![url(1, "a", false), url(2, "b", false), url(3, "a", false)], vec![2, 3]),
-            ("hard covers soft", vec![url(1, "a", true), url(2, "a", false)], vec![2]),
-            ("soft does not cover hard", vec![url(1, "a", false), url(2, "a", true)], vec![1, 2]),
-            ("everything covers all", vec![url(1, "a", false), purge(2, PurgeScope::All, false), url(3, "a", false)], vec![2, 3]),
-            ("softly everything does not", vec![url(1, "a", false), purge(2, PurgeScope::All, true)], vec![1, 2]),
-            ("newest file", vec![file(1), file(2), url(3, "a", false)], vec![2, 3]),
-            ("running orders", vec![push(1, "ams", 200), push(2, "ams", 200), push(3, "nyc", 50), push(4, "sin", 101)], vec![2, 4]),
-            ("the newest entry", vec![url(1, "a", false), push(2, "ams", 50), push(3, "ams", 50)], vec![1, 3]),
-            ("a file survives a purge of everything", vec![file(1), purge(2, PurgeScope::All, false)], vec![1, 2]),
-        ];
-        for (name, entries, expected) in table {
-            let kept: Vec<u64> = fold(entries, 100).iter().map(|e| e.revision).collect();
-            assert_eq!(kept, expected, "{name}");
-        }
-    }
-
-    #[test]
-    fn too_many_purges_become_one_of_everything() {
-        let count = PURGES_MAX as u64 + 1;
-        let kept = fold((1..=count).map(|n| url(n, &n.to_string(), false)).chain([file(count + 1)]).collect(), 0);
-        let first = kept.first().expect("some");
-        assert_eq!(first.change, Change::Purge(Purge { scope: PurgeScope::All, soft: false }));
-        assert_eq!(first.revision + kept.len() as u64 - 1, count + 1);
-        assert!(kept.len() < PURGES_MAX);
     }
 
     #[test]
@@ -248,11 +145,11 @@ mod tests {
         let at = |cursor| Position { journal: Some("j".into()), cursor, given: cursor, joined_at: 0 };
         let (mut copy, entries) = Copy::open(&path, 0).expect("opens");
         assert_eq!((entries, copy.position.clone()), (vec![], Position::default()));
-        copy.take(at(2), &[url(1, "a", false), url(2, "a", false)], 0).expect("kept");
+        copy.take(at(2), &[url(1, "a"), url(2, "a")], 0).expect("kept");
         copy.take(at(3), &[file(3)], 0).expect("kept");
         for _ in 0..2 {
             let (copy, entries) = Copy::open(&path, 0).expect("opens");
-            assert_eq!((copy.position, entries), (at(3), vec![url(2, "a", false), file(3)]));
+            assert_eq!((copy.position, entries), (at(3), vec![url(2, "a"), file(3)]));
         }
     }
 

@@ -1,0 +1,186 @@
+//! Which journal entries still mean something: the rules by which later ones supersede earlier ones. Pure.
+
+use std::collections::HashMap;
+
+use crate::journal::{Change, Entry, Purge, PurgeScope};
+
+/// Purges that are kept apart; beyond it the older half becomes one purge of everything, which covers more.
+const PURGES_MAX: usize = 65_536;
+
+/// The entries that still mean something, in order of revision: the newest fleet file; of push orders the newest for
+/// each cluster, while it runs; of purges those that no later one covers wholly. The newest entry is always kept, so that
+/// a reader reaches the revision that it would have reached with all of them.
+///
+/// A reader may begin anywhere: what is left out has its like, or something wider, further on.
+pub(crate) fn fold(mut entries: Vec<Entry>, now_unix_ms: u64) -> Vec<Entry> {
+    entries.sort_by_key(|entry| entry.revision);
+    let last = entries.len().saturating_sub(1);
+    let mut newest: HashMap<Key, usize> = HashMap::new();
+    let mut everything = 0;
+    for (n, entry) in entries.iter().enumerate() {
+        newest.insert(key(&entry.change), n);
+        if matches!(&entry.change, Change::Purge(Purge { scope: PurgeScope::All, soft: false })) {
+            everything = entry.revision;
+        }
+    }
+    let is_kept = |n: usize, entry: &Entry| {
+        let is_newest = newest.get(&key(&entry.change)) == Some(&n);
+        is_newest
+            && match &entry.change {
+                Change::FleetFile { .. } => true,
+                Change::Push(order) => order.not_after_unix_ms > now_unix_ms || n == last,
+                Change::Purge(purge) => {
+                    let harder = Key::Purge(purge.scope.clone(), false);
+                    let is_covered = purge.soft && newest.get(&harder).is_some_and(|hard| *hard > n);
+                    entry.revision >= everything && !is_covered
+                }
+            }
+    };
+    let kept: Vec<bool> = entries.iter().enumerate().map(|(n, entry)| is_kept(n, entry)).collect();
+    let mut kept = kept.into_iter();
+    entries.retain(|_| kept.next().unwrap_or(false));
+    limit_purges(entries)
+}
+
+fn limit_purges(mut entries: Vec<Entry>) -> Vec<Entry> {
+    let is_purge = |entry: &Entry| matches!(entry.change, Change::Purge(_));
+    let purges: Vec<usize> = entries.iter().enumerate().filter(|(_, e)| is_purge(e)).map(|(n, _)| n).collect();
+    if purges.len() > PURGES_MAX {
+        let last = purges[purges.len() / 2];
+        entries[last].change = Change::Purge(Purge { scope: PurgeScope::All, soft: false });
+        let revision = entries[last].revision;
+        entries.retain(|entry| !is_purge(entry) || entry.revision >= revision);
+    }
+    entries
+}
+
+/// Entries with one key supersede one another.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Key {
+    FleetFile,
+    Push(String),
+    Purge(PurgeScope, bool),
+}
+
+fn key(change: &Change) -> Key {
+    match change {
+        Change::FleetFile { .. } => Key::FleetFile,
+        Change::Push(order) => Key::Push(order.cluster.clone()),
+        Change::Purge(purge) => Key::Purge(purge.scope.clone(), purge.soft),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::journal::PushOrder;
+
+    fn purge(revision: u64, scope: PurgeScope, soft: bool) -> Entry {
+        Entry { revision, accepted_unix_ms: 0, change: Change::Purge(Purge { scope, soft }) }
+    }
+
+    fn url(revision: u64, url: &str, soft: bool) -> Entry {
+        purge(revision, PurgeScope::Url(url.into()), soft)
+    }
+
+    fn file(revision: u64) -> Entry {
+        Entry { revision, accepted_unix_ms: 0, change: Change::FleetFile { text: revision.to_string() } }
+    }
+
+    fn push(revision: u64, cluster: &str, not_after_unix_ms: u64) -> Entry {
+        let order = PushOrder { id: revision.to_string(), cluster: cluster.into(), items: Vec::new(), rate_bytes: 1, not_after_unix_ms };
+        Entry { revision, accepted_unix_ms: 0, change: Change::Push(order) }
+    }
+
+    #[test]
+    fn only_what_nothing_later_covers_is_kept() {
+        let table: Vec<(&str, Vec<Entry>, Vec<u64>)> = vec![
+            ("one scope, newest", vec![url(1, "a", false), url(2, "b", false), url(3, "a", false)], vec![2, 3]),
+            ("hard covers soft", vec![url(1, "a", true), url(2, "a", false)], vec![2]),
+            ("soft does not cover hard", vec![url(1, "a", false), url(2, "a", true)], vec![1, 2]),
+            ("everything covers all", vec![url(1, "a", false), purge(2, PurgeScope::All, false), url(3, "a", false)], vec![2, 3]),
+            ("softly everything does not", vec![url(1, "a", false), purge(2, PurgeScope::All, true)], vec![1, 2]),
+            ("newest file", vec![file(1), file(2), url(3, "a", false)], vec![2, 3]),
+            ("running orders", vec![push(1, "ams", 200), push(2, "ams", 200), push(3, "nyc", 50), push(4, "sin", 101)], vec![2, 4]),
+            ("the newest entry", vec![url(1, "a", false), push(2, "ams", 50), push(3, "ams", 50)], vec![1, 3]),
+            ("a file survives a purge of everything", vec![file(1), purge(2, PurgeScope::All, false)], vec![1, 2]),
+        ];
+        for (name, entries, expected) in table {
+            let kept: Vec<u64> = fold(entries, 100).iter().map(|e| e.revision).collect();
+            assert_eq!(kept, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn too_many_purges_become_one_of_everything() {
+        let count = PURGES_MAX as u64 + 1;
+        let kept = fold((1..=count).map(|n| url(n, &n.to_string(), false)).chain([file(count + 1)]).collect(), 0);
+        let first = kept.first().expect("some");
+        assert_eq!(first.change, Change::Purge(Purge { scope: PurgeScope::All, soft: false }));
+        assert_eq!(first.revision + kept.len() as u64 - 1, count + 1);
+        assert!(kept.len() < PURGES_MAX);
+    }
+
+    /// What a reader of entries makes of them.
+    #[derive(Debug, PartialEq)]
+    struct Meaning {
+        /// Of each URL, the newest hard purge, and the newest soft one after it.
+        purged: [(u64, u64); 3],
+        file: Option<String>,
+        /// What each cluster is to do.
+        orders: [Option<u64>; 2],
+        at: u64,
+    }
+
+    fn meaning(entries: &[Entry], after: u64) -> Meaning {
+        let (mut purged, mut file, mut orders, mut at) = ([(0, 0); 3], None, [None; 2], after);
+        for entry in entries.iter().filter(|e| e.revision > after) {
+            at = entry.revision;
+            match &entry.change {
+                Change::Purge(Purge { scope, soft }) => {
+                    let covered = match scope {
+                        PurgeScope::Url(url) => url.parse().expect("a number")..url.parse::<usize>().expect("a number") + 1,
+                        _ => 0..3,
+                    };
+                    for mark in &mut purged[covered] {
+                        let (hard, stale) = mark;
+                        // A hard purge covers what a soft one before it covers.
+                        if *soft { *stale = entry.revision } else { (*hard, *stale) = (entry.revision, 0) }
+                    }
+                }
+                Change::FleetFile { text } => file = Some(text.clone()),
+                Change::Push(order) => {
+                    orders[order.cluster.parse::<usize>().expect("a number")] = (order.not_after_unix_ms > 100).then_some(entry.revision)
+                }
+            }
+        }
+        Meaning { purged, file, orders, at }
+    }
+
+    fn change() -> impl Strategy<Value = Entry> {
+        let scope = prop_oneof![3 => (0..3u8).prop_map(|n| PurgeScope::Url(n.to_string())), 1 => Just(PurgeScope::All)];
+        prop_oneof![
+            6 => (scope, any::<bool>()).prop_map(|(scope, soft)| purge(0, scope, soft)),
+            1 => Just(file(0)),
+            2 => (0..2u8, prop_oneof![Just(50), Just(200)]).prop_map(|(cluster, until)| push(0, &cluster.to_string(), until)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_reader_from_anywhere_learns_the_same(changes in proptest::collection::vec(change(), 1..24), after in 0..24u64) {
+            let mut entries = changes;
+            for (revision, entry) in (1..).zip(&mut entries) {
+                entry.revision = revision;
+                if let Change::FleetFile { text } = &mut entry.change {
+                    *text = revision.to_string();
+                }
+            }
+            let after = after.min(entries.len() as u64);
+            let folded = fold(entries.clone(), 100);
+            prop_assert_eq!(meaning(&folded, after), meaning(&entries, after));
+        }
+    }
+}
