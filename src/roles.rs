@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nearcast_control::FleetText;
 use nearcast_fleet::config::Fleet;
 use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::follow::{self, NodeContext};
@@ -80,11 +79,17 @@ pub(crate) async fn control(arguments: NodeArgs, with_parent: bool) -> Result<()
     let (fleet_tx, _) = watch::channel(Arc::new(fleet));
     let (trigger, shutdown) = shutdown::channel();
     signals::end_on(trigger, with_parent)?;
-    reload_on_hangup(fleet_tx.clone(), Some(path.clone()))?;
-    let text = std::fs::read_to_string(&path)
-        .map_err(|e| Failure::new(FailureKind::NoInput, format!("cannot read the fleet file {}: {e}", path.display())))?;
-    let base = path.parent().unwrap_or(Path::new("")).to_owned();
-    nearcast_control::run_with(fleet_tx, Some(FleetText { text, base }), shutdown).await
+    let (disk_tx, disk) = watch::channel(file::read(&path)?);
+    let mut hangup = signals::listen(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            match file::read(&path) {
+                Ok(text) => drop(disk_tx.send_replace(text)),
+                Err(failure) => tracing::error!(%failure, "SIGHUP: the fleet file stays as it was"),
+            }
+        }
+    });
+    nearcast_control::run(fleet_tx, disk, shutdown).await
 }
 
 /// What every role but control is given.
@@ -95,12 +100,16 @@ async fn context(name: String, fleet: Fleet, path: Option<PathBuf>, with_parent:
     signals::end_on(trigger, with_parent)?;
     reload_on_hangup(fleet_tx.clone(), path)?;
     follow::start(name, fleet_tx, state_dir.clone(), shutdown).await.map_err(|error| {
-        let kind = match error.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::InvalidData => FailureKind::Io,
-            _ => FailureKind::CannotCreate,
+        let (kind, mend) = match error.kind() {
+            std::io::ErrorKind::StorageFull => (FailureKind::Io, "free some space"),
+            std::io::ErrorKind::InvalidData => (FailureKind::Io, "move what is there away"),
+            _ => (FailureKind::CannotCreate, "make the directory writable"),
         };
-        let mend = "the node keeps its state there; make the directory writable or choose another one (fleet.state_dir, --state-dir)";
-        Failure::new(kind, format!("cannot use {}: {error} ({mend})", state_dir.display()))
+        let message = format!(
+            "cannot use {}: {error}; the node keeps its state there: {mend} or choose another one (fleet.state_dir, --state-dir)",
+            state_dir.display()
+        );
+        Failure::new(kind, message)
     })
 }
 
@@ -128,9 +137,11 @@ fn own_state_dir(listen: Option<&SocketAddr>) -> PathBuf {
     std::env::temp_dir().join(format!("nearcast-edge-{}-{port}", kernel::user_id()))
 }
 
-/// Reads the fleet file again at each SIGHUP. A file with mistakes changes nothing and is logged.
+/// Reads the fleet file again at each SIGHUP. A file with mistakes changes nothing and is logged. Neither does one that
+/// was not edited: the fleet may have a newer revision by now, from the journal.
 fn reload_on_hangup(fleet_tx: watch::Sender<Arc<Fleet>>, path: Option<PathBuf>) -> Result<(), Failure> {
     let mut hangup = signals::listen(SignalKind::hangup())?;
+    let mut seen = fleet_tx.borrow().clone();
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
             let Some(path) = &path else {
@@ -138,9 +149,11 @@ fn reload_on_hangup(fleet_tx: watch::Sender<Arc<Fleet>>, path: Option<PathBuf>) 
                 continue;
             };
             match file::load(path) {
+                Ok(fleet) if fleet == *seen => tracing::info!(path = %path.display(), "SIGHUP: the fleet file has not changed"),
                 Ok(fleet) => {
                     tracing::info!(path = %path.display(), "SIGHUP: the fleet file was read again");
-                    fleet_tx.send_replace(Arc::new(fleet));
+                    seen = Arc::new(fleet);
+                    fleet_tx.send_replace(seen.clone());
                 }
                 Err(failure) => tracing::error!(%failure, "SIGHUP: the fleet file stays as it was"),
             }

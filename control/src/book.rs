@@ -136,6 +136,11 @@ impl Book {
         }
     }
 
+    /// When counting began.
+    pub(crate) fn started_unix_ms(&self) -> u64 {
+        self.started_unix_ms
+    }
+
     /// Takes in an edge's report.
     pub(crate) fn edge(&mut self, fleet: &Fleet, cluster: &Cluster, mut report: EdgeReport, now_ms: u64) -> Vec<Happening> {
         let edges = edge_names(fleet);

@@ -76,10 +76,17 @@ impl Dir {
 /// Writes a file so that a reader, or a crash, sees the old or the new one.
 pub(crate) fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
     let new = path.with_extension("new");
-    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&new, path)
+    let written = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new).and_then(|mut file| {
+        file.write_all(content)?;
+        file.sync_all()
+    });
+    let outcome = written.and_then(|()| fs::rename(&new, path));
+    if outcome.is_err() {
+        // Half a file is of no use, and takes space where there may be none.
+        let _ = fs::remove_file(&new);
+        return outcome;
+    }
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
 fn random_token() -> io::Result<String> {
@@ -89,7 +96,11 @@ fn random_token() -> io::Result<String> {
 }
 
 fn cannot_create(path: &Path, error: &io::Error) -> Failure {
-    Failure::new(FailureKind::CannotCreate, format!("cannot make {}: {error}; make it writable or set state_dir", path.display()))
+    let (kind, mend) = match error.kind() {
+        io::ErrorKind::StorageFull => (FailureKind::Io, "free some space or set state_dir"),
+        _ => (FailureKind::CannotCreate, "make it writable or set state_dir"),
+    };
+    Failure::new(kind, format!("cannot make {}: {error}; {mend}", path.display()))
 }
 
 #[cfg(test)]

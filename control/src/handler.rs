@@ -50,11 +50,11 @@ const SCOPE_CHARS_MAX: usize = 2048;
 /// Events that a new stream begins with, and that a status shows.
 const BACKLOG: usize = 64;
 const STATUS_EVENTS: usize = 20;
-/// A comment on a quiet event stream.
 /// Bytes of a query that is handed on to a name server.
 const EXPLAIN_QUERY_MAX: usize = 1024;
 /// How long a name server may take to explain.
 const EXPLAIN_TIME_MAX: Duration = Duration::from_secs(2);
+/// A comment on a quiet event stream.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 type App = Arc<State>;
@@ -203,16 +203,20 @@ fn json<T: DeserializeOwned>(headers: &HeaderMap, body: Body, limit: usize) -> R
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 struct StatusQuery {
-    /// Seconds that rates are taken over, 1..=3600; 30 unless given.
+    /// Seconds that rates are taken over, 1..=3600; 30 unless given; fewer while control has not run that long.
     window: Option<u64>,
 }
 
 /// The fleet now.
 #[utoipa::path(get, path = "/v1/status", tag = "read", params(StatusQuery), responses((status = 200, body = view::Status)))]
 async fn status(Shared(state): Shared<App>, asked: Asked<StatusQuery>) -> Answer<view::Status> {
-    let window_seconds = query(asked)?.window.unwrap_or(30).clamp(1, SECONDS_KEPT);
+    let now_unix_ms = now_unix_ms();
+    let asked_seconds = query(asked)?.window.unwrap_or(30);
+    // No longer than there was anything to count: a mean over time before that would be too low.
+    let counted_seconds = settled_second(&state.fleet(), now_unix_ms).saturating_sub(state.book().started_unix_ms().div_ceil(1000));
+    let window_seconds = asked_seconds.min(counted_seconds).clamp(1, SECONDS_KEPT);
     let around = Surroundings {
-        now_unix_ms: now_unix_ms(),
+        now_unix_ms,
         journal: state.ledger.id().to_owned(),
         revision: state.ledger.revision(),
         fleet_revision: state.fleet_revision(),
@@ -493,12 +497,11 @@ fn scope_name(scope: &PurgeScope) -> &'static str {
 
 /// The fleet file's text.
 #[utoipa::path(get, path = "/v1/fleet-file", tag = "change", security(("token" = [])),
-    responses((status = 200, content_type = "text/plain", body = String), (status = 401, body = view::ErrorBody), (status = 404, body = view::ErrorBody)))]
+    responses((status = 200, content_type = "text/plain", body = String), (status = 401, body = view::ErrorBody)))]
 async fn fleet_file(Shared(state): Shared<App>, headers: HeaderMap) -> Result<Response, ApiError> {
     with_token(&state, &headers)?;
     let file = state.fleet_file();
-    let text = file.text.ok_or_else(|| ApiError::NotFound("the text of the fleet file is not known here; PUT one".to_owned()))?;
-    Ok(([("nearcast-revision", file.revision.to_string())], text).into_response())
+    Ok(([("nearcast-revision", file.revision.to_string())], file.text).into_response())
 }
 
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -539,7 +542,7 @@ async fn put_fleet_file(
         return Err(ApiError::Conflict(format!("this cannot change while the fleet runs: {}", obstacles.join("; "))));
     }
     let current = state.fleet_file();
-    if check || current.text.as_deref() == Some(text.as_str()) {
+    if check || current.text == text {
         return Ok(Json(view::FleetFileAccepted { revision: current.revision, changed: false }));
     }
     let entry = state.ledger.append(Change::FleetFile { text: text.clone() }, now_unix_ms(), |_| ()).await?;

@@ -95,6 +95,19 @@ impl Ledger {
         reconciled.await.map_err(|_| ApiError::Internal("the journal's writer ended".to_owned()))?.map_err(ApiError::Storage)
     }
 
+    /// Leaves out what later entries supersede, when the journal has grown enough. A journal that cannot be compacted goes on as
+    /// it was. Blocking.
+    pub(crate) fn compact_blocking(&self, now_unix_ms: u64) {
+        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        if !journal.is_compaction_due() {
+            return;
+        }
+        match journal.compact(now_unix_ms) {
+            Ok(left_out) => tracing::info!(left_out, "the journal is compacted: later entries supersede those left out"),
+            Err(error) => tracing::warn!(%error, "the journal cannot be compacted; it goes on as it was"),
+        }
+    }
+
     /// Up to `most` entries after a revision, oldest first. Blocking.
     pub(crate) fn after_blocking(&self, revision: u64, most: usize) -> Vec<Entry> {
         self.journal.lock().unwrap_or_else(PoisonError::into_inner).after(revision, most)

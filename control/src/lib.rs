@@ -8,7 +8,8 @@
 //! Nothing that serves clients depends on this role: with it down, there are no changes and no console.
 //!
 //! Which fleet file is in force: whichever changed last. That is the journal's newest revision, unless the file on disk
-//! has been edited since control last started with it; the file on disk is then recorded as a new revision.
+//! has been edited since control last read it (at a start or on SIGHUP); the file on disk is then recorded as a new
+//! revision.
 
 mod book;
 mod console;
@@ -49,43 +50,25 @@ use crate::dir::{Dir, write_whole};
 use crate::events::{Happening, Level};
 use crate::ledger::Ledger;
 use crate::planner::{Learnt, Scheduler};
-use crate::revision::AtStart;
+use crate::revision::InForce;
 use crate::state::{FleetFile, Parts, State, now_unix_ms};
 
 /// How often time alone is looked at: silence, windows, orders that run out of time.
 const TICK: Duration = Duration::from_millis(500);
-/// How often what was learnt is written.
+/// How often what was learnt is written, and the journal's length looked at.
 const SAVE_EVERY: Duration = Duration::from_secs(60);
 /// File of what was learnt, in control's directory.
 const LEARNT_FILE: &str = "popularity.json";
-/// Copy of the fleet file on disk as it was at the last start.
+/// Copy of the fleet file on disk as it was when it was last read.
 const SEEN_FILE: &str = "fleet-file.seen";
 
-/// The fleet file as it is on disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FleetText {
-    /// Its text.
-    pub text: String,
-    /// The directory that its relative paths are taken from.
-    pub base: PathBuf,
-}
-
-/// Runs the control role of the fleet until shutdown, without the text of the fleet file on disk: see [`run_with`].
-///
-/// # Errors
-/// As [`run_with`].
-pub async fn run(fleet: watch::Sender<Arc<Fleet>>, shutdown: Shutdown) -> Result<(), Failure> {
-    run_with(fleet, None, shutdown).await
-}
-
-/// Runs the control role of the fleet until shutdown. `fleet` is updated when a revision of the fleet file is accepted, and
-/// watched for changes that others make. `disk` is the fleet file that `fleet` was read from: with it, the API can give
-/// out its text, and an edit of it is recorded as a revision at the next start.
+/// Runs the control role of the fleet until shutdown. `fleet` is updated when another fleet file comes into force. `disk` is
+/// the text of the fleet file that `fleet` was read from; it changes when the file is read again.
 ///
 /// # Errors
 /// A [`Failure`] when the fleet has no control role, a port is in use, control's directory cannot be made or is in use, or
 /// the journal is damaged. Nothing has been started then.
-pub async fn run_with(fleet: watch::Sender<Arc<Fleet>>, disk: Option<FleetText>, shutdown: Shutdown) -> Result<(), Failure> {
+pub async fn run(fleet: watch::Sender<Arc<Fleet>>, disk: watch::Receiver<String>, shutdown: Shutdown) -> Result<(), Failure> {
     let given = fleet.borrow().clone();
     let Some(control) = given.control.clone() else {
         return Err(Failure::new(FailureKind::Usage, "the fleet file has no [control] section; add one to run the control role"));
@@ -93,14 +76,17 @@ pub async fn run_with(fleet: watch::Sender<Arc<Fleet>>, disk: Option<FleetText>,
     let listener = TcpListener::bind(control.listen).await.map_err(|e| Failure::bind("the control API", control.listen, &e))?;
     let admin_listener = admin::bind(control.admin).await?;
     let dir = Dir::open(&given.node_dir(&control.name))?;
-    let state = Arc::new(open(fleet, &given, &control, &dir, disk, shutdown.clone())?);
+    let mut disk = disk;
+    let on_disk = disk.borrow_and_update().clone();
+    let state = Arc::new(open(fleet, &given, &control, &dir, on_disk, shutdown.clone())?);
 
     let (ready, readiness) = watch::channel(Readiness::Ready);
     let admin_task = tokio::spawn(admin::serve(admin_listener, state.metrics.registry.clone(), readiness, None, shutdown.clone()));
     let mut tasks = JoinSet::new();
     tasks.spawn(keep_time(state.clone(), shutdown.clone()));
-    tasks.spawn(keep_learnt(state.clone(), dir.file(LEARNT_FILE), shutdown.clone()));
+    tasks.spawn(keep_files(state.clone(), dir.file(LEARNT_FILE), shutdown.clone()));
     tasks.spawn(follow_fleet(state.clone(), shutdown.clone()));
+    tasks.spawn(follow_disk(state.clone(), disk, dir.file(SEEN_FILE), shutdown.clone()));
     tracing::info!(listen = %control.listen, revision = state.ledger.revision(), "the control API listens");
     let message = format!("control started at journal revision {}", state.ledger.revision());
     state.events.add(now_unix_ms(), [Happening::new("control_started", Level::Info, message)]);
@@ -119,19 +105,19 @@ fn open(
     given: &Fleet,
     control: &Control,
     dir: &Dir,
-    disk: Option<FleetText>,
+    disk_text: String,
     shutdown: Shutdown,
 ) -> Result<State, Failure> {
     let token = dir.token()?;
     let ledger = Ledger::open(&dir.file("journal")).map_err(|e| journal_failure(&e))?;
+    ledger.compact_blocking(now_unix_ms());
     let history = History::read(&ledger);
     let seen = std::fs::read_to_string(dir.file(SEEN_FILE)).ok();
     let newest = history.fleet_file.clone();
-    let base = disk.as_ref().map_or_else(|| PathBuf::from("."), |d| d.base.clone());
-    let disk_text = disk.map(|d| d.text);
-    let at_start = revision::at_start(disk_text.as_deref(), seen.as_deref(), newest.as_ref().map(|(_, text)| text.as_str()));
-    let fleet_file = match (at_start, newest, disk_text.clone()) {
-        (AtStart::Journal, Some((revision, text)), _) => {
+    let base = given.base.clone();
+    let in_force = revision::choose(&disk_text, seen.as_deref(), newest.as_ref().map(|(_, text)| text.as_str()));
+    let fleet_file = match (in_force, newest) {
+        (InForce::Journal, Some((revision, text))) => {
             let journalled = revision::parse(&text, revision, &base)?;
             if journalled.control.as_ref() != Some(control) || journalled.node_key != given.node_key {
                 return Err(Failure::new(
@@ -142,20 +128,19 @@ fn open(
                 ));
             }
             fleet.send_replace(Arc::new(journalled));
-            FleetFile { revision, text: Some(text) }
+            FleetFile { revision, text }
         }
-        (AtStart::DiskAsRevision, _, Some(text)) => {
-            let change = Change::FleetFile { text: text.clone() };
+        (InForce::DiskAsRevision, _) => {
+            let change = Change::FleetFile { text: disk_text.clone() };
             let entry = ledger.append_blocking(change, now_unix_ms(), |_| ()).map_err(|e| journal_failure(&e))?;
-            FleetFile { revision: entry.revision, text: Some(text) }
+            FleetFile { revision: entry.revision, text: disk_text.clone() }
         }
-        (_, _, text) => FleetFile { revision: 0, text },
+        _ => FleetFile { revision: 0, text: disk_text.clone() },
     };
-    if let Some(text) = &disk_text
-        && seen.as_ref() != Some(text)
-    {
+    if seen.as_ref() != Some(&disk_text) {
         let path = dir.file(SEEN_FILE);
-        write_whole(&path, text.as_bytes()).map_err(|e| Failure::new(FailureKind::Io, format!("cannot write {}: {e}", path.display())))?;
+        write_whole(&path, disk_text.as_bytes())
+            .map_err(|e| Failure::new(FailureKind::Io, format!("cannot write {}: {e}", path.display())))?;
     }
     let in_force = fleet.borrow().clone();
     let book = history.book(&in_force);
@@ -267,15 +252,19 @@ fn gauges(state: &State, fleet: &Fleet, now_unix_ms: u64) {
     }
 }
 
-/// Writes what was learnt now and then, and at the end.
-async fn keep_learnt(state: Arc<State>, path: PathBuf, mut shutdown: Shutdown) {
+/// Writes what was learnt and compacts the journal now and then, and at the end.
+async fn keep_files(state: Arc<State>, path: PathBuf, mut shutdown: Shutdown) {
     loop {
         let is_end = tokio::select! {
             () = tokio::time::sleep(SAVE_EVERY) => false,
             () = shutdown.asked() => true,
         };
         let (state, path) = (state.clone(), path.clone());
-        let saved = tokio::task::spawn_blocking(move || save(&state, &path)).await;
+        let saved = tokio::task::spawn_blocking(move || {
+            state.ledger.compact_blocking(now_unix_ms());
+            save(&state, &path)
+        })
+        .await;
         if let Ok(Err(error)) = saved {
             tracing::warn!(%error, "what was learnt of popularity cannot be written; a restart will begin anew");
         }
@@ -287,6 +276,32 @@ async fn keep_learnt(state: Arc<State>, path: PathBuf, mut shutdown: Shutdown) {
 
 fn save(state: &State, path: &Path) -> std::io::Result<()> {
     write_whole(path, &state.learnt.save())
+}
+
+/// Takes on the fleet file on disk whenever it has been read again.
+async fn follow_disk(state: Arc<State>, mut disk: watch::Receiver<String>, seen_path: PathBuf, mut shutdown: Shutdown) {
+    loop {
+        tokio::select! {
+            changed = disk.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            () = shutdown.asked() => return,
+        }
+        let text = disk.borrow_and_update().clone();
+        let outcome = revision::read_again(&state, text, &seen_path).await;
+        let happening = match outcome {
+            Ok(Some(message)) => Happening::new("fleet_file_read", Level::Info, message),
+            Ok(None) => continue,
+            Err(reason) => {
+                tracing::error!(%reason, "the fleet file on disk is not taken on; the one in force stays");
+                let message = format!("the fleet file on disk is not taken on: {reason}");
+                Happening::new("fleet_file_refused", Level::Warn, message)
+            }
+        };
+        state.events.add(now_unix_ms(), [happening]);
+    }
 }
 
 /// Keeps book and planner in step with the fleet, whoever changes it.

@@ -7,6 +7,7 @@ use nearcast_fleet::clock::FleetClock;
 use nearcast_fleet::config::{Cluster, Fleet, PushPolicy};
 use nearcast_fleet::journal::{Change, Entry, PushItem, PushOrder};
 use nearcast_fleet::report::UrlCount;
+use nearcast_fleet::units::Bytes;
 use nearcast_push::forecast::{self, Expected};
 use nearcast_push::plan::{self, Budget, Exclusion, Limit, Plan};
 use nearcast_push::popularity::{ClusterPopularity, Limits, Popularity};
@@ -317,12 +318,10 @@ pub(crate) async fn order(
     state.metrics.push_orders.with_label_values(&[cluster.name.as_str(), why]).inc();
     state.metrics.push_order_bytes.with_label_values(&[cluster.name.as_str()]).inc_by(made.plan.stored_bytes);
     let message = format!(
-        "push {} to {}: {}, {} bytes, {:.1} % from the best there is",
-        order.id,
-        cluster.label,
-        count(order.items.len() as u64, "item"),
-        made.plan.stored_bytes,
-        made.plan.gap() * 100.0
+        "push to {} begins: {}, {} on each node",
+        cluster.name,
+        count(order.items.len() as u64, "URL"),
+        Bytes(made.plan.stored_bytes).rounded()
     );
     let happening = Happening::new("push_started", Level::Info, message).cluster(&cluster.name).order(&order.id).revision(entry.revision);
     state.events.add(now_unix_ms, [happening]);
@@ -361,7 +360,7 @@ impl Scheduler {
                     self.empty.insert(cluster.name.clone(), (window.start_unix_ms, now_unix_ms + RETRY_MS));
                     if empty.is_none() {
                         let level = if matches!(why, NoOrder::Failed(_)) { Level::Warn } else { Level::Info };
-                        let message = format!("no push to {} for now: {why}", cluster.label);
+                        let message = format!("no push to {} for now: {why}", cluster.name);
                         state.events.add(now_unix_ms, [Happening::new("push_skipped", level, message).cluster(&cluster.name)]);
                     }
                 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use nearcast_fleet::journal::PushOrder;
 use nearcast_fleet::report::{EdgeReport, FillProgress};
+use nearcast_fleet::units::Bytes;
 use nearcast_push::account::{Account, Earnings, Filled};
 
 use crate::events::{Happening, Level};
@@ -120,7 +121,8 @@ impl Pushes {
         for record in self.records.iter_mut().filter(|r| r.over.is_none() && now_unix_ms > r.not_after_unix_ms) {
             record.over = Some(Over::Expired);
             let silent = record.nodes.iter().filter(|n| record.progress.get(*n).is_none_or(|p| !p.ended)).count();
-            let message = format!("push {} ran out of time: {}", record.id, count(silent as u64, "node") + " did not say that it ended");
+            let message =
+                format!("push to {} ran out of time: {}", record.cluster, count(silent as u64, "node") + " did not say that it ended");
             happenings.push(Happening::new("push_ended", Level::Warn, message).cluster(&record.cluster).order(&record.id));
         }
         happenings
@@ -162,8 +164,13 @@ impl Record {
             self.over = Some(Over::Ended);
             let level = if filled.failed == 0 { Level::Good } else { Level::Warn };
             let message = format!(
-                "push {} ended: {} warmed, {} were warm, {} failed; {} bytes from the origin, {} from peers",
-                self.id, filled.warmed, filled.already_warm, filled.failed, filled.origin_bytes, filled.peer_bytes
+                "push to {} ended: {} copies were warm, {} filled, {} failed; {} from the origin, {} from neighbours",
+                self.cluster,
+                filled.already_warm,
+                filled.warmed,
+                filled.failed,
+                Bytes(filled.origin_bytes).rounded(),
+                Bytes(filled.peer_bytes).rounded()
             );
             return Some(happening("push_ended", level, message));
         }
@@ -171,7 +178,7 @@ impl Record {
         if percent <= self.told_percent || percent >= 100 {
             return None;
         }
-        let told = happening("push_progress", Level::Info, format!("push {} is at {percent} %", self.id));
+        let told = happening("push_progress", Level::Info, format!("push to {} is at {percent} %", self.cluster));
         self.told_percent = percent;
         Some(told)
     }

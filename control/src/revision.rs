@@ -1,4 +1,4 @@
-//! Fleet-file revisions: which one is in force at start, what cannot change while the fleet runs, and taking one on.
+//! Fleet-file revisions: which one is in force, what cannot change while the fleet runs, and taking one on.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,8 +7,9 @@ use std::sync::PoisonError;
 use nearcast_fleet::config::Fleet;
 use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::file;
-use nearcast_fleet::journal::Entry;
+use nearcast_fleet::journal::{Change, Entry};
 
+use crate::dir::write_whole;
 use crate::events::{Happening, Level};
 use crate::state::{FleetFile, State, now_unix_ms};
 
@@ -46,15 +47,52 @@ pub(crate) fn obstacles(before: &Fleet, after: &Fleet) -> Vec<String> {
 
 /// Takes on a revision that is in the journal.
 pub(crate) fn apply(state: &State, fleet: Fleet, text: String, entry: &Entry) {
-    *state.fleet_file.lock().unwrap_or_else(PoisonError::into_inner) = FleetFile { revision: entry.revision, text: Some(text) };
+    *state.fleet_file.lock().unwrap_or_else(PoisonError::into_inner) = FleetFile { revision: entry.revision, text };
     state.fleet.send_replace(Arc::new(fleet));
     let message = format!("the fleet file has revision {}", entry.revision);
     state.events.add(now_unix_ms(), [Happening::new("fleet_file", Level::Info, message).revision(entry.revision)]);
 }
 
-/// What is in force at start.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum AtStart {
+/// Takes on the fleet file on disk when it was edited since it was last read. Says what was done when the journal has
+/// no part in it, or why nothing was: mistakes in it, or what cannot change while the fleet runs.
+pub(crate) async fn read_again(state: &State, text: String, seen_path: &Path) -> Result<Option<String>, String> {
+    let _turn = state.fleet_files.lock().await;
+    let current = state.fleet_file();
+    let newest = (current.revision > 0).then_some(current.text.as_str());
+    let seen = std::fs::read_to_string(seen_path).ok();
+    let in_force = choose(&text, seen.as_deref(), newest);
+    if in_force == InForce::Journal {
+        return Ok(Some(format!("the fleet file on disk has not changed; revision {} stays in force", current.revision)));
+    }
+    if text == current.text {
+        return Ok(None);
+    }
+    let base = state.base.clone();
+    let parsed = tokio::task::spawn_blocking(move || file::parse(&text, &base).map(|fleet| (text, fleet))).await;
+    let (text, fleet) = parsed.map_err(|e| e.to_string())?.map_err(|mistakes| file::describe("fleet file", &mistakes))?;
+    let obstacles = obstacles(&state.fleet(), &fleet);
+    if !obstacles.is_empty() {
+        return Err(format!(
+            "this cannot change while the fleet runs: {}; restart control and the nodes that it is about",
+            obstacles.join("; ")
+        ));
+    }
+    if in_force == InForce::DiskAsRevision {
+        let change = Change::FleetFile { text: text.clone() };
+        let entry = state.ledger.append(change, now_unix_ms(), |_| ()).await.map_err(|e| e.to_string())?;
+        apply(state, fleet, text.clone(), &entry);
+    } else {
+        *state.fleet_file.lock().unwrap_or_else(PoisonError::into_inner) = FleetFile { revision: 0, text: text.clone() };
+        state.fleet.send_replace(Arc::new(fleet));
+    }
+    // After it is in force: a crash before this makes the same text a revision once more, which changes nothing.
+    write_whole(seen_path, text.as_bytes()).map_err(|e| format!("cannot write {}: {e}", seen_path.display()))?;
+    Ok((in_force == InForce::Disk).then(|| "the fleet file on disk was read again".to_owned()))
+}
+
+/// Which fleet file is in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum InForce {
     /// The file on disk, as it was given.
     Disk,
     /// The newest revision of the journal.
@@ -64,13 +102,12 @@ pub(crate) enum AtStart {
 }
 
 /// Whichever changed last is in force: the journal's newest revision, unless the file on disk has been edited since
-/// control last started (`seen` is its text then).
-pub(crate) fn at_start(disk: Option<&str>, seen: Option<&str>, newest: Option<&str>) -> AtStart {
-    match (disk, newest) {
-        (_, None) => AtStart::Disk,
-        (None, Some(_)) => AtStart::Journal,
-        (Some(disk), Some(newest)) if disk == newest || seen == Some(disk) => AtStart::Journal,
-        (Some(_), Some(_)) => AtStart::DiskAsRevision,
+/// control last read it (`seen` is its text then).
+pub(crate) fn choose(disk: &str, seen: Option<&str>, newest: Option<&str>) -> InForce {
+    match newest {
+        None => InForce::Disk,
+        Some(newest) if disk == newest || seen == Some(disk) => InForce::Journal,
+        Some(_) => InForce::DiskAsRevision,
     }
 }
 
@@ -92,18 +129,16 @@ mod tests {
     #[test]
     fn whichever_changed_last_is_in_force() {
         let table = [
-            // disk, seen at the last start, newest of the journal
-            (Some("a"), None, None, AtStart::Disk),
-            (None, None, None, AtStart::Disk),
-            (Some("b"), Some("a"), None, AtStart::Disk),
-            (Some("a"), Some("a"), Some("b"), AtStart::Journal),
-            (Some("b"), Some("a"), Some("b"), AtStart::Journal),
-            (Some("c"), Some("a"), Some("b"), AtStart::DiskAsRevision),
-            (Some("c"), None, Some("b"), AtStart::DiskAsRevision),
-            (None, Some("a"), Some("b"), AtStart::Journal),
+            // disk, seen when it was last read, newest of the journal
+            ("a", None, None, InForce::Disk),
+            ("b", Some("a"), None, InForce::Disk),
+            ("a", Some("a"), Some("b"), InForce::Journal),
+            ("b", Some("a"), Some("b"), InForce::Journal),
+            ("c", Some("a"), Some("b"), InForce::DiskAsRevision),
+            ("c", None, Some("b"), InForce::DiskAsRevision),
         ];
         for (disk, seen, newest, expected) in table {
-            assert_eq!(at_start(disk, seen, newest), expected, "{disk:?} {seen:?} {newest:?}");
+            assert_eq!(choose(disk, seen, newest), expected, "{disk:?} {seen:?} {newest:?}");
         }
     }
 }

@@ -22,8 +22,7 @@ use crate::planner::Learnt;
 pub(crate) struct FleetFile {
     /// Journal revision; 0 for the file that control was started with.
     pub(crate) revision: u64,
-    /// Unknown when control was started without it.
-    pub(crate) text: Option<String>,
+    pub(crate) text: String,
 }
 
 /// Shared as `Arc<State>`.

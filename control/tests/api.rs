@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
-use nearcast_control::FleetText;
 use nearcast_fleet::client::Client;
 use nearcast_fleet::config::{Fleet, Secret};
 use nearcast_fleet::failure::{Failure, FailureKind};
@@ -83,6 +82,7 @@ struct Lab {
     text: String,
     token: Secret,
     fleet: watch::Receiver<Arc<Fleet>>,
+    disk: watch::Sender<String>,
     trigger: ShutdownTrigger,
     role: JoinHandle<Result<(), Failure>>,
     client: Client,
@@ -96,7 +96,7 @@ impl Lab {
     }
 
     async fn start_with(dir: Arc<tempfile::TempDir>, ip: String, text: String) -> Self {
-        let (fleet, role, trigger) = spawn(dir.path(), &text);
+        let Spawned { fleet, disk, role, trigger } = spawn(dir.path(), &text);
         let client = Client::new();
         let deadline = tokio::time::Instant::now() + SOON;
         loop {
@@ -108,7 +108,7 @@ impl Lab {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let token = Secret(std::fs::read_to_string(dir.path().join("state/control/token")).unwrap());
-        Self { dir, ip, text, token, fleet, trigger, role, client }
+        Self { dir, ip, text, token, fleet, disk, trigger, role, client }
     }
 
     async fn stop(self) -> (Arc<tempfile::TempDir>, String, String) {
@@ -164,28 +164,49 @@ impl Lab {
         self.report("edge", report).await;
     }
 
+    /// Gives control another text of the file on disk and waits until it is in force.
+    async fn read_again(&mut self, text: &str) {
+        self.fleet.mark_unchanged();
+        self.disk.send_replace(text.to_owned());
+        tokio::time::timeout(SOON, self.fleet.changed()).await.expect("it is taken on").unwrap();
+    }
+
     /// Waits for an event of that kind.
     async fn event(&self, kind: &str) -> Value {
+        self.event_where(kind, |e| e["kind"] == kind).await
+    }
+
+    /// Waits for an event that says this.
+    async fn message(&self, words: &str) -> Value {
+        self.event_where(words, |e| e["message"].as_str().unwrap().contains(words)).await
+    }
+
+    async fn event_where(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
         let deadline = tokio::time::Instant::now() + SOON;
         loop {
             let log = self.get("/v1/events/log").await;
-            if let Some(event) = log["events"].as_array().unwrap().iter().find(|e| e["kind"] == kind) {
+            if let Some(event) = log["events"].as_array().unwrap().iter().find(|e| is_it(e)) {
                 return event.clone();
             }
-            assert!(tokio::time::Instant::now() < deadline, "no {kind} in {log}");
+            assert!(tokio::time::Instant::now() < deadline, "no {what} in {log}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 }
 
-type Spawned = (watch::Receiver<Arc<Fleet>>, JoinHandle<Result<(), Failure>>, ShutdownTrigger);
+struct Spawned {
+    fleet: watch::Receiver<Arc<Fleet>>,
+    disk: watch::Sender<String>,
+    role: JoinHandle<Result<(), Failure>>,
+    trigger: ShutdownTrigger,
+}
 
 fn spawn(dir: &Path, text: &str) -> Spawned {
     let fleet = file::parse(text, dir).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
     let (tx, rx) = watch::channel(Arc::new(fleet));
     let (trigger, shutdown) = shutdown::channel();
-    let disk = FleetText { text: text.to_owned(), base: dir.to_owned() };
-    (rx, tokio::spawn(nearcast_control::run_with(tx, Some(disk), shutdown)), trigger)
+    let (disk, on_disk) = watch::channel(text.to_owned());
+    Spawned { fleet: rx, disk, role: tokio::spawn(nearcast_control::run(tx, on_disk, shutdown)), trigger }
 }
 
 fn now_ms() -> u64 {
@@ -545,17 +566,58 @@ async fn fleet_files_are_checked_recorded_and_taken_on() {
 }
 
 #[tokio::test]
+async fn a_fleet_file_that_is_read_again_is_shown_and_recorded() {
+    let mut lab = Lab::start().await;
+    let token = lab.token.0.clone();
+    let labelled = |lab: &Lab, label: &str| lab.text.replace("label = \"Amsterdam\"", &format!("label = {label:?}"));
+    let shown = async |lab: &Lab| {
+        let answer = lab.get_with("/v1/fleet-file", &token).await;
+        (answer.headers()["nearcast-revision"].to_str().unwrap().to_owned(), String::from_utf8(answer.body().to_vec()).unwrap())
+    };
+    // Nothing in the journal yet: the file on disk is in force.
+    lab.read_again(&labelled(&lab, "Mokum")).await;
+    assert_eq!(shown(&lab).await, ("0".to_owned(), labelled(&lab, "Mokum")));
+    assert_eq!(lab.get("/v1/fleet").await["clusters"][0]["label"], "Mokum");
+
+    // A file with mistakes, or with what cannot change, is told and changes nothing.
+    let wrongs = [
+        (labelled(&lab, "x").replace("[fleet]", "[fleet]\nzoen = 1"), "zoen"),
+        (lab.text.replace("cdn.test", "cdn.example"), "fleet.zone"),
+    ];
+    for (wrong, words) in wrongs {
+        lab.disk.send_replace(wrong);
+        assert_eq!(lab.message(words).await["kind"], "fleet_file_refused");
+    }
+    assert_eq!(shown(&lab).await, ("0".to_owned(), labelled(&lab, "Mokum")));
+
+    // A revision of the journal outlives the same file read again, and an edit of it is a revision of its own.
+    let put = lab.ask(Method::PUT, "/v1/fleet-file", Some(&token), "text/plain", labelled(&lab, "Damsko")).await;
+    assert_eq!(body(&put), json!({"revision": 1, "changed": true}));
+    lab.disk.send_replace(labelled(&lab, "Mokum"));
+    lab.message("has not changed; revision 1 stays in force").await;
+    assert_eq!(shown(&lab).await, ("1".to_owned(), labelled(&lab, "Damsko")));
+    lab.read_again(&labelled(&lab, "Amsterdam-Zuid")).await;
+    assert_eq!(shown(&lab).await, ("2".to_owned(), labelled(&lab, "Amsterdam-Zuid")));
+    assert_eq!(lab.get("/v1/status").await["fleet_revision"], 2);
+    // A restart with that file on disk takes it for no new edit.
+    lab.text = labelled(&lab, "Amsterdam-Zuid");
+    let lab = lab.restart().await;
+    assert_eq!(lab.get("/v1/status").await["revision"], 2);
+    lab.stop().await;
+}
+
+#[tokio::test]
 async fn what_cannot_start_says_why_and_leaves_nothing() {
     let lab = Lab::start().await;
     let other = tempfile::tempdir().unwrap();
     // The port is in use.
-    let (_, role, _trigger) = spawn(other.path(), &lab.text);
-    assert_eq!(role.await.unwrap().unwrap_err().kind, FailureKind::Unavailable);
+    let second = spawn(other.path(), &lab.text);
+    assert_eq!(second.role.await.unwrap().unwrap_err().kind, FailureKind::Unavailable);
     assert!(!other.path().join("state").exists(), "half started");
     // The directory is in use.
     let ip = address();
-    let (_, role, _trigger) = spawn(lab.dir.path(), &fleet_text(&ip, ""));
-    let failure = role.await.unwrap().unwrap_err();
+    let second = spawn(lab.dir.path(), &fleet_text(&ip, ""));
+    let failure = second.role.await.unwrap().unwrap_err();
     assert_eq!(failure.kind, FailureKind::Unavailable);
     assert!(failure.message.contains("in use"), "{failure}");
     let (dir, ip, text) = lab.stop().await;
@@ -565,8 +627,8 @@ async fn what_cannot_start_says_why_and_leaves_nothing() {
     bytes[..4].fill(0);
     bytes.extend([1; 64]);
     std::fs::write(&journal, bytes).unwrap();
-    let (_, role, _trigger) = spawn(dir.path(), &text);
-    let failure = role.await.unwrap().unwrap_err();
+    let second = spawn(dir.path(), &text);
+    let failure = second.role.await.unwrap().unwrap_err();
     assert_eq!(failure.kind, FailureKind::BadData, "{failure}");
     // Nothing listens.
     assert!(TcpStream::connect((ip.as_str(), 7700)).await.is_err());

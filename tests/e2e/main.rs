@@ -16,6 +16,7 @@ mod control_down;
 mod demo;
 mod drain;
 mod failover;
+mod fleet_file;
 mod full_disk;
 mod media;
 mod metrics;
