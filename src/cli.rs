@@ -37,21 +37,21 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Be clients on three continents
     Traffic(TrafficArgs),
-    /// Answer DNS: authoritative zones, and for each client the best cluster
+    /// Answer DNS: zones, and for each client the best cluster
     GslbDns(GslbDnsArgs),
     /// Cache and serve content near clients
     Edge(EdgeArgs),
     /// Serve a directory as an origin
     Origin(OriginArgs),
-    /// Keep the journal of changes, plan pushes, serve the API and the console
+    /// Keep the journal, plan pushes, serve the API and the console
     Control(NodeArgs),
-    /// Check a fleet file: every mistake at once, with line, column and mend
+    /// Check a fleet file: every mistake with line, column and mend
     Check(CheckArgs),
     /// Say why a client is given the cluster that it is given
     Explain(ExplainArgs),
     /// Make every edge forget (or validate) what it stores
     Purge(PurgeArgs),
-    /// Show what the planner would push to each cluster, and how good that is
+    /// Show what would be pushed to each cluster, and how good that is
     Plan(PlanArgs),
     /// Push the plan to the clusters now
     Push(PushArgs),
@@ -59,7 +59,7 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Give the running fleet a new fleet file
     Apply(ApplyArgs),
-    /// Ask a URL once; exit 0 when it answers 2xx (for container health checks)
+    /// Ask a URL once; exit 0 when it answers 2xx (for health checks)
     Health(HealthArgs),
 }
 
@@ -189,6 +189,7 @@ pub(crate) struct ExplainArgs {
 #[derive(Debug, Args)]
 #[command(
     group = ArgGroup::new("scope").required(true).args(["url", "prefix", "host", "site", "tag", "all"]),
+    override_usage = "nearcast purge --url URL | --prefix URL | --host HOST | --site NAME | --tag TAG\n                     | --all  [OPTIONS]",
     after_help = "Examples:\n  nearcast purge --url http://www.demo.test/img/01.jpg\n  nearcast purge --prefix http://www.demo.test/img/ --soft\n  nearcast purge --site video --wait 10s\n  nearcast purge --all --json"
 )]
 pub(crate) struct PurgeArgs {

@@ -40,6 +40,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command};
 
+/// Threads of an origin and of control.
+const WORKERS_MAX: usize = 4;
+
 fn main() -> ExitCode {
     let matches = match cli::grouped(Cli::command()).try_get_matches() {
         Ok(matches) => matches,
@@ -64,7 +67,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
     let runtime = match cli.command {
         // Workers of their own, one a core: what is left to this runtime is small.
         Command::Edge(_) | Command::GslbDns(_) => tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build(),
-        Command::Origin(_) | Command::Control(_) => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
+        // They wait for disk and network more than they compute: many cores would only mean many idle threads.
+        Command::Origin(_) | Command::Control(_) => {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            tokio::runtime::Builder::new_multi_thread().worker_threads(cores.min(WORKERS_MAX)).enable_all().build()
+        }
         _ => tokio::runtime::Builder::new_current_thread().enable_all().build(),
     };
     let runtime = runtime.map_err(|e| Failure::new(FailureKind::System, format!("cannot start threads: {e}")))?;

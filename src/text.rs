@@ -1,8 +1,10 @@
 //! Numbers and tables as people read them.
 
-/// `1.5 GB`, `340 kB`, `12 B`: decimal, three digits or so.
+use nearcast_fleet::units::Bytes;
+
+/// `1.5 GiB`, `340 KiB`, `12 B`.
 pub(crate) fn bytes(count: f64) -> String {
-    scaled(count, &["B", "kB", "MB", "GB", "TB", "PB"])
+    Bytes(count.max(0.0) as u64).rounded()
 }
 
 /// `24.3 Mbit/s`.
@@ -78,11 +80,10 @@ mod tests {
 
     #[test]
     fn numbers_read_well() {
-        let table: [(String, &str); 12] = [
+        let table: [(String, &str); 11] = [
             (bytes(12.0), "12 B"),
-            (bytes(340_000.0), "340 kB"),
-            (bytes(1_500_000.0), "1.5 MB"),
-            (bytes(999_700.0), "1.0 MB"),
+            (bytes(-1.0), "0 B"),
+            (bytes(1_572_864.0), "1.5 MiB"),
             (bits_per_second(24_300_000.0), "24.3 Mbit/s"),
             (bits_per_second(0.0), "0 bit/s"),
             (count(9_999.0), "9999"),

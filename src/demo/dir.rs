@@ -25,8 +25,11 @@ impl DemoDir {
     /// with other content, and one that a running demo holds.
     pub(super) fn take(path: &Path) -> Result<Self, Failure> {
         let cannot = |error: std::io::Error| {
-            let mend = "choose another directory with --state-dir";
-            Failure::new(FailureKind::CannotCreate, format!("cannot use {} for the demo: {error} ({mend})", path.display()))
+            let (kind, mend) = match error.kind() {
+                std::io::ErrorKind::StorageFull => (FailureKind::Io, "free some space, or choose another directory with --state-dir"),
+                _ => (FailureKind::CannotCreate, "choose another directory with --state-dir"),
+            };
+            Failure::new(kind, format!("cannot use {} for the demo: {error}; {mend}", path.display()))
         };
         for _ in 0..TRIES {
             make(path).map_err(cannot)?;
@@ -46,8 +49,14 @@ impl DemoDir {
                 continue;
             }
             empty(&path).map_err(cannot)?;
-            lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())).map_err(cannot)?;
-            return Ok(Self { path, _lock: lock });
+            let taken = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
+            let this = Self { path, _lock: lock };
+            if let Err(error) = taken {
+                // A full disk, most likely: an empty directory would stay for nothing.
+                let _ = this.remove();
+                return Err(cannot(error));
+            }
+            return Ok(this);
         }
         Err(Failure::new(FailureKind::Unavailable, format!("other demos come and go in {}; try again", path.display())))
     }

@@ -17,7 +17,8 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 /// that were away fold it before they serve.
 pub(crate) async fn run(arguments: PurgeArgs) -> Result<(), Failure> {
     if arguments.wait > WAIT_MAX {
-        let message = format!("--wait is at most {} s; the purge goes on without waiting", WAIT_MAX.as_secs());
+        let message =
+            format!("--wait is at most {} s; give a shorter one: edges that are not waited for purge all the same", WAIT_MAX.as_secs());
         return Err(Failure::new(FailureKind::Usage, message));
     }
     let fleet = find::fleet(arguments.fleet.fleet.as_deref())?;

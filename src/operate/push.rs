@@ -111,7 +111,7 @@ impl Shown {
                     bar.abandon();
                 }
             }
-            None if !self.quiet && *tenths != now => eprintln!("{cluster}: {:.0} %, {}", share * 100.0, progress_words(order)),
+            None if !self.quiet && *tenths != now => eprintln!("{cluster}: {:.0} %, {}", (share * 100.0).floor(), progress_words(order)),
             None => {}
         }
         *tenths = now;
@@ -181,10 +181,10 @@ mod tests {
     fn the_documented_orders_are_told() {
         let orders = documented();
         let told = orders_table(list(&orders["orders"]));
-        for words in ["ams-2026-06-01-x8k2j0", "running", "50 %", "16.0 MB", "6.0 MB", "50.0 %"] {
+        for words in ["ams-2026-06-01-x8k2j0", "running", "50 %", "15.3 MiB", "5.7 MiB", "50.0 %"] {
             assert!(told.contains(words), "{words}: {told}");
         }
-        assert_eq!(progress_words(&orders["orders"][0]), "6.0 MB from the origin, 6.0 MB from peers, 10 warm already");
+        assert_eq!(progress_words(&orders["orders"][0]), "5.7 MiB from the origin, 5.7 MiB from peers, 10 warm already");
     }
 
     #[test]
