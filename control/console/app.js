@@ -2,7 +2,7 @@
 'use strict';
 
 const $ = (id) => document.getElementById(id);
-const WINDOW = 60; // seconds over which "now" is taken
+const WINDOW = 30; // seconds over which "now" is taken
 const SERIES_SECONDS = 600;
 const EVENTS_KEPT = 200;
 const state = { status: null, fleet: null, series: null, plan: null, pushes: null, purges: null, events: [], failing: 0, answeredAt: 0 };
@@ -48,7 +48,7 @@ function drawFigures() {
   const now = status.recent, all = status.since_start, t = series?.total;
   const edges = status.nodes.filter((n) => n.role === 'edge');
   const up = edges.filter((n) => n.state === 'up').length;
-  const per10 = (values) => values?.slice(-120) || [];
+  const lately = (values) => values?.slice(-120) || [];
   const answers = status.selections.reduce((sum, s) => sum + s.recent, 0) / status.window_seconds;
   const saved = all.response_bytes - all.origin_bytes;
   const shares = () => el('div', { class: 'bar' }, status.clusters.map((c) => {
@@ -56,16 +56,17 @@ function drawFigures() {
     return el('i', { title: `${c.name}: ${given} answers`, style: { width: (given / (answers * status.window_seconds)) * 100 + '%', background: colourOf(c.name) } });
   }));
   const figures = [
-    ['Requests', Show.number(now.requests_per_second), '/s', Show.bits(now.egress_bits_per_second) + ' to clients', per10(t?.counted)],
-    ['Object hit ratio', Show.percent(now.object_hit_ratio), '', now.counted ? `${Show.number(now.hits)} of ${Show.number(now.counted)}` : 'no requests yet', t ? per10(smooth(t.hits, t.counted, 10)) : []],
-    ['Byte hit ratio', Show.percent(now.byte_hit_ratio), '', now.response_bytes ? Show.bytes(now.response_bytes) + ' served' : 'no bytes yet',
-      t ? per10(smooth(less(t.response_bytes, t.origin_bytes), t.response_bytes, 10).map((v) => (v === null ? v : Math.max(0, v)))) : []],
-    ['Origin bytes saved', Show.bytes(Math.max(0, saved)), '', `of ${Show.bytes(all.response_bytes)} since control started`, t ? per10(less(t.response_bytes, t.origin_bytes).map((v) => Math.max(0, v))) : []],
-    ['Steered answers', Show.number(answers), '/s', `${new Set(status.selections.filter((s) => s.recent && s.country).map((s) => s.country)).size} countries`, answers ? shares() : null],
+    ['Requests', Show.number(now.requests_per_second), '/s', Show.bits(now.egress_bits_per_second) + ' to clients', lately(t?.counted)],
+    ['Object hit ratio', Show.percent(now.object_hit_ratio), '', now.counted ? `${Show.number(now.hits)} of ${Show.number(now.counted)} requests` : 'no requests', t ? lately(smooth(t.hits, t.counted, 10)) : []],
+    ['Byte hit ratio', Show.percent(now.byte_hit_ratio), '', now.response_bytes ? Show.bytes(now.response_bytes) + ' served' : 'no bytes',
+      t ? lately(smooth(less(t.response_bytes, t.origin_bytes), t.response_bytes, 10).map((v) => (v === null ? v : Math.max(0, v)))) : []],
+    ['Origin bytes saved', Show.bytes(Math.max(0, saved)), '', `of ${Show.bytes(all.response_bytes)} served`, t ? lately(less(t.response_bytes, t.origin_bytes).map((v) => Math.max(0, v))) : []],
+    ['Steered answers', isDnsSilent() ? Show.none : Show.number(answers), isDnsSilent() ? '' : '/s', isDnsSilent() ? 'no name server reports' : Show.count(new Set(status.selections.filter((s) => s.recent && s.country).map((s) => s.country)).size, 'country', 'countries'), answers ? shares() : null],
     ['Edges up', `${up}`, ` of ${edges.length}`, edges.length - up ? edges.filter((n) => n.state !== 'up').map((n) => `${n.name} ${n.state}`).join(', ') : 'all report', el('div', { class: 'dots' }, edges.map((n) => el('i', { class: STATE_CLASS[n.state] ?? '', title: `${n.name} ${n.state}` })))],
   ];
   $('figures').replaceChildren(...figures.map(([name, value, unit, note, line]) =>
-    el('div', { class: 'figure' }, el('span', {}, name), el('b', {}, value, unit ? el('small', {}, unit) : null), el('em', { title: note }, note), Array.isArray(line) ? (line.length ? sparkline(line) : null) : line)));
+    el('div', { class: 'figure' }, el('span', {}, name), el('b', {}, value, unit ? el('small', {}, unit) : null), el('em', { title: note }, note), Array.isArray(line) ? (line.length ? sparkline(line, name.endsWith('ratio') ? 1 : null) : null) : line)));
+  $('figures-note').textContent = `Rates and ratios are means of the last ${status.window_seconds} s, curves show the last two minutes; bytes saved count since control started, ${Show.span((status.now_unix_ms - status.started_unix_ms) / 1000)} ago.`;
 }
 
 function drawMap() {
@@ -84,13 +85,15 @@ function drawMap() {
   }
   const most = Math.max(1, ...[...flows.values()].map((f) => f.recent));
   const places = new Map(status.clusters.map((c) => [c.name, World.project(c.latitude, c.longitude)]));
+  // Drawn anew each second: the dashes go on from where they were.
+  const phase = `-${performance.now() % 1200}ms`;
   const strongest = [...flows.values()].sort((a, b) => b.recent - a.recent).slice(0, 60);
   for (const f of strongest) {
     const from = World.project(f.latitude, f.longitude), to = places.get(f.cluster);
     if (!to) continue;
     const distance = Math.hypot(to[0] - from[0], to[1] - from[1]);
     const bend = [(from[0] + to[0]) / 2, (from[1] + to[1]) / 2 - Math.min(30, distance * 0.28)];
-    if (distance > 1.5) drawing.append(svg('path', { class: 'flow', d: `M${from}Q${bend} ${to}`, stroke: colourOf(f.cluster), 'stroke-width': 0.5 + 1.3 * Math.sqrt(f.recent / most) },
+    if (distance > 1.5) drawing.append(svg('path', { class: 'flow', d: `M${from}Q${bend} ${to}`, style: { 'animation-delay': phase }, stroke: colourOf(f.cluster), 'stroke-width': 0.5 + 1.3 * Math.sqrt(f.recent / most) },
       svg('title', {}, `${country(f.country)} to ${f.cluster}: ${f.recent} answers in ${status.window_seconds} s`)));
     drawing.append(svg('circle', { class: 'client', cx: from[0], cy: from[1], r: 1.2 + 1.2 * Math.sqrt(f.recent / most), fill: colourOf(f.cluster) }));
   }
@@ -105,13 +108,13 @@ function drawMap() {
         c.state === 'up' ? `${Show.number(c.recent.requests_per_second)}/s` : `${c.nodes_up}/${c.nodes} up`)));
   }
   $('world').replaceChildren(drawing);
-  $('map-note').textContent = flows.size ? `answers of the last ${status.window_seconds} s` : 'no steered answers in the last minute';
+  $('map-note').textContent = flows.size ? `answers and requests of the last ${status.window_seconds} s` : isDnsSilent() ? 'no name server reports' : `no steered answers in the last ${status.window_seconds} s`;
 
   const rows = [...status.selections].filter((s) => s.recent > 0).sort((a, b) => b.recent - a.recent);
   const shown = rows.slice(0, 9);
-  const body = shown.map((s) => el('tr', {}, el('td', {}, country(s.country)), el('td', {}, s.site), el('td', {}, clusterKey(s.cluster)), el('td', {}, WHY[s.reason] || s.reason),
+  const body = shown.map((s) => el('tr', {}, el('td', {}, country(s.country), el('small', { class: 'narrow' }, s.site)), el('td', {}, s.site), el('td', {}, clusterKey(s.cluster)), el('td', {}, WHY[s.reason] || s.reason),
     el('td', { class: 'n' }, Show.number((s.recent * 60) / status.window_seconds))));
-  if (!rows.length) body.push(el('tr', {}, el('td', { colspan: 5, class: 'empty' }, 'Nobody was steered in the last minute. Try ', el('code', { class: 'break' }, digExample()))));
+  if (!rows.length) body.push(el('tr', {}, el('td', { colspan: 5, class: 'empty' }, isDnsSilent() ? 'No name server reports, so nothing is known of its answers. Ask one: ' : `Nobody was steered in the last ${status.window_seconds} s. Try `, el('code', { class: 'break' }, digExample()))));
   if (rows.length > shown.length) body.push(el('tr', {}, el('td', { colspan: 5, class: 'sub' }, `and ${rows.length - shown.length} more`)));
   $('who').tBodies[0].replaceChildren(...body);
 }
@@ -138,7 +141,7 @@ function drawCharts() {
   ];
   const legend = (id, of) => $(id).replaceChildren(...of.map((l) => el('span', {}, swatch(l.colour), l.name)));
   legend('ratio-legend', lines);
-  chart($('ratio'), { times, lines, top: 1, format: (v) => Math.round(v * 100) + ' %' });
+  chart($('ratio'), { times, lines, ticks: [0, 0.25, 0.5, 0.75, 1], format: (v) => Math.round(v * 100) + ' %' });
   const rate = (values) => values.map((_, i) => {
     const part = values.slice(Math.max(0, i - 4), i + 1);
     return (part.reduce((a, b) => a + b, 0) / part.length) * 8000 / series.step_ms;
@@ -149,7 +152,7 @@ function drawCharts() {
   ];
   legend('bytes-legend', traffic);
   const quiet = !t.response_bytes.some((v) => v > 0);
-  chart($('bytes'), { times, lines: quiet ? traffic.map((l) => ({ ...l, values: [] })) : traffic, top: null, format: quiet ? () => '' : Show.bits });
+  chart($('bytes'), { times, lines: quiet ? traffic.map((l) => ({ ...l, values: [] })) : traffic, format: quiet ? () => '' : Show.bits });
 }
 
 function minutesOf(window) {
@@ -166,22 +169,27 @@ function dayBar(cluster) {
     el('div', { class: 'hours' }, el('span', {}, `${Show.minute(now)} local`), el('span', {}, cluster.off_peak_now ? 'off-peak now' : `off-peak ${cluster.off_peak}`))];
 }
 
+// Whether what is known of a node is of the past: it says nothing, up or not.
+const isSilent = (node) => node.state === 'silent' || node.state === 'waiting' || (node.state === 'down' && !(node.age_ms <= 3 * state.status.report_interval_ms));
+
+// Without a report of any name server nothing is known of answers.
+const isDnsSilent = () => state.status.nodes.filter((n) => n.role === 'gslb-dns').every(isSilent);
+
 function nodeRow(node) {
-  const silent = node.state === 'silent' || node.state === 'waiting';
-  const since = node.last_report_unix_ms ? `last heard of ${Show.span(node.age_ms / 1000)} ago` : 'not heard of yet';
-  const out = (node.health || []).filter((h) => !h.up).map((h) => `${h.by}: ${h.reason}`);
-  const why = [node.reason, silent && node.last_report_unix_ms ? since : null, ...out, node.behind ? `${node.behind} changes behind` : null].filter(Boolean);
-  const share = (part, whole) => (whole ? Math.min(100, (part / whole) * 100) + '%' : '0%');
+  const silent = isSilent(node);
+  const out = (node.health || []).filter((h) => !h.up && !node.reason.startsWith(h.by)).map((h) => `${h.by}: ${h.reason}`);
+  const why = [node.reason, ...out, node.behind ? `${Show.count(node.behind, 'change')} behind` : null].filter(Boolean);
   return el('div', { class: 'node' },
     el('span', { class: 'name' }, node.name), stateTag(node.state),
     el('span', { class: 'n' }, silent ? Show.none : Show.number(node.requests_per_second) + '/s'), el('span', { class: 'n' }, silent ? Show.none : Show.percent(node.object_hit_ratio)),
     why.length ? el('span', { class: 'why' }, [...new Set(why)].join('; ')) : null,
-    silent || node.memory_max_bytes === undefined ? null : el('div', { class: 'bars' },
-      el('div', { title: `${Show.bytes(node.memory_bytes)} of ${Show.bytes(node.memory_max_bytes)}` }, `memory ${Show.bytes(node.memory_bytes)}`, el('div', { class: 'bar' }, el('i', { style: { width: share(node.memory_bytes, node.memory_max_bytes) } }))),
-      el('div', { title: `${Show.bytes(node.disk_bytes)} of ${Show.bytes(node.disk_max_bytes)}, of it ${Show.bytes(node.pushed_bytes)} pushed` },
-        node.disk_max_bytes ? `disk ${Show.bytes(node.disk_bytes)}` + (node.pushed_bytes ? `, pushed ${Show.bytes(node.pushed_bytes)}` : '') : 'no disk',
-        el('div', { class: 'bar' }, el('i', { style: { width: share(Math.max(0, node.disk_bytes - node.pushed_bytes), node.disk_max_bytes) } }), el('i', { class: 'two', style: { width: share(node.pushed_bytes, node.disk_max_bytes) } })))));
+    silent || node.memory_max_bytes === undefined ? null : el('div', { class: 'bars' }, level('memory', node.memory_bytes, node.memory_max_bytes),
+      node.disk_max_bytes ? [level('disk', node.disk_bytes, node.disk_max_bytes), level('pushed', node.pushed_bytes, node.push_share_bytes, 'two')] : el('div', {}, 'no disk')));
 }
+
+// How full a tier is, as a number and as a bar.
+const level = (name, bytes, most, kind = '') => el('div', { title: `${name}: ${Show.bytes(bytes)} of ${Show.bytes(most)}` }, el('span', {}, `${name} `, el('b', {}, Show.bytes(bytes))),
+  el('div', { class: 'bar' }, el('i', { class: kind, style: { width: most ? Math.min(100, (bytes / most) * 100) + '%' : '0%' } })));
 
 function drawClusters() {
   const { status } = state;
@@ -192,13 +200,18 @@ function drawClusters() {
         .map(([name, value]) => el('div', {}, el('b', {}, value), el('span', {}, name)))),
     dayBar(c), status.nodes.filter((n) => n.role === 'edge' && n.cluster === c.name).map(nodeRow)));
   const others = status.nodes.filter((n) => n.role !== 'edge');
-  cards.push(el('article', { class: 'card cluster' }, el('div', { class: 'head' }, el('h3', {}, 'Around them', el('small', {}, 'name servers, origin, control'))),
+  cards.push(el('article', { class: 'card cluster' }, el('div', { class: 'head' }, el('h3', {}, 'Behind them', el('small', {}, 'steering, origin, control'))),
     others.map((n) => el('div', { class: 'node' }, el('span', { class: 'name' }, n.name), stateTag(n.state),
-      el('span', { class: 'n' }, n.state === 'silent' ? Show.none : n.role === 'gslb-dns' ? Show.number(n.queries_per_second) + ' q/s' : n.role === 'origin' ? Show.number(n.requests_per_second) + '/s' : ''),
-      el('span', { class: 'n sub' }, { 'gslb-dns': 'DNS', origin: 'origin', control: 'this' }[n.role] || n.role),
-      el('span', { class: 'why' }, [n.reason, n.geo_source ? `places: ${n.geo_source}` : null, n.rtt_prefixes ? `${n.rtt_prefixes} prefixes measured` : null, Show.known(n.egress_bits_per_second) && n.role === 'origin' ? Show.bits(n.egress_bits_per_second) : null].filter(Boolean).join('; '))))));
+      el('span', { class: 'n' }, isSilent(n) ? Show.none : n.role === 'gslb-dns' ? Show.number(n.queries_per_second) + ' q/s' : n.role === 'origin' ? Show.number(n.requests_per_second) + '/s' : ''),
+      el('span', { class: 'n sub' }, { 'gslb-dns': 'name server', origin: 'origin', control: 'control' }[n.role] || n.role),
+      el('span', { class: 'why' }, isSilent(n) ? [n.reason] : [n.reason, n.behind ? `${Show.count(n.behind, 'change')} behind` : null, n.geo_source ? `places: ${n.geo_source}` : null, n.role === 'gslb-dns' ? `round trips of ${Show.count(n.rtt_prefixes || 0, 'prefix', 'prefixes')} known` : null, Show.known(n.egress_bits_per_second) && n.role === 'origin' ? Show.bits(n.egress_bits_per_second) + ' to edges' : null].filter(Boolean).join('; '))))));
   $('clusters').replaceChildren(...cards);
 }
+
+// Copies of URLs: each node of the cluster holds its own.
+const filled = (t) => `${Show.number(t.already_warm)} copies were warm, ${Show.number(t.warmed)} filled, ${Show.number(t.failed)} failed`;
+// An account that spans a night and the evening after it: only then is its busiest time the day's peak.
+const isDay = (earned) => earned.hours.length >= 20;
 
 function drawPush() {
   const { plan, pushes, status } = state;
@@ -213,16 +226,21 @@ function drawPush() {
     if (running) {
       const t = running.total;
       bits.push(el('div', { class: 'bar' }, el('i', { class: 'two', style: { width: share(t.already_warm, t.items) } }), el('i', { style: { width: share(t.warmed, t.items) } })),
-        el('p', {}, `filling ${running.items} URLs, ${Show.bytes(running.bytes)}: ${t.already_warm} copies warm already, ${t.warmed} filled, ${t.failed} failed; ${Show.bytes(t.origin_bytes)} from the origin, ${Show.bytes(t.peer_bytes)} between edges`));
+        el('p', {}, `Filling ${Show.count(running.items, 'URL')}, ${Show.bytes(running.bytes)} on each node: ${filled(t)}; ${Show.bytes(t.origin_bytes)} from the origin, ${Show.bytes(t.peer_bytes)} from a neighbour.`));
     } else {
       bits.push(el('p', {}, p.items_total
-        ? `plan: ${p.items_total} URLs, ${Show.bytes(p.stored_bytes)} of ${Show.bytes(p.capacity_bytes)} a node, at most ${Show.percent(p.gap)} below the best possible`
-        : 'plan: nothing is popular enough yet'));
+        ? `Planned: ${Show.count(p.items_total, 'URL')}, ${Show.bytes(p.stored_bytes)} of ${Show.bytes(p.capacity_bytes)} on each node; ${p.gap < 0.0005 ? 'no better plan is possible' : `at most ${Show.percent(p.gap)} below the best possible`}.`
+        : 'Planned: nothing is popular enough yet.'));
     }
     if (last) {
       const e = last.earned, t = last.total;
-      const peak = e.peak ? `; next peak (${e.peak.from_hour}–${e.peak.to_hour} h): ${Show.percent(e.peak.pushed_hit_ratio)} of requests hit pushed content` : '';
-      bits.push(el('p', {}, `last, ${Show.span((pushes.now_unix_ms - last.accepted_unix_ms) / 1000)} ago: ${t.warmed} filled, ${t.already_warm} warm already, ${t.failed} failed; earned ${Show.number(e.pushed_hits)} hits, ${Show.bytes(e.pushed_hit_bytes)}${peak}`));
+      bits.push(el('p', {}, `Last push, ${Show.span((pushes.now_unix_ms - last.accepted_unix_ms) / 1000)} ago: ${filled(t)}.`));
+      bits.push(el('p', {}, `${Show.percent(e.pushed_hit_ratio)} of the requests since ${last.accepted_unix_ms < status.started_unix_ms ? 'control started' : 'then'} were answered from pushed content (${Show.count(e.pushed_hits, 'hit')}, ${Show.bytes(e.pushed_hit_bytes)}).`));
+    }
+    const told = orders.find((o) => o.state !== 'running' && o.earned.peak && isDay(o.earned)), peak = told?.earned.peak;
+    if (peak) {
+      const hours = `${Show.minute(peak.from_hour * 60)}–${Show.minute(peak.to_hour * 60)}`;
+      bits.push(el('p', { class: 'peak' }, el('b', {}, Show.percent(peak.pushed_hit_ratio)), ` of requests were answered from pushed content at ${told === last ? 'the' : 'the previous push’s'} peak, ${hours} local.`));
     }
     return el('div', { class: 'push-row' }, el('div', { class: 'line1' }, clusterKey(p.cluster),
       running ? el('span', { class: 'tag good' }, 'filling') : p.window?.open ? el('span', { class: 'tag good' }, 'window open') : null,
@@ -250,21 +268,29 @@ function drawPurges() {
 }
 
 function drawEvents() {
-  const rows = state.events.map((e) => el('li', {}, el('time', {}, Show.time(e.at_unix_ms)), el('span', {}, el('span', { class: 'tag ' + ({ warn: 'warn', good: 'good' }[e.level] || '') }, e.kind.replace(/_/g, ' '))), el('span', { class: 'break' }, e.message)));
+  const rows = state.events.map((e) => el('li', {}, el('time', {}, Show.time(e.at_unix_ms)), el('span', {}, el('span', { class: 'tag ' + ({ warn: 'warn', good: 'good', bad: 'bad' }[e.level] || '') }, e.kind.replace(/_/g, ' '))), el('span', { class: 'break' }, e.message)));
   $('events').replaceChildren(...(rows.length ? rows : [el('li', {}, 'Nothing has happened yet.')]));
 }
+
+const silence = (n) => {
+  if (n.state === 'down') return `${n.reason ? n.reason + '. ' : ''}Clients are steered past it.`;
+  return { 'gslb-dns': 'It may well be answering: how clients are steered just now cannot be seen here.', origin: 'It may well be serving: edges go on with what they hold.' }[n.role] || 'It may well be serving: its requests are missing in all figures here.';
+};
 
 function drawHead() {
   const { status } = state;
   $('zone').textContent = status.zone;
   const fast = status.clock.speed !== 1;
-  $('clock').textContent = fast ? `fleet clock ${status.clock.fleet_time.slice(11, 16)} UTC ×${Show.number(status.clock.speed)}` : '';
+  $('clock').textContent = fast ? `fleet clock ${status.clock.fleet_time.slice(11, 16)} UTC, ×${Show.number(status.clock.speed)}` : '';
+  $('clock').title = fast ? 'Push windows go by this clock; freshness, health and every rate go by the real one.' : '';
   const silent = status.nodes.filter((n) => n.state === 'silent' || n.state === 'down');
   $('banner').hidden = !silent.length;
-  if (silent.length) $('banner').textContent = silent.map((n) => (n.state === 'silent'
-    ? `${n.name} is silent${n.last_report_unix_ms ? `: last heard of ${Show.span(n.age_ms / 1000)} ago` : ''}. What is shown of it is old; it may still be serving.`
-    : `${n.name} is down${n.reason ? `: ${n.reason}` : ''}. Clients are steered past it.`)).join(' ');
-  $('foot').textContent = `Nearcast ${status.version}, revision ${status.revision} of the journal, fleet file ${status.fleet_revision}. Land: Natural Earth.`;
+  // Only what changes is touched: whoever listens to the page is told once, not every second.
+  const about = silent.map((n) => `${n.name} ${n.state}`).join();
+  if ($('banner').dataset.about !== about) $('banner').replaceChildren(...silent.map((n) => el('p', {}, el('b', {}, `${n.name} is ${n.state}. `), silence(n), ' ', el('span', { 'aria-hidden': 'true' }))));
+  $('banner').dataset.about = about;
+  silent.forEach((n, i) => { $('banner').children[i].lastChild.textContent = n.last_report_unix_ms ? `Last heard of ${Show.span(n.age_ms / 1000)} ago.` : ''; });
+  $('foot').textContent = `Nearcast ${status.version}. Journal at revision ${status.revision}; fleet file ${status.fleet_revision ? `of revision ${status.fleet_revision}` : 'as on disk'}. Land: Natural Earth.`;
   const hosts = status.sites.flatMap((s) => s.hosts.filter((h) => h !== '*'));
   const select = $('explain').elements.host;
   if (select.options.length !== hosts.length) select.replaceChildren(...hosts.map((h) => el('option', {}, h)));
@@ -357,7 +383,7 @@ $('purge').addEventListener('submit', async (event) => {
   result.textContent = 'purging…';
   try {
     const p = await ask('purges', { method: 'POST', headers: { Authorization: 'Bearer ' + form.elements.token.value.trim(), 'Content-Type': 'application/json' }, body: JSON.stringify({ scope, soft: form.elements.soft.checked, wait_ms: 5000 }) });
-    result.textContent = p.complete ? `Complete: ${p.responses} responses on ${p.nodes.length} nodes.` : `Accepted; ${p.missing.join(', ')} did not confirm yet.`;
+    result.textContent = p.complete ? `Complete: ${Show.count(p.responses, 'response')} on ${Show.count(p.nodes.length, 'edge')} after ${Show.ms(p.completed_unix_ms - p.accepted_unix_ms)}.` : `Accepted; ${p.missing.join(', ')} did not confirm yet.`;
     state.purges = await ask('purges');
     drawPurges();
   } catch (error) {

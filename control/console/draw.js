@@ -26,6 +26,7 @@ const Show = {
     if (a >= 1e5) return (x / 1e3).toFixed(0) + ' k';
     return a >= 100 || Number.isInteger(x) ? Math.round(x).toLocaleString('en') : x.toFixed(1);
   },
+  count: (n, one, many = one + 's') => `${Show.number(n)} ${n === 1 ? one : many}`,
   percent: (x) => (Show.known(x) ? (x * 100).toFixed(1) + ' %' : Show.none),
   bytes(x) {
     if (!Show.known(x)) return Show.none;
@@ -58,10 +59,10 @@ const Show = {
 };
 
 // A line without axes for a figure's card; gaps where nothing is known.
-function sparkline(values) {
+function sparkline(values, most) {
   const known = values.filter(Show.known);
   if (known.length < 2) return svg('svg', { viewBox: '0 0 100 24', preserveAspectRatio: 'none', 'aria-hidden': 'true' });
-  const top = Math.max(...known, 1e-9);
+  const top = most ?? Math.max(...known, 1e-9);
   const at = values.map((v, i) => (Show.known(v) ? [(i / (values.length - 1)) * 100, 23 - (v / top) * 22] : null));
   const runs = [];
   let run = [];
@@ -73,27 +74,38 @@ function sparkline(values) {
     runs.map((r) => svg('path', { class: 'spark', d: 'M' + text(r) })));
 }
 
-// A chart over time in the size of its box. `lines`: [{name, colour, values, area}], `times` in Unix ms, `top` or null.
-function chart(box, { times, lines, top, format, note }) {
+// Round values from 0 to `max` or a little above, for an axis.
+function roundTicks(max) {
+  const rough = max / 4, ten = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 2.5, 5, 10].map((f) => f * ten).find((s) => s >= rough * 0.999);
+  return Array.from({ length: Math.ceil(max / step - 0.001) + 1 }, (_, k) => k * step);
+}
+const TIME_STEPS = [5, 10, 15, 30, 60, 120, 300, 600, 1200]; // seconds between marks of a time axis
+
+// A chart over time in the size of its box. `lines`: [{name, colour, values, area}], `times` in Unix ms; `ticks` of the
+// values' axis where they do not depend on the values.
+function chart(box, { times, lines, ticks, format, note }) {
   const width = Math.max(280, box.clientWidth), height = Math.max(150, box.clientHeight);
   const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
   const left = 4.2 * rem, right = 0.4 * rem, above = 0.6 * rem, below = 1.7 * rem;
   const all = lines.flatMap((l) => l.values).filter(Show.known);
-  const max = top ?? Math.max(...all, 1) * 1.1;
+  const levels = ticks || roundTicks(Math.max(...all, 1));
+  const max = levels[levels.length - 1];
   const x = (i) => left + (times.length < 2 ? 0 : (i / (times.length - 1)) * (width - left - right));
   const y = (v) => above + (1 - Math.min(v, max) / max) * (height - above - below);
   const drawing = svg('svg', { viewBox: `0 0 ${width} ${height}`, role: 'img', 'aria-label': lines.map((l) => l.name).join(', ') });
-  for (let k = 0; k <= 4; k++) {
-    const v = (max * k) / 4;
+  for (const v of levels) {
     drawing.append(svg('line', { class: 'axis', x1: left, x2: width - right, y1: y(v), y2: y(v) }),
-      svg('text', { x: left - 0.5 * rem, y: y(v) + 0.27 * rem, 'text-anchor': 'end' }, format(v)));
+      svg('text', { x: left - 0.5 * rem, y: y(v) + 0.27 * rem, 'text-anchor': 'end' }, format(v).replace('.0 ', ' ')));
   }
-  const marks = Math.max(2, Math.min(6, Math.floor((width - left) / (7 * rem))));
-  if (times.length > 1) for (let k = 0; k <= marks; k++) {
-    const i = Math.round(((times.length - 1) * k) / marks);
-    const ago = Math.round((times[times.length - 1] - times[i]) / 1000);
-    drawing.append(svg('text', { x: x(i), y: height - 0.2 * rem, 'text-anchor': k === marks ? 'end' : k === 0 ? 'start' : 'middle' },
-      ago < 5 ? 'now' : '−' + Show.span(ago)));
+  if (times.length > 1) {
+    const end = times.length - 1, seconds = (times[end] - times[0]) / 1000;
+    const marks = Math.max(2, Math.min(6, Math.floor((width - left) / (6 * rem))));
+    const step = TIME_STEPS.find((s) => s >= seconds / marks) || TIME_STEPS[TIME_STEPS.length - 1];
+    for (let ago = 0; ago <= seconds; ago += step) {
+      const at = x(end * (1 - ago / seconds));
+      drawing.append(svg('text', { x: at, y: height - 0.2 * rem, 'text-anchor': ago === 0 ? 'end' : at < left + 2 * rem ? 'start' : 'middle' }, ago ? `−${step % 60 ? `${ago} s` : `${ago / 60} min`}` : 'now'));
+    }
   }
   for (const line of lines) {
     let d = '', area = '', open = false, last = 0;
