@@ -394,6 +394,10 @@ async fn reports_become_status_series_and_selections() {
     assert_eq!(status["selections"][0]["total"], 9);
     let node = |name: &str| status["nodes"].as_array().unwrap().iter().find(|n| n["name"] == name).unwrap().clone();
     assert_eq!((&node("ns1")["role"], &node("ns1")["geo_source"]), (&json!("gslb-dns"), &json!("built-in")));
+    // Asked for a minute, of which there were some seconds: the rates are over these.
+    let window = status["window_seconds"].as_u64().unwrap();
+    let run = status["now_unix_ms"].as_u64().unwrap() - status["started_unix_ms"].as_u64().unwrap();
+    assert!(window >= 1 && window * 1000 <= run.max(1000), "{window} s of {run} ms");
     assert_eq!(node("control")["state"], "up");
     assert_eq!(node("ams-1")["health"][0]["by"], "ns1");
     assert_eq!(node("ams-2")["health"][0]["reason"], "connection refused");
