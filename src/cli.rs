@@ -189,7 +189,7 @@ pub(crate) struct ExplainArgs {
 #[derive(Debug, Args)]
 #[command(
     group = ArgGroup::new("scope").required(true).args(["url", "prefix", "host", "site", "tag", "all"]),
-    override_usage = "nearcast purge --url URL | --prefix URL | --host HOST | --site NAME | --tag TAG\n                     | --all  [OPTIONS]",
+    override_usage = "nearcast purge --url URL | --prefix URL | --host HOST | --site NAME\n                     | --tag TAG | --all  [OPTIONS]",
     after_help = "Examples:\n  nearcast purge --url http://www.demo.test/img/01.jpg\n  nearcast purge --prefix http://www.demo.test/img/ --soft\n  nearcast purge --site video --wait 10s\n  nearcast purge --all --json"
 )]
 pub(crate) struct PurgeArgs {

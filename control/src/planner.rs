@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nearcast_fleet::clock::FleetClock;
 use nearcast_fleet::config::{Cluster, Fleet, PushPolicy};
 use nearcast_fleet::journal::{Change, Entry, PushItem, PushOrder};
 use nearcast_fleet::report::UrlCount;
@@ -180,7 +179,7 @@ fn cluster_plan(learnt: &Learnt, fleet: &Fleet, cluster: &Cluster, items_most: u
         time_zone: cluster.time_zone.clone(),
         local_time: schedule::local_time(&fleet.clock, &time_zone(cluster), now_unix_ms).unwrap_or_default(),
         off_peak: fleet_view::daily(cluster.off_peak),
-        window: window.map(|w| window_view(&fleet.clock, cluster, &w, now_unix_ms)),
+        window: window.map(|w| window_view(cluster, &w, now_unix_ms)),
         budget: view::BudgetView {
             share_bytes: budget.share_bytes,
             fill_bytes: budget.fill_bytes,
@@ -230,8 +229,8 @@ fn excluded_item(item: &Expected, reason: Exclusion) -> view::PlanItem {
     }
 }
 
-fn window_view(clock: &FleetClock, cluster: &Cluster, window: &Window, now_unix_ms: u64) -> view::WindowView {
-    let local = |unix_ms| schedule::local_time(clock, &time_zone(cluster), unix_ms).unwrap_or_default();
+fn window_view(cluster: &Cluster, window: &Window, now_unix_ms: u64) -> view::WindowView {
+    let local = |fleet_seconds| schedule::local_time_of(&time_zone(cluster), fleet_seconds).unwrap_or_default();
     view::WindowView {
         date: window.date.clone(),
         open: window.is_open(now_unix_ms),
@@ -239,8 +238,8 @@ fn window_view(clock: &FleetClock, cluster: &Cluster, window: &Window, now_unix_
         end_unix_ms: window.end_unix_ms,
         start_fleet_unix_ms: (window.start_fleet * 1000.0) as i64,
         end_fleet_unix_ms: (window.end_fleet * 1000.0) as i64,
-        start_local: local(window.start_unix_ms),
-        end_local: local(window.end_unix_ms),
+        start_local: local(window.start_fleet),
+        end_local: local(window.end_fleet),
     }
 }
 

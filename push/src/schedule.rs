@@ -61,8 +61,13 @@ pub fn window(clock: &FleetClock, zone: &TimeZone, daily: DailyWindow, now_unix_
 
 /// Local time of a zone at a real time on the fleet's clock, `2026-06-01T14:05:09`, for people.
 pub fn local_time(clock: &FleetClock, zone: &TimeZone, now_unix_ms: u64) -> Option<String> {
-    let fleet = clock.fleet_seconds(now_unix_ms as f64 / 1000.0);
-    let local = Timestamp::from_second(fleet.floor() as i64).ok()?.to_zoned_datetime(zone.clone());
+    local_time_of(zone, clock.fleet_seconds(now_unix_ms as f64 / 1000.0))
+}
+
+/// Local time of a zone at a time of the fleet's clock (seconds after the Unix epoch). A window's own times are given
+/// exactly so: on a fast clock a millisecond of real time is a good part of a second.
+pub fn local_time_of(zone: &TimeZone, fleet_seconds: f64) -> Option<String> {
+    let local = Timestamp::from_second(fleet_seconds.floor() as i64).ok()?.to_zoned_datetime(zone.clone());
     Some(local.datetime().to_string())
 }
 
@@ -188,6 +193,21 @@ mod tests {
         assert_eq!((w.seconds_left(1_000_000), w.seconds_left(1_130_000), w.seconds_left(2_000_000)), (40.0, 30.0, 0.0));
         assert_eq!(local_time(&clock, &zone, 1_120_000).unwrap(), "2026-06-02T02:00:00");
         assert_eq!((local_hour(&clock, &zone, 1_120_000), local_hour(&clock, &zone, 1_119_999)), (2, 1));
+    }
+
+    #[test]
+    fn a_window_opens_at_its_minute_on_any_clock() {
+        let zone = TimeZone::get("Europe/Amsterdam").unwrap();
+        for anchor_real in [1000.0, 1000.001, 1000.4567, 1_780_272_000.123] {
+            let clock = FleetClock { anchor_real, anchor_fleet: millis("2026-06-01T12:00:00Z") as f64 / 1000.0, speed: 360.0 };
+            let window = window(&clock, &zone, daily("02:00-06:00"), (anchor_real * 1000.0) as u64).unwrap();
+            let local = |fleet| local_time_of(&zone, fleet).unwrap();
+            assert_eq!(
+                (local(window.start_fleet), local(window.end_fleet)),
+                ("2026-06-02T02:00:00".to_owned(), "2026-06-02T06:00:00".to_owned()),
+                "{anchor_real}"
+            );
+        }
     }
 
     #[test]
