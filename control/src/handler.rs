@@ -17,7 +17,7 @@ use http::{HeaderMap, Method, StatusCode, Uri, header};
 use nearcast_fleet::admin;
 use nearcast_fleet::config::{Fleet, Secret};
 use nearcast_fleet::file;
-use nearcast_fleet::journal::{Change, Purge, PurgeScope};
+use nearcast_fleet::journal::{Change, Purge, PurgeScope, REVISION_SEEN_MAX};
 use nearcast_fleet::report::{DnsReport, EdgeReport, OriginReport};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -607,12 +607,17 @@ struct JournalQuery {
 
 /// Journal entries after a cursor, for nodes.
 #[utoipa::path(get, path = "/v1/journal", tag = "nodes", params(JournalQuery), security(("node_key" = [])),
-    responses((status = 200, body = view::JournalPage), (status = 401, body = view::ErrorBody), (status = 507, body = view::ErrorBody),
+    responses((status = 200, body = view::JournalPage), (status = 400, body = view::ErrorBody), (status = 401, body = view::ErrorBody), (status = 507, body = view::ErrorBody),
         (status = 503, body = view::ErrorBody)))]
 async fn journal(Shared(state): Shared<App>, headers: HeaderMap, asked: Asked<JournalQuery>) -> Answer<view::JournalPage> {
     let fleet = state.fleet();
     with_node_key(&fleet, &headers)?;
     let JournalQuery { after, wait_ms, node, journal } = query(asked)?;
+    if after > state.ledger.revision().max(REVISION_SEEN_MAX) {
+        return Err(ApiError::BadRequest(format!(
+            "no journal has reached revision {after}: remove this node's copy, journal.copy, and start it again"
+        )));
+    }
     let accepting = state.clone();
     state.ledger.reconcile(journal.clone(), after, now_unix_ms(), move |entry| accepting.purge_accepted(entry)).await?;
     let is_ours = journal.is_none_or(|id| id == state.ledger.id());

@@ -283,6 +283,11 @@ async fn a_node_that_has_seen_more_than_the_journal_holds_makes_everything_purge
     assert_eq!(page["entries"][0]["change"]["scope"]["by"], "all", "{page}");
     let purges = lab.get("/v1/purges").await;
     assert_eq!(purges["purges"][0]["revision"], 8, "and it is shown as any purge: {purges}");
+    // A cursor that nobody can have reached would use up the revisions of all that comes.
+    for after in [(1 << 52) + 1, u64::MAX] {
+        let refused = lab.ask(Method::GET, &format!("/v1/journal?after={after}&node=ams-1"), Some(KEY), "", vec![]).await;
+        assert_eq!((refused.status(), &body(&refused)["error"]["code"]), (StatusCode::BAD_REQUEST, &"bad_request".into()), "{after}");
+    }
     // A node that is merely behind changes nothing.
     let again = body(&lab.ask(Method::GET, "/v1/journal?after=0&node=ams-1", Some(KEY), "", vec![]).await);
     assert_eq!(again["revision"], 8, "{again}");

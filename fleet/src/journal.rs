@@ -28,6 +28,10 @@ const COMPACT_AFTER_BYTES: u64 = 8 << 20;
 /// The newest entries stay whatever supersedes them: people look at what happened lately.
 const RECENT_KEPT: usize = 256;
 
+/// Newest revision that a follower is believed to have seen: more changes than ever happen, and every number below it is
+/// exact in JSON. One that claims more would leave no revisions for what comes.
+pub const REVISION_SEEN_MAX: u64 = 1 << 52;
+
 /// One change, with its place in the order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
