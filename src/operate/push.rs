@@ -148,7 +148,6 @@ fn orders_table(orders: &[Value]) -> String {
             let total = &o["total"];
             vec![
                 string(&o["cluster"]),
-                string(&o["id"]),
                 string(&o["state"]),
                 format!("{:.0} %", number(&o["progress"]) * 100.0),
                 format!("{:.0}", number(&o["items"])),
@@ -162,9 +161,11 @@ fn orders_table(orders: &[Value]) -> String {
             ]
         })
         .collect();
-    let heading =
-        ["cluster", "order", "state", ">done", ">items", ">bytes", ">warm", ">warmed", ">failed", ">origin", ">peers", ">hits earned"];
-    text::table(&heading, &rows)
+    let heading = ["cluster", "state", ">done", ">items", ">bytes", ">warm", ">warmed", ">failed", ">origin", ">peers", ">earned"];
+    let words = "\
+        warm (there before), warmed and failed count copies: each edge of a cluster has its own.\n\
+        earned: the share of requests since then that pushed content answered.\n";
+    format!("{}\n{words}", text::table(&heading, &rows))
 }
 
 #[cfg(test)]
@@ -181,7 +182,7 @@ mod tests {
     fn the_documented_orders_are_told() {
         let orders = documented();
         let told = orders_table(list(&orders["orders"]));
-        for words in ["ams-2026-06-01-x8k2j0", "running", "50 %", "15.3 MiB", "5.7 MiB", "50.0 %"] {
+        for words in ["ams", "running", "50 %", "15.3 MiB", "5.7 MiB", "50.0 %"] {
             assert!(told.contains(words), "{words}: {told}");
         }
         assert_eq!(progress_words(&orders["orders"][0]), "5.7 MiB from the origin, 5.7 MiB from peers, 10 warm already");
