@@ -422,6 +422,14 @@ async fn look_up(checked: &Checked) -> Found {
                 _ => ForwardReason::Stale,
             };
             let is_allowed = !is_unknown && standing.reuse.may_serve_on_error();
+            if is_allowed && reason == ForwardReason::Stale && !only_stored && response.has_timed_out.load(Ordering::Relaxed) {
+                // An origin that hangs is waited for once; after that it is asked behind what it is known to hold up.
+                validate_behind(checked, &response);
+                let outcome = Outcome { detail: Some("origin-timed-out"), ..Outcome::hit(standing.ttl) };
+                if let Ok((delivered, outcome)) = deliver(checked, &response, outcome, standing.age).await {
+                    return (delivered, outcome, Some(response));
+                }
+            }
             stale = Some(Stale { response, is_allowed, reuse: standing.reuse });
         }
         if only_stored {
@@ -506,6 +514,7 @@ struct Stale {
 /// The origin could not be asked: what is stored where that is allowed, else an error.
 async fn on_failure(checked: &Checked, stale: Option<Stale>, error: OriginError, reason: ForwardReason) -> Found {
     let Some(Stale { response, is_allowed, reuse }) = stale else { return failed(checked, error, reason) };
+    response.has_timed_out.fetch_or(error.is_timeout(), Ordering::Relaxed);
     if is_allowed && let Some(found) = deliver_stale(checked, &response, Some(error), None).await {
         return found;
     }
@@ -587,7 +596,8 @@ fn validate_behind(checked: &Checked, response: &Arc<StoredResponse>) {
     let led = fill::start(ask(checked, Some(response.clone())), Some(lead));
     let response = response.clone();
     tokio::spawn(async move {
-        let _ = led.await;
+        let has_timed_out = matches!(led.await, Ok(Led::Failed(error)) if error.is_timeout());
+        response.has_timed_out.store(has_timed_out, Ordering::Relaxed);
         response.is_validating.store(false, Ordering::Relaxed);
     });
 }

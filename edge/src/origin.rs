@@ -118,6 +118,11 @@ pub(crate) enum OriginError {
 }
 
 impl OriginError {
+    /// Whether it took the longest time that it may, which nobody should have to wait for twice.
+    pub(crate) fn is_timeout(self) -> bool {
+        matches!(self, Self::ConnectTimeout | Self::FirstByteTimeout | Self::BetweenBytesTimeout)
+    }
+
     /// The registered error type, which also names the status to answer with where nothing stored helps.
     pub(crate) fn proxy_error(self) -> ProxyError {
         match self {

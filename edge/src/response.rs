@@ -46,6 +46,8 @@ pub(crate) struct StoredResponse {
     pub(crate) is_recovered: bool,
     /// A validation behind a stale answer is under way.
     pub(crate) is_validating: AtomicBool,
+    /// The origin was asked last time for as long as it may take, in vain.
+    pub(crate) has_timed_out: AtomicBool,
     /// Already counted by a purge, or replaced: not to be used.
     is_gone: AtomicBool,
 }
@@ -151,6 +153,7 @@ impl Facts {
             is_soft: AtomicBool::new(self.is_soft),
             is_recovered: self.is_recovered,
             is_validating: AtomicBool::new(false),
+            has_timed_out: AtomicBool::new(false),
             is_gone: AtomicBool::new(false),
         })
     }

@@ -271,6 +271,30 @@ fn one_validation_runs_behind_however_many_ask() {
 }
 
 #[test]
+fn a_hanging_origin_is_waited_for_once() {
+    let origin = Origin::start(|_| Reply::ok("kept", "max-age=0, stale-if-error=600"));
+    let address = origin.address;
+    let edge = Plan::new(&origin).start();
+    assert_eq!(edge.get("/x").text(), "kept");
+    // In its place a listener whose queue is full: connecting takes for ever.
+    drop(origin);
+    let hanging = lab::hanging_listener(address);
+    let first = edge.get("/x");
+    assert_eq!((first.status, first.text().as_str()), (200, "kept"), "{first:?}");
+    assert!(first.cache().contains("fwd=stale") && first.cache().contains("detail=\"connection_timeout\""), "{}", first.cache());
+    for _ in 0..3 {
+        let next = edge.get("/x");
+        assert_eq!((next.status, next.text().as_str()), (200, "kept"), "{next:?}");
+        assert!(next.cache().contains("; hit; ttl=") && next.cache().contains("detail=\"origin-timed-out\""), "{}", next.cache());
+    }
+    // It is asked all the same, and well again in time.
+    drop(hanging);
+    let well = Origin::start_at(address, |_| Reply::ok("new", "max-age=60"));
+    wait_for("the new content", || edge.get("/x").text() == "new");
+    assert!(edge.get("/x").cache().contains("; hit; ttl=") && well.count("/x") == 1);
+}
+
+#[test]
 fn a_dead_origin_is_bridged_by_stale_content_where_that_is_allowed() {
     let failing = Arc::new(AtomicUsize::new(0));
     let fails = failing.clone();

@@ -153,7 +153,11 @@ pub(crate) struct Origin {
 
 impl Origin {
     pub(crate) fn start(script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), script)
+    }
+
+    pub(crate) fn start_at(address: SocketAddr, script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(address).expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (seen, open) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(true)));
         let script = Arc::new(script);
@@ -263,6 +267,26 @@ fn answer(mut stream: &TcpStream, all: &Mutex<Vec<Seen>>, script: &dyn Fn(&Seen)
         }
         if reply.chunked {
             stream.write_all(b"0\r\n\r\n")?;
+        }
+    }
+}
+
+/// A listener whose queue is full, with the connections that fill it: connecting to it takes for ever.
+pub(crate) fn hanging_listener(address: SocketAddr) -> Vec<socket2::Socket> {
+    use socket2::{Domain, Socket, Type};
+    let new = || Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let listener = new();
+    listener.set_reuse_address(true).expect("set");
+    // The one before it may take a moment to let go of the port.
+    wait_for("the port", || listener.bind(&address.into()).is_ok());
+    listener.listen(0).expect("it listens");
+    let mut held = vec![listener];
+    loop {
+        let socket = new();
+        let is_taken = socket.connect_timeout(&address.into(), Duration::from_millis(200)).is_ok();
+        held.push(socket);
+        if !is_taken {
+            return held;
         }
     }
 }
