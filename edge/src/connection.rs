@@ -1,5 +1,6 @@
 //! The socket under a client's connection: time-outs for idling, for a request head and for a client that does
-//! not read, and a look at each head for what the HTTP library lets pass and the standard forbids.
+//! not read, an end that loses no response, and, where the HTTP library reads, a look at each head for what that lets pass
+//! and the standard forbids.
 //!
 //! RFC 9112 sections 2.2 (a bare LF is refused), 5.1, 6.1 (Content-Length beside Transfer-Encoding) and 9.8.
 
@@ -7,12 +8,12 @@ use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
@@ -22,24 +23,43 @@ pub(crate) const IDLE_MAX: Duration = Duration::from_secs(75);
 pub(crate) const HEAD_MAX: Duration = Duration::from_secs(10);
 /// How long a client may take no byte of a response.
 pub(crate) const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
+/// How long, and for how many bytes, what a client still sends is read after the last response.
+const LINGER_MAX: Duration = Duration::from_secs(2);
+const LINGER_BYTES_MAX: usize = 256 * 1024;
 
 const IDLE: u8 = 0;
 const HEAD: u8 = 1;
 const REQUEST: u8 = 2;
 
-/// What a connection is doing, told by the handler to the socket.
+/// What a connection is doing, told to the socket by those who read and answer requests.
 #[derive(Debug, Default)]
-pub(crate) struct Phase(AtomicU8);
+pub(crate) struct Phase {
+    state: AtomicU8,
+    is_last: AtomicBool,
+}
 
 impl Phase {
     /// A request head was read whole.
     pub(crate) fn request_began(&self) {
-        self.0.store(REQUEST, Ordering::Relaxed);
+        self.set(REQUEST);
     }
 
     /// Its response has been made whole.
     pub(crate) fn request_ended(&self) {
-        self.0.store(IDLE, Ordering::Relaxed);
+        self.set(IDLE);
+    }
+
+    /// Whether the connection has to end with the response to this request.
+    pub(crate) fn is_last(&self) -> bool {
+        self.is_last.load(Ordering::Relaxed)
+    }
+
+    fn get(&self) -> u8 {
+        self.state.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, state: u8) {
+        self.state.store(state, Ordering::Relaxed);
     }
 }
 
@@ -60,7 +80,7 @@ pub(crate) struct ClientSocket {
 impl ClientSocket {
     pub(crate) fn new(stream: TcpStream, phase: Arc<Phase>) -> Self {
         // The first head has to come as quickly as any other.
-        phase.0.store(HEAD, Ordering::Relaxed);
+        phase.set(HEAD);
         let deadline = Instant::now() + HEAD_MAX;
         Self {
             stream,
@@ -92,19 +112,37 @@ impl ClientSocket {
         }
     }
 
-    /// The first byte after a pause begins a head.
-    fn note_read(&mut self, length: usize) {
-        if length > 0 && self.phase.0.load(Ordering::Relaxed) == IDLE {
-            self.phase.0.store(HEAD, Ordering::Relaxed);
+    /// That so many bytes are there which were not looked at: the first byte after a pause begins a head.
+    pub(crate) fn note_read(&mut self, length: usize) {
+        if length > 0 && self.phase.get() == IDLE {
+            self.phase.set(HEAD);
             self.is_idle = false;
             self.deadline = Instant::now() + HEAD_MAX;
-            self.head = HeadInspector::default();
         }
+    }
+
+    /// Ends the connection after its last response. Closing while bytes of the client's are unread would reset it, and a
+    /// reset can overtake the response (RFC 9112 section 9.6): so what comes is read for a while.
+    pub(crate) async fn end(mut self) -> io::Result<()> {
+        self.stream.shutdown().await?;
+        let mut scratch = BytesMut::with_capacity(4096);
+        let mut left = LINGER_BYTES_MAX;
+        let drained = async {
+            while left > 0 {
+                scratch.clear();
+                match self.stream.read_buf(&mut scratch).await {
+                    Ok(0) | Err(_) => return,
+                    Ok(length) => left = left.saturating_sub(length),
+                }
+            }
+        };
+        let _ = tokio::time::timeout(LINGER_MAX, drained).await;
+        Ok(())
     }
 
     /// While nothing can be read: whether the wait has taken too long.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        let phase = self.phase.0.load(Ordering::Relaxed);
+        let phase = self.phase.get();
         if phase == REQUEST {
             return Poll::Pending;
         }
@@ -158,8 +196,9 @@ impl AsyncRead for ClientSocket {
             }
         }
         this.note_read(buffer.filled().len() - before);
-        if this.phase.0.load(Ordering::Relaxed) != REQUEST {
-            this.head.inspect(&mut buffer.filled_mut()[before..]);
+        this.head.inspect(&mut buffer.filled_mut()[before..]);
+        if this.head.is_blind {
+            this.phase.is_last.store(true, Ordering::Relaxed);
         }
         Poll::Ready(Ok(()))
     }
@@ -191,40 +230,50 @@ impl AsyncWrite for ClientSocket {
     }
 }
 
-/// Looks at the bytes of a head as they come. A head that must be refused gets a NUL, which no parser lets pass,
-/// so that it is answered with 400 like any other broken one.
+/// Looks at the bytes of requests as they come. A head that must be refused gets a NUL, which no parser lets pass, so that
+/// it is answered with 400 like any other broken one. Bodies of a known length are stepped over; behind any other the
+/// connection ends with the response, so that no head is missed.
 #[derive(Debug, Default)]
 struct HeadInspector {
     /// The begin of the current line.
-    line: [u8; Self::NAME_MAX],
+    line: Vec<u8>,
     length: usize,
     last: u8,
     has_begun: bool,
-    has_ended: bool,
-    content_length: bool,
+    content_length: Option<u64>,
     transfer_encoding: bool,
+    /// Bytes of the body that are still to come.
+    body_left: u64,
+    /// What comes cannot be looked at.
+    is_blind: bool,
 }
 
 impl HeadInspector {
-    const NAME_MAX: usize = 18;
+    /// Enough for the names that count, with a length behind them.
+    const LINE_BYTES_MAX: usize = 64;
 
     fn inspect(&mut self, bytes: &mut [u8]) {
         let mut at = 0;
-        while !self.has_ended && at < bytes.len() {
+        while !self.is_blind && at < bytes.len() {
+            if self.body_left > 0 {
+                let stepped = self.body_left.min((bytes.len() - at) as u64);
+                self.body_left -= stepped;
+                at += stepped as usize;
+                continue;
+            }
             let end = bytes[at..].iter().position(|b| *b == b'\n').map(|n| at + n);
             let line = &bytes[at..end.unwrap_or(bytes.len())];
-            if self.length < Self::NAME_MAX {
-                let more = line.len().min(Self::NAME_MAX - self.length);
-                self.line[self.length..self.length + more].copy_from_slice(&line[..more]);
-            }
+            let more = line.len().min(Self::LINE_BYTES_MAX - self.line.len());
+            self.line.extend_from_slice(&line[..more]);
             self.length += line.len();
             self.last = line.last().copied().unwrap_or(self.last);
             let Some(end) = end else { return };
             if self.ends_wrongly() {
                 bytes[end] = 0;
-                self.has_ended = true;
+                self.is_blind = true;
                 return;
             }
+            self.line.clear();
             self.length = 0;
             self.last = 0;
             at = end + 1;
@@ -238,14 +287,27 @@ impl HeadInspector {
         }
         if self.length == 1 {
             // Empty lines before the request line are allowed (RFC 9112 section 2.2).
-            self.has_ended = self.has_begun;
-            return self.content_length && self.transfer_encoding;
+            return std::mem::take(&mut self.has_begun) && self.end_head();
         }
         self.has_begun = true;
-        let name = &self.line[..self.length.min(Self::NAME_MAX)];
-        self.content_length |= starts_with(name, b"content-length:");
-        self.transfer_encoding |= starts_with(name, b"transfer-encoding:");
+        self.transfer_encoding |= starts_with(&self.line, b"transfer-encoding:");
+        if starts_with(&self.line, b"content-length:") {
+            let value = self.line["content-length:".len()..].trim_ascii();
+            let is_whole = self.length <= Self::LINE_BYTES_MAX;
+            let length = std::str::from_utf8(value).ok().filter(|_| is_whole).and_then(|v| v.parse().ok());
+            // One that cannot be read is refused by the library, or is all the more for it alone.
+            self.is_blind |= length.is_none();
+            self.content_length = Some(length.unwrap_or(0));
+        }
         false
+    }
+
+    /// At a head's end: whether it must be refused.
+    fn end_head(&mut self) -> bool {
+        let (length, is_coded) = (self.content_length.take(), std::mem::take(&mut self.transfer_encoding));
+        self.body_left = length.unwrap_or(0);
+        self.is_blind |= is_coded;
+        is_coded && length.is_some()
     }
 }
 
@@ -255,8 +317,6 @@ fn starts_with(line: &[u8], name: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
     use super::*;
 
     /// A client, and the edge's end of its connection.
@@ -308,7 +368,7 @@ mod tests {
 
     #[test]
     fn heads_that_must_be_refused_are_made_unreadable_however_they_are_cut() {
-        let table: [(&str, bool); 9] = [
+        let table: [(&str, bool); 10] = [
             ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", false),
             ("\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", false),
             ("GET / HTTP/1.1\nHost: a\r\n\r\n", true),
@@ -317,10 +377,14 @@ mod tests {
             ("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\nX: y\r\ncONTENT-length: 3\r\n\r\nabc", true),
             ("POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\na\nb", false),
             ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nX: content-length: 3\r\n\r\n0\r\n\r\n", false),
+            ("POST / HTTP/1.1\r\nContent-Length:                                                             3\r\n\r\na\nb", false),
             ("GET / HTTP/1.1\r\nContent-Lengthy: 3\r\nTransfer-Encoding: chunked\r\n\r\n", false),
         ];
         for (head, refused) in table {
-            for cut in 0..head.len() {
+            // The same behind another request, with a body or without.
+            let before = "GET / HTTP/1.1\r\n\r\nPOST / HTTP/1.1\r\nContent-Length: 4\r\n\r\na\nb\n";
+            let all = format!("{before}{head}");
+            for (head, cut) in (0..head.len()).map(|cut| (head, cut)).chain((0..all.len()).map(|cut| (all.as_str(), cut))) {
                 let mut bytes = head.as_bytes().to_vec();
                 let mut inspector = HeadInspector::default();
                 let (first, second) = bytes.split_at_mut(cut);

@@ -50,6 +50,7 @@ const VARIANTS_WAITED_MAX: u32 = 4;
 pub(crate) const PEER: HeaderName = HeaderName::from_static("nearcast-peer");
 
 /// A request that has passed the checks.
+#[derive(Clone)]
 struct Checked {
     worker: Arc<Worker>,
     site: Arc<Site>,
@@ -133,7 +134,8 @@ pub(crate) fn serve_brief(worker: &Worker, last: &LastHost, brief: &Brief<'_>, u
     let began = Instant::now();
     let edge = &worker.edge;
     let Known { host, site, .. } = last.known(brief.host, &edge.sites.load())?;
-    if brief.has_directives && site.cache.obey_client || key::ambiguity(brief.path).is_some() {
+    let is_long = brief.has_directives && site.cache.obey_client || brief.path == HEALTH_PATH;
+    if is_long || key::ambiguity(brief.path).is_some() {
         return None;
     }
     url.clear();
@@ -152,6 +154,7 @@ pub(crate) fn serve_brief(worker: &Worker, last: &LastHost, brief: &Brief<'_>, u
         return None;
     }
     let body = stored.content.whole_in_memory()?;
+    stored.content.body.touch();
     let outcome = Outcome::hit(standing.ttl);
     head.extend_from_slice(stored.whole_head.get_or_init(|| whole_head(stored, body.len(), &edge.via)));
     head.extend_from_slice(b"age: ");
@@ -237,10 +240,11 @@ async fn respond(worker: &Arc<Worker>, client: IpAddr, last: &Mutex<LastHost>, r
             (response, outcome, None)
         }
         MethodClass::Get | MethodClass::Head => look_up(&checked).await,
-        MethodClass::Safe | MethodClass::Unsafe | MethodClass::Refused => {
+        MethodClass::Safe | MethodClass::Refused => {
             let (response, outcome) = pass(&checked, body, ForwardReason::Method).await;
             (response, outcome, None)
         }
+        MethodClass::Unsafe => pass_unsafe(&checked, body).await,
     };
     let note = (checked.method == Method::GET && !checked.is_peer && outcome.label != Answer::Error).then(|| Note {
         hash: checked.hash,
@@ -453,6 +457,11 @@ async fn look_up(checked: &Checked) -> Found {
                 }
                 continue;
             }
+            // Who led before may have published between the look and the lead: then there is nothing to ask for.
+            Joined::Leader(lead) if !is_still_there(checked, stale.as_ref()) => {
+                lead.tell(Told::Published);
+                continue;
+            }
             Joined::Leader(lead) => Some(lead),
             // What is not shared is this client's alone: its range and conditions are the origin's to answer.
             Joined::Alone if stale.is_none() && !is_plain(checked) => {
@@ -509,6 +518,15 @@ struct Stale {
     /// Whether it may be used when that fails.
     is_allowed: bool,
     reuse: Reuse,
+}
+
+/// Whether a look finds now what it found before: nothing, or the same response.
+fn is_still_there(checked: &Checked, stale: Option<&Stale>) -> bool {
+    match (choose(checked).0, stale) {
+        (None, None) => true,
+        (Some((response, _)), Some(stale)) => Arc::ptr_eq(&response, &stale.response),
+        _ => false,
+    }
 }
 
 /// The origin could not be asked: what is stored where that is allowed, else an error.
@@ -888,6 +906,17 @@ fn multipart(checked: &Checked, stored: &Arc<StoredResponse>, frame: &Multipart)
 enum Piece {
     Text(Bytes),
     Range(Box<Reading>),
+}
+
+/// Sends on a request that may change something. As a task of its own: what the origin has changed is forgotten here also
+/// when the client did not wait for the answer.
+async fn pass_unsafe(checked: &Checked, body: Option<Incoming>) -> Found {
+    let of_task = checked.clone();
+    let passed = tokio::spawn(async move { pass(&of_task, body, ForwardReason::Method).await });
+    match passed.await {
+        Ok((response, outcome)) => (response, outcome, None),
+        Err(_) => failed(checked, OriginError::Terminated, ForwardReason::Method),
+    }
 }
 
 /// Sends a request on without a look into the cache.

@@ -59,6 +59,7 @@ pub(crate) async fn serve(worker: Arc<Worker>, stream: TcpStream, client: IpAddr
     };
     let ended = match connection.converse(ending.clone()).await {
         Ok(Ended::Over) => Ok(()),
+        Ok(Ended::Answered) => Box::pin(connection.socket.end()).await.map_err(Into::into),
         // A box, so that the many connections that never come here do not hold room for it.
         Ok(Ended::Other) => Box::pin(connection.hand_over(ending)).await,
         Err(error) => Err(error.into()),
@@ -83,8 +84,10 @@ struct Connection {
 }
 
 enum Ended {
-    /// Nothing more is to be read or written.
+    /// Between two requests.
     Over,
+    /// With a response, behind which the client may still send.
+    Answered,
     /// What comes next is for hyper.
     Other,
 }
@@ -123,13 +126,11 @@ impl Connection {
                 match self.answer().await? {
                     Step::Next => {
                         seen = 0;
+                        self.socket.note_read(self.input.len());
                         self.tidy();
                         continue;
                     }
-                    Step::Last => {
-                        poll_fn(|cx| std::pin::Pin::new(&mut self.socket).poll_shutdown(cx)).await?;
-                        return Ok(Ended::Over);
-                    }
+                    Step::Last => return Ok(Ended::Answered),
                     Step::Other => return Ok(Ended::Other),
                     Step::Incomplete => {}
                 }
@@ -164,7 +165,7 @@ impl Connection {
             Taken::Incomplete => return Ok(Step::Incomplete),
             Taken::Other => return Ok(Step::Other),
             Taken::Brief { body, is_last } => {
-                write(&mut self.socket, &mut self.output, &body).await?;
+                write(&mut self.socket, &mut self.output, &body, &[]).await?;
                 self.phase.request_ended();
                 return Ok(if is_last { Step::Last } else { Step::Next });
             }
@@ -172,8 +173,8 @@ impl Connection {
         };
         let is_head = *request.method() == Method::HEAD;
         // Boxes, so that an idle connection does not hold room for all that a request may need.
-        let served = handler::serve(self.worker.clone(), self.phase.clone(), self.client, self.last.clone(), *request);
-        let response = Box::pin(served).await;
+        let served = Box::pin(handler::serve(self.worker.clone(), self.phase.clone(), self.client, self.last.clone(), *request));
+        let response = unless_gone(&mut self.socket, &mut self.input, served).await?;
         let is_whole = Box::pin(self.respond(response, is_head, is_last)).await?;
         Ok(if is_whole && !is_last { Step::Next } else { Step::Last })
     }
@@ -209,59 +210,54 @@ impl Connection {
 
     /// Writes a response; `false` when its body ended early, so that the connection has to end with it.
     async fn respond(&mut self, response: Response<ClientBody>, is_head: bool, is_last: bool) -> io::Result<bool> {
+        let Self { socket, input, output, .. } = self;
         let (mut parts, body) = response.into_parts();
         let framing = frame(parts.status, &mut parts.headers, &body, is_head);
-        write_head(&mut self.output, parts.status, &parts.headers);
-        end_fields(&mut self.output, is_last);
-        let mut left = match framing {
-            Framing::None => {
-                drop(body);
-                write(&mut self.socket, &mut self.output, &[]).await?;
-                return Ok(true);
-            }
-            Framing::Length(length) => length,
-            Framing::Chunked => u64::MAX,
-        };
-        let is_chunked = left == u64::MAX;
+        write_head(output, parts.status, &parts.headers);
+        end_fields(output, is_last);
         let mut body = pin!(body);
-        // A body that is at hand goes with its head; for one that is not, the head goes ahead.
-        let mut frame = poll_fn(|cx| Poll::Ready(body.as_mut().poll_frame(cx))).await;
-        if frame.is_pending() {
-            write(&mut self.socket, &mut self.output, &[]).await?;
-        }
+        // Bytes that are still to come, where that is known.
+        let mut left = match framing {
+            Framing::None => return write(socket, output, &[], &[]).await.map(|()| true),
+            Framing::Length(length) => length,
+            Framing::Chunked => 0,
+        };
         loop {
-            let next = match frame {
+            // What is at hand goes with what is to be written, the head above all; for what is not, that goes ahead.
+            let next = match poll_fn(|cx| Poll::Ready(body.as_mut().poll_frame(cx))).await {
                 Poll::Ready(next) => next,
-                Poll::Pending => poll_fn(|cx| body.as_mut().poll_frame(cx)).await,
+                Poll::Pending => {
+                    write(socket, output, &[], &[]).await?;
+                    unless_gone(socket, input, poll_fn(|cx| body.as_mut().poll_frame(cx))).await?
+                }
             };
-            frame = Poll::Pending;
             let data = match next {
                 Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
                 Some(Err(_)) => {
                     // What there is goes out, so that the client sees a response that was cut and no other error.
-                    write(&mut self.socket, &mut self.output, &[]).await?;
+                    write(socket, output, &[], &[]).await?;
                     return Ok(false);
                 }
                 None => break,
             };
-            if data.is_empty() {
-                continue;
-            }
-            if is_chunked {
-                self.output.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
-                write(&mut self.socket, &mut self.output, &data).await?;
-                self.output.extend_from_slice(b"\r\n");
-            } else {
-                let length = (data.len() as u64).min(left);
-                left -= length;
-                write(&mut self.socket, &mut self.output, &data[..length as usize]).await?;
+            match framing {
+                Framing::Chunked if !data.is_empty() => {
+                    output.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
+                    write(socket, output, &data, b"\r\n").await?;
+                }
+                Framing::Chunked => {}
+                _ => {
+                    let length = (data.len() as u64).min(left);
+                    left -= length;
+                    write(socket, output, &data[..length as usize], &[]).await?;
+                }
             }
         }
-        if is_chunked {
-            self.output.extend_from_slice(b"0\r\n\r\n");
+        if framing == Framing::Chunked {
+            output.extend_from_slice(b"0\r\n\r\n");
         }
-        write(&mut self.socket, &mut self.output, &[]).await?;
-        Ok(is_chunked || left == 0)
+        write(socket, output, &[], &[]).await?;
+        Ok(left == 0)
     }
 
     /// Lets go of what an unusually large head has taken.
@@ -281,22 +277,62 @@ impl Connection {
         let of_requests = phase.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             of_requests.request_began();
+            let is_last = of_requests.is_last();
             let served = handler::serve(worker.clone(), of_requests.clone(), client, last.clone(), request.map(Some));
-            served.map(Ok::<_, std::convert::Infallible>)
+            Box::pin(served.map(move |mut response| {
+                if is_last {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, std::convert::Infallible>(response)
+            }))
         });
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(None).max_headers(FIELDS_MAX).max_header_size(HEAD_BYTES_MAX);
-        let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
-        let ended = tokio::select! {
-            biased;
-            ended = connection.as_mut() => ended,
-            () = asked(&mut ending) => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+        let mut connection = builder.serve_connection(TokioIo::new(socket), service);
+        let mut ending = pin!(asked(&mut ending).fuse());
+        let ended = poll_fn(|cx| {
+            if let Poll::Ready(ended) = connection.poll_without_shutdown(cx) {
+                return Poll::Ready(ended);
             }
-        };
+            if ending.as_mut().poll_unpin(cx).is_ready() {
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
+                return connection.poll_without_shutdown(cx);
+            }
+            Poll::Pending
+        })
+        .await;
+        // Also what was refused has an answer, which is not to be lost.
+        let is_cut = ended.as_ref().is_err_and(|error| !error.is_parse());
+        let socket = connection.into_parts().io.into_inner();
+        if !is_cut {
+            socket.end().await?;
+        }
         ended.map_err(Into::into)
     }
+}
+
+/// Waits for something, unless the client goes away meanwhile; what that sends is kept for later. A client that ends its own
+/// side counts as gone: few do so and wait, and one that left cannot be told from it.
+///
+/// # Errors
+/// The client has gone.
+async fn unless_gone<T>(socket: &mut ClientSocket, input: &mut BytesMut, work: impl Future<Output = T>) -> io::Result<T> {
+    let mut work = pin!(work);
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = work.as_mut().poll(cx) {
+            return Poll::Ready(Ok(done));
+        }
+        while input.len() < HEAD_BYTES_MAX {
+            input.reserve(HEAD_BYTES_TYPICAL);
+            match ready!(socket.poll_fill(cx, input)) {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 /// Whether a head may end in what was read after the first `seen` bytes. Saves looking at a head again at each byte
@@ -340,7 +376,7 @@ impl<'a> Head<'a> {
         let (Some(method), Some(target), Some(1)) = (request.method, request.path, request.version) else { return Parsed::Other };
         // The parser lets a line end without a CR, and no CR stand alone (RFC 9112 section 2.2).
         let count = |byte: u8| input[..length].iter().filter(|b| **b == byte).count();
-        if !target.starts_with('/') || count(b'\n') != count(b'\r') {
+        if !target.starts_with('/') || length > HEAD_BYTES_MAX || count(b'\n') != count(b'\r') {
             return Parsed::Other;
         }
         let mut head = Self {
@@ -422,7 +458,7 @@ impl FieldKind {
             6 => &[("expect", Framing), ("pragma", Directives)],
             7 => &[("upgrade", Framing)],
             8 => &[("if-match", Special), ("if-range", Special), ("cdn-loop", Special)],
-            10 => &[("connection", Connection)],
+            10 => &[("connection", Connection), ("keep-alive", Special)],
             13 => &[("cache-control", Directives), ("if-none-match", Special), ("nearcast-peer", Special)],
             14 => &[("content-length", Framing)],
             17 => &[("if-modified-since", Special), ("transfer-encoding", Framing)],
@@ -497,34 +533,40 @@ fn end_fields(output: &mut Vec<u8>, is_last: bool) {
     output.extend_from_slice(b"\r\n");
 }
 
-/// Writes what is in `output`, which is empty then, and `data` after it.
-async fn write(socket: &mut ClientSocket, output: &mut Vec<u8>, data: &[u8]) -> io::Result<()> {
-    let mut data = data;
+/// Writes what is in `output`, which is empty then, `data` after it, and the short `end` after that.
+async fn write(socket: &mut ClientSocket, output: &mut Vec<u8>, data: &[u8], end: &[u8]) -> io::Result<()> {
     if data.len() <= COPIED_BYTES_MAX {
         output.extend_from_slice(data);
-        data = &[];
+        output.extend_from_slice(end);
+        write_all(socket, [output, &[], &[]]).await?;
+    } else {
+        write_all(socket, [output, data, end]).await?;
     }
-    let mut done = 0;
+    output.clear();
+    Ok(())
+}
+
+async fn write_all(socket: &mut ClientSocket, mut pieces: [&[u8]; 3]) -> io::Result<()> {
     poll_fn(|cx| {
-        while done < output.len() || !data.is_empty() {
-            let pieces = [IoSlice::new(&output[done..]), IoSlice::new(data)];
-            let pieces = if data.is_empty() { &pieces[..1] } else { &pieces[usize::from(done == output.len())..] };
-            let written = match pieces {
-                [piece] => ready!(std::pin::Pin::new(&mut *socket).poll_write(cx, piece))?,
-                pieces => ready!(std::pin::Pin::new(&mut *socket).poll_write_vectored(cx, pieces))?,
+        while let Some(first) = pieces.iter().position(|piece| !piece.is_empty()) {
+            let written = if first + 1 == pieces.len() || pieces[first + 1..].iter().all(|piece| piece.is_empty()) {
+                ready!(std::pin::Pin::new(&mut *socket).poll_write(cx, pieces[first]))?
+            } else {
+                ready!(std::pin::Pin::new(&mut *socket).poll_write_vectored(cx, &pieces.map(IoSlice::new)[first..]))?
             };
             if written == 0 {
                 return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero)));
             }
-            let of_output = written.min(output.len() - done);
-            done += of_output;
-            data = &data[written - of_output..];
+            let mut left = written;
+            for piece in &mut pieces[first..] {
+                let taken = left.min(piece.len());
+                *piece = &piece[taken..];
+                left -= taken;
+            }
         }
         Poll::Ready(Ok(()))
     })
-    .await?;
-    output.clear();
-    Ok(())
+    .await
 }
 
 #[cfg(test)]

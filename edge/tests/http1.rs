@@ -5,7 +5,7 @@ mod lab;
 use std::io::{BufReader, Read, Write};
 use std::time::Duration;
 
-use lab::{Answer, Origin, Plan, Reply, pattern, read_answer, wait_for};
+use lab::{Answer, Gate, Origin, Plan, Reply, pattern, read_answer, wait_for};
 
 fn request(method: &str, path: &str, fields: &str) -> String {
     format!("{method} {path} HTTP/1.1\r\nHost: www.test\r\n{fields}\r\n")
@@ -147,9 +147,10 @@ fn a_body_that_ends_early_never_looks_whole() {
 }
 
 #[test]
-fn a_client_that_closes_its_side_still_gets_its_answer() {
-    let origin = Origin::start(|_| Reply::ok(pattern(30_000), "max-age=60").slow(3, 30));
+fn what_is_at_hand_also_goes_to_a_client_that_has_closed_its_side() {
+    let origin = Origin::start(|_| Reply::ok(pattern(30_000), "max-age=60"));
     let edge = Plan::new(&origin).start();
+    edge.get("/a");
     let mut stream = edge.connect();
     stream.write_all(request("GET", "/a", "").as_bytes()).expect("sent");
     stream.shutdown(std::net::Shutdown::Write).expect("shut");
@@ -157,6 +158,187 @@ fn a_client_that_closes_its_side_still_gets_its_answer() {
     let answer = read_answer(&mut reader, false).expect("an answer");
     assert!(answer.whole && answer.body == pattern(30_000));
     assert_eq!(reader.read(&mut [0]).expect("the end"), 0);
+}
+
+/// A request without a body goes the own way, one with none of zero length by way of hyper.
+const WAYS: [&str; 2] = ["", "Content-Length: 0\r\n"];
+
+#[test]
+fn a_client_that_leaves_frees_its_connection_while_the_origin_thinks() {
+    for way in WAYS {
+        for head in ["", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n"] {
+            let gate = Gate::default();
+            let held = gate.clone();
+            let is_begun = !head.is_empty();
+            let origin = Origin::start(move |_| match is_begun {
+                true => Reply::ok("abcd", "no-store").chunked().held_at(2, &held),
+                false => {
+                    held.wait();
+                    Reply::ok("x", "no-store")
+                }
+            });
+            let edge = Plan::new(&origin).start();
+            let clients: Vec<_> = (0..20)
+                .map(|n| {
+                    let mut stream = edge.connect();
+                    stream.write_all(request("GET", &format!("/{n}"), way).as_bytes()).expect("sent");
+                    if is_begun {
+                        read_head(&mut stream);
+                    }
+                    stream
+                })
+                .collect();
+            wait_for("the origin to be asked", || origin.seen().len() == clients.len());
+            assert_eq!(edge.metric("nearcast_edge_connections"), 20.0);
+            drop(clients);
+            wait_for("their connections to end", || edge.metric("nearcast_edge_connections") == 0.0);
+            gate.open();
+        }
+    }
+}
+
+fn read_head(stream: &mut std::net::TcpStream) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("a head");
+        head.push(byte[0]);
+    }
+}
+
+#[test]
+fn what_a_request_changed_is_forgotten_also_when_its_client_has_left() {
+    for way in WAYS {
+        let gate = Gate::default();
+        let held = gate.clone();
+        let origin = Origin::start(move |seen| {
+            if seen.method == "DELETE" {
+                held.wait();
+            }
+            Reply::ok("x", "max-age=60")
+        });
+        let edge = Plan::new(&origin).start();
+        edge.get("/x");
+        assert!(edge.get("/x").is_hit());
+        let mut stream = edge.connect();
+        stream.write_all(request("DELETE", "/x", way).as_bytes()).expect("sent");
+        wait_for("the origin to be asked", || origin.seen().iter().any(|s| s.method == "DELETE"));
+        drop(stream);
+        wait_for("the connection to end", || edge.metric("nearcast_edge_connections") == 0.0);
+        gate.open();
+        wait_for("what was deleted to be forgotten", || !edge.get("/x").is_hit());
+    }
+}
+
+#[test]
+fn a_response_arrives_whole_whatever_the_client_sent_behind_its_request() {
+    let origin = Origin::start(|_| Reply::ok(pattern(8 << 20), "max-age=60").field("ETag", "\"l\""));
+    let edge = Plan { memory: 64 << 20, ..Plan::new(&origin) }.start();
+    edge.get("/large");
+    for way in WAYS {
+        let mut stream = edge.connect();
+        stream.write_all(request("GET", "/large", &format!("Connection: close\r\n{way}")).as_bytes()).expect("sent");
+        stream.write_all(request("GET", "/large", "").repeat(2000).as_bytes()).expect("sent");
+        let answer = read_answer(&mut BufReader::new(stream), false).expect("an answer");
+        assert!(answer.whole && answer.body == pattern(8 << 20), "{way}: {} bytes", answer.body.len());
+    }
+}
+
+#[test]
+fn draining_cuts_no_response_of_a_client_that_asks_ahead() {
+    let origin = Origin::start(|_| Reply::ok(pattern(4 << 20), "max-age=60").field("ETag", "\"l\""));
+    let edge = Plan { memory: 64 << 20, ..Plan::new(&origin) }.start();
+    edge.get("/large");
+    let mut stream = edge.connect();
+    stream.write_all(request("GET", "/large", "").repeat(100).as_bytes()).expect("sent");
+    let mut reader = BufReader::new(stream);
+    read_answer(&mut reader, false).expect("the first");
+    edge.begin_stop();
+    loop {
+        let answer = read_answer(&mut reader, false).expect("an answer");
+        assert!(answer.whole && answer.body.len() == 4 << 20, "{} bytes", answer.body.len());
+        if answer.field("connection") == "close" {
+            break;
+        }
+    }
+    edge.stop().expect("a good end");
+}
+
+#[test]
+fn every_head_behind_another_request_is_looked_at() {
+    let origin = Origin::start(|seen| Reply::ok(seen.method.clone(), "no-store"));
+    let edge = Plan::new(&origin).start();
+    let bad = [
+        "POST /bad HTTP/1.1\r\nHost: www.test\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "GET /bad HTTP/1.1\nHost: www.test\n\n",
+        "GET /bad HTTP/1.1\r\nHost: www.test\r\nContent-Length: 0\nA: b\r\n\r\n",
+    ];
+    let spaces = " ".repeat(100);
+    let first = [
+        request("GET", "/good", ""),
+        request("GET", "/good", "Content-Length: 0\r\n"),
+        format!("{}abc", request("POST", "/good", "Content-Length: 3\r\n")),
+        format!("{}abc", request("POST", "/good", &format!("Content-Length:{spaces}3\r\n"))),
+        format!("{}3\r\nabc\r\n0\r\n\r\n", request("POST", "/good", "Transfer-Encoding: chunked\r\n")),
+    ];
+    for (good, bad) in first.iter().flat_map(|good| bad.map(|bad| (good, bad))) {
+        let mut stream = edge.connect();
+        stream.write_all(format!("{good}{bad}").as_bytes()).expect("sent");
+        let mut reader = BufReader::new(stream);
+        let answer = read_answer(&mut reader, false).expect("an answer");
+        assert_eq!(answer.status, 200, "{good}");
+        // Behind a body whose end cannot be foreseen nothing more is read.
+        let next = read_answer(&mut reader, false).map_or(0, |next| next.status);
+        assert_eq!(next, if answer.field("connection") == "close" { 0 } else { 400 }, "{good}{bad}");
+    }
+    assert_eq!(origin.count("/bad"), 0);
+}
+
+#[test]
+fn a_chunk_ends_when_it_is_sent() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let origin = Origin::start(move |_| Reply::ok("event", "no-store").chunked().held_at(3, &held));
+    let edge = Plan::new(&origin).start();
+    for way in WAYS {
+        let mut stream = edge.connect();
+        stream.write_all(request("GET", "/a", way).as_bytes()).expect("sent");
+        read_head(&mut stream);
+        let mut chunk = [0; 8];
+        stream.read_exact(&mut chunk).expect("a whole chunk while the next is awaited");
+        assert_eq!(&chunk, b"3\r\neve\r\n");
+    }
+    gate.open();
+}
+
+#[test]
+fn the_longest_head_is_the_same_whichever_way_it_comes() {
+    let origin = Origin::start(|_| Reply::ok("x", "max-age=60"));
+    let edge = Plan::new(&origin).start();
+    for way in WAYS {
+        for (length, status) in [(60_000, 200), (66_000, 431), (200_000, 431)] {
+            let answer = edge.raw(request("GET", "/a", &format!("{way}A: {}\r\nConnection: close\r\n", "x".repeat(length))).as_bytes());
+            assert_eq!(answer.status, status, "{length} {way}");
+        }
+    }
+}
+
+#[test]
+fn what_is_hot_stays_on_the_disk() {
+    let origin = Origin::start(|_| Reply::ok(pattern(200_000), "max-age=6000").field("ETag", "\"x\""));
+    let directory = tempfile::tempdir().expect("a directory");
+    let plan = || Plan { disk: 16 << 20, memory: 8 << 20, state_dir: directory.path().to_owned(), ..Plan::new(&origin) };
+    let edge = plan().start();
+    let mut stream = edge.connect();
+    let mut reader = BufReader::new(stream.try_clone().expect("a handle"));
+    for n in 0..240 {
+        edge.get(&format!("/cold{n}"));
+        stream.write_all(request("GET", "/hot", "").as_bytes()).expect("sent");
+        assert!(read_answer(&mut reader, false).expect("an answer").whole);
+    }
+    assert_eq!(origin.count("/hot"), 1);
+    edge.stop().expect("a good end");
+    assert!(plan().start().get("/hot").is_hit());
 }
 
 #[test]

@@ -245,21 +245,18 @@ fn answer(mut stream: &TcpStream, all: &Mutex<Vec<Seen>>, script: &dyn Fn(&Seen)
         }
         let mut sent = 0;
         if let Some((at, gate)) = &reply.held {
-            stream.write_all(&reply.body[..*at])?;
+            write_piece(stream, &reply.body[..*at], reply.chunked)?;
             gate.wait();
-            stream.write_all(&reply.body[*at..])?;
+            write_piece(stream, &reply.body[*at..], reply.chunked)?;
+            if reply.chunked {
+                stream.write_all(b"0\r\n\r\n")?;
+            }
             continue;
         }
         for piece in reply.body.chunks(reply.body.len().div_ceil(reply.pieces).max(1)) {
             std::thread::park_timeout(reply.pause);
             let piece = &piece[..piece.len().min(reply.cut.unwrap_or(usize::MAX) - sent)];
-            if reply.chunked && !piece.is_empty() {
-                stream.write_all(format!("{:x}\r\n", piece.len()).as_bytes())?;
-            }
-            stream.write_all(piece)?;
-            if reply.chunked && !piece.is_empty() {
-                stream.write_all(b"\r\n")?;
-            }
+            write_piece(stream, piece, reply.chunked)?;
             sent += piece.len();
             if reply.cut == Some(sent) {
                 return stream.shutdown(std::net::Shutdown::Both);
@@ -269,6 +266,15 @@ fn answer(mut stream: &TcpStream, all: &Mutex<Vec<Seen>>, script: &dyn Fn(&Seen)
             stream.write_all(b"0\r\n\r\n")?;
         }
     }
+}
+
+fn write_piece(mut stream: &TcpStream, piece: &[u8], chunked: bool) -> std::io::Result<()> {
+    if !chunked || piece.is_empty() {
+        return stream.write_all(piece);
+    }
+    stream.write_all(format!("{:x}\r\n", piece.len()).as_bytes())?;
+    stream.write_all(piece)?;
+    stream.write_all(b"\r\n")
 }
 
 /// A listener whose queue is full, with the connections that fill it: connecting to it takes for ever.
