@@ -1,10 +1,11 @@
 //! Listeners: UDP workers, TCP connections, their limits and time-outs. Knows bytes and peers, not what an answer says.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
@@ -28,10 +29,8 @@ const UDP_WAIT: Duration = Duration::from_millis(100);
 const UDP_BUFFER_BYTES: usize = 4 << 20;
 /// Wait after an unexpected socket error, so that it cannot spin.
 const ERROR_PAUSE: Duration = Duration::from_millis(20);
-/// TCP connections open at a time.
+/// TCP connections served at a time. At most as many again wait for one that was asked to give way.
 const CONNECTIONS_MAX: usize = 4096;
-/// How long a new connection waits for one that has to give way.
-const ROOM_WAIT: Duration = Duration::from_millis(50);
 /// TCP connections of one client (an IPv4 address or an IPv6 /56).
 pub const CONNECTIONS_PER_CLIENT_MAX: u32 = 128;
 /// A connection without a whole query for this long is closed.
@@ -107,7 +106,7 @@ impl Listeners {
                 )
             })?);
         }
-        let room = Arc::new(Room { slots: Arc::new(Semaphore::new(self.connections_max)), is_short: Notify::new() });
+        let room = Arc::new(Room::new(self.connections_max));
         let clients = Arc::new(Clients::default());
         let mut tasks = tokio::task::JoinSet::new();
         for listener in self.tcp {
@@ -300,21 +299,87 @@ impl Drop for ClientSlot {
     }
 }
 
-/// Room for connections. When there is none, the one that has waited longest for a query gives way (RFC 7766 section 6.2.3), so that who
-/// only holds connections open locks nobody out.
+/// Room for connections. When there is none, the one that has waited longest for its client gives way (RFC 7766 section 6.2.3): for a
+/// query, or for answers to be taken. So who only holds connections open locks nobody out.
 struct Room {
     slots: Arc<Semaphore>,
-    /// Wakes the first that waits.
-    is_short: Notify,
+    waiting: Mutex<Waiting>,
+}
+
+/// Connections that wait for their clients, by when they began to. One that is served is not among them.
+#[derive(Default)]
+struct Waiting {
+    begun: u64,
+    by_age: BTreeMap<u64, Arc<Notify>>,
 }
 
 impl Room {
-    async fn enter(&self) -> Option<OwnedSemaphorePermit> {
-        if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
-            return Some(slot);
+    fn new(connections_max: usize) -> Self {
+        Self { slots: Arc::new(Semaphore::new(connections_max)), waiting: Mutex::default() }
+    }
+
+    /// A slot for a new connection, now or once another has given way; `None` when there is neither. Each that waits has asked one
+    /// connection of its own, which ends as soon as it runs: that bounds how many wait, and how long.
+    fn enter(&self) -> Option<impl Future<Output = Option<OwnedSemaphorePermit>> + Send + 'static> {
+        let free = Arc::clone(&self.slots).try_acquire_owned().ok();
+        if free.is_none() && !self.make_room() {
+            return None;
         }
-        self.is_short.notify_one();
-        tokio::time::timeout(ROOM_WAIT, Arc::clone(&self.slots).acquire_owned()).await.ok()?.ok()
+        let slots = Arc::clone(&self.slots);
+        Some(async move {
+            match free {
+                Some(slot) => Some(slot),
+                None => slots.acquire_owned().await.ok(),
+            }
+        })
+    }
+
+    /// Asks the connection that has waited longest to give way; `false` when none waits that was not asked yet.
+    fn make_room(&self) -> bool {
+        let mut waiting = self.waiting();
+        let Some((_, give_way)) = waiting.by_age.pop_first() else { return false };
+        // Under the lock, so that who has left `by_age` knows whether it was asked.
+        give_way.notify_one();
+        true
+    }
+
+    /// Does what a connection waits for; `None` when it was asked to give way meanwhile. Then it must end.
+    async fn wait<T>(&self, give_way: &Arc<Notify>, awaited: impl Future<Output = T>) -> Option<T> {
+        let turn = self.begin(give_way);
+        let mut asked = std::pin::pin!(give_way.notified());
+        tokio::select! {
+            biased;
+            () = &mut asked => None,
+            done = awaited => {
+                drop(turn);
+                // It may have been asked after the look above.
+                (!asked.as_mut().enable()).then_some(done)
+            }
+        }
+    }
+
+    fn begin(&self, give_way: &Arc<Notify>) -> Turn<'_> {
+        let mut waiting = self.waiting();
+        let number = waiting.begun;
+        waiting.begun += 1;
+        waiting.by_age.insert(number, Arc::clone(give_way));
+        Turn { room: self, number }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A place among those that wait, until it is dropped.
+struct Turn<'a> {
+    room: &'a Room,
+    number: u64,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.room.waiting().by_age.remove(&self.number);
     }
 }
 
@@ -336,27 +401,43 @@ impl Acceptor {
             let (stream, peer) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    // Out of descriptors, or a connection that was gone before it was accepted: never a reason to end.
-                    self.room.is_short.notify_one();
+                    // Never a reason to end.
                     tracing::debug!(%error, "accepting a DNS connection failed; going on");
-                    tokio::time::sleep(ERROR_PAUSE).await;
+                    // One that was gone before it was accepted costs nobody anything.
+                    if error.kind() != io::ErrorKind::ConnectionAborted {
+                        if is_exhaustion(&error) {
+                            self.room.make_room();
+                        }
+                        tokio::time::sleep(ERROR_PAUSE).await;
+                    }
                     continue;
                 }
             };
             // A client that has enough, or nobody who can give way: the new connection is closed.
             let Some(client_slot) = self.clients.enter(peer.ip()) else { continue };
-            let Some(slot) = self.room.enter().await else { continue };
+            let Some(entered) = self.room.enter() else { continue };
             let connection = Connection {
                 stream,
                 client: peer.ip(),
                 handler: Arc::clone(&self.handler),
                 metrics: Arc::clone(&self.metrics),
                 room: Arc::clone(&self.room),
-                _slots: (slot, client_slot),
+                give_way: Arc::default(),
+                _client_slot: client_slot,
             };
-            tokio::spawn(connection.run(shutdown.clone()));
+            let shutdown = shutdown.clone();
+            // Others are accepted while this one waits for its slot.
+            tokio::spawn(async move {
+                let Some(_slot) = entered.await else { return };
+                connection.run(shutdown).await;
+            });
         }
     }
+}
+
+/// Whether descriptors or memory ran out, so that a connection less would help.
+fn is_exhaustion(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
 struct Connection {
@@ -365,26 +446,26 @@ struct Connection {
     handler: Arc<Handler>,
     metrics: Arc<Metrics>,
     room: Arc<Room>,
-    _slots: (OwnedSemaphorePermit, ClientSlot),
+    give_way: Arc<Notify>,
+    _client_slot: ClientSlot,
 }
 
 impl Connection {
     async fn run(mut self, mut shutdown: Shutdown) {
         let _ = self.stream.set_nodelay(true);
-        let room = Arc::clone(&self.room);
         let mut worker = Worker::new(Transport::Tcp, seed(0), unix_now());
         let mut input: Vec<u8> = Vec::with_capacity(TCP_INPUT_BYTES);
         let mut output = Vec::new();
         // Bytes still to come of a message that was answered by its beginning.
         let mut skipped = 0;
         loop {
+            let reading = tokio::time::timeout(TCP_IDLE, read_query(&mut self.stream, &mut input, &mut skipped));
             let read = tokio::select! {
-                read = tokio::time::timeout(TCP_IDLE, self.read_query(&mut input, &mut skipped)) => read,
-                () = room.is_short.notified() => return,
+                read = self.room.wait(&self.give_way, reading) => read,
                 () = shutdown.asked() => return,
             };
-            // The end, an error, or nothing whole for too long.
-            if !matches!(read, Ok(Ok(true))) {
+            // Asked to give way, the end, an error, or nothing whole for too long.
+            if !matches!(read, Some(Ok(Ok(true)))) {
                 return;
             }
             worker.now = unix_now();
@@ -408,8 +489,9 @@ impl Connection {
             skipped = taken.saturating_sub(input.len());
             input.drain(..taken - skipped);
             if !output.is_empty() {
-                match tokio::time::timeout(TCP_WRITE_MAX, self.stream.write_all(&output)).await {
-                    Ok(Ok(())) => output.clear(),
+                let writing = tokio::time::timeout(TCP_WRITE_MAX, self.stream.write_all(&output));
+                match self.room.wait(&self.give_way, writing).await {
+                    Some(Ok(Ok(()))) => output.clear(),
                     _ => return,
                 }
                 // One large answer is no reason to keep its room for as long as the client stays.
@@ -417,19 +499,19 @@ impl Connection {
             }
         }
     }
+}
 
-    /// Reads until a whole query is there; `false` at the end of the stream.
-    async fn read_query(&mut self, input: &mut Vec<u8>, skipped: &mut usize) -> io::Result<bool> {
-        while framed(input).is_none() {
-            if self.stream.read_buf(input).await? == 0 {
-                return Ok(false);
-            }
-            let now = input.len().min(*skipped);
-            input.drain(..now);
-            *skipped -= now;
+/// Reads until a whole query is there; `false` at the end of the stream.
+async fn read_query(stream: &mut TcpStream, input: &mut Vec<u8>, skipped: &mut usize) -> io::Result<bool> {
+    while framed(input).is_none() {
+        if stream.read_buf(input).await? == 0 {
+            return Ok(false);
         }
-        Ok(true)
+        let now = input.len().min(*skipped);
+        input.drain(..now);
+        *skipped -= now;
     }
+    Ok(true)
 }
 
 /// The first message of a stream, as far as it is kept, and its length (RFC 1035 section 4.2.2). A length below a header's is a message
@@ -469,6 +551,76 @@ mod tests {
         assert!(clients.enter(ip).is_some());
         slots.clear();
         assert!(clients.0.lock().expect("no panic").is_empty());
+    }
+
+    /// Polls once.
+    async fn look<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+        tokio::select! {
+            biased;
+            done = future => Some(done),
+            () = std::future::ready(()) => None,
+        }
+    }
+
+    /// A wait for something that never comes.
+    fn endless<'a>(room: &'a Room, give_way: &'a Arc<Notify>) -> std::pin::Pin<Box<impl Future<Output = Option<()>> + 'a>> {
+        Box::pin(room.wait(give_way, std::future::pending()))
+    }
+
+    #[tokio::test]
+    async fn without_room_each_newcomer_takes_the_place_of_who_waited_longest() {
+        let room = Room::new(2);
+        let [a, b] = [Arc::default(), Arc::default()];
+        let slot_a = look(&mut Box::pin(room.enter().expect("room"))).await.flatten().expect("at once");
+        let _slot_b = look(&mut Box::pin(room.enter().expect("room"))).await.flatten().expect("at once");
+        let mut wait_b = endless(&room, &b);
+        assert_eq!(look(&mut wait_b).await, None);
+        let mut wait_a = endless(&room, &a);
+        assert_eq!(look(&mut wait_a).await, None);
+        // What came ends a wait; the next one is a new wait.
+        assert_eq!(look(&mut Box::pin(room.wait(&b, std::future::ready(5)))).await, Some(Some(5)));
+        drop(wait_b);
+        let mut wait_b = endless(&room, &b);
+        assert_eq!(look(&mut wait_b).await, None);
+
+        let mut third = Box::pin(room.enter().expect("the first gives way"));
+        assert!(look(&mut third).await.is_none(), "not before its slot is free");
+        assert_eq!((look(&mut wait_a).await, look(&mut wait_b).await), (Some(None), None));
+        drop(slot_a);
+        assert!(look(&mut third).await.flatten().is_some());
+        // Nobody is asked twice for one slot.
+        let _fourth = room.enter().expect("the free slot");
+        let _fifth = room.enter().expect("the second gives way");
+        assert!(room.enter().is_none(), "both were asked");
+        assert_eq!(look(&mut wait_b).await, Some(None));
+    }
+
+    #[tokio::test]
+    async fn who_was_refused_leaves_nothing_behind() {
+        let room = Room::new(1);
+        let give_way = Arc::default();
+        let slot = look(&mut Box::pin(room.enter().expect("room"))).await.flatten().expect("at once");
+        assert!(room.enter().is_none(), "it is being served");
+        assert_eq!(look(&mut endless(&room, &give_way)).await, None, "its next wait goes on");
+        assert!(room.enter().is_none(), "a wait that was given up is none");
+        drop(slot);
+        assert!(look(&mut Box::pin(room.enter().expect("room"))).await.flatten().is_some());
+    }
+
+    #[tokio::test]
+    async fn who_was_asked_ends_though_its_query_came() {
+        let room = Room::new(1);
+        let give_way = Arc::default();
+        let asked_meanwhile = room.wait(&give_way, async { room.make_room() });
+        assert_eq!(asked_meanwhile.await, None);
+        assert!(!room.make_room(), "it waits no more");
+    }
+
+    #[test]
+    fn only_exhaustion_makes_others_give_way() {
+        for (code, expected) in [(libc::EMFILE, true), (libc::ENFILE, true), (libc::ECONNABORTED, false), (libc::EPERM, false)] {
+            assert_eq!(is_exhaustion(&io::Error::from_raw_os_error(code)), expected, "{code}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod support;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -45,6 +46,17 @@ fn start_with(connections_max: Option<usize>) -> (SocketAddr, Serving, ShutdownT
     (address, listeners.serve(&handler, &metrics, &shutdown).expect("threads"), trigger)
 }
 
+/// The rcode of an answer; `None` from a connection that was closed.
+async fn ask(stream: &mut TcpStream) -> Option<u8> {
+    let message = query(7, "demo.test", 6);
+    stream.write_all(&[&(message.len() as u16).to_be_bytes()[..], &message].concat()).await.ok()?;
+    let mut length = [0; 2];
+    stream.read_exact(&mut length).await.ok()?;
+    let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
+    stream.read_exact(&mut answer).await.ok()?;
+    Some(support::rcode(&answer))
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_idle_connection_is_closed_after_ten_seconds() {
     let (address, serving, trigger) = start();
@@ -62,15 +74,6 @@ async fn an_idle_connection_is_closed_after_ten_seconds() {
 
 #[tokio::test]
 async fn when_there_is_no_room_the_one_that_waited_longest_gives_way() {
-    async fn ask(stream: &mut TcpStream) -> Option<u8> {
-        let message = query(7, "demo.test", 6);
-        stream.write_all(&[&(message.len() as u16).to_be_bytes()[..], &message].concat()).await.ok()?;
-        let mut length = [0; 2];
-        stream.read_exact(&mut length).await.ok()?;
-        let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
-        stream.read_exact(&mut answer).await.ok()?;
-        Some(support::rcode(&answer))
-    }
     let (address, serving, trigger) = start_with(Some(3));
     let mut streams = Vec::new();
     for _ in 0..3 {
@@ -107,6 +110,49 @@ async fn a_client_that_does_not_read_is_given_up() {
     let mut received = Vec::new();
     let _ = reader.read_to_end(&mut received).await;
     assert!(received.len() < 100 << 20, "{} bytes", received.len());
+    drop(trigger);
+    serving.drain(Duration::from_secs(10)).await;
+}
+
+#[tokio::test]
+async fn clients_that_do_not_read_give_way() {
+    const HELD: usize = 3;
+    let (address, serving, trigger) = start_with(Some(HELD));
+    let message = query(1, "big.demo.test", 16);
+    let framed = [&(message.len() as u16).to_be_bytes()[..], &message].concat();
+    let written = Arc::new(AtomicUsize::new(0));
+    let mut held = Vec::new();
+    for _ in 0..HELD {
+        let (reader, mut writer) = TcpStream::connect(address).await.expect("connected").into_split();
+        let (framed, written) = (framed.clone(), Arc::clone(&written));
+        let writing = tokio::spawn(async move {
+            while writer.write_all(&framed).await.is_ok() {
+                written.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        held.push((reader, writing));
+    }
+    // Until no buffer takes more: then the server is inside a write on each of them.
+    let (mut before, mut still) = (0, 0);
+    while still < 10 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let now = written.load(Ordering::Relaxed);
+        still = if now > 0 && now == before { still + 1 } else { 0 };
+        before = now;
+    }
+    // Each of these is served at once, and none of them has to go for the next.
+    let mut served = Vec::new();
+    for number in 0..HELD {
+        let mut stream = TcpStream::connect(address).await.expect("connected");
+        assert_eq!(ask(&mut stream).await, Some(0), "client {number}");
+        served.push(stream);
+    }
+    for (_reader, writing) in held {
+        tokio::time::timeout(Duration::from_secs(30), writing).await.expect("who does not read was closed").expect("no panic");
+    }
+    for stream in &mut served {
+        assert_eq!(ask(stream).await, Some(0), "still open");
+    }
     drop(trigger);
     serving.drain(Duration::from_secs(10)).await;
 }
