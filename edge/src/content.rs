@@ -23,6 +23,9 @@ const RECENT_SLICES: usize = 2;
 const SEEK_SLICES: u64 = 4;
 /// Fills of one body at once that seeks may lead to.
 const FILLS_MAX: usize = 8;
+/// Slices that one fill of missing ones is for at most, so that nobody holds a body's lock while looking for the end of a
+/// longer run. What comes after them is another fill's.
+const RUN_SLICES_MAX: u64 = 4096;
 /// In place of an end that is not known yet.
 const UNKNOWN: u64 = u64::MAX;
 /// Slices between the newest byte and the slowest reader of a body that is only relayed.
@@ -128,10 +131,17 @@ impl Content {
 
     /// As [`begin_fill_of_missing`](Self::begin_fill_of_missing), for the first such run at or after `at`.
     pub(crate) fn begin_fill_of_next_missing(&self, at: u64, end: u64) -> Option<Arc<Fill>> {
-        let mut fills = self.fills();
-        let mut slices = (at / SLICE..end.div_ceil(SLICE)).map(|index| index * SLICE);
-        let first = slices.find(|first| self.is_missing(&fills, *first))?;
-        self.add_fill_of_missing(&mut fills, first, end)
+        let (mut index, last) = (at / SLICE, end.div_ceil(SLICE));
+        while index < last {
+            let mut fills = self.fills();
+            let next = last.min(index + RUN_SLICES_MAX);
+            let first = (index..next).map(|index| index * SLICE).find(|first| self.is_missing(&fills, *first));
+            if let Some(first) = first {
+                return self.add_fill_of_missing(&mut fills, first, end);
+            }
+            index = next;
+        }
+        None
     }
 
     fn is_missing(&self, fills: &Fills, at: u64) -> bool {
@@ -142,8 +152,9 @@ impl Content {
         if !self.is_missing(fills, first) {
             return None;
         }
+        let most = end.min(first.saturating_add(RUN_SLICES_MAX * SLICE));
         let mut last = first + SLICE;
-        while last < end && self.is_missing(fills, last) {
+        while last < most && self.is_missing(fills, last) {
             last += SLICE;
         }
         let last = self.length().map_or(last, |length| last.min(length));
@@ -737,6 +748,15 @@ mod tests {
             drop(FillWriter::new(parts.clone(), fill, false));
         }
         assert!(matches!(parts.reader(0, Some(1)).next().await, Next::Missing));
+    }
+
+    #[test]
+    fn a_run_of_missing_slices_is_looked_through_in_bounded_steps() {
+        let content = content(1 << 20, Some(1 << 62));
+        let fill = content.begin_fill_of_missing(SLICE, 1 << 62).expect("it is missing");
+        assert_eq!((fill.at(), fill.end()), (SLICE, Some((RUN_SLICES_MAX + 1) * SLICE)));
+        let next = content.begin_fill_of_next_missing(SLICE, 1 << 62).expect("what comes after it");
+        assert_eq!((next.at(), next.end()), ((RUN_SLICES_MAX + 1) * SLICE, Some((2 * RUN_SLICES_MAX + 1) * SLICE)));
     }
 
     fn seekable(slices: u64) -> Arc<Content> {

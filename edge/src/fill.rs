@@ -226,6 +226,8 @@ pub(crate) struct Wanted {
     spec: Spec,
     /// More than this has to come by requests of its own, perhaps: other ranges, or all of it where `If-Range` fails.
     may_need_more: bool,
+    /// Nothing of it can be kept: to be asked for to the byte, for the client alone.
+    is_exact: bool,
 }
 
 /// A stretch of a representation that can be kept in slices.
@@ -240,19 +242,28 @@ struct Part {
 impl Wanted {
     /// What to ask for; `None` when it is the whole.
     pub(crate) fn of(specs: &[Spec], has_if_range: bool) -> Option<Self> {
-        let spec = match specs.first()? {
+        let asked = *specs.first()?;
+        let spec = match asked {
             Spec::From(0) => return None,
             // Nothing is had by asking for nothing, and the length is wanted.
             Spec::Last(0) => Spec::Last(1),
-            other => *other,
+            other => other,
         };
-        Some(Self { spec, may_need_more: has_if_range || specs.len() > 1 })
+        Some(Self { spec, may_need_more: has_if_range || specs.len() > 1 || spec != asked, is_exact: false })
+    }
+
+    /// What to ask for where slices of it are of no use. `None` when it is the whole.
+    fn exactly(self) -> Option<Self> {
+        (!self.is_exact && !self.may_need_more).then_some(Self { is_exact: true, ..self })
     }
 
     /// `Range` for whole slices. Where they begin is not known for the last bytes of a length that is not known: then one
     /// slice more is asked for, but for a byte.
     fn field(self) -> HeaderMap {
         match self.spec {
+            Spec::FromTo(first, last) if self.is_exact => range_value(&format!("bytes={first}-{last}")),
+            Spec::From(first) if self.is_exact => range_value(&format!("bytes={first}-")),
+            Spec::Last(count) if self.is_exact => range_value(&format!("bytes=-{count}")),
             Spec::FromTo(first, last) => range_field(first / SLICE * SLICE, last.saturating_add(1).checked_next_multiple_of(SLICE)),
             Spec::From(first) => range_field(first / SLICE * SLICE, None),
             Spec::Last(count) => range_value(&format!("bytes=-{}", count.saturating_add(SLICE - 1))),
@@ -336,9 +347,8 @@ async fn follow_head(mut ask: Ask) -> (Led, Told) {
             }
         }
         match take(&ask, response, exchange, born) {
-            Some(taken) => return taken,
-            // This range does not lead there: ask for all of it.
-            None => ask.range = None,
+            Ok(taken) => return taken,
+            Err(range) => ask.range = range,
         }
     }
 }
@@ -389,30 +399,39 @@ fn broken() -> (Led, Told) {
     (Led::Failed(OriginError::Protocol), Told::Failed(OriginError::Protocol))
 }
 
-/// What a response leads to. `None` when the range that was asked for is of no use.
-fn take(ask: &Ask, response: Response<OriginBody>, exchange: Exchange, born: u64) -> Option<(Led, Told)> {
+/// What a response leads to.
+///
+/// # Errors
+/// What to ask for instead, when the range that was asked for is of no use.
+fn take(ask: &Ask, response: Response<OriginBody>, exchange: Exchange, born: u64) -> Result<(Led, Told), Option<Wanted>> {
     let (head, body) = response.into_parts();
+    let site = &ask.source.site;
+    let most = site.cache.body_bytes_max.0.min(ask.source.worker.edge.body_bytes_max);
     let part = match (head.status, ask.range) {
-        (StatusCode::PARTIAL_CONTENT, Some(wanted)) => match wanted.part(&head.headers) {
-            Some(part) => Some(part),
-            None if wanted.is_met_by(&head.headers) => return Some((Led::Passing { head, body }, Told::Aside)),
-            None => return None,
-        },
+        (StatusCode::PARTIAL_CONTENT, Some(wanted)) => {
+            let part = wanted.part(&head.headers);
+            let is_too_large = part.is_some_and(|part| part.complete > most);
+            if part.is_none() || is_too_large {
+                return match wanted.is_met_by(&head.headers) {
+                    true => Ok((Led::Passing { head, body }, if is_too_large { Told::Unshared } else { Told::Aside })),
+                    false => Err(wanted.exactly().filter(|_| is_too_large)),
+                };
+            }
+            part
+        }
         // Nobody asked for a part, or whether something had changed.
-        (StatusCode::PARTIAL_CONTENT, None) | (StatusCode::NOT_MODIFIED, _) => return Some(broken()),
+        (StatusCode::PARTIAL_CONTENT, None) | (StatusCode::NOT_MODIFIED, _) => return Ok(broken()),
         // Nor for another protocol.
-        (status, _) if status.is_informational() => return Some(broken()),
-        (StatusCode::RANGE_NOT_SATISFIABLE, Some(wanted)) if wanted.may_need_more => return None,
-        (StatusCode::RANGE_NOT_SATISFIABLE, Some(_)) => return Some((Led::Passing { head, body }, Told::Aside)),
+        (status, _) if status.is_informational() => return Ok(broken()),
+        (StatusCode::RANGE_NOT_SATISFIABLE, Some(wanted)) if wanted.may_need_more => return Err(None),
+        (StatusCode::RANGE_NOT_SATISFIABLE, Some(_)) => return Ok((Led::Passing { head, body }, Told::Aside)),
         _ => None,
     };
     let request = RequestFacts { method: &Method::GET, fields: &ask.client };
     // A part is judged, and stored, as what it is a part of.
     let status = if part.is_some() { StatusCode::OK } else { head.status };
     let length = part.map_or(body.length(), |part| Some(part.complete));
-    let site = &ask.source.site;
     let verdict = freshness::judge(request, status, &head.headers, &site.cache, exchange);
-    let most = site.cache.body_bytes_max.0.min(ask.source.worker.edge.body_bytes_max);
     let is_error = reuse::is_error(status);
     let is_storable =
         matches!(verdict, freshness::Verdict::Store(_)) && length.is_none_or(|length| length <= most) && !(is_error && ask.has_stale);
@@ -422,14 +441,14 @@ fn take(ask: &Ask, response: Response<OriginBody>, exchange: Exchange, born: u64
             freshness::Verdict::Store(_) | freshness::Verdict::DoNotStore(freshness::NotStored::NoLifetime | freshness::NotStored::Useless)
         );
         if !is_for_others || length.is_some_and(|length| length > SHARED_ERROR_BYTES_MAX) {
-            return Some((Led::Passing { head, body }, Told::Erred { status, answer: None }));
+            return Ok((Led::Passing { head, body }, Told::Erred { status, answer: None }));
         }
         let (response, fill, is_stored) = begin(ask, (status, &head.headers), body, (None, length), exchange, born, false);
         let told = Told::Erred { status, answer: Some((response.clone(), fill.clone())) };
-        return Some((Led::Filling { response, fill, is_stored }, told));
+        return Ok((Led::Filling { response, fill, is_stored }, told));
     }
     if !is_storable && part.is_none() {
-        return Some((Led::Passing { head, body }, Told::Unshared));
+        return Ok((Led::Passing { head, body }, Told::Unshared));
     }
     let can_be_kept = part.is_none() || conditional::strong_tag(&head.headers).is_some();
     let (response, fill, is_stored) = begin(ask, (status, &head.headers), body, (part, length), exchange, born, is_storable && can_be_kept);
@@ -438,7 +457,7 @@ fn take(ask: &Ask, response: Response<OriginBody>, exchange: Exchange, born: u64
         false if is_storable && part.is_some() => Told::Aside,
         false => Told::Unshared,
     };
-    Some((Led::Filling { response, fill, is_stored }, told))
+    Ok((Led::Filling { response, fill, is_stored }, told))
 }
 
 /// Begins a fill with a response, which is published where it is to be stored.

@@ -384,3 +384,27 @@ fn a_part_without_a_strong_validator_is_served_and_not_kept() {
         assert!(!answer.is_hit());
     }
 }
+
+#[test]
+fn a_part_of_something_too_large_to_be_stored_costs_that_part() {
+    // A length that nobody has, and an honest one that is too large here.
+    for length in [1_u64 << 62, 1 << 30] {
+        let origin = Origin::start(move |seen| {
+            let Some((first, last)) = seen.range() else { return Reply::ok("all of it", "no-store") };
+            let last = last.unwrap_or(first + SLICE - 1);
+            let part = (first..=last).map(|at| (at % 251) as u8).collect::<Vec<_>>();
+            let content_range = format!("bytes {first}-{last}/{length}");
+            Reply { status: 206, ..Reply::ok(part, "max-age=60").field("ETag", "\"x\"").field("Content-Range", &content_range) }
+        });
+        let edge = Plan::new(&origin).start();
+        for _ in 0..2 {
+            let answer = edge.ask("GET", "/big", &[("Range", "bytes=1000000-1000099")]);
+            assert_eq!((answer.status, answer.field("content-range")), (206, &*format!("bytes 1000000-1000099/{length}")), "{answer:?}");
+            assert!(answer.body.iter().zip(1_000_000..).all(|(byte, at)| usize::from(*byte) == at % 251) && answer.body.len() == 100);
+        }
+        // Where the origin does not give what was asked for, there is the whole to ask for.
+        let answer = edge.ask("GET", "/open", &[("Range", "bytes=262144-")]);
+        assert_eq!((answer.status, answer.text().as_str()), (200, "all of it"), "{answer:?}");
+        assert_eq!(edge.metric("nearcast_edge_memory_bytes"), 0.0);
+    }
+}
