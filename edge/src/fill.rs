@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dashmap::DashMap;
-use http::header::{ETAG, IF_RANGE, RANGE};
+use http::header::{IF_RANGE, RANGE};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use tokio::sync::{oneshot, watch};
@@ -676,10 +676,9 @@ fn fits(content: &Content, response: &Response<OriginBody>, at: u64) -> Result<u
     let has_same = conditional::strong_tag(response.headers()) == Some(own);
     let skip = match (response.status(), ContentRange::of(response.headers())) {
         (StatusCode::PARTIAL_CONTENT, Some(ContentRange::Bytes { range, complete })) => {
-            // `If-Range` speaks for a part that names no tag.
-            let is_same = has_same || !response.headers().contains_key(ETAG);
+            // Not all origins heed `If-Range`: a part that names no tag, as it should, is of nobody knows which version.
             let is_as_long = complete.is_none_or(|l| content.length().is_none_or(|known| known == l));
-            (is_same && is_as_long && range.first <= at).then(|| at - range.first)
+            (has_same && is_as_long && range.first <= at).then(|| at - range.first)
         }
         (StatusCode::OK, _) if has_same => Some(at),
         _ => None,
@@ -739,11 +738,12 @@ pub(crate) fn seek_ahead(source: &Source, response: &Arc<StoredResponse>, at: u6
         let mut extra = range_field(seek.first(), Some(end));
         extra.insert(IF_RANGE, tag);
         let Ok(response) = source.ask(extra).await else { return };
-        if response.status() == StatusCode::OK {
-            content.note_whole_only();
-            return;
-        }
-        let Ok(skip) = fits(&content, &response, seek.first()) else { return };
+        let skip = match fits(&content, &response, seek.first()) {
+            Ok(skip) if response.status() != StatusCode::OK => skip,
+            Err(OriginError::Erred) => return,
+            // Parts of this body cannot be had, or not be known for what they are: the next seek need not try.
+            Ok(_) | Err(_) => return content.note_whole_only(),
+        };
         let Some(fill) = seek.take_over(end) else { return };
         drop(seek);
         let writer = FillWriter::new(content, fill, false);
