@@ -3,8 +3,10 @@
 //!
 //! A fill belongs to nobody: it runs as its own task and outlives the client that began it. Who waits learns the
 //! outcome of the head, then reads from the store as bytes come. A response that may not be stored goes to the one
-//! client that asked; the others are told at once, and for a while nobody waits in line for that key. An error is
-//! shared by those who waited for it, and by nobody after them: an origin in trouble is not asked once for each.
+//! client that asked; the others are told at once, and for a while nobody waits in line for that key. What came for that
+//! client's own sake (its range, its credentials) sends the others back, where one of them leads next. An error is shared
+//! by those who waited for it with the same [`Unusual`] fields, and by nobody after them: an origin in trouble is not asked
+//! once for each.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +29,8 @@ use crate::push::{self, Pacer};
 use crate::response::{Facts, StoredResponse};
 use crate::store::{Pool, SLICE_BYTES};
 
-/// Bytes of an error that is kept for those who wait for it; a larger one goes to the one who asked.
+/// Bytes of an error that is given to those who wait for it as well. One that is larger, or may be as its length is not
+/// known, goes to the one who asked, and the others get its status.
 const SHARED_ERROR_BYTES_MAX: u64 = SLICE;
 /// How often one fill is resumed without having got further.
 const RESUMES_MAX: u32 = 3;
@@ -50,7 +53,7 @@ pub(crate) enum Told {
     Published,
     /// What came may not be shared: ask for yourself.
     Unshared,
-    /// What came is for the range of the one who asked: ask for yourself.
+    /// What came is for the range or the credentials of the one who asked, or was purged: look again, and ask together.
     Aside,
     /// The origin answered with an error, which is not stored; the answer itself where it may be given to others.
     Erred { status: StatusCode, answer: Option<(Arc<StoredResponse>, Arc<Fill>)> },
@@ -63,12 +66,52 @@ pub(crate) async fn told(told: &mut watch::Receiver<Told>) -> Told {
     told.wait_for(|t| !matches!(t, Told::Waiting)).await.map_or(Told::Unshared, |t| t.clone())
 }
 
-type InFlight = DashMap<u128, Arc<watch::Sender<Told>>, std::hash::BuildHasherDefault<HashedKey>>;
+/// Fields that most requests have and that tell one client from another; what is in them brings no origin into trouble.
+const ORDINARY: [&str; 20] = [
+    "accept",
+    "accept-charset",
+    "accept-encoding",
+    "accept-language",
+    "cache-control",
+    "cdn-loop",
+    "dnt",
+    "host",
+    "origin",
+    "pragma",
+    "priority",
+    "referer",
+    "save-data",
+    "traceparent",
+    "tracestate",
+    "upgrade-insecure-requests",
+    "user-agent",
+    "via",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+];
+
+/// The fields of a forward request by which an error may be the fault of whoever sent them, in their order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Unusual(Vec<(HeaderName, HeaderValue)>);
+
+impl Unusual {
+    pub(crate) fn of(fields: &HeaderMap) -> Self {
+        let is_ordinary = |name: &str| ORDINARY.contains(&name) || name.starts_with("sec-");
+        Self(fields.iter().filter(|(name, _)| !is_ordinary(name.as_str())).map(|(n, v)| (n.clone(), v.clone())).collect())
+    }
+}
+
+/// A forward request under way, as those see it who come after it.
+#[derive(Debug)]
+struct Flight {
+    told: Arc<watch::Sender<Told>>,
+    unusual: Unusual,
+}
 
 /// Forward requests under way by key, and keys for which waiting is pointless.
 #[derive(Debug, Default)]
 pub(crate) struct Forwards {
-    in_flight: InFlight,
+    in_flight: DashMap<u128, Flight, std::hash::BuildHasherDefault<HashedKey>>,
     unshared: DashMap<u128, u64, std::hash::BuildHasherDefault<HashedKey>>,
 }
 
@@ -76,33 +119,35 @@ pub(crate) struct Forwards {
 pub(crate) enum Joined {
     /// Send it, and tell the others.
     Leader(Lead),
-    /// Wait for the one that is under way.
-    Follower(watch::Receiver<Told>),
+    /// Wait for the one that is under way. Its errors are this one's only when it is alike: of the same unusual fields.
+    Follower { told: watch::Receiver<Told>, is_alike: bool },
     /// Send it for yourself alone.
     Alone,
 }
 
 impl Forwards {
-    pub(crate) fn join(edge: &Arc<Edge>, hash: u128) -> Joined {
+    pub(crate) fn join(edge: &Arc<Edge>, hash: u128, unusual: Unusual) -> Joined {
         let forwards = &edge.forwards;
         if !forwards.unshared.is_empty() && forwards.unshared.get(&hash).is_some_and(|until| *until > now_ms()) {
             return Joined::Alone;
         }
         match forwards.in_flight.entry(hash) {
-            dashmap::Entry::Occupied(other) => Joined::Follower(other.get().subscribe()),
+            dashmap::Entry::Occupied(other) => {
+                Joined::Follower { told: other.get().told.subscribe(), is_alike: other.get().unusual == unusual }
+            }
             dashmap::Entry::Vacant(free) => {
                 let told = Arc::new(watch::channel(Told::Waiting).0);
-                free.insert(told.clone());
+                free.insert(Flight { told: told.clone(), unusual });
                 Joined::Leader(Lead { edge: edge.clone(), hash, told, is_over: false })
             }
         }
     }
 
     /// A lead only when nobody else has one.
-    pub(crate) fn lead(edge: &Arc<Edge>, hash: u128) -> Option<Lead> {
-        match Self::join(edge, hash) {
+    pub(crate) fn lead(edge: &Arc<Edge>, hash: u128, unusual: Unusual) -> Option<Lead> {
+        match Self::join(edge, hash, unusual) {
             Joined::Leader(lead) => Some(lead),
-            Joined::Follower(_) | Joined::Alone => None,
+            Joined::Follower { .. } | Joined::Alone => None,
         }
     }
 
@@ -120,7 +165,7 @@ impl Forwards {
 
     /// Requests that wait for one of them.
     pub(crate) fn waiting(&self) -> usize {
-        self.in_flight.iter().map(|told| told.receiver_count()).sum()
+        self.in_flight.iter().map(|flight| flight.told.receiver_count()).sum()
     }
 }
 
@@ -440,7 +485,7 @@ fn take(ask: &Ask, response: Response<OriginBody>, exchange: Exchange, born: u64
             verdict,
             freshness::Verdict::Store(_) | freshness::Verdict::DoNotStore(freshness::NotStored::NoLifetime | freshness::NotStored::Useless)
         );
-        if !is_for_others || length.is_some_and(|length| length > SHARED_ERROR_BYTES_MAX) {
+        if !is_for_others || length.is_none_or(|length| length > SHARED_ERROR_BYTES_MAX) {
             return Ok((Led::Passing { head, body }, Told::Erred { status, answer: None }));
         }
         let (response, fill, is_stored) = begin(ask, (status, &head.headers), body, (None, length), exchange, born, false);
@@ -448,13 +493,18 @@ fn take(ask: &Ask, response: Response<OriginBody>, exchange: Exchange, born: u64
         return Ok((Led::Filling { response, fill, is_stored }, told));
     }
     if !is_storable && part.is_none() {
-        return Ok((Led::Passing { head, body }, Told::Unshared));
+        let told = match verdict {
+            // That is of the request, and says nothing of what others get.
+            freshness::Verdict::DoNotStore(freshness::NotStored::Authorization | freshness::NotStored::RequestNoStore) => Told::Aside,
+            _ => Told::Unshared,
+        };
+        return Ok((Led::Passing { head, body }, told));
     }
     let can_be_kept = part.is_none() || conditional::strong_tag(&head.headers).is_some();
     let (response, fill, is_stored) = begin(ask, (status, &head.headers), body, (part, length), exchange, born, is_storable && can_be_kept);
     let told = match is_stored {
         true => Told::Published,
-        false if is_storable && part.is_some() => Told::Aside,
+        false if is_storable => Told::Aside,
         false => Told::Unshared,
     };
     Ok((Led::Filling { response, fill, is_stored }, told))

@@ -12,8 +12,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures_util::stream;
 use http::header::{
-    AGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
-    IF_UNMODIFIED_SINCE, MAX_FORWARDS, RANGE, VIA,
+    AGE, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH,
+    IF_RANGE, IF_UNMODIFIED_SINCE, MAX_FORWARDS, RANGE, VIA,
 };
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -24,7 +24,7 @@ use crate::body::{BodyCut, ClientBody, Pieces};
 use crate::connection::Phase;
 use crate::content::{Fill, Next, Reader};
 use crate::edge::{Edge, Site, Sites, Worker, now_ms};
-use crate::fill::{self, Ask, Forwards, Joined, Led, REVISION, Source, Told, Wanted};
+use crate::fill::{self, Ask, Forwards, Joined, Led, REVISION, Source, Told, Unusual, Wanted};
 use crate::http1::write_head;
 use crate::metrics::{Answer, SiteCounters};
 use crate::origin::{OriginBody, OriginError, OriginRequestBody, REQUEST_BYTES_MAX};
@@ -44,6 +44,8 @@ use crate::store::Pool;
 const HEALTH_PATH: &str = "/.nearcast/health";
 /// How often one request looks again because what it had found has changed under it.
 const LOOKS_MAX: u32 = 6;
+/// How many of those, at the end, wait for nobody.
+const LOOKS_ALONE: u32 = 2;
 /// How many other variants one request waits for before it asks for its own alone.
 const VARIANTS_WAITED_MAX: u32 = 4;
 /// The field by which a node of the same cluster shows the node key.
@@ -397,7 +399,7 @@ async fn look_up(checked: &Checked) -> Found {
     // How often this request waited for another's response that was stored.
     let mut published = 0;
     let mut is_alone = false;
-    for _ in 0..LOOKS_MAX {
+    for look in 0..LOOKS_MAX {
         let is_collapsed = published > 0;
         let (stored, mut reason) = choose(checked);
         let mut stale: Option<Stale> = None;
@@ -446,14 +448,19 @@ async fn look_up(checked: &Checked) -> Found {
         }
         // Twice is enough: what cannot be used after that is asked for. Of another variant there may be some more to wait for.
         is_alone |= published >= if reason == ForwardReason::VaryMiss { VARIANTS_WAITED_MAX } else { 2 };
-        let joined = if is_alone { Joined::Alone } else { Forwards::join(edge, checked.hash) };
+        is_alone |= look + LOOKS_ALONE >= LOOKS_MAX;
+        // What comes for credentials is nobody else's, as long as nothing stored shows that it is.
+        let is_own = checked.client.contains_key(AUTHORIZATION) && stale.is_none();
+        let joined = if is_alone || is_own { Joined::Alone } else { Forwards::join(edge, checked.hash, unusual(checked)) };
         let lead = match joined {
-            Joined::Follower(mut told) => {
+            Joined::Follower { mut told, is_alike } => {
                 match fill::told(&mut told).await {
                     Told::Published => published += 1,
-                    Told::Waiting | Told::Unshared | Told::Aside => is_alone = true,
-                    Told::Erred { status, answer } => return on_others_error(checked, stale, status, answer, reason).await,
-                    Told::Failed(error) => return on_failure(checked, stale, error, reason).await,
+                    Told::Waiting | Told::Unshared => is_alone = true,
+                    Told::Erred { status, answer } if is_alike => return on_others_error(checked, stale, status, answer, reason).await,
+                    Told::Failed(error) if is_alike => return on_failure(checked, stale, error, reason).await,
+                    // That was another's own: one of those who waited for it leads next.
+                    Told::Aside | Told::Erred { .. } | Told::Failed(_) => {}
                 }
                 continue;
             }
@@ -607,7 +614,7 @@ fn validate_behind(checked: &Checked, response: &Arc<StoredResponse>) {
     if response.is_validating.swap(true, Ordering::Relaxed) {
         return;
     }
-    let Some(lead) = Forwards::lead(&checked.worker.edge, checked.hash) else {
+    let Some(lead) = Forwards::lead(&checked.worker.edge, checked.hash, unusual(checked)) else {
         response.is_validating.store(false, Ordering::Relaxed);
         return;
     };
@@ -652,6 +659,15 @@ fn ask(checked: &Checked, stale: Option<Arc<StoredResponse>>) -> Ask {
         range,
         pool: Pool::Pull,
     }
+}
+
+/// The fields of a request that may have brought about an error.
+fn unusual(checked: &Checked) -> Unusual {
+    let mut fields = forward_fields(checked, ClientFields::Storable);
+    if let Some(range) = checked.client.get(RANGE) {
+        fields.insert(RANGE, range.clone());
+    }
+    Unusual::of(&fields)
 }
 
 fn source(checked: &Checked) -> Source {

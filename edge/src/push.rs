@@ -21,7 +21,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::content::FillState;
 use crate::edge::{Site, Worker, now_ms};
-use crate::fill::{self, Ask, Forwards, Joined, Led, Source, Told};
+use crate::fill::{self, Ask, Forwards, Joined, Led, Source, Told, Unusual};
 use crate::handler::PEER;
 use crate::origin::Target;
 use crate::purge::{Verdict, canonical_url, host_of};
@@ -283,10 +283,10 @@ async fn fetch(
     let path = url.splitn(4, '/').nth(3).unwrap_or_default();
     let path = PathAndQuery::try_from(format!("/{path}")).map_err(|_| Miss::Url)?;
     let hash = worker.edge.index.hash(url);
-    let lead = match Forwards::join(&worker.edge, hash) {
+    let lead = match Forwards::join(&worker.edge, hash, Unusual::of(&fields)) {
         Joined::Leader(lead) => Some(lead),
         Joined::Alone => None,
-        Joined::Follower(mut told) => {
+        Joined::Follower { mut told, .. } => {
             // A client asks for it right now: it will be stored, if it can be.
             return if matches!(fill::told(&mut told).await, Told::Published) { Ok(0) } else { Err(Miss::NotStored) };
         }

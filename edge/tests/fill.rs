@@ -62,23 +62,128 @@ fn ask_together(edge: &Edge, gate: &Gate, requests: usize, ask: impl Fn() -> Ans
 
 #[test]
 fn an_error_goes_to_all_who_waited_and_to_nobody_after_them() {
-    for chunked in [false, true] {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let origin = Origin::start(move |_| {
+        held.wait();
+        Reply { status: 503, ..Reply::ok("in trouble", "").field("Retry-After", "7") }
+    });
+    let edge = Plan::new(&origin).start();
+    for answer in ask_together(&edge, &gate, 200, || edge.get("/x")) {
+        assert_eq!((answer.status, answer.text().as_str(), answer.field("retry-after")), (503, "in trouble", "7"), "{answer:?}");
+        assert!(answer.whole && answer.field("age").is_empty() && !answer.is_hit(), "{answer:?}");
+    }
+    assert_eq!(origin.count("/x"), 1, "one request at an origin in trouble");
+    assert_eq!(edge.get("/x").status, 503);
+    assert_eq!(origin.count("/x"), 2, "it is not stored");
+    wait_for("nothing of it to be kept", || edge.metric("nearcast_edge_memory_bytes") == 0.0);
+}
+
+#[test]
+fn of_an_error_that_is_large_or_of_unknown_length_the_others_get_the_status() {
+    for (bytes, chunked) in [(1 << 20, false), (1 << 20, true), (10, true)] {
         let gate = Gate::default();
         let held = gate.clone();
         let origin = Origin::start(move |_| {
             held.wait();
-            Reply { status: 503, chunked, ..Reply::ok("in trouble", "").field("Retry-After", "7") }
+            Reply { status: 503, chunked, ..Reply::ok(pattern(bytes), "") }
         });
         let edge = Plan::new(&origin).start();
-        for answer in ask_together(&edge, &gate, 200, || edge.get("/x")) {
-            assert_eq!((answer.status, answer.text().as_str(), answer.field("retry-after")), (503, "in trouble", "7"), "{answer:?}");
-            assert!(answer.whole && answer.field("age").is_empty() && !answer.is_hit(), "{answer:?}");
-        }
-        assert_eq!(origin.count("/x"), 1, "one request at an origin in trouble");
-        assert_eq!(edge.get("/x").status, 503);
-        assert_eq!(origin.count("/x"), 2, "it is not stored");
-        wait_for("nothing of it to be kept", || edge.metric("nearcast_edge_memory_bytes") == 0.0);
+        let answers = ask_together(&edge, &gate, 20, || edge.get("/x"));
+        assert!(answers.iter().all(|a| a.status == 503 && a.whole), "{bytes} {chunked}");
+        assert_eq!(answers.iter().filter(|a| a.body == pattern(bytes)).count(), 1, "{bytes} {chunked}: one has it whole");
+        assert_eq!(origin.count("/x"), 1, "{bytes} {chunked}");
     }
+}
+
+/// One client's request, and others' that wait for what comes of it; how often the origin was asked.
+fn lead_and_follow(edge: &Edge, origin: &Origin, gate: &Gate, own: &[(&str, &str)], followers: usize) -> (Answer, Vec<Answer>, usize) {
+    let (own, others) = std::thread::scope(|scope| {
+        let own = scope.spawn(|| edge.ask("GET", "/hot", own));
+        wait_for("the first to be asked for", || origin.count("/hot") == 1);
+        let others: Vec<_> = (0..followers).map(|_| scope.spawn(|| edge.get("/hot"))).collect();
+        // Those that cannot wait for the first wait for one of their own.
+        wait_for("the others to wait", || {
+            edge.metric("nearcast_edge_forwards_waiting") + (origin.count("/hot") - 1) as f64 >= followers as f64
+        });
+        gate.open();
+        (own.join().expect("no panic"), others.into_iter().map(|o| o.join().expect("no panic")).collect())
+    });
+    (own, others, origin.count("/hot"))
+}
+
+#[test]
+fn an_error_that_one_clients_fields_brought_about_is_nobody_elses() {
+    for (name, value) in [("Authorization", "evil"), ("X-Evil", "1"), ("Cookie", "evil=1"), ("Range", "bytes=5-9")] {
+        for hangs_up in [false, true] {
+            let gate = Gate::default();
+            let held = gate.clone();
+            let origin = Origin::start(move |seen| {
+                held.wait();
+                match seen.fields.contains_key(&name.to_lowercase()) {
+                    true if hangs_up => Reply::ok("x".repeat(100), "max-age=60").field("Content-Length", "5").cut_after(0),
+                    true => Reply { status: 500, ..Reply::ok("bad fields", "") },
+                    false => Reply::ok("fine", "max-age=60"),
+                }
+            });
+            let edge = Plan::new(&origin).start();
+            let (own, others, asked) = lead_and_follow(&edge, &origin, &gate, &[(name, value)], 20);
+            assert_eq!(own.status, if hangs_up { 502 } else { 500 }, "{name}");
+            for other in others {
+                assert_eq!((other.status, other.text().as_str()), (200, "fine"), "{name}: {other:?}");
+            }
+            assert!(asked <= 3, "{name}: {asked} requests");
+        }
+    }
+}
+
+#[test]
+fn what_comes_for_one_client_alone_sends_the_others_to_one_of_them() {
+    let strong = ("ETag", "\"s\"");
+    for (what, field, tag, status) in [
+        ("a part that cannot be kept", ("Range", "bytes=300000-300010"), ("ETag", "W/\"s\""), 206),
+        ("no part", ("Range", "bytes=99999999-"), strong, 416),
+        ("credentials", ("Authorization", "mine"), strong, 200),
+    ] {
+        let gate = Gate::default();
+        let held = gate.clone();
+        let origin = Origin::start(move |seen| {
+            held.wait();
+            Reply::ok(pattern(700_000), "max-age=60").field(tag.0, tag.1).ranged(seen)
+        });
+        let edge = Plan::new(&origin).start();
+        let (own, others, asked) = lead_and_follow(&edge, &origin, &gate, &[field], 50);
+        assert_eq!(own.status, status, "{what}");
+        assert!(others.iter().all(|o| o.status == 200 && o.body == pattern(700_000)), "{what}");
+        assert_eq!(asked, 2, "{what}");
+        assert!(edge.get("/hot").is_hit(), "{what}");
+    }
+}
+
+#[test]
+fn a_purge_while_many_wait_costs_one_request_more() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let origin = Origin::start(move |_| {
+        held.wait();
+        Reply::ok("x", "max-age=60")
+    });
+    let mut edge = Plan::new(&origin).start();
+    let mut streams: Vec<_> = (0..50)
+        .map(|_| {
+            let mut stream = edge.connect();
+            stream.write_all(b"GET /hot HTTP/1.1\r\nHost: www.test\r\n\r\n").expect("sent");
+            stream
+        })
+        .collect();
+    wait_for("all but one to wait", || edge.metric("nearcast_edge_forwards_waiting") == 49.0);
+    edge.purge(nearcast_fleet::journal::PurgeScope::All, false);
+    gate.open();
+    for stream in &mut streams {
+        assert_eq!(read_answer(&mut BufReader::new(stream), false).expect("an answer").text(), "x");
+    }
+    assert_eq!(origin.count("/hot"), 2);
+    assert!(edge.get("/hot").is_hit());
 }
 
 #[test]
