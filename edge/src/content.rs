@@ -7,7 +7,7 @@
 //! A reader far ahead of a fill need not wait for it: a [`Seek`] takes the slices from there on over from that fill.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
 use bytes::{Bytes, BytesMut};
@@ -48,6 +48,8 @@ pub(crate) struct Content {
     is_whole_only: AtomicBool,
     /// Nobody will look for it again: its slices go with its last user.
     is_discarded: AtomicBool,
+    /// Readers there are, wherever in it they are.
+    readers: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -72,6 +74,7 @@ impl Content {
             is_filling: AtomicBool::new(false),
             is_whole_only: AtomicBool::new(false),
             is_discarded: AtomicBool::new(false),
+            readers: AtomicUsize::new(0),
         })
     }
 
@@ -86,6 +89,11 @@ impl Content {
 
     pub(crate) fn is_filling(&self) -> bool {
         self.is_filling.load(Ordering::Acquire)
+    }
+
+    /// Whether anybody is reading it.
+    pub(crate) fn is_read(&self) -> bool {
+        self.readers.load(Ordering::Relaxed) > 0
     }
 
     /// Lets its slices go with its last user.
@@ -215,6 +223,7 @@ impl Content {
 
     /// A byte range of it for one client. `end` is `None` while the length is unknown.
     pub(crate) fn reader(self: &Arc<Self>, first: u64, end: Option<u64>) -> Reader {
+        self.readers.fetch_add(1, Ordering::Relaxed);
         Reader { content: self.clone(), at: first, end, fill: None, position: None, receiver: None }
     }
 }
@@ -548,6 +557,12 @@ pub(crate) struct Reader {
     receiver: Option<watch::Receiver<Progress>>,
 }
 
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.content.readers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Reader {
     /// Offset of the next byte and the end, where known.
     pub(crate) fn range(&self) -> (u64, Option<u64>) {
@@ -557,7 +572,14 @@ impl Reader {
     /// Attaches to a fill, so that it is found also when it ends before the first look.
     pub(crate) fn attach(&mut self, fill: Arc<Fill>) {
         let position = Arc::new(AtomicU64::new(self.at));
-        fill.readers.lock().expect("no holder of this lock panics").push(Arc::downgrade(&position));
+        {
+            let mut readers = fill.readers.lock().expect("no holder of this lock panics");
+            // Those that have gone make room before more is taken, which is looked for seldom enough.
+            if readers.len() == readers.capacity() {
+                readers.retain(|r| r.strong_count() > 0);
+            }
+            readers.push(Arc::downgrade(&position));
+        }
         self.receiver = Some(fill.progress.subscribe());
         self.position = Some(position);
         self.fill = Some(fill);
@@ -757,6 +779,21 @@ mod tests {
         assert_eq!((fill.at(), fill.end()), (SLICE, Some((RUN_SLICES_MAX + 1) * SLICE)));
         let next = content.begin_fill_of_next_missing(SLICE, 1 << 62).expect("what comes after it");
         assert_eq!((next.at(), next.end()), ((RUN_SLICES_MAX + 1) * SLICE, Some((2 * RUN_SLICES_MAX + 1) * SLICE)));
+    }
+
+    #[tokio::test]
+    async fn a_fill_remembers_no_readers_that_have_gone() {
+        let content = content(64 << 20, Some(10 * SLICE));
+        let writer = writer(&content);
+        let mut stays = content.reader(SLICE, None);
+        assert!(futures_util::FutureExt::now_or_never(stays.next()).is_none() && content.is_read());
+        for _ in 0..1000 {
+            let mut reader = content.reader(SLICE, Some(SLICE + 1));
+            assert!(futures_util::FutureExt::now_or_never(reader.next()).is_none(), "it waits");
+        }
+        assert!(writer.fill().readers.lock().expect("unpoisoned").len() <= 8);
+        drop(stays);
+        assert!(!content.is_read());
     }
 
     fn seekable(slices: u64) -> Arc<Content> {

@@ -1,7 +1,8 @@
 //! Forward requests that fill the store: one for everybody who wants the same (collapse), resumed after a cut,
 //! and the ones for slices that a stored response lacks.
 //!
-//! A fill belongs to nobody: it runs as its own task and outlives the client that began it. Who waits learns the
+//! A fill belongs to nobody: it runs as its own task and outlives the client that began it, unless there are so many that
+//! those without a reader have to end. Who waits learns the
 //! outcome of the head, then reads from the store as bytes come. A response that may not be stored goes to the one
 //! client that asked; the others are told at once, and for a while nobody waits in line for that key. What came for that
 //! client's own sake (its range, its credentials) sends the others back, where one of them leads next. An error is shared
@@ -9,13 +10,16 @@
 //! once for each.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use dashmap::DashMap;
 use http::header::{IF_RANGE, RANGE};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::Instant;
 
 use crate::content::{Content, Fill, FillWriter};
 use crate::edge::{Edge, Site, Worker, now_ms};
@@ -32,6 +36,15 @@ use crate::store::{Pool, SLICE_BYTES};
 /// Bytes of an error that is given to those who wait for it as well. One that is larger, or may be as its length is not
 /// known, goes to the one who asked, and the others get its status.
 const SHARED_ERROR_BYTES_MAX: u64 = SLICE;
+/// Bytes that a fill has at hand at most: the slice that comes, and the last few.
+const FILL_BYTES: u64 = 3 * SLICE;
+/// Fills under way beyond which those that nobody reads end: as many as fit into this part of what the memory tier has, with
+/// a least and a most. Those that are read are bounded by the connections of clients.
+const FILLS_MEMORY_SHARE: u64 = 4;
+const FILLS_MIN: u64 = 32;
+const FILLS_MAX: u64 = 4096;
+/// How long a fill may take to find its first reader where there are too many.
+const UNREAD_MAX: Duration = Duration::from_secs(1);
 /// How often one fill is resumed without having got further.
 const RESUMES_MAX: u32 = 3;
 /// How long requests for a key whose response may not be stored do not wait for one another.
@@ -109,8 +122,9 @@ struct Flight {
 }
 
 /// Forward requests under way by key, and keys for which waiting is pointless.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Forwards {
+    pub(crate) fills: FillsUnderWay,
     in_flight: DashMap<u128, Flight, std::hash::BuildHasherDefault<HashedKey>>,
     unshared: DashMap<u128, u64, std::hash::BuildHasherDefault<HashedKey>>,
 }
@@ -125,7 +139,37 @@ pub(crate) enum Joined {
     Alone,
 }
 
+/// See [`FILLS_MEMORY_SHARE`].
+#[derive(Debug)]
+pub(crate) struct FillsUnderWay {
+    most: usize,
+    count: AtomicUsize,
+    has_grown: Notify,
+}
+
+impl FillsUnderWay {
+    pub(crate) fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    fn add(&self) {
+        if self.count.fetch_add(1, Ordering::Relaxed) >= self.most {
+            self.has_grown.notify_waiters();
+        }
+    }
+
+    fn are_too_many(&self) -> bool {
+        self.count() > self.most
+    }
+}
+
 impl Forwards {
+    pub(crate) fn new(memory_bytes: u64) -> Self {
+        let most = (memory_bytes / FILLS_MEMORY_SHARE / FILL_BYTES).clamp(FILLS_MIN, FILLS_MAX) as usize;
+        let fills = FillsUnderWay { most, count: AtomicUsize::new(0), has_grown: Notify::new() };
+        Self { fills, in_flight: DashMap::default(), unshared: DashMap::default() }
+    }
+
     pub(crate) fn join(edge: &Arc<Edge>, hash: u128, unusual: Unusual) -> Joined {
         let forwards = &edge.forwards;
         if !forwards.unshared.is_empty() && forwards.unshared.get(&hash).is_some_and(|until| *until > now_ms()) {
@@ -572,12 +616,49 @@ struct Pump {
     skip: u64,
     /// Where it is to end, even when its fill is made to end before that.
     goal: Option<u64>,
+    place: Place,
+}
+
+/// A fill that is counted while it lives.
+struct Place {
+    edge: Arc<Edge>,
+    since: Instant,
+}
+
+impl Place {
+    fn take(edge: &Arc<Edge>) -> Self {
+        edge.forwards.fills.add();
+        Self { edge: edge.clone(), since: Instant::now() }
+    }
+
+    /// Waits until nobody reads `content` while there are too many fills.
+    async fn is_needed(&self, content: &Content) {
+        let fills = &self.edge.forwards.fills;
+        loop {
+            // First: what grows after the look must not be missed.
+            let has_grown = fills.has_grown.notified();
+            if content.is_read() || !fills.are_too_many() {
+                has_grown.await;
+            } else if self.since.elapsed() < UNREAD_MAX {
+                tokio::time::sleep_until(self.since + UNREAD_MAX).await;
+            } else {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.edge.forwards.fills.count.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Pump {
     fn new(source: Source, writer: FillWriter, response: Option<Arc<StoredResponse>>, skip: u64) -> Self {
         let goal = writer.fill().end();
-        Self { source, writer, response, skip, goal }
+        let place = Place::take(&source.worker.edge);
+        Self { source, writer, response, skip, goal, place }
     }
 
     async fn run(mut self, mut body: OriginBody) {
@@ -587,6 +668,7 @@ impl Pump {
             let error = match self.drain(&mut body).await {
                 Ok(()) if !self.go_on() => return self.finish(),
                 Ok(()) => OriginError::Incomplete,
+                Err(OriginError::GivenUp) => return self.fail(OriginError::GivenUp),
                 Err(error) => error,
             };
             // What is left of it is not wanted.
@@ -620,7 +702,7 @@ impl Pump {
     }
 
     async fn drain(&mut self, body: &mut OriginBody) -> Result<(), OriginError> {
-        while let Some(mut bytes) = body.next().await? {
+        while let Some(mut bytes) = self.next(body).await? {
             self.source.received(bytes.len()).await;
             if self.skip > 0 {
                 let skipped = self.skip.min(bytes.len() as u64);
@@ -642,6 +724,18 @@ impl Pump {
         match self.writer.fill().end().is_some_and(|end| self.writer.at() < end) {
             true => Err(OriginError::Incomplete),
             false => Ok(()),
+        }
+    }
+
+    /// The next bytes. A push order's fills are few, and nobody is to read them yet.
+    async fn next(&self, body: &mut OriginBody) -> Result<Option<Bytes>, OriginError> {
+        if self.writer.is_disk_only() {
+            return body.next().await;
+        }
+        tokio::select! {
+            biased;
+            () = self.place.is_needed(self.writer.content()) => Err(OriginError::GivenUp),
+            next = body.next() => next,
         }
     }
 

@@ -95,7 +95,7 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
         sites: ArcSwap::from_pointee(Sites::new(&fleet, &context.name, &metrics)),
         store: Arc::new(store),
         index: Index::new(config.memory_bytes),
-        forwards: fill::Forwards::default(),
+        forwards: fill::Forwards::new(config.memory_bytes),
         generations: purge::Generations::default(),
         no_site: metrics.site("none"),
         metrics: metrics.clone(),

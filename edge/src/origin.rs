@@ -112,6 +112,9 @@ pub(crate) enum OriginError {
     /// It answered with an error where a part of what is stored was asked for.
     #[error("the origin answered with an error")]
     Erred,
+    /// Its response was given up: nobody waited for it, and there were too many.
+    #[error("nobody waited for the origin's response")]
+    GivenUp,
     /// Its answer to a validation or a range request does not fit what is stored.
     #[error("the origin's answer does not fit what is stored")]
     Unfit,
@@ -134,7 +137,7 @@ impl OriginError {
             Self::Tls => ProxyError::TlsProtocolError,
             Self::FirstByteTimeout => ProxyError::HttpResponseTimeout,
             Self::BetweenBytesTimeout => ProxyError::ConnectionReadTimeout,
-            Self::Incomplete => ProxyError::HttpResponseIncomplete,
+            Self::Incomplete | Self::GivenUp => ProxyError::HttpResponseIncomplete,
             Self::Terminated => ProxyError::ConnectionTerminated,
             Self::Protocol | Self::Unfit => ProxyError::HttpProtocolError,
             Self::RequestBody => ProxyError::HttpRequestError,

@@ -109,6 +109,7 @@ pub(crate) fn add_readings(edge: &Arc<Edge>) {
             ),
             ("nearcast_edge_forwards", "Forward requests that others may wait for.", GAUGE, edge.forwards.len() as f64),
             ("nearcast_edge_forwards_waiting", "Requests that wait for another's forward request.", GAUGE, edge.forwards.waiting() as f64),
+            ("nearcast_edge_fills", "Responses on their way into the store.", GAUGE, edge.forwards.fills.count() as f64),
             ("nearcast_edge_stored_urls", "Keys with stored responses.", GAUGE, edge.index.len() as f64),
             ("nearcast_edge_memory_bytes", "Bytes of slices in memory.", GAUGE, edge.store.memory_bytes() as f64),
             ("nearcast_edge_memory_evictions_total", "Slices evicted from memory.", COUNTER, edge.store.memory_evictions() as f64),

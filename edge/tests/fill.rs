@@ -424,6 +424,36 @@ fn a_fill_outlives_the_client_that_began_it() {
 }
 
 #[test]
+fn fills_that_nobody_waits_for_end_where_there_are_too_many() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let origin = Origin::start(move |_| Reply::ok(pattern(2 << 20), "max-age=60").held_at(300_000, &held));
+    let edge = Plan::new(&origin).start();
+    let begin = |n: usize| {
+        let mut stream = edge.connect();
+        stream.write_all(format!("GET /big?{n} HTTP/1.1\r\nHost: www.test\r\n\r\n").as_bytes()).expect("sent");
+        stream.read_exact(&mut [0; 100]).expect("it has begun");
+        stream
+    };
+    let read = begin(0);
+    let few = 30;
+    (1..few).for_each(|n| drop(begin(n)));
+    assert_eq!(edge.metric("nearcast_edge_fills"), few as f64, "few go on without a reader");
+    (few..120).for_each(|n| drop(begin(n)));
+    wait_for("others to end for those that came after them", || edge.metric("nearcast_edge_fills") <= 32.0);
+    gate.open();
+    let mut rest = Vec::new();
+    let end = &pattern(2 << 20)[(2 << 20) - 1000..];
+    wait_for("the rest of what is read", || {
+        let mut piece = vec![0; 1 << 20];
+        let got = (&read).read(&mut piece).expect("it goes on");
+        rest.extend_from_slice(&piece[..got]);
+        rest.ends_with(end)
+    });
+    assert!(rest.len() > 2 << 20, "the one that is read goes on");
+}
+
+#[test]
 fn bodies_too_large_to_be_stored_pass_through_whole() {
     for chunked in [false, true] {
         let origin = Origin::start(move |_| Reply { chunked, ..Reply::ok(pattern(12 << 20), "max-age=600") });
