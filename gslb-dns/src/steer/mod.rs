@@ -8,10 +8,13 @@
 //!
 //! # Scopes (RFC 7871)
 //!
-//! The scope returned is the widest prefix that is known to get the same cluster, given what is up, full and measured at that moment:
+//! Whoever is inside the scope returned gets the same cluster, now and whatever goes up, down or full; chance and turns aside. It is not
+//! the widest such prefix of the moment: while a cluster is down, networks with different orders may share the next one, but a scope that
+//! spans them would be wrong once it is up again, and resolvers would hold scopes that overlap. What counts is the order:
 //!
 //! - `geo`: the widest prefix around the client inside a run of addresses that share an order of clusters;
-//! - `rtt`: the same, but never wider than /24 (/48), the grain of measurements; an exploring answer too;
+//! - `rtt`: the same, but never wider than /24 (/48), the grain of measurements; an exploring answer too. Where there is a measurement, it
+//!   also stays inside one place, since times that are guessed depend on that;
 //! - `weighted` and `round-robin`: 0, since these answers do not depend on who asks. Shares are then met over resolvers,
 //!   not over the clients of one resolver;
 //! - a site with a single cluster: 0 likewise, and so does the absence of addresses of a family, which is the same for all.

@@ -382,26 +382,42 @@ proptest! {
     }
 }
 
-#[test]
-fn a_guessed_time_depends_on_the_place_and_so_does_the_scope() {
+/// Steering by a map of networks with a latitude and a longitude each.
+fn mapped(networks: [(&str, f64, f64); 2]) -> Steering {
     use mmdb_writer::{Value, Writer};
     let mut writer = Writer::new("Test");
-    // Both nearest to ams, then nyc, then sin; but so far from ams in the second that a measured nyc is the better guess.
-    for (half, latitude, longitude) in [("81.2.69.0/25", 52.0, 5.0), ("81.2.69.128/25", 40.0, -10.0)] {
+    for (network, latitude, longitude) in networks {
         let degrees = Value::map([("latitude", Value::from(latitude)), ("longitude", Value::from(longitude))]);
-        writer.insert_value(half.parse::<ipnet::IpNet>().unwrap(), Value::map([("location", degrees)])).unwrap();
+        writer.insert_value(network.parse::<ipnet::IpNet>().unwrap(), Value::map([("location", degrees)])).unwrap();
     }
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("geo.mmdb");
     std::fs::write(&path, writer.to_bytes().unwrap()).unwrap();
     let steering = fixture::steering();
     steering.adopt(fixture::served(fixture::fleet()), Arc::new(Atlas::load(&path).unwrap()), 1_000);
+    steering
+}
+
+#[test]
+fn a_guessed_time_depends_on_the_place_and_so_does_the_scope() {
+    // Both nearest to ams, then nyc, then sin; but so far from ams in the second that a measured nyc is the better guess.
+    let steering = mapped([("81.2.69.0/25", 52.0, 5.0), ("81.2.69.128/25", 40.0, -10.0)]);
     assert_eq!(pick(&steering, RTT, "81.2.69.1/32"), ("ams", Reason::Geo, 24));
     assert_eq!(pick(&steering, RTT, "81.2.69.129/32"), ("ams", Reason::Geo, 24));
     steering.take_report(&report("nyc-1", 0, &[("81.2.69.0/24", 45_000)]), 1_000).unwrap();
     steering.tick(1_000);
     assert_eq!(pick(&steering, RTT, "81.2.69.1/32"), ("ams", Reason::Geo, 25));
     assert_eq!(pick(&steering, RTT, "81.2.69.129/32"), ("nyc", Reason::Rtt, 25));
+}
+
+#[test]
+fn a_scope_stays_inside_one_order_also_while_several_share_a_cluster() {
+    // The first is nearest to ams, the second to nyc.
+    let steering = mapped([("81.2.69.0/25", 52.0, 5.0), ("81.2.69.128/25", 41.0, -74.0)]);
+    let halves = || [pick(&steering, GEO, "81.2.69.1/32"), pick(&steering, GEO, "81.2.69.129/32")];
+    assert_eq!(halves(), [("ams", Reason::Geo, 25), ("nyc", Reason::Geo, 25)]);
+    down(&steering, &["ams-1", "ams-2"]);
+    assert_eq!(halves(), [("nyc", Reason::Failover, 25), ("nyc", Reason::Geo, 25)]);
 }
 
 /// Polls until `done`, at most ten seconds.
