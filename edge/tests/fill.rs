@@ -439,7 +439,7 @@ fn fills_that_nobody_waits_for_end_where_there_are_too_many() {
     let few = 30;
     (1..few).for_each(|n| drop(begin(n)));
     assert_eq!(edge.metric("nearcast_edge_fills"), few as f64, "few go on without a reader");
-    (few..120).for_each(|n| drop(begin(n)));
+    (few..60).for_each(|n| drop(begin(n)));
     wait_for("others to end for those that came after them", || edge.metric("nearcast_edge_fills") <= 32.0);
     gate.open();
     let mut rest = Vec::new();
