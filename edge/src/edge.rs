@@ -30,6 +30,20 @@ pub(crate) struct Site {
     pub(crate) origin_host: Option<HeaderValue>,
     pub(crate) cache: CachePolicy,
     pub(crate) counters: Arc<SiteCounters>,
+    /// When it was last told that its origin fails, in milliseconds after the Unix epoch.
+    pub(crate) warned_ms: AtomicU64,
+}
+
+/// How often it is told, for each site, that its origin fails.
+const WARN_EVERY_MS: u64 = 10_000;
+
+impl Site {
+    /// Whether it is time to tell that the origin fails: true for one of all who ask at once.
+    pub(crate) fn is_to_warn(&self, now_ms: u64) -> bool {
+        let warned = self.warned_ms.load(Ordering::Relaxed);
+        now_ms >= warned.saturating_add(WARN_EVERY_MS)
+            && self.warned_ms.compare_exchange(warned, now_ms, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
 }
 
 /// All sites by the hosts that clients name.
@@ -63,6 +77,7 @@ impl Sites {
                 origin_host: configured.origin_host.as_ref().and_then(|h| HeaderValue::from_str(h).ok()),
                 cache: configured.cache.clone(),
                 counters: metrics.site(&configured.name),
+                warned_ms: AtomicU64::new(0),
             });
             sites.by_name.insert(configured.name.clone(), site.clone());
             for host in &configured.hosts {

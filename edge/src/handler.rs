@@ -1043,6 +1043,9 @@ fn pass_on(checked: &Checked, head: http::response::Parts, body: OriginBody, out
 /// The answer where the origin failed and nothing stored helps.
 fn failed(checked: &Checked, error: OriginError, reason: ForwardReason) -> Found {
     tracing::debug!(site = %checked.site.name, url = %checked.url, %error, "the origin failed");
+    if checked.site.is_to_warn(checked.began_ms) {
+        tracing::warn!(site = %checked.site.name, origin = %checked.site.target.host, %error, "an origin fails; told once in a while");
+    }
     let error = error.proxy_error();
     let mut response = plain(error.status(), "the origin of this content does not answer\n");
     response.headers_mut().insert(PROXY_STATUS, error.proxy_status(&checked.worker.edge.name));
@@ -1074,6 +1077,7 @@ mod tests {
             origin_host: None,
             cache: nearcast_fleet::config::CachePolicy::default(),
             counters: metrics.site("www"),
+            warned_ms: std::sync::atomic::AtomicU64::new(0),
         });
         let mut last = LastHost::default();
         let host_field = HeaderValue::from_static("a.test");

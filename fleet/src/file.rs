@@ -188,7 +188,8 @@ pub fn standalone_edge(
         policy: SelectionPolicy::Geo,
         ttl: SITE_TTL,
         clusters: vec![0],
-        cache: CachePolicy { default_ttl, ..CachePolicy::default() },
+        // Nobody has said anything of this origin: what it does not say itself is not guessed either.
+        cache: CachePolicy { default_ttl, heuristic: false, ..CachePolicy::default() },
     };
     Ok(Fleet { clusters: vec![cluster], sites: vec![site], ..standalone(state_dir) })
 }
@@ -208,8 +209,10 @@ pub fn standalone_origin(root: PathBuf, listen: SocketAddr) -> Result<Fleet, Fai
 
 /// Nothing but defaults; a zone that no public name can be in.
 fn standalone(state_dir: PathBuf) -> Fleet {
+    use std::hash::{BuildHasher as _, RandomState};
     Fleet {
-        zone: "cdn.invalid".into(),
+        // Of its own in every process: requests carry it, and a loop must not be seen where two stand in a row.
+        zone: format!("{:016x}.invalid", RandomState::new().hash_one(0)),
         zone_name_servers: Vec::new(),
         hostmaster: "hostmaster@cdn.invalid".into(),
         base: PathBuf::from("."),

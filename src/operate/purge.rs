@@ -13,8 +13,8 @@ use crate::{find, text};
 /// The longest that control waits for confirmations.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// Purges and says how far it got. A purge that not every edge has confirmed in time is accepted all the same: edges
-/// that were away fold it before they serve.
+/// Purges and says how far it got. A purge that not every edge has confirmed in time is a failure for whoever waits, though it
+/// is accepted and comes to the others when control reaches them.
 pub(crate) async fn run(arguments: PurgeArgs) -> Result<(), Failure> {
     if arguments.wait > WAIT_MAX {
         let message =
@@ -31,7 +31,16 @@ pub(crate) async fn run(arguments: PurgeArgs) -> Result<(), Failure> {
     } else {
         out!("{}", told(&answer, arguments.soft));
     }
-    Ok(())
+    verdict(&answer, arguments.wait)
+}
+
+fn verdict(answer: &Value, wait: Duration) -> Result<(), Failure> {
+    if answer["complete"] == true || wait.is_zero() {
+        return Ok(());
+    }
+    let message = "not every edge has confirmed the purge; it is in the journal. An edge that is down folds it before it serves \
+                   anything; one that runs but does not reach control serves what it has until it does";
+    Err(Failure::new(FailureKind::Unavailable, message))
 }
 
 fn scope(arguments: &PurgeArgs) -> Value {
@@ -57,7 +66,6 @@ fn told(answer: &Value, soft: bool) -> String {
     } else {
         let missing: Vec<String> = list(&answer["missing"]).iter().map(string).collect();
         told.push_str(&format!("; not confirmed by {}\n", missing.join(", ")));
-        told.push_str("The purge is in the journal: an edge that was away folds it before it serves anything.\n");
     }
     let rows: Vec<Vec<String>> = nodes
         .iter()
@@ -88,5 +96,13 @@ mod tests {
         answer["complete"] = json!(false);
         answer["missing"] = json!(["nyc-2"]);
         assert!(told(&answer, true).contains("to be validated on 1 edge; not confirmed by nyc-2\n"));
+    }
+
+    #[test]
+    fn who_waits_learns_whether_every_edge_has_confirmed() {
+        for (complete, wait, good) in [(true, 5, true), (false, 5, false), (true, 0, true), (false, 0, true)] {
+            let answer = json!({"complete": complete});
+            assert_eq!(verdict(&answer, Duration::from_secs(wait)).is_ok(), good, "{complete} {wait}");
+        }
     }
 }

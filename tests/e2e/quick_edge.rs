@@ -14,6 +14,7 @@ fn an_edge_without_a_fleet_file_caches_any_origin_under_any_host() {
     let block = Block::take();
     let origin = Origin::start(SocketAddr::from((block.host(80), 8000)), |seen| match seen.target.as_str() {
         "/bare" => Reply { fields: vec![], ..Reply::ok("bare", "") },
+        "/dated" => Reply { fields: vec![("Last-Modified".into(), "Wed, 01 Jan 2025 00:00:00 GMT".into())], ..Reply::ok("dated", "") },
         _ => Reply::ok(format!("for {}", seen.fields["host"]), "max-age=60"),
     });
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
@@ -29,9 +30,19 @@ fn an_edge_without_a_fleet_file_caches_any_origin_under_any_host() {
         let second = ask().to_lowercase();
         assert!(second.contains("; hit") && second.ends_with(&format!("for {host}")), "{second}");
     }
-    for _ in 0..2 {
-        assert!(!curl(&["-i", &format!("http://{listen}/bare")]).to_lowercase().contains("; hit"));
+    for path in ["/bare", "/dated"] {
+        for _ in 0..2 {
+            assert!(!curl(&["-i", &format!("http://{listen}{path}")]).to_lowercase().contains("; hit"));
+        }
+        assert_eq!(origin.count(path), 2, "nothing without freshness information is stored");
     }
-    assert_eq!(origin.count("/bare"), 2, "nothing without freshness information is stored");
+    // One in front of another is no loop.
+    let front = format!("{}:8080", block.host(11));
+    let mut command = nearcast();
+    command.args(["edge", "--listen", &front, "--origin", &format!("http://{listen}"), "--state-dir"]).arg(directory.path().join("front"));
+    let _front = Process::start("front", directory.path(), command);
+    wait::until("the edge in front to answer", Duration::from_secs(20), || std::net::TcpStream::connect(&front).map(drop));
+    let answer = curl(&["-i", "-H", "Host: one.example", &format!("http://{front}/page")]);
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("for one.example"), "{answer}");
     assert_eq!(origin.count("/page"), 2, "each host has its own response");
 }
