@@ -14,6 +14,8 @@ pub(crate) fn bits_per_second(rate: f64) -> String {
 
 /// `1.2 k`, for counts.
 pub(crate) fn count(count: f64) -> String {
+    // Tiny negative numbers come out of subtractions; nobody wants to read "-0".
+    let count = if count.abs() < 0.5 { 0.0 } else { count };
     if count < 10_000.0 { format!("{count:.0}") } else { scaled(count, &["", "k", "M", "G"]) }
 }
 

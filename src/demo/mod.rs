@@ -295,7 +295,7 @@ fn told(ended: &Ended, dir: &Path) -> String {
     match ended.name.as_str() {
         TRAFFIC => format!("the clients have {how}; the fleet goes on without them (`nearcast traffic` starts others)"),
         name => format!(
-            "{name} has {how}; the others go on. Its log: {}. To start it again: {} {} --fleet {} --node {name}",
+            "{name} has {how}; the others go on. Its log: {}. To start it again, on its own until you end it: {} {} --fleet {} --node {name}",
             dir.join("logs").join(format!("{name}.log")).display(),
             this_program(),
             ended.role,
