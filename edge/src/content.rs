@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
 use crate::origin::OriginError;
@@ -26,6 +27,8 @@ const FILLS_MAX: usize = 8;
 /// Slices that one fill of missing ones is for at most, so that nobody holds a body's lock while looking for the end of a
 /// longer run. What comes after them is another fill's.
 const RUN_SLICES_MAX: u64 = 4096;
+/// Slices that the last user of a body forgets where it is, which may be a thread that serves; more are left to another.
+const FORGOTTEN_AT_ONCE_MAX: u32 = 256;
 /// In place of an end that is not known yet.
 const UNKNOWN: u64 = u64::MAX;
 /// Slices between the newest byte and the slowest reader of a body that is only relayed.
@@ -113,6 +116,15 @@ impl Content {
     /// Whether every byte of `first..end` is stored.
     pub(crate) fn has(&self, first: u64, end: u64) -> bool {
         (first / SLICE..slices_before(end).max(first / SLICE + 1)).all(|index| self.store.contains(&self.body, index as u32))
+    }
+
+    /// Waits until nothing of it is on its way any more. `false` when some of it has not come.
+    pub(crate) async fn settled(&self) -> bool {
+        loop {
+            let Some(fill) = self.fills().running.first().cloned() else { break };
+            fill.ended().await;
+        }
+        self.length().is_some_and(|length| self.has(0, length))
     }
 
     /// Whether some of it is still on its way.
@@ -230,8 +242,14 @@ impl Content {
 
 impl Drop for Content {
     fn drop(&mut self) {
-        if *self.is_discarded.get_mut() {
-            self.store.forget(&self.body);
+        if !*self.is_discarded.get_mut() {
+            return;
+        }
+        let runtime = Handle::try_current().ok().filter(|_| self.body.slices() > FORGOTTEN_AT_ONCE_MAX);
+        let (store, body) = (self.store.clone(), self.body.clone());
+        match runtime {
+            Some(runtime) => drop(runtime.spawn_blocking(move || store.forget(&body))),
+            None => store.forget(&body),
         }
     }
 }
@@ -772,6 +790,22 @@ mod tests {
         assert!(matches!(parts.reader(0, Some(1)).next().await, Next::Missing));
     }
 
+    #[tokio::test]
+    async fn a_long_row_of_slices_is_forgotten_away_from_the_thread_that_serves() {
+        for (slices, is_here) in [(FORGOTTEN_AT_ONCE_MAX, true), (4_000_000, false)] {
+            let content = content(64 << 20, None);
+            let (store, body) = (content.store.clone(), content.body.clone());
+            store.put_in_memory(&body, slices - 1, Bytes::from_static(b"x"));
+            content.discard();
+            drop(content);
+            // Millions of looks take longer than this one.
+            assert_eq!(store.contains(&body, slices - 1), !is_here, "{slices}");
+            while store.contains(&body, slices - 1) {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
     #[test]
     fn a_run_of_missing_slices_is_looked_through_in_bounded_steps() {
         let content = content(1 << 20, Some(1 << 62));
@@ -779,6 +813,32 @@ mod tests {
         assert_eq!((fill.at(), fill.end()), (SLICE, Some((RUN_SLICES_MAX + 1) * SLICE)));
         let next = content.begin_fill_of_next_missing(SLICE, 1 << 62).expect("what comes after it");
         assert_eq!((next.at(), next.end()), ((RUN_SLICES_MAX + 1) * SLICE, Some((2 * RUN_SLICES_MAX + 1) * SLICE)));
+    }
+
+    #[tokio::test]
+    async fn what_is_cut_by_a_seek_settles_with_its_last_slice() {
+        let content = seekable(12);
+        let mut behind = writer(&content);
+        let settled = tokio::spawn({
+            let content = content.clone();
+            async move { content.settled().await }
+        });
+        let ahead = content.begin_seek(8 * SLICE).expect("far ahead").take_over(9 * SLICE).expect("still far");
+        let mut ahead = FillWriter::new(content.clone(), ahead, false);
+        behind.write(Bytes::from(vec![1; 8 * SLICE_BYTES]));
+        let rest = content.begin_fill_of_next_missing(8 * SLICE, 12 * SLICE).expect("the rest");
+        let mut rest = FillWriter::new(content.clone(), rest, false);
+        behind.finish();
+        ahead.write(Bytes::from(vec![1; SLICE_BYTES]));
+        ahead.finish();
+        tokio::task::yield_now().await;
+        assert!(!settled.is_finished(), "three slices are on their way");
+        rest.write(Bytes::from(vec![1; 3 * SLICE_BYTES]));
+        rest.finish();
+        assert!(settled.await.expect("no panic"));
+        let (cut, fill) = (seekable(2), seekable(2));
+        drop(writer(&cut));
+        assert!(!cut.settled().await && !fill.settled().await, "nothing has come");
     }
 
     #[tokio::test]

@@ -265,6 +265,8 @@ enum Miss {
     Origin(crate::origin::OriginError),
     #[error("status {0}, which is not stored")]
     Status(StatusCode),
+    #[error("not all of it came, or there was no room for it")]
+    Cut,
     #[error("it may not be stored")]
     NotStored,
     #[error("the URL is malformed")]
@@ -297,7 +299,11 @@ async fn fetch(
     match fill::start(ask, lead).await {
         Ok(Led::Filling { response, is_stored: false, .. }) if !response.status.is_success() => Err(Miss::Status(response.status)),
         Ok(Led::Filling { response, fill, is_stored }) => match fill.ended().await {
-            FillState::Done if is_stored => Ok(response.content.length().unwrap_or(0)),
+            // A client's seek may have cut it: others bring the rest then.
+            FillState::Done if is_stored => match response.content.settled().await {
+                true => Ok(response.content.length().unwrap_or(0)),
+                false => Err(Miss::Cut),
+            },
             FillState::Failed(error) => Err(Miss::Origin(error)),
             FillState::Done | FillState::Running => Err(Miss::NotStored),
         },

@@ -88,6 +88,11 @@ impl StoredBody {
         self.copies.load(Ordering::Acquire) > 0
     }
 
+    /// One more than the highest slice index ever stored: how many places [`Store::forget`] looks at.
+    pub fn slices(&self) -> u32 {
+        self.slices.load(Ordering::Relaxed)
+    }
+
     /// Marks it as used, so that its slices on disk get a second life when their region is evicted.
     pub fn touch(&self) {
         if !self.touched.load(Ordering::Relaxed) {
@@ -275,9 +280,9 @@ impl Store {
         body.head_bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// Removes a body for good, also from what the next start would find.
+    /// Removes a body for good, also from what the next start would find. Takes time for each of its slices.
     pub fn forget(&self, body: &Arc<StoredBody>) {
-        for index in 0..body.slices.load(Ordering::Relaxed) {
+        for index in 0..body.slices() {
             self.memory.remove(body.slice_key(index));
         }
         if let Some(disk) = &self.disk {
