@@ -19,14 +19,17 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 
 use crate::policy::status::ProxyError;
 
 /// How long a connection may take to be made, TLS included.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
-/// How long an origin may think before its response's head.
+/// How long an origin may think before its response's head, once it has the whole request.
 const FIRST_BYTE_MAX: Duration = Duration::from_secs(30);
+/// How long it may take nothing of a request's body. Longer than a client may pause, which is found out first.
+const TAKE_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// How long it may pause within a body.
 const BETWEEN_BYTES_MAX: Duration = Duration::from_secs(15);
 /// How long a kept connection may lie idle.
@@ -149,13 +152,22 @@ impl OriginError {
 pub(crate) enum OriginRequestBody {
     /// None.
     Empty,
-    /// The client's, as it comes, with a limit on each pause.
-    Client { body: Incoming, pause: Pin<Box<Sleep>>, left: u64 },
+    /// The client's, as it comes, with a limit on each pause. Tells of each piece that goes on, and by its end of the last.
+    Client { body: Incoming, pause: Pin<Box<Sleep>>, left: u64, taken: watch::Sender<()> },
 }
 
 impl OriginRequestBody {
     pub(crate) fn client(body: Incoming) -> Self {
-        Self::Client { body, pause: Box::pin(tokio::time::sleep(REQUEST_PAUSE_MAX)), left: REQUEST_BYTES_MAX }
+        let pause = Box::pin(tokio::time::sleep(REQUEST_PAUSE_MAX));
+        Self::Client { body, pause, left: REQUEST_BYTES_MAX, taken: watch::channel(()).0 }
+    }
+
+    /// What tells how far it has gone on; `None` when there is nothing to send.
+    fn taken(&self) -> Option<watch::Receiver<()>> {
+        match self {
+            Self::Empty => None,
+            Self::Client { taken, .. } => Some(taken.subscribe()),
+        }
     }
 }
 
@@ -171,7 +183,7 @@ impl Body for OriginRequestBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestBodyCut>>> {
         match &mut *self {
             Self::Empty => Poll::Ready(None),
-            Self::Client { body, pause, left } => match Pin::new(body).poll_frame(cx) {
+            Self::Client { body, pause, left, taken } => match Pin::new(body).poll_frame(cx) {
                 Poll::Pending => pause.as_mut().poll(cx).map(|()| Some(Err(RequestBodyCut))),
                 Poll::Ready(frame) => {
                     pause.as_mut().reset(Instant::now() + REQUEST_PAUSE_MAX);
@@ -181,6 +193,7 @@ impl Body for OriginRequestBody {
                             Ok(data) => match left.checked_sub(data.len() as u64) {
                                 Some(less) => {
                                     *left = less;
+                                    taken.send_replace(());
                                     Poll::Ready(Some(Ok(Frame::data(data))))
                                 }
                                 None => Poll::Ready(Some(Err(RequestBodyCut))),
@@ -313,9 +326,10 @@ impl OriginPool {
         if sender.ready().await.is_err() {
             return Err((OriginError::Terminated, Some(request)));
         }
-        let sent = tokio::time::timeout(FIRST_BYTE_MAX, sender.try_send_request(request)).await;
+        let taken = request.body().taken();
+        let sent = answered(sender.try_send_request(request), taken).await;
         match sent {
-            Err(_) => Err((OriginError::FirstByteTimeout, None)),
+            Err(error) => Err((error, None)),
             Ok(Err(mut failed)) => {
                 let unsent = failed.take_message();
                 Err((classify(failed.error()), unsent))
@@ -329,11 +343,12 @@ impl OriginPool {
     }
 
     async fn connect(&self, target: &Target) -> Result<SendRequest<OriginRequestBody>, OriginError> {
-        tokio::time::timeout(CONNECT_MAX, self.connect_unlimited(target)).await.unwrap_or(Err(OriginError::ConnectTimeout))
+        let deadline = Instant::now() + CONNECT_MAX;
+        tokio::time::timeout_at(deadline, self.connect_by(target, deadline)).await.unwrap_or(Err(OriginError::ConnectTimeout))
     }
 
-    async fn connect_unlimited(&self, target: &Target) -> Result<SendRequest<OriginRequestBody>, OriginError> {
-        let stream = open(target).await?;
+    async fn connect_by(&self, target: &Target, deadline: Instant) -> Result<SendRequest<OriginRequestBody>, OriginError> {
+        let stream = open(target, deadline).await?;
         if !target.is_tls {
             return handshake(stream).await;
         }
@@ -353,7 +368,27 @@ async fn sweep(pool: Weak<OriginPool>) {
     }
 }
 
-async fn open(target: &Target) -> Result<TcpStream, OriginError> {
+/// Waits for a response's head: within [`FIRST_BYTE_MAX`] once the request has gone, which takes as long as it goes on.
+async fn answered<T>(sending: impl Future<Output = T>, taken: Option<watch::Receiver<()>>) -> Result<T, OriginError> {
+    let mut sending = std::pin::pin!(sending);
+    if let Some(mut taken) = taken {
+        loop {
+            tokio::select! {
+                biased;
+                sent = &mut sending => return Ok(sent),
+                piece = tokio::time::timeout(TAKE_PAUSE_MAX, taken.changed()) => match piece {
+                    Ok(Ok(())) => {}
+                    // The body is gone: all of it was taken.
+                    Ok(Err(_)) => break,
+                    Err(_) => return Err(OriginError::FirstByteTimeout),
+                },
+            }
+        }
+    }
+    tokio::time::timeout(FIRST_BYTE_MAX, sending).await.map_err(|_| OriginError::FirstByteTimeout)
+}
+
+async fn open(target: &Target, deadline: Instant) -> Result<TcpStream, OriginError> {
     let addresses: Vec<SocketAddr> = match target.host.parse::<IpAddr>() {
         Ok(ip) => vec![SocketAddr::new(ip, target.port)],
         Err(_) => {
@@ -366,13 +401,12 @@ async fn open(target: &Target) -> Result<TcpStream, OriginError> {
             allowed
         }
     };
-    connect_to_one(&addresses).await
+    connect_to_one(&addresses, deadline).await
 }
 
 /// A connection to the first of several addresses that takes one. Each has an equal share of the time that is left, so that
 /// a dead one does not use up that of the others.
-async fn connect_to_one(addresses: &[SocketAddr]) -> Result<TcpStream, OriginError> {
-    let deadline = Instant::now() + CONNECT_MAX;
+async fn connect_to_one(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, OriginError> {
     let mut last = OriginError::Dns;
     for (tried, address) in addresses.iter().enumerate() {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -596,8 +630,11 @@ mod tests {
         let (dead, _held) = silent();
         let alive = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = alive.local_addr().expect("bound");
-        let stream = connect_to_one(&[dead, address]).await.expect("the second takes it");
+        // Finding the addresses has taken a part of the time.
+        let deadline = Instant::now() + CONNECT_MAX / 3;
+        let stream = connect_to_one(&[dead, address], deadline).await.expect("the second takes it");
         assert_eq!(stream.peer_addr().expect("connected"), address);
+        assert!(Instant::now() < deadline);
     }
 
     #[tokio::test(start_paused = true)]
@@ -607,6 +644,57 @@ mod tests {
             let began = Instant::now();
             assert_eq!(pool().send(&target, get()).await.err(), Some(OriginError::FirstByteTimeout));
             assert!((FIRST_BYTE_MAX..FIRST_BYTE_MAX * 2).contains(&began.elapsed()), "{:?}", began.elapsed());
+        }
+    }
+
+    /// Sends a request whose body a client on this runtime writes in pieces of a byte, a second apart.
+    async fn upload(target: Arc<Target>, pieces: usize) -> Result<Response<OriginBody>, OriginError> {
+        use tokio::io::AsyncWriteExt;
+        let (mut client, server) = tokio::io::duplex(4096);
+        tokio::spawn(async move {
+            let head = format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {pieces}\r\n\r\n");
+            client.write_all(head.as_bytes()).await.expect("the edge reads");
+            for _ in 0..pieces {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                client.write_all(b"x").await.expect("the edge reads");
+            }
+            std::future::pending::<()>().await;
+        });
+        let (tell, mut told) = tokio::sync::mpsc::channel(1);
+        let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+            let (tell, target) = (tell.clone(), target.clone());
+            async move {
+                let request = Request::post("/").body(OriginRequestBody::client(request.into_body())).expect("valid");
+                let _ = tell.send(pool().send(&target, request).await).await;
+                Ok::<_, std::convert::Infallible>(Response::new(String::new()))
+            }
+        });
+        let serving = tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(server), service));
+        let answer = told.recv().await.expect("an outcome");
+        serving.abort();
+        answer
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_origin_may_think_as_long_as_ever_when_an_upload_took_long() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        for (pieces, thinks, is_answered) in [(100, FIRST_BYTE_MAX - Duration::from_secs(2), true), (100, FIRST_BYTE_MAX * 2, false)] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let target = tcp(listener.local_addr().expect("bound"));
+            tokio::spawn(async move {
+                let (mut stream, _) = listener.accept().await.expect("a connection");
+                let mut request = Vec::new();
+                while !request.ends_with(&[b'x'; 100]) {
+                    assert!(stream.read_buf(&mut request).await.expect("readable") > 0, "the whole request");
+                }
+                tokio::time::sleep(thinks).await;
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+            });
+            let began = Instant::now();
+            let answer = upload(target, pieces).await;
+            assert_eq!(answer.err(), (!is_answered).then_some(OriginError::FirstByteTimeout));
+            let took = began.elapsed() - Duration::from_secs(100);
+            assert!(took < FIRST_BYTE_MAX + Duration::from_secs(2), "{took:?}");
         }
     }
 
