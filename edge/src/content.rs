@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
 use tokio::runtime::Handle;
+use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, watch};
 
 use crate::origin::OriginError;
@@ -53,6 +54,8 @@ pub(crate) struct Content {
     is_discarded: AtomicBool,
     /// Readers there are, wherever in it they are.
     readers: AtomicUsize,
+    /// The last of them has gone.
+    unread: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -78,6 +81,7 @@ impl Content {
             is_whole_only: AtomicBool::new(false),
             is_discarded: AtomicBool::new(false),
             readers: AtomicUsize::new(0),
+            unread: Notify::new(),
         })
     }
 
@@ -97,6 +101,11 @@ impl Content {
     /// Whether anybody is reading it.
     pub(crate) fn is_read(&self) -> bool {
         self.readers.load(Ordering::Relaxed) > 0
+    }
+
+    /// Waits until its last reader goes.
+    pub(crate) fn left(&self) -> Notified<'_> {
+        self.unread.notified()
     }
 
     /// Lets its slices go with its last user.
@@ -577,7 +586,9 @@ pub(crate) struct Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.content.readers.fetch_sub(1, Ordering::Relaxed);
+        if self.content.readers.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.content.unread.notify_waiters();
+        }
     }
 }
 

@@ -321,7 +321,7 @@ pub(crate) struct Wanted {
 
 /// A stretch of a representation that can be kept in slices.
 #[derive(Debug, Clone, Copy)]
-struct Part {
+struct Stretch {
     range: ByteRange,
     complete: u64,
     /// Bytes that come before it.
@@ -361,7 +361,7 @@ impl Wanted {
 
     /// The whole slices in a 206 to [`field`](Self::field); `None` when what is wanted does not begin in them, or cannot
     /// be put together from them and later requests.
-    fn part(self, fields: &HeaderMap) -> Option<Part> {
+    fn part(self, fields: &HeaderMap) -> Option<Stretch> {
         let Some(ContentRange::Bytes { range, complete: Some(complete) }) = ContentRange::of(fields) else { return None };
         let first = range.first.checked_next_multiple_of(SLICE)?;
         let end = if range.end() == complete { complete } else { range.end() / SLICE * SLICE };
@@ -369,7 +369,7 @@ impl Wanted {
         let has_begin = first < end && wanted.is_none_or(|w| first <= w.first / SLICE * SLICE && w.first < end);
         let is_enough = !self.may_need_more && wanted.is_none_or(|w| w.end() <= end);
         let is_usable = has_begin && (is_enough || conditional::strong_tag(fields).is_some());
-        is_usable.then_some(Part { range: ByteRange { first, last: end - 1 }, complete, skip: first - range.first })
+        is_usable.then_some(Stretch { range: ByteRange { first, last: end - 1 }, complete, skip: first - range.first })
     }
 
     /// Whether a 206 is what the client itself asked for, whatever was asked of the origin.
@@ -524,6 +524,7 @@ fn take(ask: &Ask, response: Response<OriginBody>, exchange: Exchange, born: u64
     let is_error = reuse::is_error(status);
     let is_storable =
         matches!(verdict, freshness::Verdict::Store(_)) && length.is_none_or(|length| length <= most) && !(is_error && ask.has_stale);
+    let came = Came { status, fields: &head.headers, part, length, exchange, born };
     if is_error && !is_storable {
         let is_for_others = matches!(
             verdict,
@@ -532,7 +533,7 @@ fn take(ask: &Ask, response: Response<OriginBody>, exchange: Exchange, born: u64
         if !is_for_others || length.is_none_or(|length| length > SHARED_ERROR_BYTES_MAX) {
             return Ok((Led::Passing { head, body }, Told::Erred { status, answer: None }));
         }
-        let (response, fill, is_stored) = begin(ask, (status, &head.headers), body, (None, length), exchange, born, false);
+        let (response, fill, is_stored) = begin(ask, &came, body, false);
         let told = Told::Erred { status, answer: Some((response.clone(), fill.clone())) };
         return Ok((Led::Filling { response, fill, is_stored }, told));
     }
@@ -545,7 +546,7 @@ fn take(ask: &Ask, response: Response<OriginBody>, exchange: Exchange, born: u64
         return Ok((Led::Passing { head, body }, told));
     }
     let can_be_kept = part.is_none() || conditional::strong_tag(&head.headers).is_some();
-    let (response, fill, is_stored) = begin(ask, (status, &head.headers), body, (part, length), exchange, born, is_storable && can_be_kept);
+    let (response, fill, is_stored) = begin(ask, &came, body, is_storable && can_be_kept);
     let told = match is_stored {
         true => Told::Published,
         false if is_storable => Told::Aside,
@@ -554,16 +555,21 @@ fn take(ask: &Ask, response: Response<OriginBody>, exchange: Exchange, born: u64
     Ok((Led::Filling { response, fill, is_stored }, told))
 }
 
-/// Begins a fill with a response, which is published where it is to be stored.
-fn begin(
-    ask: &Ask,
-    (status, fields): (StatusCode, &HeaderMap),
-    body: OriginBody,
-    (part, length): (Option<Part>, Option<u64>),
+/// A response's head, as far as it goes into the store.
+struct Came<'a> {
+    /// Of the whole, when it is a part.
+    status: StatusCode,
+    fields: &'a HeaderMap,
+    part: Option<Stretch>,
+    /// Of the whole.
+    length: Option<u64>,
     exchange: Exchange,
     born: u64,
-    is_stored: bool,
-) -> (Arc<StoredResponse>, Arc<Fill>, bool) {
+}
+
+/// Begins a fill with a response, which is published where it is to be stored.
+fn begin(ask: &Ask, came: &Came<'_>, body: OriginBody, is_stored: bool) -> (Arc<StoredResponse>, Arc<Fill>, bool) {
+    let Came { status, fields, part, length, exchange, born } = *came;
     let edge = &ask.source.worker.edge;
     let mut stored = conditional::stored_fields(fields, exchange.received_ms);
     stored.remove(&REVISION);
@@ -635,10 +641,13 @@ impl Place {
     async fn is_needed(&self, content: &Content) {
         let fills = &self.edge.forwards.fills;
         loop {
-            // First: what grows after the look must not be missed.
-            let has_grown = fills.has_grown.notified();
+            // First: what changes after the look must not be missed.
+            let (has_grown, left) = (fills.has_grown.notified(), content.left());
             if content.is_read() || !fills.are_too_many() {
-                has_grown.await;
+                tokio::select! {
+                    () = has_grown => {}
+                    () = left => {}
+                }
             } else if self.since.elapsed() < UNREAD_MAX {
                 tokio::time::sleep_until(self.since + UNREAD_MAX).await;
             } else {

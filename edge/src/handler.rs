@@ -464,9 +464,9 @@ async fn look_up(checked: &Checked) -> Found {
                 }
                 continue;
             }
-            // Who led before may have published between the look and the lead: then there is nothing to ask for.
-            Joined::Leader(lead) if !is_still_there(checked, stale.as_ref()) => {
-                lead.tell(Told::Published);
+            // What another's forward request has brought since the look need not be asked for.
+            Joined::Leader(lead) if has_changed(checked, stale.as_ref()) => {
+                lead.tell(Told::Aside);
                 continue;
             }
             Joined::Leader(lead) => Some(lead),
@@ -525,15 +525,6 @@ struct Stale {
     /// Whether it may be used when that fails.
     is_allowed: bool,
     reuse: Reuse,
-}
-
-/// Whether a look finds now what it found before: nothing, or the same response.
-fn is_still_there(checked: &Checked, stale: Option<&Stale>) -> bool {
-    match (choose(checked).0, stale) {
-        (None, None) => true,
-        (Some((response, _)), Some(stale)) => Arc::ptr_eq(&response, &stale.response),
-        _ => false,
-    }
 }
 
 /// The origin could not be asked: what is stored where that is allowed, else an error.
@@ -602,6 +593,12 @@ fn choose(checked: &Checked) -> (Option<(Arc<StoredResponse>, Verdict)>, Forward
         None if there.is_empty() => (None, ForwardReason::UriMiss),
         None => (None, ForwardReason::VaryMiss),
     }
+}
+
+/// Whether another response is stored than was found before.
+fn has_changed(checked: &Checked, found: Option<&Stale>) -> bool {
+    let now = choose(checked).0.map(|(response, _)| Arc::as_ptr(&response));
+    now != found.map(|stale| Arc::as_ptr(&stale.response))
 }
 
 fn usable(edge: &Edge, response: &StoredResponse, url: &str) -> Option<Verdict> {
@@ -827,6 +824,10 @@ struct Reading {
 const REFILLS_MAX: u32 = 3;
 
 impl Reading {
+    fn new(checked: &Checked, stored: &Arc<StoredResponse>, reader: Reader) -> Self {
+        Self { reader, stored: stored.clone(), source: source(checked), first: None, refills: 0, has_begun: false }
+    }
+
     async fn next(&mut self) -> Result<Option<Bytes>, OriginError> {
         if let Some(first) = self.first.take() {
             return Ok(Some(first));
@@ -859,7 +860,7 @@ impl Reading {
 /// that an origin that fails is an answer and not a cut.
 async fn read(checked: &Checked, stored: &Arc<StoredResponse>, reader: Reader, outcome: &mut Outcome) -> Result<Pieces, Undelivered> {
     let is_first_hand = outcome.label == Answer::Miss;
-    let mut reading = Reading { reader, stored: stored.clone(), source: source(checked), first: None, refills: 0, has_begun: false };
+    let mut reading = Reading::new(checked, stored, reader);
     let (at, end) = reading.reader.range();
     if !stored.content.is_filling() || !stored.content.has_or_awaits(at) {
         let is_whole = end.is_none_or(|end| stored.content.has(at, end));
@@ -896,8 +897,7 @@ fn multipart(checked: &Checked, stored: &Arc<StoredResponse>, frame: &Multipart)
     for (number, ByteRange { first, last }) in frame.ranges().iter().enumerate() {
         parts.push(Piece::Text(frame.head(number).into()));
         let reader = stored.content.reader(*first, Some(last + 1));
-        let reading = Reading { reader, stored: stored.clone(), source: source(checked), first: None, refills: 0, has_begun: false };
-        parts.push(Piece::Range(Box::new(reading)));
+        parts.push(Piece::Range(Box::new(Reading::new(checked, stored, reader))));
     }
     parts.push(Piece::Text(frame.tail().into()));
     parts.reverse();
