@@ -21,7 +21,7 @@ pub(crate) async fn gslb_dns(arguments: GslbDnsArgs, with_parent: bool) -> Resul
     let path = find::fleet_path(arguments.node.fleet.fleet.as_deref())?;
     let fleet = check::load(&path)?;
     let name = choose(arguments.node.node, "[[name_server]]", fleet.name_servers.iter().map(|n| n.name.as_str()))?;
-    let context = context(name, fleet, Some(path), with_parent).await?;
+    let context = context(name, fleet, Some(path), check::record_faults, with_parent).await?;
     nearcast_gslb_dns::run(context).await
 }
 
@@ -33,14 +33,14 @@ pub(crate) async fn edge(arguments: EdgeArgs, with_parent: bool) -> Result<(), F
         Some(origin) => {
             let state_dir = state_dir.unwrap_or_else(|| own_state_dir(listen.first()));
             let fleet = file::standalone_edge(listen, &origin, state_dir, memory, disk, default_ttl)?;
-            context("edge".to_owned(), fleet, None, with_parent).await?
+            context("edge".to_owned(), fleet, None, no_check, with_parent).await?
         }
         None => {
             let path = find::fleet_path(node.fleet.fleet.as_deref()).map_err(|f| or_without(f, "--listen ADDR:PORT --origin URL"))?;
             let fleet = file::load(&path)?;
             let names = fleet.clusters.iter().flat_map(|c| c.nodes.iter().map(|n| n.name.as_str()));
             let name = choose(node.node, "[[cluster.node]]", names)?;
-            context(name, fleet, Some(path), with_parent).await?
+            context(name, fleet, Some(path), no_check, with_parent).await?
         }
     };
     nearcast_edge::run(context).await
@@ -67,14 +67,14 @@ pub(crate) async fn origin(arguments: OriginArgs, with_parent: bool) -> Result<(
             (fleet, name, Some(path))
         }
     };
-    let context = context(name, fleet, path, with_parent).await?;
+    let context = context(name, fleet, path, no_check, with_parent).await?;
     nearcast_origin::run(context).await
 }
 
 /// `nearcast control`.
 pub(crate) async fn control(arguments: NodeArgs, with_parent: bool) -> Result<(), Failure> {
     let path = find::fleet_path(arguments.fleet.fleet.as_deref())?;
-    let fleet = file::load(&path)?;
+    let fleet = check::load(&path)?;
     choose(arguments.node, "[control]", std::iter::once(find::control(&fleet)?.name.as_str()))?;
     let (fleet_tx, _) = watch::channel(Arc::new(fleet));
     let (trigger, shutdown) = shutdown::channel();
@@ -89,17 +89,28 @@ pub(crate) async fn control(arguments: NodeArgs, with_parent: bool) -> Result<()
             }
         }
     });
-    nearcast_control::run(fleet_tx, disk, shutdown).await
+    nearcast_control::run(fleet_tx, disk, check::record_faults, shutdown).await
 }
 
-/// What every role but control is given.
-async fn context(name: String, fleet: Fleet, path: Option<PathBuf>, with_parent: bool) -> Result<NodeContext, Failure> {
+/// For roles that serve no zones: a fault in one does not keep them from a new fleet file.
+fn no_check(_: &Fleet, _: &str) -> Vec<file::Mistake> {
+    Vec::new()
+}
+
+/// What every role but control is given. `check` has a say in what the journal brings.
+async fn context(
+    name: String,
+    fleet: Fleet,
+    path: Option<PathBuf>,
+    check: file::FurtherCheck,
+    with_parent: bool,
+) -> Result<NodeContext, Failure> {
     let state_dir = fleet.node_dir(&name);
     let (fleet_tx, _) = watch::channel(Arc::new(fleet));
     let (trigger, shutdown) = shutdown::channel();
     signals::end_on(trigger, with_parent)?;
     reload_on_hangup(fleet_tx.clone(), path)?;
-    follow::start(name, fleet_tx, state_dir.clone(), shutdown).await.map_err(|error| {
+    follow::start(name, fleet_tx, state_dir.clone(), check, shutdown).await.map_err(|error| {
         let (kind, mend) = match error.kind() {
             std::io::ErrorKind::StorageFull => (FailureKind::Io, "free some space"),
             std::io::ErrorKind::InvalidData => (FailureKind::Io, "move what is there away"),

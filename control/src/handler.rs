@@ -16,7 +16,6 @@ use futures_util::stream::{self, Stream};
 use http::{HeaderMap, Method, StatusCode, Uri, header};
 use nearcast_fleet::admin;
 use nearcast_fleet::config::{Fleet, Secret};
-use nearcast_fleet::file;
 use nearcast_fleet::journal::{Change, Purge, PurgeScope, REVISION_SEEN_MAX};
 use nearcast_fleet::report::{DnsReport, EdgeReport, OriginReport};
 use serde::Deserialize;
@@ -528,15 +527,11 @@ async fn put_fleet_file(
     let body = bytes(body, BODY_BYTES_MAX)?;
     let text = std::str::from_utf8(&body).map_err(|e| ApiError::BadRequest(format!("the fleet file is not UTF-8: {e}")))?.to_owned();
     let _turn = state.fleet_files.lock().await;
-    let (text, fleet) = {
-        // Reads node_key_file and the like.
-        let base = state.base.clone();
-        let parsed = tokio::task::spawn_blocking(move || file::parse(&text, &base).map(|fleet| (text, fleet))).await;
-        parsed.map_err(|_| ApiError::Internal("the checker ended".to_owned()))?.map_err(|mistakes| ApiError::Invalid {
-            message: format!("the fleet file has {}", crate::purges::count(mistakes.len() as u64, "mistake")),
-            mistakes,
-        })?
-    };
+    let parsed = state.parse(text.clone()).await.map_err(|_| ApiError::Internal("the checker ended".to_owned()))?;
+    let fleet = parsed.map_err(|mistakes| ApiError::Invalid {
+        message: format!("the fleet file has {}", crate::purges::count(mistakes.len() as u64, "mistake")),
+        mistakes,
+    })?;
     let obstacles = crate::revision::obstacles(&state.fleet(), &fleet);
     if !obstacles.is_empty() {
         return Err(ApiError::Conflict(format!("this cannot change while the fleet runs: {}", obstacles.join("; "))));

@@ -38,6 +38,7 @@ use std::time::Duration;
 use nearcast_fleet::admin::{self, Readiness};
 use nearcast_fleet::config::{Control, Fleet};
 use nearcast_fleet::failure::{Failure, FailureKind};
+use nearcast_fleet::file::FurtherCheck;
 use nearcast_fleet::journal::{Change, Entry, JournalError};
 use nearcast_fleet::shutdown::Shutdown;
 use tokio::net::TcpListener;
@@ -63,12 +64,18 @@ const LEARNT_FILE: &str = "popularity.json";
 const SEEN_FILE: &str = "fleet-file.seen";
 
 /// Runs the control role of the fleet until shutdown. `fleet` is updated when another fleet file comes into force. `disk` is
-/// the text of the fleet file that `fleet` was read from; it changes when the file is read again.
+/// the text of the fleet file that `fleet` was read from; it changes when the file is read again. `check` is what other roles
+/// know of fleet files: one in which it finds mistakes does not come into force.
 ///
 /// # Errors
 /// A [`Failure`] when the fleet has no control role, a port is in use, control's directory cannot be made or is in use, or
 /// the journal is damaged. Nothing has been started then.
-pub async fn run(fleet: watch::Sender<Arc<Fleet>>, disk: watch::Receiver<String>, shutdown: Shutdown) -> Result<(), Failure> {
+pub async fn run(
+    fleet: watch::Sender<Arc<Fleet>>,
+    disk: watch::Receiver<String>,
+    check: FurtherCheck,
+    shutdown: Shutdown,
+) -> Result<(), Failure> {
     let given = fleet.borrow().clone();
     let Some(control) = given.control.clone() else {
         return Err(Failure::new(FailureKind::Usage, "the fleet file has no [control] section; add one to run the control role"));
@@ -78,7 +85,7 @@ pub async fn run(fleet: watch::Sender<Arc<Fleet>>, disk: watch::Receiver<String>
     let dir = Dir::open(&given.node_dir(&control.name))?;
     let mut disk = disk;
     let on_disk = disk.borrow_and_update().clone();
-    let state = Arc::new(open(fleet, &given, &control, &dir, on_disk, shutdown.clone())?);
+    let state = Arc::new(open(fleet, &given, &control, &dir, on_disk, check, shutdown.clone())?);
 
     let (ready, readiness) = watch::channel(Readiness::Ready);
     let admin_task = tokio::spawn(admin::serve(admin_listener, state.metrics.registry.clone(), readiness, None, shutdown.clone()));
@@ -106,6 +113,7 @@ fn open(
     control: &Control,
     dir: &Dir,
     disk_text: String,
+    check: FurtherCheck,
     shutdown: Shutdown,
 ) -> Result<State, Failure> {
     let token = dir.token()?;
@@ -146,7 +154,7 @@ fn open(
     let book = history.book(&in_force);
     let policy = in_force.control.as_ref().and_then(|c| c.push.as_ref());
     let learnt = Learnt::new(policy, std::fs::read(dir.file(LEARNT_FILE)).ok().as_deref());
-    Ok(State::new(Parts { fleet, fleet_file, base, token, ledger, book, learnt, shutdown }))
+    Ok(State::new(Parts { fleet, fleet_file, base, check, token, ledger, book, learnt, shutdown }))
 }
 
 /// What the journal's entries come to.

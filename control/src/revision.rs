@@ -67,9 +67,8 @@ pub(crate) async fn read_again(state: &State, text: String, seen_path: &Path) ->
     if text == current.text {
         return Ok(None);
     }
-    let base = state.base.clone();
-    let parsed = tokio::task::spawn_blocking(move || file::parse(&text, &base).map(|fleet| (text, fleet))).await;
-    let (text, fleet) = parsed.map_err(|e| e.to_string())?.map_err(|mistakes| file::describe("fleet file", &mistakes))?;
+    let parsed = state.parse(text.clone()).await.map_err(|e| e.to_string())?;
+    let fleet = parsed.map_err(|mistakes| file::describe("fleet file", &mistakes))?;
     let obstacles = obstacles(&state.fleet(), &fleet);
     if !obstacles.is_empty() {
         return Err(format!(

@@ -7,9 +7,11 @@ use std::time::SystemTime;
 use nearcast_fleet::client::Client;
 use nearcast_fleet::clock::unix_millis;
 use nearcast_fleet::config::{Fleet, Secret};
+use nearcast_fleet::file::{self, FurtherCheck, Mistake};
 use nearcast_fleet::journal::{Change, Entry};
 use nearcast_fleet::shutdown::Shutdown;
 use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinError;
 
 use crate::book::Book;
 use crate::events::{Events, Happening, Level};
@@ -32,6 +34,7 @@ pub(crate) struct State {
     pub(crate) fleet_file: Mutex<FleetFile>,
     /// Relative paths in a fleet file are taken from here.
     pub(crate) base: PathBuf,
+    check: FurtherCheck,
     pub(crate) token: Secret,
     pub(crate) ledger: Ledger,
     book: Mutex<Book>,
@@ -59,6 +62,7 @@ pub(crate) struct Parts {
     pub(crate) fleet: watch::Sender<Arc<Fleet>>,
     pub(crate) fleet_file: FleetFile,
     pub(crate) base: PathBuf,
+    pub(crate) check: FurtherCheck,
     pub(crate) token: Secret,
     pub(crate) ledger: Ledger,
     pub(crate) book: Book,
@@ -77,6 +81,7 @@ impl State {
             fleet: parts.fleet,
             fleet_file: Mutex::new(parts.fleet_file),
             base: parts.base,
+            check: parts.check,
             token: parts.token,
             ledger: parts.ledger,
             book: Mutex::new(parts.book),
@@ -101,6 +106,12 @@ impl State {
     /// The book; hold it for a few lines, never over an await.
     pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The fleet that a fleet file describes, or every mistake in it. Reads the files that it names.
+    pub(crate) async fn parse(&self, text: String) -> Result<Result<Fleet, Vec<Mistake>>, JoinError> {
+        let (base, check) = (self.base.clone(), self.check);
+        tokio::task::spawn_blocking(move || file::parse_and_check(&text, &base, check)).await
     }
 
     /// Revision and text of the fleet file in force.

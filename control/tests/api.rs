@@ -206,7 +206,13 @@ fn spawn(dir: &Path, text: &str) -> Spawned {
     let (tx, rx) = watch::channel(Arc::new(fleet));
     let (trigger, shutdown) = shutdown::channel();
     let (disk, on_disk) = watch::channel(text.to_owned());
-    Spawned { fleet: rx, disk, role: tokio::spawn(nearcast_control::run(tx, on_disk, shutdown)), trigger }
+    Spawned { fleet: rx, disk, role: tokio::spawn(nearcast_control::run(tx, on_disk, no_nonsense, shutdown)), trigger }
+}
+
+/// A check that knows more than the parser.
+fn no_nonsense(_: &Fleet, text: &str) -> Vec<file::Mistake> {
+    let mistake = |line| file::Mistake { line, column: 3, problem: "nonsense".into(), mend: "make sense".into() };
+    text.lines().position(|l| l.contains("nonsense")).map(|n| mistake(n + 1)).into_iter().collect()
 }
 
 fn now_ms() -> u64 {
@@ -592,6 +598,7 @@ async fn a_fleet_file_that_is_read_again_is_shown_and_recorded() {
     let wrongs = [
         (labelled(&lab, "x").replace("[fleet]", "[fleet]\nzoen = 1"), "zoen"),
         (lab.text.replace("cdn.test", "cdn.example"), "fleet.zone"),
+        (format!("{}\n# nonsense", lab.text), "make sense"),
     ];
     for (wrong, words) in wrongs {
         lab.disk.send_replace(wrong);
@@ -641,4 +648,18 @@ async fn what_cannot_start_says_why_and_leaves_nothing() {
     assert_eq!(failure.kind, FailureKind::BadData, "{failure}");
     // Nothing listens.
     assert!(TcpStream::connect((ip.as_str(), 7700)).await.is_err());
+}
+
+#[tokio::test]
+async fn a_fleet_file_that_only_another_role_finds_wrong_is_refused() {
+    let lab = Lab::start().await;
+    let wrong = format!("{}# nonsense", lab.text);
+    for path in ["/v1/fleet-file?check=true", "/v1/fleet-file"] {
+        let answer = lab.ask(Method::PUT, path, Some(&lab.token.0), "text/plain", wrong.clone()).await;
+        assert_eq!(answer.status(), 422);
+        let mistake = json!({"line": wrong.lines().count(), "column": 3, "problem": "nonsense", "mend": "make sense"});
+        assert_eq!(body(&answer)["error"]["mistakes"], json!([mistake]));
+    }
+    assert_eq!(lab.get("/v1/status").await["revision"], 0);
+    lab.stop().await;
 }

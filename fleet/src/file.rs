@@ -128,6 +128,20 @@ pub fn read(path: &Path) -> Result<String, Failure> {
     })
 }
 
+/// What the parser cannot tell of a file that it has read, as it takes a role to know; given with the file's text, in which
+/// the mistakes have their places.
+pub type FurtherCheck = fn(&Fleet, &str) -> Vec<Mistake>;
+
+/// [`parse`], and then a further check.
+///
+/// # Errors
+/// Every mistake of the parser; if it has none, every one of the further check.
+pub fn parse_and_check(text: &str, base: &Path, check: FurtherCheck) -> Result<Fleet, Vec<Mistake>> {
+    let fleet = parse(text, base)?;
+    let mistakes = check(&fleet, text);
+    if mistakes.is_empty() { Ok(fleet) } else { Err(mistakes) }
+}
+
 /// Mistakes for people, one a line: `FILE:LINE:COLUMN: PROBLEM; MEND`.
 pub fn describe(file: &str, mistakes: &[Mistake]) -> String {
     let lines = mistakes.iter().map(|m| format!("{file}:{}:{}: {}; {}", m.line, m.column, m.problem, m.mend));

@@ -25,7 +25,7 @@ use self::copy::{Copy, Position};
 use crate::client::Client;
 use crate::clock::unix_millis;
 use crate::config::{Control, Fleet, Secret};
-use crate::file;
+use crate::file::{self, FurtherCheck};
 use crate::fold::fold;
 use crate::journal::{Change, Entry, Purge, PurgeScope};
 use crate::shutdown::Shutdown;
@@ -93,7 +93,8 @@ pub struct FollowState {
 /// the node must be started again to follow it.
 ///
 /// The newest fleet file that the journal has brought is in force when this returns, before the one on this machine;
-/// an edit of that one goes to a clone of `fleet_tx`. A role that keeps `entries` must read them, or nothing
+/// an edit of that one goes to a clone of `fleet_tx`. A fleet file of the journal in which `check` finds mistakes is told
+/// and changes nothing. A role that keeps `entries` must read them, or nothing
 /// moves on; one that has no use for them drops them.
 ///
 /// # Errors
@@ -102,6 +103,7 @@ pub async fn start(
     name: String,
     fleet_tx: watch::Sender<Arc<Fleet>>,
     state_dir: PathBuf,
+    check: FurtherCheck,
     shutdown: Shutdown,
 ) -> std::io::Result<NodeContext> {
     let has_control = fleet_tx.borrow().control.is_some();
@@ -117,7 +119,7 @@ pub async fn start(
     });
     let (copy, kept) = opened.await.map_err(std::io::Error::other)??.map_or((None, Vec::new()), |(copy, kept)| (Some(copy), kept));
     for entry in &kept {
-        apply_fleet_file(entry, &fleet_tx);
+        apply_fleet_file(entry, &fleet_tx, check);
     }
     let (entries_tx, entries) = mpsc::channel(ENTRIES_WAITING_MAX);
     let (state_tx, state) = watch::channel(FollowState { caught_up: !has_control, ..FollowState::default() });
@@ -127,7 +129,7 @@ pub async fn start(
     };
     let position = copy.position.clone();
     let follower =
-        Follower { name, client: Client::new(), position, copy: Some(copy), unsaved: Vec::new(), fleet_tx, entries_tx, state_tx };
+        Follower { name, client: Client::new(), position, copy: Some(copy), unsaved: Vec::new(), fleet_tx, check, entries_tx, state_tx };
     tokio::spawn(follower.run(kept, shutdown));
     Ok(context)
 }
@@ -141,6 +143,7 @@ struct Follower {
     /// Entries that could not be written to the copy yet. They hold all the same: a purge does not wait for disk space.
     unsaved: Vec<Entry>,
     fleet_tx: watch::Sender<Arc<Fleet>>,
+    check: FurtherCheck,
     entries_tx: mpsc::Sender<Entry>,
     state_tx: watch::Sender<FollowState>,
 }
@@ -231,7 +234,7 @@ impl Follower {
             self.save().await;
         }
         for entry in entries {
-            apply_fleet_file(&entry, &self.fleet_tx);
+            apply_fleet_file(&entry, &self.fleet_tx, self.check);
             self.hand_out(entry).await;
         }
         self.state_tx.send_modify(|state| state.caught_up |= is_caught_up);
@@ -326,12 +329,12 @@ fn change_journal(before: &Position, answer: &JournalAnswer, now_unix_ms: u64) -
     (position, vec![Entry { revision, accepted_unix_ms: now_unix_ms, change }])
 }
 
-/// Puts the fleet of a fleet-file entry in force. One that does not parse (a newer version's, or a file that it names
+/// Puts the fleet of a fleet-file entry in force. One with mistakes (another version accepted it, or a file that it names
 /// is not here) leaves the fleet as it is.
-fn apply_fleet_file(entry: &Entry, fleet: &watch::Sender<Arc<Fleet>>) {
+fn apply_fleet_file(entry: &Entry, fleet: &watch::Sender<Arc<Fleet>>, check: FurtherCheck) {
     let Change::FleetFile { text } = &entry.change else { return };
     let base = fleet.borrow().base.clone();
-    match file::parse(text, &base) {
+    match file::parse_and_check(text, &base, check) {
         Ok(fresh) => {
             let is_new = fleet.send_if_modified(|now| {
                 let is_new = **now != fresh;

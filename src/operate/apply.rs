@@ -11,7 +11,7 @@ use crate::find;
 /// Checks the file here, then gives it to control, which writes it to the journal that all nodes follow.
 pub(crate) async fn run(arguments: ApplyArgs) -> Result<(), Failure> {
     let path = &arguments.file;
-    let new = file::load(path)?;
+    let new = check::load(path)?;
     let text = std::fs::read_to_string(path)
         .map_err(|e| Failure::new(FailureKind::NoInput, format!("cannot read the fleet file {}: {e}", path.display())))?;
     let running = match &arguments.fleet {

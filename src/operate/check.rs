@@ -36,11 +36,7 @@ fn check_json(path: &Path) -> Result<(), Failure> {
     let text = std::fs::read_to_string(path)
         .map_err(|e| Failure::new(FailureKind::NoInput, format!("cannot read the fleet file {}: {e}", path.display())))?;
     let base = path.parent().unwrap_or(Path::new(""));
-    let parsed = file::parse(&text, base).and_then(|fleet| {
-        let faults = record_faults(&fleet, &text);
-        if faults.is_empty() { Ok(fleet) } else { Err(faults) }
-    });
-    match parsed {
+    match file::parse_and_check(&text, base, record_faults) {
         Ok(fleet) => {
             print_json(&json!({"ok": true, "summary": summary(&fleet), "mistakes": []}));
             Ok(())
@@ -56,7 +52,7 @@ fn check_json(path: &Path) -> Result<(), Failure> {
 }
 
 /// What only a name server can tell of the zones' records, at the place of the record.
-fn record_faults(fleet: &Fleet, text: &str) -> Vec<Mistake> {
+pub(crate) fn record_faults(fleet: &Fleet, text: &str) -> Vec<Mistake> {
     let mistake = |fault: ZoneError| {
         let ((line, column), mend) = match &fault {
             // Owner, type, data.

@@ -54,8 +54,10 @@ fn what_cannot_start_says_why_in_one_sentence() {
         .expect("the file can be written");
     std::fs::write(path("geo.toml"), format!("{}\n[steering]\ngeo_db = \"broken.mmdb\"\n", plan.text())).expect("the file can be written");
     let (good, geo, zone, content) = (path("good.toml"), path("geo.toml"), path("zone.toml"), path("nowhere"));
-    let table: [(&[&str], i32, &str); 7] = [
+    let table: [(&[&str], i32, &str); 9] = [
         (&["gslb-dns", "--fleet", &zone, "--node", "ns1"], 64, "sub.demo.test: a name server in this zone has no address"),
+        (&["control", "--fleet", &zone], 64, "sub.demo.test: a name server in this zone has no address"),
+        (&["apply", &zone], 64, "sub.demo.test: a name server in this zone has no address"),
         (&["edge", "--listen", &held, "--origin", "http://127.0.0.1:1"], 69, &held),
         (&["edge", "--listen", &free, "--origin", "gopher://x"], 64, "gopher"),
         (&["origin", "--root", &content, "--listen", &free], 66, "nowhere"),

@@ -99,6 +99,12 @@ fn fleet_text(control: SocketAddr, more: &str) -> String {
     )
 }
 
+/// A check that knows more than the parser.
+fn no_mail(_: &Fleet, text: &str) -> Vec<file::Mistake> {
+    let mistake = |line| file::Mistake { line, column: 1, problem: "mail".into(), mend: "none".into() };
+    text.lines().position(|l| l.contains("mail")).map(|n| mistake(n + 1)).into_iter().collect()
+}
+
 struct Node {
     context: NodeContext,
     fleet_tx: watch::Sender<Arc<Fleet>>,
@@ -110,7 +116,7 @@ impl Node {
         let fleet = file::parse(&fleet_text(control, ""), dir).expect("a good file");
         let (fleet_tx, _) = watch::channel(Arc::new(fleet));
         let (trigger, shutdown) = shutdown::channel();
-        let context = start("ams-1".into(), fleet_tx.clone(), dir.join("ams-1"), shutdown).await.expect("starts");
+        let context = start("ams-1".into(), fleet_tx.clone(), dir.join("ams-1"), no_mail, shutdown).await.expect("starts");
         Self { context, fleet_tx, _trigger: trigger }
     }
 
@@ -193,6 +199,20 @@ async fn a_fleet_file_takes_effect_before_it_is_handed_out_and_survives() {
 }
 
 #[tokio::test]
+async fn a_fleet_file_of_the_journal_that_the_role_cannot_use_leaves_the_one_on_disk_in_force() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let control = Control::start(any_port(), &dir.path().join("journal"), Ahead::Refuse).await;
+    control.append(Change::FleetFile { text: fleet_text(control.address, "report_interval = \"7s\" # mail") });
+    let mut node = Node::start(dir.path(), control.address).await;
+    node.next().await;
+    assert_eq!(node.context.fleet.borrow().report_interval, Duration::from_secs(2), "live");
+    node.until("caught up", |s| s.caught_up).await;
+    node.stop().await;
+    let node = Node::start(dir.path(), control.stop().await).await;
+    assert_eq!(node.context.fleet.borrow().report_interval, Duration::from_secs(2), "at the next start");
+}
+
+#[tokio::test]
 async fn a_role_that_drops_its_entries_still_gets_fleet_files() {
     let dir = tempfile::tempdir().expect("a directory");
     let control = Control::start(any_port(), &dir.path().join("journal"), Ahead::Refuse).await;
@@ -244,7 +264,7 @@ async fn without_control_there_is_nothing_to_wait_for() {
     let fleet = file::standalone_origin(dir.path().into(), any_port()).expect("a directory");
     let (fleet_tx, _) = watch::channel(Arc::new(fleet));
     let (_trigger, shutdown) = shutdown::channel();
-    let mut context = start("origin".into(), fleet_tx, dir.path().join("origin"), shutdown).await.expect("starts");
+    let mut context = start("origin".into(), fleet_tx, dir.path().join("origin"), no_mail, shutdown).await.expect("starts");
     assert!(context.state.borrow().caught_up);
     assert_eq!(context.entries.recv().await, None);
     assert!(!dir.path().join("origin").exists(), "nothing is written");
