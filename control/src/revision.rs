@@ -57,17 +57,27 @@ pub(crate) fn apply(state: &State, fleet: Fleet, text: String, entry: &Entry) {
 /// no part in it, or why nothing was: mistakes in it, or what cannot change while the fleet runs.
 pub(crate) async fn read_again(state: &State, text: String, seen_path: &Path) -> Result<Option<String>, String> {
     let _turn = state.fleet_files.lock().await;
+    let seen = std::fs::read_to_string(seen_path).ok();
+    let message = take_on(state, &text, seen.as_deref()).await?;
+    // Whatever came of it, or the same text would count as an edit once another is in force. And after that: a crash
+    // before this makes the same text a revision once more, which changes nothing.
+    if seen.as_ref() != Some(&text) {
+        write_whole(seen_path, text.as_bytes()).map_err(|e| format!("cannot write {}: {e}", seen_path.display()))?;
+    }
+    Ok(message)
+}
+
+async fn take_on(state: &State, text: &str, seen: Option<&str>) -> Result<Option<String>, String> {
     let current = state.fleet_file();
     let newest = (current.revision > 0).then_some(current.text.as_str());
-    let seen = std::fs::read_to_string(seen_path).ok();
-    let in_force = choose(&text, seen.as_deref(), newest);
+    let in_force = choose(text, seen, newest);
     if in_force == InForce::Journal {
         return Ok(Some(format!("the fleet file on disk has not changed; revision {} stays in force", current.revision)));
     }
     if text == current.text {
         return Ok(None);
     }
-    let parsed = state.parse(text.clone()).await.map_err(|e| e.to_string())?;
+    let parsed = state.parse(text.to_owned()).await.map_err(|e| e.to_string())?;
     let fleet = parsed.map_err(|mistakes| file::describe("fleet file", &mistakes))?;
     let obstacles = obstacles(&state.fleet(), &fleet);
     if !obstacles.is_empty() {
@@ -77,15 +87,13 @@ pub(crate) async fn read_again(state: &State, text: String, seen_path: &Path) ->
         ));
     }
     if in_force == InForce::DiskAsRevision {
-        let change = Change::FleetFile { text: text.clone() };
+        let change = Change::FleetFile { text: text.to_owned() };
         let entry = state.ledger.append(change, now_unix_ms(), |_| ()).await.map_err(|e| e.to_string())?;
-        apply(state, fleet, text.clone(), &entry);
+        apply(state, fleet, text.to_owned(), &entry);
     } else {
-        *state.fleet_file.lock().unwrap_or_else(PoisonError::into_inner) = FleetFile { revision: 0, text: text.clone() };
+        *state.fleet_file.lock().unwrap_or_else(PoisonError::into_inner) = FleetFile { revision: 0, text: text.to_owned() };
         state.fleet.send_replace(Arc::new(fleet));
     }
-    // After it is in force: a crash before this makes the same text a revision once more, which changes nothing.
-    write_whole(seen_path, text.as_bytes()).map_err(|e| format!("cannot write {}: {e}", seen_path.display()))?;
     Ok((in_force == InForce::Disk).then(|| "the fleet file on disk was read again".to_owned()))
 }
 

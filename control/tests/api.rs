@@ -623,6 +623,28 @@ async fn a_fleet_file_that_is_read_again_is_shown_and_recorded() {
 }
 
 #[tokio::test]
+async fn a_file_on_disk_that_was_seen_is_no_edit_after_a_later_apply() {
+    let mut lab = Lab::start().await;
+    let token = lab.token.0.clone();
+    let labelled = |lab: &Lab, label: &str| lab.text.replace("label = \"Amsterdam\"", &format!("label = {label:?}"));
+    let put = async |lab: &Lab, text: String| body(&lab.ask(Method::PUT, "/v1/fleet-file", Some(&token), "text/plain", text).await);
+    // One text is applied, then saved on control's disk as well and read again: nothing changes.
+    assert_eq!(put(&lab, labelled(&lab, "Mokum")).await["revision"], 1);
+    lab.disk.send_replace(labelled(&lab, "Mokum"));
+    lab.message("revision 1 stays in force").await;
+    // Another one is applied, and the file on disk read again as it was.
+    assert_eq!(put(&lab, labelled(&lab, "Damsko")).await["revision"], 2);
+    lab.disk.send_replace(labelled(&lab, "Mokum"));
+    lab.message("revision 2 stays in force").await;
+    // And once more at a start.
+    lab.text = labelled(&lab, "Mokum");
+    let lab = lab.restart().await;
+    let fleet = lab.get("/v1/fleet").await;
+    assert_eq!((&fleet["revision"], &fleet["clusters"][0]["label"]), (&json!(2), &json!("Damsko")));
+    lab.stop().await;
+}
+
+#[tokio::test]
 async fn what_cannot_start_says_why_and_leaves_nothing() {
     let lab = Lab::start().await;
     let other = tempfile::tempdir().unwrap();
