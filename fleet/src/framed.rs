@@ -186,11 +186,16 @@ impl FramedLog {
         }
     }
 
-    /// Reads a payload.
+    /// Reads a payload. What has been damaged since it was written or last read is an error, so that it is not written
+    /// anew under a checksum that is right.
     pub(crate) fn read(&self, place: Place) -> io::Result<Vec<u8>> {
-        let mut payload = vec![0; place.bytes];
-        self.file.read_exact_at(&mut payload, place.offset + FRAME_BYTES as u64)?;
-        Ok(payload)
+        let mut record = vec![0; FRAME_BYTES + place.bytes];
+        self.file.read_exact_at(&mut record, place.offset)?;
+        match record_at(&record, 0, self.payload_bytes_max) {
+            Found::Whole(payload) if payload.len() == place.bytes => Ok(record.split_off(FRAME_BYTES)),
+            Found::Bad(reason) => Err(io::Error::new(io::ErrorKind::InvalidData, format!("damaged at byte {}: {reason}", place.offset))),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidData, format!("damaged at byte {}: the length is another", place.offset))),
+        }
     }
 
     /// Makes sure that a crash finds this file under its name.

@@ -262,7 +262,7 @@ impl Journal {
     /// Blocking; a crash leaves the old file or the new one.
     ///
     /// # Errors
-    /// [`JournalError::Io`]; the journal goes on as it was.
+    /// [`JournalError::Io`], an entry that was damaged meanwhile among them; the journal goes on as it was.
     pub fn compact(&mut self, now_unix_ms: u64) -> Result<usize, JournalError> {
         let io = |source| JournalError::Io { path: self.path.clone(), source };
         // Not again before it has grown, whatever comes of it.
@@ -487,6 +487,23 @@ mod tests {
         assert_eq!(journal.append(purge("http://h/more"), 1).expect("appends").revision, 557);
         std::fs::remove_dir(path.with_extension("new")).expect("there");
         assert_eq!(Journal::open(&path).expect("opens").revision(), 557);
+    }
+
+    #[test]
+    fn compaction_does_not_put_right_checksums_on_damage() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("journal");
+        let (mut journal, _) = repetitive(&path);
+        // A bit rots under the running process, in the newest entry of that URL, which compaction keeps.
+        let mut bytes = std::fs::read(&path).expect("read");
+        let at = bytes.windows(10).rposition(|w| w == b"http://h/1").expect("it is there") + 9;
+        bytes[at] = b'7';
+        std::fs::write(&path, &bytes).expect("write");
+        let outcome = journal.compact(9);
+        assert!(outcome.as_ref().is_err_and(|e| e.to_string().contains("damaged at byte")), "{outcome:?}");
+        assert_eq!(std::fs::read(&path).expect("read"), bytes, "the file is as it was");
+        let last = journal.after(0, usize::MAX).last().expect("those before it").revision;
+        assert!(last < journal.revision(), "nothing from the damage on is given out");
     }
 
     #[test]
