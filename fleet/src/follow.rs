@@ -27,6 +27,7 @@ use crate::clock::unix_millis;
 use crate::config::{Control, Fleet, Secret};
 use crate::file::{self, FurtherCheck};
 use crate::fold::fold;
+use crate::framed::FramedError;
 use crate::journal::{Change, Entry, Purge, PurgeScope};
 use crate::shutdown::Shutdown;
 
@@ -227,7 +228,6 @@ impl Follower {
         } else {
             advance(&before, &answer)
         };
-        let is_caught_up = position.cursor >= answer.revision;
         if position != before {
             self.position = position;
             self.unsaved.extend(entries.iter().cloned());
@@ -237,6 +237,8 @@ impl Follower {
             apply_fleet_file(&entry, &self.fleet_tx, self.check);
             self.hand_out(entry).await;
         }
+        // After it was saved: that may have taken the position back.
+        let is_caught_up = self.position.cursor >= answer.revision;
         self.state_tx.send_modify(|state| state.caught_up |= is_caught_up);
     }
 
@@ -252,6 +254,13 @@ impl Follower {
         });
         match written.await {
             Ok((copy, _, Ok(()))) => self.copy = Some(copy),
+            Ok((copy, _, Err(FramedError::Damaged { .. }))) => {
+                // As a start with a damaged copy: the journal has everything in it, and what is handed out again changes
+                // nothing where it is in force already.
+                self.position = copy.position.clone();
+                self.copy = Some(copy);
+                self.state_tx.send_modify(|state| state.caught_up = false);
+            }
             Ok((copy, entries, Err(error))) => {
                 tracing::error!(%error, entries = entries.len(), "the copy of the journal cannot be written; what came is in force, and will be asked for again after a restart");
                 (self.copy, self.unsaved) = (Some(copy), entries);

@@ -54,14 +54,16 @@ impl Copy {
     /// then, which `caught_up` says.
     pub(super) fn open(path: &Path, now_unix_ms: u64) -> io::Result<(Self, Vec<Entry>)> {
         match Self::open_whole(path, now_unix_ms) {
-            Err(FramedError::Damaged { offset, reason, .. }) => {
-                let aside = path.with_extension("copy.bad");
-                tracing::error!(path = %path.display(), offset, reason, aside = %aside.display(), "the copy of the journal is damaged; beginning a new one");
-                std::fs::rename(path, aside)?;
-                Self::open_whole(path, now_unix_ms).map_err(to_io)
-            }
+            Err(damaged @ FramedError::Damaged { .. }) => Ok((Self::begin_anew(path, &damaged)?, Vec::new())),
             other => other.map_err(to_io),
         }
+    }
+
+    fn begin_anew(path: &Path, error: &FramedError) -> io::Result<Self> {
+        let aside = path.with_extension("copy.bad");
+        tracing::error!(%error, aside = %aside.display(), "the copy of the journal is set aside; beginning a new one");
+        std::fs::rename(path, aside)?;
+        Self::open_whole(path, 0).map_err(to_io).map(|(copy, _)| copy)
     }
 
     fn open_whole(path: &Path, now_unix_ms: u64) -> Result<(Self, Vec<Entry>), FramedError> {
@@ -91,14 +93,27 @@ impl Copy {
     }
 
     /// Takes over what control has sent: it is on disk when this returns.
-    pub(super) fn take(&mut self, position: Position, entries: &[Entry], now_unix_ms: u64) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// [`FramedError::Damaged`] when folding finds that what was kept is lost: it is set aside, and this is an empty copy
+    /// from then on, at the journal's start. With others, nothing was taken over.
+    pub(super) fn take(&mut self, position: Position, entries: &[Entry], now_unix_ms: u64) -> Result<(), FramedError> {
         let batch = Batch { position, entries: entries.to_vec() };
-        let payload = serde_json::to_vec(&batch)?;
-        self.log.append(&payload).map_err(to_io)?;
+        let payload = encode(&batch);
+        self.log.append(&payload)?;
         self.position = batch.position;
         self.written += payload.len() as u64;
         if self.written > FOLD_AFTER_BYTES {
-            *self = Self::open(&self.path, now_unix_ms)?.0;
+            // Not again before as much has been written once more, whatever comes of it.
+            self.written = 0;
+            match Self::open_whole(&self.path, now_unix_ms) {
+                Ok((folded, _)) => *self = folded,
+                Err(damaged @ FramedError::Damaged { .. }) => {
+                    *self = Self::begin_anew(&self.path, &damaged).map_err(|source| FramedError::Io { path: self.path.clone(), source })?;
+                    return Err(damaged);
+                }
+                Err(error) => tracing::warn!(%error, "the copy of the journal cannot be folded; it goes on as it was"),
+            }
         }
         Ok(())
     }
@@ -110,11 +125,12 @@ fn batches(position: &Position, entries: &[Entry]) -> impl Iterator<Item = Vec<u
     let is_small = |entry: &Entry| matches!(entry.change, Change::Purge(_));
     let groups = entries.chunk_by(move |a, b| is_small(a) && is_small(b)).flat_map(|group| group.chunks(256));
     let groups: Vec<&[Entry]> = if entries.is_empty() { vec![&[]] } else { groups.collect() };
-    let encode = |group: &&[Entry]| {
-        let batch = Batch { position: position.clone(), entries: group.to_vec() };
-        serde_json::to_vec(&batch).expect("a batch has string keys and no failing parts")
-    };
-    groups.iter().map(encode).collect::<Vec<_>>().into_iter()
+    let batch = |group: &&[Entry]| encode(&Batch { position: position.clone(), entries: group.to_vec() });
+    groups.iter().map(batch).collect::<Vec<_>>().into_iter()
+}
+
+fn encode(batch: &Batch) -> Vec<u8> {
+    serde_json::to_vec(batch).expect("a batch has string keys and no failing parts")
 }
 
 fn to_io(error: FramedError) -> io::Error {
@@ -165,6 +181,29 @@ mod tests {
         }
         assert_eq!(copy.position.cursor, 4);
         assert!(std::fs::metadata(&path).expect("there").len() < 11 << 20);
+    }
+
+    #[test]
+    fn damage_that_folding_finds_is_told_and_the_position_goes_back() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("journal.copy");
+        let (mut copy, _) = Copy::open(&path, 0).expect("opens");
+        let at = |cursor| Position { journal: Some("j".into()), cursor, given: cursor, joined_at: 0 };
+        copy.take(at(1), &[url(1, "a")], 0).expect("kept");
+        copy.take(at(2), &[url(2, "b")], 0).expect("kept");
+        let mut bytes = std::fs::read(&path).expect("read");
+        bytes[60] ^= 1;
+        std::fs::write(&path, bytes).expect("write");
+        let large = Entry { revision: 3, accepted_unix_ms: 0, change: Change::FleetFile { text: "x".repeat(9 << 20) } };
+        let taken = copy.take(at(3), &[large], 0);
+        assert!(matches!(taken, Err(FramedError::Damaged { .. })), "{taken:?}");
+        assert_eq!(copy.position, Position::default());
+        // It is of use again.
+        copy.take(at(1), &[url(1, "a")], 0).expect("kept");
+        drop(copy);
+        let (copy, entries) = Copy::open(&path, 0).expect("opens");
+        assert_eq!((copy.position, entries), (at(1), vec![url(1, "a")]));
+        assert!(dir.path().join("journal.copy.bad").exists());
     }
 
     #[test]

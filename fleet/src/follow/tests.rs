@@ -259,6 +259,33 @@ async fn a_lost_journal_purges_everything_and_later_purges_hold() {
 }
 
 #[tokio::test]
+async fn a_copy_that_was_damaged_is_fetched_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let control = Control::start(any_port(), &dir.path().join("journal"), Ahead::Reconcile).await;
+    let mut node = Node::start(dir.path(), control.address).await;
+    for n in 1..=2 {
+        control.append(purge(&n.to_string()));
+        assert_eq!(node.next().await.revision, n);
+    }
+    node.until("caught up", |s| s.caught_up && s.revision == 2).await;
+    let copy = dir.path().join("ams-1/journal.copy");
+    let mut bytes = std::fs::read(&copy).expect("there");
+    bytes[60] ^= 1;
+    std::fs::write(&copy, bytes).expect("writable");
+    // Large enough for the copy to be folded.
+    control.append(Change::FleetFile { text: "#".repeat(9 << 20) });
+    for revision in [3, 1, 2, 3] {
+        assert_eq!(node.next().await.revision, revision);
+    }
+    node.until("caught up", |s| s.caught_up && s.control_reachable).await;
+    node.stop().await;
+    let mut node = Node::start(dir.path(), control.stop().await).await;
+    for revision in 1..=3 {
+        assert_eq!(node.next().await.revision, revision, "the next start has it all");
+    }
+}
+
+#[tokio::test]
 async fn without_control_there_is_nothing_to_wait_for() {
     let dir = tempfile::tempdir().expect("a directory");
     let fleet = file::standalone_origin(dir.path().into(), any_port()).expect("a directory");
