@@ -111,9 +111,7 @@ pub async fn start(
     let opened = tokio::task::spawn_blocking(move || {
         // A node without control leaves no trace on disk, but heeds what an earlier run has left.
         let path = state_dir.join("journal.copy");
-        if has_control {
-            std::fs::create_dir_all(&state_dir)?;
-        } else if !path.exists() {
+        if !has_control && !path.exists() {
             return Ok(None);
         }
         Copy::open(&path, unix_millis(SystemTime::now())).map(Some)
@@ -245,7 +243,10 @@ impl Follower {
     /// Writes the position and the entries that are not saved yet. What cannot be written is tried again with the next
     /// answer; after a restart before that, the node asks for it again, as its saved position is from before it.
     async fn save(&mut self) {
-        let Some(mut copy) = self.copy.take() else { return };
+        let Some(mut copy) = self.copy.take() else {
+            self.unsaved.clear();
+            return;
+        };
         let now = unix_millis(SystemTime::now());
         let (position, entries) = (self.position.clone(), fold(std::mem::take(&mut self.unsaved), now));
         let written = tokio::task::spawn_blocking(move || {

@@ -84,6 +84,51 @@ fn control_refuses_what_it_cannot_keep_and_loses_nothing() {
 }
 
 #[test]
+fn nodes_start_on_a_full_disk_and_follow() {
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let plan = Plan { clusters: 1, nodes: 1, ..Plan::new() };
+    std::fs::write(directory.path().join("nearcast.toml"), plan.text()).expect("the file can be written");
+    let _control = start_control(directory.path(), &plan);
+    // The nodes' machine has a disk of its own.
+    let there = directory.path().join("there");
+    let disk = SmallDisk::mount(there.join("state"), "64k");
+    std::fs::write(there.join("nearcast.toml"), plan.text()).expect("the file can be written");
+    let copy = disk.0.join("ns1/journal.copy");
+    let status = || curl(&[&format!("http://{}/v1/status", plan.control())]);
+    let start_and_purge = |tag: &str| {
+        let mut command = nearcast();
+        command.args(["gslb-dns", "--node", "ns1", "--fleet"]).arg(there.join("nearcast.toml"));
+        let mut node = Process::start("ns1", directory.path(), command);
+        for n in 1..=2 {
+            let mut command = nearcast();
+            command
+                .args(["purge", "--wait", "0s", "--tag", &format!("{tag}-{n}")])
+                .env("NEARCAST_FLEET", directory.path().join("nearcast.toml"));
+            command.output().expect("the binary runs");
+            wait::until("the name server to have all", Duration::from_secs(20), || {
+                assert!(node.ended().is_none(), "{}", node.output());
+                let status: serde_json::Value = serde_json::from_str(&status()).map_err(|e| e.to_string())?;
+                let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
+                let behind = nodes.iter().all(|node| node["name"] != "ns1" || node["revision"] != status["revision"]);
+                if !behind { Ok(()) } else { Err(format!("{status}")) }
+            });
+        }
+        node.kill();
+    };
+    disk.fill();
+    start_and_purge("no-copy");
+    assert!(!copy.exists(), "there was no room for one");
+    disk.empty();
+    start_and_purge("copy");
+    // Several records, which a start would like to fold.
+    let kept = std::fs::read(&copy).expect("there was room");
+    disk.fill();
+    start_and_purge("full-again");
+    let still = std::fs::read(&copy).expect("it is still there");
+    assert!(still.starts_with(&kept), "it could not be folded");
+}
+
+#[test]
 fn an_edge_with_a_full_disk_serves_on() {
     let block = Block::take();
     let directory = tempfile::tempdir().expect("a temporary directory can be made");

@@ -42,7 +42,8 @@ struct Batch {
 /// The open copy.
 #[derive(Debug)]
 pub(super) struct Copy {
-    log: FramedLog,
+    /// None while the disk is too full for one to be made.
+    log: Option<FramedLog>,
     path: PathBuf,
     pub(super) position: Position,
     written: u64,
@@ -51,9 +52,14 @@ pub(super) struct Copy {
 impl Copy {
     /// Opens or makes the copy; gives it with the entries that a start needs, in order. A damaged copy is set aside
     /// as `journal.copy.bad` and begun anew: control has everything in it, but stored responses cannot be trusted until
-    /// then, which `caught_up` says.
+    /// then, which `caught_up` says. Where the disk is full, a copy that is there is used as it is, and one that is not
+    /// there is made as soon as there is room.
     pub(super) fn open(path: &Path, now_unix_ms: u64) -> io::Result<(Self, Vec<Entry>)> {
         match Self::open_whole(path, now_unix_ms) {
+            Err(FramedError::Io { source, .. }) if is_full(&source) && !path.exists() => {
+                tracing::warn!(path = %path.display(), error = %source, "there is no room for a copy of the journal; a restart before there is will know nothing of it");
+                Ok((Self { log: None, path: path.to_owned(), position: Position::default(), written: 0 }, Vec::new()))
+            }
             Err(damaged @ FramedError::Damaged { .. }) => Ok((Self::begin_anew(path, &damaged)?, Vec::new())),
             other => other.map_err(to_io),
         }
@@ -81,15 +87,24 @@ impl Copy {
                 bad.get_or_insert((place.offset, error.to_string()));
             }
         };
-        let mut log = FramedLog::open(path, MAGIC, RECORD_BYTES_MAX, each)?;
+        let mut log = Self::open_log(path, each)?;
         if let Some((offset, reason)) = bad {
             return Err(FramedError::Damaged { path: path.to_owned(), offset, reason });
         }
         let entries = fold(entries, now_unix_ms);
-        if records > 1 {
-            log.rewrite(batches(&position, &entries), |_, _| ())?;
+        if records > 1
+            && let Err(error) = log.rewrite(batches(&position, &entries), |_, _| ())
+        {
+            tracing::warn!(%error, "the copy of the journal cannot be written folded; it is used as it is");
         }
-        Ok((Self { log, path: path.to_owned(), position, written: 0 }, entries))
+        Ok((Self { log: Some(log), path: path.to_owned(), position, written: 0 }, entries))
+    }
+
+    fn open_log(path: &Path, each: impl FnMut(framed::Place, &[u8])) -> Result<FramedLog, FramedError> {
+        if let Some(directory) = path.parent() {
+            std::fs::create_dir_all(directory).map_err(|source| FramedError::Io { path: directory.to_owned(), source })?;
+        }
+        FramedLog::open(path, MAGIC, RECORD_BYTES_MAX, each)
     }
 
     /// Takes over what control has sent: it is on disk when this returns.
@@ -100,7 +115,10 @@ impl Copy {
     pub(super) fn take(&mut self, position: Position, entries: &[Entry], now_unix_ms: u64) -> Result<(), FramedError> {
         let batch = Batch { position, entries: entries.to_vec() };
         let payload = encode(&batch);
-        self.log.append(&payload)?;
+        match &mut self.log {
+            Some(log) => log.append(&payload)?,
+            none => none.insert(Self::open_log(&self.path, |_, _| ())?).append(&payload)?,
+        };
         self.position = batch.position;
         self.written += payload.len() as u64;
         if self.written > FOLD_AFTER_BYTES {
@@ -131,6 +149,11 @@ fn batches(position: &Position, entries: &[Entry]) -> impl Iterator<Item = Vec<u
 
 fn encode(batch: &Batch) -> Vec<u8> {
     serde_json::to_vec(batch).expect("a batch has string keys and no failing parts")
+}
+
+/// Whether it is for want of space alone.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn to_io(error: FramedError) -> io::Error {
