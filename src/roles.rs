@@ -110,18 +110,7 @@ async fn context(
     let (trigger, shutdown) = shutdown::channel();
     signals::end_on(trigger, with_parent)?;
     reload_on_hangup(fleet_tx.clone(), path)?;
-    follow::start(name, fleet_tx, state_dir.clone(), check, shutdown).await.map_err(|error| {
-        let (kind, mend) = match error.kind() {
-            std::io::ErrorKind::StorageFull => (FailureKind::Io, "free some space"),
-            std::io::ErrorKind::InvalidData => (FailureKind::Io, "move what is there away"),
-            _ => (FailureKind::CannotCreate, "make the directory writable"),
-        };
-        let message = format!(
-            "cannot use {}: {error}; the node keeps its state there: {mend} or choose another one (fleet.state_dir, --state-dir)",
-            state_dir.display()
-        );
-        Failure::new(kind, message)
-    })
+    Ok(follow::prepare(name, fleet_tx, state_dir, check, shutdown).await)
 }
 
 /// Adds that the role works without a fleet file too.

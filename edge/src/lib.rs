@@ -85,6 +85,7 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     if let Some(disk) = &config.disk {
         check_writable(&disk.directory)?;
     }
+    context.following.begin().await?;
 
     let metrics = Arc::new(Metrics::new(workers, &cluster.name));
     let (store, gone) = Store::open(&config);

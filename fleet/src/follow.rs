@@ -13,7 +13,7 @@
 mod copy;
 
 use std::hash::{BuildHasher, RandomState};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -25,6 +25,7 @@ use self::copy::{Copy, Position};
 use crate::client::Client;
 use crate::clock::unix_millis;
 use crate::config::{Control, Fleet, Secret};
+use crate::failure::{Failure, FailureKind};
 use crate::file::{self, FurtherCheck};
 use crate::fold::fold;
 use crate::framed::FramedError;
@@ -70,6 +71,8 @@ pub struct NodeContext {
     pub entries: mpsc::Receiver<Entry>,
     /// How far the node is.
     pub state: watch::Receiver<FollowState>,
+    /// To begin when the role's listeners are open; nothing comes before.
+    pub following: Following,
     /// When to end.
     pub shutdown: Shutdown,
 }
@@ -86,51 +89,104 @@ pub struct FollowState {
     pub control_reachable: bool,
 }
 
-/// Starts following for one node: a task that ends with `shutdown`.
-///
-/// The cursor and the entries that a restart needs are kept in `state_dir` (`journal.copy`), fsynced before
-/// they are handed out (a full disk is logged, and what comes is handed out all the same). Without a control role in the
-/// fleet the context has no entries, its channel is closed, and it counts as caught up; should the fleet get one later,
-/// the node must be started again to follow it.
+/// Following the journal, ready to begin. The default follows nothing.
+#[derive(Debug, Default)]
+pub struct Following(Option<Prepared>);
+
+#[derive(Debug)]
+struct Prepared {
+    name: String,
+    state_dir: PathBuf,
+    has_control: bool,
+    fleet_tx: watch::Sender<Arc<Fleet>>,
+    check: FurtherCheck,
+    entries_tx: mpsc::Sender<Entry>,
+    state_tx: watch::Sender<FollowState>,
+    shutdown: Shutdown,
+}
+
+/// Prepares what a role is given. Writes nothing: should a listener's port be in use, perhaps by a process of this very
+/// node, the role can end as if nothing had been.
 ///
 /// The newest fleet file that the journal has brought is in force when this returns, before the one on this machine;
 /// an edit of that one goes to a clone of `fleet_tx`. A fleet file of the journal in which `check` finds mistakes is told
-/// and changes nothing. A role that keeps `entries` must read them, or nothing
-/// moves on; one that has no use for them drops them.
-///
-/// # Errors
-/// The state directory cannot be made, or the copy in it cannot be read or written.
-pub async fn start(
+/// and changes nothing.
+pub async fn prepare(
     name: String,
     fleet_tx: watch::Sender<Arc<Fleet>>,
     state_dir: PathBuf,
     check: FurtherCheck,
     shutdown: Shutdown,
-) -> std::io::Result<NodeContext> {
+) -> NodeContext {
     let has_control = fleet_tx.borrow().control.is_some();
-    let opened = tokio::task::spawn_blocking(move || {
-        // A node without control leaves no trace on disk, but heeds what an earlier run has left.
-        let path = state_dir.join("journal.copy");
-        if !has_control && !path.exists() {
-            return Ok(None);
-        }
-        Copy::open(&path, unix_millis(SystemTime::now())).map(Some)
-    });
-    let (copy, kept) = opened.await.map_err(std::io::Error::other)??.map_or((None, Vec::new()), |(copy, kept)| (Some(copy), kept));
-    for entry in &kept {
-        apply_fleet_file(entry, &fleet_tx, check);
+    let path = copy_path(&state_dir);
+    let newest = tokio::task::spawn_blocking(move || copy::fleet_file(&path)).await;
+    if let Ok(Some(entry)) = newest {
+        apply_fleet_file(&entry, &fleet_tx, check);
     }
     let (entries_tx, entries) = mpsc::channel(ENTRIES_WAITING_MAX);
     let (state_tx, state) = watch::channel(FollowState { caught_up: !has_control, ..FollowState::default() });
-    let context = NodeContext { name: name.clone(), fleet: fleet_tx.subscribe(), entries, state, shutdown: shutdown.clone() };
-    let Some(copy) = copy else {
-        return Ok(context);
+    let (fleet, its_name, its_shutdown) = (fleet_tx.subscribe(), name.clone(), shutdown.clone());
+    let prepared = Prepared { name, state_dir, has_control, fleet_tx, check, entries_tx, state_tx, shutdown };
+    NodeContext { name: its_name, fleet, entries, state, following: Following(Some(prepared)), shutdown: its_shutdown }
+}
+
+fn copy_path(state_dir: &Path) -> PathBuf {
+    state_dir.join("journal.copy")
+}
+
+impl Following {
+    /// Begins: a task that ends with the shutdown. A role calls this when its listeners are open.
+    ///
+    /// The cursor and the entries that a restart needs are kept in the node's directory (`journal.copy`), fsynced before
+    /// they are handed out (a full disk is logged, and what comes is handed out all the same). Without a control role in
+    /// the fleet there are no entries, their channel is closed, and the node counts as caught up; should the fleet get one
+    /// later, the node must be started again to follow it.
+    ///
+    /// A role that keeps `entries` must read them, or nothing moves on; one that has no use for them drops them.
+    ///
+    /// # Errors
+    /// The state directory cannot be made, or the copy in it cannot be read or written.
+    pub async fn begin(self) -> Result<(), Failure> {
+        let Some(Prepared { name, state_dir, has_control, fleet_tx, check, entries_tx, state_tx, shutdown }) = self.0 else {
+            return Ok(());
+        };
+        let path = copy_path(&state_dir);
+        // A node without control leaves no trace on disk, but heeds what an earlier run has left.
+        if !has_control && !path.exists() {
+            return Ok(());
+        }
+        let opened = tokio::task::spawn_blocking(move || Copy::open(&path, unix_millis(SystemTime::now()))).await;
+        let opened = opened.map_err(std::io::Error::other).and_then(|opened| opened);
+        let (copy, kept) = opened.map_err(|error| unusable(&state_dir, &error))?;
+        let position = copy.position.clone();
+        let follower = Follower {
+            name,
+            client: Client::new(),
+            position,
+            copy: Some(copy),
+            unsaved: Vec::new(),
+            fleet_tx,
+            check,
+            entries_tx,
+            state_tx,
+        };
+        tokio::spawn(follower.run(kept, shutdown));
+        Ok(())
+    }
+}
+
+fn unusable(state_dir: &Path, error: &std::io::Error) -> Failure {
+    let (kind, mend) = match error.kind() {
+        std::io::ErrorKind::StorageFull => (FailureKind::Io, "free some space"),
+        std::io::ErrorKind::InvalidData => (FailureKind::Io, "move what is there away"),
+        _ => (FailureKind::CannotCreate, "make the directory writable"),
     };
-    let position = copy.position.clone();
-    let follower =
-        Follower { name, client: Client::new(), position, copy: Some(copy), unsaved: Vec::new(), fleet_tx, check, entries_tx, state_tx };
-    tokio::spawn(follower.run(kept, shutdown));
-    Ok(context)
+    let message = format!(
+        "cannot use {}: {error}; the node keeps its state there: {mend} or choose another one (fleet.state_dir, --state-dir)",
+        state_dir.display()
+    );
+    Failure::new(kind, message)
 }
 
 struct Follower {

@@ -78,18 +78,27 @@ impl FramedLog {
         Self::open_as(path, magic, payload_bytes_max, each)
     }
 
-    fn open_as(path: &Path, magic: &[u8; 8], payload_bytes_max: usize, mut each: impl FnMut(Place, &[u8])) -> Result<Self, FramedError> {
-        let io = |source| FramedError::Io { path: path.to_owned(), source };
-        let mut file = OpenOptions::new().read(true).write(true).open(path).map_err(io)?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(io)?;
+    /// Calls `each` with every record of a file and leaves it as it is, also when another process has it open.
+    pub(crate) fn peek(path: &Path, magic: &[u8; 8], payload_bytes_max: usize, each: impl FnMut(Place, &[u8])) -> Result<(), FramedError> {
+        let bytes = std::fs::read(path).map_err(|source| FramedError::Io { path: path.to_owned(), source })?;
+        Self::scan(&bytes, path, magic, payload_bytes_max, each).map(drop)
+    }
+
+    /// Identity of a file of these bytes, and where its last whole record ends.
+    fn scan(
+        bytes: &[u8],
+        path: &Path,
+        magic: &[u8; 8],
+        payload_bytes_max: usize,
+        mut each: impl FnMut(Place, &[u8]),
+    ) -> Result<([u8; 16], u64), FramedError> {
         let damaged =
             |offset: usize, reason: &str| FramedError::Damaged { path: path.to_owned(), offset: offset as u64, reason: reason.into() };
 
-        let id = read_header(&bytes, magic).map_err(|reason| damaged(0, reason))?;
+        let id = read_header(bytes, magic).map_err(|reason| damaged(0, reason))?;
         let mut offset = HEADER_BYTES;
         while offset < bytes.len() {
-            match record_at(&bytes, offset, payload_bytes_max) {
+            match record_at(bytes, offset, payload_bytes_max) {
                 Found::Whole(payload) => {
                     each(Place { offset: offset as u64, bytes: payload.len() }, payload);
                     offset += FRAME_BYTES + payload.len();
@@ -97,7 +106,7 @@ impl FramedLog {
                 Found::Unfinished => break,
                 Found::Bad(reason) => {
                     // The end of a write that a crash cut short looks bad as well; but nothing whole follows it.
-                    let followed = (offset + 1..bytes.len()).any(|at| matches!(record_at(&bytes, at, payload_bytes_max), Found::Whole(_)));
+                    let followed = (offset + 1..bytes.len()).any(|at| matches!(record_at(bytes, at, payload_bytes_max), Found::Whole(_)));
                     if followed {
                         return Err(damaged(offset, reason));
                     }
@@ -105,7 +114,15 @@ impl FramedLog {
                 }
             }
         }
-        let end = offset.min(bytes.len()) as u64;
+        Ok((id, offset.min(bytes.len()) as u64))
+    }
+
+    fn open_as(path: &Path, magic: &[u8; 8], payload_bytes_max: usize, each: impl FnMut(Place, &[u8])) -> Result<Self, FramedError> {
+        let io = |source| FramedError::Io { path: path.to_owned(), source };
+        let mut file = OpenOptions::new().read(true).write(true).open(path).map_err(io)?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(io)?;
+        let (id, end) = Self::scan(&bytes, path, magic, payload_bytes_max, each)?;
         if end < bytes.len() as u64 {
             tracing::warn!(path = %path.display(), offset = end, bytes = bytes.len() as u64 - end, "cutting off a record that was never finished");
             file.set_len(end).and_then(|()| file.sync_data()).map_err(io)?;

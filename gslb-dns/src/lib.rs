@@ -47,7 +47,7 @@ const COOKIE_SECRET_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// # Errors
 /// A listener cannot be opened, a zone has a fault, or steering cannot start.
 pub async fn run(context: NodeContext) -> Result<(), Failure> {
-    let NodeContext { name, fleet, entries, state, mut shutdown } = context;
+    let NodeContext { name, fleet, entries, state, following, mut shutdown } = context;
     // Purges and pushes are not for name servers; new fleet files come by `fleet`.
     drop(entries);
     let current = Arc::clone(&fleet.borrow());
@@ -66,6 +66,7 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
         server_id: name.clone(),
         cookies: ArcSwap::from_pointee(CookieSecrets { current: new_secret()?, previous: new_secret()? }),
     });
+    following.begin().await?;
     let addresses = listeners.addresses().to_vec();
     let (readiness_tx, readiness) = watch::channel(Readiness::NotReady("starting".to_owned()));
     let serving = listeners.serve(&handler, &metrics, &shutdown)?;

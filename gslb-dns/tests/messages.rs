@@ -681,7 +681,14 @@ fn a_port_in_use_is_told_at_once() {
         let (_entries_tx, entries) = tokio::sync::mpsc::channel(1);
         let (_state_tx, state) = tokio::sync::watch::channel(nearcast_fleet::follow::FollowState::default());
         let (_trigger, shutdown) = nearcast_fleet::shutdown::channel();
-        let context = nearcast_fleet::follow::NodeContext { name: "ns1".to_owned(), fleet, entries, state, shutdown };
+        let context = nearcast_fleet::follow::NodeContext {
+            name: "ns1".to_owned(),
+            fleet,
+            entries,
+            state,
+            following: nearcast_fleet::follow::Following::default(),
+            shutdown,
+        };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let failure = runtime.block_on(nearcast_gslb_dns::run(context)).expect_err("the port is in use");
         assert_eq!(failure.kind, nearcast_fleet::failure::FailureKind::Unavailable);

@@ -36,7 +36,7 @@ use crate::metrics::Metrics;
 /// # Errors
 /// [`FailureKind::NoInput`] when the root is no directory; [`Failure::bind`] when it cannot listen.
 pub async fn run(context: NodeContext) -> Result<(), Failure> {
-    let NodeContext { name, fleet, entries, state, mut shutdown } = context;
+    let NodeContext { name, fleet, entries, state, following, mut shutdown } = context;
     // Purges and pushes are not for origins.
     drop((entries, state));
     let me = find(&fleet.borrow(), &name)?;
@@ -52,6 +52,7 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
         None => None,
     };
     let listener = TcpListener::bind(me.listen).await.map_err(|e| Failure::bind("clients", me.listen, &e))?;
+    following.begin().await?;
     let registry = prometheus::Registry::new();
     let metrics = Metrics::register(&registry).map_err(|e| Failure::new(FailureKind::Internal, format!("metrics: {e}")))?;
     let (rules_tx, rules) = watch::channel(Arc::new(me.rules));

@@ -26,9 +26,7 @@ fn start(root: &Path, rules: Vec<OriginRule>) -> Origin {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             let (fleet_tx, _) = tokio::sync::watch::channel(Arc::new(fleet));
-            let context = follow::start("origin".to_owned(), fleet_tx, std::env::temp_dir(), |_, _| vec![], shutdown)
-                .await
-                .expect("no state is kept");
+            let context = follow::prepare("origin".to_owned(), fleet_tx, std::env::temp_dir(), |_, _| vec![], shutdown).await;
             nearcast_origin::run(context).await
         })
     });

@@ -1,6 +1,6 @@
 //! Bad input: one clear sentence or one a mistake, the right exit code, nothing half-started.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 
 use crate::lab::addresses::Block;
 use crate::lab::fleet::Plan;
@@ -70,5 +70,21 @@ fn what_cannot_start_says_why_in_one_sentence() {
         assert_eq!(found, Some(code), "{arguments:?}: {errors}");
         assert!(errors.contains(words), "{arguments:?}: {errors}");
         assert_eq!(errors.trim().lines().count(), 1, "one sentence: {errors}");
+    }
+}
+
+#[test]
+fn a_node_whose_port_is_in_use_leaves_nothing() {
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let plan = Plan { clusters: 1, nodes: 1, ..Plan::new() };
+    let path = directory.path().join("nearcast.toml");
+    std::fs::write(&path, plan.text()).expect("the file can be written");
+    let path = path.to_str().expect("a plain path");
+    let edge = (plan.edge(0, 0), 8080).into();
+    let _held = [edge, plan.dns()].map(|address: SocketAddr| TcpListener::bind(address).expect("the block is free"));
+    for role in ["edge", "gslb-dns"] {
+        let (code, errors) = attempt(&[role, "--fleet", path]);
+        assert_eq!(code, Some(69), "{errors}");
+        assert!(!directory.path().join("state").exists(), "{role} left something behind");
     }
 }

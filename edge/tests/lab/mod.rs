@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use nearcast_fleet::clock::FleetClock;
 use nearcast_fleet::config::*;
 use nearcast_fleet::failure::Failure;
-use nearcast_fleet::follow::{FollowState, NodeContext};
+use nearcast_fleet::follow::{FollowState, Following, NodeContext};
 use nearcast_fleet::journal::{Change, Entry, Purge, PurgeScope};
 use nearcast_fleet::shutdown::{self, ShutdownTrigger};
 use nearcast_fleet::units::Bytes;
@@ -402,7 +402,7 @@ impl Plan {
         let (_fleet, fleet) = watch::channel(Arc::new(self.fleet(free_address(), free_address())));
         let (_entries, entries) = mpsc::channel(1);
         let (_state, state) = watch::channel(FollowState::default());
-        let context = NodeContext { name: name.into(), fleet, entries, state, shutdown };
+        let context = NodeContext { name: name.into(), fleet, entries, state, following: Following::default(), shutdown };
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(nearcast_edge::run(context))
     }
 
@@ -415,7 +415,7 @@ impl Plan {
         let (entries_tx, entries) = mpsc::channel(16);
         let (state_tx, state) = watch::channel(FollowState { caught_up: self.caught_up, ..FollowState::default() });
         let (trigger, shutdown) = shutdown::channel();
-        let context = NodeContext { name: self.name, fleet, entries, state, shutdown };
+        let context = NodeContext { name: self.name, fleet, entries, state, following: Following::default(), shutdown };
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(nearcast_edge::run(context))

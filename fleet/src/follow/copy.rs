@@ -137,6 +137,17 @@ impl Copy {
     }
 }
 
+/// The newest fleet file in a copy, which stays as it is; none when there is no good copy.
+pub(super) fn fleet_file(path: &Path) -> Option<Entry> {
+    let mut newest = None;
+    let each = |_, payload: &[u8]| {
+        let entries = serde_json::from_slice(payload).map_or_else(|_| Vec::new(), |batch: Batch| batch.entries);
+        newest = entries.into_iter().rfind(|e| matches!(e.change, Change::FleetFile { .. })).or_else(|| newest.take());
+    };
+    FramedLog::peek(path, MAGIC, RECORD_BYTES_MAX, each).ok()?;
+    newest
+}
+
 /// The folded copy in records of bounded size, the position in each.
 fn batches(position: &Position, entries: &[Entry]) -> impl Iterator<Item = Vec<u8>> {
     // A change has 16 MiB at most and a few large ones are kept at most: large ones go alone.

@@ -116,7 +116,8 @@ impl Node {
         let fleet = file::parse(&fleet_text(control, ""), dir).expect("a good file");
         let (fleet_tx, _) = watch::channel(Arc::new(fleet));
         let (trigger, shutdown) = shutdown::channel();
-        let context = start("ams-1".into(), fleet_tx.clone(), dir.join("ams-1"), no_mail, shutdown).await.expect("starts");
+        let mut context = prepare("ams-1".into(), fleet_tx.clone(), dir.join("ams-1"), no_mail, shutdown).await;
+        std::mem::take(&mut context.following).begin().await.expect("begins");
         Self { context, fleet_tx, _trigger: trigger }
     }
 
@@ -259,6 +260,31 @@ async fn a_lost_journal_purges_everything_and_later_purges_hold() {
 }
 
 #[tokio::test]
+async fn before_it_begins_nothing_is_written() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let control = Control::start(any_port(), &dir.path().join("journal"), Ahead::Refuse).await;
+    let prepared = async || {
+        let fleet = file::parse(&fleet_text(control.address, ""), dir.path()).expect("a good file");
+        let (trigger, shutdown) = shutdown::channel();
+        (prepare("ams-1".into(), watch::channel(Arc::new(fleet)).0, dir.path().join("ams-1"), no_mail, shutdown).await, trigger)
+    };
+    drop(prepared().await);
+    assert!(!dir.path().join("ams-1").exists());
+    let mut node = Node::start(dir.path(), control.address).await;
+    for revision in 1..=2 {
+        control.append(Change::FleetFile { text: fleet_text(control.address, "report_interval = \"7s\"") });
+        assert_eq!(node.next().await.revision, revision);
+    }
+    node.until("caught up", |s| s.caught_up).await;
+    // The copy has more than one record, which an opening would fold, under the process that has it open.
+    let copy = dir.path().join("ams-1/journal.copy");
+    let before = std::fs::read(&copy).expect("there");
+    let (context, _trigger) = prepared().await;
+    assert_eq!(context.fleet.borrow().report_interval, Duration::from_secs(7), "in force all the same");
+    assert_eq!(std::fs::read(&copy).expect("there"), before);
+}
+
+#[tokio::test]
 async fn a_copy_that_was_damaged_is_fetched_again() {
     let dir = tempfile::tempdir().expect("a directory");
     let control = Control::start(any_port(), &dir.path().join("journal"), Ahead::Reconcile).await;
@@ -291,7 +317,8 @@ async fn without_control_there_is_nothing_to_wait_for() {
     let fleet = file::standalone_origin(dir.path().into(), any_port()).expect("a directory");
     let (fleet_tx, _) = watch::channel(Arc::new(fleet));
     let (_trigger, shutdown) = shutdown::channel();
-    let mut context = start("origin".into(), fleet_tx, dir.path().join("origin"), no_mail, shutdown).await.expect("starts");
+    let mut context = prepare("origin".into(), fleet_tx, dir.path().join("origin"), no_mail, shutdown).await;
+    std::mem::take(&mut context.following).begin().await.expect("begins");
     assert!(context.state.borrow().caught_up);
     assert_eq!(context.entries.recv().await, None);
     assert!(!dir.path().join("origin").exists(), "nothing is written");

@@ -11,7 +11,7 @@ use nearcast_fleet::config::{
     CachePolicy, Cluster, DailyWindow, Fleet, HealthCheck, NameServer, Node, Place, Record, Secret, SelectionPolicy, Site, Steering, Zone,
 };
 use nearcast_fleet::failure::Failure;
-use nearcast_fleet::follow::{FollowState, NodeContext};
+use nearcast_fleet::follow::{FollowState, Following, NodeContext};
 use nearcast_fleet::shutdown::{self, ShutdownTrigger};
 use nearcast_fleet::units::Bytes;
 use tokio::sync::{mpsc, watch};
@@ -207,7 +207,7 @@ impl Server {
         let (entries_tx, entries) = mpsc::channel(1);
         let (state_tx, state) = watch::channel(FollowState::default());
         let (trigger, shutdown) = shutdown::channel();
-        let context = NodeContext { name: name.to_owned(), fleet: fleet_rx, entries, state, shutdown };
+        let context = NodeContext { name: name.to_owned(), fleet: fleet_rx, entries, state, following: Following::default(), shutdown };
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
             runtime.block_on(nearcast_gslb_dns::run(context))
