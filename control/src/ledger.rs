@@ -143,8 +143,14 @@ mod tests {
     fn orders_whose_time_is_over_keep_their_place_alone() {
         let entry = |revision: u64, not_after_unix_ms| {
             let item = PushItem { site: "www".into(), url: "http://a/".into(), bytes: 1 };
-            let order =
-                PushOrder { id: revision.to_string(), cluster: "ams".into(), items: vec![item; 3], rate_bytes: 1, not_after_unix_ms };
+            let order = PushOrder {
+                id: revision.to_string(),
+                cluster: "ams".into(),
+                items: vec![item; 3],
+                rate_bytes: 1,
+                not_after_unix_ms,
+                fresh_until_unix_ms: 0,
+            };
             Entry { revision, accepted_unix_ms: 0, change: Change::Push(order) }
         };
         let given = without_old_items(vec![entry(1, 99), entry(2, 100), entry(3, 101)], 100);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nearcast_fleet::config::{Cluster, Fleet, PushPolicy};
+use nearcast_fleet::disk;
 use nearcast_fleet::journal::{Change, Entry, PushItem, PushOrder};
 use nearcast_fleet::report::UrlCount;
 use nearcast_fleet::units::Bytes;
@@ -122,12 +123,27 @@ fn limits(policy: Option<&PushPolicy>) -> Limits {
 /// What a plan for a cluster must fit into, with that many real seconds to fill.
 fn budget(fleet: &Fleet, cluster: &Cluster, seconds: f64) -> Budget {
     Budget {
-        share_bytes: cluster.push_share.0,
+        share_bytes: disk::usable_bytes(cluster.push_share.0),
         fill_bytes: (rate_bytes(cluster) as f64 * seconds) as u64,
         nodes: cluster.nodes.len() as u64,
         expected_requests_min: policy(fleet).map_or(2.0, |p| p.expected_requests_min),
         items_max: ITEMS_MAX,
+        stored_bytes: disk::stored_bytes,
     }
+}
+
+/// Real milliseconds from `from_unix_ms` to the end of the next of the cluster's busiest hours of day, a day at the most:
+/// until then what is pushed should stay fresh. Hours that are equally busy count as the first of them, and a zone's
+/// clock change in between is left out.
+fn peak_ends_after_ms(fleet: &Fleet, cluster: &Cluster, hours: &[f64; 24], from_unix_ms: u64) -> u64 {
+    let busiest = (0..24u64).rev().max_by(|a, b| hours[*a as usize].total_cmp(&hours[*b as usize])).unwrap_or(0);
+    let now = u64::from(schedule::local_hour(&fleet.clock, &time_zone(cluster), from_unix_ms));
+    // An end that is in this very hour has come or is about to: tomorrow's is meant.
+    let ahead = match (busiest + 1 + 24 - now) % 24 {
+        0 => 24,
+        hours => hours,
+    };
+    fleet.clock.real_duration(std::time::Duration::from_secs(ahead * 3600)).as_millis() as u64
 }
 
 fn rate_bytes(cluster: &Cluster) -> u64 {
@@ -305,6 +321,7 @@ pub(crate) async fn order(
         items,
         rate_bytes: rate_bytes(cluster),
         not_after_unix_ms,
+        fresh_until_unix_ms: not_after_unix_ms + peak_ends_after_ms(fleet, cluster, &made.hours, not_after_unix_ms),
     };
     let entry = {
         let (state, order, change) = (state.clone(), order.clone(), order.clone());
@@ -315,12 +332,12 @@ pub(crate) async fn order(
     };
     let why = if window.is_some() { "scheduled" } else { "asked" };
     state.metrics.push_orders.with_label_values(&[cluster.name.as_str(), why]).inc();
-    state.metrics.push_order_bytes.with_label_values(&[cluster.name.as_str()]).inc_by(made.plan.stored_bytes);
+    state.metrics.push_order_bytes.with_label_values(&[cluster.name.as_str()]).inc_by(made.plan.body_bytes);
     let message = format!(
         "push to {} begins: {}, {} on each node",
         cluster.name,
         count(order.items.len() as u64, "URL"),
-        Bytes(made.plan.stored_bytes).rounded()
+        Bytes(made.plan.body_bytes).rounded()
     );
     let happening = Happening::new("push_started", Level::Info, message).cluster(&cluster.name).order(&order.id).revision(entry.revision);
     state.events.add(now_unix_ms, [happening]);
@@ -329,7 +346,7 @@ pub(crate) async fn order(
         cluster: cluster.name.clone(),
         revision: entry.revision,
         items: order.items.len(),
-        bytes: made.plan.stored_bytes,
+        bytes: made.plan.body_bytes,
     })
 }
 
@@ -365,5 +382,33 @@ impl Scheduler {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fresh_until_the_end_of_the_next_busiest_hour() {
+        let file = "[fleet]\nzone = \"cdn.test\"\n[[cluster]]\nname = \"ams\"\nplace = { latitude = 1.0, longitude = 1.0 }\n\
+            time_zone = \"Europe/Amsterdam\"\n[[cluster.node]]\nname = \"ams-1\"\naddress = \"127.0.0.1\"\nadmin = \"127.0.0.1:9100\"\n";
+        let mut fleet = nearcast_fleet::file::parse(file, std::path::Path::new("/")).expect("the file is good");
+        let hour = |n: usize| {
+            let mut hours = [1.0; 24];
+            hours[n] = 9.0;
+            hours
+        };
+        // 2026-06-01T04:00:00Z, 06:00 in Amsterdam.
+        let at = 1_780_286_400_000;
+        let ahead = |fleet: &Fleet, hours| peak_ends_after_ms(fleet, &fleet.clusters[0], &hours, at) as f64 / 3_600_000.0;
+        for (busiest, expected) in [(20, 15.0), (6, 1.0), (5, 24.0), (0, 19.0), (23, 18.0)] {
+            assert_eq!(ahead(&fleet, hour(busiest)), expected, "{busiest}");
+        }
+        assert_eq!(ahead(&fleet, [0.0; 24]), 19.0, "the first of equals");
+        fleet.clock.anchor_real = at as f64 / 1000.0;
+        fleet.clock.anchor_fleet = at as f64 / 1000.0;
+        fleet.clock.speed = 360.0;
+        assert_eq!(ahead(&fleet, hour(20)), 15.0 / 360.0, "real time");
     }
 }

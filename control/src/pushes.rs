@@ -270,7 +270,14 @@ mod tests {
 
     fn order(id: &str, cluster: &str, items: usize) -> PushOrder {
         let item = PushItem { site: "www".into(), url: "http://a/".into(), bytes: 100 };
-        PushOrder { id: id.into(), cluster: cluster.into(), items: vec![item; items], rate_bytes: 10, not_after_unix_ms: 1000 }
+        PushOrder {
+            id: id.into(),
+            cluster: cluster.into(),
+            items: vec![item; items],
+            rate_bytes: 10,
+            not_after_unix_ms: 1000,
+            fresh_until_unix_ms: 0,
+        }
     }
 
     fn report(node: &str, order: &str, warmed: u64, ended: bool) -> EdgeReport {

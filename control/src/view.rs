@@ -463,6 +463,7 @@ pub(crate) struct WindowView {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct BudgetView {
+    /// Bytes of each node's push share that are sure to hold pushed content, as it is stored.
     pub share_bytes: u64,
     pub fill_bytes: u64,
     /// Bytes a second, the whole cluster.

@@ -440,7 +440,11 @@ async fn a_push_is_planned_ordered_followed_and_counted() {
     lab.edge("ams-1", 0, json!({"started_unix_ms": started, "popularity": popularity})).await;
     let plan = lab.get("/v1/plan?cluster=ams&items=2").await;
     let ams = &plan["clusters"][0];
-    assert_eq!((&ams["items_total"], &ams["stored_bytes"], &ams["gap"]), (&json!(3), &json!(3000), &json!(0.0)));
+    let stored = 3 * nearcast_fleet::disk::stored_bytes(1000);
+    assert_eq!((&ams["items_total"], &ams["stored_bytes"], &ams["gap"]), (&json!(3), &json!(stored), &json!(0.0)));
+    assert!(
+        stored > 3000 && ams["budget"]["share_bytes"].as_u64() < lab.get("/v1/fleet").await["clusters"][0]["push_share_bytes"].as_u64()
+    );
     let urls: Vec<_> = ams["items"].as_array().unwrap().iter().map(|i| i["url"].as_str().unwrap()).collect();
     assert_eq!(urls, ["http://www.demo.test/3", "http://www.demo.test/2"], "most valuable first");
     assert_eq!((&ams["excluded"][0]["reason"], &ams["excluded"][0]["count"]), (&json!("size_unknown"), &json!(1)));

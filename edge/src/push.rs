@@ -1,8 +1,10 @@
 //! Push orders: filling the node with what its cluster will want, before anybody asks.
 //!
 //! For each URL one node of the cluster, the owner, asks the origin; the others ask the owner, so that the origin gives
-//! each about once. What is stored and fresh is left alone; the rest lands in the pushed share of the disk. Slower than
-//! the order's rate by design, never faster; a newer order replaces the one that runs.
+//! each about once. What lies whole in the pushed share of the disk is left alone when it stays fresh until the order says,
+//! and validated otherwise; the rest is fetched into that share, also what clients have pulled: that may be evicted before
+//! it is wanted. What an order names stays on disk until the next order. Slower than the order's rate by design, never
+//! faster; a newer order replaces the one that runs.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -26,7 +28,7 @@ use crate::handler::PEER;
 use crate::origin::Target;
 use crate::purge::{Verdict, canonical_url, host_of};
 use crate::response::StoredResponse;
-use crate::store::Pool;
+use crate::store::{Pool, SLICE_BYTES, StoredBody};
 
 /// Items of one order that are fetched side by side.
 const ITEMS_AT_ONCE: usize = 4;
@@ -122,8 +124,17 @@ async fn next_own(fleet: &watch::Receiver<Arc<Fleet>>, node: &str, orders: &mut 
 async fn carry_out(worker: &Arc<Worker>, fleet: &Arc<Fleet>, order: &PushOrder, pushes: &Pushes) {
     let Some((cluster, _)) = fleet.edge(&worker.edge.name) else { return };
     let rate = order.rate_bytes / cluster.nodes.len().max(1) as u64;
-    let filler = Filler { worker: worker.clone(), fleet: fleet.clone(), pacer: Arc::new(Pacer::new(rate.max(1))) };
+    let filler = Filler {
+        worker: worker.clone(),
+        fleet: fleet.clone(),
+        pacer: Arc::new(Pacer::new(rate.max(1))),
+        fresh_until_ms: order.fresh_until_unix_ms,
+    };
     let is_own = |item: &&PushItem| owner(cluster, &item.url).is_none_or(|node| *node == *worker.edge.name);
+    let store = &worker.edge.store;
+    store.wish_anew();
+    let kept = order.items.iter().filter_map(|item| kept(worker, &canonical_url(&item.url)));
+    kept.for_each(|response| store.want(&response.content.body));
     // Own items first: the others can be had from their owners by then.
     let (own, others): (Vec<_>, Vec<_>) = order.items.iter().partition(is_own);
     // Dropped with this future, and its tasks with it.
@@ -147,6 +158,8 @@ struct Filler {
     worker: Arc<Worker>,
     fleet: Arc<Fleet>,
     pacer: Arc<Pacer>,
+    /// Until when an item has to stay fresh to be left alone.
+    fresh_until_ms: u64,
 }
 
 /// The node of a cluster that asks the origin for a URL: the highest hash of both names together (rendezvous hashing).
@@ -186,13 +199,37 @@ impl Filler {
         let worker = &self.worker;
         let url = canonical_url(&item.url);
         let Some(site) = worker.edge.sites.load().of_name(&item.site).cloned() else { return Filled::Failed("no such site".to_owned()) };
-        if let Some(bytes) = warm_bytes(worker, &url) {
+        let kept = kept(worker, &url);
+        if let Some(bytes) = kept.as_ref().and_then(|r| self.warm_bytes(r)) {
             return Filled::AlreadyWarm(bytes);
         }
+        let filled = self.fetch(item, &site, &url, kept.as_ref()).await;
+        match (filled, kept) {
+            // Validated: it is what it was, and as fresh as its origin makes it.
+            (Filled::Warmed { bytes: 0, .. }, Some(kept)) if kept_in(worker, &url, &kept.content.body) => {
+                Filled::AlreadyWarm(kept.content.length().unwrap_or(0))
+            }
+            (filled, _) => filled,
+        }
+    }
+
+    /// Length of what is kept, when it needs nothing.
+    fn warm_bytes(&self, response: &StoredResponse) -> Option<u64> {
+        let edge = &self.worker.edge;
+        let is_warm = response.verdict(&edge.generations) == Verdict::Clean
+            && edge.is_usable_unvalidated(response)
+            && response.freshness.is_fresh(self.fresh_until_ms.max(now_ms()))
+            && !response.freshness.no_cache;
+        response.content.length().filter(|_| is_warm)
+    }
+
+    /// Fetches an item, or has `stale` validated.
+    async fn fetch(&self, item: &PushItem, site: &Arc<Site>, url: &str, stale: Option<&Arc<StoredResponse>>) -> Filled {
+        let worker = &self.worker;
         if let Some(target) = self.peer(item) {
-            let fields = peer_fields(worker, &url, &self.fleet);
+            let fields = peer_fields(worker, url, &self.fleet);
             for attempt in 1..=OWNER_TRIES_MAX {
-                match fetch(worker, &site, &url, target.clone(), fields.clone(), true, &self.pacer).await {
+                match fetch(worker, site, url, (target.clone(), fields.clone(), true), stale, &self.pacer).await {
                     Ok(bytes) => return Filled::Warmed { bytes, is_peer: true },
                     // It has not got that far.
                     Err(Miss::Status(StatusCode::GATEWAY_TIMEOUT)) if attempt < OWNER_TRIES_MAX => tokio::time::sleep(OWNER_PAUSE).await,
@@ -200,8 +237,8 @@ impl Filler {
                 }
             }
         }
-        let fields = origin_fields(worker, &site, &url);
-        match fetch(worker, &site, &url, site.target.clone(), fields, false, &self.pacer).await {
+        let fields = origin_fields(worker, site, url);
+        match fetch(worker, site, url, (site.target.clone(), fields, false), stale, &self.pacer).await {
             Ok(bytes) => Filled::Warmed { bytes, is_peer: false },
             Err(miss) => Filled::Failed(miss.to_string()),
         }
@@ -216,21 +253,24 @@ impl Filler {
     }
 }
 
-/// Length of a stored response that a request without fields of its own would hit, when all of it is here.
-fn warm_bytes(worker: &Worker, url: &str) -> Option<u64> {
+/// The stored response that a request without fields of its own would find, when all of it lies in the pushed share.
+fn kept(worker: &Worker, url: &str) -> Option<Arc<StoredResponse>> {
     let edge = &worker.edge;
     let variants = edge.index.variants(edge.index.hash(url))?;
     let none = HeaderMap::new();
-    let is_warm = |r: &&Arc<StoredResponse>| {
+    let is_kept = |r: &&Arc<StoredResponse>| {
+        let slices = r.content.length().map(|length| length.div_ceil(SLICE_BYTES as u64) as u32);
         *r.url == *url
-            && r.verdict(&edge.generations) == Verdict::Clean
-            && edge.is_usable_unvalidated(r)
+            && r.verdict(&edge.generations) != Verdict::Gone
             && r.is_selected(&none)
-            && r.freshness.is_fresh(now_ms())
-            && !r.freshness.no_cache
-            && r.content.length().is_some_and(|length| r.content.has(0, length))
+            && r.content.body.pool() == Pool::Pushed
+            && slices.is_some_and(|slices| (0..slices).all(|index| edge.store.is_kept(&r.content.body, index)))
     };
-    variants.iter().find(is_warm).and_then(|r| r.content.length())
+    variants.iter().find(is_kept).cloned()
+}
+
+fn kept_in(worker: &Worker, url: &str, body: &StoredBody) -> bool {
+    kept(worker, url).is_some_and(|r| r.content.body.id == body.id)
 }
 
 fn host_field(url: &str) -> HeaderValue {
@@ -277,9 +317,8 @@ async fn fetch(
     worker: &Arc<Worker>,
     site: &Arc<Site>,
     url: &str,
-    target: Arc<Target>,
-    fields: HeaderMap,
-    is_peer: bool,
+    (target, fields, is_peer): (Arc<Target>, HeaderMap, bool),
+    stale: Option<&Arc<StoredResponse>>,
     pacer: &Arc<Pacer>,
 ) -> Result<u64, Miss> {
     let path = url.splitn(4, '/').nth(3).unwrap_or_default();
@@ -295,7 +334,16 @@ async fn fetch(
     };
     let source =
         Source { worker: worker.clone(), site: site.clone(), target, path, fields: Arc::new(fields), is_peer, pacer: Some(pacer.clone()) };
-    let ask = Ask { source, url: url.into(), hash, client: Arc::default(), stale: None, has_stale: false, range: None, pool: Pool::Pushed };
+    let ask = Ask {
+        source,
+        url: url.into(),
+        hash,
+        client: Arc::default(),
+        stale: stale.cloned(),
+        has_stale: stale.is_some(),
+        range: None,
+        pool: Pool::Pushed,
+    };
     match fill::start(ask, lead).await {
         Ok(Led::Filling { response, is_stored: false, .. }) if !response.status.is_success() => Err(Miss::Status(response.status)),
         Ok(Led::Filling { response, fill, is_stored }) => match fill.ended().await {
@@ -389,7 +437,14 @@ mod tests {
         for (id, cluster, not_after_unix_ms) in
             [("other", "nyc", u64::MAX), ("over", "ams", 1), ("own", "ams", u64::MAX), ("later", "nyc", u64::MAX)]
         {
-            let order = PushOrder { id: id.to_owned(), cluster: cluster.to_owned(), items: Vec::new(), rate_bytes: 1, not_after_unix_ms };
+            let order = PushOrder {
+                id: id.to_owned(),
+                cluster: cluster.to_owned(),
+                items: Vec::new(),
+                rate_bytes: 1,
+                not_after_unix_ms,
+                fresh_until_unix_ms: 0,
+            };
             orders_tx.send(order).await.expect("there is room");
         }
         let order = next_own(&fleet, "ams-1", &mut orders).await.expect("an own order");

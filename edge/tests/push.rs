@@ -21,6 +21,7 @@ fn order(id: &str, paths: impl IntoIterator<Item = String>, rate_bytes: u64) -> 
         items: paths.into_iter().map(item).collect(),
         rate_bytes,
         not_after_unix_ms: now_ms() + 60_000,
+        fresh_until_unix_ms: now_ms() + 600_000,
     })
 }
 
@@ -41,10 +42,12 @@ fn a_pushed_urls_first_request_is_a_hit() {
     let origin = origin();
     let plan = Plan { disk: 64 << 20, push_share: 32 << 20, state_dir: directory.path().to_owned(), ..Plan::new(&origin) };
     let mut edge = plan.start();
+    edge.entry(order("before", ["/v/warm".to_owned()], 100 << 20));
+    wait_for("what is warm", || pushed(&edge, "origin") >= BYTES as f64 && edge.metric("nearcast_edge_pushed_bytes") >= BYTES as f64);
     assert_eq!(edge.get("/v/warm").body.len(), BYTES);
     edge.entry(order("one", ["/v/warm", "/v/a", "/v/b", "/missing"].map(str::to_owned), 100 << 20));
     wait_for("the push", || {
-        pushed(&edge, "origin") >= 2.0 * BYTES as f64 && edge.metric("nearcast_edge_pushed_bytes") >= 2.0 * BYTES as f64
+        pushed(&edge, "origin") >= 3.0 * BYTES as f64 && edge.metric("nearcast_edge_pushed_bytes") >= 3.0 * BYTES as f64
     });
     for path in ["/v/a", "/v/b"] {
         let answer = edge.get(path);
@@ -133,4 +136,72 @@ fn an_order_for_another_cluster_interrupts_nothing() {
     edge.entry(Change::Push(other));
     wait_for("all of our own order", || pushed(&edge, "origin") >= 4.0 * BYTES as f64);
     assert_eq!(origin.count("/v/theirs"), 0);
+}
+
+/// How many of these are stored whole: a request that may not leave the node is answered.
+fn hits(edge: &Edge, numbers: impl Iterator<Item = usize>) -> usize {
+    numbers.filter(|n| edge.ask("GET", &format!("/v/{n}"), &[("Cache-Control", "only-if-cached")]).is_hit()).count()
+}
+
+fn numbered(numbers: impl Iterator<Item = usize>) -> impl Iterator<Item = String> {
+    numbers.map(|n| format!("/v/{n}"))
+}
+
+#[test]
+fn a_plan_that_fits_is_there_afterwards_and_on_the_next_night() {
+    const SHARE: u64 = 32 << 20;
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let origin = origin();
+    let plan = Plan { memory: 1 << 20, disk: 64 << 20, push_share: SHARE, state_dir: directory.path().to_owned(), ..Plan::new(&origin) };
+    let mut edge = plan.start();
+    let most = (nearcast_fleet::disk::usable_bytes(SHARE) / nearcast_fleet::disk::stored_bytes(BYTES as u64)) as usize;
+    assert!(most > 36, "{most}");
+    edge.entry(order("one", numbered(0..most), 1000 << 20));
+    wait_for("the push", || pushed(&edge, "origin") >= (most * BYTES) as f64);
+    wait_for("all of the first night's", || hits(&edge, 0..most) == most);
+    // The second night: every other one again, and as much that is new.
+    let again = || (0..most).step_by(2);
+    let new = || 1000..1000 + most / 2;
+    edge.entry(order("two", numbered(again().chain(new())), 1000 << 20));
+    wait_for("the push", || pushed(&edge, "origin") >= ((most + new().len()) * BYTES) as f64);
+    wait_for("all of the second night's", || hits(&edge, new()) == new().len());
+    assert_eq!(hits(&edge, again()), again().count(), "what was warm has gone");
+    assert_eq!(origin.seen().len(), most + new().len(), "what was warm came from the origin again");
+}
+
+#[test]
+fn warm_is_what_stays_fresh_until_the_peak_and_the_rest_is_validated() {
+    let origin = Origin::start(|seen| {
+        let lifetime = if seen.target.starts_with("/v/short") { "max-age=30" } else { "max-age=3600" };
+        match seen.fields.get("if-none-match").map(String::as_str) {
+            Some("\"v\"") => Reply::status(304).field("ETag", "\"v\"").field("Cache-Control", lifetime),
+            _ => Reply::ok(pattern(BYTES), lifetime).field("ETag", "\"v\"").ranged(seen),
+        }
+    });
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let plan = Plan { disk: 64 << 20, push_share: 32 << 20, state_dir: directory.path().to_owned(), ..Plan::new(&origin) };
+    let mut edge = plan.start();
+    let items = || ["/v/short", "/v/long"].map(str::to_owned);
+    edge.entry(order("one", items(), 100 << 20));
+    wait_for("the push", || pushed(&edge, "origin") >= 2.0 * BYTES as f64);
+    items().iter().for_each(|p| wait_for("the last bytes to be stored", || edge.get(p).is_hit()));
+    edge.entry(order("two", items().into_iter().chain(["/v/end".to_owned()]), 100 << 20));
+    wait_for("the push", || pushed(&edge, "origin") >= 3.0 * BYTES as f64);
+    wait_for("the validation", || origin.count("/v/short") == 2);
+    assert_eq!(origin.count("/v/long"), 1, "it stays fresh for longer than the peak");
+    assert_eq!(pushed(&edge, "origin"), 3.0 * BYTES as f64, "a validation brings no bytes");
+    assert!(edge.get("/v/short").is_hit());
+}
+
+#[test]
+fn what_clients_pulled_is_pushed_all_the_same() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let origin = origin();
+    let plan = Plan { disk: 64 << 20, push_share: 32 << 20, state_dir: directory.path().to_owned(), ..Plan::new(&origin) };
+    let mut edge = plan.start();
+    assert_eq!(edge.get("/v/pulled").body.len(), BYTES);
+    edge.entry(order("one", ["/v/pulled".to_owned()], 100 << 20));
+    wait_for("the push", || edge.metric("nearcast_edge_pushed_bytes") >= BYTES as f64);
+    assert_eq!(origin.count("/v/pulled"), 2);
+    wait_for("the last bytes to be stored", || edge.get("/v/pulled").is_hit());
 }

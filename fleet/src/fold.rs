@@ -90,7 +90,14 @@ mod tests {
     }
 
     fn push(revision: u64, cluster: &str, not_after_unix_ms: u64) -> Entry {
-        let order = PushOrder { id: revision.to_string(), cluster: cluster.into(), items: Vec::new(), rate_bytes: 1, not_after_unix_ms };
+        let order = PushOrder {
+            id: revision.to_string(),
+            cluster: cluster.into(),
+            items: Vec::new(),
+            rate_bytes: 1,
+            not_after_unix_ms,
+            fresh_until_unix_ms: 0,
+        };
         Entry { revision, accepted_unix_ms: 0, change: Change::Push(order) }
     }
 

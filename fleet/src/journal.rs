@@ -99,6 +99,10 @@ pub struct PushOrder {
     pub rate_bytes: u64,
     /// Real time at which it must have ended, milliseconds after the Unix epoch.
     pub not_after_unix_ms: u64,
+    /// Real time until which its items are wanted fresh, the end of the cluster's next peak, milliseconds after the Unix
+    /// epoch. 0 in orders of an earlier version: then what is fresh now is fresh enough.
+    #[serde(default)]
+    pub fresh_until_unix_ms: u64,
 }
 
 /// One URL to fill.
@@ -504,6 +508,14 @@ mod tests {
         assert_eq!(std::fs::read(&path).expect("read"), bytes, "the file is as it was");
         let last = journal.after(0, usize::MAX).last().expect("those before it").revision;
         assert!(last < journal.revision(), "nothing from the damage on is given out");
+    }
+
+    #[test]
+    fn an_order_of_an_earlier_version_is_read() {
+        let text = r#"{"kind":"push","id":"o","cluster":"ams","items":[],"rate_bytes":1,"not_after_unix_ms":2}"#;
+        let order =
+            PushOrder { id: "o".into(), cluster: "ams".into(), items: vec![], rate_bytes: 1, not_after_unix_ms: 2, fresh_until_unix_ms: 0 };
+        assert_eq!(serde_json::from_str::<Change>(text).expect("it is read"), Change::Push(order));
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod admin;
 pub mod client;
 pub mod clock;
 pub mod config;
+pub mod disk;
 pub mod failure;
 pub mod file;
 mod fold;

@@ -1,8 +1,8 @@
 //! What of a forecast to fill: the most expected bytes that fit, and a proof of how near the best that is.
 //!
-//! A filled response occupies its length on every node of the cluster (content is replicated) and its length times the
-//! number of nodes of the fill budget. Both costs are in proportion to the length, so one of the two limits binds and
-//! the choice is a knapsack with one capacity. It is filled greedily by density, expected bytes a byte stored; the
+//! A filled response occupies its length, as the store rounds it up, on every node of the cluster (content is replicated),
+//! and that times the number of nodes of the fill budget, which is thereby charged a little more than what is sent. Both
+//! costs are in proportion, so one of the two limits binds and the choice is a knapsack with one capacity. It is filled greedily by density, expected bytes a byte stored; the
 //! same order with the first misfit taken in part is the fractional optimum (Dantzig 1957), which no whole choice can
 //! beat. The gap between the two is stated with every plan.
 //!
@@ -16,9 +16,10 @@ use serde::{Deserialize, Serialize};
 use crate::forecast::Expected;
 
 /// What a plan must fit into.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy)]
 pub struct Budget {
-    /// Bytes of each node's disk that pushed content may occupy.
+    /// Bytes that a node is sure to hold of pushed content, as it is stored: the share of its disk less what the store
+    /// itself needs.
     pub share_bytes: u64,
     /// Bytes that the whole cluster may fetch: its fill rate times the window.
     pub fill_bytes: u64,
@@ -28,6 +29,8 @@ pub struct Budget {
     pub expected_requests_min: f64,
     /// Items in one plan.
     pub items_max: usize,
+    /// Bytes that a body of some length takes in the store; never fewer.
+    pub stored_bytes: fn(u64) -> u64,
 }
 
 /// Which limit binds.
@@ -87,6 +90,8 @@ pub struct Planned {
     pub url: Arc<str>,
     /// Length.
     pub size: u64,
+    /// What that takes in the store.
+    pub stored: u64,
     /// Requests expected in the next day.
     pub requests: f64,
     /// Body bytes of those.
@@ -100,7 +105,9 @@ pub struct Plan {
     pub items: Vec<Planned>,
     /// Bytes they occupy on each node.
     pub stored_bytes: u64,
-    /// Bytes the cluster fetches when it has none of them: `stored_bytes` times its nodes.
+    /// Bytes of their bodies.
+    pub body_bytes: u64,
+    /// Bytes the cluster fetches when it has none of them: `body_bytes` times its nodes.
     pub fetched_bytes: u64,
     /// Bytes a node may get: the lesser of disk share and fill budget a node.
     pub capacity_bytes: u64,
@@ -143,19 +150,21 @@ pub fn plan(candidates: Vec<Expected>, budget: &Budget, is_served: impl Fn(&str)
         Limit::DiskShare => Exclusion::DiskShareFull,
         Limit::FillBudget => Exclusion::FillBudgetSpent,
     };
-    let stored: u64 = eligible.iter().zip(&chosen).filter(|(_, c)| **c).map(|(i, _)| i.size).sum();
+    let stored: u64 = eligible.iter().zip(&chosen).filter(|(_, c)| **c).map(|(i, _)| i.stored).sum();
     let mut items = Vec::new();
     for (item, chosen) in eligible.into_iter().zip(chosen) {
         if chosen {
             items.push(item);
         } else {
-            let reason = if item.size <= capacity - stored { Exclusion::ItemLimit } else { full };
+            let reason = if item.stored <= capacity - stored { Exclusion::ItemLimit } else { full };
             excluded.push((back(item), reason));
         }
     }
+    let body_bytes: u64 = items.iter().map(|i| i.size).sum();
     Plan {
         stored_bytes: stored,
-        fetched_bytes: stored.saturating_mul(budget.nodes),
+        body_bytes,
+        fetched_bytes: body_bytes.saturating_mul(budget.nodes),
         capacity_bytes: capacity,
         limit,
         expected_requests: items.iter().map(|i| i.requests).sum(),
@@ -175,13 +184,15 @@ fn eligibility(c: &Expected, budget: &Budget, fill_a_node: u64, is_served: &impl
     if !is_worth {
         return Err(Exclusion::TooFewRequests);
     }
-    let size = match c.size {
-        None | Some(0) => return Err(Exclusion::SizeUnknown),
-        Some(size) if size > budget.share_bytes => return Err(Exclusion::LargerThanDiskShare),
-        Some(size) if size > fill_a_node => return Err(Exclusion::LargerThanFillBudget),
-        Some(size) => size,
-    };
-    Ok(Planned { site: c.site.clone(), url: c.url.clone(), size, requests: c.requests, bytes: c.bytes })
+    let size = c.size.filter(|size| *size > 0).ok_or(Exclusion::SizeUnknown)?;
+    let stored = (budget.stored_bytes)(size);
+    if stored > budget.share_bytes {
+        return Err(Exclusion::LargerThanDiskShare);
+    }
+    if stored > fill_a_node {
+        return Err(Exclusion::LargerThanFillBudget);
+    }
+    Ok(Planned { site: c.site.clone(), url: c.url.clone(), size, stored, requests: c.requests, bytes: c.bytes })
 }
 
 fn back(item: Planned) -> Expected {
@@ -190,7 +201,7 @@ fn back(item: Planned) -> Expected {
 
 /// Expected bytes a byte stored, most first; then the URL, so that equal plans are equal.
 fn denser_first(a: &Planned, b: &Planned) -> Ordering {
-    let density = |i: &Planned| i.bytes / i.size as f64;
+    let density = |i: &Planned| i.bytes / i.stored as f64;
     density(b).total_cmp(&density(a)).then_with(|| a.url.cmp(&b.url))
 }
 
@@ -199,10 +210,10 @@ fn fractional_optimum(sorted: &[Planned], capacity: u64) -> f64 {
     let mut left = capacity;
     let mut worth = 0.0;
     for item in sorted {
-        if item.size > left {
-            return worth + item.bytes * (left as f64 / item.size as f64);
+        if item.stored > left {
+            return worth + item.bytes * (left as f64 / item.stored as f64);
         }
-        left -= item.size;
+        left -= item.stored;
         worth += item.bytes;
     }
     worth
@@ -225,9 +236,9 @@ fn greedy(sorted: &[Planned], capacity: u64, items_max: usize, first: Option<usi
         if count == items_max {
             break;
         }
-        if !chosen[index] && sorted[index].size <= left {
+        if !chosen[index] && sorted[index].stored <= left {
             chosen[index] = true;
-            left -= sorted[index].size;
+            left -= sorted[index].stored;
             count += 1;
         }
     }
@@ -250,7 +261,7 @@ mod tests {
     }
 
     fn budget(share_bytes: u64, fill_bytes: u64, nodes: u64) -> Budget {
-        Budget { share_bytes, fill_bytes, nodes, expected_requests_min: 2.0, items_max: 1000 }
+        Budget { share_bytes, fill_bytes, nodes, expected_requests_min: 2.0, items_max: 1000, stored_bytes: |length| length }
     }
 
     fn names(plan: &Plan) -> Vec<String> {
@@ -278,6 +289,19 @@ mod tests {
             assert!(plan.upper_bound_bytes >= plan.expected_bytes);
             assert_eq!(plan.items.len() + plan.excluded.len(), items.len());
         }
+    }
+
+    #[test]
+    fn what_the_store_adds_to_each_body_is_reckoned_with() {
+        let items = vec![expected("large", 90, 9.0), expected("a", 10, 9.0), expected("b", 10, 9.0), expected("c", 10, 9.0)];
+        let as_stored = |share| Budget { stored_bytes: |length| length + 20, ..budget(share, 1000, 2) };
+        let plan_for = |share| plan(items.clone(), &as_stored(share), |_| true);
+        assert_eq!(names(&plan_for(109)), ["a", "b", "c"], "large takes 110");
+        let whole = plan_for(200);
+        assert_eq!(names(&whole), ["large", "a", "b", "c"], "the densest as stored come first");
+        assert_eq!((whole.stored_bytes, whole.body_bytes, whole.fetched_bytes), (200, 120, 240));
+        assert_eq!(names(&plan_for(199)), ["large", "a", "b"]);
+        assert_eq!(reason(&plan_for(29), "a"), Some(Exclusion::LargerThanDiskShare));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::hash::BuildHasherDefault;
 use std::io;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,7 @@ pub struct DiskFigures {
     pub evictions: u64,
     /// Reads and writes that failed.
     pub errors: u64,
-    /// Slices that were not written because the disk was behind or off.
+    /// Slices that were not written because the disk was behind, off or full of what is wanted.
     pub shed: u64,
     /// Whether writes are on.
     pub is_on: bool,
@@ -65,6 +65,10 @@ struct Located {
 }
 
 impl Located {
+    fn is_at(&self, region: &Arc<Region>, offset: u64) -> bool {
+        matches!(&self.place, Whereabouts::At(place) if Arc::ptr_eq(&place.region, region) && place.offset == offset)
+    }
+
     fn is_in(&self, region: &Arc<Region>) -> bool {
         matches!(&self.place, Whereabouts::At(place) if Arc::ptr_eq(&place.region, region))
     }
@@ -131,7 +135,7 @@ pub(super) struct Scan {
 
 impl DiskTier {
     /// A tier beside a memory tier of that many bytes.
-    pub(super) fn open(config: &DiskConfig, memory_bytes: u64) -> Self {
+    pub(super) fn open(config: &DiskConfig, memory_bytes: u64, wish: Arc<AtomicU32>) -> Self {
         let (jobs, queue) = mpsc::channel();
         let slices = Arc::new(SliceIndex::default());
         let counters = Arc::new(Counters::default());
@@ -146,6 +150,8 @@ impl DiskTier {
             heads: HashMap::new(),
             sequence: 1,
             off_until: None,
+            wish,
+            full_for_wish: None,
         };
         let queue_bytes_max = memory_bytes.clamp(QUEUE_BYTES_MIN, QUEUE_BYTES_MAX);
         Self { slices, counters, jobs, queue_bytes_max, writer: Mutex::new(Some(writer)) }
@@ -299,6 +305,32 @@ struct Writer {
     heads: HashMap<BodyId, (HeadPlace, Arc<StoredBody>)>,
     sequence: u64,
     off_until: Option<Instant>,
+    /// The number of the newest wish.
+    wish: Arc<AtomicU32>,
+    /// The wish that was found to fill the pushed pool: nothing more is written to it until that changes.
+    full_for_wish: Option<u32>,
+}
+
+/// What an eviction may write again.
+struct Room {
+    /// Bytes of records in all: a region's.
+    all: u64,
+    /// Bytes of records of bodies that nobody wants, but that were used.
+    used: u64,
+}
+
+impl Room {
+    fn take(&mut self, payload: usize, is_wanted: bool) -> bool {
+        let span = record_span(payload);
+        if span > self.all || (!is_wanted && span > self.used) {
+            return false;
+        }
+        self.all -= span;
+        if !is_wanted {
+            self.used -= span;
+        }
+        true
+    }
 }
 
 /// A record that goes on when its region is evicted.
@@ -370,12 +402,16 @@ impl Writer {
                 }
                 let written = self.append(Kind::Slice, &body, index, &bytes);
                 if !matches!(written, Ok(true)) {
+                    self.counters.shed.fetch_add(1, Ordering::Relaxed);
                     self.slices.remove_if(&body.slice_key(index), |_, l| matches!(l.place, Whereabouts::Queued(_)));
                 }
                 written.map(|_| ())
             }
             Job::Head { body, head } => self.append(Kind::Head, &body, 0, &head).map(|_| ()),
             Job::Forget { body } => {
+                if body.pool() == Pool::Pushed {
+                    self.full_for_wish = None;
+                }
                 let had_head = self.heads.remove(&body.id).is_some();
                 if had_head { self.append(Kind::Forget, &body, 0, &[]).map(|_| ()) } else { Ok(()) }
             }
@@ -385,17 +421,24 @@ impl Writer {
 
     /// Appends a record to the body's pool, evicting when that is full. `false` when it cannot hold the record.
     fn append(&mut self, kind: Kind, body: &Arc<StoredBody>, index: u32, payload: &[u8]) -> io::Result<bool> {
-        let pool = &mut self.pools[body.pool() as usize];
+        let (name, wish) = (body.pool(), self.wish.load(Ordering::Relaxed));
+        let pool = &self.pools[name as usize];
         if !pool.is_usable() || payload.len() > pool.payload_max() {
             return Ok(false);
         }
-        if pool.is_full_for(payload.len()) {
-            self.roll(body.pool())?;
+        // What is wanted is written again whole, so that an eviction may give no room. The first round over all regions
+        // lets go of what nobody wants nor used, the second of all that nobody wants.
+        let round = pool.regions_max();
+        let mut rolls = 0;
+        while self.pools[name as usize].is_full_for(payload.len()) {
+            if rolls > 2 * round || (name == Pool::Pushed && self.full_for_wish == Some(wish)) {
+                self.full_for_wish = Some(wish);
+                return Ok(false);
+            }
+            self.roll(name, rolls <= round)?;
+            rolls += 1;
         }
-        if self.pools[body.pool() as usize].is_full_for(payload.len()) {
-            self.roll(body.pool())?;
-        }
-        self.append_with_room(kind, body, body.pool(), index, payload)?;
+        self.append_with_room(kind, body, name, index, payload)?;
         Ok(true)
     }
 
@@ -421,10 +464,12 @@ impl Writer {
         Ok(())
     }
 
-    /// Starts a new region in a pool, evicting old ones and writing again what they held that is still in use.
-    fn roll(&mut self, pool: Pool) -> io::Result<()> {
+    /// Starts a new region in a pool, evicting old ones and writing again what they held that is wanted or, where
+    /// `keeps_used` says so, in use.
+    fn roll(&mut self, pool: Pool, keeps_used: bool) -> io::Result<()> {
+        let log = &self.pools[pool as usize];
         let mut survivors = Vec::new();
-        let mut room = self.pools[pool as usize].second_chance_bytes();
+        let mut room = Room { all: log.records_bytes(), used: if keeps_used { log.second_chance_bytes() } else { 0 } };
         while let Some(evicted) = self.pools[pool as usize].evict_for_new_region() {
             self.counters.evictions.fetch_add(1, Ordering::Relaxed);
             self.sort_out(pool, &evicted, &mut survivors, &mut room);
@@ -436,18 +481,19 @@ impl Writer {
         Ok(())
     }
 
-    fn sort_out(&mut self, pool: Pool, evicted: &Evicted, survivors: &mut Vec<Survivor>, room: &mut u64) {
+    fn sort_out(&mut self, pool: Pool, evicted: &Evicted, survivors: &mut Vec<Survivor>, room: &mut Room) {
         let region = evicted.region.number;
         let mut used: HashSet<BodyId> = HashSet::new();
         // Slices first: a body whose last slice goes here needs no head.
         for record in evicted.records.iter().filter(|r| r.kind == Kind::Slice) {
             let key = SliceKey { body: record.body, index: record.index };
-            let Some(body) = self.body_in(key, &evicted.region) else { continue };
+            let Some(body) = self.body_in(key, record, &evicted.region) else { continue };
             // One more life for each use since the last one.
             if body.touched.swap(false, Ordering::Relaxed) {
                 used.insert(body.id);
             }
-            let payload = if used.contains(&body.id) { payload_of(evicted, record, room) } else { None };
+            let is_wanted = self.is_wanted(&body);
+            let payload = if is_wanted || used.contains(&body.id) { payload_of(evicted, record, room, is_wanted) } else { None };
             match payload {
                 Some(payload) => survivors.push(Survivor { kind: Kind::Slice, body, index: record.index, payload }),
                 None => {
@@ -462,16 +508,21 @@ impl Writer {
             }
             self.heads.remove(&record.body);
             if body.has_slices()
-                && let Some(payload) = payload_of(evicted, record, room)
+                && let Some(payload) = payload_of(evicted, record, room, self.is_wanted(&body))
             {
                 survivors.push(Survivor { kind: Kind::Head, body, index: 0, payload });
             }
         }
     }
 
-    fn body_in(&self, key: SliceKey, region: &Arc<Region>) -> Option<Arc<StoredBody>> {
+    fn is_wanted(&self, body: &StoredBody) -> bool {
+        body.pool() == Pool::Pushed && body.wish.load(Ordering::Relaxed) == self.wish.load(Ordering::Relaxed)
+    }
+
+    /// The body of a record, when that is where its slice lies now.
+    fn body_in(&self, key: SliceKey, record: &RecordAt, region: &Arc<Region>) -> Option<Arc<StoredBody>> {
         let located = self.slices.get(&key)?;
-        located.is_in(region).then(|| located.copy.0.clone())
+        located.is_at(region, record.offset).then(|| located.copy.0.clone())
     }
 
     fn scan(&mut self) -> Scan {
@@ -518,8 +569,8 @@ impl Writer {
 }
 
 /// The payload of an evicted record, when it may be written again and can still be read.
-fn payload_of(evicted: &Evicted, record: &RecordAt, room: &mut u64) -> Option<Vec<u8>> {
-    if !take_room(room, record.length as usize) {
+fn payload_of(evicted: &Evicted, record: &RecordAt, room: &mut Room, is_wanted: bool) -> Option<Vec<u8>> {
+    if !room.take(record.length as usize, is_wanted) {
         return None;
     }
     let read = evicted.region.read(record.offset, record.length, (record.kind, record.body, record.index));
@@ -529,13 +580,4 @@ fn payload_of(evicted: &Evicted, record: &RecordAt, room: &mut u64) -> Option<Ve
 struct FoundHead {
     bytes: Vec<u8>,
     place: HeadPlace,
-}
-
-fn take_room(room: &mut u64, payload: usize) -> bool {
-    let span = record_span(payload);
-    if *room < span {
-        return false;
-    }
-    *room -= span;
-    true
 }

@@ -11,16 +11,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::Mutex;
 
+use nearcast_fleet::disk::{REGION_HEADER_BYTES, region_bytes};
+
 use super::record::{ALIGNMENT, HEADER_BYTES, Header, Kind, record_span};
 use super::{BodyId, SLICE_BYTES};
 
 const REGION_MAGIC: &[u8; 8] = b"NCREGN01";
-/// Length of the header of a region file.
-const REGION_HEADER_BYTES: u64 = 16;
-const REGION_BYTES_MIN: u64 = 1 << 20;
-const REGION_BYTES_MAX: u64 = 64 << 20;
-/// A pool has about this many regions, so that an eviction takes a small part of it.
-const REGIONS_WANTED: u64 = 16;
 
 /// A region file. Readers hold it by `Arc`, so that eviction never pulls it away from under them.
 #[derive(Debug)]
@@ -81,8 +77,7 @@ pub(super) struct PoolLog {
 impl PoolLog {
     /// A pool of that many bytes. Touches no file.
     pub(super) fn new(directory: PathBuf, capacity: u64) -> Self {
-        let region_bytes = (capacity / REGIONS_WANTED).clamp(REGION_BYTES_MIN, REGION_BYTES_MAX).min(capacity / 2);
-        Self { directory, capacity, region_bytes, regions: VecDeque::new(), next_number: 1, active: false }
+        Self { directory, capacity, region_bytes: region_bytes(capacity), regions: VecDeque::new(), next_number: 1, active: false }
     }
 
     /// Whether the pool is large enough to hold anything.
@@ -95,7 +90,17 @@ impl PoolLog {
         (self.region_bytes - REGION_HEADER_BYTES) as usize - HEADER_BYTES - ALIGNMENT
     }
 
-    /// Bytes that the records handed back by one eviction may have, so that they fit beside new ones.
+    /// Bytes of records in a region.
+    pub(super) fn records_bytes(&self) -> u64 {
+        self.region_bytes - REGION_HEADER_BYTES
+    }
+
+    /// Regions at the most.
+    pub(super) fn regions_max(&self) -> u64 {
+        self.capacity / self.region_bytes
+    }
+
+    /// Bytes of records that nobody wants but that were used which one eviction may hand back, so that they fit beside new ones.
     pub(super) fn second_chance_bytes(&self) -> u64 {
         self.region_bytes / 2
     }

@@ -5,7 +5,8 @@
 //! write. A slice may be gone at any time; who needs it then fetches it again.
 //!
 //! Two pools share the disk, each with its own files and its own eviction, so that neither can push the other
-//! out: what clients pulled and what was pushed ahead of them.
+//! out: what clients pulled and what was pushed ahead of them. Of what was pushed, bodies of the newest wish
+//! ([`Store::wish_anew`]) stay: eviction takes others alone, and what does not fit beside wanted ones is not written.
 
 mod disk;
 mod log;
@@ -23,8 +24,7 @@ pub use disk::DiskFigures;
 use disk::DiskTier;
 use memory::MemoryTier;
 
-/// Length of every slice but a body's last one.
-pub const SLICE_BYTES: usize = 256 * 1024;
+pub use nearcast_fleet::disk::SLICE_BYTES;
 
 /// The number of a body; never given twice, not even after a restart.
 #[derive(Debug, Clone, std::marker::Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -65,6 +65,8 @@ pub struct StoredBody {
     head_bytes: AtomicU32,
     /// Used since it was last written to disk: it may stay when its region is evicted.
     touched: AtomicBool,
+    /// The newest wish that named it; see [`Store::want`].
+    wish: AtomicU32,
     gone: mpsc::UnboundedSender<Gone>,
 }
 
@@ -160,6 +162,8 @@ pub struct Store {
     memory: MemoryTier,
     disk: Option<DiskTier>,
     next_body: AtomicU64,
+    /// The number of the newest wish.
+    wish: Arc<AtomicU32>,
     gone: mpsc::UnboundedSender<Gone>,
 }
 
@@ -169,8 +173,9 @@ impl Store {
     /// A disk that cannot be used is not an error: the disk tier starts turned off, with a warning.
     pub fn open(config: &StoreConfig) -> (Self, mpsc::UnboundedReceiver<Gone>) {
         let (gone, gone_rx) = mpsc::unbounded_channel();
-        let disk = config.disk.as_ref().map(|disk| DiskTier::open(disk, config.memory_bytes));
-        (Self { memory: MemoryTier::new(config.memory_bytes), disk, next_body: AtomicU64::new(first_body()), gone }, gone_rx)
+        let wish = Arc::new(AtomicU32::new(1));
+        let disk = config.disk.as_ref().map(|disk| DiskTier::open(disk, config.memory_bytes, wish.clone()));
+        (Self { memory: MemoryTier::new(config.memory_bytes), disk, next_body: AtomicU64::new(first_body()), wish, gone }, gone_rx)
     }
 
     /// Reads what an earlier run left on disk and hands each body to `accept`, which returns its owner number, or
@@ -189,9 +194,23 @@ impl Store {
         disk.start_writing();
     }
 
-    /// A new, empty body.
+    /// A new, empty body. One that is pushed is wanted.
     pub fn new_body(&self, owner: u128, pool: Pool) -> Arc<StoredBody> {
-        self.body(BodyId(self.next_body.fetch_add(1, Ordering::Relaxed)), owner, pool)
+        let body = self.body(BodyId(self.next_body.fetch_add(1, Ordering::Relaxed)), owner, pool);
+        if pool == Pool::Pushed {
+            self.want(&body);
+        }
+        body
+    }
+
+    /// From here on no body is wanted but those that are named with [`want`](Self::want) or made for the pushed pool.
+    pub fn wish_anew(&self) {
+        self.wish.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Keeps a pushed body on disk until the next wish. Others make way for it.
+    pub fn want(&self, body: &StoredBody) {
+        body.wish.store(self.wish.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
     fn body(&self, id: BodyId, owner: u128, pool: Pool) -> Arc<StoredBody> {
@@ -203,6 +222,7 @@ impl Store {
             slices: AtomicU32::new(0),
             head_bytes: AtomicU32::new(0),
             touched: AtomicBool::new(false),
+            wish: AtomicU32::new(0),
             gone: self.gone.clone(),
         })
     }
@@ -240,6 +260,12 @@ impl Store {
     pub fn contains(&self, body: &StoredBody, index: u32) -> bool {
         let key = body.slice_key(index);
         self.memory.contains(key) || self.disk.as_ref().is_some_and(|d| d.contains(key))
+    }
+
+    /// Whether a slice is where it lasts: on disk or on its way there; in memory where there is no disk.
+    pub fn is_kept(&self, body: &StoredBody, index: u32) -> bool {
+        let key = body.slice_key(index);
+        self.disk.as_ref().map_or_else(|| self.memory.contains(key), |disk| disk.contains(key))
     }
 
     /// Stores a slice in memory and, in time, on disk. Never blocks: with the disk far behind the slice is kept in
@@ -463,6 +489,103 @@ mod tests {
             let shed = store.disk_figures().expect("a disk").shed;
             assert!((10..=12).contains(&shed) && store.write_room() < SLICE_BYTES as u64 + 40, "{shed} shed of {slices}");
         }
+    }
+
+    fn open_pushed(directory: &Path, pushed_bytes: u64) -> (Store, Vec<RecoveredBody>) {
+        let disk = DiskConfig { directory: directory.to_owned(), pull_bytes: 0, pushed_bytes };
+        let (store, _gone) = Store::open(&StoreConfig { memory_bytes: 64 << 20, disk: Some(disk) });
+        let mut found = Vec::new();
+        store.recover(|_, _| Some(OWNER), |body| found.push(body));
+        (store, found)
+    }
+
+    fn push(store: &Store, length: u64) -> Arc<StoredBody> {
+        let body = store.new_body(OWNER, Pool::Pushed);
+        let mut left = length as usize;
+        for index in 0.. {
+            let slice = left.min(SLICE_BYTES);
+            store.put_on_disk(&body, index, Bytes::from(vec![index as u8; slice]));
+            left -= slice;
+            if left == 0 {
+                break;
+            }
+        }
+        store.put_head(&body, Bytes::from(vec![b'h'; 1500]));
+        // Fills wait for room in the queue; so does this.
+        store.flush();
+        body
+    }
+
+    fn is_whole(store: &Store, body: &StoredBody, length: u64) -> bool {
+        (0..length.div_ceil(SLICE_BYTES as u64) as u32).all(|index| store.is_kept(body, index))
+    }
+
+    /// Lengths of bodies of about that size that fill a share to what is usable of it.
+    fn lengths_that_fit(share: u64, about: u64, seed: u64) -> Vec<u64> {
+        let mut left = nearcast_fleet::disk::usable_bytes(share);
+        let mut lengths = Vec::new();
+        loop {
+            let length = about / 2 + (lengths.len() as u64 + 1) * (seed * 2_654_435_761 % about) % about;
+            match left.checked_sub(nearcast_fleet::disk::stored_bytes(length)) {
+                Some(rest) => left = rest,
+                None => return lengths,
+            }
+            lengths.push(length);
+        }
+    }
+
+    #[test]
+    fn what_fits_a_share_is_there_night_after_night() {
+        for (share, about) in [(8 << 20, 100_000), (16 << 20, 700_000), (32 << 20, 262_143), (32 << 20, 1_500_000), (48 << 20, 5_000)] {
+            let directory = tempfile::tempdir().expect("a temporary directory");
+            let (store, _) = open_pushed(directory.path(), share);
+            let mut kept: Vec<(Arc<StoredBody>, u64)> = Vec::new();
+            for night in 0..4 {
+                store.wish_anew();
+                // Half of the last night's bodies are wanted again: every other one, so that they lie everywhere.
+                let mut number = night;
+                kept.retain(|_| {
+                    number += 1;
+                    number % 2 == 0
+                });
+                kept.iter().for_each(|(body, _)| store.want(body));
+                let taken: u64 = kept.iter().map(|(_, length)| nearcast_fleet::disk::stored_bytes(*length)).sum();
+                let mut left = nearcast_fleet::disk::usable_bytes(share) - taken;
+                for length in lengths_that_fit(share, about, 7 + night) {
+                    let Some(rest) = left.checked_sub(nearcast_fleet::disk::stored_bytes(length)) else { break };
+                    left = rest;
+                    kept.push((push(&store, length), length));
+                }
+                let whole = kept.iter().filter(|(body, length)| is_whole(&store, body, *length)).count();
+                assert_eq!(whole, kept.len(), "share {share}, bodies of about {about}, night {night}");
+            }
+            assert_eq!(store.disk_figures().expect("a disk").shed, 0);
+            drop(store);
+            let (_, found) = open_pushed(directory.path(), share);
+            let found = kept.iter().filter(|(body, _)| found.iter().any(|f| f.body.id == body.id && f.head.len() == 1500)).count();
+            assert_eq!(found, kept.len(), "their heads are there at the next start, too");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_beside_wanted_bodies_is_not_written() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let (store, _) = open_pushed(directory.path(), 8 << 20);
+        let lengths = lengths_that_fit(8 << 20, 300_000, 7);
+        let first: Vec<_> = lengths.iter().map(|length| (push(&store, *length), *length)).collect();
+        let beyond: Vec<_> = (0..40).map(|_| push(&store, 300_000)).collect();
+        assert!(first.iter().all(|(body, length)| is_whole(&store, body, *length)), "what came first has gone");
+        assert!(store.disk_figures().expect("a disk").shed > 30);
+        assert!(!is_whole(&store, &beyond[39], 300_000));
+        // A body that is forgotten makes room, and so does a new wish.
+        store.forget(&first[0].0);
+        store.forget(&first[1].0);
+        store.flush();
+        let next = push(&store, 250_000);
+        assert!(is_whole(&store, &next, 250_000));
+        store.wish_anew();
+        let newest: Vec<_> = lengths.iter().map(|length| (push(&store, *length), *length)).collect();
+        assert!(newest.iter().all(|(body, length)| is_whole(&store, body, *length)));
     }
 
     #[test]

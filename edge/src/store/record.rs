@@ -2,10 +2,13 @@
 //!
 //! Owns the bytes of one record. Knows nothing of files, pools or what a payload means.
 
+use nearcast_fleet::disk;
+pub(super) use nearcast_fleet::disk::record_span;
+
 /// Length of a record's header in bytes.
-pub(super) const HEADER_BYTES: usize = 40;
+pub(super) const HEADER_BYTES: usize = disk::RECORD_HEADER_BYTES;
 /// Records start at multiples of this many bytes.
-pub(super) const ALIGNMENT: usize = 8;
+pub(super) const ALIGNMENT: usize = disk::RECORD_ALIGNMENT;
 /// Largest payload of a record: a slice, or a head with very many fields.
 pub(super) const PAYLOAD_BYTES_MAX: usize = 1 << 20;
 
@@ -86,11 +89,6 @@ impl Header {
     pub(super) fn span(&self) -> u64 {
         record_span(self.length as usize)
     }
-}
-
-/// Bytes that a record with a payload of that length takes.
-pub(super) fn record_span(payload: usize) -> u64 {
-    (HEADER_BYTES + payload).next_multiple_of(ALIGNMENT) as u64
 }
 
 #[cfg(test)]
