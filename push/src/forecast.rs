@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use crate::popularity::ClusterPopularity;
 
-/// A local hour observed for less than this many (weighted) seconds has the rate of all hours together.
+/// A local hour observed for less than this many seconds has the rate of all hours together. Weights do not count here: they
+/// say how old an observation is, not how long it was, and are all changed by a common factor now and then.
 const HOUR_OBSERVED_MIN_SECONDS: f64 = 300.0;
 
 /// One URL's expectation.
@@ -60,10 +61,17 @@ pub fn next_day(popularity: &ClusterPopularity) -> Forecast {
 /// Requests expected in each local hour of day.
 fn hour_profile(popularity: &ClusterPopularity) -> [f64; 24] {
     let observed: f64 = popularity.hours.iter().map(|h| h.observed).sum();
-    // A first report alone has no time behind it: it then stands for the least time that counts.
-    let mean = popularity.requests / observed.max(HOUR_OBSERVED_MIN_SECONDS);
+    let seconds: f64 = popularity.hours.iter().map(|h| h.seconds).sum();
+    // A first report alone has no time behind it: it then stands for the least time that counts, and so do the first seconds.
+    let mean = if observed > 0.0 {
+        popularity.requests / observed * (seconds / HOUR_OBSERVED_MIN_SECONDS).min(1.0)
+    } else {
+        popularity.requests / HOUR_OBSERVED_MIN_SECONDS
+    };
     popularity.hours.map(|hour| {
-        let rate = if hour.observed >= HOUR_OBSERVED_MIN_SECONDS { hour.requests / hour.observed } else { mean };
+        // Weights that have come to nothing have no ratio.
+        let is_enough = hour.seconds >= HOUR_OBSERVED_MIN_SECONDS && hour.observed.is_normal();
+        let rate = if is_enough { hour.requests / hour.observed } else { mean };
         rate * 3600.0
     })
 }
@@ -142,6 +150,61 @@ mod tests {
         p.fold("ams", &TimeZone::UTC, 0.0, &[]);
         assert_eq!(next_day(p.cluster("ams").unwrap()), Forecast::default());
         assert_eq!(next_day(&ClusterPopularity::default()), Forecast::default());
+    }
+
+    #[test]
+    fn setting_the_same_limits_changes_nothing() {
+        // 100 requests a minute from 20 to 22 hours, 1 otherwise: 13,320 a day.
+        for half_life_seconds in [DAY, DAY / 4.0, DAY / 12.0, 3600.0, 60.0] {
+            let limits = Limits { half_life_seconds, urls_max: 1000 };
+            let mut p = Popularity::new(limits);
+            for minute in 0..5 * 24 * 60u32 {
+                let requests = if (20..22).contains(&(minute / 60 % 24)) { 100 } else { 1 };
+                p.fold("ams", &TimeZone::UTC, f64::from(minute) * MINUTE, &[count("http://a/", requests, 1000)]);
+            }
+            let before = next_day(p.cluster("ams").unwrap()).requests;
+            p.set_limits(limits);
+            let after = next_day(p.cluster("ams").unwrap()).requests;
+            assert!((after / before - 1.0).abs() < 1e-6, "half-life {half_life_seconds}: {before} requests, then {after}");
+            // Where an hour's own weights tell anything after a day, the day is told right.
+            let is_right = (before / 13_320.0 - 1.0).abs() < 0.02;
+            assert!(is_right || half_life_seconds < 3600.0, "half-life {half_life_seconds}: {before} of 13320 requests");
+        }
+    }
+
+    #[test]
+    fn some_seconds_of_an_hour_tell_as_little_on_an_old_landmark_as_on_a_young_one() {
+        for days in [1u32, 5, 20, 39] {
+            let mut p = Popularity::new(Limits { half_life_seconds: DAY, urls_max: 1000 });
+            for minute in (0..days * 24 * 60).filter(|minute| minute / 60 % 24 < 12) {
+                p.fold("ams", &TimeZone::UTC, f64::from(minute) * MINUTE, &[count("http://a/", 1, 1000)]);
+            }
+            let mut seen = p.cluster("ams").unwrap().clone();
+            seen.hours[12] = crate::popularity::HourRecord { requests: 1e6, observed: 1e6, seconds: 5.0 };
+            let mean = seen.requests / seen.hours.iter().map(|h| h.observed).sum::<f64>() * 3600.0;
+            let hour = next_day(&seen).hours[12];
+            assert!((hour / mean - 1.0).abs() < 1e-9, "{days} days: {hour} in an hour of which five seconds were seen, mean {mean}");
+        }
+    }
+
+    #[test]
+    fn an_outage_of_control_is_time_that_was_counted() {
+        for (outage_minutes, others) in [(10, 0), (6 * 60, 0), (6 * 60, 2), (18 * 60, 2)] {
+            let mut p = Popularity::new(Limits { half_life_seconds: 3.0 * DAY, urls_max: 1000 });
+            let last = 4 * 24 * 60u32;
+            for minute in 0..last - outage_minutes {
+                for _ in 0..=others {
+                    p.fold("ams", &TimeZone::UTC, f64::from(minute) * MINUTE, &[count("http://a/", 1, 10)]);
+                }
+            }
+            // Each edge brings with its next report what it counted meanwhile.
+            for node in 0..=others {
+                let at = f64::from(last) * MINUTE + f64::from(node);
+                p.fold("ams", &TimeZone::UTC, at, &[count("http://a/", u64::from(outage_minutes), 10)]);
+            }
+            let (requests, truth) = (next_day(p.cluster("ams").unwrap()).requests, 1440.0 * f64::from(others + 1));
+            assert!((requests / truth - 1.0).abs() < 0.1, "{outage_minutes} minutes: {requests} requests a day, in truth {truth}");
+        }
     }
 
     #[test]

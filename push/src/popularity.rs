@@ -22,7 +22,9 @@ pub const URL_BYTES_MAX: usize = 2048;
 /// A cluster whose clock went back by more than this starts to learn anew.
 const SET_BACK_MAX_SECONDS: f64 = 86_400.0;
 
-/// A silence longer than this counts as no observation at all.
+/// A silence longer than this counts as no observation at all. A shorter one is an outage of control: edges go on counting and
+/// bring what they counted with the first report that is accepted, so its time has to count as well. Those requests all go to
+/// the hour in which they come; the day's sum stays about right.
 const GAP_MAX_SECONDS: f64 = 86_400.0;
 
 /// The common factor is taken out of all counts when a new count would weigh 2 to this power.
@@ -88,6 +90,9 @@ pub(crate) struct HourRecord {
     pub(crate) requests: f64,
     /// Weighted fleet seconds in which requests were being counted.
     pub(crate) observed: f64,
+    /// Those seconds without weights: whether there were enough of them to tell anything.
+    #[serde(default)]
+    pub(crate) seconds: f64,
 }
 
 /// One URL.
@@ -112,6 +117,10 @@ impl Popularity {
     pub fn restore(limits: Limits, clusters: BTreeMap<String, ClusterPopularity>) -> Self {
         let mut all = Self { limits, clusters };
         for cluster in all.clusters.values_mut() {
+            // Saved before seconds were counted: what was observed then was enough.
+            for hour in cluster.hours.iter_mut().filter(|h| h.seconds == 0.0 && h.observed > 0.0) {
+                hour.seconds = 3600.0;
+            }
             cluster.evict(limits.urls_max);
         }
         all
@@ -231,7 +240,9 @@ impl ClusterPopularity {
             let quarter_end = (self.newest / 900.0).floor() * 900.0 + 900.0;
             let until = quarter_end.min(now);
             let weight = self.weight(half_life, until);
-            self.hours[local_hour(zone, self.newest)].observed += (until - self.newest) * weight;
+            let hour = &mut self.hours[local_hour(zone, self.newest)];
+            hour.observed += (until - self.newest) * weight;
+            hour.seconds += until - self.newest;
             self.newest = until;
         }
     }
