@@ -169,15 +169,20 @@ fn a_plan_that_fits_is_there_afterwards_and_on_the_next_night() {
     assert_eq!(origin.seen().len(), most + new().len(), "what was warm came from the origin again");
 }
 
-#[test]
-fn warm_is_what_stays_fresh_until_the_peak_and_the_rest_is_validated() {
-    let origin = Origin::start(|seen| {
+/// Gives what begins with `/v/short` for half a minute, the rest for an hour, and validates both.
+fn short_or_long() -> Origin {
+    Origin::start(|seen| {
         let lifetime = if seen.target.starts_with("/v/short") { "max-age=30" } else { "max-age=3600" };
         match seen.fields.get("if-none-match").map(String::as_str) {
             Some("\"v\"") => Reply::status(304).field("ETag", "\"v\"").field("Cache-Control", lifetime),
             _ => Reply::ok(pattern(BYTES), lifetime).field("ETag", "\"v\"").ranged(seen),
         }
-    });
+    })
+}
+
+#[test]
+fn warm_is_what_stays_fresh_until_the_peak_and_the_rest_is_validated() {
+    let origin = short_or_long();
     let directory = tempfile::tempdir().expect("a temporary directory");
     let plan = Plan { disk: 64 << 20, push_share: 32 << 20, state_dir: directory.path().to_owned(), ..Plan::new(&origin) };
     let mut edge = plan.start();
@@ -204,4 +209,41 @@ fn what_clients_pulled_is_pushed_all_the_same() {
     wait_for("the push", || edge.metric("nearcast_edge_pushed_bytes") >= BYTES as f64);
     assert_eq!(origin.count("/v/pulled"), 2);
     wait_for("the last bytes to be stored", || edge.get("/v/pulled").is_hit());
+}
+
+#[test]
+fn a_cluster_validates_at_the_origin_once() {
+    let origin = short_or_long();
+    let addresses = [free_address(), free_address()];
+    let directories = [(); 2].map(|()| tempfile::tempdir().expect("a temporary directory"));
+    let start = |n: usize| {
+        let names = ["ams-1", "ams-2"];
+        Plan {
+            name: names[n].into(),
+            listen: Some(addresses[n]),
+            peers: vec![(names[1 - n].into(), addresses[1 - n])],
+            disk: 64 << 20,
+            push_share: 32 << 20,
+            state_dir: directories[n].path().to_owned(),
+            ..Plan::new(&origin)
+        }
+        .start()
+    };
+    let mut edges = [start(0), start(1)];
+    let paths: Vec<String> = (0..8).map(|n| format!("/v/short{n}")).collect();
+    let brought = |edge: &Edge| pushed(edge, "origin") + pushed(edge, "peer");
+    for edge in &mut edges {
+        edge.entry(order("one", paths.clone(), 200 << 20));
+    }
+    for edge in &edges {
+        wait_for("the push", || brought(edge) >= 8.0 * BYTES as f64);
+        paths.iter().for_each(|p| wait_for("the last bytes to be stored", || edge.get(p).is_hit()));
+    }
+    for edge in &mut edges {
+        edge.entry(order("two", paths.iter().cloned().chain((0..8).map(|n| format!("/v/new{n}"))), 200 << 20));
+    }
+    edges.iter().for_each(|edge| wait_for("the second push", || brought(edge) >= 16.0 * BYTES as f64));
+    wait_for("every validation", || paths.iter().all(|p| origin.count(p) == 2));
+    assert_eq!(edges.iter().map(brought).sum::<f64>(), 32.0 * BYTES as f64, "a validation brings no bytes");
+    assert_eq!(origin.seen().len(), 24);
 }
