@@ -78,7 +78,7 @@ pub struct FillProgress {
     pub order: String,
     /// Items in the order.
     pub items: u64,
-    /// Items that were stored and fresh before.
+    /// Items that were stored before, for as long as they are wanted, or were found valid.
     pub already_warm: u64,
     /// Bytes of those.
     pub already_warm_bytes: u64,
