@@ -17,7 +17,7 @@ pub(crate) const KEPT_MAX: usize = 64;
 const PROGRESS_STEP_PERCENT: u64 = 25;
 /// Reasons of failures kept a node.
 const REASONS_MAX: usize = 8;
-/// Marks an order that an operator asked for, in its id.
+/// Marks an order that an operator asked for: follows the cluster's name in its id.
 const ASKED: &str = "-asked-";
 
 #[derive(Debug)]
@@ -135,7 +135,7 @@ impl Pushes {
 
     /// When the cluster's last scheduled order was accepted.
     pub(crate) fn last_scheduled_unix_ms(&self, cluster: &str) -> Option<u64> {
-        self.records.iter().rev().find(|r| r.cluster == cluster && !r.id.contains(ASKED)).map(|r| r.accepted_unix_ms)
+        self.records.iter().rev().find(|r| r.cluster == cluster && !r.is_asked()).map(|r| r.accepted_unix_ms)
     }
 
     /// All as answers, newest first.
@@ -145,6 +145,11 @@ impl Pushes {
 }
 
 impl Record {
+    /// Whether an operator asked for it, rather than the schedule.
+    fn is_asked(&self) -> bool {
+        self.id.strip_prefix(&self.cluster).is_some_and(|rest| rest.starts_with(ASKED))
+    }
+
     fn filled(&self) -> Filled {
         Filled::sum(self.progress.values())
     }
@@ -190,7 +195,7 @@ impl Record {
             id: self.id.clone(),
             cluster: self.cluster.clone(),
             revision: self.revision,
-            why: if self.id.contains(ASKED) { "asked" } else { "scheduled" }.to_owned(),
+            why: if self.is_asked() { "asked" } else { "scheduled" }.to_owned(),
             state: match self.over {
                 None => "running",
                 Some(Over::Ended) => "ended",
@@ -349,5 +354,11 @@ mod tests {
         let why: Vec<_> = p.views().iter().map(|v| (v.id.clone(), v.why.clone())).collect();
         assert_eq!(why, [("ams-asked-100".into(), "asked".into()), ("ams-2026-06-01-ff".into(), "scheduled".into())]);
         assert_eq!(p.last_scheduled_unix_ms("ams"), Some(255));
+        // A cluster's name may look like it.
+        let name = "lab-asked-1";
+        p.accept(&order(&order_id(name, Some("2026-06-01"), 257), name, 1), 3, 257, vec![]);
+        assert_eq!((p.last_scheduled_unix_ms(name), p.views()[0].why.as_str()), (Some(257), "scheduled"));
+        p.accept(&order(&order_id(name, None, 258), name, 1), 4, 258, vec![]);
+        assert_eq!((p.last_scheduled_unix_ms(name), p.views()[0].why.as_str()), (Some(257), "asked"));
     }
 }
