@@ -249,7 +249,9 @@ impl Book {
     /// What has changed by time alone, or since the last call: nodes that fell silent or came back, clusters without
     /// nodes, orders that ran out of time.
     pub(crate) fn tick(&mut self, fleet: &Fleet, now_ms: u64) -> Vec<Happening> {
-        let mut happenings = self.pushes.tick(now_ms);
+        let reporting: BTreeSet<String> =
+            self.edges(fleet, now_ms).into_iter().filter(|(_, reports)| *reports).map(|(name, _)| name).collect();
+        let mut happenings = self.pushes.tick(now_ms, |node| reporting.contains(node));
         let mut told = BTreeMap::new();
         for (name, role, cluster) in roster(fleet).into_iter().filter(|(_, role, _)| *role != Role::Control) {
             let (state, reason) = self.state(fleet, &name, role, now_ms);

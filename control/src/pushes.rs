@@ -115,9 +115,16 @@ impl Pushes {
         }
     }
 
-    /// Ends orders whose time is over. Says which.
-    pub(crate) fn tick(&mut self, now_unix_ms: u64) -> Vec<Happening> {
+    /// Ends orders whose time is over, and those that every node has ended which reports: one that is dead must not hold
+    /// back the next order. Says which.
+    pub(crate) fn tick(&mut self, now_unix_ms: u64, reports: impl Fn(&str) -> bool) -> Vec<Happening> {
         let mut happenings = Vec::new();
+        for record in self.records.iter_mut().filter(|r| r.over.is_none()) {
+            let has_ended = |node: &String| record.progress.get(node).is_some_and(|p| p.ended);
+            if record.nodes.iter().any(has_ended) && record.nodes.iter().all(|n| has_ended(n) || !reports(n)) {
+                happenings.push(record.end());
+            }
+        }
         for record in self.records.iter_mut().filter(|r| r.over.is_none() && now_unix_ms > r.not_after_unix_ms) {
             record.over = Some(Over::Expired);
             let silent = record.nodes.iter().filter(|n| record.progress.get(*n).is_none_or(|p| !p.ended)).count();
@@ -163,29 +170,37 @@ impl Record {
         if self.over.is_some() {
             return None;
         }
-        let filled = self.filled();
-        let happening = |kind, level, message: String| Happening::new(kind, level, message).cluster(&self.cluster).order(&self.id);
         if !self.nodes.is_empty() && self.nodes.iter().all(|n| self.progress.get(n).is_some_and(|p| p.ended)) {
-            self.over = Some(Over::Ended);
-            let level = if filled.failed == 0 { Level::Good } else { Level::Warn };
-            let message = format!(
-                "push to {} ended: {} copies were warm, {} filled, {} failed; {} from the origin, {} from neighbours",
-                self.cluster,
-                filled.already_warm,
-                filled.warmed,
-                filled.failed,
-                Bytes(filled.origin_bytes).rounded(),
-                Bytes(filled.peer_bytes).rounded()
-            );
-            return Some(happening("push_ended", level, message));
+            return Some(self.end());
         }
-        let percent = (filled.progress(self.items_expected()) * 100.0) as u64 / PROGRESS_STEP_PERCENT * PROGRESS_STEP_PERCENT;
+        let percent = (self.filled().progress(self.items_expected()) * 100.0) as u64 / PROGRESS_STEP_PERCENT * PROGRESS_STEP_PERCENT;
         if percent <= self.told_percent || percent >= 100 {
             return None;
         }
-        let told = happening("push_progress", Level::Info, format!("push to {} is at {percent} %", self.cluster));
         self.told_percent = percent;
-        Some(told)
+        let message = format!("push to {} is at {percent} %", self.cluster);
+        Some(Happening::new("push_progress", Level::Info, message).cluster(&self.cluster).order(&self.id))
+    }
+
+    /// It is over; what came of it.
+    fn end(&mut self) -> Happening {
+        self.over = Some(Over::Ended);
+        let filled = self.filled();
+        let silent = self.nodes.iter().filter(|n| self.progress.get(*n).is_none_or(|p| !p.ended)).count();
+        let mut message = format!(
+            "push to {} ended: {} copies were warm, {} filled, {} failed; {} from the origin, {} from neighbours",
+            self.cluster,
+            filled.already_warm,
+            filled.warmed,
+            filled.failed,
+            Bytes(filled.origin_bytes).rounded(),
+            Bytes(filled.peer_bytes).rounded()
+        );
+        if silent > 0 {
+            message += &format!("; {} did not report", count(silent as u64, "node"));
+        }
+        let level = if filled.failed == 0 && silent == 0 { Level::Good } else { Level::Warn };
+        Happening::new("push_ended", level, message).cluster(&self.cluster).order(&self.id)
     }
 
     fn view(&self) -> view::Order {
@@ -312,7 +327,7 @@ mod tests {
             ("ended", 1.0, 8, 800, 400)
         );
         assert_eq!(p.running("ams"), None);
-        assert!(p.tick(2000).is_empty(), "it is over");
+        assert!(p.tick(2000, |_| true).is_empty(), "it is over");
     }
 
     #[test]
@@ -321,10 +336,28 @@ mod tests {
         p.accept(&order("x", "ams", 4), 3, 100, vec!["a".into()]);
         p.accept(&order("y", "nyc", 4), 4, 100, vec!["n".into()]);
         p.accept(&order("z", "ams", 4), 5, 200, vec!["a".into()]);
-        assert!(p.tick(1000).is_empty());
-        assert_eq!(kinds(&p.tick(1001)), ["push_ended", "push_ended"]);
+        assert!(p.tick(1000, |_| true).is_empty());
+        assert_eq!(kinds(&p.tick(1001, |_| true)), ["push_ended", "push_ended"]);
         let states: Vec<_> = p.views().iter().map(|v| (v.id.clone(), v.state.clone(), v.earned.until_unix_ms)).collect();
         assert_eq!(states, [("z".into(), "expired".into(), 0), ("y".into(), "expired".into(), 0), ("x".into(), "replaced".into(), 200)]);
+    }
+
+    #[test]
+    fn a_dead_node_does_not_hold_an_order_open() {
+        let mut p = Pushes::default();
+        p.accept(&order("x", "ams", 4), 1, 100, vec!["a".into(), "b".into(), "dead".into()]);
+        let reports = |node: &str| node != "dead";
+        assert!(p.tick(200, |_| false).is_empty(), "nobody has begun");
+        p.report(&report("a", "x", 4, true));
+        assert!(p.tick(300, reports).is_empty());
+        assert_eq!(p.running("ams"), Some("x"), "b is still at it");
+        p.report(&report("b", "x", 4, true));
+        assert_eq!(p.running("ams"), Some("x"), "nobody knows yet that the third is dead");
+        assert!(p.tick(400, |_| true).is_empty());
+        let told = p.tick(500, reports);
+        assert_eq!((kinds(&told), told[0].level, p.running("ams")), (vec!["push_ended"], Level::Warn, None));
+        assert!(told[0].message.ends_with("; 1 node did not report"), "{}", told[0].message);
+        assert!(p.tick(2000, reports).is_empty(), "it is told once");
     }
 
     #[test]
