@@ -44,6 +44,9 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 /// Failures in a row before one is told: with the pauses above, two seconds or a little more.
 const FAILURES_TOLD: u32 = 5;
 
+/// As much of a refusal's text is told.
+const REASON_CHARS_MAX: usize = 400;
+
 /// Entries on their way to the role.
 const ENTRIES_WAITING_MAX: usize = 1024;
 
@@ -208,8 +211,8 @@ struct Follower {
 enum FollowError {
     #[error("{0}")]
     Away(#[from] crate::client::ClientError),
-    #[error("control answered with status {0}")]
-    Status(u16),
+    #[error("control answered with status {0}: {1}")]
+    Status(u16, String),
     #[error("control's answer is not what it should be: {0}")]
     Answer(#[from] serde_json::Error),
 }
@@ -346,8 +349,7 @@ impl Follower {
     }
 }
 
-/// Asks control for what comes next. Where control says that this node has seen more than there is (409), from the
-/// journal's start: the answer then shows which journal it is.
+/// Asks control for what comes next.
 async fn ask(
     client: &Client,
     control: &Control,
@@ -357,14 +359,12 @@ async fn ask(
     wait: Duration,
 ) -> Result<JournalAnswer, FollowError> {
     let journal = at.journal.as_deref().map_or_else(String::new, |id| format!("&journal={id}"));
-    let query =
-        |after: u64, wait: Duration| format!("{}/v1/journal?after={after}&wait_ms={}&node={name}{journal}", control.url, wait.as_millis());
-    let mut response = client.get_with(&query(at.cursor, wait), key, wait + ANSWER_TIME_MAX).await?;
-    if response.status() == http::StatusCode::CONFLICT {
-        response = client.get_with(&query(0, Duration::ZERO), key, ANSWER_TIME_MAX).await?;
-    }
+    let url = format!("{}/v1/journal?after={}&wait_ms={}&node={name}{journal}", control.url, at.cursor, wait.as_millis());
+    let response = client.get_with(&url, key, wait + ANSWER_TIME_MAX).await?;
     if !response.status().is_success() {
-        return Err(FollowError::Status(response.status().as_u16()));
+        // Control's reason names the mend.
+        let reason = String::from_utf8_lossy(response.body()).chars().take(REASON_CHARS_MAX).collect();
+        return Err(FollowError::Status(response.status().as_u16(), reason));
     }
     Ok(serde_json::from_slice(response.body())?)
 }

@@ -17,13 +17,6 @@ const SOON: Duration = Duration::from_secs(8);
 
 const KEY: &str = "the key of this test";
 
-/// How a stand-in for control treats nodes that have seen more than its journal holds.
-#[derive(Clone, Copy, PartialEq)]
-enum Ahead {
-    Refuse,
-    Reconcile,
-}
-
 struct Control {
     address: SocketAddr,
     journal: Arc<Mutex<Journal>>,
@@ -32,12 +25,12 @@ struct Control {
 }
 
 impl Control {
-    async fn start(address: SocketAddr, journal: &Path, ahead: Ahead) -> Self {
+    async fn start(address: SocketAddr, journal: &Path) -> Self {
         let journal = Arc::new(Mutex::new(Journal::open(journal).expect("opens")));
         let shared = journal.clone();
         let extra: admin::Extra = Arc::new(move |request| {
             let journal = shared.clone();
-            Box::pin(async move { answer(&journal, &request, ahead).await })
+            Box::pin(async move { answer(&journal, &request).await })
         });
         let listener = admin::bind(address).await.expect("a free port");
         let address = listener.local_addr().expect("bound");
@@ -58,14 +51,11 @@ impl Control {
     }
 }
 
-async fn answer(journal: &Mutex<Journal>, request: &Request<Bytes>, ahead: Ahead) -> Response<Bytes> {
-    let status = |code: StatusCode| {
-        let mut response = Response::new(Bytes::new());
-        *response.status_mut() = code;
-        response
-    };
+async fn answer(journal: &Mutex<Journal>, request: &Request<Bytes>) -> Response<Bytes> {
     if !admin::has_node_key(request, &Secret(KEY.into())) {
-        return status(StatusCode::UNAUTHORIZED);
+        let mut response = Response::new(Bytes::from_static(b"another key"));
+        *response.status_mut() = StatusCode::UNAUTHORIZED;
+        return response;
     }
     let query = request.uri().query().unwrap_or_default();
     let value = |key: &str| query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
@@ -76,12 +66,7 @@ async fn answer(journal: &Mutex<Journal>, request: &Request<Bytes>, ahead: Ahead
     loop {
         {
             let mut journal = journal.lock().expect("whole");
-            if ahead == Ahead::Reconcile {
-                journal.reconcile(value("journal"), after, 1).expect("works");
-            }
-            if after > journal.revision() {
-                return status(StatusCode::CONFLICT);
-            }
+            journal.reconcile(value("journal"), after, 1).expect("works");
             let entries = journal.after(after, 256);
             if !entries.is_empty() || Instant::now() >= until {
                 let answer = JournalAnswer { journal: journal.id(), revision: journal.revision(), entries };
@@ -154,7 +139,7 @@ fn any_port() -> SocketAddr {
 #[tokio::test]
 async fn entries_come_in_order_live_and_again_after_a_restart() {
     let dir = tempfile::tempdir().expect("a directory");
-    let control = Control::start(any_port(), &dir.path().join("journal"), Ahead::Refuse).await;
+    let control = Control::start(any_port(), &dir.path().join("journal")).await;
     control.append(purge("a"));
     control.append(purge("a"));
     let mut node = Node::start(dir.path(), control.address).await;
@@ -173,7 +158,7 @@ async fn entries_come_in_order_live_and_again_after_a_restart() {
     assert_eq!((state.caught_up, state.control_reachable), (false, false));
 
     // It returns with one more.
-    let control = Control::start(address, &dir.path().join("journal"), Ahead::Refuse).await;
+    let control = Control::start(address, &dir.path().join("journal")).await;
     control.append(purge("c"));
     let entry = node.next().await;
     assert_eq!((entry.revision, entry.change), (4, purge("c")));
@@ -183,7 +168,7 @@ async fn entries_come_in_order_live_and_again_after_a_restart() {
 #[tokio::test]
 async fn a_fleet_file_takes_effect_before_it_is_handed_out_and_survives() {
     let dir = tempfile::tempdir().expect("a directory");
-    let control = Control::start(any_port(), &dir.path().join("journal"), Ahead::Refuse).await;
+    let control = Control::start(any_port(), &dir.path().join("journal")).await;
     let mut node = Node::start(dir.path(), control.address).await;
     node.until("caught up", |s| s.caught_up).await;
     control.append(Change::FleetFile { text: "no [fleet".into() });
@@ -202,7 +187,7 @@ async fn a_fleet_file_takes_effect_before_it_is_handed_out_and_survives() {
 #[tokio::test]
 async fn a_fleet_file_of_the_journal_that_the_role_cannot_use_leaves_the_one_on_disk_in_force() {
     let dir = tempfile::tempdir().expect("a directory");
-    let control = Control::start(any_port(), &dir.path().join("journal"), Ahead::Refuse).await;
+    let control = Control::start(any_port(), &dir.path().join("journal")).await;
     control.append(Change::FleetFile { text: fleet_text(control.address, "report_interval = \"7s\" # mail") });
     let mut node = Node::start(dir.path(), control.address).await;
     node.next().await;
@@ -216,7 +201,7 @@ async fn a_fleet_file_of_the_journal_that_the_role_cannot_use_leaves_the_one_on_
 #[tokio::test]
 async fn a_role_that_drops_its_entries_still_gets_fleet_files() {
     let dir = tempfile::tempdir().expect("a directory");
-    let control = Control::start(any_port(), &dir.path().join("journal"), Ahead::Refuse).await;
+    let control = Control::start(any_port(), &dir.path().join("journal")).await;
     let node = Node::start(dir.path(), control.address).await;
     let NodeContext { entries, mut fleet, .. } = node.context;
     drop(entries);
@@ -227,42 +212,38 @@ async fn a_role_that_drops_its_entries_still_gets_fleet_files() {
 
 #[tokio::test]
 async fn a_lost_journal_purges_everything_and_later_purges_hold() {
-    for ahead in [Ahead::Refuse, Ahead::Reconcile] {
-        let dir = tempfile::tempdir().expect("a directory");
-        let control = Control::start(any_port(), &dir.path().join("journal"), ahead).await;
-        for n in 1..=5 {
-            assert_eq!(control.append(purge(&n.to_string())), n);
-        }
-        let mut node = Node::start(dir.path(), control.address).await;
-        for revision in 1..=5 {
-            assert_eq!(node.next().await.revision, revision);
-        }
-        node.until("caught up", |s| s.caught_up).await;
-
-        let address = control.stop().await;
-        std::fs::remove_file(dir.path().join("journal")).expect("there");
-        let control = Control::start(address, &dir.path().join("journal"), ahead).await;
-        let wiped = node.next().await;
-        assert_eq!((wiped.revision, &wiped.change), (6, &everything()));
-        node.until("caught up", |s| s.caught_up && s.revision == 6).await;
-        let accepted = control.append(purge("later"));
-        let later = node.next().await;
-        assert_eq!((later.revision, &later.change), (7, &purge("later")));
-        if ahead == Ahead::Reconcile {
-            assert_eq!(accepted, later.revision, "both sides count alike again");
-        }
-        node.stop().await;
-
-        // A restart finds the same, whatever control is at.
-        let mut node = Node::start(dir.path(), any_port()).await;
-        assert_eq!([node.next().await.change, node.next().await.change], [everything(), purge("later")]);
+    let dir = tempfile::tempdir().expect("a directory");
+    let control = Control::start(any_port(), &dir.path().join("journal")).await;
+    for n in 1..=5 {
+        assert_eq!(control.append(purge(&n.to_string())), n);
     }
+    let mut node = Node::start(dir.path(), control.address).await;
+    for revision in 1..=5 {
+        assert_eq!(node.next().await.revision, revision);
+    }
+    node.until("caught up", |s| s.caught_up).await;
+
+    let address = control.stop().await;
+    std::fs::remove_file(dir.path().join("journal")).expect("there");
+    let control = Control::start(address, &dir.path().join("journal")).await;
+    let wiped = node.next().await;
+    assert_eq!((wiped.revision, &wiped.change), (6, &everything()));
+    node.until("caught up", |s| s.caught_up && s.revision == 6).await;
+    let accepted = control.append(purge("later"));
+    let later = node.next().await;
+    assert_eq!((later.revision, &later.change), (7, &purge("later")));
+    assert_eq!(accepted, later.revision, "both sides count alike again");
+    node.stop().await;
+
+    // A restart finds the same, whatever control is at.
+    let mut node = Node::start(dir.path(), any_port()).await;
+    assert_eq!([node.next().await.change, node.next().await.change], [everything(), purge("later")]);
 }
 
 #[tokio::test]
 async fn before_it_begins_nothing_is_written() {
     let dir = tempfile::tempdir().expect("a directory");
-    let control = Control::start(any_port(), &dir.path().join("journal"), Ahead::Refuse).await;
+    let control = Control::start(any_port(), &dir.path().join("journal")).await;
     let prepared = async || {
         let fleet = file::parse(&fleet_text(control.address, ""), dir.path()).expect("a good file");
         let (trigger, shutdown) = shutdown::channel();
@@ -287,7 +268,7 @@ async fn before_it_begins_nothing_is_written() {
 #[tokio::test]
 async fn a_copy_that_was_damaged_is_fetched_again() {
     let dir = tempfile::tempdir().expect("a directory");
-    let control = Control::start(any_port(), &dir.path().join("journal"), Ahead::Reconcile).await;
+    let control = Control::start(any_port(), &dir.path().join("journal")).await;
     let mut node = Node::start(dir.path(), control.address).await;
     for n in 1..=2 {
         control.append(purge(&n.to_string()));
@@ -327,7 +308,7 @@ async fn without_control_there_is_nothing_to_wait_for() {
 #[tokio::test]
 async fn a_wrong_key_is_not_reachable_and_a_new_one_is_taken_at_once() {
     let dir = tempfile::tempdir().expect("a directory");
-    let control = Control::start(any_port(), &dir.path().join("journal"), Ahead::Refuse).await;
+    let control = Control::start(any_port(), &dir.path().join("journal")).await;
     let mut node = Node::start(dir.path(), control.address).await;
     node.until("caught up", |s| s.caught_up).await;
     let with_key = |key: &str| {
@@ -369,4 +350,15 @@ fn a_position_follows_what_is_taken() {
     // Once the journal's own numbers are higher, they are used.
     let (_, entries) = advance(&at, &answer(100, vec![entry(100, purge("c"))]));
     assert_eq!(entries[0].revision, 100);
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_with_its_reason() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = Control::start(any_port(), &dir.path().join("journal")).await;
+    let fleet = file::parse(&fleet_text(server.address, ""), dir.path()).expect("a good file");
+    let control = fleet.control.as_ref().expect("it has one");
+    let wrong = Secret("wrong".into());
+    let refused = ask(&Client::new(), control, &wrong, "ams-1", &Position::default(), Duration::ZERO).await.expect_err("refused");
+    assert_eq!(refused.to_string(), "control answered with status 401: another key");
 }
