@@ -24,11 +24,18 @@ fn sites_that_change_places_in_the_file_are_never_taken_for_one_another() {
             let (done, address) = (Arc::clone(&done), server.address);
             std::thread::spawn(move || {
                 let message = query(1, name, 1);
+                let mut whole = 0;
                 while !done.load(Ordering::Relaxed) {
                     let answer = support::udp_within(address, &message, std::time::Duration::from_secs(3)).expect("an answer");
+                    // On a quick machine this may be more than one network is given without a cookie.
+                    if answer[2] & 0x02 != 0 {
+                        continue;
+                    }
+                    whole += 1;
                     assert_eq!(count(&answer, 6), 2, "{name} has two addresses at all times");
                     assert_eq!(answer[answer.len() - 4..answer.len() - 1], [127, 0, net], "{name} is given another site's cluster");
                 }
+                whole
             })
         })
         .collect();
@@ -42,7 +49,7 @@ fn sites_that_change_places_in_the_file_are_never_taken_for_one_another() {
     }
     done.store(true, Ordering::Relaxed);
     for client in clients {
-        client.join().expect("every answer was right");
+        assert!(client.join().expect("every answer was right") > 100);
     }
 }
 
