@@ -31,7 +31,10 @@ pub(crate) async fn edge(arguments: EdgeArgs, with_parent: bool) -> Result<(), F
     let EdgeArgs { node, listen, origin, default_ttl, memory, disk, state_dir } = arguments;
     let context = match origin {
         Some(origin) => {
-            let state_dir = state_dir.unwrap_or_else(|| own_state_dir(listen.first()));
+            let state_dir = match state_dir {
+                Some(named) => named,
+                None => own_state_dir(listen.first(), disk.0 > 0)?,
+            };
             let fleet = file::standalone_edge(listen, &origin, state_dir, memory, disk, default_ttl)?;
             context("edge".to_owned(), fleet, None, no_check, with_parent).await?
         }
@@ -132,9 +135,31 @@ fn choose<'f>(asked: Option<String>, kind: &str, names: impl Iterator<Item = &'f
 }
 
 /// State of an edge without a fleet file: by the port, so that two of them do not meet.
-fn own_state_dir(listen: Option<&SocketAddr>) -> PathBuf {
+fn own_state_dir(listen: Option<&SocketAddr>, is_needed: bool) -> Result<PathBuf, Failure> {
     let port = listen.map_or(0, SocketAddr::port);
-    std::env::temp_dir().join(format!("nearcast-edge-{}-{port}", kernel::user_id()))
+    let path = std::env::temp_dir().join(format!("nearcast-edge-{}-{port}", kernel::user_id()));
+    if is_needed {
+        make_own(&path)?;
+    }
+    Ok(path)
+}
+
+/// Makes a directory where everybody can make one. What somebody else has put there under that name is not used.
+fn make_own(path: &Path) -> Result<(), Failure> {
+    use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+    let made = std::fs::DirBuilder::new().mode(0o700).create(path);
+    let is_own = || std::fs::symlink_metadata(path).is_ok_and(|about| about.is_dir() && about.uid() == kernel::user_id());
+    match made {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && is_own() => Ok(()),
+        Err(error) => {
+            let message = format!(
+                "cannot use {} as the state directory: {error}, and it is not this user's own; name another with --state-dir",
+                path.display()
+            );
+            Err(Failure::new(FailureKind::CannotCreate, message))
+        }
+    }
 }
 
 /// Reads the fleet file again at each SIGHUP. A file with mistakes changes nothing and is logged. Neither does one that
@@ -172,6 +197,22 @@ fn write_demo_content(root: &Path) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_state_directory_that_somebody_planted_is_not_used() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let own = directory.path().join("own");
+        make_own(&own).expect("it is made");
+        make_own(&own).expect("it is there already, and ours");
+        let (link, file) = (directory.path().join("link"), directory.path().join("file"));
+        std::os::unix::fs::symlink(&own, &link).expect("a link");
+        std::fs::write(&file, "").expect("a file");
+        for planted in [link, file] {
+            let refused = make_own(&planted).expect_err("it is not a directory of ours");
+            assert_eq!(refused.kind.exit_code(), 73);
+            assert!(refused.message.contains("--state-dir"), "{refused}");
+        }
+    }
 
     #[test]
     fn the_only_node_needs_no_name() {

@@ -12,7 +12,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 const HEADER_BYTES: usize = 28;
@@ -264,7 +264,9 @@ fn create(path: &Path, magic: &[u8; 8]) -> io::Result<()> {
 }
 
 fn write_fresh(fresh: &Path, magic: &[u8; 8], id: [u8; 16], payloads: impl Iterator<Item = Vec<u8>>) -> io::Result<()> {
-    let mut file = io::BufWriter::new(File::create(fresh)?);
+    // It may hold the fleet file, and with it the node key.
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(fresh)?;
+    let mut file = io::BufWriter::new(file);
     file.write_all(&header(magic, id))?;
     for payload in payloads {
         file.write_all(&frame(&payload))?;

@@ -511,6 +511,15 @@ mod tests {
     }
 
     #[test]
+    fn nobody_else_may_read_a_journal() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("journal");
+        drop(Journal::open(&path).expect("it is begun"));
+        assert_eq!(std::fs::metadata(&path).expect("it is there").permissions().mode() & 0o077, 0, "it may hold the node key");
+    }
+
+    #[test]
     fn an_order_of_an_earlier_version_is_read() {
         let text = r#"{"kind":"push","id":"o","cluster":"ams","items":[],"rate_bytes":1,"not_after_unix_ms":2}"#;
         let order =

@@ -780,7 +780,7 @@ name = "demo.test"
     #[test]
     fn its_examples_are_good() {
         let blocks: Vec<&str> = PAGE.split("```toml\n").skip(1).filter_map(|b| b.split_once("```")).map(|(block, _)| block).collect();
-        let [smallest, grown, zone] = &blocks[..] else { panic!("three examples") };
+        let [smallest, grown, apart, zone] = &blocks[..] else { panic!("four examples") };
         assert!(smallest.lines().count() < 20);
         assert_eq!(*smallest, SMALLEST);
         let with = grown.replacen("[fleet]\n", "", 1);
@@ -788,6 +788,10 @@ name = "demo.test"
         let whole = format!("{}\n{rest}\n{zone}", smallest.replacen("[fleet]\n", &format!("[fleet]\n{key}\n"), 1));
         let fleet = fleet_of(&whole);
         assert_eq!((fleet.name_servers.len(), fleet.zones.len(), fleet.control.is_some()), (1, 1, true));
+        let on_several = format!("{}\n{apart}", smallest.replacen("[fleet]\n", &format!("[fleet]\n{key}\n"), 1));
+        let fleet = fleet_of(&on_several);
+        assert_eq!(fleet.control.map(|c| c.url), Some("http://10.0.0.5:7700".to_owned()));
+        assert_eq!(fleet.name_servers[0].admin_url, "http://10.0.0.53:9153");
     }
 }
 
