@@ -214,7 +214,7 @@ pub(crate) struct PurgeArgs {
     /// Keep the responses, but ask the origin whether they are still good before serving them again
     #[arg(long)]
     pub(crate) soft: bool,
-    /// How long to wait until every edge has confirmed
+    /// How long to wait until every edge has confirmed; exit code 69 when one has not, 0s waits for none
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "5s")]
     pub(crate) wait: Duration,
     #[command(flatten)]
