@@ -118,11 +118,13 @@ fn a_killed_edge_is_told_of_and_clients_go_on() {
         if status["recent"]["counted"].as_f64().unwrap_or(0.0) > 20.0 { Ok(status) } else { Err(status["recent"].to_string()) }
     });
     assert_eq!(status["zone"], "cdn.test");
-    let victim = children(&demo.dir)
-        .into_iter()
-        .find(|pid| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|l| String::from_utf8_lossy(&l).contains("\0ams-2\0")))
-        .expect("ams-2 runs");
-    let killed = std::process::Command::new("kill").args(["-9", &victim.to_string()]).status().expect("kill runs");
+    // The two that need clients, of all that it prints to try.
+    let pushed = demo.operate(&["push", "--now"]);
+    assert!(pushed.contains("ended") && pushed.contains("100 %") && !pushed.contains("running"), "{pushed}");
+    let printed = demo.process.output();
+    let kill = printed.lines().map(str::trim).find(|line| line.starts_with("kill -9 ")).expect("it prints how to kill an edge");
+    assert!(kill.ends_with("# ams-2"), "{kill}");
+    let killed = std::process::Command::new("sh").args(["-c", kill]).status().expect("a shell runs");
     assert!(killed.success());
     demo.process.wait_for_output("ams-2 has been killed; the others go on", Duration::from_secs(5));
     let output =
