@@ -265,6 +265,13 @@ pub struct CachePolicy {
     pub obey_client: bool,
     /// Larger bodies are passed through and not stored.
     pub body_bytes_max: Bytes,
+    /// Request fields, in lower case, that answers do not depend on, `cookie` among them perhaps: requests that have them
+    /// fill the store like all others.
+    pub forward_fields: Vec<String>,
+    /// Request fields, in lower case, by which stored responses are kept apart, as if every response named them in `Vary`.
+    pub key_fields: Vec<String>,
+    /// Whether a response that may be stored is stored with its `Set-Cookie` lines.
+    pub store_set_cookie: bool,
 }
 
 impl Default for CachePolicy {
@@ -276,6 +283,9 @@ impl Default for CachePolicy {
             stale_if_error: Duration::ZERO,
             obey_client: false,
             body_bytes_max: Bytes(8 << 30),
+            forward_fields: Vec::new(),
+            key_fields: Vec::new(),
+            store_set_cookie: false,
         }
     }
 }

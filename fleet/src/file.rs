@@ -60,7 +60,43 @@ const CLUSTER: &[&str] = &["name", "label", "place", "time_zone", "off_peak", "f
 const PLACE: &[&str] = &["latitude", "longitude"];
 const NODE: &[&str] = &["name", "address", "addresses", "listen", "service", "admin", "memory", "disk", "threads", "capacity"];
 const SITE: &[&str] = &["name", "hosts", "origin", "origin_host", "steering", "ttl", "clusters", "cache"];
-const CACHE: &[&str] = &["default_ttl", "heuristic", "stale_while_revalidate", "stale_if_error", "obey_client", "body_max"];
+const CACHE: &[&str] = &[
+    "default_ttl",
+    "heuristic",
+    "stale_while_revalidate",
+    "stale_if_error",
+    "obey_client",
+    "body_max",
+    "forward_fields",
+    "key_fields",
+    "store_set_cookie",
+];
+/// Request fields that the edge reads, makes or drops itself, so that no answer can be kept apart by what a client sends.
+const OWN_FIELDS: &[&str] = &[
+    "cdn-loop",
+    "connection",
+    "content-length",
+    "expect",
+    "forwarded",
+    "host",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "keep-alive",
+    "nearcast-peer",
+    "range",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+];
+/// Names in each of a site's lists of request fields.
+const FIELDS_MAX: usize = 32;
+/// Bytes of such a name.
+const FIELD_NAME_BYTES_MAX: usize = 64;
 const ZONE: &[&str] = &["name", "ttl", "name_servers", "records"];
 
 /// One mistake in a fleet file.
@@ -942,7 +978,44 @@ fn check_cache(section: &Section<'_>) -> CachePolicy {
         stale_if_error: section.duration("stale_if_error", Duration::ZERO..=year).unwrap_or(defaults.stale_if_error),
         obey_client: section.boolean("obey_client", defaults.obey_client),
         body_bytes_max: section.bytes("body_max", Bytes(1 << 10)..=Bytes(1 << 44)).unwrap_or(defaults.body_bytes_max),
+        forward_fields: check_fields(section, "forward_fields"),
+        key_fields: check_fields(section, "key_fields"),
+        store_set_cookie: section.boolean("store_set_cookie", defaults.store_set_cookie),
     }
+}
+
+/// Names of request fields, in lower case, each once.
+fn check_fields(section: &Section<'_>, key: &'static str) -> Vec<String> {
+    let mut names = Vec::new();
+    let texts = section.texts(key).unwrap_or_default();
+    if let Some(text) = texts.get(FIELDS_MAX) {
+        text.note(format!("there are more than {FIELDS_MAX} fields"), "remove some: each is looked at for every request that is not a hit");
+    }
+    for text in texts.into_iter().take(FIELDS_MAX) {
+        let name = text.text.to_ascii_lowercase();
+        let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+        if name.is_empty() || name.len() > FIELD_NAME_BYTES_MAX || !name.bytes().all(is_token) {
+            text.note(
+                format!("{:?} is no name of a field", text.text),
+                "write one such as \"x-app-version\", without a colon, wildcard or value",
+            );
+        } else if name == "authorization" {
+            text.note(
+                "answers to requests with credentials are shared only where they say so",
+                "remove it; let the origin send Cache-Control: public, s-maxage or must-revalidate (RFC 9111 section 3.5)",
+            );
+        } else if OWN_FIELDS.contains(&name.as_str()) || name.starts_with("x-forwarded-") {
+            text.note(
+                format!("{name} is a field that the edge makes or reads itself"),
+                "remove it: no client's value of it reaches the origin",
+            );
+        } else if names.contains(&name) {
+            text.note(format!("{name} is there twice"), "remove one");
+        } else {
+            names.push(name);
+        }
+    }
+    names
 }
 
 /// What is known of the CDN's own zone before the zones are checked.

@@ -225,6 +225,9 @@ stale_while_revalidate = "30s"
 stale_if_error = "1d"
 obey_client = true
 body_max = "1GiB"
+forward_fields = ["X-App-Version", "cookie"]
+key_fields = "x-tenant"
+store_set_cookie = true
 
 [[zone]]
 name = "Demo.test"
@@ -288,6 +291,9 @@ fn every_setting_is_taken_as_written() {
         stale_if_error: Duration::from_secs(86_400),
         obey_client: true,
         body_bytes_max: Bytes(1 << 30),
+        forward_fields: vec!["x-app-version".into(), "cookie".into()],
+        key_fields: vec!["x-tenant".into()],
+        store_set_cookie: true,
     };
     assert_eq!(site.cache, cache);
     let zone = &fleet.zones[0];
@@ -307,6 +313,28 @@ const WRONG: &[Case] = &[
     ("off_peak = \"02:00", "offpeak = \"02:00", "offpeak", 1, "cluster[0].offpeak: there is no such setting", "did you mean off_peak?"),
     ("[[site]]", "[[sites]]", "[[sites]]", 3, "sites: there is no such setting", "did you mean site?"),
     ("ttl = \"5s\"", "xyzzy = 1", "xyzzy", 1, "site[0].xyzzy", "the settings here are name, hosts"),
+    // Request fields.
+    (
+        "ttl = \"5s\"",
+        "cache.forward_fields = [\"x-a\", \"x:y\"]",
+        "cache.forward_fields",
+        32,
+        "\"x:y\" is no name of a field",
+        "without a colon",
+    ),
+    ("ttl = \"5s\"", "cache.forward_fields = [\"x-a\", \"X-A\"]", "cache.forward_fields", 32, "x-a is there twice", "remove one"),
+    (
+        "ttl = \"5s\"",
+        "cache.forward_fields = [\"x-a\", \"Authorization\"]",
+        "cache.forward_fields",
+        32,
+        "shared only where they say so",
+        "RFC 9111",
+    ),
+    ("ttl = \"5s\"", "cache.key_fields = \"sec-@\"", "cache.key_fields", 20, "is no name of a field", "wildcard"),
+    ("ttl = \"5s\"", "cache.key_fields = \"X-Forwarded-Host\"", "cache.key_fields", 20, "the edge makes or reads itself", "remove it"),
+    ("ttl = \"5s\"", "cache.key_fields = \"\"", "cache.key_fields", 20, "is no name of a field", "x-app-version"),
+    ("ttl = \"5s\"", "cache.store_set_cookie = \"yes\"", "cache.store_set_cookie", 26, "this is a string", "true or false"),
     ("zone = \"cdn.test\"\n", "", "[fleet]", 1, "fleet.zone: this setting is required", "add zone = "),
     ("origin = \"http://127.9.0.80:8000\"\n", "", "[[site]]", 1, "site[0].origin: this setting is required", "add origin = "),
     ("place = { latitude = 52.37, longitude = 4.9 }\n", "", "[[cluster]]", 1, "cluster[0].place: this setting is required", "latitude"),
