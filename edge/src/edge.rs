@@ -7,14 +7,16 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use nearcast_fleet::clock::unix_millis;
 use nearcast_fleet::config::{CachePolicy, Fleet, Secret};
 
+use crate::changes::Changes;
 use crate::fill::Forwards;
 use crate::index::Index;
 use crate::metrics::{Metrics, SiteCounters};
 use crate::origin::{OriginPool, Target};
+use crate::policy::request_fields;
 use crate::popularity::Popularity;
 use crate::purge::Generations;
 use crate::response::StoredResponse;
@@ -71,6 +73,16 @@ impl Sites {
                 tracing::warn!(site = configured.name, origin = configured.origin, "a site's origin is no URL; the site is not served");
                 continue;
             };
+            for name in configured.cache.forward_fields.iter().chain(&configured.cache.key_fields) {
+                if HeaderName::from_bytes(name.as_bytes()).is_ok_and(|name| request_fields::is_removed(&name)) {
+                    let site = &configured.name;
+                    tracing::warn!(
+                        site,
+                        field = name,
+                        "a listed request field never reaches the origin: the edge drops it from every request"
+                    );
+                }
+            }
             let site = Arc::new(Site {
                 name: configured.name.as_str().into(),
                 target: Arc::new(target),
@@ -117,6 +129,7 @@ pub(crate) struct Edge {
     pub(crate) index: Index,
     pub(crate) forwards: Forwards,
     pub(crate) generations: Generations,
+    pub(crate) changes: Changes,
     pub(crate) metrics: Arc<Metrics>,
     /// Refused and local answers count here, under no site's name.
     pub(crate) no_site: Arc<SiteCounters>,

@@ -4,10 +4,11 @@
 //! A fill belongs to nobody: it runs as its own task and outlives the client that began it, unless there are so many that
 //! those without a reader have to end. Who waits learns the
 //! outcome of the head, then reads from the store as bytes come. A response that may not be stored goes to the one
-//! client that asked; the others are told at once, and for a while nobody waits in line for that key. What came for that
-//! client's own sake (its range, its credentials) sends the others back, where one of them leads next. An error is shared
-//! by those who waited for it with the same [`Unusual`] fields, and by nobody after them: an origin in trouble is not asked
-//! once for each.
+//! client that asked; the others are told at once, and for a while nobody waits in line for that key. Requests with
+//! different [`Unusual`] fields never wait for one another, as what these bring about is not shared. What came for one
+//! client's own sake (its cookie, range, credentials) sends the others back, where one of them leads next. An error is
+//! shared by those who waited for it with the same cookies and range, and by nobody after them: an origin in trouble is
+//! not asked once for each.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,9 +16,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dashmap::DashMap;
-use http::header::{IF_RANGE, RANGE};
+use http::header::{COOKIE, IF_RANGE, RANGE, SET_COOKIE};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use nearcast_fleet::config::CachePolicy;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
@@ -25,8 +27,10 @@ use crate::content::{Content, Fill, FillWriter};
 use crate::edge::{Edge, Site, Worker, now_ms};
 use crate::index::HashedKey;
 use crate::origin::{OriginBody, OriginError, OriginRequestBody, Target};
-use crate::policy::freshness::{self, Exchange, Freshness, RequestFacts};
+use crate::policy::fields::CacheControl;
+use crate::policy::freshness::{self, Exchange, Freshness, NotStored, RequestFacts};
 use crate::policy::range::{self, ByteRange, ContentRange, Spec};
+use crate::policy::request_fields::{self, Unusual};
 use crate::policy::{conditional, reuse, vary};
 use crate::purge::Verdict;
 use crate::push::{self, Pacer};
@@ -66,8 +70,13 @@ pub(crate) enum Told {
     Published,
     /// What came may not be shared: ask for yourself.
     Unshared,
-    /// What came is for the range or the credentials of the one who asked, or was purged: look again, and ask together.
+    /// What came may be due to the cookie of the one who asked, or to fields that are too long: of those who wait the ones
+    /// of the same kind ask for themselves, the others look again and ask together.
+    Own,
+    /// What came is for the range or the credentials of the one who asked: as [`Own`](Self::Own), and nothing to remember.
     Aside,
+    /// What came is not there any more, as it was purged or changed meanwhile: look again, and ask together.
+    AskAgain,
     /// The origin answered with an error, which is not stored; the answer itself where it may be given to others.
     Erred { status: StatusCode, answer: Option<(Arc<StoredResponse>, Arc<Fill>)> },
     /// The origin failed.
@@ -79,38 +88,59 @@ pub(crate) async fn told(told: &mut watch::Receiver<Told>) -> Told {
     told.wait_for(|t| !matches!(t, Told::Waiting)).await.map_or(Told::Unshared, |t| t.clone())
 }
 
-/// Fields that most requests have and that tell one client from another; what is in them brings no origin into trouble.
-const ORDINARY: [&str; 20] = [
-    "accept",
-    "accept-charset",
-    "accept-encoding",
-    "accept-language",
-    "cache-control",
-    "cdn-loop",
-    "dnt",
-    "host",
-    "origin",
-    "pragma",
-    "priority",
-    "referer",
-    "save-data",
-    "traceparent",
-    "tracestate",
-    "upgrade-insecure-requests",
-    "user-agent",
-    "via",
-    "x-forwarded-for",
-    "x-forwarded-proto",
-];
+/// What of a request tells it from others for the same URL, as far as they may share a forward request.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Requester {
+    /// Of the unusual fields and those that the site keys by. Requests that differ in it never wait for one another.
+    group: u128,
+    kind: RequestKind,
+    /// Cookies and range: an error may be their fault.
+    own: Vec<(HeaderName, HeaderValue)>,
+}
 
-/// The fields of a forward request by which an error may be the fault of whoever sent them, in their order.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Unusual(Vec<(HeaderName, HeaderValue)>);
+/// By what an answer may be for one request alone, beside its unusual fields.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct RequestKind {
+    has_cookie: bool,
+    has_range: bool,
+    is_oversized: bool,
+}
 
-impl Unusual {
-    pub(crate) fn of(fields: &HeaderMap) -> Self {
-        let is_ordinary = |name: &str| ORDINARY.contains(&name) || name.starts_with("sec-");
-        Self(fields.iter().filter(|(name, _)| !is_ordinary(name.as_str())).map(|(n, v)| (n.clone(), v.clone())).collect())
+impl RequestKind {
+    /// Whether the answer says little about what others get.
+    fn is_special(self) -> bool {
+        self.has_cookie || self.is_oversized
+    }
+
+    /// Apart for each kind whose answers say little about those to others.
+    fn bits(self) -> u128 {
+        u128::from(self.has_cookie) << 127 | u128::from(self.is_oversized) << 126
+    }
+}
+
+impl Requester {
+    /// A client's request.
+    pub(crate) fn of(client: &HeaderMap, unusual: &Unusual, keyed: &HeaderMap) -> Self {
+        let own = [COOKIE, RANGE].into_iter();
+        Self {
+            group: unusual.hash() ^ request_fields::hash(keyed.iter()),
+            kind: RequestKind {
+                has_cookie: client.contains_key(COOKIE),
+                has_range: client.contains_key(RANGE),
+                is_oversized: request_fields::is_oversized(client),
+            },
+            own: own.flat_map(|name| client.get_all(&name).iter().map(move |value| (name.clone(), value.clone()))).collect(),
+        }
+    }
+
+    /// What requests of the same group under way are found by.
+    fn flight(&self, hash: u128) -> u128 {
+        hash ^ self.group
+    }
+
+    /// What it is remembered by that answers to such requests are not shared.
+    fn memo(&self, hash: u128) -> u128 {
+        hash ^ self.group ^ self.kind.bits()
     }
 }
 
@@ -118,7 +148,7 @@ impl Unusual {
 #[derive(Debug)]
 struct Flight {
     told: Arc<watch::Sender<Told>>,
-    unusual: Unusual,
+    requester: Requester,
 }
 
 /// Forward requests under way by key, and keys for which waiting is pointless.
@@ -133,8 +163,8 @@ pub(crate) struct Forwards {
 pub(crate) enum Joined {
     /// Send it, and tell the others.
     Leader(Lead),
-    /// Wait for the one that is under way. Its errors are this one's only when it is alike: of the same unusual fields.
-    Follower { told: watch::Receiver<Told>, is_alike: bool },
+    /// Wait for the one that is under way. Its errors are this one's only when it is alike: of the same cookies and range.
+    Follower { told: watch::Receiver<Told>, is_alike: bool, is_same_kind: bool },
     /// Send it for yourself alone.
     Alone,
 }
@@ -170,36 +200,43 @@ impl Forwards {
         Self { fills, in_flight: DashMap::default(), unshared: DashMap::default() }
     }
 
-    pub(crate) fn join(edge: &Arc<Edge>, hash: u128, unusual: Unusual) -> Joined {
+    pub(crate) fn join(edge: &Arc<Edge>, hash: u128, requester: Requester) -> Joined {
         let forwards = &edge.forwards;
-        if !forwards.unshared.is_empty() && forwards.unshared.get(&hash).is_some_and(|until| *until > now_ms()) {
+        let memo = requester.memo(hash);
+        if !forwards.unshared.is_empty() && forwards.unshared.get(&memo).is_some_and(|until| *until > now_ms()) {
             return Joined::Alone;
         }
-        match forwards.in_flight.entry(hash) {
+        let flight = requester.flight(hash);
+        match forwards.in_flight.entry(flight) {
             dashmap::Entry::Occupied(other) => {
-                Joined::Follower { told: other.get().told.subscribe(), is_alike: other.get().unusual == unusual }
+                let Flight { told, requester: first } = other.get();
+                Joined::Follower {
+                    told: told.subscribe(),
+                    is_alike: first.own == requester.own,
+                    is_same_kind: first.kind == requester.kind,
+                }
             }
             dashmap::Entry::Vacant(free) => {
                 let told = Arc::new(watch::channel(Told::Waiting).0);
-                free.insert(Flight { told: told.clone(), unusual });
-                Joined::Leader(Lead { edge: edge.clone(), hash, told, is_over: false })
+                free.insert(Flight { told: told.clone(), requester });
+                Joined::Leader(Lead { edge: edge.clone(), flight, memo, told, is_over: false })
             }
         }
     }
 
-    /// A lead only when nobody else has one.
-    pub(crate) fn lead(edge: &Arc<Edge>, hash: u128, unusual: Unusual) -> Option<Lead> {
-        match Self::join(edge, hash, unusual) {
+    /// A lead only when nobody else has one, for a request that is no client's own.
+    pub(crate) fn lead(edge: &Arc<Edge>, hash: u128) -> Option<Lead> {
+        match Self::join(edge, hash, Requester::default()) {
             Joined::Leader(lead) => Some(lead),
             Joined::Follower { .. } | Joined::Alone => None,
         }
     }
 
-    fn note_unshared(&self, hash: u128) {
+    fn note_unshared(&self, memo: u128) {
         if self.unshared.len() >= UNSHARED_MAX {
             self.unshared.clear();
         }
-        self.unshared.insert(hash, now_ms() + UNSHARED_MS);
+        self.unshared.insert(memo, now_ms() + UNSHARED_MS);
     }
 
     /// Forward requests under way.
@@ -216,7 +253,8 @@ impl Forwards {
 /// The duty to tell followers of one key. Dropped untold it sends them on their own way.
 pub(crate) struct Lead {
     edge: Arc<Edge>,
-    hash: u128,
+    flight: u128,
+    memo: u128,
     told: Arc<watch::Sender<Told>>,
     is_over: bool,
 }
@@ -229,13 +267,13 @@ impl Lead {
     fn end(&mut self, told: Told) {
         self.is_over = true;
         match told {
-            Told::Unshared => self.edge.forwards.note_unshared(self.hash),
+            Told::Unshared | Told::Own => self.edge.forwards.note_unshared(self.memo),
             Told::Published => {
-                self.edge.forwards.unshared.remove(&self.hash);
+                self.edge.forwards.unshared.remove(&self.memo);
             }
-            Told::Waiting | Told::Aside | Told::Erred { .. } | Told::Failed(_) => {}
+            Told::Waiting | Told::Aside | Told::AskAgain | Told::Erred { .. } | Told::Failed(_) => {}
         }
-        self.edge.forwards.in_flight.remove(&self.hash);
+        self.edge.forwards.in_flight.remove(&self.flight);
         self.told.send_replace(told);
     }
 }
@@ -243,7 +281,7 @@ impl Lead {
 impl Drop for Lead {
     fn drop(&mut self) {
         if !self.is_over {
-            self.edge.forwards.in_flight.remove(&self.hash);
+            self.edge.forwards.in_flight.remove(&self.flight);
             self.told.send_replace(Told::Unshared);
         }
     }
@@ -300,6 +338,9 @@ pub(crate) struct Ask {
     pub(crate) hash: u128,
     /// The client's fields, for what may be stored and for `Vary`.
     pub(crate) client: Arc<HeaderMap>,
+    /// Those of them that the site keys by.
+    pub(crate) keyed: Arc<HeaderMap>,
+    pub(crate) requester: Requester,
     /// To be validated rather than fetched.
     pub(crate) stale: Option<Arc<StoredResponse>>,
     /// Something stored may still serve when the origin fails: its 5xx must not take that one's place.
@@ -382,13 +423,27 @@ impl Wanted {
 /// What the head of a forward request's response led to.
 pub(crate) enum Led {
     /// To be read from the store as it comes. Not necessarily kept.
-    Filling { response: Arc<StoredResponse>, fill: Arc<Fill>, is_stored: bool },
+    Filling { response: Arc<StoredResponse>, fill: Arc<Fill>, is_stored: bool, cookies: Cookies },
     /// What was stored is as good as new.
-    Validated(Arc<StoredResponse>),
+    Validated { response: Arc<StoredResponse>, cookies: Cookies },
     /// For this client alone.
     Passing { head: http::response::Parts, body: OriginBody },
     /// Nothing.
     Failed(OriginError),
+}
+
+/// Values of `Set-Cookie` that came for the one who asked, and are not stored.
+pub(crate) type Cookies = Vec<HeaderValue>;
+
+/// Takes the cookies out of the fields of a response that others may get, unless the site wants them shared.
+fn take_cookies(fields: &mut HeaderMap, policy: &CachePolicy) -> Cookies {
+    let mut cookies = Vec::new();
+    if !policy.store_set_cookie {
+        cookies.extend(fields.get_all(SET_COOKIE).iter().cloned());
+        fields.remove(SET_COOKIE);
+        fields.remove("set-cookie2");
+    }
+    cookies
 }
 
 /// Sends a forward request as a task of its own.
@@ -409,6 +464,7 @@ async fn follow_head(mut ask: Ask) -> (Led, Told) {
     loop {
         let requested_ms = now_ms();
         let born = ask.source.worker.edge.generations.revision();
+        let asked_at = ask.source.worker.edge.changes.now();
         let mut extra = ask.range.map(Wanted::field).unwrap_or_default();
         // Conditions come first: a range counts only where what is stored has changed (RFC 9110 section 13.2.2).
         if let Some(stale) = &ask.stale {
@@ -429,13 +485,14 @@ async fn follow_head(mut ask: Ask) -> (Led, Told) {
         if (response.status() == StatusCode::NOT_MODIFIED || is_same_part)
             && let Some(stale) = ask.stale.take()
         {
-            match freshen(&ask, &stale, response.headers(), exchange, born) {
-                Some(fresh) => return (Led::Validated(fresh), Told::Published),
+            let sent = Sent { exchange, born, asked_at };
+            match freshen(&ask, &stale, response.headers(), sent) {
+                Some((response, cookies)) => return (Led::Validated { response, cookies }, Told::Published),
                 // A validator that nobody knows: ask for all of it.
                 None => continue,
             }
         }
-        match take(&ask, response, exchange, born) {
+        match take(&ask, response, Sent { exchange, born, asked_at }) {
             Ok(taken) => return taken,
             Err(range) => ask.range = range,
         }
@@ -450,16 +507,30 @@ fn revision(fields: &HeaderMap) -> u64 {
     fields.get(&REVISION).and_then(|v| v.to_str().ok()?.parse().ok()).unwrap_or(0)
 }
 
+/// When a forward request was sent and its head received: by the clock, by the journal, and by this node's own changes.
+#[derive(Clone, Copy)]
+struct Sent {
+    exchange: Exchange,
+    born: u64,
+    asked_at: u64,
+}
+
 /// A 304 that names the stored response: it is as good as new, with the fields of the 304.
-fn freshen(ask: &Ask, stale: &Arc<StoredResponse>, fields: &HeaderMap, exchange: Exchange, born: u64) -> Option<Arc<StoredResponse>> {
+fn freshen(ask: &Ask, stale: &Arc<StoredResponse>, fields: &HeaderMap, sent: Sent) -> Option<(Arc<StoredResponse>, Cookies)> {
+    let Sent { exchange, born, asked_at } = sent;
     let edge = &ask.source.worker.edge;
     let policy = &ask.source.site.cache;
     if !conditional::is_confirmed(&stale.fields, fields, true) {
         return None;
     }
-    let fields = conditional::freshened(&stale.fields, fields, exchange.received_ms);
-    let request = RequestFacts { method: &Method::GET, fields: &ask.client };
+    let mut fields = conditional::freshened(&stale.fields, fields, exchange.received_ms);
+    let cookies = take_cookies(&mut fields, policy);
+    // What is stored did not come for this request: its fields say nothing against that. But what they brought about in the
+    // fields of the 304 is nobody else's.
+    let request = RequestFacts { method: &Method::GET, fields: &HeaderMap::new() };
     let may_stay = matches!(freshness::judge(request, stale.status, &fields, policy, exchange), freshness::Verdict::Store(_));
+    let is_own = !Unusual::of(&ask.client, policy).are_varied_on(&vary::names(&fields).unwrap_or_default())
+        || policy.obey_client && CacheControl::of_request(&ask.client).no_store;
     let facts = Facts {
         url: stale.url.clone(),
         hash: stale.hash,
@@ -468,6 +539,7 @@ fn freshen(ask: &Ask, stale: &Arc<StoredResponse>, fields: &HeaderMap, exchange:
         freshness: Freshness::of(stale.status, &fields, policy, exchange),
         // The 304 may have changed what it varies on.
         selecting: vary::selecting(&ask.client, &fields),
+        keyed: stale.keyed.clone(),
         fields,
         requested_ms: exchange.requested_ms,
         born,
@@ -475,13 +547,20 @@ fn freshen(ask: &Ask, stale: &Arc<StoredResponse>, fields: &HeaderMap, exchange:
         is_recovered: false,
     };
     let fresh = facts.store(stale.content.clone());
+    if is_own {
+        return Some((fresh, cookies));
+    }
     if !may_stay {
         edge.unpublish(stale);
-        return Some(fresh);
+        return Some((fresh, cookies));
     }
     edge.publish(&fresh, |r| Arc::ptr_eq(&r.content, &stale.content));
-    edge.store.put_head(&fresh.content.body, fresh.encode());
-    Some(fresh)
+    if edge.changes.have_covered(&fresh, asked_at) {
+        edge.unpublish(&fresh);
+    } else {
+        edge.store.put_head(&fresh.content.body, fresh.encode());
+    }
+    Some((fresh, cookies))
 }
 
 fn broken() -> (Led, Told) {
@@ -492,7 +571,7 @@ fn broken() -> (Led, Told) {
 ///
 /// # Errors
 /// What to ask for instead, when the range that was asked for is of no use.
-fn take(ask: &Ask, response: Response<OriginBody>, exchange: Exchange, born: u64) -> Result<(Led, Told), Option<Wanted>> {
+fn take(ask: &Ask, response: Response<OriginBody>, sent: Sent) -> Result<(Led, Told), Option<Wanted>> {
     let (head, body) = response.into_parts();
     let site = &ask.source.site;
     let most = site.cache.body_bytes_max.0.min(ask.source.worker.edge.body_bytes_max);
@@ -513,46 +592,51 @@ fn take(ask: &Ask, response: Response<OriginBody>, exchange: Exchange, born: u64
         // Nor for another protocol.
         (status, _) if status.is_informational() => return Ok(broken()),
         (StatusCode::RANGE_NOT_SATISFIABLE, Some(wanted)) if wanted.may_need_more => return Err(None),
-        (StatusCode::RANGE_NOT_SATISFIABLE, Some(_)) => return Ok((Led::Passing { head, body }, Told::Aside)),
+        (StatusCode::RANGE_NOT_SATISFIABLE, Some(_)) => return Ok((Led::Passing { head, body }, Told::AskAgain)),
         _ => None,
     };
     let request = RequestFacts { method: &Method::GET, fields: &ask.client };
     // A part is judged, and stored, as what it is a part of.
     let status = if part.is_some() { StatusCode::OK } else { head.status };
     let length = part.map_or(body.length(), |part| Some(part.complete));
-    let verdict = freshness::judge(request, status, &head.headers, &site.cache, exchange);
+    let verdict = freshness::judge(request, status, &head.headers, &site.cache, sent.exchange);
     let is_error = reuse::is_error(status);
     let is_storable =
         matches!(verdict, freshness::Verdict::Store(_)) && length.is_none_or(|length| length <= most) && !(is_error && ask.has_stale);
-    let came = Came { status, fields: &head.headers, part, length, exchange, born };
+    let came = Came { status, fields: &head.headers, part, length, sent };
     if is_error && !is_storable {
-        let is_for_others = matches!(
-            verdict,
-            freshness::Verdict::Store(_) | freshness::Verdict::DoNotStore(freshness::NotStored::NoLifetime | freshness::NotStored::Useless)
-        );
+        let is_for_others = match verdict {
+            freshness::Verdict::Store(_) => true,
+            // Of those who wait only requests that are alike take an error.
+            freshness::Verdict::DoNotStore(reason) => {
+                matches!(reason, NotStored::NoLifetime | NotStored::Useless | NotStored::RequestFields | NotStored::Credentials)
+            }
+        };
         if !is_for_others || length.is_none_or(|length| length > SHARED_ERROR_BYTES_MAX) {
             return Ok((Led::Passing { head, body }, Told::Erred { status, answer: None }));
         }
-        let (response, fill, is_stored) = begin(ask, &came, body, false);
+        let Begun { response, fill, is_stored, cookies } = begin(ask, &came, body, false);
         let told = Told::Erred { status, answer: Some((response.clone(), fill.clone())) };
-        return Ok((Led::Filling { response, fill, is_stored }, told));
+        return Ok((Led::Filling { response, fill, is_stored, cookies }, told));
     }
+    let unshared = match verdict {
+        // That is of the request, and says nothing of what others get.
+        freshness::Verdict::DoNotStore(NotStored::Authorization | NotStored::RequestNoStore) => Told::Aside,
+        _ if ask.requester.kind.is_special() => Told::Own,
+        _ => Told::Unshared,
+    };
     if !is_storable && part.is_none() {
-        let told = match verdict {
-            // That is of the request, and says nothing of what others get.
-            freshness::Verdict::DoNotStore(freshness::NotStored::Authorization | freshness::NotStored::RequestNoStore) => Told::Aside,
-            _ => Told::Unshared,
-        };
-        return Ok((Led::Passing { head, body }, told));
+        return Ok((Led::Passing { head, body }, unshared));
     }
     let can_be_kept = part.is_none() || conditional::strong_tag(&head.headers).is_some();
-    let (response, fill, is_stored) = begin(ask, &came, body, is_storable && can_be_kept);
+    let Begun { response, fill, is_stored, cookies } = begin(ask, &came, body, is_storable && can_be_kept);
     let told = match is_stored {
         true => Told::Published,
-        false if is_storable => Told::Aside,
-        false => Told::Unshared,
+        false if !is_storable => unshared,
+        false if !can_be_kept => Told::Aside,
+        false => Told::AskAgain,
     };
-    Ok((Led::Filling { response, fill, is_stored }, told))
+    Ok((Led::Filling { response, fill, is_stored, cookies }, told))
 }
 
 /// A response's head, as far as it goes into the store.
@@ -563,23 +647,33 @@ struct Came<'a> {
     part: Option<Stretch>,
     /// Of the whole.
     length: Option<u64>,
-    exchange: Exchange,
-    born: u64,
+    sent: Sent,
+}
+
+/// A fill that has begun.
+struct Begun {
+    response: Arc<StoredResponse>,
+    fill: Arc<Fill>,
+    is_stored: bool,
+    cookies: Cookies,
 }
 
 /// Begins a fill with a response, which is published where it is to be stored.
-fn begin(ask: &Ask, came: &Came<'_>, body: OriginBody, is_stored: bool) -> (Arc<StoredResponse>, Arc<Fill>, bool) {
-    let Came { status, fields, part, length, exchange, born } = *came;
+fn begin(ask: &Ask, came: &Came<'_>, body: OriginBody, is_stored: bool) -> Begun {
+    let Came { status, fields, part, length, sent: Sent { exchange, born, asked_at } } = *came;
     let edge = &ask.source.worker.edge;
+    let policy = &ask.source.site.cache;
     let mut stored = conditional::stored_fields(fields, exchange.received_ms);
     stored.remove(&REVISION);
+    let cookies = take_cookies(&mut stored, policy);
     let facts = Facts {
         url: ask.url.clone(),
         hash: ask.hash,
         site: ask.source.site.name.clone(),
         status,
-        freshness: Freshness::of(status, &stored, &ask.source.site.cache, exchange),
+        freshness: Freshness::of(status, &stored, policy, exchange),
         selecting: vary::selecting(&ask.client, fields),
+        keyed: HeaderMap::clone(&ask.keyed),
         fields: stored,
         requested_ms: exchange.requested_ms,
         born,
@@ -597,19 +691,28 @@ fn begin(ask: &Ask, came: &Came<'_>, body: OriginBody, is_stored: bool) -> (Arc<
     let fill = content.begin_fill(first, end);
     let writer = FillWriter::new(content.clone(), fill.clone(), ask.pool == Pool::Pushed);
     // A purge that came since the request was sent covers it already.
-    let is_stored = is_stored && response.verdict(&edge.generations) == Verdict::Clean;
+    let mut is_stored = is_stored && response.verdict(&edge.generations) == Verdict::Clean;
     if is_stored {
-        edge.forwards.unshared.remove(&ask.hash);
+        edge.forwards.unshared.remove(&ask.requester.memo(ask.hash));
         edge.publish(&response, |r| r.is_same_variant(&response));
-        if part.is_some() {
-            edge.store.put_head(&content.body, response.encode());
-        }
-    } else {
-        content.discard();
+        // So does an unsafe request. Its answer is noted before what is stored is dropped, so that one of the two is seen.
+        is_stored = !edge.changes.have_covered(&response, asked_at);
     }
-    let pump = Pump::new(ask.source.clone(), writer, is_stored.then(|| response.clone()), part.map_or(0, |part| part.skip));
+    if is_stored && part.is_some() {
+        edge.store.put_head(&content.body, response.encode());
+    }
+    if !is_stored {
+        edge.unpublish(&response);
+    }
+    let mut source = ask.source.clone();
+    if is_stored {
+        // What is fetched from now on is for everybody.
+        let vary = vary::names(&response.fields).unwrap_or_default();
+        source.fields = Arc::new(request_fields::shared(&source.fields, policy, &vary));
+    }
+    let pump = Pump::new(source, writer, is_stored.then(|| response.clone()), part.map_or(0, |part| part.skip));
     tokio::spawn(pump.run(body));
-    (response, fill, is_stored)
+    Begun { response, fill, is_stored, cookies }
 }
 
 /// Moves a body from the origin into a fill, through cuts, and around what other fills bring.

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::header::{
     AGE, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH,
-    IF_RANGE, IF_UNMODIFIED_SINCE, MAX_FORWARDS, RANGE, VIA,
+    IF_RANGE, IF_UNMODIFIED_SINCE, MAX_FORWARDS, RANGE, SET_COOKIE, VIA,
 };
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -24,7 +24,7 @@ use crate::body::{BodyCut, ClientBody, Pieces};
 use crate::connection::Phase;
 use crate::content::{Fill, Next, Reader};
 use crate::edge::{Edge, Site, Sites, Worker, now_ms};
-use crate::fill::{self, Ask, Forwards, Joined, Led, REVISION, Source, Told, Unusual, Wanted};
+use crate::fill::{self, Ask, Cookies, Forwards, Joined, Led, REVISION, Requester, Source, Told, Wanted};
 use crate::http1::write_head;
 use crate::metrics::{Answer, SiteCounters};
 use crate::origin::{OriginBody, OriginError, OriginRequestBody, REQUEST_BYTES_MAX};
@@ -33,9 +33,10 @@ use crate::policy::fields::CacheControl;
 use crate::policy::forward::{self, ClientFields, Forwarder, Loop, MaxForwards};
 use crate::policy::key::{self, Key, KeyError, MethodClass};
 use crate::policy::range::{self, ByteRange, ContentRange, Multipart, Part};
+use crate::policy::request_fields::Unusual;
 use crate::policy::reuse::{self, Reuse};
 use crate::policy::status::{self, CACHE_STATUS, ForwardReason, Outcome, PROXY_STATUS, ProxyError};
-use crate::policy::{invalidate, vary};
+use crate::policy::{invalidate, request_fields, vary};
 use crate::purge::{Verdict, canonical_host};
 use crate::response::StoredResponse;
 use crate::store::Pool;
@@ -62,6 +63,8 @@ struct Checked {
     path: PathAndQuery,
     host: HeaderValue,
     client: Arc<HeaderMap>,
+    /// The client's fields that the site keys by.
+    keyed: Arc<HeaderMap>,
     loop_id: HeaderValue,
     address: IpAddr,
     is_peer: bool,
@@ -136,7 +139,7 @@ pub(crate) fn serve_brief(worker: &Worker, last: &LastHost, brief: &Brief<'_>, u
     let began = Instant::now();
     let edge = &worker.edge;
     let Known { host, site, .. } = last.known(brief.host, &edge.sites.load())?;
-    let is_long = brief.has_directives && site.cache.obey_client || brief.path == HEALTH_PATH;
+    let is_long = brief.has_directives && site.cache.obey_client || brief.path == HEALTH_PATH || !site.cache.key_fields.is_empty();
     if is_long || key::ambiguity(brief.path).is_some() {
         return None;
     }
@@ -147,7 +150,8 @@ pub(crate) fn serve_brief(worker: &Worker, last: &LastHost, brief: &Brief<'_>, u
     let [stored] = &variants[..] else { return None };
     let is_clean = usable(edge, stored, url)? == Verdict::Clean && edge.is_usable_unvalidated(stored);
     let fields = brief.fields.iter().map(|f| (f.name, f.value));
-    if !is_clean || stored.content.is_filling() || !vary::is_repeated(&stored.fields, &stored.selecting, fields) {
+    if !is_clean || stored.content.is_filling() || !stored.keyed.is_empty() || !vary::is_repeated(&stored.fields, &stored.selecting, fields)
+    {
         return None;
     }
     let now = now_ms().max(stored.freshness.received_ms);
@@ -371,6 +375,7 @@ fn check(
         method: head.method,
         path,
         host: host_field.clone(),
+        keyed: Arc::new(request_fields::keyed(&head.headers, &site.cache)),
         client: Arc::new(head.headers),
         loop_id,
         address: client,
@@ -396,6 +401,7 @@ async fn look_up(checked: &Checked) -> Found {
     let policy = &checked.site.cache;
     let asks = (policy.obey_client || checked.is_peer).then(|| CacheControl::of_request(&checked.client));
     let only_stored = reuse::is_only_if_cached(asks.as_ref(), policy) || checked.is_peer && asks.as_ref().is_some_and(|a| a.only_if_cached);
+    let unusual = Unusual::of(&checked.client, policy);
     // How often this request waited for another's response that was stored.
     let mut published = 0;
     let mut is_alone = false;
@@ -407,9 +413,12 @@ async fn look_up(checked: &Checked) -> Found {
             let now = checked.began_ms.max(response.freshness.received_ms);
             let standing = reuse::standing(&response.freshness, asks.as_ref(), verdict == Verdict::Soft, policy, now);
             let is_unknown = !edge.is_usable_unvalidated(&response);
-            // It was asked for while this request waited: that is as good as its own.
-            let is_ours =
-                is_collapsed && response.requested_ms >= checked.began_ms && !response.freshness.no_cache && verdict == Verdict::Clean;
+            // It was asked for, or came, while this request waited: that is as good as its own.
+            let freshness = &response.freshness;
+            let is_asked_for = response.requested_ms >= checked.began_ms && !freshness.no_cache;
+            let has_come =
+                freshness.received_ms >= checked.began_ms && freshness.is_for_those_who_waited() && !standing.reuse.is_of_request();
+            let is_ours = is_collapsed && verdict == Verdict::Clean && (is_asked_for || has_come);
             if !is_unknown && (standing.reuse.may_serve_now() || is_ours) {
                 let mut outcome = Outcome::hit(standing.ttl);
                 if is_collapsed || response.content.is_awaited() {
@@ -449,24 +458,34 @@ async fn look_up(checked: &Checked) -> Found {
         // Twice is enough: what cannot be used after that is asked for. Of another variant there may be some more to wait for.
         is_alone |= published >= if reason == ForwardReason::VaryMiss { VARIANTS_WAITED_MAX } else { 2 };
         is_alone |= look + LOOKS_ALONE >= LOOKS_MAX;
-        // What comes for credentials is nobody else's, as long as nothing stored shows that it is.
-        let is_own = checked.client.contains_key(AUTHORIZATION) && stale.is_none();
-        let joined = if is_alone || is_own { Joined::Alone } else { Forwards::join(edge, checked.hash, unusual(checked)) };
+        let is_own = match &stale {
+            // What comes for credentials is nobody else's, as long as nothing stored shows that it is.
+            None => checked.client.contains_key(AUTHORIZATION),
+            // What is to be validated for each request is not waited for (RFC 9111 section 5.2.2.4), nor what unusual fields bring
+            // about.
+            Some(Stale { response, .. }) => {
+                let vary = vary::names(&response.fields).unwrap_or_default();
+                response.freshness.no_cache || !unusual.are_varied_on(&vary)
+            }
+        };
+        let requester = Requester::of(&checked.client, &unusual, &checked.keyed);
+        let joined = if is_alone || is_own { Joined::Alone } else { Forwards::join(edge, checked.hash, requester.clone()) };
         let lead = match joined {
-            Joined::Follower { mut told, is_alike } => {
+            Joined::Follower { mut told, is_alike, is_same_kind } => {
                 match fill::told(&mut told).await {
                     Told::Published => published += 1,
                     Told::Waiting | Told::Unshared => is_alone = true,
+                    Told::Own | Told::Aside => is_alone |= is_same_kind,
                     Told::Erred { status, answer } if is_alike => return on_others_error(checked, stale, status, answer, reason).await,
                     Told::Failed(error) if is_alike => return on_failure(checked, stale, error, reason).await,
                     // That was another's own: one of those who waited for it leads next.
-                    Told::Aside | Told::Erred { .. } | Told::Failed(_) => {}
+                    Told::AskAgain | Told::Erred { .. } | Told::Failed(_) => {}
                 }
                 continue;
             }
             // What another's forward request has brought since the look need not be asked for.
             Joined::Leader(lead) if has_changed(checked, stale.as_ref()) => {
-                lead.tell(Told::Aside);
+                lead.tell(Told::AskAgain);
                 continue;
             }
             Joined::Leader(lead) => Some(lead),
@@ -477,9 +496,9 @@ async fn look_up(checked: &Checked) -> Found {
             }
             Joined::Alone => None,
         };
-        let led = fill::start(ask(checked, stale.as_ref().map(|s| s.response.clone())), lead).await;
+        let led = fill::start(ask(checked, requester, stale.as_ref().map(|s| s.response.clone())), lead).await;
         match led.unwrap_or(Led::Failed(OriginError::Terminated)) {
-            Led::Filling { response, fill, is_stored } => {
+            Led::Filling { response, fill, is_stored, cookies } => {
                 if !is_stored && let Some(found) = deliver_stale_on_error(checked, stale.as_ref(), response.status).await {
                     return found;
                 }
@@ -488,12 +507,12 @@ async fn look_up(checked: &Checked) -> Found {
                 let mut reader = response.content.reader(0, None);
                 reader.attach(fill);
                 return match deliver_from(checked, &response, outcome, None, Some(reader)).await {
-                    Ok((delivered, outcome)) => (delivered, outcome, Some(response)),
+                    Ok((delivered, outcome)) => (with_cookies(delivered, cookies), outcome, Some(response)),
                     Err(Undelivered::Failed(error)) => failed(checked, error, reason),
                     Err(Undelivered::LookAgain) => continue,
                 };
             }
-            Led::Validated(response) => {
+            Led::Validated { response, cookies } => {
                 let now = now_ms();
                 let outcome = Outcome {
                     forward_status: Some(StatusCode::NOT_MODIFIED),
@@ -502,7 +521,7 @@ async fn look_up(checked: &Checked) -> Found {
                     ..Outcome::forwarded(Answer::Revalidated, reason)
                 };
                 match deliver(checked, &response, outcome, response.freshness.age(now)).await {
-                    Ok((delivered, outcome)) => return (delivered, outcome, Some(response)),
+                    Ok((delivered, outcome)) => return (with_cookies(delivered, cookies), outcome, Some(response)),
                     Err(_) => continue,
                 }
             }
@@ -517,6 +536,14 @@ async fn look_up(checked: &Checked) -> Found {
         }
     }
     failed(checked, OriginError::Unfit, ForwardReason::Miss)
+}
+
+/// A response with the cookies that came for this client alone.
+fn with_cookies(mut response: Response<ClientBody>, cookies: Cookies) -> Response<ClientBody> {
+    for cookie in cookies {
+        response.headers_mut().append(SET_COOKIE, cookie);
+    }
+    response
 }
 
 /// A stored response that has to be validated.
@@ -558,7 +585,7 @@ async fn on_others_error(
         return found;
     }
     let outcome = Outcome { forward_status: Some(status), is_collapsed: true, ..Outcome::forwarded(Answer::Collapsed, reason) };
-    let Some((response, fill)) = answer.filter(|(response, _)| response.is_selected(&checked.client)) else {
+    let Some((response, fill)) = answer.filter(|(response, _)| response.is_selected(&checked.client, &checked.keyed)) else {
         let mut response = plain(status, "the origin of this content failed\n");
         response.headers_mut().insert(PROXY_STATUS, status::received(&checked.worker.edge.name, status));
         return (with_status(checked, response, &outcome), outcome, None);
@@ -580,13 +607,13 @@ fn choose(checked: &Checked) -> (Option<(Arc<StoredResponse>, Verdict)>, Forward
     if let [response] = &variants[..]
         && let Some(verdict) = usable(edge, response, &checked.url)
     {
-        return match response.is_selected(&checked.client) {
+        return match response.is_selected(&checked.client, &checked.keyed) {
             true => (Some((response.clone(), verdict)), ForwardReason::Stale),
             false => (None, ForwardReason::VaryMiss),
         };
     }
     let there: Vec<_> = variants.iter().filter_map(|r| Some((r, usable(edge, r, &checked.url)?))).collect();
-    let selected = there.iter().filter(|(r, _)| r.is_selected(&checked.client));
+    let selected = there.iter().filter(|(r, _)| r.is_selected(&checked.client, &checked.keyed));
     let newest = vary::newest(selected.map(|(r, verdict)| ((*r, *verdict), &r.fields, r.freshness.received_ms)));
     match newest {
         Some((response, verdict)) => (Some((response.clone(), verdict)), ForwardReason::Stale),
@@ -611,11 +638,15 @@ fn validate_behind(checked: &Checked, response: &Arc<StoredResponse>) {
     if response.is_validating.swap(true, Ordering::Relaxed) {
         return;
     }
-    let Some(lead) = Forwards::lead(&checked.worker.edge, checked.hash, unusual(checked)) else {
+    let Some(lead) = Forwards::lead(&checked.worker.edge, checked.hash) else {
         response.is_validating.store(false, Ordering::Relaxed);
         return;
     };
-    let led = fill::start(ask(checked, Some(response.clone())), Some(lead));
+    // On behalf of what is stored, not of the client that happened to come.
+    let vary = vary::names(&response.fields).unwrap_or_default();
+    let client = request_fields::shared(&checked.client, &checked.site.cache, &vary);
+    let checked = Checked { client: Arc::new(client), ..checked.clone() };
+    let led = fill::start(ask(&checked, Requester::default(), Some(response.clone())), Some(lead));
     let response = response.clone();
     tokio::spawn(async move {
         let has_timed_out = matches!(led.await, Ok(Led::Failed(error)) if error.is_timeout());
@@ -641,16 +672,18 @@ async fn deliver_stale(
     Some((delivered, outcome, Some(response.clone())))
 }
 
-fn ask(checked: &Checked, stale: Option<Arc<StoredResponse>>) -> Ask {
+fn ask(checked: &Checked, requester: Requester, stale: Option<Arc<StoredResponse>>) -> Ask {
     let specs = range::requested(&checked.method, &checked.client);
     let range = specs.and_then(|specs| Wanted::of(&specs, checked.client.contains_key(IF_RANGE)));
     let has_stale = stale.is_some();
     let stale = stale.filter(|s| conditional::has_validator(&s.fields));
     Ask {
-        source: source(checked),
+        source: source(checked, ClientFields::Storable),
         url: checked.url.clone(),
         hash: checked.hash,
         client: checked.client.clone(),
+        keyed: checked.keyed.clone(),
+        requester,
         stale,
         has_stale,
         range,
@@ -658,22 +691,13 @@ fn ask(checked: &Checked, stale: Option<Arc<StoredResponse>>) -> Ask {
     }
 }
 
-/// The fields of a request that may have brought about an error.
-fn unusual(checked: &Checked) -> Unusual {
-    let mut fields = forward_fields(checked, ClientFields::Storable);
-    if let Some(range) = checked.client.get(RANGE) {
-        fields.insert(RANGE, range.clone());
-    }
-    Unusual::of(&fields)
-}
-
-fn source(checked: &Checked) -> Source {
+fn source(checked: &Checked, fields: ClientFields<'_>) -> Source {
     Source {
         worker: checked.worker.clone(),
         site: checked.site.clone(),
         target: checked.site.target.clone(),
         path: checked.path.clone(),
-        fields: Arc::new(forward_fields(checked, ClientFields::Storable)),
+        fields: Arc::new(forward_fields(checked, fields)),
         is_peer: false,
         pacer: None,
     }
@@ -782,7 +806,7 @@ async fn deliver_from(
             fields.insert(CONTENT_TYPE, frame.content_type());
             fields.insert(CONTENT_LENGTH, HeaderValue::from(frame.content_length()));
             *head.status_mut() = StatusCode::PARTIAL_CONTENT;
-            ClientBody::stream(multipart(checked, stored, &frame), Some(frame.content_length()))
+            ClientBody::stream(multipart(checked, stored, &frame, &outcome), Some(frame.content_length()))
         }
     };
     content.body.touch();
@@ -824,8 +848,11 @@ struct Reading {
 const REFILLS_MAX: u32 = 3;
 
 impl Reading {
-    fn new(checked: &Checked, stored: &Arc<StoredResponse>, reader: Reader) -> Self {
-        Self { reader, stored: stored.clone(), source: source(checked), first: None, refills: 0, has_begun: false }
+    fn new(checked: &Checked, stored: &Arc<StoredResponse>, reader: Reader, outcome: &Outcome) -> Self {
+        let vary = vary::names(&stored.fields).unwrap_or_default();
+        let is_own = outcome.label == Answer::Miss && !outcome.is_stored;
+        let fields = if is_own { ClientFields::Storable } else { ClientFields::Shared { policy: &checked.site.cache, vary: &vary } };
+        Self { reader, stored: stored.clone(), source: source(checked, fields), first: None, refills: 0, has_begun: false }
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>, OriginError> {
@@ -860,7 +887,7 @@ impl Reading {
 /// that an origin that fails is an answer and not a cut.
 async fn read(checked: &Checked, stored: &Arc<StoredResponse>, reader: Reader, outcome: &mut Outcome) -> Result<Pieces, Undelivered> {
     let is_first_hand = outcome.label == Answer::Miss;
-    let mut reading = Reading::new(checked, stored, reader);
+    let mut reading = Reading::new(checked, stored, reader, outcome);
     let (at, end) = reading.reader.range();
     if !stored.content.is_filling() || !stored.content.has_or_awaits(at) {
         let is_whole = end.is_none_or(|end| stored.content.has(at, end));
@@ -892,12 +919,12 @@ fn pieces(reading: Reading) -> Pieces {
 }
 
 /// A `multipart/byteranges` body.
-fn multipart(checked: &Checked, stored: &Arc<StoredResponse>, frame: &Multipart) -> Pieces {
+fn multipart(checked: &Checked, stored: &Arc<StoredResponse>, frame: &Multipart, outcome: &Outcome) -> Pieces {
     let mut parts: Vec<Piece> = Vec::new();
     for (number, ByteRange { first, last }) in frame.ranges().iter().enumerate() {
         parts.push(Piece::Text(frame.head(number).into()));
         let reader = stored.content.reader(*first, Some(last + 1));
-        parts.push(Piece::Range(Box::new(Reading::new(checked, stored, reader))));
+        parts.push(Piece::Range(Box::new(Reading::new(checked, stored, reader, outcome))));
     }
     parts.push(Piece::Text(frame.tail().into()));
     parts.reverse();
@@ -945,6 +972,11 @@ async fn pass(checked: &Checked, body: Option<Incoming>, reason: ForwardReason) 
     let label = if matches!(reason, ForwardReason::Bypass | ForwardReason::Method) { Answer::Bypass } else { Answer::Miss };
     match checked.worker.origins.send(&checked.site.target, request).await {
         Err(error) => {
+            if key::method_class(&checked.method) == MethodClass::Unsafe && error.may_have_arrived() {
+                // It may have changed what it was for, whatever became of the answer.
+                checked.worker.edge.changes.note(checked.hash);
+                drop_stored(&checked.worker.edge, &checked.url, |_| true);
+            }
             let (response, outcome, _) = failed(checked, error, reason);
             (response, outcome)
         }
@@ -967,17 +999,19 @@ fn invalidate(checked: &Checked, status: StatusCode, fields: &HeaderMap) {
     let edge = &checked.worker.edge;
     let invalidation = invalidate::invalidated(&checked.method, &checked.url, status, &without_own_port(checked, fields));
     for url in &invalidation.urls {
+        edge.changes.note(edge.index.hash(url));
         drop_stored(edge, url, |_| true);
     }
     if checked.method == Method::HEAD {
         let differs = |r: &StoredResponse| {
             conditional::head_says(r.status, &r.fields, r.content.length(), status, fields) == HeadSays::Other
-                && r.is_selected(&checked.client)
+                && r.is_selected(&checked.client, &checked.keyed)
         };
         drop_stored(edge, &checked.url, differs);
     }
     if !invalidation.groups.is_empty() {
         let (edge, origin) = (edge.clone(), invalidate::origin_of(&checked.url).to_owned());
+        invalidation.groups.iter().for_each(|group| edge.changes.note_group(&origin, group));
         // Every stored response is looked at: not on the thread that serves.
         tokio::task::spawn_blocking(move || {
             let mut members = Vec::new();

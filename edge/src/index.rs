@@ -167,6 +167,7 @@ mod tests {
             freshness: Freshness::of(StatusCode::OK, &HeaderMap::new(), &CachePolicy::default(), exchange),
             fields: HeaderMap::new(),
             selecting: HeaderMap::new(),
+            keyed: HeaderMap::new(),
             requested_ms: 0,
             born: 0,
             is_soft: false,

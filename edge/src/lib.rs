@@ -6,12 +6,13 @@
 //! - [`fill`]: forward requests that fill the store, shared by everybody who wants the same; [`origin`]: the pool of
 //!   connections under them; [`content`]: bytes on their way and the readers that follow them.
 //! - [`index`], [`response`]: what is stored; [`store`]: the slices themselves, in memory and on disk.
-//! - [`purge`]: generations; [`journal`]: folds the control journal into them; [`push`]: carries out push orders.
+//! - [`changes`]: what unsafe requests have changed; [`purge`]: generations; [`journal`]: folds the control journal into them; [`push`]: carries out push orders.
 //! - [`metrics`], [`popularity`], [`rtt`], [`report`]: what the node tells about itself.
 //!
 //! One current-thread runtime a worker, SO_REUSEPORT, shared index; counters are each worker's own.
 
 mod body;
+mod changes;
 mod connection;
 mod content;
 mod edge;
@@ -98,6 +99,7 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
         index: Index::new(config.memory_bytes),
         forwards: fill::Forwards::new(config.memory_bytes),
         generations: purge::Generations::default(),
+        changes: changes::Changes::default(),
         no_site: metrics.site("none"),
         metrics: metrics.clone(),
         is_draining: AtomicBool::new(false),

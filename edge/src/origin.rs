@@ -129,6 +129,12 @@ impl OriginError {
         matches!(self, Self::ConnectTimeout | Self::FirstByteTimeout | Self::BetweenBytesTimeout)
     }
 
+    /// Whether the origin may have got the request, and may have done what it asks.
+    pub(crate) fn may_have_arrived(self) -> bool {
+        use OriginError::*;
+        !matches!(self, Dns | Forbidden | Refused | Unreachable | ConnectTimeout | Tls)
+    }
+
     /// The registered error type, which also names the status to answer with where nothing stored helps.
     pub(crate) fn proxy_error(self) -> ProxyError {
         match self {

@@ -23,7 +23,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::content::FillState;
 use crate::edge::{Site, Worker, now_ms};
-use crate::fill::{self, Ask, Forwards, Joined, Led, Source, Told, Unusual};
+use crate::fill::{self, Ask, Forwards, Joined, Led, Requester, Source, Told};
 use crate::handler::PEER;
 use crate::origin::Target;
 use crate::purge::{Verdict, canonical_url, host_of};
@@ -262,7 +262,7 @@ fn kept(worker: &Worker, url: &str) -> Option<Arc<StoredResponse>> {
         let slices = r.content.length().map(|length| length.div_ceil(SLICE_BYTES as u64) as u32);
         *r.url == *url
             && r.verdict(&edge.generations) != Verdict::Gone
-            && r.is_selected(&none)
+            && r.is_selected(&none, &none)
             && r.content.body.pool() == Pool::Pushed
             && slices.is_some_and(|slices| (0..slices).all(|index| edge.store.is_kept(&r.content.body, index)))
     };
@@ -324,7 +324,7 @@ async fn fetch(
     let path = url.splitn(4, '/').nth(3).unwrap_or_default();
     let path = PathAndQuery::try_from(format!("/{path}")).map_err(|_| Miss::Url)?;
     let hash = worker.edge.index.hash(url);
-    let lead = match Forwards::join(&worker.edge, hash, Unusual::of(&fields)) {
+    let lead = match Forwards::join(&worker.edge, hash, Requester::default()) {
         Joined::Leader(lead) => Some(lead),
         Joined::Alone => None,
         Joined::Follower { mut told, .. } => {
@@ -339,6 +339,8 @@ async fn fetch(
         url: url.into(),
         hash,
         client: Arc::default(),
+        keyed: Arc::default(),
+        requester: Requester::default(),
         stale: stale.cloned(),
         has_stale: stale.is_some(),
         range: None,
@@ -346,7 +348,7 @@ async fn fetch(
     };
     match fill::start(ask, lead).await {
         Ok(Led::Filling { response, is_stored: false, .. }) if !response.status.is_success() => Err(Miss::Status(response.status)),
-        Ok(Led::Filling { response, fill, is_stored }) => match fill.ended().await {
+        Ok(Led::Filling { response, fill, is_stored, .. }) => match fill.ended().await {
             // A client's seek may have cut it: others bring the rest then.
             FillState::Done if is_stored => match response.content.settled().await {
                 true => Ok(response.content.length().unwrap_or(0)),
@@ -355,7 +357,7 @@ async fn fetch(
             FillState::Failed(error) => Err(Miss::Origin(error)),
             FillState::Done | FillState::Running => Err(Miss::NotStored),
         },
-        Ok(Led::Validated(_)) => Ok(0),
+        Ok(Led::Validated { .. }) => Ok(0),
         Ok(Led::Passing { head, .. }) if head.status.is_success() => Err(Miss::NotStored),
         Ok(Led::Passing { head, .. }) => Err(Miss::Status(head.status)),
         Ok(Led::Failed(error)) => Err(Miss::Origin(error)),

@@ -31,6 +31,8 @@ pub(crate) struct StoredResponse {
     pub(crate) whole_head: OnceLock<Box<[u8]>>,
     /// The request's fields that `Vary` names.
     pub(crate) selecting: HeaderMap,
+    /// The request's fields that the site keys by.
+    pub(crate) keyed: HeaderMap,
     pub(crate) requested_ms: u64,
     /// All that decides on its age and use.
     pub(crate) freshness: Freshness,
@@ -76,14 +78,14 @@ impl StoredResponse {
         !self.is_gone.swap(true, Ordering::Relaxed)
     }
 
-    /// Whether it answers a request with these fields, by what it varies on.
-    pub(crate) fn is_selected(&self, request: &HeaderMap) -> bool {
-        vary::is_selected(&self.fields, &self.selecting, request)
+    /// Whether it answers a request with these fields, by what it varies on and what the site keys by.
+    pub(crate) fn is_selected(&self, request: &HeaderMap, keyed: &HeaderMap) -> bool {
+        self.keyed == *keyed && vary::is_selected(&self.fields, &self.selecting, request)
     }
 
     /// Whether a newer response to the same URL takes its place.
     pub(crate) fn is_same_variant(&self, newer: &Self) -> bool {
-        self.is_selected(&newer.selecting) && newer.is_selected(&self.selecting)
+        self.is_selected(&newer.selecting, &newer.keyed) && newer.is_selected(&self.selecting, &self.keyed)
     }
 
     /// Whether a soft purge has been found to cover it.
@@ -93,7 +95,8 @@ impl StoredResponse {
 
     /// Roughly what it takes in memory beside its slices.
     pub(crate) fn bytes(&self) -> u32 {
-        let fields: usize = self.fields.iter().chain(&self.selecting).map(|(n, v)| n.as_str().len() + v.len() + 80).sum();
+        let fields: usize =
+            self.fields.iter().chain(&self.selecting).chain(&self.keyed).map(|(n, v)| n.as_str().len() + v.len() + 80).sum();
         (600 + self.url.len() + 2 * fields) as u32
     }
 
@@ -106,6 +109,7 @@ impl StoredResponse {
             status: self.status.as_u16(),
             fields: pairs(&self.fields),
             selecting: pairs(&self.selecting),
+            keyed: pairs(&self.keyed),
             requested_ms: self.requested_ms,
             freshness: self.freshness,
             born: self.born,
@@ -127,6 +131,7 @@ pub(crate) struct Facts {
     pub(crate) status: StatusCode,
     pub(crate) fields: HeaderMap,
     pub(crate) selecting: HeaderMap,
+    pub(crate) keyed: HeaderMap,
     pub(crate) requested_ms: u64,
     pub(crate) freshness: Freshness,
     pub(crate) born: u64,
@@ -145,6 +150,7 @@ impl Facts {
             fields: self.fields,
             whole_head: OnceLock::new(),
             selecting: self.selecting,
+            keyed: self.keyed,
             requested_ms: self.requested_ms,
             freshness: self.freshness,
             content,
@@ -178,6 +184,7 @@ impl Recovered {
             status: StatusCode::from_u16(written.status).ok()?,
             fields: map(written.fields)?,
             selecting: map(written.selecting)?,
+            keyed: map(written.keyed)?,
             requested_ms: written.requested_ms,
             freshness: written.freshness,
             born: written.born,
@@ -200,6 +207,8 @@ struct Written {
     status: u16,
     fields: Vec<(String, String)>,
     selecting: Vec<(String, String)>,
+    #[serde(default)]
+    keyed: Vec<(String, String)>,
     requested_ms: u64,
     freshness: Freshness,
     born: u64,
@@ -251,6 +260,7 @@ mod tests {
             status: StatusCode::OK,
             fields,
             selecting: HeaderMap::new(),
+            keyed: HeaderMap::new(),
             requested_ms: 1,
             freshness: Freshness::of(
                 StatusCode::OK,

@@ -6,9 +6,10 @@ use std::net::IpAddr;
 
 use http::header::{ACCEPT_RANGES, AGE, EXPECT, HOST, MAX_FORWARDS, RANGE, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use nearcast_fleet::config::CachePolicy;
 
 use super::conditional::CONDITIONS;
-use super::fields;
+use super::{fields, request_fields};
 
 /// `CDN-Loop` (RFC 8586).
 pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
@@ -20,54 +21,21 @@ pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-p
 /// CDNs that a request may have passed; more is taken for a loop that does not name itself.
 pub const LOOP_MEMBERS_MAX: usize = 16;
 
-/// Fields by which an origin may be told another host, path or method than the key has. They are dropped from every
-/// request, so that no answer to them can be stored for others.
-const REWRITING: [&str; 13] = [
-    "forwarded",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-proto",
-    "x-forwarded-scheme",
-    "x-forwarded-server",
-    "x-host",
-    "x-http-method-override",
-    "x-method-override",
-    "x-http-method",
-    "x-original-url",
-    "x-rewrite-url",
-];
-
-/// Fields of a client that may change an answer or count for every origin, and so reach it also where the answer is stored.
-const ALLOWED: [&str; 17] = [
-    "accept",
-    "accept-charset",
-    "accept-encoding",
-    "accept-language",
-    "authorization",
-    "cache-control",
-    "cookie",
-    "origin",
-    "pragma",
-    "referer",
-    "traceparent",
-    "tracestate",
-    "user-agent",
-    "via",
-    "cdn-loop",
-    "access-control-request-headers",
-    "access-control-request-method",
-];
-
 /// Which of a client's fields reach the origin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ClientFields<'a> {
-    /// All but those for one hop and those that rewrite the request: for what is passed through.
+    /// All but those for one hop and those that rewrite the request or name the client: for what is passed through.
     Passed,
-    /// As [`Passed`](Self::Passed), without `Range` and conditions: for what may be stored, when the origin may vary by any field.
+    /// As [`Passed`](Self::Passed), without `Range` and conditions: for an answer that may be stored.
     Storable,
-    /// Those of a fixed list, and these: for what may be stored (RFC 9111 section 7.1).
-    Listed(&'a [HeaderName]),
+    /// Those that every client sends, those that the site lists, and those that `vary` names: for requests on behalf of
+    /// what is stored (background validations, missing slices), which must not depend on one client (RFC 9111 section 7.1).
+    Shared {
+        /// The site's settings.
+        policy: &'a CachePolicy,
+        /// Names in the stored response's `Vary`.
+        vary: &'a [HeaderName],
+    },
 }
 
 /// What of this node and connection a forward request shows.
@@ -90,7 +58,8 @@ pub struct Forwarder<'a> {
 /// The fields of a request to the origin.
 pub fn to_origin(client: &HeaderMap, which: ClientFields<'_>, by: &Forwarder<'_>) -> HeaderMap {
     let mut forward = fields::end_to_end(client, false);
-    for name in REWRITING {
+    let removed: Vec<HeaderName> = forward.keys().filter(|name| request_fields::is_removed(name)).cloned().collect();
+    for name in removed {
         forward.remove(name);
     }
     forward.remove(EXPECT);
@@ -100,11 +69,8 @@ pub fn to_origin(client: &HeaderMap, which: ClientFields<'_>, by: &Forwarder<'_>
             forward.remove(name);
         }
     }
-    if let ClientFields::Listed(others) = which {
-        let unlisted: Vec<HeaderName> = forward.keys().filter(|name| !is_listed(name, others)).cloned().collect();
-        for name in unlisted {
-            forward.remove(name);
-        }
+    if let ClientFields::Shared { policy, vary } = which {
+        forward = request_fields::shared(&forward, policy, vary);
     }
     forward.insert(HOST, by.origin_host.unwrap_or(by.host).clone());
     forward.append(VIA, by.via.clone());
@@ -115,10 +81,6 @@ pub fn to_origin(client: &HeaderMap, which: ClientFields<'_>, by: &Forwarder<'_>
     }
     forward.insert(X_FORWARDED_PROTO, HeaderValue::from_static(by.scheme));
     forward
-}
-
-fn is_listed(name: &HeaderName, others: &[HeaderName]) -> bool {
-    ALLOWED.contains(&name.as_str()) || others.contains(name)
 }
 
 /// What `CDN-Loop` says of a request (RFC 8586 section 2).
@@ -238,9 +200,23 @@ mod tests {
             "proxy-authorization: x",
         ]);
         assert_eq!(to_origin(&client, ClientFields::Storable, &by(None)), with_ours(&["accept: a", "foo: 1", "cookie: c"]));
-        let listed = [HeaderName::from_static("foo")];
-        assert_eq!(to_origin(&client, ClientFields::Listed(&[]), &by(None)), with_ours(&["accept: a", "cookie: c"]));
-        assert_eq!(to_origin(&client, ClientFields::Listed(&listed), &by(None)), with_ours(&["accept: a", "foo: 1", "cookie: c"]));
+    }
+
+    #[test]
+    fn requests_on_behalf_of_what_is_stored_have_no_clients_own_fields() {
+        let client = map(&["accept: a", "foo: 1", "bar: 2", "cookie: c", "authorization: d", "range: bytes=0-1", "sec-websocket-key: e"]);
+        let (plain, listed) = (CachePolicy::default(), CachePolicy { forward_fields: vec!["bar".into()], ..CachePolicy::default() });
+        let table: [(&CachePolicy, &[&str], &[&str]); 5] = [
+            (&plain, &[], &["accept: a"]),
+            (&plain, &["foo"], &["accept: a", "foo: 1"]),
+            (&plain, &["cookie", "authorization"], &["accept: a", "cookie: c", "authorization: d"]),
+            (&listed, &[], &["accept: a", "bar: 2"]),
+            (&listed, &["foo"], &["accept: a", "foo: 1", "bar: 2"]),
+        ];
+        for (policy, vary, expected) in table {
+            let vary: Vec<HeaderName> = vary.iter().map(|name| HeaderName::from_bytes(name.as_bytes()).expect("a name")).collect();
+            assert_eq!(to_origin(&client, ClientFields::Shared { policy, vary: &vary }, &by(None)), with_ours(expected), "{vary:?}");
+        }
     }
 
     #[test]
@@ -254,8 +230,9 @@ mod tests {
     #[test]
     fn no_client_can_tell_the_origin_another_request() {
         // 86.
-        for which in [ClientFields::Passed, ClientFields::Storable, ClientFields::Listed(&[])] {
-            for name in REWRITING {
+        let policy = CachePolicy::default();
+        for which in [ClientFields::Passed, ClientFields::Storable, ClientFields::Shared { policy: &policy, vary: &[] }] {
+            for name in ["x-forwarded-host", "X_Forwarded_Host", "x-original-url", "x.real.ip", "forwarded", "cdn_loop", "content_length"] {
                 let forward = to_origin(&map(&[&format!("{name}: evil.test")]), which, &by(None));
                 assert!(forward.values().all(|value| value != "evil.test"), "{name} {which:?}");
             }
@@ -274,7 +251,8 @@ mod tests {
     fn loops_are_marked_and_seen() {
         // 58: foreign ids stay, ours is added, and no client can take the field away.
         let client = map(&["cdn-loop: other; v=1", "connection: cdn-loop", "via: 1.0 x"]);
-        let forward = to_origin(&client, ClientFields::Listed(&[]), &by(None));
+        let policy = CachePolicy::default();
+        let forward = to_origin(&client, ClientFields::Shared { policy: &policy, vary: &[] }, &by(None));
         assert_eq!(forward.get_all(CDN_LOOP).into_iter().collect::<Vec<_>>(), ["other; v=1", "nearcast-cdn.test"]);
         assert_eq!(forward.get_all(VIA).into_iter().collect::<Vec<_>>(), ["1.0 x", "1.1 ams-1"], "59");
         let many = format!("cdn-loop: {}", vec!["x"; LOOP_MEMBERS_MAX].join(", "));

@@ -2,20 +2,26 @@
 //!
 //! Follows RFC 9111 section 3 (storing), 4.2 (freshness and age), RFC 9213 (targeted fields), RFC 5861, RFC 8246.
 
-use http::header::{AGE, AUTHORIZATION, DATE, EXPIRES, LAST_MODIFIED, SET_COOKIE};
-use http::{HeaderMap, Method, StatusCode};
+use http::header::{AGE, AUTHORIZATION, COOKIE, DATE, EXPIRES, LAST_MODIFIED, SET_COOKIE};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
 use nearcast_fleet::config::CachePolicy;
 use serde::{Deserialize, Serialize};
 
 use super::conditional;
 use super::fields::{self, CacheControl, DELTA_SECONDS_MAX};
 use super::range::ContentRange;
+use super::request_fields::{self, Sight, Unusual};
 use super::vary;
 
 /// A guessed lifetime is this part of the time since the last change (RFC 9111 section 4.2.2).
 pub const HEURISTIC_PART: u64 = 10;
 /// Longest guessed lifetime, in seconds.
 pub const HEURISTIC_MAX: u64 = 24 * 3600;
+/// From dates before this one no lifetime is guessed: they stand for "unknown" (1970 and 1980 are the zeros of common
+/// clocks). 1990-01-01T00:00:00Z, before there was HTTP.
+const PLAUSIBLE_SINCE: u64 = 631_152_000;
+/// How far a `Date` may be from this cache's clock for a guess, in seconds.
+const CLOCK_DIFFERENCE_MAX: u64 = 24 * 3600;
 
 /// What of a request matters to storing: the one that was forwarded, with the client's fields.
 #[derive(Debug, Clone, Copy)]
@@ -65,6 +71,10 @@ pub enum NotStored {
     Vary,
     /// It sets a cookie and does not say that it is public.
     SetCookie,
+    /// The request had fields that may have brought it about, and neither `Vary` nor the site names them.
+    RequestFields,
+    /// The request had a cookie or credentials, and only a guess or the site's default would say how long it is fresh.
+    Credentials,
     /// Nothing says how long it is fresh.
     NoLifetime,
     /// Stale at once, and nothing to validate it with.
@@ -86,6 +96,8 @@ impl NotStored {
             Self::MustUnderstand => "must-understand",
             Self::Vary => "vary",
             Self::SetCookie => "set-cookie",
+            Self::RequestFields => "request fields",
+            Self::Credentials => "credentials without explicit freshness",
             Self::NoLifetime => "no freshness information",
             Self::Useless => "stale at once",
             Self::Partial => "partial without a strong validator",
@@ -121,6 +133,9 @@ pub struct Freshness {
     pub basis: Basis,
     /// Age in seconds when it was received (`corrected_initial_age`, RFC 9111 section 4.2.3).
     pub initial_age: u64,
+    /// Age in seconds that its origin gave it, without the time of the exchange.
+    #[serde(default)]
+    pub age_when_sent: u64,
     /// When it was received.
     pub received_ms: u64,
     /// `stale-while-revalidate` in seconds; the site's own where `None`.
@@ -140,15 +155,21 @@ impl Freshness {
     pub fn of(status: StatusCode, fields: &HeaderMap, policy: &CachePolicy, exchange: Exchange) -> Self {
         let directives = CacheControl::of_response(fields);
         let (lifetime, basis) = lifetime(&directives, status, fields, policy, exchange.received_ms);
-        let is_shared_only = directives.s_maxage.is_some();
+        let forbids_stale = directives.must_revalidate || directives.proxy_revalidate;
+        // By RFC 9111 section 5.2.2.10 `s-maxage` forbids stale use as `proxy-revalidate` does. An origin that writes a window
+        // of stale use beside it plainly means it; the site's own windows do not count.
+        let has_window = directives.stale_while_revalidate.is_some() || directives.stale_if_error.is_some();
+        let is_shared_only = directives.s_maxage.is_some() && !forbids_stale;
+        let window = |said: Option<u64>| if is_shared_only { Some(said.unwrap_or(0)) } else { said };
         Self {
             lifetime,
             basis,
             initial_age: initial_age(fields, exchange),
+            age_when_sent: age_when_sent(fields, exchange),
             received_ms: exchange.received_ms,
-            stale_while_revalidate: directives.stale_while_revalidate,
-            stale_if_error: directives.stale_if_error,
-            must_revalidate: directives.must_revalidate || directives.proxy_revalidate || is_shared_only,
+            stale_while_revalidate: window(directives.stale_while_revalidate),
+            stale_if_error: window(directives.stale_if_error),
+            must_revalidate: forbids_stale || is_shared_only && !has_window,
             no_cache: directives.no_cache,
             immutable: directives.immutable,
         }
@@ -162,6 +183,13 @@ impl Freshness {
     /// Seconds that it is still fresh; zero or less when it is stale.
     pub fn ttl(&self, now_ms: u64) -> i64 {
         i64::try_from(self.lifetime).unwrap_or(i64::MAX).saturating_sub_unsigned(self.age(now_ms))
+    }
+
+    /// Whether it may be given to a request that waited for it, even if it was stale when it came: it has a lifetime, it may
+    /// be used without validation, and only a slow origin made it too old where it must not be used stale. Each who waited
+    /// would have got the same, or later.
+    pub fn is_for_those_who_waited(&self) -> bool {
+        self.lifetime > 0 && !self.no_cache && (!self.must_revalidate || self.lifetime > self.age_when_sent)
     }
 
     /// Whether it is fresh, which at an age of its lifetime it is no more.
@@ -179,11 +207,16 @@ pub fn judge(request: RequestFacts<'_>, status: StatusCode, fields: &HeaderMap, 
         refused_by_request(request, &directives, policy),
         refused_by_status(status, fields, &directives),
         refused_by_fields(fields, &directives),
+        refused_as_brought_about(request, status, fields, policy),
     ];
     if let Some(reason) = refusals.into_iter().flatten().next() {
         return Verdict::DoNotStore(reason);
     }
     let freshness = Freshness::of(status, fields, policy, exchange);
+    // What is validated before each use needs no lifetime.
+    if matches!(freshness.basis, Basis::Heuristic | Basis::Default) && !freshness.no_cache && !may_guess_for(request, fields, policy) {
+        return Verdict::DoNotStore(NotStored::Credentials);
+    }
     match refused_as_useless(fields, &freshness, policy) {
         Some(reason) => Verdict::DoNotStore(reason),
         None => Verdict::Store(freshness),
@@ -202,12 +235,41 @@ fn refused_by_request(request: RequestFacts<'_>, directives: &CacheControl, poli
     (request.fields.contains_key(AUTHORIZATION) && !allows_shared).then_some(NotStored::Authorization)
 }
 
+/// What a request's own fields may have brought about is nobody else's, and errors all the more: a field that is too long,
+/// or a cookie that is broken, must not become everybody's error.
+fn refused_as_brought_about(request: RequestFacts<'_>, status: StatusCode, fields: &HeaderMap, policy: &CachePolicy) -> Option<NotStored> {
+    let vary = vary::names(fields).unwrap_or_default();
+    let is_told_apart =
+        |name: &HeaderName| !request.fields.contains_key(name) || vary.contains(name) || request_fields::is_listed(name, policy);
+    let is_error = status.is_client_error() || status.is_server_error();
+    // These speak of the resource, whoever asks.
+    let is_of_anybody = matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE);
+    let may_be_own = !Unusual::of(request.fields, policy).are_varied_on(&vary)
+        || is_error && request_fields::is_oversized(request.fields)
+        || is_error && !is_of_anybody && !(is_told_apart(&COOKIE) && is_told_apart(&AUTHORIZATION));
+    may_be_own.then_some(NotStored::RequestFields)
+}
+
+/// Whether a lifetime that nobody said may be given to the answer of a request (RFC 9111 section 4.2.2 leaves it to the
+/// cache): not where a cookie or credentials may have made it one client's own.
+fn may_guess_for(request: RequestFacts<'_>, fields: &HeaderMap, policy: &CachePolicy) -> bool {
+    let vary = vary::names(fields).unwrap_or_default();
+    [COOKIE, AUTHORIZATION]
+        .iter()
+        .all(|name| !request.fields.contains_key(name) || vary.contains(name) || request_fields::is_listed(name, policy))
+}
+
 fn refused_by_status(status: StatusCode, fields: &HeaderMap, directives: &CacheControl) -> Option<NotStored> {
     if !is_of_resource(status) {
         return Some(NotStored::Status);
     }
     if directives.must_understand && !is_understood(status) {
         return Some(NotStored::MustUnderstand);
+    }
+    // What was not acceptable to one client may be to the next.
+    let is_negotiated = || vary::names(fields).is_some_and(|names| names.iter().any(|name| name.as_str().starts_with("accept")));
+    if status == StatusCode::NOT_ACCEPTABLE && !is_negotiated() {
+        return Some(NotStored::Status);
     }
     let is_part = status == StatusCode::PARTIAL_CONTENT;
     let can_be_joined =
@@ -223,7 +285,9 @@ fn refused_by_fields(fields: &HeaderMap, directives: &CacheControl) -> Option<No
     if directives.private {
         return Some(NotStored::Private);
     }
-    if vary::names(fields).is_none() {
+    // What the edge makes for each request anew selects nothing for the next one.
+    let selects = |names: Vec<HeaderName>| names.iter().all(|name| request_fields::sight(name) != Sight::Edge);
+    if !vary::names(fields).is_some_and(selects) {
         return Some(NotStored::Vary);
     }
     // This cache's own policy: a cookie is for one client unless the origin clearly says otherwise.
@@ -239,7 +303,8 @@ fn refused_as_useless(fields: &HeaderMap, freshness: &Freshness, policy: &CacheP
     let stale_use = freshness.stale_while_revalidate.unwrap_or(policy.stale_while_revalidate.as_secs())
         + freshness.stale_if_error.unwrap_or(policy.stale_if_error.as_secs());
     let is_useful_stale = policy.obey_client || (stale_use > 0 && !freshness.must_revalidate);
-    let is_usable_now = freshness.lifetime > freshness.initial_age && !freshness.no_cache;
+    // Also one that is stale when it comes has those to serve who waited for it.
+    let is_usable_now = freshness.lifetime > 0 && !freshness.no_cache;
     (!is_usable_now && !has_validator && !is_useful_stale).then_some(NotStored::Useless)
 }
 
@@ -277,14 +342,22 @@ fn lifetime(directives: &CacheControl, status: StatusCode, fields: &HeaderMap, p
     }
     // A targeted field takes Cache-Control out of the picture, and with it a `no-store` there: then only what says so is stored.
     let may_guess = directives.public || (is_heuristically_cacheable(status) && !directives.is_targeted);
-    let modified = fields::date(fields, LAST_MODIFIED).filter(|_| policy.heuristic && may_guess);
-    if let Some(modified) = modified {
+    let is_plausible =
+        |modified: &u64| (PLAUSIBLE_SINCE..=made).contains(modified) && made.abs_diff(received_ms / 1000) <= CLOCK_DIFFERENCE_MAX;
+    let modified = fields::date(fields, LAST_MODIFIED).filter(is_plausible);
+    if let Some(modified) = modified.filter(|_| policy.heuristic && may_guess) {
         return ((made.saturating_sub(modified) / HEURISTIC_PART).min(HEURISTIC_MAX), Basis::Heuristic);
     }
     match policy.default_ttl.filter(|_| may_guess) {
         Some(default) => (default.as_secs().min(DELTA_SECONDS_MAX), Basis::Default),
         None => (0, Basis::Nothing),
     }
+}
+
+/// The greater of the age that the fields tell and the time since their `Date` when the request was sent, in seconds.
+fn age_when_sent(fields: &HeaderMap, exchange: Exchange) -> u64 {
+    let apparent = fields::date(fields, DATE).map_or(0, |made| (exchange.requested_ms / 1000).saturating_sub(made));
+    apparent.max(age_field(fields))
 }
 
 /// `corrected_initial_age` in seconds (RFC 9111 section 4.2.3).
@@ -419,6 +492,126 @@ mod tests {
     }
 
     #[test]
+    fn what_a_clients_own_fields_may_have_brought_about_is_not_stored() {
+        // 86, 89: request, status, response, why not.
+        type Lines = &'static [&'static str];
+        let long = format!("user-agent: {}", "x".repeat(5000));
+        let many = vec!["accept: a/b"; 600];
+        let both: [(&[&str], u16, Lines, Option<NotStored>); 4] = [
+            (&[&long], 200, &[], None),
+            (&[&long], 400, &[], Some(NotStored::RequestFields)),
+            (&[&long], 404, &[], Some(NotStored::RequestFields)),
+            (&many, 400, &[], Some(NotStored::RequestFields)),
+        ];
+        let table: [(Lines, u16, Lines, Option<NotStored>); 22] = [
+            (&["accept: a", "user-agent: b", "sec-fetch-mode: c", "traceparent: d", "x-playback-session-id: e"], 200, &[], None),
+            (&["x-evil: 1"], 200, &[], Some(NotStored::RequestFields)),
+            (&["rsc: 1"], 200, &[], Some(NotStored::RequestFields)),
+            (&["sec-evil: 1"], 200, &[], Some(NotStored::RequestFields)),
+            (&["x-api-key: 1"], 301, &["cache-control: public"], Some(NotStored::RequestFields)),
+            (&["rsc: 1"], 200, &["vary: Accept, RSC"], None),
+            (&["rsc: 1", "next-url: /"], 200, &["vary: rsc"], Some(NotStored::RequestFields)),
+            (&["rsc: 1", "next-url: /"], 200, &["vary: rsc", "vary: next-url"], None),
+            (&["x-listed: 1", "x-key: 2"], 200, &[], None),
+            (&["x-forwarded-host: dropped", "x_real_ip: dropped", "te: dropped"], 200, &[], None),
+            (&["connection: x-hop", "x-hop: dropped"], 200, &[], None),
+            (&["x-evil: 1"], 404, &[], Some(NotStored::RequestFields)),
+            (&["cookie: a=b"], 200, &[], None),
+            (&["cookie: a=b"], 404, &[], None),
+            (&["cookie: a=b"], 400, &[], Some(NotStored::RequestFields)),
+            (&["cookie: a=b"], 403, &["vary: cookie"], None),
+            (&["authorization: a"], 500, &["cache-control: public"], Some(NotStored::RequestFields)),
+            (&["referer: \u{fc}"], 400, &[], Some(NotStored::RequestFields)),
+            (&["referer: \u{fc}"], 200, &[], None),
+            (&[], 400, &[], None),
+            (&["accept: x/y"], 406, &[], Some(NotStored::Status)),
+            (&["accept: x/y"], 406, &["vary: accept"], None),
+        ];
+        let policy = CachePolicy { forward_fields: vec!["x-listed".into()], key_fields: vec!["x-key".into()], ..CachePolicy::default() };
+        for (request, status, response, expected) in table.into_iter().chain(both) {
+            let response: Vec<&str> = response.iter().copied().chain(["cache-control: max-age=60"]).collect();
+            assert_eq!(judged(&Method::GET, request, status, &response, &policy).err(), expected, "{request:?} {status} {response:?}");
+        }
+    }
+
+    #[test]
+    fn no_lifetime_is_guessed_for_a_request_with_a_cookie_or_credentials() {
+        let modified = format!("last-modified: {}", date(-86_400));
+        let table: [(&[&str], &[&str], Option<NotStored>); 9] = [
+            (&[], &[&modified], None),
+            (&[], &[], None),
+            (&["cookie: a=b"], &[&modified], Some(NotStored::Credentials)),
+            (&["cookie: a=b"], &[], Some(NotStored::Credentials)),
+            (&["cookie: a=b"], &[&modified, "cache-control: public"], Some(NotStored::Credentials)),
+            (&["cookie: a=b"], &[&modified, "vary: cookie"], None),
+            (&["authorization: a"], &[&modified, "cache-control: public"], Some(NotStored::Credentials)),
+            (&["cookie: a=b"], &["cache-control: max-age=9"], None),
+            (&["cookie: a=b"], &["cache-control: no-cache", "etag: \"a\""], None),
+        ];
+        let policy = CachePolicy { default_ttl: Some(Duration::from_secs(60)), ..CachePolicy::default() };
+        let open = CachePolicy { forward_fields: vec!["cookie".into()], ..policy.clone() };
+        for (request, response, expected) in table {
+            assert_eq!(judged(&Method::GET, request, 200, response, &policy).err(), expected, "{request:?} {response:?}");
+            let is_cookie = request.iter().all(|line| line.starts_with("cookie"));
+            let expected = expected.filter(|_| !is_cookie);
+            assert_eq!(judged(&Method::GET, request, 200, response, &open).err(), expected, "{request:?} {response:?} where listed");
+        }
+    }
+
+    #[test]
+    fn nothing_is_guessed_from_dates_that_cannot_be() {
+        let now = format!("date: {}", date(0));
+        let table = [
+            (date(-1000), now.clone(), 100),
+            (date(1), now.clone(), 77),
+            ("Thu, 01 Jan 1970 00:00:00 GMT".to_owned(), now.clone(), 77),
+            ("Tue, 01 Jan 1980 00:00:00 GMT".to_owned(), now, 77),
+            (date(-1000), format!("date: {}", date(3 * 86_400)), 77),
+            (date(-9 * 86_400), format!("date: {}", date(-3 * 86_400)), 77),
+        ];
+        let policy = CachePolicy { default_ttl: Some(Duration::from_secs(77)), ..CachePolicy::default() };
+        for (modified, made, expected) in table {
+            let response = map(&[&format!("last-modified: {modified}"), &made]);
+            assert_eq!(Freshness::of(StatusCode::OK, &response, &policy, NOW).lifetime, expected, "{modified} {made}");
+        }
+    }
+
+    #[test]
+    fn what_varies_by_a_field_of_the_edges_own_is_not_stored() {
+        for name in ["X-Forwarded-For", "range", "If-None-Match", "accept, x-forwarded-for"] {
+            assert_eq!(refusal(&[], 200, &["cache-control: max-age=60", &format!("vary: {name}")]), Some(NotStored::Vary), "{name}");
+        }
+        for name in ["Host", "X-Forwarded-Proto", "X-Forwarded-Host", "Via", "CDN-Loop", "TE"] {
+            assert_eq!(refusal(&[], 200, &["cache-control: max-age=60", &format!("vary: {name}")]), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn those_who_waited_share_what_they_may() {
+        // Response, milliseconds that the origin took, and whether they share it.
+        let behind = format!("date: {}", date(-3));
+        let table: [(&[&str], u64, bool); 12] = [
+            (&["cache-control: max-age=1"], 0, true),
+            (&["cache-control: max-age=1"], 1300, true),
+            (&["cache-control: max-age=1", "age: 1"], 0, true),
+            (&["cache-control: max-age=1", &behind], 200, true),
+            (&["cache-control: max-age=0"], 0, false),
+            (&["cache-control: no-cache, max-age=9"], 0, false),
+            (&["cache-control: max-age=1, must-revalidate"], 1300, true),
+            (&["cache-control: s-maxage=1"], 1300, true),
+            (&["cache-control: max-age=1, must-revalidate", "age: 1"], 0, false),
+            (&["cache-control: s-maxage=1", &behind], 0, false),
+            (&["cache-control: s-maxage=1, stale-while-revalidate=5", &behind], 0, true),
+            (&[], 0, false),
+        ];
+        for (response, took, expected) in table {
+            let exchange = Exchange { requested_ms: NOW_MS - took, received_ms: NOW_MS };
+            let found = Freshness::of(StatusCode::OK, &map(response), &CachePolicy::default(), exchange);
+            assert_eq!(found.is_for_those_who_waited(), expected, "{response:?} after {took} ms");
+        }
+    }
+
+    #[test]
     fn parts_need_a_strong_validator() {
         // 10.
         let table: [(&[&str], Option<NotStored>); 5] = [
@@ -453,7 +646,7 @@ mod tests {
         assert_eq!(ask(&["cache-control: no-cache", "etag: \"a\""], &strict), None);
         assert_eq!(ask(&["cache-control: max-age=60, no-cache"], &strict), Some(NotStored::Useless));
         assert_eq!(ask(&["cache-control: max-age=0"], &strict), Some(NotStored::Useless));
-        assert_eq!(ask(&["cache-control: max-age=9", "age: 9"], &strict), Some(NotStored::Useless));
+        assert_eq!(ask(&["cache-control: max-age=9", "age: 9"], &strict), None, "it is for those who waited");
         assert_eq!(ask(&["cache-control: max-age=0", "etag: W/\"a\""], &strict), None);
         assert_eq!(ask(&["cache-control: max-age=0, stale-if-error=5"], &strict), None);
         assert_eq!(ask(&["cache-control: max-age=0"], &swr), None);

@@ -7,7 +7,8 @@
 //! - [`key`]: what the request is for, and whether its method and path may be answered from the store.
 //! - [`vary`]: which stored response it selects; [`reuse`]: whether that one may be used now.
 //! - [`conditional`] and [`range`]: what of it the client wants.
-//! - [`forward`]: the request to the origin, and the fields of what goes back to the client.
+//! - [`request_fields`]: which of a client's fields reach the origin, and which make an answer one client's own;
+//!   [`forward`]: the request to the origin, and the fields of what goes back to the client.
 //! - [`freshness`]: whether and for how long the answer may be stored; [`invalidate`]: what it makes unusable.
 //! - [`status`]: the one value that feeds `Cache-Status`, `Proxy-Status`, metrics and log.
 //! - [`fields`]: the grammar under all of them.
@@ -19,6 +20,7 @@ pub mod freshness;
 pub mod invalidate;
 pub mod key;
 pub mod range;
+pub mod request_fields;
 pub mod reuse;
 pub mod status;
 pub mod vary;

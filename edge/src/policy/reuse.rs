@@ -52,6 +52,11 @@ impl Reuse {
         }
     }
 
+    /// Whether it is the client that wants it validated.
+    pub fn is_of_request(self) -> bool {
+        matches!(self, Self::MustValidate { reason, .. } if reason.is_of_request())
+    }
+
     /// Whether it may be used before the origin is asked.
     pub fn may_serve_now(self) -> bool {
         matches!(self, Self::Fresh | Self::StaleAccepted | Self::Stale { may_serve_while_revalidating: true, .. })
@@ -181,6 +186,9 @@ mod tests {
         stale_if_error: Duration::ZERO,
         obey_client: true,
         body_bytes_max: nearcast_fleet::units::Bytes(1 << 20),
+        forward_fields: Vec::new(),
+        key_fields: Vec::new(),
+        store_set_cookie: false,
     };
 
     fn freshness(directives: &str) -> Freshness {
@@ -223,7 +231,12 @@ mod tests {
             ("max-age=10, must-revalidate, stale-if-error=99, stale-while-revalidate=99", 9, Reuse::Fresh),
             ("max-age=10, must-revalidate, stale-if-error=99, stale-while-revalidate=99", 10, must(MustRevalidate, false)),
             ("max-age=10, proxy-revalidate, stale-if-error=99", 10, must(MustRevalidate, false)),
-            ("s-maxage=10, stale-if-error=99", 10, must(MustRevalidate, false)),
+            // `s-maxage` forbids stale use unless a window of it is written beside it.
+            ("s-maxage=10", 10, must(MustRevalidate, false)),
+            ("s-maxage=10, stale-if-error=99", 10, stale(false, true)),
+            ("s-maxage=10, stale-while-revalidate=99", 10, stale(true, false)),
+            ("s-maxage=10, proxy-revalidate, stale-if-error=99", 10, must(MustRevalidate, false)),
+            ("s-maxage=10, must-revalidate, stale-while-revalidate=99", 10, must(MustRevalidate, false)),
         ];
         for (response, seconds, expected) in table {
             assert_eq!(after(response, seconds, "", &CachePolicy::default()).reuse, expected, "{response} after {seconds}");
@@ -243,6 +256,9 @@ mod tests {
             ("max-age=10", 17, stale(false, false)),
             ("max-age=10, stale-while-revalidate=1, stale-if-error=0", 12, stale(false, false)),
             ("max-age=10, must-revalidate", 11, must(MustValidate::MustRevalidate, false)),
+            ("s-maxage=10", 11, must(MustValidate::MustRevalidate, false)),
+            ("s-maxage=10, stale-while-revalidate=2", 11, stale(true, false)),
+            ("s-maxage=10, stale-if-error=2", 11, stale(false, true)),
         ];
         for (response, seconds, expected) in table {
             assert_eq!(after(response, seconds, "", &policy).reuse, expected, "{response} after {seconds}");
@@ -364,7 +380,8 @@ mod tests {
             let asked = CacheControl::of_request(&asking);
             let policy = CachePolicy { obey_client, ..OBEY };
             let found = standing(&freshness, Some(&asked), is_soft, &policy, NOW_MS + seconds * 1000);
-            let forbids = directives.must_revalidate || directives.proxy_revalidate || directives.s_maxage.is_some();
+            let has_window = directives.stale_if_error.is_some() || directives.stale_while_revalidate.is_some();
+            let forbids = directives.must_revalidate || directives.proxy_revalidate || directives.s_maxage.is_some() && !has_window;
             let is_used_stale = found.ttl <= 0 && (found.reuse.may_serve_now() || found.reuse.may_serve_on_error());
             prop_assert!(!(forbids && is_used_stale), "{directives:?} {found:?}");
             prop_assert!(!(directives.no_cache && found.reuse.may_serve_now()), "{directives:?} {found:?}");
