@@ -123,6 +123,12 @@ pub(crate) struct EdgeArgs {
     /// Lifetime of responses that have no freshness information [default: they are not stored]
     #[arg(long, value_name = "TIME", value_parser = parse_duration, requires = "listen", help_heading = "Without a fleet file")]
     pub(crate) default_ttl: Option<Duration>,
+    /// A request field that answers do not depend on; may be given more than once
+    #[arg(long = "forward-field", value_name = "NAME", requires = "listen", help_heading = "Without a fleet file")]
+    pub(crate) forward_fields: Vec<String>,
+    /// A request field by whose value stored responses are kept apart; may be given more than once
+    #[arg(long = "key-field", value_name = "NAME", requires = "listen", help_heading = "Without a fleet file")]
+    pub(crate) key_fields: Vec<String>,
     /// Bytes of content kept in memory
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, default_value = "64MiB", help_heading = "Without a fleet file")]
     pub(crate) memory: Bytes,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nearcast_fleet::config::Fleet;
+use nearcast_fleet::config::{CachePolicy, Fleet};
 use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::follow::{self, NodeContext};
 use nearcast_fleet::{file, shutdown};
@@ -28,14 +28,17 @@ pub(crate) async fn gslb_dns(arguments: GslbDnsArgs, with_parent: bool) -> Resul
 /// `nearcast edge`.
 pub(crate) async fn edge(arguments: EdgeArgs, with_parent: bool) -> Result<(), Failure> {
     kernel::raise_open_files();
-    let EdgeArgs { node, listen, origin, default_ttl, memory, disk, state_dir } = arguments;
+    let EdgeArgs { node, listen, origin, default_ttl, forward_fields, key_fields, memory, disk, state_dir } = arguments;
     let context = match origin {
         Some(origin) => {
             let state_dir = match state_dir {
                 Some(named) => named,
                 None => own_state_dir(listen.first(), disk.0 > 0)?,
             };
-            let fleet = file::standalone_edge(listen, &origin, state_dir, memory, disk, default_ttl)?;
+            let lower = |names: Vec<String>| names.iter().map(|name| name.to_ascii_lowercase()).collect();
+            let cache =
+                CachePolicy { default_ttl, forward_fields: lower(forward_fields), key_fields: lower(key_fields), ..CachePolicy::default() };
+            let fleet = file::standalone_edge(listen, &origin, state_dir, memory, disk, cache)?;
             context("edge".to_owned(), fleet, None, no_check, with_parent).await?
         }
         None => {

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dashmap::DashMap;
-use http::header::{COOKIE, IF_RANGE, RANGE, SET_COOKIE};
+use http::header::{AUTHORIZATION, COOKIE, IF_RANGE, RANGE, SET_COOKIE};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use nearcast_fleet::config::CachePolicy;
@@ -70,7 +70,7 @@ pub(crate) enum Told {
     Published,
     /// What came may not be shared: ask for yourself.
     Unshared,
-    /// What came may be due to the cookie of the one who asked, or to fields that are too long: of those who wait the ones
+    /// What came may be due to the cookie or credentials of the one who asked, or to fields that are too long: of those who wait the ones
     /// of the same kind ask for themselves, the others look again and ask together.
     Own,
     /// What came is for the range or the credentials of the one who asked: as [`Own`](Self::Own), and nothing to remember.
@@ -94,14 +94,14 @@ pub(crate) struct Requester {
     /// Of the unusual fields and those that the site keys by. Requests that differ in it never wait for one another.
     group: u128,
     kind: RequestKind,
-    /// Cookies and range: an error may be their fault.
+    /// Cookies, credentials and range: an error may be their fault.
     own: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// By what an answer may be for one request alone, beside its unusual fields.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct RequestKind {
-    has_cookie: bool,
+    has_credentials: bool,
     has_range: bool,
     is_oversized: bool,
 }
@@ -109,23 +109,23 @@ struct RequestKind {
 impl RequestKind {
     /// Whether the answer says little about what others get.
     fn is_special(self) -> bool {
-        self.has_cookie || self.is_oversized
+        self.has_credentials || self.is_oversized
     }
 
     /// Apart for each kind whose answers say little about those to others.
     fn bits(self) -> u128 {
-        u128::from(self.has_cookie) << 127 | u128::from(self.is_oversized) << 126
+        u128::from(self.has_credentials) << 127 | u128::from(self.is_oversized) << 126
     }
 }
 
 impl Requester {
     /// A client's request.
     pub(crate) fn of(client: &HeaderMap, unusual: &Unusual, keyed: &HeaderMap) -> Self {
-        let own = [COOKIE, RANGE].into_iter();
+        let own = [COOKIE, AUTHORIZATION, RANGE].into_iter();
         Self {
             group: unusual.hash() ^ request_fields::hash(keyed.iter()),
             kind: RequestKind {
-                has_cookie: client.contains_key(COOKIE),
+                has_credentials: client.contains_key(COOKIE) || client.contains_key(AUTHORIZATION),
                 has_range: client.contains_key(RANGE),
                 is_oversized: request_fields::is_oversized(client),
             },
@@ -163,7 +163,8 @@ pub(crate) struct Forwards {
 pub(crate) enum Joined {
     /// Send it, and tell the others.
     Leader(Lead),
-    /// Wait for the one that is under way. Its errors are this one's only when it is alike: of the same cookies and range.
+    /// Wait for the one that is under way. Its errors are this one's only when it is alike: of the same cookies, credentials
+    /// and range.
     Follower { told: watch::Receiver<Told>, is_alike: bool, is_same_kind: bool },
     /// Send it for yourself alone.
     Alone,

@@ -14,8 +14,8 @@ use crate::policy::freshness::Freshness;
 use crate::policy::{invalidate, vary};
 use crate::purge::{Generations, Subject, Verdict};
 
-/// Version of the form below; another one is forgotten at start.
-const FORM: u32 = 1;
+/// Version of the form below and of the rules by which responses are stored; another one is forgotten at start.
+const FORM: u32 = 2;
 
 /// See the module's words. All times are milliseconds after the Unix epoch.
 #[derive(Debug)]

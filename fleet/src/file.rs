@@ -71,32 +71,9 @@ const CACHE: &[&str] = &[
     "key_fields",
     "store_set_cookie",
 ];
-/// Request fields that the edge reads, makes or drops itself, so that no answer can be kept apart by what a client sends.
-const OWN_FIELDS: &[&str] = &[
-    "cdn-loop",
-    "connection",
-    "content-length",
-    "expect",
-    "forwarded",
-    "host",
-    "if-match",
-    "if-modified-since",
-    "if-none-match",
-    "if-range",
-    "if-unmodified-since",
-    "keep-alive",
-    "nearcast-peer",
-    "range",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "via",
-];
 /// Names in each of a site's lists of request fields.
 const FIELDS_MAX: usize = 32;
-/// Bytes of such a name.
-const FIELD_NAME_BYTES_MAX: usize = 64;
+
 const ZONE: &[&str] = &["name", "ttl", "name_servers", "records"];
 
 /// One mistake in a fleet file.
@@ -186,18 +163,18 @@ pub fn describe(file: &str, mistakes: &[Mistake]) -> String {
 
 /// The fleet of one edge without a fleet file: node `edge` in cluster `local`, one site `site` for any host, no
 /// control, no admin listener, the client's `Host` passed on to the origin, no node key. `disk` of 0 keeps nothing on
-/// disk; `default_ttl` is the site's lifetime for responses without freshness information. The node's state is in
-/// `state_dir`/edge.
+/// disk; `cache` is the site's policy, but that no lifetime is guessed. The node's state is in `state_dir`/edge.
 ///
 /// # Errors
-/// [`FailureKind::Usage`] when `origin` is not `http://host[:port]` or `https://host[:port]`, or nothing is listened on.
+/// [`FailureKind::Usage`] when `origin` is not `http://host[:port]` or `https://host[:port]`, nothing is listened on, or a
+/// request field of the policy has a name that it cannot have.
 pub fn standalone_edge(
     listen: Vec<SocketAddr>,
     origin: &str,
     state_dir: PathBuf,
     memory: Bytes,
     disk: Bytes,
-    default_ttl: Option<Duration>,
+    cache: CachePolicy,
 ) -> Result<Fleet, Failure> {
     let origin = names::base_url(origin, &["http", "https"]).map_err(|problem| {
         Failure::new(
@@ -205,6 +182,10 @@ pub fn standalone_edge(
             format!("{origin:?} is no origin: {problem}; write http://host[:port] or https://host[:port], such as http://127.0.0.1:8000"),
         )
     })?;
+    for name in cache.forward_fields.iter().chain(&cache.key_fields) {
+        names::request_field(name)
+            .map_err(|(problem, mend)| Failure::new(FailureKind::Usage, format!("the request field {name:?}: {problem}; {mend}")))?;
+    }
     let Some(service) = listen.first().copied() else {
         return Err(Failure::new(FailureKind::Usage, "there is nothing to listen on; name an address and a port, such as 127.0.0.1:8080"));
     };
@@ -239,7 +220,7 @@ pub fn standalone_edge(
         ttl: SITE_TTL,
         clusters: vec![0],
         // Nobody has said anything of this origin: what it does not say itself is not guessed either.
-        cache: CachePolicy { default_ttl, heuristic: false, ..CachePolicy::default() },
+        cache: CachePolicy { heuristic: false, ..cache },
     };
     Ok(Fleet { clusters: vec![cluster], sites: vec![site], ..standalone(state_dir) })
 }
@@ -993,22 +974,8 @@ fn check_fields(section: &Section<'_>, key: &'static str) -> Vec<String> {
     }
     for text in texts.into_iter().take(FIELDS_MAX) {
         let name = text.text.to_ascii_lowercase();
-        let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-        if name.is_empty() || name.len() > FIELD_NAME_BYTES_MAX || !name.bytes().all(is_token) {
-            text.note(
-                format!("{:?} is no name of a field", text.text),
-                "write one such as \"x-app-version\", without a colon, wildcard or value",
-            );
-        } else if name == "authorization" {
-            text.note(
-                "answers to requests with credentials are shared only where they say so",
-                "remove it; let the origin send Cache-Control: public, s-maxage or must-revalidate (RFC 9111 section 3.5)",
-            );
-        } else if OWN_FIELDS.contains(&name.as_str()) || name.starts_with("x-forwarded-") {
-            text.note(
-                format!("{name} is a field that the edge makes or reads itself"),
-                "remove it: no client's value of it reaches the origin",
-            );
+        if let Err((problem, mend)) = names::request_field(&name) {
+            text.note(problem, mend);
         } else if names.contains(&name) {
             text.note(format!("{name} is there twice"), "remove one");
         } else {

@@ -21,6 +21,7 @@ fn an_edge_without_a_fleet_file_caches_any_origin_under_any_host() {
     let listen = format!("{}:8080", block.host(10));
     let mut command = nearcast();
     command.args(["edge", "--listen", &listen, "--origin", &origin.url(), "--state-dir"]).arg(directory.path().join("state"));
+    command.args(["--forward-field", "X-Trace", "--key-field", "X-Tenant"]);
     let _edge = Process::start("edge", directory.path(), command);
     wait::until("the edge to answer", Duration::from_secs(20), || std::net::TcpStream::connect(&listen).map(drop));
     for host in ["one.example", "two.example"] {
@@ -29,6 +30,11 @@ fn an_edge_without_a_fleet_file_caches_any_origin_under_any_host() {
         assert!(ask().ends_with(&format!("for {host}")));
         let second = ask().to_lowercase();
         assert!(second.contains("; hit") && second.ends_with(&format!("for {host}")), "{second}");
+    }
+    for (name, value, other, is_hit) in [("X-Trace", "1", "2", true), ("X-Tenant", "a", "b", false), ("X-Unlisted", "1", "1", false)] {
+        let ask = |value: &str| curl(&["-i", "-H", &format!("{name}: {value}"), &format!("http://{listen}/{name}")]).to_lowercase();
+        ask(value);
+        assert_eq!(ask(other).contains("; hit"), is_hit, "{name}");
     }
     for path in ["/bare", "/dated"] {
         for _ in 0..2 {

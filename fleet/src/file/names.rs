@@ -100,6 +100,53 @@ pub(crate) fn host_and_port(authority: &str) -> Result<String, &'static str> {
     }
 }
 
+/// Request fields that the edge reads, makes or drops itself, so that no answer can be kept apart by what a client sends.
+const OWN_FIELDS: &[&str] = &[
+    "cdn-loop",
+    "connection",
+    "content-length",
+    "expect",
+    "forwarded",
+    "host",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "keep-alive",
+    "nearcast-peer",
+    "range",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+];
+/// Bytes of a request field's name.
+const FIELD_NAME_BYTES_MAX: usize = 64;
+
+/// Checks the name of a request field, in lower case, by which a site may be told what clients send.
+///
+/// # Errors
+/// What is wrong with it, and what to write instead.
+pub(super) fn request_field(name: &str) -> Result<(), (String, &'static str)> {
+    let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    if name.is_empty() || name.len() > FIELD_NAME_BYTES_MAX || !name.bytes().all(is_token) {
+        return Err((format!("{name:?} is no name of a field"), "write one such as \"x-app-version\", without a colon, wildcard or value"));
+    }
+    if name == "authorization" {
+        return Err((
+            "answers to requests with credentials are shared only where they say so".to_owned(),
+            "remove it; let the origin send Cache-Control: public, s-maxage or must-revalidate (RFC 9111 section 3.5)",
+        ));
+    }
+    if OWN_FIELDS.contains(&name) || name.starts_with("x-forwarded-") {
+        let mend = "remove it: no client's value of it reaches the origin";
+        return Err((format!("{name} is a field that the edge makes or reads itself"), mend));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -649,7 +649,11 @@ fn load_says_which_file_and_where() {
 #[test]
 fn a_fleet_without_a_file() {
     let listen = vec!["127.0.0.1:8080".parse().expect("an address")];
-    let edge = |origin: &str| standalone_edge(listen.clone(), origin, "/tmp/x".into(), Bytes(1 << 20), Bytes(0), None);
+    let of = |origin: &str, cache| standalone_edge(listen.clone(), origin, "/tmp/x".into(), Bytes(1 << 20), Bytes(0), cache);
+    let edge = |origin: &str| of(origin, CachePolicy::default());
+    let listed = |name: &str| of("http://127.0.0.1", CachePolicy { forward_fields: vec![name.into()], ..CachePolicy::default() });
+    assert_eq!(listed("x-test").expect("good").sites[0].cache.forward_fields, ["x-test"]);
+    assert!(listed("host").expect_err("the edge's own").to_string().contains("request field \"host\""));
     let fleet = edge("http://127.0.0.1:8000/").expect("good");
     assert_eq!(fleet.edge("edge").map(|(c, n)| (c.name.as_str(), n.admin)), Some(("local", None)));
     let site = fleet.site_of_host("any.thing").expect("any host");
