@@ -359,7 +359,7 @@ async fn fetch(
         Ok(Led::Passing { head, .. }) if head.status.is_success() => Err(Miss::NotStored),
         Ok(Led::Passing { head, .. }) => Err(Miss::Status(head.status)),
         Ok(Led::Failed(error)) => Err(Miss::Origin(error)),
-        Err(_) => Err(Miss::NotStored),
+        Ok(Led::PassRequest) | Err(_) => Err(Miss::NotStored),
     }
 }
 

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use crate::content::Content;
+use crate::policy::conditional::StrongValidator;
 use crate::policy::freshness::Freshness;
 use crate::policy::{invalidate, vary};
 use crate::purge::{Generations, Subject, Verdict};
@@ -99,6 +100,11 @@ impl StoredResponse {
 
     /// How it is written down beside its slices.
     pub(crate) fn encode(&self) -> Bytes {
+        let (strong_tag, strong_date) = match &self.content.validator {
+            Some(StrongValidator::Tag(tag)) => (Some(text(tag)), None),
+            Some(StrongValidator::Date(date)) => (None, Some(text(date))),
+            None => (None, None),
+        };
         let written = Written {
             form: FORM,
             url: self.url.to_string(),
@@ -111,7 +117,8 @@ impl StoredResponse {
             born: self.born,
             is_soft: self.is_soft.load(Ordering::Relaxed),
             length: self.content.length(),
-            strong_tag: self.content.strong_tag.as_ref().map(text),
+            strong_tag,
+            strong_date,
         };
         // A struct of strings and numbers always encodes.
         serde_json::to_vec(&written).unwrap_or_default().into()
@@ -164,7 +171,7 @@ impl Facts {
 pub(crate) struct Recovered {
     pub(crate) facts: Facts,
     pub(crate) length: Option<u64>,
-    pub(crate) strong_tag: Option<HeaderValue>,
+    pub(crate) validator: Option<StrongValidator>,
 }
 
 impl Recovered {
@@ -184,11 +191,12 @@ impl Recovered {
             is_soft: written.is_soft,
             is_recovered: true,
         };
-        let strong_tag = match written.strong_tag {
-            Some(tag) => Some(value(&tag)?),
-            None => None,
+        let validator = match (written.strong_tag, written.strong_date) {
+            (Some(tag), _) => Some(StrongValidator::Tag(value(&tag)?)),
+            (None, Some(date)) => Some(StrongValidator::Date(value(&date)?)),
+            (None, None) => None,
         };
-        Some(Self { facts, length: written.length, strong_tag })
+        Some(Self { facts, length: written.length, validator })
     }
 }
 
@@ -206,6 +214,9 @@ struct Written {
     is_soft: bool,
     length: Option<u64>,
     strong_tag: Option<String>,
+    /// Missing in what earlier versions wrote, which joined parts by tags alone; those ignore it.
+    #[serde(default)]
+    strong_date: Option<String>,
 }
 
 /// A field value as text, one character a byte, so that every value survives.
@@ -239,10 +250,14 @@ mod tests {
     use crate::store::{Pool, Store, StoreConfig};
 
     fn response(fields: &[(&'static str, &'static [u8])]) -> Arc<StoredResponse> {
+        response_of(fields, Some(StrongValidator::Tag(HeaderValue::from_static("\"t\""))))
+    }
+
+    fn response_of(fields: &[(&'static str, &'static [u8])], validator: Option<StrongValidator>) -> Arc<StoredResponse> {
         let (store, _gone) = Store::open(&StoreConfig { memory_bytes: 1 << 20, disk: None });
         let store = Arc::new(store);
         let body = store.new_body(9, Pool::Pull);
-        let content = Content::new(store, body, Some(5), Some(HeaderValue::from_static("\"t\"")));
+        let content = Content::new(store, body, Some(5), validator);
         let fields = fields.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_bytes(v).expect("valid"))).collect();
         let facts = Facts {
             url: "http://a.test/".into(),
@@ -270,9 +285,24 @@ mod tests {
         let stored = response(&[("x-odd", b"caf\xe9"), ("cache-control", b"max-age=1"), ("cache-tag", b"a, b")]);
         let recovered = Recovered::decode(&stored.encode(), |_| 9).expect("own form");
         assert_eq!(recovered.facts.fields, stored.fields);
-        assert_eq!((recovered.length, recovered.strong_tag), (Some(5), stored.content.strong_tag.clone()));
+        assert_eq!((recovered.length, recovered.validator), (Some(5), stored.content.validator.clone()));
         assert_eq!((recovered.facts.born, recovered.facts.url.clone(), recovered.facts.is_recovered), (3, stored.url.clone(), true));
         assert!(Recovered::decode(b"{}", |_| 9).is_none() && Recovered::decode(b"\xff", |_| 9).is_none());
+    }
+
+    #[test]
+    fn what_names_a_body_survives_in_every_form() {
+        let tag = StrongValidator::Tag(HeaderValue::from_static("\"t\""));
+        let date = StrongValidator::Date(HeaderValue::from_static("Mon, 02 Nov 2026 10:00:00 GMT"));
+        for validator in [None, Some(tag.clone()), Some(date)] {
+            let written = response_of(&[], validator.clone()).encode();
+            assert_eq!(Recovered::decode(&written, |_| 9).expect("own form").validator, validator);
+        }
+        // As it was before there were dates.
+        let mut earlier: serde_json::Value = serde_json::from_slice(&response(&[]).encode()).expect("an object");
+        earlier.as_object_mut().expect("an object").remove("strong_date").expect("it is written");
+        let recovered = Recovered::decode(earlier.to_string().as_bytes(), |_| 9).expect("the same form");
+        assert_eq!(recovered.validator, Some(tag));
     }
 
     #[test]

@@ -177,7 +177,7 @@ pub fn judge(request: RequestFacts<'_>, status: StatusCode, fields: &HeaderMap, 
     let directives = CacheControl::of_response(fields);
     let refusals = [
         refused_by_request(request, &directives, policy),
-        refused_by_status(status, fields, &directives),
+        refused_by_status(status, fields, &directives, exchange.received_ms),
         refused_by_fields(fields, &directives),
     ];
     if let Some(reason) = refusals.into_iter().flatten().next() {
@@ -202,7 +202,7 @@ fn refused_by_request(request: RequestFacts<'_>, directives: &CacheControl, poli
     (request.fields.contains_key(AUTHORIZATION) && !allows_shared).then_some(NotStored::Authorization)
 }
 
-fn refused_by_status(status: StatusCode, fields: &HeaderMap, directives: &CacheControl) -> Option<NotStored> {
+fn refused_by_status(status: StatusCode, fields: &HeaderMap, directives: &CacheControl, received_ms: u64) -> Option<NotStored> {
     if !is_of_resource(status) {
         return Some(NotStored::Status);
     }
@@ -210,8 +210,10 @@ fn refused_by_status(status: StatusCode, fields: &HeaderMap, directives: &CacheC
         return Some(NotStored::MustUnderstand);
     }
     let is_part = status == StatusCode::PARTIAL_CONTENT;
-    let can_be_joined =
-        || conditional::strong_tag(fields).is_some() && matches!(ContentRange::of(fields), Some(ContentRange::Bytes { .. }));
+    let can_be_joined = || {
+        let has_range = matches!(ContentRange::of(fields), Some(ContentRange::Bytes { .. }));
+        has_range && conditional::StrongValidator::of(fields, received_ms).is_some()
+    };
     (is_part && !can_be_joined()).then_some(NotStored::Partial)
 }
 
