@@ -390,3 +390,44 @@ fn only_what_asks_for_it_gets_a_response_that_is_only_stored() {
     assert!(!reload.is_hit(), "{reload:?}");
     assert_eq!(origin.count("/x"), 2);
 }
+
+#[test]
+fn encoded_paths_are_stored_each_under_its_own_spelling() {
+    let origin = Origin::start(|seen| Reply::ok(seen.target.clone(), "max-age=600"));
+    let edge = Plan::new(&origin).start();
+    let stored = [
+        "/@scope%2fname",
+        "/@scope%2Fname",
+        "/@scope/name",
+        "/api/projects/group%2Fproject/packages?page=1",
+        "/wiki/Who%3F",
+        "/wiki/Who",
+        "/wiki/C%23",
+        "/wiki/%5C",
+        "/a;v=1/b.css",
+        "/a%3bv=1/b.css",
+        "/a/b.css",
+        "/100%25done",
+        "/x%252fy",
+        "/x%2fy",
+    ];
+    for path in stored {
+        let (first, second) = (edge.get(path), edge.get(path));
+        assert!(!first.is_hit() && first.text() == path, "another spelling's, or not as it came: {path}: {first:?}");
+        assert!(second.is_hit() && second.text() == path, "{path}: {second:?}");
+        assert!(edge.ask("HEAD", path, &[]).is_hit(), "{path}");
+        let range = edge.ask("GET", path, &[("Range", "bytes=1-2")]);
+        assert!(range.is_hit() && range.text() == path[1..3], "{path}: {range:?}");
+        assert_eq!(origin.count(path), 1, "{path}");
+    }
+    for path in ["/static/..%2faccount", "/a/../b", "/a/..;/b", "/%2e%2e/b", "/a\\b", "/a%00.css", "/a%zz"] {
+        for _ in 0..2 {
+            let answer = edge.get(path);
+            assert!(answer.text() == path && answer.cache().contains("fwd=bypass"), "{path}: {answer:?}");
+        }
+        assert_eq!(origin.count(path), 2, "{path}");
+    }
+    let posted = edge.raw(b"POST /@scope%2fname HTTP/1.1\r\nHost: www.test\r\nContent-Length: 0\r\n\r\n");
+    assert!(posted.status == 200 && !edge.get("/@scope%2fname").is_hit(), "an unsafe request drops what is stored");
+    assert!(edge.get("/@scope%2Fname").is_hit(), "of its own spelling");
+}
