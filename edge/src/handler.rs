@@ -157,6 +157,7 @@ pub(crate) fn serve_brief(worker: &Worker, last: &LastHost, brief: &Brief<'_>, u
     }
     let body = stored.content.whole_in_memory()?;
     stored.content.body.touch();
+    stored.note_used(now);
     let outcome = Outcome::hit(standing.ttl);
     head.extend_from_slice(stored.whole_head.get_or_init(|| whole_head(stored, body.len(), &edge.via)));
     head.extend_from_slice(b"age: ");
@@ -594,18 +595,21 @@ fn choose(checked: &Checked) -> (Option<(Arc<StoredResponse>, Verdict)>, Forward
     if let [response] = &variants[..]
         && let Some(verdict) = usable(edge, response, &checked.url)
     {
-        return match response.is_selected(&checked.client) {
-            true => (Some((response.clone(), verdict)), ForwardReason::Stale),
-            false => (None, ForwardReason::VaryMiss),
-        };
+        if !response.is_selected(&checked.client) {
+            return (None, ForwardReason::VaryMiss);
+        }
+        response.note_used(checked.began_ms);
+        return (Some((response.clone(), verdict)), ForwardReason::Stale);
     }
-    let there: Vec<_> = variants.iter().filter_map(|r| Some((r, usable(edge, r, &checked.url)?))).collect();
-    let selected = there.iter().filter(|(r, _)| r.is_selected(&checked.client));
-    let newest = vary::newest(selected.map(|(r, verdict)| ((*r, *verdict), &r.fields, r.freshness.received_ms)));
+    let selected = variants.selected(&checked.client).filter_map(|r| Some((r, usable(edge, r, &checked.url)?)));
+    let newest = vary::newest(selected.map(|(r, verdict)| ((r, verdict), &r.fields, r.freshness.received_ms)));
     match newest {
-        Some((response, verdict)) => (Some((response.clone(), verdict)), ForwardReason::Stale),
-        None if there.is_empty() => (None, ForwardReason::UriMiss),
-        None => (None, ForwardReason::VaryMiss),
+        Some((response, verdict)) => {
+            response.note_used(checked.began_ms);
+            (Some((response.clone(), verdict)), ForwardReason::Stale)
+        }
+        None if variants.iter().any(|r| usable(edge, r, &checked.url).is_some()) => (None, ForwardReason::VaryMiss),
+        None => (None, ForwardReason::UriMiss),
     }
 }
 

@@ -32,6 +32,10 @@ pub(crate) struct StoredResponse {
     pub(crate) whole_head: OnceLock<Box<[u8]>>,
     /// The request's fields that `Vary` names.
     pub(crate) selecting: HeaderMap,
+    /// The same as numbers; `None` when no request selects it.
+    pub(crate) selection: Option<vary::Selection>,
+    /// When it was last used, in seconds after the Unix epoch; 0 for never.
+    used_s: AtomicU64,
     pub(crate) requested_ms: u64,
     /// All that decides on its age and use.
     pub(crate) freshness: Freshness,
@@ -82,8 +86,33 @@ impl StoredResponse {
         vary::is_selected(&self.fields, &self.selecting, request)
     }
 
+    /// Marks it as used at that time: what has been used lately is the last of its URL's variants to leave.
+    pub(crate) fn note_used(&self, now_ms: u64) {
+        let now_s = now_ms / 1000;
+        // Once a second is enough, and a look disturbs no other thread.
+        if self.used_s.load(Ordering::Relaxed) != now_s {
+            self.used_s.store(now_s, Ordering::Relaxed);
+        }
+    }
+
+    /// When it was last used, in seconds after the Unix epoch; 0 for never.
+    pub(crate) fn used_s(&self) -> u64 {
+        self.used_s.load(Ordering::Relaxed)
+    }
+
+    /// Takes over what is known of the use of one whose place it takes.
+    pub(crate) fn inherit_use(&self, older: &Self) {
+        self.used_s.fetch_max(older.used_s(), Ordering::Relaxed);
+    }
+
     /// Whether a newer response to the same URL takes its place.
     pub(crate) fn is_same_variant(&self, newer: &Self) -> bool {
+        if let (Some(own), Some(other)) = (self.selection, newer.selection)
+            && own.names == other.names
+            && own.said != other.said
+        {
+            return false;
+        }
         self.is_selected(&newer.selecting) && newer.is_selected(&self.selecting)
     }
 
@@ -144,6 +173,8 @@ pub(crate) struct Facts {
 impl Facts {
     pub(crate) fn store(self, content: Arc<Content>) -> Arc<StoredResponse> {
         Arc::new(StoredResponse {
+            selection: vary::Selection::of(&self.fields, &self.selecting),
+            used_s: AtomicU64::new(0),
             tags: invalidate::tags(&self.fields),
             url: self.url,
             hash: self.hash,
@@ -191,6 +222,9 @@ impl Recovered {
             is_soft: written.is_soft,
             is_recovered: true,
         };
+        if vary::is_coded_for_one(&facts.fields, &facts.selecting) {
+            return None;
+        }
         let validator = match (written.strong_tag, written.strong_date) {
             (Some(tag), _) => Some(StrongValidator::Tag(value(&tag)?)),
             (None, Some(date)) => Some(StrongValidator::Date(value(&date)?)),

@@ -4,11 +4,11 @@
 
 use std::net::IpAddr;
 
-use http::header::{ACCEPT_RANGES, AGE, EXPECT, HOST, MAX_FORWARDS, RANGE, VIA};
+use http::header::{ACCEPT_ENCODING, ACCEPT_RANGES, AGE, EXPECT, HOST, MAX_FORWARDS, RANGE, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::conditional::CONDITIONS;
-use super::fields;
+use super::{fields, vary};
 
 /// `CDN-Loop` (RFC 8586).
 pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
@@ -64,7 +64,7 @@ const ALLOWED: [&str; 17] = [
 pub enum ClientFields<'a> {
     /// All but those for one hop and those that rewrite the request: for what is passed through.
     Passed,
-    /// As [`Passed`](Self::Passed), without `Range` and conditions: for what may be stored, when the origin may vary by any field.
+    /// As [`Passed`](Self::Passed), without `Range` and conditions, and with `Accept-Encoding` as far as it counts: for what may be stored, when the origin may vary by any field.
     Storable,
     /// Those of a fixed list, and these: for what may be stored (RFC 9111 section 7.1).
     Listed(&'a [HeaderName]),
@@ -98,6 +98,10 @@ pub fn to_origin(client: &HeaderMap, which: ClientFields<'_>, by: &Forwarder<'_>
         forward.remove(RANGE);
         for name in CONDITIONS {
             forward.remove(name);
+        }
+        // What selects the same stored response asks the origin the same.
+        if let Some(reduced) = vary::accept_encoding(&forward) {
+            forward.insert(ACCEPT_ENCODING, reduced);
         }
     }
     if let ClientFields::Listed(others) = which {
