@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderValue;
 use tokio::runtime::Handle;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, watch};
 
 use crate::origin::OriginError;
+use crate::policy::conditional::StrongValidator;
 use crate::store::{SLICE_BYTES, Store, StoredBody};
 
 /// Slices that a fill keeps at hand for readers that keep up.
@@ -44,8 +44,8 @@ pub(crate) struct Content {
     pub(crate) body: Arc<StoredBody>,
     /// Complete length, once known.
     length: OnceLock<u64>,
-    /// Its strong entity tag; without one its parts cannot be put together from several requests.
-    pub(crate) strong_tag: Option<HeaderValue>,
+    /// What names it; without that its parts cannot be put together from several requests.
+    pub(crate) validator: Option<StrongValidator>,
     fills: Mutex<Fills>,
     is_filling: AtomicBool,
     /// The origin was asked for a part and sent the whole.
@@ -66,7 +66,7 @@ struct Fills {
 }
 
 impl Content {
-    pub(crate) fn new(store: Arc<Store>, body: Arc<StoredBody>, length: Option<u64>, strong_tag: Option<HeaderValue>) -> Arc<Self> {
+    pub(crate) fn new(store: Arc<Store>, body: Arc<StoredBody>, length: Option<u64>, validator: Option<StrongValidator>) -> Arc<Self> {
         let known = OnceLock::new();
         if let Some(length) = length {
             let _ = known.set(length);
@@ -75,7 +75,7 @@ impl Content {
             store,
             body,
             length: known,
-            strong_tag,
+            validator,
             fills: Mutex::default(),
             is_filling: AtomicBool::new(false),
             is_whole_only: AtomicBool::new(false),
@@ -194,7 +194,7 @@ impl Content {
     /// when waiting is better: it is near, somebody asks already, or parts of this body cannot be had or put together.
     pub(crate) fn begin_seek(self: &Arc<Self>, at: u64) -> Option<Seek> {
         let first = at / SLICE * SLICE;
-        if self.strong_tag.is_none() || !self.is_filling() || self.is_whole_only.load(Ordering::Relaxed) {
+        if self.validator.is_none() || !self.is_filling() || self.is_whole_only.load(Ordering::Relaxed) {
             return None;
         }
         let mut fills = self.fills();
@@ -724,7 +724,7 @@ mod tests {
         let (store, _gone) = Store::open(&StoreConfig { memory_bytes, disk: None });
         let store = Arc::new(store);
         let body = store.new_body(1, Pool::Pull);
-        Content::new(store, body, length, is_tagged.then(|| HeaderValue::from_static("\"t\"")))
+        Content::new(store, body, length, is_tagged.then(|| StrongValidator::Tag(http::HeaderValue::from_static("\"t\""))))
     }
 
     fn writer(content: &Arc<Content>) -> FillWriter {

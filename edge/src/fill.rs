@@ -27,9 +27,10 @@ use crate::content::{Content, Fill, FillWriter};
 use crate::edge::{Edge, Site, Worker, now_ms};
 use crate::index::HashedKey;
 use crate::origin::{OriginBody, OriginError, OriginRequestBody, Target};
+use crate::policy::conditional::StrongValidator;
 use crate::policy::fields::CacheControl;
 use crate::policy::freshness::{self, Exchange, Freshness, NotStored, RequestFacts};
-use crate::policy::range::{self, ByteRange, ContentRange, Spec};
+use crate::policy::range::{self, ByteRange, ContentRange, Part, Spec};
 use crate::policy::request_fields::{self, Unusual};
 use crate::policy::{conditional, reuse, vary};
 use crate::purge::Verdict;
@@ -55,6 +56,15 @@ const RESUMES_MAX: u32 = 3;
 const UNSHARED_MS: u64 = 60_000;
 /// Keys of that kind that are remembered.
 const UNSHARED_MAX: usize = 65_536;
+/// How long requests for ranges of a representation whose parts cannot be joined go to the origin as the client made them.
+const UNJOINABLE_MS: u64 = 60_000;
+/// Keys of that kind that are remembered.
+const UNJOINABLE_MAX: usize = 65_536;
+/// Bytes of several ranges, of a body too large to be stored, that are put together here from requests for their slices.
+/// More go to the origin as the client asked: nothing would hold such a fill back to the client's pace.
+const ASSEMBLED_BYTES_MAX: u64 = 16 * SLICE;
+/// Length of the largest body whose slices can be numbered.
+const NUMBERED_BYTES_MAX: u64 = u32::MAX as u64 * SLICE;
 /// How often a fill looks whether the disk has caught up, and how long it waits for it at most.
 const DISK_PAUSE: Duration = Duration::from_millis(10);
 const DISK_PAUSES_MAX: u32 = 200;
@@ -157,6 +167,8 @@ pub(crate) struct Forwards {
     pub(crate) fills: FillsUnderWay,
     in_flight: DashMap<u128, Flight, std::hash::BuildHasherDefault<HashedKey>>,
     unshared: DashMap<u128, u64, std::hash::BuildHasherDefault<HashedKey>>,
+    /// Keys whose parts cannot be joined, each with when that is to be looked at again.
+    unjoinable: DashMap<u128, u64, std::hash::BuildHasherDefault<HashedKey>>,
 }
 
 /// What somebody who needs a forward request is to do.
@@ -198,7 +210,7 @@ impl Forwards {
     pub(crate) fn new(memory_bytes: u64) -> Self {
         let most = (memory_bytes / FILLS_MEMORY_SHARE / FILL_BYTES).clamp(FILLS_MIN, FILLS_MAX) as usize;
         let fills = FillsUnderWay { most, count: AtomicUsize::new(0), has_grown: Notify::new() };
-        Self { fills, in_flight: DashMap::default(), unshared: DashMap::default() }
+        Self { fills, in_flight: DashMap::default(), unshared: DashMap::default(), unjoinable: DashMap::default() }
     }
 
     pub(crate) fn join(edge: &Arc<Edge>, hash: u128, requester: Requester) -> Joined {
@@ -238,6 +250,18 @@ impl Forwards {
             self.unshared.clear();
         }
         self.unshared.insert(memo, now_ms() + UNSHARED_MS);
+    }
+
+    fn note_unjoinable(&self, hash: u128) {
+        if self.unjoinable.len() >= UNJOINABLE_MAX {
+            self.unjoinable.clear();
+        }
+        self.unjoinable.insert(hash, now_ms() + UNJOINABLE_MS);
+    }
+
+    /// Whether parts of what is there cannot be joined: asking for whole slices costs more and keeps nothing.
+    pub(crate) fn is_unjoinable(&self, hash: u128) -> bool {
+        !self.unjoinable.is_empty() && self.unjoinable.get(&hash).is_some_and(|until| *until > now_ms())
     }
 
     /// Forward requests under way.
@@ -357,8 +381,8 @@ pub(crate) struct Wanted {
     spec: Spec,
     /// More than this has to come by requests of its own, perhaps: other ranges, or all of it where `If-Range` fails.
     may_need_more: bool,
-    /// Nothing of it can be kept: to be asked for to the byte, for the client alone.
-    is_exact: bool,
+    /// It stands in for a range that turned out to be outside.
+    is_second: bool,
 }
 
 /// A stretch of a representation that can be kept in slices.
@@ -380,21 +404,20 @@ impl Wanted {
             Spec::Last(0) => Spec::Last(1),
             other => other,
         };
-        Some(Self { spec, may_need_more: has_if_range || specs.len() > 1 || spec != asked, is_exact: false })
+        Some(Self { spec, may_need_more: has_if_range || specs.len() > 1 || spec != asked, is_second: false })
     }
 
-    /// What to ask for where slices of it are of no use. `None` when it is the whole.
-    fn exactly(self) -> Option<Self> {
-        (!self.is_exact && !self.may_need_more).then_some(Self { is_exact: true, ..self })
+    /// What to ask for after a 416: the client's first range that is inside the length which that named.
+    fn after_unsatisfied(self, unsatisfied: &HeaderMap, client: &HeaderMap) -> Option<Self> {
+        let Some(ContentRange::Unsatisfied(length)) = ContentRange::of(unsatisfied) else { return None };
+        let spec = range::requested(&Method::GET, client)?.into_iter().find(|spec| spec.within(length).is_some())?;
+        (!self.is_second && spec != self.spec).then_some(Self { spec, may_need_more: true, is_second: true })
     }
 
     /// `Range` for whole slices. Where they begin is not known for the last bytes of a length that is not known: then one
     /// slice more is asked for, but for a byte.
     fn field(self) -> HeaderMap {
         match self.spec {
-            Spec::FromTo(first, last) if self.is_exact => range_value(&format!("bytes={first}-{last}")),
-            Spec::From(first) if self.is_exact => range_value(&format!("bytes={first}-")),
-            Spec::Last(count) if self.is_exact => range_value(&format!("bytes=-{count}")),
             Spec::FromTo(first, last) => range_field(first / SLICE * SLICE, last.saturating_add(1).checked_next_multiple_of(SLICE)),
             Spec::From(first) => range_field(first / SLICE * SLICE, None),
             Spec::Last(count) => range_value(&format!("bytes=-{}", count.saturating_add(SLICE - 1))),
@@ -402,16 +425,16 @@ impl Wanted {
     }
 
     /// The whole slices in a 206 to [`field`](Self::field); `None` when what is wanted does not begin in them, or cannot
-    /// be put together from them and later requests.
-    fn part(self, fields: &HeaderMap) -> Option<Stretch> {
+    /// be put together from them and later requests, for which parts of it must be joinable.
+    fn part(self, fields: &HeaderMap, is_joinable: bool) -> Option<Stretch> {
         let Some(ContentRange::Bytes { range, complete: Some(complete) }) = ContentRange::of(fields) else { return None };
         let first = range.first.checked_next_multiple_of(SLICE)?;
         let end = if range.end() == complete { complete } else { range.end() / SLICE * SLICE };
         let wanted = self.spec.within(complete);
         let has_begin = first < end && wanted.is_none_or(|w| first <= w.first / SLICE * SLICE && w.first < end);
         let is_enough = !self.may_need_more && wanted.is_none_or(|w| w.end() <= end);
-        let is_usable = has_begin && (is_enough || conditional::strong_tag(fields).is_some());
-        is_usable.then_some(Stretch { range: ByteRange { first, last: end - 1 }, complete, skip: first - range.first })
+        let stretch = Stretch { range: ByteRange { first, last: end.checked_sub(1)? }, complete, skip: first - range.first };
+        (has_begin && (is_enough || is_joinable || stretch.is_whole())).then_some(stretch)
     }
 
     /// Whether a 206 is what the client itself asked for, whatever was asked of the origin.
@@ -419,6 +442,30 @@ impl Wanted {
         let Some(ContentRange::Bytes { range, complete: Some(complete) }) = ContentRange::of(fields) else { return false };
         !self.may_need_more && self.spec.within(complete) == Some(range)
     }
+}
+
+impl Stretch {
+    /// All of a representation in answer to a request for all of it: as good as a 200 (RFC 9110 section 15.3.7.3).
+    fn of_whole(fields: &HeaderMap) -> Option<Self> {
+        let Some(ContentRange::Bytes { range, complete: Some(complete) }) = ContentRange::of(fields) else { return None };
+        let stretch = Self { range, complete, skip: 0 };
+        stretch.is_whole().then_some(stretch)
+    }
+
+    fn is_whole(self) -> bool {
+        self.range.first == 0 && self.range.end() == self.complete
+    }
+}
+
+/// Whether several ranges of a body that is too large to be stored can be put together here, from slices that are asked for
+/// one range at a time. Many origins answer a request for several ranges with the whole.
+fn can_be_assembled(client: &HeaderMap, part: &HeaderMap, complete: u64) -> bool {
+    let specs = range::requested(&Method::GET, client).filter(|specs| specs.len() > 1).unwrap_or_default();
+    let bytes = match range::resolve(&specs, complete) {
+        Part::Ranges(ranges) => ranges.iter().map(|range| range.length()).fold(0, u64::saturating_add),
+        Part::Whole | Part::Unsatisfiable => return false,
+    };
+    bytes <= ASSEMBLED_BYTES_MAX && complete <= NUMBERED_BYTES_MAX && conditional::if_range_holds(client, part)
 }
 
 /// What the head of a forward request's response led to.
@@ -429,6 +476,9 @@ pub(crate) enum Led {
     Validated { response: Arc<StoredResponse>, cookies: Cookies },
     /// For this client alone.
     Passing { head: http::response::Parts, body: OriginBody },
+    /// The origin's parts are of no use here: the request is to be sent on with the client's own `Range` and conditions.
+    /// Asking for the whole instead may cost any number of bytes.
+    PassRequest,
     /// Nothing.
     Failed(OriginError),
 }
@@ -480,9 +530,7 @@ async fn follow_head(mut ask: Ask) -> (Led, Told) {
         let born = if ask.source.is_peer { born.min(revision(response.headers())) } else { born };
         // Some origins look at the range first: a part of what is stored says that it has not changed.
         let is_same_part = response.status() == StatusCode::PARTIAL_CONTENT
-            && ask.stale.as_ref().is_some_and(|s| {
-                s.content.strong_tag.is_some() && s.content.strong_tag.as_ref() == conditional::strong_tag(response.headers())
-            });
+            && ask.stale.as_ref().is_some_and(|s| is_same(&s.content, response.headers(), complete_length(response.headers())));
         if (response.status() == StatusCode::NOT_MODIFIED || is_same_part)
             && let Some(stale) = ask.stale.take()
         {
@@ -495,7 +543,7 @@ async fn follow_head(mut ask: Ask) -> (Led, Told) {
         }
         match take(&ask, response, Sent { exchange, born, asked_at }) {
             Ok(taken) => return taken,
-            Err(range) => ask.range = range,
+            Err(wanted) => ask.range = Some(wanted),
         }
     }
 }
@@ -572,27 +620,36 @@ fn broken() -> (Led, Told) {
 ///
 /// # Errors
 /// What to ask for instead, when the range that was asked for is of no use.
-fn take(ask: &Ask, response: Response<OriginBody>, sent: Sent) -> Result<(Led, Told), Option<Wanted>> {
+fn take(ask: &Ask, response: Response<OriginBody>, sent: Sent) -> Result<(Led, Told), Wanted> {
     let (head, body) = response.into_parts();
     let site = &ask.source.site;
     let most = site.cache.body_bytes_max.0.min(ask.source.worker.edge.body_bytes_max);
+    let is_joinable = StrongValidator::of(&head.headers, sent.exchange.received_ms).is_some();
+    let whole = Stretch::of_whole(&head.headers).filter(|_| head.status == StatusCode::PARTIAL_CONTENT && ask.range.is_none());
     let part = match (head.status, ask.range) {
         (StatusCode::PARTIAL_CONTENT, Some(wanted)) => {
-            let part = wanted.part(&head.headers);
-            let is_too_large = part.is_some_and(|part| part.complete > most);
-            if part.is_none() || is_too_large {
-                return match wanted.is_met_by(&head.headers) {
-                    true => Ok((Led::Passing { head, body }, if is_too_large { Told::Unshared } else { Told::Aside })),
-                    false => Err(wanted.exactly().filter(|_| is_too_large)),
-                };
+            let part = wanted.part(&head.headers, is_joinable);
+            let is_too_large = complete_length(&head.headers).is_some_and(|complete| complete > most);
+            let is_usable = |part: &Stretch| !is_too_large || is_joinable && can_be_assembled(&ask.client, &head.headers, part.complete);
+            let part = part.filter(is_usable);
+            if part.is_none() {
+                if !is_too_large || !is_joinable {
+                    ask.source.worker.edge.forwards.note_unjoinable(ask.hash);
+                }
+                let is_met = wanted.is_met_by(&head.headers);
+                let led = if is_met { Led::Passing { head, body } } else { Led::PassRequest };
+                return Ok((led, if is_too_large { Told::Unshared } else { Told::Aside }));
             }
             part
         }
+        (StatusCode::PARTIAL_CONTENT, None) if whole.is_some() => whole,
         // Nobody asked for a part, or whether something had changed.
         (StatusCode::PARTIAL_CONTENT, None) | (StatusCode::NOT_MODIFIED, _) => return Ok(broken()),
         // Nor for another protocol.
         (status, _) if status.is_informational() => return Ok(broken()),
-        (StatusCode::RANGE_NOT_SATISFIABLE, Some(wanted)) if wanted.may_need_more => return Err(None),
+        (StatusCode::RANGE_NOT_SATISFIABLE, Some(wanted)) if wanted.may_need_more => {
+            return wanted.after_unsatisfied(&head.headers, &ask.client).map_or(Ok((Led::PassRequest, Told::Aside)), Err);
+        }
         (StatusCode::RANGE_NOT_SATISFIABLE, Some(_)) => return Ok((Led::Passing { head, body }, Told::AskAgain)),
         _ => None,
     };
@@ -629,7 +686,10 @@ fn take(ask: &Ask, response: Response<OriginBody>, sent: Sent) -> Result<(Led, T
     if !is_storable && part.is_none() {
         return Ok((Led::Passing { head, body }, unshared));
     }
-    let can_be_kept = part.is_none() || conditional::strong_tag(&head.headers).is_some();
+    let can_be_kept = is_joinable || part.is_none_or(Stretch::is_whole);
+    if is_storable && !can_be_kept {
+        ask.source.worker.edge.forwards.note_unjoinable(ask.hash);
+    }
     let Begun { response, fill, is_stored, cookies } = begin(ask, &came, body, is_storable && can_be_kept);
     let told = match is_stored {
         true => Told::Published,
@@ -681,9 +741,8 @@ fn begin(ask: &Ask, came: &Came<'_>, body: OriginBody, is_stored: bool) -> Begun
         is_soft: false,
         is_recovered: false,
     };
-    // A copy of its own, as all that is stored: the value may keep a connection's whole read buffer alive.
-    let strong_tag = conditional::strong_tag(fields).and_then(|tag| HeaderValue::from_bytes(tag.as_bytes()).ok());
-    let content = Content::new(edge.store.clone(), edge.store.new_body(ask.hash, ask.pool), length, strong_tag);
+    let validator = StrongValidator::of(fields, exchange.received_ms);
+    let content = Content::new(edge.store.clone(), edge.store.new_body(ask.hash, ask.pool), length, validator);
     if (ask.range.is_some() && part.is_none()) || !range::is_rangeable(fields) {
         content.note_whole_only();
     }
@@ -856,7 +915,7 @@ impl Pump {
     fn check_size(&mut self) {
         let at = self.writer.at();
         let most = self.source.site.cache.body_bytes_max.0.min(self.source.worker.edge.body_bytes_max);
-        if at > most && !self.writer.is_relay() {
+        if at > most && self.writer.content().length().is_none() && !self.writer.is_relay() {
             if let Some(response) = self.response.take() {
                 self.source.worker.edge.unpublish(&response);
             }
@@ -877,10 +936,10 @@ impl Pump {
     /// Asks for the rest of the same representation.
     async fn resume(&mut self) -> Result<OriginBody, OriginError> {
         let content = self.writer.content();
-        let tag = content.strong_tag.clone().filter(|_| !self.writer.is_relay()).ok_or(OriginError::Incomplete)?;
+        let validator = content.validator.as_ref().filter(|_| !self.writer.is_relay()).ok_or(OriginError::Incomplete)?;
         let at = self.writer.at();
         let mut extra = range_field(at, self.writer.fill().end());
-        extra.insert(IF_RANGE, tag);
+        extra.insert(IF_RANGE, validator.value().clone());
         let response = self.source.ask(extra).await?;
         self.skip = fits(content, &response, at)?;
         Ok(response.into_body())
@@ -908,7 +967,7 @@ impl Pump {
         tracing::debug!(site = %source.site.name, path = %source.path, %error, "a fill ended early");
         let content = writer.content().clone();
         // Whole slices of a representation that can be named are as good as any; others are nothing.
-        let is_resumable = content.strong_tag.is_some() && content.length().is_some();
+        let is_resumable = content.validator.is_some() && content.length().is_some();
         if let Some(response) = response {
             if is_resumable {
                 source.worker.edge.store.put_head(&content.body, response.encode());
@@ -929,18 +988,34 @@ fn fits(content: &Content, response: &Response<OriginBody>, at: u64) -> Result<u
     if response.status().is_server_error() {
         return Err(OriginError::Erred);
     }
-    let own = content.strong_tag.as_ref().ok_or(OriginError::Unfit)?;
-    let has_same = conditional::strong_tag(response.headers()) == Some(own);
-    let skip = match (response.status(), ContentRange::of(response.headers())) {
+    let fields = response.headers();
+    let skip = match (response.status(), ContentRange::of(fields)) {
+        // Not all origins heed `If-Range`: a part without the validator may belong to any version.
         (StatusCode::PARTIAL_CONTENT, Some(ContentRange::Bytes { range, complete })) => {
-            // Not all origins heed `If-Range`: a part that names no tag, as it should, is of nobody knows which version.
-            let is_as_long = complete.is_none_or(|l| content.length().is_none_or(|known| known == l));
-            (has_same && is_as_long && range.first <= at).then(|| at - range.first)
+            (range.first <= at && is_same(content, fields, complete)).then(|| at - range.first)
         }
-        (StatusCode::OK, _) if has_same => Some(at),
+        (StatusCode::OK, _) => is_same(content, fields, response.body().length()).then_some(at),
         _ => None,
     };
     skip.ok_or(OriginError::Unfit)
+}
+
+/// Whether a response carries the representation that `content` holds, by its validator and the complete length that it
+/// names. Where the validator is a date, the length has to be named: files that a deployment gave one date differ in it.
+fn is_same(content: &Content, fields: &HeaderMap, length: Option<u64>) -> bool {
+    let Some(validator) = content.validator.as_ref().filter(|validator| validator.is_of(fields)) else { return false };
+    match (length, content.length()) {
+        (Some(length), Some(known)) => length == known,
+        _ => matches!(validator, StrongValidator::Tag(_)),
+    }
+}
+
+/// The complete length that a 206 names.
+fn complete_length(fields: &HeaderMap) -> Option<u64> {
+    match ContentRange::of(fields) {
+        Some(ContentRange::Bytes { complete, .. }) => complete,
+        _ => None,
+    }
 }
 
 /// Sees to it that the slice at `at` comes, with the missing ones after it up to `end`.
@@ -949,7 +1024,7 @@ fn fits(content: &Content, response: &Response<OriginBody>, at: u64) -> Result<u
 /// [`OriginError::Unfit`] when the origin has another representation by now: what is stored is then forgotten.
 pub(crate) async fn refill(source: &Source, response: &Arc<StoredResponse>, at: u64, end: u64, pool: Pool) -> Result<(), OriginError> {
     let content = response.content.clone();
-    let Some(tag) = content.strong_tag.clone() else { return Err(OriginError::Unfit) };
+    let Some(validator) = content.validator.clone() else { return Err(OriginError::Unfit) };
     let Some(fill) = content.begin_fill_of_missing(at, end) else { return Ok(()) };
     let (first, end) = (fill.at(), fill.end());
     let writer = FillWriter::new(content.clone(), fill, pool == Pool::Pushed);
@@ -957,7 +1032,7 @@ pub(crate) async fn refill(source: &Source, response: &Arc<StoredResponse>, at: 
     let (asking, source) = (source, source.clone());
     tokio::spawn(async move {
         let mut extra = range_field(first, end);
-        extra.insert(IF_RANGE, tag);
+        extra.insert(IF_RANGE, validator.value().clone());
         let outcome = match source.ask(extra).await {
             Ok(response) => fits(&content, &response, first).map(|skip| (skip, response)),
             Err(error) => Err(error),
@@ -987,13 +1062,13 @@ pub(crate) async fn refill(source: &Source, response: &Arc<StoredResponse>, at: 
 /// that fill, which from then on leaves them out. Where that fails the reader is as well off as before.
 pub(crate) fn seek_ahead(source: &Source, response: &Arc<StoredResponse>, at: u64, end: Option<u64>) {
     let content = response.content.clone();
-    let (Some(tag), Some(length)) = (content.strong_tag.clone(), content.length()) else { return };
+    let (Some(validator), Some(length)) = (content.validator.clone(), content.length()) else { return };
     let Some(seek) = content.begin_seek(at) else { return };
     let end = end.and_then(|end| end.checked_next_multiple_of(SLICE)).map_or(length, |end| end.min(length));
     let source = source.clone();
     tokio::spawn(async move {
         let mut extra = range_field(seek.first(), Some(end));
-        extra.insert(IF_RANGE, tag);
+        extra.insert(IF_RANGE, validator.value().clone());
         let Ok(response) = source.ask(extra).await else { return };
         let skip = match fits(&content, &response, seek.first()) {
             Ok(skip) if response.status() != StatusCode::OK => skip,

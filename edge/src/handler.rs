@@ -161,6 +161,7 @@ pub(crate) fn serve_brief(worker: &Worker, last: &LastHost, brief: &Brief<'_>, u
     }
     let body = stored.content.whole_in_memory()?;
     stored.content.body.touch();
+    stored.note_used(now);
     let outcome = Outcome::hit(standing.ttl);
     head.extend_from_slice(stored.whole_head.get_or_init(|| whole_head(stored, body.len(), &edge.via)));
     head.extend_from_slice(b"age: ");
@@ -455,6 +456,9 @@ async fn look_up(checked: &Checked) -> Found {
             let (response, outcome) = pass(checked, None, reason).await;
             return (response, outcome, None);
         }
+        if wanted(checked).is_some() && edge.forwards.is_unjoinable(checked.hash) {
+            return pass_request(checked, stale.as_ref(), reason).await;
+        }
         // Twice is enough: what cannot be used after that is asked for. Of another variant there may be some more to wait for.
         is_alone |= published >= if reason == ForwardReason::VaryMiss { VARIANTS_WAITED_MAX } else { 2 };
         is_alone |= look + LOOKS_ALONE >= LOOKS_MAX;
@@ -489,8 +493,9 @@ async fn look_up(checked: &Checked) -> Found {
                 continue;
             }
             Joined::Leader(lead) => Some(lead),
-            // What is not shared is this client's alone: its range and conditions are the origin's to answer.
-            Joined::Alone if stale.is_none() && !is_plain(checked) => {
+            // What is not shared is this client's alone: its range and conditions are the origin's to answer. But many
+            // origins answer several ranges with the whole, however large: those are asked for one at a time.
+            Joined::Alone if stale.is_none() && !is_plain(checked) && !asks_several(checked) => {
                 let (response, outcome) = pass(checked, None, reason).await;
                 return (response, outcome, None);
             }
@@ -532,6 +537,7 @@ async fn look_up(checked: &Checked) -> Found {
                 let outcome = Outcome { forward_status: Some(head.status), ..Outcome::forwarded(Answer::Miss, reason) };
                 return (pass_on(checked, head, body, &outcome), outcome, None);
             }
+            Led::PassRequest => return pass_request(checked, stale.as_ref(), reason).await,
             Led::Failed(error) => return on_failure(checked, stale, error, reason).await,
         }
     }
@@ -572,6 +578,15 @@ async fn deliver_stale_on_error(checked: &Checked, stale: Option<&Stale>, status
     deliver_stale(checked, response, None, Some(status)).await
 }
 
+/// Sends a request on with its own range and conditions, where nothing of the answer can be kept.
+async fn pass_request(checked: &Checked, stale: Option<&Stale>, reason: ForwardReason) -> Found {
+    let (response, outcome) = pass(checked, None, reason).await;
+    match deliver_stale_on_error(checked, stale, response.status()).await {
+        Some(found) => found,
+        None => (response, outcome, None),
+    }
+}
+
 /// Another request's forward, which this one waited for, ended in an error: what is stored where that is allowed, else the
 /// same answer, or one of ours where that is not for others. The origin is not asked again for each who waited.
 async fn on_others_error(
@@ -607,18 +622,21 @@ fn choose(checked: &Checked) -> (Option<(Arc<StoredResponse>, Verdict)>, Forward
     if let [response] = &variants[..]
         && let Some(verdict) = usable(edge, response, &checked.url)
     {
-        return match response.is_selected(&checked.client, &checked.keyed) {
-            true => (Some((response.clone(), verdict)), ForwardReason::Stale),
-            false => (None, ForwardReason::VaryMiss),
-        };
+        if !response.is_selected(&checked.client, &checked.keyed) {
+            return (None, ForwardReason::VaryMiss);
+        }
+        response.note_used(checked.began_ms);
+        return (Some((response.clone(), verdict)), ForwardReason::Stale);
     }
-    let there: Vec<_> = variants.iter().filter_map(|r| Some((r, usable(edge, r, &checked.url)?))).collect();
-    let selected = there.iter().filter(|(r, _)| r.is_selected(&checked.client, &checked.keyed));
-    let newest = vary::newest(selected.map(|(r, verdict)| ((*r, *verdict), &r.fields, r.freshness.received_ms)));
+    let selected = variants.selected(&checked.client, &checked.keyed).filter_map(|r| Some((r, usable(edge, r, &checked.url)?)));
+    let newest = vary::newest(selected.map(|(r, verdict)| ((r, verdict), &r.fields, r.freshness.received_ms)));
     match newest {
-        Some((response, verdict)) => (Some((response.clone(), verdict)), ForwardReason::Stale),
-        None if there.is_empty() => (None, ForwardReason::UriMiss),
-        None => (None, ForwardReason::VaryMiss),
+        Some((response, verdict)) => {
+            response.note_used(checked.began_ms);
+            (Some((response.clone(), verdict)), ForwardReason::Stale)
+        }
+        None if variants.iter().any(|r| usable(edge, r, &checked.url).is_some()) => (None, ForwardReason::VaryMiss),
+        None => (None, ForwardReason::UriMiss),
     }
 }
 
@@ -673,8 +691,6 @@ async fn deliver_stale(
 }
 
 fn ask(checked: &Checked, requester: Requester, stale: Option<Arc<StoredResponse>>) -> Ask {
-    let specs = range::requested(&checked.method, &checked.client);
-    let range = specs.and_then(|specs| Wanted::of(&specs, checked.client.contains_key(IF_RANGE)));
     let has_stale = stale.is_some();
     let stale = stale.filter(|s| conditional::has_validator(&s.fields));
     Ask {
@@ -686,9 +702,19 @@ fn ask(checked: &Checked, requester: Requester, stale: Option<Arc<StoredResponse
         requester,
         stale,
         has_stale,
-        range,
+        range: wanted(checked),
         pool: Pool::Pull,
     }
+}
+
+/// What a client's ranges are asked for by; `None` when it is the whole.
+fn wanted(checked: &Checked) -> Option<Wanted> {
+    let specs = range::requested(&checked.method, &checked.client)?;
+    Wanted::of(&specs, checked.client.contains_key(IF_RANGE))
+}
+
+fn asks_several(checked: &Checked) -> bool {
+    range::requested(&checked.method, &checked.client).is_some_and(|specs| specs.len() > 1)
 }
 
 fn source(checked: &Checked, fields: ClientFields<'_>) -> Source {
@@ -802,6 +828,11 @@ async fn deliver_from(
         }
         Part::Ranges(ranges) => {
             let boundary = format!("nearcast{:016x}{:016x}", content.body.id.0, checked.began_ms);
+            let is_missing = |range: &ByteRange| !content.is_filling() && !content.has(range.first, range.end());
+            if content.validator.is_none() && ranges.iter().any(is_missing) {
+                checked.worker.edge.unpublish(stored);
+                return Err(Undelivered::LookAgain);
+            }
             let frame = Multipart::new(&boundary, stored.fields.get(CONTENT_TYPE), ranges, complete);
             fields.insert(CONTENT_TYPE, frame.content_type());
             fields.insert(CONTENT_LENGTH, HeaderValue::from(frame.content_length()));
@@ -870,7 +901,7 @@ impl Reading {
                     return Ok(Some(piece));
                 }
                 Next::End => return Ok(None),
-                Next::Failed(error) if self.refills >= REFILLS_MAX || self.stored.content.strong_tag.is_none() => return Err(error),
+                Next::Failed(error) if self.refills >= REFILLS_MAX || self.stored.content.validator.is_none() => return Err(error),
                 Next::Missing if self.refills >= REFILLS_MAX => return Err(OriginError::Incomplete),
                 Next::Failed(_) | Next::Missing => {
                     self.refills += 1;
@@ -892,7 +923,7 @@ async fn read(checked: &Checked, stored: &Arc<StoredResponse>, reader: Reader, o
     if !stored.content.is_filling() || !stored.content.has_or_awaits(at) {
         let is_whole = end.is_none_or(|end| stored.content.has(at, end));
         if !is_whole && !is_first_hand {
-            if stored.content.strong_tag.is_none() {
+            if stored.content.validator.is_none() {
                 checked.worker.edge.unpublish(stored);
                 return Err(Undelivered::LookAgain);
             }

@@ -5,13 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dashmap::DashMap;
+use http::{HeaderMap, HeaderName};
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
+use crate::policy::vary;
 use crate::response::StoredResponse;
 use crate::store::BodyId;
 
-/// Variants kept of one URL; the oldest leave.
-const VARIANTS_MAX: usize = 32;
+/// Variants kept of one URL. Those that were not used lately leave first, the oldest of them before the others.
+const VARIANTS_MAX: usize = 256;
+/// Sets of names in `Vary` among the variants of one URL: a look-up reads the request's fields once for each.
+const VARY_SETS_MAX: usize = 8;
+/// How long a variant counts as used lately. One that was never used, or not for that long, is the first to leave: of values
+/// that no client sends twice there may be any number.
+const USED_LATELY_S: u64 = 600;
 /// Shards of the map: many, so that two threads seldom meet in one.
 const SHARDS: usize = 128;
 
@@ -25,8 +32,74 @@ const LOOK_EVERY: usize = 64;
 /// One key in so many leaves when there are too many.
 const SHED_PART: usize = 16;
 
-/// Stored variants of one key, newest first.
-pub(crate) type Variants = Arc<Vec<Arc<StoredResponse>>>;
+/// Stored variants of one key.
+pub(crate) type Variants = Arc<VariantSet>;
+
+/// Stored variants, newest first, and what each is selected by side by side, so that a look-up of one among many reads no
+/// others. Never changed: a new one takes its place.
+#[derive(Debug, Default)]
+pub(crate) struct VariantSet {
+    responses: Vec<Arc<StoredResponse>>,
+    selections: Vec<Option<vary::Selection>>,
+    vary_sets: Vec<(u64, Vec<HeaderName>)>,
+}
+
+impl std::ops::Deref for VariantSet {
+    type Target = [Arc<StoredResponse>];
+
+    fn deref(&self) -> &Self::Target {
+        &self.responses
+    }
+}
+
+impl VariantSet {
+    fn new(responses: Vec<Arc<StoredResponse>>) -> Self {
+        let selections: Vec<_> = responses.iter().map(|r| r.selection).collect();
+        let mut vary_sets: Vec<(u64, Vec<HeaderName>)> = Vec::new();
+        for (response, selection) in responses.iter().zip(&selections) {
+            let Some(selection) = selection.filter(|s| !vary_sets.iter().any(|(names, _)| *names == s.names)) else { continue };
+            vary_sets.push((selection.names, vary::names(&response.fields).unwrap_or_default()));
+        }
+        Self { responses, selections, vary_sets }
+    }
+
+    /// Those that a request selects.
+    pub(crate) fn selected<'a>(&'a self, request: &'a HeaderMap, keyed: &'a HeaderMap) -> impl Iterator<Item = &'a Arc<StoredResponse>> {
+        let asked = self.vary_sets.iter().map(|(names, list)| vary::Selection { names: *names, said: vary::said(list, request) });
+        let asked: Vec<_> = asked.collect();
+        let is_candidate = move |selection: &Option<vary::Selection>| selection.is_some_and(|s| asked.contains(&s));
+        let candidates = self.responses.iter().zip(&self.selections).filter(move |(_, selection)| is_candidate(selection));
+        candidates.map(|(response, _)| response).filter(move |response| response.is_selected(request, keyed))
+    }
+
+    /// Takes those out that are too many beside the newest.
+    fn shed(responses: &mut Vec<Arc<StoredResponse>>) -> Vec<Arc<StoredResponse>> {
+        let Some((newest, others)) = responses.split_first() else { return Vec::new() };
+        let now_s = newest.freshness.received_ms / 1000;
+        let rank = |r: &StoredResponse| {
+            let used_s = r.used_s();
+            (used_s + USED_LATELY_S > now_s && used_s > 0, used_s.max(r.freshness.received_ms / 1000))
+        };
+        if responses.len() > VARIANTS_MAX {
+            // Of equals the one that was stored first.
+            let least = others.iter().enumerate().rev().min_by_key(|(_, r)| rank(r)).map(|(at, _)| at + 1);
+            return least.map(|at| responses.remove(at)).into_iter().collect();
+        }
+        let names = |r: &StoredResponse| r.selection.map(|s| s.names);
+        let mut sets: Vec<(Option<u64>, (bool, u64))> = Vec::new();
+        for response in others.iter().filter(|r| names(r) != names(newest)) {
+            match sets.iter_mut().find(|(set, _)| *set == names(response)) {
+                Some((_, best)) => *best = rank(response).max(*best),
+                None => sets.push((names(response), rank(response))),
+            }
+        }
+        if sets.len() < VARY_SETS_MAX {
+            return Vec::new();
+        }
+        let Some((least, _)) = sets.into_iter().rev().min_by_key(|(_, best)| *best) else { return Vec::new() };
+        responses.extract_if(1.., |r| names(r) == least).collect()
+    }
+}
 
 /// See the module's words.
 #[derive(Debug)]
@@ -64,9 +137,10 @@ impl Index {
     pub(crate) fn insert(&self, response: Arc<StoredResponse>, replaces: impl Fn(&StoredResponse) -> bool) -> Vec<Arc<StoredResponse>> {
         let mut entry = self.responses.entry(response.hash).or_default();
         let (mut left, mut stay): (Vec<_>, Vec<_>) = entry.iter().cloned().partition(|r| r.url != response.url || replaces(r));
+        left.iter().filter(|older| older.url == response.url).for_each(|older| response.inherit_use(older));
         stay.insert(0, response);
-        left.extend(stay.drain(VARIANTS_MAX.min(stay.len())..));
-        *entry = Arc::new(stay);
+        left.extend(VariantSet::shed(&mut stay));
+        *entry = Arc::new(VariantSet::new(stay));
         left
     }
 
@@ -80,7 +154,7 @@ impl Index {
             }
             left = leaves;
             let is_empty = stay.is_empty();
-            *variants = Arc::new(stay);
+            *variants = Arc::new(VariantSet::new(stay));
             is_empty
         });
         left
@@ -146,7 +220,7 @@ impl Hasher for HashedKey {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, StatusCode};
+    use http::{HeaderValue, StatusCode};
     use nearcast_fleet::config::CachePolicy;
 
     use super::*;
@@ -156,19 +230,26 @@ mod tests {
     use crate::store::{Pool, Store, StoreConfig};
 
     fn response(index: &Index, store: &Arc<Store>, url: &str) -> Arc<StoredResponse> {
+        variant(index, store, url, 0, &[])
+    }
+
+    /// One that varies by the names of these fields, received at that second.
+    fn variant(index: &Index, store: &Arc<Store>, url: &str, second: u64, fields: &[(&'static str, &str)]) -> Arc<StoredResponse> {
+        let selecting = map(fields);
+        let vary: HeaderMap = fields.iter().map(|(name, _)| (http::header::VARY, HeaderValue::from_static(name))).collect();
         let hash = index.hash(url);
         let content = Content::new(store.clone(), store.new_body(hash, Pool::Pull), Some(0), None);
-        let exchange = Exchange { requested_ms: 0, received_ms: 0 };
+        let exchange = Exchange { requested_ms: second * 1000, received_ms: second * 1000 };
         let facts = Facts {
             url: url.into(),
             hash,
             site: "www".into(),
             status: StatusCode::OK,
             freshness: Freshness::of(StatusCode::OK, &HeaderMap::new(), &CachePolicy::default(), exchange),
-            fields: HeaderMap::new(),
-            selecting: HeaderMap::new(),
+            fields: vary,
+            selecting,
             keyed: HeaderMap::new(),
-            requested_ms: 0,
+            requested_ms: second * 1000,
             born: 0,
             is_soft: false,
             is_recovered: false,
@@ -189,6 +270,100 @@ mod tests {
         assert_eq!(index.len() + shed, KEYS_MIN * 3);
         let left: usize = (0..VARIANTS_MAX + 5).map(|_| index.insert(response(&index, &store, "http://b.test/"), |_| false).len()).sum();
         assert_eq!((left, index.variants(index.hash("http://b.test/")).map(|v| v.len())), (5, Some(VARIANTS_MAX)));
+    }
+
+    fn map(fields: &[(&'static str, &str)]) -> HeaderMap {
+        fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).expect("valid"))).collect()
+    }
+
+    /// An index of one URL, to which variants are added as stores add them.
+    struct OneUrl(Index, Arc<Store>);
+
+    impl OneUrl {
+        fn new() -> Self {
+            let (store, _gone) = Store::open(&StoreConfig { memory_bytes: 1 << 20, disk: None });
+            Self(Index::new(0), Arc::new(store))
+        }
+
+        fn add(&self, second: u64, fields: &[(&'static str, &str)]) {
+            let added = variant(&self.0, &self.1, "http://a.test/", second, fields);
+            self.0.insert(added.clone(), |r| r.is_same_variant(&added));
+        }
+
+        /// Looks one up, which uses it where there is one.
+        fn uses(&self, second: u64, fields: &[(&'static str, &str)]) -> bool {
+            let variants = self.0.variants(self.0.hash("http://a.test/")).expect("there are some");
+            let (request, none) = (map(fields), HeaderMap::new());
+            let found: Vec<_> = variants.selected(&request, &none).collect();
+            assert!(found.len() <= 1, "{fields:?}");
+            let slow = variants.iter().filter(|r| r.is_selected(&request, &none));
+            assert!(slow.zip(&found).all(|(a, b)| Arc::ptr_eq(a, b)) && variants.len() <= VARIANTS_MAX, "{fields:?}");
+            found.iter().for_each(|r| r.note_used(second * 1000));
+            !found.is_empty()
+        }
+    }
+
+    #[test]
+    fn variants_that_nobody_uses_leave_first() {
+        let url = OneUrl::new();
+        let origins: Vec<String> = (0..200).map(|n| format!("https://{n}.test")).collect();
+        for origin in &origins {
+            url.add(1000, &[("origin", origin)]);
+            assert!(url.uses(1001, &[("origin", origin)]));
+        }
+        for n in 0..5 * VARIANTS_MAX {
+            url.add(1002, &[("origin", &format!("junk-{n}"))]);
+        }
+        for origin in &origins {
+            assert!(url.uses(1003, &[("origin", origin)]), "{origin}");
+        }
+        assert!(url.uses(1003, &[("origin", &format!("junk-{}", 5 * VARIANTS_MAX - 1))]), "the newest");
+        assert!(!url.uses(1003, &[("origin", "junk-0")]) && !url.uses(1003, &[]));
+        // What takes the place of a used one is as used; the others are not for ever.
+        url.add(1500, &[("origin", &origins[7])]);
+        let later = 1004 + USED_LATELY_S;
+        assert!(url.uses(later, &[("origin", &origins[8])]));
+        for n in 0..VARIANTS_MAX - 2 {
+            url.add(later, &[("origin", &format!("new-{n}"))]);
+        }
+        assert!(url.uses(later, &[("origin", &origins[8])]), "it was used again");
+        assert!(!url.uses(later, &[("origin", &origins[9])]), "not since long");
+    }
+
+    #[test]
+    fn a_response_in_place_of_a_used_one_is_as_used() {
+        let url = OneUrl::new();
+        url.add(1000, &[("origin", "used")]);
+        assert!(url.uses(1001, &[("origin", "used")]));
+        url.add(1002, &[("origin", "used")]);
+        for n in 0..2 * VARIANTS_MAX {
+            url.add(1003, &[("origin", &format!("junk-{n}"))]);
+        }
+        assert!(url.uses(1004, &[("origin", "used")]));
+    }
+
+    #[test]
+    fn variants_that_vary_otherwise_are_found_and_bounded() {
+        let url = OneUrl::new();
+        url.add(1000, &[]);
+        url.add(1000, &[("accept-encoding", "gzip"), ("foo", "1")]);
+        let both = [("accept-encoding", "junk, GZIP;q=0.5"), ("foo", "1")];
+        let none = HeaderMap::new();
+        let variants = url.0.variants(url.0.hash("http://a.test/")).expect("there are some");
+        assert_eq!((variants.selected(&map(&both), &none).count(), variants.selected(&map(&both[..1]), &none).count()), (2, 1));
+        const NAMES: [&str; 12] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"];
+        let url = OneUrl::new();
+        for (n, name) in NAMES.iter().enumerate() {
+            url.add(1000, &[(name, "1")]);
+            url.add(1000, &[(name, "2")]);
+            assert!(n > 2 || url.uses(1001, &[(name, "1")]));
+        }
+        let variants = url.0.variants(url.0.hash("http://a.test/")).expect("there are some");
+        assert_eq!((variants.vary_sets.len(), variants.len()), (VARY_SETS_MAX, 2 * VARY_SETS_MAX));
+        for (n, name) in NAMES.iter().enumerate() {
+            let is_kept = n <= 2 || n >= NAMES.len() - (VARY_SETS_MAX - 3);
+            assert_eq!(url.uses(1002, &[(name, "2")]), is_kept, "{name}");
+        }
     }
 
     #[test]

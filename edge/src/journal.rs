@@ -134,9 +134,9 @@ pub(crate) fn recover(edge: &Arc<Edge>) -> usize {
     let accept = |_, head: &[u8]| Recovered::decode(head, |url| edge.index.hash(url)).map(|r| r.facts.hash);
     edge.store.recover(accept, |found| {
         let Some(recovered) = Recovered::decode(&found.head, |url| edge.index.hash(url)) else { return };
-        let content = Content::new(edge.store.clone(), found.body, recovered.length, recovered.strong_tag);
+        let content = Content::new(edge.store.clone(), found.body, recovered.length, recovered.validator);
         let is_whole = content.length().is_some_and(|length| content.has(0, length));
-        let can_be_completed = content.strong_tag.is_some() && content.length().is_some();
+        let can_be_completed = content.validator.is_some() && content.length().is_some();
         let response = recovered.facts.store(content.clone());
         if !(is_whole || can_be_completed) {
             content.discard();

@@ -26,6 +26,7 @@ use crate::edge::{Site, Worker, now_ms};
 use crate::fill::{self, Ask, Forwards, Joined, Led, Requester, Source, Told};
 use crate::handler::PEER;
 use crate::origin::Target;
+use crate::policy::key;
 use crate::purge::{Verdict, canonical_url, host_of};
 use crate::response::StoredResponse;
 use crate::store::{Pool, SLICE_BYTES, StoredBody};
@@ -311,6 +312,8 @@ enum Miss {
     NotStored,
     #[error("the URL is malformed")]
     Url,
+    #[error("what has a path like this is never stored: it has dot segments, a backslash, control characters or a broken escape")]
+    Ambiguous,
 }
 
 async fn fetch(
@@ -323,6 +326,9 @@ async fn fetch(
 ) -> Result<u64, Miss> {
     let path = url.splitn(4, '/').nth(3).unwrap_or_default();
     let path = PathAndQuery::try_from(format!("/{path}")).map_err(|_| Miss::Url)?;
+    if key::ambiguity(path.as_str()).is_some() {
+        return Err(Miss::Ambiguous);
+    }
     let hash = worker.edge.index.hash(url);
     let lead = match Forwards::join(&worker.edge, hash, Requester::default()) {
         Joined::Leader(lead) => Some(lead),
@@ -361,7 +367,7 @@ async fn fetch(
         Ok(Led::Passing { head, .. }) if head.status.is_success() => Err(Miss::NotStored),
         Ok(Led::Passing { head, .. }) => Err(Miss::Status(head.status)),
         Ok(Led::Failed(error)) => Err(Miss::Origin(error)),
-        Err(_) => Err(Miss::NotStored),
+        Ok(Led::PassRequest) | Err(_) => Err(Miss::NotStored),
     }
 }
 

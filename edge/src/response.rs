@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use crate::content::Content;
+use crate::policy::conditional::StrongValidator;
 use crate::policy::freshness::Freshness;
 use crate::policy::{invalidate, vary};
 use crate::purge::{Generations, Subject, Verdict};
@@ -33,6 +34,10 @@ pub(crate) struct StoredResponse {
     pub(crate) selecting: HeaderMap,
     /// The request's fields that the site keys by.
     pub(crate) keyed: HeaderMap,
+    /// Those that `Vary` names as numbers; `None` when no request selects it.
+    pub(crate) selection: Option<vary::Selection>,
+    /// When it was last used, in seconds after the Unix epoch; 0 for never.
+    used_s: AtomicU64,
     pub(crate) requested_ms: u64,
     /// All that decides on its age and use.
     pub(crate) freshness: Freshness,
@@ -83,8 +88,33 @@ impl StoredResponse {
         self.keyed == *keyed && vary::is_selected(&self.fields, &self.selecting, request)
     }
 
+    /// Marks it as used at that time: what has been used lately is the last of its URL's variants to leave.
+    pub(crate) fn note_used(&self, now_ms: u64) {
+        let now_s = now_ms / 1000;
+        // Once a second is enough, and a look disturbs no other thread.
+        if self.used_s.load(Ordering::Relaxed) != now_s {
+            self.used_s.store(now_s, Ordering::Relaxed);
+        }
+    }
+
+    /// When it was last used, in seconds after the Unix epoch; 0 for never.
+    pub(crate) fn used_s(&self) -> u64 {
+        self.used_s.load(Ordering::Relaxed)
+    }
+
+    /// Takes over what is known of the use of one whose place it takes.
+    pub(crate) fn inherit_use(&self, older: &Self) {
+        self.used_s.fetch_max(older.used_s(), Ordering::Relaxed);
+    }
+
     /// Whether a newer response to the same URL takes its place.
     pub(crate) fn is_same_variant(&self, newer: &Self) -> bool {
+        if let (Some(own), Some(other)) = (self.selection, newer.selection)
+            && own.names == other.names
+            && own.said != other.said
+        {
+            return false;
+        }
         self.is_selected(&newer.selecting, &newer.keyed) && newer.is_selected(&self.selecting, &self.keyed)
     }
 
@@ -102,6 +132,11 @@ impl StoredResponse {
 
     /// How it is written down beside its slices.
     pub(crate) fn encode(&self) -> Bytes {
+        let (strong_tag, strong_date) = match &self.content.validator {
+            Some(StrongValidator::Tag(tag)) => (Some(text(tag)), None),
+            Some(StrongValidator::Date(date)) => (None, Some(text(date))),
+            None => (None, None),
+        };
         let written = Written {
             form: FORM,
             url: self.url.to_string(),
@@ -115,7 +150,8 @@ impl StoredResponse {
             born: self.born,
             is_soft: self.is_soft.load(Ordering::Relaxed),
             length: self.content.length(),
-            strong_tag: self.content.strong_tag.as_ref().map(text),
+            strong_tag,
+            strong_date,
         };
         // A struct of strings and numbers always encodes.
         serde_json::to_vec(&written).unwrap_or_default().into()
@@ -142,6 +178,8 @@ pub(crate) struct Facts {
 impl Facts {
     pub(crate) fn store(self, content: Arc<Content>) -> Arc<StoredResponse> {
         Arc::new(StoredResponse {
+            selection: vary::Selection::of(&self.fields, &self.selecting),
+            used_s: AtomicU64::new(0),
             tags: invalidate::tags(&self.fields),
             url: self.url,
             hash: self.hash,
@@ -170,7 +208,7 @@ impl Facts {
 pub(crate) struct Recovered {
     pub(crate) facts: Facts,
     pub(crate) length: Option<u64>,
-    pub(crate) strong_tag: Option<HeaderValue>,
+    pub(crate) validator: Option<StrongValidator>,
 }
 
 impl Recovered {
@@ -191,11 +229,15 @@ impl Recovered {
             is_soft: written.is_soft,
             is_recovered: true,
         };
-        let strong_tag = match written.strong_tag {
-            Some(tag) => Some(value(&tag)?),
-            None => None,
+        if vary::is_coded_for_one(&facts.fields, &facts.selecting) {
+            return None;
+        }
+        let validator = match (written.strong_tag, written.strong_date) {
+            (Some(tag), _) => Some(StrongValidator::Tag(value(&tag)?)),
+            (None, Some(date)) => Some(StrongValidator::Date(value(&date)?)),
+            (None, None) => None,
         };
-        Some(Self { facts, length: written.length, strong_tag })
+        Some(Self { facts, length: written.length, validator })
     }
 }
 
@@ -215,6 +257,9 @@ struct Written {
     is_soft: bool,
     length: Option<u64>,
     strong_tag: Option<String>,
+    /// Missing in what earlier versions wrote, which joined parts by tags alone; those ignore it.
+    #[serde(default)]
+    strong_date: Option<String>,
 }
 
 /// A field value as text, one character a byte, so that every value survives.
@@ -248,10 +293,14 @@ mod tests {
     use crate::store::{Pool, Store, StoreConfig};
 
     fn response(fields: &[(&'static str, &'static [u8])]) -> Arc<StoredResponse> {
+        response_of(fields, Some(StrongValidator::Tag(HeaderValue::from_static("\"t\""))))
+    }
+
+    fn response_of(fields: &[(&'static str, &'static [u8])], validator: Option<StrongValidator>) -> Arc<StoredResponse> {
         let (store, _gone) = Store::open(&StoreConfig { memory_bytes: 1 << 20, disk: None });
         let store = Arc::new(store);
         let body = store.new_body(9, Pool::Pull);
-        let content = Content::new(store, body, Some(5), Some(HeaderValue::from_static("\"t\"")));
+        let content = Content::new(store, body, Some(5), validator);
         let fields = fields.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_bytes(v).expect("valid"))).collect();
         let facts = Facts {
             url: "http://a.test/".into(),
@@ -280,9 +329,24 @@ mod tests {
         let stored = response(&[("x-odd", b"caf\xe9"), ("cache-control", b"max-age=1"), ("cache-tag", b"a, b")]);
         let recovered = Recovered::decode(&stored.encode(), |_| 9).expect("own form");
         assert_eq!(recovered.facts.fields, stored.fields);
-        assert_eq!((recovered.length, recovered.strong_tag), (Some(5), stored.content.strong_tag.clone()));
+        assert_eq!((recovered.length, recovered.validator), (Some(5), stored.content.validator.clone()));
         assert_eq!((recovered.facts.born, recovered.facts.url.clone(), recovered.facts.is_recovered), (3, stored.url.clone(), true));
         assert!(Recovered::decode(b"{}", |_| 9).is_none() && Recovered::decode(b"\xff", |_| 9).is_none());
+    }
+
+    #[test]
+    fn what_names_a_body_survives_in_every_form() {
+        let tag = StrongValidator::Tag(HeaderValue::from_static("\"t\""));
+        let date = StrongValidator::Date(HeaderValue::from_static("Mon, 02 Nov 2026 10:00:00 GMT"));
+        for validator in [None, Some(tag.clone()), Some(date)] {
+            let written = response_of(&[], validator.clone()).encode();
+            assert_eq!(Recovered::decode(&written, |_| 9).expect("own form").validator, validator);
+        }
+        // As it was before there were dates.
+        let mut earlier: serde_json::Value = serde_json::from_slice(&response(&[]).encode()).expect("an object");
+        earlier.as_object_mut().expect("an object").remove("strong_date").expect("it is written");
+        let recovered = Recovered::decode(earlier.to_string().as_bytes(), |_| 9).expect("the same form");
+        assert_eq!(recovered.validator, Some(tag));
     }
 
     #[test]

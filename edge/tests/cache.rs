@@ -390,3 +390,111 @@ fn only_what_asks_for_it_gets_a_response_that_is_only_stored() {
     assert!(!reload.is_hit(), "{reload:?}");
     assert_eq!(origin.count("/x"), 2);
 }
+
+#[test]
+fn encoded_paths_are_stored_each_under_its_own_spelling() {
+    let origin = Origin::start(|seen| Reply::ok(seen.target.clone(), "max-age=600"));
+    let edge = Plan::new(&origin).start();
+    let stored = [
+        "/@scope%2fname",
+        "/@scope%2Fname",
+        "/@scope/name",
+        "/api/projects/group%2Fproject/packages?page=1",
+        "/wiki/Who%3F",
+        "/wiki/Who",
+        "/wiki/C%23",
+        "/wiki/%5C",
+        "/a;v=1/b.css",
+        "/a%3bv=1/b.css",
+        "/a/b.css",
+        "/100%25done",
+        "/x%252fy",
+        "/x%2fy",
+    ];
+    for path in stored {
+        let (first, second) = (edge.get(path), edge.get(path));
+        assert!(!first.is_hit() && first.text() == path, "another spelling's, or not as it came: {path}: {first:?}");
+        assert!(second.is_hit() && second.text() == path, "{path}: {second:?}");
+        assert!(edge.ask("HEAD", path, &[]).is_hit(), "{path}");
+        let range = edge.ask("GET", path, &[("Range", "bytes=1-2")]);
+        assert!(range.is_hit() && range.text() == path[1..3], "{path}: {range:?}");
+        assert_eq!(origin.count(path), 1, "{path}");
+    }
+    for path in ["/static/..%2faccount", "/a/../b", "/a/..;/b", "/%2e%2e/b", "/a\\b", "/a%00.css", "/a%zz"] {
+        for _ in 0..2 {
+            let answer = edge.get(path);
+            assert!(answer.text() == path && answer.cache().contains("fwd=bypass"), "{path}: {answer:?}");
+        }
+        assert_eq!(origin.count(path), 2, "{path}");
+    }
+    let posted = edge.raw(b"POST /@scope%2fname HTTP/1.1\r\nHost: www.test\r\nContent-Length: 0\r\n\r\n");
+    assert!(posted.status == 200 && !edge.get("/@scope%2fname").is_hit(), "an unsafe request drops what is stored");
+    assert!(edge.get("/@scope%2Fname").is_hit(), "of its own spelling");
+}
+
+/// An origin that codes as clients accept, and varies on that.
+fn coding_origin() -> Origin {
+    Origin::start(|seen| {
+        let accepted = seen.fields.get("accept-encoding").map_or("absent", String::as_str).to_owned();
+        let reply = Reply::ok(accepted.clone(), "max-age=600").field("Vary", "Accept-Encoding");
+        let coding = ["br", "gzip"].into_iter().find(|coding| accepted.split(", ").any(|member| member == *coding));
+        coding.into_iter().fold(reply, |reply, coding| reply.field("Content-Encoding", coding))
+    })
+}
+
+#[test]
+fn accept_encoding_counts_as_far_as_codings_are_known() {
+    let origin = coding_origin();
+    let edge = Plan::new(&origin).start();
+    let ask = |path: &str, said: &str| edge.ask("GET", path, &[("Accept-Encoding", said)]);
+    for (n, (same, reduced)) in [
+        (&["gzip, deflate, br, zstd", "br;q=0.9,zstd,gzip, deflate;q=0.1", "zstd, junk, gzip, br, deflate"][..], "gzip, deflate, br, zstd"),
+        (&["gzip", "x-gzip;q=0.5, br;q=0", "gzip, junk-1", "gzip, compress;q=1.0"], "gzip"),
+        (&["identity", "junk-1", "junk-2;q=0.5", "gzip;q=0", "identity;q=1, *;q=0"], "identity"),
+        (&["gzip, identity;q=0", "gzip;q=0.3, *;q=0"], "gzip, identity;q=0"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let path = format!("/same/{n}");
+        let first = ask(&path, same[0]);
+        assert!(!first.is_hit() && first.text() == reduced, "{same:?}: {first:?}");
+        for said in same {
+            let answer = ask(&path, said);
+            assert!(answer.is_hit() && answer.text() == reduced, "{said}: {answer:?}");
+        }
+        assert_eq!(origin.count(&path), 1, "{same:?}");
+        // A client without the field, or with other codings, is another one.
+        let absent = edge.get(&path);
+        assert!(!absent.is_hit() && absent.text() == "absent" && edge.get(&path).is_hit(), "{absent:?}");
+        let refuses = ask(&path, "br, gzip;q=0");
+        assert!(!refuses.is_hit() && refuses.field("content-encoding") == "br" && ask(&path, same[0]).text() == reduced, "{refuses:?}");
+    }
+}
+
+#[test]
+fn values_that_nobody_repeats_push_out_no_variant_that_is_used() {
+    let origin = coding_origin();
+    let edge = Plan::new(&origin).start();
+    let browser = || edge.ask("GET", "/x", &[("Accept-Encoding", "gzip, deflate, br, zstd")]);
+    assert!(!browser().is_hit() && browser().is_hit());
+    for n in 0..100 {
+        edge.ask("GET", "/x", &[("Accept-Encoding", &format!("junk-{n}, gzip;q=0.{n:03}1"))]);
+    }
+    assert!(browser().is_hit());
+    assert_eq!(origin.count("/x"), 2, "the browsers', and one for all the others");
+    let origin =
+        Origin::start(|seen| Reply::ok(seen.fields.get("origin").cloned().unwrap_or_default(), "max-age=600").field("Vary", "Origin"));
+    let edge = Plan::new(&origin).start();
+    let ask = |name: &str| edge.ask("GET", "/x", &[("Origin", &format!("https://{name}.test"))]);
+    let names: Vec<String> = (0..200).map(|n| n.to_string()).collect();
+    names.iter().for_each(|name| assert!(!ask(name).is_hit()));
+    names.iter().for_each(|name| assert!(ask(name).is_hit(), "{name}"));
+    for n in 0..300 {
+        ask(&format!("junk-{n}"));
+    }
+    for name in &names {
+        let answer = ask(name);
+        assert!(answer.is_hit() && answer.text() == format!("https://{name}.test"), "{answer:?}");
+    }
+}

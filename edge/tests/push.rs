@@ -247,3 +247,15 @@ fn a_cluster_validates_at_the_origin_once() {
     assert_eq!(edges.iter().map(brought).sum::<f64>(), 32.0 * BYTES as f64, "a validation brings no bytes");
     assert_eq!(origin.seen().len(), 24);
 }
+
+#[test]
+fn an_encoded_path_is_pushed_and_one_that_is_never_stored_is_not_asked_for() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let origin = origin();
+    let plan = Plan { disk: 64 << 20, push_share: 32 << 20, state_dir: directory.path().to_owned(), ..Plan::new(&origin) };
+    let mut edge = plan.start();
+    edge.entry(order("one", ["/v/a/../b", "/v/@scope%2fname"].map(str::to_owned), 100 << 20));
+    wait_for("the push", || edge.metric("nearcast_edge_pushed_bytes") >= BYTES as f64);
+    assert!(edge.get("/v/@scope%2fname").is_hit());
+    assert_eq!((origin.count("/v/@scope%2fname"), origin.count("/v/a/../b")), (1, 0));
+}

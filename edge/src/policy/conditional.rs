@@ -114,6 +114,60 @@ pub fn strong_tag(response: &HeaderMap) -> Option<&HeaderValue> {
     (tags.next().is_none() && is_strong(tag.as_bytes().trim_ascii())).then_some(tag)
 }
 
+/// Seconds between `Last-Modified` and `Date` from which on the date names one version alone. RFC 9110 section 8.8.2.2 asks
+/// for one second by the same clock, or for enough that different clocks make no difference: this cache cannot know whose
+/// clock made the file's time, so it keeps to the minute that RFC 7232 section 2.2.2 and Apache use.
+pub const STRONG_DATE_SECONDS_MIN: u64 = 60;
+
+/// What names a representation byte for byte, so that parts of it from several responses may be joined (RFC 9110 section
+/// 8.8.1 and 15.3.7.3).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StrongValidator {
+    /// A strong entity tag.
+    Tag(HeaderValue),
+    /// The `Last-Modified` of a response without an entity tag, old enough to be strong. A weak tag says that its bytes may
+    /// differ between responses, and a client that has any tag must not send a date in `If-Range` (RFC 9110 section 13.1.5):
+    /// so a date never stands in for a weak tag.
+    Date(HeaderValue),
+}
+
+impl StrongValidator {
+    /// The one of a response that was received then. Its value is a copy of its own: one as it was read may keep a
+    /// connection's whole read buffer alive.
+    pub fn of(response: &HeaderMap, received_ms: u64) -> Option<Self> {
+        let copy = |value: &HeaderValue| HeaderValue::from_bytes(value.as_bytes()).ok();
+        if response.contains_key(ETAG) {
+            return strong_tag(response).and_then(copy).map(Self::Tag);
+        }
+        let modified = sole(response, &LAST_MODIFIED)?;
+        // RFC 9110 section 6.6.1: without a Date, the time it was received.
+        let made = fields::date(response, DATE).unwrap_or(received_ms / 1000);
+        let is_strong = fields::parse_date(modified.as_bytes())?.saturating_add(STRONG_DATE_SECONDS_MIN) <= made;
+        copy(modified).filter(|_| is_strong).map(Self::Date)
+    }
+
+    /// The value of an `If-Range` that asks for this representation alone.
+    pub fn value(&self) -> &HeaderValue {
+        match self {
+            Self::Tag(value) | Self::Date(value) => value,
+        }
+    }
+
+    /// Whether another response shows that it carries the same representation. What names nothing may be of any version.
+    pub fn is_of(&self, response: &HeaderMap) -> bool {
+        match self {
+            Self::Tag(tag) => strong_tag(response) == Some(tag),
+            Self::Date(modified) => !response.contains_key(ETAG) && sole(response, &LAST_MODIFIED) == Some(modified),
+        }
+    }
+}
+
+/// The value of a field that is there once.
+fn sole<'a>(response: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let mut values = response.get_all(name).into_iter();
+    values.next().filter(|_| values.next().is_none())
+}
+
 /// Whether a response can be validated at all.
 pub fn has_validator(response: &HeaderMap) -> bool {
     response.contains_key(ETAG) || response.contains_key(LAST_MODIFIED)
@@ -373,6 +427,54 @@ mod tests {
     }
 
     #[test]
+    fn parts_are_joined_by_a_strong_tag_or_an_old_date() {
+        let (modified, second) = (format!("last-modified: {}", date(-60)), format!("last-modified: {}", date(-59)));
+        let (now, later) = (format!("date: {}", date(0)), format!("date: {}", date(1)));
+        let strong_tag = |tag: &'static str| Some(StrongValidator::Tag(HeaderValue::from_static(tag)));
+        let strong_date = |seconds| Some(StrongValidator::Date(HeaderValue::try_from(date(seconds)).expect("a date")));
+        let table: [(&[&str], Option<StrongValidator>); 13] = [
+            (&[], None),
+            (&["etag: \"a\""], strong_tag("\"a\"")),
+            (&["etag: \"a\"", &modified, &now], strong_tag("\"a\"")),
+            (&["etag: W/\"a\""], None),
+            // Bytes of one weak tag may differ, and its date says no more.
+            (&["etag: W/\"a\"", &modified, &now], None),
+            (&["etag: a", &modified, &now], None),
+            (&["etag: \"a\"", "etag: \"b\"", &modified, &now], None),
+            (&[&modified, &now], strong_date(-60)),
+            (&[&modified], strong_date(-60)),
+            (&[&second, &now], None),
+            (&[&second, &later], strong_date(-59)),
+            (&["last-modified: yesterday", &now], None),
+            (&[&modified, &second, &later], None),
+        ];
+        for (response, expected) in table {
+            assert_eq!(StrongValidator::of(&map(response), NOW_MS), expected, "{response:?}");
+        }
+    }
+
+    #[test]
+    fn what_shows_no_equal_validator_is_of_no_known_version() {
+        let (modified, other) = (format!("last-modified: {}", date(-60)), format!("last-modified: {}", date(0)));
+        let tagged = StrongValidator::of(&map(&["etag: \"a\""]), NOW_MS).expect("a strong tag");
+        let dated = StrongValidator::of(&map(&[&modified]), NOW_MS).expect("a strong date");
+        let table: [(&[&str], bool, bool); 8] = [
+            (&[], false, false),
+            (&["etag: \"a\""], true, false),
+            (&["etag: W/\"a\""], false, false),
+            (&["etag: \"b\"", &modified], false, false),
+            (&["etag: \"a\"", &modified], true, false),
+            (&[&modified], false, true),
+            (&[&other], false, false),
+            (&[&modified, &modified], false, false),
+        ];
+        for (response, is_tagged, is_dated) in table {
+            assert_eq!((tagged.is_of(&map(response)), dated.is_of(&map(response))), (is_tagged, is_dated), "{response:?}");
+        }
+        assert_eq!((tagged.value(), dated.value().to_str().ok()), (&HeaderValue::from_static("\"a\""), Some(&*date(-60))));
+    }
+
+    #[test]
     fn our_304_has_what_a_client_needs() {
         // 33.
         let stored = map(&[
@@ -534,6 +636,8 @@ mod tests {
             evaluate(&Method::GET, &request, StatusCode::OK, &stored);
             is_confirmed(&stored, &request, true);
             head_says(StatusCode::OK, &stored, Some(1), StatusCode::OK, &request);
+            let validator = StrongValidator::of(&stored, u64::MAX);
+            prop_assert!(validator.is_none_or(|validator| validator.is_of(&stored)));
             set_validation(&mut request, [&stored, &stored]);
             prop_assert!(!request.contains_key(IF_MATCH) && !request.contains_key(IF_RANGE));
         }

@@ -4,12 +4,12 @@
 
 use std::net::IpAddr;
 
-use http::header::{ACCEPT_RANGES, AGE, EXPECT, HOST, MAX_FORWARDS, RANGE, VIA};
+use http::header::{ACCEPT_ENCODING, ACCEPT_RANGES, AGE, EXPECT, HOST, MAX_FORWARDS, RANGE, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use nearcast_fleet::config::CachePolicy;
 
 use super::conditional::CONDITIONS;
-use super::{fields, request_fields};
+use super::{fields, request_fields, vary};
 
 /// `CDN-Loop` (RFC 8586).
 pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
@@ -26,7 +26,8 @@ pub const LOOP_MEMBERS_MAX: usize = 16;
 pub enum ClientFields<'a> {
     /// All but those for one hop and those that rewrite the request or name the client: for what is passed through.
     Passed,
-    /// As [`Passed`](Self::Passed), without `Range` and conditions: for an answer that may be stored.
+    /// As [`Passed`](Self::Passed), without `Range` and conditions, and with `Accept-Encoding` as far as it counts: for an
+    /// answer that may be stored.
     Storable,
     /// Those that every client sends, those that the site lists, and those that `vary` names: for requests on behalf of
     /// what is stored (background validations, missing slices), which must not depend on one client (RFC 9111 section 7.1).
@@ -67,6 +68,10 @@ pub fn to_origin(client: &HeaderMap, which: ClientFields<'_>, by: &Forwarder<'_>
         forward.remove(RANGE);
         for name in CONDITIONS {
             forward.remove(name);
+        }
+        // What selects the same stored response asks the origin the same.
+        if let Some(reduced) = vary::accept_encoding(&forward) {
+            forward.insert(ACCEPT_ENCODING, reduced);
         }
     }
     if let ClientFields::Shared { policy, vary } = which {

@@ -205,7 +205,7 @@ pub fn judge(request: RequestFacts<'_>, status: StatusCode, fields: &HeaderMap, 
     let directives = CacheControl::of_response(fields);
     let refusals = [
         refused_by_request(request, &directives, policy),
-        refused_by_status(status, fields, &directives),
+        refused_by_status(status, fields, &directives, exchange.received_ms),
         refused_by_fields(fields, &directives),
         refused_as_brought_about(request, status, fields, policy),
     ];
@@ -259,7 +259,7 @@ fn may_guess_for(request: RequestFacts<'_>, fields: &HeaderMap, policy: &CachePo
         .all(|name| !request.fields.contains_key(name) || vary.contains(name) || request_fields::is_listed(name, policy))
 }
 
-fn refused_by_status(status: StatusCode, fields: &HeaderMap, directives: &CacheControl) -> Option<NotStored> {
+fn refused_by_status(status: StatusCode, fields: &HeaderMap, directives: &CacheControl, received_ms: u64) -> Option<NotStored> {
     if !is_of_resource(status) {
         return Some(NotStored::Status);
     }
@@ -272,8 +272,10 @@ fn refused_by_status(status: StatusCode, fields: &HeaderMap, directives: &CacheC
         return Some(NotStored::Status);
     }
     let is_part = status == StatusCode::PARTIAL_CONTENT;
-    let can_be_joined =
-        || conditional::strong_tag(fields).is_some() && matches!(ContentRange::of(fields), Some(ContentRange::Bytes { .. }));
+    let can_be_joined = || {
+        let has_range = matches!(ContentRange::of(fields), Some(ContentRange::Bytes { .. }));
+        has_range && conditional::StrongValidator::of(fields, received_ms).is_some()
+    };
     (is_part && !can_be_joined()).then_some(NotStored::Partial)
 }
 

@@ -142,76 +142,73 @@ fn check_path(path_and_query: &str) -> Result<(), KeyError> {
     is_valid.then_some(()).ok_or(KeyError::Path)
 }
 
-/// Why a path may mean one thing to this cache and another to an origin.
+/// Why a path is passed on without a look into the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ambiguity {
-    /// `%2F` or `%5C`.
-    EncodedSlash,
-    /// A segment `.` or `..`, also where it is encoded in part or whole.
+    /// A segment `.` or `..`, also where dots, slashes or what delimits it are encoded once or twice, or where a parameter
+    /// follows (`..;x`): nginx, Apache and Tomcat fold them, each its own set. Clients take them out before they ask
+    /// (RFC 3986 section 5.2.4).
     DotSegment,
-    /// `;`, behind which some servers see parameters and others a name.
-    Parameter,
-    /// A backslash.
+    /// A backslash: no URI has one (RFC 3986 section 3.3), and IIS reads it as a slash.
     Backslash,
-    /// `%25` before two hexadecimal digits.
-    DoubleEncoding,
-    /// `%00` or another encoded control character.
+    /// `%00` or another control character, encoded once or twice: servers in C end the path there, others split lines.
     Control,
-    /// A percent sign without two hexadecimal digits.
+    /// A percent sign without two hexadecimal digits: an error here, a character there.
     BrokenEscape,
-    /// `%3F` or `%23`, which some servers cut a path at.
-    EncodedDelimiter,
 }
 
 /// What is ambiguous in a path, if anything. Such a path is passed to the origin as it is, and its answer is neither
-/// stored nor looked up: so nobody can store one resource under another's name. A query is compared byte by byte and
-/// never ambiguous here.
+/// stored nor looked up: a purge of the resource that the origin takes it for would not cover it.
+///
+/// Every other spelling is a key of its own, byte by byte, and what is stored is given to that spelling alone: encoded
+/// slashes, delimiters, percent signs and parameters are safe to store, whatever an origin makes of them. A query is
+/// never ambiguous.
 pub fn ambiguity(path_and_query: &str) -> Option<Ambiguity> {
-    let path = path_and_query.split('?').next().unwrap_or_default().as_bytes();
-    let mut rest = path;
-    while let Some((byte, after)) = rest.split_first() {
-        let found = match byte {
-            b'\\' => Some(Ambiguity::Backslash),
-            b';' => Some(Ambiguity::Parameter),
-            b'%' => escaped(after),
-            _ => None,
+    let mut rest = path_and_query.as_bytes();
+    // Dots since the segment began, as long as there is nothing else in it.
+    let mut dots = None;
+    loop {
+        let (byte, length) = match rest {
+            [] | [b'?', ..] => return is_dots(dots).then_some(Ambiguity::DotSegment),
+            [b'\\', ..] => return Some(Ambiguity::Backslash),
+            [b'%', ..] => match decoded(rest) {
+                None => return Some(Ambiguity::BrokenEscape),
+                Some((0..=0x1f | 0x7f, _)) => return Some(Ambiguity::Control),
+                Some(found) => found,
+            },
+            [byte, ..] => (*byte, 1),
         };
-        if found.is_some() {
-            return found;
+        // Servers that decode see the end of a segment in an encoded slash, delimiter or parameter, others in itself alone.
+        if matches!(byte, b'/' | b'\\' | b';' | b'?' | b'#') {
+            if is_dots(dots) {
+                return Some(Ambiguity::DotSegment);
+            }
+            dots = matches!(byte, b'/' | b'\\').then_some(0);
+        } else {
+            dots = dots.filter(|_| byte == b'.').map(|dots| dots + 1);
         }
-        rest = after;
+        rest = &rest[length..];
     }
-    path.split(|b| *b == b'/').any(is_dots).then_some(Ambiguity::DotSegment)
 }
 
-fn escaped(after: &[u8]) -> Option<Ambiguity> {
+fn is_dots(dots: Option<u32>) -> bool {
+    matches!(dots, Some(1 | 2))
+}
+
+/// The byte that an escape stands for, also where its percent sign is escaped, and how long it is.
+fn decoded(text: &[u8]) -> Option<(u8, usize)> {
+    let byte = escape(text.get(1..)?)?;
+    match text.get(3..).and_then(escape).filter(|_| byte == b'%') {
+        Some(inner) => Some((inner, 5)),
+        None => Some((byte, 3)),
+    }
+}
+
+/// The byte of two hexadecimal digits.
+fn escape(text: &[u8]) -> Option<u8> {
     let digit = |b: &u8| char::from(*b).to_digit(16);
-    let (Some(high), Some(low)) = (after.first().and_then(digit), after.get(1).and_then(digit)) else {
-        return Some(Ambiguity::BrokenEscape);
-    };
-    match high * 16 + low {
-        0x2f | 0x5c => Some(Ambiguity::EncodedSlash),
-        0x3f | 0x23 => Some(Ambiguity::EncodedDelimiter),
-        0x3b => Some(Ambiguity::Parameter),
-        0x25 if after.len() >= 4 && after[2..4].iter().all(u8::is_ascii_hexdigit) => Some(Ambiguity::DoubleEncoding),
-        0..=0x1f | 0x7f => Some(Ambiguity::Control),
-        _ => None,
-    }
-}
-
-/// Whether a segment is one or two dots, each as itself or as `%2e`.
-fn is_dots(segment: &[u8]) -> bool {
-    let mut rest = segment;
-    for dots in 0..3 {
-        if rest.is_empty() {
-            return dots > 0;
-        }
-        rest = match rest {
-            [b'.', rest @ ..] | [b'%', b'2', b'e' | b'E', rest @ ..] => rest,
-            _ => return false,
-        };
-    }
-    false
+    let (high, low) = (text.first().and_then(digit)?, text.get(1).and_then(digit)?);
+    u8::try_from(high * 16 + low).ok()
 }
 
 /// What a method is to a cache (RFC 9110 section 9, RFC 9111 section 4).
@@ -346,26 +343,47 @@ mod tests {
             ("/a?x=/../%2f;%5c%2500\\", None),
             ("//a//b", None),
             ("/a%252", None),
-            ("/a%2Fb", Some(Ambiguity::EncodedSlash)),
-            ("/a%2fb", Some(Ambiguity::EncodedSlash)),
-            ("/a%5Cb", Some(Ambiguity::EncodedSlash)),
+            // Exact keys: registries, forges, wikis and package pools have these.
+            ("/@scope%2fname", None),
+            ("/@scope%2Fname", None),
+            ("/wiki/%5C", None),
+            ("/wiki/Who%3F", None),
+            ("/wiki/C%23", None),
+            ("/a;v=1/b.css", None),
+            ("/pool/a%3bb.deb", None),
+            ("/100%25done", None),
+            ("/x%252fy", None),
+            ("/x%25252e%25252e", None),
+            ("/a..;x/..b;y", None),
+            ("/a;..", None),
+            ("/a%2f...%2fb", None),
+            ("/a%2f.b%5c..c", None),
+            ("/.;", Some(Ambiguity::DotSegment)),
             ("/a/./b", Some(Ambiguity::DotSegment)),
             ("/a/../b", Some(Ambiguity::DotSegment)),
             ("/a/..", Some(Ambiguity::DotSegment)),
+            ("/a/..?x", Some(Ambiguity::DotSegment)),
             ("/%2e%2E/b", Some(Ambiguity::DotSegment)),
             ("/a/.%2e", Some(Ambiguity::DotSegment)),
-            ("/a;x.css", Some(Ambiguity::Parameter)),
-            ("/a%3Bx.css", Some(Ambiguity::Parameter)),
+            ("/static/..%2faccount", Some(Ambiguity::DotSegment)),
+            ("/static%2F%2e%2e%2Faccount", Some(Ambiguity::DotSegment)),
+            ("/static%5c..%5caccount", Some(Ambiguity::DotSegment)),
+            ("/a/..;/b", Some(Ambiguity::DotSegment)),
+            ("/a/..;x=1/b", Some(Ambiguity::DotSegment)),
+            ("/a/..%3bx/b", Some(Ambiguity::DotSegment)),
+            ("/a/..%3f", Some(Ambiguity::DotSegment)),
+            ("/a/..%23", Some(Ambiguity::DotSegment)),
+            ("/a/%252e%252e/b", Some(Ambiguity::DotSegment)),
+            ("/a%252f..%252fb", Some(Ambiguity::DotSegment)),
             ("/a\\b", Some(Ambiguity::Backslash)),
-            ("/a%252fb", Some(Ambiguity::DoubleEncoding)),
             ("/a%00.css", Some(Ambiguity::Control)),
+            ("/a%2500.css", Some(Ambiguity::Control)),
             ("/a%0d%0ab", Some(Ambiguity::Control)),
             ("/a%7f", Some(Ambiguity::Control)),
-            ("/a%3Fx.css", Some(Ambiguity::EncodedDelimiter)),
-            ("/a%23x.css", Some(Ambiguity::EncodedDelimiter)),
             ("/a%", Some(Ambiguity::BrokenEscape)),
             ("/a%2", Some(Ambiguity::BrokenEscape)),
             ("/a%zz", Some(Ambiguity::BrokenEscape)),
+            ("/a%2?b", Some(Ambiguity::BrokenEscape)),
         ];
         for (path, expected) in table {
             assert_eq!(ambiguity(path), expected, "{path}");

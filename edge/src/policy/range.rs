@@ -116,6 +116,11 @@ pub enum Part {
 /// What ranges are of a representation of this length. Overlapping and adjacent ones are joined; where all of them
 /// together are more than the whole, the whole it is (RFC 9110 section 14.2, 17.15).
 pub fn resolve(specs: &[Spec], length: u64) -> Part {
+    // The last bytes of an empty representation are all of it: satisfiable (RFC 9110 section 14.1.2), and no Content-Range
+    // can say so.
+    if length == 0 && specs.iter().any(|spec| matches!(spec, Spec::Last(count) if *count > 0)) {
+        return Part::Whole;
+    }
     let ranges: Vec<ByteRange> = specs.iter().filter_map(|spec| spec.within(length)).collect();
     if ranges.is_empty() {
         return Part::Unsatisfiable;
@@ -385,6 +390,17 @@ mod tests {
         for spec in [Spec::From(0), Spec::FromTo(0, 5), Spec::Last(5), Spec::Last(0)] {
             assert_eq!(spec.within(0), None, "{spec:?}");
         }
+        let table = [
+            ("bytes=-5", Part::Whole),
+            ("bytes=-500,0-1", Part::Whole),
+            ("bytes=0-0,-1", Part::Whole),
+            ("bytes=-0", Part::Unsatisfiable),
+            ("bytes=0-", Part::Unsatisfiable),
+            ("bytes=0-0,5-", Part::Unsatisfiable),
+        ];
+        for (value, expected) in table {
+            assert_eq!(resolve(&parse(value.as_bytes()).expect("ranges"), 0), expected, "{value}");
+        }
     }
 
     #[test]
@@ -485,7 +501,7 @@ mod tests {
             let asked = |at: u64| specs.iter().filter_map(|s| s.within(length)).any(|r| r.first <= at && at <= r.last);
             match resolve(&specs, length) {
                 Part::Unsatisfiable => prop_assert!((0..length).all(|at| !asked(at))),
-                Part::Whole => prop_assert!(specs.len() > 1),
+                Part::Whole => prop_assert!(specs.len() > 1 || length == 0),
                 Part::Ranges(ranges) => {
                     prop_assert!(!ranges.is_empty());
                     for at in 0..length {

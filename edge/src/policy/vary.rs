@@ -2,7 +2,9 @@
 //!
 //! Follows RFC 9111 section 4.1 and RFC 9110 section 12.5.
 
-use http::header::{DATE, VARY};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_ENCODING, DATE, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::fields;
@@ -25,10 +27,119 @@ pub fn names(response: &HeaderMap) -> Option<Vec<HeaderName>> {
     Some(names)
 }
 
-/// The request's fields that select this response, to be kept with it.
+/// The content codings that count in `Accept-Encoding`, in the order in which browsers name them. What else a client names
+/// is as good as not named.
+pub const CODINGS: [&str; 6] = ["gzip", "deflate", "br", "zstd", "dcb", "dcz"];
+
+/// An `Accept-Encoding` as far as it counts (RFC 9110 section 12.5.3): which of [`CODINGS`] may be used, and whether
+/// `identity` may. Of weights it is known only whether they are 0: each client could make thousands of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Codings {
+    /// A bit for each of [`CODINGS`].
+    accepted: u8,
+    /// Those that `*` does not stand for; none without it, as what is not named is refused then.
+    refused: u8,
+    /// There is a `*` that accepts what is not named.
+    accepts_others: bool,
+    refuses_identity: bool,
+}
+
+impl Codings {
+    /// Those of all lines of a field. A member with a malformed weight counts as absent; of a coding that is named twice a
+    /// refusal wins.
+    pub fn of<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Self {
+        let (mut accepted, mut refused) = (0_u8, 0_u8);
+        // Whether each is named, and accepted.
+        let (mut identity, mut others) = (None, None);
+        for member in lines.flat_map(fields::members) {
+            let mut parts = member.split(|b| *b == b';').map(<[u8]>::trim_ascii);
+            let name = parts.next().unwrap_or_default();
+            let Some(is_accepted) = is_weighted_above_zero(parts) else { continue };
+            let and = |known: Option<bool>| Some(known.unwrap_or(true) && is_accepted);
+            match coding(name) {
+                Some(bit) if is_accepted => accepted |= bit,
+                Some(bit) => refused |= bit,
+                None if name == b"*" => others = and(others),
+                None if name.eq_ignore_ascii_case(b"identity") => identity = and(identity),
+                None => {}
+            }
+        }
+        accepted &= !refused;
+        let accepts_others = others == Some(true);
+        let refuses_identity = identity.or(others) == Some(false);
+        Self { accepted, refused: if accepts_others { refused } else { 0 }, accepts_others, refuses_identity }
+    }
+
+    /// As a field's value: what every request that says the same sends to the origin.
+    pub fn to_value(self) -> HeaderValue {
+        let named = |bits: u8| CODINGS.iter().enumerate().filter(move |(at, _)| bits & 1 << at != 0).map(|(_, name)| *name);
+        let mut members: Vec<String> = named(self.accepted).map(str::to_owned).collect();
+        members.extend(self.accepts_others.then(|| "*".to_owned()));
+        members.extend(named(self.refused).map(|name| format!("{name};q=0")));
+        if self.refuses_identity {
+            members.push("identity;q=0".to_owned());
+        }
+        if members.is_empty() {
+            members.push("identity".to_owned());
+        }
+        // Tokens and weights are always a valid value.
+        HeaderValue::try_from(members.join(", ")).unwrap_or(HeaderValue::from_static("identity"))
+    }
+}
+
+/// The bit of a coding that counts.
+fn coding(name: &[u8]) -> Option<u8> {
+    // RFC 9110 section 8.4.1.3.
+    let name = if name.eq_ignore_ascii_case(b"x-gzip") { b"gzip" } else { name };
+    CODINGS.iter().position(|known| known.as_bytes().eq_ignore_ascii_case(name)).map(|at| 1 << at)
+}
+
+/// What the weight among these parameters says; `None` when it is malformed.
+fn is_weighted_above_zero<'a>(mut parameters: impl Iterator<Item = &'a [u8]>) -> Option<bool> {
+    let weight = parameters.find_map(|parameter| {
+        let at = parameter.iter().position(|b| *b == b'=')?;
+        parameter[..at].trim_ascii().eq_ignore_ascii_case(b"q").then(|| parameter[at + 1..].trim_ascii())
+    });
+    let Some(weight) = weight else { return Some(true) };
+    let (whole, digits) = match weight.iter().position(|b| *b == b'.') {
+        Some(at) => (&weight[..at], &weight[at + 1..]),
+        None => (weight, &[][..]),
+    };
+    let has_other = |zero: u8| digits.iter().any(|b| *b != zero);
+    match whole {
+        b"0" if digits.iter().all(u8::is_ascii_digit) => Some(has_other(b'0')),
+        b"1" if !has_other(b'0') => Some(true),
+        _ => None,
+    }
+}
+
+/// The `Accept-Encoding` that a request which may fill the store sends to the origin in place of this one; `None` when it
+/// has none.
+pub fn accept_encoding(request: &HeaderMap) -> Option<HeaderValue> {
+    codings(request).map(Codings::to_value)
+}
+
+fn codings(request: &HeaderMap) -> Option<Codings> {
+    let lines = request.get_all(ACCEPT_ENCODING);
+    request.contains_key(ACCEPT_ENCODING).then(|| Codings::of(lines.into_iter().map(HeaderValue::as_bytes)))
+}
+
+/// Whether a stored response may be coded in a way that its request named and [`Codings`] does not tell: earlier versions
+/// sent the field on as it came, and then it is for nobody else.
+pub fn is_coded_for_one(stored: &HeaderMap, selecting: &HeaderMap) -> bool {
+    let is_known = |name: &[u8]| coding(name).is_some() || name.eq_ignore_ascii_case(b"identity");
+    let is_reduced = accept_encoding(selecting).as_ref() == selecting.get(ACCEPT_ENCODING);
+    !is_reduced && !fields::list(stored, CONTENT_ENCODING).all(is_known)
+}
+
+/// The request's fields that select this response, to be kept with it. `Accept-Encoding` as far as it counts.
 pub fn selecting(request: &HeaderMap, response: &HeaderMap) -> HeaderMap {
     let mut kept = HeaderMap::new();
     for name in names(response).unwrap_or_default().into_iter().filter(|name| !fields::is_named_by_connection(request, name.as_str())) {
+        if name == ACCEPT_ENCODING {
+            kept.extend(accept_encoding(request).map(|value| (name, value)));
+            continue;
+        }
         for value in request.get_all(&name) {
             // A copy of its own: the value may keep a connection's whole read buffer alive.
             kept.append(name.clone(), HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone()));
@@ -53,13 +164,19 @@ pub fn is_selected(stored: &HeaderMap, selecting: &HeaderMap, request: &HeaderMa
 }
 
 /// Whether a request, given as its fields' lines, says byte by byte what the response's own request said in
-/// every field that `Vary` names, in one line each. Allocates nothing. What is not repeated may still be selected by the
-/// rules of [`is_selected`]; `Connection` must name none of the fields.
+/// every field that `Vary` names, in one line each, or the same codings in `Accept-Encoding`. Allocates nothing. What is not
+/// repeated may still be selected by the rules of [`is_selected`]; `Connection` must name none of the fields.
 pub fn is_repeated<'a>(stored: &HeaderMap, selecting: &HeaderMap, request: impl Iterator<Item = (&'a str, &'a [u8])> + Clone) -> bool {
     let is_same = |name: &str| {
         let mut then = selecting.get_all(name).iter();
-        let mut now = request.clone().filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value);
-        then.next().map(HeaderValue::as_bytes) == now.next() && then.next().is_none() && now.next().is_none()
+        let lines = || request.clone().filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value);
+        let mut now = lines();
+        let (kept, said) = (then.next().map(HeaderValue::as_bytes), now.next());
+        if kept == said {
+            return then.next().is_none() && now.next().is_none();
+        }
+        let is_coded = kept.is_some() && said.is_some() && is_accept_encoding(name);
+        is_coded && codings(selecting) == Some(Codings::of(lines()))
     };
     !stored.contains_key(VARY) || fields::list(stored, VARY).all(|member| member != b"*" && std::str::from_utf8(member).is_ok_and(is_same))
 }
@@ -70,15 +187,57 @@ fn is_same(name: &str, one: &HeaderMap, other: &HeaderMap) -> bool {
     if fields::is_named_by_connection(other, name) {
         return !one.contains_key(name);
     }
+    if is_accept_encoding(name) {
+        return codings(one) == codings(other);
+    }
     one.get_all(name) == other.get_all(name) || normal(name, one) == normal(name, other)
+}
+
+fn is_accept_encoding(name: &str) -> bool {
+    name.eq_ignore_ascii_case(ACCEPT_ENCODING.as_str())
+}
+
+/// What a stored response varies on and what its own request said there, as numbers: so that one among many is found
+/// without a look at each. Equal numbers say nothing; of different ones neither selects what the other does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Selection {
+    /// Of the names in `Vary`.
+    pub names: u64,
+    /// Of what the request said in them.
+    pub said: u64,
+}
+
+impl Selection {
+    /// The one of a stored response, `None` when it selects nothing: `stored` are its fields, `selecting` those kept of its
+    /// request.
+    pub fn of(stored: &HeaderMap, selecting: &HeaderMap) -> Option<Self> {
+        let names = names(stored)?;
+        let mut hasher = DefaultHasher::new();
+        names.hash(&mut hasher);
+        Some(Self { names: hasher.finish(), said: said(&names, selecting) })
+    }
+}
+
+/// The number of what a request says in these fields, as [`Selection`] has it: requests that [`is_selected`] takes for the
+/// same have the same.
+pub fn said(names: &[HeaderName], request: &HeaderMap) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for name in names {
+        let is_hidden = fields::is_named_by_connection(request, name.as_str());
+        if *name == ACCEPT_ENCODING {
+            codings(request).filter(|_| !is_hidden).hash(&mut hasher);
+        } else {
+            normal(name.as_str(), request).filter(|_| !is_hidden).hash(&mut hasher);
+        }
+    }
+    hasher.finish()
 }
 
 /// A field as it is compared: its members in order; a preference list as a set with its weights.
 fn normal(name: &str, request: &HeaderMap) -> Option<Vec<Vec<u8>>> {
     request.get(name)?;
-    let is_preference = ["accept-encoding", "accept-language"].iter().any(|known| known.eq_ignore_ascii_case(name));
     let members = fields::list(request, name);
-    if !is_preference {
+    if !name.eq_ignore_ascii_case(ACCEPT_LANGUAGE.as_str()) {
         return Some(members.map(<[u8]>::to_vec).collect());
     }
     let mut members: Vec<Vec<u8>> = members.map(preference).collect();
@@ -157,7 +316,7 @@ mod tests {
     fn what_is_repeated_is_selected_and_not_the_other_way_round() {
         type Lines = &'static [&'static str];
         // Response, first request, second request, whether it is repeated, whether it is selected.
-        let table: [(Lines, Lines, Lines, bool, bool); 10] = [
+        let table: [(Lines, Lines, Lines, bool, bool); 15] = [
             (&[], &["foo: 1"], &["foo: 2"], true, true),
             (&["vary: Foo"], &["foo: 1"], &["FOO: 1"], true, true),
             (&["vary: foo, bar"], &["foo: 1"], &["foo: 1"], true, true),
@@ -166,7 +325,18 @@ mod tests {
             (&["vary: foo"], &["foo: 1"], &["foo: 1", "foo: 2"], false, false),
             (&["vary: foo"], &["foo: 1", "foo: 2"], &["foo: 1"], false, false),
             (&["vary: foo"], &["foo: 1", "foo: 2"], &["foo: 1, 2"], false, true),
-            (&["vary: accept-encoding"], &["accept-encoding: gzip, br"], &["accept-encoding: br,gzip"], false, true),
+            (&["vary: accept-encoding"], &["accept-encoding: gzip, br"], &["accept-encoding: br,gzip"], true, true),
+            (
+                &["vary: accept-encoding"],
+                &["accept-encoding: gzip, br"],
+                &["accept-encoding: br", "accept-encoding: gzip;q=0.5"],
+                true,
+                true,
+            ),
+            (&["vary: accept-encoding"], &["accept-encoding: gzip"], &["accept-encoding: br"], false, false),
+            (&["vary: accept-encoding"], &["accept-encoding: identity"], &[], false, false),
+            (&["vary: accept-encoding"], &[], &["accept-encoding: identity"], false, false),
+            (&["vary: accept-encoding, foo"], &["accept-encoding: gzip", "foo: 1"], &["accept-encoding: x, gzip", "foo: 1"], true, true),
             (&["vary: *"], &[], &[], false, false),
         ];
         for (response, first, second, repeated, selected) in table {
@@ -196,28 +366,88 @@ mod tests {
     }
 
     #[test]
-    fn preferences_are_sets_with_weights() {
+    fn languages_are_sets_with_weights() {
         // 15.
         let table = [
-            ("gzip, br", "br,gzip", true),
-            ("GZIP", "gzip", true),
-            ("gzip;q=1.0", "gzip", true),
-            ("gzip; q=0.50", "gzip;q=0.5", true),
-            ("gzip;q=0.000", "gzip;q=0", true),
-            ("gzip;Q=0.5", "gzip;q=0.5", true),
-            ("gzip;q=0.5", "gzip", false),
-            ("gzip;q=0", "gzip", false),
-            ("gzip", "gzip, br", false),
-            ("gzip;q=10", "gzip;q=1", false),
-            ("gzip;q=0.05", "gzip;q=0.5", false),
+            ("de, en", "en,de", true),
+            ("DE", "de", true),
+            ("de;q=1.0", "de", true),
+            ("de; q=0.50", "de;q=0.5", true),
+            ("de;q=0.000", "de;q=0", true),
+            ("de;Q=0.5", "de;q=0.5", true),
+            ("de;q=0.5", "de", false),
+            ("de;q=0", "de", false),
+            ("de", "de, en", false),
+            ("de;q=10", "de;q=1", false),
+            ("de;q=0.05", "de;q=0.5", false),
         ];
         for (first, second, expected) in table {
-            for name in ["accept-encoding", "accept-language"] {
-                let (first, second) = (format!("{name}: {first}"), format!("{name}: {second}"));
-                assert_eq!(matches(&[&format!("vary: {name}")], &[&first], &[&second]), expected, "{first} {second}");
-            }
+            let (first, second) = (format!("accept-language: {first}"), format!("accept-language: {second}"));
+            assert_eq!(matches(&["vary: accept-language"], &[&first], &[&second]), expected, "{first} {second}");
         }
+    }
+
+    #[test]
+    fn codings_are_reduced_to_those_that_count() {
+        // 15, 84.
+        let table = [
+            ("", "identity"),
+            ("identity", "identity"),
+            ("gzip", "gzip"),
+            ("x-gzip", "gzip"),
+            ("GZIP;q=1.0", "gzip"),
+            ("br,gzip", "gzip, br"),
+            ("gzip, deflate, br, zstd", "gzip, deflate, br, zstd"),
+            ("gzip, deflate, br, zstd, dcb, dcz", "gzip, deflate, br, zstd, dcb, dcz"),
+            ("gzip;q=1.0,deflate;q=0.6,identity;q=0.3", "gzip, deflate"),
+            ("gzip;q=0.001", "gzip"),
+            ("gzip;q=0", "identity"),
+            ("gzip;q=0.000, br", "br"),
+            ("gzip; q = 0 , br", "br"),
+            ("gzip;foo=1;Q=0, br", "br"),
+            ("gzip, gzip;q=0", "identity"),
+            ("gzip;q=0, gzip", "identity"),
+            // What is malformed, and what nobody knows, is as good as absent.
+            ("gzip;q=10", "identity"),
+            ("gzip;q=-1, br;q=, zstd;q=0.x", "identity"),
+            ("compress, exi, junk-31, gzip", "gzip"),
+            ("junk-1;q=0", "identity"),
+            ("\"gzip\"", "identity"),
+            // What is not named is refused, unless there is a star.
+            ("*", "*"),
+            ("*;q=0.5, gzip", "gzip, *"),
+            ("*, gzip;q=0, br;q=0", "*, gzip;q=0, br;q=0"),
+            ("*, junk;q=0", "*"),
+            // Identity is accepted unless it is refused.
+            ("identity;q=0", "identity;q=0"),
+            ("*;q=0", "identity;q=0"),
+            ("identity;q=1, *;q=0", "identity"),
+            ("gzip, *;q=0", "gzip, identity;q=0"),
+            ("gzip, identity;q=0", "gzip, identity;q=0"),
+            ("*, identity;q=0", "*, identity;q=0"),
+            ("*, *;q=0", "identity;q=0"),
+        ];
+        for (said, expected) in table {
+            let reduced = accept_encoding(&map(&[&format!("accept-encoding: {said}")])).expect("it is there");
+            assert_eq!(reduced, expected, "{said}");
+            let (said, reduced) = (format!("accept-encoding: {said}"), format!("accept-encoding: {expected}"));
+            assert!(matches(&["vary: Accept-Encoding"], &[&said], &[&reduced]), "{said}");
+        }
+        assert_eq!(accept_encoding(&map(&["accept-encoding: gzip", "accept-encoding: br"])).expect("there"), "gzip, br");
+        assert_eq!(accept_encoding(&map(&[])), None);
         assert!(!matches(&["vary: accept-encoding"], &[], &["accept-encoding: identity"]), "absent is not the same as said");
+        assert!(!matches(&["vary: accept-encoding"], &["accept-encoding: gzip"], &["accept-encoding: gzip, br"]));
+        assert!(!matches(&["vary: accept-encoding"], &["accept-encoding: gzip"], &["accept-encoding: gzip, identity;q=0"]));
+        for (coding, said, is_for_one) in
+            [("gzip", "br;q=0.9, gzip", false), ("compress", "compress, gzip", true), ("compress", "gzip", false)]
+        {
+            let stored = map(&["vary: accept-encoding", &format!("content-encoding: {coding}")]);
+            assert_eq!(is_coded_for_one(&stored, &map(&[&format!("accept-encoding: {said}")])), is_for_one, "{coding} {said}");
+            assert!(!is_coded_for_one(&stored, &map(&[])), "{coding}");
+        }
+        // As an earlier version kept it.
+        let (response, kept) = (map(&["vary: accept-encoding"]), map(&["accept-encoding: br;q=0.9, junk, gzip"]));
+        assert!(is_selected(&response, &kept, &map(&["accept-encoding: gzip, br"])));
     }
 
     #[test]
@@ -248,8 +478,39 @@ mod tests {
         assert_eq!(newest::<()>([]), None);
     }
 
+    fn codings_value() -> impl Strategy<Value = HeaderValue> {
+        testing::pieces(&["gzip", "br", "identity", "*", ";q=0", ";q=0.5", ";q=1", ", ", "x"])
+    }
+
     proptest! {
         #![proptest_config(testing::seeded())]
+
+        #[test]
+        fn what_is_reduced_stays_as_it_is(first in codings_value(), second in codings_value()) {
+            let codings = |value: &HeaderValue| Codings::of(std::iter::once(value.as_bytes()));
+            let reduced = codings(&first).to_value();
+            prop_assert_eq!(codings(&reduced), codings(&first));
+            prop_assert_eq!(codings(&first) == codings(&second), reduced == codings(&second).to_value());
+        }
+
+        #[test]
+        fn requests_that_select_the_same_have_the_same_number(first in codings_value(), second in codings_value(), foo in testing::value(), bar in testing::value()) {
+            let response = map(&["vary: foo, accept-language, accept-encoding"]);
+            let names = names(&response).expect("valid");
+            let mut requests = [map(&[]), map(&["connection: foo"])];
+            for (request, value) in requests.iter_mut().zip([&first, &second]) {
+                request.insert("accept-encoding", value.clone());
+                request.insert("accept-language", value.clone());
+                request.insert("foo", foo.clone());
+                request.append("foo", bar.clone());
+            }
+            for (one, other) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+                let kept = selecting(&requests[one], &response);
+                let selection = Selection::of(&response, &kept).expect("valid");
+                let is_equal = selection.said == said(&names, &requests[other]);
+                prop_assert!(is_equal || !is_selected(&response, &kept, &requests[other]), "{:?}", requests);
+            }
+        }
 
         #[test]
         fn a_request_selects_what_it_made(vary in testing::value(), foo in testing::value(), bar in testing::value()) {

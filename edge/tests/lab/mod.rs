@@ -130,17 +130,40 @@ impl Reply {
 
     /// The same as an origin that knows ranges and `If-Range` would answer it.
     pub(crate) fn ranged(self, seen: &Seen) -> Self {
-        let tag = self.fields.iter().find(|(n, _)| n == "ETag").map(|(_, v)| v.clone());
-        let length = self.body.len();
-        let Some((first, last)) = seen.range_of(length) else { return self };
-        if seen.fields.get("if-range").is_some_and(|t| Some(t) != tag.as_ref()) {
+        let is_validator = |wanted: &String| self.fields.iter().any(|(n, v)| matches!(&**n, "ETag" | "Last-Modified") && v == wanted);
+        if seen.fields.get("if-range").is_some_and(|wanted| !is_validator(wanted)) {
             return self;
         }
+        let length = self.body.len();
+        if let Some(set) = seen.fields.get("range").and_then(|r| r.strip_prefix("bytes=")).filter(|set| set.contains(',')) {
+            return self.multipart(set);
+        }
+        let Some((first, last)) = seen.range_of(length) else { return self };
         if first >= length {
             return Self { status: 416, body: vec![], ..self }.field("Content-Range", &format!("bytes */{length}"));
         }
         let body = self.body[first..=last].to_vec();
         Self { status: 206, body, ..self }.field("Content-Range", &format!("bytes {first}-{last}/{length}"))
+    }
+
+    /// Those of several ranges that are inside, as parts.
+    fn multipart(self, set: &str) -> Self {
+        let length = self.body.len();
+        let mut parts = Vec::new();
+        for member in set.split(',') {
+            let fields = HashMap::from([("range".to_owned(), format!("bytes={}", member.trim()))]);
+            let Some((first, last)) = (Seen { fields, ..Seen::default() }).range_of(length).filter(|(first, _)| *first < length) else {
+                continue;
+            };
+            let head = format!("\r\n--part\r\nContent-Range: bytes {first}-{last}/{length}\r\n\r\n");
+            parts.extend_from_slice(head.as_bytes());
+            parts.extend_from_slice(&self.body[first..=last]);
+        }
+        if parts.is_empty() {
+            return Self { status: 416, body: vec![], ..self }.field("Content-Range", &format!("bytes */{length}"));
+        }
+        parts.extend_from_slice(b"\r\n--part--\r\n");
+        Self { status: 206, body: parts, ..self }.field("Content-Type", "multipart/byteranges; boundary=part")
     }
 }
 
