@@ -8,6 +8,7 @@ use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_ENCODING, DATE, VAR
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::fields;
+use super::request_fields::{self, Sight};
 
 /// Names in `Vary`; a response with more is not stored.
 pub const VARY_NAMES_MAX: usize = 32;
@@ -135,7 +136,7 @@ pub fn is_coded_for_one(stored: &HeaderMap, selecting: &HeaderMap) -> bool {
 /// The request's fields that select this response, to be kept with it. `Accept-Encoding` as far as it counts.
 pub fn selecting(request: &HeaderMap, response: &HeaderMap) -> HeaderMap {
     let mut kept = HeaderMap::new();
-    for name in names(response).unwrap_or_default().into_iter().filter(|name| !fields::is_named_by_connection(request, name.as_str())) {
+    for name in names(response).unwrap_or_default().into_iter().filter(|name| !is_hidden(name, request)) {
         if name == ACCEPT_ENCODING {
             kept.extend(accept_encoding(request).map(|value| (name, value)));
             continue;
@@ -190,7 +191,14 @@ fn is_same(name: &str, one: &HeaderMap, other: &HeaderMap) -> bool {
     if is_accept_encoding(name) {
         return codings(one) == codings(other);
     }
-    one.get_all(name) == other.get_all(name) || normal(name, one) == normal(name, other)
+    one.get_all(name) == other.get_all(name)
+        || normal(name, one) == normal(name, other)
+        || HeaderName::from_bytes(name.as_bytes()).is_ok_and(|name| request_fields::sight(&name) == Sight::Same)
+}
+
+/// Whether the origin does not see what the client says in a field: it ends here, or the edge drops it or makes its own.
+fn is_hidden(name: &HeaderName, request: &HeaderMap) -> bool {
+    fields::is_named_by_connection(request, name.as_str()) || request_fields::sight(name) == Sight::Same
 }
 
 fn is_accept_encoding(name: &str) -> bool {
@@ -223,7 +231,7 @@ impl Selection {
 pub fn said(names: &[HeaderName], request: &HeaderMap) -> u64 {
     let mut hasher = DefaultHasher::new();
     for name in names {
-        let is_hidden = fields::is_named_by_connection(request, name.as_str());
+        let is_hidden = is_hidden(name, request);
         if *name == ACCEPT_ENCODING {
             codings(request).filter(|_| !is_hidden).hash(&mut hasher);
         } else {
@@ -291,7 +299,7 @@ mod tests {
     fn every_listed_field_must_match() {
         // 14.
         type Lines = &'static [&'static str];
-        let table: [(Lines, Lines, Lines, bool); 14] = [
+        let table: [(Lines, Lines, Lines, bool); 18] = [
             (&[], &["foo: 1"], &["foo: 2"], true),
             (&["vary: Foo"], &["foo: 1"], &["foo: 1"], true),
             (&["vary: foo"], &["foo: 1"], &["foo: 2"], false),
@@ -306,6 +314,11 @@ mod tests {
             (&["vary: *"], &["foo: 1"], &["foo: 1"], false),
             (&["vary: *, foo"], &["foo: 1"], &["foo: 1"], false),
             (&["vary: foo", "vary: *"], &["foo: 1"], &["foo: 1"], false),
+            // What the origin does not see tells no requests apart.
+            (&["vary: x-forwarded-host"], &[], &["x-forwarded-host: a"], true),
+            (&["vary: X-Real-IP, foo"], &["x-real-ip: a", "foo: 1"], &["foo: 1"], true),
+            (&["vary: te, x-forwarded-proto"], &["te: trailers"], &["x-forwarded-proto: a"], true),
+            (&["vary: via"], &[], &["via: 1.1 a"], false),
         ];
         for (response, first, second, expected) in table {
             assert_eq!(matches(response, first, second), expected, "{response:?} {first:?} {second:?}");
