@@ -4,6 +4,7 @@
 //! validate first -> nothing or parts? join or lead the forward request, and read from the store as bytes come ->
 //! one [`Outcome`] feeds `Cache-Status`, metrics and log. Follows RFC 9110, 9111, 9211 and 9209.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -12,8 +13,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures_util::stream;
 use http::header::{
-    AGE, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH,
-    IF_RANGE, IF_UNMODIFIED_SINCE, MAX_FORWARDS, RANGE, VIA,
+    AGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, IF_MATCH, IF_MODIFIED_SINCE,
+    IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, MAX_FORWARDS, RANGE, VIA,
 };
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -37,6 +38,7 @@ use crate::policy::reuse::{self, Reuse};
 use crate::policy::status::{self, CACHE_STATUS, ForwardReason, Outcome, PROXY_STATUS, ProxyError};
 use crate::policy::{invalidate, vary};
 use crate::purge::{Verdict, canonical_host};
+use crate::request_head::Refusal;
 use crate::response::StoredResponse;
 use crate::store::Pool;
 
@@ -204,6 +206,27 @@ impl Note {
     }
 }
 
+/// The answer to what is no request.
+pub(crate) fn refused(worker: &Worker, refusal: &Refusal) -> Response<ClientBody> {
+    let began = Instant::now();
+    let response = error(&worker.edge, refusal.status, refusal.error, refusal.words.clone());
+    let (counters, outcome) = (&worker.edge.no_site, Outcome::local(""));
+    account(worker, counters, &outcome, response.status(), began);
+    counters.sent(worker.number, outcome.label, response.body().whole_length().unwrap_or(0));
+    response
+}
+
+/// An answer of this node's own to a request that it refuses, with the reason for programs and for people.
+fn error(edge: &Edge, status: StatusCode, error: ProxyError, words: Cow<'static, str>) -> Response<ClientBody> {
+    let mut response = plain(status, "");
+    *response.body_mut() = ClientBody::whole(match words {
+        Cow::Borrowed(words) => Bytes::from_static(words.as_bytes()),
+        Cow::Owned(words) => words.into(),
+    });
+    response.headers_mut().insert(PROXY_STATUS, error.proxy_status(&edge.name));
+    response
+}
+
 type Answered = (Response<ClientBody>, Outcome, Option<Arc<Site>>, Option<Note>);
 
 fn local(status: StatusCode, words: &'static str) -> Answered {
@@ -231,7 +254,11 @@ async fn respond(worker: &Arc<Worker>, client: IpAddr, last: &Mutex<LastHost>, r
         Err(refused) => return *refused,
     };
     if body.as_ref().is_some_and(|b| b.size_hint().lower() > REQUEST_BYTES_MAX) {
-        return local(StatusCode::PAYLOAD_TOO_LARGE, "the request's body is too large\n");
+        let words = "the request's body is too large\n";
+        let mut response = error(edge, StatusCode::PAYLOAD_TOO_LARGE, ProxyError::HttpRequestError, words.into());
+        // What comes is not read.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        return (response, Outcome::local(""), None, None);
     }
     let site = checked.site.clone();
     let has_body = body.as_ref().is_some_and(|b| !b.is_end_stream());
@@ -310,19 +337,26 @@ fn check(
     last: &mut LastHost,
     request: Request<Option<Incoming>>,
 ) -> Result<(Checked, Option<Incoming>), Box<Answered>> {
-    let refuse = |status, words| Err(Box::new(local(status, words)));
+    let refuse_for = |status, reason, words: &'static str| {
+        let response = error(&worker.edge, status, reason, words.into());
+        Err(Box::new((response, Outcome::local(""), None, None)))
+    };
+    let refuse = |status, words| refuse_for(status, ProxyError::HttpRequestError, words);
     let (mut head, body) = request.into_parts();
     if key::method_class(&head.method) == MethodClass::Refused {
-        return refuse(StatusCode::NOT_IMPLEMENTED, "this method is not served here\n");
+        return refuse_for(StatusCode::NOT_IMPLEMENTED, ProxyError::HttpRequestDenied, "this method is not served here\n");
     }
     let mut hosts = head.headers.get_all(HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
-        (Some(_), Some(_)) => return refuse(StatusCode::BAD_REQUEST, "more than one Host\n"),
+        (Some(_), Some(_)) => return refuse(StatusCode::BAD_REQUEST, "the request has more than one Host field\n"),
         (Some(host), None) => host.to_str().ok(),
-        (None, _) if head.version == Version::HTTP_11 => return refuse(StatusCode::BAD_REQUEST, "no Host\n"),
+        (None, _) if head.version == Version::HTTP_11 => return refuse(StatusCode::BAD_REQUEST, "the request has no Host field\n"),
         (None, _) => Some(""),
     };
-    // The authority of an absolute target wins (RFC 9112 section 3.2.2).
+    // The authority of an absolute target wins, but does not make up for a `Host` that is none (RFC 9112 section 3.2).
+    if head.uri.authority().is_some() && host.is_none_or(|h| !h.is_empty() && key::authority("http", h).is_err()) {
+        return refuse(StatusCode::BAD_REQUEST, "the Host is malformed\n");
+    }
     let host = match head.uri.authority() {
         Some(authority) => Some(authority.as_str()),
         None => host,
@@ -338,13 +372,22 @@ fn check(
             // The port is the one that the client reached this node by: it says nothing of the resource.
             let host = canonical_host(named);
             let Some(site) = sites.of_host(&host) else {
-                return refuse(StatusCode::MISDIRECTED_REQUEST, "no site of this network has that host\n");
+                let words = "no site of this network has that host\n";
+                return refuse_for(StatusCode::MISDIRECTED_REQUEST, ProxyError::DestinationNotFound, words);
             };
             let host_field = HeaderValue::try_from(&host).unwrap_or(HeaderValue::from_static(""));
             last.keep(Known { named: named.into(), sites: sites.clone(), host: host.into(), host_field, site: site.clone() })
         }
     };
-    let path = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let path = match head.uri.path_and_query() {
+        None => PathAndQuery::from_static("/"),
+        // An absolute target may have a query behind an empty path, which is `/` (RFC 9110 section 4.2.3).
+        Some(path) if path.as_str().starts_with('?') => match path.to_string().parse() {
+            Ok(path) => path,
+            Err(_) => return refuse(StatusCode::BAD_REQUEST, "the request's target is malformed\n"),
+        },
+        Some(path) => path.clone(),
+    };
     let is_asterisk = path.as_str() == "*" && head.method == Method::OPTIONS;
     let url: Arc<str> = match key_url(host, path.as_str()) {
         Ok(url) => url.into(),
@@ -353,14 +396,12 @@ fn check(
     };
     let loop_id = sites.loop_id.clone().unwrap_or(HeaderValue::from_static("nearcast"));
     if forward::find_loop(&head.headers, loop_id.as_bytes()) != Loop::Clear {
-        let mut looped = local(StatusCode::LOOP_DETECTED, "the request has come here before\n");
-        looped.0.headers_mut().insert(PROXY_STATUS, ProxyError::ProxyLoopDetected.proxy_status(&worker.edge.name));
-        return Err(Box::new(looped));
+        return refuse_for(StatusCode::LOOP_DETECTED, ProxyError::ProxyLoopDetected, "the request has come here before\n");
     }
     match forward::max_forwards(&head.method, &head.headers) {
         MaxForwards::Unlimited => {}
         MaxForwards::Left(left) => drop(head.headers.insert(MAX_FORWARDS, HeaderValue::from(left))),
-        MaxForwards::Here => return refuse(StatusCode::OK, ""),
+        MaxForwards::Here => return Err(Box::new(local(StatusCode::OK, ""))),
     }
     let is_peer = is_peer(&head.headers, &sites);
     let checked = Checked {

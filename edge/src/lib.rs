@@ -1,7 +1,7 @@
 //! The edge: a pull cache in front of an origin, one of several in a cluster.
 //!
-//! - [`server`]: listeners of one worker thread; [`connection`]: a client's socket with its time-outs; [`http1`]: the
-//!   requests and responses on it.
+//! - [`server`]: listeners of one worker thread; [`connection`]: a client's socket with its time-outs; [`request_head`]:
+//!   what is refused before anything else looks at it; [`http1`]: the requests and responses on it.
 //! - [`handler`]: the life of one request, in order; [`policy`]: its questions, answered by pure functions.
 //! - [`fill`]: forward requests that fill the store, shared by everybody who wants the same; [`origin`]: the pool of
 //!   connections under them; [`content`]: bytes on their way and the readers that follow them.
@@ -28,6 +28,7 @@ mod popularity;
 mod purge;
 mod push;
 mod report;
+mod request_head;
 mod response;
 mod rtt;
 mod server;
