@@ -381,10 +381,10 @@ impl Wanted {
 
 /// What the head of a forward request's response led to.
 pub(crate) enum Led {
-    /// To be read from the store as it comes. Not necessarily kept.
-    Filling { response: Arc<StoredResponse>, fill: Arc<Fill>, is_stored: bool },
-    /// What was stored is as good as new.
-    Validated(Arc<StoredResponse>),
+    /// To be read from the store as it comes. Not necessarily kept. `received` is the origin's status, 206 for a part.
+    Filling { response: Arc<StoredResponse>, fill: Arc<Fill>, is_stored: bool, received: StatusCode },
+    /// What was stored is as good as new, as an answer of that status says.
+    Validated(Arc<StoredResponse>, StatusCode),
     /// For this client alone.
     Passing { head: http::response::Parts, body: OriginBody },
     /// Nothing.
@@ -430,7 +430,7 @@ async fn follow_head(mut ask: Ask) -> (Led, Told) {
             && let Some(stale) = ask.stale.take()
         {
             match freshen(&ask, &stale, response.headers(), exchange, born) {
-                Some(fresh) => return (Led::Validated(fresh), Told::Published),
+                Some(fresh) => return (Led::Validated(fresh, response.status()), Told::Published),
                 // A validator that nobody knows: ask for all of it.
                 None => continue,
             }
@@ -535,7 +535,7 @@ fn take(ask: &Ask, response: Response<OriginBody>, exchange: Exchange, born: u64
         }
         let (response, fill, is_stored) = begin(ask, &came, body, false);
         let told = Told::Erred { status, answer: Some((response.clone(), fill.clone())) };
-        return Ok((Led::Filling { response, fill, is_stored }, told));
+        return Ok((Led::Filling { response, fill, is_stored, received: head.status }, told));
     }
     if !is_storable && part.is_none() {
         let told = match verdict {
@@ -552,7 +552,7 @@ fn take(ask: &Ask, response: Response<OriginBody>, exchange: Exchange, born: u64
         false if is_storable => Told::Aside,
         false => Told::Unshared,
     };
-    Ok((Led::Filling { response, fill, is_stored }, told))
+    Ok((Led::Filling { response, fill, is_stored, received: head.status }, told))
 }
 
 /// A response's head, as far as it goes into the store.

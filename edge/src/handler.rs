@@ -520,12 +520,12 @@ async fn look_up(checked: &Checked) -> Found {
         };
         let led = fill::start(ask(checked, stale.as_ref().map(|s| s.response.clone())), lead).await;
         match led.unwrap_or(Led::Failed(OriginError::Terminated)) {
-            Led::Filling { response, fill, is_stored } => {
+            Led::Filling { response, fill, is_stored, received } => {
                 if !is_stored && let Some(found) = deliver_stale_on_error(checked, stale.as_ref(), response.status).await {
                     return found;
                 }
                 let ttl = is_stored.then(|| response.freshness.ttl(now_ms()));
-                let outcome = Outcome { forward_status: Some(response.status), is_stored, ttl, ..Outcome::forwarded(Answer::Miss, reason) };
+                let outcome = Outcome { forward_status: Some(received), is_stored, ttl, ..Outcome::forwarded(Answer::Miss, reason) };
                 let mut reader = response.content.reader(0, None);
                 reader.attach(fill);
                 return match deliver_from(checked, &response, outcome, None, Some(reader)).await {
@@ -534,10 +534,10 @@ async fn look_up(checked: &Checked) -> Found {
                     Err(Undelivered::LookAgain) => continue,
                 };
             }
-            Led::Validated(response) => {
+            Led::Validated(response, received) => {
                 let now = now_ms();
                 let outcome = Outcome {
-                    forward_status: Some(StatusCode::NOT_MODIFIED),
+                    forward_status: Some(received),
                     ttl: Some(response.freshness.ttl(now)),
                     is_stored: true,
                     ..Outcome::forwarded(Answer::Revalidated, reason)

@@ -346,7 +346,7 @@ async fn fetch(
     };
     match fill::start(ask, lead).await {
         Ok(Led::Filling { response, is_stored: false, .. }) if !response.status.is_success() => Err(Miss::Status(response.status)),
-        Ok(Led::Filling { response, fill, is_stored }) => match fill.ended().await {
+        Ok(Led::Filling { response, fill, is_stored, .. }) => match fill.ended().await {
             // A client's seek may have cut it: others bring the rest then.
             FillState::Done if is_stored => match response.content.settled().await {
                 true => Ok(response.content.length().unwrap_or(0)),
@@ -355,7 +355,7 @@ async fn fetch(
             FillState::Failed(error) => Err(Miss::Origin(error)),
             FillState::Done | FillState::Running => Err(Miss::NotStored),
         },
-        Ok(Led::Validated(_)) => Ok(0),
+        Ok(Led::Validated(..)) => Ok(0),
         Ok(Led::Passing { head, .. }) if head.status.is_success() => Err(Miss::NotStored),
         Ok(Led::Passing { head, .. }) => Err(Miss::Status(head.status)),
         Ok(Led::Failed(error)) => Err(Miss::Origin(error)),
