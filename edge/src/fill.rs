@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use crate::content::{Content, Fill, FillWriter};
 use crate::edge::{Edge, Site, Worker, now_ms};
 use crate::index::HashedKey;
+use crate::interim::InterimSender;
 use crate::origin::{OriginBody, OriginError, OriginRequestBody, Target};
 use crate::policy::freshness::{self, Exchange, Freshness, RequestFacts};
 use crate::policy::range::{self, ByteRange, ContentRange, Spec};
@@ -263,6 +264,8 @@ pub(crate) struct Source {
     pub(crate) is_peer: bool,
     /// What holds a push order's bytes back.
     pub(crate) pacer: Option<Arc<Pacer>>,
+    /// The client that waits for the response, and gets the interim ones before it.
+    pub(crate) interim: Option<InterimSender>,
 }
 
 impl Source {
@@ -275,6 +278,9 @@ impl Source {
             fields.insert(name, value.clone());
         }
         *request.headers_mut() = fields;
+        if let Some(interim) = &self.interim {
+            interim.follow(&mut request);
+        }
         if !self.is_peer {
             self.site.counters.asked_origin(self.worker.number);
         }

@@ -27,6 +27,7 @@ use crate::content::{Fill, Next, Reader};
 use crate::edge::{Edge, Site, Sites, Worker, now_ms};
 use crate::fill::{self, Ask, Forwards, Joined, Led, REVISION, Source, Told, Unusual, Wanted};
 use crate::http1::write_head;
+use crate::interim::InterimSender;
 use crate::metrics::{Answer, SiteCounters};
 use crate::origin::{OriginBody, OriginError, OriginRequestBody, REQUEST_BYTES_MAX};
 use crate::policy::conditional::{self, HeadSays, Precondition};
@@ -70,6 +71,8 @@ struct Checked {
     began_ms: u64,
     /// Journal revision that was folded when the request came.
     revision: u64,
+    /// Where interim responses go; `None` where the client gets none.
+    interim: Option<InterimSender>,
 }
 
 /// Answers one request; without a body where that is `None`. Never fails: what goes wrong is an answer.
@@ -78,10 +81,11 @@ pub(crate) async fn serve(
     phase: Arc<Phase>,
     client: IpAddr,
     last: Arc<Mutex<LastHost>>,
+    interim: Option<InterimSender>,
     request: Request<Option<Incoming>>,
 ) -> Response<ClientBody> {
     let began = Instant::now();
-    let (response, outcome, site, note) = respond(&worker, client, &last, request).await;
+    let (response, outcome, site, note) = respond(&worker, client, &last, interim, request).await;
     let counters = site.as_ref().map_or(&worker.edge.no_site, |s| &s.counters).clone();
     account(&worker, &counters, &outcome, response.status(), began);
     let number = worker.number;
@@ -241,7 +245,13 @@ fn plain(status: StatusCode, words: &'static str) -> Response<ClientBody> {
     response
 }
 
-async fn respond(worker: &Arc<Worker>, client: IpAddr, last: &Mutex<LastHost>, request: Request<Option<Incoming>>) -> Answered {
+async fn respond(
+    worker: &Arc<Worker>,
+    client: IpAddr,
+    last: &Mutex<LastHost>,
+    interim: Option<InterimSender>,
+    request: Request<Option<Incoming>>,
+) -> Answered {
     let edge = &worker.edge;
     if request.uri().path() == HEALTH_PATH {
         return match edge.is_draining.load(Ordering::Relaxed) {
@@ -249,7 +259,7 @@ async fn respond(worker: &Arc<Worker>, client: IpAddr, last: &Mutex<LastHost>, r
             true => local(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
         };
     }
-    let (checked, body) = match check(worker, client, &mut last.lock().expect("one request at a time"), request) {
+    let (mut checked, body) = match check(worker, client, &mut last.lock().expect("one request at a time"), request) {
         Ok(checked) => checked,
         Err(refused) => return *refused,
     };
@@ -260,6 +270,7 @@ async fn respond(worker: &Arc<Worker>, client: IpAddr, last: &Mutex<LastHost>, r
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         return (response, Outcome::local(""), None, None);
     }
+    checked.interim = interim;
     let site = checked.site.clone();
     let has_body = body.as_ref().is_some_and(|b| !b.is_end_stream());
     let is_ambiguous = || key::ambiguity(checked.path.as_str()).is_some();
@@ -418,6 +429,7 @@ fn check(
         is_peer,
         began_ms: now_ms(),
         revision: worker.edge.generations.revision(),
+        interim: None,
     };
     Ok((checked, body))
 }
@@ -656,7 +668,10 @@ fn validate_behind(checked: &Checked, response: &Arc<StoredResponse>) {
         response.is_validating.store(false, Ordering::Relaxed);
         return;
     };
-    let led = fill::start(ask(checked, Some(response.clone())), Some(lead));
+    let mut asked = ask(checked, Some(response.clone()));
+    // The client is answered without it.
+    asked.source.interim = None;
+    let led = fill::start(asked, Some(lead));
     let response = response.clone();
     tokio::spawn(async move {
         let has_timed_out = matches!(led.await, Ok(Led::Failed(error)) if error.is_timeout());
@@ -688,7 +703,7 @@ fn ask(checked: &Checked, stale: Option<Arc<StoredResponse>>) -> Ask {
     let has_stale = stale.is_some();
     let stale = stale.filter(|s| conditional::has_validator(&s.fields));
     Ask {
-        source: source(checked),
+        source: Source { interim: checked.interim.clone(), ..source(checked) },
         url: checked.url.clone(),
         hash: checked.hash,
         client: checked.client.clone(),
@@ -717,6 +732,7 @@ fn source(checked: &Checked) -> Source {
         fields: Arc::new(forward_fields(checked, ClientFields::Storable)),
         is_peer: false,
         pacer: None,
+        interim: None,
     }
 }
 
@@ -982,6 +998,9 @@ async fn pass(checked: &Checked, body: Option<Incoming>, reason: ForwardReason) 
     *request.method_mut() = checked.method.clone();
     *request.uri_mut() = checked.path.clone().into();
     *request.headers_mut() = forward_fields(checked, ClientFields::Passed);
+    if let Some(interim) = &checked.interim {
+        interim.follow(&mut request);
+    }
     checked.site.counters.asked_origin(checked.worker.number);
     let label = if matches!(reason, ForwardReason::Bypass | ForwardReason::Method) { Answer::Bypass } else { Answer::Miss };
     match checked.worker.origins.send(&checked.site.target, request).await {

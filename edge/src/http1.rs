@@ -32,6 +32,7 @@ use crate::body::ClientBody;
 use crate::connection::{ClientSocket, Phase, ends_head};
 use crate::edge::Worker;
 use crate::handler::{self, Brief, LastHost};
+use crate::interim;
 use crate::policy::fields;
 use crate::request_head::{HeadLimits, Judged, Refusal, judge};
 use crate::server::asked;
@@ -200,8 +201,7 @@ impl Connection {
         };
         let is_head = *request.method() == Method::HEAD;
         // Boxes, so that an idle connection does not hold room for all that a request may need.
-        let served = Box::pin(handler::serve(self.worker.clone(), self.phase.clone(), self.client, self.last.clone(), *request));
-        let response = unless_gone(&mut self.socket, &mut self.input, served).await?;
+        let response = Box::pin(self.response(*request)).await?;
         let is_whole = Box::pin(self.respond(response, is_head, is_last)).await?;
         Ok(if is_whole && !is_last { Step::Next } else { Step::Last })
     }
@@ -233,6 +233,23 @@ impl Connection {
         self.phase.request_began();
         self.input.advance(length);
         taken
+    }
+
+    /// Waits for the response to a request, and writes the interim ones that come before it.
+    async fn response(&mut self, request: Request<Option<Incoming>>) -> io::Result<Response<ClientBody>> {
+        let (sender, interim) = interim::channel();
+        let Self { worker, phase, client, last, socket, input, .. } = self;
+        let mut served = pin!(handler::serve(worker.clone(), phase.clone(), *client, last.clone(), Some(sender), request));
+        loop {
+            let next = poll_fn(|cx| match interim.poll_next(cx) {
+                Poll::Ready(head) => Poll::Ready(Err(head)),
+                Poll::Pending => served.as_mut().poll(cx).map(Ok),
+            });
+            match unless_gone(socket, input, next).await? {
+                Ok(response) => return Ok(response),
+                Err(head) => write_all(socket, [&head, &[], &[]]).await?,
+            }
+        }
     }
 
     /// Writes a response; `false` when its body ended early, so that the connection has to end with it.
@@ -306,7 +323,7 @@ impl Connection {
         let service = service_fn(move |request: Request<Incoming>| {
             of_requests.request_began();
             let is_last = of_requests.is_last();
-            let served = handler::serve(worker.clone(), of_requests.clone(), client, last.clone(), request.map(Some));
+            let served = handler::serve(worker.clone(), of_requests.clone(), client, last.clone(), None, request.map(Some));
             let phase = of_requests.clone();
             Box::pin(served.map(move |mut response| {
                 if is_last {
