@@ -1,8 +1,7 @@
 //! The socket under a client's connection: time-outs for idling, for a request head and for a client that does
-//! not read, an end that loses no response, and, where the HTTP library reads, a look at each head for what that lets pass
-//! and the standard forbids.
+//! not read, an end that loses no response, and, where the HTTP library reads, a gate that lets judged heads pass.
 //!
-//! RFC 9112 sections 2.2 (a bare LF is refused), 5.1, 6.1 (Content-Length beside Transfer-Encoding) and 9.8.
+//! RFC 9112 sections 9.3 (pipelining), 9.5 (time-outs) and 9.6 (tear-down).
 
 use std::future::Future;
 use std::io;
@@ -12,10 +11,12 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
+
+use crate::request_head::{BodyEnd, HeadLimits, Judged, Refusal, judge};
 
 /// How long a connection may lie idle between requests.
 pub(crate) const IDLE_MAX: Duration = Duration::from_secs(75);
@@ -26,6 +27,8 @@ pub(crate) const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
 /// How long, and for how many bytes, what a client still sends is read after the last response.
 const LINGER_MAX: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 256 * 1024;
+/// Room that is made for a read.
+const READ_BYTES_TYPICAL: usize = 2048;
 
 const IDLE: u8 = 0;
 const HEAD: u8 = 1;
@@ -36,6 +39,10 @@ const REQUEST: u8 = 2;
 pub(crate) struct Phase {
     state: AtomicU8,
     is_last: AtomicBool,
+    /// The HTTP library has a request whose response is not made whole.
+    is_answering: AtomicBool,
+    /// Bytes behind that request wait for it.
+    has_held: AtomicBool,
 }
 
 impl Phase {
@@ -52,6 +59,28 @@ impl Phase {
     /// Whether the connection has to end with the response to this request.
     pub(crate) fn is_last(&self) -> bool {
         self.is_last.load(Ordering::Relaxed)
+    }
+
+    fn is_answering(&self) -> bool {
+        self.is_answering.load(Ordering::Relaxed)
+    }
+
+    fn answering_began(&self) {
+        self.is_answering.store(true, Ordering::Relaxed);
+    }
+
+    /// The HTTP library has the whole response.
+    pub(crate) fn answering_ended(&self) {
+        self.is_answering.store(false, Ordering::Relaxed);
+    }
+
+    fn hold(&self) {
+        self.has_held.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether bytes waited for a response that has ended since: nothing else wakes who reads.
+    pub(crate) fn take_held(&self) -> bool {
+        !self.is_answering() && self.has_held.swap(false, Ordering::Relaxed)
     }
 
     fn get(&self) -> u8 {
@@ -72,9 +101,8 @@ pub(crate) struct ClientSocket {
     deadline: Instant,
     timer: Pin<Box<Sleep>>,
     write_stall: Option<Pin<Box<Sleep>>>,
-    /// Read before, to be read again.
-    given_back: Bytes,
-    head: HeadInspector,
+    /// Where the HTTP library reads. A box, as most connections never have one.
+    gate: Option<Box<Gate>>,
 }
 
 impl ClientSocket {
@@ -82,21 +110,17 @@ impl ClientSocket {
         // The first head has to come as quickly as any other.
         phase.set(HEAD);
         let deadline = Instant::now() + HEAD_MAX;
-        Self {
-            stream,
-            phase,
-            is_idle: false,
-            deadline,
-            timer: Box::pin(tokio::time::sleep_until(deadline)),
-            write_stall: None,
-            given_back: Bytes::new(),
-            head: HeadInspector::default(),
-        }
+        Self { stream, phase, is_idle: false, deadline, timer: Box::pin(tokio::time::sleep_until(deadline)), write_stall: None, gate: None }
     }
 
-    /// Bytes that were taken by [`poll_fill`](Self::poll_fill) and are to be read again, before all others.
-    pub(crate) fn give_back(&mut self, bytes: Bytes) {
-        self.given_back = bytes;
+    /// From here on the HTTP library reads, first of all what [`poll_fill`](Self::poll_fill) has taken.
+    pub(crate) fn hand_over(&mut self, input: BytesMut, limits: HeadLimits) {
+        self.gate = Some(Box::new(Gate { limits, input, seen: 0, may_pass: 0, is_blind: false, refusal: None }));
+    }
+
+    /// Why the library's reading has ended, where a head was refused.
+    pub(crate) fn take_refusal(&mut self) -> Option<Refusal> {
+        self.gate.as_mut()?.refusal.take()
     }
 
     /// Reads what there is, but no more than there is room for in `input`, which is not looked at; 0 at the client's end.
@@ -168,6 +192,64 @@ impl ClientSocket {
         }
     }
 
+    fn poll_through(&mut self, cx: &mut Context<'_>, gate: &mut Gate, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let most = gate.passes(buffer.remaining());
+            if most > 0 && !gate.input.is_empty() {
+                let passed = gate.input.split_to(most.min(gate.input.len()));
+                buffer.put_slice(&passed);
+                gate.note_passed(passed.len());
+                return Poll::Ready(Ok(()));
+            }
+            if most > 0 {
+                let before = buffer.filled().len();
+                match Pin::new(&mut (&mut self.stream).take(most as u64)).poll_read(cx, buffer) {
+                    Poll::Pending => return self.poll_deadline(cx).map(Err),
+                    Poll::Ready(Ok(())) => {}
+                    failed => return failed,
+                }
+                let length = buffer.filled().len() - before;
+                self.note_read(length);
+                gate.note_passed(length);
+                return Poll::Ready(Ok(()));
+            }
+            let is_answering = self.phase.is_answering();
+            if !is_answering {
+                if gate.refusal.is_some() {
+                    // To the library the client has ended its side.
+                    return Poll::Ready(Ok(()));
+                }
+                self.note_read(gate.input.len());
+                if gate.look() {
+                    self.phase.answering_began();
+                    if gate.is_blind {
+                        self.phase.is_last.store(true, Ordering::Relaxed);
+                    }
+                    continue;
+                }
+                if gate.refusal.is_some() {
+                    continue;
+                }
+            }
+            if is_answering && !gate.input.is_empty() {
+                self.phase.hold();
+                if gate.input.len() >= gate.limits.bytes {
+                    return Poll::Pending;
+                }
+            }
+            gate.input.reserve(READ_BYTES_TYPICAL);
+            match pin!(self.stream.read_buf(&mut gate.input)).poll(cx) {
+                Poll::Pending => match self.poll_deadline(cx) {
+                    Poll::Ready(_) if !gate.input.is_empty() => gate.refusal = Some(Refusal::too_slow()),
+                    late => return late.map(Err),
+                },
+                Poll::Ready(Ok(0)) => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(length)) => self.note_read(length),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
     fn check_written(&mut self, cx: &mut Context<'_>, is_pending: bool) -> io::Result<()> {
         if !is_pending {
             self.write_stall = None;
@@ -181,26 +263,14 @@ impl ClientSocket {
     }
 }
 
+/// For the HTTP library, behind [`hand_over`](ClientSocket::hand_over).
 impl AsyncRead for ClientSocket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let before = buffer.filled().len();
-        if this.given_back.has_remaining() {
-            let length = this.given_back.len().min(buffer.remaining());
-            buffer.put_slice(&this.given_back.split_to(length));
-        } else {
-            match Pin::new(&mut this.stream).poll_read(cx, buffer) {
-                Poll::Pending => return this.poll_deadline(cx).map(Err),
-                Poll::Ready(Ok(())) => {}
-                failed => return failed,
-            }
-        }
-        this.note_read(buffer.filled().len() - before);
-        this.head.inspect(&mut buffer.filled_mut()[before..]);
-        if this.head.is_blind {
-            this.phase.is_last.store(true, Ordering::Relaxed);
-        }
-        Poll::Ready(Ok(()))
+        let Some(mut gate) = this.gate.take() else { return Pin::new(&mut this.stream).poll_read(cx, buffer) };
+        let polled = this.poll_through(cx, &mut gate, buffer);
+        this.gate = Some(gate);
+        polled
     }
 }
 
@@ -230,89 +300,60 @@ impl AsyncWrite for ClientSocket {
     }
 }
 
-/// Looks at the bytes of requests as they come. A head that must be refused gets a NUL, which no parser lets pass, so that
-/// it is answered with 400 like any other broken one. Bodies of a known length are stepped over; behind any other the
-/// connection ends with the response, so that no head is missed.
-#[derive(Debug, Default)]
-struct HeadInspector {
-    /// The begin of the current line.
-    line: Vec<u8>,
-    length: usize,
-    last: u8,
-    has_begun: bool,
-    content_length: Option<u64>,
-    transfer_encoding: bool,
-    /// Bytes of the body that are still to come.
-    body_left: u64,
-    /// What comes cannot be looked at.
+/// What stands between a client's bytes and the HTTP library, which reads them: a head is judged first, and passed on when it
+/// is whole and no response is under way. So the library has nothing to refuse, and each refusal can be an answer of the
+/// edge's own. Bodies of a known length are passed on as they come; behind any other the connection ends with the
+/// response, so that no head is missed.
+#[derive(Debug)]
+struct Gate {
+    limits: HeadLimits,
+    /// Read and not yet passed on.
+    input: BytesMut,
+    /// Bytes of a head that were looked at and do not end it.
+    seen: usize,
+    /// Bytes that may be passed on, of a head and of the body behind it.
+    may_pass: u64,
+    /// What comes cannot be told apart.
     is_blind: bool,
+    refusal: Option<Refusal>,
 }
 
-impl HeadInspector {
-    /// Enough for the names that count, with a length behind them.
-    const LINE_BYTES_MAX: usize = 64;
-
-    fn inspect(&mut self, bytes: &mut [u8]) {
-        let mut at = 0;
-        while !self.is_blind && at < bytes.len() {
-            if self.body_left > 0 {
-                let stepped = self.body_left.min((bytes.len() - at) as u64);
-                self.body_left -= stepped;
-                at += stepped as usize;
-                continue;
-            }
-            let end = bytes[at..].iter().position(|b| *b == b'\n').map(|n| at + n);
-            let line = &bytes[at..end.unwrap_or(bytes.len())];
-            let more = line.len().min(Self::LINE_BYTES_MAX - self.line.len());
-            self.line.extend_from_slice(&line[..more]);
-            self.length += line.len();
-            self.last = line.last().copied().unwrap_or(self.last);
-            let Some(end) = end else { return };
-            if self.ends_wrongly() {
-                bytes[end] = 0;
-                self.is_blind = true;
-                return;
-            }
-            self.line.clear();
-            self.length = 0;
-            self.last = 0;
-            at = end + 1;
-        }
+impl Gate {
+    /// How much of `room` may be filled.
+    fn passes(&self, room: usize) -> usize {
+        if self.is_blind { room } else { room.min(usize::try_from(self.may_pass).unwrap_or(usize::MAX)) }
     }
 
-    /// At a line's end: whether the head must be refused.
-    fn ends_wrongly(&mut self) -> bool {
-        if self.last != b'\r' {
-            return true;
+    fn note_passed(&mut self, length: usize) {
+        self.may_pass = self.may_pass.saturating_sub(length as u64);
+    }
+
+    /// Looks at the next head. `true` when there is something to pass on.
+    fn look(&mut self) -> bool {
+        if !ends_head(&self.input, self.seen) && self.input.len() < self.limits.bytes {
+            self.seen = self.input.len();
+            return false;
         }
-        if self.length == 1 {
-            // Empty lines before the request line are allowed (RFC 9112 section 2.2).
-            return std::mem::take(&mut self.has_begun) && self.end_head();
-        }
-        self.has_begun = true;
-        self.transfer_encoding |= starts_with(&self.line, b"transfer-encoding:");
-        if starts_with(&self.line, b"content-length:") {
-            let value = self.line["content-length:".len()..].trim_ascii();
-            let is_whole = self.length <= Self::LINE_BYTES_MAX;
-            let length = std::str::from_utf8(value).ok().filter(|_| is_whole).and_then(|v| v.parse().ok());
-            // One that cannot be read is refused by the library, or is all the more for it alone.
-            self.is_blind |= length.is_none();
-            self.content_length = Some(length.unwrap_or(0));
+        self.seen = 0;
+        match judge(&self.input, self.limits) {
+            Judged::Incomplete => self.seen = self.input.len(),
+            Judged::Refused(refusal) => self.refusal = Some(refusal),
+            Judged::Whole { length, body } => {
+                match body {
+                    BodyEnd::Length(body) => self.may_pass = body.saturating_add(length as u64),
+                    BodyEnd::Chunked => self.is_blind = true,
+                }
+                return true;
+            }
         }
         false
     }
-
-    /// At a head's end: whether it must be refused.
-    fn end_head(&mut self) -> bool {
-        let (length, is_coded) = (self.content_length.take(), std::mem::take(&mut self.transfer_encoding));
-        self.body_left = length.unwrap_or(0);
-        self.is_blind |= is_coded;
-        is_coded && length.is_some()
-    }
 }
 
-fn starts_with(line: &[u8], name: &[u8]) -> bool {
-    line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name))
+/// Whether a head may end in what was read after the first `seen` bytes. Saves looking at a head again at each byte
+/// that a slow client sends.
+pub(crate) fn ends_head(input: &[u8], seen: usize) -> bool {
+    seen == 0 && !input.is_empty() || input[seen.saturating_sub(3)..].windows(3).any(|w| w == b"\n\r\n" || w.ends_with(b"\n\n"))
 }
 
 #[cfg(test)]
@@ -328,25 +369,29 @@ mod tests {
         (client, ClientSocket::new(accepted, phase.clone()), phase)
     }
 
+    async fn fill(socket: &mut ClientSocket) -> io::Result<usize> {
+        let mut input = BytesMut::with_capacity(64);
+        std::future::poll_fn(|cx| socket.poll_fill(cx, &mut input)).await
+    }
+
     #[tokio::test(start_paused = true)]
     async fn each_wait_for_a_client_has_its_limit() {
         let (mut client, mut socket, phase) = pair().await;
-        let mut buffer = [0; 64];
         let began = Instant::now();
         client.write_all(b"GET / HT").await.expect("sent");
-        assert_eq!(socket.read(&mut buffer).await.expect("a begin"), 8);
-        let error = socket.read(&mut buffer).await.expect_err("the head never ends");
+        assert_eq!(fill(&mut socket).await.expect("a begin"), 8);
+        let error = fill(&mut socket).await.expect_err("the head never ends");
         assert_eq!((error.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, HEAD_MAX.as_secs()));
 
         let (mut client, mut socket, idle) = pair().await;
         client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.expect("sent");
-        assert_eq!(socket.read(&mut buffer).await.expect("a head"), 18);
+        assert_eq!(fill(&mut socket).await.expect("a head"), 18);
         idle.request_began();
-        let working = tokio::time::timeout(IDLE_MAX * 10, socket.read(&mut buffer)).await;
+        let working = tokio::time::timeout(IDLE_MAX * 10, fill(&mut socket)).await;
         assert!(working.is_err(), "a request may take as long as it takes");
         idle.request_ended();
         let began = Instant::now();
-        let error = socket.read(&mut buffer).await.expect_err("nothing more comes");
+        let error = fill(&mut socket).await.expect_err("nothing more comes");
         assert_eq!((error.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, IDLE_MAX.as_secs()));
         drop((client, phase));
     }
@@ -366,8 +411,17 @@ mod tests {
         drop(client);
     }
 
-    #[test]
-    fn heads_that_must_be_refused_are_made_unreadable_however_they_are_cut() {
+    /// Reads through the gate as the HTTP library would, all that is let pass; and whether something was refused.
+    async fn passed(phase: &Phase, socket: &mut ClientSocket) -> (Vec<u8>, bool) {
+        let mut passed = Vec::new();
+        while socket.read_buf(&mut passed).await.expect("a socket") > 0 {
+            phase.answering_ended();
+        }
+        (passed, socket.take_refusal().is_some())
+    }
+
+    #[tokio::test]
+    async fn heads_that_must_be_refused_do_not_pass_however_they_are_cut() {
         let table: [(&str, bool); 10] = [
             ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", false),
             ("\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", false),
@@ -383,15 +437,41 @@ mod tests {
         for (head, refused) in table {
             // The same behind another request, with a body or without.
             let before = "GET / HTTP/1.1\r\n\r\nPOST / HTTP/1.1\r\nContent-Length: 4\r\n\r\na\nb\n";
-            let all = format!("{before}{head}");
-            for (head, cut) in (0..head.len()).map(|cut| (head, cut)).chain((0..all.len()).map(|cut| (all.as_str(), cut))) {
-                let mut bytes = head.as_bytes().to_vec();
-                let mut inspector = HeadInspector::default();
-                let (first, second) = bytes.split_at_mut(cut);
-                inspector.inspect(first);
-                inspector.inspect(second);
-                assert_eq!(bytes.contains(&0), refused, "{head:?} cut at {cut}");
+            for before in ["", before] {
+                let all = format!("{before}{head}");
+                for cut in 0..all.len() {
+                    let (mut client, mut socket, phase) = pair().await;
+                    socket.hand_over(BytesMut::from(&all[..cut]), HeadLimits { bytes: 1024, fields: 8 });
+                    client.write_all(&all.as_bytes()[cut..]).await.expect("sent");
+                    client.shutdown().await.expect("sent");
+                    let (passed, is_refused) = passed(&phase, &mut socket).await;
+                    assert_eq!(is_refused, refused, "{all:?} cut at {cut}");
+                    let expected = if refused { before } else { &all };
+                    assert_eq!(String::from_utf8_lossy(&passed), expected, "cut at {cut}");
+                }
             }
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_waits_for_the_response_before_it_and_has_its_own_time() {
+        let (mut client, mut socket, phase) = pair().await;
+        let mut buffer = [0; 64];
+        socket.hand_over(BytesMut::new(), HeadLimits { bytes: 1024, fields: 8 });
+        let head = b"GET / HTTP/1.1\r\n\r\n";
+        client.write_all(&head.repeat(2)).await.expect("sent");
+        client.write_all(b"GET").await.expect("sent");
+        assert_eq!(socket.read(&mut buffer).await.expect("a head"), head.len());
+        phase.request_began();
+        assert!(tokio::time::timeout(IDLE_MAX * 10, socket.read(&mut buffer)).await.is_err(), "the next one waits");
+        assert!(!phase.take_held());
+        phase.request_ended();
+        phase.answering_ended();
+        assert!(phase.take_held() && !phase.take_held());
+        assert_eq!(socket.read(&mut buffer).await.expect("the next head"), head.len());
+        phase.answering_ended();
+        let began = Instant::now();
+        assert_eq!(socket.read(&mut buffer).await.expect("the end"), 0);
+        assert_eq!((began.elapsed().as_secs(), socket.take_refusal()), (HEAD_MAX.as_secs(), Some(Refusal::too_slow())));
     }
 }

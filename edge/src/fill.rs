@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use crate::content::{Content, Fill, FillWriter};
 use crate::edge::{Edge, Site, Worker, now_ms};
 use crate::index::HashedKey;
+use crate::interim::InterimSender;
 use crate::origin::{OriginBody, OriginError, OriginRequestBody, Target};
 use crate::policy::conditional::StrongValidator;
 use crate::policy::fields::CacheControl;
@@ -326,6 +327,8 @@ pub(crate) struct Source {
     pub(crate) is_peer: bool,
     /// What holds a push order's bytes back.
     pub(crate) pacer: Option<Arc<Pacer>>,
+    /// The client that waits for the response, and gets the interim ones before it.
+    pub(crate) interim: Option<InterimSender>,
 }
 
 impl Source {
@@ -338,6 +341,9 @@ impl Source {
             fields.insert(name, value.clone());
         }
         *request.headers_mut() = fields;
+        if let Some(interim) = &self.interim {
+            interim.follow(&mut request);
+        }
         if !self.is_peer {
             self.site.counters.asked_origin(self.worker.number);
         }
@@ -470,10 +476,10 @@ fn can_be_assembled(client: &HeaderMap, part: &HeaderMap, complete: u64) -> bool
 
 /// What the head of a forward request's response led to.
 pub(crate) enum Led {
-    /// To be read from the store as it comes. Not necessarily kept.
-    Filling { response: Arc<StoredResponse>, fill: Arc<Fill>, is_stored: bool, cookies: Cookies },
-    /// What was stored is as good as new.
-    Validated { response: Arc<StoredResponse>, cookies: Cookies },
+    /// To be read from the store as it comes. Not necessarily kept. `received` is the origin's status, 206 for a part.
+    Filling { response: Arc<StoredResponse>, fill: Arc<Fill>, is_stored: bool, received: StatusCode, cookies: Cookies },
+    /// What was stored is as good as new, as an answer of the status `received` says.
+    Validated { response: Arc<StoredResponse>, received: StatusCode, cookies: Cookies },
     /// For this client alone.
     Passing { head: http::response::Parts, body: OriginBody },
     /// The origin's parts are of no use here: the request is to be sent on with the client's own `Range` and conditions.
@@ -536,7 +542,9 @@ async fn follow_head(mut ask: Ask) -> (Led, Told) {
         {
             let sent = Sent { exchange, born, asked_at };
             match freshen(&ask, &stale, response.headers(), sent) {
-                Some((response, cookies)) => return (Led::Validated { response, cookies }, Told::Published),
+                Some((fresh, cookies)) => {
+                    return (Led::Validated { response: fresh, received: response.status(), cookies }, Told::Published);
+                }
                 // A validator that nobody knows: ask for all of it.
                 None => continue,
             }
@@ -675,7 +683,7 @@ fn take(ask: &Ask, response: Response<OriginBody>, sent: Sent) -> Result<(Led, T
         }
         let Begun { response, fill, is_stored, cookies } = begin(ask, &came, body, false);
         let told = Told::Erred { status, answer: Some((response.clone(), fill.clone())) };
-        return Ok((Led::Filling { response, fill, is_stored, cookies }, told));
+        return Ok((Led::Filling { response, fill, is_stored, received: head.status, cookies }, told));
     }
     let unshared = match verdict {
         // That is of the request, and says nothing of what others get.
@@ -697,7 +705,7 @@ fn take(ask: &Ask, response: Response<OriginBody>, sent: Sent) -> Result<(Led, T
         false if !can_be_kept => Told::Aside,
         false => Told::AskAgain,
     };
-    Ok((Led::Filling { response, fill, is_stored, cookies }, told))
+    Ok((Led::Filling { response, fill, is_stored, received: head.status, cookies }, told))
 }
 
 /// A response's head, as far as it goes into the store.

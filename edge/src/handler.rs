@@ -4,6 +4,7 @@
 //! validate first -> nothing or parts? join or lead the forward request, and read from the store as bytes come ->
 //! one [`Outcome`] feeds `Cache-Status`, metrics and log. Follows RFC 9110, 9111, 9211 and 9209.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -12,8 +13,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures_util::stream;
 use http::header::{
-    AGE, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH,
-    IF_RANGE, IF_UNMODIFIED_SINCE, MAX_FORWARDS, RANGE, SET_COOKIE, VIA,
+    AGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, IF_MATCH, IF_MODIFIED_SINCE,
+    IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, MAX_FORWARDS, RANGE, SET_COOKIE, VIA,
 };
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -26,6 +27,7 @@ use crate::content::{Fill, Next, Reader};
 use crate::edge::{Edge, Site, Sites, Worker, now_ms};
 use crate::fill::{self, Ask, Cookies, Forwards, Joined, Led, REVISION, Requester, Source, Told, Wanted};
 use crate::http1::write_head;
+use crate::interim::InterimSender;
 use crate::metrics::{Answer, SiteCounters};
 use crate::origin::{OriginBody, OriginError, OriginRequestBody, REQUEST_BYTES_MAX};
 use crate::policy::conditional::{self, HeadSays, Precondition};
@@ -38,6 +40,7 @@ use crate::policy::reuse::{self, Reuse};
 use crate::policy::status::{self, CACHE_STATUS, ForwardReason, Outcome, PROXY_STATUS, ProxyError};
 use crate::policy::{invalidate, request_fields, vary};
 use crate::purge::{Verdict, canonical_host};
+use crate::request_head::Refusal;
 use crate::response::StoredResponse;
 use crate::store::Pool;
 
@@ -71,6 +74,8 @@ struct Checked {
     began_ms: u64,
     /// Journal revision that was folded when the request came.
     revision: u64,
+    /// Where interim responses go; `None` where the client gets none.
+    interim: Option<InterimSender>,
 }
 
 /// Answers one request; without a body where that is `None`. Never fails: what goes wrong is an answer.
@@ -79,10 +84,11 @@ pub(crate) async fn serve(
     phase: Arc<Phase>,
     client: IpAddr,
     last: Arc<Mutex<LastHost>>,
+    interim: Option<InterimSender>,
     request: Request<Option<Incoming>>,
 ) -> Response<ClientBody> {
     let began = Instant::now();
-    let (response, outcome, site, note) = respond(&worker, client, &last, request).await;
+    let (response, outcome, site, note) = respond(&worker, client, &last, interim, request).await;
     let counters = site.as_ref().map_or(&worker.edge.no_site, |s| &s.counters).clone();
     account(&worker, &counters, &outcome, response.status(), began);
     let number = worker.number;
@@ -209,6 +215,27 @@ impl Note {
     }
 }
 
+/// The answer to what is no request.
+pub(crate) fn refused(worker: &Worker, refusal: &Refusal) -> Response<ClientBody> {
+    let began = Instant::now();
+    let response = error(&worker.edge, refusal.status, refusal.error, refusal.words.clone());
+    let (counters, outcome) = (&worker.edge.no_site, Outcome::local(""));
+    account(worker, counters, &outcome, response.status(), began);
+    counters.sent(worker.number, outcome.label, response.body().whole_length().unwrap_or(0));
+    response
+}
+
+/// An answer of this node's own to a request that it refuses, with the reason for programs and for people.
+fn error(edge: &Edge, status: StatusCode, error: ProxyError, words: Cow<'static, str>) -> Response<ClientBody> {
+    let mut response = plain(status, "");
+    *response.body_mut() = ClientBody::whole(match words {
+        Cow::Borrowed(words) => Bytes::from_static(words.as_bytes()),
+        Cow::Owned(words) => words.into(),
+    });
+    response.headers_mut().insert(PROXY_STATUS, error.proxy_status(&edge.name));
+    response
+}
+
 type Answered = (Response<ClientBody>, Outcome, Option<Arc<Site>>, Option<Note>);
 
 fn local(status: StatusCode, words: &'static str) -> Answered {
@@ -223,7 +250,13 @@ fn plain(status: StatusCode, words: &'static str) -> Response<ClientBody> {
     response
 }
 
-async fn respond(worker: &Arc<Worker>, client: IpAddr, last: &Mutex<LastHost>, request: Request<Option<Incoming>>) -> Answered {
+async fn respond(
+    worker: &Arc<Worker>,
+    client: IpAddr,
+    last: &Mutex<LastHost>,
+    interim: Option<InterimSender>,
+    request: Request<Option<Incoming>>,
+) -> Answered {
     let edge = &worker.edge;
     if request.uri().path() == HEALTH_PATH {
         return match edge.is_draining.load(Ordering::Relaxed) {
@@ -231,13 +264,18 @@ async fn respond(worker: &Arc<Worker>, client: IpAddr, last: &Mutex<LastHost>, r
             true => local(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
         };
     }
-    let (checked, body) = match check(worker, client, &mut last.lock().expect("one request at a time"), request) {
+    let (mut checked, body) = match check(worker, client, &mut last.lock().expect("one request at a time"), request) {
         Ok(checked) => checked,
         Err(refused) => return *refused,
     };
     if body.as_ref().is_some_and(|b| b.size_hint().lower() > REQUEST_BYTES_MAX) {
-        return local(StatusCode::PAYLOAD_TOO_LARGE, "the request's body is too large\n");
+        let words = "the request's body is too large\n";
+        let mut response = error(edge, StatusCode::PAYLOAD_TOO_LARGE, ProxyError::HttpRequestError, words.into());
+        // What comes is not read.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        return (response, Outcome::local(""), None, None);
     }
+    checked.interim = interim;
     let site = checked.site.clone();
     let has_body = body.as_ref().is_some_and(|b| !b.is_end_stream());
     let is_ambiguous = || key::ambiguity(checked.path.as_str()).is_some();
@@ -315,19 +353,26 @@ fn check(
     last: &mut LastHost,
     request: Request<Option<Incoming>>,
 ) -> Result<(Checked, Option<Incoming>), Box<Answered>> {
-    let refuse = |status, words| Err(Box::new(local(status, words)));
+    let refuse_for = |status, reason, words: &'static str| {
+        let response = error(&worker.edge, status, reason, words.into());
+        Err(Box::new((response, Outcome::local(""), None, None)))
+    };
+    let refuse = |status, words| refuse_for(status, ProxyError::HttpRequestError, words);
     let (mut head, body) = request.into_parts();
     if key::method_class(&head.method) == MethodClass::Refused {
-        return refuse(StatusCode::NOT_IMPLEMENTED, "this method is not served here\n");
+        return refuse_for(StatusCode::NOT_IMPLEMENTED, ProxyError::HttpRequestDenied, "this method is not served here\n");
     }
     let mut hosts = head.headers.get_all(HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
-        (Some(_), Some(_)) => return refuse(StatusCode::BAD_REQUEST, "more than one Host\n"),
+        (Some(_), Some(_)) => return refuse(StatusCode::BAD_REQUEST, "the request has more than one Host field\n"),
         (Some(host), None) => host.to_str().ok(),
-        (None, _) if head.version == Version::HTTP_11 => return refuse(StatusCode::BAD_REQUEST, "no Host\n"),
+        (None, _) if head.version == Version::HTTP_11 => return refuse(StatusCode::BAD_REQUEST, "the request has no Host field\n"),
         (None, _) => Some(""),
     };
-    // The authority of an absolute target wins (RFC 9112 section 3.2.2).
+    // The authority of an absolute target wins, but does not make up for a `Host` that is none (RFC 9112 section 3.2).
+    if head.uri.authority().is_some() && host.is_none_or(|h| !h.is_empty() && key::authority("http", h).is_err()) {
+        return refuse(StatusCode::BAD_REQUEST, "the Host is malformed\n");
+    }
     let host = match head.uri.authority() {
         Some(authority) => Some(authority.as_str()),
         None => host,
@@ -343,13 +388,22 @@ fn check(
             // The port is the one that the client reached this node by: it says nothing of the resource.
             let host = canonical_host(named);
             let Some(site) = sites.of_host(&host) else {
-                return refuse(StatusCode::MISDIRECTED_REQUEST, "no site of this network has that host\n");
+                let words = "no site of this network has that host\n";
+                return refuse_for(StatusCode::MISDIRECTED_REQUEST, ProxyError::DestinationNotFound, words);
             };
             let host_field = HeaderValue::try_from(&host).unwrap_or(HeaderValue::from_static(""));
             last.keep(Known { named: named.into(), sites: sites.clone(), host: host.into(), host_field, site: site.clone() })
         }
     };
-    let path = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let path = match head.uri.path_and_query() {
+        None => PathAndQuery::from_static("/"),
+        // An absolute target may have a query behind an empty path, which is `/` (RFC 9110 section 4.2.3).
+        Some(path) if path.as_str().starts_with('?') => match path.to_string().parse() {
+            Ok(path) => path,
+            Err(_) => return refuse(StatusCode::BAD_REQUEST, "the request's target is malformed\n"),
+        },
+        Some(path) => path.clone(),
+    };
     let is_asterisk = path.as_str() == "*" && head.method == Method::OPTIONS;
     let url: Arc<str> = match key_url(host, path.as_str()) {
         Ok(url) => url.into(),
@@ -358,14 +412,12 @@ fn check(
     };
     let loop_id = sites.loop_id.clone().unwrap_or(HeaderValue::from_static("nearcast"));
     if forward::find_loop(&head.headers, loop_id.as_bytes()) != Loop::Clear {
-        let mut looped = local(StatusCode::LOOP_DETECTED, "the request has come here before\n");
-        looped.0.headers_mut().insert(PROXY_STATUS, ProxyError::ProxyLoopDetected.proxy_status(&worker.edge.name));
-        return Err(Box::new(looped));
+        return refuse_for(StatusCode::LOOP_DETECTED, ProxyError::ProxyLoopDetected, "the request has come here before\n");
     }
     match forward::max_forwards(&head.method, &head.headers) {
         MaxForwards::Unlimited => {}
         MaxForwards::Left(left) => drop(head.headers.insert(MAX_FORWARDS, HeaderValue::from(left))),
-        MaxForwards::Here => return refuse(StatusCode::OK, ""),
+        MaxForwards::Here => return Err(Box::new(local(StatusCode::OK, ""))),
     }
     let is_peer = is_peer(&head.headers, &sites);
     let checked = Checked {
@@ -383,6 +435,7 @@ fn check(
         is_peer,
         began_ms: now_ms(),
         revision: worker.edge.generations.revision(),
+        interim: None,
     };
     Ok((checked, body))
 }
@@ -503,12 +556,12 @@ async fn look_up(checked: &Checked) -> Found {
         };
         let led = fill::start(ask(checked, requester, stale.as_ref().map(|s| s.response.clone())), lead).await;
         match led.unwrap_or(Led::Failed(OriginError::Terminated)) {
-            Led::Filling { response, fill, is_stored, cookies } => {
+            Led::Filling { response, fill, is_stored, received, cookies } => {
                 if !is_stored && let Some(found) = deliver_stale_on_error(checked, stale.as_ref(), response.status).await {
                     return found;
                 }
                 let ttl = is_stored.then(|| response.freshness.ttl(now_ms()));
-                let outcome = Outcome { forward_status: Some(response.status), is_stored, ttl, ..Outcome::forwarded(Answer::Miss, reason) };
+                let outcome = Outcome { forward_status: Some(received), is_stored, ttl, ..Outcome::forwarded(Answer::Miss, reason) };
                 let mut reader = response.content.reader(0, None);
                 reader.attach(fill);
                 return match deliver_from(checked, &response, outcome, None, Some(reader)).await {
@@ -517,10 +570,10 @@ async fn look_up(checked: &Checked) -> Found {
                     Err(Undelivered::LookAgain) => continue,
                 };
             }
-            Led::Validated { response, cookies } => {
+            Led::Validated { response, received, cookies } => {
                 let now = now_ms();
                 let outcome = Outcome {
-                    forward_status: Some(StatusCode::NOT_MODIFIED),
+                    forward_status: Some(received),
                     ttl: Some(response.freshness.ttl(now)),
                     is_stored: true,
                     ..Outcome::forwarded(Answer::Revalidated, reason)
@@ -660,10 +713,10 @@ fn validate_behind(checked: &Checked, response: &Arc<StoredResponse>) {
         response.is_validating.store(false, Ordering::Relaxed);
         return;
     };
-    // On behalf of what is stored, not of the client that happened to come.
+    // On behalf of what is stored, not of the client that happened to come, who is answered without it.
     let vary = vary::names(&response.fields).unwrap_or_default();
     let client = request_fields::shared(&checked.client, &checked.site.cache, &vary);
-    let checked = Checked { client: Arc::new(client), ..checked.clone() };
+    let checked = Checked { client: Arc::new(client), interim: None, ..checked.clone() };
     let led = fill::start(ask(&checked, Requester::default(), Some(response.clone())), Some(lead));
     let response = response.clone();
     tokio::spawn(async move {
@@ -694,7 +747,7 @@ fn ask(checked: &Checked, requester: Requester, stale: Option<Arc<StoredResponse
     let has_stale = stale.is_some();
     let stale = stale.filter(|s| conditional::has_validator(&s.fields));
     Ask {
-        source: source(checked, ClientFields::Storable),
+        source: Source { interim: checked.interim.clone(), ..source(checked, ClientFields::Storable) },
         url: checked.url.clone(),
         hash: checked.hash,
         client: checked.client.clone(),
@@ -726,6 +779,7 @@ fn source(checked: &Checked, fields: ClientFields<'_>) -> Source {
         fields: Arc::new(forward_fields(checked, fields)),
         is_peer: false,
         pacer: None,
+        interim: None,
     }
 }
 
@@ -999,6 +1053,9 @@ async fn pass(checked: &Checked, body: Option<Incoming>, reason: ForwardReason) 
     *request.method_mut() = checked.method.clone();
     *request.uri_mut() = checked.path.clone().into();
     *request.headers_mut() = forward_fields(checked, ClientFields::Passed);
+    if let Some(interim) = &checked.interim {
+        interim.follow(&mut request);
+    }
     checked.site.counters.asked_origin(checked.worker.number);
     let label = if matches!(reason, ForwardReason::Bypass | ForwardReason::Method) { Answer::Bypass } else { Answer::Miss };
     match checked.worker.origins.send(&checked.site.target, request).await {

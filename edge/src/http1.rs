@@ -1,8 +1,8 @@
 //! HTTP/1.1 with one client.
 //!
 //! Requests without a body, nearly all that a cache sees, are read and answered here. The first one that has a body, or
-//! is odd in any way, hands the connection with all its bytes to hyper, which knows every form that HTTP/1 has and
-//! every way in which it can be broken: what is lax there never gets here, and what is refused is refused there.
+//! is odd in any way, hands the connection with all its bytes to hyper, which knows every form that HTTP/1 has. What is
+//! broken reaches neither: [`judge`] refuses it, and the connection ends with the answer that says why.
 //!
 //! Follows RFC 9112 sections 3 (request line), 6 (framing) and 9 (connections).
 
@@ -10,12 +10,12 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::FutureExt;
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
@@ -29,16 +29,20 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::body::ClientBody;
-use crate::connection::{ClientSocket, Phase};
+use crate::connection::{ClientSocket, Phase, ends_head};
 use crate::edge::Worker;
 use crate::handler::{self, Brief, LastHost};
+use crate::interim;
 use crate::policy::fields;
+use crate::request_head::{HeadLimits, Judged, Refusal, judge};
 use crate::server::asked;
 
-/// Bytes of a request's head.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// Fields of a request's head.
+/// How large a request's head may be.
+const HEAD_LIMITS: HeadLimits = HeadLimits { bytes: 64 * 1024, fields: 128 };
+/// Fields of a head that is answered here; what has more goes to hyper.
 const FIELDS_MAX: usize = 128;
+/// What hyper buffers holds any head that is let pass; its own limit is never met.
+const HYPER_HEAD_BYTES_MAX: usize = 2 * HEAD_LIMITS.bytes;
 /// Room for a head that a connection makes at first, and keeps while it is idle.
 const HEAD_BYTES_TYPICAL: usize = 2048;
 /// A body up to this length is copied behind its head: that costs less than a second piece to write.
@@ -60,8 +64,17 @@ pub(crate) async fn serve(worker: Arc<Worker>, stream: TcpStream, client: IpAddr
     let ended = match connection.converse(ending.clone()).await {
         Ok(Ended::Over) => Ok(()),
         Ok(Ended::Answered) => Box::pin(connection.socket.end()).await.map_err(Into::into),
-        // A box, so that the many connections that never come here do not hold room for it.
+        // Boxes, so that the many connections that never come here do not hold room for it.
         Ok(Ended::Other) => Box::pin(connection.hand_over(ending)).await,
+        Ok(Ended::Refused(refusal)) => {
+            let Connection { worker, mut socket, output, .. } = connection;
+            Box::pin(async move {
+                refuse(&worker, &mut socket, output, &refusal).await?;
+                socket.end().await
+            })
+            .await
+            .map_err(Into::into)
+        }
         Err(error) => Err(error.into()),
     };
     if let Err(error) = ended {
@@ -90,6 +103,8 @@ enum Ended {
     Answered,
     /// What comes next is for hyper.
     Other,
+    /// What came is no request that can be answered.
+    Refused(Refusal),
 }
 
 /// A request at the begin of what was read.
@@ -114,6 +129,7 @@ enum Step {
     Last,
     Incomplete,
     Other,
+    Refused(Refusal),
 }
 
 impl Connection {
@@ -132,12 +148,15 @@ impl Connection {
                     }
                     Step::Last => return Ok(Ended::Answered),
                     Step::Other => return Ok(Ended::Other),
+                    Step::Refused(refusal) => return Ok(Ended::Refused(refusal)),
                     Step::Incomplete => {}
                 }
             }
             seen = self.input.len();
-            if seen >= HEAD_BYTES_MAX {
-                return Ok(Ended::Other);
+            if seen >= HEAD_LIMITS.bytes
+                && let Judged::Refused(refusal) = judge(&self.input, HEAD_LIMITS)
+            {
+                return Ok(Ended::Refused(refusal));
             }
             let (socket, input) = (&mut self.socket, &mut self.input);
             input.reserve(HEAD_BYTES_TYPICAL);
@@ -154,6 +173,9 @@ impl Connection {
             match read.await {
                 Some(Ok(0)) | None => return Ok(Ended::Over),
                 Some(Ok(_)) => {}
+                Some(Err(error)) if error.kind() == io::ErrorKind::TimedOut && !self.input.is_empty() => {
+                    return Ok(Ended::Refused(Refusal::too_slow()));
+                }
                 Some(Err(error)) => return Err(error),
             }
         }
@@ -163,7 +185,13 @@ impl Connection {
     async fn answer(&mut self) -> io::Result<Step> {
         let (request, is_last) = match self.take_request() {
             Taken::Incomplete => return Ok(Step::Incomplete),
-            Taken::Other => return Ok(Step::Other),
+            Taken::Other => {
+                return Ok(match judge(&self.input, HEAD_LIMITS) {
+                    Judged::Incomplete => Step::Incomplete,
+                    Judged::Whole { .. } => Step::Other,
+                    Judged::Refused(refusal) => Step::Refused(refusal),
+                });
+            }
             Taken::Brief { body, is_last } => {
                 write(&mut self.socket, &mut self.output, &body, &[]).await?;
                 self.phase.request_ended();
@@ -173,8 +201,7 @@ impl Connection {
         };
         let is_head = *request.method() == Method::HEAD;
         // Boxes, so that an idle connection does not hold room for all that a request may need.
-        let served = Box::pin(handler::serve(self.worker.clone(), self.phase.clone(), self.client, self.last.clone(), *request));
-        let response = unless_gone(&mut self.socket, &mut self.input, served).await?;
+        let response = Box::pin(self.response(*request)).await?;
         let is_whole = Box::pin(self.respond(response, is_head, is_last)).await?;
         Ok(if is_whole && !is_last { Step::Next } else { Step::Last })
     }
@@ -206,6 +233,23 @@ impl Connection {
         self.phase.request_began();
         self.input.advance(length);
         taken
+    }
+
+    /// Waits for the response to a request, and writes the interim ones that come before it.
+    async fn response(&mut self, request: Request<Option<Incoming>>) -> io::Result<Response<ClientBody>> {
+        let (sender, interim) = interim::channel();
+        let Self { worker, phase, client, last, socket, input, .. } = self;
+        let mut served = pin!(handler::serve(worker.clone(), phase.clone(), *client, last.clone(), Some(sender), request));
+        loop {
+            let next = poll_fn(|cx| match interim.poll_next(cx) {
+                Poll::Ready(head) => Poll::Ready(Err(head)),
+                Poll::Pending => served.as_mut().poll(cx).map(Ok),
+            });
+            match unless_gone(socket, input, next).await? {
+                Ok(response) => return Ok(response),
+                Err(head) => write_all(socket, [&head, &[], &[]]).await?,
+            }
+        }
     }
 
     /// Writes a response; `false` when its body ended early, so that the connection has to end with it.
@@ -273,41 +317,87 @@ impl Connection {
     /// Lets hyper serve the connection from here on.
     async fn hand_over(self, mut ending: watch::Receiver<bool>) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let Self { worker, mut socket, phase, client, last, input, .. } = self;
-        socket.give_back(input.freeze());
+        socket.hand_over(input, HEAD_LIMITS);
+        let (of_refusals, waiting) = (worker.clone(), phase.clone());
         let of_requests = phase.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             of_requests.request_began();
             let is_last = of_requests.is_last();
-            let served = handler::serve(worker.clone(), of_requests.clone(), client, last.clone(), request.map(Some));
+            let served = handler::serve(worker.clone(), of_requests.clone(), client, last.clone(), None, request.map(Some));
+            let phase = of_requests.clone();
             Box::pin(served.map(move |mut response| {
                 if is_last {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
-                Ok::<_, std::convert::Infallible>(response)
+                Ok::<_, std::convert::Infallible>(response.map(|body| LibraryBody { body, phase }))
             }))
         });
         let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(None).max_headers(FIELDS_MAX).max_header_size(HEAD_BYTES_MAX);
+        builder.timer(TokioTimer::new()).header_read_timeout(None).max_headers(HEAD_LIMITS.fields).max_header_size(HYPER_HEAD_BYTES_MAX);
         let mut connection = builder.serve_connection(TokioIo::new(socket), service);
         let mut ending = pin!(asked(&mut ending).fuse());
         let ended = poll_fn(|cx| {
-            if let Poll::Ready(ended) = connection.poll_without_shutdown(cx) {
-                return Poll::Ready(ended);
+            loop {
+                if let Poll::Ready(ended) = connection.poll_without_shutdown(cx) {
+                    return Poll::Ready(ended);
+                }
+                if !waiting.take_held() {
+                    break;
+                }
             }
             if ending.as_mut().poll_unpin(cx).is_ready() {
-                std::pin::Pin::new(&mut connection).graceful_shutdown();
+                Pin::new(&mut connection).graceful_shutdown();
                 return connection.poll_without_shutdown(cx);
             }
             Poll::Pending
         })
         .await;
-        // Also what was refused has an answer, which is not to be lost.
-        let is_cut = ended.as_ref().is_err_and(|error| !error.is_parse());
-        let socket = connection.into_parts().io.into_inner();
-        if !is_cut {
-            socket.end().await?;
+        let mut socket = connection.into_parts().io.into_inner();
+        ended?;
+        if let Some(refusal) = socket.take_refusal() {
+            refuse(&of_refusals, &mut socket, Vec::new(), &refusal).await?;
         }
-        ended.map_err(Into::into)
+        Ok(socket.end().await?)
+    }
+}
+
+/// Answers what is no request, as the last of a connection. Its method may not be known: a body does no harm there.
+async fn refuse(worker: &Worker, socket: &mut ClientSocket, mut output: Vec<u8>, refusal: &Refusal) -> io::Result<()> {
+    let (mut parts, mut body) = handler::refused(worker, refusal).into_parts();
+    frame(parts.status, &mut parts.headers, &body, false);
+    write_head(&mut output, parts.status, &parts.headers);
+    end_fields(&mut output, true);
+    let body = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).now_or_never();
+    let body = body.flatten().and_then(Result::ok).and_then(|frame| frame.into_data().ok()).unwrap_or_default();
+    write(socket, &mut output, &body, &[]).await
+}
+
+/// A body in hyper's hands, whose end is told.
+struct LibraryBody {
+    body: ClientBody,
+    phase: Arc<Phase>,
+}
+
+impl Drop for LibraryBody {
+    fn drop(&mut self) {
+        self.phase.answering_ended();
+    }
+}
+
+impl Body for LibraryBody {
+    type Data = Bytes;
+    type Error = crate::body::BodyCut;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -322,7 +412,7 @@ async fn unless_gone<T>(socket: &mut ClientSocket, input: &mut BytesMut, work: i
         if let Poll::Ready(done) = work.as_mut().poll(cx) {
             return Poll::Ready(Ok(done));
         }
-        while input.len() < HEAD_BYTES_MAX {
+        while input.len() < HEAD_LIMITS.bytes {
             input.reserve(HEAD_BYTES_TYPICAL);
             match ready!(socket.poll_fill(cx, input)) {
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
@@ -333,12 +423,6 @@ async fn unless_gone<T>(socket: &mut ClientSocket, input: &mut BytesMut, work: i
         Poll::Pending
     })
     .await
-}
-
-/// Whether a head may end in what was read after the first `seen` bytes. Saves looking at a head again at each byte
-/// that a slow client sends.
-fn ends_head(input: &[u8], seen: usize) -> bool {
-    seen == 0 && !input.is_empty() || input[seen.saturating_sub(3)..].windows(3).any(|w| w == b"\n\r\n" || w.ends_with(b"\n\n"))
 }
 
 /// A request's head as it stands in the input.
@@ -361,7 +445,7 @@ struct Head<'a> {
 enum Parsed<'a> {
     Whole(Head<'a>),
     Incomplete,
-    /// For hyper: broken, with a body, or of a form that is rare.
+    /// Broken, with a body, or of a form that is rare.
     Other,
 }
 
@@ -376,7 +460,7 @@ impl<'a> Head<'a> {
         let (Some(method), Some(target), Some(1)) = (request.method, request.path, request.version) else { return Parsed::Other };
         // The parser lets a line end without a CR, and no CR stand alone (RFC 9112 section 2.2).
         let count = |byte: u8| input[..length].iter().filter(|b| **b == byte).count();
-        if !target.starts_with('/') || length > HEAD_BYTES_MAX || count(b'\n') != count(b'\r') {
+        if !target.starts_with('/') || length > HEAD_LIMITS.bytes || count(b'\n') != count(b'\r') {
             return Parsed::Other;
         }
         let mut head = Self {
@@ -422,6 +506,10 @@ impl<'a> Head<'a> {
 
     /// As the long way takes it; `None` where its target or a field is none after all.
     fn to_request(&self) -> Option<Request<Option<Incoming>>> {
+        // A URI is read without its fragment, which a target never has.
+        if self.target.contains('#') {
+            return None;
+        }
         let mut request = Request::new(None);
         *request.method_mut() = Method::from_bytes(self.method.as_bytes()).ok()?;
         *request.uri_mut() = Uri::try_from(self.target).ok()?;
@@ -550,9 +638,9 @@ async fn write_all(socket: &mut ClientSocket, mut pieces: [&[u8]; 3]) -> io::Res
     poll_fn(|cx| {
         while let Some(first) = pieces.iter().position(|piece| !piece.is_empty()) {
             let written = if first + 1 == pieces.len() || pieces[first + 1..].iter().all(|piece| piece.is_empty()) {
-                ready!(std::pin::Pin::new(&mut *socket).poll_write(cx, pieces[first]))?
+                ready!(Pin::new(&mut *socket).poll_write(cx, pieces[first]))?
             } else {
-                ready!(std::pin::Pin::new(&mut *socket).poll_write_vectored(cx, &pieces.map(IoSlice::new)[first..]))?
+                ready!(Pin::new(&mut *socket).poll_write_vectored(cx, &pieces.map(IoSlice::new)[first..]))?
             };
             if written == 0 {
                 return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero)));
@@ -579,6 +667,7 @@ mod tests {
 
     use super::*;
     use crate::policy::testing;
+    use crate::request_head::BodyEnd;
 
     fn parsed<T>(input: &[u8], look: impl FnOnce(Parsed<'_>) -> T) -> T {
         let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
@@ -681,8 +770,8 @@ mod tests {
         }
     }
 
-    /// What hyper makes of the first request in some bytes.
-    fn as_hyper_reads(input: &[u8]) -> Option<(Method, String, HeaderMap)> {
+    /// What hyper makes of the first request in some bytes, and whether it has no body.
+    fn as_hyper_reads(input: &[u8]) -> Option<((Method, String, HeaderMap), bool)> {
         let (tell, told) = mpsc::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         runtime.block_on(async {
@@ -708,8 +797,7 @@ mod tests {
             let _ = tokio::join!(serve, feed);
         });
         let (method, target, fields, is_empty) = told.try_recv().ok()?;
-        assert!(is_empty, "a request with a body is never answered here");
-        Some((method, target, fields))
+        Some(((method, target, fields), is_empty))
     }
 
     proptest! {
@@ -717,8 +805,8 @@ mod tests {
 
         #[test]
         fn what_is_answered_here_means_the_same_to_hyper(
-            method in "(GET|HEAD|POST|DELETE|get|X-Y|G@T|G\\(T)",
-            target in "(/|/a\\?b=c|/%2f/|/a#b|/\u{e9}|/\"<>|\\*|http://a/|a)",
+            method in "(GET|HEAD|POST|DELETE|OPTIONS|get|X-Y|G@T|G\\(T)",
+            target in "(/|/a\\?b=c|/%2f/|/a#b|/\u{e9}|/\"<>|\\*|http://a/|https://a:1|http://a\\?b|ftp://a/|a|a:80|//|/\\\\)",
             lines in proptest::collection::vec(
                 ("(Host|host|Accept|Connection|Content-Length|content-length|Transfer-Encoding|Range|X \\(|X|TE|Expect|Upgrade)",
                  "(:|: | :|:\t)", "(a|a.test|close|chunked|0|3|keep-alive|\u{e9}|a\tb|| x |bytes=0-1|\u{1})", "(\r\n|\r\n|\r\n|\r\n|\n|\r)"),
@@ -733,8 +821,13 @@ mod tests {
                 Parsed::Whole(head) => head.to_request().map(|r| (r.method().clone(), r.uri().to_string(), r.headers().clone())),
                 Parsed::Incomplete | Parsed::Other => None,
             });
+            let hyper = as_hyper_reads(&input);
             if let Some(own) = own {
-                prop_assert_eq!(Some(own), as_hyper_reads(&input));
+                prop_assert_eq!(Some((own, true)), hyper.clone());
+            }
+            // What is let pass is never refused there, and ends where it ends here.
+            if let Judged::Whole { body, .. } = judge(&input, HEAD_LIMITS) {
+                prop_assert_eq!(hyper.map(|(_, is_empty)| is_empty), Some(body == BodyEnd::Length(0)));
             }
         }
 

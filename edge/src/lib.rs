@@ -1,7 +1,8 @@
 //! The edge: a pull cache in front of an origin, one of several in a cluster.
 //!
-//! - [`server`]: listeners of one worker thread; [`connection`]: a client's socket with its time-outs; [`http1`]: the
-//!   requests and responses on it.
+//! - [`server`]: listeners of one worker thread; [`connection`]: a client's socket with its time-outs; [`request_head`]:
+//!   what is refused before anything else looks at it; [`http1`]: the requests and responses on it;
+//!   [`interim`]: the responses that come before a response.
 //! - [`handler`]: the life of one request, in order; [`policy`]: its questions, answered by pure functions.
 //! - [`fill`]: forward requests that fill the store, shared by everybody who wants the same; [`origin`]: the pool of
 //!   connections under them; [`content`]: bytes on their way and the readers that follow them.
@@ -20,6 +21,7 @@ mod fill;
 mod handler;
 mod http1;
 mod index;
+mod interim;
 mod journal;
 mod kernel;
 mod metrics;
@@ -29,6 +31,7 @@ mod popularity;
 mod purge;
 mod push;
 mod report;
+mod request_head;
 mod response;
 mod rtt;
 mod server;

@@ -338,8 +338,16 @@ async fn fetch(
             return if matches!(fill::told(&mut told).await, Told::Published) { Ok(0) } else { Err(Miss::NotStored) };
         }
     };
-    let source =
-        Source { worker: worker.clone(), site: site.clone(), target, path, fields: Arc::new(fields), is_peer, pacer: Some(pacer.clone()) };
+    let source = Source {
+        worker: worker.clone(),
+        site: site.clone(),
+        target,
+        path,
+        fields: Arc::new(fields),
+        is_peer,
+        pacer: Some(pacer.clone()),
+        interim: None,
+    };
     let ask = Ask {
         source,
         url: url.into(),

@@ -158,6 +158,9 @@ fn interim_responses_are_neither_stored_nor_taken_for_the_answer() {
         let answer = edge.get("/");
         assert_eq!((answer.status, answer.text().as_str(), answer.is_hit()), (200, "final", is_hit), "{answer:?}");
         assert_eq!((answer.field("cache-control"), answer.field("link")), ("max-age=60", ""), "{answer:?}");
+        // The one for whom the origin was asked gets them as well, the 100 apart.
+        let interim: Vec<u16> = answer.interim.iter().map(|interim| interim.status).collect();
+        assert_eq!(interim, if is_hit { vec![] } else { vec![103, 102] }, "{answer:?}");
     }
 }
 

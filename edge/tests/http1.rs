@@ -197,13 +197,14 @@ fn a_client_that_leaves_frees_its_connection_while_the_origin_thinks() {
     }
 }
 
-fn read_head(stream: &mut std::net::TcpStream) {
+fn read_head(stream: &mut std::net::TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
         stream.read_exact(&mut byte).expect("a head");
         head.push(byte[0]);
     }
+    String::from_utf8(head).expect("text")
 }
 
 #[test]
@@ -370,5 +371,77 @@ fn a_purge_holds_for_the_short_way() {
         }
         stream.write_all(request("GET", "/a", "").as_bytes()).expect("sent");
         assert_eq!(read_answer(&mut reader, false).expect("an answer").is_hit(), is_hit);
+    }
+}
+
+const HINTS: &str = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nConnection: x-hop\r\nX-Hop: 1\r\nSet-Cookie: a=b\r\n\r\n";
+
+#[test]
+fn a_hint_reaches_the_client_while_the_origin_thinks() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let origin = Origin::start(move |seen| {
+        let directives = if seen.target == "/own" { "private" } else { "max-age=60" };
+        Reply { interim: HINTS, held_head: Some(held.clone()), ..Reply::ok("final", directives) }
+    });
+    let edge = Plan::new(&origin).start();
+    let requests = [
+        request("GET", "/shared", ""),
+        request("GET", "/own", "Authorization: x\r\n"),
+        request("HEAD", "/head", ""),
+        request("GET", "/a%2fb", ""),
+        request("DELETE", "/gone", ""),
+    ];
+    let mut clients: Vec<_> = requests
+        .iter()
+        .map(|request| {
+            let mut stream = edge.connect();
+            stream.set_read_timeout(Some(Duration::from_secs(30))).expect("set");
+            stream.write_all(request.as_bytes()).expect("sent");
+            assert_eq!(read_head(&mut stream), "HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n\r\n", "{request}");
+            stream
+        })
+        .collect();
+    // Those who wait for the same get the response alone.
+    let mut follower = edge.connect();
+    follower.write_all(request("GET", "/shared", "").as_bytes()).expect("sent");
+    wait_for("a follower", || edge.metric("nearcast_edge_forwards_waiting") >= 1.0);
+    gate.open();
+    for (stream, request) in clients.iter_mut().zip(&requests) {
+        let answer = read_answer(&mut BufReader::new(stream), request.starts_with("HEAD")).expect("an answer");
+        assert_eq!((answer.status, answer.interim.len()), (200, 0), "{request}: {answer:?}");
+    }
+    let followed = read_answer(&mut BufReader::new(follower), false).expect("an answer");
+    assert!(followed.cache().contains("collapsed") && followed.interim.is_empty(), "{followed:?}");
+    assert_eq!(origin.count("/shared"), 1);
+}
+
+#[test]
+fn interim_responses_are_bounded_and_only_for_those_who_know_them() {
+    const MANY: &str = concat!(
+        "HTTP/1.1 103 Early Hints\r\nLink: </1>\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </2>\r\n\r\n",
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 104 Upload Resumption Supported\r\n\r\n",
+        "HTTP/1.1 102 A\r\n\r\nHTTP/1.1 102 B\r\n\r\nHTTP/1.1 102 C\r\n\r\nHTTP/1.1 102 D\r\n\r\n",
+        "HTTP/1.1 102 E\r\n\r\nHTTP/1.1 102 F\r\n\r\nHTTP/1.1 102 G\r\n\r\n",
+    );
+    let origin = Origin::start(|_| Reply { interim: MANY, ..Reply::ok("final", "max-age=0").field("ETag", "\"e\"") });
+    let edge = Plan::new(&origin).start();
+    let table = [
+        (request("GET", "/a", "Connection: close\r\n"), 8),
+        // Also where something stored is validated.
+        (request("GET", "/a", "Connection: close\r\n"), 8),
+        (request("GET", "/b", "Connection: close\r\nIf-None-Match: \"e\"\r\n"), 8),
+        ("GET /c HTTP/1.0\r\nHost: www.test\r\n\r\n".to_owned(), 0),
+        // By way of hyper.
+        (request("GET", "/d", "Connection: close\r\nContent-Length: 0\r\n"), 0),
+    ];
+    for (request, count) in table {
+        let answer = edge.raw(request.as_bytes());
+        assert_eq!(answer.interim.len(), count, "{request}: {answer:?}");
+        if count > 0 {
+            let statuses: Vec<u16> = answer.interim.iter().map(|interim| interim.status).collect();
+            assert_eq!(statuses, [103, 103, 102, 104, 102, 102, 102, 102]);
+            assert_eq!((answer.interim[0].field("link"), answer.interim[1].field("link")), ("</1>", "</2>"));
+        }
     }
 }

@@ -16,7 +16,29 @@ fn requests_that_break_the_protocol_get_the_standards_answer() {
     let table: Vec<(String, u16)> = vec![
         ("GET / HTTP/1.1\r\nHost: www.test\r\n\r\n".into(), 200),
         ("GET http://www.test/ HTTP/1.1\r\nHost: elsewhere.example\r\n\r\n".into(), 200),
+        ("GET HTTP://WWW.test:80?a HTTP/1.1\r\nHost: www.test\r\n\r\n".into(), 200),
+        ("GET https://www.test/ HTTP/1.1\r\nHost: www.test\r\n\r\n".into(), 200),
+        ("GET //x HTTP/1.1\r\nHost: www.test\r\n\r\n".into(), 200),
+        ("OPTIONS * HTTP/1.1\r\nHost: www.test\r\n\r\n".into(), 200),
         ("GET / HTTP/1.0\r\nHost: www.test\r\n\r\n".into(), 200),
+        ("GET * HTTP/1.1\r\nHost: www.test\r\n\r\n".into(), 400),
+        ("GET www.test HTTP/1.1\r\nHost: www.test\r\n\r\n".into(), 400),
+        ("GET www.test:80 HTTP/1.1\r\nHost: www.test\r\n\r\n".into(), 400),
+        ("GET x HTTP/1.1\r\nHost: www.test\r\n\r\n".into(), 400),
+        ("GET ?x HTTP/1.1\r\nHost: www.test\r\n\r\n".into(), 400),
+        ("GET /x#y HTTP/1.1\r\nHost: www.test\r\n\r\n".into(), 400),
+        ("GET /caf\u{e9} HTTP/1.1\r\nHost: www.test\r\n\r\n".into(), 400),
+        ("GET http://www.test/x#y HTTP/1.1\r\nHost: www.test\r\n\r\n".into(), 400),
+        ("GET ftp://www.test/x HTTP/1.1\r\nHost: www.test\r\n\r\n".into(), 400),
+        ("GET http:///x HTTP/1.1\r\nHost: www.test\r\n\r\n".into(), 400),
+        ("GET http://user@www.test/x HTTP/1.1\r\nHost: www.test\r\n\r\n".into(), 400),
+        ("GET http://www.test/ HTTP/1.1\r\n\r\n".into(), 400),
+        ("GET http://www.test/ HTTP/1.1\r\nHost: a b\r\n\r\n".into(), 400),
+        ("POST / HTTP/1.1\r\nHost: www.test\r\nContent-Length: 9999999999\r\n\r\n".into(), 413),
+        (format!("POST / HTTP/1.1\r\nHost: www.test\r\nContent-Length: {}\r\n\r\n", "9".repeat(40)), 413),
+        ("POST / HTTP/1.1\r\nHost: www.test\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n".into(), 501),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), 505),
+        (format!("GET /{long} HTTP/1.1\r\nHost: www.test\r\n\r\n"), 414),
         ("GET / HTTP/1.1\r\n\r\n".into(), 400),
         ("GET / HTTP/1.1\r\nHost: www.test\r\nHost: www.test\r\n\r\n".into(), 400),
         ("GET / HTTP/1.1\r\nHost: www.test/path\r\n\r\n".into(), 400),
@@ -45,9 +67,64 @@ fn requests_that_break_the_protocol_get_the_standards_answer() {
         ("GET / HTTP/1.1\r\nHost: www.test\r\nCDN-Loop: nearcast-cdn.testing\r\n\r\n".into(), 200),
     ];
     for (request, status) in table {
-        let answer = edge.raw(request.as_bytes());
-        assert_eq!(answer.status, status, "{:?}", &request[..request.len().min(120)]);
+        // The same as the first request of a connection, and behind one that hyper reads.
+        for before in ["", "POST / HTTP/1.1\r\nHost: www.test\r\nContent-Length: 3\r\n\r\nabc"] {
+            let shown = &request[..request.floor_char_boundary(120)];
+            let mut stream = edge.connect();
+            stream.write_all(format!("{before}{request}").as_bytes()).expect("sent");
+            let mut reader = BufReader::new(stream.try_clone().expect("a handle"));
+            if !before.is_empty() {
+                assert_eq!(read_answer(&mut reader, false).expect("the one before").status, 200);
+            }
+            let answer = read_answer(&mut reader, false).unwrap_or_else(|error| panic!("{shown:?}: {error}"));
+            assert_eq!(answer.status, status, "{shown:?}");
+            if status < 400 {
+                continue;
+            }
+            let error = match status {
+                421 => "destination_not_found",
+                501 if answer.text().contains("method") => "http_request_denied",
+                508 => "proxy_loop_detected",
+                _ => "http_request_error",
+            };
+            assert_eq!(answer.field("proxy-status"), format!("ams-1; error={error}"), "{shown:?}");
+            assert_eq!(answer.field("content-type"), "text/plain; charset=utf-8", "{shown:?}");
+            assert!(answer.whole && answer.text().trim_end().len() > 10, "{shown:?}: {answer:?}");
+            // The connection ends, or goes on with the next request.
+            if answer.field("connection") != "close" {
+                stream.write_all(b"GET / HTTP/1.1\r\nHost: www.test\r\n\r\n").expect("sent");
+                assert_eq!(read_answer(&mut reader, false).map_or(0, |next| next.status), 200, "{shown:?}: {answer:?}");
+            }
+        }
     }
+    let refused = "nearcast_edge_requests_total{cache_status=\"local\",site=\"none\",status_class=\"4xx\"}";
+    assert!(edge.metric(refused) > 50.0, "what is refused counts");
+}
+
+#[test]
+fn a_head_that_does_not_come_in_time_is_answered() {
+    let origin = Origin::start(|seen| Reply::ok(seen.method.clone(), "max-age=60"));
+    let edge = Plan::new(&origin).start();
+    let before = "POST / HTTP/1.1\r\nHost: www.test\r\nContent-Length: 3\r\n\r\nabc";
+    let mut waiting: Vec<_> = ["", before]
+        .map(|before| {
+            let mut stream = edge.connect();
+            stream.write_all(format!("{before}GET / HTTP/1.1\r\nHost: www").as_bytes()).expect("sent");
+            let mut reader = BufReader::new(stream);
+            if !before.is_empty() {
+                assert_eq!(read_answer(&mut reader, false).expect("the one before").status, 200);
+            }
+            reader
+        })
+        .into();
+    // Who has not begun a request gets no answer to it.
+    let mut idle = edge.connect();
+    for reader in &mut waiting {
+        let answer = read_answer(reader, false).expect("an answer");
+        assert_eq!((answer.status, answer.field("connection")), (408, "close"), "{answer:?}");
+        assert_eq!(answer.field("proxy-status"), "ams-1; error=http_request_error");
+    }
+    assert_eq!(idle.read(&mut [0]).expect("the end"), 0);
 }
 
 #[test]

@@ -26,6 +26,7 @@ fn a_cold_range_costs_its_slices_and_warm_ones_cost_nothing() {
     let cold = get(&edge, "bytes=3000000-3000099");
     assert_eq!((cold.status, cold.field("content-range")), (206, "bytes 3000000-3000099/4194304"));
     assert!(cold.body == body[3_000_000..3_000_100]);
+    assert!(cold.cache().contains("fwd-status=206"), "the status that was received: {}", cold.cache());
     let asked = origin.seen()[0].range().expect("a range");
     assert!(asked.1.expect("closed") - asked.0 < SLICE && asked.0 % SLICE == 0, "{asked:?}");
     let whole = get(&edge, "bytes=0-");
@@ -157,6 +158,7 @@ fn a_part_in_place_of_a_304_keeps_what_is_stored() {
     for _ in 0..2 {
         let answer = get(&edge, "bytes=3000000-3000009");
         assert!(answer.status == 206 && answer.body == pattern(BYTES)[3_000_000..3_000_010], "{answer:?}");
+        assert!(answer.cache().contains("fwd=stale; fwd-status=206"), "{}", answer.cache());
     }
     origin.stop();
     let kept = edge.get("/big");

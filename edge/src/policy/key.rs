@@ -142,6 +142,27 @@ fn check_path(path_and_query: &str) -> Result<(), KeyError> {
     is_valid.then_some(()).ok_or(KeyError::Path)
 }
 
+/// Whether a request target has one of the four forms (RFC 9112 section 3.2), the one that its method may have: a path with
+/// a query; an http or https URL without user information; `*` for OPTIONS; host and port for CONNECT. None has a fragment.
+/// What the path and the host may have in them is another matter.
+///
+/// A cache that speaks no TLS gets https URLs from what does so in front of it: they name the same resources.
+pub fn is_target(method: &Method, target: &str) -> bool {
+    if target.contains('#') {
+        return false;
+    }
+    match target {
+        "*" => *method == Method::OPTIONS,
+        _ if *method == Method::CONNECT => authority("http", target).is_ok(),
+        _ if target.starts_with('/') => true,
+        _ => {
+            let Some((scheme, rest)) = target.split_once("://") else { return false };
+            let is_web = scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
+            is_web && authority(scheme, rest.split(['/', '?']).next().unwrap_or_default()).is_ok()
+        }
+    }
+}
+
 /// Why a path is passed on without a look into the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ambiguity {
@@ -284,6 +305,55 @@ mod tests {
         }
         assert_eq!(authority("http", "a:0080"), Ok("a".to_owned()));
         assert_eq!(authority("http", "a:08080"), Ok("a:8080".to_owned()));
+    }
+
+    #[test]
+    fn targets_have_the_form_of_their_method() {
+        let table = [
+            ("GET", "/", true),
+            ("GET", "/a?b://c", true),
+            ("GET", "//a", true),
+            ("GET", "/a:b", true),
+            ("GET", "http://a.test/x", true),
+            ("GET", "HTTP://A.Test:80/x?y", true),
+            ("GET", "https://a.test", true),
+            ("GET", "http://a.test?x", true),
+            ("GET", "http://[2001:db8::1]:80/", true),
+            ("OPTIONS", "*", true),
+            ("CONNECT", "a.test:443", true),
+            ("GET", "", false),
+            ("GET", "a.test", false),
+            ("GET", "a.test:80", false),
+            ("GET", "a.test/x", false),
+            ("GET", "x", false),
+            ("GET", "?x", false),
+            ("GET", "\\a", false),
+            ("GET", "*", false),
+            ("POST", "*", false),
+            ("OPTIONS", "**", false),
+            ("GET", "/x#y", false),
+            ("GET", "/#", false),
+            ("GET", "http://a.test/#y", false),
+            ("GET", "ftp://a.test/x", false),
+            ("GET", "ws://a.test/x", false),
+            ("GET", "file:///etc", false),
+            ("GET", "javascript:x", false),
+            ("GET", "http:/a.test/x", false),
+            ("GET", "http:a.test/x", false),
+            ("GET", "http://", false),
+            ("GET", "http:///x", false),
+            ("GET", "http://user@a.test/x", false),
+            ("GET", "http://user:word@a.test/x", false),
+            ("GET", "http://a.test:x/", false),
+            ("GET", "http://a.test\\x/", false),
+            ("GET", "://a.test/", false),
+            ("CONNECT", "/x", false),
+            ("CONNECT", "http://a.test/", false),
+        ];
+        for (method, target, expected) in table {
+            let method = Method::from_bytes(method.as_bytes()).expect("a method");
+            assert_eq!(is_target(&method, target), expected, "{method} {target}");
+        }
     }
 
     #[test]

@@ -77,6 +77,8 @@ pub(crate) struct Reply {
     pub(crate) chunked: bool,
     /// What comes before the response, as it is on the wire.
     pub(crate) interim: &'static str,
+    /// A gate between that and the response.
+    pub(crate) held_head: Option<Gate>,
     /// A gate before the byte at this place of the body.
     pub(crate) held: Option<(usize, Gate)>,
 }
@@ -93,6 +95,7 @@ impl Reply {
             cut: None,
             chunked: false,
             interim: "",
+            held_head: None,
             held: None,
         }
     }
@@ -253,7 +256,11 @@ fn answer(mut stream: &TcpStream, all: &Mutex<Vec<Seen>>, script: &dyn Fn(&Seen)
         }
         all.lock().expect("unpoisoned").push(seen.clone());
         let reply = script(&seen);
-        let mut head = format!("{}HTTP/1.1 {} x\r\n", reply.interim, reply.status);
+        stream.write_all(reply.interim.as_bytes())?;
+        if let Some(gate) = &reply.held_head {
+            gate.wait();
+        }
+        let mut head = format!("HTTP/1.1 {} x\r\n", reply.status);
         for (name, value) in &reply.fields {
             head += &format!("{name}: {value}\r\n");
         }
@@ -576,6 +583,8 @@ pub(crate) struct Answer {
     pub(crate) body: Vec<u8>,
     /// Whether the body came whole.
     pub(crate) whole: bool,
+    /// The interim responses before it, but for 100, which is an answer to wait for.
+    pub(crate) interim: Vec<Answer>,
 }
 
 impl Answer {
@@ -607,13 +616,18 @@ pub(crate) fn exchange(address: SocketAddr, bytes: &[u8]) -> std::io::Result<Ans
 pub(crate) fn read_answer(reader: &mut impl BufRead, is_head: bool) -> std::io::Result<Answer> {
     let mut line = String::new();
     reader.read_line(&mut line)?;
-    let status = line.split(' ').nth(1).and_then(|s| s.trim().parse().ok()).ok_or(std::io::ErrorKind::InvalidData)?;
+    let status: u16 = line.split(' ').nth(1).and_then(|s| s.trim().parse().ok()).ok_or(std::io::ErrorKind::InvalidData)?;
     let mut answer = Answer { status, ..Answer::default() };
     loop {
         let mut line = String::new();
         reader.read_line(&mut line)?;
         let Some((name, value)) = line.trim_end().split_once(": ") else { break };
         answer.fields.push((name.to_lowercase(), value.to_owned()));
+    }
+    if (101..200).contains(&status) {
+        let mut last = read_answer(reader, is_head)?;
+        last.interim.insert(0, answer);
+        return Ok(last);
     }
     if is_head || matches!(status, 204 | 304) {
         answer.whole = true;

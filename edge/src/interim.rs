@@ -1,0 +1,172 @@
+//! Interim responses (1xx) of an origin, on their way to the client whose request made the origin send them.
+//!
+//! They are passed on as they come and never stored; requests that wait for another's forward request get none, nor does a
+//! client of HTTP/1.0. Nobody waits for a client that takes them slowly: a request has room for a few, and what is more is
+//! dropped. Follows RFC 9110 section 15.2 and RFC 8297.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+
+use http::header::{CONTENT_LENGTH, SET_COOKIE};
+use http::{HeaderMap, HeaderName, Request, StatusCode};
+
+use crate::http1::write_head;
+use crate::policy::fields;
+
+/// Interim responses that one request passes on.
+const COUNT_MAX: usize = 8;
+/// Bytes of one; a larger one is dropped.
+const BYTES_MAX: usize = 16 * 1024;
+
+#[derive(Debug, Default)]
+struct Queue {
+    /// Heads as they go on the wire.
+    heads: VecDeque<Vec<u8>>,
+    /// How many were taken in.
+    count: usize,
+    /// The final response has begun, or the client has gone.
+    is_over: bool,
+    waker: Option<Waker>,
+}
+
+/// Where the interim responses to one request come in.
+#[derive(Debug, Clone)]
+pub(crate) struct InterimSender(Arc<Mutex<Queue>>);
+
+/// Where they come out. What comes in after this was dropped is dropped as well.
+#[derive(Debug)]
+pub(crate) struct InterimReceiver(Arc<Mutex<Queue>>);
+
+pub(crate) fn channel() -> (InterimSender, InterimReceiver) {
+    let queue = Arc::new(Mutex::default());
+    (InterimSender(queue.clone()), InterimReceiver(queue))
+}
+
+impl InterimSender {
+    /// Has the interim responses to a forward request sent here.
+    pub(crate) fn follow<B>(&self, request: &mut Request<B>) {
+        let sender = self.clone();
+        hyper::ext::on_informational(request, move |response| sender.send(response.status(), response.headers()));
+    }
+
+    fn send(&self, status: StatusCode, fields: &HeaderMap) {
+        if !is_passed_on(status) {
+            return;
+        }
+        let mut queue = self.0.lock().expect("no holder of this lock panics");
+        if queue.is_over || queue.count >= COUNT_MAX {
+            return;
+        }
+        let mut head = Vec::with_capacity(256);
+        write_head(&mut head, status, &passed(fields));
+        head.extend_from_slice(b"\r\n");
+        if head.len() > BYTES_MAX {
+            return;
+        }
+        queue.count += 1;
+        queue.heads.push_back(head);
+        if let Some(waker) = queue.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl InterimReceiver {
+    /// The next one as it goes on the wire.
+    pub(crate) fn poll_next(&self, cx: &Context<'_>) -> Poll<Vec<u8>> {
+        let mut queue = self.0.lock().expect("no holder of this lock panics");
+        if let Some(head) = queue.heads.pop_front() {
+            return Poll::Ready(head);
+        }
+        if queue.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
+            queue.waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for InterimReceiver {
+    fn drop(&mut self) {
+        let mut queue = self.0.lock().expect("no holder of this lock panics");
+        *queue = Queue { is_over: true, ..Queue::default() };
+    }
+}
+
+/// 100 answers an expectation, which this node meets itself; nobody asks an origin for another protocol (101).
+fn is_passed_on(status: StatusCode) -> bool {
+    status.is_informational() && !matches!(status, StatusCode::CONTINUE | StatusCode::SWITCHING_PROTOCOLS)
+}
+
+/// The fields that go to the client: not those for one hop, nor what nodes say to one another. An interim response has no
+/// body to have a length, and cookies come with the final one.
+fn passed(fields: &HeaderMap) -> HeaderMap {
+    let mut passed = fields::end_to_end(fields, false);
+    passed.remove(CONTENT_LENGTH);
+    passed.remove(SET_COOKIE);
+    let own: Vec<HeaderName> = passed.keys().filter(|name| name.as_str().starts_with("nearcast-")).cloned().collect();
+    for name in own {
+        passed.remove(name);
+    }
+    passed
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Context;
+
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn link(bytes: usize) -> HeaderMap {
+        std::iter::once((http::header::LINK, HeaderValue::try_from("x".repeat(bytes)).expect("text"))).collect()
+    }
+
+    fn taken(receiver: &InterimReceiver) -> Vec<String> {
+        let mut taken = Vec::new();
+        while let Poll::Ready(head) = receiver.poll_next(&Context::from_waker(Waker::noop())) {
+            taken.push(String::from_utf8(head).expect("text"));
+        }
+        taken
+    }
+
+    #[test]
+    fn what_is_for_this_hop_or_for_nodes_stays_here() {
+        let fields = [
+            ("link", "</a>; rel=preload"),
+            ("connection", "x-hop, close"),
+            ("x-hop", "1"),
+            ("keep-alive", "timeout=5"),
+            ("transfer-encoding", "chunked"),
+            ("content-length", "5"),
+            ("upgrade", "h2c"),
+            ("set-cookie", "a=b"),
+            ("nearcast-revision", "7"),
+            ("x-other", "2"),
+        ];
+        let fields: HeaderMap = fields.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect();
+        let (sender, receiver) = channel();
+        for status in [100, 101, 102, 103, 199, 200] {
+            sender.send(StatusCode::from_u16(status).expect("valid"), &fields);
+        }
+        let expected = |line: &str| format!("HTTP/1.1 {line}\r\nlink: </a>; rel=preload\r\nx-other: 2\r\n\r\n");
+        assert_eq!(taken(&receiver), ["102 Processing", "103 Early Hints", "199 "].map(expected));
+    }
+
+    #[test]
+    fn a_client_has_room_for_a_few_and_nobody_waits_for_it() {
+        let (sender, receiver) = channel();
+        sender.send(StatusCode::EARLY_HINTS, &link(BYTES_MAX));
+        for _ in 0..2 * COUNT_MAX {
+            sender.send(StatusCode::EARLY_HINTS, &link(1));
+        }
+        assert_eq!(taken(&receiver).len(), COUNT_MAX, "not the one that is too large");
+        sender.send(StatusCode::EARLY_HINTS, &link(1));
+        assert!(taken(&receiver).is_empty(), "that was all for this request");
+        let (sender, receiver) = channel();
+        drop(receiver);
+        sender.send(StatusCode::EARLY_HINTS, &link(1));
+        assert!(sender.0.lock().expect("unpoisoned").heads.is_empty(), "the final response has begun");
+    }
+}
