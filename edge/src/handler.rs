@@ -633,10 +633,37 @@ async fn deliver_stale_on_error(checked: &Checked, stale: Option<&Stale>, status
 
 /// Sends a request on with its own range and conditions, where nothing of the answer can be kept.
 async fn pass_request(checked: &Checked, stale: Option<&Stale>, reason: ForwardReason) -> Found {
-    let (response, outcome) = pass(checked, None, reason).await;
+    let (mut response, mut outcome) = pass(checked, None, reason).await;
+    if let Some(range) = in_place_of_whole(checked, &response) {
+        // Dropped before any of its body is asked for.
+        drop(response);
+        let mut fields = HeaderMap::clone(&checked.client);
+        fields.insert(RANGE, range);
+        let narrowed = Checked { client: Arc::new(fields), ..checked.clone() };
+        (response, outcome) = pass(&narrowed, None, reason).await;
+    }
     match deliver_stale_on_error(checked, stale, response.status()).await {
         Some(found) => found,
         None => (response, outcome, None),
+    }
+}
+
+/// The one range to ask for where an origin answers several ranges with the whole of a body that is too large to be stored:
+/// a 206 may hold a part of what was asked for, and the client looks at which (RFC 9110 section 15.3.7). An `If-Range` may
+/// be why it is the whole.
+fn in_place_of_whole(checked: &Checked, response: &Response<ClientBody>) -> Option<HeaderValue> {
+    let specs = range::requested(&checked.method, &checked.client).filter(|specs| specs.len() > 1)?;
+    if response.status() != StatusCode::OK || checked.client.contains_key(IF_RANGE) {
+        return None;
+    }
+    let length = response.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()?;
+    let is_too_large = length > checked.site.cache.body_bytes_max.0.min(checked.worker.edge.body_bytes_max);
+    match range::resolve(&specs, length) {
+        Part::Ranges(ranges) if is_too_large => {
+            let ByteRange { first, last } = ranges.first()?;
+            HeaderValue::try_from(format!("bytes={first}-{last}")).ok()
+        }
+        Part::Ranges(_) | Part::Whole | Part::Unsatisfiable => None,
     }
 }
 

@@ -666,6 +666,33 @@ fn several_ranges_of_what_is_too_large_to_be_stored_never_cost_the_whole() {
 }
 
 #[test]
+fn an_origin_that_answers_several_ranges_with_too_large_a_whole_is_asked_for_one() {
+    // Its parts cannot be joined, and it knows one range at a time.
+    let body = pattern(BYTES);
+    let origin = Origin::start(move |seen| {
+        let reply = Reply::ok(body.clone(), "max-age=600").field("ETag", "W/\"v\"");
+        if seen.fields.get("range").is_some_and(|range| range.contains(',')) { reply.slow(64, 5) } else { reply.ranged(seen) }
+    });
+    let mut plan = Plan::new(&origin);
+    plan.cache.body_bytes_max = nearcast_fleet::units::Bytes(1 << 20);
+    let edge = plan.start();
+    for range in ["bytes=5-9,3000000-3000009", "bytes=99999999-,5-9,3000000-3000009"] {
+        for _ in 0..2 {
+            let answer = get(&edge, range);
+            assert_eq!(
+                (answer.status, answer.field("content-range")),
+                (206, &*format!("bytes 5-9/{BYTES}")),
+                "{range}: {:?}",
+                answer.fields
+            );
+            assert!(answer.whole && answer.body == pattern(10)[5..], "{range}");
+        }
+    }
+    let whole = edge.ask("GET", "/big", &[("Range", "bytes=5-9,7-8"), ("If-Range", "\"other\"")]);
+    assert!(whole.status == 200 && whole.body.len() == BYTES, "another version's is the whole: {}", whole.status);
+}
+
+#[test]
 fn another_range_than_was_asked_for_is_passed_on() {
     for tag in ["", "\"v\""] {
         // Whatever was asked for.
