@@ -1,0 +1,235 @@
+//! The way to origins: a worker thread's own pool of HTTP/1.1 connections, with limits on everything an origin
+//! can do to us.
+//!
+//! Targets come from the fleet file alone, never from a request, and names that resolve to link-local addresses
+//! are refused, so that nobody can be made to fetch a machine's metadata.
+
+mod body;
+mod connect;
+mod error;
+mod target;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use http::{Method, Request, Response};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use self::body::Returning;
+pub(crate) use self::body::{OriginBody, OriginRequestBody, REQUEST_BYTES_MAX};
+pub(crate) use self::connect::tls_config;
+pub(crate) use self::error::OriginError;
+pub(crate) use self::target::Target;
+
+/// How long a connection may take to be made, TLS included.
+const CONNECT_MAX: Duration = Duration::from_secs(3);
+/// How long an origin may think before its response's head, once it has the whole request.
+const FIRST_BYTE_MAX: Duration = Duration::from_secs(30);
+/// How long it may take nothing of a request's body. Longer than a client may pause, which is found out first.
+const TAKE_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// How long a kept connection may lie idle.
+const IDLE_MAX: Duration = Duration::from_secs(50);
+/// Idle connections kept to one origin by one worker.
+const IDLE_CONNECTIONS_MAX: usize = 64;
+/// A connection reads this much at once at most. hyper's own limit is six times as much; each connection keeps the
+/// buffer it has grown to, and a byte of it that waits in a slice keeps all of it.
+const READ_BYTES_MAX: usize = 64 << 10;
+/// Fields a response may have.
+const FIELDS_MAX: usize = 128;
+/// Bytes a response's head may have.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+struct Idle {
+    sender: SendRequest<OriginRequestBody>,
+    since: Instant,
+}
+
+impl Idle {
+    fn is_usable(&self) -> bool {
+        !self.sender.is_closed() && self.since.elapsed() < IDLE_MAX
+    }
+}
+
+#[derive(Default)]
+struct IdleConnections {
+    of_target: HashMap<Arc<Target>, Vec<Idle>>,
+    /// A task looks after them.
+    is_swept: bool,
+}
+
+/// See the module's words. One a worker thread: its lock is never contended for.
+pub(crate) struct OriginPool {
+    idle: Mutex<IdleConnections>,
+    tls: tokio_rustls::TlsConnector,
+}
+
+impl OriginPool {
+    pub(crate) fn new(tls: Arc<rustls::ClientConfig>) -> Arc<Self> {
+        Arc::new(Self { idle: Mutex::default(), tls: tls.into() })
+    }
+
+    /// Sends a request, whose URI is in origin form, and waits for the head of the response.
+    ///
+    /// A kept connection that turns out to be dead is replaced once, when the request may be sent twice.
+    pub(crate) async fn send(
+        self: &Arc<Self>,
+        target: &Arc<Target>,
+        request: Request<OriginRequestBody>,
+    ) -> Result<Response<OriginBody>, OriginError> {
+        let is_repeatable = matches!(request.body(), OriginRequestBody::Empty)
+            && matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE);
+        let again = is_repeatable.then(|| {
+            let mut copy = Request::new(OriginRequestBody::Empty);
+            *copy.method_mut() = request.method().clone();
+            *copy.uri_mut() = request.uri().clone();
+            *copy.headers_mut() = request.headers().clone();
+            copy
+        });
+        if let Some(sender) = self.take_idle(target) {
+            let request = match self.exchange(sender, target, request).await {
+                Ok(response) => return Ok(response),
+                Err((_, Some(unsent))) => unsent,
+                Err((OriginError::Terminated, None)) => again.ok_or(OriginError::Terminated)?,
+                Err((error, None)) => return Err(error),
+            };
+            let sender = self.connect(target).await?;
+            return self.exchange(sender, target, request).await.map_err(|(error, _)| error);
+        }
+        let sender = self.connect(target).await?;
+        self.exchange(sender, target, request).await.map_err(|(error, _)| error)
+    }
+
+    fn take_idle(&self, target: &Arc<Target>) -> Option<SendRequest<OriginRequestBody>> {
+        let mut idle = self.idle.lock().expect("no holder of this lock panics");
+        let of_target = idle.of_target.get_mut(target)?;
+        while let Some(kept) = of_target.pop() {
+            if kept.is_usable() && kept.sender.is_ready() {
+                return Some(kept.sender);
+            }
+        }
+        None
+    }
+
+    fn keep(self: &Arc<Self>, target: Arc<Target>, sender: SendRequest<OriginRequestBody>) {
+        let mut idle = self.idle.lock().expect("no holder of this lock panics");
+        let of_target = idle.of_target.entry(target).or_default();
+        of_target.retain(Idle::is_usable);
+        if of_target.len() < IDLE_CONNECTIONS_MAX {
+            of_target.push(Idle { sender, since: Instant::now() });
+        }
+        if !std::mem::replace(&mut idle.is_swept, true) {
+            tokio::spawn(sweep(Arc::downgrade(self)));
+        }
+    }
+
+    /// Closes what has lain idle for too long. `false` when nothing is left.
+    fn drop_unusable(&self) -> bool {
+        let mut idle = self.idle.lock().expect("no holder of this lock panics");
+        idle.of_target.retain(|_, of_target| {
+            of_target.retain(Idle::is_usable);
+            !of_target.is_empty()
+        });
+        idle.is_swept = !idle.of_target.is_empty();
+        idle.is_swept
+    }
+
+    async fn exchange(
+        self: &Arc<Self>,
+        mut sender: SendRequest<OriginRequestBody>,
+        target: &Arc<Target>,
+        request: Request<OriginRequestBody>,
+    ) -> Result<Response<OriginBody>, (OriginError, Option<Request<OriginRequestBody>>)> {
+        if sender.ready().await.is_err() {
+            return Err((OriginError::Terminated, Some(request)));
+        }
+        let taken = request.body().taken();
+        let sent = answered(sender.try_send_request(request), taken).await;
+        match sent {
+            Err(error) => Err((error, None)),
+            Ok(Err(mut failed)) => {
+                let unsent = failed.take_message();
+                Err((classify(failed.error()), unsent))
+            }
+            Ok(Ok(response)) => Ok(response.map(|body| OriginBody {
+                body,
+                pause: None,
+                connection: Some(Returning { pool: self.clone(), target: target.clone(), sender }),
+            })),
+        }
+    }
+
+    async fn connect(&self, target: &Target) -> Result<SendRequest<OriginRequestBody>, OriginError> {
+        let deadline = Instant::now() + CONNECT_MAX;
+        tokio::time::timeout_at(deadline, self.connect_by(target, deadline)).await.unwrap_or(Err(OriginError::ConnectTimeout))
+    }
+
+    async fn connect_by(&self, target: &Target, deadline: Instant) -> Result<SendRequest<OriginRequestBody>, OriginError> {
+        let stream = connect::open(target, deadline).await?;
+        if !target.is_tls {
+            return handshake(stream).await;
+        }
+        let name = rustls::pki_types::ServerName::try_from(target.host.clone()).map_err(|_| OriginError::Tls)?;
+        let stream = self.tls.connect(name, stream).await.map_err(|_| OriginError::Tls)?;
+        handshake(stream).await
+    }
+}
+
+/// Connections that nobody asks for again would keep their sockets and buffers for good.
+async fn sweep(pool: Weak<OriginPool>) {
+    loop {
+        tokio::time::sleep(IDLE_MAX).await;
+        if !pool.upgrade().is_some_and(|pool| pool.drop_unusable()) {
+            return;
+        }
+    }
+}
+
+/// Waits for a response's head: within [`FIRST_BYTE_MAX`] once the request has gone, which takes as long as it goes on.
+async fn answered<T>(sending: impl Future<Output = T>, taken: Option<watch::Receiver<()>>) -> Result<T, OriginError> {
+    let mut sending = std::pin::pin!(sending);
+    if let Some(mut taken) = taken {
+        loop {
+            tokio::select! {
+                biased;
+                sent = &mut sending => return Ok(sent),
+                piece = tokio::time::timeout(TAKE_PAUSE_MAX, taken.changed()) => match piece {
+                    Ok(Ok(())) => {}
+                    // The body is gone: all of it was taken.
+                    Ok(Err(_)) => break,
+                    Err(_) => return Err(OriginError::FirstByteTimeout),
+                },
+            }
+        }
+    }
+    tokio::time::timeout(FIRST_BYTE_MAX, sending).await.map_err(|_| OriginError::FirstByteTimeout)
+}
+
+async fn handshake<S>(stream: S) -> Result<SendRequest<OriginRequestBody>, OriginError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut builder = http1::Builder::new();
+    builder.max_headers(FIELDS_MAX).max_header_size(HEAD_BYTES_MAX).max_buf_size(READ_BYTES_MAX);
+    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|_| OriginError::Protocol)?;
+    // Its end shows up at the sender or at the body.
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
+fn classify(error: &hyper::Error) -> OriginError {
+    if error.is_user() || error.is_body_write_aborted() {
+        OriginError::RequestBody
+    } else if error.is_parse() {
+        OriginError::Protocol
+    } else {
+        // Closed before the head was whole: cancelled, incomplete or a broken socket.
+        OriginError::Terminated
+    }
+}
