@@ -14,7 +14,7 @@ use nearcast_fleet::config::{CachePolicy, Fleet, Secret};
 use crate::fill::Forwards;
 use crate::index::Index;
 use crate::metrics::{Metrics, SiteCounters};
-use crate::origin::{OriginPool, Target};
+use crate::origin::{Address, OriginPool, Target};
 use crate::popularity::Popularity;
 use crate::purge::Generations;
 use crate::response::StoredResponse;
@@ -67,13 +67,13 @@ impl Sites {
             ..Self::default()
         };
         for configured in &fleet.sites {
-            let Some(target) = Target::parse(&configured.origin) else {
+            let Some(address) = Address::parse(&configured.origin) else {
                 tracing::warn!(site = configured.name, origin = configured.origin, "a site's origin is no URL; the site is not served");
                 continue;
             };
             let site = Arc::new(Site {
                 name: configured.name.as_str().into(),
-                target: Arc::new(target),
+                target: Arc::new(Target::new(address, configured.origin_policy.limits.clone())),
                 origin_host: configured.origin_host.as_ref().and_then(|h| HeaderValue::from_str(h).ok()),
                 cache: configured.cache.clone(),
                 counters: metrics.site(&configured.name),

@@ -27,7 +27,7 @@ use crate::edge::{Edge, Site, Sites, Worker, now_ms};
 use crate::fill::{self, Ask, Forwards, Joined, Led, REVISION, Source, Told, Unusual, Wanted};
 use crate::http1::write_head;
 use crate::metrics::{Answer, SiteCounters};
-use crate::origin::{OriginBody, OriginError, OriginRequestBody, REQUEST_BYTES_MAX};
+use crate::origin::{OriginBody, OriginError, OriginRequestBody};
 use crate::policy::conditional::{self, HeadSays, Precondition};
 use crate::policy::fields::CacheControl;
 use crate::policy::forward::{self, ClientFields, Forwarder, Loop, MaxForwards};
@@ -230,8 +230,11 @@ async fn respond(worker: &Arc<Worker>, client: IpAddr, last: &Mutex<LastHost>, r
         Ok(checked) => checked,
         Err(refused) => return *refused,
     };
-    if body.as_ref().is_some_and(|b| b.size_hint().lower() > REQUEST_BYTES_MAX) {
-        return local(StatusCode::PAYLOAD_TOO_LARGE, "the request's body is too large\n");
+    let body_bytes_max = checked.site.target.limits.request_bytes_max;
+    if let (Some(body), Some(most)) = (&body, body_bytes_max)
+        && body.size_hint().lower() > most.0
+    {
+        return (refuse_request(worker, OriginError::RequestTooLarge), Outcome::local(""), Some(checked.site), None);
     }
     let site = checked.site.clone();
     let has_body = body.as_ref().is_some_and(|b| !b.is_end_stream());
@@ -386,6 +389,18 @@ fn is_peer(fields: &HeaderMap, sites: &Sites) -> bool {
     let (shown, key) = (shown.as_bytes(), key.0.as_bytes());
     // Takes the same time for every wrong key of that length.
     shown.len() == key.len() && shown.iter().zip(key).fold(0, |different, (a, b)| different | (a ^ b)) == 0
+}
+
+/// The answer to a request that is the client's own fault.
+fn refuse_request(worker: &Worker, error: OriginError) -> Response<ClientBody> {
+    let words = match error {
+        OriginError::RequestTooLarge => "the request's body is larger than this site takes\n",
+        OriginError::RequestPause => "the request's body did not come in time\n",
+        _ => "the request's body ended early\n",
+    };
+    let mut response = plain(error.status(), words);
+    response.headers_mut().insert(PROXY_STATUS, error.proxy_error().proxy_status(&worker.edge.name));
+    response
 }
 
 type Found = (Response<ClientBody>, Outcome, Option<Arc<StoredResponse>>);
@@ -937,7 +952,8 @@ async fn pass_unsafe(checked: &Checked, body: Option<Incoming>) -> Found {
 
 /// Sends a request on without a look into the cache.
 async fn pass(checked: &Checked, body: Option<Incoming>, reason: ForwardReason) -> (Response<ClientBody>, Outcome) {
-    let mut request = Request::new(body.map_or(OriginRequestBody::Empty, OriginRequestBody::client));
+    let mut request =
+        Request::new(body.map_or(OriginRequestBody::Empty, |body| OriginRequestBody::client(body, &checked.site.target.limits)));
     *request.method_mut() = checked.method.clone();
     *request.uri_mut() = checked.path.clone().into();
     *request.headers_mut() = forward_fields(checked, ClientFields::Passed);
@@ -1042,12 +1058,17 @@ fn pass_on(checked: &Checked, head: http::response::Parts, body: OriginBody, out
 
 /// The answer where the origin failed and nothing stored helps.
 fn failed(checked: &Checked, error: OriginError, reason: ForwardReason) -> Found {
+    if error.is_of_client() {
+        tracing::debug!(site = %checked.site.name, url = %checked.url, %error, "a request failed");
+        let outcome = Outcome::forwarded(Answer::Error, reason);
+        return (with_status(checked, refuse_request(&checked.worker, error), &outcome), outcome, None);
+    }
     tracing::debug!(site = %checked.site.name, url = %checked.url, %error, "the origin failed");
     if checked.site.is_to_warn(checked.began_ms) {
-        tracing::warn!(site = %checked.site.name, origin = %checked.site.target.host, %error, "an origin fails; told once in a while");
+        tracing::warn!(site = %checked.site.name, origin = %checked.site.target.address.host, %error, "an origin fails; told once in a while");
     }
-    let error = error.proxy_error();
-    let mut response = plain(error.status(), "the origin of this content does not answer\n");
+    let (status, error) = (error.status(), error.proxy_error());
+    let mut response = plain(status, "the origin of this content does not answer\n");
     response.headers_mut().insert(PROXY_STATUS, error.proxy_status(&checked.worker.edge.name));
     let outcome = Outcome::forwarded(Answer::Error, reason);
     (with_status(checked, response, &outcome), outcome, None)
@@ -1073,7 +1094,7 @@ mod tests {
         let sites = [Arc::new(Sites::default()), Arc::new(Sites::default())];
         let site = Arc::new(Site {
             name: "www".into(),
-            target: Arc::new(crate::origin::Target { is_tls: false, host: "127.0.0.1".into(), port: 80 }),
+            target: Arc::new(crate::origin::Target::peer(([127, 0, 0, 1], 80).into())),
             origin_host: None,
             cache: nearcast_fleet::config::CachePolicy::default(),
             counters: metrics.site("www"),

@@ -249,7 +249,7 @@ impl Filler {
         let (cluster, _) = self.fleet.edge(&self.worker.edge.name)?;
         let name = owner(cluster, &item.url).filter(|name| *name != &*self.worker.edge.name)?;
         let node = cluster.nodes.iter().find(|n| n.name == name)?;
-        Some(Arc::new(Target { is_tls: false, host: node.service.ip().to_string(), port: node.service.port() }))
+        Some(Arc::new(Target::peer(node.service)))
     }
 }
 

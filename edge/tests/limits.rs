@@ -129,6 +129,32 @@ fn a_client_that_waits_for_leave_to_send_its_body_gets_it() {
 }
 
 #[test]
+fn an_upload_that_is_too_large_is_refused_as_soon_as_that_is_known() {
+    let origin = Origin::start(|seen| Reply::ok(seen.body.clone(), ""));
+    let mut plan = Plan::new(&origin);
+    plan.origin_policy.limits.request_bytes_max = Some(nearcast_fleet::units::Bytes(4));
+    let edge = plan.start();
+    let table = [
+        ("PUT /fits HTTP/1.1\r\nHost: www.test\r\nContent-Length: 4\r\n\r\nabcd", 200),
+        ("PUT /fits HTTP/1.1\r\nHost: www.test\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\n0\r\n\r\n", 200),
+        // Its body is not waited for.
+        ("PUT /long HTTP/1.1\r\nHost: www.test\r\nContent-Length: 5\r\n\r\n", 413),
+        ("POST /long HTTP/1.1\r\nHost: www.test\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n", 413),
+        ("GET /long HTTP/1.1\r\nHost: www.test\r\nContent-Length: 5\r\n\r\n", 413),
+        ("POST /chunks HTTP/1.1\r\nHost: www.test\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\n1\r\ne\r\n", 413),
+    ];
+    for (request, status) in table {
+        let answer = edge.raw(request.as_bytes());
+        assert_eq!(answer.status, status, "{request:?}");
+        if status == 413 {
+            assert_eq!(answer.field("proxy-status"), "ams-1; error=http_request_error", "{request:?}");
+            assert!(answer.text().contains("larger than this site takes"), "{}", answer.text());
+        }
+    }
+    assert_eq!((origin.count("/fits"), origin.count("/long")), (2, 0));
+}
+
+#[test]
 fn health_is_answered_for_any_host_and_counts_as_local() {
     let origin = Origin::start(|_| Reply::ok("x", ""));
     let edge = Plan::new(&origin).start();

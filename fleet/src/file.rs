@@ -43,6 +43,7 @@ pub const SETTINGS: &[(&str, &[&str])] = &[
     ("cluster.node", NODE),
     ("site", SITE),
     ("site.cache", CACHE),
+    ("site.limits", LIMITS),
     ("zone", ZONE),
 ];
 
@@ -59,8 +60,9 @@ const NAME_SERVER: &[&str] = &["name", "host", "listen", "addresses", "admin", "
 const CLUSTER: &[&str] = &["name", "label", "place", "time_zone", "off_peak", "fill_rate", "push_share", "weight", "node"];
 const PLACE: &[&str] = &["latitude", "longitude"];
 const NODE: &[&str] = &["name", "address", "addresses", "listen", "service", "admin", "memory", "disk", "threads", "capacity"];
-const SITE: &[&str] = &["name", "hosts", "origin", "origin_host", "steering", "ttl", "clusters", "cache"];
+const SITE: &[&str] = &["name", "hosts", "origin", "origin_host", "steering", "ttl", "clusters", "cache", "limits"];
 const CACHE: &[&str] = &["default_ttl", "heuristic", "stale_while_revalidate", "stale_if_error", "obey_client", "body_max"];
+const LIMITS: &[&str] = &["connect", "first_byte", "between_bytes", "request_pause", "request_body", "head", "fields"];
 const ZONE: &[&str] = &["name", "ttl", "name_servers", "records"];
 
 /// One mistake in a fleet file.
@@ -204,6 +206,7 @@ pub fn standalone_edge(
         clusters: vec![0],
         // Nobody has said anything of this origin: what it does not say itself is not guessed either.
         cache: CachePolicy { default_ttl, heuristic: false, ..CachePolicy::default() },
+        origin_policy: OriginPolicy::default(),
     };
     Ok(Fleet { clusters: vec![cluster], sites: vec![site], ..standalone(state_dir) })
 }
@@ -880,6 +883,7 @@ fn check_sites(root: &Section<'_>, zone: &str, clusters: &[Cluster], name_server
             ttl: section.duration("ttl", Duration::from_secs(1)..=DAY).unwrap_or(SITE_TTL),
             clusters: references(section, "clusters", clusters, |c| &c.name, "cluster"),
             cache: check_cache(&section.section("cache", CACHE)),
+            origin_policy: OriginPolicy { limits: check_limits(&section.section("limits", LIMITS)) },
         });
     }
     sites
@@ -944,6 +948,26 @@ fn check_cache(section: &Section<'_>) -> CachePolicy {
         body_bytes_max: section.bytes("body_max", Bytes(1 << 10)..=Bytes(1 << 44)).unwrap_or(defaults.body_bytes_max),
     }
 }
+
+fn check_limits(section: &Section<'_>) -> OriginLimits {
+    let defaults = OriginLimits::default();
+    let pause = Duration::from_secs(1)..=DAY;
+    OriginLimits {
+        connect: section.duration("connect", Duration::from_millis(10)..=Duration::from_secs(300)).unwrap_or(defaults.connect),
+        first_byte: section.duration("first_byte", Duration::from_millis(100)..=DAY).unwrap_or(defaults.first_byte),
+        between_bytes: section.duration("between_bytes", pause.clone()).unwrap_or(defaults.between_bytes),
+        request_pause: section.duration("request_pause", pause).unwrap_or(defaults.request_pause),
+        request_bytes_max: match section.item("request_body").and_then(|item| item.silent_text()) {
+            Some(UNLIMITED) => None,
+            _ => section.bytes("request_body", Bytes(0)..=Bytes(1 << 50)).or(defaults.request_bytes_max),
+        },
+        head_bytes_max: section.bytes("head", Bytes(4 << 10)..=Bytes(1 << 20)).unwrap_or(defaults.head_bytes_max),
+        fields_max: section.integer("fields", 16..=10_000).map_or(defaults.fields_max, |n| n as usize),
+    }
+}
+
+/// How a size that has no limit is written.
+const UNLIMITED: &str = "unlimited";
 
 /// What is known of the CDN's own zone before the zones are checked.
 struct OwnZone<'f> {

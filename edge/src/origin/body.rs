@@ -9,89 +9,120 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
+use nearcast_fleet::config::OriginLimits;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 
 use super::{OriginError, OriginPool, Target};
 
-/// How long it may pause within a body.
-pub(super) const BETWEEN_BYTES_MAX: Duration = Duration::from_secs(15);
-/// How long a client may pause within a request's body.
-const REQUEST_PAUSE_MAX: Duration = Duration::from_secs(30);
-/// Bytes of a request's body.
-pub(crate) const REQUEST_BYTES_MAX: u64 = 1 << 30;
-
 /// The body of a request to an origin.
 pub(crate) enum OriginRequestBody {
     /// None.
     Empty,
-    /// The client's, as it comes, with a limit on each pause. Tells of each piece that goes on, and by its end of the last.
-    Client { body: Incoming, pause: Pin<Box<Sleep>>, left: u64, taken: watch::Sender<()> },
+    /// The client's, as it comes.
+    Client(Upload),
 }
 
 impl OriginRequestBody {
-    pub(crate) fn client(body: Incoming) -> Self {
-        let pause = Box::pin(tokio::time::sleep(REQUEST_PAUSE_MAX));
-        Self::Client { body, pause, left: REQUEST_BYTES_MAX, taken: watch::channel(()).0 }
+    pub(crate) fn client(body: Incoming, limits: &OriginLimits) -> Self {
+        let left = limits.request_bytes_max.map_or(u64::MAX, |most| most.0);
+        Self::Client(Upload { body, pause: Pause::new(limits.request_pause), left, progress: watch::channel(None).0 })
     }
 
-    /// What tells how far it has gone on; `None` when there is nothing to send.
-    pub(super) fn taken(&self) -> Option<watch::Receiver<()>> {
+    /// Follows how far it has got; `None` when there is nothing to send.
+    pub(super) fn progress(&self) -> Option<UploadProgress> {
         match self {
             Self::Empty => None,
-            Self::Client { taken, .. } => Some(taken.subscribe()),
+            Self::Client(upload) => Some(upload.progress.subscribe()),
         }
     }
 }
 
-/// A client's body that failed on its way.
-#[derive(Debug, thiserror::Error)]
-#[error("the client's body ended early")]
-pub(crate) struct RequestBodyCut;
+/// Changes with each piece that goes on, and ends with the last; holds why the body failed.
+pub(super) type UploadProgress = watch::Receiver<Option<OriginError>>;
+
+/// A client's body on its way to an origin, with a limit on its length and on each of the client's pauses.
+pub(crate) struct Upload {
+    body: Incoming,
+    pause: Pause,
+    left: u64,
+    progress: watch::Sender<Option<OriginError>>,
+}
+
+impl Upload {
+    fn fail(&self, error: OriginError) -> Poll<Option<Result<Frame<Bytes>, OriginError>>> {
+        self.progress.send_replace(Some(error));
+        Poll::Ready(Some(Err(error)))
+    }
+}
+
+/// A limit on each wait for something. Runs only while somebody waits.
+#[derive(Debug)]
+struct Pause {
+    most: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+    is_running: bool,
+}
+
+impl Pause {
+    fn new(most: Duration) -> Self {
+        Self { most, timer: None, is_running: false }
+    }
+
+    /// Nothing has come: ready when that has lasted for too long.
+    fn poll_elapsed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.most)));
+        if !std::mem::replace(&mut self.is_running, true) {
+            timer.as_mut().reset(Instant::now() + self.most);
+        }
+        timer.as_mut().poll(cx)
+    }
+
+    /// Something has come.
+    fn end(&mut self) {
+        self.is_running = false;
+    }
+}
 
 impl Body for OriginRequestBody {
     type Data = Bytes;
-    type Error = RequestBodyCut;
+    type Error = OriginError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestBodyCut>>> {
-        match &mut *self {
-            Self::Empty => Poll::Ready(None),
-            Self::Client { body, pause, left, taken } => match Pin::new(body).poll_frame(cx) {
-                Poll::Pending => pause.as_mut().poll(cx).map(|()| Some(Err(RequestBodyCut))),
-                Poll::Ready(frame) => {
-                    pause.as_mut().reset(Instant::now() + REQUEST_PAUSE_MAX);
-                    match frame {
-                        // Trailers are dropped: no origin asked for them.
-                        Some(Ok(frame)) => match frame.into_data() {
-                            Ok(data) => match left.checked_sub(data.len() as u64) {
-                                Some(less) => {
-                                    *left = less;
-                                    taken.send_replace(());
-                                    Poll::Ready(Some(Ok(Frame::data(data))))
-                                }
-                                None => Poll::Ready(Some(Err(RequestBodyCut))),
-                            },
-                            Err(_) => Poll::Ready(None),
-                        },
-                        Some(Err(_)) => Poll::Ready(Some(Err(RequestBodyCut))),
-                        None => Poll::Ready(None),
-                    }
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, OriginError>>> {
+        let Self::Client(upload) = &mut *self else { return Poll::Ready(None) };
+        let Poll::Ready(frame) = Pin::new(&mut upload.body).poll_frame(cx) else {
+            return match upload.pause.poll_elapsed(cx) {
+                Poll::Ready(()) => upload.fail(OriginError::RequestPause),
+                Poll::Pending => Poll::Pending,
+            };
+        };
+        upload.pause.end();
+        match frame.map(|frame| frame.map(Frame::into_data)) {
+            Some(Ok(Ok(data))) => match upload.left.checked_sub(data.len() as u64) {
+                Some(left) => {
+                    upload.left = left;
+                    upload.progress.send_replace(None);
+                    Poll::Ready(Some(Ok(Frame::data(data))))
                 }
+                None => upload.fail(OriginError::RequestTooLarge),
             },
+            // Trailers are dropped: no origin asked for them.
+            Some(Ok(Err(_))) | None => Poll::Ready(None),
+            Some(Err(_)) => upload.fail(OriginError::RequestBody),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Client { body, .. } => body.is_end_stream(),
+            Self::Client(upload) => upload.body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Client { body, .. } => body.size_hint(),
+            Self::Client(upload) => upload.body.size_hint(),
         }
     }
 }
@@ -104,12 +135,17 @@ pub(super) struct Returning {
 
 /// The body of an origin's response. Its connection is kept for the next request once it was read to the end.
 pub(crate) struct OriginBody {
-    pub(super) body: Incoming,
-    pub(super) pause: Option<Pin<Box<Sleep>>>,
-    pub(super) connection: Option<Returning>,
+    body: Incoming,
+    pause: Pause,
+    connection: Option<Returning>,
 }
 
 impl OriginBody {
+    pub(super) fn new(body: Incoming, connection: Returning) -> Self {
+        let pause = Pause::new(connection.target.limits.between_bytes);
+        Self { body, pause, connection: Some(connection) }
+    }
+
     /// The next piece; `None` at the end of a whole body.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, OriginError> {
         std::future::poll_fn(|cx| self.poll_next(cx)).await
@@ -122,26 +158,21 @@ impl OriginBody {
 
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, OriginError>> {
         loop {
-            match Pin::new(&mut self.body).poll_frame(cx) {
-                Poll::Pending => {
-                    let pause = self.pause.get_or_insert_with(|| Box::pin(tokio::time::sleep(BETWEEN_BYTES_MAX)));
-                    return pause.as_mut().poll(cx).map(|()| Err(OriginError::BetweenBytesTimeout));
-                }
-                Poll::Ready(Some(Ok(frame))) => {
-                    if let Some(pause) = &mut self.pause {
-                        pause.as_mut().reset(Instant::now() + BETWEEN_BYTES_MAX);
-                    }
-                    match frame.into_data() {
-                        Ok(data) if data.is_empty() => {}
-                        Ok(data) => return Poll::Ready(Ok(Some(data))),
-                        Err(_trailers) => {}
-                    }
-                }
-                Poll::Ready(Some(Err(_))) => {
+            let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+                return self.pause.poll_elapsed(cx).map(|()| Err(OriginError::BetweenBytesTimeout));
+            };
+            self.pause.end();
+            match frame {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) if data.is_empty() => {}
+                    Ok(data) => return Poll::Ready(Ok(Some(data))),
+                    Err(_trailers) => {}
+                },
+                Some(Err(_)) => {
                     self.connection = None;
                     return Poll::Ready(Err(OriginError::Incomplete));
                 }
-                Poll::Ready(None) => {
+                None => {
                     self.give_back();
                     return Poll::Ready(Ok(None));
                 }

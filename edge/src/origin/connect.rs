@@ -6,12 +6,13 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::{OriginError, Target};
+use super::OriginError;
+use super::target::Address;
 
 /// Addresses of one origin that are tried.
 const ADDRESSES_MAX: usize = 4;
 
-pub(super) async fn open(target: &Target, deadline: Instant) -> Result<TcpStream, OriginError> {
+pub(super) async fn open(target: &Address, deadline: Instant) -> Result<TcpStream, OriginError> {
     let addresses: Vec<SocketAddr> = match target.host.parse::<IpAddr>() {
         Ok(ip) => vec![SocketAddr::new(ip, target.port)],
         Err(_) => {

@@ -1,5 +1,7 @@
 //! Why an origin gave no usable response.
 
+use http::StatusCode;
+
 use crate::policy::status::ProxyError;
 
 /// Why an origin gave no usable response. Each maps to one error type of RFC 9209 section 2.3.
@@ -35,12 +37,21 @@ pub(crate) enum OriginError {
     /// It closed the connection instead of answering.
     #[error("the origin closed the connection")]
     Terminated,
+    /// Its response has more fields, or a larger head, than the site allows.
+    #[error("the head of the origin's response is too large")]
+    HeadTooLarge,
     /// What it sent is not HTTP.
     #[error("the origin broke the protocol")]
     Protocol,
     /// The client's request body failed.
     #[error("the request's body ended early")]
     RequestBody,
+    /// The client sent nothing of its request's body for too long.
+    #[error("the client paused too long within the request's body")]
+    RequestPause,
+    /// The client's request body turned out larger than the site allows.
+    #[error("the request's body is too large")]
+    RequestTooLarge,
     /// It answered with an error where a part of what is stored was asked for.
     #[error("the origin answered with an error")]
     Erred,
@@ -58,7 +69,7 @@ impl OriginError {
         matches!(self, Self::ConnectTimeout | Self::FirstByteTimeout | Self::BetweenBytesTimeout)
     }
 
-    /// The registered error type, which also names the status to answer with where nothing stored helps.
+    /// The registered error type.
     pub(crate) fn proxy_error(self) -> ProxyError {
         match self {
             Self::Dns => ProxyError::DnsError,
@@ -72,7 +83,22 @@ impl OriginError {
             Self::Incomplete | Self::GivenUp => ProxyError::HttpResponseIncomplete,
             Self::Terminated => ProxyError::ConnectionTerminated,
             Self::Protocol | Self::Unfit => ProxyError::HttpProtocolError,
-            Self::RequestBody => ProxyError::HttpRequestError,
+            Self::HeadTooLarge => ProxyError::HttpResponseHeaderSectionSize,
+            Self::RequestBody | Self::RequestPause | Self::RequestTooLarge => ProxyError::HttpRequestError,
         }
+    }
+
+    /// The status to answer with where nothing stored helps.
+    pub(crate) fn status(self) -> StatusCode {
+        match self {
+            Self::RequestPause => StatusCode::REQUEST_TIMEOUT,
+            Self::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            other => other.proxy_error().status(),
+        }
+    }
+
+    /// Whether the client brought it about, so that it says nothing of the origin.
+    pub(crate) fn is_of_client(self) -> bool {
+        matches!(self, Self::RequestBody | Self::RequestPause | Self::RequestTooLarge)
     }
 }

@@ -18,33 +18,26 @@ use std::time::Duration;
 use http::{Method, Request, Response};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use nearcast_fleet::config::OriginLimits;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
 use tokio::time::Instant;
 
-use self::body::Returning;
-pub(crate) use self::body::{OriginBody, OriginRequestBody, REQUEST_BYTES_MAX};
+pub(crate) use self::body::{OriginBody, OriginRequestBody};
+use self::body::{Returning, UploadProgress};
 pub(crate) use self::connect::tls_config;
 pub(crate) use self::error::OriginError;
-pub(crate) use self::target::Target;
+pub(crate) use self::target::{Address, Target};
 
-/// How long a connection may take to be made, TLS included.
-const CONNECT_MAX: Duration = Duration::from_secs(3);
-/// How long an origin may think before its response's head, once it has the whole request.
-const FIRST_BYTE_MAX: Duration = Duration::from_secs(30);
-/// How long it may take nothing of a request's body. Longer than a client may pause, which is found out first.
-const TAKE_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// The origin may take nothing of a request's body for this much longer than the client may send nothing, so that a pause of
+/// the client's is found to be one.
+const TAKE_GRACE: Duration = Duration::from_secs(5);
 /// How long a kept connection may lie idle.
 const IDLE_MAX: Duration = Duration::from_secs(50);
 /// Idle connections kept to one origin by one worker.
 const IDLE_CONNECTIONS_MAX: usize = 64;
-/// A connection reads this much at once at most. hyper's own limit is six times as much; each connection keeps the
-/// buffer it has grown to, and a byte of it that waits in a slice keeps all of it.
+/// A connection reads this much at once at most, unless heads may be larger. hyper's own limit is six times as much; each
+/// connection keeps the buffer it has grown to, and a byte of it that waits in a slice keeps all of it.
 const READ_BYTES_MAX: usize = 64 << 10;
-/// Fields a response may have.
-const FIELDS_MAX: usize = 128;
-/// Bytes a response's head may have.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 struct Idle {
     sender: SendRequest<OriginRequestBody>,
@@ -149,35 +142,34 @@ impl OriginPool {
         if sender.ready().await.is_err() {
             return Err((OriginError::Terminated, Some(request)));
         }
-        let taken = request.body().taken();
-        let sent = answered(sender.try_send_request(request), taken).await;
-        match sent {
+        let mut progress = request.body().progress();
+        match answered(sender.try_send_request(request), progress.as_mut(), &target.limits).await {
             Err(error) => Err((error, None)),
             Ok(Err(mut failed)) => {
                 let unsent = failed.take_message();
-                Err((classify(failed.error()), unsent))
+                let of_body = progress.and_then(|progress| *progress.borrow());
+                Err((of_body.unwrap_or_else(|| classify(failed.error())), unsent))
             }
-            Ok(Ok(response)) => Ok(response.map(|body| OriginBody {
-                body,
-                pause: None,
-                connection: Some(Returning { pool: self.clone(), target: target.clone(), sender }),
+            Ok(Ok(response)) => Ok(response.map(|body| {
+                let connection = Returning { pool: self.clone(), target: target.clone(), sender };
+                OriginBody::new(body, connection)
             })),
         }
     }
 
     async fn connect(&self, target: &Target) -> Result<SendRequest<OriginRequestBody>, OriginError> {
-        let deadline = Instant::now() + CONNECT_MAX;
+        let deadline = Instant::now() + target.limits.connect;
         tokio::time::timeout_at(deadline, self.connect_by(target, deadline)).await.unwrap_or(Err(OriginError::ConnectTimeout))
     }
 
     async fn connect_by(&self, target: &Target, deadline: Instant) -> Result<SendRequest<OriginRequestBody>, OriginError> {
-        let stream = connect::open(target, deadline).await?;
-        if !target.is_tls {
-            return handshake(stream).await;
+        let stream = connect::open(&target.address, deadline).await?;
+        if !target.address.is_tls {
+            return handshake(stream, &target.limits).await;
         }
-        let name = rustls::pki_types::ServerName::try_from(target.host.clone()).map_err(|_| OriginError::Tls)?;
+        let name = rustls::pki_types::ServerName::try_from(target.address.host.clone()).map_err(|_| OriginError::Tls)?;
         let stream = self.tls.connect(name, stream).await.map_err(|_| OriginError::Tls)?;
-        handshake(stream).await
+        handshake(stream, &target.limits).await
     }
 }
 
@@ -191,15 +183,20 @@ async fn sweep(pool: Weak<OriginPool>) {
     }
 }
 
-/// Waits for a response's head: within [`FIRST_BYTE_MAX`] once the request has gone, which takes as long as it goes on.
-async fn answered<T>(sending: impl Future<Output = T>, taken: Option<watch::Receiver<()>>) -> Result<T, OriginError> {
+/// Waits for a response's head: within the time to the first byte once the request has gone, which takes as long as it goes on.
+async fn answered<T>(
+    sending: impl Future<Output = T>,
+    progress: Option<&mut UploadProgress>,
+    limits: &OriginLimits,
+) -> Result<T, OriginError> {
     let mut sending = std::pin::pin!(sending);
-    if let Some(mut taken) = taken {
+    if let Some(progress) = progress {
+        let most = limits.request_pause + TAKE_GRACE;
         loop {
             tokio::select! {
                 biased;
                 sent = &mut sending => return Ok(sent),
-                piece = tokio::time::timeout(TAKE_PAUSE_MAX, taken.changed()) => match piece {
+                piece = tokio::time::timeout(most, progress.changed()) => match piece {
                     Ok(Ok(())) => {}
                     // The body is gone: all of it was taken.
                     Ok(Err(_)) => break,
@@ -208,15 +205,16 @@ async fn answered<T>(sending: impl Future<Output = T>, taken: Option<watch::Rece
             }
         }
     }
-    tokio::time::timeout(FIRST_BYTE_MAX, sending).await.map_err(|_| OriginError::FirstByteTimeout)
+    tokio::time::timeout(limits.first_byte, sending).await.map_err(|_| OriginError::FirstByteTimeout)
 }
 
-async fn handshake<S>(stream: S) -> Result<SendRequest<OriginRequestBody>, OriginError>
+async fn handshake<S>(stream: S, limits: &OriginLimits) -> Result<SendRequest<OriginRequestBody>, OriginError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut builder = http1::Builder::new();
-    builder.max_headers(FIELDS_MAX).max_header_size(HEAD_BYTES_MAX).max_buf_size(READ_BYTES_MAX);
+    let head_bytes_max = limits.head_bytes_max.0 as usize;
+    builder.max_headers(limits.fields_max).max_header_size(head_bytes_max).max_buf_size(READ_BYTES_MAX.max(head_bytes_max));
     let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|_| OriginError::Protocol)?;
     // Its end shows up at the sender or at the body.
     tokio::spawn(connection);
@@ -226,6 +224,8 @@ where
 fn classify(error: &hyper::Error) -> OriginError {
     if error.is_user() || error.is_body_write_aborted() {
         OriginError::RequestBody
+    } else if error.is_parse_too_large() {
+        OriginError::HeadTooLarge
     } else if error.is_parse() {
         OriginError::Protocol
     } else {

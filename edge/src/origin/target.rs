@@ -1,14 +1,18 @@
-//! Where requests go.
+//! Where requests go, and within which limits.
 
-/// Where requests go: scheme, host and port out of the fleet file.
+use std::hash::{Hash, Hasher};
+
+use nearcast_fleet::config::OriginLimits;
+
+/// Scheme, host and port out of the fleet file.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Target {
+pub(crate) struct Address {
     pub(crate) is_tls: bool,
     pub(crate) host: String,
     pub(crate) port: u16,
 }
 
-impl Target {
+impl Address {
     /// Reads `http://host[:port]` or `https://host[:port]`.
     pub(crate) fn parse(url: &str) -> Option<Self> {
         let uri: http::Uri = url.parse().ok()?;
@@ -19,5 +23,42 @@ impl Target {
         };
         let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
         Some(Self { is_tls, host: uri.host()?.trim_matches(['[', ']']).to_owned(), port })
+    }
+}
+
+/// An origin, or a node of the same cluster, as requests to it are sent. Two that are equal share connections.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) address: Address,
+    pub(crate) limits: OriginLimits,
+}
+
+impl Target {
+    pub(crate) fn new(address: Address, limits: OriginLimits) -> Self {
+        Self { address, limits }
+    }
+
+    /// A node of the same cluster, without TLS.
+    pub(crate) fn peer(address: std::net::SocketAddr) -> Self {
+        Self::new(Address { is_tls: false, host: address.ip().to_string(), port: address.port() }, OriginLimits::default())
+    }
+
+    /// What a connection is made with: one made with other values is of no use.
+    fn connection_key(&self) -> impl Hash + PartialEq + '_ {
+        (&self.address, self.limits.head_bytes_max, self.limits.fields_max)
+    }
+}
+
+impl PartialEq for Target {
+    fn eq(&self, other: &Self) -> bool {
+        self.connection_key() == other.connection_key()
+    }
+}
+
+impl Eq for Target {}
+
+impl Hash for Target {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.connection_key().hash(state);
     }
 }

@@ -304,6 +304,7 @@ pub(crate) struct Plan {
     pub(crate) disk: u64,
     pub(crate) push_share: u64,
     pub(crate) cache: CachePolicy,
+    pub(crate) origin_policy: OriginPolicy,
     pub(crate) hosts: Vec<String>,
     pub(crate) state_dir: PathBuf,
     pub(crate) caught_up: bool,
@@ -321,6 +322,7 @@ impl Plan {
             disk: 0,
             push_share: 0,
             cache: CachePolicy::default(),
+            origin_policy: OriginPolicy::default(),
             hosts: vec!["www.test".into()],
             state_dir: PathBuf::from("/nonexistent"),
             caught_up: true,
@@ -388,6 +390,7 @@ impl Plan {
                 ttl: Duration::from_secs(20),
                 clusters: vec![0],
                 cache: self.cache.clone(),
+                origin_policy: self.origin_policy.clone(),
             }],
             zones: vec![],
         }

@@ -226,6 +226,15 @@ stale_if_error = "1d"
 obey_client = true
 body_max = "1GiB"
 
+[site.limits]
+connect = "500ms"
+first_byte = "10m"
+between_bytes = "2h"
+request_pause = "90s"
+request_body = "unlimited"
+head = "256KiB"
+fields = 1000
+
 [[zone]]
 name = "Demo.test"
 ttl = "1h"
@@ -290,6 +299,16 @@ fn every_setting_is_taken_as_written() {
         body_bytes_max: Bytes(1 << 30),
     };
     assert_eq!(site.cache, cache);
+    let limits = OriginLimits {
+        connect: Duration::from_millis(500),
+        first_byte: Duration::from_secs(600),
+        between_bytes: Duration::from_secs(7200),
+        request_pause: Duration::from_secs(90),
+        request_bytes_max: None,
+        head_bytes_max: Bytes(256 << 10),
+        fields_max: 1000,
+    };
+    assert_eq!(site.origin_policy.limits, limits);
     let zone = &fleet.zones[0];
     assert_eq!((zone.name.as_str(), zone.ttl, &zone.name_servers[..]), ("demo.test", Duration::from_secs(3600), &[0, 1][..]));
     assert_eq!(zone.records.len(), 2);
@@ -445,6 +464,12 @@ const WRONG: &[Case] = &[
         "http://host[:port] or https://host[:port]",
     ),
     ("origin = \"http://127.9.0.80:8000\"", "origin = \"http://x/path\"", "http://x/path", 10, "it has a path", "nothing more"),
+    ("ttl = \"5s\"", "limits.first_byte = \"60\"", "limits.first_byte", 21, "has no unit", "30s"),
+    ("ttl = \"5s\"", "limits.between_bytes = 0", "limits.between", 24, "0 is out of range", "from 1s to 86400s"),
+    ("ttl = \"5s\"", "limits.request_body = \"none\"", "limits.request", 23, "does not begin with a number", "512MiB"),
+    ("ttl = \"5s\"", "limits.head = \"2MiB\"", "limits.head", 15, "2MiB is out of range", "from 4KiB to 1MiB"),
+    ("ttl = \"5s\"", "limits.fields = 5", "limits.fields", 17, "5 is out of range", "from 16 to 10000"),
+    ("ttl = \"5s\"", "limits.idle = \"5s\"", "limits.idle", 8, "no such setting", "connect, first_byte"),
     ("ttl = \"5s\"", "origin_host = \"http://x\"", "origin_host", 15, "is no host", "host:port"),
     ("hosts = [\"www.demo.test\"]", "hosts = [\"http://www.demo.test\"]", "http://www", 10, "not a host name", "without scheme"),
     ("hosts = [\"www.demo.test\"]", "hosts = [\"a.test\", \"*.demo.test\"]", "*.demo", 20, "is no host name", "\"*\" alone"),
@@ -703,6 +728,7 @@ address = "192.0.2.1"
 name = "www"
 origin = "http://192.0.2.80"
 [site.cache]
+[site.limits]
 [[zone]]
 name = "demo.test"
 "#;
