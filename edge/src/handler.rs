@@ -28,6 +28,7 @@ use crate::fill::{self, Ask, Forwards, Joined, Led, REVISION, Source, Told, Unus
 use crate::http1::write_head;
 use crate::metrics::{Answer, SiteCounters};
 use crate::origin::{OriginBody, OriginError, OriginRequestBody};
+use crate::policy::coding::TransferCoding;
 use crate::policy::conditional::{self, HeadSays, Precondition};
 use crate::policy::fields::CacheControl;
 use crate::policy::forward::{self, ClientFields, Forwarder, Loop, MaxForwards};
@@ -220,6 +221,10 @@ fn plain(status: StatusCode, words: &'static str) -> Response<ClientBody> {
 
 async fn respond(worker: &Arc<Worker>, client: IpAddr, last: &Mutex<LastHost>, request: Request<Option<Incoming>>) -> Answered {
     let edge = &worker.edge;
+    // The connection ends with this answer, as behind every body without a length.
+    if let Some(status) = TransferCoding::of(request.headers()).refusal() {
+        return local(status, "the request's transfer coding is not understood\n");
+    }
     if request.uri().path() == HEALTH_PATH {
         return match edge.is_draining.load(Ordering::Relaxed) {
             false => local(StatusCode::OK, "ok\n"),

@@ -40,6 +40,9 @@ pub(crate) enum OriginError {
     /// Its response has more fields, or a larger head, than the site allows.
     #[error("the head of the origin's response is too large")]
     HeadTooLarge,
+    /// Its response has a transfer coding other than `chunked`, once.
+    #[error("the origin's response has a transfer coding that is not understood")]
+    TransferCoding,
     /// What it sent is not HTTP.
     #[error("the origin broke the protocol")]
     Protocol,
@@ -83,6 +86,7 @@ impl OriginError {
             Self::Incomplete | Self::GivenUp => ProxyError::HttpResponseIncomplete,
             Self::Terminated => ProxyError::ConnectionTerminated,
             Self::Protocol | Self::Unfit => ProxyError::HttpProtocolError,
+            Self::TransferCoding => ProxyError::HttpResponseTransferCoding,
             Self::HeadTooLarge => ProxyError::HttpResponseHeaderSectionSize,
             Self::RequestBody | Self::RequestPause | Self::RequestTooLarge => ProxyError::HttpRequestError,
         }

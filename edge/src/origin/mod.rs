@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use nearcast_fleet::config::OriginLimits;
@@ -27,6 +27,7 @@ use self::body::{Returning, UploadProgress};
 pub(crate) use self::connect::tls_config;
 pub(crate) use self::error::OriginError;
 pub(crate) use self::target::{Address, Target};
+use crate::policy::coding::TransferCoding;
 
 /// The origin may take nothing of a request's body for this much longer than the client may send nothing, so that a pause of
 /// the client's is found to be one.
@@ -143,6 +144,7 @@ impl OriginPool {
             return Err((OriginError::Terminated, Some(request)));
         }
         let mut progress = request.body().progress();
+        let is_head = *request.method() == Method::HEAD;
         match answered(sender.try_send_request(request), progress.as_mut(), &target.limits).await {
             Err(error) => Err((error, None)),
             Ok(Err(mut failed)) => {
@@ -150,6 +152,8 @@ impl OriginPool {
                 let of_body = progress.and_then(|progress| *progress.borrow());
                 Err((of_body.unwrap_or_else(|| classify(failed.error())), unsent))
             }
+            // The connection ends with its sender: what follows on it cannot be told from the body.
+            Ok(Ok(response)) if !is_head && has_unknown_coding(&response) => Err((OriginError::TransferCoding, None)),
             Ok(Ok(response)) => Ok(response.map(|body| {
                 let connection = Returning { pool: self.clone(), target: target.clone(), sender };
                 OriginBody::new(body, connection)
@@ -219,6 +223,12 @@ where
     // Its end shows up at the sender or at the body.
     tokio::spawn(connection);
     Ok(sender)
+}
+
+/// Whether a response has a body that cannot be read. Where the standard gives it none, the field is about what there would be.
+fn has_unknown_coding<B>(response: &Response<B>) -> bool {
+    let has_body = !matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    has_body && !TransferCoding::of(response.headers()).is_understood()
 }
 
 fn classify(error: &hyper::Error) -> OriginError {

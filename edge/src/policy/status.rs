@@ -248,6 +248,7 @@ pub enum ProxyError {
     HttpResponseIncomplete,
     HttpResponseHeaderSectionSize,
     HttpResponseBodySize,
+    HttpResponseTransferCoding,
     HttpResponseTimeout,
     HttpProtocolError,
     ProxyInternalError,
@@ -256,7 +257,7 @@ pub enum ProxyError {
 
 impl ProxyError {
     /// All.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::DnsTimeout,
         Self::DnsError,
         Self::DestinationNotFound,
@@ -276,6 +277,7 @@ impl ProxyError {
         Self::HttpResponseIncomplete,
         Self::HttpResponseHeaderSectionSize,
         Self::HttpResponseBodySize,
+        Self::HttpResponseTransferCoding,
         Self::HttpResponseTimeout,
         Self::HttpProtocolError,
         Self::ProxyInternalError,
@@ -304,6 +306,7 @@ impl ProxyError {
             Self::HttpResponseIncomplete => "http_response_incomplete",
             Self::HttpResponseHeaderSectionSize => "http_response_header_section_size",
             Self::HttpResponseBodySize => "http_response_body_size",
+            Self::HttpResponseTransferCoding => "http_response_transfer_coding",
             Self::HttpResponseTimeout => "http_response_timeout",
             Self::HttpProtocolError => "http_protocol_error",
             Self::ProxyInternalError => "proxy_internal_error",
