@@ -14,7 +14,7 @@ use nearcast_fleet::config::{CachePolicy, Fleet, Secret};
 use crate::fill::Forwards;
 use crate::index::Index;
 use crate::metrics::{Metrics, SiteCounters};
-use crate::origin::{Address, OriginPool, Target};
+use crate::origin::{Address, DefaultTls, OriginPool, Target, TlsFileError};
 use crate::popularity::Popularity;
 use crate::purge::Generations;
 use crate::response::StoredResponse;
@@ -60,7 +60,10 @@ pub(crate) struct Sites {
 
 impl Sites {
     /// The sites of a fleet, as the node of that name serves them.
-    pub(crate) fn new(fleet: &Fleet, node: &str, metrics: &Metrics) -> Self {
+    ///
+    /// # Errors
+    /// The name of a site, and which of its files cannot be used.
+    pub(crate) fn new(fleet: &Fleet, node: &str, metrics: &Metrics, tls: &DefaultTls) -> Result<Self, (String, TlsFileError)> {
         let mut sites = Self {
             loop_id: HeaderValue::try_from(if fleet.zone.is_empty() { node.to_owned() } else { format!("nearcast-{}", fleet.zone) }).ok(),
             node_key: (!fleet.node_key.0.is_empty()).then(|| fleet.node_key.clone()),
@@ -71,9 +74,10 @@ impl Sites {
                 tracing::warn!(site = configured.name, origin = configured.origin, "a site's origin is no URL; the site is not served");
                 continue;
             };
+            let target = Target::of_site(configured, address, tls).map_err(|error| (configured.name.clone(), error))?;
             let site = Arc::new(Site {
                 name: configured.name.as_str().into(),
-                target: Arc::new(Target::new(address, configured.origin_policy.limits.clone())),
+                target: Arc::new(target),
                 origin_host: configured.origin_host.as_ref().and_then(|h| HeaderValue::from_str(h).ok()),
                 cache: configured.cache.clone(),
                 counters: metrics.site(&configured.name),
@@ -93,7 +97,7 @@ impl Sites {
                 sites.by_host.entry(fleet.steered_name(configured)).or_insert_with(|| site.clone());
             }
         }
-        sites
+        Ok(sites)
     }
 
     /// The site of a host in lower case, without port and trailing dot.
@@ -113,6 +117,7 @@ pub(crate) struct Edge {
     pub(crate) via: HeaderValue,
     pub(crate) started_ms: u64,
     pub(crate) sites: ArcSwap<Sites>,
+    pub(crate) tls: DefaultTls,
     pub(crate) store: Arc<Store>,
     pub(crate) index: Index,
     pub(crate) forwards: Forwards,

@@ -278,7 +278,13 @@ impl Source {
         if !self.is_peer {
             self.site.counters.asked_origin(self.worker.number);
         }
-        self.worker.origins.send(&self.target, request).await
+        self.worker.origins.send(&self.target, request).await.inspect_err(|error| self.note_failure(*error))
+    }
+
+    fn note_failure(&self, error: OriginError) {
+        if !self.is_peer {
+            self.site.counters.origin_failed(error.reason());
+        }
     }
 
     async fn received(&self, bytes: usize) {
@@ -678,7 +684,10 @@ impl Pump {
                 Ok(()) if !self.go_on() => return self.finish(),
                 Ok(()) => OriginError::Incomplete,
                 Err(OriginError::GivenUp) => return self.fail(OriginError::GivenUp),
-                Err(error) => error,
+                Err(error) => {
+                    self.source.note_failure(error);
+                    error
+                }
             };
             // What is left of it is not wanted.
             drop(body);

@@ -404,7 +404,7 @@ fn refuse_request(worker: &Worker, error: OriginError) -> Response<ClientBody> {
         _ => "the request's body ended early\n",
     };
     let mut response = plain(error.status(), words);
-    response.headers_mut().insert(PROXY_STATUS, error.proxy_error().proxy_status(&worker.edge.name));
+    response.headers_mut().insert(PROXY_STATUS, error.proxy_status(&worker.edge.name));
     response
 }
 
@@ -551,6 +551,9 @@ struct Stale {
 async fn on_failure(checked: &Checked, stale: Option<Stale>, error: OriginError, reason: ForwardReason) -> Found {
     let Some(Stale { response, is_allowed, reuse }) = stale else { return failed(checked, error, reason) };
     response.has_timed_out.fetch_or(error.is_timeout(), Ordering::Relaxed);
+    if !error.is_of_client() {
+        warn_of(checked, error);
+    }
     if is_allowed && let Some(found) = deliver_stale(checked, &response, Some(error), None).await {
         return found;
     }
@@ -966,6 +969,7 @@ async fn pass(checked: &Checked, body: Option<Incoming>, reason: ForwardReason) 
     let label = if matches!(reason, ForwardReason::Bypass | ForwardReason::Method) { Answer::Bypass } else { Answer::Miss };
     match checked.worker.origins.send(&checked.site.target, request).await {
         Err(error) => {
+            checked.site.counters.origin_failed(error.reason());
             let (response, outcome, _) = failed(checked, error, reason);
             (response, outcome)
         }
@@ -1052,13 +1056,23 @@ fn pass_on(checked: &Checked, head: http::response::Parts, body: OriginBody, out
                     Some((Ok(piece), Some(body)))
                 }
                 Ok(None) => None,
-                Err(error) => Some((Err(BodyCut(error.to_string())), None)),
+                Err(error) => {
+                    counters.origin_failed(error.reason());
+                    Some((Err(BodyCut(error.to_string())), None))
+                }
             }
         }
     });
     let is_bodyless = checked.method == Method::HEAD || matches!(head.status.as_u16(), 204 | 304) || length == Some(0);
     let body = if is_bodyless { ClientBody::empty() } else { ClientBody::stream(Box::pin(pieces), length) };
     finish(checked, response, body, outcome)
+}
+
+/// Logs that the origin fails, once in a while.
+fn warn_of(checked: &Checked, error: OriginError) {
+    if checked.site.is_to_warn(checked.began_ms) {
+        tracing::warn!(site = %checked.site.name, origin = %checked.site.target.address.host, %error, "an origin fails; told once in a while");
+    }
 }
 
 /// The answer where the origin failed and nothing stored helps.
@@ -1069,11 +1083,8 @@ fn failed(checked: &Checked, error: OriginError, reason: ForwardReason) -> Found
         return (with_status(checked, refuse_request(&checked.worker, error), &outcome), outcome, None);
     }
     tracing::debug!(site = %checked.site.name, url = %checked.url, %error, "the origin failed");
-    if checked.site.is_to_warn(checked.began_ms) {
-        tracing::warn!(site = %checked.site.name, origin = %checked.site.target.address.host, %error, "an origin fails; told once in a while");
-    }
-    let (status, error) = (error.status(), error.proxy_error());
-    let mut response = plain(status, "the origin of this content does not answer\n");
+    warn_of(checked, error);
+    let mut response = plain(error.status(), "the origin of this content does not answer\n");
     response.headers_mut().insert(PROXY_STATUS, error.proxy_status(&checked.worker.edge.name));
     let outcome = Outcome::forwarded(Answer::Error, reason);
     (with_status(checked, response, &outcome), outcome, None)

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 pub(crate) use crate::policy::status::Label as Answer;
@@ -31,11 +31,13 @@ struct SiteShard {
 #[derive(Debug)]
 pub(crate) struct SiteCounters {
     shards: Box<[SiteShard]>,
+    /// Failures of its origin by reason. They are rare, and the reasons are few.
+    failures: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl SiteCounters {
     fn new(workers: usize) -> Self {
-        Self { shards: (0..workers).map(|_| SiteShard::default()).collect() }
+        Self { shards: (0..workers).map(|_| SiteShard::default()).collect(), failures: Mutex::default() }
     }
 
     fn shard(&self, worker: usize) -> &SiteShard {
@@ -57,6 +59,11 @@ impl SiteCounters {
 
     pub(crate) fn received(&self, worker: usize, bytes: u64) {
         self.shard(worker).origin_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// A request to the origin, or the body of its response, failed.
+    pub(crate) fn origin_failed(&self, reason: &'static str) {
+        *self.failures.lock().expect("no holder of this lock panics").entry(reason).or_default() += 1;
     }
 
     pub(crate) fn pushed_hit(&self, worker: usize, bytes: u64) {
@@ -164,6 +171,7 @@ impl Metrics {
     fn families(&self) -> Vec<MetricFamily> {
         let sites = self.sites.read().expect("no holder of this lock panics").clone();
         let (mut requests, mut bytes, mut origin, mut pushed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut failures = Vec::new();
         for (name, counters) in &sites {
             for answer in Answer::ALL {
                 let of_answer = [("site", name.as_str()), ("cache_status", answer.as_str())];
@@ -180,6 +188,9 @@ impl Metrics {
             }
             origin.push(counter(&[("site", name)], counters.sum(|s| &s.origin_bytes)));
             pushed.push(counter(&[("site", name)], counters.sum(|s| &s.pushed_hits)));
+            for (reason, count) in counters.failures.lock().expect("no holder of this lock panics").iter() {
+                failures.push(counter(&[("site", name), ("reason", reason)], *count));
+            }
         }
         let push = [("origin", &self.push.origin_bytes), ("peer", &self.push.peer_bytes)]
             .map(|(source, bytes)| counter(&[("cluster", &self.cluster), ("source", source)], bytes.load(Relaxed)));
@@ -187,6 +198,7 @@ impl Metrics {
             family("nearcast_edge_requests_total", "Requests answered.", MetricType::COUNTER, requests),
             family("nearcast_edge_response_bytes_total", "Bytes of response bodies sent to clients.", MetricType::COUNTER, bytes),
             family("nearcast_edge_origin_bytes_total", "Bytes of response bodies received from origins.", MetricType::COUNTER, origin),
+            family("nearcast_edge_origin_failures_total", "Requests to origins that failed.", MetricType::COUNTER, failures),
             family("nearcast_edge_pushed_hits_total", "Requests that pushed content answered.", MetricType::COUNTER, pushed),
             family(
                 "nearcast_edge_request_seconds",
@@ -302,6 +314,7 @@ mod tests {
         site.sent(0, Answer::Hit, 5);
         site.sent(1, Answer::Hit, 7);
         site.received(1, 11);
+        site.origin_failed("tls_certificate_expired");
         site.pushed_hit(0, 5);
         metrics.took(0, false, Duration::from_micros(300));
         metrics.took(1, true, Duration::from_secs(60));
@@ -314,6 +327,7 @@ mod tests {
             "nearcast_edge_requests_total{cache_status=\"error\",site=\"www\",status_class=\"5xx\"} 1",
             "nearcast_edge_response_bytes_total{cache_status=\"hit\",site=\"www\"} 12",
             "nearcast_edge_origin_bytes_total{site=\"www\"} 11",
+            "nearcast_edge_origin_failures_total{reason=\"tls_certificate_expired\",site=\"www\"} 1",
             "nearcast_edge_pushed_hits_total{site=\"www\"} 1",
             "nearcast_edge_request_seconds_bucket{forward=\"hit\",le=\"0.0005\"} 1",
             "nearcast_edge_request_seconds_bucket{forward=\"forward\",le=\"+Inf\"} 1",

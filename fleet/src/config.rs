@@ -287,6 +287,17 @@ impl Default for CachePolicy {
 pub struct OriginPolicy {
     /// How long it may take, and how much may come and go.
     pub limits: OriginLimits,
+    /// How TLS is spoken with it, where its URL says so.
+    pub tls: OriginTls,
+}
+
+/// Files for TLS to an origin. They are on the edges; nothing else reads them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OriginTls {
+    /// Authorities that are trusted in place of all others, in PEM form.
+    pub ca: Option<PathBuf>,
+    /// The certificate that is shown, with those that lead to its authority, and its key, both in PEM form.
+    pub identity: Option<(PathBuf, PathBuf)>,
 }
 
 /// Times and sizes between an edge and an origin.

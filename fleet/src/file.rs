@@ -60,7 +60,8 @@ const NAME_SERVER: &[&str] = &["name", "host", "listen", "addresses", "admin", "
 const CLUSTER: &[&str] = &["name", "label", "place", "time_zone", "off_peak", "fill_rate", "push_share", "weight", "node"];
 const PLACE: &[&str] = &["latitude", "longitude"];
 const NODE: &[&str] = &["name", "address", "addresses", "listen", "service", "admin", "memory", "disk", "threads", "capacity"];
-const SITE: &[&str] = &["name", "hosts", "origin", "origin_host", "steering", "ttl", "clusters", "cache", "limits"];
+const SITE: &[&str] =
+    &["name", "hosts", "origin", "origin_host", "origin_ca", "origin_cert", "origin_key", "steering", "ttl", "clusters", "cache", "limits"];
 const CACHE: &[&str] = &["default_ttl", "heuristic", "stale_while_revalidate", "stale_if_error", "obey_client", "body_max"];
 const LIMITS: &[&str] = &["connect", "first_byte", "between_bytes", "request_pause", "request_body", "head", "fields"];
 const ZONE: &[&str] = &["name", "ttl", "name_servers", "records"];
@@ -287,7 +288,7 @@ fn check(root: &Section<'_>, base: &Path) -> Fleet {
         root.sections("origin_node", ORIGIN_NODE).iter().map(|s| check_origin_node(s, base, &mut taken)).collect();
     let name_servers = check_name_servers(root, &zone, &mut taken);
     let clusters = check_clusters(root, &mut taken);
-    let sites = check_sites(root, &zone, &clusters, &name_servers);
+    let sites = check_sites(root, base, &zone, &clusters, &name_servers);
     let zone_name_servers = references(&head, "name_servers", &name_servers, |n| &n.name, "name server");
     let own = OwnZone { zone: &zone, name_servers: &zone_name_servers, sites: &sites };
     let zones = check_zones(root, &head, &own, &name_servers);
@@ -849,7 +850,7 @@ const POLICIES: [(&str, SelectionPolicy); 4] = [
     ("round-robin", SelectionPolicy::RoundRobin),
 ];
 
-fn check_sites(root: &Section<'_>, zone: &str, clusters: &[Cluster], name_servers: &[NameServer]) -> Vec<Site> {
+fn check_sites(root: &Section<'_>, base: &Path, zone: &str, clusters: &[Cluster], name_servers: &[NameServer]) -> Vec<Site> {
     let mut lines: HashMap<String, usize> = HashMap::new();
     let mut hosts: HashMap<String, String> = HashMap::new();
     let mut sites = Vec::new();
@@ -872,18 +873,21 @@ fn check_sites(root: &Section<'_>, zone: &str, clusters: &[Cluster], name_server
             }
         }
         let name = name.map_or_else(String::new, |t| t.text.to_owned());
+        let origin =
+            section.need_text("origin", "origin = \"http://origin.example.org\"").map_or_else(String::new, |t| url(&t, &["http", "https"]));
         sites.push(Site {
             hosts: check_hosts(section, &name, &mut hosts),
             name,
-            origin: section
-                .need_text("origin", "origin = \"http://origin.example.org\"")
-                .map_or_else(String::new, |t| url(&t, &["http", "https"])),
             origin_host: section.text("origin_host").map(|t| check_origin_host(&t)),
             policy: section.text("steering").map_or(SelectionPolicy::Geo, |t| check_policy(&t)),
             ttl: section.duration("ttl", Duration::from_secs(1)..=DAY).unwrap_or(SITE_TTL),
             clusters: references(section, "clusters", clusters, |c| &c.name, "cluster"),
             cache: check_cache(&section.section("cache", CACHE)),
-            origin_policy: OriginPolicy { limits: check_limits(&section.section("limits", LIMITS)) },
+            origin_policy: OriginPolicy {
+                limits: check_limits(&section.section("limits", LIMITS)),
+                tls: check_origin_tls(section, base, origin.starts_with("http://")),
+            },
+            origin,
         });
     }
     sites
@@ -917,6 +921,27 @@ fn check_origin_host(text: &Text<'_>) -> String {
         text.note(format!("{:?} is no host: {problem}", text.text), "write host or host:port, such as \"www.example.org\"");
         String::new()
     })
+}
+
+/// The files are on the edges: whether they are there is not looked at.
+fn check_origin_tls(section: &Section<'_>, base: &Path, is_plain: bool) -> OriginTls {
+    let file = |key: &'static str| {
+        let text = section.text(key)?;
+        if is_plain {
+            text.note("the origin is reached without TLS", format!("write origin = \"https://...\", or leave {key} out"));
+        }
+        Some(path(&text, base))
+    };
+    let (ca, cert, key) = (file("origin_ca"), file("origin_cert"), file("origin_key"));
+    for (there, missing, example) in [
+        ("origin_cert", "origin_key", "origin_key = \"edge.key\", its key"),
+        ("origin_key", "origin_cert", "origin_cert = \"edge.pem\", its certificate"),
+    ] {
+        if section.has(there) && !section.has(missing) {
+            section.note_missing(missing, example);
+        }
+    }
+    OriginTls { ca, identity: cert.zip(key) }
 }
 
 fn check_policy(text: &Text<'_>) -> SelectionPolicy {

@@ -1,7 +1,6 @@
-//! Connections to origins: names, addresses and TLS.
+//! Connections to origins: names and addresses.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -59,16 +58,4 @@ pub(super) fn is_forbidden(ip: IpAddr) -> bool {
                 || ip.to_ipv4_mapped().is_some_and(|v4| is_forbidden(v4.into()))
         }
     }
-}
-
-/// TLS to origins with the Web's roots and no client certificate.
-pub(crate) fn tls_config() -> Arc<rustls::ClientConfig> {
-    let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("the provider supports the default versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Arc::new(config)
 }

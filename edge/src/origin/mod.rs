@@ -10,6 +10,7 @@ mod error;
 mod target;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
@@ -24,9 +25,10 @@ use tokio::time::Instant;
 
 pub(crate) use self::body::{OriginBody, OriginRequestBody};
 use self::body::{Returning, UploadProgress};
-pub(crate) use self::connect::tls_config;
-pub(crate) use self::error::OriginError;
+pub(crate) use self::error::{OriginError, TlsFault};
 pub(crate) use self::target::{Address, Target};
+use self::tls::TargetTls;
+pub(crate) use self::tls::{DefaultTls, TlsFileError};
 use crate::policy::coding::TransferCoding;
 
 /// The origin may take nothing of a request's body for this much longer than the client may send nothing, so that a pause of
@@ -61,12 +63,11 @@ struct IdleConnections {
 /// See the module's words. One a worker thread: its lock is never contended for.
 pub(crate) struct OriginPool {
     idle: Mutex<IdleConnections>,
-    tls: tokio_rustls::TlsConnector,
 }
 
 impl OriginPool {
-    pub(crate) fn new(tls: Arc<rustls::ClientConfig>) -> Arc<Self> {
-        Arc::new(Self { idle: Mutex::default(), tls: tls.into() })
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { idle: Mutex::default() })
     }
 
     /// Sends a request, whose URI is in origin form, and waits for the head of the response.
@@ -93,10 +94,10 @@ impl OriginPool {
                 Err((OriginError::Terminated, None)) => again.ok_or(OriginError::Terminated)?,
                 Err((error, None)) => return Err(error),
             };
-            let sender = self.connect(target).await?;
+            let sender = connect(target).await?;
             return self.exchange(sender, target, request).await.map_err(|(error, _)| error);
         }
-        let sender = self.connect(target).await?;
+        let sender = connect(target).await?;
         self.exchange(sender, target, request).await.map_err(|(error, _)| error)
     }
 
@@ -160,21 +161,20 @@ impl OriginPool {
             })),
         }
     }
+}
 
-    async fn connect(&self, target: &Target) -> Result<SendRequest<OriginRequestBody>, OriginError> {
-        let deadline = Instant::now() + target.limits.connect;
-        tokio::time::timeout_at(deadline, self.connect_by(target, deadline)).await.unwrap_or(Err(OriginError::ConnectTimeout))
-    }
+async fn connect(target: &Target) -> Result<SendRequest<OriginRequestBody>, OriginError> {
+    let deadline = Instant::now() + target.limits.connect;
+    tokio::time::timeout_at(deadline, connect_by(target, deadline)).await.unwrap_or(Err(OriginError::ConnectTimeout))
+}
 
-    async fn connect_by(&self, target: &Target, deadline: Instant) -> Result<SendRequest<OriginRequestBody>, OriginError> {
-        let stream = connect::open(&target.address, deadline).await?;
-        if !target.address.is_tls {
-            return handshake(stream, &target.limits).await;
-        }
-        let name = rustls::pki_types::ServerName::try_from(target.address.host.clone()).map_err(|_| OriginError::Tls)?;
-        let stream = self.tls.connect(name, stream).await.map_err(|_| OriginError::Tls)?;
-        handshake(stream, &target.limits).await
-    }
+async fn connect_by(target: &Target, deadline: Instant) -> Result<SendRequest<OriginRequestBody>, OriginError> {
+    let stream = connect::open(&target.address, deadline).await?;
+    let Some(TargetTls { config, name }) = &target.tls else { return handshake(stream, &target.limits).await };
+    let name = name.clone().ok_or(OriginError::Tls(TlsFault::WrongName))?;
+    let connector = tokio_rustls::TlsConnector::from(config.clone());
+    let stream = connector.connect(name, stream).await.map_err(|error| OriginError::Tls(TlsFault::of_handshake(&error)))?;
+    handshake(stream, &target.limits).await
 }
 
 /// Connections that nobody asks for again would keep their sockets and buffers for good.
@@ -232,7 +232,10 @@ fn has_unknown_coding<B>(response: &Response<B>) -> bool {
 }
 
 fn classify(error: &hyper::Error) -> OriginError {
-    if error.is_user() || error.is_body_write_aborted() {
+    // A server may refuse a client's certificate only when the handshake is over for the client (RFC 8446 section 4.4.2).
+    if let Some(fault) = TlsFault::find(error) {
+        OriginError::Tls(fault)
+    } else if error.is_user() || error.is_body_write_aborted() {
         OriginError::RequestBody
     } else if error.is_parse_too_large() {
         OriginError::HeadTooLarge

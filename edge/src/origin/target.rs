@@ -1,8 +1,11 @@
 //! Where requests go, and within which limits.
 
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
-use nearcast_fleet::config::OriginLimits;
+use nearcast_fleet::config::{self, OriginLimits, OriginPolicy};
+
+use super::tls::{DefaultTls, TargetTls, TlsFileError};
 
 /// Scheme, host and port out of the fleet file.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -31,21 +34,36 @@ impl Address {
 pub(crate) struct Target {
     pub(crate) address: Address,
     pub(crate) limits: OriginLimits,
+    /// There where the address says so.
+    pub(super) tls: Option<TargetTls>,
 }
 
 impl Target {
-    pub(crate) fn new(address: Address, limits: OriginLimits) -> Self {
-        Self { address, limits }
+    /// A site's origin.
+    ///
+    /// # Errors
+    /// A file for TLS that is missing or of no use.
+    pub(crate) fn of_site(site: &config::Site, address: Address, tls: &DefaultTls) -> Result<Self, TlsFileError> {
+        let OriginPolicy { limits, tls: settings } = &site.origin_policy;
+        let authority = site.origin_host.as_deref().and_then(|host| host.parse::<http::uri::Authority>().ok());
+        let host = authority.as_ref().map_or(&*address.host, |authority| authority.host().trim_matches(['[', ']']));
+        let tls = match address.is_tls {
+            true => Some(tls.target(settings, host)?),
+            false => None,
+        };
+        Ok(Self { address, limits: limits.clone(), tls })
     }
 
     /// A node of the same cluster, without TLS.
     pub(crate) fn peer(address: std::net::SocketAddr) -> Self {
-        Self::new(Address { is_tls: false, host: address.ip().to_string(), port: address.port() }, OriginLimits::default())
+        let address = Address { is_tls: false, host: address.ip().to_string(), port: address.port() };
+        Self { address, limits: OriginLimits::default(), tls: None }
     }
 
     /// What a connection is made with: one made with other values is of no use.
     fn connection_key(&self) -> impl Hash + PartialEq + '_ {
-        (&self.address, self.limits.head_bytes_max, self.limits.fields_max)
+        let tls = self.tls.as_ref().map(|tls| (Arc::as_ptr(&tls.config), &tls.name));
+        (&self.address, self.limits.head_bytes_max, self.limits.fields_max, tls)
     }
 }
 

@@ -30,7 +30,7 @@ fn tcp(address: SocketAddr) -> Arc<Target> {
 fn limited(target: &Target, change: impl FnOnce(&mut OriginLimits)) -> Arc<Target> {
     let mut limits = target.limits.clone();
     change(&mut limits);
-    Arc::new(Target::new(target.address.clone(), limits))
+    Arc::new(Target { address: target.address.clone(), limits, tls: None })
 }
 
 fn defaults() -> OriginLimits {
@@ -80,7 +80,7 @@ fn silent() -> (SocketAddr, Vec<socket2::Socket>) {
 }
 
 fn pool() -> Arc<OriginPool> {
-    OriginPool::new(tls_config())
+    OriginPool::new()
 }
 
 #[tokio::test(start_paused = true)]

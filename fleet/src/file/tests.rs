@@ -214,6 +214,9 @@ name = "www"
 hosts = ["WWW.demo.test.", "*"]
 origin = "https://Origin.demo.test:8443/"
 origin_host = "www.demo.test"
+origin_ca = "ca.pem"
+origin_cert = "/keys/edge.pem"
+origin_key = "keys/edge.key"
 steering = "round-robin"
 ttl = "5s"
 clusters = ["nyc"]
@@ -309,6 +312,8 @@ fn every_setting_is_taken_as_written() {
         fields_max: 1000,
     };
     assert_eq!(site.origin_policy.limits, limits);
+    let identity = ("/keys/edge.pem".into(), "/etc/nearcast/keys/edge.key".into());
+    assert_eq!(site.origin_policy.tls, OriginTls { ca: Some("/etc/nearcast/ca.pem".into()), identity: Some(identity) });
     let zone = &fleet.zones[0];
     assert_eq!((zone.name.as_str(), zone.ttl, &zone.name_servers[..]), ("demo.test", Duration::from_secs(3600), &[0, 1][..]));
     assert_eq!(zone.records.len(), 2);
@@ -464,6 +469,23 @@ const WRONG: &[Case] = &[
         "http://host[:port] or https://host[:port]",
     ),
     ("origin = \"http://127.9.0.80:8000\"", "origin = \"http://x/path\"", "http://x/path", 10, "it has a path", "nothing more"),
+    ("ttl = \"5s\"", "origin_ca = \"ca.pem\"", "origin_ca", 13, "without TLS", "https://"),
+    (
+        "origin = \"http://127.9.0.80:8000\"",
+        "origin = \"https://127.9.0.80\"\norigin_cert = \"edge.pem\"",
+        "[[site]]",
+        1,
+        "site[0].origin_key: this setting is required",
+        "its key",
+    ),
+    (
+        "origin = \"http://127.9.0.80:8000\"",
+        "origin = \"https://127.9.0.80\"\norigin_key = \"edge.key\"",
+        "[[site]]",
+        1,
+        "site[0].origin_cert: this setting is required",
+        "its certificate",
+    ),
     ("ttl = \"5s\"", "limits.first_byte = \"60\"", "limits.first_byte", 21, "has no unit", "30s"),
     ("ttl = \"5s\"", "limits.between_bytes = 0", "limits.between", 24, "0 is out of range", "from 1s to 86400s"),
     ("ttl = \"5s\"", "limits.request_body = \"none\"", "limits.request", 23, "does not begin with a number", "512MiB"),
