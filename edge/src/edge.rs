@@ -14,7 +14,7 @@ use nearcast_fleet::config::{CachePolicy, Fleet, Secret};
 use crate::fill::Forwards;
 use crate::index::Index;
 use crate::metrics::{Metrics, SiteCounters};
-use crate::origin::{Address, DefaultTls, OriginPool, Target, TlsFileError};
+use crate::origin::{Address, OriginPool, Origins, Target, TlsFileError};
 use crate::popularity::Popularity;
 use crate::purge::Generations;
 use crate::response::StoredResponse;
@@ -63,7 +63,7 @@ impl Sites {
     ///
     /// # Errors
     /// The name of a site, and which of its files cannot be used.
-    pub(crate) fn new(fleet: &Fleet, node: &str, metrics: &Metrics, tls: &DefaultTls) -> Result<Self, (String, TlsFileError)> {
+    pub(crate) fn new(fleet: &Fleet, node: &str, metrics: &Metrics, origins: &Origins) -> Result<Self, (String, TlsFileError)> {
         let mut sites = Self {
             loop_id: HeaderValue::try_from(if fleet.zone.is_empty() { node.to_owned() } else { format!("nearcast-{}", fleet.zone) }).ok(),
             node_key: (!fleet.node_key.0.is_empty()).then(|| fleet.node_key.clone()),
@@ -74,13 +74,14 @@ impl Sites {
                 tracing::warn!(site = configured.name, origin = configured.origin, "a site's origin is no URL; the site is not served");
                 continue;
             };
-            let target = Target::of_site(configured, address, tls).map_err(|error| (configured.name.clone(), error))?;
+            let counters = metrics.site(&configured.name);
+            let target = origins.target(configured, address, &counters).map_err(|error| (configured.name.clone(), error))?;
             let site = Arc::new(Site {
                 name: configured.name.as_str().into(),
                 target: Arc::new(target),
                 origin_host: configured.origin_host.as_ref().and_then(|h| HeaderValue::from_str(h).ok()),
                 cache: configured.cache.clone(),
-                counters: metrics.site(&configured.name),
+                counters,
                 warned_ms: AtomicU64::new(0),
             });
             sites.by_name.insert(configured.name.clone(), site.clone());
@@ -96,6 +97,9 @@ impl Sites {
             if let Some(site) = sites.by_name.get(&configured.name) {
                 sites.by_host.entry(fleet.steered_name(configured)).or_insert_with(|| site.clone());
             }
+        }
+        for (name, site) in &sites.by_name {
+            origins.set_limits(name, &site.target.limits);
         }
         Ok(sites)
     }
@@ -117,7 +121,8 @@ pub(crate) struct Edge {
     pub(crate) via: HeaderValue,
     pub(crate) started_ms: u64,
     pub(crate) sites: ArcSwap<Sites>,
-    pub(crate) tls: DefaultTls,
+    /// What the workers' ways to origins share.
+    pub(crate) origins: Origins,
     pub(crate) store: Arc<Store>,
     pub(crate) index: Index,
     pub(crate) forwards: Forwards,

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use crate::content::{Content, Fill, FillWriter};
 use crate::edge::{Edge, Site, Worker, now_ms};
 use crate::index::HashedKey;
-use crate::origin::{OriginBody, OriginError, OriginRequestBody, Target};
+use crate::origin::{OriginBody, OriginError, OriginRequestBody, Purpose, Target};
 use crate::policy::freshness::{self, Exchange, Freshness, RequestFacts};
 use crate::policy::range::{self, ByteRange, ContentRange, Spec};
 use crate::policy::{conditional, reuse, vary};
@@ -261,6 +261,8 @@ pub(crate) struct Source {
     pub(crate) fields: Arc<HeaderMap>,
     /// Whether that is a node: its bytes are not the origin's.
     pub(crate) is_peer: bool,
+    /// Nobody waits for what it gives.
+    pub(crate) is_background: bool,
     /// What holds a push order's bytes back.
     pub(crate) pacer: Option<Arc<Pacer>>,
 }
@@ -275,6 +277,9 @@ impl Source {
             fields.insert(name, value.clone());
         }
         *request.headers_mut() = fields;
+        if self.is_background {
+            request.extensions_mut().insert(Purpose::Background);
+        }
         if !self.is_peer {
             self.site.counters.asked_origin(self.worker.number);
         }

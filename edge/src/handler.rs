@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::header::{
     AGE, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH,
-    IF_RANGE, IF_UNMODIFIED_SINCE, MAX_FORWARDS, RANGE, VIA,
+    IF_RANGE, IF_UNMODIFIED_SINCE, MAX_FORWARDS, RANGE, RETRY_AFTER, VIA,
 };
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -638,7 +638,9 @@ fn validate_behind(checked: &Checked, response: &Arc<StoredResponse>) {
         response.is_validating.store(false, Ordering::Relaxed);
         return;
     };
-    let led = fill::start(ask(checked, Some(response.clone())), Some(lead));
+    let mut ask = ask(checked, Some(response.clone()));
+    ask.source.is_background = true;
+    let led = fill::start(ask, Some(lead));
     let response = response.clone();
     tokio::spawn(async move {
         let has_timed_out = matches!(led.await, Ok(Led::Failed(error)) if error.is_timeout());
@@ -698,6 +700,7 @@ fn source(checked: &Checked) -> Source {
         path: checked.path.clone(),
         fields: Arc::new(forward_fields(checked, ClientFields::Storable)),
         is_peer: false,
+        is_background: false,
         pacer: None,
     }
 }
@@ -1086,6 +1089,9 @@ fn failed(checked: &Checked, error: OriginError, reason: ForwardReason) -> Found
     warn_of(checked, error);
     let mut response = plain(error.status(), "the origin of this content does not answer\n");
     response.headers_mut().insert(PROXY_STATUS, error.proxy_status(&checked.worker.edge.name));
+    if let Some(seconds) = error.retry_after() {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
     let outcome = Outcome::forwarded(Answer::Error, reason);
     (with_status(checked, response, &outcome), outcome, None)
 }

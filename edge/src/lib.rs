@@ -49,7 +49,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::edge::{Edge, Sites, Worker, now_ms};
 use crate::index::Index;
 use crate::metrics::{Collected, Metrics};
-use crate::origin::{DefaultTls, OriginPool};
+use crate::origin::{OriginPool, Origins};
 use crate::store::{DiskConfig, Gone, Store, StoreConfig};
 
 /// How long background tasks may take to end after the last connection.
@@ -86,8 +86,8 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
         check_writable(&disk.directory)?;
     }
     let metrics = Arc::new(Metrics::new(workers, &cluster.name));
-    let tls = DefaultTls::of_environment();
-    let sites = Sites::new(&fleet, &context.name, &metrics, &tls).map_err(|(site, error)| error.to_failure(&site))?;
+    let origins = Origins::of_environment();
+    let sites = Sites::new(&fleet, &context.name, &metrics, &origins).map_err(|(site, error)| error.to_failure(&site))?;
     context.following.begin().await?;
 
     let (store, gone) = Store::open(&config);
@@ -96,7 +96,7 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
         via: HeaderValue::try_from(format!("1.1 {}", context.name)).map_err(|_| unknown_node(&fleet, &context.name))?,
         started_ms: now_ms(),
         sites: ArcSwap::from_pointee(sites),
-        tls,
+        origins,
         store: Arc::new(store),
         index: Index::new(config.memory_bytes),
         forwards: fill::Forwards::new(config.memory_bytes),
@@ -125,7 +125,7 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     let mut threads = Vec::new();
     let mut running = Vec::new();
     for (number, listeners) in listeners.into_iter().enumerate() {
-        let worker = Worker::new(number, edge.clone(), OriginPool::new());
+        let worker = Worker::new(number, edge.clone(), OriginPool::new(number));
         running.push(worker.clone());
         threads.push(start_worker(worker, listeners, drain.clone())?);
     }
@@ -135,7 +135,7 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     let journal = journal::Journal::default();
     let (orders_tx, orders) = mpsc::channel(ORDERS_WAITING_MAX);
     let pushes = push::Pushes::default();
-    let pusher = Worker::new(workers, edge.clone(), OriginPool::new());
+    let pusher = Worker::new(workers, edge.clone(), OriginPool::new(workers));
     tasks.spawn(push::run(pusher, context.fleet.clone(), orders, pushes.clone()));
     tasks.spawn(journal.clone().follow(edge.clone(), context.entries, context.state, orders_tx));
     tasks.spawn(follow_sites(edge.clone(), context.fleet.clone()));
@@ -229,7 +229,7 @@ async fn follow_sites(edge: Arc<Edge>, mut fleet: watch::Receiver<Arc<Fleet>>) {
         let mut warned = None;
         loop {
             let changed = fleet.borrow_and_update().clone();
-            match Sites::new(&changed, &edge.name, &edge.metrics, &edge.tls) {
+            match Sites::new(&changed, &edge.name, &edge.metrics, &edge.origins) {
                 Ok(sites) => break edge.sites.store(Arc::new(sites)),
                 Err((site, error)) => {
                     let problem = error.to_string();

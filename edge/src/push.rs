@@ -249,7 +249,7 @@ impl Filler {
         let (cluster, _) = self.fleet.edge(&self.worker.edge.name)?;
         let name = owner(cluster, &item.url).filter(|name| *name != &*self.worker.edge.name)?;
         let node = cluster.nodes.iter().find(|n| n.name == name)?;
-        Some(Arc::new(Target::peer(node.service)))
+        Some(self.worker.edge.origins.peer(node.service))
     }
 }
 
@@ -332,8 +332,16 @@ async fn fetch(
             return if matches!(fill::told(&mut told).await, Told::Published) { Ok(0) } else { Err(Miss::NotStored) };
         }
     };
-    let source =
-        Source { worker: worker.clone(), site: site.clone(), target, path, fields: Arc::new(fields), is_peer, pacer: Some(pacer.clone()) };
+    let source = Source {
+        worker: worker.clone(),
+        site: site.clone(),
+        target,
+        path,
+        fields: Arc::new(fields),
+        is_peer,
+        is_background: true,
+        pacer: Some(pacer.clone()),
+    };
     let ask = Ask {
         source,
         url: url.into(),

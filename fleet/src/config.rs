@@ -317,6 +317,12 @@ pub struct OriginLimits {
     pub head_bytes_max: Bytes,
     /// Most fields of a response.
     pub fields_max: usize,
+    /// Most connections of one edge, idle ones included.
+    pub connections_max: usize,
+    /// Most requests that wait for one of them.
+    pub waiting_max: usize,
+    /// Longest time that a request waits for one of them.
+    pub connection_wait: Duration,
 }
 
 impl Default for OriginLimits {
@@ -329,6 +335,9 @@ impl Default for OriginLimits {
             request_bytes_max: Some(Bytes(8 << 30)),
             head_bytes_max: Bytes(64 << 10),
             fields_max: 256,
+            connections_max: 128,
+            waiting_max: 1024,
+            connection_wait: Duration::from_secs(30),
         }
     }
 }

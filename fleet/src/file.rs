@@ -63,7 +63,18 @@ const NODE: &[&str] = &["name", "address", "addresses", "listen", "service", "ad
 const SITE: &[&str] =
     &["name", "hosts", "origin", "origin_host", "origin_ca", "origin_cert", "origin_key", "steering", "ttl", "clusters", "cache", "limits"];
 const CACHE: &[&str] = &["default_ttl", "heuristic", "stale_while_revalidate", "stale_if_error", "obey_client", "body_max"];
-const LIMITS: &[&str] = &["connect", "first_byte", "between_bytes", "request_pause", "request_body", "head", "fields"];
+const LIMITS: &[&str] = &[
+    "connect",
+    "first_byte",
+    "between_bytes",
+    "request_pause",
+    "request_body",
+    "head",
+    "fields",
+    "connections",
+    "waiting",
+    "connection_wait",
+];
 const ZONE: &[&str] = &["name", "ttl", "name_servers", "records"];
 
 /// One mistake in a fleet file.
@@ -988,6 +999,9 @@ fn check_limits(section: &Section<'_>) -> OriginLimits {
         },
         head_bytes_max: section.bytes("head", Bytes(4 << 10)..=Bytes(1 << 20)).unwrap_or(defaults.head_bytes_max),
         fields_max: section.integer("fields", 16..=10_000).map_or(defaults.fields_max, |n| n as usize),
+        connections_max: section.integer("connections", 1..=65_536).map_or(defaults.connections_max, |n| n as usize),
+        waiting_max: section.integer("waiting", 0..=65_536).map_or(defaults.waiting_max, |n| n as usize),
+        connection_wait: section.duration("connection_wait", Duration::ZERO..=DAY).unwrap_or(defaults.connection_wait),
     }
 }
 

@@ -13,7 +13,8 @@ use nearcast_fleet::config::OriginLimits;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 
-use super::{OriginError, OriginPool, Target};
+use super::connections::Permit;
+use super::{OriginError, Target};
 
 /// The body of a request to an origin.
 pub(crate) enum OriginRequestBody {
@@ -127,23 +128,37 @@ impl Body for OriginRequestBody {
     }
 }
 
+/// A connection that can be kept when its response's body has ended.
 pub(super) struct Returning {
-    pub(super) pool: Arc<OriginPool>,
     pub(super) target: Arc<Target>,
+    pub(super) worker: usize,
     pub(super) sender: SendRequest<OriginRequestBody>,
+    pub(super) permit: Permit,
 }
+
+impl Returning {
+    fn keep(self) {
+        let Self { target, worker, sender, permit } = self;
+        let connections = target.connections.clone();
+        connections.keep(target, sender, worker, permit);
+    }
+}
+
+/// How long a connection may take to be ready for the next request when a response has ended: as long as it still sends the
+/// rest of a request that was answered early, it is not.
+const READY_MAX: Duration = Duration::from_secs(10);
 
 /// The body of an origin's response. Its connection is kept for the next request once it was read to the end.
 pub(crate) struct OriginBody {
     body: Incoming,
     pause: Pause,
-    connection: Option<Returning>,
+    connection: Option<Box<Returning>>,
 }
 
 impl OriginBody {
     pub(super) fn new(body: Incoming, connection: Returning) -> Self {
         let pause = Pause::new(connection.target.limits.between_bytes);
-        Self { body, pause, connection: Some(connection) }
+        Self { body, pause, connection: Some(Box::new(connection)) }
     }
 
     /// The next piece; `None` at the end of a whole body.
@@ -181,15 +196,14 @@ impl OriginBody {
     }
 
     fn give_back(&mut self) {
-        let Some(Returning { pool, target, mut sender }) = self.connection.take() else { return };
-        if sender.is_ready() {
-            pool.keep(target, sender);
-            return;
+        let Some(mut returning) = self.connection.take() else { return };
+        if returning.sender.is_ready() {
+            return returning.keep();
         }
         // The connection's task has yet to see that the body was read.
         tokio::spawn(async move {
-            if sender.ready().await.is_ok() {
-                pool.keep(target, sender);
+            if let Ok(Ok(())) = tokio::time::timeout(READY_MAX, returning.sender.ready()).await {
+                returning.keep();
             }
         });
     }

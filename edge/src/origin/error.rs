@@ -26,6 +26,9 @@ pub(crate) enum OriginError {
     /// TLS failed.
     #[error("TLS with the origin failed: {0}")]
     Tls(TlsFault),
+    /// As many connections to it are in use as the site allows, and waiting for one has ended.
+    #[error("all connections to the origin are in use")]
+    ConnectionLimit,
     /// It did not begin to answer in time.
     #[error("the origin did not answer in time")]
     FirstByteTimeout,
@@ -87,6 +90,7 @@ impl OriginError {
             Self::Incomplete | Self::GivenUp => ProxyError::HttpResponseIncomplete,
             Self::Terminated => ProxyError::ConnectionTerminated,
             Self::Protocol | Self::Unfit => ProxyError::HttpProtocolError,
+            Self::ConnectionLimit => ProxyError::ConnectionLimitReached,
             Self::TransferCoding => ProxyError::HttpResponseTransferCoding,
             Self::HeadTooLarge => ProxyError::HttpResponseHeaderSectionSize,
             Self::RequestBody | Self::RequestPause | Self::RequestTooLarge => ProxyError::HttpRequestError,
@@ -125,6 +129,11 @@ impl OriginError {
             Self::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             other => other.proxy_error().status(),
         }
+    }
+
+    /// Seconds after which the same request is worth another try, where that is known.
+    pub(crate) fn retry_after(self) -> Option<u64> {
+        (self == Self::ConnectionLimit).then_some(1)
     }
 
     /// Whether the client brought it about, so that it says nothing of the origin.

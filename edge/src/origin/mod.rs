@@ -1,22 +1,23 @@
-//! The way to origins: a worker thread's own pool of HTTP/1.1 connections, with limits on everything an origin
-//! can do to us.
+//! The way to origins: requests on HTTP/1.1 connections, with limits on everything an origin can do to us.
 //!
 //! Targets come from the fleet file alone, never from a request, and names that resolve to link-local addresses
 //! are refused, so that nobody can be made to fetch a machine's metadata.
 
 mod body;
 mod connect;
+mod connections;
 mod error;
+mod origins;
 mod target;
 #[cfg(test)]
 mod tests;
 mod tls;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use nearcast_fleet::config::OriginLimits;
@@ -25,141 +26,111 @@ use tokio::time::Instant;
 
 pub(crate) use self::body::{OriginBody, OriginRequestBody};
 use self::body::{Returning, UploadProgress};
+use self::connections::Permit;
+pub(crate) use self::connections::Purpose;
 pub(crate) use self::error::{OriginError, TlsFault};
+pub(crate) use self::origins::Origins;
 pub(crate) use self::target::{Address, Target};
 use self::tls::TargetTls;
-pub(crate) use self::tls::{DefaultTls, TlsFileError};
+pub(crate) use self::tls::TlsFileError;
 use crate::policy::coding::TransferCoding;
 
 /// The origin may take nothing of a request's body for this much longer than the client may send nothing, so that a pause of
 /// the client's is found to be one.
 const TAKE_GRACE: Duration = Duration::from_secs(5);
-/// How long a kept connection may lie idle.
-const IDLE_MAX: Duration = Duration::from_secs(50);
-/// Idle connections kept to one origin by one worker.
-const IDLE_CONNECTIONS_MAX: usize = 64;
 /// A connection reads this much at once at most, unless heads may be larger. hyper's own limit is six times as much; each
 /// connection keeps the buffer it has grown to, and a byte of it that waits in a slice keeps all of it.
 const READ_BYTES_MAX: usize = 64 << 10;
 
-struct Idle {
-    sender: SendRequest<OriginRequestBody>,
-    since: Instant,
-}
-
-impl Idle {
-    fn is_usable(&self) -> bool {
-        !self.sender.is_closed() && self.since.elapsed() < IDLE_MAX
-    }
-}
-
-#[derive(Default)]
-struct IdleConnections {
-    of_target: HashMap<Arc<Target>, Vec<Idle>>,
-    /// A task looks after them.
-    is_swept: bool,
-}
-
-/// See the module's words. One a worker thread: its lock is never contended for.
+/// See the module's words.
 pub(crate) struct OriginPool {
-    idle: Mutex<IdleConnections>,
+    /// The worker whose runtime its connections live on.
+    worker: usize,
 }
 
 impl OriginPool {
-    pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { idle: Mutex::default() })
+    pub(crate) fn new(worker: usize) -> Arc<Self> {
+        Arc::new(Self { worker })
     }
 
-    /// Sends a request, whose URI is in origin form, and waits for the head of the response.
+    /// Sends a request, whose URI is in origin form, and waits for the head of the response. What it is for stands in its
+    /// extensions, as a [`Purpose`], where that is not a client.
     ///
-    /// A kept connection that turns out to be dead is replaced once, when the request may be sent twice.
+    /// A kept connection may be closing just now. So only a request that may be sent twice goes on one, and is sent again on a
+    /// new one when that turns out; every other request has a new connection of its own (RFC 9110 section 9.2.2).
     pub(crate) async fn send(
-        self: &Arc<Self>,
+        &self,
         target: &Arc<Target>,
         request: Request<OriginRequestBody>,
     ) -> Result<Response<OriginBody>, OriginError> {
-        let is_repeatable = matches!(request.body(), OriginRequestBody::Empty)
-            && matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE);
-        let again = is_repeatable.then(|| {
-            let mut copy = Request::new(OriginRequestBody::Empty);
-            *copy.method_mut() = request.method().clone();
-            *copy.uri_mut() = request.uri().clone();
-            *copy.headers_mut() = request.headers().clone();
-            copy
-        });
-        if let Some(sender) = self.take_idle(target) {
-            let request = match self.exchange(sender, target, request).await {
-                Ok(response) => return Ok(response),
-                Err((_, Some(unsent))) => unsent,
-                Err((OriginError::Terminated, None)) => again.ok_or(OriginError::Terminated)?,
-                Err((error, None)) => return Err(error),
-            };
-            let sender = connect(target).await?;
-            return self.exchange(sender, target, request).await.map_err(|(error, _)| error);
-        }
+        let has_body = !matches!(request.body(), OriginRequestBody::Empty);
+        let purpose = match request.extensions().get::<Purpose>() {
+            Some(purpose) => *purpose,
+            None if has_body => Purpose::Upload,
+            None => Purpose::Client,
+        };
+        let mut permit = target.connections.permit(purpose, target.limits.connection_wait).await?;
+        let is_repeatable =
+            !has_body && matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE);
+        let kept = if is_repeatable { target.connections.take_idle(target, self.worker, &mut permit) } else { None };
+        let request = match kept {
+            None => request,
+            Some(sender) => {
+                let again = copy(&request);
+                match exchange(sender, target, request).await {
+                    Ok(answered) => return Ok(self.body(answered, target, permit)),
+                    Err((_, Some(unsent))) => unsent,
+                    Err((OriginError::Terminated, None)) => again,
+                    Err((error, None)) => return Err(error),
+                }
+            }
+        };
+        target.connections.open(&mut permit);
         let sender = connect(target).await?;
-        self.exchange(sender, target, request).await.map_err(|(error, _)| error)
+        let answered = exchange(sender, target, request).await.map_err(|(error, _)| error)?;
+        Ok(self.body(answered, target, permit))
     }
 
-    fn take_idle(&self, target: &Arc<Target>) -> Option<SendRequest<OriginRequestBody>> {
-        let mut idle = self.idle.lock().expect("no holder of this lock panics");
-        let of_target = idle.of_target.get_mut(target)?;
-        while let Some(kept) = of_target.pop() {
-            if kept.is_usable() && kept.sender.is_ready() {
-                return Some(kept.sender);
-            }
-        }
-        None
+    fn body(&self, (response, sender): Answered, target: &Arc<Target>, permit: Permit) -> Response<OriginBody> {
+        let connection = Returning { target: target.clone(), worker: self.worker, sender, permit };
+        response.map(|body| OriginBody::new(body, connection))
     }
+}
 
-    fn keep(self: &Arc<Self>, target: Arc<Target>, sender: SendRequest<OriginRequestBody>) {
-        let mut idle = self.idle.lock().expect("no holder of this lock panics");
-        let of_target = idle.of_target.entry(target).or_default();
-        of_target.retain(Idle::is_usable);
-        if of_target.len() < IDLE_CONNECTIONS_MAX {
-            of_target.push(Idle { sender, since: Instant::now() });
-        }
-        if !std::mem::replace(&mut idle.is_swept, true) {
-            tokio::spawn(sweep(Arc::downgrade(self)));
-        }
+/// The same request without its body.
+fn copy(request: &Request<OriginRequestBody>) -> Request<OriginRequestBody> {
+    let mut copy = Request::new(OriginRequestBody::Empty);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    *copy.extensions_mut() = request.extensions().clone();
+    copy
+}
+
+/// A response's head, and the connection that it came on.
+type Answered = (Response<Incoming>, SendRequest<OriginRequestBody>);
+
+/// Sends a request on a connection; fails with the request where nothing of it was sent.
+async fn exchange(
+    mut sender: SendRequest<OriginRequestBody>,
+    target: &Target,
+    request: Request<OriginRequestBody>,
+) -> Result<Answered, (OriginError, Option<Request<OriginRequestBody>>)> {
+    if sender.ready().await.is_err() {
+        return Err((OriginError::Terminated, Some(request)));
     }
-
-    /// Closes what has lain idle for too long. `false` when nothing is left.
-    fn drop_unusable(&self) -> bool {
-        let mut idle = self.idle.lock().expect("no holder of this lock panics");
-        idle.of_target.retain(|_, of_target| {
-            of_target.retain(Idle::is_usable);
-            !of_target.is_empty()
-        });
-        idle.is_swept = !idle.of_target.is_empty();
-        idle.is_swept
-    }
-
-    async fn exchange(
-        self: &Arc<Self>,
-        mut sender: SendRequest<OriginRequestBody>,
-        target: &Arc<Target>,
-        request: Request<OriginRequestBody>,
-    ) -> Result<Response<OriginBody>, (OriginError, Option<Request<OriginRequestBody>>)> {
-        if sender.ready().await.is_err() {
-            return Err((OriginError::Terminated, Some(request)));
+    let mut progress = request.body().progress();
+    let is_head = *request.method() == Method::HEAD;
+    match answered(sender.try_send_request(request), progress.as_mut(), &target.limits).await {
+        Err(error) => Err((error, None)),
+        Ok(Err(mut failed)) => {
+            let unsent = failed.take_message();
+            let of_body = progress.and_then(|progress| *progress.borrow());
+            Err((of_body.unwrap_or_else(|| classify(failed.error())), unsent))
         }
-        let mut progress = request.body().progress();
-        let is_head = *request.method() == Method::HEAD;
-        match answered(sender.try_send_request(request), progress.as_mut(), &target.limits).await {
-            Err(error) => Err((error, None)),
-            Ok(Err(mut failed)) => {
-                let unsent = failed.take_message();
-                let of_body = progress.and_then(|progress| *progress.borrow());
-                Err((of_body.unwrap_or_else(|| classify(failed.error())), unsent))
-            }
-            // The connection ends with its sender: what follows on it cannot be told from the body.
-            Ok(Ok(response)) if !is_head && has_unknown_coding(&response) => Err((OriginError::TransferCoding, None)),
-            Ok(Ok(response)) => Ok(response.map(|body| {
-                let connection = Returning { pool: self.clone(), target: target.clone(), sender };
-                OriginBody::new(body, connection)
-            })),
-        }
+        // The connection ends with its sender: what follows on it cannot be told from the body.
+        Ok(Ok(response)) if !is_head && has_unknown_coding(&response) => Err((OriginError::TransferCoding, None)),
+        Ok(Ok(response)) => Ok((response, sender)),
     }
 }
 
@@ -175,16 +146,6 @@ async fn connect_by(target: &Target, deadline: Instant) -> Result<SendRequest<Or
     let connector = tokio_rustls::TlsConnector::from(config.clone());
     let stream = connector.connect(name, stream).await.map_err(|error| OriginError::Tls(TlsFault::of_handshake(&error)))?;
     handshake(stream, &target.limits).await
-}
-
-/// Connections that nobody asks for again would keep their sockets and buffers for good.
-async fn sweep(pool: Weak<OriginPool>) {
-    loop {
-        tokio::time::sleep(IDLE_MAX).await;
-        if !pool.upgrade().is_some_and(|pool| pool.drop_unusable()) {
-            return;
-        }
-    }
 }
 
 /// Waits for a response's head: within the time to the first byte once the request has gone, which takes as long as it goes on.

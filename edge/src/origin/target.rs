@@ -3,9 +3,10 @@
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use nearcast_fleet::config::{self, OriginLimits, OriginPolicy};
+use nearcast_fleet::config::OriginLimits;
 
-use super::tls::{DefaultTls, TargetTls, TlsFileError};
+use super::connections::Connections;
+use super::tls::TargetTls;
 
 /// Scheme, host and port out of the fleet file.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -36,28 +37,16 @@ pub(crate) struct Target {
     pub(crate) limits: OriginLimits,
     /// There where the address says so.
     pub(super) tls: Option<TargetTls>,
+    pub(super) connections: Arc<Connections>,
 }
 
 impl Target {
-    /// A site's origin.
-    ///
-    /// # Errors
-    /// A file for TLS that is missing or of no use.
-    pub(crate) fn of_site(site: &config::Site, address: Address, tls: &DefaultTls) -> Result<Self, TlsFileError> {
-        let OriginPolicy { limits, tls: settings } = &site.origin_policy;
-        let authority = site.origin_host.as_deref().and_then(|host| host.parse::<http::uri::Authority>().ok());
-        let host = authority.as_ref().map_or(&*address.host, |authority| authority.host().trim_matches(['[', ']']));
-        let tls = match address.is_tls {
-            true => Some(tls.target(settings, host)?),
-            false => None,
-        };
-        Ok(Self { address, limits: limits.clone(), tls })
-    }
-
     /// A node of the same cluster, without TLS.
     pub(crate) fn peer(address: std::net::SocketAddr) -> Self {
         let address = Address { is_tls: false, host: address.ip().to_string(), port: address.port() };
-        Self { address, limits: OriginLimits::default(), tls: None }
+        let limits = OriginLimits::default();
+        let connections = Connections::new(&limits, Arc::default());
+        Self { address, limits, tls: None, connections }
     }
 
     /// What a connection is made with: one made with other values is of no use.

@@ -5,6 +5,7 @@ use hyper::body::Incoming;
 use nearcast_fleet::units::Bytes;
 
 use super::connect::{connect_to_one, is_forbidden};
+use super::connections::{Connections, IDLE_MAX};
 use super::*;
 
 #[test]
@@ -30,7 +31,8 @@ fn tcp(address: SocketAddr) -> Arc<Target> {
 fn limited(target: &Target, change: impl FnOnce(&mut OriginLimits)) -> Arc<Target> {
     let mut limits = target.limits.clone();
     change(&mut limits);
-    Arc::new(Target { address: target.address.clone(), limits, tls: None })
+    let connections = Connections::new(&limits, Arc::default());
+    Arc::new(Target { address: target.address.clone(), limits, tls: None, connections })
 }
 
 fn defaults() -> OriginLimits {
@@ -80,7 +82,7 @@ fn silent() -> (SocketAddr, Vec<socket2::Socket>) {
 }
 
 fn pool() -> Arc<OriginPool> {
-    OriginPool::new()
+    OriginPool::new(0)
 }
 
 #[tokio::test(start_paused = true)]
@@ -284,11 +286,10 @@ async fn a_kept_connection_is_used_again_and_closed_when_nobody_needs_it() {
         while body.next().await.expect("whole").is_some() {}
         // Its task has yet to see that it may be kept.
         tokio::time::sleep(Duration::from_millis(1)).await;
-        assert_eq!(pool.idle.lock().expect("unpoisoned").of_target[&target].len(), 1);
+        assert_eq!(target.connections.idle(), 1);
     }
     tokio::time::sleep(IDLE_MAX * 2).await;
-    let idle = pool.idle.lock().expect("unpoisoned");
-    assert!(idle.of_target.is_empty() && !idle.is_swept);
+    assert_eq!(target.connections.idle(), 0);
 }
 
 #[test]

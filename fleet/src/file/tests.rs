@@ -237,6 +237,9 @@ request_pause = "90s"
 request_body = "unlimited"
 head = "256KiB"
 fields = 1000
+connections = 8
+waiting = 0
+connection_wait = "2s"
 
 [[zone]]
 name = "Demo.test"
@@ -310,6 +313,9 @@ fn every_setting_is_taken_as_written() {
         request_bytes_max: None,
         head_bytes_max: Bytes(256 << 10),
         fields_max: 1000,
+        connections_max: 8,
+        waiting_max: 0,
+        connection_wait: Duration::from_secs(2),
     };
     assert_eq!(site.origin_policy.limits, limits);
     let identity = ("/keys/edge.pem".into(), "/etc/nearcast/keys/edge.key".into());
@@ -491,6 +497,7 @@ const WRONG: &[Case] = &[
     ("ttl = \"5s\"", "limits.request_body = \"none\"", "limits.request", 23, "does not begin with a number", "512MiB"),
     ("ttl = \"5s\"", "limits.head = \"2MiB\"", "limits.head", 15, "2MiB is out of range", "from 4KiB to 1MiB"),
     ("ttl = \"5s\"", "limits.fields = 5", "limits.fields", 17, "5 is out of range", "from 16 to 10000"),
+    ("ttl = \"5s\"", "limits.connections = 0", "limits.connections", 22, "0 is out of range", "from 1 to 65536"),
     ("ttl = \"5s\"", "limits.idle = \"5s\"", "limits.idle", 8, "no such setting", "connect, first_byte"),
     ("ttl = \"5s\"", "origin_host = \"http://x\"", "origin_host", 15, "is no host", "host:port"),
     ("hosts = [\"www.demo.test\"]", "hosts = [\"http://www.demo.test\"]", "http://www", 10, "not a host name", "without scheme"),
