@@ -15,7 +15,7 @@ use crate::changes::Changes;
 use crate::fill::Forwards;
 use crate::index::Index;
 use crate::metrics::{Metrics, SiteCounters};
-use crate::origin::{OriginPool, Target};
+use crate::origin::{Address, OriginPool, Origins, Target, TlsFileError};
 use crate::policy::request_fields;
 use crate::popularity::Popularity;
 use crate::purge::Generations;
@@ -62,14 +62,17 @@ pub(crate) struct Sites {
 
 impl Sites {
     /// The sites of a fleet, as the node of that name serves them.
-    pub(crate) fn new(fleet: &Fleet, node: &str, metrics: &Metrics) -> Self {
+    ///
+    /// # Errors
+    /// The name of a site, and which of its files cannot be used.
+    pub(crate) fn new(fleet: &Fleet, node: &str, metrics: &Metrics, origins: &Origins) -> Result<Self, (String, TlsFileError)> {
         let mut sites = Self {
             loop_id: HeaderValue::try_from(if fleet.zone.is_empty() { node.to_owned() } else { format!("nearcast-{}", fleet.zone) }).ok(),
             node_key: (!fleet.node_key.0.is_empty()).then(|| fleet.node_key.clone()),
             ..Self::default()
         };
         for configured in &fleet.sites {
-            let Some(target) = Target::parse(&configured.origin) else {
+            let Some(address) = Address::parse(&configured.origin) else {
                 tracing::warn!(site = configured.name, origin = configured.origin, "a site's origin is no URL; the site is not served");
                 continue;
             };
@@ -83,12 +86,14 @@ impl Sites {
                     );
                 }
             }
+            let counters = metrics.site(&configured.name);
+            let target = origins.target(configured, address, &counters).map_err(|error| (configured.name.clone(), error))?;
             let site = Arc::new(Site {
                 name: configured.name.as_str().into(),
                 target: Arc::new(target),
                 origin_host: configured.origin_host.as_ref().and_then(|h| HeaderValue::from_str(h).ok()),
                 cache: configured.cache.clone(),
-                counters: metrics.site(&configured.name),
+                counters,
                 warned_ms: AtomicU64::new(0),
             });
             sites.by_name.insert(configured.name.clone(), site.clone());
@@ -105,7 +110,10 @@ impl Sites {
                 sites.by_host.entry(fleet.steered_name(configured)).or_insert_with(|| site.clone());
             }
         }
-        sites
+        for (name, site) in &sites.by_name {
+            origins.set_limits(name, &site.target.limits);
+        }
+        Ok(sites)
     }
 
     /// The site of a host in lower case, without port and trailing dot.
@@ -125,6 +133,8 @@ pub(crate) struct Edge {
     pub(crate) via: HeaderValue,
     pub(crate) started_ms: u64,
     pub(crate) sites: ArcSwap<Sites>,
+    /// What the workers' ways to origins share.
+    pub(crate) origins: Origins,
     pub(crate) store: Arc<Store>,
     pub(crate) index: Index,
     pub(crate) forwards: Forwards,

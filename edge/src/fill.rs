@@ -27,7 +27,7 @@ use crate::content::{Content, Fill, FillWriter};
 use crate::edge::{Edge, Site, Worker, now_ms};
 use crate::index::HashedKey;
 use crate::interim::InterimSender;
-use crate::origin::{OriginBody, OriginError, OriginRequestBody, Target};
+use crate::origin::{OriginBody, OriginError, OriginRequestBody, Purpose, Target};
 use crate::policy::conditional::StrongValidator;
 use crate::policy::fields::CacheControl;
 use crate::policy::freshness::{self, Exchange, Freshness, NotStored, RequestFacts};
@@ -325,6 +325,8 @@ pub(crate) struct Source {
     pub(crate) fields: Arc<HeaderMap>,
     /// Whether that is a node: its bytes are not the origin's.
     pub(crate) is_peer: bool,
+    /// Nobody waits for what it gives.
+    pub(crate) is_background: bool,
     /// What holds a push order's bytes back.
     pub(crate) pacer: Option<Arc<Pacer>>,
     /// The client that waits for the response, and gets the interim ones before it.
@@ -344,10 +346,19 @@ impl Source {
         if let Some(interim) = &self.interim {
             interim.follow(&mut request);
         }
+        if self.is_background {
+            request.extensions_mut().insert(Purpose::Background);
+        }
         if !self.is_peer {
             self.site.counters.asked_origin(self.worker.number);
         }
-        self.worker.origins.send(&self.target, request).await
+        self.worker.origins.send(&self.target, request).await.inspect_err(|error| self.note_failure(*error))
+    }
+
+    fn note_failure(&self, error: OriginError) {
+        if !self.is_peer {
+            self.site.counters.origin_failed(error.reason());
+        }
     }
 
     async fn received(&self, bytes: usize) {
@@ -849,7 +860,10 @@ impl Pump {
                 Ok(()) if !self.go_on() => return self.finish(),
                 Ok(()) => OriginError::Incomplete,
                 Err(OriginError::GivenUp) => return self.fail(OriginError::GivenUp),
-                Err(error) => error,
+                Err(error) => {
+                    self.source.note_failure(error);
+                    error
+                }
             };
             // What is left of it is not wanted.
             drop(body);

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::header::{
     AGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, IF_MATCH, IF_MODIFIED_SINCE,
-    IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, MAX_FORWARDS, RANGE, SET_COOKIE, VIA,
+    IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, MAX_FORWARDS, RANGE, RETRY_AFTER, SET_COOKIE, VIA,
 };
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -29,7 +29,8 @@ use crate::fill::{self, Ask, Cookies, Forwards, Joined, Led, REVISION, Requester
 use crate::http1::write_head;
 use crate::interim::InterimSender;
 use crate::metrics::{Answer, SiteCounters};
-use crate::origin::{OriginBody, OriginError, OriginRequestBody, REQUEST_BYTES_MAX};
+use crate::origin::{OriginBody, OriginError, OriginRequestBody};
+use crate::policy::coding::TransferCoding;
 use crate::policy::conditional::{self, HeadSays, Precondition};
 use crate::policy::fields::CacheControl;
 use crate::policy::forward::{self, ClientFields, Forwarder, Loop, MaxForwards};
@@ -258,6 +259,10 @@ async fn respond(
     request: Request<Option<Incoming>>,
 ) -> Answered {
     let edge = &worker.edge;
+    // The connection ends with this answer, as behind every body without a length.
+    if let Some(status) = TransferCoding::of(request.headers()).refusal() {
+        return local(status, "the request's transfer coding is not understood\n");
+    }
     if request.uri().path() == HEALTH_PATH {
         return match edge.is_draining.load(Ordering::Relaxed) {
             false => local(StatusCode::OK, "ok\n"),
@@ -268,12 +273,14 @@ async fn respond(
         Ok(checked) => checked,
         Err(refused) => return *refused,
     };
-    if body.as_ref().is_some_and(|b| b.size_hint().lower() > REQUEST_BYTES_MAX) {
-        let words = "the request's body is too large\n";
-        let mut response = error(edge, StatusCode::PAYLOAD_TOO_LARGE, ProxyError::HttpRequestError, words.into());
+    let body_bytes_max = checked.site.target.limits.request_bytes_max;
+    if let (Some(body), Some(most)) = (&body, body_bytes_max)
+        && body.size_hint().lower() > most.0
+    {
+        let mut response = refuse_request(worker, OriginError::RequestTooLarge);
         // What comes is not read.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        return (response, Outcome::local(""), None, None);
+        return (response, Outcome::local(""), Some(checked.site), None);
     }
     checked.interim = interim;
     let site = checked.site.clone();
@@ -447,6 +454,18 @@ fn is_peer(fields: &HeaderMap, sites: &Sites) -> bool {
     shown.len() == key.len() && shown.iter().zip(key).fold(0, |different, (a, b)| different | (a ^ b)) == 0
 }
 
+/// The answer to a request that is the client's own fault.
+fn refuse_request(worker: &Worker, error: OriginError) -> Response<ClientBody> {
+    let words = match error {
+        OriginError::RequestTooLarge => "the request's body is larger than this site takes\n",
+        OriginError::RequestPause => "the request's body did not come in time\n",
+        _ => "the request's body ended early\n",
+    };
+    let mut response = plain(error.status(), words);
+    response.headers_mut().insert(PROXY_STATUS, error.proxy_status(&worker.edge.name));
+    response
+}
+
 type Found = (Response<ClientBody>, Outcome, Option<Arc<StoredResponse>>);
 
 /// A GET or HEAD without a body: from the store where that is possible.
@@ -617,6 +636,9 @@ struct Stale {
 async fn on_failure(checked: &Checked, stale: Option<Stale>, error: OriginError, reason: ForwardReason) -> Found {
     let Some(Stale { response, is_allowed, reuse }) = stale else { return failed(checked, error, reason) };
     response.has_timed_out.fetch_or(error.is_timeout(), Ordering::Relaxed);
+    if !error.is_of_client() {
+        warn_of(checked, error);
+    }
     if is_allowed && let Some(found) = deliver_stale(checked, &response, Some(error), None).await {
         return found;
     }
@@ -744,7 +766,9 @@ fn validate_behind(checked: &Checked, response: &Arc<StoredResponse>) {
     let vary = vary::names(&response.fields).unwrap_or_default();
     let client = request_fields::shared(&checked.client, &checked.site.cache, &vary);
     let checked = Checked { client: Arc::new(client), interim: None, ..checked.clone() };
-    let led = fill::start(ask(&checked, Requester::default(), Some(response.clone())), Some(lead));
+    let mut ask = ask(&checked, Requester::default(), Some(response.clone()));
+    ask.source.is_background = true;
+    let led = fill::start(ask, Some(lead));
     let response = response.clone();
     tokio::spawn(async move {
         let has_timed_out = matches!(led.await, Ok(Led::Failed(error)) if error.is_timeout());
@@ -805,6 +829,7 @@ fn source(checked: &Checked, fields: ClientFields<'_>) -> Source {
         path: checked.path.clone(),
         fields: Arc::new(forward_fields(checked, fields)),
         is_peer: false,
+        is_background: false,
         pacer: None,
         interim: None,
     }
@@ -1076,7 +1101,8 @@ async fn pass_unsafe(checked: &Checked, body: Option<Incoming>) -> Found {
 
 /// Sends a request on without a look into the cache.
 async fn pass(checked: &Checked, body: Option<Incoming>, reason: ForwardReason) -> (Response<ClientBody>, Outcome) {
-    let mut request = Request::new(body.map_or(OriginRequestBody::Empty, OriginRequestBody::client));
+    let mut request =
+        Request::new(body.map_or(OriginRequestBody::Empty, |body| OriginRequestBody::client(body, &checked.site.target.limits)));
     *request.method_mut() = checked.method.clone();
     *request.uri_mut() = checked.path.clone().into();
     *request.headers_mut() = forward_fields(checked, ClientFields::Passed);
@@ -1087,6 +1113,7 @@ async fn pass(checked: &Checked, body: Option<Incoming>, reason: ForwardReason) 
     let label = if matches!(reason, ForwardReason::Bypass | ForwardReason::Method) { Answer::Bypass } else { Answer::Miss };
     match checked.worker.origins.send(&checked.site.target, request).await {
         Err(error) => {
+            checked.site.counters.origin_failed(error.reason());
             if key::method_class(&checked.method) == MethodClass::Unsafe && error.may_have_arrived() {
                 // It may have changed what it was for, whatever became of the answer.
                 checked.worker.edge.changes.note(checked.hash);
@@ -1180,7 +1207,10 @@ fn pass_on(checked: &Checked, head: http::response::Parts, body: OriginBody, out
                     Some((Ok(piece), Some(body)))
                 }
                 Ok(None) => None,
-                Err(error) => Some((Err(BodyCut(error.to_string())), None)),
+                Err(error) => {
+                    counters.origin_failed(error.reason());
+                    Some((Err(BodyCut(error.to_string())), None))
+                }
             }
         }
     });
@@ -1189,15 +1219,27 @@ fn pass_on(checked: &Checked, head: http::response::Parts, body: OriginBody, out
     finish(checked, response, body, outcome)
 }
 
+/// Logs that the origin fails, once in a while.
+fn warn_of(checked: &Checked, error: OriginError) {
+    if checked.site.is_to_warn(checked.began_ms) {
+        tracing::warn!(site = %checked.site.name, origin = %checked.site.target.address.host, %error, "an origin fails; told once in a while");
+    }
+}
+
 /// The answer where the origin failed and nothing stored helps.
 fn failed(checked: &Checked, error: OriginError, reason: ForwardReason) -> Found {
-    tracing::debug!(site = %checked.site.name, url = %checked.url, %error, "the origin failed");
-    if checked.site.is_to_warn(checked.began_ms) {
-        tracing::warn!(site = %checked.site.name, origin = %checked.site.target.host, %error, "an origin fails; told once in a while");
+    if error.is_of_client() {
+        tracing::debug!(site = %checked.site.name, url = %checked.url, %error, "a request failed");
+        let outcome = Outcome::forwarded(Answer::Error, reason);
+        return (with_status(checked, refuse_request(&checked.worker, error), &outcome), outcome, None);
     }
-    let error = error.proxy_error();
+    tracing::debug!(site = %checked.site.name, url = %checked.url, %error, "the origin failed");
+    warn_of(checked, error);
     let mut response = plain(error.status(), "the origin of this content does not answer\n");
     response.headers_mut().insert(PROXY_STATUS, error.proxy_status(&checked.worker.edge.name));
+    if let Some(seconds) = error.retry_after() {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
     let outcome = Outcome::forwarded(Answer::Error, reason);
     (with_status(checked, response, &outcome), outcome, None)
 }
@@ -1222,7 +1264,7 @@ mod tests {
         let sites = [Arc::new(Sites::default()), Arc::new(Sites::default())];
         let site = Arc::new(Site {
             name: "www".into(),
-            target: Arc::new(crate::origin::Target { is_tls: false, host: "127.0.0.1".into(), port: 80 }),
+            target: Arc::new(crate::origin::Target::peer(([127, 0, 0, 1], 80).into())),
             origin_host: None,
             cache: nearcast_fleet::config::CachePolicy::default(),
             counters: metrics.site("www"),

@@ -53,7 +53,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::edge::{Edge, Sites, Worker, now_ms};
 use crate::index::Index;
 use crate::metrics::{Collected, Metrics};
-use crate::origin::OriginPool;
+use crate::origin::{OriginPool, Origins};
 use crate::store::{DiskConfig, Gone, Store, StoreConfig};
 
 /// How long background tasks may take to end after the last connection.
@@ -89,15 +89,18 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     if let Some(disk) = &config.disk {
         check_writable(&disk.directory)?;
     }
+    let metrics = Arc::new(Metrics::new(workers, &cluster.name));
+    let origins = Origins::of_environment();
+    let sites = Sites::new(&fleet, &context.name, &metrics, &origins).map_err(|(site, error)| error.to_failure(&site))?;
     context.following.begin().await?;
 
-    let metrics = Arc::new(Metrics::new(workers, &cluster.name));
     let (store, gone) = Store::open(&config);
     let edge = Arc::new(Edge {
         name: context.name.as_str().into(),
         via: HeaderValue::try_from(format!("1.1 {}", context.name)).map_err(|_| unknown_node(&fleet, &context.name))?,
         started_ms: now_ms(),
-        sites: ArcSwap::from_pointee(Sites::new(&fleet, &context.name, &metrics)),
+        sites: ArcSwap::from_pointee(sites),
+        origins,
         store: Arc::new(store),
         index: Index::new(config.memory_bytes),
         forwards: fill::Forwards::new(config.memory_bytes),
@@ -124,11 +127,10 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     let admin_task = admin_listener.map(|l| tokio::spawn(admin::serve(l, registry, readiness, None, context.shutdown.clone())));
 
     let (drain_tx, drain) = watch::channel(false);
-    let tls = origin::tls_config();
     let mut threads = Vec::new();
     let mut running = Vec::new();
     for (number, listeners) in listeners.into_iter().enumerate() {
-        let worker = Worker::new(number, edge.clone(), OriginPool::new(tls.clone()));
+        let worker = Worker::new(number, edge.clone(), OriginPool::new(number));
         running.push(worker.clone());
         threads.push(start_worker(worker, listeners, drain.clone())?);
     }
@@ -138,7 +140,7 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     let journal = journal::Journal::default();
     let (orders_tx, orders) = mpsc::channel(ORDERS_WAITING_MAX);
     let pushes = push::Pushes::default();
-    let pusher = Worker::new(workers, edge.clone(), OriginPool::new(tls.clone()));
+    let pusher = Worker::new(workers, edge.clone(), OriginPool::new(workers));
     tasks.spawn(push::run(pusher, context.fleet.clone(), orders, pushes.clone()));
     tasks.spawn(journal.clone().follow(edge.clone(), context.entries, context.state, orders_tx));
     tasks.spawn(follow_sites(edge.clone(), context.fleet.clone()));
@@ -222,10 +224,30 @@ async fn take_out_gone(edge: Arc<Edge>, mut gone: mpsc::UnboundedReceiver<Gone>)
     }
 }
 
-/// A changed fleet changes the sites; addresses and sizes of this node need a restart.
+/// How often files are looked for again that a changed fleet names and that cannot be used.
+const FILES_PAUSE: Duration = Duration::from_secs(2);
+
+/// A changed fleet changes the sites, all at once; addresses and sizes of this node need a restart. Where a file that a site
+/// names cannot be used, all sites stay as they are until it can.
 async fn follow_sites(edge: Arc<Edge>, mut fleet: watch::Receiver<Arc<Fleet>>) {
     while fleet.changed().await.is_ok() {
-        let changed = fleet.borrow_and_update().clone();
-        edge.sites.store(Arc::new(Sites::new(&changed, &edge.name, &edge.metrics)));
+        let mut warned = None;
+        loop {
+            let changed = fleet.borrow_and_update().clone();
+            match Sites::new(&changed, &edge.name, &edge.metrics, &edge.origins) {
+                Ok(sites) => break edge.sites.store(Arc::new(sites)),
+                Err((site, error)) => {
+                    let problem = error.to_string();
+                    if warned.as_ref() != Some(&problem) {
+                        tracing::warn!(site, problem, "a changed fleet names a file that cannot be used; all sites stay as they are");
+                        warned = Some(problem);
+                    }
+                }
+            }
+            // A further change may mend it, and so may the file.
+            if let Ok(Err(_)) = tokio::time::timeout(FILES_PAUSE, fleet.changed()).await {
+                return;
+            }
+        }
     }
 }

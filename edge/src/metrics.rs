@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 pub(crate) use crate::policy::status::Label as Answer;
@@ -27,15 +27,38 @@ struct SiteShard {
     pushed_hit_bytes: AtomicU64,
 }
 
+/// How the ways to a site's origin are now.
+#[derive(Debug, Default)]
+pub(crate) struct OriginGauges {
+    in_use: AtomicU64,
+    idle: AtomicU64,
+    waiting: AtomicU64,
+}
+
+impl OriginGauges {
+    pub(crate) fn set_connections(&self, in_use: usize, idle: usize, waiting: usize) {
+        for (gauge, value) in [(&self.in_use, in_use), (&self.idle, idle), (&self.waiting, waiting)] {
+            gauge.store(value as u64, Relaxed);
+        }
+    }
+}
+
 /// One site's counters. They live as long as the process, whatever happens to the site.
 #[derive(Debug)]
 pub(crate) struct SiteCounters {
     shards: Box<[SiteShard]>,
+    /// Failures of its origin by reason. They are rare, and the reasons are few.
+    failures: Mutex<BTreeMap<&'static str, u64>>,
+    origin: Arc<OriginGauges>,
 }
 
 impl SiteCounters {
     fn new(workers: usize) -> Self {
-        Self { shards: (0..workers).map(|_| SiteShard::default()).collect() }
+        Self { shards: (0..workers).map(|_| SiteShard::default()).collect(), failures: Mutex::default(), origin: Arc::default() }
+    }
+
+    pub(crate) fn origin_gauges(&self) -> &Arc<OriginGauges> {
+        &self.origin
     }
 
     fn shard(&self, worker: usize) -> &SiteShard {
@@ -57,6 +80,11 @@ impl SiteCounters {
 
     pub(crate) fn received(&self, worker: usize, bytes: u64) {
         self.shard(worker).origin_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// A request to the origin, or the body of its response, failed.
+    pub(crate) fn origin_failed(&self, reason: &'static str) {
+        *self.failures.lock().expect("no holder of this lock panics").entry(reason).or_default() += 1;
     }
 
     pub(crate) fn pushed_hit(&self, worker: usize, bytes: u64) {
@@ -164,6 +192,7 @@ impl Metrics {
     fn families(&self) -> Vec<MetricFamily> {
         let sites = self.sites.read().expect("no holder of this lock panics").clone();
         let (mut requests, mut bytes, mut origin, mut pushed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut failures, mut connections) = (Vec::new(), Vec::new());
         for (name, counters) in &sites {
             for answer in Answer::ALL {
                 let of_answer = [("site", name.as_str()), ("cache_status", answer.as_str())];
@@ -180,6 +209,13 @@ impl Metrics {
             }
             origin.push(counter(&[("site", name)], counters.sum(|s| &s.origin_bytes)));
             pushed.push(counter(&[("site", name)], counters.sum(|s| &s.pushed_hits)));
+            let OriginGauges { in_use, idle, waiting } = &*counters.origin;
+            for (state, value) in [("in_use", in_use), ("idle", idle), ("waiting", waiting)] {
+                connections.push(gauge(&[("site", name), ("state", state)], value.load(Relaxed)));
+            }
+            for (reason, count) in counters.failures.lock().expect("no holder of this lock panics").iter() {
+                failures.push(counter(&[("site", name), ("reason", reason)], *count));
+            }
         }
         let push = [("origin", &self.push.origin_bytes), ("peer", &self.push.peer_bytes)]
             .map(|(source, bytes)| counter(&[("cluster", &self.cluster), ("source", source)], bytes.load(Relaxed)));
@@ -187,6 +223,13 @@ impl Metrics {
             family("nearcast_edge_requests_total", "Requests answered.", MetricType::COUNTER, requests),
             family("nearcast_edge_response_bytes_total", "Bytes of response bodies sent to clients.", MetricType::COUNTER, bytes),
             family("nearcast_edge_origin_bytes_total", "Bytes of response bodies received from origins.", MetricType::COUNTER, origin),
+            family(
+                "nearcast_edge_origin_connections",
+                "Connections to origins in use and idle, and requests that wait for one.",
+                MetricType::GAUGE,
+                connections,
+            ),
+            family("nearcast_edge_origin_failures_total", "Requests to origins that failed.", MetricType::COUNTER, failures),
             family("nearcast_edge_pushed_hits_total", "Requests that pushed content answered.", MetricType::COUNTER, pushed),
             family(
                 "nearcast_edge_request_seconds",
@@ -200,11 +243,7 @@ impl Metrics {
             let mut metric = Metric::default();
             match kind {
                 MetricType::COUNTER => metric.set_counter(counter_of(value)),
-                _ => {
-                    let mut gauge = Gauge::default();
-                    gauge.set_value(value);
-                    metric.set_gauge(gauge);
-                }
+                _ => metric.set_gauge(gauge_of(value)),
             }
             families.push(family(name, help, kind, vec![metric]));
         }
@@ -246,10 +285,26 @@ fn counter_of(value: f64) -> Counter {
     counter
 }
 
-fn counter(labels: &[(&str, &str)], value: u64) -> Metric {
+fn gauge_of(value: f64) -> Gauge {
+    let mut gauge = Gauge::default();
+    gauge.set_value(value);
+    gauge
+}
+
+fn gauge(labels: &[(&str, &str)], value: u64) -> Metric {
+    let mut metric = labelled(labels);
+    metric.set_gauge(gauge_of(value as f64));
+    metric
+}
+
+fn labelled(labels: &[(&str, &str)]) -> Metric {
     let mut labels: Vec<LabelPair> = labels.iter().map(|(name, value)| label(name, value)).collect();
     labels.sort_by(|a, b| a.name().cmp(b.name()));
-    let mut metric = Metric::from_label(labels);
+    Metric::from_label(labels)
+}
+
+fn counter(labels: &[(&str, &str)], value: u64) -> Metric {
+    let mut metric = labelled(labels);
     metric.set_counter(counter_of(value as f64));
     metric
 }
@@ -302,7 +357,9 @@ mod tests {
         site.sent(0, Answer::Hit, 5);
         site.sent(1, Answer::Hit, 7);
         site.received(1, 11);
+        site.origin_failed("tls_certificate_expired");
         site.pushed_hit(0, 5);
+        site.origin_gauges().set_connections(3, 2, 1);
         metrics.took(0, false, Duration::from_micros(300));
         metrics.took(1, true, Duration::from_secs(60));
         metrics.read_from(Box::new(|| vec![("nearcast_edge_connections", "Open.", MetricType::GAUGE, 3.0)]));
@@ -314,6 +371,9 @@ mod tests {
             "nearcast_edge_requests_total{cache_status=\"error\",site=\"www\",status_class=\"5xx\"} 1",
             "nearcast_edge_response_bytes_total{cache_status=\"hit\",site=\"www\"} 12",
             "nearcast_edge_origin_bytes_total{site=\"www\"} 11",
+            "nearcast_edge_origin_failures_total{reason=\"tls_certificate_expired\",site=\"www\"} 1",
+            "nearcast_edge_origin_connections{site=\"www\",state=\"in_use\"} 3",
+            "nearcast_edge_origin_connections{site=\"www\",state=\"waiting\"} 1",
             "nearcast_edge_pushed_hits_total{site=\"www\"} 1",
             "nearcast_edge_request_seconds_bucket{forward=\"hit\",le=\"0.0005\"} 1",
             "nearcast_edge_request_seconds_bucket{forward=\"forward\",le=\"+Inf\"} 1",

@@ -250,7 +250,7 @@ impl Filler {
         let (cluster, _) = self.fleet.edge(&self.worker.edge.name)?;
         let name = owner(cluster, &item.url).filter(|name| *name != &*self.worker.edge.name)?;
         let node = cluster.nodes.iter().find(|n| n.name == name)?;
-        Some(Arc::new(Target { is_tls: false, host: node.service.ip().to_string(), port: node.service.port() }))
+        Some(self.worker.edge.origins.peer(node.service))
     }
 }
 
@@ -345,6 +345,7 @@ async fn fetch(
         path,
         fields: Arc::new(fields),
         is_peer,
+        is_background: true,
         pacer: Some(pacer.clone()),
         interim: None,
     };

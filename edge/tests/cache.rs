@@ -150,6 +150,44 @@ fn another_protocol_is_never_switched_to() {
 }
 
 #[test]
+fn a_transfer_coding_that_is_not_understood_is_an_error_and_never_stored() {
+    let origin = Origin::start(|seen| {
+        let coding = seen.target.trim_start_matches('/').replace("%20", " ");
+        match coding.as_str() {
+            "" => Reply::ok("abc", "max-age=60").chunked(),
+            // The lab's `chunked` is the last of them.
+            two if two.ends_with("then") => {
+                Reply::ok("abc", "max-age=60").chunked().field("Transfer-Encoding", two.trim_end_matches("then"))
+            }
+            _ => Reply::ok("abc", "max-age=60").field("Transfer-Encoding", &coding),
+        }
+    });
+    let edge = Plan::new(&origin).start();
+    assert_eq!(edge.get("/").text(), "abc");
+    for coding in [
+        "gzip",
+        "GZIP",
+        "identity",
+        "xchunked",
+        "chunked,",
+        "gzip,%20chunked",
+        "chunked,%20chunked",
+        "gzipthen",
+        "chunkedthen",
+        "br,x;q=1then",
+    ] {
+        for ask in 1..=2 {
+            let answer = edge.get(&format!("/{coding}"));
+            assert_eq!((answer.status, answer.field("proxy-status")), (502, "ams-1; error=http_response_transfer_coding"), "{coding}");
+            assert_eq!(origin.count(&format!("/{coding}")), ask, "{coding}: nothing is stored");
+        }
+        assert_eq!(edge.ask("POST", &format!("/{coding}"), &[("Content-Length", "0")]).status, 502, "{coding}");
+        assert_eq!(edge.ask("HEAD", &format!("/{coding}"), &[]).status, 200, "{coding}: there is no body");
+        assert_eq!(edge.get("/").text(), "abc", "behind {coding}");
+    }
+}
+
+#[test]
 fn interim_responses_are_neither_stored_nor_taken_for_the_answer() {
     const INTERIM: &str = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\nCache-Control: max-age=9999\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n";
     let origin = Origin::start(|_| Reply { interim: INTERIM, ..Reply::ok("final", "max-age=60") });

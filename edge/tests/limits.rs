@@ -206,6 +206,72 @@ fn a_client_that_waits_for_leave_to_send_its_body_gets_it() {
 }
 
 #[test]
+fn a_request_with_a_transfer_coding_that_is_not_understood_goes_nowhere() {
+    let origin = Origin::start(|seen| Reply::ok(seen.body.clone(), ""));
+    let edge = Plan::new(&origin).start();
+    let table = [
+        ("HTTP/1.1", "Transfer-Encoding: gzip, chunked", 501),
+        ("HTTP/1.1", "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked", 501),
+        ("HTTP/1.1", "transfer-ENCODING: Identity, CHUNKED", 501),
+        ("HTTP/1.1", "Transfer-Encoding: x;a=\"b\", chunked", 501),
+        ("HTTP/1.1", "Transfer-Encoding: chunked, chunked", 400),
+        ("HTTP/1.1", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", 400),
+        ("HTTP/1.1", "Transfer-Encoding: chunked, gzip, chunked", 400),
+        ("HTTP/1.1", "Transfer-Encoding: identity", 400),
+        ("HTTP/1.1", "Transfer-Encoding: xchunked", 400),
+        ("HTTP/1.1", "Transfer-Encoding: chunked;a=b", 400),
+        ("HTTP/1.1", "Transfer-Encoding:", 400),
+        ("HTTP/1.0", "Transfer-Encoding: gzip, chunked", 400),
+        ("HTTP/1.1", "Transfer-Encoding: Chunked", 200),
+        ("HTTP/1.1", "Transfer-Encoding: ,chunked", 200),
+    ];
+    for method in ["POST", "GET", "OPTIONS"] {
+        for path in ["/a", "/.nearcast/health"] {
+            for (version, field, status) in table {
+                let mut stream = edge.connect();
+                let head = format!("{method} {path} {version}\r\nHost: www.test\r\n{field}\r\n\r\n");
+                stream
+                    .write_all(format!("{head}3\r\nabc\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: www.test\r\n\r\n").as_bytes())
+                    .expect("sent");
+                let mut reader = BufReader::new(stream);
+                let answer = read_answer(&mut reader, false).expect("an answer");
+                assert_eq!(answer.status, status, "{method} {path} {version} {field}");
+                let mut rest = Vec::new();
+                reader.read_to_end(&mut rest).expect("the connection ends");
+                assert!(rest.is_empty(), "{method} {field}: {}", String::from_utf8_lossy(&rest));
+            }
+        }
+    }
+    assert_eq!((origin.seen().len(), origin.count("/smuggled")), (2 * 3, 0));
+}
+
+#[test]
+fn an_upload_that_is_too_large_is_refused_as_soon_as_that_is_known() {
+    let origin = Origin::start(|seen| Reply::ok(seen.body.clone(), ""));
+    let mut plan = Plan::new(&origin);
+    plan.origin_policy.limits.request_bytes_max = Some(nearcast_fleet::units::Bytes(4));
+    let edge = plan.start();
+    let table = [
+        ("PUT /fits HTTP/1.1\r\nHost: www.test\r\nContent-Length: 4\r\n\r\nabcd", 200),
+        ("PUT /fits HTTP/1.1\r\nHost: www.test\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\n0\r\n\r\n", 200),
+        // Its body is not waited for.
+        ("PUT /long HTTP/1.1\r\nHost: www.test\r\nContent-Length: 5\r\n\r\n", 413),
+        ("POST /long HTTP/1.1\r\nHost: www.test\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n", 413),
+        ("GET /long HTTP/1.1\r\nHost: www.test\r\nContent-Length: 5\r\n\r\n", 413),
+        ("POST /chunks HTTP/1.1\r\nHost: www.test\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\n1\r\ne\r\n", 413),
+    ];
+    for (request, status) in table {
+        let answer = edge.raw(request.as_bytes());
+        assert_eq!(answer.status, status, "{request:?}");
+        if status == 413 {
+            assert_eq!(answer.field("proxy-status"), "ams-1; error=http_request_error", "{request:?}");
+            assert!(answer.text().contains("larger than this site takes"), "{}", answer.text());
+        }
+    }
+    assert_eq!((origin.count("/fits"), origin.count("/long")), (2, 0));
+}
+
+#[test]
 fn health_is_answered_for_any_host_and_counts_as_local() {
     let origin = Origin::start(|_| Reply::ok("x", ""));
     let edge = Plan::new(&origin).start();

@@ -235,6 +235,8 @@ pub struct Site {
     pub clusters: Vec<usize>,
     /// How edges cache it.
     pub cache: CachePolicy,
+    /// How edges deal with its origin.
+    pub origin_policy: OriginPolicy,
 }
 
 /// How a site's clients are given a cluster.
@@ -286,6 +288,66 @@ impl Default for CachePolicy {
             forward_fields: Vec::new(),
             key_fields: Vec::new(),
             store_set_cookie: false,
+        }
+    }
+}
+
+/// How edges deal with a site's origin.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct OriginPolicy {
+    /// How long it may take, and how much may come and go.
+    pub limits: OriginLimits,
+    /// How TLS is spoken with it, where its URL says so.
+    pub tls: OriginTls,
+}
+
+/// Files for TLS to an origin. They are on the edges; nothing else reads them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OriginTls {
+    /// Authorities that are trusted in place of all others, in PEM form.
+    pub ca: Option<PathBuf>,
+    /// The certificate that is shown, with those that lead to its authority, and its key, both in PEM form.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+/// Times and sizes between an edge and an origin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OriginLimits {
+    /// Time for making a connection, TLS included.
+    pub connect: Duration,
+    /// Time from the end of a request to the head of its response.
+    pub first_byte: Duration,
+    /// Longest pause within a response's body.
+    pub between_bytes: Duration,
+    /// Longest pause within a request's body: of the client that sends it, and of the origin that takes it.
+    pub request_pause: Duration,
+    /// Largest body of a request; `None` has no limit.
+    pub request_bytes_max: Option<Bytes>,
+    /// Largest head of a response.
+    pub head_bytes_max: Bytes,
+    /// Most fields of a response.
+    pub fields_max: usize,
+    /// Most connections of one edge, idle ones included.
+    pub connections_max: usize,
+    /// Most requests that wait for one of them.
+    pub waiting_max: usize,
+    /// Longest time that a request waits for one of them.
+    pub connection_wait: Duration,
+}
+
+impl Default for OriginLimits {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(3),
+            first_byte: Duration::from_secs(60),
+            between_bytes: Duration::from_secs(60),
+            request_pause: Duration::from_secs(60),
+            request_bytes_max: Some(Bytes(8 << 30)),
+            head_bytes_max: Bytes(64 << 10),
+            fields_max: 256,
+            connections_max: 128,
+            waiting_max: 1024,
+            connection_wait: Duration::from_secs(30),
         }
     }
 }

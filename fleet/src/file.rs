@@ -43,6 +43,7 @@ pub const SETTINGS: &[(&str, &[&str])] = &[
     ("cluster.node", NODE),
     ("site", SITE),
     ("site.cache", CACHE),
+    ("site.limits", LIMITS),
     ("zone", ZONE),
 ];
 
@@ -59,7 +60,8 @@ const NAME_SERVER: &[&str] = &["name", "host", "listen", "addresses", "admin", "
 const CLUSTER: &[&str] = &["name", "label", "place", "time_zone", "off_peak", "fill_rate", "push_share", "weight", "node"];
 const PLACE: &[&str] = &["latitude", "longitude"];
 const NODE: &[&str] = &["name", "address", "addresses", "listen", "service", "admin", "memory", "disk", "threads", "capacity"];
-const SITE: &[&str] = &["name", "hosts", "origin", "origin_host", "steering", "ttl", "clusters", "cache"];
+const SITE: &[&str] =
+    &["name", "hosts", "origin", "origin_host", "origin_ca", "origin_cert", "origin_key", "steering", "ttl", "clusters", "cache", "limits"];
 const CACHE: &[&str] = &[
     "default_ttl",
     "heuristic",
@@ -70,6 +72,18 @@ const CACHE: &[&str] = &[
     "forward_fields",
     "key_fields",
     "store_set_cookie",
+];
+const LIMITS: &[&str] = &[
+    "connect",
+    "first_byte",
+    "between_bytes",
+    "request_pause",
+    "request_body",
+    "head",
+    "fields",
+    "connections",
+    "waiting",
+    "connection_wait",
 ];
 /// Names in each of a site's lists of request fields.
 const FIELDS_MAX: usize = 32;
@@ -221,6 +235,7 @@ pub fn standalone_edge(
         clusters: vec![0],
         // Nobody has said anything of this origin: what it does not say itself is not guessed either.
         cache: CachePolicy { heuristic: false, ..cache },
+        origin_policy: OriginPolicy::default(),
     };
     Ok(Fleet { clusters: vec![cluster], sites: vec![site], ..standalone(state_dir) })
 }
@@ -301,7 +316,7 @@ fn check(root: &Section<'_>, base: &Path) -> Fleet {
         root.sections("origin_node", ORIGIN_NODE).iter().map(|s| check_origin_node(s, base, &mut taken)).collect();
     let name_servers = check_name_servers(root, &zone, &mut taken);
     let clusters = check_clusters(root, &mut taken);
-    let sites = check_sites(root, &zone, &clusters, &name_servers);
+    let sites = check_sites(root, base, &zone, &clusters, &name_servers);
     let zone_name_servers = references(&head, "name_servers", &name_servers, |n| &n.name, "name server");
     let own = OwnZone { zone: &zone, name_servers: &zone_name_servers, sites: &sites };
     let zones = check_zones(root, &head, &own, &name_servers);
@@ -863,7 +878,7 @@ const POLICIES: [(&str, SelectionPolicy); 4] = [
     ("round-robin", SelectionPolicy::RoundRobin),
 ];
 
-fn check_sites(root: &Section<'_>, zone: &str, clusters: &[Cluster], name_servers: &[NameServer]) -> Vec<Site> {
+fn check_sites(root: &Section<'_>, base: &Path, zone: &str, clusters: &[Cluster], name_servers: &[NameServer]) -> Vec<Site> {
     let mut lines: HashMap<String, usize> = HashMap::new();
     let mut hosts: HashMap<String, String> = HashMap::new();
     let mut sites = Vec::new();
@@ -886,17 +901,21 @@ fn check_sites(root: &Section<'_>, zone: &str, clusters: &[Cluster], name_server
             }
         }
         let name = name.map_or_else(String::new, |t| t.text.to_owned());
+        let origin =
+            section.need_text("origin", "origin = \"http://origin.example.org\"").map_or_else(String::new, |t| url(&t, &["http", "https"]));
         sites.push(Site {
             hosts: check_hosts(section, &name, &mut hosts),
             name,
-            origin: section
-                .need_text("origin", "origin = \"http://origin.example.org\"")
-                .map_or_else(String::new, |t| url(&t, &["http", "https"])),
             origin_host: section.text("origin_host").map(|t| check_origin_host(&t)),
             policy: section.text("steering").map_or(SelectionPolicy::Geo, |t| check_policy(&t)),
             ttl: section.duration("ttl", Duration::from_secs(1)..=DAY).unwrap_or(SITE_TTL),
             clusters: references(section, "clusters", clusters, |c| &c.name, "cluster"),
             cache: check_cache(&section.section("cache", CACHE)),
+            origin_policy: OriginPolicy {
+                limits: check_limits(&section.section("limits", LIMITS)),
+                tls: check_origin_tls(section, base, origin.starts_with("http://")),
+            },
+            origin,
         });
     }
     sites
@@ -930,6 +949,27 @@ fn check_origin_host(text: &Text<'_>) -> String {
         text.note(format!("{:?} is no host: {problem}", text.text), "write host or host:port, such as \"www.example.org\"");
         String::new()
     })
+}
+
+/// The files are on the edges: whether they are there is not looked at.
+fn check_origin_tls(section: &Section<'_>, base: &Path, is_plain: bool) -> OriginTls {
+    let file = |key: &'static str| {
+        let text = section.text(key)?;
+        if is_plain {
+            text.note("the origin is reached without TLS", format!("write origin = \"https://...\", or leave {key} out"));
+        }
+        Some(path(&text, base))
+    };
+    let (ca, cert, key) = (file("origin_ca"), file("origin_cert"), file("origin_key"));
+    for (there, missing, example) in [
+        ("origin_cert", "origin_key", "origin_key = \"edge.key\", its key"),
+        ("origin_key", "origin_cert", "origin_cert = \"edge.pem\", its certificate"),
+    ] {
+        if section.has(there) && !section.has(missing) {
+            section.note_missing(missing, example);
+        }
+    }
+    OriginTls { ca, identity: cert.zip(key) }
 }
 
 fn check_policy(text: &Text<'_>) -> SelectionPolicy {
@@ -984,6 +1024,29 @@ fn check_fields(section: &Section<'_>, key: &'static str) -> Vec<String> {
     }
     names
 }
+
+fn check_limits(section: &Section<'_>) -> OriginLimits {
+    let defaults = OriginLimits::default();
+    let pause = Duration::from_secs(1)..=DAY;
+    OriginLimits {
+        connect: section.duration("connect", Duration::from_millis(10)..=Duration::from_secs(300)).unwrap_or(defaults.connect),
+        first_byte: section.duration("first_byte", Duration::from_millis(100)..=DAY).unwrap_or(defaults.first_byte),
+        between_bytes: section.duration("between_bytes", pause.clone()).unwrap_or(defaults.between_bytes),
+        request_pause: section.duration("request_pause", pause).unwrap_or(defaults.request_pause),
+        request_bytes_max: match section.item("request_body").and_then(|item| item.silent_text()) {
+            Some(UNLIMITED) => None,
+            _ => section.bytes("request_body", Bytes(0)..=Bytes(1 << 50)).or(defaults.request_bytes_max),
+        },
+        head_bytes_max: section.bytes("head", Bytes(4 << 10)..=Bytes(1 << 20)).unwrap_or(defaults.head_bytes_max),
+        fields_max: section.integer("fields", 16..=10_000).map_or(defaults.fields_max, |n| n as usize),
+        connections_max: section.integer("connections", 1..=65_536).map_or(defaults.connections_max, |n| n as usize),
+        waiting_max: section.integer("waiting", 0..=65_536).map_or(defaults.waiting_max, |n| n as usize),
+        connection_wait: section.duration("connection_wait", Duration::ZERO..=DAY).unwrap_or(defaults.connection_wait),
+    }
+}
+
+/// How a size that has no limit is written.
+const UNLIMITED: &str = "unlimited";
 
 /// What is known of the CDN's own zone before the zones are checked.
 struct OwnZone<'f> {

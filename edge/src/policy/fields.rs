@@ -4,7 +4,7 @@
 //! because field values may hold any; is tolerant as RFC 9111 section 4.2.1 asks, and strict where doubt arises: then
 //! the reading that stores less wins.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::{AsHeaderName, CACHE_CONTROL, CONNECTION, PRAGMA, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -436,18 +436,32 @@ pub fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// An HTTP date (RFC 9110 section 5.6.7) as seconds after the Unix epoch; all three forms, in any letter case.
+/// An HTTP date (RFC 9110 section 5.6.7) as seconds after the Unix epoch; all three forms, in any letter case. The name of
+/// the day says nothing that the rest does not: a wrong one is overlooked.
 pub fn parse_date(value: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(value.trim_ascii()).ok()?;
     if text.len() > DATE_BYTES_MAX {
         return None;
     }
-    let when = httpdate::parse_http_date(text).or_else(|_| httpdate::parse_http_date(&cased(text))).ok()?;
+    let when = httpdate::parse_http_date(text).ok().or_else(|| {
+        let cased = cased(text);
+        httpdate::parse_http_date(&cased).ok().or_else(|| with_right_day(&cased))
+    })?;
     Some(when.duration_since(UNIX_EPOCH).ok()?.as_secs())
 }
 
 /// Longest date: `Wednesday, 09-Nov-94 08:49:37 GMT`, and some.
 const DATE_BYTES_MAX: usize = 40;
+
+const DAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
+
+/// The date with the one name of a day, in the same form, that makes it valid.
+fn with_right_day(text: &str) -> Option<SystemTime> {
+    let (day, rest) = text.split_at(text.find(|c: char| !c.is_ascii_alphabetic())?);
+    let forms = [DAYS.map(|name| &name[..3]), DAYS];
+    let form = forms.iter().find(|form| form.contains(&day))?;
+    form.iter().find_map(|name| httpdate::parse_http_date(&format!("{name}{rest}")).ok())
+}
 
 /// Each word with a capital, `GMT` with three.
 fn cased(text: &str) -> String {
@@ -699,6 +713,9 @@ mod tests {
             "Sun Nov  6 08:49:37 1994",
             "SUN, 06 nov 1994 08:49:37 gMT",
             " Sun, 06 Nov 1994 08:49:37 GMT ",
+            "Mon, 06 Nov 1994 08:49:37 GMT",
+            "saturday, 06-Nov-94 08:49:37 GMT",
+            "Wed Nov  6 08:49:37 1994",
         ];
         for value in valid {
             assert_eq!(parse_date(value.as_bytes()), Some(784_111_777), "{value}");
@@ -717,6 +734,14 @@ mod tests {
             "Thu, 18 Aug 2050 02.01.18 GMT",
             "Thu, 18 Aug 2050 2:01:18 GMT",
             "Thu, 18 Aug 2050 02:01:18 GMT and then some more text",
+            "Mon, 31 Feb 2050 02:01:18 GMT",
+            "Thu, 32 Aug 2050 02:01:18 GMT",
+            "Foo, 18 Aug 2050 02:01:18 GMT",
+            "Thursda, 18-Aug-50 02:01:18 GMT",
+            ", 18 Aug 2050 02:01:18 GMT",
+            "Thursday, 18 Aug 2050 02:01:18 GMT",
+            "Thu, 18-Aug-50 02:01:18 GMT",
+            "Thu",
         ];
         for value in invalid {
             assert_eq!(parse_date(value.as_bytes()), None, "{value}");
@@ -808,6 +833,18 @@ mod tests {
         #[test]
         fn dates_survive(seconds in 0u64..253_402_300_799) {
             prop_assert_eq!(parse_date(format_date(seconds).as_bytes()), Some(seconds));
+        }
+
+        #[test]
+        fn any_day_will_do(seconds in 0u64..253_402_300_799, day in 0usize..7) {
+            let written = format_date(seconds);
+            let rest = &written.to_str().expect("ASCII")[3..];
+            prop_assert_eq!(parse_date(format!("{}{rest}", &DAYS[day][..3]).as_bytes()), Some(seconds));
+        }
+
+        #[test]
+        fn no_date_panics(text in "[A-Za-z]{0,9}[, ]{0,2}.{0,20}") {
+            let _ = parse_date(text.as_bytes());
         }
 
         #[test]

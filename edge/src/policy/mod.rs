@@ -11,8 +11,10 @@
 //!   [`forward`]: the request to the origin, and the fields of what goes back to the client.
 //! - [`freshness`]: whether and for how long the answer may be stored; [`invalidate`]: what it makes unusable.
 //! - [`status`]: the one value that feeds `Cache-Status`, `Proxy-Status`, metrics and log.
+//! - [`coding`]: whether a message's body can be read at all.
 //! - [`fields`]: the grammar under all of them.
 
+pub mod coding;
 pub mod conditional;
 pub mod fields;
 pub mod forward;

@@ -243,11 +243,13 @@ pub enum ProxyError {
     ConnectionLimitReached,
     TlsProtocolError,
     TlsCertificateError,
+    TlsAlertReceived,
     HttpRequestError,
     HttpRequestDenied,
     HttpResponseIncomplete,
     HttpResponseHeaderSectionSize,
     HttpResponseBodySize,
+    HttpResponseTransferCoding,
     HttpResponseTimeout,
     HttpProtocolError,
     ProxyInternalError,
@@ -256,7 +258,7 @@ pub enum ProxyError {
 
 impl ProxyError {
     /// All.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::DnsTimeout,
         Self::DnsError,
         Self::DestinationNotFound,
@@ -271,11 +273,13 @@ impl ProxyError {
         Self::ConnectionLimitReached,
         Self::TlsProtocolError,
         Self::TlsCertificateError,
+        Self::TlsAlertReceived,
         Self::HttpRequestError,
         Self::HttpRequestDenied,
         Self::HttpResponseIncomplete,
         Self::HttpResponseHeaderSectionSize,
         Self::HttpResponseBodySize,
+        Self::HttpResponseTransferCoding,
         Self::HttpResponseTimeout,
         Self::HttpProtocolError,
         Self::ProxyInternalError,
@@ -299,11 +303,13 @@ impl ProxyError {
             Self::ConnectionLimitReached => "connection_limit_reached",
             Self::TlsProtocolError => "tls_protocol_error",
             Self::TlsCertificateError => "tls_certificate_error",
+            Self::TlsAlertReceived => "tls_alert_received",
             Self::HttpRequestError => "http_request_error",
             Self::HttpRequestDenied => "http_request_denied",
             Self::HttpResponseIncomplete => "http_response_incomplete",
             Self::HttpResponseHeaderSectionSize => "http_response_header_section_size",
             Self::HttpResponseBodySize => "http_response_body_size",
+            Self::HttpResponseTransferCoding => "http_response_transfer_coding",
             Self::HttpResponseTimeout => "http_response_timeout",
             Self::HttpProtocolError => "http_protocol_error",
             Self::ProxyInternalError => "proxy_internal_error",
@@ -330,13 +336,36 @@ impl ProxyError {
 
     /// This node's member of `Proxy-Status`, to be appended: `ams-1; error=connection_refused`.
     pub fn proxy_status(self, name: &str) -> HeaderValue {
+        self.proxy_status_with(name, &[])
+    }
+
+    /// As [`proxy_status`](Self::proxy_status), with parameters that the type registers, or `details`.
+    pub fn proxy_status_with(self, name: &str, parameters: &[(&str, Parameter<'_>)]) -> HeaderValue {
         let mut buffer = Vec::with_capacity(64);
         write_name(name, &mut buffer);
         buffer.extend_from_slice(b"; error=");
         buffer.extend_from_slice(self.as_str().as_bytes());
+        for (key, value) in parameters {
+            buffer.extend_from_slice(b"; ");
+            buffer.extend_from_slice(key.as_bytes());
+            buffer.push(b'=');
+            match value {
+                Parameter::Integer(number) => write_integer(*number, &mut buffer),
+                Parameter::String(text) => write_string(text, &mut buffer),
+            }
+        }
         HeaderValue::from_maybe_shared(bytes::Bytes::from(buffer))
             .unwrap_or(HeaderValue::from_static("nearcast; error=proxy_internal_error"))
     }
+}
+
+/// The value of a parameter of `Proxy-Status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parameter<'a> {
+    /// A structured integer.
+    Integer(i64),
+    /// A structured string.
+    String(&'a str),
 }
 
 /// This node's member of `Proxy-Status` on an answer of its own in place of the origin's, whose status it passes on
@@ -395,6 +424,21 @@ mod tests {
         ];
         for (outcome, expected) in table {
             assert_eq!(text(&outcome, "ams-1"), expected);
+        }
+    }
+
+    #[test]
+    fn proxy_status_says_more_where_more_is_known() {
+        let table = [
+            (ProxyError::ConnectionRefused, vec![], "ams-1; error=connection_refused"),
+            (
+                ProxyError::TlsAlertReceived,
+                vec![("alert-id", Parameter::Integer(42)), ("alert-message", Parameter::String("bad \"x\""))],
+                "ams-1; error=tls_alert_received; alert-id=42; alert-message=\"bad \\\"x\\\"\"",
+            ),
+        ];
+        for (error, parameters, expected) in table {
+            assert_eq!(error.proxy_status_with("ams-1", &parameters), expected);
         }
     }
 

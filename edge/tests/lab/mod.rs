@@ -330,10 +330,12 @@ pub(crate) fn hanging_listener(address: SocketAddr) -> Vec<socket2::Socket> {
 /// What an edge is started with.
 pub(crate) struct Plan {
     pub(crate) origin: String,
+    pub(crate) origin_host: Option<String>,
     pub(crate) memory: u64,
     pub(crate) disk: u64,
     pub(crate) push_share: u64,
     pub(crate) cache: CachePolicy,
+    pub(crate) origin_policy: OriginPolicy,
     pub(crate) hosts: Vec<String>,
     pub(crate) state_dir: PathBuf,
     pub(crate) caught_up: bool,
@@ -347,10 +349,12 @@ impl Plan {
     pub(crate) fn new(origin: &Origin) -> Self {
         Self {
             origin: format!("http://{}", origin.address),
+            origin_host: None,
             memory: 32 << 20,
             disk: 0,
             push_share: 0,
             cache: CachePolicy::default(),
+            origin_policy: OriginPolicy::default(),
             hosts: vec!["www.test".into()],
             state_dir: PathBuf::from("/nonexistent"),
             caught_up: true,
@@ -360,7 +364,7 @@ impl Plan {
         }
     }
 
-    fn fleet(&self, listen: SocketAddr, admin: SocketAddr) -> Fleet {
+    pub(crate) fn fleet(&self, listen: SocketAddr, admin: SocketAddr) -> Fleet {
         let node = |name: &str, service: SocketAddr| Node {
             name: name.into(),
             addresses: vec![service.ip()],
@@ -413,11 +417,12 @@ impl Plan {
                 name: "www".into(),
                 hosts: self.hosts.clone(),
                 origin: self.origin.clone(),
-                origin_host: None,
+                origin_host: self.origin_host.clone(),
                 policy: SelectionPolicy::Geo,
                 ttl: Duration::from_secs(20),
                 clusters: vec![0],
                 cache: self.cache.clone(),
+                origin_policy: self.origin_policy.clone(),
             }],
             zones: vec![],
         }

@@ -214,6 +214,9 @@ name = "www"
 hosts = ["WWW.demo.test.", "*"]
 origin = "https://Origin.demo.test:8443/"
 origin_host = "www.demo.test"
+origin_ca = "ca.pem"
+origin_cert = "/keys/edge.pem"
+origin_key = "keys/edge.key"
 steering = "round-robin"
 ttl = "5s"
 clusters = ["nyc"]
@@ -228,6 +231,18 @@ body_max = "1GiB"
 forward_fields = ["X-App-Version", "cookie"]
 key_fields = "x-tenant"
 store_set_cookie = true
+
+[site.limits]
+connect = "500ms"
+first_byte = "10m"
+between_bytes = "2h"
+request_pause = "90s"
+request_body = "unlimited"
+head = "256KiB"
+fields = 1000
+connections = 8
+waiting = 0
+connection_wait = "2s"
 
 [[zone]]
 name = "Demo.test"
@@ -296,6 +311,21 @@ fn every_setting_is_taken_as_written() {
         store_set_cookie: true,
     };
     assert_eq!(site.cache, cache);
+    let limits = OriginLimits {
+        connect: Duration::from_millis(500),
+        first_byte: Duration::from_secs(600),
+        between_bytes: Duration::from_secs(7200),
+        request_pause: Duration::from_secs(90),
+        request_bytes_max: None,
+        head_bytes_max: Bytes(256 << 10),
+        fields_max: 1000,
+        connections_max: 8,
+        waiting_max: 0,
+        connection_wait: Duration::from_secs(2),
+    };
+    assert_eq!(site.origin_policy.limits, limits);
+    let identity = ("/keys/edge.pem".into(), "/etc/nearcast/keys/edge.key".into());
+    assert_eq!(site.origin_policy.tls, OriginTls { ca: Some("/etc/nearcast/ca.pem".into()), identity: Some(identity) });
     let zone = &fleet.zones[0];
     assert_eq!((zone.name.as_str(), zone.ttl, &zone.name_servers[..]), ("demo.test", Duration::from_secs(3600), &[0, 1][..]));
     assert_eq!(zone.records.len(), 2);
@@ -473,6 +503,30 @@ const WRONG: &[Case] = &[
         "http://host[:port] or https://host[:port]",
     ),
     ("origin = \"http://127.9.0.80:8000\"", "origin = \"http://x/path\"", "http://x/path", 10, "it has a path", "nothing more"),
+    ("ttl = \"5s\"", "origin_ca = \"ca.pem\"", "origin_ca", 13, "without TLS", "https://"),
+    (
+        "origin = \"http://127.9.0.80:8000\"",
+        "origin = \"https://127.9.0.80\"\norigin_cert = \"edge.pem\"",
+        "[[site]]",
+        1,
+        "site[0].origin_key: this setting is required",
+        "its key",
+    ),
+    (
+        "origin = \"http://127.9.0.80:8000\"",
+        "origin = \"https://127.9.0.80\"\norigin_key = \"edge.key\"",
+        "[[site]]",
+        1,
+        "site[0].origin_cert: this setting is required",
+        "its certificate",
+    ),
+    ("ttl = \"5s\"", "limits.first_byte = \"60\"", "limits.first_byte", 21, "has no unit", "30s"),
+    ("ttl = \"5s\"", "limits.between_bytes = 0", "limits.between", 24, "0 is out of range", "from 1s to 86400s"),
+    ("ttl = \"5s\"", "limits.request_body = \"none\"", "limits.request", 23, "does not begin with a number", "512MiB"),
+    ("ttl = \"5s\"", "limits.head = \"2MiB\"", "limits.head", 15, "2MiB is out of range", "from 4KiB to 1MiB"),
+    ("ttl = \"5s\"", "limits.fields = 5", "limits.fields", 17, "5 is out of range", "from 16 to 10000"),
+    ("ttl = \"5s\"", "limits.connections = 0", "limits.connections", 22, "0 is out of range", "from 1 to 65536"),
+    ("ttl = \"5s\"", "limits.idle = \"5s\"", "limits.idle", 8, "no such setting", "connect, first_byte"),
     ("ttl = \"5s\"", "origin_host = \"http://x\"", "origin_host", 15, "is no host", "host:port"),
     ("hosts = [\"www.demo.test\"]", "hosts = [\"http://www.demo.test\"]", "http://www", 10, "not a host name", "without scheme"),
     ("hosts = [\"www.demo.test\"]", "hosts = [\"a.test\", \"*.demo.test\"]", "*.demo", 20, "is no host name", "\"*\" alone"),
@@ -735,6 +789,7 @@ address = "192.0.2.1"
 name = "www"
 origin = "http://192.0.2.80"
 [site.cache]
+[site.limits]
 [[zone]]
 name = "demo.test"
 "#;

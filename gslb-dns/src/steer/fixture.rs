@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nearcast_fleet::clock::FleetClock;
-use nearcast_fleet::config::{CachePolicy, Cluster, DailyWindow, Fleet, HealthCheck, Node, Place, Secret, SelectionPolicy, Site, Steering};
+use nearcast_fleet::config::{
+    CachePolicy, Cluster, DailyWindow, Fleet, HealthCheck, Node, OriginPolicy, Place, Secret, SelectionPolicy, Site, Steering,
+};
 use nearcast_fleet::units::Bytes;
 
 pub(super) const KEY: &str = "a key that only these tests know";
@@ -49,6 +51,7 @@ pub(super) fn site(name: &str, policy: SelectionPolicy, clusters: &[usize]) -> S
         ttl: Duration::from_secs(20),
         clusters: clusters.to_vec(),
         cache: CachePolicy::default(),
+        origin_policy: OriginPolicy::default(),
     }
 }
 

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use nearcast_fleet::clock::FleetClock;
 use nearcast_fleet::config::{
-    CachePolicy, Cluster, DailyWindow, Fleet, HealthCheck, NameServer, Node, Place, Record, Secret, SelectionPolicy, Site, Steering, Zone,
+    CachePolicy, Cluster, DailyWindow, Fleet, HealthCheck, NameServer, Node, OriginPolicy, Place, Record, Secret, SelectionPolicy, Site,
+    Steering, Zone,
 };
 use nearcast_fleet::failure::Failure;
 use nearcast_fleet::follow::{FollowState, Following, NodeContext};
@@ -57,6 +58,7 @@ pub fn site(name: &str, hosts: &[&str]) -> Site {
         ttl: Duration::from_secs(20),
         clusters: vec![0, 1, 2],
         cache: CachePolicy::default(),
+        origin_policy: OriginPolicy::default(),
     }
 }
 

@@ -1,0 +1,218 @@
+//! Bodies on their way to an origin and from it, with a limit on each pause.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
+use nearcast_fleet::config::OriginLimits;
+use tokio::sync::watch;
+use tokio::time::{Instant, Sleep};
+
+use super::connections::Permit;
+use super::{OriginError, Target};
+
+/// The body of a request to an origin.
+pub(crate) enum OriginRequestBody {
+    /// None.
+    Empty,
+    /// The client's, as it comes.
+    Client(Upload),
+}
+
+impl OriginRequestBody {
+    pub(crate) fn client(body: Incoming, limits: &OriginLimits) -> Self {
+        let left = limits.request_bytes_max.map_or(u64::MAX, |most| most.0);
+        Self::Client(Upload { body, pause: Pause::new(limits.request_pause), left, progress: watch::channel(None).0 })
+    }
+
+    /// Follows how far it has got; `None` when there is nothing to send.
+    pub(super) fn progress(&self) -> Option<UploadProgress> {
+        match self {
+            Self::Empty => None,
+            Self::Client(upload) => Some(upload.progress.subscribe()),
+        }
+    }
+}
+
+/// Changes with each piece that goes on, and ends with the last; holds why the body failed.
+pub(super) type UploadProgress = watch::Receiver<Option<OriginError>>;
+
+/// A client's body on its way to an origin, with a limit on its length and on each of the client's pauses.
+pub(crate) struct Upload {
+    body: Incoming,
+    pause: Pause,
+    left: u64,
+    progress: watch::Sender<Option<OriginError>>,
+}
+
+impl Upload {
+    fn fail(&self, error: OriginError) -> Poll<Option<Result<Frame<Bytes>, OriginError>>> {
+        self.progress.send_replace(Some(error));
+        Poll::Ready(Some(Err(error)))
+    }
+}
+
+/// A limit on each wait for something. Runs only while somebody waits.
+#[derive(Debug)]
+struct Pause {
+    most: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+    is_running: bool,
+}
+
+impl Pause {
+    fn new(most: Duration) -> Self {
+        Self { most, timer: None, is_running: false }
+    }
+
+    /// Nothing has come: ready when that has lasted for too long.
+    fn poll_elapsed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.most)));
+        if !std::mem::replace(&mut self.is_running, true) {
+            timer.as_mut().reset(Instant::now() + self.most);
+        }
+        timer.as_mut().poll(cx)
+    }
+
+    /// Something has come.
+    fn end(&mut self) {
+        self.is_running = false;
+    }
+}
+
+impl Body for OriginRequestBody {
+    type Data = Bytes;
+    type Error = OriginError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, OriginError>>> {
+        let Self::Client(upload) = &mut *self else { return Poll::Ready(None) };
+        let Poll::Ready(frame) = Pin::new(&mut upload.body).poll_frame(cx) else {
+            return match upload.pause.poll_elapsed(cx) {
+                Poll::Ready(()) => upload.fail(OriginError::RequestPause),
+                Poll::Pending => Poll::Pending,
+            };
+        };
+        upload.pause.end();
+        match frame.map(|frame| frame.map(Frame::into_data)) {
+            Some(Ok(Ok(data))) => match upload.left.checked_sub(data.len() as u64) {
+                Some(left) => {
+                    upload.left = left;
+                    upload.progress.send_replace(None);
+                    Poll::Ready(Some(Ok(Frame::data(data))))
+                }
+                None => upload.fail(OriginError::RequestTooLarge),
+            },
+            // Trailers are dropped: no origin asked for them.
+            Some(Ok(Err(_))) | None => Poll::Ready(None),
+            Some(Err(_)) => upload.fail(OriginError::RequestBody),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Client(upload) => upload.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Client(upload) => upload.body.size_hint(),
+        }
+    }
+}
+
+/// A connection that can be kept when its response's body has ended.
+pub(super) struct Returning {
+    pub(super) target: Arc<Target>,
+    pub(super) worker: usize,
+    pub(super) sender: SendRequest<OriginRequestBody>,
+    pub(super) permit: Permit,
+}
+
+impl Returning {
+    fn keep(self) {
+        let Self { target, worker, sender, permit } = self;
+        let connections = target.connections.clone();
+        connections.keep(target, sender, worker, permit);
+    }
+}
+
+/// How long a connection may take to be ready for the next request when a response has ended: as long as it still sends the
+/// rest of a request that was answered early, it is not.
+const READY_MAX: Duration = Duration::from_secs(10);
+
+/// The body of an origin's response. Its connection is kept for the next request once it was read to the end.
+pub(crate) struct OriginBody {
+    body: Incoming,
+    pause: Pause,
+    connection: Option<Box<Returning>>,
+}
+
+impl OriginBody {
+    pub(super) fn new(body: Incoming, connection: Returning) -> Self {
+        let pause = Pause::new(connection.target.limits.between_bytes);
+        Self { body, pause, connection: Some(Box::new(connection)) }
+    }
+
+    /// The next piece; `None` at the end of a whole body.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, OriginError> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// Its length when the head told it.
+    pub(crate) fn length(&self) -> Option<u64> {
+        self.body.size_hint().exact()
+    }
+
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, OriginError>> {
+        loop {
+            let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+                return self.pause.poll_elapsed(cx).map(|()| Err(OriginError::BetweenBytesTimeout));
+            };
+            self.pause.end();
+            match frame {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) if data.is_empty() => {}
+                    Ok(data) => return Poll::Ready(Ok(Some(data))),
+                    Err(_trailers) => {}
+                },
+                Some(Err(_)) => {
+                    self.connection = None;
+                    return Poll::Ready(Err(OriginError::Incomplete));
+                }
+                None => {
+                    self.give_back();
+                    return Poll::Ready(Ok(None));
+                }
+            }
+        }
+    }
+
+    fn give_back(&mut self) {
+        let Some(mut returning) = self.connection.take() else { return };
+        if returning.sender.is_ready() {
+            return returning.keep();
+        }
+        // The connection's task has yet to see that the body was read.
+        tokio::spawn(async move {
+            if let Ok(Ok(())) = tokio::time::timeout(READY_MAX, returning.sender.ready()).await {
+                returning.keep();
+            }
+        });
+    }
+}
+
+impl Drop for OriginBody {
+    fn drop(&mut self) {
+        if self.connection.is_some() && self.body.is_end_stream() {
+            self.give_back();
+        }
+    }
+}

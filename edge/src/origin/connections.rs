@@ -1,0 +1,472 @@
+//! The connections of one site to its origin: how many are in use, who waits for one, which lie idle.
+//!
+//! Shared by all workers of the node. A connection counts from before it is made until its response's body has ended or was
+//! dropped. Idle ones are in the count as well, but give way: there are never more of both than the limit. Who waits does so
+//! in order of arrival; uploads and background work have shares of the limit, so that neither can take all of it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::Duration;
+
+use hyper::client::conn::http1::SendRequest;
+use nearcast_fleet::config::OriginLimits;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::{OriginError, OriginRequestBody, Target};
+use crate::metrics::OriginGauges;
+
+/// How long a kept connection may lie idle.
+pub(super) const IDLE_MAX: Duration = Duration::from_secs(50);
+
+/// What a connection is wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Purpose {
+    /// A client waits, and sends no body.
+    #[default]
+    Client,
+    /// A client sends a body, and may take its time.
+    Upload,
+    /// Nobody waits: a push order, or a validation behind a stale answer.
+    Background,
+}
+
+impl Purpose {
+    const ALL: [Self; 3] = [Self::Client, Self::Upload, Self::Background];
+
+    /// How many of `most` connections may be in use for it: half for uploads, a quarter for background work.
+    fn share(self, most: usize) -> usize {
+        match self {
+            Self::Client => most,
+            Self::Upload => most.div_ceil(2),
+            Self::Background => most.div_ceil(4),
+        }
+    }
+}
+
+/// What came of asking for a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Granted,
+    Waits(u64),
+    /// As many wait as may.
+    Full,
+}
+
+/// Who uses a connection and who waits for one, as numbers. Knows no tasks and no time.
+#[derive(Debug, Default)]
+struct Slots {
+    most: usize,
+    waiting_max: usize,
+    in_use: [usize; Purpose::ALL.len()],
+    /// Tickets in order of arrival.
+    waiting: [VecDeque<u64>; Purpose::ALL.len()],
+    tickets: u64,
+}
+
+impl Slots {
+    fn in_use(&self) -> usize {
+        self.in_use.iter().sum()
+    }
+
+    fn waiting(&self) -> usize {
+        self.waiting.iter().map(VecDeque::len).sum()
+    }
+
+    fn has_room(&self, purpose: Purpose) -> bool {
+        self.in_use() < self.most && self.in_use[purpose as usize] < purpose.share(self.most)
+    }
+
+    /// Asks for a connection. Who waits already for one that could be had has been given it.
+    fn ask(&mut self, purpose: Purpose) -> Asked {
+        if self.has_room(purpose) {
+            self.in_use[purpose as usize] += 1;
+            return Asked::Granted;
+        }
+        if self.waiting() >= self.waiting_max {
+            return Asked::Full;
+        }
+        self.tickets += 1;
+        self.waiting[purpose as usize].push_back(self.tickets);
+        Asked::Waits(self.tickets)
+    }
+
+    fn release(&mut self, purpose: Purpose) {
+        self.in_use[purpose as usize] -= 1;
+    }
+
+    /// Grants a connection that can be had to whoever has waited longest; background work comes after all others.
+    fn grant(&mut self) -> Option<u64> {
+        let longest = |purposes: &[Purpose]| {
+            let heads = purposes.iter().filter(|purpose| self.has_room(**purpose));
+            heads.filter_map(|purpose| Some((*self.waiting[*purpose as usize].front()?, *purpose))).min_by_key(|(ticket, _)| *ticket)
+        };
+        let (ticket, purpose) = longest(&[Purpose::Client, Purpose::Upload]).or_else(|| longest(&[Purpose::Background]))?;
+        self.waiting[purpose as usize].pop_front();
+        self.in_use[purpose as usize] += 1;
+        Some(ticket)
+    }
+
+    /// Takes a ticket back; `false` when it was granted before.
+    fn cancel(&mut self, ticket: u64, purpose: Purpose) -> bool {
+        let queue = &mut self.waiting[purpose as usize];
+        let found = queue.iter().position(|other| *other == ticket);
+        found.map(|at| queue.remove(at)).is_some()
+    }
+}
+
+/// A connection that waits for its next request.
+struct Idle {
+    sender: SendRequest<OriginRequestBody>,
+    since: Instant,
+    target: Arc<Target>,
+    /// The worker whose runtime it lives on.
+    worker: usize,
+}
+
+impl Idle {
+    fn is_usable(&self) -> bool {
+        !self.sender.is_closed() && self.since.elapsed() < IDLE_MAX
+    }
+}
+
+#[derive(Default)]
+struct State {
+    slots: Slots,
+    waiters: HashMap<u64, oneshot::Sender<()>>,
+    /// Those in use that are open or being opened: a permit has none at first.
+    open: usize,
+    /// The one that has lain idle longest comes first.
+    idle: Vec<Idle>,
+    /// A task looks after the idle ones.
+    is_swept: bool,
+}
+
+impl State {
+    fn grant_all(&mut self) {
+        while let Some(ticket) = self.slots.grant() {
+            // Its receiver is there as long as its ticket is.
+            if let Some(waiter) = self.waiters.remove(&ticket) {
+                let _ = waiter.send(());
+            }
+        }
+    }
+}
+
+/// See the module's words.
+pub(crate) struct Connections {
+    state: Mutex<State>,
+    gauges: Arc<OriginGauges>,
+}
+
+impl std::fmt::Debug for Connections {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Connections")
+    }
+}
+
+impl Connections {
+    pub(super) fn new(limits: &OriginLimits, gauges: Arc<OriginGauges>) -> Arc<Self> {
+        let connections = Arc::new(Self { state: Mutex::default(), gauges });
+        connections.set_limits(limits);
+        connections
+    }
+
+    /// Takes other limits; connections in use above a new limit end as they would.
+    pub(super) fn set_limits(&self, limits: &OriginLimits) {
+        let mut state = self.lock();
+        state.slots.most = limits.connections_max;
+        state.slots.waiting_max = limits.waiting_max;
+        state.grant_all();
+        self.show(&state);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder of this lock panics")
+    }
+
+    fn show(&self, state: &State) {
+        self.gauges.set_connections(state.slots.in_use(), state.idle.len(), state.slots.waiting());
+    }
+
+    /// Waits for leave to use a connection.
+    ///
+    /// # Errors
+    /// [`OriginError::ConnectionLimit`] when too many wait, or it took too long.
+    pub(super) async fn permit(self: &Arc<Self>, purpose: Purpose, wait: Duration) -> Result<Permit, OriginError> {
+        let mut waiting = {
+            let mut state = self.lock();
+            let asked = state.slots.ask(purpose);
+            let ticket = match asked {
+                Asked::Granted => None,
+                Asked::Waits(ticket) => Some(ticket),
+                Asked::Full => return Err(OriginError::ConnectionLimit),
+            };
+            let granted = ticket.map(|ticket| {
+                let (tell, granted) = oneshot::channel();
+                state.waiters.insert(ticket, tell);
+                (ticket, granted)
+            });
+            self.show(&state);
+            match granted {
+                None => return Ok(self.granted(purpose)),
+                Some((ticket, granted)) => Waiting { connections: self, purpose, ticket, granted, is_over: false },
+            }
+        };
+        match tokio::time::timeout(wait, &mut waiting.granted).await {
+            Ok(_) => {
+                waiting.is_over = true;
+                Ok(self.granted(purpose))
+            }
+            Err(_) => Err(OriginError::ConnectionLimit),
+        }
+    }
+
+    fn granted(self: &Arc<Self>, purpose: Purpose) -> Permit {
+        Permit { connections: self.clone(), purpose, is_open: false }
+    }
+
+    /// An idle connection to that target: on that worker's runtime, or on another's where it would have to give way to a new
+    /// one.
+    pub(super) fn take_idle(&self, target: &Target, worker: usize, permit: &mut Permit) -> Option<SendRequest<OriginRequestBody>> {
+        let mut state = self.lock();
+        let mut found = None;
+        while found.is_none() {
+            let is_full = state.open + state.idle.len() >= state.slots.most;
+            let of = |is_own: bool| state.idle.iter().rposition(|idle| (idle.worker == worker) == is_own && *idle.target == *target);
+            let Some(at) = of(true).or_else(|| of(false).filter(|_| is_full)) else { break };
+            let idle = state.idle.remove(at);
+            found = (idle.is_usable() && idle.sender.is_ready()).then_some(idle.sender);
+        }
+        if found.is_some() {
+            state.open += 1;
+            permit.is_open = true;
+        }
+        self.show(&state);
+        found
+    }
+
+    /// Counts a connection that is about to be opened, or takes the place of one that was closed; idle ones make room for it.
+    pub(super) fn open(&self, permit: &mut Permit) {
+        let mut state = self.lock();
+        if !std::mem::replace(&mut permit.is_open, true) {
+            state.open += 1;
+        }
+        let idle_max = state.slots.most.saturating_sub(state.open);
+        let surplus = state.idle.len().saturating_sub(idle_max);
+        state.idle.drain(..surplus);
+        self.show(&state);
+    }
+
+    /// Keeps a connection for the next request where there is room, and gives its permit back after that, so that who waits
+    /// for it finds it.
+    pub(super) fn keep(self: &Arc<Self>, target: Arc<Target>, sender: SendRequest<OriginRequestBody>, worker: usize, permit: Permit) {
+        {
+            let mut state = self.lock();
+            state.idle.retain(Idle::is_usable);
+            if state.open + state.idle.len() <= state.slots.most {
+                state.idle.push(Idle { sender, since: Instant::now(), target, worker });
+            }
+            if !std::mem::replace(&mut state.is_swept, true) {
+                tokio::spawn(sweep(Arc::downgrade(self)));
+            }
+            self.show(&state);
+        }
+        drop(permit);
+    }
+
+    /// Closes what has lain idle for too long. `false` when nothing is left.
+    fn drop_unusable(&self) -> bool {
+        let mut state = self.lock();
+        state.idle.retain(Idle::is_usable);
+        state.is_swept = !state.idle.is_empty();
+        self.show(&state);
+        state.is_swept
+    }
+
+    #[cfg(test)]
+    pub(super) fn idle(&self) -> usize {
+        self.lock().idle.len()
+    }
+}
+
+/// Connections that nobody asks for again would keep their sockets and buffers for good.
+async fn sweep(connections: Weak<Connections>) {
+    loop {
+        tokio::time::sleep(IDLE_MAX).await;
+        if !connections.upgrade().is_some_and(|connections| connections.drop_unusable()) {
+            return;
+        }
+    }
+}
+
+/// A place in the queue. Dropped, it is given up.
+struct Waiting<'a> {
+    connections: &'a Connections,
+    purpose: Purpose,
+    ticket: u64,
+    granted: oneshot::Receiver<()>,
+    is_over: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        let mut state = self.connections.lock();
+        state.waiters.remove(&self.ticket);
+        if !state.slots.cancel(self.ticket, self.purpose) {
+            // It was granted and not taken.
+            state.slots.release(self.purpose);
+            state.grant_all();
+        }
+        self.connections.show(&state);
+    }
+}
+
+/// Leave to use one connection.
+#[derive(Debug)]
+pub(super) struct Permit {
+    connections: Arc<Connections>,
+    purpose: Purpose,
+    /// It has a connection.
+    is_open: bool,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut state = self.connections.lock();
+        state.open -= usize::from(self.is_open);
+        state.slots.release(self.purpose);
+        state.grant_all();
+        self.connections.show(&state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use Purpose::*;
+
+    fn slots(most: usize, waiting_max: usize) -> Slots {
+        Slots { most, waiting_max, ..Slots::default() }
+    }
+
+    #[test]
+    fn shares_leave_room_for_clients_and_the_queue_is_fair() {
+        let mut slots = slots(4, 6);
+        let asked: Vec<Asked> = [Background, Background, Upload, Upload, Upload, Client, Client, Upload, Background, Client]
+            .into_iter()
+            .map(|purpose| slots.ask(purpose))
+            .collect();
+        use Asked::*;
+        let expected = [Granted, Waits(1), Granted, Granted, Waits(2), Granted, Waits(3), Waits(4), Waits(5), Waits(6)];
+        assert_eq!(asked, expected, "one for background work, two for uploads, one for a client");
+        assert_eq!(slots.ask(Client), Full);
+        // A client's place goes to the client that has waited longest: uploads have their share.
+        slots.release(Client);
+        assert_eq!((slots.grant(), slots.grant()), (Some(3), None));
+        slots.release(Upload);
+        assert_eq!((slots.grant(), slots.grant()), (Some(2), None), "in order of arrival");
+        assert!(slots.cancel(4, Upload) && !slots.cancel(4, Upload) && !slots.cancel(2, Upload));
+        slots.release(Background);
+        assert_eq!(slots.grant(), Some(6), "background work comes last");
+        slots.release(Client);
+        assert_eq!((slots.grant(), slots.grant()), (Some(1), None));
+        assert_eq!((slots.in_use(), slots.waiting()), (4, 1));
+    }
+
+    #[test]
+    fn even_one_connection_serves_every_purpose() {
+        for purpose in Purpose::ALL {
+            let mut slots = slots(1, 1);
+            assert_eq!((slots.ask(purpose), slots.ask(purpose)), (Asked::Granted, Asked::Waits(1)));
+            slots.release(purpose);
+            assert_eq!(slots.grant(), Some(1));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn limits_hold_and_nobody_is_forgotten(most in 1usize..9, steps in proptest::collection::vec((0usize..4, 0usize..3, any::<prop::sample::Index>()), 0..200)) {
+            let mut slots = slots(most, 8);
+            let (mut held, mut queued): (Vec<Purpose>, Vec<(u64, Purpose)>) = Default::default();
+            for (step, purpose, at) in steps {
+                let purpose = Purpose::ALL[purpose];
+                match step {
+                    0 | 1 => match slots.ask(purpose) {
+                        Asked::Granted => held.push(purpose),
+                        Asked::Waits(ticket) => queued.push((ticket, purpose)),
+                        Asked::Full => prop_assert_eq!(queued.len(), 8),
+                    },
+                    2 if !held.is_empty() => slots.release(held.swap_remove(at.index(held.len()))),
+                    3 if !queued.is_empty() => {
+                        let (ticket, purpose) = queued.remove(at.index(queued.len()));
+                        prop_assert!(slots.cancel(ticket, purpose));
+                    }
+                    _ => {}
+                }
+                while let Some(ticket) = slots.grant() {
+                    let at = queued.iter().position(|(other, _)| *other == ticket).expect("it waits");
+                    held.push(queued.remove(at).1);
+                }
+                prop_assert!(slots.in_use() == held.len() && held.len() <= most);
+                prop_assert_eq!(slots.waiting(), queued.len());
+                for purpose in Purpose::ALL {
+                    prop_assert!(held.iter().filter(|p| **p == purpose).count() <= purpose.share(most));
+                }
+                prop_assert!(held.len() == most || queued.iter().all(|(_, purpose)| *purpose != Client), "a client waits for a free one");
+            }
+        }
+    }
+
+    fn connections(most: usize, waiting_max: usize) -> Arc<Connections> {
+        let limits = OriginLimits { connections_max: most, waiting_max, ..OriginLimits::default() };
+        Connections::new(&limits, Arc::default())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_too_long_or_goes_away_leaves_the_queue() {
+        let connections = connections(1, 2);
+        let wait = Duration::from_secs(5);
+        let first = connections.permit(Client, wait).await.expect("free");
+        let began = Instant::now();
+        assert_eq!(connections.permit(Client, wait).await.err(), Some(OriginError::ConnectionLimit));
+        assert_eq!(began.elapsed(), wait);
+        let spawn = || {
+            let connections = connections.clone();
+            tokio::spawn(async move { connections.permit(Client, Duration::from_secs(60)).await })
+        };
+        let (left, stays) = (spawn(), spawn());
+        tokio::task::yield_now().await;
+        assert_eq!(connections.permit(Client, wait).await.err(), Some(OriginError::ConnectionLimit), "the queue is full");
+        left.abort();
+        assert!(left.await.is_err());
+        drop(first);
+        let second = stays.await.expect("no panic").expect("its turn");
+        // Granted, and given up before it was noticed.
+        let granted = spawn();
+        tokio::task::yield_now().await;
+        drop(second);
+        granted.abort();
+        assert!(granted.await.is_err());
+        assert!(connections.permit(Client, Duration::ZERO).await.is_ok());
+        assert_eq!(connections.lock().slots.in_use(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_higher_limit_serves_those_who_wait() {
+        let connections = connections(1, 8);
+        let _first = connections.permit(Client, Duration::ZERO).await.expect("free");
+        let waiting = tokio::spawn({
+            let connections = connections.clone();
+            async move { connections.permit(Client, Duration::from_secs(60)).await.map(drop) }
+        });
+        tokio::task::yield_now().await;
+        connections.set_limits(&OriginLimits::default());
+        assert_eq!(waiting.await.expect("no panic"), Ok(()));
+    }
+}

@@ -1,0 +1,241 @@
+//! Why an origin gave no usable response.
+
+use http::{HeaderValue, StatusCode};
+use rustls::{AlertDescription, CertificateError};
+
+use crate::policy::status::{Parameter, ProxyError};
+
+/// Why an origin gave no usable response. Each maps to one error type of RFC 9209 section 2.3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum OriginError {
+    /// Its name could not be resolved.
+    #[error("the origin's name could not be resolved")]
+    Dns,
+    /// Its name resolves to an address that is never asked.
+    #[error("the origin's name leads to a forbidden address")]
+    Forbidden,
+    /// It took no connection.
+    #[error("the origin refused the connection")]
+    Refused,
+    /// It is not reachable.
+    #[error("the origin cannot be reached")]
+    Unreachable,
+    /// Connecting took too long.
+    #[error("connecting to the origin took too long")]
+    ConnectTimeout,
+    /// TLS failed.
+    #[error("TLS with the origin failed: {0}")]
+    Tls(TlsFault),
+    /// As many connections to it are in use as the site allows, and waiting for one has ended.
+    #[error("all connections to the origin are in use")]
+    ConnectionLimit,
+    /// It did not begin to answer in time.
+    #[error("the origin did not answer in time")]
+    FirstByteTimeout,
+    /// It paused too long within a body.
+    #[error("the origin paused too long")]
+    BetweenBytesTimeout,
+    /// It closed the connection before its response was whole.
+    #[error("the origin ended its response early")]
+    Incomplete,
+    /// It closed the connection instead of answering.
+    #[error("the origin closed the connection")]
+    Terminated,
+    /// Its response has more fields, or a larger head, than the site allows.
+    #[error("the head of the origin's response is too large")]
+    HeadTooLarge,
+    /// Its response has a transfer coding other than `chunked`, once.
+    #[error("the origin's response has a transfer coding that is not understood")]
+    TransferCoding,
+    /// What it sent is not HTTP.
+    #[error("the origin broke the protocol")]
+    Protocol,
+    /// The client's request body failed.
+    #[error("the request's body ended early")]
+    RequestBody,
+    /// The client sent nothing of its request's body for too long.
+    #[error("the client paused too long within the request's body")]
+    RequestPause,
+    /// The client's request body turned out larger than the site allows.
+    #[error("the request's body is too large")]
+    RequestTooLarge,
+    /// It answered with an error where a part of what is stored was asked for.
+    #[error("the origin answered with an error")]
+    Erred,
+    /// Its response was given up: nobody waited for it, and there were too many.
+    #[error("nobody waited for the origin's response")]
+    GivenUp,
+    /// Its answer to a validation or a range request does not fit what is stored.
+    #[error("the origin's answer does not fit what is stored")]
+    Unfit,
+}
+
+impl OriginError {
+    /// Whether it took the longest time that it may, which nobody should have to wait for twice.
+    pub(crate) fn is_timeout(self) -> bool {
+        matches!(self, Self::ConnectTimeout | Self::FirstByteTimeout | Self::BetweenBytesTimeout)
+    }
+
+    /// Whether the origin may have got the request, and may have done what it asks.
+    pub(crate) fn may_have_arrived(self) -> bool {
+        use OriginError::*;
+        !matches!(self, Dns | Forbidden | Refused | Unreachable | ConnectTimeout | Tls(_) | ConnectionLimit)
+    }
+
+    /// The registered error type.
+    pub(crate) fn proxy_error(self) -> ProxyError {
+        match self {
+            Self::Dns => ProxyError::DnsError,
+            Self::Forbidden => ProxyError::DestinationIpProhibited,
+            Self::Refused => ProxyError::ConnectionRefused,
+            Self::Unreachable | Self::Erred => ProxyError::DestinationUnavailable,
+            Self::ConnectTimeout => ProxyError::ConnectionTimeout,
+            Self::Tls(fault) => fault.proxy_error(),
+            Self::FirstByteTimeout => ProxyError::HttpResponseTimeout,
+            Self::BetweenBytesTimeout => ProxyError::ConnectionReadTimeout,
+            Self::Incomplete | Self::GivenUp => ProxyError::HttpResponseIncomplete,
+            Self::Terminated => ProxyError::ConnectionTerminated,
+            Self::Protocol | Self::Unfit => ProxyError::HttpProtocolError,
+            Self::ConnectionLimit => ProxyError::ConnectionLimitReached,
+            Self::TransferCoding => ProxyError::HttpResponseTransferCoding,
+            Self::HeadTooLarge => ProxyError::HttpResponseHeaderSectionSize,
+            Self::RequestBody | Self::RequestPause | Self::RequestTooLarge => ProxyError::HttpRequestError,
+        }
+    }
+
+    /// This node's member of `Proxy-Status`.
+    pub(crate) fn proxy_status(self, name: &str) -> HeaderValue {
+        let error = self.proxy_error();
+        match self {
+            Self::Tls(TlsFault::Alert(alert)) => {
+                let message = alert.as_str().unwrap_or("unknown");
+                let id = Parameter::Integer(u8::from(alert).into());
+                error.proxy_status_with(name, &[("alert-id", id), ("alert-message", Parameter::String(message))])
+            }
+            Self::Tls(fault) => error.proxy_status_with(name, &[("details", Parameter::String(&fault.to_string()))]),
+            _ => error.proxy_status(name),
+        }
+    }
+
+    /// Its word in metrics.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Self::Tls(fault) => fault.reason(),
+            Self::GivenUp => "given_up",
+            Self::Erred => "error_for_part",
+            Self::Unfit => "changed_representation",
+            other => other.proxy_error().as_str(),
+        }
+    }
+
+    /// The status to answer with where nothing stored helps.
+    pub(crate) fn status(self) -> StatusCode {
+        match self {
+            Self::RequestPause => StatusCode::REQUEST_TIMEOUT,
+            Self::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            other => other.proxy_error().status(),
+        }
+    }
+
+    /// Seconds after which the same request is worth another try, where that is known.
+    pub(crate) fn retry_after(self) -> Option<u64> {
+        (self == Self::ConnectionLimit).then_some(1)
+    }
+
+    /// Whether the client brought it about, so that it says nothing of the origin.
+    pub(crate) fn is_of_client(self) -> bool {
+        matches!(self, Self::RequestBody | Self::RequestPause | Self::RequestTooLarge)
+    }
+}
+
+/// Why TLS with an origin failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum TlsFault {
+    /// Its certificate is past its time.
+    #[error("its certificate has expired")]
+    Expired,
+    /// Its certificate's time has not come.
+    #[error("its certificate is not valid yet")]
+    NotValidYet,
+    /// No authority that is trusted has signed its certificate.
+    #[error("its certificate's issuer is unknown")]
+    UnknownIssuer,
+    /// Its certificate is for other names.
+    #[error("its certificate is for another name")]
+    WrongName,
+    /// Its certificate was revoked.
+    #[error("its certificate was revoked")]
+    Revoked,
+    /// Its certificate is wrong in another way.
+    #[error("its certificate cannot be used")]
+    Certificate,
+    /// It refused with an alert.
+    #[error("it sent the alert {}", .0.as_str().unwrap_or("of an unknown number"))]
+    Alert(AlertDescription),
+    /// It closed the connection during the handshake.
+    #[error("it closed the connection during the handshake")]
+    Closed,
+    /// What it sent is not TLS, or not of a version or cipher that both sides have.
+    #[error("the handshake failed")]
+    Protocol,
+}
+
+impl TlsFault {
+    /// What an error of the TLS library means, wherever in a chain of errors it is; `None` when there is none in it.
+    pub(super) fn find(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            let wrapped = error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref()?.downcast_ref());
+            if let Some(found) = wrapped.or_else(|| error.downcast_ref()) {
+                return Some(Self::of(found));
+            }
+            next = error.source();
+        }
+        None
+    }
+
+    /// What ended a handshake.
+    pub(super) fn of_handshake(error: &std::io::Error) -> Self {
+        Self::find(error).unwrap_or(Self::Closed)
+    }
+
+    fn of(error: &rustls::Error) -> Self {
+        match error {
+            rustls::Error::AlertReceived(alert) => Self::Alert(*alert),
+            rustls::Error::InvalidCertificate(problem) => match problem {
+                CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired,
+                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Self::NotValidYet,
+                CertificateError::UnknownIssuer => Self::UnknownIssuer,
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => Self::WrongName,
+                CertificateError::Revoked => Self::Revoked,
+                _ => Self::Certificate,
+            },
+            rustls::Error::NoCertificatesPresented => Self::Certificate,
+            _ => Self::Protocol,
+        }
+    }
+
+    fn proxy_error(self) -> ProxyError {
+        match self {
+            Self::Expired | Self::NotValidYet | Self::UnknownIssuer | Self::WrongName | Self::Revoked | Self::Certificate => {
+                ProxyError::TlsCertificateError
+            }
+            Self::Alert(_) => ProxyError::TlsAlertReceived,
+            Self::Closed | Self::Protocol => ProxyError::TlsProtocolError,
+        }
+    }
+
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Expired => "tls_certificate_expired",
+            Self::NotValidYet => "tls_certificate_not_valid_yet",
+            Self::UnknownIssuer => "tls_certificate_unknown_issuer",
+            Self::WrongName => "tls_certificate_wrong_name",
+            Self::Revoked => "tls_certificate_revoked",
+            Self::Certificate => "tls_certificate_error",
+            Self::Alert(_) => "tls_alert_received",
+            Self::Closed => "tls_closed",
+            Self::Protocol => "tls_protocol_error",
+        }
+    }
+}

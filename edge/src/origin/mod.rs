@@ -1,0 +1,209 @@
+//! The way to origins: requests on HTTP/1.1 connections, with limits on everything an origin can do to us.
+//!
+//! Targets come from the fleet file alone, never from a request, and names that resolve to link-local addresses
+//! are refused, so that nobody can be made to fetch a machine's metadata.
+
+mod body;
+mod connect;
+mod connections;
+mod error;
+mod origins;
+mod target;
+#[cfg(test)]
+mod tests;
+mod tls;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use nearcast_fleet::config::OriginLimits;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+
+pub(crate) use self::body::{OriginBody, OriginRequestBody};
+use self::body::{Returning, UploadProgress};
+use self::connections::Permit;
+pub(crate) use self::connections::Purpose;
+pub(crate) use self::error::{OriginError, TlsFault};
+pub(crate) use self::origins::Origins;
+pub(crate) use self::target::{Address, Target};
+use self::tls::TargetTls;
+pub(crate) use self::tls::TlsFileError;
+use crate::policy::coding::TransferCoding;
+
+/// The origin may take nothing of a request's body for this much longer than the client may send nothing, so that a pause of
+/// the client's is found to be one.
+const TAKE_GRACE: Duration = Duration::from_secs(5);
+/// A connection reads this much at once at most, unless heads may be larger. hyper's own limit is six times as much; each
+/// connection keeps the buffer it has grown to, and a byte of it that waits in a slice keeps all of it.
+const READ_BYTES_MAX: usize = 64 << 10;
+
+/// See the module's words.
+pub(crate) struct OriginPool {
+    /// The worker whose runtime its connections live on.
+    worker: usize,
+}
+
+impl OriginPool {
+    pub(crate) fn new(worker: usize) -> Arc<Self> {
+        Arc::new(Self { worker })
+    }
+
+    /// Sends a request, whose URI is in origin form, and waits for the head of the response. What it is for stands in its
+    /// extensions, as a [`Purpose`], where that is not a client.
+    ///
+    /// A kept connection may be closing just now. So only a request that may be sent twice goes on one, and is sent again on a
+    /// new one when that turns out; every other request has a new connection of its own (RFC 9110 section 9.2.2).
+    pub(crate) async fn send(
+        &self,
+        target: &Arc<Target>,
+        request: Request<OriginRequestBody>,
+    ) -> Result<Response<OriginBody>, OriginError> {
+        let has_body = !matches!(request.body(), OriginRequestBody::Empty);
+        let purpose = match request.extensions().get::<Purpose>() {
+            Some(purpose) => *purpose,
+            None if has_body => Purpose::Upload,
+            None => Purpose::Client,
+        };
+        let mut permit = target.connections.permit(purpose, target.limits.connection_wait).await?;
+        let is_repeatable =
+            !has_body && matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE);
+        let kept = if is_repeatable { target.connections.take_idle(target, self.worker, &mut permit) } else { None };
+        let request = match kept {
+            None => request,
+            Some(sender) => {
+                let again = copy(&request);
+                match exchange(sender, target, request).await {
+                    Ok(answered) => return Ok(self.body(answered, target, permit)),
+                    Err((_, Some(unsent))) => unsent,
+                    Err((OriginError::Terminated, None)) => again,
+                    Err((error, None)) => return Err(error),
+                }
+            }
+        };
+        target.connections.open(&mut permit);
+        let sender = connect(target).await?;
+        let answered = exchange(sender, target, request).await.map_err(|(error, _)| error)?;
+        Ok(self.body(answered, target, permit))
+    }
+
+    fn body(&self, (response, sender): Answered, target: &Arc<Target>, permit: Permit) -> Response<OriginBody> {
+        let connection = Returning { target: target.clone(), worker: self.worker, sender, permit };
+        response.map(|body| OriginBody::new(body, connection))
+    }
+}
+
+/// The same request without its body.
+fn copy(request: &Request<OriginRequestBody>) -> Request<OriginRequestBody> {
+    let mut copy = Request::new(OriginRequestBody::Empty);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    *copy.extensions_mut() = request.extensions().clone();
+    copy
+}
+
+/// A response's head, and the connection that it came on.
+type Answered = (Response<Incoming>, SendRequest<OriginRequestBody>);
+
+/// Sends a request on a connection; fails with the request where nothing of it was sent.
+async fn exchange(
+    mut sender: SendRequest<OriginRequestBody>,
+    target: &Target,
+    request: Request<OriginRequestBody>,
+) -> Result<Answered, (OriginError, Option<Request<OriginRequestBody>>)> {
+    if sender.ready().await.is_err() {
+        return Err((OriginError::Terminated, Some(request)));
+    }
+    let mut progress = request.body().progress();
+    let is_head = *request.method() == Method::HEAD;
+    match answered(sender.try_send_request(request), progress.as_mut(), &target.limits).await {
+        Err(error) => Err((error, None)),
+        Ok(Err(mut failed)) => {
+            let unsent = failed.take_message();
+            let of_body = progress.and_then(|progress| *progress.borrow());
+            Err((of_body.unwrap_or_else(|| classify(failed.error())), unsent))
+        }
+        // The connection ends with its sender: what follows on it cannot be told from the body.
+        Ok(Ok(response)) if !is_head && has_unknown_coding(&response) => Err((OriginError::TransferCoding, None)),
+        Ok(Ok(response)) => Ok((response, sender)),
+    }
+}
+
+async fn connect(target: &Target) -> Result<SendRequest<OriginRequestBody>, OriginError> {
+    let deadline = Instant::now() + target.limits.connect;
+    tokio::time::timeout_at(deadline, connect_by(target, deadline)).await.unwrap_or(Err(OriginError::ConnectTimeout))
+}
+
+async fn connect_by(target: &Target, deadline: Instant) -> Result<SendRequest<OriginRequestBody>, OriginError> {
+    let stream = connect::open(&target.address, deadline).await?;
+    let Some(TargetTls { config, name }) = &target.tls else { return handshake(stream, &target.limits).await };
+    let name = name.clone().ok_or(OriginError::Tls(TlsFault::WrongName))?;
+    let connector = tokio_rustls::TlsConnector::from(config.clone());
+    let stream = connector.connect(name, stream).await.map_err(|error| OriginError::Tls(TlsFault::of_handshake(&error)))?;
+    handshake(stream, &target.limits).await
+}
+
+/// Waits for a response's head: within the time to the first byte once the request has gone, which takes as long as it goes on.
+async fn answered<T>(
+    sending: impl Future<Output = T>,
+    progress: Option<&mut UploadProgress>,
+    limits: &OriginLimits,
+) -> Result<T, OriginError> {
+    let mut sending = std::pin::pin!(sending);
+    if let Some(progress) = progress {
+        let most = limits.request_pause + TAKE_GRACE;
+        loop {
+            tokio::select! {
+                biased;
+                sent = &mut sending => return Ok(sent),
+                piece = tokio::time::timeout(most, progress.changed()) => match piece {
+                    Ok(Ok(())) => {}
+                    // The body is gone: all of it was taken.
+                    Ok(Err(_)) => break,
+                    Err(_) => return Err(OriginError::FirstByteTimeout),
+                },
+            }
+        }
+    }
+    tokio::time::timeout(limits.first_byte, sending).await.map_err(|_| OriginError::FirstByteTimeout)
+}
+
+async fn handshake<S>(stream: S, limits: &OriginLimits) -> Result<SendRequest<OriginRequestBody>, OriginError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut builder = http1::Builder::new();
+    let head_bytes_max = limits.head_bytes_max.0 as usize;
+    builder.max_headers(limits.fields_max).max_header_size(head_bytes_max).max_buf_size(READ_BYTES_MAX.max(head_bytes_max));
+    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|_| OriginError::Protocol)?;
+    // Its end shows up at the sender or at the body.
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
+/// Whether a response has a body that cannot be read. Where the standard gives it none, the field is about what there would be.
+fn has_unknown_coding<B>(response: &Response<B>) -> bool {
+    let has_body = !matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    has_body && !TransferCoding::of(response.headers()).is_understood()
+}
+
+fn classify(error: &hyper::Error) -> OriginError {
+    // A server may refuse a client's certificate only when the handshake is over for the client (RFC 8446 section 4.4.2).
+    if let Some(fault) = TlsFault::find(error) {
+        OriginError::Tls(fault)
+    } else if error.is_user() || error.is_body_write_aborted() {
+        OriginError::RequestBody
+    } else if error.is_parse_too_large() {
+        OriginError::HeadTooLarge
+    } else if error.is_parse() {
+        OriginError::Protocol
+    } else {
+        // Closed before the head was whole: cancelled, incomplete or a broken socket.
+        OriginError::Terminated
+    }
+}

@@ -1,0 +1,71 @@
+//! Where requests go, and within which limits.
+
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use nearcast_fleet::config::OriginLimits;
+
+use super::connections::Connections;
+use super::tls::TargetTls;
+
+/// Scheme, host and port out of the fleet file.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Address {
+    pub(crate) is_tls: bool,
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+impl Address {
+    /// Reads `http://host[:port]` or `https://host[:port]`.
+    pub(crate) fn parse(url: &str) -> Option<Self> {
+        let uri: http::Uri = url.parse().ok()?;
+        let is_tls = match uri.scheme_str()? {
+            "http" => false,
+            "https" => true,
+            _ => return None,
+        };
+        let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+        Some(Self { is_tls, host: uri.host()?.trim_matches(['[', ']']).to_owned(), port })
+    }
+}
+
+/// An origin, or a node of the same cluster, as requests to it are sent. Two that are equal share connections.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) address: Address,
+    pub(crate) limits: OriginLimits,
+    /// There where the address says so.
+    pub(super) tls: Option<TargetTls>,
+    pub(super) connections: Arc<Connections>,
+}
+
+impl Target {
+    /// A node of the same cluster, without TLS.
+    pub(crate) fn peer(address: std::net::SocketAddr) -> Self {
+        let address = Address { is_tls: false, host: address.ip().to_string(), port: address.port() };
+        let limits = OriginLimits::default();
+        let connections = Connections::new(&limits, Arc::default());
+        Self { address, limits, tls: None, connections }
+    }
+
+    /// What a connection is made with: one made with other values is of no use.
+    fn connection_key(&self) -> impl Hash + PartialEq + '_ {
+        let tls = self.tls.as_ref().map(|tls| (Arc::as_ptr(&tls.config), &tls.name));
+        (&self.address, self.limits.head_bytes_max, self.limits.fields_max, tls)
+    }
+}
+
+impl PartialEq for Target {
+    fn eq(&self, other: &Self) -> bool {
+        self.connection_key() == other.connection_key()
+    }
+}
+
+impl Eq for Target {}
+
+impl Hash for Target {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.connection_key().hash(state);
+    }
+}
