@@ -1,13 +1,16 @@
 //! Stored responses by cache key: what look-ups read and only fills, freshening, invalidation and eviction write.
 
+use std::borrow::Cow;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dashmap::DashMap;
+use nearcast_fleet::scope;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use crate::response::StoredResponse;
+use crate::spellings::Spellings;
 use crate::store::BodyId;
 
 /// Variants kept of one URL; the oldest leave.
@@ -32,6 +35,8 @@ pub(crate) type Variants = Arc<Vec<Arc<StoredResponse>>>;
 #[derive(Debug)]
 pub(crate) struct Index {
     responses: DashMap<u128, Variants, BuildHasherDefault<HashedKey>>,
+    /// Keys that purges name otherwise.
+    spellings: Spellings,
     keys_max: usize,
     inserted: AtomicUsize,
     /// Parts shed so far.
@@ -47,7 +52,7 @@ impl Index {
         let seed = std::hash::RandomState::new().hash_one(SHARDS);
         let keys_max = usize::try_from(memory_bytes / BYTES_A_KEY).unwrap_or(KEYS_MAX).clamp(KEYS_MIN, KEYS_MAX);
         let responses = DashMap::with_hasher_and_shard_amount(BuildHasherDefault::default(), SHARDS);
-        Self { responses, keys_max, inserted: AtomicUsize::new(0), shed_parts: AtomicUsize::new(0), seed }
+        Self { responses, spellings: Spellings::default(), keys_max, inserted: AtomicUsize::new(0), shed_parts: AtomicUsize::new(0), seed }
     }
 
     /// What a cache key is looked up by. Keys that meet in one hash are told apart by their URLs.
@@ -60,8 +65,20 @@ impl Index {
         self.responses.get(&hash).map(|found| found.value().clone())
     }
 
+    /// Hashes of the keys that a URL in canonical form names: its own, and those of keys that are spelt otherwise.
+    pub(crate) fn named(&self, canonical: &str) -> Vec<u128> {
+        let own = self.hash(canonical);
+        let mut hashes = self.spellings.of(own);
+        hashes.push(own);
+        hashes
+    }
+
     /// Puts a response first, in place of those that `replaces` names. Gives back what left.
     pub(crate) fn insert(&self, response: Arc<StoredResponse>, replaces: impl Fn(&StoredResponse) -> bool) -> Vec<Arc<StoredResponse>> {
+        if let Cow::Owned(canonical) = scope::stored(&response.url) {
+            // Before the entry is taken: this looks at others.
+            self.spellings.note(self.hash(&canonical), response.hash, |key| self.responses.contains_key(&key));
+        }
         let mut entry = self.responses.entry(response.hash).or_default();
         let (mut left, mut stay): (Vec<_>, Vec<_>) = entry.iter().cloned().partition(|r| r.url != response.url || replaces(r));
         stay.insert(0, response);
@@ -188,6 +205,17 @@ mod tests {
         assert_eq!(index.len() + shed, KEYS_MIN * 3);
         let left: usize = (0..VARIANTS_MAX + 5).map(|_| index.insert(response(&index, &store, "http://b.test/"), |_| false).len()).sum();
         assert_eq!((left, index.variants(index.hash("http://b.test/")).map(|v| v.len())), (5, Some(VARIANTS_MAX)));
+    }
+
+    #[test]
+    fn a_canonical_url_names_every_spelling_that_is_stored() {
+        let (store, _gone) = Store::open(&StoreConfig { memory_bytes: 1 << 20, disk: None });
+        let (store, index) = (Arc::new(store), Index::new(0));
+        for url in ["http://a.test/%c3%a9", "http://a.test/%C3%A9", "http://a.test/%C3%a9", "http://a.test/e"] {
+            index.insert(response(&index, &store, url), |_| false);
+        }
+        let named = |url: &str| index.named(url).into_iter().filter(|hash| index.variants(*hash).is_some()).count();
+        assert_eq!((named("http://a.test/%C3%A9"), named("http://a.test/e"), named("http://a.test/x")), (3, 1, 0));
     }
 
     #[test]

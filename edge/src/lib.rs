@@ -5,7 +5,7 @@
 //! - [`handler`]: the life of one request, in order; [`policy`]: its questions, answered by pure functions.
 //! - [`fill`]: forward requests that fill the store, shared by everybody who wants the same; [`origin`]: the pool of
 //!   connections under them; [`content`]: bytes on their way and the readers that follow them.
-//! - [`index`], [`response`]: what is stored; [`store`]: the slices themselves, in memory and on disk.
+//! - [`index`], [`response`], [`spellings`]: what is stored; [`store`]: the slices themselves, in memory and on disk.
 //! - [`purge`]: generations; [`journal`]: folds the control journal into them; [`push`]: carries out push orders.
 //! - [`metrics`], [`popularity`], [`rtt`], [`report`]: what the node tells about itself.
 //!
@@ -31,6 +31,7 @@ mod report;
 mod response;
 mod rtt;
 mod server;
+mod spellings;
 pub mod store;
 
 use std::path::Path;
