@@ -31,6 +31,7 @@ use crate::origin::{OriginBody, OriginError, OriginRequestBody, REQUEST_BYTES_MA
 use crate::policy::conditional::{self, HeadSays, Precondition};
 use crate::policy::fields::CacheControl;
 use crate::policy::forward::{self, ClientFields, Forwarder, Loop, MaxForwards};
+use crate::policy::freshness::NotStored;
 use crate::policy::key::{self, Key, KeyError, MethodClass};
 use crate::policy::range::{self, ByteRange, ContentRange, Multipart, Part};
 use crate::policy::reuse::{self, Reuse};
@@ -510,7 +511,9 @@ async fn look_up(checked: &Checked) -> Found {
                 if let Some(found) = deliver_stale_on_error(checked, stale.as_ref(), head.status).await {
                     return found;
                 }
-                let outcome = Outcome { forward_status: Some(head.status), ..Outcome::forwarded(Answer::Miss, reason) };
+                // Why it is not stored can be seen elsewhere but for this.
+                let detail = invalidate::tags(&head.headers).is_err().then_some(NotStored::Tags.as_str());
+                let outcome = Outcome { forward_status: Some(head.status), detail, ..Outcome::forwarded(Answer::Miss, reason) };
                 return (pass_on(checked, head, body, &outcome), outcome, None);
             }
             Led::Failed(error) => return on_failure(checked, stale, error, reason).await,

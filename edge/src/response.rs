@@ -94,7 +94,8 @@ impl StoredResponse {
     /// Roughly what it takes in memory beside its slices.
     pub(crate) fn bytes(&self) -> u32 {
         let fields: usize = self.fields.iter().chain(&self.selecting).map(|(n, v)| n.as_str().len() + v.len() + 80).sum();
-        (600 + self.url.len() + 2 * fields) as u32
+        let tags: usize = self.tags.iter().map(|tag| tag.len() + 32).sum();
+        (600 + self.url.len() + 2 * fields + tags) as u32
     }
 
     /// How it is written down beside its slices.
@@ -137,7 +138,8 @@ pub(crate) struct Facts {
 impl Facts {
     pub(crate) fn store(self, content: Arc<Content>) -> Arc<StoredResponse> {
         Arc::new(StoredResponse {
-            tags: invalidate::tags(&self.fields),
+            // Nothing is stored whose tags cannot be kept; what an earlier version has stored is not recovered.
+            tags: invalidate::tags(&self.fields).unwrap_or_default(),
             url: self.url,
             hash: self.hash,
             site: self.site,
@@ -184,6 +186,8 @@ impl Recovered {
             is_soft: written.is_soft,
             is_recovered: true,
         };
+        // An earlier version kept a part of them.
+        invalidate::tags(&facts.fields).ok()?;
         let strong_tag = match written.strong_tag {
             Some(tag) => Some(value(&tag)?),
             None => None,
@@ -272,6 +276,8 @@ mod tests {
         assert_eq!(recovered.facts.fields, stored.fields);
         assert_eq!((recovered.length, recovered.strong_tag), (Some(5), stored.content.strong_tag.clone()));
         assert_eq!((recovered.facts.born, recovered.facts.url.clone(), recovered.facts.is_recovered), (3, stored.url.clone(), true));
+        let too_many = response(&[("cache-tag", "x".repeat(2000).leak().as_bytes())]);
+        assert!(Recovered::decode(&too_many.encode(), |_| 9).is_none(), "no purge could find it");
         assert!(Recovered::decode(b"{}", |_| 9).is_none() && Recovered::decode(b"\xff", |_| 9).is_none());
     }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::conditional;
 use super::fields::{self, CacheControl, DELTA_SECONDS_MAX};
+use super::invalidate;
 use super::range::ContentRange;
 use super::vary;
 
@@ -71,6 +72,8 @@ pub enum NotStored {
     Useless,
     /// A part without a strong validator, or without a valid `Content-Range`.
     Partial,
+    /// It has more tags than are kept, or one that no purge can name.
+    Tags,
 }
 
 impl NotStored {
@@ -89,6 +92,7 @@ impl NotStored {
             Self::NoLifetime => "no freshness information",
             Self::Useless => "stale at once",
             Self::Partial => "partial without a strong validator",
+            Self::Tags => "too many or too long tags",
         }
     }
 }
@@ -225,6 +229,9 @@ fn refused_by_fields(fields: &HeaderMap, directives: &CacheControl) -> Option<No
     }
     if vary::names(fields).is_none() {
         return Some(NotStored::Vary);
+    }
+    if invalidate::tags(fields).is_err() {
+        return Some(NotStored::Tags);
     }
     // This cache's own policy: a cookie is for one client unless the origin clearly says otherwise.
     let is_for_all = directives.public || directives.is_targeted;
@@ -570,6 +577,8 @@ mod tests {
             ("cache-control: no-store", Some(NotStored::NoStore)),
             ("cache-control: private, max-age=60", Some(NotStored::Private)),
             ("vary: *", Some(NotStored::Vary)),
+            ("cache-tag: a, b", None),
+            ("cache-tag: a\tb", Some(NotStored::Tags)),
             ("cache-control: max-age=90", None),
         ] {
             let now = conditional::freshened(&stored, &map(&[new, "etag: \"a\""]), NOW_MS);
