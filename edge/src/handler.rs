@@ -38,6 +38,7 @@ use crate::policy::reuse::{self, Reuse};
 use crate::policy::status::{self, CACHE_STATUS, ForwardReason, Outcome, PROXY_STATUS, ProxyError};
 use crate::policy::{invalidate, vary};
 use crate::purge::{Verdict, canonical_host};
+use crate::purge_request;
 use crate::response::StoredResponse;
 use crate::store::Pool;
 
@@ -235,6 +236,9 @@ async fn respond(worker: &Arc<Worker>, client: IpAddr, last: &Mutex<LastHost>, r
         return local(StatusCode::PAYLOAD_TOO_LARGE, "the request's body is too large\n");
     }
     let site = checked.site.clone();
+    if purge_request::is_purge(&checked.method) {
+        return (purge(&checked).await, Outcome::local("purge"), Some(site), None);
+    }
     let has_body = body.as_ref().is_some_and(|b| !b.is_end_stream());
     let is_ambiguous = || key::ambiguity(checked.path.as_str()).is_some();
     let (response, outcome, stored) = match key::method_class(&checked.method) {
@@ -927,6 +931,20 @@ enum Piece {
     Range(Box<Reading>),
 }
 
+/// Has control purge what a request names, where the site allows its client that.
+async fn purge(checked: &Checked) -> Response<ClientBody> {
+    let edge = &checked.worker.edge;
+    let asked = purge_request::Asked {
+        node: &edge.name,
+        site: &checked.site.name,
+        url: &checked.url,
+        client: checked.address,
+        fields: &checked.client,
+    };
+    let sites = edge.sites.load_full();
+    edge.purge_relay.answer(&checked.site.purge, sites.control.as_ref(), &asked).await
+}
+
 /// Sends on a request that may change something. As a task of its own: what the origin has changed is forgotten here also
 /// when the client did not wait for the answer.
 async fn pass_unsafe(checked: &Checked, body: Option<Incoming>) -> Found {
@@ -1079,6 +1097,7 @@ mod tests {
             target: Arc::new(crate::origin::Target { is_tls: false, host: "127.0.0.1".into(), port: 80 }),
             origin_host: None,
             cache: nearcast_fleet::config::CachePolicy::default(),
+            purge: nearcast_fleet::config::PurgePolicy::default(),
             counters: metrics.site("www"),
             warned_ms: std::sync::atomic::AtomicU64::new(0),
         });

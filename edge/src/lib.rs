@@ -6,7 +6,7 @@
 //! - [`fill`]: forward requests that fill the store, shared by everybody who wants the same; [`origin`]: the pool of
 //!   connections under them; [`content`]: bytes on their way and the readers that follow them.
 //! - [`index`], [`response`], [`spellings`]: what is stored; [`store`]: the slices themselves, in memory and on disk.
-//! - [`purge`]: generations; [`journal`]: folds the control journal into them; [`push`]: carries out push orders.
+//! - [`purge`]: generations; [`purge_request`]: the method `PURGE`, which control is asked about; [`journal`]: folds the control journal into them; [`push`]: carries out push orders.
 //! - [`metrics`], [`popularity`], [`rtt`], [`report`]: what the node tells about itself.
 //!
 //! One current-thread runtime a worker, SO_REUSEPORT, shared index; counters are each worker's own.
@@ -26,6 +26,7 @@ mod origin;
 pub mod policy;
 mod popularity;
 mod purge;
+mod purge_request;
 mod push;
 mod report;
 mod response;
@@ -99,6 +100,7 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
         index: Index::new(config.memory_bytes),
         forwards: fill::Forwards::new(config.memory_bytes),
         generations: purge::Generations::default(),
+        purge_relay: purge_request::PurgeRelay::default(),
         no_site: metrics.site("none"),
         metrics: metrics.clone(),
         is_draining: AtomicBool::new(false),

@@ -321,6 +321,7 @@ impl Plan {
             disk: 0,
             push_share: 0,
             cache: CachePolicy::default(),
+            purge: Default::default(),
             hosts: vec!["www.test".into()],
             state_dir: PathBuf::from("/nonexistent"),
             caught_up: true,
@@ -388,6 +389,7 @@ impl Plan {
                 ttl: Duration::from_secs(20),
                 clusters: vec![0],
                 cache: self.cache.clone(),
+                purge: Default::default(),
             }],
             zones: vec![],
         }

@@ -49,6 +49,7 @@ pub(super) fn site(name: &str, policy: SelectionPolicy, clusters: &[usize]) -> S
         ttl: Duration::from_secs(20),
         clusters: clusters.to_vec(),
         cache: CachePolicy::default(),
+        purge: Default::default(),
     }
 }
 

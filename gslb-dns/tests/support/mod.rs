@@ -57,6 +57,7 @@ pub fn site(name: &str, hosts: &[&str]) -> Site {
         ttl: Duration::from_secs(20),
         clusters: vec![0, 1, 2],
         cache: CachePolicy::default(),
+        purge: Default::default(),
     }
 }
 
