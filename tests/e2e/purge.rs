@@ -45,7 +45,7 @@ fn a_purge_of_any_scope_reaches_every_node() {
         &["--host", "www.demo.test"],
         &["--site", "www"],
         &["--tag", "news"],
-        &["--all"],
+        &["--all", "--yes"],
     ];
     for scope in scopes {
         let before = format!("version {}", version.load(Ordering::SeqCst));
@@ -111,6 +111,6 @@ fn a_purge_without_the_token_is_refused() {
         );
         assert_eq!(code, "401");
     }
-    let output = fleet.operate(&["purge", "--all", "--token", "wrong"]);
+    let output = fleet.operate(&["purge", "--all", "--yes", "--token", "wrong"]);
     assert_eq!(output.status.code(), Some(77), "{}", String::from_utf8_lossy(&output.stderr));
 }
