@@ -6,7 +6,8 @@
 //! - [`fill`]: forward requests that fill the store, shared by everybody who wants the same; [`origin`]: the pool of
 //!   connections under them; [`content`]: bytes on their way and the readers that follow them.
 //! - [`index`], [`response`], [`spellings`]: what is stored; [`store`]: the slices themselves, in memory and on disk.
-//! - [`purge`]: generations; [`purge_request`]: the method `PURGE`, which control is asked about; [`journal`]: folds the control journal into them; [`push`]: carries out push orders.
+//! - [`purge`]: generations; [`journal`]: folds the control journal into them; [`push`]: carries out push orders.
+//! - [`purge_request`]: the method `PURGE`, which control is asked about.
 //! - [`metrics`], [`popularity`], [`rtt`], [`report`]: what the node tells about itself.
 //!
 //! One current-thread runtime a worker, SO_REUSEPORT, shared index; counters are each worker's own.
