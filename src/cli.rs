@@ -194,33 +194,36 @@ pub(crate) struct ExplainArgs {
 
 #[derive(Debug, Args)]
 #[command(
-    group = ArgGroup::new("scope").required(true).args(["url", "prefix", "host", "site", "tag", "all"]),
-    override_usage = "nearcast purge --url URL | --prefix URL | --host HOST | --site NAME\n                     | --tag TAG | --all  [OPTIONS]",
-    after_help = "Examples:\n  nearcast purge --url http://www.demo.test/img/01.jpg\n  nearcast purge --prefix http://www.demo.test/img/ --soft\n  nearcast purge --site video --wait 10s\n  nearcast purge --all --json"
+    group = ArgGroup::new("scope").required(true).multiple(true).args(["url", "prefix", "host", "site", "tag", "all"]),
+    override_usage = "nearcast purge --url URL | --prefix URL | --host HOST | --site NAME\n                     | --tag TAG ... | --all  [OPTIONS]",
+    after_help = "All but --all may be given more than once and together: one purge, all or nothing, of up to 256 things.\n\nExamples:\n  nearcast purge --url http://www.demo.test/img/01.jpg\n  nearcast purge --url http://www.demo.test/ --url http://www.demo.test/news --tag news\n  nearcast purge --prefix http://www.demo.test/img/ --soft\n  nearcast purge --site video --wait 10s\n  nearcast purge --all --yes --json"
 )]
 pub(crate) struct PurgeArgs {
-    /// One URL
+    /// One URL, as people or programs write it: every variant and every equivalent spelling
     #[arg(long, value_name = "URL")]
-    pub(crate) url: Option<String>,
-    /// Every URL that begins so
+    pub(crate) url: Vec<String>,
+    /// Every URL that begins so, also within a segment or in the query
     #[arg(long, value_name = "URL")]
-    pub(crate) prefix: Option<String>,
+    pub(crate) prefix: Vec<String>,
     /// Everything of a host name
     #[arg(long, value_name = "HOST")]
-    pub(crate) host: Option<String>,
+    pub(crate) host: Vec<String>,
     /// Everything of a site of the fleet file
     #[arg(long, value_name = "NAME")]
-    pub(crate) site: Option<String>,
-    /// Every response that carries this tag (Cache-Tag, Surrogate-Key, Cache-Groups)
+    pub(crate) site: Vec<String>,
+    /// Every response that carries this tag (Cache-Tag, Surrogate-Key, Cache-Groups); up to 1024 bytes
     #[arg(long, value_name = "TAG")]
-    pub(crate) tag: Option<String>,
-    /// Everything
-    #[arg(long)]
+    pub(crate) tag: Vec<String>,
+    /// Everything; asks first on a terminal, and wants --yes where there is none
+    #[arg(long, conflicts_with_all = ["url", "prefix", "host", "site", "tag"])]
     pub(crate) all: bool,
+    /// Do not ask before a purge of everything
+    #[arg(long)]
+    pub(crate) yes: bool,
     /// Keep the responses, but ask the origin whether they are still good before serving them again
     #[arg(long)]
     pub(crate) soft: bool,
-    /// How long to wait until every edge has confirmed; exit code 69 when one has not, 0s waits for none
+    /// How long to wait until every edge has confirmed; exit code 69 when one has not, 0s waits for none and learns no counts
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "5s")]
     pub(crate) wait: Duration,
     #[command(flatten)]
@@ -445,7 +448,7 @@ mod tests {
 
     #[test]
     fn arguments_that_do_not_belong_together_are_refused() {
-        let table: [(&str, bool); 9] = [
+        let table: [(&str, bool); 13] = [
             ("edge --listen 127.0.0.1:0 --origin http://x", true),
             ("edge --listen 127.0.0.1:0", false),
             ("edge --origin http://x", false),
@@ -455,6 +458,10 @@ mod tests {
             ("origin --root .", false),
             ("purge --soft", false),
             ("purge --url http://a/ --all", false),
+            ("purge --all --tag t", false),
+            ("purge --yes", false),
+            ("purge --all --yes", true),
+            ("purge --url http://a/ --url http://a/b --tag t --tag u --site www --prefix http://a/c --host b", true),
         ];
         for (line, good) in table {
             let parsed = Cli::try_parse_from(std::iter::once("nearcast").chain(line.split(' ')));

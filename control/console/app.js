@@ -249,13 +249,17 @@ function drawPush() {
   $('push').replaceChildren(el('div', { class: 'pushes' }, rows));
 }
 
+// What a scope names, for people.
+const scopeText = (scope) => (scope.by === 'all' ? 'everything' : scope.by === 'site_tag' ? `${scope.value.tag} of ${scope.value.site}` : scope.value);
+
 function drawPurges() {
   const { purges, status } = state;
   if (!purges) return;
   const rows = purges.purges.slice(0, 8).map((p) => {
-    const what = p.scope.by === 'all' ? 'everything' : p.scope.value;
+    const more = p.scopes_total > 1 ? ` and ${p.scopes_total - 1} more` : '';
+    const all = p.scopes.map(scopeText).join(', ') + (p.scopes_total > p.scopes.length ? ', …' : '');
     const nodes = p.missing.length ? `${p.nodes.length} of ${p.nodes.length + p.missing.length}` : `${p.nodes.length}`;
-    return el('tr', {}, el('td', { class: 'break' }, el('span', { class: 'tag' }, p.scope.by + (p.soft ? ', soft' : '')), ' ', p.scope.by === 'all' ? '' : what),
+    return el('tr', {}, el('td', { class: 'break', title: more ? all : '' }, el('span', { class: 'tag' }, p.scope.by.replace('_', ' ') + (p.soft ? ', soft' : '')), ' ', p.scope.by === 'all' ? '' : scopeText(p.scope), more),
       el('td', {}, Show.time(p.accepted_unix_ms)), el('td', { class: 'n' }, Show.number(p.responses)), el('td', { class: 'n', title: p.missing.length ? 'not confirmed: ' + p.missing.join(', ') : '' }, nodes),
       el('td', { class: 'n' }, p.complete ? Show.ms(p.completed_unix_ms - p.accepted_unix_ms) : el('span', { class: 'tag warn' }, `waits for ${p.missing.join(', ')}`)));
   });
@@ -372,18 +376,50 @@ function explained(x) {
   ];
 }
 
+// Asks whether everything is to go, and names it.
+function confirmAll(soft) {
+  const { status } = state;
+  const edges = status?.nodes.filter((n) => n.role === 'edge') || [];
+  const sum = (name) => edges.reduce((all, n) => all + (n[name] || 0), 0);
+  const held = sum('disk_bytes') + sum('memory_bytes');
+  const sites = (status?.sites || []).map((s) => s.name).join(', ');
+  $('purge-ask-what').replaceChildren(
+    el('p', {}, `All that ${Show.count(edges.length, 'edge')} of ${status?.zone || 'this fleet'} ${edges.length === 1 ? 'stores' : 'store'}${held ? ` (about ${Show.bytes(held)})` : ''}: ${sites ? `the sites ${sites}` : 'every site'}.`),
+    el('p', {}, soft ? 'Every response is validated at the origins before it is used again.' : 'Every request goes to the origins until its answer is stored again.'));
+  const dialog = $('purge-ask');
+  return new Promise((resolve) => {
+    const answer = (yes) => () => { dialog.onclose = null; dialog.close(); resolve(yes); };
+    $('purge-yes').onclick = answer(true);
+    $('purge-no').onclick = answer(false);
+    dialog.onclose = () => resolve(false);
+    dialog.showModal();
+  });
+}
+
+const purgeText = (p) => {
+  const took = `complete after ${Show.ms(p.completed_unix_ms - p.accepted_unix_ms)}.`;
+  const notes = p.responses ? '' : p.notes.map((note) => ` Note: ${note}.`).join('');
+  if (!p.complete) return `Accepted as revision ${p.revision}; ${p.missing.join(', ')} did not confirm yet.${notes}`;
+  const edges = Show.count(p.nodes.length, 'edge');
+  return (p.responses ? `${Show.count(p.responses, 'response')} on ${edges}; ${took}` : `Nothing that it covers was stored on ${edges}; ${took}`) + notes;
+};
+
 $('purge').addEventListener('change', drawPurges);
 $('purge').addEventListener('submit', async (event) => {
   event.preventDefault();
   const form = event.target, result = $('purge-result'), button = form.querySelector('button');
   const scope = { by: form.elements.by.value };
   if (scope.by !== 'all') scope.value = form.elements.value.value.trim();
-  button.disabled = true;
   result.className = 'result';
+  if (scope.by === 'all' && !await confirmAll(form.elements.soft.checked)) {
+    result.textContent = 'Nothing was purged.';
+    return;
+  }
+  button.disabled = true;
   result.textContent = 'purging…';
   try {
     const p = await ask('purges', { method: 'POST', headers: { Authorization: 'Bearer ' + form.elements.token.value.trim(), 'Content-Type': 'application/json' }, body: JSON.stringify({ scope, soft: form.elements.soft.checked, wait_ms: 5000 }) });
-    result.textContent = p.complete ? `Complete: ${Show.count(p.responses, 'response')} on ${Show.count(p.nodes.length, 'edge')} after ${Show.ms(p.completed_unix_ms - p.accepted_unix_ms)}.` : `Accepted; ${p.missing.join(', ')} did not confirm yet.`;
+    result.textContent = purgeText(p);
     state.purges = await ask('purges');
     drawPurges();
   } catch (error) {

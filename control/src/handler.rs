@@ -18,6 +18,7 @@ use nearcast_fleet::admin;
 use nearcast_fleet::config::{Fleet, Secret};
 use nearcast_fleet::journal::{Change, Purge, PurgeScope, REVISION_SEEN_MAX};
 use nearcast_fleet::report::{DnsReport, EdgeReport, OriginReport};
+use nearcast_fleet::scope;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::broadcast::error::RecvError;
@@ -44,8 +45,8 @@ const POLL_WAIT_MS_MAX: u64 = 30_000;
 const PURGE_WAIT_MS_MAX: u64 = 60_000;
 /// How long a purge waits unless it says.
 const PURGE_WAIT_MS: u64 = 5_000;
-/// Longest value of a purge's scope.
-const SCOPE_CHARS_MAX: usize = 2048;
+/// Remarks on one purge.
+const NOTES_MAX: usize = 8;
 /// Events that a new stream begins with, and that a status shows.
 const BACKLOG: usize = 64;
 const STATUS_EVENTS: usize = 20;
@@ -66,7 +67,7 @@ type Answer<T> = Result<Json<T>, ApiError>;
 #[openapi(
     info(title = "Nearcast control", description = "Status, plans, purges, pushes and the fleet file of a Nearcast fleet."),
     paths(
-        status, fleet_in_force, series, events, event_log, explain, plan, pushes, push, purges, one_purge, purge, fleet_file, put_fleet_file, journal,
+        status, fleet_in_force, series, events, event_log, explain, plan, pushes, push, purges, one_purge, purge, site_purge, fleet_file, put_fleet_file, journal,
         edge_report, dns_report, origin_report, openapi
     ),
     modifiers(&Bearers)
@@ -101,6 +102,7 @@ fn routes() -> Vec<(Method, &'static str, MethodRouter<App>)> {
         (Method::GET, "/v1/purges", get(purges)),
         (Method::POST, "/v1/purges", post(purge)),
         (Method::GET, "/v1/purges/{revision}", get(one_purge)),
+        (Method::POST, "/v1/site-purges", post(site_purge)),
         (Method::GET, "/v1/fleet-file", get(fleet_file)),
         (Method::PUT, "/v1/fleet-file", put(put_fleet_file)),
         (Method::GET, "/v1/journal", get(journal)),
@@ -404,24 +406,51 @@ async fn one_purge(Shared(state): Shared<App>, Path(revision): Path<String>) -> 
 async fn purge(Shared(state): Shared<App>, headers: HeaderMap, body: Body) -> Answer<view::PurgeView> {
     with_token(&state, &headers)?;
     let request: view::PurgeRequest = json(&headers, body, BODY_BYTES_MAX)?;
-    let scope = purge_scope(&state.fleet(), request.scope)?;
-    let wait = Duration::from_millis(request.wait_ms.unwrap_or(PURGE_WAIT_MS).min(PURGE_WAIT_MS_MAX));
-    state.metrics.purges.with_label_values(&[scope_name(&scope)]).inc();
+    let scopes = match (request.scope, request.scopes) {
+        (Some(scope), None) => vec![scope],
+        (None, Some(scopes)) => scopes,
+        _ => return Err(ApiError::invalid("send what to purge in either scope or scopes")),
+    };
+    let scope = purge_scope(&state.fleet(), scopes)?;
+    carry_out(&state, Purge { scope, soft: request.soft }, None, request.wait_ms).await
+}
+
+/// Purge what a client of a site asked an edge for.
+#[utoipa::path(post, path = "/v1/site-purges", tag = "nodes", request_body = view::SitePurgeRequest, security(("node_key" = [])),
+    responses((status = 200, body = view::PurgeView), (status = 401, body = view::ErrorBody), (status = 404, body = view::ErrorBody),
+        (status = 422, body = view::ErrorBody), (status = 507, body = view::ErrorBody)))]
+async fn site_purge(Shared(state): Shared<App>, headers: HeaderMap, body: Body) -> Answer<view::PurgeView> {
+    let fleet = state.fleet();
+    with_node_key(&fleet, &headers)?;
+    let request: view::SitePurgeRequest = json(&headers, body, BODY_BYTES_MAX)?;
+    known_node(&fleet, &request.node, Role::Edge)?;
+    let scope = within_site(&fleet, &request.site, request.scopes)?;
+    carry_out(&state, Purge { scope, soft: request.soft }, Some(request.node), request.wait_ms).await
+}
+
+/// Puts a purge into the journal and waits for the edges. `at` is the edge that a client asked.
+async fn carry_out(state: &App, purge: Purge, at: Option<String>, wait_ms: Option<u64>) -> Answer<view::PurgeView> {
+    let wait = Duration::from_millis(wait_ms.unwrap_or(PURGE_WAIT_MS).min(PURGE_WAIT_MS_MAX));
+    let notes = notes(&state.fleet(), &purge.scope);
+    for scope in purge.scope.each() {
+        state.metrics.purges.with_label_values(&[scope_name(scope)]).inc();
+    }
     let begun = Instant::now();
-    let change = Change::Purge(Purge { scope, soft: request.soft });
     let accept = {
         let state = state.clone();
-        move |entry: &nearcast_fleet::journal::Entry| state.purge_accepted(entry)
+        move |entry: &nearcast_fleet::journal::Entry| state.purge_accepted(entry, at.as_deref())
     };
-    let entry = state.ledger.append(change, now_unix_ms(), accept).await?;
-    let answer = purge_outcome(&state, entry.revision, begun + wait).await?;
+    let entry = state.ledger.append(Change::Purge(purge), now_unix_ms(), accept).await?;
+    let mut answer = purge_outcome(state, entry.revision, begun + wait).await?;
     let label = if answer.complete { "true" } else { "false" };
     state.metrics.purge_seconds.with_label_values(&[label]).observe(begun.elapsed().as_secs_f64());
-    if !answer.complete {
+    // Whoever does not wait need not be warned.
+    if !answer.complete && !wait.is_zero() {
         let message = format!("purge {} is not confirmed by {}", answer.revision, answer.missing.join(", "));
         let happening = Happening::new("purge_incomplete", Level::Warn, message).revision(answer.revision);
         state.events.add(now_unix_ms(), [happening]);
     }
+    answer.notes = notes;
     Ok(Json(answer))
 }
 
@@ -450,37 +479,83 @@ async fn purge_outcome(state: &App, revision: u64, deadline: Instant) -> Result<
     }
 }
 
-fn purge_scope(fleet: &Fleet, scope: view::Scope) -> Result<PurgeScope, ApiError> {
-    let sane = |what: &str, value: String| {
-        if value.is_empty() || value.len() > SCOPE_CHARS_MAX || value.chars().any(|c| c.is_control() || c.is_whitespace()) {
-            return Err(ApiError::invalid(format!("a {what} has 1 to {SCOPE_CHARS_MAX} characters and no blanks")));
-        }
-        Ok(value)
-    };
-    let url = |what: &str, value: String| {
-        let value = sane(what, value)?;
-        let uri: http::Uri = value.parse().map_err(|e| ApiError::invalid(format!("{value:?} is no URL: {e}")))?;
-        let is_whole = matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|h| !h.is_empty());
-        if is_whole {
-            Ok(value)
-        } else {
-            Err(ApiError::invalid(format!("a {what} begins with http:// or https:// and a host, as clients ask for it")))
-        }
-    };
-    Ok(match scope {
-        view::Scope::Url(v) => PurgeScope::Url(url("url", v)?),
-        view::Scope::Prefix(v) => PurgeScope::Prefix(url("prefix", v)?),
-        view::Scope::Host(v) => PurgeScope::Host(sane("host", v)?.to_ascii_lowercase()),
-        view::Scope::Tag(v) => PurgeScope::Tag(sane("tag", v)?),
-        view::Scope::All => PurgeScope::All,
-        view::Scope::Site(v) => {
-            if !fleet.sites.iter().any(|s| s.name == v) {
-                let known: Vec<&str> = fleet.sites.iter().map(|s| s.name.as_str()).collect();
-                return Err(ApiError::invalid(format!("the fleet has no site {v:?}; it has {}", known.join(", "))));
+/// What operators name, checked, as the journal carries it.
+fn purge_scope(fleet: &Fleet, scopes: Vec<view::Scope>) -> Result<PurgeScope, ApiError> {
+    let mut named = Vec::with_capacity(scopes.len());
+    for scope in scopes {
+        named.push(match scope {
+            view::Scope::Url(v) => PurgeScope::Url(v),
+            view::Scope::Prefix(v) => PurgeScope::Prefix(v),
+            view::Scope::Host(v) => PurgeScope::Host(v),
+            view::Scope::Tag(v) => PurgeScope::Tag(v),
+            view::Scope::All => PurgeScope::All,
+            view::Scope::Site(site) => {
+                known_site(fleet, &site).map_err(ApiError::invalid)?;
+                PurgeScope::Site(site)
             }
-            PurgeScope::Site(v)
+            view::Scope::SiteTag { site, tag } => {
+                known_site(fleet, &site).map_err(ApiError::invalid)?;
+                PurgeScope::SiteTag { site, tag }
+            }
+        });
+    }
+    scope::any_of(&named).map_err(|error| ApiError::invalid(error.to_string()))
+}
+
+/// The same for a client of a site: URLs of its hosts alone, and tags within it.
+fn within_site(fleet: &Fleet, site: &str, scopes: Vec<view::Scope>) -> Result<PurgeScope, ApiError> {
+    known_site(fleet, site).map_err(ApiError::NotFound)?;
+    let mut named = Vec::with_capacity(scopes.len());
+    for scope in scopes {
+        named.push(match scope {
+            view::Scope::Url(text) => {
+                let url = scope::url(&text).map_err(|error| ApiError::invalid(error.to_string()))?;
+                let host = scope::host_of(&url);
+                if fleet.site_of_host(host).is_none_or(|s| s.name != site) {
+                    return Err(ApiError::invalid(format!("{host} is no host of the site {site}")));
+                }
+                PurgeScope::Url(url)
+            }
+            view::Scope::Tag(tag) => PurgeScope::SiteTag { site: site.to_owned(), tag },
+            _ => return Err(ApiError::invalid("a site's clients purge URLs and tags alone")),
+        });
+    }
+    scope::any_of(&named).map_err(|error| ApiError::invalid(error.to_string()))
+}
+
+fn known_site(fleet: &Fleet, name: &str) -> Result<(), String> {
+    if fleet.sites.iter().any(|s| s.name == name) {
+        return Ok(());
+    }
+    let known: Vec<&str> = fleet.sites.iter().map(|s| s.name.as_str()).collect();
+    Err(format!("the fleet has no site {name:?}; it has {}", known.join(", ")))
+}
+
+/// What is good and yet may not be what was meant.
+fn notes(fleet: &Fleet, scope: &PurgeScope) -> Vec<String> {
+    let mut notes = Vec::new();
+    for one in scope.each() {
+        let host = match one {
+            PurgeScope::Url(text) | PurgeScope::Prefix(text) => Some(scope::host_of(text)),
+            PurgeScope::Host(host) => Some(host.as_str()),
+            _ => None,
+        };
+        if let Some(host) = host.filter(|host| fleet.site_of_host(host).is_none()) {
+            notes.push(format!("no site of the fleet has the host {host}"));
         }
-    })
+        match one {
+            PurgeScope::Url(url) if url.contains('*') => {
+                notes.push(format!("the * in {url} stands for itself: to purge all that begins so, purge by prefix"));
+            }
+            PurgeScope::Tag(tag) if tag.contains([',', ' ']) => {
+                notes.push(format!("{tag:?} is one tag: name each by itself to purge several"));
+            }
+            _ => {}
+        }
+    }
+    notes.dedup();
+    notes.truncate(NOTES_MAX);
+    notes
 }
 
 fn scope_name(scope: &PurgeScope) -> &'static str {
@@ -490,7 +565,8 @@ fn scope_name(scope: &PurgeScope) -> &'static str {
         PurgeScope::Host(_) => "host",
         PurgeScope::Site(_) => "site",
         PurgeScope::Tag(_) => "tag",
-        PurgeScope::All => "all",
+        PurgeScope::SiteTag { .. } => "site_tag",
+        PurgeScope::All | PurgeScope::Any(_) => "all",
     }
 }
 
@@ -614,7 +690,7 @@ async fn journal(Shared(state): Shared<App>, headers: HeaderMap, asked: Asked<Jo
         )));
     }
     let accepting = state.clone();
-    state.ledger.reconcile(journal.clone(), after, now_unix_ms(), move |entry| accepting.purge_accepted(entry)).await?;
+    state.ledger.reconcile(journal.clone(), after, now_unix_ms(), move |entry| accepting.purge_accepted(entry, None)).await?;
     let is_ours = journal.is_none_or(|id| id == state.ledger.id());
     if let Some(node) = node.filter(|name| is_ours && fleet.edge(name).is_some()) {
         state.book().purges.cursor(&node, after);

@@ -203,7 +203,7 @@ impl History {
         let mut book = Book::new(now);
         for entry in self.purges.iter().chain(&self.pushes) {
             match &entry.change {
-                Change::Purge(purge) => book.purges.accept(entry.revision, entry.accepted_unix_ms, purge.clone(), true),
+                Change::Purge(purge) => book.purges.accept(entry.revision, entry.accepted_unix_ms, purge, true),
                 Change::Push(order) => {
                     let cluster = fleet.clusters.iter().find(|c| c.name == order.cluster);
                     let nodes = cluster.map(|c| c.nodes.iter().map(|n| n.name.clone()).collect()).unwrap_or_default();

@@ -13,12 +13,20 @@ use crate::view;
 
 /// Purges that are kept with their confirmations; older ones stay in the journal.
 pub(crate) const KEPT_MAX: usize = 256;
+/// Scopes of one purge that are kept and shown.
+const SCOPES_SHOWN_MAX: usize = 16;
+/// Scopes of one purge that a sentence names.
+const SCOPES_NAMED_MAX: usize = 3;
 
 #[derive(Debug)]
 struct Record {
     revision: u64,
     accepted_unix_ms: u64,
-    purge: Purge,
+    /// For people.
+    description: String,
+    scopes: Vec<view::Scope>,
+    scopes_total: usize,
+    soft: bool,
     /// By edge: responses covered, and when.
     confirmed: BTreeMap<String, (u64, u64)>,
     /// Edges that were past the revision once without a count.
@@ -46,14 +54,17 @@ pub(crate) struct Outstanding {
 
 impl Purges {
     /// Takes in a journal entry; `is_old` for those of an earlier process.
-    pub(crate) fn accept(&mut self, revision: u64, accepted_unix_ms: u64, purge: Purge, is_old: bool) {
+    pub(crate) fn accept(&mut self, revision: u64, accepted_unix_ms: u64, purge: &Purge, is_old: bool) {
         if self.records.len() == KEPT_MAX {
             self.records.pop_front();
         }
         self.records.push_back(Record {
             revision,
             accepted_unix_ms,
-            purge,
+            description: describe(purge),
+            scopes: purge.scope.each().iter().take(SCOPES_SHOWN_MAX).map(scope_view).collect(),
+            scopes_total: purge.scope.each().len(),
+            soft: purge.soft,
             confirmed: BTreeMap::new(),
             passed: BTreeSet::new(),
             received: BTreeSet::new(),
@@ -82,7 +93,7 @@ impl Purges {
                     let message = format!(
                         "purge {} of {} covered {} on {} after {took} ms",
                         record.revision,
-                        describe(&record.purge),
+                        record.description,
                         count(record.responses(), "response"),
                         count(record.confirmed.len() as u64, "node")
                     );
@@ -134,8 +145,10 @@ impl Record {
         view::PurgeView {
             revision: self.revision,
             accepted_unix_ms: self.accepted_unix_ms,
-            scope: scope_view(&self.purge.scope),
-            soft: self.purge.soft,
+            scope: self.scopes.first().cloned().unwrap_or(view::Scope::All),
+            scopes: self.scopes.clone(),
+            scopes_total: self.scopes_total,
+            soft: self.soft,
             complete: is_complete,
             completed_unix_ms: self.completed_unix_ms,
             responses: self.responses(),
@@ -147,21 +160,31 @@ impl Record {
             missing: names(&|_| true),
             silent: names(&|(_, is_reporting)| !is_reporting),
             received: names(&|(e, _)| self.received.contains(e)),
+            notes: Vec::new(),
         }
     }
 }
 
-/// For people: `url http://a/`, `everything`, `site www (soft)`.
+/// For people: `url http://a/`, `everything`, `site www (soft)`, `tag a, tag b, tag c and 4 more`.
 pub(crate) fn describe(purge: &Purge) -> String {
-    let scope = match &purge.scope {
-        PurgeScope::Url(v) => format!("url {v}"),
-        PurgeScope::Prefix(v) => format!("prefix {v}"),
-        PurgeScope::Host(v) => format!("host {v}"),
-        PurgeScope::Site(v) => format!("site {v}"),
-        PurgeScope::Tag(v) => format!("tag {v}"),
-        PurgeScope::All => "everything".to_owned(),
-    };
-    if purge.soft { format!("{scope} (soft)") } else { scope }
+    let scopes = purge.scope.each();
+    let mut words = scopes.iter().take(SCOPES_NAMED_MAX).map(describe_one).collect::<Vec<_>>().join(", ");
+    if scopes.len() > SCOPES_NAMED_MAX {
+        words.push_str(&format!(" and {} more", scopes.len() - SCOPES_NAMED_MAX));
+    }
+    if purge.soft { format!("{words} (soft)") } else { words }
+}
+
+fn describe_one(scope: &PurgeScope) -> String {
+    match scope_view(scope) {
+        view::Scope::Url(v) => format!("url {v}"),
+        view::Scope::Prefix(v) => format!("prefix {v}"),
+        view::Scope::Host(v) => format!("host {v}"),
+        view::Scope::Site(v) => format!("site {v}"),
+        view::Scope::Tag(v) => format!("tag {v}"),
+        view::Scope::SiteTag { site, tag } => format!("tag {tag} of site {site}"),
+        view::Scope::All => "everything".to_owned(),
+    }
 }
 
 /// `1 node`, `2 nodes`.
@@ -172,11 +195,13 @@ pub(crate) fn count(n: u64, what: &str) -> String {
 fn scope_view(scope: &PurgeScope) -> view::Scope {
     match scope.clone() {
         PurgeScope::Url(v) => view::Scope::Url(v),
-        PurgeScope::Prefix(v) => view::Scope::Prefix(v),
+        PurgeScope::Prefix(v) => view::Scope::Prefix(v.trim_end_matches('*').to_owned()),
         PurgeScope::Host(v) => view::Scope::Host(v),
         PurgeScope::Site(v) => view::Scope::Site(v),
         PurgeScope::Tag(v) => view::Scope::Tag(v),
-        PurgeScope::All => view::Scope::All,
+        PurgeScope::SiteTag { site, tag } => view::Scope::SiteTag { site, tag },
+        // A list is never in a list.
+        PurgeScope::All | PurgeScope::Any(_) => view::Scope::All,
     }
 }
 
@@ -199,7 +224,7 @@ mod tests {
 
     fn purges() -> (Purges, Vec<String>, Vec<(String, bool)>) {
         let mut p = Purges::default();
-        p.accept(5, 100, Purge { scope: PurgeScope::All, soft: false }, false);
+        p.accept(5, 100, &Purge { scope: PurgeScope::All, soft: false }, false);
         (p, vec!["a".into(), "b".into()], vec![("a".into(), true), ("b".into(), false)])
     }
 
@@ -241,7 +266,7 @@ mod tests {
     fn the_newest_are_kept() {
         let mut p = Purges::default();
         for revision in 1..=KEPT_MAX as u64 + 1 {
-            p.accept(revision, 0, Purge { scope: PurgeScope::Tag("t".into()), soft: true }, true);
+            p.accept(revision, 0, &Purge { scope: PurgeScope::Tag("t".into()), soft: true }, true);
         }
         assert_eq!((p.view(1, &[]), p.views(&[]).len(), p.views(&[])[0].revision), (None, KEPT_MAX, KEPT_MAX as u64 + 1));
         assert_eq!(p.outstanding(1, &[]), None);
@@ -255,8 +280,22 @@ mod tests {
     }
 
     #[test]
+    fn many_scopes_are_shown_in_part() {
+        let scopes = (0..100).map(|n| PurgeScope::Prefix(format!("http://a/{n}*"))).collect();
+        let mut p = Purges::default();
+        p.accept(1, 0, &Purge { scope: PurgeScope::Any(scopes), soft: true }, false);
+        let view = p.view(1, &[]).unwrap();
+        assert_eq!((view.scopes.len(), view.scopes_total, view.scope), (16, 100, view::Scope::Prefix("http://a/0".into())));
+    }
+
+    #[test]
     fn words_for_people() {
+        let tags = |count: u32| PurgeScope::Any((1..=count).map(|n| PurgeScope::Tag(format!("t{n}"))).collect());
         let table = [
+            (Purge { scope: PurgeScope::Prefix("http://a/x*".into()), soft: false }, "prefix http://a/x"),
+            (Purge { scope: PurgeScope::SiteTag { site: "www".into(), tag: "t".into() }, soft: false }, "tag t of site www"),
+            (Purge { scope: tags(2), soft: true }, "tag t1, tag t2 (soft)"),
+            (Purge { scope: tags(5), soft: false }, "tag t1, tag t2, tag t3 and 2 more"),
             (Purge { scope: PurgeScope::All, soft: false }, "everything"),
             (Purge { scope: PurgeScope::Site("www".into()), soft: true }, "site www (soft)"),
             (Purge { scope: PurgeScope::Url("http://a/".into()), soft: false }, "url http://a/"),

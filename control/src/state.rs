@@ -124,11 +124,12 @@ impl State {
         self.fleet_file.lock().unwrap_or_else(PoisonError::into_inner).revision
     }
 
-    /// A purge is in the journal; no node has seen it yet.
-    pub(crate) fn purge_accepted(&self, entry: &Entry) {
+    /// A purge is in the journal; no node has seen it yet. `at` is the edge that a client asked for it.
+    pub(crate) fn purge_accepted(&self, entry: &Entry, at: Option<&str>) {
         let Change::Purge(purge) = &entry.change else { return };
-        self.book().purges.accept(entry.revision, entry.accepted_unix_ms, purge.clone(), false);
-        let message = format!("purge {} of {} accepted", entry.revision, crate::purges::describe(purge));
+        self.book().purges.accept(entry.revision, entry.accepted_unix_ms, purge, false);
+        let by = at.map_or_else(String::new, |node| format!(", asked for at {node}"));
+        let message = format!("purge {} of {} accepted{by}", entry.revision, crate::purges::describe(purge));
         let happening = Happening::new("purge_accepted", Level::Info, message).revision(entry.revision);
         self.events.add(entry.accepted_unix_ms, [happening]);
     }

@@ -649,7 +649,30 @@ pub(crate) struct PeakView {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PurgeRequest {
-    pub scope: Scope,
+    /// What; either this or `scopes`.
+    #[serde(default)]
+    pub scope: Option<Scope>,
+    /// Several at once, 256 at most: all of them are purged or none.
+    #[serde(default)]
+    pub scopes: Option<Vec<Scope>>,
+    /// Make stale instead of unusable.
+    #[serde(default)]
+    pub soft: bool,
+    /// How long to wait for edges, at most 60,000; 5,000 unless given.
+    #[serde(default)]
+    pub wait_ms: Option<u64>,
+}
+
+/// What a client of a site asked an edge to purge.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SitePurgeRequest {
+    /// The edge.
+    pub node: String,
+    /// The site that the client may purge.
+    pub site: String,
+    /// URLs of its hosts; tags, which hold within it alone.
+    pub scopes: Vec<Scope>,
     /// Make stale instead of unusable.
     #[serde(default)]
     pub soft: bool,
@@ -662,9 +685,9 @@ pub(crate) struct PurgeRequest {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "by", content = "value", rename_all = "snake_case")]
 pub(crate) enum Scope {
-    /// One absolute URL, every variant.
+    /// One absolute URL, every variant and every equivalent spelling.
     Url(String),
-    /// Every URL below one, cut at a `/`.
+    /// Every URL that begins so.
     Prefix(String),
     /// Every URL of a host.
     Host(String),
@@ -672,6 +695,12 @@ pub(crate) enum Scope {
     Site(String),
     /// Every response with this tag.
     Tag(String),
+    /// Every response of one site with this tag.
+    SiteTag {
+        /// Its name.
+        site: String,
+        tag: String,
+    },
     /// Everything.
     All,
 }
@@ -682,7 +711,12 @@ pub(crate) enum Scope {
 pub(crate) struct PurgeView {
     pub revision: u64,
     pub accepted_unix_ms: u64,
+    /// The first of `scopes`.
     pub scope: Scope,
+    /// What it covers, in canonical form; the first 16.
+    pub scopes: Vec<Scope>,
+    /// How many there are.
+    pub scopes_total: usize,
     pub soft: bool,
     /// Whether every edge of the fleet has confirmed it.
     pub complete: bool,
@@ -697,6 +731,9 @@ pub(crate) struct PurgeView {
     pub silent: Vec<String>,
     /// Those of them that have fetched the change.
     pub received: Vec<String>,
+    /// What may be amiss where it covered nothing: in the answer to the purge itself.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// What a purge covered on one edge.

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use http::{HeaderName, HeaderValue};
 use nearcast_fleet::clock::unix_millis;
-use nearcast_fleet::config::{CachePolicy, Fleet, Secret};
+use nearcast_fleet::config::{CachePolicy, Fleet, PurgePolicy, Secret};
 
 use crate::changes::Changes;
 use crate::fill::Forwards;
@@ -19,6 +19,7 @@ use crate::origin::{Address, OriginPool, Origins, Target, TlsFileError};
 use crate::policy::request_fields;
 use crate::popularity::Popularity;
 use crate::purge::Generations;
+use crate::purge_request::{ControlAddress, PurgeRelay};
 use crate::response::StoredResponse;
 use crate::rtt::RoundTrips;
 use crate::store::Store;
@@ -31,6 +32,7 @@ pub(crate) struct Site {
     /// `Host` for the origin; `None` passes the client's on.
     pub(crate) origin_host: Option<HeaderValue>,
     pub(crate) cache: CachePolicy,
+    pub(crate) purge: PurgePolicy,
     pub(crate) counters: Arc<SiteCounters>,
     /// When it was last told that its origin fails, in milliseconds after the Unix epoch.
     pub(crate) warned_ms: AtomicU64,
@@ -58,6 +60,8 @@ pub(crate) struct Sites {
     pub(crate) loop_id: Option<HeaderValue>,
     /// Whether this node's cluster serves a site is decided by steering, not here: every edge can serve every site.
     pub(crate) node_key: Option<Secret>,
+    /// Where purges are asked for; none without a control role or node key.
+    pub(crate) control: Option<ControlAddress>,
 }
 
 impl Sites {
@@ -69,6 +73,8 @@ impl Sites {
         let mut sites = Self {
             loop_id: HeaderValue::try_from(if fleet.zone.is_empty() { node.to_owned() } else { format!("nearcast-{}", fleet.zone) }).ok(),
             node_key: (!fleet.node_key.0.is_empty()).then(|| fleet.node_key.clone()),
+            control: (fleet.control.as_ref().filter(|_| !fleet.node_key.0.is_empty()))
+                .map(|control| ControlAddress { url: control.url.clone(), node_key: fleet.node_key.clone() }),
             ..Self::default()
         };
         for configured in &fleet.sites {
@@ -93,6 +99,7 @@ impl Sites {
                 target: Arc::new(target),
                 origin_host: configured.origin_host.as_ref().and_then(|h| HeaderValue::from_str(h).ok()),
                 cache: configured.cache.clone(),
+                purge: configured.purge.clone(),
                 counters,
                 warned_ms: AtomicU64::new(0),
             });
@@ -140,6 +147,7 @@ pub(crate) struct Edge {
     pub(crate) forwards: Forwards,
     pub(crate) generations: Generations,
     pub(crate) changes: Changes,
+    pub(crate) purge_relay: PurgeRelay,
     pub(crate) metrics: Arc<Metrics>,
     /// Refused and local answers count here, under no site's name.
     pub(crate) no_site: Arc<SiteCounters>,

@@ -34,6 +34,7 @@ use crate::policy::coding::TransferCoding;
 use crate::policy::conditional::{self, HeadSays, Precondition};
 use crate::policy::fields::CacheControl;
 use crate::policy::forward::{self, ClientFields, Forwarder, Loop, MaxForwards};
+use crate::policy::freshness::NotStored;
 use crate::policy::key::{self, Key, KeyError, MethodClass};
 use crate::policy::range::{self, ByteRange, ContentRange, Multipart, Part};
 use crate::policy::request_fields::Unusual;
@@ -41,6 +42,7 @@ use crate::policy::reuse::{self, Reuse};
 use crate::policy::status::{self, CACHE_STATUS, ForwardReason, Outcome, PROXY_STATUS, ProxyError};
 use crate::policy::{invalidate, request_fields, vary};
 use crate::purge::{Verdict, canonical_host};
+use crate::purge_request;
 use crate::request_head::Refusal;
 use crate::response::StoredResponse;
 use crate::store::Pool;
@@ -284,6 +286,9 @@ async fn respond(
     }
     checked.interim = interim;
     let site = checked.site.clone();
+    if purge_request::is_purge(&checked.method) {
+        return (purge(&checked).await, Outcome::local("purge"), Some(site), None);
+    }
     let has_body = body.as_ref().is_some_and(|b| !b.is_end_stream());
     let is_ambiguous = || key::ambiguity(checked.path.as_str()).is_some();
     let (response, outcome, stored) = match key::method_class(&checked.method) {
@@ -606,7 +611,9 @@ async fn look_up(checked: &Checked) -> Found {
                 if let Some(found) = deliver_stale_on_error(checked, stale.as_ref(), head.status).await {
                     return found;
                 }
-                let outcome = Outcome { forward_status: Some(head.status), ..Outcome::forwarded(Answer::Miss, reason) };
+                // Why it is not stored can be seen elsewhere but for this.
+                let detail = invalidate::tags(&head.headers).is_err().then_some(NotStored::Tags.as_str());
+                let outcome = Outcome { forward_status: Some(head.status), detail, ..Outcome::forwarded(Answer::Miss, reason) };
                 return (pass_on(checked, head, body, &outcome), outcome, None);
             }
             Led::PassRequest => return pass_request(checked, stale.as_ref(), reason).await,
@@ -1088,6 +1095,20 @@ enum Piece {
     Range(Box<Reading>),
 }
 
+/// Has control purge what a request names, where the site allows its client that.
+async fn purge(checked: &Checked) -> Response<ClientBody> {
+    let edge = &checked.worker.edge;
+    let asked = purge_request::Asked {
+        node: &edge.name,
+        site: &checked.site.name,
+        url: &checked.url,
+        client: checked.address,
+        fields: &checked.client,
+    };
+    let sites = edge.sites.load_full();
+    edge.purge_relay.answer(&checked.site.purge, sites.control.as_ref(), &asked).await
+}
+
 /// Sends on a request that may change something. As a task of its own: what the origin has changed is forgotten here also
 /// when the client did not wait for the answer.
 async fn pass_unsafe(checked: &Checked, body: Option<Incoming>) -> Found {
@@ -1267,6 +1288,7 @@ mod tests {
             target: Arc::new(crate::origin::Target::peer(([127, 0, 0, 1], 80).into())),
             origin_host: None,
             cache: nearcast_fleet::config::CachePolicy::default(),
+            purge: nearcast_fleet::config::PurgePolicy::default(),
             counters: metrics.site("www"),
             warned_ms: std::sync::atomic::AtomicU64::new(0),
         });

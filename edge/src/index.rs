@@ -1,15 +1,18 @@
 //! Stored responses by cache key: what look-ups read and only fills, freshening, invalidation and eviction write.
 
+use std::borrow::Cow;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dashmap::DashMap;
 use http::{HeaderMap, HeaderName};
+use nearcast_fleet::scope;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use crate::policy::vary;
 use crate::response::StoredResponse;
+use crate::spellings::Spellings;
 use crate::store::BodyId;
 
 /// Variants kept of one URL. Those that were not used lately leave first, the oldest of them before the others.
@@ -105,6 +108,8 @@ impl VariantSet {
 #[derive(Debug)]
 pub(crate) struct Index {
     responses: DashMap<u128, Variants, BuildHasherDefault<HashedKey>>,
+    /// Keys that purges name otherwise.
+    spellings: Spellings,
     keys_max: usize,
     inserted: AtomicUsize,
     /// Parts shed so far.
@@ -120,7 +125,7 @@ impl Index {
         let seed = std::hash::RandomState::new().hash_one(SHARDS);
         let keys_max = usize::try_from(memory_bytes / BYTES_A_KEY).unwrap_or(KEYS_MAX).clamp(KEYS_MIN, KEYS_MAX);
         let responses = DashMap::with_hasher_and_shard_amount(BuildHasherDefault::default(), SHARDS);
-        Self { responses, keys_max, inserted: AtomicUsize::new(0), shed_parts: AtomicUsize::new(0), seed }
+        Self { responses, spellings: Spellings::default(), keys_max, inserted: AtomicUsize::new(0), shed_parts: AtomicUsize::new(0), seed }
     }
 
     /// What a cache key is looked up by. Keys that meet in one hash are told apart by their URLs.
@@ -133,8 +138,20 @@ impl Index {
         self.responses.get(&hash).map(|found| found.value().clone())
     }
 
+    /// Hashes of the keys that a URL in canonical form names: its own, and those of keys that are spelt otherwise.
+    pub(crate) fn named(&self, canonical: &str) -> Vec<u128> {
+        let own = self.hash(canonical);
+        let mut hashes = self.spellings.of(own);
+        hashes.push(own);
+        hashes
+    }
+
     /// Puts a response first, in place of those that `replaces` names. Gives back what left.
     pub(crate) fn insert(&self, response: Arc<StoredResponse>, replaces: impl Fn(&StoredResponse) -> bool) -> Vec<Arc<StoredResponse>> {
+        if let Cow::Owned(canonical) = scope::stored(&response.url) {
+            // Before the entry is taken: this looks at others.
+            self.spellings.note(self.hash(&canonical), response.hash, |key| self.responses.contains_key(&key));
+        }
         let mut entry = self.responses.entry(response.hash).or_default();
         let (mut left, mut stay): (Vec<_>, Vec<_>) = entry.iter().cloned().partition(|r| r.url != response.url || replaces(r));
         left.iter().filter(|older| older.url == response.url).for_each(|older| response.inherit_use(older));
@@ -364,6 +381,17 @@ mod tests {
             let is_kept = n <= 2 || n >= NAMES.len() - (VARY_SETS_MAX - 3);
             assert_eq!(url.uses(1002, &[(name, "2")]), is_kept, "{name}");
         }
+    }
+
+    #[test]
+    fn a_canonical_url_names_every_spelling_that_is_stored() {
+        let (store, _gone) = Store::open(&StoreConfig { memory_bytes: 1 << 20, disk: None });
+        let (store, index) = (Arc::new(store), Index::new(0));
+        for url in ["http://a.test/%c3%a9", "http://a.test/%C3%A9", "http://a.test/%C3%a9", "http://a.test/e"] {
+            index.insert(response(&index, &store, url), |_| false);
+        }
+        let named = |url: &str| index.named(url).into_iter().filter(|hash| index.variants(*hash).is_some()).count();
+        assert_eq!((named("http://a.test/%C3%A9"), named("http://a.test/e"), named("http://a.test/x")), (3, 1, 0));
     }
 
     #[test]

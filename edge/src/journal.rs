@@ -8,11 +8,12 @@ use std::sync::{Arc, Mutex};
 use nearcast_fleet::follow::FollowState;
 use nearcast_fleet::journal::{Change, Entry, Purge, PurgeScope, PushOrder};
 use nearcast_fleet::report::PurgeProgress;
+use nearcast_fleet::scope;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::content::Content;
 use crate::edge::{Edge, now_ms};
-use crate::purge::{Verdict, canonical_url};
+use crate::purge::Verdict;
 use crate::response::{Recovered, StoredResponse};
 
 /// Purges whose effect is kept for reports.
@@ -81,10 +82,15 @@ impl Journal {
     }
 
     async fn purge(&self, edge: &Arc<Edge>, revision: u64, purge: Purge, is_last: bool) {
+        if !edge.generations.has_room(&purge) {
+            let settling = edge.clone();
+            // A look that panicked has made no room: folding does, on the safe side.
+            drop(tokio::task::spawn_blocking(move || make_room(&settling)).await);
+        }
         edge.generations.fold(revision, &purge);
         let effective_unix_ms = now_ms();
         let counting = edge.clone();
-        let counted = match is_last || matches!(purge.scope, PurgeScope::Url(_)) {
+        let counted = match is_last || names_urls_alone(&purge.scope) {
             true => tokio::task::spawn_blocking(move || count(&counting, &purge)).await,
             false => Ok(0),
         };
@@ -98,6 +104,24 @@ impl Journal {
     }
 }
 
+fn names_urls_alone(scope: &PurgeScope) -> bool {
+    scope.each().iter().all(|one| matches!(one, PurgeScope::Url(_)))
+}
+
+/// Makes room for purges: everything stored takes its verdict first, so that what the forgotten purges do not name stays.
+fn make_room(edge: &Edge) {
+    // As references, so that no part of the index is held while they are looked at.
+    let mut stored = Vec::with_capacity(edge.index.len());
+    edge.index.for_each(|response| stored.push(response.clone()));
+    for response in stored {
+        if response.verdict(&edge.generations) == Verdict::Gone {
+            edge.unpublish(&response);
+        }
+    }
+    edge.generations.compact();
+    tracing::info!("very many purges: the older half is folded");
+}
+
 /// How many stored responses a purge that was folded covers; hard ones are taken out. The purge holds already.
 fn count(edge: &Edge, purge: &Purge) -> u64 {
     let mut covered = Vec::new();
@@ -109,12 +133,15 @@ fn count(edge: &Edge, purge: &Purge) -> u64 {
             Verdict::Soft | Verdict::Clean => {}
         }
     };
-    match &purge.scope {
-        PurgeScope::Url(url) => {
-            let variants = edge.index.variants(edge.index.hash(&canonical_url(url)));
-            variants.iter().flat_map(|v| v.iter()).for_each(&mut look);
-        }
-        _ => edge.index.for_each(look),
+    if names_urls_alone(&purge.scope) {
+        let urls = purge.scope.each().iter().filter_map(|one| match one {
+            PurgeScope::Url(url) => Some(scope::journalled_url(url)),
+            _ => None,
+        });
+        let variants = urls.flat_map(|url| edge.index.named(&url)).filter_map(|hash| edge.index.variants(hash));
+        variants.for_each(|variants| variants.iter().for_each(&mut look));
+    } else {
+        edge.index.for_each(look);
     }
     let mut count = 0;
     for response in covered {

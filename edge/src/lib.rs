@@ -6,8 +6,10 @@
 //! - [`handler`]: the life of one request, in order; [`policy`]: its questions, answered by pure functions.
 //! - [`fill`]: forward requests that fill the store, shared by everybody who wants the same; [`origin`]: the pool of
 //!   connections under them; [`content`]: bytes on their way and the readers that follow them.
-//! - [`index`], [`response`]: what is stored; [`store`]: the slices themselves, in memory and on disk.
-//! - [`changes`]: what unsafe requests have changed; [`purge`]: generations; [`journal`]: folds the control journal into them; [`push`]: carries out push orders.
+//! - [`index`], [`response`], [`spellings`]: what is stored; [`store`]: the slices themselves, in memory and on disk.
+//! - [`changes`]: what unsafe requests have changed; [`purge`]: generations; [`journal`]: folds the control journal into them;
+//!   [`push`]: carries out push orders.
+//! - [`purge_request`]: the method `PURGE`, which control is asked about.
 //! - [`metrics`], [`popularity`], [`rtt`], [`report`]: what the node tells about itself.
 //!
 //! One current-thread runtime a worker, SO_REUSEPORT, shared index; counters are each worker's own.
@@ -29,12 +31,14 @@ mod origin;
 pub mod policy;
 mod popularity;
 mod purge;
+mod purge_request;
 mod push;
 mod report;
 mod request_head;
 mod response;
 mod rtt;
 mod server;
+mod spellings;
 pub mod store;
 
 use std::path::Path;
@@ -106,6 +110,7 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
         forwards: fill::Forwards::new(config.memory_bytes),
         generations: purge::Generations::default(),
         changes: changes::Changes::default(),
+        purge_relay: purge_request::PurgeRelay::default(),
         no_site: metrics.site("none"),
         metrics: metrics.clone(),
         is_draining: AtomicBool::new(false),

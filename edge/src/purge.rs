@@ -3,14 +3,18 @@
 //! A stored response carries the revision its request was sent under; one that a later purge of its site, host,
 //! prefix, URL or tags covers does not exist any more, wherever its bytes lie. So a purge costs one entry here,
 //! and holds for bodies on disk and for fills under way. Written by one task, read by all.
+//!
+//! URLs are compared in the form of [`nearcast_fleet::scope`], so that a purge covers every spelling of what it names.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nearcast_fleet::journal::{Purge, PurgeScope};
+use nearcast_fleet::scope::{self, Covered};
 
-/// Most scopes kept apart; past that the oldest half is folded into one floor below which nothing counts.
+/// Most scopes kept apart; past that the older half is folded into one floor below which nothing counts. What is stored then
+/// has been looked at before, see [`Generations::compact`].
 const SCOPES_MAX: usize = 65_536;
 
 /// What purges say of a stored response.
@@ -46,29 +50,42 @@ impl Marks {
         *mark = revision.max(*mark);
     }
 
+    fn join(&mut self, other: Self) {
+        self.hard = self.hard.max(other.hard);
+        self.soft = self.soft.max(other.soft);
+    }
+
     fn newest(&self) -> u64 {
         self.hard.max(self.soft)
     }
 }
 
+type Scopes = HashMap<Box<str>, Marks>;
+
 #[derive(Debug, Default)]
 struct Table {
     all: Marks,
-    scopes: HashMap<(Kind, Box<str>), Marks>,
+    /// By kind.
+    scopes: [Scopes; KINDS],
+    /// Lengths of the beginnings, and how many have each: a look-up tries these alone.
+    lengths: BTreeMap<usize, usize>,
     /// Everything older than this counts as purged: its purges are no longer known apart.
     floor: u64,
-    has_prefixes: bool,
-    has_tags: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Kind {
     Site,
     Host,
-    Prefix,
+    /// Of URLs.
+    Beginning,
     Url,
     Tag,
+    /// `site/tag`: no site's name has a slash.
+    SiteTag,
 }
+
+const KINDS: usize = 6;
 
 /// See the module's words.
 #[derive(Debug, Default)]
@@ -83,22 +100,38 @@ impl Generations {
         self.revision.load(Ordering::Acquire)
     }
 
+    /// Whether a purge can be kept apart from the others. Where it cannot, have everything stored take its verdict, and then
+    /// [`Generations::compact`].
+    pub(crate) fn has_room(&self, purge: &Purge) -> bool {
+        let table = self.table.read().expect("no holder of this lock panics");
+        table.len() + keys_of(&purge.scope).len() <= SCOPES_MAX
+    }
+
     /// Folds a purge; it holds for every look-up that begins after this returns.
     pub(crate) fn fold(&self, revision: u64, purge: &Purge) {
+        let keys = keys_of(&purge.scope);
         let mut table = self.table.write().expect("no holder of this lock panics");
-        match key_of(&purge.scope) {
-            None => table.all.note(revision, purge.soft),
-            Some(key) => {
-                table.has_prefixes |= key.0 == Kind::Prefix;
-                table.has_tags |= key.0 == Kind::Tag;
-                table.scopes.entry(key).or_default().note(revision, purge.soft);
+        for key in keys {
+            match key {
+                None => table.all.note(revision, purge.soft),
+                Some((kind, name)) => table.note(kind, name, revision, purge.soft),
             }
         }
-        if table.scopes.len() > SCOPES_MAX {
-            table.compact();
-        }
+        let is_full = table.len() > SCOPES_MAX;
         drop(table);
+        if is_full {
+            self.compact();
+        }
         self.advance(revision);
+    }
+
+    /// Forgets the older half of the purges. What was looked up since the newest of them keeps its verdict; all else that is
+    /// older than they are counts as purged: by then that is what was on its way for longer than half the table took to fill.
+    pub(crate) fn compact(&self) {
+        // Readers are held up by the exchange alone: there is one writer.
+        let kept = self.table.read().expect("no holder of this lock panics").newer_half();
+        let old = std::mem::replace(&mut *self.table.write().expect("no holder of this lock panics"), kept);
+        drop(old);
     }
 
     /// Notes that the journal has been folded up to a revision.
@@ -114,21 +147,23 @@ impl Generations {
         }
         let mut found = table.all;
         let mut look = |kind: Kind, name: &str| {
-            if let Some(marks) = table.scopes.get(&(kind, Box::from(name))) {
-                found.note(marks.hard, false);
-                found.note(marks.soft, true);
+            if let Some(marks) = table.of(kind).get(name) {
+                found.join(*marks);
             }
         };
-        if !table.scopes.is_empty() {
-            look(Kind::Site, subject.site);
-            look(Kind::Url, subject.url);
-            look(Kind::Host, host_of(subject.url));
-            if table.has_prefixes {
-                prefixes(subject.url).for_each(|prefix| look(Kind::Prefix, prefix));
-            }
-            if table.has_tags {
-                subject.tags.iter().for_each(|tag| look(Kind::Tag, tag));
-            }
+        look(Kind::Site, subject.site);
+        look(Kind::Host, host_of(subject.url));
+        if !table.of(Kind::Url).is_empty() || !table.lengths.is_empty() {
+            let url = scope::stored(subject.url);
+            look(Kind::Url, &url);
+            let beginnings = table.lengths.range(..=url.len()).filter_map(|(length, _)| url.get(..*length));
+            beginnings.for_each(|beginning| look(Kind::Beginning, beginning));
+        }
+        if !table.of(Kind::Tag).is_empty() {
+            subject.tags.iter().for_each(|tag| look(Kind::Tag, tag));
+        }
+        if !table.of(Kind::SiteTag).is_empty() {
+            subject.tags.iter().for_each(|tag| look(Kind::SiteTag, &site_tag(subject.site, tag)));
         }
         if found.hard > since {
             Verdict::Gone
@@ -141,30 +176,71 @@ impl Generations {
 }
 
 impl Table {
-    fn compact(&mut self) {
-        let mut revisions: Vec<u64> = self.scopes.values().map(Marks::newest).collect();
+    fn of(&self, kind: Kind) -> &Scopes {
+        &self.scopes[kind as usize]
+    }
+
+    fn len(&self) -> usize {
+        self.scopes.iter().map(HashMap::len).sum()
+    }
+
+    fn note(&mut self, kind: Kind, name: Box<str>, revision: u64, soft: bool) {
+        let length = name.len();
+        let marks = self.scopes[kind as usize].entry(name).or_default();
+        if kind == Kind::Beginning && marks.newest() == 0 {
+            *self.lengths.entry(length).or_default() += 1;
+        }
+        marks.note(revision, soft);
+    }
+
+    fn newer_half(&self) -> Self {
+        let mut revisions: Vec<u64> = self.scopes.iter().flat_map(HashMap::values).map(Marks::newest).collect();
+        if revisions.is_empty() {
+            return Self { all: self.all, floor: self.floor, ..Self::default() };
+        }
         let middle = revisions.len() / 2;
         let (_, median, _) = revisions.select_nth_unstable(middle);
         let median = *median;
-        self.scopes.retain(|_, marks| marks.newest() > median);
-        self.floor = self.floor.max(median);
+        let newer = |scopes: &Scopes| -> Scopes {
+            scopes.iter().filter(|(_, marks)| marks.newest() > median).map(|(name, marks)| (name.clone(), *marks)).collect()
+        };
+        let scopes = std::array::from_fn(|kind| newer(&self.scopes[kind]));
+        let mut lengths = BTreeMap::new();
+        for name in scopes[Kind::Beginning as usize].keys() {
+            *lengths.entry(name.len()).or_default() += 1;
+        }
+        Self { all: self.all, scopes, lengths, floor: self.floor.max(median) }
     }
 }
 
-fn key_of(scope: &PurgeScope) -> Option<(Kind, Box<str>)> {
-    Some(match scope {
-        PurgeScope::All => return None,
-        PurgeScope::Site(name) => (Kind::Site, name.as_str().into()),
-        PurgeScope::Tag(tag) => (Kind::Tag, tag.as_str().into()),
-        PurgeScope::Host(host) => (Kind::Host, canonical_host(host).into()),
-        PurgeScope::Url(url) => (Kind::Url, canonical_url(url).into()),
-        PurgeScope::Prefix(prefix) => (Kind::Prefix, without_end(&canonical_url(prefix)).into()),
-    })
+fn site_tag(site: &str, tag: &str) -> Box<str> {
+    format!("{site}/{tag}").into()
 }
 
-/// A prefix without what would make it more than a path cut at a `/`.
-fn without_end(prefix: &str) -> &str {
-    prefix.trim_end_matches(['/', '*'])
+/// What a scope is found by; `None` stands for everything.
+fn keys_of(scope: &PurgeScope) -> Vec<Option<(Kind, Box<str>)>> {
+    let mut keys = Vec::new();
+    for one in scope.each() {
+        let key = match one {
+            PurgeScope::All => None,
+            PurgeScope::Site(name) => Some((Kind::Site, name.as_str().into())),
+            PurgeScope::Tag(tag) => Some((Kind::Tag, tag.as_str().into())),
+            PurgeScope::SiteTag { site, tag } => Some((Kind::SiteTag, site_tag(site, tag))),
+            PurgeScope::Host(host) => Some((Kind::Host, canonical_host(host).into())),
+            PurgeScope::Url(url) => Some((Kind::Url, scope::journalled_url(url).into())),
+            PurgeScope::Prefix(prefix) => {
+                keys.extend(scope::beginnings(prefix).into_iter().map(|covered| match covered {
+                    Covered::Beginning(beginning) => Some((Kind::Beginning, beginning.into())),
+                    Covered::Url(url) => Some((Kind::Url, url.into())),
+                }));
+                continue;
+            }
+            // Control writes none; one that is there must not cover less than it says.
+            PurgeScope::Any(_) => None,
+        };
+        keys.push(key);
+    }
+    keys
 }
 
 /// Lower case, without port or trailing dot.
@@ -177,7 +253,8 @@ pub(crate) fn canonical_host(host: &str) -> String {
     host[..end].trim_end_matches('.').to_owned()
 }
 
-/// A URL as cache keys write it: scheme and host in lower case, no port, no fragment, at least `/` as its path.
+/// A URL as cache keys write it: scheme and host in lower case, no port, no fragment, at least `/` as its path. Path and query
+/// stay as they are; purges compare them in another form, see [`scope::url`].
 pub(crate) fn canonical_url(url: &str) -> String {
     let url = url.trim();
     let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
@@ -194,14 +271,6 @@ pub(crate) fn canonical_url(url: &str) -> String {
 pub(crate) fn host_of(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     &rest[..rest.find('/').unwrap_or(rest.len())]
-}
-
-/// Every prefix of a canonical URL that ends before a `/` of its path, and the whole path.
-fn prefixes(url: &str) -> impl Iterator<Item = &str> {
-    let path_end = url.find('?').unwrap_or(url.len());
-    let start = url.find("://").map_or(0, |at| at + 3);
-    let cuts = url[start..path_end].match_indices('/').map(move |(at, _)| start + at);
-    cuts.chain(std::iter::once(path_end)).map(move |at| &url[..at])
 }
 
 #[cfg(test)]
@@ -245,6 +314,15 @@ mod tests {
             (PurgeScope::Prefix(s("http://a.test/")), true),
             (PurgeScope::Prefix(s("http://a.test/x/yy")), false),
             (PurgeScope::Prefix(s("http://a.test/xx")), false),
+            (PurgeScope::Prefix(s("http://a.test/x/y?z=*")), true),
+            (PurgeScope::Prefix(s("http://a.test/x/y?z=2*")), false),
+            (PurgeScope::Prefix(s("http://a.test/*")), true),
+            (PurgeScope::Prefix(s("http://a.test/x/y/*")), false),
+            (PurgeScope::Prefix(s("http://b.test/*")), false),
+            (PurgeScope::SiteTag { site: s("www"), tag: s("news") }, true),
+            (PurgeScope::SiteTag { site: s("video"), tag: s("news") }, false),
+            (PurgeScope::Any(vec![PurgeScope::Tag(s("sport")), PurgeScope::Host(s("a.test"))]), true),
+            (PurgeScope::Any(vec![PurgeScope::Tag(s("sport")), PurgeScope::Host(s("b.test"))]), false),
             (PurgeScope::Tag(s("front")), true),
             (PurgeScope::Tag(s("sport")), false),
         ];
@@ -270,11 +348,65 @@ mod tests {
         for revision in 1..=revisions {
             generations.fold(revision, &purge(PurgeScope::Url(format!("http://a.test/{revision}")), false));
         }
-        assert!(generations.table.read().expect("unpoisoned").scopes.len() <= SCOPES_MAX);
+        assert!(generations.table.read().expect("unpoisoned").len() <= SCOPES_MAX);
         let other = Subject { site: "www", url: "http://a.test/other", tags: &[] };
         assert_eq!(generations.verdict(0, other), Verdict::Gone, "an old response may have been covered");
         assert_eq!(generations.verdict(revisions - 5, other), Verdict::Clean);
         let last = format!("http://a.test/{revisions}");
         assert_eq!(generations.verdict(revisions - 1, Subject { url: &last, ..other }), Verdict::Gone);
+    }
+
+    #[test]
+    fn a_purge_covers_every_spelling_of_what_it_names() {
+        // What is stored, what is purged, whether it is by its beginning.
+        let table = [
+            ("http://a.test/caf%c3%a9", "http://a.test/café", false),
+            ("http://a.test/caf%C3%A9", "http://a.test/caf%c3%a9", false),
+            ("http://a.test/~u", "http://a.test/%7Eu", false),
+            ("http://a.test/%7eu", "http://a.test/~u", false),
+            ("http://a.test/?q=100%", "http://a.test/?q=100%25", false),
+            ("http://a.test/a%20b/c", "http://a.test/a b/*", true),
+            ("http://a.test/%e5%81%a5/x", "http://a.test/健/*", true),
+            ("http://a.test/v/720p.m3u8", "http://a.test/v/720*", true),
+        ];
+        for (stored, named, is_prefix) in table {
+            let generations = Generations::default();
+            let scope = if is_prefix { PurgeScope::Prefix(named.into()) } else { PurgeScope::Url(named.into()) };
+            let scope = scope::canonical(&scope).expect("good");
+            generations.fold(7, &purge(scope, false));
+            let verdict = |url| generations.verdict(6, Subject { site: "www", url, tags: &[] });
+            assert_eq!((verdict(stored), verdict("http://a.test/other")), (Verdict::Gone, Verdict::Clean), "{stored} by {named}");
+        }
+    }
+
+    #[test]
+    fn prefixes_are_looked_up_by_their_lengths() {
+        let generations = Generations::default();
+        for (revision, prefix) in ["http://a.test/a*", "http://a.test/bb*", "http://a.test/a*"].iter().enumerate() {
+            generations.fold(revision as u64 + 1, &purge(PurgeScope::Prefix((*prefix).to_owned()), false));
+        }
+        let lengths: Vec<(usize, usize)> = generations.table.read().expect("unpoisoned").lengths.iter().map(|(l, n)| (*l, *n)).collect();
+        assert_eq!(lengths, [(15, 1), (16, 1)]);
+        generations.compact();
+        let table = generations.table.read().expect("unpoisoned");
+        assert_eq!((table.len(), table.floor, table.lengths.len()), (0, 3, 0), "none is newer than the middle one of two");
+    }
+
+    #[test]
+    fn what_was_looked_up_before_purges_are_forgotten_is_not_touched() {
+        let generations = Generations::default();
+        let url = |n: u64| PurgeScope::Url(format!("http://a.test/{n}"));
+        let mut revision = 0;
+        while generations.has_room(&purge(url(revision + 1), false)) {
+            revision += 1;
+            generations.fold(revision, &purge(url(revision), false));
+        }
+        assert_eq!(revision, SCOPES_MAX as u64);
+        let other = Subject { site: "www", url: "http://a.test/other", tags: &[] };
+        assert_eq!(generations.verdict(0, other), Verdict::Clean);
+        generations.compact();
+        assert_eq!(generations.verdict(revision, other), Verdict::Clean, "it was clean up to there");
+        assert_eq!(generations.verdict(0, other), Verdict::Gone, "of what was not looked up nothing is known");
+        assert!(generations.has_room(&purge(url(0), false)));
     }
 }

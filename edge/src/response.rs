@@ -127,7 +127,8 @@ impl StoredResponse {
     pub(crate) fn bytes(&self) -> u32 {
         let fields: usize =
             self.fields.iter().chain(&self.selecting).chain(&self.keyed).map(|(n, v)| n.as_str().len() + v.len() + 80).sum();
-        (600 + self.url.len() + 2 * fields) as u32
+        let tags: usize = self.tags.iter().map(|tag| tag.len() + 32).sum();
+        (600 + self.url.len() + 2 * fields + tags) as u32
     }
 
     /// How it is written down beside its slices.
@@ -180,7 +181,8 @@ impl Facts {
         Arc::new(StoredResponse {
             selection: vary::Selection::of(&self.fields, &self.selecting),
             used_s: AtomicU64::new(0),
-            tags: invalidate::tags(&self.fields),
+            // Nothing is stored whose tags cannot be kept; what an earlier version has stored is not recovered.
+            tags: invalidate::tags(&self.fields).unwrap_or_default(),
             url: self.url,
             hash: self.hash,
             site: self.site,
@@ -232,6 +234,8 @@ impl Recovered {
         if vary::is_coded_for_one(&facts.fields, &facts.selecting) {
             return None;
         }
+        // An earlier version kept a part of them.
+        invalidate::tags(&facts.fields).ok()?;
         let validator = match (written.strong_tag, written.strong_date) {
             (Some(tag), _) => Some(StrongValidator::Tag(value(&tag)?)),
             (None, Some(date)) => Some(StrongValidator::Date(value(&date)?)),
@@ -331,6 +335,8 @@ mod tests {
         assert_eq!(recovered.facts.fields, stored.fields);
         assert_eq!((recovered.length, recovered.validator), (Some(5), stored.content.validator.clone()));
         assert_eq!((recovered.facts.born, recovered.facts.url.clone(), recovered.facts.is_recovered), (3, stored.url.clone(), true));
+        let too_many = response(&[("cache-tag", "x".repeat(2000).leak().as_bytes())]);
+        assert!(Recovered::decode(&too_many.encode(), |_| 9).is_none(), "no purge could find it");
         assert!(Recovered::decode(b"{}", |_| 9).is_none() && Recovered::decode(b"\xff", |_| 9).is_none());
     }
 

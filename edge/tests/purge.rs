@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lab::{Edge, Origin, Plan, Reply, pattern, wait_for};
+use nearcast_fleet::config::{PurgePolicy, Secret};
 use nearcast_fleet::follow::FollowState;
-use nearcast_fleet::journal::PurgeScope;
+use nearcast_fleet::journal::{Change, Purge, PurgeScope};
+use nearcast_fleet::scope;
 
 fn versions() -> (Origin, Arc<AtomicUsize>) {
     let version = Arc::new(AtomicUsize::new(1));
@@ -49,6 +51,226 @@ fn a_purge_of_any_scope_makes_what_it_covers_not_exist() {
         let after = edge.get("/news/today");
         assert_eq!(after.text(), format!("version {}", version.load(Ordering::SeqCst)), "{scope:?}");
         assert!(after.cache().contains("fwd=uri-miss"), "{}", after.cache());
+    }
+}
+
+fn fresh() -> Origin {
+    Origin::start(|seen| Reply::ok(seen.target.clone(), "max-age=3600"))
+}
+
+/// A scope as control would put it into the journal.
+fn named(scope: PurgeScope) -> PurgeScope {
+    scope::canonical(&scope).expect("control would take it")
+}
+
+#[test]
+fn a_purge_of_a_url_covers_every_spelling_that_is_stored() {
+    let origin = fresh();
+    let mut edge = Plan::new(&origin).start();
+    let table: [(&[&str], &str); 6] = [
+        (&["/%E5%81%A5/i", "/%e5%81%a5/i", "/%E5%81%a5/%69"], "http://www.test/健/i"),
+        (&["/caf%c3%a9"], "http://www.test/caf%C3%A9"),
+        (&["/a%20b"], "http://www.test/a b"),
+        (&["/%7Eu", "/~u"], "HTTPS://WWW.Test:8443/~u#part"),
+        (&["/q?a=1&b=100%"], "http://www.test/q?a=1&b=100%25"),
+        (&["/"], "http://www.test"),
+    ];
+    for (paths, url) in table {
+        for path in paths.iter().chain(&["/other", "/other?u=a%2Fb"]) {
+            edge.get(path);
+            assert!(edge.get(path).is_hit(), "{path} is stored");
+        }
+        edge.purge(named(PurgeScope::Url(url.into())), false);
+        for path in paths {
+            assert!(!edge.get(path).is_hit(), "{path} after the purge of {url}");
+        }
+        assert!(edge.get("/other").is_hit() && edge.get("/other?u=a%2Fb").is_hit());
+    }
+}
+
+#[test]
+fn a_purge_by_prefix_covers_what_begins_so_and_nothing_else() {
+    let origin = fresh();
+    let mut edge = Plan::new(&origin).start();
+    let table: [(&str, &[&str], &[&str]); 5] = [
+        ("http://www.test/img/", &["/img/a", "/img/b/c?d"], &["/imgx", "/img"]),
+        ("http://www.test/img/2024-", &["/img/2024-01.jpg", "/img/2024-02/x"], &["/img/2023-12.jpg"]),
+        ("http://www.test/search?q=", &["/search?q=a", "/search?q=b&p=2"], &["/search?page=1", "/search"]),
+        ("http://www.test/v/720*", &["/v/720/s1.ts", "/v/720p.m3u8"], &["/v/480/s1.ts"]),
+        ("http://www.test/健*", &["/%e5%81%a5/x", "/%E5%81%A5%E5%BA%B7"], &["/%E5%81"]),
+    ];
+    for (prefix, covered, spared) in table {
+        for path in covered.iter().chain(spared) {
+            edge.get(path);
+            assert!(edge.get(path).is_hit(), "{path} is stored");
+        }
+        edge.purge(named(PurgeScope::Prefix(prefix.into())), false);
+        covered.iter().for_each(|path| assert!(!edge.get(path).is_hit(), "{path} begins with {prefix}"));
+        spared.iter().for_each(|path| assert!(edge.get(path).is_hit(), "{path} does not begin with {prefix}"));
+    }
+}
+
+#[test]
+fn several_scopes_in_one_purge_hold_together() {
+    let origin = fresh();
+    let mut edge = Plan::new(&origin).start();
+    let paths = ["/a", "/b/1", "/c", "/d"];
+    paths.iter().for_each(|path| drop(edge.get(path)));
+    let s = |text: &str| text.to_owned();
+    let scopes = [PurgeScope::Url(s("http://www.test/a")), PurgeScope::Prefix(s("http://www.test/b/")), PurgeScope::Tag(s("none"))];
+    edge.purge(scope::any_of(&scopes).expect("good"), false);
+    assert_eq!(paths.map(|path| edge.get(path).is_hit()), [false, false, true, true]);
+    // A tag of one site is not another's.
+    edge.purge(named(PurgeScope::SiteTag { site: s("video"), tag: s("x") }), false);
+    assert!(edge.get("/d").is_hit());
+}
+
+#[test]
+fn a_storm_of_purges_touches_nothing_that_it_does_not_name() {
+    const STORM: usize = 66_000;
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let origin = fresh();
+    let kept: Vec<String> = (0..20).map(|n| format!("/keep/{n}")).collect();
+    let edge = on_disk(&origin, &directory).start();
+    kept.iter().for_each(|path| drop(edge.get(path)));
+    edge.get("/article/7");
+    edge.stop().expect("a good end");
+    // What an earlier run stored, and what is stored between purges.
+    let mut edge = Plan { caught_up: false, ..on_disk(&origin, &directory) }.start();
+    let purge = |n: usize| {
+        let scope = PurgeScope::Url(format!("http://www.test/article/{n}"));
+        Change::Purge(Purge { scope, soft: n.is_multiple_of(2) })
+    };
+    edge.entries_at_once((0..10).map(purge));
+    edge.get("/early");
+    edge.entries_at_once((10..STORM).map(purge));
+    edge.state.send_modify(|s| *s = FollowState { caught_up: true, ..*s });
+    wait_for("the node to know that it has caught up", || edge.metric("nearcast_edge_is_caught_up") == 1.0);
+    let lost = kept.iter().filter(|path| !edge.get(path).is_hit()).count();
+    assert_eq!((lost, edge.get("/early").is_hit()), (0, true), "no purge names them");
+    assert!(!edge.get("/article/7").is_hit(), "its purge is among those that are forgotten");
+}
+
+#[test]
+fn a_response_is_found_by_each_of_its_tags_or_not_stored() {
+    let list = |count: usize, separator: &str| (0..count).map(|n| format!("p_{n}")).collect::<Vec<_>>().join(separator);
+    let long = "x".repeat(scope::TAG_BYTES_MAX);
+    let tagged = [
+        ("/comma", "Cache-Tag", list(400, ",")),
+        ("/space", "Surrogate-Key", list(400, " ")),
+        ("/long", "Cache-Tag", long.clone()),
+        ("/utf8", "Cache-Tag", "produit-été".to_owned()),
+        ("/group", "Cache-Groups", "\"a, b\"".to_owned()),
+        ("/longer", "Cache-Tag", format!("{long}x")),
+        ("/many", "Surrogate-Key", list(5000, " ")),
+        ("/tab", "Cache-Tag", "a\tb".to_owned()),
+    ];
+    let fields = tagged.clone();
+    let origin = Origin::start(move |seen| {
+        let (_, name, value) = fields.iter().find(|(path, ..)| *path == seen.target).expect("a path of the table");
+        Reply::ok("page", "max-age=600").field(name, value)
+    });
+    let mut edge = Plan::new(&origin).start();
+    for (path, tag) in
+        [("/comma", "p_256"), ("/comma", "p_399"), ("/space", "p_399"), ("/long", &long), ("/utf8", "produit-été"), ("/group", "a, b")]
+    {
+        edge.get(path);
+        assert!(edge.get(path).is_hit(), "{path} is stored");
+        edge.purge(named(PurgeScope::Tag(tag.into())), false);
+        assert!(!edge.get(path).is_hit(), "{path} by {tag}");
+    }
+    for path in ["/longer", "/many", "/tab"] {
+        for _ in 0..2 {
+            let answer = edge.get(path);
+            assert!(!answer.is_hit() && answer.text() == "page", "{path}: {}", answer.cache());
+            assert!(answer.cache().contains("detail=\"too many or too long tags\""), "{path}: {}", answer.cache());
+        }
+    }
+}
+
+/// A stand for control that says yes to every purge.
+fn control() -> Origin {
+    Origin::start(|seen| match seen.target.as_str() {
+        "/v1/site-purges" => Reply::ok(r#"{"revision":12,"complete":true,"responses":3,"missing":[],"silent":[],"more":1}"#, ""),
+        _ => Reply::status(404),
+    })
+}
+
+fn purges_at(control: &Origin) -> Vec<serde_json::Value> {
+    let seen = control.seen().into_iter().filter(|seen| seen.target == "/v1/site-purges");
+    seen.map(|seen| serde_json::from_slice(&seen.body).expect("JSON")).collect()
+}
+
+#[test]
+fn purge_requests_go_to_control_and_never_to_the_origin() {
+    let (origin, control) = (fresh(), control());
+    let purge = PurgePolicy { from: vec![], token: Some(Secret("a token of this site".into())) };
+    let edge = Plan { purge, control: Some(control.address), ..Plan::new(&origin) }.start();
+    let bearer = ("Authorization", "Bearer a token of this site");
+    edge.get("/caf%c3%a9?x");
+    let answer = edge.ask("PURGE", "/caf%c3%a9?x", &[bearer]);
+    assert_eq!((answer.status, answer.field("content-type")), (200, "application/json"));
+    assert_eq!(answer.text().trim(), r#"{"complete":true,"missing":[],"responses":3,"revision":12}"#);
+    assert!(edge.get("/caf%c3%a9?x").is_hit(), "no node purges alone: it follows the journal");
+    let key = control.seen().iter().find(|seen| seen.target == "/v1/site-purges").map(|seen| seen.fields["authorization"].clone());
+    assert_eq!(key.as_deref(), Some("Bearer a key for this test alone"));
+    // By tags, softly, and with a body, which another part of the server reads.
+    edge.ask("PURGE", "/", &[bearer, ("Surrogate-Key", "a b"), ("Nearcast-Purge", "soft")]);
+    let with_body = edge.raw(
+        b"PURGE /b HTTP/1.1\r\nHost: WWW.test:8080\r\nAuthorization: Bearer a token of this site\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi",
+    );
+    assert_eq!(with_body.status, 200);
+    let seen = purges_at(&control);
+    let scopes = |scopes: serde_json::Value, soft: bool| serde_json::json!({"node": "ams-1", "site": "www", "scopes": scopes, "soft": soft, "wait_ms": 1000});
+    assert_eq!(
+        seen,
+        [
+            scopes(serde_json::json!([{"by": "url", "value": "http://www.test/caf%C3%A9?x"}]), false),
+            scopes(serde_json::json!([{"by": "tag", "value": "a"}, {"by": "tag", "value": "b"}]), true),
+            scopes(serde_json::json!([{"by": "url", "value": "http://www.test/b"}]), false),
+        ]
+    );
+    for (fields, status, words) in [
+        (vec![], 403, "purge_from"),
+        (vec![("Authorization", "Bearer another token of 20")], 403, "purge_from"),
+        (vec![bearer, ("Cache-Tag", "")], 400, "names none"),
+    ] {
+        let answer = edge.ask("PURGE", "/caf%c3%a9?x", &fields);
+        assert_eq!(answer.status, status, "{fields:?}");
+        assert!(answer.text().contains(words) && answer.field("proxy-status").starts_with("ams-1; error="), "{}", answer.text());
+    }
+    assert_eq!(edge.ask("PURGE", "/x", &[bearer, ("Host", "other.test")]).status, 421, "no site of this network");
+    assert_eq!(purges_at(&control).len(), 3, "what is refused is not passed on");
+    assert!(origin.seen().iter().all(|seen| seen.method == "GET"), "nothing of it goes to the origin");
+}
+
+#[test]
+fn nobody_purges_a_site_that_allows_nobody() {
+    let (origin, control) = (fresh(), control());
+    let edge = Plan { control: Some(control.address), ..Plan::new(&origin) }.start();
+    edge.get("/a");
+    let answer = edge.ask("PURGE", "/a", &[("Authorization", "Bearer x")]);
+    assert_eq!((answer.status, answer.field("allow").is_empty()), (405, false));
+    assert_eq!(answer.field("proxy-status"), "ams-1; error=http_request_denied");
+    assert!(edge.get("/a").is_hit() && purges_at(&control).is_empty());
+    assert!(origin.seen().iter().all(|seen| seen.method == "GET"));
+}
+
+#[test]
+fn a_purge_that_control_does_not_take_is_none() {
+    let origin = fresh();
+    let purge = PurgePolicy { from: vec!["127.0.0.0/8".parse().expect("a prefix")], token: None };
+    let plan = || Plan { purge: purge.clone(), ..Plan::new(&origin) };
+    let full = Origin::start(|_| Reply { status: 507, ..Reply::ok(r#"{"error":{"code":"storage","message":"the disk is full"}}"#, "") });
+    for (control, status, words) in
+        [(None, 503, "no control role"), (Some(lab::free_address()), 503, "does not answer"), (Some(full.address), 507, "the disk is full")]
+    {
+        let edge = Plan { control, ..plan() }.start();
+        edge.get("/a");
+        let answer = edge.ask("PURGE", "/a", &[]);
+        assert_eq!(answer.status, status, "{control:?}");
+        assert!(answer.text().contains(words), "{}", answer.text());
+        assert!(edge.get("/a").is_hit(), "never a purge of one node alone");
     }
 }
 

@@ -7,6 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::clock::FleetClock;
 use crate::units::Bytes;
 
@@ -237,6 +239,25 @@ pub struct Site {
     pub cache: CachePolicy,
     /// How edges deal with its origin.
     pub origin_policy: OriginPolicy,
+    /// Who may purge it by asking an edge.
+    pub purge: PurgePolicy,
+}
+
+/// Who may purge a site's content with the method `PURGE`: nobody unless the site says so. The operators' token is another
+/// one, and purges by way of control alone.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PurgePolicy {
+    /// Clients with these addresses.
+    pub from: Vec<IpNet>,
+    /// Clients that show this as `Authorization: Bearer`.
+    pub token: Option<Secret>,
+}
+
+impl PurgePolicy {
+    /// Whether anybody may.
+    pub fn is_off(&self) -> bool {
+        self.from.is_empty() && self.token.is_none()
+    }
 }
 
 /// How a site's clients are given a cluster.

@@ -12,6 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use toml::de::DeTable;
 
 use self::reader::{Mistakes, Section, Text, nearest};
@@ -23,7 +24,7 @@ use crate::units::{self, Bytes};
 /// The largest fleet file that is read.
 pub const FILE_BYTES_MAX: usize = 4 << 20;
 
-/// The shortest node key.
+/// The shortest node key, and the shortest purge token.
 const NODE_KEY_CHARS_MIN: usize = 16;
 
 /// Every section with the settings that it may have, as the file writes them.
@@ -60,8 +61,23 @@ const NAME_SERVER: &[&str] = &["name", "host", "listen", "addresses", "admin", "
 const CLUSTER: &[&str] = &["name", "label", "place", "time_zone", "off_peak", "fill_rate", "push_share", "weight", "node"];
 const PLACE: &[&str] = &["latitude", "longitude"];
 const NODE: &[&str] = &["name", "address", "addresses", "listen", "service", "admin", "memory", "disk", "threads", "capacity"];
-const SITE: &[&str] =
-    &["name", "hosts", "origin", "origin_host", "origin_ca", "origin_cert", "origin_key", "steering", "ttl", "clusters", "cache", "limits"];
+const SITE: &[&str] = &[
+    "name",
+    "hosts",
+    "origin",
+    "origin_host",
+    "origin_ca",
+    "origin_cert",
+    "origin_key",
+    "steering",
+    "ttl",
+    "clusters",
+    "purge_from",
+    "purge_token",
+    "purge_token_file",
+    "cache",
+    "limits",
+];
 const CACHE: &[&str] = &[
     "default_ttl",
     "heuristic",
@@ -236,6 +252,7 @@ pub fn standalone_edge(
         // Nobody has said anything of this origin: what it does not say itself is not guessed either.
         cache: CachePolicy { heuristic: false, ..cache },
         origin_policy: OriginPolicy::default(),
+        purge: PurgePolicy::default(),
     };
     Ok(Fleet { clusters: vec![cluster], sites: vec![site], ..standalone(state_dir) })
 }
@@ -485,37 +502,43 @@ fn check_hostmaster(head: &Section<'_>, zone: &str) -> String {
     text.text.to_owned()
 }
 
+/// How a secret is made.
+const MAKE_SECRET: &str = "make one with `head -c 24 /dev/urandom | base64`";
+
 fn check_node_key(head: &Section<'_>, base: &Path, is_needed: bool) -> Secret {
-    const MAKE: &str = "make one with `head -c 24 /dev/urandom | base64`";
-    let (key, text) = match (head.text("node_key"), head.text("node_key_file")) {
+    if is_needed && head.is_present() && !head.has("node_key") && !head.has("node_key_file") {
+        head.note_missing("node_key", &format!("node_key or node_key_file, the secret that nodes show one another; {MAKE_SECRET}"));
+    }
+    check_secret(head, base, ["node_key", "node_key_file"], "key").unwrap_or_else(|| Secret(String::new()))
+}
+
+/// A secret in one of two settings: itself, or the name of the file that has it alone; `None` when neither is there.
+fn check_secret(section: &Section<'_>, base: &Path, [plain, in_file]: [&'static str; 2], what: &str) -> Option<Secret> {
+    let (secret, text) = match (section.text(plain), section.text(in_file)) {
         (Some(_), Some(file)) => {
-            file.note("the key is in node_key already", "keep one of node_key and node_key_file");
-            return Secret(String::new());
+            file.note(format!("the {what} is in {plain} already"), format!("keep one of {plain} and {in_file}"));
+            return None;
         }
         (Some(text), None) => (text.text.to_owned(), text),
         (None, Some(text)) => match std::fs::read_to_string(path(&text, base)) {
             Ok(content) => (content.trim_end_matches(['\r', '\n']).to_owned(), text),
             Err(error) => {
-                text.note(format!("cannot read {}: {error}", base.join(text.text).display()), format!("put the key there, alone; {MAKE}"));
-                return Secret(String::new());
+                let problem = format!("cannot read {}: {error}", base.join(text.text).display());
+                text.note(problem, format!("put the {what} there, alone; {MAKE_SECRET}"));
+                return None;
             }
         },
-        (None, None) => {
-            if is_needed && head.is_present() && !head.has("node_key") && !head.has("node_key_file") {
-                head.note_missing("node_key", &format!("node_key or node_key_file, the secret that nodes show one another; {MAKE}"));
-            }
-            return Secret(String::new());
-        }
+        (None, None) => return None,
     };
-    if key.chars().count() < NODE_KEY_CHARS_MIN {
-        text.note(format!("the key has fewer than {NODE_KEY_CHARS_MIN} characters"), MAKE);
-    } else if key.trim() != key || !key.bytes().all(|b| (b' '..=b'~').contains(&b)) {
+    if secret.chars().count() < NODE_KEY_CHARS_MIN {
+        text.note(format!("the {what} has fewer than {NODE_KEY_CHARS_MIN} characters"), MAKE_SECRET);
+    } else if secret.trim() != secret || !secret.bytes().all(|b| (b' '..=b'~').contains(&b)) {
         text.note(
-            "the key has characters that an HTTP field cannot carry",
-            format!("use visible ASCII characters, none of them blank at its ends; {MAKE}"),
+            format!("the {what} has characters that an HTTP field cannot carry"),
+            format!("use visible ASCII characters, none of them blank at its ends; {MAKE_SECRET}"),
         );
     }
-    Secret(key)
+    Some(Secret(secret))
 }
 
 fn check_clock(root: &Section<'_>) -> FleetClock {
@@ -915,6 +938,7 @@ fn check_sites(root: &Section<'_>, base: &Path, zone: &str, clusters: &[Cluster]
                 limits: check_limits(&section.section("limits", LIMITS)),
                 tls: check_origin_tls(section, base, origin.starts_with("http://")),
             },
+            purge: check_purge(section, base),
             origin,
         });
     }
@@ -1047,6 +1071,25 @@ fn check_limits(section: &Section<'_>) -> OriginLimits {
 
 /// How a size that has no limit is written.
 const UNLIMITED: &str = "unlimited";
+
+fn check_purge(section: &Section<'_>, base: &Path) -> PurgePolicy {
+    let from = section.texts("purge_from").unwrap_or_default().iter().filter_map(check_prefix).collect();
+    PurgePolicy { from, token: check_secret(section, base, ["purge_token", "purge_token_file"], "token") }
+}
+
+/// Addresses: a prefix, or one alone.
+fn check_prefix(text: &Text<'_>) -> Option<IpNet> {
+    const FORMS: &str = "write one such as \"192.0.2.7\", \"10.0.0.0/8\" or \"2001:db8::/32\"";
+    let found: Option<IpNet> = text.text.parse().ok().or_else(|| text.text.parse::<IpAddr>().ok().map(IpNet::from));
+    match found {
+        None => text.note(format!("{:?} is no address or prefix of addresses", text.text), FORMS),
+        Some(prefix) if prefix.prefix_len() == 0 => {
+            text.note(format!("{:?} is every address", text.text), "name those that may purge, or set a purge_token");
+        }
+        Some(_) => {}
+    }
+    found.map(|prefix| prefix.trunc())
+}
 
 /// What is known of the CDN's own zone before the zones are checked.
 struct OwnZone<'f> {

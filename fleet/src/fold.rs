@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use crate::journal::{Change, Entry, Purge, PurgeScope};
 
-/// Purges that are kept apart; beyond it the older half becomes one purge of everything, which covers more.
-const PURGES_MAX: usize = 65_536;
+/// Purged scopes that are kept apart: some 40 MB as JSON. Beyond it the older half becomes one purge of everything, which
+/// covers more; nodes that are up have folded them one by one by then, and lose nothing by it.
+const PURGES_MAX: usize = 262_144;
 
 /// The entries that still mean something, in order of revision: the newest fleet file; of push orders the newest for
 /// each cluster, while it runs; of purges those that no later one covers wholly. The newest entry is always kept, so that
@@ -43,13 +44,21 @@ pub(crate) fn fold(mut entries: Vec<Entry>, now_unix_ms: u64) -> Vec<Entry> {
 }
 
 fn limit_purges(mut entries: Vec<Entry>) -> Vec<Entry> {
-    let is_purge = |entry: &Entry| matches!(entry.change, Change::Purge(_));
-    let purges: Vec<usize> = entries.iter().enumerate().filter(|(_, e)| is_purge(e)).map(|(n, _)| n).collect();
-    if purges.len() > PURGES_MAX {
-        let last = purges[purges.len() / 2];
+    let scopes = |entry: &Entry| match &entry.change {
+        Change::Purge(purge) => purge.scope.each().len(),
+        _ => 0,
+    };
+    let total: usize = entries.iter().map(scopes).sum();
+    if total > PURGES_MAX {
+        let mut older = 0;
+        let last = entries.iter().position(|entry| {
+            older += scopes(entry);
+            older > total / 2
+        });
+        let last = last.expect("the scopes add up to the total");
         entries[last].change = Change::Purge(Purge { scope: PurgeScope::All, soft: false });
         let revision = entries[last].revision;
-        entries.retain(|entry| !is_purge(entry) || entry.revision >= revision);
+        entries.retain(|entry| !matches!(entry.change, Change::Purge(_)) || entry.revision >= revision);
     }
     entries
 }
@@ -128,6 +137,18 @@ mod tests {
         assert_eq!(first.change, Change::Purge(Purge { scope: PurgeScope::All, soft: false }));
         assert_eq!(first.revision + kept.len() as u64 - 1, count + 1);
         assert!(kept.len() < PURGES_MAX);
+        // Lists count by what they name.
+        let list = |n: u64| PurgeScope::Any((0..256).map(|k| PurgeScope::Tag(format!("{n}-{k}"))).collect());
+        let lists = PURGES_MAX as u64 / 256 + 1;
+        let kept = fold((1..=lists).map(|n| purge(n, list(n), false)).collect(), 0);
+        assert_eq!(kept.first().expect("some").change, Change::Purge(Purge { scope: PurgeScope::All, soft: false }));
+        assert_eq!(kept.len() as u64, lists / 2 + 1);
+    }
+
+    #[test]
+    fn a_storm_of_purges_stays_purges_of_what_they_name() {
+        let entries: Vec<Entry> = (1..=140_000).map(|n| url(n, &n.to_string(), false)).collect();
+        assert_eq!(fold(entries.clone(), 0), entries);
     }
 
     /// What a reader of entries makes of them.

@@ -72,9 +72,10 @@ pub struct Purge {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "by", content = "value", rename_all = "snake_case")]
 pub enum PurgeScope {
-    /// One absolute URL, every variant.
+    /// One absolute URL, every variant and every equivalent spelling, see [`crate::scope::url`].
     Url(String),
-    /// Every URL of a host whose path starts with this one's, cut at a `/`: `http://host/path/`.
+    /// Every URL that begins so: `http://host/path/*`. Without a star it is of an earlier version, see
+    /// [`crate::scope::beginnings`].
     Prefix(String),
     /// Every URL of a host.
     Host(String),
@@ -82,8 +83,27 @@ pub enum PurgeScope {
     Site(String),
     /// Every response with this tag.
     Tag(String),
+    /// Every response of one site with this tag: what a site's own purge token may name.
+    SiteTag {
+        /// Its name.
+        site: String,
+        /// As in [`PurgeScope::Tag`].
+        tag: String,
+    },
     /// Everything.
     All,
+    /// Whatever one of these covers; none of them is a list. At most [`crate::scope::SCOPES_MAX`].
+    Any(Vec<PurgeScope>),
+}
+
+impl PurgeScope {
+    /// The scopes of a list, or the one that it is.
+    pub fn each(&self) -> &[PurgeScope] {
+        match self {
+            Self::Any(scopes) => scopes,
+            one => std::slice::from_ref(one),
+        }
+    }
 }
 
 /// What a cluster should have before its next peak.
@@ -262,7 +282,7 @@ impl Journal {
 
     /// Leaves out what later entries supersede; gives how many entries went. Identity, revisions and order stay, and so do
     /// the newest 256 entries, so that a follower learns the same whatever its cursor: where it lacks an entry that went, it
-    /// gets one further on that covers at least as much. Beyond 65,536 purges the older half becomes one purge of everything.
+    /// gets one further on that covers at least as much. Beyond 262,144 purged scopes the older half becomes one purge of everything.
     /// Blocking; a crash leaves the old file or the new one.
     ///
     /// # Errors
@@ -517,6 +537,30 @@ mod tests {
         let path = dir.path().join("journal");
         drop(Journal::open(&path).expect("it is begun"));
         assert_eq!(std::fs::metadata(&path).expect("it is there").permissions().mode() & 0o077, 0, "it may hold the node key");
+    }
+
+    #[test]
+    fn purges_are_read_as_every_version_wrote_them() {
+        let s = str::to_owned;
+        let table = [
+            (r#"{"scope":{"by":"url","value":"http://a/"}}"#, PurgeScope::Url(s("http://a/"))),
+            (r#"{"scope":{"by":"prefix","value":"http://a/x/"},"soft":false}"#, PurgeScope::Prefix(s("http://a/x/"))),
+            (r#"{"scope":{"by":"all"},"soft":false}"#, PurgeScope::All),
+            (
+                r#"{"scope":{"by":"site_tag","value":{"site":"www","tag":"t"}},"soft":false}"#,
+                PurgeScope::SiteTag { site: s("www"), tag: s("t") },
+            ),
+            (
+                r#"{"scope":{"by":"any","value":[{"by":"tag","value":"t"},{"by":"host","value":"a"}]},"soft":false}"#,
+                PurgeScope::Any(vec![PurgeScope::Tag(s("t")), PurgeScope::Host(s("a"))]),
+            ),
+        ];
+        for (text, scope) in table {
+            let purge: Purge = serde_json::from_str(text).unwrap_or_else(|e| panic!("{text}: {e}"));
+            assert_eq!(purge, Purge { scope, soft: false });
+            let again = serde_json::to_string(&purge).expect("encodes");
+            assert_eq!(serde_json::from_str::<Purge>(&again).expect("its own form"), purge);
+        }
     }
 
     #[test]

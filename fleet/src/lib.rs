@@ -17,5 +17,6 @@ mod framed;
 pub mod journal;
 pub mod report;
 pub mod reporter;
+pub mod scope;
 pub mod shutdown;
 pub mod units;

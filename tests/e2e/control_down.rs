@@ -34,7 +34,7 @@ fn the_control_role_is_killed_and_everything_goes_on() {
         let found = dig_addresses(fleet.plan.dns(), "www.cdn.test", CLIENTS[0].1);
         if found.contains(&dead) { Ok(()) } else { Err(format!("{found:?}")) }
     });
-    let refused = fleet.operate(&["purge", "--all"]);
+    let refused = fleet.operate(&["purge", "--all", "--yes"]);
     assert_eq!(refused.status.code(), Some(69), "a purge says plainly that control does not answer");
 
     fleet.start_node("control", "control");

@@ -69,7 +69,7 @@ fn control_refuses_what_it_cannot_keep_and_loses_nothing() {
     assert!(code.is_some_and(|c| c != 74 && c != 69), "the disk has room: {code:?} {errors}");
     disk.fill();
     // A record may still fit into the journal's last page; then the next one does not.
-    let long = "x".repeat(1500);
+    let long = "x".repeat(1000);
     let refused = (0..8).map(|n| purge(&format!("refused-{n}-{long}"))).find(|(_, errors)| errors.to_lowercase().contains("space"));
     let (code, errors) = refused.expect("a full disk refuses");
     assert!(code.is_some_and(|c| c != 0) && errors.contains("nothing was changed"), "{code:?} {errors}");

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::conditional;
 use super::fields::{self, CacheControl, DELTA_SECONDS_MAX};
+use super::invalidate;
 use super::range::ContentRange;
 use super::request_fields::{self, Sight, Unusual};
 use super::vary;
@@ -81,6 +82,8 @@ pub enum NotStored {
     Useless,
     /// A part without a strong validator, or without a valid `Content-Range`.
     Partial,
+    /// It has more tags than are kept, or one that no purge can name.
+    Tags,
 }
 
 impl NotStored {
@@ -101,6 +104,7 @@ impl NotStored {
             Self::NoLifetime => "no freshness information",
             Self::Useless => "stale at once",
             Self::Partial => "partial without a strong validator",
+            Self::Tags => "too many or too long tags",
         }
     }
 }
@@ -291,6 +295,9 @@ fn refused_by_fields(fields: &HeaderMap, directives: &CacheControl) -> Option<No
     let selects = |names: Vec<HeaderName>| names.iter().all(|name| request_fields::sight(name) != Sight::Edge);
     if !vary::names(fields).is_some_and(selects) {
         return Some(NotStored::Vary);
+    }
+    if invalidate::tags(fields).is_err() {
+        return Some(NotStored::Tags);
     }
     // This cache's own policy: a cookie is for one client unless the origin clearly says otherwise.
     let is_for_all = directives.public || directives.is_targeted;
@@ -765,6 +772,8 @@ mod tests {
             ("cache-control: no-store", Some(NotStored::NoStore)),
             ("cache-control: private, max-age=60", Some(NotStored::Private)),
             ("vary: *", Some(NotStored::Vary)),
+            ("cache-tag: a, b", None),
+            ("cache-tag: a\tb", Some(NotStored::Tags)),
             ("cache-control: max-age=90", None),
         ] {
             let now = conditional::freshened(&stored, &map(&[new, "etag: \"a\""]), NOW_MS);

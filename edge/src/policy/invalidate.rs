@@ -4,14 +4,14 @@
 
 use http::header::{CONTENT_LOCATION, LOCATION};
 use http::{HeaderMap, HeaderName, Method, StatusCode};
+use nearcast_fleet::scope;
 
 use super::fields;
 use super::key::{self, MethodClass};
 
-/// Tags of one response; more are left out.
-pub const TAGS_MAX: usize = 256;
-/// Bytes of one tag; a longer one is left out.
-pub const TAG_BYTES_MAX: usize = 256;
+/// Tags of one response: as many as the largest head of an origin has where they have some 15 bytes each. One with more is not
+/// stored.
+pub const TAGS_MAX: usize = 4096;
 
 /// What an answer makes unusable.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -90,25 +90,37 @@ fn without_dots(path_and_query: &str) -> String {
     format!("/{}{end}{query}", kept.join("/"))
 }
 
+/// A response has too many tags, or one that no purge could name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnnamableTag;
+
 /// Tags of a response from `Cache-Tag` (commas), `Surrogate-Key` (spaces) and `Cache-Groups` (strings), sorted, each once.
-pub fn tags(response: &HeaderMap) -> Box<[Box<str>]> {
+///
+/// # Errors
+/// One is too long or has control characters, or there are more than [`TAGS_MAX`]: a purge by one of them would not find the
+/// response, so it must not be stored.
+pub fn tags(response: &HeaderMap) -> Result<Box<[Box<str>]>, UnnamableTag> {
     let mut tags: Vec<Box<str>> = Vec::new();
-    for member in fields::list(response, "cache-tag") {
-        tags.extend(tag(fields::unquoted(member)));
+    let lists = fields::list(response, "cache-tag").map(fields::unquoted);
+    let keys = response.get_all("surrogate-key").into_iter().flat_map(|value| value.as_bytes().split(|b| matches!(b, b' ' | b'\t')));
+    for text in lists.chain(keys) {
+        let text = text.trim_ascii();
+        if !text.is_empty() {
+            tags.push(tag(text)?);
+        }
     }
-    for value in response.get_all("surrogate-key") {
-        tags.extend(value.as_bytes().split(|b| matches!(b, b' ' | b'\t')).take(TAGS_MAX).filter_map(tag));
+    for group in groups(response) {
+        tags.push(tag(group.trim().as_bytes())?);
     }
-    tags.extend(groups(response));
-    tags.truncate(TAGS_MAX);
     tags.sort_unstable();
     tags.dedup();
-    tags.into()
+    if tags.len() > TAGS_MAX { Err(UnnamableTag) } else { Ok(tags.into()) }
 }
 
-fn tag(text: &[u8]) -> Option<Box<str>> {
-    let is_tag = !text.is_empty() && text.len() <= TAG_BYTES_MAX && text.iter().all(|b| (0x21..0x7f).contains(b) || *b == b' ');
-    is_tag.then(|| std::str::from_utf8(text).ok().map(Box::from))?
+/// A tag as purges name it. Bytes that are no UTF-8 are read as ISO 8859-1, as fields once were.
+fn tag(text: &[u8]) -> Result<Box<str>, UnnamableTag> {
+    let text = std::str::from_utf8(text).map_or_else(|_| text.iter().map(|b| char::from(*b)).collect(), str::to_owned);
+    scope::tag(&text).map(String::into_boxed_str).map_err(|_| UnnamableTag)
 }
 
 /// The groups of a response (RFC 9875 section 2); they hold within its origin only, see [`origin_of`].
@@ -123,9 +135,11 @@ pub fn origin_of(url: &str) -> &str {
     &url[..end]
 }
 
-/// A structured list of strings; members that are none, are empty or too long are left out (RFC 9875 section 2).
+/// A structured list of strings; members that are none or empty are left out (RFC 9875 section 2). The head that they come in
+/// bounds them.
 fn group_names(response: &HeaderMap, name: &'static str) -> Vec<Box<str>> {
-    fields::strings(response, &HeaderName::from_static(name)).iter().filter_map(|group| tag(group.as_bytes())).take(TAGS_MAX).collect()
+    let strings = fields::strings(response, &HeaderName::from_static(name));
+    strings.into_iter().filter(|group| !group.trim().is_empty()).map(String::into_boxed_str).collect()
 }
 
 #[cfg(test)]
@@ -224,16 +238,33 @@ mod tests {
     #[test]
     fn tags_come_from_three_fields_and_are_bounded() {
         // 50.
-        let response = map(&["cache-tag: b, a , a", "surrogate-key: c  d", "cache-groups: \"e\", \"f\"", "cache-tag: \"g\""]);
-        assert_eq!(tags(&response).iter().map(|t| &**t).collect::<Vec<_>>(), ["a", "b", "c", "d", "e", "f", "g"]);
-        let longest = "x".repeat(TAG_BYTES_MAX);
-        assert_eq!(tags(&map(&[&format!("cache-tag: {longest}, {longest}y, z")])).len(), 2);
-        let many: Vec<String> = (0..TAGS_MAX * 2).map(|n| format!("t{n}")).collect();
-        assert_eq!(tags(&map(&[&format!("cache-tag: {}", many.join(","))])).len(), TAGS_MAX);
-        assert_eq!(tags(&map(&[&format!("surrogate-key: {}", many.join(" "))])).len(), TAGS_MAX);
-        let groups_many = many.iter().map(|t| format!("\"{t}\"")).collect::<Vec<_>>().join(", ");
-        assert_eq!(groups(&map(&[&format!("cache-groups: {groups_many}")])).len(), TAGS_MAX);
-        assert_eq!(tags(&map(&["cache-tag: a\tb", "cache-tag:"])).len(), 0);
+        let found = |response: &[&str]| tags(&map(response)).map(|tags| tags.iter().map(|t| t.to_string()).collect::<Vec<_>>());
+        let count = |response: &[&str]| found(response).map(|tags| tags.len());
+        let all = found(&["cache-tag: b, a , a", "surrogate-key: c  d", "cache-groups: \"e\", \"f\"", "cache-tag: \"g\""]);
+        assert_eq!(all.expect("few"), ["a", "b", "c", "d", "e", "f", "g"]);
+        assert_eq!(found(&["cache-tag:", "surrogate-key: "]), Ok(vec![]));
+        // Long and many ones are all kept, or the response is not stored.
+        let longest = "x".repeat(scope::TAG_BYTES_MAX);
+        let names: Vec<String> = (0..=TAGS_MAX).map(|n| format!("t{n}")).collect();
+        let groups_of = |names: &[String]| names.iter().map(|t| format!("\"{t}\"")).collect::<Vec<_>>().join(", ");
+        for (field, separator) in [("cache-tag", ","), ("surrogate-key", " ")] {
+            assert_eq!(count(&[&format!("{field}: {longest}{separator}z")]), Ok(2), "{field}");
+            assert_eq!(count(&[&format!("{field}: z{separator}{longest}y")]), Err(UnnamableTag), "{field}");
+            assert_eq!(count(&[&format!("{field}: {}", names[1..].join(separator))]), Ok(TAGS_MAX), "{field}");
+            assert_eq!(count(&[&format!("{field}: {}", names.join(separator))]), Err(UnnamableTag), "{field}");
+        }
+        assert_eq!(count(&[&format!("cache-groups: \"{longest}\"")]), Ok(1));
+        assert_eq!(count(&[&format!("cache-groups: \"{longest}y\"")]), Err(UnnamableTag));
+        assert_eq!(count(&[&format!("cache-groups: {}", groups_of(&names[1..]))]), Ok(TAGS_MAX));
+        assert_eq!(count(&[&format!("cache-groups: {}", groups_of(&names))]), Err(UnnamableTag));
+        assert_eq!(groups(&map(&[&format!("cache-groups: {}", groups_of(&names))])).len(), names.len(), "none is left out");
+        assert_eq!(count(&[&format!("cache-tag: {}", names.join(",")), "surrogate-key: t1"]), Err(UnnamableTag));
+        assert_eq!(count(&[&format!("cache-tag: {}", names[1..].join(",")), "surrogate-key: t1 t2"]), Ok(TAGS_MAX), "each once");
+        assert_eq!(count(&["cache-tag: a\tb"]), Err(UnnamableTag));
+        // Every byte that a field may have, whatever it stands for.
+        let mut odd = map(&["cache-tag: produit-été, two words"]);
+        odd.append("surrogate-key", http::HeaderValue::from_bytes(b"caf\xe9").expect("obs-text"));
+        assert_eq!(tags(&odd).expect("few").iter().map(|t| &**t).collect::<Vec<_>>(), ["café", "produit-été", "two words"]);
     }
 
     proptest! {
@@ -247,8 +278,9 @@ mod tests {
                     response.append(HeaderName::from_static(name), value.clone());
                 }
             }
-            let found = tags(&response);
-            prop_assert!(found.len() <= TAGS_MAX && found.iter().all(|t| !t.is_empty() && t.len() <= TAG_BYTES_MAX));
+            for tag in tags(&response).unwrap_or_default() {
+                prop_assert_eq!(scope::tag(&tag), Ok(tag.to_string()), "a purge can name it");
+            }
             for url in invalidated(&Method::POST, URL, StatusCode::OK, &response).urls {
                 prop_assert_eq!(origin_of(&url), "http://a.test");
             }

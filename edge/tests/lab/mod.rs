@@ -336,6 +336,9 @@ pub(crate) struct Plan {
     pub(crate) push_share: u64,
     pub(crate) cache: CachePolicy,
     pub(crate) origin_policy: OriginPolicy,
+    pub(crate) purge: PurgePolicy,
+    /// Where control is, if anywhere.
+    pub(crate) control: Option<SocketAddr>,
     pub(crate) hosts: Vec<String>,
     pub(crate) state_dir: PathBuf,
     pub(crate) caught_up: bool,
@@ -355,6 +358,8 @@ impl Plan {
             push_share: 0,
             cache: CachePolicy::default(),
             origin_policy: OriginPolicy::default(),
+            purge: PurgePolicy::default(),
+            control: None,
             hosts: vec!["www.test".into()],
             state_dir: PathBuf::from("/nonexistent"),
             caught_up: true,
@@ -386,7 +391,13 @@ impl Plan {
             node_key: Secret("a key for this test alone".into()),
             report_interval: Duration::from_millis(200),
             clock: FleetClock::REAL,
-            control: None,
+            control: self.control.map(|address| Control {
+                name: "control".into(),
+                listen: address,
+                url: format!("http://{address}"),
+                admin: address,
+                push: None,
+            }),
             origins: vec![],
             name_servers: vec![],
             steering: Steering {
@@ -423,6 +434,7 @@ impl Plan {
                 clusters: vec![0],
                 cache: self.cache.clone(),
                 origin_policy: self.origin_policy.clone(),
+                purge: self.purge.clone(),
             }],
             zones: vec![],
         }
@@ -538,11 +550,19 @@ impl Edge {
 
     /// Gives the node one journal entry and waits until it was folded.
     pub(crate) fn entry(&mut self, change: Change) {
-        self.revision += 1;
+        self.entries_at_once([change]);
+    }
+
+    /// Gives the node journal entries, one behind the other, and waits until all are folded.
+    pub(crate) fn entries_at_once(&mut self, changes: impl IntoIterator<Item = Change>) {
+        for change in changes {
+            self.revision += 1;
+            let entry = Entry { revision: self.revision, accepted_unix_ms: 0, change };
+            self.entries.blocking_send(entry).expect("the edge follows");
+        }
         let revision = self.revision;
-        self.entries.blocking_send(Entry { revision, accepted_unix_ms: 0, change }).expect("the edge follows");
         self.state.send_modify(|s| s.revision = revision);
-        wait_for("the entry to be folded", || self.metric("nearcast_edge_journal_revision") >= revision as f64);
+        wait_for("the entries to be folded", || self.metric("nearcast_edge_journal_revision") >= revision as f64);
     }
 
     pub(crate) fn metrics(&self) -> String {

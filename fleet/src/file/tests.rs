@@ -543,6 +543,27 @@ const WRONG: &[Case] = &[
     ),
     ("node_key = \"a key", "node_key_file = \"x\"\nnode_key = \"a key", "node_key_file", 17, "in node_key already", "keep one"),
     (
+        "ttl = \"5s\"\n",
+        "purge_from = [\"10.0.0.0/33\"]\n",
+        "10.0.0.0",
+        15,
+        "site[0].purge_from[0]: \"10.0.0.0/33\" is no address",
+        "10.0.0.0/8",
+    ),
+    ("ttl = \"5s\"\n", "purge_from = \"a.test\"\n", "a.test", 14, "is no address or prefix", "192.0.2.7"),
+    ("ttl = \"5s\"\n", "purge_from = \"0.0.0.0/0\"\n", "0.0.0.0", 14, "is every address", "purge_token"),
+    ("ttl = \"5s\"\n", "purge_from = [\"::/0\"]\n", "::/0", 15, "is every address", "purge_token"),
+    ("ttl = \"5s\"\n", "purge_token = \"short\"\n", "short", 15, "the token has fewer than 16 characters", "/dev/urandom"),
+    ("ttl = \"5s\"\n", "purge_token_file = \"/nowhere/t\"\n", "/nowhere", 20, "cannot read /nowhere/t", "put the token there"),
+    (
+        "ttl = \"5s\"\n",
+        "purge_token = \"sixteen characters\"\npurge_token_file = \"t\"\n",
+        "purge_token_file",
+        20,
+        "the token is in purge_token already",
+        "keep one",
+    ),
+    (
         "[control]\n",
         "[clock]\nspeed = 2\nanchor_real = 0\n[control]\n",
         "[clock]",
@@ -680,6 +701,22 @@ fn the_key_can_be_in_a_file() {
     let text = LAB.replace("node_key = \"a key that only this test knows\"", "node_key_file = \"node.key\"");
     let fleet = parse(&text, dir.path()).expect("a good file");
     assert_eq!(fleet.node_key, Secret("sixteen characters".into()));
+}
+
+#[test]
+fn who_may_purge_a_site_is_nobody_unless_it_says() {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::write(dir.path().join("token"), "sixteen characters\n").expect("write");
+    let policy = |lines: &str| {
+        let text = LAB.replace("ttl = \"5s\"\n", lines);
+        parse(&text, dir.path()).unwrap_or_else(|m| panic!("{lines}: {m:?}")).sites[0].purge.clone()
+    };
+    assert!(policy("").is_off());
+    let found = policy("purge_from = [\"192.0.2.7\", \"10.1.2.3/8\", \"2001:db8::/32\"]\npurge_token_file = \"token\"\n");
+    assert_eq!(found.from.iter().map(ToString::to_string).collect::<Vec<_>>(), ["192.0.2.7/32", "10.0.0.0/8", "2001:db8::/32"]);
+    assert_eq!(found.token, Some(Secret("sixteen characters".into())));
+    assert!(!found.is_off() && !format!("{found:?}").contains("sixteen"));
+    assert_eq!(policy("purge_from = \"::1\"\n").from.len(), 1);
 }
 
 #[test]

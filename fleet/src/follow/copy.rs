@@ -16,7 +16,8 @@ const MAGIC: &[u8; 8] = b"NCCOPY1\n";
 /// The largest record: a whole answer of control.
 const RECORD_BYTES_MAX: usize = 64 << 20;
 
-/// Bytes written since the file was last folded after which it is folded again.
+/// Bytes written since the file was last folded after which it is folded again, or as many as it has, whichever is more: a
+/// long copy is not written over and over.
 const FOLD_AFTER_BYTES: u64 = 8 << 20;
 
 /// Where a node is in a journal.
@@ -46,7 +47,10 @@ pub(super) struct Copy {
     log: Option<FramedLog>,
     path: PathBuf,
     pub(super) position: Position,
+    /// Bytes since it was folded.
     written: u64,
+    /// Bytes of it when it was folded.
+    folded: u64,
 }
 
 impl Copy {
@@ -58,7 +62,7 @@ impl Copy {
         match Self::open_whole(path, now_unix_ms) {
             Err(FramedError::Io { source, .. }) if is_full(&source) && !path.exists() => {
                 tracing::warn!(path = %path.display(), error = %source, "there is no room for a copy of the journal; a restart before there is will know nothing of it");
-                Ok((Self { log: None, path: path.to_owned(), position: Position::default(), written: 0 }, Vec::new()))
+                Ok((Self { log: None, path: path.to_owned(), position: Position::default(), written: 0, folded: 0 }, Vec::new()))
             }
             Err(damaged @ FramedError::Damaged { .. }) => Ok((Self::begin_anew(path, &damaged)?, Vec::new())),
             other => other.map_err(to_io),
@@ -97,7 +101,8 @@ impl Copy {
         {
             tracing::warn!(%error, "the copy of the journal cannot be written folded; it is used as it is");
         }
-        Ok((Self { log: Some(log), path: path.to_owned(), position, written: 0 }, entries))
+        let folded = log.bytes();
+        Ok((Self { log: Some(log), path: path.to_owned(), position, written: 0, folded }, entries))
     }
 
     fn open_log(path: &Path, each: impl FnMut(framed::Place, &[u8])) -> Result<FramedLog, FramedError> {
@@ -121,7 +126,7 @@ impl Copy {
         };
         self.position = batch.position;
         self.written += payload.len() as u64;
-        if self.written > FOLD_AFTER_BYTES {
+        if self.written > FOLD_AFTER_BYTES.max(self.folded) {
             // Not again before as much has been written once more, whatever comes of it.
             self.written = 0;
             match Self::open_whole(&self.path, now_unix_ms) {
@@ -150,8 +155,8 @@ pub(super) fn fleet_file(path: &Path) -> Option<Entry> {
 
 /// The folded copy in records of bounded size, the position in each.
 fn batches(position: &Position, entries: &[Entry]) -> impl Iterator<Item = Vec<u8>> {
-    // A change has 16 MiB at most and a few large ones are kept at most: large ones go alone.
-    let is_small = |entry: &Entry| matches!(entry.change, Change::Purge(_));
+    // A change has 16 MiB at most: those that may be large go alone, lists of scopes among them.
+    let is_small = |entry: &Entry| matches!(&entry.change, Change::Purge(purge) if purge.scope.each().len() == 1);
     let groups = entries.chunk_by(move |a, b| is_small(a) && is_small(b)).flat_map(|group| group.chunks(256));
     let groups: Vec<&[Entry]> = if entries.is_empty() { vec![&[]] } else { groups.collect() };
     let batch = |group: &&[Entry]| encode(&Batch { position: position.clone(), entries: group.to_vec() });

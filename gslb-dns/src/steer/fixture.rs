@@ -52,6 +52,7 @@ pub(super) fn site(name: &str, policy: SelectionPolicy, clusters: &[usize]) -> S
         clusters: clusters.to_vec(),
         cache: CachePolicy::default(),
         origin_policy: OriginPolicy::default(),
+        purge: Default::default(),
     }
 }
 

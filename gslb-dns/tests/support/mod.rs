@@ -59,6 +59,7 @@ pub fn site(name: &str, hosts: &[&str]) -> Site {
         clusters: vec![0, 1, 2],
         cache: CachePolicy::default(),
         origin_policy: OriginPolicy::default(),
+        purge: Default::default(),
     }
 }
 
