@@ -117,8 +117,8 @@ impl Sites {
                 sites.by_host.entry(fleet.steered_name(configured)).or_insert_with(|| site.clone());
             }
         }
-        for (name, site) in &sites.by_name {
-            origins.set_limits(name, &site.target.limits);
+        for site in sites.by_name.values() {
+            origins.adopt(&site.target, &site.counters);
         }
         Ok(sites)
     }

@@ -868,7 +868,8 @@ impl Pump {
             // What is left of it is not wanted.
             drop(body);
             fruitless = if self.writer.at() > before { 0 } else { fruitless + 1 };
-            if fruitless > RESUMES_MAX {
+            // What has got further is no retry: no byte of it comes twice.
+            if fruitless > RESUMES_MAX || fruitless > 0 && !self.source.target.take_retry() {
                 return self.fail(error);
             }
             match self.resume().await {

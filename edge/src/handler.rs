@@ -13,7 +13,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures_util::stream;
 use http::header::{
-    AGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, IF_MATCH, IF_MODIFIED_SINCE,
+    AGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, COOKIE, HOST, IF_MATCH, IF_MODIFIED_SINCE,
     IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, MAX_FORWARDS, RANGE, RETRY_AFTER, SET_COOKIE, VIA,
 };
 use http::uri::PathAndQuery;
@@ -29,7 +29,7 @@ use crate::fill::{self, Ask, Cookies, Forwards, Joined, Led, REVISION, Requester
 use crate::http1::write_head;
 use crate::interim::InterimSender;
 use crate::metrics::{Answer, SiteCounters};
-use crate::origin::{OriginBody, OriginError, OriginRequestBody};
+use crate::origin::{Failing, OriginBody, OriginError, OriginRequestBody};
 use crate::policy::coding::TransferCoding;
 use crate::policy::conditional::{self, HeadSays, Precondition};
 use crate::policy::fields::CacheControl;
@@ -515,10 +515,16 @@ async fn look_up(checked: &Checked) -> Found {
                 _ => ForwardReason::Stale,
             };
             let is_allowed = !is_unknown && standing.reuse.may_serve_on_error();
-            if is_allowed && reason == ForwardReason::Stale && !only_stored && response.has_timed_out.load(Ordering::Relaxed) {
-                // An origin that hangs is waited for once; after that it is asked behind what it is known to hold up.
-                validate_behind(checked, &response);
-                let outcome = Outcome { detail: Some("origin-timed-out"), ..Outcome::hit(standing.ttl) };
+            if is_allowed
+                && reason == ForwardReason::Stale
+                && !only_stored
+                && let Some((detail, is_due)) = backs_off(checked, &response)
+            {
+                // Nobody waits for what is known to fail; it is asked behind what it is known to hold up.
+                if is_due {
+                    validate_behind(checked, &response);
+                }
+                let outcome = Outcome { detail: Some(detail), ..Outcome::hit(standing.ttl) };
                 if let Ok((delivered, outcome)) = deliver(checked, &response, outcome, standing.age).await {
                     return (delivered, outcome, Some(response));
                 }
@@ -642,7 +648,9 @@ struct Stale {
 /// The origin could not be asked: what is stored where that is allowed, else an error.
 async fn on_failure(checked: &Checked, stale: Option<Stale>, error: OriginError, reason: ForwardReason) -> Found {
     let Some(Stale { response, is_allowed, reuse }) = stale else { return failed(checked, error, reason) };
-    response.has_timed_out.fetch_or(error.is_timeout(), Ordering::Relaxed);
+    if let Some(failing) = error.failing() {
+        note_failing(checked, &response, failing);
+    }
     if !error.is_of_client() {
         warn_of(checked, error);
     }
@@ -657,7 +665,21 @@ async fn on_failure(checked: &Checked, stale: Option<Stale>, error: OriginError,
 /// What is stored, where the origin answered with an error that allows it.
 async fn deliver_stale_on_error(checked: &Checked, stale: Option<&Stale>, status: StatusCode) -> Option<Found> {
     let Some(Stale { response, is_allowed: true, .. }) = stale.filter(|_| reuse::is_error(status)) else { return None };
+    note_failing(checked, response, Failing::Status);
     deliver_stale(checked, response, None, Some(status)).await
+}
+
+/// Notes that the validation of a stale response failed: where the client's own fields may be to blame, only once a
+/// validation without them has failed as well.
+fn note_failing(checked: &Checked, response: &Arc<StoredResponse>, failing: Failing) {
+    let is_own = checked.client.keys().any(|name| matches!(*name, COOKIE | AUTHORIZATION))
+        || request_fields::is_oversized(&checked.client)
+        || !Unusual::of(&checked.client, &checked.site.cache).is_empty();
+    if is_own {
+        validate_behind(checked, response);
+    } else {
+        response.backoff.note(failing, now_ms());
+    }
 }
 
 /// Sends a request on with its own range and conditions, where nothing of the answer can be kept.
@@ -760,6 +782,15 @@ fn usable(edge: &Edge, response: &StoredResponse, url: &str) -> Option<Verdict> 
     (*response.url == *url && verdict != Verdict::Gone).then_some(verdict)
 }
 
+/// Why a client is not to wait for a validation, and whether one is due behind its answer: the origin is known not to answer,
+/// or fails for this URL.
+fn backs_off(checked: &Checked, response: &StoredResponse) -> Option<(&'static str, bool)> {
+    if let Some(is_due) = checked.site.target.failing() {
+        return Some(("origin-unavailable", is_due));
+    }
+    response.backoff.standing(now_ms()).map(|(failing, is_due)| (failing.detail(), is_due))
+}
+
 /// Starts one validation behind a stale answer.
 fn validate_behind(checked: &Checked, response: &Arc<StoredResponse>) {
     if response.is_validating.swap(true, Ordering::Relaxed) {
@@ -778,8 +809,19 @@ fn validate_behind(checked: &Checked, response: &Arc<StoredResponse>) {
     let led = fill::start(ask, Some(lead));
     let response = response.clone();
     tokio::spawn(async move {
-        let has_timed_out = matches!(led.await, Ok(Led::Failed(error)) if error.is_timeout());
-        response.has_timed_out.store(has_timed_out, Ordering::Relaxed);
+        let status = match led.await {
+            Ok(Led::Failed(error)) => Err(error.failing()),
+            Ok(Led::Filling { response, .. }) => Ok(response.status),
+            Ok(Led::Passing { head, .. }) => Ok(head.status),
+            Ok(Led::Validated { .. }) => Ok(StatusCode::NOT_MODIFIED),
+            Ok(Led::PassRequest) | Err(_) => Err(None),
+        };
+        match status {
+            Ok(status) if !reuse::is_error(status) => response.backoff.clear(),
+            Ok(_) => response.backoff.note(Failing::Status, now_ms()),
+            Err(Some(failing)) => response.backoff.note(failing, now_ms()),
+            Err(None) => {}
+        }
         response.is_validating.store(false, Ordering::Relaxed);
     });
 }
@@ -1015,6 +1057,7 @@ impl Reading {
                 }
                 Next::End => return Ok(None),
                 Next::Failed(error) if self.refills >= REFILLS_MAX || self.stored.content.validator.is_none() => return Err(error),
+                Next::Failed(error) if !self.source.target.take_retry() => return Err(error),
                 Next::Missing if self.refills >= REFILLS_MAX => return Err(OriginError::Incomplete),
                 Next::Failed(_) | Next::Missing => {
                     self.refills += 1;
@@ -1242,7 +1285,8 @@ fn pass_on(checked: &Checked, head: http::response::Parts, body: OriginBody, out
 
 /// Logs that the origin fails, once in a while.
 fn warn_of(checked: &Checked, error: OriginError) {
-    if checked.site.is_to_warn(checked.began_ms) {
+    let is_known = matches!(error, OriginError::Unavailable { .. });
+    if !is_known && checked.site.is_to_warn(checked.began_ms) {
         tracing::warn!(site = %checked.site.name, origin = %checked.site.target.address.host, %error, "an origin fails; told once in a while");
     }
 }

@@ -33,9 +33,21 @@ pub(crate) struct OriginGauges {
     in_use: AtomicU64,
     idle: AtomicU64,
     waiting: AtomicU64,
+    is_open: AtomicU64,
+    /// How often its breaker closed and opened.
+    changes: [AtomicU64; 2],
 }
 
 impl OriginGauges {
+    pub(crate) fn set_breaker(&self, is_open: bool) {
+        self.is_open.store(is_open.into(), Relaxed);
+    }
+
+    pub(crate) fn breaker_changed(&self, is_open: bool) {
+        self.set_breaker(is_open);
+        self.changes[usize::from(is_open)].fetch_add(1, Relaxed);
+    }
+
     pub(crate) fn set_connections(&self, in_use: usize, idle: usize, waiting: usize) {
         for (gauge, value) in [(&self.in_use, in_use), (&self.idle, idle), (&self.waiting, waiting)] {
             gauge.store(value as u64, Relaxed);
@@ -192,7 +204,7 @@ impl Metrics {
     fn families(&self) -> Vec<MetricFamily> {
         let sites = self.sites.read().expect("no holder of this lock panics").clone();
         let (mut requests, mut bytes, mut origin, mut pushed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let (mut failures, mut connections) = (Vec::new(), Vec::new());
+        let (mut failures, mut connections, mut breakers, mut changed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (name, counters) in &sites {
             for answer in Answer::ALL {
                 let of_answer = [("site", name.as_str()), ("cache_status", answer.as_str())];
@@ -209,9 +221,13 @@ impl Metrics {
             }
             origin.push(counter(&[("site", name)], counters.sum(|s| &s.origin_bytes)));
             pushed.push(counter(&[("site", name)], counters.sum(|s| &s.pushed_hits)));
-            let OriginGauges { in_use, idle, waiting } = &*counters.origin;
+            let OriginGauges { in_use, idle, waiting, is_open, changes } = &*counters.origin;
             for (state, value) in [("in_use", in_use), ("idle", idle), ("waiting", waiting)] {
                 connections.push(gauge(&[("site", name), ("state", state)], value.load(Relaxed)));
+            }
+            breakers.push(gauge(&[("site", name)], is_open.load(Relaxed)));
+            for (state, count) in ["closed", "open"].iter().zip(changes) {
+                changed.push(counter(&[("site", name), ("state", state)], count.load(Relaxed)));
             }
             for (reason, count) in counters.failures.lock().expect("no holder of this lock panics").iter() {
                 failures.push(counter(&[("site", name), ("reason", reason)], *count));
@@ -228,6 +244,18 @@ impl Metrics {
                 "Connections to origins in use and idle, and requests that wait for one.",
                 MetricType::GAUGE,
                 connections,
+            ),
+            family(
+                "nearcast_edge_origin_breaker_open",
+                "1 while the origin is known not to answer and asked rarely.",
+                MetricType::GAUGE,
+                breakers,
+            ),
+            family(
+                "nearcast_edge_origin_breaker_changes_total",
+                "How often the origin was found not to answer (open) and to answer again (closed).",
+                MetricType::COUNTER,
+                changed,
             ),
             family("nearcast_edge_origin_failures_total", "Requests to origins that failed.", MetricType::COUNTER, failures),
             family("nearcast_edge_pushed_hits_total", "Requests that pushed content answered.", MetricType::COUNTER, pushed),

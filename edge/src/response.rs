@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use crate::content::Content;
+use crate::origin::Backoff;
 use crate::policy::conditional::StrongValidator;
 use crate::policy::freshness::Freshness;
 use crate::policy::{invalidate, vary};
@@ -53,8 +54,8 @@ pub(crate) struct StoredResponse {
     pub(crate) is_recovered: bool,
     /// A validation behind a stale answer is under way.
     pub(crate) is_validating: AtomicBool,
-    /// The origin was asked last time for as long as it may take, in vain.
-    pub(crate) has_timed_out: AtomicBool,
+    /// How its validations failed, and when the next one is due.
+    pub(crate) backoff: Backoff,
     /// Already counted by a purge, or replaced: not to be used.
     is_gone: AtomicBool,
 }
@@ -199,7 +200,7 @@ impl Facts {
             is_soft: AtomicBool::new(self.is_soft),
             is_recovered: self.is_recovered,
             is_validating: AtomicBool::new(false),
-            has_timed_out: AtomicBool::new(false),
+            backoff: Backoff::default(),
             is_gone: AtomicBool::new(false),
         })
     }

@@ -4,7 +4,7 @@ mod lab;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -180,4 +180,139 @@ fn what_may_not_be_sent_twice_never_meets_a_connection_that_is_closing() {
     }
     let expected: Vec<String> = requests.iter().enumerate().map(|(n, method)| format!("{method} /{n}")).collect();
     assert_eq!(*seen.lock().expect("unpoisoned"), expected, "each once");
+}
+
+#[test]
+fn a_url_that_errs_is_asked_ever_more_rarely_and_no_other_suffers() {
+    let is_bad = Arc::new(AtomicBool::new(false));
+    let switch = is_bad.clone();
+    let origin = Origin::start(move |seen| match seen.target == "/bad" && switch.load(Ordering::SeqCst) {
+        true => Reply::status(500),
+        false => Reply::ok("kept", "max-age=0, stale-if-error=600"),
+    });
+    let edge = Plan::new(&origin).start();
+    edge.get("/bad");
+    edge.get("/good");
+    is_bad.store(true, Ordering::SeqCst);
+    let before = origin.count("/bad");
+    for _ in 0..100 {
+        let answer = edge.get("/bad");
+        assert_eq!((answer.status, answer.text().as_str()), (200, "kept"));
+    }
+    let asked = origin.count("/bad") - before;
+    assert!((5..=10).contains(&asked), "{asked} of 100 asked the origin");
+    assert!(edge.get("/bad").cache().contains("detail=\"origin-error\""));
+    let before = origin.count("/good");
+    for n in 0..10 {
+        assert!(edge.get("/good").cache().contains("fwd=stale"), "it is validated each time");
+        assert_eq!(edge.get(&format!("/new/{n}")).status, 200);
+    }
+    assert_eq!(origin.count("/good") - before, 10);
+    is_bad.store(false, Ordering::SeqCst);
+    wait_for("the URL to be validated again", || !edge.get("/bad").cache().contains("detail"));
+    assert_eq!(edge.metric("nearcast_edge_origin_breaker_changes_total"), 0.0);
+}
+
+/// An origin whose connections are accepted and never answered, on an address that [`Origin`] had.
+fn hang(address: SocketAddr) -> (TcpListener, Arc<AtomicUsize>) {
+    let mut listener = None;
+    wait_for("the port", || {
+        listener = TcpListener::bind(address).ok();
+        listener.is_some()
+    });
+    let listener = listener.expect("bound");
+    let (accepting, asked) = (listener.try_clone().expect("a handle"), Arc::new(AtomicUsize::new(0)));
+    let counted = asked.clone();
+    std::thread::spawn(move || {
+        let mut held = Vec::new();
+        for stream in accepting.incoming().flatten() {
+            let mut byte = [0];
+            // What only wakes this thread sends nothing.
+            if (&stream).read(&mut byte).is_ok_and(|n| n == 0) {
+                return;
+            }
+            counted.fetch_add(1, Ordering::SeqCst);
+            held.push(stream);
+        }
+    });
+    (listener, asked)
+}
+
+#[test]
+fn an_origin_that_hangs_for_several_urls_holds_nobody_up() {
+    let origin = Origin::start(|_| Reply::ok("kept", "max-age=0, stale-if-error=600").field("Connection", "close"));
+    let address = origin.address;
+    let mut plan = Plan::new(&origin);
+    plan.origin_policy.limits.first_byte = Duration::from_millis(400);
+    let edge = plan.start();
+    for n in 0..10 {
+        assert_eq!(edge.get(&format!("/{n}")).text(), "kept");
+    }
+    drop(origin);
+    let (listener, asked) = hang(address);
+    for n in 0..3 {
+        let answer = edge.get(&format!("/{n}"));
+        assert!(answer.text() == "kept" && answer.cache().contains("http_response_timeout"), "{answer:?}");
+    }
+    let open = "nearcast_edge_origin_breaker_open{site=\"www\"}";
+    assert_eq!(edge.metric(open), 1.0);
+    // Every other stale URL at once, whatever probes there are.
+    for n in 3..10 {
+        for _ in 0..5 {
+            let answer = edge.get(&format!("/{n}"));
+            assert_eq!(answer.text(), "kept");
+            assert!(
+                answer.cache().contains("; hit; ttl=") && answer.cache().contains("detail=\"origin-unavailable\""),
+                "{}",
+                answer.cache()
+            );
+        }
+    }
+    // What is not stored fails at once, but for probes.
+    let answers: Vec<_> = (0..20).map(|n| edge.get(&format!("/new/{n}"))).collect();
+    let refused = answers.iter().filter(|answer| answer.status == 503).collect::<Vec<_>>();
+    assert!(refused.len() >= 17, "{} of 20", refused.len());
+    for answer in refused {
+        assert_eq!(answer.field("proxy-status"), "ams-1; error=destination_unavailable; details=\"it answered nothing for several URLs\"");
+        assert!((1..=30).contains(&answer.field("retry-after").parse::<u32>().expect("seconds")));
+    }
+    assert!(asked.load(Ordering::SeqCst) <= 6, "{} requests", asked.load(Ordering::SeqCst));
+    assert_eq!(edge.ask("POST", "/form", &[("Content-Length", "0")]).status, 503);
+    // It is found to be well by the next probe, and then all of it is asked again.
+    drop(listener);
+    drop(TcpStream::connect(address));
+    wait_for("the port", || TcpListener::bind(address).is_ok());
+    let _well = Origin::start_at(address, |_| Reply::ok("new", "max-age=60"));
+    wait_for("a probe", || edge.get("/5").text() == "new");
+    assert_eq!(edge.metric(open), 0.0);
+    for n in [0, 7] {
+        wait_for("the URL", || edge.get(&format!("/{n}")).text() == "new");
+    }
+    assert_eq!(edge.get("/new/5").text(), "new");
+    for state in ["open", "closed"] {
+        assert_eq!(edge.metric(&format!("nearcast_edge_origin_breaker_changes_total{{site=\"www\",state=\"{state}\"}}")), 1.0, "{state}");
+    }
+}
+
+#[test]
+fn one_url_that_hangs_blocks_no_other() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let origin = Origin::start(move |seen| {
+        if seen.target == "/slow" {
+            held.wait();
+        }
+        Reply::ok("x", "")
+    });
+    let mut plan = Plan::new(&origin);
+    plan.origin_policy.limits.first_byte = Duration::from_millis(200);
+    let edge = plan.start();
+    for n in 0..6 {
+        assert_eq!(edge.get("/slow").status, 504);
+        if n > 3 {
+            assert_eq!(edge.get(&format!("/{n}")).status, 200);
+        }
+    }
+    gate.open();
+    assert_eq!(edge.metric("nearcast_edge_origin_breaker_changes_total"), 0.0);
 }

@@ -341,3 +341,22 @@ fn one_clients_own_answer_does_not_end_the_sharing_of_others() {
         assert_eq!(origin.count("/p"), 2, "{name} {own}");
     }
 }
+
+#[test]
+fn errors_that_one_client_brings_about_hold_no_others_back() {
+    let origin = Origin::start(|seen| {
+        let version = if seen.fields.contains_key("if-none-match") { "new" } else { "old" };
+        match seen.fields.contains_key("x-bad") || seen.fields.get("cookie").is_some_and(|c| c == "bad") {
+            true => Reply::status(500),
+            false => Reply::ok(version, "max-age=5, stale-if-error=600").field("Age", "5").field("ETag", "\"v\""),
+        }
+    });
+    let edge = Plan::new(&origin).start();
+    for (path, field) in [("/field", ("X-Bad", "1")), ("/cookie", ("Cookie", "bad"))] {
+        assert_eq!(edge.get(path).text(), "old");
+        for _ in 0..10 {
+            assert_eq!(edge.ask("GET", path, &[field]).status, 200, "stale content, or what the validation behind brought");
+        }
+        assert!(edge.get(path).cache().contains("fwd-status=200"), "the origin is asked all the same");
+    }
+}

@@ -363,7 +363,7 @@ impl Default for OriginLimits {
             first_byte: Duration::from_secs(60),
             between_bytes: Duration::from_secs(60),
             request_pause: Duration::from_secs(60),
-            request_bytes_max: Some(Bytes(8 << 30)),
+            request_bytes_max: Some(Bytes(1 << 30)),
             head_bytes_max: Bytes(64 << 10),
             fields_max: 256,
             connections_max: 128,

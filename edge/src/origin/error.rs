@@ -3,6 +3,7 @@
 use http::{HeaderValue, StatusCode};
 use rustls::{AlertDescription, CertificateError};
 
+use super::Failing;
 use crate::policy::status::{Parameter, ProxyError};
 
 /// Why an origin gave no usable response. Each maps to one error type of RFC 9209 section 2.3.
@@ -29,6 +30,9 @@ pub(crate) enum OriginError {
     /// As many connections to it are in use as the site allows, and waiting for one has ended.
     #[error("all connections to the origin are in use")]
     ConnectionLimit,
+    /// It answered nothing for several URLs, and is asked rarely now. With the seconds to the next time.
+    #[error("the origin is known not to answer")]
+    Unavailable { retry_after: u32 },
     /// It did not begin to answer in time.
     #[error("the origin did not answer in time")]
     FirstByteTimeout,
@@ -71,9 +75,16 @@ pub(crate) enum OriginError {
 }
 
 impl OriginError {
-    /// Whether it took the longest time that it may, which nobody should have to wait for twice.
-    pub(crate) fn is_timeout(self) -> bool {
-        matches!(self, Self::ConnectTimeout | Self::FirstByteTimeout | Self::BetweenBytesTimeout)
+    /// What it says of one URL; `None` when it is not of the URL.
+    pub(crate) fn failing(self) -> Option<Failing> {
+        match self {
+            // Nobody should have to wait for that twice.
+            Self::ConnectTimeout | Self::FirstByteTimeout | Self::BetweenBytesTimeout => Some(Failing::TimedOut),
+            Self::ConnectionLimit | Self::Unavailable { .. } | Self::GivenUp => None,
+            error if error.is_of_client() => None,
+            Self::Erred => Some(Failing::Status),
+            _ => Some(Failing::Unanswered),
+        }
     }
 
     /// Whether the origin may have got the request, and may have done what it asks.
@@ -88,7 +99,7 @@ impl OriginError {
             Self::Dns => ProxyError::DnsError,
             Self::Forbidden => ProxyError::DestinationIpProhibited,
             Self::Refused => ProxyError::ConnectionRefused,
-            Self::Unreachable | Self::Erred => ProxyError::DestinationUnavailable,
+            Self::Unreachable | Self::Erred | Self::Unavailable { .. } => ProxyError::DestinationUnavailable,
             Self::ConnectTimeout => ProxyError::ConnectionTimeout,
             Self::Tls(fault) => fault.proxy_error(),
             Self::FirstByteTimeout => ProxyError::HttpResponseTimeout,
@@ -112,6 +123,9 @@ impl OriginError {
                 let id = Parameter::Integer(u8::from(alert).into());
                 error.proxy_status_with(name, &[("alert-id", id), ("alert-message", Parameter::String(message))])
             }
+            Self::Unavailable { .. } => {
+                error.proxy_status_with(name, &[("details", Parameter::String("it answered nothing for several URLs"))])
+            }
             Self::Tls(fault) => error.proxy_status_with(name, &[("details", Parameter::String(&fault.to_string()))]),
             _ => error.proxy_status(name),
         }
@@ -122,6 +136,7 @@ impl OriginError {
         match self {
             Self::Tls(fault) => fault.reason(),
             Self::GivenUp => "given_up",
+            Self::Unavailable { .. } => "breaker_open",
             Self::Erred => "error_for_part",
             Self::Unfit => "changed_representation",
             other => other.proxy_error().as_str(),
@@ -139,7 +154,11 @@ impl OriginError {
 
     /// Seconds after which the same request is worth another try, where that is known.
     pub(crate) fn retry_after(self) -> Option<u64> {
-        (self == Self::ConnectionLimit).then_some(1)
+        match self {
+            Self::ConnectionLimit => Some(1),
+            Self::Unavailable { retry_after } => Some(retry_after.into()),
+            _ => None,
+        }
     }
 
     /// Whether the client brought it about, so that it says nothing of the origin.

@@ -3,19 +3,25 @@
 //! Targets come from the fleet file alone, never from a request, and names that resolve to link-local addresses
 //! are refused, so that nobody can be made to fetch a machine's metadata.
 
+mod backoff;
 mod body;
+mod breaker;
+mod budget;
 mod connect;
 mod connections;
 mod error;
+mod health;
 mod origins;
 mod target;
 #[cfg(test)]
 mod tests;
 mod tls;
 
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::HOST;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -24,8 +30,10 @@ use nearcast_fleet::config::OriginLimits;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
+pub(crate) use self::backoff::{Backoff, Failing};
 pub(crate) use self::body::{OriginBody, OriginRequestBody};
 use self::body::{Returning, UploadProgress};
+use self::breaker::Sign;
 use self::connections::Permit;
 pub(crate) use self::connections::Purpose;
 pub(crate) use self::error::{OriginError, TlsFault};
@@ -63,6 +71,15 @@ impl OriginPool {
         target: &Arc<Target>,
         request: Request<OriginRequestBody>,
     ) -> Result<Response<OriginBody>, OriginError> {
+        let attempt = target.health.ask()?;
+        let url = url_hash(&request);
+        let sent = self.send_asked(target, request).await;
+        let sign = sent.as_ref().map_or_else(|error| Sign::of(*error), |_| Sign::Alive);
+        attempt.end(sign, url, target.limits.connect + target.limits.first_byte);
+        sent
+    }
+
+    async fn send_asked(&self, target: &Arc<Target>, request: Request<OriginRequestBody>) -> Result<Response<OriginBody>, OriginError> {
         let has_body = !matches!(request.body(), OriginRequestBody::Empty);
         let purpose = match request.extensions().get::<Purpose>() {
             Some(purpose) => *purpose,
@@ -80,7 +97,7 @@ impl OriginPool {
                 match exchange(sender, target, request).await {
                     Ok(answered) => return Ok(self.body(answered, target, permit)),
                     Err((_, Some(unsent))) => unsent,
-                    Err((OriginError::Terminated, None)) => again,
+                    Err((OriginError::Terminated, None)) if target.take_retry() => again,
                     Err((error, None)) => return Err(error),
                 }
             }
@@ -95,6 +112,13 @@ impl OriginPool {
         let connection = Returning { target: target.clone(), worker: self.worker, sender, permit };
         response.map(|body| OriginBody::new(body, connection))
     }
+}
+
+/// What tells one URL at an origin from others.
+fn url_hash<B>(request: &Request<B>) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    (request.headers().get(HOST), request.uri()).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The same request without its body.

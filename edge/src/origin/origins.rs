@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use nearcast_fleet::config::{self, OriginLimits, OriginPolicy};
+use nearcast_fleet::config::{self, OriginPolicy};
 
 use super::connections::Connections;
+use super::health::Health;
 use super::tls::{DefaultTls, TlsFileError};
 use super::{Address, Target};
 use crate::metrics::SiteCounters;
@@ -17,13 +18,14 @@ use crate::metrics::SiteCounters;
 pub(crate) struct Origins {
     tls: DefaultTls,
     sites: Mutex<HashMap<String, Arc<Connections>>>,
+    addresses: Mutex<HashMap<Address, Arc<Health>>>,
     peers: Mutex<HashMap<SocketAddr, Arc<Target>>>,
 }
 
 impl Origins {
     /// With the authorities that the environment names.
     pub(crate) fn of_environment() -> Self {
-        Self { tls: DefaultTls::of_environment(), sites: Mutex::default(), peers: Mutex::default() }
+        Self { tls: DefaultTls::of_environment(), sites: Mutex::default(), addresses: Mutex::default(), peers: Mutex::default() }
     }
 
     /// A site's origin.
@@ -41,14 +43,20 @@ impl Origins {
         let mut sites = self.sites.lock().expect("no holder of this lock panics");
         let new = || Connections::new(limits, counters.origin_gauges().clone());
         let connections = sites.entry(site.name.clone()).or_insert_with(new).clone();
-        Ok(Target { address, limits: limits.clone(), tls, connections })
+        let mut addresses = self.addresses.lock().expect("no holder of this lock panics");
+        let health = addresses.entry(address.clone()).or_insert_with(|| Health::new(address.clone())).clone();
+        Ok(Target { address, limits: limits.clone(), tls, connections, health })
     }
 
-    /// Puts the limits of sites that are in force now into force for the connections that they share.
-    pub(crate) fn set_limits(&self, site: &str, limits: &OriginLimits) {
-        if let Some(connections) = self.sites.lock().expect("no holder of this lock panics").get(site) {
-            connections.set_limits(limits);
+    /// Puts a site's target into force: its limits for the connections that it shares with the one before it, and in the
+    /// site's figures.
+    pub(crate) fn adopt(&self, target: &Target, counters: &SiteCounters) {
+        target.connections.set_limits(&target.limits);
+        let gauges = counters.origin_gauges();
+        for health in self.addresses.lock().expect("no holder of this lock panics").values() {
+            health.hide_from(gauges);
         }
+        target.health.show_in(gauges);
     }
 
     /// A node of the same cluster.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use nearcast_fleet::config::OriginLimits;
 
 use super::connections::Connections;
+use super::health::Health;
 use super::tls::TargetTls;
 
 /// Scheme, host and port out of the fleet file.
@@ -38,6 +39,7 @@ pub(crate) struct Target {
     /// There where the address says so.
     pub(super) tls: Option<TargetTls>,
     pub(super) connections: Arc<Connections>,
+    pub(super) health: Arc<Health>,
 }
 
 impl Target {
@@ -46,7 +48,18 @@ impl Target {
         let address = Address { is_tls: false, host: address.ip().to_string(), port: address.port() };
         let limits = OriginLimits::default();
         let connections = Connections::new(&limits, Arc::default());
-        Self { address, limits, tls: None, connections }
+        let health = Health::new(address.clone());
+        Self { address, limits, tls: None, connections, health }
+    }
+
+    /// Whether it is known not to answer; and then whether it is time to find out whether it still does not.
+    pub(crate) fn failing(&self) -> Option<bool> {
+        self.health.failing()
+    }
+
+    /// Whether what has failed may be tried once more.
+    pub(crate) fn take_retry(&self) -> bool {
+        self.health.take_retry()
     }
 
     /// What a connection is made with: one made with other values is of no use.

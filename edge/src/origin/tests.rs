@@ -32,7 +32,7 @@ fn limited(target: &Target, change: impl FnOnce(&mut OriginLimits)) -> Arc<Targe
     let mut limits = target.limits.clone();
     change(&mut limits);
     let connections = Connections::new(&limits, Arc::default());
-    Arc::new(Target { address: target.address.clone(), limits, tls: None, connections })
+    Arc::new(Target { address: target.address.clone(), limits, tls: None, connections, health: target.health.clone() })
 }
 
 fn defaults() -> OriginLimits {

@@ -1,0 +1,241 @@
+//! Whether an origin is asked at all: a circuit breaker for one address, as a state machine without tasks.
+//!
+//! It opens when connecting, or waiting for a first byte, has failed for several URLs without a response in between: a URL
+//! that alone is slow never opens it. While it is open requests fail at once; now and then one goes through as a probe.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::OriginError;
+
+/// URLs that have to fail, one after another.
+const URLS_TO_OPEN: usize = 3;
+/// Failures longer ago than this, or than four times the longest wait for a response, say nothing any more.
+const FAILURES_AGE_MAX: Duration = Duration::from_secs(300);
+/// Time to the first probe, which doubles with each that fails, up to the longest.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// Whether a request may go to the origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leave {
+    Granted,
+    /// As the only one, to find out whether the origin is well again.
+    Probe,
+    Refused {
+        /// Time to the next probe.
+        wait: Duration,
+    },
+}
+
+/// What a request says of the origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sign {
+    /// It answers, or at least takes connections.
+    Alive,
+    /// It took no connection, or did not begin to answer in time.
+    Dead,
+    /// Nothing.
+    None,
+}
+
+impl Sign {
+    pub(super) fn of(error: OriginError) -> Self {
+        match error {
+            OriginError::Dns
+            | OriginError::Refused
+            | OriginError::Unreachable
+            | OriginError::ConnectTimeout
+            | OriginError::Tls(_)
+            | OriginError::FirstByteTimeout => Self::Dead,
+            OriginError::ConnectionLimit | OriginError::Unavailable { .. } | OriginError::Forbidden => Self::None,
+            other if other.is_of_client() => Self::None,
+            _ => Self::Alive,
+        }
+    }
+}
+
+/// What has changed for those who watch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    Opened,
+    Closed,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum State {
+    Closed,
+    Open {
+        /// Time of the next probe.
+        until: Instant,
+        pause: Duration,
+    },
+    Probing {
+        pause: Duration,
+    },
+}
+
+/// See the module's words.
+#[derive(Debug)]
+pub(super) struct Breaker {
+    state: State,
+    /// URLs that have failed since the last response, with the last time.
+    failed: Vec<(u64, Instant)>,
+}
+
+impl Breaker {
+    pub(super) fn new() -> Self {
+        Self { state: State::Closed, failed: Vec::new() }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        !matches!(self.state, State::Closed)
+    }
+
+    /// Whether the next request would be a probe.
+    pub(super) fn is_probe_due(&self, now: Instant) -> bool {
+        matches!(self.state, State::Open { until, .. } if until <= now)
+    }
+
+    pub(super) fn ask(&mut self, now: Instant) -> Leave {
+        match self.state {
+            State::Closed => Leave::Granted,
+            State::Open { until, pause } if until <= now => {
+                self.state = State::Probing { pause };
+                Leave::Probe
+            }
+            State::Open { until, .. } => Leave::Refused { wait: until - now },
+            State::Probing { pause } => Leave::Refused { wait: pause },
+        }
+    }
+
+    /// A request for a URL has ended. `patience` is the longest time that a request may wait for a response.
+    pub(super) fn end(&mut self, is_probe: bool, sign: Sign, url: u64, patience: Duration, now: Instant) -> Option<Change> {
+        match (self.state, sign) {
+            (State::Closed, Sign::Dead) => {
+                let age_max = FAILURES_AGE_MAX.max(patience * 4);
+                self.failed.retain(|(other, at)| *other != url && now - *at <= age_max);
+                self.failed.push((url, now));
+                if self.failed.len() < URLS_TO_OPEN {
+                    return None;
+                }
+                self.failed.clear();
+                self.state = State::Open { until: now + PAUSE_MIN, pause: PAUSE_MIN };
+                Some(Change::Opened)
+            }
+            (State::Closed, Sign::Alive) => {
+                self.failed.clear();
+                None
+            }
+            // Also of a request that was sent before it opened.
+            (_, Sign::Alive) => {
+                self.state = State::Closed;
+                Some(Change::Closed)
+            }
+            (State::Probing { pause }, sign) if is_probe => {
+                let pause = if sign == Sign::Dead { (pause * 2).min(PAUSE_MAX) } else { pause };
+                self.state = State::Open { until: now + pause, pause };
+                None
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Sign::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn secs(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn it_opens_for_several_urls_in_a_row_and_for_nothing_less() {
+        let start = Instant::now();
+        // Each: seconds after the start, the URL, what it says; whether it is open after all of them.
+        type Signs = &'static [(u64, u64, Sign)];
+        let table: [(Signs, bool); 7] = [
+            (&[(0, 1, Dead), (1, 2, Dead), (2, 3, Dead)], true),
+            (&[(0, 1, Dead), (60, 2, Dead), (120, 3, Dead)], true),
+            (&[(0, 1, Dead), (1, 1, Dead), (2, 1, Dead), (3, 2, Dead), (4, 1, Dead), (5, 2, Dead)], false),
+            (&[(0, 1, Dead), (1, 2, Dead), (2, 9, Alive), (3, 3, Dead), (4, 4, Dead)], false),
+            (&[(0, 1, Dead), (1, 2, Dead), (2, 9, None), (3, 3, Dead)], true),
+            (&[(0, 1, Dead), (301, 2, Dead), (302, 3, Dead)], false),
+            (&[(0, 1, None), (1, 2, None), (2, 3, None), (3, 4, None)], false),
+        ];
+        for (signs, is_open) in table {
+            let mut breaker = Breaker::new();
+            for (at, url, sign) in signs {
+                assert_eq!(breaker.ask(start + secs(*at)), Leave::Granted);
+                breaker.end(false, *sign, *url, PATIENCE, start + secs(*at));
+            }
+            assert_eq!(breaker.is_open(), is_open, "{signs:?}");
+        }
+        let (mut breaker, patience) = (Breaker::new(), secs(600));
+        for url in 0..3 {
+            breaker.end(false, Dead, url, patience, start + patience * url as u32);
+        }
+        assert!(breaker.is_open(), "failures that take long are remembered longer");
+    }
+
+    fn open(now: Instant) -> Breaker {
+        let mut breaker = Breaker::new();
+        let changes: Vec<_> = (0..3).map(|url| breaker.end(false, Dead, url, PATIENCE, now)).collect();
+        assert_eq!(changes, [Option::None, Option::None, Some(Change::Opened)]);
+        breaker
+    }
+
+    #[test]
+    fn probes_go_through_one_at_a_time_and_ever_more_rarely() {
+        let mut now = Instant::now();
+        let mut breaker = open(now);
+        for pause in [1, 2, 4, 8, 16, 30, 30] {
+            let almost = now + secs(pause) - Duration::from_millis(1);
+            assert_eq!(breaker.ask(almost), Leave::Refused { wait: Duration::from_millis(1) });
+            assert!(!breaker.is_probe_due(almost) && breaker.is_probe_due(now + secs(pause)));
+            now += secs(pause);
+            assert_eq!(breaker.ask(now), Leave::Probe);
+            assert!(matches!(breaker.ask(now), Leave::Refused { .. }), "one at a time");
+            // Of a request that was sent before it opened.
+            assert_eq!(breaker.end(false, Dead, 7, PATIENCE, now), Option::None);
+            assert!(breaker.is_open() && !breaker.is_probe_due(now + secs(60)));
+            now += secs(60);
+            assert_eq!(breaker.end(true, Dead, 8, PATIENCE, now), Option::None, "that is told once");
+        }
+        now += secs(30);
+        assert_eq!(breaker.ask(now), Leave::Probe);
+        assert_eq!(breaker.end(true, None, 8, PATIENCE, now), Option::None, "a probe that was given up");
+        assert_eq!(breaker.ask(now + secs(30)), Leave::Probe);
+        assert_eq!(breaker.end(true, Alive, 8, PATIENCE, now), Some(Change::Closed));
+        assert_eq!((breaker.ask(now), breaker.ask(now)), (Leave::Granted, Leave::Granted));
+    }
+
+    #[test]
+    fn a_late_response_closes_it() {
+        let now = Instant::now();
+        let mut breaker = open(now);
+        assert_eq!(breaker.end(false, Alive, 9, PATIENCE, now), Some(Change::Closed));
+        assert!(!breaker.is_open());
+    }
+
+    #[test]
+    fn only_connecting_and_the_first_byte_say_that_an_origin_is_dead() {
+        for (error, sign) in [
+            (OriginError::Refused, Dead),
+            (OriginError::Dns, Dead),
+            (OriginError::ConnectTimeout, Dead),
+            (OriginError::FirstByteTimeout, Dead),
+            (OriginError::Terminated, Alive),
+            (OriginError::Protocol, Alive),
+            (OriginError::ConnectionLimit, None),
+            (OriginError::RequestPause, None),
+        ] {
+            assert_eq!(Sign::of(error), sign, "{error}");
+        }
+    }
+}
