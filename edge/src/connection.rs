@@ -12,18 +12,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use nearcast_fleet::config::ClientLimits;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
-use crate::request_head::{BodyEnd, HeadLimits, Judged, Refusal, judge};
+use crate::request_head::{BodyEnd, Judged, Refusal, judge};
 
-/// How long a connection may lie idle between requests.
-pub(crate) const IDLE_MAX: Duration = Duration::from_secs(75);
-/// How long a request head may take from its first byte on.
-pub(crate) const HEAD_MAX: Duration = Duration::from_secs(10);
-/// How long a client may take no byte of a response.
-pub(crate) const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
 /// How long, and for how many bytes, what a client still sends is read after the last response.
 const LINGER_MAX: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 256 * 1024;
@@ -41,7 +36,7 @@ pub(crate) struct Phase {
     is_last: AtomicBool,
     /// The HTTP library has a request whose response is not made whole.
     is_answering: AtomicBool,
-    /// Bytes behind that request wait for it.
+    /// It was told to wait for that before it reads on.
     has_held: AtomicBool,
 }
 
@@ -78,7 +73,7 @@ impl Phase {
         self.has_held.store(true, Ordering::Relaxed);
     }
 
-    /// Whether bytes waited for a response that has ended since: nothing else wakes who reads.
+    /// Whether reading waited for a response that has ended since: nothing else wakes it.
     pub(crate) fn take_held(&self) -> bool {
         !self.is_answering() && self.has_held.swap(false, Ordering::Relaxed)
     }
@@ -97,6 +92,7 @@ impl Phase {
 pub(crate) struct ClientSocket {
     stream: TcpStream,
     phase: Arc<Phase>,
+    limits: Arc<ClientLimits>,
     is_idle: bool,
     deadline: Instant,
     timer: Pin<Box<Sleep>>,
@@ -106,16 +102,31 @@ pub(crate) struct ClientSocket {
 }
 
 impl ClientSocket {
-    pub(crate) fn new(stream: TcpStream, phase: Arc<Phase>) -> Self {
+    pub(crate) fn new(stream: TcpStream, phase: Arc<Phase>, limits: Arc<ClientLimits>) -> Self {
         // The first head has to come as quickly as any other.
         phase.set(HEAD);
-        let deadline = Instant::now() + HEAD_MAX;
-        Self { stream, phase, is_idle: false, deadline, timer: Box::pin(tokio::time::sleep_until(deadline)), write_stall: None, gate: None }
+        let deadline = Instant::now() + limits.head_timeout;
+        Self {
+            stream,
+            phase,
+            limits,
+            is_idle: false,
+            deadline,
+            timer: Box::pin(tokio::time::sleep_until(deadline)),
+            write_stall: None,
+            gate: None,
+        }
     }
 
     /// From here on the HTTP library reads, first of all what [`poll_fill`](Self::poll_fill) has taken.
-    pub(crate) fn hand_over(&mut self, input: BytesMut, limits: HeadLimits) {
+    pub(crate) fn hand_over(&mut self, input: BytesMut) {
+        let limits = self.limits.clone();
         self.gate = Some(Box::new(Gate { limits, input, seen: 0, may_pass: 0, is_blind: false, refusal: None }));
+    }
+
+    /// Bytes that a request's head may have.
+    pub(crate) fn head_bytes_max(&self) -> usize {
+        self.limits.head_bytes_max
     }
 
     /// Why the library's reading has ended, where a head was refused.
@@ -141,7 +152,7 @@ impl ClientSocket {
         if length > 0 && self.phase.get() == IDLE {
             self.phase.set(HEAD);
             self.is_idle = false;
-            self.deadline = Instant::now() + HEAD_MAX;
+            self.deadline = Instant::now() + self.limits.head_timeout;
         }
     }
 
@@ -172,7 +183,7 @@ impl ClientSocket {
         }
         if phase == IDLE && !self.is_idle {
             self.is_idle = true;
-            self.deadline = Instant::now() + IDLE_MAX;
+            self.deadline = Instant::now() + self.limits.idle_timeout;
         }
         loop {
             if self.timer.as_mut().poll(cx).is_pending() {
@@ -231,9 +242,10 @@ impl ClientSocket {
                     continue;
                 }
             }
-            if is_answering && !gate.input.is_empty() {
+            if is_answering {
+                // Bytes or none, the wait for the next head begins with the end of the response.
                 self.phase.hold();
-                if gate.input.len() >= gate.limits.bytes {
+                if gate.input.len() >= gate.limits.head_bytes_max {
                     return Poll::Pending;
                 }
             }
@@ -255,7 +267,7 @@ impl ClientSocket {
             self.write_stall = None;
             return Ok(());
         }
-        let stall = self.write_stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_STALL_MAX)));
+        let stall = self.write_stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.limits.write_timeout)));
         match stall.as_mut().poll(cx) {
             Poll::Pending => Ok(()),
             Poll::Ready(()) => Err(io::Error::new(io::ErrorKind::TimedOut, "the client took nothing in time")),
@@ -306,7 +318,7 @@ impl AsyncWrite for ClientSocket {
 /// response, so that no head is missed.
 #[derive(Debug)]
 struct Gate {
-    limits: HeadLimits,
+    limits: Arc<ClientLimits>,
     /// Read and not yet passed on.
     input: BytesMut,
     /// Bytes of a head that were looked at and do not end it.
@@ -330,12 +342,12 @@ impl Gate {
 
     /// Looks at the next head. `true` when there is something to pass on.
     fn look(&mut self) -> bool {
-        if !ends_head(&self.input, self.seen) && self.input.len() < self.limits.bytes {
+        if !ends_head(&self.input, self.seen) && self.input.len() < self.limits.head_bytes_max {
             self.seen = self.input.len();
             return false;
         }
         self.seen = 0;
-        match judge(&self.input, self.limits) {
+        match judge(&self.input, &self.limits) {
             Judged::Incomplete => self.seen = self.input.len(),
             Judged::Refused(refusal) => self.refusal = Some(refusal),
             Judged::Whole { length, body } => {
@@ -360,13 +372,21 @@ pub(crate) fn ends_head(input: &[u8], seen: usize) -> bool {
 mod tests {
     use super::*;
 
+    const LIMITS: ClientLimits = ClientLimits {
+        head_bytes_max: 1024,
+        fields_max: 8,
+        head_timeout: Duration::from_secs(7),
+        idle_timeout: Duration::from_secs(40),
+        write_timeout: Duration::from_secs(20),
+    };
+
     /// A client, and the edge's end of its connection.
     async fn pair() -> (TcpStream, ClientSocket, Arc<Phase>) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("somebody listens");
         let (accepted, _) = listener.accept().await.expect("a connection waits");
         let phase = Arc::new(Phase::default());
-        (client, ClientSocket::new(accepted, phase.clone()), phase)
+        (client, ClientSocket::new(accepted, phase.clone(), Arc::new(LIMITS)), phase)
     }
 
     async fn fill(socket: &mut ClientSocket) -> io::Result<usize> {
@@ -381,18 +401,18 @@ mod tests {
         client.write_all(b"GET / HT").await.expect("sent");
         assert_eq!(fill(&mut socket).await.expect("a begin"), 8);
         let error = fill(&mut socket).await.expect_err("the head never ends");
-        assert_eq!((error.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, HEAD_MAX.as_secs()));
+        assert_eq!((error.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, LIMITS.head_timeout.as_secs()));
 
         let (mut client, mut socket, idle) = pair().await;
         client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.expect("sent");
         assert_eq!(fill(&mut socket).await.expect("a head"), 18);
         idle.request_began();
-        let working = tokio::time::timeout(IDLE_MAX * 10, fill(&mut socket)).await;
+        let working = tokio::time::timeout(LIMITS.idle_timeout * 10, fill(&mut socket)).await;
         assert!(working.is_err(), "a request may take as long as it takes");
         idle.request_ended();
         let began = Instant::now();
         let error = fill(&mut socket).await.expect_err("nothing more comes");
-        assert_eq!((error.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, IDLE_MAX.as_secs()));
+        assert_eq!((error.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, LIMITS.idle_timeout.as_secs()));
         drop((client, phase));
     }
 
@@ -403,11 +423,11 @@ mod tests {
         let began = Instant::now();
         let error = loop {
             match socket.write_all(&block).await {
-                Ok(()) => assert!(began.elapsed() < WRITE_STALL_MAX, "the buffers take everything"),
+                Ok(()) => assert!(began.elapsed() < LIMITS.write_timeout, "the buffers take everything"),
                 Err(error) => break error,
             }
         };
-        assert_eq!((error.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, WRITE_STALL_MAX.as_secs()));
+        assert_eq!((error.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, LIMITS.write_timeout.as_secs()));
         drop(client);
     }
 
@@ -441,7 +461,7 @@ mod tests {
                 let all = format!("{before}{head}");
                 for cut in 0..all.len() {
                     let (mut client, mut socket, phase) = pair().await;
-                    socket.hand_over(BytesMut::from(&all[..cut]), HeadLimits { bytes: 1024, fields: 8 });
+                    socket.hand_over(BytesMut::from(&all[..cut]));
                     client.write_all(&all.as_bytes()[cut..]).await.expect("sent");
                     client.shutdown().await.expect("sent");
                     let (passed, is_refused) = passed(&phase, &mut socket).await;
@@ -457,13 +477,13 @@ mod tests {
     async fn a_head_waits_for_the_response_before_it_and_has_its_own_time() {
         let (mut client, mut socket, phase) = pair().await;
         let mut buffer = [0; 64];
-        socket.hand_over(BytesMut::new(), HeadLimits { bytes: 1024, fields: 8 });
+        socket.hand_over(BytesMut::new());
         let head = b"GET / HTTP/1.1\r\n\r\n";
         client.write_all(&head.repeat(2)).await.expect("sent");
         client.write_all(b"GET").await.expect("sent");
         assert_eq!(socket.read(&mut buffer).await.expect("a head"), head.len());
         phase.request_began();
-        assert!(tokio::time::timeout(IDLE_MAX * 10, socket.read(&mut buffer)).await.is_err(), "the next one waits");
+        assert!(tokio::time::timeout(LIMITS.idle_timeout * 10, socket.read(&mut buffer)).await.is_err(), "the next one waits");
         assert!(!phase.take_held());
         phase.request_ended();
         phase.answering_ended();
@@ -472,6 +492,6 @@ mod tests {
         phase.answering_ended();
         let began = Instant::now();
         assert_eq!(socket.read(&mut buffer).await.expect("the end"), 0);
-        assert_eq!((began.elapsed().as_secs(), socket.take_refusal()), (HEAD_MAX.as_secs(), Some(Refusal::too_slow())));
+        assert_eq!((began.elapsed().as_secs(), socket.take_refusal()), (LIMITS.head_timeout.as_secs(), Some(Refusal::too_slow())));
     }
 }

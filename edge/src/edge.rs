@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use nearcast_fleet::clock::unix_millis;
-use nearcast_fleet::config::{CachePolicy, Fleet, Secret};
+use nearcast_fleet::config::{CachePolicy, ClientLimits, Fleet, Secret};
 
 use crate::fill::Forwards;
 use crate::index::Index;
@@ -125,6 +125,8 @@ pub(crate) struct Edge {
     pub(crate) is_caught_up: AtomicBool,
     pub(crate) connections: AtomicU64,
     pub(crate) refused_connections: AtomicU64,
+    /// Shared with each connection.
+    pub(crate) clients: Arc<ClientLimits>,
     /// Larger bodies are passed through, whatever a site says: the store could not hold them.
     pub(crate) body_bytes_max: u64,
 }

@@ -107,6 +107,7 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
         is_caught_up: AtomicBool::new(false),
         connections: AtomicU64::new(0),
         refused_connections: AtomicU64::new(0),
+        clients: Arc::new(node.clients),
         body_bytes_max: config.disk.as_ref().map_or(config.memory_bytes, |d| d.pull_bytes.max(config.memory_bytes)) / BODY_SHARE,
     });
     let recovering = edge.clone();

@@ -318,6 +318,7 @@ pub(crate) struct Plan {
     /// Cluster peers beside this node: name and service address.
     pub(crate) peers: Vec<(String, SocketAddr)>,
     pub(crate) listen: Option<SocketAddr>,
+    pub(crate) clients: ClientLimits,
 }
 
 impl Plan {
@@ -334,6 +335,7 @@ impl Plan {
             name: "ams-1".into(),
             peers: vec![],
             listen: None,
+            clients: ClientLimits::default(),
         }
     }
 
@@ -348,6 +350,7 @@ impl Plan {
             disk: Bytes(self.disk),
             threads: Some(2),
             capacity_bits: None,
+            clients: self.clients,
         };
         let own = Node { admin: Some(admin), ..node(&self.name, listen) };
         Fleet {

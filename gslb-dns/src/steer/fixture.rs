@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nearcast_fleet::clock::FleetClock;
-use nearcast_fleet::config::{CachePolicy, Cluster, DailyWindow, Fleet, HealthCheck, Node, Place, Secret, SelectionPolicy, Site, Steering};
+use nearcast_fleet::config::{
+    CachePolicy, ClientLimits, Cluster, DailyWindow, Fleet, HealthCheck, Node, Place, Secret, SelectionPolicy, Site, Steering,
+};
 use nearcast_fleet::units::Bytes;
 
 pub(super) const KEY: &str = "a key that only these tests know";
@@ -22,6 +24,7 @@ pub(super) fn node(name: &str, addresses: &[&str]) -> Node {
         disk: Bytes(0),
         threads: None,
         capacity_bits: None,
+        clients: ClientLimits::default(),
     }
 }
 
