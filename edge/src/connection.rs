@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
+use crate::connections::{IdleSince, Place};
 use crate::request_head::{BodyEnd, Judged, Refusal, judge};
 
 /// How long, and for how many bytes, what a client still sends is read after the last response.
@@ -38,6 +39,7 @@ pub(crate) struct Phase {
     is_answering: AtomicBool,
     /// It was told to wait for that before it reads on.
     has_held: AtomicBool,
+    pub(crate) idle_since: IdleSince,
 }
 
 impl Phase {
@@ -90,6 +92,8 @@ impl Phase {
 /// A client's socket with the limits named above.
 #[derive(Debug)]
 pub(crate) struct ClientSocket {
+    /// Before the stream, as it is dropped first.
+    place: Option<Place>,
     stream: TcpStream,
     phase: Arc<Phase>,
     limits: Arc<ClientLimits>,
@@ -102,11 +106,15 @@ pub(crate) struct ClientSocket {
 }
 
 impl ClientSocket {
-    pub(crate) fn new(stream: TcpStream, phase: Arc<Phase>, limits: Arc<ClientLimits>) -> Self {
+    pub(crate) fn new(stream: TcpStream, phase: Arc<Phase>, limits: Arc<ClientLimits>, mut place: Option<Place>) -> Self {
         // The first head has to come as quickly as any other.
         phase.set(HEAD);
         let deadline = Instant::now() + limits.head_timeout;
+        if let Some(place) = &mut place {
+            place.enter(&stream, &phase);
+        }
         Self {
+            place,
             stream,
             phase,
             limits,
@@ -149,7 +157,11 @@ impl ClientSocket {
 
     /// That so many bytes are there which were not looked at: the first byte after a pause begins a head.
     pub(crate) fn note_read(&mut self, length: usize) {
-        if length > 0 && self.phase.get() == IDLE {
+        if length == 0 {
+            return;
+        }
+        self.phase.idle_since.note_busy();
+        if self.phase.get() == IDLE {
             self.phase.set(HEAD);
             self.is_idle = false;
             self.deadline = Instant::now() + self.limits.head_timeout;
@@ -183,7 +195,11 @@ impl ClientSocket {
         }
         if phase == IDLE && !self.is_idle {
             self.is_idle = true;
-            self.deadline = Instant::now() + self.limits.idle_timeout;
+            let now = Instant::now();
+            self.deadline = now + self.limits.idle_timeout;
+            if let Some(place) = &self.place {
+                place.note_idle(&self.phase.idle_since, now);
+            }
         }
         loop {
             if self.timer.as_mut().poll(cx).is_pending() {
@@ -378,6 +394,7 @@ mod tests {
         head_timeout: Duration::from_secs(7),
         idle_timeout: Duration::from_secs(40),
         write_timeout: Duration::from_secs(20),
+        connections_max: None,
     };
 
     /// A client, and the edge's end of its connection.
@@ -386,7 +403,7 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("somebody listens");
         let (accepted, _) = listener.accept().await.expect("a connection waits");
         let phase = Arc::new(Phase::default());
-        (client, ClientSocket::new(accepted, phase.clone(), Arc::new(LIMITS)), phase)
+        (client, ClientSocket::new(accepted, phase.clone(), Arc::new(LIMITS), None), phase)
     }
 
     async fn fill(socket: &mut ClientSocket) -> io::Result<usize> {

@@ -11,6 +11,7 @@ use http::HeaderValue;
 use nearcast_fleet::clock::unix_millis;
 use nearcast_fleet::config::{CachePolicy, ClientLimits, Fleet, Secret};
 
+use crate::connections::Connections;
 use crate::fill::Forwards;
 use crate::index::Index;
 use crate::metrics::{Metrics, SiteCounters};
@@ -123,8 +124,7 @@ pub(crate) struct Edge {
     pub(crate) is_draining: AtomicBool,
     /// Whether every purge is known that an earlier run's responses may be covered by.
     pub(crate) is_caught_up: AtomicBool,
-    pub(crate) connections: AtomicU64,
-    pub(crate) refused_connections: AtomicU64,
+    pub(crate) connections: Arc<Connections>,
     /// Shared with each connection.
     pub(crate) clients: Arc<ClientLimits>,
     /// Larger bodies are passed through, whatever a site says: the store could not hold them.

@@ -31,6 +31,7 @@ use tokio::sync::watch;
 
 use crate::body::ClientBody;
 use crate::connection::{ClientSocket, Phase, ends_head};
+use crate::connections::Place;
 use crate::edge::Worker;
 use crate::handler::{self, Brief, LastHost};
 use crate::interim;
@@ -46,10 +47,10 @@ const HEAD_BYTES_TYPICAL: usize = 2048;
 const COPIED_BYTES_MAX: usize = 4096;
 
 /// Serves one connection until either side ends it.
-pub(crate) async fn serve(worker: Arc<Worker>, stream: TcpStream, client: IpAddr, ending: watch::Receiver<bool>) {
+pub(crate) async fn serve(worker: Arc<Worker>, stream: TcpStream, client: IpAddr, place: Place, ending: watch::Receiver<bool>) {
     let phase = Arc::new(Phase::default());
     let mut connection = Connection {
-        socket: ClientSocket::new(stream, phase.clone(), worker.edge.clients.clone()),
+        socket: ClientSocket::new(stream, phase.clone(), worker.edge.clients.clone(), Some(place)),
         last: Arc::new(Mutex::new(LastHost::default())),
         worker,
         phase,

@@ -231,6 +231,8 @@ pub struct ClientLimits {
     pub idle_timeout: Duration,
     /// How long a client may take no byte of a response.
     pub write_timeout: Duration,
+    /// Connections of clients that may be open; `None` leaves it to the limit of open files.
+    pub connections_max: Option<usize>,
 }
 
 impl Default for ClientLimits {
@@ -241,6 +243,7 @@ impl Default for ClientLimits {
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             write_timeout: Duration::from_secs(30),
+            connections_max: None,
         }
     }
 }

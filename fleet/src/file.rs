@@ -51,7 +51,7 @@ pub const SETTINGS: &[(&str, &[&str])] = &[
 const ROOT: &[&str] = &["fleet", "clock", "clients", "control", "steering", "origin_node", "name_server", "cluster", "site", "zone"];
 const FLEET: &[&str] = &["zone", "hostmaster", "state_dir", "node_key", "node_key_file", "report_interval", "name_servers"];
 const CLOCK: &[&str] = &["speed", "anchor_real", "anchor_fleet"];
-const CLIENTS: &[&str] = &["head_max", "fields_max", "head_timeout", "idle_timeout", "write_timeout"];
+const CLIENTS: &[&str] = &["head_max", "fields_max", "head_timeout", "idle_timeout", "write_timeout", "connections_max"];
 const CONTROL: &[&str] = &["name", "listen", "url", "admin", "push"];
 const PUSH: &[&str] = &["enabled", "half_life", "expected_requests_min"];
 const STEERING: &[&str] = &["geo_db", "rtt_max_age", "rtt_explore", "health"];
@@ -827,6 +827,7 @@ fn check_clients(section: &Section<'_>, otherwise: ClientLimits) -> ClientLimits
         head_timeout: section.duration("head_timeout", second..=300 * second).unwrap_or(otherwise.head_timeout),
         idle_timeout: section.duration("idle_timeout", second..=3600 * second).unwrap_or(otherwise.idle_timeout),
         write_timeout: section.duration("write_timeout", second..=600 * second).unwrap_or(otherwise.write_timeout),
+        connections_max: section.integer("connections_max", 16..=1_000_000).map(|n| n as usize).or(otherwise.connections_max),
     }
 }
 

@@ -137,6 +137,7 @@ fields_max = 200
 head_timeout = "5s"
 idle_timeout = "1m"
 write_timeout = "20s"
+connections_max = 5000
 
 [control]
 name = "brain"
@@ -208,6 +209,7 @@ capacity = "1Gbit/s"
 [cluster.node.clients]
 fields_max = 100
 idle_timeout = "15s"
+connections_max = 800
 
 [[cluster]]
 name = "nyc"
@@ -291,8 +293,12 @@ fn every_setting_is_taken_as_written() {
         head_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(60),
         write_timeout: Duration::from_secs(20),
+        connections_max: Some(5000),
     };
-    assert_eq!(node.clients, ClientLimits { fields_max: 100, idle_timeout: Duration::from_secs(15), ..clients });
+    assert_eq!(
+        node.clients,
+        ClientLimits { fields_max: 100, idle_timeout: Duration::from_secs(15), connections_max: Some(800), ..clients }
+    );
     assert_eq!(nyc.nodes[0].clients, clients, "what a node does not say is as for all");
     assert_eq!(nyc.nodes[0].service.to_string(), "192.0.2.2:8080", "a listener on every address is reached by the node's own");
     let site = &fleet.sites[0];
