@@ -12,18 +12,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use nearcast_fleet::config::ClientLimits;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
-use crate::request_head::{BodyEnd, HeadLimits, Judged, Refusal, judge};
+use crate::connections::{IdleSince, Place};
+use crate::request_head::{BodyEnd, Judged, Refusal, judge};
 
-/// How long a connection may lie idle between requests.
-pub(crate) const IDLE_MAX: Duration = Duration::from_secs(75);
-/// How long a request head may take from its first byte on.
-pub(crate) const HEAD_MAX: Duration = Duration::from_secs(10);
-/// How long a client may take no byte of a response.
-pub(crate) const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
 /// How long, and for how many bytes, what a client still sends is read after the last response.
 const LINGER_MAX: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 256 * 1024;
@@ -41,8 +37,9 @@ pub(crate) struct Phase {
     is_last: AtomicBool,
     /// The HTTP library has a request whose response is not made whole.
     is_answering: AtomicBool,
-    /// Bytes behind that request wait for it.
+    /// It was told to wait for that before it reads on.
     has_held: AtomicBool,
+    pub(crate) idle_since: IdleSince,
 }
 
 impl Phase {
@@ -78,7 +75,7 @@ impl Phase {
         self.has_held.store(true, Ordering::Relaxed);
     }
 
-    /// Whether bytes waited for a response that has ended since: nothing else wakes who reads.
+    /// Whether reading waited for a response that has ended since: nothing else wakes it.
     pub(crate) fn take_held(&self) -> bool {
         !self.is_answering() && self.has_held.swap(false, Ordering::Relaxed)
     }
@@ -95,8 +92,11 @@ impl Phase {
 /// A client's socket with the limits named above.
 #[derive(Debug)]
 pub(crate) struct ClientSocket {
+    /// Before the stream, as it is dropped first.
+    place: Option<Place>,
     stream: TcpStream,
     phase: Arc<Phase>,
+    limits: Arc<ClientLimits>,
     is_idle: bool,
     deadline: Instant,
     timer: Pin<Box<Sleep>>,
@@ -106,16 +106,35 @@ pub(crate) struct ClientSocket {
 }
 
 impl ClientSocket {
-    pub(crate) fn new(stream: TcpStream, phase: Arc<Phase>) -> Self {
+    pub(crate) fn new(stream: TcpStream, phase: Arc<Phase>, limits: Arc<ClientLimits>, mut place: Option<Place>) -> Self {
         // The first head has to come as quickly as any other.
         phase.set(HEAD);
-        let deadline = Instant::now() + HEAD_MAX;
-        Self { stream, phase, is_idle: false, deadline, timer: Box::pin(tokio::time::sleep_until(deadline)), write_stall: None, gate: None }
+        let deadline = Instant::now() + limits.head_timeout;
+        if let Some(place) = &mut place {
+            place.enter(&stream, &phase);
+        }
+        Self {
+            place,
+            stream,
+            phase,
+            limits,
+            is_idle: false,
+            deadline,
+            timer: Box::pin(tokio::time::sleep_until(deadline)),
+            write_stall: None,
+            gate: None,
+        }
     }
 
     /// From here on the HTTP library reads, first of all what [`poll_fill`](Self::poll_fill) has taken.
-    pub(crate) fn hand_over(&mut self, input: BytesMut, limits: HeadLimits) {
+    pub(crate) fn hand_over(&mut self, input: BytesMut) {
+        let limits = self.limits.clone();
         self.gate = Some(Box::new(Gate { limits, input, seen: 0, may_pass: 0, is_blind: false, refusal: None }));
+    }
+
+    /// Bytes that a request's head may have.
+    pub(crate) fn head_bytes_max(&self) -> usize {
+        self.limits.head_bytes_max
     }
 
     /// Why the library's reading has ended, where a head was refused.
@@ -138,10 +157,14 @@ impl ClientSocket {
 
     /// That so many bytes are there which were not looked at: the first byte after a pause begins a head.
     pub(crate) fn note_read(&mut self, length: usize) {
-        if length > 0 && self.phase.get() == IDLE {
+        if length == 0 {
+            return;
+        }
+        self.phase.idle_since.note_busy();
+        if self.phase.get() == IDLE {
             self.phase.set(HEAD);
             self.is_idle = false;
-            self.deadline = Instant::now() + HEAD_MAX;
+            self.deadline = Instant::now() + self.limits.head_timeout;
         }
     }
 
@@ -172,7 +195,11 @@ impl ClientSocket {
         }
         if phase == IDLE && !self.is_idle {
             self.is_idle = true;
-            self.deadline = Instant::now() + IDLE_MAX;
+            let now = Instant::now();
+            self.deadline = now + self.limits.idle_timeout;
+            if let Some(place) = &self.place {
+                place.note_idle(&self.phase.idle_since, now);
+            }
         }
         loop {
             if self.timer.as_mut().poll(cx).is_pending() {
@@ -231,9 +258,10 @@ impl ClientSocket {
                     continue;
                 }
             }
-            if is_answering && !gate.input.is_empty() {
+            if is_answering {
+                // Bytes or none, the wait for the next head begins with the end of the response.
                 self.phase.hold();
-                if gate.input.len() >= gate.limits.bytes {
+                if gate.input.len() >= gate.limits.head_bytes_max {
                     return Poll::Pending;
                 }
             }
@@ -255,7 +283,7 @@ impl ClientSocket {
             self.write_stall = None;
             return Ok(());
         }
-        let stall = self.write_stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_STALL_MAX)));
+        let stall = self.write_stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.limits.write_timeout)));
         match stall.as_mut().poll(cx) {
             Poll::Pending => Ok(()),
             Poll::Ready(()) => Err(io::Error::new(io::ErrorKind::TimedOut, "the client took nothing in time")),
@@ -306,7 +334,7 @@ impl AsyncWrite for ClientSocket {
 /// response, so that no head is missed.
 #[derive(Debug)]
 struct Gate {
-    limits: HeadLimits,
+    limits: Arc<ClientLimits>,
     /// Read and not yet passed on.
     input: BytesMut,
     /// Bytes of a head that were looked at and do not end it.
@@ -330,12 +358,12 @@ impl Gate {
 
     /// Looks at the next head. `true` when there is something to pass on.
     fn look(&mut self) -> bool {
-        if !ends_head(&self.input, self.seen) && self.input.len() < self.limits.bytes {
+        if !ends_head(&self.input, self.seen) && self.input.len() < self.limits.head_bytes_max {
             self.seen = self.input.len();
             return false;
         }
         self.seen = 0;
-        match judge(&self.input, self.limits) {
+        match judge(&self.input, &self.limits) {
             Judged::Incomplete => self.seen = self.input.len(),
             Judged::Refused(refusal) => self.refusal = Some(refusal),
             Judged::Whole { length, body } => {
@@ -360,13 +388,22 @@ pub(crate) fn ends_head(input: &[u8], seen: usize) -> bool {
 mod tests {
     use super::*;
 
+    const LIMITS: ClientLimits = ClientLimits {
+        head_bytes_max: 1024,
+        fields_max: 8,
+        head_timeout: Duration::from_secs(7),
+        idle_timeout: Duration::from_secs(40),
+        write_timeout: Duration::from_secs(20),
+        connections_max: None,
+    };
+
     /// A client, and the edge's end of its connection.
     async fn pair() -> (TcpStream, ClientSocket, Arc<Phase>) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("somebody listens");
         let (accepted, _) = listener.accept().await.expect("a connection waits");
         let phase = Arc::new(Phase::default());
-        (client, ClientSocket::new(accepted, phase.clone()), phase)
+        (client, ClientSocket::new(accepted, phase.clone(), Arc::new(LIMITS), None), phase)
     }
 
     async fn fill(socket: &mut ClientSocket) -> io::Result<usize> {
@@ -381,18 +418,18 @@ mod tests {
         client.write_all(b"GET / HT").await.expect("sent");
         assert_eq!(fill(&mut socket).await.expect("a begin"), 8);
         let error = fill(&mut socket).await.expect_err("the head never ends");
-        assert_eq!((error.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, HEAD_MAX.as_secs()));
+        assert_eq!((error.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, LIMITS.head_timeout.as_secs()));
 
         let (mut client, mut socket, idle) = pair().await;
         client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.expect("sent");
         assert_eq!(fill(&mut socket).await.expect("a head"), 18);
         idle.request_began();
-        let working = tokio::time::timeout(IDLE_MAX * 10, fill(&mut socket)).await;
+        let working = tokio::time::timeout(LIMITS.idle_timeout * 10, fill(&mut socket)).await;
         assert!(working.is_err(), "a request may take as long as it takes");
         idle.request_ended();
         let began = Instant::now();
         let error = fill(&mut socket).await.expect_err("nothing more comes");
-        assert_eq!((error.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, IDLE_MAX.as_secs()));
+        assert_eq!((error.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, LIMITS.idle_timeout.as_secs()));
         drop((client, phase));
     }
 
@@ -403,11 +440,11 @@ mod tests {
         let began = Instant::now();
         let error = loop {
             match socket.write_all(&block).await {
-                Ok(()) => assert!(began.elapsed() < WRITE_STALL_MAX, "the buffers take everything"),
+                Ok(()) => assert!(began.elapsed() < LIMITS.write_timeout, "the buffers take everything"),
                 Err(error) => break error,
             }
         };
-        assert_eq!((error.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, WRITE_STALL_MAX.as_secs()));
+        assert_eq!((error.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, LIMITS.write_timeout.as_secs()));
         drop(client);
     }
 
@@ -441,7 +478,7 @@ mod tests {
                 let all = format!("{before}{head}");
                 for cut in 0..all.len() {
                     let (mut client, mut socket, phase) = pair().await;
-                    socket.hand_over(BytesMut::from(&all[..cut]), HeadLimits { bytes: 1024, fields: 8 });
+                    socket.hand_over(BytesMut::from(&all[..cut]));
                     client.write_all(&all.as_bytes()[cut..]).await.expect("sent");
                     client.shutdown().await.expect("sent");
                     let (passed, is_refused) = passed(&phase, &mut socket).await;
@@ -457,13 +494,13 @@ mod tests {
     async fn a_head_waits_for_the_response_before_it_and_has_its_own_time() {
         let (mut client, mut socket, phase) = pair().await;
         let mut buffer = [0; 64];
-        socket.hand_over(BytesMut::new(), HeadLimits { bytes: 1024, fields: 8 });
+        socket.hand_over(BytesMut::new());
         let head = b"GET / HTTP/1.1\r\n\r\n";
         client.write_all(&head.repeat(2)).await.expect("sent");
         client.write_all(b"GET").await.expect("sent");
         assert_eq!(socket.read(&mut buffer).await.expect("a head"), head.len());
         phase.request_began();
-        assert!(tokio::time::timeout(IDLE_MAX * 10, socket.read(&mut buffer)).await.is_err(), "the next one waits");
+        assert!(tokio::time::timeout(LIMITS.idle_timeout * 10, socket.read(&mut buffer)).await.is_err(), "the next one waits");
         assert!(!phase.take_held());
         phase.request_ended();
         phase.answering_ended();
@@ -472,6 +509,6 @@ mod tests {
         phase.answering_ended();
         let began = Instant::now();
         assert_eq!(socket.read(&mut buffer).await.expect("the end"), 0);
-        assert_eq!((began.elapsed().as_secs(), socket.take_refusal()), (HEAD_MAX.as_secs(), Some(Refusal::too_slow())));
+        assert_eq!((began.elapsed().as_secs(), socket.take_refusal()), (LIMITS.head_timeout.as_secs(), Some(Refusal::too_slow())));
     }
 }

@@ -9,9 +9,10 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use http::{HeaderName, HeaderValue};
 use nearcast_fleet::clock::unix_millis;
-use nearcast_fleet::config::{CachePolicy, Fleet, PurgePolicy, Secret};
+use nearcast_fleet::config::{CachePolicy, ClientLimits, Fleet, PurgePolicy, Secret};
 
 use crate::changes::Changes;
+use crate::connections::Connections;
 use crate::fill::Forwards;
 use crate::index::Index;
 use crate::metrics::{Metrics, SiteCounters};
@@ -154,8 +155,9 @@ pub(crate) struct Edge {
     pub(crate) is_draining: AtomicBool,
     /// Whether every purge is known that an earlier run's responses may be covered by.
     pub(crate) is_caught_up: AtomicBool,
-    pub(crate) connections: AtomicU64,
-    pub(crate) refused_connections: AtomicU64,
+    pub(crate) connections: Arc<Connections>,
+    /// Shared with each connection.
+    pub(crate) clients: Arc<ClientLimits>,
     /// Larger bodies are passed through, whatever a site says: the store could not hold them.
     pub(crate) body_bytes_max: u64,
 }

@@ -24,35 +24,33 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nearcast_fleet::config::ClientLimits;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::body::ClientBody;
 use crate::connection::{ClientSocket, Phase, ends_head};
+use crate::connections::Place;
 use crate::edge::Worker;
 use crate::handler::{self, Brief, LastHost};
 use crate::interim;
 use crate::policy::fields;
-use crate::request_head::{HeadLimits, Judged, Refusal, judge};
+use crate::request_head::{Judged, Refusal, judge};
 use crate::server::asked;
 
-/// How large a request's head may be.
-const HEAD_LIMITS: HeadLimits = HeadLimits { bytes: 64 * 1024, fields: 128 };
 /// Fields of a head that is answered here; what has more goes to hyper.
 const FIELDS_MAX: usize = 128;
-/// What hyper buffers holds any head that is let pass; its own limit is never met.
-const HYPER_HEAD_BYTES_MAX: usize = 2 * HEAD_LIMITS.bytes;
 /// Room for a head that a connection makes at first, and keeps while it is idle.
 const HEAD_BYTES_TYPICAL: usize = 2048;
 /// A body up to this length is copied behind its head: that costs less than a second piece to write.
 const COPIED_BYTES_MAX: usize = 4096;
 
 /// Serves one connection until either side ends it.
-pub(crate) async fn serve(worker: Arc<Worker>, stream: TcpStream, client: IpAddr, ending: watch::Receiver<bool>) {
+pub(crate) async fn serve(worker: Arc<Worker>, stream: TcpStream, client: IpAddr, place: Place, ending: watch::Receiver<bool>) {
     let phase = Arc::new(Phase::default());
     let mut connection = Connection {
-        socket: ClientSocket::new(stream, phase.clone()),
+        socket: ClientSocket::new(stream, phase.clone(), worker.edge.clients.clone(), Some(place)),
         last: Arc::new(Mutex::new(LastHost::default())),
         worker,
         phase,
@@ -153,8 +151,9 @@ impl Connection {
                 }
             }
             seen = self.input.len();
-            if seen >= HEAD_LIMITS.bytes
-                && let Judged::Refused(refusal) = judge(&self.input, HEAD_LIMITS)
+            let limits = &self.worker.edge.clients;
+            if seen >= limits.head_bytes_max
+                && let Judged::Refused(refusal) = judge(&self.input, limits)
             {
                 return Ok(Ended::Refused(refusal));
             }
@@ -186,7 +185,7 @@ impl Connection {
         let (request, is_last) = match self.take_request() {
             Taken::Incomplete => return Ok(Step::Incomplete),
             Taken::Other => {
-                return Ok(match judge(&self.input, HEAD_LIMITS) {
+                return Ok(match judge(&self.input, &self.worker.edge.clients) {
                     Judged::Incomplete => Step::Incomplete,
                     Judged::Whole { .. } => Step::Other,
                     Judged::Refused(refusal) => Step::Refused(refusal),
@@ -209,7 +208,7 @@ impl Connection {
     /// Takes the request at the begin of what was read out of it, and answers it where that takes no time.
     fn take_request(&mut self) -> Taken {
         let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
-        let head = match Head::parse(&self.input, &mut fields) {
+        let head = match Head::parse(&self.input, &mut fields, &self.worker.edge.clients) {
             Parsed::Whole(head) => head,
             Parsed::Incomplete => return Taken::Incomplete,
             Parsed::Other => return Taken::Other,
@@ -317,7 +316,8 @@ impl Connection {
     /// Lets hyper serve the connection from here on.
     async fn hand_over(self, mut ending: watch::Receiver<bool>) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let Self { worker, mut socket, phase, client, last, input, .. } = self;
-        socket.hand_over(input, HEAD_LIMITS);
+        socket.hand_over(input);
+        let ClientLimits { head_bytes_max, fields_max, .. } = *worker.edge.clients;
         let (of_refusals, waiting) = (worker.clone(), phase.clone());
         let of_requests = phase.clone();
         let service = service_fn(move |request: Request<Incoming>| {
@@ -333,7 +333,7 @@ impl Connection {
             }))
         });
         let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(None).max_headers(HEAD_LIMITS.fields).max_header_size(HYPER_HEAD_BYTES_MAX);
+        builder.timer(TokioTimer::new()).header_read_timeout(None).max_headers(fields_max).max_header_size(head_bytes_max);
         let mut connection = builder.serve_connection(TokioIo::new(socket), service);
         let mut ending = pin!(asked(&mut ending).fuse());
         let ended = poll_fn(|cx| {
@@ -412,7 +412,7 @@ async fn unless_gone<T>(socket: &mut ClientSocket, input: &mut BytesMut, work: i
         if let Poll::Ready(done) = work.as_mut().poll(cx) {
             return Poll::Ready(Ok(done));
         }
-        while input.len() < HEAD_LIMITS.bytes {
+        while input.len() < socket.head_bytes_max() {
             input.reserve(HEAD_BYTES_TYPICAL);
             match ready!(socket.poll_fill(cx, input)) {
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
@@ -450,7 +450,7 @@ enum Parsed<'a> {
 }
 
 impl<'a> Head<'a> {
-    fn parse(input: &'a [u8], fields: &'a mut [MaybeUninit<httparse::Header<'a>>]) -> Parsed<'a> {
+    fn parse(input: &'a [u8], fields: &'a mut [MaybeUninit<httparse::Header<'a>>], limits: &ClientLimits) -> Parsed<'a> {
         let mut request = httparse::Request::new(&mut []);
         let length = match request.parse_with_uninit_headers(input, fields) {
             Ok(httparse::Status::Complete(length)) => length,
@@ -459,8 +459,9 @@ impl<'a> Head<'a> {
         };
         let (Some(method), Some(target), Some(1)) = (request.method, request.path, request.version) else { return Parsed::Other };
         // The parser lets a line end without a CR, and no CR stand alone (RFC 9112 section 2.2).
+        let is_too_large = length > limits.head_bytes_max || request.headers.len() > limits.fields_max;
         let count = |byte: u8| input[..length].iter().filter(|b| **b == byte).count();
-        if !target.starts_with('/') || length > HEAD_LIMITS.bytes || count(b'\n') != count(b'\r') {
+        if !target.starts_with('/') || is_too_large || count(b'\n') != count(b'\r') {
             return Parsed::Other;
         }
         let mut head = Self {
@@ -671,7 +672,7 @@ mod tests {
 
     fn parsed<T>(input: &[u8], look: impl FnOnce(Parsed<'_>) -> T) -> T {
         let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
-        look(Head::parse(input, &mut fields))
+        look(Head::parse(input, &mut fields, &ClientLimits::default()))
     }
 
     #[test]
@@ -826,7 +827,7 @@ mod tests {
                 prop_assert_eq!(Some((own, true)), hyper.clone());
             }
             // What is let pass is never refused there, and ends where it ends here.
-            if let Judged::Whole { body, .. } = judge(&input, HEAD_LIMITS) {
+            if let Judged::Whole { body, .. } = judge(&input, &ClientLimits::default()) {
                 prop_assert_eq!(hyper.map(|(_, is_empty)| is_empty), Some(body == BodyEnd::Length(0)));
             }
         }

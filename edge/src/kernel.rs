@@ -1,11 +1,12 @@
-//! What only the kernel can tell or do and no safe wrapper offers: TCP_INFO, a read that does not wait for the disk.
+//! What only the kernel can tell or do and no safe wrapper offers: TCP_INFO, a read that does not wait for the disk, the
+//! limit of open files, the end of another's connection.
 //!
 //! The one module of the edge with unsafe code; each function is a single system call with checked results.
-#![allow(unsafe_code)] // TCP_INFO and preadv2 have no safe wrapper among our dependencies.
+#![allow(unsafe_code)] // None of these has a safe wrapper among our dependencies.
 
 use std::fs::File;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
 
 /// The round-trip time of a TCP connection: the least the kernel has seen, else its smoothed estimate.
@@ -38,6 +39,22 @@ pub(crate) fn read_cached(file: &File, buffer: &mut [u8], offset: u64) -> bool {
     // exclusively ours and writable for its whole length.
     let read = unsafe { libc::preadv2(file.as_raw_fd(), &raw const vector, 1, offset, libc::RWF_NOWAIT) };
     usize::try_from(read).is_ok_and(|n| n == buffer.len())
+}
+
+/// How many files this process may have open; 1024, which is usual, where the system does not say.
+pub(crate) fn open_files_max() -> usize {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid rlimit that outlives the call, which keeps no pointer to it.
+    let result = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
+    if result == 0 { usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX) } else { 1024 }
+}
+
+/// Lets whoever reads from a socket find its end there, behind what has come already. The caller knows that the socket is
+/// open; on any other file it does nothing.
+pub(crate) fn end_reading(socket: RawFd) {
+    // SAFETY: shutdown takes two integers and touches no memory of ours; a number that is no socket is an error, which
+    // changes nothing.
+    unsafe { libc::shutdown(socket, libc::SHUT_RD) };
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! - [`server`]: listeners of one worker thread; [`connection`]: a client's socket with its time-outs; [`request_head`]:
 //!   what is refused before anything else looks at it; [`http1`]: the requests and responses on it;
-//!   [`interim`]: the responses that come before a response.
+//!   [`connections`]: how many there may be, and which give way; [`interim`]: the responses that come before a response.
 //! - [`handler`]: the life of one request, in order; [`policy`]: its questions, answered by pure functions.
 //! - [`fill`]: forward requests that fill the store, shared by everybody who wants the same; [`origin`]: the pool of
 //!   connections under them; [`content`]: bytes on their way and the readers that follow them.
@@ -17,6 +17,7 @@
 mod body;
 mod changes;
 mod connection;
+mod connections;
 mod content;
 mod edge;
 mod fill;
@@ -43,7 +44,7 @@ pub mod store;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -54,6 +55,7 @@ use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::follow::NodeContext;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::connections::Connections;
 use crate::edge::{Edge, Sites, Worker, now_ms};
 use crate::index::Index;
 use crate::metrics::{Collected, Metrics};
@@ -115,8 +117,8 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
         metrics: metrics.clone(),
         is_draining: AtomicBool::new(false),
         is_caught_up: AtomicBool::new(false),
-        connections: AtomicU64::new(0),
-        refused_connections: AtomicU64::new(0),
+        connections: Connections::new(connections_max(node), workers),
+        clients: Arc::new(node.clients),
         body_bytes_max: config.disk.as_ref().map_or(config.memory_bytes, |d| d.pull_bytes.max(config.memory_bytes)) / BODY_SHARE,
     });
     let recovering = edge.clone();
@@ -173,6 +175,16 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
 fn unknown_node(fleet: &Fleet, name: &str) -> Failure {
     let known: Vec<&str> = fleet.clusters.iter().flat_map(|c| &c.nodes).map(|n| n.name.as_str()).collect();
     Failure::new(FailureKind::Usage, format!("no edge of the fleet file is called {name:?}; its edges are: {}", known.join(", ")))
+}
+
+/// How many connections clients may have.
+fn connections_max(node: &Node) -> usize {
+    let files = kernel::open_files_max();
+    let most = connections::limit(files, node.clients.connections_max);
+    if let Some(configured) = node.clients.connections_max.filter(|configured| *configured > most) {
+        tracing::warn!(configured, most, files, "connections_max is more than the limit of open files allows; raise that (ulimit -n)");
+    }
+    most
 }
 
 fn store_config(cluster: &Cluster, node: &Node, directory: &Path) -> StoreConfig {

@@ -143,7 +143,8 @@ pub(crate) struct PushCounters {
     pub(crate) peer_bytes: AtomicU64,
 }
 
-/// Figures that others keep, read when metrics are asked for: name, help, whether it is a counter, value.
+/// Figures that others keep, read when metrics are asked for: name, help, whether it is a counter, value. A name may have
+/// one label behind it, `name{label="value"}`; those of one name follow one another.
 pub(crate) type Reading = (&'static str, &'static str, MetricType, f64);
 type Readings = Box<dyn Fn() -> Vec<Reading> + Send + Sync>;
 
@@ -268,12 +269,17 @@ impl Metrics {
             family("nearcast_push_bytes_total", "Bytes fetched by push orders.", MetricType::COUNTER, push.into()),
         ];
         for (name, help, kind, value) in self.readings.get().map(|read| read()).unwrap_or_default() {
-            let mut metric = Metric::default();
+            let (name, labelled) = name.split_once('{').unwrap_or((name, ""));
+            let labels = labelled.trim_end_matches('}').split_once('=').map(|(name, value)| label(name, value.trim_matches('"')));
+            let mut metric = Metric::from_label(labels.into_iter().collect());
             match kind {
                 MetricType::COUNTER => metric.set_counter(counter_of(value)),
                 _ => metric.set_gauge(gauge_of(value)),
             }
-            families.push(family(name, help, kind, vec![metric]));
+            match families.last_mut().filter(|last| last.name() == name) {
+                Some(last) => last.mut_metric().push(metric),
+                None => families.push(family(name, help, kind, vec![metric])),
+            }
         }
         families.retain(|f| !f.get_metric().is_empty());
         families
@@ -390,7 +396,11 @@ mod tests {
         site.origin_gauges().set_connections(3, 2, 1);
         metrics.took(0, false, Duration::from_micros(300));
         metrics.took(1, true, Duration::from_secs(60));
-        metrics.read_from(Box::new(|| vec![("nearcast_edge_connections", "Open.", MetricType::GAUGE, 3.0)]));
+        metrics.read_from(Box::new(|| {
+            let refused = ["nearcast_refused_total{reason=\"full\"}", "nearcast_refused_total{reason=\"share\"}"];
+            let of = |name| (name, "Refused.", MetricType::COUNTER, 4.0);
+            vec![("nearcast_edge_connections", "Open.", MetricType::GAUGE, 3.0), of(refused[0]), of(refused[1])]
+        }));
         let registry = prometheus::Registry::new();
         registry.register(Box::new(Collected::new(metrics.clone()))).expect("one collector");
         let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).expect("valid families");
@@ -407,6 +417,7 @@ mod tests {
             "nearcast_edge_request_seconds_bucket{forward=\"forward\",le=\"+Inf\"} 1",
             "nearcast_push_bytes_total{cluster=\"ams\",source=\"peer\"} 0",
             "nearcast_edge_connections 3",
+            "# TYPE nearcast_refused_total counter\nnearcast_refused_total{reason=\"full\"} 4\nnearcast_refused_total{reason=\"share\"} 4",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }

@@ -13,6 +13,7 @@ use prometheus::proto::MetricType::{COUNTER, GAUGE};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::connections::Refused;
 use crate::edge::{Edge, Worker};
 use crate::journal::Journal;
 use crate::popularity::Popularity;
@@ -54,7 +55,7 @@ pub(crate) fn start(
         RttReport {
             node: edge.name.to_string(),
             egress_bits: ((bytes - before) as f64 * 8.0 / seconds) as u64,
-            connections: edge.connections.load(Ordering::Relaxed),
+            connections: edge.connections.count() as u64,
             samples: noted.samples(),
         }
     };
@@ -82,7 +83,7 @@ fn edge_report(edge: &Edge, popularity: &Popularity, journal: &Journal, pushes: 
         revision: edge.generations.revision(),
         draining: edge.is_draining.load(Ordering::Relaxed),
         sites: edge.metrics.totals().into_iter().filter(|(name, _)| name != "none").collect(),
-        connections: edge.connections.load(Ordering::Relaxed),
+        connections: edge.connections.count() as u64,
         memory_bytes: edge.store.memory_bytes(),
         disk_bytes: disk.pull_bytes + disk.pushed_bytes,
         pushed_bytes: disk.pushed_bytes,
@@ -92,6 +93,13 @@ fn edge_report(edge: &Edge, popularity: &Popularity, journal: &Journal, pushes: 
     }
 }
 
+/// Connections that were not taken, by reason.
+const REFUSED: [(&str, Refused); 3] = [
+    ("nearcast_edge_connections_refused_total{reason=\"full\"}", Refused::Full),
+    ("nearcast_edge_connections_refused_total{reason=\"share\"}", Refused::Share),
+    ("nearcast_edge_connections_refused_total{reason=\"files\"}", Refused::Files),
+];
+
 /// Lets metrics read what other parts keep.
 pub(crate) fn add_readings(edge: &Arc<Edge>) {
     // Weak: the edge holds its metrics.
@@ -100,12 +108,13 @@ pub(crate) fn add_readings(edge: &Arc<Edge>) {
         let Some(edge) = edge_of.upgrade() else { return Vec::new() };
         let disk = edge.store.disk_figures().unwrap_or_default();
         let mut readings = vec![
-            ("nearcast_edge_connections", "Client connections open.", GAUGE, edge.connections.load(Ordering::Relaxed) as f64),
+            ("nearcast_edge_connections", "Client connections open.", GAUGE, edge.connections.count() as f64),
+            ("nearcast_edge_connection_limit", "Client connections that may be open.", GAUGE, edge.connections.max() as f64),
             (
-                "nearcast_edge_connections_refused_total",
-                "Client connections closed because too many were open.",
+                "nearcast_edge_idle_connections_closed_total",
+                "Client connections that lay idle and were closed to make room for others.",
                 COUNTER,
-                edge.refused_connections.load(Ordering::Relaxed) as f64,
+                edge.connections.closed_idle() as f64,
             ),
             ("nearcast_edge_forwards", "Forward requests that others may wait for.", GAUGE, edge.forwards.len() as f64),
             ("nearcast_edge_forwards_waiting", "Requests that wait for another's forward request.", GAUGE, edge.forwards.waiting() as f64),
@@ -121,6 +130,9 @@ pub(crate) fn add_readings(edge: &Arc<Edge>) {
                 f64::from(u8::from(edge.is_caught_up.load(Ordering::Relaxed))),
             ),
         ];
+        for (name, why) in REFUSED {
+            readings.push((name, "Client connections closed because too many were open.", COUNTER, edge.connections.refused(why) as f64));
+        }
         if edge.store.disk_figures().is_some() {
             readings.extend([
                 ("nearcast_edge_disk_bytes", "Bytes on disk.", GAUGE, (disk.pull_bytes + disk.pushed_bytes) as f64),

@@ -8,6 +8,7 @@
 use std::borrow::Cow;
 
 use http::{HeaderName, Method, StatusCode, Uri};
+use nearcast_fleet::config::ClientLimits;
 
 use crate::policy::fields;
 use crate::policy::key::{self, AUTHORITY_BYTES_MAX, PATH_BYTES_MAX};
@@ -17,14 +18,6 @@ use crate::policy::status::ProxyError;
 const TARGET_BYTES_MAX: usize = "https://".len() + AUTHORITY_BYTES_MAX + PATH_BYTES_MAX;
 /// Bytes of a field's name, which the HTTP library has no room for beyond.
 const NAME_BYTES_MAX: usize = (64 << 10) - 1;
-
-/// How large a request's head may be.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct HeadLimits {
-    /// Bytes, from the request line to the empty line.
-    pub(crate) bytes: usize,
-    pub(crate) fields: usize,
-}
 
 /// Where the body behind a head ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,12 +65,12 @@ pub(crate) enum Judged {
 }
 
 /// Judges a head.
-pub(crate) fn judge(input: &[u8], limits: HeadLimits) -> Judged {
-    let mut fields = vec![httparse::EMPTY_HEADER; limits.fields];
+pub(crate) fn judge(input: &[u8], limits: &ClientLimits) -> Judged {
+    let mut fields = vec![httparse::EMPTY_HEADER; limits.fields_max];
     let mut request = httparse::Request::new(&mut fields);
     let length = match request.parse(input) {
         Ok(httparse::Status::Complete(length)) => length,
-        Ok(httparse::Status::Partial) if input.len() < limits.bytes => return Judged::Incomplete,
+        Ok(httparse::Status::Partial) if input.len() < limits.head_bytes_max => return Judged::Incomplete,
         Ok(httparse::Status::Partial) => return Judged::Refused(too_large(input, limits)),
         Err(httparse::Error::TooManyHeaders) => return Judged::Refused(too_large(b"\n", limits)),
         Err(_) if is_of_another_version(input) => {
@@ -89,8 +82,8 @@ pub(crate) fn judge(input: &[u8], limits: HeadLimits) -> Judged {
         }
         Err(_) => return Judged::Refused(Refusal::bad("the request line is malformed\n")),
     };
-    if length > limits.bytes {
-        return Judged::Refused(too_large(&input[..limits.bytes], limits));
+    if length > limits.head_bytes_max {
+        return Judged::Refused(too_large(&input[..limits.head_bytes_max], limits));
     }
     match check(&input[..length], &request) {
         Ok(body) => Judged::Whole { length, body },
@@ -99,12 +92,12 @@ pub(crate) fn judge(input: &[u8], limits: HeadLimits) -> Judged {
 }
 
 /// The head is longer than `limits`, as its begin shows. Where its target is what is long, that is said.
-fn too_large(begin: &[u8], limits: HeadLimits) -> Refusal {
+fn too_large(begin: &[u8], limits: &ClientLimits) -> Refusal {
     let is_in_first_line = !begin[count_leading_line_ends(begin)..].contains(&b'\n') && begin.len() > 1;
     if is_in_first_line {
         return Refusal::new(StatusCode::URI_TOO_LONG, "the request's target is too long\n");
     }
-    let HeadLimits { bytes, fields } = limits;
+    let ClientLimits { head_bytes_max: bytes, fields_max: fields, .. } = limits;
     let words = format!("the request's head has more than {bytes} bytes or {fields} fields, which are the limits here\n");
     Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, words)
 }
@@ -196,11 +189,13 @@ fn check_codings(codings: &[&[u8]]) -> Result<BodyEnd, Refusal> {
 mod tests {
     use super::*;
 
-    const LIMITS: HeadLimits = HeadLimits { bytes: 1024, fields: 8 };
+    fn limits(head_bytes_max: usize) -> ClientLimits {
+        ClientLimits { head_bytes_max, fields_max: 8, ..ClientLimits::default() }
+    }
 
     /// The status of a refusal; 100 for what is not whole, 0 for what is let pass.
     fn status(input: &[u8]) -> u16 {
-        match judge(input, LIMITS) {
+        match judge(input, &limits(1024)) {
             Judged::Incomplete => 100,
             Judged::Whole { .. } => 0,
             Judged::Refused(refusal) => {
@@ -275,12 +270,14 @@ mod tests {
         for (input, expected) in table {
             assert_eq!(status(input.as_bytes()), expected, "{:?}", &input[..input.len().min(100)]);
         }
-        let wide = HeadLimits { bytes: 1 << 20, fields: 8 };
+        let wide = limits(1 << 20);
         let target = |length: usize| format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(length));
         for (length, is_whole) in [(PATH_BYTES_MAX, true), (TARGET_BYTES_MAX, false)] {
-            assert_eq!(matches!(judge(target(length).as_bytes(), wide), Judged::Whole { .. }), is_whole, "{length}");
+            assert_eq!(matches!(judge(target(length).as_bytes(), &wide), Judged::Whole { .. }), is_whole, "{length}");
         }
-        let Judged::Refused(refusal) = judge(&[b"GET / HTTP/1.1\r\nA: ", long.as_bytes()].concat(), LIMITS) else { panic!("too long") };
+        let Judged::Refused(refusal) = judge(&[b"GET / HTTP/1.1\r\nA: ", long.as_bytes()].concat(), &limits(1024)) else {
+            panic!("too long")
+        };
         assert!(refusal.words.contains("1024 bytes") && refusal.words.contains("8 fields"), "{refusal:?}");
     }
 
@@ -294,7 +291,7 @@ mod tests {
             ("GET / HTTP/1.1\r\nContent-Lengthy: 3\r\nX-Transfer-Encoding: chunked\r\n\r\n", "", BodyEnd::Length(0)),
         ];
         for (head, rest, body) in table {
-            let judged = judge(format!("{head}{rest}").as_bytes(), LIMITS);
+            let judged = judge(format!("{head}{rest}").as_bytes(), &limits(1024));
             assert_eq!(judged, Judged::Whole { length: head.len(), body }, "{head:?}");
         }
     }

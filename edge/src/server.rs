@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue};
 use nearcast_fleet::failure::Failure;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 
 use crate::edge::Worker;
+use crate::policy::status::{PROXY_STATUS, ProxyError};
 use crate::{http1, kernel};
 
-/// Client connections open at once in the whole process.
-const CONNECTIONS_MAX: u64 = 20_000;
 /// Connections that may wait to be accepted, a listener.
 const BACKLOG: i32 = 1024;
 /// How long accepting rests when the system has no more sockets.
@@ -51,7 +52,7 @@ fn open(address: SocketAddr, is_shared: bool) -> std::io::Result<std::net::TcpLi
     Ok(socket.into())
 }
 
-/// Counts what is open, and wakes who waits for nothing to be.
+/// Counts what one worker has open, and wakes who waits for nothing to be.
 #[derive(Debug, Default)]
 pub(crate) struct OpenConnections {
     count: AtomicU64,
@@ -59,26 +60,18 @@ pub(crate) struct OpenConnections {
 }
 
 struct OpenConnection {
-    worker: Arc<Worker>,
     open: Arc<OpenConnections>,
 }
 
 impl OpenConnection {
-    /// `None` at the limit.
-    fn new(worker: &Arc<Worker>, open: &Arc<OpenConnections>) -> Option<Self> {
-        if worker.edge.connections.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS_MAX {
-            worker.edge.connections.fetch_sub(1, Ordering::Relaxed);
-            worker.edge.refused_connections.fetch_add(1, Ordering::Relaxed);
-            return None;
-        }
+    fn new(open: &Arc<OpenConnections>) -> Self {
         open.count.fetch_add(1, Ordering::Relaxed);
-        Some(Self { worker: worker.clone(), open: open.clone() })
+        Self { open: open.clone() }
     }
 }
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.worker.edge.connections.fetch_sub(1, Ordering::Relaxed);
         if self.open.count.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.open.closed.notify_waiters();
         }
@@ -129,10 +122,17 @@ async fn accept(worker: Arc<Worker>, listener: TcpListener, open: Arc<OpenConnec
             () = asked(&mut ending) => break,
         };
         match accepted {
-            Ok((stream, address)) => begin(&worker, stream, address, &open, &ending),
+            Ok((stream, address)) => {
+                begin(&worker, stream, address, &open, &ending);
+                if worker.edge.connections.is_room_scarce() {
+                    // Those that give way have a turn to close.
+                    tokio::task::yield_now().await;
+                }
+            }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "cannot accept connections; trying again");
+                tracing::debug!(%error, "cannot accept connections; trying again");
+                worker.edge.connections.note_no_files();
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -149,15 +149,37 @@ fn is_of_one_connection(error: &std::io::Error) -> bool {
 }
 
 fn begin(worker: &Arc<Worker>, stream: TcpStream, address: SocketAddr, open: &Arc<OpenConnections>, ending: &watch::Receiver<bool>) {
-    let Some(counted) = OpenConnection::new(worker, open) else { return };
-    let _ = stream.set_nodelay(true);
     let client = address.ip().to_canonical();
+    let place = match worker.edge.connections.admit(worker.number, client) {
+        Ok(place) => place,
+        Err(_) => return turn_away(&worker.edge.name, &stream),
+    };
+    let counted = OpenConnection::new(open);
+    let _ = stream.set_nodelay(true);
     if let Some(round_trip) = kernel::round_trip(&stream) {
         worker.note_round_trip(client, round_trip);
     }
-    let served = http1::serve(worker.clone(), stream, client, ending.clone());
+    let served = http1::serve(worker.clone(), stream, client, place, ending.clone());
     tokio::spawn(async move {
         served.await;
         drop(counted);
     });
+}
+
+/// Says why a connection is closed before it began, as far as that can be said at once: nobody waits for it to be taken.
+fn turn_away(name: &str, stream: &TcpStream) {
+    let mut head = Vec::with_capacity(256);
+    let error = ProxyError::ConnectionLimitReached;
+    let words = "too many connections are open; try again\n";
+    let mut fields = HeaderMap::new();
+    fields.insert(PROXY_STATUS, error.proxy_status(name));
+    fields.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    fields.insert(CONNECTION, HeaderValue::from_static("close"));
+    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    fields.insert(CONTENT_LENGTH, HeaderValue::from(words.len()));
+    http1::write_head(&mut head, error.status(), &fields);
+    head.extend_from_slice(b"\r\n");
+    head.extend_from_slice(words.as_bytes());
+    let _ = socket2::SockRef::from(stream).send(&head);
 }

@@ -6,6 +6,7 @@ use std::io::{BufReader, Read, Write};
 use std::time::Duration;
 
 use lab::{Answer, Gate, Origin, Plan, Reply, pattern, read_answer, wait_for};
+use nearcast_fleet::config::ClientLimits;
 
 fn request(method: &str, path: &str, fields: &str) -> String {
     format!("{method} {path} HTTP/1.1\r\nHost: www.test\r\n{fields}\r\n")
@@ -315,12 +316,49 @@ fn a_chunk_ends_when_it_is_sent() {
 #[test]
 fn the_longest_head_is_the_same_whichever_way_it_comes() {
     let origin = Origin::start(|_| Reply::ok("x", "max-age=60"));
-    let edge = Plan::new(&origin).start();
-    for way in WAYS {
-        for (length, status) in [(60_000, 200), (66_000, 431), (200_000, 431)] {
-            let answer = edge.raw(request("GET", "/a", &format!("{way}A: {}\r\nConnection: close\r\n", "x".repeat(length))).as_bytes());
-            assert_eq!(answer.status, status, "{length} {way}");
+    let small = ClientLimits { head_bytes_max: 4 << 10, fields_max: 16, ..ClientLimits::default() };
+    let large = ClientLimits { head_bytes_max: 256 << 10, fields_max: 1024, ..ClientLimits::default() };
+    // By a field's length, or by how many fields there are beside three or four.
+    type Tried = &'static [(usize, u16)];
+    let table: [(ClientLimits, Tried, Tried); 3] = [
+        (ClientLimits::default(), &[(60_000, 200), (66_000, 431), (200_000, 431)], &[(120, 200), (130, 431), (2000, 431)]),
+        (small, &[(3_900, 200), (4_200, 431), (60_000, 431)], &[(12, 200), (17, 431), (200, 431)]),
+        (large, &[(60_000, 200), (250_000, 200), (270_000, 431)], &[(12, 200), (130, 200), (1020, 200), (1030, 431)]),
+    ];
+    for (clients, lengths, counts) in table {
+        let edge = Plan { clients, ..Plan::new(&origin) }.start();
+        for way in WAYS {
+            let lengths = lengths.iter().map(|(length, status)| (format!("A: {}\r\n", "x".repeat(*length)), *status));
+            let counts = counts.iter().map(|(count, status)| ("A: b\r\n".repeat(*count), *status));
+            for (fields, status) in lengths.chain(counts) {
+                let answer = edge.raw(request("GET", "/a", &format!("{way}{fields}Connection: close\r\n")).as_bytes());
+                assert_eq!(answer.status, status, "{} bytes, {way}, {clients:?}", fields.len());
+                let [bytes, fields] = [clients.head_bytes_max, clients.fields_max].map(|limit| limit.to_string());
+                assert!(status == 200 || answer.text().contains(&bytes) && answer.text().contains(&fields), "{answer:?}");
+            }
         }
+    }
+}
+
+#[test]
+fn a_connection_lies_idle_for_as_long_as_it_is_set_to() {
+    let origin = Origin::start(|_| Reply::ok("x", "max-age=60"));
+    let clients = ClientLimits { idle_timeout: Duration::from_secs(1), head_timeout: Duration::from_secs(2), ..ClientLimits::default() };
+    let edge = Plan { clients, ..Plan::new(&origin) }.start();
+    for way in WAYS {
+        let mut stream = edge.connect();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("set");
+        let mut reader = BufReader::new(stream.try_clone().expect("a handle"));
+        for _ in 0..2 {
+            stream.write_all(request("GET", "/a", way).as_bytes()).expect("sent");
+            assert_eq!(read_answer(&mut reader, false).expect("an answer").status, 200);
+        }
+        let began = std::time::Instant::now();
+        assert_eq!(reader.read(&mut [0]).expect("the end"), 0);
+        assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
+        let mut slow = edge.connect();
+        slow.write_all(request("GET", "/a", way).trim_end().as_bytes()).expect("sent");
+        assert_eq!(read_answer(&mut BufReader::new(slow), false).expect("an answer").status, 408);
     }
 }
 

@@ -216,6 +216,38 @@ pub struct Node {
     pub threads: Option<usize>,
     /// Response bits a second it can carry; at 95 % of it its cluster takes no new clients.
     pub capacity_bits: Option<u64>,
+    /// What its clients may take of it.
+    pub clients: ClientLimits,
+}
+
+/// What clients may take of an edge: the size of their requests' heads, and their connections' time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientLimits {
+    /// Bytes of a request's head.
+    pub head_bytes_max: usize,
+    /// Fields of a request's head.
+    pub fields_max: usize,
+    /// How long a head may take from its first byte on.
+    pub head_timeout: Duration,
+    /// How long a connection may lie idle between two requests.
+    pub idle_timeout: Duration,
+    /// How long a client may take no byte of a response.
+    pub write_timeout: Duration,
+    /// Connections of clients that may be open; `None` leaves it to the limit of open files.
+    pub connections_max: Option<usize>,
+}
+
+impl Default for ClientLimits {
+    fn default() -> Self {
+        Self {
+            head_bytes_max: 64 << 10,
+            fields_max: 128,
+            head_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            write_timeout: Duration::from_secs(30),
+            connections_max: None,
+        }
+    }
 }
 
 /// A customer's content.

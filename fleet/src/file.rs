@@ -32,6 +32,7 @@ pub const SETTINGS: &[(&str, &[&str])] = &[
     ("", ROOT),
     ("fleet", FLEET),
     ("clock", CLOCK),
+    ("clients", CLIENTS),
     ("control", CONTROL),
     ("control.push", PUSH),
     ("steering", STEERING),
@@ -42,15 +43,17 @@ pub const SETTINGS: &[(&str, &[&str])] = &[
     ("cluster", CLUSTER),
     ("cluster.place", PLACE),
     ("cluster.node", NODE),
+    ("cluster.node.clients", CLIENTS),
     ("site", SITE),
     ("site.cache", CACHE),
     ("site.limits", LIMITS),
     ("zone", ZONE),
 ];
 
-const ROOT: &[&str] = &["fleet", "clock", "control", "steering", "origin_node", "name_server", "cluster", "site", "zone"];
+const ROOT: &[&str] = &["fleet", "clock", "clients", "control", "steering", "origin_node", "name_server", "cluster", "site", "zone"];
 const FLEET: &[&str] = &["zone", "hostmaster", "state_dir", "node_key", "node_key_file", "report_interval", "name_servers"];
 const CLOCK: &[&str] = &["speed", "anchor_real", "anchor_fleet"];
+const CLIENTS: &[&str] = &["head_max", "fields_max", "head_timeout", "idle_timeout", "write_timeout", "connections_max"];
 const CONTROL: &[&str] = &["name", "listen", "url", "admin", "push"];
 const PUSH: &[&str] = &["enabled", "half_life", "expected_requests_min"];
 const STEERING: &[&str] = &["geo_db", "rtt_max_age", "rtt_explore", "health"];
@@ -60,7 +63,7 @@ const RULE: &[&str] = &["pattern", "cache_control"];
 const NAME_SERVER: &[&str] = &["name", "host", "listen", "addresses", "admin", "admin_url"];
 const CLUSTER: &[&str] = &["name", "label", "place", "time_zone", "off_peak", "fill_rate", "push_share", "weight", "node"];
 const PLACE: &[&str] = &["latitude", "longitude"];
-const NODE: &[&str] = &["name", "address", "addresses", "listen", "service", "admin", "memory", "disk", "threads", "capacity"];
+const NODE: &[&str] = &["name", "address", "addresses", "listen", "service", "admin", "memory", "disk", "threads", "capacity", "clients"];
 const SITE: &[&str] = &[
     "name",
     "hosts",
@@ -229,6 +232,7 @@ pub fn standalone_edge(
         disk,
         threads: None,
         capacity_bits: None,
+        clients: ClientLimits::default(),
     };
     let cluster = Cluster {
         name: "local".into(),
@@ -332,7 +336,8 @@ fn check(root: &Section<'_>, base: &Path) -> Fleet {
     let origins: Vec<OriginNode> =
         root.sections("origin_node", ORIGIN_NODE).iter().map(|s| check_origin_node(s, base, &mut taken)).collect();
     let name_servers = check_name_servers(root, &zone, &mut taken);
-    let clusters = check_clusters(root, &mut taken);
+    let clients = check_clients(&root.section("clients", CLIENTS), ClientLimits::default());
+    let clusters = check_clusters(root, clients, &mut taken);
     let sites = check_sites(root, base, &zone, &clusters, &name_servers);
     let zone_name_servers = references(&head, "name_servers", &name_servers, |n| &n.name, "name server");
     let own = OwnZone { zone: &zone, name_servers: &zone_name_servers, sites: &sites };
@@ -713,7 +718,7 @@ fn check_steering(root: &Section<'_>, base: &Path) -> Steering {
     }
 }
 
-fn check_clusters(root: &Section<'_>, taken: &mut Names) -> Vec<Cluster> {
+fn check_clusters(root: &Section<'_>, clients: ClientLimits, taken: &mut Names) -> Vec<Cluster> {
     let sections = root.sections("cluster", CLUSTER);
     if !root.has("cluster") {
         root.note_missing("cluster", "a section [[cluster]] with name and place, and a [[cluster.node]] with name and address below it");
@@ -721,12 +726,12 @@ fn check_clusters(root: &Section<'_>, taken: &mut Names) -> Vec<Cluster> {
     let mut lines: HashMap<String, usize> = HashMap::new();
     let mut clusters = Vec::new();
     for section in &sections {
-        clusters.push(check_cluster(section, &mut lines, taken));
+        clusters.push(check_cluster(section, clients, &mut lines, taken));
     }
     clusters
 }
 
-fn check_cluster(section: &Section<'_>, lines: &mut HashMap<String, usize>, taken: &mut Names) -> Cluster {
+fn check_cluster(section: &Section<'_>, clients: ClientLimits, lines: &mut HashMap<String, usize>, taken: &mut Names) -> Cluster {
     let name = section.need_text("name", "name = \"ams\"");
     if let Some(text) = &name {
         check_label(text);
@@ -738,7 +743,7 @@ fn check_cluster(section: &Section<'_>, lines: &mut HashMap<String, usize>, take
     if !section.has("node") {
         section.note_missing("node", "a section [[cluster.node]] with name and address below this one");
     }
-    let nodes: Vec<Node> = section.sections("node", NODE).iter().map(|s| check_node(s, taken)).collect();
+    let nodes: Vec<Node> = section.sections("node", NODE).iter().map(|s| check_node(s, clients, taken)).collect();
     let smallest_disk = nodes.iter().map(|n| n.disk).min().unwrap_or_default();
     Cluster {
         label: section.text("label").map_or_else(|| name.clone(), |t| t.text.to_owned()),
@@ -831,7 +836,7 @@ fn check_push_share(section: &Section<'_>, smallest_disk: Bytes) -> Bytes {
     size
 }
 
-fn check_node(section: &Section<'_>, taken: &mut Names) -> Node {
+fn check_node(section: &Section<'_>, clients: ClientLimits, taken: &mut Names) -> Node {
     let name = node_name(section, "name = \"ams-1\"", None, taken);
     let addresses = check_node_addresses(section, &name, taken);
     let listen =
@@ -863,6 +868,21 @@ fn check_node(section: &Section<'_>, taken: &mut Names) -> Node {
         disk: section.bytes("disk", Bytes(0)..=Bytes(1 << 50)).unwrap_or(Bytes(1 << 30)),
         threads: section.integer("threads", 1..=1024).map(|n| n as usize),
         capacity_bits: section.rate("capacity"),
+        clients: check_clients(&section.section("clients", CLIENTS), clients),
+    }
+}
+
+/// What clients may take of edges; what the section does not say is as in `otherwise`.
+fn check_clients(section: &Section<'_>, otherwise: ClientLimits) -> ClientLimits {
+    let second = Duration::from_secs(1);
+    let head_max = section.bytes("head_max", Bytes(4 << 10)..=Bytes(256 << 10));
+    ClientLimits {
+        head_bytes_max: head_max.map_or(otherwise.head_bytes_max, |bytes| bytes.0 as usize),
+        fields_max: section.integer("fields_max", 16..=1024).map_or(otherwise.fields_max, |n| n as usize),
+        head_timeout: section.duration("head_timeout", second..=300 * second).unwrap_or(otherwise.head_timeout),
+        idle_timeout: section.duration("idle_timeout", second..=3600 * second).unwrap_or(otherwise.idle_timeout),
+        write_timeout: section.duration("write_timeout", second..=600 * second).unwrap_or(otherwise.write_timeout),
+        connections_max: section.integer("connections_max", 16..=1_000_000).map(|n| n as usize).or(otherwise.connections_max),
     }
 }
 

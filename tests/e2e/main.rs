@@ -13,6 +13,7 @@ mod cache;
 mod collapse;
 mod compose;
 mod control_down;
+mod crowded;
 mod demo;
 mod drain;
 mod failover;

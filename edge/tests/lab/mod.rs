@@ -346,6 +346,7 @@ pub(crate) struct Plan {
     /// Cluster peers beside this node: name and service address.
     pub(crate) peers: Vec<(String, SocketAddr)>,
     pub(crate) listen: Option<SocketAddr>,
+    pub(crate) clients: ClientLimits,
 }
 
 impl Plan {
@@ -366,6 +367,7 @@ impl Plan {
             name: "ams-1".into(),
             peers: vec![],
             listen: None,
+            clients: ClientLimits::default(),
         }
     }
 
@@ -380,6 +382,7 @@ impl Plan {
             disk: Bytes(self.disk),
             threads: Some(2),
             capacity_bits: None,
+            clients: self.clients,
         };
         let own = Node { admin: Some(admin), ..node(&self.name, listen) };
         Fleet {

@@ -131,6 +131,14 @@ speed = 360
 anchor_real = 2026-01-01T00:00:00Z
 anchor_fleet = 1767229200.5
 
+[clients]
+head_max = "32KiB"
+fields_max = 200
+head_timeout = "5s"
+idle_timeout = "1m"
+write_timeout = "20s"
+connections_max = 5000
+
 [control]
 name = "brain"
 listen = "0.0.0.0:7700"
@@ -197,6 +205,11 @@ memory = "8MiB"
 disk = "32MiB"
 threads = 2
 capacity = "1Gbit/s"
+
+[cluster.node.clients]
+fields_max = 100
+idle_timeout = "15s"
+connections_max = 800
 
 [[cluster]]
 name = "nyc"
@@ -292,6 +305,19 @@ fn every_setting_is_taken_as_written() {
     let node = &ams.nodes[0];
     assert_eq!((node.addresses.len(), node.listen.len(), node.service.to_string()), (2, 2, "10.0.0.1:8080".into()));
     assert_eq!((node.memory, node.disk, node.threads, node.capacity_bits), (Bytes(8 << 20), Bytes(32 << 20), Some(2), Some(1_000_000_000)));
+    let clients = ClientLimits {
+        head_bytes_max: 32 << 10,
+        fields_max: 200,
+        head_timeout: Duration::from_secs(5),
+        idle_timeout: Duration::from_secs(60),
+        write_timeout: Duration::from_secs(20),
+        connections_max: Some(5000),
+    };
+    assert_eq!(
+        node.clients,
+        ClientLimits { fields_max: 100, idle_timeout: Duration::from_secs(15), connections_max: Some(800), ..clients }
+    );
+    assert_eq!(nyc.nodes[0].clients, clients, "what a node does not say is as for all");
     assert_eq!(nyc.nodes[0].service.to_string(), "192.0.2.2:8080", "a listener on every address is reached by the node's own");
     let site = &fleet.sites[0];
     assert_eq!((&site.hosts[..], site.origin.as_str()), (&["www.demo.test".to_owned(), "*".into()][..], "https://origin.demo.test:8443"));
@@ -416,6 +442,22 @@ const WRONG: &[Case] = &[
     ("fill_rate = \"400Mbit/s\"", "fill_rate = \"400Mbps\"", "Mbps", 13, "\"Mbps\" is no unit", "Mbit/s"),
     ("latitude = 52.37", "latitude = 152.37", "152.37", 22, "152.37 is out of range", "from -90 to 90"),
     ("report_interval = \"200ms\"", "report_interval = \"1ms\"", "\"1ms\"", 19, "1ms is out of range", "from 200ms to 60s"),
+    (
+        "report_interval = \"200ms\"\n",
+        "report_interval = \"200ms\"\n[clients]\nidle_timeout = \"2h\"\n",
+        "\"2h\"",
+        16,
+        "clients.idle_timeout: 2h is out of range",
+        "from 1s to 3600s",
+    ),
+    (
+        "threads = 1\n[[",
+        "threads = 1\n[cluster.node.clients]\nhead_max = \"1MiB\"\n[[",
+        "\"1MiB\"",
+        12,
+        "cluster[0].node[0].clients.head_max: 1MiB is out of range",
+        "from 4KiB to 256KiB",
+    ),
     ("off_peak = \"02:00-06:00\"", "off_peak = \"2-6\"", "2-6", 12, "no span of time of day", "HH:MM-HH:MM"),
     ("off_peak = \"02:00-06:00\"", "off_peak = \"25:00-06:00\"", "25:00", 12, "no span of time of day", "HH:MM-HH:MM"),
     ("off_peak = \"02:00-06:00\"", "off_peak = \"02:00-02:00\"", "02:00-02:00", 12, "starts when it ends", "two different times"),
@@ -802,6 +844,7 @@ mod page {
 zone = "cdn.test"
 node_key = "a key that only this test knows"
 [clock]
+[clients]
 [control]
 [control.push]
 [steering]
@@ -822,6 +865,7 @@ place = { latitude = 1, longitude = 1 }
 [[cluster.node]]
 name = "ams-1"
 address = "192.0.2.1"
+[cluster.node.clients]
 [[site]]
 name = "www"
 origin = "http://192.0.2.80"
@@ -892,7 +936,7 @@ name = "demo.test"
             for (key, _) in rows.iter().filter(|(_, default)| default == "required") {
                 let header = BASE.find(&format!("[{section}]")).expect("every section");
                 // A section below this one, or a line of it.
-                let lines = if key == "node" { ("\n[[cluster.node]]", 3) } else { (&*format!("\n{key} = "), 1) };
+                let lines = if key == "node" { ("\n[[cluster.node]]", 4) } else { (&*format!("\n{key} = "), 1) };
                 let at = header + BASE[header..].find(lines.0).expect("what is required is there") + 1;
                 let rest: String = BASE[at..].split_inclusive('\n').skip(lines.1).collect();
                 let mistakes = parse(&format!("{}{rest}", &BASE[..at]), Path::new("/")).err().unwrap_or_default();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nearcast_fleet::clock::FleetClock;
 use nearcast_fleet::config::{
-    CachePolicy, Cluster, DailyWindow, Fleet, HealthCheck, Node, OriginPolicy, Place, Secret, SelectionPolicy, Site, Steering,
+    CachePolicy, ClientLimits, Cluster, DailyWindow, Fleet, HealthCheck, Node, OriginPolicy, Place, Secret, SelectionPolicy, Site, Steering,
 };
 use nearcast_fleet::units::Bytes;
 
@@ -24,6 +24,7 @@ pub(super) fn node(name: &str, addresses: &[&str]) -> Node {
         disk: Bytes(0),
         threads: None,
         capacity_bits: None,
+        clients: ClientLimits::default(),
     }
 }
 

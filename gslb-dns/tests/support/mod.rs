@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use nearcast_fleet::clock::FleetClock;
 use nearcast_fleet::config::{
-    CachePolicy, Cluster, DailyWindow, Fleet, HealthCheck, NameServer, Node, OriginPolicy, Place, Record, Secret, SelectionPolicy, Site,
-    Steering, Zone,
+    CachePolicy, ClientLimits, Cluster, DailyWindow, Fleet, HealthCheck, NameServer, Node, OriginPolicy, Place, Record, Secret,
+    SelectionPolicy, Site, Steering, Zone,
 };
 use nearcast_fleet::failure::Failure;
 use nearcast_fleet::follow::{FollowState, Following, NodeContext};
@@ -74,6 +74,7 @@ fn cluster(name: &str, latitude: f64, longitude: f64, net: u8) -> Cluster {
         disk: Bytes(0),
         threads: None,
         capacity_bits: None,
+        clients: ClientLimits::default(),
     };
     Cluster {
         name: name.to_owned(),

@@ -1,0 +1,490 @@
+//! Clients' connections of the whole process: how many there may be, of whom, and which give way to others.
+//!
+//! Each has an open file, and files are limited: a part of them is kept back for origins, the disk and the admin listener.
+//! Nobody is limited while there is room. When it gets scarce, those under one address prefix may hold half of what the
+//! others leave, so that there is always room for one more; and connections that lie idle between requests are closed,
+//! the oldest first, those of prefixes that hold much before those of others. Connections with a request never are.
+//!
+//! A connection whose reading is ended by [`kernel::end_reading`] closes by itself, as if its client had ended it.
+
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::connection::Phase;
+use crate::kernel;
+
+/// Open files that are kept back from clients: this part of all, and no fewer and no more than these.
+const RESERVE_PART: usize = 4;
+const RESERVE_MIN: usize = 64;
+const RESERVE_MAX: usize = 16_384;
+/// Room is scarce from this share of the limit on: then a prefix has its own limit.
+const SCARCE: (usize, usize) = (3, 4);
+/// From this share on idle connections are closed, until no more than that are left.
+const HIGH: (usize, usize) = (15, 16);
+const LOW: (usize, usize) = (7, 8);
+/// So many more may be open for the moment in which others close.
+const BRIEFLY: (usize, usize) = (1, 8);
+/// A prefix that holds this share of the limit holds much.
+const MUCH: (usize, usize) = (1, 8);
+/// How long nobody looks for idle connections again where there were too few.
+const SEARCH_PAUSE: Duration = Duration::from_millis(100);
+/// How often the log says that connections were refused.
+const WARN_EVERY: Duration = Duration::from_secs(10);
+
+/// A connection that has something to do.
+const BUSY: u64 = u64::MAX;
+
+/// Since when a connection lies idle, in milliseconds of its node's time; told by its socket.
+#[derive(Debug)]
+pub(crate) struct IdleSince(AtomicU64);
+
+impl Default for IdleSince {
+    fn default() -> Self {
+        Self(AtomicU64::new(BUSY))
+    }
+}
+
+impl IdleSince {
+    pub(crate) fn note_busy(&self) {
+        self.0.store(BUSY, Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Whoever shares an IPv4 address or an IPv6 /64.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Prefix(u64);
+
+impl Prefix {
+    fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(v4) => Self(u32::from(v4).into()),
+            IpAddr::V6(v6) => Self((u128::from(v6) >> 64) as u64),
+        }
+    }
+}
+
+/// Why a connection was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// There are as many as there may be, and none is idle.
+    Full,
+    /// Room is scarce, and its prefix holds its share.
+    Share,
+    /// The system had no more files.
+    Files,
+}
+
+impl Refused {
+    pub(crate) const ALL: [Self; 3] = [Self::Full, Self::Share, Self::Files];
+
+    fn number(self) -> usize {
+        self as usize
+    }
+}
+
+/// What one prefix holds.
+#[derive(Debug, Default)]
+struct Held {
+    count: usize,
+    /// Those of them that were told to close.
+    closing: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    file: RawFd,
+    prefix: Prefix,
+    phase: Arc<Phase>,
+    is_closing: bool,
+}
+
+/// The connections of one worker, each in a slot that is its own for as long as it lives.
+#[derive(Debug, Default)]
+struct Slots {
+    entries: Vec<Option<Entry>>,
+    free: Vec<u32>,
+}
+
+/// See the module's words.
+#[derive(Debug)]
+pub(crate) struct Connections {
+    max: usize,
+    started: Instant,
+    of_worker: Box<[Mutex<Slots>]>,
+    /// No larger than there are connections.
+    of_prefix: DashMap<Prefix, Held>,
+    count: AtomicUsize,
+    /// Those of them that were told to close.
+    closing: AtomicUsize,
+    refused: [AtomicU64; 3],
+    closed_idle: AtomicU64,
+    /// When idle connections of all, and of one prefix, may be looked for again.
+    search_after: [AtomicU64; 2],
+    warned_ms: AtomicU64,
+    /// How many refusals the log has told of.
+    warned_of: AtomicU64,
+}
+
+/// How many connections clients may have where the process may have so many files open.
+pub(crate) fn limit(files: usize, configured: Option<usize>) -> usize {
+    let reserve = (files / RESERVE_PART).clamp(RESERVE_MIN, RESERVE_MAX);
+    let most = files.saturating_sub(reserve).max(files / 2).max(1);
+    configured.map_or(most, |configured| configured.min(most))
+}
+
+fn share(of: usize, (part, whole): (usize, usize)) -> usize {
+    (of as u64 * part as u64 / whole as u64) as usize
+}
+
+impl Connections {
+    pub(crate) fn new(max: usize, workers: usize) -> Arc<Self> {
+        Arc::new(Self {
+            max,
+            started: Instant::now(),
+            of_worker: (0..workers).map(|_| Mutex::default()).collect(),
+            of_prefix: DashMap::new(),
+            count: AtomicUsize::new(0),
+            closing: AtomicUsize::new(0),
+            refused: Default::default(),
+            closed_idle: AtomicU64::new(0),
+            search_after: Default::default(),
+            warned_ms: AtomicU64::new(0),
+            warned_of: AtomicU64::new(0),
+        })
+    }
+
+    /// Those that are open.
+    pub(crate) fn count(&self) -> usize {
+        self.count.load(Relaxed)
+    }
+
+    pub(crate) fn max(&self) -> usize {
+        self.max
+    }
+
+    /// Whether those that give way need time to close.
+    pub(crate) fn is_room_scarce(&self) -> bool {
+        self.count() > share(self.max, SCARCE)
+    }
+
+    pub(crate) fn refused(&self, why: Refused) -> u64 {
+        self.refused[why.number()].load(Relaxed)
+    }
+
+    /// Idle ones that were closed to make room.
+    pub(crate) fn closed_idle(&self) -> u64 {
+        self.closed_idle.load(Relaxed)
+    }
+
+    /// Takes a new connection in, and sees to it that there is room for more.
+    pub(crate) fn admit(self: &Arc<Self>, worker: usize, address: IpAddr) -> Result<Place, Refused> {
+        let prefix = Prefix::of(address);
+        let total = self.count.fetch_add(1, Relaxed) + 1;
+        let own = {
+            let mut held = self.of_prefix.entry(prefix).or_default();
+            held.count += 1;
+            held.count - held.closing
+        };
+        // Counts are given back where it is dropped.
+        let place = Place { connections: self.clone(), prefix, worker: worker as u32, slot: None };
+        if total <= share(self.max, SCARCE) {
+            return Ok(place);
+        }
+        let open = total.saturating_sub(self.closing.load(Relaxed));
+        let of_others = open.saturating_sub(own);
+        let own_most = (self.max.saturating_sub(of_others) / 2).max(1);
+        let refusal = if own > own_most && self.close_idle(Some(prefix), own - own_most) == 0 {
+            Some(Refused::Share)
+        } else {
+            if open > share(self.max, HIGH) {
+                self.close_idle(None, open - share(self.max, LOW));
+            }
+            // Those that close have their files for a moment longer: what is kept back has room for so many.
+            let open = total.saturating_sub(self.closing.load(Relaxed));
+            (open > self.max || total > self.max + share(self.max, BRIEFLY)).then_some(Refused::Full)
+        };
+        match refusal {
+            None => Ok(place),
+            Some(refusal) => {
+                drop(place);
+                self.note_refused(refusal);
+                Err(refusal)
+            }
+        }
+    }
+
+    /// The system gave no file for a connection that waits: some idle ones give way.
+    pub(crate) fn note_no_files(&self) {
+        self.close_idle(None, (self.count() / 16).max(1));
+        self.note_refused(Refused::Files);
+    }
+
+    fn note_refused(&self, why: Refused) {
+        self.refused[why.number()].fetch_add(1, Relaxed);
+        let now = self.now_ms();
+        let warned = self.warned_ms.load(Relaxed);
+        let is_due = warned == 0 || now >= warned + WARN_EVERY.as_millis() as u64;
+        if is_due && self.warned_ms.compare_exchange(warned, now.max(1), Relaxed, Relaxed).is_ok() {
+            let all: u64 = Refused::ALL.iter().map(|why| self.refused(*why)).sum();
+            let refused = all - self.warned_of.swap(all, Relaxed);
+            let (open, max, closed_idle) = (self.count(), self.max, self.closed_idle());
+            tracing::warn!(refused, last = ?why, open, max, closed_idle, "connections of clients are refused; told once in a while");
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    /// Closes up to `count` connections that lie idle, of one prefix or of all; how many.
+    fn close_idle(&self, only: Option<Prefix>, count: usize) -> usize {
+        let search_after = &self.search_after[usize::from(only.is_some())];
+        let now = self.now_ms();
+        if now < search_after.load(Relaxed) {
+            return 0;
+        }
+        let much = share(self.max, MUCH);
+        let mut idle = Vec::new();
+        for (worker, slots) in self.of_worker.iter().enumerate() {
+            let slots = slots.lock().expect("no holder of this lock panics");
+            for (slot, entry) in slots.entries.iter().enumerate() {
+                let Some(entry) = entry.as_ref().filter(|e| !e.is_closing && only.is_none_or(|only| only == e.prefix)) else { continue };
+                let since = entry.phase.idle_since.get();
+                if since != BUSY {
+                    idle.push((false, since, worker, slot, entry.prefix));
+                }
+            }
+        }
+        for found in &mut idle {
+            // Those who hold much come first.
+            found.0 = self.of_prefix.get(&found.4).is_none_or(|held| held.count <= much);
+        }
+        if idle.len() < count {
+            search_after.store(now + SEARCH_PAUSE.as_millis() as u64, Relaxed);
+        } else if idle.len() > count {
+            idle.select_nth_unstable_by_key(count, |(is_small, since, ..)| (*is_small, *since));
+            idle.truncate(count);
+        }
+        let mut closed = 0;
+        for (_, since, worker, slot, _) in idle {
+            let mut slots = self.of_worker[worker].lock().expect("no holder of this lock panics");
+            let Some(entry) = slots.entries[slot].as_mut() else { continue };
+            // A request may have come meanwhile, or another connection.
+            if entry.is_closing || entry.phase.idle_since.get() != since {
+                continue;
+            }
+            entry.is_closing = true;
+            // The file is open: who closes it leaves the slot first, which takes this lock.
+            kernel::end_reading(entry.file);
+            let prefix = entry.prefix;
+            self.closing.fetch_add(1, Relaxed);
+            if let Some(mut held) = self.of_prefix.get_mut(&prefix) {
+                held.closing += 1;
+            }
+            closed += 1;
+        }
+        self.closed_idle.fetch_add(closed as u64, Relaxed);
+        closed
+    }
+}
+
+/// The place of one connection among all. To be dropped before its socket is closed.
+#[derive(Debug)]
+pub(crate) struct Place {
+    connections: Arc<Connections>,
+    prefix: Prefix,
+    worker: u32,
+    slot: Option<u32>,
+}
+
+impl Place {
+    /// Shows the connection, which has sent nothing yet, to those who look for idle ones.
+    pub(crate) fn enter(&mut self, stream: &TcpStream, phase: &Arc<Phase>) {
+        self.note_idle(&phase.idle_since, Instant::now());
+        let entry = Entry { file: stream.as_raw_fd(), prefix: self.prefix, phase: phase.clone(), is_closing: false };
+        let mut slots = self.slots().lock().expect("no holder of this lock panics");
+        let slot = match slots.free.pop() {
+            Some(slot) => {
+                slots.entries[slot as usize] = Some(entry);
+                slot
+            }
+            None => {
+                slots.entries.push(Some(entry));
+                (slots.entries.len() - 1) as u32
+            }
+        };
+        drop(slots);
+        self.slot = Some(slot);
+    }
+
+    /// The connection lies idle from now on.
+    pub(crate) fn note_idle(&self, idle_since: &IdleSince, now: Instant) {
+        idle_since.0.store(now.saturating_duration_since(self.connections.started).as_millis() as u64, Relaxed);
+    }
+
+    fn slots(&self) -> &Mutex<Slots> {
+        &self.connections.of_worker[self.worker as usize]
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut was_closing = false;
+        if let Some(slot) = self.slot {
+            let mut slots = self.slots().lock().expect("no holder of this lock panics");
+            was_closing = slots.entries[slot as usize].take().is_some_and(|entry| entry.is_closing);
+            slots.free.push(slot);
+        }
+        if let dashmap::Entry::Occupied(mut held) = self.connections.of_prefix.entry(self.prefix) {
+            held.get_mut().count -= 1;
+            held.get_mut().closing -= usize::from(was_closing);
+            if held.get().count == 0 {
+                held.remove();
+            }
+        }
+        if was_closing {
+            self.connections.closing.fetch_sub(1, Relaxed);
+        }
+        self.connections.count.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_kept_back_for_others_than_clients() {
+        let table = [
+            (20_000, None, 15_000),
+            (1024, None, 768),
+            (256, None, 192),
+            (100, None, 50),
+            (1_000_000, None, 983_616),
+            (20_000, Some(500), 500),
+            (1024, Some(500_000), 768),
+        ];
+        for (files, configured, expected) in table {
+            assert_eq!(limit(files, configured), expected, "{files} {configured:?}");
+        }
+    }
+
+    #[test]
+    fn prefixes_are_what_one_client_may_have() {
+        let of = |text: &str| Prefix::of(text.parse().expect("an address"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+    }
+
+    fn address(n: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, n])
+    }
+
+    /// How many of so many connections from one address are taken.
+    fn taken(all: &Arc<Connections>, from: u8, count: usize) -> Vec<Place> {
+        (0..count).filter_map(|_| all.admit(0, address(from)).ok()).collect()
+    }
+
+    #[test]
+    fn nobody_takes_the_room_of_the_next_when_it_is_scarce() {
+        let all = Connections::new(1000, 1);
+        let first = taken(&all, 1, 2000);
+        assert_eq!(first.len(), 750, "alone one may have all until it is scarce");
+        let second = taken(&all, 2, 2000);
+        let third = taken(&all, 3, 2000);
+        assert_eq!((second.len(), third.len()), (125, 62), "half of what the others leave");
+        assert_eq!(all.refused(Refused::Share), 2000 * 3 - 750 - 125 - 62);
+        assert_eq!(all.refused(Refused::Full), 0);
+        assert_eq!(taken(&all, 4, 1).len(), 1);
+        drop((first, second, third));
+        assert_eq!((all.count(), all.of_prefix.len()), (0, 0));
+        assert_eq!(taken(&all, 2, 2000).len(), 750);
+    }
+
+    #[test]
+    fn many_with_few_each_fill_all_of_it() {
+        let all = Connections::new(100, 1);
+        let places: Vec<_> = (0..200).filter_map(|n| all.admit(0, address(n)).ok()).collect();
+        assert_eq!((places.len(), all.refused(Refused::Full)), (100, 100));
+    }
+
+    struct Client {
+        stream: TcpStream,
+        phase: Arc<Phase>,
+        _place: Place,
+        _peer: TcpStream,
+    }
+
+    /// A connection that lies idle since its place among others, and its client's end.
+    async fn client(all: &Arc<Connections>, worker: usize, from: u8, order: u64) -> Client {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let peer = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("somebody listens");
+        let (stream, _) = listener.accept().await.expect("a connection waits");
+        let mut place = all.admit(worker, address(from)).expect("there is room");
+        let phase = Arc::new(Phase::default());
+        place.enter(&stream, &phase);
+        phase.idle_since.0.store(order, Relaxed);
+        Client { stream, phase, _place: place, _peer: peer }
+    }
+
+    impl Client {
+        fn has_ended(&self) -> bool {
+            matches!(socket2::SockRef::from(&self.stream).recv(&mut [std::mem::MaybeUninit::uninit()]), Ok(0))
+        }
+    }
+
+    #[tokio::test]
+    async fn the_oldest_idle_one_gives_way_and_none_with_a_request() {
+        let all = Connections::new(16, 2);
+        let mut clients = Vec::new();
+        for n in 0..15 {
+            clients.push(client(&all, n % 2, n as u8, 100 - n as u64).await);
+        }
+        // The two oldest have a request.
+        clients[14].phase.idle_since.note_busy();
+        clients[13].phase.idle_since.note_busy();
+        clients.push(client(&all, 0, 99, 1000).await);
+        let mut ended = Vec::new();
+        for (n, client) in clients.iter().enumerate() {
+            if client.has_ended() {
+                ended.push(n);
+            }
+        }
+        assert_eq!((ended, all.closed_idle()), (vec![11, 12], 2), "down to the low mark");
+        clients.truncate(11);
+        assert_eq!((all.count(), all.closing.load(Relaxed)), (11, 0));
+    }
+
+    #[tokio::test]
+    async fn those_who_hold_much_give_way_first() {
+        let all = Connections::new(32, 1);
+        let few = client(&all, 0, 1, 1).await;
+        let mut many = Vec::new();
+        for n in 0..23 {
+            many.push(client(&all, 0, 2, 10 + n).await);
+        }
+        // One more than its share: its own oldest go, down to the share.
+        many.push(client(&all, 0, 2, 90).await);
+        assert!(!few.has_ended(), "not that of another, though it is older");
+        let mut ended = Vec::new();
+        for (n, client) in many.iter().enumerate() {
+            if client.has_ended() {
+                ended.push(n);
+            }
+        }
+        assert_eq!(ended, [0, 1, 2, 3, 4, 5, 6, 7, 8]);
+    }
+}
