@@ -491,8 +491,8 @@ pub(crate) enum Led {
     Filling { response: Arc<StoredResponse>, fill: Arc<Fill>, is_stored: bool, received: StatusCode, cookies: Cookies },
     /// What was stored is as good as new, as an answer of the status `received` says.
     Validated { response: Arc<StoredResponse>, received: StatusCode, cookies: Cookies },
-    /// For this client alone.
-    Passing { head: http::response::Parts, body: OriginBody },
+    /// For this client alone; and why it is not stored, where the response says so.
+    Passing { head: http::response::Parts, body: OriginBody, not_stored: Option<NotStored> },
     /// The origin's parts are of no use here: the request is to be sent on with the client's own `Range` and conditions.
     /// Asking for the whole instead may cost any number of bytes.
     PassRequest,
@@ -656,7 +656,7 @@ fn take(ask: &Ask, response: Response<OriginBody>, sent: Sent) -> Result<(Led, T
                     ask.source.worker.edge.forwards.note_unjoinable(ask.hash);
                 }
                 let is_met = wanted.is_met_by(&head.headers);
-                let led = if is_met { Led::Passing { head, body } } else { Led::PassRequest };
+                let led = if is_met { Led::Passing { head, body, not_stored: None } } else { Led::PassRequest };
                 return Ok((led, if is_too_large { Told::Unshared } else { Told::Aside }));
             }
             part
@@ -669,7 +669,7 @@ fn take(ask: &Ask, response: Response<OriginBody>, sent: Sent) -> Result<(Led, T
         (StatusCode::RANGE_NOT_SATISFIABLE, Some(wanted)) if wanted.may_need_more => {
             return wanted.after_unsatisfied(&head.headers, &ask.client).map_or(Ok((Led::PassRequest, Told::Aside)), Err);
         }
-        (StatusCode::RANGE_NOT_SATISFIABLE, Some(_)) => return Ok((Led::Passing { head, body }, Told::AskAgain)),
+        (StatusCode::RANGE_NOT_SATISFIABLE, Some(_)) => return Ok((Led::Passing { head, body, not_stored: None }, Told::AskAgain)),
         _ => None,
     };
     let request = RequestFacts { method: &Method::GET, fields: &ask.client };
@@ -677,6 +677,7 @@ fn take(ask: &Ask, response: Response<OriginBody>, sent: Sent) -> Result<(Led, T
     let status = if part.is_some() { StatusCode::OK } else { head.status };
     let length = part.map_or(body.length(), |part| Some(part.complete));
     let verdict = freshness::judge(request, status, &head.headers, &site.cache, sent.exchange);
+    let not_stored = if let freshness::Verdict::DoNotStore(reason) = verdict { Some(reason) } else { None };
     let is_error = reuse::is_error(status);
     let is_storable =
         matches!(verdict, freshness::Verdict::Store(_)) && length.is_none_or(|length| length <= most) && !(is_error && ask.has_stale);
@@ -690,7 +691,7 @@ fn take(ask: &Ask, response: Response<OriginBody>, sent: Sent) -> Result<(Led, T
             }
         };
         if !is_for_others || length.is_none_or(|length| length > SHARED_ERROR_BYTES_MAX) {
-            return Ok((Led::Passing { head, body }, Told::Erred { status, answer: None }));
+            return Ok((Led::Passing { head, body, not_stored }, Told::Erred { status, answer: None }));
         }
         let Begun { response, fill, is_stored, cookies } = begin(ask, &came, body, false);
         let told = Told::Erred { status, answer: Some((response.clone(), fill.clone())) };
@@ -703,7 +704,7 @@ fn take(ask: &Ask, response: Response<OriginBody>, sent: Sent) -> Result<(Led, T
         _ => Told::Unshared,
     };
     if !is_storable && part.is_none() {
-        return Ok((Led::Passing { head, body }, unshared));
+        return Ok((Led::Passing { head, body, not_stored }, unshared));
     }
     let can_be_kept = is_joinable || part.is_none_or(Stretch::is_whole);
     if is_storable && !can_be_kept {

@@ -613,12 +613,11 @@ async fn look_up(checked: &Checked) -> Found {
                     Err(_) => continue,
                 }
             }
-            Led::Passing { head, body } => {
+            Led::Passing { head, body, not_stored } => {
                 if let Some(found) = deliver_stale_on_error(checked, stale.as_ref(), head.status).await {
                     return found;
                 }
-                // Why it is not stored can be seen elsewhere but for this.
-                let detail = invalidate::tags(&head.headers).is_err().then_some(NotStored::Tags.as_str());
+                let detail = not_stored.map(NotStored::as_str);
                 let outcome = Outcome { forward_status: Some(head.status), detail, ..Outcome::forwarded(Answer::Miss, reason) };
                 return (pass_on(checked, head, body, &outcome), outcome, None);
             }
