@@ -6,7 +6,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use libfuzzer_sys::fuzz_target;
 use nearcast_edge::policy::range::{self, ContentRange, Part};
-use nearcast_edge::policy::{conditional, fields, forward, freshness, invalidate, key, reuse, vary};
+use nearcast_edge::policy::{conditional, fields, forward, freshness, invalidate, key, request_fields, reuse, vary};
 use nearcast_fleet::config::CachePolicy;
 
 const NOW_MS: u64 = 1_800_000_000_000;
@@ -36,7 +36,12 @@ fuzz_target!(|input: &[u8]| {
         assert!(members.is_none_or(|m| m.len() <= fields::DICTIONARY_MEMBERS_MAX));
     }
     let _ = (forward::find_loop(&request, b"nearcast"), forward::max_forwards(&Method::TRACE, &request));
-    assert!(invalidate::tags(&response).len() <= invalidate::TAGS_MAX);
+    if let Ok(tags) = invalidate::tags(&response) {
+        assert!(tags.len() <= invalidate::TAGS_MAX);
+    }
+    for name in request.keys() {
+        assert!(!(request_fields::is_removed(name) && request_fields::is_ordinary(name)), "{name} is one or the other");
+    }
     let _ = invalidate::invalidated(&Method::POST, "http://a.test/b", StatusCode::OK, &response);
     if let Some(host) = request.get(header::HOST).and_then(|h| h.to_str().ok())
         && let Ok(authority) = key::authority("http", host)
