@@ -61,7 +61,8 @@ impl Changes {
             let origin = invalidate::origin_of(&response.url);
             invalidate::groups(&response.fields).iter().any(|group| is_later(group_hash(origin, group)))
         };
-        self.floor.load(Ordering::SeqCst) > since || is_later(response.hash) || self.of_groups.load(Ordering::SeqCst) > since && in_group()
+        // The floor last: it is raised before what is below it is forgotten.
+        is_later(response.hash) || self.of_groups.load(Ordering::SeqCst) > since && in_group() || self.floor.load(Ordering::SeqCst) > since
     }
 }
 

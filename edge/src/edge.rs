@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use http::{HeaderName, HeaderValue};
+use http::HeaderValue;
 use nearcast_fleet::clock::unix_millis;
 use nearcast_fleet::config::{CachePolicy, ClientLimits, Fleet, PurgePolicy, Secret};
 
@@ -17,7 +17,6 @@ use crate::fill::Forwards;
 use crate::index::Index;
 use crate::metrics::{Metrics, SiteCounters};
 use crate::origin::{Address, OriginPool, Origins, Target, TlsFileError};
-use crate::policy::request_fields;
 use crate::popularity::Popularity;
 use crate::purge::Generations;
 use crate::purge_request::{ControlAddress, PurgeRelay};
@@ -83,16 +82,6 @@ impl Sites {
                 tracing::warn!(site = configured.name, origin = configured.origin, "a site's origin is no URL; the site is not served");
                 continue;
             };
-            for name in configured.cache.forward_fields.iter().chain(&configured.cache.key_fields) {
-                if HeaderName::from_bytes(name.as_bytes()).is_ok_and(|name| request_fields::is_removed(&name)) {
-                    let site = &configured.name;
-                    tracing::warn!(
-                        site,
-                        field = name,
-                        "a listed request field never reaches the origin: the edge drops it from every request"
-                    );
-                }
-            }
             let counters = metrics.site(&configured.name);
             let target = origins.target(configured, address, &counters).map_err(|error| (configured.name.clone(), error))?;
             let site = Arc::new(Site {

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 use crate::content::{Content, Fill, FillWriter};
 use crate::edge::{Edge, Site, Worker, now_ms};
-use crate::index::HashedKey;
+use crate::index::{HashedKey, Index};
 use crate::interim::InterimSender;
 use crate::origin::{OriginBody, OriginError, OriginRequestBody, Purpose, Target};
 use crate::policy::conditional::StrongValidator;
@@ -86,6 +86,8 @@ pub(crate) enum Told {
     Own,
     /// What came is for the range or the credentials of the one who asked: as [`Own`](Self::Own), and nothing to remember.
     Aside,
+    /// There is nothing in the range of the one who asked: those of the same range ask for themselves, the others ask together.
+    OutOfRange,
     /// What came is not there any more, as it was purged or changed meanwhile: look again, and ask together.
     AskAgain,
     /// The origin answered with an error, which is not stored; the answer itself where it may be given to others.
@@ -131,10 +133,16 @@ impl RequestKind {
 
 impl Requester {
     /// A client's request.
-    pub(crate) fn of(client: &HeaderMap, unusual: &Unusual, keyed: &HeaderMap) -> Self {
+    pub(crate) fn of(index: &Index, client: &HeaderMap, unusual: &Unusual, keyed: &HeaderMap) -> Self {
         let own = [COOKIE, AUTHORIZATION, RANGE].into_iter();
+        let mut apart = Vec::new();
+        unusual.write(&mut apart);
+        if !keyed.is_empty() {
+            apart.extend_from_slice(b"\n");
+            request_fields::write_fields(keyed.iter(), &mut apart);
+        }
         Self {
-            group: unusual.hash() ^ request_fields::hash(keyed.iter()),
+            group: if apart.is_empty() { 0 } else { index.hash_of(&apart) },
             kind: RequestKind {
                 has_credentials: client.contains_key(COOKIE) || client.contains_key(AUTHORIZATION),
                 has_range: client.contains_key(RANGE),
@@ -226,7 +234,7 @@ impl Forwards {
                 let Flight { told, requester: first } = other.get();
                 Joined::Follower {
                     told: told.subscribe(),
-                    is_alike: first.own == requester.own,
+                    is_alike: first.own == requester.own && first.kind == requester.kind && !requester.kind.is_oversized,
                     is_same_kind: first.kind == requester.kind,
                 }
             }
@@ -238,9 +246,9 @@ impl Forwards {
         }
     }
 
-    /// A lead only when nobody else has one, for a request that is no client's own.
-    pub(crate) fn lead(edge: &Arc<Edge>, hash: u128) -> Option<Lead> {
-        match Self::join(edge, hash, Requester::default()) {
+    /// A lead only when nobody else has one.
+    pub(crate) fn lead(edge: &Arc<Edge>, hash: u128, requester: Requester) -> Option<Lead> {
+        match Self::join(edge, hash, requester) {
             Joined::Leader(lead) => Some(lead),
             Joined::Follower { .. } | Joined::Alone => None,
         }
@@ -253,16 +261,16 @@ impl Forwards {
         self.unshared.insert(memo, now_ms() + UNSHARED_MS);
     }
 
-    fn note_unjoinable(&self, hash: u128) {
+    fn note_unjoinable(&self, memo: u128) {
         if self.unjoinable.len() >= UNJOINABLE_MAX {
             self.unjoinable.clear();
         }
-        self.unjoinable.insert(hash, now_ms() + UNJOINABLE_MS);
+        self.unjoinable.insert(memo, now_ms() + UNJOINABLE_MS);
     }
 
     /// Whether parts of what is there cannot be joined: asking for whole slices costs more and keeps nothing.
-    pub(crate) fn is_unjoinable(&self, hash: u128) -> bool {
-        !self.unjoinable.is_empty() && self.unjoinable.get(&hash).is_some_and(|until| *until > now_ms())
+    pub(crate) fn is_unjoinable(&self, hash: u128, requester: &Requester) -> bool {
+        !self.unjoinable.is_empty() && self.unjoinable.get(&requester.memo(hash)).is_some_and(|until| *until > now_ms())
     }
 
     /// Forward requests under way.
@@ -297,7 +305,7 @@ impl Lead {
             Told::Published => {
                 self.edge.forwards.unshared.remove(&self.memo);
             }
-            Told::Waiting | Told::Aside | Told::AskAgain | Told::Erred { .. } | Told::Failed(_) => {}
+            Told::Waiting | Told::Aside | Told::OutOfRange | Told::AskAgain | Told::Erred { .. } | Told::Failed(_) => {}
         }
         self.edge.forwards.in_flight.remove(&self.flight);
         self.told.send_replace(told);
@@ -653,7 +661,7 @@ fn take(ask: &Ask, response: Response<OriginBody>, sent: Sent) -> Result<(Led, T
             let part = part.filter(is_usable);
             if part.is_none() {
                 if !is_too_large || !is_joinable {
-                    ask.source.worker.edge.forwards.note_unjoinable(ask.hash);
+                    ask.source.worker.edge.forwards.note_unjoinable(ask.requester.memo(ask.hash));
                 }
                 let is_met = wanted.is_met_by(&head.headers);
                 let led = if is_met { Led::Passing { head, body, not_stored: None } } else { Led::PassRequest };
@@ -669,7 +677,7 @@ fn take(ask: &Ask, response: Response<OriginBody>, sent: Sent) -> Result<(Led, T
         (StatusCode::RANGE_NOT_SATISFIABLE, Some(wanted)) if wanted.may_need_more => {
             return wanted.after_unsatisfied(&head.headers, &ask.client).map_or(Ok((Led::PassRequest, Told::Aside)), Err);
         }
-        (StatusCode::RANGE_NOT_SATISFIABLE, Some(_)) => return Ok((Led::Passing { head, body, not_stored: None }, Told::AskAgain)),
+        (StatusCode::RANGE_NOT_SATISFIABLE, Some(_)) => return Ok((Led::Passing { head, body, not_stored: None }, Told::OutOfRange)),
         _ => None,
     };
     let request = RequestFacts { method: &Method::GET, fields: &ask.client };
@@ -708,7 +716,7 @@ fn take(ask: &Ask, response: Response<OriginBody>, sent: Sent) -> Result<(Led, T
     }
     let can_be_kept = is_joinable || part.is_none_or(Stretch::is_whole);
     if is_storable && !can_be_kept {
-        ask.source.worker.edge.forwards.note_unjoinable(ask.hash);
+        ask.source.worker.edge.forwards.note_unjoinable(ask.requester.memo(ask.hash));
     }
     let Begun { response, fill, is_stored, cookies } = begin(ask, &came, body, is_storable && can_be_kept);
     let told = match is_stored {

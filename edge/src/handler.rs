@@ -479,7 +479,6 @@ async fn look_up(checked: &Checked) -> Found {
     let policy = &checked.site.cache;
     let asks = (policy.obey_client || checked.is_peer).then(|| CacheControl::of_request(&checked.client));
     let only_stored = reuse::is_only_if_cached(asks.as_ref(), policy) || checked.is_peer && asks.as_ref().is_some_and(|a| a.only_if_cached);
-    let unusual = Unusual::of(&checked.client, policy);
     // How often this request waited for another's response that was stored.
     let mut published = 0;
     let mut is_alone = false;
@@ -539,7 +538,9 @@ async fn look_up(checked: &Checked) -> Found {
             let (response, outcome) = pass(checked, None, reason).await;
             return (response, outcome, None);
         }
-        if wanted(checked).is_some() && edge.forwards.is_unjoinable(checked.hash) {
+        let unusual = Unusual::of(&checked.client, policy);
+        let requester = Requester::of(&edge.index, &checked.client, &unusual, &checked.keyed);
+        if wanted(checked).is_some() && edge.forwards.is_unjoinable(checked.hash, &requester) {
             return pass_request(checked, stale.as_ref(), reason).await;
         }
         // Twice is enough: what cannot be used after that is asked for. Of another variant there may be some more to wait for.
@@ -555,7 +556,6 @@ async fn look_up(checked: &Checked) -> Found {
                 response.freshness.no_cache || !unusual.are_varied_on(&vary)
             }
         };
-        let requester = Requester::of(&checked.client, &unusual, &checked.keyed);
         let joined = if is_alone || is_own { Joined::Alone } else { Forwards::join(edge, checked.hash, requester.clone()) };
         let lead = match joined {
             Joined::Follower { mut told, is_alike, is_same_kind } => {
@@ -563,8 +563,13 @@ async fn look_up(checked: &Checked) -> Found {
                     Told::Published => published += 1,
                     Told::Waiting | Told::Unshared => is_alone = true,
                     Told::Own | Told::Aside => is_alone |= is_same_kind,
+                    Told::OutOfRange => is_alone |= is_alike,
                     Told::Erred { status, answer } if is_alike => return on_others_error(checked, stale, status, answer, reason).await,
-                    Told::Failed(error) if is_alike => return on_failure(checked, stale, error, reason).await,
+                    Told::Failed(error) if is_alike || !error.may_be_of_request() => {
+                        return on_failure(checked, stale, error, reason).await;
+                    }
+                    // To wait for each other's time-outs one by one would be the worst of all.
+                    Told::Failed(OriginError::FirstByteTimeout) => is_alone = true,
                     // That was another's own: one of those who waited for it leads next.
                     Told::AskAgain | Told::Erred { .. } | Told::Failed(_) => {}
                 }
@@ -671,10 +676,13 @@ async fn deliver_stale_on_error(checked: &Checked, stale: Option<&Stale>, status
 /// Notes that the validation of a stale response failed: where the client's own fields may be to blame, only once a
 /// validation without them has failed as well.
 fn note_failing(checked: &Checked, response: &Arc<StoredResponse>, failing: Failing) {
-    let is_own = checked.client.keys().any(|name| matches!(*name, COOKIE | AUTHORIZATION))
-        || request_fields::is_oversized(&checked.client)
-        || !Unusual::of(&checked.client, &checked.site.cache).is_empty();
-    if is_own {
+    let is_own = || {
+        checked.client.keys().any(|name| matches!(*name, COOKIE | AUTHORIZATION))
+            || request_fields::is_oversized(&checked.client)
+            || !Unusual::of(&checked.client, &checked.site.cache).is_empty()
+    };
+    // What timed out nobody is to wait for again, whoever is to blame: the next validation behind shows it.
+    if failing != Failing::TimedOut && is_own() {
         validate_behind(checked, response);
     } else {
         response.backoff.note(failing, now_ms());
@@ -795,15 +803,22 @@ fn validate_behind(checked: &Checked, response: &Arc<StoredResponse>) {
     if response.is_validating.swap(true, Ordering::Relaxed) {
         return;
     }
-    let Some(lead) = Forwards::lead(&checked.worker.edge, checked.hash) else {
+    let edge = &checked.worker.edge;
+    let requester = Requester::of(&edge.index, &HeaderMap::new(), &Unusual::default(), &checked.keyed);
+    let Some(lead) = Forwards::lead(edge, checked.hash, requester.clone()) else {
         response.is_validating.store(false, Ordering::Relaxed);
         return;
     };
     // On behalf of what is stored, not of the client that happened to come, who is answered without it.
     let vary = vary::names(&response.fields).unwrap_or_default();
-    let client = request_fields::shared(&checked.client, &checked.site.cache, &vary);
+    let policy = &checked.site.cache;
+    let mut client = match request_fields::is_oversized(&checked.client) {
+        true => request_fields::selecting_only(&checked.client, policy, &vary),
+        false => request_fields::shared(&checked.client, policy, &vary),
+    };
+    client.remove(IF_RANGE);
     let checked = Checked { client: Arc::new(client), interim: None, ..checked.clone() };
-    let mut ask = ask(&checked, Requester::default(), Some(response.clone()));
+    let mut ask = ask(&checked, requester, Some(response.clone()));
     ask.source.is_background = true;
     let led = fill::start(ask, Some(lead));
     let response = response.clone();
@@ -1023,10 +1038,25 @@ fn with_status(checked: &Checked, mut response: Response<ClientBody>, outcome: &
 struct Reading {
     reader: Reader,
     stored: Arc<StoredResponse>,
-    source: Source,
+    asker: Asker,
     first: Option<Bytes>,
     refills: u32,
     has_begun: bool,
+}
+
+/// Asks for what a body lacks. Most lack nothing.
+struct Asker {
+    checked: Checked,
+    /// What is read is for this client alone.
+    is_own: bool,
+}
+
+impl Asker {
+    fn source(&self, stored: &StoredResponse) -> Source {
+        let vary = vary::names(&stored.fields).unwrap_or_default();
+        let policy = &self.checked.site.cache;
+        source(&self.checked, if self.is_own { ClientFields::Storable } else { ClientFields::Shared { policy, vary: &vary } })
+    }
 }
 
 /// Slices asked for again in one body without a byte in between.
@@ -1034,19 +1064,18 @@ const REFILLS_MAX: u32 = 3;
 
 impl Reading {
     fn new(checked: &Checked, stored: &Arc<StoredResponse>, reader: Reader, outcome: &Outcome) -> Self {
-        let vary = vary::names(&stored.fields).unwrap_or_default();
         let is_own = outcome.label == Answer::Miss && !outcome.is_stored;
-        let fields = if is_own { ClientFields::Storable } else { ClientFields::Shared { policy: &checked.site.cache, vary: &vary } };
-        Self { reader, stored: stored.clone(), source: source(checked, fields), first: None, refills: 0, has_begun: false }
+        let asker = Asker { checked: checked.clone(), is_own };
+        Self { reader, stored: stored.clone(), asker, first: None, refills: 0, has_begun: false }
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>, OriginError> {
         if let Some(first) = self.first.take() {
             return Ok(Some(first));
         }
-        if !std::mem::replace(&mut self.has_begun, true) {
+        if !std::mem::replace(&mut self.has_begun, true) && self.stored.content.is_filling() {
             let (at, end) = self.reader.range();
-            fill::seek_ahead(&self.source, &self.stored, at, end);
+            fill::seek_ahead(&self.asker.source(&self.stored), &self.stored, at, end);
         }
         loop {
             match self.reader.next().await {
@@ -1056,13 +1085,13 @@ impl Reading {
                 }
                 Next::End => return Ok(None),
                 Next::Failed(error) if self.refills >= REFILLS_MAX || self.stored.content.validator.is_none() => return Err(error),
-                Next::Failed(error) if !self.source.target.take_retry() => return Err(error),
+                Next::Failed(error) if !self.asker.checked.site.target.take_retry() => return Err(error),
                 Next::Missing if self.refills >= REFILLS_MAX => return Err(OriginError::Incomplete),
                 Next::Failed(_) | Next::Missing => {
                     self.refills += 1;
                     let (at, end) = self.reader.range();
                     let end = end.unwrap_or(at + 1);
-                    fill::refill(&self.source, &self.stored, at, end, Pool::Pull).await?;
+                    fill::refill(&self.asker.source(&self.stored), &self.stored, at, end, Pool::Pull).await?;
                 }
             }
         }
@@ -1207,7 +1236,10 @@ fn invalidate(checked: &Checked, status: StatusCode, fields: &HeaderMap) {
         edge.changes.note(edge.index.hash(url));
         drop_stored(edge, url, |_| true);
     }
-    if checked.method == Method::HEAD {
+    // What one client's own fields brought about says nothing of what is stored for all.
+    let is_for_all = Unusual::of(&checked.client, &checked.site.cache).is_empty()
+        && !checked.client.keys().any(|name| matches!(*name, COOKIE | AUTHORIZATION));
+    if checked.method == Method::HEAD && is_for_all {
         let differs = |r: &StoredResponse| {
             conditional::head_says(r.status, &r.fields, r.content.length(), status, fields) == HeadSays::Other
                 && r.is_selected(&checked.client, &checked.keyed)

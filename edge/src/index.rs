@@ -133,6 +133,11 @@ impl Index {
         xxh3_128_with_seed(url.as_bytes(), self.seed)
     }
 
+    /// A hash of what tells requests for one key apart, made as [`hash`](Self::hash) makes those of keys.
+    pub(crate) fn hash_of(&self, bytes: &[u8]) -> u128 {
+        xxh3_128_with_seed(bytes, self.seed)
+    }
+
     /// All variants stored under a key, and perhaps those of another key that meets it: compare the URL.
     pub(crate) fn variants(&self, hash: u128) -> Option<Variants> {
         self.responses.get(&hash).map(|found| found.value().clone())

@@ -182,7 +182,7 @@ impl Facts {
         Arc::new(StoredResponse {
             selection: vary::Selection::of(&self.fields, &self.selecting),
             used_s: AtomicU64::new(0),
-            // Nothing is stored whose tags cannot be kept; what an earlier version has stored is not recovered.
+            // Nothing is stored whose tags cannot be kept.
             tags: invalidate::tags(&self.fields).unwrap_or_default(),
             url: self.url,
             hash: self.hash,
@@ -232,10 +232,6 @@ impl Recovered {
             is_soft: written.is_soft,
             is_recovered: true,
         };
-        if vary::is_coded_for_one(&facts.fields, &facts.selecting) {
-            return None;
-        }
-        // An earlier version kept a part of them.
         invalidate::tags(&facts.fields).ok()?;
         let validator = match (written.strong_tag, written.strong_date) {
             (Some(tag), _) => Some(StrongValidator::Tag(value(&tag)?)),
@@ -254,7 +250,6 @@ struct Written {
     status: u16,
     fields: Vec<(String, String)>,
     selecting: Vec<(String, String)>,
-    #[serde(default)]
     keyed: Vec<(String, String)>,
     requested_ms: u64,
     freshness: Freshness,
@@ -262,8 +257,6 @@ struct Written {
     is_soft: bool,
     length: Option<u64>,
     strong_tag: Option<String>,
-    /// Missing in what earlier versions wrote, which joined parts by tags alone; those ignore it.
-    #[serde(default)]
     strong_date: Option<String>,
 }
 
@@ -345,15 +338,10 @@ mod tests {
     fn what_names_a_body_survives_in_every_form() {
         let tag = StrongValidator::Tag(HeaderValue::from_static("\"t\""));
         let date = StrongValidator::Date(HeaderValue::from_static("Mon, 02 Nov 2026 10:00:00 GMT"));
-        for validator in [None, Some(tag.clone()), Some(date)] {
+        for validator in [None, Some(tag), Some(date)] {
             let written = response_of(&[], validator.clone()).encode();
             assert_eq!(Recovered::decode(&written, |_| 9).expect("own form").validator, validator);
         }
-        // As it was before there were dates.
-        let mut earlier: serde_json::Value = serde_json::from_slice(&response(&[]).encode()).expect("an object");
-        earlier.as_object_mut().expect("an object").remove("strong_date").expect("it is written");
-        let recovered = Recovered::decode(earlier.to_string().as_bytes(), |_| 9).expect("the same form");
-        assert_eq!(recovered.validator, Some(tag));
     }
 
     #[test]

@@ -362,3 +362,66 @@ fn errors_that_one_client_brings_about_hold_no_others_back() {
         assert!(other.status == 200 && !other.cache().contains("detail"), "the origin is asked all the same: {}", other.cache());
     }
 }
+
+#[test]
+fn what_a_client_takes_away_behind_the_edge_is_no_part_of_the_key() {
+    let origin = Origin::start(|seen| Reply::ok(seen.fields.get("x-tenant").cloned().unwrap_or("nobody".into()), "max-age=60"));
+    let cache = CachePolicy { key_fields: vec!["x-tenant".into()], ..CachePolicy::default() };
+    let edge = Plan { cache, ..Plan::new(&origin) }.start();
+    assert_eq!(edge.ask("GET", "/", &[("X-Tenant", "b"), ("Connection", "x-tenant")]).text(), "nobody");
+    assert_eq!(edge.ask("GET", "/", &[("X-Tenant", "b")]).text(), "b");
+    assert!(edge.get("/").is_hit());
+}
+
+#[test]
+fn an_error_that_an_overlong_field_brought_about_is_nobody_elses_who_waits() {
+    let long = "x".repeat(5000);
+    for hangs_up in [false, true] {
+        let gate = Gate::default();
+        let held = gate.clone();
+        let origin = Origin::start(move |seen| {
+            held.wait();
+            match seen.fields.get("referer").is_some_and(|referer| referer.len() > 4000) {
+                true if hangs_up => Reply::ok("x".repeat(100), "").field("Content-Length", "5").cut_after(0),
+                true => Reply { status: 500, ..Reply::ok("too long", "") },
+                false => Reply::ok("fine", "max-age=60"),
+            }
+        });
+        let edge = Plan::new(&origin).start();
+        std::thread::scope(|scope| {
+            let own = scope.spawn(|| edge.ask("GET", "/x", &[("Referer", &long)]).status);
+            wait_for("the first to be asked for", || origin.count("/x") == 1);
+            let others: Vec<_> = (0..10).map(|_| scope.spawn(|| edge.get("/x").text())).collect();
+            wait_for("the others to wait", || edge.metric("nearcast_edge_forwards_waiting") == 10.0);
+            gate.open();
+            assert_eq!(own.join().expect("no panic"), if hangs_up { 502 } else { 500 });
+            assert!(others.into_iter().all(|other| other.join().expect("no panic") == "fine"));
+        });
+    }
+}
+
+#[test]
+fn a_head_request_with_fields_of_its_own_drops_nothing_that_all_share() {
+    let origin = Origin::start(|seen| {
+        let tag = if seen.fields.contains_key("x-evil") { "\"evil\"" } else { "\"good\"" };
+        Reply::ok("page", "max-age=60").field("ETag", tag)
+    });
+    let edge = Plan::new(&origin).start();
+    edge.get("/x");
+    let mut stream = edge.connect();
+    stream.write_all(b"HEAD /x HTTP/1.1\r\nHost: www.test\r\nX-Evil: 1\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx").expect("sent");
+    assert_eq!(read_answer(&mut BufReader::new(&stream), true).expect("an answer").field("etag"), "\"evil\"");
+    assert!(edge.get("/x").is_hit());
+}
+
+#[test]
+fn parts_that_one_clients_field_made_unjoinable_are_joined_for_others() {
+    let origin = Origin::start(|seen| {
+        let tag = if seen.fields.contains_key("x-evil") { "W/\"t\"" } else { "\"t\"" };
+        Reply::ok(lab::pattern(700_000), "max-age=60").field("ETag", tag).ranged(seen)
+    });
+    let edge = Plan::new(&origin).start();
+    assert_eq!(edge.ask("GET", "/x", &[("X-Evil", "1"), ("Range", "bytes=0-9")]).status, 206);
+    assert_eq!(edge.ask("GET", "/x", &[("Range", "bytes=0-9")]).status, 206);
+    assert!(edge.ask("GET", "/x", &[("Range", "bytes=10-19")]).is_hit());
+}

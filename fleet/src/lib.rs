@@ -17,6 +17,7 @@ mod framed;
 pub mod journal;
 pub mod report;
 pub mod reporter;
+pub mod request_fields;
 pub mod scope;
 pub mod shutdown;
 pub mod units;

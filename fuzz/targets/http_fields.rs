@@ -6,8 +6,9 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use libfuzzer_sys::fuzz_target;
 use nearcast_edge::policy::range::{self, ContentRange, Part};
-use nearcast_edge::policy::{conditional, fields, forward, freshness, invalidate, key, request_fields, reuse, vary};
+use nearcast_edge::policy::{conditional, fields, forward, freshness, invalidate, key, reuse, vary};
 use nearcast_fleet::config::CachePolicy;
+use nearcast_fleet::request_fields;
 
 const NOW_MS: u64 = 1_800_000_000_000;
 
@@ -40,7 +41,7 @@ fuzz_target!(|input: &[u8]| {
         assert!(tags.len() <= invalidate::TAGS_MAX);
     }
     for name in request.keys() {
-        assert!(!(request_fields::is_removed(name) && request_fields::is_ordinary(name)), "{name} is one or the other");
+        assert!(!(request_fields::is_removed(name.as_str()) && request_fields::is_ordinary(name.as_str())), "{name} is one or the other");
     }
     let _ = invalidate::invalidated(&Method::POST, "http://a.test/b", StatusCode::OK, &response);
     if let Some(host) = request.get(header::HOST).and_then(|h| h.to_str().ok())

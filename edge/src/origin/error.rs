@@ -93,6 +93,12 @@ impl OriginError {
         !matches!(self, Dns | Forbidden | Refused | Unreachable | ConnectTimeout | Tls(_) | ConnectionLimit)
     }
 
+    /// Whether what the request says may have brought it about: then it may not happen to the next one.
+    pub(crate) fn may_be_of_request(self) -> bool {
+        use OriginError::*;
+        !matches!(self, Dns | Forbidden | Refused | Unreachable | ConnectTimeout | Tls(_) | ConnectionLimit | Unavailable { .. })
+    }
+
     /// The registered error type.
     pub(crate) fn proxy_error(self) -> ProxyError {
         match self {

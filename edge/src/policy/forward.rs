@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use http::header::{ACCEPT_ENCODING, ACCEPT_RANGES, AGE, EXPECT, HOST, MAX_FORWARDS, RANGE, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use nearcast_fleet::config::CachePolicy;
+use nearcast_fleet::request_fields::is_removed;
 
 use super::conditional::CONDITIONS;
 use super::{fields, request_fields, vary};
@@ -59,7 +60,7 @@ pub struct Forwarder<'a> {
 /// The fields of a request to the origin.
 pub fn to_origin(client: &HeaderMap, which: ClientFields<'_>, by: &Forwarder<'_>) -> HeaderMap {
     let mut forward = fields::end_to_end(client, false);
-    let removed: Vec<HeaderName> = forward.keys().filter(|name| request_fields::is_removed(name)).cloned().collect();
+    let removed: Vec<HeaderName> = forward.keys().filter(|name| is_removed(name.as_str())).cloned().collect();
     for name in removed {
         forward.remove(name);
     }

@@ -138,7 +138,6 @@ pub struct Freshness {
     /// Age in seconds when it was received (`corrected_initial_age`, RFC 9111 section 4.2.3).
     pub initial_age: u64,
     /// Age in seconds that its origin gave it, without the time of the exchange.
-    #[serde(default)]
     pub age_when_sent: u64,
     /// When it was received.
     pub received_ms: u64,

@@ -4,7 +4,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_ENCODING, DATE, VARY};
+use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, DATE, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::fields;
@@ -125,14 +125,6 @@ fn codings(request: &HeaderMap) -> Option<Codings> {
     request.contains_key(ACCEPT_ENCODING).then(|| Codings::of(lines.into_iter().map(HeaderValue::as_bytes)))
 }
 
-/// Whether a stored response may be coded in a way that its request named and [`Codings`] does not tell: earlier versions
-/// sent the field on as it came, and then it is for nobody else.
-pub fn is_coded_for_one(stored: &HeaderMap, selecting: &HeaderMap) -> bool {
-    let is_known = |name: &[u8]| coding(name).is_some() || name.eq_ignore_ascii_case(b"identity");
-    let is_reduced = accept_encoding(selecting).as_ref() == selecting.get(ACCEPT_ENCODING);
-    !is_reduced && !fields::list(stored, CONTENT_ENCODING).all(is_known)
-}
-
 /// The request's fields that select this response, to be kept with it. `Accept-Encoding` as far as it counts.
 pub fn selecting(request: &HeaderMap, response: &HeaderMap) -> HeaderMap {
     let mut kept = HeaderMap::new();
@@ -155,7 +147,7 @@ pub fn is_selected(stored: &HeaderMap, selecting: &HeaderMap, request: &HeaderMa
     if !stored.contains_key(VARY) {
         return true;
     }
-    // What [`names`] refuses is never stored; so that this holds also for what another version stored, it is asked again.
+    // What [`names`] refuses is never stored; this holds without that as well.
     let mut left = VARY_NAMES_MAX;
     fields::list(stored, VARY).all(|member| {
         let is_name = member != b"*" && left > 0 && member.iter().all(|b| fields::is_token(*b));
@@ -451,16 +443,6 @@ mod tests {
         assert!(!matches(&["vary: accept-encoding"], &[], &["accept-encoding: identity"]), "absent is not the same as said");
         assert!(!matches(&["vary: accept-encoding"], &["accept-encoding: gzip"], &["accept-encoding: gzip, br"]));
         assert!(!matches(&["vary: accept-encoding"], &["accept-encoding: gzip"], &["accept-encoding: gzip, identity;q=0"]));
-        for (coding, said, is_for_one) in
-            [("gzip", "br;q=0.9, gzip", false), ("compress", "compress, gzip", true), ("compress", "gzip", false)]
-        {
-            let stored = map(&["vary: accept-encoding", &format!("content-encoding: {coding}")]);
-            assert_eq!(is_coded_for_one(&stored, &map(&[&format!("accept-encoding: {said}")])), is_for_one, "{coding} {said}");
-            assert!(!is_coded_for_one(&stored, &map(&[])), "{coding}");
-        }
-        // As an earlier version kept it.
-        let (response, kept) = (map(&["vary: accept-encoding"]), map(&["accept-encoding: br;q=0.9, junk, gzip"]));
-        assert!(is_selected(&response, &kept, &map(&["accept-encoding: gzip, br"])));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Host names, zone names, node names and origin URLs as a fleet file may write them.
 
+use crate::request_fields;
+
 /// Longest host name in its written form.
 const NAME_CHARS_MAX: usize = 253;
 
@@ -100,28 +102,6 @@ pub(crate) fn host_and_port(authority: &str) -> Result<String, &'static str> {
     }
 }
 
-/// Request fields that the edge reads, makes or drops itself, so that no answer can be kept apart by what a client sends.
-const OWN_FIELDS: &[&str] = &[
-    "cdn-loop",
-    "connection",
-    "content-length",
-    "expect",
-    "forwarded",
-    "host",
-    "if-match",
-    "if-modified-since",
-    "if-none-match",
-    "if-range",
-    "if-unmodified-since",
-    "keep-alive",
-    "nearcast-peer",
-    "range",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "via",
-];
 /// Bytes of a request field's name.
 const FIELD_NAME_BYTES_MAX: usize = 64;
 
@@ -140,9 +120,9 @@ pub(super) fn request_field(name: &str) -> Result<(), (String, &'static str)> {
             "remove it; let the origin send Cache-Control: public, s-maxage or must-revalidate (RFC 9111 section 3.5)",
         ));
     }
-    if OWN_FIELDS.contains(&name) || name.starts_with("x-forwarded-") {
+    if request_fields::is_edges_own(name) {
         let mend = "remove it: no client's value of it reaches the origin";
-        return Err((format!("{name} is a field that the edge makes or reads itself"), mend));
+        return Err((format!("{name} is a field that the edge drops, or makes or reads itself"), mend));
     }
     Ok(())
 }
