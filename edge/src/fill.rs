@@ -29,7 +29,6 @@ use crate::index::{HashedKey, Index};
 use crate::interim::InterimSender;
 use crate::origin::{OriginBody, OriginError, OriginRequestBody, Purpose, Target};
 use crate::policy::conditional::StrongValidator;
-use crate::policy::fields::CacheControl;
 use crate::policy::freshness::{self, Exchange, Freshness, NotStored, RequestFacts};
 use crate::policy::range::{self, ByteRange, ContentRange, Part, Spec};
 use crate::policy::request_fields::{self, Unusual};
@@ -150,6 +149,11 @@ impl Requester {
             },
             own: own.flat_map(|name| client.get_all(&name).iter().map(move |value| (name.clone(), value.clone()))).collect(),
         }
+    }
+
+    /// What those who waited are told of an answer that may not be shared.
+    fn unshared(&self) -> Told {
+        if self.kind.is_special() { Told::Own } else { Told::Unshared }
     }
 
     /// What requests of the same group under way are found by.
@@ -561,8 +565,9 @@ async fn follow_head(mut ask: Ask) -> (Led, Told) {
         {
             let sent = Sent { exchange, born, asked_at };
             match freshen(&ask, &stale, response.headers(), sent) {
-                Some((fresh, cookies)) => {
-                    return (Led::Validated { response: fresh, received: response.status(), cookies }, Told::Published);
+                Some(Freshened { response: fresh, cookies, is_own }) => {
+                    let told = if is_own { ask.requester.unshared() } else { Told::Published };
+                    return (Led::Validated { response: fresh, received: response.status(), cookies }, told);
                 }
                 // A validator that nobody knows: ask for all of it.
                 None => continue,
@@ -591,8 +596,16 @@ struct Sent {
     asked_at: u64,
 }
 
+/// What a 304 made of a stored response.
+struct Freshened {
+    response: Arc<StoredResponse>,
+    cookies: Cookies,
+    /// For the client that asked alone: what is stored stays as it was.
+    is_own: bool,
+}
+
 /// A 304 that names the stored response: it is as good as new, with the fields of the 304.
-fn freshen(ask: &Ask, stale: &Arc<StoredResponse>, fields: &HeaderMap, sent: Sent) -> Option<(Arc<StoredResponse>, Cookies)> {
+fn freshen(ask: &Ask, stale: &Arc<StoredResponse>, fields: &HeaderMap, sent: Sent) -> Option<Freshened> {
     let Sent { exchange, born, asked_at } = sent;
     let edge = &ask.source.worker.edge;
     let policy = &ask.source.site.cache;
@@ -601,12 +614,14 @@ fn freshen(ask: &Ask, stale: &Arc<StoredResponse>, fields: &HeaderMap, sent: Sen
     }
     let mut fields = conditional::freshened(&stale.fields, fields, exchange.received_ms);
     let cookies = take_cookies(&mut fields, policy);
-    // What is stored did not come for this request: its fields say nothing against that. But what they brought about in the
-    // fields of the 304 is nobody else's.
-    let request = RequestFacts { method: &Method::GET, fields: &HeaderMap::new() };
-    let may_stay = matches!(freshness::judge(request, stale.status, &fields, policy, exchange), freshness::Verdict::Store(_));
-    let is_own = !Unusual::of(&ask.client, policy).are_varied_on(&vary::names(&fields).unwrap_or_default())
-        || policy.obey_client && CacheControl::of_request(&ask.client).no_store;
+    // Whether what is stored may stay depends on its fields alone, as it did not come for this request; whether the fields
+    // of the 304 are for others as well depends on the request, as with any response.
+    let judge = |client: &HeaderMap| {
+        let request = RequestFacts { method: &Method::GET, fields: client };
+        matches!(freshness::judge(request, stale.status, &fields, policy, exchange), freshness::Verdict::Store(_))
+    };
+    let may_stay = judge(&HeaderMap::new());
+    let is_own = may_stay && !judge(&ask.client);
     let facts = Facts {
         url: stale.url.clone(),
         hash: stale.hash,
@@ -624,11 +639,11 @@ fn freshen(ask: &Ask, stale: &Arc<StoredResponse>, fields: &HeaderMap, sent: Sen
     };
     let fresh = facts.store(stale.content.clone());
     if is_own {
-        return Some((fresh, cookies));
+        return Some(Freshened { response: fresh, cookies, is_own });
     }
     if !may_stay {
         edge.unpublish(stale);
-        return Some((fresh, cookies));
+        return Some(Freshened { response: fresh, cookies, is_own });
     }
     edge.publish(&fresh, |r| Arc::ptr_eq(&r.content, &stale.content));
     if edge.changes.have_covered(&fresh, asked_at) {
@@ -636,7 +651,7 @@ fn freshen(ask: &Ask, stale: &Arc<StoredResponse>, fields: &HeaderMap, sent: Sen
     } else {
         edge.store.put_head(&fresh.content.body, fresh.encode());
     }
-    Some((fresh, cookies))
+    Some(Freshened { response: fresh, cookies, is_own })
 }
 
 fn broken() -> (Led, Told) {
@@ -708,8 +723,7 @@ fn take(ask: &Ask, response: Response<OriginBody>, sent: Sent) -> Result<(Led, T
     let unshared = match verdict {
         // That is of the request, and says nothing of what others get.
         freshness::Verdict::DoNotStore(NotStored::Authorization | NotStored::RequestNoStore) => Told::Aside,
-        _ if ask.requester.kind.is_special() => Told::Own,
-        _ => Told::Unshared,
+        _ => ask.requester.unshared(),
     };
     if !is_storable && part.is_none() {
         return Ok((Led::Passing { head, body, not_stored }, unshared));
@@ -876,9 +890,10 @@ impl Pump {
             };
             // What is left of it is not wanted.
             drop(body);
-            fruitless = if self.writer.at() > before { 0 } else { fruitless + 1 };
-            // What has got further is no retry: no byte of it comes twice.
-            if fruitless > RESUMES_MAX || fruitless > 0 && !self.source.target.take_retry() {
+            let made = self.writer.at() - before;
+            fruitless = if made > 0 { 0 } else { fruitless + 1 };
+            // A body that comes in ever so small pieces is retried within the budget like one that does not come.
+            if fruitless > RESUMES_MAX || made < SLICE && !self.source.target.take_retry() {
                 return self.fail(error);
             }
             match self.resume().await {

@@ -388,6 +388,16 @@ fn a_cut_is_resumed_and_nobody_notices() {
 }
 
 #[test]
+fn a_body_that_comes_in_crumbs_is_given_up_within_the_budget_of_retries() {
+    let origin = Origin::start(|seen| Reply::ok(pattern(1 << 20), "max-age=600").field("ETag", "\"v\"").ranged(seen).cut_after(10));
+    let edge = Plan::new(&origin).start();
+    let answer = edge.get("/crumbs");
+    assert!(!answer.whole && pattern(1 << 20).starts_with(&answer.body), "{} bytes", answer.body.len());
+    wait_for("the fill to end", || edge.metric("nearcast_edge_fills") == 0.0);
+    assert!(origin.count("/crumbs") <= 60, "{} requests", origin.count("/crumbs"));
+}
+
+#[test]
 fn a_cut_that_cannot_be_resumed_cuts_the_client_and_is_never_stored_as_whole() {
     for chunked in [false, true] {
         let asked = AtomicUsize::new(0);

@@ -425,3 +425,32 @@ fn parts_that_one_clients_field_made_unjoinable_are_joined_for_others() {
     assert_eq!(edge.ask("GET", "/x", &[("Range", "bytes=0-9")]).status, 206);
     assert!(edge.ask("GET", "/x", &[("Range", "bytes=10-19")]).is_hit());
 }
+
+#[test]
+fn a_304_for_credentials_or_a_guess_with_a_cookie_is_its_clients_own() {
+    // Lifetime, the field of the client that has it validated, and whether what its 304 says is stored.
+    for (control, name, is_stored) in [
+        ("max-age=5", "Authorization", false),
+        ("public, max-age=5", "Authorization", true),
+        ("max-age=5", "Cookie", true),
+        ("", "Cookie", false),
+        ("max-age=5", "X-Own", false),
+    ] {
+        let origin = Origin::start(move |seen| {
+            let own = seen.fields.get(&name.to_lowercase()).cloned();
+            // Stale when it comes for nobody in particular, and fresh when it comes for one.
+            let age = if own.is_some() { "0" } else { "86400" };
+            let reply = Reply::ok("page", control).field("Age", age).field("ETag", "\"v\"").field("X-Who", &own.unwrap_or("all".into()));
+            match seen.fields.contains_key("if-none-match") {
+                true => Reply { status: 304, body: vec![], ..reply },
+                false => reply,
+            }
+        });
+        let cache = CachePolicy { default_ttl: Some(Duration::from_secs(60)), ..CachePolicy::default() };
+        let edge = Plan { cache, ..Plan::new(&origin) }.start();
+        assert_eq!(edge.get("/p").field("x-who"), "all");
+        assert_eq!(edge.ask("GET", "/p", &[(name, "bob")]).field("x-who"), "bob", "{control} {name}");
+        let other = edge.get("/p");
+        assert_eq!((other.is_hit(), other.field("x-who")), (is_stored, if is_stored { "bob" } else { "all" }), "{control} {name}");
+    }
+}

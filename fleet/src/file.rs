@@ -338,11 +338,11 @@ fn check(root: &Section<'_>, base: &Path) -> Fleet {
     let name_servers = check_name_servers(root, &zone, &mut taken);
     let clients = check_clients(&root.section("clients", CLIENTS), ClientLimits::default());
     let clusters = check_clusters(root, clients, &mut taken);
-    let sites = check_sites(root, base, &zone, &clusters, &name_servers);
+    let node_key = check_node_key(&head, base, control.is_some() || !name_servers.is_empty());
+    let sites = check_sites(root, base, &zone, &clusters, &name_servers, &node_key);
     let zone_name_servers = references(&head, "name_servers", &name_servers, |n| &n.name, "name server");
     let own = OwnZone { zone: &zone, name_servers: &zone_name_servers, sites: &sites };
     let zones = check_zones(root, &head, &own, &name_servers);
-    let node_key = check_node_key(&head, base, control.is_some() || !name_servers.is_empty());
     Fleet {
         hostmaster: check_hostmaster(&head, &zone),
         zone,
@@ -921,7 +921,14 @@ const POLICIES: [(&str, SelectionPolicy); 4] = [
     ("round-robin", SelectionPolicy::RoundRobin),
 ];
 
-fn check_sites(root: &Section<'_>, base: &Path, zone: &str, clusters: &[Cluster], name_servers: &[NameServer]) -> Vec<Site> {
+fn check_sites(
+    root: &Section<'_>,
+    base: &Path,
+    zone: &str,
+    clusters: &[Cluster],
+    name_servers: &[NameServer],
+    node_key: &Secret,
+) -> Vec<Site> {
     let mut lines: HashMap<String, usize> = HashMap::new();
     let mut hosts: HashMap<String, String> = HashMap::new();
     let mut sites = Vec::new();
@@ -958,7 +965,7 @@ fn check_sites(root: &Section<'_>, base: &Path, zone: &str, clusters: &[Cluster]
                 limits: check_limits(&section.section("limits", LIMITS)),
                 tls: check_origin_tls(section, base, origin.starts_with("http://")),
             },
-            purge: check_purge(section, base),
+            purge: check_purge(section, base, node_key),
             origin,
         });
     }
@@ -1092,9 +1099,16 @@ fn check_limits(section: &Section<'_>) -> OriginLimits {
 /// How a size that has no limit is written.
 const UNLIMITED: &str = "unlimited";
 
-fn check_purge(section: &Section<'_>, base: &Path) -> PurgePolicy {
+fn check_purge(section: &Section<'_>, base: &Path, node_key: &Secret) -> PurgePolicy {
+    const KEYS: [&str; 2] = ["purge_token", "purge_token_file"];
     let from = section.texts("purge_from").unwrap_or_default().iter().filter_map(check_prefix).collect();
-    PurgePolicy { from, token: check_secret(section, base, ["purge_token", "purge_token_file"], "token") }
+    let token = check_secret(section, base, KEYS, "token");
+    if token.as_ref().is_some_and(|token| token == node_key)
+        && let Some(text) = KEYS.iter().find_map(|key| section.text(key))
+    {
+        text.note("the token is the node key, which opens every site and node", format!("make another one; {MAKE_SECRET}"));
+    }
+    PurgePolicy { from, token }
 }
 
 /// Addresses: a prefix, or one alone.

@@ -2,7 +2,7 @@
 //!
 //! Follows RFC 9111 section 3 (storing), 4.2 (freshness and age), RFC 9213 (targeted fields), RFC 5861, RFC 8246.
 
-use http::header::{AGE, AUTHORIZATION, COOKIE, DATE, EXPIRES, LAST_MODIFIED, SET_COOKIE};
+use http::header::{ACCEPT, AGE, AUTHORIZATION, COOKIE, DATE, EXPIRES, LAST_MODIFIED, SET_COOKIE};
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 use nearcast_fleet::config::CachePolicy;
 use serde::{Deserialize, Serialize};
@@ -208,7 +208,7 @@ pub fn judge(request: RequestFacts<'_>, status: StatusCode, fields: &HeaderMap, 
     let directives = CacheControl::of_response(fields);
     let refusals = [
         refused_by_request(request, &directives, policy),
-        refused_by_status(status, fields, &directives, exchange.received_ms),
+        refused_by_status(request, status, fields, &directives, exchange.received_ms),
         refused_by_fields(fields, &directives),
         refused_as_brought_about(request, status, fields, policy),
     ];
@@ -248,7 +248,7 @@ fn refused_as_brought_about(request: RequestFacts<'_>, status: StatusCode, field
     // These speak of the resource, whoever asks.
     let is_of_anybody = matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE);
     let may_be_own = !Unusual::of(request.fields, policy).are_varied_on(&vary)
-        || is_error && request_fields::is_oversized(request.fields)
+        || is_error && request_fields::may_be_refused(request.fields)
         || is_error && !is_of_anybody && !(is_told_apart(&COOKIE) && is_told_apart(&AUTHORIZATION));
     may_be_own.then_some(NotStored::RequestFields)
 }
@@ -262,16 +262,25 @@ fn may_guess_for(request: RequestFacts<'_>, fields: &HeaderMap, policy: &CachePo
         .all(|name| !request.fields.contains_key(name) || vary.contains(name) || request_fields::is_listed(name, policy))
 }
 
-fn refused_by_status(status: StatusCode, fields: &HeaderMap, directives: &CacheControl, received_ms: u64) -> Option<NotStored> {
+fn refused_by_status(
+    request: RequestFacts<'_>,
+    status: StatusCode,
+    fields: &HeaderMap,
+    directives: &CacheControl,
+    received_ms: u64,
+) -> Option<NotStored> {
     if !is_of_resource(status) {
         return Some(NotStored::Status);
     }
     if directives.must_understand && !is_understood(status) {
         return Some(NotStored::MustUnderstand);
     }
-    // What was not acceptable to one client may be to the next.
-    let is_negotiated = || vary::names(fields).is_some_and(|names| names.iter().any(|name| name.as_str().starts_with("accept")));
-    if status == StatusCode::NOT_ACCEPTABLE && !is_negotiated() {
+    // What was not acceptable to one client may be to the next, unless all that it may have disliked is in `Vary`.
+    let is_told_apart = |vary: Vec<HeaderName>| {
+        let said = request.fields.keys().filter(|name| name.as_str().starts_with("accept"));
+        vary.contains(&ACCEPT) && said.fold(true, |all, name| all && vary.contains(name))
+    };
+    if status == StatusCode::NOT_ACCEPTABLE && !vary::names(fields).is_some_and(is_told_apart) {
         return Some(NotStored::Status);
     }
     let is_part = status == StatusCode::PARTIAL_CONTENT;
@@ -331,7 +340,7 @@ pub fn is_understood(status: StatusCode) -> bool {
 /// whatever they say: one client's long fields or broken connection must not become everybody's answer.
 fn is_of_resource(status: StatusCode) -> bool {
     !status.is_informational()
-        && !matches!(status.as_u16(), 304 | 407 | 408 | 412 | 413 | 416 | 417 | 421 | 425 | 426 | 428 | 429 | 431 | 511)
+        && !matches!(status.as_u16(), 304 | 407 | 408 | 412 | 413 | 416 | 417 | 421 | 425 | 426 | 428 | 429 | 431 | 508 | 511)
 }
 
 /// Lifetime in seconds and where it comes from (RFC 9111 section 4.2.1).
@@ -480,7 +489,7 @@ mod tests {
     #[test]
     fn statuses_that_speak_of_the_request_are_never_stored() {
         // 11, 79, 89: 1xx and 304 are no objects; one client's long fields are not everybody's answer.
-        for status in [100, 103, 304, 407, 408, 412, 413, 416, 417, 421, 425, 426, 428, 429, 431, 511] {
+        for status in [100, 103, 304, 407, 408, 412, 413, 416, 417, 421, 425, 426, 428, 429, 431, 508, 511] {
             assert_eq!(refusal(&[], status, &["cache-control: public, max-age=60"]), Some(NotStored::Status), "{status}");
         }
     }
@@ -511,7 +520,9 @@ mod tests {
             (&[&long], 404, &[], Some(NotStored::RequestFields)),
             (&many, 400, &[], Some(NotStored::RequestFields)),
         ];
-        let table: [(Lines, u16, Lines, Option<NotStored>); 22] = [
+        const SHORT: [&str; 60] = ["dnt: 1"; 60];
+        let lines: Lines = &SHORT;
+        let table: [(Lines, u16, Lines, Option<NotStored>); 27] = [
             (&["accept: a", "user-agent: b", "sec-fetch-mode: c", "traceparent: d", "x-playback-session-id: e"], 200, &[], None),
             (&["x-evil: 1"], 200, &[], Some(NotStored::RequestFields)),
             (&["rsc: 1"], 200, &[], Some(NotStored::RequestFields)),
@@ -534,6 +545,11 @@ mod tests {
             (&[], 400, &[], None),
             (&["accept: x/y"], 406, &[], Some(NotStored::Status)),
             (&["accept: x/y"], 406, &["vary: accept"], None),
+            (&["accept: x/y"], 406, &["vary: accept-encoding"], Some(NotStored::Status)),
+            (&["accept: x/y", "accept-language: a"], 406, &["vary: accept"], Some(NotStored::Status)),
+            (&["via: 1.1 other"], 403, &[], Some(NotStored::RequestFields)),
+            (&["cdn-loop: other"], 200, &[], None),
+            (lines, 400, &[], Some(NotStored::RequestFields)),
         ];
         let policy = CachePolicy { forward_fields: vec!["x-listed".into()], key_fields: vec!["x-key".into()], ..CachePolicy::default() };
         for (request, status, response, expected) in table.into_iter().chain(both) {

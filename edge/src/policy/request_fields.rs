@@ -2,7 +2,7 @@
 //!
 //! The names are those of [`nearcast_fleet::request_fields`]. Follows RFC 9111 section 7.1 (cache poisoning).
 
-use http::header::{AUTHORIZATION, COOKIE};
+use http::header::{AUTHORIZATION, COOKIE, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use nearcast_fleet::config::CachePolicy;
 use nearcast_fleet::request_fields::{is_edges_own, is_ordinary};
@@ -12,6 +12,9 @@ use super::fields;
 /// Bytes that the ordinary fields of a request may have together before an error counts as brought about by them. Under
 /// half of what common servers take for one line (Apache httpd 8190, nginx 8192).
 pub const ORDINARY_BYTES_MAX: usize = 4096;
+/// Lines that the fields of a request may have before an error counts as brought about by them: half of what common servers
+/// take (Apache httpd and gunicorn 100). Browsers send about 20.
+pub const LINES_MAX: usize = 50;
 
 /// Whether a site says of a field that answers do not depend on it, or keeps them apart by it.
 pub fn is_listed(name: &HeaderName, policy: &CachePolicy) -> bool {
@@ -95,15 +98,22 @@ pub fn selecting_only(fields: &HeaderMap, policy: &CachePolicy, vary: &[HeaderNa
     fields.iter().filter(|(name, _)| is_kept(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
-/// Whether a request's ordinary fields are so long, or hold such bytes, that an origin may refuse it for them.
+/// Whether a request's fields are so many, or the ordinary ones so long or of such bytes, that an origin may refuse it for
+/// them.
 pub fn is_oversized(client: &HeaderMap) -> bool {
     let mut bytes = 0;
-    let mut is_odd = false;
+    let mut is_odd = client.len() > LINES_MAX;
     for (name, value) in client.iter().filter(|(name, _)| is_ordinary(name.as_str())) {
         bytes += name.as_str().len() + value.len();
         is_odd |= value.as_bytes().iter().any(|b| !matches!(b, b'\t' | 0x20..0x7f));
     }
     is_odd || bytes > ORDINARY_BYTES_MAX
+}
+
+/// Whether a request may be refused for how it was made: [`is_oversized`], or it says that it came by way of others, which
+/// some origins and their proxies take for a loop.
+pub fn may_be_refused(client: &HeaderMap) -> bool {
+    is_oversized(client) || client.contains_key(VIA) || client.contains_key("cdn-loop")
 }
 
 /// The fields of a forward request that it keeps where it is made on behalf of what is stored: those that every client
@@ -182,6 +192,8 @@ mod tests {
             (vec![format!("referer: {half}"), format!("user-agent: {half}")], true),
             (vec!["accept-language: \u{e9}".to_owned()], true),
             (vec![format!("x-unusual: {half}{half}")], false),
+            (vec!["dnt: 1".to_owned(); LINES_MAX], false),
+            (vec!["dnt: 1".to_owned(); LINES_MAX + 1], true),
         ] {
             let lines: Vec<&str> = request.iter().map(String::as_str).collect();
             assert_eq!(is_oversized(&map(&lines)), expected, "{:?}", lines.iter().map(|l| &l[..l.len().min(30)]).collect::<Vec<_>>());

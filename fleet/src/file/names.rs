@@ -110,7 +110,7 @@ const FIELD_NAME_BYTES_MAX: usize = 64;
 /// # Errors
 /// What is wrong with it, and what to write instead.
 pub(super) fn request_field(name: &str) -> Result<(), (String, &'static str)> {
-    let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'+-.^_`|~".contains(&b);
     if name.is_empty() || name.len() > FIELD_NAME_BYTES_MAX || !name.bytes().all(is_token) {
         return Err((format!("{name:?} is no name of a field"), "write one such as \"x-app-version\", without a colon, wildcard or value"));
     }

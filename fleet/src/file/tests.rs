@@ -602,6 +602,16 @@ const WRONG: &[Case] = &[
     ("ttl = \"5s\"\n", "purge_from = \"a.test\"\n", "a.test", 14, "is no address or prefix", "192.0.2.7"),
     ("ttl = \"5s\"\n", "purge_from = \"0.0.0.0/0\"\n", "0.0.0.0", 14, "is every address", "purge_token"),
     ("ttl = \"5s\"\n", "purge_from = [\"::/0\"]\n", "::/0", 15, "is every address", "purge_token"),
+    (
+        "ttl = \"5s\"\n",
+        "purge_token = \"a key that only this test knows\"\n",
+        "purge_token",
+        15,
+        "the token is the node key",
+        "make another one",
+    ),
+    ("ttl = \"5s\"", "cache.forward_fields = \"x-*\"", "cache.forward_fields", 24, "is no name of a field", "wildcard"),
+    ("ttl = \"5s\"", "cache.key_fields = \"x_real_ip\"", "cache.key_fields", 20, "the edge drops, or makes or reads itself", "remove it"),
     ("ttl = \"5s\"\n", "purge_token = \"short\"\n", "short", 15, "the token has fewer than 16 characters", "/dev/urandom"),
     ("ttl = \"5s\"\n", "purge_token_file = \"/nowhere/t\"\n", "/nowhere", 20, "cannot read /nowhere/t", "put the token there"),
     (
