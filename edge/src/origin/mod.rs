@@ -71,7 +71,8 @@ impl OriginPool {
         target: &Arc<Target>,
         request: Request<OriginRequestBody>,
     ) -> Result<Response<OriginBody>, OriginError> {
-        let attempt = target.health.ask()?;
+        let has_body = !matches!(request.body(), OriginRequestBody::Empty);
+        let attempt = target.health.ask(has_body)?;
         let url = url_hash(&request);
         let sent = self.send_asked(target, request).await;
         let sign = sent.as_ref().map_or_else(|error| Sign::of(*error), |_| Sign::Alive);
