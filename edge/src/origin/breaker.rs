@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::OriginError;
 
-/// URLs that have to fail, one after another.
+/// URLs that have to fail, one after another. Two that differ in the query alone are one.
 const URLS_TO_OPEN: usize = 3;
 /// Failures longer ago than this, or than four times the longest wait for a response, say nothing any more.
 const FAILURES_AGE_MAX: Duration = Duration::from_secs(300);
@@ -98,7 +98,7 @@ impl State {
 #[derive(Debug)]
 pub(super) struct Breaker {
     state: State,
-    /// URLs that have failed since the last response, with the last time.
+    /// URLs without their queries that have failed since the last response, with the last time.
     failed: Vec<(u64, Instant)>,
 }
 

@@ -115,10 +115,11 @@ impl OriginPool {
     }
 }
 
-/// What tells one URL at an origin from others.
+/// Identifies one endpoint of an origin: a host and a path. The query is left out, as one slow endpoint has as many of them as
+/// clients think of.
 fn url_hash<B>(request: &Request<B>) -> u64 {
     let mut hasher = std::hash::DefaultHasher::new();
-    (request.headers().get(HOST), request.uri()).hash(&mut hasher);
+    (request.headers().get(HOST), request.uri().path()).hash(&mut hasher);
     hasher.finish()
 }
 
