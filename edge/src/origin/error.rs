@@ -89,8 +89,29 @@ impl OriginError {
 
     /// Whether the origin may have got the request, and may have done what it asks.
     pub(crate) fn may_have_arrived(self) -> bool {
-        use OriginError::*;
-        !matches!(self, Dns | Forbidden | Refused | Unreachable | ConnectTimeout | Tls(_) | ConnectionLimit)
+        match self {
+            Self::Dns
+            | Self::Forbidden
+            | Self::Refused
+            | Self::Unreachable
+            | Self::ConnectTimeout
+            | Self::Tls(_)
+            | Self::ConnectionLimit
+            | Self::Unavailable { .. } => false,
+            Self::FirstByteTimeout
+            | Self::BetweenBytesTimeout
+            | Self::Incomplete
+            | Self::Terminated
+            | Self::HeadTooLarge
+            | Self::TransferCoding
+            | Self::Protocol
+            | Self::RequestBody
+            | Self::RequestPause
+            | Self::RequestTooLarge
+            | Self::Erred
+            | Self::GivenUp
+            | Self::Unfit => true,
+        }
     }
 
     /// The registered error type.
@@ -255,6 +276,39 @@ impl TlsFault {
             Self::Alert(_) => "tls_alert_received",
             Self::Closed => "tls_closed",
             Self::Protocol => "tls_protocol_error",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::OriginError::*;
+    use super::*;
+
+    #[test]
+    fn only_what_may_have_been_sent_may_have_changed_something() {
+        let not_sent =
+            [Dns, Forbidden, Refused, Unreachable, ConnectTimeout, Tls(TlsFault::Closed), ConnectionLimit, Unavailable { retry_after: 1 }];
+        let maybe_sent = [
+            FirstByteTimeout,
+            BetweenBytesTimeout,
+            Incomplete,
+            Terminated,
+            HeadTooLarge,
+            TransferCoding,
+            Protocol,
+            RequestBody,
+            RequestPause,
+            RequestTooLarge,
+            Erred,
+            GivenUp,
+            Unfit,
+        ];
+        for error in not_sent {
+            assert!(!error.may_have_arrived(), "{error}");
+        }
+        for error in maybe_sent {
+            assert!(error.may_have_arrived(), "{error}");
         }
     }
 }
