@@ -53,7 +53,7 @@ impl Sign {
             | OriginError::ConnectTimeout
             | OriginError::Tls(_)
             | OriginError::FirstByteTimeout => Self::Dead,
-            OriginError::ConnectionLimit | OriginError::Unavailable { .. } | OriginError::Forbidden => Self::None,
+            OriginError::NoSocket | OriginError::ConnectionLimit | OriginError::Unavailable { .. } | OriginError::Forbidden => Self::None,
             other if other.is_of_client() => Self::None,
             _ => Self::Alive,
         }
@@ -281,6 +281,7 @@ mod tests {
             (OriginError::Terminated, Alive),
             (OriginError::Protocol, Alive),
             (OriginError::ConnectionLimit, None),
+            (OriginError::NoSocket, None),
             (OriginError::RequestPause, None),
         ] {
             assert_eq!(Sign::of(error), sign, "{error}");

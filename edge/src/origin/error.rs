@@ -21,6 +21,9 @@ pub(crate) enum OriginError {
     /// It is not reachable.
     #[error("the origin cannot be reached")]
     Unreachable,
+    /// This node has no file, port or memory left for another socket: that says nothing of the origin.
+    #[error("this node has no socket left for a connection to the origin")]
+    NoSocket,
     /// Connecting took too long.
     #[error("connecting to the origin took too long")]
     ConnectTimeout,
@@ -80,7 +83,7 @@ impl OriginError {
         match self {
             // Nobody should have to wait for that twice.
             Self::ConnectTimeout | Self::FirstByteTimeout | Self::BetweenBytesTimeout => Some(Failing::TimedOut),
-            Self::ConnectionLimit | Self::Unavailable { .. } | Self::GivenUp => None,
+            Self::NoSocket | Self::ConnectionLimit | Self::Unavailable { .. } | Self::GivenUp => None,
             error if error.is_of_client() => None,
             Self::Erred => Some(Failing::Status),
             _ => Some(Failing::Unanswered),
@@ -94,6 +97,7 @@ impl OriginError {
             | Self::Forbidden
             | Self::Refused
             | Self::Unreachable
+            | Self::NoSocket
             | Self::ConnectTimeout
             | Self::Tls(_)
             | Self::ConnectionLimit
@@ -129,6 +133,7 @@ impl OriginError {
             Self::Terminated => ProxyError::ConnectionTerminated,
             Self::Protocol | Self::Unfit => ProxyError::HttpProtocolError,
             Self::ConnectionLimit => ProxyError::ConnectionLimitReached,
+            Self::NoSocket => ProxyError::ProxyInternalError,
             Self::TransferCoding => ProxyError::HttpResponseTransferCoding,
             Self::HeadTooLarge => ProxyError::HttpResponseHeaderSectionSize,
             Self::RequestBody | Self::RequestPause | Self::RequestTooLarge => ProxyError::HttpRequestError,
@@ -158,6 +163,7 @@ impl OriginError {
             Self::Tls(fault) => fault.reason(),
             Self::GivenUp => "given_up",
             Self::Unavailable { .. } => "breaker_open",
+            Self::NoSocket => "no_socket",
             Self::Erred => "error_for_part",
             Self::Unfit => "changed_representation",
             other => other.proxy_error().as_str(),
@@ -169,6 +175,8 @@ impl OriginError {
         match self {
             Self::RequestPause => StatusCode::REQUEST_TIMEOUT,
             Self::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            // It passes, unlike the error that RFC 9209 section 2.3.30 has in mind.
+            Self::NoSocket => StatusCode::SERVICE_UNAVAILABLE,
             other => other.proxy_error().status(),
         }
     }
@@ -176,7 +184,7 @@ impl OriginError {
     /// Seconds after which the same request is worth another try, where that is known.
     pub(crate) fn retry_after(self) -> Option<u64> {
         match self {
-            Self::ConnectionLimit => Some(1),
+            Self::ConnectionLimit | Self::NoSocket => Some(1),
             Self::Unavailable { retry_after } => Some(retry_after.into()),
             _ => None,
         }
@@ -287,8 +295,17 @@ mod tests {
 
     #[test]
     fn only_what_may_have_been_sent_may_have_changed_something() {
-        let not_sent =
-            [Dns, Forbidden, Refused, Unreachable, ConnectTimeout, Tls(TlsFault::Closed), ConnectionLimit, Unavailable { retry_after: 1 }];
+        let not_sent = [
+            Dns,
+            Forbidden,
+            Refused,
+            Unreachable,
+            NoSocket,
+            ConnectTimeout,
+            Tls(TlsFault::Closed),
+            ConnectionLimit,
+            Unavailable { retry_after: 1 },
+        ];
         let maybe_sent = [
             FirstByteTimeout,
             BetweenBytesTimeout,
