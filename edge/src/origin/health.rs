@@ -1,4 +1,4 @@
-//! What is known of one address that origins are at: shared by all workers, and by all sites whose origin it is.
+//! What is known of one origin: shared by all workers, and by all sites that connect to it alike and wait as long for it.
 
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
