@@ -564,7 +564,7 @@ async fn look_up(checked: &Checked) -> Found {
                     Told::Waiting | Told::Unshared => is_alone = true,
                     Told::Own | Told::Aside => is_alone |= is_same_kind,
                     Told::Erred { status, answer } if is_alike => return on_others_error(checked, stale, status, answer, reason).await,
-                    Told::Failed(error) if is_alike => return on_failure(checked, stale, error, reason).await,
+                    Told::Failed(error) if is_alike => return on_others_failure(checked, stale, error, reason).await,
                     // That was another's own: one of those who waited for it leads next.
                     Told::AskAgain | Told::Erred { .. } | Told::Failed(_) => {}
                 }
@@ -646,10 +646,23 @@ struct Stale {
 
 /// The origin could not be asked: what is stored where that is allowed, else an error.
 async fn on_failure(checked: &Checked, stale: Option<Stale>, error: OriginError, reason: ForwardReason) -> Found {
-    let Some(Stale { response, is_allowed, reuse }) = stale else { return failed(checked, error, reason) };
-    if let Some(failing) = error.failing() {
-        note_failing(checked, &response, failing);
+    if let (Some(stale), Some(failing)) = (&stale, error.failing()) {
+        note_failing(checked, &stale.response, failing);
     }
+    deliver_failure(checked, stale, error, reason).await
+}
+
+/// The same for a request that waited for another's forward: a failure counts once, for the request that asked.
+async fn on_others_failure(checked: &Checked, stale: Option<Stale>, error: OriginError, reason: ForwardReason) -> Found {
+    // One time-out is enough, and more do not count; the client that asked may have left before the time was over.
+    if let (Some(stale), Some(Failing::TimedOut)) = (&stale, error.failing()) {
+        note_failing(checked, &stale.response, Failing::TimedOut);
+    }
+    deliver_failure(checked, stale, error, reason).await
+}
+
+async fn deliver_failure(checked: &Checked, stale: Option<Stale>, error: OriginError, reason: ForwardReason) -> Found {
+    let Some(Stale { response, is_allowed, reuse }) = stale else { return failed(checked, error, reason) };
     if !error.is_of_client() {
         warn_of(checked, error);
     }
@@ -663,8 +676,15 @@ async fn on_failure(checked: &Checked, stale: Option<Stale>, error: OriginError,
 
 /// What is stored, where the origin answered with an error that allows it.
 async fn deliver_stale_on_error(checked: &Checked, stale: Option<&Stale>, status: StatusCode) -> Option<Found> {
+    if let Some(Stale { response, is_allowed: true, .. }) = stale.filter(|_| reuse::is_error(status)) {
+        note_failing(checked, response, Failing::Status);
+    }
+    deliver_stale_on_others_error(checked, stale, status).await
+}
+
+/// The same for a request that waited for another's forward: an error counts once, for the request that asked.
+async fn deliver_stale_on_others_error(checked: &Checked, stale: Option<&Stale>, status: StatusCode) -> Option<Found> {
     let Some(Stale { response, is_allowed: true, .. }) = stale.filter(|_| reuse::is_error(status)) else { return None };
-    note_failing(checked, response, Failing::Status);
     deliver_stale(checked, response, None, Some(status)).await
 }
 
@@ -726,7 +746,7 @@ async fn on_others_error(
     answer: Option<(Arc<StoredResponse>, Arc<Fill>)>,
     reason: ForwardReason,
 ) -> Found {
-    if let Some(found) = deliver_stale_on_error(checked, stale.as_ref(), status).await {
+    if let Some(found) = deliver_stale_on_others_error(checked, stale.as_ref(), status).await {
         return found;
     }
     let outcome = Outcome { forward_status: Some(status), is_collapsed: true, ..Outcome::forwarded(Answer::Collapsed, reason) };

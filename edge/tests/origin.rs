@@ -213,6 +213,41 @@ fn a_url_that_errs_is_asked_ever_more_rarely_and_no_other_suffers() {
     assert_eq!(edge.metric("nearcast_edge_origin_breaker_changes_total"), 0.0);
 }
 
+#[test]
+fn a_failure_that_many_waited_for_counts_once() {
+    for hangs_up in [false, true] {
+        let gates = Arc::new(Mutex::new(None::<Gate>));
+        let held = gates.clone();
+        let origin = Origin::start(move |_| {
+            let gate = held.lock().expect("unpoisoned").clone();
+            let Some(gate) = gate else { return Reply::ok("kept", "max-age=0, stale-if-error=600") };
+            gate.wait();
+            match hangs_up {
+                // What it sends is no response.
+                true => Reply::ok("x", "").field("Content-Length", "5"),
+                false => Reply::status(500),
+            }
+        });
+        let edge = Plan::new(&origin).start();
+        edge.get("/x");
+        for round in 1..=3 {
+            let gate = Gate::default();
+            *gates.lock().expect("unpoisoned") = Some(gate.clone());
+            std::thread::scope(|scope| {
+                let asked: Vec<_> = (0..6).map(|_| scope.spawn(|| edge.get("/x"))).collect();
+                wait_for("the others to wait", || edge.metric("nearcast_edge_forwards_waiting") == 5.0);
+                gate.open();
+                for answer in asked {
+                    let answer = answer.join().expect("no panic");
+                    assert_eq!(answer.text(), "kept", "{answer:?}");
+                    assert!(!answer.cache().contains("detail=\"origin-"), "{round}: {answer:?}");
+                }
+            });
+            assert_eq!(origin.count("/x"), 1 + round, "each round asks anew");
+        }
+    }
+}
+
 /// An origin whose connections are accepted and never answered, on an address that [`Origin`] had.
 fn hang(address: SocketAddr) -> (TcpListener, Arc<AtomicUsize>) {
     let mut listener = None;
