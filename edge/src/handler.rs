@@ -637,6 +637,7 @@ fn with_cookies(mut response: Response<ClientBody>, cookies: Cookies) -> Respons
 }
 
 /// A stored response that has to be validated.
+#[derive(Clone)]
 struct Stale {
     response: Arc<StoredResponse>,
     /// Whether it may be used when that fails.
@@ -703,15 +704,21 @@ fn note_failing(checked: &Checked, response: &Arc<StoredResponse>, failing: Fail
 
 /// Sends a request on with its own range and conditions, where nothing of the answer can be kept.
 async fn pass_request(checked: &Checked, stale: Option<&Stale>, reason: ForwardReason) -> Found {
-    let (mut response, mut outcome) = pass(checked, None, reason).await;
-    if let Some(range) = in_place_of_whole(checked, &response) {
+    let mut passed = try_pass(checked, None, reason).await;
+    if let Ok((response, _)) = &passed
+        && let Some(range) = in_place_of_whole(checked, response)
+    {
         // Dropped before any of its body is asked for.
-        drop(response);
+        drop(passed);
         let mut fields = HeaderMap::clone(&checked.client);
         fields.insert(RANGE, range);
         let narrowed = Checked { client: Arc::new(fields), ..checked.clone() };
-        (response, outcome) = pass(&narrowed, None, reason).await;
+        passed = try_pass(&narrowed, None, reason).await;
     }
+    let (response, outcome) = match passed {
+        Ok(passed) => passed,
+        Err(error) => return on_failure(checked, stale.cloned(), error, reason).await,
+    };
     match deliver_stale_on_error(checked, stale, response.status()).await {
         Some(found) => found,
         None => (response, outcome, None),
@@ -1184,6 +1191,18 @@ async fn pass_unsafe(checked: &Checked, body: Option<Incoming>) -> Found {
 
 /// Sends a request on without a look into the cache.
 async fn pass(checked: &Checked, body: Option<Incoming>, reason: ForwardReason) -> (Response<ClientBody>, Outcome) {
+    try_pass(checked, body, reason).await.unwrap_or_else(|error| {
+        let (response, outcome, _) = failed(checked, error, reason);
+        (response, outcome)
+    })
+}
+
+/// The same, where a failure is not answered yet.
+async fn try_pass(
+    checked: &Checked,
+    body: Option<Incoming>,
+    reason: ForwardReason,
+) -> Result<(Response<ClientBody>, Outcome), OriginError> {
     let mut request =
         Request::new(body.map_or(OriginRequestBody::Empty, |body| OriginRequestBody::client(body, &checked.site.target.limits)));
     *request.method_mut() = checked.method.clone();
@@ -1194,27 +1213,25 @@ async fn pass(checked: &Checked, body: Option<Incoming>, reason: ForwardReason) 
     }
     checked.site.counters.asked_origin(checked.worker.number);
     let label = if matches!(reason, ForwardReason::Bypass | ForwardReason::Method) { Answer::Bypass } else { Answer::Miss };
-    match checked.worker.origins.send(&checked.site.target, request).await {
+    let sent = checked.worker.origins.send(&checked.site.target, request).await;
+    // No request goes on with an upgrade, so nobody can have asked for this.
+    match sent.and_then(|response| if response.status().is_informational() { Err(OriginError::Protocol) } else { Ok(response) }) {
         Err(error) => {
-            checked.site.counters.origin_failed(error.reason());
+            if !error.is_of_client() {
+                checked.site.counters.origin_failed(error.reason());
+            }
             if key::method_class(&checked.method) == MethodClass::Unsafe && error.may_have_arrived() {
                 // It may have changed what it was for, whatever became of the answer.
                 checked.worker.edge.changes.note(checked.hash);
                 drop_stored(&checked.worker.edge, &checked.url, |_| true);
             }
-            let (response, outcome, _) = failed(checked, error, reason);
-            (response, outcome)
-        }
-        // No request goes on with an upgrade, so nobody can have asked for this.
-        Ok(response) if response.status().is_informational() => {
-            let (response, outcome, _) = failed(checked, OriginError::Protocol, reason);
-            (response, outcome)
+            Err(error)
         }
         Ok(response) => {
             let (head, body) = response.into_parts();
             invalidate(checked, head.status, &head.headers);
             let outcome = Outcome { forward_status: Some(head.status), ..Outcome::forwarded(label, reason) };
-            (pass_on(checked, head, body, &outcome), outcome)
+            Ok((pass_on(checked, head, body, &outcome), outcome))
         }
     }
 }

@@ -214,6 +214,52 @@ fn a_url_that_errs_is_asked_ever_more_rarely_and_no_other_suffers() {
 }
 
 #[test]
+fn a_failure_of_a_request_sent_on_as_it_is_is_no_answer_of_the_origins() {
+    let state = Arc::new(AtomicUsize::new(0));
+    let switch = state.clone();
+    let origin = Origin::start(move |_| match switch.load(Ordering::SeqCst) {
+        0 => Reply::ok("0123456789", "max-age=0, stale-if-error=600").field("ETag", "\"a\""),
+        // A part that fits nothing: from then on ranges are sent on as they are.
+        1 => Reply { status: 206, ..Reply::ok("234", "no-store") }.field("Content-Range", "bytes 2-4/10"),
+        // No HTTP.
+        2 => Reply::ok("x", "").field("Content-Length", "5"),
+        _ => Reply::status(503),
+    });
+    let edge = Plan::new(&origin).start();
+    let ask = || edge.ask("GET", "/x", &[("Range", "bytes=2-4")]);
+    assert_eq!(edge.get("/x").text(), "0123456789");
+    state.store(1, Ordering::SeqCst);
+    let answer = ask();
+    assert_eq!((answer.status, answer.text().as_str()), (206, "234"), "{answer:?}");
+    state.store(2, Ordering::SeqCst);
+    let answer = ask();
+    assert_eq!((answer.status, answer.text().as_str()), (206, "234"), "{answer:?}");
+    assert!(answer.cache().contains("detail=\"http_protocol_error\"") && !answer.cache().contains("fwd-status"), "{answer:?}");
+    let failed = "nearcast_edge_origin_failures_total{reason=\"http_protocol_error\",site=\"www\"}";
+    assert_eq!(edge.metric(failed), 1.0);
+    state.store(3, Ordering::SeqCst);
+    let answer = ask();
+    assert_eq!((answer.status, answer.text().as_str()), (206, "234"), "{answer:?}");
+    assert!(answer.cache().contains("fwd-status=503"), "that is one: {answer:?}");
+}
+
+#[test]
+fn an_upload_that_fails_on_the_clients_side_is_no_failure_of_the_origins() {
+    let origin = Origin::start(|_| Reply::ok("read", ""));
+    let mut plan = Plan::new(&origin);
+    plan.origin_policy.limits.request_bytes_max = Some(nearcast_fleet::units::Bytes(4));
+    let edge = plan.start();
+    for method in ["POST", "PUT"] {
+        let mut stream = edge.connect();
+        let head = format!("{method} /up HTTP/1.1\r\nHost: www.test\r\nTransfer-Encoding: chunked\r\n\r\n");
+        stream.write_all(format!("{head}9\r\n123456789\r\n0\r\n\r\n").as_bytes()).expect("sent");
+        let answer = lab::read_answer(&mut BufReader::new(stream), false).expect("an answer");
+        assert_eq!(answer.status, 413, "{method} {answer:?}");
+    }
+    assert_eq!(edge.metric("nearcast_edge_origin_failures_total"), 0.0);
+}
+
+#[test]
 fn a_failure_that_many_waited_for_counts_once() {
     for hangs_up in [false, true] {
         let gates = Arc::new(Mutex::new(None::<Gate>));
