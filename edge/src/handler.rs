@@ -1319,11 +1319,11 @@ fn pass_on(checked: &Checked, head: http::response::Parts, body: OriginBody, out
     finish(checked, response, body, outcome)
 }
 
-/// Logs that the origin fails, once in a while.
+/// Logs that the origin fails; suppresses repeated messages.
 fn warn_of(checked: &Checked, error: OriginError) {
     let is_known = matches!(error, OriginError::Unavailable { .. });
     if !is_known && checked.site.is_to_warn(checked.began_ms) {
-        tracing::warn!(site = %checked.site.name, origin = %checked.site.target.address.host, %error, "an origin fails; told once in a while");
+        tracing::warn!(site = %checked.site.name, origin = %checked.site.target.address.host, %error, "an origin fails; repeated messages are suppressed");
     }
 }
 
