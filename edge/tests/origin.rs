@@ -378,6 +378,42 @@ fn an_origin_that_hangs_for_several_urls_holds_nobody_up() {
 }
 
 #[test]
+fn a_probe_that_takes_long_keeps_nobody_waiting() {
+    let unused = Origin::start(|_| Reply::status(404));
+    let address = unused.address;
+    let edge = Plan::new(&unused).start();
+    drop(unused);
+    wait_for("the port", || TcpListener::bind(address).is_ok());
+    for n in 0..3 {
+        assert_eq!(edge.get(&format!("/{n}")).status, 502);
+    }
+    assert_eq!(edge.metric("nearcast_edge_origin_breaker_open"), 1.0);
+    let gate = Gate::default();
+    let held = gate.clone();
+    let origin = Origin::start_at(address, move |seen| {
+        if seen.target == "/slow" {
+            held.wait();
+        }
+        Reply::ok("well", "")
+    });
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| wait_for("the probe to be answered", || edge.get("/slow").status == 200));
+        wait_for("the probe", || {
+            // An upload is refused meanwhile, and uses up no probe.
+            let mut stream = edge.connect();
+            let request = b"POST /up HTTP/1.1\r\nHost: www.test\r\nConnection: close\r\nContent-Length: 4\r\n\r\nbody";
+            stream.write_all(request).expect("sent");
+            assert_eq!(lab::read_answer(&mut BufReader::new(stream), false).expect("an answer").status, 503);
+            origin.count("/slow") == 1
+        });
+        wait_for("another probe", || edge.get("/quick").status == 200);
+        assert_eq!(edge.metric("nearcast_edge_origin_breaker_open"), 0.0);
+        gate.open();
+        slow.join().expect("no panic");
+    });
+}
+
+#[test]
 fn one_url_that_hangs_blocks_no_other() {
     let gate = Gate::default();
     let held = gate.clone();
