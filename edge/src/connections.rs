@@ -240,7 +240,7 @@ impl Connections {
             let all: u64 = Refused::ALL.iter().map(|why| self.refused(*why)).sum();
             let refused = all - self.warned_of.swap(all, Relaxed);
             let (open, max, closed_idle) = (self.count(), self.max, self.closed_idle());
-            tracing::warn!(refused, last = ?why, open, max, closed_idle, "connections of clients are refused; told once in a while");
+            tracing::warn!(refused, last = ?why, open, max, closed_idle, "connections of clients are refused; repeated messages are suppressed");
         }
     }
 

@@ -566,7 +566,7 @@ async fn look_up(checked: &Checked) -> Found {
                     Told::OutOfRange => is_alone |= is_alike,
                     Told::Erred { status, answer } if is_alike => return on_others_error(checked, stale, status, answer, reason).await,
                     Told::Failed(error) if is_alike || !error.may_be_of_request() => {
-                        return on_failure(checked, stale, error, reason).await;
+                        return on_others_failure(checked, stale, error, reason).await;
                     }
                     // To wait for each other's time-outs one by one would be the worst of all.
                     Told::Failed(OriginError::FirstByteTimeout) => is_alone = true,
@@ -642,6 +642,7 @@ fn with_cookies(mut response: Response<ClientBody>, cookies: Cookies) -> Respons
 }
 
 /// A stored response that has to be validated.
+#[derive(Clone)]
 struct Stale {
     response: Arc<StoredResponse>,
     /// Whether it may be used when that fails.
@@ -651,10 +652,23 @@ struct Stale {
 
 /// The origin could not be asked: what is stored where that is allowed, else an error.
 async fn on_failure(checked: &Checked, stale: Option<Stale>, error: OriginError, reason: ForwardReason) -> Found {
-    let Some(Stale { response, is_allowed, reuse }) = stale else { return failed(checked, error, reason) };
-    if let Some(failing) = error.failing() {
-        note_failing(checked, &response, failing);
+    if let (Some(stale), Some(failing)) = (&stale, error.failing()) {
+        note_failing(checked, &stale.response, failing);
     }
+    deliver_failure(checked, stale, error, reason).await
+}
+
+/// The same for a request that waited for another's forward: a failure counts once, for the request that asked.
+async fn on_others_failure(checked: &Checked, stale: Option<Stale>, error: OriginError, reason: ForwardReason) -> Found {
+    // One time-out is enough, and more do not count; the client that asked may have left before the time was over.
+    if let (Some(stale), Some(Failing::TimedOut)) = (&stale, error.failing()) {
+        note_failing(checked, &stale.response, Failing::TimedOut);
+    }
+    deliver_failure(checked, stale, error, reason).await
+}
+
+async fn deliver_failure(checked: &Checked, stale: Option<Stale>, error: OriginError, reason: ForwardReason) -> Found {
+    let Some(Stale { response, is_allowed, reuse }) = stale else { return failed(checked, error, reason) };
     if !error.is_of_client() {
         warn_of(checked, error);
     }
@@ -668,8 +682,15 @@ async fn on_failure(checked: &Checked, stale: Option<Stale>, error: OriginError,
 
 /// What is stored, where the origin answered with an error that allows it.
 async fn deliver_stale_on_error(checked: &Checked, stale: Option<&Stale>, status: StatusCode) -> Option<Found> {
+    if let Some(Stale { response, is_allowed: true, .. }) = stale.filter(|_| reuse::is_error(status)) {
+        note_failing(checked, response, Failing::Status);
+    }
+    deliver_stale_on_others_error(checked, stale, status).await
+}
+
+/// The same for a request that waited for another's forward: an error counts once, for the request that asked.
+async fn deliver_stale_on_others_error(checked: &Checked, stale: Option<&Stale>, status: StatusCode) -> Option<Found> {
     let Some(Stale { response, is_allowed: true, .. }) = stale.filter(|_| reuse::is_error(status)) else { return None };
-    note_failing(checked, response, Failing::Status);
     deliver_stale(checked, response, None, Some(status)).await
 }
 
@@ -691,15 +712,21 @@ fn note_failing(checked: &Checked, response: &Arc<StoredResponse>, failing: Fail
 
 /// Sends a request on with its own range and conditions, where nothing of the answer can be kept.
 async fn pass_request(checked: &Checked, stale: Option<&Stale>, reason: ForwardReason) -> Found {
-    let (mut response, mut outcome) = pass(checked, None, reason).await;
-    if let Some(range) = in_place_of_whole(checked, &response) {
+    let mut passed = try_pass(checked, None, reason).await;
+    if let Ok((response, _)) = &passed
+        && let Some(range) = in_place_of_whole(checked, response)
+    {
         // Dropped before any of its body is asked for.
-        drop(response);
+        drop(passed);
         let mut fields = HeaderMap::clone(&checked.client);
         fields.insert(RANGE, range);
         let narrowed = Checked { client: Arc::new(fields), ..checked.clone() };
-        (response, outcome) = pass(&narrowed, None, reason).await;
+        passed = try_pass(&narrowed, None, reason).await;
     }
+    let (response, outcome) = match passed {
+        Ok(passed) => passed,
+        Err(error) => return on_failure(checked, stale.cloned(), error, reason).await,
+    };
     match deliver_stale_on_error(checked, stale, response.status()).await {
         Some(found) => found,
         None => (response, outcome, None),
@@ -734,7 +761,7 @@ async fn on_others_error(
     answer: Option<(Arc<StoredResponse>, Arc<Fill>)>,
     reason: ForwardReason,
 ) -> Found {
-    if let Some(found) = deliver_stale_on_error(checked, stale.as_ref(), status).await {
+    if let Some(found) = deliver_stale_on_others_error(checked, stale.as_ref(), status).await {
         return found;
     }
     let outcome = Outcome { forward_status: Some(status), is_collapsed: true, ..Outcome::forwarded(Answer::Collapsed, reason) };
@@ -1193,6 +1220,18 @@ async fn pass_unsafe(checked: &Checked, body: Option<Incoming>) -> Found {
 
 /// Sends a request on without a look into the cache.
 async fn pass(checked: &Checked, body: Option<Incoming>, reason: ForwardReason) -> (Response<ClientBody>, Outcome) {
+    try_pass(checked, body, reason).await.unwrap_or_else(|error| {
+        let (response, outcome, _) = failed(checked, error, reason);
+        (response, outcome)
+    })
+}
+
+/// The same, where a failure is not answered yet.
+async fn try_pass(
+    checked: &Checked,
+    body: Option<Incoming>,
+    reason: ForwardReason,
+) -> Result<(Response<ClientBody>, Outcome), OriginError> {
     let mut request =
         Request::new(body.map_or(OriginRequestBody::Empty, |body| OriginRequestBody::client(body, &checked.site.target.limits)));
     *request.method_mut() = checked.method.clone();
@@ -1203,27 +1242,25 @@ async fn pass(checked: &Checked, body: Option<Incoming>, reason: ForwardReason) 
     }
     checked.site.counters.asked_origin(checked.worker.number);
     let label = if matches!(reason, ForwardReason::Bypass | ForwardReason::Method) { Answer::Bypass } else { Answer::Miss };
-    match checked.worker.origins.send(&checked.site.target, request).await {
+    let sent = checked.worker.origins.send(&checked.site.target, request).await;
+    // No request goes on with an upgrade, so nobody can have asked for this.
+    match sent.and_then(|response| if response.status().is_informational() { Err(OriginError::Protocol) } else { Ok(response) }) {
         Err(error) => {
-            checked.site.counters.origin_failed(error.reason());
+            if !error.is_of_client() {
+                checked.site.counters.origin_failed(error.reason());
+            }
             if key::method_class(&checked.method) == MethodClass::Unsafe && error.may_have_arrived() {
                 // It may have changed what it was for, whatever became of the answer.
                 checked.worker.edge.changes.note(checked.hash);
                 drop_stored(&checked.worker.edge, &checked.url, |_| true);
             }
-            let (response, outcome, _) = failed(checked, error, reason);
-            (response, outcome)
-        }
-        // No request goes on with an upgrade, so nobody can have asked for this.
-        Ok(response) if response.status().is_informational() => {
-            let (response, outcome, _) = failed(checked, OriginError::Protocol, reason);
-            (response, outcome)
+            Err(error)
         }
         Ok(response) => {
             let (head, body) = response.into_parts();
             invalidate(checked, head.status, &head.headers);
             let outcome = Outcome { forward_status: Some(head.status), ..Outcome::forwarded(label, reason) };
-            (pass_on(checked, head, body, &outcome), outcome)
+            Ok((pass_on(checked, head, body, &outcome), outcome))
         }
     }
 }
@@ -1314,11 +1351,11 @@ fn pass_on(checked: &Checked, head: http::response::Parts, body: OriginBody, out
     finish(checked, response, body, outcome)
 }
 
-/// Logs that the origin fails, once in a while.
+/// Logs that the origin fails; suppresses repeated messages.
 fn warn_of(checked: &Checked, error: OriginError) {
     let is_known = matches!(error, OriginError::Unavailable { .. });
     if !is_known && checked.site.is_to_warn(checked.began_ms) {
-        tracing::warn!(site = %checked.site.name, origin = %checked.site.target.address.host, %error, "an origin fails; told once in a while");
+        tracing::warn!(site = %checked.site.name, origin = %checked.site.target.address.host, %error, "an origin fails; repeated messages are suppressed");
     }
 }
 

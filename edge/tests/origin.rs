@@ -213,6 +213,87 @@ fn a_url_that_errs_is_asked_ever_more_rarely_and_no_other_suffers() {
     assert_eq!(edge.metric("nearcast_edge_origin_breaker_changes_total"), 0.0);
 }
 
+#[test]
+fn a_failure_of_a_request_sent_on_as_it_is_is_no_answer_of_the_origins() {
+    let state = Arc::new(AtomicUsize::new(0));
+    let switch = state.clone();
+    let origin = Origin::start(move |_| match switch.load(Ordering::SeqCst) {
+        0 => Reply::ok("0123456789", "max-age=0, stale-if-error=600").field("ETag", "\"a\""),
+        // A part that fits nothing: from then on ranges are sent on as they are.
+        1 => Reply { status: 206, ..Reply::ok("234", "no-store") }.field("Content-Range", "bytes 2-4/10"),
+        // No HTTP.
+        2 => Reply::ok("x", "").field("Content-Length", "5"),
+        _ => Reply::status(503),
+    });
+    let edge = Plan::new(&origin).start();
+    let ask = || edge.ask("GET", "/x", &[("Range", "bytes=2-4")]);
+    assert_eq!(edge.get("/x").text(), "0123456789");
+    state.store(1, Ordering::SeqCst);
+    let answer = ask();
+    assert_eq!((answer.status, answer.text().as_str()), (206, "234"), "{answer:?}");
+    state.store(2, Ordering::SeqCst);
+    let answer = ask();
+    assert_eq!((answer.status, answer.text().as_str()), (206, "234"), "{answer:?}");
+    assert!(answer.cache().contains("detail=\"http_protocol_error\"") && !answer.cache().contains("fwd-status"), "{answer:?}");
+    let failed = "nearcast_edge_origin_failures_total{reason=\"http_protocol_error\",site=\"www\"}";
+    assert_eq!(edge.metric(failed), 1.0);
+    state.store(3, Ordering::SeqCst);
+    let answer = ask();
+    assert_eq!((answer.status, answer.text().as_str()), (206, "234"), "{answer:?}");
+    assert!(answer.cache().contains("fwd-status=503"), "that is one: {answer:?}");
+}
+
+#[test]
+fn an_upload_that_fails_on_the_clients_side_is_no_failure_of_the_origins() {
+    let origin = Origin::start(|_| Reply::ok("read", ""));
+    let mut plan = Plan::new(&origin);
+    plan.origin_policy.limits.request_bytes_max = Some(nearcast_fleet::units::Bytes(4));
+    let edge = plan.start();
+    for method in ["POST", "PUT"] {
+        let mut stream = edge.connect();
+        let head = format!("{method} /up HTTP/1.1\r\nHost: www.test\r\nTransfer-Encoding: chunked\r\n\r\n");
+        stream.write_all(format!("{head}9\r\n123456789\r\n0\r\n\r\n").as_bytes()).expect("sent");
+        let answer = lab::read_answer(&mut BufReader::new(stream), false).expect("an answer");
+        assert_eq!(answer.status, 413, "{method} {answer:?}");
+    }
+    assert_eq!(edge.metric("nearcast_edge_origin_failures_total"), 0.0);
+}
+
+#[test]
+fn a_failure_that_many_waited_for_counts_once() {
+    for hangs_up in [false, true] {
+        let gates = Arc::new(Mutex::new(None::<Gate>));
+        let held = gates.clone();
+        let origin = Origin::start(move |_| {
+            let gate = held.lock().expect("unpoisoned").clone();
+            let Some(gate) = gate else { return Reply::ok("kept", "max-age=0, stale-if-error=600") };
+            gate.wait();
+            match hangs_up {
+                // What it sends is no response.
+                true => Reply::ok("x", "").field("Content-Length", "5"),
+                false => Reply::status(500),
+            }
+        });
+        let edge = Plan::new(&origin).start();
+        edge.get("/x");
+        for round in 1..=3 {
+            let gate = Gate::default();
+            *gates.lock().expect("unpoisoned") = Some(gate.clone());
+            std::thread::scope(|scope| {
+                let asked: Vec<_> = (0..6).map(|_| scope.spawn(|| edge.get("/x"))).collect();
+                wait_for("the others to wait", || edge.metric("nearcast_edge_forwards_waiting") == 5.0);
+                gate.open();
+                for answer in asked {
+                    let answer = answer.join().expect("no panic");
+                    assert_eq!(answer.text(), "kept", "{answer:?}");
+                    assert!(!answer.cache().contains("detail=\"origin-"), "{round}: {answer:?}");
+                }
+            });
+            assert_eq!(origin.count("/x"), 1 + round, "each round asks anew");
+        }
+    }
+}
+
 /// An origin whose connections are accepted and never answered, on an address that [`Origin`] had.
 fn hang(address: SocketAddr) -> (TcpListener, Arc<AtomicUsize>) {
     let mut listener = None;
@@ -277,7 +358,9 @@ fn an_origin_that_hangs_for_several_urls_holds_nobody_up() {
         assert!((1..=30).contains(&answer.field("retry-after").parse::<u32>().expect("seconds")));
     }
     assert!(asked.load(Ordering::SeqCst) <= 6, "{} requests", asked.load(Ordering::SeqCst));
-    assert_eq!(edge.ask("POST", "/form", &[("Content-Length", "0")]).status, 503);
+    // An unsafe request that was not sent has changed nothing.
+    assert_eq!(edge.ask("POST", "/9", &[("Content-Length", "0")]).status, 503);
+    assert_eq!(edge.get("/9").text(), "kept");
     // It is found to be well by the next probe, and then all of it is asked again.
     drop(listener);
     drop(TcpStream::connect(address));
@@ -295,11 +378,47 @@ fn an_origin_that_hangs_for_several_urls_holds_nobody_up() {
 }
 
 #[test]
+fn a_probe_that_takes_long_keeps_nobody_waiting() {
+    let unused = Origin::start(|_| Reply::status(404));
+    let address = unused.address;
+    let edge = Plan::new(&unused).start();
+    drop(unused);
+    wait_for("the port", || TcpListener::bind(address).is_ok());
+    for n in 0..3 {
+        assert_eq!(edge.get(&format!("/{n}")).status, 502);
+    }
+    assert_eq!(edge.metric("nearcast_edge_origin_breaker_open"), 1.0);
+    let gate = Gate::default();
+    let held = gate.clone();
+    let origin = Origin::start_at(address, move |seen| {
+        if seen.target == "/slow" {
+            held.wait();
+        }
+        Reply::ok("well", "")
+    });
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| wait_for("the probe to be answered", || edge.get("/slow").status == 200));
+        wait_for("the probe", || {
+            // An upload is refused meanwhile, and uses up no probe.
+            let mut stream = edge.connect();
+            let request = b"POST /up HTTP/1.1\r\nHost: www.test\r\nConnection: close\r\nContent-Length: 4\r\n\r\nbody";
+            stream.write_all(request).expect("sent");
+            assert_eq!(lab::read_answer(&mut BufReader::new(stream), false).expect("an answer").status, 503);
+            origin.count("/slow") == 1
+        });
+        wait_for("another probe", || edge.get("/quick").status == 200);
+        assert_eq!(edge.metric("nearcast_edge_origin_breaker_open"), 0.0);
+        gate.open();
+        slow.join().expect("no panic");
+    });
+}
+
+#[test]
 fn one_url_that_hangs_blocks_no_other() {
     let gate = Gate::default();
     let held = gate.clone();
     let origin = Origin::start(move |seen| {
-        if seen.target == "/slow" {
+        if seen.target.starts_with("/slow") {
             held.wait();
         }
         Reply::ok("x", "")
@@ -308,6 +427,8 @@ fn one_url_that_hangs_blocks_no_other() {
     plan.origin_policy.limits.first_byte = Duration::from_millis(200);
     let edge = plan.start();
     for n in 0..6 {
+        // Queries make no other endpoint of it.
+        assert_eq!(edge.get(&format!("/slow?q={n}")).status, 504);
         assert_eq!(edge.get("/slow").status, 504);
         if n > 3 {
             assert_eq!(edge.get(&format!("/{n}")).status, 200);

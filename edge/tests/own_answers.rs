@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lab::{Answer, Edge, Gate, Origin, Plan, Reply, Seen, read_answer, wait_for};
-use nearcast_fleet::config::CachePolicy;
+use nearcast_fleet::config::{CachePolicy, OriginLimits, OriginPolicy};
 
 /// An origin that reads fields as gateways in the manner of CGI do, and shows all of them in its pages.
 fn echo(seen: &Seen) -> Reply {
@@ -453,4 +453,18 @@ fn a_304_for_credentials_or_a_guess_with_a_cookie_is_its_clients_own() {
         let other = edge.get("/p");
         assert_eq!((other.is_hit(), other.field("x-who")), (is_stored, if is_stored { "bob" } else { "all" }), "{control} {name}");
     }
+}
+
+#[test]
+fn an_upload_that_is_refused_or_incomplete_changes_nothing() {
+    let origin = Origin::start(|seen| Reply::ok(seen.method.clone(), "max-age=60"));
+    let limits = OriginLimits { request_bytes_max: Some(nearcast_fleet::units::Bytes(10)), ..OriginLimits::default() };
+    let edge = Plan { origin_policy: OriginPolicy { limits, ..OriginPolicy::default() }, ..Plan::new(&origin) }.start();
+    edge.get("/x");
+    let head = "POST /x HTTP/1.1\r\nHost: www.test\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let refused = edge.raw(format!("{head}14\r\n{}\r\n0\r\n\r\n", "x".repeat(20)).as_bytes());
+    assert_eq!(refused.status, 413);
+    assert!(edge.get("/x").is_hit(), "not all of it was sent");
+    let whole = edge.raw(format!("{head}5\r\nxxxxx\r\n0\r\n\r\n").as_bytes());
+    assert_eq!((whole.status, edge.get("/x").is_hit()), (200, false));
 }

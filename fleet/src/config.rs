@@ -355,7 +355,7 @@ pub struct OriginPolicy {
 }
 
 /// Files for TLS to an origin. They are on the edges; nothing else reads them.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct OriginTls {
     /// Authorities that are trusted in place of all others, in PEM form.
     pub ca: Option<PathBuf>,

@@ -2,10 +2,10 @@
 
 use std::sync::Mutex;
 
-/// Failures of one kind in a row, before which each client asks the origin anew: one that fails quickly and is well at once
-/// is found to be so. What timed out is enough once.
+/// Failures of one kind without a success in between, before which each client asks the origin anew: an origin that fails
+/// quickly and recovers at once is found to have recovered. One time-out is enough.
 const FAILURES_MIN: u32 = 5;
-/// Time to the next validation, which doubles with each that fails, up to the longest.
+/// Time to the next validation, which doubles with each that fails, in whichever way, up to the longest.
 const PAUSE_MIN_MS: u64 = 1000;
 const PAUSE_MAX_MS: u64 = 30_000;
 
@@ -33,8 +33,13 @@ impl Failing {
 
 #[derive(Debug, Clone, Copy)]
 struct Failures {
+    /// The last one.
     kind: Failing,
-    count: u32,
+    /// By kind.
+    counts: [u32; 3],
+    /// Pauses so far.
+    pauses: u32,
+    /// End of the last pause.
     until_ms: u64,
 }
 
@@ -43,17 +48,23 @@ struct Failures {
 pub(crate) struct Backoff(Mutex<Option<Failures>>);
 
 impl Backoff {
-    /// A validation failed. Those that others waited for as well count once.
+    /// A validation failed. Further failures within a pause change nothing: those validations began before it.
     pub(crate) fn note(&self, kind: Failing, now_ms: u64) {
         let mut failures = self.0.lock().expect("no holder of this lock panics");
-        let before = failures.filter(|before| before.kind == kind);
-        if before.is_some_and(|before| before.until_ms > now_ms) {
+        let failures = failures.get_or_insert(Failures { kind, counts: [0; 3], pauses: 0, until_ms: 0 });
+        if failures.until_ms > now_ms {
             return;
         }
-        let count = before.map_or(0, |before| before.count).saturating_add(1);
+        failures.kind = kind;
+        let count = &mut failures.counts[kind as usize];
+        *count = count.saturating_add(1);
         let least = if kind == Failing::TimedOut { 1 } else { FAILURES_MIN };
-        let pause_ms = count.checked_sub(least).map_or(0, |more| (PAUSE_MIN_MS << more.min(10)).min(PAUSE_MAX_MS));
-        *failures = Some(Failures { kind, count, until_ms: if pause_ms == 0 { 0 } else { now_ms + pause_ms } });
+        // Only a success ends what has begun.
+        if failures.pauses > 0 || *count >= least {
+            let pause_ms = (PAUSE_MIN_MS << failures.pauses.min(10)).min(PAUSE_MAX_MS);
+            failures.pauses = failures.pauses.saturating_add(1);
+            failures.until_ms = now_ms + pause_ms;
+        }
     }
 
     /// A validation succeeded.
@@ -73,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_url_backs_off_further_with_each_failure_of_a_kind() {
+    fn one_url_backs_off_further_with_each_failure() {
         use Failing::*;
         let backoff = Backoff::default();
         assert_eq!(backoff.standing(0), None);
@@ -90,12 +101,36 @@ mod tests {
             assert_eq!(backoff.standing(now + pause), Some((Status, true)));
             now += pause;
         }
-        backoff.note(TimedOut, now);
-        assert_eq!(backoff.standing(now), Some((TimedOut, false)), "once is enough");
-        backoff.note(Unanswered, now);
-        assert_eq!(backoff.standing(now), None, "another kind begins anew");
-        backoff.note(TimedOut, now);
         backoff.clear();
         assert_eq!(backoff.standing(now), None);
+        backoff.note(TimedOut, now);
+        assert_eq!(backoff.standing(now), Some((TimedOut, false)), "once is enough");
+        assert_eq!(backoff.standing(now + 1000), Some((TimedOut, true)), "it begins with a short pause again");
+    }
+
+    #[test]
+    fn a_failure_of_another_kind_ends_nothing() {
+        use Failing::*;
+        let backoff = Backoff::default();
+        let mut now = 1_000_000;
+        backoff.note(TimedOut, now);
+        backoff.note(Status, now);
+        assert_eq!(backoff.standing(now), Some((TimedOut, false)), "a validation that began before");
+        for (kind, pause) in [(Status, 2000), (TimedOut, 4000), (Unanswered, 8000)] {
+            now += 100_000;
+            backoff.note(kind, now);
+            assert_eq!(backoff.standing(now + pause - 1), Some((kind, false)));
+            assert_eq!(backoff.standing(now + pause), Some((kind, true)));
+        }
+        // Counts of one kind go on after those of another.
+        let backoff = Backoff::default();
+        for _ in 1..FAILURES_MIN {
+            for kind in [Status, Unanswered] {
+                backoff.note(kind, now);
+                assert_eq!(backoff.standing(now), None);
+            }
+        }
+        backoff.note(Status, now);
+        assert_eq!(backoff.standing(now), Some((Status, false)));
     }
 }

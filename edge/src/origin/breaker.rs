@@ -1,7 +1,8 @@
 //! Whether an origin is asked at all: a circuit breaker for one address, as a state machine without tasks.
 //!
 //! It opens when connecting, or waiting for a first byte, has failed for several URLs without a response in between: a URL
-//! that alone is slow never opens it. While it is open requests fail at once; now and then one goes through as a probe.
+//! that alone is slow never opens it. While it is open requests fail at once; now and then one goes through as a probe. A probe
+//! is a client's request, which may take long for reasons of its own (a long poll): it never keeps the next probe waiting.
 
 use std::time::Duration;
 
@@ -9,19 +10,22 @@ use tokio::time::Instant;
 
 use super::OriginError;
 
-/// URLs that have to fail, one after another.
+/// URLs that have to fail, one after another. Two that differ in the query alone are one.
 const URLS_TO_OPEN: usize = 3;
 /// Failures longer ago than this, or than four times the longest wait for a response, say nothing any more.
 const FAILURES_AGE_MAX: Duration = Duration::from_secs(300);
 /// Time to the first probe, which doubles with each that fails, up to the longest.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// A probe should not be a request with a body: it may take as long as its client, and may be lost. It becomes one when no other
+/// request has come for this long after a probe was due, so that an origin that gets nothing but uploads is asked again.
+const UPLOAD_PROBE_AFTER: Duration = Duration::from_secs(30);
 
 /// Whether a request may go to the origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Leave {
     Granted,
-    /// As the only one, to find out whether the origin is well again.
+    /// To find out whether the origin is well again.
     Probe,
     Refused {
         /// Time to the next probe.
@@ -49,7 +53,7 @@ impl Sign {
             | OriginError::ConnectTimeout
             | OriginError::Tls(_)
             | OriginError::FirstByteTimeout => Self::Dead,
-            OriginError::ConnectionLimit | OriginError::Unavailable { .. } | OriginError::Forbidden => Self::None,
+            OriginError::NoSocket | OriginError::ConnectionLimit | OriginError::Unavailable { .. } | OriginError::Forbidden => Self::None,
             other if other.is_of_client() => Self::None,
             _ => Self::Alive,
         }
@@ -72,15 +76,29 @@ enum State {
         pause: Duration,
     },
     Probing {
+        /// When the last probe began.
+        since: Instant,
+        /// Time from then to the next one.
         pause: Duration,
     },
+}
+
+impl State {
+    /// Time of the next probe, and the pause after the one before it; `None` while it is closed.
+    fn next_probe(self) -> Option<(Instant, Duration)> {
+        match self {
+            Self::Closed => None,
+            Self::Open { until, pause } => Some((until, pause)),
+            Self::Probing { since, pause } => Some((since + pause, pause)),
+        }
+    }
 }
 
 /// See the module's words.
 #[derive(Debug)]
 pub(super) struct Breaker {
     state: State,
-    /// URLs that have failed since the last response, with the last time.
+    /// URLs without their queries that have failed since the last response, with the last time.
     failed: Vec<(u64, Instant)>,
 }
 
@@ -95,19 +113,19 @@ impl Breaker {
 
     /// Whether the next request would be a probe.
     pub(super) fn is_probe_due(&self, now: Instant) -> bool {
-        matches!(self.state, State::Open { until, .. } if until <= now)
+        self.state.next_probe().is_some_and(|(at, _)| at <= now)
     }
 
-    pub(super) fn ask(&mut self, now: Instant) -> Leave {
-        match self.state {
-            State::Closed => Leave::Granted,
-            State::Open { until, pause } if until <= now => {
-                self.state = State::Probing { pause };
-                Leave::Probe
-            }
-            State::Open { until, .. } => Leave::Refused { wait: until - now },
-            State::Probing { pause } => Leave::Refused { wait: pause },
+    pub(super) fn ask(&mut self, has_body: bool, now: Instant) -> Leave {
+        let Some((at, pause)) = self.state.next_probe() else { return Leave::Granted };
+        if now < at || has_body && now < at + UPLOAD_PROBE_AFTER {
+            return Leave::Refused { wait: at.saturating_duration_since(now) };
         }
+        // Probes that do not end become rarer just like those that fail.
+        let is_second = matches!(self.state, State::Probing { .. });
+        let pause = if is_second { (pause * 2).min(PAUSE_MAX) } else { pause };
+        self.state = State::Probing { since: now, pause };
+        Leave::Probe
     }
 
     /// A request for a URL has ended. `patience` is the longest time that a request may wait for a response.
@@ -133,7 +151,7 @@ impl Breaker {
                 self.state = State::Closed;
                 Some(Change::Closed)
             }
-            (State::Probing { pause }, sign) if is_probe => {
+            (State::Probing { pause, .. }, sign) if is_probe => {
                 let pause = if sign == Sign::Dead { (pause * 2).min(PAUSE_MAX) } else { pause };
                 self.state = State::Open { until: now + pause, pause };
                 None
@@ -171,7 +189,7 @@ mod tests {
         for (signs, is_open) in table {
             let mut breaker = Breaker::new();
             for (at, url, sign) in signs {
-                assert_eq!(breaker.ask(start + secs(*at)), Leave::Granted);
+                assert_eq!(breaker.ask(false, start + secs(*at)), Leave::Granted);
                 breaker.end(false, *sign, *url, PATIENCE, start + secs(*at));
             }
             assert_eq!(breaker.is_open(), is_open, "{signs:?}");
@@ -196,23 +214,53 @@ mod tests {
         let mut breaker = open(now);
         for pause in [1, 2, 4, 8, 16, 30, 30] {
             let almost = now + secs(pause) - Duration::from_millis(1);
-            assert_eq!(breaker.ask(almost), Leave::Refused { wait: Duration::from_millis(1) });
+            assert_eq!(breaker.ask(false, almost), Leave::Refused { wait: Duration::from_millis(1) });
             assert!(!breaker.is_probe_due(almost) && breaker.is_probe_due(now + secs(pause)));
             now += secs(pause);
-            assert_eq!(breaker.ask(now), Leave::Probe);
-            assert!(matches!(breaker.ask(now), Leave::Refused { .. }), "one at a time");
+            assert_eq!(breaker.ask(false, now), Leave::Probe);
+            assert_eq!(breaker.ask(false, now), Leave::Refused { wait: secs(pause) }, "one at a time");
             // Of a request that was sent before it opened.
             assert_eq!(breaker.end(false, Dead, 7, PATIENCE, now), Option::None);
-            assert!(breaker.is_open() && !breaker.is_probe_due(now + secs(60)));
-            now += secs(60);
-            assert_eq!(breaker.end(true, Dead, 8, PATIENCE, now), Option::None, "that is told once");
+            assert!(breaker.is_open() && !breaker.is_probe_due(almost + secs(pause)));
+            assert_eq!(breaker.end(true, Dead, 8, PATIENCE, now), Option::None, "the change is reported once");
         }
         now += secs(30);
-        assert_eq!(breaker.ask(now), Leave::Probe);
+        assert_eq!(breaker.ask(false, now), Leave::Probe);
         assert_eq!(breaker.end(true, None, 8, PATIENCE, now), Option::None, "a probe that was given up");
-        assert_eq!(breaker.ask(now + secs(30)), Leave::Probe);
+        assert_eq!(breaker.ask(false, now + secs(30)), Leave::Probe);
         assert_eq!(breaker.end(true, Alive, 8, PATIENCE, now), Some(Change::Closed));
-        assert_eq!((breaker.ask(now), breaker.ask(now)), (Leave::Granted, Leave::Granted));
+        assert_eq!((breaker.ask(false, now), breaker.ask(true, now)), (Leave::Granted, Leave::Granted));
+    }
+
+    #[test]
+    fn a_probe_that_does_not_end_makes_way_for_the_next() {
+        let mut now = Instant::now();
+        let mut breaker = open(now);
+        now += secs(1);
+        assert_eq!(breaker.ask(false, now), Leave::Probe);
+        for pause in [1, 2, 4, 8, 16, 30, 30] {
+            assert_eq!(breaker.ask(false, now), Leave::Refused { wait: secs(pause) });
+            now += secs(pause);
+            assert!(breaker.is_probe_due(now));
+            assert_eq!(breaker.ask(false, now), Leave::Probe);
+        }
+        assert_eq!(breaker.end(true, Alive, 1, PATIENCE, now), Some(Change::Closed), "whichever of them is answered");
+        assert_eq!(breaker.end(true, None, 2, PATIENCE, now), Option::None, "the others say nothing then");
+        assert!(!breaker.is_open());
+    }
+
+    #[test]
+    fn an_upload_is_a_probe_only_where_nothing_else_comes() {
+        let now = Instant::now();
+        let mut breaker = open(now);
+        for after in [0, 1, 2, 30] {
+            assert!(matches!(breaker.ask(true, now + secs(after)), Leave::Refused { .. }), "after {after} s");
+        }
+        assert_eq!(breaker.ask(false, now + secs(30)), Leave::Probe, "it has used up no probe");
+        // Nothing but uploads from here on.
+        assert!(matches!(breaker.ask(true, now + secs(60)), Leave::Refused { .. }));
+        assert_eq!(breaker.ask(true, now + secs(61)), Leave::Probe);
+        assert_eq!(breaker.end(true, Alive, 1, PATIENCE, now + secs(62)), Some(Change::Closed));
     }
 
     #[test]
@@ -233,6 +281,7 @@ mod tests {
             (OriginError::Terminated, Alive),
             (OriginError::Protocol, Alive),
             (OriginError::ConnectionLimit, None),
+            (OriginError::NoSocket, None),
             (OriginError::RequestPause, None),
         ] {
             assert_eq!(Sign::of(error), sign, "{error}");

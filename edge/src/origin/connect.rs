@@ -1,5 +1,6 @@
 //! Connections to origins: names and addresses.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use tokio::net::TcpStream;
@@ -15,7 +16,10 @@ pub(super) async fn open(target: &Address, deadline: Instant) -> Result<TcpStrea
     let addresses: Vec<SocketAddr> = match target.host.parse::<IpAddr>() {
         Ok(ip) => vec![SocketAddr::new(ip, target.port)],
         Err(_) => {
-            let found = tokio::net::lookup_host((target.host.as_str(), target.port)).await.map_err(|_| OriginError::Dns)?;
+            let found = tokio::net::lookup_host((target.host.as_str(), target.port)).await.map_err(|error| {
+                // Asking a name server takes a socket too.
+                if is_local_shortage(&error) { OriginError::NoSocket } else { OriginError::Dns }
+            })?;
             let found: Vec<_> = found.take(ADDRESSES_MAX).collect();
             let allowed: Vec<_> = found.iter().copied().filter(|a| !is_forbidden(a.ip())).collect();
             if allowed.is_empty() && !found.is_empty() {
@@ -30,7 +34,7 @@ pub(super) async fn open(target: &Address, deadline: Instant) -> Result<TcpStrea
 /// A connection to the first of several addresses that takes one. Each has an equal share of the time that is left, so that
 /// a dead one does not use up that of the others.
 pub(super) async fn connect_to_one(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, OriginError> {
-    let mut last = OriginError::Dns;
+    let mut last = None;
     for (tried, address) in addresses.iter().enumerate() {
         let left = deadline.saturating_duration_since(Instant::now());
         match tokio::time::timeout(left / (addresses.len() - tried) as u32, TcpStream::connect(address)).await {
@@ -39,12 +43,29 @@ pub(super) async fn connect_to_one(addresses: &[SocketAddr], deadline: Instant) 
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
             }
-            Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => last = OriginError::Refused,
-            Ok(Err(_)) => last = OriginError::Unreachable,
-            Err(_) => last = OriginError::ConnectTimeout,
+            Ok(Err(error)) => match classify(&error) {
+                // An address of a family that this node does not have fails like this; what others say counts for more.
+                OriginError::NoSocket => last = last.or(Some(OriginError::NoSocket)),
+                of_origin => last = Some(of_origin),
+            },
+            Err(_) => last = Some(OriginError::ConnectTimeout),
         }
     }
-    Err(last)
+    Err(last.unwrap_or(OriginError::Dns))
+}
+
+/// Why no connection was made.
+fn classify(error: &io::Error) -> OriginError {
+    match error.kind() {
+        _ if is_local_shortage(error) => OriginError::NoSocket,
+        io::ErrorKind::ConnectionRefused => OriginError::Refused,
+        _ => OriginError::Unreachable,
+    }
+}
+
+/// Whether this node ran out of something that a connection takes.
+fn is_local_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::EADDRNOTAVAIL | libc::ENOBUFS | libc::ENOMEM))
 }
 
 /// Addresses that a name must not lead to: link-local ones, where clouds keep machines' credentials.
@@ -57,5 +78,31 @@ pub(super) fn is_forbidden(ip: IpAddr) -> bool {
                 || ip.is_multicast()
                 || ip.to_ipv4_mapped().is_some_and(|v4| is_forbidden(v4.into()))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shortage_of_this_node_says_nothing_of_the_origin() {
+        for (code, expected) in [
+            (libc::EMFILE, OriginError::NoSocket),
+            (libc::ENFILE, OriginError::NoSocket),
+            (libc::EADDRNOTAVAIL, OriginError::NoSocket),
+            (libc::ENOBUFS, OriginError::NoSocket),
+            (libc::ENOMEM, OriginError::NoSocket),
+            (libc::ECONNREFUSED, OriginError::Refused),
+            (libc::EHOSTUNREACH, OriginError::Unreachable),
+            (libc::ENETUNREACH, OriginError::Unreachable),
+            (libc::ECONNRESET, OriginError::Unreachable),
+            (libc::ETIMEDOUT, OriginError::Unreachable),
+        ] {
+            let error = io::Error::from_raw_os_error(code);
+            assert_eq!(classify(&error), expected, "{error}");
+        }
+        let error = OriginError::NoSocket;
+        assert_eq!((error.status().as_u16(), error.retry_after(), error.failing()), (503, Some(1), None));
     }
 }

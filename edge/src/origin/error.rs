@@ -21,6 +21,9 @@ pub(crate) enum OriginError {
     /// It is not reachable.
     #[error("the origin cannot be reached")]
     Unreachable,
+    /// This node has no file, port or memory left for another socket: that says nothing of the origin.
+    #[error("this node has no socket left for a connection to the origin")]
+    NoSocket,
     /// Connecting took too long.
     #[error("connecting to the origin took too long")]
     ConnectTimeout,
@@ -80,7 +83,7 @@ impl OriginError {
         match self {
             // Nobody should have to wait for that twice.
             Self::ConnectTimeout | Self::FirstByteTimeout | Self::BetweenBytesTimeout => Some(Failing::TimedOut),
-            Self::ConnectionLimit | Self::Unavailable { .. } | Self::GivenUp => None,
+            Self::NoSocket | Self::ConnectionLimit | Self::Unavailable { .. } | Self::GivenUp => None,
             error if error.is_of_client() => None,
             Self::Erred => Some(Failing::Status),
             _ => Some(Failing::Unanswered),
@@ -89,14 +92,35 @@ impl OriginError {
 
     /// Whether the origin may have got the request, and may have done what it asks.
     pub(crate) fn may_have_arrived(self) -> bool {
-        use OriginError::*;
-        !matches!(self, Dns | Forbidden | Refused | Unreachable | ConnectTimeout | Tls(_) | ConnectionLimit)
+        match self {
+            Self::Dns
+            | Self::Forbidden
+            | Self::Refused
+            | Self::Unreachable
+            | Self::NoSocket
+            | Self::ConnectTimeout
+            | Self::Tls(_)
+            | Self::ConnectionLimit
+            | Self::Unavailable { .. } => false,
+            // Not all of it: what is incomplete cannot have been carried out.
+            Self::RequestBody | Self::RequestPause | Self::RequestTooLarge => false,
+            Self::FirstByteTimeout
+            | Self::BetweenBytesTimeout
+            | Self::Incomplete
+            | Self::Terminated
+            | Self::HeadTooLarge
+            | Self::TransferCoding
+            | Self::Protocol
+            | Self::Erred
+            | Self::GivenUp
+            | Self::Unfit => true,
+        }
     }
 
     /// Whether what the request says may have brought it about: then it may not happen to the next one.
     pub(crate) fn may_be_of_request(self) -> bool {
         use OriginError::*;
-        !matches!(self, Dns | Forbidden | Refused | Unreachable | ConnectTimeout | Tls(_) | ConnectionLimit | Unavailable { .. })
+        !matches!(self, Dns | Forbidden | Refused | Unreachable | ConnectTimeout | Tls(_) | ConnectionLimit | NoSocket | Unavailable { .. })
     }
 
     /// The registered error type.
@@ -114,6 +138,7 @@ impl OriginError {
             Self::Terminated => ProxyError::ConnectionTerminated,
             Self::Protocol | Self::Unfit => ProxyError::HttpProtocolError,
             Self::ConnectionLimit => ProxyError::ConnectionLimitReached,
+            Self::NoSocket => ProxyError::ProxyInternalError,
             Self::TransferCoding => ProxyError::HttpResponseTransferCoding,
             Self::HeadTooLarge => ProxyError::HttpResponseHeaderSectionSize,
             Self::RequestBody | Self::RequestPause | Self::RequestTooLarge => ProxyError::HttpRequestError,
@@ -143,6 +168,7 @@ impl OriginError {
             Self::Tls(fault) => fault.reason(),
             Self::GivenUp => "given_up",
             Self::Unavailable { .. } => "breaker_open",
+            Self::NoSocket => "no_socket",
             Self::Erred => "error_for_part",
             Self::Unfit => "changed_representation",
             other => other.proxy_error().as_str(),
@@ -154,6 +180,8 @@ impl OriginError {
         match self {
             Self::RequestPause => StatusCode::REQUEST_TIMEOUT,
             Self::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            // It passes, unlike the error that RFC 9209 section 2.3.30 has in mind.
+            Self::NoSocket => StatusCode::SERVICE_UNAVAILABLE,
             other => other.proxy_error().status(),
         }
     }
@@ -161,7 +189,7 @@ impl OriginError {
     /// Seconds after which the same request is worth another try, where that is known.
     pub(crate) fn retry_after(self) -> Option<u64> {
         match self {
-            Self::ConnectionLimit => Some(1),
+            Self::ConnectionLimit | Self::NoSocket => Some(1),
             Self::Unavailable { retry_after } => Some(retry_after.into()),
             _ => None,
         }
@@ -261,6 +289,48 @@ impl TlsFault {
             Self::Alert(_) => "tls_alert_received",
             Self::Closed => "tls_closed",
             Self::Protocol => "tls_protocol_error",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::OriginError::*;
+    use super::*;
+
+    #[test]
+    fn only_what_may_have_been_sent_may_have_changed_something() {
+        let not_sent = [
+            Dns,
+            Forbidden,
+            Refused,
+            Unreachable,
+            NoSocket,
+            ConnectTimeout,
+            Tls(TlsFault::Closed),
+            ConnectionLimit,
+            Unavailable { retry_after: 1 },
+            RequestBody,
+            RequestPause,
+            RequestTooLarge,
+        ];
+        let maybe_sent = [
+            FirstByteTimeout,
+            BetweenBytesTimeout,
+            Incomplete,
+            Terminated,
+            HeadTooLarge,
+            TransferCoding,
+            Protocol,
+            Erred,
+            GivenUp,
+            Unfit,
+        ];
+        for error in not_sent {
+            assert!(!error.may_have_arrived(), "{error}");
+        }
+        for error in maybe_sent {
+            assert!(error.may_have_arrived(), "{error}");
         }
     }
 }

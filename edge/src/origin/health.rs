@@ -1,4 +1,4 @@
-//! What is known of one address that origins are at: shared by all workers, and by all sites whose origin it is.
+//! What is known of one origin: shared by all workers, and by all sites that connect to it alike and wait as long for it.
 
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -42,12 +42,12 @@ impl Health {
         sites.retain(|other| !std::ptr::eq(other.as_ptr(), Arc::as_ptr(site)));
     }
 
-    /// Leave to send a request.
+    /// Leave to send a request, with or without a body.
     ///
     /// # Errors
     /// [`OriginError::Unavailable`] while the origin is known not to answer.
-    pub(super) fn ask(self: &Arc<Self>) -> Result<Attempt, OriginError> {
-        let leave = self.breaker.lock().expect("no holder of this lock panics").ask(Instant::now());
+    pub(super) fn ask(self: &Arc<Self>, has_body: bool) -> Result<Attempt, OriginError> {
+        let leave = self.breaker.lock().expect("no holder of this lock panics").ask(has_body, Instant::now());
         match leave {
             Leave::Refused { wait } => Err(OriginError::Unavailable { retry_after: wait.as_secs().max(1) as u32 }),
             leave => {

@@ -71,7 +71,8 @@ impl OriginPool {
         target: &Arc<Target>,
         request: Request<OriginRequestBody>,
     ) -> Result<Response<OriginBody>, OriginError> {
-        let attempt = target.health.ask()?;
+        let has_body = !matches!(request.body(), OriginRequestBody::Empty);
+        let attempt = target.health.ask(has_body)?;
         let url = url_hash(&request);
         let sent = self.send_asked(target, request).await;
         let sign = sent.as_ref().map_or_else(|error| Sign::of(*error), |_| Sign::Alive);
@@ -114,10 +115,11 @@ impl OriginPool {
     }
 }
 
-/// What tells one URL at an origin from others.
+/// Identifies one endpoint of an origin: a host and a path. The query is left out, as one slow endpoint has as many of them as
+/// clients think of.
 fn url_hash<B>(request: &Request<B>) -> u64 {
     let mut hasher = std::hash::DefaultHasher::new();
-    (request.headers().get(HOST), request.uri()).hash(&mut hasher);
+    (request.headers().get(HOST), request.uri().path()).hash(&mut hasher);
     hasher.finish()
 }
 

@@ -292,6 +292,42 @@ async fn a_kept_connection_is_used_again_and_closed_when_nobody_needs_it() {
     assert_eq!(target.connections.idle(), 0);
 }
 
+#[tokio::test]
+async fn interim_responses_to_a_second_try_are_passed_on_too() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let target = tcp(listener.local_addr().expect("bound"));
+    let origin = tokio::spawn(async move {
+        let mut request = [0; 4096];
+        // The first connection is closed when a second request has come on it.
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        assert!(stream.read(&mut request).await.expect("a request") > 0);
+        stream.write_all(OK).await.expect("the edge reads");
+        assert!(stream.read(&mut request).await.expect("the first try") > 0);
+        drop(stream);
+        let (mut stream, _) = listener.accept().await.expect("another connection");
+        assert!(stream.read(&mut request).await.expect("the second try") > 0);
+        stream.write_all(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n").await.expect("the edge reads");
+        stream.write_all(OK).await.expect("the edge reads");
+    });
+    let pool = pool();
+    drop(pool.send(&target, get()).await.expect("a head"));
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while target.connections.idle() == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("the connection is kept");
+    let (mut request, seen) = (get(), Arc::new(std::sync::Mutex::new(Vec::new())));
+    let noted = seen.clone();
+    hyper::ext::on_informational(&mut request, move |response| noted.lock().expect("unpoisoned").push(response.status().as_u16()));
+    assert_eq!(pool.send(&target, request).await.expect("a head").status(), 200);
+    assert_eq!(*seen.lock().expect("unpoisoned"), [103]);
+    origin.await.expect("all of it came");
+}
+
 #[test]
 fn names_never_lead_to_a_machines_metadata() {
     for (ip, forbidden) in [
