@@ -7,10 +7,11 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderName, Method, StatusCode, Uri};
+use http::header::TRANSFER_ENCODING;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use nearcast_fleet::config::ClientLimits;
 
-use crate::policy::fields;
+use crate::policy::coding::TransferCoding;
 use crate::policy::key::{self, AUTHORITY_BYTES_MAX, PATH_BYTES_MAX};
 use crate::policy::status::ProxyError;
 
@@ -139,8 +140,7 @@ fn check(head: &[u8], request: &httparse::Request<'_, '_>) -> Result<BodyEnd, Re
 /// Where the body ends (RFC 9112 section 6.3).
 fn body_end(request: &httparse::Request<'_, '_>) -> Result<BodyEnd, Refusal> {
     let mut length: Option<u64> = None;
-    let mut codings: Vec<&[u8]> = Vec::new();
-    let mut is_coded = false;
+    let mut codings = HeaderMap::new();
     for field in request.headers.iter() {
         if field.name.len() > NAME_BYTES_MAX {
             return Err(Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the name of a field is too long\n"));
@@ -149,8 +149,10 @@ fn body_end(request: &httparse::Request<'_, '_>) -> Result<BodyEnd, Refusal> {
             return Err(Refusal::bad("a field of the request is malformed\n"));
         }
         if field.name.eq_ignore_ascii_case("transfer-encoding") {
-            is_coded = true;
-            codings.extend(fields::members(field.value));
+            let Ok(value) = HeaderValue::from_bytes(field.value) else {
+                return Err(Refusal::bad("a field of the request is malformed\n"));
+            };
+            codings.append(TRANSFER_ENCODING, value);
         } else if field.name.eq_ignore_ascii_case("content-length") {
             let is_number = !field.value.is_empty() && field.value.iter().all(u8::is_ascii_digit);
             let said = std::str::from_utf8(field.value).ok().filter(|_| is_number).map(|value| value.parse::<u64>().unwrap_or(u64::MAX));
@@ -161,27 +163,19 @@ fn body_end(request: &httparse::Request<'_, '_>) -> Result<BodyEnd, Refusal> {
             }
         }
     }
-    match (is_coded, length) {
-        (true, Some(_)) => Err(Refusal::bad("Content-Length beside Transfer-Encoding\n")),
-        (true, None) if request.version != Some(1) => Err(Refusal::bad("HTTP/1.0 has no Transfer-Encoding\n")),
-        (true, None) => check_codings(&codings),
-        // The library counts up to a little less.
-        (false, Some(length)) if length > u64::MAX - 2 => {
+    match (TransferCoding::of(&codings), length) {
+        (TransferCoding::None, Some(length)) if length > u64::MAX - 2 => {
+            // The HTTP library counts up to a little less than 2^64.
             Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "the request's body is too large\n"))
         }
-        (false, length) => Ok(BodyEnd::Length(length.unwrap_or(0))),
-    }
-}
-
-/// One coding is known, which has to be the last, once.
-fn check_codings(codings: &[&[u8]]) -> Result<BodyEnd, Refusal> {
-    let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
-    match codings {
-        [only] if is_chunked(only) => Ok(BodyEnd::Chunked),
-        [before @ .., last] if is_chunked(last) && !before.iter().any(|coding| is_chunked(coding)) => {
+        (TransferCoding::None, length) => Ok(BodyEnd::Length(length.unwrap_or(0))),
+        (_, Some(_)) => Err(Refusal::bad("Content-Length beside Transfer-Encoding\n")),
+        (_, None) if request.version != Some(1) => Err(Refusal::bad("HTTP/1.0 has no Transfer-Encoding\n")),
+        (TransferCoding::Chunked, None) => Ok(BodyEnd::Chunked),
+        (TransferCoding::Unknown, None) => {
             Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "the only transfer coding that is read here is chunked\n"))
         }
-        _ => Err(Refusal::bad("Transfer-Encoding does not end in chunked, once\n")),
+        (TransferCoding::Broken, None) => Err(Refusal::bad("Transfer-Encoding does not end in chunked, once\n")),
     }
 }
 
@@ -256,6 +250,9 @@ mod tests {
             (format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: chunked, gzip\r\n\r\n"), 400),
             (format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n"), 400),
             (format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding:\r\n\r\n"), 400),
+            (format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: chunked,\r\n\r\n"), 400),
+            (format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\nTransfer-Encoding:\r\n\r\n"), 400),
+            (format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: ,chunked\r\n\r\n"), 0),
             (format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: gzip, chunked\r\n\r\n"), 501),
             (format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n"), 501),
             // Size.
