@@ -5,7 +5,8 @@
 //! others leave, so that there is always room for one more; and connections that lie idle between requests are closed,
 //! the oldest first, those of prefixes that hold much before those of others. Connections with a request never are.
 //!
-//! A connection whose reading is ended by [`kernel::end_reading`] closes by itself, as if its client had ended it.
+//! A connection whose reading is ended by [`kernel::end_reading`] closes by itself, as if its client had ended it; a request
+//! that came just before is still answered ([`Place::is_closing`]).
 
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
@@ -380,6 +381,12 @@ impl Place {
         idle_since.0.store(now.saturating_duration_since(self.connections.started).as_millis() as u64, Relaxed);
     }
 
+    /// Whether the edge closes the connection to make room: then the end that its reader finds is not the client's.
+    pub(crate) fn is_closing(&self) -> bool {
+        let slots = self.slots().lock().expect("no holder of this lock panics");
+        self.slot.and_then(|slot| slots.entries[slot as usize].as_ref()).is_some_and(|entry| entry.is_closing)
+    }
+
     fn slots(&self) -> &Mutex<Slots> {
         &self.connections.of_worker[self.worker as usize]
     }
@@ -408,7 +415,7 @@ impl Drop for Place {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     #[test]
@@ -456,6 +463,11 @@ mod tests {
 
     fn address(n: u8) -> IpAddr {
         IpAddr::from([192, 0, 2, n])
+    }
+
+    /// Closes all idle connections, as if the last room were needed.
+    pub(crate) fn close_all_idle(all: &Arc<Connections>) {
+        all.close_idle(None, all.count());
     }
 
     /// How many of so many connections from one address are taken.
