@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use crate::connections::{IdleSince, Place};
+use crate::interim::Interims;
 use crate::request_head::{BodyEnd, Judged, Refusal, judge};
 
 /// How long, and for how many bytes, what a client still sends is read after the last response.
@@ -40,6 +41,7 @@ pub(crate) struct Phase {
     /// It was told to wait for that before it reads on.
     has_held: AtomicBool,
     pub(crate) idle_since: IdleSince,
+    pub(crate) interims: Interims,
 }
 
 impl Phase {

@@ -238,13 +238,16 @@ impl Connection {
 
     /// Waits for the response to a request, and writes the interim ones that come before it.
     async fn response(&mut self, request: Request<Option<Incoming>>) -> io::Result<Response<ClientBody>> {
-        let (sender, interim) = interim::channel();
+        let (sender, interim) = interim::channel(&self.phase);
         let Self { worker, phase, client, last, socket, input, .. } = self;
         let mut served = pin!(handler::serve(worker.clone(), phase.clone(), *client, last.clone(), Some(sender), request));
         loop {
-            let next = poll_fn(|cx| match interim.poll_next(cx) {
-                Poll::Ready(head) => Poll::Ready(Err(head)),
-                Poll::Pending => served.as_mut().poll(cx).map(Ok),
+            let next = poll_fn(|cx| match interim.take() {
+                Some(head) => Poll::Ready(Err(head)),
+                None => match served.as_mut().poll(cx) {
+                    Poll::Ready(response) => Poll::Ready(Ok(response)),
+                    Poll::Pending => interim.poll_next(cx).map(Err),
+                },
             });
             match unless_gone(socket, input, next).await? {
                 Ok(response) => return Ok(response),
