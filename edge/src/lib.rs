@@ -35,7 +35,7 @@ mod purge;
 mod purge_request;
 mod push;
 mod report;
-mod request_head;
+pub mod request_head;
 mod response;
 mod rtt;
 mod server;

@@ -22,7 +22,7 @@ const NAME_BYTES_MAX: usize = (64 << 10) - 1;
 
 /// Where the body behind a head ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum BodyEnd {
+pub enum BodyEnd {
     /// After this many bytes; 0 is no body.
     Length(u64),
     /// Only its chunks show it.
@@ -31,10 +31,13 @@ pub(crate) enum BodyEnd {
 
 /// Why a request is refused, and what its client gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Refusal {
-    pub(crate) status: StatusCode,
-    pub(crate) error: ProxyError,
-    pub(crate) words: Cow<'static, str>,
+pub struct Refusal {
+    /// Status of the answer.
+    pub status: StatusCode,
+    /// Reason for programs.
+    pub error: ProxyError,
+    /// Reason for people: one line of ASCII.
+    pub words: Cow<'static, str>,
 }
 
 impl Refusal {
@@ -47,26 +50,29 @@ impl Refusal {
     }
 
     /// The head began and did not end in time.
-    pub(crate) fn too_slow() -> Self {
+    pub fn too_slow() -> Self {
         Self::new(StatusCode::REQUEST_TIMEOUT, "the request's head did not come in time\n")
     }
 }
 
 /// What is to become of the first bytes of a connection, or of those behind another request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Judged {
+pub enum Judged {
     /// The head has not come whole.
     Incomplete,
     /// It may be read: it takes so many bytes, and its body ends so.
     Whole {
+        /// Bytes of the head, the empty line at its end included.
         length: usize,
+        /// Where the body behind it ends.
         body: BodyEnd,
     },
+    /// It is answered, and the connection ends.
     Refused(Refusal),
 }
 
 /// Judges a head.
-pub(crate) fn judge(input: &[u8], limits: &ClientLimits) -> Judged {
+pub fn judge(input: &[u8], limits: &ClientLimits) -> Judged {
     let mut fields = vec![httparse::EMPTY_HEADER; limits.fields_max];
     let mut request = httparse::Request::new(&mut fields);
     let length = match request.parse(input) {
