@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use crate::connections::{IdleSince, Place};
+use crate::interim::Interims;
 use crate::request_head::{BodyEnd, Judged, Refusal, judge};
 
 /// How long, and for how many bytes, what a client still sends is read after the last response.
@@ -40,6 +41,7 @@ pub(crate) struct Phase {
     /// It was told to wait for that before it reads on.
     has_held: AtomicBool,
     pub(crate) idle_since: IdleSince,
+    pub(crate) interims: Interims,
 }
 
 impl Phase {
@@ -130,6 +132,12 @@ impl ClientSocket {
     pub(crate) fn hand_over(&mut self, input: BytesMut) {
         let limits = self.limits.clone();
         self.gate = Some(Box::new(Gate { limits, input, seen: 0, may_pass: 0, is_blind: false, refusal: None }));
+    }
+
+    /// Whether the edge ends the client's side of the connection, to make room for others: requests that came before are
+    /// answered.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.place.as_ref().is_some_and(Place::is_closing)
     }
 
     /// Bytes that a request's head may have.
@@ -271,6 +279,8 @@ impl ClientSocket {
                     Poll::Ready(_) if !gate.input.is_empty() => gate.refusal = Some(Refusal::too_slow()),
                     late => return late.map(Err),
                 },
+                // The library gives up a request whose client has gone, which this one has not.
+                Poll::Ready(Ok(0)) if is_answering && self.is_closing() => return Poll::Pending,
                 Poll::Ready(Ok(0)) => return Poll::Ready(Ok(())),
                 Poll::Ready(Ok(length)) => self.note_read(length),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -387,6 +397,8 @@ pub(crate) fn ends_head(input: &[u8], seen: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connections::Connections;
+    use crate::connections::tests::close_all_idle;
 
     const LIMITS: ClientLimits = ClientLimits {
         head_bytes_max: 1024,
@@ -399,11 +411,15 @@ mod tests {
 
     /// A client, and the edge's end of its connection.
     async fn pair() -> (TcpStream, ClientSocket, Arc<Phase>) {
+        pair_at(None).await
+    }
+
+    async fn pair_at(place: Option<Place>) -> (TcpStream, ClientSocket, Arc<Phase>) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("somebody listens");
         let (accepted, _) = listener.accept().await.expect("a connection waits");
         let phase = Arc::new(Phase::default());
-        (client, ClientSocket::new(accepted, phase.clone(), Arc::new(LIMITS), None), phase)
+        (client, ClientSocket::new(accepted, phase.clone(), Arc::new(LIMITS), place), phase)
     }
 
     async fn fill(socket: &mut ClientSocket) -> io::Result<usize> {
@@ -486,6 +502,36 @@ mod tests {
                     let expected = if refused { before } else { &all };
                     assert_eq!(String::from_utf8_lossy(&passed), expected, "cut at {cut}");
                 }
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_came_before_its_connection_is_closed_for_room_is_answered() {
+        let all = Connections::new(16, 1);
+        for is_closed_for_room in [false, true] {
+            let place = all.admit(0, [192, 0, 2, 1].into()).expect("there is room");
+            let (mut client, mut socket, phase) = pair_at(Some(place)).await;
+            socket.hand_over(BytesMut::new());
+            let head = b"OPTIONS * HTTP/1.1\r\n\r\n";
+            client.write_all(head).await.expect("sent");
+            socket.stream.readable().await.expect("it came");
+            if is_closed_for_room {
+                close_all_idle(&all);
+            } else {
+                client.shutdown().await.expect("sent");
+            }
+            let mut buffer = [0; 64];
+            assert_eq!(socket.read(&mut buffer).await.expect("a head"), head.len());
+            phase.request_began();
+            let end = tokio::time::timeout(LIMITS.idle_timeout, socket.read(&mut buffer)).await;
+            if is_closed_for_room {
+                assert!(end.is_err(), "the library sees no end while the response is under way");
+                phase.answering_ended();
+                assert!(phase.take_held(), "and looks again behind it");
+                assert_eq!(socket.read(&mut buffer).await.expect("the end"), 0);
+            } else {
+                assert_eq!(end.expect("at once").expect("the end"), 0);
             }
         }
     }

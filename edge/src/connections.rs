@@ -5,7 +5,8 @@
 //! others leave, so that there is always room for one more; and connections that lie idle between requests are closed,
 //! the oldest first, those of prefixes that hold much before those of others. Connections with a request never are.
 //!
-//! A connection whose reading is ended by [`kernel::end_reading`] closes by itself, as if its client had ended it.
+//! A connection whose reading is ended by [`kernel::end_reading`] closes by itself, as if its client had ended it; a request
+//! that came just before is still answered ([`Place::is_closing`]).
 
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
@@ -25,6 +26,9 @@ use crate::kernel;
 const RESERVE_PART: usize = 4;
 const RESERVE_MIN: usize = 64;
 const RESERVE_MAX: usize = 16_384;
+/// Clients' connections where no number is configured: limits of a million files and more are common in containers, and the
+/// memory for so many connections is not.
+const DEFAULT_MAX: usize = 65_536;
 /// Room is scarce from this share of the limit on: then a prefix has its own limit.
 const SCARCE: (usize, usize) = (3, 4);
 /// From this share on idle connections are closed, until no more than that are left.
@@ -34,8 +38,14 @@ const LOW: (usize, usize) = (7, 8);
 const BRIEFLY: (usize, usize) = (1, 8);
 /// A prefix that holds this share of the limit holds much.
 const MUCH: (usize, usize) = (1, 8);
-/// How long nobody looks for idle connections again where there were too few.
+/// Idle connections of one prefix that are closed at a time, and no fewer than the number below: new ones take their places
+/// without another search. A proxy in front of the edge so keeps most of its connections.
+const BATCH: (usize, usize) = (1, 64);
+const BATCH_MIN: usize = 8;
+/// Pause between two searches for idle connections: of all, where there were too few; of the same prefix, always.
 const SEARCH_PAUSE: Duration = Duration::from_millis(100);
+/// Least time between two searches for idle connections of single prefixes: each looks at every connection.
+const SEARCH_SPACING: Duration = Duration::from_millis(10);
 /// How often the log says that connections were refused.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
@@ -100,6 +110,10 @@ struct Held {
     count: usize,
     /// Those of them that were told to close.
     closing: usize,
+    /// New ones that may take the places of closed ones.
+    places: usize,
+    /// When idle ones of it may be searched for again, in milliseconds.
+    search_after: u64,
 }
 
 #[derive(Debug)]
@@ -130,8 +144,9 @@ pub(crate) struct Connections {
     closing: AtomicUsize,
     refused: [AtomicU64; 3],
     closed_idle: AtomicU64,
-    /// When idle connections of all, and of one prefix, may be looked for again.
-    search_after: [AtomicU64; 2],
+    /// When idle connections of all may be searched for again, in milliseconds, and when those of any one prefix.
+    search_after: AtomicU64,
+    prefix_search_after: AtomicU64,
     warned_ms: AtomicU64,
     /// How many refusals the log has told of.
     warned_of: AtomicU64,
@@ -141,7 +156,14 @@ pub(crate) struct Connections {
 pub(crate) fn limit(files: usize, configured: Option<usize>) -> usize {
     let reserve = (files / RESERVE_PART).clamp(RESERVE_MIN, RESERVE_MAX);
     let most = files.saturating_sub(reserve).max(files / 2).max(1);
-    configured.map_or(most, |configured| configured.min(most))
+    configured.unwrap_or(DEFAULT_MAX).min(most)
+}
+
+/// The sum of the connections that sites may open to their origins, where that is more than the `others` files that are left
+/// beside clients'.
+pub(crate) fn sum_beyond(of_sites: impl Iterator<Item = usize>, others: usize) -> Option<usize> {
+    let sum = of_sites.fold(0, usize::saturating_add);
+    (sum > others).then_some(sum)
 }
 
 fn share(of: usize, (part, whole): (usize, usize)) -> usize {
@@ -159,7 +181,8 @@ impl Connections {
             closing: AtomicUsize::new(0),
             refused: Default::default(),
             closed_idle: AtomicU64::new(0),
-            search_after: Default::default(),
+            search_after: AtomicU64::new(0),
+            prefix_search_after: AtomicU64::new(0),
             warned_ms: AtomicU64::new(0),
             warned_of: AtomicU64::new(0),
         })
@@ -205,7 +228,7 @@ impl Connections {
         let open = total.saturating_sub(self.closing.load(Relaxed));
         let of_others = open.saturating_sub(own);
         let own_most = (self.max.saturating_sub(of_others) / 2).max(1);
-        let refusal = if own > own_most && self.close_idle(Some(prefix), own - own_most) == 0 {
+        let refusal = if own > own_most && !self.replaces_one(prefix, own - own_most) {
             Some(Refused::Share)
         } else {
             if open > share(self.max, HIGH) {
@@ -223,6 +246,31 @@ impl Connections {
                 Err(refusal)
             }
         }
+    }
+
+    /// Whether a new connection of a prefix that holds `excess` more than its share has the place of an idle one that was
+    /// closed. Such places are made a batch at a time.
+    fn replaces_one(&self, prefix: Prefix, excess: usize) -> bool {
+        let now = self.now_ms();
+        if let Some(mut held) = self.of_prefix.get_mut(&prefix) {
+            if held.places > 0 {
+                held.places -= 1;
+                return true;
+            }
+            if now < held.search_after {
+                return false;
+            }
+            if now < self.prefix_search_after.load(Relaxed) {
+                return false;
+            }
+            held.search_after = now + SEARCH_PAUSE.as_millis() as u64;
+        }
+        self.prefix_search_after.store(now + SEARCH_SPACING.as_millis() as u64, Relaxed);
+        let closed = self.close_idle(Some(prefix), excess.min(share(self.max, BATCH).max(BATCH_MIN)));
+        if let Some(mut held) = self.of_prefix.get_mut(&prefix) {
+            held.places = closed.saturating_sub(1);
+        }
+        closed > 0
     }
 
     /// The system gave no file for a connection that waits: some idle ones give way.
@@ -250,9 +298,8 @@ impl Connections {
 
     /// Closes up to `count` connections that lie idle, of one prefix or of all; how many.
     fn close_idle(&self, only: Option<Prefix>, count: usize) -> usize {
-        let search_after = &self.search_after[usize::from(only.is_some())];
         let now = self.now_ms();
-        if now < search_after.load(Relaxed) {
+        if only.is_none() && now < self.search_after.load(Relaxed) {
             return 0;
         }
         let much = share(self.max, MUCH);
@@ -271,8 +318,8 @@ impl Connections {
             // Those who hold much come first.
             found.0 = self.of_prefix.get(&found.4).is_none_or(|held| held.count <= much);
         }
-        if idle.len() < count {
-            search_after.store(now + SEARCH_PAUSE.as_millis() as u64, Relaxed);
+        if idle.len() < count && only.is_none() {
+            self.search_after.store(now + SEARCH_PAUSE.as_millis() as u64, Relaxed);
         } else if idle.len() > count {
             idle.select_nth_unstable_by_key(count, |(is_small, since, ..)| (*is_small, *since));
             idle.truncate(count);
@@ -334,6 +381,12 @@ impl Place {
         idle_since.0.store(now.saturating_duration_since(self.connections.started).as_millis() as u64, Relaxed);
     }
 
+    /// Whether the edge closes the connection to make room: then the end that its reader finds is not the client's.
+    pub(crate) fn is_closing(&self) -> bool {
+        let slots = self.slots().lock().expect("no holder of this lock panics");
+        self.slot.and_then(|slot| slots.entries[slot as usize].as_ref()).is_some_and(|entry| entry.is_closing)
+    }
+
     fn slots(&self) -> &Mutex<Slots> {
         &self.connections.of_worker[self.worker as usize]
     }
@@ -362,7 +415,7 @@ impl Drop for Place {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     #[test]
@@ -372,12 +425,31 @@ mod tests {
             (1024, None, 768),
             (256, None, 192),
             (100, None, 50),
-            (1_000_000, None, 983_616),
+            (100_000, None, 65_536),
+            (1_048_576, None, 65_536),
+            (1_073_741_816, None, 65_536),
+            (usize::MAX, None, 65_536),
+            (1_000_000, Some(1_000_000), 983_616),
+            (usize::MAX, Some(1_000_000), 1_000_000),
             (20_000, Some(500), 500),
             (1024, Some(500_000), 768),
         ];
         for (files, configured, expected) in table {
             assert_eq!(limit(files, configured), expected, "{files} {configured:?}");
+        }
+    }
+
+    #[test]
+    fn connections_to_origins_are_compared_with_the_files_left_for_them() {
+        let table: [(&[usize], usize, Option<usize>); 5] = [
+            (&[], 0, None),
+            (&[128], 128, None),
+            (&[128, 128], 255, Some(256)),
+            (&[128, 127], 255, None),
+            (&[usize::MAX, 1], 64, Some(usize::MAX)),
+        ];
+        for (limits, others, expected) in table {
+            assert_eq!(sum_beyond(limits.iter().copied(), others), expected, "{limits:?} {others}");
         }
     }
 
@@ -391,6 +463,11 @@ mod tests {
 
     fn address(n: u8) -> IpAddr {
         IpAddr::from([192, 0, 2, n])
+    }
+
+    /// Closes all idle connections, as if the last room were needed.
+    pub(crate) fn close_all_idle(all: &Arc<Connections>) {
+        all.close_idle(None, all.count());
     }
 
     /// How many of so many connections from one address are taken.
@@ -468,7 +545,7 @@ mod tests {
         assert_eq!((all.count(), all.closing.load(Relaxed)), (11, 0));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn those_who_hold_much_give_way_first() {
         let all = Connections::new(32, 1);
         let few = client(&all, 0, 1, 1).await;
@@ -476,7 +553,7 @@ mod tests {
         for n in 0..23 {
             many.push(client(&all, 0, 2, 10 + n).await);
         }
-        // One more than its share: its own oldest go, down to the share.
+        // More than its share: a batch of its own oldest goes.
         many.push(client(&all, 0, 2, 90).await);
         assert!(!few.has_ended(), "not that of another, though it is older");
         let mut ended = Vec::new();
@@ -485,6 +562,14 @@ mod tests {
                 ended.push(n);
             }
         }
-        assert_eq!(ended, [0, 1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(ended, [0, 1, 2, 3, 4, 5, 6, 7]);
+        // As many take their places without another search. After that there is one a pause.
+        for _ in 0..7 {
+            many.push(client(&all, 0, 2, 100).await);
+        }
+        assert_eq!((all.admit(0, address(2)).err(), all.closed_idle()), (Some(Refused::Share), 8));
+        tokio::time::advance(SEARCH_PAUSE).await;
+        many.push(client(&all, 0, 2, 100).await);
+        assert_eq!((all.closed_idle(), few.has_ended()), (16, false));
     }
 }

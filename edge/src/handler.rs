@@ -30,7 +30,6 @@ use crate::http1::write_head;
 use crate::interim::InterimSender;
 use crate::metrics::{Answer, SiteCounters};
 use crate::origin::{Failing, OriginBody, OriginError, OriginRequestBody};
-use crate::policy::coding::TransferCoding;
 use crate::policy::conditional::{self, HeadSays, Precondition};
 use crate::policy::fields::CacheControl;
 use crate::policy::forward::{self, ClientFields, Forwarder, Loop, MaxForwards};
@@ -261,10 +260,6 @@ async fn respond(
     request: Request<Option<Incoming>>,
 ) -> Answered {
     let edge = &worker.edge;
-    // The connection ends with this answer, as behind every body without a length.
-    if let Some(status) = TransferCoding::of(request.headers()).refusal() {
-        return local(status, "the request's transfer coding is not understood\n");
-    }
     if request.uri().path() == HEALTH_PATH {
         return match edge.is_draining.load(Ordering::Relaxed) {
             false => local(StatusCode::OK, "ok\n"),

@@ -170,6 +170,8 @@ impl Connection {
                 Poll::Pending
             });
             match read.await {
+                // The client has not gone, and may not have its last response yet.
+                Some(Ok(0)) if self.socket.is_closing() => return Ok(Ended::Answered),
                 Some(Ok(0)) | None => return Ok(Ended::Over),
                 Some(Ok(_)) => {}
                 Some(Err(error)) if error.kind() == io::ErrorKind::TimedOut && !self.input.is_empty() => {
@@ -236,13 +238,16 @@ impl Connection {
 
     /// Waits for the response to a request, and writes the interim ones that come before it.
     async fn response(&mut self, request: Request<Option<Incoming>>) -> io::Result<Response<ClientBody>> {
-        let (sender, interim) = interim::channel();
+        let (sender, interim) = interim::channel(&self.phase);
         let Self { worker, phase, client, last, socket, input, .. } = self;
         let mut served = pin!(handler::serve(worker.clone(), phase.clone(), *client, last.clone(), Some(sender), request));
         loop {
-            let next = poll_fn(|cx| match interim.poll_next(cx) {
-                Poll::Ready(head) => Poll::Ready(Err(head)),
-                Poll::Pending => served.as_mut().poll(cx).map(Ok),
+            let next = poll_fn(|cx| match interim.take() {
+                Some(head) => Poll::Ready(Err(head)),
+                None => match served.as_mut().poll(cx) {
+                    Poll::Ready(response) => Poll::Ready(Ok(response)),
+                    Poll::Pending => interim.poll_next(cx).map(Err),
+                },
             });
             match unless_gone(socket, input, next).await? {
                 Ok(response) => return Ok(response),
@@ -402,7 +407,7 @@ impl Body for LibraryBody {
 }
 
 /// Waits for something, unless the client goes away meanwhile; what that sends is kept for later. A client that ends its own
-/// side counts as gone: few do so and wait, and one that left cannot be told from it.
+/// side counts as gone: few do so and wait, and one that left cannot be told from it. A side that the edge ended does not.
 ///
 /// # Errors
 /// The client has gone.
@@ -415,6 +420,7 @@ async fn unless_gone<T>(socket: &mut ClientSocket, input: &mut BytesMut, work: i
         while input.len() < socket.head_bytes_max() {
             input.reserve(HEAD_BYTES_TYPICAL);
             match ready!(socket.poll_fill(cx, input)) {
+                Ok(0) if socket.is_closing() => return Poll::Pending,
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
                 Ok(_) => {}
                 Err(error) => return Poll::Ready(Err(error)),
@@ -667,8 +673,33 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::connections::Connections;
+    use crate::connections::tests::close_all_idle;
     use crate::policy::testing;
     use crate::request_head::BodyEnd;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_whose_connection_is_closed_for_room_has_not_gone() {
+        let all = Connections::new(16, 1);
+        for is_closed_for_room in [false, true] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("somebody listens");
+            let (accepted, _) = listener.accept().await.expect("a connection waits");
+            let place = all.admit(0, [192, 0, 2, 1].into()).expect("there is room");
+            let mut socket = ClientSocket::new(accepted, Arc::default(), Arc::default(), Some(place));
+            let _open = if is_closed_for_room {
+                close_all_idle(&all);
+                Some(client)
+            } else {
+                drop(client);
+                None
+            };
+            // The clock goes on when the end has been read and there is nothing else to do.
+            let work = tokio::time::sleep(std::time::Duration::from_secs(1));
+            let waited = unless_gone(&mut socket, &mut BytesMut::new(), work).await;
+            assert_eq!(waited.is_ok(), is_closed_for_room, "{waited:?}");
+        }
+    }
 
     fn parsed<T>(input: &[u8], look: impl FnOnce(Parsed<'_>) -> T) -> T {
         let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
@@ -810,7 +841,7 @@ mod tests {
             target in "(/|/a\\?b=c|/%2f/|/a#b|/\u{e9}|/\"<>|\\*|http://a/|https://a:1|http://a\\?b|ftp://a/|a|a:80|//|/\\\\)",
             lines in proptest::collection::vec(
                 ("(Host|host|Accept|Connection|Content-Length|content-length|Transfer-Encoding|Range|X \\(|X|TE|Expect|Upgrade)",
-                 "(:|: | :|:\t)", "(a|a.test|close|chunked|0|3|keep-alive|\u{e9}|a\tb|| x |bytes=0-1|\u{1})", "(\r\n|\r\n|\r\n|\r\n|\n|\r)"),
+                 "(:|: | :|:\t)", "(a|a.test|close|chunked|chunked,|,chunked|,||0|3|keep-alive|\u{e9}|a\tb|| x |bytes=0-1|\u{1})", "(\r\n|\r\n|\r\n|\r\n|\n|\r)"),
                 0..6,
             ),
             end in "(\r\n|\r\n|\r\n|\n)",

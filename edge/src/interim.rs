@@ -5,12 +5,15 @@
 //! dropped. Follows RFC 9110 section 15.2 and RFC 8297.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::task::{Context, Poll};
 
+use futures_util::task::AtomicWaker;
 use http::header::{CONTENT_LENGTH, SET_COOKIE};
 use http::{HeaderMap, HeaderName, Request, StatusCode};
 
+use crate::connection::Phase;
 use crate::http1::write_head;
 use crate::policy::fields;
 
@@ -25,37 +28,59 @@ struct Queue {
     heads: VecDeque<Vec<u8>>,
     /// How many were taken in.
     count: usize,
-    /// The final response has begun, or the client has gone.
-    is_over: bool,
-    waker: Option<Waker>,
+}
+
+/// The interim responses on one connection: of one request at a time. Most requests ask no origin; for those there is no queue.
+#[derive(Debug, Default)]
+pub(crate) struct Interims {
+    /// Counts requests; a sender of another request than the newest sends nothing.
+    request: AtomicU64,
+    /// Whether that request has asked an origin.
+    is_asked: AtomicBool,
+    queue: OnceLock<Box<Mutex<Queue>>>,
+    waker: AtomicWaker,
 }
 
 /// Where the interim responses to one request come in.
 #[derive(Debug, Clone)]
-pub(crate) struct InterimSender(Arc<Mutex<Queue>>);
+pub(crate) struct InterimSender {
+    connection: Arc<Phase>,
+    request: u64,
+}
 
 /// Where they come out. What comes in after this was dropped is dropped as well.
 #[derive(Debug)]
-pub(crate) struct InterimReceiver(Arc<Mutex<Queue>>);
+pub(crate) struct InterimReceiver(Arc<Phase>);
 
-pub(crate) fn channel() -> (InterimSender, InterimReceiver) {
-    let queue = Arc::new(Mutex::default());
-    (InterimSender(queue.clone()), InterimReceiver(queue))
+/// For the next request on a connection, after the receiver of the one before was dropped.
+pub(crate) fn channel(connection: &Arc<Phase>) -> (InterimSender, InterimReceiver) {
+    let request = connection.interims.request.load(Ordering::Acquire);
+    (InterimSender { connection: connection.clone(), request }, InterimReceiver(connection.clone()))
 }
 
 impl InterimSender {
     /// Has the interim responses to a forward request sent here.
     pub(crate) fn follow<B>(&self, request: &mut Request<B>) {
+        self.ask();
         let sender = self.clone();
         hyper::ext::on_informational(request, move |response| sender.send(response.status(), response.headers()));
+    }
+
+    fn ask(&self) {
+        let interims = &self.connection.interims;
+        interims.queue.get_or_init(Box::default);
+        interims.is_asked.store(true, Ordering::Release);
     }
 
     fn send(&self, status: StatusCode, fields: &HeaderMap) {
         if !is_passed_on(status) {
             return;
         }
-        let mut queue = self.0.lock().expect("no holder of this lock panics");
-        if queue.is_over || queue.count >= COUNT_MAX {
+        let interims = &self.connection.interims;
+        let Some(queue) = interims.queue.get() else { return };
+        let mut queue = queue.lock().expect("no holder of this lock panics");
+        // The count goes on before the queue is emptied for the next request.
+        if interims.request.load(Ordering::Acquire) != self.request || queue.count >= COUNT_MAX {
             return;
         }
         let mut head = Vec::with_capacity(256);
@@ -66,30 +91,35 @@ impl InterimSender {
         }
         queue.count += 1;
         queue.heads.push_back(head);
-        if let Some(waker) = queue.waker.take() {
-            waker.wake();
-        }
+        drop(queue);
+        interims.waker.wake();
     }
 }
 
 impl InterimReceiver {
-    /// The next one as it goes on the wire.
+    /// The next one as it goes on the wire, if it is there.
+    pub(crate) fn take(&self) -> Option<Vec<u8>> {
+        let interims = &self.0.interims;
+        let queue = interims.queue.get().filter(|_| interims.is_asked.load(Ordering::Acquire))?;
+        queue.lock().expect("no holder of this lock panics").heads.pop_front()
+    }
+
+    /// Waits for the next one. The origin may be asked later, by another task.
     pub(crate) fn poll_next(&self, cx: &Context<'_>) -> Poll<Vec<u8>> {
-        let mut queue = self.0.lock().expect("no holder of this lock panics");
-        if let Some(head) = queue.heads.pop_front() {
-            return Poll::Ready(head);
-        }
-        if queue.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
-            queue.waker = Some(cx.waker().clone());
-        }
-        Poll::Pending
+        self.0.interims.waker.register(cx.waker());
+        self.take().map_or(Poll::Pending, Poll::Ready)
     }
 }
 
 impl Drop for InterimReceiver {
     fn drop(&mut self) {
-        let mut queue = self.0.lock().expect("no holder of this lock panics");
-        *queue = Queue { is_over: true, ..Queue::default() };
+        let interims = &self.0.interims;
+        interims.request.fetch_add(1, Ordering::AcqRel);
+        if interims.is_asked.swap(false, Ordering::AcqRel)
+            && let Some(queue) = interims.queue.get()
+        {
+            *queue.lock().expect("no holder of this lock panics") = Queue::default();
+        }
     }
 }
 
@@ -113,7 +143,8 @@ fn passed(fields: &HeaderMap) -> HeaderMap {
 
 #[cfg(test)]
 mod tests {
-    use std::task::Context;
+    use std::sync::atomic::AtomicUsize;
+    use std::task::{Wake, Waker};
 
     use http::HeaderValue;
 
@@ -121,6 +152,15 @@ mod tests {
 
     fn link(bytes: usize) -> HeaderMap {
         std::iter::once((http::header::LINK, HeaderValue::try_from("x".repeat(bytes)).expect("text"))).collect()
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn taken(receiver: &InterimReceiver) -> Vec<String> {
@@ -146,7 +186,8 @@ mod tests {
             ("x-other", "2"),
         ];
         let fields: HeaderMap = fields.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect();
-        let (sender, receiver) = channel();
+        let (sender, receiver) = channel(&Arc::default());
+        sender.ask();
         for status in [100, 101, 102, 103, 199, 200] {
             sender.send(StatusCode::from_u16(status).expect("valid"), &fields);
         }
@@ -156,17 +197,30 @@ mod tests {
 
     #[test]
     fn a_client_has_room_for_a_few_and_nobody_waits_for_it() {
-        let (sender, receiver) = channel();
+        let connection = Arc::default();
+        let (sender, receiver) = channel(&connection);
+        let woken = Arc::new(Woken::default());
+        assert!(receiver.poll_next(&Context::from_waker(&woken.clone().into())).is_pending());
+        assert!(connection.interims.queue.get().is_none(), "nothing is made before an origin is asked");
+        sender.ask();
         sender.send(StatusCode::EARLY_HINTS, &link(BYTES_MAX));
-        for _ in 0..2 * COUNT_MAX {
+        assert_eq!(woken.0.load(Ordering::Relaxed), 0);
+        sender.send(StatusCode::EARLY_HINTS, &link(1));
+        assert_eq!((woken.0.load(Ordering::Relaxed), taken(&receiver).len()), (1, 1), "who waited before is woken");
+        for _ in 0..2 * COUNT_MAX - 1 {
             sender.send(StatusCode::EARLY_HINTS, &link(1));
         }
-        assert_eq!(taken(&receiver).len(), COUNT_MAX, "not the one that is too large");
+        assert_eq!(taken(&receiver).len(), COUNT_MAX - 1, "not the one that is too large");
         sender.send(StatusCode::EARLY_HINTS, &link(1));
         assert!(taken(&receiver).is_empty(), "that was all for this request");
-        let (sender, receiver) = channel();
         drop(receiver);
         sender.send(StatusCode::EARLY_HINTS, &link(1));
-        assert!(sender.0.lock().expect("unpoisoned").heads.is_empty(), "the final response has begun");
+        let (next, receiver) = channel(&connection);
+        assert!(taken(&receiver).is_empty(), "the final response has begun");
+        next.ask();
+        sender.send(StatusCode::EARLY_HINTS, &link(1));
+        assert!(taken(&receiver).is_empty(), "those of one request do not go to the next");
+        next.send(StatusCode::EARLY_HINTS, &link(1));
+        assert_eq!(taken(&receiver).len(), 1, "which has room of its own");
     }
 }

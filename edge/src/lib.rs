@@ -35,7 +35,7 @@ mod purge;
 mod purge_request;
 mod push;
 mod report;
-mod request_head;
+pub mod request_head;
 mod response;
 mod rtt;
 mod server;
@@ -99,6 +99,10 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     let origins = Origins::of_environment();
     let sites = Sites::new(&fleet, &context.name, &metrics, &origins).map_err(|(site, error)| error.to_failure(&site))?;
     context.following.begin().await?;
+    let files = kernel::open_files_max();
+    let clients_max = connections_max(files, node);
+    let mut reserve = Reserve { files, clients_max, warned: None };
+    reserve.compare(&fleet);
 
     let (store, gone) = Store::open(&config);
     let edge = Arc::new(Edge {
@@ -117,7 +121,7 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
         metrics: metrics.clone(),
         is_draining: AtomicBool::new(false),
         is_caught_up: AtomicBool::new(false),
-        connections: Connections::new(connections_max(node), workers),
+        connections: Connections::new(clients_max, workers),
         clients: Arc::new(node.clients),
         body_bytes_max: config.disk.as_ref().map_or(config.memory_bytes, |d| d.pull_bytes.max(config.memory_bytes)) / BODY_SHARE,
     });
@@ -150,7 +154,7 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     let pusher = Worker::new(workers, edge.clone(), OriginPool::new(workers));
     tasks.spawn(push::run(pusher, context.fleet.clone(), orders, pushes.clone()));
     tasks.spawn(journal.clone().follow(edge.clone(), context.entries, context.state, orders_tx));
-    tasks.spawn(follow_sites(edge.clone(), context.fleet.clone()));
+    tasks.spawn(follow_sites(edge.clone(), context.fleet.clone(), reserve));
     report::start(&mut tasks, &edge, running, &journal, &pushes, context.fleet, context.shutdown);
     readiness_tx.send_replace(Readiness::Ready);
     tracing::info!(node = %edge.name, workers, "the edge serves");
@@ -178,13 +182,40 @@ fn unknown_node(fleet: &Fleet, name: &str) -> Failure {
 }
 
 /// How many connections clients may have.
-fn connections_max(node: &Node) -> usize {
-    let files = kernel::open_files_max();
+fn connections_max(files: usize, node: &Node) -> usize {
     let most = connections::limit(files, node.clients.connections_max);
     if let Some(configured) = node.clients.connections_max.filter(|configured| *configured > most) {
         tracing::warn!(configured, most, files, "connections_max is more than the limit of open files allows; raise that (ulimit -n)");
     }
     most
+}
+
+/// The open files that are left beside clients' connections.
+struct Reserve {
+    files: usize,
+    clients_max: usize,
+    /// The sum that the log has named.
+    warned: Option<usize>,
+}
+
+impl Reserve {
+    /// Logs, once for each sum, that sites may open more connections to their origins than there are files for.
+    fn compare(&mut self, fleet: &Fleet) {
+        let Self { files, clients_max, .. } = *self;
+        let others = files.saturating_sub(clients_max);
+        let connections = connections::sum_beyond(fleet.sites.iter().map(|site| site.origin_policy.limits.connections_max), others);
+        if let Some(connections) = connections.filter(|_| self.warned != connections) {
+            tracing::warn!(
+                connections,
+                others,
+                clients_max,
+                files,
+                "sites may open more connections to origins (limits.connections of all sites) than there are files for beside \
+                 clients'; lower those, or connections_max in [clients], or raise the limit of open files (ulimit -n)"
+            );
+        }
+        self.warned = connections;
+    }
 }
 
 fn store_config(cluster: &Cluster, node: &Node, directory: &Path) -> StoreConfig {
@@ -246,13 +277,16 @@ const FILES_PAUSE: Duration = Duration::from_secs(2);
 
 /// A changed fleet changes the sites, all at once; addresses and sizes of this node need a restart. Where a file that a site
 /// names cannot be used, all sites stay as they are until it can.
-async fn follow_sites(edge: Arc<Edge>, mut fleet: watch::Receiver<Arc<Fleet>>) {
+async fn follow_sites(edge: Arc<Edge>, mut fleet: watch::Receiver<Arc<Fleet>>, mut reserve: Reserve) {
     while fleet.changed().await.is_ok() {
         let mut warned = None;
         loop {
             let changed = fleet.borrow_and_update().clone();
             match Sites::new(&changed, &edge.name, &edge.metrics, &edge.origins) {
-                Ok(sites) => break edge.sites.store(Arc::new(sites)),
+                Ok(sites) => {
+                    edge.sites.store(Arc::new(sites));
+                    break reserve.compare(&changed);
+                }
                 Err((site, error)) => {
                     let problem = error.to_string();
                     if warned.as_ref() != Some(&problem) {

@@ -4,7 +4,7 @@
 //! prefix, URL or tags covers does not exist any more, wherever its bytes lie. So a purge costs one entry here,
 //! and holds for bodies on disk and for fills under way. Written by one task, read by all.
 //!
-//! URLs are compared in the form of [`nearcast_fleet::scope`], so that a purge covers every spelling of what it names.
+//! Scopes are kept as hashes, so that a table of them has its size whatever they name. URLs are compared in the form of [`nearcast_fleet::scope`], so that a purge covers every spelling of what it names.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::RwLock;
@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nearcast_fleet::journal::{Purge, PurgeScope};
 use nearcast_fleet::scope::{self, Covered};
+use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 /// Most scopes kept apart; past that the older half is folded into one floor below which nothing counts. What is stored then
 /// has been looked at before, see [`Generations::compact`].
@@ -60,10 +61,20 @@ impl Marks {
     }
 }
 
-type Scopes = HashMap<Box<str>, Marks>;
+/// The text of a scope, as long as it may be, in a few bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Name {
+    /// xxh3-128 of the text.
+    hash: u128,
+    length: u32,
+}
 
-#[derive(Debug, Default)]
+type Scopes = HashMap<Name, Marks>;
+
+#[derive(Debug)]
 struct Table {
+    /// Of the hashes. Chosen at random by each process, so that nobody can choose texts that meet in one hash.
+    seed: u64,
     all: Marks,
     /// By kind.
     scopes: [Scopes; KINDS],
@@ -71,6 +82,19 @@ struct Table {
     lengths: BTreeMap<usize, usize>,
     /// Everything older than this counts as purged: its purges are no longer known apart.
     floor: u64,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        use std::hash::BuildHasher;
+        Self {
+            seed: std::hash::RandomState::new().hash_one(KINDS),
+            all: Marks::default(),
+            scopes: Default::default(),
+            lengths: BTreeMap::new(),
+            floor: 0,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -114,7 +138,7 @@ impl Generations {
         for key in keys {
             match key {
                 None => table.all.note(revision, purge.soft),
-                Some((kind, name)) => table.note(kind, name, revision, purge.soft),
+                Some((kind, name)) => table.note(kind, &name, revision, purge.soft),
             }
         }
         let is_full = table.len() > SCOPES_MAX;
@@ -147,8 +171,8 @@ impl Generations {
         }
         let mut found = table.all;
         let mut look = |kind: Kind, name: &str| {
-            if let Some(marks) = table.of(kind).get(name) {
-                found.join(*marks);
+            if let Some(marks) = table.find(kind, name) {
+                found.join(marks);
             }
         };
         look(Kind::Site, subject.site);
@@ -184,8 +208,20 @@ impl Table {
         self.scopes.iter().map(HashMap::len).sum()
     }
 
-    fn note(&mut self, kind: Kind, name: Box<str>, revision: u64, soft: bool) {
+    fn name(&self, text: &str) -> Name {
+        // Texts come in requests, which are far shorter than 4 GiB.
+        Name { hash: xxh3_128_with_seed(text.as_bytes(), self.seed), length: u32::try_from(text.len()).unwrap_or(u32::MAX) }
+    }
+
+    fn find(&self, kind: Kind, name: &str) -> Option<Marks> {
+        let scopes = self.of(kind);
+        // Most kinds are seldom purged by.
+        if scopes.is_empty() { None } else { scopes.get(&self.name(name)).copied() }
+    }
+
+    fn note(&mut self, kind: Kind, name: &str, revision: u64, soft: bool) {
         let length = name.len();
+        let name = self.name(name);
         let marks = self.scopes[kind as usize].entry(name).or_default();
         if kind == Kind::Beginning && marks.newest() == 0 {
             *self.lengths.entry(length).or_default() += 1;
@@ -196,20 +232,20 @@ impl Table {
     fn newer_half(&self) -> Self {
         let mut revisions: Vec<u64> = self.scopes.iter().flat_map(HashMap::values).map(Marks::newest).collect();
         if revisions.is_empty() {
-            return Self { all: self.all, floor: self.floor, ..Self::default() };
+            return Self { seed: self.seed, all: self.all, floor: self.floor, ..Self::default() };
         }
         let middle = revisions.len() / 2;
         let (_, median, _) = revisions.select_nth_unstable(middle);
         let median = *median;
         let newer = |scopes: &Scopes| -> Scopes {
-            scopes.iter().filter(|(_, marks)| marks.newest() > median).map(|(name, marks)| (name.clone(), *marks)).collect()
+            scopes.iter().filter(|(_, marks)| marks.newest() > median).map(|(name, marks)| (*name, *marks)).collect()
         };
         let scopes = std::array::from_fn(|kind| newer(&self.scopes[kind]));
         let mut lengths = BTreeMap::new();
         for name in scopes[Kind::Beginning as usize].keys() {
-            *lengths.entry(name.len()).or_default() += 1;
+            *lengths.entry(name.length as usize).or_default() += 1;
         }
-        Self { all: self.all, scopes, lengths, floor: self.floor.max(median) }
+        Self { seed: self.seed, all: self.all, scopes, lengths, floor: self.floor.max(median) }
     }
 }
 
@@ -390,6 +426,29 @@ mod tests {
         generations.compact();
         let table = generations.table.read().expect("unpoisoned");
         assert_eq!((table.len(), table.floor, table.lengths.len()), (0, 3, 0), "none is newer than the middle one of two");
+    }
+
+    #[test]
+    fn a_scope_takes_the_same_room_however_long_it_is() {
+        assert!(SCOPES_MAX * size_of::<(Name, Marks)>() < 4 << 20, "a full table, but for the room that maps keep free");
+        let generations = Generations::default();
+        let long = |end: &str| format!("http://a.test/{}{end}", "%E5".repeat(8000));
+        let tag = "t".repeat(24_000);
+        let any = PurgeScope::Any(vec![PurgeScope::Url(long("a")), PurgeScope::Prefix(long("b*")), PurgeScope::Tag(tag.clone())]);
+        generations.fold(7, &purge(any, false));
+        let verdict = |url: &str, tags: &[Box<str>]| generations.verdict(6, Subject { site: "www", url, tags });
+        let table = [(long("a"), Verdict::Gone), (long("bc"), Verdict::Gone), (long("c"), Verdict::Clean), (long(""), Verdict::Clean)];
+        for (url, expected) in table {
+            assert_eq!(verdict(&url, &[]), expected, "{}", url.len());
+        }
+        assert_eq!(verdict("http://a.test/", &[tag.into()]), Verdict::Gone);
+        assert_eq!(verdict("http://a.test/", &["t".repeat(23_999).into()]), Verdict::Clean);
+        let other = Generations::default();
+        assert_ne!(
+            generations.table.read().expect("unpoisoned").name("a"),
+            other.table.read().expect("unpoisoned").name("a"),
+            "no two processes share their hashes"
+        );
     }
 
     #[test]

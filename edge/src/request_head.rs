@@ -7,10 +7,11 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderName, Method, StatusCode, Uri};
+use http::header::TRANSFER_ENCODING;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use nearcast_fleet::config::ClientLimits;
 
-use crate::policy::fields;
+use crate::policy::coding::TransferCoding;
 use crate::policy::key::{self, AUTHORITY_BYTES_MAX, PATH_BYTES_MAX};
 use crate::policy::status::ProxyError;
 
@@ -21,7 +22,7 @@ const NAME_BYTES_MAX: usize = (64 << 10) - 1;
 
 /// Where the body behind a head ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum BodyEnd {
+pub enum BodyEnd {
     /// After this many bytes; 0 is no body.
     Length(u64),
     /// Only its chunks show it.
@@ -30,10 +31,13 @@ pub(crate) enum BodyEnd {
 
 /// Why a request is refused, and what its client gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Refusal {
-    pub(crate) status: StatusCode,
-    pub(crate) error: ProxyError,
-    pub(crate) words: Cow<'static, str>,
+pub struct Refusal {
+    /// Status of the answer.
+    pub status: StatusCode,
+    /// Reason for programs.
+    pub error: ProxyError,
+    /// Reason for people: one line of ASCII.
+    pub words: Cow<'static, str>,
 }
 
 impl Refusal {
@@ -46,26 +50,29 @@ impl Refusal {
     }
 
     /// The head began and did not end in time.
-    pub(crate) fn too_slow() -> Self {
+    pub fn too_slow() -> Self {
         Self::new(StatusCode::REQUEST_TIMEOUT, "the request's head did not come in time\n")
     }
 }
 
 /// What is to become of the first bytes of a connection, or of those behind another request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Judged {
+pub enum Judged {
     /// The head has not come whole.
     Incomplete,
     /// It may be read: it takes so many bytes, and its body ends so.
     Whole {
+        /// Bytes of the head, the empty line at its end included.
         length: usize,
+        /// Where the body behind it ends.
         body: BodyEnd,
     },
+    /// It is answered, and the connection ends.
     Refused(Refusal),
 }
 
 /// Judges a head.
-pub(crate) fn judge(input: &[u8], limits: &ClientLimits) -> Judged {
+pub fn judge(input: &[u8], limits: &ClientLimits) -> Judged {
     let mut fields = vec![httparse::EMPTY_HEADER; limits.fields_max];
     let mut request = httparse::Request::new(&mut fields);
     let length = match request.parse(input) {
@@ -139,8 +146,7 @@ fn check(head: &[u8], request: &httparse::Request<'_, '_>) -> Result<BodyEnd, Re
 /// Where the body ends (RFC 9112 section 6.3).
 fn body_end(request: &httparse::Request<'_, '_>) -> Result<BodyEnd, Refusal> {
     let mut length: Option<u64> = None;
-    let mut codings: Vec<&[u8]> = Vec::new();
-    let mut is_coded = false;
+    let mut codings = HeaderMap::new();
     for field in request.headers.iter() {
         if field.name.len() > NAME_BYTES_MAX {
             return Err(Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the name of a field is too long\n"));
@@ -149,8 +155,10 @@ fn body_end(request: &httparse::Request<'_, '_>) -> Result<BodyEnd, Refusal> {
             return Err(Refusal::bad("a field of the request is malformed\n"));
         }
         if field.name.eq_ignore_ascii_case("transfer-encoding") {
-            is_coded = true;
-            codings.extend(fields::members(field.value));
+            let Ok(value) = HeaderValue::from_bytes(field.value) else {
+                return Err(Refusal::bad("a field of the request is malformed\n"));
+            };
+            codings.append(TRANSFER_ENCODING, value);
         } else if field.name.eq_ignore_ascii_case("content-length") {
             let is_number = !field.value.is_empty() && field.value.iter().all(u8::is_ascii_digit);
             let said = std::str::from_utf8(field.value).ok().filter(|_| is_number).map(|value| value.parse::<u64>().unwrap_or(u64::MAX));
@@ -161,27 +169,19 @@ fn body_end(request: &httparse::Request<'_, '_>) -> Result<BodyEnd, Refusal> {
             }
         }
     }
-    match (is_coded, length) {
-        (true, Some(_)) => Err(Refusal::bad("Content-Length beside Transfer-Encoding\n")),
-        (true, None) if request.version != Some(1) => Err(Refusal::bad("HTTP/1.0 has no Transfer-Encoding\n")),
-        (true, None) => check_codings(&codings),
-        // The library counts up to a little less.
-        (false, Some(length)) if length > u64::MAX - 2 => {
+    match (TransferCoding::of(&codings), length) {
+        (TransferCoding::None, Some(length)) if length > u64::MAX - 2 => {
+            // The HTTP library counts up to a little less than 2^64.
             Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "the request's body is too large\n"))
         }
-        (false, length) => Ok(BodyEnd::Length(length.unwrap_or(0))),
-    }
-}
-
-/// One coding is known, which has to be the last, once.
-fn check_codings(codings: &[&[u8]]) -> Result<BodyEnd, Refusal> {
-    let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
-    match codings {
-        [only] if is_chunked(only) => Ok(BodyEnd::Chunked),
-        [before @ .., last] if is_chunked(last) && !before.iter().any(|coding| is_chunked(coding)) => {
+        (TransferCoding::None, length) => Ok(BodyEnd::Length(length.unwrap_or(0))),
+        (_, Some(_)) => Err(Refusal::bad("Content-Length beside Transfer-Encoding\n")),
+        (_, None) if request.version != Some(1) => Err(Refusal::bad("HTTP/1.0 has no Transfer-Encoding\n")),
+        (TransferCoding::Chunked, None) => Ok(BodyEnd::Chunked),
+        (TransferCoding::Unknown, None) => {
             Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "the only transfer coding that is read here is chunked\n"))
         }
-        _ => Err(Refusal::bad("Transfer-Encoding does not end in chunked, once\n")),
+        (TransferCoding::Broken, None) => Err(Refusal::bad("Transfer-Encoding does not end in chunked, once\n")),
     }
 }
 
@@ -256,6 +256,9 @@ mod tests {
             (format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: chunked, gzip\r\n\r\n"), 400),
             (format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n"), 400),
             (format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding:\r\n\r\n"), 400),
+            (format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: chunked,\r\n\r\n"), 400),
+            (format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\nTransfer-Encoding:\r\n\r\n"), 400),
+            (format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: ,chunked\r\n\r\n"), 0),
             (format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: gzip, chunked\r\n\r\n"), 501),
             (format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n"), 501),
             // Size.

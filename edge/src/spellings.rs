@@ -1,48 +1,46 @@
 //! Keys whose URLs are not spelt as purges spell them, so that a purge of a URL finds them without a look at every key.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 
-/// Keys noted before the first look for those that have left the index.
-const NOTED_MIN: usize = 1024;
+/// Parts with a lock each, so that threads that store such keys seldom wait for one another.
+const PARTS: usize = 16;
+/// Keys noted in a part before the first look for those that have left the index.
+const NOTED_MIN: usize = 64;
 
-/// By the hash of the canonical form, the hashes of keys. Keys that have left the index may still be named.
+/// The hashes of keys by the hash of their canonical form, in order, so that one form may have any number of keys. Keys that
+/// have left the index may still be noted.
 #[derive(Debug, Default)]
-pub(crate) struct Spellings(Mutex<Noted>);
+pub(crate) struct Spellings([Mutex<Noted>; PARTS]);
 
 #[derive(Debug, Default)]
 struct Noted {
-    keys: HashMap<u128, Vec<u128>>,
-    count: usize,
+    /// Canonical form and key.
+    pairs: BTreeSet<(u128, u128)>,
     /// Count beyond which keys that have left are taken out.
     most: usize,
 }
 
 impl Spellings {
-    /// Notes a key. `is_stored` says which of the others are still there; it is asked now and then, for all of them, so that
+    /// Notes a key. `is_stored` says which of the others are still there; it is asked now and then, for all of a part, so that
     /// no more are noted than twice as many as there are.
     pub(crate) fn note(&self, canonical: u128, key: u128, is_stored: impl Fn(u128) -> bool) {
-        let mut noted = self.0.lock().expect("no holder of this lock panics");
-        let keys = noted.keys.entry(canonical).or_default();
-        if keys.contains(&key) {
+        let mut noted = self.part(canonical).lock().expect("no holder of this lock panics");
+        if !noted.pairs.insert((canonical, key)) || noted.pairs.len() <= noted.most.max(NOTED_MIN) {
             return;
         }
-        keys.push(key);
-        noted.count += 1;
-        if noted.count <= noted.most.max(NOTED_MIN) {
-            return;
-        }
-        noted.keys.retain(|_, keys| {
-            keys.retain(|k| *k == key || is_stored(*k));
-            !keys.is_empty()
-        });
-        noted.count = noted.keys.values().map(Vec::len).sum();
-        noted.most = 2 * noted.count;
+        noted.pairs.retain(|(_, k)| *k == key || is_stored(*k));
+        noted.most = 2 * noted.pairs.len();
     }
 
     /// Keys whose URLs have that canonical form and another spelling.
     pub(crate) fn of(&self, canonical: u128) -> Vec<u128> {
-        self.0.lock().expect("no holder of this lock panics").keys.get(&canonical).cloned().unwrap_or_default()
+        let noted = self.part(canonical).lock().expect("no holder of this lock panics");
+        noted.pairs.range((canonical, 0)..=(canonical, u128::MAX)).map(|(_, key)| *key).collect()
+    }
+
+    fn part(&self, canonical: u128) -> &Mutex<Noted> {
+        &self.0[(canonical % PARTS as u128) as usize]
     }
 }
 
@@ -50,18 +48,35 @@ impl Spellings {
 mod tests {
     use super::*;
 
+    fn count(spellings: &Spellings) -> usize {
+        spellings.0.iter().map(|part| part.lock().expect("unpoisoned").pairs.len()).sum()
+    }
+
     #[test]
     fn keys_that_have_left_are_forgotten() {
         let spellings = Spellings::default();
-        for key in 0..10 * NOTED_MIN as u128 {
+        let keys = 100 * (PARTS * NOTED_MIN) as u128;
+        for key in 0..keys {
             // The newest hundred are stored.
             spellings.note(key / 2, key, |k| k + 100 > key);
         }
-        let noted = spellings.0.lock().expect("unpoisoned");
-        assert!(noted.count <= NOTED_MIN + 1, "{}", noted.count);
-        assert_eq!(noted.count, noted.keys.values().map(Vec::len).sum::<usize>());
-        drop(noted);
-        let last = 5 * NOTED_MIN as u128 - 1;
+        assert!(count(&spellings) <= PARTS * (NOTED_MIN + 1), "{}", count(&spellings));
+        let last = keys / 2 - 1;
         assert_eq!(spellings.of(last), [2 * last, 2 * last + 1]);
+        assert!(spellings.of(last + 1).is_empty());
+    }
+
+    #[test]
+    fn one_form_may_have_as_many_spellings_as_there_are_keys() {
+        let spellings = Spellings::default();
+        // A search through all of them for each one would take minutes.
+        let keys = 1 << 18;
+        for turn in 0..2 {
+            for key in 0..keys {
+                spellings.note(7, key, |_| true);
+            }
+            assert_eq!((count(&spellings), spellings.of(7).len()), (keys as usize, keys as usize), "turn {turn}");
+        }
+        assert_eq!(spellings.of(7), (0..keys).collect::<Vec<_>>());
     }
 }

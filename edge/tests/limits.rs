@@ -50,6 +50,8 @@ fn requests_that_break_the_protocol_get_the_standards_answer() {
         ("POST / HTTP/1.1\r\nHost: www.test\r\nContent-Length: +3\r\n\r\nabc".into(), 400),
         ("POST / HTTP/1.1\r\nHost: www.test\r\nTransfer-Encoding: gzip\r\n\r\nabc".into(), 400),
         ("POST / HTTP/1.1\r\nHost: www.test\r\nTransfer-Encoding: chunked, gzip\r\n\r\nabc".into(), 400),
+        ("POST / HTTP/1.1\r\nHost: www.test\r\nTransfer-Encoding: chunked,\r\n\r\n0\r\n\r\n".into(), 400),
+        ("POST / HTTP/1.1\r\nHost: www.test\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding:\r\n\r\n0\r\n\r\n".into(), 400),
         ("POST / HTTP/1.0\r\nHost: www.test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".into(), 400),
         ("POST / HTTP/1.1\r\nHost: www.test\r\nTransfer-Encoding: chunked\r\n\r\n0x3\r\nabc\r\n0\r\n\r\n".into(), 400),
         ("GET / HTTP/1.1\r\nHost : www.test\r\n\r\n".into(), 400),

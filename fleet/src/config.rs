@@ -216,11 +216,11 @@ pub struct Node {
     pub threads: Option<usize>,
     /// Response bits a second it can carry; at 95 % of it its cluster takes no new clients.
     pub capacity_bits: Option<u64>,
-    /// What its clients may take of it.
+    /// Limits of its clients.
     pub clients: ClientLimits,
 }
 
-/// What clients may take of an edge: the size of their requests' heads, and their connections' time.
+/// Limits of clients on an edge: the size of their requests' heads, and the number and time of their connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientLimits {
     /// Bytes of a request's head.

@@ -872,7 +872,7 @@ fn check_node(section: &Section<'_>, clients: ClientLimits, taken: &mut Names) -
     }
 }
 
-/// What clients may take of edges; what the section does not say is as in `otherwise`.
+/// Limits of clients; settings that the section does not have are as in `otherwise`.
 fn check_clients(section: &Section<'_>, otherwise: ClientLimits) -> ClientLimits {
     let second = Duration::from_secs(1);
     let head_max = section.bytes("head_max", Bytes(4 << 10)..=Bytes(256 << 10));

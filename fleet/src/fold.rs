@@ -7,6 +7,8 @@ use crate::journal::{Change, Entry, Purge, PurgeScope};
 /// Purged scopes that are kept apart: some 40 MB as JSON. Beyond it the older half becomes one purge of everything, which
 /// covers more; nodes that are up have folded them one by one by then, and lose nothing by it.
 const PURGES_MAX: usize = 262_144;
+/// Bytes of the texts of all these, for which the same holds.
+const PURGES_BYTES_MAX: usize = 64 << 20;
 
 /// The entries that still mean something, in order of revision: the newest fleet file; of push orders the newest for
 /// each cluster, while it runs; of purges those that no later one covers wholly. The newest entry is always kept, so that
@@ -43,19 +45,38 @@ pub(crate) fn fold(mut entries: Vec<Entry>, now_unix_ms: u64) -> Vec<Entry> {
     limit_purges(entries)
 }
 
-fn limit_purges(mut entries: Vec<Entry>) -> Vec<Entry> {
-    let scopes = |entry: &Entry| match &entry.change {
-        Change::Purge(purge) => purge.scope.each().len(),
+fn limit_purges(entries: Vec<Entry>) -> Vec<Entry> {
+    let counted = limit(entries, PURGES_MAX, |_| 1);
+    limit(counted, PURGES_BYTES_MAX, text_bytes)
+}
+
+/// Bytes of the names in a scope.
+fn text_bytes(scope: &PurgeScope) -> usize {
+    match scope {
+        PurgeScope::Url(text) | PurgeScope::Prefix(text) | PurgeScope::Host(text) | PurgeScope::Site(text) | PurgeScope::Tag(text) => {
+            text.len()
+        }
+        PurgeScope::SiteTag { site, tag } => site.len() + tag.len(),
+        PurgeScope::All => 0,
+        PurgeScope::Any(scopes) => scopes.iter().map(text_bytes).sum(),
+    }
+}
+
+/// Where the purged scopes weigh more than `most`, all but the newest become one purge of everything; those weigh no more than
+/// half of it.
+fn limit(mut entries: Vec<Entry>, most: usize, weigh: impl Fn(&PurgeScope) -> usize) -> Vec<Entry> {
+    let weigh_entry = |entry: &Entry| match &entry.change {
+        Change::Purge(purge) => purge.scope.each().iter().map(&weigh).sum(),
         _ => 0,
     };
-    let total: usize = entries.iter().map(scopes).sum();
-    if total > PURGES_MAX {
+    let total: usize = entries.iter().map(weigh_entry).sum();
+    if total > most {
         let mut older = 0;
         let last = entries.iter().position(|entry| {
-            older += scopes(entry);
-            older > total / 2
+            older += weigh_entry(entry);
+            older >= total - most / 2
         });
-        let last = last.expect("the scopes add up to the total");
+        let last = last.expect("the weights add up to the total");
         entries[last].change = Change::Purge(Purge { scope: PurgeScope::All, soft: false });
         let revision = entries[last].revision;
         entries.retain(|entry| !matches!(entry.change, Change::Purge(_)) || entry.revision >= revision);
@@ -143,6 +164,30 @@ mod tests {
         let kept = fold((1..=lists).map(|n| purge(n, list(n), false)).collect(), 0);
         assert_eq!(kept.first().expect("some").change, Change::Purge(Purge { scope: PurgeScope::All, soft: false }));
         assert_eq!(kept.len() as u64, lists / 2 + 1);
+    }
+
+    #[test]
+    fn purges_of_long_names_are_bounded_by_their_bytes() {
+        let long = |n: u64, bytes: usize| url(n, &format!("{n:0bytes$}"), false);
+        let bytes = |entries: &[Entry]| -> usize {
+            entries.iter().map(|e| if let Change::Purge(purge) = &e.change { text_bytes(&purge.scope) } else { 0 }).sum()
+        };
+        let each = 24 << 10;
+        let most = (PURGES_BYTES_MAX / each) as u64;
+        let everything = Change::Purge(Purge { scope: PurgeScope::All, soft: false });
+        // As many as fit, one more, and a journal of before there was a bound.
+        for (count, is_bounded) in [(most, false), (most + 1, true), (3 * most, true)] {
+            let entries: Vec<Entry> = [file(1)].into_iter().chain((2..=count + 1).map(|n| long(n, each))).collect();
+            let kept = fold(entries.clone(), 0);
+            assert_eq!(kept != entries, is_bounded, "{count}");
+            assert!(bytes(&kept) <= PURGES_BYTES_MAX, "{count}");
+            if is_bounded {
+                assert!(bytes(&kept) <= PURGES_BYTES_MAX / 2 && bytes(&kept) + each > PURGES_BYTES_MAX / 2, "{count}");
+                assert_eq!((&kept[0], &kept[1].change), (&file(1), &everything), "{count}");
+                assert_eq!(kept[2..], entries[entries.len() - (kept.len() - 2)..], "{count}: the newest stay as they are");
+                assert_eq!(kept[1].revision + 1, kept[2].revision, "{count}: and it covers all before them");
+            }
+        }
     }
 
     #[test]

@@ -282,8 +282,8 @@ impl Journal {
 
     /// Leaves out what later entries supersede; gives how many entries went. Identity, revisions and order stay, and so do
     /// the newest 256 entries, so that a follower learns the same whatever its cursor: where it lacks an entry that went, it
-    /// gets one further on that covers at least as much. Beyond 262,144 purged scopes the older half becomes one purge of everything.
-    /// Blocking; a crash leaves the old file or the new one.
+    /// gets one further on that covers at least as much. Beyond 262,144 purged scopes, or 64 MiB of their names, the older ones
+    /// become one purge of everything. Blocking; a crash leaves the old file or the new one.
     ///
     /// # Errors
     /// [`JournalError::Io`], an entry that was damaged meanwhile among them; the journal goes on as it was.

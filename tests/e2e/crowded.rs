@@ -30,17 +30,36 @@ fn open_files(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
+/// An edge that may have few files open, and what it needs.
+struct Lab {
+    edge: Process,
+    listen: SocketAddr,
+    block: Block,
+    _origin: Origin,
+    _directory: tempfile::TempDir,
+}
+
+impl Lab {
+    fn start() -> Self {
+        let block = Block::take();
+        let origin = Origin::start(SocketAddr::from((block.host(80), 8000)), |seen| Reply::ok(seen.target.clone(), "max-age=60"));
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let listen = SocketAddr::from((block.host(10), 8080));
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--nofile={FILES}:{FILES}")).arg(nearcast().get_program());
+        command
+            .args(["edge", "--listen", &listen.to_string(), "--origin", &origin.url(), "--state-dir"])
+            .arg(directory.path().join("state"));
+        let edge = Process::start("edge", directory.path(), command);
+        wait::until("the edge to answer", Duration::from_secs(20), || TcpStream::connect(listen).map(drop));
+        Self { edge, listen, block, _origin: origin, _directory: directory }
+    }
+}
+
 #[test]
 fn idle_and_slow_clients_keep_nobody_out() {
-    let block = Block::take();
-    let origin = Origin::start(SocketAddr::from((block.host(80), 8000)), |seen| Reply::ok(seen.target.clone(), "max-age=60"));
-    let directory = tempfile::tempdir().expect("a temporary directory can be made");
-    let listen = SocketAddr::from((block.host(10), 8080));
-    let mut command = Command::new("prlimit");
-    command.arg(format!("--nofile={FILES}:{FILES}")).arg(nearcast().get_program());
-    command.args(["edge", "--listen", &listen.to_string(), "--origin", &origin.url(), "--state-dir"]).arg(directory.path().join("state"));
-    let edge = Process::start("edge", directory.path(), command);
-    wait::until("the edge to answer", Duration::from_secs(20), || TcpStream::connect(listen).map(drop));
+    let lab = Lab::start();
+    let (block, listen) = (&lab.block, lab.listen);
 
     // Nothing sent; a request, and then nothing; a head that never ends.
     let floods: [(&str, bool); 3] =
@@ -68,27 +87,29 @@ fn idle_and_slow_clients_keep_nobody_out() {
             }
             assert!(began.elapsed() < Duration::from_secs(5), "{sent:?}: {:?}", began.elapsed());
         }
-        let open = open_files(edge.pid());
+        let open = open_files(lab.edge.pid());
         assert!(open < FILES - 10, "{sent:?}: {open} files are open");
         held.clear();
-        let closed = || if open_files(edge.pid()) < 64 { Ok(()) } else { Err(open_files(edge.pid()).to_string()) };
+        let closed = || if open_files(lab.edge.pid()) < 64 { Ok(()) } else { Err(open_files(lab.edge.pid()).to_string()) };
         wait::until("the connections to end", Duration::from_secs(20), closed);
     }
-    let warnings = edge.output().lines().filter(|line| line.contains("WARN")).count();
+    let warnings = lab.edge.output().lines().filter(|line| line.contains("WARN")).count();
     assert!(warnings < 20, "one line in a while, not one a connection: {warnings}");
 }
 
 #[test]
+fn too_few_files_for_origins_are_named_once() {
+    let lab = Lab::start();
+    let warnings: Vec<String> = lab.edge.output().lines().filter(|line| line.contains("limits.connections")).map(str::to_owned).collect();
+    let [warning] = &warnings[..] else { panic!("{warnings:?}") };
+    assert!(warning.contains("connections=128") && warning.contains("others=64"), "{warning}");
+    assert!(warning.contains("connections_max") && warning.contains("ulimit -n"), "{warning}");
+}
+
+#[test]
 fn who_is_turned_away_is_told_why() {
-    let block = Block::take();
-    let origin = Origin::start(SocketAddr::from((block.host(80), 8000)), |seen| Reply::ok(seen.target.clone(), "max-age=60"));
-    let directory = tempfile::tempdir().expect("a temporary directory can be made");
-    let listen = SocketAddr::from((block.host(10), 8080));
-    let mut command = Command::new("prlimit");
-    command.arg(format!("--nofile={FILES}:{FILES}")).arg(nearcast().get_program());
-    command.args(["edge", "--listen", &listen.to_string(), "--origin", &origin.url(), "--state-dir"]).arg(directory.path().join("state"));
-    let _edge = Process::start("edge", directory.path(), command);
-    wait::until("the edge to answer", Duration::from_secs(20), || TcpStream::connect(listen).map(drop));
+    let lab = Lab::start();
+    let (block, listen) = (&lab.block, lab.listen);
     // Heads that have begun are not closed for others, so that one address soon has its share.
     let mut held = Vec::new();
     let answer = wait::until("an answer", Duration::from_secs(20), || {

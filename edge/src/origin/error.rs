@@ -314,18 +314,8 @@ mod tests {
             RequestPause,
             RequestTooLarge,
         ];
-        let maybe_sent = [
-            FirstByteTimeout,
-            BetweenBytesTimeout,
-            Incomplete,
-            Terminated,
-            HeadTooLarge,
-            TransferCoding,
-            Protocol,
-            Erred,
-            GivenUp,
-            Unfit,
-        ];
+        let maybe_sent =
+            [FirstByteTimeout, BetweenBytesTimeout, Incomplete, Terminated, HeadTooLarge, TransferCoding, Protocol, Erred, GivenUp, Unfit];
         for error in not_sent {
             assert!(!error.may_have_arrived(), "{error}");
         }
