@@ -277,8 +277,8 @@ fn refused_by_status(
     }
     // What was not acceptable to one client may be to the next, unless all that it may have disliked is in `Vary`.
     let is_told_apart = |vary: Vec<HeaderName>| {
-        let said = request.fields.keys().filter(|name| name.as_str().starts_with("accept"));
-        vary.contains(&ACCEPT) && said.fold(true, |all, name| all && vary.contains(name))
+        let mut said = request.fields.keys().filter(|name| name.as_str().starts_with("accept"));
+        vary.contains(&ACCEPT) && said.all(|name| vary.contains(name))
     };
     if status == StatusCode::NOT_ACCEPTABLE && !vary::names(fields).is_some_and(is_told_apart) {
         return Some(NotStored::Status);
