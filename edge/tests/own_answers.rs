@@ -423,7 +423,8 @@ fn parts_that_one_clients_field_made_unjoinable_are_joined_for_others() {
     let edge = Plan::new(&origin).start();
     assert_eq!(edge.ask("GET", "/x", &[("X-Evil", "1"), ("Range", "bytes=0-9")]).status, 206);
     assert_eq!(edge.ask("GET", "/x", &[("Range", "bytes=0-9")]).status, 206);
-    assert!(edge.ask("GET", "/x", &[("Range", "bytes=10-19")]).is_hit());
+    // Once its slices have come.
+    wait_for("a part to be a hit", || edge.ask("GET", "/x", &[("Range", "bytes=10-19")]).is_hit());
 }
 
 #[test]
