@@ -27,7 +27,7 @@ pub(crate) enum OriginRequestBody {
 impl OriginRequestBody {
     pub(crate) fn client(body: Incoming, limits: &OriginLimits) -> Self {
         let left = limits.request_bytes_max.map_or(u64::MAX, |most| most.0);
-        Self::Client(Upload { body, pause: Pause::new(limits.request_pause), left, progress: watch::channel(None).0 })
+        Self::Client(Upload { body, pause: Pause::new(limits.request_pause), left, progress: watch::channel(None).0, has_begun: false })
     }
 
     /// Follows how far it has got; `None` when there is nothing to send.
@@ -48,6 +48,7 @@ pub(crate) struct Upload {
     pause: Pause,
     left: u64,
     progress: watch::Sender<Option<OriginError>>,
+    has_begun: bool,
 }
 
 impl Upload {
@@ -91,6 +92,11 @@ impl Body for OriginRequestBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, OriginError>>> {
         let Self::Client(upload) = &mut *self else { return Poll::Ready(None) };
+        if !std::mem::replace(&mut upload.has_begun, true) {
+            // The request's head goes ahead, so that the origin can refuse before it is sent the body.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let Poll::Ready(frame) = Pin::new(&mut upload.body).poll_frame(cx) else {
             return match upload.pause.poll_elapsed(cx) {
                 Poll::Ready(()) => upload.fail(OriginError::RequestPause),
