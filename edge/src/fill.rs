@@ -501,8 +501,9 @@ fn can_be_assembled(client: &HeaderMap, part: &HeaderMap, complete: u64) -> bool
 pub(crate) enum Led {
     /// To be read from the store as it comes. Not necessarily kept. `received` is the origin's status, 206 for a part.
     Filling { response: Arc<StoredResponse>, fill: Arc<Fill>, is_stored: bool, received: StatusCode, cookies: Cookies },
-    /// What was stored is as good as new, as an answer of the status `received` says.
-    Validated { response: Arc<StoredResponse>, received: StatusCode, cookies: Cookies },
+    /// What was stored is as good as new, as an answer of the status `received` says; for this client alone where that is not
+    /// stored.
+    Validated { response: Arc<StoredResponse>, received: StatusCode, cookies: Cookies, is_stored: bool },
     /// For this client alone; and why it is not stored, where the response says so.
     Passing { head: http::response::Parts, body: OriginBody, not_stored: Option<NotStored> },
     /// The origin's parts are of no use here: the request is to be sent on with the client's own `Range` and conditions.
@@ -567,7 +568,8 @@ async fn follow_head(mut ask: Ask) -> (Led, Told) {
             match freshen(&ask, &stale, response.headers(), sent) {
                 Some(Freshened { response: fresh, cookies, is_own }) => {
                     let told = if is_own { ask.requester.unshared() } else { Told::Published };
-                    return (Led::Validated { response: fresh, received: response.status(), cookies }, told);
+                    let led = Led::Validated { response: fresh, received: response.status(), cookies, is_stored: !is_own };
+                    return (led, told);
                 }
                 // A validator that nobody knows: ask for all of it.
                 None => continue,

@@ -600,12 +600,12 @@ async fn look_up(checked: &Checked) -> Found {
                     Err(Undelivered::LookAgain) => continue,
                 };
             }
-            Led::Validated { response, received, cookies } => {
+            Led::Validated { response, received, cookies, is_stored } => {
                 let now = now_ms();
                 let outcome = Outcome {
                     forward_status: Some(received),
                     ttl: Some(response.freshness.ttl(now)),
-                    is_stored: true,
+                    is_stored,
                     ..Outcome::forwarded(Answer::Revalidated, reason)
                 };
                 match deliver(checked, &response, outcome, response.freshness.age(now)).await {

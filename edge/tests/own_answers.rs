@@ -450,7 +450,8 @@ fn a_304_for_credentials_or_a_guess_with_a_cookie_is_its_clients_own() {
         let cache = CachePolicy { default_ttl: Some(Duration::from_secs(60)), ..CachePolicy::default() };
         let edge = Plan { cache, ..Plan::new(&origin) }.start();
         assert_eq!(edge.get("/p").field("x-who"), "all");
-        assert_eq!(edge.ask("GET", "/p", &[(name, "bob")]).field("x-who"), "bob", "{control} {name}");
+        let own = edge.ask("GET", "/p", &[(name, "bob")]);
+        assert_eq!((own.field("x-who"), own.cache().ends_with("; stored")), ("bob", is_stored), "{control} {name}: {}", own.cache());
         let other = edge.get("/p");
         assert_eq!((other.is_hit(), other.field("x-who")), (is_stored, if is_stored { "bob" } else { "all" }), "{control} {name}");
     }
