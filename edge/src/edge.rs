@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 use nearcast_fleet::clock::unix_millis;
 use nearcast_fleet::config::{CachePolicy, ClientLimits, Fleet, PurgePolicy, Secret};
 
@@ -181,13 +181,15 @@ pub(crate) struct Worker {
     pub(crate) number: usize,
     pub(crate) edge: Arc<Edge>,
     pub(crate) origins: Arc<OriginPool>,
+    /// For the many requests that have none of some kind.
+    pub(crate) no_fields: Arc<HeaderMap>,
     round_trips: Mutex<RoundTrips>,
     popularity: Mutex<Popularity>,
 }
 
 impl Worker {
     pub(crate) fn new(number: usize, edge: Arc<Edge>, origins: Arc<OriginPool>) -> Arc<Self> {
-        Arc::new(Self { number, edge, origins, round_trips: Mutex::default(), popularity: Mutex::default() })
+        Arc::new(Self { number, edge, origins, no_fields: Arc::default(), round_trips: Mutex::default(), popularity: Mutex::default() })
     }
 
     pub(crate) fn note_round_trip(&self, client: IpAddr, round_trip: Duration) {

@@ -808,13 +808,7 @@ fn begin(ask: &Ask, came: &Came<'_>, body: OriginBody, is_stored: bool) -> Begun
     if !is_stored {
         edge.unpublish(&response);
     }
-    let mut source = ask.source.clone();
-    if is_stored {
-        // What is fetched from now on is for everybody.
-        let vary = vary::names(&response.fields).unwrap_or_default();
-        source.fields = Arc::new(request_fields::shared(&source.fields, policy, &vary));
-    }
-    let pump = Pump::new(source, writer, is_stored.then(|| response.clone()), part.map_or(0, |part| part.skip));
+    let pump = Pump::new(ask.source.clone(), writer, is_stored.then(|| response.clone()), part.map_or(0, |part| part.skip));
     tokio::spawn(pump.run(body));
     Begun { response, fill, is_stored, cookies }
 }
@@ -982,6 +976,16 @@ impl Pump {
         }
     }
 
+    /// Its source; for what is stored one without the fields of the client that began it, as the rest is for everybody.
+    fn sharing_source(&self) -> Source {
+        let mut source = self.source.clone();
+        if let Some(response) = &self.response {
+            let vary = vary::names(&response.fields).unwrap_or_default();
+            source.fields = Arc::new(request_fields::shared(&source.fields, &source.site.cache, &vary));
+        }
+        source
+    }
+
     /// Asks for the rest of the same representation.
     async fn resume(&mut self) -> Result<OriginBody, OriginError> {
         let content = self.writer.content();
@@ -989,7 +993,7 @@ impl Pump {
         let at = self.writer.at();
         let mut extra = range_field(at, self.writer.fill().end());
         extra.insert(IF_RANGE, validator.value().clone());
-        let response = self.source.ask(extra).await?;
+        let response = self.sharing_source().ask(extra).await?;
         self.skip = fits(content, &response, at)?;
         Ok(response.into_body())
     }

@@ -435,7 +435,10 @@ fn check(
         method: head.method,
         path,
         host: host_field.clone(),
-        keyed: Arc::new(request_fields::keyed(&head.headers, &site.cache)),
+        keyed: match site.cache.key_fields.is_empty() {
+            true => worker.no_fields.clone(),
+            false => Arc::new(request_fields::keyed(&head.headers, &site.cache)),
+        },
         client: Arc::new(head.headers),
         loop_id,
         address: client,

@@ -470,3 +470,17 @@ fn an_upload_that_is_refused_or_incomplete_changes_nothing() {
     let whole = edge.raw(format!("{head}5\r\nxxxxx\r\n0\r\n\r\n").as_bytes());
     assert_eq!((whole.status, edge.get("/x").is_hit()), (200, false));
 }
+
+#[test]
+fn the_rest_of_a_stored_body_is_asked_for_without_the_cookie_of_the_client_that_began_it() {
+    let origin = Origin::start(|seen| {
+        let reply = Reply::ok(lab::pattern(900_000), "max-age=60").field("ETag", "\"t\"").ranged(seen);
+        if seen.fields.contains_key("range") { reply } else { reply.cut_after(600_000) }
+    });
+    let edge = Plan::new(&origin).start();
+    let answer = edge.ask("GET", "/film", &[("Cookie", "c=1"), ("User-Agent", "u")]);
+    assert!(answer.whole && answer.body == lab::pattern(900_000));
+    let [first, rest] = &origin.seen()[..] else { panic!("two requests: {:?}", origin.seen().len()) };
+    assert!(first.fields.contains_key("cookie") && !rest.fields.contains_key("cookie"));
+    assert_eq!(rest.fields["user-agent"], "u");
+}
