@@ -80,8 +80,8 @@ pub(crate) enum Told {
     Published,
     /// What came may not be shared: ask for yourself.
     Unshared,
-    /// What came may be due to the cookie or credentials of the one who asked, or to fields that are too long: of those who wait the ones
-    /// of the same kind ask for themselves, the others look again and ask together.
+    /// What came may be due to the cookie or credentials of the one who asked, or to fields that are too long: of those who
+    /// wait the ones of the same kind ask for themselves, the others look again and ask together.
     Own,
     /// What came is for the range or the credentials of the one who asked: as [`Own`](Self::Own), and nothing to remember.
     Aside,
@@ -616,14 +616,14 @@ fn freshen(ask: &Ask, stale: &Arc<StoredResponse>, fields: &HeaderMap, sent: Sen
     }
     let mut fields = conditional::freshened(&stale.fields, fields, exchange.received_ms);
     let cookies = take_cookies(&mut fields, policy);
-    // Whether what is stored may stay depends on its fields alone, as it did not come for this request; whether the fields
-    // of the 304 are for others as well depends on the request, as with any response.
-    let judge = |client: &HeaderMap| {
+    // Whether what is stored may stay depends on its fields alone, as it did not come for this request. Whether the fields of
+    // the 304 are for others as well, and may take it away from them, depends on the request, as with any response.
+    let judge = |client: &HeaderMap, fields: &HeaderMap| {
         let request = RequestFacts { method: &Method::GET, fields: client };
-        matches!(freshness::judge(request, stale.status, &fields, policy, exchange), freshness::Verdict::Store(_))
+        matches!(freshness::judge(request, stale.status, fields, policy, exchange), freshness::Verdict::Store(_))
     };
-    let may_stay = judge(&HeaderMap::new());
-    let is_own = may_stay && !judge(&ask.client);
+    let may_stay = judge(&HeaderMap::new(), &fields);
+    let is_own = !judge(&ask.client, &stale.fields) || may_stay && !judge(&ask.client, &fields);
     let facts = Facts {
         url: stale.url.clone(),
         hash: stale.hash,

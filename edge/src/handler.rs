@@ -695,17 +695,19 @@ async fn deliver_stale_on_others_error(checked: &Checked, stale: Option<&Stale>,
 /// Notes that the validation of a stale response failed: where the client's own fields may be to blame, only once a
 /// validation without them has failed as well.
 fn note_failing(checked: &Checked, response: &Arc<StoredResponse>, failing: Failing) {
-    let is_own = || {
-        checked.client.keys().any(|name| matches!(*name, COOKIE | AUTHORIZATION))
-            || request_fields::is_oversized(&checked.client)
-            || !Unusual::of(&checked.client, &checked.site.cache).is_empty()
-    };
+    let is_own = || has_own_fields(checked) || request_fields::is_oversized(&checked.client);
     // What timed out nobody is to wait for again, whoever is to blame: the next validation behind shows it.
     if failing != Failing::TimedOut && is_own() {
         validate_behind(checked, response);
     } else {
         response.backoff.note(failing, now_ms());
     }
+}
+
+/// Whether a request has a cookie, credentials or unusual fields, which may have brought about its answer.
+fn has_own_fields(checked: &Checked) -> bool {
+    checked.client.keys().any(|name| matches!(*name, COOKIE | AUTHORIZATION))
+        || !Unusual::of(&checked.client, &checked.site.cache).is_empty()
 }
 
 /// Sends a request on with its own range and conditions, where nothing of the answer can be kept.
@@ -1272,9 +1274,7 @@ fn invalidate(checked: &Checked, status: StatusCode, fields: &HeaderMap) {
         drop_stored(edge, url, |_| true);
     }
     // What one client's own fields brought about says nothing of what is stored for all.
-    let is_for_all = Unusual::of(&checked.client, &checked.site.cache).is_empty()
-        && !checked.client.keys().any(|name| matches!(*name, COOKIE | AUTHORIZATION));
-    if checked.method == Method::HEAD && is_for_all {
+    if checked.method == Method::HEAD && !has_own_fields(checked) {
         let differs = |r: &StoredResponse| {
             conditional::head_says(r.status, &r.fields, r.content.length(), status, fields) == HeadSays::Other
                 && r.is_selected(&checked.client, &checked.keyed)

@@ -484,3 +484,23 @@ fn the_rest_of_a_stored_body_is_asked_for_without_the_cookie_of_the_client_that_
     assert!(first.fields.contains_key("cookie") && !rest.fields.contains_key("cookie"));
     assert_eq!(rest.fields["user-agent"], "u");
 }
+
+#[test]
+fn a_304_for_one_client_takes_nothing_away_from_others() {
+    for name in ["X-Evil", "Authorization"] {
+        let origin = Origin::start(move |seen| {
+            let control = if seen.fields.contains_key(&name.to_lowercase()) { "no-store" } else { "max-age=5, stale-if-error=600" };
+            let reply = Reply::ok("page", control).field("Age", "5").field("ETag", "\"v\"");
+            match seen.fields.contains_key("if-none-match") {
+                true => Reply { status: 304, body: vec![], ..reply },
+                false => reply,
+            }
+        });
+        let edge = Plan::new(&origin).start();
+        assert_eq!(edge.get("/p").status, 200);
+        assert_eq!(edge.ask("GET", "/p", &[(name, "1")]).text(), "page");
+        assert_eq!(origin.count("/p"), 2);
+        origin.stop();
+        assert_eq!(edge.get("/p").text(), "page", "{name}: what is stored still bridges the origin");
+    }
+}
