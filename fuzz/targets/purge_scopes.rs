@@ -10,7 +10,10 @@ fuzz_target!(|text: &str| {
         assert_eq!(scope::stored(&url), url, "a key that is spelt so is found");
     }
     if let Ok(prefix) = scope::prefix(text) {
-        assert_eq!(scope::prefix(&prefix).as_ref(), Ok(&prefix), "a canonical prefix is its own");
+        // A star in it is one of the URL, which people write as an escape.
+        assert_eq!(scope::prefix(&prefix.replace('*', "%2A")).as_ref(), Ok(&prefix), "a canonical prefix is its own");
+        let covered = scope::Covered::Beginning(prefix.clone());
+        assert_eq!(scope::beginnings(&format!("{prefix}*")), [covered], "the journal's form covers it");
     }
     if let Ok(host) = scope::host(text) {
         assert_eq!(scope::host(&host).as_ref(), Ok(&host), "a canonical host is its own");
