@@ -315,13 +315,17 @@ fn compression_pointers_only_point_back_and_are_never_a_loop() {
 
 #[test]
 fn when_nothing_is_up_the_answer_says_so_and_still_has_addresses() {
-    // Nobody answers health checks in these tests, so every edge is down after a few of them.
-    let server = Server::start();
+    let address = free_address(Ipv4Addr::LOCALHOST);
+    let mut dead = fleet(vec![address], vec![site("www", &["www.demo.test"])], vec![demo_zone()]);
+    dead.clusters.iter_mut().flat_map(|c| &mut c.nodes).for_each(|node| node.service = support::nobody());
+    let server = Server::start_fleet(dead, address);
     let asked = query_with(1, "www.cdn.test", 1, 0, &[(ECS, vec![0, 1, 24, 0, 198, 51, 100])]);
     for _ in 0..200 {
         let answer = server.udp(&asked).expect("an answer");
-        assert_eq!((rcode(&answer), count(&answer, 6)), (0, 2));
+        // Between the first checks of the two edges, one of them alone is known to be down.
+        assert!(rcode(&answer) == 0 && (1..=2).contains(&count(&answer, 6)));
         if option(&answer, EDE) == Some(vec![0, 22]) {
+            assert_eq!(count(&answer, 6), 2);
             return;
         }
         std::thread::sleep(Duration::from_millis(50));

@@ -2,8 +2,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
-use std::sync::Arc;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nearcast_fleet::clock::FleetClock;
@@ -63,12 +63,34 @@ pub fn site(name: &str, hosts: &[&str]) -> Site {
     }
 }
 
+/// Where every edge of these tests answers its health checks: they are all up, from the first check on.
+fn healthy() -> SocketAddr {
+    static ADDRESS: OnceLock<SocketAddr> = OnceLock::new();
+    *ADDRESS.get_or_init(|| {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
+                let _ = stream.read(&mut [0; 1024]);
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            }
+        });
+        address
+    })
+}
+
+/// Where nobody answers: the health check of an edge there fails at once.
+pub fn nobody() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, 1))
+}
+
 fn cluster(name: &str, latitude: f64, longitude: f64, net: u8) -> Cluster {
     let node = |last: u8| Node {
         name: format!("{name}-{last}"),
         addresses: vec![Ipv4Addr::new(127, 0, net, last).into()],
         listen: Vec::new(),
-        service: SocketAddr::from((Ipv4Addr::new(127, 0, net, last), 1)),
+        service: healthy(),
         admin: None,
         memory: Bytes(1 << 20),
         disk: Bytes(0),
