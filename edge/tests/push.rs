@@ -292,6 +292,53 @@ fn a_push_stops_when_its_time_is_over_and_the_next_goes_on_from_there() {
 }
 
 #[test]
+fn a_cluster_whose_push_was_cut_goes_on_and_the_origin_gives_each_byte_about_once() {
+    const LENGTH: usize = 2 << 20;
+    let origin = Origin::start(|seen| Reply::ok(pattern(LENGTH), "max-age=3600").field("ETag", "\"v\"").ranged(seen));
+    let addresses = [free_address(), free_address()];
+    let directories = [(); 2].map(|()| tempfile::tempdir().expect("a temporary directory"));
+    let start = |n: usize| {
+        let names = ["ams-1", "ams-2"];
+        Plan {
+            name: names[n].into(),
+            listen: Some(addresses[n]),
+            peers: vec![(names[1 - n].into(), addresses[1 - n])],
+            disk: 64 << 20,
+            push_share: 32 << 20,
+            state_dir: directories[n].path().to_owned(),
+            ..Plan::new(&origin)
+        }
+        .start()
+    };
+    let mut edges = [start(0), start(1)];
+    let paths: Vec<String> = (0..6).map(|n| format!("/v/{n}")).collect();
+    let Change::Push(first) = order("first", paths.clone(), 2 << 20) else { unreachable!("an order is a push") };
+    let cut = PushOrder { not_after_unix_ms: now_ms() + 2500, ..first };
+    for edge in &mut edges {
+        edge.entry(Change::Push(cut.clone()));
+    }
+    for edge in &edges {
+        wait_for("some of it", || pushed(edge, "origin") + pushed(edge, "peer") >= 600_000.0);
+    }
+    while now_ms() < cut.not_after_unix_ms + 500 {
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+    for edge in &mut edges {
+        edge.entry(order("second", paths.clone(), 200 << 20));
+    }
+    for edge in &edges {
+        for path in &paths {
+            wait_for("all of it", || edge.ask("GET", path, &[("Cache-Control", "only-if-cached")]).is_hit());
+            assert_eq!(edge.get(path).body, pattern(LENGTH), "{path}");
+        }
+        assert!(!edge.metrics().contains("site=\"www\",status_class=\"5xx\",cache_status=\"error\""));
+    }
+    let from_origin: f64 = edges.iter().map(|edge| pushed(edge, "origin")).sum();
+    // A slice that was cut comes again: of each file at most one a node.
+    assert!(from_origin <= (6 * (LENGTH + 2 * 262_144)) as f64, "{from_origin} bytes for {}", 6 * LENGTH);
+}
+
+#[test]
 fn what_a_push_has_brought_in_part_is_not_joined_with_another_version() {
     const LENGTH: usize = 2 << 20;
     let version = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(1));
