@@ -220,14 +220,16 @@ mod tests {
 
     #[test]
     fn a_push_of_which_a_node_said_nothing_has_failed_and_says_which() {
-        let order = |nodes: &[(&str, bool, bool)], unfinished: u64| {
-            let node = |(name, reported, ended): &(&str, bool, bool)| json!({"node": name, "reported": reported, "ended": ended});
+        // Its name, whether it reported, and whether it ended.
+        type Node<'a> = (&'a str, bool, bool);
+        let order = |nodes: &[Node<'_>], unfinished: u64| {
+            let node = |(name, reported, ended): &Node<'_>| json!({"node": name, "reported": reported, "ended": ended});
             let nodes: Vec<Value> = nodes.iter().map(node).collect();
             json!({"total": {"already_warm": 1, "warmed": 3, "failed": 0, "unfinished": unfinished}, "nodes": nodes})
         };
         let said = [("ams-1", true, true)];
         assert!(verdict(&[order(&said, 0)]).is_ok());
-        let table: [(&[(&str, bool, bool)], u64, &str); 4] = [
+        let table: [(&[Node<'_>], u64, &str); 4] = [
             (&[("ams-1", true, true), ("ams-2", false, false)], 0, "ams-2 said nothing of this push"),
             (&[("ams-1", false, false), ("ams-2", false, false)], 0, "ams-1, ams-2 said nothing of this push"),
             (&[("ams-1", true, true), ("ams-2", true, false)], 0, "ams-2 did not say that the push ended there"),
