@@ -129,6 +129,9 @@ pub(crate) struct EdgeArgs {
     /// A request field by whose value stored responses are kept apart; may be given more than once
     #[arg(long = "key-field", value_name = "NAME", requires = "listen", help_heading = "Without a fleet file")]
     pub(crate) key_fields: Vec<String>,
+    /// Guess no lifetimes from Last-Modified (RFC 9111 section 4.2.2)
+    #[arg(long, requires = "listen", help_heading = "Without a fleet file")]
+    pub(crate) no_heuristic: bool,
     /// Bytes of content kept in memory
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, default_value = "64MiB", help_heading = "Without a fleet file")]
     pub(crate) memory: Bytes,

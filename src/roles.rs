@@ -28,7 +28,7 @@ pub(crate) async fn gslb_dns(arguments: GslbDnsArgs, with_parent: bool) -> Resul
 /// `nearcast edge`.
 pub(crate) async fn edge(arguments: EdgeArgs, with_parent: bool) -> Result<(), Failure> {
     kernel::raise_open_files();
-    let EdgeArgs { node, listen, origin, default_ttl, forward_fields, key_fields, memory, disk, state_dir } = arguments;
+    let EdgeArgs { node, listen, origin, default_ttl, forward_fields, key_fields, no_heuristic, memory, disk, state_dir } = arguments;
     let context = match origin {
         Some(origin) => {
             let state_dir = match state_dir {
@@ -36,8 +36,13 @@ pub(crate) async fn edge(arguments: EdgeArgs, with_parent: bool) -> Result<(), F
                 None => own_state_dir(listen.first(), disk.0 > 0)?,
             };
             let lower = |names: Vec<String>| names.iter().map(|name| name.to_ascii_lowercase()).collect();
-            let cache =
-                CachePolicy { default_ttl, forward_fields: lower(forward_fields), key_fields: lower(key_fields), ..CachePolicy::default() };
+            let cache = CachePolicy {
+                default_ttl,
+                heuristic: !no_heuristic,
+                forward_fields: lower(forward_fields),
+                key_fields: lower(key_fields),
+                ..CachePolicy::default()
+            };
             let fleet = file::standalone_edge(listen, &origin, state_dir, memory, disk, cache)?;
             context("edge".to_owned(), fleet, None, no_check, with_parent).await?
         }

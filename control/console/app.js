@@ -149,6 +149,7 @@ function drawCharts() {
   const traffic = [
     { name: 'edges to clients', colour: colours[0], area: true, values: rate(t.response_bytes) },
     { name: 'origin to edges', colour: colours[2], area: true, values: rate(t.origin_bytes) },
+    { name: 'pushes from the origin', colour: colours[1], values: rate(t.push_origin_bytes) },
   ];
   legend('bytes-legend', traffic);
   const quiet = !t.response_bytes.some((v) => v > 0);
@@ -222,6 +223,8 @@ function drawPush() {
     const running = orders.find((o) => o.state === 'running'), last = orders.find((o) => o.state !== 'running');
     const wait = p.window ? (p.window.start_unix_ms - status.now_unix_ms) / 1000 : null;
     const bits = [];
+    const missed = status.clusters.find((c) => c.name === p.cluster)?.push_missed;
+    if (missed) bits.push(el('p', {}, el('span', { class: 'tag warn' }, 'missed'), ' ' + missed));
     const share = (part, whole) => (whole ? (part / whole) * 100 : 0) + '%';
     if (running) {
       const t = running.total;
@@ -234,7 +237,7 @@ function drawPush() {
     }
     if (last) {
       const e = last.earned, t = last.total;
-      bits.push(el('p', {}, `Last push, ${Show.span((pushes.now_unix_ms - last.accepted_unix_ms) / 1000)} ago: ${filled(t)}.`));
+      bits.push(el('p', {}, `Last push, ${Show.span((pushes.now_unix_ms - last.accepted_unix_ms) / 1000)} ago: ${filled(t)}${t.unfinished ? `, ${t.unfinished} not there when time was over` : ''}.`));
       bits.push(el('p', {}, `${Show.percent(e.pushed_hit_ratio)} of the requests since ${last.accepted_unix_ms < status.started_unix_ms ? 'control started' : 'then'} were answered from pushed content (${Show.count(e.pushed_hits, 'hit')}, ${Show.bytes(e.pushed_hit_bytes)}).`));
     }
     const told = orders.find((o) => o.state !== 'running' && o.earned.peak && isDay(o.earned)), peak = told?.earned.peak;

@@ -251,7 +251,7 @@ impl Book {
     pub(crate) fn tick(&mut self, fleet: &Fleet, now_ms: u64) -> Vec<Happening> {
         let reporting: BTreeSet<String> =
             self.edges(fleet, now_ms).into_iter().filter(|(_, reports)| *reports).map(|(name, _)| name).collect();
-        let mut happenings = self.pushes.tick(now_ms, |node| reporting.contains(node));
+        let mut happenings = self.pushes.tick(now_ms, silent_after_ms(fleet), |node| reporting.contains(node));
         let mut told = BTreeMap::new();
         for (name, role, cluster) in roster(fleet).into_iter().filter(|(_, role, _)| *role != Role::Control) {
             let (state, reason) = self.state(fleet, &name, role, now_ms);
@@ -377,6 +377,7 @@ impl Book {
             nodes_up,
             connections,
             push: self.pushes.running(&cluster.name).map(str::to_owned),
+            push_missed: self.pushes.missed(&cluster.name).map(str::to_owned),
             recent: self.series.recent(&Key::Cluster(cluster.name.clone()), end, around.window_seconds).rates(around.window_seconds),
         }
     }

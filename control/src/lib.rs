@@ -58,6 +58,8 @@ use crate::state::{FleetFile, Parts, State, now_unix_ms};
 const TICK: Duration = Duration::from_millis(500);
 /// How often what was learnt is written, and the journal's length looked at.
 const SAVE_EVERY: Duration = Duration::from_secs(60);
+/// File of when the push schedule was last looked at, in control's directory.
+const LOOKED_FILE: &str = "schedule.json";
 /// File of what was learnt, in control's directory.
 const LEARNT_FILE: &str = "popularity.json";
 /// Copy of the fleet file on disk as it was when it was last read.
@@ -90,7 +92,7 @@ pub async fn run(
     let (ready, readiness) = watch::channel(Readiness::Ready);
     let admin_task = tokio::spawn(admin::serve(admin_listener, state.metrics.registry.clone(), readiness, None, shutdown.clone()));
     let mut tasks = JoinSet::new();
-    tasks.spawn(keep_time(state.clone(), shutdown.clone()));
+    tasks.spawn(keep_time(state.clone(), Scheduler::open(dir.file(LOOKED_FILE)), shutdown.clone()));
     tasks.spawn(keep_files(state.clone(), dir.file(LEARNT_FILE), shutdown.clone()));
     tasks.spawn(follow_fleet(state.clone(), shutdown.clone()));
     tasks.spawn(follow_disk(state.clone(), disk, dir.file(SEEN_FILE), shutdown.clone()));
@@ -213,7 +215,7 @@ impl History {
             }
         }
         // What ran out of time before this process is no news.
-        let _ = book.pushes.tick(now, |_| true);
+        book.pushes.settle(now);
         book
     }
 }
@@ -228,10 +230,9 @@ fn journal_failure(error: &JournalError) -> Failure {
 }
 
 /// Looks at what time alone changes.
-async fn keep_time(state: Arc<State>, mut shutdown: Shutdown) {
+async fn keep_time(state: Arc<State>, mut scheduler: Scheduler, mut shutdown: Shutdown) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut scheduler = Scheduler::default();
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
@@ -254,6 +255,14 @@ fn gauges(state: &State, fleet: &Fleet, now_unix_ms: u64) {
             let count = counts.get(&(role, node_state.name())).copied().unwrap_or(0);
             metrics.nodes.with_label_values(&[role.name(), node_state.name()]).set(count);
         }
+    }
+    for cluster in &fleet.clusters {
+        let is_missed = state.book().pushes.missed(&cluster.name).is_some();
+        metrics.push_missed.with_label_values(&[cluster.name.as_str()]).set(is_missed.into());
+    }
+    let missed = state.book().pushes.take_missed();
+    for (cluster, why) in missed {
+        metrics.pushes_missed.with_label_values(&[cluster.as_str(), why.as_str()]).inc();
     }
     for (cluster, urls) in state.learnt.sizes() {
         metrics.popular_urls.with_label_values(&[cluster.as_str()]).set(urls as i64);

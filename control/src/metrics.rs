@@ -18,6 +18,10 @@ pub(crate) struct Metrics {
     pub(crate) push_orders: IntCounterVec,
     /// By cluster.
     pub(crate) push_order_bytes: IntCounterVec,
+    /// By cluster and why.
+    pub(crate) pushes_missed: IntCounterVec,
+    /// Whether a cluster's last window did not bring what it should, until a push ends well.
+    pub(crate) push_missed: IntGaugeVec,
     /// Newest journal revision.
     pub(crate) journal_revision: IntGauge,
     /// By role and state.
@@ -49,18 +53,30 @@ impl Metrics {
             purge_seconds: HistogramVec::new(purge_opts, &["complete"]).expect("a metric's name and labels are valid"),
             push_orders: counter("nearcast_control_push_orders_total", "Accepted push orders.", &["cluster", "why"]),
             push_order_bytes: counter("nearcast_control_push_order_bytes_total", "Bytes of the items of push orders.", &["cluster"]),
+            pushes_missed: counter(
+                "nearcast_control_pushes_missed_total",
+                "Off-peak windows that did not bring what they should.",
+                &["cluster", "reason"],
+            ),
+            push_missed: gauges(
+                "nearcast_control_push_missed",
+                "1 while a cluster lacks what its last off-peak window should have brought.",
+                &["cluster"],
+            ),
             journal_revision: gauge("nearcast_control_journal_revision", "Newest revision of the journal."),
             nodes: gauges("nearcast_control_nodes", "Nodes of the fleet by role and state.", &["role", "state"]),
             popular_urls: gauges("nearcast_control_popular_urls", "URLs whose requests are remembered.", &["cluster"]),
             connections: gauge("nearcast_control_connections", "Connections open to the API."),
         };
-        let all: [Box<dyn prometheus::core::Collector>; 10] = [
+        let all: [Box<dyn prometheus::core::Collector>; 12] = [
             Box::new(this.requests.clone()),
             Box::new(this.reports.clone()),
             Box::new(this.purges.clone()),
             Box::new(this.purge_seconds.clone()),
             Box::new(this.push_orders.clone()),
             Box::new(this.push_order_bytes.clone()),
+            Box::new(this.pushes_missed.clone()),
+            Box::new(this.push_missed.clone()),
             Box::new(this.journal_revision.clone()),
             Box::new(this.nodes.clone()),
             Box::new(this.popular_urls.clone()),

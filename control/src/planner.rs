@@ -1,7 +1,9 @@
 //! The push job: makes plans of what edges reported, orders them when a cluster's off-peak window opens, or when asked.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use nearcast_fleet::config::{Cluster, Fleet, PushPolicy};
 use nearcast_fleet::disk;
@@ -12,13 +14,15 @@ use nearcast_push::forecast::{self, Expected};
 use nearcast_push::plan::{self, Budget, Exclusion, Limit, Plan};
 use nearcast_push::popularity::{ClusterPopularity, Limits, Popularity};
 use nearcast_push::schedule::{self, Due, Window};
+use serde::{Deserialize, Serialize};
 
 use crate::book::time_zone;
+use crate::dir::write_whole;
 use crate::error::ApiError;
 use crate::events::{Happening, Level};
 use crate::fleet_view;
 use crate::purges::count;
-use crate::pushes::order_id;
+use crate::pushes::{Missed, order_id};
 use crate::state::State;
 use crate::view;
 
@@ -32,6 +36,11 @@ const REPORT_URLS_MAX: usize = 4096;
 const URLS_SAVED_MAX: usize = 10_000;
 /// An order that was asked for may take at least this long, milliseconds.
 const ASKED_MS_MIN: u64 = 60_000;
+/// Windows of one cluster that are looked for after a time in which control was not running.
+const UNSEEN_MAX: usize = 31;
+/// How often it is written down when the schedule was looked at, in the fleet's time, and the least and most of it in real time.
+const SAVE_EVERY: Duration = Duration::from_secs(600);
+const SAVE_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// A window in which nothing was worth an order is looked at again after this time, milliseconds.
 const RETRY_MS: u64 = 5_000;
 
@@ -350,37 +359,114 @@ pub(crate) async fn order(
     })
 }
 
-/// What the schedule remembers between its looks: windows in which nothing was worth an order.
-#[derive(Debug, Default)]
+/// A window that has no order so far.
+#[derive(Debug, Clone)]
+struct Skipped {
+    window: Window,
+    /// When to look again.
+    again_unix_ms: u64,
+    /// Why there is none, where that is a fault.
+    fault: Option<String>,
+}
+
+/// What the schedule remembers between its looks, and when it last looked: windows that passed in between, perhaps as control
+/// was not running, were missed.
+#[derive(Debug)]
 pub(crate) struct Scheduler {
-    /// By cluster: start of the window, and when to look again.
-    empty: BTreeMap<String, (u64, u64)>,
+    /// Windows in which nothing was worth an order, by cluster.
+    skipped: BTreeMap<String, Skipped>,
+    /// When it last looked; `None` when nobody knows.
+    looked_unix_ms: Option<u64>,
+    /// When that was last written, and where.
+    saved_unix_ms: u64,
+    path: PathBuf,
+}
+
+/// What is written down.
+#[derive(Debug, Serialize, Deserialize)]
+struct Looked {
+    looked_unix_ms: u64,
 }
 
 impl Scheduler {
-    /// Orders for every cluster whose window is open and has no order yet.
+    /// With what an earlier process wrote. Reads one small file.
+    pub(crate) fn open(path: PathBuf) -> Self {
+        let looked = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Looked>(&text).ok());
+        Self { skipped: BTreeMap::new(), looked_unix_ms: looked.map(|l| l.looked_unix_ms), saved_unix_ms: 0, path }
+    }
+
+    /// Finds windows that passed unseen, and orders for every cluster whose window is open and has no order yet.
     pub(crate) async fn look(&mut self, state: &Arc<State>, fleet: &Arc<Fleet>, now_unix_ms: u64) {
+        let since = self.looked_unix_ms.replace(now_unix_ms);
+        self.save(fleet, now_unix_ms).await;
         if policy(fleet).is_none() {
             return;
         }
         for cluster in &fleet.clusters {
+            let mut missed = self.unseen(state, fleet, cluster, since, now_unix_ms);
+            if self.skipped.get(&cluster.name).is_some_and(|skipped| skipped.window.end_unix_ms <= now_unix_ms)
+                && let Some(Skipped { window, fault: Some(fault), .. }) = self.skipped.remove(&cluster.name)
+            {
+                missed = Some((Missed::NotOrdered, format!("the off-peak window of {} had no push: {fault}", window.date)));
+            }
+            if let Some((why, words)) = missed {
+                let happening = state.book().pushes.miss(&cluster.name, why, words);
+                state.events.add(now_unix_ms, [happening]);
+            }
             let last = state.book().pushes.last_scheduled_unix_ms(&cluster.name);
             let Due::Now(window) = schedule::due(window_of(fleet, cluster, now_unix_ms), last, now_unix_ms) else { continue };
-            let empty = self.empty.get(&cluster.name).copied().filter(|(start, _)| *start == window.start_unix_ms);
-            if empty.is_some_and(|(_, again)| now_unix_ms < again) {
+            let skipped = self.skipped.get(&cluster.name).filter(|skipped| skipped.window.start_unix_ms == window.start_unix_ms);
+            let is_known = skipped.is_some();
+            if skipped.is_some_and(|skipped| now_unix_ms < skipped.again_unix_ms) {
                 continue;
             }
             match order(state, fleet, cluster, Some(&window), now_unix_ms).await {
-                Ok(_) | Err(NoOrder::Runs(_)) => {}
+                Ok(_) => drop(self.skipped.remove(&cluster.name)),
+                Err(NoOrder::Runs(_)) => {}
                 Err(why) => {
-                    self.empty.insert(cluster.name.clone(), (window.start_unix_ms, now_unix_ms + RETRY_MS));
-                    if empty.is_none() {
+                    let fault = matches!(why, NoOrder::Failed(_)).then(|| why.to_string());
+                    let skipped = Skipped { window, again_unix_ms: now_unix_ms + RETRY_MS, fault };
+                    self.skipped.insert(cluster.name.clone(), skipped);
+                    if !is_known {
                         let level = if matches!(why, NoOrder::Failed(_)) { Level::Warn } else { Level::Info };
                         let message = format!("no push to {} for now: {why}", cluster.name);
                         state.events.add(now_unix_ms, [Happening::new("push_skipped", level, message).cluster(&cluster.name)]);
                     }
                 }
             }
+        }
+    }
+
+    /// The newest window of a cluster that passed while nobody looked.
+    fn unseen(
+        &self,
+        state: &State,
+        fleet: &Fleet,
+        cluster: &Cluster,
+        since_unix_ms: Option<u64>,
+        now_unix_ms: u64,
+    ) -> Option<(Missed, String)> {
+        let passed = schedule::passed(&fleet.clock, &time_zone(cluster), cluster.off_peak, since_unix_ms?, now_unix_ms, UNSEEN_MAX);
+        let book = state.book();
+        let is_missed = |w: &&Window| !book.pushes.was_ordered(&cluster.name, w.start_unix_ms, w.end_unix_ms);
+        let missed: Vec<&Window> = passed.iter().filter(is_missed).collect();
+        let newest = missed.last()?;
+        let more = if missed.len() > 1 { format!(", and {} before it", missed.len() - 1) } else { String::new() };
+        let words = format!("the off-peak window of {} passed without a push{more}: control was not running", newest.date);
+        Some((Missed::ControlDown, words))
+    }
+
+    /// Writes down now and then when it looked, so that at the next start it is known what was missed.
+    async fn save(&mut self, fleet: &Fleet, now_unix_ms: u64) {
+        let pause = fleet.clock.real_duration(SAVE_EVERY).clamp(SAVE_PAUSE.0, SAVE_PAUSE.1).as_millis() as u64;
+        if self.saved_unix_ms.saturating_add(pause) > now_unix_ms {
+            return;
+        }
+        self.saved_unix_ms = now_unix_ms;
+        let (path, looked) = (self.path.clone(), Looked { looked_unix_ms: now_unix_ms });
+        let text = serde_json::to_vec(&looked).expect("a number is JSON");
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || write_whole(&path, &text)).await {
+            tracing::debug!(%error, "when the schedule was last looked at cannot be written");
         }
     }
 }

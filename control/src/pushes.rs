@@ -17,6 +17,8 @@ pub(crate) const KEPT_MAX: usize = 64;
 const PROGRESS_STEP_PERCENT: u64 = 25;
 /// Reasons of failures kept a node.
 const REASONS_MAX: usize = 8;
+/// Names of nodes in one message.
+const NAMES_MAX: usize = 8;
 /// Marks an order that an operator asked for: follows the cluster's name in its id.
 const ASKED: &str = "-asked-";
 
@@ -49,11 +51,40 @@ enum Over {
     Replaced,
 }
 
+/// Why an off-peak window did not bring what it should. The same word in the event, the metric and the status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Missed {
+    /// Control was not running.
+    ControlDown,
+    /// The order could not be written.
+    NotOrdered,
+    /// A node said nothing, or not that it ended.
+    SilentNode,
+    /// Time was over before all was there.
+    Unfinished,
+}
+
+impl Missed {
+    /// Its label in the metric.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::ControlDown => "control-down",
+            Self::NotOrdered => "not-ordered",
+            Self::SilentNode => "silent-node",
+            Self::Unfinished => "unfinished",
+        }
+    }
+}
+
 /// The newest orders.
 #[derive(Debug, Default)]
 pub(crate) struct Pushes {
     /// Oldest first.
     records: VecDeque<Record>,
+    /// What was missed last, in words, by cluster, until a push ends well.
+    missed: BTreeMap<String, String>,
+    /// What was missed since it was last asked for.
+    missed_lately: Vec<(String, Missed)>,
 }
 
 /// Name of an order, unique as far as one cluster has one order a millisecond. `date` is the window's for scheduled ones.
@@ -103,9 +134,44 @@ impl Pushes {
             let mut fill = fill.clone();
             fill.reasons.truncate(REASONS_MAX);
             record.progress.insert(report.node.clone(), fill);
-            happenings.extend(record.told());
+            match record.told() {
+                Some(Told::Progress(happening)) => happenings.push(happening),
+                Some(Told::End(end)) => happenings.extend(note(&mut self.missed, &mut self.missed_lately, end)),
+                None => {}
+            }
         }
         happenings
+    }
+
+    /// A window passed without an order. Says so.
+    pub(crate) fn miss(&mut self, cluster: &str, why: Missed, words: String) -> Happening {
+        let happening = Happening::new("push_missed", Level::Warn, words.clone()).cluster(cluster);
+        self.missed.insert(cluster.to_owned(), words);
+        self.missed_lately.push((cluster.to_owned(), why));
+        happening
+    }
+
+    /// What a cluster's last window did not bring, in words.
+    pub(crate) fn missed(&self, cluster: &str) -> Option<&str> {
+        self.missed.get(cluster).map(String::as_str)
+    }
+
+    /// What was missed since the last call, for the metric.
+    pub(crate) fn take_missed(&mut self) -> Vec<(String, Missed)> {
+        std::mem::take(&mut self.missed_lately)
+    }
+
+    /// Whether a scheduled order of a cluster was accepted within that time.
+    pub(crate) fn was_ordered(&self, cluster: &str, from_unix_ms: u64, to_unix_ms: u64) -> bool {
+        let is_it = |r: &&Record| r.cluster == cluster && !r.is_asked() && (from_unix_ms..to_unix_ms).contains(&r.accepted_unix_ms);
+        self.records.iter().any(|r| is_it(&r))
+    }
+
+    /// Ends quietly what ran out of time before this process: it is no news.
+    pub(crate) fn settle(&mut self, now_unix_ms: u64) {
+        let _ = self.tick(now_unix_ms, 0, |_| true);
+        self.missed.clear();
+        self.missed_lately.clear();
     }
 
     /// Adds what a cluster's requests earned in a local hour to the order that earns now.
@@ -115,22 +181,19 @@ impl Pushes {
         }
     }
 
-    /// Ends orders whose time is over, and those that every node has ended which reports: one that is dead must not hold
-    /// back the next order. Says which.
-    pub(crate) fn tick(&mut self, now_unix_ms: u64, reports: impl Fn(&str) -> bool) -> Vec<Happening> {
+    /// Ends orders whose time has been over for `grace_ms`, within which nodes report how they ended it, and those that every
+    /// node has ended which reports: one that is dead must not hold back the next order. Says which.
+    pub(crate) fn tick(&mut self, now_unix_ms: u64, grace_ms: u64, reports: impl Fn(&str) -> bool) -> Vec<Happening> {
         let mut happenings = Vec::new();
         for record in self.records.iter_mut().filter(|r| r.over.is_none()) {
             let has_ended = |node: &String| record.progress.get(node).is_some_and(|p| p.ended);
             if record.nodes.iter().any(has_ended) && record.nodes.iter().all(|n| has_ended(n) || !reports(n)) {
-                happenings.push(record.end());
+                happenings.extend(note(&mut self.missed, &mut self.missed_lately, record.end()));
             }
         }
-        for record in self.records.iter_mut().filter(|r| r.over.is_none() && now_unix_ms > r.not_after_unix_ms) {
-            record.over = Some(Over::Expired);
-            let silent = record.nodes.iter().filter(|n| record.progress.get(*n).is_none_or(|p| !p.ended)).count();
-            let message =
-                format!("push to {} ran out of time: {}", record.cluster, count(silent as u64, "node") + " did not say that it ended");
-            happenings.push(Happening::new("push_ended", Level::Warn, message).cluster(&record.cluster).order(&record.id));
+        let is_over = |r: &&mut Record| r.over.is_none() && now_unix_ms > r.not_after_unix_ms.saturating_add(grace_ms);
+        for record in self.records.iter_mut().filter(is_over) {
+            happenings.extend(note(&mut self.missed, &mut self.missed_lately, record.end()));
         }
         happenings
     }
@@ -151,6 +214,44 @@ impl Pushes {
     }
 }
 
+/// What is worth telling of an order.
+enum Told {
+    Progress(Happening),
+    End(End),
+}
+
+/// How an order ended.
+struct End {
+    happening: Happening,
+    cluster: String,
+    missed: Option<(Missed, String)>,
+    is_good: bool,
+}
+
+/// Keeps what an order did not bring, and says what is worth telling.
+fn note(missed: &mut BTreeMap<String, String>, lately: &mut Vec<(String, Missed)>, end: End) -> Vec<Happening> {
+    let mut told = vec![end.happening];
+    if end.is_good {
+        missed.remove(&end.cluster);
+    }
+    if let Some((why, words)) = end.missed {
+        told.push(Happening::new("push_missed", Level::Warn, format!("{}: {words}", end.cluster)).cluster(&end.cluster));
+        missed.insert(end.cluster.clone(), words);
+        lately.push((end.cluster, why));
+    }
+    told
+}
+
+fn are_copies(number: u64) -> String {
+    if number == 1 { "1 copy is".to_owned() } else { format!("{number} copies are") }
+}
+
+/// The first few of some names.
+fn names(all: &[&str]) -> String {
+    let shown = all[..all.len().min(NAMES_MAX)].join(", ");
+    if all.len() > NAMES_MAX { format!("{shown}, ...") } else { shown }
+}
+
 impl Record {
     /// Whether an operator asked for it, rather than the schedule.
     fn is_asked(&self) -> bool {
@@ -166,12 +267,12 @@ impl Record {
         self.items.saturating_mul(self.nodes.len() as u64)
     }
 
-    fn told(&mut self) -> Option<Happening> {
+    fn told(&mut self) -> Option<Told> {
         if self.over.is_some() {
             return None;
         }
         if !self.nodes.is_empty() && self.nodes.iter().all(|n| self.progress.get(n).is_some_and(|p| p.ended)) {
-            return Some(self.end());
+            return Some(Told::End(self.end()));
         }
         let percent = (self.filled().progress(self.items_expected()) * 100.0) as u64 / PROGRESS_STEP_PERCENT * PROGRESS_STEP_PERCENT;
         if percent <= self.told_percent || percent >= 100 {
@@ -179,28 +280,56 @@ impl Record {
         }
         self.told_percent = percent;
         let message = format!("push to {} is at {percent} %", self.cluster);
-        Some(Happening::new("push_progress", Level::Info, message).cluster(&self.cluster).order(&self.id))
+        Some(Told::Progress(Happening::new("push_progress", Level::Info, message).cluster(&self.cluster).order(&self.id)))
+    }
+
+    /// Nodes that have not said that they ended.
+    fn silent(&self) -> Vec<&str> {
+        self.nodes.iter().filter(|n| self.progress.get(*n).is_none_or(|p| !p.ended)).map(String::as_str).collect()
     }
 
     /// It is over; what came of it.
-    fn end(&mut self) -> Happening {
-        self.over = Some(Over::Ended);
+    fn end(&mut self) -> End {
         let filled = self.filled();
-        let silent = self.nodes.iter().filter(|n| self.progress.get(*n).is_none_or(|p| !p.ended)).count();
+        let silent = self.silent();
+        let is_in_time = filled.unfinished == 0 && silent.len() < self.nodes.len();
         let mut message = format!(
-            "push to {} ended: {} copies were warm, {} filled, {} failed; {} from the origin, {} from neighbours",
+            "push to {} {}: {} copies were warm, {} filled, {} failed; {} from the origin, {} from neighbours",
             self.cluster,
+            if is_in_time { "ended" } else { "ran out of time" },
             filled.already_warm,
             filled.warmed,
             filled.failed,
             Bytes(filled.origin_bytes).rounded(),
             Bytes(filled.peer_bytes).rounded()
         );
-        if silent > 0 {
-            message += &format!("; {} did not report", count(silent as u64, "node"));
+        if filled.unfinished > 0 {
+            message += &format!("; {} not there", are_copies(filled.unfinished));
         }
-        let level = if filled.failed == 0 && silent == 0 { Level::Good } else { Level::Warn };
-        Happening::new("push_ended", level, message).cluster(&self.cluster).order(&self.id)
+        if !silent.is_empty() {
+            message += &format!("; {} ({}) did not report", count(silent.len() as u64, "node"), names(&silent));
+        }
+        let is_good = filled.failed == 0 && filled.unfinished == 0 && silent.is_empty();
+        let level = if is_good { Level::Good } else { Level::Warn };
+        let missed = match (silent.is_empty(), filled.unfinished) {
+            (false, _) => Some((
+                Missed::SilentNode,
+                format!("the last scheduled push did not reach {}: {}", count(silent.len() as u64, "node"), names(&silent)),
+            )),
+            (true, 0) => None,
+            (true, left) => Some((
+                Missed::Unfinished,
+                format!("the last scheduled push ran out of time: {} not there; the next one goes on from there", are_copies(left)),
+            )),
+        };
+        let end = End {
+            happening: Happening::new("push_ended", level, message).cluster(&self.cluster).order(&self.id),
+            cluster: self.cluster.clone(),
+            missed: missed.filter(|_| !self.is_asked()),
+            is_good,
+        };
+        self.over = Some(if is_in_time { Over::Ended } else { Over::Expired });
+        end
     }
 
     fn view(&self) -> view::Order {
@@ -230,6 +359,7 @@ impl Record {
                 already_warm_bytes: filled.already_warm_bytes,
                 warmed: filled.warmed,
                 failed: filled.failed,
+                unfinished: filled.unfinished,
                 origin_bytes: filled.origin_bytes,
                 peer_bytes: filled.peer_bytes,
             },
@@ -276,6 +406,7 @@ impl Record {
             origin_bytes: of(|p| p.origin_bytes),
             peer_bytes: of(|p| p.peer_bytes),
             failed: of(|p| p.failed),
+            unfinished: of(|p| p.unfinished),
             reasons: p.map(|p| p.reasons.clone()).unwrap_or_default(),
             ended: p.is_some_and(|p| p.ended),
             ended_unix_ms: of(|p| p.ended_unix_ms),
@@ -327,7 +458,7 @@ mod tests {
             ("ended", 1.0, 8, 800, 400)
         );
         assert_eq!(p.running("ams"), None);
-        assert!(p.tick(2000, |_| true).is_empty(), "it is over");
+        assert!(p.tick(2000, 100, |_| true).is_empty(), "it is over");
     }
 
     #[test]
@@ -336,8 +467,8 @@ mod tests {
         p.accept(&order("x", "ams", 4), 3, 100, vec!["a".into()]);
         p.accept(&order("y", "nyc", 4), 4, 100, vec!["n".into()]);
         p.accept(&order("z", "ams", 4), 5, 200, vec!["a".into()]);
-        assert!(p.tick(1000, |_| true).is_empty());
-        assert_eq!(kinds(&p.tick(1001, |_| true)), ["push_ended", "push_ended"]);
+        assert!(p.tick(1100, 100, |_| true).is_empty());
+        assert_eq!(kinds(&p.tick(1101, 100, |_| true)), ["push_ended", "push_missed", "push_ended", "push_missed"]);
         let states: Vec<_> = p.views().iter().map(|v| (v.id.clone(), v.state.clone(), v.earned.until_unix_ms)).collect();
         assert_eq!(states, [("z".into(), "expired".into(), 0), ("y".into(), "expired".into(), 0), ("x".into(), "replaced".into(), 200)]);
     }
@@ -347,17 +478,61 @@ mod tests {
         let mut p = Pushes::default();
         p.accept(&order("x", "ams", 4), 1, 100, vec!["a".into(), "b".into(), "dead".into()]);
         let reports = |node: &str| node != "dead";
-        assert!(p.tick(200, |_| false).is_empty(), "nobody has begun");
+        assert!(p.tick(200, 100, |_| false).is_empty(), "nobody has begun");
         p.report(&report("a", "x", 4, true));
-        assert!(p.tick(300, reports).is_empty());
+        assert!(p.tick(300, 100, reports).is_empty());
         assert_eq!(p.running("ams"), Some("x"), "b is still at it");
         p.report(&report("b", "x", 4, true));
         assert_eq!(p.running("ams"), Some("x"), "nobody knows yet that the third is dead");
-        assert!(p.tick(400, |_| true).is_empty());
-        let told = p.tick(500, reports);
-        assert_eq!((kinds(&told), told[0].level, p.running("ams")), (vec!["push_ended"], Level::Warn, None));
-        assert!(told[0].message.ends_with("; 1 node did not report"), "{}", told[0].message);
-        assert!(p.tick(2000, reports).is_empty(), "it is told once");
+        assert!(p.tick(400, 100, |_| true).is_empty());
+        let told = p.tick(500, 100, reports);
+        assert_eq!((kinds(&told), told[0].level, p.running("ams")), (vec!["push_ended", "push_missed"], Level::Warn, None));
+        assert!(told[0].message.ends_with("; 1 node (dead) did not report"), "{}", told[0].message);
+        assert_eq!(told[1].message, "ams: the last scheduled push did not reach 1 node: dead");
+        assert_eq!((p.missed("ams"), p.missed("nyc")), (Some("the last scheduled push did not reach 1 node: dead"), None));
+        assert_eq!(p.take_missed(), [("ams".to_owned(), Missed::SilentNode)]);
+        assert!(p.take_missed().is_empty(), "each is counted once");
+        assert!(p.tick(2000, 100, reports).is_empty(), "it is told once");
+    }
+
+    #[test]
+    fn an_order_whose_time_was_over_is_missed_until_a_push_ends_well() {
+        let unfinished = |node: &str, order: &str, left: u64| {
+            let fill = FillProgress {
+                order: order.into(),
+                items: 4,
+                warmed: 4 - left,
+                unfinished: left,
+                origin_bytes: 370,
+                ended: true,
+                ..FillProgress::default()
+            };
+            EdgeReport { node: node.into(), fills: vec![fill], ..EdgeReport::default() }
+        };
+        let mut p = Pushes::default();
+        p.accept(&order("x", "ams", 4), 1, 100, vec!["a".into(), "b".into()]);
+        assert!(p.report(&report("a", "x", 4, true)).iter().all(|h| h.kind == "push_progress"));
+        // Its time is over, and how the other one ended is on its way.
+        assert!(p.tick(1050, 100, |_| true).is_empty());
+        let told = p.report(&unfinished("b", "x", 1));
+        assert_eq!((kinds(&told), told[0].level), (vec!["push_ended", "push_missed"], Level::Warn));
+        assert!(told[0].message.contains("ran out of time") && told[0].message.contains("1 copy is not there"), "{}", told[0].message);
+        let view = &p.views()[0];
+        assert_eq!((view.state.as_str(), view.total.unfinished, view.total.origin_bytes), ("expired", 1, 770));
+        assert!(p.missed("ams").is_some_and(|words| words.contains("ran out of time")));
+        assert_eq!(p.take_missed(), [("ams".to_owned(), Missed::Unfinished)]);
+        // One that an operator asked for shows what it lacks itself, and mends all when it ends well.
+        let asked = order_id("ams", None, 200);
+        p.accept(&order(&asked, "ams", 4), 2, 200, vec!["a".into()]);
+        assert_eq!(kinds(&p.report(&unfinished("a", &asked, 2))), ["push_ended"]);
+        let asked = order_id("ams", None, 300);
+        p.accept(&order(&asked, "ams", 4), 3, 300, vec!["a".into()]);
+        assert_eq!(kinds(&p.report(&unfinished("a", &asked, 0))), ["push_ended"]);
+        assert!(p.take_missed().is_empty() && p.missed("ams").is_none());
+        let happening = p.miss("ams", Missed::ControlDown, "words".into());
+        assert_eq!((happening.kind, happening.level, p.missed("ams")), ("push_missed", Level::Warn, Some("words")));
+        p.settle(5000);
+        assert!(p.take_missed().is_empty() && p.missed("ams").is_none());
     }
 
     #[test]

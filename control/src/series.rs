@@ -37,6 +37,9 @@ pub(crate) struct Counts {
     pub(crate) response_bytes: f64,
     pub(crate) origin_bytes: f64,
     pub(crate) origin_requests: f64,
+    /// Body bytes that push orders fetched, from the origin and from neighbours: in no ratio.
+    pub(crate) push_origin_bytes: f64,
+    pub(crate) push_peer_bytes: f64,
     pub(crate) pushed_hits: f64,
     pub(crate) pushed_hit_bytes: f64,
 }
@@ -53,6 +56,8 @@ impl Counts {
             errors: less(after.errors, before.errors),
             origin_bytes: less(after.origin_bytes, before.origin_bytes),
             origin_requests: less(after.origin_requests, before.origin_requests),
+            push_origin_bytes: less(after.push_origin_bytes, before.push_origin_bytes),
+            push_peer_bytes: less(after.push_peer_bytes, before.push_peer_bytes),
             pushed_hits: less(after.pushed_hits, before.pushed_hits),
             pushed_hit_bytes: less(after.pushed_hit_bytes, before.pushed_hit_bytes),
             ..Self::default()
@@ -85,6 +90,8 @@ impl Counts {
         self.response_bytes += other.response_bytes * share;
         self.origin_bytes += other.origin_bytes * share;
         self.origin_requests += other.origin_requests * share;
+        self.push_origin_bytes += other.push_origin_bytes * share;
+        self.push_peer_bytes += other.push_peer_bytes * share;
         self.pushed_hits += other.pushed_hits * share;
         self.pushed_hit_bytes += other.pushed_hit_bytes * share;
     }
@@ -104,6 +111,8 @@ impl Counts {
             response_bytes: whole(self.response_bytes),
             origin_bytes: whole(self.origin_bytes),
             origin_requests: whole(self.origin_requests),
+            push_origin_bytes: whole(self.push_origin_bytes),
+            push_peer_bytes: whole(self.push_peer_bytes),
             egress_bits_per_second: a_second(self.response_bytes * 8.0),
             object_hit_ratio: ratio(self.hits(), self.counted()),
             byte_hit_ratio: ratio(self.response_bytes - self.origin_bytes, self.response_bytes),
@@ -127,6 +136,8 @@ pub(crate) fn lift(totals: &mut SiteTotals, earlier: &SiteTotals) {
     totals.errors = totals.errors.max(earlier.errors);
     totals.origin_bytes = totals.origin_bytes.max(earlier.origin_bytes);
     totals.origin_requests = totals.origin_requests.max(earlier.origin_requests);
+    totals.push_origin_bytes = totals.push_origin_bytes.max(earlier.push_origin_bytes);
+    totals.push_peer_bytes = totals.push_peer_bytes.max(earlier.push_peer_bytes);
     totals.pushed_hits = totals.pushed_hits.max(earlier.pushed_hits);
     totals.pushed_hit_bytes = totals.pushed_hit_bytes.max(earlier.pushed_hit_bytes);
 }
@@ -247,6 +258,7 @@ impl Series {
             line.errors.push(round(cell.errors));
             line.response_bytes.push(cell.response_bytes.round());
             line.origin_bytes.push(cell.origin_bytes.round());
+            line.push_origin_bytes.push(cell.push_origin_bytes.round());
             line.pushed_hits.push(round(cell.pushed_hits));
             line.pushed_hit_bytes.push(cell.pushed_hit_bytes.round());
         }

@@ -69,8 +69,13 @@ pub(crate) struct Rates {
     pub errors: u64,
     pub requests_per_second: f64,
     pub response_bytes: u64,
+    /// Body bytes from origins for what clients asked for.
     pub origin_bytes: u64,
     pub origin_requests: u64,
+    /// Body bytes that push orders fetched from origins; in no ratio.
+    pub push_origin_bytes: u64,
+    /// Body bytes that push orders fetched from nodes of the same cluster.
+    pub push_peer_bytes: u64,
     pub egress_bits_per_second: f64,
     /// hits / counted.
     pub object_hit_ratio: Option<f64>,
@@ -132,6 +137,8 @@ pub(crate) struct ClusterStatus {
     pub connections: u64,
     /// The order that runs.
     pub push: Option<String>,
+    /// What its last off-peak window did not bring, for people, until a push ends well.
+    pub push_missed: Option<String>,
     pub recent: Rates,
 }
 
@@ -404,6 +411,8 @@ pub(crate) struct Line {
     pub errors: Vec<f64>,
     pub response_bytes: Vec<f64>,
     pub origin_bytes: Vec<f64>,
+    /// Fetched from origins by push orders.
+    pub push_origin_bytes: Vec<f64>,
     pub pushed_hits: Vec<f64>,
     pub pushed_hit_bytes: Vec<f64>,
 }
@@ -584,6 +593,8 @@ pub(crate) struct FilledView {
     pub already_warm_bytes: u64,
     pub warmed: u64,
     pub failed: u64,
+    /// Copies that were neither there nor failed when their nodes ended the order.
+    pub unfinished: u64,
     pub origin_bytes: u64,
     pub peer_bytes: u64,
 }
@@ -602,6 +613,7 @@ pub(crate) struct OrderNode {
     pub origin_bytes: u64,
     pub peer_bytes: u64,
     pub failed: u64,
+    pub unfinished: u64,
     pub reasons: Vec<String>,
     pub ended: bool,
     pub ended_unix_ms: u64,

@@ -633,6 +633,56 @@ async fn an_order_is_issued_once_when_the_window_opens() {
 }
 
 #[tokio::test]
+async fn a_window_that_passed_while_control_was_down_is_an_alert_once() {
+    let lab = Lab::start().await;
+    assert_eq!(lab.get("/v1/status").await["clusters"][0]["push_missed"], Value::Null);
+    let (dir, ip, text) = lab.stop().await;
+    // When an earlier process last looked: a window of four hours lies in each of these days.
+    let looked = dir.path().join("state/control/schedule.json");
+    assert!(looked.exists(), "it is written down from the start");
+    std::fs::write(&looked, json!({"looked_unix_ms": now_ms() - 3 * 86_400_000}).to_string()).unwrap();
+    let lab = Lab::start_with(dir, ip, text).await;
+    let missed = lab.event("push_missed").await;
+    assert_eq!((&missed["level"], &missed["cluster"]), (&json!("warn"), &json!("ams")));
+    let words = missed["message"].as_str().unwrap();
+    assert!(words.contains("passed without a push, and ") && words.contains("control was not running"), "{words}");
+    assert_eq!(lab.get("/v1/status").await["clusters"][0]["push_missed"], missed["message"]);
+    let line = "nearcast_control_pushes_missed_total{cluster=\"ams\",reason=\"control-down\"} 1";
+    let deadline = tokio::time::Instant::now() + SOON;
+    loop {
+        let metrics = lab.client.get(&format!("http://{}:9170/metrics", lab.ip), SOON).await.unwrap();
+        let metrics = String::from_utf8_lossy(metrics.body()).into_owned();
+        if metrics.contains(line) {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{metrics}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let lab = lab.restart().await;
+    lab.event("control_started").await;
+    assert_eq!(lab.get("/v1/status").await["clusters"][0]["push_missed"], Value::Null, "it is told once");
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn what_pushes_fetch_is_no_part_of_the_byte_hit_ratio() {
+    let lab = Lab::start().await;
+    let started = now_ms() + 1;
+    let sites = |pushed: u64| {
+        json!({"www": {"requests": {"hit": 9, "miss": 1}, "bytes": {"hit": 9000, "miss": 1000}, "errors": 0, "origin_bytes": 1000, "origin_requests": 1,
+            "push_origin_bytes": pushed, "push_peer_bytes": 2 * pushed, "pushed_hits": 0, "pushed_hit_bytes": 0}})
+    };
+    lab.edge("ams-1", 0, json!({"started_unix_ms": started, "sites": sites(500_000)})).await;
+    let all = lab.get("/v1/status").await["since_start"].clone();
+    assert_eq!((&all["byte_hit_ratio"], &all["origin_bytes"]), (&json!(0.9), &json!(1000)), "{all}");
+    assert_eq!((&all["push_origin_bytes"], &all["push_peer_bytes"]), (&json!(500_000), &json!(1_000_000)));
+    lab.edge("ams-1", 0, json!({"started_unix_ms": started, "sites": sites(900_000)})).await;
+    let all = lab.get("/v1/status").await["since_start"].clone();
+    assert_eq!((&all["byte_hit_ratio"], &all["push_origin_bytes"]), (&json!(0.9), &json!(900_000)), "{all}");
+    lab.stop().await;
+}
+
+#[tokio::test]
 async fn events_stream_and_go_on_from_the_last_one() {
     let lab = Lab::start().await;
     let mut stream = TcpStream::connect((lab.ip.as_str(), 7700)).await.unwrap();

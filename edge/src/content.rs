@@ -127,6 +127,12 @@ impl Content {
         (first / SLICE..slices_before(end).max(first / SLICE + 1)).all(|index| self.store.contains(&self.body, index as u32))
     }
 
+    /// The first byte of `first..end` whose slice is not stored.
+    pub(crate) fn first_missing(&self, first: u64, end: u64) -> Option<u64> {
+        let missing = (first / SLICE..slices_before(end)).find(|index| !self.store.contains(&self.body, *index as u32))?;
+        Some((missing * SLICE).max(first))
+    }
+
     /// Waits until nothing of it is on its way any more. `false` when some of it has not come.
     pub(crate) async fn settled(&self) -> bool {
         loop {

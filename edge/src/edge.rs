@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue};
 use nearcast_fleet::clock::unix_millis;
 use nearcast_fleet::config::{CachePolicy, ClientLimits, Fleet, PurgePolicy, Secret};
+use tokio::sync::watch;
 
 use crate::changes::Changes;
 use crate::connections::Connections;
@@ -17,8 +18,9 @@ use crate::fill::Forwards;
 use crate::index::Index;
 use crate::metrics::{Metrics, SiteCounters};
 use crate::origin::{Address, OriginPool, Origins, Target, TlsFileError};
+use crate::policy::freshness::NotStored;
 use crate::popularity::Popularity;
-use crate::purge::Generations;
+use crate::purge::{Generations, host_of};
 use crate::purge_request::{ControlAddress, PurgeRelay};
 use crate::response::StoredResponse;
 use crate::rtt::RoundTrips;
@@ -42,6 +44,12 @@ pub(crate) struct Site {
 const WARN_EVERY_MS: u64 = 10_000;
 
 impl Site {
+    /// Counts and logs, once for each forward request, that what came is not stored; `Cache-Status` has the same word.
+    pub(crate) fn note_not_stored(&self, worker: usize, url: &str, cause: NotStored) {
+        self.counters.not_stored(worker, cause);
+        tracing::debug!(site = %self.name, host = host_of(url), url, cause = cause.as_str(), "a response is not stored");
+    }
+
     /// Whether it is time to tell that the origin fails: true for one of all who ask at once.
     pub(crate) fn is_to_warn(&self, now_ms: u64) -> bool {
         let warned = self.warned_ms.load(Ordering::Relaxed);
@@ -123,6 +131,21 @@ impl Sites {
     }
 }
 
+/// What this node knows of purges that may cover what an earlier run stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Knowledge {
+    /// Perhaps not even all that its own copy of the journal has.
+    Recalling,
+    /// All that its copy has; control has not answered yet, nor failed to.
+    Asking,
+    /// All that its copy has; control answers, and more may come.
+    Behind,
+    /// All that its copy has; control does not answer.
+    CutOff,
+    /// All.
+    CaughtUp,
+}
+
 /// See the module's words.
 pub(crate) struct Edge {
     pub(crate) name: Arc<str>,
@@ -144,6 +167,8 @@ pub(crate) struct Edge {
     pub(crate) is_draining: AtomicBool,
     /// Whether every purge is known that an earlier run's responses may be covered by.
     pub(crate) is_caught_up: AtomicBool,
+    /// The same with what is known where it is not so. Written by the journal alone.
+    pub(crate) knowledge: watch::Sender<Knowledge>,
     pub(crate) connections: Arc<Connections>,
     /// Shared with each connection.
     pub(crate) clients: Arc<ClientLimits>,

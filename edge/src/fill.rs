@@ -1,8 +1,9 @@
 //! Forward requests that fill the store: one for everybody who wants the same (collapse), resumed after a cut,
 //! and the ones for slices that a stored response lacks.
 //!
-//! A fill belongs to nobody: it runs as its own task and outlives the client that began it, unless there are so many that
-//! those without a reader have to end. Who waits learns the
+//! A fill belongs to nobody: it runs as its own task and outlives the client that began it, unless nobody reads it any more
+//! and [`finish`](crate::policy::finish) finds too much left of it, or there are so many that those without a reader have to
+//! end. Who waits learns the
 //! outcome of the head, then reads from the store as bytes come. A response that may not be stored goes to the one
 //! client that asked; the others are told at once, and for a while nobody waits in line for that key. Requests with
 //! different [`Unusual`] fields never wait for one another, as what these bring about is not shared. What came for one
@@ -29,12 +30,13 @@ use crate::index::{HashedKey, Index};
 use crate::interim::InterimSender;
 use crate::origin::{OriginBody, OriginError, OriginRequestBody, Purpose, Target};
 use crate::policy::conditional::StrongValidator;
+use crate::policy::finish::Abandoned;
 use crate::policy::freshness::{self, Exchange, Freshness, NotStored, RequestFacts};
 use crate::policy::range::{self, ByteRange, ContentRange, Part, Spec};
 use crate::policy::request_fields::{self, Unusual};
 use crate::policy::{conditional, reuse, vary};
 use crate::purge::Verdict;
-use crate::push::{self, Pacer};
+use crate::push::Pacer;
 use crate::response::{Facts, StoredResponse};
 use crate::store::{Pool, SLICE_BYTES};
 
@@ -50,6 +52,9 @@ const FILLS_MIN: u64 = 32;
 const FILLS_MAX: u64 = 4096;
 /// How long a fill may take to find its first reader where there are too many.
 const UNREAD_MAX: Duration = Duration::from_secs(1);
+/// How long nobody has read a fill when it counts as abandoned: those who waited for its head with the client that left look
+/// for it in the index first.
+const ABANDONED_AFTER: Duration = Duration::from_millis(100);
 /// How often one fill is resumed without having got further.
 const RESUMES_MAX: u32 = 3;
 /// How long requests for a key whose response may not be stored do not wait for one another.
@@ -90,7 +95,7 @@ pub(crate) enum Told {
     /// What came is not there any more, as it was purged or changed meanwhile: look again, and ask together.
     AskAgain,
     /// The origin answered with an error, which is not stored; the answer itself where it may be given to others.
-    Erred { status: StatusCode, answer: Option<(Arc<StoredResponse>, Arc<Fill>)> },
+    Erred { status: StatusCode, cause: NotStored, answer: Option<(Arc<StoredResponse>, Arc<Fill>)> },
     /// The origin failed.
     Failed(OriginError),
 }
@@ -337,6 +342,8 @@ pub(crate) struct Source {
     pub(crate) fields: Arc<HeaderMap>,
     /// Whether that is a node: its bytes are not the origin's.
     pub(crate) is_peer: bool,
+    /// For a push order, of this node or of the one that asks, and not for a client: its bytes are counted apart.
+    pub(crate) is_for_push: bool,
     /// Nobody waits for what it gives.
     pub(crate) is_background: bool,
     /// What holds a push order's bytes back.
@@ -361,10 +368,16 @@ impl Source {
         if self.is_background {
             request.extensions_mut().insert(Purpose::Background);
         }
-        if !self.is_peer {
+        if !self.is_peer && !self.is_for_push {
             self.site.counters.asked_origin(self.worker.number);
         }
-        self.worker.origins.send(&self.target, request).await.inspect_err(|error| self.note_failure(*error))
+        let asked = self.worker.origins.send(&self.target, request);
+        let Some(pacer) = &self.pacer else { return asked.await.inspect_err(|error| self.note_failure(*error)) };
+        tokio::select! {
+            biased;
+            () = pacer.stopped() => Err(OriginError::GivenUp),
+            asked = asked => asked.inspect_err(|error| self.note_failure(*error)),
+        }
     }
 
     fn note_failure(&self, error: OriginError) {
@@ -375,11 +388,14 @@ impl Source {
 
     async fn received(&self, bytes: usize) {
         let bytes = bytes as u64;
-        if !self.is_peer {
-            self.site.counters.received(self.worker.number, bytes);
+        let counters = &self.site.counters;
+        if self.is_for_push {
+            counters.pushed(self.worker.number, self.is_peer, bytes);
+        } else if !self.is_peer {
+            counters.received(self.worker.number, bytes);
         }
         if let Some(pacer) = &self.pacer {
-            push::count(&self.worker, self.is_peer, bytes);
+            pacer.count(self.is_peer, bytes);
             pacer.pass(bytes).await;
         }
     }
@@ -499,18 +515,29 @@ fn can_be_assembled(client: &HeaderMap, part: &HeaderMap, complete: u64) -> bool
 
 /// What the head of a forward request's response led to.
 pub(crate) enum Led {
-    /// To be read from the store as it comes. Not necessarily kept. `received` is the origin's status, 206 for a part.
-    Filling { response: Arc<StoredResponse>, fill: Arc<Fill>, is_stored: bool, received: StatusCode, cookies: Cookies },
-    /// What was stored is as good as new, as an answer of the status `received` says; for this client alone where that is not
-    /// stored.
-    Validated { response: Arc<StoredResponse>, received: StatusCode, cookies: Cookies, is_stored: bool },
-    /// For this client alone; and why it is not stored, where the response says so.
-    Passing { head: http::response::Parts, body: OriginBody, not_stored: Option<NotStored> },
+    /// To be read from the store as it comes. Kept unless it says why not. `received` is the origin's status, 206 for a part.
+    Filling { response: Arc<StoredResponse>, fill: Arc<Fill>, not_stored: Option<NotStored>, received: StatusCode, cookies: Cookies },
+    /// What was stored is as good as new, as an answer of the status `received` says; for this client alone where that says why
+    /// it is not stored.
+    Validated { response: Arc<StoredResponse>, received: StatusCode, cookies: Cookies, not_stored: Option<NotStored> },
+    /// For this client alone, and why it is not stored.
+    Passing { head: http::response::Parts, body: OriginBody, not_stored: NotStored },
     /// The origin's parts are of no use here: the request is to be sent on with the client's own `Range` and conditions.
     /// Asking for the whole instead may cost any number of bytes.
     PassRequest,
     /// Nothing.
     Failed(OriginError),
+}
+
+impl Led {
+    /// Why what came is not stored; `None` where it is, or nothing came.
+    fn not_stored(&self) -> Option<NotStored> {
+        match self {
+            Self::Filling { not_stored, .. } | Self::Validated { not_stored, .. } => *not_stored,
+            Self::Passing { not_stored, .. } => Some(*not_stored),
+            Self::PassRequest | Self::Failed(_) => None,
+        }
+    }
 }
 
 /// Values of `Set-Cookie` that came for the one who asked, and are not stored.
@@ -531,7 +558,11 @@ fn take_cookies(fields: &mut HeaderMap, policy: &CachePolicy) -> Cookies {
 pub(crate) fn start(ask: Ask, lead: Option<Lead>) -> oneshot::Receiver<Led> {
     let (tell, told) = oneshot::channel();
     tokio::spawn(async move {
+        let (source, url) = (ask.source.clone(), ask.url.clone());
         let (led, to_followers) = follow_head(ask).await;
+        if let Some(cause) = led.not_stored() {
+            source.site.note_not_stored(source.worker.number, &url, cause);
+        }
         if let Some(lead) = lead {
             lead.tell(to_followers);
         }
@@ -553,6 +584,8 @@ async fn follow_head(mut ask: Ask) -> (Led, Told) {
         }
         let response = match ask.source.ask(extra).await {
             Ok(response) => response,
+            // That a push order has ended says nothing to clients that waited for its request.
+            Err(OriginError::GivenUp) => return (Led::Failed(OriginError::GivenUp), Told::AskAgain),
             Err(error) => return (Led::Failed(error), Told::Failed(error)),
         };
         let exchange = Exchange { requested_ms, received_ms: now_ms() };
@@ -566,9 +599,9 @@ async fn follow_head(mut ask: Ask) -> (Led, Told) {
         {
             let sent = Sent { exchange, born, asked_at };
             match freshen(&ask, &stale, response.headers(), sent) {
-                Some(Freshened { response: fresh, cookies, is_own }) => {
-                    let told = if is_own { ask.requester.unshared() } else { Told::Published };
-                    let led = Led::Validated { response: fresh, received: response.status(), cookies, is_stored: !is_own };
+                Some(Freshened { response: fresh, cookies, not_stored }) => {
+                    let told = if not_stored.is_some() { ask.requester.unshared() } else { Told::Published };
+                    let led = Led::Validated { response: fresh, received: response.status(), cookies, not_stored };
                     return (led, told);
                 }
                 // A validator that nobody knows: ask for all of it.
@@ -602,8 +635,8 @@ struct Sent {
 struct Freshened {
     response: Arc<StoredResponse>,
     cookies: Cookies,
-    /// For the client that asked alone: what is stored stays as it was.
-    is_own: bool,
+    /// Why it is for the client that asked alone: what is stored stays as it was, or is stored no more.
+    not_stored: Option<NotStored>,
 }
 
 /// A 304 that names the stored response: it is as good as new, with the fields of the 304.
@@ -620,10 +653,13 @@ fn freshen(ask: &Ask, stale: &Arc<StoredResponse>, fields: &HeaderMap, sent: Sen
     // the 304 are for others as well, and may take it away from them, depends on the request, as with any response.
     let judge = |client: &HeaderMap, fields: &HeaderMap| {
         let request = RequestFacts { method: &Method::GET, fields: client };
-        matches!(freshness::judge(request, stale.status, fields, policy, exchange), freshness::Verdict::Store(_))
+        match freshness::judge(request, stale.status, fields, policy, exchange) {
+            freshness::Verdict::Store(_) => None,
+            freshness::Verdict::DoNotStore(cause) => Some(cause),
+        }
     };
-    let may_stay = judge(&HeaderMap::new(), &fields);
-    let is_own = !judge(&ask.client, &stale.fields) || may_stay && !judge(&ask.client, &fields);
+    let gone_for = judge(&HeaderMap::new(), &fields);
+    let own_for = judge(&ask.client, &stale.fields).or_else(|| judge(&ask.client, &fields).filter(|_| gone_for.is_none()));
     let facts = Facts {
         url: stale.url.clone(),
         hash: stale.hash,
@@ -640,12 +676,13 @@ fn freshen(ask: &Ask, stale: &Arc<StoredResponse>, fields: &HeaderMap, sent: Sen
         is_recovered: false,
     };
     let fresh = facts.store(stale.content.clone());
-    if is_own {
-        return Some(Freshened { response: fresh, cookies, is_own });
+    if own_for.is_some() {
+        return Some(Freshened { response: fresh, cookies, not_stored: own_for });
     }
-    if !may_stay {
+    if let Some(cause) = gone_for {
         edge.unpublish(stale);
-        return Some(Freshened { response: fresh, cookies, is_own });
+        ask.source.site.note_not_stored(ask.source.worker.number, &ask.url, cause);
+        return Some(Freshened { response: fresh, cookies, not_stored: None });
     }
     edge.publish(&fresh, |r| Arc::ptr_eq(&r.content, &stale.content));
     if edge.changes.have_covered(&fresh, asked_at) {
@@ -653,7 +690,7 @@ fn freshen(ask: &Ask, stale: &Arc<StoredResponse>, fields: &HeaderMap, sent: Sen
     } else {
         edge.store.put_head(&fresh.content.body, fresh.encode());
     }
-    Some(Freshened { response: fresh, cookies, is_own })
+    Some(Freshened { response: fresh, cookies, not_stored: None })
 }
 
 fn broken() -> (Led, Told) {
@@ -681,7 +718,8 @@ fn take(ask: &Ask, response: Response<OriginBody>, sent: Sent) -> Result<(Led, T
                     ask.source.worker.edge.forwards.note_unjoinable(ask.requester.memo(ask.hash));
                 }
                 let is_met = wanted.is_met_by(&head.headers);
-                let led = if is_met { Led::Passing { head, body, not_stored: None } } else { Led::PassRequest };
+                let not_stored = if is_too_large { NotStored::TooLarge } else { NotStored::Partial };
+                let led = if is_met { Led::Passing { head, body, not_stored } } else { Led::PassRequest };
                 return Ok((led, if is_too_large { Told::Unshared } else { Told::Aside }));
             }
             part
@@ -694,7 +732,9 @@ fn take(ask: &Ask, response: Response<OriginBody>, sent: Sent) -> Result<(Led, T
         (StatusCode::RANGE_NOT_SATISFIABLE, Some(wanted)) if wanted.may_need_more => {
             return wanted.after_unsatisfied(&head.headers, &ask.client).map_or(Ok((Led::PassRequest, Told::Aside)), Err);
         }
-        (StatusCode::RANGE_NOT_SATISFIABLE, Some(_)) => return Ok((Led::Passing { head, body, not_stored: None }, Told::OutOfRange)),
+        (StatusCode::RANGE_NOT_SATISFIABLE, Some(_)) => {
+            return Ok((Led::Passing { head, body, not_stored: NotStored::Status }, Told::OutOfRange));
+        }
         _ => None,
     };
     let request = RequestFacts { method: &Method::GET, fields: &ask.client };
@@ -702,12 +742,14 @@ fn take(ask: &Ask, response: Response<OriginBody>, sent: Sent) -> Result<(Led, T
     let status = if part.is_some() { StatusCode::OK } else { head.status };
     let length = part.map_or(body.length(), |part| Some(part.complete));
     let verdict = freshness::judge(request, status, &head.headers, &site.cache, sent.exchange);
-    let not_stored = if let freshness::Verdict::DoNotStore(reason) = verdict { Some(reason) } else { None };
     let is_error = reuse::is_error(status);
-    let is_storable =
-        matches!(verdict, freshness::Verdict::Store(_)) && length.is_none_or(|length| length <= most) && !(is_error && ask.has_stale);
+    let not_stored = match verdict {
+        freshness::Verdict::DoNotStore(cause) => Some(cause),
+        freshness::Verdict::Store(_) if is_error && ask.has_stale => Some(NotStored::ErrorBesideStored),
+        freshness::Verdict::Store(_) => length.is_some_and(|length| length > most).then_some(NotStored::TooLarge),
+    };
     let came = Came { status, fields: &head.headers, part, length, sent };
-    if is_error && !is_storable {
+    if let (true, Some(cause)) = (is_error, not_stored) {
         let is_for_others = match verdict {
             freshness::Verdict::Store(_) => true,
             // Of those who wait only requests that are alike take an error.
@@ -716,32 +758,34 @@ fn take(ask: &Ask, response: Response<OriginBody>, sent: Sent) -> Result<(Led, T
             }
         };
         if !is_for_others || length.is_none_or(|length| length > SHARED_ERROR_BYTES_MAX) {
-            return Ok((Led::Passing { head, body, not_stored }, Told::Erred { status, answer: None }));
+            return Ok((Led::Passing { head, body, not_stored: cause }, Told::Erred { status, cause, answer: None }));
         }
-        let Begun { response, fill, is_stored, cookies } = begin(ask, &came, body, false);
-        let told = Told::Erred { status, answer: Some((response.clone(), fill.clone())) };
-        return Ok((Led::Filling { response, fill, is_stored, received: head.status, cookies }, told));
+        let Begun { response, fill, not_stored, cookies } = begin(ask, &came, body, not_stored);
+        let told = Told::Erred { status, cause, answer: Some((response.clone(), fill.clone())) };
+        return Ok((Led::Filling { response, fill, not_stored, received: head.status, cookies }, told));
     }
     let unshared = match verdict {
         // That is of the request, and says nothing of what others get.
         freshness::Verdict::DoNotStore(NotStored::Authorization | NotStored::RequestNoStore) => Told::Aside,
         _ => ask.requester.unshared(),
     };
-    if !is_storable && part.is_none() {
+    if let (Some(not_stored), None) = (not_stored, part) {
         return Ok((Led::Passing { head, body, not_stored }, unshared));
     }
+    let is_storable = not_stored.is_none();
     let can_be_kept = is_joinable || part.is_none_or(Stretch::is_whole);
     if is_storable && !can_be_kept {
         ask.source.worker.edge.forwards.note_unjoinable(ask.requester.memo(ask.hash));
     }
-    let Begun { response, fill, is_stored, cookies } = begin(ask, &came, body, is_storable && can_be_kept);
-    let told = match is_stored {
-        true => Told::Published,
-        false if !is_storable => unshared,
-        false if !can_be_kept => Told::Aside,
-        false => Told::AskAgain,
+    let not_stored = not_stored.or((!can_be_kept).then_some(NotStored::Partial));
+    let Begun { response, fill, not_stored, cookies } = begin(ask, &came, body, not_stored);
+    let told = match not_stored {
+        None => Told::Published,
+        Some(_) if !is_storable => unshared,
+        Some(_) if !can_be_kept => Told::Aside,
+        Some(_) => Told::AskAgain,
     };
-    Ok((Led::Filling { response, fill, is_stored, received: head.status, cookies }, told))
+    Ok((Led::Filling { response, fill, not_stored, received: head.status, cookies }, told))
 }
 
 /// A response's head, as far as it goes into the store.
@@ -759,12 +803,12 @@ struct Came<'a> {
 struct Begun {
     response: Arc<StoredResponse>,
     fill: Arc<Fill>,
-    is_stored: bool,
+    not_stored: Option<NotStored>,
     cookies: Cookies,
 }
 
-/// Begins a fill with a response, which is published where it is to be stored.
-fn begin(ask: &Ask, came: &Came<'_>, body: OriginBody, is_stored: bool) -> Begun {
+/// Begins a fill with a response, which is published unless there is a reason not to store it.
+fn begin(ask: &Ask, came: &Came<'_>, body: OriginBody, not_stored: Option<NotStored>) -> Begun {
     let Came { status, fields, part, length, sent: Sent { exchange, born, asked_at } } = *came;
     let edge = &ask.source.worker.edge;
     let policy = &ask.source.site.cache;
@@ -795,7 +839,7 @@ fn begin(ask: &Ask, came: &Came<'_>, body: OriginBody, is_stored: bool) -> Begun
     let fill = content.begin_fill(first, end);
     let writer = FillWriter::new(content.clone(), fill.clone(), ask.pool == Pool::Pushed);
     // A purge that came since the request was sent covers it already.
-    let mut is_stored = is_stored && response.verdict(&edge.generations) == Verdict::Clean;
+    let mut is_stored = not_stored.is_none() && response.verdict(&edge.generations) == Verdict::Clean;
     if is_stored {
         edge.forwards.unshared.remove(&ask.requester.memo(ask.hash));
         edge.publish(&response, |r| r.is_same_variant(&response));
@@ -810,7 +854,8 @@ fn begin(ask: &Ask, came: &Came<'_>, body: OriginBody, is_stored: bool) -> Begun
     }
     let pump = Pump::new(ask.source.clone(), writer, is_stored.then(|| response.clone()), part.map_or(0, |part| part.skip));
     tokio::spawn(pump.run(body));
-    Begun { response, fill, is_stored, cookies }
+    let not_stored = not_stored.or((!is_stored).then_some(NotStored::Overtaken));
+    Begun { response, fill, not_stored, cookies }
 }
 
 /// Moves a body from the origin into a fill, through cuts, and around what other fills bring.
@@ -823,6 +868,10 @@ struct Pump {
     skip: u64,
     /// Where it is to end, even when its fill is made to end before that.
     goal: Option<u64>,
+    /// Where it began.
+    first: u64,
+    /// Since when nobody reads it, and how far it was then.
+    unread: Option<(Instant, u64)>,
     place: Place,
 }
 
@@ -866,9 +915,9 @@ impl Drop for Place {
 
 impl Pump {
     fn new(source: Source, writer: FillWriter, response: Option<Arc<StoredResponse>>, skip: u64) -> Self {
-        let goal = writer.fill().end();
+        let (first, goal) = (writer.at(), writer.fill().end());
         let place = Place::take(&source.worker.edge);
-        Self { source, writer, response, skip, goal, place }
+        Self { source, writer, response, skip, goal, first, unread: None, place }
     }
 
     async fn run(mut self, mut body: OriginBody) {
@@ -942,14 +991,25 @@ impl Pump {
         }
     }
 
-    /// The next bytes. A push order's fills are few, and nobody is to read them yet.
-    async fn next(&self, body: &mut OriginBody) -> Result<Option<Bytes>, OriginError> {
-        if self.writer.is_disk_only() {
-            return body.next().await;
+    /// The next bytes. A push order's fills are few, and nobody is to read them yet: they end with the order.
+    async fn next(&mut self, body: &mut OriginBody) -> Result<Option<Bytes>, OriginError> {
+        let Self { source, writer, goal, first, unread, place, .. } = self;
+        let content = writer.content();
+        if let Some(pacer) = &source.pacer {
+            return tokio::select! {
+                biased;
+                () = push_ends(pacer, content) => Err(OriginError::GivenUp),
+                next = body.next() => next,
+            };
         }
+        let progress = Abandoned { first: *first, end: *goal, left_at: writer.at(), at: writer.at() };
         tokio::select! {
             biased;
-            () = self.place.is_needed(self.writer.content()) => Err(OriginError::GivenUp),
+            () = place.is_needed(content) => Err(OriginError::GivenUp),
+            () = abandoned(content, source, progress, unread) => {
+                source.site.counters.fill_abandoned(source.worker.number);
+                Err(OriginError::GivenUp)
+            }
             next = body.next() => next,
         }
     }
@@ -961,6 +1021,7 @@ impl Pump {
         if at > most && self.writer.content().length().is_none() && !self.writer.is_relay() {
             if let Some(response) = self.response.take() {
                 self.source.worker.edge.unpublish(&response);
+                self.source.site.note_not_stored(self.source.worker.number, &response.url, NotStored::TooLarge);
             }
             self.writer.relay();
         }
@@ -1026,9 +1087,51 @@ impl Pump {
                 source.worker.edge.store.put_head(&content.body, response.encode());
             } else {
                 source.worker.edge.unpublish(&response);
+                source.site.note_not_stored(source.worker.number, &response.url, NotStored::Incomplete);
             }
         }
         writer.fail(error);
+    }
+}
+
+/// Waits until the order of a push fill has ended. One that could not be resumed goes on for the clients that read it.
+async fn push_ends(pacer: &Pacer, content: &Content) {
+    pacer.stopped().await;
+    loop {
+        // First: who leaves after the look must not be missed.
+        let left = content.left();
+        if content.validator.is_some() || !content.is_read() {
+            return;
+        }
+        left.await;
+    }
+}
+
+/// Waits until a fill that clients began has been read by nobody for a moment, and is not worth to be finished. `unread` is
+/// kept from one call to the next.
+async fn abandoned(content: &Content, source: &Source, progress: Abandoned, unread: &mut Option<(Instant, u64)>) {
+    // What nobody waited for from its start was not abandoned.
+    if source.is_background || source.is_for_push {
+        return std::future::pending().await;
+    }
+    loop {
+        // First: who leaves after the look must not be missed.
+        let left = content.left();
+        if content.is_read() {
+            *unread = None;
+            left.await;
+            continue;
+        }
+        let (since, left_at) = *unread.get_or_insert((Instant::now(), progress.at));
+        if (Abandoned { left_at, ..progress }).goes_on(&source.site.cache) {
+            return std::future::pending().await;
+        }
+        // What cannot be resumed is lost to whoever comes a little later.
+        let after = if content.validator.is_some() { ABANDONED_AFTER } else { UNREAD_MAX };
+        tokio::time::sleep_until(since + after).await;
+        if !content.is_read() {
+            return;
+        }
     }
 }
 

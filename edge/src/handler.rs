@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -24,7 +24,7 @@ use hyper::body::Incoming;
 use crate::body::{BodyCut, ClientBody, Pieces};
 use crate::connection::Phase;
 use crate::content::{Fill, Next, Reader};
-use crate::edge::{Edge, Site, Sites, Worker, now_ms};
+use crate::edge::{Edge, Knowledge, Site, Sites, Worker, now_ms};
 use crate::fill::{self, Ask, Cookies, Forwards, Joined, Led, REVISION, Requester, Source, Told, Wanted};
 use crate::http1::write_head;
 use crate::interim::InterimSender;
@@ -33,7 +33,7 @@ use crate::origin::{Failing, OriginBody, OriginError, OriginRequestBody};
 use crate::policy::conditional::{self, HeadSays, Precondition};
 use crate::policy::fields::CacheControl;
 use crate::policy::forward::{self, ClientFields, Forwarder, Loop, MaxForwards};
-use crate::policy::freshness::NotStored;
+use crate::policy::freshness::{self, Exchange, NotStored, RequestFacts};
 use crate::policy::key::{self, Key, KeyError, MethodClass};
 use crate::policy::range::{self, ByteRange, ContentRange, Multipart, Part};
 use crate::policy::request_fields::Unusual;
@@ -288,12 +288,13 @@ async fn respond(
     let is_ambiguous = || key::ambiguity(checked.path.as_str()).is_some();
     let (response, outcome, stored) = match key::method_class(&checked.method) {
         MethodClass::Get | MethodClass::Head if has_body || is_ambiguous() => {
-            let (response, outcome) = pass(&checked, body, ForwardReason::Bypass).await;
+            let cause = if has_body { NotStored::RequestBody } else { NotStored::AmbiguousPath };
+            let (response, outcome) = pass(&checked, body, ForwardReason::Bypass, Some(cause)).await;
             (response, outcome, None)
         }
         MethodClass::Get | MethodClass::Head => look_up(&checked).await,
         MethodClass::Safe | MethodClass::Refused => {
-            let (response, outcome) = pass(&checked, body, ForwardReason::Method).await;
+            let (response, outcome) = pass(&checked, body, ForwardReason::Method, Some(NotStored::Method)).await;
             (response, outcome, None)
         }
         MethodClass::Unsafe => pass_unsafe(&checked, body).await,
@@ -511,29 +512,38 @@ async fn look_up(checked: &Checked) -> Found {
                 Reuse::MustValidate { reason, .. } if reason.is_of_request() => ForwardReason::Request,
                 _ => ForwardReason::Stale,
             };
-            let is_allowed = !is_unknown && standing.reuse.may_serve_on_error();
-            if is_allowed
-                && reason == ForwardReason::Stale
+            let on_failure = match is_unknown {
+                false if standing.reuse.may_serve_on_error() => OnFailure::Use,
+                true if reuse::may_serve_unsynced(&response.freshness, asks.as_ref(), policy, standing.ttl) => OnFailure::UseUnsynced,
+                false | true => OnFailure::Fail,
+            };
+            let found = Stale { response, on_failure, reuse: standing.reuse };
+            if reason == ForwardReason::Stale
                 && !only_stored
-                && let Some((detail, is_due)) = backs_off(checked, &response)
+                && on_failure != OnFailure::Fail
+                && let Some((detail, is_due)) = backs_off(checked, &found.response)
+                && let Some(is_unsynced) = found.may_serve(checked).await
             {
                 // Nobody waits for what is known to fail; it is asked behind what it is known to hold up.
                 if is_due {
-                    validate_behind(checked, &response);
+                    validate_behind(checked, &found.response);
                 }
-                let outcome = Outcome { detail: Some(detail), ..Outcome::hit(standing.ttl) };
-                if let Ok((delivered, outcome)) = deliver(checked, &response, outcome, standing.age).await {
-                    return (delivered, outcome, Some(response));
+                let outcome = Outcome { label: Answer::Stale, detail: Some(detail), is_unsynced, ..Outcome::hit(standing.ttl) };
+                if let Ok((delivered, outcome)) = deliver(checked, &found.response, outcome, standing.age).await {
+                    if is_unsynced {
+                        checked.site.counters.served_unsynced(checked.worker.number);
+                    }
+                    return (delivered, outcome, Some(found.response));
                 }
             }
-            stale = Some(Stale { response, is_allowed, reuse: standing.reuse });
+            stale = Some(found);
         }
         if only_stored {
             let outcome = Outcome { detail: Some("only-if-cached"), ..Outcome::forwarded(Answer::Local, reason) };
             return (with_status(checked, plain(StatusCode::GATEWAY_TIMEOUT, "not stored here\n"), &outcome), outcome, None);
         }
         if checked.method == Method::HEAD && stale.is_none() {
-            let (response, outcome) = pass(checked, None, reason).await;
+            let (response, outcome) = pass(checked, None, reason, Some(NotStored::Method)).await;
             return (response, outcome, None);
         }
         let unusual = Unusual::of(&checked.client, policy);
@@ -562,7 +572,9 @@ async fn look_up(checked: &Checked) -> Found {
                     Told::Waiting | Told::Unshared => is_alone = true,
                     Told::Own | Told::Aside => is_alone |= is_same_kind,
                     Told::OutOfRange => is_alone |= is_alike,
-                    Told::Erred { status, answer } if is_alike => return on_others_error(checked, stale, status, answer, reason).await,
+                    Told::Erred { status, cause, answer } if is_alike => {
+                        return on_others_error(checked, stale, (status, cause), answer, reason).await;
+                    }
                     Told::Failed(error) if is_alike || !error.may_be_of_request() => {
                         return on_others_failure(checked, stale, error, reason).await;
                     }
@@ -582,19 +594,21 @@ async fn look_up(checked: &Checked) -> Found {
             // What is not shared is this client's alone: its range and conditions are the origin's to answer. But many
             // origins answer several ranges with the whole, however large: those are asked for one at a time.
             Joined::Alone if stale.is_none() && !is_plain(checked) && !asks_several(checked) => {
-                let (response, outcome) = pass(checked, None, reason).await;
+                let (response, outcome) = pass(checked, None, reason, None).await;
                 return (response, outcome, None);
             }
             Joined::Alone => None,
         };
         let led = fill::start(ask(checked, requester, stale.as_ref().map(|s| s.response.clone())), lead).await;
         match led.unwrap_or(Led::Failed(OriginError::Terminated)) {
-            Led::Filling { response, fill, is_stored, received, cookies } => {
+            Led::Filling { response, fill, not_stored, received, cookies } => {
+                let is_stored = not_stored.is_none();
                 if !is_stored && let Some(found) = deliver_stale_on_error(checked, stale.as_ref(), response.status).await {
                     return found;
                 }
                 let ttl = is_stored.then(|| response.freshness.ttl(now_ms()));
-                let outcome = Outcome { forward_status: Some(received), is_stored, ttl, ..Outcome::forwarded(Answer::Miss, reason) };
+                let outcome =
+                    Outcome { forward_status: Some(received), is_stored, not_stored, ttl, ..Outcome::forwarded(Answer::Miss, reason) };
                 let mut reader = response.content.reader(0, None);
                 reader.attach(fill);
                 return match deliver_from(checked, &response, outcome, None, Some(reader)).await {
@@ -603,12 +617,13 @@ async fn look_up(checked: &Checked) -> Found {
                     Err(Undelivered::LookAgain) => continue,
                 };
             }
-            Led::Validated { response, received, cookies, is_stored } => {
+            Led::Validated { response, received, cookies, not_stored } => {
                 let now = now_ms();
                 let outcome = Outcome {
                     forward_status: Some(received),
                     ttl: Some(response.freshness.ttl(now)),
-                    is_stored,
+                    is_stored: not_stored.is_none(),
+                    not_stored,
                     ..Outcome::forwarded(Answer::Revalidated, reason)
                 };
                 match deliver(checked, &response, outcome, response.freshness.age(now)).await {
@@ -620,8 +635,8 @@ async fn look_up(checked: &Checked) -> Found {
                 if let Some(found) = deliver_stale_on_error(checked, stale.as_ref(), head.status).await {
                     return found;
                 }
-                let detail = not_stored.map(NotStored::as_str);
-                let outcome = Outcome { forward_status: Some(head.status), detail, ..Outcome::forwarded(Answer::Miss, reason) };
+                let not_stored = Some(not_stored);
+                let outcome = Outcome { forward_status: Some(head.status), not_stored, ..Outcome::forwarded(Answer::Miss, reason) };
                 return (pass_on(checked, head, body, &outcome), outcome, None);
             }
             Led::PassRequest => return pass_request(checked, stale.as_ref(), reason).await,
@@ -643,9 +658,47 @@ fn with_cookies(mut response: Response<ClientBody>, cookies: Cookies) -> Respons
 #[derive(Clone)]
 struct Stale {
     response: Arc<StoredResponse>,
-    /// Whether it may be used when that fails.
-    is_allowed: bool,
+    on_failure: OnFailure,
     reuse: Reuse,
+}
+
+/// What becomes of a stored response whose validation fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OnFailure {
+    /// It may not be used.
+    Fail,
+    /// It is used.
+    Use,
+    /// It is of an earlier run, and a purge of it may be missing: it is used only where control does not answer either.
+    UseUnsynced,
+}
+
+/// How long a request whose validation has failed waits to learn whether control answers, and what has been purged. Until
+/// then the node has only just started.
+const KNOWLEDGE_WAIT_MAX: Duration = Duration::from_secs(1);
+
+impl Stale {
+    /// Whether it may be used now that its validation has failed, and then whether a purge of it may be missing.
+    async fn may_serve(&self, checked: &Checked) -> Option<bool> {
+        match self.on_failure {
+            OnFailure::Fail => return None,
+            OnFailure::Use => return Some(false),
+            OnFailure::UseUnsynced => {}
+        }
+        let edge = &checked.worker.edge;
+        let mut knowledge = edge.knowledge.subscribe();
+        let is_settled = |now: &Knowledge| matches!(now, Knowledge::CutOff | Knowledge::CaughtUp);
+        let _ = tokio::time::timeout(KNOWLEDGE_WAIT_MAX, knowledge.wait_for(is_settled)).await;
+        let now = *knowledge.borrow();
+        // A purge that this node knows of holds.
+        usable(edge, &self.response, &checked.url)?;
+        match now {
+            Knowledge::CaughtUp => self.reuse.may_serve_on_error().then_some(false),
+            // More purges are about to come, from the node's own copy or from control.
+            Knowledge::Recalling | Knowledge::Behind => None,
+            Knowledge::CutOff | Knowledge::Asking => Some(true),
+        }
+    }
 }
 
 /// The origin could not be asked: what is stored where that is allowed, else an error.
@@ -666,30 +719,36 @@ async fn on_others_failure(checked: &Checked, stale: Option<Stale>, error: Origi
 }
 
 async fn deliver_failure(checked: &Checked, stale: Option<Stale>, error: OriginError, reason: ForwardReason) -> Found {
-    let Some(Stale { response, is_allowed, reuse }) = stale else { return failed(checked, error, reason) };
+    let Some(stale) = stale else { return failed(checked, error, reason) };
     if !error.is_of_client() {
         warn_of(checked, error);
     }
-    if is_allowed && let Some(found) = deliver_stale(checked, &response, Some(error), None).await {
+    // What this node itself could not do says nothing of the origin.
+    let is_of_origin = error.failing().is_some() || matches!(error, OriginError::Unavailable { .. });
+    if (stale.on_failure == OnFailure::Use || is_of_origin)
+        && let Some(is_unsynced) = stale.may_serve(checked).await
+        && let Some(found) = deliver_stale(checked, &stale.response, Some(error), None, is_unsynced).await
+    {
         return found;
     }
     let mut found = failed(checked, error, reason);
-    *found.0.status_mut() = reuse::failure_status(reuse, found.0.status());
+    *found.0.status_mut() = reuse::failure_status(stale.reuse, found.0.status());
     found
 }
 
 /// What is stored, where the origin answered with an error that allows it.
 async fn deliver_stale_on_error(checked: &Checked, stale: Option<&Stale>, status: StatusCode) -> Option<Found> {
-    if let Some(Stale { response, is_allowed: true, .. }) = stale.filter(|_| reuse::is_error(status)) {
-        note_failing(checked, response, Failing::Status);
+    if let Some(stale) = stale.filter(|stale| stale.on_failure != OnFailure::Fail && reuse::is_error(status)) {
+        note_failing(checked, &stale.response, Failing::Status);
     }
     deliver_stale_on_others_error(checked, stale, status).await
 }
 
 /// The same for a request that waited for another's forward: an error counts once, for the request that asked.
 async fn deliver_stale_on_others_error(checked: &Checked, stale: Option<&Stale>, status: StatusCode) -> Option<Found> {
-    let Some(Stale { response, is_allowed: true, .. }) = stale.filter(|_| reuse::is_error(status)) else { return None };
-    deliver_stale(checked, response, None, Some(status)).await
+    let stale = stale.filter(|_| reuse::is_error(status))?;
+    let is_unsynced = stale.may_serve(checked).await?;
+    deliver_stale(checked, &stale.response, None, Some(status), is_unsynced).await
 }
 
 /// Notes that the validation of a stale response failed: where the client's own fields may be to blame, only once a
@@ -712,7 +771,7 @@ fn has_own_fields(checked: &Checked) -> bool {
 
 /// Sends a request on with its own range and conditions, where nothing of the answer can be kept.
 async fn pass_request(checked: &Checked, stale: Option<&Stale>, reason: ForwardReason) -> Found {
-    let mut passed = try_pass(checked, None, reason).await;
+    let mut passed = try_pass(checked, None, reason, None).await;
     if let Ok((response, _)) = &passed
         && let Some(range) = in_place_of_whole(checked, response)
     {
@@ -721,7 +780,7 @@ async fn pass_request(checked: &Checked, stale: Option<&Stale>, reason: ForwardR
         let mut fields = HeaderMap::clone(&checked.client);
         fields.insert(RANGE, range);
         let narrowed = Checked { client: Arc::new(fields), ..checked.clone() };
-        passed = try_pass(&narrowed, None, reason).await;
+        passed = try_pass(&narrowed, None, reason, None).await;
     }
     let (response, outcome) = match passed {
         Ok(passed) => passed,
@@ -757,14 +816,19 @@ fn in_place_of_whole(checked: &Checked, response: &Response<ClientBody>) -> Opti
 async fn on_others_error(
     checked: &Checked,
     stale: Option<Stale>,
-    status: StatusCode,
+    (status, cause): (StatusCode, NotStored),
     answer: Option<(Arc<StoredResponse>, Arc<Fill>)>,
     reason: ForwardReason,
 ) -> Found {
     if let Some(found) = deliver_stale_on_others_error(checked, stale.as_ref(), status).await {
         return found;
     }
-    let outcome = Outcome { forward_status: Some(status), is_collapsed: true, ..Outcome::forwarded(Answer::Collapsed, reason) };
+    let outcome = Outcome {
+        forward_status: Some(status),
+        is_collapsed: true,
+        not_stored: Some(cause),
+        ..Outcome::forwarded(Answer::Collapsed, reason)
+    };
     let Some((response, fill)) = answer.filter(|(response, _)| response.is_selected(&checked.client, &checked.keyed)) else {
         let mut response = plain(status, "the origin of this content failed\n");
         response.headers_mut().insert(PROXY_STATUS, status::received(&checked.worker.edge.name, status));
@@ -872,15 +936,20 @@ async fn deliver_stale(
     response: &Arc<StoredResponse>,
     error: Option<OriginError>,
     status: Option<StatusCode>,
+    is_unsynced: bool,
 ) -> Option<Found> {
     let now = now_ms();
     let outcome = Outcome {
+        is_unsynced,
         ttl: Some(response.freshness.ttl(now)),
         forward_status: status,
         detail: error.map(|e| e.proxy_error().as_str()),
         ..Outcome::forwarded(Answer::Stale, ForwardReason::Stale)
     };
     let (delivered, outcome) = deliver(checked, response, outcome, response.freshness.age(now)).await.ok()?;
+    if is_unsynced {
+        checked.site.counters.served_unsynced(checked.worker.number);
+    }
     Some((delivered, outcome, Some(response.clone())))
 }
 
@@ -919,6 +988,8 @@ fn source(checked: &Checked, fields: ClientFields<'_>) -> Source {
         path: checked.path.clone(),
         fields: Arc::new(forward_fields(checked, fields)),
         is_peer: false,
+        // A node asks on behalf of a push order.
+        is_for_push: checked.is_peer,
         is_background: false,
         pacer: None,
         interim: None,
@@ -1058,8 +1129,21 @@ fn with_status(checked: &Checked, mut response: Response<ClientBody>, outcome: &
         response.headers_mut().insert(REVISION, HeaderValue::from(checked.revision));
         return response;
     }
-    response.headers_mut().append(CACHE_STATUS, outcome.cache_status(&checked.worker.edge.name));
+    let field = (outcome.not_stored == Some(NotStored::RequestFields)).then(|| field_to_blame(checked, response.headers())).flatten();
+    response.headers_mut().append(CACHE_STATUS, outcome.cache_status_naming(&checked.worker.edge.name, field.as_ref()));
     response
+}
+
+/// The field of a request that may have brought about its answer, the first of them.
+fn field_to_blame(checked: &Checked, response: &HeaderMap) -> Option<HeaderName> {
+    let vary = vary::names(response).unwrap_or_default();
+    let policy = &checked.site.cache;
+    if let Some(name) = Unusual::of(&checked.client, policy).first_beyond(&vary) {
+        return Some(name.clone());
+    }
+    // Of an error also these.
+    let is_own = |name: &HeaderName| !vary.contains(name) && !request_fields::is_listed(name, policy);
+    [COOKIE, AUTHORIZATION].into_iter().find(|name| checked.client.contains_key(name) && is_own(name))
 }
 
 struct Reading {
@@ -1111,6 +1195,8 @@ impl Reading {
                     return Ok(Some(piece));
                 }
                 Next::End => return Ok(None),
+                // A node that asks for what is stored takes the rest from the origin itself, within its own order.
+                Next::Failed(_) | Next::Missing if self.asker.checked.is_peer => return Err(OriginError::BetweenBytesTimeout),
                 Next::Failed(error) if self.refills >= REFILLS_MAX || self.stored.content.validator.is_none() => return Err(error),
                 Next::Failed(error) if !self.asker.checked.site.target.take_retry() => return Err(error),
                 Next::Missing if self.refills >= REFILLS_MAX => return Err(OriginError::Incomplete),
@@ -1211,16 +1297,21 @@ async fn purge(checked: &Checked) -> Response<ClientBody> {
 /// when the client did not wait for the answer.
 async fn pass_unsafe(checked: &Checked, body: Option<Incoming>) -> Found {
     let of_task = checked.clone();
-    let passed = tokio::spawn(async move { pass(&of_task, body, ForwardReason::Method).await });
+    let passed = tokio::spawn(async move { pass(&of_task, body, ForwardReason::Method, Some(NotStored::Method)).await });
     match passed.await {
         Ok((response, outcome)) => (response, outcome, None),
         Err(_) => failed(checked, OriginError::Terminated, ForwardReason::Method),
     }
 }
 
-/// Sends a request on without a look into the cache.
-async fn pass(checked: &Checked, body: Option<Incoming>, reason: ForwardReason) -> (Response<ClientBody>, Outcome) {
-    try_pass(checked, body, reason).await.unwrap_or_else(|error| {
+/// Sends a request on without a look into the cache. The answer is not stored for `cause`; without one it says itself why.
+async fn pass(
+    checked: &Checked,
+    body: Option<Incoming>,
+    reason: ForwardReason,
+    cause: Option<NotStored>,
+) -> (Response<ClientBody>, Outcome) {
+    try_pass(checked, body, reason, cause).await.unwrap_or_else(|error| {
         let (response, outcome, _) = failed(checked, error, reason);
         (response, outcome)
     })
@@ -1231,6 +1322,7 @@ async fn try_pass(
     checked: &Checked,
     body: Option<Incoming>,
     reason: ForwardReason,
+    cause: Option<NotStored>,
 ) -> Result<(Response<ClientBody>, Outcome), OriginError> {
     let mut request =
         Request::new(body.map_or(OriginRequestBody::Empty, |body| OriginRequestBody::client(body, &checked.site.target.limits)));
@@ -1259,9 +1351,35 @@ async fn try_pass(
         Ok(response) => {
             let (head, body) = response.into_parts();
             invalidate(checked, head.status, &head.headers);
-            let outcome = Outcome { forward_status: Some(head.status), ..Outcome::forwarded(label, reason) };
+            let cause = cause.unwrap_or_else(|| why_passed(checked, &head));
+            checked.site.note_not_stored(checked.worker.number, &checked.url, cause);
+            let outcome = Outcome { forward_status: Some(head.status), not_stored: Some(cause), ..Outcome::forwarded(label, reason) };
             Ok((pass_on(checked, head, body, &outcome), outcome))
         }
+    }
+}
+
+/// Why the answer to a request that was sent on as the client made it is not stored: it would not have been in any case, or
+/// answers to such requests could not be shared or put together lately.
+fn why_passed(checked: &Checked, head: &http::response::Parts) -> NotStored {
+    let request = RequestFacts { method: &checked.method, fields: &checked.client };
+    let now = now_ms();
+    let exchange = Exchange { requested_ms: checked.began_ms, received_ms: now };
+    // A part is judged as what it is a part of.
+    let is_part = head.status == StatusCode::PARTIAL_CONTENT;
+    let status = if is_part { StatusCode::OK } else { head.status };
+    if let freshness::Verdict::DoNotStore(cause) = freshness::judge(request, status, &head.headers, &checked.site.cache, exchange) {
+        return cause;
+    }
+    let most = checked.site.cache.body_bytes_max.0.min(checked.worker.edge.body_bytes_max);
+    let length = match ContentRange::of(&head.headers) {
+        Some(ContentRange::Bytes { complete, .. }) if is_part => complete,
+        _ => head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok()),
+    };
+    match length.is_some_and(|length| length > most) {
+        true => NotStored::TooLarge,
+        false if is_part => NotStored::Partial,
+        false => NotStored::Unshared,
     }
 }
 
@@ -1365,7 +1483,9 @@ fn failed(checked: &Checked, error: OriginError, reason: ForwardReason) -> Found
         return (with_status(checked, refuse_request(&checked.worker, error), &outcome), outcome, None);
     }
     tracing::debug!(site = %checked.site.name, url = %checked.url, %error, "the origin failed");
-    warn_of(checked, error);
+    if !checked.is_peer {
+        warn_of(checked, error);
+    }
     let mut response = plain(error.status(), "the origin of this content does not answer\n");
     response.headers_mut().insert(PROXY_STATUS, error.proxy_status(&checked.worker.edge.name));
     if let Some(seconds) = error.retry_after() {

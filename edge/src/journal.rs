@@ -12,7 +12,7 @@ use nearcast_fleet::scope;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::content::Content;
-use crate::edge::{Edge, now_ms};
+use crate::edge::{Edge, Knowledge, now_ms};
 use crate::purge::Verdict;
 use crate::response::{Recovered, StoredResponse};
 
@@ -44,9 +44,9 @@ impl Journal {
         let mut has_state = true;
         loop {
             let known = *state.borrow_and_update();
-            // Caught up only when every entry that was handed out has been folded as well.
-            if known.caught_up && edge.generations.revision() >= known.revision {
-                edge.is_caught_up.store(true, Ordering::Release);
+            // Only when every entry that was handed out has been folded as well.
+            if edge.generations.revision() >= known.revision {
+                learn(&edge, known);
             }
             tokio::select! {
                 biased;
@@ -59,9 +59,7 @@ impl Journal {
                     None if has_state => {
                         // No more entries: what is known is all there is.
                         edge.generations.advance(known.revision);
-                        if known.caught_up {
-                            edge.is_caught_up.store(true, Ordering::Release);
-                        }
+                        learn(&edge, known);
                         has_state = state.changed().await.is_ok();
                     }
                     None => return,
@@ -102,6 +100,21 @@ impl Journal {
         drop(purges);
         self.changed.notify_one();
     }
+}
+
+/// Notes what is known of purges, all that was handed out being folded.
+fn learn(edge: &Edge, known: FollowState) {
+    if known.caught_up {
+        edge.is_caught_up.store(true, Ordering::Release);
+    }
+    let knowledge = match edge.is_caught_up.load(Ordering::Acquire) {
+        true => Knowledge::CaughtUp,
+        false if !known.recalled => Knowledge::Recalling,
+        false if !known.asked => Knowledge::Asking,
+        false if known.control_reachable => Knowledge::Behind,
+        false => Knowledge::CutOff,
+    };
+    edge.knowledge.send_if_modified(|before| std::mem::replace(before, knowledge) != knowledge);
 }
 
 fn names_urls_alone(scope: &PurgeScope) -> bool {

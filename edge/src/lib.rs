@@ -56,7 +56,7 @@ use nearcast_fleet::follow::NodeContext;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::connections::Connections;
-use crate::edge::{Edge, Sites, Worker, now_ms};
+use crate::edge::{Edge, Knowledge, Sites, Worker, now_ms};
 use crate::index::Index;
 use crate::metrics::{Collected, Metrics};
 use crate::origin::{OriginPool, Origins};
@@ -117,10 +117,11 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
         generations: purge::Generations::default(),
         changes: changes::Changes::default(),
         purge_relay: purge_request::PurgeRelay::default(),
-        no_site: metrics.site("none"),
+        no_site: metrics.site(metrics::NO_SITE),
         metrics: metrics.clone(),
         is_draining: AtomicBool::new(false),
         is_caught_up: AtomicBool::new(false),
+        knowledge: watch::channel(Knowledge::Recalling).0,
         connections: Connections::new(clients_max, workers),
         clients: Arc::new(node.clients),
         body_bytes_max: config.disk.as_ref().map_or(config.memory_bytes, |d| d.pull_bytes.max(config.memory_bytes)) / BODY_SHARE,
@@ -156,7 +157,9 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     tasks.spawn(journal.clone().follow(edge.clone(), context.entries, context.state, orders_tx));
     tasks.spawn(follow_sites(edge.clone(), context.fleet.clone(), reserve));
     report::start(&mut tasks, &edge, running, &journal, &pushes, context.fleet, context.shutdown);
-    readiness_tx.send_replace(Readiness::Ready);
+    readiness_tx.send_replace(readiness_of(*edge.knowledge.borrow()));
+    let readiness_tx = Arc::new(readiness_tx);
+    tasks.spawn(tell_knowledge(edge.clone(), readiness_tx.clone()));
     tracing::info!(node = %edge.name, workers, "the edge serves");
 
     shutdown.asked().await;
@@ -174,6 +177,35 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
         task.abort();
     }
     Ok(())
+}
+
+/// A node that lacks purges serves all the same: nobody is to take it out of service for that, as then all would go when
+/// control does. The words say what is limited.
+fn readiness_of(knowledge: Knowledge) -> Readiness {
+    let limit = match knowledge {
+        Knowledge::CaughtUp => return Readiness::Ready,
+        Knowledge::Recalling | Knowledge::Asking | Knowledge::Behind => "not caught up with control's journal yet",
+        Knowledge::CutOff => "control does not answer: purges since this node was last up are not known",
+    };
+    Readiness::Limited(format!("{limit}; what an earlier run stored is validated before it is served"))
+}
+
+/// Keeps `/ready` true about how far the node is with the journal.
+async fn tell_knowledge(edge: Arc<Edge>, readiness: Arc<watch::Sender<Readiness>>) {
+    let mut knowledge = edge.knowledge.subscribe();
+    loop {
+        let now = readiness_of(*knowledge.borrow_and_update());
+        readiness.send_if_modified(|shown| {
+            let is_other = *shown != now && !matches!(shown, Readiness::NotReady(_));
+            if is_other {
+                *shown = now;
+            }
+            is_other
+        });
+        if knowledge.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 fn unknown_node(fleet: &Fleet, name: &str) -> Failure {

@@ -6,11 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
+use crate::policy::freshness::NotStored;
 pub(crate) use crate::policy::status::Label as Answer;
 use nearcast_fleet::report::SiteTotals;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
+/// In place of a site's name for what belongs to none. No site is called so: names are DNS labels.
+pub(crate) const NO_SITE: &str = "-";
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 /// Upper bounds of the request-time buckets in seconds.
 const SECONDS: [f64; 12] = [0.000_1, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
@@ -23,8 +26,14 @@ struct SiteShard {
     bytes: [AtomicU64; Answer::ALL.len()],
     origin_bytes: AtomicU64,
     origin_requests: AtomicU64,
+    push_origin_bytes: AtomicU64,
+    push_peer_bytes: AtomicU64,
     pushed_hits: AtomicU64,
     pushed_hit_bytes: AtomicU64,
+    not_stored: [AtomicU64; NotStored::ALL.len()],
+    unsynced: AtomicU64,
+    /// Fills that ended as nobody read them any more.
+    abandoned: AtomicU64,
 }
 
 /// How the ways to a site's origin are now.
@@ -94,6 +103,25 @@ impl SiteCounters {
         self.shard(worker).origin_bytes.fetch_add(bytes, Relaxed);
     }
 
+    /// Bytes that came for a push order.
+    pub(crate) fn pushed(&self, worker: usize, is_peer: bool, bytes: u64) {
+        let shard = self.shard(worker);
+        if is_peer { &shard.push_peer_bytes } else { &shard.push_origin_bytes }.fetch_add(bytes, Relaxed);
+    }
+
+    pub(crate) fn not_stored(&self, worker: usize, cause: NotStored) {
+        self.shard(worker).not_stored[cause as usize].fetch_add(1, Relaxed);
+    }
+
+    /// What is stored was served although a purge of it may be missing.
+    pub(crate) fn served_unsynced(&self, worker: usize) {
+        self.shard(worker).unsynced.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn fill_abandoned(&self, worker: usize) {
+        self.shard(worker).abandoned.fetch_add(1, Relaxed);
+    }
+
     /// A request to the origin, or the body of its response, failed.
     pub(crate) fn origin_failed(&self, reason: &'static str) {
         *self.failures.lock().expect("no holder of this lock panics").entry(reason).or_default() += 1;
@@ -122,6 +150,8 @@ impl SiteCounters {
             errors: Answer::ALL.iter().map(|a| self.requests(*a, CLASSES.len() - 1)).sum(),
             origin_bytes: self.sum(|s| &s.origin_bytes),
             origin_requests: self.sum(|s| &s.origin_requests),
+            push_origin_bytes: self.sum(|s| &s.push_origin_bytes),
+            push_peer_bytes: self.sum(|s| &s.push_peer_bytes),
             pushed_hits: self.sum(|s| &s.pushed_hits),
             pushed_hit_bytes: self.sum(|s| &s.pushed_hit_bytes),
         }
@@ -136,13 +166,6 @@ struct Times {
     nanos: AtomicU64,
 }
 
-/// Bytes fetched by push orders, by where they came from.
-#[derive(Debug, Default)]
-pub(crate) struct PushCounters {
-    pub(crate) origin_bytes: AtomicU64,
-    pub(crate) peer_bytes: AtomicU64,
-}
-
 /// Figures that others keep, read when metrics are asked for: name, help, whether it is a counter, value. A name may have
 /// one label behind it, `name{label="value"}`; those of one name follow one another.
 pub(crate) type Reading = (&'static str, &'static str, MetricType, f64);
@@ -154,7 +177,6 @@ pub(crate) struct Metrics {
     cluster: String,
     sites: RwLock<BTreeMap<String, Arc<SiteCounters>>>,
     times: [Box<[Times]>; 2],
-    pub(crate) push: PushCounters,
     readings: std::sync::OnceLock<Readings>,
 }
 
@@ -166,7 +188,6 @@ impl Metrics {
             cluster: cluster.to_owned(),
             sites: RwLock::default(),
             times: [times(), times()],
-            push: PushCounters::default(),
             readings: std::sync::OnceLock::new(),
         }
     }
@@ -193,7 +214,7 @@ impl Metrics {
     /// Totals of every site for reports.
     pub(crate) fn totals(&self) -> BTreeMap<String, SiteTotals> {
         let sites = self.sites.read().expect("no holder of this lock panics");
-        sites.iter().map(|(name, counters)| (name.clone(), counters.totals())).collect()
+        sites.iter().filter(|(name, _)| *name != NO_SITE).map(|(name, counters)| (name.clone(), counters.totals())).collect()
     }
 
     /// Response body bytes of all sites since start.
@@ -205,6 +226,7 @@ impl Metrics {
     fn families(&self) -> Vec<MetricFamily> {
         let sites = self.sites.read().expect("no holder of this lock panics").clone();
         let (mut requests, mut bytes, mut origin, mut pushed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut not_stored, mut unsynced, mut abandoned) = (Vec::new(), Vec::new(), Vec::new());
         let (mut failures, mut connections, mut breakers, mut changed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (name, counters) in &sites {
             for answer in Answer::ALL {
@@ -222,6 +244,14 @@ impl Metrics {
             }
             origin.push(counter(&[("site", name)], counters.sum(|s| &s.origin_bytes)));
             pushed.push(counter(&[("site", name)], counters.sum(|s| &s.pushed_hits)));
+            unsynced.push(counter(&[("site", name)], counters.sum(|s| &s.unsynced)));
+            abandoned.push(counter(&[("site", name)], counters.sum(|s| &s.abandoned)));
+            for cause in NotStored::ALL {
+                let count = counters.sum(|s| &s.not_stored[cause as usize]);
+                if count > 0 {
+                    not_stored.push(counter(&[("site", name), ("cause", cause.as_str())], count));
+                }
+            }
             let OriginGauges { in_use, idle, waiting, is_open, changes } = &*counters.origin;
             for (state, value) in [("in_use", in_use), ("idle", idle), ("waiting", waiting)] {
                 connections.push(gauge(&[("site", name), ("state", state)], value.load(Relaxed)));
@@ -234,12 +264,36 @@ impl Metrics {
                 failures.push(counter(&[("site", name), ("reason", reason)], *count));
             }
         }
-        let push = [("origin", &self.push.origin_bytes), ("peer", &self.push.peer_bytes)]
-            .map(|(source, bytes)| counter(&[("cluster", &self.cluster), ("source", source)], bytes.load(Relaxed)));
+        let of_all = |pick: fn(&SiteShard) -> &AtomicU64| sites.values().map(|counters| counters.sum(pick)).sum::<u64>();
+        let push = [("origin", of_all(|s| &s.push_origin_bytes)), ("peer", of_all(|s| &s.push_peer_bytes))]
+            .map(|(source, bytes)| counter(&[("cluster", &self.cluster), ("source", source)], bytes));
         let mut families = vec![
             family("nearcast_edge_requests_total", "Requests answered.", MetricType::COUNTER, requests),
             family("nearcast_edge_response_bytes_total", "Bytes of response bodies sent to clients.", MetricType::COUNTER, bytes),
-            family("nearcast_edge_origin_bytes_total", "Bytes of response bodies received from origins.", MetricType::COUNTER, origin),
+            family(
+                "nearcast_edge_origin_bytes_total",
+                "Bytes of response bodies received from origins for what clients asked for.",
+                MetricType::COUNTER,
+                origin,
+            ),
+            family(
+                "nearcast_edge_not_stored_total",
+                "Responses of origins that were not stored, or not wholly, by cause.",
+                MetricType::COUNTER,
+                not_stored,
+            ),
+            family(
+                "nearcast_edge_unsynced_total",
+                "Requests answered from what an earlier run stored, without the newest purges, as neither origin nor control answered.",
+                MetricType::COUNTER,
+                unsynced,
+            ),
+            family(
+                "nearcast_edge_fills_abandoned_total",
+                "Fills that ended early as nobody read them any more.",
+                MetricType::COUNTER,
+                abandoned,
+            ),
             family(
                 "nearcast_edge_origin_connections",
                 "Connections to origins in use and idle, and requests that wait for one.",
@@ -391,6 +445,15 @@ mod tests {
         site.sent(0, Answer::Hit, 5);
         site.sent(1, Answer::Hit, 7);
         site.received(1, 11);
+        site.pushed(0, false, 100);
+        site.pushed(1, true, 30);
+        site.not_stored(0, NotStored::NoStore);
+        site.not_stored(1, NotStored::NoStore);
+        site.served_unsynced(1);
+        site.fill_abandoned(0);
+        // A site of any name that a site can have beside what belongs to none.
+        metrics.site("none").answered(0, Answer::Hit, 200);
+        metrics.site(NO_SITE).answered(0, Answer::Local, 421);
         site.origin_failed("tls_certificate_expired");
         site.pushed_hit(0, 5);
         site.origin_gauges().set_connections(3, 2, 1);
@@ -409,19 +472,28 @@ mod tests {
             "nearcast_edge_requests_total{cache_status=\"error\",site=\"www\",status_class=\"5xx\"} 1",
             "nearcast_edge_response_bytes_total{cache_status=\"hit\",site=\"www\"} 12",
             "nearcast_edge_origin_bytes_total{site=\"www\"} 11",
+            "nearcast_edge_not_stored_total{cause=\"no-store\",site=\"www\"} 2",
+            "nearcast_edge_unsynced_total{site=\"www\"} 1",
+            "nearcast_edge_fills_abandoned_total{site=\"www\"} 1",
+            "nearcast_edge_requests_total{cache_status=\"hit\",site=\"none\",status_class=\"2xx\"} 1",
+            "nearcast_edge_requests_total{cache_status=\"local\",site=\"-\",status_class=\"4xx\"} 1",
             "nearcast_edge_origin_failures_total{reason=\"tls_certificate_expired\",site=\"www\"} 1",
             "nearcast_edge_origin_connections{site=\"www\",state=\"in_use\"} 3",
             "nearcast_edge_origin_connections{site=\"www\",state=\"waiting\"} 1",
             "nearcast_edge_pushed_hits_total{site=\"www\"} 1",
             "nearcast_edge_request_seconds_bucket{forward=\"hit\",le=\"0.0005\"} 1",
             "nearcast_edge_request_seconds_bucket{forward=\"forward\",le=\"+Inf\"} 1",
-            "nearcast_push_bytes_total{cluster=\"ams\",source=\"peer\"} 0",
+            "nearcast_push_bytes_total{cluster=\"ams\",source=\"peer\"} 30",
+            "nearcast_push_bytes_total{cluster=\"ams\",source=\"origin\"} 100",
             "nearcast_edge_connections 3",
             "# TYPE nearcast_refused_total counter\nnearcast_refused_total{reason=\"full\"} 4\nnearcast_refused_total{reason=\"share\"} 4",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }
-        let totals = &metrics.totals()["www"];
+        let totals = metrics.totals();
+        assert_eq!(totals.keys().collect::<Vec<_>>(), ["none", "www"], "what belongs to no site is reported for none");
+        let totals = &totals["www"];
+        assert_eq!((totals.push_origin_bytes, totals.push_peer_bytes), (100, 30));
         assert_eq!((totals.requests["hit"], totals.errors, totals.origin_bytes, metrics.response_bytes()), (2, 1, 11, 12));
     }
 }

@@ -4,10 +4,11 @@
 //! each about once. What lies whole in the pushed share of the disk is left alone when it stays fresh until the order says,
 //! and validated otherwise; the rest is fetched into that share, also what clients have pulled: that may be evicted before
 //! it is wanted. What an order names stays on disk until the next order. Slower than the order's rate by design, never
-//! faster; a newer order replaces the one that runs.
+//! faster; a newer order replaces the one that runs. When an order's time is over everything stops at once; whole slices
+//! stay, and the next order that names the URL has the others fetched.
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -25,7 +26,8 @@ use crate::content::FillState;
 use crate::edge::{Site, Worker, now_ms};
 use crate::fill::{self, Ask, Forwards, Joined, Led, Requester, Source, Told};
 use crate::handler::PEER;
-use crate::origin::Target;
+use crate::origin::{OriginError, Target};
+use crate::policy::freshness::NotStored;
 use crate::policy::key;
 use crate::purge::{Verdict, canonical_url, host_of};
 use crate::response::StoredResponse;
@@ -45,18 +47,31 @@ const BURST_BYTES_MIN: u64 = 64 * 1024;
 
 /// How far push orders are. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Pushes(Arc<Mutex<VecDeque<FillProgress>>>);
+pub(crate) struct Pushes(Arc<Mutex<VecDeque<Known>>>);
+
+/// An order with what came for it, which is counted as it comes.
+#[derive(Debug)]
+struct Known {
+    progress: FillProgress,
+    pacer: Arc<Pacer>,
+}
 
 impl Pushes {
     /// Progress of the orders known, oldest first.
     pub(crate) fn progress(&self) -> Vec<FillProgress> {
-        self.0.lock().expect("no holder of this lock panics").iter().cloned().collect()
+        let counted = |Known { progress, pacer }: &Known| FillProgress {
+            origin_bytes: pacer.came[0].load(Ordering::Relaxed),
+            peer_bytes: pacer.came[1].load(Ordering::Relaxed),
+            ..progress.clone()
+        };
+        self.0.lock().expect("no holder of this lock panics").iter().map(counted).collect()
     }
 
-    fn begin(&self, order: &PushOrder) {
+    fn begin(&self, order: &PushOrder, pacer: Arc<Pacer>) {
         let mut known = self.0.lock().expect("no holder of this lock panics");
-        known.retain(|p| p.order != order.id);
-        known.push_back(FillProgress { order: order.id.clone(), items: order.items.len() as u64, ..FillProgress::default() });
+        known.retain(|k| k.progress.order != order.id);
+        let progress = FillProgress { order: order.id.clone(), items: order.items.len() as u64, ..FillProgress::default() };
+        known.push_back(Known { progress, pacer });
         while known.len() > ORDERS_KEPT {
             known.pop_front();
         }
@@ -64,14 +79,15 @@ impl Pushes {
 
     fn note(&self, order: &str, change: impl FnOnce(&mut FillProgress)) {
         let mut known = self.0.lock().expect("no holder of this lock panics");
-        if let Some(progress) = known.iter_mut().find(|p| p.order == order) {
-            change(progress);
+        if let Some(known) = known.iter_mut().find(|k| k.progress.order == order) {
+            change(&mut known.progress);
         }
     }
 
     fn end(&self, order: &str, reason: Option<&str>) {
         self.note(order, |progress| {
             progress.ended = true;
+            progress.unfinished = progress.items.saturating_sub(progress.already_warm + progress.warmed + progress.failed);
             progress.ended_unix_ms = now_ms();
             if let Some(reason) = reason {
                 add_reason(progress, reason);
@@ -93,19 +109,27 @@ pub(crate) async fn run(worker: Arc<Worker>, fleet: watch::Receiver<Arc<Fleet>>,
     while let Some(order) = next {
         let now = fleet.borrow().clone();
         let left = Duration::from_millis(order.not_after_unix_ms.saturating_sub(now_ms()));
-        pushes.begin(&order);
+        let nodes = now.edge(node).map_or(1, |(cluster, _)| cluster.nodes.len().max(1)) as u64;
+        let pacer = Arc::new(Pacer::new((order.rate_bytes / nodes).max(1)));
+        pushes.begin(&order, pacer.clone());
         let id = order.id.clone();
         tracing::info!(order = id, items = order.items.len(), "a push order begins");
-        tokio::select! {
+        let reason = tokio::select! {
             biased;
             newer = next_own(&fleet, node, &mut orders) => {
-                pushes.end(&id, Some("replaced by a newer order"));
                 next = newer;
+                Some("replaced by a newer order")
             }
-            done = tokio::time::timeout(left, carry_out(&worker, &now, &order, &pushes)) => {
-                pushes.end(&id, done.is_err().then_some("its time was over"));
-                next = next_own(&fleet, node, &mut orders).await;
+            done = tokio::time::timeout(left, carry_out(&worker, &now, &order, &pushes, &pacer)) => {
+                next = None;
+                done.is_err().then_some("its time was over")
             }
+        };
+        // Its fills are tasks of their own.
+        pacer.stop();
+        pushes.end(&id, reason);
+        if next.is_none() {
+            next = next_own(&fleet, node, &mut orders).await;
         }
     }
 }
@@ -122,20 +146,15 @@ async fn next_own(fleet: &watch::Receiver<Arc<Fleet>>, node: &str, orders: &mut 
     }
 }
 
-async fn carry_out(worker: &Arc<Worker>, fleet: &Arc<Fleet>, order: &PushOrder, pushes: &Pushes) {
+async fn carry_out(worker: &Arc<Worker>, fleet: &Arc<Fleet>, order: &PushOrder, pushes: &Pushes, pacer: &Arc<Pacer>) {
     let Some((cluster, _)) = fleet.edge(&worker.edge.name) else { return };
-    let rate = order.rate_bytes / cluster.nodes.len().max(1) as u64;
-    let filler = Filler {
-        worker: worker.clone(),
-        fleet: fleet.clone(),
-        pacer: Arc::new(Pacer::new(rate.max(1))),
-        fresh_until_ms: order.fresh_until_unix_ms,
-    };
+    let filler = Filler { worker: worker.clone(), fleet: fleet.clone(), pacer: pacer.clone(), fresh_until_ms: order.fresh_until_unix_ms };
     let is_own = |item: &&PushItem| owner(cluster, &item.url).is_none_or(|node| *node == *worker.edge.name);
     let store = &worker.edge.store;
     store.wish_anew();
-    let kept = order.items.iter().filter_map(|item| kept(worker, &canonical_url(&item.url)));
-    kept.for_each(|response| store.want(&response.content.body));
+    // Also what lies there in part.
+    let there = order.items.iter().filter_map(|item| pushed(worker, &canonical_url(&item.url), |_| true));
+    there.for_each(|response| store.want(&response.content.body));
     // Own items first: the others can be had from their owners by then.
     let (own, others): (Vec<_>, Vec<_>) = order.items.iter().partition(is_own);
     // Dropped with this future, and its tasks with it.
@@ -172,7 +191,7 @@ fn owner<'a>(cluster: &'a Cluster, url: &str) -> Option<&'a str> {
 /// How one item ended.
 enum Filled {
     AlreadyWarm(u64),
-    Warmed { bytes: u64, is_peer: bool },
+    Warmed,
     Failed(String),
 }
 
@@ -183,10 +202,7 @@ impl Filled {
                 progress.already_warm += 1;
                 progress.already_warm_bytes += bytes;
             }
-            Self::Warmed { bytes, is_peer } => {
-                progress.warmed += 1;
-                *if is_peer { &mut progress.peer_bytes } else { &mut progress.origin_bytes } += bytes;
-            }
+            Self::Warmed => progress.warmed += 1,
             Self::Failed(reason) => {
                 progress.failed += 1;
                 add_reason(progress, &format!("{}: {reason}", item.url));
@@ -200,28 +216,90 @@ impl Filler {
         let worker = &self.worker;
         let url = canonical_url(&item.url);
         let Some(site) = worker.edge.sites.load().of_name(&item.site).cloned() else { return Filled::Failed("no such site".to_owned()) };
-        let kept = kept(worker, &url);
-        if let Some(bytes) = kept.as_ref().and_then(|r| self.warm_bytes(r)) {
-            return Filled::AlreadyWarm(bytes);
-        }
-        let filled = self.fetch(item, &site, &url, kept.as_ref()).await;
-        match (filled, kept) {
-            // Validated: it is what it was, and as fresh as its origin makes it.
-            (Filled::Warmed { bytes: 0, .. }, Some(kept)) if kept_in(worker, &url, &kept.content.body) => {
-                Filled::AlreadyWarm(kept.content.length().unwrap_or(0))
+        if let Some(kept) = kept(worker, &url) {
+            if self.needs_nothing(&kept) {
+                return Filled::AlreadyWarm(kept.content.length().unwrap_or(0));
             }
-            (filled, _) => filled,
+            return match self.fetch(item, &site, &url, Some(&kept)).await {
+                // Validated: it is what it was, and as fresh as its origin makes it.
+                Filled::Warmed if kept_in(worker, &url, &kept.content.body) => Filled::AlreadyWarm(kept.content.length().unwrap_or(0)),
+                filled => filled,
+            };
+        }
+        // What an earlier order has brought a part of, perhaps as its time was over.
+        let Some(part) = pushed(worker, &url, is_joinable) else { return self.fetch(item, &site, &url, None).await };
+        if !self.needs_nothing(&part) {
+            match self.fetch(item, &site, &url, Some(&part)).await {
+                Filled::Warmed => {}
+                failed => return failed,
+            }
+        }
+        // Another one by now where the part was no good any more, and then a whole one.
+        if kept(worker, &url).is_some() {
+            return Filled::Warmed;
+        }
+        match pushed(worker, &url, is_joinable) {
+            Some(part) if self.complete(item, &site, &url, &part).await => Filled::Warmed,
+            _ => self.fetch(item, &site, &url, None).await,
         }
     }
 
-    /// Length of what is kept, when it needs nothing.
-    fn warm_bytes(&self, response: &StoredResponse) -> Option<u64> {
+    /// Whether what is there need not be validated.
+    fn needs_nothing(&self, response: &StoredResponse) -> bool {
         let edge = &self.worker.edge;
-        let is_warm = response.verdict(&edge.generations) == Verdict::Clean
+        response.verdict(&edge.generations) == Verdict::Clean
             && edge.is_usable_unvalidated(response)
             && response.freshness.is_fresh(self.fresh_until_ms.max(now_ms()))
-            && !response.freshness.no_cache;
-        response.content.length().filter(|_| is_warm)
+            && !response.freshness.no_cache
+    }
+
+    /// Fetches the slices that a response lacks. `false` when it is not whole after that.
+    async fn complete(&self, item: &PushItem, site: &Arc<Site>, url: &str, part: &Arc<StoredResponse>) -> bool {
+        let worker = &self.worker;
+        let (Some(length), Ok(path)) = (part.content.length(), path_of(url)) else { return false };
+        let source = |target: Arc<Target>, fields: HeaderMap, is_peer: bool| self.source(site, target, &path, fields, is_peer);
+        let peer = self.peer(item).map(|target| source(target, peer_fields(worker, url, &self.fleet), true));
+        let origin = source(site.target.clone(), origin_fields(worker, site, url), false);
+        for source in peer.into_iter().chain([origin]) {
+            let mut tries = 0;
+            while let Some(at) = part.content.first_missing(0, length) {
+                match fill::refill(&source, part, at, length, Pool::Pushed).await {
+                    Ok(()) => {}
+                    Err(OriginError::Unfit) => return false,
+                    // It has not got that far.
+                    Err(OriginError::Erred) if source.is_peer && tries < OWNER_TRIES_MAX => {
+                        tries += 1;
+                        tokio::time::sleep(OWNER_PAUSE).await;
+                        continue;
+                    }
+                    Err(_) => break,
+                }
+                part.content.settled().await;
+                if part.content.first_missing(0, length).is_some_and(|next| next <= at) {
+                    break;
+                }
+            }
+        }
+        let is_whole = part.content.has(0, length);
+        if is_whole {
+            worker.edge.store.put_head(&part.content.body, part.encode());
+        }
+        is_whole
+    }
+
+    fn source(&self, site: &Arc<Site>, target: Arc<Target>, path: &PathAndQuery, fields: HeaderMap, is_peer: bool) -> Source {
+        Source {
+            worker: self.worker.clone(),
+            site: site.clone(),
+            target,
+            path: path.clone(),
+            fields: Arc::new(fields),
+            is_peer,
+            is_for_push: true,
+            is_background: true,
+            pacer: Some(self.pacer.clone()),
+            interim: None,
+        }
     }
 
     /// Fetches an item, or has `stale` validated.
@@ -230,8 +308,8 @@ impl Filler {
         if let Some(target) = self.peer(item) {
             let fields = peer_fields(worker, url, &self.fleet);
             for attempt in 1..=OWNER_TRIES_MAX {
-                match fetch(worker, site, url, (target.clone(), fields.clone(), true), stale, &self.pacer).await {
-                    Ok(bytes) => return Filled::Warmed { bytes, is_peer: true },
+                match self.fetch_from(site, url, (target.clone(), fields.clone(), true), stale).await {
+                    Ok(()) => return Filled::Warmed,
                     // It has not got that far.
                     Err(Miss::Status(StatusCode::GATEWAY_TIMEOUT)) if attempt < OWNER_TRIES_MAX => tokio::time::sleep(OWNER_PAUSE).await,
                     Err(_) => break,
@@ -239,9 +317,63 @@ impl Filler {
             }
         }
         let fields = origin_fields(worker, site, url);
-        match fetch(worker, site, url, (site.target.clone(), fields, false), stale, &self.pacer).await {
-            Ok(bytes) => Filled::Warmed { bytes, is_peer: false },
+        match self.fetch_from(site, url, (site.target.clone(), fields, false), stale).await {
+            Ok(()) => Filled::Warmed,
             Err(miss) => Filled::Failed(miss.to_string()),
+        }
+    }
+
+    async fn fetch_from(
+        &self,
+        site: &Arc<Site>,
+        url: &str,
+        (target, fields, is_peer): (Arc<Target>, HeaderMap, bool),
+        stale: Option<&Arc<StoredResponse>>,
+    ) -> Result<(), Miss> {
+        let worker = &self.worker;
+        let path = path_of(url)?;
+        let hash = worker.edge.index.hash(url);
+        let lead = match Forwards::join(&worker.edge, hash, Requester::default()) {
+            Joined::Leader(lead) => Some(lead),
+            Joined::Alone => None,
+            Joined::Follower { mut told, .. } => {
+                // A client asks for it right now: it will be stored, if it can be.
+                return if matches!(fill::told(&mut told).await, Told::Published) {
+                    Ok(())
+                } else {
+                    Err(Miss::NotStored(NotStored::Unshared))
+                };
+            }
+        };
+        let ask = Ask {
+            source: self.source(site, target, &path, fields, is_peer),
+            url: url.into(),
+            hash,
+            client: Arc::default(),
+            keyed: Arc::default(),
+            requester: Requester::default(),
+            stale: stale.cloned(),
+            has_stale: stale.is_some(),
+            range: None,
+            pool: Pool::Pushed,
+        };
+        match fill::start(ask, lead).await {
+            Ok(Led::Filling { response, not_stored: Some(_), .. }) if !response.status.is_success() => Err(Miss::Status(response.status)),
+            Ok(Led::Filling { response, fill, not_stored, .. }) => match (fill.ended().await, not_stored) {
+                // A client's seek may have cut it: others bring the rest then.
+                (FillState::Done, None) => match response.content.settled().await {
+                    true => Ok(()),
+                    false => Err(Miss::Cut),
+                },
+                (FillState::Failed(error), _) => Err(Miss::Origin(error)),
+                (FillState::Done, Some(cause)) => Err(Miss::NotStored(cause)),
+                (FillState::Running, _) => Err(Miss::Cut),
+            },
+            Ok(Led::Validated { .. }) => Ok(()),
+            Ok(Led::Passing { head, not_stored, .. }) if head.status.is_success() => Err(Miss::NotStored(not_stored)),
+            Ok(Led::Passing { head, .. }) => Err(Miss::Status(head.status)),
+            Ok(Led::Failed(error)) => Err(Miss::Origin(error)),
+            Ok(Led::PassRequest) | Err(_) => Err(Miss::NotStored(NotStored::Partial)),
         }
     }
 
@@ -254,20 +386,40 @@ impl Filler {
     }
 }
 
-/// The stored response that a request without fields of its own would find, when all of it lies in the pushed share.
-fn kept(worker: &Worker, url: &str) -> Option<Arc<StoredResponse>> {
+/// The stored response that a request without fields of its own would find, where it lies in the pushed share and is as
+/// asked for.
+fn pushed(worker: &Worker, url: &str, is_meant: impl Fn(&StoredResponse) -> bool) -> Option<Arc<StoredResponse>> {
     let edge = &worker.edge;
     let variants = edge.index.variants(edge.index.hash(url))?;
     let none = HeaderMap::new();
-    let is_kept = |r: &&Arc<StoredResponse>| {
-        let slices = r.content.length().map(|length| length.div_ceil(SLICE_BYTES as u64) as u32);
+    let is_it = |r: &&Arc<StoredResponse>| {
         *r.url == *url
             && r.verdict(&edge.generations) != Verdict::Gone
             && r.is_selected(&none, &none)
             && r.content.body.pool() == Pool::Pushed
-            && slices.is_some_and(|slices| (0..slices).all(|index| edge.store.is_kept(&r.content.body, index)))
+            && is_meant(r)
     };
-    variants.iter().find(is_kept).cloned()
+    variants.iter().find(is_it).cloned()
+}
+
+/// The same when all of it lies there.
+fn kept(worker: &Worker, url: &str) -> Option<Arc<StoredResponse>> {
+    let store = &worker.edge.store;
+    pushed(worker, url, |r| {
+        let slices = r.content.length().map(|length| length.div_ceil(SLICE_BYTES as u64) as u32);
+        slices.is_some_and(|slices| (0..slices).all(|index| store.is_kept(&r.content.body, index)))
+    })
+}
+
+/// Whether what lacks slices can be made whole.
+fn is_joinable(response: &StoredResponse) -> bool {
+    response.content.validator.is_some() && response.content.length().is_some()
+}
+
+fn path_of(url: &str) -> Result<PathAndQuery, Miss> {
+    let path = url.splitn(4, '/').nth(3).unwrap_or_default();
+    let path = PathAndQuery::try_from(format!("/{path}")).map_err(|_| Miss::Url)?;
+    if key::ambiguity(path.as_str()).is_some() { Err(Miss::Ambiguous) } else { Ok(path) }
 }
 
 fn kept_in(worker: &Worker, url: &str, body: &StoredBody) -> bool {
@@ -303,97 +455,52 @@ fn origin_fields(worker: &Worker, site: &Site, url: &str) -> HeaderMap {
 #[derive(Debug, thiserror::Error)]
 enum Miss {
     #[error("{0}")]
-    Origin(crate::origin::OriginError),
+    Origin(OriginError),
     #[error("status {0}, which is not stored")]
     Status(StatusCode),
     #[error("not all of it came, or there was no room for it")]
     Cut,
-    #[error("it may not be stored")]
-    NotStored,
+    #[error("it may not be stored: {}", .0.as_str())]
+    NotStored(NotStored),
     #[error("the URL is malformed")]
     Url,
     #[error("what has a path like this is never stored: it has dot segments, a backslash, control characters or a broken escape")]
     Ambiguous,
 }
 
-async fn fetch(
-    worker: &Arc<Worker>,
-    site: &Arc<Site>,
-    url: &str,
-    (target, fields, is_peer): (Arc<Target>, HeaderMap, bool),
-    stale: Option<&Arc<StoredResponse>>,
-    pacer: &Arc<Pacer>,
-) -> Result<u64, Miss> {
-    let path = url.splitn(4, '/').nth(3).unwrap_or_default();
-    let path = PathAndQuery::try_from(format!("/{path}")).map_err(|_| Miss::Url)?;
-    if key::ambiguity(path.as_str()).is_some() {
-        return Err(Miss::Ambiguous);
-    }
-    let hash = worker.edge.index.hash(url);
-    let lead = match Forwards::join(&worker.edge, hash, Requester::default()) {
-        Joined::Leader(lead) => Some(lead),
-        Joined::Alone => None,
-        Joined::Follower { mut told, .. } => {
-            // A client asks for it right now: it will be stored, if it can be.
-            return if matches!(fill::told(&mut told).await, Told::Published) { Ok(0) } else { Err(Miss::NotStored) };
-        }
-    };
-    let source = Source {
-        worker: worker.clone(),
-        site: site.clone(),
-        target,
-        path,
-        fields: Arc::new(fields),
-        is_peer,
-        is_background: true,
-        pacer: Some(pacer.clone()),
-        interim: None,
-    };
-    let ask = Ask {
-        source,
-        url: url.into(),
-        hash,
-        client: Arc::default(),
-        keyed: Arc::default(),
-        requester: Requester::default(),
-        stale: stale.cloned(),
-        has_stale: stale.is_some(),
-        range: None,
-        pool: Pool::Pushed,
-    };
-    match fill::start(ask, lead).await {
-        Ok(Led::Filling { response, is_stored: false, .. }) if !response.status.is_success() => Err(Miss::Status(response.status)),
-        Ok(Led::Filling { response, fill, is_stored, .. }) => match fill.ended().await {
-            // A client's seek may have cut it: others bring the rest then.
-            FillState::Done if is_stored => match response.content.settled().await {
-                true => Ok(response.content.length().unwrap_or(0)),
-                false => Err(Miss::Cut),
-            },
-            FillState::Failed(error) => Err(Miss::Origin(error)),
-            FillState::Done | FillState::Running => Err(Miss::NotStored),
-        },
-        Ok(Led::Validated { .. }) => Ok(0),
-        Ok(Led::Passing { head, .. }) if head.status.is_success() => Err(Miss::NotStored),
-        Ok(Led::Passing { head, .. }) => Err(Miss::Status(head.status)),
-        Ok(Led::Failed(error)) => Err(Miss::Origin(error)),
-        Ok(Led::PassRequest) | Err(_) => Err(Miss::NotStored),
-    }
-}
-
-/// Holds bytes back to a rate.
+/// Holds an order's bytes back to its rate, counts them, and ends its fills.
 #[derive(Debug)]
 pub(crate) struct Pacer {
     bytes_per_second: u64,
+    /// Bytes that came from origins, and from nodes of the cluster.
+    came: [AtomicU64; 2],
+    has_stopped: watch::Sender<bool>,
     /// When what was let through so far is paid for.
     paid_at: Mutex<Instant>,
 }
 
 impl Pacer {
     pub(crate) fn new(bytes_per_second: u64) -> Self {
-        Self { bytes_per_second, paid_at: Mutex::new(Instant::now()) }
+        let has_stopped = watch::channel(false).0;
+        Self { bytes_per_second, came: Default::default(), has_stopped, paid_at: Mutex::new(Instant::now()) }
     }
 
-    /// Waits until that many bytes more are within the rate.
+    /// Ends everything that goes by it.
+    fn stop(&self) {
+        self.has_stopped.send_replace(true);
+    }
+
+    /// Waits until it is stopped.
+    pub(crate) async fn stopped(&self) {
+        // Its sender lives as long as this.
+        let _ = self.has_stopped.subscribe().wait_for(|has_stopped| *has_stopped).await;
+    }
+
+    pub(crate) fn count(&self, is_peer: bool, bytes: u64) {
+        self.came[usize::from(is_peer)].fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Waits until that many bytes more are within the rate, or all is over.
     pub(crate) async fn pass(&self, bytes: u64) {
         let burst = self.time_of((self.bytes_per_second / 10).max(BURST_BYTES_MIN));
         let until = {
@@ -402,18 +509,15 @@ impl Pacer {
             *paid_at = (*paid_at).max(now.checked_sub(burst).unwrap_or(now)) + self.time_of(bytes);
             *paid_at
         };
-        tokio::time::sleep_until(until).await;
+        tokio::select! {
+            () = tokio::time::sleep_until(until) => {}
+            () = self.stopped() => {}
+        }
     }
 
     fn time_of(&self, bytes: u64) -> Duration {
         Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64)
     }
-}
-
-/// Counts what push orders fetched.
-pub(crate) fn count(worker: &Worker, is_peer: bool, bytes: u64) {
-    let counters = &worker.edge.metrics.push;
-    if is_peer { &counters.peer_bytes } else { &counters.origin_bytes }.fetch_add(bytes, Ordering::Relaxed);
 }
 
 #[cfg(test)]
@@ -429,6 +533,27 @@ mod tests {
         }
         let seconds = began.elapsed().as_secs_f64();
         assert!((4.8..5.1).contains(&seconds), "{seconds} s for 5 MB at 1 MB/s");
+    }
+
+    #[tokio::test]
+    async fn bytes_are_reported_as_they_come_and_what_is_left_when_it_ends() {
+        let items = vec![PushItem { site: "www".into(), url: "http://a/".into(), bytes: 100 }; 3];
+        let order = PushOrder { id: "x".into(), cluster: "ams".into(), items, rate_bytes: 1, not_after_unix_ms: 0, fresh_until_unix_ms: 0 };
+        let (pushes, pacer) = (Pushes::default(), Arc::new(Pacer::new(1)));
+        pushes.begin(&order, pacer.clone());
+        pacer.count(false, 70);
+        pacer.count(true, 5);
+        let progress = pushes.progress().remove(0);
+        assert_eq!((progress.origin_bytes, progress.peer_bytes, progress.ended), (70, 5, false));
+        pushes.note("x", |progress| Filled::Warmed.add_to(progress, &order.items[0]));
+        pacer.stop();
+        // It waits for nothing any more.
+        pacer.pass(1 << 40).await;
+        pacer.count(false, 1);
+        pushes.end("x", Some("its time was over"));
+        let progress = pushes.progress().remove(0);
+        assert_eq!((progress.origin_bytes, progress.warmed, progress.unfinished, progress.ended), (71, 1, 2, true));
+        assert_eq!(progress.reasons, ["its time was over"]);
     }
 
     #[test]

@@ -82,7 +82,7 @@ fn edge_report(edge: &Edge, popularity: &Popularity, journal: &Journal, pushes: 
         started_unix_ms: edge.started_ms,
         revision: edge.generations.revision(),
         draining: edge.is_draining.load(Ordering::Relaxed),
-        sites: edge.metrics.totals().into_iter().filter(|(name, _)| name != "none").collect(),
+        sites: edge.metrics.totals(),
         connections: edge.connections.count() as u64,
         memory_bytes: edge.store.memory_bytes(),
         disk_bytes: disk.pull_bytes + disk.pushed_bytes,

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use lab::{Answer, Edge, Gate, Origin, Plan, Reply, Seen, pattern, read_answer, wait_for};
+use nearcast_fleet::config::CachePolicy;
+use nearcast_fleet::units::Bytes;
 
 #[test]
 fn two_hundred_at_once_on_one_cold_slow_url_are_one_origin_request() {
@@ -447,7 +449,9 @@ fn a_fill_outlives_the_client_that_began_it() {
 fn fills_that_nobody_waits_for_end_where_there_are_too_many() {
     // It would take longer than this test waits. That a client has gone shows when something is sent to it.
     let origin = Origin::start(|_| Reply::ok(pattern(2 << 20), "max-age=60").slow(2000, 40));
-    let edge = Plan::new(&origin).start();
+    // However few there are, they would end by themselves otherwise.
+    let cache = CachePolicy { finish_share: 0.0, ..CachePolicy::default() };
+    let edge = Plan { cache, ..Plan::new(&origin) }.start();
     let begin = |n: usize| {
         let mut stream = edge.connect();
         stream.write_all(format!("GET /big?{n} HTTP/1.1\r\nHost: www.test\r\n\r\n").as_bytes()).expect("sent");
@@ -528,4 +532,84 @@ fn draining_finishes_what_has_begun_and_takes_nothing_new() {
     let answer = read_answer(&mut BufReader::new(stream), false).expect("an answer");
     assert!(answer.whole && answer.body == pattern(300_000));
     edge.stop().expect("a good end");
+}
+
+/// A client that reads the beginning of a response and goes.
+fn begins_and_leaves(edge: &Edge, path: &str) {
+    use std::io::{Read, Write};
+    let mut client = edge.connect();
+    client.write_all(format!("GET {path} HTTP/1.1\r\nHost: www.test\r\n\r\n").as_bytes()).expect("sent");
+    let mut beginning = [0; 4096];
+    client.read_exact(&mut beginning).expect("it begins");
+}
+
+const ABANDONED: &str = "nearcast_edge_fills_abandoned_total{site=\"www\"}";
+
+#[test]
+fn a_fill_that_everybody_left_ends_and_the_next_request_goes_on_from_there() {
+    const LENGTH: usize = 16 << 20;
+    let gate = Gate::default();
+    let held = gate.clone();
+    let origin = Origin::start(move |seen| {
+        let reply = Reply::ok(pattern(LENGTH), "max-age=600").field("ETag", "\"v\"");
+        match seen.fields.contains_key("range") {
+            true => reply.ranged(seen),
+            // Three slices and a bit.
+            false => reply.held_at(800_000, &held),
+        }
+    });
+    let edge = Plan::new(&origin).start();
+    begins_and_leaves(&edge, "/large");
+    wait_for("the fill to end", || edge.metric(ABANDONED) == 1.0);
+    gate.open();
+    let answer = edge.get("/large");
+    assert!(answer.status == 200 && answer.body == pattern(LENGTH), "{}", answer.cache());
+    let seen = origin.seen();
+    assert_eq!((seen.len(), seen[1].fields["range"].as_str()), (2, "bytes=786432-16777215"), "the slices that came stay");
+    assert_eq!(seen[1].fields["if-range"], "\"v\"");
+    assert!(edge.metric("nearcast_edge_origin_bytes_total{site=\"www\"}") < (LENGTH + (1 << 20)) as f64);
+    wait_for("all of it to be stored", || edge.get("/large").is_hit());
+    assert_eq!(edge.metric(ABANDONED), 1.0);
+}
+
+#[test]
+fn a_fill_goes_on_for_others_for_the_little_that_is_left_and_where_the_site_wants_it() {
+    const LENGTH: usize = 4 << 20;
+    let finish = |share, rest| CachePolicy { finish_share: share, finish_rest: Bytes(rest), ..CachePolicy::default() };
+    // Bytes that come before the client leaves, whether another reads on, the site's policy; whether it is finished.
+    let table = [
+        (3 << 20, false, CachePolicy::default(), true),
+        (1 << 20, false, CachePolicy::default(), false),
+        (1 << 20, true, CachePolicy::default(), true),
+        (1 << 20, false, finish(0.0, 0), true),
+        (1 << 20, false, finish(1.0, 8 << 20), true),
+        (3 << 20, false, finish(1.0, 0), false),
+    ];
+    for (number, (come, has_other, cache, is_finished)) in table.into_iter().enumerate() {
+        let gate = Gate::default();
+        let held = gate.clone();
+        let origin = Origin::start(move |seen| {
+            let reply = Reply::ok(pattern(LENGTH), "max-age=600").field("ETag", "\"v\"");
+            if seen.fields.contains_key("range") { reply.ranged(seen) } else { reply.held_at(come, &held) }
+        });
+        let edge = Plan { cache, ..Plan::new(&origin) }.start();
+        std::thread::scope(|scope| {
+            begins_and_leaves(&edge, "/x");
+            let other = has_other.then(|| scope.spawn(|| edge.get("/x")));
+            match is_finished {
+                false => wait_for("the fill to end", || edge.metric(ABANDONED) == 1.0),
+                // Longer than it takes to be abandoned.
+                true => std::thread::park_timeout(Duration::from_millis(400)),
+            }
+            gate.open();
+            if let Some(other) = other {
+                assert_eq!(other.join().expect("no panic").body, pattern(LENGTH), "case {number}");
+            }
+        });
+        let answer = edge.get("/x");
+        assert!(answer.body == pattern(LENGTH), "case {number}: {}", answer.cache());
+        let ranges = origin.seen().iter().filter(|seen| seen.fields.contains_key("range")).count();
+        assert_eq!((origin.seen().len(), ranges > 0), (if is_finished { 1 } else { 2 }, !is_finished), "case {number}");
+        assert_eq!(edge.metric(ABANDONED), if is_finished { 0.0 } else { 1.0 }, "case {number}");
+    }
 }

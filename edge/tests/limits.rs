@@ -99,7 +99,7 @@ fn requests_that_break_the_protocol_get_the_standards_answer() {
             }
         }
     }
-    let refused = "nearcast_edge_requests_total{cache_status=\"local\",site=\"none\",status_class=\"4xx\"}";
+    let refused = "nearcast_edge_requests_total{cache_status=\"local\",site=\"-\",status_class=\"4xx\"}";
     assert!(edge.metric(refused) > 50.0, "what is refused counts");
 }
 
@@ -279,7 +279,7 @@ fn health_is_answered_for_any_host_and_counts_as_local() {
     let edge = Plan::new(&origin).start();
     let health = edge.ask("GET", "/.nearcast/health", &[("Host", "127.0.0.1:8080")]);
     assert_eq!((health.status, health.text().as_str()), (200, "ok\n"));
-    assert!(edge.metrics().contains("nearcast_edge_requests_total{cache_status=\"local\",site=\"none\",status_class=\"2xx\"} 1"));
+    assert!(edge.metrics().contains("nearcast_edge_requests_total{cache_status=\"local\",site=\"-\",status_class=\"2xx\"} 1"));
 }
 
 #[test]

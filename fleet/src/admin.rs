@@ -47,6 +47,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub enum Readiness {
     /// It serves.
     Ready,
+    /// It serves, and something limits it that an operator should know of (`control was not reached`, ...).
+    Limited(String),
     /// It does not, and why (`starting`, `draining`, ...).
     NotReady(String),
 }
@@ -160,6 +162,7 @@ fn ready(parts: &Parts) -> Response<Bytes> {
     }
     match &*parts.readiness.borrow() {
         Readiness::Ready => text(StatusCode::OK, "ready\n"),
+        Readiness::Limited(reason) => text(StatusCode::OK, &format!("ready; {reason}\n")),
         Readiness::NotReady(reason) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("{reason}\n")),
     }
 }
@@ -245,6 +248,8 @@ mod tests {
         assert_eq!(get(&served, "/ready").await, (503, "starting\n".into()));
         served.readiness.send_replace(Readiness::Ready);
         assert_eq!(get(&served, "/ready").await, (200, "ready\n".into()));
+        served.readiness.send_replace(Readiness::Limited("control was not reached".into()));
+        assert_eq!(get(&served, "/ready").await, (200, "ready; control was not reached\n".into()));
         let (status, metrics) = get(&served, "/metrics").await;
         assert!(status == 200 && metrics.contains("nearcast_x_total 1"), "{metrics}");
         assert_eq!(get(&served, "/other").await.0, 404);

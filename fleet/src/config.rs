@@ -186,7 +186,8 @@ pub struct Place {
     pub longitude: f64,
 }
 
-/// A span of local time of day, in minutes after midnight; `end < start` wraps over midnight.
+/// A span of local time of day, in minutes after midnight; `end < start` wraps over midnight. From 0 to 1,440 it is the
+/// whole day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DailyWindow {
     /// First minute.
@@ -327,6 +328,13 @@ pub struct CachePolicy {
     pub key_fields: Vec<String>,
     /// Whether a response that may be stored is stored with its `Set-Cookie` lines.
     pub store_set_cookie: bool,
+    /// Whether what an earlier run stored is served within `stale_if_error` where it cannot be validated, although the node
+    /// has not reached control since its start and so may lack a purge of it.
+    pub serve_unsynced: bool,
+    /// A fill that its last reader leaves goes on where no more than this is left of it.
+    pub finish_rest: Bytes,
+    /// A fill that its last reader leaves goes on where at least this share (0..1) of it has come.
+    pub finish_share: f64,
 }
 
 impl Default for CachePolicy {
@@ -341,6 +349,9 @@ impl Default for CachePolicy {
             forward_fields: Vec::new(),
             key_fields: Vec::new(),
             store_set_cookie: false,
+            serve_unsynced: true,
+            finish_rest: Bytes(1 << 20),
+            finish_share: 0.5,
         }
     }
 }
@@ -469,6 +480,9 @@ impl DailyWindow {
 
     /// Its length in minutes.
     pub fn minutes(&self) -> u16 {
-        (self.end_minute + 24 * 60 - self.start_minute) % (24 * 60)
+        match self.end_minute.checked_sub(self.start_minute) {
+            Some(minutes) => minutes,
+            None => self.end_minute + 24 * 60 - self.start_minute,
+        }
     }
 }

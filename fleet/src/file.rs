@@ -91,6 +91,9 @@ const CACHE: &[&str] = &[
     "forward_fields",
     "key_fields",
     "store_set_cookie",
+    "serve_unsynced",
+    "finish_rest",
+    "finish_share",
 ];
 const LIMITS: &[&str] = &[
     "connect",
@@ -196,7 +199,7 @@ pub fn describe(file: &str, mistakes: &[Mistake]) -> String {
 
 /// The fleet of one edge without a fleet file: node `edge` in cluster `local`, one site `site` for any host, no
 /// control, no admin listener, the client's `Host` passed on to the origin, no node key. `disk` of 0 keeps nothing on
-/// disk; `cache` is the site's policy, but that no lifetime is guessed. The node's state is in `state_dir`/edge.
+/// disk; `cache` is the site's policy. The node's state is in `state_dir`/edge.
 ///
 /// # Errors
 /// [`FailureKind::Usage`] when `origin` is not `http://host[:port]` or `https://host[:port]`, nothing is listened on, or a
@@ -253,8 +256,7 @@ pub fn standalone_edge(
         policy: SelectionPolicy::Geo,
         ttl: SITE_TTL,
         clusters: vec![0],
-        // Nobody has said anything of this origin: what it does not say itself is not guessed either.
-        cache: CachePolicy { heuristic: false, ..cache },
+        cache,
         origin_policy: OriginPolicy::default(),
         purge: PurgePolicy::default(),
     };
@@ -790,8 +792,14 @@ fn check_time_zone(section: &Section<'_>) -> String {
 fn check_window(text: &Text<'_>) -> DailyWindow {
     let found = text.text.split_once('-').and_then(|(start, end)| Some((minute_of_day(start)?, minute_of_day(end)?)));
     match found {
-        Some((start_minute, end_minute)) if start_minute != end_minute => return DailyWindow { start_minute, end_minute },
-        Some(_) => text.note(format!("{:?} starts when it ends", text.text), "write two different times, such as \"02:00-06:00\""),
+        Some((0, 1440)) => return DailyWindow { start_minute: 0, end_minute: 1440 },
+        Some((start, end)) if start % 1440 != end % 1440 => {
+            return DailyWindow { start_minute: start % 1440, end_minute: end % 1440 };
+        }
+        Some(_) => text.note(
+            format!("{:?} starts when it ends", text.text),
+            "write two different times, such as \"02:00-06:00\", or \"00:00-24:00\" for the whole day",
+        ),
         None => text.note(
             format!("{:?} is no span of time of day", text.text),
             "write local times as \"HH:MM-HH:MM\", such as \"02:00-06:00\" or \"22:30-05:00\"",
@@ -800,12 +808,12 @@ fn check_window(text: &Text<'_>) -> DailyWindow {
     DailyWindow { start_minute: 0, end_minute: 1 }
 }
 
-/// `24:00` is midnight.
+/// Minutes after midnight; `24:00` is the next one.
 fn minute_of_day(text: &str) -> Option<u16> {
     let (hour, minute) = text.trim().split_once(':')?;
     let two_digits = |s: &str| (s.len() == 2 && s.bytes().all(|b| b.is_ascii_digit())).then(|| s.parse::<u16>().ok()).flatten();
     match (two_digits(hour)?, two_digits(minute)?) {
-        (24, 0) => Some(0),
+        (24, 0) => Some(1440),
         (hour, minute) if hour < 24 && minute < 60 => Some(hour * 60 + minute),
         _ => None,
     }
@@ -1053,6 +1061,9 @@ fn check_cache(section: &Section<'_>) -> CachePolicy {
         forward_fields: check_fields(section, "forward_fields"),
         key_fields: check_fields(section, "key_fields"),
         store_set_cookie: section.boolean("store_set_cookie", defaults.store_set_cookie),
+        serve_unsynced: section.boolean("serve_unsynced", defaults.serve_unsynced),
+        finish_rest: section.bytes("finish_rest", Bytes(0)..=Bytes(1 << 44)).unwrap_or(defaults.finish_rest),
+        finish_share: section.percent("finish_share").unwrap_or(defaults.finish_share),
     }
 }
 

@@ -90,6 +90,10 @@ pub struct FollowState {
     pub caught_up: bool,
     /// Whether the last exchange with control succeeded.
     pub control_reachable: bool,
+    /// Whether all that the node's own copy of the journal had was handed out.
+    pub recalled: bool,
+    /// Whether an exchange with control has ended since then, well or not.
+    pub asked: bool,
 }
 
 /// Following the journal, ready to begin. The default follows nothing.
@@ -230,7 +234,7 @@ impl Follower {
             self.hand_out(entry).await;
         }
         let given = self.position.given;
-        self.state_tx.send_modify(|state| state.revision = state.revision.max(given));
+        self.state_tx.send_modify(|state| (state.revision, state.recalled) = (state.revision.max(given), true));
         let mut fleet = self.fleet_tx.subscribe();
         let mut failures = 0;
         loop {
@@ -345,7 +349,11 @@ impl Follower {
             None => {}
         }
         let is_reachable = error.is_none();
-        self.state_tx.send_if_modified(|state| std::mem::replace(&mut state.control_reachable, is_reachable) != is_reachable);
+        self.state_tx.send_if_modified(|state| {
+            let before = *state;
+            (state.control_reachable, state.asked) = (is_reachable, true);
+            *state != before
+        });
     }
 }
 

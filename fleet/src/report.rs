@@ -46,10 +46,16 @@ pub struct SiteTotals {
     pub bytes: BTreeMap<String, u64>,
     /// Responses with status 5xx that the edge made itself or passed on.
     pub errors: u64,
-    /// Body bytes received from the origin.
+    /// Body bytes received from the origin for what clients asked for. What push orders fetch is apart.
     pub origin_bytes: u64,
-    /// Requests sent to the origin.
+    /// Requests sent to the origin for what clients asked for.
     pub origin_requests: u64,
+    /// Body bytes that push orders received from the origin, or caused other nodes to receive from it.
+    #[serde(default)]
+    pub push_origin_bytes: u64,
+    /// Body bytes that push orders received from nodes of the same cluster.
+    #[serde(default)]
+    pub push_peer_bytes: u64,
     /// Requests answered from pushed slices, and their bytes: what pushes earned.
     pub pushed_hits: u64,
     /// Bytes of those.
@@ -84,14 +90,17 @@ pub struct FillProgress {
     pub already_warm_bytes: u64,
     /// Items fetched by this order.
     pub warmed: u64,
-    /// Bytes fetched from the origin.
+    /// Bytes fetched from the origin so far, those of items that failed or are not whole yet among them.
     pub origin_bytes: u64,
-    /// Bytes fetched from nodes of the same cluster.
+    /// Bytes fetched from nodes of the same cluster, in the same way.
     pub peer_bytes: u64,
     /// Items that failed.
     pub failed: u64,
     /// Up to 8 reasons of failures, for people.
     pub reasons: Vec<String>,
+    /// Items that were neither there nor failed when the order ended.
+    #[serde(default)]
+    pub unfinished: u64,
     /// Whether the order has ended (all items done, out of time, or replaced).
     pub ended: bool,
     /// Real time at which it ended, milliseconds after the Unix epoch; 0 while it runs.

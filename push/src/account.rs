@@ -23,6 +23,9 @@ pub struct Filled {
     pub warmed: u64,
     /// Items that failed.
     pub failed: u64,
+    /// Items that were neither there nor failed when their nodes ended the order.
+    #[serde(default)]
+    pub unfinished: u64,
     /// Bytes fetched from the origin.
     pub origin_bytes: u64,
     /// Bytes fetched from nodes of the same cluster.
@@ -38,6 +41,7 @@ impl Filled {
             already_warm_bytes: a.already_warm_bytes.saturating_add(n.already_warm_bytes),
             warmed: a.warmed.saturating_add(n.warmed),
             failed: a.failed.saturating_add(n.failed),
+            unfinished: a.unfinished.saturating_add(n.unfinished),
             origin_bytes: a.origin_bytes.saturating_add(n.origin_bytes),
             peer_bytes: a.peer_bytes.saturating_add(n.peer_bytes),
         })

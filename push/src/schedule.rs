@@ -59,6 +59,32 @@ pub fn window(clock: &FleetClock, zone: &TimeZone, daily: DailyWindow, now_unix_
     None
 }
 
+/// Windows that passed wholly after `since_unix_ms` and up to `now_unix_ms`, oldest first: the newest `most` of them. For what
+/// nobody was there to open.
+pub fn passed(
+    clock: &FleetClock,
+    zone: &TimeZone,
+    daily: DailyWindow,
+    since_unix_ms: u64,
+    now_unix_ms: u64,
+    most: usize,
+) -> std::collections::VecDeque<Window> {
+    let mut passed = std::collections::VecDeque::new();
+    // So much time as `most` windows can take, and a day more: what was before that is left out unseen.
+    let reach = clock.real_duration(std::time::Duration::from_secs((most as u64 + 2) * 86_400)).as_millis() as u64;
+    let mut at = since_unix_ms.max(now_unix_ms.saturating_sub(reach));
+    while let Some(next) = window(clock, zone, daily, at).filter(|w| w.end_unix_ms <= now_unix_ms) {
+        at = next.end_unix_ms;
+        if next.start_unix_ms > since_unix_ms {
+            passed.push_back(next);
+        }
+        if passed.len() > most {
+            passed.pop_front();
+        }
+    }
+    passed
+}
+
 /// Local time of a zone at a real time on the fleet's clock, `2026-06-01T14:05:09`, for people.
 pub fn local_time(clock: &FleetClock, zone: &TimeZone, now_unix_ms: u64) -> Option<String> {
     local_time_of(zone, clock.fleet_seconds(now_unix_ms as f64 / 1000.0))
@@ -232,6 +258,37 @@ mod tests {
         for (window, last, now, expected) in table {
             assert_eq!(name(&due(window.clone(), last, now)), expected, "{window:?} {last:?} {now}");
         }
+    }
+
+    #[test]
+    fn windows_that_nobody_opened_are_found_afterwards() {
+        let found = |hours: &str, since: &str, now: &str| -> Vec<String> {
+            let passed = passed(&FleetClock::REAL, &TimeZone::UTC, daily(hours), millis(since), millis(now), 3);
+            passed.iter().map(|w| w.date.clone()).collect()
+        };
+        let table: [(&str, &str, &str, &[&str]); 8] = [
+            ("02:00-06:00", "2026-06-01T01:00:00Z", "2026-06-01T06:00:00Z", &["2026-06-01"]),
+            ("02:00-06:00", "2026-06-01T01:00:00Z", "2026-06-01T05:59:59Z", &[]),
+            // It was open when somebody last looked.
+            ("02:00-06:00", "2026-06-01T02:00:00Z", "2026-06-01T07:00:00Z", &[]),
+            ("02:00-06:00", "2026-06-01T03:00:00Z", "2026-06-02T07:00:00Z", &["2026-06-02"]),
+            ("22:00-04:00", "2026-06-01T21:00:00Z", "2026-06-02T05:00:00Z", &["2026-06-01"]),
+            ("00:00-24:00", "2026-06-01T12:00:00Z", "2026-06-03T12:00:00Z", &["2026-06-02"]),
+            ("02:00-06:00", "2026-06-01T00:00:00Z", "2026-06-30T00:00:00Z", &["2026-06-27", "2026-06-28", "2026-06-29"]),
+            ("02:00-06:00", "2026-06-02T00:00:00Z", "2026-06-01T00:00:00Z", &[]),
+        ];
+        for (hours, since, now, expected) in table {
+            assert_eq!(found(hours, since, now), expected, "{hours} from {since} to {now}");
+        }
+    }
+
+    #[test]
+    fn a_window_of_the_whole_day_follows_itself() {
+        let whole = DailyWindow { start_minute: 0, end_minute: 1440 };
+        let first = window(&FleetClock::REAL, &TimeZone::UTC, whole, millis("2026-06-01T12:00:00Z")).unwrap();
+        assert_eq!((text(first.start_unix_ms), text(first.end_unix_ms)), ("2026-06-01T00:00:00Z".into(), "2026-06-02T00:00:00Z".into()));
+        let next = window(&FleetClock::REAL, &TimeZone::UTC, whole, first.end_unix_ms).unwrap();
+        assert_eq!((next.start_unix_ms, next.date.as_str()), (first.end_unix_ms, "2026-06-02"));
     }
 
     #[test]

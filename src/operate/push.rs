@@ -72,13 +72,34 @@ async fn watch(api: &Api, asked: &[String], limit: Duration, quiet: bool) -> Res
     }
 }
 
-/// A push is a failure when nothing that it should have brought is there.
+/// A push is a failure when a node said nothing of it, when its time was over before all was there, or when nothing that it
+/// should have brought is there.
 fn verdict(orders: &[Value]) -> Result<(), Failure> {
+    let silent = |is_it: fn(&Value) -> bool| -> Vec<String> {
+        orders.iter().flat_map(|o| list(&o["nodes"])).filter(|n| is_it(n)).map(|n| string(&n["node"])).collect()
+    };
+    let (unheard, unended) = (silent(|n| n["reported"] != true), silent(|n| n["reported"] == true && n["ended"] != true));
+    if !(unheard.is_empty() && unended.is_empty()) {
+        let mut words = Vec::new();
+        if !unheard.is_empty() {
+            words.push(format!("{} said nothing of this push", unheard.join(", ")));
+        }
+        if !unended.is_empty() {
+            words.push(format!("{} did not say that the push ended there", unended.join(", ")));
+        }
+        let message = format!("{}; does `nearcast status` show {} up?", words.join("; "), if words.len() > 1 { "them" } else { "it" });
+        return Err(Failure::new(FailureKind::Unavailable, message));
+    }
     let sum = |key: &str| -> f64 { orders.iter().map(|o| number(&o["total"][key])).sum() };
     if sum("failed") > 0.0 && sum("warmed") + sum("already_warm") == 0.0 {
         let reasons = orders.iter().flat_map(|o| list(&o["nodes"])).flat_map(|n| list(&n["reasons"])).next();
         let why = reasons.map_or(String::new(), |r| format!(" ({})", r.as_str().map_or_else(|| r.to_string(), str::to_owned)));
         return Err(Failure::new(FailureKind::Unavailable, format!("every item failed{why}; does the origin answer?")));
+    }
+    let unfinished = sum("unfinished");
+    if unfinished > 0.0 {
+        let message = format!("time was over before all was there: {unfinished:.0} copies are missing; the next push goes on from there");
+        return Err(Failure::new(FailureKind::Unavailable, message));
     }
     Ok(())
 }
@@ -194,6 +215,30 @@ mod tests {
         for ((already_warm, warmed, failed), good) in table {
             let order = json!({"total": {"already_warm": already_warm, "warmed": warmed, "failed": failed}, "nodes": []});
             assert_eq!(verdict(&[order]).is_ok(), good, "{already_warm} {warmed} {failed}");
+        }
+    }
+
+    #[test]
+    fn a_push_of_which_a_node_said_nothing_has_failed_and_says_which() {
+        // Its name, whether it reported, and whether it ended.
+        type Node<'a> = (&'a str, bool, bool);
+        let order = |nodes: &[Node<'_>], unfinished: u64| {
+            let node = |(name, reported, ended): &Node<'_>| json!({"node": name, "reported": reported, "ended": ended});
+            let nodes: Vec<Value> = nodes.iter().map(node).collect();
+            json!({"total": {"already_warm": 1, "warmed": 3, "failed": 0, "unfinished": unfinished}, "nodes": nodes})
+        };
+        let said = [("ams-1", true, true)];
+        assert!(verdict(&[order(&said, 0)]).is_ok());
+        let table: [(&[Node<'_>], u64, &str); 4] = [
+            (&[("ams-1", true, true), ("ams-2", false, false)], 0, "ams-2 said nothing of this push"),
+            (&[("ams-1", false, false), ("ams-2", false, false)], 0, "ams-1, ams-2 said nothing of this push"),
+            (&[("ams-1", true, true), ("ams-2", true, false)], 0, "ams-2 did not say that the push ended there"),
+            (&said, 2, "2 copies are missing"),
+        ];
+        for (nodes, unfinished, words) in table {
+            let failure = verdict(&[order(&said, 0), order(nodes, unfinished)]).expect_err("a failure");
+            assert!(failure.message.contains(words), "{failure}");
+            assert_ne!(failure.kind.exit_code(), 0);
         }
     }
 }

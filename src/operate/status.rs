@@ -27,16 +27,26 @@ fn told(status: &Value) -> String {
     let fast = if speed == 1.0 { String::new() } else { format!(", clock {speed:.0} times as fast") };
     let mut told = format!("{}, revision {}{fast}\n", string(&status["zone"]), status["revision"]);
     told.push_str(&format!(
-        "last {} s: {:.1} requests/s, {} to clients, object hit ratio {}, byte hit ratio {}, {} of requests hit pushed content\n\n",
+        "last {} s: {:.1} requests/s, {} to clients, object hit ratio {}, byte hit ratio {}, {} of requests hit pushed content{}\n\n",
         status["window_seconds"],
         number(&recent["requests_per_second"]),
         text::bits_per_second(number(&recent["egress_bits_per_second"])),
         text::percent(recent["object_hit_ratio"].as_f64()),
         text::percent(recent["byte_hit_ratio"].as_f64()),
         text::percent(recent["pushed_hit_ratio"].as_f64()),
+        // Apart from what clients caused: no part of the byte hit ratio.
+        match number(&recent["push_origin_bytes"]) + number(&recent["push_peer_bytes"]) {
+            0.0 => String::new(),
+            pushed => format!("; pushes fetched {}", text::bytes(pushed)),
+        },
     ));
     let clusters: Vec<Vec<String>> = list(&status["clusters"]).iter().map(cluster_row).collect();
     told.push_str(&text::table(&["cluster", "state", "edges", "local time", ">req/s", ">egress", ">hit", ">byte hit", "push"], &clusters));
+    for cluster in list(&status["clusters"]) {
+        if let Some(missed) = cluster["push_missed"].as_str() {
+            told.push_str(&format!("warning: push to {}: {missed}\n", string(&cluster["name"])));
+        }
+    }
     told.push('\n');
     let nodes: Vec<Vec<String>> = list(&status["nodes"]).iter().map(node_row).collect();
     let heading = ["node", "role", "state", ">reported", ">behind", ">req/s", ">hit", ">memory", ">disk", ">pushed", "why"];
@@ -88,7 +98,11 @@ mod tests {
     fn the_documented_status_is_told() {
         let documents = include_str!("../../control/API.md");
         let example = documents.split("```json status\n").nth(1).and_then(|rest| rest.split("```").next()).expect("the example is there");
-        let told = told(&serde_json::from_str(example).expect("it is JSON"));
+        let mut status: Value = serde_json::from_str(example).expect("it is JSON");
+        assert!(!told(&status).contains("warning"));
+        status["clusters"][0]["push_missed"] = "control was not running".into();
+        let told = told(&status);
+        assert!(told.contains("warning: push to ams: control was not running"), "{told}");
         for words in
             ["cdn.test", "93.8 %", "360 times as fast", "ams-1", "03:00 off-peak", "2/2", "no report for 4 s", "ams-2026-06-01-x8k2j0"]
         {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::lab::fleet::{CLIENTS, Fleet, Plan};
+use crate::lab::http::{Origin, Reply};
 use crate::lab::tools::dig_addresses;
 use crate::lab::wait;
 
@@ -47,4 +48,39 @@ fn the_control_role_is_killed_and_everything_goes_on() {
         String::from_utf8_lossy(&next.stdout).contains("\"complete\": true")
             || String::from_utf8_lossy(&next.stdout).contains("\"complete\":true")
     );
+}
+
+#[test]
+fn an_edge_that_starts_again_while_control_and_the_origin_are_down_serves_what_it_has() {
+    let mut plan = Plan { clusters: 1, nodes: 1, ..Plan::new() };
+    plan.site = "cache.stale_if_error = \"1d\"\n".to_owned();
+    let origin = Origin::start(plan.origin_address(), |_| Reply::ok("kept", "max-age=600").field("ETag", "\"v\""));
+    plan.origin = Some(origin.url());
+    let mut fleet = Fleet::start(plan);
+    let edge = fleet.plan.edge(0, 0);
+    for path in ["/kept", "/purged"] {
+        assert!(fleet.curl(edge, &[], path).contains("kept"));
+    }
+    let purge = fleet.operate(&["purge", "--url", "http://www.demo.test/purged"]);
+    assert!(purge.status.success(), "{}", String::from_utf8_lossy(&purge.stderr));
+    // An orderly end: what is stored is on disk.
+    fleet.node("ams-1").signal("TERM");
+    fleet.node("ams-1").wait(Duration::from_secs(30));
+    fleet.node("control").kill();
+    drop(origin);
+    fleet.start_node("edge", "ams-1");
+    fleet.wait_ready("ams-1", edge);
+    let kept = fleet.curl(edge, &["-i"], "/kept").to_lowercase();
+    assert!(kept.starts_with("http/1.1 200") && kept.contains("detail=unsynced") && kept.ends_with("kept"), "{kept}");
+    let purged = fleet.curl(edge, &["-i"], "/purged").to_lowercase();
+    assert!(purged.starts_with("http/1.1 50") && !purged.contains("unsynced"), "a purge that it knows of holds: {purged}");
+    let ready = crate::lab::tools::curl(&[&format!("http://{edge}:9100/ready")]);
+    assert!(ready.starts_with("ready; "), "{ready}");
+    fleet.start_node("control", "control");
+    wait::until("the edge to catch up", Duration::from_secs(20), || {
+        let ready = crate::lab::tools::curl(&[&format!("http://{edge}:9100/ready")]);
+        if ready == "ready\n" { Ok(()) } else { Err(ready) }
+    });
+    let head = fleet.head(edge, "/kept");
+    assert!(head.contains("; hit") && !head.contains("unsynced"), "{head}");
 }

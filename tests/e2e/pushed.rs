@@ -53,3 +53,17 @@ fn the_push_runs_by_itself_when_the_clock_reaches_the_window() {
     let first = fleet.head(fleet.plan.edge(0, 1), SEGMENT);
     assert!(first.contains("; hit"), "{first}");
 }
+
+#[test]
+fn a_push_of_which_a_node_said_nothing_fails_and_names_it() {
+    let (mut fleet, _origin) = fleet(String::new());
+    make_popular(&fleet);
+    wait::until("the plan to hold the segment", Duration::from_secs(20), || {
+        let text = String::from_utf8_lossy(&fleet.operate(&["plan", "--json"]).stdout).into_owned();
+        if text.contains(SEGMENT) { Ok(()) } else { Err(text) }
+    });
+    fleet.node("ams-2").kill();
+    let push = fleet.operate(&["push", "--now"]);
+    let words = String::from_utf8_lossy(&push.stderr);
+    assert!(push.status.code() == Some(69) && words.contains("ams-2 said nothing of this push"), "{:?} {words}", push.status);
+}

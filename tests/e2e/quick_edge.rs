@@ -36,11 +36,22 @@ fn an_edge_without_a_fleet_file_caches_any_origin_under_any_host() {
         ask(value);
         assert_eq!(ask(other).contains("; hit"), is_hit, "{name}");
     }
-    for path in ["/bare", "/dated"] {
-        for _ in 0..2 {
-            assert!(!curl(&["-i", &format!("http://{listen}{path}")]).to_lowercase().contains("; hit"));
-        }
-        assert_eq!(origin.count(path), 2, "nothing without freshness information is stored");
+    // As with a site of a fleet file a lifetime is guessed where there is something to guess from; what is not stored says why.
+    for (path, is_stored, asked) in [("/bare", false, 2), ("/dated", true, 1)] {
+        let answers = [(); 2].map(|()| curl(&["-i", &format!("http://{listen}{path}")]).to_lowercase());
+        assert_eq!(answers[1].contains("; hit"), is_stored, "{path}: {}", answers[1]);
+        assert_eq!(answers[0].contains("detail=no-freshness"), !is_stored, "{path}: {}", answers[0]);
+        assert_eq!(origin.count(path), asked, "{path}");
+    }
+    let strict = format!("{}:8080", block.host(12));
+    let mut command = nearcast();
+    command.args(["edge", "--no-heuristic", "--listen", &strict, "--origin", &origin.url(), "--state-dir"]);
+    command.arg(directory.path().join("strict"));
+    let _strict = Process::start("strict", directory.path(), command);
+    wait::until("the edge without guesses to answer", Duration::from_secs(20), || std::net::TcpStream::connect(&strict).map(drop));
+    for _ in 0..2 {
+        let answer = curl(&["-i", &format!("http://{strict}/dated")]).to_lowercase();
+        assert!(answer.contains("detail=no-freshness") && !answer.contains("; hit"), "{answer}");
     }
     // One in front of another is no loop.
     let front = format!("{}:8080", block.host(11));

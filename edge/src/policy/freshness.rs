@@ -2,7 +2,7 @@
 //!
 //! Follows RFC 9111 section 3 (storing), 4.2 (freshness and age), RFC 9213 (targeted fields), RFC 5861, RFC 8246.
 
-use http::header::{ACCEPT, AGE, AUTHORIZATION, COOKIE, DATE, EXPIRES, LAST_MODIFIED, SET_COOKIE};
+use http::header::{ACCEPT, AGE, AUTHORIZATION, COOKIE, DATE, EXPIRES, LAST_MODIFIED, SET_COOKIE, VARY};
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 use nearcast_fleet::config::CachePolicy;
 use serde::{Deserialize, Serialize};
@@ -51,7 +51,7 @@ pub enum Verdict {
     DoNotStore(NotStored),
 }
 
-/// Why a response is not stored.
+/// Why a response is not stored. The one word for it in `Cache-Status`, the log and the metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum NotStored {
     /// Not a response to GET.
@@ -68,7 +68,9 @@ pub enum NotStored {
     Authorization,
     /// `must-understand` with a status this cache does not know.
     MustUnderstand,
-    /// `Vary: *`, or more fields in it than are looked at.
+    /// `Vary: *`.
+    VaryStar,
+    /// More fields in `Vary` than are looked at, or one that the edge makes for each request.
     Vary,
     /// It sets a cookie and does not say that it is public.
     SetCookie,
@@ -84,27 +86,76 @@ pub enum NotStored {
     Partial,
     /// It has more tags than are kept, or one that no purge can name.
     Tags,
+    /// Its body is larger than the site's `body_max` or the node's store allows.
+    TooLarge,
+    /// The request had a body.
+    RequestBody,
+    /// The request's path can be read in more than one way (dot segments, a backslash, a broken escape).
+    AmbiguousPath,
+    /// An error, while what is stored may still serve in its place.
+    ErrorBesideStored,
+    /// A purge or an unsafe request covers it, which came after it was asked for.
+    Overtaken,
+    /// Answers to such requests could not be shared lately, so it went to its client as it came.
+    Unshared,
+    /// It ended early, and the rest of it cannot be asked for.
+    Incomplete,
 }
 
 impl NotStored {
-    /// For `detail` in `Cache-Status`, and the log.
+    /// All, in the order of their numbers.
+    pub const ALL: [Self; 23] = [
+        Self::Method,
+        Self::Status,
+        Self::NoStore,
+        Self::RequestNoStore,
+        Self::Private,
+        Self::Authorization,
+        Self::MustUnderstand,
+        Self::VaryStar,
+        Self::Vary,
+        Self::SetCookie,
+        Self::RequestFields,
+        Self::Credentials,
+        Self::NoLifetime,
+        Self::Useless,
+        Self::Partial,
+        Self::Tags,
+        Self::TooLarge,
+        Self::RequestBody,
+        Self::AmbiguousPath,
+        Self::ErrorBesideStored,
+        Self::Overtaken,
+        Self::Unshared,
+        Self::Incomplete,
+    ];
+
+    /// A token (RFC 9110 section 5.6.2), for `detail` in `Cache-Status`, the metric's label and the log.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Method => "method",
             Self::Status => "status",
             Self::NoStore => "no-store",
-            Self::RequestNoStore => "request no-store",
+            Self::RequestNoStore => "request-no-store",
             Self::Private => "private",
             Self::Authorization => "authorization",
             Self::MustUnderstand => "must-understand",
+            Self::VaryStar => "vary-star",
             Self::Vary => "vary",
             Self::SetCookie => "set-cookie",
-            Self::RequestFields => "request fields",
-            Self::Credentials => "credentials without explicit freshness",
-            Self::NoLifetime => "no freshness information",
-            Self::Useless => "stale at once",
-            Self::Partial => "partial without a strong validator",
-            Self::Tags => "too many or too long tags",
+            Self::RequestFields => "request-field",
+            Self::Credentials => "credentials",
+            Self::NoLifetime => "no-freshness",
+            Self::Useless => "stale-at-once",
+            Self::Partial => "partial",
+            Self::Tags => "tags",
+            Self::TooLarge => "too-large",
+            Self::RequestBody => "request-body",
+            Self::AmbiguousPath => "ambiguous-path",
+            Self::ErrorBesideStored => "error-beside-stored",
+            Self::Overtaken => "overtaken",
+            Self::Unshared => "unshared",
+            Self::Incomplete => "incomplete",
         }
     }
 }
@@ -301,6 +352,9 @@ fn refused_by_fields(fields: &HeaderMap, directives: &CacheControl) -> Option<No
     }
     // What the edge makes for each request anew selects nothing for the next one.
     let selects = |names: Vec<HeaderName>| names.iter().all(|name| request_fields::sight(name) != Sight::Edge);
+    if fields::list(fields, VARY).any(|member| member == b"*") {
+        return Some(NotStored::VaryStar);
+    }
     if !vary::names(fields).is_some_and(selects) {
         return Some(NotStored::Vary);
     }
@@ -655,7 +709,8 @@ mod tests {
     fn what_selects_nothing_is_not_stored() {
         // 14.
         for vary in ["*", ", *", "*, foo", "foo, *", "foo bar"] {
-            assert_eq!(refusal(&[], 200, &["cache-control: max-age=60", &format!("vary: {vary}")]), Some(NotStored::Vary), "{vary}");
+            let expected = if vary.contains('*') { NotStored::VaryStar } else { NotStored::Vary };
+            assert_eq!(refusal(&[], 200, &["cache-control: max-age=60", &format!("vary: {vary}")]), Some(expected), "{vary}");
         }
     }
 
@@ -786,7 +841,7 @@ mod tests {
         for (new, expected) in [
             ("cache-control: no-store", Some(NotStored::NoStore)),
             ("cache-control: private, max-age=60", Some(NotStored::Private)),
-            ("vary: *", Some(NotStored::Vary)),
+            ("vary: *", Some(NotStored::VaryStar)),
             ("cache-tag: a, b", None),
             ("cache-tag: a\tb", Some(NotStored::Tags)),
             ("cache-control: max-age=90", None),

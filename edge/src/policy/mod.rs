@@ -10,6 +10,7 @@
 //! - [`request_fields`]: which of a client's fields reach the origin, and which make an answer one client's own;
 //!   [`forward`]: the request to the origin, and the fields of what goes back to the client.
 //! - [`freshness`]: whether and for how long the answer may be stored; [`invalidate`]: what it makes unusable.
+//! - [`finish`]: whether it goes on coming when nobody reads it any more.
 //! - [`status`]: the one value that feeds `Cache-Status`, `Proxy-Status`, metrics and log.
 //! - [`coding`]: whether a message's body can be read at all.
 //! - [`fields`]: the grammar under all of them.
@@ -17,6 +18,7 @@
 pub mod coding;
 pub mod conditional;
 pub mod fields;
+pub mod finish;
 pub mod forward;
 pub mod freshness;
 pub mod invalidate;

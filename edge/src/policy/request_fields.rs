@@ -74,6 +74,11 @@ impl Unusual {
         self.0.iter().all(|(name, _)| vary.contains(name))
     }
 
+    /// The first of them that `vary` does not name.
+    pub fn first_beyond(&self, vary: &[HeaderName]) -> Option<&HeaderName> {
+        self.0.iter().map(|(name, _)| name).find(|name| !vary.contains(name))
+    }
+
     /// As text that tells requests with different ones apart; appended, nothing where there are none.
     pub fn write(&self, text: &mut Vec<u8>) {
         write_fields(self.0.iter().map(|(name, value)| (name, value)), text);

@@ -149,6 +149,17 @@ fn may_serve_on_error(freshness: &Freshness, request: Option<&CacheControl>, pol
     !freshness.must_revalidate && window > 0 && late <= window
 }
 
+/// Whether a response that an earlier run stored may be used, fresh or stale, where its validation has failed and the node may
+/// lack a purge of it as it has not reached control: where the site allows that, within the window of `stale-if-error`, which
+/// the request may narrow. Nothing that must be validated is (RFC 9111 section 4.2.4).
+pub fn may_serve_unsynced(freshness: &Freshness, request: Option<&CacheControl>, policy: &CachePolicy, ttl: i64) -> bool {
+    let request = request.filter(|_| policy.obey_client);
+    policy.serve_unsynced
+        && !freshness.no_cache
+        && may_serve_on_error(freshness, None, policy, ttl)
+        && may_serve_on_error(freshness, request, policy, ttl)
+}
+
 /// Whether an origin's answer is an error behind which a stale response may be used (RFC 5861 section 4).
 pub fn is_error(status: StatusCode) -> bool {
     matches!(status.as_u16(), 500 | 502 | 503 | 504)
@@ -189,6 +200,9 @@ mod tests {
         forward_fields: Vec::new(),
         key_fields: Vec::new(),
         store_set_cookie: false,
+        serve_unsynced: true,
+        finish_rest: nearcast_fleet::units::Bytes(1 << 20),
+        finish_share: 0.5,
     };
 
     fn freshness(directives: &str) -> Freshness {
@@ -316,6 +330,36 @@ mod tests {
         assert!(is_only_if_cached(Some(&asked), &OBEY));
         assert!(!is_only_if_cached(Some(&asked), &CachePolicy::default()));
         assert!(!is_only_if_cached(Some(&CacheControl::default()), &OBEY) && !is_only_if_cached(None, &OBEY));
+    }
+
+    #[test]
+    fn without_the_newest_purges_only_what_may_be_stale_is_served_and_no_longer() {
+        let site = |seconds| CachePolicy { stale_if_error: Duration::from_secs(seconds), ..OBEY };
+        let off = CachePolicy { serve_unsynced: false, ..site(100) };
+        let table = [
+            // Response, seconds after it, request, policy.
+            ("max-age=10", 5, "", site(100), true),
+            ("max-age=10", 50, "", site(100), true),
+            ("max-age=10", 111, "", site(100), false),
+            ("max-age=10", 5, "", site(0), false),
+            ("max-age=10, stale-if-error=5", 5, "", site(0), true),
+            ("max-age=10, stale-if-error=5", 16, "", site(100), false),
+            ("max-age=10", 5, "", off.clone(), false),
+            ("max-age=10, stale-if-error=50", 5, "", off, false),
+            ("max-age=10, no-cache", 5, "", site(100), false),
+            ("max-age=10, must-revalidate", 5, "", site(100), false),
+            ("max-age=10, proxy-revalidate", 5, "", site(100), false),
+            ("s-maxage=10", 5, "", site(100), false),
+            ("s-maxage=10, stale-if-error=50", 5, "", site(100), true),
+            ("max-age=10", 50, "stale-if-error=20", site(100), false),
+            ("max-age=10", 50, "stale-if-error=90", site(20), false),
+        ];
+        for (response, seconds, request, policy, expected) in table {
+            let asked = CacheControl::of_request(&map(&[&format!("cache-control: {request}")]));
+            let freshness = freshness(response);
+            let ttl = freshness.ttl(NOW_MS + seconds * 1000);
+            assert_eq!(may_serve_unsynced(&freshness, Some(&asked), &policy, ttl), expected, "{response} after {seconds} for {request:?}");
+        }
     }
 
     #[test]

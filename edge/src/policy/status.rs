@@ -4,6 +4,8 @@
 
 use http::{HeaderName, HeaderValue, StatusCode};
 
+use super::freshness::NotStored;
+
 /// `Cache-Status`.
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 /// `Proxy-Status`.
@@ -107,7 +109,16 @@ pub struct Outcome {
     pub is_collapsed: bool,
     /// Words of this cache's own.
     pub detail: Option<&'static str>,
+    /// Why the origin's answer was not stored.
+    pub not_stored: Option<NotStored>,
+    /// What is stored was used although this node may lack a purge of it.
+    pub is_unsynced: bool,
 }
+
+/// `detail` of an answer from what is stored that this node may lack a purge of.
+pub const UNSYNCED: &str = "unsynced";
+/// Names of request fields that are longer than this are not named in `detail`.
+const NAMED_BYTES_MAX: usize = 64;
 
 impl Outcome {
     /// Answered from the store without asking the origin; `ttl` in seconds, zero or less when stale.
@@ -127,7 +138,17 @@ impl Outcome {
     }
 
     fn bare(label: Label, forward: Option<ForwardReason>) -> Self {
-        Self { label, forward, forward_status: None, ttl: None, is_stored: false, is_collapsed: false, detail: None }
+        Self {
+            label,
+            forward,
+            forward_status: None,
+            ttl: None,
+            is_stored: false,
+            is_collapsed: false,
+            detail: None,
+            not_stored: None,
+            is_unsynced: false,
+        }
     }
 
     /// Whether it counts as answered without the origin's body.
@@ -138,6 +159,11 @@ impl Outcome {
     /// Appends this cache's member of `Cache-Status` to a buffer, which is not cleared: `ams-1; hit; ttl=30`.
     /// Allocates nothing where the buffer has room.
     pub fn write(&self, name: &str, buffer: &mut Vec<u8>) {
+        self.write_naming(name, None, buffer);
+    }
+
+    /// As [`write`](Self::write), with the name of the request's field that is why the answer was not stored.
+    fn write_naming(&self, name: &str, field: Option<&str>, buffer: &mut Vec<u8>) {
         write_name(name, buffer);
         if self.is_hit() {
             buffer.extend_from_slice(b"; hit");
@@ -161,9 +187,20 @@ impl Outcome {
         if self.forward.is_some() && self.is_collapsed {
             buffer.extend_from_slice(b"; collapsed");
         }
-        if let Some(detail) = self.detail {
+        // One `detail` alone, and of several the one that a reader least expects.
+        if self.is_unsynced {
+            buffer.extend_from_slice(b"; detail=");
+            buffer.extend_from_slice(UNSYNCED.as_bytes());
+        } else if let Some(detail) = self.detail {
             buffer.extend_from_slice(b"; detail=");
             write_string(detail, buffer);
+        } else if let Some(reason) = self.not_stored.filter(|_| self.forward.is_some()) {
+            buffer.extend_from_slice(b"; detail=");
+            buffer.extend_from_slice(reason.as_str().as_bytes());
+            if let Some(field) = field.filter(|field| field.len() <= NAMED_BYTES_MAX) {
+                buffer.push(b':');
+                buffer.extend_from_slice(field.as_bytes());
+            }
         }
     }
 
@@ -176,8 +213,13 @@ impl Outcome {
 
     /// As a field's value, to be appended to those of caches nearer to the origin.
     pub fn cache_status(&self, name: &str) -> HeaderValue {
+        self.cache_status_naming(name, None)
+    }
+
+    /// The same with the name of the request's field that is why the answer was not stored.
+    pub fn cache_status_naming(&self, name: &str, field: Option<&HeaderName>) -> HeaderValue {
         let mut buffer = Vec::with_capacity(96);
-        self.write(name, &mut buffer);
+        self.write_naming(name, field.map(HeaderName::as_str), &mut buffer);
         HeaderValue::from_maybe_shared(bytes::Bytes::from(buffer)).unwrap_or(HeaderValue::from_static("nearcast"))
     }
 }
@@ -418,6 +460,14 @@ mod tests {
                 },
                 "ams-1; fwd=stale; fwd-status=503; ttl=-5; detail=\"stale-if-error\"",
             ),
+            (
+                Outcome { is_unsynced: true, ttl: Some(5), detail: Some("x"), ..forwarded(Label::Stale, ForwardReason::Stale) },
+                "ams-1; fwd=stale; ttl=5; detail=unsynced",
+            ),
+            (
+                Outcome { not_stored: Some(NotStored::NoStore), ..forwarded(Label::Miss, ForwardReason::UriMiss) },
+                "ams-1; fwd=uri-miss; detail=no-store",
+            ),
             (forwarded(Label::Bypass, ForwardReason::Method), "ams-1; fwd=method"),
             (forwarded(Label::Partial, ForwardReason::Partial), "ams-1; fwd=partial"),
             (Outcome::local("health"), "ams-1; detail=\"health\""),
@@ -425,6 +475,23 @@ mod tests {
         for (outcome, expected) in table {
             assert_eq!(text(&outcome, "ams-1"), expected);
         }
+    }
+
+    #[test]
+    fn why_an_answer_is_not_stored_is_a_token_with_the_field_that_is_to_blame() {
+        let mut words = std::collections::BTreeSet::new();
+        for (number, reason) in NotStored::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, number, "{reason:?} is at its own place");
+            assert!(reason.as_str().bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "{reason:?}");
+            assert!(words.insert(reason.as_str()), "{reason:?}");
+        }
+        let outcome = Outcome { not_stored: Some(NotStored::RequestFields), ..Outcome::forwarded(Label::Miss, ForwardReason::UriMiss) };
+        let with = |name: &str| {
+            let field = HeaderName::from_bytes(name.as_bytes()).expect("a name");
+            outcome.cache_status_naming("ams-1", Some(&field)).to_str().expect("ASCII").to_owned()
+        };
+        assert_eq!(with("x-odd_!"), "ams-1; fwd=uri-miss; detail=request-field:x-odd_!");
+        assert_eq!(with(&"x".repeat(NAMED_BYTES_MAX + 1)), "ams-1; fwd=uri-miss; detail=request-field");
     }
 
     #[test]

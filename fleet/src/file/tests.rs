@@ -244,6 +244,9 @@ body_max = "1GiB"
 forward_fields = ["X-App-Version", "cookie"]
 key_fields = "x-tenant"
 store_set_cookie = true
+serve_unsynced = false
+finish_rest = "4MiB"
+finish_share = "25%"
 
 [site.limits]
 connect = "500ms"
@@ -335,6 +338,9 @@ fn every_setting_is_taken_as_written() {
         forward_fields: vec!["x-app-version".into(), "cookie".into()],
         key_fields: vec!["x-tenant".into()],
         store_set_cookie: true,
+        serve_unsynced: false,
+        finish_rest: Bytes(4 << 20),
+        finish_share: 0.25,
     };
     assert_eq!(site.cache, cache);
     let limits = OriginLimits {
@@ -397,6 +403,10 @@ const WRONG: &[Case] = &[
         "remove it",
     ),
     ("ttl = \"5s\"", "cache.key_fields = \"\"", "cache.key_fields", 20, "is no name of a field", "x-app-version"),
+    ("ttl = \"5s\"", "cache.serve_unsynced = \"no\"", "cache.serve_unsynced", 24, "this is a string", "true or false"),
+    ("ttl = \"5s\"", "cache.finish_rest = 5", "cache.finish_rest", 21, "this is a number", "\"512MiB\""),
+    ("ttl = \"5s\"", "cache.finish_share = \"101%\"", "cache.finish_share", 22, "out of range", "100%"),
+    ("ttl = \"5s\"", "cache.finish_share = \"half\"", "cache.finish_share", 22, "half", "10%"),
     ("ttl = \"5s\"", "cache.store_set_cookie = \"yes\"", "cache.store_set_cookie", 26, "this is a string", "true or false"),
     ("zone = \"cdn.test\"\n", "", "[fleet]", 1, "fleet.zone: this setting is required", "add zone = "),
     ("origin = \"http://127.9.0.80:8000\"\n", "", "[[site]]", 1, "site[0].origin: this setting is required", "add origin = "),
@@ -468,6 +478,23 @@ const WRONG: &[Case] = &[
     ("off_peak = \"02:00-06:00\"", "off_peak = \"2-6\"", "2-6", 12, "no span of time of day", "HH:MM-HH:MM"),
     ("off_peak = \"02:00-06:00\"", "off_peak = \"25:00-06:00\"", "25:00", 12, "no span of time of day", "HH:MM-HH:MM"),
     ("off_peak = \"02:00-06:00\"", "off_peak = \"02:00-02:00\"", "02:00-02:00", 12, "starts when it ends", "two different times"),
+    (
+        "off_peak = \"02:00-06:00\"",
+        "off_peak = \"00:00-00:00\"",
+        "00:00-00:00",
+        12,
+        "starts when it ends",
+        "\"00:00-24:00\" for the whole day",
+    ),
+    (
+        "off_peak = \"02:00-06:00\"",
+        "off_peak = \"24:00-24:00\"",
+        "24:00-24:00",
+        12,
+        "starts when it ends",
+        "\"00:00-24:00\" for the whole day",
+    ),
+    ("off_peak = \"02:00-06:00\"", "off_peak = \"00:00-24:01\"", "00:00-24:01", 12, "no span of time of day", "HH:MM-HH:MM"),
     ("fill_rate = \"400Mbit/s\"", "push_share = \"150%\"", "150%", 14, "150% is out of range", "0% to 100%"),
     ("fill_rate = \"400Mbit/s\"", "push_share = \"1GiB\"", "1GiB", 14, "more than the smallest disk", "write less"),
     // Names, addresses, URLs.
@@ -1017,5 +1044,26 @@ mod properties {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn a_span_of_time_of_day_may_end_at_midnight_or_be_the_whole_day() {
+    let file = "[fleet]\nzone = \"cdn.test\"\n[[cluster]]\nname = \"a\"\nplace = { latitude = 1.0, longitude = 1.0 }\noff_peak = \"HOURS\"\n\
+        [[cluster.node]]\nname = \"a-1\"\naddress = \"127.0.0.1\"\n";
+    let table = [
+        ("00:00-24:00", (0, 1440), 1440),
+        ("22:00-24:00", (1320, 0), 120),
+        ("24:00-06:00", (0, 360), 360),
+        ("22:30-05:00", (1350, 300), 390),
+        ("23:59-00:00", (1439, 0), 1),
+        ("00:01-00:00", (1, 0), 1439),
+    ];
+    for (text, (start_minute, end_minute), minutes) in table {
+        let fleet = parse(&file.replace("HOURS", text), Path::new("/")).expect("the file is good");
+        let window = fleet.clusters[0].off_peak;
+        assert_eq!((window, window.minutes()), (DailyWindow { start_minute, end_minute }, minutes), "{text}");
+        let inside = (0..1440).filter(|minute| window.contains(*minute)).count();
+        assert_eq!(inside, usize::from(minutes), "{text}");
     }
 }

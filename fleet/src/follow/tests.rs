@@ -145,7 +145,7 @@ async fn entries_come_in_order_live_and_again_after_a_restart() {
     let mut node = Node::start(dir.path(), control.address).await;
     assert_eq!((node.next().await.revision, node.next().await.revision), (1, 2));
     let state = node.until("caught up", |s| s.caught_up).await;
-    assert_eq!(state, FollowState { revision: 2, caught_up: true, control_reachable: true });
+    assert_eq!(state, FollowState { revision: 2, caught_up: true, control_reachable: true, recalled: true, asked: true });
     assert_eq!(control.append(purge("b")), 3);
     assert_eq!(node.next().await.change, purge("b"));
     node.stop().await;
