@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
+use nearcast_fleet::listener;
 use nearcast_fleet::units::{self, Bytes};
 
 /// The groups of `nearcast --help`, in order.
@@ -114,8 +115,8 @@ pub(crate) struct NodeArgs {
 pub(crate) struct EdgeArgs {
     #[command(flatten)]
     pub(crate) node: NodeArgs,
-    /// Serve HTTP here; may be given more than once
-    #[arg(long, value_name = "ADDR:PORT", requires = "origin", conflicts_with = "node", help_heading = "Without a fleet file")]
+    /// Serve HTTP here; a port alone is every IPv4 address; may be given more than once
+    #[arg(long, value_name = "ADDR:PORT", value_parser = parse_listener, requires = "origin", conflicts_with = "node", help_heading = "Without a fleet file")]
     pub(crate) listen: Vec<SocketAddr>,
     /// The origin to fetch from, http://HOST[:PORT] or https://HOST[:PORT]
     #[arg(long, value_name = "URL", requires = "listen", help_heading = "Without a fleet file")]
@@ -150,8 +151,8 @@ pub(crate) struct OriginArgs {
     /// Serve the files of this directory
     #[arg(long, value_name = "DIR", requires = "listen", conflicts_with = "node", help_heading = "Without a fleet file")]
     pub(crate) root: Option<PathBuf>,
-    /// Serve HTTP here
-    #[arg(long, value_name = "ADDR:PORT", requires = "root", help_heading = "Without a fleet file")]
+    /// Serve HTTP here; a port alone is every IPv4 address
+    #[arg(long, value_name = "ADDR:PORT", value_parser = parse_listener, requires = "root", help_heading = "Without a fleet file")]
     pub(crate) listen: Option<SocketAddr>,
     /// Write the demo's pages and videos into the directory first
     #[arg(long)]
@@ -293,7 +294,7 @@ pub(crate) struct StatusArgs {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  nearcast apply nearcast.toml\n  nearcast apply --check nearcast.toml\n\nThe running fleet is found by the file itself, unless --fleet names another one."
+    after_help = "Examples:\n  nearcast apply nearcast.toml\n  nearcast apply --check nearcast.toml\n  nearcast apply --restart-needed nearcast.toml\n\nThe running fleet is found by the file itself, unless --fleet names another one. Listeners change when their nodes\nare started again. To change the zone, state_dir, the node key or [control], edit the file on control's machine and\nstart control again."
 )]
 pub(crate) struct ApplyArgs {
     /// The new fleet file
@@ -302,6 +303,9 @@ pub(crate) struct ApplyArgs {
     /// Let control check the file, and change nothing
     #[arg(long)]
     pub(crate) check: bool,
+    /// Accept other listeners too: nodes open them when they are started again
+    #[arg(long)]
+    pub(crate) restart_needed: bool,
     /// The fleet file by which the running fleet is found [default: FILE]
     #[arg(long, value_name = "FILE", env = "NEARCAST_FLEET", hide_env_values = true)]
     pub(crate) fleet: Option<PathBuf>,
@@ -360,7 +364,7 @@ pub(crate) struct TrafficArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
     /// Ask this name server; may be given more than once [default: those of the fleet file]
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = parse_server)]
     pub(crate) dns: Vec<SocketAddr>,
     #[command(flatten)]
     pub(crate) fleet: FleetArg,
@@ -389,6 +393,20 @@ fn number_between(text: &str, least: f64, most: f64) -> Result<f64, String> {
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
     units::duration(text).map_err(|e| e.to_string())
+}
+
+/// A listener as the fleet file has it, short forms included.
+fn parse_listener(text: &str) -> Result<SocketAddr, String> {
+    listener::parse(text, 8080).map_err(|e| e.mend)
+}
+
+/// A name server that is asked: port 53 unless another is given.
+fn parse_server(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Ok(SocketAddr::new(ip, 53));
+    }
+    let found = listener::parse(text, 53).map_err(|e| e.mend)?;
+    if found.ip().is_unspecified() { Err("write the name server's address, such as \"127.0.0.1:5300\"".to_owned()) } else { Ok(found) }
 }
 
 fn parse_bytes(text: &str) -> Result<Bytes, String> {
@@ -443,6 +461,39 @@ mod tests {
             for name in names {
                 assert!(help.lines().any(|l| l.trim_start().starts_with(&format!("{name} "))), "{name}: {help}");
             }
+        }
+    }
+
+    #[test]
+    fn listeners_are_taken_as_people_type_them() {
+        for (written, expected) in [
+            ("8080", Ok("0.0.0.0:8080")),
+            (":8080", Ok("0.0.0.0:8080")),
+            ("localhost:8080", Ok("127.0.0.1:8080")),
+            ("[::1]:8080", Ok("[::1]:8080")),
+            ("127.0.0.1", Err("add a port, such as \"127.0.0.1:8080\"")),
+            ("http://localhost:8080", Err("without the scheme: \"localhost:8080\"")),
+        ] {
+            let edge = ["nearcast", "edge", "--listen", written, "--origin", "http://x"];
+            let origin = ["nearcast", "origin", "--listen", written, "--root", "."];
+            let edge = Cli::try_parse_from(edge).map(|cli| match cli.command {
+                Command::Edge(arguments) => arguments.listen[0],
+                other => panic!("{other:?}"),
+            });
+            let origin = Cli::try_parse_from(origin).map(|cli| match cli.command {
+                Command::Origin(arguments) => arguments.listen.expect("given"),
+                other => panic!("{other:?}"),
+            });
+            for found in [edge, origin] {
+                match (&found, expected) {
+                    (Ok(address), Ok(expected)) => assert_eq!(address.to_string(), expected),
+                    (Err(error), Err(words)) => assert!(error.to_string().contains(words), "{written}: {error}"),
+                    _ => panic!("{written}: {found:?}"),
+                }
+            }
+        }
+        for (written, good) in [("127.0.0.1", true), ("127.0.0.1:5300", true), ("localhost:5300", true), (":5300", false)] {
+            assert_eq!(parse_server(written).is_ok(), good, "{written}");
         }
     }
 

@@ -168,7 +168,9 @@ pub fn read(path: &Path) -> Result<String, Failure> {
     std::fs::read_to_string(path).map_err(|error| {
         let (kind, mend) = match error.kind() {
             std::io::ErrorKind::InvalidData => (FailureKind::BadData, "save it as UTF-8 text"),
-            _ => (FailureKind::NoInput, "name another with --fleet"),
+            std::io::ErrorKind::PermissionDenied => (FailureKind::NoInput, "let this user read it, and search the directories above it"),
+            // Commands take the path in different ways: what it is called there is not known here.
+            _ => (FailureKind::NoInput, "give the path of a file that is there"),
         };
         Failure::new(kind, format!("cannot read the fleet file {}: {error}; {mend}", path.display()))
     })
@@ -814,11 +816,11 @@ fn minute_of_day(text: &str) -> Option<u16> {
 /// A percentage of the smallest node disk, or a size.
 fn check_push_share(section: &Section<'_>, smallest_disk: Bytes) -> Bytes {
     let half = Bytes(smallest_disk.0 / 2);
-    let Some(text) =
-        section.item("push_share").and_then(|i| i.as_text("a percentage of the nodes' disks or a size, such as \"50%\" or \"1GiB\""))
-    else {
-        return half;
-    };
+    let Some(item) = section.item("push_share") else { return half };
+    if item.is_bare_zero() {
+        return Bytes(0);
+    }
+    let Some(text) = item.as_text("a percentage of the nodes' disks or a size, such as \"50%\" or \"1GiB\"") else { return half };
     if text.text.trim_end().ends_with('%') {
         let share = text.quantity(units::percent).unwrap_or(0.5);
         if share > 1.0 {

@@ -501,7 +501,16 @@ const WRONG: &[Case] = &[
     ("address = \"127.9.0.12\"", "address = \"127.9.0.12:80\"", "127.9.0.12:80\"", 11, "is not an IP address", "leave the port out"),
     ("address = \"127.9.0.12\"", "address = \"0.0.0.0\"", "0.0.0.0", 11, "reaches no node", "clients are given"),
     ("listen = \"127.9.0.12:8080\"", "listen = \"127.9.0.12\"", "listen = \"127.9.0.12\"", 10, "not an address with a port", "add a port"),
-    ("listen = \"127.9.0.12:8080\"", "listen = \"localhost:8080\"", "localhost", 10, "not an address with a port", "write an IP address"),
+    ("listen = \"127.9.0.12:8080\"", "listen = \"edge.test:8080\"", "edge.test", 10, "not an address with a port", "and not a name"),
+    ("listen = \"127.9.0.53:5300\"", "listen = \"127.9.0.53\"", "\"127.9.0.53\"", 10, "not an address with a port", "\"127.9.0.53:53\""),
+    (
+        "admin = \"127.9.0.53:9100\"",
+        "admin = \"127.9.0.53\"",
+        "admin = \"127.9.0.53\"",
+        9,
+        "not an address with a port",
+        "\"127.9.0.53:9100\"",
+    ),
     ("listen = \"127.9.0.12:8080\"", "listen = []", "listen = []", 10, "the list is empty", "at least one"),
     (
         "listen = \"127.9.0.12:8080\"",
@@ -725,6 +734,23 @@ fn all_mistakes_come_at_once_in_file_order() {
 }
 
 #[test]
+fn nothing_may_be_pushed() {
+    for zero in ["0", "\"0\"", "\"0%\"", "\"0B\""] {
+        let text = LAB.replace("fill_rate = \"400Mbit/s\"", &format!("push_share = {zero}"));
+        assert_eq!(fleet_of(&text).clusters[0].push_share, Bytes(0), "{zero}");
+    }
+}
+
+#[test]
+fn listeners_may_be_written_short() {
+    let text = LAB.replace("\"127.9.0.12:8080\"", "[\":8081\", \"localhost:8082\"]").replace("\"127.9.0.80:8000\"", "\"8000\"");
+    let fleet = fleet_of(&text);
+    let listen: Vec<String> = fleet.clusters[0].nodes[1].listen.iter().map(ToString::to_string).collect();
+    assert_eq!(listen, ["0.0.0.0:8081", "127.0.0.1:8082"]);
+    assert_eq!(fleet.origins[0].listen.to_string(), "0.0.0.0:8000");
+}
+
+#[test]
 fn an_empty_file_says_what_is_needed() {
     let mistakes = parse("", Path::new("/")).expect_err("nothing there");
     let words = describe("file", &mistakes);
@@ -784,7 +810,9 @@ fn load_says_which_file_and_where() {
     let path = dir.path().join("nearcast.toml");
     let missing = load(&path).expect_err("not there");
     assert_eq!(missing.kind, FailureKind::NoInput);
-    assert!(missing.message.contains("nearcast.toml") && missing.message.contains("--fleet"), "{missing}");
+    assert!(missing.message.contains("nearcast.toml") && missing.message.contains("a file that is there"), "{missing}");
+    // `check FILE` has no --fleet.
+    assert!(!missing.message.contains("--"), "{missing}");
     std::fs::write(&path, LAB).expect("write");
     let fleet = load(&path).expect("a good file");
     assert_eq!(fleet.state_dir, dir.path().join("state"));
