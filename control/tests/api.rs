@@ -206,7 +206,7 @@ fn spawn(dir: &Path, text: &str) -> Spawned {
     let (tx, rx) = watch::channel(Arc::new(fleet));
     let (trigger, shutdown) = shutdown::channel();
     let (disk, on_disk) = watch::channel(text.to_owned());
-    Spawned { fleet: rx, disk, role: tokio::spawn(nearcast_control::run(tx, on_disk, no_nonsense, shutdown)), trigger }
+    Spawned { fleet: rx, disk, role: tokio::spawn(nearcast_control::run(tx, on_disk, no_nonsense, || Ok(()), shutdown)), trigger }
 }
 
 /// A check that knows more than the parser.

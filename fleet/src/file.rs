@@ -51,7 +51,7 @@ pub const SETTINGS: &[(&str, &[&str])] = &[
 ];
 
 const ROOT: &[&str] = &["fleet", "clock", "clients", "control", "steering", "origin_node", "name_server", "cluster", "site", "zone"];
-const FLEET: &[&str] = &["zone", "hostmaster", "state_dir", "node_key", "node_key_file", "report_interval", "name_servers"];
+const FLEET: &[&str] = &["zone", "hostmaster", "state_dir", "user", "node_key", "node_key_file", "report_interval", "name_servers"];
 const CLOCK: &[&str] = &["speed", "anchor_real", "anchor_fleet"];
 const CLIENTS: &[&str] = &["head_max", "fields_max", "head_timeout", "idle_timeout", "write_timeout", "connections_max"];
 const CONTROL: &[&str] = &["name", "listen", "url", "admin", "push"];
@@ -286,6 +286,7 @@ fn standalone(state_dir: PathBuf) -> Fleet {
         hostmaster: "hostmaster@cdn.invalid".into(),
         base: PathBuf::from("."),
         state_dir,
+        user: None,
         node_key: Secret(String::new()),
         report_interval: REPORT_INTERVAL,
         clock: FleetClock::REAL,
@@ -351,6 +352,7 @@ fn check(root: &Section<'_>, base: &Path) -> Fleet {
         zone_name_servers,
         base: base.to_owned(),
         state_dir: head.text("state_dir").map_or_else(|| PathBuf::from("/var/lib/nearcast"), |t| path(&t, base)),
+        user: head.text("user").map(|t| check_user(&t)),
         node_key,
         report_interval: head.duration("report_interval", Duration::from_millis(200)..=Duration::from_secs(60)).unwrap_or(REPORT_INTERVAL),
         clock: check_clock(root),
@@ -505,6 +507,24 @@ fn check_hostmaster(head: &Section<'_>, zone: &str) -> String {
     });
     if !good {
         text.note(format!("{:?} is not a mail address", text.text), "write one such as \"hostmaster@example.org\"");
+    }
+    text.text.to_owned()
+}
+
+/// Whether there is such a user is for each machine to know.
+fn check_user(text: &Text<'_>) -> String {
+    let is_name = |name: &str| {
+        !name.is_empty()
+            && name.len() <= 64
+            && !name.starts_with('-')
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+    };
+    let (user, group) = text.text.split_once(':').map_or((text.text, None), |(user, group)| (user, Some(group)));
+    if !is_name(user) || !group.is_none_or(is_name) {
+        text.note(
+            format!("{:?} is no user", text.text),
+            "write a name or number such as \"nearcast\", or one with a group, \"nearcast:www-data\"",
+        );
     }
     text.text.to_owned()
 }

@@ -220,7 +220,12 @@ mod tests {
             ("admin = \"10.0.0.53:9153\"\n", "", 7, "edges report to ns1 at http://127.0.0.1:9153"),
             ("10.0.0.53:9153\"", "[::1]:9153\"", 7, "edges report to ns1 at http://[::1]:9153"),
             ("10.0.0.53:9153\"", "127.0.0.1:9153\"\nadmin_url = \"http://10.0.0.53:9153\"", 7, "the admin listener of ns1"),
-            ("\"192.0.2.2\"", "\"192.0.2.2\"\nlisten = \"127.0.0.1:8080\"", 17, "reach ams-2 at 127.0.0.1:8080"),
+            (
+                "\"192.0.2.2\"",
+                "\"192.0.2.2\"\nlisten = \"127.0.0.1:8080\"\nadmin = \"127.0.0.1:9101\"",
+                17,
+                "reach ams-2 at 127.0.0.1:8080",
+            ),
             ("http://192.0.2.80", "http://127.0.0.1:8000", 21, "each edge asks its own machine"),
         ] {
             let text = SPREAD.replace(old, new);
@@ -232,8 +237,11 @@ mod tests {
             assert!(found.iter().all(|m| m.line.abs_diff(line) <= 2 && !m.mend.is_empty()), "{new}: {found:?}");
         }
         // All on one machine.
-        let local =
-            SPREAD.replace("192.0.2.", "127.0.10.").replace("10.0.0.5", "127.0.0.1").replace("http://127.0.10.80", "http://127.0.0.1");
+        let local = SPREAD
+            .replace("\"192.0.2.2\"", "\"127.0.10.2\"\nadmin = \"127.0.10.2:9100\"")
+            .replace("192.0.2.", "127.0.10.")
+            .replace("10.0.0.5:", "127.0.0.1:")
+            .replace("http://127.0.10.80", "http://127.0.0.1");
         assert!(warned(&local).is_empty());
         let one_machine = "[fleet]\nzone = \"cdn.test\"\nnode_key = \"a key that only this test knows\"\n[control]\n\
             [[name_server]]\nname = \"ns1\"\nlisten = \"192.0.2.1:53\"\n\

@@ -122,6 +122,7 @@ const EVERYTHING: &str = r#"[fleet]
 zone = "cdn.test"
 hostmaster = "dns@demo.test"
 state_dir = "state"
+user = "cdn:www-data"
 node_key = "a key that only this test knows"
 report_interval = "1s"
 name_servers = ["ns2"]
@@ -277,7 +278,7 @@ fn the_labs_file_is_read() {
 #[test]
 fn every_setting_is_taken_as_written() {
     let fleet = fleet_of(EVERYTHING);
-    assert_eq!(fleet.hostmaster, "dns@demo.test");
+    assert_eq!((fleet.hostmaster.as_str(), fleet.user.as_deref()), ("dns@demo.test", Some("cdn:www-data")));
     assert_eq!(fleet.zone_name_servers, [1]);
     assert_eq!(fleet.node_key, Secret("a key that only this test knows".into()));
     assert_eq!(fleet.clock, FleetClock { speed: 360.0, anchor_real: 1_767_225_600.0, anchor_fleet: 1_767_229_200.5 });
@@ -365,6 +366,10 @@ const WRONG: &[Case] = &[
     // Syntax.
     ("zone = \"cdn.test\"\n", "zone = \"cdn.test\n", "zone = \"cdn.test", 17, "invalid basic string", "TOML"),
     ("[control]\n", "[control\n", "[control", 9, "", "TOML"),
+    // Users.
+    ("state_dir = \"state\"", "user = \"near cast\"", "near cast", 8, "fleet.user: \"near cast\" is no user", "\"nearcast\""),
+    ("state_dir = \"state\"", "user = \"a:\"", "\"a:\"", 8, "is no user", "with a group"),
+    ("state_dir = \"state\"", "user = 5", "user = 5", 8, "this is a whole number", "write a string"),
     // Keys.
     ("off_peak = \"02:00", "offpeak = \"02:00", "offpeak", 1, "cluster[0].offpeak: there is no such setting", "did you mean off_peak?"),
     ("[[site]]", "[[sites]]", "[[sites]]", 3, "sites: there is no such setting", "did you mean site?"),
