@@ -146,7 +146,7 @@ pub(crate) struct EdgeArgs {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  nearcast origin --fleet nearcast.toml --node origin\n  nearcast origin --root ./public --listen :8000\n  nearcast origin --root ./content --listen 127.0.0.1:8000 --demo-content\n\nSIGHUP reads the fleet file again; SIGTERM and SIGINT drain and end."
+    after_help = "Examples:\n  nearcast origin --fleet nearcast.toml --node origin\n  nearcast origin --root ./public --listen :8000\n  nearcast origin --root ./demo --listen 127.0.0.1:8000 --demo-content\n\nSIGHUP reads the fleet file again; SIGTERM and SIGINT drain and end."
 )]
 pub(crate) struct OriginArgs {
     #[command(flatten)]

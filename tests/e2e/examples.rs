@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use crate::lab::network::remove_leftovers;
 use crate::lab::process::{Process, nearcast, run};
+use crate::lab::wait;
 
 /// How long an example may take. A push waits for its clusters.
 const EXAMPLE_SECONDS: &str = "180";
@@ -34,7 +35,9 @@ impl Place {
         // The demo of root runs its nodes as another user.
         fs::set_permissions(place.directory.path(), fs::Permissions::from_mode(0o755)).expect("it is ours");
         run("ip", ["netns", "exec", &place.namespace, "ip", "link", "set", "lo", "up"]);
-        fs::create_dir(place.path().join("public")).expect("a directory can be made");
+        for directory in ["public", "content"] {
+            fs::create_dir(place.path().join(directory)).expect("a directory can be made");
+        }
         place
     }
 
@@ -122,7 +125,12 @@ fn every_example_of_every_command_works() {
                     fs::remove_file(place.path().join(format!("{command}.log"))).expect("the log is there");
                 }
                 let mut process = place.start(command, &line);
-                process.wait_for_output(begun, READY);
+                wait::until(&format!("{line} to begin"), READY, || {
+                    if let Some(status) = process.ended() {
+                        panic!("{line} ended with {status}:\n{}", process.output());
+                    }
+                    if process.output().contains(begun) { Ok(()) } else { Err(process.output()) }
+                });
                 running = Some(process);
             } else {
                 place.run(&line);
