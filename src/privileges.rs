@@ -330,14 +330,14 @@ fn prepare_directories(needs: &Needs, account: &Account, made: &mut Vec<PathBuf>
         hand_over(own, account, made).map_err(|e| cannot_make(own, &e))?;
     }
     for path in &needs.filled {
-        let is_missing = matches!(fs::symlink_metadata(path), Err(e) if e.kind() == io::ErrorKind::NotFound);
-        // Where the user can make it itself, that is left to it.
-        let parent = path.parent().and_then(|parent| fs::metadata(parent).ok());
-        if is_missing && parent.is_none_or(|about| about.uid() != account.uid) {
-            make_parents(path, made).map_err(|e| cannot_make(path, &e))?;
-            DirBuilder::new().mode(0o755).create(path).map_err(|e| cannot_make(path, &e))?;
-            made.push(path.clone());
-            std::os::unix::fs::lchown(path, Some(account.uid), Some(account.gid)).map_err(|e| cannot_make(path, &e))?;
+        match fs::symlink_metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                make_parents(path, made).map_err(|e| cannot_make(path, &e))?;
+                make_with_mode(path, 0o755, account, made).map_err(|e| cannot_make(path, &e))?;
+            }
+            // What root's own directory lacks, root writes; the role finds it there.
+            Ok(about) if about.is_dir() && about.uid() == 0 => roles::write_demo_content(path)?,
+            _ => {}
         }
     }
     Ok(())
@@ -355,8 +355,12 @@ fn cannot_make(path: &Path, error: &io::Error) -> Failure {
 fn make_parents(path: &Path, made: &mut Vec<PathBuf>) -> io::Result<()> {
     let missing: Vec<&Path> = path.ancestors().skip(1).filter(|p| !p.as_os_str().is_empty()).take_while(|p| !p.exists()).collect();
     for directory in missing.into_iter().rev() {
-        DirBuilder::new().mode(0o755).create(directory)?;
-        made.push(directory.to_owned());
+        match DirBuilder::new().mode(0o755).create(directory) {
+            Ok(()) => made.push(directory.to_owned()),
+            // By another node that starts at the same time.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }
@@ -364,7 +368,7 @@ fn make_parents(path: &Path, made: &mut Vec<PathBuf>) -> io::Result<()> {
 /// The fleet's state directory: one that is missing, or that only root may enter, becomes the user's; any other stays as it is.
 fn hand_over_state(path: &Path, account: &Account, made: &mut Vec<PathBuf>) -> io::Result<()> {
     match fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => make_own(path, account, made),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => make_with_mode(path, 0o700, account, made),
         Err(error) => Err(error),
         Ok(about) if about.uid() == 0 && !account.may_enter(&about, false) => {
             std::os::unix::fs::chown(path, Some(account.uid), Some(account.gid))
@@ -373,9 +377,13 @@ fn hand_over_state(path: &Path, account: &Account, made: &mut Vec<PathBuf>) -> i
     }
 }
 
-fn make_own(path: &Path, account: &Account, made: &mut Vec<PathBuf>) -> io::Result<()> {
-    DirBuilder::new().mode(0o700).create(path)?;
-    made.push(path.to_owned());
+/// Makes a directory of the user. One that another node makes at the same time is that node's to hand over, or ours: both do the same.
+fn make_with_mode(path: &Path, mode: u32, account: &Account, made: &mut Vec<PathBuf>) -> io::Result<()> {
+    match DirBuilder::new().mode(mode).create(path) {
+        Ok(()) => made.push(path.to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && fs::symlink_metadata(path)?.is_dir() => {}
+        Err(error) => return Err(error),
+    }
     std::os::unix::fs::lchown(path, Some(account.uid), Some(account.gid))
 }
 
@@ -384,7 +392,7 @@ fn make_own(path: &Path, account: &Account, made: &mut Vec<PathBuf>) -> io::Resu
 fn hand_over(path: &Path, account: &Account, made: &mut Vec<PathBuf>) -> io::Result<()> {
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(path);
     let directory = match opened {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return make_own(path, account, made),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return make_with_mode(path, 0o700, account, made),
         other => other?,
     };
     let about = directory.metadata()?;

@@ -204,7 +204,8 @@ fn reload_on_hangup(fleet_tx: watch::Sender<Arc<Fleet>>, path: Option<PathBuf>) 
     Ok(())
 }
 
-fn write_demo_content(root: &Path) -> Result<(), Failure> {
+/// Writes the demo's content where it is not there yet.
+pub(crate) fn write_demo_content(root: &Path) -> Result<(), Failure> {
     nearcast_origin::demo::write(root).map_err(|error| {
         let kind = if error.kind() == std::io::ErrorKind::StorageFull { FailureKind::Io } else { FailureKind::CannotCreate };
         Failure::new(kind, format!("cannot write the demo's content to {}: {error}", root.display()))

@@ -213,6 +213,23 @@ fn an_edge_without_a_file_gives_root_up_too_and_a_start_that_fails_leaves_nothin
     let state = fs::metadata(directory.path().join("first/edge")).expect("it keeps state");
     assert_eq!((state.uid(), state.gid(), state.mode() & 0o777), (uid, gid, 0o700));
 
+    // Content goes where root says, also where that is root's own.
+    for (name, exists) in [("own", true), ("fresh", false)] {
+        let root = directory.path().join(name);
+        if exists {
+            fs::create_dir(&root).expect("content can be made");
+            fs::set_permissions(&root, Permissions::from_mode(0o755)).expect("it is ours");
+        }
+        let at = format!("{}:8000", plan.block.host(80));
+        let mut command = nearcast();
+        command.args(["origin", "--demo-content", "--listen", &at, "--root"]).arg(&root).env_remove("NEARCAST_USER");
+        let origin = Process::start(name, directory.path(), command);
+        wait::until("the origin to listen", SOON, || std::net::TcpStream::connect(&at).map(drop));
+        assert!(of_threads(origin.pid(), "Uid").iter().all(|ids| ids.starts_with(&format!("{uid}\t"))), "{}", origin.output());
+        assert!(tools::curl(&[&format!("http://{at}/about.html")]).contains("<html"));
+        assert_eq!(fs::metadata(&root).expect("there").uid(), if exists { 0 } else { uid });
+    }
+
     let mut second = edge("second", &listen);
     assert_eq!(second.wait(SOON).code(), Some(69), "{}", second.output());
     assert!(!directory.path().join("second").exists());

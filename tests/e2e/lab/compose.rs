@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tempfile::TempDir;
 
@@ -31,11 +32,16 @@ pub struct Compose {
     /// What is written in place of each of `NETWORKS`.
     prefixes: [String; 4],
     ports: [u16; 3],
+    _turn: MutexGuard<'static, ()>,
 }
+
+/// One at a time: a run has one project.
+static TURN: Mutex<()> = Mutex::new(());
 
 impl Compose {
     /// A copy for this run, after what earlier runs have left is removed as far as Docker lets go of it. Builds no image.
     pub fn new() -> Self {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         remove_leftovers();
         let name = format!("{PROJECTS}-{}", std::process::id());
         let directory = TempDir::with_prefix("nearcast-e2e-").expect("a temporary directory can be made");
@@ -45,7 +51,7 @@ impl Compose {
             let free = std::iter::once(own).chain(others).find(|prefix| is_free(prefix, &taken));
             free.unwrap_or_else(|| panic!("{own}0/24 and its stand-ins are taken; networks in use: {taken:?}")).to_owned()
         });
-        let compose = Self { name, directory, prefixes, ports: free_ports() };
+        let compose = Self { name, directory, prefixes, ports: free_ports(), _turn: turn };
         compose.rewrite(compose.directory.path());
         compose
     }
@@ -237,4 +243,25 @@ fn what_a_run_that_was_cut_off_has_left_is_removed_and_nothing_else() {
     assert!(names.contains(&format!("{others}_core")) && names.contains(&format!("{others}_state")), "{names}");
     assert!(!is_left(&format!("{PROJECTS}-{}", std::process::id())), "this run goes on");
     assert!(is_left(PROJECTS) && !is_left("nearcast") && !is_left(&format!("{PROJECTS}-x")));
+}
+
+#[test]
+fn a_network_that_somebody_has_is_not_in_the_way() {
+    // A compose demo of a user: it has the first of the networks, and Docker gives none of them twice.
+    let (own, others) = NETWORKS[1];
+    let held = is_free(own, &taken_networks()).then(|| {
+        let name = format!("nc{}-held", std::process::id());
+        run("docker", ["network", "create", "--internal", "--subnet", &format!("{own}0/24"), &name]);
+        name
+    });
+    let compose = Compose::new();
+    let config = compose.run(&["config"]);
+    if let Some(name) = held {
+        run("docker", ["network", "rm", &name]);
+    }
+    assert!(others.contains(&compose.prefixes[1].as_str()), "{}", compose.prefixes[1]);
+    assert!(!config.contains(own) && config.contains(&format!("{}0/24", compose.prefixes[1])), "{config}");
+    assert!(config.contains(&compose.image()) && !config.contains("nearcast:local") && !config.contains("image: prom/"), "{config}");
+    let fleet = std::fs::read_to_string(compose.directory.path().join("fleet.toml")).expect("the copy is there");
+    assert!(fleet.contains(&format!("address = \"{}11\"", compose.prefixes[1])) && !fleet.contains(own), "{fleet}");
 }
