@@ -215,7 +215,8 @@ impl Privileges {
         for path in &needs.served {
             match fs::read_dir(path).and_then(|_| fs::metadata(path.join("."))) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                listed => drop(listed.map_err(|e| refused(path, &e, "serve the files of"))?),
+                Err(error) => return Err(refused(path, &error, "serve the files of")),
+                Ok(_) => {}
             }
         }
         if let Some((_, own)) = &needs.state {
@@ -319,8 +320,8 @@ fn closed_trial(needs: &Needs, account: &Account) -> Option<PathBuf> {
         }
     }
     // A directory that is served without a fleet file is the whole of the trial.
-    let served = needs.served.iter().filter(|path| needs.fleet_path.is_none() && path.starts_with(&temporary));
-    served.cloned().find(|path| is_closed(path, true))
+    let mut served = needs.served.iter().filter(|path| needs.fleet_path.is_none() && path.starts_with(&temporary));
+    served.find(|path| is_closed(path, true)).cloned()
 }
 
 fn prepare_directories(needs: &Needs, account: &Account, made: &mut Vec<PathBuf>) -> Result<(), Failure> {

@@ -69,7 +69,7 @@ pub fn remove_leftovers() {
     for line in run("ip", ["netns", "list"]).lines() {
         let name = line.split_whitespace().next().unwrap_or_default();
         let pid = name.strip_prefix("nc").and_then(|rest| rest.split_once('-')).and_then(|(pid, _)| pid.parse::<u32>().ok());
-        if !pid.is_some_and(|pid| !process::is_test(pid)) {
+        if pid.is_none_or(process::is_test) {
             continue;
         }
         // Another test may remove it at the same time.
