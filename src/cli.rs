@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
+use nearcast_fleet::listener;
 use nearcast_fleet::units::{self, Bytes};
 
 /// The groups of `nearcast --help`, in order.
@@ -105,17 +106,20 @@ pub(crate) struct NodeArgs {
     /// Which node of the fleet file this is [default: the only one of this role]
     #[arg(long, value_name = "NAME")]
     pub(crate) node: Option<String>,
+    /// The user to run as when started as root: USER or USER:GROUP [default: `user` in [fleet], else nearcast, else nobody]
+    #[arg(long, value_name = "USER", env = "NEARCAST_USER", hide_env_values = true)]
+    pub(crate) user: Option<String>,
 }
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  nearcast edge --fleet nearcast.toml --node ams-1\n  nearcast edge --listen 127.0.0.1:8080 --origin https://example.com --default-ttl 1m\n  curl -i -H 'Host: example.com' http://127.0.0.1:8080/\n\nSIGHUP reads the fleet file again; SIGTERM and SIGINT drain and end."
+    after_help = "Examples:\n  nearcast edge --fleet nearcast.toml --node ams-1\n  nearcast edge --listen localhost:8080 --origin https://example.com --default-ttl 1m\n  curl -i -H 'Host: example.com' http://127.0.0.1:8080/\n\nSIGHUP reads the fleet file again; SIGTERM and SIGINT drain and end."
 )]
 pub(crate) struct EdgeArgs {
     #[command(flatten)]
     pub(crate) node: NodeArgs,
-    /// Serve HTTP here; may be given more than once
-    #[arg(long, value_name = "ADDR:PORT", requires = "origin", conflicts_with = "node", help_heading = "Without a fleet file")]
+    /// Serve HTTP here; a port alone is every IPv4 address; may be given more than once
+    #[arg(long, value_name = "ADDR:PORT", value_parser = parse_listener, requires = "origin", conflicts_with = "node", help_heading = "Without a fleet file")]
     pub(crate) listen: Vec<SocketAddr>,
     /// The origin to fetch from, http://HOST[:PORT] or https://HOST[:PORT]
     #[arg(long, value_name = "URL", requires = "listen", help_heading = "Without a fleet file")]
@@ -145,7 +149,7 @@ pub(crate) struct EdgeArgs {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  nearcast origin --fleet nearcast.toml --node origin\n  nearcast origin --root ./public --listen 127.0.0.1:8000\n  nearcast origin --root /tmp/content --listen 127.0.0.1:8000 --demo-content\n\nSIGHUP reads the fleet file again; SIGTERM and SIGINT drain and end."
+    after_help = "Examples:\n  nearcast origin --fleet nearcast.toml --node origin\n  nearcast origin --root ./public --listen :8000\n  nearcast origin --root ./demo --listen 127.0.0.1:8000 --demo-content\n\nSIGHUP reads the fleet file again; SIGTERM and SIGINT drain and end."
 )]
 pub(crate) struct OriginArgs {
     #[command(flatten)]
@@ -153,8 +157,8 @@ pub(crate) struct OriginArgs {
     /// Serve the files of this directory
     #[arg(long, value_name = "DIR", requires = "listen", conflicts_with = "node", help_heading = "Without a fleet file")]
     pub(crate) root: Option<PathBuf>,
-    /// Serve HTTP here
-    #[arg(long, value_name = "ADDR:PORT", requires = "root", help_heading = "Without a fleet file")]
+    /// Serve HTTP here; a port alone is every IPv4 address
+    #[arg(long, value_name = "ADDR:PORT", value_parser = parse_listener, requires = "root", help_heading = "Without a fleet file")]
     pub(crate) listen: Option<SocketAddr>,
     /// Write the demo's pages and videos into the directory first
     #[arg(long)]
@@ -199,7 +203,7 @@ pub(crate) struct ExplainArgs {
 #[command(
     group = ArgGroup::new("scope").required(true).multiple(true).args(["url", "prefix", "host", "site", "tag", "all"]),
     override_usage = "nearcast purge --url URL | --prefix URL | --host HOST | --site NAME\n                     | --tag TAG ... | --all  [OPTIONS]",
-    after_help = "All but --all may be given more than once and together: one purge, all or nothing, of up to 256 things.\n\nExamples:\n  nearcast purge --url http://www.demo.test/img/01.jpg\n  nearcast purge --url http://www.demo.test/ --url http://www.demo.test/news --tag news\n  nearcast purge --prefix http://www.demo.test/img/ --soft\n  nearcast purge --site video --wait 10s\n  nearcast purge --all --yes --json"
+    after_help = "All but --all may be given more than once and together: one purge, all or nothing, of up to 256 things.\n\nExamples:\n  nearcast purge --url http://www.demo.test/img/hero.webp\n  nearcast purge --url http://www.demo.test/ --url http://www.demo.test/about --tag news\n  nearcast purge --prefix http://www.demo.test/img/ --soft\n  nearcast purge --site video --wait 10s\n  nearcast purge --all --yes --json"
 )]
 pub(crate) struct PurgeArgs {
     /// One URL, as people or programs write it: every variant and every equivalent spelling
@@ -296,7 +300,7 @@ pub(crate) struct StatusArgs {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  nearcast apply nearcast.toml\n  nearcast apply --check nearcast.toml\n\nThe running fleet is found by the file itself, unless --fleet names another one."
+    after_help = "Examples:\n  nearcast apply nearcast.toml\n  nearcast apply --check nearcast.toml\n  nearcast apply --restart-needed nearcast.toml\n\nThe running fleet is found by the file itself, unless --fleet names another one. Listeners change when their nodes\nare started again. To change the zone, state_dir, the node key or [control], edit the file on control's machine and\nstart control again."
 )]
 pub(crate) struct ApplyArgs {
     /// The new fleet file
@@ -305,6 +309,9 @@ pub(crate) struct ApplyArgs {
     /// Let control check the file, and change nothing
     #[arg(long)]
     pub(crate) check: bool,
+    /// Accept other listeners too: nodes open them when they are started again
+    #[arg(long)]
+    pub(crate) restart_needed: bool,
     /// The fleet file by which the running fleet is found [default: FILE]
     #[arg(long, value_name = "FILE", env = "NEARCAST_FLEET", hide_env_values = true)]
     pub(crate) fleet: Option<PathBuf>,
@@ -316,7 +323,7 @@ pub(crate) struct ApplyArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  nearcast health http://127.0.0.1:9100/ready\n\nExit codes: 0 it answers 2xx, 1 it does not.")]
+#[command(after_help = "Examples:\n  nearcast health http://127.0.10.1:9100/ready\n\nExit codes: 0 it answers 2xx, 1 it does not.")]
 pub(crate) struct HealthArgs {
     /// What to ask
     #[arg(value_name = "URL")]
@@ -363,7 +370,7 @@ pub(crate) struct TrafficArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
     /// Ask this name server; may be given more than once [default: those of the fleet file]
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = parse_server)]
     pub(crate) dns: Vec<SocketAddr>,
     #[command(flatten)]
     pub(crate) fleet: FleetArg,
@@ -392,6 +399,20 @@ fn number_between(text: &str, least: f64, most: f64) -> Result<f64, String> {
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
     units::duration(text).map_err(|e| e.to_string())
+}
+
+/// A listener as the fleet file has it, short forms included.
+fn parse_listener(text: &str) -> Result<SocketAddr, String> {
+    listener::parse(text, 8080).map_err(|e| e.mend)
+}
+
+/// A name server that is asked: port 53 unless another is given.
+fn parse_server(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Ok(SocketAddr::new(ip, 53));
+    }
+    let found = listener::parse(text, 53).map_err(|e| e.mend)?;
+    if found.ip().is_unspecified() { Err("write the name server's address, such as \"127.0.0.1:5300\"".to_owned()) } else { Ok(found) }
 }
 
 fn parse_bytes(text: &str) -> Result<Bytes, String> {
@@ -446,6 +467,105 @@ mod tests {
             for name in names {
                 assert!(help.lines().any(|l| l.trim_start().starts_with(&format!("{name} "))), "{name}: {help}");
             }
+        }
+    }
+
+    /// Lines of string literals in this program's sources, tests left out, each with its file.
+    fn literals() -> Vec<(String, String)> {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut directories: Vec<_> =
+            ["src", "fleet/src", "edge/src", "origin/src", "gslb-dns/src", "control/src", "push/src"].map(|d| root.join(d)).into();
+        let mut found = Vec::new();
+        while let Some(directory) = directories.pop() {
+            for path in std::fs::read_dir(&directory).expect("the sources are here").map(|entry| entry.expect("readable").path()) {
+                let name = path.strip_prefix(root).expect("below it").display().to_string();
+                if path.is_dir() {
+                    directories.push(path);
+                } else if name.ends_with(".rs") && !name.ends_with("tests.rs") {
+                    let text = std::fs::read_to_string(&path).expect("readable");
+                    let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+                    let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+                    found.extend(lines.map(|line| (name.clone(), line.to_owned())));
+                }
+            }
+        }
+        found
+    }
+
+    /// Flags in a text: `--node`.
+    fn flags(text: &str) -> Vec<&str> {
+        let ends = |rest: &str| rest.find(|c: char| !c.is_ascii_lowercase() && c != '-').unwrap_or(rest.len());
+        let starts = text.match_indices("--").filter(|(at, _)| !text[..*at].ends_with(|c: char| c.is_alphanumeric() || c == '-'));
+        let found = starts.map(|(at, _)| &text[at + 2..][..ends(&text[at + 2..])]);
+        found.filter(|flag| flag.starts_with(|c: char| c.is_ascii_lowercase())).collect()
+    }
+
+    #[test]
+    fn every_flag_and_command_that_a_message_names_exists() {
+        let mut command = Cli::command();
+        command.build();
+        let of = |command: &clap::Command| -> BTreeSet<String> {
+            command
+                .get_arguments()
+                .filter_map(|a| a.get_long())
+                .map(str::to_owned)
+                .chain(["help".to_owned(), "version".to_owned()])
+                .collect()
+        };
+        let all: BTreeSet<String> = command.get_subcommands().flat_map(of).collect();
+        let (mut flags_seen, mut commands_seen) = (0, 0);
+        for (file, line) in literals() {
+            // Commands of others are quoted whole.
+            for flag in flags(&line).into_iter().filter(|_| !line.contains("curl ")) {
+                assert!(all.contains(flag), "{file} names --{flag}, which no command has: {line}");
+                flags_seen += 1;
+            }
+            // `nearcast NAME FLAGS`, as messages quote a command.
+            for quoted in line.split('`').skip(1).step_by(2).filter_map(|quoted| quoted.strip_prefix("nearcast ")) {
+                let name = quoted.split_whitespace().next().unwrap_or_default();
+                if name.starts_with(|c: char| !c.is_ascii_lowercase()) {
+                    continue; // COMMAND, or an option of the whole
+                }
+                let found =
+                    command.find_subcommand(name).unwrap_or_else(|| panic!("{file} names a command {name}, which is not there: {line}"));
+                let known = of(found);
+                assert!(flags(quoted).iter().all(|flag| known.contains(*flag)), "{file} names a flag that {name} does not have: {line}");
+                commands_seen += 1;
+            }
+        }
+        assert!(flags_seen > 20 && commands_seen > 10, "{flags_seen} flags, {commands_seen} commands: are the sources elsewhere?");
+    }
+
+    #[test]
+    fn listeners_are_taken_as_people_type_them() {
+        for (written, expected) in [
+            ("8080", Ok("0.0.0.0:8080")),
+            (":8080", Ok("0.0.0.0:8080")),
+            ("localhost:8080", Ok("127.0.0.1:8080")),
+            ("[::1]:8080", Ok("[::1]:8080")),
+            ("127.0.0.1", Err("add a port, such as \"127.0.0.1:8080\"")),
+            ("http://localhost:8080", Err("without the scheme: \"localhost:8080\"")),
+        ] {
+            let edge = ["nearcast", "edge", "--listen", written, "--origin", "http://x"];
+            let origin = ["nearcast", "origin", "--listen", written, "--root", "."];
+            let edge = Cli::try_parse_from(edge).map(|cli| match cli.command {
+                Command::Edge(arguments) => arguments.listen[0],
+                other => panic!("{other:?}"),
+            });
+            let origin = Cli::try_parse_from(origin).map(|cli| match cli.command {
+                Command::Origin(arguments) => arguments.listen.expect("given"),
+                other => panic!("{other:?}"),
+            });
+            for found in [edge, origin] {
+                match (&found, expected) {
+                    (Ok(address), Ok(expected)) => assert_eq!(address.to_string(), expected),
+                    (Err(error), Err(words)) => assert!(error.to_string().contains(words), "{written}: {error}"),
+                    _ => panic!("{written}: {found:?}"),
+                }
+            }
+        }
+        for (written, good) in [("127.0.0.1", true), ("127.0.0.1:5300", true), ("localhost:5300", true), (":5300", false)] {
+            assert_eq!(parse_server(written).is_ok(), good, "{written}");
         }
     }
 

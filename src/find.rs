@@ -1,6 +1,7 @@
 //! Finding the fleet that an operator means, and the token that control wants.
 
 use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use nearcast_fleet::config::{Control, Fleet, Secret};
@@ -14,9 +15,18 @@ pub(crate) const FILE_NAME: &str = "nearcast.toml";
 /// Name of the file in the demo's directory that it keeps locked; it holds the demo's process id.
 pub(crate) const LOCK_NAME: &str = "demo.lock";
 
+/// As much of a token is read.
+const TOKEN_BYTES_MAX: u64 = 4096;
+
 /// The directory of this user's demo.
 pub(crate) fn demo_dir() -> PathBuf {
     std::env::temp_dir().join(format!("nearcast-demo-{}", kernel::user_id()))
+}
+
+/// The running demo's fleet file.
+fn demo_fleet_path() -> Option<PathBuf> {
+    let demo = demo_dir();
+    is_locked(&demo.join(LOCK_NAME)).then(|| demo.join(FILE_NAME))
 }
 
 /// The fleet file to use: the one named (`--fleet`, `NEARCAST_FLEET`), the running demo's, `./nearcast.toml`.
@@ -24,9 +34,8 @@ pub(crate) fn fleet_path(named: Option<&Path>) -> Result<PathBuf, Failure> {
     if let Some(path) = named {
         return Ok(path.to_owned());
     }
-    let demo = demo_dir();
-    if is_locked(&demo.join(LOCK_NAME)) {
-        return Ok(demo.join(FILE_NAME));
+    if let Some(demo) = demo_fleet_path() {
+        return Ok(demo);
     }
     let here = PathBuf::from(FILE_NAME);
     if here.exists() {
@@ -51,23 +60,59 @@ pub(crate) fn control(fleet: &Fleet) -> Result<&Control, Failure> {
     })
 }
 
-/// The operator's token: the one given, else the one that control has written.
+/// The operator's token: the one given, else the one that control has written. That is in the state directory of the fleet
+/// file; of a copy of one (a relative `state_dir` is then another), in that of the running demo or `./nearcast.toml`, if
+/// control is at the same URL there.
 pub(crate) fn token(given: Option<String>, fleet: &Fleet) -> Result<Secret, Failure> {
     if let Some(token) = given {
         return Ok(Secret(token));
     }
-    let path = fleet.node_dir(&control(fleet)?.name).join("token");
-    match std::fs::read_to_string(&path) {
-        Ok(text) => Ok(Secret(text.trim().to_owned())),
-        Err(error) => {
-            let kind = match error.kind() {
-                std::io::ErrorKind::PermissionDenied => FailureKind::Refused,
-                _ => FailureKind::NoInput,
-            };
-            let mend = "give it with --token or NEARCAST_TOKEN, or run this on control's machine as its user";
-            Err(Failure::new(kind, format!("cannot read the operator's token in {}: {error}; {mend}", path.display())))
+    let own = token_path(fleet)?;
+    let mut tried = vec![own.clone()];
+    let refused = match read_token(&own) {
+        Ok(token) => return Ok(token),
+        Err(error) => error,
+    };
+    let others = [demo_fleet_path(), Some(PathBuf::from(FILE_NAME)).filter(|here| here.exists())];
+    for path in others.into_iter().flatten() {
+        let Ok(other) = file::load(&path) else { continue };
+        let is_same = other.control.as_ref().map(|c| &c.url) == fleet.control.as_ref().map(|c| &c.url);
+        let Ok(path) = token_path(&other) else { continue };
+        if !is_same || tried.contains(&path) {
+            continue;
         }
+        if let Ok(token) = read_token(&path) {
+            return Ok(token);
+        }
+        tried.push(path);
     }
+    Err(no_token(&tried, &refused))
+}
+
+/// Where control keeps the operators' token.
+fn token_path(fleet: &Fleet) -> Result<PathBuf, Failure> {
+    Ok(fleet.node_dir(&control(fleet)?.name).join("token"))
+}
+
+fn read_token(path: &Path) -> std::io::Result<Secret> {
+    let mut text = String::new();
+    File::open(path)?.take(TOKEN_BYTES_MAX).read_to_string(&mut text)?;
+    Ok(Secret(text.trim().to_owned()))
+}
+
+fn no_token(tried: &[PathBuf], error: &std::io::Error) -> Failure {
+    let (kind, mend) = match error.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            (FailureKind::Refused, "run this as root or as control's user, or give the token with --token or NEARCAST_TOKEN")
+        }
+        _ => (
+            FailureKind::NoInput,
+            "run this on control's machine with the fleet file that control was started with (a relative state_dir is beside the file), \
+             or give the token with --token or NEARCAST_TOKEN",
+        ),
+    };
+    let places: Vec<String> = tried.iter().map(|path| path.display().to_string()).collect();
+    Failure::new(kind, format!("cannot read the operator's token in {}: {error}; {mend}", places.join(" or ")))
 }
 
 /// Whether some process holds the lock on that file.

@@ -26,6 +26,7 @@ mod demo;
 mod find;
 mod kernel;
 mod operate;
+mod privileges;
 mod roles;
 mod signals;
 mod text;
@@ -64,6 +65,9 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
+    // Before any thread: what is given up here is given up in all of them.
+    let privileges = privileges::Privileges::confine(&cli.command)?;
+    let when_open = privileges.when_open();
     let runtime = match cli.command {
         // Workers of their own, one a core: what is left to this runtime is small.
         Command::Edge(_) | Command::GslbDns(_) => tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build(),
@@ -79,10 +83,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
         match cli.command {
             Command::Demo(arguments) => demo::run(arguments, cli.log.as_deref()).await,
             Command::Traffic(arguments) => traffic::run(arguments, cli.end_with_parent).await,
-            Command::GslbDns(arguments) => roles::gslb_dns(arguments, cli.end_with_parent).await,
-            Command::Edge(arguments) => roles::edge(arguments, cli.end_with_parent).await,
-            Command::Origin(arguments) => roles::origin(arguments, cli.end_with_parent).await,
-            Command::Control(arguments) => roles::control(arguments, cli.end_with_parent).await,
+            Command::GslbDns(arguments) => roles::gslb_dns(arguments, cli.end_with_parent, when_open).await,
+            Command::Edge(arguments) => roles::edge(arguments, cli.end_with_parent, when_open).await,
+            Command::Origin(arguments) => roles::origin(arguments, cli.end_with_parent, when_open).await,
+            Command::Control(arguments) => roles::control(arguments, cli.end_with_parent, when_open).await,
             Command::Check(arguments) => operate::check::run(&arguments),
             Command::Explain(arguments) => operate::explain::run(arguments).await,
             Command::Purge(arguments) => operate::purge::run(arguments).await,
@@ -95,6 +99,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
     });
     // Whatever still runs in the background (a slow disk, a stuck resolver) does not hold up the end.
     runtime.shutdown_background();
+    if outcome.is_err() {
+        privileges.take_back();
+    }
     outcome
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use nearcast_fleet::config::{CachePolicy, Fleet};
 use nearcast_fleet::failure::{Failure, FailureKind};
+use nearcast_fleet::file::Mistake;
 use nearcast_fleet::follow::{self, NodeContext};
 use nearcast_fleet::{file, shutdown};
 use tokio::signal::unix::SignalKind;
@@ -15,18 +16,28 @@ use crate::cli::{EdgeArgs, GslbDnsArgs, NodeArgs, OriginArgs};
 use crate::operate::check;
 use crate::{find, kernel, signals};
 
+/// What a role does once when its listeners are open, before it begins.
+pub(crate) trait WhenOpen: FnOnce() -> Result<(), Failure> + Send + 'static {}
+
+impl<F: FnOnce() -> Result<(), Failure> + Send + 'static> WhenOpen for F {}
+
+fn first(context: NodeContext, when_open: impl WhenOpen) -> NodeContext {
+    let following = context.following.after(when_open);
+    NodeContext { following, ..context }
+}
+
 /// `nearcast gslb-dns`.
-pub(crate) async fn gslb_dns(arguments: GslbDnsArgs, with_parent: bool) -> Result<(), Failure> {
+pub(crate) async fn gslb_dns(arguments: GslbDnsArgs, with_parent: bool, when_open: impl WhenOpen) -> Result<(), Failure> {
     kernel::raise_open_files();
     let path = find::fleet_path(arguments.node.fleet.fleet.as_deref())?;
     let fleet = check::load(&path)?;
     let name = choose(arguments.node.node, "[[name_server]]", fleet.name_servers.iter().map(|n| n.name.as_str()))?;
     let context = context(name, fleet, Some(path), check::record_faults, with_parent).await?;
-    nearcast_gslb_dns::run(context).await
+    nearcast_gslb_dns::run(first(context, when_open)).await
 }
 
 /// `nearcast edge`.
-pub(crate) async fn edge(arguments: EdgeArgs, with_parent: bool) -> Result<(), Failure> {
+pub(crate) async fn edge(arguments: EdgeArgs, with_parent: bool, when_open: impl WhenOpen) -> Result<(), Failure> {
     kernel::raise_open_files();
     let EdgeArgs { node, listen, origin, default_ttl, forward_fields, key_fields, no_heuristic, memory, disk, state_dir } = arguments;
     let context = match origin {
@@ -54,11 +65,11 @@ pub(crate) async fn edge(arguments: EdgeArgs, with_parent: bool) -> Result<(), F
             context(name, fleet, Some(path), no_check, with_parent).await?
         }
     };
-    nearcast_edge::run(context).await
+    nearcast_edge::run(first(context, when_open)).await
 }
 
 /// `nearcast origin`.
-pub(crate) async fn origin(arguments: OriginArgs, with_parent: bool) -> Result<(), Failure> {
+pub(crate) async fn origin(arguments: OriginArgs, with_parent: bool, when_open: impl WhenOpen) -> Result<(), Failure> {
     kernel::raise_open_files();
     let OriginArgs { node, root, listen, demo_content } = arguments;
     let (fleet, name, path) = match (root, listen) {
@@ -79,14 +90,17 @@ pub(crate) async fn origin(arguments: OriginArgs, with_parent: bool) -> Result<(
         }
     };
     let context = context(name, fleet, path, no_check, with_parent).await?;
-    nearcast_origin::run(context).await
+    nearcast_origin::run(first(context, when_open)).await
 }
 
 /// `nearcast control`.
-pub(crate) async fn control(arguments: NodeArgs, with_parent: bool) -> Result<(), Failure> {
+pub(crate) async fn control(arguments: NodeArgs, with_parent: bool, when_open: impl WhenOpen) -> Result<(), Failure> {
     let path = find::fleet_path(arguments.fleet.fleet.as_deref())?;
     let fleet = check::load(&path)?;
     choose(arguments.node, "[control]", std::iter::once(find::control(&fleet)?.name.as_str()))?;
+    for Mistake { line, column, problem, mend } in check::warnings(&fleet, &file::read(&path)?) {
+        tracing::warn!("{}:{line}:{column}: {problem}; {mend}", path.display());
+    }
     let (fleet_tx, _) = watch::channel(Arc::new(fleet));
     let (trigger, shutdown) = shutdown::channel();
     signals::end_on(trigger, with_parent)?;
@@ -100,7 +114,7 @@ pub(crate) async fn control(arguments: NodeArgs, with_parent: bool) -> Result<()
             }
         }
     });
-    nearcast_control::run(fleet_tx, disk, check::record_faults, shutdown).await
+    nearcast_control::run(fleet_tx, disk, check::record_faults, when_open, shutdown).await
 }
 
 /// For roles that serve no zones: a fault in one does not keep them from a new fleet file.
@@ -130,7 +144,7 @@ fn or_without(failure: Failure, arguments: &str) -> Failure {
 }
 
 /// The node that is meant: the one named, or the only one of its role.
-fn choose<'f>(asked: Option<String>, kind: &str, names: impl Iterator<Item = &'f str>) -> Result<String, Failure> {
+pub(crate) fn choose<'f>(asked: Option<String>, kind: &str, names: impl Iterator<Item = &'f str>) -> Result<String, Failure> {
     let names: Vec<&str> = names.collect();
     let message = match asked {
         Some(name) if names.contains(&name.as_str()) => return Ok(name),
@@ -195,7 +209,8 @@ fn reload_on_hangup(fleet_tx: watch::Sender<Arc<Fleet>>, path: Option<PathBuf>) 
     Ok(())
 }
 
-fn write_demo_content(root: &Path) -> Result<(), Failure> {
+/// Writes the demo's content where it is not there yet.
+pub(crate) fn write_demo_content(root: &Path) -> Result<(), Failure> {
     nearcast_origin::demo::write(root).map_err(|error| {
         let kind = if error.kind() == std::io::ErrorKind::StorageFull { FailureKind::Io } else { FailureKind::CannotCreate };
         Failure::new(kind, format!("cannot write the demo's content to {}: {error}", root.display()))

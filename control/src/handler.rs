@@ -585,6 +585,9 @@ struct FleetFileQuery {
     /// Only say whether it would be accepted.
     #[serde(default)]
     check: bool,
+    /// Accept other listeners too, which nodes open when they are started again.
+    #[serde(default)]
+    restart_needed: bool,
 }
 
 /// A new fleet file.
@@ -599,7 +602,7 @@ async fn put_fleet_file(
     body: Body,
 ) -> Answer<view::FleetFileAccepted> {
     with_token(&state, &headers)?;
-    let check = query(asked)?.check;
+    let FleetFileQuery { check, restart_needed } = query(asked)?;
     let body = bytes(body, BODY_BYTES_MAX)?;
     let text = std::str::from_utf8(&body).map_err(|e| ApiError::BadRequest(format!("the fleet file is not UTF-8: {e}")))?.to_owned();
     let _turn = state.fleet_files.lock().await;
@@ -609,16 +612,17 @@ async fn put_fleet_file(
         mistakes,
     })?;
     let obstacles = crate::revision::obstacles(&state.fleet(), &fleet);
-    if !obstacles.is_empty() {
-        return Err(ApiError::Conflict(format!("this cannot change while the fleet runs: {}", obstacles.join("; "))));
+    if let Some(refusal) = obstacles.refusal(restart_needed) {
+        return Err(ApiError::Conflict(refusal));
     }
+    let restart = obstacles.restarts;
     let current = state.fleet_file();
     if check || current.text == text {
-        return Ok(Json(view::FleetFileAccepted { revision: current.revision, changed: false }));
+        return Ok(Json(view::FleetFileAccepted { revision: current.revision, changed: false, restart }));
     }
     let entry = state.ledger.append(Change::FleetFile { text: text.clone() }, now_unix_ms(), |_| ()).await?;
     crate::revision::apply(&state, fleet, text, &entry);
-    Ok(Json(view::FleetFileAccepted { revision: entry.revision, changed: true }))
+    Ok(Json(view::FleetFileAccepted { revision: entry.revision, changed: true, restart }))
 }
 
 #[derive(Debug, Deserialize, utoipa::IntoParams)]

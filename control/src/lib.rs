@@ -67,7 +67,8 @@ const SEEN_FILE: &str = "fleet-file.seen";
 
 /// Runs the control role of the fleet until shutdown. `fleet` is updated when another fleet file comes into force. `disk` is
 /// the text of the fleet file that `fleet` was read from; it changes when the file is read again. `check` is what other roles
-/// know of fleet files: one in which it finds mistakes does not come into force.
+/// know of fleet files: one in which it finds mistakes does not come into force. `when_open` is called when the listeners are
+/// open and nothing has been read or written yet.
 ///
 /// # Errors
 /// A [`Failure`] when the fleet has no control role, a port is in use, control's directory cannot be made or is in use, or
@@ -76,6 +77,7 @@ pub async fn run(
     fleet: watch::Sender<Arc<Fleet>>,
     disk: watch::Receiver<String>,
     check: FurtherCheck,
+    when_open: impl FnOnce() -> Result<(), Failure>,
     shutdown: Shutdown,
 ) -> Result<(), Failure> {
     let given = fleet.borrow().clone();
@@ -84,6 +86,7 @@ pub async fn run(
     };
     let listener = TcpListener::bind(control.listen).await.map_err(|e| Failure::bind("the control API", control.listen, &e))?;
     let admin_listener = admin::bind(control.admin).await?;
+    when_open()?;
     let dir = Dir::open(&given.node_dir(&control.name))?;
     let mut disk = disk;
     let on_disk = disk.borrow_and_update().clone();

@@ -13,13 +13,44 @@ use crate::dir::write_whole;
 use crate::events::{Happening, Level};
 use crate::state::{FleetFile, State, now_unix_ms};
 
-/// Settings that differ and that running nodes cannot take on: sockets that are open, names of directories, the key that
-/// nodes know one another by.
-pub(crate) fn obstacles(before: &Fleet, after: &Fleet) -> Vec<String> {
-    let mut found = Vec::new();
+/// What running nodes cannot take on of a changed fleet file.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Obstacles {
+    /// Settings that a revision cannot change: what nodes find control, their state and one another by.
+    pub(crate) fixed: Vec<String>,
+    /// Nodes whose listeners differ: sockets are open, the new ones are opened at the next start.
+    pub(crate) restarts: Vec<String>,
+}
+
+impl Obstacles {
+    /// Why a revision is refused that was sent to control, and what to do instead; `None` where nothing is in its way.
+    /// `may_restart` says that whoever sends it will start nodes again.
+    pub(crate) fn refusal(&self, may_restart: bool) -> Option<String> {
+        if !self.fixed.is_empty() {
+            return Some(format!(
+                "this cannot change by a revision: {}; change it in the fleet file on control's machine and start control again, which \
+                 makes the file a revision of its own; a changed state_dir, node key or [control] has to be in the files of the other \
+                 machines as well: send their nodes SIGHUP, or start them again",
+                self.fixed.join("; ")
+            ));
+        }
+        if !self.restarts.is_empty() && !may_restart {
+            return Some(format!(
+                "listeners of {} change, which their running processes cannot take on; `nearcast apply --restart-needed FILE` accepts it, \
+                 and the new listeners are opened when those nodes are started again",
+                self.restarts.join(", ")
+            ));
+        }
+        None
+    }
+}
+
+/// What differs between two fleets and cannot be taken on while nodes run.
+pub(crate) fn obstacles(before: &Fleet, after: &Fleet) -> Obstacles {
+    let mut fixed = Vec::new();
     let mut differ = |is_different: bool, what: &str| {
         if is_different {
-            found.push(what.to_owned());
+            fixed.push(what.to_owned());
         }
     };
     differ(before.zone != after.zone, "fleet.zone");
@@ -27,22 +58,25 @@ pub(crate) fn obstacles(before: &Fleet, after: &Fleet) -> Vec<String> {
     differ(before.node_key != after.node_key, "fleet.node_key");
     let control = |f: &Fleet| f.control.as_ref().map(|c| (c.name.clone(), c.listen, c.url.clone(), c.admin));
     differ(control(before) != control(after), "control (name, listen, url, admin)");
+    let mut restarts = Vec::new();
     for old in before.clusters.iter().flat_map(|c| &c.nodes) {
-        if let Some((_, new)) = after.edge(&old.name) {
-            differ((&old.listen, &old.admin) != (&new.listen, &new.admin), &format!("listen and admin of {}", old.name));
+        if after.edge(&old.name).is_some_and(|(_, new)| (&old.listen, &old.admin) != (&new.listen, &new.admin)) {
+            restarts.push(old.name.clone());
         }
     }
     for old in &before.name_servers {
-        if let Some(new) = after.name_servers.iter().find(|n| n.name == old.name) {
-            differ((&old.listen, &old.admin) != (&new.listen, &new.admin), &format!("listen and admin of {}", old.name));
+        let new = after.name_servers.iter().find(|n| n.name == old.name);
+        if new.is_some_and(|new| (&old.listen, &old.admin) != (&new.listen, &new.admin)) {
+            restarts.push(old.name.clone());
         }
     }
     for old in &before.origins {
-        if let Some(new) = after.origins.iter().find(|o| o.name == old.name) {
-            differ((&old.listen, &old.admin) != (&new.listen, &new.admin), &format!("listen and admin of {}", old.name));
+        let new = after.origins.iter().find(|o| o.name == old.name);
+        if new.is_some_and(|new| (&old.listen, &old.admin, &old.root) != (&new.listen, &new.admin, &new.root)) {
+            restarts.push(old.name.clone());
         }
     }
-    found
+    Obstacles { fixed, restarts }
 }
 
 /// Takes on a revision that is in the journal.
@@ -79,11 +113,15 @@ async fn take_on(state: &State, text: &str, seen: Option<&str>) -> Result<Option
     }
     let parsed = state.parse(text.to_owned()).await.map_err(|e| e.to_string())?;
     let fleet = parsed.map_err(|mistakes| file::describe("fleet file", &mistakes))?;
-    let obstacles = obstacles(&state.fleet(), &fleet);
-    if !obstacles.is_empty() {
+    let Obstacles { mut fixed, restarts } = obstacles(&state.fleet(), &fleet);
+    if !restarts.is_empty() {
+        fixed.push(format!("listeners of {}", restarts.join(", ")));
+    }
+    if !fixed.is_empty() {
         return Err(format!(
-            "this cannot change while the fleet runs: {}; restart control and the nodes that it is about",
-            obstacles.join("; ")
+            "this cannot change while the fleet runs: {}; start control again, which makes the file a revision, and then the nodes that \
+             it is about",
+            fixed.join("; ")
         ));
     }
     if in_force == InForce::DiskAsRevision {
@@ -132,6 +170,36 @@ pub(crate) fn parse(text: &str, revision: u64, base: &Path) -> Result<Fleet, Fai
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_change_says_what_to_do() {
+        let text = "[fleet]\nzone = \"cdn.test\"\nnode_key = \"a key that only this test knows\"\n[control]\n\
+                    [[origin_node]]\nname = \"files\"\nlisten = \"127.0.0.1:8000\"\nroot = \"content\"\n\
+                    [[name_server]]\nname = \"ns1\"\nlisten = \"127.0.0.1:5300\"\n\
+                    [[cluster]]\nname = \"ams\"\nplace = { latitude = 1, longitude = 1 }\n\
+                    [[cluster.node]]\nname = \"ams-1\"\naddress = \"127.0.10.1\"\n";
+        let fleet = |text: &str| file::parse(text, Path::new("/")).expect("a good file");
+        for (old, new, fixed, restarts) in [
+            ("cdn.test", "cdn.example", "fleet.zone", ""),
+            ("a key that only", "another key that", "fleet.node_key", ""),
+            ("[fleet]\n", "[fleet]\nstate_dir = \"/elsewhere\"\n", "fleet.state_dir", ""),
+            ("[control]\n", "[control]\nlisten = \"127.0.0.1:7701\"\n", "control (name, listen, url, admin)", ""),
+            ("127.0.0.1:8000", "127.0.0.1:8001", "", "files"),
+            ("\"content\"", "\"other\"", "", "files"),
+            ("127.0.0.1:5300", "127.0.0.1:5301", "", "ns1"),
+            ("127.0.10.1\"", "127.0.10.1\"\nlisten = \"127.0.10.1:81\"", "", "ams-1"),
+            ("127.0.10.1\"", "127.0.10.1\"\nadmin = \"127.0.10.1:81\"", "", "ams-1"),
+            ("127.0.10.1\"", "127.0.10.1\"\nmemory = \"1GiB\"", "", ""),
+        ] {
+            let found = obstacles(&fleet(text), &fleet(&text.replace(old, new)));
+            assert_eq!((found.fixed.join(","), found.restarts.join(",")), (fixed.to_owned(), restarts.to_owned()), "{new}");
+            let refused = found.refusal(false);
+            assert_eq!(refused.is_some(), !(fixed.is_empty() && restarts.is_empty()), "{new}");
+            assert_eq!(found.refusal(true).is_some(), !fixed.is_empty(), "{new}");
+            let words = if fixed.is_empty() { "--restart-needed" } else { "start control again" };
+            assert!(refused.is_none_or(|refused| refused.contains(words) && refused.contains(&format!("{fixed}{restarts}"))), "{new}");
+        }
+    }
 
     #[test]
     fn whichever_changed_last_is_in_force() {

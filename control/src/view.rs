@@ -769,6 +769,9 @@ pub(crate) struct Purges {
 pub(crate) struct FleetFileAccepted {
     pub revision: u64,
     pub changed: bool,
+    /// Nodes that have to be started again for their new listeners; absent when there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub restart: Vec<String>,
 }
 
 /// Journal entries after a cursor.

@@ -206,7 +206,7 @@ fn spawn(dir: &Path, text: &str) -> Spawned {
     let (tx, rx) = watch::channel(Arc::new(fleet));
     let (trigger, shutdown) = shutdown::channel();
     let (disk, on_disk) = watch::channel(text.to_owned());
-    Spawned { fleet: rx, disk, role: tokio::spawn(nearcast_control::run(tx, on_disk, no_nonsense, shutdown)), trigger }
+    Spawned { fleet: rx, disk, role: tokio::spawn(nearcast_control::run(tx, on_disk, no_nonsense, || Ok(()), shutdown)), trigger }
 }
 
 /// A check that knows more than the parser.
@@ -737,8 +737,14 @@ async fn fleet_files_are_checked_recorded_and_taken_on() {
     let moved =
         put(&lab, "/v1/fleet-file", &lab.text.replace("127.0.10.2:8080", "127.0.10.2:8081").replace("cdn.test", "cdn.example")).await;
     assert_eq!(moved.status(), 409);
+    let elsewhere = lab.text.replace("127.0.10.2:8080", "127.0.10.2:8081");
+    let refused = put(&lab, "/v1/fleet-file?check=true", &elsewhere).await;
+    let message = body(&refused)["error"]["message"].as_str().unwrap().to_owned();
+    assert!(refused.status() == 409 && message.contains("--restart-needed") && message.contains("ams-2"), "{message}");
+    let checked = put(&lab, "/v1/fleet-file?check=true&restart_needed=true", &elsewhere).await;
+    assert_eq!(body(&checked), json!({"revision": 0, "changed": false, "restart": ["ams-2"]}));
     let message = body(&moved)["error"]["message"].as_str().unwrap().to_owned();
-    assert!(message.contains("fleet.zone") && message.contains("ams-2"), "{message}");
+    assert!(message.contains("fleet.zone") && message.contains("start control again"), "{message}");
     let same = put(&lab, "/v1/fleet-file", &lab.text).await;
     assert_eq!(body(&same), json!({"revision": 0, "changed": false}));
     let new_text = lab.text.replace("label = \"Amsterdam\"", "label = \"Mokum\"");

@@ -27,6 +27,8 @@ pub struct Fleet {
     pub base: PathBuf,
     /// Directory below which each node keeps its state, in a directory of its own name.
     pub state_dir: PathBuf,
+    /// The user that roles run as which are started as root: a name or number, perhaps with a group after a colon.
+    pub user: Option<String>,
     /// Secret that nodes show one another (`Authorization: Bearer`); never shown in logs or answers.
     pub node_key: Secret,
     /// How often nodes report to control and to the name servers.

@@ -51,7 +51,7 @@ pub const SETTINGS: &[(&str, &[&str])] = &[
 ];
 
 const ROOT: &[&str] = &["fleet", "clock", "clients", "control", "steering", "origin_node", "name_server", "cluster", "site", "zone"];
-const FLEET: &[&str] = &["zone", "hostmaster", "state_dir", "node_key", "node_key_file", "report_interval", "name_servers"];
+const FLEET: &[&str] = &["zone", "hostmaster", "state_dir", "user", "node_key", "node_key_file", "report_interval", "name_servers"];
 const CLOCK: &[&str] = &["speed", "anchor_real", "anchor_fleet"];
 const CLIENTS: &[&str] = &["head_max", "fields_max", "head_timeout", "idle_timeout", "write_timeout", "connections_max"];
 const CONTROL: &[&str] = &["name", "listen", "url", "admin", "push"];
@@ -171,7 +171,9 @@ pub fn read(path: &Path) -> Result<String, Failure> {
     std::fs::read_to_string(path).map_err(|error| {
         let (kind, mend) = match error.kind() {
             std::io::ErrorKind::InvalidData => (FailureKind::BadData, "save it as UTF-8 text"),
-            _ => (FailureKind::NoInput, "name another with --fleet"),
+            std::io::ErrorKind::PermissionDenied => (FailureKind::NoInput, "let this user read it, and search the directories above it"),
+            // Commands take the path in different ways: what it is called there is not known here.
+            _ => (FailureKind::NoInput, "give the path of a file that is there"),
         };
         Failure::new(kind, format!("cannot read the fleet file {}: {error}; {mend}", path.display()))
     })
@@ -286,6 +288,7 @@ fn standalone(state_dir: PathBuf) -> Fleet {
         hostmaster: "hostmaster@cdn.invalid".into(),
         base: PathBuf::from("."),
         state_dir,
+        user: None,
         node_key: Secret(String::new()),
         report_interval: REPORT_INTERVAL,
         clock: FleetClock::REAL,
@@ -351,6 +354,7 @@ fn check(root: &Section<'_>, base: &Path) -> Fleet {
         zone_name_servers,
         base: base.to_owned(),
         state_dir: head.text("state_dir").map_or_else(|| PathBuf::from("/var/lib/nearcast"), |t| path(&t, base)),
+        user: head.text("user").map(|t| check_user(&t)),
         node_key,
         report_interval: head.duration("report_interval", Duration::from_millis(200)..=Duration::from_secs(60)).unwrap_or(REPORT_INTERVAL),
         clock: check_clock(root),
@@ -505,6 +509,24 @@ fn check_hostmaster(head: &Section<'_>, zone: &str) -> String {
     });
     if !good {
         text.note(format!("{:?} is not a mail address", text.text), "write one such as \"hostmaster@example.org\"");
+    }
+    text.text.to_owned()
+}
+
+/// Whether there is such a user is for each machine to know.
+fn check_user(text: &Text<'_>) -> String {
+    let is_name = |name: &str| {
+        !name.is_empty()
+            && name.len() <= 64
+            && !name.starts_with('-')
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+    };
+    let (user, group) = text.text.split_once(':').map_or((text.text, None), |(user, group)| (user, Some(group)));
+    if !is_name(user) || !group.is_none_or(is_name) {
+        text.note(
+            format!("{:?} is no user", text.text),
+            "write a name or number such as \"nearcast\", or one with a group, \"nearcast:www-data\"",
+        );
     }
     text.text.to_owned()
 }
@@ -822,11 +844,11 @@ fn minute_of_day(text: &str) -> Option<u16> {
 /// A percentage of the smallest node disk, or a size.
 fn check_push_share(section: &Section<'_>, smallest_disk: Bytes) -> Bytes {
     let half = Bytes(smallest_disk.0 / 2);
-    let Some(text) =
-        section.item("push_share").and_then(|i| i.as_text("a percentage of the nodes' disks or a size, such as \"50%\" or \"1GiB\""))
-    else {
-        return half;
-    };
+    let Some(item) = section.item("push_share") else { return half };
+    if item.is_bare_zero() {
+        return Bytes(0);
+    }
+    let Some(text) = item.as_text("a percentage of the nodes' disks or a size, such as \"50%\" or \"1GiB\"") else { return half };
     if text.text.trim_end().ends_with('%') {
         let share = text.quantity(units::percent).unwrap_or(0.5);
         if share > 1.0 {

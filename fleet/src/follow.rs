@@ -98,7 +98,17 @@ pub struct FollowState {
 
 /// Following the journal, ready to begin. The default follows nothing.
 #[derive(Debug, Default)]
-pub struct Following(Option<Prepared>);
+pub struct Following(Option<Prepared>, First);
+
+/// What is done before it begins.
+#[derive(Default)]
+struct First(Option<Box<dyn FnOnce() -> Result<(), Failure> + Send>>);
+
+impl std::fmt::Debug for First {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "First(..)" } else { "First" })
+    }
+}
 
 #[derive(Debug)]
 struct Prepared {
@@ -135,7 +145,7 @@ pub async fn prepare(
     let (state_tx, state) = watch::channel(FollowState { caught_up: !has_control, ..FollowState::default() });
     let (fleet, its_name, its_shutdown) = (fleet_tx.subscribe(), name.clone(), shutdown.clone());
     let prepared = Prepared { name, state_dir, has_control, fleet_tx, check, entries_tx, state_tx, shutdown };
-    NodeContext { name: its_name, fleet, entries, state, following: Following(Some(prepared)), shutdown: its_shutdown }
+    NodeContext { name: its_name, fleet, entries, state, following: Following(Some(prepared), First::default()), shutdown: its_shutdown }
 }
 
 fn copy_path(state_dir: &Path) -> PathBuf {
@@ -143,6 +153,12 @@ fn copy_path(state_dir: &Path) -> PathBuf {
 }
 
 impl Following {
+    /// The same, with work that is done once when it begins, so when the role's listeners are open, and whose failure is that of
+    /// [`Self::begin`].
+    pub fn after(self, work: impl FnOnce() -> Result<(), Failure> + Send + 'static) -> Self {
+        Self(self.0, First(Some(Box::new(work))))
+    }
+
     /// Begins: a task that ends with the shutdown. A role calls this when its listeners are open.
     ///
     /// The cursor and the entries that a restart needs are kept in the node's directory (`journal.copy`), fsynced before
@@ -155,6 +171,9 @@ impl Following {
     /// # Errors
     /// The state directory cannot be made, or the copy in it cannot be read or written.
     pub async fn begin(self) -> Result<(), Failure> {
+        if let First(Some(work)) = self.1 {
+            work()?;
+        }
         let Some(Prepared { name, state_dir, has_control, fleet_tx, check, entries_tx, state_tx, shutdown }) = self.0 else {
             return Ok(());
         };

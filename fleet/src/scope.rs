@@ -29,7 +29,7 @@ pub enum ScopeError {
     Empty(&'static str),
     #[error("a control character cannot be in a {0}: write %XX for one that belongs to a URL")]
     Control(&'static str),
-    #[error("{0:?} is no whole URL: write http:// or https://, a host and a path, as clients ask for it")]
+    #[error("{0:?} is no whole URL: {hint}", hint = whole_url(.0))]
     NoScheme(String),
     #[error("{0:?} is no scheme that is served here: write http:// or https://")]
     Scheme(String),
@@ -49,6 +49,17 @@ pub enum ScopeError {
     TooMany(usize),
     #[error("a purge of everything names nothing else")]
     AllAndMore,
+}
+
+/// What to write in place of a URL that has no scheme: itself with one, where it may begin with a host.
+fn whole_url(text: &str) -> String {
+    let host = text.split(['/', '?', '#']).next().unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    let is_host = name.contains('.') && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+    match is_host {
+        true => format!("write http://{text}"),
+        false => "write http:// or https://, a host and a path, as clients ask for it".to_owned(),
+    }
 }
 
 /// A scope as the journal carries it.

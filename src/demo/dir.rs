@@ -9,6 +9,7 @@ use nearcast_fleet::failure::{Failure, FailureKind};
 
 use crate::find::LOCK_NAME;
 use crate::kernel;
+use crate::privileges::Account;
 
 /// Tries at a lock file that another demo, ending just now, takes away.
 const TRIES: usize = 5;
@@ -40,6 +41,10 @@ impl DemoDir {
                     path.display()
                 );
                 return Err(Failure::new(FailureKind::CannotCreate, message));
+            }
+            if kernel::user_id() == 0 {
+                // Nodes of an earlier demo of root have had it as their state directory; that user is to change nothing in it now.
+                std::os::unix::fs::lchown(&path, Some(0), Some(0)).map_err(cannot)?;
             }
             let mut lock = open_lock(&path.join(LOCK_NAME)).map_err(cannot)?;
             if !kernel::try_lock(&lock).map_err(cannot)? {
@@ -83,11 +88,13 @@ fn make(path: &Path) -> std::io::Result<()> {
 fn is_ours(path: &Path) -> std::io::Result<bool> {
     let about = fs::symlink_metadata(path)?;
     let empty = fs::read_dir(path)?.next().is_none();
-    Ok(about.is_dir() && about.uid() == kernel::user_id() && (empty || path.join(LOCK_NAME).is_file()))
+    // Nodes of root's demo run as another user, whose the directory is meanwhile.
+    let is_own = about.uid() == kernel::user_id() || (kernel::user_id() == 0 && about.uid() == Account::default_of_system().uid);
+    Ok(about.is_dir() && is_own && (empty || path.join(LOCK_NAME).is_file()))
 }
 
 fn open_lock(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)
 }
 
 fn is_same_file(file: &File, path: &Path) -> bool {

@@ -1,9 +1,9 @@
 //! `nearcast apply`.
 
-use nearcast_fleet::failure::{Failure, FailureKind};
+use nearcast_fleet::failure::Failure;
 use nearcast_fleet::file;
 
-use super::api::Api;
+use super::api::{Api, list, string};
 use super::{check, print_json};
 use crate::cli::ApplyArgs;
 use crate::find;
@@ -12,24 +12,28 @@ use crate::find;
 pub(crate) async fn run(arguments: ApplyArgs) -> Result<(), Failure> {
     let path = &arguments.file;
     let new = check::load(path)?;
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| Failure::new(FailureKind::NoInput, format!("cannot read the fleet file {}: {e}", path.display())))?;
+    check::tell_warnings(path, &new);
+    let text = file::read(path)?;
     let running = match &arguments.fleet {
         Some(other) => file::load(other)?,
         None => new.clone(),
     };
     let token = find::token(arguments.token.token, &running)?;
-    let target = if arguments.check { "/v1/fleet-file?check=true" } else { "/v1/fleet-file" };
-    let answer = Api::of(&running)?.put_text(target, &token, text).await?;
+    let target = format!("/v1/fleet-file?check={}&restart_needed={}", arguments.check, arguments.restart_needed);
+    let answer = Api::of(&running)?.put_text(&target, &token, text).await?;
     if arguments.json {
         print_json(&answer);
         return Ok(());
     }
     let summary = check::summary(&new);
+    let restart: Vec<String> = list(&answer["restart"]).iter().map(string).collect();
     match (arguments.check, answer["changed"].as_bool()) {
         (true, _) => outln!("OK, nothing was changed: {summary}"),
         (false, Some(false)) => outln!("the fleet has this file already (revision {})", answer["revision"]),
         (false, _) => outln!("revision {}: {summary}; `nearcast status` shows who is behind", answer["revision"]),
+    }
+    if !restart.is_empty() && !arguments.check {
+        outln!("start these nodes again, which opens their new listeners: {}", restart.join(", "));
     }
     Ok(())
 }

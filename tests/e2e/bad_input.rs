@@ -54,7 +54,11 @@ fn what_cannot_start_says_why_in_one_sentence() {
         .expect("the file can be written");
     std::fs::write(path("geo.toml"), format!("{}\n[steering]\ngeo_db = \"broken.mmdb\"\n", plan.text())).expect("the file can be written");
     let (good, geo, zone, content) = (path("good.toml"), path("geo.toml"), path("zone.toml"), path("nowhere"));
-    let table: [(&[&str], i32, &str); 9] = [
+    let table: [(&[&str], i32, &str); 13] = [
+        (&["check", &content], 66, "give the path of a file that is there"),
+        (&["apply", &content], 66, "give the path of a file that is there"),
+        (&["purge", "--url", "www.example.org/x", "--fleet", &good], 64, "write http://www.example.org/x"),
+        (&["purge", "--site", "www", "--fleet", &good], 66, "state/control/token"),
         (&["gslb-dns", "--fleet", &zone, "--node", "ns1"], 64, "sub.demo.test: a name server in this zone has no address"),
         (&["control", "--fleet", &zone], 64, "sub.demo.test: a name server in this zone has no address"),
         (&["apply", &zone], 64, "sub.demo.test: a name server in this zone has no address"),

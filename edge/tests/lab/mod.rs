@@ -391,6 +391,7 @@ impl Plan {
             zone_name_servers: vec![],
             hostmaster: "hostmaster@cdn.test".into(),
             state_dir: self.state_dir.clone(),
+            user: None,
             node_key: Secret("a key for this test alone".into()),
             report_interval: Duration::from_millis(200),
             clock: FleetClock::REAL,

@@ -12,6 +12,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::Mistake;
+use crate::listener;
 use crate::units::{self, Bytes, UnitError};
 
 /// Most entries of one list in a fleet file.
@@ -246,7 +247,7 @@ impl<'a> Section<'a> {
     ) -> Option<T> {
         let item = self.item(key)?;
         let text = match item.value {
-            DeValue::Integer(n) if n.as_str() == "0" => Text { mistakes: self.mistakes, text: "0", path: item.path.clone(), at: item.at },
+            _ if item.is_bare_zero() => Text { mistakes: self.mistakes, text: "0", path: item.path.clone(), at: item.at },
             _ => item.as_text(expected)?,
         };
         let found = text.quantity(parse)?;
@@ -283,6 +284,11 @@ impl<'a> Section<'a> {
 impl<'a> Item<'a> {
     fn element(&self, n: usize, value: &'a Spanned<DeValue<'a>>) -> Self {
         Self { mistakes: self.mistakes, value: value.get_ref(), path: format!("{}[{n}]", self.path), at: value.span().start }
+    }
+
+    /// Whether it is the number 0, the one quantity that needs no unit.
+    pub(super) fn is_bare_zero(&self) -> bool {
+        matches!(self.value, DeValue::Integer(n) if n.as_str() == "0")
     }
 
     /// The string, if it is one; what it is otherwise is noted elsewhere.
@@ -363,15 +369,20 @@ impl Text<'_> {
     }
 
     pub(super) fn socket(&self) -> Option<SocketAddr> {
-        let found = self.text.parse().ok();
-        if found.is_none() {
-            let example = if self.text.parse::<IpAddr>().is_ok() { "add a port" } else { "write an IP address and a port" };
-            self.note(
-                format!("{:?} is not an address with a port", self.text),
-                format!("{example}, such as \"192.0.2.1:80\" or \"[2001:db8::1]:80\""),
-            );
+        let setting = self.path.rsplit('.').next().unwrap_or_default();
+        let usual_port = match setting.split('[').next() {
+            Some("listen") if self.path.starts_with("name_server") => 53,
+            Some("listen") if self.path.starts_with("control") => 7700,
+            Some("admin") => 9100,
+            _ => 80,
+        };
+        match listener::parse(self.text, usual_port) {
+            Ok(address) => Some(address),
+            Err(error) => {
+                self.note(error.problem, error.mend);
+                None
+            }
         }
-        found
     }
 
     pub(super) fn address(&self) -> Option<IpAddr> {

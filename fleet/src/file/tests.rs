@@ -122,6 +122,7 @@ const EVERYTHING: &str = r#"[fleet]
 zone = "cdn.test"
 hostmaster = "dns@demo.test"
 state_dir = "state"
+user = "cdn:www-data"
 node_key = "a key that only this test knows"
 report_interval = "1s"
 name_servers = ["ns2"]
@@ -280,7 +281,7 @@ fn the_labs_file_is_read() {
 #[test]
 fn every_setting_is_taken_as_written() {
     let fleet = fleet_of(EVERYTHING);
-    assert_eq!(fleet.hostmaster, "dns@demo.test");
+    assert_eq!((fleet.hostmaster.as_str(), fleet.user.as_deref()), ("dns@demo.test", Some("cdn:www-data")));
     assert_eq!(fleet.zone_name_servers, [1]);
     assert_eq!(fleet.node_key, Secret("a key that only this test knows".into()));
     assert_eq!(fleet.clock, FleetClock { speed: 360.0, anchor_real: 1_767_225_600.0, anchor_fleet: 1_767_229_200.5 });
@@ -371,6 +372,10 @@ const WRONG: &[Case] = &[
     // Syntax.
     ("zone = \"cdn.test\"\n", "zone = \"cdn.test\n", "zone = \"cdn.test", 17, "invalid basic string", "TOML"),
     ("[control]\n", "[control\n", "[control", 9, "", "TOML"),
+    // Users.
+    ("state_dir = \"state\"", "user = \"near cast\"", "near cast", 8, "fleet.user: \"near cast\" is no user", "\"nearcast\""),
+    ("state_dir = \"state\"", "user = \"a:\"", "\"a:\"", 8, "is no user", "with a group"),
+    ("state_dir = \"state\"", "user = 5", "user = 5", 8, "this is a whole number", "write a string"),
     // Keys.
     ("off_peak = \"02:00", "offpeak = \"02:00", "offpeak", 1, "cluster[0].offpeak: there is no such setting", "did you mean off_peak?"),
     ("[[site]]", "[[sites]]", "[[sites]]", 3, "sites: there is no such setting", "did you mean site?"),
@@ -528,7 +533,16 @@ const WRONG: &[Case] = &[
     ("address = \"127.9.0.12\"", "address = \"127.9.0.12:80\"", "127.9.0.12:80\"", 11, "is not an IP address", "leave the port out"),
     ("address = \"127.9.0.12\"", "address = \"0.0.0.0\"", "0.0.0.0", 11, "reaches no node", "clients are given"),
     ("listen = \"127.9.0.12:8080\"", "listen = \"127.9.0.12\"", "listen = \"127.9.0.12\"", 10, "not an address with a port", "add a port"),
-    ("listen = \"127.9.0.12:8080\"", "listen = \"localhost:8080\"", "localhost", 10, "not an address with a port", "write an IP address"),
+    ("listen = \"127.9.0.12:8080\"", "listen = \"edge.test:8080\"", "edge.test", 10, "not an address with a port", "and not a name"),
+    ("listen = \"127.9.0.53:5300\"", "listen = \"127.9.0.53\"", "\"127.9.0.53\"", 10, "not an address with a port", "\"127.9.0.53:53\""),
+    (
+        "admin = \"127.9.0.53:9100\"",
+        "admin = \"127.9.0.53\"",
+        "admin = \"127.9.0.53\"",
+        9,
+        "not an address with a port",
+        "\"127.9.0.53:9100\"",
+    ),
     ("listen = \"127.9.0.12:8080\"", "listen = []", "listen = []", 10, "the list is empty", "at least one"),
     (
         "listen = \"127.9.0.12:8080\"",
@@ -752,6 +766,23 @@ fn all_mistakes_come_at_once_in_file_order() {
 }
 
 #[test]
+fn nothing_may_be_pushed() {
+    for zero in ["0", "\"0\"", "\"0%\"", "\"0B\""] {
+        let text = LAB.replace("fill_rate = \"400Mbit/s\"", &format!("push_share = {zero}"));
+        assert_eq!(fleet_of(&text).clusters[0].push_share, Bytes(0), "{zero}");
+    }
+}
+
+#[test]
+fn listeners_may_be_written_short() {
+    let text = LAB.replace("\"127.9.0.12:8080\"", "[\":8081\", \"localhost:8082\"]").replace("\"127.9.0.80:8000\"", "\"8000\"");
+    let fleet = fleet_of(&text);
+    let listen: Vec<String> = fleet.clusters[0].nodes[1].listen.iter().map(ToString::to_string).collect();
+    assert_eq!(listen, ["0.0.0.0:8081", "127.0.0.1:8082"]);
+    assert_eq!(fleet.origins[0].listen.to_string(), "0.0.0.0:8000");
+}
+
+#[test]
 fn an_empty_file_says_what_is_needed() {
     let mistakes = parse("", Path::new("/")).expect_err("nothing there");
     let words = describe("file", &mistakes);
@@ -811,7 +842,9 @@ fn load_says_which_file_and_where() {
     let path = dir.path().join("nearcast.toml");
     let missing = load(&path).expect_err("not there");
     assert_eq!(missing.kind, FailureKind::NoInput);
-    assert!(missing.message.contains("nearcast.toml") && missing.message.contains("--fleet"), "{missing}");
+    assert!(missing.message.contains("nearcast.toml") && missing.message.contains("a file that is there"), "{missing}");
+    // `check FILE` has no --fleet.
+    assert!(!missing.message.contains("--"), "{missing}");
     std::fs::write(&path, LAB).expect("write");
     let fleet = load(&path).expect("a good file");
     assert_eq!(fleet.state_dir, dir.path().join("state"));

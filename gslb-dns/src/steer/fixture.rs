@@ -76,6 +76,7 @@ pub(super) fn fleet() -> Fleet {
         hostmaster: "hostmaster@cdn.test".to_owned(),
         base: std::path::PathBuf::new(),
         state_dir: std::path::PathBuf::new(),
+        user: None,
         node_key: Secret(KEY.to_owned()),
         report_interval: Duration::from_secs(2),
         clock: FleetClock::REAL,

@@ -119,6 +119,7 @@ pub fn fleet(listen: Vec<SocketAddr>, sites: Vec<Site>, zones: Vec<Zone>) -> Fle
         hostmaster: "host.master@cdn.test".to_owned(),
         base: std::env::temp_dir(),
         state_dir: std::env::temp_dir(),
+        user: None,
         node_key: Secret("a key that only this test knows".to_owned()),
         report_interval: Duration::from_secs(60),
         clock: FleetClock::REAL,

@@ -2,6 +2,7 @@
 
 pub mod addresses;
 pub mod browser;
+pub mod compose;
 pub mod fleet;
 pub mod http;
 pub mod network;

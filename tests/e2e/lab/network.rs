@@ -5,7 +5,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use super::process::run;
+use super::process::{self, run};
 use super::wait;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -22,6 +22,7 @@ pub struct Network {
 impl Network {
     /// Makes a namespace for every host with its address, and delays of so many milliseconds one way between pairs.
     pub fn new(directory: &Path, hosts: &[(&'static str, &str)], delays: &[(&str, &str, u32)]) -> Self {
+        remove_leftovers();
         let prefix = format!("nc{}-{}-", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         for (host, _) in hosts {
             run("ip", ["netns", "add", &format!("{prefix}{host}")]);
@@ -61,6 +62,41 @@ impl Network {
         command.args(["netns", "exec", &format!("{}{host}", self.prefix)]).arg(program);
         command
     }
+}
+
+/// Removes namespaces of runs that were cut off, which are named by the process, and ends what still runs in them.
+pub fn remove_leftovers() {
+    for line in run("ip", ["netns", "list"]).lines() {
+        let name = line.split_whitespace().next().unwrap_or_default();
+        let pid = name.strip_prefix("nc").and_then(|rest| rest.split_once('-')).and_then(|(pid, _)| pid.parse::<u32>().ok());
+        if pid.is_none_or(process::is_test) {
+            continue;
+        }
+        // Another test may remove it at the same time.
+        let running = Command::new("ip").args(["netns", "pids", name]).output().map(|o| o.stdout).unwrap_or_default();
+        for left in String::from_utf8_lossy(&running).split_whitespace() {
+            let _ = Command::new("kill").args(["-KILL", left]).status();
+        }
+        let _ = Command::new("ip").args(["netns", "delete", name]).status();
+    }
+}
+
+#[test]
+fn namespaces_of_a_run_that_was_cut_off_are_removed() {
+    // No process has this number: the kernel's limit is lower.
+    let (left, own) = ("nc4194998-0-left".to_owned(), format!("nc{}-own", std::process::id()));
+    run("ip", ["netns", "add", &left]);
+    run("ip", ["netns", "add", &own]);
+    let mut lasting = Command::new("ip").args(["netns", "exec", &left, "sleep", "600"]).spawn().expect("ip runs");
+    wait::until("a process in the namespace", Duration::from_secs(10), || {
+        let pids = run("ip", ["netns", "pids", &left]);
+        if pids.trim().is_empty() { Err("none") } else { Ok(()) }
+    });
+    remove_leftovers();
+    let names = run("ip", ["netns", "list"]);
+    run("ip", ["netns", "delete", &own]);
+    assert!(!names.contains(&left) && names.contains(&own), "{names}");
+    lasting.wait().expect("it was ended");
 }
 
 impl Drop for Network {

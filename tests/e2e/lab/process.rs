@@ -96,6 +96,12 @@ impl Drop for Process {
     }
 }
 
+/// Whether that process is a run of these tests. Another may have the number of one that has ended.
+pub fn is_test(pid: u32) -> bool {
+    let program = std::fs::read_link(format!("/proc/{pid}/exe")).ok();
+    program.is_some_and(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("e2e-")))
+}
+
 /// Runs a program to its end and gives its standard output.
 ///
 /// # Panics
