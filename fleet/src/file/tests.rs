@@ -154,11 +154,13 @@ expected_requests_min = 0.5
 geo_db = "/geo/city.mmdb"
 rtt_max_age = "5m"
 rtt_explore = "2.5%"
+ramp = "45s"
 
 [steering.health]
 path = "/health"
 interval = "1s"
 timeout = "900ms"
+timeout_min = "100ms"
 fall = 3
 rise = 1
 jitter = "20%"
@@ -288,11 +290,18 @@ fn every_setting_is_taken_as_written() {
         path: "/health".into(),
         interval: Duration::from_secs(1),
         timeout: Duration::from_millis(900),
+        timeout_min: Duration::from_millis(100),
         fall: 3,
         rise: 1,
         jitter: 0.2,
     };
-    let steering = Steering { geo_db: Some("/geo/city.mmdb".into()), health, rtt_max_age: Duration::from_secs(300), rtt_explore: 0.025 };
+    let steering = Steering {
+        geo_db: Some("/geo/city.mmdb".into()),
+        health,
+        rtt_max_age: Duration::from_secs(300),
+        rtt_explore: 0.025,
+        ramp: Duration::from_secs(45),
+    };
     assert_eq!(fleet.steering, steering);
     assert_eq!(fleet.origins[0].rules, [OriginRule { pattern: "img/**".into(), cache_control: "max-age=3600, public".into() }]);
     let [ns1, ns2] = &fleet.name_servers[..] else { panic!("two") };

@@ -22,6 +22,7 @@
 //! A client that shows fewer bits than the map tells apart is steered as the first address of its prefix, and the longer scope tells its
 //! resolver that more bits would have helped.
 
+mod check;
 mod choice;
 mod count;
 mod countries;
@@ -38,7 +39,7 @@ mod select;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
@@ -48,7 +49,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use nearcast_fleet::admin::{self, Extra};
 use nearcast_fleet::clock::unix_millis;
-use nearcast_fleet::config::{Fleet, SelectionPolicy};
+use nearcast_fleet::config::{Fleet, Node, SelectionPolicy};
 use nearcast_fleet::failure::Failure;
 use nearcast_fleet::report::{DnsReport, NodeHealth, RttReport, SelectionCount};
 use nearcast_fleet::shutdown::Shutdown;
@@ -150,7 +151,7 @@ impl Steering {
     fn new(Served { fleet, zones }: Served, atlas: Arc<Atlas>, now_ms: u64) -> Self {
         let plan = Arc::new(Plan::new(&fleet, atlas));
         let tally = Arc::new(Tally::new(&fleet));
-        let vitals = fleet.clusters.iter().flat_map(|c| &c.nodes).map(|n| (n.name.clone(), Vitals::unknown(now_ms))).collect();
+        let vitals = fleet.clusters.iter().flat_map(|c| &c.nodes).map(|n| (n.name.clone(), Vitals::unknown(n, now_ms))).collect();
         let state = State {
             vitals,
             loads: HashMap::new(),
@@ -262,19 +263,26 @@ impl Steering {
         }
     }
 
-    /// Takes in the result of a health check.
-    fn observe_health(&self, node: &str, outcome: health::Outcome, now_ms: u64) {
+    /// Takes in the result of a health check of one of a node's endpoints.
+    fn observe_health(&self, node: &str, endpoint: SocketAddr, outcome: health::Outcome, now_ms: u64) {
         let mut state = self.state();
         let fleet = Arc::clone(&state.fleet);
         let Some(vitals) = state.vitals.get_mut(node) else { return };
-        if vitals.observe(outcome, &fleet.steering.health, now_ms) {
-            if vitals.up {
-                tracing::info!(node, "edge is up");
-            } else {
-                tracing::warn!(node, reason = %vitals.reason, "edge is down");
-            }
-            self.publish(&state);
+        let was_up = vitals.up;
+        let changed = vitals.observe(endpoint, outcome, &fleet.steering.health, now_ms);
+        if changed.is_empty() {
+            return;
         }
+        match (was_up, vitals.up) {
+            (false, true) => tracing::info!(node, reason = %vitals.reason, "edge is up"),
+            (true, false) => tracing::warn!(node, reason = %vitals.reason, "edge is down"),
+            _ => {
+                for (address, is_up) in changed {
+                    tracing::warn!(node, %address, is_up, reason = %vitals.reason, "an address of an edge changed");
+                }
+            }
+        }
+        self.publish(&state);
     }
 
     /// Goes over to another revision of the fleet with its zones, or another atlas.
@@ -283,11 +291,12 @@ impl Steering {
         // The plan can take a while, so it is made without the lock.
         let plan = if current.fits(&fleet, &atlas) { current } else { Arc::new(Plan::new(&fleet, atlas)) };
         let mut state = self.state();
-        let nodes: std::collections::HashSet<&str> = fleet.clusters.iter().flat_map(|c| &c.nodes).map(|n| n.name.as_str()).collect();
-        state.vitals.retain(|name, _| nodes.contains(name.as_str()));
-        state.loads.retain(|name, _| nodes.contains(name.as_str()));
-        for name in nodes {
-            state.vitals.entry(name.to_owned()).or_insert_with(|| Vitals::unknown(now_ms));
+        let nodes: HashMap<&str, &Node> = fleet.clusters.iter().flat_map(|c| &c.nodes).map(|n| (n.name.as_str(), n)).collect();
+        state.vitals.retain(|name, _| nodes.contains_key(name.as_str()));
+        state.loads.retain(|name, _| nodes.contains_key(name.as_str()));
+        for (name, node) in nodes {
+            let vitals = state.vitals.entry(name.to_owned()).or_insert_with(|| Vitals::unknown(node, now_ms));
+            vitals.adapt(node, now_ms);
         }
         state.rtt.set_clusters(cluster_names(&fleet));
         if !state.tally.fits(&fleet) {
@@ -391,7 +400,7 @@ impl State {
     }
 
     fn snapshot(&self) -> Snapshot {
-        let up = |name: &str| self.vitals.get(name).is_none_or(|v| v.up);
+        let serves = |name: &str, address: IpAddr| self.vitals.get(name).is_none_or(|v| v.serves(address));
         let full = |name: &str| self.loads.get(name).is_some_and(|l| l.full);
         let clusters = self.fleet.clusters.iter().map(|cluster| {
             let mut state = ClusterState {
@@ -403,7 +412,7 @@ impl State {
                 for address in &node.addresses {
                     let pool = if address.is_ipv4() { &mut state.v4 } else { &mut state.v6 };
                     pool.all.push(*address);
-                    if up(&node.name) {
+                    if serves(&node.name, *address) {
                         pool.up.push(*address);
                         if !full(&node.name) {
                             pool.open.push(*address);
@@ -552,6 +561,7 @@ struct Selections {
     steering: Arc<Steering>,
     described: prometheus::IntCounterVec,
     node_up: prometheus::IntGaugeVec,
+    address_up: prometheus::IntGaugeVec,
     rtt_prefixes: prometheus::IntGauge,
 }
 
@@ -564,6 +574,11 @@ impl Selections {
             node_up: prometheus::IntGaugeVec::new(
                 opts("nearcast_dns_node_up", "Whether this name server takes the edge for up."),
                 &["node"],
+            )
+            .expect("valid metric"),
+            address_up: prometheus::IntGaugeVec::new(
+                opts("nearcast_dns_address_up", "Whether this name server has the edge's address in its answers."),
+                &["node", "address"],
             )
             .expect("valid metric"),
             rtt_prefixes: prometheus::IntGauge::with_opts(opts(
@@ -585,7 +600,7 @@ fn selections_vec() -> prometheus::IntCounterVec {
 
 impl Collector for Selections {
     fn desc(&self) -> Vec<&Desc> {
-        [self.described.desc(), self.node_up.desc(), self.rtt_prefixes.desc()].concat()
+        [self.described.desc(), self.node_up.desc(), self.address_up.desc(), self.rtt_prefixes.desc()].concat()
     }
 
     fn collect(&self) -> Vec<prometheus::proto::MetricFamily> {
@@ -595,11 +610,15 @@ impl Collector for Selections {
         }
         let state = self.steering.state();
         self.node_up.reset();
+        self.address_up.reset();
         for (node, vitals) in &state.vitals {
             self.node_up.with_label_values(&[node.as_str()]).set(i64::from(vitals.up));
+            for (address, is_up) in vitals.addresses() {
+                self.address_up.with_label_values(&[node.as_str(), &address.to_string()]).set(i64::from(is_up));
+            }
         }
         self.rtt_prefixes.set(state.rtt_map.prefixes as i64);
-        [counts.collect(), self.node_up.collect(), self.rtt_prefixes.collect()].concat()
+        [counts.collect(), self.node_up.collect(), self.address_up.collect(), self.rtt_prefixes.collect()].concat()
     }
 }
 

@@ -35,7 +35,10 @@ fn pick(steering: &Steering, site: usize, client: &str) -> (&'static str, Reason
 
 fn down(steering: &Steering, nodes: &[&str]) {
     for node in nodes {
-        steering.observe_health(node, Outcome::Refusing("status 503".into()), 5);
+        let checked_at = steering.state().vitals[*node].checked_at();
+        for endpoint in checked_at {
+            steering.observe_health(node, endpoint, Outcome::Refusing("status 503".into()), 5);
+        }
     }
 }
 
@@ -89,6 +92,28 @@ fn answers_rotate_over_nodes_that_are_up_and_not_full() {
     down(&steering, &["nyc-1", "nyc-2", "sin-1", "sin-2"]);
     assert_eq!(pick(&steering, GEO, NL), ("ams", Reason::AllDown, 24));
     assert_eq!(addresses(0), [ip(1), ip(2)], "all of them, as none is better");
+}
+
+#[test]
+fn a_dead_address_leaves_the_answers_while_the_node_stays() {
+    let mut fleet = fixture::fleet();
+    let node = &mut fleet.clusters[0].nodes[0];
+    node.listen = node.addresses.iter().map(|a| SocketAddr::new(*a, 8080)).collect();
+    node.service = node.listen[0];
+    let dead = node.listen[1];
+    let steering = Steering::new(fixture::served(fleet), Atlas::built_in(), 0);
+    steering.observe_health("ams-1", dead, Outcome::Failed("connection refused".into()), 5);
+    let addresses = |family| steering.select(GEO, &ecs(NL), family, STEADY).addresses.len();
+    assert_eq!((addresses(Family::V4), addresses(Family::V6)), (2, 1));
+    let mut report = DnsReport::default();
+    steering.fill_report(&mut report);
+    assert!(report.health[0].up);
+    assert_eq!(report.health[0].reason, "127.0.10.1:8080: not checked yet; [2001:db8:10::1]:8080: connection refused");
+    let told = explain(&steering, "host=geo.demo.test&client=198.51.100.7&type=AAAA");
+    assert_eq!(told["chosen"]["addresses"].as_array().map(Vec::len), Some(1));
+    assert!(
+        told["candidates"][0]["nodes"][0]["reason"].as_str().unwrap().starts_with("127.0.10.1:8080: not checked yet; [2001:db8:10::1]")
+    );
 }
 
 #[test]
@@ -212,6 +237,7 @@ fn metrics_sum_over_countries() {
         "nearcast_dns_selections_total{cluster=\"ams\",reason=\"geo\",site=\"geo\"} 2",
         "nearcast_dns_selections_total{cluster=\"sin\",reason=\"geo\",site=\"geo\"} 1",
         "nearcast_dns_node_up{node=\"nyc-1\"} 1",
+        "nearcast_dns_address_up{address=\"2001:db8:20::1\",node=\"nyc-1\"} 1",
         "nearcast_dns_rtt_prefixes 0",
     ] {
         assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
