@@ -3,7 +3,8 @@
 //! The query path reads one immutable [`Snapshot`] behind an atomic pointer: the zones, whose steered names stand for sites by their number
 //! in the fleet, and what [`Snapshot::select`] decides from: where addresses are
 //! ([`location`], compiled by [`plan`] into an order of clusters for each run of addresses), what round-trip times say ([`rtt`]), which
-//! nodes are up ([`health`]) and full ([`load`]). [`select`] decides from these alone. Everything that changes them runs in tasks beside
+//! nodes are up ([`health`], found out by [`check`]), what they carry ([`load`]), what clusters keep of their clients when they are full ([`share`]), and how
+//! nodes return ([`ramp`]). [`select`] decides from these alone. Everything that changes them runs in tasks beside
 //! it and swaps in a new snapshot.
 //!
 //! # Scopes (RFC 7871)
@@ -19,6 +20,11 @@
 //!   not over the clients of one resolver;
 //! - a site with a single cluster: 0 likewise, and so does the absence of addresses of a family, which is the same for all.
 //!
+//! While a cluster of a site takes a share of its clients alone, because it is full or has just returned, the clients of one prefix of the
+//! grain (/24, /48) go together: a hash of that prefix decides. So scopes of the site are then no wider than the grain. That is the one
+//! case in which a scope depends on what is full: if it were always so, resolvers would ask for each /24 apart although nothing is. Wider scopes
+//! that resolvers hold from before end with their TTL. A resolver that tells no prefix has its answers drawn by chance, each anew.
+//!
 //! A client that shows fewer bits than the map tells apart is steered as the first address of its prefix, and the longer scope tells its
 //! resolver that more bits would have helped.
 
@@ -33,9 +39,11 @@ mod health;
 mod load;
 mod location;
 mod plan;
+mod ramp;
 mod ranges;
 mod rtt;
 mod select;
+mod share;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap};
@@ -49,7 +57,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use nearcast_fleet::admin::{self, Extra};
 use nearcast_fleet::clock::unix_millis;
-use nearcast_fleet::config::{Fleet, Node, SelectionPolicy};
+use nearcast_fleet::config::{Cluster, Fleet, Node, SelectionPolicy};
 use nearcast_fleet::failure::Failure;
 use nearcast_fleet::report::{DnsReport, NodeHealth, RttReport, SelectionCount};
 use nearcast_fleet::shutdown::Shutdown;
@@ -60,8 +68,10 @@ use self::health::Vitals;
 use self::load::NodeLoad;
 use self::location::{Atlas, ClientPlace, GRAIN_V4, GRAIN_V6};
 use self::plan::Plan;
+use self::ramp::Ramps;
 use self::rtt::{RttMap, RttTable};
-use self::select::{ClusterState, Decision, Question};
+use self::select::{ClusterState, Decision, Question, Weight};
+use self::share::{ClusterLoad, Part, Shares, WHOLE};
 use crate::zone::Zones;
 pub use choice::{ADDRESSES_MAX, Addresses, Choice, ClientPrefix, Family, Reason};
 
@@ -96,6 +106,8 @@ pub struct Snapshot {
     tally: Arc<Tally>,
     turns: Arc<[AtomicU64]>,
     explore_below: u32,
+    /// Whether some cluster takes only a share of its clients.
+    is_shared: bool,
 }
 
 /// What the tasks and the admin paths change.
@@ -107,6 +119,14 @@ struct State {
     vitals: HashMap<String, Vitals>,
     /// By node name.
     loads: HashMap<String, NodeLoad>,
+    ramps: Ramps,
+    shares: Shares,
+    /// By node name: what its weight is corrected by so that the nodes of a cluster are equally full.
+    corrections: HashMap<String, f64>,
+    /// What these come to, by cluster number and by node name.
+    taken: Vec<Taken>,
+    weights: HashMap<String, Weight>,
+    refreshed_ms: u64,
     rtt: RttTable,
     rtt_changed: bool,
     rtt_map: Arc<RttMap>,
@@ -117,6 +137,14 @@ struct State {
     past: Vec<Arc<Tally>>,
     /// Sums of counters that nobody adds to any more.
     settled: BTreeMap<Kind, u64>,
+}
+
+/// What a cluster takes of its clients.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Taken {
+    full: bool,
+    by_prefix: Part,
+    by_chance: Part,
 }
 
 /// Milliseconds after the Unix epoch, now.
@@ -152,9 +180,15 @@ impl Steering {
         let plan = Arc::new(Plan::new(&fleet, atlas));
         let tally = Arc::new(Tally::new(&fleet));
         let vitals = fleet.clusters.iter().flat_map(|c| &c.nodes).map(|n| (n.name.clone(), Vitals::unknown(n, now_ms))).collect();
-        let state = State {
+        let mut state = State {
             vitals,
             loads: HashMap::new(),
+            ramps: Ramps::default(),
+            shares: Shares::new(&fleet),
+            corrections: HashMap::new(),
+            taken: Vec::new(),
+            weights: HashMap::new(),
+            refreshed_ms: now_ms,
             rtt: RttTable::new(cluster_names(&fleet)),
             rtt_changed: false,
             rtt_map: Arc::default(),
@@ -167,6 +201,7 @@ impl Steering {
             zones,
             plan,
         };
+        state.refresh(now_ms);
         Self { snapshot: ArcSwap::from_pointee(state.snapshot()), state: Mutex::new(state), revision: AtomicU64::new(0) }
     }
 
@@ -240,12 +275,11 @@ impl Steering {
         let load = state.loads.entry(node.name.clone()).or_default();
         if load.observe(report.egress_bits, report.connections, node.capacity_bits, now_ms) {
             tracing::info!(node = %node.name, full = load.full, egress_bits = report.egress_bits, "load of an edge changed");
-            self.publish(&state);
         }
         Ok(taken)
     }
 
-    /// Does what falls due with time: compiles measurements that came in, forgets old ones and old loads.
+    /// Does what falls due with time: compiles measurements that came in, forgets old ones and old loads, moves shares and ramps on.
     fn tick(&self, now_ms: u64) {
         let mut state = self.state();
         let stale_ms = (state.fleet.report_interval * load::STALE_AFTER_INTERVALS).as_millis() as u64;
@@ -258,6 +292,7 @@ impl Steering {
             state.compile_rtt(now_ms);
             changed = true;
         }
+        changed |= state.refresh(now_ms);
         if changed {
             self.publish(&state);
         }
@@ -282,6 +317,7 @@ impl Steering {
                 }
             }
         }
+        state.refresh(now_ms);
         self.publish(&state);
     }
 
@@ -299,6 +335,10 @@ impl Steering {
             vitals.adapt(node, now_ms);
         }
         state.rtt.set_clusters(cluster_names(&fleet));
+        let State { shares, fleet: former, .. } = &mut *state;
+        shares.adopt(former, &fleet);
+        state.ramps.retain(|name| fleet.edge(name).is_some());
+        state.corrections.retain(|name, _| fleet.edge(name).is_some());
         if !state.tally.fits(&fleet) {
             let past = std::mem::replace(&mut state.tally, Arc::new(Tally::new(&fleet)));
             state.past.push(past);
@@ -308,6 +348,7 @@ impl Steering {
         state.zones = zones;
         state.plan = plan;
         state.compile_rtt(now_ms);
+        state.refresh(now_ms);
         self.publish(&state);
         state.settle();
     }
@@ -399,13 +440,97 @@ impl State {
         });
     }
 
+    /// Whether clients are given the node at all.
+    fn is_given(&self, node: &str) -> bool {
+        self.vitals.get(node).is_none_or(|v| v.up)
+    }
+
+    /// What the nodes of a cluster that are given carry together; `None` where one may carry any amount, or nothing is known of those that
+    /// are given.
+    fn cluster_load(&self, cluster: &Cluster) -> Option<ClusterLoad> {
+        let mut sum = ClusterLoad { egress_bits: 0.0, capacity_bits: 0.0 };
+        for node in cluster.nodes.iter().filter(|n| self.is_given(&n.name)) {
+            let capacity = node.capacity_bits.filter(|c| *c > 0)?;
+            if let Some(load) = self.loads.get(&node.name).filter(|l| l.at_ms > 0) {
+                sum.egress_bits += load.egress_bits as f64;
+                sum.capacity_bits += capacity as f64;
+            }
+        }
+        let is_down = !cluster.nodes.iter().any(|n| self.is_given(&n.name));
+        (is_down || sum.capacity_bits > 0.0).then_some(sum)
+    }
+
+    /// Brings up to date what clusters take of their clients, and the weights of their nodes. Says whether anything changed.
+    fn refresh(&mut self, now_ms: u64) -> bool {
+        let fleet = Arc::clone(&self.fleet);
+        let passed_ms = now_ms.saturating_sub(self.refreshed_ms);
+        self.refreshed_ms = now_ms;
+        let loads: Vec<Option<ClusterLoad>> = fleet.clusters.iter().map(|c| self.cluster_load(c)).collect();
+        self.shares.advance(&loads, now_ms);
+        let mut taken = Vec::with_capacity(fleet.clusters.len());
+        let mut weights = HashMap::new();
+        for (number, (cluster, load)) in fleet.clusters.iter().zip(&loads).enumerate() {
+            let ramp = self.weigh(cluster, *load, self.shares.lasts_ms(number), passed_ms, now_ms, &mut weights);
+            let kept = self.shares.kept(number);
+            let full = kept.by_prefix < 1.0 || load.is_some_and(|l| l.ratio() >= share::TARGET);
+            taken.push(Taken { full, by_prefix: share::part(kept.by_prefix * ramp), by_chance: share::part(kept.by_chance * ramp) });
+        }
+        let changed = taken != self.taken || weights != self.weights;
+        (self.taken, self.weights) = (taken, weights);
+        changed
+    }
+
+    /// The weights of a cluster's nodes: their share of its capacity, corrected by how full they are, and less while they return. Gives
+    /// the share of its clients that the cluster takes while all its nodes return.
+    fn weigh(
+        &mut self,
+        cluster: &Cluster,
+        load: Option<ClusterLoad>,
+        lasts_ms: u64,
+        passed_ms: u64,
+        now_ms: u64,
+        weights: &mut HashMap<String, Weight>,
+    ) -> f64 {
+        let has_capacities = cluster.nodes.iter().all(|n| n.capacity_bits.is_some_and(|c| c > 0));
+        let mut found: Vec<(&str, f64, f64)> = Vec::with_capacity(cluster.nodes.len());
+        for node in &cluster.nodes {
+            let is_in = self.is_given(&node.name);
+            let ramp = self.ramps.share(&node.name, is_in, self.fleet.steering.ramp, now_ms);
+            if !is_in {
+                continue;
+            }
+            let capacity = node.capacity_bits.filter(|_| has_capacities).map_or(1.0, |c| c as f64);
+            let mut correction = self.corrections.get(&node.name).copied().unwrap_or(1.0);
+            let own = self.loads.get(&node.name).filter(|l| l.at_ms > 0);
+            if let (Some(load), Some(own), true) = (load, own, ramp >= 1.0 && has_capacities) {
+                share::balance(&mut correction, own.egress_bits as f64 / capacity, load.ratio(), passed_ms, lasts_ms);
+                self.corrections.insert(node.name.clone(), correction);
+            }
+            found.push((&node.name, capacity * correction, ramp));
+        }
+        let ramp_most = found.iter().map(|n| n.2).fold(0.0, f64::max);
+        let weight_most = found.iter().map(|n| n.1 * n.2).fold(f64::MIN_POSITIVE, f64::max);
+        let fine = |share: f64| ((share.clamp(0.0, 1.0) * 256.0).round().max(1.0) * 255.99) as u16;
+        for (name, weight, ramp) in &found {
+            let weight = Weight { weight: fine(weight * ramp / weight_most), ramp: fine(ramp / ramp_most) };
+            weights.insert((*name).to_owned(), weight);
+        }
+        if found.is_empty() { 1.0 } else { ramp_most }
+    }
+
     fn snapshot(&self) -> Snapshot {
         let serves = |name: &str, address: IpAddr| self.vitals.get(name).is_none_or(|v| v.serves(address));
-        let full = |name: &str| self.loads.get(name).is_some_and(|l| l.full);
-        let clusters = self.fleet.clusters.iter().map(|cluster| {
+        let whole = Taken { full: false, by_prefix: WHOLE, by_chance: WHOLE };
+        let mut clusters: Vec<ClusterState> = Vec::with_capacity(self.fleet.clusters.len());
+        for (number, cluster) in self.fleet.clusters.iter().enumerate() {
+            let taken = self.taken.get(number).copied().unwrap_or(whole);
             let mut state = ClusterState {
                 weight: cluster.weight,
                 position: (cluster.place.latitude, cluster.place.longitude),
+                full: taken.full,
+                by_prefix: taken.by_prefix,
+                by_chance: taken.by_chance,
+                salt: cluster.name.bytes().fold(0, |salt, b| select::mix(salt ^ u64::from(b))),
                 ..ClusterState::default()
             };
             for node in &cluster.nodes {
@@ -414,16 +539,21 @@ impl State {
                     pool.all.push(*address);
                     if serves(&node.name, *address) {
                         pool.up.push(*address);
-                        if !full(&node.name) {
-                            pool.open.push(*address);
-                        }
+                        let weight = self.weights.get(&node.name).copied();
+                        pool.weights.push(weight.unwrap_or(Weight { weight: u16::MAX, ramp: u16::MAX }));
                     }
                 }
             }
-            state
-        });
+            for pool in [&mut state.v4, &mut state.v6] {
+                if pool.weights.windows(2).all(|pair| pair[0] == pair[1]) {
+                    pool.weights.clear();
+                }
+            }
+            clusters.push(state);
+        }
         Snapshot {
-            clusters: clusters.collect(),
+            is_shared: clusters.iter().any(|c| !c.takes_all()),
+            clusters,
             fleet: Arc::clone(&self.fleet),
             zones: Arc::clone(&self.zones),
             plan: Arc::clone(&self.plan),
@@ -432,6 +562,14 @@ impl State {
             turns: Arc::clone(&self.turns),
             explore_below: (self.fleet.steering.rtt_explore.clamp(0.0, 1.0) * f64::from(u32::MAX)) as u32,
         }
+    }
+}
+
+/// The prefix of the grain around an address, as a number.
+fn grain_of(address: IpAddr) -> u64 {
+    match address {
+        IpAddr::V4(ip) => 1 << 60 | u64::from(u32::from(ip) >> (32 - GRAIN_V4)),
+        IpAddr::V6(ip) => 2 << 60 | (u128::from(ip) >> (128 - GRAIN_V6)) as u64,
     }
 }
 
@@ -471,7 +609,7 @@ impl Snapshot {
     /// A site that does not exist has no addresses.
     pub fn select(&self, site: usize, client: &ClientPrefix, family: Family, random: u64) -> Choice {
         let address = masked(client);
-        let mut choice = self.decide(site, address, family, random);
+        let mut choice = self.decide(site, address, client.from_ecs, family, random);
         if choice.scope_prefix > 0 && client.address.is_ipv6() && address.is_ipv4() {
             // The scope is of the family that was asked with.
             choice.scope_prefix += MAPPED_BITS;
@@ -502,9 +640,12 @@ impl Snapshot {
             explore_below: if single { 0 } else { self.explore_below },
             turn: 0,
             random,
+            is_shared: self.is_shared && order.clusters.iter().any(|c| !self.clusters[usize::from(*c)].takes_all()),
+            grain: Some(grain_of(address)),
         };
         let scope_prefix = match policy {
             _ if single => 0,
+            SelectionPolicy::Geo if question.is_shared => order_scope.max(grain),
             SelectionPolicy::Geo => order_scope,
             SelectionPolicy::Rtt => match self.rtt.find(address) {
                 Some(row) => {
@@ -525,10 +666,13 @@ impl Snapshot {
         Some(Considered { question, scope_prefix })
     }
 
-    fn decide(&self, site: usize, address: IpAddr, family: Family, random: u64) -> Choice {
+    fn decide(&self, site: usize, address: IpAddr, from_ecs: bool, family: Family, random: u64) -> Choice {
         let Some(mut considered) = self.consider(site, address, family, random) else {
             return Choice { cluster: 0, addresses: Addresses::EMPTY, ttl: 0, scope_prefix: 0, reason: Reason::NoAddress };
         };
+        if !from_ecs {
+            considered.question.grain = None;
+        }
         if considered.question.policy == SelectionPolicy::RoundRobin
             && let Some(turns) = self.turns.get(site)
         {
@@ -544,10 +688,10 @@ impl Snapshot {
             None => Choice { cluster: 0, addresses: Addresses::EMPTY, ttl, scope_prefix: 0, reason: decision.reason },
             Some(cluster) => Choice {
                 cluster: usize::from(cluster),
-                addresses: Addresses::rotated(
-                    self.clusters[usize::from(cluster)].serving(question.family),
-                    (question.random & 0xffff) as usize,
-                ),
+                addresses: match self.clusters[usize::from(cluster)].serving(question.family) {
+                    (all, []) => Addresses::rotated(all, (question.random & 0xffff) as usize),
+                    (all, weights) => Addresses::weighted(all, weights, question.grain.is_some(), question.random),
+                },
                 ttl,
                 scope_prefix: considered.scope_prefix,
                 reason: decision.reason,
