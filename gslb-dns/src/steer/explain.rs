@@ -211,9 +211,7 @@ impl Steering {
         let random = super::health::Jitter::new(now_ms).next();
         let mut considered = snapshot.consider(number, address, asked.family, random).ok_or_else(not_found)?;
         considered.question.explore_below = 0;
-        if !asked.prefix.from_ecs {
-            considered.question.grain = None;
-        }
+        considered.question.has_subnet = asked.prefix.from_ecs;
         // Ordered as asked for, so that explanations of one state do not differ by rotation.
         considered.question.random &= !0xffff;
         let question = considered.question;

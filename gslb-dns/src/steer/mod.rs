@@ -23,7 +23,7 @@
 //! While a cluster of a site takes a share of its clients alone, because it is full or has just returned, the clients of one prefix of the
 //! grain (/24, /48) go together: a hash of that prefix decides. So scopes of the site are then no wider than the grain. That is the one
 //! case in which a scope depends on what is full: if it were always so, resolvers would ask for each /24 apart although nothing is. Wider scopes
-//! that resolvers hold from before end with their TTL. A resolver that tells no prefix has its answers drawn by chance, each anew.
+//! that resolvers hold from before end with their TTL. For a resolver that tells no prefix its own counts, moved a little by chance.
 //!
 //! A client that shows fewer bits than the map tells apart is steered as the first address of its prefix, and the longer scope tells its
 //! resolver that more bits would have helped.
@@ -641,7 +641,8 @@ impl Snapshot {
             turn: 0,
             random,
             is_shared: self.is_shared && order.clusters.iter().any(|c| !self.clusters[usize::from(*c)].takes_all()),
-            grain: Some(grain_of(address)),
+            grain: grain_of(address),
+            has_subnet: true,
         };
         let scope_prefix = match policy {
             _ if single => 0,
@@ -670,9 +671,7 @@ impl Snapshot {
         let Some(mut considered) = self.consider(site, address, family, random) else {
             return Choice { cluster: 0, addresses: Addresses::EMPTY, ttl: 0, scope_prefix: 0, reason: Reason::NoAddress };
         };
-        if !from_ecs {
-            considered.question.grain = None;
-        }
+        considered.question.has_subnet = from_ecs;
         if considered.question.policy == SelectionPolicy::RoundRobin
             && let Some(turns) = self.turns.get(site)
         {
@@ -690,7 +689,7 @@ impl Snapshot {
                 cluster: usize::from(cluster),
                 addresses: match self.clusters[usize::from(cluster)].serving(question.family) {
                     (all, []) => Addresses::rotated(all, (question.random & 0xffff) as usize),
-                    (all, weights) => Addresses::weighted(all, weights, question.grain.is_some(), question.random),
+                    (all, weights) => Addresses::weighted(all, weights, question.has_subnet, question.random),
                 },
                 ttl,
                 scope_prefix: considered.scope_prefix,
@@ -706,6 +705,7 @@ struct Selections {
     described: prometheus::IntCounterVec,
     node_up: prometheus::IntGaugeVec,
     address_up: prometheus::IntGaugeVec,
+    cluster_share: prometheus::GaugeVec,
     rtt_prefixes: prometheus::IntGauge,
 }
 
@@ -723,6 +723,11 @@ impl Selections {
             address_up: prometheus::IntGaugeVec::new(
                 opts("nearcast_dns_address_up", "Whether this name server has the edge's address in its answers."),
                 &["node", "address"],
+            )
+            .expect("valid metric"),
+            cluster_share: prometheus::GaugeVec::new(
+                opts("nearcast_dns_cluster_share", "Share of its clients that a cluster takes; less than 1 while it is full or returns."),
+                &["cluster"],
             )
             .expect("valid metric"),
             rtt_prefixes: prometheus::IntGauge::with_opts(opts(
@@ -744,7 +749,7 @@ fn selections_vec() -> prometheus::IntCounterVec {
 
 impl Collector for Selections {
     fn desc(&self) -> Vec<&Desc> {
-        [self.described.desc(), self.node_up.desc(), self.address_up.desc(), self.rtt_prefixes.desc()].concat()
+        [self.described.desc(), self.node_up.desc(), self.address_up.desc(), self.cluster_share.desc(), self.rtt_prefixes.desc()].concat()
     }
 
     fn collect(&self) -> Vec<prometheus::proto::MetricFamily> {
@@ -761,8 +766,13 @@ impl Collector for Selections {
                 self.address_up.with_label_values(&[node.as_str(), &address.to_string()]).set(i64::from(is_up));
             }
         }
+        self.cluster_share.reset();
+        for (cluster, taken) in state.fleet.clusters.iter().zip(&state.taken) {
+            self.cluster_share.with_label_values(&[cluster.name.as_str()]).set(f64::from(taken.by_prefix) / f64::from(WHOLE));
+        }
         self.rtt_prefixes.set(state.rtt_map.prefixes as i64);
-        [counts.collect(), self.node_up.collect(), self.address_up.collect(), self.rtt_prefixes.collect()].concat()
+        [counts.collect(), self.node_up.collect(), self.address_up.collect(), self.cluster_share.collect(), self.rtt_prefixes.collect()]
+            .concat()
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Each policy ranks the site's clusters; the first one that is up and takes the client is given. A cluster that is full, or has just
 //! returned, takes a share of clients alone ([`super::share`], [`super::ramp`]): those with a hash of their prefix and of the cluster's name
-//! below that share, or a random number where the prefix is not known. Shares count relative to the largest of the site's clusters that
+//! below that share. For a resolver that shows no subnet it is the hash of its own prefix, moved a little by chance. Shares count relative to the largest of the site's clusters that
 //! are up, so one of them always takes the client, and the only one that is up takes everybody. When none is up, the first one's addresses are given all the
 //! same, since a health check can be wrong about all of them at once and no answer is surely wrong.
 //!
@@ -25,6 +25,8 @@ const GUESS_BASE_US: f64 = 20_000.0;
 const GUESS_US_PER_KM: f64 = 20.0;
 /// Times that differ less than this and a fiftieth count as equal, and distance decides.
 const EQUAL_WITHIN_US: f64 = 500.0;
+/// By this part of all a resolver without client subnets may be drawn away from its hash.
+const RESOLVER_CHANCE: u32 = 8;
 /// No measurement.
 pub(super) const UNMEASURED: u32 = u32::MAX;
 
@@ -143,8 +145,10 @@ pub(super) struct Question<'a> {
     pub(super) random: u64,
     /// Whether one of the clusters takes only a share of its clients.
     pub(super) is_shared: bool,
-    /// The client's prefix, of the grain by which shares are split; `None` where the clients behind a resolver are not known.
-    pub(super) grain: Option<u64>,
+    /// The prefix of the client or resolver, of the grain by which shares are split.
+    pub(super) grain: u64,
+    /// Whether that is the client's; else many clients may be behind it.
+    pub(super) has_subnet: bool,
 }
 
 /// Mixes the bits of a number (splitmix64's finalizer).
@@ -164,12 +168,15 @@ impl Question<'_> {
         matches!(self.state(cluster).standing(self.family), Standing::Open | Standing::Full)
     }
 
+    /// Whether answers do not depend on who asks: they are all drawn by chance.
+    fn is_drawn(&self) -> bool {
+        matches!(self.policy, SelectionPolicy::Weighted | SelectionPolicy::RoundRobin)
+    }
+
     /// The share that a cluster takes of clients like this one.
     fn part(&self, cluster: u16) -> Part {
         let state = self.state(cluster);
-        // Answers that do not depend on the client are all drawn by chance; they need not wait for one another.
-        let is_drawn = matches!(self.policy, SelectionPolicy::Weighted | SelectionPolicy::RoundRobin);
-        if self.grain.is_some() || is_drawn { state.by_prefix } else { state.by_chance }
+        if self.has_subnet || self.is_drawn() { state.by_prefix } else { state.by_chance }
     }
 
     /// The largest share of those that are up.
@@ -183,7 +190,14 @@ impl Question<'_> {
         if part >= most {
             return true;
         }
-        let drawn = mix(self.grain.unwrap_or(self.random) ^ self.state(cluster).salt) >> 32;
+        let salt = self.state(cluster).salt;
+        let (hash, chance) = ((mix(self.grain ^ salt) >> 32) as u32, (mix(self.random ^ salt) >> 32) as u32);
+        let drawn = u64::from(match (self.is_drawn(), self.has_subnet) {
+            (true, _) => chance,
+            (false, true) => hash,
+            // Near the edge of the share a resolver's answers are divided over time: it may stand for more demand than fits.
+            (false, false) => hash.wrapping_add(chance / RESOLVER_CHANCE),
+        });
         // Both sides times `most`, in place of a division.
         drawn * u64::from(most) < u64::from(part) << 32
     }
@@ -327,8 +341,6 @@ fn by_chance(q: &Question<'_>) -> Decision {
         if count == 0 {
             continue;
         }
-        // Nobody's prefix counts here.
-        let q = &Question { grain: None, ..*q };
         let most = if up { q.most(q.order.iter().copied()) } else { 0 };
         let cluster = match q.policy {
             SelectionPolicy::Weighted => {
@@ -403,7 +415,8 @@ mod tests {
             turn: 0,
             random: 0,
             is_shared: clusters.iter().any(|c| !c.takes_all()),
-            grain: Some(7),
+            grain: 7,
+            has_subnet: true,
         }
     }
 
@@ -458,8 +471,9 @@ mod tests {
         let mut counts = [0; 3];
         let mut reasons = std::collections::BTreeSet::new();
         for client in 0..10_000_u64 {
-            let (grain, random) = if by_prefix { (Some(client << 20), 0) } else { (None, mix(client)) };
-            let decision = decide(&Question { grain, random, ..question(SelectionPolicy::Geo, clusters) });
+            let random = if by_prefix { 0 } else { mix(client ^ 1 << 60) };
+            let asked = question(SelectionPolicy::Geo, clusters);
+            let decision = decide(&Question { grain: client << 20, has_subnet: by_prefix, random, ..asked });
             counts[usize::from(decision.cluster.unwrap())] += 1;
             reasons.insert(decision.reason);
         }
@@ -499,10 +513,25 @@ mod tests {
     }
 
     #[test]
+    fn most_resolvers_stay_and_those_at_the_edge_of_the_share_are_divided_over_time() {
+        let mut clusters = clusters([F, O, O]);
+        (clusters[0].by_prefix, clusters[0].by_chance) = (WHOLE, WHOLE / 2);
+        let kept = |grain: u64| {
+            let asked = |i| Question { grain, has_subnet: false, random: mix(i), ..question(SelectionPolicy::Geo, &clusters) };
+            (0..200).filter(|i| decide(&asked(*i)).cluster == Some(0)).count()
+        };
+        let counts: Vec<usize> = (0..1_000).map(kept).collect();
+        let divided = counts.iter().filter(|n| **n > 0 && **n < 200).count();
+        assert!((150..350).contains(&divided), "{divided} of 1,000");
+        let sum: usize = counts.iter().sum();
+        assert!((92_000..108_000).contains(&sum), "{sum} of 200,000");
+    }
+
+    #[test]
     fn a_prefix_stays_where_it_is_while_its_share_grows() {
         let mut clusters = clusters([F, O, O]);
         let given = |clusters: &[ClusterState], client: u64| {
-            decide(&Question { grain: Some(client), ..question(SelectionPolicy::Geo, clusters) }).cluster == Some(0)
+            decide(&Question { grain: client, ..question(SelectionPolicy::Geo, clusters) }).cluster == Some(0)
         };
         let mut before = vec![false; 1_000];
         for step in 0..=16 {

@@ -9,8 +9,8 @@
 //!   is `load / mean`, and `target / demand` is what to keep. There is nothing to swing: where load is on target the share stays.
 //! - *Not every client can be moved a little*: all clients of a resolver that sends no client subnet have one cached answer, and such a resolver may bring
 //!   a third of the demand. Moved by chance, it would take that to and fro with each TTL. So those that send a subnet move first, prefix by
-//!   prefix, each according to a hash, which is steady. Resolvers without one take part by the chance of each answer, and only where moving the
-//!   others does not suffice.
+//!   prefix, each according to a hash, which is steady. Resolvers without one take part only where moving the
+//!   others does not suffice, and those at the edge of the share by the chance of each answer.
 //!
 //! Pure but for what it remembers; time is an argument.
 
@@ -58,7 +58,7 @@ pub(super) fn part(share: f64) -> Part {
 pub(super) struct Kept {
     /// Of the clients that are known by their prefix.
     pub(super) by_prefix: f64,
-    /// Of the answers to resolvers that do not tell their clients.
+    /// Of the resolvers that do not tell their clients.
     pub(super) by_chance: f64,
 }
 
@@ -95,7 +95,11 @@ impl Control {
         let command = (mean * (target / load.max(1e-3)).powf(eager)).clamp(LEAST, 1.0);
         self.kept += (command - self.kept) * (1.0 - (-passed / FOLLOWS_IN).exp());
         self.too_high_ms = if load > target + TOO_HIGH { self.too_high_ms + passed_ms } else { 0 };
-        if self.too_high_ms > 0 && self.kept <= EXHAUSTED {
+        if self.too_high_ms > 0 && self.kept <= EXHAUSTED && self.chance == 0.0 {
+            // What is left is the demand of those who have not taken part: the share begins anew, for them too.
+            (self.kept, self.chance) = ((target / load).clamp(LEAST, 1.0), 1.0);
+            (self.past, self.too_high_ms) = ([1.0; REMEMBERED], 0);
+        } else if self.too_high_ms > 0 && self.kept <= EXHAUSTED {
             self.chance = (self.chance + passed).min(1.0);
         } else if load <= target && self.kept > 0.5 {
             self.chance = (self.chance - passed / LEAVES_IN).max(0.0);
@@ -194,9 +198,9 @@ impl Shares {
     /// The load that a cluster is to have at most: that of its whole group when this is more than [`TARGET`]. One of which nothing is known has
     /// room for all that the others give away.
     fn target(&self, number: usize, loads: &[Option<ClusterLoad>]) -> f64 {
-        let group = self.groups.iter().zip(loads).filter(|(g, _)| **g == self.groups[number]).map(|(_, load)| *load);
-        let sum = group.fold(Some((0.0, 0.0)), |sum, load| {
-            let ((egress, capacity), load) = (sum?, load?);
+        let mut group = self.groups.iter().zip(loads).filter(|(g, _)| **g == self.groups[number]).map(|(_, load)| *load);
+        let sum = group.try_fold((0.0, 0.0), |(egress, capacity), load| {
+            let load = load?;
             Some((egress + load.egress_bits, capacity + load.capacity_bits))
         });
         sum.map_or(TARGET, |(egress, capacity)| TARGET.max(egress / f64::max(capacity, 1.0)))
@@ -266,7 +270,7 @@ mod tests {
         assert_eq!(shares.kept(1), Kept::ALL);
         hold(&mut shares, [load(1.2), load(0.2), load(0.2)], 20, 400);
         let kept = shares.kept(0);
-        assert!(kept.by_prefix < 0.1 && kept.by_chance < 0.1, "nothing helped: {kept:?}");
+        assert!(kept.by_prefix < 0.1 && kept.by_chance < 0.2, "nothing helped: {kept:?}");
         hold(&mut shares, [load(0.3), load(0.2), load(0.2)], 420, 600);
         assert_eq!(shares.kept(0), Kept::ALL, "and comes back whole");
         hold(&mut shares, [load(1.2), load(0.2), load(0.2)], 1_020, 20);

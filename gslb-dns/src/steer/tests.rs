@@ -347,6 +347,7 @@ fn metrics_sum_over_countries() {
         "nearcast_dns_selections_total{cluster=\"sin\",reason=\"geo\",site=\"geo\"} 1",
         "nearcast_dns_node_up{node=\"nyc-1\"} 1",
         "nearcast_dns_address_up{address=\"2001:db8:20::1\",node=\"nyc-1\"} 1",
+        "nearcast_dns_cluster_share{cluster=\"sin\"} 1",
         "nearcast_dns_rtt_prefixes 0",
     ] {
         assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
