@@ -460,6 +460,22 @@ const WRONG: &[Case] = &[
     ("report_interval = \"200ms\"", "report_interval = \"1ms\"", "\"1ms\"", 19, "1ms is out of range", "from 200ms to 60s"),
     (
         "report_interval = \"200ms\"\n",
+        "report_interval = \"200ms\"\n[steering]\nramp = \"2h\"\n",
+        "ramp = \"2h\"",
+        8,
+        "steering.ramp: 2h is out of range",
+        "to 3600s",
+    ),
+    (
+        "report_interval = \"200ms\"\n",
+        "report_interval = \"200ms\"\n[steering.health]\ntimeout_min = \"1ms\"\n",
+        "timeout_min = \"1ms\"",
+        15,
+        "steering.health.timeout_min: 1ms is out of range",
+        "from 10ms to 60s",
+    ),
+    (
+        "report_interval = \"200ms\"\n",
         "report_interval = \"200ms\"\n[clients]\nidle_timeout = \"2h\"\n",
         "\"2h\"",
         16,
