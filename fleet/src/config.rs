@@ -137,6 +137,8 @@ pub struct Steering {
     pub rtt_max_age: Duration,
     /// Share of `rtt`-steered answers (0..1) that try the second-best cluster, so that it gets measured.
     pub rtt_explore: f64,
+    /// Time over which clients return to a node that was out of the answers; zero brings all of them back at once.
+    pub ramp: Duration,
 }
 
 /// An active health check.
@@ -146,8 +148,11 @@ pub struct HealthCheck {
     pub path: String,
     /// Time between two checks of one node, before jitter.
     pub interval: Duration,
-    /// Time after which a check has failed.
+    /// Longest time that a check waits. The time learned from measured round trips is never longer; it is this one until there is a
+    /// measurement, and while the address is down.
     pub timeout: Duration,
+    /// Shortest time that a check waits, however short the round trip is; `timeout` where that is shorter.
+    pub timeout_min: Duration,
     /// Failures in a row that make a node down.
     pub fall: u32,
     /// Successes in a row that make it up again.
@@ -207,7 +212,7 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// Where it serves HTTP.
     pub listen: Vec<SocketAddr>,
-    /// Where health checks and cluster peers reach it.
+    /// Where cluster peers reach it, and health checks where [`Node::checked_at`] says so.
     pub service: SocketAddr,
     /// Admin listener; always there when the node comes from a fleet file.
     pub admin: Option<SocketAddr>,
@@ -217,7 +222,7 @@ pub struct Node {
     pub disk: Bytes,
     /// Worker threads; `None` means one a core.
     pub threads: Option<usize>,
-    /// Response bits a second it can carry; at 95 % of it its cluster takes no new clients.
+    /// Response bits a second it can carry; what would take its cluster above 95 % is given to the next one.
     pub capacity_bits: Option<u64>,
     /// Limits of its clients.
     pub clients: ClientLimits,
@@ -444,6 +449,34 @@ pub struct Record {
     pub data: String,
 }
 
+impl Node {
+    /// Where health checks find out whether `address`, one of the node's, serves clients: at each listener that serves it. It is up
+    /// when all of them answer.
+    ///
+    /// `service` stands for an address that no listener serves. Where `service` is none of the node's addresses it stands for all of
+    /// them: clients' addresses are then translated on their way to the node, and name servers may not reach them.
+    pub fn checked_at(&self, address: IpAddr) -> Vec<SocketAddr> {
+        if !self.addresses.contains(&self.service.ip()) {
+            return vec![self.service];
+        }
+        let has_own = |port: u16| self.listen.iter().any(|l| l.port() == port && l.is_ipv4());
+        let mut found: Vec<SocketAddr> = Vec::new();
+        for listener in &self.listen {
+            let serves = match (listener.ip(), address) {
+                (ip, address) if !ip.is_unspecified() => ip == address,
+                // A listener on `[::]` takes IPv4 too where nothing else does.
+                (IpAddr::V6(_), IpAddr::V4(_)) => !has_own(listener.port()),
+                (ip, address) => ip.is_ipv4() == address.is_ipv4(),
+            };
+            let endpoint = SocketAddr::new(address, listener.port());
+            if serves && !found.contains(&endpoint) {
+                found.push(endpoint);
+            }
+        }
+        if found.is_empty() { vec![self.service] } else { found }
+    }
+}
+
 impl Fleet {
     /// The cluster and the node of that name, when it is an edge.
     pub fn edge(&self, name: &str) -> Option<(&Cluster, &Node)> {
@@ -485,6 +518,63 @@ impl DailyWindow {
         match self.end_minute.checked_sub(self.start_minute) {
             Some(minutes) => minutes,
             None => self.end_minute + 24 * 60 - self.start_minute,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_listener_of_an_address_is_checked_or_what_stands_for_it() {
+        // Addresses, listeners, service; where each address is checked.
+        type Case = (&'static [&'static str], &'static [&'static str], &'static str, &'static [&'static [&'static str]]);
+        let table: [Case; 9] = [
+            (&["192.0.2.1"], &["192.0.2.1:80"], "192.0.2.1:80", &[&["192.0.2.1:80"]]),
+            (&["192.0.2.1"], &["192.0.2.1:80", "192.0.2.1:8080"], "192.0.2.1:80", &[&["192.0.2.1:80", "192.0.2.1:8080"]]),
+            (
+                &["192.0.2.1", "2001:db8::1"],
+                &["192.0.2.1:80", "[2001:db8::1]:80"],
+                "192.0.2.1:80",
+                &[&["192.0.2.1:80"], &["[2001:db8::1]:80"]],
+            ),
+            (
+                &["192.0.2.1", "192.0.2.2", "2001:db8::1"],
+                &["0.0.0.0:8080", "[::]:8081", "[::]:8080"],
+                "192.0.2.1:8080",
+                &[
+                    &["192.0.2.1:8080", "192.0.2.1:8081"],
+                    &["192.0.2.2:8080", "192.0.2.2:8081"],
+                    &["[2001:db8::1]:8081", "[2001:db8::1]:8080"],
+                ],
+            ),
+            // A listener for others than clients is not checked.
+            (&["192.0.2.1"], &["192.0.2.1:80", "10.0.0.1:81"], "192.0.2.1:80", &[&["192.0.2.1:80"]]),
+            // Another way to the same address is.
+            (&["192.0.2.1"], &["192.0.2.1:80"], "192.0.2.1:8080", &[&["192.0.2.1:80"]]),
+            // An address that no listener serves: the service stands for it.
+            (&["192.0.2.1", "192.0.2.9"], &["192.0.2.1:80"], "192.0.2.1:80", &[&["192.0.2.1:80"], &["192.0.2.1:80"]]),
+            // Translated addresses: the service stands for all.
+            (&["192.0.2.1", "2001:db8::1"], &["0.0.0.0:80"], "10.0.0.1:80", &[&["10.0.0.1:80"], &["10.0.0.1:80"]]),
+            (&["192.0.2.1"], &["10.0.0.1:80"], "10.0.0.1:80", &[&["10.0.0.1:80"]]),
+        ];
+        for (addresses, listen, service, expected) in table {
+            let node = Node {
+                name: "ams-1".into(),
+                addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+                listen: listen.iter().map(|l| l.parse().unwrap()).collect(),
+                service: service.parse().unwrap(),
+                admin: None,
+                memory: Bytes(0),
+                disk: Bytes(0),
+                threads: None,
+                capacity_bits: None,
+                clients: ClientLimits::default(),
+            };
+            let found: Vec<Vec<String>> =
+                node.addresses.iter().map(|a| node.checked_at(*a).iter().map(ToString::to_string).collect()).collect();
+            assert_eq!(found, expected, "{addresses:?} {listen:?} {service}");
         }
     }
 }

@@ -56,8 +56,8 @@ const CLOCK: &[&str] = &["speed", "anchor_real", "anchor_fleet"];
 const CLIENTS: &[&str] = &["head_max", "fields_max", "head_timeout", "idle_timeout", "write_timeout", "connections_max"];
 const CONTROL: &[&str] = &["name", "listen", "url", "admin", "push"];
 const PUSH: &[&str] = &["enabled", "half_life", "expected_requests_min"];
-const STEERING: &[&str] = &["geo_db", "rtt_max_age", "rtt_explore", "health"];
-const HEALTH: &[&str] = &["path", "interval", "timeout", "fall", "rise", "jitter"];
+const STEERING: &[&str] = &["geo_db", "rtt_max_age", "rtt_explore", "ramp", "health"];
+const HEALTH: &[&str] = &["path", "interval", "timeout", "timeout_min", "fall", "rise", "jitter"];
 const ORIGIN_NODE: &[&str] = &["name", "listen", "admin", "root", "rule"];
 const RULE: &[&str] = &["pattern", "cache_control"];
 const NAME_SERVER: &[&str] = &["name", "host", "listen", "addresses", "admin", "admin_url"];
@@ -314,13 +314,15 @@ fn default_steering() -> Steering {
         health: HealthCheck {
             path: "/.nearcast/health".into(),
             interval: Duration::from_millis(500),
-            timeout: Duration::from_millis(400),
+            timeout: Duration::from_secs(2),
+            timeout_min: Duration::from_millis(250),
             fall: 2,
             rise: 2,
             jitter: 0.1,
         },
         rtt_max_age: Duration::from_secs(600),
         rtt_explore: 0.01,
+        ramp: Duration::from_secs(30),
     }
 }
 
@@ -731,10 +733,14 @@ fn check_steering(root: &Section<'_>, base: &Path) -> Steering {
         geo_db: section.text("geo_db").map(|t| path(&t, base)),
         rtt_max_age: section.duration("rtt_max_age", Duration::from_secs(1)..=7 * DAY).unwrap_or(defaults.rtt_max_age),
         rtt_explore: section.percent("rtt_explore").unwrap_or(defaults.rtt_explore),
+        ramp: section.duration("ramp", Duration::ZERO..=Duration::from_secs(3_600)).unwrap_or(defaults.ramp),
         health: HealthCheck {
             path: health.text("path").map_or(defaults.health.path, check_path),
             interval: health.duration("interval", Duration::from_millis(50)..=Duration::from_secs(300)).unwrap_or(defaults.health.interval),
             timeout: health.duration("timeout", Duration::from_millis(10)..=Duration::from_secs(60)).unwrap_or(defaults.health.timeout),
+            timeout_min: health
+                .duration("timeout_min", Duration::from_millis(10)..=Duration::from_secs(60))
+                .unwrap_or(defaults.health.timeout_min),
             fall: health.integer("fall", 1..=10_000).map_or(defaults.health.fall, |n| n as u32),
             rise: health.integer("rise", 1..=10_000).map_or(defaults.health.rise, |n| n as u32),
             jitter: health.percent("jitter").unwrap_or(defaults.health.jitter),

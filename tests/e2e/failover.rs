@@ -33,8 +33,8 @@ fn a_killed_edge_leaves_the_answers_and_no_client_fails_after_one_retry() {
         let found = dig_addresses(dns, "www.cdn.test", subnet);
         if found.contains(&dead) { Err(format!("{found:?}")) } else { Ok(killed.elapsed()) }
     });
-    // The default is two failed checks half a second apart; the machine may be busy, so the bound here is wide and the
-    // real figure belongs to the benchmarks.
+    // The default is two failed checks a tenth of a second apart after its connections closed; the machine may be busy, so the bound
+    // here is wide and the real figure belongs to the benchmarks.
     assert!(gone < Duration::from_secs(6), "it took {gone:?}");
     // The whole cluster dies: the next one takes over.
     fleet.node("ams-2").kill();
@@ -44,9 +44,9 @@ fn a_killed_edge_leaves_the_answers_and_no_client_fails_after_one_retry() {
     });
     assert!(!next.is_empty());
     request(&fleet).expect("the next cluster serves");
-    // And back, once it is up again.
+    // And back, once it is up again: clients return over half a minute, and this network may be among the last.
     fleet.start_node("edge", "ams-1");
-    wait::until("the edge to be back", Duration::from_secs(20), || {
+    wait::until("the edge to be back", Duration::from_secs(60), || {
         let found = dig_addresses(dns, "www.cdn.test", subnet);
         if found == [dead.clone()] { Ok(()) } else { Err(format!("{found:?}")) }
     });

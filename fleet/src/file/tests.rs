@@ -155,11 +155,13 @@ expected_requests_min = 0.5
 geo_db = "/geo/city.mmdb"
 rtt_max_age = "5m"
 rtt_explore = "2.5%"
+ramp = "45s"
 
 [steering.health]
 path = "/health"
 interval = "1s"
 timeout = "900ms"
+timeout_min = "100ms"
 fall = 3
 rise = 1
 jitter = "20%"
@@ -292,11 +294,18 @@ fn every_setting_is_taken_as_written() {
         path: "/health".into(),
         interval: Duration::from_secs(1),
         timeout: Duration::from_millis(900),
+        timeout_min: Duration::from_millis(100),
         fall: 3,
         rise: 1,
         jitter: 0.2,
     };
-    let steering = Steering { geo_db: Some("/geo/city.mmdb".into()), health, rtt_max_age: Duration::from_secs(300), rtt_explore: 0.025 };
+    let steering = Steering {
+        geo_db: Some("/geo/city.mmdb".into()),
+        health,
+        rtt_max_age: Duration::from_secs(300),
+        rtt_explore: 0.025,
+        ramp: Duration::from_secs(45),
+    };
     assert_eq!(fleet.steering, steering);
     assert_eq!(fleet.origins[0].rules, [OriginRule { pattern: "img/**".into(), cache_control: "max-age=3600, public".into() }]);
     let [ns1, ns2] = &fleet.name_servers[..] else { panic!("two") };
@@ -464,6 +473,22 @@ const WRONG: &[Case] = &[
     ("fill_rate = \"400Mbit/s\"", "fill_rate = \"400Mbps\"", "Mbps", 13, "\"Mbps\" is no unit", "Mbit/s"),
     ("latitude = 52.37", "latitude = 152.37", "152.37", 22, "152.37 is out of range", "from -90 to 90"),
     ("report_interval = \"200ms\"", "report_interval = \"1ms\"", "\"1ms\"", 19, "1ms is out of range", "from 200ms to 60s"),
+    (
+        "report_interval = \"200ms\"\n",
+        "report_interval = \"200ms\"\n[steering]\nramp = \"2h\"\n",
+        "ramp = \"2h\"",
+        8,
+        "steering.ramp: 2h is out of range",
+        "to 3600s",
+    ),
+    (
+        "report_interval = \"200ms\"\n",
+        "report_interval = \"200ms\"\n[steering.health]\ntimeout_min = \"1ms\"\n",
+        "timeout_min = \"1ms\"",
+        15,
+        "steering.health.timeout_min: 1ms is out of range",
+        "from 10ms to 60s",
+    ),
     (
         "report_interval = \"200ms\"\n",
         "report_interval = \"200ms\"\n[clients]\nidle_timeout = \"2h\"\n",

@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::ops::Deref;
 
+use super::select::{Weight, mix};
+
 /// Most addresses in one answer.
 pub const ADDRESSES_MAX: usize = 8;
 
@@ -58,11 +60,11 @@ pub enum Reason {
     Weighted,
     /// Each in turn.
     RoundRobin,
-    /// The best one is down, this is the next.
+    /// The best one is down, or has just returned and takes a share of its clients alone; this is the next.
     Failover,
-    /// The best one is full, this is the next.
+    /// The best one is full and takes a share of its clients alone, this is the next.
     Spill,
-    /// Every one that is up is full, this is the best of them.
+    /// Every one that is up is full; they share clients so that all are equally full.
     AllFull,
     /// Nothing is known about where the client is.
     Unplaced,
@@ -133,6 +135,53 @@ impl Addresses {
     }
 }
 
+/// Addresses looked at for one answer where they weigh differently.
+const WEIGHED_MAX: usize = 64;
+
+impl Addresses {
+    /// Some of `all` at random, by weights, which stand in the same order.
+    ///
+    /// With `leaves_out` an address is in an answer as often as its weight is of the largest, in any order, so that it does not matter which
+    /// address of an answer resolvers and clients take; one always is. Without it, all are there, in an order drawn by weight: many clients may share
+    /// the answer, and are to be spread over all nodes. Nodes that return are left out of these too, as often as their ramp says.
+    pub(super) fn weighted(all: &[IpAddr], weights: &[Weight], leaves_out: bool, random: u64) -> Self {
+        let mut out = Self::EMPTY;
+        // Of more nodes than are looked at, those from a random one on.
+        let start = if all.len() > WEIGHED_MAX { (mix(random) as usize) % all.len() } else { 0 };
+        let count = all.len().min(weights.len()).min(WEIGHED_MAX);
+        let at = |i: usize| (start + i) % all.len();
+        let standing = |i: usize| if leaves_out { weights[at(i)].weight } else { weights[at(i)].ramp };
+        let weight = |i: usize| if leaves_out { 1 } else { u64::from(weights[at(i)].weight) + 1 };
+        let most = u64::from((0..count).map(standing).max().unwrap_or(0));
+        let mut left = 0_u64;
+        let mut total = 0_u64;
+        for i in 0..count {
+            let drawn = mix(random ^ (i as u64 + 1) << 48) & 0xffff;
+            if u64::from(standing(i)) << 16 > drawn * most || most == 0 {
+                left |= 1 << i;
+                total += weight(i);
+            }
+        }
+        let mut random = random;
+        while usize::from(out.len) < ADDRESSES_MAX && left != 0 {
+            random = mix(random);
+            let mut point = ((u128::from(random) * u128::from(total)) >> 64) as u64;
+            for i in (0..count).filter(|i| left >> i & 1 == 1) {
+                if let Some(rest) = point.checked_sub(weight(i)) {
+                    point = rest;
+                    continue;
+                }
+                out.items[usize::from(out.len)] = all[at(i)];
+                out.len += 1;
+                left &= !(1 << i);
+                total -= weight(i);
+                break;
+            }
+        }
+        out
+    }
+}
+
 impl Deref for Addresses {
     type Target = [IpAddr];
 
@@ -188,6 +237,29 @@ mod tests {
         let many: Vec<IpAddr> = (0..20).map(v4).collect();
         let got = Addresses::rotated(&many, 15);
         assert_eq!(&*got, &[15, 16, 17, 18, 19, 0, 1, 2].map(v4));
+    }
+
+    #[test]
+    fn weights_are_met_in_the_order_and_in_what_is_left_out() {
+        let all = [v4(1), v4(2), v4(3)];
+        let weight = |weight: u16, ramp: u16| Weight { weight, ramp };
+        let weights = [weight(10_000, u16::MAX), weight(20_000, u16::MAX), weight(40_000, u16::MAX / 4)];
+        for (leaves_out, given, first) in [(true, [25, 50, 100], [10, 23, 67]), (false, [100, 100, 25], [30, 60, 10])] {
+            let (mut seen, mut led) = ([0_i32; 3], [0_i32; 3]);
+            for i in 0..10_000 {
+                let got = Addresses::weighted(&all, &weights, leaves_out, mix(i));
+                let distinct: std::collections::BTreeSet<_> = got.iter().collect();
+                assert!(!got.is_empty() && distinct.len() == got.len());
+                got.iter().for_each(|a| seen[all.iter().position(|b| a == b).unwrap()] += 1);
+                led[all.iter().position(|a| *a == got[0]).unwrap()] += 1;
+            }
+            assert!(seen.iter().zip(given).all(|(got, want)| (got / 100 - want).abs() <= 3), "{leaves_out}: {seen:?}");
+            assert!(led.iter().zip(first).all(|(got, want)| (got / 100 - want).abs() <= 9), "{leaves_out}: {led:?}");
+        }
+        let many: Vec<IpAddr> = (0..200).map(v4).collect();
+        assert_eq!(Addresses::weighted(&many, &vec![weight(5, 5); 200], true, 3).len(), ADDRESSES_MAX);
+        assert_eq!(Addresses::weighted(&all, &[weight(0, 0); 3], true, 3).len(), 3, "weights of nothing are equal weights");
+        assert!(Addresses::weighted(&[], &[], true, 3).is_empty());
     }
 
     #[test]

@@ -211,6 +211,7 @@ impl Steering {
         let random = super::health::Jitter::new(now_ms).next();
         let mut considered = snapshot.consider(number, address, asked.family, random).ok_or_else(not_found)?;
         considered.question.explore_below = 0;
+        considered.question.has_subnet = asked.prefix.from_ecs;
         // Ordered as asked for, so that explanations of one state do not differ by rotation.
         considered.question.random &= !0xffff;
         let question = considered.question;
@@ -365,7 +366,7 @@ fn rejection(
         (SelectionPolicy::Rtt, Some(ahead)) => format!("nothing measured, place unknown, and {ahead} comes first by weight"),
         (SelectionPolicy::Weighted, _) => "not drawn this time".into(),
         (SelectionPolicy::RoundRobin, _) => "not its turn".into(),
-        (_, None) => "not considered".into(),
+        (_, None) => "back since a short time, and takes only a share of its clients".into(),
     }
 }
 
@@ -386,9 +387,9 @@ fn summary(asked: &Asked, place: Option<&PlaceShown>, chosen: Option<&Chosen>, r
         Reason::Explore => "to measure it",
         Reason::Weighted => "drawn by weight",
         Reason::RoundRobin => "whose turn it is",
-        Reason::Failover => "the next best, as a better one is down",
-        Reason::Spill => "the next best, as a better one is full",
-        Reason::AllFull => "the best of those that are up, which are all full",
+        Reason::Failover => "the next best, as a better one is down or has just returned",
+        Reason::Spill => "the next best, as a better one is full and gives away its surplus",
+        Reason::AllFull => "all that are up are full, and share clients so that they are equally full",
         Reason::Unplaced => "the first by weight, as nothing is known of the client's place",
         Reason::AllDown => "the best one although all are down, as some address is better than none",
         Reason::NoAddress => "",

@@ -1,22 +1,24 @@
-//! Whether edges are up: active HTTP checks, each on a connection of its own, so that a listener that no longer accepts is found.
+//! Whether edges are up: what their health checks found, by endpoint, and what that makes of their addresses.
 //!
-//! A node is taken for up until its first check has ended, which is at once: a name server that starts must not answer that everything is
-//! down. That first result decides alone. After it, `fall` failures in a row take a node out and `rise` successes bring it back. A 503 is no failure to doubt but
-//! the node's own word that it wants no clients: it takes the node out at once. With the default settings (a check each half second,
-//! 0.4 s to answer, two failures) a node that dies silently is out within 1.6 s.
+//! Every listener of every address is an endpoint with a health of its own ([`Node::checked_at`]). An address is in the answers while all
+//! its endpoints are up, and a node is up while one of its addresses is.
 //!
-//! Checks run in tasks of their own and send what they saw to the one place that keeps the state.
+//! An endpoint is taken for up until its first check has ended, which is at once: a name server that starts must not answer that everything
+//! is down. That first result decides alone. After it, `fall` failures in a row take an endpoint out and `rise` successes bring it back. A
+//! 503 is no failure to doubt but the node's own word that it wants no clients: it takes the endpoint out at once.
+//!
+//! A name server without a route to an address (it has no IPv6, say) knows nothing about it, so that address follows the node's others.
+//! Only a node to which there is no route at all counts as down.
+//!
+//! The checks themselves are in [`super::check`]; they send what they saw to the one place that keeps this state.
 
-use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::Empty;
-use hyper_util::rt::TokioIo;
-use nearcast_fleet::config::HealthCheck;
+use nearcast_fleet::config::{HealthCheck, Node};
 
-/// Longest reason kept, in characters.
-const REASON_CHARS_MAX: usize = 120;
+/// Endpoints named in one reason.
+const REASONS_MAX: usize = 3;
 
 /// How one check ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,44 +29,63 @@ pub(super) enum Outcome {
     Failed(String),
     /// The node itself says that it takes no clients.
     Refusing(String),
+    /// This name server cannot reach any address of that network.
+    NoRoute,
 }
 
-/// What is known of one node's health.
+/// What is known of one endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Vitals {
-    /// Whether it is in the answers.
-    pub(super) up: bool,
-    /// Since when, milliseconds after the Unix epoch.
-    pub(super) since_ms: u64,
+struct Endpoint {
+    at: SocketAddr,
+    /// Whether it serves.
+    up: bool,
     /// Why, for people.
-    pub(super) reason: String,
+    reason: String,
     /// Time of the last check in microseconds; 0 when it failed.
-    pub(super) check_us: u64,
+    check_us: u64,
+    /// Whether there is a route to it.
+    has_route: bool,
     /// Whether any check has ended.
     checked: bool,
     /// Results in a row that speak against `up`.
     against: u32,
 }
 
-impl Vitals {
-    /// Before the first check.
-    pub(super) fn unknown(now_ms: u64) -> Self {
-        Self { up: true, since_ms: now_ms, reason: "not checked yet".into(), check_us: 0, checked: false, against: 0 }
+/// What is known of one node's health.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Vitals {
+    /// Whether it is in the answers, with one address at least.
+    pub(super) up: bool,
+    /// Since when, milliseconds after the Unix epoch.
+    pub(super) since_ms: u64,
+    /// Why, for people; names the endpoints that are not as the others.
+    pub(super) reason: String,
+    /// Time of the slowest endpoint's last check in microseconds; 0 when none passed.
+    pub(super) check_us: u64,
+    endpoints: Vec<Endpoint>,
+    /// The node's addresses, whether each is in the answers, and the endpoints that say so.
+    addresses: Vec<(IpAddr, bool, Vec<usize>)>,
+}
+
+impl Endpoint {
+    fn unknown(at: SocketAddr, up: bool) -> Self {
+        Self { at, up, reason: "not checked yet".into(), check_us: 0, has_route: true, checked: false, against: 0 }
     }
 
-    /// Takes in a result. Says whether `up` changed.
-    pub(super) fn observe(&mut self, outcome: Outcome, rules: &HealthCheck, now_ms: u64) -> bool {
+    fn observe(&mut self, outcome: Outcome, rules: &HealthCheck) {
+        self.has_route = outcome != Outcome::NoRoute;
         let (good, at_once, reason, check_us) = match outcome {
             Outcome::Passed(us) => (true, false, "ok".to_owned(), us),
             Outcome::Failed(reason) => (false, false, reason, 0),
             Outcome::Refusing(reason) => (false, true, reason, 0),
+            Outcome::NoRoute => (false, false, "no route from this name server".to_owned(), 0),
         };
         self.check_us = check_us;
         let first = !std::mem::replace(&mut self.checked, true);
         if good == self.up {
             self.against = 0;
             self.reason = reason;
-            return false;
+            return;
         }
         self.against = self.against.saturating_add(1);
         let needed = match (first || at_once, good) {
@@ -72,14 +93,101 @@ impl Vitals {
             (_, true) => rules.rise.max(1),
             (_, false) => rules.fall.max(1),
         };
-        if self.against < needed {
-            if !good {
-                self.reason = format!("{reason} ({} of {needed} failures)", self.against);
-            }
-            return false;
+        if self.against >= needed {
+            (self.up, self.against, self.reason) = (good, 0, reason);
+        } else if !good {
+            self.reason = format!("{reason} ({} of {needed} failures)", self.against);
         }
-        (self.up, self.since_ms, self.against, self.reason) = (good, now_ms, 0, reason);
-        true
+    }
+}
+
+impl Vitals {
+    /// Before the first check.
+    pub(super) fn unknown(node: &Node, now_ms: u64) -> Self {
+        let mut vitals =
+            Self { up: true, since_ms: now_ms, reason: String::new(), check_us: 0, endpoints: Vec::new(), addresses: Vec::new() };
+        vitals.adapt(node, now_ms);
+        vitals
+    }
+
+    /// Goes over to what another revision of the fleet says of the node. Endpoints that stay keep their health; new ones are taken to be
+    /// as the node is until their first check.
+    pub(super) fn adapt(&mut self, node: &Node, now_ms: u64) {
+        let mut endpoints: Vec<Endpoint> = Vec::new();
+        let addresses = node.addresses.iter().map(|address| {
+            let checked_at = node.checked_at(*address).into_iter().map(|at| {
+                endpoints.iter().position(|e| e.at == at).unwrap_or_else(|| {
+                    let known = self.endpoints.iter().find(|e| e.at == at).cloned();
+                    endpoints.push(known.unwrap_or_else(|| Endpoint::unknown(at, self.up)));
+                    endpoints.len() - 1
+                })
+            });
+            (*address, true, checked_at.collect())
+        });
+        self.addresses = addresses.collect();
+        self.endpoints = endpoints;
+        self.judge(now_ms);
+    }
+
+    /// Takes in what a check of one of the endpoints found. Says which addresses came into the answers (`true`) or left them.
+    pub(super) fn observe(&mut self, at: SocketAddr, outcome: Outcome, rules: &HealthCheck, now_ms: u64) -> Vec<(IpAddr, bool)> {
+        let Some(endpoint) = self.endpoints.iter_mut().find(|e| e.at == at) else { return Vec::new() };
+        endpoint.observe(outcome, rules);
+        self.judge(now_ms)
+    }
+
+    /// Where the node is checked.
+    #[cfg(test)]
+    pub(super) fn checked_at(&self) -> Vec<SocketAddr> {
+        self.endpoints.iter().map(|e| e.at).collect()
+    }
+
+    /// Whether the node serves clients on this address.
+    pub(super) fn serves(&self, address: IpAddr) -> bool {
+        self.addresses.iter().find(|(a, ..)| *a == address).is_none_or(|(_, up, _)| *up)
+    }
+
+    /// The node's addresses, and whether each is in the answers.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = (IpAddr, bool)> {
+        self.addresses.iter().map(|(address, up, _)| (*address, *up))
+    }
+
+    /// Makes of the endpoints what holds for the addresses and the node. Says which addresses changed.
+    fn judge(&mut self, now_ms: u64) -> Vec<(IpAddr, bool)> {
+        let Self { endpoints, addresses, .. } = self;
+        let reached = |of: &[usize]| of.iter().any(|e| endpoints[*e].has_route);
+        let serves = |of: &[usize]| of.iter().map(|e| &endpoints[*e]).filter(|e| e.has_route).all(|e| e.up);
+        let others = match addresses.iter().any(|(.., of)| reached(of)) {
+            true => addresses.iter().any(|(.., of)| reached(of) && serves(of)),
+            false => endpoints.iter().any(|e| e.up),
+        };
+        let mut changed = Vec::new();
+        for (address, up, of) in addresses.iter_mut() {
+            let now_up = if reached(of) { serves(of) } else { others };
+            if std::mem::replace(up, now_up) != now_up {
+                changed.push((*address, now_up));
+            }
+        }
+        let up = addresses.iter().any(|(_, up, _)| *up);
+        if std::mem::replace(&mut self.up, up) != up {
+            self.since_ms = now_ms;
+        }
+        self.check_us = self.endpoints.iter().map(|e| e.check_us).max().unwrap_or(0);
+        self.reason = reason_of(&self.endpoints);
+        changed
+    }
+}
+
+/// One reason for all endpoints where they agree; else those that are not well, by name.
+fn reason_of(endpoints: &[Endpoint]) -> String {
+    let Some(first) = endpoints.first() else { return String::new() };
+    if endpoints.iter().all(|e| e.reason == first.reason) {
+        return first.reason.clone();
+    }
+    let unwell: Vec<String> = endpoints.iter().filter(|e| e.reason != "ok").map(|e| format!("{}: {}", e.at, e.reason)).collect();
+    match unwell.len().checked_sub(REASONS_MAX) {
+        None | Some(0) => unwell.join("; "),
+        Some(more) => format!("{}; and {more} more", unwell[..REASONS_MAX].join("; ")),
     }
 }
 
@@ -87,52 +195,6 @@ impl Vitals {
 pub(super) fn pause(rules: &HealthCheck, random: u64) -> Duration {
     let part = (random >> 11) as f64 / (1_u64 << 53) as f64;
     rules.interval.mul_f64((1.0 + rules.jitter * (2.0 * part - 1.0)).max(0.0))
-}
-
-/// Checks once.
-pub(super) async fn check(service: SocketAddr, host: &str, rules: &HealthCheck) -> Outcome {
-    let started = Instant::now();
-    match tokio::time::timeout(rules.timeout, exchange(service, host, &rules.path)).await {
-        Err(_) => Outcome::Failed(format!("no answer within {} ms", rules.timeout.as_millis())),
-        Ok(Err(reason)) => Outcome::Failed(reason.chars().take(REASON_CHARS_MAX).collect()),
-        Ok(Ok(status)) if status.is_success() => Outcome::Passed(started.elapsed().as_micros().max(1) as u64),
-        Ok(Ok(http::StatusCode::SERVICE_UNAVAILABLE)) => Outcome::Refusing("status 503".into()),
-        Ok(Ok(status)) => Outcome::Failed(format!("status {}", status.as_u16())),
-    }
-}
-
-/// Sends the request and reads the head of the answer; its body is not looked at.
-async fn exchange(service: SocketAddr, host: &str, path: &str) -> Result<http::StatusCode, String> {
-    let stream = tokio::net::TcpStream::connect(service).await.map_err(|e| match e.kind() {
-        std::io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
-        std::io::ErrorKind::HostUnreachable | std::io::ErrorKind::NetworkUnreachable => "unreachable".to_owned(),
-        _ => format!("cannot connect: {e}"),
-    })?;
-    let broken = |e: hyper::Error| {
-        if e.is_incomplete_message() { "closed without an answer".to_owned() } else { format!("not an HTTP answer: {e}") }
-    };
-    let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
-        .max_buf_size(16 << 10)
-        .handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
-        .await
-        .map_err(broken)?;
-    let request = http::Request::get(path)
-        .header(http::header::HOST, host)
-        .header(http::header::USER_AGENT, "nearcast-health")
-        .header(http::header::CONNECTION, "close")
-        .body(Empty::new())
-        .map_err(|e| format!("the path {path:?} cannot be asked for: {e}"))?;
-    let answer = sender.send_request(request);
-    tokio::pin!(connection, answer);
-    tokio::select! {
-        biased;
-        answered = &mut answer => answered.map(|a| a.status()).map_err(broken),
-        // The connection may end with the answer handed over but not taken.
-        ended = &mut connection => match ended {
-            Ok(()) => answer.await.map(|a| a.status()).map_err(broken),
-            Err(e) => Err(broken(e)),
-        },
-    }
 }
 
 /// A small generator for jitter; not for anything that must not be guessed.
@@ -158,24 +220,40 @@ impl Jitter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use crate::steer::fixture;
 
     fn rules() -> HealthCheck {
         HealthCheck {
             path: "/.nearcast/health".into(),
             interval: Duration::from_millis(500),
-            timeout: Duration::from_millis(400),
+            timeout: Duration::from_secs(2),
+            timeout_min: Duration::from_millis(250),
             fall: 2,
             rise: 3,
             jitter: 0.1,
         }
     }
 
+    fn pass() -> Outcome {
+        Outcome::Passed(100)
+    }
+
+    fn fail() -> Outcome {
+        Outcome::Failed("connection refused".into())
+    }
+
+    fn refuse() -> Outcome {
+        Outcome::Refusing("status 503".into())
+    }
+
+    /// A node that is checked at one place.
+    fn single() -> (Vitals, SocketAddr) {
+        let node = fixture::node("ams-1", &["192.0.2.1"]);
+        (Vitals::unknown(&node, 0), node.service)
+    }
+
     #[test]
     fn falls_rises_and_obeys_a_503_at_once() {
-        let pass = || Outcome::Passed(100);
-        let fail = || Outcome::Failed("connection refused".into());
-        let refuse = || Outcome::Refusing("status 503".into());
         let table: [(&str, Vec<Outcome>, &[bool]); 6] = [
             ("one failure is not enough", vec![pass(), fail(), pass(), fail()], &[true, true, true, true]),
             ("two in a row are", vec![pass(), fail(), fail()], &[true, true, false]),
@@ -189,11 +267,11 @@ mod tests {
             ("and needs as many successes", vec![refuse(), pass(), pass(), pass()], &[false, false, false, true]),
         ];
         for (name, outcomes, expected) in table {
-            let mut vitals = Vitals::unknown(0);
+            let (mut vitals, at) = single();
             assert!(vitals.up);
             for (i, (outcome, up)) in outcomes.into_iter().zip(expected).enumerate() {
                 let was = vitals.up;
-                let changed = vitals.observe(outcome, &rules(), 10 + i as u64);
+                let changed = !vitals.observe(at, outcome, &rules(), 10 + i as u64).is_empty();
                 assert_eq!(vitals.up, *up, "{name}, result {i}");
                 assert_eq!(changed, was != *up, "{name}, result {i}");
                 if changed {
@@ -205,15 +283,95 @@ mod tests {
 
     #[test]
     fn reasons_tell_what_happened() {
-        let mut vitals = Vitals::unknown(0);
-        vitals.observe(Outcome::Passed(7), &rules(), 1);
-        assert_eq!((vitals.reason.as_str(), vitals.check_us), ("ok", 7));
-        vitals.observe(Outcome::Failed("connection refused".into()), &rules(), 2);
-        assert_eq!((vitals.reason.as_str(), vitals.check_us), ("connection refused (1 of 2 failures)", 0));
-        vitals.observe(Outcome::Failed("connection refused".into()), &rules(), 3);
-        assert_eq!(vitals.reason, "connection refused");
-        vitals.observe(Outcome::Passed(9), &rules(), 4);
-        assert_eq!((vitals.up, vitals.reason.as_str(), vitals.check_us), (false, "connection refused", 9), "still why it is down");
+        let (mut vitals, at) = single();
+        let mut observed = |outcome, now| {
+            vitals.observe(at, outcome, &rules(), now);
+            (vitals.up, vitals.reason.clone(), vitals.check_us)
+        };
+        assert_eq!(observed(Outcome::Passed(7), 1), (true, "ok".into(), 7));
+        assert_eq!(observed(fail(), 2), (true, "connection refused (1 of 2 failures)".into(), 0));
+        assert_eq!(observed(fail(), 3), (false, "connection refused".into(), 0));
+        assert_eq!(observed(Outcome::Passed(9), 4), (false, "connection refused".into(), 9), "still why it is down");
+    }
+
+    const V4: &str = "192.0.2.1:80";
+    const V6: &str = "[2001:db8::1]:80";
+    const V6_OTHER: &str = "[2001:db8::1]:8080";
+
+    #[test]
+    fn each_address_leaves_the_answers_alone() {
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let node =
+            Node { listen: [V4, V6, V6_OTHER].map(at).to_vec(), service: at(V4), ..fixture::node("ams-1", &["192.0.2.1", "2001:db8::1"]) };
+        let ok = |endpoints: &[&str]| endpoints.iter().map(|e| ((*e).to_owned(), pass())).collect::<Vec<_>>();
+        let with = |endpoint: &str, outcome: Outcome| (endpoint.to_owned(), outcome);
+        let all = ok(&[V4, V6, V6_OTHER]);
+        let after = |more: Vec<(String, Outcome)>| all.iter().cloned().chain(more).collect::<Vec<_>>();
+        type Case = (&'static str, Vec<(String, Outcome)>, [bool; 3], &'static str);
+        let table: Vec<Case> = vec![
+            ("all answer", all.clone(), [true, true, true], "ok"),
+            (
+                "the first listener alone does not speak for the others",
+                after(vec![with(V6, fail()), with(V6, fail())]),
+                [true, true, false],
+                "[2001:db8::1]:80: connection refused",
+            ),
+            (
+                "nor does another port of the address",
+                after(vec![with(V6_OTHER, refuse())]),
+                [true, true, false],
+                "[2001:db8::1]:8080: status 503",
+            ),
+            ("the first address", after(vec![with(V4, refuse())]), [true, false, true], "192.0.2.1:80: status 503"),
+            (
+                "the node is down when all its addresses are",
+                after(vec![with(V4, refuse()), with(V6, refuse()), with(V6_OTHER, refuse())]),
+                [false, false, false],
+                "status 503",
+            ),
+            (
+                "what cannot be reached from here follows the others",
+                after(vec![with(V6, Outcome::NoRoute), with(V6_OTHER, Outcome::NoRoute)]),
+                [true, true, true],
+                "",
+            ),
+            (
+                "down with them",
+                after(vec![with(V6, Outcome::NoRoute), with(V6_OTHER, Outcome::NoRoute), with(V4, refuse())]),
+                [false, false, false],
+                "",
+            ),
+            (
+                "a route to nothing is a failure of all",
+                [V4, V6, V6_OTHER].iter().cycle().take(6).map(|e| with(e, Outcome::NoRoute)).collect(),
+                [false, false, false],
+                "no route from this name server",
+            ),
+        ];
+        for (name, outcomes, [up, v4, v6], reason) in table {
+            let mut vitals = Vitals::unknown(&node, 0);
+            assert_eq!(vitals.checked_at(), [V4, V6, V6_OTHER].map(at), "{name}");
+            for (endpoint, outcome) in outcomes {
+                vitals.observe(at(&endpoint), outcome, &rules(), 1);
+            }
+            assert_eq!([vitals.up, vitals.serves(node.addresses[0]), vitals.serves(node.addresses[1])], [up, v4, v6], "{name}");
+            assert!(reason.is_empty() || vitals.reason == reason, "{name}: {}", vitals.reason);
+        }
+    }
+
+    #[test]
+    fn endpoints_that_stay_keep_their_health_and_new_ones_are_as_the_node() {
+        let (mut vitals, at) = single();
+        vitals.observe(at, refuse(), &rules(), 1);
+        let mut node = fixture::node("ams-1", &["192.0.2.1"]);
+        vitals.adapt(&node, 2);
+        assert_eq!((vitals.up, vitals.since_ms, vitals.reason.as_str()), (false, 1, "status 503"));
+        node.service = "192.0.2.1:81".parse().unwrap();
+        vitals.adapt(&node, 3);
+        assert_eq!((vitals.up, vitals.since_ms), (false, 1), "not before its first check");
+        assert_eq!(vitals.observe(node.service, pass(), &rules(), 4), [(node.addresses[0], true)], "which decides alone");
+        assert_eq!((vitals.up, vitals.since_ms), (true, 4));
+        assert!(vitals.observe(at, refuse(), &rules(), 5).is_empty(), "a check that ends late counts no more");
     }
 
     #[test]
@@ -223,47 +381,5 @@ mod tests {
         assert!(pauses.iter().all(|p| (450..=550).contains(&p.as_millis())));
         assert!(pauses.iter().min() < pauses.iter().max());
         assert!(pause(&rules(), 0) >= Duration::from_millis(450) && pause(&rules(), u64::MAX) <= Duration::from_millis(550));
-    }
-
-    /// A server that answers every connection with these bytes, then closes it.
-    async fn answering(bytes: &'static [u8]) -> SocketAddr {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let mut head = [0; 1024];
-                let n = stream.read(&mut head).await.unwrap_or(0);
-                assert!(head[..n].starts_with(b"GET /.nearcast/health HTTP/1.1\r\n"));
-                let _ = stream.write_all(bytes).await;
-            }
-        });
-        address
-    }
-
-    #[tokio::test]
-    async fn checks_over_real_connections() {
-        let passed = check(answering(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await, "a", &rules()).await;
-        assert!(matches!(passed, Outcome::Passed(us) if us > 0), "{passed:?}");
-        let table: [(&'static [u8], Outcome); 4] = [
-            (b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n", Outcome::Refusing("status 503".into())),
-            (b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n", Outcome::Failed("status 500".into())),
-            (b"HTTP/1.1 302 Found\r\nlocation: /\r\n\r\n", Outcome::Failed("status 302".into())),
-            (b"", Outcome::Failed("closed without an answer".into())),
-        ];
-        for (bytes, expected) in table {
-            assert_eq!(check(answering(bytes).await, "a", &rules()).await, expected);
-        }
-        let Outcome::Failed(reason) = check(answering(b"SSH-2.0-x\r\n").await, "a", &rules()).await else { panic!() };
-        assert!(reason.starts_with("not an HTTP answer"), "{reason}");
-        let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        assert_eq!(check(gone, "a", &rules()).await, Outcome::Failed("connection refused".into()));
-    }
-
-    #[tokio::test]
-    async fn a_silent_server_fails_after_the_time_out() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let quick = HealthCheck { timeout: Duration::from_millis(30), ..rules() };
-        let outcome = check(listener.local_addr().unwrap(), "a", &quick).await;
-        assert_eq!(outcome, Outcome::Failed("no answer within 30 ms".into()));
     }
 }

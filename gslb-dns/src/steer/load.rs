@@ -1,8 +1,7 @@
-//! Whether a node is full: the bits a second it says it sends, against what it can carry.
+//! What nodes carry: the bits a second they say they send, against what they can.
 //!
-//! Full from [`FULL_PERCENT`] on, open again below [`OPEN_PERCENT`]: between the two it stays as it was, or each answer
-//! that resolvers keep for a TTL would swing it to and fro. A full node leaves the rotation of its cluster; a cluster whose nodes are all
-//! full gets no new clients. A node without a capacity is never full, and reports that stop coming do not hold it full.
+//! A node counts as full from [`FULL_PERCENT`] on and as open again below [`OPEN_PERCENT`]; that is for people. What clusters give away when they are full
+//! is [`super::share`]'s, in proportion. A node without a capacity is never full, and reports that stop coming do not count for long.
 
 /// Full from here on.
 pub(super) const FULL_PERCENT: u64 = 95;
@@ -20,7 +19,7 @@ pub(super) struct NodeLoad {
     pub(super) connections: u64,
     /// When that was, milliseconds after the Unix epoch; 0 for never.
     pub(super) at_ms: u64,
-    /// Whether it takes no new clients.
+    /// Whether it carries about what it can.
     pub(super) full: bool,
 }
 

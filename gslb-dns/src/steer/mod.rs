@@ -3,7 +3,8 @@
 //! The query path reads one immutable [`Snapshot`] behind an atomic pointer: the zones, whose steered names stand for sites by their number
 //! in the fleet, and what [`Snapshot::select`] decides from: where addresses are
 //! ([`location`], compiled by [`plan`] into an order of clusters for each run of addresses), what round-trip times say ([`rtt`]), which
-//! nodes are up ([`health`]) and full ([`load`]). [`select`] decides from these alone. Everything that changes them runs in tasks beside
+//! nodes are up ([`health`], found out by [`check`]), what they carry ([`load`]), what clusters keep of their clients when they are full ([`share`]), and how
+//! nodes return ([`ramp`]). [`select`] decides from these alone. Everything that changes them runs in tasks beside
 //! it and swaps in a new snapshot.
 //!
 //! # Scopes (RFC 7871)
@@ -19,9 +20,15 @@
 //!   not over the clients of one resolver;
 //! - a site with a single cluster: 0 likewise, and so does the absence of addresses of a family, which is the same for all.
 //!
+//! While a cluster of a site takes a share of its clients alone, because it is full or has just returned, the clients of one prefix of the
+//! grain (/24, /48) go together: a hash of that prefix decides. So scopes of the site are then no wider than the grain. That is the one
+//! case in which a scope depends on what is full: if it were always so, resolvers would ask for each /24 apart although nothing is. Wider scopes
+//! that resolvers hold from before end with their TTL. For a resolver that tells no prefix its own counts, moved a little by chance.
+//!
 //! A client that shows fewer bits than the map tells apart is steered as the first address of its prefix, and the longer scope tells its
 //! resolver that more bits would have helped.
 
+mod check;
 mod choice;
 mod count;
 mod countries;
@@ -32,13 +39,15 @@ mod health;
 mod load;
 mod location;
 mod plan;
+mod ramp;
 mod ranges;
 mod rtt;
 mod select;
+mod share;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
@@ -48,7 +57,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use nearcast_fleet::admin::{self, Extra};
 use nearcast_fleet::clock::unix_millis;
-use nearcast_fleet::config::{Fleet, SelectionPolicy};
+use nearcast_fleet::config::{Cluster, Fleet, Node, SelectionPolicy};
 use nearcast_fleet::failure::Failure;
 use nearcast_fleet::report::{DnsReport, NodeHealth, RttReport, SelectionCount};
 use nearcast_fleet::shutdown::Shutdown;
@@ -59,8 +68,10 @@ use self::health::Vitals;
 use self::load::NodeLoad;
 use self::location::{Atlas, ClientPlace, GRAIN_V4, GRAIN_V6};
 use self::plan::Plan;
+use self::ramp::Ramps;
 use self::rtt::{RttMap, RttTable};
-use self::select::{ClusterState, Decision, Question};
+use self::select::{ClusterState, Decision, Question, Weight};
+use self::share::{ClusterLoad, Part, Shares, WHOLE};
 use crate::zone::Zones;
 pub use choice::{ADDRESSES_MAX, Addresses, Choice, ClientPrefix, Family, Reason};
 
@@ -95,6 +106,8 @@ pub struct Snapshot {
     tally: Arc<Tally>,
     turns: Arc<[AtomicU64]>,
     explore_below: u32,
+    /// Whether some cluster takes only a share of its clients.
+    is_shared: bool,
 }
 
 /// What the tasks and the admin paths change.
@@ -106,6 +119,14 @@ struct State {
     vitals: HashMap<String, Vitals>,
     /// By node name.
     loads: HashMap<String, NodeLoad>,
+    ramps: Ramps,
+    shares: Shares,
+    /// By node name: what its weight is corrected by so that the nodes of a cluster are equally full.
+    corrections: HashMap<String, f64>,
+    /// What these come to, by cluster number and by node name.
+    taken: Vec<Taken>,
+    weights: HashMap<String, Weight>,
+    refreshed_ms: u64,
     rtt: RttTable,
     rtt_changed: bool,
     rtt_map: Arc<RttMap>,
@@ -116,6 +137,14 @@ struct State {
     past: Vec<Arc<Tally>>,
     /// Sums of counters that nobody adds to any more.
     settled: BTreeMap<Kind, u64>,
+}
+
+/// What a cluster takes of its clients.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Taken {
+    full: bool,
+    by_prefix: Part,
+    by_chance: Part,
 }
 
 /// Milliseconds after the Unix epoch, now.
@@ -150,10 +179,16 @@ impl Steering {
     fn new(Served { fleet, zones }: Served, atlas: Arc<Atlas>, now_ms: u64) -> Self {
         let plan = Arc::new(Plan::new(&fleet, atlas));
         let tally = Arc::new(Tally::new(&fleet));
-        let vitals = fleet.clusters.iter().flat_map(|c| &c.nodes).map(|n| (n.name.clone(), Vitals::unknown(now_ms))).collect();
-        let state = State {
+        let vitals = fleet.clusters.iter().flat_map(|c| &c.nodes).map(|n| (n.name.clone(), Vitals::unknown(n, now_ms))).collect();
+        let mut state = State {
             vitals,
             loads: HashMap::new(),
+            ramps: Ramps::default(),
+            shares: Shares::new(&fleet),
+            corrections: HashMap::new(),
+            taken: Vec::new(),
+            weights: HashMap::new(),
+            refreshed_ms: now_ms,
             rtt: RttTable::new(cluster_names(&fleet)),
             rtt_changed: false,
             rtt_map: Arc::default(),
@@ -166,6 +201,7 @@ impl Steering {
             zones,
             plan,
         };
+        state.refresh(now_ms);
         Self { snapshot: ArcSwap::from_pointee(state.snapshot()), state: Mutex::new(state), revision: AtomicU64::new(0) }
     }
 
@@ -239,12 +275,11 @@ impl Steering {
         let load = state.loads.entry(node.name.clone()).or_default();
         if load.observe(report.egress_bits, report.connections, node.capacity_bits, now_ms) {
             tracing::info!(node = %node.name, full = load.full, egress_bits = report.egress_bits, "load of an edge changed");
-            self.publish(&state);
         }
         Ok(taken)
     }
 
-    /// Does what falls due with time: compiles measurements that came in, forgets old ones and old loads.
+    /// Does what falls due with time: compiles measurements that came in, forgets old ones and old loads, moves shares and ramps on.
     fn tick(&self, now_ms: u64) {
         let mut state = self.state();
         let stale_ms = (state.fleet.report_interval * load::STALE_AFTER_INTERVALS).as_millis() as u64;
@@ -257,24 +292,33 @@ impl Steering {
             state.compile_rtt(now_ms);
             changed = true;
         }
+        changed |= state.refresh(now_ms);
         if changed {
             self.publish(&state);
         }
     }
 
-    /// Takes in the result of a health check.
-    fn observe_health(&self, node: &str, outcome: health::Outcome, now_ms: u64) {
+    /// Takes in the result of a health check of one of a node's endpoints.
+    fn observe_health(&self, node: &str, endpoint: SocketAddr, outcome: health::Outcome, now_ms: u64) {
         let mut state = self.state();
         let fleet = Arc::clone(&state.fleet);
         let Some(vitals) = state.vitals.get_mut(node) else { return };
-        if vitals.observe(outcome, &fleet.steering.health, now_ms) {
-            if vitals.up {
-                tracing::info!(node, "edge is up");
-            } else {
-                tracing::warn!(node, reason = %vitals.reason, "edge is down");
-            }
-            self.publish(&state);
+        let was_up = vitals.up;
+        let changed = vitals.observe(endpoint, outcome, &fleet.steering.health, now_ms);
+        if changed.is_empty() {
+            return;
         }
+        match (was_up, vitals.up) {
+            (false, true) => tracing::info!(node, reason = %vitals.reason, "edge is up"),
+            (true, false) => tracing::warn!(node, reason = %vitals.reason, "edge is down"),
+            _ => {
+                for (address, is_up) in changed {
+                    tracing::warn!(node, %address, is_up, reason = %vitals.reason, "an address of an edge changed");
+                }
+            }
+        }
+        state.refresh(now_ms);
+        self.publish(&state);
     }
 
     /// Goes over to another revision of the fleet with its zones, or another atlas.
@@ -283,13 +327,18 @@ impl Steering {
         // The plan can take a while, so it is made without the lock.
         let plan = if current.fits(&fleet, &atlas) { current } else { Arc::new(Plan::new(&fleet, atlas)) };
         let mut state = self.state();
-        let nodes: std::collections::HashSet<&str> = fleet.clusters.iter().flat_map(|c| &c.nodes).map(|n| n.name.as_str()).collect();
-        state.vitals.retain(|name, _| nodes.contains(name.as_str()));
-        state.loads.retain(|name, _| nodes.contains(name.as_str()));
-        for name in nodes {
-            state.vitals.entry(name.to_owned()).or_insert_with(|| Vitals::unknown(now_ms));
+        let nodes: HashMap<&str, &Node> = fleet.clusters.iter().flat_map(|c| &c.nodes).map(|n| (n.name.as_str(), n)).collect();
+        state.vitals.retain(|name, _| nodes.contains_key(name.as_str()));
+        state.loads.retain(|name, _| nodes.contains_key(name.as_str()));
+        for (name, node) in nodes {
+            let vitals = state.vitals.entry(name.to_owned()).or_insert_with(|| Vitals::unknown(node, now_ms));
+            vitals.adapt(node, now_ms);
         }
         state.rtt.set_clusters(cluster_names(&fleet));
+        let State { shares, fleet: former, .. } = &mut *state;
+        shares.adopt(former, &fleet);
+        state.ramps.retain(|name| fleet.edge(name).is_some());
+        state.corrections.retain(|name, _| fleet.edge(name).is_some());
         if !state.tally.fits(&fleet) {
             let past = std::mem::replace(&mut state.tally, Arc::new(Tally::new(&fleet)));
             state.past.push(past);
@@ -299,6 +348,7 @@ impl Steering {
         state.zones = zones;
         state.plan = plan;
         state.compile_rtt(now_ms);
+        state.refresh(now_ms);
         self.publish(&state);
         state.settle();
     }
@@ -390,31 +440,120 @@ impl State {
         });
     }
 
+    /// Whether clients are given the node at all.
+    fn is_given(&self, node: &str) -> bool {
+        self.vitals.get(node).is_none_or(|v| v.up)
+    }
+
+    /// What the nodes of a cluster that are given carry together; `None` where one may carry any amount, or nothing is known of those that
+    /// are given.
+    fn cluster_load(&self, cluster: &Cluster) -> Option<ClusterLoad> {
+        let mut sum = ClusterLoad { egress_bits: 0.0, capacity_bits: 0.0 };
+        for node in cluster.nodes.iter().filter(|n| self.is_given(&n.name)) {
+            let capacity = node.capacity_bits.filter(|c| *c > 0)?;
+            if let Some(load) = self.loads.get(&node.name).filter(|l| l.at_ms > 0) {
+                sum.egress_bits += load.egress_bits as f64;
+                sum.capacity_bits += capacity as f64;
+            }
+        }
+        let is_down = !cluster.nodes.iter().any(|n| self.is_given(&n.name));
+        (is_down || sum.capacity_bits > 0.0).then_some(sum)
+    }
+
+    /// Brings up to date what clusters take of their clients, and the weights of their nodes. Says whether anything changed.
+    fn refresh(&mut self, now_ms: u64) -> bool {
+        let fleet = Arc::clone(&self.fleet);
+        let passed_ms = now_ms.saturating_sub(self.refreshed_ms);
+        self.refreshed_ms = now_ms;
+        let loads: Vec<Option<ClusterLoad>> = fleet.clusters.iter().map(|c| self.cluster_load(c)).collect();
+        self.shares.advance(&loads, now_ms);
+        let mut taken = Vec::with_capacity(fleet.clusters.len());
+        let mut weights = HashMap::new();
+        for (number, (cluster, load)) in fleet.clusters.iter().zip(&loads).enumerate() {
+            let ramp = self.weigh(cluster, *load, self.shares.lasts_ms(number), passed_ms, now_ms, &mut weights);
+            let kept = self.shares.kept(number);
+            let full = kept.by_prefix < 1.0 || load.is_some_and(|l| l.ratio() >= share::TARGET);
+            taken.push(Taken { full, by_prefix: share::part(kept.by_prefix * ramp), by_chance: share::part(kept.by_chance * ramp) });
+        }
+        let changed = taken != self.taken || weights != self.weights;
+        (self.taken, self.weights) = (taken, weights);
+        changed
+    }
+
+    /// The weights of a cluster's nodes: their share of its capacity, corrected by how full they are, and less while they return. Gives
+    /// the share of its clients that the cluster takes while all its nodes return.
+    fn weigh(
+        &mut self,
+        cluster: &Cluster,
+        load: Option<ClusterLoad>,
+        lasts_ms: u64,
+        passed_ms: u64,
+        now_ms: u64,
+        weights: &mut HashMap<String, Weight>,
+    ) -> f64 {
+        let has_capacities = cluster.nodes.iter().all(|n| n.capacity_bits.is_some_and(|c| c > 0));
+        let mut found: Vec<(&str, f64, f64)> = Vec::with_capacity(cluster.nodes.len());
+        for node in &cluster.nodes {
+            let is_in = self.is_given(&node.name);
+            let ramp = self.ramps.share(&node.name, is_in, self.fleet.steering.ramp, now_ms);
+            if !is_in {
+                continue;
+            }
+            let capacity = node.capacity_bits.filter(|_| has_capacities).map_or(1.0, |c| c as f64);
+            let mut correction = self.corrections.get(&node.name).copied().unwrap_or(1.0);
+            let own = self.loads.get(&node.name).filter(|l| l.at_ms > 0);
+            if let (Some(load), Some(own), true) = (load, own, ramp >= 1.0 && has_capacities) {
+                share::balance(&mut correction, own.egress_bits as f64 / capacity, load.ratio(), passed_ms, lasts_ms);
+                self.corrections.insert(node.name.clone(), correction);
+            }
+            found.push((&node.name, capacity * correction, ramp));
+        }
+        let ramp_most = found.iter().map(|n| n.2).fold(0.0, f64::max);
+        let weight_most = found.iter().map(|n| n.1 * n.2).fold(f64::MIN_POSITIVE, f64::max);
+        let fine = |share: f64| ((share.clamp(0.0, 1.0) * 256.0).round().max(1.0) * 255.99) as u16;
+        for (name, weight, ramp) in &found {
+            let weight = Weight { weight: fine(weight * ramp / weight_most), ramp: fine(ramp / ramp_most) };
+            weights.insert((*name).to_owned(), weight);
+        }
+        if found.is_empty() { 1.0 } else { ramp_most }
+    }
+
     fn snapshot(&self) -> Snapshot {
-        let up = |name: &str| self.vitals.get(name).is_none_or(|v| v.up);
-        let full = |name: &str| self.loads.get(name).is_some_and(|l| l.full);
-        let clusters = self.fleet.clusters.iter().map(|cluster| {
+        let serves = |name: &str, address: IpAddr| self.vitals.get(name).is_none_or(|v| v.serves(address));
+        let whole = Taken { full: false, by_prefix: WHOLE, by_chance: WHOLE };
+        let mut clusters: Vec<ClusterState> = Vec::with_capacity(self.fleet.clusters.len());
+        for (number, cluster) in self.fleet.clusters.iter().enumerate() {
+            let taken = self.taken.get(number).copied().unwrap_or(whole);
             let mut state = ClusterState {
                 weight: cluster.weight,
                 position: (cluster.place.latitude, cluster.place.longitude),
+                full: taken.full,
+                by_prefix: taken.by_prefix,
+                by_chance: taken.by_chance,
+                salt: cluster.name.bytes().fold(0, |salt, b| select::mix(salt ^ u64::from(b))),
                 ..ClusterState::default()
             };
             for node in &cluster.nodes {
                 for address in &node.addresses {
                     let pool = if address.is_ipv4() { &mut state.v4 } else { &mut state.v6 };
                     pool.all.push(*address);
-                    if up(&node.name) {
+                    if serves(&node.name, *address) {
                         pool.up.push(*address);
-                        if !full(&node.name) {
-                            pool.open.push(*address);
-                        }
+                        let weight = self.weights.get(&node.name).copied();
+                        pool.weights.push(weight.unwrap_or(Weight { weight: u16::MAX, ramp: u16::MAX }));
                     }
                 }
             }
-            state
-        });
+            for pool in [&mut state.v4, &mut state.v6] {
+                if pool.weights.windows(2).all(|pair| pair[0] == pair[1]) {
+                    pool.weights.clear();
+                }
+            }
+            clusters.push(state);
+        }
         Snapshot {
-            clusters: clusters.collect(),
+            is_shared: clusters.iter().any(|c| !c.takes_all()),
+            clusters,
             fleet: Arc::clone(&self.fleet),
             zones: Arc::clone(&self.zones),
             plan: Arc::clone(&self.plan),
@@ -423,6 +562,14 @@ impl State {
             turns: Arc::clone(&self.turns),
             explore_below: (self.fleet.steering.rtt_explore.clamp(0.0, 1.0) * f64::from(u32::MAX)) as u32,
         }
+    }
+}
+
+/// The prefix of the grain around an address, as a number.
+fn grain_of(address: IpAddr) -> u64 {
+    match address {
+        IpAddr::V4(ip) => 1 << 60 | u64::from(u32::from(ip) >> (32 - GRAIN_V4)),
+        IpAddr::V6(ip) => 2 << 60 | (u128::from(ip) >> (128 - GRAIN_V6)) as u64,
     }
 }
 
@@ -462,7 +609,7 @@ impl Snapshot {
     /// A site that does not exist has no addresses.
     pub fn select(&self, site: usize, client: &ClientPrefix, family: Family, random: u64) -> Choice {
         let address = masked(client);
-        let mut choice = self.decide(site, address, family, random);
+        let mut choice = self.decide(site, address, client.from_ecs, family, random);
         if choice.scope_prefix > 0 && client.address.is_ipv6() && address.is_ipv4() {
             // The scope is of the family that was asked with.
             choice.scope_prefix += MAPPED_BITS;
@@ -493,9 +640,13 @@ impl Snapshot {
             explore_below: if single { 0 } else { self.explore_below },
             turn: 0,
             random,
+            is_shared: self.is_shared && order.clusters.iter().any(|c| !self.clusters[usize::from(*c)].takes_all()),
+            grain: grain_of(address),
+            has_subnet: true,
         };
         let scope_prefix = match policy {
             _ if single => 0,
+            SelectionPolicy::Geo if question.is_shared => order_scope.max(grain),
             SelectionPolicy::Geo => order_scope,
             SelectionPolicy::Rtt => match self.rtt.find(address) {
                 Some(row) => {
@@ -516,10 +667,11 @@ impl Snapshot {
         Some(Considered { question, scope_prefix })
     }
 
-    fn decide(&self, site: usize, address: IpAddr, family: Family, random: u64) -> Choice {
+    fn decide(&self, site: usize, address: IpAddr, from_ecs: bool, family: Family, random: u64) -> Choice {
         let Some(mut considered) = self.consider(site, address, family, random) else {
             return Choice { cluster: 0, addresses: Addresses::EMPTY, ttl: 0, scope_prefix: 0, reason: Reason::NoAddress };
         };
+        considered.question.has_subnet = from_ecs;
         if considered.question.policy == SelectionPolicy::RoundRobin
             && let Some(turns) = self.turns.get(site)
         {
@@ -535,10 +687,10 @@ impl Snapshot {
             None => Choice { cluster: 0, addresses: Addresses::EMPTY, ttl, scope_prefix: 0, reason: decision.reason },
             Some(cluster) => Choice {
                 cluster: usize::from(cluster),
-                addresses: Addresses::rotated(
-                    self.clusters[usize::from(cluster)].serving(question.family),
-                    (question.random & 0xffff) as usize,
-                ),
+                addresses: match self.clusters[usize::from(cluster)].serving(question.family) {
+                    (all, []) => Addresses::rotated(all, (question.random & 0xffff) as usize),
+                    (all, weights) => Addresses::weighted(all, weights, question.has_subnet, question.random),
+                },
                 ttl,
                 scope_prefix: considered.scope_prefix,
                 reason: decision.reason,
@@ -552,6 +704,8 @@ struct Selections {
     steering: Arc<Steering>,
     described: prometheus::IntCounterVec,
     node_up: prometheus::IntGaugeVec,
+    address_up: prometheus::IntGaugeVec,
+    cluster_share: prometheus::GaugeVec,
     rtt_prefixes: prometheus::IntGauge,
 }
 
@@ -564,6 +718,16 @@ impl Selections {
             node_up: prometheus::IntGaugeVec::new(
                 opts("nearcast_dns_node_up", "Whether this name server takes the edge for up."),
                 &["node"],
+            )
+            .expect("valid metric"),
+            address_up: prometheus::IntGaugeVec::new(
+                opts("nearcast_dns_address_up", "Whether this name server has the edge's address in its answers."),
+                &["node", "address"],
+            )
+            .expect("valid metric"),
+            cluster_share: prometheus::GaugeVec::new(
+                opts("nearcast_dns_cluster_share", "Share of its clients that a cluster takes; less than 1 while it is full or returns."),
+                &["cluster"],
             )
             .expect("valid metric"),
             rtt_prefixes: prometheus::IntGauge::with_opts(opts(
@@ -585,7 +749,7 @@ fn selections_vec() -> prometheus::IntCounterVec {
 
 impl Collector for Selections {
     fn desc(&self) -> Vec<&Desc> {
-        [self.described.desc(), self.node_up.desc(), self.rtt_prefixes.desc()].concat()
+        [self.described.desc(), self.node_up.desc(), self.address_up.desc(), self.cluster_share.desc(), self.rtt_prefixes.desc()].concat()
     }
 
     fn collect(&self) -> Vec<prometheus::proto::MetricFamily> {
@@ -595,11 +759,20 @@ impl Collector for Selections {
         }
         let state = self.steering.state();
         self.node_up.reset();
+        self.address_up.reset();
         for (node, vitals) in &state.vitals {
             self.node_up.with_label_values(&[node.as_str()]).set(i64::from(vitals.up));
+            for (address, is_up) in vitals.addresses() {
+                self.address_up.with_label_values(&[node.as_str(), &address.to_string()]).set(i64::from(is_up));
+            }
+        }
+        self.cluster_share.reset();
+        for (cluster, taken) in state.fleet.clusters.iter().zip(&state.taken) {
+            self.cluster_share.with_label_values(&[cluster.name.as_str()]).set(f64::from(taken.by_prefix) / f64::from(WHOLE));
         }
         self.rtt_prefixes.set(state.rtt_map.prefixes as i64);
-        [counts.collect(), self.node_up.collect(), self.rtt_prefixes.collect()].concat()
+        [counts.collect(), self.node_up.collect(), self.address_up.collect(), self.cluster_share.collect(), self.rtt_prefixes.collect()]
+            .concat()
     }
 }
 

@@ -1,8 +1,10 @@
 //! Which cluster: pure, without sockets, clocks and maps; chance is an argument.
 //!
-//! Each policy ranks the site's clusters; the first one that is open (up, and not full) is given. When none is open,
-//! the first that is up; when none is up, the first one's addresses all the same, since a health check can be
-//! wrong about all of them at once and no answer is surely wrong.
+//! Each policy ranks the site's clusters; the first one that is up and takes the client is given. A cluster that is full, or has just
+//! returned, takes a share of clients alone ([`super::share`], [`super::ramp`]): those with a hash of their prefix and of the cluster's name
+//! below that share. For a resolver that shows no subnet it is the hash of its own prefix, moved a little by chance. Shares count relative to the largest of the site's clusters that
+//! are up, so one of them always takes the client, and the only one that is up takes everybody. When none is up, the first one's addresses are given all the
+//! same, since a health check can be wrong about all of them at once and no answer is surely wrong.
 //!
 //! A cluster without an address of the family asked for is no candidate. So a name has addresses of a family for every
 //! client or for none, as RFC 7871 wants, and a client that asks for `AAAA` is given the best cluster that has one.
@@ -13,6 +15,7 @@ use nearcast_fleet::config::SelectionPolicy;
 
 use super::choice::{Family, Reason};
 use super::plan::distance_km;
+use super::share::{Part, WHOLE};
 
 /// Round-trip times are ranked over the nearest so many clusters of a site.
 pub(super) const RANKED_MAX: usize = 64;
@@ -22,8 +25,19 @@ const GUESS_BASE_US: f64 = 20_000.0;
 const GUESS_US_PER_KM: f64 = 20.0;
 /// Times that differ less than this and a fiftieth count as equal, and distance decides.
 const EQUAL_WITHIN_US: f64 = 500.0;
+/// By this part of all a resolver without client subnets may be drawn away from its hash.
+const RESOLVER_CHANCE: u32 = 8;
 /// No measurement.
 pub(super) const UNMEASURED: u32 = u32::MAX;
+
+/// How much a node's address is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Weight {
+    /// Relative to the others of its pool.
+    pub(super) weight: u16,
+    /// The share that it has of its clients while it returns, `u16::MAX` for all.
+    pub(super) ramp: u16,
+}
 
 /// Addresses of one family in one cluster.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -32,12 +46,12 @@ pub(super) struct Pool {
     pub(super) all: Vec<IpAddr>,
     /// Of those that are up.
     pub(super) up: Vec<IpAddr>,
-    /// Of those that are up and not full.
-    pub(super) open: Vec<IpAddr>,
+    /// Of those that are up, in the same order; empty when all weigh the same.
+    pub(super) weights: Vec<Weight>,
 }
 
 /// What selection knows of a cluster.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct ClusterState {
     /// `A`.
     pub(super) v4: Pool,
@@ -47,6 +61,21 @@ pub(super) struct ClusterState {
     pub(super) weight: u32,
     /// Degrees north and east.
     pub(super) position: (f64, f64),
+    /// Whether it is as full as it may be, or gives clients away so as not to be.
+    pub(super) full: bool,
+    /// The share that it takes of clients known by their prefix.
+    pub(super) by_prefix: Part,
+    /// The share that it takes of other answers.
+    pub(super) by_chance: Part,
+    /// Makes hashes of prefixes differ from those of other clusters.
+    pub(super) salt: u64,
+}
+
+impl Default for ClusterState {
+    fn default() -> Self {
+        let (v4, v6) = Default::default();
+        Self { v4, v6, weight: 0, position: (0.0, 0.0), full: false, by_prefix: WHOLE, by_chance: WHOLE, salt: 0 }
+    }
 }
 
 /// Whether a cluster may be given.
@@ -54,7 +83,7 @@ pub(super) struct ClusterState {
 pub(super) enum Standing {
     /// It may.
     Open,
-    /// Its nodes that are up are all full.
+    /// It may to a share of clients alone, as it is full.
     Full,
     /// None of its nodes is up.
     Down,
@@ -74,21 +103,23 @@ impl ClusterState {
     /// Whether it may be given to those who ask for that family.
     pub(super) fn standing(&self, family: Family) -> Standing {
         let pool = self.pool(family);
-        if !pool.open.is_empty() {
-            Standing::Open
-        } else if !pool.up.is_empty() {
-            Standing::Full
-        } else if !pool.all.is_empty() {
-            Standing::Down
-        } else {
-            Standing::Addressless
+        match (pool.up.is_empty(), pool.all.is_empty()) {
+            (false, _) if self.full => Standing::Full,
+            (false, _) => Standing::Open,
+            (true, false) => Standing::Down,
+            (true, true) => Standing::Addressless,
         }
     }
 
-    /// The addresses to give from: the best kind it has.
-    pub(super) fn serving(&self, family: Family) -> &[IpAddr] {
+    /// Whether it takes all of its clients.
+    pub(super) fn takes_all(&self) -> bool {
+        self.by_prefix == WHOLE && self.by_chance == WHOLE
+    }
+
+    /// The addresses to give from, the best kind it has, with their weights; none when they weigh the same.
+    pub(super) fn serving(&self, family: Family) -> (&[IpAddr], &[Weight]) {
         let pool = self.pool(family);
-        [&pool.open, &pool.up].into_iter().find(|p| !p.is_empty()).unwrap_or(&pool.all)
+        if pool.up.is_empty() { (&pool.all, &[]) } else { (&pool.up, &pool.weights) }
     }
 }
 
@@ -112,6 +143,64 @@ pub(super) struct Question<'a> {
     /// Counts the answers of the site, for [`SelectionPolicy::RoundRobin`].
     pub(super) turn: u64,
     pub(super) random: u64,
+    /// Whether one of the clusters takes only a share of its clients.
+    pub(super) is_shared: bool,
+    /// The prefix of the client or resolver, of the grain by which shares are split.
+    pub(super) grain: u64,
+    /// Whether that is the client's; else many clients may be behind it.
+    pub(super) has_subnet: bool,
+}
+
+/// Mixes the bits of a number (splitmix64's finalizer).
+pub(super) fn mix(number: u64) -> u64 {
+    let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+impl Question<'_> {
+    fn state(&self, cluster: u16) -> &ClusterState {
+        &self.clusters[usize::from(cluster)]
+    }
+
+    fn is_up(&self, cluster: u16) -> bool {
+        matches!(self.state(cluster).standing(self.family), Standing::Open | Standing::Full)
+    }
+
+    /// Whether answers do not depend on who asks: they are all drawn by chance.
+    fn is_drawn(&self) -> bool {
+        matches!(self.policy, SelectionPolicy::Weighted | SelectionPolicy::RoundRobin)
+    }
+
+    /// The share that a cluster takes of clients like this one.
+    fn part(&self, cluster: u16) -> Part {
+        let state = self.state(cluster);
+        if self.has_subnet || self.is_drawn() { state.by_prefix } else { state.by_chance }
+    }
+
+    /// The largest share of those that are up.
+    fn most(&self, ranked: impl Iterator<Item = u16>) -> Part {
+        if self.is_shared { ranked.filter(|c| self.is_up(*c)).map(|c| self.part(c)).max().unwrap_or(WHOLE) } else { WHOLE }
+    }
+
+    /// Whether a cluster takes this client, where the largest share is `most`.
+    fn takes(&self, cluster: u16, most: Part) -> bool {
+        let part = self.part(cluster);
+        if part >= most {
+            return true;
+        }
+        let salt = self.state(cluster).salt;
+        let (hash, chance) = ((mix(self.grain ^ salt) >> 32) as u32, (mix(self.random ^ salt) >> 32) as u32);
+        let drawn = u64::from(match (self.is_drawn(), self.has_subnet) {
+            (true, _) => chance,
+            (false, true) => hash,
+            // Near the edge of the share a resolver's answers are divided over time: it may stand for more demand than fits.
+            (false, false) => hash.wrapping_add(chance / RESOLVER_CHANCE),
+        });
+        // Both sides times `most`, in place of a division.
+        drawn * u64::from(most) < u64::from(part) << 32
+    }
 }
 
 /// One cluster in a ranking by time.
@@ -196,35 +285,30 @@ pub(super) fn decide(q: &Question<'_>) -> Decision {
     }
 }
 
-/// The first open one of a ranking, or the next best when none is open.
+/// The first one of a ranking that is up and takes the client, or the first of all when none is up.
 fn first_open(q: &Question<'_>, ranked: impl Iterator<Item = u16> + Clone, plain: impl Fn(u16) -> Reason) -> Decision {
-    let mut best = None;
-    let mut up = None;
-    for cluster in ranked {
-        match q.clusters[usize::from(cluster)].standing(q.family) {
-            Standing::Addressless => continue,
-            Standing::Open => {
-                let reason = match best {
+    let most = q.most(ranked.clone());
+    let mut passed: Option<(u16, Standing)> = None;
+    for cluster in ranked.clone() {
+        match q.state(cluster).standing(q.family) {
+            Standing::Addressless => {}
+            standing @ (Standing::Open | Standing::Full) if q.takes(cluster, most) => {
+                let is_open = |c: u16| q.state(c).standing(q.family) == Standing::Open;
+                let reason = match passed {
+                    _ if standing == Standing::Full && !ranked.clone().any(is_open) => Reason::AllFull,
                     None => plain(cluster),
                     Some((_, Standing::Full)) => Reason::Spill,
+                    // One that is down, or has just returned.
                     Some(_) => Reason::Failover,
                 };
                 return Decision { cluster: Some(cluster), reason };
             }
-            standing => {
-                if best.is_none() {
-                    best = Some((cluster, standing));
-                }
-                if standing == Standing::Full && up.is_none() {
-                    up = Some(cluster);
-                }
-            }
+            standing => passed = passed.or(Some((cluster, standing))),
         }
     }
-    match (up, best) {
-        (Some(cluster), _) => Decision { cluster: Some(cluster), reason: Reason::AllFull },
-        (None, Some((cluster, _))) => Decision { cluster: Some(cluster), reason: Reason::AllDown },
-        (None, None) => Decision { cluster: None, reason: Reason::NoAddress },
+    match passed {
+        Some((cluster, _)) => Decision { cluster: Some(cluster), reason: Reason::AllDown },
+        None => Decision { cluster: None, reason: Reason::NoAddress },
     }
 }
 
@@ -235,7 +319,7 @@ fn by_time(q: &Question<'_>) -> Decision {
         return first_open(q, q.order.iter().copied(), |_| placed);
     }
     let ranking = rank_by_time(q);
-    let is_open = |r: &&Ranked| q.clusters[usize::from(r.cluster)].standing(q.family) == Standing::Open;
+    let is_open = |r: &&Ranked| q.state(r.cluster).standing(q.family) == Standing::Open && q.state(r.cluster).takes_all();
     if explores && let Some(second) = ranking.items().iter().filter(is_open).nth(1) {
         return Decision { cluster: Some(second.cluster), reason: Reason::Explore };
     }
@@ -243,23 +327,30 @@ fn by_time(q: &Question<'_>) -> Decision {
     first_open(q, ranking.items().iter().map(|r| r.cluster), |c| if measured(c) { Reason::Rtt } else { placed })
 }
 
-/// Weighted and in turn: among the best kind there is, whoever asks.
+/// Weighted and in turn: among those that are up, or all when none is, whoever asks. What a cluster takes less than all counts as less weight,
+/// and as turns that it leaves to the next.
 fn by_chance(q: &Question<'_>) -> Decision {
-    let standings = [Standing::Open, Standing::Full, Standing::Down];
-    for standing in standings {
-        let of_kind = || q.order.iter().copied().filter(move |c| q.clusters[usize::from(*c)].standing(q.family) == standing);
-        let count = of_kind().count() as u64;
+    for up in [true, false] {
+        let is_candidate = move |c: u16| match q.state(c).standing(q.family) {
+            Standing::Open | Standing::Full => up,
+            Standing::Down => !up,
+            Standing::Addressless => false,
+        };
+        let candidates = || q.order.iter().copied().filter(move |c| is_candidate(*c));
+        let count = candidates().count() as u64;
         if count == 0 {
             continue;
         }
-        let weight = |c: u16| u64::from(q.clusters[usize::from(c)].weight);
-        let total: u64 = of_kind().map(weight).sum();
+        let most = if up { q.most(q.order.iter().copied()) } else { 0 };
         let cluster = match q.policy {
             SelectionPolicy::Weighted => {
+                let part = |c: u16| if most == 0 { 1 << 10 } else { u64::from(q.part(c) >> 22) + 1 };
+                let weight = |c: u16| u64::from(q.state(c).weight) * if q.part(c) == 0 && most > 0 { 0 } else { part(c) };
+                let total: u64 = candidates().map(weight).sum();
                 // Weights of nothing but zero are equal weights.
                 let (weight, total): (&dyn Fn(u16) -> u64, u64) = if total > 0 { (&weight, total) } else { (&|_| 1, count) };
                 let mut left = ((u128::from((q.random >> 16) & 0xffff_ffff) * u128::from(total)) >> 32) as u64;
-                of_kind().find(|c| match left.checked_sub(weight(*c)) {
+                candidates().find(|c| match left.checked_sub(weight(*c)) {
                     Some(rest) => {
                         left = rest;
                         false
@@ -267,11 +358,15 @@ fn by_chance(q: &Question<'_>) -> Decision {
                     None => true,
                 })
             }
-            _ => of_kind().nth((q.turn % count) as usize),
+            _ => {
+                let turn = (q.turn % count) as usize;
+                candidates().cycle().skip(turn).take(count as usize).find(|c| q.takes(*c, most)).or_else(|| candidates().nth(turn))
+            }
         };
-        let reason = match (standing, q.policy) {
-            (Standing::Down, _) => Reason::AllDown,
-            (Standing::Full, _) => Reason::AllFull,
+        let all_full = || candidates().all(|c| q.state(c).standing(q.family) == Standing::Full);
+        let reason = match (up, q.policy) {
+            (false, _) => Reason::AllDown,
+            _ if all_full() => Reason::AllFull,
             (_, SelectionPolicy::Weighted) => Reason::Weighted,
             _ => Reason::RoundRobin,
         };
@@ -290,8 +385,19 @@ mod tests {
         let one = |(i, standing): (usize, Standing)| {
             let all = vec![IpAddr::from([192, 0, 2, i as u8])];
             let when = |yes: bool| if yes { all.clone() } else { Vec::new() };
-            let pool = Pool { all: when(standing != X), up: when(matches!(standing, F | O)), open: when(standing == O) };
-            ClusterState { v4: pool, v6: Pool::default(), weight: [1, 3, 4][i], position: (0.0, i as f64 * 8.993) }
+            let pool = Pool { all: when(standing != X), up: when(matches!(standing, F | O)), weights: Vec::new() };
+            // One that is full is so full that it takes nobody.
+            let part = if standing == F { 0 } else { WHOLE };
+            ClusterState {
+                v4: pool,
+                weight: [1, 3, 4][i],
+                position: (0.0, i as f64 * 8.993),
+                full: standing == F,
+                by_prefix: part,
+                by_chance: part,
+                salt: mix(i as u64),
+                ..ClusterState::default()
+            }
         };
         standings.into_iter().enumerate().map(one).collect()
     }
@@ -308,6 +414,9 @@ mod tests {
             explore_below: 0,
             turn: 0,
             random: 0,
+            is_shared: clusters.iter().any(|c| !c.takes_all()),
+            grain: 7,
+            has_subnet: true,
         }
     }
 
@@ -341,22 +450,97 @@ mod tests {
     fn the_family_asked_for_counts() {
         let mut clusters = clusters([O, O, O]);
         let v6 = vec!["2001:db8::1".parse().unwrap()];
-        clusters[2].v6 = Pool { all: v6.clone(), up: v6.clone(), open: v6 };
+        clusters[2].v6 = Pool { all: v6.clone(), up: v6, weights: Vec::new() };
         let asked = Question { family: Family::V6, ..question(SelectionPolicy::Geo, &clusters) };
         assert_eq!(decide(&asked), Decision { cluster: Some(2), reason: Reason::Geo });
     }
 
     #[test]
-    fn serving_prefers_open_nodes_then_those_that_are_up() {
+    fn serving_prefers_nodes_that_are_up() {
         let address = |last| IpAddr::from([192, 0, 2, last]);
         let mut state = ClusterState::default();
-        assert!(state.serving(Family::V4).is_empty());
+        assert!(state.serving(Family::V4).0.is_empty());
         state.v4.all = vec![address(1), address(2), address(3)];
-        assert_eq!(state.serving(Family::V4).len(), 3);
+        assert_eq!(state.serving(Family::V4).0.len(), 3);
         state.v4.up = vec![address(2), address(3)];
-        assert_eq!(state.serving(Family::V4), [address(2), address(3)]);
-        state.v4.open = vec![address(3)];
-        assert_eq!(state.serving(Family::V4), [address(3)]);
+        assert_eq!(state.serving(Family::V4).0, [address(2), address(3)]);
+    }
+
+    /// How many of 10,000 clients are given each cluster, and for what reasons.
+    fn spread(clusters: &[ClusterState], by_prefix: bool) -> ([i32; 3], std::collections::BTreeSet<Reason>) {
+        let mut counts = [0; 3];
+        let mut reasons = std::collections::BTreeSet::new();
+        for client in 0..10_000_u64 {
+            let random = if by_prefix { 0 } else { mix(client ^ 1 << 60) };
+            let asked = question(SelectionPolicy::Geo, clusters);
+            let decision = decide(&Question { grain: client << 20, has_subnet: by_prefix, random, ..asked });
+            counts[usize::from(decision.cluster.unwrap())] += 1;
+            reasons.insert(decision.reason);
+        }
+        (counts, reasons)
+    }
+
+    #[test]
+    fn shares_are_met_and_what_is_left_goes_on_to_the_next() {
+        let half = WHOLE / 2;
+        let quarter = WHOLE / 4;
+        // Standings, shares, and the clients of each in thousands.
+        let table = [
+            ([O, O, O], [WHOLE, WHOLE, WHOLE], [10, 0, 0], vec![Reason::Geo]),
+            ([F, O, O], [half, WHOLE, WHOLE], [5, 5, 0], vec![Reason::Geo, Reason::Spill]),
+            ([F, F, O], [half, half, WHOLE], [5, 2, 3], vec![Reason::Geo, Reason::Spill]),
+            ([F, D, O], [half, WHOLE, WHOLE], [5, 0, 5], vec![Reason::Geo, Reason::Spill]),
+            // Those that return, alone or after one that is down.
+            ([O, O, O], [quarter, WHOLE, WHOLE], [2, 8, 0], vec![Reason::Geo, Reason::Failover]),
+            ([D, O, O], [WHOLE, half, WHOLE], [0, 5, 5], vec![Reason::Failover]),
+            // Shares count by the largest, so that somebody takes every client.
+            ([O, D, D], [quarter, WHOLE, WHOLE], [10, 0, 0], vec![Reason::Geo]),
+            ([O, D, O], [quarter, WHOLE, quarter], [10, 0, 0], vec![Reason::Geo]),
+            ([F, F, F], [quarter, half, half], [5, 5, 0], vec![Reason::AllFull]),
+        ];
+        for (standings, shares, thousands, reasons) in table {
+            let mut clusters = clusters(standings);
+            for (cluster, share) in clusters.iter_mut().zip(shares) {
+                (cluster.by_prefix, cluster.by_chance) = (share, share);
+            }
+            for by_prefix in [true, false] {
+                let (counts, why) = spread(&clusters, by_prefix);
+                let near = counts.iter().zip(thousands).all(|(got, want)| (got - want * 1_000).abs() <= 650);
+                assert!(near, "{standings:?} {shares:?} by prefix {by_prefix}: {counts:?}");
+                assert!(why.iter().eq(&reasons), "{standings:?} {shares:?}: {why:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn most_resolvers_stay_and_those_at_the_edge_of_the_share_are_divided_over_time() {
+        let mut clusters = clusters([F, O, O]);
+        (clusters[0].by_prefix, clusters[0].by_chance) = (WHOLE, WHOLE / 2);
+        let kept = |grain: u64| {
+            let asked = |i| Question { grain, has_subnet: false, random: mix(i), ..question(SelectionPolicy::Geo, &clusters) };
+            (0..200).filter(|i| decide(&asked(*i)).cluster == Some(0)).count()
+        };
+        let counts: Vec<usize> = (0..1_000).map(kept).collect();
+        let divided = counts.iter().filter(|n| **n > 0 && **n < 200).count();
+        assert!((150..350).contains(&divided), "{divided} of 1,000");
+        let sum: usize = counts.iter().sum();
+        assert!((92_000..108_000).contains(&sum), "{sum} of 200,000");
+    }
+
+    #[test]
+    fn a_prefix_stays_where_it_is_while_its_share_grows() {
+        let mut clusters = clusters([F, O, O]);
+        let given = |clusters: &[ClusterState], client: u64| {
+            decide(&Question { grain: client, ..question(SelectionPolicy::Geo, clusters) }).cluster == Some(0)
+        };
+        let mut before = vec![false; 1_000];
+        for step in 0..=16 {
+            clusters[0].by_prefix = ((u64::from(WHOLE) * step) >> 4) as u32;
+            let now: Vec<bool> = (0..1_000).map(|client| given(&clusters, client)).collect();
+            assert!(before.iter().zip(&now).all(|(before, now)| *now || !*before), "step {step}");
+            before = now;
+        }
+        assert!(before.iter().all(|kept| *kept));
     }
 
     #[test]

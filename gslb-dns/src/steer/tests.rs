@@ -14,6 +14,8 @@ use super::fixture::{self, GEO, KEY, ONE, RTT, TURNS, WEIGHTED};
 use super::health::Outcome;
 use super::*;
 
+mod spill;
+
 /// No exploration, first address first.
 const STEADY: u64 = (u32::MAX as u64) << 32;
 
@@ -35,7 +37,10 @@ fn pick(steering: &Steering, site: usize, client: &str) -> (&'static str, Reason
 
 fn down(steering: &Steering, nodes: &[&str]) {
     for node in nodes {
-        steering.observe_health(node, Outcome::Refusing("status 503".into()), 5);
+        let checked_at = steering.state().vitals[*node].checked_at();
+        for endpoint in checked_at {
+            steering.observe_health(node, endpoint, Outcome::Refusing("status 503".into()), 5);
+        }
     }
 }
 
@@ -73,22 +78,152 @@ fn each_policy_answers_with_its_reason_and_scope() {
     assert!(none.addresses.is_empty());
 }
 
+/// Holds loads for some seconds from a moment on, also in seconds: reports every two, ticks in between.
+fn hold(steering: &Steering, loads: &[(&str, u64)], from_s: u64, seconds: u64) {
+    for quarter in 0..seconds * 4 {
+        let now_ms = from_s * 1_000 + quarter * 250;
+        if quarter % 8 == 0 {
+            for (node, egress_bits) in loads {
+                steering.take_report(&report(node, *egress_bits, &[]), now_ms).unwrap();
+            }
+        }
+        steering.tick(now_ms);
+    }
+}
+
 #[test]
-fn answers_rotate_over_nodes_that_are_up_and_not_full() {
+fn answers_rotate_over_nodes_that_are_up() {
     let steering = fixture::steering();
     let addresses = |random| steering.select(GEO, &ecs(NL), Family::V4, STEADY | random).addresses.to_vec();
     let ip = |last| IpAddr::from([127, 0, 10, last]);
     assert_eq!(addresses(0), [ip(1), ip(2)]);
     assert_eq!(addresses(1), [ip(2), ip(1)]);
-    steering.take_report(&report("ams-1", 950_000, &[]), 10).unwrap();
-    assert_eq!(addresses(0), [ip(2)], "a full node leaves the rotation");
     down(&steering, &["ams-2"]);
-    assert_eq!(pick(&steering, GEO, NL), ("nyc", Reason::Spill, 24), "its cluster is full when all that are up are");
+    assert_eq!(addresses(1), [ip(1)]);
     down(&steering, &["ams-1"]);
     assert_eq!(pick(&steering, GEO, NL), ("nyc", Reason::Failover, 24));
     down(&steering, &["nyc-1", "nyc-2", "sin-1", "sin-2"]);
     assert_eq!(pick(&steering, GEO, NL), ("ams", Reason::AllDown, 24));
     assert_eq!(addresses(0), [ip(1), ip(2)], "all of them, as none is better");
+}
+
+#[test]
+fn what_does_not_fit_goes_to_the_next_and_what_is_fuller_is_given_less() {
+    let steering = fixture::steering();
+    // How often each node is in the answers to clients who show a subnet, and to resolvers who do not.
+    let given = |client: &ClientPrefix| {
+        let mut counts = [0; 2];
+        for i in 0..1_000 {
+            for address in steering.select(GEO, client, Family::V4, STEADY ^ select::mix(i)).addresses.iter() {
+                counts[usize::from(*address == IpAddr::from([127, 0, 10, 2]))] += 1;
+            }
+        }
+        counts
+    };
+    hold(&steering, &[("ams-1", 950_000), ("ams-2", 0)], 0, 300);
+    assert_eq!(pick(&steering, GEO, NL), ("ams", Reason::Geo, 24), "there is room in the cluster");
+    let [first, second] = given(&ecs(NL));
+    assert!(first < 200 && second == 1_000, "{first}, {second}");
+    let resolver = ClientPrefix { from_ecs: false, ..ecs(NL) };
+    assert_eq!(given(&resolver), [1_000, 1_000], "many clients may share this answer");
+    hold(&steering, &[("ams-1", 9_000_000), ("ams-2", 9_000_000)], 300, 300);
+    assert_eq!(pick(&steering, GEO, NL), ("nyc", Reason::Spill, 24));
+    hold(&steering, &[("nyc-1", 9_000_000), ("nyc-2", 9_000_000), ("sin-1", 9_000_000), ("sin-2", 9_000_000)], 600, 4);
+    assert_eq!(pick(&steering, GEO, NL).1, Reason::AllFull);
+}
+
+#[test]
+fn while_clients_are_shared_out_scopes_are_no_wider_than_the_grain() {
+    let steering = fixture::steering();
+    assert_eq!(pick(&steering, GEO, "10.1.2.3/32"), ("nyc", Reason::Unplaced, 8));
+    hold(&steering, &[("ams-1", 1_200_000), ("ams-2", 1_200_000)], 0, 10);
+    assert_eq!(pick(&steering, GEO, "10.1.2.3/32").2, 24, "ams is in the order of all");
+    assert_eq!(steering.select(GEO, &ecs("fd00::/64"), Family::V4, STEADY).scope_prefix, 48);
+    assert_eq!(pick(&steering, ONE, NL), ("sin", Reason::Geo, 0), "there is no other");
+    steering.tick(600_000);
+    assert_eq!(pick(&steering, GEO, "10.1.2.3/32").2, 8, "loads are forgotten");
+}
+
+/// A node answers its checks again.
+fn back(steering: &Steering, nodes: &[&str], now_ms: u64) {
+    for node in nodes {
+        let checked_at = steering.state().vitals[*node].checked_at();
+        for endpoint in checked_at.iter().chain(&checked_at) {
+            steering.observe_health(node, *endpoint, Outcome::Passed(100), now_ms);
+        }
+    }
+}
+
+#[test]
+fn clients_return_in_a_ramp() {
+    let mut fleet = fixture::fleet();
+    fleet.steering.ramp = Duration::from_secs(30);
+    let steering = mapped_on(fleet, &[("10.0.0.0/12", 52.0, 5.0)]);
+    let clients: Vec<ClientPrefix> = (0..1_000_u32).map(|i| ecs(&format!("10.{}.{}.0/24", i / 256, i % 256))).collect();
+    let at_home = |from_ecs: bool| {
+        let given = |i: usize, client: &ClientPrefix| {
+            steering.select(GEO, &ClientPrefix { from_ecs, ..*client }, Family::V4, STEADY ^ select::mix(i as u64))
+        };
+        clients.iter().enumerate().filter(|(i, client)| given(*i, client).cluster == 0).count() as i32
+    };
+    assert_eq!((at_home(true), at_home(false)), (1_000, 1_000), "a name server that has just started holds nobody back");
+    let checked_at = steering.state().vitals["ams-1"].checked_at()[0];
+    for node in ["ams-1", "ams-2"] {
+        steering.observe_health(node, checked_at, Outcome::Refusing("status 503".into()), 60_000);
+    }
+    assert_eq!(at_home(true), 0);
+    back(&steering, &["ams-1", "ams-2"], 160_000);
+    for (second, expected) in [(160, 100), (170, 400), (180, 700), (191, 1_000)] {
+        steering.tick(second * 1_000);
+        for from_ecs in [true, false] {
+            let got = at_home(from_ecs);
+            assert!((got - expected).abs() <= 50, "second {second}, subnet {from_ecs}: {got}");
+        }
+    }
+    // One node of a cluster returns: the cluster keeps its clients, the node gets its share of them little by little.
+    steering.observe_health("ams-1", checked_at, Outcome::Refusing("status 503".into()), 200_000);
+    back(&steering, &["ams-1"], 300_000);
+    let counted = |from_ecs: bool| {
+        let client = ClientPrefix { from_ecs, ..ecs("10.0.0.0/24") };
+        let given = (0..1_000).flat_map(|i| steering.select(GEO, &client, Family::V4, select::mix(i)).addresses.to_vec());
+        given.filter(|a| *a == IpAddr::from([127, 0, 10, 1])).count() as i32
+    };
+    for (second, expected) in [(300, 100), (315, 550), (331, 1_000)] {
+        steering.tick(second * 1_000);
+        assert_eq!(at_home(true), 1_000);
+        for from_ecs in [true, false] {
+            let got = counted(from_ecs);
+            assert!((got - expected).abs() <= 50, "second {second}, subnet {from_ecs}: {got}");
+        }
+    }
+    // All return at once: there is nobody else to hold clients for them.
+    for node in ["ams-1", "ams-2", "nyc-1", "nyc-2", "sin-1", "sin-2"] {
+        steering.observe_health(node, checked_at, Outcome::Refusing("status 503".into()), 400_000);
+    }
+    back(&steering, &["ams-1", "ams-2"], 500_000);
+    assert_eq!((at_home(true), at_home(false)), (1_000, 1_000));
+}
+
+#[test]
+fn a_dead_address_leaves_the_answers_while_the_node_stays() {
+    let mut fleet = fixture::fleet();
+    let node = &mut fleet.clusters[0].nodes[0];
+    node.listen = node.addresses.iter().map(|a| SocketAddr::new(*a, 8080)).collect();
+    node.service = node.listen[0];
+    let dead = node.listen[1];
+    let steering = Steering::new(fixture::served(fleet), Atlas::built_in(), 0);
+    steering.observe_health("ams-1", dead, Outcome::Failed("connection refused".into()), 5);
+    let addresses = |family| steering.select(GEO, &ecs(NL), family, STEADY).addresses.len();
+    assert_eq!((addresses(Family::V4), addresses(Family::V6)), (2, 1));
+    let mut report = DnsReport::default();
+    steering.fill_report(&mut report);
+    assert!(report.health[0].up);
+    assert_eq!(report.health[0].reason, "127.0.10.1:8080: not checked yet; [2001:db8:10::1]:8080: connection refused");
+    let told = explain(&steering, "host=geo.demo.test&client=198.51.100.7&type=AAAA");
+    assert_eq!(told["chosen"]["addresses"].as_array().map(Vec::len), Some(1));
+    assert!(
+        told["candidates"][0]["nodes"][0]["reason"].as_str().unwrap().starts_with("127.0.10.1:8080: not checked yet; [2001:db8:10::1]")
+    );
 }
 
 #[test]
@@ -140,13 +275,12 @@ fn round_trip_times_come_and_go() {
 #[test]
 fn loads_that_are_not_reported_any_more_are_forgotten() {
     let steering = fixture::steering();
-    for node in ["ams-1", "ams-2"] {
-        steering.take_report(&report(node, 960_000, &[]), 1_000).unwrap();
-    }
+    hold(&steering, &[("ams-1", 9_000_000), ("ams-2", 9_000_000)], 1, 301);
+    // The last report was at second 301.
     assert_eq!(pick(&steering, GEO, NL), ("nyc", Reason::Spill, 24));
-    steering.tick(11_000);
+    steering.tick(311_000);
     assert_eq!(pick(&steering, GEO, NL).0, "nyc");
-    steering.tick(11_001);
+    steering.tick(311_001);
     assert_eq!(pick(&steering, GEO, NL), ("ams", Reason::Geo, 24));
 }
 
@@ -212,6 +346,8 @@ fn metrics_sum_over_countries() {
         "nearcast_dns_selections_total{cluster=\"ams\",reason=\"geo\",site=\"geo\"} 2",
         "nearcast_dns_selections_total{cluster=\"sin\",reason=\"geo\",site=\"geo\"} 1",
         "nearcast_dns_node_up{node=\"nyc-1\"} 1",
+        "nearcast_dns_address_up{address=\"2001:db8:20::1\",node=\"nyc-1\"} 1",
+        "nearcast_dns_cluster_share{cluster=\"sin\"} 1",
         "nearcast_dns_rtt_prefixes 0",
     ] {
         assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
@@ -258,17 +394,16 @@ fn explanations_agree_with_answers_and_say_why() {
     assert_eq!(told["summary"], "client 203.0.113.7 (in US) is given nyc, 0 km away: the nearest one");
 
     down(&steering, &["nyc-1", "nyc-2"]);
-    for (node, egress) in [("ams-1", 950_000), ("ams-2", 960_000)] {
-        steering.take_report(&report(node, egress, &[]), 1_000).unwrap();
-    }
+    hold(&steering, &[("ams-1", 9_500_000), ("ams-2", 9_600_000)], 0, 300);
     let told = explain(&steering, "host=geo.demo.test&client=203.0.113.0/24");
     assert_eq!(candidates(&told), pairs(&[("nyc", Some("down")), ("ams", Some("full")), ("sin", None)]));
     assert_eq!(
         (&told["reason"], &told["candidates"][0]["health"], &told["candidates"][1]["load"]),
-        (&"failover".into(), &"down".into(), &0.955.into())
+        (&"failover".into(), &"down".into(), &9.55.into())
     );
     assert_eq!(told["candidates"][0]["nodes"][1]["reason"], "status 503");
 
+    let steering = fixture::steering();
     steering.take_report(&report("sin-1", 0, &[(NL, 8_000)]), 1_000).unwrap();
     steering.take_report(&report("ams-1", 0, &[(NL, 20_500)]), 1_000).unwrap();
     steering.tick(1_500);
@@ -310,24 +445,32 @@ fn admin_paths_refuse_what_is_wrong() {
     assert!(steering.state().rtt_changed);
 }
 
-/// A fleet state made from numbers: who is down, who is full, what was measured where.
-fn troubled(down_mask: u8, full_mask: u8, samples: &[(u8, u8, u32)]) -> Steering {
-    let steering = fixture::steering();
-    let fleet = fixture::fleet();
-    for (i, node) in fleet.clusters.iter().flat_map(|c| &c.nodes).enumerate() {
-        if down_mask >> i & 1 == 1 {
-            down(&steering, &[&node.name]);
-        }
-        let egress = if full_mask >> i & 1 == 1 { 1_000_000 } else { 0 };
-        steering.take_report(&report(&node.name, egress, &[]), 1_000).unwrap();
-    }
+/// A fleet state made from numbers: who is down, who has just returned, who is full, what was measured where.
+fn troubled(down_mask: u8, back_mask: u8, full_mask: u8, samples: &[(u8, u8, u32)]) -> Steering {
+    let mut fleet = fixture::fleet();
+    fleet.steering.ramp = Duration::from_secs(60);
+    let steering = Steering::new(fixture::served(fleet.clone()), Atlas::built_in(), 0);
+    let nodes: Vec<&str> = fleet.clusters.iter().flat_map(|c| &c.nodes).map(|n| n.name.as_str()).collect();
+    let of = |mask: u8| nodes.iter().enumerate().filter(move |(i, _)| mask >> i & 1 == 1).map(|(_, n)| *n).collect::<Vec<_>>();
+    down(&steering, &of(down_mask | back_mask));
+    let loads: Vec<(&str, u64)> =
+        nodes.iter().enumerate().map(|(i, node)| (*node, if full_mask >> i & 1 == 1 { 1_600_000 } else { 300_000 })).collect();
+    hold(&steering, &loads, 1, 20);
+    back(&steering, &of(back_mask & !down_mask), 80_000);
+    hold(&steering, &loads, 80, 12);
     for (cluster, third, us) in samples {
         let prefix = format!("203.0.{third}.0/24");
         let node = &fleet.clusters[usize::from(cluster % 3)].nodes[0].name;
-        steering.take_report(&report(node, 0, &[(&prefix, *us)]), 1_000).unwrap();
+        let egress = loads.iter().find(|(n, _)| n == node).map_or(0, |(_, egress)| *egress);
+        steering.take_report(&report(node, egress, &[(&prefix, *us)]), 92_000).unwrap();
     }
-    steering.tick(1_000);
+    steering.tick(92_000);
     steering
+}
+
+/// A client whose whole address its resolver shows.
+fn whole(address: IpAddr) -> ClientPrefix {
+    ClientPrefix { from_ecs: true, ..ClientPrefix::host(address) }
 }
 
 proptest! {
@@ -336,6 +479,7 @@ proptest! {
     #[test]
     fn scopes_are_never_wider_than_proven(
         down_mask in 0_u8..64,
+        back_mask in 0_u8..64,
         full_mask in 0_u8..64,
         samples in proptest::collection::vec((0_u8..3, 96_u8..128, 1_000_u32..200_000), 0..12),
         clients in proptest::collection::vec((any::<u32>(), 0_u8..=32), 12),
@@ -343,9 +487,9 @@ proptest! {
         v6 in proptest::collection::vec((any::<u128>(), 16_u8..=64), 4),
         inside in proptest::collection::vec(any::<u128>(), 24),
     ) {
-        let steering = troubled(down_mask, full_mask, &samples);
+        let steering = troubled(down_mask, back_mask, full_mask, &samples);
         let thirds = samples.iter().map(|(_, third, _)| *third).chain(near);
-        let near_samples: Vec<_> = thirds.map(|third| ClientPrefix::host([203, 0, third, 7].into())).collect();
+        let near_samples: Vec<_> = thirds.map(|third| whole([203, 0, third, 7].into())).collect();
         let v4 = clients.iter().map(|(bits, len)| ClientPrefix { address: bits.to_be_bytes().into(), source_prefix: *len, from_ecs: true });
         let v6 = v6.iter().map(|(bits, len)| {
             let address = IpAddr::from((0x2a00_u128 << 112 | bits >> 12).to_be_bytes());
@@ -371,7 +515,7 @@ proptest! {
                             IpAddr::from((u128::from(ip) & !host_bits | random & host_bits).to_be_bytes())
                         }
                     };
-                    let other = steering.select(site, &ClientPrefix::host(neighbour), Family::V4, STEADY);
+                    let other = steering.select(site, &whole(neighbour), Family::V4, STEADY);
                     prop_assert_eq!(
                         (other.cluster, other.addresses), (choice.cluster, choice.addresses),
                         "site {}: {} and {} inside /{}", site, client.address, neighbour, choice.scope_prefix
@@ -384,18 +528,21 @@ proptest! {
 
 /// Steering by a map of networks with a latitude and a longitude each.
 fn mapped(networks: [(&str, f64, f64); 2]) -> Steering {
+    mapped_on(fixture::fleet(), &networks)
+}
+
+/// The same for a fleet.
+fn mapped_on(fleet: Fleet, networks: &[(&str, f64, f64)]) -> Steering {
     use mmdb_writer::{Value, Writer};
     let mut writer = Writer::new("Test");
     for (network, latitude, longitude) in networks {
-        let degrees = Value::map([("latitude", Value::from(latitude)), ("longitude", Value::from(longitude))]);
+        let degrees = Value::map([("latitude", Value::from(*latitude)), ("longitude", Value::from(*longitude))]);
         writer.insert_value(network.parse::<ipnet::IpNet>().unwrap(), Value::map([("location", degrees)])).unwrap();
     }
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("geo.mmdb");
     std::fs::write(&path, writer.to_bytes().unwrap()).unwrap();
-    let steering = fixture::steering();
-    steering.adopt(fixture::served(fixture::fleet()), Arc::new(Atlas::load(&path).unwrap()), 1_000);
-    steering
+    Steering::new(fixture::served(fleet), Arc::new(Atlas::load(&path).unwrap()), 1_000)
 }
 
 #[test]

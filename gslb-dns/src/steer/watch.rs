@@ -1,10 +1,10 @@
 //! The tasks beside the query path: health checks, the clock's tick, the fleet and the geo database as they change.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use nearcast_fleet::config::HealthCheck;
 use nearcast_fleet::failure::Failure;
@@ -12,7 +12,8 @@ use nearcast_fleet::shutdown::Shutdown;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::health::{self, Jitter, Outcome};
+use super::check::Checker;
+use super::health::{Jitter, Outcome};
 use super::location::Atlas;
 use super::{Served, Steering, now_ms};
 
@@ -70,34 +71,38 @@ async fn until(mut shutdown: Shutdown, work: impl Future<Output = ()>) {
     }
 }
 
-/// Runs one task of checks for each node of the fleet, and keeps what they find.
+/// What a check found: of which node, at which of its endpoints.
+type Found = (Arc<str>, SocketAddr, Outcome);
+
+/// Runs one task of checks for each endpoint of each node of the fleet, and keeps what they find.
 async fn check_nodes(steering: Arc<Steering>, mut served: watch::Receiver<Served>, mut shutdown: Shutdown) {
-    let (results_tx, mut results) = mpsc::channel::<(Arc<str>, Outcome)>(RESULTS_MAX);
+    let (results_tx, mut results) = mpsc::channel::<Found>(RESULTS_MAX);
     let mut tasks = JoinSet::new();
-    let mut running: HashMap<String, ((SocketAddr, HealthCheck), AbortHandle)> = HashMap::new();
+    let mut running: HashMap<(String, SocketAddr), (HealthCheck, AbortHandle)> = HashMap::new();
     loop {
         let current = Arc::clone(&served.borrow_and_update().fleet);
-        let mut wanted: HashMap<&str, (SocketAddr, HealthCheck)> = HashMap::new();
+        let rules = &current.steering.health;
+        let mut wanted: HashSet<(String, SocketAddr)> = HashSet::new();
         for node in current.clusters.iter().flat_map(|c| &c.nodes) {
-            wanted.insert(&node.name, (node.service, current.steering.health.clone()));
+            wanted.extend(node.addresses.iter().flat_map(|a| node.checked_at(*a)).map(|at| (node.name.clone(), at)));
         }
-        running.retain(|name, (how, task)| {
-            let stays = wanted.get(name.as_str()) == Some(how);
+        running.retain(|what, (how, task)| {
+            let stays = wanted.contains(what) && how == rules;
             if !stays {
                 task.abort();
             }
             stays
         });
-        for (name, (service, rules)) in wanted {
-            running.entry(name.to_owned()).or_insert_with(|| {
-                let task = tasks.spawn(check_one(Arc::from(name), service, rules.clone(), results_tx.clone()));
-                ((service, rules), task)
+        for what in wanted {
+            running.entry(what).or_insert_with_key(|(node, at)| {
+                let task = tasks.spawn(check_one(Arc::from(node.as_str()), *at, rules.clone(), results_tx.clone()));
+                (rules.clone(), task)
             });
         }
         loop {
             tokio::select! {
                 () = shutdown.asked() => return,
-                Some((node, outcome)) = results.recv() => steering.observe_health(&node, outcome, now_ms()),
+                Some((node, at, outcome)) = results.recv() => steering.observe_health(&node, at, outcome, now_ms()),
                 Some(_) = tasks.join_next() => {}
                 changed = served.changed() => {
                     if changed.is_err() {
@@ -111,26 +116,26 @@ async fn check_nodes(steering: Arc<Steering>, mut served: watch::Receiver<Served
     }
 }
 
-async fn shutdown_or_results(steering: &Steering, results: &mut mpsc::Receiver<(Arc<str>, Outcome)>, mut shutdown: Shutdown) {
+async fn shutdown_or_results(steering: &Steering, results: &mut mpsc::Receiver<Found>, mut shutdown: Shutdown) {
     loop {
         tokio::select! {
             () = shutdown.asked() => return,
-            Some((node, outcome)) = results.recv() => steering.observe_health(&node, outcome, now_ms()),
+            Some((node, at, outcome)) = results.recv() => steering.observe_health(&node, at, outcome, now_ms()),
         }
     }
 }
 
-async fn check_one(node: Arc<str>, service: SocketAddr, rules: HealthCheck, results: mpsc::Sender<(Arc<str>, Outcome)>) {
-    let host = service.to_string();
+async fn check_one(node: Arc<str>, endpoint: SocketAddr, rules: HealthCheck, results: mpsc::Sender<Found>) {
     let seed = node.bytes().fold(now_ms(), |seed, b| seed.wrapping_mul(31).wrapping_add(u64::from(b)));
-    let mut jitter = Jitter::new(seed);
+    let mut jitter = Jitter::new(seed ^ u64::from(endpoint.port()));
+    let mut checker = Checker::new(endpoint, rules);
     loop {
-        let next = tokio::time::Instant::now() + health::pause(&rules, jitter.next());
-        let outcome = health::check(service, &host, &rules).await;
-        if results.send((Arc::clone(&node), outcome)).await.is_err() {
+        let begun = Instant::now();
+        let outcome = checker.check().await;
+        if results.send((Arc::clone(&node), endpoint, outcome)).await.is_err() {
             return;
         }
-        tokio::time::sleep_until(next).await;
+        checker.rest(begun, &mut jitter).await;
     }
 }
 
