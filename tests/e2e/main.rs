@@ -21,6 +21,7 @@ mod fleet_file;
 mod full_disk;
 mod media;
 mod metrics;
+mod names;
 mod purge;
 mod pushed;
 mod quick_edge;
