@@ -180,18 +180,21 @@ pub(crate) struct CheckArgs {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  nearcast explain www.demo.test --client 203.0.113.9\n  nearcast explain video.demo.test --client 8.8.8.8 --resolver 198.51.100.53\n  nearcast explain www.demo.test --client 192.0.2.1 --json | jq .chosen"
+    after_help = "Examples:\n  nearcast explain www.demo.test --client 203.0.113.9\n  nearcast explain video.demo.test --resolver 198.51.100.53 --type AAAA\n  nearcast explain demo.test --client 192.0.2.0/24 --type MX\n  nearcast explain www.demo.test --client 192.0.2.1 --json | jq .chosen"
 )]
 pub(crate) struct ExplainArgs {
     /// The host name that the client asks for
     #[arg(value_name = "HOST")]
     pub(crate) host: String,
-    /// The client's address, as its resolver would send it in a client subnet
-    #[arg(long, value_name = "IP")]
-    pub(crate) client: IpAddr,
-    /// The resolver's address, for a resolver that sends no client subnet
+    /// The client's address or prefix, as its resolver sends it in a client subnet
+    #[arg(long, value_name = "IP[/BITS]", required_unless_present = "resolver", value_parser = crate::operate::explain::client_prefix)]
+    pub(crate) client: Option<String>,
+    /// The resolver's address: what counts for a resolver that sends no client subnet
     #[arg(long, value_name = "IP")]
     pub(crate) resolver: Option<IpAddr>,
+    /// The record type that is asked for
+    #[arg(long = "type", value_name = "TYPE", default_value = "A")]
+    pub(crate) rtype: String,
     #[command(flatten)]
     pub(crate) fleet: FleetArg,
     /// Print JSON: the first name server's answer; those of the others under `others` where they differ

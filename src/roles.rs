@@ -196,7 +196,7 @@ fn reload_on_hangup(fleet_tx: watch::Sender<Arc<Fleet>>, path: Option<PathBuf>) 
                 continue;
             };
             match file::load(path) {
-                Ok(fleet) if fleet == *seen => tracing::info!(path = %path.display(), "SIGHUP: the fleet file has not changed"),
+                Ok(fleet) if fleet.says_the_same(&seen) => tracing::info!(path = %path.display(), "SIGHUP: the fleet file has not changed"),
                 Ok(fleet) => {
                     tracing::info!(path = %path.display(), "SIGHUP: the fleet file was read again");
                     seen = Arc::new(fleet);

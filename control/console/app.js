@@ -368,6 +368,8 @@ $('explain').addEventListener('submit', async (event) => {
 });
 
 function explained(x) {
+  // A name without steered addresses: what DNS says of it is all there is.
+  if (!x.site) return [el('p', {}, x.summary)];
   const place = x.place || {};
   const where = [place.country ? country(place.country) : null, place.source ? `from ${place.source}` : null].filter(Boolean).join(', ');
   return [

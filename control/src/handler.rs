@@ -631,11 +631,11 @@ async fn put_fleet_file(
 struct ExplainQuery {
     /// Host name as clients use it.
     host: String,
-    /// The client's address, perhaps with a prefix length.
-    client: String,
-    /// The resolver's address, for clients whose resolver sends no subnet.
+    /// The client's address, perhaps with a prefix length, as a resolver sends it in a client subnet.
+    client: Option<String>,
+    /// The resolver's address, which counts where no client is given.
     resolver: Option<String>,
-    /// `A` unless given, or `AAAA`.
+    /// `A` unless given, or another record type.
     r#type: Option<String>,
 }
 
@@ -647,7 +647,7 @@ async fn explain(Shared(state): Shared<App>, uri: Uri) -> Answer<serde_json::Val
     let query = uri
         .query()
         .filter(|q| q.len() <= EXPLAIN_QUERY_MAX)
-        .ok_or_else(|| ApiError::BadRequest("ask with ?host=NAME&client=ADDRESS".to_owned()))?;
+        .ok_or_else(|| ApiError::BadRequest("ask with ?host=NAME&client=ADDRESS or ?host=NAME&resolver=ADDRESS".to_owned()))?;
     let mut silent = Vec::new();
     for server in fleet.zone_name_servers.iter().filter_map(|i| fleet.name_servers.get(*i)) {
         let asked = state.client.get(&format!("{}/explain?{query}", server.admin_url), EXPLAIN_TIME_MAX).await;

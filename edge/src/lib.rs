@@ -52,7 +52,7 @@ use http::HeaderValue;
 use nearcast_fleet::admin::{self, Readiness};
 use nearcast_fleet::config::{Cluster, Fleet, Node};
 use nearcast_fleet::failure::{Failure, FailureKind};
-use nearcast_fleet::follow::NodeContext;
+use nearcast_fleet::follow::{self, NodeContext};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::connections::Connections;
@@ -97,8 +97,11 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     }
     let metrics = Arc::new(Metrics::new(workers, &cluster.name));
     let origins = Origins::of_environment();
-    let sites = Sites::new(&fleet, &context.name, &metrics, &origins).map_err(|(site, error)| error.to_failure(&site))?;
     context.following.begin().await?;
+    let sites = follow::start_from(context.fleet.clone(), context.shutdown.clone(), |fleet| {
+        Sites::new(fleet, &context.name, &metrics, &origins).map_err(|(site, error)| error.to_failure(&site))
+    });
+    let sites = sites.await?;
     let files = kernel::open_files_max();
     let clients_max = connections_max(files, node);
     let mut reserve = Reserve { files, clients_max, warned: None };

@@ -49,6 +49,9 @@ pub struct Fleet {
     pub sites: Vec<Site>,
     /// Zones served besides the CDN's own, in file order.
     pub zones: Vec<Zone>,
+    /// When this revision was made, in seconds after the Unix epoch: when control accepted it, or, for a file on disk, when that was last
+    /// modified. 0 where there is no file. Name servers make the serials of their zones of it.
+    pub changed_unix_s: u64,
 }
 
 /// A secret string whose `Debug` shows nothing.
@@ -495,6 +498,20 @@ impl Fleet {
     /// The name below the CDN's zone whose addresses are steered for `site`, without a trailing dot.
     pub fn steered_name(&self, site: &Site) -> String {
         format!("{}.{}", site.name, self.zone)
+    }
+
+    /// Whether both say the same, whenever they were made.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        self.changed_unix_s == other.changed_unix_s && self == other
+            || *self == Self { changed_unix_s: self.changed_unix_s, ..other.clone() }
+    }
+
+    /// Whether it has a node of that name, of whatever role.
+    pub fn has_node(&self, name: &str) -> bool {
+        self.edge(name).is_some()
+            || self.name_servers.iter().any(|n| n.name == name)
+            || self.origins.iter().any(|n| n.name == name)
+            || self.control.as_ref().is_some_and(|c| c.name == name)
     }
 
     /// Directory in which the node of that name keeps its state.

@@ -7,16 +7,16 @@ mod names;
 mod reader;
 mod record;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
 use toml::de::DeTable;
 
 use self::reader::{Mistakes, Section, Text, nearest};
-use crate::clock::FleetClock;
+use crate::clock::{FleetClock, unix_seconds};
 use crate::config::*;
 use crate::failure::{Failure, FailureKind};
 use crate::units::{self, Bytes};
@@ -160,7 +160,15 @@ pub fn load(path: &Path) -> Result<Fleet, Failure> {
     let text = read(path)?;
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let base = std::path::absolute(parent).unwrap_or_else(|_| parent.to_owned());
-    parse(&text, &base).map_err(|mistakes| Failure::new(FailureKind::Usage, describe(&path.display().to_string(), &mistakes)))
+    let fleet =
+        parse(&text, &base).map_err(|mistakes| Failure::new(FailureKind::Usage, describe(&path.display().to_string(), &mistakes)))?;
+    Ok(Fleet { changed_unix_s: modified_unix_s(path), ..fleet })
+}
+
+/// When a file was last modified, in seconds after the Unix epoch; not later than now, and 0 where that is not known.
+fn modified_unix_s(path: &Path) -> u64 {
+    let modified = std::fs::metadata(path).and_then(|about| about.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+    unix_seconds(modified.min(SystemTime::now())) as u64
 }
 
 /// Reads a fleet file's text.
@@ -299,6 +307,7 @@ fn standalone(state_dir: PathBuf) -> Fleet {
         clusters: Vec::new(),
         sites: Vec::new(),
         zones: Vec::new(),
+        changed_unix_s: 0,
     }
 }
 
@@ -348,7 +357,7 @@ fn check(root: &Section<'_>, base: &Path) -> Fleet {
     let node_key = check_node_key(&head, base, control.is_some() || !name_servers.is_empty());
     let sites = check_sites(root, base, &zone, &clusters, &name_servers, &node_key);
     let zone_name_servers = references(&head, "name_servers", &name_servers, |n| &n.name, "name server");
-    let own = OwnZone { zone: &zone, name_servers: &zone_name_servers, sites: &sites };
+    let own = OwnZone { zone: &zone, name_servers: &zone_name_servers, sites: sites.iter().map(|s| s.name.as_str()).collect() };
     let zones = check_zones(root, &head, &own, &name_servers);
     Fleet {
         hostmaster: check_hostmaster(&head, &zone),
@@ -367,6 +376,7 @@ fn check(root: &Section<'_>, base: &Path) -> Fleet {
         clusters,
         sites,
         zones,
+        changed_unix_s: 0,
     }
 }
 
@@ -474,11 +484,22 @@ fn url(text: &Text<'_>, schemes: &[&str]) -> String {
     })
 }
 
+/// A list of references that is no longer than this is looked up name by name.
+const SHORT_LIST: usize = 16;
+
 /// Indexes of the things that a list names; all of them without a list.
 fn references<T>(section: &Section<'_>, key: &'static str, things: &[T], name: impl Fn(&T) -> &String, what: &str) -> Vec<usize> {
     let Some(texts) = section.texts(key) else { return (0..things.len()).collect() };
     let names: Vec<&String> = things.iter().map(&name).collect();
+    // Most lists are short, and there are many of them.
+    let numbers: Option<HashMap<&str, usize>> =
+        (texts.len() > SHORT_LIST).then(|| names.iter().enumerate().rev().map(|(number, name)| (name.as_str(), number)).collect());
+    let number_of = |text: &str| match &numbers {
+        Some(numbers) => numbers.get(text).copied(),
+        None => names.iter().position(|n| *n == text),
+    };
     let mut found = Vec::new();
+    let mut seen = HashSet::new();
     if texts.is_empty() {
         section.mistakes.note(
             section.at_of(key),
@@ -487,8 +508,8 @@ fn references<T>(section: &Section<'_>, key: &'static str, things: &[T], name: i
         );
     }
     for text in texts {
-        match names.iter().position(|n| *n == text.text) {
-            Some(index) if found.contains(&index) => text.note(format!("{:?} is there twice", text.text), "remove one"),
+        match number_of(text.text) {
+            Some(index) if !seen.insert(index) => text.note(format!("{:?} is there twice", text.text), "remove one"),
             Some(index) => found.push(index),
             None if names.is_empty() => text.note(
                 format!("there is no {what} {:?}; there is none at all", text.text),
@@ -967,6 +988,7 @@ fn check_sites(
 ) -> Vec<Site> {
     let mut lines: HashMap<String, usize> = HashMap::new();
     let mut hosts: HashMap<String, String> = HashMap::new();
+    let servers: HashMap<&str, &NameServer> = name_servers.iter().rev().map(|n| (n.host.as_str(), n)).collect();
     let mut sites = Vec::new();
     let sections = root.sections("site", SITE);
     // A site's own steered name may be among its hosts; another site's may not.
@@ -982,7 +1004,7 @@ fn check_sites(
                 text.note(format!("{:?} is the name of another site, in line {first}", text.text), "give every site a name of its own");
             }
             let steered = format!("{}.{zone}", text.text);
-            if let Some(server) = name_servers.iter().find(|n| n.host == steered) {
+            if let Some(server) = servers.get(steered.as_str()) {
                 text.note(format!("{steered} is the host of the name server {}", server.name), "give the site another name");
             }
         }
@@ -1010,6 +1032,7 @@ fn check_sites(
 
 fn check_hosts(section: &Section<'_>, site: &str, taken: &mut HashMap<String, String>) -> Vec<String> {
     let mut hosts = Vec::new();
+    let mut seen = HashSet::new();
     for text in section.texts("hosts").unwrap_or_default() {
         let host = match text.text {
             "*" => "*".to_owned(),
@@ -1019,7 +1042,7 @@ fn check_hosts(section: &Section<'_>, site: &str, taken: &mut HashMap<String, St
             }
             _ => host_name(&text),
         };
-        if hosts.contains(&host) {
+        if !seen.insert(host.clone()) {
             text.note(format!("{host} is there twice"), "remove one");
             continue;
         }
@@ -1168,7 +1191,16 @@ fn check_prefix(text: &Text<'_>) -> Option<IpNet> {
 struct OwnZone<'f> {
     zone: &'f str,
     name_servers: &'f [usize],
-    sites: &'f [Site],
+    /// The sites' names.
+    sites: HashSet<&'f str>,
+}
+
+impl<'f> OwnZone<'f> {
+    /// The site whose steered name this is.
+    fn site_of(&self, owner: &str) -> Option<&'f str> {
+        let name = owner.strip_suffix(self.zone)?.strip_suffix('.')?;
+        self.sites.get(name).copied()
+    }
 }
 
 fn check_zones(root: &Section<'_>, head: &Section<'_>, own: &OwnZone<'_>, name_servers: &[NameServer]) -> Vec<Zone> {
@@ -1208,10 +1240,9 @@ fn check_records(section: &Section<'_>, zone: &str, ttl: Duration, own: &OwnZone
     for text in section.texts("records").unwrap_or_default() {
         match record::parse(text.text, zone, ttl.as_secs() as u32) {
             Ok(record) => {
-                let steered = own.sites.iter().find(|site| record.owner == format!("{}.{}", site.name, own.zone));
-                if let Some(site) = steered {
+                if let Some(site) = own.site_of(&record.owner) {
                     text.note(
-                        format!("{} is the steered name of the site {}", record.owner, site.name),
+                        format!("{} is the steered name of the site {site}", record.owner),
                         "remove it: its addresses are those of the clusters",
                     );
                 }

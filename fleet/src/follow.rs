@@ -47,6 +47,12 @@ const FAILURES_TOLD: u32 = 5;
 /// As much of a refusal's text is told.
 const REASON_CHARS_MAX: usize = 400;
 
+/// How long a node that cannot start waits for a revision with which it can.
+const START_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// How long a start waits for control.
+const HEAR_WAIT_MAX: Duration = Duration::from_secs(2);
+
 /// Entries on their way to the role.
 const ENTRIES_WAITING_MAX: usize = 1024;
 
@@ -126,8 +132,9 @@ struct Prepared {
 /// node, the role can end as if nothing had been.
 ///
 /// The newest fleet file that the journal has brought is in force when this returns, before the one on this machine;
-/// an edit of that one goes to a clone of `fleet_tx`. A fleet file of the journal in which `check` finds mistakes is told
-/// and changes nothing.
+/// an edit of that one goes to a clone of `fleet_tx`. A fleet file of the journal in which `check` finds mistakes, or that has
+/// no node of this name, is told and changes nothing: the node starts with the file on this machine and follows control, whose next
+/// revision may be a better one.
 pub async fn prepare(
     name: String,
     fleet_tx: watch::Sender<Arc<Fleet>>,
@@ -139,7 +146,7 @@ pub async fn prepare(
     let path = copy_path(&state_dir);
     let newest = tokio::task::spawn_blocking(move || copy::fleet_file(&path)).await;
     if let Ok(Some(entry)) = newest {
-        apply_fleet_file(&entry, &fleet_tx, check);
+        start_with(&entry, &name, &fleet_tx, check);
     }
     let (entries_tx, entries) = mpsc::channel(ENTRIES_WAITING_MAX);
     let (state_tx, state) = watch::channel(FollowState { caught_up: !has_control, ..FollowState::default() });
@@ -250,6 +257,10 @@ impl Follower {
 
     async fn follow(&mut self, kept: Vec<Entry>) {
         for entry in kept {
+            // In force already, unless the node had to start with the file on its machine: what it lacked may come while it runs.
+            if self.fleet_tx.borrow().changed_unix_s != entry.accepted_unix_ms / 1000 {
+                apply_fleet_file(&entry, &self.fleet_tx, self.check);
+            }
             self.hand_out(entry).await;
         }
         let given = self.position.given;
@@ -422,6 +433,76 @@ fn change_journal(before: &Position, answer: &JournalAnswer, now_unix_ms: u64) -
     (position, vec![Entry { revision, accepted_unix_ms: now_unix_ms, change }])
 }
 
+/// Puts the newest fleet file of an earlier run in force, unless this node could not even start with it.
+fn start_with(entry: &Entry, name: &str, fleet_tx: &watch::Sender<Arc<Fleet>>, check: FurtherCheck) {
+    let here = fleet_tx.borrow().clone();
+    let (kept, _) = watch::channel(Arc::clone(&here));
+    apply_fleet_file(entry, &kept, check);
+    let found = kept.borrow().clone();
+    match (obstacle(&found, name), obstacle(&here, name)) {
+        (Some(reason), None) => tracing::error!(
+            revision = entry.revision,
+            reason,
+            "this node cannot start with the fleet file that was in force; it starts with the one on this machine, and follows control"
+        ),
+        _ => drop(fleet_tx.send_replace(found)),
+    }
+}
+
+/// Why a node could not even start with a fleet: it has no place in it, or what it must read is not there.
+fn obstacle(fleet: &Fleet, name: &str) -> Option<String> {
+    if !fleet.has_node(name) {
+        return Some(format!("it has no node named {name:?}"));
+    }
+    if let Some(origin) = fleet.origins.iter().find(|o| o.name == name) {
+        return (!origin.root.is_dir()).then(|| format!("{} is no directory", origin.root.display()));
+    }
+    fleet.edge(name)?;
+    let files = fleet.sites.iter().flat_map(|site| {
+        let tls = &site.origin_policy.tls;
+        tls.ca.iter().chain(tls.identity.iter().flat_map(|(certificate, key)| [certificate, key]))
+    });
+    files.into_iter().find_map(|path| std::fs::File::open(path).err().map(|error| format!("cannot read {}: {error}", path.display())))
+}
+
+/// Makes what a role cannot start without from the fleet in force. Should that fail, it is tried with each further revision that control
+/// has, as a revision may have been what broke it. Follow first, see [`Following::begin`].
+///
+/// # Errors
+/// What `make` failed with last: at once in a fleet without control, else after ten seconds.
+pub async fn start_from<T>(
+    mut fleet: watch::Receiver<Arc<Fleet>>,
+    mut shutdown: Shutdown,
+    mut make: impl FnMut(&Arc<Fleet>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let deadline = Instant::now() + START_WAIT_MAX;
+    loop {
+        let current = fleet.borrow_and_update().clone();
+        let failure = match make(&current) {
+            Err(failure) if current.control.is_some() => failure,
+            outcome => return outcome,
+        };
+        tracing::error!(%failure, "this node cannot start like this; waiting a while for another revision of the fleet file");
+        tokio::select! {
+            changed = tokio::time::timeout_at(deadline, fleet.changed()) => match changed {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return Err(failure),
+            },
+            () = shutdown.asked() => return Err(failure),
+        }
+    }
+}
+
+/// Waits until a node that knows no revision of the fleet file yet has heard from control whether there is one: as long as a start may well
+/// be put off, and no longer.
+pub async fn hear_control(mut state: watch::Receiver<FollowState>, mut shutdown: Shutdown) {
+    let heard = state.wait_for(|state| state.caught_up || state.revision > 0);
+    tokio::select! {
+        _ = tokio::time::timeout(HEAR_WAIT_MAX, heard) => {}
+        () = shutdown.asked() => {}
+    }
+}
+
 /// Puts the fleet of a fleet-file entry in force. One with mistakes (another version accepted it, or a file that it names
 /// is not here) leaves the fleet as it is.
 fn apply_fleet_file(entry: &Entry, fleet: &watch::Sender<Arc<Fleet>>, check: FurtherCheck) {
@@ -429,6 +510,7 @@ fn apply_fleet_file(entry: &Entry, fleet: &watch::Sender<Arc<Fleet>>, check: Fur
     let base = fleet.borrow().base.clone();
     match file::parse_and_check(text, &base, check) {
         Ok(fresh) => {
+            let fresh = Fleet { changed_unix_s: entry.accepted_unix_ms / 1000, ..fresh };
             let is_new = fleet.send_if_modified(|now| {
                 let is_new = **now != fresh;
                 if is_new {

@@ -145,6 +145,8 @@ pub struct Journal {
     path: PathBuf,
     /// Length after the last compaction of this process.
     compacted_bytes: u64,
+    /// When the newest fleet file was accepted, milliseconds after the Unix epoch.
+    fleet_file_unix_ms: u64,
 }
 
 /// Why the journal cannot be used.
@@ -196,10 +198,16 @@ impl Journal {
     pub fn open(path: &Path) -> Result<Self, JournalError> {
         let mut places: Vec<(u64, Place)> = Vec::new();
         let mut bad = None;
+        let mut fleet_file_unix_ms = 0;
         let log = FramedLog::open(path, MAGIC, CHANGE_BYTES_MAX, |place, payload| {
             let newest = places.last().map_or(0, |(revision, _)| *revision);
             match serde_json::from_slice::<Entry>(payload) {
-                Ok(entry) if entry.revision > newest => places.push((entry.revision, place)),
+                Ok(entry) if entry.revision > newest => {
+                    places.push((entry.revision, place));
+                    if matches!(entry.change, Change::FleetFile { .. }) {
+                        fleet_file_unix_ms = entry.accepted_unix_ms;
+                    }
+                }
                 Ok(entry) => {
                     bad.get_or_insert((place.offset, format!("revision {} follows revision {newest}", entry.revision)));
                 }
@@ -213,7 +221,7 @@ impl Journal {
         })?;
         match bad {
             Some((offset, reason)) => Err(JournalError::Damaged { path: path.to_owned(), offset, reason }),
-            None => Ok(Self { log, places, path: path.to_owned(), compacted_bytes: 0 }),
+            None => Ok(Self { log, places, path: path.to_owned(), compacted_bytes: 0, fleet_file_unix_ms }),
         }
     }
 
@@ -223,6 +231,8 @@ impl Journal {
     }
 
     /// Appends a change; it is on disk when this returns. Blocking. After an error the file is as it was before.
+    ///
+    /// A fleet file is accepted in a later second than the one before it, whatever the clock says: zones have that second for their serial.
     ///
     /// # Errors
     /// [`JournalError::TooLarge`]; [`JournalError::Io`], a full disk above all.
@@ -315,9 +325,15 @@ impl Journal {
     }
 
     fn append_as(&mut self, revision: u64, change: Change, accepted_unix_ms: u64) -> Result<Entry, JournalError> {
-        let entry = Entry { revision, accepted_unix_ms, change };
+        let mut entry = Entry { revision, accepted_unix_ms, change };
+        if matches!(entry.change, Change::FleetFile { .. }) && self.fleet_file_unix_ms > 0 {
+            entry.accepted_unix_ms = accepted_unix_ms.max((self.fleet_file_unix_ms / 1000 + 1) * 1000);
+        }
         let place = self.log.append(&encode(&entry))?;
         self.places.push((revision, place));
+        if matches!(entry.change, Change::FleetFile { .. }) {
+            self.fleet_file_unix_ms = entry.accepted_unix_ms;
+        }
         Ok(entry)
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 use arc_swap::ArcSwap;
 use hickory_proto::op::Message;
 use libfuzzer_sys::fuzz_target;
-use nearcast_gslb_dns::cookie::{CookieSecret, CookieSecrets};
+use nearcast_gslb_dns::cookie::{CookieKey, CookieSecrets};
 use nearcast_gslb_dns::handler::{Handler, Worker};
 use nearcast_gslb_dns::metrics::Transport;
 use nearcast_gslb_dns::steer::{Served, Steering};
@@ -27,11 +27,11 @@ static HANDLER: LazyLock<Handler> = LazyLock::new(|| {
     let (served_tx, served) = tokio::sync::watch::channel(Served { fleet: Arc::new(fleet), zones: Arc::new(zones) });
     let steering = {
         let _inside = runtime.enter();
-        Steering::start(served, &prometheus::Registry::new(), shutdown).expect("it starts")
+        Steering::start(served, &prometheus::Registry::new(), shutdown)
     };
     std::mem::forget((runtime, trigger, served_tx));
-    let secret = CookieSecret([7; 16]);
-    let cookies = ArcSwap::from_pointee(CookieSecrets { current: secret, previous: secret });
+    let secrets = CookieSecrets::new(CookieKey::of_bytes([7; 32]), None, 0);
+    let cookies = ArcSwap::from_pointee(secrets);
     Handler { steering, server_id: "ns1".to_owned(), cookies }
 });
 

@@ -13,7 +13,7 @@ const RENEW_AFTER_SECONDS: i32 = 1800;
 
 /// A secret of 128 bits.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct CookieSecret(pub [u8; 16]);
+struct CookieSecret([u8; 16]);
 
 impl std::fmt::Debug for CookieSecret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -21,13 +21,69 @@ impl std::fmt::Debug for CookieSecret {
     }
 }
 
-/// The live secrets.
+/// What secrets are made of: one for each day, so that every name server that has the key has the same secrets on the same day, without a
+/// word between them, and understands the cookies of the others (RFC 9018 section 3; needed where several answer on one anycast address).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct CookieKey([u8; 32]);
+
+impl std::fmt::Debug for CookieKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CookieKey(..)")
+    }
+}
+
+/// What sets this use of the node key apart from any other.
+const KEY_CONTEXT: &str = "nearcast 2026-11-27 DNS server cookie secrets";
+/// How long a secret makes cookies (RFC 9018 section 5 asks for a change at least every 36 days).
+const PERIOD_SECONDS: u32 = 24 * 3600;
+
+impl CookieKey {
+    /// Of the fleet's node key: the same on every name server that has it. The node key cannot be found from it, nor from any cookie.
+    pub fn of_fleet(node_key: &str) -> Self {
+        Self(blake3::derive_key(KEY_CONTEXT, node_key.as_bytes()))
+    }
+
+    /// Of random bytes, for a name server of its own.
+    pub fn of_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The secret of the day that a time is in (Unix seconds).
+    fn secret(&self, unix_seconds: u32) -> CookieSecret {
+        let mut secret = [0; 16];
+        secret.copy_from_slice(&blake3::keyed_hash(&self.0, &(unix_seconds / PERIOD_SECONDS).to_be_bytes()).as_bytes()[..16]);
+        CookieSecret(secret)
+    }
+}
+
+/// The live secrets. A cookie says when it was made, which says whose day's secret it needs: the current one, or the one before for as long
+/// as that day's cookies hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CookieSecrets {
-    /// Makes new cookies.
-    pub current: CookieSecret,
-    /// Still accepted.
-    pub previous: CookieSecret,
+    key: CookieKey,
+    /// The key before the last change of key.
+    former: Option<CookieKey>,
+    /// Secrets of `key` by day, those of the days around the one that this was made on.
+    days: [(u32, CookieSecret); 3],
+}
+
+impl CookieSecrets {
+    /// Secrets of a key, quickest on the days around `now` (Unix seconds). Cookies of a former key still hold.
+    pub fn new(key: CookieKey, former: Option<CookieKey>, now: u32) -> Self {
+        let days = [now.saturating_sub(PERIOD_SECONDS), now, now.saturating_add(PERIOD_SECONDS)];
+        Self { key, former, days: days.map(|at| (at / PERIOD_SECONDS, key.secret(at))) }
+    }
+
+    /// The same on another day, or with another key, after which cookies of this one still hold.
+    pub fn renewed(&self, key: CookieKey, now: u32) -> Self {
+        let former = if key == self.key { self.former } else { Some(self.key) };
+        Self::new(key, former, now)
+    }
+
+    fn at(&self, unix_seconds: u32) -> CookieSecret {
+        let day = unix_seconds / PERIOD_SECONDS;
+        self.days.iter().find(|(d, _)| *d == day).map_or_else(|| self.key.secret(unix_seconds), |(_, secret)| *secret)
+    }
 }
 
 /// What a server cookie was worth.
@@ -43,7 +99,11 @@ pub enum Verdict {
 }
 
 /// Makes the server cookie for a client at a time (Unix seconds).
-pub fn make(secret: &CookieSecret, client_cookie: [u8; 8], client: IpAddr, now: u32) -> [u8; 16] {
+pub fn make(secrets: &CookieSecrets, client_cookie: [u8; 8], client: IpAddr, now: u32) -> [u8; 16] {
+    make_with(&secrets.at(now), client_cookie, client, now)
+}
+
+fn make_with(secret: &CookieSecret, client_cookie: [u8; 8], client: IpAddr, now: u32) -> [u8; 16] {
     let mut cookie = [0; 16];
     cookie[0] = 1;
     cookie[4..8].copy_from_slice(&now.to_be_bytes());
@@ -52,7 +112,7 @@ pub fn make(secret: &CookieSecret, client_cookie: [u8; 8], client: IpAddr, now: 
     cookie
 }
 
-/// Checks a server cookie at a time (Unix seconds), against either secret.
+/// Checks a server cookie at a time (Unix seconds).
 pub fn check(secrets: &CookieSecrets, client_cookie: [u8; 8], cookie: &[u8; 16], client: IpAddr, now: u32) -> Verdict {
     let made = u32::from_be_bytes([cookie[4], cookie[5], cookie[6], cookie[7]]);
     // Serial arithmetic (RFC 9018 section 4.3): the difference, not the values, is compared.
@@ -61,10 +121,10 @@ pub fn check(secrets: &CookieSecrets, client_cookie: [u8; 8], cookie: &[u8; 16],
         return Verdict::Invalid;
     }
     let given = u64::from_le_bytes([cookie[8], cookie[9], cookie[10], cookie[11], cookie[12], cookie[13], cookie[14], cookie[15]]);
-    let is_of = |secret| digest(secret, client_cookie, &cookie[..8], client) ^ given == 0;
-    if is_of(&secrets.current) {
+    let is_of = |secret: &CookieSecret| digest(secret, client_cookie, &cookie[..8], client) ^ given == 0;
+    if is_of(&secrets.at(made)) {
         Verdict::Valid { is_recent: (0..=RENEW_AFTER_SECONDS).contains(&age) }
-    } else if is_of(&secrets.previous) {
+    } else if secrets.former.is_some_and(|key| is_of(&key.secret(made))) {
         Verdict::Valid { is_recent: false }
     } else {
         Verdict::Invalid
@@ -144,23 +204,27 @@ mod tests {
         let client_cookie = [0x24, 0x64, 0xc4, 0xab, 0xcf, 0x10, 0xc9, 0x57];
         let client: IpAddr = "198.51.100.100".parse().expect("an address");
         let expected = [0x01, 0, 0, 0, 0x5c, 0xf7, 0x9f, 0x11, 0x1f, 0x81, 0x30, 0xc3, 0xee, 0xe2, 0x94, 0x80];
-        assert_eq!(make(&secret, client_cookie, client, 1_559_731_985), expected);
-        let secrets = CookieSecrets { current: secret, previous: CookieSecret([0; 16]) };
+        assert_eq!(make_with(&secret, client_cookie, client, 1_559_731_985), expected);
+        let mut secrets = CookieSecrets::new(CookieKey::of_bytes([7; 32]), None, 1_559_731_985);
+        assert_eq!(check(&secrets, client_cookie, &expected, client, 1_559_731_985), Verdict::Invalid);
+        secrets.days[1].1 = secret;
         assert_eq!(check(&secrets, client_cookie, &expected, client, 1_559_731_985), Verdict::Valid { is_recent: true });
     }
 
     #[test]
-    fn a_cookie_holds_for_an_hour_for_one_client_and_over_one_change_of_secret() {
-        let (a, b, c) = (CookieSecret([1; 16]), CookieSecret([2; 16]), CookieSecret([3; 16]));
+    fn a_cookie_holds_for_an_hour_for_one_client_and_over_one_change_of_key() {
+        let (a, b, c) = (CookieKey::of_bytes([1; 32]), CookieKey::of_bytes([2; 32]), CookieKey::of_bytes([3; 32]));
         let client: IpAddr = "2001:db8::1".parse().expect("an address");
         let other: IpAddr = "2001:db8::2".parse().expect("an address");
-        let now = 1_800_000_000;
-        let cookie = make(&a, [7; 8], client, now);
-        let before = CookieSecrets { current: a, previous: c };
-        let after = CookieSecrets { current: b, previous: a };
-        let gone = CookieSecrets { current: c, previous: b };
+        // Ten minutes before a day ends.
+        let now = 20_000 * PERIOD_SECONDS - 600;
+        let before = CookieSecrets::new(a, None, now);
+        let cookie = make(&before, [7; 8], client, now);
+        let after = before.renewed(b, now);
+        let gone = after.renewed(c, now);
         for (secrets, client_cookie, address, at, expected) in [
             (before, [7; 8], client, now, Verdict::Valid { is_recent: true }),
+            (before, [7; 8], client, now + 1800, Verdict::Valid { is_recent: true }),
             (before, [7; 8], client, now + 1801, Verdict::Valid { is_recent: false }),
             (before, [7; 8], client, now + 3600, Verdict::Valid { is_recent: false }),
             (before, [7; 8], client, now + 3601, Verdict::Invalid),
@@ -174,4 +238,26 @@ mod tests {
             assert_eq!(check(&secrets, client_cookie, &cookie, address, at), expected, "at {at}");
         }
     }
+
+    #[test]
+    fn name_servers_of_one_fleet_have_the_same_secrets_whenever_they_started() {
+        let fleet = CookieKey::of_fleet("a key of one fleet");
+        let client: IpAddr = "192.0.2.1".parse().expect("an address");
+        let now = 20_000 * PERIOD_SECONDS;
+        let maker = CookieSecrets::new(fleet, None, now);
+        // Across midnight both ways, whose clocks differ by some seconds, and one that has run for a year.
+        for (made, started, checked) in [(now - 1, now - 1, now), (now, now + 3, now - 3), (now, now - 365 * PERIOD_SECONDS, now + 3600)] {
+            let cookie = make(&maker, [1; 8], client, made);
+            let checker = CookieSecrets::new(fleet, None, started);
+            assert!(matches!(check(&checker, [1; 8], &cookie, client, checked), Verdict::Valid { .. }), "{made} {started} {checked}");
+            let stranger = CookieSecrets::new(CookieKey::of_fleet("a key of another"), None, started);
+            assert_eq!(check(&stranger, [1; 8], &cookie, client, checked), Verdict::Invalid);
+        }
+        let of_day = |day: u32| fleet.secret(day * PERIOD_SECONDS).0;
+        assert_ne!(of_day(20_000), of_day(20_001));
+        // Never to change by accident: servers of two versions share an address while a fleet is updated.
+        assert_eq!(of_day(20_000)[..4], PINNED);
+    }
+
+    const PINNED: [u8; 4] = [121, 156, 73, 72];
 }

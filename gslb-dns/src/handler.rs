@@ -13,16 +13,17 @@ use crate::limit::Limiter;
 use crate::metrics::{Tally, Transport};
 use crate::steer::{Choice, ClientPrefix, Family, Reason, Snapshot, Steering};
 use crate::wire::{
-    Edns, OptRecord, Owner, Query, Question, Section, UDP_BYTES_MAX, UDP_BYTES_PLAIN, Writer, class, flag, labels, rcode, rtype,
+    ClientSubnet, Edns, OptRecord, Owner, QName, Query, Question, Section, Tsig, UDP_BYTES_MAX, UDP_BYTES_PLAIN, Writer, class, flag,
+    labels, rcode, rtype,
 };
-use crate::zone::{RrSet, ZoneHead};
+use crate::zone::{RrSet, ZoneHead, Zones};
 
 /// Largest message over TCP.
 pub const TCP_BYTES_MAX: usize = 65_535;
 /// Idle time after which a TCP connection is closed, in units of 100 ms as RFC 7828 counts.
 pub const TCP_IDLE_TENTHS: u16 = 100;
 /// TTL of the HINFO record that stands for any type (RFC 8482 section 4.2).
-const ANY_TTL: u32 = 3600;
+pub(crate) const ANY_TTL: u32 = 3600;
 /// Its data: CPU `RFC8482`, no system.
 const ANY_DATA: &[u8] = b"\x07RFC8482\x00";
 /// Type NXNAME, which nobody may ask for (RFC 9824 section 3.1).
@@ -92,6 +93,8 @@ struct Draft<'q> {
     query: &'q Query,
     question: Option<&'q [u8]>,
     opt: Option<OptRecord<'q>>,
+    /// The query's.
+    tsig: Option<Tsig<'q>>,
     rcode: u16,
     transport: Transport,
     limit: usize,
@@ -113,6 +116,7 @@ impl Handler {
             query: &query,
             question: question.and_then(|q| message.get(crate::wire::HEADER_BYTES..q.end)),
             opt: query.edns.as_ref().map(|e| OptRecord { dnssec_ok: e.dnssec_ok, ..OptRecord::default() }),
+            tsig: query.tsig.and_then(|at| Tsig::read(message, at)),
             rcode: rcode::NOERROR,
             transport,
             limit: response_limit(query.edns.as_ref(), transport),
@@ -147,6 +151,10 @@ impl Handler {
             }
             return Next::Write;
         }
+        if draft.tsig.is_some() && !query.is_malformed {
+            // No key is known here, whatever is asked for (RFC 8945 section 5.2.1); `finish` adds the record with BADKEY.
+            return draft.fail(rcode::NOTAUTH, 0);
+        }
         match query.opcode() {
             opcode::QUERY => {}
             // We are the primary of all we serve and take no changes by DNS.
@@ -157,8 +165,8 @@ impl Handler {
         if query.is_malformed {
             return draft.fail(rcode::FORMERR, 0);
         }
-        if query.has_tsig {
-            // No key is known here (RFC 8945 section 5.2.1).
+        if query.tsig.is_some() {
+            // One that cannot be read, so that no BADKEY can name its key.
             return draft.fail(rcode::NOTAUTH, 0);
         }
         let Some(question) = query.question.as_ref() else {
@@ -193,7 +201,7 @@ impl Handler {
             draft.is_known = matches!(verdict, Some(Verdict::Valid { .. }));
             let server = match (verdict, given.server) {
                 (Some(Verdict::Valid { is_recent: true }), Some(same)) => same,
-                _ => cookie::make(&secrets.current, given.client, client, now),
+                _ => cookie::make(&secrets, given.client, client, now),
             };
             let mut whole = [0; 24];
             whole[..8].copy_from_slice(&given.client);
@@ -249,6 +257,14 @@ impl<'q> Draft<'q> {
             opt.rcode = self.rcode;
             w.opt(opt);
         }
+        if let Some(tsig) = self.tsig.as_ref().filter(|_| self.rcode == rcode::NOTAUTH) {
+            // Names that no key and algorithm have may be too long for UDP; the client then asks again.
+            if w.len() + tsig.answer_len() <= self.limit {
+                w.tsig(tsig, self.query.id, rcode::BADKEY);
+            } else {
+                w.set_flags(flag::TC);
+            }
+        }
     }
 
     /// A response without records. A refusal is never larger than its query, so that nobody is attacked with it (RFC 5358).
@@ -287,18 +303,13 @@ fn write_resolved(
     // Who wants recursion is the end of the line, a person with dig or a stub, and would be left without an address; the
     // whole chain then has the scope of its last link, which is never too wide.
     let stops_at_link = is_tailored && draft.query.flags & flag::RD == 0;
-    let answer = answer::resolve(zones, &question.qname, question.qtype, stops_at_link);
+    let asker = Asker { subnet, resolver: client };
+    let select = |site, client: &ClientPrefix, family| snapshot.select(site, client, family, worker.next_random());
+    let (answer, choice) = look_up(zones, &question.qname, question.qtype, asker, stops_at_link, select);
     if answer.last == Last::Outside {
         draft.fail(rcode::REFUSED, ede::NOT_AUTHORITATIVE);
         return draft.write_empty(out, query_bytes);
     }
-    let choice = match &answer.last {
-        Last::Steered(_, site) => {
-            let family = if question.qtype == rtype::AAAA { Family::V6 } else { Family::V4 };
-            Some(snapshot.select(*site, &client_prefix(subnet, client), family, worker.next_random()))
-        }
-        _ => None,
-    };
     if let Some(opt) = draft.opt.as_mut() {
         // An empty choice is the same for every client, as are all answers but addresses (RFC 7871 section 7.2.1).
         let scope = choice.as_ref().filter(|c| is_tailored && !c.addresses.is_empty()).map_or(0, |c| c.scope_prefix);
@@ -313,7 +324,8 @@ fn write_resolved(
     let is_referral = matches!(answer.last, Last::Referral(..));
     let mut w = draft.begin(out, if is_referral { 0 } else { flag::AA });
     let start = w.mark();
-    draft.rcode = write_answer(&mut w, &answer, choice.as_ref());
+    write_answer(&mut w, &answer, choice.as_ref());
+    draft.rcode = rcode_of(&answer);
     w.set_rcode(draft.rcode);
     let mut fits = w.len() + draft.opt_bytes() <= draft.limit;
     if fits {
@@ -326,6 +338,44 @@ fn write_resolved(
     draft.finish(w);
 }
 
+/// Who asks: the client subnet of the query, if it has one, and the resolver's address.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asker {
+    pub(crate) subnet: Option<ClientSubnet>,
+    pub(crate) resolver: IpAddr,
+}
+
+/// What is to be said to a question: the records, and for a steered name the addresses that `select` chooses for the client. The one way
+/// to an answer, of queries and of explanations.
+pub(crate) fn look_up<'z>(
+    zones: &'z Zones,
+    qname: &QName,
+    qtype: u16,
+    asker: Asker,
+    stops_at_link: bool,
+    select: impl FnOnce(usize, &ClientPrefix, Family) -> Choice,
+) -> (Answer<'z>, Option<Choice>) {
+    let answer = answer::resolve(zones, qname, qtype, stops_at_link);
+    let choice = match &answer.last {
+        Last::Steered(_, site) => {
+            let family = if qtype == rtype::AAAA { Family::V6 } else { Family::V4 };
+            Some(select(*site, &client_prefix(asker.subnet, asker.resolver), family))
+        }
+        _ => None,
+    };
+    (answer, choice)
+}
+
+/// The response code of an answer (RFC 6604: that of the last name).
+pub(crate) fn rcode_of(answer: &Answer<'_>) -> u16 {
+    match answer.last {
+        Last::Missing => rcode::NXDOMAIN,
+        Last::TooLong => rcode::YXDOMAIN,
+        Last::Outside => rcode::REFUSED,
+        _ => rcode::NOERROR,
+    }
+}
+
 /// Bytes that a response may have.
 fn response_limit(edns: Option<&Edns>, transport: Transport) -> usize {
     match (transport, edns) {
@@ -336,7 +386,7 @@ fn response_limit(edns: Option<&Edns>, transport: Transport) -> usize {
 }
 
 /// Whom the answer is for: the client subnet, or the resolver itself when there is none or it is withheld.
-fn client_prefix(subnet: Option<crate::wire::ClientSubnet>, resolver: IpAddr) -> ClientPrefix {
+fn client_prefix(subnet: Option<ClientSubnet>, resolver: IpAddr) -> ClientPrefix {
     match subnet {
         Some(s) if s.source_prefix > 0 => ClientPrefix { address: s.address, source_prefix: s.source_prefix, from_ecs: true },
         _ => ClientPrefix::host(resolver),
@@ -357,8 +407,8 @@ fn write_set(w: &mut Writer<'_>, section: Section, owner: Owner<'_>, set: &RrSet
     }
 }
 
-/// Answer and authority sections; gives the response code, which belongs to the last name (RFC 6604).
-fn write_answer(w: &mut Writer<'_>, answer: &Answer<'_>, choice: Option<&Choice>) -> u16 {
+/// Answer and authority sections.
+fn write_answer(w: &mut Writer<'_>, answer: &Answer<'_>, choice: Option<&Choice>) {
     let mut redirected: Option<&RrSet> = None;
     for link in answer.links.iter().map_while(Option::as_ref) {
         match link {
@@ -384,16 +434,10 @@ fn write_answer(w: &mut Writer<'_>, answer: &Answer<'_>, choice: Option<&Choice>
             Some(choice) => write_addresses(w, owner(name), choice),
             None => write_negative(w, answer.zone),
         },
-        Last::NoData => write_negative(w, answer.zone),
-        Last::Missing => {
-            write_negative(w, answer.zone);
-            return rcode::NXDOMAIN;
-        }
+        Last::NoData | Last::Missing => write_negative(w, answer.zone),
         Last::Referral(name, set) => write_set(w, Section::Authority, Owner::Name(name), set),
-        Last::TooLong => return rcode::YXDOMAIN,
-        Last::Open | Last::Outside => {}
+        Last::TooLong | Last::Open | Last::Outside => {}
     }
-    rcode::NOERROR
 }
 
 fn write_addresses(w: &mut Writer<'_>, owner: Owner<'_>, choice: &Choice) {

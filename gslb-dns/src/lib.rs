@@ -1,8 +1,8 @@
 //! Authoritative DNS that gives each client the best edge cluster.
 //!
 //! A query's walk: `server` (sockets) -> `handler` (the steps in order) -> `wire` (bytes) -> `answer` over `zone` (which
-//! records) -> `steer` (which addresses) -> `wire`. `rdata` reads records as people write them, `cookie` makes DNS
-//! cookies, `limit` keeps forged queries from using us, `kernel` talks to the system.
+//! records) -> `steer` (which addresses) -> `wire`. `rdata` reads records as people write them, `serial` keeps the zones' serial, `cookie`
+//! makes DNS cookies, `limit` keeps forged queries from using us, `kernel` talks to the system.
 
 pub mod answer;
 pub mod cookie;
@@ -11,6 +11,7 @@ pub mod kernel;
 pub mod limit;
 pub mod metrics;
 pub mod rdata;
+mod serial;
 pub mod server;
 pub mod steer;
 pub mod wire;
@@ -24,28 +25,29 @@ use nearcast_fleet::admin::{self, Readiness};
 use nearcast_fleet::clock::{unix_millis, unix_seconds};
 use nearcast_fleet::config::{Fleet, NameServer};
 use nearcast_fleet::failure::{Failure, FailureKind};
-use nearcast_fleet::follow::{FollowState, NodeContext};
+use nearcast_fleet::follow::{self, FollowState, NodeContext};
 use nearcast_fleet::report::DnsReport;
 use nearcast_fleet::reporter;
 use nearcast_fleet::shutdown::Shutdown;
 use tokio::sync::watch;
 
-use crate::cookie::{CookieSecret, CookieSecrets};
+use crate::cookie::{CookieKey, CookieSecrets};
 use crate::handler::Handler;
 use crate::metrics::Metrics;
+use crate::serial::Serial;
 use crate::server::Listeners;
 use crate::steer::{Served, Steering};
-use crate::zone::{ZoneError, Zones, next_serial};
+use crate::zone::{ZoneError, Zones};
 
 /// How long open connections may take to end.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
-/// How long a cookie secret makes new cookies (RFC 9018 section 5 asks for a change at least every 36 days).
-const COOKIE_SECRET_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// How often cookie secrets are made ready for the days around the current one.
+const COOKIE_SECRETS_RENEWED: Duration = Duration::from_secs(6 * 3600);
 
 /// Runs a name server until shutdown: listeners first, then zones and steering, then answers.
 ///
 /// # Errors
-/// A listener cannot be opened, a zone has a fault, or steering cannot start.
+/// A listener cannot be opened, the state directory cannot be used, or a zone has a fault.
 pub async fn run(context: NodeContext) -> Result<(), Failure> {
     let NodeContext { name, fleet, entries, state, following, mut shutdown } = context;
     // Purges and pushes are not for name servers; new fleet files come by `fleet`.
@@ -57,16 +59,26 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     let listeners = Listeners::open(&me.listen)?;
     let metrics = Metrics::register(&registry).map_err(|e| Failure::new(FailureKind::Internal, format!("metrics: {e}")))?;
     let metrics = Arc::new(metrics);
-    let serial = next_serial(None, unix_seconds(SystemTime::now()) as u32);
-    let zones = Zones::compile(&current, &name, serial).map_err(|faults| zone_failure(&faults))?;
-    let (served_tx, served) = watch::channel(Served { fleet: current, zones: Arc::new(zones) });
-    let steering = Steering::start(served, &registry, shutdown.clone())?;
+    following.begin().await?;
+    if current.control.is_some() {
+        // The serials, and more, are those of the revision in force, which another machine's file may be older than.
+        follow::hear_control(state.clone(), shutdown.clone()).await;
+    }
+    let mut serial = Serial::open(&current.node_dir(&name));
+    let compiled = follow::start_from(fleet.clone(), shutdown.clone(), |fleet| {
+        let zones = Zones::compile(fleet, &name, serial.at_start(fleet.changed_unix_s)).map_err(|faults| zone_failure(&faults))?;
+        Ok(Served { fleet: Arc::clone(fleet), zones: Arc::new(zones) })
+    });
+    let compiled = compiled.await?;
+    serial.served(compiled.zones.serial());
+    let key = cookie_key(&compiled.fleet, None)?;
+    let (served_tx, served) = watch::channel(compiled);
+    let steering = Steering::start(served, &registry, shutdown.clone());
     let handler = Arc::new(Handler {
         steering: Arc::clone(&steering),
         server_id: name.clone(),
-        cookies: ArcSwap::from_pointee(CookieSecrets { current: new_secret()?, previous: new_secret()? }),
+        cookies: ArcSwap::from_pointee(CookieSecrets::new(key, None, unix_now())),
     });
-    following.begin().await?;
     let addresses = listeners.addresses().to_vec();
     let (readiness_tx, readiness) = watch::channel(Readiness::NotReady("starting".to_owned()));
     let serving = listeners.serve(&handler, &metrics, &shutdown)?;
@@ -77,8 +89,8 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     let to_control = |f: &Fleet| reporter::to_control(f, "dns");
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(reloader.run(shutdown.clone()));
+    tasks.spawn(keep_cookie_secrets(handler, key, fleet.clone(), shutdown.clone()));
     tasks.spawn(reporter::run(to_control, fleet, move |_| source.report(), shutdown.clone()));
-    tasks.spawn(rotate_cookie_secrets(handler, shutdown.clone()));
     readiness_tx.send_replace(Readiness::Ready);
     tracing::info!(?addresses, "answering DNS");
 
@@ -103,28 +115,41 @@ fn zone_failure(faults: &[ZoneError]) -> Failure {
     Failure::new(FailureKind::Usage, lines.join("\n"))
 }
 
-fn new_secret() -> Result<CookieSecret, Failure> {
+/// The key of cookies: the one that all name servers of the fleet have, or one of its own for a server without a node key, which it keeps.
+fn cookie_key(fleet: &Fleet, own: Option<CookieKey>) -> Result<CookieKey, Failure> {
     use std::io::Read as _;
-    let mut bytes = [0; 16];
+    if !fleet.node_key.0.is_empty() {
+        return Ok(CookieKey::of_fleet(&fleet.node_key.0));
+    }
+    if let Some(own) = own {
+        return Ok(own);
+    }
+    let mut bytes = [0; 32];
     std::fs::File::open("/dev/urandom")
         .and_then(|mut f| f.read_exact(&mut bytes))
         .map_err(|e| Failure::new(FailureKind::System, format!("cannot read /dev/urandom: {e} (mount /dev for this process)")))?;
-    Ok(CookieSecret(bytes))
+    Ok(CookieKey::of_bytes(bytes))
 }
 
-async fn rotate_cookie_secrets(handler: Arc<Handler>, mut shutdown: Shutdown) {
+fn unix_now() -> u32 {
+    unix_seconds(SystemTime::now()) as u32
+}
+
+/// Goes over to the secrets of each day, and to another node key.
+async fn keep_cookie_secrets(handler: Arc<Handler>, mut key: CookieKey, mut fleet: watch::Receiver<Arc<Fleet>>, mut shutdown: Shutdown) {
+    let mut may_change = true;
     loop {
         tokio::select! {
-            () = tokio::time::sleep(COOKIE_SECRET_LIFE) => {}
+            () = tokio::time::sleep(COOKIE_SECRETS_RENEWED) => {}
+            changed = fleet.changed(), if may_change => may_change = changed.is_ok(),
             () = shutdown.asked() => return,
         }
-        match new_secret() {
-            Ok(current) => {
-                let previous = handler.cookies.load().current;
-                handler.cookies.store(Arc::new(CookieSecrets { current, previous }));
-            }
-            Err(failure) => tracing::warn!(%failure, "the cookie secret stays as it is"),
+        match cookie_key(&fleet.borrow_and_update(), Some(key)) {
+            Ok(found) => key = found,
+            Err(failure) => tracing::warn!(%failure, "the cookie key stays as it is"),
         }
+        let secrets = handler.cookies.load().renewed(key, unix_now());
+        handler.cookies.store(Arc::new(secrets));
     }
 }
 
@@ -135,7 +160,7 @@ struct Reloader {
     /// The newest fleet whose zones could be compiled.
     served: watch::Sender<Served>,
     /// Of the zones served.
-    serial: u32,
+    serial: Serial,
     listen: Vec<std::net::SocketAddr>,
 }
 
@@ -151,18 +176,18 @@ impl Reloader {
                 return shutdown.asked().await;
             }
             let fleet = Arc::clone(&self.fleet.borrow_and_update());
-            self.reload(&fleet, unix_seconds(SystemTime::now()) as u32);
+            self.reload(&fleet);
         }
     }
 
-    fn reload(&mut self, fleet: &Arc<Fleet>, now: u32) {
+    fn reload(&mut self, fleet: &Arc<Fleet>) {
         if let Some(me) = fleet.name_servers.iter().find(|s| s.name == self.name)
             && me.listen != self.listen
         {
             tracing::warn!("this name server's listen addresses changed in the fleet file; restart it to use them");
             self.listen.clone_from(&me.listen);
         }
-        match self.compile(fleet, now) {
+        match self.compile(fleet) {
             Ok(zones) => {
                 self.served.send_replace(Served { fleet: Arc::clone(fleet), zones });
             }
@@ -174,15 +199,21 @@ impl Reloader {
         }
     }
 
-    /// The zones of a fleet: those that are served when nothing in them changed, else new ones with a newer serial.
-    fn compile(&mut self, fleet: &Fleet, now: u32) -> Result<Arc<Zones>, Vec<ZoneError>> {
+    /// The zones of a fleet under the serial of its revision: those that are served already when nothing is new in them.
+    fn compile(&mut self, fleet: &Fleet) -> Result<Arc<Zones>, Vec<ZoneError>> {
         let served = Arc::clone(&self.served.borrow().zones);
-        if *served == Zones::compile(fleet, &self.name, self.serial)? {
+        let changed_unix_s = fleet.changed_unix_s;
+        let serial = self.serial.of_revision(changed_unix_s).unwrap_or_else(|| self.serial.going_on(changed_unix_s, false));
+        let mut zones = Zones::compile(fleet, &self.name, serial)?;
+        if zones == *served {
             return Ok(served);
         }
-        self.serial = next_serial(Some(self.serial), now);
-        tracing::info!(serial = self.serial, "zones changed");
-        Zones::compile(fleet, &self.name, self.serial).map(Arc::new)
+        if zones.serial() == served.serial() {
+            zones = Zones::compile(fleet, &self.name, self.serial.going_on(changed_unix_s, true))?;
+        }
+        self.serial.served(zones.serial());
+        tracing::info!(serial = zones.serial(), "zones changed");
+        Ok(Arc::new(zones))
     }
 }
 

@@ -91,6 +91,60 @@ pub fn type_mnemonic(number: u16) -> Option<&'static str> {
     MNEMONICS.iter().find(|(_, n)| *n == number).map(|(name, _)| *name)
 }
 
+/// A type's mnemonic, `TYPE<number>` where it has none here (RFC 3597 section 5).
+pub fn type_shown(number: u16) -> String {
+    type_mnemonic(number).map_or_else(|| if number == rtype::ANY { "ANY".to_owned() } else { format!("TYPE{number}") }, str::to_owned)
+}
+
+/// Data as people write it, for the types that most records are of; others in the generic form of RFC 3597.
+pub fn shown(rtype: u16, data: &[u8]) -> String {
+    known_shown(rtype, data).unwrap_or_else(|| {
+        let digits: String = data.iter().map(|b| format!("{b:02x}")).collect();
+        format!("\\# {} {digits}", data.len()).trim_end().to_owned()
+    })
+}
+
+fn known_shown(rtype: u16, data: &[u8]) -> Option<String> {
+    let word = |at: usize| Some(u16::from_be_bytes(data.get(at..at + 2)?.try_into().ok()?));
+    match rtype {
+        rtype::A => Some(std::net::Ipv4Addr::from(<[u8; 4]>::try_from(data).ok()?).to_string()),
+        rtype::AAAA => Some(std::net::Ipv6Addr::from(<[u8; 16]>::try_from(data).ok()?).to_string()),
+        rtype::NS | rtype::CNAME | rtype::PTR | rtype::DNAME => Some(absolute_shown(data)),
+        rtype::MX => Some(format!("{} {}", word(0)?, absolute_shown(data.get(2..)?))),
+        rtype::SRV => Some(format!("{} {} {} {}", word(0)?, word(2)?, word(4)?, absolute_shown(data.get(6..)?))),
+        rtype::TXT | rtype::SPF => {
+            let mut texts = Vec::new();
+            let mut rest = data;
+            while let Some((len, after)) = rest.split_first() {
+                let (text, after) = after.split_at_checked(usize::from(*len))?;
+                let escaped = text.iter().map(|&b| match b {
+                    b'"' | b'\\' => format!("\\{}", char::from(b)),
+                    b' '..=b'~' => char::from(b).to_string(),
+                    _ => format!("\\{b:03}"),
+                });
+                let escaped: String = escaped.collect();
+                texts.push(format!("\"{escaped}\""));
+                rest = after;
+            }
+            Some(texts.join(" "))
+        }
+        rtype::SOA => {
+            let mname = wire::name_bytes(data);
+            let numbers = mname + wire::name_bytes(&data[mname..]);
+            let names = format!("{} {}", absolute_shown(&data[..mname]), absolute_shown(&data[mname..numbers]));
+            let words = data[numbers..].chunks_exact(4).map(|w| u32::from_be_bytes([w[0], w[1], w[2], w[3]]).to_string());
+            Some(std::iter::once(names).chain(words).collect::<Vec<_>>().join(" "))
+        }
+        _ => None,
+    }
+}
+
+/// A wire name with the dot at its end.
+pub fn absolute_shown(name: &[u8]) -> String {
+    let text = wire::presentation(name);
+    if text == "." { text } else { text + "." }
+}
+
 /// A name in wire form, case kept. Names without a final dot are relative to `origin` (wire form); `@` is the origin.
 pub fn name(text: &str, origin: &[u8]) -> Result<Vec<u8>, DataError> {
     let fail = |reason| DataError::Name { text: text.to_owned(), reason };

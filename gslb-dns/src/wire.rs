@@ -71,6 +71,8 @@ pub mod rcode {
     pub const YXDOMAIN: u16 = 6;
     pub const NOTAUTH: u16 = 9;
     pub const BADVERS: u16 = 16;
+    /// In TSIG records alone.
+    pub const BADKEY: u16 = 17;
     pub const BADCOOKIE: u16 = 23;
 }
 
@@ -314,8 +316,8 @@ pub struct Query {
     pub question: Option<Question>,
     /// The first OPT record, when there is one.
     pub edns: Option<Edns>,
-    /// Whether a TSIG record ends the message.
-    pub has_tsig: bool,
+    /// The TSIG record that ends the message.
+    pub tsig: Option<TsigAt>,
     /// Whether the message breaks the format rules.
     pub is_malformed: bool,
 }
@@ -345,7 +347,7 @@ impl Query {
         let header = message.get(..HEADER_BYTES)?;
         let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
         let mut query =
-            Self { id: word(0), flags: word(2), question_count: word(4), question: None, edns: None, has_tsig: false, is_malformed: false };
+            Self { id: word(0), flags: word(2), question_count: word(4), question: None, edns: None, tsig: None, is_malformed: false };
         if query.flags & flag::QR != 0 {
             return None;
         }
@@ -370,7 +372,7 @@ impl Query {
         for (section, &count) in counts.iter().enumerate() {
             for index in 0..count {
                 let record = RecordHead::parse(message, at)?;
-                at = record.end;
+                let start = std::mem::replace(&mut at, record.end);
                 match record.rtype {
                     rtype::OPT => {
                         // RFC 6891 section 6.1.1: one OPT, in the additional section, owned by the root.
@@ -391,16 +393,83 @@ impl Query {
                     }
                     rtype::TSIG => {
                         // RFC 8945 section 5.1: the last record of the additional section.
+                        let place = TsigAt { start: start as u16, data: record.data_at as u16, end: record.end as u16 };
                         if section != 2 || index + 1 != count {
                             faults += 1;
                         }
-                        self.has_tsig = true;
+                        self.tsig = Some(place);
                     }
                     _ => {}
                 }
             }
         }
         (faults == 0 && at == message.len()).then_some(())
+    }
+}
+
+/// Where a TSIG record is in its message, which is no longer than what is read as a query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TsigAt {
+    start: u16,
+    data: u16,
+    end: u16,
+}
+
+/// What an answer to a TSIG record has of it (RFC 8945 section 4.2).
+#[derive(Debug, Clone)]
+pub struct Tsig<'m> {
+    /// The key's name.
+    key: QName,
+    /// The algorithm's name, then time signed and fudge.
+    fixed: &'m [u8],
+}
+
+impl<'m> Tsig<'m> {
+    /// Reads the record at a place of its message; `None` when it breaks the format.
+    pub fn read(message: &'m [u8], at: TsigAt) -> Option<Self> {
+        let key = expand_name(message, usize::from(at.start))?;
+        let data = message.get(usize::from(at.data)..usize::from(at.end))?;
+        let algorithm = name_bytes(data);
+        if !is_name(&data[..algorithm]) {
+            return None;
+        }
+        // Time signed (6), fudge, MAC size; MAC; original ID, error, other length; other data.
+        let mac = data.get(algorithm + 8..algorithm + 10)?;
+        let after_mac = algorithm + 10 + usize::from(u16::from_be_bytes([mac[0], mac[1]]));
+        let other = data.get(after_mac + 4..after_mac + 6)?;
+        let end = after_mac + 6 + usize::from(u16::from_be_bytes([other[0], other[1]]));
+        (end == data.len()).then_some(Self { key, fixed: &data[..algorithm + 8] })
+    }
+
+    /// Length of the record that answers it.
+    pub fn answer_len(&self) -> usize {
+        self.key.as_bytes().len() + 10 + self.fixed.len() + 8
+    }
+}
+
+/// A possibly compressed name in lower case. Each pointer must lead before the part of the name that it ends.
+fn expand_name(message: &[u8], start: usize) -> Option<QName> {
+    let mut name = QName { bytes: [0; NAME_BYTES_MAX], len: 0 };
+    let (mut at, mut part) = (start, start);
+    loop {
+        let len = usize::from(*message.get(at)?);
+        if len >= 0xc0 {
+            let target = (len & 0x3f) << 8 | usize::from(*message.get(at + 1)?);
+            if target < HEADER_BYTES || target >= part {
+                return None;
+            }
+            (at, part) = (target, target);
+            continue;
+        }
+        let label = message.get(at..=at + len).filter(|_| len <= LABEL_BYTES_MAX)?;
+        let taken = usize::from(name.len);
+        name.bytes.get_mut(taken..taken + label.len())?.copy_from_slice(label);
+        name.len = u8::try_from(taken + label.len()).ok()?;
+        if len == 0 {
+            name.bytes[..usize::from(name.len)].make_ascii_lowercase();
+            return Some(name);
+        }
+        at += 1 + len;
     }
 }
 
@@ -712,7 +781,22 @@ impl<'b> Writer<'b> {
         self.out[at..at + 2].copy_from_slice(&count.to_be_bytes());
     }
 
-    /// Writes the OPT record: always the last.
+    /// Writes the TSIG record of a response that is not signed, with its error (RFC 8945 section 5.3.2): always the last.
+    pub fn tsig(&mut self, asked: &Tsig<'_>, original_id: u16, error: u16) {
+        self.out.extend_from_slice(asked.key.as_bytes());
+        self.out.extend_from_slice(&rtype::TSIG.to_be_bytes());
+        self.out.extend_from_slice(&class::ANY.to_be_bytes());
+        self.out.extend_from_slice(&[0; 4]);
+        self.out.extend_from_slice(&(asked.fixed.len() as u16 + 8).to_be_bytes());
+        self.out.extend_from_slice(asked.fixed);
+        // No MAC; no other data after the error.
+        for word in [0, original_id, error, 0] {
+            self.out.extend_from_slice(&word.to_be_bytes());
+        }
+        self.count(Section::Additional);
+    }
+
+    /// Writes the OPT record: the last but for TSIG.
     pub fn opt(&mut self, opt: &OptRecord<'_>) {
         let ttl = u32::from(opt.rcode >> 4) << 24 | if opt.dnssec_ok { 0x8000 } else { 0 };
         self.out.push(0);

@@ -3,11 +3,12 @@
 //! Owns which names exist, what they hold, where delegations cut a zone and which names are steered (RFC 1034 section
 //! 4.2, RFC 2181, RFC 4592). Knows no messages, no clients and no clocks: the serial is an argument.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::net::IpAddr;
 
-use nearcast_fleet::config::{Fleet, Zone};
+use nearcast_fleet::config::{Fleet, Site, Zone};
 
 use crate::rdata::{self, DataError};
 use crate::wire::{self, rtype};
@@ -230,12 +231,12 @@ impl Zones {
     /// # Errors
     /// Every fault found, at least one.
     pub fn compile(fleet: &Fleet, server: &str, serial: u32) -> Result<Self, Vec<ZoneError>> {
-        let all = zone_list(fleet);
+        let layout = Layout::new(fleet);
         let is_served = |z: &Zone| z.name_servers.iter().any(|&s| fleet.name_servers.get(s).is_some_and(|s| s.name == server));
         let mut errors = Vec::new();
         let mut built = Vec::new();
-        for zone in all.iter().filter(|z| is_served(z)) {
-            match Builder::build(fleet, &all, zone, serial) {
+        for number in (0..layout.zones.len()).filter(|&z| is_served(&layout.zones[z])) {
+            match Builder::build(&layout, number, serial) {
                 Ok(b) => built.push(b),
                 Err(mut faults) => errors.append(&mut faults),
             }
@@ -243,19 +244,25 @@ impl Zones {
         if built.is_empty() && errors.is_empty() {
             errors.push(ZoneError::NothingServed(server.to_owned()));
         }
+        errors.extend(layout.faults);
         if !errors.is_empty() {
             return Err(errors);
         }
         let mut zones = Self::default();
-        let apexes: BTreeSet<Box<[u8]>> = built.iter().map(|b| b.apex.clone().into_boxed_slice()).collect();
+        let apexes: HashSet<Box<[u8]>> = built.iter().map(|b| b.apex.clone().into_boxed_slice()).collect();
         for builder in built {
             zones.add(builder, &apexes);
         }
         Ok(zones)
     }
 
+    /// The serial of all of them.
+    pub fn serial(&self) -> u32 {
+        self.zones.first().map_or(0, |z| z.serial)
+    }
+
     /// Adds one built zone; its names at and below the apex of another served zone belong to that one.
-    fn add(&mut self, builder: Builder, apexes: &BTreeSet<Box<[u8]>>) {
+    fn add(&mut self, builder: Builder, apexes: &HashSet<Box<[u8]>>) {
         let zone = self.zones.len();
         let first = self.nodes.len();
         let indexes: HashMap<Vec<u8>, usize> = builder.names.keys().enumerate().map(|(i, n)| (n.clone(), first + i)).collect();
@@ -279,9 +286,9 @@ impl Zones {
                 cut,
                 wildcard: indexes.get(&wildcard_name).copied(),
             });
-            let belongs_deeper = apexes
-                .iter()
-                .any(|a| a.len() > builder.apex.len() && wire::is_at_or_below(a, &builder.apex) && wire::is_at_or_below(owner, a));
+            // Each name from the owner up to this zone's apex, that one left out.
+            let names = std::iter::successors(Some(owner.as_slice()), |n| wire::parent(n));
+            let belongs_deeper = names.take_while(|n| n.len() > builder.apex.len()).any(|n| apexes.contains(n));
             if !belongs_deeper {
                 self.names.insert(owner.clone().into_boxed_slice(), index as u32);
             } else if apexes.contains(owner.as_slice()) {
@@ -306,27 +313,127 @@ impl Zones {
 
 /// Every fault in what the fleet's name servers would serve, each once; for checking a fleet file before it is used.
 pub fn check(fleet: &Fleet) -> Vec<ZoneError> {
+    let layout = Layout::new(fleet);
+    let mut serve = vec![false; fleet.name_servers.len()];
     let mut faults: Vec<ZoneError> = Vec::new();
-    for server in &fleet.name_servers {
-        for fault in Zones::compile(fleet, &server.name, 0).err().unwrap_or_default() {
-            if !faults.contains(&fault) {
-                faults.push(fault);
+    for (number, zone) in layout.zones.iter().enumerate() {
+        let mut is_served = false;
+        for server in &zone.name_servers {
+            if let Some(serves) = serve.get_mut(*server) {
+                (*serves, is_served) = (true, true);
             }
         }
+        if is_served {
+            faults.extend(Builder::build(&layout, number, 0).err().unwrap_or_default());
+        }
     }
+    let idle = fleet.name_servers.iter().zip(serve).filter(|(_, serves)| !serves);
+    faults.extend(idle.map(|(server, _)| ZoneError::NothingServed(server.name.clone())));
+    faults.extend(layout.faults);
     faults
 }
 
-/// The zones of the fleet, the CDN's own first; records that the file gives for the CDN's own zone join it.
-fn zone_list(fleet: &Fleet) -> Vec<Zone> {
-    let given = fleet.zones.iter().find(|z| z.name == fleet.zone);
-    let own = given.cloned().unwrap_or_else(|| Zone {
-        name: fleet.zone.clone(),
-        ttl: std::time::Duration::from_secs(u64::from(NEGATIVE_TTL_MAX)),
-        name_servers: fleet.zone_name_servers.clone(),
-        records: Vec::new(),
-    });
-    std::iter::once(own).chain(fleet.zones.iter().filter(|z| z.name != fleet.zone).cloned()).collect()
+/// What the zones of a fleet have to do with one another, worked out once: looking at every zone and site again for each zone would take a
+/// hundred million steps for ten thousand of them.
+struct Layout<'f> {
+    fleet: &'f Fleet,
+    /// The CDN's own first; records that the file gives for it join it.
+    zones: Vec<Cow<'f, Zone>>,
+    /// Apexes in wire form.
+    apexes: Vec<Result<Vec<u8>, DataError>>,
+    by_apex: HashMap<Vec<u8>, usize>,
+    /// Of each zone, those right below it.
+    children: Vec<Vec<usize>>,
+    /// Of each zone, the names in it that lead to sites, in file order.
+    hosts: Vec<Vec<SiteHost>>,
+    /// Steered names of the sites.
+    steered: Vec<Vec<u8>>,
+    /// Hosts of the name servers.
+    servers: Vec<Vec<u8>>,
+    /// Names that cannot be written; told beside those of the zones.
+    faults: Vec<ZoneError>,
+}
+
+/// A name that leads to a site.
+struct SiteHost {
+    owner: Vec<u8>,
+    site: usize,
+    /// Whether it is the site's own name below the CDN's zone.
+    is_steered: bool,
+}
+
+impl<'f> Layout<'f> {
+    fn new(fleet: &'f Fleet) -> Self {
+        let given = fleet.zones.iter().find(|z| z.name == fleet.zone).map(Cow::Borrowed);
+        let own = given.unwrap_or_else(|| {
+            Cow::Owned(Zone {
+                name: fleet.zone.clone(),
+                ttl: std::time::Duration::from_secs(u64::from(NEGATIVE_TTL_MAX)),
+                name_servers: fleet.zone_name_servers.clone(),
+                records: Vec::new(),
+            })
+        });
+        let others = fleet.zones.iter().filter(|z| z.name != fleet.zone).map(Cow::Borrowed);
+        let zones: Vec<Cow<'f, Zone>> = std::iter::once(own).chain(others).collect();
+        let apexes: Vec<_> = zones.iter().map(|z| absolute(&z.name)).collect();
+        let mut by_apex = HashMap::with_capacity(zones.len());
+        for (number, apex) in apexes.iter().enumerate() {
+            if let Ok(apex) = apex {
+                by_apex.entry(apex.clone()).or_insert(number);
+            }
+        }
+        let mut layout = Self {
+            fleet,
+            children: zones.iter().map(|_| Vec::new()).collect(),
+            hosts: zones.iter().map(|_| Vec::new()).collect(),
+            zones,
+            apexes,
+            by_apex,
+            steered: Vec::with_capacity(fleet.sites.len()),
+            servers: Vec::with_capacity(fleet.name_servers.len()),
+            faults: Vec::new(),
+        };
+        for child in 0..layout.zones.len() {
+            let parent = layout.apexes[child].as_ref().ok().and_then(|apex| wire::parent(apex)).and_then(|above| layout.closest(above));
+            if let Some(parent) = parent {
+                layout.children[parent].push(child);
+            }
+        }
+        for server in &fleet.name_servers {
+            let host = layout.name(&server.host, "a name server's host");
+            layout.servers.push(host);
+        }
+        for (number, site) in fleet.sites.iter().enumerate() {
+            layout.add_site(number, site);
+        }
+        layout
+    }
+
+    fn add_site(&mut self, number: usize, site: &Site) {
+        let steered = self.name(&self.fleet.steered_name(site), "a site's name");
+        self.hosts[0].push(SiteHost { owner: steered.clone(), site: number, is_steered: true });
+        for host in site.hosts.iter().filter(|h| *h != "*") {
+            let owner = self.name(host, "a site's host");
+            if let Some(zone) = self.closest(&owner).filter(|_| owner != steered) {
+                self.hosts[zone].push(SiteHost { owner, site: number, is_steered: false });
+            }
+        }
+        self.steered.push(steered);
+    }
+
+    /// A name in wire form; one that has none is a fault, and stands for the root.
+    fn name(&mut self, text: &str, what: &str) -> Vec<u8> {
+        absolute(text).unwrap_or_else(|source| {
+            self.faults.push(ZoneError::Record { zone: self.zones[0].name.clone(), record: format!("{what}, {text}"), source });
+            vec![0]
+        })
+    }
+
+    /// The deepest zone of the fleet that holds a name.
+    fn closest(&self, name: &[u8]) -> Option<usize> {
+        let mut names = std::iter::successors(Some(name), |n| wire::parent(n));
+        names.find_map(|n| self.by_apex.get(n).copied())
+    }
 }
 
 /// A zone in the making.
@@ -349,6 +456,8 @@ struct Built {
 struct BuiltSet {
     ttl: u32,
     data: Vec<Vec<u8>>,
+    /// What they take in a message. Beyond [`SET_BYTES_MAX`] none is kept any more.
+    bytes: usize,
 }
 
 /// An absolute name without its final dot, as the fleet file's types hold it, in wire form and lower case.
@@ -360,36 +469,37 @@ fn absolute(text: &str) -> Result<Vec<u8>, DataError> {
 }
 
 impl Builder {
-    fn build(fleet: &Fleet, all: &[Zone], zone: &Zone, serial: u32) -> Result<Self, Vec<ZoneError>> {
+    fn build(layout: &Layout<'_>, number: usize, serial: u32) -> Result<Self, Vec<ZoneError>> {
+        let fleet = layout.fleet;
+        let zone: &Zone = &layout.zones[number];
         let text = if zone.name.is_empty() { ".".to_owned() } else { zone.name.clone() };
-        let apex =
-            absolute(&zone.name).map_err(|source| vec![ZoneError::Record { zone: text.clone(), record: zone.name.clone(), source }])?;
-        let is_cdn = zone.name == fleet.zone;
+        let apex = match &layout.apexes[number] {
+            Ok(apex) => apex.clone(),
+            Err(source) => return Err(vec![ZoneError::Record { zone: text, record: zone.name.clone(), source: source.clone() }]),
+        };
+        let is_cdn = number == 0;
         let ttl = u32::try_from(zone.ttl.as_secs()).unwrap_or(TTL_MAX).min(TTL_MAX);
         let negative_ttl = if is_cdn { CDN_NEGATIVE_TTL } else { ttl.min(NEGATIVE_TTL_MAX) };
         let mut b = Self { apex, text, names: BTreeMap::new(), soa: Vec::new(), negative_ttl, serial, errors: Vec::new() };
         b.names.insert(b.apex.clone(), Built::default());
         for record in &zone.records {
             let added = b.written_record(record);
-            b.note(&format!("{} {} {}", record.owner, record.rtype, record.data), added);
+            b.note(|| format!("{} {} {}", record.owner, record.rtype, record.data), added);
         }
         let ns_ttl = if is_cdn { INFRASTRUCTURE_TTL } else { ttl };
-        let added = b.apex_records(fleet, zone, ttl, ns_ttl);
-        b.note("the apex", added);
-        let added = b.delegations(fleet, all, zone, ns_ttl);
-        b.note("a delegation", added);
-        let added = b.name_server_hosts(fleet, ns_ttl);
-        b.note("a name server's host", added);
-        let added = b.sites(fleet, all, zone, is_cdn);
-        b.note("a site's host", added);
+        let added = b.apex_records(layout, zone, ttl, ns_ttl);
+        b.note(|| "the apex".to_owned(), added);
+        b.delegations(layout, number, ns_ttl);
+        b.name_server_hosts(fleet, layout, ns_ttl);
+        b.sites(layout, number, ttl);
         b.check();
         b.fill_empty_non_terminals();
         if b.errors.is_empty() { Ok(b) } else { Err(b.errors) }
     }
 
-    fn note(&mut self, record: &str, result: Result<(), DataError>) {
+    fn note(&mut self, record: impl FnOnce() -> String, result: Result<(), DataError>) {
         if let Err(source) = result {
-            self.errors.push(ZoneError::Record { zone: self.text.clone(), record: record.to_owned(), source });
+            self.errors.push(ZoneError::Record { zone: self.text.clone(), record: record(), source });
         }
     }
 
@@ -398,9 +508,10 @@ impl Builder {
     }
 
     fn add(&mut self, owner: Vec<u8>, rtype: u16, ttl: u32, data: Vec<u8>) {
-        let set = self.names.entry(owner).or_default().sets.entry(rtype).or_insert(BuiltSet { ttl, data: Vec::new() });
+        let set = self.names.entry(owner).or_default().sets.entry(rtype).or_insert(BuiltSet { ttl, data: Vec::new(), bytes: 0 });
         set.ttl = set.ttl.min(ttl);
-        if !set.data.contains(&data) {
+        if set.bytes <= SET_BYTES_MAX && !set.data.contains(&data) {
+            set.bytes += RECORD_HEAD_BYTES + data.len();
             set.data.push(data);
         }
     }
@@ -429,10 +540,10 @@ impl Builder {
     }
 
     /// SOA and, unless the file gives them, NS.
-    fn apex_records(&mut self, fleet: &Fleet, zone: &Zone, ttl: u32, ns_ttl: u32) -> Result<(), DataError> {
-        let mut hosts = zone.name_servers.iter().filter_map(|&s| fleet.name_servers.get(s)).map(|s| absolute(&s.host));
-        let mname = hosts.next().unwrap_or_else(|| Ok(vec![0]))?;
-        let rname = mailbox(&fleet.hostmaster)?;
+    fn apex_records(&mut self, layout: &Layout<'_>, zone: &Zone, ttl: u32, ns_ttl: u32) -> Result<(), DataError> {
+        let mut hosts = zone.name_servers.iter().filter_map(|&s| layout.servers.get(s));
+        let mname = hosts.next().cloned().unwrap_or_else(|| vec![0]);
+        let rname = mailbox(&layout.fleet.hostmaster)?;
         let mut soa = [mname, rname].concat();
         for n in [self.serial].into_iter().chain(SOA_TIMERS).chain([self.negative_ttl]) {
             soa.extend_from_slice(&n.to_be_bytes());
@@ -440,22 +551,17 @@ impl Builder {
         self.soa.clone_from(&soa);
         self.add(self.apex.clone(), rtype::SOA, ttl.max(self.negative_ttl), soa);
         if !self.names.get(&self.apex).is_some_and(|b| b.sets.contains_key(&rtype::NS)) {
-            for &server in &zone.name_servers {
-                if let Some(server) = fleet.name_servers.get(server) {
-                    self.add(self.apex.clone(), rtype::NS, ns_ttl, absolute(&server.host)?);
-                }
+            for host in zone.name_servers.iter().filter_map(|&s| layout.servers.get(s)) {
+                self.add(self.apex.clone(), rtype::NS, ns_ttl, host.clone());
             }
         }
         Ok(())
     }
 
     /// NS records for zones of the fleet right below this one that the file does not delegate itself.
-    fn delegations(&mut self, fleet: &Fleet, all: &[Zone], zone: &Zone, ttl: u32) -> Result<(), DataError> {
-        for child in all.iter().filter(|c| c.name != zone.name) {
-            let apex = absolute(&child.name)?;
-            if !wire::is_at_or_below(&apex, &self.apex) || closest_zone(all, &apex, Some(&child.name))? != Some(zone.name.as_str()) {
-                continue;
-            }
+    fn delegations(&mut self, layout: &Layout<'_>, number: usize, ttl: u32) {
+        for &child in &layout.children[number] {
+            let Ok(apex) = &layout.apexes[child] else { continue };
             let is_delegated = |name: &[u8]| self.names.get(name).is_some_and(|b| b.sets.contains_key(&rtype::NS));
             // A cut above the child has already given it away.
             let mut at = Some(apex.as_slice());
@@ -467,69 +573,54 @@ impl Builder {
             if is_cut {
                 continue;
             }
-            for &server in &child.name_servers {
-                if let Some(server) = fleet.name_servers.get(server) {
-                    self.add(apex.clone(), rtype::NS, ttl, absolute(&server.host)?);
-                }
+            for host in layout.zones[child].name_servers.iter().filter_map(|&s| layout.servers.get(s)) {
+                self.add(apex.clone(), rtype::NS, ttl, host.clone());
             }
         }
-        Ok(())
     }
 
     /// Addresses of the fleet's name servers whose hosts are in this zone: authoritative, or glue below a cut.
-    fn name_server_hosts(&mut self, fleet: &Fleet, ttl: u32) -> Result<(), DataError> {
-        for server in &fleet.name_servers {
-            let host = absolute(&server.host)?;
-            let holds = |t: u16| self.names.get(&host).is_some_and(|b| b.sets.contains_key(&t));
-            if !wire::is_at_or_below(&host, &self.apex) || holds(rtype::A) || holds(rtype::AAAA) || holds(rtype::CNAME) {
+    fn name_server_hosts(&mut self, fleet: &Fleet, layout: &Layout<'_>, ttl: u32) {
+        for (server, host) in fleet.name_servers.iter().zip(&layout.servers) {
+            let holds = |t: u16| self.names.get(host).is_some_and(|b| b.sets.contains_key(&t));
+            if !wire::is_at_or_below(host, &self.apex) || holds(rtype::A) || holds(rtype::AAAA) || holds(rtype::CNAME) {
                 continue;
             }
             for &address in &server.addresses {
-                self.add_address(&host, ttl, address);
+                self.add_address(host, ttl, address);
             }
         }
-        Ok(())
     }
 
     /// Steered names in the CDN's zone; elsewhere the sites' hosts that have no records of their own.
-    fn sites(&mut self, fleet: &Fleet, all: &[Zone], zone: &Zone, is_cdn: bool) -> Result<(), DataError> {
-        for (index, site) in fleet.sites.iter().enumerate() {
-            let steered = absolute(&fleet.steered_name(site))?;
-            if is_cdn {
-                let built = self.names.entry(steered.clone()).or_default();
-                if built.sets.keys().any(|t| matches!(*t, rtype::A | rtype::AAAA | rtype::CNAME)) {
-                    self.conflict(
-                        &steered,
-                        "a site's steered name has an address or CNAME record; leave the record out or rename the site",
-                    );
-                    continue;
+    fn sites(&mut self, layout: &Layout<'_>, number: usize, ttl: u32) {
+        for SiteHost { owner, site, is_steered } in &layout.hosts[number] {
+            let built = self.names.entry(owner.clone()).or_default();
+            let holds = |t: u16| built.sets.contains_key(&t);
+            if *is_steered {
+                if holds(rtype::A) || holds(rtype::AAAA) || holds(rtype::CNAME) {
+                    let reason = "a site's steered name has an address or CNAME record; leave the record out or rename the site";
+                    self.conflict(owner, reason);
+                } else {
+                    built.site = Some(*site);
                 }
-                built.site = Some(index);
+                continue;
             }
-            for host in site.hosts.iter().filter(|h| *h != "*") {
-                let owner = absolute(host)?;
-                if owner == steered || closest_zone(all, &owner, None)? != Some(zone.name.as_str()) {
-                    continue;
+            let is_taken = [rtype::A, rtype::AAAA, rtype::CNAME, rtype::NS].into_iter().any(holds);
+            if *owner == self.apex {
+                // No CNAME can stand beside SOA and NS (RFC 1034 section 3.6.2): the apex itself is steered.
+                if !holds(rtype::A) && !holds(rtype::AAAA) {
+                    built.site = Some(*site);
                 }
-                let built = self.names.entry(owner.clone()).or_default();
-                let is_taken = built.sets.keys().any(|t| matches!(*t, rtype::A | rtype::AAAA | rtype::CNAME | rtype::NS));
-                if owner == self.apex {
-                    // No CNAME can stand beside SOA and NS (RFC 1034 section 3.6.2): the apex itself is steered.
-                    if !built.sets.contains_key(&rtype::A) && !built.sets.contains_key(&rtype::AAAA) {
-                        built.site = Some(index);
-                    }
-                } else if built.site.is_none() && !is_taken {
-                    if built.sets.is_empty() {
-                        let ttl = u32::try_from(zone.ttl.as_secs()).unwrap_or(TTL_MAX).min(TTL_MAX);
-                        self.add(owner, rtype::CNAME, ttl, steered.clone());
-                    } else {
-                        // Other records are there, so no CNAME can be: the name is steered itself.
-                        built.site = Some(index);
-                    }
+            } else if built.site.is_none() && !is_taken {
+                if built.sets.is_empty() {
+                    self.add(owner.clone(), rtype::CNAME, ttl, layout.steered[*site].clone());
+                } else {
+                    // Other records are there, so no CNAME can be: the name is steered itself.
+                    built.site = Some(*site);
                 }
             }
         }
-        Ok(())
     }
 
     /// What no resolver could use, or would read as something else.
@@ -543,7 +634,7 @@ impl Builder {
             .names
             .iter()
             .flat_map(|(owner, b)| b.sets.iter().map(move |(rtype, set)| (owner, rtype, set)))
-            .filter(|(_, _, set)| set.data.iter().map(|d| RECORD_HEAD_BYTES + d.len()).sum::<usize>() > SET_BYTES_MAX)
+            .filter(|(_, _, set)| set.bytes > SET_BYTES_MAX)
             .map(|(owner, rtype, _)| (owner.clone(), *rtype))
             .collect();
         for (owner, rtype) in large {
@@ -657,18 +748,6 @@ impl Builder {
             additional: additional.into_boxed_slice(),
         }
     }
-}
-
-/// The deepest zone of the fleet that holds a name, one zone left aside.
-fn closest_zone<'z>(all: &'z [Zone], name: &[u8], except: Option<&str>) -> Result<Option<&'z str>, DataError> {
-    let mut best: Option<(usize, &str)> = None;
-    for zone in all.iter().filter(|z| except != Some(z.name.as_str())) {
-        let apex = absolute(&zone.name)?;
-        if wire::is_at_or_below(name, &apex) && best.is_none_or(|(len, _)| apex.len() > len) {
-            best = Some((apex.len(), &zone.name));
-        }
-    }
-    Ok(best.map(|(_, name)| name))
 }
 
 /// A mailbox as SOA RNAME (RFC 1035 section 8): the local part is one label.

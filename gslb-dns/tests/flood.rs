@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use nearcast_gslb_dns::cookie::{CookieSecret, CookieSecrets};
+use nearcast_gslb_dns::cookie::{CookieKey, CookieSecrets};
 use nearcast_gslb_dns::handler::{Handler, Worker};
 use nearcast_gslb_dns::limit::ANSWERS_PER_SECOND_MAX;
 use nearcast_gslb_dns::metrics::Transport;
@@ -62,14 +62,10 @@ impl Bench {
         let (_tx, rx) = tokio::sync::watch::channel(served);
         let steering = {
             let _inside = runtime.enter();
-            Steering::start(rx, &prometheus::Registry::new(), shutdown).expect("it starts")
+            Steering::start(rx, &prometheus::Registry::new(), shutdown)
         };
-        let secret = CookieSecret([9; 16]);
-        let handler = Handler {
-            steering,
-            server_id: "ns1".to_owned(),
-            cookies: ArcSwap::from_pointee(CookieSecrets { current: secret, previous: secret }),
-        };
+        let secrets = CookieSecrets::new(CookieKey::of_bytes([9; 32]), None, 0);
+        let handler = Handler { steering, server_id: "ns1".to_owned(), cookies: ArcSwap::from_pointee(secrets) };
         let worker = Worker::new(Transport::Udp, 5, 1_800_000_000);
         Self { handler, worker, out: Vec::with_capacity(4096), _runtime: runtime, _trigger: trigger }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use nearcast_fleet::shutdown::ShutdownTrigger;
-use nearcast_gslb_dns::cookie::{CookieSecret, CookieSecrets};
+use nearcast_gslb_dns::cookie::{CookieKey, CookieSecrets};
 use nearcast_gslb_dns::handler::Handler;
 use nearcast_gslb_dns::metrics::Metrics;
 use nearcast_gslb_dns::server::{Listeners, Serving};
@@ -33,11 +33,11 @@ fn start_with(connections_max: Option<usize>) -> (SocketAddr, Serving, ShutdownT
     let (trigger, shutdown) = nearcast_fleet::shutdown::channel();
     let registry = prometheus::Registry::new();
     let (_tx, rx) = tokio::sync::watch::channel(Served { fleet: Arc::new(fleet), zones: Arc::new(zones) });
-    let secret = CookieSecret([9; 16]);
+    let secrets = CookieSecrets::new(CookieKey::of_bytes([9; 32]), None, 0);
     let handler = Arc::new(Handler {
-        steering: Steering::start(rx, &registry, shutdown.clone()).expect("it starts"),
+        steering: Steering::start(rx, &registry, shutdown.clone()),
         server_id: "ns1".to_owned(),
-        cookies: ArcSwap::from_pointee(CookieSecrets { current: secret, previous: secret }),
+        cookies: ArcSwap::from_pointee(secrets),
     });
     let metrics = Arc::new(Metrics::register(&registry).expect("a new registry"));
     let mut listeners = Listeners::open(&[SocketAddr::from((Ipv4Addr::LOCALHOST, 0))]).expect("a free port");

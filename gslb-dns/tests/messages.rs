@@ -736,6 +736,76 @@ fn it_ends_under_load_too() {
 }
 
 #[test]
+fn a_key_that_nobody_knows_is_named_as_bad_and_the_answer_is_not_signed() {
+    let server = Server::start();
+    // Key, algorithm, time signed, fudge; MAC; original ID, error, other length (RFC 8945 section 4.2).
+    let algorithm = b"\x0bhmac-sha256\x00";
+    let time = [0, 0, 0x65, 0x53, 0xf1, 0, 1, 44];
+    let data = [&algorithm[..], &time, &[0, 32], &[0xab; 32], &[0, 7, 0, 0, 0, 0]].concat();
+    let signed = |opcode: u8, owner: &[u8], with_opt: bool| {
+        let mut m = query(7, "mail.demo.test", 1);
+        m[2] |= opcode << 3;
+        if with_opt {
+            support::add_opt(&mut m, 0, 1232, &[]);
+        }
+        m[11] += 1;
+        m.extend_from_slice(owner);
+        m.extend_from_slice(&[0, 250, 0, 255, 0, 0, 0, 0]);
+        m.extend_from_slice(&(data.len() as u16).to_be_bytes());
+        m.extend_from_slice(&data);
+        m
+    };
+    let key = b"\x03KeY\x04test\x00";
+    for (message, owner) in [
+        (signed(0, key, false), &b"\x03key\x04test\x00"[..]),
+        (signed(0, key, true), &b"\x03key\x04test\x00"[..]),
+        // `demo.test`, the end of the question's name, by a pointer; an update and a notification.
+        (signed(0, &[1, b'k', 0xc0, 17], true), &b"\x01k\x04demo\x04test\x00"[..]),
+        (signed(5, key, false), &b"\x03key\x04test\x00"[..]),
+        (signed(4, key, false), &b"\x03key\x04test\x00"[..]),
+    ] {
+        for answer in [server.udp(&message).expect("an answer"), server.tcp(std::slice::from_ref(&message), 1).remove(0)] {
+            assert_eq!(rcode(&answer), 9, "NOTAUTH");
+            let record = [owner, &[0, 250, 0, 255, 0, 0, 0, 0, 0, 29], &algorithm[..], &time, &[0, 0, 0, 7, 0, 17, 0, 0]].concat();
+            assert!(answer.ends_with(&record), "TSIG is the last record, without a MAC, and its error is BADKEY: {answer:02x?}");
+            assert_eq!((count(&answer, 10), count(&answer, 6)), (count(&message, 10), 0));
+            assert!(answer.len() <= message.len(), "no larger than the query");
+        }
+    }
+    // Real clients say it in words.
+    let key = ["-y", "hmac-sha256:nobody:c2VjcmV0IHNlY3JldCBzZWNyZXQgc2VjcmV0IQ==", "mail.demo.test", "A"];
+    let text = server.dig(&key);
+    assert!(text.contains("NOTAUTH") && text.contains("BADKEY"), "{text}");
+    let at = [format!("@{}", server.address.ip()), "-p".to_owned(), server.address.port().to_string()];
+    let output = std::process::Command::new("kdig").args(at).args(key).output().expect("kdig runs; apt-get install knot-dnsutils");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("BADKEY"), "{text}");
+}
+
+#[test]
+fn name_servers_of_one_fleet_take_each_others_cookies() {
+    let (here, there) = (Server::start(), Server::start());
+    let ask = |server: &Server, data: Vec<u8>| {
+        let answer = server.udp(&query_with(7, "mail.demo.test", 1, 0, &[(COOKIE, data)])).expect("an answer");
+        option(&answer, COOKIE).expect("a cookie")
+    };
+    let cookie = ask(&here, vec![1; 8]);
+    assert_eq!(ask(&there, cookie.clone()), cookie, "a good cookie that is recent is given back");
+    // Another key in the fleet file: the old cookies hold on, and new ones are made of it, on every server alike.
+    for server in [&here, &there] {
+        let mut other = fleet(vec![server.address], vec![site("www", &["www.demo.test"])], vec![support::demo_zone()]);
+        other.node_key = nearcast_fleet::config::Secret("another key that only this test knows".to_owned());
+        server.fleet.send_replace(std::sync::Arc::new(other));
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while ask(server, cookie.clone()) == cookie {
+            assert!(std::time::Instant::now() < deadline, "the new key is never used");
+        }
+    }
+    let cookie = ask(&there, vec![2; 8]);
+    assert_eq!(ask(&here, cookie.clone()), cookie);
+}
+
+#[test]
 fn a_new_fleet_is_served_with_a_newer_serial_and_a_bad_one_is_not() {
     let server = Server::start();
     let serial =

@@ -214,6 +214,39 @@ fn records_given_for_the_cdn_zone_join_it() {
 }
 
 #[test]
+fn ten_thousand_sites_and_zones_lead_each_to_its_own() {
+    const COUNT: usize = 10_000;
+    let hosts: Vec<[String; 3]> =
+        (0..COUNT).map(|n| [format!("www.z{n}.test"), format!("z{n}.test"), format!("x.sub.z{n}.test")]).collect();
+    let sites = (0..COUNT).map(|n| site(&format!("s{n}"), &[&hosts[n][0], &hosts[n][1], &hosts[n][2]])).collect();
+    let mut zones: Vec<_> = (0..COUNT).map(|n| zone(&format!("z{n}.test"), &["@ MX 10 mail", "mail A 192.0.2.1", "other TXT x"])).collect();
+    // A deeper zone in every hundredth one, and one above them all.
+    zones.extend((0..COUNT).step_by(100).map(|n| zone(&format!("sub.z{n}.test"), &["y TXT x"])));
+    zones.push(zone("test", &["www A 192.0.2.2"]));
+    let fleet = fleet(vec![], sites, zones);
+    assert_eq!(nearcast_gslb_dns::zone::check(&fleet), []);
+    let zones = Zones::compile(&fleet, "ns1", 7).expect("it compiles");
+    assert_eq!((zones.zone_count(), zones.serial()), (COUNT + COUNT / 100 + 2, 7));
+    for n in (0..COUNT).step_by(37).chain([0, 100, COUNT - 100, COUNT - 1]) {
+        for (qname, links) in [(format!("s{n}.cdn.test"), 0), (hosts[n][0].clone(), 1), (hosts[n][1].clone(), 0), (hosts[n][2].clone(), 1)]
+        {
+            let answer = ask(&zones, &qname, rtype::A);
+            assert!(matches!(answer.last, Last::Steered(_, site) if site == n), "{qname}: {answer:?}");
+            assert_eq!(answer.links.iter().flatten().count(), links, "{qname}");
+        }
+        let mail = ask(&zones, &format!("mail.z{n}.test"), rtype::A);
+        assert!(matches!(mail.last, Last::Records(..)));
+        assert_eq!(presentation(&mail.zone.expect("a zone").apex), format!("z{n}.test"));
+        let deep = ask(&zones, &format!("nowhere.sub.z{n}.test"), rtype::A);
+        assert_eq!(deep.last, Last::Missing);
+        assert_eq!(
+            presentation(&deep.zone.expect("a zone").apex),
+            if n % 100 == 0 { format!("sub.z{n}.test") } else { format!("z{n}.test") }
+        );
+    }
+}
+
+#[test]
 fn serials_only_grow() {
     for (previous, now, expected) in [
         (None, 1_800_000_000, 1_800_000_000),

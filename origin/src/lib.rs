@@ -14,6 +14,7 @@ mod path;
 mod rules;
 mod server;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -21,7 +22,7 @@ use nearcast_fleet::admin::{self, Readiness};
 use nearcast_fleet::clock::unix_millis;
 use nearcast_fleet::config::{Fleet, OriginNode, OriginRule};
 use nearcast_fleet::failure::{Failure, FailureKind};
-use nearcast_fleet::follow::NodeContext;
+use nearcast_fleet::follow::{self, NodeContext};
 use nearcast_fleet::report::OriginReport;
 use nearcast_fleet::reporter;
 use nearcast_fleet::shutdown::Shutdown;
@@ -40,19 +41,18 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     // Purges and pushes are not for origins.
     drop((entries, state));
     let me = find(&fleet.borrow(), &name)?;
-    let root = me.root.canonicalize().ok().filter(|r| r.is_dir()).ok_or_else(|| {
-        let root = me.root.display();
-        Failure::new(
-            FailureKind::NoInput,
-            format!("the origin's root {root} is no directory that can be read; make it, or set another root"),
-        )
-    })?;
     let admin_listener = match me.admin {
         Some(address) => Some(admin::bind(address).await?),
         None => None,
     };
     let listener = TcpListener::bind(me.listen).await.map_err(|e| Failure::bind("clients", me.listen, &e))?;
     following.begin().await?;
+    let (me, root) = follow::start_from(fleet.clone(), shutdown.clone(), |fleet| {
+        let me = find(fleet, &name)?;
+        let root = root_of(&me)?;
+        Ok((me, root))
+    })
+    .await?;
     let registry = prometheus::Registry::new();
     let metrics = Metrics::register(&registry).map_err(|e| Failure::new(FailureKind::Internal, format!("metrics: {e}")))?;
     let (rules_tx, rules) = watch::channel(Arc::new(me.rules));
@@ -73,6 +73,16 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
         task.abort();
     }
     Ok(())
+}
+
+fn root_of(me: &OriginNode) -> Result<PathBuf, Failure> {
+    me.root.canonicalize().ok().filter(|r| r.is_dir()).ok_or_else(|| {
+        let root = me.root.display();
+        Failure::new(
+            FailureKind::NoInput,
+            format!("the origin's root {root} is no directory that can be read; make it, or set another root"),
+        )
+    })
 }
 
 fn find(fleet: &Fleet, name: &str) -> Result<OriginNode, Failure> {

@@ -1,12 +1,14 @@
 //! `nearcast check`.
 
 use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::Path;
 
 use nearcast_fleet::config::Fleet;
 use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::file::{self, Mistake};
+use nearcast_gslb_dns::steer;
 use nearcast_gslb_dns::zone::{self, ZoneError};
 use serde_json::json;
 
@@ -64,10 +66,31 @@ pub(crate) fn tell_warnings(path: &Path, fleet: &Fleet) {
     }
 }
 
-/// What is no mistake, as it may be meant so, and is one on several machines: addresses on which nodes on other machines
-/// reach nothing.
+/// What is no mistake, as it may be meant so, and may keep nodes from doing what the file says.
 pub(crate) fn warnings(fleet: &Fleet, text: &str) -> Vec<Mistake> {
+    let mut found = unreachable_elsewhere(fleet, text);
+    if let Some(path) = &fleet.steering.geo_db
+        && let Err(failure) = steer::check_geo_db(path)
+    {
+        let (line, column) = place_of(text, |line| line.find("geo_db"));
+        let problem = format!("steering.geo_db: {failure}");
+        let mend = "a name server where it is so places clients by the built-in country table until the file is good".to_owned();
+        found.push(Mistake { line, column, problem, mend });
+    }
+    found
+}
+
+/// The first place in the file that is found so; else its begin.
+fn place_of(text: &str, find: impl Fn(&str) -> Option<usize>) -> Place {
+    let mut places = text.lines().enumerate().filter_map(|(n, line)| find(line).map(|at| (n + 1, at + 1)));
+    places.next().unwrap_or(START)
+}
+
+/// Addresses on which nodes on other machines reach nothing.
+fn unreachable_elsewhere(fleet: &Fleet, text: &str) -> Vec<Mistake> {
     let mut found = Vec::new();
+    let strings = Strings::new(text);
+    let named = |name: &str| strings.first(name).unwrap_or(START);
     let mut warn = |(line, column), problem: String, mend: &str| found.push(Mistake { line, column, problem, mend: mend.to_owned() });
     let edges: Vec<_> = fleet.clusters.iter().flat_map(|c| &c.nodes).collect();
     let edges_at: BTreeSet<IpAddr> = edges.iter().flat_map(|n| n.addresses.iter().copied().chain([n.service.ip()])).collect();
@@ -93,7 +116,7 @@ pub(crate) fn warnings(fleet: &Fleet, text: &str) -> Vec<Mistake> {
         if !is_spread(&others) || edges_at.iter().all(IpAddr::is_loopback) {
             continue;
         }
-        let place = place_of(text, |line| line.find(&format!("\"{}\"", server.name)));
+        let place = named(&server.name);
         if is_loopback(&server.admin_url) {
             let problem = format!(
                 "edges report to {} at {}, which those on other machines cannot reach: it knows neither their load nor round-trip times",
@@ -112,7 +135,7 @@ pub(crate) fn warnings(fleet: &Fleet, text: &str) -> Vec<Mistake> {
     }
     for edge in edges.iter().filter(|n| n.service.ip().is_loopback() && n.addresses.iter().any(|ip| !ip.is_loopback())) {
         if is_spread(&nodes_at) {
-            let place = place_of(text, |line| line.find(&format!("\"{}\"", edge.name)));
+            let place = named(&edge.name);
             let problem = format!(
                 "name servers and other edges reach {} at {}, which those on other machines cannot: they take it for dead",
                 edge.name, edge.service
@@ -122,7 +145,7 @@ pub(crate) fn warnings(fleet: &Fleet, text: &str) -> Vec<Mistake> {
     }
     if is_spread(&edges_at) {
         for site in fleet.sites.iter().filter(|site| is_loopback(&site.origin)) {
-            let place = place_of(text, |line| line.find(&site.origin));
+            let place = named(&site.origin);
             let problem = format!("the origin of {} is {}: each edge asks its own machine", site.name, site.origin);
             warn(place, problem, "write an address that every edge reaches; fine if there is an origin beside each");
         }
@@ -144,40 +167,112 @@ fn is_loopback(url: &str) -> bool {
 
 /// What only a name server can tell of the zones' records, at the place of the record.
 pub(crate) fn record_faults(fleet: &Fleet, text: &str) -> Vec<Mistake> {
+    let faults = zone::check(fleet);
+    if faults.is_empty() {
+        return Vec::new();
+    }
+    let strings = Strings::new(text);
     let mistake = |fault: ZoneError| {
         let ((line, column), mend) = match &fault {
             // Owner, type, data.
-            ZoneError::Record { record, .. } => (
-                place_of(text, |l| record.splitn(3, ' ').skip(1).all(|w| l.contains(w)).then_some(0)),
-                "write the data as RFC 1035 does, or as TYPE<number> \\# <length> <hex>",
-            ),
-            ZoneError::Conflict { zone, owner, .. } | ZoneError::TooLarge { zone, owner, .. } => {
-                (place_of_owner(text, zone, owner), "see docs/fleet-file.md, zones")
+            ZoneError::Record { record, .. } => {
+                (strings.record(record).unwrap_or(START), "write the data as RFC 1035 does, or as TYPE<number> \\# <length> <hex>")
             }
-            ZoneError::NothingServed(name) => (place_of(text, |l| l.find(name)), "or take the name server out"),
+            ZoneError::Conflict { zone, owner, .. } | ZoneError::TooLarge { zone, owner, .. } => {
+                (strings.owner(zone, owner), "see docs/fleet-file.md, zones")
+            }
+            ZoneError::NothingServed(name) => (strings.first(name).unwrap_or(START), "or take the name server out"),
         };
         Mistake { line, column, problem: fault.to_string(), mend: mend.to_owned() }
     };
-    zone::check(fleet).into_iter().map(mistake).collect()
+    faults.into_iter().map(mistake).collect()
 }
 
-/// Line and column, from 1, of the first line in which `at` finds something; the file's start when there is none.
-fn place_of(text: &str, at: impl Fn(&str) -> Option<usize>) -> (usize, usize) {
-    text.lines().enumerate().find_map(|(n, line)| Some((n + 1, at(line)? + 1))).unwrap_or((1, 1))
+/// Line and column, from 1.
+type Place = (usize, usize);
+
+/// Where a file begins, for what cannot be found in it.
+const START: Place = (1, 1);
+
+/// The strings of a fleet file with the places where they begin, each found in one step: a file may have as many faults as records.
+struct Strings {
+    whole: HashMap<String, Place>,
+    /// By the first word of several, as records begin with their owner.
+    first_word: HashMap<String, Place>,
+    /// By type and data, as records end with them.
+    data: HashMap<String, Place>,
 }
 
-/// Where the first record of a name is written: relative to its zone, or whole; else where the zone or the site is named.
-fn place_of_owner(text: &str, zone: &str, owner: &str) -> (usize, usize) {
-    let relative = if owner == zone { "@" } else { owner.strip_suffix(zone).map_or(owner, |o| o.trim_end_matches('.')) };
-    let whole = format!("{owner}.");
-    let record = |line: &str| {
-        let begins = |name: &str| ['"', '\''].iter().find_map(|quote| line.find(&format!("{quote}{name} "))).map(|at| at + 1);
-        begins(relative).or_else(|| begins(&whole))
-    };
-    match place_of(text, record) {
-        (1, 1) => place_of(text, |line| [owner, relative, zone].iter().find_map(|name| line.find(&format!("\"{name}\"")))),
-        found => found,
+impl Strings {
+    fn new(text: &str) -> Self {
+        let mut strings = Self { whole: HashMap::new(), first_word: HashMap::new(), data: HashMap::new() };
+        for (n, line) in text.lines().enumerate() {
+            for (column, content) in strings_of(line) {
+                strings.add((n + 1, column), &content);
+            }
+        }
+        strings
     }
+
+    fn add(&mut self, place: Place, content: &str) {
+        let mut words = content.trim().splitn(2, char::is_whitespace);
+        let (first, mut rest) = (words.next().unwrap_or_default(), words.next().unwrap_or_default().trim_start());
+        self.whole.entry(content.trim().to_owned()).or_insert(place);
+        if rest.is_empty() {
+            return;
+        }
+        self.first_word.entry(first.to_ascii_lowercase()).or_insert(place);
+        // A class and a TTL may stand before the type.
+        for _ in 0..3 {
+            let (word, after) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+            self.data.entry(format!("{} {}", word.to_ascii_uppercase(), after.trim_start())).or_insert(place);
+            rest = after.trim_start();
+        }
+    }
+
+    /// Where a record is written, given as `OWNER TYPE DATA`.
+    fn record(&self, record: &str) -> Option<Place> {
+        let (_, data) = record.split_once(' ')?;
+        self.data.get(data.trim_end()).copied()
+    }
+
+    /// Where a string is, or the name in `zone = "..."` and the like.
+    fn first(&self, whole: &str) -> Option<Place> {
+        self.whole.get(whole).copied()
+    }
+
+    /// Where the first record of a name is written: relative to its zone, or whole; else where the zone or the site is named.
+    fn owner(&self, zone: &str, owner: &str) -> Place {
+        let relative = if owner == zone { "@" } else { owner.strip_suffix(zone).map_or(owner, |o| o.trim_end_matches('.')) };
+        let whole = format!("{owner}.");
+        let record = [relative, &whole].iter().filter_map(|name| self.first_word.get(*name)).min();
+        let named = || [owner, relative, zone].iter().filter_map(|name| self.whole.get(*name)).min();
+        record.or_else(named).copied().unwrap_or(START)
+    }
+}
+
+/// The strings of one line of TOML: column of the content, from 1, and content. Those over several lines are not read.
+fn strings_of(line: &str) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    let mut chars = line.chars().enumerate();
+    while let Some((at, quote)) = chars.next() {
+        match quote {
+            '#' => break,
+            '"' | '\'' => {
+                let mut content = String::new();
+                while let Some((_, c)) = chars.next() {
+                    match c {
+                        '\\' if quote == '"' => content.extend(chars.next().map(|(_, c)| c)),
+                        c if c == quote => break,
+                        c => content.push(c),
+                    }
+                }
+                found.push((at + 2, content));
+            }
+            _ => {}
+        }
+    }
+    found
 }
 
 /// One line of what a fleet consists of.
@@ -199,69 +294,69 @@ pub(crate) fn summary(fleet: &Fleet) -> String {
 mod tests {
     use super::*;
 
-    const SPREAD: &str = "[fleet]\nzone = \"cdn.test\"\nnode_key = \"a key that only this test knows\"\n[control]\nlisten = \"10.0.0.5:7700\"\n\
-        [[name_server]]\nname = \"ns1\"\nlisten = \"192.0.2.53:53\"\nadmin = \"10.0.0.53:9153\"\n\
-        [[cluster]]\nname = \"ams\"\nplace = { latitude = 1, longitude = 1 }\n\
-        [[cluster.node]]\nname = \"ams-1\"\naddress = \"192.0.2.1\"\n[[cluster.node]]\nname = \"ams-2\"\naddress = \"192.0.2.2\"\n\
-        [[site]]\nname = \"www\"\norigin = \"http://192.0.2.80\"\n";
-
-    #[test]
-    fn what_nodes_elsewhere_cannot_reach_is_warned_of() {
-        let warned = |text: &str| {
-            let fleet = file::parse(text, Path::new("/")).unwrap_or_else(|m| panic!("{}", file::describe("text", &m)));
-            warnings(&fleet, text)
-        };
-        for (old, new, line, words) in [
-            ("", "", 0, ""),
-            ("listen = \"10.0.0.5:7700\"\n", "", 4, "control is at http://127.0.0.1:7700"),
-            ("10.0.0.5:7700", "localhost:7700", 4, "control is at http://127.0.0.1:7700"),
-            ("10.0.0.5:7700\"", "127.0.0.1:7700\"\nurl = \"http://control.test:7700\"", 4, "control listens on 127.0.0.1:7700"),
-            ("10.0.0.5:7700\"", "10.0.0.5:7700\"\nurl = \"http://localhost:7700\"", 4, "control is at http://localhost:7700"),
-            ("admin = \"10.0.0.53:9153\"\n", "", 7, "edges report to ns1 at http://127.0.0.1:9153"),
-            ("10.0.0.53:9153\"", "[::1]:9153\"", 7, "edges report to ns1 at http://[::1]:9153"),
-            ("10.0.0.53:9153\"", "127.0.0.1:9153\"\nadmin_url = \"http://10.0.0.53:9153\"", 7, "the admin listener of ns1"),
-            (
-                "\"192.0.2.2\"",
-                "\"192.0.2.2\"\nlisten = \"127.0.0.1:8080\"\nadmin = \"127.0.0.1:9101\"",
-                17,
-                "reach ams-2 at 127.0.0.1:8080",
-            ),
-            ("http://192.0.2.80", "http://127.0.0.1:8000", 21, "each edge asks its own machine"),
-        ] {
-            let text = SPREAD.replace(old, new);
-            let found = warned(&text);
-            match words {
-                "" => assert!(found.is_empty(), "{found:?}"),
-                _ => assert!(matches!(&found[..], [one] if one.problem.contains(words)), "{new}: {found:?}"),
-            }
-            assert!(found.iter().all(|m| m.line.abs_diff(line) <= 2 && !m.mend.is_empty()), "{new}: {found:?}");
-        }
-        // All on one machine.
-        let local = SPREAD
-            .replace("\"192.0.2.2\"", "\"127.0.10.2\"\nadmin = \"127.0.10.2:9100\"")
-            .replace("192.0.2.", "127.0.10.")
-            .replace("10.0.0.5:", "127.0.0.1:")
-            .replace("http://127.0.10.80", "http://127.0.0.1");
-        assert!(warned(&local).is_empty());
-        let one_machine = "[fleet]\nzone = \"cdn.test\"\nnode_key = \"a key that only this test knows\"\n[control]\n\
-            [[name_server]]\nname = \"ns1\"\nlisten = \"192.0.2.1:53\"\n\
-            [[cluster]]\nname = \"ams\"\nplace = { latitude = 1, longitude = 1 }\n[[cluster.node]]\nname = \"ams-1\"\naddress = \"192.0.2.1\"\n\
-            [[site]]\nname = \"www\"\norigin = \"http://127.0.0.1:8000\"\n";
-        assert!(warned(one_machine).is_empty());
-    }
+    const TEXT: &str = r#"[[site]]
+name = "film"
+[[zone]]
+name = "demo.test" # "not here"
+records = [
+  "@ MX 10 m", 'a TXT "x"',
+  "sub.demo.test. NS ns", "b 5m IN TXT \"two  words\"",
+]"#;
 
     #[test]
     fn a_name_is_found_where_its_first_record_is_written() {
-        let text = "[[site]]\nname = \"film\"\n[[zone]]\nname = \"demo.test\"\nrecords = [\n  \"@ MX 10 m\", 'a TXT \"x\"',\n  \"sub.demo.test. NS ns\",\n]";
+        let strings = Strings::new(TEXT);
         for (zone, owner, place) in [
             ("demo.test", "demo.test", (6, 4)),
             ("demo.test", "a.demo.test", (6, 17)),
             ("demo.test", "sub.demo.test", (7, 4)),
-            ("demo.test", "gone.demo.test", (4, 8)),
-            ("cdn.test", "film.cdn.test", (2, 8)),
+            ("demo.test", "gone.demo.test", (4, 9)),
+            ("cdn.test", "film.cdn.test", (2, 9)),
             ("other.test", "a.b.other.test", (1, 1)),
         ] {
-            assert_eq!(place_of_owner(text, zone, owner), place, "{owner}");
+            assert_eq!(strings.owner(zone, owner), place, "{owner}");
+        }
+    }
+
+    #[test]
+    fn a_record_is_found_by_its_type_and_data() {
+        let strings = Strings::new(TEXT);
+        for (record, place) in [
+            ("demo.test MX 10 m", Some((6, 4))),
+            ("a.demo.test TXT \"x\"", Some((6, 17))),
+            ("b.demo.test TXT \"two  words\"", Some((7, 28))),
+            ("sub.demo.test NS ns", Some((7, 4))),
+            ("c.demo.test TXT \"y\"", None),
+            ("not here", None),
+        ] {
+            assert_eq!(strings.record(record), place, "{record}");
+        }
+        assert_eq!((strings.first("film"), strings.first("not here")), (Some((2, 9)), None));
+    }
+
+    #[test]
+    fn ten_thousand_sites_and_zones_are_checked_and_each_fault_is_at_its_line() {
+        const COUNT: usize = 10_000;
+        let text = |zone: &dyn Fn(usize) -> String| {
+            let mut text = "[fleet]\nzone = \"cdn.test\"\nnode_key = \"a key of this test alone\"\n[[name_server]]\nname = \"ns1\"\nlisten = \"127.0.0.1:53\"\n\
+                            [[cluster]]\nname = \"ams\"\nplace = { latitude = 52.4, longitude = 4.9 }\n[[cluster.node]]\nname = \"ams-1\"\naddress = \"192.0.2.1\"\n"
+                .to_owned();
+            for n in 0..COUNT {
+                text += &format!("[[site]]\nname = \"s{n}\"\nhosts = [\"www.z{n}.test\"]\norigin = \"http://o.test\"\n");
+                text += &format!("[[zone]]\nname = \"z{n}.test\"\nrecords = [\n{}\n]\n", zone(n));
+            }
+            text
+        };
+        let good = text(&|n| format!("\"@ MX 10 mail{n}\", \"mail{n} A 192.0.2.9\""));
+        let fleet = file::parse_and_check(&good, Path::new(""), record_faults).expect("no mistake");
+        assert_eq!((fleet.sites.len(), fleet.zones.len()), (COUNT, COUNT));
+        // A fault in every zone: the file says where each of them is.
+        let bad = text(&|n| format!("\"@ MX 10 mail{n}\", \"svc HTTPS not{n}\""));
+        let faults = file::parse_and_check(&bad, Path::new(""), record_faults).expect_err("mistakes");
+        assert_eq!(faults.len(), COUNT);
+        let lines: Vec<&str> = bad.lines().collect();
+        for (n, fault) in faults.iter().enumerate() {
+            assert!(lines[fault.line - 1].contains(&format!("not{n}\"")), "{fault:?}");
         }
     }
 }

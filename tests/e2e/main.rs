@@ -22,6 +22,7 @@ mod fleet_file;
 mod full_disk;
 mod media;
 mod metrics;
+mod names;
 mod privileges;
 mod purge;
 mod pushed;

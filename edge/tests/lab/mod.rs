@@ -443,6 +443,7 @@ impl Plan {
                 purge: self.purge.clone(),
             }],
             zones: vec![],
+            changed_unix_s: 0,
         }
     }
 

@@ -362,3 +362,90 @@ async fn a_refusal_is_told_with_its_reason() {
     let refused = ask(&Client::new(), control, &wrong, "ams-1", &Position::default(), Duration::ZERO).await.expect_err("refused");
     assert_eq!(refused.to_string(), "control answered with status 401: another key");
 }
+
+/// The same fleet with a site whose authority is a file.
+fn with_authority(control: SocketAddr, file: &str) -> String {
+    let site = format!("[[site]]\nname = \"www\"\nhosts = [\"www.test\"]\norigin = \"https://o.test\"\norigin_ca = \"{file}\"\n");
+    fleet_text(control, "report_interval = \"9s\"") + &site
+}
+
+#[tokio::test]
+async fn a_revision_that_a_node_cannot_start_with_leaves_it_the_file_on_its_machine() {
+    for (what, text) in [
+        ("a file that is not here", with_authority as fn(SocketAddr, &str) -> String),
+        ("no such node", |control, _| fleet_text(control, "report_interval = \"9s\"").replace("ams-1", "ams-9")),
+    ] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let control = Control::start(any_port(), &dir.path().join("journal")).await;
+        control.append(Change::FleetFile { text: text(control.address, "ca.pem") });
+        let mut node = Node::start(dir.path(), control.address).await;
+        node.until("caught up", |s| s.caught_up).await;
+        assert_eq!(node.context.fleet.borrow().report_interval, Duration::from_secs(9), "{what}: a running node takes it");
+        node.stop().await;
+
+        let address = control.stop().await;
+        let start = async || {
+            let fleet = file::parse(&fleet_text(address, ""), dir.path()).expect("a good file");
+            let (_trigger, shutdown) = shutdown::channel();
+            let fleet = watch::channel(Arc::new(fleet)).0;
+            let context = prepare("ams-1".into(), fleet, dir.path().join("ams-1"), no_mail, shutdown).await;
+            Arc::clone(&context.fleet.borrow())
+        };
+        assert_eq!(start().await.report_interval, Duration::from_secs(2), "{what}: the file on this machine");
+        if what.starts_with("a file") {
+            std::fs::write(dir.path().join("ca.pem"), "").expect("written");
+            assert_eq!(start().await.report_interval, Duration::from_secs(9), "once it is there the revision is in force again");
+        }
+
+        // With control back, its next revision heals the node.
+        let control = Control::start(address, &dir.path().join("journal")).await;
+        let mut node = Node::start(dir.path(), control.address).await;
+        node.until("caught up", |s| s.caught_up).await;
+        control.append(Change::FleetFile { text: fleet_text(control.address, "report_interval = \"11s\"") });
+        let mut fleet = node.context.fleet.clone();
+        let healed = tokio::time::timeout(SOON, fleet.wait_for(|f| f.report_interval == Duration::from_secs(11))).await;
+        healed.unwrap_or_else(|_| panic!("{what}: not healed in time")).expect("the follower runs");
+    }
+}
+
+#[tokio::test]
+async fn a_role_that_cannot_start_waits_for_a_revision_with_which_it_can() {
+    let failure = || Failure::new(FailureKind::NoInput, "it is not there");
+    let make = move |fleet: &Arc<Fleet>| if fleet.report_interval == Duration::from_secs(7) { Ok(7) } else { Err(failure()) };
+    let dir = tempfile::tempdir().expect("a directory");
+    let control = Control::start(any_port(), &dir.path().join("journal")).await;
+    let node = Node::start(dir.path(), control.address).await;
+    let waiting = tokio::spawn(start_from(node.context.fleet.clone(), node.context.shutdown.clone(), make));
+    for seconds in [8, 7] {
+        control.append(Change::FleetFile { text: fleet_text(control.address, &format!("report_interval = \"{seconds}s\"")) });
+    }
+    let made = tokio::time::timeout(SOON, waiting).await.expect("in time").expect("no panic");
+    assert_eq!(made.expect("it starts"), 7);
+    // Nobody can mend a fleet without control while it runs.
+    let alone = Fleet { control: None, ..Fleet::clone(&node.context.fleet.borrow()) };
+    let alone = Fleet { report_interval: Duration::from_secs(3), ..alone };
+    let (_alone, fleet) = watch::channel(Arc::new(alone));
+    assert_eq!(start_from(fleet, node.context.shutdown.clone(), make).await.expect_err("at once").kind, FailureKind::NoInput);
+}
+
+#[tokio::test]
+async fn a_revision_has_the_second_in_which_control_accepted_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let control = Control::start(any_port(), &dir.path().join("journal")).await;
+    // Its clock stands still: each revision has a second of its own all the same.
+    for _ in 0..3 {
+        control.append(Change::FleetFile { text: fleet_text(control.address, "") });
+        control.append(purge("a"));
+    }
+    let accepted: Vec<u64> = control.journal.lock().expect("whole").after(0, 9).iter().map(|e| e.accepted_unix_ms).collect();
+    assert_eq!(accepted, [1, 1, 1_000, 1, 2_000, 1]);
+    let mut node = Node::start(dir.path(), control.address).await;
+    node.until("caught up", |s| s.caught_up).await;
+    assert_eq!(node.context.fleet.borrow().changed_unix_s, 2);
+    node.stop().await;
+    let address = control.stop().await;
+    let node = Node::start(dir.path(), address).await;
+    assert_eq!(node.context.fleet.borrow().changed_unix_s, 2, "at the next start, too");
+    let reopened = Journal::open(&dir.path().join("journal")).expect("opens").append(Change::FleetFile { text: String::new() }, 1);
+    assert_eq!(reopened.expect("appends").accepted_unix_ms, 3_000);
+}

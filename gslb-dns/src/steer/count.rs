@@ -12,6 +12,8 @@ use super::choice::Reason;
 
 /// Sets of counters; threads share them evenly.
 const SHARDS: usize = 4;
+/// Counters of a set beyond which there is one set alone: with so many, threads seldom meet at one, and the sets would take much memory.
+const SHARED_ABOVE: usize = 1 << 18;
 /// Slots of each set's table by country.
 const SLOTS: usize = 4_096;
 /// Slots looked at before giving up.
@@ -38,7 +40,7 @@ struct Shard {
 pub(super) struct Tally {
     sites: Vec<String>,
     clusters: Vec<String>,
-    shards: [Shard; SHARDS],
+    shards: Box<[Shard]>,
 }
 
 fn shard_of_thread() -> usize {
@@ -64,7 +66,7 @@ impl Tally {
         Self {
             sites: fleet.sites.iter().map(|s| s.name.clone()).collect(),
             clusters: fleet.clusters.iter().map(|c| c.name.clone()).collect(),
-            shards: std::array::from_fn(|_| shard()),
+            shards: (0..if places > SHARED_ABOVE { 1 } else { SHARDS }).map(|_| shard()).collect(),
         }
     }
 
@@ -75,7 +77,7 @@ impl Tally {
 
     /// Counts one selection.
     pub(super) fn add(&self, site: usize, cluster: usize, reason: Reason, country: Option<[u8; 2]>) {
-        let shard = &self.shards[shard_of_thread()];
+        let shard = &self.shards[shard_of_thread() % self.shards.len()];
         let place = (site * self.clusters.len() + cluster) * Reason::ALL.len() + reason as usize;
         let Some(elsewhere) = shard.elsewhere.get(place) else { return };
         let Some(country) = country.filter(|c| *c != [0; 2]) else {
@@ -112,7 +114,7 @@ impl Tally {
                 country,
             }
         };
-        for shard in &self.shards {
+        for shard in &*self.shards {
             let mut add = |place: usize, country: String, count: u64| {
                 if count > 0 {
                     *totals.entry(kind(place, country)).or_default() += count;
@@ -188,6 +190,25 @@ mod tests {
         assert_eq!(totals.values().sum::<u64>(), countries);
         assert!(totals.len() <= SLOTS + 6 * Reason::ALL.len());
         assert!(totals.iter().any(|(k, n)| k.country.is_empty() && *n > 0));
+    }
+
+    #[test]
+    fn a_set_for_thousands_of_sites_is_shared_by_all_threads() {
+        let mut fleet = fixture::fleet();
+        let one = fleet.sites[0].clone();
+        fleet.sites = (0..10_000).map(|n| nearcast_fleet::config::Site { name: format!("s{n}"), ..one.clone() }).collect();
+        let tally = Tally::new(&fleet);
+        assert_eq!(tally.shards.len(), 1);
+        std::thread::scope(|scope| {
+            for _ in 0..6 {
+                scope.spawn(|| {
+                    tally.add(9_999, 2, Reason::Geo, Some(*b"NL"));
+                    tally.add(9_999, 2, Reason::Geo, None);
+                });
+            }
+        });
+        let expected = BTreeMap::from([(kind("s9999", "sin", Reason::Geo, ""), 6), (kind("s9999", "sin", Reason::Geo, "NL"), 6)]);
+        assert_eq!(totals(&tally), expected);
     }
 
     #[test]

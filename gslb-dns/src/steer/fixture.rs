@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use nearcast_fleet::clock::FleetClock;
 use nearcast_fleet::config::{
-    CachePolicy, ClientLimits, Cluster, DailyWindow, Fleet, HealthCheck, Node, OriginPolicy, Place, Secret, SelectionPolicy, Site, Steering,
+    CachePolicy, ClientLimits, Cluster, DailyWindow, Fleet, HealthCheck, NameServer, Node, OriginPolicy, Place, Record, Secret,
+    SelectionPolicy, Site, Steering, Zone,
 };
 use nearcast_fleet::units::Bytes;
 
@@ -112,6 +113,7 @@ pub(super) fn fleet() -> Fleet {
             site("far", SelectionPolicy::Geo, &[1, 2]),
         ],
         zones: Vec::new(),
+        changed_unix_s: 0,
     }
 }
 
@@ -121,9 +123,28 @@ pub(super) const WEIGHTED: usize = 2;
 pub(super) const TURNS: usize = 3;
 pub(super) const ONE: usize = 4;
 
-/// A fleet without zones.
+/// A fleet with its zones, and `demo.test`, which the sites' hosts are in, on a name server that is not in the fleet.
 pub(super) fn served(fleet: Fleet) -> super::Served {
-    super::Served { fleet: Arc::new(fleet), zones: Arc::default() }
+    let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+    let server = NameServer {
+        name: "ns1".to_owned(),
+        host: "ns1.cdn.test".to_owned(),
+        listen: Vec::new(),
+        addresses: vec![Ipv4Addr::LOCALHOST.into()],
+        admin,
+        admin_url: format!("http://{admin}"),
+    };
+    let record = |name: &str, rtype: &str, data: &str| Record {
+        owner: format!("{name}.demo.test"),
+        ttl: 300,
+        rtype: rtype.to_owned(),
+        data: data.to_owned(),
+    };
+    let records = vec![record("mail", "A", "192.0.2.25"), record("alias", "CNAME", "mail"), record("sub", "NS", "ns.example.")];
+    let zone = Zone { name: "demo.test".to_owned(), ttl: Duration::from_secs(300), name_servers: vec![0], records };
+    let serving = Fleet { name_servers: vec![server], zone_name_servers: vec![0], zones: vec![zone], ..fleet.clone() };
+    let zones = crate::zone::Zones::compile(&serving, "ns1", 1).expect("they compile");
+    super::Served { fleet: Arc::new(fleet), zones: Arc::new(zones) }
 }
 
 /// Steering of [`fleet`] without tasks.

@@ -16,9 +16,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use maxminddb::{Reader, WithinOptions};
+use maxminddb::{LookupResult, Reader, WithinOptions};
 use nearcast_fleet::failure::{Failure, FailureKind};
 use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::countries::{self, COUNTRIES};
 use super::ranges::{Builder, Ranges};
@@ -28,6 +29,8 @@ pub(super) const GRAIN_V4: u8 = 24;
 pub(super) const GRAIN_V6: u8 = 48;
 /// Larger databases are refused.
 const DATABASE_BYTES_MAX: u64 = 2 << 30;
+/// Networks, those without data included, for each node of a database's search tree; a sound one has hardly more than one.
+const NETWORKS_A_NODE_MAX: u64 = 3;
 /// Number of the place of which nothing is known.
 pub(super) const UNKNOWN: u32 = 0;
 
@@ -104,6 +107,8 @@ pub(super) struct Atlas {
     countries_v6: Ranges<u64>,
     /// For reports: `built-in`, or what the database says of itself.
     pub(super) description: String,
+    /// Records of the database that are not what they should be, and were left out or read in part.
+    pub(super) odd_records: u64,
 }
 
 fn country_number(code: &str) -> u32 {
@@ -176,6 +181,10 @@ impl Atlas {
     /// # Errors
     /// `NoInput` when it cannot be read, `BadData` when it is not a database with countries or positions.
     pub(super) fn load(path: &Path) -> Result<Self, Failure> {
+        Self::compile(&Self::read(path)?).map_err(|reason| bad(path, reason))
+    }
+
+    fn read(path: &Path) -> Result<Vec<u8>, Failure> {
         let unreadable = |e: std::io::Error| {
             let mend = "put the file there, let this user read it, or take geo_db out of [steering]";
             Failure::new(FailureKind::NoInput, format!("cannot read the geo database {}: {e} ({mend})", path.display()))
@@ -190,61 +199,91 @@ impl Atlas {
         }
         let mut bytes = Vec::with_capacity(metadata.len() as usize);
         std::io::Read::read_to_end(&mut std::io::Read::take(file, DATABASE_BYTES_MAX + 1), &mut bytes).map_err(unreadable)?;
-        Self::compile(bytes).map_err(|reason| bad(path, reason))
+        Ok(bytes)
+    }
+
+    /// Whether the file at `path` is a database at all; what it has of places is not looked at, which would take a while.
+    ///
+    /// # Errors
+    /// As [`Atlas::load`].
+    pub(super) fn probe(path: &Path) -> Result<(), Failure> {
+        open(&Self::read(path)?, |_| ()).map_err(|reason| bad(path, reason))
     }
 
     /// From the bytes of a database.
-    fn compile(bytes: Vec<u8>) -> Result<Self, String> {
-        let reader = Reader::from_source(bytes).map_err(|e| e.to_string())?;
+    ///
+    /// The search tree must be sound, or nothing can be believed. A record in it that cannot be read is passed over: its networks have the
+    /// place that the built-in table gives them, and it is counted in [`Atlas::odd_records`].
+    fn compile(bytes: &[u8]) -> Result<Self, String> {
+        open(bytes, Self::compile_read)?
+    }
+
+    fn compile_read(reader: &Reader<&[u8]>) -> Result<Self, String> {
+        // An IPv4 address is looked up below ::/96. When one record covers all of that, every IPv4 address is where it says, and the reader
+        // would take each other network with that record for a second way to the IPv4 addresses.
+        let of_all_v4 = match reader.metadata().ip_version {
+            6 => Some(reader.lookup(Ipv4Addr::UNSPECIFIED.into()).map_err(|e| e.to_string())?),
+            _ => None,
+        };
+        let of_all_v4 = of_all_v4.filter(|found| found.network().is_ok_and(|network| network.is_ipv6()));
+        let options = WithinOptions::default().include_networks_without_data();
+        let options = if of_all_v4.is_some() { options.include_aliased_networks() } else { options };
         let mut places = fixed_places();
         let mut v4 = Builder::<u32>::new();
+        let mut v4_mapped = Builder::<u32>::new();
         let mut v6 = Builder::<u64>::new();
-        let mut by_offset: HashMap<usize, u32> = HashMap::new();
-        let mut by_place: HashMap<([u8; 2], u32, u32), u32> = HashMap::new();
+        let mut seen = Seen::default();
         let mut located = 0_u64;
-        for found in reader.networks(WithinOptions::default()).map_err(|e| e.to_string())? {
+        if let Some(found) = of_all_v4 {
+            let number = seen.place_number(&found, &mut places);
+            if number != UNKNOWN {
+                located += 1;
+                v4.push(0, u32::MAX, number);
+            }
+        }
+        // A tree has one end more than nodes. In a damaged file that joins branches again there may be more ends than could ever be read.
+        let ends_max = NETWORKS_A_NODE_MAX * u64::from(reader.metadata().node_count);
+        for (ends, found) in (0..).zip(reader.networks(options).map_err(|e| e.to_string())?) {
             let found = found.map_err(|e| e.to_string())?;
-            let Some(offset) = found.offset() else { continue };
-            let number = match by_offset.get(&offset) {
-                Some(number) => *number,
-                None => {
-                    let record: Option<Record> = found.decode().map_err(|e| e.to_string())?;
-                    let number = record.map_or(UNKNOWN, |r| r.place_number(&mut places, &mut by_place));
-                    by_offset.insert(offset, number);
-                    number
-                }
-            };
+            if ends > ends_max {
+                return Err("its search tree is no tree: it has more networks than places for them".into());
+            }
+            let number = seen.place_number(&found, &mut places);
             if number == UNKNOWN {
                 continue;
             }
             located += 1;
             let network = found.network().map_err(|e| e.to_string())?;
             let prefix = u32::from(network.prefix());
+            let last_v4 = |first: u32, prefix: u32| first | u32::MAX.checked_shr(prefix).unwrap_or(0);
             match network.ip() {
-                IpAddr::V4(ip) => {
-                    let first = u32::from(ip);
-                    v4.push(first, first | u32::MAX.checked_shr(prefix).unwrap_or(0), number);
-                }
+                IpAddr::V4(ip) => v4.push(ip.into(), last_v4(ip.into(), prefix), number),
                 IpAddr::V6(ip) => {
+                    if let (Some(ip), Some(prefix)) = (ip.to_ipv4_mapped(), prefix.checked_sub(u32::from(super::MAPPED_BITS))) {
+                        v4_mapped.push(ip.into(), last_v4(ip.into(), prefix), number);
+                    }
                     let first = key_v6(ip);
                     // Below a /64 the first record with a place counts for the whole of it.
                     v6.push(first, first | u64::MAX.checked_shr(prefix).unwrap_or(0), number);
                 }
             }
         }
+        let odd_records = seen.odd;
         if located == 0 {
-            return Err("none of its networks has a location or a country".into());
+            let odd = if odd_records > 0 { format!(" ({odd_records} of its records cannot be read)") } else { String::new() };
+            return Err(format!("none of its networks has a location or a country{odd}"));
         }
         let metadata = reader.metadata();
-        let name = metadata.description.get("en").or_else(|| metadata.description.values().next());
+        let name = metadata.description.get("en").or_else(|| metadata.description.values().next()).filter(|name| !name.is_empty());
         let name = name.map_or(metadata.database_type.as_str(), String::as_str);
         let description = format!("{name}, built {}", civil_date(metadata.build_epoch));
-        Ok(Self::new(places, demo_v4().over(&v4.finish().over(&built_in_v4())), v6.finish(), description))
+        let v4 = demo_v4().over(&v4.finish().over(&v4_mapped.finish()).over(&built_in_v4()));
+        Ok(Self { odd_records, ..Self::new(places, v4, v6.finish(), description) })
     }
 
     fn new(places: Vec<Option<ClientPlace>>, v4: Ranges<u32>, v6: Ranges<u64>, description: String) -> Self {
         let country = |number: u32| country_value(places[number as usize].as_ref());
-        Self { countries_v4: v4.map(country), countries_v6: v6.map(country), places, v4, v6, description }
+        Self { countries_v4: v4.map(country), countries_v6: v6.map(country), places, v4, v6, description, odd_records: 0 }
     }
 
     /// The country of an address.
@@ -322,35 +361,65 @@ fn civil_date(unix_seconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}")
 }
 
-/// What is read of a database record; everything may be missing, other fields are skipped.
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Record {
-    country: Country,
-    registered_country: Country,
-    country_code: Country,
-    location: Location,
-    latitude: Number,
-    longitude: Number,
+/// Opens a database for `read`, metadata that lack what nothing needs included.
+fn open<T>(bytes: &[u8], read: impl FnOnce(&Reader<&[u8]>) -> T) -> Result<T, String> {
+    match Reader::from_source(bytes).map_err(|e| e.to_string()) {
+        Ok(reader) => Ok(read(&reader)),
+        Err(reason) => {
+            let mended = mended_metadata(bytes).ok_or_else(|| reason.clone())?;
+            let reader = Reader::from_source(mended.as_slice()).map_err(|_| reason)?;
+            Ok(read(&reader))
+        }
+    }
 }
 
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Location {
-    latitude: Number,
-    longitude: Number,
+/// What was made of the records that were met so far.
+#[derive(Default)]
+struct Seen {
+    by_offset: HashMap<usize, u32>,
+    by_place: HashMap<([u8; 2], u32, u32), u32>,
+    /// Records that could not be read, or not all of what they say of the place.
+    odd: u64,
+}
+
+impl Seen {
+    /// The number of the place that a network's record names; a record is read once, however many networks have it.
+    fn place_number<S: AsRef<[u8]>>(&mut self, found: &LookupResult<'_, S>, places: &mut Vec<Option<ClientPlace>>) -> u32 {
+        let Some(offset) = found.offset() else { return UNKNOWN };
+        if let Some(number) = self.by_offset.get(&offset) {
+            return *number;
+        }
+        // A record that breaks the format is none of ours to judge: others may be sound.
+        let record = found.decode::<Record>().ok().flatten().unwrap_or(Record { is_odd: true, ..Record::default() });
+        self.odd += u64::from(record.is_odd);
+        let number = record.place_number(places, &mut self.by_place);
+        self.by_offset.insert(offset, number);
+        number
+    }
+}
+
+/// What is read of a database record; everything may be missing, other fields are skipped.
+#[derive(Debug, Default)]
+struct Record {
+    country: Country,
+    country_code: Country,
+    registered_country: Country,
+    represented_country: Country,
+    traits: Country,
+    location: Position,
+    /// The position as members of the record itself.
+    own: Position,
+    /// Whether something of it is of a kind that cannot be read.
+    is_odd: bool,
 }
 
 impl Record {
     fn place_number(self, places: &mut Vec<Option<ClientPlace>>, by_place: &mut HashMap<([u8; 2], u32, u32), u32>) -> u32 {
-        let country = self.country.0.or(self.country_code.0).or(self.registered_country.0);
-        let position = match (self.location.latitude.0, self.location.longitude.0, self.latitude.0, self.longitude.0) {
-            (Some(latitude), Some(longitude), ..) | (_, _, Some(latitude), Some(longitude)) => Some((latitude, longitude)),
-            _ => None,
-        };
+        let countries = [self.country, self.country_code, self.registered_country, self.represented_country, self.traits];
+        let country = countries.iter().find_map(|c| c.code);
+        let position = self.location.whole().or(self.own.whole());
         // Databases write 0, 0 for "not known", and nobody lives there.
-        let position = position
-            .filter(|(latitude, longitude)| latitude.abs() <= 90.0 && longitude.abs() <= 180.0 && (*latitude, *longitude) != (0.0, 0.0));
+        let position = position.filter(|position| *position != (0.0, 0.0));
         let (latitude, longitude, source) = match (position, country.and_then(countries::index)) {
             (Some((latitude, longitude)), _) => (latitude as f32, longitude as f32, Source::Database),
             (None, Some(i)) => (COUNTRIES[i].1, COUNTRIES[i].2, Source::DatabaseCountry),
@@ -364,40 +433,246 @@ impl Record {
     }
 }
 
+impl<'de> Deserialize<'de> for Record {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(OfAnyKind(RecordReader))
+    }
+}
+
+/// Reads a value of whatever kind: a reader takes what it can use of it, and any other kind is odd. Nothing but a broken encoding fails.
+struct OfAnyKind<R>(R);
+
+trait ReadKind<'de>: Sized {
+    type Value;
+    /// A value of a kind that is of no use.
+    fn odd(self) -> Self::Value;
+    fn text(self, _text: &str) -> Self::Value {
+        self.odd()
+    }
+    fn number(self, _number: f64) -> Self::Value {
+        self.odd()
+    }
+    fn map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(self.odd())
+    }
+}
+
+impl<'de, R: ReadKind<'de>> Visitor<'de> for OfAnyKind<R> {
+    type Value = R::Value;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a value of any kind")
+    }
+    fn visit_str<E>(self, text: &str) -> Result<R::Value, E> {
+        Ok(self.0.text(text))
+    }
+    fn visit_f32<E>(self, v: f32) -> Result<R::Value, E> {
+        Ok(self.0.number(f64::from(v)))
+    }
+    fn visit_f64<E>(self, v: f64) -> Result<R::Value, E> {
+        Ok(self.0.number(v))
+    }
+    fn visit_i64<E>(self, v: i64) -> Result<R::Value, E> {
+        Ok(self.0.number(v as f64))
+    }
+    fn visit_i128<E>(self, v: i128) -> Result<R::Value, E> {
+        Ok(self.0.number(v as f64))
+    }
+    fn visit_u64<E>(self, v: u64) -> Result<R::Value, E> {
+        Ok(self.0.number(v as f64))
+    }
+    fn visit_u128<E>(self, v: u128) -> Result<R::Value, E> {
+        Ok(self.0.number(v as f64))
+    }
+    fn visit_bool<E>(self, _: bool) -> Result<R::Value, E> {
+        Ok(self.0.odd())
+    }
+    fn visit_bytes<E>(self, _: &[u8]) -> Result<R::Value, E> {
+        Ok(self.0.odd())
+    }
+    fn visit_unit<E>(self) -> Result<R::Value, E> {
+        Ok(self.0.odd())
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<R::Value, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(self.0.odd())
+    }
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<R::Value, A::Error> {
+        self.0.map(map)
+    }
+}
+
+struct RecordReader;
+
+impl<'de> ReadKind<'de> for RecordReader {
+    type Value = Record;
+
+    fn odd(self) -> Record {
+        Record { is_odd: true, ..Record::default() }
+    }
+
+    fn map<A: MapAccess<'de>>(self, mut map: A) -> Result<Record, A::Error> {
+        let mut record = Record::default();
+        while let Some(key) = map.next_key::<&str>()? {
+            match key {
+                "country" => record.country = map.next_value()?,
+                "country_code" | "country_iso_code" | "iso_code" => record.country_code = map.next_value()?,
+                "registered_country" => record.registered_country = map.next_value()?,
+                "represented_country" => record.represented_country = map.next_value()?,
+                // Most of it is not about places.
+                "traits" => record.traits = Country { is_odd: false, ..map.next_value()? },
+                "location" | "loc" => record.location = map.next_value()?,
+                _ => record.own.take(key, &mut map)?,
+            }
+        }
+        let countries = [record.country, record.country_code, record.registered_country, record.represented_country];
+        record.is_odd = countries.iter().any(|c| c.is_odd) || record.location.is_wrong() || record.own.is_wrong();
+        Ok(record)
+    }
+}
+
 /// A country code: as a string, or as `iso_code` of a map.
-#[derive(Default, Clone, Copy)]
-struct Country(Option<[u8; 2]>);
+#[derive(Debug, Default, Clone, Copy)]
+struct Country {
+    code: Option<[u8; 2]>,
+    /// Whether it was of a kind that names no country.
+    is_odd: bool,
+}
 
 fn country_of(text: &str) -> Option<[u8; 2]> {
-    let bytes = <[u8; 2]>::try_from(text.as_bytes()).ok()?;
+    let bytes = <[u8; 2]>::try_from(text.trim().as_bytes()).ok()?;
     let upper = bytes.map(|b| b.to_ascii_uppercase());
     upper.iter().all(u8::is_ascii_uppercase).then_some(upper)
 }
 
 impl<'de> Deserialize<'de> for Country {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl<'de> serde::de::Visitor<'de> for Visitor {
-            type Value = Country;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a country code, or a map with iso_code")
-            }
-            fn visit_str<E>(self, text: &str) -> Result<Country, E> {
-                Ok(Country(country_of(text)))
-            }
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Country, A::Error> {
-                let mut country = Country::default();
-                while let Some(key) = map.next_key::<&str>()? {
-                    if key == "iso_code" {
-                        country.0 = country_of(map.next_value::<&str>()?);
-                    } else {
-                        map.next_value::<serde::de::IgnoredAny>()?;
-                    }
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(OfAnyKind(CountryReader))
+    }
+}
+
+struct CountryReader;
+
+impl<'de> ReadKind<'de> for CountryReader {
+    type Value = Country;
+
+    fn odd(self) -> Country {
+        Country { code: None, is_odd: true }
+    }
+
+    /// A name of a country, or nothing at all, is no code, but nothing odd either.
+    fn text(self, text: &str) -> Country {
+        Country { code: country_of(text), is_odd: false }
+    }
+
+    fn map<A: MapAccess<'de>>(self, mut map: A) -> Result<Country, A::Error> {
+        let mut country = Country::default();
+        while let Some(key) = map.next_key::<&str>()? {
+            match key {
+                "iso_code" | "country_code" | "code" | "country" => {
+                    let Code(found) = map.next_value()?;
+                    country.code = country.code.or(found.code);
+                    country.is_odd |= found.is_odd;
                 }
-                Ok(country)
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                }
             }
         }
-        deserializer.deserialize_any(Visitor)
+        Ok(country)
+    }
+}
+
+/// A country code inside a map: a text, or it is odd.
+struct Code(Country);
+
+impl<'de> Deserialize<'de> for Code {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct CodeReader;
+        impl ReadKind<'_> for CodeReader {
+            type Value = Code;
+            fn odd(self) -> Code {
+                Code(CountryReader.odd())
+            }
+            fn text(self, text: &str) -> Code {
+                Code(CountryReader.text(text))
+            }
+        }
+        deserializer.deserialize_any(OfAnyKind(CodeReader))
+    }
+}
+
+/// A position, or as much of one as there is. Degrees north and east.
+#[derive(Debug, Default, Clone, Copy)]
+struct Position {
+    latitude: Option<f64>,
+    longitude: Option<f64>,
+    /// Whether something that should be a position is none.
+    is_odd: bool,
+}
+
+impl Position {
+    /// Both numbers, each on the globe.
+    fn whole(&self) -> Option<(f64, f64)> {
+        let position = self.latitude.zip(self.longitude)?;
+        // What is not a number is in no range.
+        ((-90.0..=90.0).contains(&position.0) && (-180.0..=180.0).contains(&position.1)).then_some(position)
+    }
+
+    /// Whether it is there and cannot be used.
+    fn is_wrong(&self) -> bool {
+        self.is_odd || ((self.latitude.is_some() || self.longitude.is_some()) && self.whole().is_none())
+    }
+
+    /// Takes the value of a map's member when its name is one of a coordinate.
+    fn take<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+        let (slot, found) = match key {
+            "latitude" | "lat" => (&mut self.latitude, map.next_value::<Number>()?),
+            "longitude" | "lon" | "lng" | "long" => (&mut self.longitude, map.next_value::<Number>()?),
+            _ => {
+                map.next_value::<IgnoredAny>()?;
+                return Ok(());
+            }
+        };
+        match found.0 {
+            Some(number) => *slot = Some(number),
+            None => self.is_odd = true,
+        }
+        Ok(())
+    }
+}
+
+impl<'de> Deserialize<'de> for Position {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(OfAnyKind(PositionReader))
+    }
+}
+
+struct PositionReader;
+
+impl<'de> ReadKind<'de> for PositionReader {
+    type Value = Position;
+
+    fn odd(self) -> Position {
+        Position { is_odd: true, ..Position::default() }
+    }
+
+    /// `52.37,4.90`, as some databases write it.
+    fn text(self, text: &str) -> Position {
+        let numbers = text.split_once(',').and_then(|(north, east)| Some((north.trim().parse().ok()?, east.trim().parse().ok()?)));
+        match numbers {
+            Some((latitude, longitude)) => Position { latitude: Some(latitude), longitude: Some(longitude), is_odd: false },
+            None => Position { is_odd: !text.trim().is_empty(), ..Position::default() },
+        }
+    }
+
+    fn map<A: MapAccess<'de>>(self, mut map: A) -> Result<Position, A::Error> {
+        let mut position = Position::default();
+        while let Some(key) = map.next_key::<&str>()? {
+            position.take(key, &mut map)?;
+        }
+        Ok(position)
     }
 }
 
@@ -406,31 +681,126 @@ impl<'de> Deserialize<'de> for Country {
 struct Number(Option<f64>);
 
 impl<'de> Deserialize<'de> for Number {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl serde::de::Visitor<'_> for Visitor {
-            type Value = Number;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a number of degrees")
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(OfAnyKind(NumberReader))
+    }
+}
+
+struct NumberReader;
+
+impl<'de> ReadKind<'de> for NumberReader {
+    type Value = Number;
+
+    fn odd(self) -> Number {
+        Number(None)
+    }
+    fn number(self, number: f64) -> Number {
+        Number(Some(number))
+    }
+    fn text(self, text: &str) -> Number {
+        Number(text.trim().parse().ok())
+    }
+}
+
+/// Where the metadata of a database begins (MaxMind DB format 2.0).
+const METADATA_MARKER: &[u8] = b"\xab\xcd\xefMaxMind.com";
+
+/// Metadata as some writers leave it: only what the search tree cannot be read without must be there.
+#[derive(Deserialize)]
+struct LooseMetadata {
+    node_count: u32,
+    record_size: u16,
+    ip_version: u16,
+    #[serde(default)]
+    database_type: Option<Loose>,
+    #[serde(default)]
+    build_epoch: Option<Loose>,
+}
+
+/// A text or a number, or something else.
+#[derive(Default)]
+struct Loose {
+    text: Option<String>,
+    number: Option<f64>,
+}
+
+impl<'de> Deserialize<'de> for Loose {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct LooseReader;
+        impl ReadKind<'_> for LooseReader {
+            type Value = Loose;
+            fn odd(self) -> Loose {
+                Loose::default()
             }
-            fn visit_f32<E>(self, v: f32) -> Result<Number, E> {
-                Ok(Number(Some(f64::from(v)).filter(|v| v.is_finite())))
+            fn text(self, text: &str) -> Loose {
+                Loose { text: Some(text.chars().take(METADATA_CHARS_MAX).collect()), number: None }
             }
-            fn visit_f64<E>(self, v: f64) -> Result<Number, E> {
-                Ok(Number(Some(v).filter(|v| v.is_finite())))
-            }
-            fn visit_i64<E>(self, v: i64) -> Result<Number, E> {
-                Ok(Number(Some(v as f64)))
-            }
-            fn visit_u64<E>(self, v: u64) -> Result<Number, E> {
-                Ok(Number(Some(v as f64)))
-            }
-            fn visit_str<E>(self, text: &str) -> Result<Number, E> {
-                Ok(Number(text.trim().parse().ok().filter(|v: &f64| v.is_finite())))
+            fn number(self, number: f64) -> Loose {
+                Loose { text: None, number: Some(number) }
             }
         }
-        deserializer.deserialize_any(Visitor)
+        deserializer.deserialize_any(OfAnyKind(LooseReader))
     }
+}
+
+/// As much of a text in loose metadata is kept; each char has up to four bytes.
+const METADATA_CHARS_MAX: usize = 50;
+
+/// The database with whole metadata in place of what it has, which its reader refuses for want of members that only describe it.
+fn mended_metadata(bytes: &[u8]) -> Option<Vec<u8>> {
+    let at = bytes.windows(METADATA_MARKER.len()).rposition(|w| w == METADATA_MARKER)?;
+    // Metadata are written like a record, so a database of one node that has them for its record reads them.
+    let mut probe = [&[0, 0, 17, 0, 0, 17], &[0; 16][..], &bytes[at + METADATA_MARKER.len()..]].concat();
+    probe.extend(metadata(&LooseMetadata { node_count: 1, record_size: 24, ip_version: 4, database_type: None, build_epoch: None }));
+    let reader = Reader::from_source(probe).ok()?;
+    let loose: LooseMetadata = reader.lookup(Ipv4Addr::UNSPECIFIED.into()).ok()?.decode().ok()??;
+    Some([&bytes[..at], &metadata(&loose)].concat())
+}
+
+/// The marker and metadata in their own format: a map with each member that the format asks for.
+fn metadata(loose: &LooseMetadata) -> Vec<u8> {
+    /// Type numbers, in the first three bits; those above 7 follow in a byte of their own, less 7.
+    const TEXT: u8 = 2 << 5;
+    const U16: u8 = 5 << 5;
+    const U32: u8 = 6 << 5;
+    const MAP: u8 = 7 << 5;
+    const EXTENDED: u8 = 0;
+    const U64: u8 = 9 - 7;
+    const ARRAY: u8 = 11 - 7;
+    fn text(out: &mut Vec<u8>, text: &str) {
+        // Up to 28 bytes have their length in the first byte, up to 284 in the next.
+        match text.len() {
+            len @ ..29 => out.push(TEXT | len as u8),
+            len => out.extend([TEXT | 29, (len - 29) as u8]),
+        }
+        out.extend(text.as_bytes());
+    }
+    let name = loose.database_type.as_ref().and_then(|t| t.text.as_deref()).unwrap_or("a database");
+    let built = loose.build_epoch.as_ref().and_then(|b| b.number).unwrap_or(0.0).clamp(0.0, 1e11) as u64;
+    let mut out = [METADATA_MARKER, &[MAP | 9]].concat();
+    for (key, number) in [
+        ("record_size", loose.record_size),
+        ("ip_version", loose.ip_version),
+        ("binary_format_major_version", 2),
+        ("binary_format_minor_version", 0),
+    ] {
+        text(&mut out, key);
+        out.push(U16 | 2);
+        out.extend(number.to_be_bytes());
+    }
+    text(&mut out, "node_count");
+    out.push(U32 | 4);
+    out.extend(loose.node_count.to_be_bytes());
+    text(&mut out, "build_epoch");
+    out.extend([EXTENDED | 8, U64]);
+    out.extend(built.to_be_bytes());
+    text(&mut out, "database_type");
+    text(&mut out, name);
+    text(&mut out, "languages");
+    out.extend([EXTENDED, ARRAY]);
+    text(&mut out, "description");
+    out.push(MAP);
+    out
 }
 
 #[cfg(test)]
@@ -518,7 +888,7 @@ mod tests {
             ("2a02:c7d:8000::/65", city("GB", Value::from(57.0_f64), Value::from(-4.0_f64))),
             ("2a02:c7d:8000:0:8000::/65", city("GB", Value::from(60.0_f64), Value::from(-1.0_f64))),
         ]);
-        let atlas = Atlas::compile(db).unwrap();
+        let atlas = Atlas::compile(&db).unwrap();
         assert!(atlas.description.starts_with("Test-City, built "), "{}", atlas.description);
         let row = |country: &str, latitude, longitude, source, scope| Some((country.to_owned(), latitude, longitude, source, scope));
         use Source::{Database, DatabaseCountry, Demo};
@@ -545,6 +915,170 @@ mod tests {
         assert_eq!(shown(&atlas, "81.2.72.1").unwrap().4, 25, "the other half is elsewhere");
     }
 
+    /// A database of those records, later ones in front of earlier ones, with the ways to IPv4 addresses that some have.
+    fn layered(version: mmdb_writer::IpVersion, aliases: bool, records: &[(&str, Value)]) -> Vec<u8> {
+        let aliasing = if aliases { mmdb_writer::Ipv4Aliasing::Enabled } else { mmdb_writer::Ipv4Aliasing::Disabled };
+        let mut writer = Writer::builder("Test").ip_version(version).ipv4_aliasing(aliasing).build();
+        for (network, value) in records {
+            writer.insert_value(network.parse::<ipnet::IpNet>().unwrap(), value.clone()).unwrap();
+        }
+        writer.to_bytes().unwrap()
+    }
+
+    fn country(code: &str) -> Value {
+        Value::map([("country", Value::map([("iso_code", Value::from(code))]))])
+    }
+
+    #[test]
+    fn records_that_cover_whole_families_and_ways_to_ipv4_are_read_as_they_are_looked_up() {
+        use mmdb_writer::IpVersion::{V4, V6};
+        // The database, then addresses with the country that each is in; `-` is the built-in one's.
+        let two = [("5.5.0.0/16", country("US")), ("2a02:c7c::/32", country("DE"))];
+        let below = |default: &'static str, code| [&[(default, country(code))][..], &two[..]].concat();
+        type Row<'a> = (Vec<u8>, &'a [(&'a str, &'a str)]);
+        let rows: Vec<Row<'_>> = vec![
+            (layered(V6, true, &two), &[("5.5.5.5", "US"), ("2a02:c7c::1", "DE"), ("::ffff:5.5.5.5", "-"), ("8.8.8.8", "-")]),
+            (layered(V6, false, &below("::/0", "FR")), &[("5.5.5.5", "US"), ("8.8.8.8", "FR"), ("2a02:c7c::1", "DE"), ("2a03::1", "FR")]),
+            // The default has the record of another network, too.
+            (layered(V6, false, &below("::/0", "DE")), &[("5.5.5.5", "US"), ("8.8.8.8", "DE"), ("2a02:c7c::1", "DE"), ("2a03::1", "DE")]),
+            (layered(V6, false, &below("::/64", "FR")), &[("5.5.5.5", "US"), ("8.8.8.8", "FR"), ("2a02:c7c::1", "DE"), ("2a03::1", "-")]),
+            // No IPv4 network of its own: one record is that of all of them, and of others that are no IPv4 at all.
+            (
+                layered(V6, false, &[("::/64", country("FR")), two[1].clone(), ("2a03::/32", country("FR"))]),
+                &[("5.5.5.5", "FR"), ("2a02:c7c::1", "DE"), ("2a03::1", "FR"), ("2a04::1", "-")],
+            ),
+            (
+                layered(V6, false, &[("::/0", country("FR")), two[1].clone()]),
+                &[("8.8.8.8", "FR"), ("2a02:c7c::1", "DE"), ("2a04::1", "FR")],
+            ),
+            (layered(V6, false, &[("::/0", country("FR"))]), &[("8.8.8.8", "FR"), ("2a04::1", "FR")]),
+            (layered(V6, false, &two[1..]), &[("8.8.8.8", "-"), ("2a02:c7c::1", "DE")]),
+            (layered(V6, false, &[("::ffff:5.5.0.0/112", country("US"))]), &[("5.5.5.5", "US"), ("8.8.8.8", "-")]),
+            (layered(V4, false, &two[..1]), &[("5.5.5.5", "US"), ("8.8.8.8", "-"), ("2a02:c7c::1", "-")]),
+            (layered(V4, false, &[("0.0.0.0/0", country("FR")), two[0].clone()]), &[("5.5.5.5", "US"), ("8.8.8.8", "FR")]),
+        ];
+        for (number, (db, expected)) in rows.into_iter().enumerate() {
+            let atlas = Atlas::compile(&db).unwrap_or_else(|e| panic!("database {number}: {e}"));
+            assert_eq!(atlas.odd_records, 0, "database {number}");
+            for (address, code) in expected {
+                let (number_found, scope) = atlas.find(ip(address));
+                let found = atlas.place(number_found);
+                let from_database = found.filter(|p| p.source == Source::DatabaseCountry).map_or("-", ClientPlace::country_str);
+                assert_eq!(from_database, *code, "database {number}: {address}, scope /{scope}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_odd_record_costs_nobody_else_their_place() {
+        let pair = |a: (&str, Value), b: (&str, Value)| Value::map([a, b]);
+        let place = |latitude: Value, longitude: Value| pair(("latitude", latitude), ("longitude", longitude));
+        let number = |n: f64| Value::from(n);
+        let deep = (0..200).fold(Value::from("NL"), |inner, _| Value::map([("country", inner)]));
+        let wide = Value::map((0..70_000).map(|n| (n.to_string(), Value::from("x"))));
+        let location = |location: Value| pair(("country", Value::from("NL")), ("location", location));
+        // A record; what is made of it (country, degrees, whether they are the database's own); whether it counts as odd.
+        type Made = Option<(&'static str, i32, i32, bool)>;
+        let nl: Made = Some(("NL", 52, 5, false));
+        let rows: Vec<(&str, Value, Made, bool)> = vec![
+            ("a place as text", location(Value::from("60.3, -4.9")), Some(("NL", 60, -5, true)), false),
+            ("a place in words", location(Value::from("Amsterdam")), nl, true),
+            ("an empty place", location(Value::from("")), nl, false),
+            ("a place as a list", location(Value::array([number(1.0), number(2.0)])), nl, true),
+            ("an empty list", location(Value::array(Vec::<Value>::new())), nl, true),
+            ("one of two", location(Value::map([("latitude", number(1.0))])), nl, true),
+            ("out of range", location(place(number(91.0), number(0.5))), nl, true),
+            ("not a number", location(place(number(f64::NAN), number(4.0))), nl, true),
+            ("without end", location(place(number(f64::INFINITY), number(4.0))), nl, true),
+            ("nowhere", location(place(number(0.0), number(0.0))), nl, false),
+            ("latitude as a map", location(place(Value::map([("deg", number(5.0))]), number(4.0))), nl, true),
+            ("false", place(Value::from(false), Value::from(false)), None, true),
+            ("wide integers", place(Value::from(60_u128), Value::from(-4_i32)), Some(("", 60, -4, true)), false),
+            ("short names", pair(("lat", Value::from("60.3")), ("lng", Value::from("-4.9"))), Some(("", 60, -5, true)), false),
+            (
+                "a country as a number",
+                pair(("country", Value::from(528_u32)), ("location", place(number(60.0), number(4.0)))),
+                Some(("", 60, 4, true)),
+                true,
+            ),
+            ("a country as a list", Value::map([("country", Value::array([Value::from("NL")]))]), None, true),
+            ("no country", Value::map([("country", Value::from(false))]), None, true),
+            ("a code as a number", Value::map([("country", Value::map([("iso_code", Value::from(528_u32))]))]), None, true),
+            ("lower case", country("nl"), nl, false),
+            ("a name", Value::map([("country", Value::from("Netherlands")), ("country_code", Value::from("NL"))]), nl, false),
+            ("registered", Value::map([("registered_country", Value::map([("iso_code", Value::from("NL"))]))]), nl, false),
+            ("represented", Value::map([("represented_country", Value::map([("iso_code", Value::from("NL"))]))]), nl, false),
+            ("traits", Value::map([("traits", Value::map([("country", Value::from("NL"))]))]), nl, false),
+            ("a code of nobody", country("ZZ"), None, false),
+            (
+                "a code of nobody with a place",
+                pair(("country", Value::from("ZZ")), ("location", place(number(60.0), number(4.0)))),
+                Some(("ZZ", 60, 4, true)),
+                false,
+            ),
+            ("a text", Value::from("NL"), None, true),
+            ("a list", Value::array([Value::from("NL")]), None, true),
+            ("a number", Value::from(7_u32), None, true),
+            ("bytes", Value::from(vec![1_u8, 2]), None, true),
+            ("empty", Value::map(Vec::<(&str, Value)>::new()), None, false),
+            ("deep", deep, None, true),
+            ("wide", wide, None, true),
+        ];
+        for (name, record, expected, is_odd) in rows {
+            let db = layered(
+                mmdb_writer::IpVersion::V6,
+                true,
+                &[("5.5.0.0/16", country("US")), ("9.9.9.0/24", record), ("81.2.69.0/24", city("GB", number(51.5), number(-0.1)))],
+            );
+            let atlas = Atlas::compile(&db).unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert_eq!(atlas.odd_records, u64::from(is_odd), "{name}");
+            for (address, expected) in [("5.5.5.5", "US"), ("81.2.69.1", "GB")] {
+                assert_eq!(shown(&atlas, address).unwrap().0, expected, "{name}");
+            }
+            let found = shown(&atlas, "9.9.9.9").filter(|(.., source, _)| matches!(source, Source::Database | Source::DatabaseCountry));
+            let expected = expected.map(|(code, latitude, longitude, own)| {
+                (code.to_owned(), latitude, longitude, if own { Source::Database } else { Source::DatabaseCountry }, 24)
+            });
+            let expected = expected.map(|e| {
+                if e.3 == Source::DatabaseCountry {
+                    (e.0, found.as_ref().map_or(0, |f| f.1), found.as_ref().map_or(0, |f| f.2), e.3, e.4)
+                } else {
+                    e
+                }
+            });
+            assert_eq!(found, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn metadata_need_only_what_the_search_tree_does() {
+        let good = bytes(&[("5.5.0.0/16", country("US"))]);
+        let at = good.windows(METADATA_MARKER.len()).rposition(|w| w == METADATA_MARKER).unwrap();
+        let reader = Reader::from_source(good.as_slice()).unwrap();
+        let loose = LooseMetadata {
+            node_count: reader.metadata().node_count,
+            record_size: reader.metadata().record_size,
+            ip_version: 6,
+            database_type: Some(Loose { text: Some("A name of more than twenty-eight bytes".to_owned()), number: None }),
+            build_epoch: Some(Loose { text: None, number: Some(951_782_400.0) }),
+        };
+        let whole = metadata(&loose);
+        // Description and languages are the last two of nine members.
+        let cut = whole.windows(9).rposition(|w| w == b"languages").unwrap() - 1;
+        let mut without = whole[..cut].to_vec();
+        without[METADATA_MARKER.len()] -= 2;
+        for (name, metadata) in [("whole", &whole), ("without languages and description", &without)] {
+            let atlas = Atlas::compile(&[&good[..at], metadata].concat()).unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert_eq!(shown(&atlas, "5.5.5.5").unwrap().0, "US", "{name}");
+            assert_eq!(atlas.description, "A name of more than twenty-eight bytes, built 2000-02-29", "{name}");
+        }
+        // Without the number of nodes there is no reading it.
+        let mut blind = whole.clone();
+        let at_name = blind.windows(10).position(|w| w == b"node_count").unwrap();
+        blind[at_name] = b'x';
+        assert!(Atlas::compile(&[&good[..at], &blind].concat()).is_err());
+    }
+
     #[test]
     fn wrong_content_and_missing_files_are_told_apart() {
         let dir = tempfile::tempdir().unwrap();
@@ -557,7 +1091,11 @@ mod tests {
         assert!(Atlas::load(&write("good", &good)).is_ok());
         let asn = bytes(&[("81.2.69.0/24", Value::map([("autonomous_system_number", Value::from(5_u32))]))]);
         let odd = bytes(&[("81.2.69.0/24", Value::map([("location", Value::from("London"))]))]);
+        let nobody = bytes(&[]);
+        let noise: Vec<u8> = (0..4096_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
         for (path, kind, words) in [
+            (write("nobody", &nobody), FailureKind::BadData, "cannot be used"),
+            (write("noise", &noise), FailureKind::BadData, "cannot be used"),
             (dir.path().join("none"), FailureKind::NoInput, "cannot read the geo database"),
             (dir.path().to_owned(), FailureKind::NoInput, "directory"),
             (write("empty", b""), FailureKind::BadData, "cannot be used"),
@@ -588,7 +1126,7 @@ mod tests {
             }
             db.truncate(db.len() - (random.next() as usize % db.len()) * usize::from(random.next().is_multiple_of(8)));
             // Whatever it is, it ends, and what was taken can be looked up.
-            if let Ok(atlas) = Atlas::compile(db) {
+            if let Ok(atlas) = Atlas::compile(&db) {
                 let _ = (atlas.find(ip("81.2.69.1")), atlas.find(ip("2a02:c7c::1")));
             }
         }

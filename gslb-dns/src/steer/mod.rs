@@ -58,7 +58,6 @@ use http::{Method, Request, Response, StatusCode};
 use nearcast_fleet::admin::{self, Extra};
 use nearcast_fleet::clock::unix_millis;
 use nearcast_fleet::config::{Cluster, Fleet, Node, SelectionPolicy};
-use nearcast_fleet::failure::Failure;
 use nearcast_fleet::report::{DnsReport, NodeHealth, RttReport, SelectionCount};
 use nearcast_fleet::shutdown::Shutdown;
 use prometheus::core::{Collector, Desc};
@@ -79,6 +78,14 @@ pub use choice::{ADDRESSES_MAX, Addresses, Choice, ClientPrefix, Family, Reason}
 const TTL_MAX: u64 = 604_800;
 /// Counters of so many former revisions of the fleet are kept apart; queries in flight have long left older ones.
 const PAST_TALLIES_MAX: usize = 8;
+
+/// What is wrong with a geo database, as far as it can be told without compiling it; for checking a fleet file before it is used.
+///
+/// # Errors
+/// The file cannot be read (`NoInput`), or is no database (`BadData`).
+pub fn check_geo_db(path: &std::path::Path) -> Result<(), nearcast_fleet::failure::Failure> {
+    Atlas::probe(path)
+}
 
 /// Everything that steers, shared by all query workers.
 pub struct Steering {
@@ -155,24 +162,19 @@ fn now_ms() -> u64 {
 impl Steering {
     /// Starts steering for what is served: loads the geo database, begins health checks. Whatever `served` holds later is gone over to.
     ///
-    /// Must be called inside a Tokio runtime; its tasks end with `shutdown`.
+    /// A geo database that cannot be used is told, and the built-in table used until it can.
     ///
-    /// # Errors
-    /// The geo database is unreadable (`NoInput`) or has the wrong content (`BadData`).
-    pub fn start(
-        served: tokio::sync::watch::Receiver<Served>,
-        registry: &prometheus::Registry,
-        shutdown: Shutdown,
-    ) -> Result<Arc<Self>, Failure> {
+    /// Must be called inside a Tokio runtime; its tasks end with `shutdown`.
+    pub fn start(served: tokio::sync::watch::Receiver<Served>, registry: &prometheus::Registry, shutdown: Shutdown) -> Arc<Self> {
         let current = served.borrow().clone();
-        let (atlas, stamp) = watch::load(current.fleet.steering.geo_db.as_deref())?;
-        let steering = Arc::new(Self::new(current, atlas, now_ms()));
+        let geo = watch::start(current.fleet.steering.geo_db.as_deref(), registry);
+        let steering = Arc::new(Self::new(current, Arc::clone(&geo.atlas), now_ms()));
         let selections = Selections::new(Arc::clone(&steering));
         if let Err(error) = registry.register(Box::new(selections)) {
             tracing::warn!(%error, "selections are not counted in this registry");
         }
-        watch::spawn(&steering, served, stamp, shutdown);
-        Ok(steering)
+        watch::spawn(&steering, served, geo, shutdown);
+        steering
     }
 
     /// Without tasks: what is up and measured changes by calls alone.

@@ -59,9 +59,9 @@ impl Plan {
     pub(super) fn new(fleet: &Fleet, atlas: Arc<Atlas>) -> Self {
         let positions = fleet.clusters.iter().map(|c| (c.place, c.weight)).collect();
         let mut plan = Self { atlas, lists: Vec::new(), of_site: Vec::new(), positions };
+        let mut known: HashMap<&[usize], usize> = HashMap::new();
         for site in &fleet.sites {
-            let known = plan.lists.iter().position(|(list, _)| *list == site.clusters);
-            let list = known.unwrap_or_else(|| {
+            let list = *known.entry(&site.clusters).or_insert_with(|| {
                 plan.lists.push((site.clusters.clone(), Orders::new(&site.clusters, &plan.positions, &plan.atlas)));
                 plan.lists.len() - 1
             });

@@ -414,11 +414,49 @@ fn explanations_agree_with_answers_and_say_why() {
     assert_eq!(told["candidates"][1]["rejected"], "slower than sin, or farther at about the same time");
     assert_eq!(told["client"]["resolver"], "192.0.2.1");
 
+    // The client counts where its resolver sends it; a resolver that sends no more than that it has one counts itself.
+    for (query, from, cluster) in [
+        ("client=203.0.113.0/24&resolver=192.0.2.1", "client", "ams"),
+        ("client=0.0.0.0/0&resolver=192.0.2.1", "resolver", "sin"),
+        ("resolver=192.0.2.1", "resolver", "sin"),
+    ] {
+        let told = explain(&steering, &format!("host=geo.demo.test&{query}"));
+        assert_eq!((&told["client"]["from"], &told["chosen"]["cluster"]), (&from.into(), &cluster.into()), "{query}");
+    }
     let told = explain(&steering, "host=weighted.cdn.test&resolver=10.0.0.1");
     assert_eq!((&told["scope"], &told["place"], &told["client"]["from"]), (&"0.0.0.0/0".into(), &Value::Null, &"resolver".into()));
     let told = explain(&steering, "host=one.demo.test&client=10.0.0.1&type=AAAA");
     assert_eq!((&told["chosen"], &told["reason"]), (&Value::Null, &"no-address".into()));
     assert_eq!(told["candidates"][0]["rejected"], "no IPv6 address");
+    assert_eq!(told["dns"]["kind"], "no-data");
+}
+
+#[test]
+fn a_name_without_steered_addresses_is_explained_as_dns_answers_it() {
+    let mut fleet = fixture::fleet();
+    fleet.sites[5].hosts = vec!["*".into()];
+    let steering = Steering::new(fixture::served(fleet), location::Atlas::built_in(), 0);
+    for (host, qtype, status, kind, records, words) in [
+        ("mail.demo.test", "A", "NOERROR", "records", &["A 192.0.2.25"][..], "every client gets the same"),
+        ("alias.demo.test", "A", "NOERROR", "records", &["CNAME mail.demo.test.", "A 192.0.2.25"], "an alias of mail.demo.test"),
+        ("alias.demo.test", "AAAA", "NOERROR", "no-data", &["CNAME mail.demo.test."], "has no AAAA record"),
+        ("mail.demo.test", "TYPE65280", "NOERROR", "no-data", &[], "has no TYPE65280 record"),
+        ("geo.demo.test", "MX", "NOERROR", "no-data", &["CNAME geo.cdn.test."], "has no MX record"),
+        ("nowhere.demo.test", "A", "NXDOMAIN", "no-name", &[], "as the site far, whose hosts are \"*\""),
+        ("x.sub.demo.test", "A", "NOERROR", "delegated", &[], "sub.demo.test is served by ns.example"),
+        ("demo.test", "NS", "NOERROR", "records", &["NS ns1.cdn.test."], "has NS records"),
+    ] {
+        let told = explain(&steering, &format!("host={host}&client=203.0.113.7&type={qtype}"));
+        assert_eq!((&told["dns"]["status"], &told["dns"]["kind"]), (&status.into(), &kind.into()), "{told}");
+        let found = told["dns"]["records"].as_array().unwrap().iter();
+        let found: Vec<String> = found.map(|r| format!("{} {}", r["type"].as_str().unwrap(), r["data"].as_str().unwrap())).collect();
+        assert_eq!(found, records, "{host}");
+        assert!(told["summary"].as_str().unwrap().contains(words), "{told}");
+        assert!(told["site"].is_null() && told["chosen"].is_null(), "{told}");
+    }
+    let (status, body) = ask(&steering, Method::GET, "/explain?host=www.example&client=192.0.2.1", None, "");
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    assert!(body["error"]["message"].as_str().unwrap().contains("no zone of this name server holds www.example"), "{body}");
 }
 
 #[test]
@@ -602,7 +640,7 @@ async fn a_dead_node_leaves_within_two_seconds_and_a_draining_one_too() {
     let (fleet_tx, fleet) = tokio::sync::watch::channel(fixture::served(fleet));
     let (trigger, shutdown) = nearcast_fleet::shutdown::channel();
     let registry = prometheus::Registry::new();
-    let steering = Steering::start(fleet, &registry, shutdown).unwrap();
+    let steering = Steering::start(fleet, &registry, shutdown);
     let health = |node: &str| {
         let state = steering.state();
         (state.vitals[node].up, state.vitals[node].reason.clone())
@@ -644,14 +682,24 @@ async fn the_database_is_loaded_again_when_it_changes() {
     fleet.steering.geo_db = Some(path.clone());
     let (fleet_tx, fleet) = tokio::sync::watch::channel(fixture::served(fleet));
     let (_trigger, shutdown) = nearcast_fleet::shutdown::channel();
-    let start = || Steering::start(fleet.clone(), &prometheus::Registry::new(), shutdown.clone());
-    assert_eq!(start().err().unwrap().kind, nearcast_fleet::failure::FailureKind::NoInput);
+    let registry = prometheus::Registry::new();
+    let metric = |name: &str| {
+        let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok()).unwrap()
+    };
+    // Neither a missing file nor a broken one keeps it from starting, and each change is looked at.
+    let steering = Steering::start(fleet, &registry, shutdown);
+    assert_eq!((steering.atlas().description.as_str(), metric("nearcast_dns_geo_db_failed")), ("built-in", 1));
     replace(b"nothing of the kind");
-    assert_eq!(start().err().unwrap().kind, nearcast_fleet::failure::FailureKind::BadData);
-    replace(&database(40.0, -74.0));
-    let steering = start().unwrap();
     let cluster = || steering.select(GEO, &ecs("81.2.69.0/24"), Family::V4, STEADY).cluster;
-    assert_eq!(cluster(), 1);
+    replace(&database(40.0, -74.0));
+    eventually("the first good one is in use", || cluster() == 1 && metric("nearcast_dns_geo_db_failed") == 0).await;
+    // Written over in place.
+    std::fs::write(&path, database(52.0, 5.0)).unwrap();
+    eventually("what was written in place is in use", || cluster() == 0).await;
+    std::fs::remove_file(&path).unwrap();
+    eventually("it is told that the file is gone", || metric("nearcast_dns_geo_db_failed") == 1).await;
+    assert_eq!(cluster(), 0);
     replace(&database(1.0, 103.0));
     eventually("the new one is in use", || cluster() == 2).await;
     let mut without = Fleet::clone(&fleet_tx.borrow().fleet);

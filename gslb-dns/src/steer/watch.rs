@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use nearcast_fleet::config::HealthCheck;
 use nearcast_fleet::failure::Failure;
 use nearcast_fleet::shutdown::Shutdown;
+use prometheus::IntGauge;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -39,7 +40,7 @@ fn stamp(path: &Path) -> std::io::Result<Stamp> {
 }
 
 /// The atlas for a setting of `steering.geo_db`, and the stamp its file had before it was read.
-pub(super) fn load(geo_db: Option<&Path>) -> Result<(Arc<Atlas>, Option<Stamp>), Failure> {
+fn load(geo_db: Option<&Path>) -> Result<(Arc<Atlas>, Option<Stamp>), Failure> {
     match geo_db {
         None => Ok((Atlas::built_in(), None)),
         Some(path) => {
@@ -49,10 +50,73 @@ pub(super) fn load(geo_db: Option<&Path>) -> Result<(Arc<Atlas>, Option<Stamp>),
     }
 }
 
+/// What is counted of the geo database.
+#[derive(Debug, Clone)]
+struct GeoMetrics {
+    /// 1 while the database that the fleet file names is not the one in use.
+    failed: IntGauge,
+    /// Records of the database in use that could not be read, or not whole.
+    odd_records: IntGauge,
+}
+
+impl GeoMetrics {
+    fn register(registry: &prometheus::Registry) -> Self {
+        let gauge = |name, help| {
+            let gauge = IntGauge::new(name, help).expect("a valid name");
+            if let Err(error) = registry.register(Box::new(gauge.clone())) {
+                tracing::warn!(%error, name, "this metric is not in the registry");
+            }
+            gauge
+        };
+        Self {
+            failed: gauge("nearcast_dns_geo_db_failed", "1 while the geo database of the fleet file cannot be used as it is, else 0."),
+            odd_records: gauge("nearcast_dns_geo_db_odd_records", "Records of the geo database in use that were skipped or read in part."),
+        }
+    }
+
+    fn note(&self, atlas: &Atlas) {
+        self.failed.set(0);
+        self.odd_records.set(atlas.odd_records as i64);
+        if atlas.odd_records > 0 {
+            let (source, records) = (&atlas.description, atlas.odd_records);
+            tracing::warn!(%source, records, "records of the geo database are not what they should be; what can be read of them counts");
+        }
+    }
+}
+
+/// The database at the start, and what is known of its file.
+pub(super) struct Geo {
+    pub(super) atlas: Arc<Atlas>,
+    source: Source,
+    metrics: GeoMetrics,
+}
+
+/// The database to start with. A broken one does not keep a name server down: it starts with the built-in table, and takes the database when
+/// its file changes into a good one.
+pub(super) fn start(geo_db: Option<&Path>, registry: &prometheus::Registry) -> Geo {
+    let metrics = GeoMetrics::register(registry);
+    let before = geo_db.and_then(|path| stamp(path).ok());
+    match load(geo_db) {
+        Ok((atlas, stamp)) => {
+            metrics.note(&atlas);
+            Geo { atlas, source: Source::new(stamp), metrics }
+        }
+        Err(failure) => {
+            metrics.failed.set(1);
+            tracing::warn!(%failure, "the built-in country table places clients until the geo database's file changes");
+            Geo {
+                atlas: Atlas::built_in(),
+                source: Source { is_good: false, missing_logged: before.is_none(), ..Source::new(before) },
+                metrics,
+            }
+        }
+    }
+}
+
 /// Starts the tasks.
-pub(super) fn spawn(steering: &Arc<Steering>, served: watch::Receiver<Served>, stamp: Option<Stamp>, shutdown: Shutdown) {
+pub(super) fn spawn(steering: &Arc<Steering>, served: watch::Receiver<Served>, geo: Geo, shutdown: Shutdown) {
     tokio::spawn(check_nodes(Arc::clone(steering), served.clone(), shutdown.clone()));
-    tokio::spawn(follow(Arc::clone(steering), served, Source::new(stamp), shutdown.clone()));
+    tokio::spawn(follow(Arc::clone(steering), served, geo, shutdown.clone()));
     let steering = Arc::clone(steering);
     tokio::spawn(until(shutdown, async move {
         let mut tick = tokio::time::interval(TICK);
@@ -144,6 +208,8 @@ async fn check_one(node: Arc<str>, endpoint: SocketAddr, rules: HealthCheck, res
 struct Source {
     /// The setting and stamp that are in use or were last found wanting.
     settled: Option<Stamp>,
+    /// Whether the file with the settled stamp is in use.
+    is_good: bool,
     /// The stamp of the last look, when it was another.
     seen: Option<Stamp>,
     /// Whether a missing file was logged.
@@ -152,7 +218,7 @@ struct Source {
 
 impl Source {
     fn new(settled: Option<Stamp>) -> Self {
-        Self { settled, seen: None, missing_logged: false }
+        Self { settled, is_good: true, seen: None, missing_logged: false }
     }
 
     /// Whether the file is to be loaded now: it is another than the one in use, and has not changed since the last look, so that a file
@@ -170,7 +236,8 @@ impl Source {
 }
 
 /// Follows the fleet's revisions and the database's file.
-async fn follow(steering: Arc<Steering>, mut served: watch::Receiver<Served>, mut source: Source, mut shutdown: Shutdown) {
+async fn follow(steering: Arc<Steering>, mut served: watch::Receiver<Served>, geo: Geo, mut shutdown: Shutdown) {
+    let Geo { mut source, metrics, .. } = geo;
     let mut path: Option<PathBuf> = served.borrow().fleet.steering.geo_db.clone();
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -186,7 +253,7 @@ async fn follow(steering: Arc<Steering>, mut served: watch::Receiver<Served>, mu
                     path.clone_from(&current.fleet.steering.geo_db);
                     source = Source::new(None);
                 }
-                reload(&steering, current, moved.then(|| path.clone()), &mut source).await;
+                reload(&steering, current, moved.then(|| path.clone()), &mut source, &metrics).await;
             }
             _ = look.tick() => {
                 let Some(watched) = path.clone() else { continue };
@@ -194,10 +261,13 @@ async fn follow(steering: Arc<Steering>, mut served: watch::Receiver<Served>, mu
                 match on_thread(move || stamp(&watched)).await {
                     Some(Ok(now)) if source.is_due(now) => {
                         let current = served.borrow().clone();
-                        reload(&steering, current, Some(path.clone()), &mut source).await;
+                        reload(&steering, current, Some(path.clone()), &mut source, &metrics).await;
                     }
+                    // It was away and is the same again.
+                    Some(Ok(now)) if source.settled == Some(now) => metrics.failed.set(i64::from(!source.is_good)),
                     Some(Err(error)) if !source.missing_logged => {
                         source.missing_logged = true;
+                        metrics.failed.set(1);
                         tracing::warn!(path = shown, %error, "the geo database's file cannot be read; the one loaded before stays in use");
                     }
                     _ => {}
@@ -208,7 +278,7 @@ async fn follow(steering: Arc<Steering>, mut served: watch::Receiver<Served>, mu
 }
 
 /// Goes over to what is to be served, and to the database at a path where one is given; a broken one leaves the old in use.
-async fn reload(steering: &Arc<Steering>, served: Served, path: Option<Option<PathBuf>>, source: &mut Source) {
+async fn reload(steering: &Arc<Steering>, served: Served, path: Option<Option<PathBuf>>, source: &mut Source, metrics: &GeoMetrics) {
     let kept = steering.atlas();
     let worker = Arc::clone(steering);
     let loaded = on_thread(move || {
@@ -228,12 +298,16 @@ async fn reload(steering: &Arc<Steering>, served: Served, path: Option<Option<Pa
     .await;
     match loaded {
         Some(Ok(Some(stamp))) => {
-            source.settled = stamp;
-            tracing::info!(source = %steering.atlas().description, "geo database loaded");
+            (source.settled, source.is_good) = (stamp, true);
+            let atlas = steering.atlas();
+            tracing::info!(source = %atlas.description, "geo database loaded");
+            metrics.note(&atlas);
         }
         Some(Err((failure, stamp))) => {
             // Logged once: the same file is not tried again.
-            source.settled = stamp;
+            (source.settled, source.is_good) = (stamp, false);
+            source.missing_logged = stamp.is_none();
+            metrics.failed.set(1);
             tracing::warn!(%failure, "the geo database loaded before stays in use");
         }
         Some(Ok(None)) | None => {}
@@ -277,23 +351,40 @@ mod tests {
         let fleet = fixture::served(fixture::fleet());
         let steering = Arc::new(fixture::steering());
         let mut source = Source::new(None);
-        reload(&steering, fleet.clone(), Some(Some(path.clone())), &mut source).await;
+        let metrics = GeoMetrics::register(&prometheus::Registry::new());
+        reload(&steering, fleet.clone(), Some(Some(path.clone())), &mut source, &metrics).await;
         let loaded = steering.atlas();
         assert!(loaded.description.starts_with("Test, built"));
         assert_eq!(source.settled, stamp(&path).ok());
 
         std::fs::write(&path, b"broken").unwrap();
-        reload(&steering, fleet.clone(), Some(Some(path.clone())), &mut source).await;
+        reload(&steering, fleet.clone(), Some(Some(path.clone())), &mut source, &metrics).await;
         assert!(Arc::ptr_eq(&loaded, &steering.atlas()));
+        assert_eq!(metrics.failed.get(), 1);
         assert!(source.settled.is_some());
         assert_eq!(source.settled, stamp(&path).ok());
 
         std::fs::remove_file(&path).unwrap();
-        reload(&steering, fleet.clone(), Some(Some(path)), &mut source).await;
+        reload(&steering, fleet.clone(), Some(Some(path)), &mut source, &metrics).await;
         assert!(Arc::ptr_eq(&loaded, &steering.atlas()));
-        reload(&steering, fleet.clone(), None, &mut source).await;
+        reload(&steering, fleet.clone(), None, &mut source, &metrics).await;
         assert!(Arc::ptr_eq(&loaded, &steering.atlas()), "another fleet alone changes nothing here");
-        reload(&steering, fleet, Some(None), &mut source).await;
+        reload(&steering, fleet, Some(None), &mut source, &metrics).await;
         assert_eq!(steering.atlas().description, "built-in");
+        assert_eq!(metrics.failed.get(), 0);
+    }
+
+    #[test]
+    fn a_start_without_a_good_database_is_one_with_the_built_in_table() {
+        let dir = tempfile::tempdir().unwrap();
+        let (missing, broken) = (dir.path().join("none"), dir.path().join("broken"));
+        std::fs::write(&broken, b"broken").unwrap();
+        for (path, failed) in [(None, 0), (Some(&missing), 1), (Some(&broken), 1), (Some(&dir.path().to_owned()), 1)] {
+            let mut geo = start(path.map(PathBuf::as_path), &prometheus::Registry::new());
+            assert_eq!((geo.atlas.description.as_str(), geo.metrics.failed.get()), ("built-in", failed), "{path:?}");
+            if let Some(now) = path.and_then(|p| stamp(p).ok()) {
+                assert!(!geo.source.is_due(now), "the same file is not tried again");
+            }
+        }
     }
 }

@@ -111,6 +111,13 @@ fn cluster(name: &str, latitude: f64, longitude: f64, net: u8) -> Cluster {
     }
 }
 
+/// A directory of this process; each fleet has one of its own, and a server that stops removes it.
+fn state_dir() -> std::path::PathBuf {
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    std::env::temp_dir().join(format!("nearcast-dns-test-{}-{number}", std::process::id()))
+}
+
 /// Three clusters, one name server `ns1`, zone `cdn.test`, and what is given.
 pub fn fleet(listen: Vec<SocketAddr>, sites: Vec<Site>, zones: Vec<Zone>) -> Fleet {
     let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -118,7 +125,7 @@ pub fn fleet(listen: Vec<SocketAddr>, sites: Vec<Site>, zones: Vec<Zone>) -> Fle
         zone: "cdn.test".to_owned(),
         hostmaster: "host.master@cdn.test".to_owned(),
         base: std::env::temp_dir(),
-        state_dir: std::env::temp_dir(),
+        state_dir: state_dir(),
         user: None,
         node_key: Secret("a key that only this test knows".to_owned()),
         report_interval: Duration::from_secs(60),
@@ -152,6 +159,7 @@ pub fn fleet(listen: Vec<SocketAddr>, sites: Vec<Site>, zones: Vec<Zone>) -> Fle
         clusters: vec![cluster("ams", 52.37, 4.9, 10), cluster("nyc", 40.71, -74.01, 20), cluster("sin", 1.35, 103.82, 30)],
         sites,
         zones,
+        changed_unix_s: 1_700_000_000,
     }
 }
 
@@ -196,6 +204,7 @@ pub struct Server {
     /// Changes its fleet.
     pub fleet: watch::Sender<Arc<Fleet>>,
     trigger: Option<ShutdownTrigger>,
+    state_dir: std::path::PathBuf,
     thread: Option<std::thread::JoinHandle<Result<(), Failure>>>,
     _entries: mpsc::Sender<nearcast_fleet::journal::Entry>,
     _state: watch::Sender<FollowState>,
@@ -232,6 +241,7 @@ impl Server {
 
     /// Starts the name server of that name.
     pub fn start_node(fleet: Fleet, name: &str, address: SocketAddr) -> Self {
+        let state_dir = fleet.state_dir.clone();
         let (fleet_tx, fleet_rx) = watch::channel(Arc::new(fleet));
         let (entries_tx, entries) = mpsc::channel(1);
         let (state_tx, state) = watch::channel(FollowState::default());
@@ -241,8 +251,15 @@ impl Server {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
             runtime.block_on(nearcast_gslb_dns::run(context))
         });
-        let server =
-            Self { address, fleet: fleet_tx, trigger: Some(trigger), thread: Some(thread), _entries: entries_tx, _state: state_tx };
+        let server = Self {
+            address,
+            fleet: fleet_tx,
+            trigger: Some(trigger),
+            state_dir,
+            thread: Some(thread),
+            _entries: entries_tx,
+            _state: state_tx,
+        };
         // UDP alone would be lost before the socket is bound; TCP says at once whether anybody listens.
         for _ in 0..600 {
             if server.thread.as_ref().is_some_and(std::thread::JoinHandle::is_finished) {
@@ -291,6 +308,12 @@ impl Server {
         let framed: Vec<u8> = messages.iter().flat_map(|m| [&(m.len() as u16).to_be_bytes()[..], m].concat()).collect();
         stream.write_all(&framed).expect("written");
         (0..answers).map(|_| read_message(&mut stream)).collect()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.state_dir);
     }
 }
 

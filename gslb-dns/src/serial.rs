@@ -1,0 +1,118 @@
+//! The serial of the zones: which one a revision of the fleet file has, and that it never goes back on this server.
+//!
+//! The serial is the second in which the revision was made, [`Fleet::changed_unix_s`]: for one of the journal when control accepted it, which
+//! is the same on every name server and later for each; for a file on disk when it was modified. All zones have it, changed or not, as
+//! another name server may have begun with another revision.
+//!
+//! Owns the file `soa-serial` in the node's directory.
+//!
+//! [`Fleet::changed_unix_s`]: nearcast_fleet::config::Fleet::changed_unix_s
+
+use std::path::{Path, PathBuf};
+
+use crate::zone::{is_newer, next_serial};
+
+/// The serial served last, in memory and on disk.
+#[derive(Debug)]
+pub(crate) struct Serial {
+    path: PathBuf,
+    last: Option<u32>,
+    is_told: bool,
+}
+
+impl Serial {
+    /// What an earlier run has left in the node's directory; nothing when there is none that can be read.
+    pub(crate) fn open(directory: &Path) -> Self {
+        let path = directory.join("soa-serial");
+        let last = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
+        Self { path, last, is_told: false }
+    }
+
+    /// The serial of a revision made in that second, when it is newer than the one served last.
+    pub(crate) fn of_revision(&self, changed_unix_s: u64) -> Option<u32> {
+        let wanted = wanted(changed_unix_s);
+        self.last.is_none_or(|last| is_newer(wanted, last)).then_some(wanted)
+    }
+
+    /// The serial that goes on from the one served last when [`Serial::of_revision`] has none: the same while the zones are, else the next.
+    pub(crate) fn going_on(&self, changed_unix_s: u64, is_changed: bool) -> u32 {
+        let wanted = wanted(changed_unix_s);
+        match self.last {
+            Some(last) if !is_changed => last,
+            last => next_serial(last, wanted),
+        }
+    }
+
+    /// At a start, when what was served before is not known: the revision's own if that is not older than what an earlier run has served.
+    pub(crate) fn at_start(&self, changed_unix_s: u64) -> u32 {
+        self.going_on(changed_unix_s, self.last != Some(wanted(changed_unix_s)))
+    }
+
+    /// Notes that zones with this serial are served. A disk that cannot be written to is told once.
+    pub(crate) fn served(&mut self, serial: u32) {
+        if self.last.replace(serial) == Some(serial) {
+            return;
+        }
+        let aside = self.path.with_extension("new");
+        let written = self.path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| {
+            std::fs::write(&aside, format!("{serial}\n"))?;
+            std::fs::rename(&aside, &self.path)
+        });
+        if let Err(error) = written
+            && !std::mem::replace(&mut self.is_told, true)
+        {
+            let path = self.path.display();
+            tracing::warn!(%path, %error, "the zones' serial cannot be kept; after a restart with an older fleet file it may go back");
+        }
+    }
+}
+
+/// A serial has 32 bits and counts round; 0 is for no zone.
+fn wanted(changed_unix_s: u64) -> u32 {
+    (changed_unix_s as u32).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_the_second_of_the_revision_and_never_goes_back() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let node = directory.path().join("state/ns1");
+        // The revision's second, whether the zones are others than before, and the serial; a start in between changes nothing.
+        for (step, (changed_unix_s, is_changed, expected)) in [
+            (1_000, true, 1_000),
+            (1_000, false, 1_000),
+            (1_005, false, 1_005),
+            (1_005, true, 1_006),
+            (900, false, 1_006),
+            (900, true, 1_007),
+            (2_000, true, 2_000),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let mut serial = Serial::open(&node);
+            let found = serial.of_revision(changed_unix_s).unwrap_or_else(|| serial.going_on(changed_unix_s, is_changed));
+            assert_eq!(found, expected, "step {step}");
+            serial.served(found);
+        }
+        let serial = Serial::open(&node);
+        assert_eq!((serial.at_start(2_000), serial.at_start(2_001), serial.at_start(1_999)), (2_000, 2_001, 2_001));
+        let new = Serial::open(&directory.path().join("other"));
+        assert_eq!((new.at_start(2_000), new.at_start(0), new.of_revision(5)), (2_000, 1, Some(5)));
+    }
+
+    #[test]
+    fn what_cannot_be_kept_or_read_does_no_harm() {
+        let directory = tempfile::tempdir().expect("a directory");
+        std::fs::write(directory.path().join("soa-serial"), "many\n").expect("written");
+        assert_eq!(Serial::open(directory.path()).at_start(7), 7);
+        let file = directory.path().join("file");
+        std::fs::write(&file, "").expect("written");
+        let mut serial = Serial::open(&file.join("ns1"));
+        serial.served(7);
+        assert_eq!(serial.of_revision(6), None, "it is known while this runs");
+    }
+}
