@@ -3,6 +3,7 @@
 //! Owns the meaning of each setting. [`crate::file`] makes these values out of a fleet file and is the only
 //! place that knows how they are written.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -27,8 +28,10 @@ pub struct Fleet {
     pub base: PathBuf,
     /// Directory below which each node keeps its state, in a directory of its own name.
     pub state_dir: PathBuf,
-    /// Secret that nodes show one another (`Authorization: Bearer`); never shown in logs or answers.
+    /// The key that this machine holds: the fleet's, or a node's own one; see [`crate::node_key`]. Never shown in logs or answers.
     pub node_key: Secret,
+    /// Which keys nodes may show.
+    pub keys: KeyPolicy,
     /// How often nodes report to control and to the name servers.
     pub report_interval: Duration,
     /// The fleet's clock: real time, or one that runs fast for demonstrations.
@@ -57,6 +60,17 @@ impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Secret(..)")
     }
+}
+
+/// Which keys are accepted from nodes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KeyPolicy {
+    /// Whether each node must show its own key; otherwise the fleet's is accepted from all, too.
+    pub own_only: bool,
+    /// Generation of a node's own key by node name, where it is not 1. Keys of other generations are revoked.
+    pub generations: BTreeMap<String, u32>,
+    /// Generation of the secret by which the edges of a cluster know one another, by cluster name, where it is not 1.
+    pub cluster_generations: BTreeMap<String, u32>,
 }
 
 /// The control role: journal, API, console, push job.
@@ -135,6 +149,9 @@ pub struct Steering {
     pub rtt_max_age: Duration,
     /// Share of `rtt`-steered answers (0..1) that try the second-best cluster, so that it gets measured.
     pub rtt_explore: f64,
+    /// Whether measured times are held against the clusters' places and against what other nodes measure. Laboratories with
+    /// invented places turn it off.
+    pub rtt_bound: bool,
 }
 
 /// An active health check.

@@ -15,6 +15,7 @@ mod fold;
 pub mod follow;
 mod framed;
 pub mod journal;
+pub mod node_key;
 pub mod report;
 pub mod reporter;
 pub mod request_fields;

@@ -1,7 +1,7 @@
 //! `nearcast apply`.
 
 use nearcast_fleet::failure::{Failure, FailureKind};
-use nearcast_fleet::file;
+use nearcast_fleet::file::{self, KeySource};
 
 use super::api::Api;
 use super::{check, print_json};
@@ -15,7 +15,7 @@ pub(crate) async fn run(arguments: ApplyArgs) -> Result<(), Failure> {
     let text = std::fs::read_to_string(path)
         .map_err(|e| Failure::new(FailureKind::NoInput, format!("cannot read the fleet file {}: {e}", path.display())))?;
     let running = match &arguments.fleet {
-        Some(other) => file::load(other)?,
+        Some(other) => file::load_with(other, KeySource::Unneeded)?,
         None => new.clone(),
     };
     let token = find::token(arguments.token.token, &running)?;

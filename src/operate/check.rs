@@ -5,6 +5,7 @@ use std::path::Path;
 use nearcast_fleet::config::Fleet;
 use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::file::{self, Mistake};
+use nearcast_fleet::node_key;
 use nearcast_gslb_dns::zone::{self, ZoneError};
 use serde_json::json;
 
@@ -19,6 +20,9 @@ pub(crate) fn run(arguments: &CheckArgs) -> Result<(), Failure> {
     }
     let fleet = load(&arguments.file)?;
     outln!("{}: OK: {}", arguments.file.display(), summary(&fleet));
+    for warning in node_key::warnings(&fleet) {
+        eprintln!("{}: warning: {warning}", arguments.file.display());
+    }
     Ok(())
 }
 
@@ -28,8 +32,17 @@ pub(crate) fn run(arguments: &CheckArgs) -> Result<(), Failure> {
 /// As [`file::load`]; `Usage` with every mistake in the zones' records.
 pub(crate) fn load(path: &Path) -> Result<Fleet, Failure> {
     let fleet = file::load(path)?;
-    let faults = record_faults(&fleet, &std::fs::read_to_string(path).unwrap_or_default());
-    if faults.is_empty() { Ok(fleet) } else { Err(Failure::new(FailureKind::Usage, file::describe(&path.display().to_string(), &faults))) }
+    refuse_faults(path, &fleet)?;
+    Ok(fleet)
+}
+
+/// Refuses a fleet file in which the name servers find mistakes.
+///
+/// # Errors
+/// `Usage` with every mistake in the zones' records.
+pub(crate) fn refuse_faults(path: &Path, fleet: &Fleet) -> Result<(), Failure> {
+    let faults = record_faults(fleet, &std::fs::read_to_string(path).unwrap_or_default());
+    if faults.is_empty() { Ok(()) } else { Err(Failure::new(FailureKind::Usage, file::describe(&path.display().to_string(), &faults))) }
 }
 
 fn check_json(path: &Path) -> Result<(), Failure> {
@@ -38,7 +51,7 @@ fn check_json(path: &Path) -> Result<(), Failure> {
     let base = path.parent().unwrap_or(Path::new(""));
     match file::parse_and_check(&text, base, record_faults) {
         Ok(fleet) => {
-            print_json(&json!({"ok": true, "summary": summary(&fleet), "mistakes": []}));
+            print_json(&json!({"ok": true, "summary": summary(&fleet), "mistakes": [], "warnings": node_key::warnings(&fleet)}));
             Ok(())
         }
         Err(mistakes) => {

@@ -392,6 +392,7 @@ impl Plan {
             hostmaster: "hostmaster@cdn.test".into(),
             state_dir: self.state_dir.clone(),
             node_key: Secret("a key for this test alone".into()),
+            keys: Default::default(),
             report_interval: Duration::from_millis(200),
             clock: FleetClock::REAL,
             control: self.control.map(|address| Control {
@@ -415,6 +416,7 @@ impl Plan {
                 },
                 rtt_max_age: Duration::from_secs(1),
                 rtt_explore: 0.0,
+                rtt_bound: false,
             },
             clusters: vec![Cluster {
                 name: "ams".into(),

@@ -77,6 +77,7 @@ pub(super) fn fleet() -> Fleet {
         base: std::path::PathBuf::new(),
         state_dir: std::path::PathBuf::new(),
         node_key: Secret(KEY.to_owned()),
+        keys: Default::default(),
         report_interval: Duration::from_secs(2),
         clock: FleetClock::REAL,
         control: None,
@@ -94,6 +95,8 @@ pub(super) fn fleet() -> Fleet {
             },
             rtt_max_age: Duration::from_secs(600),
             rtt_explore: 0.01,
+            // The places of these tests' measurements are invented.
+            rtt_bound: false,
         },
         clusters: vec![
             cluster("ams", 52.37, 4.9, 1, pair("ams", 10, true)),
