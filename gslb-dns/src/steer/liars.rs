@@ -106,47 +106,61 @@ fn decided(fleet: &Fleet, networks: &[Network], reports: &[RttReport]) -> (Vec<u
     (clusters, steering)
 }
 
-/// How many networks are given another cluster when these nodes lie, and what was dropped of theirs.
-fn moved(seed: u64, fleet: &Fleet, liars: &[&str], lie: impl Fn(usize, &Network) -> Option<u32>) -> (usize, u64) {
-    let mut random = Random(seed);
-    let networks = networks(fleet, &mut random);
-    let truth = honest(fleet, &networks, liars, &mut random);
-    let (before, _) = decided(fleet, &networks, &truth);
-    let lies = liars.iter().map(|liar| {
-        let cluster = fleet.clusters.iter().position(|c| c.nodes.iter().any(|n| n.name == *liar)).expect("a node of the fleet");
-        let samples = networks.iter().filter_map(|network| Some(sample(network, lie(cluster, network)?))).collect();
-        RttReport { node: (*liar).to_owned(), samples, ..RttReport::default() }
-    });
-    let all: Vec<RttReport> = lies.chain(truth).collect();
-    let (after, steering) = decided(fleet, &networks, &all);
-    let of_liars = steering.state().rtt.dropped().filter(|(node, _)| liars.contains(node)).map(|(_, count)| count).sum();
-    (before.iter().zip(&after).filter(|(a, b)| a != b).count(), of_liars)
+/// A fleet of which some nodes lie, and what would be given if they said nothing.
+struct Trial<'a> {
+    fleet: &'a Fleet,
+    liars: &'a [&'a str],
+    networks: Vec<Network>,
+    truth: Vec<RttReport>,
+    before: Vec<usize>,
+}
+
+impl<'a> Trial<'a> {
+    fn new(seed: u64, fleet: &'a Fleet, liars: &'a [&'a str]) -> Self {
+        let mut random = Random(seed);
+        let networks = networks(fleet, &mut random);
+        let truth = honest(fleet, &networks, liars, &mut random);
+        let (before, _) = decided(fleet, &networks, &truth);
+        Self { fleet, liars, networks, truth, before }
+    }
+
+    /// How many networks are given another cluster, and how many of the lies are dropped.
+    fn moved(&self, lie: impl Fn(usize, &Network) -> Option<u32>) -> (usize, u64) {
+        let lies = self.liars.iter().map(|liar| {
+            let is_of = |c: &nearcast_fleet::config::Cluster| c.nodes.iter().any(|n| n.name == *liar);
+            let cluster = self.fleet.clusters.iter().position(is_of).expect("a node of the fleet");
+            let samples = self.networks.iter().filter_map(|network| Some(sample(network, lie(cluster, network)?))).collect();
+            RttReport { node: (*liar).to_owned(), samples, ..RttReport::default() }
+        });
+        let all: Vec<RttReport> = lies.chain(self.truth.iter().cloned()).collect();
+        let (after, steering) = decided(self.fleet, &self.networks, &all);
+        let dropped = steering.state().rtt.dropped().filter(|(node, _)| self.liars.contains(node)).map(|(_, count)| count).sum();
+        (self.before.iter().zip(&after).filter(|(a, b)| a != b).count(), dropped)
+    }
 }
 
 #[test]
 fn a_minority_of_liars_moves_next_to_nobody() {
     let most = PREFIXES / 100;
     let three = ["ams-1", "nyc-2", "sin-3"];
-    for seed in [1, 20_261_127, 0xdead_beef] {
-        for (is_alone, liars) in
-            [(false, &three[..1]), (false, &three[1..2]), (false, &three[..]), (true, &["gru-1"][..]), (true, &["gru-1", "ams-1"][..])]
-        {
+    for seed in [1, 20_261_127] {
+        for (is_alone, liars) in [(false, &three[..1]), (false, &three[..]), (true, &["gru-1"][..]), (true, &["gru-1", "ams-1"][..])] {
             let fleet = fleet(is_alone);
-            let bound = |a: usize, b: usize| {
+            let between = |a: usize, b: usize| {
                 let place = |i: usize| (fleet.clusters[i].place.latitude, fleet.clusters[i].place.longitude);
                 distance_km(place(a), place(b)) * 10.0
             };
-            let (count, dropped) = moved(seed, &fleet, liars, |_, _| Some(1));
+            let trial = Trial::new(seed, &fleet, liars);
+            let (count, dropped) = trial.moved(|_, _| Some(1));
             assert!(count < most, "{count} moved by one microsecond: seed {seed}, {liars:?}");
             assert!(dropped > 1_000, "{dropped} dropped: seed {seed}, {liars:?}");
-            let (count, _) = moved(seed, &fleet, liars, |_, _| Some(300_000));
+            let (count, _) = trial.moved(|_, _| Some(300_000));
             assert!(count < most, "{count} moved by long times: seed {seed}, {liars:?}");
-            let (count, _) = moved(seed, &fleet, liars, |cluster, n| (n.nearest == cluster).then_some(2 * n.times[cluster] + 25_000));
+            let (count, _) = trial.moved(|cluster, n| (n.nearest == cluster).then_some(2 * n.times[cluster] + 25_000));
             assert!(count < most, "{count} moved by somewhat longer times: seed {seed}, {liars:?}");
             // No less than light allows beside what the nearest cluster measures.
-            let (count, _) = moved(seed, &fleet, liars, |cluster, n| {
-                Some((bound(cluster, n.nearest) - f64::from(n.times[n.nearest])).max(1_000.0) as u32 + 100)
-            });
+            let (count, _) =
+                trial.moved(|cluster, n| Some((between(cluster, n.nearest) - f64::from(n.times[n.nearest])).max(1_000.0) as u32 + 100));
             assert!(count < most, "{count} moved by times at the bound: seed {seed}, {liars:?}");
         }
     }
