@@ -306,7 +306,7 @@ impl RttTable {
         let mut judge = Judge::new(&self.layout, places);
         // By cluster for each prefix; weighted sum, weight, and number of prefixes, by cluster, for each aggregate.
         let mut rows: Vec<(u64, Vec<Option<Said>>)> = Vec::with_capacity(self.entries.len());
-        let mut aggregates: HashMap<u64, (IpAddr, Vec<(f64, f64, u32)>)> = HashMap::new();
+        let mut aggregates: HashMap<u64, (IpAddr, Vec<Sum>)> = HashMap::new();
         for (key, entry) in &mut self.entries {
             let row = judge.row(entry, &mut self.dropped);
             let (_, sums) = aggregates.entry(aggregate(*key)).or_insert_with(|| (entry.address, vec![(0.0, 0.0, 0); width]));
@@ -317,7 +317,7 @@ impl RttTable {
             }
             rows.push((*key, row));
         }
-        let mean = |sum: &(f64, f64, u32)| (sum.2 >= AGGREGATE_OF_MIN).then(|| sum.0 / sum.1);
+        let mean = |sum: &Sum| (sum.2 >= AGGREGATE_OF_MIN).then(|| sum.0 / sum.1);
         let mut around: HashMap<u64, Vec<Option<f64>>> = HashMap::new();
         for (key, (address, sums)) in &aggregates {
             let mut row: Vec<Option<f64>> = sums.iter().map(mean).collect();
@@ -340,6 +340,9 @@ impl RttTable {
         map
     }
 }
+
+/// Of an aggregate's prefixes for one cluster: weighted sum, weight, and number.
+type Sum = (f64, f64, u32);
 
 fn median(times: &mut [f64]) -> Option<f64> {
     times.sort_by(f64::total_cmp);
