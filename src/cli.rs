@@ -12,7 +12,7 @@ use nearcast_fleet::units::{self, Bytes};
 const GROUPS: [(&str, &[&str]); 3] = [
     ("Try", &["demo", "traffic"]),
     ("Roles", &["gslb-dns", "edge", "origin", "control"]),
-    ("Operate", &["check", "apply", "status", "explain", "purge", "plan", "push", "health"]),
+    ("Operate", &["check", "apply", "status", "explain", "purge", "plan", "push", "key", "health"]),
 ];
 
 /// A content delivery network that one person can run.
@@ -60,6 +60,8 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Give the running fleet a new fleet file
     Apply(ApplyArgs),
+    /// Print a node's own key, or make a new key for a fleet
+    Key(KeyArgs),
     /// Ask a URL once; exit 0 when it answers 2xx (for health checks)
     Health(HealthArgs),
 }
@@ -109,6 +111,9 @@ pub(crate) struct NodeArgs {
     /// The user to run as when started as root: USER or USER:GROUP [default: `user` in [fleet], else nearcast, else nobody]
     #[arg(long, value_name = "USER", env = "NEARCAST_USER", hide_env_values = true)]
     pub(crate) user: Option<String>,
+    /// The key of this node [default: node.key in its state directory, else what the fleet file says]
+    #[arg(long, value_name = "FILE", env = "NEARCAST_KEY_FILE", hide_env_values = true)]
+    pub(crate) key_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -326,7 +331,37 @@ pub(crate) struct ApplyArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  nearcast health http://127.0.10.1:9100/ready\n\nExit codes: 0 it answers 2xx, 1 it does not.")]
+#[command(
+    after_help = "Examples:\n  nearcast key --new                          # the fleet's key, for control and the name servers\n  nearcast key ams-1                          # the own key of one node\n  nearcast key ams-1 --out ams-1.key\n  nearcast key --all --dir keys               # keys/NODE/node.key for every node\n\nThe keys are derived from the fleet's key: --key-file, or what the fleet file names. They are secrets."
+)]
+pub(crate) struct KeyArgs {
+    /// The node whose own key is wanted
+    #[arg(value_name = "NODE", required_unless_present_any = ["new", "all"])]
+    pub(crate) node: Option<String>,
+    /// Make a new key for a fleet
+    #[arg(long, conflicts_with_all = ["node", "all"])]
+    pub(crate) new: bool,
+    /// Write a key file for every node into --dir: control and name servers get the fleet's key, all others their own
+    #[arg(long, conflicts_with = "node", requires = "dir")]
+    pub(crate) all: bool,
+    /// Where --all writes: DIR/NODE/node.key
+    #[arg(long, value_name = "DIR", requires = "all")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Write to this file, for its owner alone to read, and print nothing
+    #[arg(long, value_name = "FILE", conflicts_with = "all")]
+    pub(crate) out: Option<PathBuf>,
+    /// The file with the fleet's key [default: what the fleet file says]
+    #[arg(long, value_name = "FILE", env = "NEARCAST_KEY_FILE", hide_env_values = true)]
+    pub(crate) key_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) fleet: FleetArg,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  nearcast health http://127.0.0.1:9100/ready\n\nExit codes: 0 it answers 2xx, 1 it does not.")]
 pub(crate) struct HealthArgs {
     /// What to ask
     #[arg(value_name = "URL")]
@@ -574,7 +609,13 @@ mod tests {
 
     #[test]
     fn arguments_that_do_not_belong_together_are_refused() {
-        let table: [(&str, bool); 13] = [
+        let table: [(&str, bool); 19] = [
+            ("key --new", true),
+            ("key ams-1 --out f", true),
+            ("key", false),
+            ("key --all", false),
+            ("key ams-1 --new", false),
+            ("edge --node b --key-file k", true),
             ("edge --listen 127.0.0.1:0 --origin http://x", true),
             ("edge --listen 127.0.0.1:0", false),
             ("edge --origin http://x", false),

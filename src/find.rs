@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nearcast_fleet::config::{Control, Fleet, Secret};
 use nearcast_fleet::failure::{Failure, FailureKind};
-use nearcast_fleet::file;
+use nearcast_fleet::file::{self, KeySource};
 
 use crate::kernel;
 
@@ -47,7 +47,8 @@ pub(crate) fn fleet_path(named: Option<&Path>) -> Result<PathBuf, Failure> {
 
 /// The fleet that an operator means.
 pub(crate) fn fleet(named: Option<&Path>) -> Result<Fleet, Failure> {
-    file::load(&fleet_path(named)?)
+    // Operators show a token, and nodes' keys are not theirs to read.
+    file::load_with(&fleet_path(named)?, KeySource::Unneeded)
 }
 
 /// The fleet's control role.

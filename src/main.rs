@@ -95,6 +95,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Status(arguments) => operate::status::run(arguments).await,
             Command::Apply(arguments) => operate::apply::run(arguments).await,
             Command::Health(arguments) => operate::health::run(arguments).await,
+            Command::Key(arguments) => operate::key::run(&arguments),
         }
     });
     // Whatever still runs in the background (a slow disk, a stuck resolver) does not hold up the end.

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nearcast_fleet::config::Fleet;
 use nearcast_fleet::failure::{Failure, FailureKind};
-use nearcast_fleet::file;
+use nearcast_fleet::file::{self, KeySource};
 
 use crate::cli::{Command, NodeArgs};
 use crate::{find, kernel, roles};
@@ -99,6 +99,8 @@ fn databases() -> (String, String) {
 /// What a role needs from the file system.
 struct Needs {
     fleet_path: Option<PathBuf>,
+    /// The file with the node's key, where it is not the fleet file that says it.
+    key: Option<PathBuf>,
     /// The fleet's state directory, and the node's own in it.
     state: Option<(PathBuf, PathBuf)>,
     /// Files that are read now and perhaps again later, where they are there.
@@ -205,7 +207,7 @@ impl Privileges {
             let mend = "this role was started as root and runs as that user; let it, or name another with user in [fleet] or --user";
             Failure::new(FailureKind::NoInput, format!("the user {name} cannot {what} {}: {error}; {mend}", path.display()))
         };
-        for path in needs.fleet_path.iter().chain(&needs.files) {
+        for path in needs.fleet_path.iter().chain(&needs.key).chain(&needs.files) {
             match File::open(path) {
                 // Whether it has to be there is for the role to know.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -225,7 +227,8 @@ impl Privileges {
         }
         if let Some(path) = &needs.fleet_path {
             // The secrets' files are named in it.
-            file::load(path).map_err(|failure| Failure { message: format!("{} (read as the user {name})", failure.message), ..failure })?;
+            let disk = roles::Disk { path: path.clone(), key: needs.key.clone() };
+            disk.load().map_err(|failure| Failure { message: format!("{} (read as the user {name})", failure.message), ..failure })?;
         }
         Ok(())
     }
@@ -233,7 +236,8 @@ impl Privileges {
 
 /// What the command needs, when it is a role and its fleet file is good.
 fn needs(command: &Command) -> Option<Needs> {
-    let mut needs = Needs { fleet_path: None, state: None, files: Vec::new(), served: Vec::new(), filled: Vec::new(), user: None };
+    let mut needs =
+        Needs { fleet_path: None, key: None, state: None, files: Vec::new(), served: Vec::new(), filled: Vec::new(), user: None };
     let certificates = || std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
     let (node, kind) = match command {
         Command::GslbDns(arguments) => (&arguments.node, Kind::NameServer),
@@ -271,8 +275,8 @@ enum Kind {
 
 fn of_fleet(arguments: &NodeArgs, kind: Kind, mut needs: Needs) -> Option<Needs> {
     let path = find::fleet_path(arguments.fleet.fleet.as_deref()).ok()?;
-    let fleet = file::load(&path).ok()?;
-    let asked = arguments.node.clone();
+    let fleet = file::load_with(&path, KeySource::Unneeded).ok()?;
+    let asked = arguments.node.as_deref();
     let name = match kind {
         Kind::NameServer => roles::choose(asked, "", fleet.name_servers.iter().map(|n| n.name.as_str())),
         Kind::Edge => roles::choose(asked, "", fleet.clusters.iter().flat_map(|c| &c.nodes).map(|n| n.name.as_str())),
@@ -291,6 +295,7 @@ fn of_fleet(arguments: &NodeArgs, kind: Kind, mut needs: Needs) -> Option<Needs>
     }
     needs.user = arguments.user.clone().or_else(|| fleet.user.clone());
     needs.state = Some((fleet.state_dir.clone(), fleet.node_dir(&name)));
+    needs.key = roles::key_file(arguments.key_file.clone(), &fleet, &name);
     needs.fleet_path = Some(std::path::absolute(&path).unwrap_or(path));
     Some(needs)
 }
@@ -313,7 +318,15 @@ fn closed_trial(needs: &Needs, account: &Account) -> Option<PathBuf> {
         let about = fs::metadata(directory).ok().filter(fs::Metadata::is_dir);
         Some(directory) != state && about.is_some_and(|about| about.uid() == 0 && !account.may_enter(&about, read))
     };
-    let paths = needs.fleet_path.iter().chain(&needs.files).chain(&needs.served).chain(&needs.filled).map(PathBuf::as_path).chain(state);
+    let paths = needs
+        .fleet_path
+        .iter()
+        .chain(&needs.key)
+        .chain(&needs.files)
+        .chain(&needs.served)
+        .chain(&needs.filled)
+        .map(PathBuf::as_path)
+        .chain(state);
     for path in paths.filter(|path| path.starts_with(&temporary)) {
         if let Some(closed) = path.ancestors().skip(1).find(|directory| is_closed(directory, false)) {
             return Some(closed.to_owned());

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use nearcast_fleet::config::{CachePolicy, Fleet};
 use nearcast_fleet::failure::{Failure, FailureKind};
-use nearcast_fleet::file::Mistake;
+use nearcast_fleet::file::{self, KeySource, Mistake};
 use nearcast_fleet::follow::{self, NodeContext};
-use nearcast_fleet::{file, shutdown};
+use nearcast_fleet::node_key::{self, OwnKey};
+use nearcast_fleet::shutdown;
 use tokio::signal::unix::SignalKind;
 use tokio::sync::watch;
 
@@ -25,14 +26,21 @@ fn first(context: NodeContext, when_open: impl WhenOpen) -> NodeContext {
     let following = context.following.after(when_open);
     NodeContext { following, ..context }
 }
+/// Name of the file in a node's state directory that holds its key.
+const KEY_FILE_NAME: &str = "node.key";
+
+/// After this time a node has started, or has ended for want of something.
+const START_TIME: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// `nearcast gslb-dns`.
 pub(crate) async fn gslb_dns(arguments: GslbDnsArgs, with_parent: bool, when_open: impl WhenOpen) -> Result<(), Failure> {
     kernel::raise_open_files();
     let path = find::fleet_path(arguments.node.fleet.fleet.as_deref())?;
-    let fleet = check::load(&path)?;
-    let name = choose(arguments.node.node, "[[name_server]]", fleet.name_servers.iter().map(|n| n.name.as_str()))?;
-    let context = context(name, fleet, Some(path), check::record_faults, with_parent).await?;
+    let find =
+        |fleet: &Fleet| choose(arguments.node.node.as_deref(), "[[name_server]]", fleet.name_servers.iter().map(|n| n.name.as_str()));
+    let (fleet, name, disk) = load(path, arguments.node.key_file.clone(), find)?;
+    check::refuse_faults(&disk.path, &fleet)?;
+    let context = context(name, fleet, Some(disk), check::record_faults, with_parent).await?;
     nearcast_gslb_dns::run(first(context, when_open)).await
 }
 
@@ -59,10 +67,12 @@ pub(crate) async fn edge(arguments: EdgeArgs, with_parent: bool, when_open: impl
         }
         None => {
             let path = find::fleet_path(node.fleet.fleet.as_deref()).map_err(|f| or_without(f, "--listen ADDR:PORT --origin URL"))?;
-            let fleet = file::load(&path)?;
-            let names = fleet.clusters.iter().flat_map(|c| c.nodes.iter().map(|n| n.name.as_str()));
-            let name = choose(node.node, "[[cluster.node]]", names)?;
-            context(name, fleet, Some(path), no_check, with_parent).await?
+            let edges = |fleet: &Fleet| {
+                let names = fleet.clusters.iter().flat_map(|c| c.nodes.iter().map(|n| n.name.as_str()));
+                choose(node.node.as_deref(), "[[cluster.node]]", names)
+            };
+            let (fleet, name, disk) = load(path, node.key_file.clone(), edges)?;
+            context(name, fleet, Some(disk), no_check, with_parent).await?
         }
     };
     nearcast_edge::run(first(context, when_open)).await
@@ -72,7 +82,7 @@ pub(crate) async fn edge(arguments: EdgeArgs, with_parent: bool, when_open: impl
 pub(crate) async fn origin(arguments: OriginArgs, with_parent: bool, when_open: impl WhenOpen) -> Result<(), Failure> {
     kernel::raise_open_files();
     let OriginArgs { node, root, listen, demo_content } = arguments;
-    let (fleet, name, path) = match (root, listen) {
+    let (fleet, name, disk) = match (root, listen) {
         (Some(root), Some(listen)) => {
             if demo_content {
                 write_demo_content(&root)?;
@@ -81,23 +91,24 @@ pub(crate) async fn origin(arguments: OriginArgs, with_parent: bool, when_open: 
         }
         _ => {
             let path = find::fleet_path(node.fleet.fleet.as_deref()).map_err(|f| or_without(f, "--root DIR --listen ADDR:PORT"))?;
-            let fleet = file::load(&path)?;
-            let name = choose(node.node, "[[origin_node]]", fleet.origins.iter().map(|n| n.name.as_str()))?;
+            let origins = |fleet: &Fleet| choose(node.node.as_deref(), "[[origin_node]]", fleet.origins.iter().map(|n| n.name.as_str()));
+            let (fleet, name, disk) = load(path, node.key_file.clone(), origins)?;
             if let Some(origin) = fleet.origins.iter().find(|o| o.name == name).filter(|_| demo_content) {
                 write_demo_content(&origin.root)?;
             }
-            (fleet, name, Some(path))
+            (fleet, name, Some(disk))
         }
     };
-    let context = context(name, fleet, path, no_check, with_parent).await?;
+    let context = context(name, fleet, disk, no_check, with_parent).await?;
     nearcast_origin::run(first(context, when_open)).await
 }
 
 /// `nearcast control`.
 pub(crate) async fn control(arguments: NodeArgs, with_parent: bool, when_open: impl WhenOpen) -> Result<(), Failure> {
     let path = find::fleet_path(arguments.fleet.fleet.as_deref())?;
-    let fleet = check::load(&path)?;
-    choose(arguments.node, "[control]", std::iter::once(find::control(&fleet)?.name.as_str()))?;
+    let control = |fleet: &Fleet| choose(arguments.node.as_deref(), "[control]", std::iter::once(find::control(fleet)?.name.as_str()));
+    let (fleet, _, Disk { path, .. }) = load(path, arguments.key_file.clone(), control)?;
+    check::refuse_faults(&path, &fleet)?;
     for Mistake { line, column, problem, mend } in check::warnings(&fleet, &file::read(&path)?) {
         tracing::warn!("{}:{line}:{column}: {problem}; {mend}", path.display());
     }
@@ -122,11 +133,87 @@ fn no_check(_: &Fleet, _: &str) -> Vec<file::Mistake> {
     Vec::new()
 }
 
+/// What of a node is on its machine's disk and may be edited there.
+pub(crate) struct Disk {
+    /// The fleet file.
+    pub(crate) path: PathBuf,
+    /// The file with this node's key, where it is not the fleet file that says it.
+    pub(crate) key: Option<PathBuf>,
+}
+
+impl Disk {
+    /// The fleet as the disk has it, with the key that it has for this node.
+    pub(crate) fn load(&self) -> Result<Fleet, Failure> {
+        match &self.key {
+            Some(key) => Ok(Fleet { node_key: file::read_key(key)?, ..file::load_with(&self.path, KeySource::Unneeded)? }),
+            None => file::load(&self.path),
+        }
+    }
+}
+
+/// The file that holds a node's key: the one of `--key-file`, else `node.key` in the node's state directory. `None` leaves it to the
+/// fleet file.
+pub(crate) fn key_file(named: Option<PathBuf>, fleet: &Fleet, name: &str) -> Option<PathBuf> {
+    let in_state = fleet.node_dir(name).join(KEY_FILE_NAME);
+    named.or_else(|| in_state.exists().then_some(in_state))
+}
+
+/// The fleet, which of its nodes this is, and where they come from. The key is that of `--key-file`, else `node.key` in the node's
+/// state directory, else what the fleet file says.
+fn load(path: PathBuf, key: Option<PathBuf>, find: impl Fn(&Fleet) -> Result<String, Failure>) -> Result<(Fleet, String, Disk), Failure> {
+    let fleet = file::load_with(&path, KeySource::Unneeded)?;
+    let name = find(&fleet)?;
+    let disk = Disk { key: key_file(key, &fleet, &name), path };
+    let fleet = disk.load()?;
+    check_key(&fleet, &name)?;
+    Ok((fleet, name, disk))
+}
+
+/// Refuses a key that this node cannot work with; gives what is to be told of one that should be another.
+fn check_key(fleet: &Fleet, name: &str) -> Result<Vec<String>, Failure> {
+    let is_edge_or_origin = fleet.edge(name).is_some() || fleet.origins.iter().any(|origin| origin.name == name);
+    let refuse = |message: String| Err(Failure::new(FailureKind::Usage, message));
+    let own = match OwnKey::parse(&fleet.node_key.0) {
+        Some(own) => own,
+        None if fleet.keys.own_only && is_edge_or_origin && !fleet.node_key.0.is_empty() => {
+            return Ok(vec![format!(
+                "this node holds the fleet's key, by which it can speak for every node; give it the one that `nearcast key {name}` prints"
+            )]);
+        }
+        None => return Ok(node_key::warnings(fleet)),
+    };
+    if !is_edge_or_origin {
+        return refuse(format!(
+            "{name} holds one node's own key; control and name servers check the keys of all nodes and need the fleet's"
+        ));
+    }
+    if own.node != name {
+        return refuse(format!(
+            "the key of this machine is of {}, and this node is {name}; name its own with --key-file (`nearcast key {name}` prints it)",
+            own.node
+        ));
+    }
+    let current = node_key::generation(fleet, name);
+    let other = (own.generation != current).then(|| {
+        let shown = own.generation;
+        format!("the key of this node is of generation {shown} and the fleet file says {current}; control and name servers refuse it")
+    });
+    Ok(other.into_iter().collect())
+}
+
+/// Tells of a key that should be another, once the node has had time to start: why it cannot start is told alone.
+fn tell_of_key(warnings: Vec<String>) {
+    tokio::spawn(async move {
+        tokio::time::sleep(START_TIME).await;
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    });
+}
+
 /// What every role but control is given. `check` has a say in what the journal brings.
 async fn context(
     name: String,
     fleet: Fleet,
-    path: Option<PathBuf>,
+    disk: Option<Disk>,
     check: file::FurtherCheck,
     with_parent: bool,
 ) -> Result<NodeContext, Failure> {
@@ -134,7 +221,8 @@ async fn context(
     let (fleet_tx, _) = watch::channel(Arc::new(fleet));
     let (trigger, shutdown) = shutdown::channel();
     signals::end_on(trigger, with_parent)?;
-    reload_on_hangup(fleet_tx.clone(), path)?;
+    tell_of_key(check_key(&fleet_tx.borrow(), &name)?);
+    reload_on_hangup(name.clone(), fleet_tx.clone(), disk)?;
     Ok(follow::prepare(name, fleet_tx, state_dir, check, shutdown).await)
 }
 
@@ -144,10 +232,10 @@ fn or_without(failure: Failure, arguments: &str) -> Failure {
 }
 
 /// The node that is meant: the one named, or the only one of its role.
-pub(crate) fn choose<'f>(asked: Option<String>, kind: &str, names: impl Iterator<Item = &'f str>) -> Result<String, Failure> {
+pub(crate) fn choose<'f>(asked: Option<&str>, kind: &str, names: impl Iterator<Item = &'f str>) -> Result<String, Failure> {
     let names: Vec<&str> = names.collect();
     let message = match asked {
-        Some(name) if names.contains(&name.as_str()) => return Ok(name),
+        Some(name) if names.contains(&name) => return Ok(name.to_owned()),
         None if names.len() == 1 => return Ok(names[0].to_owned()),
         _ if names.is_empty() => format!("the fleet file has no {kind}; add one to run this role"),
         Some(name) => format!("the fleet file has no {kind} named {name:?}; it has: {}", names.join(", ")),
@@ -186,19 +274,26 @@ fn make_own(path: &Path) -> Result<(), Failure> {
 
 /// Reads the fleet file again at each SIGHUP. A file with mistakes changes nothing and is logged. Neither does one that
 /// was not edited: the fleet may have a newer revision by now, from the journal.
-fn reload_on_hangup(fleet_tx: watch::Sender<Arc<Fleet>>, path: Option<PathBuf>) -> Result<(), Failure> {
+fn reload_on_hangup(name: String, fleet_tx: watch::Sender<Arc<Fleet>>, disk: Option<Disk>) -> Result<(), Failure> {
     let mut hangup = signals::listen(SignalKind::hangup())?;
     let mut seen = fleet_tx.borrow().clone();
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            let Some(path) = &path else {
+            let Some(disk) = &disk else {
                 tracing::warn!("SIGHUP: this node has no fleet file to read again");
                 continue;
             };
-            match file::load(path) {
-                Ok(fleet) if fleet.says_the_same(&seen) => tracing::info!(path = %path.display(), "SIGHUP: the fleet file has not changed"),
+            let path = disk.path.display();
+            match disk.load().and_then(|fleet| check_key(&fleet, &name).map(|_| fleet)) {
+                Ok(fleet) if fleet.says_the_same(&seen) => tracing::info!(%path, "SIGHUP: the fleet file has not changed"),
+                Ok(fleet) if (Fleet { node_key: seen.node_key.clone(), ..fleet.clone() }).says_the_same(&seen) => {
+                    // The fleet file that is in force may be newer.
+                    tracing::info!(%path, "SIGHUP: this node has a new key");
+                    fleet_tx.send_modify(|now| Arc::make_mut(now).node_key = fleet.node_key.clone());
+                    seen = Arc::new(fleet);
+                }
                 Ok(fleet) => {
-                    tracing::info!(path = %path.display(), "SIGHUP: the fleet file was read again");
+                    tracing::info!(%path, "SIGHUP: the fleet file was read again");
                     seen = Arc::new(fleet);
                     fleet_tx.send_replace(seen.clone());
                 }
@@ -249,7 +344,7 @@ mod tests {
             (None, &[], Err("has no [[x]]")),
         ];
         for (asked, names, expected) in table {
-            let found = choose(asked.map(str::to_owned), "[[x]]", names.iter().copied());
+            let found = choose(asked, "[[x]]", names.iter().copied());
             match (found, expected) {
                 (Ok(name), Ok(wanted)) => assert_eq!(name, wanted),
                 (Err(failure), Err(words)) => assert!(failure.message.contains(words), "{failure}"),

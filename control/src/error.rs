@@ -5,6 +5,7 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use nearcast_fleet::file::Mistake;
 use nearcast_fleet::journal::JournalError;
+use nearcast_fleet::node_key::KeyRefused;
 
 use crate::view;
 
@@ -17,6 +18,9 @@ pub(crate) enum ApiError {
     /// No token, or a wrong one.
     #[error("{0}")]
     Unauthorized(&'static str),
+    /// No node key, a wrong one, or another node's.
+    #[error("{0}")]
+    Key(KeyRefused),
     /// The path or the thing it names does not exist.
     #[error("{0}")]
     NotFound(String),
@@ -64,6 +68,11 @@ impl ApiError {
         match self {
             Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "bad_request"),
             Self::Unauthorized(_) => (StatusCode::UNAUTHORIZED, "unauthorized"),
+            Self::Key(refused) => match refused.status() {
+                StatusCode::FORBIDDEN => (StatusCode::FORBIDDEN, "forbidden"),
+                StatusCode::UNAUTHORIZED => (StatusCode::UNAUTHORIZED, "unauthorized"),
+                other => (other, "unavailable"),
+            },
             Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
             Self::MethodNotAllowed(_) => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Self::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
@@ -92,7 +101,7 @@ impl IntoResponse for ApiError {
         let mut response = (status, Json(body)).into_response();
         let fields = response.headers_mut();
         match self {
-            Self::Unauthorized(_) => {
+            Self::Unauthorized(_) | Self::Key(_) if status == StatusCode::UNAUTHORIZED => {
                 fields.insert(http::header::WWW_AUTHENTICATE, http::HeaderValue::from_static("Bearer realm=\"nearcast\""));
             }
             Self::TooBusy(_) => {

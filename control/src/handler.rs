@@ -16,7 +16,8 @@ use futures_util::stream::{self, Stream};
 use http::{HeaderMap, Method, StatusCode, Uri, header};
 use nearcast_fleet::admin;
 use nearcast_fleet::config::{Fleet, Secret};
-use nearcast_fleet::journal::{Change, Purge, PurgeScope, REVISION_SEEN_MAX};
+use nearcast_fleet::journal::{Change, Purge, PurgeScope};
+use nearcast_fleet::node_key::{self, Caller, KeyRefused};
 use nearcast_fleet::report::{DnsReport, EdgeReport, OriginReport};
 use nearcast_fleet::scope;
 use serde::Deserialize;
@@ -26,6 +27,7 @@ use tokio::time::{Instant, timeout_at};
 use utoipa::OpenApi;
 
 use crate::book::{Role, Surroundings, roster, settled_second};
+use crate::bounds;
 use crate::console;
 use crate::error::ApiError;
 use crate::events::{Happening, KEPT_MAX, Level};
@@ -163,8 +165,21 @@ fn with_token(state: &State, headers: &HeaderMap) -> Result<(), ApiError> {
     )
 }
 
-fn with_node_key(fleet: &Fleet, headers: &HeaderMap) -> Result<(), ApiError> {
-    bearer(headers, &fleet.node_key, "this needs the fleet's node key (Authorization: Bearer)")
+/// Which node asks, by its key. `named` is who it says to be, as far as that is known yet.
+fn with_node_key(state: &State, fleet: &Fleet, headers: &HeaderMap, named: Option<&str>) -> Result<Caller, ApiError> {
+    node_key::caller(fleet, headers).map_err(|refused| key_refused(state, refused, named))
+}
+
+/// Whether who asks may speak for a node.
+fn speaks_for(state: &State, caller: &Caller, node: &str) -> Result<(), ApiError> {
+    caller.speaks_for(node).map_err(|refused| key_refused(state, refused, None))?;
+    state.callers.accepted(node, caller);
+    Ok(())
+}
+
+fn key_refused(state: &State, refused: KeyRefused, named: Option<&str>) -> ApiError {
+    state.key_refused(&refused, named);
+    ApiError::Key(refused)
 }
 
 fn bearer(headers: &HeaderMap, secret: &Secret, mend: &'static str) -> Result<(), ApiError> {
@@ -224,6 +239,9 @@ async fn status(Shared(state): Shared<App>, asked: Asked<StatusQuery>) -> Answer
         window_seconds,
     };
     let mut status = state.book().status(&state.fleet(), &around);
+    for node in &mut status.nodes {
+        node.key = state.callers.shown(&node.name).map(str::to_owned);
+    }
     status.events = state.events.after(0, STATUS_EVENTS);
     status.events.reverse();
     Ok(Json(status))
@@ -417,13 +435,14 @@ async fn purge(Shared(state): Shared<App>, headers: HeaderMap, body: Body) -> An
 
 /// Purge what a client of a site asked an edge for.
 #[utoipa::path(post, path = "/v1/site-purges", tag = "nodes", request_body = view::SitePurgeRequest, security(("node_key" = [])),
-    responses((status = 200, body = view::PurgeView), (status = 401, body = view::ErrorBody), (status = 404, body = view::ErrorBody),
+    responses((status = 200, body = view::PurgeView), (status = 401, body = view::ErrorBody), (status = 403, body = view::ErrorBody), (status = 404, body = view::ErrorBody),
         (status = 422, body = view::ErrorBody), (status = 507, body = view::ErrorBody)))]
 async fn site_purge(Shared(state): Shared<App>, headers: HeaderMap, body: Body) -> Answer<view::PurgeView> {
     let fleet = state.fleet();
-    with_node_key(&fleet, &headers)?;
+    let caller = with_node_key(&state, &fleet, &headers, None)?;
     let request: view::SitePurgeRequest = json(&headers, body, BODY_BYTES_MAX)?;
     known_node(&fleet, &request.node, Role::Edge)?;
+    speaks_for(&state, &caller, &request.node)?;
     let scope = within_site(&fleet, &request.site, request.scopes)?;
     carry_out(&state, Purge { scope, soft: request.soft }, Some(request.node), request.wait_ms).await
 }
@@ -682,22 +701,25 @@ struct JournalQuery {
 
 /// Journal entries after a cursor, for nodes.
 #[utoipa::path(get, path = "/v1/journal", tag = "nodes", params(JournalQuery), security(("node_key" = [])),
-    responses((status = 200, body = view::JournalPage), (status = 400, body = view::ErrorBody), (status = 401, body = view::ErrorBody), (status = 507, body = view::ErrorBody),
+    responses((status = 200, body = view::JournalPage), (status = 400, body = view::ErrorBody), (status = 401, body = view::ErrorBody), (status = 403, body = view::ErrorBody), (status = 507, body = view::ErrorBody),
         (status = 503, body = view::ErrorBody)))]
 async fn journal(Shared(state): Shared<App>, headers: HeaderMap, asked: Asked<JournalQuery>) -> Answer<view::JournalPage> {
     let fleet = state.fleet();
-    with_node_key(&fleet, &headers)?;
-    let JournalQuery { after, wait_ms, node, journal } = query(asked)?;
-    if after > state.ledger.revision().max(REVISION_SEEN_MAX) {
-        return Err(ApiError::BadRequest(format!(
-            "no journal has reached revision {after}: remove this node's copy, journal.copy, and start it again"
-        )));
+    let asked = query(asked);
+    let named = asked.as_ref().ok().and_then(|q: &JournalQuery| q.node.clone());
+    let caller = with_node_key(&state, &fleet, &headers, named.as_deref())?;
+    let JournalQuery { after, wait_ms, node, journal } = asked?;
+    let node = match (node, &caller) {
+        (None, Caller::Node(own)) => Some(own.clone()),
+        (node, _) => node.filter(|name| roster(&fleet).iter().any(|(known, ..)| known == name)),
+    };
+    if let Some(node) = &node {
+        speaks_for(&state, &caller, node)?;
     }
-    let accepting = state.clone();
-    state.ledger.reconcile(journal.clone(), after, now_unix_ms(), move |entry| accepting.purge_accepted(entry, None)).await?;
-    let is_ours = journal.is_none_or(|id| id == state.ledger.id());
+    let is_ours = journal.as_ref().is_none_or(|id| id == state.ledger.id());
+    believe(&state, node.as_deref(), journal, after).await?;
     if let Some(node) = node.filter(|name| is_ours && fleet.edge(name).is_some()) {
-        state.book().purges.cursor(&node, after);
+        state.book().purges.cursor(&node, after.min(state.ledger.revision()));
     }
     let mut revisions = state.ledger.watch();
     if *revisions.borrow_and_update() <= after && wait_ms > 0 {
@@ -712,6 +734,35 @@ async fn journal(Shared(state): Shared<App>, headers: HeaderMap, asked: Asked<Jo
     }
     let entries = state.ledger.page(after, now_unix_ms()).await?;
     Ok(Json(view::JournalPage { journal: state.ledger.id().to_owned(), revision: state.ledger.revision(), entries }))
+}
+
+/// Takes a node's cursor for what it is: one in this journal, or a sign that this journal was lost or set back. Only a node of the fleet is
+/// believed that, and only what can be; who it was is told, since everything is purged on its word.
+async fn believe(state: &App, node: Option<&str>, journal: Option<String>, after: u64) -> Result<(), ApiError> {
+    let is_other = after > 0 && journal.as_deref().is_some_and(|id| id != state.ledger.id());
+    if after <= state.ledger.revision() && !is_other {
+        return Ok(());
+    }
+    let Some(node) = node else {
+        return Err(ApiError::BadRequest(format!(
+            "revision {after} is not of this journal, and no node of the fleet says that it has seen it"
+        )));
+    };
+    let (accepting, name) = (state.clone(), node.to_owned());
+    let accept = move |entry: &nearcast_fleet::journal::Entry| {
+        accepting.purge_accepted(entry, None);
+        let whose = if is_other { "another journal" } else { "this journal" };
+        let message = format!("{name} has seen revision {after} of {whose}, which this one lacks: everything is purged, once");
+        let happening = Happening::new("journal_reconciled", Level::Warn, message).node(&name).revision(entry.revision);
+        accepting.events.add(entry.accepted_unix_ms, [happening]);
+    };
+    if state.ledger.reconcile(journal, after, now_unix_ms(), accept).await? {
+        return Ok(());
+    }
+    tracing::warn!(node, after, "a node says that it has seen more changes than there can be; it is not believed");
+    Err(ApiError::BadRequest(format!(
+        "no journal can have reached revision {after}: remove the copy of {node}, journal.copy in its state directory, and start it again"
+    )))
 }
 
 fn known_node(fleet: &Fleet, name: &str, role: Role) -> Result<(), ApiError> {
@@ -729,18 +780,29 @@ fn reported(state: &App, role: Role, happenings: Vec<Happening>, now_unix_ms: u6
     Json(view::ReportAccepted { revision: state.ledger.revision() })
 }
 
+/// Counts a report that said what cannot be.
+fn note_bounded(state: &State, role: Role, node: &str, is_bounded: bool) {
+    if is_bounded {
+        state.metrics.bounded.with_label_values(&[role.name()]).inc();
+        tracing::debug!(node, "a report has values that cannot be; they are cut");
+    }
+}
+
 /// An edge's report.
 #[utoipa::path(post, path = "/v1/reports/edge", tag = "nodes", request_body = Object, security(("node_key" = [])),
-    responses((status = 200, body = view::ReportAccepted), (status = 401, body = view::ErrorBody), (status = 404, body = view::ErrorBody)))]
+    responses((status = 200, body = view::ReportAccepted), (status = 401, body = view::ErrorBody), (status = 403, body = view::ErrorBody), (status = 404, body = view::ErrorBody)))]
 async fn edge_report(Shared(state): Shared<App>, headers: HeaderMap, body: Body) -> Answer<view::ReportAccepted> {
     let fleet = state.fleet();
-    with_node_key(&fleet, &headers)?;
+    let caller = with_node_key(&state, &fleet, &headers, None)?;
     let mut report: EdgeReport = json(&headers, body, REPORT_BYTES_MAX)?;
     known_node(&fleet, &report.node, Role::Edge)?;
+    speaks_for(&state, &caller, &report.node)?;
     let Some((cluster, _)) = fleet.edge(&report.node) else {
         return Err(ApiError::NotFound(format!("the fleet file has no edge {:?}", report.node)));
     };
     let now = now_unix_ms();
+    let newest = state.ledger.revision();
+    note_bounded(&state, Role::Edge, &report.node.clone(), bounds::edge(&mut report, &fleet, newest, now));
     // Learnt, not kept.
     let popularity = std::mem::take(&mut report.popularity);
     state.learnt.fold(&fleet, cluster, &popularity, now);
@@ -750,26 +812,31 @@ async fn edge_report(Shared(state): Shared<App>, headers: HeaderMap, body: Body)
 
 /// A name server's report.
 #[utoipa::path(post, path = "/v1/reports/dns", tag = "nodes", request_body = Object, security(("node_key" = [])),
-    responses((status = 200, body = view::ReportAccepted), (status = 401, body = view::ErrorBody), (status = 404, body = view::ErrorBody)))]
+    responses((status = 200, body = view::ReportAccepted), (status = 401, body = view::ErrorBody), (status = 403, body = view::ErrorBody), (status = 404, body = view::ErrorBody)))]
 async fn dns_report(Shared(state): Shared<App>, headers: HeaderMap, body: Body) -> Answer<view::ReportAccepted> {
     let fleet = state.fleet();
-    with_node_key(&fleet, &headers)?;
-    let report: DnsReport = json(&headers, body, REPORT_BYTES_MAX)?;
+    let caller = with_node_key(&state, &fleet, &headers, None)?;
+    let mut report: DnsReport = json(&headers, body, REPORT_BYTES_MAX)?;
     known_node(&fleet, &report.node, Role::Dns)?;
+    speaks_for(&state, &caller, &report.node)?;
     let now = now_unix_ms();
+    let newest = state.ledger.revision();
+    note_bounded(&state, Role::Dns, &report.node.clone(), bounds::dns(&mut report, &fleet, newest, now));
     let happenings = state.book().dns(&fleet, report, now);
     Ok(reported(&state, Role::Dns, happenings, now))
 }
 
 /// An origin's report.
 #[utoipa::path(post, path = "/v1/reports/origin", tag = "nodes", request_body = Object, security(("node_key" = [])),
-    responses((status = 200, body = view::ReportAccepted), (status = 401, body = view::ErrorBody), (status = 404, body = view::ErrorBody)))]
+    responses((status = 200, body = view::ReportAccepted), (status = 401, body = view::ErrorBody), (status = 403, body = view::ErrorBody), (status = 404, body = view::ErrorBody)))]
 async fn origin_report(Shared(state): Shared<App>, headers: HeaderMap, body: Body) -> Answer<view::ReportAccepted> {
     let fleet = state.fleet();
-    with_node_key(&fleet, &headers)?;
-    let report: OriginReport = json(&headers, body, REPORT_BYTES_MAX)?;
+    let caller = with_node_key(&state, &fleet, &headers, None)?;
+    let mut report: OriginReport = json(&headers, body, REPORT_BYTES_MAX)?;
     known_node(&fleet, &report.node, Role::Origin)?;
+    speaks_for(&state, &caller, &report.node)?;
     let now = now_unix_ms();
+    note_bounded(&state, Role::Origin, &report.node.clone(), bounds::origin(&mut report, now));
     state.book().origin(report, now);
     Ok(reported(&state, Role::Origin, Vec::new(), now))
 }

@@ -70,27 +70,31 @@ impl Ledger {
     }
 
     /// [`Journal::reconcile`] with a follower that has seen another journal, or more of this one: everything is purged under a
-    /// revision that neither side has used. Nothing happens for a follower that is merely behind.
+    /// revision that neither side has used. Nothing happens for a follower that is merely behind. `false` for one that says what
+    /// cannot be ([`Journal::is_plausible`]).
     pub(crate) async fn reconcile(
         &self,
         follower_journal: Option<String>,
         after: u64,
         now_unix_ms: u64,
         before_told: impl FnOnce(&Entry) + Send + 'static,
-    ) -> Result<(), ApiError> {
+    ) -> Result<bool, ApiError> {
         let is_other = after > 0 && follower_journal.as_deref().is_some_and(|id| id != self.id());
         if after <= self.revision() && !is_other {
-            return Ok(());
+            return Ok(true);
         }
         let this = self.clone();
         let reconciled = tokio::task::spawn_blocking(move || {
             let mut journal = this.journal.lock().unwrap_or_else(PoisonError::into_inner);
+            if !journal.is_plausible(follower_journal.as_deref(), after, now_unix_ms) {
+                return Ok(false);
+            }
             if let Some(entry) = journal.reconcile(follower_journal.as_deref(), after, now_unix_ms)? {
                 tracing::warn!(revision = entry.revision, "a node has seen changes that this journal lacks: everything is purged");
                 before_told(&entry);
                 this.revision.send_replace(entry.revision);
             }
-            Ok(())
+            Ok(true)
         });
         reconciled.await.map_err(|_| ApiError::Internal("the journal's writer ended".to_owned()))?.map_err(ApiError::Storage)
     }

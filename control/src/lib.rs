@@ -12,6 +12,8 @@
 //! revision.
 
 mod book;
+mod bounds;
+mod callers;
 mod console;
 mod dir;
 mod error;
@@ -40,6 +42,7 @@ use nearcast_fleet::config::{Control, Fleet};
 use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::file::FurtherCheck;
 use nearcast_fleet::journal::{Change, Entry, JournalError};
+use nearcast_fleet::node_key;
 use nearcast_fleet::shutdown::Shutdown;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -102,6 +105,7 @@ pub async fn run(
     tracing::info!(listen = %control.listen, revision = state.ledger.revision(), "the control API listens");
     let message = format!("control started at journal revision {}", state.ledger.revision());
     state.events.add(now_unix_ms(), [Happening::new("control_started", Level::Info, message)]);
+    tell_weak_keys(&state, &mut Vec::new());
 
     server::serve(listener, handler::router(state.clone()), state.metrics.clone(), shutdown).await;
     ready.send_replace(Readiness::NotReady("draining".to_owned()));
@@ -131,12 +135,12 @@ fn open(
     let in_force = revision::choose(&disk_text, seen.as_deref(), newest.as_ref().map(|(_, text)| text.as_str()));
     let fleet_file = match (in_force, newest) {
         (InForce::Journal, Some((revision, text))) => {
-            let journalled = revision::parse(&text, revision, &base)?;
-            if journalled.control.as_ref() != Some(control) || journalled.node_key != given.node_key {
+            let journalled = revision::parse(&text, revision, &base, &given.node_key)?;
+            if journalled.control.as_ref() != Some(control) {
                 return Err(Failure::new(
                     FailureKind::Usage,
                     format!(
-                        "revision {revision} of the fleet file in the journal has another [control] or node key than the file on disk; edit the file on disk and it becomes a new revision"
+                        "revision {revision} of the fleet file in the journal has another [control] than the file on disk; edit the file on disk and it becomes a new revision"
                     ),
                 ));
             }
@@ -327,6 +331,7 @@ async fn follow_disk(state: Arc<State>, mut disk: watch::Receiver<String>, seen_
 /// Keeps book and planner in step with the fleet, whoever changes it.
 async fn follow_fleet(state: Arc<State>, mut shutdown: Shutdown) {
     let mut fleets = state.fleet.subscribe();
+    let mut told = node_key::warnings(&state.fleet());
     loop {
         tokio::select! {
             changed = fleets.changed() => {
@@ -339,5 +344,15 @@ async fn follow_fleet(state: Arc<State>, mut shutdown: Shutdown) {
         let fleet = fleets.borrow_and_update().clone();
         state.book().forget(&fleet);
         state.learnt.follow(&fleet);
+        tell_weak_keys(&state, &mut told);
+    }
+}
+
+/// Tells of keys that work and are to be mended, when there is something new to tell.
+fn tell_weak_keys(state: &State, told: &mut Vec<String>) {
+    let warnings = node_key::warnings(&state.fleet());
+    if warnings != *told {
+        state.events.add(now_unix_ms(), warnings.iter().map(|warning| Happening::new("weak_key", Level::Warn, warning.clone())));
+        *told = warnings;
     }
 }

@@ -10,6 +10,10 @@ pub(crate) struct Metrics {
     pub(crate) requests: IntCounterVec,
     /// By role of the sender.
     pub(crate) reports: IntCounterVec,
+    /// By reason.
+    pub(crate) keys_refused: IntCounterVec,
+    /// Report fields that were cut to what can be, by role of the sender.
+    pub(crate) bounded: IntCounterVec,
     /// By what they cover.
     pub(crate) purges: IntCounterVec,
     /// From acceptance to the answer, by whether it was complete.
@@ -49,6 +53,8 @@ impl Metrics {
             registry: Registry::new(),
             requests: counter("nearcast_control_requests_total", "API and console requests.", &["method", "status_class"]),
             reports: counter("nearcast_control_reports_total", "Reports from nodes.", &["role"]),
+            keys_refused: counter("nearcast_control_keys_refused_total", "Requests with a node key that was refused.", &["reason"]),
+            bounded: counter("nearcast_control_reports_bounded_total", "Reports with values that cannot be, which were cut.", &["role"]),
             purges: counter("nearcast_control_purges_total", "Accepted purges.", &["scope"]),
             purge_seconds: HistogramVec::new(purge_opts, &["complete"]).expect("a metric's name and labels are valid"),
             push_orders: counter("nearcast_control_push_orders_total", "Accepted push orders.", &["cluster", "why"]),
@@ -68,9 +74,11 @@ impl Metrics {
             popular_urls: gauges("nearcast_control_popular_urls", "URLs whose requests are remembered.", &["cluster"]),
             connections: gauge("nearcast_control_connections", "Connections open to the API."),
         };
-        let all: [Box<dyn prometheus::core::Collector>; 12] = [
+        let all: [Box<dyn prometheus::core::Collector>; 14] = [
             Box::new(this.requests.clone()),
             Box::new(this.reports.clone()),
+            Box::new(this.keys_refused.clone()),
+            Box::new(this.bounded.clone()),
             Box::new(this.purges.clone()),
             Box::new(this.purge_seconds.clone()),
             Box::new(this.push_orders.clone()),

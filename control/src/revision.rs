@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::PoisonError;
 
-use nearcast_fleet::config::Fleet;
+use nearcast_fleet::config::{Fleet, Secret};
 use nearcast_fleet::failure::{Failure, FailureKind};
-use nearcast_fleet::file;
+use nearcast_fleet::file::{self, KeySource};
 use nearcast_fleet::journal::{Change, Entry};
 
 use crate::dir::write_whole;
@@ -156,9 +156,9 @@ pub(crate) fn choose(disk: &str, seen: Option<&str>, newest: Option<&str>) -> In
     }
 }
 
-/// Reads a revision of the journal; one that no longer checks (an older version accepted it) is a failure that says so.
-pub(crate) fn parse(text: &str, revision: u64, base: &Path) -> Result<Fleet, Failure> {
-    file::parse(text, base).map_err(|mistakes| {
+/// Reads a revision of the journal with the key of this machine; one that no longer checks (an older version accepted it) is a failure that says so.
+pub(crate) fn parse(text: &str, revision: u64, base: &Path, key: &Secret) -> Result<Fleet, Failure> {
+    file::parse_with(text, base, KeySource::Given(key)).map_err(|mistakes| {
         let lines: Vec<String> = mistakes.iter().map(|m| format!("{}:{}: {}; {}", m.line, m.column, m.problem, m.mend)).collect();
         Failure::new(
             FailureKind::Usage,

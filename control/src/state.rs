@@ -7,13 +7,15 @@ use std::time::SystemTime;
 use nearcast_fleet::client::Client;
 use nearcast_fleet::clock::unix_millis;
 use nearcast_fleet::config::{Fleet, Secret};
-use nearcast_fleet::file::{self, FurtherCheck, Mistake};
+use nearcast_fleet::file::{self, FurtherCheck, KeySource, Mistake};
 use nearcast_fleet::journal::{Change, Entry};
+use nearcast_fleet::node_key::KeyRefused;
 use nearcast_fleet::shutdown::Shutdown;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinError;
 
-use crate::book::Book;
+use crate::book::{Book, roster};
+use crate::callers::Callers;
 use crate::events::{Events, Happening, Level};
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
@@ -40,6 +42,8 @@ pub(crate) struct State {
     book: Mutex<Book>,
     pub(crate) learnt: Learnt,
     pub(crate) events: Events,
+    /// Who asks, and which keys were refused.
+    pub(crate) callers: Callers,
     pub(crate) metrics: Metrics,
     /// Changes with every report.
     pub(crate) reported: watch::Sender<()>,
@@ -87,6 +91,7 @@ impl State {
             book: Mutex::new(parts.book),
             learnt: parts.learnt,
             events: Events::new(now_unix_ms()),
+            callers: Callers::default(),
             metrics: Metrics::new(),
             reported: watch::channel(()).0,
             orders: tokio::sync::Mutex::new(()),
@@ -108,10 +113,10 @@ impl State {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The fleet that a fleet file describes, or every mistake in it. Reads the files that it names.
+    /// The fleet that a fleet file describes, with the node key of this machine, or every mistake in it. Reads the files that it names.
     pub(crate) async fn parse(&self, text: String) -> Result<Result<Fleet, Vec<Mistake>>, JoinError> {
-        let (base, check) = (self.base.clone(), self.check);
-        tokio::task::spawn_blocking(move || file::parse_and_check(&text, &base, check)).await
+        let (base, check, key) = (self.base.clone(), self.check, self.fleet().node_key.clone());
+        tokio::task::spawn_blocking(move || file::parse_and_check_with(&text, &base, KeySource::InPlaceOfFile(&key), check)).await
     }
 
     /// Revision and text of the fleet file in force.
@@ -122,6 +127,16 @@ impl State {
     /// Revision of the fleet file in force.
     pub(crate) fn fleet_revision(&self) -> u64 {
         self.fleet_file.lock().unwrap_or_else(PoisonError::into_inner).revision
+    }
+
+    /// A node's key was refused; `named` is who its sender says to be.
+    pub(crate) fn key_refused(&self, refused: &KeyRefused, named: Option<&str>) {
+        self.metrics.keys_refused.with_label_values(&[refused.label()]).inc();
+        let fleet = self.fleet();
+        let is_node = |name: &&str| roster(&fleet).iter().any(|(node, ..)| node == name);
+        let node = refused.node().or_else(|| named.filter(is_node));
+        let now = now_unix_ms();
+        self.events.add(now, self.callers.refused(node, refused, now));
     }
 
     /// A purge is in the journal; no node has seen it yet. `at` is the edge that a client asked for it.

@@ -162,6 +162,9 @@ pub(crate) struct NodeStatus {
     /// Journal entries that it has not folded.
     pub behind: u64,
     pub draining: bool,
+    /// What kind of node key it has shown last: `own`, or `shared` for the fleet's; null before any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// As name servers see it.
     pub health: Vec<Health>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

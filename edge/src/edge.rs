@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue};
 use nearcast_fleet::clock::unix_millis;
 use nearcast_fleet::config::{CachePolicy, ClientLimits, Fleet, PurgePolicy, Secret};
+use nearcast_fleet::node_key;
 use tokio::sync::watch;
 
 use crate::changes::Changes;
@@ -67,7 +68,8 @@ pub(crate) struct Sites {
     /// What requests to origins carry in `CDN-Loop`.
     pub(crate) loop_id: Option<HeaderValue>,
     /// Whether this node's cluster serves a site is decided by steering, not here: every edge can serve every site.
-    pub(crate) node_key: Option<Secret>,
+    /// What other edges of this node's cluster show.
+    pub(crate) peer_secrets: Vec<Secret>,
     /// Where purges are asked for; none without a control role or node key.
     pub(crate) control: Option<ControlAddress>,
 }
@@ -80,9 +82,12 @@ impl Sites {
     pub(crate) fn new(fleet: &Fleet, node: &str, metrics: &Metrics, origins: &Origins) -> Result<Self, (String, TlsFileError)> {
         let mut sites = Self {
             loop_id: HeaderValue::try_from(if fleet.zone.is_empty() { node.to_owned() } else { format!("nearcast-{}", fleet.zone) }).ok(),
-            node_key: (!fleet.node_key.0.is_empty()).then(|| fleet.node_key.clone()),
-            control: (fleet.control.as_ref().filter(|_| !fleet.node_key.0.is_empty()))
-                .map(|control| ControlAddress { url: control.url.clone(), node_key: fleet.node_key.clone() }),
+            peer_secrets: fleet.edge(node).map_or_else(Vec::new, |(cluster, _)| node_key::accepted_from_peers(fleet, &cluster.name)),
+            control: fleet
+                .control
+                .as_ref()
+                .zip(node_key::shown_by(fleet, node))
+                .map(|(control, node_key)| ControlAddress { url: control.url.clone(), node_key }),
             ..Self::default()
         };
         for configured in &fleet.sites {

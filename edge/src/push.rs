@@ -17,6 +17,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use nearcast_fleet::config::{Cluster, Fleet};
 use nearcast_fleet::journal::{PushItem, PushOrder};
+use nearcast_fleet::node_key;
 use nearcast_fleet::report::FillProgress;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -434,7 +435,8 @@ fn peer_fields(worker: &Worker, url: &str, fleet: &Fleet) -> HeaderMap {
     let mut fields = HeaderMap::new();
     fields.insert(HOST, host_field(url));
     fields.insert(CACHE_CONTROL, HeaderValue::from_static("only-if-cached"));
-    if let Ok(mut key) = HeaderValue::try_from(fleet.node_key.0.as_str()) {
+    let secret = fleet.edge(&worker.edge.name).and_then(|(cluster, _)| node_key::shown_to_peers(fleet, &cluster.name));
+    if let Some(Ok(mut key)) = secret.map(|secret| HeaderValue::try_from(secret.0)) {
         key.set_sensitive(true);
         fields.insert(PEER, key);
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use nearcast_fleet::client::Client;
 use nearcast_fleet::config::Fleet;
+use nearcast_fleet::node_key;
 use nearcast_fleet::report::{EdgeReport, RttReport};
 use nearcast_fleet::reporter;
 use nearcast_fleet::shutdown::Shutdown;
@@ -42,9 +43,9 @@ pub(crate) fn start(
         of_workers.iter().for_each(|w| untold.merge(w.take_popularity()));
         edge_report(&of_edge, &untold, &of_journal, &of_pushes)
     };
-    tasks.spawn(reporter::run(|f: &Fleet| reporter::to_control(f, "edge"), fleet.clone(), build, shutdown.clone()));
+    tasks.spawn(reporter::run(edge.name.to_string(), |f: &Fleet| reporter::to_control(f, "edge"), fleet.clone(), build, shutdown.clone()));
     tasks.spawn(report_purges(edge.clone(), journal.clone(), pushes.clone(), fleet.clone()));
-    let edge = edge.clone();
+    let (name, edge) = (edge.name.to_string(), edge.clone());
     let last = Mutex::new((Instant::now(), edge.metrics.response_bytes()));
     let build = move |_| {
         let mut noted = RoundTrips::default();
@@ -59,7 +60,7 @@ pub(crate) fn start(
             samples: noted.samples(),
         }
     };
-    tasks.spawn(reporter::run(reporter::to_name_servers, fleet, build, shutdown));
+    tasks.spawn(reporter::run(name, reporter::to_name_servers, fleet, build, shutdown));
 }
 
 /// Tells control of a purge at once: somebody waits for it. What gets lost comes with the next report.
@@ -69,8 +70,9 @@ async fn report_purges(edge: Arc<Edge>, journal: Journal, pushes: Pushes, fleet:
         journal.changed.notified().await;
         let now = fleet.borrow().clone();
         let report = edge_report(&edge, &Popularity::default(), &journal, &pushes);
+        let key = node_key::shown_by(&now, &edge.name);
         for url in reporter::to_control(&now, "edge") {
-            let _ = client.post_json(&url, Some(&now.node_key), &report, PROMPT_REPORT_MAX).await;
+            let _ = client.post_json(&url, key.as_ref(), &report, PROMPT_REPORT_MAX).await;
         }
     }
 }

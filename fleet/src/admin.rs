@@ -191,12 +191,6 @@ fn with_type(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> R
     response
 }
 
-/// Whether a request carries the fleet's node key (`Authorization: Bearer KEY`), compared in constant time. A fleet
-/// without a key (a node without a fleet file) trusts nobody.
-pub fn has_node_key<B>(request: &Request<B>, key: &crate::config::Secret) -> bool {
-    is_bearer(request, &key.0)
-}
-
 /// Whether a request carries `Authorization: Bearer SECRET` with this secret, compared in constant time. Never true
 /// for an empty secret.
 pub fn is_bearer<B>(request: &Request<B>, secret: &str) -> bool {
@@ -212,7 +206,6 @@ pub fn is_bearer<B>(request: &Request<B>, secret: &str) -> bool {
 mod tests {
     use super::*;
     use crate::client::Client;
-    use crate::config::Secret;
     use crate::shutdown;
 
     const SOON: Duration = Duration::from_secs(5);
@@ -302,11 +295,11 @@ mod tests {
             if let Some(field) = field {
                 request.headers_mut().insert(AUTHORIZATION, HeaderValue::from_static(field));
             }
-            assert_eq!(has_node_key(&request, &Secret(key.into())), expected, "{field:?} {key:?}");
+            assert_eq!(is_bearer(&request, key), expected, "{field:?} {key:?}");
         }
         let mut twice = Request::new(());
         twice.headers_mut().append(AUTHORIZATION, HeaderValue::from_static("Bearer secret"));
         twice.headers_mut().append(AUTHORIZATION, HeaderValue::from_static("Bearer secret"));
-        assert!(!has_node_key(&twice, &Secret("secret".into())));
+        assert!(!is_bearer(&twice, "secret"));
     }
 }

@@ -3,6 +3,7 @@
 //! Owns the meaning of each setting. [`crate::file`] makes these values out of a fleet file and is the only
 //! place that knows how they are written.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -29,8 +30,10 @@ pub struct Fleet {
     pub state_dir: PathBuf,
     /// The user that roles run as which are started as root: a name or number, perhaps with a group after a colon.
     pub user: Option<String>,
-    /// Secret that nodes show one another (`Authorization: Bearer`); never shown in logs or answers.
+    /// The key that this machine holds: the fleet's, or a node's own one; see [`crate::node_key`]. Never shown in logs or answers.
     pub node_key: Secret,
+    /// Which keys nodes may show.
+    pub keys: KeyPolicy,
     /// How often nodes report to control and to the name servers.
     pub report_interval: Duration,
     /// The fleet's clock: real time, or one that runs fast for demonstrations.
@@ -62,6 +65,17 @@ impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Secret(..)")
     }
+}
+
+/// Which keys are accepted from nodes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KeyPolicy {
+    /// Whether each node must show its own key; otherwise the fleet's is accepted from all, too.
+    pub own_only: bool,
+    /// Generation of a node's own key by node name, where it is not 1. Keys of other generations are revoked.
+    pub generations: BTreeMap<String, u32>,
+    /// Generation of the secret by which the edges of a cluster know one another, by cluster name, where it is not 1.
+    pub cluster_generations: BTreeMap<String, u32>,
 }
 
 /// The control role: journal, API, console, push job.
@@ -142,6 +156,9 @@ pub struct Steering {
     pub rtt_explore: f64,
     /// Time over which clients return to a node that was out of the answers; zero brings all of them back at once.
     pub ramp: Duration,
+    /// Whether measured times are held against the clusters' places and against what other nodes measure. Laboratories with
+    /// invented places turn it off.
+    pub rtt_bound: bool,
 }
 
 /// An active health check.

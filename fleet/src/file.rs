@@ -7,7 +7,7 @@ mod names;
 mod reader;
 mod record;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -19,6 +19,7 @@ use self::reader::{Mistakes, Section, Text, nearest};
 use crate::clock::{FleetClock, unix_seconds};
 use crate::config::*;
 use crate::failure::{Failure, FailureKind};
+use crate::node_key::{self, OwnKey, Strength};
 use crate::units::{self, Bytes};
 
 /// The largest fleet file that is read.
@@ -26,6 +27,9 @@ pub const FILE_BYTES_MAX: usize = 4 << 20;
 
 /// The shortest node key, and the shortest purge token.
 const NODE_KEY_CHARS_MIN: usize = 16;
+
+/// The highest generation of a node's key.
+const KEY_GENERATION_MAX: u64 = 1_000_000;
 
 /// Every section with the settings that it may have, as the file writes them.
 pub const SETTINGS: &[(&str, &[&str])] = &[
@@ -51,19 +55,22 @@ pub const SETTINGS: &[(&str, &[&str])] = &[
 ];
 
 const ROOT: &[&str] = &["fleet", "clock", "clients", "control", "steering", "origin_node", "name_server", "cluster", "site", "zone"];
-const FLEET: &[&str] = &["zone", "hostmaster", "state_dir", "user", "node_key", "node_key_file", "report_interval", "name_servers"];
+const FLEET: &[&str] =
+    &["zone", "hostmaster", "state_dir", "user", "node_key", "node_key_file", "node_keys", "report_interval", "name_servers"];
 const CLOCK: &[&str] = &["speed", "anchor_real", "anchor_fleet"];
 const CLIENTS: &[&str] = &["head_max", "fields_max", "head_timeout", "idle_timeout", "write_timeout", "connections_max"];
 const CONTROL: &[&str] = &["name", "listen", "url", "admin", "push"];
 const PUSH: &[&str] = &["enabled", "half_life", "expected_requests_min"];
-const STEERING: &[&str] = &["geo_db", "rtt_max_age", "rtt_explore", "ramp", "health"];
+const STEERING: &[&str] = &["geo_db", "rtt_max_age", "rtt_explore", "rtt_bound", "ramp", "health"];
 const HEALTH: &[&str] = &["path", "interval", "timeout", "timeout_min", "fall", "rise", "jitter"];
-const ORIGIN_NODE: &[&str] = &["name", "listen", "admin", "root", "rule"];
+const ORIGIN_NODE: &[&str] = &["name", "listen", "admin", "root", "key_generation", "rule"];
 const RULE: &[&str] = &["pattern", "cache_control"];
-const NAME_SERVER: &[&str] = &["name", "host", "listen", "addresses", "admin", "admin_url"];
-const CLUSTER: &[&str] = &["name", "label", "place", "time_zone", "off_peak", "fill_rate", "push_share", "weight", "node"];
+const NAME_SERVER: &[&str] = &["name", "host", "listen", "addresses", "admin", "admin_url", "key_generation"];
+const CLUSTER: &[&str] =
+    &["name", "label", "place", "time_zone", "off_peak", "fill_rate", "push_share", "weight", "key_generation", "node"];
 const PLACE: &[&str] = &["latitude", "longitude"];
-const NODE: &[&str] = &["name", "address", "addresses", "listen", "service", "admin", "memory", "disk", "threads", "capacity", "clients"];
+const NODE: &[&str] =
+    &["name", "address", "addresses", "listen", "service", "admin", "memory", "disk", "threads", "capacity", "key_generation", "clients"];
 const SITE: &[&str] = &[
     "name",
     "hosts",
@@ -130,6 +137,27 @@ pub struct Mistake {
 /// # Errors
 /// Every mistake found, in file order, at least one.
 pub fn parse(text: &str, base: &Path) -> Result<Fleet, Vec<Mistake>> {
+    parse_with(text, base, KeySource::File)
+}
+
+/// Where the node key of a fleet comes from.
+#[derive(Debug, Clone, Copy)]
+pub enum KeySource<'k> {
+    /// The fleet file, or the file that it names.
+    File,
+    /// This one, whatever the fleet file says: the key of this machine. An empty one is none, and the fleet file is asked.
+    Given(&'k Secret),
+    /// This one in place of what the file that it names holds; a key that the fleet file itself has counts.
+    InPlaceOfFile(&'k Secret),
+    /// Nobody needs it: the file that the fleet file names need not be there.
+    Unneeded,
+}
+
+/// [`parse`] with a node key from elsewhere.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_with(text: &str, base: &Path, key: KeySource<'_>) -> Result<Fleet, Vec<Mistake>> {
     let mistakes = Mistakes::new(text);
     if text.len() > FILE_BYTES_MAX {
         mistakes.note(0, format!("the file has {} bytes", text.len()), format!("at most {FILE_BYTES_MAX} are read"));
@@ -146,7 +174,7 @@ pub fn parse(text: &str, base: &Path) -> Result<Fleet, Vec<Mistake>> {
     }
     let fleet = {
         let root = Section::root(&mistakes, table.get_ref(), ROOT);
-        check(&root, base)
+        check(&root, base, key)
     };
     if mistakes.is_empty() { Ok(fleet) } else { Err(mistakes.into_sorted()) }
 }
@@ -157,11 +185,19 @@ pub fn parse(text: &str, base: &Path) -> Result<Fleet, Vec<Mistake>> {
 /// [`FailureKind::NoInput`] when it cannot be read; [`FailureKind::Usage`] with every mistake, one a line as
 /// `FILE:LINE:COLUMN: PROBLEM; MEND`.
 pub fn load(path: &Path) -> Result<Fleet, Failure> {
+    load_with(path, KeySource::File)
+}
+
+/// [`load`] with a node key from elsewhere.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with(path: &Path, key: KeySource<'_>) -> Result<Fleet, Failure> {
     let text = read(path)?;
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let base = std::path::absolute(parent).unwrap_or_else(|_| parent.to_owned());
-    let fleet =
-        parse(&text, &base).map_err(|mistakes| Failure::new(FailureKind::Usage, describe(&path.display().to_string(), &mistakes)))?;
+    let fleet = parse_with(&text, &base, key)
+        .map_err(|mistakes| Failure::new(FailureKind::Usage, describe(&path.display().to_string(), &mistakes)))?;
     Ok(Fleet { changed_unix_s: modified_unix_s(path), ..fleet })
 }
 
@@ -196,7 +232,15 @@ pub type FurtherCheck = fn(&Fleet, &str) -> Vec<Mistake>;
 /// # Errors
 /// Every mistake of the parser; if it has none, every one of the further check.
 pub fn parse_and_check(text: &str, base: &Path, check: FurtherCheck) -> Result<Fleet, Vec<Mistake>> {
-    let fleet = parse(text, base)?;
+    parse_and_check_with(text, base, KeySource::File, check)
+}
+
+/// [`parse_and_check`] with a node key from elsewhere.
+///
+/// # Errors
+/// As [`parse_and_check`].
+pub fn parse_and_check_with(text: &str, base: &Path, key: KeySource<'_>, check: FurtherCheck) -> Result<Fleet, Vec<Mistake>> {
+    let fleet = parse_with(text, base, key)?;
     let mistakes = check(&fleet, text);
     if mistakes.is_empty() { Ok(fleet) } else { Err(mistakes) }
 }
@@ -298,6 +342,7 @@ fn standalone(state_dir: PathBuf) -> Fleet {
         state_dir,
         user: None,
         node_key: Secret(String::new()),
+        keys: KeyPolicy::default(),
         report_interval: REPORT_INTERVAL,
         clock: FleetClock::REAL,
         control: None,
@@ -331,12 +376,13 @@ fn default_steering() -> Steering {
         },
         rtt_max_age: Duration::from_secs(600),
         rtt_explore: 0.01,
+        rtt_bound: true,
         ramp: Duration::from_secs(30),
     }
 }
 
 /// Makes the fleet of a whole file; with mistakes noted the value means nothing.
-fn check(root: &Section<'_>, base: &Path) -> Fleet {
+fn check(root: &Section<'_>, base: &Path, key: KeySource<'_>) -> Fleet {
     let head = root.section("fleet", FLEET);
     if !head.is_present() {
         root.note_missing("fleet", "the section [fleet] with zone = \"cdn.example.org\"");
@@ -354,7 +400,8 @@ fn check(root: &Section<'_>, base: &Path) -> Fleet {
     let name_servers = check_name_servers(root, &zone, &mut taken);
     let clients = check_clients(&root.section("clients", CLIENTS), ClientLimits::default());
     let clusters = check_clusters(root, clients, &mut taken);
-    let node_key = check_node_key(&head, base, control.is_some() || !name_servers.is_empty());
+    let node_key = check_node_key(&head, base, key, control.is_some() || !name_servers.is_empty());
+    let keys = check_keys(&head, taken);
     let sites = check_sites(root, base, &zone, &clusters, &name_servers, &node_key);
     let zone_name_servers = references(&head, "name_servers", &name_servers, |n| &n.name, "name server");
     let own = OwnZone { zone: &zone, name_servers: &zone_name_servers, sites: sites.iter().map(|s| s.name.as_str()).collect() };
@@ -367,6 +414,7 @@ fn check(root: &Section<'_>, base: &Path) -> Fleet {
         state_dir: head.text("state_dir").map_or_else(|| PathBuf::from("/var/lib/nearcast"), |t| path(&t, base)),
         user: head.text("user").map(|t| check_user(&t)),
         node_key,
+        keys,
         report_interval: head.duration("report_interval", Duration::from_millis(200)..=Duration::from_secs(60)).unwrap_or(REPORT_INTERVAL),
         clock: check_clock(root),
         control,
@@ -380,12 +428,14 @@ fn check(root: &Section<'_>, base: &Path) -> Fleet {
     }
 }
 
-/// Names and listeners that are taken, with where and by whom.
+/// Names and listeners that are taken, with where and by whom; and the generations of keys that the nodes with these names have.
 #[derive(Default)]
 struct Names {
     nodes: HashMap<String, usize>,
     listeners: HashMap<SocketAddr, String>,
     addresses: HashMap<IpAddr, String>,
+    generations: BTreeMap<String, u32>,
+    cluster_generations: BTreeMap<String, u32>,
 }
 
 impl Names {
@@ -555,13 +605,103 @@ fn check_user(text: &Text<'_>) -> String {
 }
 
 /// How a secret is made.
-const MAKE_SECRET: &str = "make one with `head -c 24 /dev/urandom | base64`";
+const MAKE_SECRET: &str = "make one with `nearcast key --new` or `head -c 24 /dev/urandom | base64`";
 
-fn check_node_key(head: &Section<'_>, base: &Path, is_needed: bool) -> Secret {
+fn check_node_key(head: &Section<'_>, base: &Path, source: KeySource<'_>, is_needed: bool) -> Secret {
+    if head.item("node_keys").and_then(|item| item.silent_text()) == Some("own")
+        && let Some(text) = head.text("node_key")
+    {
+        // The file goes to every node, and with it what only control and name servers may hold.
+        text.note(
+            "every node gets the fleet file, and with node_keys = \"own\" none may hold the fleet's key",
+            "put it into a file on the machines of control and the name servers, and name that with node_key_file",
+        );
+    }
+    match source {
+        KeySource::Given(key) if !key.0.is_empty() => return key.clone(),
+        KeySource::InPlaceOfFile(key) if !key.0.is_empty() && !head.has("node_key") => return key.clone(),
+        KeySource::Unneeded if !head.has("node_key") => return Secret(String::new()),
+        _ => {}
+    }
     if is_needed && head.is_present() && !head.has("node_key") && !head.has("node_key_file") {
         head.note_missing("node_key", &format!("node_key or node_key_file, the secret that nodes show one another; {MAKE_SECRET}"));
     }
-    check_secret(head, base, ["node_key", "node_key_file"], "key").unwrap_or_else(|| Secret(String::new()))
+    let key = check_secret(head, base, ["node_key", "node_key_file"], "key").unwrap_or_else(|| Secret(String::new()));
+    if node_key::is_own(&key) {
+        match head.text("node_key") {
+            Some(text) => text.note(
+                "this is one node's own key, and the fleet file is the same for all",
+                "put it into a file of that node (node_key_file)",
+            ),
+            None if OwnKey::parse(&key.0).is_none() => {
+                if let Some(text) = head.text("node_key_file") {
+                    text.note(
+                        "the file begins as a node's own key does, and is none",
+                        "write there what `nearcast key NODE` prints, one line",
+                    );
+                }
+            }
+            None => {}
+        }
+    }
+    key
+}
+
+/// Reads the node key of this machine from a file of its own: the fleet's key, or a node's own one.
+///
+/// # Errors
+/// [`FailureKind::NoInput`] when it cannot be read; [`FailureKind::Usage`] when it holds no key, or one that anybody can guess.
+pub fn read_key(path: &Path) -> Result<Secret, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Failure::new(FailureKind::NoInput, format!("cannot read the key file {}: {error}; `nearcast key` makes one", path.display()))
+    })?;
+    let key = Secret(text.trim_end_matches(['\r', '\n']).to_owned());
+    let problem = match secret_problem(&key.0, "key") {
+        Some((problem, mend)) => Some(format!("{problem}; {mend}")),
+        None if node_key::is_own(&key) && OwnKey::parse(&key.0).is_none() => {
+            Some("this is no node's own key; write there what `nearcast key NODE` prints, one line".to_owned())
+        }
+        None => None,
+    };
+    match problem {
+        Some(problem) => Err(Failure::new(FailureKind::Usage, format!("{}: {problem}", path.display()))),
+        None => Ok(key),
+    }
+}
+
+/// What is wrong with a secret, and what mends it.
+fn secret_problem(secret: &str, what: &str) -> Option<(String, String)> {
+    if secret.chars().count() < NODE_KEY_CHARS_MIN {
+        return Some((format!("the {what} has fewer than {NODE_KEY_CHARS_MIN} characters"), MAKE_SECRET.to_owned()));
+    }
+    if secret.trim() != secret || !secret.bytes().all(|b| (b' '..=b'~').contains(&b)) {
+        let mend = format!("use visible ASCII characters, none of them blank at its ends; {MAKE_SECRET}");
+        return Some((format!("the {what} has characters that an HTTP field cannot carry"), mend));
+    }
+    match node_key::strength(secret) {
+        Strength::Worthless(why) => Some((format!("the {what} {why}"), MAKE_SECRET.to_owned())),
+        _ => None,
+    }
+}
+
+/// Which keys nodes may show.
+fn check_keys(head: &Section<'_>, taken: Names) -> KeyPolicy {
+    const FORMS: &str = "write \"own\", which takes each node's own key alone, or \"shared\", which takes the fleet's key too";
+    let Names { generations, cluster_generations, .. } = taken;
+    let mut keys = KeyPolicy { own_only: false, generations, cluster_generations };
+    match head.text("node_keys") {
+        Some(text) if text.text == "own" => keys.own_only = true,
+        Some(text) if text.text != "shared" => text.note(format!("{:?} is no way to show keys", text.text), FORMS),
+        _ => {}
+    }
+    keys
+}
+
+/// Notes the generation of a key where it is not the first.
+fn key_generation(section: &Section<'_>, name: &str, generations: &mut BTreeMap<String, u32>) {
+    if let Some(generation) = section.integer("key_generation", 1..=KEY_GENERATION_MAX).filter(|generation| *generation != 1) {
+        generations.insert(name.to_owned(), generation as u32);
+    }
 }
 
 /// A secret in one of two settings: itself, or the name of the file that has it alone; `None` when neither is there.
@@ -582,13 +722,8 @@ fn check_secret(section: &Section<'_>, base: &Path, [plain, in_file]: [&'static 
         },
         (None, None) => return None,
     };
-    if secret.chars().count() < NODE_KEY_CHARS_MIN {
-        text.note(format!("the {what} has fewer than {NODE_KEY_CHARS_MIN} characters"), MAKE_SECRET);
-    } else if secret.trim() != secret || !secret.bytes().all(|b| (b' '..=b'~').contains(&b)) {
-        text.note(
-            format!("the {what} has characters that an HTTP field cannot carry"),
-            format!("use visible ASCII characters, none of them blank at its ends; {MAKE_SECRET}"),
-        );
+    if let Some((problem, mend)) = secret_problem(&secret, what) {
+        text.note(problem, mend);
     }
     Some(Secret(secret))
 }
@@ -671,6 +806,7 @@ fn check_origin_node(section: &Section<'_>, base: &Path, taken: &mut Names) -> O
     taken.listener(section, "listen", listen, is_local, &name);
     taken.listener(section, "admin", admin, is_local, &name);
     let root = section.need_text("root", "root = \"content\", the directory that it serves").map(|t| path(&t, base));
+    key_generation(section, &name, &mut taken.generations);
     let rules = section.sections("rule", RULE).iter().map(check_rule).collect();
     OriginNode { name, listen, admin: Some(admin), root: root.unwrap_or_default(), rules }
 }
@@ -725,6 +861,7 @@ fn check_name_servers(root: &Section<'_>, zone: &str, taken: &mut Names) -> Vec<
             section.mistakes.note(section.at, problem, "add addresses = [\"192.0.2.53\"], those that resolvers reach it by");
         }
         let admin_url = reachable_url(section, "admin_url", admin, "admin");
+        key_generation(section, &name, &mut taken.generations);
         NameServer { name, host, listen, addresses, admin, admin_url }
     };
     root.sections("name_server", NAME_SERVER).iter().map(check_one).collect()
@@ -755,6 +892,7 @@ fn check_steering(root: &Section<'_>, base: &Path) -> Steering {
         rtt_max_age: section.duration("rtt_max_age", Duration::from_secs(1)..=7 * DAY).unwrap_or(defaults.rtt_max_age),
         rtt_explore: section.percent("rtt_explore").unwrap_or(defaults.rtt_explore),
         ramp: section.duration("ramp", Duration::ZERO..=Duration::from_secs(3_600)).unwrap_or(defaults.ramp),
+        rtt_bound: section.boolean("rtt_bound", defaults.rtt_bound),
         health: HealthCheck {
             path: health.text("path").map_or(defaults.health.path, check_path),
             interval: health.duration("interval", Duration::from_millis(50)..=Duration::from_secs(300)).unwrap_or(defaults.health.interval),
@@ -795,6 +933,7 @@ fn check_cluster(section: &Section<'_>, clients: ClientLimits, lines: &mut HashM
         section.note_missing("node", "a section [[cluster.node]] with name and address below this one");
     }
     let nodes: Vec<Node> = section.sections("node", NODE).iter().map(|s| check_node(s, clients, taken)).collect();
+    key_generation(section, &name, &mut taken.cluster_generations);
     let smallest_disk = nodes.iter().map(|n| n.disk).min().unwrap_or_default();
     Cluster {
         label: section.text("label").map_or_else(|| name.clone(), |t| t.text.to_owned()),
@@ -915,6 +1054,7 @@ fn check_node(section: &Section<'_>, clients: ClientLimits, taken: &mut Names) -
         taken.listener(section, "listen", *address, true, &name);
     }
     taken.listener(section, "admin", admin, is_local, &name);
+    key_generation(section, &name, &mut taken.generations);
     Node {
         name,
         addresses,

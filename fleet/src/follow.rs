@@ -26,10 +26,11 @@ use crate::client::Client;
 use crate::clock::unix_millis;
 use crate::config::{Control, Fleet, Secret};
 use crate::failure::{Failure, FailureKind};
-use crate::file::{self, FurtherCheck};
+use crate::file::{self, FurtherCheck, KeySource};
 use crate::fold::fold;
 use crate::framed::FramedError;
 use crate::journal::{Change, Entry, Purge, PurgeScope};
+use crate::node_key;
 use crate::shutdown::Shutdown;
 
 /// How long control may hold a request for which it has nothing new.
@@ -131,8 +132,8 @@ struct Prepared {
 /// Prepares what a role is given. Writes nothing: should a listener's port be in use, perhaps by a process of this very
 /// node, the role can end as if nothing had been.
 ///
-/// The newest fleet file that the journal has brought is in force when this returns, before the one on this machine;
-/// an edit of that one goes to a clone of `fleet_tx`. A fleet file of the journal in which `check` finds mistakes, or that has
+/// The newest fleet file that the journal has brought is in force when this returns, before the one on this machine, whose node
+/// key it keeps; an edit of that one goes to a clone of `fleet_tx`. A fleet file of the journal in which `check` finds mistakes, or that has
 /// no node of this name, is told and changes nothing: the node starts with the file on this machine and follows control, whose next
 /// revision may be a better one.
 pub async fn prepare(
@@ -280,8 +281,9 @@ impl Follower {
             // Where the node does not know how it stands, control is to say so at once.
             let wait = if state.caught_up && state.control_reachable { WAIT } else { Duration::ZERO };
             let asked = Instant::now();
+            let key = node_key::shown_by(&now, &self.name).unwrap_or_else(|| Secret(String::new()));
             let outcome = tokio::select! {
-                outcome = ask(&self.client, control, &now.node_key, &self.name, &self.position, wait) => outcome,
+                outcome = ask(&self.client, control, &key, &self.name, &self.position, wait) => outcome,
                 // Control may be elsewhere now; the request is asked again there.
                 _ = fleet.changed() => continue,
             };
@@ -503,12 +505,16 @@ pub async fn hear_control(mut state: watch::Receiver<FollowState>, mut shutdown:
     }
 }
 
-/// Puts the fleet of a fleet-file entry in force. One with mistakes (another version accepted it, or a file that it names
+/// Puts the fleet of a fleet-file entry in force, but for the node key: that is of this machine, and what the entry says of it may be
+/// older than the file here. One with mistakes (another version accepted it, or a file that it names
 /// is not here) leaves the fleet as it is.
 fn apply_fleet_file(entry: &Entry, fleet: &watch::Sender<Arc<Fleet>>, check: FurtherCheck) {
     let Change::FleetFile { text } = &entry.change else { return };
-    let base = fleet.borrow().base.clone();
-    match file::parse_and_check(text, &base, check) {
+    let (base, key) = {
+        let now = fleet.borrow();
+        (now.base.clone(), now.node_key.clone())
+    };
+    match file::parse_and_check_with(text, &base, KeySource::Given(&key), check) {
         Ok(fresh) => {
             let fresh = Fleet { changed_unix_s: entry.accepted_unix_ms / 1000, ..fresh };
             let is_new = fleet.send_if_modified(|now| {

@@ -28,9 +28,15 @@ const COMPACT_AFTER_BYTES: u64 = 8 << 20;
 /// The newest entries stay whatever supersedes them: people look at what happened lately.
 const RECENT_KEPT: usize = 256;
 
-/// Newest revision that a follower is believed to have seen: more changes than ever happen, and every number below it is
-/// exact in JSON. One that claims more would leave no revisions for what comes.
-pub const REVISION_SEEN_MAX: u64 = 1 << 52;
+/// Changes that a journal can take in a second, for ever: several times what a disk can sync. A follower is not believed to have
+/// seen more than that, so that none can use up the revisions that are left (2^53 of them are exact in JSON).
+const REVISIONS_PER_SECOND_MAX: u64 = 10_000;
+
+/// No journal is older: 2026-01-01, milliseconds after the Unix epoch.
+const FIRST_JOURNAL_UNIX_MS: u64 = 1_767_225_600_000;
+
+/// Clocks may differ by so much.
+const CLOCKS_DIFFER_MAX_MS: u64 = 3_600_000;
 
 /// One change, with its place in the order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -147,6 +153,14 @@ pub struct Journal {
     compacted_bytes: u64,
     /// When the newest fleet file was accepted, milliseconds after the Unix epoch.
     fleet_file_unix_ms: u64,
+    /// When the newest entry was accepted, milliseconds after the Unix epoch.
+    newest_unix_ms: u64,
+    /// Whether it had a purge of everything when it was opened.
+    had_purged_all: bool,
+    /// Whether everything was purged since it was opened.
+    has_purged_all: bool,
+    /// Revisions up to here are in use at followers, though not in this file.
+    floor: u64,
 }
 
 /// Why the journal cannot be used.
@@ -197,16 +211,19 @@ impl Journal {
     /// [`JournalError::Damaged`] when a record that others follow is bad; [`JournalError::Io`].
     pub fn open(path: &Path) -> Result<Self, JournalError> {
         let mut places: Vec<(u64, Place)> = Vec::new();
+        let (mut newest_unix_ms, mut had_purged_all) = (0, false);
         let mut bad = None;
         let mut fleet_file_unix_ms = 0;
         let log = FramedLog::open(path, MAGIC, CHANGE_BYTES_MAX, |place, payload| {
             let newest = places.last().map_or(0, |(revision, _)| *revision);
             match serde_json::from_slice::<Entry>(payload) {
                 Ok(entry) if entry.revision > newest => {
-                    places.push((entry.revision, place));
                     if matches!(entry.change, Change::FleetFile { .. }) {
                         fleet_file_unix_ms = entry.accepted_unix_ms;
                     }
+                    newest_unix_ms = entry.accepted_unix_ms;
+                    had_purged_all |= is_everything(&entry.change);
+                    places.push((entry.revision, place));
                 }
                 Ok(entry) => {
                     bad.get_or_insert((place.offset, format!("revision {} follows revision {newest}", entry.revision)));
@@ -221,7 +238,17 @@ impl Journal {
         })?;
         match bad {
             Some((offset, reason)) => Err(JournalError::Damaged { path: path.to_owned(), offset, reason }),
-            None => Ok(Self { log, places, path: path.to_owned(), compacted_bytes: 0, fleet_file_unix_ms }),
+            None => Ok(Self {
+                log,
+                places,
+                path: path.to_owned(),
+                compacted_bytes: 0,
+                fleet_file_unix_ms,
+                newest_unix_ms,
+                had_purged_all,
+                has_purged_all: false,
+                floor: 0,
+            }),
         }
     }
 
@@ -237,7 +264,7 @@ impl Journal {
     /// # Errors
     /// [`JournalError::TooLarge`]; [`JournalError::Io`], a full disk above all.
     pub fn append(&mut self, change: Change, accepted_unix_ms: u64) -> Result<Entry, JournalError> {
-        self.append_as(self.revision() + 1, change, accepted_unix_ms)
+        self.append_as(self.next_revision(), change, accepted_unix_ms)
     }
 
     /// Makes the journal whole for a follower that has seen more than it holds.
@@ -247,6 +274,11 @@ impl Journal {
     /// were acknowledged are gone, purges among them, and revisions would be used twice. So everything is purged, under
     /// a revision above all that either side has used. Gives that entry, or `None` when nothing is amiss.
     ///
+    /// One such purge is enough, and no follower can bring about more: a journal can be set back only while no process has it
+    /// open, so what was lost came before this one opened it, and one purge of everything since then covers it. A follower of
+    /// another journal purges what it has by itself; any purge of everything in this journal covers the rest. Then only the
+    /// revisions that followers have used are left out. What [`Journal::is_plausible`] does not hold for is not believed.
+    ///
     /// # Errors
     /// As [`Journal::append`].
     pub fn reconcile(&mut self, follower_journal: Option<&str>, after: u64, now_unix_ms: u64) -> Result<Option<Entry>, JournalError> {
@@ -254,8 +286,32 @@ impl Journal {
         if after <= self.revision() && !other {
             return Ok(None);
         }
+        if !self.is_plausible(follower_journal, after, now_unix_ms) {
+            return Ok(None);
+        }
+        let is_covered = self.has_purged_all || (other && self.had_purged_all);
+        if is_covered {
+            if after > self.revision() {
+                // It may have used one more for its own purge of everything.
+                self.floor = self.floor.max(after + 1);
+            }
+            return Ok(None);
+        }
         let everything = Change::Purge(Purge { scope: PurgeScope::All, soft: false });
-        self.append_as(self.revision().max(after) + 1, everything, now_unix_ms).map(Some)
+        self.append_as(self.next_revision().max(after + 1), everything, now_unix_ms).map(Some)
+    }
+
+    /// Whether a follower can have seen revision `after` of the journal `follower_journal`: one that is in this journal, or no more
+    /// than can have been added to it since its newest entry, or to another one since there are any.
+    pub fn is_plausible(&self, follower_journal: Option<&str>, after: u64, now_unix_ms: u64) -> bool {
+        let is_other = follower_journal.is_some_and(|id| id != self.id());
+        let (base, since_ms) = if is_other { (0, FIRST_JOURNAL_UNIX_MS) } else { (self.revision(), self.newest_unix_ms) };
+        let seconds = (now_unix_ms.saturating_sub(since_ms) + CLOCKS_DIFFER_MAX_MS) / 1000;
+        after <= self.revision().max(base.saturating_add(seconds.saturating_mul(REVISIONS_PER_SECOND_MAX)))
+    }
+
+    fn next_revision(&self) -> u64 {
+        self.revision().max(self.floor) + 1
     }
 
     /// Revision of the newest entry; 0 for an empty journal.
@@ -334,8 +390,14 @@ impl Journal {
         if matches!(entry.change, Change::FleetFile { .. }) {
             self.fleet_file_unix_ms = entry.accepted_unix_ms;
         }
+        self.newest_unix_ms = entry.accepted_unix_ms;
+        self.has_purged_all |= is_everything(&entry.change);
         Ok(entry)
     }
+}
+
+fn is_everything(change: &Change) -> bool {
+    matches!(change, Change::Purge(Purge { scope: PurgeScope::All, soft: false }))
 }
 
 fn encode(entry: &Entry) -> Vec<u8> {
@@ -611,14 +673,49 @@ mod tests {
         for (follower, after) in [(None, 0), (None, 3), (Some(id.as_str()), 2), (Some("other"), 0)] {
             assert_eq!(journal.reconcile(follower, after, 1).expect("works"), None, "{follower:?} {after}");
         }
-        for (follower, after, revision) in [(Some(id.as_str()), 57, 58), (Some("other"), 2, 59), (None, 100, 101)] {
-            let entry = journal.reconcile(follower, after, 1).expect("works").expect("amiss");
-            assert_eq!((entry.revision, journal.revision()), (revision, revision));
-            assert_eq!(entry.change, Change::Purge(Purge { scope: PurgeScope::All, soft: false }));
+        let entry = journal.reconcile(Some(&id), 57, 1).expect("works").expect("amiss");
+        assert_eq!((entry.revision, entry.change), (58, Change::Purge(Purge { scope: PurgeScope::All, soft: false })));
+        for (follower, after) in [(Some(id.as_str()), 57), (Some("other"), 2), (None, 100), (Some(id.as_str()), 70), (Some("third"), 1)] {
+            assert_eq!(journal.reconcile(follower, after, 1).expect("works"), None, "one purge covers all: {follower:?} {after}");
         }
-        assert_eq!(journal.append(purge("http://h/"), 1).expect("appends").revision, 102);
-        let again = Journal::open(&path).expect("gaps are no damage");
-        assert_eq!(again.after(3, 9).iter().map(|e| e.revision).collect::<Vec<_>>(), [58, 59, 101, 102]);
+        assert_eq!(
+            journal.append(purge("http://h/"), 1).expect("appends").revision,
+            102,
+            "no revision that a follower has used is used again"
+        );
+        let mut again = Journal::open(&path).expect("gaps are no damage");
+        assert_eq!(again.after(3, 9).iter().map(|e| e.revision).collect::<Vec<_>>(), [58, 102]);
+        assert_eq!(again.reconcile(Some("other"), 500, 1).expect("works"), None, "followers of another journal purge by themselves");
+        let entry = again.reconcile(Some(&id), 510, 1).expect("works").expect("it may have been set back before it was opened");
+        assert_eq!(entry.revision, 511);
+    }
+
+    #[test]
+    fn what_no_journal_can_have_reached_is_not_believed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut journal = Journal::open(&dir.path().join("journal")).expect("opens");
+        let (now, day) = (FIRST_JOURNAL_UNIX_MS + 300 * 86_400_000, 86_400_000);
+        journal.append(purge("http://h/"), now - day).expect("appends");
+        let id = journal.id();
+        let own = Some(id.as_str());
+        for (follower, after, expected) in [
+            (own, 1, true),
+            (own, 2, true),
+            (own, 800_000_000, true),
+            (own, 1_000_000_000, false),
+            (None, 1_000_000_000, false),
+            (Some("lost"), 1_000_000_000, true),
+            (Some("lost"), 1 << 40, false),
+            (own, 1 << 52, false),
+            (Some("lost"), 1 << 52, false),
+            (None, u64::MAX, false),
+        ] {
+            assert_eq!(journal.is_plausible(follower, after, now), expected, "{follower:?} {after}");
+            if !expected {
+                assert_eq!(journal.reconcile(follower, after, now).expect("works"), None, "{follower:?} {after}");
+            }
+        }
+        assert_eq!(journal.append(purge("http://h/"), now).expect("appends").revision, 2, "none of these has left a mark");
     }
 
     fn any_change() -> impl Strategy<Value = Change> {

@@ -16,6 +16,7 @@ pub mod follow;
 mod framed;
 pub mod journal;
 pub mod listener;
+pub mod node_key;
 pub mod report;
 pub mod reporter;
 pub mod request_fields;

@@ -14,6 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::client::Client;
 use crate::config::Fleet;
+use crate::node_key;
 use crate::shutdown::Shutdown;
 
 /// How long a receiver may take to answer a report.
@@ -22,11 +23,14 @@ const ANSWER_TIME_MAX: Duration = Duration::from_secs(3);
 /// How long the last report, sent when shutdown is asked for, may take.
 const LAST_ANSWER_TIME_MAX: Duration = Duration::from_millis(500);
 
+/// As much of a refusal's text is told.
+const REASON_CHARS_MAX: usize = 300;
+
 /// Sends reports until shutdown is asked for, and then a last one.
 ///
 /// Each `fleet.report_interval` (as the fleet is then) `build` is called with whether **every** receiver accepted the
 /// report before this one (`true` at first), so that a report of differences can keep what was not taken. Its value is
-/// posted as JSON with the node key to each of `urls(fleet)`, all at once; the next report waits until all have
+/// posted as JSON with the key of the node `name` to each of `urls(fleet)`, all at once; the next report waits until all have
 /// answered or 3 s have passed, so there is one in flight at most. No URLs: `build` is not called. Example:
 ///
 /// ```no_run
@@ -35,11 +39,16 @@ const LAST_ANSWER_TIME_MAX: Duration = Duration::from_millis(500);
 /// fn report(context: &NodeContext, requests: impl Fn() -> u64 + Send + 'static) {
 ///     let urls = |fleet: &Fleet| reporter::to_control(fleet, "origin");
 ///     let build = move |_taken| OriginReport { bytes: requests(), ..OriginReport::default() };
-///     tokio::spawn(reporter::run(urls, context.fleet.clone(), build, context.shutdown.clone()));
+///     tokio::spawn(reporter::run(context.name.clone(), urls, context.fleet.clone(), build, context.shutdown.clone()));
 /// }
 /// ```
-pub async fn run<R, F>(urls: impl Fn(&Fleet) -> Vec<String>, fleet: watch::Receiver<Arc<Fleet>>, mut build: F, mut shutdown: Shutdown)
-where
+pub async fn run<R, F>(
+    name: String,
+    urls: impl Fn(&Fleet) -> Vec<String>,
+    fleet: watch::Receiver<Arc<Fleet>>,
+    mut build: F,
+    mut shutdown: Shutdown,
+) where
     F: FnMut(bool) -> R,
     R: Serialize,
 {
@@ -58,8 +67,8 @@ where
         if !urls.is_empty() {
             let report = build(accepted);
             let limit = if last { LAST_ANSWER_TIME_MAX } else { ANSWER_TIME_MAX };
-            let key = (!now.node_key.0.is_empty()).then_some(&now.node_key);
-            let outcomes = futures_util::future::join_all(urls.iter().map(|url| post(&client, url, key, &report, limit))).await;
+            let key = node_key::shown_by(&now, &name);
+            let outcomes = futures_util::future::join_all(urls.iter().map(|url| post(&client, url, key.as_ref(), &report, limit))).await;
             accepted = outcomes.iter().all(Result::is_ok);
             for (url, outcome) in urls.into_iter().zip(outcomes) {
                 log.note(url, outcome.err());
@@ -103,7 +112,12 @@ async fn post<R: Serialize>(
     let response = client.post_json(url, key, report, limit).await.map_err(|e| e.to_string())?;
     match response.status() {
         status if status.is_success() => Ok(()),
-        status => Err(format!("status {status}")),
+        status => {
+            // Its words name the mend, of a wrong key above all.
+            let words: serde_json::Value = serde_json::from_slice(response.body()).unwrap_or_default();
+            let words: String = words["error"]["message"].as_str().unwrap_or_default().chars().take(REASON_CHARS_MAX).collect();
+            Err(if words.is_empty() { format!("status {status}") } else { format!("status {status}: {words}") })
+        }
     }
 }
 
@@ -168,7 +182,7 @@ mod tests {
                     at_a_time.fetch_sub(1, Ordering::SeqCst);
                     let mut response = Response::new(Bytes::new());
                     *response.status_mut() = StatusCode::from_u16(status.load(Ordering::SeqCst)).expect("a status");
-                    if !admin::has_node_key(&request, &Secret("the key of this test".into())) {
+                    if !admin::is_bearer(&request, "the key of this test") {
                         *response.status_mut() = StatusCode::UNAUTHORIZED;
                     }
                     received.lock().expect("whole").push(String::from_utf8_lossy(request.body()).into_owned());
@@ -207,7 +221,7 @@ mod tests {
         let fleet = fleet(Duration::from_millis(5));
         let (trigger, shutdown) = shutdown::channel();
         let urls = vec![receiver.url.clone()];
-        let running = tokio::spawn(run(move |_| urls.clone(), fleet.subscribe(), |taken| taken, shutdown));
+        let running = tokio::spawn(run("origin".into(), move |_| urls.clone(), fleet.subscribe(), |taken| taken, shutdown));
         receiver.until_received(2).await;
         receiver.status.store(503, Ordering::SeqCst);
         let count = receiver.received().len();
@@ -230,7 +244,7 @@ mod tests {
         let fleet = fleet(Duration::from_secs(3600));
         let (trigger, shutdown) = shutdown::channel();
         let urls = vec![receiver.url.clone()];
-        let running = tokio::spawn(run(move |_| urls.clone(), fleet.subscribe(), |_| "draining", shutdown));
+        let running = tokio::spawn(run("origin".into(), move |_| urls.clone(), fleet.subscribe(), |_| "draining", shutdown));
         trigger.shut_down();
         running.await.expect("ends");
         assert_eq!(receiver.received(), ["\"draining\""]);
@@ -242,7 +256,7 @@ mod tests {
         let fleet = fleet(Duration::from_millis(5));
         let (_trigger, shutdown) = shutdown::channel();
         let urls = vec!["http://127.0.0.1:1/nobody".to_owned(), receiver.url.clone()];
-        tokio::spawn(run(move |_| urls.clone(), fleet.subscribe(), |taken| taken, shutdown));
+        tokio::spawn(run("origin".into(), move |_| urls.clone(), fleet.subscribe(), |taken| taken, shutdown));
         receiver.until_received(3).await;
         assert_eq!(receiver.received()[..3], ["true", "false", "false"]);
     }
@@ -257,7 +271,7 @@ mod tests {
             counted.fetch_add(1, Ordering::SeqCst);
             Vec::new()
         };
-        tokio::spawn(run(urls, fleet.subscribe(), |_| -> () { panic!("nobody wants it") }, shutdown));
+        tokio::spawn(run("origin".into(), urls, fleet.subscribe(), |_| -> () { panic!("nobody wants it") }, shutdown));
         tokio::time::sleep(Duration::from_secs(35)).await;
         assert_eq!(asked.load(Ordering::SeqCst), 3);
         fleet.send_modify(|f| Arc::make_mut(f).report_interval = Duration::from_secs(1));

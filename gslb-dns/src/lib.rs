@@ -85,12 +85,12 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     let admin_task = tokio::spawn(admin::serve(admin_listener, registry, readiness, Some(steering.admin_extra()), shutdown.clone()));
     let reloader = Reloader { name: name.clone(), fleet: fleet.clone(), served: served_tx, serial, listen: me.listen.clone() };
     let started_unix_ms = unix_millis(SystemTime::now());
-    let source = ReportSource { name, state, steering, metrics, started_unix_ms, shutdown: shutdown.clone() };
+    let source = ReportSource { name: name.clone(), state, steering, metrics, started_unix_ms, shutdown: shutdown.clone() };
     let to_control = |f: &Fleet| reporter::to_control(f, "dns");
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(reloader.run(shutdown.clone()));
     tasks.spawn(keep_cookie_secrets(handler, key, fleet.clone(), shutdown.clone()));
-    tasks.spawn(reporter::run(to_control, fleet, move |_| source.report(), shutdown.clone()));
+    tasks.spawn(reporter::run(name, to_control, fleet, move |_| source.report(), shutdown.clone()));
     readiness_tx.send_replace(Readiness::Ready);
     tracing::info!(?addresses, "answering DNS");
 

@@ -60,8 +60,8 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     let (readiness_tx, readiness) = watch::channel(Readiness::Ready);
     let admin_task = admin_listener.map(|l| tokio::spawn(admin::serve(l, registry, readiness, None, shutdown.clone())));
     let following = tokio::spawn(follow_rules(name.clone(), fleet.clone(), rules_tx, shutdown.clone()));
-    let report = report_source(name, metrics, shutdown.clone());
-    let reporting = tokio::spawn(reporter::run(|f| reporter::to_control(f, "origin"), fleet, move |_| report(), shutdown.clone()));
+    let report = report_source(name.clone(), metrics, shutdown.clone());
+    let reporting = tokio::spawn(reporter::run(name, |f| reporter::to_control(f, "origin"), fleet, move |_| report(), shutdown.clone()));
     let serving = tokio::spawn(server::serve(listener, handler, shutdown.clone()));
     tracing::info!(listen = %me.listen, root = %root.display(), "serving files");
 

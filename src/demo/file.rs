@@ -31,6 +31,9 @@ pub(super) struct Place {
     third_byte: u8,
 }
 
+/// File in the demo's directory with the fleet's key.
+pub(super) const KEY: &str = "fleet.key";
+
 /// Where the demo has clusters.
 pub(super) const PLACES: [Place; 3] = [
     Place {
@@ -90,7 +93,7 @@ fn evening(real: Timestamp) -> Timestamp {
 }
 
 /// The file's text for a demo that starts at `now`.
-pub(super) fn text(now: Timestamp, speed: f64, node_key: &str) -> String {
+pub(super) fn text(now: Timestamp, speed: f64) -> String {
     // Whole milliseconds read better; a second ago, so that the anchor is in the past everywhere.
     let real = Timestamp::from_millisecond((now - 1.second()).as_millisecond()).unwrap_or(now);
     let fleet = evening(real);
@@ -101,7 +104,8 @@ pub(super) fn text(now: Timestamp, speed: f64, node_key: &str) -> String {
 [fleet]
 zone = "cdn.test" # steered names live here: www.cdn.test, video.cdn.test
 state_dir = "." # each node keeps its state in a directory of its name
-node_key = "{node_key}" # what nodes show one another
+node_key_file = "{KEY}" # control and name servers hold it; `nearcast key --all` made the nodes' own from it
+node_keys = "own" # each node shows its own key, in the file node.key of its state directory
 report_interval = "1s"
 
 # The time of day by which pushes are planned runs fast here, so that a night comes soon. Leave this out for the real one.
@@ -121,6 +125,10 @@ name = "origin"
 listen = "127.0.0.1:8000"
 admin = "127.0.0.1:9180"
 root = "content"
+
+# All of this is one machine: times between its places are not what light needs. Leave this out for real places.
+[steering]
+rtt_bound = false
 
 [[name_server]]
 name = "ns1"
@@ -215,9 +223,10 @@ mod tests {
             ["2026-01-01T00:30:00.5Z", "2026-03-29T00:59:59Z", "2026-07-14T21:00:00Z", "2026-10-25T01:30:00Z", "2028-02-29T12:00:00Z"]
         {
             let now: Timestamp = date.parse().expect("a date");
-            let text = text(now, 360.0, "0123456789abcdef");
-            let fleet =
-                nearcast_fleet::file::parse(&text, Path::new("/demo")).unwrap_or_else(|mistakes| panic!("{date}: {mistakes:?}\n{text}"));
+            let text = text(now, 360.0);
+            let key = nearcast_fleet::file::KeySource::Unneeded;
+            let fleet = nearcast_fleet::file::parse_with(&text, Path::new("/demo"), key)
+                .unwrap_or_else(|mistakes| panic!("{date}: {mistakes:?}\n{text}"));
             assert_eq!(fleet.clusters.len(), 3);
             let real = now.as_millisecond() as f64 / 1000.0;
             // The first window opens within a minute and is over within a minute and a half; none is open at the start.

@@ -28,6 +28,7 @@ use self::children::{Children, Ended};
 use self::dir::DemoDir;
 use self::file::PLACES;
 use crate::cli::DemoArgs;
+use crate::operate::key;
 use crate::traffic::dns;
 use crate::{find, signals};
 
@@ -60,10 +61,14 @@ pub(crate) async fn run(arguments: DemoArgs, log: Option<&str>) -> Result<(), Fa
 /// From the fleet file to the end of all children.
 async fn live(arguments: &DemoArgs, log: Option<&str>, dir: &Path, ends: &mut Ends) -> Result<(), Failure> {
     let fleet_path = dir.join(find::FILE_NAME);
-    let text = file::text(Timestamp::now(), arguments.clock_speed, &new_key()?);
+    let text = file::text(Timestamp::now(), arguments.clock_speed);
+    // Control and the name server hold the fleet's key, the others their own, which they find in their state directories.
+    let root = key::new_key()?;
+    key::write(&dir.join(file::KEY), &root)?;
     std::fs::write(&fleet_path, text)
         .map_err(|e| Failure::new(FailureKind::CannotCreate, format!("cannot write {}: {e}", fleet_path.display())))?;
     let fleet = nearcast_fleet::file::load(&fleet_path)?;
+    key::write_all(&root, &fleet, dir)?;
     check_addresses(&fleet)?;
     let mut children = Children::new(dir, &fleet_path, log)?;
     let outcome = tokio::select! {
@@ -364,14 +369,4 @@ impl Ends {
             }
         }
     }
-}
-
-/// A secret that only this demo's nodes know.
-fn new_key() -> Result<String, Failure> {
-    use std::io::Read as _;
-    let mut bytes = [0u8; 24];
-    std::fs::File::open("/dev/urandom")
-        .and_then(|mut f| f.read_exact(&mut bytes))
-        .map_err(|e| Failure::new(FailureKind::System, format!("cannot read /dev/urandom: {e} (mount /dev for this process)")))?;
-    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
 }

@@ -1,7 +1,7 @@
 //! `nearcast apply`.
 
 use nearcast_fleet::failure::Failure;
-use nearcast_fleet::file;
+use nearcast_fleet::file::{self, KeySource};
 
 use super::api::{Api, list, string};
 use super::{check, print_json};
@@ -15,7 +15,7 @@ pub(crate) async fn run(arguments: ApplyArgs) -> Result<(), Failure> {
     check::tell_warnings(path, &new);
     let text = file::read(path)?;
     let running = match &arguments.fleet {
-        Some(other) => file::load(other)?,
+        Some(other) => file::load_with(other, KeySource::Unneeded)?,
         None => new.clone(),
     };
     let token = find::token(arguments.token.token, &running)?;

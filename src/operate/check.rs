@@ -8,6 +8,7 @@ use std::path::Path;
 use nearcast_fleet::config::Fleet;
 use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::file::{self, Mistake};
+use nearcast_fleet::node_key;
 use nearcast_gslb_dns::steer;
 use nearcast_gslb_dns::zone::{self, ZoneError};
 use serde_json::json;
@@ -24,6 +25,9 @@ pub(crate) fn run(arguments: &CheckArgs) -> Result<(), Failure> {
     let fleet = load(&arguments.file)?;
     tell_warnings(&arguments.file, &fleet);
     outln!("{}: OK: {}", arguments.file.display(), summary(&fleet));
+    for warning in node_key::warnings(&fleet) {
+        eprintln!("{}: warning: {warning}", arguments.file.display());
+    }
     Ok(())
 }
 
@@ -33,8 +37,17 @@ pub(crate) fn run(arguments: &CheckArgs) -> Result<(), Failure> {
 /// As [`file::load`]; `Usage` with every mistake in the zones' records.
 pub(crate) fn load(path: &Path) -> Result<Fleet, Failure> {
     let fleet = file::load(path)?;
-    let faults = record_faults(&fleet, &std::fs::read_to_string(path).unwrap_or_default());
-    if faults.is_empty() { Ok(fleet) } else { Err(Failure::new(FailureKind::Usage, file::describe(&path.display().to_string(), &faults))) }
+    refuse_faults(path, &fleet)?;
+    Ok(fleet)
+}
+
+/// Refuses a fleet file in which the name servers find mistakes.
+///
+/// # Errors
+/// `Usage` with every mistake in the zones' records.
+pub(crate) fn refuse_faults(path: &Path, fleet: &Fleet) -> Result<(), Failure> {
+    let faults = record_faults(fleet, &std::fs::read_to_string(path).unwrap_or_default());
+    if faults.is_empty() { Ok(()) } else { Err(Failure::new(FailureKind::Usage, file::describe(&path.display().to_string(), &faults))) }
 }
 
 fn check_json(path: &Path) -> Result<(), Failure> {
@@ -69,6 +82,11 @@ pub(crate) fn tell_warnings(path: &Path, fleet: &Fleet) {
 /// What is no mistake, as it may be meant so, and may keep nodes from doing what the file says.
 pub(crate) fn warnings(fleet: &Fleet, text: &str) -> Vec<Mistake> {
     let mut found = unreachable_elsewhere(fleet, text);
+    for warning in node_key::warnings(fleet) {
+        let (line, column) = place_of(text, |line| line.find("node_key"));
+        let (problem, mend) = warning.split_once("; ").unwrap_or((&warning, ""));
+        found.push(Mistake { line, column, problem: problem.to_owned(), mend: mend.to_owned() });
+    }
     if let Some(path) = &fleet.steering.geo_db
         && let Err(failure) = steer::check_geo_db(path)
     {

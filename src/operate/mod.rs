@@ -5,6 +5,7 @@ pub(crate) mod apply;
 pub(crate) mod check;
 pub(crate) mod explain;
 pub(crate) mod health;
+pub(crate) mod key;
 pub(crate) mod plan;
 pub(crate) mod purge;
 pub(crate) mod push;

@@ -33,8 +33,8 @@ fn each_regions_client_walks_from_the_root_to_its_own_cluster() {
         let listed = compose.containers();
         let waiting: Vec<&str> =
             listed.lines().filter(|l| l.contains("starting") || l.contains("unhealthy") || l.contains("Restarting")).collect();
-        // `image` and `keys` have done their work and ended.
-        if listed.lines().count() + 2 >= services.len() && waiting.is_empty() { Ok(()) } else { Err(listed) }
+        // `image`, `fleet-key` and `keys` have done their work and ended.
+        if listed.lines().count() + 3 >= services.len() && waiting.is_empty() { Ok(()) } else { Err(listed) }
     });
 
     for (region, cluster) in REGIONS {

@@ -5,6 +5,7 @@
 #![allow(clippy::print_stderr, reason = "a test that fails shows the logs of what it ran")]
 #![allow(unreachable_pub, reason = "`pub` marks what the lab offers to the tests")]
 
+mod keys;
 mod lab;
 
 mod bad_input;

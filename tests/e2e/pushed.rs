@@ -10,7 +10,7 @@ const SEGMENT: &str = "/v/film/720p/seg-1.m4s";
 
 /// One cluster of two edges in front of an origin that serves segments of 200 kB.
 fn fleet(more: String) -> (Fleet, Origin) {
-    let mut plan = Plan { clusters: 1, nodes: 2, more, ..Plan::new() };
+    let mut plan = Plan { clusters: 1, nodes: 2, own_keys: true, more, ..Plan::new() };
     let origin = Origin::start(plan.origin_address(), |_| Reply::ok(vec![7; 200_000], "max-age=86400").field("ETag", "\"film\""));
     plan.origin = Some(origin.url());
     (Fleet::start(plan), origin)

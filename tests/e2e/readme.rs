@@ -12,6 +12,8 @@ fn the_smallest_fleet_file_is_good_and_small() {
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
     let path = directory.path().join("nearcast.toml");
     std::fs::write(&path, file).expect("the file can be written");
+    let made = nearcast().args(["key", "--new", "--out"]).arg(directory.path().join("node.key")).status().expect("the binary runs");
+    assert!(made.success());
     let output = nearcast().arg("check").arg(&path).output().expect("the binary runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

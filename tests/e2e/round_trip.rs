@@ -16,6 +16,7 @@ report_interval = "500ms"
 [steering]
 rtt_max_age = "6s"
 rtt_explore = "0%"
+rtt_bound = false
 
 [[name_server]]
 name = "ns1"

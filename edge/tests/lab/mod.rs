@@ -393,6 +393,7 @@ impl Plan {
             state_dir: self.state_dir.clone(),
             user: None,
             node_key: Secret("a key for this test alone".into()),
+            keys: Default::default(),
             report_interval: Duration::from_millis(200),
             clock: FleetClock::REAL,
             control: self.control.map(|address| Control {
@@ -418,6 +419,7 @@ impl Plan {
                 rtt_max_age: Duration::from_secs(1),
                 rtt_explore: 0.0,
                 ramp: Duration::ZERO,
+                rtt_bound: false,
             },
             clusters: vec![Cluster {
                 name: "ams".into(),

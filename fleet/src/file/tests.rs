@@ -43,8 +43,8 @@ fn the_smallest_file_is_filled_with_defaults() {
 
 #[test]
 fn the_deployed_file_is_read() {
-    let text =
-        include_str!("../../../deploy/fleet.toml").replace("node_key_file = \"/keys/node.key\"", "node_key = \"sixteen characters\"");
+    let text = include_str!("../../../deploy/fleet.toml")
+        .replace("node_key_file = \"/keys/node.key\"\nnode_keys = \"own\"", "node_key = \"sixteen characters\"");
     let fleet = fleet_of(&text);
     assert_eq!(fleet.zone_name_servers, [2]);
     assert_eq!(fleet.name_servers[2].host, "ns1.cdn.test");
@@ -124,6 +124,7 @@ hostmaster = "dns@demo.test"
 state_dir = "state"
 user = "cdn:www-data"
 node_key = "a key that only this test knows"
+node_keys = "shared"
 report_interval = "1s"
 name_servers = ["ns2"]
 
@@ -156,6 +157,7 @@ geo_db = "/geo/city.mmdb"
 rtt_max_age = "5m"
 rtt_explore = "2.5%"
 ramp = "45s"
+rtt_bound = false
 
 [steering.health]
 path = "/health"
@@ -171,6 +173,7 @@ name = "origin"
 listen = "127.0.0.1:8000"
 admin = "127.0.0.1:9180"
 root = "content"
+key_generation = 4
 
 [[origin_node.rule]]
 pattern = "img/**"
@@ -182,6 +185,7 @@ listen = ["127.0.0.1:5300", "[::1]:5300"]
 
 [[name_server]]
 name = "ns2"
+key_generation = 5
 host = "NS2.demo.test."
 listen = "0.0.0.0:53"
 addresses = ["192.0.2.53", "2001:db8::53"]
@@ -197,6 +201,7 @@ off_peak = "22:30-05:00"
 fill_rate = "1.5Gbit/s"
 push_share = "25%"
 weight = 3
+key_generation = 2
 
 [[cluster.node]]
 name = "ams-1"
@@ -208,6 +213,7 @@ memory = "8MiB"
 disk = "32MiB"
 threads = 2
 capacity = "1Gbit/s"
+key_generation = 3
 
 [cluster.node.clients]
 fields_max = 100
@@ -305,8 +311,12 @@ fn every_setting_is_taken_as_written() {
         rtt_max_age: Duration::from_secs(300),
         rtt_explore: 0.025,
         ramp: Duration::from_secs(45),
+        rtt_bound: false,
     };
     assert_eq!(fleet.steering, steering);
+    let generations = |of: &[(&str, u32)]| of.iter().map(|(name, generation)| ((*name).to_owned(), *generation)).collect();
+    let nodes = generations(&[("ams-1", 3), ("ns2", 5), ("origin", 4)]);
+    assert_eq!(fleet.keys, KeyPolicy { own_only: false, generations: nodes, cluster_generations: generations(&[("ams", 2)]) });
     assert_eq!(fleet.origins[0].rules, [OriginRule { pattern: "img/**".into(), cache_control: "max-age=3600, public".into() }]);
     let [ns1, ns2] = &fleet.name_servers[..] else { panic!("two") };
     assert_eq!((ns1.host.as_str(), ns1.listen.len(), ns1.addresses.len()), ("ns1.cdn.test", 2, 2));
@@ -656,6 +666,35 @@ const WRONG: &[Case] = &[
         "cannot read /nowhere/key",
         "/dev/urandom",
     ),
+    (
+        "node_key = \"a key that only this test knows\"",
+        "node_key = \"at least sixteen characters, kept secret\"",
+        "at least",
+        12,
+        "the key is an example of the documentation",
+        "nearcast key --new",
+    ),
+    (
+        "a key that only this test knows",
+        "aaaaaaaaaaaaaaaa",
+        "aaaaaaa",
+        12,
+        "the key has fewer than six different characters",
+        "nearcast key",
+    ),
+    ("a key that only this test knows", "passwordpassword", "passwordp", 12, "the key is made of common words", "nearcast key"),
+    ("a key that only this test knows", "nck1.ams-1.1.x.y", "nck1", 12, "this is one node's own key", "node_key_file"),
+    (
+        "node_key = \"a key that only this test knows\"",
+        "node_keys = \"own\"\nnode_key = \"a key that only this test knows\"",
+        "node_key = ",
+        12,
+        "none may hold the fleet's key",
+        "node_key_file",
+    ),
+    ("report_interval", "node_keys = \"mine\"\nreport_interval", "node_keys", 13, "\"mine\" is no way to show keys", "\"own\""),
+    ("name = \"ams\"", "key_generation = 0\nname = \"ams\"", "key_generation", 18, "out of range", "1"),
+    ("ttl = \"5s\"\n", "purge_token = \"changemechangeme\"\n", "changeme", 15, "the token is made of common words", "nearcast key --new"),
     ("node_key = \"a key", "node_key_file = \"x\"\nnode_key = \"a key", "node_key_file", 17, "in node_key already", "keep one"),
     (
         "ttl = \"5s\"\n",
@@ -1053,7 +1092,9 @@ name = "demo.test"
         let [smallest, grown, apart, zone] = &blocks[..] else { panic!("four examples") };
         assert!(smallest.lines().count() < 20);
         assert_eq!(*smallest, SMALLEST);
-        let with = grown.replacen("[fleet]\n", "", 1);
+        let with = grown
+            .replacen("[fleet]\n", "", 1)
+            .replace("node_key_file = \"/etc/nearcast/node.key\"", "node_key = \"a key that only this test knows\"");
         let (key, rest) = with.split_once("\n\n").expect("the key's line, then sections");
         let whole = format!("{}\n{rest}\n{zone}", smallest.replacen("[fleet]\n", &format!("[fleet]\n{key}\n"), 1));
         let fleet = fleet_of(&whole);

@@ -52,7 +52,7 @@ impl Control {
 }
 
 async fn answer(journal: &Mutex<Journal>, request: &Request<Bytes>) -> Response<Bytes> {
-    if !admin::has_node_key(request, &Secret(KEY.into())) {
+    if !admin::is_bearer(request, KEY) {
         let mut response = Response::new(Bytes::from_static(b"another key"));
         *response.status_mut() = StatusCode::UNAUTHORIZED;
         return response;
@@ -448,4 +448,27 @@ async fn a_revision_has_the_second_in_which_control_accepted_it() {
     assert_eq!(node.context.fleet.borrow().changed_unix_s, 2, "at the next start, too");
     let reopened = Journal::open(&dir.path().join("journal")).expect("opens").append(Change::FleetFile { text: String::new() }, 1);
     assert_eq!(reopened.expect("appends").accepted_unix_ms, 3_000);
+}
+
+#[tokio::test]
+async fn the_key_on_this_machine_counts_before_the_one_in_an_old_copy() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let control = Control::start(any_port(), &dir.path().join("journal")).await;
+    control.append(Change::FleetFile {
+        text: fleet_text(control.address, "report_interval = \"7s\"").replace(KEY, "a key that was in force before"),
+    });
+    let mut node = Node::start(dir.path(), control.address).await;
+    node.next().await;
+    let state = node.until("caught up", |s| s.caught_up).await;
+    assert_eq!(state.revision, 1);
+    {
+        let fleet = node.fleet_tx.borrow();
+        assert_eq!((fleet.report_interval, &fleet.node_key), (Duration::from_secs(7), &Secret(KEY.into())));
+    }
+    node.stop().await;
+    // Started again with that copy in its directory, it reaches control by its own key.
+    let mut node = Node::start(dir.path(), control.address).await;
+    assert_eq!(node.fleet_tx.borrow().report_interval, Duration::from_secs(7), "the copy's file is in force");
+    node.until("reachable", |s| s.control_reachable).await;
+    assert_eq!(node.fleet_tx.borrow().node_key, Secret(KEY.into()));
 }

@@ -79,6 +79,7 @@ pub(super) fn fleet() -> Fleet {
         state_dir: std::path::PathBuf::new(),
         user: None,
         node_key: Secret(KEY.to_owned()),
+        keys: Default::default(),
         report_interval: Duration::from_secs(2),
         clock: FleetClock::REAL,
         control: None,
@@ -98,6 +99,8 @@ pub(super) fn fleet() -> Fleet {
             rtt_max_age: Duration::from_secs(600),
             rtt_explore: 0.01,
             ramp: Duration::ZERO,
+            // The places of these tests' measurements are invented.
+            rtt_bound: false,
         },
         clusters: vec![
             cluster("ams", 52.37, 4.9, 1, pair("ams", 10, true)),

@@ -41,6 +41,7 @@ mod location;
 mod plan;
 mod ramp;
 mod ranges;
+mod refused;
 mod rtt;
 mod select;
 mod share;
@@ -50,14 +51,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
-use nearcast_fleet::admin::{self, Extra};
+use nearcast_fleet::admin::Extra;
 use nearcast_fleet::clock::unix_millis;
 use nearcast_fleet::config::{Cluster, Fleet, Node, SelectionPolicy};
+use nearcast_fleet::node_key::{self, KeyRefused};
 use nearcast_fleet::report::{DnsReport, NodeHealth, RttReport, SelectionCount};
 use nearcast_fleet::shutdown::Shutdown;
 use prometheus::core::{Collector, Desc};
@@ -68,12 +70,14 @@ use self::load::NodeLoad;
 use self::location::{Atlas, ClientPlace, GRAIN_V4, GRAIN_V6};
 use self::plan::Plan;
 use self::ramp::Ramps;
-use self::rtt::{RttMap, RttTable};
+use self::rtt::{Layout, RttMap, RttTable};
 use self::select::{ClusterState, Decision, Question, Weight};
 use self::share::{ClusterLoad, Part, Shares, WHOLE};
 use crate::zone::Zones;
 pub use choice::{ADDRESSES_MAX, Addresses, Choice, ClientPrefix, Family, Reason};
 
+/// Measurements are compiled again after so many times as long as it took: two or three percent of a core at most.
+const RTT_REST_FACTOR: u64 = 40;
 /// Longest TTL given, a week.
 const TTL_MAX: u64 = 604_800;
 /// Counters of so many former revisions of the fleet are kept apart; queries in flight have long left older ones.
@@ -137,7 +141,9 @@ struct State {
     rtt: RttTable,
     rtt_changed: bool,
     rtt_map: Arc<RttMap>,
-    rtt_compiled_ms: u64,
+    /// Before that time the measurements are not compiled again: they take a small part of a core, whatever comes in.
+    rtt_rest_until_ms: u64,
+    keys: refused::RefusedKeys,
     tally: Arc<Tally>,
     turns: Arc<[AtomicU64]>,
     /// Counters by the indexes of former revisions; queries in flight may still add to them.
@@ -191,10 +197,11 @@ impl Steering {
             taken: Vec::new(),
             weights: HashMap::new(),
             refreshed_ms: now_ms,
-            rtt: RttTable::new(cluster_names(&fleet)),
+            rtt: RttTable::new(Layout::of(&fleet)),
             rtt_changed: false,
             rtt_map: Arc::default(),
-            rtt_compiled_ms: now_ms,
+            rtt_rest_until_ms: now_ms,
+            keys: refused::RefusedKeys::default(),
             tally,
             turns: turns(&fleet),
             past: Vec::new(),
@@ -248,31 +255,40 @@ impl Steering {
     }
 
     fn admin_rtt(&self, request: &Request<Bytes>, now_ms: u64) -> Response<Bytes> {
-        let key = &self.snapshot.load().fleet.node_key;
-        if !admin::has_node_key(request, key) {
-            return error(StatusCode::UNAUTHORIZED, "this path takes the fleet's node key as a bearer token");
-        }
+        let fleet = Arc::clone(&self.snapshot.load().fleet);
+        let caller = match node_key::caller(&fleet, request.headers()) {
+            Ok(caller) => caller,
+            Err(refused) => return self.refuse_key(&refused, now_ms),
+        };
         let report: RttReport = match serde_json::from_slice(request.body()) {
             Ok(report) => report,
             Err(e) => return error(StatusCode::BAD_REQUEST, &format!("not a round-trip report: {e}")),
         };
+        if let Err(refused) = caller.speaks_for(&report.node) {
+            return self.refuse_key(&refused, now_ms);
+        }
         match self.take_report(&report, now_ms) {
             Ok(taken) => json(StatusCode::OK, &serde_json::json!({ "taken": taken, "of": report.samples.len() })),
             Err(message) => error(StatusCode::NOT_FOUND, &message),
         }
     }
 
+    fn refuse_key(&self, refused: &KeyRefused, now_ms: u64) -> Response<Bytes> {
+        self.state().keys.note(refused, now_ms);
+        error(refused.status(), &refused.to_string())
+    }
+
     /// Takes in what an edge reports; says how many samples were of use.
     fn take_report(&self, report: &RttReport, now_ms: u64) -> Result<usize, String> {
         let mut state = self.state();
         let fleet = Arc::clone(&state.fleet);
-        let found = fleet.clusters.iter().enumerate().find_map(|(i, c)| c.nodes.iter().find(|n| n.name == report.node).map(|n| (i, n)));
-        let Some((cluster, node)) = found else {
+        let found = fleet.edge(&report.node).map(|(_, node)| node);
+        let Some(node) = found else {
             return Err(format!("the fleet has no edge {:?}", report.node.chars().take(64).collect::<String>()));
         };
         let max_age_ms = fleet.steering.rtt_max_age.as_millis() as u64;
         let samples = report.samples.iter().take(rtt::SAMPLES_MAX);
-        let taken = samples.filter(|s| state.rtt.add(cluster, s, now_ms, max_age_ms)).count();
+        let taken = samples.filter(|s| state.rtt.add(&node.name, s, now_ms, max_age_ms)).count();
         state.rtt_changed |= taken > 0;
         let load = state.loads.entry(node.name.clone()).or_default();
         if load.observe(report.egress_bits, report.connections, node.capacity_bits, now_ms) {
@@ -289,8 +305,8 @@ impl Steering {
         for load in state.loads.values_mut() {
             changed |= load.expire(now_ms, stale_ms);
         }
-        let aged = state.rtt_map.prefixes > 0 && now_ms.saturating_sub(state.rtt_compiled_ms) >= 1_000;
-        if state.rtt_changed || aged {
+        let is_due = state.rtt_changed || now_ms >= state.rtt_map.next_expiry_ms;
+        if is_due && now_ms >= state.rtt_rest_until_ms {
             state.compile_rtt(now_ms);
             changed = true;
         }
@@ -336,11 +352,11 @@ impl Steering {
             let vitals = state.vitals.entry(name.to_owned()).or_insert_with(|| Vitals::unknown(node, now_ms));
             vitals.adapt(node, now_ms);
         }
-        state.rtt.set_clusters(cluster_names(&fleet));
         let State { shares, fleet: former, .. } = &mut *state;
         shares.adopt(former, &fleet);
         state.ramps.retain(|name| fleet.edge(name).is_some());
         state.corrections.retain(|name, _| fleet.edge(name).is_some());
+        state.rtt.set_layout(Layout::of(&fleet));
         if !state.tally.fits(&fleet) {
             let past = std::mem::replace(&mut state.tally, Arc::new(Tally::new(&fleet)));
             state.past.push(past);
@@ -413,10 +429,6 @@ impl Steering {
     }
 }
 
-fn cluster_names(fleet: &Fleet) -> Vec<String> {
-    fleet.clusters.iter().map(|c| c.name.clone()).collect()
-}
-
 fn turns(fleet: &Fleet) -> Arc<[AtomicU64]> {
     fleet.sites.iter().map(|_| AtomicU64::new(0)).collect()
 }
@@ -424,8 +436,10 @@ fn turns(fleet: &Fleet) -> Arc<[AtomicU64]> {
 impl State {
     fn compile_rtt(&mut self, now_ms: u64) {
         self.rtt_changed = false;
-        self.rtt_compiled_ms = now_ms;
-        self.rtt_map = Arc::new(self.rtt.compile(now_ms, self.fleet.steering.rtt_max_age.as_millis() as u64));
+        let begun = Instant::now();
+        let places = self.fleet.steering.rtt_bound.then_some(&*self.plan.atlas);
+        self.rtt_map = Arc::new(self.rtt.compile(now_ms, self.fleet.steering.rtt_max_age.as_millis() as u64, places));
+        self.rtt_rest_until_ms = now_ms + begun.elapsed().as_millis() as u64 * RTT_REST_FACTOR;
     }
 
     /// Sums up counters that no query can add to any more.
@@ -709,6 +723,8 @@ struct Selections {
     address_up: prometheus::IntGaugeVec,
     cluster_share: prometheus::GaugeVec,
     rtt_prefixes: prometheus::IntGauge,
+    rtt_dropped: prometheus::IntCounterVec,
+    keys_refused: prometheus::IntCounterVec,
 }
 
 impl Selections {
@@ -737,6 +753,8 @@ impl Selections {
                 "Client prefixes with a round-trip time that counts.",
             ))
             .expect("valid metric"),
+            rtt_dropped: rtt_dropped_vec(),
+            keys_refused: keys_refused_vec(),
         }
     }
 }
@@ -749,9 +767,21 @@ fn selections_vec() -> prometheus::IntCounterVec {
     .expect("valid metric")
 }
 
+fn rtt_dropped_vec() -> prometheus::IntCounterVec {
+    let help = "Reported round-trip times that were dropped, since they cannot be or others outvote them, by the edge that reported them.";
+    prometheus::IntCounterVec::new(prometheus::Opts::new("nearcast_dns_rtt_dropped_total", help), &["node"]).expect("valid metric")
+}
+
+fn keys_refused_vec() -> prometheus::IntCounterVec {
+    let opts = prometheus::Opts::new("nearcast_dns_keys_refused_total", "Reports with a node key that was refused.");
+    prometheus::IntCounterVec::new(opts, &["reason"]).expect("valid metric")
+}
+
 impl Collector for Selections {
     fn desc(&self) -> Vec<&Desc> {
-        [self.described.desc(), self.node_up.desc(), self.address_up.desc(), self.cluster_share.desc(), self.rtt_prefixes.desc()].concat()
+        let steered = [self.described.desc(), self.node_up.desc(), self.address_up.desc(), self.cluster_share.desc()];
+        let measured = [self.rtt_prefixes.desc(), self.rtt_dropped.desc(), self.keys_refused.desc()];
+        [steered.concat(), measured.concat()].concat()
     }
 
     fn collect(&self) -> Vec<prometheus::proto::MetricFamily> {
@@ -773,8 +803,16 @@ impl Collector for Selections {
             self.cluster_share.with_label_values(&[cluster.name.as_str()]).set(f64::from(taken.by_prefix) / f64::from(WHOLE));
         }
         self.rtt_prefixes.set(state.rtt_map.prefixes as i64);
-        [counts.collect(), self.node_up.collect(), self.address_up.collect(), self.cluster_share.collect(), self.rtt_prefixes.collect()]
-            .concat()
+        let (dropped, refused) = (rtt_dropped_vec(), keys_refused_vec());
+        for (node, count) in state.rtt.dropped() {
+            dropped.with_label_values(&[node]).inc_by(count);
+        }
+        for (reason, count) in state.keys.counts() {
+            refused.with_label_values(&[reason]).inc_by(count);
+        }
+        let steered = [counts.collect(), self.node_up.collect(), self.address_up.collect(), self.cluster_share.collect()];
+        let measured = [self.rtt_prefixes.collect(), dropped.collect(), refused.collect()];
+        [steered.concat(), measured.concat()].concat()
     }
 }
 
@@ -796,5 +834,7 @@ fn not_allowed(allow: &'static str) -> Response<Bytes> {
     response
 }
 
+#[cfg(test)]
+mod liars;
 #[cfg(test)]
 mod tests;

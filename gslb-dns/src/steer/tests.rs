@@ -464,10 +464,14 @@ fn admin_paths_refuse_what_is_wrong() {
     let steering = fixture::steering();
     let good = serde_json::to_string(&report("ams-1", 1, &[(NL, 900)])).unwrap();
     let other = serde_json::to_string(&report("xyz-1", 1, &[])).unwrap();
+    let fleet = fixture::fleet();
+    let own = |node: &str| node_key::OwnKey::derive(&fleet.node_key, &fleet, node).unwrap().shown().0;
     for (method, uri, key, body, status) in [
         (Method::POST, "/rtt", Some(KEY), good.as_str(), StatusCode::OK),
         (Method::POST, "/rtt", None, good.as_str(), StatusCode::UNAUTHORIZED),
         (Method::POST, "/rtt", Some("another"), good.as_str(), StatusCode::UNAUTHORIZED),
+        (Method::POST, "/rtt", Some(own("ams-1").as_str()), good.as_str(), StatusCode::OK),
+        (Method::POST, "/rtt", Some(own("ams-2").as_str()), good.as_str(), StatusCode::FORBIDDEN),
         (Method::POST, "/rtt", Some(KEY), "{", StatusCode::BAD_REQUEST),
         (Method::POST, "/rtt", Some(KEY), other.as_str(), StatusCode::NOT_FOUND),
         (Method::GET, "/rtt", Some(KEY), "", StatusCode::METHOD_NOT_ALLOWED),

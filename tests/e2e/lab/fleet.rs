@@ -48,6 +48,8 @@ pub struct Plan {
     pub more: String,
     /// Hosts of the site.
     pub hosts: Vec<&'static str>,
+    /// Whether each node has its own key, in its state directory, and the fleet's key is accepted from none.
+    pub own_keys: bool,
     /// Whether the origin role writes the demo's pages and video into its root first.
     pub demo_content: bool,
 }
@@ -67,6 +69,7 @@ impl Plan {
             site: String::new(),
             more: String::new(),
             hosts: vec!["www.demo.test"],
+            own_keys: false,
             demo_content: false,
         }
     }
@@ -94,7 +97,12 @@ impl Plan {
     /// The fleet file's text.
     pub fn text(&self) -> String {
         let mut text = format!(
-            "[fleet]\nzone = \"cdn.test\"\nnode_key = \"a key that only this test knows\"\nstate_dir = \"state\"\nreport_interval = \"200ms\"\n{}\n",
+            "[fleet]\nzone = \"cdn.test\"\n{}\nstate_dir = \"state\"\nreport_interval = \"200ms\"\n{}\n",
+            if self.own_keys {
+                "node_key_file = \"fleet.key\"\nnode_keys = \"own\""
+            } else {
+                "node_key = \"a key that only this test knows\""
+            },
             self.fleet
         );
         let (control, dns, origin) = (self.control(), self.dns(), self.origin_address());
@@ -166,6 +174,15 @@ impl Fleet {
         std::fs::create_dir(directory.path().join("content")).expect("content can be made");
         std::fs::write(directory.path().join("content/index.html"), "<h1>hello</h1>\n").expect("a page can be written");
         let mut fleet = Self { plan, nodes: BTreeMap::new(), directory };
+        if fleet.plan.own_keys {
+            let (key, state) = (fleet.path("fleet.key"), fleet.path("state"));
+            for arguments in
+                [["key", "--new", "--out", &key.to_string_lossy()].as_slice(), &["key", "--all", "--dir", &state.to_string_lossy()]]
+            {
+                let made = fleet.operate(arguments);
+                assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+            }
+        }
         let roles = fleet.plan.roles();
         for (role, name, _) in &roles {
             fleet.start_node(role, name);
