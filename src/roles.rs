@@ -79,6 +79,7 @@ pub(crate) async fn origin(arguments: OriginArgs, with_parent: bool) -> Result<(
 
 /// `nearcast control`.
 pub(crate) async fn control(arguments: NodeArgs, with_parent: bool) -> Result<(), Failure> {
+    kernel::raise_open_files();
     let path = find::fleet_path(arguments.fleet.fleet.as_deref())?;
     let fleet = check::load(&path)?;
     choose(arguments.node, "[control]", std::iter::once(find::control(&fleet)?.name.as_str()))?;

@@ -88,7 +88,14 @@ pub async fn run(
     let state = Arc::new(open(fleet, &given, &control, &dir, on_disk, check, shutdown.clone())?);
 
     let (ready, readiness) = watch::channel(Readiness::Ready);
-    let admin_task = tokio::spawn(admin::serve(admin_listener, state.metrics.registry.clone(), readiness, None, shutdown.clone()));
+    let admin_task = tokio::spawn(admin::serve(
+        admin_listener,
+        state.metrics.registry.clone(),
+        readiness,
+        None,
+        admin::own_names_of(state.fleet.subscribe()),
+        shutdown.clone(),
+    ));
     let mut tasks = JoinSet::new();
     tasks.spawn(keep_time(state.clone(), shutdown.clone()));
     tasks.spawn(keep_files(state.clone(), dir.file(LEARNT_FILE), shutdown.clone()));

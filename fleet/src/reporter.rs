@@ -38,12 +38,25 @@ const LAST_ANSWER_TIME_MAX: Duration = Duration::from_millis(500);
 ///     tokio::spawn(reporter::run(urls, context.fleet.clone(), build, context.shutdown.clone()));
 /// }
 /// ```
-pub async fn run<R, F>(urls: impl Fn(&Fleet) -> Vec<String>, fleet: watch::Receiver<Arc<Fleet>>, mut build: F, mut shutdown: Shutdown)
+pub async fn run<R, F>(urls: impl Fn(&Fleet) -> Vec<String>, fleet: watch::Receiver<Arc<Fleet>>, build: F, shutdown: Shutdown)
 where
     F: FnMut(bool) -> R,
     R: Serialize,
 {
-    let client = Client::new();
+    run_with(Client::new(), urls, fleet, build, shutdown).await;
+}
+
+/// [`run`] with a client that others use too: its kept connection is theirs as well.
+pub async fn run_with<R, F>(
+    client: Client,
+    urls: impl Fn(&Fleet) -> Vec<String>,
+    fleet: watch::Receiver<Arc<Fleet>>,
+    mut build: F,
+    mut shutdown: Shutdown,
+) where
+    F: FnMut(bool) -> R,
+    R: Serialize,
+{
     let mut log = Log::default();
     let mut accepted = true;
     let mut interval = fleet.borrow().report_interval;
@@ -179,7 +192,7 @@ mod tests {
             let url = format!("http://{}/report", listener.local_addr().expect("bound"));
             let (trigger, shutdown) = shutdown::channel();
             let (readiness, ready) = watch::channel(Readiness::Ready);
-            tokio::spawn(admin::serve(listener, prometheus::Registry::new(), ready, Some(extra), shutdown));
+            tokio::spawn(admin::serve(listener, prometheus::Registry::new(), ready, Some(extra), Arc::new(|_| false), shutdown));
             Self { url, status, received, most_at_a_time, _rest: (trigger, readiness) }
         }
 

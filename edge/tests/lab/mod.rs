@@ -389,6 +389,7 @@ impl Plan {
             zone: "cdn.test".into(),
             base: PathBuf::new(),
             zone_name_servers: vec![],
+            admin_hosts: Vec::new(),
             hostmaster: "hostmaster@cdn.test".into(),
             state_dir: self.state_dir.clone(),
             node_key: Secret("a key for this test alone".into()),
@@ -396,6 +397,7 @@ impl Plan {
             clock: FleetClock::REAL,
             control: self.control.map(|address| Control {
                 name: "control".into(),
+                hosts: Vec::new(),
                 listen: address,
                 url: format!("http://{address}"),
                 admin: address,
