@@ -19,6 +19,7 @@ mod drain;
 mod failover;
 mod fleet_file;
 mod full_disk;
+mod history;
 mod media;
 mod metrics;
 mod purge;
