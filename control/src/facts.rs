@@ -32,6 +32,8 @@ const KEPT_TIME_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "fact", rename_all = "snake_case")]
 pub(crate) enum Fact {
+    /// The journal that revisions are of.
+    Journal { id: String },
     /// A purge with all that is known of it.
     Purge(purges::Record),
     /// An edge confirms purges.
@@ -48,6 +50,24 @@ pub(crate) enum Fact {
     Told { nodes: BTreeMap<String, String>, clusters: BTreeMap<String, String> },
     /// Something happened.
     Event(Event),
+}
+
+/// Leaves out what is of another journal, or beyond the newest revision of this one: the journal was begun anew, or restored
+/// from an older copy, and its revisions mean other changes now. Events stay: they happened.
+pub(crate) fn of_journal(facts: Vec<Fact>, id: &str, newest: u64) -> Vec<Fact> {
+    let is_of_it = facts.iter().rev().find_map(|f| if let Fact::Journal { id } = f { Some(id.as_str()) } else { None }) == Some(id);
+    let is_kept = |revision: u64| is_of_it && revision <= newest;
+    let keep = |fact| match fact {
+        Fact::Purge(ref record) => is_kept(record.revision).then_some(fact),
+        Fact::Complete { revision, .. } => is_kept(revision).then_some(fact),
+        Fact::Push(ref record) => is_kept(record.revision()).then_some(fact),
+        Fact::Confirmed { node, mut purges } => {
+            purges.retain(|(revision, ..)| is_kept(*revision));
+            Some(Fact::Confirmed { node, purges })
+        }
+        Fact::Journal { .. } | Fact::Told { .. } | Fact::Event(_) => Some(fact),
+    };
+    facts.into_iter().filter_map(keep).collect()
 }
 
 /// The file and what waits for it.
@@ -218,6 +238,18 @@ mod tests {
         let last = facts.record([complete(3001)]);
         facts.kept(last).await;
         assert_eq!(revisions(&Facts::open(path).1), [2999, 3000, 3001]);
+    }
+
+    #[test]
+    fn facts_of_another_journal_are_not_of_this_one() {
+        let journal = |id: &str| Fact::Journal { id: id.into() };
+        let confirmed = Fact::Confirmed { node: "a".into(), purges: vec![(3, 1, 1), (9, 1, 1)] };
+        let facts = vec![journal("old"), journal("this"), complete(3), complete(9), confirmed];
+        for (id, newest, expected) in [("this", 9, vec![3, 9]), ("this", 8, vec![3]), ("other", 9, vec![]), ("old", 9, vec![])] {
+            let kept = of_journal(facts.clone(), id, newest);
+            let Some(Fact::Confirmed { purges, .. }) = kept.last() else { panic!("{kept:?}") };
+            assert_eq!((revisions(&kept), purges.iter().map(|p| p.0).collect::<Vec<_>>()), (expected.clone(), expected), "{id} {newest}");
+        }
     }
 
     #[tokio::test]

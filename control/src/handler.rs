@@ -252,8 +252,8 @@ async fn series(Shared(state): Shared<App>, asked: Asked<SeriesQuery>) -> Answer
     let fleet = state.fleet();
     let span = Span::before(settled_second(&fleet, now_unix_ms()), seconds);
     let start_unix_ms = span.first * span.step * 1000;
-    let book = state.book();
-    let line = |key: Key| book.series.line(&key, span);
+    // The book is held for one line at a time: reports come meanwhile.
+    let line = |key: Key| state.book().series.line(&key, span);
     Ok(Json(view::SeriesView {
         step_ms: span.step * 1000,
         points: span.points as usize,
@@ -261,7 +261,7 @@ async fn series(Shared(state): Shared<App>, asked: Asked<SeriesQuery>) -> Answer
         fleet_start_unix_ms: fleet_view::clock(&fleet.clock, start_unix_ms).fleet_unix_ms,
         speed: fleet.clock.speed,
         total: line(Key::Total),
-        statuses: book.series.statuses(span),
+        statuses: state.book().series.statuses(span),
         clusters: fleet.clusters.iter().map(|c| (c.name.clone(), line(Key::Cluster(c.name.clone())))).collect(),
         sites: fleet.sites.iter().map(|s| (s.name.clone(), line(Key::Site(s.name.clone())))).collect(),
     }))
@@ -343,7 +343,11 @@ async fn plan(Shared(state): Shared<App>, asked: Asked<PlanQuery>) -> Answer<vie
         known_cluster(&fleet, name).map_err(ApiError::NotFound)?;
     }
     let items = items.unwrap_or(50).min(planner::ITEMS_MAX);
-    let made = tokio::task::spawn_blocking(move || planner::plans(&state.learnt, &fleet, cluster.as_deref(), items, now_unix_ms())).await;
+    // Anybody may ask, and it takes a core while it lasts.
+    let _turn = state.plans.acquire().await.map_err(|_| ApiError::Internal("the planner ended".to_owned()))?;
+    let planning = state.clone();
+    let made =
+        tokio::task::spawn_blocking(move || planner::plans(&planning.learnt, &fleet, cluster.as_deref(), items, now_unix_ms())).await;
     made.map(Json).map_err(|_| ApiError::Internal("the planner ended".to_owned()))
 }
 

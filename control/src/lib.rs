@@ -185,6 +185,7 @@ fn open(
     }
     let in_force = fleet.borrow().clone();
     let (facts, known, is_first) = Facts::open(dir.file(FACTS_FILE));
+    let known = facts::of_journal(known, ledger.id(), ledger.revision());
     let (mut book, events) = history.book(&in_force, known, is_first);
     let charts = Charts::open(dir.file(SERIES_FILE), &mut book.series, now_unix_ms() / 1000);
     book.forget(&in_force);

@@ -220,6 +220,11 @@ impl Pushes {
 }
 
 impl Record {
+    /// Its revision in the journal.
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision
+    }
+
     /// Whether an operator asked for it, rather than the schedule.
     fn is_asked(&self) -> bool {
         self.id.strip_prefix(&self.cluster).is_some_and(|rest| rest.starts_with(ASKED))

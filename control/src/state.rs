@@ -11,7 +11,7 @@ use nearcast_fleet::config::{Fleet, Secret};
 use nearcast_fleet::file::{self, FurtherCheck, Mistake};
 use nearcast_fleet::journal::{Change, Entry};
 use nearcast_fleet::shutdown::Shutdown;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinError;
 
 use crate::book::Book;
@@ -49,6 +49,8 @@ pub(crate) struct State {
     pub(crate) confirmed: watch::Sender<()>,
     /// Held while an order is planned and appended.
     pub(crate) orders: tokio::sync::Mutex<()>,
+    /// Plans that are made for those who look at them.
+    pub(crate) plans: Semaphore,
     /// Held while a fleet file is checked and appended.
     pub(crate) fleet_files: tokio::sync::Mutex<()>,
     /// Asks name servers.
@@ -73,6 +75,9 @@ pub(crate) struct Parts {
     pub(crate) shutdown: Shutdown,
 }
 
+/// Plans made at a time for those who look at them.
+const PLANS_MAX: usize = 1;
+
 impl State {
     pub(crate) fn new(parts: Parts) -> Self {
         Self {
@@ -89,6 +94,7 @@ impl State {
             metrics: Metrics::new(),
             confirmed: watch::channel(()).0,
             orders: tokio::sync::Mutex::new(()),
+            plans: Semaphore::new(PLANS_MAX),
             fleet_files: tokio::sync::Mutex::new(()),
             client: Client::new(),
             shutdown: parts.shutdown,
@@ -121,7 +127,8 @@ impl State {
 
     /// All that a later process is to know, as facts.
     pub(crate) fn all_facts(&self) -> Vec<Fact> {
-        let mut facts = self.book().all_facts();
+        let mut facts = vec![Fact::Journal { id: self.ledger.id().to_owned() }];
+        facts.extend(self.book().all_facts());
         facts.extend(self.events.after(0, usize::MAX).into_iter().map(Fact::Event));
         facts
     }

@@ -212,10 +212,12 @@ fn what_control_has_shown_is_shown_again_after_a_restart_and_after_a_kill() {
             assert!(!["push_ended", "purge_complete", "push_progress"].contains(&kind_of), "{kind}: told again: {event}");
         }
         let newest = before.series.keys().max().copied().unwrap_or(0);
+        // Kept in single precision.
         for (second, requests) in before.series.iter().filter(|(second, _)| **second + 3 < newest) {
-            assert_eq!(after.series.get(second), Some(requests), "{kind}: {second}");
+            let again = after.series.get(second);
+            assert!(again.is_some_and(|again| (again - requests).abs() < 0.005), "{kind}: {second}: {again:?} for {requests}");
         }
         let total = |shown: &Shown| shown.series.values().sum::<f64>();
-        assert!((total(&after) - total(&before)).abs() < 0.01, "{kind}: nothing was asked meanwhile");
+        assert!((total(&after) - total(&before)).abs() < 0.5, "{kind}: nothing was asked meanwhile");
     }
 }
