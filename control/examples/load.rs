@@ -72,7 +72,8 @@ fn fleet_text(nodes: usize) -> String {
         if n % CLUSTER == 0 {
             let _ = write!(text, "[[cluster]]\nname = \"c{0}\"\nplace = {{ latitude = {0}, longitude = {0} }}\n", n / CLUSTER);
         }
-        let _ = write!(text, "[[cluster.node]]\nname = \"n{n}\"\naddress = \"127.78.{}.{}\"\n", n / 200, n % 200 + 1);
+        let ip = format!("127.78.{}.{}", n / 200, n % 200 + 1);
+        let _ = write!(text, "[[cluster.node]]\nname = \"n{n}\"\naddress = \"{ip}\"\nlisten = \"{ip}:8080\"\nadmin = \"{ip}:9100\"\n");
     }
     text + "[[site]]\nname = \"www\"\nhosts = [\"www.demo.test\"]\norigin = \"http://127.0.0.1:8000\"\n"
 }

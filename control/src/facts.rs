@@ -23,6 +23,8 @@ const MAGIC: [u8; 8] = *b"NCFACT1\n";
 const WAITING_MAX: usize = 1 << 16;
 /// Facts that are written at a time.
 const GROUP_MAX: usize = 4096;
+/// Facts are gathered for so long before they are written.
+const GATHER_TIME: Duration = Duration::from_millis(3);
 /// Bytes of a record, beyond which another one is begun.
 const RECORD_BYTES: usize = 1 << 20;
 /// Somebody waits no longer than this for the disk.
@@ -131,6 +133,8 @@ impl Facts {
     /// Writes what waits until nothing does. Blocking.
     fn write_waiting(&self) {
         loop {
+            // More come meanwhile, and the journal has the disk.
+            std::thread::sleep(GATHER_TIME);
             let mut file = self.file();
             let (facts, upto) = {
                 let mut queue = self.queue();

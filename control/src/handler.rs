@@ -254,6 +254,7 @@ async fn series(Shared(state): Shared<App>, asked: Asked<SeriesQuery>) -> Answer
     let start_unix_ms = span.first * span.step * 1000;
     // The book is held for one line at a time: reports come meanwhile.
     let line = |key: Key| state.book().series.line(&key, span);
+    let statuses = state.book().series.statuses(span);
     Ok(Json(view::SeriesView {
         step_ms: span.step * 1000,
         points: span.points as usize,
@@ -261,7 +262,7 @@ async fn series(Shared(state): Shared<App>, asked: Asked<SeriesQuery>) -> Answer
         fleet_start_unix_ms: fleet_view::clock(&fleet.clock, start_unix_ms).fleet_unix_ms,
         speed: fleet.clock.speed,
         total: line(Key::Total),
-        statuses: state.book().series.statuses(span),
+        statuses,
         clusters: fleet.clusters.iter().map(|c| (c.name.clone(), line(Key::Cluster(c.name.clone())))).collect(),
         sites: fleet.sites.iter().map(|s| (s.name.clone(), line(Key::Site(s.name.clone())))).collect(),
     }))
