@@ -93,7 +93,9 @@ fn a_kill_in_a_storm_of_purges_loses_none_that_was_acknowledged() {
     let plan = Plan { clusters: 1, nodes: 1, ..Plan::new() };
     std::fs::write(directory.path().join("nearcast.toml"), plan.text()).expect("the file can be written");
     let mut control = start_control(directory.path(), &plan);
-    let token = std::fs::read_to_string(directory.path().join("state/control/token")).expect("there is a token");
+    let token = wait::until("a token to be made", Duration::from_secs(30), || {
+        std::fs::read_to_string(directory.path().join("state/control/token")).ok().filter(|t| t.len() >= 64).ok_or("there is none")
+    });
     let journal = directory.path().join("state/control/journal");
     let mut all: Vec<(u64, String)> = Vec::new();
     for round in 0..2 {
