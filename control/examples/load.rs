@@ -4,6 +4,8 @@
 //!     load NEARCAST nodes COUNT SECONDS
 //!     load NEARCAST purges CLIENTS SECONDS
 
+#![allow(clippy::print_stdout, reason = "what was measured goes there")]
+
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -98,9 +100,11 @@ async fn run_nodes(control: &Control, dir: &Path, text: &str, count: usize, seco
     let fleet = file::parse(text, dir).map_err(|mistakes| file::describe("fleet file", &mistakes))?;
     let (trigger, shutdown) = shutdown::channel();
     let mut states = Vec::new();
+    // Every node syncs what it is told to a disk of its own; all of them on one disk would measure that disk.
+    let disks = if Path::new("/dev/shm").is_dir() { tempfile::tempdir_in("/dev/shm")? } else { tempfile::tempdir()? };
     for n in 0..count {
         let (fleet_tx, _) = watch::channel(Arc::new(fleet.clone()));
-        let directory = dir.join(format!("node-{n}"));
+        let directory = disks.path().join(format!("node-{n}"));
         let mut context = follow::prepare(format!("n{n}"), fleet_tx, directory, |_: &Fleet, _: &str| Vec::new(), shutdown.clone()).await;
         context.following.begin().await.map_err(|e| e.to_string())?;
         let state = context.state.clone();

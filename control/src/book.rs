@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use jiff::tz::TimeZone;
 use nearcast_fleet::config::{Cluster, Fleet};
-use nearcast_fleet::report::{DnsReport, EdgeReport, OriginReport, SelectionCount, SiteTotals};
+use nearcast_fleet::report::{DnsReport, EdgeReport, NodeHealth, OriginReport, SelectionCount, SiteTotals};
 use nearcast_push::account::Earnings;
 use nearcast_push::schedule;
 
@@ -107,6 +107,8 @@ struct SelectionRecord {
 pub(crate) struct Book {
     started_unix_ms: u64,
     nodes: BTreeMap<String, Node>,
+    /// Those of them that are name servers.
+    name_servers: BTreeSet<String>,
     selections: BTreeMap<SelectionKey, SelectionRecord>,
     told_nodes: BTreeMap<String, NodeState>,
     told_clusters: BTreeMap<String, &'static str>,
@@ -133,6 +135,7 @@ impl Book {
         Self {
             started_unix_ms,
             nodes: BTreeMap::new(),
+            name_servers: BTreeSet::new(),
             selections: BTreeMap::new(),
             told_nodes: BTreeMap::new(),
             told_clusters: BTreeMap::new(),
@@ -199,7 +202,10 @@ impl Book {
     }
 
     /// Takes in a name server's report.
-    pub(crate) fn dns(&mut self, fleet: &Fleet, report: DnsReport, now_ms: u64) -> Vec<Happening> {
+    pub(crate) fn dns(&mut self, fleet: &Fleet, mut report: DnsReport, now_ms: u64) -> Vec<Happening> {
+        // As `health_of` looks for them.
+        report.health.sort_by(|a, b| a.node.cmp(&b.node));
+        self.name_servers.insert(report.node.clone());
         let (from_ms, counts_from_zero) = self.since(&report.node, report.started_unix_ms, now_ms);
         let before = match self.nodes.remove(&report.node) {
             Some(Node { latest: Latest::Dns(before), .. }) if before.started_unix_ms == report.started_unix_ms => Some(before),
@@ -342,6 +348,7 @@ impl Book {
     pub(crate) fn forget(&mut self, fleet: &Fleet) {
         let names: BTreeSet<String> = roster(fleet).into_iter().map(|(name, ..)| name).collect();
         self.nodes.retain(|name, _| names.contains(name));
+        self.name_servers.retain(|name| names.contains(name));
         self.series.retain(|key| match key {
             Key::Total => true,
             Key::Cluster(name) => fleet.clusters.iter().any(|c| c.name == *name),
@@ -548,9 +555,9 @@ impl Book {
     /// What each name server says of an edge, with whether that name server still reports.
     fn health(&self, fleet: &Fleet, edge: &str, now_ms: u64) -> Vec<(bool, view::Health)> {
         let mut all = Vec::new();
-        for (by, node) in &self.nodes {
-            let Latest::Dns(report) = &node.latest else { continue };
-            for h in report.health.iter().filter(|h| h.node == edge) {
+        for by in &self.name_servers {
+            let Some(Node { latest: Latest::Dns(report), .. }) = self.nodes.get(by) else { continue };
+            for h in health_of(report, edge) {
                 let health = view::Health {
                     by: by.clone(),
                     up: h.up,
@@ -640,10 +647,16 @@ fn selection_key(s: &SelectionCount) -> SelectionKey {
     (s.site.clone(), s.cluster.clone(), s.reason.clone(), s.country.clone())
 }
 
+/// What a name server says of an edge; its report is sorted by their names.
+fn health_of<'r>(report: &'r DnsReport, edge: &'r str) -> impl Iterator<Item = &'r NodeHealth> {
+    let first = report.health.partition_point(|h| h.node.as_str() < edge);
+    report.health[first..].iter().take_while(move |h| h.node == edge)
+}
+
 fn health_changes(fleet: &Fleet, before: &DnsReport, after: &DnsReport) -> Vec<Happening> {
     let mut happenings = Vec::new();
     for h in &after.health {
-        let was_up = before.health.iter().find(|b| b.node == h.node).map(|b| b.up);
+        let was_up = health_of(before, &h.node).next().map(|b| b.up);
         let Some((cluster, _)) = fleet.edge(&h.node) else { continue };
         let happening = match (was_up, h.up) {
             (Some(true), false) => {
