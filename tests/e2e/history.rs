@@ -220,6 +220,8 @@ fn what_control_has_shown_is_shown_again_after_a_restart_and_after_a_kill() {
             assert!(again.is_some_and(|again| (again - requests).abs() < 0.005), "{kind}: {second}: {again:?} for {requests}");
         }
         let total = |shown: &Shown| shown.series.values().sum::<f64>();
-        assert!((total(&after) - total(&before)).abs() < 0.5, "{kind}: nothing was asked meanwhile");
+        // The newest seconds may have settled meanwhile.
+        let more = total(&after) - total(&before);
+        assert!((-0.5..5.0).contains(&more), "{kind}: {more} more requests, and nobody asked");
     }
 }
