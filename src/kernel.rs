@@ -22,8 +22,8 @@ pub(crate) fn try_lock(file: &File) -> std::io::Result<bool> {
     if error.kind() == std::io::ErrorKind::WouldBlock { Ok(false) } else { Err(error) }
 }
 
-/// Raises the number of files this process may have open to what the system allows it. An edge has one for each
-/// connection.
+/// Raises the number of files this process may have open to what the system allows it. Edges and control have one
+/// for each connection.
 pub(crate) fn raise_open_files() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a valid rlimit that outlives both calls; they keep no pointer to it.

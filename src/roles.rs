@@ -105,6 +105,7 @@ pub(crate) async fn origin(arguments: OriginArgs, with_parent: bool, when_open: 
 
 /// `nearcast control`.
 pub(crate) async fn control(arguments: NodeArgs, with_parent: bool, when_open: impl WhenOpen) -> Result<(), Failure> {
+    kernel::raise_open_files();
     let path = find::fleet_path(arguments.fleet.fleet.as_deref())?;
     let control = |fleet: &Fleet| choose(arguments.node.as_deref(), "[control]", std::iter::once(find::control(fleet)?.name.as_str()));
     let (fleet, _, Disk { path, .. }) = load(path, arguments.key_file.clone(), control)?;

@@ -34,14 +34,16 @@ const WHY = { geo: 'nearest place', rtt: 'least round trip', explore: 'tries the
 const REGIONS = typeof Intl.DisplayNames === 'function' ? new Intl.DisplayNames(['en'], { type: 'region' }) : null;
 const country = (code) => { try { return code ? REGIONS?.of(code) || code : 'unknown place'; } catch { return code; } };
 
-// Sums of a span of a series, for ratios as sums over sums; null where nothing was counted.
+// Sums of a span of a series, for ratios as sums over sums; null where nothing was counted. What is not known stays null: the
+// chart has a gap there.
 const ratio = (part, whole) => (whole > 0 ? part / whole : null);
 const smooth = (top, bottom, reach) => bottom.map((_, i) => {
   let a = 0, b = 0;
-  for (let k = Math.max(0, i - reach + 1); k <= i; k++) { a += top[k]; b += bottom[k]; }
+  if (!Show.known(bottom[i])) return null;
+  for (let k = Math.max(0, i - reach + 1); k <= i; k++) { a += top[k] ?? 0; b += bottom[k] ?? 0; }
   return ratio(a, b);
 });
-const less = (a, b) => a.map((v, i) => v - b[i]);
+const less = (a, b) => a.map((v, i) => (Show.known(v) && Show.known(b[i]) ? v - b[i] : null));
 
 function drawFigures() {
   const { status, series } = state;
@@ -60,7 +62,7 @@ function drawFigures() {
     ['Object hit ratio', Show.percent(now.object_hit_ratio), '', now.counted ? `${Show.number(now.hits)} of ${Show.number(now.counted)} requests` : 'no requests', t ? lately(smooth(t.hits, t.counted, 10)) : []],
     ['Byte hit ratio', Show.percent(now.byte_hit_ratio), '', now.response_bytes ? Show.bytes(now.response_bytes) + ' served' : 'no bytes',
       t ? lately(smooth(less(t.response_bytes, t.origin_bytes), t.response_bytes, 10).map((v) => (v === null ? v : Math.max(0, v)))) : []],
-    ['Origin bytes saved', Show.bytes(Math.max(0, saved)), '', `of ${Show.bytes(all.response_bytes)} served`, t ? lately(less(t.response_bytes, t.origin_bytes).map((v) => Math.max(0, v))) : []],
+    ['Origin bytes saved', Show.bytes(Math.max(0, saved)), '', `of ${Show.bytes(all.response_bytes)} served`, t ? lately(less(t.response_bytes, t.origin_bytes).map((v) => (v === null ? v : Math.max(0, v)))) : []],
     ['Steered answers', isDnsSilent() ? Show.none : Show.number(answers), isDnsSilent() ? '' : '/s', isDnsSilent() ? 'no name server reports' : Show.count(new Set(status.selections.filter((s) => s.recent && s.country).map((s) => s.country)).size, 'country', 'countries'), answers ? shares() : null],
     ['Edges up', `${up}`, ` of ${edges.length}`, edges.length - up ? edges.filter((n) => n.state !== 'up').map((n) => `${n.name} ${n.state}`).join(', ') : 'all report', el('div', { class: 'dots' }, edges.map((n) => el('i', { class: STATE_CLASS[n.state] ?? '', title: `${n.name} ${n.state}` })))],
   ];
@@ -127,13 +129,17 @@ function digExample() {
   return `dig @${at} -p ${server.slice(cut + 1)} ${host} +subnet=203.0.113.0/24`;
 }
 
+// The time that the charts are to show, in seconds.
+const spanSeconds = () => Number($('span').value);
+
 function drawCharts() {
-  const { series } = state;
+  const series = spanSeconds() > SERIES_SECONDS ? state.long : state.series;
   if (!series) return;
   const times = Array.from({ length: series.points }, (_, i) => series.start_unix_ms + i * series.step_ms);
   const t = series.total, style = getComputedStyle(document.documentElement);
   const colours = ['--c0', '--c1', '--c2', '--c3'].map((name) => style.getPropertyValue(name));
-  const reach = 15;
+  const reach = series.step_ms > 1000 ? 1 : 15;
+  const gaps = t.counted.map((v) => !Show.known(v));
   const lines = [
     { name: 'objects', colour: colours[0], area: true, values: smooth(t.hits, t.counted, reach) },
     { name: 'bytes', colour: colours[1], values: smooth(less(t.response_bytes, t.origin_bytes), t.response_bytes, reach).map((v) => (v === null ? v : Math.max(0, v))) },
@@ -141,9 +147,10 @@ function drawCharts() {
   ];
   const legend = (id, of) => $(id).replaceChildren(...of.map((l) => el('span', {}, swatch(l.colour), l.name)));
   legend('ratio-legend', lines);
-  chart($('ratio'), { times, lines, ticks: [0, 0.25, 0.5, 0.75, 1], format: (v) => Math.round(v * 100) + ' %' });
-  const rate = (values) => values.map((_, i) => {
-    const part = values.slice(Math.max(0, i - 4), i + 1);
+  chart($('ratio'), { times, lines, gaps, ticks: [0, 0.25, 0.5, 0.75, 1], format: (v) => Math.round(v * 100) + ' %' });
+  const rate = (values) => values.map((value, i) => {
+    if (!Show.known(value)) return null;
+    const part = values.slice(Math.max(0, i - (series.step_ms > 1000 ? 0 : 4)), i + 1).filter(Show.known);
     return (part.reduce((a, b) => a + b, 0) / part.length) * 8000 / series.step_ms;
   });
   const traffic = [
@@ -153,7 +160,7 @@ function drawCharts() {
   ];
   legend('bytes-legend', traffic);
   const quiet = !t.response_bytes.some((v) => v > 0);
-  chart($('bytes'), { times, lines: quiet ? traffic.map((l) => ({ ...l, values: [] })) : traffic, format: quiet ? () => '' : Show.bits });
+  chart($('bytes'), { times, gaps: quiet ? [] : gaps, lines: quiet ? traffic.map((l) => ({ ...l, values: [] })) : traffic, format: quiet ? () => '' : Show.bits });
 }
 
 function minutesOf(window) {
@@ -318,9 +325,10 @@ function draw() {
   drawHead(); drawFigures(); drawMap(); drawCharts(); drawClusters(); drawPush(); drawPurges(); drawEvents();
 }
 
-// The part of the series since control started, and no less than a minute and a half: an empty past says nothing.
-function recentPart(series, status) {
-  const kept = Math.min(series.points, Math.max(90, Math.ceil((status.now_unix_ms - status.started_unix_ms) / series.step_ms)));
+// The part of the series from the first step that is known, and no less than ninety steps: an unknown past says nothing.
+function knownPart(series) {
+  const first = series.total.counted.findIndex(Show.known);
+  const kept = Math.min(series.points, Math.max(90, first < 0 ? 0 : series.points - first));
   const cut = series.points - kept;
   const total = Object.fromEntries(Object.entries(series.total).map(([name, values]) => [name, values.slice(cut)]));
   return { ...series, points: kept, start_unix_ms: series.start_unix_ms + cut * series.step_ms, total };
@@ -328,11 +336,14 @@ function recentPart(series, status) {
 
 async function refresh(round) {
   try {
-    const slow = round % 3 === 0;
-    const [status, series, pushes, purges, plan, fleet] = await Promise.all([
+    const slow = round % 3 === 0, span = spanSeconds();
+    const longIsDue = span > SERIES_SECONDS && (state.longSpan !== span || round % 10 === 0);
+    const [status, series, pushes, purges, plan, fleet, long] = await Promise.all([
       ask(`status?window=${WINDOW}`), ask(`series?seconds=${SERIES_SECONDS}`), ask('pushes'), slow ? ask('purges') : state.purges,
-      slow ? ask('plan?items=1') : state.plan, round % 20 === 0 ? ask('fleet') : state.fleet]);
-    Object.assign(state, { status, series: recentPart(series, status), pushes, purges, plan, fleet, failing: 0, answeredAt: Date.now() });
+      slow ? ask('plan?items=1') : state.plan, round % 20 === 0 ? ask('fleet') : state.fleet,
+      longIsDue ? ask(`series?seconds=${span}`).then(knownPart) : state.long]);
+    if (longIsDue) state.longSpan = span;
+    Object.assign(state, { status, series: knownPart(series), long, pushes, purges, plan, fleet, failing: 0, answeredAt: Date.now() });
   } catch (error) {
     state.failing += 1;
     if (state.failing === 1) console.warn('control does not answer: ' + error.message);
@@ -447,6 +458,16 @@ $('theme').addEventListener('click', () => {
   drawCharts();
 });
 matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => { drawTheme(); drawCharts(); });
+$('span').addEventListener('change', async () => {
+  const span = spanSeconds();
+  try {
+    if (span > SERIES_SECONDS && state.longSpan !== span) {
+      state.long = knownPart(await ask(`series?seconds=${span}`));
+      state.longSpan = span;
+    }
+  } catch { /* the next round asks again */ }
+  drawCharts();
+});
 addEventListener('resize', () => drawCharts());
 document.addEventListener('visibilitychange', () => { if (!document.hidden) draw(); });
 drawTheme();

@@ -80,11 +80,12 @@ function roundTicks(max) {
   const step = [1, 2, 2.5, 5, 10].map((f) => f * ten).find((s) => s >= rough * 0.999);
   return Array.from({ length: Math.ceil(max / step - 0.001) + 1 }, (_, k) => k * step);
 }
-const TIME_STEPS = [5, 10, 15, 30, 60, 120, 300, 600, 1200]; // seconds between marks of a time axis
+const TIME_STEPS = [5, 10, 15, 30, 60, 120, 300, 600, 1200, 3600, 7200, 14400, 21600, 43200, 86400, 172800, 432000]; // seconds between marks of a time axis
+const agoText = (s) => (s % 60 ? `${s} s` : s < 3600 || s % 3600 ? `${s / 60} min` : s < 172800 && s % 86400 ? `${s / 3600} h` : `${s / 86400} d`);
 
 // A chart over time in the size of its box. `lines`: [{name, colour, values, area}], `times` in Unix ms; `ticks` of the
-// values' axis where they do not depend on the values.
-function chart(box, { times, lines, ticks, format, note }) {
+// values' axis where they do not depend on the values; `gaps` are true where nothing is known, and shown as such.
+function chart(box, { times, lines, ticks, format, note, gaps = [] }) {
   const width = Math.max(280, box.clientWidth), height = Math.max(150, box.clientHeight);
   const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
   const left = 4.2 * rem, right = 0.4 * rem, above = 0.6 * rem, below = 1.7 * rem;
@@ -104,8 +105,20 @@ function chart(box, { times, lines, ticks, format, note }) {
     const step = TIME_STEPS.find((s) => s >= seconds / marks) || TIME_STEPS[TIME_STEPS.length - 1];
     for (let ago = 0; ago <= seconds; ago += step) {
       const at = x(end * (1 - ago / seconds));
-      drawing.append(svg('text', { x: at, y: height - 0.2 * rem, 'text-anchor': ago === 0 ? 'end' : at < left + 2 * rem ? 'start' : 'middle' }, ago ? `−${step % 60 ? `${ago} s` : `${ago / 60} min`}` : 'now'));
+      drawing.append(svg('text', { x: at, y: height - 0.2 * rem, 'text-anchor': ago === 0 ? 'end' : at < left + 2 * rem ? 'start' : 'middle' }, ago ? `−${agoText(ago)}` : 'now'));
     }
+  }
+  for (let from = 0; from < gaps.length; from++) {
+    if (!gaps[from]) continue;
+    let to = from;
+    while (to + 1 < gaps.length && gaps[to + 1]) to++;
+    // Not what lies before anything was known, nor what is still on its way.
+    if (from > 0 && to < gaps.length - 1) {
+      const at = x(from - 1), wide = x(to + 1) - at;
+      drawing.append(svg('rect', { class: 'gap', x: at, y: above, width: wide, height: height - above - below }, svg('title', {}, 'not known')));
+      if (wide > 5 * rem) drawing.append(svg('text', { x: at + wide / 2, y: above + 1.1 * rem, 'text-anchor': 'middle' }, 'not known'));
+    }
+    from = to;
   }
   for (const line of lines) {
     let d = '', area = '', open = false, last = 0;

@@ -8,11 +8,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use jiff::tz::TimeZone;
 use nearcast_fleet::config::{Cluster, Fleet};
-use nearcast_fleet::report::{DnsReport, EdgeReport, OriginReport, SelectionCount};
+use nearcast_fleet::report::{DnsReport, EdgeReport, NodeHealth, OriginReport, SelectionCount, SiteTotals};
 use nearcast_push::account::Earnings;
 use nearcast_push::schedule;
 
 use crate::events::{Happening, Level};
+use crate::facts::Fact;
 use crate::fleet_view;
 use crate::purges::Purges;
 use crate::pushes::Pushes;
@@ -25,6 +26,9 @@ const SILENT_INTERVALS: u32 = 3;
 const GRACE_MS: u64 = 5_000;
 /// Kinds of steered answers that are counted apart.
 const SELECTIONS_MAX: usize = 4096;
+
+/// How a cluster may be.
+const CLUSTER_STATES: [&str; 4] = ["up", "degraded", "down", "waiting"];
 
 /// How a node is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,9 +107,13 @@ struct SelectionRecord {
 pub(crate) struct Book {
     started_unix_ms: u64,
     nodes: BTreeMap<String, Node>,
+    /// Those of them that are name servers.
+    name_servers: BTreeSet<String>,
     selections: BTreeMap<SelectionKey, SelectionRecord>,
     told_nodes: BTreeMap<String, NodeState>,
     told_clusters: BTreeMap<String, &'static str>,
+    /// They have changed since they were last given to be kept.
+    has_told: bool,
     pub(crate) series: Series,
     pub(crate) purges: Purges,
     pub(crate) pushes: Pushes,
@@ -127,9 +135,11 @@ impl Book {
         Self {
             started_unix_ms,
             nodes: BTreeMap::new(),
+            name_servers: BTreeSet::new(),
             selections: BTreeMap::new(),
             told_nodes: BTreeMap::new(),
             told_clusters: BTreeMap::new(),
+            has_told: false,
             series: Series::default(),
             purges: Purges::default(),
             pushes: Pushes::default(),
@@ -152,9 +162,10 @@ impl Book {
             _ => None,
         };
         if before.is_some() || counts_from_zero {
-            let mut all = Counts::default();
+            let (mut all, nothing) = (Counts::default(), SiteTotals::default());
             for site in &fleet.sites {
-                let Some(totals) = report.sites.get(&site.name) else { continue };
+                // Without a word of a site it had no requests there: that is known.
+                let totals = report.sites.get(&site.name).unwrap_or(&nothing);
                 let counts = Counts::between(before.and_then(|b| b.sites.get(&site.name)), totals);
                 self.series.add(Key::Site(site.name.clone()), from_ms, now_ms, &counts);
                 all.add(&counts, 1.0);
@@ -191,7 +202,10 @@ impl Book {
     }
 
     /// Takes in a name server's report.
-    pub(crate) fn dns(&mut self, fleet: &Fleet, report: DnsReport, now_ms: u64) -> Vec<Happening> {
+    pub(crate) fn dns(&mut self, fleet: &Fleet, mut report: DnsReport, now_ms: u64) -> Vec<Happening> {
+        // As `health_of` looks for them.
+        report.health.sort_by(|a, b| a.node.cmp(&b.node));
+        self.name_servers.insert(report.node.clone());
         let (from_ms, counts_from_zero) = self.since(&report.node, report.started_unix_ms, now_ms);
         let before = match self.nodes.remove(&report.node) {
             Some(Node { latest: Latest::Dns(before), .. }) if before.started_unix_ms == report.started_unix_ms => Some(before),
@@ -252,10 +266,16 @@ impl Book {
         let reporting: BTreeSet<String> =
             self.edges(fleet, now_ms).into_iter().filter(|(_, reports)| *reports).map(|(name, _)| name).collect();
         let mut happenings = self.pushes.tick(now_ms, silent_after_ms(fleet), |node| reporting.contains(node));
+        let (earlier_nodes, earlier_clusters) = (self.told_nodes.clone(), self.told_clusters.clone());
         let mut told = BTreeMap::new();
         for (name, role, cluster) in roster(fleet).into_iter().filter(|(_, role, _)| *role != Role::Control) {
             let (state, reason) = self.state(fleet, &name, role, now_ms);
             let earlier = self.told_nodes.get(&name).copied().unwrap_or(NodeState::Waiting);
+            // Nothing is known of it yet: what was told before control's start still is what was told.
+            if state == NodeState::Waiting {
+                told.insert(name, earlier);
+                continue;
+            }
             if state != earlier
                 && let Some(mut happening) = node_change(&name, earlier, state, &reason)
             {
@@ -269,6 +289,10 @@ impl Book {
         for cluster in &fleet.clusters {
             let (state, _) = self.cluster_state(fleet, cluster, now_ms);
             let earlier = self.told_clusters.get(&cluster.name).copied().unwrap_or("waiting");
+            if state == "waiting" {
+                told.insert(cluster.name.clone(), earlier);
+                continue;
+            }
             if state == "down" && earlier != "down" {
                 let message = format!("{} has no node that serves; its clients are steered elsewhere", cluster.label);
                 happenings.push(Happening::new("cluster_down", Level::Warn, message).cluster(&cluster.name));
@@ -279,13 +303,52 @@ impl Book {
             told.insert(cluster.name.clone(), state);
         }
         self.told_clusters = told;
+        self.has_told |= self.told_nodes != earlier_nodes || self.told_clusters != earlier_clusters;
         happenings
+    }
+
+    /// Takes in what an earlier process knew, oldest fact first.
+    pub(crate) fn restore(&mut self, fact: Fact) {
+        match fact {
+            Fact::Push(record) => self.pushes.restore(*record),
+            Fact::Told { nodes, clusters } => {
+                let state = |name: &str| NodeState::ALL.into_iter().find(|s| s.name() == name);
+                self.told_nodes = nodes.into_iter().filter_map(|(node, told)| Some((node, state(&told)?))).collect();
+                let state = |name: &str| CLUSTER_STATES.into_iter().find(|s| *s == name);
+                self.told_clusters = clusters.into_iter().filter_map(|(cluster, told)| Some((cluster, state(&told)?))).collect();
+            }
+            other => self.purges.restore(other),
+        }
+    }
+
+    /// What has become known since the last call; with `all`, how far running orders are, too.
+    pub(crate) fn take_facts(&mut self, all: bool) -> Vec<Fact> {
+        let mut facts = self.purges.take_facts();
+        facts.extend(self.pushes.take_changed(all).into_iter().map(|r| Fact::Push(Box::new(r))));
+        if std::mem::take(&mut self.has_told) {
+            facts.push(self.told());
+        }
+        facts
+    }
+
+    /// All that is known and would be lost.
+    pub(crate) fn all_facts(&self) -> Vec<Fact> {
+        let pushes = self.pushes.all().into_iter().map(|r| Fact::Push(Box::new(r)));
+        self.purges.all_facts().into_iter().chain(pushes).chain([self.told()]).collect()
+    }
+
+    fn told(&self) -> Fact {
+        Fact::Told {
+            nodes: self.told_nodes.iter().map(|(node, state)| (node.clone(), state.name().to_owned())).collect(),
+            clusters: self.told_clusters.iter().map(|(cluster, state)| (cluster.clone(), (*state).to_owned())).collect(),
+        }
     }
 
     /// The fleet has changed: what it no longer has is forgotten.
     pub(crate) fn forget(&mut self, fleet: &Fleet) {
         let names: BTreeSet<String> = roster(fleet).into_iter().map(|(name, ..)| name).collect();
         self.nodes.retain(|name, _| names.contains(name));
+        self.name_servers.retain(|name| names.contains(name));
         self.series.retain(|key| match key {
             Key::Total => true,
             Key::Cluster(name) => fleet.clusters.iter().any(|c| c.name == *name),
@@ -493,9 +556,9 @@ impl Book {
     /// What each name server says of an edge, with whether that name server still reports.
     fn health(&self, fleet: &Fleet, edge: &str, now_ms: u64) -> Vec<(bool, view::Health)> {
         let mut all = Vec::new();
-        for (by, node) in &self.nodes {
-            let Latest::Dns(report) = &node.latest else { continue };
-            for h in report.health.iter().filter(|h| h.node == edge) {
+        for by in &self.name_servers {
+            let Some(Node { latest: Latest::Dns(report), .. }) = self.nodes.get(by) else { continue };
+            for h in health_of(report, edge) {
                 let health = view::Health {
                     by: by.clone(),
                     up: h.up,
@@ -585,10 +648,16 @@ fn selection_key(s: &SelectionCount) -> SelectionKey {
     (s.site.clone(), s.cluster.clone(), s.reason.clone(), s.country.clone())
 }
 
+/// What a name server says of an edge; its report is sorted by their names.
+fn health_of<'r>(report: &'r DnsReport, edge: &'r str) -> impl Iterator<Item = &'r NodeHealth> {
+    let first = report.health.partition_point(|h| h.node.as_str() < edge);
+    report.health[first..].iter().take_while(move |h| h.node == edge)
+}
+
 fn health_changes(fleet: &Fleet, before: &DnsReport, after: &DnsReport) -> Vec<Happening> {
     let mut happenings = Vec::new();
     for h in &after.health {
-        let was_up = before.health.iter().find(|b| b.node == h.node).map(|b| b.up);
+        let was_up = health_of(before, &h.node).next().map(|b| b.up);
         let Some((cluster, _)) = fleet.edge(&h.node) else { continue };
         let happening = match (was_up, h.up) {
             (Some(true), false) => {

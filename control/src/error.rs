@@ -44,7 +44,13 @@ pub(crate) enum ApiError {
         /// Every mistake of a fleet file.
         mistakes: Vec<Mistake>,
     },
-    /// A limit on long polls or event streams is reached.
+    /// The request asks by a name that is not control's.
+    #[error("{0:?} is not a name of control here; ask by its address, or list the name in hosts of [control]")]
+    Misdirected(String),
+    /// The body did not come in time.
+    #[error("the body took longer than {} s", .0.as_secs())]
+    TooSlow(std::time::Duration),
+    /// A limit on connections, event streams or waiting changes is reached.
     #[error("{0}")]
     TooBusy(&'static str),
     /// A node that would know does not answer.
@@ -79,6 +85,8 @@ impl ApiError {
             Self::TooLarge(_) | Self::Storage(JournalError::TooLarge { .. }) => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
             Self::UnsupportedMediaType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
             Self::Invalid { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
+            Self::Misdirected(_) => (StatusCode::MISDIRECTED_REQUEST, "misdirected"),
+            Self::TooSlow(_) => (StatusCode::REQUEST_TIMEOUT, "timeout"),
             Self::TooBusy(_) => (StatusCode::SERVICE_UNAVAILABLE, "too_busy"),
             Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Self::Storage(_) => (StatusCode::INSUFFICIENT_STORAGE, "storage"),

@@ -1,12 +1,14 @@
 //! What happened lately: a bounded ring of events and a live feed of them.
 //!
-//! Ids grow by one and start at the process's start in milliseconds, so that they also grow over restarts.
+//! Ids grow by one and start no lower than the process's start in milliseconds, so that they also grow over restarts. Events are
+//! facts and outlive the process.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::broadcast;
 
+use crate::facts::{Fact, Facts};
 use crate::view::Event;
 
 /// Events that are kept.
@@ -68,12 +70,16 @@ impl Happening {
 pub(crate) struct Events {
     kept: Mutex<(u64, VecDeque<Event>)>,
     feed: broadcast::Sender<Event>,
+    /// Where they are written.
+    facts: Option<Facts>,
 }
 
 impl Events {
-    /// None yet; ids begin after `first_id`.
-    pub(crate) fn new(first_id: u64) -> Self {
-        Self { kept: Mutex::new((first_id, VecDeque::new())), feed: broadcast::channel(FEED_MAX).0 }
+    /// Those of earlier processes, oldest first; ids go on after them and after `first_id`. New ones go to `facts`.
+    pub(crate) fn new(first_id: u64, earlier: Vec<Event>, facts: Option<Facts>) -> Self {
+        let last = earlier.iter().map(|e| e.id).max().unwrap_or(0).max(first_id);
+        let kept = earlier.into_iter().rev().take(KEPT_MAX).collect::<Vec<_>>().into_iter().rev().collect();
+        Self { kept: Mutex::new((last, kept)), feed: broadcast::channel(FEED_MAX).0, facts }
     }
 
     /// Records events that happened at a real time.
@@ -102,6 +108,9 @@ impl Events {
                 kept.1.pop_front();
             }
             kept.1.push_back(event.clone());
+            if let Some(facts) = &self.facts {
+                facts.record([Fact::Event(event.clone())]);
+            }
             // Nobody listens: the ring has it.
             let _ = self.feed.send(event);
         }
@@ -133,7 +142,7 @@ mod tests {
 
     #[test]
     fn the_newest_are_kept_with_growing_ids() {
-        let events = Events::new(1000);
+        let events = Events::new(1000, Vec::new(), None);
         events.add(5, (0..KEPT_MAX + 10).map(|n| Happening::new("node_up", Level::Good, n.to_string()).node("a")));
         assert_eq!(events.newest(), 1000 + KEPT_MAX as u64 + 10);
         let all = events.after(0, usize::MAX);
@@ -144,9 +153,22 @@ mod tests {
         assert!(events.after(events.newest(), 10).is_empty());
     }
 
+    #[test]
+    fn those_of_an_earlier_process_come_first_and_ids_go_on() {
+        let events = Events::new(1000, Vec::new(), None);
+        events.add(5, (0..KEPT_MAX + 10).map(|n| Happening::new("node_up", Level::Good, n.to_string())));
+        let earlier = events.after(0, usize::MAX);
+        for (first_id, expected) in [(5, earlier[KEPT_MAX - 1].id + 1), (1_000_000, 1_000_001)] {
+            let next = Events::new(first_id, earlier.clone(), None);
+            assert_eq!(next.after(0, usize::MAX), earlier);
+            next.add(6, [Happening::new("node_up", Level::Good, "new")]);
+            assert_eq!((next.newest(), next.after(0, 1)[0].id), (expected, expected));
+        }
+    }
+
     #[tokio::test]
     async fn a_follower_gets_the_old_and_the_new() {
-        let events = Events::new(0);
+        let events = Events::new(0, Vec::new(), None);
         events.add(1, [Happening::new("a", Level::Info, "one")]);
         let (old, mut feed) = events.follow(0, 10);
         events.add(2, [Happening::new("b", Level::Warn, "x".repeat(10_000))]);

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::Json;
 use axum::Router;
 use axum::body::Bytes;
@@ -26,6 +27,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, timeout_at};
 use utoipa::OpenApi;
 
+use crate::admission::Seat;
 use crate::book::{Role, Surroundings, roster, settled_second};
 use crate::bounds;
 use crate::console;
@@ -33,14 +35,14 @@ use crate::error::ApiError;
 use crate::events::{Happening, KEPT_MAX, Level};
 use crate::fleet_view;
 use crate::planner;
-use crate::series::{Key, SECONDS_KEPT};
-use crate::state::{State, now_unix_ms};
+use crate::series::{Key, SECONDS_KEPT, Span, TIME_KEPT};
+use crate::state::{PurgeWaiter, State, now_unix_ms};
 use crate::view;
 
 /// Largest body of a change.
 pub(crate) const BODY_BYTES_MAX: usize = 1 << 20;
 /// Largest body of a report.
-const REPORT_BYTES_MAX: usize = 4 << 20;
+pub(crate) const REPORT_BYTES_MAX: usize = 4 << 20;
 /// A long poll waits no longer.
 const POLL_WAIT_MS_MAX: u64 = 30_000;
 /// A purge waits no longer for its edges.
@@ -125,6 +127,7 @@ pub(crate) fn router(state: App) -> Router {
         .fallback(other_path)
         .method_not_allowed_fallback(other_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(axum::middleware::from_fn_with_state(state.clone(), crate::gate::pass))
         .layer(axum::middleware::map_response(secure))
         .with_state(state)
 }
@@ -157,7 +160,7 @@ async fn other_method(method: Method, uri: Uri) -> ApiError {
 
 // Who asks.
 
-fn with_token(state: &State, headers: &HeaderMap) -> Result<(), ApiError> {
+pub(crate) fn with_token(state: &State, headers: &HeaderMap) -> Result<(), ApiError> {
     bearer(
         headers,
         &state.token,
@@ -256,27 +259,28 @@ async fn fleet_in_force(Shared(state): Shared<App>) -> Json<view::FleetView> {
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 struct SeriesQuery {
-    /// How many, 1..=3600; 300 unless given.
+    /// How many, 1..=2592000 (30 days); 300 unless given.
     seconds: Option<u64>,
 }
 
-/// Rates by second.
+/// Rates over time.
 #[utoipa::path(get, path = "/v1/series", tag = "read", params(SeriesQuery), responses((status = 200, body = view::SeriesView)))]
 async fn series(Shared(state): Shared<App>, asked: Asked<SeriesQuery>) -> Answer<view::SeriesView> {
-    let seconds = query(asked)?.seconds.unwrap_or(300).clamp(1, SECONDS_KEPT);
+    let seconds = query(asked)?.seconds.unwrap_or(300).clamp(1, TIME_KEPT);
     let fleet = state.fleet();
-    let end = settled_second(&fleet, now_unix_ms());
-    let start_unix_ms = end.saturating_sub(seconds) * 1000;
-    let book = state.book();
-    let line = |key: Key| book.series.line(&key, end, seconds);
+    let span = Span::before(settled_second(&fleet, now_unix_ms()), seconds);
+    let start_unix_ms = span.first * span.step * 1000;
+    // The book is held for one line at a time: reports come meanwhile.
+    let line = |key: Key| state.book().series.line(&key, span);
+    let statuses = state.book().series.statuses(span);
     Ok(Json(view::SeriesView {
-        step_ms: 1000,
-        points: seconds as usize,
+        step_ms: span.step * 1000,
+        points: span.points as usize,
         start_unix_ms,
         fleet_start_unix_ms: fleet_view::clock(&fleet.clock, start_unix_ms).fleet_unix_ms,
         speed: fleet.clock.speed,
         total: line(Key::Total),
-        statuses: book.series.statuses(end, seconds),
+        statuses,
         clusters: fleet.clusters.iter().map(|c| (c.name.clone(), line(Key::Cluster(c.name.clone())))).collect(),
         sites: fleet.sites.iter().map(|s| (s.name.clone(), line(Key::Site(s.name.clone())))).collect(),
     }))
@@ -294,12 +298,13 @@ struct EventsQuery {
     responses((status = 200, content_type = "text/event-stream", body = view::Event), (status = 503, body = view::ErrorBody)))]
 async fn events(
     Shared(state): Shared<App>,
+    Extension(seat): Extension<Arc<Seat>>,
     headers: HeaderMap,
     asked: Asked<EventsQuery>,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, axum::Error>>>, ApiError> {
     let after = query(asked)?.after;
     let last = headers.get("last-event-id").and_then(|v| v.to_str().ok()).and_then(|v| v.trim().parse().ok());
-    let permit = state.streams.clone().try_acquire_owned().map_err(|_| ApiError::TooBusy("too many event streams are open"))?;
+    let permit = seat.stream().ok_or(ApiError::TooBusy("too many event streams are open"))?;
     let (begin, most) = match last.or(after) {
         Some(id) => (id, KEPT_MAX),
         None => (0, BACKLOG),
@@ -357,7 +362,11 @@ async fn plan(Shared(state): Shared<App>, asked: Asked<PlanQuery>) -> Answer<vie
         known_cluster(&fleet, name).map_err(ApiError::NotFound)?;
     }
     let items = items.unwrap_or(50).min(planner::ITEMS_MAX);
-    let made = tokio::task::spawn_blocking(move || planner::plans(&state.learnt, &fleet, cluster.as_deref(), items, now_unix_ms())).await;
+    // Anybody may ask, and it takes a core while it lasts.
+    let _turn = state.plans.acquire().await.map_err(|_| ApiError::Internal("the planner ended".to_owned()))?;
+    let planning = state.clone();
+    let made =
+        tokio::task::spawn_blocking(move || planner::plans(&planning.learnt, &fleet, cluster.as_deref(), items, now_unix_ms())).await;
     made.map(Json).map_err(|_| ApiError::Internal("the planner ended".to_owned()))
 }
 
@@ -455,12 +464,14 @@ async fn carry_out(state: &App, purge: Purge, at: Option<String>, wait_ms: Optio
         state.metrics.purges.with_label_values(&[scope_name(scope)]).inc();
     }
     let begun = Instant::now();
+    let waiter = Arc::new(PurgeWaiter::new(state.clone()));
     let accept = {
-        let state = state.clone();
-        move |entry: &nearcast_fleet::journal::Entry| state.purge_accepted(entry, at.as_deref())
+        let (state, waiter) = (state.clone(), waiter.clone());
+        move |entry: &nearcast_fleet::journal::Entry| state.purge_accepted(entry, at.as_deref(), Some(&waiter))
     };
     let entry = state.ledger.append(Change::Purge(purge), now_unix_ms(), accept).await?;
-    let mut answer = purge_outcome(state, entry.revision, begun + wait).await?;
+    let deadline = if waiter.waits() { begun + wait } else { begun };
+    let mut answer = purge_outcome(state, entry.revision, deadline).await?;
     let label = if answer.complete { "true" } else { "false" };
     state.metrics.purge_seconds.with_label_values(&[label]).observe(begun.elapsed().as_secs_f64());
     // Whoever does not wait need not be warned.
@@ -470,6 +481,9 @@ async fn carry_out(state: &App, purge: Purge, at: Option<String>, wait_ms: Optio
         state.events.add(now_unix_ms(), [happening]);
     }
     answer.notes = notes;
+    if !waiter.waits() && !wait.is_zero() {
+        answer.notes.push("too many purges are waited for: this one was not".to_owned());
+    }
     Ok(Json(answer))
 }
 
@@ -477,10 +491,14 @@ async fn carry_out(state: &App, purge: Purge, at: Option<String>, wait_ms: Optio
 async fn purge_outcome(state: &App, revision: u64, deadline: Instant) -> Result<view::PurgeView, ApiError> {
     /// Edges fall silent without a report that would wake us.
     const LOOK_AGAIN: Duration = Duration::from_millis(200);
-    let mut reported = state.reported.subscribe();
+    /// Where many wait, each report would wake all of them: they look no more often than this.
+    const CROWD: usize = 64;
+    const CROWD_PAUSE: Duration = Duration::from_millis(20);
+    let mut confirmed = state.confirmed.subscribe();
     let mut shutdown = state.shutdown.clone();
     loop {
-        reported.borrow_and_update();
+        confirmed.borrow_and_update();
+        let is_crowd;
         {
             let book = state.book();
             let edges = book.edges(&state.fleet(), now_unix_ms());
@@ -489,11 +507,15 @@ async fn purge_outcome(state: &App, revision: u64, deadline: Instant) -> Result<
                 let lost = || ApiError::Internal(format!("purge {revision} is in the journal but no longer kept here"));
                 return book.purges.view(revision, &edges).ok_or_else(lost);
             }
+            is_crowd = book.purges.waited_for() > CROWD;
         }
         let until = deadline.min(Instant::now() + LOOK_AGAIN);
         tokio::select! {
-            _ = timeout_at(until, reported.changed()) => {}
+            _ = timeout_at(until, confirmed.changed()) => {}
             () = shutdown.asked() => {}
+        }
+        if is_crowd {
+            tokio::time::sleep_until(deadline.min(Instant::now() + CROWD_PAUSE)).await;
         }
     }
 }
@@ -703,7 +725,7 @@ struct JournalQuery {
 #[utoipa::path(get, path = "/v1/journal", tag = "nodes", params(JournalQuery), security(("node_key" = [])),
     responses((status = 200, body = view::JournalPage), (status = 400, body = view::ErrorBody), (status = 401, body = view::ErrorBody), (status = 403, body = view::ErrorBody), (status = 507, body = view::ErrorBody),
         (status = 503, body = view::ErrorBody)))]
-async fn journal(Shared(state): Shared<App>, headers: HeaderMap, asked: Asked<JournalQuery>) -> Answer<view::JournalPage> {
+async fn journal(Shared(state): Shared<App>, headers: HeaderMap, asked: Asked<JournalQuery>) -> Result<Response, ApiError> {
     let fleet = state.fleet();
     let asked = query(asked);
     let named = asked.as_ref().ok().and_then(|q: &JournalQuery| q.node.clone());
@@ -723,17 +745,15 @@ async fn journal(Shared(state): Shared<App>, headers: HeaderMap, asked: Asked<Jo
     }
     let mut revisions = state.ledger.watch();
     if *revisions.borrow_and_update() <= after && wait_ms > 0 {
-        let permit = state.polls.clone().try_acquire_owned().map_err(|_| ApiError::TooBusy("too many nodes wait for the journal"))?;
         let deadline = Instant::now() + Duration::from_millis(wait_ms.min(POLL_WAIT_MS_MAX));
         let mut shutdown = state.shutdown.clone();
         tokio::select! {
             _ = timeout_at(deadline, revisions.changed()) => {}
             () = shutdown.asked() => {}
         }
-        drop(permit);
     }
-    let entries = state.ledger.page(after, now_unix_ms()).await?;
-    Ok(Json(view::JournalPage { journal: state.ledger.id().to_owned(), revision: state.ledger.revision(), entries }))
+    let page = state.ledger.page(after, now_unix_ms()).await?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], page).into_response())
 }
 
 /// Takes a node's cursor for what it is: one in this journal, or a sign that this journal was lost or set back. Only a node of the fleet is
@@ -750,7 +770,7 @@ async fn believe(state: &App, node: Option<&str>, journal: Option<String>, after
     };
     let (accepting, name) = (state.clone(), node.to_owned());
     let accept = move |entry: &nearcast_fleet::journal::Entry| {
-        accepting.purge_accepted(entry, None);
+        accepting.purge_accepted(entry, None, None);
         let whose = if is_other { "another journal" } else { "this journal" };
         let message = format!("{name} has seen revision {after} of {whose}, which this one lacks: everything is purged, once");
         let happening = Happening::new("journal_reconciled", Level::Warn, message).node(&name).revision(entry.revision);
@@ -772,11 +792,22 @@ fn known_node(fleet: &Fleet, name: &str, role: Role) -> Result<(), ApiError> {
     Err(ApiError::NotFound(format!("the fleet file has no {} node {name:?}", role.name())))
 }
 
-/// A report is in the book: tell what happened, wake who waits.
-fn reported(state: &App, role: Role, happenings: Vec<Happening>, now_unix_ms: u64) -> Json<view::ReportAccepted> {
-    state.events.add(now_unix_ms, happenings);
+/// A report is in the book: tell what happened, wake who waits for a purge; both when the facts up to a number are on disk, if there are
+/// any.
+fn reported(state: &App, role: Role, happenings: Vec<Happening>, facts: Option<u64>, now_unix_ms: u64) -> Json<view::ReportAccepted> {
     state.metrics.reports.with_label_values(&[role.name()]).inc();
-    state.reported.send_replace(());
+    match facts {
+        None => state.events.add(now_unix_ms, happenings),
+        // On its own: the node may go away meanwhile.
+        Some(number) => {
+            let state = state.clone();
+            tokio::spawn(async move {
+                state.facts.kept(number).await;
+                state.events.add(now_unix_ms, happenings);
+                state.confirmed.send_replace(());
+            });
+        }
+    }
     Json(view::ReportAccepted { revision: state.ledger.revision() })
 }
 
@@ -806,8 +837,12 @@ async fn edge_report(Shared(state): Shared<App>, headers: HeaderMap, body: Body)
     // Learnt, not kept.
     let popularity = std::mem::take(&mut report.popularity);
     state.learnt.fold(&fleet, cluster, &popularity, now);
-    let happenings = state.book().edge(&fleet, cluster, report, now);
-    Ok(reported(&state, Role::Edge, happenings, now))
+    let (happenings, facts) = {
+        let mut book = state.book();
+        let happenings = book.edge(&fleet, cluster, report, now);
+        (happenings, state.keep(&mut book, false))
+    };
+    Ok(reported(&state, Role::Edge, happenings, facts, now))
 }
 
 /// A name server's report.
@@ -823,7 +858,7 @@ async fn dns_report(Shared(state): Shared<App>, headers: HeaderMap, body: Body) 
     let newest = state.ledger.revision();
     note_bounded(&state, Role::Dns, &report.node.clone(), bounds::dns(&mut report, &fleet, newest, now));
     let happenings = state.book().dns(&fleet, report, now);
-    Ok(reported(&state, Role::Dns, happenings, now))
+    Ok(reported(&state, Role::Dns, happenings, None, now))
 }
 
 /// An origin's report.
@@ -838,7 +873,7 @@ async fn origin_report(Shared(state): Shared<App>, headers: HeaderMap, body: Bod
     let now = now_unix_ms();
     note_bounded(&state, Role::Origin, &report.node.clone(), bounds::origin(&mut report, now));
     state.book().origin(report, now);
-    Ok(reported(&state, Role::Origin, Vec::new(), now))
+    Ok(reported(&state, Role::Origin, Vec::new(), None, now))
 }
 
 /// This document.

@@ -1,8 +1,10 @@
 //! The control role: the journal of changes, the API and the console, the push job.
 //!
-//! - [`handler`](self) answers `/v1` (examples in `API.md`, schema at `/v1/openapi.json`); `server` accepts connections.
+//! - [`handler`](self) answers `/v1` (examples in `API.md`, schema at `/v1/openapi.json`); `server` accepts connections
+//!   under the limits of `admission`, and `gate` is what each request passes first.
 //! - `ledger` is the journal that nodes follow; `revision` decides which fleet file is in force.
 //! - `book` folds reports into the state of the fleet, with `series`, `purges` and `pushes`; `events` tells what happened.
+//! - `facts` and `charts` keep on disk what `purges`, `pushes`, `events` and `series` know, over restarts.
 //! - `planner` turns reported popularity into push orders, with the pure rules of `nearcast-push`.
 //!
 //! Nothing that serves clients depends on this role: with it down, there are no changes and no console.
@@ -11,15 +13,20 @@
 //! has been edited since control last read it (at a start or on SIGHUP); the file on disk is then recorded as a new
 //! revision.
 
+mod admission;
 mod book;
 mod bounds;
 mod callers;
+mod charts;
 mod console;
 mod dir;
 mod error;
 mod events;
+mod facts;
 mod fleet_view;
+mod gate;
 mod handler;
+mod kept;
 mod kernel;
 mod ledger;
 mod metrics;
@@ -32,7 +39,7 @@ mod server;
 mod state;
 mod view;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,11 +54,14 @@ use nearcast_fleet::shutdown::Shutdown;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
+use crate::admission::{Admission, Limits};
 use crate::book::Book;
+use crate::charts::Charts;
 use crate::dir::{Dir, write_whole};
 use crate::events::{Happening, Level};
+use crate::facts::{Fact, Facts};
 use crate::ledger::Ledger;
 use crate::planner::{Learnt, Scheduler};
 use crate::revision::InForce;
@@ -63,6 +73,13 @@ const TICK: Duration = Duration::from_millis(500);
 const SAVE_EVERY: Duration = Duration::from_secs(60);
 /// File of when the push schedule was last looked at, in control's directory.
 const LOOKED_FILE: &str = "schedule.json";
+/// How often charts are written, and the files of facts looked at: as much of the charts a kill may cost.
+const CHARTS_EVERY: Duration = Duration::from_secs(2);
+/// Orders whose time ran out while control was away run on for so long, so that nodes can say how they ended.
+const ORDERS_GRACE_MS: u64 = 15_000;
+/// What is known of purges, pushes and events, and the charts.
+const FACTS_FILE: &str = "facts";
+const SERIES_FILE: &str = "series";
 /// File of what was learnt, in control's directory.
 const LEARNT_FILE: &str = "popularity.json";
 /// Copy of the fleet file on disk as it was when it was last read.
@@ -93,13 +110,21 @@ pub async fn run(
     let dir = Dir::open(&given.node_dir(&control.name))?;
     let mut disk = disk;
     let on_disk = disk.borrow_and_update().clone();
-    let state = Arc::new(open(fleet, &given, &control, &dir, on_disk, check, shutdown.clone())?);
+    let (state, charts) = open(fleet, &given, &control, &dir, on_disk, check, shutdown.clone())?;
+    let state = Arc::new(state);
 
     let (ready, readiness) = watch::channel(Readiness::Ready);
-    let admin_task = tokio::spawn(admin::serve(admin_listener, state.metrics.registry.clone(), readiness, None, shutdown.clone()));
+    let admin_task = tokio::spawn(admin::serve(
+        admin_listener,
+        state.metrics.registry.clone(),
+        readiness,
+        None,
+        admin::own_names_of(state.fleet.subscribe()),
+        shutdown.clone(),
+    ));
     let mut tasks = JoinSet::new();
     tasks.spawn(keep_time(state.clone(), Scheduler::open(dir.file(LOOKED_FILE)), shutdown.clone()));
-    tasks.spawn(keep_files(state.clone(), dir.file(LEARNT_FILE), shutdown.clone()));
+    tasks.spawn(keep_files(state.clone(), charts, dir.file(LEARNT_FILE), shutdown.clone()));
     tasks.spawn(follow_fleet(state.clone(), shutdown.clone()));
     tasks.spawn(follow_disk(state.clone(), disk, dir.file(SEEN_FILE), shutdown.clone()));
     tracing::info!(listen = %control.listen, revision = state.ledger.revision(), "the control API listens");
@@ -107,9 +132,18 @@ pub async fn run(
     state.events.add(now_unix_ms(), [Happening::new("control_started", Level::Info, message)]);
     tell_weak_keys(&state, &mut Vec::new());
 
-    server::serve(listener, handler::router(state.clone()), state.metrics.clone(), shutdown).await;
+    let admission = Admission::new(Limits::of_files(kernel::open_files_max()));
+    let limits = admission.limits();
+    tracing::info!(limits.nodes, limits.operators, limits.strangers, "connections that the API takes");
+    tasks.spawn(count_connections(state.clone(), admission.clone(), shutdown.clone()));
+    server::serve(listener, handler::router(state.clone()), admission, state.metrics.clone(), shutdown).await;
     ready.send_replace(Readiness::NotReady("draining".to_owned()));
     while tasks.join_next().await.is_some() {}
+    let last = {
+        let mut book = state.book();
+        state.keep(&mut book, true)
+    };
+    state.facts.kept(last.unwrap_or(0)).await;
     admin_task.abort();
     drop(dir);
     Ok(())
@@ -124,10 +158,9 @@ fn open(
     disk_text: String,
     check: FurtherCheck,
     shutdown: Shutdown,
-) -> Result<State, Failure> {
+) -> Result<(State, Charts), Failure> {
     let token = dir.token()?;
     let ledger = Ledger::open(&dir.file("journal")).map_err(|e| journal_failure(&e))?;
-    ledger.compact_blocking(now_unix_ms());
     let history = History::read(&ledger);
     let seen = std::fs::read_to_string(dir.file(SEEN_FILE)).ok();
     let newest = history.fleet_file.clone();
@@ -160,10 +193,18 @@ fn open(
             .map_err(|e| Failure::new(FailureKind::Io, format!("cannot write {}: {e}", path.display())))?;
     }
     let in_force = fleet.borrow().clone();
-    let book = history.book(&in_force);
+    let (facts, known, is_first) = Facts::open(dir.file(FACTS_FILE));
+    let known = facts::of_journal(known, ledger.id(), ledger.revision());
+    let (mut book, events) = history.book(&in_force, known, is_first);
+    let charts = Charts::open(dir.file(SERIES_FILE), &mut book.series, now_unix_ms() / 1000);
+    book.forget(&in_force);
     let policy = in_force.control.as_ref().and_then(|c| c.push.as_ref());
     let learnt = Learnt::new(policy, std::fs::read(dir.file(LEARNT_FILE)).ok().as_deref());
-    Ok(State::new(Parts { fleet, fleet_file, base, check, token, ledger, book, learnt, shutdown }))
+    let state = State::new(Parts { fleet, fleet_file, base, check, token, ledger, book, learnt, facts, events, shutdown });
+    // Only now may the journal leave out what is in the facts.
+    state.facts.rewrite(true, || state.all_facts());
+    state.ledger.compact_blocking(now_unix_ms());
+    Ok((state, charts))
 }
 
 /// What the journal's entries come to.
@@ -206,13 +247,18 @@ impl History {
         kept.push_back(entry);
     }
 
-    /// Purges and orders of earlier processes, which reports will complete.
-    fn book(&self, fleet: &Fleet) -> Book {
+    /// Purges and orders of earlier processes with what those knew of them, and their events. `is_first`: there were no facts.
+    fn book(&self, fleet: &Fleet, known: Vec<Fact>, is_first: bool) -> (Book, Vec<view::Event>) {
         let now = now_unix_ms();
         let mut book = Book::new(now);
+        let mut events = BTreeMap::new();
+        // Orders first, as those of the journal end others; purges are those of the journal.
+        let (orders, others): (Vec<Fact>, Vec<Fact>) = known.into_iter().partition(|fact| matches!(fact, Fact::Push(_)));
+        orders.into_iter().for_each(|fact| book.restore(fact));
         for entry in self.purges.iter().chain(&self.pushes) {
             match &entry.change {
-                Change::Purge(purge) => book.purges.accept(entry.revision, entry.accepted_unix_ms, purge, true),
+                Change::Purge(purge) => book.purges.accept(entry.revision, entry.accepted_unix_ms, purge, is_first),
+                Change::Push(order) if book.pushes.knows(order, entry.revision) => {}
                 Change::Push(order) => {
                     let cluster = fleet.clusters.iter().find(|c| c.name == order.cluster);
                     let nodes = cluster.map(|c| c.nodes.iter().map(|n| n.name.clone()).collect()).unwrap_or_default();
@@ -221,9 +267,24 @@ impl History {
                 Change::FleetFile { .. } => {}
             }
         }
-        // What ran out of time before this process is no news.
-        book.pushes.settle(now);
-        book
+        for fact in others {
+            match fact {
+                Fact::Event(event) => {
+                    events.insert(event.id, event);
+                    while events.len() > events::KEPT_MAX {
+                        events.pop_first();
+                    }
+                }
+                other => book.restore(other),
+            }
+        }
+        if is_first {
+            // What ran out of time before this process is no news.
+            book.pushes.settle(now);
+        }
+        book.pushes.recall_missed();
+        book.pushes.expire_not_before(now + ORDERS_GRACE_MS);
+        (book, events.into_values().collect())
     }
 }
 
@@ -236,6 +297,19 @@ fn journal_failure(error: &JournalError) -> Failure {
     Failure::new(kind, error.to_string())
 }
 
+/// Keeps the metrics of connections in step.
+async fn count_connections(state: Arc<State>, admission: Arc<Admission>, mut shutdown: Shutdown) {
+    loop {
+        for (class, count) in admission.counts() {
+            state.metrics.connections_of.with_label_values(&[class.name()]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        tokio::select! {
+            () = tokio::time::sleep(TICK) => {}
+            () = shutdown.asked() => return,
+        }
+    }
+}
+
 /// Looks at what time alone changes.
 async fn keep_time(state: Arc<State>, mut scheduler: Scheduler, mut shutdown: Shutdown) {
     let mut ticks = tokio::time::interval(TICK);
@@ -246,7 +320,12 @@ async fn keep_time(state: Arc<State>, mut scheduler: Scheduler, mut shutdown: Sh
             () = shutdown.asked() => return,
         }
         let (now, fleet) = (now_unix_ms(), state.fleet());
-        let happenings = state.book().tick(&fleet, now);
+        let happenings = {
+            let mut book = state.book();
+            let happenings = book.tick(&fleet, now);
+            state.keep(&mut book, false);
+            happenings
+        };
         state.events.add(now, happenings);
         scheduler.look(&state, &fleet, now).await;
         gauges(&state, &fleet, now);
@@ -277,19 +356,35 @@ fn gauges(state: &State, fleet: &Fleet, now_unix_ms: u64) {
 }
 
 /// Writes what was learnt and compacts the journal now and then, and at the end.
-async fn keep_files(state: Arc<State>, path: PathBuf, mut shutdown: Shutdown) {
+async fn keep_files(state: Arc<State>, charts: Charts, path: PathBuf, mut shutdown: Shutdown) {
+    let charts = Arc::new(charts);
+    let mut saved = Instant::now();
     loop {
         let is_end = tokio::select! {
-            () = tokio::time::sleep(SAVE_EVERY) => false,
+            () = tokio::time::sleep(CHARTS_EVERY) => false,
             () = shutdown.asked() => true,
         };
-        let (state, path) = (state.clone(), path.clone());
-        let saved = tokio::task::spawn_blocking(move || {
+        {
+            let mut book = state.book();
+            state.keep(&mut book, true);
+        }
+        let is_saved = is_end || saved.elapsed() >= SAVE_EVERY;
+        if is_saved {
+            saved = Instant::now();
+        }
+        let (state, path, charts) = (state.clone(), path.clone(), charts.clone());
+        let outcome = tokio::task::spawn_blocking(move || {
+            charts.save(&state);
+            // The journal leaves out what is in the facts, so those go first.
+            state.facts.rewrite(is_saved && state.ledger.is_compaction_due(), || state.all_facts());
+            if !is_saved {
+                return Ok(());
+            }
             state.ledger.compact_blocking(now_unix_ms());
             save(&state, &path)
         })
         .await;
-        if let Ok(Err(error)) = saved {
+        if let Ok(Err(error)) = outcome {
             tracing::warn!(%error, "what was learnt of popularity cannot be written; a restart will begin anew");
         }
         if is_end {

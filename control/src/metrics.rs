@@ -1,6 +1,6 @@
 //! Every metric of the control role.
 
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 /// Handles of all metrics.
 #[derive(Debug, Clone)]
@@ -34,6 +34,10 @@ pub(crate) struct Metrics {
     pub(crate) popular_urls: IntGaugeVec,
     /// Connections open now.
     pub(crate) connections: IntGauge,
+    /// By whose they are.
+    pub(crate) connections_of: IntGaugeVec,
+    /// Strangers' connections that had to go for others.
+    pub(crate) connections_evicted: IntCounter,
 }
 
 impl Metrics {
@@ -73,8 +77,14 @@ impl Metrics {
             nodes: gauges("nearcast_control_nodes", "Nodes of the fleet by role and state.", &["role", "state"]),
             popular_urls: gauges("nearcast_control_popular_urls", "URLs whose requests are remembered.", &["cluster"]),
             connections: gauge("nearcast_control_connections", "Connections open to the API."),
+            connections_of: gauges("nearcast_control_connections_by_class", "Connections open to the API by whose they are.", &["class"]),
+            connections_evicted: IntCounter::new(
+                "nearcast_control_connections_evicted_total",
+                "Connections that showed no key or token and had to give way to others.",
+            )
+            .expect("a metric's name is valid"),
         };
-        let all: [Box<dyn prometheus::core::Collector>; 14] = [
+        let all: [Box<dyn prometheus::core::Collector>; 16] = [
             Box::new(this.requests.clone()),
             Box::new(this.reports.clone()),
             Box::new(this.keys_refused.clone()),
@@ -89,6 +99,8 @@ impl Metrics {
             Box::new(this.nodes.clone()),
             Box::new(this.popular_urls.clone()),
             Box::new(this.connections.clone()),
+            Box::new(this.connections_of.clone()),
+            Box::new(this.connections_evicted.clone()),
         ];
         for metric in all {
             this.registry.register(metric).expect("every metric has a name of its own");

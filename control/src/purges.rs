@@ -3,24 +3,29 @@
 //! An edge confirms with the count in its report. One that has folded the revision but says no count (it started after
 //! the purge, or the count has left its list) confirms with its second report that is past the revision.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use nearcast_fleet::journal::{Purge, PurgeScope};
 use nearcast_fleet::report::EdgeReport;
+use serde::{Deserialize, Serialize};
 
 use crate::events::{Happening, Level};
+use crate::facts::Fact;
 use crate::view;
 
-/// Purges that are kept with their confirmations; older ones stay in the journal.
+/// Purges that are kept with their confirmations; older ones stay in the journal, and here as long as somebody waits for them.
 pub(crate) const KEPT_MAX: usize = 256;
+/// Purges that are waited for at a time; more are answered as they stand.
+pub(crate) const WAITED_MAX: usize = 4096;
 /// Scopes of one purge that are kept and shown.
 const SCOPES_SHOWN_MAX: usize = 16;
 /// Scopes of one purge that a sentence names.
 const SCOPES_NAMED_MAX: usize = 3;
 
-#[derive(Debug)]
-struct Record {
-    revision: u64,
+/// A purge and what is known of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) revision: u64,
     accepted_unix_ms: u64,
     /// For people.
     description: String,
@@ -30,12 +35,18 @@ struct Record {
     /// By edge: responses covered, and when.
     confirmed: BTreeMap<String, (u64, u64)>,
     /// Edges that were past the revision once without a count.
+    #[serde(default)]
     passed: BTreeSet<String>,
     /// Edges that have fetched the change.
+    #[serde(default)]
     received: BTreeSet<String>,
     completed_unix_ms: u64,
-    /// From an earlier process: its completion is no news.
+    /// From an earlier process that kept no facts: its completion is no news.
+    #[serde(default)]
     is_old: bool,
+    /// It is complete, but that is not on disk yet: shown once facts up to this number are; `u64::MAX` until they have one.
+    #[serde(skip)]
+    shown_after: Option<u64>,
 }
 
 /// The newest purges.
@@ -43,6 +54,12 @@ struct Record {
 pub(crate) struct Purges {
     /// Oldest first.
     records: VecDeque<Record>,
+    /// Of revisions that somebody waits for.
+    waited: HashMap<u64, usize>,
+    /// What has become known and is not taken yet.
+    facts: Vec<Fact>,
+    /// A record may have `shown_after`.
+    has_unshown: bool,
 }
 
 /// What a purge waits for.
@@ -55,10 +72,7 @@ pub(crate) struct Outstanding {
 impl Purges {
     /// Takes in a journal entry; `is_old` for those of an earlier process.
     pub(crate) fn accept(&mut self, revision: u64, accepted_unix_ms: u64, purge: &Purge, is_old: bool) {
-        if self.records.len() == KEPT_MAX {
-            self.records.pop_front();
-        }
-        self.records.push_back(Record {
+        self.push(Record {
             revision,
             accepted_unix_ms,
             description: describe(purge),
@@ -70,24 +84,150 @@ impl Purges {
             received: BTreeSet::new(),
             completed_unix_ms: 0,
             is_old,
+            shown_after: None,
         });
+    }
+
+    /// Adds the newest record; the oldest that nobody waits for make room.
+    fn push(&mut self, record: Record) {
+        self.records.push_back(record);
+        let mut surplus = self.records.len().saturating_sub(KEPT_MAX);
+        if surplus == 0 {
+            return;
+        }
+        // Those that are waited for stay: at most as many as there are waiters, and looked at only while there are any.
+        let waited = &self.waited;
+        if waited.is_empty() {
+            self.records.drain(..surplus);
+            return;
+        }
+        let newest = self.records.len() - KEPT_MAX;
+        let mut at = 0;
+        self.records.retain(|r| {
+            at += 1;
+            let goes = surplus > 0 && at <= newest && !waited.contains_key(&r.revision);
+            surplus -= usize::from(goes);
+            !goes
+        });
+    }
+
+    /// Keeps a purge until [`Purges::waited`]; false where too many are waited for.
+    pub(crate) fn wait(&mut self, revision: u64) -> bool {
+        if self.waited.len() >= WAITED_MAX && !self.waited.contains_key(&revision) {
+            return false;
+        }
+        *self.waited.entry(revision).or_insert(0) += 1;
+        true
+    }
+
+    /// Ends one [`Purges::wait`].
+    pub(crate) fn waited(&mut self, revision: u64) {
+        if let Some(count) = self.waited.get_mut(&revision) {
+            *count -= 1;
+            if *count == 0 {
+                self.waited.remove(&revision);
+            }
+        }
+    }
+
+    /// How many purges are waited for.
+    pub(crate) fn waited_for(&self) -> usize {
+        self.waited.len()
+    }
+
+    /// Takes in what an earlier process knew, oldest fact first.
+    pub(crate) fn restore(&mut self, fact: Fact) {
+        match fact {
+            Fact::Purge(record) => match self.records.iter_mut().find(|r| r.revision == record.revision) {
+                Some(known) => *known = record,
+                None => {
+                    let at = self.records.partition_point(|r| r.revision < record.revision);
+                    self.records.insert(at, record);
+                    while self.records.len() > KEPT_MAX {
+                        self.records.pop_front();
+                    }
+                }
+            },
+            Fact::Confirmed { node, purges } => {
+                for (revision, responses, at) in purges {
+                    if let Some(record) = self.find_mut(revision) {
+                        record.confirmed.insert(node.clone(), (responses, at));
+                        record.is_old = false;
+                    }
+                }
+            }
+            Fact::Complete { revision, at_unix_ms } => {
+                if let Some(record) = self.find_mut(revision) {
+                    record.completed_unix_ms = at_unix_ms;
+                    record.passed.clear();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether a purge is kept.
+    #[cfg(test)]
+    fn knows(&self, revision: u64) -> bool {
+        self.find(revision).is_some()
+    }
+
+    /// What has become known since the last call.
+    pub(crate) fn take_facts(&mut self) -> Vec<Fact> {
+        std::mem::take(&mut self.facts)
+    }
+
+    /// All that is known, as facts.
+    pub(crate) fn all_facts(&self) -> Vec<Fact> {
+        self.records.iter().cloned().map(Fact::Purge).collect()
+    }
+
+    /// The facts that were taken have numbers up to this one: what they complete is shown when they are on disk.
+    pub(crate) fn recorded(&mut self, number: u64) {
+        for record in self.records.iter_mut().filter(|r| r.shown_after == Some(u64::MAX)) {
+            record.shown_after = Some(number);
+        }
+    }
+
+    /// Facts up to this number are on disk.
+    pub(crate) fn show(&mut self, is_kept: impl Fn(u64) -> bool) {
+        if !self.has_unshown {
+            return;
+        }
+        for record in &mut self.records {
+            if record.shown_after.is_some_and(&is_kept) {
+                record.shown_after = None;
+            }
+        }
+        self.has_unshown = self.records.iter().any(|r| r.shown_after.is_some());
     }
 
     /// Takes in an edge's report; `edges` are all of the fleet. Says which purges became complete.
     pub(crate) fn report(&mut self, report: &EdgeReport, edges: &[String], now_unix_ms: u64) -> Vec<Happening> {
         let mut happenings = Vec::new();
+        let mut confirmed = Vec::new();
+        let mut completed = Vec::new();
+        let counts: HashMap<u64, (u64, u64)> =
+            report.purges.iter().rev().map(|p| (p.revision, (p.responses, p.effective_unix_ms))).collect();
         for record in self.records.iter_mut().filter(|r| r.completed_unix_ms == 0) {
-            if let Some(p) = report.purges.iter().find(|p| p.revision == record.revision) {
-                record.confirmed.insert(report.node.clone(), (p.responses, p.effective_unix_ms));
-            } else if report.revision >= record.revision
-                && !record.passed.insert(report.node.clone())
-                && !record.confirmed.contains_key(&report.node)
-            {
-                record.confirmed.insert(report.node.clone(), (0, now_unix_ms));
+            let known = record.confirmed.get(&report.node).copied();
+            let now = if let Some(count) = counts.get(&record.revision) {
+                Some(*count)
+            } else if known.is_none() && report.revision >= record.revision && !record.passed.insert(report.node.clone()) {
+                Some((0, now_unix_ms))
+            } else {
+                known
+            };
+            if let Some((responses, at)) = now.filter(|_| now != known) {
+                record.confirmed.insert(report.node.clone(), (responses, at));
+                confirmed.push((record.revision, responses, at));
             }
-            if !edges.is_empty() && edges.iter().all(|e| record.confirmed.contains_key(e)) {
+            let may_be_complete = !edges.is_empty() && record.confirmed.len() >= edges.len();
+            if may_be_complete && edges.iter().all(|e| record.confirmed.contains_key(e)) {
                 record.completed_unix_ms = now_unix_ms;
                 record.passed.clear();
+                record.shown_after = Some(u64::MAX);
+                completed.push(Fact::Complete { revision: record.revision, at_unix_ms: now_unix_ms });
                 if !record.is_old {
                     let took = now_unix_ms.saturating_sub(record.accepted_unix_ms);
                     let message = format!(
@@ -101,21 +241,33 @@ impl Purges {
                 }
             }
         }
+        if !confirmed.is_empty() {
+            self.facts.push(Fact::Confirmed { node: report.node.clone(), purges: confirmed });
+        }
+        self.has_unshown |= !completed.is_empty();
+        self.facts.append(&mut completed);
         happenings
     }
 
     /// An edge has asked for what follows `after`: it holds everything up to there.
     pub(crate) fn cursor(&mut self, node: &str, after: u64) {
         for record in self.records.iter_mut().filter(|r| r.completed_unix_ms == 0 && r.revision <= after) {
-            record.received.insert(node.to_owned());
+            if !record.received.contains(node) {
+                record.received.insert(node.to_owned());
+            }
         }
     }
 
     /// Whom a purge still waits for; `None` for one that is not kept.
     pub(crate) fn outstanding(&self, revision: u64, edges: &[(String, bool)]) -> Option<Outstanding> {
         let record = self.find(revision)?;
-        let reporting = edges.iter().filter(|(e, is_reporting)| *is_reporting && !record.confirmed.contains_key(e)).count();
-        Some(Outstanding { reporting: if record.completed_unix_ms > 0 { 0 } else { reporting } })
+        if record.is_complete() {
+            return Some(Outstanding { reporting: 0 });
+        }
+        // What is complete and not on disk yet is waited for like an edge.
+        let unshown = usize::from(record.shown_after.is_some());
+        let missing = edges.iter().filter(|(e, is_reporting)| *is_reporting && !record.confirmed.contains_key(e)).count();
+        Some(Outstanding { reporting: missing.max(unshown) })
     }
 
     /// One as an answer. `edges` are all of the fleet, with whether they report.
@@ -129,17 +281,28 @@ impl Purges {
     }
 
     fn find(&self, revision: u64) -> Option<&Record> {
-        self.records.iter().rev().find(|r| r.revision == revision)
+        let at = self.records.binary_search_by_key(&revision, |r| r.revision).ok()?;
+        self.records.get(at)
+    }
+
+    fn find_mut(&mut self, revision: u64) -> Option<&mut Record> {
+        let at = self.records.binary_search_by_key(&revision, |r| r.revision).ok()?;
+        self.records.get_mut(at)
     }
 }
 
 impl Record {
+    /// Every edge has confirmed it, and that is on disk.
+    fn is_complete(&self) -> bool {
+        self.completed_unix_ms > 0 && self.shown_after.is_none()
+    }
+
     fn responses(&self) -> u64 {
         self.confirmed.values().fold(0, |a, (n, _)| a.saturating_add(*n))
     }
 
     fn view(&self, edges: &[(String, bool)]) -> view::PurgeView {
-        let is_complete = self.completed_unix_ms > 0;
+        let is_complete = self.is_complete();
         let missing: Vec<&(String, bool)> = edges.iter().filter(|(e, _)| !is_complete && !self.confirmed.contains_key(e)).collect();
         let names = |keep: &dyn Fn(&(String, bool)) -> bool| missing.iter().filter(|e| keep(e)).map(|e| e.0.clone()).collect();
         view::PurgeView {
@@ -150,7 +313,7 @@ impl Record {
             scopes_total: self.scopes_total,
             soft: self.soft,
             complete: is_complete,
-            completed_unix_ms: self.completed_unix_ms,
+            completed_unix_ms: if is_complete { self.completed_unix_ms } else { 0 },
             responses: self.responses(),
             nodes: self
                 .confirmed
@@ -244,6 +407,10 @@ mod tests {
         let done = p.report(&report("b", 6, &[(5, 2)]), &edges, 120);
         assert_eq!(done.len(), 1);
         assert!(done[0].message.contains("5 responses on 2 nodes after 20 ms"), "{}", done[0].message);
+        // Shown when it is on disk.
+        assert_eq!((p.view(5, &seen).unwrap().complete, p.outstanding(5, &seen)), (false, Some(Outstanding { reporting: 1 })));
+        assert_eq!(p.take_facts().len(), 3, "two confirmations and that it is complete");
+        p.show(|_| true);
         let view = p.view(5, &seen).unwrap();
         assert_eq!((view.complete, view.completed_unix_ms, view.responses, view.missing.len(), view.nodes.len()), (true, 120, 5, 0, 2));
         assert!(p.report(&report("b", 6, &[(5, 2)]), &edges, 130).is_empty(), "said once");
@@ -270,6 +437,62 @@ mod tests {
         }
         assert_eq!((p.view(1, &[]), p.views(&[]).len(), p.views(&[])[0].revision), (None, KEPT_MAX, KEPT_MAX as u64 + 1));
         assert_eq!(p.outstanding(1, &[]), None);
+    }
+
+    #[test]
+    fn those_that_are_waited_for_are_kept_however_many_come() {
+        let mut p = Purges::default();
+        let accept = |p: &mut Purges, revision: u64| p.accept(revision, 0, &Purge { scope: PurgeScope::All, soft: false }, false);
+        for revision in 1..=3 {
+            accept(&mut p, revision);
+        }
+        assert!(p.wait(2) && p.wait(2) && p.wait(3));
+        for revision in 4..=3000 {
+            accept(&mut p, revision);
+        }
+        let kept = |p: &Purges| [1, 2, 3, 3000 - KEPT_MAX as u64, 3001 - KEPT_MAX as u64].map(|revision| p.knows(revision));
+        assert_eq!((kept(&p), p.records.len()), ([false, true, true, false, true], KEPT_MAX + 2));
+        p.waited(2);
+        p.waited(3);
+        accept(&mut p, 3001);
+        assert_eq!((kept(&p)[1..3].to_vec(), p.records.len()), (vec![true, false], KEPT_MAX + 1));
+        p.waited(2);
+        accept(&mut p, 3002);
+        assert_eq!((p.knows(2), p.records.len(), p.waited.len()), (false, KEPT_MAX, 0));
+        // Nobody can make it grow without end.
+        for revision in 4000..4000 + WAITED_MAX as u64 + 10 {
+            accept(&mut p, revision);
+            assert_eq!(p.wait(revision), revision < 4000 + WAITED_MAX as u64);
+        }
+        assert!(p.records.len() <= WAITED_MAX + KEPT_MAX);
+    }
+
+    #[test]
+    fn what_was_known_is_known_again() {
+        let (mut p, edges, seen) = purges();
+        let accept = |p: &mut Purges, revision: u64, is_old: bool| {
+            p.accept(revision, 100, &Purge { scope: PurgeScope::Tag("t".into()), soft: false }, is_old);
+        };
+        accept(&mut p, 6, false);
+        p.report(&report("a", 6, &[(5, 3), (6, 1)]), &edges, 110);
+        p.report(&report("b", 5, &[(5, 4)]), &edges, 134);
+        p.show(|_| true);
+        let facts = p.take_facts();
+        for facts in [facts, p.all_facts()] {
+            let mut q = Purges::default();
+            accept(&mut q, 5, true);
+            accept(&mut q, 6, true);
+            // As they are written and read.
+            let facts: Vec<Fact> = serde_json::from_slice(&serde_json::to_vec(&facts).unwrap()).unwrap();
+            facts.into_iter().for_each(|fact| q.restore(fact));
+            let view = q.view(5, &seen).unwrap();
+            assert_eq!((view.complete, view.completed_unix_ms, view.responses), (true, 134, 7));
+            let view = q.view(6, &seen).unwrap();
+            assert_eq!((view.complete, view.nodes, view.missing), (false, p.view(6, &seen).unwrap().nodes, vec!["b".to_owned()]));
+            // And it goes on.
+            let done = q.report(&report("b", 6, &[(5, 4), (6, 2)]), &edges, 150);
+            assert_eq!(done.iter().map(|h| h.revision).collect::<Vec<_>>(), [Some(6)], "said once, and not of the old one again");
+        }
     }
 
     #[test]

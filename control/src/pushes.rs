@@ -6,6 +6,7 @@ use nearcast_fleet::journal::PushOrder;
 use nearcast_fleet::report::{EdgeReport, FillProgress};
 use nearcast_fleet::units::Bytes;
 use nearcast_push::account::{Account, Earnings, Filled};
+use serde::{Deserialize, Serialize};
 
 use crate::events::{Happening, Level};
 use crate::purges::count;
@@ -22,8 +23,9 @@ const NAMES_MAX: usize = 8;
 /// Marks an order that an operator asked for: follows the cluster's name in its id.
 const ASKED: &str = "-asked-";
 
-#[derive(Debug)]
-struct Record {
+/// An order and what is known of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Record {
     id: String,
     cluster: String,
     revision: u64,
@@ -41,10 +43,23 @@ struct Record {
     /// When it was seen to be over; 0 while it runs.
     over: Option<Over>,
     told_percent: u64,
+    /// As it was last given to be kept.
+    #[serde(skip)]
+    kept: Option<Kept>,
+}
+
+/// What an order was when it was last given to be kept.
+#[derive(Debug, Clone, PartialEq)]
+struct Kept {
+    is_over: bool,
+    /// It was over, and earned no more: nothing about it changes again.
+    is_final: bool,
+    json: String,
 }
 
 /// How an order came to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 enum Over {
     Ended,
     Expired,
@@ -85,6 +100,8 @@ pub(crate) struct Pushes {
     missed: BTreeMap<String, String>,
     /// What was missed since it was last asked for.
     missed_lately: Vec<(String, Missed)>,
+    /// Nothing runs out of time before: nodes may have ended orders while control was away, and get time to say so.
+    expires_not_before_unix_ms: u64,
 }
 
 /// Name of an order, unique as far as one cluster has one order a millisecond. `date` is the window's for scheduled ones.
@@ -120,7 +137,57 @@ impl Pushes {
             until_unix_ms: 0,
             over: None,
             told_percent: 0,
+            kept: None,
         });
+    }
+
+    /// Takes in what an earlier process knew of an order, oldest fact first.
+    pub(crate) fn restore(&mut self, record: Record) {
+        match self.records.iter_mut().find(|r| r.id == record.id) {
+            Some(known) => *known = record,
+            None => {
+                let at = self.records.partition_point(|r| r.revision < record.revision);
+                self.records.insert(at, record);
+                while self.records.len() > KEPT_MAX {
+                    self.records.pop_front();
+                }
+            }
+        }
+    }
+
+    /// Whether an order of the journal is kept, or older than all that are.
+    pub(crate) fn knows(&self, order: &PushOrder, revision: u64) -> bool {
+        let is_too_old = self.records.len() == KEPT_MAX && self.records.front().is_some_and(|r| r.revision > revision);
+        is_too_old || self.records.iter().any(|r| r.id == order.id)
+    }
+
+    /// Lets nothing run out of time before then.
+    pub(crate) fn expire_not_before(&mut self, unix_ms: u64) {
+        self.expires_not_before_unix_ms = unix_ms;
+    }
+
+    /// Orders that have changed since they were last given: those that have come to their end since, or `all`.
+    pub(crate) fn take_changed(&mut self, all: bool) -> Vec<Record> {
+        let mut changed = Vec::new();
+        for record in &mut self.records {
+            let is_over = record.over.is_some();
+            let is_same = record.kept.as_ref().map_or(!is_over, |k| k.is_over == is_over);
+            if (!all && is_same) || record.kept.as_ref().is_some_and(|k| k.is_final) {
+                continue;
+            }
+            let json = serde_json::to_string(record).expect("an order has string keys and finite numbers");
+            let now = Some(Kept { is_over, is_final: is_over && record.until_unix_ms > 0, json });
+            if record.kept != now {
+                record.kept = now;
+                changed.push(record.clone());
+            }
+        }
+        changed
+    }
+
+    /// All orders.
+    pub(crate) fn all(&self) -> Vec<Record> {
+        self.records.iter().cloned().collect()
     }
 
     /// Takes in an edge's progress. Says what is worth telling.
@@ -174,6 +241,18 @@ impl Pushes {
         self.missed_lately.clear();
     }
 
+    /// Takes up again what the orders of an earlier process did not bring, so that it is shown until a push ends well.
+    pub(crate) fn recall_missed(&mut self) {
+        for record in &self.records {
+            if matches!(record.over, Some(Over::Ended | Over::Expired)) {
+                match record.missed() {
+                    Some((_, words)) => drop(self.missed.insert(record.cluster.clone(), words)),
+                    None => drop(self.missed.remove(&record.cluster)),
+                }
+            }
+        }
+    }
+
     /// Adds what a cluster's requests earned in a local hour to the order that earns now.
     pub(crate) fn earn(&mut self, cluster: &str, hour: u8, earnings: Earnings) {
         if let Some(record) = self.records.iter_mut().rev().find(|r| r.cluster == cluster && r.until_unix_ms == 0) {
@@ -185,13 +264,14 @@ impl Pushes {
     /// node has ended which reports: one that is dead must not hold back the next order. Says which.
     pub(crate) fn tick(&mut self, now_unix_ms: u64, grace_ms: u64, reports: impl Fn(&str) -> bool) -> Vec<Happening> {
         let mut happenings = Vec::new();
+        let earliest = self.expires_not_before_unix_ms;
         for record in self.records.iter_mut().filter(|r| r.over.is_none()) {
             let has_ended = |node: &String| record.progress.get(node).is_some_and(|p| p.ended);
             if record.nodes.iter().any(has_ended) && record.nodes.iter().all(|n| has_ended(n) || !reports(n)) {
                 happenings.extend(note(&mut self.missed, &mut self.missed_lately, record.end()));
             }
         }
-        let is_over = |r: &&mut Record| r.over.is_none() && now_unix_ms > r.not_after_unix_ms.saturating_add(grace_ms);
+        let is_over = |r: &&mut Record| r.over.is_none() && now_unix_ms > r.not_after_unix_ms.saturating_add(grace_ms).max(earliest);
         for record in self.records.iter_mut().filter(is_over) {
             happenings.extend(note(&mut self.missed, &mut self.missed_lately, record.end()));
         }
@@ -253,6 +333,11 @@ fn names(all: &[&str]) -> String {
 }
 
 impl Record {
+    /// Its revision in the journal.
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision
+    }
+
     /// Whether an operator asked for it, rather than the schedule.
     fn is_asked(&self) -> bool {
         self.id.strip_prefix(&self.cluster).is_some_and(|rest| rest.starts_with(ASKED))
@@ -311,7 +396,21 @@ impl Record {
         }
         let is_good = filled.failed == 0 && filled.unfinished == 0 && silent.is_empty();
         let level = if is_good { Level::Good } else { Level::Warn };
-        let missed = match (silent.is_empty(), filled.unfinished) {
+        let end = End {
+            happening: Happening::new("push_ended", level, message).cluster(&self.cluster).order(&self.id),
+            cluster: self.cluster.clone(),
+            missed: self.missed(),
+            is_good,
+        };
+        self.over = Some(if is_in_time { Over::Ended } else { Over::Expired });
+        end
+    }
+
+    /// What a scheduled order did not bring, once it is over.
+    fn missed(&self) -> Option<(Missed, String)> {
+        let silent = self.silent();
+        match (silent.is_empty(), self.filled().unfinished) {
+            _ if self.is_asked() => None,
             (false, _) => Some((
                 Missed::SilentNode,
                 format!("the last scheduled push did not reach {}: {}", count(silent.len() as u64, "node"), names(&silent)),
@@ -321,15 +420,7 @@ impl Record {
                 Missed::Unfinished,
                 format!("the last scheduled push ran out of time: {} not there; the next one goes on from there", are_copies(left)),
             )),
-        };
-        let end = End {
-            happening: Happening::new("push_ended", level, message).cluster(&self.cluster).order(&self.id),
-            cluster: self.cluster.clone(),
-            missed: missed.filter(|_| !self.is_asked()),
-            is_good,
-        };
-        self.over = Some(if is_in_time { Over::Ended } else { Over::Expired });
-        end
+        }
     }
 
     fn view(&self) -> view::Order {
@@ -471,6 +562,36 @@ mod tests {
         assert_eq!(kinds(&p.tick(1101, 100, |_| true)), ["push_ended", "push_missed", "push_ended", "push_missed"]);
         let states: Vec<_> = p.views().iter().map(|v| (v.id.clone(), v.state.clone(), v.earned.until_unix_ms)).collect();
         assert_eq!(states, [("z".into(), "expired".into(), 0), ("y".into(), "expired".into(), 0), ("x".into(), "replaced".into(), 200)]);
+    }
+
+    #[test]
+    fn what_was_known_is_known_again() {
+        let mut p = Pushes::default();
+        p.accept(&order("x", "ams", 4), 3, 100, vec!["a".into()]);
+        p.accept(&order("y", "nyc", 4), 4, 100, vec!["n".into()]);
+        assert!(p.take_changed(false).is_empty());
+        p.report(&report("a", "x", 4, true));
+        p.report(&report("n", "y", 2, false));
+        p.earn("ams", 20, Earnings { requests: 7, ..Earnings::default() });
+        let ended = p.take_changed(false);
+        assert_eq!(ended.iter().map(|r| r.id.as_str()).collect::<Vec<_>>(), ["x"], "its end is kept at once");
+        assert!(p.take_changed(false).is_empty());
+        assert_eq!(p.take_changed(true).len(), 1, "the other one has never been given");
+        p.earn("nyc", 20, Earnings { requests: 7, ..Earnings::default() });
+        let again = p.take_changed(true);
+        assert_eq!(again.iter().map(|r| r.id.as_str()).collect::<Vec<_>>(), ["y"]);
+        let mut q = Pushes::default();
+        for record in ended.into_iter().chain(again) {
+            q.restore(serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap());
+        }
+        assert_eq!(q.views(), p.views());
+        assert!(q.knows(&order("x", "ams", 4), 3) && !q.knows(&order("z", "ams", 4), 5));
+        assert!(q.report(&report("a", "x", 4, true)).is_empty(), "it does not end twice");
+        // Time ran out while control was away: the node gets time to say that it has ended.
+        q.expire_not_before(9000);
+        assert!(q.tick(8000, 0, |_| true).is_empty());
+        assert_eq!(kinds(&q.report(&report("n", "y", 4, true))), ["push_ended"]);
+        assert_eq!(q.views()[0].state, "ended");
     }
 
     #[test]

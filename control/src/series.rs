@@ -1,8 +1,12 @@
-//! Counts by second for the last hour: of the fleet, of each cluster, of each site, and of each node for two minutes.
+//! Counts over time: by second for the last hour, by minute for a day, by quarter of an hour for 30 days; of the fleet, of
+//! each cluster and of each site; of each node by second for two minutes.
 //!
 //! Reports carry totals; what came in is the difference of two, spread evenly over the time between them, so that a slow
-//! report interval draws no saw teeth. Bounded by [`SECONDS_KEPT`] cells a key and [`KEYS_MAX`] keys of a kind. Pure: the
-//! time comes in.
+//! report interval draws no saw teeth. A cell that no report covers is unknown, which is not zero. Bounded by the cells a key
+//! and by [`KEYS_MAX`] and [`NODES_MAX`]. Pure: the time comes in.
+//!
+//! [`Series::changed`] gives what has changed as blocks of bytes and [`Series::load`] takes them in again; a block replaces
+//! the cells that it names, so that a later one may repeat an earlier one.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -22,10 +26,20 @@ const LOCAL: usize = 8;
 pub(crate) const SECONDS_KEPT: u64 = 3600;
 /// Seconds kept of a single node.
 pub(crate) const NODE_SECONDS_KEPT: u64 = 120;
-/// Clusters, sites and nodes that are counted apart; more count in the total alone.
+/// The longest time that is kept at all, seconds.
+pub(crate) const TIME_KEPT: u64 = 30 * 86_400;
+/// Clusters and sites that are counted apart; more count in the total alone.
 const KEYS_MAX: usize = 128;
+/// Nodes that are counted apart.
+const NODES_MAX: usize = 4096;
 /// A difference between reports further apart than this is spread over this time.
 const SPREAD_MAX_MS: u64 = 60_000;
+/// Seconds in a cell of the two coarser resolutions, and cells that are kept.
+const COARSE: [(u64, usize); 2] = [(60, 1440), (900, 2880)];
+/// Cells that lie further ahead are of a clock that was wrong.
+const AHEAD_MAX: u64 = 60;
+/// Numbers in [`Counts`], as they are written.
+const VALUES: usize = 18;
 
 /// What was counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -70,6 +84,44 @@ impl Counts {
             counts.response_bytes += less(*total, of(&before.bytes, status));
         }
         counts
+    }
+
+    /// All numbers, in the order in which they are written: new ones go to the end.
+    fn values(&self) -> [f64; VALUES] {
+        let Self {
+            requests: r,
+            errors,
+            response_bytes,
+            origin_bytes,
+            origin_requests,
+            push_origin_bytes,
+            push_peer_bytes,
+            pushed_hits,
+            pushed_hit_bytes,
+        } = *self;
+        let [a, b, c, d, e, f, g, h, i, j] = r;
+        let own =
+            [errors, response_bytes, origin_bytes, origin_requests, pushed_hits, pushed_hit_bytes, push_origin_bytes, push_peer_bytes];
+        let [k, l, m, n, o, p, q, r0] = own;
+        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r0]
+    }
+
+    fn of_values(values: [f64; VALUES]) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r] = values;
+        let [errors, response_bytes, origin_bytes, origin_requests, pushed_hits, pushed_hit_bytes, push_origin_bytes, push_peer_bytes] =
+            [k, l, m, n, o, p, q, r];
+        let requests = [a, b, c, d, e, f, g, h, i, j];
+        Self {
+            requests,
+            errors,
+            response_bytes,
+            origin_bytes,
+            origin_requests,
+            push_origin_bytes,
+            push_peer_bytes,
+            pushed_hits,
+            pushed_hit_bytes,
+        }
     }
 
     /// Requests that were not `local`.
@@ -151,50 +203,142 @@ pub(crate) enum Key {
     Node(String),
 }
 
-#[derive(Debug, Default)]
-struct Ring {
-    /// Second after the epoch of the first cell.
-    first: u64,
-    cells: VecDeque<Counts>,
-    since_start: Counts,
+#[derive(Debug, Clone, Copy, Default)]
+struct Cell {
+    /// Whether a report covers it.
+    is_known: bool,
+    counts: Counts,
 }
 
-impl Ring {
-    fn add(&mut self, second: u64, counts: &Counts, share: f64, kept: u64) {
+/// A row of cells of some seconds each, up to the newest one.
+#[derive(Debug, Default)]
+struct Row<T> {
+    /// Number of the first cell: its time divided by the length of a cell.
+    first: u64,
+    cells: VecDeque<T>,
+}
+
+impl<T: Copy + Default> Row<T> {
+    /// The cell of a number, made if need be; none for one that is older than what is kept.
+    fn cell_mut(&mut self, number: u64, kept: usize) -> Option<&mut T> {
         if self.cells.is_empty() {
-            self.first = second;
+            self.first = number;
         }
-        if second < self.first {
-            let missing = self.first - second;
-            if missing + self.cells.len() as u64 > kept {
-                return;
+        if number < self.first {
+            let missing = self.first - number;
+            if missing + self.cells.len() as u64 > kept as u64 {
+                return None;
             }
             // Another node's time reaches further back.
             for _ in 0..missing {
-                self.cells.push_front(Counts::default());
+                self.cells.push_front(T::default());
             }
-            self.first = second;
+            self.first = number;
         }
-        let mut index = second - self.first;
-        if index >= self.cells.len() as u64 + kept {
+        if number - self.first >= (self.cells.len() + kept) as u64 {
             // Everything kept is too old.
             self.cells.clear();
-            self.first = second;
-            index = 0;
+            self.first = number;
         }
-        while self.cells.len() as u64 <= index {
-            self.cells.push_back(Counts::default());
+        while self.first + self.cells.len() as u64 <= number {
+            self.cells.push_back(T::default());
         }
-        while self.cells.len() as u64 > kept {
+        while self.cells.len() > kept {
             self.cells.pop_front();
             self.first += 1;
         }
-        let index = (second - self.first) as usize;
-        self.cells[index].add(counts, share);
+        self.cells.get_mut((number - self.first) as usize)
     }
 
-    fn cell(&self, second: u64) -> Counts {
-        second.checked_sub(self.first).and_then(|i| self.cells.get(i as usize)).copied().unwrap_or_default()
+    fn cell(&self, number: u64) -> T {
+        number.checked_sub(self.first).and_then(|i| self.cells.get(i as usize)).copied().unwrap_or_default()
+    }
+}
+
+/// A cell of a coarser resolution.
+#[derive(Debug, Clone, Copy, Default)]
+struct CoarseCell {
+    /// Seconds of it that are known.
+    seconds: u16,
+    values: [f32; VALUES],
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    seconds: Row<Cell>,
+    /// As in [`COARSE`].
+    coarse: [Row<CoarseCell>; COARSE.len()],
+    since_start: Counts,
+    /// The oldest second that has changed since it was last given to be written.
+    changed: Option<u64>,
+}
+
+impl Ring {
+    fn add(&mut self, second: u64, counts: &Counts, share: f64, is_node: bool) {
+        let mut cell = self.seconds.cell(second);
+        cell.is_known = true;
+        cell.counts.add(counts, share);
+        self.set(second, cell, is_node);
+    }
+
+    /// Replaces a second.
+    fn set(&mut self, second: u64, cell: Cell, is_node: bool) {
+        let kept = if is_node { NODE_SECONDS_KEPT } else { SECONDS_KEPT };
+        let Some(place) = self.seconds.cell_mut(second, kept as usize) else { return };
+        let before = std::mem::replace(place, cell);
+        if is_node {
+            return;
+        }
+        self.changed = Some(self.changed.map_or(second, |oldest| oldest.min(second)));
+        for (row, (step, kept)) in self.coarse.iter_mut().zip(COARSE) {
+            let Some(coarse) = row.cell_mut(second / step, kept) else { continue };
+            coarse.seconds = (coarse.seconds + u16::from(cell.is_known)).saturating_sub(u16::from(before.is_known));
+            for ((sum, new), old) in coarse.values.iter_mut().zip(cell.counts.values()).zip(before.counts.values()) {
+                *sum = (*sum + (new - old) as f32).max(0.0);
+            }
+        }
+    }
+
+    /// What is known of the cell of that number and so many seconds, as if it were known whole.
+    fn look(&self, number: u64, step: u64) -> Option<Counts> {
+        let Some(index) = COARSE.iter().position(|(s, _)| *s == step) else {
+            let cell = self.seconds.cell(number);
+            return cell.is_known.then_some(cell.counts);
+        };
+        let cell = self.coarse[index].cell(number);
+        if cell.seconds == 0 {
+            return None;
+        }
+        let whole = step as f64 / f64::from(cell.seconds);
+        Some(Counts::of_values(cell.values.map(|v| f64::from(v) * whole)))
+    }
+}
+
+/// Seconds in a cell of the finest resolution that reaches back so many seconds.
+pub(crate) fn step(seconds: u64) -> u64 {
+    let coarse = COARSE.iter().find(|(step, kept)| seconds <= step * *kept as u64).map_or(COARSE[1].0, |(step, _)| *step);
+    if seconds <= SECONDS_KEPT { 1 } else { coarse }
+}
+
+/// The cells of an answer: `points` of them, `step` seconds each, the last one with second `end` - 1 in it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Span {
+    pub(crate) step: u64,
+    /// Number of the first cell.
+    pub(crate) first: u64,
+    pub(crate) points: u64,
+}
+
+impl Span {
+    /// The last `seconds` before second `end`, in the finest resolution that there is of them.
+    pub(crate) fn before(end: u64, seconds: u64) -> Self {
+        let step = step(seconds);
+        let points = seconds.div_ceil(step);
+        Self { step, first: end.div_ceil(step).saturating_sub(points), points }
+    }
+
+    fn cells(self) -> std::ops::Range<u64> {
+        self.first..self.first + self.points
     }
 }
 
@@ -205,74 +349,79 @@ pub(crate) struct Series {
 }
 
 impl Series {
-    /// Adds what was counted between two real times (milliseconds after the epoch).
+    /// Adds what was counted between two real times (milliseconds after the epoch); nothing counted is known, too.
     pub(crate) fn add(&mut self, key: Key, from_ms: u64, to_ms: u64, counts: &Counts) {
-        if *counts == Counts::default() {
-            return;
-        }
-        if !self.rings.contains_key(&key) && key != Key::Total {
-            let kind = std::mem::discriminant(&key);
-            if self.rings.keys().filter(|k| std::mem::discriminant(*k) == kind).count() >= KEYS_MAX {
-                return;
-            }
-        }
-        let kept = if matches!(key, Key::Node(_)) { NODE_SECONDS_KEPT } else { SECONDS_KEPT };
-        let ring = self.rings.entry(key).or_default();
+        let is_node = matches!(key, Key::Node(_));
+        let Some(ring) = self.ring(key) else { return };
         ring.since_start.add(counts, 1.0);
         let from_ms = from_ms.min(to_ms).max(to_ms.saturating_sub(SPREAD_MAX_MS));
         let span = to_ms - from_ms;
         if span == 0 {
-            ring.add(to_ms / 1000, counts, 1.0, kept);
+            ring.add(to_ms / 1000, counts, 1.0, is_node);
             return;
         }
         for second in from_ms / 1000..=(to_ms - 1) / 1000 {
             let inside = to_ms.min((second + 1) * 1000) - from_ms.max(second * 1000);
-            ring.add(second, counts, inside as f64 / span as f64, kept);
+            ring.add(second, counts, inside as f64 / span as f64, is_node);
         }
     }
 
-    /// The sum over `seconds` that end before second `end`.
+    /// The ring of a key, made if there may be one more.
+    fn ring(&mut self, key: Key) -> Option<&mut Ring> {
+        if !self.rings.contains_key(&key) && key != Key::Total {
+            let kind = std::mem::discriminant(&key);
+            let most = if matches!(key, Key::Node(_)) { NODES_MAX } else { KEYS_MAX };
+            if self.rings.keys().filter(|k| std::mem::discriminant(*k) == kind).count() >= most {
+                return None;
+            }
+        }
+        Some(self.rings.entry(key).or_default())
+    }
+
+    /// The sum over `seconds` that end before second `end`, of what is known.
     pub(crate) fn recent(&self, key: &Key, end: u64, seconds: u64) -> Counts {
         let mut sum = Counts::default();
         if let Some(ring) = self.rings.get(key) {
             for second in end.saturating_sub(seconds)..end {
-                sum.add(&ring.cell(second), 1.0);
+                sum.add(&ring.seconds.cell(second).counts, 1.0);
             }
         }
         sum
     }
 
-    /// Everything that was ever added.
+    /// Everything that was added since this process started.
     pub(crate) fn since_start(&self, key: &Key) -> Counts {
         self.rings.get(key).map(|r| r.since_start).unwrap_or_default()
     }
 
-    /// By second, `seconds` of them that end before second `end`.
-    pub(crate) fn line(&self, key: &Key, end: u64, seconds: u64) -> view::Line {
+    /// One value a cell; none where nothing is known.
+    pub(crate) fn line(&self, key: &Key, span: Span) -> view::Line {
         let mut line = view::Line::default();
         let round = |n: f64| (n * 1000.0).round() / 1000.0;
-        for second in end.saturating_sub(seconds)..end {
-            let cell = self.rings.get(key).map(|r| r.cell(second)).unwrap_or_default();
-            line.counted.push(round(cell.counted()));
-            line.hits.push(round(cell.hits()));
-            line.errors.push(round(cell.errors));
-            line.response_bytes.push(cell.response_bytes.round());
-            line.origin_bytes.push(cell.origin_bytes.round());
-            line.push_origin_bytes.push(cell.push_origin_bytes.round());
-            line.pushed_hits.push(round(cell.pushed_hits));
-            line.pushed_hit_bytes.push(cell.pushed_hit_bytes.round());
+        for number in span.cells() {
+            let cell = self.rings.get(key).and_then(|r| r.look(number, span.step));
+            let of = |value: fn(&Counts) -> f64| cell.as_ref().map(|c| round(value(c)));
+            let whole = |value: fn(&Counts) -> f64| cell.as_ref().map(|c| value(c).round());
+            line.counted.push(of(Counts::counted));
+            line.hits.push(of(Counts::hits));
+            line.errors.push(of(|c| c.errors));
+            line.response_bytes.push(whole(|c| c.response_bytes));
+            line.origin_bytes.push(whole(|c| c.origin_bytes));
+            line.push_origin_bytes.push(whole(|c| c.push_origin_bytes));
+            line.pushed_hits.push(of(|c| c.pushed_hits));
+            line.pushed_hit_bytes.push(whole(|c| c.pushed_hit_bytes));
         }
         line
     }
 
-    /// Requests by cache status and second; statuses that never occur are left out.
-    pub(crate) fn statuses(&self, end: u64, seconds: u64) -> BTreeMap<String, Vec<f64>> {
+    /// Requests by cache status and cell; statuses that never occur are left out.
+    pub(crate) fn statuses(&self, span: Span) -> BTreeMap<String, Vec<Option<f64>>> {
         let Some(ring) = self.rings.get(&Key::Total) else { return BTreeMap::new() };
+        let cells: Vec<Option<Counts>> = span.cells().map(|number| ring.look(number, span.step)).collect();
         let mut lines = BTreeMap::new();
         for (index, status) in STATUSES.iter().enumerate() {
-            let line: Vec<f64> =
-                (end.saturating_sub(seconds)..end).map(|s| (ring.cell(s).requests[index] * 1000.0).round() / 1000.0).collect();
-            if line.iter().any(|n| *n > 0.0) {
+            let line: Vec<Option<f64>> = cells.iter().map(|c| c.as_ref().map(|c| (c.requests[index] * 1000.0).round() / 1000.0)).collect();
+            if line.iter().flatten().any(|n| *n > 0.0) {
                 lines.insert((*status).to_owned(), line);
             }
         }
@@ -283,6 +432,162 @@ impl Series {
     pub(crate) fn retain(&mut self, keep: impl Fn(&Key) -> bool) {
         self.rings.retain(|key, _| *key == Key::Total || keep(key));
     }
+
+    /// The seconds that have changed since the last call, as a block for each key.
+    pub(crate) fn changed(&mut self) -> Vec<Vec<u8>> {
+        let mut blocks = Vec::new();
+        for (key, ring) in &mut self.rings {
+            let Some(from) = ring.changed.take() else { continue };
+            let first = from.max(ring.seconds.first);
+            let cells = (first..ring.seconds.first + ring.seconds.cells.len() as u64).map(|second| ring.seconds.cell(second));
+            blocks.push(block(key, Kind::Seconds, first, cells.map(|c| (u16::from(c.is_known), c.counts.values()))));
+        }
+        blocks
+    }
+
+    /// Everything that is kept, as blocks.
+    pub(crate) fn all(&mut self) -> Vec<Vec<u8>> {
+        let mut blocks = Vec::new();
+        for (key, ring) in &mut self.rings {
+            if matches!(key, Key::Node(_)) {
+                continue;
+            }
+            ring.changed = None;
+            for (row, kind) in ring.coarse.iter().zip([Kind::Minutes, Kind::Quarters]) {
+                let cells = row.cells.iter().map(|c| (c.seconds, c.values.map(f64::from)));
+                blocks.push(block(key, kind, row.first, cells));
+            }
+            let cells = ring.seconds.cells.iter().map(|c| (u16::from(c.is_known), c.counts.values()));
+            blocks.push(block(key, Kind::SecondsAlone, ring.seconds.first, cells));
+        }
+        blocks
+    }
+
+    /// Takes in blocks that lie one behind the other. What makes no sense ends it; what came before holds.
+    pub(crate) fn load(&mut self, mut bytes: &[u8], now_second: u64) -> Result<(), &'static str> {
+        while !bytes.is_empty() {
+            self.load_block(&mut bytes, now_second).ok_or("a block of the series makes no sense")?;
+        }
+        Ok(())
+    }
+
+    fn load_block(&mut self, bytes: &mut &[u8], now_second: u64) -> Option<()> {
+        let kind = Kind::of(take::<1>(bytes)?[0])?;
+        let key_kind = take::<1>(bytes)?[0];
+        let name_bytes = usize::from(u16::from_le_bytes(take(bytes)?));
+        let (name, rest) = bytes.split_at_checked(name_bytes)?;
+        *bytes = rest;
+        let name = String::from_utf8(name.to_vec()).ok()?;
+        let key = match key_kind {
+            0 => Key::Total,
+            1 => Key::Cluster(name),
+            2 => Key::Site(name),
+            _ => return None,
+        };
+        let first = u64::from_le_bytes(take(bytes)?);
+        let count = u32::from_le_bytes(take(bytes)?);
+        let step = kind.step();
+        for number in first..first.checked_add(u64::from(count))? {
+            let seconds = u16::from_le_bytes(take(bytes)?);
+            let mut values = [0.0; VALUES];
+            if seconds > 0 {
+                let mask = u32::from_le_bytes(take(bytes)?);
+                for index in (0..32).filter(|index| mask >> index & 1 == 1) {
+                    let value = f64::from(f32::from_le_bytes(take(bytes)?));
+                    // A newer version may count more.
+                    if let Some(place) = values.get_mut(index) {
+                        *place = if value.is_finite() { value.max(0.0) } else { 0.0 };
+                    }
+                }
+            }
+            let second = number.checked_mul(step)?;
+            if second > now_second + AHEAD_MAX || second + TIME_KEPT < now_second {
+                continue;
+            }
+            let Some(ring) = self.ring(key.clone()) else { continue };
+            match kind.coarse() {
+                Some(index) => {
+                    if let Some(cell) = ring.coarse[index].cell_mut(number, COARSE[index].1) {
+                        *cell = CoarseCell { seconds: seconds.min(step as u16), values: values.map(|v| v as f32) };
+                    }
+                }
+                None => {
+                    let cell = Cell { is_known: seconds > 0, counts: Counts::of_values(values) };
+                    if kind == Kind::Seconds {
+                        ring.set(number, cell, false);
+                    } else if let Some(place) = ring.seconds.cell_mut(number, SECONDS_KEPT as usize) {
+                        *place = cell;
+                    }
+                }
+            }
+            ring.changed = None;
+        }
+        Some(())
+    }
+}
+
+/// What a block holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Seconds, which the coarser cells are to take in.
+    Seconds,
+    /// Seconds that the coarser cells have taken in.
+    SecondsAlone,
+    Minutes,
+    Quarters,
+}
+
+impl Kind {
+    fn of(byte: u8) -> Option<Self> {
+        [Self::Seconds, Self::SecondsAlone, Self::Minutes, Self::Quarters].get(usize::from(byte)).copied()
+    }
+
+    fn coarse(self) -> Option<usize> {
+        match self {
+            Self::Seconds | Self::SecondsAlone => None,
+            Self::Minutes => Some(0),
+            Self::Quarters => Some(1),
+        }
+    }
+
+    fn step(self) -> u64 {
+        self.coarse().map_or(1, |index| COARSE[index].0)
+    }
+}
+
+/// Kind, key, number of the first cell, cells: for each how many seconds of it are known (0: that is all of it), which numbers
+/// are not zero, and those.
+fn block(key: &Key, kind: Kind, first: u64, cells: impl Iterator<Item = (u16, [f64; VALUES])>) -> Vec<u8> {
+    let (key_kind, name) = match key {
+        Key::Total => (0, ""),
+        Key::Cluster(name) => (1, name.as_str()),
+        Key::Site(name) => (2, name.as_str()),
+        Key::Node(_) => (u8::MAX, ""),
+    };
+    let mut bytes = vec![kind as u8, key_kind];
+    bytes.extend((name.len() as u16).to_le_bytes());
+    bytes.extend(name.as_bytes());
+    bytes.extend(first.to_le_bytes());
+    let at = bytes.len();
+    bytes.extend(0u32.to_le_bytes());
+    let mut count = 0u32;
+    for (seconds, values) in cells {
+        count += 1;
+        bytes.extend(seconds.to_le_bytes());
+        if seconds > 0 {
+            let mask = values.iter().enumerate().fold(0u32, |mask, (n, v)| mask | u32::from(*v != 0.0) << n);
+            bytes.extend(mask.to_le_bytes());
+            bytes.extend(values.iter().filter(|v| **v != 0.0).flat_map(|v| (*v as f32).to_le_bytes()));
+        }
+    }
+    bytes[at..at + 4].copy_from_slice(&count.to_le_bytes());
+    bytes
+}
+
+fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (taken, rest) = bytes.split_first_chunk::<N>()?;
+    *bytes = rest;
+    Some(*taken)
 }
 
 #[cfg(test)]
@@ -359,7 +664,7 @@ mod tests {
         assert_eq!(s.recent(&Key::Total, 2 * SECONDS_KEPT, 2 * SECONDS_KEPT).hits(), SECONDS_KEPT as f64);
         assert_eq!(s.since_start(&Key::Total).hits(), 2.0 * SECONDS_KEPT as f64);
         s.add(Key::Total, 99_999_000, 100_000_000, &c);
-        assert_eq!(s.rings[&Key::Total].cells.len(), 1, "a long silence leaves nothing");
+        assert_eq!(s.rings[&Key::Total].seconds.cells.len(), 1, "a long silence leaves nothing");
         s.add(Key::Total, 1000, 2000, &c);
         assert_eq!(s.recent(&Key::Total, 100_000, 100_000).hits(), 1.0, "what is too old is not counted by second");
         for n in 0..2 * KEYS_MAX {
@@ -371,16 +676,104 @@ mod tests {
     }
 
     #[test]
-    fn lines_have_one_value_a_second() {
+    fn lines_have_one_value_a_second_and_gaps() {
         let c = Counts::between(None, &totals(4, 2, 100, 50));
         let mut s = Series::default();
         s.add(Key::Total, 5000, 7000, &c);
-        let line = s.line(&Key::Total, 8, 4);
+        s.add(Key::Total, 8000, 9000, &Counts::default());
+        let span = Span::before(10, 6);
+        let line = s.line(&Key::Total, span);
+        let known = |list: [f64; 2]| vec![None, Some(list[0]), Some(list[1]), None, Some(0.0), None];
+        assert_eq!((line.hits, line.counted, line.origin_bytes), (known([2.0; 2]), known([3.0; 2]), known([25.0; 2])));
+        assert_eq!(s.statuses(span), [("hit".to_owned(), known([2.0; 2])), ("miss".to_owned(), known([1.0; 2]))].into());
+        assert_eq!(s.line(&Key::Site("x".into()), span).hits, vec![None; 6]);
+    }
+
+    #[test]
+    fn spans_have_the_finest_resolution_that_reaches_back() {
+        let table = [(1, 1, 1), (3600, 1, 3600), (3601, 60, 61), (86_400, 60, 1440), (86_401, 900, 97), (TIME_KEPT, 900, 2880)];
+        for (seconds, step, points) in table {
+            let span = Span::before(10_000_001, seconds);
+            assert_eq!((span.step, span.points), (step, points), "{seconds}");
+            assert!((span.first + span.points) * step >= 10_000_001 && (span.first + span.points - 1) * step <= 10_000_001, "{span:?}");
+        }
+    }
+
+    /// Ten requests a second from second `from` to `to`, reported every two seconds.
+    fn steady(s: &mut Series, from: u64, to: u64) {
+        let c = Counts::between(None, &totals(16, 4, 2000, 400));
+        for second in (from..to).step_by(2) {
+            s.add(Key::Total, second * 1000, second * 1000 + 2000, &c);
+            s.add(Key::Site("www".into()), second * 1000, second * 1000 + 2000, &c);
+        }
+    }
+
+    const T: u64 = 1_780_272_000;
+
+    #[test]
+    fn days_are_kept_in_coarser_cells_and_an_unknown_part_is_no_zero() {
+        let mut s = Series::default();
+        steady(&mut s, T, T + 7200);
+        // Half a minute is missing, then two hours.
+        steady(&mut s, T + 7230, T + 7260);
+        steady(&mut s, T + 14_460, T + 14_520);
+        let day = s.line(&Key::Total, Span::before(T + 14_520, 86_400));
+        let at = |minute: usize| day.counted[1440 - 242 + minute];
         assert_eq!(
-            (line.hits, line.counted, line.origin_bytes),
-            (vec![0.0, 2.0, 2.0, 0.0], vec![0.0, 3.0, 3.0, 0.0], vec![0.0, 25.0, 25.0, 0.0])
+            (day.counted[0], at(0), at(119), at(120), at(121), at(240), at(241)),
+            (None, Some(600.0), Some(600.0), Some(600.0), None, None, Some(600.0))
         );
-        assert_eq!(s.statuses(8, 4), [("hit".to_owned(), vec![0.0, 2.0, 2.0, 0.0]), ("miss".to_owned(), vec![0.0, 1.0, 1.0, 0.0])].into());
-        assert_eq!(s.line(&Key::Site("x".into()), 8, 4).hits, vec![0.0; 4]);
+        let month = s.line(&Key::Site("www".into()), Span::before(T + 14_520, TIME_KEPT));
+        let known: Vec<f64> = month.counted.iter().flatten().copied().collect();
+        assert_eq!((month.counted.len(), known), (2880, vec![9000.0; 10]), "{:?}", &month.counted[2860..]);
+    }
+
+    #[test]
+    fn what_is_written_is_read_again_also_in_part_and_twice() {
+        let mut s = Series::default();
+        steady(&mut s, T, T + 600);
+        let now = T + 5000;
+        let mut written: Vec<Vec<u8>> = s.all();
+        // A late report changes seconds that were written before.
+        s.add(Key::Total, (T + 590) * 1000, (T + 610) * 1000, &Counts::between(None, &totals(20, 0, 0, 0)));
+        written.extend(s.changed());
+        assert!(s.changed().is_empty(), "nothing is new");
+        steady(&mut s, T + 610, T + 2400);
+        written.extend(s.changed());
+        steady(&mut s, T + 2400, T + 4800);
+        let more = s.changed();
+        written.extend(more.clone());
+        written.extend(more);
+        let mut read = Series::default();
+        read.load(&written.concat(), now).unwrap();
+        for seconds in [60, 3600, 86_400, TIME_KEPT] {
+            let span = Span::before(T + 4800, seconds);
+            for key in [Key::Total, Key::Site("www".into())] {
+                assert!(read.line(&key, span) == s.line(&key, span), "{key:?} {seconds}");
+            }
+            assert_eq!(read.statuses(span), s.statuses(span));
+        }
+        assert!(read.changed().is_empty() && read.since_start(&Key::Total) == Counts::default());
+        // Written anew, it is the same.
+        let mut again = Series::default();
+        again.load(&read.all().concat(), now).unwrap();
+        let span = Span::before(T + 4800, 86_400);
+        assert!(again.line(&Key::Total, span) == s.line(&Key::Total, span));
+        // Half of it is half of it, and odd bytes end it.
+        let whole = written.concat();
+        for cut in (0..whole.len()).step_by(1009) {
+            let _ = Series::default().load(&whole[..cut], now);
+        }
+        let mut late = Series::default();
+        late.load(&whole, T + 40 * 86_400).unwrap();
+        assert!(late.rings.is_empty(), "what is older than 30 days is left out");
+        assert!(Series::default().load(&[9; 40], now).is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
+            let _ = Series::default().load(&bytes, T);
+        }
     }
 }

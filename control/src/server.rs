@@ -1,7 +1,10 @@
-//! The API's listener: connections under a limit, time-outs, drain.
+//! The API's listener: connections under the limits of `admission`, time-outs, drain.
 
 use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
@@ -13,21 +16,23 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use nearcast_fleet::shutdown::Shutdown;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, Sleep};
 
+use crate::admission::{Admission, Seat};
 use crate::error::ApiError;
 use crate::metrics::Metrics;
 
-/// Connections at a time; more wait in the kernel's queue.
-const CONNECTIONS_MAX: usize = 256;
 /// Time for the head of a request, and for a kept connection to send the next one.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(15);
 /// Largest request head.
 const HEAD_BYTES_MAX: usize = 32 << 10;
 /// Time from a request's head to the head of its response: longer than any wait that a request can ask for.
 const RESPONSE_TIME_MAX: Duration = Duration::from_secs(75);
+/// A client that takes nothing of an answer for so long has gone.
+const WRITE_TIME_MAX: Duration = Duration::from_secs(15);
 /// A connection ends after this time whatever it does; event streams go on from their last id on a new one.
 const CONNECTION_TIME_MAX: Duration = Duration::from_secs(3600);
 /// Time for open requests to end when the role does.
@@ -36,27 +41,25 @@ const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves until shutdown is asked for, then lets open requests end.
-pub(crate) async fn serve(listener: TcpListener, router: Router, metrics: Metrics, mut shutdown: Shutdown) {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+pub(crate) async fn serve(listener: TcpListener, router: Router, admission: Arc<Admission>, metrics: Metrics, mut shutdown: Shutdown) {
     let mut connections = JoinSet::new();
     loop {
-        let permit = tokio::select! {
-            permit = permits.clone().acquire_owned() => permit.expect("the semaphore is never closed"),
-            () = shutdown.asked() => break,
-        };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = shutdown.asked() => break,
         };
         while connections.try_join_next().is_some() {}
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
+                let seat = admission.enter(peer.ip());
                 let (router, metrics, shutdown) = (router.clone(), metrics.clone(), shutdown.clone());
                 connections.spawn(async move {
                     metrics.connections.inc();
-                    serve_connection(stream, router, &metrics, shutdown).await;
+                    tokio::select! {
+                        () = serve_connection(stream, router, &metrics, seat.clone(), shutdown) => {}
+                        () = seat.evicted() => metrics.connections_evicted.inc(),
+                    }
                     metrics.connections.dec();
-                    drop(permit);
                 });
             }
             Err(error) => {
@@ -72,16 +75,17 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, metrics: Metric
     }
 }
 
-async fn serve_connection(stream: TcpStream, router: Router, metrics: &Metrics, mut shutdown: Shutdown) {
+async fn serve_connection(stream: TcpStream, router: Router, metrics: &Metrics, seat: Arc<Seat>, mut shutdown: Shutdown) {
     let _ = stream.set_nodelay(true);
     let routed = TowerToHyperService::new(router);
-    let service = service_fn(|request: Request<Incoming>| {
+    let service = service_fn(|mut request: Request<Incoming>| {
         let routed = routed.clone();
+        request.extensions_mut().insert(seat.clone());
         async move {
             let method = method_label(request.method());
             let response = match tokio::time::timeout(RESPONSE_TIME_MAX, routed.call(request)).await {
                 Ok(Ok(response)) => response,
-                Err(_) => ApiError::TooBusy("the request did not arrive or could not be answered in time").into_response(),
+                Err(_) => ApiError::TooBusy("the request could not be answered in time").into_response(),
             };
             let class = format!("{}xx", response.status().as_u16() / 100);
             metrics.requests.with_label_values(&[method, class.as_str()]).inc();
@@ -92,7 +96,7 @@ async fn serve_connection(stream: TcpStream, router: Router, metrics: &Metrics, 
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME_MAX)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Reading::new(stream)), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -104,6 +108,61 @@ async fn serve_connection(stream: TcpStream, router: Router, metrics: &Metrics, 
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection to the API ended");
+    }
+}
+
+/// A socket whose client must go on taking what it is sent.
+struct Reading {
+    stream: TcpStream,
+    stalled: Pin<Box<Sleep>>,
+    is_stalled: bool,
+}
+
+impl Reading {
+    fn new(stream: TcpStream) -> Self {
+        Self { stream, stalled: Box::pin(tokio::time::sleep(WRITE_TIME_MAX)), is_stalled: false }
+    }
+
+    fn note(&mut self, context: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.is_stalled = false;
+            return written;
+        }
+        if !self.is_stalled {
+            self.is_stalled = true;
+            self.stalled.as_mut().reset(Instant::now() + WRITE_TIME_MAX);
+        }
+        self.stalled.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Reading {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Reading {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.note(context, written)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffers: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, buffers);
+        self.note(context, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
@@ -120,6 +179,7 @@ fn method_label(method: &Method) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admission::Limits;
     use axum::routing::get;
     use nearcast_fleet::shutdown::{self, ShutdownTrigger};
     use std::net::SocketAddr;
@@ -132,11 +192,13 @@ mod tests {
             std::future::pending::<()>().await;
             "never"
         };
-        let router = Router::new().route("/", get(|| async { "here" })).route("/never", get(never));
+        let much = || async { vec![b'x'; 64 << 20] };
+        let router = Router::new().route("/", get(|| async { "here" })).route("/never", get(never)).route("/much", get(much));
+        let admission = Admission::new(Limits { strangers: 40, of_address: 40, operators: 8, nodes: 8 });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (trigger, shutdown) = shutdown::channel();
-        (address, trigger, tokio::spawn(serve(listener, router, Metrics::new(), shutdown)))
+        (address, trigger, tokio::spawn(serve(listener, router, admission, Metrics::new(), shutdown)))
     }
 
     /// Sends, and reads until the other side closes.
@@ -183,19 +245,32 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn more_connections_than_the_limit_wait() {
+    async fn the_quietest_stranger_gives_way_to_a_newcomer() {
         let (address, _trigger, _server) = start().await;
-        let mut open = Vec::new();
-        for _ in 0..CONNECTIONS_MAX {
-            open.push(TcpStream::connect(address).await.unwrap());
+        let mut quiet = Vec::new();
+        for _ in 0..100 {
+            quiet.push(TcpStream::connect(address).await.unwrap());
         }
-        let mut late = TcpStream::connect(address).await.unwrap();
-        late.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
-        let mut buffer = [0; 12];
-        let early = tokio::time::timeout(Duration::from_millis(200), late.read_exact(&mut buffer)).await;
-        assert!(early.is_err(), "{buffer:?}");
-        open.pop();
-        late.read_exact(&mut buffer).await.unwrap();
-        assert_eq!(&buffer, b"HTTP/1.1 200");
+        let answer = exchange(address, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
+        let ended = quiet[0].read(&mut [0; 1]).await;
+        assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    }
+
+    // The clock stands until the answer has filled the socket's buffers, which takes real time.
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_of_its_answer_is_left() {
+        let (address, _trigger, _server) = start().await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /much HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let mut first = [0; 16];
+        stream.read_exact(&mut first).await.unwrap();
+        tokio::time::pause();
+        tokio::time::sleep(WRITE_TIME_MAX * 2).await;
+        tokio::time::resume();
+        let mut rest = Vec::new();
+        // Its buffers are read, then it has ended.
+        let ended = stream.read_to_end(&mut rest).await;
+        assert!(ended.is_err() || rest.len() < 64 << 20, "{ended:?}");
     }
 }

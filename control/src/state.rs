@@ -1,6 +1,7 @@
 //! What the handlers and the periodic work of one control role share.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -17,9 +18,11 @@ use tokio::task::JoinError;
 use crate::book::{Book, roster};
 use crate::callers::Callers;
 use crate::events::{Events, Happening, Level};
+use crate::facts::{Fact, Facts};
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::planner::Learnt;
+use crate::view;
 
 /// The fleet file in force.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -44,17 +47,16 @@ pub(crate) struct State {
     pub(crate) events: Events,
     /// Who asks, and which keys were refused.
     pub(crate) callers: Callers,
+    pub(crate) facts: Facts,
     pub(crate) metrics: Metrics,
-    /// Changes with every report.
-    pub(crate) reported: watch::Sender<()>,
+    /// Changes when something about purges has become known.
+    pub(crate) confirmed: watch::Sender<()>,
     /// Held while an order is planned and appended.
     pub(crate) orders: tokio::sync::Mutex<()>,
+    /// Plans that are made for those who look at them.
+    pub(crate) plans: Semaphore,
     /// Held while a fleet file is checked and appended.
     pub(crate) fleet_files: tokio::sync::Mutex<()>,
-    /// Long polls of the journal.
-    pub(crate) polls: Arc<Semaphore>,
-    /// Event streams.
-    pub(crate) streams: Arc<Semaphore>,
     /// Asks name servers.
     pub(crate) client: Client,
     pub(crate) shutdown: Shutdown,
@@ -71,13 +73,14 @@ pub(crate) struct Parts {
     pub(crate) ledger: Ledger,
     pub(crate) book: Book,
     pub(crate) learnt: Learnt,
+    pub(crate) facts: Facts,
+    /// Of earlier processes, oldest first.
+    pub(crate) events: Vec<view::Event>,
     pub(crate) shutdown: Shutdown,
 }
 
-/// Long polls at a time; the rest of the connections stay free for reports and people.
-const POLLS_MAX: usize = 160;
-/// Event streams at a time.
-const STREAMS_MAX: usize = 48;
+/// Plans made at a time for those who look at them.
+const PLANS_MAX: usize = 1;
 
 impl State {
     pub(crate) fn new(parts: Parts) -> Self {
@@ -90,14 +93,14 @@ impl State {
             ledger: parts.ledger,
             book: Mutex::new(parts.book),
             learnt: parts.learnt,
-            events: Events::new(now_unix_ms()),
+            events: Events::new(now_unix_ms(), parts.events, Some(parts.facts.clone())),
             callers: Callers::default(),
+            facts: parts.facts,
             metrics: Metrics::new(),
-            reported: watch::channel(()).0,
+            confirmed: watch::channel(()).0,
             orders: tokio::sync::Mutex::new(()),
+            plans: Semaphore::new(PLANS_MAX),
             fleet_files: tokio::sync::Mutex::new(()),
-            polls: Arc::new(Semaphore::new(POLLS_MAX)),
-            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
             client: Client::new(),
             shutdown: parts.shutdown,
         }
@@ -110,7 +113,29 @@ impl State {
 
     /// The book; hold it for a few lines, never over an await.
     pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        book.purges.show(|number| self.facts.is_kept(number));
+        book
+    }
+
+    /// Gives what a change of the book has come to to be kept; with `all`, how far running orders are, too. Gives the number
+    /// to wait for, if there was anything.
+    pub(crate) fn keep(&self, book: &mut Book, all: bool) -> Option<u64> {
+        let facts = book.take_facts(all);
+        if facts.is_empty() {
+            return None;
+        }
+        let number = self.facts.record(facts);
+        book.purges.recorded(number);
+        Some(number)
+    }
+
+    /// All that a later process is to know, as facts.
+    pub(crate) fn all_facts(&self) -> Vec<Fact> {
+        let mut facts = vec![Fact::Journal { id: self.ledger.id().to_owned() }];
+        facts.extend(self.book().all_facts());
+        facts.extend(self.events.after(0, usize::MAX).into_iter().map(Fact::Event));
+        facts
     }
 
     /// The fleet that a fleet file describes, with the node key of this machine, or every mistake in it. Reads the files that it names.
@@ -139,14 +164,50 @@ impl State {
         self.events.add(now, self.callers.refused(node, refused, now));
     }
 
-    /// A purge is in the journal; no node has seen it yet. `at` is the edge that a client asked for it.
-    pub(crate) fn purge_accepted(&self, entry: &Entry, at: Option<&str>) {
+    /// A purge is in the journal; no node has seen it yet. `at` is the edge that a client asked for it, `waiter` who waits.
+    pub(crate) fn purge_accepted(&self, entry: &Entry, at: Option<&str>, waiter: Option<&PurgeWaiter>) {
         let Change::Purge(purge) = &entry.change else { return };
-        self.book().purges.accept(entry.revision, entry.accepted_unix_ms, purge, false);
+        {
+            let mut book = self.book();
+            book.purges.accept(entry.revision, entry.accepted_unix_ms, purge, false);
+            // Before others come, which would push it out.
+            if let Some(waiter) = waiter.filter(|_| book.purges.wait(entry.revision)) {
+                waiter.revision.store(entry.revision, Ordering::Relaxed);
+            }
+        }
         let by = at.map_or_else(String::new, |node| format!(", asked for at {node}"));
         let message = format!("purge {} of {} accepted{by}", entry.revision, crate::purges::describe(purge));
         let happening = Happening::new("purge_accepted", Level::Info, message).revision(entry.revision);
         self.events.add(entry.accepted_unix_ms, [happening]);
+    }
+}
+
+/// Somebody waits for a purge; its record is kept until this is dropped.
+#[derive(Debug)]
+pub(crate) struct PurgeWaiter {
+    state: Arc<State>,
+    /// 0 until it has one and is waited for.
+    revision: AtomicU64,
+}
+
+impl PurgeWaiter {
+    /// Of a purge that is not accepted yet.
+    pub(crate) fn new(state: Arc<State>) -> Self {
+        Self { state, revision: AtomicU64::new(0) }
+    }
+
+    /// Whether its purge is waited for: not when too many are.
+    pub(crate) fn waits(&self) -> bool {
+        self.revision.load(Ordering::Relaxed) > 0
+    }
+}
+
+impl Drop for PurgeWaiter {
+    fn drop(&mut self) {
+        let revision = self.revision.load(Ordering::Relaxed);
+        if revision > 0 {
+            self.state.book().purges.waited(revision);
+        }
     }
 }
 

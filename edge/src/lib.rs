@@ -139,7 +139,9 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     if let Err(error) = registry.register(Box::new(Collected::new(metrics))) {
         return Err(Failure::new(FailureKind::Internal, format!("metrics cannot be registered: {error}")));
     }
-    let admin_task = admin_listener.map(|l| tokio::spawn(admin::serve(l, registry, readiness, None, context.shutdown.clone())));
+    let admin_task = admin_listener.map(|l| {
+        tokio::spawn(admin::serve(l, registry, readiness, None, admin::own_names_of(context.fleet.clone()), context.shutdown.clone()))
+    });
 
     let (drain_tx, drain) = watch::channel(false);
     let mut threads = Vec::new();

@@ -43,9 +43,13 @@ pub(crate) fn start(
         of_workers.iter().for_each(|w| untold.merge(w.take_popularity()));
         edge_report(&of_edge, &untold, &of_journal, &of_pushes)
     };
-    tasks.spawn(reporter::run(edge.name.to_string(), |f: &Fleet| reporter::to_control(f, "edge"), fleet.clone(), build, shutdown.clone()));
-    tasks.spawn(report_purges(edge.clone(), journal.clone(), pushes.clone(), fleet.clone()));
-    let (name, edge) = (edge.name.to_string(), edge.clone());
+    // One connection for both kinds of reports to control, beside that of the journal.
+    let client = Client::new();
+    let name = edge.name.to_string();
+    let to_control = |f: &Fleet| reporter::to_control(f, "edge");
+    tasks.spawn(reporter::run_with(client.clone(), name.clone(), to_control, fleet.clone(), build, shutdown.clone()));
+    tasks.spawn(report_purges(client, edge.clone(), journal.clone(), pushes.clone(), fleet.clone()));
+    let edge = edge.clone();
     let last = Mutex::new((Instant::now(), edge.metrics.response_bytes()));
     let build = move |_| {
         let mut noted = RoundTrips::default();
@@ -64,8 +68,7 @@ pub(crate) fn start(
 }
 
 /// Tells control of a purge at once: somebody waits for it. What gets lost comes with the next report.
-async fn report_purges(edge: Arc<Edge>, journal: Journal, pushes: Pushes, fleet: watch::Receiver<Arc<Fleet>>) {
-    let client = Client::new();
+async fn report_purges(client: Client, edge: Arc<Edge>, journal: Journal, pushes: Pushes, fleet: watch::Receiver<Arc<Fleet>>) {
     loop {
         journal.changed.notified().await;
         let now = fleet.borrow().clone();

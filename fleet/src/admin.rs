@@ -4,6 +4,7 @@
 //! Prometheus text. Requests to other paths go to the role. Bounded: 64 connections, 16 KiB of head, 8 MiB of
 //! body, 10 s a request.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -21,13 +22,16 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::Encoder as _;
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
 
+use crate::config::Fleet;
 use crate::failure::Failure;
+use crate::own_names::{self, NameError};
 use crate::shutdown::Shutdown;
 
-/// Connections served at a time; more wait in the listen queue.
+/// Connections served at a time. The oldest is closed for one more, so that nobody who holds many, or sends slowly, keeps
+/// health checks and scrapes out.
 const CONNECTIONS_MAX: usize = 64;
 
 /// The largest request head.
@@ -56,6 +60,18 @@ pub enum Readiness {
 /// A role's own admin paths: gets the whole request, answers with a whole response.
 pub type Extra = Arc<dyn Fn(Request<Bytes>) -> Pin<Box<dyn Future<Output = Response<Bytes>> + Send>> + Send + Sync>;
 
+/// Whether a name is one by which an admin listener may be asked, see [`crate::own_names`].
+pub type IsOwnName = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+
+/// The names that a fleet file gives to its admin listeners, as the fleet is when a request comes.
+pub fn own_names_of(fleet: watch::Receiver<Arc<Fleet>>) -> IsOwnName {
+    Arc::new(move |name| {
+        let fleet = fleet.borrow();
+        let mut urls = fleet.name_servers.iter().map(|n| &n.admin_url).chain(fleet.control.iter().map(|c| &c.url));
+        own_names::is_listed(name, &fleet.admin_hosts) || urls.any(|url| own_names::host_of_url(url) == name)
+    })
+}
+
 /// Opens the admin listener, so that a port in use is found before anything starts.
 ///
 /// # Errors
@@ -72,13 +88,13 @@ pub async fn serve(
     registry: prometheus::Registry,
     readiness: watch::Receiver<Readiness>,
     extra: Option<Extra>,
+    is_own_name: IsOwnName,
     shutdown: Shutdown,
 ) {
-    let parts = Arc::new(Parts { registry, readiness, extra, shutdown });
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let parts = Arc::new(Parts { registry, readiness, extra, is_own_name, shutdown });
     let mut connections = JoinSet::new();
+    let mut open: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        let permit = permits.clone().acquire_owned().await.expect("the semaphore is never closed");
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -89,10 +105,15 @@ pub async fn serve(
         };
         while connections.try_join_next().is_some() {}
         let parts = parts.clone();
-        connections.spawn(async move {
-            serve_connection(stream, parts).await;
-            drop(permit);
-        });
+        if open.len() >= CONNECTIONS_MAX {
+            open.retain(|connection| !connection.is_finished());
+        }
+        if open.len() >= CONNECTIONS_MAX
+            && let Some(oldest) = open.pop_front()
+        {
+            oldest.abort();
+        }
+        open.push_back(connections.spawn(serve_connection(stream, parts)));
     }
 }
 
@@ -101,6 +122,7 @@ struct Parts {
     registry: prometheus::Registry,
     readiness: watch::Receiver<Readiness>,
     extra: Option<Extra>,
+    is_own_name: IsOwnName,
     shutdown: Shutdown,
 }
 
@@ -122,6 +144,14 @@ async fn serve_connection(stream: TcpStream, parts: Arc<Parts>) {
 }
 
 async fn answer(request: Request<Incoming>, parts: &Parts) -> Response<Bytes> {
+    match own_names::check(&request, |name| (parts.is_own_name)(name)) {
+        Ok(()) => {}
+        Err(e @ NameError::Malformed) => return error(StatusCode::BAD_REQUEST, "bad_request", &e.to_string()),
+        Err(e @ NameError::Foreign(_)) => {
+            let words = format!("{e}; ask by its address, or list the name in admin_hosts of [fleet]");
+            return error(StatusCode::MISDIRECTED_REQUEST, "misdirected", &words);
+        }
+    }
     let own: Option<fn(&Parts) -> Response<Bytes>> = match request.uri().path() {
         "/live" => Some(|_| text(StatusCode::OK, "live\n")),
         "/ready" => Some(ready),
@@ -225,7 +255,7 @@ mod tests {
         registry.register(Box::new(counter)).expect("once");
         let (readiness, rx) = watch::channel(Readiness::NotReady("starting".into()));
         let (trigger, shutdown) = shutdown::channel();
-        tokio::spawn(serve(listener, registry, rx, extra, shutdown));
+        tokio::spawn(serve(listener, registry, rx, extra, Arc::new(|name| name == "ours.example"), shutdown));
         Served { url, readiness, trigger }
     }
 
@@ -251,6 +281,37 @@ mod tests {
         served.trigger.shut_down();
         assert_eq!(get(&served, "/ready").await, (503, "draining\n".into()));
         assert_eq!(get(&served, "/live").await.0, 200);
+    }
+
+    #[tokio::test]
+    async fn no_page_of_another_site_reads_an_admin_listener() {
+        let served = served(None).await;
+        for (host, path, status) in [
+            ("evil.example", "/metrics", 421),
+            ("evil.example", "/explain?host=a", 421),
+            ("ours.example", "/metrics", 200),
+            ("edge-1:9100", "/live", 200),
+            ("a b", "/live", 400),
+        ] {
+            let request = Request::get(format!("{}{path}", served.url)).header("host", host).body(Bytes::new()).expect("a request");
+            let response = Client::new().send(request, SOON).await.expect("answered");
+            assert_eq!(response.status().as_u16(), status, "{host} {path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn slow_clients_keep_nobody_out() {
+        let served = served(Some(Arc::new(|_| Box::pin(async { Response::new(Bytes::from_static(b"taken")) })))).await;
+        let address = served.url.trim_start_matches("http://").to_owned();
+        let mut slow = Vec::new();
+        for _ in 0..3 * CONNECTIONS_MAX {
+            let mut stream = TcpStream::connect(&address).await.expect("it listens");
+            let head = b"POST /rtt HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nhalf";
+            tokio::io::AsyncWriteExt::write_all(&mut stream, head).await.expect("taken");
+            slow.push(stream);
+        }
+        assert_eq!(get(&served, "/live").await.0, 200);
+        assert_eq!(Client::new().post_json(&format!("{}/rtt", served.url), None, "x", SOON).await.expect("answered").status(), 200);
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! A small HTTP/1.1 client for requests between nodes and from the command line to a node.
 //!
-//! Not the edge's way to origins. Bounded: a time-out for the whole exchange, 64 MiB of response body, four kept
-//! connections a host. A request that a kept connection loses to its other end's close is not sent again: the
+//! Not the edge's way to origins. Bounded: a time-out for the whole exchange, 64 MiB of response body, one kept
+//! connection a host. A request that a kept connection loses to its other end's close is not sent again: the
 //! caller knows whether it may be.
 
 use std::time::Duration;
@@ -23,8 +23,8 @@ pub const BODY_BYTES_MAX: usize = 64 << 20;
 /// How long a connection is kept without a request.
 const IDLE_KEPT: Duration = Duration::from_secs(8);
 
-/// Kept connections to one host.
-const IDLE_PER_HOST_MAX: usize = 4;
+/// Kept connections to one host: each takes a place at control, where every node of the fleet needs one.
+const IDLE_PER_HOST_MAX: usize = 1;
 
 /// Why an exchange failed.
 #[derive(Debug, thiserror::Error)]

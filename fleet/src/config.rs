@@ -36,6 +36,9 @@ pub struct Fleet {
     pub keys: KeyPolicy,
     /// How often nodes report to control and to the name servers.
     pub report_interval: Duration,
+    /// Names by which admin listeners may be asked besides those that nobody else can own and those of the fleet's URLs, see
+    /// [`crate::own_names`].
+    pub admin_hosts: Vec<String>,
     /// The fleet's clock: real time, or one that runs fast for demonstrations.
     pub clock: FleetClock,
     /// The control role; without one there are no purges, pushes, reports and no console.
@@ -89,6 +92,8 @@ pub struct Control {
     pub url: String,
     /// Admin listener.
     pub admin: SocketAddr,
+    /// Names by which it may be asked besides those that nobody else can own and the one in `url`, see [`crate::own_names`].
+    pub hosts: Vec<String>,
     /// Push planning on the fleet's clock; `None` when the file turns it off.
     pub push: Option<PushPolicy>,
 }

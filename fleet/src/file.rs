@@ -55,11 +55,21 @@ pub const SETTINGS: &[(&str, &[&str])] = &[
 ];
 
 const ROOT: &[&str] = &["fleet", "clock", "clients", "control", "steering", "origin_node", "name_server", "cluster", "site", "zone"];
-const FLEET: &[&str] =
-    &["zone", "hostmaster", "state_dir", "user", "node_key", "node_key_file", "node_keys", "report_interval", "name_servers"];
+const FLEET: &[&str] = &[
+    "zone",
+    "hostmaster",
+    "state_dir",
+    "user",
+    "node_key",
+    "node_key_file",
+    "node_keys",
+    "report_interval",
+    "name_servers",
+    "admin_hosts",
+];
 const CLOCK: &[&str] = &["speed", "anchor_real", "anchor_fleet"];
 const CLIENTS: &[&str] = &["head_max", "fields_max", "head_timeout", "idle_timeout", "write_timeout", "connections_max"];
-const CONTROL: &[&str] = &["name", "listen", "url", "admin", "push"];
+const CONTROL: &[&str] = &["name", "listen", "url", "hosts", "admin", "push"];
 const PUSH: &[&str] = &["enabled", "half_life", "expected_requests_min"];
 const STEERING: &[&str] = &["geo_db", "rtt_max_age", "rtt_explore", "rtt_bound", "ramp", "health"];
 const HEALTH: &[&str] = &["path", "interval", "timeout", "timeout_min", "fall", "rise", "jitter"];
@@ -344,6 +354,7 @@ fn standalone(state_dir: PathBuf) -> Fleet {
         node_key: Secret(String::new()),
         keys: KeyPolicy::default(),
         report_interval: REPORT_INTERVAL,
+        admin_hosts: Vec::new(),
         clock: FleetClock::REAL,
         control: None,
         origins: Vec::new(),
@@ -416,6 +427,7 @@ fn check(root: &Section<'_>, base: &Path, key: KeySource<'_>) -> Fleet {
         node_key,
         keys,
         report_interval: head.duration("report_interval", Duration::from_millis(200)..=Duration::from_secs(60)).unwrap_or(REPORT_INTERVAL),
+        admin_hosts: check_own_names(&head, "admin_hosts"),
         clock: check_clock(root),
         control,
         origins,
@@ -761,6 +773,21 @@ fn instant(section: &Section<'_>, key: &'static str) -> Option<f64> {
     good
 }
 
+/// Names by which a listener may be asked, see [`crate::own_names`].
+fn check_own_names(section: &Section<'_>, key: &'static str) -> Vec<String> {
+    let check = |text: Text<'_>| match text.text {
+        "*" => "*".to_owned(),
+        written => {
+            let name = names::normal(written.strip_prefix("*.").unwrap_or(written));
+            if let Some(problem) = names::host_problem(&name) {
+                text.note(format!("{written:?} is no host name: {problem}"), "write a name without a port, *.NAME for all below it, or *");
+            }
+            if written.starts_with("*.") { format!("*.{name}") } else { name }
+        }
+    };
+    section.texts(key).unwrap_or_default().into_iter().map(check).collect()
+}
+
 fn check_control(root: &Section<'_>, taken: &mut Names) -> Option<Control> {
     let section = root.section("control", CONTROL);
     let push = section.section("push", PUSH);
@@ -780,6 +807,7 @@ fn check_control(root: &Section<'_>, taken: &mut Names) -> Option<Control> {
     Some(Control {
         name,
         url: reachable_url(&section, "url", listen, "listen"),
+        hosts: check_own_names(&section, "hosts"),
         listen,
         admin,
         push: push.boolean("enabled", true).then_some(policy),

@@ -22,27 +22,47 @@ const FRESH: &str = "new";
 
 /// Where a payload lies in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
+pub struct Place {
     /// Of the record's frame, from the start of the file.
-    pub(crate) offset: u64,
+    pub offset: u64,
     /// Length of the payload.
-    pub(crate) bytes: usize,
+    pub bytes: usize,
 }
 
 /// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum FramedError {
+pub enum FramedError {
+    /// Reading or writing failed.
     #[error("{}: {source}", path.display())]
-    Io { path: PathBuf, source: io::Error },
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// A record that others follow is damaged.
     #[error("{} is damaged at byte {offset}: {reason}", path.display())]
-    Damaged { path: PathBuf, offset: u64, reason: String },
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where.
+        offset: u64,
+        /// What was found.
+        reason: String,
+    },
+    /// The record is larger than the file's records may be.
     #[error("a record of {bytes} bytes is too large (limit {limit})")]
-    TooLarge { bytes: usize, limit: usize },
+    TooLarge {
+        /// Its length.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
 }
 
 /// An open file of records.
 #[derive(Debug)]
-pub(crate) struct FramedLog {
+pub struct FramedLog {
     file: File,
     path: PathBuf,
     magic: [u8; 8],
@@ -60,12 +80,10 @@ pub(crate) struct FramedLog {
 
 impl FramedLog {
     /// Opens or makes the file and calls `each` with every record in order. An unfinished last record is cut off.
-    pub(crate) fn open(
-        path: &Path,
-        magic: &[u8; 8],
-        payload_bytes_max: usize,
-        each: impl FnMut(Place, &[u8]),
-    ) -> Result<Self, FramedError> {
+    ///
+    /// # Errors
+    /// [`FramedError::Damaged`], [`FramedError::Io`].
+    pub fn open(path: &Path, magic: &[u8; 8], payload_bytes_max: usize, each: impl FnMut(Place, &[u8])) -> Result<Self, FramedError> {
         let io = |source| FramedError::Io { path: path.to_owned(), source };
         if !path.exists() {
             create(path, magic).map_err(io)?;
@@ -76,6 +94,44 @@ impl FramedLog {
             _ => {}
         }
         Self::open_as(path, magic, payload_bytes_max, each)
+    }
+
+    /// [`FramedLog::open`] for what must not keep a node from starting: a damaged file is set aside under the name with
+    /// `.damaged` behind it, in place of an earlier one, and a new file is begun. `each` gets every whole record, those behind
+    /// the damage too; the new file has none of them. Gives the damage in words, if there was any.
+    ///
+    /// # Errors
+    /// [`FramedError::Io`].
+    pub fn open_or_set_aside(
+        path: &Path,
+        magic: &[u8; 8],
+        payload_bytes_max: usize,
+        mut each: impl FnMut(&[u8]),
+    ) -> Result<(Self, Option<String>), FramedError> {
+        let io = |source| FramedError::Io { path: path.to_owned(), source };
+        let bytes = match std::fs::read(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            read => Some(read.map_err(io)?),
+        };
+        let damage = bytes.as_ref().and_then(|bytes| Self::scan(bytes, path, magic, payload_bytes_max, |_, _| ()).err());
+        let (Some(bytes), Some(damage)) = (bytes, damage) else {
+            return Self::open(path, magic, payload_bytes_max, |_, payload| each(payload)).map(|log| (log, None));
+        };
+        let mut offset = if bytes.starts_with(magic) { HEADER_BYTES } else { bytes.len() };
+        while offset < bytes.len() {
+            match record_at(&bytes, offset, payload_bytes_max) {
+                Found::Whole(payload) => {
+                    each(payload);
+                    offset += FRAME_BYTES + payload.len();
+                }
+                _ => offset += 1,
+            }
+        }
+        let mut aside = path.as_os_str().to_owned();
+        aside.push(".damaged");
+        std::fs::rename(path, &aside).map_err(io)?;
+        let log = Self::open(path, magic, payload_bytes_max, |_, _| ())?;
+        Ok((log, Some(format!("{damage}; it is set aside as {}", Path::new(&aside).display()))))
     }
 
     /// Calls `each` with every record of a file and leaves it as it is, also when another process has it open.
@@ -147,13 +203,16 @@ impl FramedLog {
     }
 
     /// Length of the file in bytes.
-    pub(crate) fn bytes(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         self.end
     }
 
     /// Puts a file with these records, and the same identity, in place of this one, and calls `each` with every record
-    /// of it. A crash leaves the old file or the new one, whole; after an error the old one is in use.
-    pub(crate) fn rewrite(&mut self, payloads: impl Iterator<Item = Vec<u8>>, each: impl FnMut(Place, &[u8])) -> Result<(), FramedError> {
+    /// of it. A crash leaves the old file or the new one, whole; after an error the old one is in use. Blocking.
+    ///
+    /// # Errors
+    /// [`FramedError::Io`].
+    pub fn rewrite(&mut self, payloads: impl Iterator<Item = Vec<u8>>, each: impl FnMut(Place, &[u8])) -> Result<(), FramedError> {
         let io = |source| FramedError::Io { path: self.path.clone(), source };
         let fresh = self.path.with_extension(FRESH);
         let outcome = write_fresh(&fresh, &self.magic, self.id, payloads)
@@ -177,8 +236,11 @@ impl FramedLog {
         }
     }
 
-    /// Appends a record; it is on disk when this returns, and not in the file when it fails.
-    pub(crate) fn append(&mut self, payload: &[u8]) -> Result<Place, FramedError> {
+    /// Appends a record; it is on disk when this returns, and not in the file when it fails. Blocking.
+    ///
+    /// # Errors
+    /// [`FramedError::TooLarge`]; [`FramedError::Io`], a full disk above all.
+    pub fn append(&mut self, payload: &[u8]) -> Result<Place, FramedError> {
         if payload.len() > self.payload_bytes_max {
             return Err(FramedError::TooLarge { bytes: payload.len(), limit: self.payload_bytes_max });
         }
@@ -335,4 +397,43 @@ fn record_at(bytes: &[u8], offset: usize, payload_bytes_max: usize) -> Found<'_>
 
 fn word(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAGIC: &[u8; 8] = b"NCTEST1\n";
+
+    #[test]
+    fn what_is_damaged_is_set_aside_and_the_rest_of_it_is_read() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("log");
+        let names = ["one", "two", "three", "four"];
+        let mut log = FramedLog::open(&path, MAGIC, 99, |_, _| ()).expect("opens");
+        let ends: Vec<u64> = names.iter().map(|name| log.append(name.as_bytes()).map(|_| log.bytes()).expect("appends")).collect();
+        drop(log);
+        let whole = std::fs::read(&path).expect("read");
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x41;
+            std::fs::write(&path, &bytes).expect("write");
+            let mut read = Vec::new();
+            let (mut log, damage) =
+                FramedLog::open_or_set_aside(&path, MAGIC, 99, |payload| read.push(String::from_utf8_lossy(payload).into_owned()))
+                    .expect("opens");
+            let hit = ends.iter().position(|end| (at as u64) < *end).expect("one of them");
+            let is_header = at < HEADER_BYTES;
+            // What is odd in the last record may be the end of a write that was cut short.
+            assert_eq!(damage.is_some(), is_header || hit < 3, "byte {at}");
+            if at >= 8 {
+                let expected: Vec<&str> = (0..4).filter(|n| is_header || *n != hit).map(|n| names[n]).collect();
+                assert_eq!(read, expected, "byte {at}");
+            }
+            let aside = dir.path().join("log.damaged");
+            assert_eq!(std::fs::read(&aside).ok().filter(|_| damage.is_some()), damage.map(|_| bytes), "byte {at}");
+            log.append(b"more").expect("appends");
+            let _ = std::fs::remove_file(aside);
+        }
+    }
 }

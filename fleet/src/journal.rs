@@ -1,8 +1,10 @@
 //! The control journal: an append-only, checksummed, fsynced file of changes, in the order that every node
 //! folds them.
 //!
-//! The file is a log of framed records ([`crate::framed`] owns the bytes), one entry as JSON in each. What
-//! [`Journal::append`] has returned is on disk; what it refused is not in the file either. Revisions rise by one,
+//! The file is a log of framed records ([`crate::framed`] owns the bytes). A record holds one entry as a JSON object, or
+//! the entries that were written together ([`Journal::append_group`]) as a JSON array: one checksum covers such a group, so
+//! a crash leaves all of it or nothing. What [`Journal::append`] has returned is on disk; what it refused is not in the
+//! file either. Revisions rise by one,
 //! except where [`Journal::reconcile`] has closed a gap after a lost journal, or [`Journal::compact`] has left out what later
 //! entries supersede.
 
@@ -18,6 +20,9 @@ const MAGIC: &[u8; 8] = b"NCJRNL1\n";
 
 /// The largest encoded change.
 pub const CHANGE_BYTES_MAX: usize = 16 << 20;
+
+/// Encoded bytes of the entries that share a record; a larger entry has one of its own.
+const GROUP_BYTES_MAX: usize = 1 << 20;
 
 /// Encoded bytes after which [`Journal::after`] adds no further entry to its answer.
 const AFTER_BYTES_MAX: usize = 8 << 20;
@@ -146,21 +151,27 @@ pub struct PushItem {
 #[derive(Debug)]
 pub struct Journal {
     log: FramedLog,
-    /// Revision and place of each entry, in order.
-    places: Vec<(u64, Place)>,
+    /// Where each entry is, in order.
+    spots: Vec<Spot>,
     path: PathBuf,
     /// Length after the last compaction of this process.
     compacted_bytes: u64,
-    /// When the newest fleet file was accepted, milliseconds after the Unix epoch.
-    fleet_file_unix_ms: u64,
-    /// When the newest entry was accepted, milliseconds after the Unix epoch.
-    newest_unix_ms: u64,
     /// Whether it had a purge of everything when it was opened.
     had_purged_all: bool,
-    /// Whether everything was purged since it was opened.
-    has_purged_all: bool,
+    /// Of all its entries; whether everything was purged, since it was opened.
+    sums: Sums,
     /// Revisions up to here are in use at followers, though not in this file.
     floor: u64,
+}
+
+/// Where an entry is.
+#[derive(Debug, Clone, Copy)]
+struct Spot {
+    revision: u64,
+    /// The record that holds it.
+    place: Place,
+    /// Its place among the entries of the record.
+    index: u32,
 }
 
 /// Why the journal cannot be used.
@@ -194,6 +205,21 @@ pub enum JournalError {
     },
 }
 
+impl JournalError {
+    /// The same for another one that it concerns.
+    fn repeated(&self) -> Self {
+        match self {
+            Self::Io { path, source } => {
+                let same = |code| std::io::Error::from_raw_os_error(code);
+                let source = source.raw_os_error().map_or_else(|| std::io::Error::new(source.kind(), source.to_string()), same);
+                Self::Io { path: path.clone(), source }
+            }
+            Self::Damaged { path, offset, reason } => Self::Damaged { path: path.clone(), offset: *offset, reason: reason.clone() },
+            Self::TooLarge { bytes, limit } => Self::TooLarge { bytes: *bytes, limit: *limit },
+        }
+    }
+}
+
 impl From<FramedError> for JournalError {
     fn from(error: FramedError) -> Self {
         match error {
@@ -210,43 +236,37 @@ impl Journal {
     /// # Errors
     /// [`JournalError::Damaged`] when a record that others follow is bad; [`JournalError::Io`].
     pub fn open(path: &Path) -> Result<Self, JournalError> {
-        let mut places: Vec<(u64, Place)> = Vec::new();
-        let (mut newest_unix_ms, mut had_purged_all) = (0, false);
+        let mut spots: Vec<Spot> = Vec::new();
+        let mut sums = Sums::default();
         let mut bad = None;
-        let mut fleet_file_unix_ms = 0;
-        let log = FramedLog::open(path, MAGIC, CHANGE_BYTES_MAX, |place, payload| {
-            let newest = places.last().map_or(0, |(revision, _)| *revision);
-            match serde_json::from_slice::<Entry>(payload) {
-                Ok(entry) if entry.revision > newest => {
-                    if matches!(entry.change, Change::FleetFile { .. }) {
-                        fleet_file_unix_ms = entry.accepted_unix_ms;
+        let log = FramedLog::open(path, MAGIC, CHANGE_BYTES_MAX, |place, payload| match decode(payload) {
+            Ok(entries) => {
+                for (index, entry) in (0..).zip(entries) {
+                    let newest = spots.last().map_or(0, |spot| spot.revision);
+                    if entry.revision > newest {
+                        spots.push(Spot { revision: entry.revision, place, index });
+                        sums.add(&entry);
+                    } else {
+                        bad.get_or_insert((place.offset, format!("revision {} follows revision {newest}", entry.revision)));
                     }
-                    newest_unix_ms = entry.accepted_unix_ms;
-                    had_purged_all |= is_everything(&entry.change);
-                    places.push((entry.revision, place));
                 }
-                Ok(entry) => {
-                    bad.get_or_insert((place.offset, format!("revision {} follows revision {newest}", entry.revision)));
-                }
-                Err(error) => {
-                    bad.get_or_insert((
-                        place.offset,
-                        format!("the record is whole but no entry ({error}); a newer version may have written it"),
-                    ));
-                }
+            }
+            Err(error) => {
+                bad.get_or_insert((
+                    place.offset,
+                    format!("the record is whole but no entry ({error}); a newer version may have written it"),
+                ));
             }
         })?;
         match bad {
             Some((offset, reason)) => Err(JournalError::Damaged { path: path.to_owned(), offset, reason }),
             None => Ok(Self {
                 log,
-                places,
+                spots,
                 path: path.to_owned(),
                 compacted_bytes: 0,
-                fleet_file_unix_ms,
-                newest_unix_ms,
-                had_purged_all,
-                has_purged_all: false,
+                had_purged_all: sums.has_purged_all,
+                sums: Sums { has_purged_all: false, ..sums },
                 floor: 0,
             }),
         }
@@ -265,6 +285,61 @@ impl Journal {
     /// [`JournalError::TooLarge`]; [`JournalError::Io`], a full disk above all.
     pub fn append(&mut self, change: Change, accepted_unix_ms: u64) -> Result<Entry, JournalError> {
         self.append_as(self.next_revision(), change, accepted_unix_ms)
+    }
+
+    /// Appends changes in order, each with the time of its acceptance, and syncs once for as many as share a record. Those
+    /// that are given as entries are on disk when this returns; after an error of a record none of its entries is in the
+    /// file. Blocking.
+    pub fn append_group(&mut self, changes: Vec<(Change, u64)>) -> Vec<Result<Entry, JournalError>> {
+        let mut outcomes = Vec::with_capacity(changes.len());
+        let mut group: Vec<Entry> = Vec::new();
+        let mut payload = Vec::new();
+        // As if all of the group were written.
+        let mut sums = self.sums;
+        for (change, accepted_unix_ms) in changes {
+            let mut entry = sums.entry(self.next_revision() + group.len() as u64, change, accepted_unix_ms);
+            sums.add(&entry);
+            let mut encoded = encode(&entry);
+            if encoded.len() > CHANGE_BYTES_MAX {
+                self.append_encoded(&mut group, &mut payload, &mut outcomes);
+                outcomes.push(Err(JournalError::TooLarge { bytes: encoded.len(), limit: CHANGE_BYTES_MAX }));
+                continue;
+            }
+            if !group.is_empty() && payload.len() + encoded.len() + 2 > GROUP_BYTES_MAX {
+                self.append_encoded(&mut group, &mut payload, &mut outcomes);
+                // Should those before it have failed, it takes their place.
+                entry.revision = self.next_revision();
+                encoded = encode(&entry);
+            }
+            if !payload.is_empty() {
+                payload.push(b',');
+            }
+            payload.append(&mut encoded);
+            group.push(entry);
+        }
+        self.append_encoded(&mut group, &mut payload, &mut outcomes);
+        outcomes
+    }
+
+    /// Appends one record of entries whose encodings, with commas between them, are `payload`.
+    fn append_encoded(&mut self, group: &mut Vec<Entry>, payload: &mut Vec<u8>, outcomes: &mut Vec<Result<Entry, JournalError>>) {
+        if group.is_empty() {
+            return;
+        }
+        // One alone is written as every version reads it.
+        let written = match group.len() {
+            1 => self.log.append(payload),
+            _ => self.log.append(&[b"[", payload.as_slice(), b"]"].concat()),
+        };
+        payload.clear();
+        match written.map_err(JournalError::from) {
+            Ok(place) => {
+                self.spots.extend((0..).zip(group.iter()).map(|(index, entry)| Spot { revision: entry.revision, place, index }));
+                group.iter().for_each(|entry| self.sums.add(entry));
+                outcomes.extend(group.drain(..).map(Ok));
+            }
+            Err(error) => outcomes.extend(group.drain(..).map(|_| Err(error.repeated()))),
+        }
     }
 
     /// Makes the journal whole for a follower that has seen more than it holds.
@@ -289,7 +364,7 @@ impl Journal {
         if !self.is_plausible(follower_journal, after, now_unix_ms) {
             return Ok(None);
         }
-        let is_covered = self.has_purged_all || (other && self.had_purged_all);
+        let is_covered = self.sums.has_purged_all || (other && self.had_purged_all);
         if is_covered {
             if after > self.revision() {
                 // It may have used one more for its own purge of everything.
@@ -305,7 +380,7 @@ impl Journal {
     /// than can have been added to it since its newest entry, or to another one since there are any.
     pub fn is_plausible(&self, follower_journal: Option<&str>, after: u64, now_unix_ms: u64) -> bool {
         let is_other = follower_journal.is_some_and(|id| id != self.id());
-        let (base, since_ms) = if is_other { (0, FIRST_JOURNAL_UNIX_MS) } else { (self.revision(), self.newest_unix_ms) };
+        let (base, since_ms) = if is_other { (0, FIRST_JOURNAL_UNIX_MS) } else { (self.revision(), self.sums.newest_unix_ms) };
         let seconds = (now_unix_ms.saturating_sub(since_ms) + CLOCKS_DIFFER_MAX_MS) / 1000;
         after <= self.revision().max(base.saturating_add(seconds.saturating_mul(REVISIONS_PER_SECOND_MAX)))
     }
@@ -316,24 +391,27 @@ impl Journal {
 
     /// Revision of the newest entry; 0 for an empty journal.
     pub fn revision(&self) -> u64 {
-        self.places.last().map_or(0, |(revision, _)| *revision)
+        self.spots.last().map_or(0, |spot| spot.revision)
     }
 
     /// Up to `most` entries after `revision`, oldest first; fewer when they are large. An entry that cannot be read
     /// (the disk fails) ends the list and is logged.
     pub fn after(&self, revision: u64, most: usize) -> Vec<Entry> {
-        let first = self.places.partition_point(|(r, _)| *r <= revision);
+        let first = self.spots.partition_point(|spot| spot.revision <= revision);
         let mut bytes = 0;
         let mut entries = Vec::new();
-        for (_, place) in self.places[first..].iter().take(most) {
-            bytes += place.bytes;
-            if bytes > AFTER_BYTES_MAX && !entries.is_empty() {
-                break;
+        let mut record = Record::default();
+        for spot in self.spots[first..].iter().take(most) {
+            if record.place != Some(spot.place) {
+                bytes += spot.place.bytes;
+                if bytes > AFTER_BYTES_MAX && !entries.is_empty() {
+                    break;
+                }
             }
-            match self.read(*place) {
+            match self.read(*spot, &mut record) {
                 Ok(entry) => entries.push(entry),
                 Err(error) => {
-                    tracing::error!(path = %self.path.display(), offset = place.offset, %error, "a journal entry cannot be read");
+                    tracing::error!(path = %self.path.display(), offset = spot.place.offset, %error, "a journal entry cannot be read");
                     break;
                 }
             }
@@ -357,47 +435,85 @@ impl Journal {
         let io = |source| JournalError::Io { path: self.path.clone(), source };
         // Not again before it has grown, whatever comes of it.
         self.compacted_bytes = self.log.bytes();
-        let (old, recent) = self.places.split_at(self.places.len().saturating_sub(RECENT_KEPT));
-        let old: Vec<Entry> = old.iter().map(|(_, place)| self.read(*place)).collect::<Result<_, _>>().map_err(io)?;
+        let (old, recent) = self.spots.split_at(self.spots.len().saturating_sub(RECENT_KEPT));
+        let mut record = Record::default();
+        let old: Vec<Entry> = old.iter().map(|spot| self.read(*spot, &mut record)).collect::<Result<_, _>>().map_err(io)?;
         let before = old.len();
         let mut kept = fold(old, now_unix_ms);
         let left_out = before - kept.len();
         if left_out == 0 {
             return Ok(0);
         }
-        for (_, place) in recent {
-            kept.push(self.read(*place).map_err(io)?);
+        for spot in recent {
+            kept.push(self.read(*spot, &mut record).map_err(io)?);
         }
         let revisions: Vec<u64> = kept.iter().map(|entry| entry.revision).collect();
         let mut places = Vec::with_capacity(revisions.len());
         self.log.rewrite(kept.iter().map(encode), |place, _| places.push(place))?;
-        self.places = revisions.into_iter().zip(places).collect();
+        self.spots = revisions.into_iter().zip(places).map(|(revision, place)| Spot { revision, place, index: 0 }).collect();
         self.compacted_bytes = self.log.bytes();
         Ok(left_out)
     }
 
-    fn read(&self, place: Place) -> std::io::Result<Entry> {
-        serde_json::from_slice(&self.log.read(place)?).map_err(std::io::Error::from)
+    /// Reads an entry; `record` keeps what was read last, for those that share its record.
+    fn read(&self, spot: Spot, record: &mut Record) -> std::io::Result<Entry> {
+        if record.place != Some(spot.place) {
+            *record = Record::default();
+            record.entries = decode(&self.log.read(spot.place)?)?;
+            record.place = Some(spot.place);
+        }
+        let missing = || std::io::Error::new(std::io::ErrorKind::InvalidData, "the record holds fewer entries than it did");
+        record.entries.get(spot.index as usize).cloned().ok_or_else(missing)
     }
 
     fn append_as(&mut self, revision: u64, change: Change, accepted_unix_ms: u64) -> Result<Entry, JournalError> {
-        let mut entry = Entry { revision, accepted_unix_ms, change };
-        if matches!(entry.change, Change::FleetFile { .. }) && self.fleet_file_unix_ms > 0 {
-            entry.accepted_unix_ms = accepted_unix_ms.max((self.fleet_file_unix_ms / 1000 + 1) * 1000);
-        }
+        let entry = self.sums.entry(revision, change, accepted_unix_ms);
         let place = self.log.append(&encode(&entry))?;
-        self.places.push((revision, place));
-        if matches!(entry.change, Change::FleetFile { .. }) {
-            self.fleet_file_unix_ms = entry.accepted_unix_ms;
-        }
-        self.newest_unix_ms = entry.accepted_unix_ms;
-        self.has_purged_all |= is_everything(&entry.change);
+        self.spots.push(Spot { revision, place, index: 0 });
+        self.sums.add(&entry);
         Ok(entry)
     }
 }
 
-fn is_everything(change: &Change) -> bool {
-    matches!(change, Change::Purge(Purge { scope: PurgeScope::All, soft: false }))
+/// What the entries come to that were added to a journal, as far as it needs to know.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sums {
+    /// When the newest fleet file was accepted, milliseconds after the Unix epoch.
+    fleet_file_unix_ms: u64,
+    /// When the newest entry was accepted, milliseconds after the Unix epoch.
+    newest_unix_ms: u64,
+    /// Whether everything was purged.
+    has_purged_all: bool,
+}
+
+impl Sums {
+    fn add(&mut self, entry: &Entry) {
+        if matches!(entry.change, Change::FleetFile { .. }) {
+            self.fleet_file_unix_ms = entry.accepted_unix_ms;
+        }
+        self.newest_unix_ms = entry.accepted_unix_ms;
+        self.has_purged_all |= matches!(entry.change, Change::Purge(Purge { scope: PurgeScope::All, soft: false }));
+    }
+
+    /// The next entry, whose time is that of its acceptance; a fleet file's is in a later second than the one before it.
+    fn entry(&self, revision: u64, change: Change, accepted_unix_ms: u64) -> Entry {
+        let earliest = match change {
+            Change::FleetFile { .. } if self.fleet_file_unix_ms > 0 => (self.fleet_file_unix_ms / 1000 + 1) * 1000,
+            _ => 0,
+        };
+        Entry { revision, accepted_unix_ms: accepted_unix_ms.max(earliest), change }
+    }
+}
+
+/// A record that was read.
+#[derive(Debug, Default)]
+struct Record {
+    place: Option<Place>,
+    entries: Vec<Entry>,
+}
+
+fn decode(payload: &[u8]) -> serde_json::Result<Vec<Entry>> {
+    if payload.first() == Some(&b'[') { serde_json::from_slice(payload) } else { serde_json::from_slice(payload).map(|entry| vec![entry]) }
 }
 
 fn encode(entry: &Entry) -> Vec<u8> {
@@ -433,6 +549,80 @@ mod tests {
         assert_eq!(journal.append(Change::FleetFile { text: "x".into() }, 1).expect("appends").revision, 6);
         assert_eq!(Journal::open(&path).expect("opens").id(), id);
         assert_eq!(id.len(), 32);
+    }
+
+    #[test]
+    fn a_group_is_read_entry_by_entry_and_folds_like_others() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("journal");
+        let mut journal = Journal::open(&path).expect("opens");
+        let mut entries = vec![journal.append(purge("http://h/alone"), 1).expect("appends")];
+        let group = |n: u64| (0..n).map(|k| (purge(&format!("http://h/{k}")), 10 + k)).collect::<Vec<_>>();
+        for n in [5, 1, 0, 400] {
+            entries.extend(journal.append_group(group(n)).into_iter().map(|outcome| outcome.expect("appends")));
+        }
+        entries.push(journal.append(purge("http://h/last"), 1).expect("appends"));
+        assert_eq!(entries.iter().map(|e| e.revision).collect::<Vec<_>>(), (1..=408).collect::<Vec<_>>());
+        for mut journal in [journal, Journal::open(&path).expect("opens")] {
+            for (after, most) in [(0, 1000), (0, 3), (3, 2), (4, 1000), (6, 256), (407, 9), (408, 9)] {
+                let expected = &entries[after..(after + most).min(entries.len())];
+                assert_eq!(journal.after(after as u64, most), expected, "{most} after {after}");
+            }
+            assert!(journal.compact(1).is_ok());
+            assert_eq!(journal.after(408 - RECENT_KEPT as u64, 1000), entries[408 - RECENT_KEPT..]);
+        }
+    }
+
+    #[test]
+    fn a_group_cut_at_any_byte_is_gone_whole() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("journal");
+        let entries = written(&path, 2);
+        let before = std::fs::metadata(&path).expect("there").len() as usize;
+        let mut journal = Journal::open(&path).expect("opens");
+        let group = || (0..3).map(|n| (purge(&format!("http://h/g{n}")), 5)).collect::<Vec<_>>();
+        assert!(journal.append_group(group()).iter().all(Result::is_ok));
+        let whole = std::fs::read(&path).expect("read");
+        for at in before..whole.len() {
+            // Cut short; and written but for one page, as a loss of power may leave it.
+            let mut holed = whole.clone();
+            holed[at..(at + 64).min(whole.len())].fill(0);
+            if holed == whole {
+                continue;
+            }
+            for bytes in [&whole[..at], &holed] {
+                std::fs::write(&path, bytes).expect("write");
+                let mut journal = Journal::open(&path).unwrap_or_else(|e| panic!("at {at}: {e}"));
+                assert_eq!(journal.after(0, 9), entries, "at {at}");
+                assert_eq!(journal.append(purge("http://h/more"), 9).expect("appends").revision, 3);
+            }
+        }
+    }
+
+    #[test]
+    fn a_group_that_fails_leaves_nothing_and_one_that_is_too_large_fails_alone() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("journal");
+        let entries = written(&path, 2);
+        let before = std::fs::read(&path).expect("read");
+        let mut journal = Journal::open(&path).expect("opens");
+        let group = || (0..3).map(|n| (purge(&format!("http://h/g{n}")), 5)).collect::<Vec<_>>();
+        for written_before_the_error in [0, 12, 100] {
+            journal.log.fail_next_write_after(written_before_the_error);
+            let outcomes = journal.append_group(group());
+            assert!(outcomes.len() == 3 && outcomes.iter().all(|o| o.as_ref().is_err_and(|e| e.to_string().contains("No space left"))));
+            assert_eq!(std::fs::read(&path).expect("read"), before);
+            assert_eq!((journal.revision(), journal.after(0, 9)), (2, entries.clone()));
+        }
+        let big = |bytes: usize| (Change::FleetFile { text: "x".repeat(bytes) }, 1);
+        let mut changes = group();
+        changes.insert(1, big(CHANGE_BYTES_MAX));
+        changes.insert(3, big(GROUP_BYTES_MAX));
+        let outcomes = journal.append_group(changes);
+        let revisions: Vec<Option<u64>> = outcomes.iter().map(|o| o.as_ref().ok().map(|e| e.revision)).collect();
+        assert_eq!(revisions, [Some(3), None, Some(4), Some(5), Some(6)]);
+        let again = Journal::open(&path).expect("opens");
+        assert_eq!(again.after(2, 9), outcomes.into_iter().flatten().collect::<Vec<_>>());
     }
 
     #[test]

@@ -42,7 +42,17 @@ const REASON_CHARS_MAX: usize = 300;
 ///     tokio::spawn(reporter::run(context.name.clone(), urls, context.fleet.clone(), build, context.shutdown.clone()));
 /// }
 /// ```
-pub async fn run<R, F>(
+pub async fn run<R, F>(name: String, urls: impl Fn(&Fleet) -> Vec<String>, fleet: watch::Receiver<Arc<Fleet>>, build: F, shutdown: Shutdown)
+where
+    F: FnMut(bool) -> R,
+    R: Serialize,
+{
+    run_with(Client::new(), name, urls, fleet, build, shutdown).await;
+}
+
+/// [`run`] with a client that others use too: its kept connection is theirs as well.
+pub async fn run_with<R, F>(
+    client: Client,
     name: String,
     urls: impl Fn(&Fleet) -> Vec<String>,
     fleet: watch::Receiver<Arc<Fleet>>,
@@ -52,7 +62,6 @@ pub async fn run<R, F>(
     F: FnMut(bool) -> R,
     R: Serialize,
 {
-    let client = Client::new();
     let mut log = Log::default();
     let mut accepted = true;
     let mut interval = fleet.borrow().report_interval;
@@ -193,7 +202,7 @@ mod tests {
             let url = format!("http://{}/report", listener.local_addr().expect("bound"));
             let (trigger, shutdown) = shutdown::channel();
             let (readiness, ready) = watch::channel(Readiness::Ready);
-            tokio::spawn(admin::serve(listener, prometheus::Registry::new(), ready, Some(extra), shutdown));
+            tokio::spawn(admin::serve(listener, prometheus::Registry::new(), ready, Some(extra), Arc::new(|_| false), shutdown));
             Self { url, status, received, most_at_a_time, _rest: (trigger, readiness) }
         }
 

@@ -82,7 +82,14 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     let addresses = listeners.addresses().to_vec();
     let (readiness_tx, readiness) = watch::channel(Readiness::NotReady("starting".to_owned()));
     let serving = listeners.serve(&handler, &metrics, &shutdown)?;
-    let admin_task = tokio::spawn(admin::serve(admin_listener, registry, readiness, Some(steering.admin_extra()), shutdown.clone()));
+    let admin_task = tokio::spawn(admin::serve(
+        admin_listener,
+        registry,
+        readiness,
+        Some(steering.admin_extra()),
+        admin::own_names_of(fleet.clone()),
+        shutdown.clone(),
+    ));
     let reloader = Reloader { name: name.clone(), fleet: fleet.clone(), served: served_tx, serial, listen: me.listen.clone() };
     let started_unix_ms = unix_millis(SystemTime::now());
     let source = ReportSource { name: name.clone(), state, steering, metrics, started_unix_ms, shutdown: shutdown.clone() };

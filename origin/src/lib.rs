@@ -58,7 +58,8 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     let (rules_tx, rules) = watch::channel(Arc::new(me.rules));
     let handler = Arc::new(Handler { root: root.clone(), rules, metrics: metrics.clone() });
     let (readiness_tx, readiness) = watch::channel(Readiness::Ready);
-    let admin_task = admin_listener.map(|l| tokio::spawn(admin::serve(l, registry, readiness, None, shutdown.clone())));
+    let admin_task = admin_listener
+        .map(|l| tokio::spawn(admin::serve(l, registry, readiness, None, admin::own_names_of(fleet.clone()), shutdown.clone())));
     let following = tokio::spawn(follow_rules(name.clone(), fleet.clone(), rules_tx, shutdown.clone()));
     let report = report_source(name.clone(), metrics, shutdown.clone());
     let reporting = tokio::spawn(reporter::run(name, |f| reporter::to_control(f, "origin"), fleet, move |_| report(), shutdown.clone()));

@@ -84,7 +84,7 @@ impl Earnings {
 }
 
 /// What an order earned, by local hour of day.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Account {
     hours: [Earnings; 24],
 }

@@ -21,6 +21,7 @@ mod examples;
 mod failover;
 mod fleet_file;
 mod full_disk;
+mod history;
 mod media;
 mod metrics;
 mod names;

@@ -389,6 +389,7 @@ impl Plan {
             zone: "cdn.test".into(),
             base: PathBuf::new(),
             zone_name_servers: vec![],
+            admin_hosts: Vec::new(),
             hostmaster: "hostmaster@cdn.test".into(),
             state_dir: self.state_dir.clone(),
             user: None,
@@ -398,6 +399,7 @@ impl Plan {
             clock: FleetClock::REAL,
             control: self.control.map(|address| Control {
                 name: "control".into(),
+                hosts: Vec::new(),
                 listen: address,
                 url: format!("http://{address}"),
                 admin: address,

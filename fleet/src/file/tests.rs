@@ -127,6 +127,7 @@ node_key = "a key that only this test knows"
 node_keys = "shared"
 report_interval = "1s"
 name_servers = ["ns2"]
+admin_hosts = ["*.Nodes.demo.test"]
 
 [clock]
 speed = 360
@@ -145,6 +146,7 @@ connections_max = 5000
 name = "brain"
 listen = "0.0.0.0:7700"
 url = "http://control.demo.test:7700/"
+hosts = ["Console.demo.test", "*"]
 admin = "127.0.0.1:9170"
 
 [control.push]
@@ -293,7 +295,9 @@ fn every_setting_is_taken_as_written() {
     assert_eq!(fleet.zone_name_servers, [1]);
     assert_eq!(fleet.node_key, Secret("a key that only this test knows".into()));
     assert_eq!(fleet.clock, FleetClock { speed: 360.0, anchor_real: 1_767_225_600.0, anchor_fleet: 1_767_229_200.5 });
+    assert_eq!(fleet.admin_hosts, ["*.nodes.demo.test"]);
     let control = fleet.control.expect("there");
+    assert_eq!(control.hosts, ["console.demo.test", "*"]);
     assert_eq!((control.name.as_str(), control.url.as_str()), ("brain", "http://control.demo.test:7700"));
     assert_eq!(control.push, Some(PushPolicy { half_life: Duration::from_secs(43_200), expected_requests_min: 0.5 }));
     let health = HealthCheck {
@@ -399,6 +403,23 @@ const WRONG: &[Case] = &[
     ("off_peak = \"02:00", "offpeak = \"02:00", "offpeak", 1, "cluster[0].offpeak: there is no such setting", "did you mean off_peak?"),
     ("[[site]]", "[[sites]]", "[[sites]]", 3, "sites: there is no such setting", "did you mean site?"),
     ("ttl = \"5s\"", "xyzzy = 1", "xyzzy", 1, "site[0].xyzzy", "the settings here are name, hosts"),
+    // Names of our own.
+    (
+        "[control]\n",
+        "[control]\nhosts = [\"a.test:7700\"]\n",
+        "hosts = [\"a.test:7700\"]",
+        10,
+        "\"a.test:7700\" is no host name",
+        "without a port",
+    ),
+    (
+        "zone = \"cdn.test\"\n",
+        "zone = \"cdn.test\"\nadmin_hosts = [\"a.*.test\"]\n",
+        "admin_hosts",
+        16,
+        "\"a.*.test\" is no host name",
+        "*.NAME",
+    ),
     // Request fields.
     (
         "ttl = \"5s\"",

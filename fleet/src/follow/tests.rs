@@ -36,7 +36,7 @@ impl Control {
         let address = listener.local_addr().expect("bound");
         let (trigger, shutdown) = shutdown::channel();
         let (readiness, ready) = watch::channel(Readiness::Ready);
-        let server = tokio::spawn(admin::serve(listener, prometheus::Registry::new(), ready, Some(extra), shutdown));
+        let server = tokio::spawn(admin::serve(listener, prometheus::Registry::new(), ready, Some(extra), Arc::new(|_| false), shutdown));
         Self { address, journal, server, _rest: (trigger, readiness) }
     }
 

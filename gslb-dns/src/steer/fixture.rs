@@ -74,6 +74,7 @@ pub(super) fn fleet() -> Fleet {
     Fleet {
         zone: "cdn.test".to_owned(),
         zone_name_servers: Vec::new(),
+        admin_hosts: Vec::new(),
         hostmaster: "hostmaster@cdn.test".to_owned(),
         base: std::path::PathBuf::new(),
         state_dir: std::path::PathBuf::new(),

@@ -142,6 +142,7 @@ pub fn fleet(listen: Vec<SocketAddr>, sites: Vec<Site>, zones: Vec<Zone>) -> Fle
             admin_url: format!("http://{admin}"),
         }],
         zone_name_servers: vec![0],
+        admin_hosts: Vec::new(),
         steering: Steering {
             geo_db: None,
             health: HealthCheck {

@@ -1,0 +1,401 @@
+//! Who may hold connections to the API: a share for nodes, one for operators, one for strangers.
+//!
+//! Every connection begins as a stranger's and becomes a node's or an operator's when a request on it shows a good key or
+//! token. So whoever has neither shares the strangers' places with others who have not shown one yet, and cannot take those of
+//! nodes or operators; nor can nodes take those of operators. Strangers' places are never full for a newcomer: the stranger
+//! that has been quiet for longest gives way, of the address that holds the most of them. Those who come over loopback have
+//! places of their own.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+/// Open files that are kept back for the disk, name servers that are asked, and the admin listener: this part of all, and no
+/// fewer.
+const RESERVE_PART: usize = 8;
+const RESERVE_MIN: usize = 64;
+/// Connections whatever the limit of files.
+const ALL_MAX: usize = 65_536;
+/// Parts of all connections that strangers, those over loopback, and operators may hold, each; nodes have the rest.
+const SHARE_PART: usize = 8;
+const SHARE_MIN: usize = 16;
+const SHARE_MAX: usize = 1024;
+/// Part of the strangers' places that one address may hold.
+const ADDRESS_PART: usize = 4;
+/// Event streams at a time, those over loopback left out, and of one address.
+const STREAMS_MAX: usize = 192;
+const STREAMS_LOOPBACK_MAX: usize = 64;
+const STREAMS_ADDRESS_MAX: usize = 16;
+
+/// Whose a connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Class {
+    Stranger,
+    Node,
+    Operator,
+}
+
+impl Class {
+    pub(crate) const ALL: [Self; 3] = [Self::Stranger, Self::Node, Self::Operator];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Stranger => "stranger",
+            Self::Node => "node",
+            Self::Operator => "operator",
+        }
+    }
+}
+
+/// How many connections there may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// And as many again over loopback.
+    pub(crate) strangers: usize,
+    pub(crate) of_address: usize,
+    pub(crate) operators: usize,
+    pub(crate) nodes: usize,
+}
+
+impl Limits {
+    /// As many as that many open files allow.
+    pub(crate) fn of_files(files: usize) -> Self {
+        let all = files.saturating_sub((files / RESERVE_PART).max(RESERVE_MIN)).min(ALL_MAX);
+        let share = (all / SHARE_PART).clamp(SHARE_MIN, SHARE_MAX);
+        Self { strangers: share, of_address: share / ADDRESS_PART, operators: share, nodes: all.saturating_sub(3 * share).max(SHARE_MIN) }
+    }
+}
+
+/// Whoever shares an address; of IPv6 a /64.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Owner(IpAddr);
+
+impl Owner {
+    fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V6(v6) => Self(IpAddr::V6(Ipv6Addr::from(u128::from(v6) >> 64 << 64))),
+            v4 => Self(v4),
+        }
+    }
+
+    /// `::1` is not of a /64 that others may have.
+    fn is_loopback(address: IpAddr) -> bool {
+        address.to_canonical().is_loopback()
+    }
+}
+
+/// All connections.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    limits: Limits,
+    now: Mutex<Now>,
+}
+
+#[derive(Debug, Default)]
+struct Now {
+    /// Counts what happens, so that older can be told from younger.
+    ticks: u64,
+    /// By loopback or not, then the tick of their last request, or of their coming.
+    strangers: [BTreeMap<u64, Stranger>; 2],
+    /// Strangers of each owner.
+    held: HashMap<Owner, usize>,
+    nodes: usize,
+    operators: usize,
+    streams: HashMap<Owner, usize>,
+    /// By loopback or not.
+    streams_all: [usize; 2],
+}
+
+#[derive(Debug)]
+struct Stranger {
+    owner: Owner,
+    evicted: Arc<Notify>,
+}
+
+impl Admission {
+    pub(crate) fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self { limits, now: Mutex::default() })
+    }
+
+    /// The limits.
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// A place for a new connection; another one may have to go for it.
+    pub(crate) fn enter(self: &Arc<Self>, address: IpAddr) -> Arc<Seat> {
+        let (owner, is_loopback) = (Owner::of(address), Owner::is_loopback(address));
+        let evicted = Arc::new(Notify::new());
+        let mut now = self.now();
+        let held = now.held.get(&owner).copied().unwrap_or(0);
+        let strangers = &now.strangers[usize::from(is_loopback)];
+        let goes = if !is_loopback && held >= self.limits.of_address {
+            strangers.iter().find(|(_, s)| s.owner == owner).map(|(tick, _)| *tick)
+        } else if strangers.len() >= self.limits.strangers {
+            let most = now.held.iter().filter(|(o, _)| o.0.is_loopback() == is_loopback).max_by_key(|(_, n)| **n).map(|(o, _)| *o);
+            let of_most = |s: &Stranger| is_loopback || most == Some(s.owner);
+            strangers.iter().find(|(_, s)| of_most(s)).or_else(|| strangers.iter().next()).map(|(tick, _)| *tick)
+        } else {
+            None
+        };
+        if let Some(tick) = goes {
+            now.remove(is_loopback, tick).evicted.notify_one();
+        }
+        let tick = now.tick();
+        now.strangers[usize::from(is_loopback)].insert(tick, Stranger { owner, evicted: evicted.clone() });
+        *now.held.entry(owner).or_insert(0) += 1;
+        drop(now);
+        Arc::new(Seat { admission: self.clone(), owner, is_loopback, evicted, place: Mutex::new(Place::Stranger(tick)) })
+    }
+
+    /// Connections by class.
+    pub(crate) fn counts(&self) -> [(Class, usize); 3] {
+        let now = self.now();
+        let of = |class| match class {
+            Class::Stranger => now.strangers.iter().map(BTreeMap::len).sum(),
+            Class::Node => now.nodes,
+            Class::Operator => now.operators,
+        };
+        Class::ALL.map(|class| (class, of(class)))
+    }
+
+    fn now(&self) -> MutexGuard<'_, Now> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Now {
+    fn tick(&mut self) -> u64 {
+        self.ticks += 1;
+        self.ticks
+    }
+
+    fn remove(&mut self, is_loopback: bool, tick: u64) -> Stranger {
+        let stranger = self.strangers[usize::from(is_loopback)].remove(&tick).expect("it was found here");
+        give_back(&mut self.held, stranger.owner);
+        stranger
+    }
+}
+
+fn give_back(held: &mut HashMap<Owner, usize>, owner: Owner) {
+    if let Some(count) = held.get_mut(&owner) {
+        *count -= 1;
+        if *count == 0 {
+            held.remove(&owner);
+        }
+    }
+}
+
+/// A connection's place; it is free again when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    admission: Arc<Admission>,
+    owner: Owner,
+    is_loopback: bool,
+    evicted: Arc<Notify>,
+    place: Mutex<Place>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    /// With its tick; it may be gone from there.
+    Stranger(u64),
+    Of(Class),
+}
+
+impl Seat {
+    /// Returns when the connection has to go.
+    pub(crate) async fn evicted(&self) {
+        self.evicted.notified().await;
+    }
+
+    /// A request has come, of somebody with that class; false where there is no place for one more of it.
+    pub(crate) fn asks(&self, class: Class) -> bool {
+        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        let Place::Stranger(tick) = *place else { return true };
+        let mut now = self.admission.now();
+        let strangers = &mut now.strangers[usize::from(self.is_loopback)];
+        if !strangers.contains_key(&tick) {
+            // It is on its way out.
+            return true;
+        }
+        let (count, most) = match class {
+            Class::Stranger => {
+                let stranger = strangers.remove(&tick).expect("it is there");
+                let tick = now.tick();
+                now.strangers[usize::from(self.is_loopback)].insert(tick, stranger);
+                *place = Place::Stranger(tick);
+                return true;
+            }
+            Class::Node => (&mut now.nodes, self.admission.limits.nodes),
+            Class::Operator => (&mut now.operators, self.admission.limits.operators),
+        };
+        if *count >= most {
+            return false;
+        }
+        *count += 1;
+        now.remove(self.is_loopback, tick);
+        *place = Place::Of(class);
+        true
+    }
+
+    /// A place for an event stream; none where there are too many, or too many of this address.
+    pub(crate) fn stream(self: &Arc<Self>) -> Option<StreamPlace> {
+        let mut now = self.admission.now();
+        let (all, most) = match self.is_loopback {
+            true => (now.streams_all[1], STREAMS_LOOPBACK_MAX),
+            false => (now.streams_all[0], STREAMS_MAX),
+        };
+        let of_owner = now.streams.get(&self.owner).copied().unwrap_or(0);
+        if all >= most || (!self.is_loopback && of_owner >= STREAMS_ADDRESS_MAX) {
+            return None;
+        }
+        now.streams_all[usize::from(self.is_loopback)] += 1;
+        *now.streams.entry(self.owner).or_insert(0) += 1;
+        Some(StreamPlace(self.clone()))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut now = self.admission.now();
+        match *self.place.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            Place::Stranger(tick) if now.strangers[usize::from(self.is_loopback)].contains_key(&tick) => {
+                now.remove(self.is_loopback, tick);
+            }
+            Place::Stranger(_) | Place::Of(Class::Stranger) => {}
+            Place::Of(Class::Node) => now.nodes -= 1,
+            Place::Of(Class::Operator) => now.operators -= 1,
+        }
+    }
+}
+
+/// The place of an event stream.
+#[derive(Debug)]
+pub(crate) struct StreamPlace(Arc<Seat>);
+
+impl Drop for StreamPlace {
+    fn drop(&mut self) {
+        let mut now = self.0.admission.now();
+        now.streams_all[usize::from(self.0.is_loopback)] -= 1;
+        give_back(&mut now.streams, self.0.owner);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    fn admission() -> Arc<Admission> {
+        Admission::new(Limits { strangers: 8, of_address: 4, operators: 2, nodes: 3 })
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn is_evicted(seat: &Seat) -> bool {
+        seat.evicted().now_or_never().is_some()
+    }
+
+    fn counts(admission: &Admission) -> [usize; 3] {
+        admission.counts().map(|(_, n)| n)
+    }
+
+    #[test]
+    fn shares_follow_the_limit_of_files() {
+        for (files, strangers, nodes) in [(256, 24, 120), (1024, 112, 560), (20_000, 1024, 14_428), (1 << 20, 1024, 62_464), (0, 16, 16)] {
+            let limits = Limits::of_files(files);
+            assert_eq!((limits.strangers, limits.operators, limits.nodes), (strangers, strangers, nodes), "{files}");
+        }
+    }
+
+    #[test]
+    fn a_flood_of_strangers_takes_no_place_of_others() {
+        let a = admission();
+        let node = a.enter(ip("192.0.2.1"));
+        assert!(node.asks(Class::Node));
+        let quiet = a.enter(ip("192.0.2.2"));
+        let active = a.enter(ip("192.0.2.2"));
+        let mut flood = Vec::new();
+        for n in 0..100 {
+            assert!(active.asks(Class::Stranger));
+            flood.push(a.enter(ip(&format!("198.51.100.{}", n % 2))));
+        }
+        assert_eq!(counts(&a), [8, 1, 0]);
+        // Nobody but the flood has lost anything: it holds the most.
+        assert!(!is_evicted(&node) && !is_evicted(&active) && !is_evicted(&quiet));
+        assert_eq!(flood.iter().filter(|s| !is_evicted(s)).count(), 6);
+        // Somebody comes in the middle of it and shows the token.
+        let operator = a.enter(ip("203.0.113.9"));
+        assert!(!is_evicted(&operator) && operator.asks(Class::Operator));
+        for n in 0..100 {
+            flood.push(a.enter(ip(&format!("198.51.100.{n}"))));
+        }
+        assert!(!is_evicted(&operator));
+        drop(flood);
+        drop((node, quiet, active, operator));
+        assert_eq!(counts(&a), [0, 0, 0]);
+        assert!(a.now().held.is_empty());
+    }
+
+    #[test]
+    fn one_address_has_a_limit_of_its_own_and_its_quietest_goes() {
+        let a = admission();
+        let seats: Vec<Arc<Seat>> = (0..4).map(|n| a.enter(ip(&format!("2001:db8::{n}")))).collect();
+        assert!(seats[0].asks(Class::Stranger));
+        let fifth = a.enter(ip("2001:db8::99"));
+        assert_eq!(seats.iter().map(|s| is_evicted(s)).collect::<Vec<_>>(), [false, true, false, false], "a /64 is one");
+        assert!(!is_evicted(&fifth));
+        // What is on its way out changes nothing any more.
+        assert!(seats[1].asks(Class::Node));
+        assert_eq!(counts(&a), [4, 0, 0]);
+    }
+
+    #[test]
+    fn neither_nodes_nor_operators_lock_the_others_out() {
+        let a = admission();
+        let address = ip("192.0.2.1");
+        let nodes: Vec<Arc<Seat>> = (0..3).map(|_| a.enter(address)).collect();
+        assert!(nodes.iter().all(|n| n.asks(Class::Node)));
+        let fourth = a.enter(address);
+        assert!(!fourth.asks(Class::Node), "full");
+        let operators: Vec<Arc<Seat>> = (0..2).map(|_| a.enter(address)).collect();
+        assert!(operators.iter().all(|o| o.asks(Class::Operator) && o.asks(Class::Node)), "it stays what it is");
+        assert!(!a.enter(address).asks(Class::Operator));
+        drop(nodes);
+        assert!(fourth.asks(Class::Node));
+    }
+
+    #[test]
+    fn loopback_has_places_of_its_own() {
+        let a = admission();
+        let here: Vec<Arc<Seat>> = (0..8).map(|_| a.enter(ip("127.0.0.1"))).collect();
+        let flood: Vec<Arc<Seat>> = (0..100).map(|n| a.enter(ip(&format!("198.51.100.{n}")))).collect();
+        assert!(here.iter().all(|s| !is_evicted(s)));
+        let one_more = a.enter(ip("::1"));
+        assert!(is_evicted(&here[0]) && !is_evicted(&one_more));
+        drop(flood);
+    }
+
+    #[test]
+    fn event_streams_are_bounded_by_address() {
+        let a = admission();
+        let seat = a.enter(ip("192.0.2.1"));
+        let streams: Vec<StreamPlace> = std::iter::from_fn(|| seat.stream()).collect();
+        assert_eq!(streams.len(), STREAMS_ADDRESS_MAX);
+        let others: Vec<StreamPlace> = (0..=255u8)
+            .flat_map(|n| {
+                let seat = a.enter(ip(&format!("198.51.100.{n}")));
+                std::iter::from_fn(move || seat.stream()).take(STREAMS_ADDRESS_MAX)
+            })
+            .collect();
+        assert_eq!(streams.len() + others.len(), STREAMS_MAX);
+        assert!(a.enter(ip("127.0.0.1")).stream().is_some());
+        drop(streams);
+        assert!(seat.stream().is_some());
+    }
+}
