@@ -21,7 +21,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body::Body;
 use hyper::body::Incoming;
 
-use crate::body::{BodyCut, ClientBody, Pieces};
+use crate::body::{BodyCut, ClientBody, Pieces, Progress};
 use crate::connection::Phase;
 use crate::content::{Fill, Next, Reader};
 use crate::edge::{Edge, Site, Sites, Worker, now_ms};
@@ -105,16 +105,23 @@ pub(crate) async fn serve(
     }
     if let Some(note) = &note {
         note.note(&worker, 0);
+        if note.is_pushed {
+            counters.pushed_hit(number, 0);
+        }
     }
-    let body = body.on_end(move |bytes| {
-        counters.sent(number, outcome.label, bytes);
-        if let Some(note) = note {
-            worker.note_sent(note.hash, bytes);
-            if note.is_pushed {
-                counters.pushed_hit(number, bytes);
+    let body = body.observed(move |progress| match progress {
+        Progress::Piece(bytes) => {
+            counters.sent(number, outcome.label, bytes);
+            if note.as_ref().is_some_and(|note| note.is_pushed) {
+                counters.pushed_sent(number, bytes);
             }
         }
-        phase.request_ended();
+        Progress::End(bytes) => {
+            if let Some(note) = &note {
+                worker.note_sent(note.hash, bytes);
+            }
+            phase.request_ended();
+        }
     });
     Response::from_parts(head, body)
 }

@@ -99,8 +99,14 @@ impl SiteCounters {
         *self.failures.lock().expect("no holder of this lock panics").entry(reason).or_default() += 1;
     }
 
+    /// A request is answered with pushed content, so many bytes of which are sent at once.
     pub(crate) fn pushed_hit(&self, worker: usize, bytes: u64) {
         self.shard(worker).pushed_hits.fetch_add(1, Relaxed);
+        self.pushed_sent(worker, bytes);
+    }
+
+    /// More bytes of pushed content are sent.
+    pub(crate) fn pushed_sent(&self, worker: usize, bytes: u64) {
         self.shard(worker).pushed_hit_bytes.fetch_add(bytes, Relaxed);
     }
 
