@@ -14,6 +14,7 @@
 mod book;
 mod console;
 mod dir;
+mod drains;
 mod error;
 mod events;
 mod fleet_view;
@@ -37,6 +38,7 @@ use std::time::Duration;
 
 use nearcast_fleet::admin::{self, Readiness};
 use nearcast_fleet::config::{Control, Fleet};
+use nearcast_fleet::drains::Drains;
 use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::file::FurtherCheck;
 use nearcast_fleet::journal::{Change, Entry, JournalError};
@@ -162,6 +164,8 @@ fn open(
 struct History {
     /// Newest fleet file and its revision.
     fleet_file: Option<(u64, String)>,
+    /// What is drained.
+    drains: Drains,
     /// Newest purges, oldest first.
     purges: VecDeque<Entry>,
     /// Newest push orders, oldest first.
@@ -190,6 +194,10 @@ impl History {
             }
             Change::Purge(_) => (&mut self.purges, purges::KEPT_MAX),
             Change::Push(_) => (&mut self.pushes, pushes::KEPT_MAX),
+            Change::Drain(_) => {
+                self.drains.fold(&entry);
+                return;
+            }
         };
         if kept.len() == most {
             kept.pop_front();
@@ -201,6 +209,7 @@ impl History {
     fn book(&self, fleet: &Fleet) -> Book {
         let now = now_unix_ms();
         let mut book = Book::new(now);
+        book.drains = self.drains.clone();
         for entry in self.purges.iter().chain(&self.pushes) {
             match &entry.change {
                 Change::Purge(purge) => book.purges.accept(entry.revision, entry.accepted_unix_ms, purge, true),
@@ -209,7 +218,7 @@ impl History {
                     let nodes = cluster.map(|c| c.nodes.iter().map(|n| n.name.clone()).collect()).unwrap_or_default();
                     book.pushes.accept(order, entry.revision, entry.accepted_unix_ms, nodes);
                 }
-                Change::FleetFile { .. } => {}
+                Change::FleetFile { .. } | Change::Drain(_) => {}
             }
         }
         // What ran out of time before this process is no news.

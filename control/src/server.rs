@@ -65,9 +65,20 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, metrics: Metric
             }
         }
     }
+    // What waits in the queue would be reset with the listener: it is answered first.
+    while let Some(Ok((stream, _))) = futures_util::FutureExt::now_or_never(listener.accept()) {
+        let Ok(permit) = permits.clone().try_acquire_owned() else { break };
+        let (router, metrics, shutdown) = (router.clone(), metrics.clone(), shutdown.clone());
+        connections.spawn(async move {
+            metrics.connections.inc();
+            serve_connection(stream, router, &metrics, shutdown).await;
+            metrics.connections.dec();
+            drop(permit);
+        });
+    }
     drop(listener);
-    let drained = tokio::time::timeout(DRAIN_TIME_MAX, async { while connections.join_next().await.is_some() {} }).await;
-    if drained.is_err() {
+    let drained = shutdown.drained(DRAIN_TIME_MAX, async { while connections.join_next().await.is_some() {} }).await;
+    if !drained {
         tracing::warn!(open = connections.len(), "connections were still open after {DRAIN_TIME_MAX:?}");
     }
 }

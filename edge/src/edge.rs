@@ -22,6 +22,7 @@ use crate::purge::Generations;
 use crate::purge_request::{ControlAddress, PurgeRelay};
 use crate::response::StoredResponse;
 use crate::rtt::RoundTrips;
+use crate::standing::Standing;
 use crate::store::Store;
 
 /// A site as requests need it. Made anew when the fleet changes; its counters stay.
@@ -141,7 +142,8 @@ pub(crate) struct Edge {
     pub(crate) metrics: Arc<Metrics>,
     /// Refused and local answers count here, under no site's name.
     pub(crate) no_site: Arc<SiteCounters>,
-    pub(crate) is_draining: AtomicBool,
+    /// Whether the node wants clients.
+    pub(crate) standing: Standing,
     /// Whether every purge is known that an earlier run's responses may be covered by.
     pub(crate) is_caught_up: AtomicBool,
     pub(crate) connections: Arc<Connections>,

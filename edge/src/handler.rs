@@ -268,9 +268,9 @@ async fn respond(
 ) -> Answered {
     let edge = &worker.edge;
     if request.uri().path() == HEALTH_PATH {
-        return match edge.is_draining.load(Ordering::Relaxed) {
-            false => local(StatusCode::OK, "ok\n"),
-            true => local(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+        return match edge.standing.refusal() {
+            None => local(StatusCode::OK, "ok\n"),
+            Some(why) => local(StatusCode::SERVICE_UNAVAILABLE, why),
         };
     }
     let (mut checked, body) = match check(worker, client, &mut last.lock().expect("one request at a time"), request) {

@@ -11,9 +11,9 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::FutureExt;
@@ -41,6 +41,8 @@ use crate::server::asked;
 
 /// Fields of a head that is answered here; what has more goes to hyper.
 const FIELDS_MAX: usize = 128;
+/// How long a connection is kept for one more request when the node drains.
+const LAST_REQUEST_MAX: Duration = Duration::from_secs(1);
 /// Room for a head that a connection makes at first, and keeps while it is idle.
 const HEAD_BYTES_TYPICAL: usize = 2048;
 /// A body up to this length is copied behind its head: that costs less than a second piece to write.
@@ -132,7 +134,7 @@ enum Step {
 
 impl Connection {
     async fn converse(&mut self, mut ending: watch::Receiver<bool>) -> io::Result<Ended> {
-        let mut ending = pin!(asked(&mut ending).fuse());
+        let mut ending = pin!(closes_idle(&mut ending).fuse());
         // Bytes of the head that were looked at and do not end it.
         let mut seen = 0;
         loop {
@@ -215,7 +217,7 @@ impl Connection {
             Parsed::Incomplete => return Taken::Incomplete,
             Parsed::Other => return Taken::Other,
         };
-        let is_last = head.is_last || self.worker.edge.is_draining.load(Ordering::Relaxed);
+        let is_last = head.is_last || self.worker.edge.standing.is_leaving();
         let length = head.length;
         let body = head.brief().and_then(|brief| {
             let last = self.last.lock().expect("one request at a time");
@@ -328,10 +330,11 @@ impl Connection {
         let service = service_fn(move |request: Request<Incoming>| {
             of_requests.request_began();
             let is_last = of_requests.is_last();
+            let edge = worker.edge.clone();
             let served = handler::serve(worker.clone(), of_requests.clone(), client, last.clone(), None, request.map(Some));
             let phase = of_requests.clone();
             Box::pin(served.map(move |mut response| {
-                if is_last {
+                if is_last || edge.standing.is_leaving() {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 Ok::<_, std::convert::Infallible>(response.map(|body| LibraryBody { body, phase }))
@@ -340,7 +343,7 @@ impl Connection {
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(None).max_headers(fields_max).max_header_size(head_bytes_max);
         let mut connection = builder.serve_connection(TokioIo::new(socket), service);
-        let mut ending = pin!(asked(&mut ending).fuse());
+        let mut ending = pin!(closes_idle(&mut ending).fuse());
         let ended = poll_fn(|cx| {
             loop {
                 if let Poll::Ready(ended) = connection.poll_without_shutdown(cx) {
@@ -364,6 +367,13 @@ impl Connection {
         }
         Ok(socket.end().await?)
     }
+}
+
+/// Waits until a connection without a request is to be closed because the node ends. Requests that are on their way at that
+/// moment are answered: a client cannot know of the end before it sees it.
+async fn closes_idle(ending: &mut watch::Receiver<bool>) {
+    asked(ending).await;
+    tokio::time::sleep(LAST_REQUEST_MAX).await;
 }
 
 /// Answers what is no request, as the last of a connection. Its method may not be known: a body does no harm there.

@@ -31,6 +31,8 @@ pub struct Fleet {
     pub node_key: Secret,
     /// How often nodes report to control and to the name servers.
     pub report_interval: Duration,
+    /// How long nodes that are told to end go on.
+    pub drain: DrainLimits,
     /// The fleet's clock: real time, or one that runs fast for demonstrations.
     pub clock: FleetClock,
     /// The control role; without one there are no purges, pushes, reports and no console.
@@ -47,6 +49,21 @@ pub struct Fleet {
     pub sites: Vec<Site>,
     /// Zones served besides the CDN's own, in file order.
     pub zones: Vec<Zone>,
+}
+
+/// How long a node that is told to end goes on, in two steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DrainLimits {
+    /// The lame duck: how long an edge at most serves new clients on, while name servers and resolvers forget it.
+    pub lame_duck_max: Duration,
+    /// How long transfers that are under way may take to finish once no new connections are accepted.
+    pub finish_max: Duration,
+}
+
+impl Default for DrainLimits {
+    fn default() -> Self {
+        Self { lame_duck_max: Duration::from_secs(60), finish_max: Duration::from_secs(60) }
+    }
 }
 
 /// A secret string whose `Debug` shows nothing.

@@ -21,6 +21,11 @@ use crate::config::*;
 use crate::failure::{Failure, FailureKind};
 use crate::units::{self, Bytes};
 
+/// The known name that a mistyped one most likely stands for.
+pub fn nearest_name<'k>(name: &str, known: &'k [&'k str]) -> Option<&'k str> {
+    self::reader::nearest(name, known)
+}
+
 /// The largest fleet file that is read.
 pub const FILE_BYTES_MAX: usize = 4 << 20;
 
@@ -51,7 +56,8 @@ pub const SETTINGS: &[(&str, &[&str])] = &[
 ];
 
 const ROOT: &[&str] = &["fleet", "clock", "clients", "control", "steering", "origin_node", "name_server", "cluster", "site", "zone"];
-const FLEET: &[&str] = &["zone", "hostmaster", "state_dir", "node_key", "node_key_file", "report_interval", "name_servers"];
+const FLEET: &[&str] =
+    &["zone", "hostmaster", "state_dir", "node_key", "node_key_file", "report_interval", "name_servers", "drain_max", "finish_max"];
 const CLOCK: &[&str] = &["speed", "anchor_real", "anchor_fleet"];
 const CLIENTS: &[&str] = &["head_max", "fields_max", "head_timeout", "idle_timeout", "write_timeout", "connections_max"];
 const CONTROL: &[&str] = &["name", "listen", "url", "admin", "push"];
@@ -286,6 +292,7 @@ fn standalone(state_dir: PathBuf) -> Fleet {
         state_dir,
         node_key: Secret(String::new()),
         report_interval: REPORT_INTERVAL,
+        drain: DrainLimits::default(),
         clock: FleetClock::REAL,
         control: None,
         origins: Vec::new(),
@@ -351,6 +358,7 @@ fn check(root: &Section<'_>, base: &Path) -> Fleet {
         state_dir: head.text("state_dir").map_or_else(|| PathBuf::from("/var/lib/nearcast"), |t| path(&t, base)),
         node_key,
         report_interval: head.duration("report_interval", Duration::from_millis(200)..=Duration::from_secs(60)).unwrap_or(REPORT_INTERVAL),
+        drain: check_drain(&head),
         clock: check_clock(root),
         control,
         origins,
@@ -869,6 +877,15 @@ fn check_node(section: &Section<'_>, clients: ClientLimits, taken: &mut Names) -
         threads: section.integer("threads", 1..=1024).map(|n| n as usize),
         capacity_bits: section.rate("capacity"),
         clients: check_clients(&section.section("clients", CLIENTS), clients),
+    }
+}
+
+/// How long nodes go on when they are told to end.
+fn check_drain(head: &Section<'_>) -> DrainLimits {
+    let defaults = DrainLimits::default();
+    DrainLimits {
+        lame_duck_max: head.duration("drain_max", Duration::ZERO..=DAY).unwrap_or(defaults.lame_duck_max),
+        finish_max: head.duration("finish_max", Duration::ZERO..=DAY).unwrap_or(defaults.finish_max),
     }
 }
 

@@ -219,9 +219,15 @@ enum FollowError {
 
 impl Follower {
     async fn run(mut self, kept: Vec<Entry>, mut shutdown: Shutdown) {
+        let state = self.state_tx.clone();
+        // A node that drains still serves, and must know of purges for as long: the role ends by dropping the state.
+        let ended = async {
+            shutdown.asked().await;
+            state.closed().await;
+        };
         tokio::select! {
             () = self.follow(kept) => {}
-            () = shutdown.asked() => {}
+            () = ended => {}
         }
     }
 

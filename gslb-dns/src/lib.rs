@@ -23,12 +23,14 @@ use arc_swap::ArcSwap;
 use nearcast_fleet::admin::{self, Readiness};
 use nearcast_fleet::clock::{unix_millis, unix_seconds};
 use nearcast_fleet::config::{Fleet, NameServer};
+use nearcast_fleet::drains::Drains;
 use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::follow::{FollowState, NodeContext};
+use nearcast_fleet::journal::Entry;
 use nearcast_fleet::report::DnsReport;
 use nearcast_fleet::reporter;
 use nearcast_fleet::shutdown::Shutdown;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::cookie::{CookieSecret, CookieSecrets};
 use crate::handler::Handler;
@@ -48,8 +50,6 @@ const COOKIE_SECRET_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// A listener cannot be opened, a zone has a fault, or steering cannot start.
 pub async fn run(context: NodeContext) -> Result<(), Failure> {
     let NodeContext { name, fleet, entries, state, following, mut shutdown } = context;
-    // Purges and pushes are not for name servers; new fleet files come by `fleet`.
-    drop(entries);
     let current = Arc::clone(&fleet.borrow());
     let me = find_server(&current, &name)?.clone();
     let registry = prometheus::Registry::new();
@@ -73,18 +73,21 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     let admin_task = tokio::spawn(admin::serve(admin_listener, registry, readiness, Some(steering.admin_extra()), shutdown.clone()));
     let reloader = Reloader { name: name.clone(), fleet: fleet.clone(), served: served_tx, serial, listen: me.listen.clone() };
     let started_unix_ms = unix_millis(SystemTime::now());
+    let drained = Arc::clone(&steering);
     let source = ReportSource { name, state, steering, metrics, started_unix_ms, shutdown: shutdown.clone() };
     let to_control = |f: &Fleet| reporter::to_control(f, "dns");
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(reloader.run(shutdown.clone()));
     tasks.spawn(reporter::run(to_control, fleet, move |_| source.report(), shutdown.clone()));
     tasks.spawn(rotate_cookie_secrets(handler, shutdown.clone()));
+    tasks.spawn(follow_drains(entries, drained, shutdown.clone()));
     readiness_tx.send_replace(Readiness::Ready);
     tracing::info!(?addresses, "answering DNS");
 
     shutdown.asked().await;
     readiness_tx.send_replace(Readiness::NotReady("draining".to_owned()));
-    serving.drain(DRAIN_MAX).await;
+    // Its own limit is shorter: this one is for an end that cannot wait.
+    shutdown.drained(2 * DRAIN_MAX, serving.drain(DRAIN_MAX)).await;
     while tasks.join_next().await.is_some() {}
     admin_task.abort();
     Ok(())
@@ -110,6 +113,21 @@ fn new_secret() -> Result<CookieSecret, Failure> {
         .and_then(|mut f| f.read_exact(&mut bytes))
         .map_err(|e| Failure::new(FailureKind::System, format!("cannot read /dev/urandom: {e} (mount /dev for this process)")))?;
     Ok(CookieSecret(bytes))
+}
+
+/// Folds what operators drain. Purges and pushes are not for name servers; new fleet files come by `fleet`.
+async fn follow_drains(mut entries: mpsc::Receiver<Entry>, steering: Arc<Steering>, mut shutdown: Shutdown) {
+    let mut drains = Drains::default();
+    loop {
+        tokio::select! {
+            entry = entries.recv() => match entry {
+                Some(entry) if drains.fold(&entry) => steering.set_drained(drains.clone()),
+                Some(_) => {}
+                None => return shutdown.asked().await,
+            },
+            () = shutdown.asked() => return,
+        }
+    }
 }
 
 async fn rotate_cookie_secrets(handler: Arc<Handler>, mut shutdown: Shutdown) {

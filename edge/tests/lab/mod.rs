@@ -393,6 +393,7 @@ impl Plan {
             state_dir: self.state_dir.clone(),
             node_key: Secret("a key for this test alone".into()),
             report_interval: Duration::from_millis(200),
+            drain: Default::default(),
             clock: FleetClock::REAL,
             control: self.control.map(|address| Control {
                 name: "control".into(),

@@ -78,6 +78,7 @@ pub(super) fn fleet() -> Fleet {
         state_dir: std::path::PathBuf::new(),
         node_key: Secret(KEY.to_owned()),
         report_interval: Duration::from_secs(2),
+        drain: Default::default(),
         clock: FleetClock::REAL,
         control: None,
         origins: Vec::new(),

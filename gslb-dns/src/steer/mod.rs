@@ -49,6 +49,7 @@ use http::{Method, Request, Response, StatusCode};
 use nearcast_fleet::admin::{self, Extra};
 use nearcast_fleet::clock::unix_millis;
 use nearcast_fleet::config::{Fleet, SelectionPolicy};
+use nearcast_fleet::drains::Drains;
 use nearcast_fleet::failure::Failure;
 use nearcast_fleet::report::{DnsReport, NodeHealth, RttReport, SelectionCount};
 use nearcast_fleet::shutdown::Shutdown;
@@ -64,6 +65,8 @@ use self::select::{ClusterState, Decision, Question};
 use crate::zone::Zones;
 pub use choice::{ADDRESSES_MAX, Addresses, Choice, ClientPrefix, Family, Reason};
 
+/// Why a drained edge is not in the answers, whatever its health.
+const DRAINED: &str = "drained by an operator";
 /// Longest TTL given, a week.
 const TTL_MAX: u64 = 604_800;
 /// Counters of so many former revisions of the fleet are kept apart; queries in flight have long left older ones.
@@ -106,6 +109,8 @@ struct State {
     vitals: HashMap<String, Vitals>,
     /// By node name.
     loads: HashMap<String, NodeLoad>,
+    /// What operators have drained.
+    drains: Drains,
     rtt: RttTable,
     rtt_changed: bool,
     rtt_map: Arc<RttMap>,
@@ -154,6 +159,7 @@ impl Steering {
         let state = State {
             vitals,
             loads: HashMap::new(),
+            drains: Drains::default(),
             rtt: RttTable::new(cluster_names(&fleet)),
             rtt_changed: false,
             rtt_map: Arc::default(),
@@ -277,6 +283,13 @@ impl Steering {
         }
     }
 
+    /// What operators have drained is in no answer, as long as anything else is up.
+    pub fn set_drained(&self, drains: Drains) {
+        let mut state = self.state();
+        state.drains = drains;
+        self.publish(&state);
+    }
+
     /// Goes over to another revision of the fleet with its zones, or another atlas.
     fn adopt(&self, Served { fleet, zones }: Served, atlas: Arc<Atlas>, now_ms: u64) {
         let current = Arc::clone(&self.state().plan);
@@ -343,15 +356,16 @@ impl Steering {
             })
             .collect();
         let state = self.state();
-        let nodes = state.fleet.clusters.iter().flat_map(|c| &c.nodes);
+        let nodes = state.fleet.clusters.iter().flat_map(|c| c.nodes.iter().map(move |n| (c, n)));
         report.health = nodes
-            .filter_map(|node| {
+            .filter_map(|(cluster, node)| {
                 let vitals = state.vitals.get(&node.name)?;
+                let is_drained = state.drains.is_drained(&cluster.name, &node.name);
                 Some(NodeHealth {
                     node: node.name.clone(),
-                    up: vitals.up,
+                    up: vitals.up && !is_drained,
                     since_unix_ms: vitals.since_ms,
-                    reason: vitals.reason.clone(),
+                    reason: if is_drained { DRAINED.to_owned() } else { vitals.reason.clone() },
                     check_us: vitals.check_us,
                 })
             })
@@ -403,7 +417,7 @@ impl State {
                 for address in &node.addresses {
                     let pool = if address.is_ipv4() { &mut state.v4 } else { &mut state.v6 };
                     pool.all.push(*address);
-                    if up(&node.name) {
+                    if up(&node.name) && !self.drains.is_drained(&cluster.name, &node.name) {
                         pool.up.push(*address);
                         if !full(&node.name) {
                             pool.open.push(*address);
