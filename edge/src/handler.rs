@@ -4,6 +4,8 @@
 //! validate first -> nothing or parts? join or lead the forward request, and read from the store as bytes come ->
 //! one [`Outcome`] feeds `Cache-Status`, metrics and log. Follows RFC 9110, 9111, 9211 and 9209.
 
+mod upgrade;
+
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
@@ -45,6 +47,8 @@ use crate::purge_request;
 use crate::request_head::Refusal;
 use crate::response::StoredResponse;
 use crate::store::Pool;
+
+pub(crate) use self::upgrade::{Served, serve_upgrade};
 
 /// The path that health checks ask for, under any host.
 const HEALTH_PATH: &str = "/.nearcast/health";
@@ -90,7 +94,14 @@ pub(crate) async fn serve(
     request: Request<Option<Incoming>>,
 ) -> Response<ClientBody> {
     let began = Instant::now();
-    let (response, outcome, site, note) = respond(&worker, client, &last, interim, request).await;
+    let answered = respond(&worker, client, &last, interim, request).await;
+    conclude(&worker, phase, began, answered)
+}
+
+/// Counts an answer, and its bytes as they go.
+fn conclude(worker: &Arc<Worker>, phase: Arc<Phase>, began: Instant, answered: Answered) -> Response<ClientBody> {
+    let (response, outcome, site, note) = answered;
+    let worker = worker.clone();
     let counters = site.as_ref().map_or(&worker.edge.no_site, |s| &s.counters).clone();
     account(&worker, &counters, &outcome, response.status(), began);
     let number = worker.number;

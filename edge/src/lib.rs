@@ -4,6 +4,7 @@
 //!   what is refused before anything else looks at it; [`http1`]: the requests and responses on it;
 //!   [`connections`]: how many there may be, and which give way; [`interim`]: the responses that come before a response.
 //! - [`handler`]: the life of one request, in order; [`policy`]: its questions, answered by pure functions.
+//! - [`upgrade`]: connections that become WebSockets.
 //! - [`fill`]: forward requests that fill the store, shared by everybody who wants the same; [`origin`]: the pool of
 //!   connections under them; [`content`]: bytes on their way and the readers that follow them.
 //! - [`index`], [`response`], [`spellings`]: what is stored; [`store`]: the slices themselves, in memory and on disk.
@@ -43,6 +44,7 @@ mod server;
 mod spellings;
 mod standing;
 pub mod store;
+mod upgrade;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -403,6 +403,10 @@ pub struct OriginLimits {
     pub waiting_max: usize,
     /// Longest time that a request waits for one of them.
     pub connection_wait: Duration,
+    /// Most WebSockets of one edge, each with a connection of its own; 0 allows none.
+    pub upgrades_max: usize,
+    /// How long a WebSocket may pass nothing on.
+    pub upgrade_idle: Duration,
 }
 
 impl Default for OriginLimits {
@@ -418,6 +422,8 @@ impl Default for OriginLimits {
             connections_max: 128,
             waiting_max: 1024,
             connection_wait: Duration::from_secs(30),
+            upgrades_max: 256,
+            upgrade_idle: Duration::from_secs(300),
         }
     }
 }

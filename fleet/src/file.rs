@@ -109,6 +109,8 @@ const LIMITS: &[&str] = &[
     "connections",
     "waiting",
     "connection_wait",
+    "upgrades",
+    "upgrade_idle",
 ];
 /// Names in each of a site's lists of request fields.
 const FIELDS_MAX: usize = 32;
@@ -1110,6 +1112,8 @@ fn check_limits(section: &Section<'_>) -> OriginLimits {
         connections_max: section.integer("connections", 1..=65_536).map_or(defaults.connections_max, |n| n as usize),
         waiting_max: section.integer("waiting", 0..=65_536).map_or(defaults.waiting_max, |n| n as usize),
         connection_wait: section.duration("connection_wait", Duration::ZERO..=DAY).unwrap_or(defaults.connection_wait),
+        upgrades_max: section.integer("upgrades", 0..=65_536).map_or(defaults.upgrades_max, |n| n as usize),
+        upgrade_idle: section.duration("upgrade_idle", Duration::from_secs(1)..=DAY).unwrap_or(defaults.upgrade_idle),
     }
 }
 

@@ -28,3 +28,4 @@ mod readme;
 mod resolver;
 mod round_trip;
 mod steering;
+mod websocket;

@@ -587,6 +587,13 @@ impl Edge {
         }
     }
 
+    /// Asks for an end without draining.
+    pub(crate) fn end_at_once(&self) {
+        if let Some(trigger) = &self.trigger {
+            trigger.end_at_once();
+        }
+    }
+
     pub(crate) fn stop(mut self) -> Result<(), Failure> {
         self.end()
     }

@@ -258,6 +258,8 @@ fields = 1000
 connections = 8
 waiting = 0
 connection_wait = "2s"
+upgrades = 16
+upgrade_idle = "1h"
 
 [[zone]]
 name = "Demo.test"
@@ -352,6 +354,8 @@ fn every_setting_is_taken_as_written() {
         connections_max: 8,
         waiting_max: 0,
         connection_wait: Duration::from_secs(2),
+        upgrades_max: 16,
+        upgrade_idle: Duration::from_secs(3600),
     };
     assert_eq!(site.origin_policy.limits, limits);
     let identity = ("/keys/edge.pem".into(), "/etc/nearcast/keys/edge.key".into());
