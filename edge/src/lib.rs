@@ -57,7 +57,7 @@ use nearcast_fleet::admin::{self, Readiness};
 use nearcast_fleet::config::{Cluster, Fleet, Node};
 use nearcast_fleet::drains::LameDuck;
 use nearcast_fleet::failure::{Failure, FailureKind};
-use nearcast_fleet::follow::NodeContext;
+use nearcast_fleet::follow::{self, NodeContext};
 use nearcast_fleet::shutdown::{self, Shutdown};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -107,6 +107,7 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     let metrics = Arc::new(Metrics::new(workers, &cluster.name));
     let origins = Origins::of_environment();
     let sites = Sites::new(&fleet, &context.name, &metrics, &origins).map_err(|(site, error)| error.to_failure(&site))?;
+    let kept_drains = follow::kept_drains(&directory).await;
     context.following.begin().await?;
     let files = kernel::open_files_max();
     let clients_max = connections_max(files, node);
@@ -134,6 +135,7 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
         clients: Arc::new(node.clients),
         body_bytes_max: config.disk.as_ref().map_or(config.memory_bytes, |d| d.pull_bytes.max(config.memory_bytes)) / BODY_SHARE,
     });
+    edge.standing.begin(kept_drains, &fleet, &edge.name);
     let recovering = edge.clone();
     let recovered = tokio::task::spawn_blocking(move || journal::recover(&recovering)).await;
     tracing::info!(responses = recovered.unwrap_or(0), "stored responses of an earlier run were found");

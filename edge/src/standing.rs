@@ -71,6 +71,13 @@ impl Standing {
         }
     }
 
+    /// Begins with what an earlier run knew as drained.
+    pub(crate) fn begin(&self, kept: Drains, fleet: &Fleet, node: &str) {
+        let mut drains = self.drains.lock().expect("no holder of this lock panics");
+        *drains = kept;
+        self.look(&drains, fleet, node);
+    }
+
     /// Takes in a journal entry.
     pub(crate) fn fold(&self, entry: &Entry, fleet: &Fleet, node: &str) {
         let mut drains = self.drains.lock().expect("no holder of this lock panics");

@@ -40,7 +40,11 @@ fn steer(edge: &Edge, interval: Duration, ttl: Duration) {
 
 /// One request on a connection that may stay, and whether it may.
 fn keep_asking(stream: &mut TcpStream) -> (String, bool) {
-    stream.write_all(b"GET /x HTTP/1.1\r\nHost: www.test\r\n\r\n").expect("sent");
+    ask(stream, b"GET /x HTTP/1.1\r\nHost: www.test\r\n\r\n")
+}
+
+fn ask(stream: &mut TcpStream, request: &[u8]) -> (String, bool) {
+    stream.write_all(request).expect("sent");
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\nx") {
@@ -78,11 +82,7 @@ fn in_its_second_part_each_response_is_the_last_of_its_connection() {
     // One by the edge's own hands, and one that the library reads.
     let mut own = edge.connect();
     let mut library = edge.connect();
-    library.write_all(b"POST /y HTTP/1.1\r\nHost: www.test\r\nContent-Length: 1\r\n\r\nz").expect("sent");
-    let mut byte = [0];
-    while byte != *b"x" {
-        library.read_exact(&mut byte).expect("a response");
-    }
+    assert!(ask(&mut library, b"POST /y HTTP/1.1\r\nHost: www.test\r\nContent-Length: 1\r\n\r\nz").1);
     edge.begin_stop();
     wait_for("responses to ask clients to leave", || {
         let (_, stays) = keep_asking(&mut own);
@@ -94,7 +94,7 @@ fn in_its_second_part_each_response_is_the_last_of_its_connection() {
     });
     assert!(!keep_asking(&mut own).1, "also on a new connection, which is accepted");
     assert!(!keep_asking(&mut library).1);
-    assert_eq!(library.read(&mut byte).expect("an orderly end"), 0);
+    assert_eq!(library.read(&mut [0]).expect("an orderly end"), 0);
     edge.end_at_once();
 }
 
@@ -105,6 +105,7 @@ fn without_steering_the_listener_closes_at_once_and_what_was_sent_is_answered() 
     edge.get("/x");
     let mut waiting: Vec<TcpStream> = (0..8).map(|_| edge.connect()).collect();
     edge.begin_stop();
+    wait_for("the end to begin", || edge.metric("nearcast_edge_is_draining") == 1.0);
     for stream in &mut waiting {
         let (head, stays) = keep_asking(stream);
         assert!(head.starts_with("http/1.1 200") && !stays, "{head}");

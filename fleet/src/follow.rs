@@ -25,6 +25,7 @@ use self::copy::{Copy, Position};
 use crate::client::Client;
 use crate::clock::unix_millis;
 use crate::config::{Control, Fleet, Secret};
+use crate::drains::Drains;
 use crate::failure::{Failure, FailureKind};
 use crate::file::{self, FurtherCheck};
 use crate::fold::fold;
@@ -132,6 +133,13 @@ pub async fn prepare(
     let (fleet, its_name, its_shutdown) = (fleet_tx.subscribe(), name.clone(), shutdown.clone());
     let prepared = Prepared { name, state_dir, has_control, fleet_tx, check, entries_tx, state_tx, shutdown };
     NodeContext { name: its_name, fleet, entries, state, following: Following(Some(prepared)), shutdown: its_shutdown }
+}
+
+/// What a node of that directory knew as drained when it ended, so that it need not wait for its journal to be folded again.
+/// Reads from disk.
+pub async fn kept_drains(state_dir: &Path) -> Drains {
+    let path = copy_path(state_dir);
+    tokio::task::spawn_blocking(move || copy::drains(&path)).await.unwrap_or_default()
 }
 
 fn copy_path(state_dir: &Path) -> PathBuf {

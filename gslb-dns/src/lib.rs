@@ -25,7 +25,7 @@ use nearcast_fleet::clock::{unix_millis, unix_seconds};
 use nearcast_fleet::config::{Fleet, NameServer};
 use nearcast_fleet::drains::Drains;
 use nearcast_fleet::failure::{Failure, FailureKind};
-use nearcast_fleet::follow::{FollowState, NodeContext};
+use nearcast_fleet::follow::{self, FollowState, NodeContext};
 use nearcast_fleet::journal::Entry;
 use nearcast_fleet::report::DnsReport;
 use nearcast_fleet::reporter;
@@ -66,6 +66,10 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
         server_id: name.clone(),
         cookies: ArcSwap::from_pointee(CookieSecrets { current: new_secret()?, previous: new_secret()? }),
     });
+    // Before the first answer.
+    let directory = fleet.borrow().node_dir(&name);
+    let drains = follow::kept_drains(&directory).await;
+    steering.set_drained(drains.clone());
     following.begin().await?;
     let addresses = listeners.addresses().to_vec();
     let (readiness_tx, readiness) = watch::channel(Readiness::NotReady("starting".to_owned()));
@@ -80,7 +84,7 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     tasks.spawn(reloader.run(shutdown.clone()));
     tasks.spawn(reporter::run(to_control, fleet, move |_| source.report(), shutdown.clone()));
     tasks.spawn(rotate_cookie_secrets(handler, shutdown.clone()));
-    tasks.spawn(follow_drains(entries, drained, shutdown.clone()));
+    tasks.spawn(follow_drains(drains, entries, drained, shutdown.clone()));
     readiness_tx.send_replace(Readiness::Ready);
     tracing::info!(?addresses, "answering DNS");
 
@@ -116,8 +120,7 @@ fn new_secret() -> Result<CookieSecret, Failure> {
 }
 
 /// Folds what operators drain. Purges and pushes are not for name servers; new fleet files come by `fleet`.
-async fn follow_drains(mut entries: mpsc::Receiver<Entry>, steering: Arc<Steering>, mut shutdown: Shutdown) {
-    let mut drains = Drains::default();
+async fn follow_drains(mut drains: Drains, mut entries: mpsc::Receiver<Entry>, steering: Arc<Steering>, mut shutdown: Shutdown) {
     loop {
         tokio::select! {
             entry = entries.recv() => match entry {
