@@ -305,13 +305,13 @@ impl Book {
         });
     }
 
-    /// The journal revision that a node has reported lately; `None` where it does not report.
-    pub(crate) fn revision_of(&self, fleet: &Fleet, name: &str, role: Role, now_ms: u64) -> Option<u64> {
-        let node = self
-            .nodes
-            .get(name)
-            .filter(|node| matches!((&node.latest, role), (Latest::Dns(_), Role::Dns) | (Latest::Edge(_), Role::Edge)))?;
-        (!self.is_silent(fleet, name, now_ms)).then_some(node.revision)
+    /// The journal revision that a name server has reported lately; 0 while it may still begin to report, `None` where it
+    /// does not.
+    pub(crate) fn revision_of(&self, fleet: &Fleet, name_server: &str, now_ms: u64) -> Option<u64> {
+        match self.nodes.get(name_server).filter(|node| matches!(node.latest, Latest::Dns(_))) {
+            Some(node) => (!self.is_silent(fleet, name_server, now_ms)).then_some(node.revision),
+            None => self.may_wait(fleet, now_ms).then_some(0),
+        }
     }
 
     /// Whether an edge has reported that it is drained.

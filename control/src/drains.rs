@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
-use crate::book::{Book, Role};
+use crate::book::Book;
 use crate::error::ApiError;
 use crate::events::{Happening, Level};
 use crate::handler::{Answer, App, BODY_BYTES_MAX, Body, json, with_token};
@@ -282,7 +282,7 @@ async fn until_seen(state: &State, target: &DrainTarget, revision: u64, deadline
 fn about(fleet: &Fleet, book: &Book, target: &DrainTarget, revision: u64, now_ms: u64) -> DrainView {
     let (mut seen, mut missing, mut silent) = (Vec::new(), Vec::new(), Vec::new());
     for server in fleet.zone_name_servers.iter().filter_map(|n| fleet.name_servers.get(*n)) {
-        match book.revision_of(fleet, &server.name, Role::Dns, now_ms) {
+        match book.revision_of(fleet, &server.name, now_ms) {
             None => silent.push(server.name.clone()),
             Some(known) if known >= revision => seen.push(server.name.clone()),
             Some(_) => missing.push(server.name.clone()),

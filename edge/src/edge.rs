@@ -149,6 +149,8 @@ pub(crate) struct Edge {
     pub(crate) connections: Arc<Connections>,
     /// Shared with each connection.
     pub(crate) clients: Arc<ClientLimits>,
+    /// WebSockets of all sites together: each holds a file of those that are kept for origins and the disk.
+    pub(crate) upgrades_max: u64,
     /// Larger bodies are passed through, whatever a site says: the store could not hold them.
     pub(crate) body_bytes_max: u64,
 }

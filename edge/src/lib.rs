@@ -75,6 +75,8 @@ const TASKS_END_MAX: Duration = Duration::from_secs(2);
 const LAST_REPORTS_MAX: Duration = Duration::from_secs(1);
 /// Push orders that may wait to be looked at.
 const ORDERS_WAITING_MAX: usize = 16;
+/// WebSockets may hold at most this part of the files that are kept beside those of clients.
+const UPGRADES_SHARE: u64 = 2;
 /// A body may take at most this part of the tier it lives in.
 const BODY_SHARE: u64 = 2;
 
@@ -133,6 +135,7 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
         is_caught_up: AtomicBool::new(false),
         connections: Connections::new(clients_max, workers),
         clients: Arc::new(node.clients),
+        upgrades_max: files.saturating_sub(clients_max) as u64 / UPGRADES_SHARE,
         body_bytes_max: config.disk.as_ref().map_or(config.memory_bytes, |d| d.pull_bytes.max(config.memory_bytes)) / BODY_SHARE,
     });
     edge.standing.begin(kept_drains, &fleet, &edge.name);

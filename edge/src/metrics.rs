@@ -242,6 +242,12 @@ impl Metrics {
         sites.values().map(|c| Answer::ALL.iter().map(|a| c.sum(|s| &s.bytes[*a as usize])).sum::<u64>()).sum()
     }
 
+    /// WebSockets of all sites that are open.
+    pub(crate) fn upgrades_open(&self) -> u64 {
+        let sites = self.sites.read().expect("no holder of this lock panics");
+        sites.values().map(|counters| counters.upgrades.open.load(Relaxed)).sum()
+    }
+
     fn families(&self) -> Vec<MetricFamily> {
         let sites = self.sites.read().expect("no holder of this lock panics").clone();
         let (mut requests, mut bytes, mut origin, mut pushed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());

@@ -30,7 +30,7 @@ fn steer(edge: &Edge, interval: Duration, ttl: Duration) {
             admin: "127.0.0.1:9".parse().expect("an address"),
             admin_url: "http://127.0.0.1:9".into(),
         }];
-        changed.drain = DrainLimits { lame_duck_max: 3 * HOUR, finish_max: HOUR };
+        changed.drain = DrainLimits { lame_duck_max: 3 * HOUR, finish_max: HOUR, ..DrainLimits::default() };
         changed.steering.health.interval = interval;
         changed.steering.health.timeout = Duration::ZERO;
         changed.sites[0].ttl = ttl;

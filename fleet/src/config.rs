@@ -56,13 +56,15 @@ pub struct Fleet {
 pub struct DrainLimits {
     /// The lame duck: how long an edge at most serves new clients on, while name servers and resolvers forget it.
     pub lame_duck_max: Duration,
+    /// How long a name server goes on answering while its `/ready` says that it drains: until an anycast route is withdrawn.
+    pub dns_withdrawal: Duration,
     /// How long transfers that are under way may take to finish once no new connections are accepted.
     pub finish_max: Duration,
 }
 
 impl Default for DrainLimits {
     fn default() -> Self {
-        Self { lame_duck_max: Duration::from_secs(60), finish_max: Duration::from_secs(60) }
+        Self { lame_duck_max: Duration::from_secs(60), dns_withdrawal: Duration::ZERO, finish_max: Duration::from_secs(60) }
     }
 }
 

@@ -56,8 +56,18 @@ pub const SETTINGS: &[(&str, &[&str])] = &[
 ];
 
 const ROOT: &[&str] = &["fleet", "clock", "clients", "control", "steering", "origin_node", "name_server", "cluster", "site", "zone"];
-const FLEET: &[&str] =
-    &["zone", "hostmaster", "state_dir", "node_key", "node_key_file", "report_interval", "name_servers", "drain_max", "finish_max"];
+const FLEET: &[&str] = &[
+    "zone",
+    "hostmaster",
+    "state_dir",
+    "node_key",
+    "node_key_file",
+    "report_interval",
+    "name_servers",
+    "drain_max",
+    "dns_withdrawal",
+    "finish_max",
+];
 const CLOCK: &[&str] = &["speed", "anchor_real", "anchor_fleet"];
 const CLIENTS: &[&str] = &["head_max", "fields_max", "head_timeout", "idle_timeout", "write_timeout", "connections_max"];
 const CONTROL: &[&str] = &["name", "listen", "url", "admin", "push"];
@@ -887,6 +897,7 @@ fn check_drain(head: &Section<'_>) -> DrainLimits {
     let defaults = DrainLimits::default();
     DrainLimits {
         lame_duck_max: head.duration("drain_max", Duration::ZERO..=DAY).unwrap_or(defaults.lame_duck_max),
+        dns_withdrawal: head.duration("dns_withdrawal", Duration::ZERO..=Duration::from_secs(600)).unwrap_or(defaults.dns_withdrawal),
         finish_max: head.duration("finish_max", Duration::ZERO..=DAY).unwrap_or(defaults.finish_max),
     }
 }

@@ -147,7 +147,8 @@ fn copy_path(state_dir: &Path) -> PathBuf {
 }
 
 impl Following {
-    /// Begins: a task that ends with the shutdown. A role calls this when its listeners are open.
+    /// Begins: a task that ends with the role, which drops the state that it was given, after the shutdown was asked for. A role
+    /// calls this when its listeners are open.
     ///
     /// The cursor and the entries that a restart needs are kept in the node's directory (`journal.copy`), fsynced before
     /// they are handed out (a full disk is logged, and what comes is handed out all the same). Without a control role in

@@ -29,7 +29,7 @@ use nearcast_fleet::follow::{self, FollowState, NodeContext};
 use nearcast_fleet::journal::Entry;
 use nearcast_fleet::report::DnsReport;
 use nearcast_fleet::reporter;
-use nearcast_fleet::shutdown::Shutdown;
+use nearcast_fleet::shutdown::{self, Shutdown};
 use tokio::sync::{mpsc, watch};
 
 use crate::cookie::{CookieSecret, CookieSecrets};
@@ -50,6 +50,8 @@ const COOKIE_SECRET_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// A listener cannot be opened, a zone has a fault, or steering cannot start.
 pub async fn run(context: NodeContext) -> Result<(), Failure> {
     let NodeContext { name, fleet, entries, state, following, mut shutdown } = context;
+    // What answers goes on until then, and so does what answers depend on.
+    let (end, until_end) = shutdown::channel();
     let current = Arc::clone(&fleet.borrow());
     let me = find_server(&current, &name)?.clone();
     let registry = prometheus::Registry::new();
@@ -60,7 +62,7 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     let serial = next_serial(None, unix_seconds(SystemTime::now()) as u32);
     let zones = Zones::compile(&current, &name, serial).map_err(|faults| zone_failure(&faults))?;
     let (served_tx, served) = watch::channel(Served { fleet: current, zones: Arc::new(zones) });
-    let steering = Steering::start(served, &registry, shutdown.clone())?;
+    let steering = Steering::start(served, &registry, until_end.clone())?;
     let handler = Arc::new(Handler {
         steering: Arc::clone(&steering),
         server_id: name.clone(),
@@ -73,23 +75,27 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     following.begin().await?;
     let addresses = listeners.addresses().to_vec();
     let (readiness_tx, readiness) = watch::channel(Readiness::NotReady("starting".to_owned()));
-    let serving = listeners.serve(&handler, &metrics, &shutdown)?;
+    let serving = listeners.serve(&handler, &metrics, &until_end)?;
     let admin_task = tokio::spawn(admin::serve(admin_listener, registry, readiness, Some(steering.admin_extra()), shutdown.clone()));
     let reloader = Reloader { name: name.clone(), fleet: fleet.clone(), served: served_tx, serial, listen: me.listen.clone() };
     let started_unix_ms = unix_millis(SystemTime::now());
     let drained = Arc::clone(&steering);
+    let fleet_for_end = fleet.clone();
     let source = ReportSource { name, state, steering, metrics, started_unix_ms, shutdown: shutdown.clone() };
     let to_control = |f: &Fleet| reporter::to_control(f, "dns");
     let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(reloader.run(shutdown.clone()));
-    tasks.spawn(reporter::run(to_control, fleet, move |_| source.report(), shutdown.clone()));
-    tasks.spawn(rotate_cookie_secrets(handler, shutdown.clone()));
-    tasks.spawn(follow_drains(drains, entries, drained, shutdown.clone()));
+    tasks.spawn(reloader.run(until_end.clone()));
+    tasks.spawn(reporter::run(to_control, fleet, move |_| source.report(), until_end.clone()));
+    tasks.spawn(rotate_cookie_secrets(handler, until_end.clone()));
+    tasks.spawn(follow_drains(drains, entries, drained, until_end));
     readiness_tx.send_replace(Readiness::Ready);
     tracing::info!(?addresses, "answering DNS");
 
     shutdown.asked().await;
     readiness_tx.send_replace(Readiness::NotReady("draining".to_owned()));
+    let withdrawal = fleet_for_end.borrow().drain.dns_withdrawal;
+    shutdown.drained(withdrawal, std::future::pending()).await;
+    end.shut_down();
     // Its own limit is shorter: this one is for an end that cannot wait.
     shutdown.drained(2 * DRAIN_MAX, serving.drain(DRAIN_MAX)).await;
     while tasks.join_next().await.is_some() {}

@@ -85,7 +85,8 @@ impl Listeners {
         &self.addresses
     }
 
-    /// Starts serving: UDP on threads of its own, TCP on this Tokio runtime. Ends with `shutdown`.
+    /// Starts serving: UDP on threads of its own, TCP on this Tokio runtime. TCP ends with `shutdown`, UDP with
+    /// [`Serving::drain`].
     ///
     /// # Errors
     /// The system refuses a thread.

@@ -97,6 +97,10 @@ type Asked = (Response<()>, Outcome, Result<Box<Tunnel>, ClientBody>);
 async fn ask(checked: &Checked) -> Result<Asked, OriginError> {
     let (site, worker) = (&checked.site, &checked.worker);
     let limits = &site.target.limits;
+    if worker.edge.metrics.upgrades_open() >= worker.edge.upgrades_max {
+        site.counters.enter_upgrade(0);
+        return Err(OriginError::ConnectionLimit);
+    }
     let place = site.counters.enter_upgrade(limits.upgrades_max).ok_or(OriginError::ConnectionLimit)?;
     let mut request = Request::new(OriginRequestBody::Empty);
     *request.uri_mut() = checked.path.clone().into();

@@ -126,6 +126,7 @@ node_key = "a key that only this test knows"
 report_interval = "1s"
 name_servers = ["ns2"]
 drain_max = "2m"
+dns_withdrawal = "15s"
 finish_max = "10m"
 
 [clock]
@@ -302,7 +303,11 @@ fn every_setting_is_taken_as_written() {
     let [ns1, ns2] = &fleet.name_servers[..] else { panic!("two") };
     assert_eq!((ns1.host.as_str(), ns1.listen.len(), ns1.addresses.len()), ("ns1.cdn.test", 2, 2));
     assert_eq!((ns2.host.as_str(), ns2.admin_url.as_str(), ns2.addresses.len()), ("ns2.demo.test", "http://192.0.2.53:9153", 2));
-    let drain = DrainLimits { lame_duck_max: Duration::from_secs(120), finish_max: Duration::from_secs(600) };
+    let drain = DrainLimits {
+        lame_duck_max: Duration::from_secs(120),
+        dns_withdrawal: Duration::from_secs(15),
+        finish_max: Duration::from_secs(600),
+    };
     assert_eq!(fleet.drain, drain);
     let [ams, nyc] = &fleet.clusters[..] else { panic!("two") };
     assert_eq!((ams.label.as_str(), ams.weight, ams.fill_rate_bits), ("Amsterdam", 3, 1_500_000_000));
