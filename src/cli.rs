@@ -12,7 +12,7 @@ use nearcast_fleet::units::{self, Bytes};
 const GROUPS: [(&str, &[&str]); 3] = [
     ("Try", &["demo", "traffic"]),
     ("Roles", &["gslb-dns", "edge", "origin", "control"]),
-    ("Operate", &["check", "apply", "status", "explain", "purge", "plan", "push", "key", "health"]),
+    ("Operate", &["check", "apply", "status", "explain", "purge", "drain", "undrain", "plan", "push", "key", "health"]),
 ];
 
 /// A content delivery network that one person can run.
@@ -52,6 +52,10 @@ pub(crate) enum Command {
     Explain(ExplainArgs),
     /// Make every edge forget (or validate) what it stores
     Purge(PurgeArgs),
+    /// Steer clients away from an edge or a cluster, before work on it
+    Drain(DrainArgs),
+    /// Take an edge or a cluster back into service
+    Undrain(UndrainArgs),
     /// Show what would be pushed to each cluster, and how good that is
     Plan(PlanArgs),
     /// Push the plan to the clusters now
@@ -248,6 +252,46 @@ pub(crate) struct PurgeArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// What is drained or taken back.
+#[derive(Debug, Args)]
+pub(crate) struct DrainTargetArgs {
+    /// The edge or the cluster; edges that a drained cluster gets later are drained too
+    #[arg(value_name = "NODE|CLUSTER")]
+    pub(crate) name: String,
+    /// Which of the two is meant, where both have that name: node or cluster
+    #[arg(long, value_name = "KIND", value_parser = ["node", "cluster"])]
+    pub(crate) kind: Option<String>,
+    /// How long to wait until every name server has seen the change; exit code 69 when one has not, 0s waits for none
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "10s")]
+    pub(crate) wait: Duration,
+    #[command(flatten)]
+    pub(crate) fleet: FleetArg,
+    #[command(flatten)]
+    pub(crate) token: TokenArg,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  nearcast drain ams-1\n  nearcast drain ams --json | jq .ttl_seconds\n  nearcast undrain ams-1\n\nThe edge goes on serving whoever comes. A drain is kept in the journal, over restarts of any node, until it is undone.\nFor a restart alone no drain is needed: an edge that is told to end (SIGTERM) is a lame duck first."
+)]
+pub(crate) struct DrainArgs {
+    #[command(flatten)]
+    pub(crate) target: DrainTargetArgs,
+    /// Also when a site is left without an edge in service
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  nearcast undrain ams-1\n  nearcast undrain ams --wait 0s")]
+pub(crate) struct UndrainArgs {
+    #[command(flatten)]
+    pub(crate) target: DrainTargetArgs,
 }
 
 #[derive(Debug, Args)]

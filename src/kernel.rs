@@ -36,15 +36,6 @@ pub(crate) fn raise_open_files() {
     }
 }
 
-/// Asks a process to end (SIGTERM). The caller is its parent and has not waited for it yet, so the id is still its own.
-pub(crate) fn terminate(child: u32) {
-    let Ok(pid) = libc::pid_t::try_from(child) else { return };
-    if pid > 0 {
-        // SAFETY: kill takes two integers and touches no memory of ours; a pid above 0 names one process, not a group.
-        unsafe { libc::kill(pid, libc::SIGTERM) };
-    }
-}
-
 /// Capabilities as `capset` takes them (`linux/capability.h`, version 3).
 #[repr(C)]
 #[derive(Clone, Copy, Default)]

@@ -90,6 +90,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Check(arguments) => operate::check::run(&arguments),
             Command::Explain(arguments) => operate::explain::run(arguments).await,
             Command::Purge(arguments) => operate::purge::run(arguments).await,
+            Command::Drain(arguments) => operate::drain::drain(arguments).await,
+            Command::Undrain(arguments) => operate::drain::undrain(arguments.target).await,
             Command::Plan(arguments) => operate::plan::run(arguments).await,
             Command::Push(arguments) => operate::push::run(arguments).await,
             Command::Status(arguments) => operate::status::run(arguments).await,

@@ -12,8 +12,8 @@ pub(crate) fn listen(kind: SignalKind) -> Result<Signal, Failure> {
     signal(kind).map_err(|e| Failure::new(FailureKind::System, format!("cannot listen for signals: {e}")))
 }
 
-/// Asks for shutdown at the first SIGTERM, SIGINT or (when `with_parent`) end of stdin; ends the process at the second
-/// signal.
+/// Asks for shutdown at the first SIGTERM or SIGINT; ends the process at the second signal. When `with_parent`, the end of
+/// stdin ends it at once: nobody is left who would wait for it to drain.
 pub(crate) fn end_on(trigger: ShutdownTrigger, with_parent: bool) -> Result<(), Failure> {
     let (mut term, mut int) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     let parent = with_parent.then(stdin_ended);
@@ -24,12 +24,24 @@ pub(crate) fn end_on(trigger: ShutdownTrigger, with_parent: bool) -> Result<(), 
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
-            _ = term.recv() => tracing::info!("SIGTERM: draining"),
-            _ = int.recv() => tracing::info!("SIGINT: draining; once more ends at once"),
-            () = parent_gone => tracing::info!("the parent is gone: draining"),
+        let mut parent_gone = std::pin::pin!(parent_gone);
+        let mut is_asked = false;
+        loop {
+            let name = tokio::select! {
+                _ = term.recv() => "SIGTERM",
+                _ = int.recv() => "SIGINT",
+                () = parent_gone.as_mut() => break,
+            };
+            if is_asked {
+                tracing::info!("{name} again: ending at once");
+                std::process::exit(130);
+            }
+            is_asked = true;
+            tracing::info!("{name}: draining; once more ends at once");
+            trigger.shut_down();
         }
-        trigger.shut_down();
+        tracing::info!("the parent is gone: ending at once");
+        trigger.end_at_once();
         tokio::select! {
             _ = term.recv() => {}
             _ = int.recv() => {}

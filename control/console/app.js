@@ -27,7 +27,7 @@ const colourOf = (cluster) => {
 };
 const swatch = (colour) => el('i', { class: 'swatch', style: { background: colour } });
 const clusterKey = (name) => el('span', { class: 'key' }, swatch(colourOf(name)), name);
-const STATE_CLASS = { up: 'good', degraded: 'warn', draining: 'warn', waiting: '', silent: 'warn', down: 'bad' };
+const STATE_CLASS = { up: 'good', degraded: 'warn', draining: 'warn', drained: 'warn', waiting: '', silent: 'warn', down: 'bad' };
 const stateTag = (s) => el('span', { class: 'tag ' + (STATE_CLASS[s] ?? '') }, s);
 const WHY = { geo: 'nearest place', rtt: 'least round trip', explore: 'tries the second best', weighted: 'by weight', 'round-robin': 'in turn', failover: 'the best one is down',
   spill: 'the best one is full', 'all-full': 'all are full', 'no-place': 'place unknown', 'all-down': 'none is healthy', 'no-address': 'no such address' };
@@ -101,13 +101,13 @@ function drawMap() {
   }
   for (const c of status.clusters) {
     const [x, y] = places.get(c.name);
-    const colour = c.state === 'down' ? 'var(--bad)' : c.state === 'waiting' ? 'var(--faint)' : colourOf(c.name);
+    const colour = c.state === 'down' ? 'var(--bad)' : c.state === 'waiting' || c.state === 'drained' ? 'var(--faint)' : colourOf(c.name);
     const late = x > World.width - 60;
     drawing.append(svg('g', {}, svg('title', {}, `${c.label}: ${c.nodes_up} of ${c.nodes} edges up`),
       svg('circle', { class: 'halo', cx: x, cy: y, r: 6.5, fill: colour }), svg('circle', { class: 'pin', cx: x, cy: y, r: 3.1, fill: colour }),
       svg('text', { class: 'pin-label', x: x + (late ? -6 : 6), y: y + 7, 'text-anchor': late ? 'end' : 'start' }, c.name),
       svg('text', { class: 'pin-label small', x: x + (late ? -6 : 6), y: y + 13, 'text-anchor': late ? 'end' : 'start' },
-        c.state === 'up' ? `${Show.number(c.recent.requests_per_second)}/s` : `${c.nodes_up}/${c.nodes} up`)));
+        c.state === 'up' ? `${Show.number(c.recent.requests_per_second)}/s` : c.state === 'drained' ? 'drained' : `${c.nodes_up}/${c.nodes} up`)));
   }
   $('world').replaceChildren(drawing);
   $('map-note').textContent = flows.size ? `answers and requests of the last ${status.window_seconds} s` : isDnsSilent() ? 'no name server reports' : `no steered answers in the last ${status.window_seconds} s`;

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use jiff::tz::TimeZone;
 use nearcast_fleet::config::{Cluster, Fleet};
+use nearcast_fleet::drains::Drains;
+use nearcast_fleet::journal::DrainTarget;
 use nearcast_fleet::report::{DnsReport, EdgeReport, NodeHealth, OriginReport, SelectionCount, SiteTotals};
 use nearcast_push::account::Earnings;
 use nearcast_push::schedule;
@@ -37,18 +39,21 @@ pub(crate) enum NodeState {
     Waiting,
     Up,
     Draining,
+    /// An operator has drained it or its cluster; it serves whoever still comes.
+    Drained,
     Down,
     Silent,
 }
 
 impl NodeState {
-    pub(crate) const ALL: [Self; 5] = [Self::Waiting, Self::Up, Self::Draining, Self::Down, Self::Silent];
+    pub(crate) const ALL: [Self; 6] = [Self::Waiting, Self::Up, Self::Draining, Self::Drained, Self::Down, Self::Silent];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Waiting => "waiting",
             Self::Up => "up",
             Self::Draining => "draining",
+            Self::Drained => "drained",
             Self::Down => "down",
             Self::Silent => "silent",
         }
@@ -117,6 +122,8 @@ pub(crate) struct Book {
     pub(crate) series: Series,
     pub(crate) purges: Purges,
     pub(crate) pushes: Pushes,
+    /// What operators have drained, as the journal has it.
+    pub(crate) drains: Drains,
 }
 
 /// What a status answer needs besides the book.
@@ -143,6 +150,7 @@ impl Book {
             series: Series::default(),
             purges: Purges::default(),
             pushes: Pushes::default(),
+            drains: Drains::default(),
         }
     }
 
@@ -360,6 +368,25 @@ impl Book {
         });
     }
 
+    /// The journal revision that a name server has reported lately; 0 while it may still begin to report, `None` where it
+    /// does not.
+    pub(crate) fn revision_of(&self, fleet: &Fleet, name_server: &str, now_ms: u64) -> Option<u64> {
+        match self.nodes.get(name_server).filter(|node| matches!(node.latest, Latest::Dns(_))) {
+            Some(node) => (!self.is_silent(fleet, name_server, now_ms)).then_some(node.revision),
+            None => self.may_wait(fleet, now_ms).then_some(0),
+        }
+    }
+
+    /// Whether an edge has reported that it is drained.
+    pub(crate) fn takes_itself_for_drained(&self, edge: &str) -> bool {
+        self.nodes.get(edge).is_some_and(|node| matches!(&node.latest, Latest::Edge(report) if report.drained))
+    }
+
+    /// Whether an operator has drained an edge or its cluster.
+    fn is_drained(&self, fleet: &Fleet, edge: &str) -> bool {
+        fleet.edge(edge).is_some_and(|(cluster, _)| self.drains.is_drained(&cluster.name, edge))
+    }
+
     /// Every edge, with whether it reports (or may still begin to).
     pub(crate) fn edges(&self, fleet: &Fleet, now_ms: u64) -> Vec<(String, bool)> {
         let reports = |name: &str| match self.nodes.get(name) {
@@ -436,6 +463,7 @@ impl Book {
             off_peak_now: window.as_ref().is_some_and(|w| w.is_open(now)),
             next_window_unix_ms: window.map(|w| w.start_unix_ms),
             state: state.to_owned(),
+            drained: self.drains.get(&DrainTarget::Cluster(cluster.name.clone())).is_some(),
             nodes: cluster.nodes.len(),
             nodes_up,
             connections,
@@ -454,7 +482,9 @@ impl Book {
             "up"
         } else if count(NodeState::Waiting) == states.len() {
             "waiting"
-        } else if count(NodeState::Down) + count(NodeState::Draining) == states.len() {
+        } else if count(NodeState::Drained) == states.len() {
+            "drained"
+        } else if count(NodeState::Down) + count(NodeState::Draining) + count(NodeState::Drained) == states.len() {
             "down"
         } else {
             "degraded"
@@ -470,6 +500,7 @@ impl Book {
             cluster: cluster.map(str::to_owned),
             state: state.name().to_owned(),
             reason,
+            drained: self.is_drained(fleet, &name),
             health: self.health(fleet, &name, now).into_iter().map(|(_, h)| h).collect(),
             ..view::NodeStatus::default()
         };
@@ -531,6 +562,9 @@ impl Book {
         let node = self.nodes.get(name);
         if node.is_some_and(|n| n.draining) && !self.is_silent(fleet, name, now_ms) {
             return (NodeState::Draining, "draining".to_owned());
+        }
+        if role == Role::Edge && !self.is_silent(fleet, name, now_ms) && self.is_drained(fleet, name) {
+            return (NodeState::Drained, "drained by an operator".to_owned());
         }
         if against.len() * 2 > fresh.len() && (node.is_some() || !self.may_wait(fleet, now_ms)) {
             return (NodeState::Down, format!("{} says: {}", against[0].by, against[0].reason));
@@ -677,8 +711,8 @@ fn node_change(name: &str, before: NodeState, after: NodeState, reason: &str) ->
         NodeState::Up => Happening::new("node_up", Level::Good, format!("{name} is back")),
         NodeState::Silent => Happening::new("node_silent", Level::Warn, format!("{name} is silent: {reason}")),
         NodeState::Draining => Happening::new("node_draining", Level::Info, format!("{name} drains")),
-        // The name server's own event says it.
-        NodeState::Down | NodeState::Waiting => return None,
+        // The name server's own event says it, or that of the drain.
+        NodeState::Down | NodeState::Drained | NodeState::Waiting => return None,
     };
     Some(happening.node(name))
 }

@@ -226,6 +226,7 @@ mod tests {
             started_unix_ms: u64::MAX,
             revision: 1 << 52,
             draining: false,
+            drained: false,
             sites: [("www".to_owned(), totals.clone()), ("none-such".to_owned(), totals)].into(),
             connections: u64::MAX,
             memory_bytes: u64::MAX,

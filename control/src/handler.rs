@@ -61,17 +61,17 @@ const EXPLAIN_TIME_MAX: Duration = Duration::from_secs(2);
 /// A comment on a quiet event stream.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-type App = Arc<State>;
-type Body = Result<Bytes, BytesRejection>;
+pub(crate) type App = Arc<State>;
+pub(crate) type Body = Result<Bytes, BytesRejection>;
 type Asked<T> = Result<Query<T>, QueryRejection>;
-type Answer<T> = Result<Json<T>, ApiError>;
+pub(crate) type Answer<T> = Result<Json<T>, ApiError>;
 
 /// The OpenAPI document.
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Nearcast control", description = "Status, plans, purges, pushes and the fleet file of a Nearcast fleet."),
     paths(
-        status, fleet_in_force, series, events, event_log, explain, plan, pushes, push, purges, one_purge, purge, site_purge, fleet_file, put_fleet_file, journal,
+        status, fleet_in_force, series, events, event_log, explain, plan, pushes, push, purges, one_purge, purge, crate::drains::drains, crate::drains::drain, site_purge, fleet_file, put_fleet_file, journal,
         edge_report, dns_report, origin_report, openapi
     ),
     modifiers(&Bearers)
@@ -106,6 +106,8 @@ fn routes() -> Vec<(Method, &'static str, MethodRouter<App>)> {
         (Method::GET, "/v1/purges", get(purges)),
         (Method::POST, "/v1/purges", post(purge)),
         (Method::GET, "/v1/purges/{revision}", get(one_purge)),
+        (Method::GET, "/v1/drains", get(crate::drains::drains)),
+        (Method::POST, "/v1/drains", post(crate::drains::drain)),
         (Method::POST, "/v1/site-purges", post(site_purge)),
         (Method::GET, "/v1/fleet-file", get(fleet_file)),
         (Method::PUT, "/v1/fleet-file", put(put_fleet_file)),
@@ -206,7 +208,7 @@ fn bytes(body: Body, limit: usize) -> Result<Bytes, ApiError> {
     })
 }
 
-fn json<T: DeserializeOwned>(headers: &HeaderMap, body: Body, limit: usize) -> Result<T, ApiError> {
+pub(crate) fn json<T: DeserializeOwned>(headers: &HeaderMap, body: Body, limit: usize) -> Result<T, ApiError> {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
     let essence = content_type.split(';').next().unwrap_or("").trim();
     if !essence.eq_ignore_ascii_case("application/json") {

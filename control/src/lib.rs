@@ -20,6 +20,7 @@ mod callers;
 mod charts;
 mod console;
 mod dir;
+mod drains;
 mod error;
 mod events;
 mod facts;
@@ -46,6 +47,7 @@ use std::time::Duration;
 
 use nearcast_fleet::admin::{self, Readiness};
 use nearcast_fleet::config::{Control, Fleet};
+use nearcast_fleet::drains::Drains;
 use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::file::FurtherCheck;
 use nearcast_fleet::journal::{Change, Entry, JournalError};
@@ -212,6 +214,8 @@ fn open(
 struct History {
     /// Newest fleet file and its revision.
     fleet_file: Option<(u64, String)>,
+    /// What is drained.
+    drains: Drains,
     /// Newest purges, oldest first.
     purges: VecDeque<Entry>,
     /// Newest push orders, oldest first.
@@ -240,6 +244,10 @@ impl History {
             }
             Change::Purge(_) => (&mut self.purges, purges::KEPT_MAX),
             Change::Push(_) => (&mut self.pushes, pushes::KEPT_MAX),
+            Change::Drain(_) => {
+                self.drains.fold(&entry);
+                return;
+            }
         };
         if kept.len() == most {
             kept.pop_front();
@@ -251,6 +259,7 @@ impl History {
     fn book(&self, fleet: &Fleet, known: Vec<Fact>, is_first: bool) -> (Book, Vec<view::Event>) {
         let now = now_unix_ms();
         let mut book = Book::new(now);
+        book.drains = self.drains.clone();
         let mut events = BTreeMap::new();
         // Orders first, as those of the journal end others; purges are those of the journal.
         let (orders, others): (Vec<Fact>, Vec<Fact>) = known.into_iter().partition(|fact| matches!(fact, Fact::Push(_)));
@@ -264,7 +273,7 @@ impl History {
                     let nodes = cluster.map(|c| c.nodes.iter().map(|n| n.name.clone()).collect()).unwrap_or_default();
                     book.pushes.accept(order, entry.revision, entry.accepted_unix_ms, nodes);
                 }
-                Change::FleetFile { .. } => {}
+                Change::FleetFile { .. } | Change::Drain(_) => {}
             }
         }
         for fact in others {

@@ -51,16 +51,7 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, admission: Arc<
         while connections.try_join_next().is_some() {}
         match accepted {
             Ok((stream, peer)) => {
-                let seat = admission.enter(peer.ip());
-                let (router, metrics, shutdown) = (router.clone(), metrics.clone(), shutdown.clone());
-                connections.spawn(async move {
-                    metrics.connections.inc();
-                    tokio::select! {
-                        () = serve_connection(stream, router, &metrics, seat.clone(), shutdown) => {}
-                        () = seat.evicted() => metrics.connections_evicted.inc(),
-                    }
-                    metrics.connections.dec();
-                });
+                connections.spawn(serve_seated(stream, admission.enter(peer.ip()), router.clone(), metrics.clone(), shutdown.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "the API's listener cannot accept a connection; trying again");
@@ -68,11 +59,25 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, admission: Arc<
             }
         }
     }
+    // What waits in the queue would be reset with the listener: it is answered first.
+    while let Some(Ok((stream, peer))) = futures_util::FutureExt::now_or_never(listener.accept()) {
+        connections.spawn(serve_seated(stream, admission.enter(peer.ip()), router.clone(), metrics.clone(), shutdown.clone()));
+    }
     drop(listener);
-    let drained = tokio::time::timeout(DRAIN_TIME_MAX, async { while connections.join_next().await.is_some() {} }).await;
-    if drained.is_err() {
+    let drained = shutdown.drained(DRAIN_TIME_MAX, async { while connections.join_next().await.is_some() {} }).await;
+    if !drained {
         tracing::warn!(open = connections.len(), "connections were still open after {DRAIN_TIME_MAX:?}");
     }
+}
+
+/// Serves a connection until it ends, or has to give way to another.
+async fn serve_seated(stream: TcpStream, seat: Arc<Seat>, router: Router, metrics: Metrics, shutdown: Shutdown) {
+    metrics.connections.inc();
+    tokio::select! {
+        () = serve_connection(stream, router, &metrics, seat.clone(), shutdown) => {}
+        () = seat.evicted() => metrics.connections_evicted.inc(),
+    }
+    metrics.connections.dec();
 }
 
 async fn serve_connection(stream: TcpStream, router: Router, metrics: &Metrics, seat: Arc<Seat>, mut shutdown: Shutdown) {

@@ -130,8 +130,11 @@ pub(crate) struct ClusterStatus {
     pub off_peak_now: bool,
     /// Start of the open window, or of the next one.
     pub next_window_unix_ms: Option<u64>,
-    /// `up`, `degraded`, `down` or `waiting`.
+    /// `up`, `degraded`, `drained`, `down` or `waiting`.
     pub state: String,
+    /// Whether an operator has drained the cluster as such.
+    #[serde(default)]
+    pub drained: bool,
     pub nodes: usize,
     pub nodes_up: usize,
     pub connections: u64,
@@ -150,7 +153,7 @@ pub(crate) struct NodeStatus {
     /// `edge`, `gslb-dns`, `origin` or `control`.
     pub role: String,
     pub cluster: Option<String>,
-    /// `up`, `draining`, `down`, `silent` or `waiting`.
+    /// `up`, `draining`, `drained`, `down`, `silent` or `waiting`.
     pub state: String,
     pub reason: String,
     /// 0 for never.
@@ -162,6 +165,9 @@ pub(crate) struct NodeStatus {
     /// Journal entries that it has not folded.
     pub behind: u64,
     pub draining: bool,
+    /// Whether an operator has drained the edge or its cluster.
+    #[serde(default)]
+    pub drained: bool,
     /// What kind of node key it has shown last: `own`, or `shared` for the fleet's; null before any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
@@ -835,11 +841,12 @@ mod tests {
                 "pushed" => check::<Pushed>(name, example),
                 "pushes" => check::<Pushes>(name, example),
                 "purge" => check::<PurgeView>(name, example),
+                "drain" => check::<crate::drains::DrainView>(name, example),
                 "mistakes" => check::<ErrorBody>(name, example),
                 other => panic!("no type for the example {other:?}"),
             }
             seen.push(name);
         }
-        assert_eq!(seen.len(), 9, "{seen:?}");
+        assert_eq!(seen.len(), 10, "{seen:?}");
     }
 }

@@ -18,9 +18,18 @@ pub(crate) type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, BodyCut>> + Sen
 /// The body of a response to a client.
 pub(crate) struct ClientBody {
     content: Content,
-    /// Told how many bytes were taken, when the body is done or given up.
-    on_end: Option<Box<dyn FnOnce(u64) + Send>>,
+    /// Called for each piece as it is taken to be sent, and once at the end.
+    observer: Option<Box<dyn FnMut(Progress) + Send>>,
     taken: u64,
+}
+
+/// How far a body has come on its way to the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// So many more bytes were taken to be sent.
+    Piece(u64),
+    /// The body is complete or was given up; so many bytes of it were taken in all.
+    End(u64),
 }
 
 enum Content {
@@ -46,12 +55,12 @@ impl ClientBody {
     }
 
     fn new(content: Content) -> Self {
-        Self { content, on_end: None, taken: 0 }
+        Self { content, observer: None, taken: 0 }
     }
 
-    /// The same body, which tells how many bytes of it were taken once it is over.
-    pub(crate) fn on_end(mut self, tell: impl FnOnce(u64) + Send + 'static) -> Self {
-        self.on_end = Some(Box::new(tell));
+    /// The same body, which reports its progress: a response may take hours, and its bytes count while they flow.
+    pub(crate) fn observed(mut self, observer: impl FnMut(Progress) + Send + 'static) -> Self {
+        self.observer = Some(Box::new(observer));
         self
     }
 
@@ -67,8 +76,8 @@ impl ClientBody {
 
 impl Drop for ClientBody {
     fn drop(&mut self) {
-        if let Some(tell) = self.on_end.take() {
-            tell(self.taken);
+        if let Some(mut observer) = self.observer.take() {
+            observer(Progress::End(self.taken));
         }
     }
 }
@@ -88,7 +97,11 @@ impl Body for ClientBody {
             },
         };
         if let Some(Ok(bytes)) = &piece {
-            this.taken += bytes.len() as u64;
+            let length = bytes.len() as u64;
+            this.taken += length;
+            if let Some(observer) = &mut this.observer {
+                observer(Progress::Piece(length));
+            }
         }
         Poll::Ready(piece.map(|p| p.map(Frame::data)))
     }
@@ -104,5 +117,31 @@ impl Body for ClientBody {
             Content::Stream { length: Some(length), .. } => SizeHint::with_exact(length - (*length).min(self.taken)),
             Content::Stream { length: None, .. } => SizeHint::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use futures_util::{FutureExt, stream};
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    #[test]
+    fn bytes_are_reported_as_they_are_taken_and_not_at_the_end() {
+        let pieces = [b"abc".as_slice(), b"de"].map(|piece| Ok(Bytes::from_static(piece)));
+        let body = ClientBody::stream(Box::pin(stream::iter(pieces)), Some(5));
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let noted = seen.clone();
+        let mut body = body.observed(move |progress| noted.lock().expect("no panic").push(progress));
+        let look = || seen.lock().expect("no panic").clone();
+        assert_eq!(look(), []);
+        body.frame().now_or_never().expect("at hand").expect("a piece").expect("good");
+        assert_eq!(look(), [Progress::Piece(3)], "while the body goes on");
+        body.frame().now_or_never().expect("at hand").expect("a piece").expect("good");
+        drop(body);
+        assert_eq!(look(), [Progress::Piece(3), Progress::Piece(2), Progress::End(5)]);
     }
 }

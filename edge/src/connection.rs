@@ -20,6 +20,7 @@ use tokio::time::{Instant, Sleep};
 use crate::connections::{IdleSince, Place};
 use crate::interim::Interims;
 use crate::request_head::{BodyEnd, Judged, Refusal, judge};
+use crate::upgrade;
 
 /// How long, and for how many bytes, what a client still sends is read after the last response.
 const LINGER_MAX: Duration = Duration::from_secs(2);
@@ -131,13 +132,19 @@ impl ClientSocket {
     /// From here on the HTTP library reads, first of all what [`poll_fill`](Self::poll_fill) has taken.
     pub(crate) fn hand_over(&mut self, input: BytesMut) {
         let limits = self.limits.clone();
-        self.gate = Some(Box::new(Gate { limits, input, seen: 0, may_pass: 0, is_blind: false, refusal: None }));
+        self.gate = Some(Box::new(Gate { limits, input, seen: 0, may_pass: 0, is_blind: false, is_upgrade: false, refusal: None }));
     }
 
     /// Whether the edge ends the client's side of the connection, to make room for others: requests that came before are
     /// answered.
     pub(crate) fn is_closing(&self) -> bool {
         self.place.as_ref().is_some_and(Place::is_closing)
+    }
+
+    /// What comes, where the library's reading has ended because that is a request for another protocol. From here on the
+    /// library reads nothing.
+    pub(crate) fn take_back(&mut self) -> Option<BytesMut> {
+        self.gate.take_if(|gate| gate.is_upgrade).map(|gate| gate.input)
     }
 
     /// Bytes that a request's head may have.
@@ -250,7 +257,7 @@ impl ClientSocket {
             }
             let is_answering = self.phase.is_answering();
             if !is_answering {
-                if gate.refusal.is_some() {
+                if gate.refusal.is_some() || gate.is_upgrade {
                     // To the library the client has ended its side.
                     return Poll::Ready(Ok(()));
                 }
@@ -262,7 +269,7 @@ impl ClientSocket {
                     }
                     continue;
                 }
-                if gate.refusal.is_some() {
+                if gate.refusal.is_some() || gate.is_upgrade {
                     continue;
                 }
             }
@@ -353,6 +360,8 @@ struct Gate {
     may_pass: u64,
     /// What comes cannot be told apart.
     is_blind: bool,
+    /// What comes asks for another protocol, which is not the library's to answer.
+    is_upgrade: bool,
     refusal: Option<Refusal>,
 }
 
@@ -377,6 +386,10 @@ impl Gate {
             Judged::Incomplete => self.seen = self.input.len(),
             Judged::Refused(refusal) => self.refusal = Some(refusal),
             Judged::Whole { length, body } => {
+                if body == BodyEnd::Length(0) && upgrade::asked(&self.input[..length], &self.limits).is_some() {
+                    self.is_upgrade = true;
+                    return false;
+                }
                 match body {
                     BodyEnd::Length(body) => self.may_pass = body.saturating_add(length as u64),
                     BodyEnd::Chunked => self.is_blind = true,

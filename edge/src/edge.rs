@@ -25,6 +25,7 @@ use crate::purge::{Generations, host_of};
 use crate::purge_request::{ControlAddress, PurgeRelay};
 use crate::response::StoredResponse;
 use crate::rtt::RoundTrips;
+use crate::standing::Standing;
 use crate::store::Store;
 
 /// A site as requests need it. Made anew when the fleet changes; its counters stay.
@@ -169,7 +170,8 @@ pub(crate) struct Edge {
     pub(crate) metrics: Arc<Metrics>,
     /// Refused and local answers count here, under no site's name.
     pub(crate) no_site: Arc<SiteCounters>,
-    pub(crate) is_draining: AtomicBool,
+    /// Whether the node wants clients.
+    pub(crate) standing: Standing,
     /// Whether every purge is known that an earlier run's responses may be covered by.
     pub(crate) is_caught_up: AtomicBool,
     /// The same with what is known where it is not so. Written by the journal alone.
@@ -177,6 +179,8 @@ pub(crate) struct Edge {
     pub(crate) connections: Arc<Connections>,
     /// Shared with each connection.
     pub(crate) clients: Arc<ClientLimits>,
+    /// WebSockets of all sites together: each holds a file of those that are kept for origins and the disk.
+    pub(crate) upgrades_max: u64,
     /// Larger bodies are passed through, whatever a site says: the store could not hold them.
     pub(crate) body_bytes_max: u64,
 }

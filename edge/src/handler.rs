@@ -4,6 +4,8 @@
 //! validate first -> nothing or parts? join or lead the forward request, and read from the store as bytes come ->
 //! one [`Outcome`] feeds `Cache-Status`, metrics and log. Follows RFC 9110, 9111, 9211 and 9209.
 
+mod upgrade;
+
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
@@ -22,7 +24,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use nearcast_fleet::node_key;
 
-use crate::body::{BodyCut, ClientBody, Pieces};
+use crate::body::{BodyCut, ClientBody, Pieces, Progress};
 use crate::connection::Phase;
 use crate::content::{Fill, Next, Reader};
 use crate::edge::{Edge, Knowledge, Site, Sites, Worker, now_ms};
@@ -46,6 +48,8 @@ use crate::purge_request;
 use crate::request_head::Refusal;
 use crate::response::StoredResponse;
 use crate::store::Pool;
+
+pub(crate) use self::upgrade::{Served, serve_upgrade};
 
 /// The path that health checks ask for, under any host.
 const HEALTH_PATH: &str = "/.nearcast/health";
@@ -91,7 +95,14 @@ pub(crate) async fn serve(
     request: Request<Option<Incoming>>,
 ) -> Response<ClientBody> {
     let began = Instant::now();
-    let (response, outcome, site, note) = respond(&worker, client, &last, interim, request).await;
+    let answered = respond(&worker, client, &last, interim, request).await;
+    conclude(&worker, phase, began, answered)
+}
+
+/// Counts an answer, and its bytes as they go.
+fn conclude(worker: &Arc<Worker>, phase: Arc<Phase>, began: Instant, answered: Answered) -> Response<ClientBody> {
+    let (response, outcome, site, note) = answered;
+    let worker = worker.clone();
     let counters = site.as_ref().map_or(&worker.edge.no_site, |s| &s.counters).clone();
     account(&worker, &counters, &outcome, response.status(), began);
     let number = worker.number;
@@ -106,16 +117,23 @@ pub(crate) async fn serve(
     }
     if let Some(note) = &note {
         note.note(&worker, 0);
+        if note.is_pushed {
+            counters.pushed_hit(number, 0);
+        }
     }
-    let body = body.on_end(move |bytes| {
-        counters.sent(number, outcome.label, bytes);
-        if let Some(note) = note {
-            worker.note_sent(note.hash, bytes);
-            if note.is_pushed {
-                counters.pushed_hit(number, bytes);
+    let body = body.observed(move |progress| match progress {
+        Progress::Piece(bytes) => {
+            counters.sent(number, outcome.label, bytes);
+            if note.as_ref().is_some_and(|note| note.is_pushed) {
+                counters.pushed_sent(number, bytes);
             }
         }
-        phase.request_ended();
+        Progress::End(bytes) => {
+            if let Some(note) = &note {
+                worker.note_sent(note.hash, bytes);
+            }
+            phase.request_ended();
+        }
     });
     Response::from_parts(head, body)
 }
@@ -262,9 +280,9 @@ async fn respond(
 ) -> Answered {
     let edge = &worker.edge;
     if request.uri().path() == HEALTH_PATH {
-        return match edge.is_draining.load(Ordering::Relaxed) {
-            false => local(StatusCode::OK, "ok\n"),
-            true => local(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+        return match edge.standing.refusal() {
+            None => local(StatusCode::OK, "ok\n"),
+            Some(why) => local(StatusCode::SERVICE_UNAVAILABLE, why),
         };
     }
     let (mut checked, body) = match check(worker, client, &mut last.lock().expect("one request at a time"), request) {

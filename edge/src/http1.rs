@@ -11,9 +11,9 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::FutureExt;
@@ -33,14 +33,17 @@ use crate::body::ClientBody;
 use crate::connection::{ClientSocket, Phase, ends_head};
 use crate::connections::Place;
 use crate::edge::Worker;
-use crate::handler::{self, Brief, LastHost};
+use crate::handler::{self, Brief, LastHost, Served};
 use crate::interim;
 use crate::policy::fields;
-use crate::request_head::{Judged, Refusal, judge};
+use crate::request_head::{BodyEnd, Judged, Refusal, judge};
 use crate::server::asked;
+use crate::upgrade;
 
 /// Fields of a head that is answered here; what has more goes to hyper.
 const FIELDS_MAX: usize = 128;
+/// How long a connection is kept for one more request when the node drains.
+const LAST_REQUEST_MAX: Duration = Duration::from_secs(1);
 /// Room for a head that a connection makes at first, and keeps while it is idle.
 const HEAD_BYTES_TYPICAL: usize = 2048;
 /// A body up to this length is copied behind its head: that costs less than a second piece to write.
@@ -59,11 +62,19 @@ pub(crate) async fn serve(worker: Arc<Worker>, stream: TcpStream, client: IpAddr
         output: Vec::new(),
         url: String::new(),
     };
-    let ended = match connection.converse(ending.clone()).await {
-        Ok(Ended::Over) => Ok(()),
-        Ok(Ended::Answered) => Box::pin(connection.socket.end()).await.map_err(Into::into),
-        // Boxes, so that the many connections that never come here do not hold room for it.
-        Ok(Ended::Other) => Box::pin(connection.hand_over(ending)).await,
+    let mut conversed = connection.converse(ending.clone()).await;
+    // Boxes, so that the many connections that never come here do not hold room for it.
+    while let Ok(Ended::Other) = conversed {
+        match Box::pin(connection.hand_over(ending.clone())).await {
+            Ok(Some(back)) => connection = back,
+            Ok(None) => return,
+            Err(error) => return tracing::debug!(%client, %error, "a client's connection ended early"),
+        }
+        conversed = connection.converse(ending.clone()).await;
+    }
+    let ended = match conversed {
+        Ok(Ended::Over | Ended::Other) => Ok(()),
+        Ok(Ended::Answered) => Box::pin(connection.socket.end()).await,
         Ok(Ended::Refused(refusal)) => {
             let Connection { worker, mut socket, output, .. } = connection;
             Box::pin(async move {
@@ -71,9 +82,8 @@ pub(crate) async fn serve(worker: Arc<Worker>, stream: TcpStream, client: IpAddr
                 socket.end().await
             })
             .await
-            .map_err(Into::into)
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     };
     if let Err(error) = ended {
         tracing::debug!(%client, %error, "a client's connection ended early");
@@ -132,7 +142,7 @@ enum Step {
 
 impl Connection {
     async fn converse(&mut self, mut ending: watch::Receiver<bool>) -> io::Result<Ended> {
-        let mut ending = pin!(asked(&mut ending).fuse());
+        let mut ending = pin!(closes_idle(&mut ending).fuse());
         // Bytes of the head that were looked at and do not end it.
         let mut seen = 0;
         loop {
@@ -189,7 +199,14 @@ impl Connection {
             Taken::Other => {
                 return Ok(match judge(&self.input, &self.worker.edge.clients) {
                     Judged::Incomplete => Step::Incomplete,
-                    Judged::Whole { .. } => Step::Other,
+                    Judged::Whole { length, body } => {
+                        let limits = &self.worker.edge.clients;
+                        let asked = (body == BodyEnd::Length(0)).then(|| upgrade::asked(&self.input[..length], limits)).flatten();
+                        match asked {
+                            Some(request) => return Box::pin(self.upgrade(request, length)).await,
+                            None => Step::Other,
+                        }
+                    }
                     Judged::Refused(refusal) => Step::Refused(refusal),
                 });
             }
@@ -215,7 +232,7 @@ impl Connection {
             Parsed::Incomplete => return Taken::Incomplete,
             Parsed::Other => return Taken::Other,
         };
-        let is_last = head.is_last || self.worker.edge.is_draining.load(Ordering::Relaxed);
+        let is_last = head.is_last || self.worker.edge.standing.is_leaving();
         let length = head.length;
         let body = head.brief().and_then(|brief| {
             let last = self.last.lock().expect("one request at a time");
@@ -234,6 +251,30 @@ impl Connection {
         self.phase.request_began();
         self.input.advance(length);
         taken
+    }
+
+    /// Answers a request for a WebSocket, whose head takes so many bytes; and when the origin agrees, passes on what both sides
+    /// send. Nothing that the client sends behind its request goes on before that (RFC 6455 section 4.1).
+    async fn upgrade(&mut self, request: Request<Option<Incoming>>, length: usize) -> io::Result<Step> {
+        self.phase.request_began();
+        self.input.advance(length);
+        let served = handler::serve_upgrade(self.worker.clone(), self.phase.clone(), self.client, self.last.clone(), request);
+        let (head, mut tunnel) = match unless_gone(&mut self.socket, &mut self.input, served).await? {
+            Served::Tunnel(head, tunnel) => (head, tunnel),
+            Served::Response(response) => {
+                let is_last = self.worker.edge.standing.is_leaving();
+                let is_whole = self.respond(response, false, is_last).await?;
+                return Ok(if is_whole && !is_last { Step::Next } else { Step::Last });
+            }
+        };
+        write_head(&mut self.output, head.status(), head.headers());
+        end_fields(&mut self.output, false);
+        write(&mut self.socket, &mut self.output, &[], &[]).await?;
+        // An idle tunnel holds no room for heads.
+        self.output = Vec::new();
+        let (early, idle_max, count) = (std::mem::take(&mut self.input), tunnel.idle_max, tunnel.count());
+        upgrade::relay(&mut self.socket, &mut tunnel.origin, early, idle_max, count).await?;
+        Ok(Step::Last)
     }
 
     /// Waits for the response to a request, and writes the interim ones that come before it.
@@ -318,20 +359,22 @@ impl Connection {
         }
     }
 
-    /// Lets hyper serve the connection from here on.
-    async fn hand_over(self, mut ending: watch::Receiver<bool>) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// Lets hyper serve the connection from here on; gives it back where a request comes that is not hyper's to answer.
+    async fn hand_over(self, mut ending: watch::Receiver<bool>) -> Result<Option<Self>, Box<dyn std::error::Error + Send + Sync>> {
         let Self { worker, mut socket, phase, client, last, input, .. } = self;
         socket.hand_over(input);
         let ClientLimits { head_bytes_max, fields_max, .. } = *worker.edge.clients;
         let (of_refusals, waiting) = (worker.clone(), phase.clone());
+        let (kept_last, kept_phase) = (last.clone(), phase.clone());
         let of_requests = phase.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             of_requests.request_began();
             let is_last = of_requests.is_last();
+            let edge = worker.edge.clone();
             let served = handler::serve(worker.clone(), of_requests.clone(), client, last.clone(), None, request.map(Some));
             let phase = of_requests.clone();
             Box::pin(served.map(move |mut response| {
-                if is_last {
+                if is_last || edge.standing.is_leaving() {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 Ok::<_, std::convert::Infallible>(response.map(|body| LibraryBody { body, phase }))
@@ -340,7 +383,7 @@ impl Connection {
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(None).max_headers(fields_max).max_header_size(head_bytes_max);
         let mut connection = builder.serve_connection(TokioIo::new(socket), service);
-        let mut ending = pin!(asked(&mut ending).fuse());
+        let mut ending = pin!(closes_idle(&mut ending).fuse());
         let ended = poll_fn(|cx| {
             loop {
                 if let Poll::Ready(ended) = connection.poll_without_shutdown(cx) {
@@ -359,11 +402,23 @@ impl Connection {
         .await;
         let mut socket = connection.into_parts().io.into_inner();
         ended?;
+        if let Some(input) = socket.take_back() {
+            let (output, url) = (Vec::new(), String::new());
+            return Ok(Some(Self { worker: of_refusals, socket, phase: kept_phase, client, last: kept_last, input, output, url }));
+        }
         if let Some(refusal) = socket.take_refusal() {
             refuse(&of_refusals, &mut socket, Vec::new(), &refusal).await?;
         }
-        Ok(socket.end().await?)
+        socket.end().await?;
+        Ok(None)
     }
+}
+
+/// Waits until a connection without a request is to be closed because the node ends. Requests that are on their way at that
+/// moment are answered: a client cannot know of the end before it sees it.
+async fn closes_idle(ending: &mut watch::Receiver<bool>) {
+    asked(ending).await;
+    tokio::time::sleep(LAST_REQUEST_MAX).await;
 }
 
 /// Answers what is no request, as the last of a connection. Its method may not be known: a body does no harm there.

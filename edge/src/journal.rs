@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
+use nearcast_fleet::config::Fleet;
 use nearcast_fleet::follow::FollowState;
 use nearcast_fleet::journal::{Change, Entry, Purge, PurgeScope, PushOrder};
 use nearcast_fleet::report::PurgeProgress;
@@ -20,14 +21,25 @@ use crate::response::{Recovered, StoredResponse};
 const PURGES_KEPT: usize = 64;
 
 /// What the journal's entries led to, for reports. Cheap to clone.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Journal {
+    /// The fleet, which says in which cluster this node is.
+    fleet: watch::Receiver<Arc<Fleet>>,
     purges: Arc<Mutex<VecDeque<PurgeProgress>>>,
     /// Woken when there is something new to report.
     pub(crate) changed: Arc<Notify>,
 }
 
 impl Journal {
+    /// Nothing is folded yet.
+    pub(crate) fn of(fleet: watch::Receiver<Arc<Fleet>>) -> Self {
+        Self { fleet, purges: Arc::default(), changed: Arc::default() }
+    }
+
+    fn fleet(&self) -> Arc<Fleet> {
+        self.fleet.borrow().clone()
+    }
+
     /// The purges folded lately, oldest first.
     pub(crate) fn purges(&self) -> Vec<PurgeProgress> {
         self.purges.lock().expect("no holder of this lock panics").iter().cloned().collect()
@@ -70,11 +82,12 @@ impl Journal {
     }
 
     async fn fold(&self, edge: &Arc<Edge>, entry: Entry, is_last: bool, orders: &mpsc::Sender<PushOrder>) {
+        edge.standing.fold(&entry, &self.fleet(), &edge.name);
         match entry.change {
             Change::Purge(purge) => self.purge(edge, entry.revision, purge, is_last).await,
             // Its reader takes every order at once and works on the newest; without it nothing is pushed.
             Change::Push(order) => drop(orders.send(order).await),
-            Change::FleetFile { .. } => {}
+            Change::FleetFile { .. } | Change::Drain(_) => {}
         }
         edge.generations.advance(entry.revision);
     }

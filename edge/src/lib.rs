@@ -4,12 +4,14 @@
 //!   what is refused before anything else looks at it; [`http1`]: the requests and responses on it;
 //!   [`connections`]: how many there may be, and which give way; [`interim`]: the responses that come before a response.
 //! - [`handler`]: the life of one request, in order; [`policy`]: its questions, answered by pure functions.
+//! - [`upgrade`]: connections that become WebSockets.
 //! - [`fill`]: forward requests that fill the store, shared by everybody who wants the same; [`origin`]: the pool of
 //!   connections under them; [`content`]: bytes on their way and the readers that follow them.
 //! - [`index`], [`response`], [`spellings`]: what is stored; [`store`]: the slices themselves, in memory and on disk.
 //! - [`changes`]: what unsafe requests have changed; [`purge`]: generations; [`journal`]: folds the control journal into them;
 //!   [`push`]: carries out push orders.
 //! - [`purge_request`]: the method `PURGE`, which control is asked about.
+//! - [`standing`]: whether the node wants clients: drained, or on its way to its end.
 //! - [`metrics`], [`popularity`], [`rtt`], [`report`]: what the node tells about itself.
 //!
 //! One current-thread runtime a worker, SO_REUSEPORT, shared index; counters are each worker's own.
@@ -40,19 +42,23 @@ mod response;
 mod rtt;
 mod server;
 mod spellings;
+mod standing;
 pub mod store;
+mod upgrade;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use nearcast_fleet::admin::{self, Readiness};
 use nearcast_fleet::config::{Cluster, Fleet, Node};
+use nearcast_fleet::drains::LameDuck;
 use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::follow::{self, NodeContext};
+use nearcast_fleet::shutdown::{self, Shutdown};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::connections::Connections;
@@ -60,12 +66,17 @@ use crate::edge::{Edge, Knowledge, Sites, Worker, now_ms};
 use crate::index::Index;
 use crate::metrics::{Collected, Metrics};
 use crate::origin::{OriginPool, Origins};
+use crate::standing::{Stage, Standing};
 use crate::store::{DiskConfig, Gone, Store, StoreConfig};
 
 /// How long background tasks may take to end after the last connection.
 const TASKS_END_MAX: Duration = Duration::from_secs(2);
+/// How long the last reports may take.
+const LAST_REPORTS_MAX: Duration = Duration::from_secs(1);
 /// Push orders that may wait to be looked at.
 const ORDERS_WAITING_MAX: usize = 16;
+/// WebSockets may hold at most this part of the files that are kept beside those of clients.
+const UPGRADES_SHARE: u64 = 2;
 /// A body may take at most this part of the tier it lives in.
 const BODY_SHARE: u64 = 2;
 
@@ -97,6 +108,7 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     }
     let metrics = Arc::new(Metrics::new(workers, &cluster.name));
     let origins = Origins::of_environment();
+    let kept_drains = follow::kept_drains(&directory).await;
     context.following.begin().await?;
     let sites = follow::start_from(context.fleet.clone(), context.shutdown.clone(), |fleet| {
         Sites::new(fleet, &context.name, &metrics, &origins).map_err(|(site, error)| error.to_failure(&site))
@@ -122,13 +134,15 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
         purge_relay: purge_request::PurgeRelay::default(),
         no_site: metrics.site(metrics::NO_SITE),
         metrics: metrics.clone(),
-        is_draining: AtomicBool::new(false),
+        standing: Standing::default(),
         is_caught_up: AtomicBool::new(false),
         knowledge: watch::channel(Knowledge::Recalling).0,
         connections: Connections::new(clients_max, workers),
         clients: Arc::new(node.clients),
+        upgrades_max: files.saturating_sub(clients_max) as u64 / UPGRADES_SHARE,
         body_bytes_max: config.disk.as_ref().map_or(config.memory_bytes, |d| d.pull_bytes.max(config.memory_bytes)) / BODY_SHARE,
     });
+    edge.standing.begin(kept_drains, &fleet, &edge.name);
     let recovering = edge.clone();
     let recovered = tokio::task::spawn_blocking(move || journal::recover(&recovering)).await;
     tracing::info!(responses = recovered.unwrap_or(0), "stored responses of an earlier run were found");
@@ -143,7 +157,8 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
         tokio::spawn(admin::serve(l, registry, readiness, None, admin::own_names_of(context.fleet.clone()), context.shutdown.clone()))
     });
 
-    let (drain_tx, drain) = watch::channel(false);
+    let (drain_tx, finish_max) = watch::channel(None);
+    let drain = server::Drain { finish_max, shutdown: context.shutdown.clone() };
     let mut threads = Vec::new();
     let mut running = Vec::new();
     for (number, listeners) in listeners.into_iter().enumerate() {
@@ -154,14 +169,16 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     let mut shutdown = context.shutdown.clone();
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(take_out_gone(edge.clone(), gone));
-    let journal = journal::Journal::default();
+    let journal = journal::Journal::of(context.fleet.clone());
     let (orders_tx, orders) = mpsc::channel(ORDERS_WAITING_MAX);
     let pushes = push::Pushes::default();
     let pusher = Worker::new(workers, edge.clone(), OriginPool::new(workers));
     tasks.spawn(push::run(pusher, context.fleet.clone(), orders, pushes.clone()));
     tasks.spawn(journal.clone().follow(edge.clone(), context.entries, context.state, orders_tx));
     tasks.spawn(follow_sites(edge.clone(), context.fleet.clone(), reserve));
-    report::start(&mut tasks, &edge, running, &journal, &pushes, context.fleet, context.shutdown);
+    // A node that drains still serves: it reports until its last connection has ended.
+    let (reports_end, reports) = shutdown::channel();
+    let mut reporters = report::start(&mut tasks, &edge, running, &journal, &pushes, context.fleet.clone(), reports);
     readiness_tx.send_replace(readiness_of(*edge.knowledge.borrow()));
     let readiness_tx = Arc::new(readiness_tx);
     tasks.spawn(tell_knowledge(edge.clone(), readiness_tx.clone()));
@@ -169,12 +186,16 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
 
     shutdown.asked().await;
     readiness_tx.send_replace(Readiness::NotReady("draining".to_owned()));
-    edge.is_draining.store(true, Ordering::Relaxed);
-    drain_tx.send_replace(true);
+    let fleet = context.fleet.borrow().clone();
+    be_lame_duck(&edge, &fleet, &mut shutdown).await;
+    edge.standing.reach(Stage::Draining);
+    drain_tx.send_replace(Some(fleet.drain.finish_max));
     for ended in threads {
         // A worker that is gone has nothing left to finish.
         let _ = ended.await;
     }
+    reports_end.shut_down();
+    shutdown.drained(LAST_REPORTS_MAX, async { while reporters.join_next().await.is_some() {} }).await;
     let store = edge.store.clone();
     let _ = tokio::time::timeout(TASKS_END_MAX, tokio::task::spawn_blocking(move || store.flush())).await;
     tasks.shutdown().await;
@@ -211,6 +232,19 @@ async fn tell_knowledge(edge: Arc<Edge>, readiness: Arc<watch::Sender<Readiness>
             return;
         }
     }
+}
+
+/// Serves on, while name servers and then resolvers forget this node; see [`LameDuck`].
+async fn be_lame_duck(edge: &Edge, fleet: &Fleet, shutdown: &mut Shutdown) {
+    edge.standing.reach(Stage::LameDuck);
+    let duck = LameDuck::of(fleet, &edge.name).after(edge.standing.drained_for(fleet, &edge.name, SystemTime::now()));
+    if duck == LameDuck::default() {
+        return;
+    }
+    tracing::info!(detection = ?duck.detection, ttl = ?duck.ttl, "serving on until clients are steered elsewhere; a second signal ends at once");
+    shutdown.drained(duck.detection, std::future::pending()).await;
+    edge.standing.reach(Stage::Leaving);
+    shutdown.drained(duck.ttl, std::future::pending()).await;
 }
 
 fn unknown_node(fleet: &Fleet, name: &str) -> Failure {
@@ -287,7 +321,7 @@ fn is_full_only(error: std::io::Error) -> std::io::Result<()> {
 fn start_worker(
     worker: Arc<Worker>,
     listeners: Vec<std::net::TcpListener>,
-    drain: watch::Receiver<bool>,
+    drain: server::Drain,
 ) -> Result<oneshot::Receiver<()>, Failure> {
     let (ended, wait) = oneshot::channel();
     let refused = |error: std::io::Error| Failure::new(FailureKind::System, format!("cannot start a worker thread: {error}"));
@@ -321,6 +355,7 @@ async fn follow_sites(edge: Arc<Edge>, mut fleet: watch::Receiver<Arc<Fleet>>, m
             let changed = fleet.borrow_and_update().clone();
             match Sites::new(&changed, &edge.name, &edge.metrics, &edge.origins) {
                 Ok(sites) => {
+                    edge.standing.follow(&changed, &edge.name);
                     edge.sites.store(Arc::new(sites));
                     break reserve.compare(&changed);
                 }

@@ -64,6 +64,26 @@ impl OriginGauges {
     }
 }
 
+/// Connections of one site that became another protocol's.
+#[derive(Debug, Default)]
+struct Upgrades {
+    open: AtomicU64,
+    /// Since the start.
+    begun: AtomicU64,
+    /// Not begun because too many were open.
+    refused: AtomicU64,
+}
+
+/// Counts one such connection as open until it is dropped.
+#[derive(Debug)]
+pub(crate) struct UpgradePlace(Arc<Upgrades>);
+
+impl Drop for UpgradePlace {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Relaxed);
+    }
+}
+
 /// One site's counters. They live as long as the process, whatever happens to the site.
 #[derive(Debug)]
 pub(crate) struct SiteCounters {
@@ -71,15 +91,29 @@ pub(crate) struct SiteCounters {
     /// Failures of its origin by reason. They are rare, and the reasons are few.
     failures: Mutex<BTreeMap<&'static str, u64>>,
     origin: Arc<OriginGauges>,
+    upgrades: Arc<Upgrades>,
 }
 
 impl SiteCounters {
     fn new(workers: usize) -> Self {
-        Self { shards: (0..workers).map(|_| SiteShard::default()).collect(), failures: Mutex::default(), origin: Arc::default() }
+        Self {
+            shards: (0..workers).map(|_| SiteShard::default()).collect(),
+            failures: Mutex::default(),
+            origin: Arc::default(),
+            upgrades: Arc::default(),
+        }
     }
 
     pub(crate) fn origin_gauges(&self) -> &Arc<OriginGauges> {
         &self.origin
+    }
+
+    /// Room for one more connection of another protocol; `None` when `most` are open.
+    pub(crate) fn enter_upgrade(&self, most: usize) -> Option<UpgradePlace> {
+        let entered = self.upgrades.open.fetch_update(Relaxed, Relaxed, |open| (open < most as u64).then_some(open + 1));
+        let counted = if entered.is_ok() { &self.upgrades.begun } else { &self.upgrades.refused };
+        counted.fetch_add(1, Relaxed);
+        entered.is_ok().then(|| UpgradePlace(self.upgrades.clone()))
     }
 
     fn shard(&self, worker: usize) -> &SiteShard {
@@ -127,8 +161,14 @@ impl SiteCounters {
         *self.failures.lock().expect("no holder of this lock panics").entry(reason).or_default() += 1;
     }
 
+    /// A request is answered with pushed content, so many bytes of which are sent at once.
     pub(crate) fn pushed_hit(&self, worker: usize, bytes: u64) {
         self.shard(worker).pushed_hits.fetch_add(1, Relaxed);
+        self.pushed_sent(worker, bytes);
+    }
+
+    /// More bytes of pushed content are sent.
+    pub(crate) fn pushed_sent(&self, worker: usize, bytes: u64) {
         self.shard(worker).pushed_hit_bytes.fetch_add(bytes, Relaxed);
     }
 
@@ -223,10 +263,17 @@ impl Metrics {
         sites.values().map(|c| Answer::ALL.iter().map(|a| c.sum(|s| &s.bytes[*a as usize])).sum::<u64>()).sum()
     }
 
+    /// WebSockets of all sites that are open.
+    pub(crate) fn upgrades_open(&self) -> u64 {
+        let sites = self.sites.read().expect("no holder of this lock panics");
+        sites.values().map(|counters| counters.upgrades.open.load(Relaxed)).sum()
+    }
+
     fn families(&self) -> Vec<MetricFamily> {
         let sites = self.sites.read().expect("no holder of this lock panics").clone();
         let (mut requests, mut bytes, mut origin, mut pushed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (mut not_stored, mut unsynced, mut abandoned) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut upgrades, mut upgraded) = (Vec::new(), Vec::new());
         let (mut failures, mut connections, mut breakers, mut changed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (name, counters) in &sites {
             for answer in Answer::ALL {
@@ -259,6 +306,11 @@ impl Metrics {
             breakers.push(gauge(&[("site", name)], is_open.load(Relaxed)));
             for (state, count) in ["closed", "open"].iter().zip(changes) {
                 changed.push(counter(&[("site", name), ("state", state)], count.load(Relaxed)));
+            }
+            let Upgrades { open, begun, refused } = &*counters.upgrades;
+            upgrades.push(gauge(&[("site", name)], open.load(Relaxed)));
+            for (result, count) in [("begun", begun), ("refused", refused)] {
+                upgraded.push(counter(&[("site", name), ("result", result)], count.load(Relaxed)));
             }
             for (reason, count) in counters.failures.lock().expect("no holder of this lock panics").iter() {
                 failures.push(counter(&[("site", name), ("reason", reason)], *count));
@@ -313,6 +365,13 @@ impl Metrics {
                 changed,
             ),
             family("nearcast_edge_origin_failures_total", "Requests to origins that failed.", MetricType::COUNTER, failures),
+            family("nearcast_edge_upgrades", "WebSockets open.", MetricType::GAUGE, upgrades),
+            family(
+                "nearcast_edge_upgrades_total",
+                "Requests for WebSockets sent to the origin (begun), and refused because too many were open.",
+                MetricType::COUNTER,
+                upgraded,
+            ),
             family("nearcast_edge_pushed_hits_total", "Requests that pushed content answered.", MetricType::COUNTER, pushed),
             family(
                 "nearcast_edge_request_seconds",

@@ -24,7 +24,7 @@ use crate::rtt::RoundTrips;
 /// How long control may take to answer a report out of turn.
 const PROMPT_REPORT_MAX: Duration = Duration::from_secs(1);
 
-/// Starts the tasks that report.
+/// Starts the tasks that report; gives those that end, with a last report, at the shutdown.
 pub(crate) fn start(
     tasks: &mut JoinSet<()>,
     edge: &Arc<Edge>,
@@ -33,7 +33,8 @@ pub(crate) fn start(
     pushes: &Pushes,
     fleet: watch::Receiver<Arc<Fleet>>,
     shutdown: Shutdown,
-) {
+) -> JoinSet<()> {
+    let mut reporters = JoinSet::new();
     let mut untold = Popularity::default();
     let (of_edge, of_workers, of_journal, of_pushes) = (edge.clone(), workers.clone(), journal.clone(), pushes.clone());
     let build = move |was_accepted: bool| {
@@ -47,7 +48,7 @@ pub(crate) fn start(
     let client = Client::new();
     let name = edge.name.to_string();
     let to_control = |f: &Fleet| reporter::to_control(f, "edge");
-    tasks.spawn(reporter::run_with(client.clone(), name.clone(), to_control, fleet.clone(), build, shutdown.clone()));
+    reporters.spawn(reporter::run_with(client.clone(), name.clone(), to_control, fleet.clone(), build, shutdown.clone()));
     tasks.spawn(report_purges(client, edge.clone(), journal.clone(), pushes.clone(), fleet.clone()));
     let edge = edge.clone();
     let last = Mutex::new((Instant::now(), edge.metrics.response_bytes()));
@@ -64,7 +65,8 @@ pub(crate) fn start(
             samples: noted.samples(),
         }
     };
-    tasks.spawn(reporter::run(name, reporter::to_name_servers, fleet, build, shutdown));
+    reporters.spawn(reporter::run(name, reporter::to_name_servers, fleet, build, shutdown));
+    reporters
 }
 
 /// Tells control of a purge at once: somebody waits for it. What gets lost comes with the next report.
@@ -86,7 +88,8 @@ fn edge_report(edge: &Edge, popularity: &Popularity, journal: &Journal, pushes: 
         node: edge.name.to_string(),
         started_unix_ms: edge.started_ms,
         revision: edge.generations.revision(),
-        draining: edge.is_draining.load(Ordering::Relaxed),
+        draining: edge.standing.is_ending(),
+        drained: edge.standing.is_drained(),
         sites: edge.metrics.totals(),
         connections: edge.connections.count() as u64,
         memory_bytes: edge.store.memory_bytes(),
@@ -120,6 +123,18 @@ pub(crate) fn add_readings(edge: &Arc<Edge>) {
                 "Client connections that lay idle and were closed to make room for others.",
                 COUNTER,
                 edge.connections.closed_idle() as f64,
+            ),
+            (
+                "nearcast_edge_is_draining",
+                "Whether the node is on its way to its end.",
+                GAUGE,
+                f64::from(u8::from(edge.standing.is_ending())),
+            ),
+            (
+                "nearcast_edge_is_drained",
+                "Whether an operator has drained the node or its cluster.",
+                GAUGE,
+                f64::from(u8::from(edge.standing.is_drained())),
             ),
             ("nearcast_edge_forwards", "Forward requests that others may wait for.", GAUGE, edge.forwards.len() as f64),
             ("nearcast_edge_forwards_waiting", "Requests that wait for another's forward request.", GAUGE, edge.forwards.waiting() as f64),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue};
 use nearcast_fleet::failure::Failure;
+use nearcast_fleet::shutdown::Shutdown;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
@@ -20,8 +21,6 @@ use crate::{http1, kernel};
 const BACKLOG: i32 = 1024;
 /// How long accepting rests when the system has no more sockets.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How long connections may take to finish when the node drains.
-pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(10);
 
 /// Opens one listener a worker on an address, all of them sharing its port.
 ///
@@ -78,8 +77,18 @@ impl Drop for OpenConnection {
     }
 }
 
-/// Serves until `drain` turns true, then lets connections finish within [`DRAIN_MAX`].
-pub(crate) async fn serve(worker: Arc<Worker>, listeners: Vec<std::net::TcpListener>, mut drain: watch::Receiver<bool>) {
+/// When workers stop accepting, and how long what is open may take to finish after that.
+#[derive(Debug, Clone)]
+pub(crate) struct Drain {
+    /// The limit, once it is time.
+    pub(crate) finish_max: watch::Receiver<Option<Duration>>,
+    /// Whether there is time at all.
+    pub(crate) shutdown: Shutdown,
+}
+
+/// Serves until it is time to drain, then lets connections finish within the limit.
+pub(crate) async fn serve(worker: Arc<Worker>, listeners: Vec<std::net::TcpListener>, drain: Drain) {
+    let Drain { mut finish_max, mut shutdown } = drain;
     let open = Arc::new(OpenConnections::default());
     // The worker's own, so that connections of different threads share no lock.
     let (ending_tx, ending) = watch::channel(false);
@@ -90,7 +99,8 @@ pub(crate) async fn serve(worker: Arc<Worker>, listeners: Vec<std::net::TcpListe
             Err(error) => tracing::error!(%error, "a listener cannot be used"),
         }
     }
-    asked(&mut drain).await;
+    // An error means that the other side is gone: nobody waits for connections then.
+    let limit = finish_max.wait_for(Option::is_some).await.ok().and_then(|limit| *limit).unwrap_or_default();
     ending_tx.send_replace(true);
     for task in accepting {
         let _ = task.await;
@@ -104,8 +114,9 @@ pub(crate) async fn serve(worker: Arc<Worker>, listeners: Vec<std::net::TcpListe
             next.await;
         }
     };
-    if tokio::time::timeout(DRAIN_MAX, closed).await.is_err() {
-        tracing::warn!(connections = open.count.load(Ordering::Relaxed), "connections did not finish in time and are closed");
+    if !shutdown.drained(limit, closed).await {
+        let connections = open.count.load(Ordering::Relaxed);
+        tracing::warn!(connections, ?limit, "connections did not finish in time and are closed (finish_max)");
     }
 }
 

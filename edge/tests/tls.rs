@@ -108,6 +108,13 @@ impl TlsOrigin {
                             }
                         }
                         noted.lock().expect("unpoisoned").push(note);
+                        if String::from_utf8_lossy(&head).to_lowercase().contains("upgrade: websocket") {
+                            stream.write_all(b"HTTP/1.1 101 x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await?;
+                            let (mut reader, mut writer) = tokio::io::split(stream);
+                            tokio::io::copy(&mut reader, &mut writer).await?;
+                            writer.write_all(b"bye").await?;
+                            return writer.shutdown().await;
+                        }
                         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\nsecret").await?;
                         stream.shutdown().await
                     });
@@ -246,4 +253,32 @@ fn a_change_that_names_a_missing_file_leaves_the_sites_as_they_are_until_it_is_t
     std::fs::copy(authority.path("ca.pem"), authority.path("missing.pem")).expect("copied");
     wait_for("the file to be found", || status("www.test") == 200);
     assert_eq!(status("other.test"), 421);
+}
+
+#[test]
+fn a_websocket_goes_to_an_origin_over_tls() {
+    let authority = Authority::new("ours");
+    let origin = TlsOrigin::start(authority.sign("localhost", |_| {}), None);
+    let edge = origin.plan(authority.trusted()).start();
+    let mut stream = edge.connect();
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(30))).expect("set");
+    let ask = "GET / HTTP/1.1\r\nHost: www.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    stream.write_all(ask.as_bytes()).expect("sent");
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte).expect("a response");
+        head.push(byte[0]);
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+    // More than a record of TLS.
+    let message: Vec<u8> = (0..100_000_u32).map(|n| n as u8).collect();
+    stream.write_all(&message).expect("sent");
+    let mut echoed = vec![0; message.len()];
+    stream.read_exact(&mut echoed).expect("an echo");
+    assert!(echoed == message);
+    stream.shutdown(std::net::Shutdown::Write).expect("ended");
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).expect("an orderly end");
+    assert_eq!(rest, b"bye");
 }

@@ -39,6 +39,8 @@ pub struct Fleet {
     /// Names by which admin listeners may be asked besides those that nobody else can own and those of the fleet's URLs, see
     /// [`crate::own_names`].
     pub admin_hosts: Vec<String>,
+    /// How long nodes that are told to end go on.
+    pub drain: DrainLimits,
     /// The fleet's clock: real time, or one that runs fast for demonstrations.
     pub clock: FleetClock,
     /// The control role; without one there are no purges, pushes, reports and no console.
@@ -58,6 +60,23 @@ pub struct Fleet {
     /// When this revision was made, in seconds after the Unix epoch: when control accepted it, or, for a file on disk, when that was last
     /// modified. 0 where there is no file. Name servers make the serials of their zones of it.
     pub changed_unix_s: u64,
+}
+
+/// How long a node that is told to end goes on, in two steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DrainLimits {
+    /// The lame duck: how long an edge at most serves new clients on, while name servers and resolvers forget it.
+    pub lame_duck_max: Duration,
+    /// How long a name server goes on answering while its `/ready` says that it drains: until an anycast route is withdrawn.
+    pub dns_withdrawal: Duration,
+    /// How long transfers that are under way may take to finish once no new connections are accepted.
+    pub finish_max: Duration,
+}
+
+impl Default for DrainLimits {
+    fn default() -> Self {
+        Self { lame_duck_max: Duration::from_secs(60), dns_withdrawal: Duration::ZERO, finish_max: Duration::from_secs(60) }
+    }
 }
 
 /// A secret string whose `Debug` shows nothing.
@@ -429,6 +448,10 @@ pub struct OriginLimits {
     pub waiting_max: usize,
     /// Longest time that a request waits for one of them.
     pub connection_wait: Duration,
+    /// Most WebSockets of one edge, each with a connection of its own; 0 allows none.
+    pub upgrades_max: usize,
+    /// How long a WebSocket may pass nothing on.
+    pub upgrade_idle: Duration,
 }
 
 impl Default for OriginLimits {
@@ -444,6 +467,8 @@ impl Default for OriginLimits {
             connections_max: 128,
             waiting_max: 1024,
             connection_wait: Duration::from_secs(30),
+            upgrades_max: 256,
+            upgrade_idle: Duration::from_secs(300),
         }
     }
 }

@@ -22,6 +22,11 @@ use crate::failure::{Failure, FailureKind};
 use crate::node_key::{self, OwnKey, Strength};
 use crate::units::{self, Bytes};
 
+/// The known name that a mistyped one most likely stands for.
+pub fn nearest_name<'k>(name: &str, known: &'k [&'k str]) -> Option<&'k str> {
+    self::reader::nearest(name, known)
+}
+
 /// The largest fleet file that is read.
 pub const FILE_BYTES_MAX: usize = 4 << 20;
 
@@ -66,6 +71,9 @@ const FLEET: &[&str] = &[
     "report_interval",
     "name_servers",
     "admin_hosts",
+    "drain_max",
+    "dns_withdrawal",
+    "finish_max",
 ];
 const CLOCK: &[&str] = &["speed", "anchor_real", "anchor_fleet"];
 const CLIENTS: &[&str] = &["head_max", "fields_max", "head_timeout", "idle_timeout", "write_timeout", "connections_max"];
@@ -123,6 +131,8 @@ const LIMITS: &[&str] = &[
     "connections",
     "waiting",
     "connection_wait",
+    "upgrades",
+    "upgrade_idle",
 ];
 /// Names in each of a site's lists of request fields.
 const FIELDS_MAX: usize = 32;
@@ -355,6 +365,7 @@ fn standalone(state_dir: PathBuf) -> Fleet {
         keys: KeyPolicy::default(),
         report_interval: REPORT_INTERVAL,
         admin_hosts: Vec::new(),
+        drain: DrainLimits::default(),
         clock: FleetClock::REAL,
         control: None,
         origins: Vec::new(),
@@ -428,6 +439,7 @@ fn check(root: &Section<'_>, base: &Path, key: KeySource<'_>) -> Fleet {
         keys,
         report_interval: head.duration("report_interval", Duration::from_millis(200)..=Duration::from_secs(60)).unwrap_or(REPORT_INTERVAL),
         admin_hosts: check_own_names(&head, "admin_hosts"),
+        drain: check_drain(&head),
         clock: check_clock(root),
         control,
         origins,
@@ -1097,6 +1109,16 @@ fn check_node(section: &Section<'_>, clients: ClientLimits, taken: &mut Names) -
     }
 }
 
+/// How long nodes go on when they are told to end.
+fn check_drain(head: &Section<'_>) -> DrainLimits {
+    let defaults = DrainLimits::default();
+    DrainLimits {
+        lame_duck_max: head.duration("drain_max", Duration::ZERO..=DAY).unwrap_or(defaults.lame_duck_max),
+        dns_withdrawal: head.duration("dns_withdrawal", Duration::ZERO..=Duration::from_secs(600)).unwrap_or(defaults.dns_withdrawal),
+        finish_max: head.duration("finish_max", Duration::ZERO..=DAY).unwrap_or(defaults.finish_max),
+    }
+}
+
 /// Limits of clients; settings that the section does not have are as in `otherwise`.
 fn check_clients(section: &Section<'_>, otherwise: ClientLimits) -> ClientLimits {
     let second = Duration::from_secs(1);
@@ -1323,6 +1345,8 @@ fn check_limits(section: &Section<'_>) -> OriginLimits {
         connections_max: section.integer("connections", 1..=65_536).map_or(defaults.connections_max, |n| n as usize),
         waiting_max: section.integer("waiting", 0..=65_536).map_or(defaults.waiting_max, |n| n as usize),
         connection_wait: section.duration("connection_wait", Duration::ZERO..=DAY).unwrap_or(defaults.connection_wait),
+        upgrades_max: section.integer("upgrades", 0..=65_536).map_or(defaults.upgrades_max, |n| n as usize),
+        upgrade_idle: section.duration("upgrade_idle", Duration::from_secs(1)..=DAY).unwrap_or(defaults.upgrade_idle),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::journal::{Change, Entry, Purge, PurgeScope};
+use crate::journal::{Change, DrainTarget, Entry, Purge, PurgeScope};
 
 /// Purged scopes that are kept apart: some 40 MB as JSON. Beyond it the older half becomes one purge of everything, which
 /// covers more; nodes that are up have folded them one by one by then, and lose nothing by it.
@@ -11,7 +11,8 @@ const PURGES_MAX: usize = 262_144;
 const PURGES_BYTES_MAX: usize = 64 << 20;
 
 /// The entries that still mean something, in order of revision: the newest fleet file; of push orders the newest for
-/// each cluster, while it runs; of purges those that no later one covers wholly. The newest entry is always kept, so that
+/// each cluster, while it runs; of drains the newest for each node and cluster, its end included, since a reader may know of
+/// its begin; of purges those that no later one covers wholly. The newest entry is always kept, so that
 /// a reader reaches the revision that it would have reached with all of them.
 ///
 /// A reader may begin anywhere: what is left out has its like, or something wider, further on.
@@ -30,7 +31,7 @@ pub(crate) fn fold(mut entries: Vec<Entry>, now_unix_ms: u64) -> Vec<Entry> {
         let is_newest = newest.get(&key(&entry.change)) == Some(&n);
         is_newest
             && match &entry.change {
-                Change::FleetFile { .. } => true,
+                Change::FleetFile { .. } | Change::Drain(_) => true,
                 Change::Push(order) => order.not_after_unix_ms > now_unix_ms || n == last,
                 Change::Purge(purge) => {
                     let harder = Key::Purge(purge.scope.clone(), false);
@@ -90,6 +91,7 @@ enum Key {
     FleetFile,
     Push(String),
     Purge(PurgeScope, bool),
+    Drain(DrainTarget),
 }
 
 fn key(change: &Change) -> Key {
@@ -97,6 +99,7 @@ fn key(change: &Change) -> Key {
         Change::FleetFile { .. } => Key::FleetFile,
         Change::Push(order) => Key::Push(order.cluster.clone()),
         Change::Purge(purge) => Key::Purge(purge.scope.clone(), purge.soft),
+        Change::Drain(drain) => Key::Drain(drain.target.clone()),
     }
 }
 
@@ -105,7 +108,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::journal::PushOrder;
+    use crate::journal::{Drain, PushOrder};
 
     fn purge(revision: u64, scope: PurgeScope, soft: bool) -> Entry {
         Entry { revision, accepted_unix_ms: 0, change: Change::Purge(Purge { scope, soft }) }
@@ -131,6 +134,11 @@ mod tests {
         Entry { revision, accepted_unix_ms: 0, change: Change::Push(order) }
     }
 
+    fn drain(revision: u64, node: &str, drained: bool) -> Entry {
+        let drain = Drain { target: DrainTarget::Node(node.into()), drained };
+        Entry { revision, accepted_unix_ms: 0, change: Change::Drain(drain) }
+    }
+
     #[test]
     fn only_what_nothing_later_covers_is_kept() {
         let table: Vec<(&str, Vec<Entry>, Vec<u64>)> = vec![
@@ -142,6 +150,16 @@ mod tests {
             ("newest file", vec![file(1), file(2), url(3, "a", false)], vec![2, 3]),
             ("running orders", vec![push(1, "ams", 200), push(2, "ams", 200), push(3, "nyc", 50), push(4, "sin", 101)], vec![2, 4]),
             ("the newest entry", vec![url(1, "a", false), push(2, "ams", 50), push(3, "ams", 50)], vec![1, 3]),
+            ("each drain, newest", vec![drain(1, "a", true), drain(2, "b", true), drain(3, "a", false), url(4, "a", false)], vec![2, 3, 4]),
+            (
+                "a drain of a node is none of a cluster",
+                vec![drain(1, "a", true), {
+                    let target = DrainTarget::Cluster("a".into());
+                    Entry { change: Change::Drain(Drain { target, drained: false }), ..drain(2, "a", false) }
+                }],
+                vec![1, 2],
+            ),
+            ("a drain survives a purge of everything", vec![drain(1, "a", true), purge(2, PurgeScope::All, false)], vec![1, 2]),
             ("a file survives a purge of everything", vec![file(1), purge(2, PurgeScope::All, false)], vec![1, 2]),
         ];
         for (name, entries, expected) in table {
@@ -204,11 +222,14 @@ mod tests {
         file: Option<String>,
         /// What each cluster is to do.
         orders: [Option<u64>; 2],
+        /// Of each node, whether and since when its drain is known.
+        drained: [Option<(u64, bool)>; 2],
         at: u64,
     }
 
     fn meaning(entries: &[Entry], after: u64) -> Meaning {
         let (mut purged, mut file, mut orders, mut at) = ([(0, 0); 3], None, [None; 2], after);
+        let mut drained = [None; 2];
         for entry in entries.iter().filter(|e| e.revision > after) {
             at = entry.revision;
             match &entry.change {
@@ -224,12 +245,15 @@ mod tests {
                     }
                 }
                 Change::FleetFile { text } => file = Some(text.clone()),
+                Change::Drain(drain) => {
+                    drained[drain.target.name().parse::<usize>().expect("a number")] = Some((entry.revision, drain.drained))
+                }
                 Change::Push(order) => {
                     orders[order.cluster.parse::<usize>().expect("a number")] = (order.not_after_unix_ms > 100).then_some(entry.revision)
                 }
             }
         }
-        Meaning { purged, file, orders, at }
+        Meaning { purged, file, orders, drained, at }
     }
 
     fn change() -> impl Strategy<Value = Entry> {
@@ -237,6 +261,7 @@ mod tests {
         prop_oneof![
             6 => (scope, any::<bool>()).prop_map(|(scope, soft)| purge(0, scope, soft)),
             1 => Just(file(0)),
+            2 => (0..2u8, any::<bool>()).prop_map(|(node, drained)| drain(0, &node.to_string(), drained)),
             2 => (0..2u8, prop_oneof![Just(50), Just(200)]).prop_map(|(cluster, until)| push(0, &cluster.to_string(), until)),
         ]
     }

@@ -25,6 +25,7 @@ use self::copy::{Copy, Position};
 use crate::client::Client;
 use crate::clock::unix_millis;
 use crate::config::{Control, Fleet, Secret};
+use crate::drains::Drains;
 use crate::failure::{Failure, FailureKind};
 use crate::file::{self, FurtherCheck, KeySource};
 use crate::fold::fold;
@@ -156,6 +157,13 @@ pub async fn prepare(
     NodeContext { name: its_name, fleet, entries, state, following: Following(Some(prepared), First::default()), shutdown: its_shutdown }
 }
 
+/// What a node of that directory knew as drained when it ended, so that it need not wait for its journal to be folded again.
+/// Reads from disk.
+pub async fn kept_drains(state_dir: &Path) -> Drains {
+    let path = copy_path(state_dir);
+    tokio::task::spawn_blocking(move || copy::drains(&path)).await.unwrap_or_default()
+}
+
 fn copy_path(state_dir: &Path) -> PathBuf {
     state_dir.join("journal.copy")
 }
@@ -167,7 +175,8 @@ impl Following {
         Self(self.0, First(Some(Box::new(work))))
     }
 
-    /// Begins: a task that ends with the shutdown. A role calls this when its listeners are open.
+    /// Begins: a task that ends with the role, which drops the state that it was given, after the shutdown was asked for. A role
+    /// calls this when its listeners are open.
     ///
     /// The cursor and the entries that a restart needs are kept in the node's directory (`journal.copy`), fsynced before
     /// they are handed out (a full disk is logged, and what comes is handed out all the same). Without a control role in
@@ -250,9 +259,15 @@ enum FollowError {
 
 impl Follower {
     async fn run(mut self, kept: Vec<Entry>, mut shutdown: Shutdown) {
+        let state = self.state_tx.clone();
+        // A node that drains still serves, and must know of purges for as long: the role ends by dropping the state.
+        let ended = async {
+            shutdown.asked().await;
+            state.closed().await;
+        };
         tokio::select! {
             () = self.follow(kept) => {}
-            () = shutdown.asked() => {}
+            () = ended => {}
         }
     }
 

@@ -67,6 +67,44 @@ pub enum Change {
     },
     /// A cluster is asked to fill itself.
     Push(PushOrder),
+    /// Clients are steered away from an edge or a cluster, or may come back.
+    Drain(Drain),
+}
+
+/// A drain, or its end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    /// What it is about.
+    pub target: DrainTarget,
+    /// `true` steers clients away; `false` lets them come back.
+    pub drained: bool,
+}
+
+/// What clients are steered away from.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(tag = "of", content = "name", rename_all = "snake_case")]
+pub enum DrainTarget {
+    /// The edge of that name.
+    Node(String),
+    /// Every edge of the cluster of that name, also those that it gets later.
+    Cluster(String),
+}
+
+impl DrainTarget {
+    /// The name.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Node(name) | Self::Cluster(name) => name,
+        }
+    }
+
+    /// Which kind of name it is: `node` or `cluster`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Node(_) => "node",
+            Self::Cluster(_) => "cluster",
+        }
+    }
 }
 
 /// A purge as an operator asked for it.
@@ -918,6 +956,10 @@ mod tests {
         prop_oneof![
             (scope, any::<bool>()).prop_map(|(scope, soft)| Change::Purge(Purge { scope, soft })),
             ".*".prop_map(|text| Change::FleetFile { text }),
+            (".*", any::<bool>(), any::<bool>()).prop_map(|(name, drained, is_node)| {
+                let target = if is_node { DrainTarget::Node(name) } else { DrainTarget::Cluster(name) };
+                Change::Drain(Drain { target, drained })
+            }),
         ]
     }
 

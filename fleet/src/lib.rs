@@ -9,6 +9,7 @@ pub mod client;
 pub mod clock;
 pub mod config;
 pub mod disk;
+pub mod drains;
 pub mod failure;
 pub mod file;
 mod fold;

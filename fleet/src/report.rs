@@ -16,8 +16,11 @@ pub struct EdgeReport {
     pub started_unix_ms: u64,
     /// Journal revision the node has folded.
     pub revision: u64,
-    /// Whether it drains.
+    /// Whether it drains, on its way to its end.
     pub draining: bool,
+    /// Whether it knows that an operator has drained it or its cluster.
+    #[serde(default)]
+    pub drained: bool,
     /// Totals by site name.
     pub sites: BTreeMap<String, SiteTotals>,
     /// Client connections open now.

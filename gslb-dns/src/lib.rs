@@ -24,12 +24,14 @@ use arc_swap::ArcSwap;
 use nearcast_fleet::admin::{self, Readiness};
 use nearcast_fleet::clock::{unix_millis, unix_seconds};
 use nearcast_fleet::config::{Fleet, NameServer};
+use nearcast_fleet::drains::Drains;
 use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::follow::{self, FollowState, NodeContext};
+use nearcast_fleet::journal::Entry;
 use nearcast_fleet::report::DnsReport;
 use nearcast_fleet::reporter;
-use nearcast_fleet::shutdown::Shutdown;
-use tokio::sync::watch;
+use nearcast_fleet::shutdown::{self, Shutdown};
+use tokio::sync::{mpsc, watch};
 
 use crate::cookie::{CookieKey, CookieSecrets};
 use crate::handler::Handler;
@@ -50,8 +52,8 @@ const COOKIE_SECRETS_RENEWED: Duration = Duration::from_secs(6 * 3600);
 /// A listener cannot be opened, the state directory cannot be used, or a zone has a fault.
 pub async fn run(context: NodeContext) -> Result<(), Failure> {
     let NodeContext { name, fleet, entries, state, following, mut shutdown } = context;
-    // Purges and pushes are not for name servers; new fleet files come by `fleet`.
-    drop(entries);
+    // What answers goes on until then, and so does what answers depend on.
+    let (end, until_end) = shutdown::channel();
     let current = Arc::clone(&fleet.borrow());
     let me = find_server(&current, &name)?.clone();
     let registry = prometheus::Registry::new();
@@ -59,12 +61,15 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     let listeners = Listeners::open(&me.listen)?;
     let metrics = Metrics::register(&registry).map_err(|e| Failure::new(FailureKind::Internal, format!("metrics: {e}")))?;
     let metrics = Arc::new(metrics);
+    // Before the first answer, and before following takes the copy over.
+    let directory = current.node_dir(&name);
+    let drains = follow::kept_drains(&directory).await;
     following.begin().await?;
     if current.control.is_some() {
         // The serials, and more, are those of the revision in force, which another machine's file may be older than.
         follow::hear_control(state.clone(), shutdown.clone()).await;
     }
-    let mut serial = Serial::open(&current.node_dir(&name));
+    let mut serial = Serial::open(&directory);
     let compiled = follow::start_from(fleet.clone(), shutdown.clone(), |fleet| {
         let zones = Zones::compile(fleet, &name, serial.at_start(fleet.changed_unix_s)).map_err(|faults| zone_failure(&faults))?;
         Ok(Served { fleet: Arc::clone(fleet), zones: Arc::new(zones) })
@@ -73,7 +78,8 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     serial.served(compiled.zones.serial());
     let key = cookie_key(&compiled.fleet, None)?;
     let (served_tx, served) = watch::channel(compiled);
-    let steering = Steering::start(served, &registry, shutdown.clone());
+    let steering = Steering::start(served, &registry, until_end.clone());
+    steering.set_drained(drains.clone());
     let handler = Arc::new(Handler {
         steering: Arc::clone(&steering),
         server_id: name.clone(),
@@ -81,7 +87,7 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     });
     let addresses = listeners.addresses().to_vec();
     let (readiness_tx, readiness) = watch::channel(Readiness::NotReady("starting".to_owned()));
-    let serving = listeners.serve(&handler, &metrics, &shutdown)?;
+    let serving = listeners.serve(&handler, &metrics, &until_end)?;
     let admin_task = tokio::spawn(admin::serve(
         admin_listener,
         registry,
@@ -92,18 +98,25 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     ));
     let reloader = Reloader { name: name.clone(), fleet: fleet.clone(), served: served_tx, serial, listen: me.listen.clone() };
     let started_unix_ms = unix_millis(SystemTime::now());
+    let drained = Arc::clone(&steering);
+    let fleet_for_end = fleet.clone();
     let source = ReportSource { name: name.clone(), state, steering, metrics, started_unix_ms, shutdown: shutdown.clone() };
     let to_control = |f: &Fleet| reporter::to_control(f, "dns");
     let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(reloader.run(shutdown.clone()));
-    tasks.spawn(keep_cookie_secrets(handler, key, fleet.clone(), shutdown.clone()));
-    tasks.spawn(reporter::run(name, to_control, fleet, move |_| source.report(), shutdown.clone()));
+    tasks.spawn(reloader.run(until_end.clone()));
+    tasks.spawn(keep_cookie_secrets(handler, key, fleet.clone(), until_end.clone()));
+    tasks.spawn(reporter::run(name, to_control, fleet, move |_| source.report(), until_end.clone()));
+    tasks.spawn(follow_drains(drains, entries, drained, until_end));
     readiness_tx.send_replace(Readiness::Ready);
     tracing::info!(?addresses, "answering DNS");
 
     shutdown.asked().await;
     readiness_tx.send_replace(Readiness::NotReady("draining".to_owned()));
-    serving.drain(DRAIN_MAX).await;
+    let withdrawal = fleet_for_end.borrow().drain.dns_withdrawal;
+    shutdown.drained(withdrawal, std::future::pending()).await;
+    end.shut_down();
+    // Its own limit is shorter: this one is for an end that cannot wait.
+    shutdown.drained(2 * DRAIN_MAX, serving.drain(DRAIN_MAX)).await;
     while tasks.join_next().await.is_some() {}
     admin_task.abort();
     Ok(())
@@ -136,6 +149,20 @@ fn cookie_key(fleet: &Fleet, own: Option<CookieKey>) -> Result<CookieKey, Failur
         .and_then(|mut f| f.read_exact(&mut bytes))
         .map_err(|e| Failure::new(FailureKind::System, format!("cannot read /dev/urandom: {e} (mount /dev for this process)")))?;
     Ok(CookieKey::of_bytes(bytes))
+}
+
+/// Folds what operators drain. Purges and pushes are not for name servers; new fleet files come by `fleet`.
+async fn follow_drains(mut drains: Drains, mut entries: mpsc::Receiver<Entry>, steering: Arc<Steering>, mut shutdown: Shutdown) {
+    loop {
+        tokio::select! {
+            entry = entries.recv() => match entry {
+                Some(entry) if drains.fold(&entry) => steering.set_drained(drains.clone()),
+                Some(_) => {}
+                None => return shutdown.asked().await,
+            },
+            () = shutdown.asked() => return,
+        }
+    }
 }
 
 fn unix_now() -> u32 {

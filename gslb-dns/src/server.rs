@@ -23,6 +23,8 @@ use crate::wire::QUERY_BYTES_MAX;
 
 /// UDP workers an address, whatever the number of cores.
 const WORKERS_MAX: usize = 64;
+/// Batches of queries that a UDP worker still answers when it is to end.
+const LAST_BATCHES_MAX: u32 = 64;
 /// How long a worker waits for a datagram before it looks at shutdown again.
 const UDP_WAIT: Duration = Duration::from_millis(100);
 /// Kernel buffers of a UDP socket.
@@ -83,7 +85,8 @@ impl Listeners {
         &self.addresses
     }
 
-    /// Starts serving: UDP on threads of its own, TCP on this Tokio runtime. Ends with `shutdown`.
+    /// Starts serving: UDP on threads of its own, TCP on this Tokio runtime. TCP ends with `shutdown`, UDP with
+    /// [`Serving::drain`].
     ///
     /// # Errors
     /// The system refuses a thread.
@@ -133,9 +136,9 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Ends the UDP workers and waits for TCP connections to end, up to `limit`. Call after shutdown was asked for.
+    /// Waits for TCP connections to end, up to `limit`, and ends the UDP workers, which answer until then. Call after shutdown
+    /// was asked for.
     pub async fn drain(mut self, limit: Duration) {
-        self.stop.store(true, Ordering::Relaxed);
         let drained = async {
             while self.tasks.join_next().await.is_some() {}
             // Every slot is free again once every connection has ended.
@@ -144,6 +147,7 @@ impl Serving {
         if tokio::time::timeout(limit, drained).await.is_err() {
             tracing::warn!("TCP connections are still open after {limit:?}; closing them");
         }
+        self.stop.store(true, Ordering::Relaxed);
         let threads = std::mem::take(&mut self.threads);
         let _ = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|t| drop(t.join()))).await;
     }
@@ -212,6 +216,7 @@ impl UdpWorker {
         let mut output = Vec::with_capacity(kernel::BATCH * crate::wire::UDP_BYTES_MAX);
         let mut replies = Vec::with_capacity(kernel::BATCH);
         let mut errors: u64 = 0;
+        let mut last_batches = 0;
         loop {
             let count = match batch.receive(&self.socket) {
                 Ok(count) => count,
@@ -248,9 +253,12 @@ impl UdpWorker {
                 tracing::debug!(%error, "an answer could not be sent");
             }
             worker.tally.flush(&self.metrics);
-            // Also under a load that never lets the wait above run out.
+            // Queries that wait in the socket are answered; not for ever, under a load that never lets the wait above run out.
             if self.stop.load(Ordering::Relaxed) {
-                return;
+                last_batches += 1;
+                if last_batches > LAST_BATCHES_MAX {
+                    return;
+                }
             }
         }
     }
@@ -461,6 +469,7 @@ impl Connection {
         loop {
             let reading = tokio::time::timeout(TCP_IDLE, read_query(&mut self.stream, &mut input, &mut skipped));
             let read = tokio::select! {
+                biased;
                 read = self.room.wait(&self.give_way, reading) => read,
                 () = shutdown.asked() => return,
             };

@@ -25,7 +25,7 @@ use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::follow::{self, NodeContext};
 use nearcast_fleet::report::OriginReport;
 use nearcast_fleet::reporter;
-use nearcast_fleet::shutdown::Shutdown;
+use nearcast_fleet::shutdown::{self, Shutdown};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -62,13 +62,17 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
         .map(|l| tokio::spawn(admin::serve(l, registry, readiness, None, admin::own_names_of(fleet.clone()), shutdown.clone())));
     let following = tokio::spawn(follow_rules(name.clone(), fleet.clone(), rules_tx, shutdown.clone()));
     let report = report_source(name.clone(), metrics, shutdown.clone());
-    let reporting = tokio::spawn(reporter::run(name, |f| reporter::to_control(f, "origin"), fleet, move |_| report(), shutdown.clone()));
-    let serving = tokio::spawn(server::serve(listener, handler, shutdown.clone()));
+    let finish_max = fleet.borrow().drain.finish_max;
+    // It reports for as long as it serves.
+    let (reports_end, reports) = shutdown::channel();
+    let reporting = tokio::spawn(reporter::run(name, |f| reporter::to_control(f, "origin"), fleet, move |_| report(), reports));
+    let serving = tokio::spawn(server::serve(listener, handler, finish_max, shutdown.clone()));
     tracing::info!(listen = %me.listen, root = %root.display(), "serving files");
 
     shutdown.asked().await;
     readiness_tx.send_replace(Readiness::NotReady("draining".to_owned()));
     let _ = serving.await;
+    reports_end.shut_down();
     let _ = tokio::join!(following, reporting);
     if let Some(task) = admin_task {
         task.abort();

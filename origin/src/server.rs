@@ -30,11 +30,11 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 const FIELDS_MAX: usize = 100;
 /// How long accepting rests when the system has no more sockets.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How long connections may take to finish after shutdown was asked for.
-const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// How long a connection is kept for one more request after shutdown was asked for.
+const LAST_REQUEST_MAX: Duration = Duration::from_secs(1);
 
-/// Serves until shutdown is asked for, then lets connections finish within [`DRAIN_MAX`].
-pub(crate) async fn serve(listener: TcpListener, handler: Arc<Handler>, mut shutdown: Shutdown) {
+/// Serves until shutdown is asked for, then lets connections finish within `finish_max`.
+pub(crate) async fn serve(listener: TcpListener, handler: Arc<Handler>, finish_max: Duration, mut shutdown: Shutdown) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     loop {
@@ -46,26 +46,37 @@ pub(crate) async fn serve(listener: TcpListener, handler: Arc<Handler>, mut shut
             accepted = accept(&listener, &room) => accepted,
         };
         match accepted {
-            Ok((stream, permit)) => {
-                let (handler, shutdown) = (handler.clone(), shutdown.clone());
-                connections.spawn(async move {
-                    handler.metrics.connections.inc();
-                    connection(stream, handler.clone(), shutdown).await;
-                    handler.metrics.connections.dec();
-                    drop(permit);
-                });
-            }
+            Ok((stream, permit)) => begin(&mut connections, stream, permit, &handler, &shutdown),
             Err(error) => {
                 tracing::debug!(%error, "a connection was not accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
-    drop(listener);
-    let finished = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(DRAIN_MAX, finished).await.is_err() {
-        tracing::warn!("connections did not finish in time and are closed");
+    // What waits in the queue would be reset with the listener: it is answered first.
+    while let Ok(Ok((stream, permit))) = tokio::time::timeout(Duration::ZERO, accept(&listener, &room)).await {
+        begin(&mut connections, stream, permit, &handler, &shutdown);
     }
+    drop(listener);
+    if !shutdown.drained(finish_max, async { while connections.join_next().await.is_some() {} }).await {
+        tracing::warn!(limit = ?finish_max, "connections did not finish in time and are closed (finish_max)");
+    }
+}
+
+fn begin(
+    connections: &mut JoinSet<()>,
+    stream: TcpStream,
+    permit: tokio::sync::OwnedSemaphorePermit,
+    handler: &Arc<Handler>,
+    shutdown: &Shutdown,
+) {
+    let (handler, shutdown) = (handler.clone(), shutdown.clone());
+    connections.spawn(async move {
+        handler.metrics.connections.inc();
+        connection(stream, handler.clone(), shutdown).await;
+        handler.metrics.connections.dec();
+        drop(permit);
+    });
 }
 
 async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> std::io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
@@ -86,7 +97,11 @@ async fn connection(stream: TcpStream, handler: Arc<Handler>, mut shutdown: Shut
     let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(socket), service));
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
-        () = shutdown.asked() => {
+        () = async {
+            shutdown.asked().await;
+            // A request that is on its way is answered: a client cannot know of the end before it sees it.
+            tokio::time::sleep(LAST_REQUEST_MAX).await;
+        } => {
             serving.as_mut().graceful_shutdown();
             serving.await
         }

@@ -11,8 +11,6 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::kernel;
-
 /// How long children may take to end before they are killed.
 const END_MAX: Duration = Duration::from_secs(5);
 
@@ -89,7 +87,7 @@ impl Children {
         let pid = child.id().unwrap_or_default();
         self.pids.push((name.to_owned(), pid));
         let role = arguments.first().map_or(String::new(), ToString::to_string);
-        let watcher = Watcher { name: name.to_owned(), role, child, _stdin: stdin, pid, ended: self.ended_tx.clone() };
+        let watcher = Watcher { name: name.to_owned(), role, child, stdin, ended: self.ended_tx.clone() };
         self.watchers.spawn(watcher.run(self.shutdown.clone()));
         Ok(stderr)
     }
@@ -112,7 +110,7 @@ impl Children {
         }
     }
 
-    /// Ends all: asks, waits, kills what is left.
+    /// Ends all: asks, without draining, as no clients are left; waits, kills what is left.
     pub(super) async fn end(mut self) {
         self.trigger.shut_down();
         while self.watchers.join_next().await.is_some() {}
@@ -123,8 +121,8 @@ struct Watcher {
     name: String,
     role: String,
     child: Child,
-    _stdin: Option<ChildStdin>,
-    pid: u32,
+    /// Its end tells the child to end at once.
+    stdin: Option<ChildStdin>,
     ended: mpsc::UnboundedSender<Ended>,
 }
 
@@ -140,7 +138,7 @@ impl Watcher {
             }
             () = shutdown.asked() => {}
         }
-        kernel::terminate(self.pid);
+        drop(self.stdin.take());
         if tokio::time::timeout(END_MAX, self.child.wait()).await.is_err() {
             // An error means that it has ended meanwhile.
             let _ = self.child.kill().await;

@@ -3,6 +3,7 @@
 pub(crate) mod api;
 pub(crate) mod apply;
 pub(crate) mod check;
+pub(crate) mod drain;
 pub(crate) mod explain;
 pub(crate) mod health;
 pub(crate) mod key;

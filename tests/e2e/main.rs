@@ -33,3 +33,4 @@ mod readme;
 mod resolver;
 mod round_trip;
 mod steering;
+mod websocket;

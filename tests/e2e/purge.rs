@@ -92,7 +92,7 @@ fn a_node_that_was_away_serves_nothing_that_it_missed() {
     bodies(&fleet, "/kept");
     let ip = fleet.plan.edge(1, 1);
     fleet.node("nyc-2").signal("TERM");
-    fleet.node("nyc-2").wait(std::time::Duration::from_secs(15));
+    fleet.node("nyc-2").wait(std::time::Duration::from_secs(60));
     version.fetch_add(1, Ordering::SeqCst);
     let answer = purge(&fleet, &["--site", "www"]);
     assert_eq!(answer["complete"], false, "one node is away: {answer}");

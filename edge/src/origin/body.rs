@@ -159,12 +159,19 @@ pub(crate) struct OriginBody {
     body: Incoming,
     pause: Pause,
     connection: Option<Box<Returning>>,
+    /// Of a connection that is not kept: it would end with its sender.
+    _sender: Option<SendRequest<OriginRequestBody>>,
 }
 
 impl OriginBody {
     pub(super) fn new(body: Incoming, connection: Returning) -> Self {
         let pause = Pause::new(connection.target.limits.between_bytes);
-        Self { body, pause, connection: Some(Box::new(connection)) }
+        Self { body, pause, connection: Some(Box::new(connection)), _sender: None }
+    }
+
+    /// The body of a response on a connection that is not kept.
+    pub(super) fn alone(body: Incoming, sender: SendRequest<OriginRequestBody>, between_bytes: Duration) -> Self {
+        Self { body, pause: Pause::new(between_bytes), connection: None, _sender: Some(sender) }
     }
 
     /// The next piece; `None` at the end of a whole body.

@@ -104,9 +104,30 @@ impl OriginPool {
             }
         };
         target.connections.open(&mut permit);
-        let sender = connect(target).await?;
+        let sender = connect(target, false).await?;
         let answered = exchange(sender, target, request).await.map_err(|(error, _)| error)?;
         Ok(self.body(answered, target, permit))
+    }
+
+    /// Sends a request for another protocol on a connection of its own, which is none of those that the site's limit counts: it
+    /// may stay for hours.
+    pub(crate) async fn upgrade(&self, target: &Arc<Target>, request: Request<OriginRequestBody>) -> Result<UpgradeAnswer, OriginError> {
+        let attempt = target.health.ask(false)?;
+        let url = url_hash(&request);
+        let sent = async {
+            let sender = connect(target, true).await?;
+            exchange(sender, target, request).await.map_err(|(error, _)| error)
+        };
+        let sent = sent.await;
+        let sign = sent.as_ref().map_or_else(|error| Sign::of(*error), |_| Sign::Alive);
+        attempt.end(sign, url, target.limits.connect + target.limits.first_byte);
+        let (mut response, sender) = sent?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let switched = hyper::upgrade::on(&mut response).await.map_err(|_| OriginError::Protocol)?;
+            return Ok(UpgradeAnswer::Switched(response.into_parts().0, switched));
+        }
+        let (head, body) = response.into_parts();
+        Ok(UpgradeAnswer::Refused(head, Box::new(OriginBody::alone(body, sender, target.limits.between_bytes))))
     }
 
     fn body(&self, (response, sender): Answered, target: &Arc<Target>, permit: Permit) -> Response<OriginBody> {
@@ -131,6 +152,14 @@ fn copy(request: &Request<OriginRequestBody>) -> Request<OriginRequestBody> {
     *copy.headers_mut() = request.headers().clone();
     *copy.extensions_mut() = request.extensions().clone();
     copy
+}
+
+/// What an origin answered to a request for another protocol.
+pub(crate) enum UpgradeAnswer {
+    /// A 101, and the connection behind it.
+    Switched(http::response::Parts, hyper::upgrade::Upgraded),
+    /// Any other response.
+    Refused(http::response::Parts, Box<OriginBody>),
 }
 
 /// A response's head, and the connection that it came on.
@@ -160,18 +189,18 @@ async fn exchange(
     }
 }
 
-async fn connect(target: &Target) -> Result<SendRequest<OriginRequestBody>, OriginError> {
+async fn connect(target: &Target, may_switch: bool) -> Result<SendRequest<OriginRequestBody>, OriginError> {
     let deadline = Instant::now() + target.limits.connect;
-    tokio::time::timeout_at(deadline, connect_by(target, deadline)).await.unwrap_or(Err(OriginError::ConnectTimeout))
+    tokio::time::timeout_at(deadline, connect_by(target, deadline, may_switch)).await.unwrap_or(Err(OriginError::ConnectTimeout))
 }
 
-async fn connect_by(target: &Target, deadline: Instant) -> Result<SendRequest<OriginRequestBody>, OriginError> {
+async fn connect_by(target: &Target, deadline: Instant, may_switch: bool) -> Result<SendRequest<OriginRequestBody>, OriginError> {
     let stream = connect::open(&target.address, deadline).await?;
-    let Some(TargetTls { config, name }) = &target.tls else { return handshake(stream, &target.limits).await };
+    let Some(TargetTls { config, name }) = &target.tls else { return handshake(stream, &target.limits, may_switch).await };
     let name = name.clone().ok_or(OriginError::Tls(TlsFault::WrongName))?;
     let connector = tokio_rustls::TlsConnector::from(config.clone());
     let stream = connector.connect(name, stream).await.map_err(|error| OriginError::Tls(TlsFault::of_handshake(&error)))?;
-    handshake(stream, &target.limits).await
+    handshake(stream, &target.limits, may_switch).await
 }
 
 /// Waits for a response's head: within the time to the first byte once the request has gone, which takes as long as it goes on.
@@ -199,7 +228,7 @@ async fn answered<T>(
     tokio::time::timeout(limits.first_byte, sending).await.map_err(|_| OriginError::FirstByteTimeout)
 }
 
-async fn handshake<S>(stream: S, limits: &OriginLimits) -> Result<SendRequest<OriginRequestBody>, OriginError>
+async fn handshake<S>(stream: S, limits: &OriginLimits, may_switch: bool) -> Result<SendRequest<OriginRequestBody>, OriginError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -208,7 +237,11 @@ where
     builder.max_headers(limits.fields_max).max_header_size(head_bytes_max).max_buf_size(READ_BYTES_MAX.max(head_bytes_max));
     let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|_| OriginError::Protocol)?;
     // Its end shows up at the sender or at the body.
-    tokio::spawn(connection);
+    if may_switch {
+        tokio::spawn(connection.with_upgrades());
+    } else {
+        tokio::spawn(connection);
+    }
     Ok(sender)
 }
 

@@ -396,6 +396,7 @@ impl Plan {
             node_key: Secret("a key for this test alone".into()),
             keys: Default::default(),
             report_interval: Duration::from_millis(200),
+            drain: Default::default(),
             clock: FleetClock::REAL,
             control: self.control.map(|address| Control {
                 name: "control".into(),
@@ -594,6 +595,13 @@ impl Edge {
         }
     }
 
+    /// Asks for an end without draining.
+    pub(crate) fn end_at_once(&self) {
+        if let Some(trigger) = &self.trigger {
+            trigger.end_at_once();
+        }
+    }
+
     pub(crate) fn stop(mut self) -> Result<(), Failure> {
         self.end()
     }
@@ -606,6 +614,10 @@ impl Edge {
 
 impl Drop for Edge {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // A test that has failed waits for no drain.
+            self.end_at_once();
+        }
         let _ = self.end();
     }
 }

@@ -128,6 +128,9 @@ node_keys = "shared"
 report_interval = "1s"
 name_servers = ["ns2"]
 admin_hosts = ["*.Nodes.demo.test"]
+drain_max = "2m"
+dns_withdrawal = "15s"
+finish_max = "10m"
 
 [clock]
 speed = 360
@@ -270,6 +273,8 @@ fields = 1000
 connections = 8
 waiting = 0
 connection_wait = "2s"
+upgrades = 16
+upgrade_idle = "1h"
 
 [[zone]]
 name = "Demo.test"
@@ -325,6 +330,12 @@ fn every_setting_is_taken_as_written() {
     let [ns1, ns2] = &fleet.name_servers[..] else { panic!("two") };
     assert_eq!((ns1.host.as_str(), ns1.listen.len(), ns1.addresses.len()), ("ns1.cdn.test", 2, 2));
     assert_eq!((ns2.host.as_str(), ns2.admin_url.as_str(), ns2.addresses.len()), ("ns2.demo.test", "http://192.0.2.53:9153", 2));
+    let drain = DrainLimits {
+        lame_duck_max: Duration::from_secs(120),
+        dns_withdrawal: Duration::from_secs(15),
+        finish_max: Duration::from_secs(600),
+    };
+    assert_eq!(fleet.drain, drain);
     let [ams, nyc] = &fleet.clusters[..] else { panic!("two") };
     assert_eq!((ams.label.as_str(), ams.weight, ams.fill_rate_bits), ("Amsterdam", 3, 1_500_000_000));
     assert_eq!(ams.off_peak, DailyWindow { start_minute: 22 * 60 + 30, end_minute: 300 });
@@ -378,6 +389,8 @@ fn every_setting_is_taken_as_written() {
         connections_max: 8,
         waiting_max: 0,
         connection_wait: Duration::from_secs(2),
+        upgrades_max: 16,
+        upgrade_idle: Duration::from_secs(3600),
     };
     assert_eq!(site.origin_policy.limits, limits);
     let identity = ("/keys/edge.pem".into(), "/etc/nearcast/keys/edge.key".into());
@@ -504,6 +517,8 @@ const WRONG: &[Case] = &[
     ("fill_rate = \"400Mbit/s\"", "fill_rate = \"400Mbps\"", "Mbps", 13, "\"Mbps\" is no unit", "Mbit/s"),
     ("latitude = 52.37", "latitude = 152.37", "152.37", 22, "152.37 is out of range", "from -90 to 90"),
     ("report_interval = \"200ms\"", "report_interval = \"1ms\"", "\"1ms\"", 19, "1ms is out of range", "from 200ms to 60s"),
+    ("report_interval = \"200ms\"", "drain_max = \"2d\"", "\"2d\"", 13, "2d is out of range", "to 86400s"),
+    ("report_interval = \"200ms\"", "finish_max = \"30\"", "\"30\"", 14, "\"30\" has no unit", "\"30s\""),
     (
         "report_interval = \"200ms\"\n",
         "report_interval = \"200ms\"\n[steering]\nramp = \"2h\"\n",

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::drains::Drains;
 use crate::fold::fold;
 use crate::framed::{self, FramedError, FramedLog};
 use crate::journal::{Change, Entry};
@@ -151,6 +152,19 @@ pub(super) fn fleet_file(path: &Path) -> Option<Entry> {
     };
     FramedLog::peek(path, MAGIC, RECORD_BYTES_MAX, each).ok()?;
     newest
+}
+
+/// What is drained by the entries in a copy, which stays as it is; nothing when there is no good copy.
+pub(super) fn drains(path: &Path) -> Drains {
+    let mut drains = Drains::default();
+    let each = |_, payload: &[u8]| {
+        let entries = serde_json::from_slice(payload).map_or_else(|_| Vec::new(), |batch: Batch| batch.entries);
+        for entry in &entries {
+            drains.fold(entry);
+        }
+    };
+    let peeked = FramedLog::peek(path, MAGIC, RECORD_BYTES_MAX, each);
+    if peeked.is_ok() { drains } else { Drains::default() }
 }
 
 /// The folded copy in records of bounded size, the position in each.

@@ -119,7 +119,9 @@ impl Node {
     /// Ends this node's task before another one takes its directory.
     async fn stop(self) {
         drop(self._trigger);
-        let mut entries = self.context.entries;
+        // It follows for as long as the role is there.
+        let NodeContext { mut entries, state, .. } = self.context;
+        drop(state);
         while entries.recv().await.is_some() {}
     }
 }

@@ -106,7 +106,7 @@ struct Candidate {
     rtt: Option<Measured>,
     /// Share of what its nodes that are up can carry, 0 to 1 and more; none without capacities or reports.
     load: Option<f64>,
-    /// `up`, `degraded` (some nodes down) or `down`.
+    /// `up`, `degraded` (some nodes down), `drained` (all of them) or `down`.
     health: &'static str,
     nodes: Vec<NodeShown>,
     weight: u32,
@@ -130,6 +130,8 @@ struct NodeShown {
     node: String,
     addresses: Vec<IpAddr>,
     up: bool,
+    /// By an operator: not in the answers, whatever its health.
+    drained: bool,
     full: bool,
     since_unix_ms: u64,
     reason: String,
@@ -432,14 +434,16 @@ impl Steering {
             .iter()
             .map(|node| {
                 let vitals = state.vitals.get(&node.name);
+                let is_drained = state.drains.is_drained(&config.name, &node.name);
                 let load = state.loads.get(&node.name).filter(|l| l.at_ms > 0);
                 NodeShown {
                     node: node.name.clone(),
                     addresses: node.addresses.clone(),
-                    up: vitals.is_none_or(|v| v.up),
+                    up: vitals.is_none_or(|v| v.up) && !is_drained,
+                    drained: is_drained,
                     full: load.is_some_and(|l| l.full),
                     since_unix_ms: vitals.map_or(0, |v| v.since_ms),
-                    reason: vitals.map_or_else(String::new, |v| v.reason.clone()),
+                    reason: if is_drained { super::DRAINED.to_owned() } else { vitals.map_or_else(String::new, |v| v.reason.clone()) },
                     check_us: vitals.map_or(0, |v| v.check_us),
                     egress_bits: load.map(|l| l.egress_bits),
                     capacity_bits: node.capacity_bits,
@@ -463,6 +467,8 @@ impl Steering {
             load: (capacity > 0.0).then(|| (egress / capacity * 1_000.0).round() / 1_000.0),
             health: if up == nodes.len() {
                 "up"
+            } else if nodes.iter().all(|n| n.drained) {
+                "drained"
             } else if up == 0 {
                 "down"
             } else {

@@ -82,6 +82,7 @@ pub(super) fn fleet() -> Fleet {
         node_key: Secret(KEY.to_owned()),
         keys: Default::default(),
         report_interval: Duration::from_secs(2),
+        drain: Default::default(),
         clock: FleetClock::REAL,
         control: None,
         origins: Vec::new(),

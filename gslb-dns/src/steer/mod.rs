@@ -59,6 +59,7 @@ use http::{Method, Request, Response, StatusCode};
 use nearcast_fleet::admin::Extra;
 use nearcast_fleet::clock::unix_millis;
 use nearcast_fleet::config::{Cluster, Fleet, Node, SelectionPolicy};
+use nearcast_fleet::drains::Drains;
 use nearcast_fleet::node_key::{self, KeyRefused};
 use nearcast_fleet::report::{DnsReport, NodeHealth, RttReport, SelectionCount};
 use nearcast_fleet::shutdown::Shutdown;
@@ -78,6 +79,8 @@ pub use choice::{ADDRESSES_MAX, Addresses, Choice, ClientPrefix, Family, Reason}
 
 /// Measurements are compiled again after so many times as long as it took: two or three percent of a core at most.
 const RTT_REST_FACTOR: u64 = 40;
+/// Why a drained edge is not in the answers, whatever its health.
+const DRAINED: &str = "drained by an operator";
 /// Longest TTL given, a week.
 const TTL_MAX: u64 = 604_800;
 /// Counters of so many former revisions of the fleet are kept apart; queries in flight have long left older ones.
@@ -138,6 +141,8 @@ struct State {
     taken: Vec<Taken>,
     weights: HashMap<String, Weight>,
     refreshed_ms: u64,
+    /// What operators have drained.
+    drains: Drains,
     rtt: RttTable,
     rtt_changed: bool,
     rtt_map: Arc<RttMap>,
@@ -197,6 +202,7 @@ impl Steering {
             taken: Vec::new(),
             weights: HashMap::new(),
             refreshed_ms: now_ms,
+            drains: Drains::default(),
             rtt: RttTable::new(Layout::of(&fleet)),
             rtt_changed: false,
             rtt_map: Arc::default(),
@@ -339,6 +345,14 @@ impl Steering {
         self.publish(&state);
     }
 
+    /// What operators have drained is in no answer, as long as anything else is up.
+    pub fn set_drained(&self, drains: Drains) {
+        let mut state = self.state();
+        state.drains = drains;
+        state.refresh(now_ms());
+        self.publish(&state);
+    }
+
     /// Goes over to another revision of the fleet with its zones, or another atlas.
     fn adopt(&self, Served { fleet, zones }: Served, atlas: Arc<Atlas>, now_ms: u64) {
         let current = Arc::clone(&self.state().plan);
@@ -411,15 +425,16 @@ impl Steering {
             })
             .collect();
         let state = self.state();
-        let nodes = state.fleet.clusters.iter().flat_map(|c| &c.nodes);
+        let nodes = state.fleet.clusters.iter().flat_map(|c| c.nodes.iter().map(move |n| (c, n)));
         report.health = nodes
-            .filter_map(|node| {
+            .filter_map(|(cluster, node)| {
                 let vitals = state.vitals.get(&node.name)?;
+                let is_drained = state.drains.is_drained(&cluster.name, &node.name);
                 Some(NodeHealth {
                     node: node.name.clone(),
-                    up: vitals.up,
+                    up: vitals.up && !is_drained,
                     since_unix_ms: vitals.since_ms,
-                    reason: vitals.reason.clone(),
+                    reason: if is_drained { DRAINED.to_owned() } else { vitals.reason.clone() },
                     check_us: vitals.check_us,
                 })
             })
@@ -457,22 +472,22 @@ impl State {
     }
 
     /// Whether clients are given the node at all.
-    fn is_given(&self, node: &str) -> bool {
-        self.vitals.get(node).is_none_or(|v| v.up)
+    fn is_given(&self, cluster: &str, node: &str) -> bool {
+        self.vitals.get(node).is_none_or(|v| v.up) && !self.drains.is_drained(cluster, node)
     }
 
     /// What the nodes of a cluster that are given carry together; `None` where one may carry any amount, or nothing is known of those that
     /// are given.
     fn cluster_load(&self, cluster: &Cluster) -> Option<ClusterLoad> {
         let mut sum = ClusterLoad { egress_bits: 0.0, capacity_bits: 0.0 };
-        for node in cluster.nodes.iter().filter(|n| self.is_given(&n.name)) {
+        for node in cluster.nodes.iter().filter(|n| self.is_given(&cluster.name, &n.name)) {
             let capacity = node.capacity_bits.filter(|c| *c > 0)?;
             if let Some(load) = self.loads.get(&node.name).filter(|l| l.at_ms > 0) {
                 sum.egress_bits += load.egress_bits as f64;
                 sum.capacity_bits += capacity as f64;
             }
         }
-        let is_down = !cluster.nodes.iter().any(|n| self.is_given(&n.name));
+        let is_down = !cluster.nodes.iter().any(|n| self.is_given(&cluster.name, &n.name));
         (is_down || sum.capacity_bits > 0.0).then_some(sum)
     }
 
@@ -510,7 +525,7 @@ impl State {
         let has_capacities = cluster.nodes.iter().all(|n| n.capacity_bits.is_some_and(|c| c > 0));
         let mut found: Vec<(&str, f64, f64)> = Vec::with_capacity(cluster.nodes.len());
         for node in &cluster.nodes {
-            let is_in = self.is_given(&node.name);
+            let is_in = self.is_given(&cluster.name, &node.name);
             let ramp = self.ramps.share(&node.name, is_in, self.fleet.steering.ramp, now_ms);
             if !is_in {
                 continue;
@@ -553,7 +568,7 @@ impl State {
                 for address in &node.addresses {
                     let pool = if address.is_ipv4() { &mut state.v4 } else { &mut state.v6 };
                     pool.all.push(*address);
-                    if serves(&node.name, *address) {
+                    if serves(&node.name, *address) && !self.drains.is_drained(&cluster.name, &node.name) {
                         pool.up.push(*address);
                         let weight = self.weights.get(&node.name).copied();
                         pool.weights.push(weight.unwrap_or(Weight { weight: u16::MAX, ramp: u16::MAX }));

@@ -711,3 +711,36 @@ async fn the_database_is_loaded_again_when_it_changes() {
     fleet_tx.send_replace(fixture::served(without));
     eventually("built in", || steering.atlas().description == "built-in").await;
 }
+
+#[test]
+fn what_is_drained_is_in_no_answer_and_says_so() {
+    use nearcast_fleet::journal::{Change, Drain, DrainTarget, Entry};
+    let steering = fixture::steering();
+    let mut drains = Drains::default();
+    let mut drain = |target, drained| {
+        drains.fold(&Entry { revision: 1, accepted_unix_ms: 1, change: Change::Drain(Drain { target, drained }) });
+        steering.set_drained(drains.clone());
+    };
+    let addresses = || steering.select(GEO, &ecs(NL), Family::V4, STEADY).addresses.to_vec();
+    let all = addresses();
+    drain(DrainTarget::Node("ams-1".into()), true);
+    assert_eq!(addresses().len(), all.len() - 1, "healthy as it is");
+    let told = steering.explain("host=geo.demo.test&client=198.51.100.0/24", 10).expect("a site");
+    let told = serde_json::to_value(&told).expect("JSON");
+    let ams = told["candidates"].as_array().expect("a list").iter().find(|c| c["cluster"] == "ams").expect("it is considered").clone();
+    let node = ams["nodes"].as_array().expect("a list").iter().find(|n| n["node"] == "ams-1").expect("it is there").clone();
+    assert_eq!((&node["drained"], &node["up"], &node["reason"]), (&true.into(), &false.into(), &DRAINED.into()), "{ams}");
+    let mut report = DnsReport::default();
+    steering.fill_report(&mut report);
+    let health = report.health.iter().find(|h| h.node == "ams-1").expect("it is reported");
+    assert_eq!((health.up, health.reason.as_str()), (false, DRAINED));
+    drain(DrainTarget::Cluster("ams".into()), true);
+    assert_eq!(pick(&steering, GEO, NL).1, Reason::Failover, "its clients go to the next cluster");
+    drain(DrainTarget::Cluster("ams".into()), false);
+    drain(DrainTarget::Node("ams-1".into()), false);
+    assert_eq!(addresses(), all);
+    for cluster in ["ams", "nyc", "sin"] {
+        drain(DrainTarget::Cluster(cluster.into()), true);
+    }
+    assert_eq!((pick(&steering, GEO, NL).0, pick(&steering, GEO, NL).1), ("ams", Reason::AllDown), "some address is better than none");
+}

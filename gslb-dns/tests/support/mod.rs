@@ -130,6 +130,7 @@ pub fn fleet(listen: Vec<SocketAddr>, sites: Vec<Site>, zones: Vec<Zone>) -> Fle
         node_key: Secret("a key that only this test knows".to_owned()),
         keys: Default::default(),
         report_interval: Duration::from_secs(60),
+        drain: Default::default(),
         clock: FleetClock::REAL,
         control: None,
         origins: Vec::new(),
