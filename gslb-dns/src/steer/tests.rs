@@ -416,7 +416,7 @@ fn explanations_agree_with_answers_and_say_why() {
 
     // The client counts where its resolver sends it; a resolver that sends no more than that it has one counts itself.
     for (query, from, cluster) in [
-        ("client=203.0.113.0/24&resolver=192.0.2.1", "client", "ams"),
+        ("client=203.0.113.0/24&resolver=192.0.2.1", "client", "nyc"),
         ("client=0.0.0.0/0&resolver=192.0.2.1", "resolver", "sin"),
         ("resolver=192.0.2.1", "resolver", "sin"),
     ] {
