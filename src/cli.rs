@@ -277,7 +277,7 @@ pub(crate) struct DrainTargetArgs {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  nearcast drain ams-1\n  nearcast drain ams --json | jq .ttl_seconds\n  nearcast undrain ams-1\n\nThe edge goes on serving whoever comes. A drain is kept in the journal, over restarts of any node, until it is undone.\nFor a restart alone no drain is needed: an edge that is told to end (SIGTERM) is a lame duck first."
+    after_help = "Examples:\n  nearcast drain ams-1\n  nearcast undrain ams-1\n  nearcast drain ams --json | jq .ttl_seconds\n\nThe edge goes on serving whoever comes. A drain is kept in the journal, over restarts of any node, until it is undone.\nFor a restart alone no drain is needed: an edge that is told to end (SIGTERM) is a lame duck first."
 )]
 pub(crate) struct DrainArgs {
     #[command(flatten)]
@@ -288,7 +288,7 @@ pub(crate) struct DrainArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  nearcast undrain ams-1\n  nearcast undrain ams --wait 0s")]
+#[command(after_help = "Examples:\n  nearcast undrain ams\n  nearcast undrain ams-1 --wait 0s")]
 pub(crate) struct UndrainArgs {
     #[command(flatten)]
     pub(crate) target: DrainTargetArgs,

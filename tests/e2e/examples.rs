@@ -2,6 +2,7 @@
 //! network of its own.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
@@ -108,6 +109,10 @@ fn every_example_of_every_command_works() {
         demo.wait_for_output("Ctrl-C ends it", READY);
         let file = place.path().join(format!("nearcast-demo-{}/nearcast.toml", run("id", ["-u"]).trim()));
         fs::copy(&file, place.path().join("nearcast.toml")).expect("the demo's file can be copied");
+        // With the key that it names, for a user of little rights to read.
+        let key = place.path().join("fleet.key");
+        fs::copy(file.with_file_name("fleet.key"), &key).expect("the demo's key can be copied");
+        fs::set_permissions(&key, PermissionsExt::from_mode(0o644)).expect("the copy is ours");
         demo.signal("INT");
         assert!(demo.wait(READY).success(), "{line}: {}", demo.output());
         assert!(!file.exists(), "{line} left something behind");

@@ -13,7 +13,7 @@ use crate::journal::Journal;
 use crate::shutdown;
 
 /// Much longer than anything here takes, and shorter than control holds a request for which it has nothing.
-const SOON: Duration = Duration::from_secs(8);
+const SOON: Duration = Duration::from_secs(25);
 
 const KEY: &str = "the key of this test";
 

@@ -149,7 +149,7 @@ struct Chosen {
 }
 
 /// What is asked.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 struct Asked {
     host: String,
     qtype: u16,
@@ -274,6 +274,10 @@ impl Steering {
     /// Explains what a query would be answered.
     pub(super) fn explain(&self, query: &str, now_ms: u64) -> Result<Explanation, (StatusCode, String)> {
         let asked = asked(query).map_err(|message| (StatusCode::BAD_REQUEST, message))?;
+        self.explain_name(&asked, now_ms)
+    }
+
+    fn explain_name(&self, asked: &Asked, now_ms: u64) -> Result<Explanation, (StatusCode, String)> {
         let qname = rdata::name(&asked.host, &[0]).ok().and_then(|wire| QName::from_wire(&wire));
         let qname = qname.ok_or_else(|| (StatusCode::BAD_REQUEST, format!("{:?} is no name that DNS could have", asked.host)))?;
         let state = self.state();
@@ -325,11 +329,18 @@ impl Steering {
             dns.catch_all = any.filter(|_| !fleet.sites.iter().any(|site| is_named(&site))).map(|site| site.name.clone());
         }
         let summary = match &steered {
-            Some(steered) => summary(&asked, steered),
-            None => plain_summary(&asked, &answer, &dns, &owner),
+            Some(steered) => summary(asked, steered),
+            None => plain_summary(asked, &answer, &dns, &owner),
         };
         if answer.last == Last::Outside {
-            return Err((StatusCode::NOT_FOUND, summary));
+            let site = fleet.sites.iter().find(|site| site.hosts.contains(&asked.host));
+            let there = site.map(|site| (&site.name, fleet.steered_name(site))).filter(|(_, there)| *there != asked.host);
+            let Some((site, there)) = there else { return Err((StatusCode::NOT_FOUND, summary)) };
+            drop(state);
+            let told = self.explain_name(&Asked { host: there.clone(), ..asked.clone() }, now_ms)?;
+            let summary =
+                format!("{summary}. It is a host of the site {site}: where a CNAME leads its clients to {there}, {}", told.summary);
+            return Ok(Explanation { host: asked.host.clone(), summary, ..told });
         }
         Ok(Explanation {
             host: asked.host.clone(),
