@@ -405,7 +405,7 @@ pub(crate) struct KeyArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  nearcast health http://127.0.0.1:9100/ready\n\nExit codes: 0 it answers 2xx, 1 it does not.")]
+#[command(after_help = "Examples:\n  nearcast health http://127.0.10.1:9100/ready\n\nExit codes: 0 it answers 2xx, 1 it does not.")]
 pub(crate) struct HealthArgs {
     /// What to ask
     #[arg(value_name = "URL")]

@@ -312,7 +312,8 @@ fn tls_files(fleet: &Fleet) -> Vec<PathBuf> {
 /// Where something is needed below the temporary directory, a directory above it that only root may enter: a trial, such as a test of
 /// this program. State directories are handed over, so they are none.
 fn closed_trial(needs: &Needs, account: &Account) -> Option<PathBuf> {
-    let temporary = std::env::temp_dir();
+    // Not the one of the environment: with that, any directory could be a trial's.
+    let temporary = ["/tmp", "/var/tmp"];
     let state = needs.state.as_ref().map(|(state, _)| state.as_path());
     let is_closed = |directory: &Path, read| {
         let about = fs::metadata(directory).ok().filter(fs::Metadata::is_dir);
@@ -327,13 +328,13 @@ fn closed_trial(needs: &Needs, account: &Account) -> Option<PathBuf> {
         .chain(&needs.filled)
         .map(PathBuf::as_path)
         .chain(state);
-    for path in paths.filter(|path| path.starts_with(&temporary)) {
+    for path in paths.filter(|path| temporary.iter().any(|t| path.starts_with(t))) {
         if let Some(closed) = path.ancestors().skip(1).find(|directory| is_closed(directory, false)) {
             return Some(closed.to_owned());
         }
     }
     // A directory that is served without a fleet file is the whole of the trial.
-    let mut served = needs.served.iter().filter(|path| needs.fleet_path.is_none() && path.starts_with(&temporary));
+    let mut served = needs.served.iter().filter(|path| needs.fleet_path.is_none() && temporary.iter().any(|t| path.starts_with(t)));
     served.find(|path| is_closed(path, true)).cloned()
 }
 
@@ -490,8 +491,10 @@ mod tests {
         assert_eq!((fs::metadata(&path).expect("there").mode() & 0o777, made.len()), (0o700, 1));
         std::os::unix::fs::symlink(&path, &link).expect("a link");
         assert!(hand_over(&link, &account, &mut made).is_err());
-        if own != 0 {
-            assert!(hand_over(&path, &other, &mut made).is_err_and(|e| e.to_string().contains("belongs to the user")));
+        if own == 0 {
+            // What is root's is handed over; this is a third user's.
+            std::os::unix::fs::chown(&path, Some(own + 2), None).expect("root may");
         }
+        assert!(hand_over(&path, &other, &mut made).is_err_and(|e| e.to_string().contains("belongs to the user")));
     }
 }

@@ -17,6 +17,7 @@ use futures_util::stream::{self, Stream};
 use http::{HeaderMap, Method, StatusCode, Uri, header};
 use nearcast_fleet::admin;
 use nearcast_fleet::config::{Fleet, Secret};
+use nearcast_fleet::follow::JournalAnswer;
 use nearcast_fleet::journal::{Change, Purge, PurgeScope};
 use nearcast_fleet::node_key::{self, Caller, KeyRefused};
 use nearcast_fleet::report::{DnsReport, EdgeReport, OriginReport};
@@ -34,6 +35,7 @@ use crate::console;
 use crate::error::ApiError;
 use crate::events::{Happening, KEPT_MAX, Level};
 use crate::fleet_view;
+use crate::ledger::Reconciled;
 use crate::planner;
 use crate::series::{Key, SECONDS_KEPT, Span, TIME_KEPT};
 use crate::state::{PurgeWaiter, State, now_unix_ms};
@@ -741,7 +743,10 @@ async fn journal(Shared(state): Shared<App>, headers: HeaderMap, asked: Asked<Jo
         speaks_for(&state, &caller, node)?;
     }
     let is_ours = journal.as_ref().is_none_or(|id| id == state.ledger.id());
-    believe(&state, node.as_deref(), journal, after).await?;
+    if let Some(revision) = believe(&state, node.as_deref(), journal, after).await? {
+        let answer = JournalAnswer { journal: state.ledger.id().to_owned(), revision, entries: Vec::new() };
+        return Ok(Json(answer).into_response());
+    }
     if let Some(node) = node.filter(|name| is_ours && fleet.edge(name).is_some()) {
         state.book().purges.cursor(&node, after.min(state.ledger.revision()));
     }
@@ -760,10 +765,10 @@ async fn journal(Shared(state): Shared<App>, headers: HeaderMap, asked: Asked<Jo
 
 /// Takes a node's cursor for what it is: one in this journal, or a sign that this journal was lost or set back. Only a node of the fleet is
 /// believed that, and only what can be; who it was is told, since everything is purged on its word.
-async fn believe(state: &App, node: Option<&str>, journal: Option<String>, after: u64) -> Result<(), ApiError> {
+async fn believe(state: &App, node: Option<&str>, journal: Option<String>, after: u64) -> Result<Option<u64>, ApiError> {
     let is_other = after > 0 && journal.as_deref().is_some_and(|id| id != state.ledger.id());
     if after <= state.ledger.revision() && !is_other {
-        return Ok(());
+        return Ok(None);
     }
     let Some(node) = node else {
         return Err(ApiError::BadRequest(format!(
@@ -778,8 +783,10 @@ async fn believe(state: &App, node: Option<&str>, journal: Option<String>, after
         let happening = Happening::new("journal_reconciled", Level::Warn, message).node(&name).revision(entry.revision);
         accepting.events.add(entry.accepted_unix_ms, [happening]);
     };
-    if state.ledger.reconcile(journal, after, now_unix_ms(), accept).await? {
-        return Ok(());
+    match state.ledger.reconcile(journal, after, now_unix_ms(), accept).await? {
+        Reconciled::Told => return Ok(None),
+        Reconciled::SetBack(revision) => return Ok(Some(revision)),
+        Reconciled::NotBelieved => {}
     }
     tracing::warn!(node, after, "a node says that it has seen more changes than there can be; it is not believed");
     Err(ApiError::BadRequest(format!(

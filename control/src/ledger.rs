@@ -33,6 +33,18 @@ const PAGES_MAX: usize = 8;
 /// Reads of the file at a time, for nodes further behind.
 const READERS_MAX: usize = 2;
 
+/// What came of [`Ledger::reconcile`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reconciled {
+    /// The entries after its cursor tell the follower all that it lacks, the journal's identity in the answer among them.
+    Told,
+    /// The journal was set back: it stood at this revision, below the follower's cursor. The answer must say so before anything is
+    /// appended beyond that cursor, as the follower would take it for the next step and lack what lies between.
+    SetBack(u64),
+    /// It says what cannot be ([`Journal::is_plausible`]).
+    NotBelieved,
+}
+
 /// A shared journal.
 #[derive(Debug, Clone)]
 pub(crate) struct Ledger {
@@ -204,31 +216,32 @@ impl Ledger {
     }
 
     /// [`Journal::reconcile`] with a follower that has seen another journal, or more of this one: everything is purged under a
-    /// revision that neither side has used. Nothing happens for a follower that is merely behind. `false` for one that says what
-    /// cannot be ([`Journal::is_plausible`]).
+    /// revision that neither side has used. Nothing happens for a follower that is merely behind.
     pub(crate) async fn reconcile(
         &self,
         follower_journal: Option<String>,
         after: u64,
         now_unix_ms: u64,
         before_told: impl FnOnce(&Entry) + Send + 'static,
-    ) -> Result<bool, ApiError> {
+    ) -> Result<Reconciled, ApiError> {
         let is_other = after > 0 && follower_journal.as_deref().is_some_and(|id| id != self.id());
         if after <= self.revision() && !is_other {
-            return Ok(true);
+            return Ok(Reconciled::Told);
         }
         let this = self.clone();
         let reconciled = tokio::task::spawn_blocking(move || {
             let mut journal = this.journal.lock().unwrap_or_else(PoisonError::into_inner);
             if !journal.is_plausible(follower_journal.as_deref(), after, now_unix_ms) {
-                return Ok(false);
+                return Ok(Reconciled::NotBelieved);
             }
+            let before = journal.revision();
             if let Some(entry) = journal.reconcile(follower_journal.as_deref(), after, now_unix_ms)? {
                 tracing::warn!(revision = entry.revision, "a node has seen changes that this journal lacks: everything is purged");
                 before_told(&entry);
                 this.tell(std::iter::once(&entry));
+                return Ok(Reconciled::Told);
             }
-            Ok(true)
+            Ok(if after > before && !is_other { Reconciled::SetBack(before) } else { Reconciled::Told })
         });
         reconciled.await.map_err(|_| ApiError::Internal("the journal's writer ended".to_owned()))?.map_err(ApiError::Storage)
     }

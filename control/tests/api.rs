@@ -300,6 +300,11 @@ async fn a_node_that_has_seen_more_than_the_journal_holds_makes_everything_purge
         let page = body(&lab.get_with(&format!("/v1/journal?after=3&node={node}&journal={journal}"), KEY).await);
         assert_eq!(page["revision"], 8, "{page}");
     }
+    // One that has seen more of this very journal learns at once that it was set back, before anything comes after its cursor.
+    let id = page["journal"].as_str().unwrap();
+    let poll = format!("/v1/journal?after=20&wait_ms=30000&node=ams-2&journal={id}");
+    let told = body(&tokio::time::timeout(SOON, lab.get_with(&poll, KEY)).await.expect("nothing is waited for"));
+    assert_eq!((&told["revision"], &told["entries"]), (&json!(8), &json!([])), "{told}");
     for path in ["/v1/journal?after=9", "/v1/journal?after=9&node=stranger", "/v1/journal?after=3&journal=x"] {
         assert_eq!(lab.get_with(path, KEY).await.status(), StatusCode::BAD_REQUEST, "{path}");
     }

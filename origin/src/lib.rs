@@ -62,11 +62,12 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
         .map(|l| tokio::spawn(admin::serve(l, registry, readiness, None, admin::own_names_of(fleet.clone()), shutdown.clone())));
     let following = tokio::spawn(follow_rules(name.clone(), fleet.clone(), rules_tx, shutdown.clone()));
     let report = report_source(name.clone(), metrics, shutdown.clone());
-    let finish_max = fleet.borrow().drain.finish_max;
+    // The limit that is in force when it ends.
+    let for_end = fleet.clone();
     // It reports for as long as it serves.
     let (reports_end, reports) = shutdown::channel();
     let reporting = tokio::spawn(reporter::run(name, |f| reporter::to_control(f, "origin"), fleet, move |_| report(), reports));
-    let serving = tokio::spawn(server::serve(listener, handler, finish_max, shutdown.clone()));
+    let serving = tokio::spawn(server::serve(listener, handler, for_end, shutdown.clone()));
     tracing::info!(listen = %me.listen, root = %root.display(), "serving files");
 
     shutdown.asked().await;

@@ -9,10 +9,12 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nearcast_fleet::config::Fleet;
 use nearcast_fleet::shutdown::Shutdown;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
 
@@ -33,8 +35,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a connection is kept for one more request after shutdown was asked for.
 const LAST_REQUEST_MAX: Duration = Duration::from_secs(1);
 
-/// Serves until shutdown is asked for, then lets connections finish within `finish_max`.
-pub(crate) async fn serve(listener: TcpListener, handler: Arc<Handler>, finish_max: Duration, mut shutdown: Shutdown) {
+/// Serves until shutdown is asked for, then lets connections finish within the fleet's `finish_max`.
+pub(crate) async fn serve(listener: TcpListener, handler: Arc<Handler>, fleet: watch::Receiver<Arc<Fleet>>, mut shutdown: Shutdown) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     loop {
@@ -58,6 +60,7 @@ pub(crate) async fn serve(listener: TcpListener, handler: Arc<Handler>, finish_m
         begin(&mut connections, stream, permit, &handler, &shutdown);
     }
     drop(listener);
+    let finish_max = fleet.borrow().drain.finish_max;
     if !shutdown.drained(finish_max, async { while connections.join_next().await.is_some() {} }).await {
         tracing::warn!(limit = ?finish_max, "connections did not finish in time and are closed (finish_max)");
     }

@@ -42,13 +42,14 @@ impl DemoDir {
                 );
                 return Err(Failure::new(FailureKind::CannotCreate, message));
             }
-            if kernel::user_id() == 0 {
-                // Nodes of an earlier demo of root have had it as their state directory; that user is to change nothing in it now.
-                std::os::unix::fs::lchown(&path, Some(0), Some(0)).map_err(cannot)?;
-            }
             let mut lock = open_lock(&path.join(LOCK_NAME)).map_err(cannot)?;
             if !kernel::try_lock(&lock).map_err(cannot)? {
                 return Err(already_running(&mut lock));
+            }
+            if kernel::user_id() == 0 {
+                // Nodes of an earlier demo of root have had it as their state directory; that user is to change nothing in it now.
+                // Not before it is known that none of them runs.
+                std::os::unix::fs::lchown(&path, Some(0), Some(0)).map_err(cannot)?;
             }
             if !is_same_file(&lock, &path.join(LOCK_NAME)) {
                 continue;

@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use nearcast_fleet::config::{Fleet, Secret};
@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::print_json;
 use crate::cli::KeyArgs;
-use crate::find;
+use crate::{find, kernel};
 
 /// Random bytes of a new key.
 const NEW_KEY_BYTES: usize = 32;
@@ -111,13 +111,19 @@ fn give(arguments: &KeyArgs, key: &Secret, about: serde_json::Value) -> Result<(
 /// Writes a key for its owner alone to read. What was there is replaced whole.
 pub(crate) fn write(path: &Path, key: &Secret) -> Result<(), Failure> {
     let beside = path.with_extension("new");
-    let written = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&beside)
-        .and_then(|mut file| writeln!(file, "{}", key.0).and_then(|()| file.sync_all()))
+    let of = path.parent().filter(|of| !of.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // A node's directory is its user's, perhaps: whatever that user has put there is replaced, never written through.
+    let left = std::fs::remove_file(&beside).or_else(|e| if e.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(e) });
+    let written = left
+        .and_then(|()| OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside))
+        .and_then(|mut file| {
+            if kernel::user_id() == 0 {
+                // For the user to read whose the directory is.
+                let owner = std::fs::metadata(of)?;
+                std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+            }
+            writeln!(file, "{}", key.0).and_then(|()| file.sync_all())
+        })
         .and_then(|()| std::fs::rename(&beside, path));
     written.map_err(|e| Failure::new(FailureKind::CannotCreate, format!("cannot write {}: {e}", path.display())))
 }
@@ -147,5 +153,19 @@ mod tests {
             assert_eq!(file::read_key(&path).expect("a key"), expected, "{node}");
             assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
         }
+    }
+
+    #[test]
+    fn what_somebody_has_planted_is_replaced_and_not_written_through() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (key, elsewhere) = (directory.path().join("node.key"), directory.path().join("elsewhere"));
+        std::fs::write(&elsewhere, "mine").expect("it is ours");
+        std::os::unix::fs::symlink(&elsewhere, directory.path().join("node.new")).expect("a link");
+        std::os::unix::fs::symlink(&elsewhere, &key).expect("a link");
+        write(&key, &Secret("a secret".into())).expect("it is written");
+        assert_eq!(std::fs::read_to_string(&elsewhere).expect("there"), "mine");
+        let about = std::fs::symlink_metadata(&key).expect("there");
+        assert!(about.is_file() && about.permissions().mode() & 0o777 == 0o600);
+        assert_eq!(std::fs::read_to_string(&key).expect("there"), "a secret\n");
     }
 }

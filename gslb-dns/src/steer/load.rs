@@ -7,6 +7,8 @@
 pub(super) const FULL_PERCENT: u64 = 95;
 /// Open again below.
 pub(super) const OPEN_PERCENT: u64 = 85;
+/// Most that a node is believed to send, in parts of its capacity: one that says more must not decide for its whole cluster.
+const LOAD_MAX: u64 = 2;
 /// Reports older than so many report intervals do not count.
 pub(super) const STALE_AFTER_INTERVALS: u32 = 5;
 
@@ -27,6 +29,10 @@ impl NodeLoad {
     /// Takes in a report. Says whether `full` changed.
     pub(super) fn observe(&mut self, egress_bits: u64, connections: u64, capacity_bits: Option<u64>, now_ms: u64) -> bool {
         let was = self.full;
+        let egress_bits = match capacity_bits {
+            None | Some(0) => egress_bits,
+            Some(capacity) => egress_bits.min(capacity.saturating_mul(LOAD_MAX)),
+        };
         (self.egress_bits, self.connections, self.at_ms) = (egress_bits, connections, now_ms);
         self.full = match capacity_bits {
             None | Some(0) => false,
@@ -89,5 +95,16 @@ mod tests {
         assert!(load.full);
         assert!(load.expire(11_001, 10_000));
         assert_eq!(load, NodeLoad::default());
+    }
+
+    #[test]
+    fn nobody_sends_many_times_what_it_can() {
+        for (capacity, egress, kept) in
+            [(Some(1_000), 1_999, 1_999), (Some(1_000), u64::MAX, 2_000), (None, 7_000, 7_000), (Some(u64::MAX), u64::MAX, u64::MAX)]
+        {
+            let mut load = NodeLoad::default();
+            load.observe(egress, 1, capacity, 1);
+            assert_eq!(load.egress_bits, kept, "{capacity:?} {egress}");
+        }
     }
 }
