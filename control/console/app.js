@@ -29,7 +29,7 @@ const swatch = (colour) => el('i', { class: 'swatch', style: { background: colou
 const clusterKey = (name) => el('span', { class: 'key' }, swatch(colourOf(name)), name);
 const STATE_CLASS = { up: 'good', degraded: 'warn', draining: 'warn', drained: 'warn', waiting: '', silent: 'warn', down: 'bad' };
 const stateTag = (s) => el('span', { class: 'tag ' + (STATE_CLASS[s] ?? '') }, s);
-const WHY = { geo: 'nearest place', rtt: 'least round trip', explore: 'tries the second best', weighted: 'by weight', 'round-robin': 'in turn', failover: 'the best one is down',
+const WHY = { geo: 'nearest place', rtt: 'least round trip', explore: 'tries the second best', weighted: 'by weight', 'round-robin': 'in turn', failover: 'the best one is out or just back',
   spill: 'the best one is full', 'all-full': 'all are full', 'no-place': 'place unknown', 'all-down': 'none is healthy', 'no-address': 'no such address' };
 const REGIONS = typeof Intl.DisplayNames === 'function' ? new Intl.DisplayNames(['en'], { type: 'region' }) : null;
 const country = (code) => { try { return code ? REGIONS?.of(code) || code : 'unknown place'; } catch { return code; } };

@@ -117,7 +117,12 @@ pub(crate) async fn drain(Shared(state): Shared<App>, headers: HeaderMap, body: 
     // With the lock of fleet files: names stay what they are between the check and the journal.
     let turn = state.fleet_files.lock().await;
     let fleet = state.fleet();
-    let target = target(&fleet, &request.name, request.kind.as_deref())?;
+    let kind = request.kind.as_deref();
+    let left_over = || left_over(&state.book(), &request.name, kind).filter(|_| !request.drained);
+    let target = match target(&fleet, &request.name, kind) {
+        Err(error @ ApiError::NotFound(_)) => left_over().ok_or(error)?,
+        found => found?,
+    };
     let wanted = Drain { target: target.clone(), drained: request.drained };
     let (is_new, obstacle) = {
         let book = state.book();
@@ -175,6 +180,12 @@ fn target(fleet: &Fleet, name: &str, kind: Option<&str>) -> Result<DrainTarget, 
         }
         _ => Err(ApiError::NotFound(unknown(fleet, name))),
     }
+}
+
+/// The drain of an edge or a cluster that is no longer in the fleet: it would hold for the next of that name.
+fn left_over(book: &Book, name: &str, kind: Option<&str>) -> Option<DrainTarget> {
+    let is_meant = |target: &DrainTarget| target.name() == name && kind.is_none_or(|kind| kind == target.kind());
+    book.drains.iter().map(|(target, _)| target).find(|target| is_meant(target)).cloned()
 }
 
 fn unknown(fleet: &Fleet, name: &str) -> String {

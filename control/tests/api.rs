@@ -1272,5 +1272,16 @@ async fn a_drain_is_kept_shown_and_said_by_whom_it_was_seen() {
     // An edge that followed another journal still takes itself for drained: it is told.
     lab.edge("ams-1", 1, json!({"drained": true})).await;
     assert_eq!(body(&undrain("ams-1").await)["changed"], json!(true));
+
+    // What is no longer in the fleet can be taken back, before another one gets its name.
+    let drain = async || lab.post("/v1/drains", &lab.token.0, json!({"name": "ams-1", "wait_ms": 0})).await.status();
+    assert_eq!(drain().await, 200);
+    let renamed = lab.text.replace("name = \"ams-1\"", "name = \"ams-3\"");
+    let renamed = lab.ask(Method::PUT, "/v1/fleet-file", Some(&lab.token.0), "text/plain", renamed).await;
+    assert_eq!(renamed.status(), 200, "{renamed:?}");
+    assert_eq!(drain().await, 404, "nothing new is drained under an unknown name");
+    assert_eq!(body(&undrain("ams-1").await)["changed"], json!(true));
+    assert_eq!(lab.get("/v1/drains").await["drains"], json!([]));
+    assert_eq!(undrain("ams-1").await.status(), 404);
     lab.stop().await;
 }

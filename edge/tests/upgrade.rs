@@ -252,6 +252,28 @@ fn a_connection_that_the_library_reads_can_become_one() {
 }
 
 #[test]
+fn what_an_origin_answers_instead_says_why_it_is_not_stored() {
+    let script = |lines: Vec<String>, mut stream: TcpStream| {
+        let answer = if lines[0].contains("/other") {
+            "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nUpgrade: websocket\r\nContent-Length: 2\r\n\r\nno"
+        } else {
+            "HTTP/1.1 426 Upgrade Required\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 8\r\nContent-Length: 2\r\n\r\nno"
+        };
+        let _ = stream.write_all(answer.as_bytes());
+    };
+    let edge = edge_of(origin(script), |_| {});
+    for (path, status, names_protocol) in [("/chat", "426", true), ("/other", "200", false)] {
+        let mut stream = edge.connect();
+        stream.write_all(ASK.replace("/chat", path).as_bytes()).expect("sent");
+        let head = read_head(&mut stream);
+        expect(&mut stream, b"no");
+        assert!(head.starts_with(&format!("http/1.1 {status}")) && head.contains("; detail=upgrade\r\n"), "{head}");
+        assert_eq!(head.contains("upgrade: websocket\r\n"), names_protocol, "{head}");
+    }
+    assert_eq!(series(&edge, "nearcast_edge_not_stored_total", &["cause=\"upgrade\"", "site=\"www\""]), 2.0);
+}
+
+#[test]
 fn an_origin_that_switches_to_something_else_is_an_error() {
     let script = |_: Vec<String>, mut stream: TcpStream| {
         let _ = stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n");

@@ -36,6 +36,9 @@ const BITS_MIN: f64 = 36.0;
 
 /// A secret with less strength than this is warned of.
 const BITS_GOOD: f64 = 64.0;
+/// A secret of runs is warned of, and not refused, from this length and with so many different characters on.
+const LONG_RUN_MIN: usize = 20;
+const LONG_RUN_CHARACTERS_MIN: usize = 16;
 
 /// Secrets that documents have shown as examples: everybody knows them.
 const EXAMPLES: [&str; 6] = [
@@ -374,13 +377,21 @@ pub fn strength(secret: &str) -> Strength {
         return Strength::Worthless("has fewer than six different characters".to_owned());
     }
     let bits = strength_bits(secret);
-    if bits < BITS_MIN {
+    if bits < BITS_MIN && !is_long_run(secret) {
         return Strength::Worthless("is made of common words, runs or repetitions, which are guessed first".to_owned());
     }
     if bits < BITS_GOOD {
         return Strength::Weak("is made of few words, runs or repetitions, and may be guessed".to_owned());
     }
     Strength::Good
+}
+
+/// Whether a secret is long and of many characters, and has no common word. Runs make it weak; but earlier versions took it
+/// without a word, and a fleet that has one is not to stop at an upgrade.
+fn is_long_run(secret: &str) -> bool {
+    let plain: String = secret.to_lowercase().chars().map(plain_letter).collect();
+    let characters = secret.chars().collect::<BTreeSet<_>>().len();
+    secret.len() >= LONG_RUN_MIN && characters >= LONG_RUN_CHARACTERS_MIN && !COMMON.iter().any(|word| plain.contains(word))
 }
 
 /// An estimate of how much a secret is worth, in bits, as somebody would guess it who tries words, runs and repetitions first.
@@ -626,7 +637,7 @@ mod tests {
         for good in made.chain([ROOT.to_owned(), "a key that only this test knows".to_owned()]) {
             assert_eq!(strength(&good), Strength::Good, "{good}");
         }
-        for weak in ["sixteen characters", "a key for one benchmark", "the key of this test", "kqzjxwvbmtrplfgh"] {
+        for weak in ["sixteen characters", "a key for one benchmark", "the key of this test", "kqzjxwvbmtrplfgh", "0123456789abcdef0123"] {
             assert!(matches!(strength(weak), Strength::Weak(_)), "{weak}: {:?} {}", strength(weak), strength_bits(weak));
         }
         for worthless in [
@@ -637,6 +648,8 @@ mod tests {
             "1234567890123456",
             "0123456789abcdef",
             "abcdefghijklmnop",
+            "01234567890123456789",
+            "password0123456789abcdef",
             "passwordpassword",
             "P4ssw0rdP4ssw0rd",
             "secret-node-key-1",

@@ -63,7 +63,7 @@ fn told(answer: &Value) -> String {
     if !seen.is_empty() {
         told.push_str(&format!("seen by {}\n", seen.join(", ")));
     }
-    for (names, words) in [(&missing, "not seen yet by"), (&silent, "does not report, so nothing is known of")] {
+    for (names, words) in [(&missing, "not seen yet by"), (&silent, "no report came lately, so nothing is known, of")] {
         if !names.is_empty() {
             told.push_str(&format!("{words} {}\n", names.join(", ")));
         }
@@ -86,7 +86,8 @@ fn told(answer: &Value) -> String {
 }
 
 fn verdict(answer: &Value, wait: Duration) -> Result<(), Failure> {
-    if answer["complete"] == true || wait.is_zero() {
+    let is_known_of_all = list(&answer["silent"]).is_empty();
+    if (answer["complete"] == true && is_known_of_all) || wait.is_zero() {
         return Ok(());
     }
     let message =
@@ -119,11 +120,13 @@ mod tests {
         });
         let words = told(&answer);
         for expected in
-            ["node ams-1 is drained already\n", "not seen yet by ns1", "nothing is known of ns2", "no edge is in service for www"]
+            ["node ams-1 is drained already\n", "not seen yet by ns1", "nothing is known, of ns2", "no edge is in service for www"]
         {
             assert!(words.contains(expected), "{expected}: {words}");
         }
         assert_eq!(verdict(&answer, Duration::from_secs(1)).expect_err("one is missing").kind, FailureKind::Unavailable);
+        let silent = json!({"seen": ["ns1"], "missing": [], "silent": ["ns2"], "complete": true});
+        assert_eq!(verdict(&silent, Duration::from_secs(1)).expect_err("one is silent").kind, FailureKind::Unavailable);
         verdict(&answer, Duration::ZERO).expect("nobody was waited for");
     }
 }

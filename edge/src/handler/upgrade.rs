@@ -16,6 +16,7 @@ use crate::edge::Worker;
 use crate::metrics::{Answer, UpgradePlace};
 use crate::origin::{OriginError, OriginRequestBody, UpgradeAnswer};
 use crate::policy::forward::{self, ClientFields};
+use crate::policy::freshness::NotStored;
 use crate::policy::status::{ForwardReason, Outcome};
 use crate::upgrade::{self, Passed};
 
@@ -124,8 +125,14 @@ async fn ask(checked: &Checked) -> Result<Asked, OriginError> {
             Ok((response, outcome, Ok(Box::new(tunnel))))
         }
         UpgradeAnswer::Refused(head, body) => {
-            let outcome = outcome(head.status);
-            let (head, body) = pass_on(checked, head, *body, &outcome).into_parts();
+            site.note_not_stored(worker.number, &checked.url, NotStored::Upgrade);
+            let outcome = Outcome { not_stored: Some(NotStored::Upgrade), ..outcome(head.status) };
+            // A 426 has to name the protocol (RFC 9110 section 15.5.22), which is one for each hop.
+            let names_protocol = head.status == StatusCode::UPGRADE_REQUIRED && upgrade::names_websocket(&head.headers);
+            let (mut head, body) = pass_on(checked, head, *body, &outcome).into_parts();
+            if names_protocol {
+                upgrade::insert_fields(&mut head.headers);
+            }
             Ok((Response::from_parts(head, ()), outcome, Err(body)))
         }
     }

@@ -100,11 +100,13 @@ pub enum NotStored {
     Unshared,
     /// It ended early, and the rest of it cannot be asked for.
     Incomplete,
+    /// The request asked for a WebSocket, and the origin answered it otherwise.
+    Upgrade,
 }
 
 impl NotStored {
     /// All, in the order of their numbers.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Method,
         Self::Status,
         Self::NoStore,
@@ -128,6 +130,7 @@ impl NotStored {
         Self::Overtaken,
         Self::Unshared,
         Self::Incomplete,
+        Self::Upgrade,
     ];
 
     /// A token (RFC 9110 section 5.6.2), for `detail` in `Cache-Status`, the metric's label and the log.
@@ -156,6 +159,7 @@ impl NotStored {
             Self::Overtaken => "overtaken",
             Self::Unshared => "unshared",
             Self::Incomplete => "incomplete",
+            Self::Upgrade => "upgrade",
         }
     }
 }

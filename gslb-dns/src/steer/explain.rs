@@ -549,7 +549,7 @@ fn summary(asked: &Asked, steered: &Steered) -> String {
         Reason::Explore => "to measure it",
         Reason::Weighted => "drawn by weight",
         Reason::RoundRobin => "whose turn it is",
-        Reason::Failover => "the next best, as a better one is down or has just returned",
+        Reason::Failover => "the next best, as a better one is out (down or drained) or has just returned",
         Reason::Spill => "the next best, as a better one is full and gives away its surplus",
         Reason::AllFull => "all that are up are full, and share clients so that they are equally full",
         Reason::Unplaced => "the first by weight, as nothing is known of the client's place",
