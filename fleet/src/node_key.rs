@@ -34,6 +34,12 @@ const SHOWN_CHARS_MAX: usize = 1024;
 /// A secret with less strength than this is refused, in bits as [`strength_bits`] estimates them.
 const BITS_MIN: f64 = 36.0;
 
+/// Of so many characters, letters and digits among them, a secret is warned of and not refused, if ...
+const LONG_CHARS: usize = 20;
+
+/// ... so many of them differ: the estimate is rough, and errs most about long ones.
+const LONG_DIFFERENT: usize = 12;
+
 /// A secret with less strength than this is warned of.
 const BITS_GOOD: f64 = 64.0;
 
@@ -374,13 +380,19 @@ pub fn strength(secret: &str) -> Strength {
         return Strength::Worthless("has fewer than six different characters".to_owned());
     }
     let bits = strength_bits(secret);
-    if bits < BITS_MIN {
+    if bits < BITS_MIN && !is_long_and_mixed(without_repetition(secret)) {
         return Strength::Worthless("is made of common words, runs or repetitions, which are guessed first".to_owned());
     }
     if bits < BITS_GOOD {
         return Strength::Weak("is made of few words, runs or repetitions, and may be guessed".to_owned());
     }
     Strength::Good
+}
+
+/// Whether a secret that does not repeat itself is too long and too mixed to be refused for an estimate alone.
+fn is_long_and_mixed(secret: &str) -> bool {
+    let is_mixed = secret.bytes().any(|b| b.is_ascii_digit()) && secret.bytes().any(|b| b.is_ascii_alphabetic());
+    is_mixed && secret.chars().count() >= LONG_CHARS && secret.chars().collect::<BTreeSet<_>>().len() >= LONG_DIFFERENT
 }
 
 /// An estimate of how much a secret is worth, in bits, as somebody would guess it who tries words, runs and repetitions first.
@@ -626,7 +638,7 @@ mod tests {
         for good in made.chain([ROOT.to_owned(), "a key that only this test knows".to_owned()]) {
             assert_eq!(strength(&good), Strength::Good, "{good}");
         }
-        for weak in ["sixteen characters", "a key for one benchmark", "the key of this test", "kqzjxwvbmtrplfgh"] {
+        for weak in ["sixteen characters", "a key for one benchmark", "the key of this test", "kqzjxwvbmtrplfgh", "0123456789abcdef0123"] {
             assert!(matches!(strength(weak), Strength::Weak(_)), "{weak}: {:?} {}", strength(weak), strength_bits(weak));
         }
         for worthless in [
@@ -636,6 +648,8 @@ mod tests {
             "abababababababab",
             "1234567890123456",
             "0123456789abcdef",
+            "0123456789abcdef0123456789abcdef",
+            "abcdefghijklmnopqrstuvwxyz",
             "abcdefghijklmnop",
             "passwordpassword",
             "P4ssw0rdP4ssw0rd",
