@@ -285,7 +285,10 @@ fn reload_on_hangup(name: String, fleet_tx: watch::Sender<Arc<Fleet>>, disk: Opt
                 continue;
             };
             let path = disk.path.display();
-            match disk.load().and_then(|fleet| check_key(&fleet, &name).map(|_| fleet)) {
+            // The key may have a file by now that was not there at the start.
+            let key = key_file(disk.key.clone(), &fleet_tx.borrow(), &name);
+            let now = Disk { key, path: disk.path.clone() };
+            match now.load().and_then(|fleet| check_key(&fleet, &name).map(|_| fleet)) {
                 Ok(fleet) if fleet.says_the_same(&seen) => tracing::info!(%path, "SIGHUP: the fleet file has not changed"),
                 Ok(fleet) if (Fleet { node_key: seen.node_key.clone(), ..fleet.clone() }).says_the_same(&seen) => {
                     // The fleet file that is in force may be newer.

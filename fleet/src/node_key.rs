@@ -54,9 +54,9 @@ const EXAMPLES: [&str; 6] = [
 ];
 
 /// What many people write where a secret is asked for.
-const COMMON: [&str; 17] = [
+const COMMON: [&str; 23] = [
     "password", "passwort", "secret", "changeme", "letmein", "qwerty", "qwertz", "asdfgh", "admin", "nearcast", "example", "default",
-    "token", "test", "node", "fleet", "key",
+    "token", "test", "node", "fleet", "key", "change", "replace", "insert", "please", "sample", "your",
 ];
 
 /// A node's own key.
@@ -389,10 +389,14 @@ pub fn strength(secret: &str) -> Strength {
     Strength::Good
 }
 
-/// Whether a secret that does not repeat itself is too long and too mixed to be refused for an estimate alone.
+/// Whether a secret that does not repeat itself and has no common word is too long and too mixed to be refused for an estimate alone.
 fn is_long_and_mixed(secret: &str) -> bool {
     let is_mixed = secret.bytes().any(|b| b.is_ascii_digit()) && secret.bytes().any(|b| b.is_ascii_alphabetic());
-    is_mixed && secret.chars().count() >= LONG_CHARS && secret.chars().collect::<BTreeSet<_>>().len() >= LONG_DIFFERENT
+    let plain: String = secret.to_lowercase().chars().map(plain_letter).collect();
+    is_mixed
+        && !COMMON.iter().any(|word| plain.contains(word))
+        && secret.chars().count() >= LONG_CHARS
+        && secret.chars().collect::<BTreeSet<_>>().len() >= LONG_DIFFERENT
 }
 
 /// An estimate of how much a secret is worth, in bits, as somebody would guess it who tries words, runs and repetitions first.
@@ -659,6 +663,9 @@ mod tests {
             "qwertyqwerty1234",
             "testtesttesttest",
             "<your secret here>",
+            "example-node-key-123",
+            "CHANGE-ME-PLEASE-NOW",
+            "replace-this-key-please",
         ] {
             assert!(matches!(strength(worthless), Strength::Worthless(_)), "{worthless}: {}", strength_bits(worthless));
         }
