@@ -285,7 +285,11 @@ fn reload_on_hangup(name: String, fleet_tx: watch::Sender<Arc<Fleet>>, disk: Opt
                 continue;
             };
             let path = disk.path.display();
-            match disk.load().and_then(|fleet| check_key(&fleet, &name).map(|warnings| (fleet, warnings))).map(|(fleet, warnings)| {
+            // The key may have a file by now that was not there at the start.
+            let key = key_file(disk.key.clone(), &fleet_tx.borrow(), &name);
+            let now = Disk { key, path: disk.path.clone() };
+            let loaded = now.load().and_then(|fleet| check_key(&fleet, &name).map(|warnings| (fleet, warnings)));
+            match loaded.map(|(fleet, warnings)| {
                 warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
                 fleet
             }) {

@@ -34,11 +34,14 @@ const SHOWN_CHARS_MAX: usize = 1024;
 /// A secret with less strength than this is refused, in bits as [`strength_bits`] estimates them.
 const BITS_MIN: f64 = 36.0;
 
+/// Of so many characters, letters and digits among them, a secret is warned of and not refused, if ...
+const LONG_CHARS: usize = 20;
+
+/// ... so many of them differ: the estimate is rough, and errs most about long ones.
+const LONG_DIFFERENT: usize = 12;
+
 /// A secret with less strength than this is warned of.
 const BITS_GOOD: f64 = 64.0;
-/// A secret of runs is warned of, and not refused, from this length and with so many different characters on.
-const LONG_RUN_MIN: usize = 20;
-const LONG_RUN_CHARACTERS_MIN: usize = 16;
 
 /// Secrets that documents have shown as examples: everybody knows them.
 const EXAMPLES: [&str; 6] = [
@@ -51,9 +54,9 @@ const EXAMPLES: [&str; 6] = [
 ];
 
 /// What many people write where a secret is asked for.
-const COMMON: [&str; 17] = [
+const COMMON: [&str; 23] = [
     "password", "passwort", "secret", "changeme", "letmein", "qwerty", "qwertz", "asdfgh", "admin", "nearcast", "example", "default",
-    "token", "test", "node", "fleet", "key",
+    "token", "test", "node", "fleet", "key", "change", "replace", "insert", "please", "sample", "your",
 ];
 
 /// A node's own key.
@@ -377,7 +380,7 @@ pub fn strength(secret: &str) -> Strength {
         return Strength::Worthless("has fewer than six different characters".to_owned());
     }
     let bits = strength_bits(secret);
-    if bits < BITS_MIN && !is_long_run(secret) {
+    if bits < BITS_MIN && !is_long_and_mixed(without_repetition(secret)) {
         return Strength::Worthless("is made of common words, runs or repetitions, which are guessed first".to_owned());
     }
     if bits < BITS_GOOD {
@@ -386,12 +389,14 @@ pub fn strength(secret: &str) -> Strength {
     Strength::Good
 }
 
-/// Whether a secret is long and of many characters, and has no common word. Runs make it weak; but earlier versions took it
-/// without a word, and a fleet that has one is not to stop at an upgrade.
-fn is_long_run(secret: &str) -> bool {
+/// Whether a secret that does not repeat itself and has no common word is too long and too mixed to be refused for an estimate alone.
+fn is_long_and_mixed(secret: &str) -> bool {
+    let is_mixed = secret.bytes().any(|b| b.is_ascii_digit()) && secret.bytes().any(|b| b.is_ascii_alphabetic());
     let plain: String = secret.to_lowercase().chars().map(plain_letter).collect();
-    let characters = secret.chars().collect::<BTreeSet<_>>().len();
-    secret.len() >= LONG_RUN_MIN && characters >= LONG_RUN_CHARACTERS_MIN && !COMMON.iter().any(|word| plain.contains(word))
+    is_mixed
+        && !COMMON.iter().any(|word| plain.contains(word))
+        && secret.chars().count() >= LONG_CHARS
+        && secret.chars().collect::<BTreeSet<_>>().len() >= LONG_DIFFERENT
 }
 
 /// An estimate of how much a secret is worth, in bits, as somebody would guess it who tries words, runs and repetitions first.
@@ -647,6 +652,8 @@ mod tests {
             "abababababababab",
             "1234567890123456",
             "0123456789abcdef",
+            "0123456789abcdef0123456789abcdef",
+            "abcdefghijklmnopqrstuvwxyz",
             "abcdefghijklmnop",
             "01234567890123456789",
             "password0123456789abcdef",
@@ -658,6 +665,9 @@ mod tests {
             "qwertyqwerty1234",
             "testtesttesttest",
             "<your secret here>",
+            "example-node-key-123",
+            "CHANGE-ME-PLEASE-NOW",
+            "replace-this-key-please",
         ] {
             assert!(matches!(strength(worthless), Strength::Worthless(_)), "{worthless}: {}", strength_bits(worthless));
         }

@@ -25,9 +25,6 @@ pub(crate) fn run(arguments: &CheckArgs) -> Result<(), Failure> {
     let fleet = load(&arguments.file)?;
     tell_warnings(&arguments.file, &fleet);
     outln!("{}: OK: {}", arguments.file.display(), summary(&fleet));
-    for warning in node_key::warnings(&fleet) {
-        eprintln!("{}: warning: {warning}", arguments.file.display());
-    }
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! Each node has its own key: what it opens, what a wrong one leads to, and how one is revoked.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use crate::lab::fleet::{Fleet, Plan};
@@ -54,6 +55,26 @@ fn a_fleet_of_nodes_with_their_own_keys_serves_purges_and_revokes() {
     wait::until("the purge to be confirmed by all again", SOON, || {
         let purge = purge(&fleet);
         if purge.status.success() { Ok(()) } else { Err(text(&purge.stdout)) }
+    });
+}
+
+#[test]
+fn a_node_takes_the_first_key_of_its_own_without_a_restart() {
+    let mut fleet = Fleet::start(Plan { clusters: 1, nodes: 1, ..Plan::new() });
+    let file = fleet.path("state/ams-1/node.key");
+    assert!(!file.exists(), "it began with the key of the fleet file");
+    let made = fleet.operate(&["key", "ams-1", "--out", &file.to_string_lossy()]);
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    // Readable for the user that the node runs as: where the tests are root's, that is not the one that wrote it.
+    let owner = std::fs::metadata(fleet.path("state/ams-1")).expect("the node's state").uid();
+    std::os::unix::fs::chown(&file, Some(owner), None).expect("handed over");
+    fleet.node("ams-1").signal("HUP");
+    wait::until("the node to show its own key", SOON, || {
+        let said = fleet.operate(&["status", "--json"]);
+        let status: serde_json::Value = serde_json::from_slice(&said.stdout).map_err(|_| text(&said.stderr))?;
+        let nodes = status["nodes"].as_array().ok_or("no nodes")?;
+        let is_own = nodes.iter().any(|node| node["name"] == "ams-1" && node["key"] == "own");
+        if is_own { Ok(()) } else { Err(text(&said.stdout)) }
     });
 }
 

@@ -8,7 +8,8 @@
 //! How long a check waits is learned from the round trips measured (as in RFC 6298: the smoothed time and four times its mean deviation,
 //! but never less than half as much again as the smoothed time), for the connection and for the answer apart, and stays between
 //! `timeout_min` and `timeout`. It is `timeout` while nothing is measured and while the endpoint is down, so that an edge that is far,
-//! or whose way has become longer, gets the time to show it.
+//! or whose way has become longer, gets the time to show it. What took longer than the endpoint would be given while it is up is believed
+//! when the next check says the same: an edge that stood still answers late once, and must be found as fast when it does so again.
 //!
 //! The check after a failure does not wait for the interval, and neither does the one after a kept connection closed: an edge that is
 //! killed is found within moments.
@@ -40,23 +41,35 @@ const RECHECK_PARTS: u32 = 5;
 /// answer is not checked more often for it.
 const CARRIED_MIN: u32 = 2;
 
-/// A smoothed time and its deviation.
+/// A smoothed time and its deviation, in microseconds.
 #[derive(Debug, Clone, Copy, Default)]
-struct RoundTrip(Option<(f64, f64)>);
+struct RoundTrip {
+    learned: Option<(f64, f64)>,
+    /// The last measurement, where it took longer than is waited for while the endpoint is up. It may be that the way has become longer, or
+    /// that the edge stood still and answered when it went on; the next measurement tells.
+    doubtful: Option<f64>,
+}
 
 impl RoundTrip {
-    /// Takes in a measurement (RFC 6298 section 2, with its constants).
-    fn observe(&mut self, took: Duration) {
+    /// Takes in a measurement (RFC 6298 section 2, with its constants). `least` is waited for in any case.
+    fn observe(&mut self, took: Duration, least: Duration) {
         let us = took.as_secs_f64() * 1e6;
-        self.0 = Some(match self.0 {
-            None => (us, us / 2.0),
-            Some((smoothed, deviation)) => (smoothed * 0.875 + us * 0.125, deviation * 0.75 + (smoothed - us).abs() * 0.25),
-        });
+        let first = |us: f64| Some((us, us / 2.0));
+        let doubtful = self.doubtful.take();
+        let is_late = self.limit().is_some_and(|limit| took > limit.max(least));
+        match (self.learned, doubtful) {
+            (None, _) => self.learned = first(us),
+            (Some(_), None) if is_late => self.doubtful = Some(us),
+            (Some(_), Some(before)) if is_late => self.learned = first(us.min(before)),
+            (Some((smoothed, deviation)), _) => {
+                self.learned = Some((smoothed * 0.875 + us * 0.125, deviation * 0.75 + (smoothed - us).abs() * 0.25));
+            }
+        }
     }
 
-    /// How long to wait, without bounds; `None` before the first measurement.
+    /// How long to wait, without bounds; `None` before the first measurement and while the last one is in doubt.
     fn limit(self) -> Option<Duration> {
-        let (smoothed, deviation) = self.0?;
+        let (smoothed, deviation) = self.learned.filter(|_| self.doubtful.is_none())?;
         Some(Duration::from_secs_f64((smoothed + 4.0 * deviation).max(smoothed * 1.5) / 1e6))
     }
 }
@@ -167,7 +180,7 @@ impl Checker {
             Err(_) => late("answer"),
             Ok(Err(reason)) => Outcome::Failed(reason.chars().take(REASON_CHARS_MAX).collect()),
             Ok(Ok(answer)) => {
-                self.connecting.observe(asked - begun);
+                self.connecting.observe(asked - begun, self.rules.timeout_min);
                 self.judge(connection, answer, begun, asked, limit).await
             }
         }
@@ -183,7 +196,7 @@ impl Checker {
         limit: Duration,
     ) -> Outcome {
         let ended = Instant::now();
-        self.answering.observe(ended - asked);
+        self.answering.observe(ended - asked, self.rules.timeout_min);
         let outcome = match answer.status() {
             status if status.is_success() => Outcome::Passed(((ended - begun).as_micros() as u64).max(1)),
             http::StatusCode::SERVICE_UNAVAILABLE => Outcome::Refusing("status 503".into()),

@@ -186,13 +186,13 @@ fn the_time_to_wait_is_learned_within_its_bounds() {
     let new = |checker: &Checker| checker.limit(&[checker.connecting, checker.answering]).as_millis();
     assert_eq!((kept(&checker), new(&checker)), (2_000, 2_000), "nothing is known");
     for _ in 0..50 {
-        checker.connecting.observe(Duration::from_millis(1));
-        checker.answering.observe(Duration::from_millis(2));
+        checker.connecting.observe(Duration::from_millis(1), checker.rules.timeout_min);
+        checker.answering.observe(Duration::from_millis(2), checker.rules.timeout_min);
     }
     assert_eq!((kept(&checker), new(&checker)), (250, 250), "near");
     for _ in 0..100 {
-        checker.connecting.observe(Duration::from_millis(460));
-        checker.answering.observe(Duration::from_millis(460));
+        checker.connecting.observe(Duration::from_millis(460), checker.rules.timeout_min);
+        checker.answering.observe(Duration::from_millis(460), checker.rules.timeout_min);
     }
     assert!((689..=691).contains(&kept(&checker)), "far: {}", kept(&checker));
     assert!((1_378..=1_382).contains(&new(&checker)), "a new connection costs two round trips: {}", new(&checker));
@@ -202,9 +202,31 @@ fn the_time_to_wait_is_learned_within_its_bounds() {
     assert_eq!(new(&checker), 2_000, "an endpoint that is down gets all the time there is");
     checker.failures = 0;
     for spread in [300, 600, 300, 600, 300, 600] {
-        checker.answering.observe(Duration::from_millis(spread));
+        checker.answering.observe(Duration::from_millis(spread), checker.rules.timeout_min);
     }
     assert!((800..1_500).contains(&kept(&checker)), "times that vary: {}", kept(&checker));
     checker.rules.timeout = Duration::from_millis(100);
     assert_eq!(kept(&checker), 100, "never more than the longest");
+}
+
+#[test]
+fn an_edge_that_stood_still_once_is_waited_for_no_longer() {
+    let least = Duration::from_millis(250);
+    let ms = Duration::from_millis;
+    let near = || {
+        let mut near = RoundTrip::default();
+        (0..50).for_each(|_| near.observe(ms(1), least));
+        near
+    };
+    let mut stood_still = near();
+    for _ in 0..20 {
+        stood_still.observe(ms(1_700), least);
+        assert_eq!(stood_still.limit(), None, "the next check has all the time, as the way may have become longer");
+        (0..2).for_each(|_| stood_still.observe(ms(1), least));
+        assert!(stood_still.limit().is_some_and(|limit| limit < least), "{stood_still:?}");
+    }
+    let mut moved_away = near();
+    moved_away.observe(ms(480), least);
+    moved_away.observe(ms(460), least);
+    assert!(moved_away.limit().is_some_and(|limit| limit > ms(690)), "{moved_away:?}");
 }
