@@ -428,6 +428,8 @@ async fn a_revision_that_a_node_cannot_start_with_leaves_it_the_file_on_its_mach
     ] {
         let dir = tempfile::tempdir().expect("a directory");
         let control = Control::start(any_port(), &dir.path().join("journal")).await;
+        // The second revision, so that its second is not the one of the file on this machine.
+        control.append(Change::FleetFile { text: fleet_text(control.address, "report_interval = \"8s\"") });
         control.append(Change::FleetFile { text: text(control.address, "ca.pem") });
         let mut node = Node::start(dir.path(), control.address).await;
         node.until("caught up", |s| s.caught_up).await;
