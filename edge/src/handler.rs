@@ -51,7 +51,7 @@ use crate::store::Pool;
 
 pub(crate) use self::upgrade::{Served, serve_upgrade};
 
-/// The path that health checks ask for, under any host.
+/// The path that health checks ask for, under any host, unless the fleet file names another one.
 const HEALTH_PATH: &str = "/.nearcast/health";
 /// How often one request looks again because what it had found has changed under it.
 const LOOKS_MAX: u32 = 6;
@@ -166,7 +166,8 @@ pub(crate) fn serve_brief(worker: &Worker, last: &LastHost, brief: &Brief<'_>, u
     let began = Instant::now();
     let edge = &worker.edge;
     let Known { host, site, .. } = last.known(brief.host, &edge.sites.load())?;
-    let is_long = brief.has_directives && site.cache.obey_client || brief.path == HEALTH_PATH || !site.cache.key_fields.is_empty();
+    let is_health = brief.path == HEALTH_PATH || edge.standing.refuses(brief.path);
+    let is_long = is_health || brief.has_directives && site.cache.obey_client || !site.cache.key_fields.is_empty();
     if is_long || key::ambiguity(brief.path).is_some() {
         return None;
     }
@@ -285,6 +286,11 @@ async fn respond(
             Some(why) => local(StatusCode::SERVICE_UNAVAILABLE, why),
         };
     }
+    if is_refused_check(edge, &request)
+        && let Some(why) = edge.standing.refusal()
+    {
+        return local(StatusCode::SERVICE_UNAVAILABLE, why);
+    }
     let (mut checked, body) = match check(worker, client, &mut last.lock().expect("one request at a time"), request) {
         Ok(checked) => checked,
         Err(refused) => return *refused,
@@ -327,6 +333,14 @@ async fn respond(
     });
     let outcome = if checked.is_peer { Outcome { label: Answer::Local, ..outcome } } else { outcome };
     (response, outcome, Some(site), note)
+}
+
+/// Whether it asks for the health path that the fleet file names, which is an ordinary one while the node wants clients, and always for
+/// other nodes of its cluster, which ask for clients of theirs.
+fn is_refused_check<B>(edge: &Edge, request: &Request<B>) -> bool {
+    matches!(*request.method(), Method::GET | Method::HEAD)
+        && request.uri().path_and_query().is_some_and(|target| edge.standing.refuses(target.as_str()))
+        && !request.headers().contains_key(PEER)
 }
 
 /// The URL of a key for a host that is canonical. The rules are the policy's; what plainly fits them is put together here.

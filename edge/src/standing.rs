@@ -1,9 +1,10 @@
 //! Whether the node wants clients: it serves, is drained by an operator, or is on its way to its end.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use nearcast_fleet::clock::unix_millis;
 use nearcast_fleet::config::Fleet;
 use nearcast_fleet::drains::Drains;
@@ -29,11 +30,18 @@ pub(crate) struct Standing {
     stage: AtomicU8,
     is_drained: AtomicBool,
     drains: Mutex<Drains>,
+    /// What name servers ask for.
+    health_path: ArcSwap<String>,
 }
 
 impl Default for Standing {
     fn default() -> Self {
-        Self { stage: AtomicU8::new(Stage::Serving as u8), is_drained: AtomicBool::new(false), drains: Mutex::default() }
+        Self {
+            stage: AtomicU8::new(Stage::Serving as u8),
+            is_drained: AtomicBool::new(false),
+            drains: Mutex::default(),
+            health_path: ArcSwap::default(),
+        }
     }
 }
 
@@ -71,6 +79,11 @@ impl Standing {
         }
     }
 
+    /// Whether the node wants no clients, and a request for this path, with its query, is the health check of the fleet file.
+    pub(crate) fn refuses(&self, path: &str) -> bool {
+        self.refusal().is_some() && *self.health_path.load().as_str() == *path
+    }
+
     /// Begins with what an earlier run knew as drained.
     pub(crate) fn begin(&self, kept: Drains, fleet: &Fleet, node: &str) {
         let mut drains = self.drains.lock().expect("no holder of this lock panics");
@@ -92,6 +105,7 @@ impl Standing {
     }
 
     fn look(&self, drains: &Drains, fleet: &Fleet, node: &str) {
+        self.health_path.store(Arc::new(fleet.steering.health.path.clone()));
         let by = fleet.edge(node).and_then(|(cluster, _)| drains.of_node(&cluster.name, node));
         let was_drained = self.is_drained.swap(by.is_some(), Ordering::Relaxed);
         match by {

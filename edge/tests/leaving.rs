@@ -173,6 +173,48 @@ fn a_drained_node_tells_health_checks_and_serves_whoever_comes() {
 }
 
 #[test]
+fn the_health_path_of_the_fleet_file_says_so_too_and_is_an_ordinary_one_otherwise() {
+    let origin = Origin::start(|_| Reply::ok("x", "max-age=60"));
+    let mut edge = Plan::new(&origin).start();
+    let name_path = |edge: &Edge, path: &str| {
+        edge.fleet.send_modify(|fleet| {
+            let mut changed = (**fleet).clone();
+            changed.steering.health.path = path.into();
+            *fleet = Arc::new(changed);
+        });
+    };
+    name_path(&edge, "/up");
+    let drain = |drained| Change::Drain(Drain { target: DrainTarget::Node("ams-1".into()), drained });
+    let status = |edge: &Edge, method: &str, path: &str| edge.ask(method, path, &[("Host", "www.test")]).status;
+    // The second request of a connection goes the short way to what is stored.
+    let again = |edge: &Edge| {
+        let mut stream = edge.connect();
+        assert!(keep_asking(&mut stream).1);
+        stream.write_all(b"GET /up HTTP/1.1\r\nHost: www.test\r\nConnection: close\r\n\r\n").expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("a response");
+        answer[9..12].to_owned()
+    };
+    assert_eq!((status(&edge, "GET", "/up"), status(&edge, "GET", "/up")), (200, 200));
+    edge.entry(drain(true));
+    wait_for("the path to be known", || status(&edge, "GET", "/up") == 503);
+    assert_eq!(again(&edge), "503");
+    assert_eq!(status(&edge, "HEAD", "/up"), 503);
+    assert_eq!(edge.ask("GET", "/up", &[("Host", "192.0.2.1:80")]).status, 503, "as name servers ask");
+    assert_eq!(edge.ask("GET", "/up", &[("Host", "www.test"), ("Nearcast-Peer", "x")]).status, 200, "for a client of another node");
+    assert_eq!((status(&edge, "POST", "/up"), status(&edge, "GET", "/up/x"), status(&edge, "GET", "/x")), (200, 200, 200));
+    assert_eq!(health(&edge), (503, "drained\n".into()));
+    edge.entry(drain(false));
+    assert_eq!(again(&edge), "200");
+    steer(&edge, HOUR, HOUR);
+    name_path(&edge, "/other");
+    edge.begin_stop();
+    wait_for("its end to be told", || status(&edge, "GET", "/other") == 503);
+    assert_eq!(status(&edge, "GET", "/up"), 200);
+    edge.end_at_once();
+}
+
+#[test]
 fn a_drained_node_has_no_clients_to_wait_for() {
     let origin = Origin::start(|_| Reply::ok("x", "max-age=60"));
     let mut edge = Plan::new(&origin).start();

@@ -12,6 +12,7 @@
 
 mod copy;
 
+use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use self::copy::{Copy, Position};
-use crate::client::Client;
+use crate::client::{Client, ClientError};
 use crate::clock::unix_millis;
 use crate::config::{Control, Fleet, Secret};
 use crate::drains::Drains;
@@ -57,6 +58,9 @@ const HEAR_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// Entries on their way to the role.
 const ENTRIES_WAITING_MAX: usize = 1024;
+
+/// Entries that wait beside those while the role does not read yet: more than the 262,144 purges that a folded journal keeps.
+const ENTRIES_AHEAD_MAX: usize = 300_000;
 
 /// Control's answer to `GET /v1/journal?after=N&wait_ms=M&node=NAME&journal=ID`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -96,7 +100,7 @@ pub struct FollowState {
     /// Whether the end of control's journal has been reached since this process started. Until then a
     /// stored response from an earlier run may be covered by a purge that is not known yet.
     pub caught_up: bool,
-    /// Whether the last exchange with control succeeded.
+    /// Whether control answered when it was asked last, were it with a refusal.
     pub control_reachable: bool,
     /// Whether all that the node's own copy of the journal had was handed out.
     pub recalled: bool,
@@ -128,6 +132,8 @@ struct Prepared {
     entries_tx: mpsc::Sender<Entry>,
     state_tx: watch::Sender<FollowState>,
     shutdown: Shutdown,
+    /// Revision of the fleet file with which this node could not start.
+    refused: Option<u64>,
 }
 
 /// Prepares what a role is given. Writes nothing: should a listener's port be in use, perhaps by a process of this very
@@ -136,7 +142,7 @@ struct Prepared {
 /// The newest fleet file that the journal has brought is in force when this returns, before the one on this machine, whose node
 /// key it keeps; an edit of that one goes to a clone of `fleet_tx`. A fleet file of the journal in which `check` finds mistakes, or that has
 /// no node of this name, is told and changes nothing: the node starts with the file on this machine and follows control, whose next
-/// revision may be a better one.
+/// revision may be a better one. It is not put in force by [`Following::begin`] either, only handed out.
 pub async fn prepare(
     name: String,
     fleet_tx: watch::Sender<Arc<Fleet>>,
@@ -147,13 +153,14 @@ pub async fn prepare(
     let has_control = fleet_tx.borrow().control.is_some();
     let path = copy_path(&state_dir);
     let newest = tokio::task::spawn_blocking(move || copy::fleet_file(&path)).await;
-    if let Ok(Some(entry)) = newest {
-        start_with(&entry, &name, &fleet_tx, check);
-    }
+    let refused = match newest {
+        Ok(Some(entry)) if !start_with(&entry, &name, &fleet_tx, check) => Some(entry.revision),
+        _ => None,
+    };
     let (entries_tx, entries) = mpsc::channel(ENTRIES_WAITING_MAX);
     let (state_tx, state) = watch::channel(FollowState { caught_up: !has_control, ..FollowState::default() });
     let (fleet, its_name, its_shutdown) = (fleet_tx.subscribe(), name.clone(), shutdown.clone());
-    let prepared = Prepared { name, state_dir, has_control, fleet_tx, check, entries_tx, state_tx, shutdown };
+    let prepared = Prepared { name, state_dir, has_control, fleet_tx, check, entries_tx, state_tx, shutdown, refused };
     NodeContext { name: its_name, fleet, entries, state, following: Following(Some(prepared), First::default()), shutdown: its_shutdown }
 }
 
@@ -183,7 +190,8 @@ impl Following {
     /// the fleet there are no entries, their channel is closed, and the node counts as caught up; should the fleet get one
     /// later, the node must be started again to follow it.
     ///
-    /// A role that keeps `entries` must read them, or nothing moves on; one that has no use for them drops them.
+    /// A role that keeps `entries` must read them; one that has no use for them drops them. While it does not read yet, as at its
+    /// start, as many as a journal has wait in memory, so that a revision that comes after them still reaches the fleet.
     ///
     /// # Errors
     /// The state directory cannot be made, or the copy in it cannot be read or written.
@@ -191,7 +199,7 @@ impl Following {
         if let First(Some(work)) = self.1 {
             work()?;
         }
-        let Some(Prepared { name, state_dir, has_control, fleet_tx, check, entries_tx, state_tx, shutdown }) = self.0 else {
+        let Some(Prepared { name, state_dir, has_control, fleet_tx, check, entries_tx, state_tx, shutdown, refused }) = self.0 else {
             return Ok(());
         };
         let path = copy_path(&state_dir);
@@ -203,6 +211,8 @@ impl Following {
         let opened = opened.map_err(std::io::Error::other).and_then(|opened| opened);
         let (copy, kept) = opened.map_err(|error| unusable(&state_dir, &error))?;
         let position = copy.position.clone();
+        let (ahead_tx, ahead) = mpsc::channel(ENTRIES_WAITING_MAX);
+        tokio::spawn(hold(ahead, entries_tx));
         let follower = Follower {
             name,
             client: Client::new(),
@@ -211,7 +221,8 @@ impl Following {
             unsaved: Vec::new(),
             fleet_tx,
             check,
-            entries_tx,
+            refused,
+            entries_tx: ahead_tx,
             state_tx,
         };
         tokio::spawn(follower.run(kept, shutdown));
@@ -242,6 +253,8 @@ struct Follower {
     unsaved: Vec<Entry>,
     fleet_tx: watch::Sender<Arc<Fleet>>,
     check: FurtherCheck,
+    /// See [`Prepared::refused`].
+    refused: Option<u64>,
     entries_tx: mpsc::Sender<Entry>,
     state_tx: watch::Sender<FollowState>,
 }
@@ -250,11 +263,21 @@ struct Follower {
 #[derive(Debug, thiserror::Error)]
 enum FollowError {
     #[error("{0}")]
-    Away(#[from] crate::client::ClientError),
+    Away(#[from] ClientError),
     #[error("control answered with status {0}: {1}")]
     Status(u16, String),
     #[error("control's answer is not what it should be: {0}")]
     Answer(#[from] serde_json::Error),
+}
+
+impl FollowError {
+    /// Whether control answered all the same.
+    fn is_of_control(&self) -> bool {
+        match self {
+            Self::Away(error) => matches!(error, ClientError::TooLarge { .. }),
+            Self::Status(..) | Self::Answer(_) => true,
+        }
+    }
 }
 
 impl Follower {
@@ -273,8 +296,8 @@ impl Follower {
 
     async fn follow(&mut self, kept: Vec<Entry>) {
         for entry in kept {
-            // In force already, unless the node had to start with the file on its machine: what it lacked may come while it runs.
-            if self.fleet_tx.borrow().changed_unix_s != entry.accepted_unix_ms / 1000 {
+            // In force already, or the very one that this node cannot start with: the role may not have started yet.
+            if self.refused != Some(entry.revision) && self.fleet_tx.borrow().changed_unix_s != entry.accepted_unix_ms / 1000 {
                 apply_fleet_file(&entry, &self.fleet_tx, self.check);
             }
             self.hand_out(entry).await;
@@ -294,7 +317,7 @@ impl Follower {
             };
             let state = *self.state_tx.borrow();
             // Where the node does not know how it stands, control is to say so at once.
-            let wait = if state.caught_up && state.control_reachable { WAIT } else { Duration::ZERO };
+            let wait = if state.caught_up && failures == 0 && state.control_reachable { WAIT } else { Duration::ZERO };
             let asked = Instant::now();
             let key = node_key::shown_by(&now, &self.name).unwrap_or_else(|| Secret(String::new()));
             let outcome = tokio::select! {
@@ -395,7 +418,8 @@ impl Follower {
             None if failures > FAILURES_TOLD => tracing::info!(failures, "control's journal is followed again"),
             None => {}
         }
-        let is_reachable = error.is_none();
+        // A control that refuses is there: only one that is away leaves a node to itself.
+        let is_reachable = error.is_none_or(FollowError::is_of_control);
         self.state_tx.send_if_modified(|state| {
             let before = *state;
             (state.control_reachable, state.asked) = (is_reachable, true);
@@ -450,19 +474,45 @@ fn change_journal(before: &Position, answer: &JournalAnswer, now_unix_ms: u64) -
     (position, vec![Entry { revision, accepted_unix_ms: now_unix_ms, change }])
 }
 
-/// Puts the newest fleet file of an earlier run in force, unless this node could not even start with it.
-fn start_with(entry: &Entry, name: &str, fleet_tx: &watch::Sender<Arc<Fleet>>, check: FurtherCheck) {
+/// Passes entries on in order, and keeps those that the role does not read yet, so that the follower goes on.
+async fn hold(mut from: mpsc::Receiver<Entry>, to: mpsc::Sender<Entry>) {
+    let mut held = VecDeque::new();
+    let mut may_come = true;
+    while may_come || !held.is_empty() {
+        tokio::select! {
+            biased;
+            place = to.reserve(), if !held.is_empty() => match (place, held.pop_front()) {
+                (Ok(place), Some(entry)) => place.send(entry),
+                // The role has no use for entries.
+                _ => return,
+            },
+            entry = from.recv(), if may_come && held.len() < ENTRIES_AHEAD_MAX => match entry {
+                Some(entry) => held.push_back(entry),
+                None => may_come = false,
+            },
+        }
+    }
+}
+
+/// Puts the newest fleet file of an earlier run in force, unless this node could not even start with it: false then.
+fn start_with(entry: &Entry, name: &str, fleet_tx: &watch::Sender<Arc<Fleet>>, check: FurtherCheck) -> bool {
     let here = fleet_tx.borrow().clone();
     let (kept, _) = watch::channel(Arc::clone(&here));
     apply_fleet_file(entry, &kept, check);
     let found = kept.borrow().clone();
     match (obstacle(&found, name), obstacle(&here, name)) {
-        (Some(reason), None) => tracing::error!(
-            revision = entry.revision,
-            reason,
-            "this node cannot start with the fleet file that was in force; it starts with the one on this machine, and follows control"
-        ),
-        _ => drop(fleet_tx.send_replace(found)),
+        (Some(reason), None) => {
+            tracing::error!(
+                revision = entry.revision,
+                reason,
+                "this node cannot start with the fleet file that was in force; it starts with the one on this machine, and follows control"
+            );
+            false
+        }
+        _ => {
+            fleet_tx.send_replace(found);
+            true
+        }
     }
 }
 

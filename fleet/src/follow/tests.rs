@@ -201,6 +201,31 @@ async fn a_fleet_file_of_the_journal_that_the_role_cannot_use_leaves_the_one_on_
 }
 
 #[tokio::test]
+async fn a_long_journal_that_the_role_does_not_read_yet_does_not_keep_a_revision_from_it() {
+    const KEPT: u64 = 3000;
+    let dir = tempfile::tempdir().expect("a directory");
+    let control = Control::start(any_port(), &dir.path().join("journal")).await;
+    for n in 1..=KEPT {
+        control.append(purge(&n.to_string()));
+    }
+    let mut node = Node::start(dir.path(), control.address).await;
+    node.until("caught up, nothing being read", |s| s.caught_up && s.revision == KEPT).await;
+    node.stop().await;
+
+    let mut node = Node::start(dir.path(), control.address).await;
+    control.append(Change::FleetFile { text: fleet_text(control.address, "report_interval = \"7s\"") });
+    let make = |fleet: &Arc<Fleet>| match fleet.report_interval.as_secs() {
+        7 => Ok(()),
+        _ => Err(Failure::new(FailureKind::NoInput, "it is not there")),
+    };
+    let started = start_from(node.context.fleet.clone(), node.context.shutdown.clone(), make).await;
+    started.expect("control's revision heals the start");
+    for revision in 1..=KEPT + 1 {
+        assert_eq!(node.next().await.revision, revision, "all of them, in order");
+    }
+}
+
+#[tokio::test]
 async fn a_role_that_drops_its_entries_still_gets_fleet_files() {
     let dir = tempfile::tempdir().expect("a directory");
     let control = Control::start(any_port(), &dir.path().join("journal")).await;
@@ -308,19 +333,43 @@ async fn without_control_there_is_nothing_to_wait_for() {
 }
 
 #[tokio::test]
-async fn a_wrong_key_is_not_reachable_and_a_new_one_is_taken_at_once() {
+async fn a_control_that_refuses_is_reachable_and_one_that_is_away_is_not() {
     let dir = tempfile::tempdir().expect("a directory");
     let control = Control::start(any_port(), &dir.path().join("journal")).await;
-    let mut node = Node::start(dir.path(), control.address).await;
-    node.until("caught up", |s| s.caught_up).await;
     let with_key = |key: &str| {
         let text = fleet_text(control.address, "").replace(KEY, key);
         Arc::new(file::parse(&text, dir.path()).expect("a good file"))
     };
-    node.fleet_tx.send_replace(with_key("another key, which is wrong"));
-    node.until("refused", |s| !s.control_reachable).await;
+    let (trigger, shutdown) = shutdown::channel();
+    let fleet_tx = watch::channel(with_key("another key, which is wrong")).0;
+    let mut context = prepare("ams-1".into(), fleet_tx.clone(), dir.path().join("ams-1"), no_mail, shutdown).await;
+    std::mem::take(&mut context.following).begin().await.expect("begins");
+    let mut node = Node { context, fleet_tx, _trigger: trigger };
+    let refused = node.until("asked", |s| s.asked).await;
+    assert_eq!((refused.control_reachable, refused.caught_up), (true, false), "it is there, and what it has is not known");
     node.fleet_tx.send_replace(with_key(KEY));
-    node.until("back", |s| s.control_reachable).await;
+    node.until("caught up, a new key being taken at once", |s| s.caught_up).await;
+    control.stop().await;
+    // Asks at once, not when its long request has been cut off.
+    node.fleet_tx.send_modify(|fleet| *fleet = Arc::new(Fleet { report_interval: Duration::from_secs(5), ..Fleet::clone(fleet) }));
+    node.until("away", |s| !s.control_reachable).await;
+}
+
+#[test]
+fn answers_that_are_of_no_use_come_from_a_control_that_is_there() {
+    let text = |text: &str| serde_json::from_str::<JournalAnswer>(text).expect_err("no answer");
+    let authority = || "control.test:80".to_owned();
+    for (error, is_there) in [
+        (FollowError::Status(401, String::new()), true),
+        (FollowError::Status(503, String::new()), true),
+        (FollowError::Answer(text("<html>")), true),
+        (ClientError::TooLarge { authority: authority(), limit: 1 }.into(), true),
+        (ClientError::Connect { authority: authority(), reason: String::new() }.into(), false),
+        (ClientError::Timeout { authority: authority(), after: SOON }.into(), false),
+        (ClientError::Exchange { authority: authority(), reason: String::new() }.into(), false),
+    ] {
+        assert_eq!(error.is_of_control(), is_there, "{error}");
+    }
 }
 
 #[test]
@@ -379,6 +428,8 @@ async fn a_revision_that_a_node_cannot_start_with_leaves_it_the_file_on_its_mach
     ] {
         let dir = tempfile::tempdir().expect("a directory");
         let control = Control::start(any_port(), &dir.path().join("journal")).await;
+        // The second revision, so that its second is not the one of the file on this machine.
+        control.append(Change::FleetFile { text: fleet_text(control.address, "report_interval = \"8s\"") });
         control.append(Change::FleetFile { text: text(control.address, "ca.pem") });
         let mut node = Node::start(dir.path(), control.address).await;
         node.until("caught up", |s| s.caught_up).await;
@@ -394,6 +445,17 @@ async fn a_revision_that_a_node_cannot_start_with_leaves_it_the_file_on_its_mach
             Arc::clone(&context.fleet.borrow())
         };
         assert_eq!(start().await.report_interval, Duration::from_secs(2), "{what}: the file on this machine");
+        // Nor is it put in force while the role starts: handing it out is all that is done with it.
+        let mut node = Node::start(dir.path(), address).await;
+        assert!(matches!(node.next().await.change, Change::FleetFile { .. }), "{what}");
+        node.until("recalled", |s| s.recalled).await;
+        let make = |fleet: &Arc<Fleet>| match fleet.report_interval.as_secs() {
+            2 => Ok(()),
+            _ => Err(Failure::new(FailureKind::NoInput, "the refused revision")),
+        };
+        let started = start_from(node.context.fleet.clone(), node.context.shutdown.clone(), make).await;
+        started.unwrap_or_else(|failure| panic!("{what}: {failure}"));
+        node.stop().await;
         if what.starts_with("a file") {
             std::fs::write(dir.path().join("ca.pem"), "").expect("written");
             assert_eq!(start().await.report_interval, Duration::from_secs(9), "once it is there the revision is in force again");
