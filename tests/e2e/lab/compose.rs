@@ -38,10 +38,17 @@ pub struct Compose {
 /// One at a time: a run has one project.
 static TURN: Mutex<()> = Mutex::new(());
 
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Compose {
     /// A copy for this run, after what earlier runs have left is removed as far as Docker lets go of it. Builds no image.
     pub fn new() -> Self {
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        Self::in_turn(turn())
+    }
+
+    fn in_turn(turn: MutexGuard<'static, ()>) -> Self {
         remove_leftovers();
         let name = format!("{PROJECTS}-{}", std::process::id());
         let directory = TempDir::with_prefix("nearcast-e2e-").expect("a temporary directory can be made");
@@ -249,12 +256,14 @@ fn what_a_run_that_was_cut_off_has_left_is_removed_and_nothing_else() {
 fn a_network_that_somebody_has_is_not_in_the_way() {
     // A compose demo of a user: it has the first of the networks, and Docker gives none of them twice.
     let (own, others) = NETWORKS[1];
+    // Not while another project of this run has chosen that network and not made it yet.
+    let turn = turn();
     let held = is_free(own, &taken_networks()).then(|| {
         let name = format!("nc{}-held", std::process::id());
         run("docker", ["network", "create", "--internal", "--subnet", &format!("{own}0/24"), &name]);
         name
     });
-    let compose = Compose::new();
+    let compose = Compose::in_turn(turn);
     let config = compose.run(&["config"]);
     if let Some(name) = held {
         run("docker", ["network", "rm", &name]);
