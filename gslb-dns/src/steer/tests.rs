@@ -399,7 +399,7 @@ fn explanations_agree_with_answers_and_say_why() {
     assert_eq!(candidates(&told), pairs(&[("nyc", Some("down")), ("ams", Some("full")), ("sin", None)]));
     assert_eq!(
         (&told["reason"], &told["candidates"][0]["health"], &told["candidates"][1]["load"]),
-        (&"failover".into(), &"down".into(), &9.55.into())
+        (&"failover".into(), &"down".into(), &2.0.into())
     );
     assert_eq!(told["candidates"][0]["nodes"][1]["reason"], "status 503");
 
