@@ -3,7 +3,8 @@
 //! Every connection begins as a stranger's and becomes a node's or an operator's when a request on it shows a good key or
 //! token. So whoever has neither shares the strangers' places with others who have not shown one yet, and cannot take those of
 //! nodes or operators; nor can nodes take those of operators. Strangers' places are never full for a newcomer: the stranger
-//! that has been quiet for longest gives way, of the address that holds the most of them. Those who come over loopback have
+//! that has been quiet for longest gives way, of the address that holds the most of them. So does a node's connection for that
+//! of a node whose address holds fewer, as one key must not take the places of all nodes. Those who come over loopback have
 //! places of their own.
 
 use std::collections::{BTreeMap, HashMap};
@@ -98,18 +99,22 @@ struct Now {
     /// Counts what happens, so that older can be told from younger.
     ticks: u64,
     /// By loopback or not, then the tick of their last request, or of their coming.
-    strangers: [BTreeMap<u64, Stranger>; 2],
+    strangers: [BTreeMap<u64, Holder>; 2],
     /// Strangers of each owner.
     held: HashMap<Owner, usize>,
-    nodes: usize,
+    /// By the tick of their last request.
+    nodes: BTreeMap<u64, Holder>,
+    /// Nodes' connections of each owner.
+    held_by_nodes: HashMap<Owner, usize>,
     operators: usize,
     streams: HashMap<Owner, usize>,
     /// By loopback or not.
     streams_all: [usize; 2],
 }
 
+/// Who has a place, and may have to give way.
 #[derive(Debug)]
-struct Stranger {
+struct Holder {
     owner: Owner,
     evicted: Arc<Notify>,
 }
@@ -135,7 +140,7 @@ impl Admission {
             strangers.iter().find(|(_, s)| s.owner == owner).map(|(tick, _)| *tick)
         } else if strangers.len() >= self.limits.strangers {
             let most = now.held.iter().filter(|(o, _)| o.0.is_loopback() == is_loopback).max_by_key(|(_, n)| **n).map(|(o, _)| *o);
-            let of_most = |s: &Stranger| is_loopback || most == Some(s.owner);
+            let of_most = |s: &Holder| is_loopback || most == Some(s.owner);
             strangers.iter().find(|(_, s)| of_most(s)).or_else(|| strangers.iter().next()).map(|(tick, _)| *tick)
         } else {
             None
@@ -144,7 +149,7 @@ impl Admission {
             now.remove(is_loopback, tick).evicted.notify_one();
         }
         let tick = now.tick();
-        now.strangers[usize::from(is_loopback)].insert(tick, Stranger { owner, evicted: evicted.clone() });
+        now.strangers[usize::from(is_loopback)].insert(tick, Holder { owner, evicted: evicted.clone() });
         *now.held.entry(owner).or_insert(0) += 1;
         drop(now);
         Arc::new(Seat { admission: self.clone(), owner, is_loopback, evicted, place: Mutex::new(Place::Stranger(tick)) })
@@ -155,7 +160,7 @@ impl Admission {
         let now = self.now();
         let of = |class| match class {
             Class::Stranger => now.strangers.iter().map(BTreeMap::len).sum(),
-            Class::Node => now.nodes,
+            Class::Node => now.nodes.len(),
             Class::Operator => now.operators,
         };
         Class::ALL.map(|class| (class, of(class)))
@@ -172,7 +177,26 @@ impl Now {
         self.ticks
     }
 
-    fn remove(&mut self, is_loopback: bool, tick: u64) -> Stranger {
+    /// A node's connection that gives way to one more of an owner: the quietest of the owner that holds the most, unless the
+    /// newcomer would then hold no fewer.
+    fn node_that_goes(&self, newcomer: Owner) -> Option<u64> {
+        let own = self.held_by_nodes.get(&newcomer).copied().unwrap_or(0);
+        let (owner, most) = self.held_by_nodes.iter().max_by_key(|(_, n)| **n).map(|(owner, n)| (*owner, *n))?;
+        let goes = match own {
+            _ if own == most => newcomer,
+            _ if own + 1 < most => owner,
+            _ => return None,
+        };
+        self.nodes.iter().find(|(_, holder)| holder.owner == goes).map(|(tick, _)| *tick)
+    }
+
+    fn remove_node(&mut self, tick: u64) -> Holder {
+        let holder = self.nodes.remove(&tick).expect("it was found here");
+        give_back(&mut self.held_by_nodes, holder.owner);
+        holder
+    }
+
+    fn remove(&mut self, is_loopback: bool, tick: u64) -> Holder {
         let stranger = self.strangers[usize::from(is_loopback)].remove(&tick).expect("it was found here");
         give_back(&mut self.held, stranger.owner);
         stranger
@@ -202,7 +226,9 @@ pub(crate) struct Seat {
 enum Place {
     /// With its tick; it may be gone from there.
     Stranger(u64),
-    Of(Class),
+    /// As for strangers.
+    Node(u64),
+    Operator,
 }
 
 impl Seat {
@@ -214,30 +240,51 @@ impl Seat {
     /// A request has come, of somebody with that class; false where there is no place for one more of it.
     pub(crate) fn asks(&self, class: Class) -> bool {
         let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
-        let Place::Stranger(tick) = *place else { return true };
         let mut now = self.admission.now();
+        let tick = match *place {
+            Place::Stranger(tick) => tick,
+            Place::Node(tick) => {
+                if let Some(holder) = now.nodes.remove(&tick) {
+                    let tick = now.tick();
+                    now.nodes.insert(tick, holder);
+                    *place = Place::Node(tick);
+                }
+                return true;
+            }
+            Place::Operator => return true,
+        };
         let strangers = &mut now.strangers[usize::from(self.is_loopback)];
         if !strangers.contains_key(&tick) {
             // It is on its way out.
             return true;
         }
-        let (count, most) = match class {
+        match class {
             Class::Stranger => {
                 let stranger = strangers.remove(&tick).expect("it is there");
                 let tick = now.tick();
                 now.strangers[usize::from(self.is_loopback)].insert(tick, stranger);
                 *place = Place::Stranger(tick);
-                return true;
             }
-            Class::Node => (&mut now.nodes, self.admission.limits.nodes),
-            Class::Operator => (&mut now.operators, self.admission.limits.operators),
-        };
-        if *count >= most {
-            return false;
+            Class::Node => {
+                if now.nodes.len() >= self.admission.limits.nodes {
+                    let Some(goes) = now.node_that_goes(self.owner) else { return false };
+                    now.remove_node(goes).evicted.notify_one();
+                }
+                let holder = now.remove(self.is_loopback, tick);
+                *now.held_by_nodes.entry(self.owner).or_insert(0) += 1;
+                let tick = now.tick();
+                now.nodes.insert(tick, holder);
+                *place = Place::Node(tick);
+            }
+            Class::Operator => {
+                if now.operators >= self.admission.limits.operators {
+                    return false;
+                }
+                now.operators += 1;
+                now.remove(self.is_loopback, tick);
+                *place = Place::Operator;
+            }
         }
-        *count += 1;
-        now.remove(self.is_loopback, tick);
-        *place = Place::Of(class);
         true
     }
 
@@ -265,9 +312,11 @@ impl Drop for Seat {
             Place::Stranger(tick) if now.strangers[usize::from(self.is_loopback)].contains_key(&tick) => {
                 now.remove(self.is_loopback, tick);
             }
-            Place::Stranger(_) | Place::Of(Class::Stranger) => {}
-            Place::Of(Class::Node) => now.nodes -= 1,
-            Place::Of(Class::Operator) => now.operators -= 1,
+            Place::Node(tick) if now.nodes.contains_key(&tick) => {
+                now.remove_node(tick);
+            }
+            Place::Stranger(_) | Place::Node(_) => {}
+            Place::Operator => now.operators -= 1,
         }
     }
 }
@@ -361,13 +410,39 @@ mod tests {
         let address = ip("192.0.2.1");
         let nodes: Vec<Arc<Seat>> = (0..3).map(|_| a.enter(address)).collect();
         assert!(nodes.iter().all(|n| n.asks(Class::Node)));
-        let fourth = a.enter(address);
-        assert!(!fourth.asks(Class::Node), "full");
         let operators: Vec<Arc<Seat>> = (0..2).map(|_| a.enter(address)).collect();
         assert!(operators.iter().all(|o| o.asks(Class::Operator) && o.asks(Class::Node)), "it stays what it is");
         assert!(!a.enter(address).asks(Class::Operator));
+        assert_eq!(counts(&a)[1..], [3, 2]);
         drop(nodes);
-        assert!(fourth.asks(Class::Node));
+        assert_eq!(counts(&a)[1..], [0, 2]);
+    }
+
+    #[test]
+    fn one_address_cannot_take_the_places_of_all_nodes() {
+        let a = admission();
+        let node = |address: &str| {
+            let seat = a.enter(ip(address));
+            let has_place = seat.asks(Class::Node);
+            (seat, has_place)
+        };
+        let flood: Vec<_> = (0..3).map(|_| node("192.0.2.1").0).collect();
+        assert!(flood[0].asks(Class::Node), "the first is not the quietest any more");
+        let (fourth, has_place) = node("192.0.2.1");
+        assert!(has_place && is_evicted(&flood[1]), "its own quietest goes");
+        let (honest, has_place) = node("192.0.2.2");
+        assert!(has_place && is_evicted(&flood[2]) && !is_evicted(&flood[0]) && !is_evicted(&fourth));
+        // Nobody gives way to who would then hold as many.
+        let (second, has_place) = node("192.0.2.2");
+        assert!(!has_place && !is_evicted(&honest));
+        let (other, has_place) = node("192.0.2.3");
+        assert!(has_place && is_evicted(&flood[0]), "each has one now");
+        assert!(!node("192.0.2.4").1 && counts(&a)[1] == 3, "full");
+        assert!(flood[0].asks(Class::Node), "what is on its way out changes nothing");
+        drop((flood, fourth, honest, second, other));
+        assert_eq!(counts(&a), [0, 0, 0]);
+        let now = a.now();
+        assert!(now.held_by_nodes.is_empty() && now.held.is_empty());
     }
 
     #[test]

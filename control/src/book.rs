@@ -273,6 +273,7 @@ impl Book {
     pub(crate) fn tick(&mut self, fleet: &Fleet, now_ms: u64) -> Vec<Happening> {
         let reporting: BTreeSet<String> =
             self.edges(fleet, now_ms).into_iter().filter(|(_, reports)| *reports).map(|(name, _)| name).collect();
+        self.pushes.follow(fleet);
         let mut happenings = self.pushes.tick(now_ms, silent_after_ms(fleet), |node| reporting.contains(node));
         let (earlier_nodes, earlier_clusters) = (self.told_nodes.clone(), self.told_clusters.clone());
         let mut told = BTreeMap::new();

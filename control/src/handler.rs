@@ -665,8 +665,7 @@ async fn put_fleet_file(
     if check || current.text == text {
         return Ok(Json(view::FleetFileAccepted { revision: current.revision, changed: false, restart }));
     }
-    let entry = state.ledger.append(Change::FleetFile { text: text.clone() }, now_unix_ms(), |_| ()).await?;
-    crate::revision::apply(&state, fleet, text, &entry);
+    let entry = crate::revision::accept(&state, fleet, text).await?;
     Ok(Json(view::FleetFileAccepted { revision: entry.revision, changed: true, restart }))
 }
 
@@ -743,11 +742,13 @@ async fn journal(Shared(state): Shared<App>, headers: HeaderMap, asked: Asked<Jo
         speaks_for(&state, &caller, node)?;
     }
     let is_ours = journal.as_ref().is_none_or(|id| id == state.ledger.id());
+    let newest = state.ledger.revision();
     if let Some(revision) = believe(&state, node.as_deref(), journal, after).await? {
         let answer = JournalAnswer { journal: state.ledger.id().to_owned(), revision, entries: Vec::new() };
         return Ok(Json(answer).into_response());
     }
-    if let Some(node) = node.filter(|name| is_ours && fleet.edge(name).is_some()) {
+    // A cursor beyond what there was is of revisions that this journal gives to other changes.
+    if let Some(node) = node.filter(|name| is_ours && after <= newest && fleet.edge(name).is_some()) {
         state.book().purges.cursor(&node, after.min(state.ledger.revision()));
     }
     let mut revisions = state.ledger.watch();

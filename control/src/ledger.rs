@@ -292,6 +292,12 @@ impl Ledger {
         read.await.map_err(ended)
     }
 
+    /// Lets changes wait as they would for a slow disk.
+    #[cfg(test)]
+    pub(crate) fn hold(&self) -> MutexGuard<'_, Journal> {
+        self.journal()
+    }
+
     fn journal(&self) -> MutexGuard<'_, Journal> {
         self.journal.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -305,7 +311,8 @@ impl Ledger {
     }
 }
 
-/// Should the writer panic, those who wait are told and the next change begins anew.
+/// Should the writer panic, those who wait are told and the next change begins anew. What it has written and not told is read
+/// from the file.
 struct Writing<'a>(&'a Ledger);
 
 impl Drop for Writing<'_> {
@@ -313,6 +320,11 @@ impl Drop for Writing<'_> {
         let mut queue = self.0.queue();
         queue.is_written = false;
         queue.waiting.clear();
+        drop(queue);
+        let journal = self.0.journal();
+        let newest = journal.revision();
+        self.0.tail().begin_after(newest);
+        self.0.revision.send_replace(newest);
     }
 }
 
@@ -340,6 +352,10 @@ impl Tail {
     /// Takes in new entries; gives the newest revision.
     fn add<'a>(&mut self, entries: impl Iterator<Item = &'a Entry>) -> u64 {
         for entry in entries {
+            // Entries between were written and not told, or are of no journal: a cursor before them needs the file.
+            if entry.revision != self.newest + 1 {
+                self.begin_after(entry.revision - 1);
+            }
             let encoded = Encoded::of(entry);
             self.bytes += encoded.json.len();
             self.newest = entry.revision;
@@ -352,6 +368,13 @@ impl Tail {
         }
         self.pages.clear();
         self.newest
+    }
+
+    /// Forgets all up to a revision, which is on disk.
+    fn begin_after(&mut self, revision: u64) {
+        self.entries.clear();
+        self.pages.clear();
+        (self.bytes, self.floor, self.newest) = (0, revision, revision);
     }
 
     /// The answer for a cursor, when no file is needed for it.
@@ -503,6 +526,24 @@ mod tests {
         assert_eq!(a.as_ptr(), b.as_ptr());
         ledger.append_blocking(purge(0), 1, |_| ()).unwrap();
         assert_eq!(page(&ledger, count, 1).await.entries.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_was_written_before_a_panic_reaches_the_nodes() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(&dir.path().join("journal")).unwrap();
+        ledger.append(purge(1), 1, |_| ()).await.unwrap();
+        assert!(ledger.append(purge(2), 1, |_| panic!("on purpose")).await.is_err());
+        // The writer tells it on its way out, which whoever asked need not see.
+        ledger.watch().wait_for(|revision| *revision == 2).await.unwrap();
+        assert_eq!((page(&ledger, 1, 1).await.entries.len(), page(&ledger, 0, 1).await.entries.len()), (1, 2));
+        let blocking = ledger.clone();
+        let panicked = tokio::task::spawn_blocking(move || blocking.append_blocking(purge(3), 1, |_| panic!("on purpose"))).await;
+        assert!(panicked.is_err());
+        assert_eq!(ledger.append(purge(4), 1, |_| ()).await.unwrap().revision, 4);
+        for after in 0..=4 {
+            assert_eq!(page(&ledger, after, 1).await.entries, ledger.after_blocking(after, 10), "after {after}");
+        }
     }
 
     #[tokio::test]

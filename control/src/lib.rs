@@ -53,6 +53,8 @@ use nearcast_fleet::file::FurtherCheck;
 use nearcast_fleet::journal::{Change, Entry, JournalError};
 use nearcast_fleet::node_key;
 use nearcast_fleet::shutdown::Shutdown;
+use prometheus::IntGaugeVec;
+use prometheus::core::Collector;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -341,6 +343,17 @@ async fn keep_time(state: Arc<State>, mut scheduler: Scheduler, mut shutdown: Sh
     }
 }
 
+/// Ends the values of clusters that the fleet no longer has. The others stay as they are, so that nobody reads a gap in between.
+fn forget_clusters(gauge: &IntGaugeVec, fleet: &Fleet) {
+    for family in gauge.collect() {
+        for label in family.get_metric().iter().flat_map(|metric| metric.get_label()) {
+            if !fleet.clusters.iter().any(|cluster| cluster.name == label.value()) {
+                let _ = gauge.remove_label_values(&[label.value()]);
+            }
+        }
+    }
+}
+
 fn gauges(state: &State, fleet: &Fleet, now_unix_ms: u64) {
     let metrics = &state.metrics;
     metrics.journal_revision.set(i64::try_from(state.ledger.revision()).unwrap_or(i64::MAX));
@@ -351,6 +364,7 @@ fn gauges(state: &State, fleet: &Fleet, now_unix_ms: u64) {
             metrics.nodes.with_label_values(&[role.name(), node_state.name()]).set(count);
         }
     }
+    forget_clusters(&metrics.push_missed, fleet);
     for cluster in &fleet.clusters {
         let is_missed = state.book().pushes.missed(&cluster.name).is_some();
         metrics.push_missed.with_label_values(&[cluster.name.as_str()]).set(is_missed.into());
@@ -458,5 +472,25 @@ fn tell_weak_keys(state: &State, told: &mut Vec<String>) {
     if warnings != *told {
         state.events.add(now_unix_ms(), warnings.iter().map(|warning| Happening::new("weak_key", Level::Warn, warning.clone())));
         *told = warnings;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_that_goes_takes_its_gauge_along() {
+        let text = "[fleet]\nzone = \"cdn.test\"\n[[cluster]]\nname = \"ams\"\nplace = { latitude = 1, longitude = 1 }\n\
+                    [[cluster.node]]\nname = \"ams-1\"\naddress = \"192.0.2.1\"\n";
+        let fleet = nearcast_fleet::file::parse(text, Path::new("/")).expect("a good file");
+        let gauge = metrics::Metrics::new().push_missed;
+        for cluster in ["ams", "gone"] {
+            gauge.with_label_values(&[cluster]).set(1);
+        }
+        forget_clusters(&gauge, &fleet);
+        let families = gauge.collect();
+        let left: Vec<&str> = families[0].get_metric().iter().map(|metric| metric.get_label()[0].value()).collect();
+        assert_eq!((left, gauge.with_label_values(&["ams"]).get()), (vec!["ams"], 1));
     }
 }

@@ -36,7 +36,7 @@ pub(crate) struct Metrics {
     pub(crate) connections: IntGauge,
     /// By whose they are.
     pub(crate) connections_of: IntGaugeVec,
-    /// Strangers' connections that had to go for others.
+    /// Strangers' and nodes' connections that had to go for others.
     pub(crate) connections_evicted: IntCounter,
 }
 
@@ -80,7 +80,7 @@ impl Metrics {
             connections_of: gauges("nearcast_control_connections_by_class", "Connections open to the API by whose they are.", &["class"]),
             connections_evicted: IntCounter::new(
                 "nearcast_control_connections_evicted_total",
-                "Connections that showed no key or token and had to give way to others.",
+                "Connections that had to give way to others of their class.",
             )
             .expect("a metric's name is valid"),
         };

@@ -1,7 +1,8 @@
 //! Purges and which edges have confirmed them. Pure: reports and the time come in.
 //!
 //! An edge confirms with the count in its report. One that has folded the revision but says no count (it started after
-//! the purge, or the count has left its list) confirms with its second report that is past the revision.
+//! the purge, or the count has left its list) confirms with its second report that is past the revision, once it has also
+//! asked for what follows: a revision in a report alone may be one of a journal that was set back since.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
@@ -213,7 +214,11 @@ impl Purges {
             let known = record.confirmed.get(&report.node).copied();
             let now = if let Some(count) = counts.get(&record.revision) {
                 Some(*count)
-            } else if known.is_none() && report.revision >= record.revision && !record.passed.insert(report.node.clone()) {
+            } else if known.is_none()
+                && report.revision >= record.revision
+                && !record.passed.insert(report.node.clone())
+                && record.received.contains(&report.node)
+            {
                 Some((0, now_unix_ms))
             } else {
                 known
@@ -419,6 +424,7 @@ mod tests {
     #[test]
     fn an_edge_that_is_past_it_without_a_count_confirms_with_its_second_report() {
         let (mut p, edges, seen) = purges();
+        p.cursor("a", 5);
         p.report(&report("a", 4, &[]), &edges, 110);
         p.report(&report("a", 4, &[]), &edges, 111);
         assert_eq!(p.outstanding(5, &seen), Some(Outstanding { reporting: 1 }), "not folded yet");
@@ -427,6 +433,21 @@ mod tests {
         p.report(&report("a", 5, &[]), &edges, 113);
         assert_eq!(p.outstanding(5, &seen), Some(Outstanding { reporting: 0 }));
         assert_eq!(p.view(5, &seen).unwrap().nodes, [view::PurgeNode { node: "a".into(), responses: 0, effective_unix_ms: 113 }]);
+    }
+
+    #[test]
+    fn an_edge_that_counts_ahead_confirms_nothing_that_it_has_not_fetched() {
+        let (mut p, edges, seen) = purges();
+        // It followed this journal before that was set back: it has never seen this purge.
+        for at in 110..115 {
+            p.report(&report("a", 9, &[]), &edges, at);
+        }
+        p.cursor("a", 4);
+        p.report(&report("a", 9, &[]), &edges, 115);
+        assert_eq!(p.outstanding(5, &seen), Some(Outstanding { reporting: 1 }));
+        p.cursor("a", 6);
+        p.report(&report("a", 9, &[]), &edges, 116);
+        assert_eq!(p.outstanding(5, &seen), Some(Outstanding { reporting: 0 }));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Push orders: how far every node is with them, and what they earn. Pure: reports and the time come in.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use nearcast_fleet::config::Fleet;
 use nearcast_fleet::journal::PushOrder;
 use nearcast_fleet::report::{EdgeReport, FillProgress};
 use nearcast_fleet::units::Bytes;
@@ -12,7 +13,7 @@ use crate::events::{Happening, Level};
 use crate::purges::count;
 use crate::view;
 
-/// Orders that are kept; older ones stay in the journal.
+/// Orders that are kept, besides the newest of each cluster and its newest scheduled one; older ones stay in the journal.
 pub(crate) const KEPT_MAX: usize = 64;
 /// Progress is told in steps of this many percent.
 const PROGRESS_STEP_PERCENT: u64 = 25;
@@ -119,9 +120,6 @@ impl Pushes {
             earlier.until_unix_ms = accepted_unix_ms;
             earlier.over.get_or_insert(Over::Replaced);
         }
-        if self.records.len() == KEPT_MAX {
-            self.records.pop_front();
-        }
         self.records.push_back(Record {
             id: order.id.clone(),
             cluster: order.cluster.clone(),
@@ -139,6 +137,44 @@ impl Pushes {
             told_percent: 0,
             kept: None,
         });
+        self.make_room();
+    }
+
+    /// Forgets the oldest orders beyond [`KEPT_MAX`], but never what runs or says that a cluster's window has had its order.
+    fn make_room(&mut self) {
+        let surplus = self.records.len().saturating_sub(KEPT_MAX);
+        if surplus == 0 {
+            return;
+        }
+        let mut newest = BTreeSet::new();
+        let kept: Vec<bool> = self.records.iter().rev().map(|r| newest.insert((r.cluster.clone(), r.is_asked()))).collect();
+        let (mut kept, mut surplus) = (kept.into_iter().rev(), surplus);
+        self.records.retain(|_| {
+            let goes = surplus > 0 && !kept.next().unwrap_or(true);
+            surplus -= usize::from(goes);
+            !goes
+        });
+    }
+
+    /// Takes on the fleet: nobody waits for nodes that a cluster no longer has, and nothing is missed where nothing is pushed.
+    pub(crate) fn follow(&mut self, fleet: &Fleet) {
+        let cluster = |name: &str| fleet.clusters.iter().find(|c| c.name == name);
+        for record in self.records.iter_mut().filter(|r| r.over.is_none()) {
+            let nodes = cluster(&record.cluster).map(|c| c.nodes.as_slice()).unwrap_or_default();
+            let progress = &record.progress;
+            record.nodes.retain(|n| nodes.iter().any(|node| node.name == *n) || progress.get(n).is_some_and(|p| p.ended));
+            let kept = &record.nodes;
+            record.progress.retain(|n, _| kept.contains(n));
+        }
+        let is_pushing = fleet.control.as_ref().is_some_and(|c| c.push.is_some());
+        self.missed.retain(|name, _| is_pushing && cluster(name).is_some());
+        // Those of clusters that have gone are kept like any other, or names that come and go would add up.
+        let mut surplus = self.records.len().saturating_sub(KEPT_MAX);
+        self.records.retain(|r| {
+            let goes = surplus > 0 && r.over.is_some() && cluster(&r.cluster).is_none();
+            surplus -= usize::from(goes);
+            !goes
+        });
     }
 
     /// Takes in what an earlier process knew of an order, oldest fact first.
@@ -148,17 +184,15 @@ impl Pushes {
             None => {
                 let at = self.records.partition_point(|r| r.revision < record.revision);
                 self.records.insert(at, record);
-                while self.records.len() > KEPT_MAX {
-                    self.records.pop_front();
-                }
+                self.make_room();
             }
         }
     }
 
-    /// Whether an order of the journal is kept, or older than all that are.
+    /// Whether an order of the journal is kept, or was and had to make room.
     pub(crate) fn knows(&self, order: &PushOrder, revision: u64) -> bool {
-        let is_too_old = self.records.len() == KEPT_MAX && self.records.front().is_some_and(|r| r.revision > revision);
-        is_too_old || self.records.iter().any(|r| r.id == order.id)
+        let oldest = self.records.len().checked_sub(KEPT_MAX).and_then(|at| self.records.get(at));
+        oldest.is_some_and(|r| r.revision > revision) || self.records.iter().any(|r| r.id == order.id)
     }
 
     /// Lets nothing run out of time before then.
@@ -654,6 +688,82 @@ mod tests {
         assert_eq!((happening.kind, happening.level, p.missed("ams")), ("push_missed", Level::Warn, Some("words")));
         p.settle(5000);
         assert!(p.take_missed().is_empty() && p.missed("ams").is_none());
+    }
+
+    fn fleet(clusters: &[(&str, &[&str])], push: bool) -> Fleet {
+        let mut text = format!(
+            "[fleet]\nzone = \"cdn.test\"\nnode_key = \"a key that only this test knows\"\n[control]\n[control.push]\nenabled = {push}\n"
+        );
+        for (n, (cluster, nodes)) in clusters.iter().enumerate() {
+            text += &format!("[[cluster]]\nname = \"{cluster}\"\nplace = {{ latitude = 1, longitude = 1 }}\n");
+            for (m, node) in nodes.iter().enumerate() {
+                text += &format!("[[cluster.node]]\nname = \"{node}\"\naddress = \"127.0.{}.{}\"\n", n + 10, m + 1);
+            }
+        }
+        nearcast_fleet::file::parse(&text, std::path::Path::new("/")).unwrap_or_else(|e| panic!("{e:?}"))
+    }
+
+    #[test]
+    fn nobody_waits_for_a_node_that_has_left_its_cluster() {
+        let mut p = Pushes::default();
+        p.accept(&order("x", "ams", 4), 1, 100, vec!["a".into(), "b".into(), "gone".into()]);
+        p.report(&report("gone", "x", 1, false));
+        p.report(&report("b", "x", 4, true));
+        p.follow(&fleet(&[("ams", &["a"])], true));
+        assert_eq!(p.running("ams"), Some("x"), "a is still at it");
+        let told = p.report(&report("a", "x", 4, true));
+        assert_eq!((kinds(&told), told[0].level), (vec!["push_ended"], Level::Good), "{}", told[0].message);
+        assert!(p.missed("ams").is_none() && p.take_missed().is_empty());
+        let names: Vec<String> = p.views()[0].nodes.iter().map(|n| n.node.clone()).collect();
+        assert_eq!(names, ["a", "b"], "b had ended before it left");
+    }
+
+    #[test]
+    fn what_was_missed_ends_with_pushing_and_with_the_cluster() {
+        for (fleet, left) in
+            [(fleet(&[("ams", &["a"])], true), true), (fleet(&[("ams", &["a"])], false), false), (fleet(&[("nyc", &["a"])], true), false)]
+        {
+            let mut p = Pushes::default();
+            p.miss("ams", Missed::NotOrdered, "words".into());
+            p.follow(&fleet);
+            assert_eq!(p.missed("ams").is_some(), left);
+        }
+    }
+
+    #[test]
+    fn every_cluster_has_its_newest_orders_however_many_there_are() {
+        let clusters = 3 * KEPT_MAX;
+        let mut p = Pushes::default();
+        let accept = |p: &mut Pushes, n: usize, revision: usize| {
+            let name = format!("c{n}");
+            let order = order(&order_id(&name, Some("2026-06-01"), revision as u64), &name, 1);
+            p.accept(&order, revision as u64, 100, vec!["a".into()]);
+            order
+        };
+        let first: Vec<PushOrder> = (0..clusters).map(|n| accept(&mut p, n, n)).collect();
+        let are_ordered =
+            |p: &Pushes| (0..clusters).all(|n| p.was_ordered(&format!("c{n}"), 100, 101) && p.running(&format!("c{n}")).is_some());
+        assert!(are_ordered(&p));
+        // Those that an operator asks for do not hide that the schedule had its turn.
+        for revision in clusters..2 * clusters {
+            p.accept(&order(&order_id("c0", None, revision as u64), "c0", 1), revision as u64, 200, vec!["a".into()]);
+        }
+        assert!(are_ordered(&p) && p.records.len() == clusters + 1);
+        let mut q = Pushes::default();
+        for record in p.all() {
+            q.restore(record);
+        }
+        assert!(are_ordered(&q) && first.iter().zip(0..).all(|(order, revision)| q.knows(order, revision)));
+        // The next ones take their places.
+        for n in 0..clusters {
+            accept(&mut p, n, 2 * clusters + n);
+        }
+        assert_eq!(p.records.len(), clusters + 1);
+        assert!(first.iter().zip(0..).all(|(order, revision)| p.knows(order, revision)), "they do not come back from the journal");
+        // Clusters that go leave no more than the usual number behind.
+        p.tick(5000, 0, |_| true);
+        p.follow(&fleet(&[("c1", &["a"])], true));
+        assert_eq!((p.records.len(), p.running("c1"), p.was_ordered("c1", 100, 101)), (KEPT_MAX, None, true));
     }
 
     #[test]

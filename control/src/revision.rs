@@ -10,6 +10,7 @@ use nearcast_fleet::file::{self, KeySource};
 use nearcast_fleet::journal::{Change, Entry};
 
 use crate::dir::write_whole;
+use crate::error::ApiError;
 use crate::events::{Happening, Level};
 use crate::state::{FleetFile, State, now_unix_ms};
 
@@ -79,8 +80,19 @@ pub(crate) fn obstacles(before: &Fleet, after: &Fleet) -> Obstacles {
     Obstacles { fixed, restarts }
 }
 
+/// Makes a fleet file a revision and takes it on, also where whoever asked goes away meanwhile. Call it with the lock of fleet
+/// files.
+///
+/// # Errors
+/// As [`Ledger::append`](crate::ledger::Ledger::append): nothing has changed then.
+pub(crate) async fn accept(state: &Arc<State>, fleet: Fleet, text: String) -> Result<Entry, ApiError> {
+    let change = Change::FleetFile { text: text.clone() };
+    let accepting = state.clone();
+    state.ledger.append(change, now_unix_ms(), move |entry| apply(&accepting, fleet, text, entry)).await
+}
+
 /// Takes on a revision that is in the journal.
-pub(crate) fn apply(state: &State, fleet: Fleet, text: String, entry: &Entry) {
+fn apply(state: &State, fleet: Fleet, text: String, entry: &Entry) {
     *state.fleet_file.lock().unwrap_or_else(PoisonError::into_inner) = FleetFile { revision: entry.revision, text };
     state.fleet.send_replace(Arc::new(fleet));
     let message = format!("the fleet file has revision {}", entry.revision);
@@ -89,7 +101,7 @@ pub(crate) fn apply(state: &State, fleet: Fleet, text: String, entry: &Entry) {
 
 /// Takes on the fleet file on disk when it was edited since it was last read. Says what was done when the journal has
 /// no part in it, or why nothing was: mistakes in it, or what cannot change while the fleet runs.
-pub(crate) async fn read_again(state: &State, text: String, seen_path: &Path) -> Result<Option<String>, String> {
+pub(crate) async fn read_again(state: &Arc<State>, text: String, seen_path: &Path) -> Result<Option<String>, String> {
     let _turn = state.fleet_files.lock().await;
     let seen = std::fs::read_to_string(seen_path).ok();
     let message = take_on(state, &text, seen.as_deref()).await?;
@@ -101,7 +113,7 @@ pub(crate) async fn read_again(state: &State, text: String, seen_path: &Path) ->
     Ok(message)
 }
 
-async fn take_on(state: &State, text: &str, seen: Option<&str>) -> Result<Option<String>, String> {
+async fn take_on(state: &Arc<State>, text: &str, seen: Option<&str>) -> Result<Option<String>, String> {
     let current = state.fleet_file();
     let newest = (current.revision > 0).then_some(current.text.as_str());
     let in_force = choose(text, seen, newest);
@@ -125,9 +137,7 @@ async fn take_on(state: &State, text: &str, seen: Option<&str>) -> Result<Option
         ));
     }
     if in_force == InForce::DiskAsRevision {
-        let change = Change::FleetFile { text: text.to_owned() };
-        let entry = state.ledger.append(change, now_unix_ms(), |_| ()).await.map_err(|e| e.to_string())?;
-        apply(state, fleet, text.to_owned(), &entry);
+        accept(state, fleet, text.to_owned()).await.map_err(|e| e.to_string())?;
     } else {
         *state.fleet_file.lock().unwrap_or_else(PoisonError::into_inner) = FleetFile { revision: 0, text: text.to_owned() };
         state.fleet.send_replace(Arc::new(fleet));
@@ -199,6 +209,33 @@ mod tests {
             let words = if fixed.is_empty() { "--restart-needed" } else { "start control again" };
             assert!(refused.is_none_or(|refused| refused.contains(words) && refused.contains(&format!("{fixed}{restarts}"))), "{new}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_revision_is_taken_on_when_whoever_sent_it_has_gone() {
+        use futures_util::FutureExt;
+        let dir = tempfile::tempdir().unwrap();
+        let text = |label: &str| {
+            format!(
+                "[fleet]\nzone = \"cdn.test\"\nnode_key = \"a key that only this test knows\"\n[control]\n[[cluster]]\nname = \"ams\"\n\
+                 label = \"{label}\"\nplace = {{ latitude = 1, longitude = 1 }}\n[[cluster.node]]\nname = \"ams-1\"\naddress = \"127.0.10.1\"\n"
+            )
+        };
+        let fleet = |label: &str| file::parse(&text(label), dir.path()).expect("a good file");
+        let given = fleet("old");
+        let control = given.control.clone().unwrap();
+        let own_dir = crate::Dir::open(&dir.path().join("control")).unwrap();
+        let sender = tokio::sync::watch::channel(Arc::new(given.clone())).0;
+        let (_trigger, shutdown) = nearcast_fleet::shutdown::channel();
+        let (state, _) = crate::open(sender, &given, &control, &own_dir, text("old"), |_, _| Vec::new(), shutdown).unwrap();
+        let state = Arc::new(state);
+        let disk = state.ledger.hold();
+        assert!(accept(&state, fleet("new"), text("new")).now_or_never().is_none(), "it waits for the disk, and is dropped");
+        drop(disk);
+        let mut fleets = state.fleet.subscribe();
+        let is_new = fleets.wait_for(|fleet| fleet.clusters[0].label == "new");
+        assert!(tokio::time::timeout(std::time::Duration::from_secs(20), is_new).await.is_ok());
+        assert_eq!(state.fleet_file(), FleetFile { revision: 1, text: text("new") });
     }
 
     #[test]
