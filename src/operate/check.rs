@@ -309,6 +309,57 @@ pub(crate) fn summary(fleet: &Fleet) -> String {
 mod tests {
     use super::*;
 
+    const SPREAD: &str = "[fleet]\nzone = \"cdn.test\"\nnode_key = \"a key that only this test knows\"\n[control]\nlisten = \"10.0.0.5:7700\"\n\
+        [[name_server]]\nname = \"ns1\"\nlisten = \"192.0.2.53:53\"\nadmin = \"10.0.0.53:9153\"\n\
+        [[cluster]]\nname = \"ams\"\nplace = { latitude = 1, longitude = 1 }\n\
+        [[cluster.node]]\nname = \"ams-1\"\naddress = \"192.0.2.1\"\n[[cluster.node]]\nname = \"ams-2\"\naddress = \"192.0.2.2\"\n\
+        [[site]]\nname = \"www\"\norigin = \"http://192.0.2.80\"\n";
+
+    #[test]
+    fn what_nodes_elsewhere_cannot_reach_is_warned_of() {
+        let warned = |text: &str| {
+            let fleet = file::parse(text, Path::new("/")).unwrap_or_else(|m| panic!("{}", file::describe("text", &m)));
+            unreachable_elsewhere(&fleet, text)
+        };
+        for (old, new, line, words) in [
+            ("", "", 0, ""),
+            ("listen = \"10.0.0.5:7700\"\n", "", 4, "control is at http://127.0.0.1:7700"),
+            ("10.0.0.5:7700", "localhost:7700", 4, "control is at http://127.0.0.1:7700"),
+            ("10.0.0.5:7700\"", "127.0.0.1:7700\"\nurl = \"http://control.test:7700\"", 4, "control listens on 127.0.0.1:7700"),
+            ("10.0.0.5:7700\"", "10.0.0.5:7700\"\nurl = \"http://localhost:7700\"", 4, "control is at http://localhost:7700"),
+            ("admin = \"10.0.0.53:9153\"\n", "", 7, "edges report to ns1 at http://127.0.0.1:9153"),
+            ("10.0.0.53:9153\"", "[::1]:9153\"", 7, "edges report to ns1 at http://[::1]:9153"),
+            ("10.0.0.53:9153\"", "127.0.0.1:9153\"\nadmin_url = \"http://10.0.0.53:9153\"", 7, "the admin listener of ns1"),
+            (
+                "\"192.0.2.2\"",
+                "\"192.0.2.2\"\nlisten = \"127.0.0.1:8080\"\nadmin = \"127.0.0.1:9101\"",
+                17,
+                "reach ams-2 at 127.0.0.1:8080",
+            ),
+            ("http://192.0.2.80", "http://127.0.0.1:8000", 21, "each edge asks its own machine"),
+        ] {
+            let text = SPREAD.replace(old, new);
+            let found = warned(&text);
+            match words {
+                "" => assert!(found.is_empty(), "{found:?}"),
+                _ => assert!(matches!(&found[..], [one] if one.problem.contains(words)), "{new}: {found:?}"),
+            }
+            assert!(found.iter().all(|m| m.line.abs_diff(line) <= 2 && !m.mend.is_empty()), "{new}: {found:?}");
+        }
+        // All on one machine.
+        let local = SPREAD
+            .replace("\"192.0.2.2\"", "\"127.0.10.2\"\nadmin = \"127.0.10.2:9100\"")
+            .replace("192.0.2.", "127.0.10.")
+            .replace("10.0.0.5:", "127.0.0.1:")
+            .replace("http://127.0.10.80", "http://127.0.0.1");
+        assert!(warned(&local).is_empty());
+        let one_machine = "[fleet]\nzone = \"cdn.test\"\nnode_key = \"a key that only this test knows\"\n[control]\n\
+            [[name_server]]\nname = \"ns1\"\nlisten = \"192.0.2.1:53\"\n\
+            [[cluster]]\nname = \"ams\"\nplace = { latitude = 1, longitude = 1 }\n[[cluster.node]]\nname = \"ams-1\"\naddress = \"192.0.2.1\"\n\
+            [[site]]\nname = \"www\"\norigin = \"http://127.0.0.1:8000\"\n";
+        assert!(warned(one_machine).is_empty());
+    }
+
     const TEXT: &str = r#"[[site]]
 name = "film"
 [[zone]]
