@@ -51,7 +51,10 @@ impl Lab {
             .args(["edge", "--listen", &listen.to_string(), "--origin", &origin.url(), "--state-dir"])
             .arg(directory.path().join("state"));
         let edge = Process::start("edge", directory.path(), command);
-        wait::until("the edge to answer", Duration::from_secs(20), || TcpStream::connect(listen).map(drop));
+        // Its listener is open before it serves.
+        wait::until("the edge to serve", Duration::from_secs(20), || {
+            if edge.output().contains("the edge serves") { Ok(()) } else { Err(edge.output()) }
+        });
         Self { edge, listen, block, _origin: origin, _directory: directory }
     }
 }
