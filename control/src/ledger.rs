@@ -246,6 +246,11 @@ impl Ledger {
         reconciled.await.map_err(|_| ApiError::Internal("the journal's writer ended".to_owned()))?.map_err(ApiError::Storage)
     }
 
+    /// [`Journal::heed_fleet_file`].
+    pub(crate) fn heed_fleet_file(&self, changed_unix_s: u64) {
+        self.journal().heed_fleet_file(changed_unix_s);
+    }
+
     /// Whether [`Ledger::compact_blocking`] would do anything.
     pub(crate) fn is_compaction_due(&self) -> bool {
         self.journal().is_compaction_due()

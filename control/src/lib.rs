@@ -165,6 +165,7 @@ fn open(
 ) -> Result<(State, Charts), Failure> {
     let token = dir.token()?;
     let ledger = Ledger::open(&dir.file("journal")).map_err(|e| journal_failure(&e))?;
+    ledger.heed_fleet_file(given.changed_unix_s);
     let history = History::read(&ledger);
     let seen = std::fs::read_to_string(dir.file(SEEN_FILE)).ok();
     let newest = history.fleet_file.clone();

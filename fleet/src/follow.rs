@@ -563,13 +563,8 @@ pub async fn start_from<T>(
 /// Waits until a node that knows no revision of the fleet file yet has heard from control whether there is one: as long as a start may well
 /// be put off, and no longer.
 pub async fn hear_control(mut state: watch::Receiver<FollowState>, mut shutdown: Shutdown) {
-    let heard = async {
-        // What an earlier run has kept is in force already.
-        let recalled = state.wait_for(|state| state.recalled || state.caught_up).await.is_ok_and(|state| state.revision > 0);
-        if !recalled {
-            let _ = state.wait_for(|state| state.caught_up).await;
-        }
-    };
+    // One that does not answer is not waited for longer: what an earlier run has kept is in force.
+    let heard = state.wait_for(|state| state.caught_up || (state.asked && !state.control_reachable));
     tokio::select! {
         _ = tokio::time::timeout(HEAR_WAIT_MAX, heard) => {}
         () = shutdown.asked() => {}

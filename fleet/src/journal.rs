@@ -325,6 +325,12 @@ impl Journal {
         self.append_as(self.next_revision(), change, accepted_unix_ms)
     }
 
+    /// Heeds a fleet file that was in force without being in the journal: the next one is accepted in a later second, so that no two
+    /// have one serial.
+    pub fn heed_fleet_file(&mut self, changed_unix_s: u64) {
+        self.sums.fleet_file_unix_ms = self.sums.fleet_file_unix_ms.max(changed_unix_s.saturating_mul(1000));
+    }
+
     /// Appends changes in order, each with the time of its acceptance, and syncs once for as many as share a record. Those
     /// that are given as entries are on disk when this returns; after an error of a record none of its entries is in the
     /// file. Blocking.
