@@ -143,11 +143,10 @@ pub async fn run(
     server::serve(listener, handler::router(state.clone()), admission, state.metrics.clone(), shutdown).await;
     ready.send_replace(Readiness::NotReady("draining".to_owned()));
     while tasks.join_next().await.is_some() {}
-    let last = {
-        let mut book = state.book();
-        state.keep(&mut book, true)
-    };
-    state.facts.kept(last.unwrap_or(0)).await;
+    state.keep(&mut state.book(), true);
+    // Events of the last moment wait there too.
+    let last = state.facts.record(std::iter::empty());
+    state.facts.kept(last).await;
     admin_task.abort();
     drop(dir);
     Ok(())
