@@ -12,17 +12,30 @@ use nearcast_fleet::units::{self, Bytes};
 const GROUPS: [(&str, &[&str]); 3] = [
     ("Try", &["demo", "traffic"]),
     ("Roles", &["gslb-dns", "edge", "origin", "control"]),
-    ("Operate", &["check", "apply", "status", "explain", "purge", "drain", "undrain", "plan", "push", "key", "health"]),
+    (
+        "Operate",
+        &[
+            "check", "apply", "status", "explain", "purge", "drain", "undrain", "plan", "push",
+            "key", "health",
+        ],
+    ),
 ];
 
 /// A content delivery network that one person can run.
 ///
-/// Authoritative DNS sends each client to the best cluster of caching edges; a planner pushes tomorrow's popular
-/// content to them while the links are quiet.
+/// Authoritative DNS sends each client to the best cluster of caching edges; a planner pushes
+/// tomorrow's popular content to them while the links are quiet.
 #[derive(Debug, Parser)]
-#[command(name = "nearcast", version, max_term_width = 110, subcommand_required = true, arg_required_else_help = true)]
+#[command(
+    name = "nearcast",
+    version,
+    max_term_width = 110,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
 pub(crate) struct Cli {
-    /// What to log to stderr: error, warn, info, debug, trace, or module=level with commas between [env: RUST_LOG]
+    /// What to log to stderr: error, warn, info, debug, trace, or module=level with commas between
+    /// [env: RUST_LOG]
     #[arg(long, global = true, value_name = "FILTER", display_order = 900)]
     pub(crate) log: Option<String>,
     /// End when stdin reaches its end (the demo holds the other side).
@@ -73,7 +86,10 @@ pub(crate) enum Command {
 impl Command {
     /// Whether it runs a node until it is told to end.
     pub(crate) fn is_role(&self) -> bool {
-        matches!(self, Self::GslbDns(_) | Self::Edge(_) | Self::Origin(_) | Self::Control(_))
+        matches!(
+            self,
+            Self::GslbDns(_) | Self::Edge(_) | Self::Origin(_) | Self::Control(_)
+        )
     }
 }
 
@@ -81,7 +97,12 @@ impl Command {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct FleetArg {
     /// The fleet file [default: the running demo's, else ./nearcast.toml]
-    #[arg(long, value_name = "FILE", env = "NEARCAST_FLEET", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "NEARCAST_FLEET",
+        hide_env_values = true
+    )]
     pub(crate) fleet: Option<PathBuf>,
 }
 
@@ -89,7 +110,12 @@ pub(crate) struct FleetArg {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct TokenArg {
     /// The operator's token [default: the file `token` in control's state directory]
-    #[arg(long, value_name = "TOKEN", env = "NEARCAST_TOKEN", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        env = "NEARCAST_TOKEN",
+        hide_env_values = true
+    )]
     pub(crate) token: Option<String>,
 }
 
@@ -112,11 +138,23 @@ pub(crate) struct NodeArgs {
     /// Which node of the fleet file this is [default: the only one of this role]
     #[arg(long, value_name = "NAME")]
     pub(crate) node: Option<String>,
-    /// The user to run as when started as root: USER or USER:GROUP [default: `user` in [fleet], else nearcast, else nobody]
-    #[arg(long, value_name = "USER", env = "NEARCAST_USER", hide_env_values = true)]
+    /// The user to run as when started as root: USER or USER:GROUP [default: `user` in [fleet],
+    /// else nearcast, else nobody]
+    #[arg(
+        long,
+        value_name = "USER",
+        env = "NEARCAST_USER",
+        hide_env_values = true
+    )]
     pub(crate) user: Option<String>,
-    /// The key of this node [default: node.key in its state directory, else what the fleet file says]
-    #[arg(long, value_name = "FILE", env = "NEARCAST_KEY_FILE", hide_env_values = true)]
+    /// The key of this node [default: node.key in its state directory, else what the fleet file
+    /// says]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "NEARCAST_KEY_FILE",
+        hide_env_values = true
+    )]
     pub(crate) key_file: Option<PathBuf>,
 }
 
@@ -131,16 +169,31 @@ pub(crate) struct EdgeArgs {
     #[arg(long, value_name = "ADDR:PORT", value_parser = parse_listener, requires = "origin", conflicts_with = "node", help_heading = "Without a fleet file")]
     pub(crate) listen: Vec<SocketAddr>,
     /// The origin to fetch from, http://HOST[:PORT] or https://HOST[:PORT]
-    #[arg(long, value_name = "URL", requires = "listen", help_heading = "Without a fleet file")]
+    #[arg(
+        long,
+        value_name = "URL",
+        requires = "listen",
+        help_heading = "Without a fleet file"
+    )]
     pub(crate) origin: Option<String>,
     /// Lifetime of responses that have no freshness information [default: they are not stored]
     #[arg(long, value_name = "TIME", value_parser = parse_duration, requires = "listen", help_heading = "Without a fleet file")]
     pub(crate) default_ttl: Option<Duration>,
     /// A request field that answers do not depend on; may be given more than once
-    #[arg(long = "forward-field", value_name = "NAME", requires = "listen", help_heading = "Without a fleet file")]
+    #[arg(
+        long = "forward-field",
+        value_name = "NAME",
+        requires = "listen",
+        help_heading = "Without a fleet file"
+    )]
     pub(crate) forward_fields: Vec<String>,
     /// A request field by whose value stored responses are kept apart; may be given more than once
-    #[arg(long = "key-field", value_name = "NAME", requires = "listen", help_heading = "Without a fleet file")]
+    #[arg(
+        long = "key-field",
+        value_name = "NAME",
+        requires = "listen",
+        help_heading = "Without a fleet file"
+    )]
     pub(crate) key_fields: Vec<String>,
     /// Guess no lifetimes from Last-Modified (RFC 9111 section 4.2.2)
     #[arg(long, requires = "listen", help_heading = "Without a fleet file")]
@@ -152,7 +205,12 @@ pub(crate) struct EdgeArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, default_value = "0", help_heading = "Without a fleet file")]
     pub(crate) disk: Bytes,
     /// Where to keep content and state [default: a directory of its own in the temporary directory]
-    #[arg(long, value_name = "DIR", alias = "state", help_heading = "Without a fleet file")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        alias = "state",
+        help_heading = "Without a fleet file"
+    )]
     pub(crate) state_dir: Option<PathBuf>,
 }
 
@@ -164,7 +222,13 @@ pub(crate) struct OriginArgs {
     #[command(flatten)]
     pub(crate) node: NodeArgs,
     /// Serve the files of this directory
-    #[arg(long, value_name = "DIR", requires = "listen", conflicts_with = "node", help_heading = "Without a fleet file")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        requires = "listen",
+        conflicts_with = "node",
+        help_heading = "Without a fleet file"
+    )]
     pub(crate) root: Option<PathBuf>,
     /// Serve HTTP here; a port alone is every IPv4 address
     #[arg(long, value_name = "ADDR:PORT", value_parser = parse_listener, requires = "root", help_heading = "Without a fleet file")]
@@ -206,7 +270,8 @@ pub(crate) struct ExplainArgs {
     pub(crate) rtype: String,
     #[command(flatten)]
     pub(crate) fleet: FleetArg,
-    /// Print JSON: the first name server's answer; those of the others under `others` where they differ
+    /// Print JSON: the first name server's answer; those of the others under `others` where they
+    /// differ
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -230,7 +295,8 @@ pub(crate) struct PurgeArgs {
     /// Everything of a site of the fleet file
     #[arg(long, value_name = "NAME")]
     pub(crate) site: Vec<String>,
-    /// Every response that carries this tag (Cache-Tag, Surrogate-Key, Cache-Groups); up to 1024 bytes
+    /// Every response that carries this tag (Cache-Tag, Surrogate-Key, Cache-Groups); up to 1024
+    /// bytes
     #[arg(long, value_name = "TAG")]
     pub(crate) tag: Vec<String>,
     /// Everything; asks first on a terminal, and wants --yes where there is none
@@ -242,7 +308,8 @@ pub(crate) struct PurgeArgs {
     /// Keep the responses, but ask the origin whether they are still good before serving them again
     #[arg(long)]
     pub(crate) soft: bool,
-    /// How long to wait until every edge has confirmed; exit code 69 when one has not, 0s waits for none and learns no counts
+    /// How long to wait until every edge has confirmed; exit code 69 when one has not, 0s waits for
+    /// none and learns no counts
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "5s")]
     pub(crate) wait: Duration,
     #[command(flatten)]
@@ -263,7 +330,8 @@ pub(crate) struct DrainTargetArgs {
     /// Which of the two is meant, where both have that name: node or cluster
     #[arg(long, value_name = "KIND", value_parser = ["node", "cluster"])]
     pub(crate) kind: Option<String>,
-    /// How long to wait until every name server has seen the change; exit code 69 when one has not, 0s waits for none
+    /// How long to wait until every name server has seen the change; exit code 69 when one has not,
+    /// 0s waits for none
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "10s")]
     pub(crate) wait: Duration,
     #[command(flatten)]
@@ -365,7 +433,12 @@ pub(crate) struct ApplyArgs {
     #[arg(long)]
     pub(crate) restart_needed: bool,
     /// The fleet file by which the running fleet is found [default: FILE]
-    #[arg(long, value_name = "FILE", env = "NEARCAST_FLEET", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "NEARCAST_FLEET",
+        hide_env_values = true
+    )]
     pub(crate) fleet: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) token: TokenArg,
@@ -385,7 +458,8 @@ pub(crate) struct KeyArgs {
     /// Make a new key for a fleet
     #[arg(long, conflicts_with_all = ["node", "all"])]
     pub(crate) new: bool,
-    /// Write a key file for every node into --dir: control and name servers get the fleet's key, all others their own
+    /// Write a key file for every node into --dir: control and name servers get the fleet's key,
+    /// all others their own
     #[arg(long, conflicts_with = "node", requires = "dir")]
     pub(crate) all: bool,
     /// Where --all writes: DIR/NODE/node.key
@@ -395,7 +469,12 @@ pub(crate) struct KeyArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "all")]
     pub(crate) out: Option<PathBuf>,
     /// The file with the fleet's key [default: what the fleet file says]
-    #[arg(long, value_name = "FILE", env = "NEARCAST_KEY_FILE", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "NEARCAST_KEY_FILE",
+        hide_env_values = true
+    )]
     pub(crate) key_file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) fleet: FleetArg,
@@ -405,7 +484,9 @@ pub(crate) struct KeyArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  nearcast health http://127.0.10.1:9100/ready\n\nExit codes: 0 it answers 2xx, 1 it does not.")]
+#[command(
+    after_help = "Examples:\n  nearcast health http://127.0.10.1:9100/ready\n\nExit codes: 0 it answers 2xx, 1 it does not."
+)]
 pub(crate) struct HealthArgs {
     /// What to ask
     #[arg(value_name = "URL")]
@@ -429,7 +510,8 @@ pub(crate) struct DemoArgs {
     /// How many times as fast as real time the fleet's days pass
     #[arg(long, value_name = "N", default_value_t = 360.0, value_parser = parse_speed)]
     pub(crate) clock_speed: f64,
-    /// Where to keep state, content and logs [default: nearcast-demo-UID in the temporary directory]
+    /// Where to keep state, content and logs [default: nearcast-demo-UID in the temporary
+    /// directory]
     #[arg(long, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
     /// Leave that directory behind at the end
@@ -494,7 +576,11 @@ fn parse_server(text: &str) -> Result<SocketAddr, String> {
         return Ok(SocketAddr::new(ip, 53));
     }
     let found = listener::parse(text, 53).map_err(|e| e.mend)?;
-    if found.ip().is_unspecified() { Err("write the name server's address, such as \"127.0.0.1:5300\"".to_owned()) } else { Ok(found) }
+    if found.ip().is_unspecified() {
+        Err("write the name server's address, such as \"127.0.0.1:5300\"".to_owned())
+    } else {
+        Ok(found)
+    }
 }
 
 fn parse_bytes(text: &str) -> Result<Bytes, String> {
@@ -510,7 +596,11 @@ pub(crate) fn grouped(command: clap::Command) -> clap::Command {
     for (title, names) in GROUPS {
         groups.push_str(&format!("\n{title}:\n"));
         for name in names {
-            let about = command.find_subcommand(name).and_then(|c| c.get_about()).map(ToString::to_string).unwrap_or_default();
+            let about = command
+                .find_subcommand(name)
+                .and_then(|c| c.get_about())
+                .map(ToString::to_string)
+                .unwrap_or_default();
             groups.push_str(&format!("  {name:<9} {about}\n"));
         }
     }
@@ -530,14 +620,28 @@ mod tests {
     fn every_command_is_in_one_group_has_an_about_and_examples() {
         let command = Cli::command();
         command.clone().debug_assert();
-        let grouped: Vec<&str> = GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
-        let known: BTreeSet<&str> = command.get_subcommands().map(clap::Command::get_name).filter(|n| *n != "help").collect();
+        let grouped: Vec<&str> = GROUPS
+            .iter()
+            .flat_map(|(_, names)| names.iter().copied())
+            .collect();
+        let known: BTreeSet<&str> = command
+            .get_subcommands()
+            .map(clap::Command::get_name)
+            .filter(|n| *n != "help")
+            .collect();
         assert_eq!(grouped.iter().copied().collect::<BTreeSet<_>>(), known);
         assert_eq!(grouped.len(), known.len(), "none twice");
         for sub in command.get_subcommands() {
             assert!(sub.get_about().is_some(), "{}", sub.get_name());
-            let after = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
-            assert!(after.contains(&format!("nearcast {}", sub.get_name())), "examples of {}: {after}", sub.get_name());
+            let after = sub
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            assert!(
+                after.contains(&format!("nearcast {}", sub.get_name())),
+                "examples of {}: {after}",
+                sub.get_name()
+            );
         }
     }
 
@@ -547,7 +651,11 @@ mod tests {
         for (title, names) in GROUPS {
             assert!(help.contains(&format!("{title}:\n")), "{help}");
             for name in names {
-                assert!(help.lines().any(|l| l.trim_start().starts_with(&format!("{name} "))), "{name}: {help}");
+                assert!(
+                    help.lines()
+                        .any(|l| l.trim_start().starts_with(&format!("{name} "))),
+                    "{name}: {help}"
+                );
             }
         }
     }
@@ -555,18 +663,39 @@ mod tests {
     /// Lines of string literals in this program's sources, tests left out, each with its file.
     fn literals() -> Vec<(String, String)> {
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-        let mut directories: Vec<_> =
-            ["src", "fleet/src", "edge/src", "origin/src", "gslb-dns/src", "control/src", "push/src"].map(|d| root.join(d)).into();
+        let mut directories: Vec<_> = [
+            "src",
+            "fleet/src",
+            "edge/src",
+            "origin/src",
+            "gslb-dns/src",
+            "control/src",
+            "push/src",
+        ]
+        .map(|d| root.join(d))
+        .into();
         let mut found = Vec::new();
         while let Some(directory) = directories.pop() {
-            for path in std::fs::read_dir(&directory).expect("the sources are here").map(|entry| entry.expect("readable").path()) {
-                let name = path.strip_prefix(root).expect("below it").display().to_string();
+            for path in std::fs::read_dir(&directory)
+                .expect("the sources are here")
+                .map(|entry| entry.expect("readable").path())
+            {
+                let name = path
+                    .strip_prefix(root)
+                    .expect("below it")
+                    .display()
+                    .to_string();
                 if path.is_dir() {
                     directories.push(path);
                 } else if name.ends_with(".rs") && !name.ends_with("tests.rs") {
                     let text = std::fs::read_to_string(&path).expect("readable");
-                    let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
-                    let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+                    let text = text
+                        .split("#[cfg(test)]\nmod tests {")
+                        .next()
+                        .unwrap_or_default();
+                    let lines = text
+                        .lines()
+                        .filter(|line| !line.trim_start().starts_with("//"));
                     found.extend(lines.map(|line| (name.clone(), line.to_owned())));
                 }
             }
@@ -576,10 +705,17 @@ mod tests {
 
     /// Flags in a text: `--node`.
     fn flags(text: &str) -> Vec<&str> {
-        let ends = |rest: &str| rest.find(|c: char| !c.is_ascii_lowercase() && c != '-').unwrap_or(rest.len());
-        let starts = text.match_indices("--").filter(|(at, _)| !text[..*at].ends_with(|c: char| c.is_alphanumeric() || c == '-'));
+        let ends = |rest: &str| {
+            rest.find(|c: char| !c.is_ascii_lowercase() && c != '-')
+                .unwrap_or(rest.len())
+        };
+        let starts = text
+            .match_indices("--")
+            .filter(|(at, _)| !text[..*at].ends_with(|c: char| c.is_alphanumeric() || c == '-'));
         let found = starts.map(|(at, _)| &text[at + 2..][..ends(&text[at + 2..])]);
-        found.filter(|flag| flag.starts_with(|c: char| c.is_ascii_lowercase())).collect()
+        found
+            .filter(|flag| flag.starts_with(|c: char| c.is_ascii_lowercase()))
+            .collect()
     }
 
     #[test]
@@ -599,23 +735,38 @@ mod tests {
         for (file, line) in literals() {
             // Commands of others are quoted whole.
             for flag in flags(&line).into_iter().filter(|_| !line.contains("curl ")) {
-                assert!(all.contains(flag), "{file} names --{flag}, which no command has: {line}");
+                assert!(
+                    all.contains(flag),
+                    "{file} names --{flag}, which no command has: {line}"
+                );
                 flags_seen += 1;
             }
             // `nearcast NAME FLAGS`, as messages quote a command.
-            for quoted in line.split('`').skip(1).step_by(2).filter_map(|quoted| quoted.strip_prefix("nearcast ")) {
+            for quoted in line
+                .split('`')
+                .skip(1)
+                .step_by(2)
+                .filter_map(|quoted| quoted.strip_prefix("nearcast "))
+            {
                 let name = quoted.split_whitespace().next().unwrap_or_default();
                 if name.starts_with(|c: char| !c.is_ascii_lowercase()) {
                     continue; // COMMAND, or an option of the whole
                 }
-                let found =
-                    command.find_subcommand(name).unwrap_or_else(|| panic!("{file} names a command {name}, which is not there: {line}"));
+                let found = command.find_subcommand(name).unwrap_or_else(|| {
+                    panic!("{file} names a command {name}, which is not there: {line}")
+                });
                 let known = of(found);
-                assert!(flags(quoted).iter().all(|flag| known.contains(*flag)), "{file} names a flag that {name} does not have: {line}");
+                assert!(
+                    flags(quoted).iter().all(|flag| known.contains(*flag)),
+                    "{file} names a flag that {name} does not have: {line}"
+                );
                 commands_seen += 1;
             }
         }
-        assert!(flags_seen > 20 && commands_seen > 10, "{flags_seen} flags, {commands_seen} commands: are the sources elsewhere?");
+        assert!(
+            flags_seen > 20 && commands_seen > 10,
+            "{flags_seen} flags, {commands_seen} commands: are the sources elsewhere?"
+        );
     }
 
     #[test]
@@ -626,9 +777,14 @@ mod tests {
             ("localhost:8080", Ok("127.0.0.1:8080")),
             ("[::1]:8080", Ok("[::1]:8080")),
             ("127.0.0.1", Err("add a port, such as \"127.0.0.1:8080\"")),
-            ("http://localhost:8080", Err("without the scheme: \"localhost:8080\"")),
+            (
+                "http://localhost:8080",
+                Err("without the scheme: \"localhost:8080\""),
+            ),
         ] {
-            let edge = ["nearcast", "edge", "--listen", written, "--origin", "http://x"];
+            let edge = [
+                "nearcast", "edge", "--listen", written, "--origin", "http://x",
+            ];
             let origin = ["nearcast", "origin", "--listen", written, "--root", "."];
             let edge = Cli::try_parse_from(edge).map(|cli| match cli.command {
                 Command::Edge(arguments) => arguments.listen[0],
@@ -641,12 +797,19 @@ mod tests {
             for found in [edge, origin] {
                 match (&found, expected) {
                     (Ok(address), Ok(expected)) => assert_eq!(address.to_string(), expected),
-                    (Err(error), Err(words)) => assert!(error.to_string().contains(words), "{written}: {error}"),
+                    (Err(error), Err(words)) => {
+                        assert!(error.to_string().contains(words), "{written}: {error}")
+                    }
                     _ => panic!("{written}: {found:?}"),
                 }
             }
         }
-        for (written, good) in [("127.0.0.1", true), ("127.0.0.1:5300", true), ("localhost:5300", true), (":5300", false)] {
+        for (written, good) in [
+            ("127.0.0.1", true),
+            ("127.0.0.1:5300", true),
+            ("localhost:5300", true),
+            (":5300", false),
+        ] {
             assert_eq!(parse_server(written).is_ok(), good, "{written}");
         }
     }
@@ -664,7 +827,10 @@ mod tests {
             ("edge --listen 127.0.0.1:0", false),
             ("edge --origin http://x", false),
             ("edge --fleet a.toml --node b", true),
-            ("edge --node b --listen 127.0.0.1:0 --origin http://x", false),
+            (
+                "edge --node b --listen 127.0.0.1:0 --origin http://x",
+                false,
+            ),
             ("origin --root . --listen 127.0.0.1:0", true),
             ("origin --root .", false),
             ("purge --soft", false),
@@ -672,7 +838,10 @@ mod tests {
             ("purge --all --tag t", false),
             ("purge --yes", false),
             ("purge --all --yes", true),
-            ("purge --url http://a/ --url http://a/b --tag t --tag u --site www --prefix http://a/c --host b", true),
+            (
+                "purge --url http://a/ --url http://a/b --tag t --tag u --site www --prefix http://a/c --host b",
+                true,
+            ),
         ];
         for (line, good) in table {
             let parsed = Cli::try_parse_from(std::iter::once("nearcast").chain(line.split(' ')));

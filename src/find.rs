@@ -29,7 +29,8 @@ fn demo_fleet_path() -> Option<PathBuf> {
     is_locked(&demo.join(LOCK_NAME)).then(|| demo.join(FILE_NAME))
 }
 
-/// The fleet file to use: the one named (`--fleet`, `NEARCAST_FLEET`), the running demo's, `./nearcast.toml`.
+/// The fleet file to use: the one named (`--fleet`, `NEARCAST_FLEET`), the running demo's,
+/// `./nearcast.toml`.
 pub(crate) fn fleet_path(named: Option<&Path>) -> Result<PathBuf, Failure> {
     if let Some(path) = named {
         return Ok(path.to_owned());
@@ -61,9 +62,9 @@ pub(crate) fn control(fleet: &Fleet) -> Result<&Control, Failure> {
     })
 }
 
-/// The operator's token: the one given, else the one that control has written. That is in the state directory of the fleet
-/// file; of a copy of one (a relative `state_dir` is then another), in that of the running demo or `./nearcast.toml`, if
-/// control is at the same URL there.
+/// The operator's token: the one given, else the one that control has written. That is in the state
+/// directory of the fleet file; of a copy of one (a relative `state_dir` is then another), in that
+/// of the running demo or `./nearcast.toml`, if control is at the same URL there.
 pub(crate) fn token(given: Option<String>, fleet: &Fleet) -> Result<Secret, Failure> {
     if let Some(token) = given {
         return Ok(Secret(token));
@@ -74,11 +75,19 @@ pub(crate) fn token(given: Option<String>, fleet: &Fleet) -> Result<Secret, Fail
         Ok(token) => return Ok(token),
         Err(error) => error,
     };
-    let others = [demo_fleet_path(), Some(PathBuf::from(FILE_NAME)).filter(|here| here.exists())];
+    let others = [
+        demo_fleet_path(),
+        Some(PathBuf::from(FILE_NAME)).filter(|here| here.exists()),
+    ];
     for path in others.into_iter().flatten() {
-        let Ok(other) = file::load(&path) else { continue };
-        let is_same = other.control.as_ref().map(|c| &c.url) == fleet.control.as_ref().map(|c| &c.url);
-        let Ok(path) = token_path(&other) else { continue };
+        let Ok(other) = file::load(&path) else {
+            continue;
+        };
+        let is_same =
+            other.control.as_ref().map(|c| &c.url) == fleet.control.as_ref().map(|c| &c.url);
+        let Ok(path) = token_path(&other) else {
+            continue;
+        };
         if !is_same || tried.contains(&path) {
             continue;
         }
@@ -97,28 +106,42 @@ fn token_path(fleet: &Fleet) -> Result<PathBuf, Failure> {
 
 fn read_token(path: &Path) -> std::io::Result<Secret> {
     let mut text = String::new();
-    File::open(path)?.take(TOKEN_BYTES_MAX).read_to_string(&mut text)?;
+    File::open(path)?
+        .take(TOKEN_BYTES_MAX)
+        .read_to_string(&mut text)?;
     Ok(Secret(text.trim().to_owned()))
 }
 
 fn no_token(tried: &[PathBuf], error: &std::io::Error) -> Failure {
     let (kind, mend) = match error.kind() {
-        std::io::ErrorKind::PermissionDenied => {
-            (FailureKind::Refused, "run this as root or as control's user, or give the token with --token or NEARCAST_TOKEN")
-        }
+        std::io::ErrorKind::PermissionDenied => (
+            FailureKind::Refused,
+            "run this as root or as control's user, or give the token with --token or NEARCAST_TOKEN",
+        ),
         _ => (
             FailureKind::NoInput,
             "run this on control's machine with the fleet file that control was started with (a relative state_dir is beside the file), \
              or give the token with --token or NEARCAST_TOKEN",
         ),
     };
-    let places: Vec<String> = tried.iter().map(|path| path.display().to_string()).collect();
-    Failure::new(kind, format!("cannot read the operator's token in {}: {error}; {mend}", places.join(" or ")))
+    let places: Vec<String> = tried
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    Failure::new(
+        kind,
+        format!(
+            "cannot read the operator's token in {}: {error}; {mend}",
+            places.join(" or ")
+        ),
+    )
 }
 
 /// Whether some process holds the lock on that file.
 fn is_locked(path: &Path) -> bool {
-    File::open(path).and_then(|file| kernel::try_lock(&file)).is_ok_and(|taken| !taken)
+    File::open(path)
+        .and_then(|file| kernel::try_lock(&file))
+        .is_ok_and(|taken| !taken)
 }
 
 #[cfg(test)]

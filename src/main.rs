@@ -1,7 +1,8 @@
 //! The command line of Nearcast: parses arguments, wires roles to their parts, prints.
 //!
-//! `cli` is what can be typed; `roles` runs one node; `operate` talks to a running fleet; `demo` runs a whole one;
-//! `traffic` makes clients for it. No rule of caching, DNS or planning lives here.
+//! `cli` is what can be typed; `roles` runs one node; `operate` talks to a running fleet; `demo`
+//! runs a whole one; `traffic` makes clients for it. No rule of caching, DNS or planning lives
+//! here.
 
 #![allow(clippy::print_stderr, reason = "printing is what a command line does")]
 
@@ -70,23 +71,41 @@ fn run(cli: Cli) -> Result<(), Failure> {
     let when_open = privileges.when_open();
     let runtime = match cli.command {
         // Workers of their own, one a core: what is left to this runtime is small.
-        Command::Edge(_) | Command::GslbDns(_) => tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build(),
-        // They wait for disk and network more than they compute: many cores would only mean many idle threads.
+        Command::Edge(_) | Command::GslbDns(_) => tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build(),
+        // They wait for disk and network more than they compute: many cores would only mean many
+        // idle threads.
         Command::Origin(_) | Command::Control(_) => {
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
-            tokio::runtime::Builder::new_multi_thread().worker_threads(cores.min(WORKERS_MAX)).enable_all().build()
+            tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(cores.min(WORKERS_MAX))
+                .enable_all()
+                .build()
         }
-        _ => tokio::runtime::Builder::new_current_thread().enable_all().build(),
+        _ => tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build(),
     };
-    let runtime = runtime.map_err(|e| Failure::new(FailureKind::System, format!("cannot start threads: {e}")))?;
+    let runtime = runtime
+        .map_err(|e| Failure::new(FailureKind::System, format!("cannot start threads: {e}")))?;
     let outcome = runtime.block_on(async {
         match cli.command {
             Command::Demo(arguments) => demo::run(arguments, cli.log.as_deref()).await,
             Command::Traffic(arguments) => traffic::run(arguments, cli.end_with_parent).await,
-            Command::GslbDns(arguments) => roles::gslb_dns(arguments, cli.end_with_parent, when_open).await,
-            Command::Edge(arguments) => roles::edge(arguments, cli.end_with_parent, when_open).await,
-            Command::Origin(arguments) => roles::origin(arguments, cli.end_with_parent, when_open).await,
-            Command::Control(arguments) => roles::control(arguments, cli.end_with_parent, when_open).await,
+            Command::GslbDns(arguments) => {
+                roles::gslb_dns(arguments, cli.end_with_parent, when_open).await
+            }
+            Command::Edge(arguments) => {
+                roles::edge(arguments, cli.end_with_parent, when_open).await
+            }
+            Command::Origin(arguments) => {
+                roles::origin(arguments, cli.end_with_parent, when_open).await
+            }
+            Command::Control(arguments) => {
+                roles::control(arguments, cli.end_with_parent, when_open).await
+            }
             Command::Check(arguments) => operate::check::run(&arguments),
             Command::Explain(arguments) => operate::explain::run(arguments).await,
             Command::Purge(arguments) => operate::purge::run(arguments).await,
@@ -100,7 +119,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Key(arguments) => operate::key::run(&arguments),
         }
     });
-    // Whatever still runs in the background (a slow disk, a stuck resolver) does not hold up the end.
+    // Whatever still runs in the background (a slow disk, a stuck resolver) does not hold up the
+    // end.
     runtime.shutdown_background();
     if outcome.is_err() {
         privileges.take_back();
@@ -111,19 +131,34 @@ fn run(cli: Cli) -> Result<(), Failure> {
 /// Logs go to stderr: `--log`, else `RUST_LOG`, else what the command needs.
 fn start_log(asked: Option<&str>, is_role: bool) -> Result<(), Failure> {
     let from_environment = std::env::var("RUST_LOG").ok();
-    let directives = asked.or(from_environment.as_deref()).unwrap_or(if is_role { "info" } else { "warn" });
+    let directives =
+        asked
+            .or(from_environment.as_deref())
+            .unwrap_or(if is_role { "info" } else { "warn" });
     let filter = EnvFilter::try_new(directives).map_err(|e| {
-        let mend = "write a level (error, warn, info, debug, trace) or module=level, with commas between";
-        Failure::new(FailureKind::Usage, format!("the log filter {directives:?} is wrong: {e}; {mend}"))
+        let mend =
+            "write a level (error, warn, info, debug, trace) or module=level, with commas between";
+        Failure::new(
+            FailureKind::Usage,
+            format!("the log filter {directives:?} is wrong: {e}; {mend}"),
+        )
     })?;
     let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colours)
+        .init();
     Ok(())
 }
 
 fn failed(failure: &Failure) -> ExitCode {
     // Mistakes in a file come one a line, as FILE:LINE:COLUMN, which editors know how to follow.
-    let prefix = if failure.message.contains('\n') { "" } else { "nearcast: " };
+    let prefix = if failure.message.contains('\n') {
+        ""
+    } else {
+        "nearcast: "
+    };
     eprintln!("{prefix}{}", failure.message);
     ExitCode::from(failure.kind.exit_code())
 }
@@ -132,5 +167,9 @@ fn refused_arguments(error: &clap::Error) -> ExitCode {
     let asked_for_it = !error.use_stderr();
     // Nothing can be done when the terminal is gone.
     let _ = error.print();
-    if asked_for_it { ExitCode::SUCCESS } else { ExitCode::from(FailureKind::Usage.exit_code()) }
+    if asked_for_it {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(FailureKind::Usage.exit_code())
+    }
 }

@@ -1,12 +1,15 @@
 //! A role that is started as root runs as another user.
 //!
-//! Before any thread starts: the user is chosen, state directories are made and handed over, and the process becomes that
-//! user for everything but its saved user id, with the one capability that low ports need. So whatever the role reads, it reads
-//! as that user: what it could not read again at a SIGHUP fails the start. When its listeners are open, the rest goes too.
+//! Before any thread starts: the user is chosen, state directories are made and handed over, and
+//! the process becomes that user for everything but its saved user id, with the one capability that
+//! low ports need. So whatever the role reads, it reads as that user: what it could not read again
+//! at a SIGHUP fails the start. When its listeners are open, the rest goes too.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,32 +42,62 @@ impl Account {
     /// The user that a role runs as where none is named.
     pub(crate) fn default_of_system() -> Self {
         let (passwd, group) = databases();
-        let known = DEFAULT_USERS.iter().find_map(|name| Self::find(name, &passwd, &group).ok());
-        known.unwrap_or_else(|| Self { name: "nobody".to_owned(), uid: NOBODY_ID, gid: NOBODY_ID, groups: Vec::new() })
+        let known = DEFAULT_USERS
+            .iter()
+            .find_map(|name| Self::find(name, &passwd, &group).ok());
+        known.unwrap_or_else(|| Self {
+            name: "nobody".to_owned(),
+            uid: NOBODY_ID,
+            gid: NOBODY_ID,
+            groups: Vec::new(),
+        })
     }
 
-    /// `USER` or `USER:GROUP`, each a name or a number, in the texts of `/etc/passwd` and `/etc/group`. Other sources of names are not
-    /// asked: a static binary cannot load them. A number needs no entry.
+    /// `USER` or `USER:GROUP`, each a name or a number, in the texts of `/etc/passwd` and
+    /// `/etc/group`. Other sources of names are not asked: a static binary cannot load them. A
+    /// number needs no entry.
     fn find(text: &str, passwd: &str, group: &str) -> Result<Self, String> {
-        let (user, its_group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
+        let (user, its_group) = text
+            .split_once(':')
+            .map_or((text, None), |(user, group)| (user, Some(group)));
         let number = user.parse::<u32>().ok();
-        let entry = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| match fields[..] {
-            [name, _, uid, _, ..] => name == user || number.is_some_and(|number| uid.parse() == Ok(number)),
-            _ => false,
+        let entry = passwd
+            .lines()
+            .map(|line| line.split(':').collect::<Vec<_>>())
+            .find(|fields| match fields[..] {
+                [name, _, uid, _, ..] => {
+                    name == user || number.is_some_and(|number| uid.parse() == Ok(number))
+                }
+                _ => false,
+            });
+        let entry = entry.and_then(|fields| {
+            Some((
+                fields[0].to_owned(),
+                fields[2].parse::<u32>().ok()?,
+                fields[3].parse::<u32>().ok()?,
+            ))
         });
-        let entry = entry.and_then(|fields| Some((fields[0].to_owned(), fields[2].parse::<u32>().ok()?, fields[3].parse::<u32>().ok()?)));
         let (name, uid, own_gid) = match (entry, number) {
             (Some(entry), _) => entry,
             (None, Some(number)) => (number.to_string(), number, number),
             (None, None) => {
-                return Err(format!("there is no user {user:?} in /etc/passwd; make one (useradd -r {user}), or write its number"));
+                return Err(format!(
+                    "there is no user {user:?} in /etc/passwd; make one (useradd -r {user}), or write its number"
+                ));
             }
         };
         let mut groups = Vec::new();
         let mut gid = its_group.and_then(|text| text.parse().ok());
-        for fields in group.lines().map(|line| line.split(':').collect::<Vec<_>>()) {
-            let [group, _, number, members, ..] = fields[..] else { continue };
-            let Ok(number) = number.parse::<u32>() else { continue };
+        for fields in group
+            .lines()
+            .map(|line| line.split(':').collect::<Vec<_>>())
+        {
+            let [group, _, number, members, ..] = fields[..] else {
+                continue;
+            };
+            let Ok(number) = number.parse::<u32>() else {
+                continue;
+            };
             if Some(group) == its_group {
                 gid = Some(number);
             }
@@ -73,9 +106,21 @@ impl Account {
             }
         }
         match (gid, its_group) {
-            (Some(gid), _) => Ok(Self { name, uid, gid, groups }),
-            (None, None) => Ok(Self { name, uid, gid: own_gid, groups }),
-            (None, Some(group)) => Err(format!("there is no group {group:?} in /etc/group; make one, or write its number")),
+            (Some(gid), _) => Ok(Self {
+                name,
+                uid,
+                gid,
+                groups,
+            }),
+            (None, None) => Ok(Self {
+                name,
+                uid,
+                gid: own_gid,
+                groups,
+            }),
+            (None, Some(group)) => Err(format!(
+                "there is no group {group:?} in /etc/group; make one, or write its number"
+            )),
         }
     }
 
@@ -92,7 +137,11 @@ impl Account {
 }
 
 fn databases() -> (String, String) {
-    let read = |path: &str| fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let read = |path: &str| {
+        fs::read(path)
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    };
     (read("/etc/passwd"), read("/etc/group"))
 }
 
@@ -125,23 +174,30 @@ pub(crate) struct Privileges {
 }
 
 impl Privileges {
-    /// Makes this process run as a user of little rights when it is a role that was started as root; see the module. Call it before
-    /// any thread starts. A fleet file with mistakes is left for the role to refuse.
+    /// Makes this process run as a user of little rights when it is a role that was started as
+    /// root; see the module. Call it before any thread starts. A fleet file with mistakes is left
+    /// for the role to refuse.
     ///
     /// # Errors
-    /// There is no such user, or something cannot be read, written or handed over: the message names path and user.
+    /// There is no such user, or something cannot be read, written or handed over: the message
+    /// names path and user.
     pub(crate) fn confine(command: &Command) -> Result<Self, Failure> {
         if kernel::user_id() != 0 {
             return Ok(Self::default());
         }
-        let Some(needs) = needs(command) else { return Ok(Self::default()) };
+        let Some(needs) = needs(command) else {
+            return Ok(Self::default());
+        };
         let (passwd, group) = databases();
         let account = match &needs.user {
-            Some(named) => Account::find(named, &passwd, &group).map_err(|problem| Failure::new(FailureKind::Usage, problem))?,
+            Some(named) => Account::find(named, &passwd, &group)
+                .map_err(|problem| Failure::new(FailureKind::Usage, problem))?,
             None => Account::default_of_system(),
         };
         if account.uid == 0 {
-            return Ok(Self::staying_root("as it was told to: a fault in it is one in the whole machine".to_owned()));
+            return Ok(Self::staying_root(
+                "as it was told to: a fault in it is one in the whole machine".to_owned(),
+            ));
         }
         if needs.user.is_none()
             && let Some(closed) = closed_trial(&needs, &account)
@@ -154,10 +210,20 @@ impl Privileges {
         let mut made = Vec::new();
         let outcome = prepare_directories(&needs, &account, &mut made).and_then(|()| {
             kernel::become_user(account.uid, account.gid, &account.groups).map_err(|e| {
-                Failure::new(FailureKind::System, format!("cannot run as {}: {e}; say user = \"root\" to stay root", account.name))
+                Failure::new(
+                    FailureKind::System,
+                    format!(
+                        "cannot run as {}: {e}; say user = \"root\" to stay root",
+                        account.name
+                    ),
+                )
             })
         });
-        let this = Self { account: Some(account), made, ..Self::default() };
+        let this = Self {
+            account: Some(account),
+            made,
+            ..Self::default()
+        };
         match outcome.and_then(|()| this.check(&needs)) {
             Ok(()) => Ok(this),
             Err(failure) => {
@@ -168,21 +234,40 @@ impl Privileges {
     }
 
     fn staying_root(because: String) -> Self {
-        Self { root_because: Some(because), ..Self::default() }
+        Self {
+            root_because: Some(because),
+            ..Self::default()
+        }
     }
 
-    /// What a role does when its listeners are open: gives up the rest, or warns that it stays root.
+    /// What a role does when its listeners are open: gives up the rest, or warns that it stays
+    /// root.
     pub(crate) fn when_open(&self) -> impl FnOnce() -> Result<(), Failure> + Send + 'static {
-        let (account, root_because, is_final) = (self.account.clone(), self.root_because.clone(), self.is_final.clone());
+        let (account, root_because, is_final) = (
+            self.account.clone(),
+            self.root_because.clone(),
+            self.is_final.clone(),
+        );
         move || {
             if let Some(because) = root_because {
                 tracing::warn!("this node keeps running as root, {because}");
             }
-            let Some(account) = account else { return Ok(()) };
-            kernel::forget_root(account.uid)
-                .map_err(|e| Failure::new(FailureKind::System, format!("cannot give up what is left of root: {e}")))?;
+            let Some(account) = account else {
+                return Ok(());
+            };
+            kernel::forget_root(account.uid).map_err(|e| {
+                Failure::new(
+                    FailureKind::System,
+                    format!("cannot give up what is left of root: {e}"),
+                )
+            })?;
             is_final.store(true, Ordering::Relaxed);
-            tracing::info!(user = account.name, uid = account.uid, gid = account.gid, "started as root, running as another user");
+            tracing::info!(
+                user = account.name,
+                uid = account.uid,
+                gid = account.gid,
+                "started as root, running as another user"
+            );
             Ok(())
         }
     }
@@ -192,8 +277,14 @@ impl Privileges {
         if self.made.is_empty() || self.is_final.load(Ordering::Relaxed) {
             return;
         }
-        // What is the user's own first: root without its capabilities may not enter it. Only what is empty goes.
-        let remove = || self.made.iter().rev().for_each(|directory| drop(fs::remove_dir(directory)));
+        // What is the user's own first: root without its capabilities may not enter it. Only what
+        // is empty goes.
+        let remove = || {
+            self.made
+                .iter()
+                .rev()
+                .for_each(|directory| drop(fs::remove_dir(directory)))
+        };
         remove();
         if kernel::regain_root().is_ok() {
             remove();
@@ -205,9 +296,20 @@ impl Privileges {
         let name = self.account.as_ref().map_or("", |account| &account.name);
         let refused = |path: &Path, error: &io::Error, what: &str| {
             let mend = "this role was started as root and runs as that user; let it, or name another with user in [fleet] or --user";
-            Failure::new(FailureKind::NoInput, format!("the user {name} cannot {what} {}: {error}; {mend}", path.display()))
+            Failure::new(
+                FailureKind::NoInput,
+                format!(
+                    "the user {name} cannot {what} {}: {error}; {mend}",
+                    path.display()
+                ),
+            )
         };
-        for path in needs.fleet_path.iter().chain(&needs.key).chain(&needs.files) {
+        for path in needs
+            .fleet_path
+            .iter()
+            .chain(&needs.key)
+            .chain(&needs.files)
+        {
             match File::open(path) {
                 // Whether it has to be there is for the role to know.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -227,8 +329,14 @@ impl Privileges {
         }
         if let Some(path) = &needs.fleet_path {
             // The secrets' files are named in it.
-            let disk = roles::Disk { path: path.clone(), key: needs.key.clone() };
-            disk.load().map_err(|failure| Failure { message: format!("{} (read as the user {name})", failure.message), ..failure })?;
+            let disk = roles::Disk {
+                path: path.clone(),
+                key: needs.key.clone(),
+            };
+            disk.load().map_err(|failure| Failure {
+                message: format!("{} (read as the user {name})", failure.message),
+                ..failure
+            })?;
         }
         Ok(())
     }
@@ -236,8 +344,15 @@ impl Privileges {
 
 /// What the command needs, when it is a role and its fleet file is good.
 fn needs(command: &Command) -> Option<Needs> {
-    let mut needs =
-        Needs { fleet_path: None, key: None, state: None, files: Vec::new(), served: Vec::new(), filled: Vec::new(), user: None };
+    let mut needs = Needs {
+        fleet_path: None,
+        key: None,
+        state: None,
+        files: Vec::new(),
+        served: Vec::new(),
+        filled: Vec::new(),
+        user: None,
+    };
     let certificates = || std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
     let (node, kind) = match command {
         Command::GslbDns(arguments) => (&arguments.node, Kind::NameServer),
@@ -246,7 +361,10 @@ fn needs(command: &Command) -> Option<Needs> {
             needs.files.extend(certificates());
             if arguments.origin.is_some() {
                 needs.user.clone_from(&arguments.node.user);
-                needs.state = arguments.state_dir.clone().map(|dir| (dir.clone(), dir.join("edge")));
+                needs.state = arguments
+                    .state_dir
+                    .clone()
+                    .map(|dir| (dir.clone(), dir.join("edge")));
                 return Some(needs);
             }
             (&arguments.node, Kind::Edge)
@@ -254,11 +372,20 @@ fn needs(command: &Command) -> Option<Needs> {
         Command::Origin(arguments) => {
             if let Some(root) = &arguments.root {
                 needs.user.clone_from(&arguments.node.user);
-                let list = if arguments.demo_content { &mut needs.filled } else { &mut needs.served };
+                let list = if arguments.demo_content {
+                    &mut needs.filled
+                } else {
+                    &mut needs.served
+                };
                 list.push(root.clone());
                 return Some(needs);
             }
-            (&arguments.node, Kind::Origin { demo_content: arguments.demo_content })
+            (
+                &arguments.node,
+                Kind::Origin {
+                    demo_content: arguments.demo_content,
+                },
+            )
         }
         _ => return None,
     };
@@ -278,9 +405,23 @@ fn of_fleet(arguments: &NodeArgs, kind: Kind, mut needs: Needs) -> Option<Needs>
     let fleet = file::load_with(&path, KeySource::Unneeded).ok()?;
     let asked = arguments.node.as_deref();
     let name = match kind {
-        Kind::NameServer => roles::choose(asked, "", fleet.name_servers.iter().map(|n| n.name.as_str())),
-        Kind::Edge => roles::choose(asked, "", fleet.clusters.iter().flat_map(|c| &c.nodes).map(|n| n.name.as_str())),
-        Kind::Origin { .. } => roles::choose(asked, "", fleet.origins.iter().map(|n| n.name.as_str())),
+        Kind::NameServer => roles::choose(
+            asked,
+            "",
+            fleet.name_servers.iter().map(|n| n.name.as_str()),
+        ),
+        Kind::Edge => roles::choose(
+            asked,
+            "",
+            fleet
+                .clusters
+                .iter()
+                .flat_map(|c| &c.nodes)
+                .map(|n| n.name.as_str()),
+        ),
+        Kind::Origin { .. } => {
+            roles::choose(asked, "", fleet.origins.iter().map(|n| n.name.as_str()))
+        }
         Kind::Control => roles::choose(asked, "", fleet.control.iter().map(|c| c.name.as_str())),
     };
     let name = name.ok()?;
@@ -288,8 +429,16 @@ fn of_fleet(arguments: &NodeArgs, kind: Kind, mut needs: Needs) -> Option<Needs>
         Kind::NameServer => needs.files.extend(fleet.steering.geo_db.clone()),
         Kind::Edge => needs.files.extend(tls_files(&fleet)),
         Kind::Origin { demo_content } => {
-            let root = fleet.origins.iter().find(|o| o.name == name).map(|o| o.root.clone());
-            if demo_content { needs.filled.extend(root) } else { needs.served.extend(root) }
+            let root = fleet
+                .origins
+                .iter()
+                .find(|o| o.name == name)
+                .map(|o| o.root.clone());
+            if demo_content {
+                needs.filled.extend(root)
+            } else {
+                needs.served.extend(root)
+            }
         }
         Kind::Control => {}
     }
@@ -309,15 +458,17 @@ fn tls_files(fleet: &Fleet) -> Vec<PathBuf> {
     fleet.sites.iter().flat_map(of_site).collect()
 }
 
-/// Where something is needed below the temporary directory, a directory above it that only root may enter: a trial, such as a test of
-/// this program. State directories are handed over, so they are none.
+/// Where something is needed below the temporary directory, a directory above it that only root may
+/// enter: a trial, such as a test of this program. State directories are handed over, so they are
+/// none.
 fn closed_trial(needs: &Needs, account: &Account) -> Option<PathBuf> {
     // Not the one of the environment: with that, any directory could be a trial's.
     let temporary = ["/tmp", "/var/tmp"];
     let state = needs.state.as_ref().map(|(state, _)| state.as_path());
     let is_closed = |directory: &Path, read| {
         let about = fs::metadata(directory).ok().filter(fs::Metadata::is_dir);
-        Some(directory) != state && about.is_some_and(|about| about.uid() == 0 && !account.may_enter(&about, read))
+        Some(directory) != state
+            && about.is_some_and(|about| about.uid() == 0 && !account.may_enter(&about, read))
     };
     let paths = needs
         .fleet_path
@@ -329,16 +480,27 @@ fn closed_trial(needs: &Needs, account: &Account) -> Option<PathBuf> {
         .map(PathBuf::as_path)
         .chain(state);
     for path in paths.filter(|path| temporary.iter().any(|t| path.starts_with(t))) {
-        if let Some(closed) = path.ancestors().skip(1).find(|directory| is_closed(directory, false)) {
+        if let Some(closed) = path
+            .ancestors()
+            .skip(1)
+            .find(|directory| is_closed(directory, false))
+        {
             return Some(closed.to_owned());
         }
     }
     // A directory that is served without a fleet file is the whole of the trial.
-    let mut served = needs.served.iter().filter(|path| needs.fleet_path.is_none() && temporary.iter().any(|t| path.starts_with(t)));
+    let mut served = needs
+        .served
+        .iter()
+        .filter(|path| needs.fleet_path.is_none() && temporary.iter().any(|t| path.starts_with(t)));
     served.find(|path| is_closed(path, true)).cloned()
 }
 
-fn prepare_directories(needs: &Needs, account: &Account, made: &mut Vec<PathBuf>) -> Result<(), Failure> {
+fn prepare_directories(
+    needs: &Needs,
+    account: &Account,
+    made: &mut Vec<PathBuf>,
+) -> Result<(), Failure> {
     if let Some((state, own)) = &needs.state {
         make_parents(state, made).map_err(|e| cannot_make(state, &e))?;
         hand_over_state(state, account, made).map_err(|e| cannot_make(state, &e))?;
@@ -359,16 +521,28 @@ fn prepare_directories(needs: &Needs, account: &Account, made: &mut Vec<PathBuf>
 }
 
 fn cannot_make(path: &Path, error: &io::Error) -> Failure {
-    let kind = if error.kind() == io::ErrorKind::StorageFull { FailureKind::Io } else { FailureKind::CannotCreate };
+    let kind = if error.kind() == io::ErrorKind::StorageFull {
+        FailureKind::Io
+    } else {
+        FailureKind::CannotCreate
+    };
     Failure::new(
         kind,
-        format!("cannot prepare {}: {error}; make it a directory of the user that the role runs as, or choose another", path.display()),
+        format!(
+            "cannot prepare {}: {error}; make it a directory of the user that the role runs as, or choose another",
+            path.display()
+        ),
     )
 }
 
 /// Makes the missing directories above a path, as root's own that everybody may enter.
 fn make_parents(path: &Path, made: &mut Vec<PathBuf>) -> io::Result<()> {
-    let missing: Vec<&Path> = path.ancestors().skip(1).filter(|p| !p.as_os_str().is_empty()).take_while(|p| !p.exists()).collect();
+    let missing: Vec<&Path> = path
+        .ancestors()
+        .skip(1)
+        .filter(|p| !p.as_os_str().is_empty())
+        .take_while(|p| !p.exists())
+        .collect();
     for directory in missing.into_iter().rev() {
         match DirBuilder::new().mode(0o755).create(directory) {
             Ok(()) => made.push(directory.to_owned()),
@@ -380,10 +554,13 @@ fn make_parents(path: &Path, made: &mut Vec<PathBuf>) -> io::Result<()> {
     Ok(())
 }
 
-/// The fleet's state directory: one that is missing, or that only root may enter, becomes the user's; any other stays as it is.
+/// The fleet's state directory: one that is missing, or that only root may enter, becomes the
+/// user's; any other stays as it is.
 fn hand_over_state(path: &Path, account: &Account, made: &mut Vec<PathBuf>) -> io::Result<()> {
     match fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => make_with_mode(path, 0o700, account, made),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            make_with_mode(path, 0o700, account, made)
+        }
         Err(error) => Err(error),
         Ok(about) if about.uid() == 0 && !account.may_enter(&about, false) => {
             std::os::unix::fs::chown(path, Some(account.uid), Some(account.gid))
@@ -392,27 +569,45 @@ fn hand_over_state(path: &Path, account: &Account, made: &mut Vec<PathBuf>) -> i
     }
 }
 
-/// Makes a directory of the user. One that another node makes at the same time is that node's to hand over, or ours: both do the same.
-fn make_with_mode(path: &Path, mode: u32, account: &Account, made: &mut Vec<PathBuf>) -> io::Result<()> {
+/// Makes a directory of the user. One that another node makes at the same time is that node's to
+/// hand over, or ours: both do the same.
+fn make_with_mode(
+    path: &Path,
+    mode: u32,
+    account: &Account,
+    made: &mut Vec<PathBuf>,
+) -> io::Result<()> {
     match DirBuilder::new().mode(mode).create(path) {
         Ok(()) => made.push(path.to_owned()),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && fs::symlink_metadata(path)?.is_dir() => {}
+        Err(error)
+            if error.kind() == io::ErrorKind::AlreadyExists
+                && fs::symlink_metadata(path)?.is_dir() => {}
         Err(error) => return Err(error),
     }
     std::os::unix::fs::lchown(path, Some(account.uid), Some(account.gid))
 }
 
-/// A node's own directory: the user's alone. One of root, as earlier versions left it, is handed over with all that is in it, its top
-/// last, so that a hand-over that was cut off is begun again. Links are never followed: one in place of the directory is refused.
+/// A node's own directory: the user's alone. One of root, as earlier versions left it, is handed
+/// over with all that is in it, its top last, so that a hand-over that was cut off is begun again.
+/// Links are never followed: one in place of the directory is refused.
 fn hand_over(path: &Path, account: &Account, made: &mut Vec<PathBuf>) -> io::Result<()> {
-    let opened = OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(path);
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
+        .open(path);
     let directory = match opened {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return make_with_mode(path, 0o700, account, made),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return make_with_mode(path, 0o700, account, made);
+        }
         other => other?,
     };
     let about = directory.metadata()?;
     if about.uid() != 0 && about.uid() != account.uid {
-        let problem = format!("it belongs to the user {}, and the role runs as {}", about.uid(), account.name);
+        let problem = format!(
+            "it belongs to the user {}, and the role runs as {}",
+            about.uid(),
+            account.name
+        );
         return Err(io::Error::other(problem));
     }
     if about.uid() == 0 {
@@ -424,7 +619,9 @@ fn hand_over(path: &Path, account: &Account, made: &mut Vec<PathBuf>) -> io::Res
 
 fn hand_over_below(directory: &Path, account: &Account, depth: usize) -> io::Result<()> {
     if depth == 0 {
-        return Err(io::Error::other("it is nested too deeply for a state directory"));
+        return Err(io::Error::other(
+            "it is nested too deeply for a state directory",
+        ));
     }
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
@@ -448,15 +645,24 @@ mod tests {
     use super::*;
 
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nbad line\nnearcast:x:997:996::/:/bin/false\nnobody:x:65534:65534::/:/bin/false\n";
-    const GROUP: &str = "root:x:0:nearcast\nnearcast:x:996:\nssl-cert:x:110:www,nearcast\nnogroup:x:65534:\n";
+    const GROUP: &str =
+        "root:x:0:nearcast\nnearcast:x:996:\nssl-cert:x:110:www,nearcast\nnogroup:x:65534:\n";
 
     #[test]
     fn users_are_found_by_name_and_number() {
-        let account = |name: &str, uid, gid, groups: &[u32]| Account { name: name.to_owned(), uid, gid, groups: groups.to_vec() };
+        let account = |name: &str, uid, gid, groups: &[u32]| Account {
+            name: name.to_owned(),
+            uid,
+            gid,
+            groups: groups.to_vec(),
+        };
         for (text, expected) in [
             ("nearcast", Ok(account("nearcast", 997, 996, &[110]))),
             ("997", Ok(account("nearcast", 997, 996, &[110]))),
-            ("nearcast:ssl-cert", Ok(account("nearcast", 997, 110, &[110]))),
+            (
+                "nearcast:ssl-cert",
+                Ok(account("nearcast", 997, 110, &[110])),
+            ),
             ("nearcast:5", Ok(account("nearcast", 997, 5, &[110]))),
             ("nobody", Ok(account("nobody", 65534, 65534, &[]))),
             ("1234", Ok(account("1234", 1234, 1234, &[]))),
@@ -479,22 +685,47 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let own = kernel::user_id();
         let (account, other) = (
-            Account { name: "me".into(), uid: own, gid: fs::metadata(directory.path()).expect("there").gid(), groups: Vec::new() },
-            Account { name: "other".into(), uid: own + 1, gid: 1, groups: Vec::new() },
+            Account {
+                name: "me".into(),
+                uid: own,
+                gid: fs::metadata(directory.path()).expect("there").gid(),
+                groups: Vec::new(),
+            },
+            Account {
+                name: "other".into(),
+                uid: own + 1,
+                gid: 1,
+                groups: Vec::new(),
+            },
         );
         let (path, link) = (directory.path().join("node"), directory.path().join("link"));
         let mut made = Vec::new();
         hand_over(&path, &account, &mut made).expect("it is made");
-        assert_eq!((fs::metadata(&path).expect("there").mode() & 0o777, &made[..]), (0o700, &[path.clone()][..]));
+        assert_eq!(
+            (
+                fs::metadata(&path).expect("there").mode() & 0o777,
+                &made[..]
+            ),
+            (0o700, &[path.clone()][..])
+        );
         fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("ours");
         hand_over(&path, &account, &mut made).expect("it is ours already");
-        assert_eq!((fs::metadata(&path).expect("there").mode() & 0o777, made.len()), (0o700, 1));
+        assert_eq!(
+            (
+                fs::metadata(&path).expect("there").mode() & 0o777,
+                made.len()
+            ),
+            (0o700, 1)
+        );
         std::os::unix::fs::symlink(&path, &link).expect("a link");
         assert!(hand_over(&link, &account, &mut made).is_err());
         if own == 0 {
             // What is root's is handed over; this is a third user's.
             std::os::unix::fs::chown(&path, Some(own + 2), None).expect("root may");
         }
-        assert!(hand_over(&path, &other, &mut made).is_err_and(|e| e.to_string().contains("belongs to the user")));
+        assert!(
+            hand_over(&path, &other, &mut made)
+                .is_err_and(|e| e.to_string().contains("belongs to the user"))
+        );
     }
 }

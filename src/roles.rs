@@ -24,7 +24,10 @@ impl<F: FnOnce() -> Result<(), Failure> + Send + 'static> WhenOpen for F {}
 
 fn first(context: NodeContext, when_open: impl WhenOpen) -> NodeContext {
     let following = context.following.after(when_open);
-    NodeContext { following, ..context }
+    NodeContext {
+        following,
+        ..context
+    }
 }
 /// Name of the file in a node's state directory that holds its key.
 const KEY_FILE_NAME: &str = "node.key";
@@ -33,11 +36,20 @@ const KEY_FILE_NAME: &str = "node.key";
 const START_TIME: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// `nearcast gslb-dns`.
-pub(crate) async fn gslb_dns(arguments: GslbDnsArgs, with_parent: bool, when_open: impl WhenOpen) -> Result<(), Failure> {
+pub(crate) async fn gslb_dns(
+    arguments: GslbDnsArgs,
+    with_parent: bool,
+    when_open: impl WhenOpen,
+) -> Result<(), Failure> {
     kernel::raise_open_files();
     let path = find::fleet_path(arguments.node.fleet.fleet.as_deref())?;
-    let find =
-        |fleet: &Fleet| choose(arguments.node.node.as_deref(), "[[name_server]]", fleet.name_servers.iter().map(|n| n.name.as_str()));
+    let find = |fleet: &Fleet| {
+        choose(
+            arguments.node.node.as_deref(),
+            "[[name_server]]",
+            fleet.name_servers.iter().map(|n| n.name.as_str()),
+        )
+    };
     let (fleet, name, disk) = load(path, arguments.node.key_file.clone(), find)?;
     check::refuse_faults(&disk.path, &fleet)?;
     let context = context(name, fleet, Some(disk), check::record_faults, with_parent).await?;
@@ -45,16 +57,32 @@ pub(crate) async fn gslb_dns(arguments: GslbDnsArgs, with_parent: bool, when_ope
 }
 
 /// `nearcast edge`.
-pub(crate) async fn edge(arguments: EdgeArgs, with_parent: bool, when_open: impl WhenOpen) -> Result<(), Failure> {
+pub(crate) async fn edge(
+    arguments: EdgeArgs,
+    with_parent: bool,
+    when_open: impl WhenOpen,
+) -> Result<(), Failure> {
     kernel::raise_open_files();
-    let EdgeArgs { node, listen, origin, default_ttl, forward_fields, key_fields, no_heuristic, memory, disk, state_dir } = arguments;
+    let EdgeArgs {
+        node,
+        listen,
+        origin,
+        default_ttl,
+        forward_fields,
+        key_fields,
+        no_heuristic,
+        memory,
+        disk,
+        state_dir,
+    } = arguments;
     let context = match origin {
         Some(origin) => {
             let state_dir = match state_dir {
                 Some(named) => named,
                 None => own_state_dir(listen.first(), disk.0 > 0)?,
             };
-            let lower = |names: Vec<String>| names.iter().map(|name| name.to_ascii_lowercase()).collect();
+            let lower =
+                |names: Vec<String>| names.iter().map(|name| name.to_ascii_lowercase()).collect();
             let cache = CachePolicy {
                 default_ttl,
                 heuristic: !no_heuristic,
@@ -66,9 +94,13 @@ pub(crate) async fn edge(arguments: EdgeArgs, with_parent: bool, when_open: impl
             context("edge".to_owned(), fleet, None, no_check, with_parent).await?
         }
         None => {
-            let path = find::fleet_path(node.fleet.fleet.as_deref()).map_err(|f| or_without(f, "--listen ADDR:PORT --origin URL"))?;
+            let path = find::fleet_path(node.fleet.fleet.as_deref())
+                .map_err(|f| or_without(f, "--listen ADDR:PORT --origin URL"))?;
             let edges = |fleet: &Fleet| {
-                let names = fleet.clusters.iter().flat_map(|c| c.nodes.iter().map(|n| n.name.as_str()));
+                let names = fleet
+                    .clusters
+                    .iter()
+                    .flat_map(|c| c.nodes.iter().map(|n| n.name.as_str()));
                 choose(node.node.as_deref(), "[[cluster.node]]", names)
             };
             let (fleet, name, disk) = load(path, node.key_file.clone(), edges)?;
@@ -79,21 +111,46 @@ pub(crate) async fn edge(arguments: EdgeArgs, with_parent: bool, when_open: impl
 }
 
 /// `nearcast origin`.
-pub(crate) async fn origin(arguments: OriginArgs, with_parent: bool, when_open: impl WhenOpen) -> Result<(), Failure> {
+pub(crate) async fn origin(
+    arguments: OriginArgs,
+    with_parent: bool,
+    when_open: impl WhenOpen,
+) -> Result<(), Failure> {
     kernel::raise_open_files();
-    let OriginArgs { node, root, listen, demo_content } = arguments;
+    let OriginArgs {
+        node,
+        root,
+        listen,
+        demo_content,
+    } = arguments;
     let (fleet, name, disk) = match (root, listen) {
         (Some(root), Some(listen)) => {
             if demo_content {
                 write_demo_content(&root)?;
             }
-            (file::standalone_origin(root, listen)?, "origin".to_owned(), None)
+            (
+                file::standalone_origin(root, listen)?,
+                "origin".to_owned(),
+                None,
+            )
         }
         _ => {
-            let path = find::fleet_path(node.fleet.fleet.as_deref()).map_err(|f| or_without(f, "--root DIR --listen ADDR:PORT"))?;
-            let origins = |fleet: &Fleet| choose(node.node.as_deref(), "[[origin_node]]", fleet.origins.iter().map(|n| n.name.as_str()));
+            let path = find::fleet_path(node.fleet.fleet.as_deref())
+                .map_err(|f| or_without(f, "--root DIR --listen ADDR:PORT"))?;
+            let origins = |fleet: &Fleet| {
+                choose(
+                    node.node.as_deref(),
+                    "[[origin_node]]",
+                    fleet.origins.iter().map(|n| n.name.as_str()),
+                )
+            };
             let (fleet, name, disk) = load(path, node.key_file.clone(), origins)?;
-            if let Some(origin) = fleet.origins.iter().find(|o| o.name == name).filter(|_| demo_content) {
+            if let Some(origin) = fleet
+                .origins
+                .iter()
+                .find(|o| o.name == name)
+                .filter(|_| demo_content)
+            {
                 write_demo_content(&origin.root)?;
             }
             (fleet, name, Some(disk))
@@ -104,13 +161,29 @@ pub(crate) async fn origin(arguments: OriginArgs, with_parent: bool, when_open: 
 }
 
 /// `nearcast control`.
-pub(crate) async fn control(arguments: NodeArgs, with_parent: bool, when_open: impl WhenOpen) -> Result<(), Failure> {
+pub(crate) async fn control(
+    arguments: NodeArgs,
+    with_parent: bool,
+    when_open: impl WhenOpen,
+) -> Result<(), Failure> {
     kernel::raise_open_files();
     let path = find::fleet_path(arguments.fleet.fleet.as_deref())?;
-    let control = |fleet: &Fleet| choose(arguments.node.as_deref(), "[control]", std::iter::once(find::control(fleet)?.name.as_str()));
+    let control = |fleet: &Fleet| {
+        choose(
+            arguments.node.as_deref(),
+            "[control]",
+            std::iter::once(find::control(fleet)?.name.as_str()),
+        )
+    };
     let (fleet, _, Disk { path, .. }) = load(path, arguments.key_file.clone(), control)?;
     check::refuse_faults(&path, &fleet)?;
-    for Mistake { line, column, problem, mend } in check::warnings(&fleet, &file::read(&path)?) {
+    for Mistake {
+        line,
+        column,
+        problem,
+        mend,
+    } in check::warnings(&fleet, &file::read(&path)?)
+    {
         tracing::warn!("{}:{line}:{column}: {problem}; {mend}", path.display());
     }
     let (fleet_tx, _) = watch::channel(Arc::new(fleet));
@@ -146,33 +219,45 @@ impl Disk {
     /// The fleet as the disk has it, with the key that it has for this node.
     pub(crate) fn load(&self) -> Result<Fleet, Failure> {
         match &self.key {
-            Some(key) => Ok(Fleet { node_key: file::read_key(key)?, ..file::load_with(&self.path, KeySource::Unneeded)? }),
+            Some(key) => Ok(Fleet {
+                node_key: file::read_key(key)?,
+                ..file::load_with(&self.path, KeySource::Unneeded)?
+            }),
             None => file::load(&self.path),
         }
     }
 }
 
-/// The file that holds a node's key: the one of `--key-file`, else `node.key` in the node's state directory. `None` leaves it to the
-/// fleet file.
+/// The file that holds a node's key: the one of `--key-file`, else `node.key` in the node's state
+/// directory. `None` leaves it to the fleet file.
 pub(crate) fn key_file(named: Option<PathBuf>, fleet: &Fleet, name: &str) -> Option<PathBuf> {
     let in_state = fleet.node_dir(name).join(KEY_FILE_NAME);
     named.or_else(|| in_state.exists().then_some(in_state))
 }
 
-/// The fleet, which of its nodes this is, and where they come from. The key is that of `--key-file`, else `node.key` in the node's
-/// state directory, else what the fleet file says.
-fn load(path: PathBuf, key: Option<PathBuf>, find: impl Fn(&Fleet) -> Result<String, Failure>) -> Result<(Fleet, String, Disk), Failure> {
+/// The fleet, which of its nodes this is, and where they come from. The key is that of
+/// `--key-file`, else `node.key` in the node's state directory, else what the fleet file says.
+fn load(
+    path: PathBuf,
+    key: Option<PathBuf>,
+    find: impl Fn(&Fleet) -> Result<String, Failure>,
+) -> Result<(Fleet, String, Disk), Failure> {
     let fleet = file::load_with(&path, KeySource::Unneeded)?;
     let name = find(&fleet)?;
-    let disk = Disk { key: key_file(key, &fleet, &name), path };
+    let disk = Disk {
+        key: key_file(key, &fleet, &name),
+        path,
+    };
     let fleet = disk.load()?;
     check_key(&fleet, &name)?;
     Ok((fleet, name, disk))
 }
 
-/// Refuses a key that this node cannot work with; gives what is to be told of one that should be another.
+/// Refuses a key that this node cannot work with; gives what is to be told of one that should be
+/// another.
 fn check_key(fleet: &Fleet, name: &str) -> Result<Vec<String>, Failure> {
-    let is_edge_or_origin = fleet.edge(name).is_some() || fleet.origins.iter().any(|origin| origin.name == name);
+    let is_edge_or_origin =
+        fleet.edge(name).is_some() || fleet.origins.iter().any(|origin| origin.name == name);
     let refuse = |message: String| Err(Failure::new(FailureKind::Usage, message));
     let own = match OwnKey::parse(&fleet.node_key.0) {
         Some(own) => own,
@@ -202,11 +287,14 @@ fn check_key(fleet: &Fleet, name: &str) -> Result<Vec<String>, Failure> {
     Ok(other.into_iter().collect())
 }
 
-/// Tells of a key that should be another, once the node has had time to start: why it cannot start is told alone.
+/// Tells of a key that should be another, once the node has had time to start: why it cannot start
+/// is told alone.
 fn tell_of_key(warnings: Vec<String>) {
     tokio::spawn(async move {
         tokio::time::sleep(START_TIME).await;
-        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        warnings
+            .iter()
+            .for_each(|warning| tracing::warn!("{warning}"));
     });
 }
 
@@ -229,18 +317,31 @@ async fn context(
 
 /// Adds that the role works without a fleet file too.
 fn or_without(failure: Failure, arguments: &str) -> Failure {
-    Failure { message: format!("{}; without a fleet file: {arguments}", failure.message), ..failure }
+    Failure {
+        message: format!("{}; without a fleet file: {arguments}", failure.message),
+        ..failure
+    }
 }
 
 /// The node that is meant: the one named, or the only one of its role.
-pub(crate) fn choose<'f>(asked: Option<&str>, kind: &str, names: impl Iterator<Item = &'f str>) -> Result<String, Failure> {
+pub(crate) fn choose<'f>(
+    asked: Option<&str>,
+    kind: &str,
+    names: impl Iterator<Item = &'f str>,
+) -> Result<String, Failure> {
     let names: Vec<&str> = names.collect();
     let message = match asked {
         Some(name) if names.contains(&name) => return Ok(name.to_owned()),
         None if names.len() == 1 => return Ok(names[0].to_owned()),
         _ if names.is_empty() => format!("the fleet file has no {kind}; add one to run this role"),
-        Some(name) => format!("the fleet file has no {kind} named {name:?}; it has: {}", names.join(", ")),
-        None => format!("which node is this? Say --node NAME; the fleet file has: {}", names.join(", ")),
+        Some(name) => format!(
+            "the fleet file has no {kind} named {name:?}; it has: {}",
+            names.join(", ")
+        ),
+        None => format!(
+            "which node is this? Say --node NAME; the fleet file has: {}",
+            names.join(", ")
+        ),
     };
     Err(Failure::new(FailureKind::Usage, message))
 }
@@ -255,11 +356,15 @@ fn own_state_dir(listen: Option<&SocketAddr>, is_needed: bool) -> Result<PathBuf
     Ok(path)
 }
 
-/// Makes a directory where everybody can make one. What somebody else has put there under that name is not used.
+/// Makes a directory where everybody can make one. What somebody else has put there under that name
+/// is not used.
 fn make_own(path: &Path) -> Result<(), Failure> {
     use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
     let made = std::fs::DirBuilder::new().mode(0o700).create(path);
-    let is_own = || std::fs::symlink_metadata(path).is_ok_and(|about| about.is_dir() && about.uid() == kernel::user_id());
+    let is_own = || {
+        std::fs::symlink_metadata(path)
+            .is_ok_and(|about| about.is_dir() && about.uid() == kernel::user_id())
+    };
     match made {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && is_own() => Ok(()),
@@ -273,9 +378,14 @@ fn make_own(path: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Reads the fleet file again at each SIGHUP. A file with mistakes changes nothing and is logged. Neither does one that
-/// was not edited: the fleet may have a newer revision by now, from the journal.
-fn reload_on_hangup(name: String, fleet_tx: watch::Sender<Arc<Fleet>>, disk: Option<Disk>) -> Result<(), Failure> {
+/// Reads the fleet file again at each SIGHUP. A file with mistakes changes nothing and is logged.
+/// Neither does one that was not edited: the fleet may have a newer revision by now, from the
+/// journal.
+fn reload_on_hangup(
+    name: String,
+    fleet_tx: watch::Sender<Arc<Fleet>>,
+    disk: Option<Disk>,
+) -> Result<(), Failure> {
     let mut hangup = signals::listen(SignalKind::hangup())?;
     let mut seen = fleet_tx.borrow().clone();
     tokio::spawn(async move {
@@ -287,17 +397,33 @@ fn reload_on_hangup(name: String, fleet_tx: watch::Sender<Arc<Fleet>>, disk: Opt
             let path = disk.path.display();
             // The key may have a file by now that was not there at the start.
             let key = key_file(disk.key.clone(), &fleet_tx.borrow(), &name);
-            let now = Disk { key, path: disk.path.clone() };
-            let loaded = now.load().and_then(|fleet| check_key(&fleet, &name).map(|warnings| (fleet, warnings)));
+            let now = Disk {
+                key,
+                path: disk.path.clone(),
+            };
+            let loaded = now
+                .load()
+                .and_then(|fleet| check_key(&fleet, &name).map(|warnings| (fleet, warnings)));
             match loaded.map(|(fleet, warnings)| {
-                warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+                warnings
+                    .iter()
+                    .for_each(|warning| tracing::warn!("{warning}"));
                 fleet
             }) {
-                Ok(fleet) if fleet.says_the_same(&seen) => tracing::info!(%path, "SIGHUP: the fleet file has not changed"),
-                Ok(fleet) if (Fleet { node_key: seen.node_key.clone(), ..fleet.clone() }).says_the_same(&seen) => {
+                Ok(fleet) if fleet.says_the_same(&seen) => {
+                    tracing::info!(%path, "SIGHUP: the fleet file has not changed")
+                }
+                Ok(fleet)
+                    if (Fleet {
+                        node_key: seen.node_key.clone(),
+                        ..fleet.clone()
+                    })
+                    .says_the_same(&seen) =>
+                {
                     // The fleet file that is in force may be newer.
                     tracing::info!(%path, "SIGHUP: this node has a new key");
-                    fleet_tx.send_modify(|now| Arc::make_mut(now).node_key = fleet.node_key.clone());
+                    fleet_tx
+                        .send_modify(|now| Arc::make_mut(now).node_key = fleet.node_key.clone());
                     seen = Arc::new(fleet);
                 }
                 Ok(fleet) => {
@@ -315,8 +441,18 @@ fn reload_on_hangup(name: String, fleet_tx: watch::Sender<Arc<Fleet>>, disk: Opt
 /// Writes the demo's content where it is not there yet.
 pub(crate) fn write_demo_content(root: &Path) -> Result<(), Failure> {
     nearcast_origin::demo::write(root).map_err(|error| {
-        let kind = if error.kind() == std::io::ErrorKind::StorageFull { FailureKind::Io } else { FailureKind::CannotCreate };
-        Failure::new(kind, format!("cannot write the demo's content to {}: {error}", root.display()))
+        let kind = if error.kind() == std::io::ErrorKind::StorageFull {
+            FailureKind::Io
+        } else {
+            FailureKind::CannotCreate
+        };
+        Failure::new(
+            kind,
+            format!(
+                "cannot write the demo's content to {}: {error}",
+                root.display()
+            ),
+        )
     })
 }
 

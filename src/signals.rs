@@ -1,4 +1,5 @@
-//! What the outside tells a running command: end (SIGTERM, SIGINT, the parent's death), read the fleet file again (SIGHUP).
+//! What the outside tells a running command: end (SIGTERM, SIGINT, the parent's death), read the
+//! fleet file again (SIGHUP).
 
 use std::future::Future;
 use std::io::Read as _;
@@ -9,13 +10,21 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Listens for one kind of signal from now on.
 pub(crate) fn listen(kind: SignalKind) -> Result<Signal, Failure> {
-    signal(kind).map_err(|e| Failure::new(FailureKind::System, format!("cannot listen for signals: {e}")))
+    signal(kind).map_err(|e| {
+        Failure::new(
+            FailureKind::System,
+            format!("cannot listen for signals: {e}"),
+        )
+    })
 }
 
-/// Asks for shutdown at the first SIGTERM or SIGINT; ends the process at the second signal. When `with_parent`, the end of
-/// stdin ends it at once: nobody is left who would wait for it to drain.
+/// Asks for shutdown at the first SIGTERM or SIGINT; ends the process at the second signal. When
+/// `with_parent`, the end of stdin ends it at once: nobody is left who would wait for it to drain.
 pub(crate) fn end_on(trigger: ShutdownTrigger, with_parent: bool) -> Result<(), Failure> {
-    let (mut term, mut int) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let (mut term, mut int) = (
+        listen(SignalKind::terminate())?,
+        listen(SignalKind::interrupt())?,
+    );
     let parent = with_parent.then(stdin_ended);
     tokio::spawn(async move {
         let parent_gone = async {
@@ -51,8 +60,8 @@ pub(crate) fn end_on(trigger: ShutdownTrigger, with_parent: bool) -> Result<(), 
     Ok(())
 }
 
-/// Completes when stdin has ended, which happens when the process that holds the other side of the pipe ends in
-/// whatever way.
+/// Completes when stdin has ended, which happens when the process that holds the other side of the
+/// pipe ends in whatever way.
 fn stdin_ended() -> impl Future<Output = ()> {
     let (tx, rx) = tokio::sync::oneshot::channel::<()>();
     // A thread of its own: a blocking read would hold up the end of the runtime.

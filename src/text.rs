@@ -16,7 +16,11 @@ pub(crate) fn bits_per_second(rate: f64) -> String {
 pub(crate) fn count(count: f64) -> String {
     // Tiny negative numbers come out of subtractions; nobody wants to read "-0".
     let count = if count.abs() < 0.5 { 0.0 } else { count };
-    if count < 10_000.0 { format!("{count:.0}") } else { scaled(count, &["", "k", "M", "G"]) }
+    if count < 10_000.0 {
+        format!("{count:.0}")
+    } else {
+        scaled(count, &["", "k", "M", "G"])
+    }
 }
 
 /// `93.8 %`, or a dash while nothing was counted.
@@ -26,7 +30,11 @@ pub(crate) fn percent(ratio: Option<f64>) -> String {
 
 /// `1 node`, `2 nodes`.
 pub(crate) fn plural(count: usize, one: &str) -> String {
-    if count == 1 { format!("1 {one}") } else { format!("{count} {one}s") }
+    if count == 1 {
+        format!("1 {one}")
+    } else {
+        format!("{count} {one}s")
+    }
 }
 
 /// `850 ms`, `12 s`, `4 min`, `3 h`.
@@ -45,18 +53,31 @@ fn scaled(mut value: f64, units: &[&str]) -> String {
         value /= 1000.0;
         unit += 1;
     }
-    let digits = if unit == 0 || value.abs() >= 99.95 { 0 } else { 1 };
-    format!("{value:.digits$} {}", units[unit]).trim_end().to_owned()
+    let digits = if unit == 0 || value.abs() >= 99.95 {
+        0
+    } else {
+        1
+    };
+    format!("{value:.digits$} {}", units[unit])
+        .trim_end()
+        .to_owned()
 }
 
-/// Rows under a heading, columns aligned: those whose heading begins with `>` to the right. Trailing blanks are left out.
+/// Rows under a heading, columns aligned: those whose heading begins with `>` to the right.
+/// Trailing blanks are left out.
 pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
     let widths: Vec<usize> = heading
         .iter()
         .enumerate()
         .map(|(i, h)| {
-            let cells = rows.iter().filter_map(|r| r.get(i)).map(|c| c.chars().count());
-            cells.chain([h.trim_start_matches('>').chars().count()]).max().unwrap_or(0)
+            let cells = rows
+                .iter()
+                .filter_map(|r| r.get(i))
+                .map(|c| c.chars().count());
+            cells
+                .chain([h.trim_start_matches('>').chars().count()])
+                .max()
+                .unwrap_or(0)
         })
         .collect();
     let line = |cells: &mut dyn Iterator<Item = &str>| {
@@ -65,7 +86,11 @@ pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
             let gap = if i == 0 { "" } else { "  " };
             let pad = " ".repeat(width - cell.chars().count().min(*width));
             let right = heading[i].starts_with('>');
-            line.push_str(&if right { format!("{gap}{pad}{cell}") } else { format!("{gap}{cell}{pad}") });
+            line.push_str(&if right {
+                format!("{gap}{pad}{cell}")
+            } else {
+                format!("{gap}{cell}{pad}")
+            });
         }
         line.trim_end().to_owned() + "\n"
     };
@@ -98,12 +123,21 @@ mod tests {
         for (found, expected) in table {
             assert_eq!(found, expected);
         }
-        assert_eq!([850, 12_000, 240_000, 10_800_000].map(span_ms), ["850 ms", "12 s", "4 min", "3 h"]);
+        assert_eq!(
+            [850, 12_000, 240_000, 10_800_000].map(span_ms),
+            ["850 ms", "12 s", "4 min", "3 h"]
+        );
     }
 
     #[test]
     fn columns_are_aligned() {
-        let rows = vec![vec!["ams".to_owned(), "7".to_owned(), "up".to_owned()], vec!["n".to_owned(), "12".to_owned(), String::new()]];
-        assert_eq!(table(&["name", ">n", "state"], &rows), "name   n  state\nams    7  up\nn     12\n");
+        let rows = vec![
+            vec!["ams".to_owned(), "7".to_owned(), "up".to_owned()],
+            vec!["n".to_owned(), "12".to_owned(), String::new()],
+        ];
+        assert_eq!(
+            table(&["name", ">n", "state"], &rows),
+            "name   n  state\nams    7  up\nn     12\n"
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! Load on a control role, for `tests/bench/control`: many nodes that follow and report with the code of real nodes, or many
-//! clients that purge. Starts the role itself, in a directory of its own that is removed at the end.
+//! Load on a control role, for `tests/bench/control`: many nodes that follow and report with the
+//! code of real nodes, or many clients that purge. Starts the role itself, in a directory of its
+//! own that is removed at the end.
 //!
 //!     load NEARCAST nodes COUNT SECONDS
 //!     load NEARCAST purges CLIENTS SECONDS
@@ -41,17 +42,32 @@ impl Control {
     /// CPU seconds so far, and resident bytes.
     fn used(&self) -> Result<(f64, u64), Error> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id()))?;
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let number = |at: usize| fields.get(at).and_then(|f| f.parse::<u64>().ok()).ok_or("/proc/PID/stat is odd");
+        let fields: Vec<&str> = stat
+            .rsplit(')')
+            .next()
+            .unwrap_or_default()
+            .split_whitespace()
+            .collect();
+        let number = |at: usize| {
+            fields
+                .get(at)
+                .and_then(|f| f.parse::<u64>().ok())
+                .ok_or("/proc/PID/stat is odd")
+        };
         // Ticks of 10 ms and pages of 4 KiB on every Linux that this is for.
-        Ok(((number(11)? + number(12)?) as f64 / 100.0, number(21)? * 4096))
+        Ok((
+            (number(11)? + number(12)?) as f64 / 100.0,
+            number(21)? * 4096,
+        ))
     }
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [binary, what, count, seconds] = &arguments[..] else { return Err("load NEARCAST nodes|purges COUNT SECONDS".into()) };
+    let [binary, what, count, seconds] = &arguments[..] else {
+        return Err("load NEARCAST nodes|purges COUNT SECONDS".into());
+    };
     let (count, seconds) = (count.parse()?, seconds.parse()?);
     let dir = tempfile::tempdir()?;
     let nodes = if what == "nodes" { count } else { 1 };
@@ -72,10 +88,17 @@ fn fleet_text(nodes: usize) -> String {
     );
     for n in 0..nodes {
         if n % CLUSTER == 0 {
-            let _ = write!(text, "[[cluster]]\nname = \"c{0}\"\nplace = {{ latitude = {0}, longitude = {0} }}\n", n / CLUSTER);
+            let _ = write!(
+                text,
+                "[[cluster]]\nname = \"c{0}\"\nplace = {{ latitude = {0}, longitude = {0} }}\n",
+                n / CLUSTER
+            );
         }
         let ip = format!("127.78.{}.{}", n / 200, n % 200 + 1);
-        let _ = write!(text, "[[cluster.node]]\nname = \"n{n}\"\naddress = \"{ip}\"\nlisten = \"{ip}:8080\"\nadmin = \"{ip}:9100\"\n");
+        let _ = write!(
+            text,
+            "[[cluster.node]]\nname = \"n{n}\"\naddress = \"{ip}\"\nlisten = \"{ip}:8080\"\nadmin = \"{ip}:9100\"\n"
+        );
     }
     text + "[[site]]\nname = \"www\"\nhosts = [\"www.demo.test\"]\norigin = \"http://127.0.0.1:8000\"\n"
 }
@@ -83,29 +106,60 @@ fn fleet_text(nodes: usize) -> String {
 async fn start(binary: &str, dir: &Path) -> Result<Control, Error> {
     let log = std::fs::File::create(dir.join("log"))?;
     let mut command = Command::new(binary);
-    command.args(["control", "--fleet"]).arg(dir.join("nearcast.toml")).stdout(Stdio::null()).stderr(log);
+    command
+        .args(["control", "--fleet"])
+        .arg(dir.join("nearcast.toml"))
+        .stdout(Stdio::null())
+        .stderr(log);
     let control = Control(command.spawn()?);
     let begun = Instant::now();
-    while Client::new().get("http://127.77.0.1:9170/ready", SOON).await.is_err() {
+    while Client::new()
+        .get("http://127.77.0.1:9170/ready", SOON)
+        .await
+        .is_err()
+    {
         if begun.elapsed() > SOON {
-            return Err(format!("control does not start:\n{}", std::fs::read_to_string(dir.join("log"))?).into());
+            return Err(format!(
+                "control does not start:\n{}",
+                std::fs::read_to_string(dir.join("log"))?
+            )
+            .into());
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Ok(control)
 }
 
-async fn run_nodes(control: &Control, dir: &Path, text: &str, count: usize, seconds: u64) -> Result<(), Error> {
+async fn run_nodes(
+    control: &Control,
+    dir: &Path,
+    text: &str,
+    count: usize,
+    seconds: u64,
+) -> Result<(), Error> {
     let (_, bytes_before) = control.used()?;
-    let fleet = file::parse(text, dir).map_err(|mistakes| file::describe("fleet file", &mistakes))?;
+    let fleet =
+        file::parse(text, dir).map_err(|mistakes| file::describe("fleet file", &mistakes))?;
     let (trigger, shutdown) = shutdown::channel();
     let mut states = Vec::new();
-    // Every node syncs what it is told to a disk of its own; all of them on one disk would measure that disk.
-    let disks = if Path::new("/dev/shm").is_dir() { tempfile::tempdir_in("/dev/shm")? } else { tempfile::tempdir()? };
+    // Every node syncs what it is told to a disk of its own; all of them on one disk would measure
+    // that disk.
+    let disks = if Path::new("/dev/shm").is_dir() {
+        tempfile::tempdir_in("/dev/shm")?
+    } else {
+        tempfile::tempdir()?
+    };
     for n in 0..count {
         let (fleet_tx, _) = watch::channel(Arc::new(fleet.clone()));
         let directory = disks.path().join(format!("node-{n}"));
-        let mut context = follow::prepare(format!("n{n}"), fleet_tx, directory, |_: &Fleet, _: &str| Vec::new(), shutdown.clone()).await;
+        let mut context = follow::prepare(
+            format!("n{n}"),
+            fleet_tx,
+            directory,
+            |_: &Fleet, _: &str| Vec::new(),
+            shutdown.clone(),
+        )
+        .await;
         context.following.begin().await.map_err(|e| e.to_string())?;
         let state = context.state.clone();
         states.push(state.clone());
@@ -114,7 +168,11 @@ async fn run_nodes(control: &Control, dir: &Path, text: &str, count: usize, seco
         let report = move |_| {
             requests += 1000;
             let totals = SiteTotals {
-                requests: [("hit".to_owned(), requests), ("miss".to_owned(), requests / 10)].into(),
+                requests: [
+                    ("hit".to_owned(), requests),
+                    ("miss".to_owned(), requests / 10),
+                ]
+                .into(),
                 bytes: [("hit".to_owned(), requests * 100_000)].into(),
                 ..SiteTotals::default()
             };
@@ -126,7 +184,13 @@ async fn run_nodes(control: &Control, dir: &Path, text: &str, count: usize, seco
                 ..EdgeReport::default()
             }
         };
-        tokio::spawn(reporter::run(context.name.clone(), |f| reporter::to_control(f, "edge"), context.fleet, report, shutdown.clone()));
+        tokio::spawn(reporter::run(
+            context.name.clone(),
+            |f| reporter::to_control(f, "edge"),
+            context.fleet,
+            report,
+            shutdown.clone(),
+        ));
     }
     let begun = Instant::now();
     while states.iter().any(|s| !s.borrow().caught_up) {
@@ -136,7 +200,10 @@ async fn run_nodes(control: &Control, dir: &Path, text: &str, count: usize, seco
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    println!("{count} nodes follow after {:.1} s", begun.elapsed().as_secs_f64());
+    println!(
+        "{count} nodes follow after {:.1} s",
+        begun.elapsed().as_secs_f64()
+    );
 
     let token = Secret(std::fs::read_to_string(dir.join("state/control/token"))?);
     let client = Client::new();
@@ -149,8 +216,12 @@ async fn run_nodes(control: &Control, dir: &Path, text: &str, count: usize, seco
         status.push(at.elapsed());
         let at = Instant::now();
         let purge = json!({"scope": {"by": "tag", "value": "t"}, "wait_ms": 0});
-        let answer = client.post_json(&format!("{CONTROL}/v1/purges"), Some(&token), &purge, SOON).await?;
-        let revision = serde_json::from_slice::<Value>(answer.body())?["revision"].as_u64().ok_or("no revision")?;
+        let answer = client
+            .post_json(&format!("{CONTROL}/v1/purges"), Some(&token), &purge, SOON)
+            .await?;
+        let revision = serde_json::from_slice::<Value>(answer.body())?["revision"]
+            .as_u64()
+            .ok_or("no revision")?;
         while states.iter().any(|s| s.borrow().revision < revision) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
@@ -159,23 +230,50 @@ async fn run_nodes(control: &Control, dir: &Path, text: &str, count: usize, seco
     }
     let took = begun.elapsed().as_secs_f64();
     let (cpu, bytes) = control.used()?;
-    println!("a purge is at all nodes after {:.1} ms (median), {:.1} ms (worst)", millis(&mut purges, 50), millis(&mut purges, 100));
-    println!("/v1/status answers in {:.1} ms (median), {:.1} ms (worst)", millis(&mut status, 50), millis(&mut status, 100));
+    println!(
+        "a purge is at all nodes after {:.1} ms (median), {:.1} ms (worst)",
+        millis(&mut purges, 50),
+        millis(&mut purges, 100)
+    );
+    println!(
+        "/v1/status answers in {:.1} ms (median), {:.1} ms (worst)",
+        millis(&mut status, 50),
+        millis(&mut status, 100)
+    );
     let metrics = client.get("http://127.77.0.1:9170/metrics", SOON).await?;
     let metrics = String::from_utf8_lossy(metrics.body()).into_owned();
-    for line in metrics.lines().filter(|l| l.starts_with("nearcast_control_connections")) {
+    for line in metrics
+        .lines()
+        .filter(|l| l.starts_with("nearcast_control_connections"))
+    {
         println!("{line}");
     }
     let cores = (cpu - cpu_before) / took;
-    println!("control: {:.2} % of a core, {:.1} MiB", 100.0 * cores, bytes as f64 / 1_048_576.0);
+    println!(
+        "control: {:.2} % of a core, {:.1} MiB",
+        100.0 * cores,
+        bytes as f64 / 1_048_576.0
+    );
     let a_node = count as f64;
-    println!("a node: {:.4} % of a core, {:.1} KiB", 100.0 * cores / a_node, bytes.saturating_sub(bytes_before) as f64 / 1024.0 / a_node);
+    println!(
+        "a node: {:.4} % of a core, {:.1} KiB",
+        100.0 * cores / a_node,
+        bytes.saturating_sub(bytes_before) as f64 / 1024.0 / a_node
+    );
     trigger.shut_down();
     Ok(())
 }
 
-async fn run_purges(control: &Control, dir: &Path, clients: usize, seconds: u64) -> Result<(), Error> {
-    println!("one fdatasync after another on this disk: {:.0} a second", syncs(dir)?);
+async fn run_purges(
+    control: &Control,
+    dir: &Path,
+    clients: usize,
+    seconds: u64,
+) -> Result<(), Error> {
+    println!(
+        "one fdatasync after another on this disk: {:.0} a second",
+        syncs(dir)?
+    );
     let token = Secret(std::fs::read_to_string(dir.join("state/control/token"))?);
     for clients in [1, clients] {
         let count = Arc::new(AtomicU64::new(0));
@@ -233,5 +331,7 @@ fn syncs(dir: &Path) -> Result<f64, Error> {
 
 fn millis(times: &mut [Duration], percent: usize) -> f64 {
     times.sort_unstable();
-    times.get(((times.len() * percent) / 100).min(times.len().saturating_sub(1))).map_or(f64::NAN, |t| t.as_secs_f64() * 1000.0)
+    times
+        .get(((times.len() * percent) / 100).min(times.len().saturating_sub(1)))
+        .map_or(f64::NAN, |t| t.as_secs_f64() * 1000.0)
 }

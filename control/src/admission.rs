@@ -1,11 +1,12 @@
 //! Who may hold connections to the API: a share for nodes, one for operators, one for strangers.
 //!
-//! Every connection begins as a stranger's and becomes a node's or an operator's when a request on it shows a good key or
-//! token. So whoever has neither shares the strangers' places with others who have not shown one yet, and cannot take those of
-//! nodes or operators; nor can nodes take those of operators. Strangers' places are never full for a newcomer: the stranger
-//! that has been quiet for longest gives way, of the address that holds the most of them. So does a node's connection for that
-//! of a node whose address holds fewer, as one key must not take the places of all nodes. Those who come over loopback have
-//! places of their own.
+//! Every connection begins as a stranger's and becomes a node's or an operator's when a request on
+//! it shows a good key or token. So whoever has neither shares the strangers' places with others
+//! who have not shown one yet, and cannot take those of nodes or operators; nor can nodes take
+//! those of operators. Strangers' places are never full for a newcomer: the stranger that has been
+//! quiet for longest gives way, of the address that holds the most of them. So does a node's
+//! connection for that of a node whose address holds fewer, as one key must not take the places of
+//! all nodes. Those who come over loopback have places of their own.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
@@ -13,13 +14,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-/// Open files that are kept back for the disk, name servers that are asked, and the admin listener: this part of all, and no
-/// fewer.
+/// Open files that are kept back for the disk, name servers that are asked, and the admin listener:
+/// this part of all, and no fewer.
 const RESERVE_PART: usize = 8;
 const RESERVE_MIN: usize = 64;
 /// Connections whatever the limit of files.
 const ALL_MAX: usize = 65_536;
-/// Parts of all connections that strangers, those over loopback, and operators may hold, each; nodes have the rest.
+/// Parts of all connections that strangers, those over loopback, and operators may hold, each;
+/// nodes have the rest.
 const SHARE_PART: usize = 8;
 const SHARE_MIN: usize = 16;
 const SHARE_MAX: usize = 1024;
@@ -63,9 +65,16 @@ pub(crate) struct Limits {
 impl Limits {
     /// As many as that many open files allow.
     pub(crate) fn of_files(files: usize) -> Self {
-        let all = files.saturating_sub((files / RESERVE_PART).max(RESERVE_MIN)).min(ALL_MAX);
+        let all = files
+            .saturating_sub((files / RESERVE_PART).max(RESERVE_MIN))
+            .min(ALL_MAX);
         let share = (all / SHARE_PART).clamp(SHARE_MIN, SHARE_MAX);
-        Self { strangers: share, of_address: share / ADDRESS_PART, operators: share, nodes: all.saturating_sub(3 * share).max(SHARE_MIN) }
+        Self {
+            strangers: share,
+            of_address: share / ADDRESS_PART,
+            operators: share,
+            nodes: all.saturating_sub(3 * share).max(SHARE_MIN),
+        }
     }
 }
 
@@ -121,7 +130,10 @@ struct Holder {
 
 impl Admission {
     pub(crate) fn new(limits: Limits) -> Arc<Self> {
-        Arc::new(Self { limits, now: Mutex::default() })
+        Arc::new(Self {
+            limits,
+            now: Mutex::default(),
+        })
     }
 
     /// The limits.
@@ -137,11 +149,23 @@ impl Admission {
         let held = now.held.get(&owner).copied().unwrap_or(0);
         let strangers = &now.strangers[usize::from(is_loopback)];
         let goes = if !is_loopback && held >= self.limits.of_address {
-            strangers.iter().find(|(_, s)| s.owner == owner).map(|(tick, _)| *tick)
+            strangers
+                .iter()
+                .find(|(_, s)| s.owner == owner)
+                .map(|(tick, _)| *tick)
         } else if strangers.len() >= self.limits.strangers {
-            let most = now.held.iter().filter(|(o, _)| o.0.is_loopback() == is_loopback).max_by_key(|(_, n)| **n).map(|(o, _)| *o);
+            let most = now
+                .held
+                .iter()
+                .filter(|(o, _)| o.0.is_loopback() == is_loopback)
+                .max_by_key(|(_, n)| **n)
+                .map(|(o, _)| *o);
             let of_most = |s: &Holder| is_loopback || most == Some(s.owner);
-            strangers.iter().find(|(_, s)| of_most(s)).or_else(|| strangers.iter().next()).map(|(tick, _)| *tick)
+            strangers
+                .iter()
+                .find(|(_, s)| of_most(s))
+                .or_else(|| strangers.iter().next())
+                .map(|(tick, _)| *tick)
         } else {
             None
         };
@@ -149,10 +173,22 @@ impl Admission {
             now.remove(is_loopback, tick).evicted.notify_one();
         }
         let tick = now.tick();
-        now.strangers[usize::from(is_loopback)].insert(tick, Holder { owner, evicted: evicted.clone() });
+        now.strangers[usize::from(is_loopback)].insert(
+            tick,
+            Holder {
+                owner,
+                evicted: evicted.clone(),
+            },
+        );
         *now.held.entry(owner).or_insert(0) += 1;
         drop(now);
-        Arc::new(Seat { admission: self.clone(), owner, is_loopback, evicted, place: Mutex::new(Place::Stranger(tick)) })
+        Arc::new(Seat {
+            admission: self.clone(),
+            owner,
+            is_loopback,
+            evicted,
+            place: Mutex::new(Place::Stranger(tick)),
+        })
     }
 
     /// Connections by class.
@@ -177,17 +213,24 @@ impl Now {
         self.ticks
     }
 
-    /// A node's connection that gives way to one more of an owner: the quietest of the owner that holds the most, unless the
-    /// newcomer would then hold no fewer.
+    /// A node's connection that gives way to one more of an owner: the quietest of the owner that
+    /// holds the most, unless the newcomer would then hold no fewer.
     fn node_that_goes(&self, newcomer: Owner) -> Option<u64> {
         let own = self.held_by_nodes.get(&newcomer).copied().unwrap_or(0);
-        let (owner, most) = self.held_by_nodes.iter().max_by_key(|(_, n)| **n).map(|(owner, n)| (*owner, *n))?;
+        let (owner, most) = self
+            .held_by_nodes
+            .iter()
+            .max_by_key(|(_, n)| **n)
+            .map(|(owner, n)| (*owner, *n))?;
         let goes = match own {
             _ if own == most => newcomer,
             _ if own + 1 < most => owner,
             _ => return None,
         };
-        self.nodes.iter().find(|(_, holder)| holder.owner == goes).map(|(tick, _)| *tick)
+        self.nodes
+            .iter()
+            .find(|(_, holder)| holder.owner == goes)
+            .map(|(tick, _)| *tick)
     }
 
     fn remove_node(&mut self, tick: u64) -> Holder {
@@ -197,7 +240,9 @@ impl Now {
     }
 
     fn remove(&mut self, is_loopback: bool, tick: u64) -> Holder {
-        let stranger = self.strangers[usize::from(is_loopback)].remove(&tick).expect("it was found here");
+        let stranger = self.strangers[usize::from(is_loopback)]
+            .remove(&tick)
+            .expect("it was found here");
         give_back(&mut self.held, stranger.owner);
         stranger
     }
@@ -237,7 +282,8 @@ impl Seat {
         self.evicted.notified().await;
     }
 
-    /// A request has come, of somebody with that class; false where there is no place for one more of it.
+    /// A request has come, of somebody with that class; false where there is no place for one more
+    /// of it.
     pub(crate) fn asks(&self, class: Class) -> bool {
         let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
         let mut now = self.admission.now();
@@ -267,7 +313,9 @@ impl Seat {
             }
             Class::Node => {
                 if now.nodes.len() >= self.admission.limits.nodes {
-                    let Some(goes) = now.node_that_goes(self.owner) else { return false };
+                    let Some(goes) = now.node_that_goes(self.owner) else {
+                        return false;
+                    };
                     now.remove_node(goes).evicted.notify_one();
                 }
                 let holder = now.remove(self.is_loopback, tick);
@@ -309,7 +357,9 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut now = self.admission.now();
         match *self.place.get_mut().unwrap_or_else(PoisonError::into_inner) {
-            Place::Stranger(tick) if now.strangers[usize::from(self.is_loopback)].contains_key(&tick) => {
+            Place::Stranger(tick)
+                if now.strangers[usize::from(self.is_loopback)].contains_key(&tick) =>
+            {
                 now.remove(self.is_loopback, tick);
             }
             Place::Node(tick) if now.nodes.contains_key(&tick) => {
@@ -339,7 +389,12 @@ mod tests {
     use futures_util::FutureExt;
 
     fn admission() -> Arc<Admission> {
-        Admission::new(Limits { strangers: 8, of_address: 4, operators: 2, nodes: 3 })
+        Admission::new(Limits {
+            strangers: 8,
+            of_address: 4,
+            operators: 2,
+            nodes: 3,
+        })
     }
 
     fn ip(text: &str) -> IpAddr {
@@ -356,9 +411,19 @@ mod tests {
 
     #[test]
     fn shares_follow_the_limit_of_files() {
-        for (files, strangers, nodes) in [(256, 24, 120), (1024, 112, 560), (20_000, 1024, 14_428), (1 << 20, 1024, 62_464), (0, 16, 16)] {
+        for (files, strangers, nodes) in [
+            (256, 24, 120),
+            (1024, 112, 560),
+            (20_000, 1024, 14_428),
+            (1 << 20, 1024, 62_464),
+            (0, 16, 16),
+        ] {
             let limits = Limits::of_files(files);
-            assert_eq!((limits.strangers, limits.operators, limits.nodes), (strangers, strangers, nodes), "{files}");
+            assert_eq!(
+                (limits.strangers, limits.operators, limits.nodes),
+                (strangers, strangers, nodes),
+                "{files}"
+            );
         }
     }
 
@@ -394,10 +459,16 @@ mod tests {
     #[test]
     fn one_address_has_a_limit_of_its_own_and_its_quietest_goes() {
         let a = admission();
-        let seats: Vec<Arc<Seat>> = (0..4).map(|n| a.enter(ip(&format!("2001:db8::{n}")))).collect();
+        let seats: Vec<Arc<Seat>> = (0..4)
+            .map(|n| a.enter(ip(&format!("2001:db8::{n}"))))
+            .collect();
         assert!(seats[0].asks(Class::Stranger));
         let fifth = a.enter(ip("2001:db8::99"));
-        assert_eq!(seats.iter().map(|s| is_evicted(s)).collect::<Vec<_>>(), [false, true, false, false], "a /64 is one");
+        assert_eq!(
+            seats.iter().map(|s| is_evicted(s)).collect::<Vec<_>>(),
+            [false, true, false, false],
+            "a /64 is one"
+        );
         assert!(!is_evicted(&fifth));
         // What is on its way out changes nothing any more.
         assert!(seats[1].asks(Class::Node));
@@ -411,7 +482,12 @@ mod tests {
         let nodes: Vec<Arc<Seat>> = (0..3).map(|_| a.enter(address)).collect();
         assert!(nodes.iter().all(|n| n.asks(Class::Node)));
         let operators: Vec<Arc<Seat>> = (0..2).map(|_| a.enter(address)).collect();
-        assert!(operators.iter().all(|o| o.asks(Class::Operator) && o.asks(Class::Node)), "it stays what it is");
+        assert!(
+            operators
+                .iter()
+                .all(|o| o.asks(Class::Operator) && o.asks(Class::Node)),
+            "it stays what it is"
+        );
         assert!(!a.enter(address).asks(Class::Operator));
         assert_eq!(counts(&a)[1..], [3, 2]);
         drop(nodes);
@@ -427,18 +503,26 @@ mod tests {
             (seat, has_place)
         };
         let flood: Vec<_> = (0..3).map(|_| node("192.0.2.1").0).collect();
-        assert!(flood[0].asks(Class::Node), "the first is not the quietest any more");
+        assert!(
+            flood[0].asks(Class::Node),
+            "the first is not the quietest any more"
+        );
         let (fourth, has_place) = node("192.0.2.1");
         assert!(has_place && is_evicted(&flood[1]), "its own quietest goes");
         let (honest, has_place) = node("192.0.2.2");
-        assert!(has_place && is_evicted(&flood[2]) && !is_evicted(&flood[0]) && !is_evicted(&fourth));
+        assert!(
+            has_place && is_evicted(&flood[2]) && !is_evicted(&flood[0]) && !is_evicted(&fourth)
+        );
         // Nobody gives way to who would then hold as many.
         let (second, has_place) = node("192.0.2.2");
         assert!(!has_place && !is_evicted(&honest));
         let (other, has_place) = node("192.0.2.3");
         assert!(has_place && is_evicted(&flood[0]), "each has one now");
         assert!(!node("192.0.2.4").1 && counts(&a)[1] == 3, "full");
-        assert!(flood[0].asks(Class::Node), "what is on its way out changes nothing");
+        assert!(
+            flood[0].asks(Class::Node),
+            "what is on its way out changes nothing"
+        );
         drop((flood, fourth, honest, second, other));
         assert_eq!(counts(&a), [0, 0, 0]);
         let now = a.now();
@@ -449,7 +533,9 @@ mod tests {
     fn loopback_has_places_of_its_own() {
         let a = admission();
         let here: Vec<Arc<Seat>> = (0..8).map(|_| a.enter(ip("127.0.0.1"))).collect();
-        let flood: Vec<Arc<Seat>> = (0..100).map(|n| a.enter(ip(&format!("198.51.100.{n}")))).collect();
+        let flood: Vec<Arc<Seat>> = (0..100)
+            .map(|n| a.enter(ip(&format!("198.51.100.{n}"))))
+            .collect();
         assert!(here.iter().all(|s| !is_evicted(s)));
         let one_more = a.enter(ip("::1"));
         assert!(is_evicted(&here[0]) && !is_evicted(&one_more));

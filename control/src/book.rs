@@ -1,8 +1,8 @@
-//! What nodes have reported: the only place that turns reports into the state of the fleet. Pure: reports and the time
-//! come in, happenings and answers go out.
+//! What nodes have reported: the only place that turns reports into the state of the fleet. Pure:
+//! reports and the time come in, happenings and answers go out.
 //!
-//! A node that has not reported for [`SILENT_INTERVALS`] intervals is silent, which is not down: it may well be serving.
-//! It is down when most name servers that report say so.
+//! A node that has not reported for [`SILENT_INTERVALS`] intervals is silent, which is not down: it
+//! may well be serving. It is down when most name servers that report say so.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -10,7 +10,9 @@ use jiff::tz::TimeZone;
 use nearcast_fleet::config::{Cluster, Fleet};
 use nearcast_fleet::drains::Drains;
 use nearcast_fleet::journal::DrainTarget;
-use nearcast_fleet::report::{DnsReport, EdgeReport, NodeHealth, OriginReport, SelectionCount, SiteTotals};
+use nearcast_fleet::report::{
+    DnsReport, EdgeReport, NodeHealth, OriginReport, SelectionCount, SiteTotals,
+};
 use nearcast_push::account::Earnings;
 use nearcast_push::schedule;
 
@@ -46,7 +48,14 @@ pub(crate) enum NodeState {
 }
 
 impl NodeState {
-    pub(crate) const ALL: [Self; 6] = [Self::Waiting, Self::Up, Self::Draining, Self::Drained, Self::Down, Self::Silent];
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Waiting,
+        Self::Up,
+        Self::Draining,
+        Self::Drained,
+        Self::Down,
+        Self::Silent,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -160,13 +169,21 @@ impl Book {
     }
 
     /// Takes in an edge's report.
-    pub(crate) fn edge(&mut self, fleet: &Fleet, cluster: &Cluster, mut report: EdgeReport, now_ms: u64) -> Vec<Happening> {
+    pub(crate) fn edge(
+        &mut self,
+        fleet: &Fleet,
+        cluster: &Cluster,
+        mut report: EdgeReport,
+        now_ms: u64,
+    ) -> Vec<Happening> {
         let edges = edge_names(fleet);
         let mut happenings = self.purges.report(&report, &edges, now_ms);
         happenings.extend(self.pushes.report(&report));
         let (from_ms, counts_from_zero) = self.since(&report.node, report.started_unix_ms, now_ms);
         let before = match self.nodes.get(&report.node).map(|n| &n.latest) {
-            Some(Latest::Edge(before)) if before.started_unix_ms == report.started_unix_ms => Some(before),
+            Some(Latest::Edge(before)) if before.started_unix_ms == report.started_unix_ms => {
+                Some(before)
+            }
             _ => None,
         };
         if before.is_some() || counts_from_zero {
@@ -175,12 +192,15 @@ impl Book {
                 // Without a word of a site it had no requests there: that is known.
                 let totals = report.sites.get(&site.name).unwrap_or(&nothing);
                 let counts = Counts::between(before.and_then(|b| b.sites.get(&site.name)), totals);
-                self.series.add(Key::Site(site.name.clone()), from_ms, now_ms, &counts);
+                self.series
+                    .add(Key::Site(site.name.clone()), from_ms, now_ms, &counts);
                 all.add(&counts, 1.0);
             }
             self.series.add(Key::Total, from_ms, now_ms, &all);
-            self.series.add(Key::Cluster(cluster.name.clone()), from_ms, now_ms, &all);
-            self.series.add(Key::Node(report.node.clone()), from_ms, now_ms, &all);
+            self.series
+                .add(Key::Cluster(cluster.name.clone()), from_ms, now_ms, &all);
+            self.series
+                .add(Key::Node(report.node.clone()), from_ms, now_ms, &all);
             let hour = schedule::local_hour(&fleet.clock, &time_zone(cluster), now_ms);
             let earned = Earnings {
                 requests: all.counted() as u64,
@@ -190,7 +210,10 @@ impl Book {
             };
             self.pushes.earn(&cluster.name, hour, earned);
         }
-        if let Some(Node { latest: Latest::Edge(before), .. }) = self.nodes.get(&report.node)
+        if let Some(Node {
+            latest: Latest::Edge(before),
+            ..
+        }) = self.nodes.get(&report.node)
             && before.started_unix_ms == report.started_unix_ms
         {
             for (site, earlier) in &before.sites {
@@ -210,29 +233,48 @@ impl Book {
     }
 
     /// Takes in a name server's report.
-    pub(crate) fn dns(&mut self, fleet: &Fleet, mut report: DnsReport, now_ms: u64) -> Vec<Happening> {
+    pub(crate) fn dns(
+        &mut self,
+        fleet: &Fleet,
+        mut report: DnsReport,
+        now_ms: u64,
+    ) -> Vec<Happening> {
         // As `health_of` looks for them.
         report.health.sort_by(|a, b| a.node.cmp(&b.node));
         self.name_servers.insert(report.node.clone());
         let (from_ms, counts_from_zero) = self.since(&report.node, report.started_unix_ms, now_ms);
         let before = match self.nodes.remove(&report.node) {
-            Some(Node { latest: Latest::Dns(before), .. }) if before.started_unix_ms == report.started_unix_ms => Some(before),
+            Some(Node {
+                latest: Latest::Dns(before),
+                ..
+            }) if before.started_unix_ms == report.started_unix_ms => Some(before),
             _ => None,
         };
         if before.is_some() || counts_from_zero {
-            let queries = |r: &DnsReport| r.queries.values().fold(0u64, |a, n| a.saturating_add(*n));
+            let queries =
+                |r: &DnsReport| r.queries.values().fold(0u64, |a, n| a.saturating_add(*n));
             let new = queries(&report).saturating_sub(before.as_ref().map_or(0, |b| queries(b)));
             let mut counts = Counts::default();
             counts.requests[0] = new as f64;
-            self.series.add(Key::Node(report.node.clone()), from_ms, now_ms, &counts);
-            let known: BTreeMap<SelectionKey, u64> =
-                before.iter().flat_map(|b| &b.selections).map(|s| (selection_key(s), s.count)).collect();
+            self.series
+                .add(Key::Node(report.node.clone()), from_ms, now_ms, &counts);
+            let known: BTreeMap<SelectionKey, u64> = before
+                .iter()
+                .flat_map(|b| &b.selections)
+                .map(|s| (selection_key(s), s.count))
+                .collect();
             for selection in &report.selections {
                 let earlier = known.get(&selection_key(selection)).copied().unwrap_or(0);
-                self.select(selection, selection.count.saturating_sub(earlier), now_ms / 1000);
+                self.select(
+                    selection,
+                    selection.count.saturating_sub(earlier),
+                    now_ms / 1000,
+                );
             }
         }
-        let happenings = before.map(|b| health_changes(fleet, &b, &report)).unwrap_or_default();
+        let happenings = before
+            .map(|b| health_changes(fleet, &b, &report))
+            .unwrap_or_default();
         let node = Node {
             last_ms: now_ms,
             started_unix_ms: report.started_unix_ms,
@@ -248,15 +290,21 @@ impl Book {
     pub(crate) fn origin(&mut self, report: OriginReport, now_ms: u64) {
         let (from_ms, counts_from_zero) = self.since(&report.node, report.started_unix_ms, now_ms);
         let before = match self.nodes.get(&report.node).map(|n| &n.latest) {
-            Some(Latest::Origin(before)) if before.started_unix_ms == report.started_unix_ms => Some(before),
+            Some(Latest::Origin(before)) if before.started_unix_ms == report.started_unix_ms => {
+                Some(before)
+            }
             _ => None,
         };
         if before.is_some() || counts_from_zero {
-            let requests = |r: &OriginReport| r.requests.values().fold(0u64, |a, n| a.saturating_add(*n));
+            let requests =
+                |r: &OriginReport| r.requests.values().fold(0u64, |a, n| a.saturating_add(*n));
             let mut counts = Counts::default();
-            counts.requests[0] = requests(&report).saturating_sub(before.map_or(0, requests)) as f64;
-            counts.response_bytes = report.bytes.saturating_sub(before.map_or(0, |b| b.bytes)) as f64;
-            self.series.add(Key::Node(report.node.clone()), from_ms, now_ms, &counts);
+            counts.requests[0] =
+                requests(&report).saturating_sub(before.map_or(0, requests)) as f64;
+            counts.response_bytes =
+                report.bytes.saturating_sub(before.map_or(0, |b| b.bytes)) as f64;
+            self.series
+                .add(Key::Node(report.node.clone()), from_ms, now_ms, &counts);
         }
         let node = Node {
             last_ms: now_ms,
@@ -268,19 +316,34 @@ impl Book {
         self.nodes.insert(report.node, node);
     }
 
-    /// What has changed by time alone, or since the last call: nodes that fell silent or came back, clusters without
-    /// nodes, orders that ran out of time.
+    /// What has changed by time alone, or since the last call: nodes that fell silent or came back,
+    /// clusters without nodes, orders that ran out of time.
     pub(crate) fn tick(&mut self, fleet: &Fleet, now_ms: u64) -> Vec<Happening> {
-        let reporting: BTreeSet<String> =
-            self.edges(fleet, now_ms).into_iter().filter(|(_, reports)| *reports).map(|(name, _)| name).collect();
+        let reporting: BTreeSet<String> = self
+            .edges(fleet, now_ms)
+            .into_iter()
+            .filter(|(_, reports)| *reports)
+            .map(|(name, _)| name)
+            .collect();
         self.pushes.follow(fleet);
-        let mut happenings = self.pushes.tick(now_ms, silent_after_ms(fleet), |node| reporting.contains(node));
-        let (earlier_nodes, earlier_clusters) = (self.told_nodes.clone(), self.told_clusters.clone());
+        let mut happenings = self.pushes.tick(now_ms, silent_after_ms(fleet), |node| {
+            reporting.contains(node)
+        });
+        let (earlier_nodes, earlier_clusters) =
+            (self.told_nodes.clone(), self.told_clusters.clone());
         let mut told = BTreeMap::new();
-        for (name, role, cluster) in roster(fleet).into_iter().filter(|(_, role, _)| *role != Role::Control) {
+        for (name, role, cluster) in roster(fleet)
+            .into_iter()
+            .filter(|(_, role, _)| *role != Role::Control)
+        {
             let (state, reason) = self.state(fleet, &name, role, now_ms);
-            let earlier = self.told_nodes.get(&name).copied().unwrap_or(NodeState::Waiting);
-            // Nothing is known of it yet: what was told before control's start still is what was told.
+            let earlier = self
+                .told_nodes
+                .get(&name)
+                .copied()
+                .unwrap_or(NodeState::Waiting);
+            // Nothing is known of it yet: what was told before control's start still is what was
+            // told.
             if state == NodeState::Waiting {
                 told.insert(name, earlier);
                 continue;
@@ -297,17 +360,28 @@ impl Book {
         let mut told = BTreeMap::new();
         for cluster in &fleet.clusters {
             let (state, _) = self.cluster_state(fleet, cluster, now_ms);
-            let earlier = self.told_clusters.get(&cluster.name).copied().unwrap_or("waiting");
+            let earlier = self
+                .told_clusters
+                .get(&cluster.name)
+                .copied()
+                .unwrap_or("waiting");
             if state == "waiting" {
                 told.insert(cluster.name.clone(), earlier);
                 continue;
             }
             if state == "down" && earlier != "down" {
-                let message = format!("{} has no node that serves; its clients are steered elsewhere", cluster.label);
-                happenings.push(Happening::new("cluster_down", Level::Warn, message).cluster(&cluster.name));
+                let message = format!(
+                    "{} has no node that serves; its clients are steered elsewhere",
+                    cluster.label
+                );
+                happenings.push(
+                    Happening::new("cluster_down", Level::Warn, message).cluster(&cluster.name),
+                );
             } else if earlier == "down" && state != "down" {
                 let message = format!("{} serves again", cluster.label);
-                happenings.push(Happening::new("cluster_up", Level::Good, message).cluster(&cluster.name));
+                happenings.push(
+                    Happening::new("cluster_up", Level::Good, message).cluster(&cluster.name),
+                );
             }
             told.insert(cluster.name.clone(), state);
         }
@@ -322,9 +396,15 @@ impl Book {
             Fact::Push(record) => self.pushes.restore(*record),
             Fact::Told { nodes, clusters } => {
                 let state = |name: &str| NodeState::ALL.into_iter().find(|s| s.name() == name);
-                self.told_nodes = nodes.into_iter().filter_map(|(node, told)| Some((node, state(&told)?))).collect();
+                self.told_nodes = nodes
+                    .into_iter()
+                    .filter_map(|(node, told)| Some((node, state(&told)?)))
+                    .collect();
                 let state = |name: &str| CLUSTER_STATES.into_iter().find(|s| *s == name);
-                self.told_clusters = clusters.into_iter().filter_map(|(cluster, told)| Some((cluster, state(&told)?))).collect();
+                self.told_clusters = clusters
+                    .into_iter()
+                    .filter_map(|(cluster, told)| Some((cluster, state(&told)?)))
+                    .collect();
             }
             other => self.purges.restore(other),
         }
@@ -333,7 +413,12 @@ impl Book {
     /// What has become known since the last call; with `all`, how far running orders are, too.
     pub(crate) fn take_facts(&mut self, all: bool) -> Vec<Fact> {
         let mut facts = self.purges.take_facts();
-        facts.extend(self.pushes.take_changed(all).into_iter().map(|r| Fact::Push(Box::new(r))));
+        facts.extend(
+            self.pushes
+                .take_changed(all)
+                .into_iter()
+                .map(|r| Fact::Push(Box::new(r))),
+        );
         if std::mem::take(&mut self.has_told) {
             facts.push(self.told());
         }
@@ -342,14 +427,31 @@ impl Book {
 
     /// All that is known and would be lost.
     pub(crate) fn all_facts(&self) -> Vec<Fact> {
-        let pushes = self.pushes.all().into_iter().map(|r| Fact::Push(Box::new(r)));
-        self.purges.all_facts().into_iter().chain(pushes).chain([self.told()]).collect()
+        let pushes = self
+            .pushes
+            .all()
+            .into_iter()
+            .map(|r| Fact::Push(Box::new(r)));
+        self.purges
+            .all_facts()
+            .into_iter()
+            .chain(pushes)
+            .chain([self.told()])
+            .collect()
     }
 
     fn told(&self) -> Fact {
         Fact::Told {
-            nodes: self.told_nodes.iter().map(|(node, state)| (node.clone(), state.name().to_owned())).collect(),
-            clusters: self.told_clusters.iter().map(|(cluster, state)| (cluster.clone(), (*state).to_owned())).collect(),
+            nodes: self
+                .told_nodes
+                .iter()
+                .map(|(node, state)| (node.clone(), state.name().to_owned()))
+                .collect(),
+            clusters: self
+                .told_clusters
+                .iter()
+                .map(|(cluster, state)| (cluster.clone(), (*state).to_owned()))
+                .collect(),
         }
     }
 
@@ -365,14 +467,19 @@ impl Book {
             Key::Node(name) => names.contains(name),
         });
         self.selections.retain(|(site, cluster, ..), _| {
-            fleet.sites.iter().any(|s| s.name == *site) && fleet.clusters.iter().any(|c| c.name == *cluster)
+            fleet.sites.iter().any(|s| s.name == *site)
+                && fleet.clusters.iter().any(|c| c.name == *cluster)
         });
     }
 
-    /// The journal revision that a name server has reported lately; 0 while it may still begin to report, `None` where it
-    /// does not.
+    /// The journal revision that a name server has reported lately; 0 while it may still begin to
+    /// report, `None` where it does not.
     pub(crate) fn revision_of(&self, fleet: &Fleet, name_server: &str, now_ms: u64) -> Option<u64> {
-        match self.nodes.get(name_server).filter(|node| matches!(node.latest, Latest::Dns(_))) {
+        match self
+            .nodes
+            .get(name_server)
+            .filter(|node| matches!(node.latest, Latest::Dns(_)))
+        {
             Some(node) => (!self.is_silent(fleet, name_server, now_ms)).then_some(node.revision),
             None => self.may_wait(fleet, now_ms).then_some(0),
         }
@@ -380,12 +487,16 @@ impl Book {
 
     /// Whether an edge has reported that it is drained.
     pub(crate) fn takes_itself_for_drained(&self, edge: &str) -> bool {
-        self.nodes.get(edge).is_some_and(|node| matches!(&node.latest, Latest::Edge(report) if report.drained))
+        self.nodes
+            .get(edge)
+            .is_some_and(|node| matches!(&node.latest, Latest::Edge(report) if report.drained))
     }
 
     /// Whether an operator has drained an edge or its cluster.
     fn is_drained(&self, fleet: &Fleet, edge: &str) -> bool {
-        fleet.edge(edge).is_some_and(|(cluster, _)| self.drains.is_drained(&cluster.name, edge))
+        fleet
+            .edge(edge)
+            .is_some_and(|(cluster, _)| self.drains.is_drained(&cluster.name, edge))
     }
 
     /// Every edge, with whether it reports (or may still begin to).
@@ -394,14 +505,23 @@ impl Book {
             Some(node) => now_ms.saturating_sub(node.last_ms) <= silent_after_ms(fleet),
             None => self.may_wait(fleet, now_ms),
         };
-        edge_names(fleet).into_iter().map(|name| (name.clone(), reports(&name))).collect()
+        edge_names(fleet)
+            .into_iter()
+            .map(|name| (name.clone(), reports(&name)))
+            .collect()
     }
 
     /// How many nodes of each role are in each state.
-    pub(crate) fn state_counts(&self, fleet: &Fleet, now_ms: u64) -> BTreeMap<(Role, &'static str), i64> {
+    pub(crate) fn state_counts(
+        &self,
+        fleet: &Fleet,
+        now_ms: u64,
+    ) -> BTreeMap<(Role, &'static str), i64> {
         let mut counts = BTreeMap::new();
         for (name, role, _) in roster(fleet) {
-            *counts.entry((role, self.state(fleet, &name, role, now_ms).0.name())).or_insert(0) += 1;
+            *counts
+                .entry((role, self.state(fleet, &name, role, now_ms).0.name()))
+                .or_insert(0) += 1;
         }
         counts
     }
@@ -416,7 +536,11 @@ impl Book {
             now_unix_ms: now,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             zone: fleet.zone.clone(),
-            control: fleet.control.as_ref().map(|c| c.name.clone()).unwrap_or_default(),
+            control: fleet
+                .control
+                .as_ref()
+                .map(|c| c.name.clone())
+                .unwrap_or_default(),
             started_unix_ms: self.started_unix_ms,
             journal: around.journal.clone(),
             revision: around.revision,
@@ -426,8 +550,15 @@ impl Book {
             clock: fleet_view::clock(&fleet.clock, now),
             recent: rates(&Key::Total),
             since_start: self.series.since_start(&Key::Total).rates(since_start),
-            clusters: fleet.clusters.iter().map(|c| self.cluster(fleet, c, around, end)).collect(),
-            nodes: roster(fleet).into_iter().map(|(name, role, cluster)| self.node(fleet, name, role, cluster, around, end)).collect(),
+            clusters: fleet
+                .clusters
+                .iter()
+                .map(|c| self.cluster(fleet, c, around, end))
+                .collect(),
+            nodes: roster(fleet)
+                .into_iter()
+                .map(|(name, role, cluster)| self.node(fleet, name, role, cluster, around, end))
+                .collect(),
             sites: fleet
                 .sites
                 .iter()
@@ -444,15 +575,27 @@ impl Book {
         }
     }
 
-    fn cluster(&self, fleet: &Fleet, cluster: &Cluster, around: &Surroundings, end: u64) -> view::ClusterStatus {
+    fn cluster(
+        &self,
+        fleet: &Fleet,
+        cluster: &Cluster,
+        around: &Surroundings,
+        end: u64,
+    ) -> view::ClusterStatus {
         let now = around.now_unix_ms;
         let zone = time_zone(cluster);
         let window = schedule::window(&fleet.clock, &zone, cluster.off_peak, now);
         let (state, nodes_up) = self.cluster_state(fleet, cluster, now);
-        let connections = cluster.nodes.iter().filter_map(|n| self.nodes.get(&n.name)).fold(0u64, |a, n| match &n.latest {
-            Latest::Edge(e) if now.saturating_sub(n.last_ms) <= silent_after_ms(fleet) => a.saturating_add(e.connections),
-            _ => a,
-        });
+        let connections = cluster
+            .nodes
+            .iter()
+            .filter_map(|n| self.nodes.get(&n.name))
+            .fold(0u64, |a, n| match &n.latest {
+                Latest::Edge(e) if now.saturating_sub(n.last_ms) <= silent_after_ms(fleet) => {
+                    a.saturating_add(e.connections)
+                }
+                _ => a,
+            });
         view::ClusterStatus {
             name: cluster.name.clone(),
             label: cluster.label.clone(),
@@ -464,19 +607,38 @@ impl Book {
             off_peak_now: window.as_ref().is_some_and(|w| w.is_open(now)),
             next_window_unix_ms: window.map(|w| w.start_unix_ms),
             state: state.to_owned(),
-            drained: self.drains.get(&DrainTarget::Cluster(cluster.name.clone())).is_some(),
+            drained: self
+                .drains
+                .get(&DrainTarget::Cluster(cluster.name.clone()))
+                .is_some(),
             nodes: cluster.nodes.len(),
             nodes_up,
             connections,
             push: self.pushes.running(&cluster.name).map(str::to_owned),
             push_missed: self.pushes.missed(&cluster.name).map(str::to_owned),
-            recent: self.series.recent(&Key::Cluster(cluster.name.clone()), end, around.window_seconds).rates(around.window_seconds),
+            recent: self
+                .series
+                .recent(
+                    &Key::Cluster(cluster.name.clone()),
+                    end,
+                    around.window_seconds,
+                )
+                .rates(around.window_seconds),
         }
     }
 
     /// Its state, and how many nodes are up.
-    fn cluster_state(&self, fleet: &Fleet, cluster: &Cluster, now_ms: u64) -> (&'static str, usize) {
-        let states: Vec<NodeState> = cluster.nodes.iter().map(|n| self.state(fleet, &n.name, Role::Edge, now_ms).0).collect();
+    fn cluster_state(
+        &self,
+        fleet: &Fleet,
+        cluster: &Cluster,
+        now_ms: u64,
+    ) -> (&'static str, usize) {
+        let states: Vec<NodeState> = cluster
+            .nodes
+            .iter()
+            .map(|n| self.state(fleet, &n.name, Role::Edge, now_ms).0)
+            .collect();
         let count = |state| states.iter().filter(|s| **s == state).count();
         let up = count(NodeState::Up);
         let state = if up == states.len() {
@@ -485,7 +647,9 @@ impl Book {
             "waiting"
         } else if count(NodeState::Drained) == states.len() {
             "drained"
-        } else if count(NodeState::Down) + count(NodeState::Draining) + count(NodeState::Drained) == states.len() {
+        } else if count(NodeState::Down) + count(NodeState::Draining) + count(NodeState::Drained)
+            == states.len()
+        {
             "down"
         } else {
             "degraded"
@@ -493,7 +657,15 @@ impl Book {
         (state, up)
     }
 
-    fn node(&self, fleet: &Fleet, name: String, role: Role, cluster: Option<&str>, around: &Surroundings, end: u64) -> view::NodeStatus {
+    fn node(
+        &self,
+        fleet: &Fleet,
+        name: String,
+        role: Role,
+        cluster: Option<&str>,
+        around: &Surroundings,
+        end: u64,
+    ) -> view::NodeStatus {
         let now = around.now_unix_ms;
         let (state, reason) = self.state(fleet, &name, role, now);
         let mut status = view::NodeStatus {
@@ -502,17 +674,25 @@ impl Book {
             state: state.name().to_owned(),
             reason,
             drained: self.is_drained(fleet, &name),
-            health: self.health(fleet, &name, now).into_iter().map(|(_, h)| h).collect(),
+            health: self
+                .health(fleet, &name, now)
+                .into_iter()
+                .map(|(_, h)| h)
+                .collect(),
             ..view::NodeStatus::default()
         };
         if role == Role::Control {
             status.name = name;
             status.started_unix_ms = self.started_unix_ms;
-            (status.last_report_unix_ms, status.age_ms, status.revision) = (now, Some(0), around.revision);
+            (status.last_report_unix_ms, status.age_ms, status.revision) =
+                (now, Some(0), around.revision);
             return status;
         }
         let window = around.window_seconds.min(NODE_SECONDS_KEPT);
-        let rates = self.series.recent(&Key::Node(name.clone()), end, window).rates(window);
+        let rates = self
+            .series
+            .recent(&Key::Node(name.clone()), end, window)
+            .rates(window);
         if let Some((_, node)) = fleet.edge(&name) {
             status.addresses = Some(node.addresses.iter().map(ToString::to_string).collect());
             status.memory_max_bytes = Some(node.memory.0);
@@ -558,30 +738,51 @@ impl Book {
             return (NodeState::Up, String::new());
         }
         let health = self.health(fleet, name, now_ms);
-        let fresh: Vec<&view::Health> = health.iter().filter(|(is_fresh, _)| *is_fresh).map(|(_, h)| h).collect();
+        let fresh: Vec<&view::Health> = health
+            .iter()
+            .filter(|(is_fresh, _)| *is_fresh)
+            .map(|(_, h)| h)
+            .collect();
         let against: Vec<&&view::Health> = fresh.iter().filter(|h| !h.up).collect();
         let node = self.nodes.get(name);
         if node.is_some_and(|n| n.draining) && !self.is_silent(fleet, name, now_ms) {
             return (NodeState::Draining, "draining".to_owned());
         }
-        if role == Role::Edge && !self.is_silent(fleet, name, now_ms) && self.is_drained(fleet, name) {
+        if role == Role::Edge
+            && !self.is_silent(fleet, name, now_ms)
+            && self.is_drained(fleet, name)
+        {
             return (NodeState::Drained, "drained by an operator".to_owned());
         }
         if against.len() * 2 > fresh.len() && (node.is_some() || !self.may_wait(fleet, now_ms)) {
-            return (NodeState::Down, format!("{} says: {}", against[0].by, against[0].reason));
+            return (
+                NodeState::Down,
+                format!("{} says: {}", against[0].by, against[0].reason),
+            );
         }
         match node {
-            None if self.may_wait(fleet, now_ms) => (NodeState::Waiting, "no report yet".to_owned()),
-            None => (NodeState::Silent, "no report since control started".to_owned()),
-            Some(n) if self.is_silent(fleet, name, now_ms) => {
-                (NodeState::Silent, format!("no report for {} s", now_ms.saturating_sub(n.last_ms) / 1000))
+            None if self.may_wait(fleet, now_ms) => {
+                (NodeState::Waiting, "no report yet".to_owned())
             }
+            None => (
+                NodeState::Silent,
+                "no report since control started".to_owned(),
+            ),
+            Some(n) if self.is_silent(fleet, name, now_ms) => (
+                NodeState::Silent,
+                format!(
+                    "no report for {} s",
+                    now_ms.saturating_sub(n.last_ms) / 1000
+                ),
+            ),
             Some(_) => (NodeState::Up, String::new()),
         }
     }
 
     fn is_silent(&self, fleet: &Fleet, name: &str, now_ms: u64) -> bool {
-        self.nodes.get(name).is_none_or(|n| now_ms.saturating_sub(n.last_ms) > silent_after_ms(fleet))
+        self.nodes
+            .get(name)
+            .is_none_or(|n| now_ms.saturating_sub(n.last_ms) > silent_after_ms(fleet))
     }
 
     fn may_wait(&self, fleet: &Fleet, now_ms: u64) -> bool {
@@ -592,7 +793,13 @@ impl Book {
     fn health(&self, fleet: &Fleet, edge: &str, now_ms: u64) -> Vec<(bool, view::Health)> {
         let mut all = Vec::new();
         for by in &self.name_servers {
-            let Some(Node { latest: Latest::Dns(report), .. }) = self.nodes.get(by) else { continue };
+            let Some(Node {
+                latest: Latest::Dns(report),
+                ..
+            }) = self.nodes.get(by)
+            else {
+                continue;
+            };
             for h in health_of(report, edge) {
                 let health = view::Health {
                     by: by.clone(),
@@ -607,16 +814,22 @@ impl Book {
         all
     }
 
-    /// Time from which a report's counts are, and whether its totals all came since control started.
+    /// Time from which a report's counts are, and whether its totals all came since control
+    /// started.
     fn since(&self, name: &str, started_unix_ms: u64, now_ms: u64) -> (u64, bool) {
-        let last = self.nodes.get(name).map_or(self.started_unix_ms, |n| n.last_ms);
+        let last = self
+            .nodes
+            .get(name)
+            .map_or(self.started_unix_ms, |n| n.last_ms);
         let is_new = started_unix_ms >= self.started_unix_ms || self.nodes.contains_key(name);
         (last.max(started_unix_ms).min(now_ms), is_new)
     }
 
     fn select(&mut self, selection: &SelectionCount, new: u64, second: u64) {
         let key = selection_key(selection);
-        if new == 0 || (!self.selections.contains_key(&key) && self.selections.len() >= SELECTIONS_MAX) {
+        if new == 0
+            || (!self.selections.contains_key(&key) && self.selections.len() >= SELECTIONS_MAX)
+        {
             return;
         }
         let record = self.selections.entry(key).or_default();
@@ -626,7 +839,11 @@ impl Book {
             Some((last, count)) if *last == second => *count = count.saturating_add(new),
             _ => record.recent.push_back((second, new)),
         }
-        while record.recent.front().is_some_and(|(s, _)| s + NODE_SECONDS_KEPT < second) {
+        while record
+            .recent
+            .front()
+            .is_some_and(|(s, _)| s + NODE_SECONDS_KEPT < second)
+        {
             record.recent.pop_front();
         }
     }
@@ -642,7 +859,12 @@ impl Book {
                 site: site.clone(),
                 cluster: cluster.clone(),
                 reason: reason.clone(),
-                recent: r.recent.iter().filter(|(s, _)| s + window >= second).map(|(_, n)| n).sum(),
+                recent: r
+                    .recent
+                    .iter()
+                    .filter(|(s, _)| s + window >= second)
+                    .map(|(_, n)| n)
+                    .sum(),
                 total: r.total,
             })
             .collect();
@@ -663,15 +885,32 @@ pub(crate) fn time_zone(cluster: &Cluster) -> TimeZone {
 
 /// Every node of the fleet with its role and cluster.
 pub(crate) fn roster(fleet: &Fleet) -> Vec<(String, Role, Option<&str>)> {
-    let edges = fleet.clusters.iter().flat_map(|c| c.nodes.iter().map(|n| (n.name.clone(), Role::Edge, Some(c.name.as_str()))));
-    let dns = fleet.name_servers.iter().map(|n| (n.name.clone(), Role::Dns, None));
-    let origins = fleet.origins.iter().map(|o| (o.name.clone(), Role::Origin, None));
-    let control = fleet.control.iter().map(|c| (c.name.clone(), Role::Control, None));
+    let edges = fleet.clusters.iter().flat_map(|c| {
+        c.nodes
+            .iter()
+            .map(|n| (n.name.clone(), Role::Edge, Some(c.name.as_str())))
+    });
+    let dns = fleet
+        .name_servers
+        .iter()
+        .map(|n| (n.name.clone(), Role::Dns, None));
+    let origins = fleet
+        .origins
+        .iter()
+        .map(|o| (o.name.clone(), Role::Origin, None));
+    let control = fleet
+        .control
+        .iter()
+        .map(|c| (c.name.clone(), Role::Control, None));
     edges.chain(dns).chain(origins).chain(control).collect()
 }
 
 fn edge_names(fleet: &Fleet) -> Vec<String> {
-    fleet.clusters.iter().flat_map(|c| c.nodes.iter().map(|n| n.name.clone())).collect()
+    fleet
+        .clusters
+        .iter()
+        .flat_map(|c| c.nodes.iter().map(|n| n.name.clone()))
+        .collect()
 }
 
 fn silent_after_ms(fleet: &Fleet) -> u64 {
@@ -680,25 +919,43 @@ fn silent_after_ms(fleet: &Fleet) -> u64 {
 }
 
 fn selection_key(s: &SelectionCount) -> SelectionKey {
-    (s.site.clone(), s.cluster.clone(), s.reason.clone(), s.country.clone())
+    (
+        s.site.clone(),
+        s.cluster.clone(),
+        s.reason.clone(),
+        s.country.clone(),
+    )
 }
 
 /// What a name server says of an edge; its report is sorted by their names.
 fn health_of<'r>(report: &'r DnsReport, edge: &'r str) -> impl Iterator<Item = &'r NodeHealth> {
     let first = report.health.partition_point(|h| h.node.as_str() < edge);
-    report.health[first..].iter().take_while(move |h| h.node == edge)
+    report.health[first..]
+        .iter()
+        .take_while(move |h| h.node == edge)
 }
 
 fn health_changes(fleet: &Fleet, before: &DnsReport, after: &DnsReport) -> Vec<Happening> {
     let mut happenings = Vec::new();
     for h in &after.health {
         let was_up = health_of(before, &h.node).next().map(|b| b.up);
-        let Some((cluster, _)) = fleet.edge(&h.node) else { continue };
+        let Some((cluster, _)) = fleet.edge(&h.node) else {
+            continue;
+        };
         let happening = match (was_up, h.up) {
-            (Some(true), false) => {
-                Happening::new("node_out", Level::Warn, format!("{} took {} out of its answers: {}", after.node, h.node, h.reason))
-            }
-            (Some(false), true) => Happening::new("node_in", Level::Good, format!("{} answers with {} again", after.node, h.node)),
+            (Some(true), false) => Happening::new(
+                "node_out",
+                Level::Warn,
+                format!(
+                    "{} took {} out of its answers: {}",
+                    after.node, h.node, h.reason
+                ),
+            ),
+            (Some(false), true) => Happening::new(
+                "node_in",
+                Level::Good,
+                format!("{} answers with {} again", after.node, h.node),
+            ),
             _ => continue,
         };
         happenings.push(happening.node(&h.node).cluster(&cluster.name));
@@ -708,10 +965,18 @@ fn health_changes(fleet: &Fleet, before: &DnsReport, after: &DnsReport) -> Vec<H
 
 fn node_change(name: &str, before: NodeState, after: NodeState, reason: &str) -> Option<Happening> {
     let happening = match after {
-        NodeState::Up if before == NodeState::Waiting => Happening::new("node_up", Level::Info, format!("{name} reports")),
+        NodeState::Up if before == NodeState::Waiting => {
+            Happening::new("node_up", Level::Info, format!("{name} reports"))
+        }
         NodeState::Up => Happening::new("node_up", Level::Good, format!("{name} is back")),
-        NodeState::Silent => Happening::new("node_silent", Level::Warn, format!("{name} is silent: {reason}")),
-        NodeState::Draining => Happening::new("node_draining", Level::Info, format!("{name} drains")),
+        NodeState::Silent => Happening::new(
+            "node_silent",
+            Level::Warn,
+            format!("{name} is silent: {reason}"),
+        ),
+        NodeState::Draining => {
+            Happening::new("node_draining", Level::Info, format!("{name} drains"))
+        }
         // The name server's own event says it, or that of the drain.
         NodeState::Down | NodeState::Drained | NodeState::Waiting => return None,
     };
@@ -758,13 +1023,23 @@ mod tests {
             hosts = ["www.demo.test"]
             origin = "http://127.0.0.1:8000"
         "#;
-        nearcast_fleet::file::parse(text, std::path::Path::new("/")).unwrap_or_else(|m| panic!("{m:?}"))
+        nearcast_fleet::file::parse(text, std::path::Path::new("/"))
+            .unwrap_or_else(|m| panic!("{m:?}"))
     }
 
     fn edge(node: &str, started_unix_ms: u64, hits: u64, draining: bool) -> EdgeReport {
-        let totals = SiteTotals { requests: [("hit".to_owned(), hits)].into(), ..SiteTotals::default() };
+        let totals = SiteTotals {
+            requests: [("hit".to_owned(), hits)].into(),
+            ..SiteTotals::default()
+        };
         let sites = [("www".to_owned(), totals)].into();
-        EdgeReport { node: node.into(), started_unix_ms, draining, sites, ..EdgeReport::default() }
+        EdgeReport {
+            node: node.into(),
+            started_unix_ms,
+            draining,
+            sites,
+            ..EdgeReport::default()
+        }
     }
 
     fn dns(up: &[(&str, bool)]) -> DnsReport {
@@ -774,7 +1049,12 @@ mod tests {
             reason: "status 503".into(),
             ..NodeHealth::default()
         };
-        DnsReport { node: "ns1".into(), started_unix_ms: START, health: up.iter().map(health).collect(), ..DnsReport::default() }
+        DnsReport {
+            node: "ns1".into(),
+            started_unix_ms: START,
+            health: up.iter().map(health).collect(),
+            ..DnsReport::default()
+        }
     }
 
     struct Lab {
@@ -784,7 +1064,10 @@ mod tests {
 
     impl Lab {
         fn new() -> Self {
-            Self { fleet: fleet(), book: Book::new(START) }
+            Self {
+                fleet: fleet(),
+                book: Book::new(START),
+            }
         }
 
         fn edge(&mut self, report: EdgeReport, at: u64) -> Vec<Happening> {
@@ -793,39 +1076,89 @@ mod tests {
         }
 
         fn state(&self, node: &str, at: u64) -> &'static str {
-            self.book.state(&self.fleet, node, Role::Edge, START + at).0.name()
+            self.book
+                .state(&self.fleet, node, Role::Edge, START + at)
+                .0
+                .name()
         }
 
         fn tick(&mut self, at: u64) -> Vec<&'static str> {
-            self.book.tick(&self.fleet, START + at).iter().map(|h| h.kind).collect()
+            self.book
+                .tick(&self.fleet, START + at)
+                .iter()
+                .map(|h| h.kind)
+                .collect()
         }
 
         fn cluster(&self, at: u64) -> (&'static str, usize) {
-            self.book.cluster_state(&self.fleet, &self.fleet.clusters[0], START + at)
+            self.book
+                .cluster_state(&self.fleet, &self.fleet.clusters[0], START + at)
         }
 
         fn counted(&self, at: u64) -> u64 {
-            self.book.series.recent(&Key::Total, (START + at) / 1000 + 1, 3600).counted().round() as u64
+            self.book
+                .series
+                .recent(&Key::Total, (START + at) / 1000 + 1, 3600)
+                .counted()
+                .round() as u64
         }
     }
 
     #[test]
     fn silent_is_not_down() {
         let mut lab = Lab::new();
-        assert_eq!((lab.state("ams-1", 0), lab.cluster(0)), ("waiting", ("waiting", 0)));
+        assert_eq!(
+            (lab.state("ams-1", 0), lab.cluster(0)),
+            ("waiting", ("waiting", 0))
+        );
         lab.edge(edge("ams-1", START, 0, false), 1000);
         assert_eq!(lab.tick(1000), ["node_up"]);
-        assert_eq!((lab.state("ams-1", 1000), lab.state("ams-2", 1000), lab.cluster(1000)), ("up", "waiting", ("degraded", 1)));
-        assert_eq!((lab.state("ams-1", 4500), lab.state("ams-1", 4501)), ("up", "silent"));
-        assert_eq!((lab.state("ams-2", 5000), lab.state("ams-2", 5001)), ("waiting", "silent"));
-        assert_eq!(lab.cluster(6000), ("degraded", 0), "silent nodes may well serve");
-        lab.book.dns(&lab.fleet, dns(&[("ams-1", true), ("ams-2", false)]), START + 6000);
-        assert_eq!((lab.state("ams-1", 6000), lab.state("ams-2", 6000)), ("silent", "down"));
-        assert_eq!(lab.state("ams-2", 9501), "silent", "a name server that is silent itself says nothing");
+        assert_eq!(
+            (
+                lab.state("ams-1", 1000),
+                lab.state("ams-2", 1000),
+                lab.cluster(1000)
+            ),
+            ("up", "waiting", ("degraded", 1))
+        );
+        assert_eq!(
+            (lab.state("ams-1", 4500), lab.state("ams-1", 4501)),
+            ("up", "silent")
+        );
+        assert_eq!(
+            (lab.state("ams-2", 5000), lab.state("ams-2", 5001)),
+            ("waiting", "silent")
+        );
+        assert_eq!(
+            lab.cluster(6000),
+            ("degraded", 0),
+            "silent nodes may well serve"
+        );
+        lab.book.dns(
+            &lab.fleet,
+            dns(&[("ams-1", true), ("ams-2", false)]),
+            START + 6000,
+        );
+        assert_eq!(
+            (lab.state("ams-1", 6000), lab.state("ams-2", 6000)),
+            ("silent", "down")
+        );
+        assert_eq!(
+            lab.state("ams-2", 9501),
+            "silent",
+            "a name server that is silent itself says nothing"
+        );
         let edges = lab.book.edges(&lab.fleet, START + 4000);
-        assert_eq!(edges, [("ams-1".to_owned(), true), ("ams-2".to_owned(), true)], "an edge may still begin to report");
+        assert_eq!(
+            edges,
+            [("ams-1".to_owned(), true), ("ams-2".to_owned(), true)],
+            "an edge may still begin to report"
+        );
         let edges = lab.book.edges(&lab.fleet, START + 6000);
-        assert_eq!(edges, [("ams-1".to_owned(), false), ("ams-2".to_owned(), false)]);
+        assert_eq!(
+            edges,
+            [("ams-1".to_owned(), false), ("ams-2".to_owned(), false)]
+        );
     }
 
     #[test]
@@ -834,19 +1167,53 @@ mod tests {
         for node in ["ams-1", "ams-2"] {
             lab.edge(edge(node, START, 0, false), 1000);
         }
-        lab.book.dns(&lab.fleet, dns(&[("ams-1", true), ("ams-2", true)]), START + 1000);
-        lab.book.origin(OriginReport { node: "origin".into(), started_unix_ms: START, ..OriginReport::default() }, START + 1000);
+        lab.book.dns(
+            &lab.fleet,
+            dns(&[("ams-1", true), ("ams-2", true)]),
+            START + 1000,
+        );
+        lab.book.origin(
+            OriginReport {
+                node: "origin".into(),
+                started_unix_ms: START,
+                ..OriginReport::default()
+            },
+            START + 1000,
+        );
         assert_eq!(lab.tick(1000), ["node_up"; 4]);
         assert!(lab.tick(1500).is_empty());
-        let out = lab.book.dns(&lab.fleet, dns(&[("ams-1", false), ("ams-2", true)]), START + 2000);
-        assert_eq!((out[0].kind, out[0].node.as_deref(), out[0].cluster.as_deref()), ("node_out", Some("ams-1"), Some("ams")));
+        let out = lab.book.dns(
+            &lab.fleet,
+            dns(&[("ams-1", false), ("ams-2", true)]),
+            START + 2000,
+        );
+        assert_eq!(
+            (
+                out[0].kind,
+                out[0].node.as_deref(),
+                out[0].cluster.as_deref()
+            ),
+            ("node_out", Some("ams-1"), Some("ams"))
+        );
         assert!(lab.tick(2000).is_empty(), "the cluster still serves");
         lab.edge(edge("ams-2", START, 0, true), 2500);
         assert_eq!(lab.tick(2500), ["node_draining", "cluster_down"]);
-        let back = lab.book.dns(&lab.fleet, dns(&[("ams-1", true), ("ams-2", true)]), START + 3000);
+        let back = lab.book.dns(
+            &lab.fleet,
+            dns(&[("ams-1", true), ("ams-2", true)]),
+            START + 3000,
+        );
         assert_eq!(back.iter().map(|h| h.kind).collect::<Vec<_>>(), ["node_in"]);
         assert_eq!(lab.tick(3000), ["node_up", "cluster_up"]);
-        assert!(lab.book.dns(&lab.fleet, dns(&[("ams-1", true), ("ams-2", true)]), START + 3500).is_empty());
+        assert!(
+            lab.book
+                .dns(
+                    &lab.fleet,
+                    dns(&[("ams-1", true), ("ams-2", true)]),
+                    START + 3500
+                )
+                .is_empty()
+        );
     }
 
     #[test]
@@ -876,7 +1243,16 @@ mod tests {
         lab.fleet.clusters[0].nodes.pop();
         lab.book.forget(&lab.fleet);
         assert!(!lab.book.nodes.contains_key("ams-2"));
-        assert_eq!((lab.counted(1000), lab.book.series.since_start(&Key::Node("ams-2".into())).counted()), (5, 0.0));
+        assert_eq!(
+            (
+                lab.counted(1000),
+                lab.book
+                    .series
+                    .since_start(&Key::Node("ams-2".into()))
+                    .counted()
+            ),
+            (5, 0.0)
+        );
         assert_eq!(roster(&lab.fleet).len(), 4);
     }
 }

@@ -1,8 +1,10 @@
-//! What a report may say: names that the fleet has, counts that can be, lists as long as their kind allows. Pure.
+//! What a report may say: names that the fleet has, counts that can be, lists as long as their kind
+//! allows. Pure.
 //!
-//! A report comes from a node of the fleet, but a node may be broken or taken over. What it says of itself may then be wrong; it must
-//! not be more than this role can hold, nor spoil what others have said. Values that cannot be are cut to the nearest that can, and
-//! names that do not exist are left out.
+//! A report comes from a node of the fleet, but a node may be broken or taken over. What it says of
+//! itself may then be wrong; it must not be more than this role can hold, nor spoil what others
+//! have said. Values that cannot be are cut to the nearest that can, and names that do not exist
+//! are left out.
 
 use std::collections::BTreeMap;
 
@@ -75,28 +77,41 @@ impl Cut {
             is_good
         });
         self.0 |= counts.len() < before;
-        counts.values_mut().for_each(|count| self.to(count, COUNT_MAX));
+        counts
+            .values_mut()
+            .for_each(|count| self.to(count, COUNT_MAX));
     }
 
     fn float(&mut self, value: &mut f64, most: f64) {
-        let good = if value.is_finite() { value.clamp(-most, most) } else { 0.0 };
+        let good = if value.is_finite() {
+            value.clamp(-most, most)
+        } else {
+            0.0
+        };
         if good != *value {
             (*value, self.0) = (good, true);
         }
     }
 }
 
-/// Bounds an edge's report; `newest` is the journal's newest revision. Says whether anything could not be.
+/// Bounds an edge's report; `newest` is the journal's newest revision. Says whether anything could
+/// not be.
 pub(crate) fn edge(report: &mut EdgeReport, fleet: &Fleet, newest: u64, now_unix_ms: u64) -> bool {
     let mut cut = Cut(false);
     cut.to(&mut report.started_unix_ms, now_unix_ms + AHEAD_MAX_MS);
     cut.to(&mut report.revision, newest);
     cut.to(&mut report.connections, CONNECTIONS_MAX);
-    for bytes in [&mut report.memory_bytes, &mut report.disk_bytes, &mut report.pushed_bytes] {
+    for bytes in [
+        &mut report.memory_bytes,
+        &mut report.disk_bytes,
+        &mut report.pushed_bytes,
+    ] {
         cut.to(bytes, STORED_BYTES_MAX);
     }
     let before = report.sites.len();
-    report.sites.retain(|name, _| fleet.sites.iter().any(|site| site.name == *name));
+    report
+        .sites
+        .retain(|name, _| fleet.sites.iter().any(|site| site.name == *name));
     cut.0 |= report.sites.len() < before;
     for totals in report.sites.values_mut() {
         cut.counts(&mut totals.requests);
@@ -114,7 +129,9 @@ pub(crate) fn edge(report: &mut EdgeReport, fleet: &Fleet, newest: u64, now_unix
         }
     }
     cut.list(&mut report.popularity, URLS_MAX);
-    cut.keep(&mut report.popularity, |url| fleet.sites.iter().any(|site| site.name == url.site));
+    cut.keep(&mut report.popularity, |url| {
+        fleet.sites.iter().any(|site| site.name == url.site)
+    });
     for url in &mut report.popularity {
         cut.to(&mut url.requests, URL_REQUESTS_MAX);
         cut.to(&mut url.bytes, URL_BYTES_MAX);
@@ -123,13 +140,25 @@ pub(crate) fn edge(report: &mut EdgeReport, fleet: &Fleet, newest: u64, now_unix
     cut.newest(&mut report.fills, FILLS_MAX);
     for fill in &mut report.fills {
         cut.list(&mut fill.reasons, REASONS_MAX);
-        fill.reasons.iter_mut().for_each(|reason| cut.text(reason, SENTENCE_CHARS_MAX));
+        fill.reasons
+            .iter_mut()
+            .for_each(|reason| cut.text(reason, SENTENCE_CHARS_MAX));
         cut.to(&mut fill.ended_unix_ms, now_unix_ms + AHEAD_MAX_MS);
         let most = fill.items.min(COUNT_MAX);
-        for items in [&mut fill.items, &mut fill.already_warm, &mut fill.warmed, &mut fill.failed, &mut fill.unfinished] {
+        for items in [
+            &mut fill.items,
+            &mut fill.already_warm,
+            &mut fill.warmed,
+            &mut fill.failed,
+            &mut fill.unfinished,
+        ] {
             cut.to(items, most);
         }
-        for bytes in [&mut fill.already_warm_bytes, &mut fill.origin_bytes, &mut fill.peer_bytes] {
+        for bytes in [
+            &mut fill.already_warm_bytes,
+            &mut fill.origin_bytes,
+            &mut fill.peer_bytes,
+        ] {
             cut.to(bytes, STORED_BYTES_MAX);
         }
     }
@@ -149,8 +178,17 @@ pub(crate) fn dns(report: &mut DnsReport, fleet: &Fleet, newest: u64, now_unix_m
     cut.to(&mut report.rtt_prefixes, CONNECTIONS_MAX);
     cut.text(&mut report.geo_source, SENTENCE_CHARS_MAX);
     cut.counts(&mut report.queries);
-    cut.keep(&mut report.health, |health| fleet.edge(&health.node).is_some());
-    cut.list(&mut report.health, fleet.clusters.iter().map(|cluster| cluster.nodes.len()).sum());
+    cut.keep(&mut report.health, |health| {
+        fleet.edge(&health.node).is_some()
+    });
+    cut.list(
+        &mut report.health,
+        fleet
+            .clusters
+            .iter()
+            .map(|cluster| cluster.nodes.len())
+            .sum(),
+    );
     for health in &mut report.health {
         cut.text(&mut health.reason, SENTENCE_CHARS_MAX);
         cut.to(&mut health.since_unix_ms, now_unix_ms + AHEAD_MAX_MS);
@@ -158,7 +196,11 @@ pub(crate) fn dns(report: &mut DnsReport, fleet: &Fleet, newest: u64, now_unix_m
     }
     cut.list(&mut report.selections, SELECTIONS_MAX);
     cut.keep(&mut report.selections, |selection| {
-        fleet.sites.iter().any(|site| site.name == selection.site) && fleet.clusters.iter().any(|cluster| cluster.name == selection.cluster)
+        fleet.sites.iter().any(|site| site.name == selection.site)
+            && fleet
+                .clusters
+                .iter()
+                .any(|cluster| cluster.name == selection.cluster)
     });
     for selection in &mut report.selections {
         cut.text(&mut selection.reason, NAME_CHARS_MAX);
@@ -181,7 +223,9 @@ pub(crate) fn origin(report: &mut OriginReport, now_unix_ms: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use nearcast_fleet::report::{FillProgress, NodeHealth, PurgeProgress, SelectionCount, SiteTotals, UrlCount};
+    use nearcast_fleet::report::{
+        FillProgress, NodeHealth, PurgeProgress, SelectionCount, SiteTotals, UrlCount,
+    };
 
     use super::*;
 
@@ -206,7 +250,13 @@ mod tests {
             pushed_hits: u64::MAX,
             pushed_hit_bytes: u64::MAX,
         };
-        let url = |site: &str| UrlCount { site: site.into(), url: "http://a/".into(), requests: u64::MAX, bytes: u64::MAX, size: u64::MAX };
+        let url = |site: &str| UrlCount {
+            site: site.into(),
+            url: "http://a/".into(),
+            requests: u64::MAX,
+            bytes: u64::MAX,
+            size: u64::MAX,
+        };
         let fill = FillProgress {
             order: "o".into(),
             items: 4,
@@ -227,14 +277,24 @@ mod tests {
             revision: 1 << 52,
             draining: false,
             drained: false,
-            sites: [("www".to_owned(), totals.clone()), ("none-such".to_owned(), totals)].into(),
+            sites: [
+                ("www".to_owned(), totals.clone()),
+                ("none-such".to_owned(), totals),
+            ]
+            .into(),
             connections: u64::MAX,
             memory_bytes: u64::MAX,
             disk_bytes: u64::MAX,
             pushed_bytes: u64::MAX,
             popularity: vec![url("www"), url("none-such")],
             fills: vec![fill; 100],
-            purges: (0..100).map(|revision| PurgeProgress { revision, responses: u64::MAX, effective_unix_ms: u64::MAX }).collect(),
+            purges: (0..100)
+                .map(|revision| PurgeProgress {
+                    revision,
+                    responses: u64::MAX,
+                    effective_unix_ms: u64::MAX,
+                })
+                .collect(),
         }
     }
 
@@ -242,20 +302,48 @@ mod tests {
     fn an_edge_cannot_say_more_than_can_be() {
         let mut report = lying_edge();
         assert!(edge(&mut report, &fleet(), 7, NOW));
-        assert_eq!((report.revision, report.started_unix_ms), (7, NOW + AHEAD_MAX_MS));
+        assert_eq!(
+            (report.revision, report.started_unix_ms),
+            (7, NOW + AHEAD_MAX_MS)
+        );
         assert_eq!(report.sites.keys().collect::<Vec<_>>(), ["www"]);
         let totals = &report.sites["www"];
-        assert_eq!((totals.requests.len(), totals.requests.values().max(), totals.errors), (LABELS_MAX, Some(&COUNT_MAX), COUNT_MAX));
-        assert_eq!((report.popularity.len(), report.popularity[0].requests), (1, URL_REQUESTS_MAX));
+        assert_eq!(
+            (
+                totals.requests.len(),
+                totals.requests.values().max(),
+                totals.errors
+            ),
+            (LABELS_MAX, Some(&COUNT_MAX), COUNT_MAX)
+        );
+        assert_eq!(
+            (report.popularity.len(), report.popularity[0].requests),
+            (1, URL_REQUESTS_MAX)
+        );
         let fill = &report.fills[0];
         assert_eq!(
-            (report.fills.len(), fill.warmed, fill.reasons.len(), fill.reasons[0].len()),
+            (
+                report.fills.len(),
+                fill.warmed,
+                fill.reasons.len(),
+                fill.reasons[0].len()
+            ),
             (FILLS_MAX, 4, REASONS_MAX, SENTENCE_CHARS_MAX)
         );
-        assert_eq!((report.purges.len(), report.purges[63].revision), (PURGES_MAX, 99), "the newest are last");
-        assert!(!edge(&mut report, &fleet(), 7, NOW), "what was cut once is good");
+        assert_eq!(
+            (report.purges.len(), report.purges[63].revision),
+            (PURGES_MAX, 99),
+            "the newest are last"
+        );
+        assert!(
+            !edge(&mut report, &fleet(), 7, NOW),
+            "what was cut once is good"
+        );
         let text = serde_json::to_string(&report).expect("JSON");
-        assert!(!text.contains(&u64::MAX.to_string()), "a number was not cut: {text}");
+        assert!(
+            !text.contains(&u64::MAX.to_string()),
+            "a number was not cut: {text}"
+        );
     }
 
     #[test]
@@ -269,27 +357,63 @@ mod tests {
             longitude: -1e300,
             count: u64::MAX,
         };
-        let health =
-            |node: &str| NodeHealth { node: node.into(), up: false, since_unix_ms: u64::MAX, reason: "x".repeat(1000), check_us: u64::MAX };
+        let health = |node: &str| NodeHealth {
+            node: node.into(),
+            up: false,
+            since_unix_ms: u64::MAX,
+            reason: "x".repeat(1000),
+            check_us: u64::MAX,
+        };
         let mut report = DnsReport {
             node: "ns1".into(),
             started_unix_ms: u64::MAX,
             revision: u64::MAX,
             draining: false,
             queries: [("NOERROR".to_owned(), u64::MAX)].into(),
-            selections: vec![selection("www", "ams"), selection("none", "ams"), selection("www", "none")],
+            selections: vec![
+                selection("www", "ams"),
+                selection("none", "ams"),
+                selection("www", "none"),
+            ],
             health: vec![health("ams-1"), health("none-such"), health("ams-1")],
             rtt_prefixes: u64::MAX,
             geo_source: "g".repeat(1000),
         };
         assert!(dns(&mut report, &fleet(), 7, NOW));
-        assert_eq!((report.selections.len(), report.health.len(), report.revision), (1, 1, 7));
-        assert_eq!((report.selections[0].latitude, report.selections[0].longitude), (90.0, -180.0));
-        assert!(!serde_json::to_string(&report).expect("JSON").contains(&u64::MAX.to_string()));
+        assert_eq!(
+            (
+                report.selections.len(),
+                report.health.len(),
+                report.revision
+            ),
+            (1, 1, 7)
+        );
+        assert_eq!(
+            (
+                report.selections[0].latitude,
+                report.selections[0].longitude
+            ),
+            (90.0, -180.0)
+        );
+        assert!(
+            !serde_json::to_string(&report)
+                .expect("JSON")
+                .contains(&u64::MAX.to_string())
+        );
         assert!(!dns(&mut report, &fleet(), 7, NOW));
         let counts = [("2xx".to_owned(), u64::MAX)].into();
-        let mut report = OriginReport { node: "o".into(), started_unix_ms: u64::MAX, draining: false, requests: counts, bytes: u64::MAX };
+        let mut report = OriginReport {
+            node: "o".into(),
+            started_unix_ms: u64::MAX,
+            draining: false,
+            requests: counts,
+            bytes: u64::MAX,
+        };
         assert!(origin(&mut report, NOW) && !origin(&mut report, NOW));
-        assert!(!serde_json::to_string(&report).expect("JSON").contains(&u64::MAX.to_string()));
+        assert!(
+            !serde_json::to_string(&report)
+                .expect("JSON")
+                .contains(&u64::MAX.to_string())
+        );
     }
 }

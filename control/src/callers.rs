@@ -1,7 +1,8 @@
 //! Who the nodes are that ask control: what keys they show, and which were refused.
 //!
-//! A refused key is an event and a line of the log, at most one a minute for each node and reason, with how often it was shown
-//! meanwhile: a node with a wrong key asks several times a second. Pure: the time comes in.
+//! A refused key is an event and a line of the log, at most one a minute for each node and reason,
+//! with how often it was shown meanwhile: a node with a wrong key asks several times a second.
+//! Pure: the time comes in.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -34,8 +35,14 @@ struct Inner {
 pub(crate) struct Callers(Mutex<Inner>);
 
 impl Callers {
-    /// A key was refused; `node` is who it seems to be, if the fleet has that node. Gives what is to be told.
-    pub(crate) fn refused(&self, node: Option<&str>, refused: &KeyRefused, now_unix_ms: u64) -> Option<Happening> {
+    /// A key was refused; `node` is who it seems to be, if the fleet has that node. Gives what is
+    /// to be told.
+    pub(crate) fn refused(
+        &self,
+        node: Option<&str>,
+        refused: &KeyRefused,
+        now_unix_ms: u64,
+    ) -> Option<Happening> {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let name = node.unwrap_or_default();
         let mut key = (name.to_owned(), refused.label());
@@ -47,10 +54,25 @@ impl Callers {
             told.since += 1;
             return None;
         }
-        let before = std::mem::replace(told, Told { at_unix_ms: now_unix_ms, since: 0 }).since;
+        let before = std::mem::replace(
+            told,
+            Told {
+                at_unix_ms: now_unix_ms,
+                since: 0,
+            },
+        )
+        .since;
         let who = node.unwrap_or("somebody");
-        let more = if before == 0 { String::new() } else { format!(" ({before} more since it was last told)") };
-        let happening = Happening::new("key_refused", Level::Warn, format!("{who} is refused: {refused}{more}"));
+        let more = if before == 0 {
+            String::new()
+        } else {
+            format!(" ({before} more since it was last told)")
+        };
+        let happening = Happening::new(
+            "key_refused",
+            Level::Warn,
+            format!("{who} is refused: {refused}{more}"),
+        );
         Some(match node {
             Some(node) => happening.node(node),
             None => happening,
@@ -68,7 +90,12 @@ impl Callers {
 
     /// What kind of key a node has shown last, `own` or `shared`.
     pub(crate) fn shown(&self, node: &str) -> Option<&'static str> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).shown.get(node).copied()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .shown
+            .get(node)
+            .copied()
     }
 }
 
@@ -80,17 +107,48 @@ mod tests {
     fn a_refused_key_is_told_once_a_minute_with_its_count() {
         let callers = Callers::default();
         let wrong = KeyRefused::Wrong(None);
-        let first = callers.refused(Some("ams-1"), &wrong, 1_000).expect("the first is told");
-        assert_eq!((first.kind, first.node.as_deref()), ("key_refused", Some("ams-1")));
-        assert!(first.message.starts_with("ams-1 is refused: the node key is wrong"), "{}", first.message);
+        let first = callers
+            .refused(Some("ams-1"), &wrong, 1_000)
+            .expect("the first is told");
+        assert_eq!(
+            (first.kind, first.node.as_deref()),
+            ("key_refused", Some("ams-1"))
+        );
+        assert!(
+            first
+                .message
+                .starts_with("ams-1 is refused: the node key is wrong"),
+            "{}",
+            first.message
+        );
         for n in 0..50 {
             assert!(callers.refused(Some("ams-1"), &wrong, 2_000 + n).is_none());
         }
-        assert!(callers.refused(Some("ams-2"), &wrong, 3_000).is_some(), "each node by itself");
-        assert!(callers.refused(Some("ams-1"), &KeyRefused::Missing, 3_000).is_some(), "each reason by itself");
-        assert!(callers.refused(None, &wrong, 3_000).expect("told").message.starts_with("somebody"));
-        let again = callers.refused(Some("ams-1"), &wrong, 61_000).expect("a minute later");
-        assert!(again.message.ends_with("(50 more since it was last told)"), "{}", again.message);
+        assert!(
+            callers.refused(Some("ams-2"), &wrong, 3_000).is_some(),
+            "each node by itself"
+        );
+        assert!(
+            callers
+                .refused(Some("ams-1"), &KeyRefused::Missing, 3_000)
+                .is_some(),
+            "each reason by itself"
+        );
+        assert!(
+            callers
+                .refused(None, &wrong, 3_000)
+                .expect("told")
+                .message
+                .starts_with("somebody")
+        );
+        let again = callers
+            .refused(Some("ams-1"), &wrong, 61_000)
+            .expect("a minute later");
+        assert!(
+            again.message.ends_with("(50 more since it was last told)"),
+            "{}",
+            again.message
+        );
     }
 
     #[test]

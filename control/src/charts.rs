@@ -1,6 +1,8 @@
-//! The file `series` in control's directory: the counts over time of [`crate::series`], so that charts outlive the process.
+//! The file `series` in control's directory: the counts over time of [`crate::series`], so that
+//! charts outlive the process.
 //!
-//! Every few seconds what has changed is appended; once an hour, or when the file has grown, everything is written anew.
+//! Every few seconds what has changed is appended; once an hour, or when the file has grown,
+//! everything is written anew.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -13,7 +15,8 @@ use crate::state::State;
 const MAGIC: [u8; 8] = *b"NCCHRT1\n";
 /// Bytes of blocks in one record, beyond which another one is begun.
 const RECORD_BYTES: usize = 1 << 20;
-/// The file is written anew after this time, so that a start reads no more than an hour of seconds twice.
+/// The file is written anew after this time, so that a start reads no more than an hour of seconds
+/// twice.
 const ANEW_EVERY: Duration = Duration::from_secs(3600);
 
 /// The open file.
@@ -40,7 +43,10 @@ impl Charts {
         }
         // What was read lies one behind the other; from now on it is one.
         file.rewrite(records(series.all()).into_iter());
-        Self(Mutex::new(Open { file, anew: Instant::now() }))
+        Self(Mutex::new(Open {
+            file,
+            anew: Instant::now(),
+        }))
     }
 
     /// Writes what has changed. Blocking.

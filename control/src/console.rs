@@ -18,14 +18,23 @@ pub(crate) const SECURITY_FIELDS: [(HeaderName, &str); 5] = [
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::REFERRER_POLICY, "no-referrer"),
     (header::X_FRAME_OPTIONS, "DENY"),
-    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    (
+        HeaderName::from_static("cross-origin-resource-policy"),
+        "same-origin",
+    ),
 ];
 
 /// A file of the console by its path; `/` is its page.
 pub(crate) fn file(path: &str) -> Result<Response, ApiError> {
-    let name = if path == "/" { "index.html" } else { path.trim_start_matches('/') };
+    let name = if path == "/" {
+        "index.html"
+    } else {
+        path.trim_start_matches('/')
+    };
     let Some(file) = FILES.get_file(name) else {
-        return Err(ApiError::NotFound(format!("there is no {path}; the console is at / and the API below /v1/")));
+        return Err(ApiError::NotFound(format!(
+            "there is no {path}; the console is at / and the API below /v1/"
+        )));
     };
     let content_type = match name.rsplit('.').next() {
         Some("html") => "text/html; charset=utf-8",

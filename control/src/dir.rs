@@ -1,7 +1,8 @@
-//! Control's directory, `<state_dir>/<control name>/`: a lock, the token, the journal, what was learnt.
+//! Control's directory, `<state_dir>/<control name>/`: a lock, the token, the journal, what was
+//! learnt.
 //!
-//! The directory is 0700 and the token 0600. The token is 32 bytes from the kernel's random source in hexadecimal, made
-//! at the first start; there is no default one.
+//! The directory is 0700 and the token 0600. The token is 32 bytes from the kernel's random source
+//! in hexadecimal, made at the first start; there is no default one.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
@@ -27,8 +28,13 @@ pub(crate) struct Dir {
 impl Dir {
     /// Makes the directory where it is missing, and locks it.
     pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| cannot_create(path, &e))?;
-        fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(|e| cannot_create(path, &e))?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(|e| cannot_create(path, &e))?;
+        fs::set_permissions(path, Permissions::from_mode(0o700))
+            .map_err(|e| cannot_create(path, &e))?;
         let lock_path = path.join("lock");
         let lock = OpenOptions::new()
             .create(true)
@@ -38,12 +44,22 @@ impl Dir {
             .open(&lock_path)
             .map_err(|e| cannot_create(&lock_path, &e))?;
         kernel::lock(&lock).map_err(|e| match e.kind() {
-            io::ErrorKind::WouldBlock => {
-                Failure::new(FailureKind::Unavailable, format!("{} is in use by another control role; stop that one first", path.display()))
-            }
-            _ => Failure::new(FailureKind::System, format!("cannot lock {}: {e}", lock_path.display())),
+            io::ErrorKind::WouldBlock => Failure::new(
+                FailureKind::Unavailable,
+                format!(
+                    "{} is in use by another control role; stop that one first",
+                    path.display()
+                ),
+            ),
+            _ => Failure::new(
+                FailureKind::System,
+                format!("cannot lock {}: {e}", lock_path.display()),
+            ),
         })?;
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        Ok(Self {
+            path: path.to_owned(),
+            _lock: lock,
+        })
     }
 
     /// A file in it.
@@ -56,19 +72,27 @@ impl Dir {
         let path = self.file("token");
         match fs::read_to_string(&path) {
             Ok(text) if text.trim().len() >= TOKEN_CHARS_MIN => {
-                fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(|e| cannot_create(&path, &e))?;
+                fs::set_permissions(&path, Permissions::from_mode(0o600))
+                    .map_err(|e| cannot_create(&path, &e))?;
                 Ok(Secret(text.trim().to_owned()))
             }
             Ok(_) => Err(Failure::new(
                 FailureKind::BadData,
-                format!("{} holds less than {TOKEN_CHARS_MIN} characters; delete it and a new token is made", path.display()),
+                format!(
+                    "{} holds less than {TOKEN_CHARS_MIN} characters; delete it and a new token is made",
+                    path.display()
+                ),
             )),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                let token = random_token().map_err(|e| Failure::new(FailureKind::System, format!("/dev/urandom: {e}")))?;
+                let token = random_token()
+                    .map_err(|e| Failure::new(FailureKind::System, format!("/dev/urandom: {e}")))?;
                 write_whole(&path, token.as_bytes()).map_err(|e| cannot_create(&path, &e))?;
                 Ok(Secret(token))
             }
-            Err(e) => Err(Failure::new(FailureKind::NoInput, format!("cannot read {}: {e}", path.display()))),
+            Err(e) => Err(Failure::new(
+                FailureKind::NoInput,
+                format!("cannot read {}: {e}", path.display()),
+            )),
         }
     }
 }
@@ -76,10 +100,16 @@ impl Dir {
 /// Writes a file so that a reader, or a crash, sees the old or the new one.
 pub(crate) fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
     let new = path.with_extension("new");
-    let written = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new).and_then(|mut file| {
-        file.write_all(content)?;
-        file.sync_all()
-    });
+    let written = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&new)
+        .and_then(|mut file| {
+            file.write_all(content)?;
+            file.sync_all()
+        });
     let outcome = written.and_then(|()| fs::rename(&new, path));
     if outcome.is_err() {
         // Half a file is of no use, and takes space where there may be none.
@@ -98,9 +128,15 @@ fn random_token() -> io::Result<String> {
 fn cannot_create(path: &Path, error: &io::Error) -> Failure {
     let (kind, mend) = match error.kind() {
         io::ErrorKind::StorageFull => (FailureKind::Io, "free some space or set state_dir"),
-        _ => (FailureKind::CannotCreate, "make it writable or set state_dir"),
+        _ => (
+            FailureKind::CannotCreate,
+            "make it writable or set state_dir",
+        ),
     };
-    Failure::new(kind, format!("cannot make {}: {error}; {mend}", path.display()))
+    Failure::new(
+        kind,
+        format!("cannot make {}: {error}; {mend}", path.display()),
+    )
 }
 
 #[cfg(test)]
@@ -117,13 +153,23 @@ mod tests {
         let path = tmp.path().join("state/control");
         let dir = Dir::open(&path).unwrap();
         let token = dir.token().unwrap();
-        assert_eq!((token.0.len(), mode(&path), mode(&path.join("token"))), (64, 0o700, 0o600));
+        assert_eq!(
+            (token.0.len(), mode(&path), mode(&path.join("token"))),
+            (64, 0o700, 0o600)
+        );
         assert_eq!(dir.token().unwrap(), token, "the same at the next start");
-        let other = Dir::open(&tmp.path().join("other")).unwrap().token().unwrap();
+        let other = Dir::open(&tmp.path().join("other"))
+            .unwrap()
+            .token()
+            .unwrap();
         assert_ne!(other, token);
         fs::set_permissions(path.join("token"), Permissions::from_mode(0o644)).unwrap();
         dir.token().unwrap();
-        assert_eq!(mode(&path.join("token")), 0o600, "a readable token is made private");
+        assert_eq!(
+            mode(&path.join("token")),
+            0o600,
+            "a readable token is made private"
+        );
         fs::write(path.join("token"), "short\n").unwrap();
         assert_eq!(dir.token().unwrap_err().kind, FailureKind::BadData);
     }
@@ -132,7 +178,10 @@ mod tests {
     fn a_second_control_role_is_refused() {
         let tmp = tempfile::tempdir().unwrap();
         let first = Dir::open(tmp.path()).unwrap();
-        assert_eq!(Dir::open(tmp.path()).unwrap_err().kind, FailureKind::Unavailable);
+        assert_eq!(
+            Dir::open(tmp.path()).unwrap_err().kind,
+            FailureKind::Unavailable
+        );
         drop(first);
         Dir::open(tmp.path()).unwrap();
     }
@@ -141,6 +190,9 @@ mod tests {
     fn a_directory_that_cannot_be_made_is_named() {
         let failure = Dir::open(Path::new("/proc/nearcast/control")).unwrap_err();
         assert_eq!(failure.kind, FailureKind::CannotCreate);
-        assert!(failure.message.contains("/proc/nearcast/control"), "{failure}");
+        assert!(
+            failure.message.contains("/proc/nearcast/control"),
+            "{failure}"
+        );
     }
 }

@@ -45,7 +45,9 @@ pub(crate) enum ApiError {
         mistakes: Vec<Mistake>,
     },
     /// The request asks by a name that is not control's.
-    #[error("{0:?} is not a name of control here; ask by its address, or list the name in hosts of [control]")]
+    #[error(
+        "{0:?} is not a name of control here; ask by its address, or list the name in hosts of [control]"
+    )]
     Misdirected(String),
     /// The body did not come in time.
     #[error("the body took longer than {} s", .0.as_secs())]
@@ -67,7 +69,10 @@ pub(crate) enum ApiError {
 impl ApiError {
     /// Something understood but wrong.
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
-        Self::Invalid { message: message.into(), mistakes: Vec::new() }
+        Self::Invalid {
+            message: message.into(),
+            mistakes: Vec::new(),
+        }
     }
 
     fn status_and_code(&self) -> (StatusCode, &'static str) {
@@ -82,8 +87,12 @@ impl ApiError {
             Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
             Self::MethodNotAllowed(_) => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Self::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
-            Self::TooLarge(_) | Self::Storage(JournalError::TooLarge { .. }) => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
-            Self::UnsupportedMediaType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
+            Self::TooLarge(_) | Self::Storage(JournalError::TooLarge { .. }) => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "too_large")
+            }
+            Self::UnsupportedMediaType(_) => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type")
+            }
             Self::Invalid { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
             Self::Misdirected(_) => (StatusCode::MISDIRECTED_REQUEST, "misdirected"),
             Self::TooSlow(_) => (StatusCode::REQUEST_TIMEOUT, "timeout"),
@@ -105,15 +114,27 @@ impl IntoResponse for ApiError {
             Self::Invalid { mistakes, .. } => mistakes.iter().map(view::Mistake::from).collect(),
             _ => Vec::new(),
         };
-        let body = view::ErrorBody { error: view::ErrorView { code: code.to_owned(), message: self.to_string(), mistakes } };
+        let body = view::ErrorBody {
+            error: view::ErrorView {
+                code: code.to_owned(),
+                message: self.to_string(),
+                mistakes,
+            },
+        };
         let mut response = (status, Json(body)).into_response();
         let fields = response.headers_mut();
         match self {
             Self::Unauthorized(_) | Self::Key(_) if status == StatusCode::UNAUTHORIZED => {
-                fields.insert(http::header::WWW_AUTHENTICATE, http::HeaderValue::from_static("Bearer realm=\"nearcast\""));
+                fields.insert(
+                    http::header::WWW_AUTHENTICATE,
+                    http::HeaderValue::from_static("Bearer realm=\"nearcast\""),
+                );
             }
             Self::TooBusy(_) => {
-                fields.insert(http::header::RETRY_AFTER, http::HeaderValue::from_static("5"));
+                fields.insert(
+                    http::header::RETRY_AFTER,
+                    http::HeaderValue::from_static("5"),
+                );
             }
             _ => {}
         }

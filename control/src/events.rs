@@ -1,7 +1,7 @@
 //! What happened lately: a bounded ring of events and a live feed of them.
 //!
-//! Ids grow by one and start no lower than the process's start in milliseconds, so that they also grow over restarts. Events are
-//! facts and outlive the process.
+//! Ids grow by one and start no lower than the process's start in milliseconds, so that they also
+//! grow over restarts. Events are facts and outlive the process.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -41,7 +41,12 @@ pub(crate) enum Level {
 
 impl Happening {
     pub(crate) fn new(kind: &'static str, level: Level, message: impl Into<String>) -> Self {
-        Self { kind, level, message: message.into(), ..Self::default() }
+        Self {
+            kind,
+            level,
+            message: message.into(),
+            ..Self::default()
+        }
     }
 
     pub(crate) fn node(mut self, node: &str) -> Self {
@@ -75,11 +80,28 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    /// Those of earlier processes, oldest first; ids go on after them and after `first_id`. New ones go to `facts`.
+    /// Those of earlier processes, oldest first; ids go on after them and after `first_id`. New
+    /// ones go to `facts`.
     pub(crate) fn new(first_id: u64, earlier: Vec<Event>, facts: Option<Facts>) -> Self {
-        let last = earlier.iter().map(|e| e.id).max().unwrap_or(0).max(first_id);
-        let kept = earlier.into_iter().rev().take(KEPT_MAX).collect::<Vec<_>>().into_iter().rev().collect();
-        Self { kept: Mutex::new((last, kept)), feed: broadcast::channel(FEED_MAX).0, facts }
+        let last = earlier
+            .iter()
+            .map(|e| e.id)
+            .max()
+            .unwrap_or(0)
+            .max(first_id);
+        let kept = earlier
+            .into_iter()
+            .rev()
+            .take(KEPT_MAX)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .rev()
+            .collect();
+        Self {
+            kept: Mutex::new((last, kept)),
+            feed: broadcast::channel(FEED_MAX).0,
+            facts,
+        }
     }
 
     /// Records events that happened at a real time.
@@ -124,7 +146,14 @@ impl Events {
     /// Kept events after an id, oldest first, the newest `most` of them.
     pub(crate) fn after(&self, id: u64, most: usize) -> Vec<Event> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let found: Vec<Event> = kept.1.iter().rev().take_while(|e| e.id > id).take(most).cloned().collect();
+        let found: Vec<Event> = kept
+            .1
+            .iter()
+            .rev()
+            .take_while(|e| e.id > id)
+            .take(most)
+            .cloned()
+            .collect();
         found.into_iter().rev().collect()
     }
 
@@ -143,10 +172,17 @@ mod tests {
     #[test]
     fn the_newest_are_kept_with_growing_ids() {
         let events = Events::new(1000, Vec::new(), None);
-        events.add(5, (0..KEPT_MAX + 10).map(|n| Happening::new("node_up", Level::Good, n.to_string()).node("a")));
+        events.add(
+            5,
+            (0..KEPT_MAX + 10)
+                .map(|n| Happening::new("node_up", Level::Good, n.to_string()).node("a")),
+        );
         assert_eq!(events.newest(), 1000 + KEPT_MAX as u64 + 10);
         let all = events.after(0, usize::MAX);
-        assert_eq!((all.len(), all[0].message.as_str(), all[0].id), (KEPT_MAX, "10", 1011));
+        assert_eq!(
+            (all.len(), all[0].message.as_str(), all[0].id),
+            (KEPT_MAX, "10", 1011)
+        );
         assert_eq!(events.after(events.newest() - 2, 10).len(), 2);
         let newest: Vec<_> = events.after(0, 2).iter().map(|e| e.id).collect();
         assert_eq!(newest, [events.newest() - 1, events.newest()]);
@@ -156,13 +192,19 @@ mod tests {
     #[test]
     fn those_of_an_earlier_process_come_first_and_ids_go_on() {
         let events = Events::new(1000, Vec::new(), None);
-        events.add(5, (0..KEPT_MAX + 10).map(|n| Happening::new("node_up", Level::Good, n.to_string())));
+        events.add(
+            5,
+            (0..KEPT_MAX + 10).map(|n| Happening::new("node_up", Level::Good, n.to_string())),
+        );
         let earlier = events.after(0, usize::MAX);
         for (first_id, expected) in [(5, earlier[KEPT_MAX - 1].id + 1), (1_000_000, 1_000_001)] {
             let next = Events::new(first_id, earlier.clone(), None);
             assert_eq!(next.after(0, usize::MAX), earlier);
             next.add(6, [Happening::new("node_up", Level::Good, "new")]);
-            assert_eq!((next.newest(), next.after(0, 1)[0].id), (expected, expected));
+            assert_eq!(
+                (next.newest(), next.after(0, 1)[0].id),
+                (expected, expected)
+            );
         }
     }
 
@@ -174,6 +216,14 @@ mod tests {
         events.add(2, [Happening::new("b", Level::Warn, "x".repeat(10_000))]);
         assert_eq!(old.len(), 1);
         let event = feed.recv().await.unwrap();
-        assert_eq!((event.id, event.kind.as_str(), event.level.as_str(), event.message.len()), (2, "b", "warn", MESSAGE_CHARS_MAX));
+        assert_eq!(
+            (
+                event.id,
+                event.kind.as_str(),
+                event.level.as_str(),
+                event.message.len()
+            ),
+            (2, "b", "warn", MESSAGE_CHARS_MAX)
+        );
     }
 }

@@ -1,9 +1,9 @@
-//! What control has come to know and nobody else can tell it again: which edges confirmed a purge and when, how pushes went
-//! and ended, events. The file `facts` in control's directory.
+//! What control has come to know and nobody else can tell it again: which edges confirmed a purge
+//! and when, how pushes went and ended, events. The file `facts` in control's directory.
 //!
-//! Facts are given in order and written together, with one sync for all that wait; who must not show something before it
-//! is on disk asks [`Facts::kept`]. Facts may be repeated: the newest of a kind holds. When the file has grown, the state that
-//! they come to takes their place.
+//! Facts are given in order and written together, with one sync for all that wait; who must not
+//! show something before it is on disk asks [`Facts::kept`]. Facts may be repeated: the newest of a
+//! kind holds. When the file has grown, the state that they come to takes their place.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -49,15 +49,25 @@ pub(crate) enum Fact {
     /// A push order with all that is known of it.
     Push(Box<pushes::Record>),
     /// What was last said of nodes and clusters.
-    Told { nodes: BTreeMap<String, String>, clusters: BTreeMap<String, String> },
+    Told {
+        nodes: BTreeMap<String, String>,
+        clusters: BTreeMap<String, String>,
+    },
     /// Something happened.
     Event(Event),
 }
 
-/// Leaves out what is of another journal, or beyond the newest revision of this one: the journal was begun anew, or restored
-/// from an older copy, and its revisions mean other changes now. Events stay: they happened.
+/// Leaves out what is of another journal, or beyond the newest revision of this one: the journal
+/// was begun anew, or restored from an older copy, and its revisions mean other changes now. Events
+/// stay: they happened.
 pub(crate) fn of_journal(facts: Vec<Fact>, id: &str, newest: u64) -> Vec<Fact> {
-    let is_of_it = facts.iter().rev().find_map(|f| if let Fact::Journal { id } = f { Some(id.as_str()) } else { None }) == Some(id);
+    let is_of_it = facts.iter().rev().find_map(|f| {
+        if let Fact::Journal { id } = f {
+            Some(id.as_str())
+        } else {
+            None
+        }
+    }) == Some(id);
     let is_kept = |revision: u64| is_of_it && revision <= newest;
     let keep = |fact| match fact {
         Fact::Purge(ref record) => is_kept(record.revision).then_some(fact),
@@ -96,7 +106,8 @@ impl Facts {
         let is_first = !path.exists();
         let (mut facts, mut unknown) = (Vec::new(), 0u64);
         let file = KeptFile::open(path, MAGIC, |payload| {
-            let values: Vec<serde_json::Value> = serde_json::from_slice(payload).unwrap_or_default();
+            let values: Vec<serde_json::Value> =
+                serde_json::from_slice(payload).unwrap_or_default();
             for value in values {
                 match serde_json::from_value(value) {
                     Ok(fact) => facts.push(fact),
@@ -107,7 +118,11 @@ impl Facts {
         if unknown > 0 {
             tracing::warn!(path = %file.path().display(), unknown, "facts that this version does not know are left out");
         }
-        let this = Self { file: Arc::new(Mutex::new(file)), queue: Arc::default(), written: Arc::new(watch::channel(0).0) };
+        let this = Self {
+            file: Arc::new(Mutex::new(file)),
+            queue: Arc::default(),
+            written: Arc::new(watch::channel(0).0),
+        };
         (this, facts, is_first)
     }
 
@@ -145,7 +160,8 @@ impl Facts {
                 if count == 0 {
                     queue.is_written = false;
                     let given = queue.given;
-                    self.written.send_if_modified(|written| std::mem::replace(written, given) != given);
+                    self.written
+                        .send_if_modified(|written| std::mem::replace(written, given) != given);
                     return;
                 }
                 let facts: Vec<Fact> = queue.waiting.drain(..count).collect();
@@ -170,8 +186,9 @@ impl Facts {
         let _ = tokio::time::timeout(KEPT_TIME_MAX, written.wait_for(|n| *n >= number)).await;
     }
 
-    /// Puts the state in place of the facts that led to it, when the file has grown or lacks something, or `now`. `state` is
-    /// asked with the file locked, so that no fact can come between. Blocking.
+    /// Puts the state in place of the facts that led to it, when the file has grown or lacks
+    /// something, or `now`. `state` is asked with the file locked, so that no fact can come
+    /// between. Blocking.
     pub(crate) fn rewrite(&self, now: bool, state: impl FnOnce() -> Vec<Fact>) {
         let mut file = self.file();
         if now || file.is_due() {
@@ -208,12 +225,23 @@ mod tests {
     use super::*;
 
     fn complete(revision: u64) -> Fact {
-        Fact::Complete { revision, at_unix_ms: revision + 7 }
+        Fact::Complete {
+            revision,
+            at_unix_ms: revision + 7,
+        }
     }
 
     fn revisions(facts: &[Fact]) -> Vec<u64> {
         let of = |f: &Fact| {
-            if let Fact::Complete { revision, at_unix_ms } = f { (*at_unix_ms == revision + 7).then_some(*revision) } else { None }
+            if let Fact::Complete {
+                revision,
+                at_unix_ms,
+            } = f
+            {
+                (*at_unix_ms == revision + 7).then_some(*revision)
+            } else {
+                None
+            }
         };
         facts.iter().filter_map(of).collect()
     }
@@ -234,7 +262,11 @@ mod tests {
         for tail in [&b""[..], b"\x09\x00\x00\x00half"] {
             let copy = dir.path().join("copy");
             std::fs::copy(&path, &copy).unwrap();
-            std::fs::OpenOptions::new().append(true).open(&copy).and_then(|mut f| std::io::Write::write_all(&mut f, tail)).unwrap();
+            std::fs::OpenOptions::new()
+                .append(true)
+                .open(&copy)
+                .and_then(|mut f| std::io::Write::write_all(&mut f, tail))
+                .unwrap();
             let (_, read, is_first) = Facts::open(copy);
             assert_eq!((revisions(&read), is_first), ((1..=3000).collect(), false));
         }
@@ -247,12 +279,35 @@ mod tests {
     #[test]
     fn facts_of_another_journal_are_not_of_this_one() {
         let journal = |id: &str| Fact::Journal { id: id.into() };
-        let confirmed = Fact::Confirmed { node: "a".into(), purges: vec![(3, 1, 1), (9, 1, 1)] };
-        let facts = vec![journal("old"), journal("this"), complete(3), complete(9), confirmed];
-        for (id, newest, expected) in [("this", 9, vec![3, 9]), ("this", 8, vec![3]), ("other", 9, vec![]), ("old", 9, vec![])] {
+        let confirmed = Fact::Confirmed {
+            node: "a".into(),
+            purges: vec![(3, 1, 1), (9, 1, 1)],
+        };
+        let facts = vec![
+            journal("old"),
+            journal("this"),
+            complete(3),
+            complete(9),
+            confirmed,
+        ];
+        for (id, newest, expected) in [
+            ("this", 9, vec![3, 9]),
+            ("this", 8, vec![3]),
+            ("other", 9, vec![]),
+            ("old", 9, vec![]),
+        ] {
             let kept = of_journal(facts.clone(), id, newest);
-            let Some(Fact::Confirmed { purges, .. }) = kept.last() else { panic!("{kept:?}") };
-            assert_eq!((revisions(&kept), purges.iter().map(|p| p.0).collect::<Vec<_>>()), (expected.clone(), expected), "{id} {newest}");
+            let Some(Fact::Confirmed { purges, .. }) = kept.last() else {
+                panic!("{kept:?}")
+            };
+            assert_eq!(
+                (
+                    revisions(&kept),
+                    purges.iter().map(|p| p.0).collect::<Vec<_>>()
+                ),
+                (expected.clone(), expected),
+                "{id} {newest}"
+            );
         }
     }
 
@@ -267,14 +322,24 @@ mod tests {
         }
         drop(facts);
         let mut bytes = std::fs::read(&path).unwrap();
-        let at = bytes.windows(12).position(|w| w == b"\"revision\":2").unwrap();
+        let at = bytes
+            .windows(12)
+            .position(|w| w == b"\"revision\":2")
+            .unwrap();
         bytes[at] ^= 1;
         std::fs::write(&path, &bytes).unwrap();
         let (facts, read, _) = Facts::open(path.clone());
         assert_eq!(revisions(&read), [1, 3]);
-        assert_eq!(std::fs::read(dir.path().join("facts.damaged")).unwrap(), bytes);
+        assert_eq!(
+            std::fs::read(dir.path().join("facts.damaged")).unwrap(),
+            bytes
+        );
         facts.rewrite(false, || read);
-        assert_eq!(revisions(&Facts::open(path).1), [1, 3], "written anew without being asked to");
+        assert_eq!(
+            revisions(&Facts::open(path).1),
+            [1, 3],
+            "written anew without being asked to"
+        );
     }
 
     #[tokio::test]

@@ -10,7 +10,8 @@ use crate::view;
 
 /// The fleet. `revision` is the fleet file's.
 pub(crate) fn fleet(fleet: &Fleet, revision: u64, now_unix_ms: u64) -> view::FleetView {
-    let texts = |list: &[std::net::SocketAddr]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let texts =
+        |list: &[std::net::SocketAddr]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
     let ips = |list: &[std::net::IpAddr]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
     let millis = |d: Duration| d.as_millis() as u64;
     let control = fleet.control.as_ref();
@@ -28,7 +29,10 @@ pub(crate) fn fleet(fleet: &Fleet, revision: u64, now_unix_ms: u64) -> view::Fle
         },
         push: control
             .and_then(|c| c.push.as_ref())
-            .map(|p| view::PushPolicyView { half_life_seconds: p.half_life.as_secs_f64(), expected_requests_min: p.expected_requests_min }),
+            .map(|p| view::PushPolicyView {
+                half_life_seconds: p.half_life.as_secs_f64(),
+                expected_requests_min: p.expected_requests_min,
+            }),
         steering: view::SteeringView {
             geo_db: fleet.steering.geo_db.is_some(),
             rtt_max_age_seconds: fleet.steering.rtt_max_age.as_secs_f64(),
@@ -41,7 +45,14 @@ pub(crate) fn fleet(fleet: &Fleet, revision: u64, now_unix_ms: u64) -> view::Fle
                 rise: health.rise,
             },
         },
-        origins: fleet.origins.iter().map(|o| view::OriginView { name: o.name.clone(), listen: o.listen.to_string() }).collect(),
+        origins: fleet
+            .origins
+            .iter()
+            .map(|o| view::OriginView {
+                name: o.name.clone(),
+                listen: o.listen.to_string(),
+            })
+            .collect(),
         name_servers: fleet
             .name_servers
             .iter()
@@ -91,7 +102,12 @@ pub(crate) fn fleet(fleet: &Fleet, revision: u64, now_unix_ms: u64) -> view::Fle
                 origin: s.origin.clone(),
                 policy: policy(s.policy).to_owned(),
                 ttl_seconds: s.ttl.as_secs_f64(),
-                clusters: s.clusters.iter().filter_map(|c| fleet.clusters.get(*c)).map(|c| c.name.clone()).collect(),
+                clusters: s
+                    .clusters
+                    .iter()
+                    .filter_map(|c| fleet.clusters.get(*c))
+                    .map(|c| c.name.clone())
+                    .collect(),
             })
             .collect(),
         zones: fleet
@@ -101,7 +117,12 @@ pub(crate) fn fleet(fleet: &Fleet, revision: u64, now_unix_ms: u64) -> view::Fle
                 name: z.name.clone(),
                 ttl_seconds: z.ttl.as_secs_f64(),
                 records: z.records.len(),
-                name_servers: z.name_servers.iter().filter_map(|n| fleet.name_servers.get(*n)).map(|n| n.name.clone()).collect(),
+                name_servers: z
+                    .name_servers
+                    .iter()
+                    .filter_map(|n| fleet.name_servers.get(*n))
+                    .map(|n| n.name.clone())
+                    .collect(),
             })
             .collect(),
     }
@@ -113,7 +134,9 @@ pub(crate) fn clock(clock: &FleetClock, now_unix_ms: u64) -> view::Clock {
     view::Clock {
         speed: clock.speed,
         fleet_unix_ms: (seconds * 1000.0).round() as i64,
-        fleet_time: Timestamp::from_second(seconds.floor() as i64).map(|t| t.to_string()).unwrap_or_default(),
+        fleet_time: Timestamp::from_second(seconds.floor() as i64)
+            .map(|t| t.to_string())
+            .unwrap_or_default(),
     }
 }
 

@@ -1,8 +1,9 @@
-//! What every request passes before its handler: the name it asks by, whose it is, and its body, in that order.
+//! What every request passes before its handler: the name it asks by, whose it is, and its body, in
+//! that order.
 //!
-//! The body of a request that shows neither the operators' token nor a node's key is not read: its handler finds none, and
-//! refuses the request for the missing credential first. Whose key it is, and whether it will do for what is asked, is the
-//! handler's to say.
+//! The body of a request that shows neither the operators' token nor a node's key is not read: its
+//! handler finds none, and refuses the request for the missing credential first. Whose key it is,
+//! and whether it will do for what is asked, is the handler's to say.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +26,11 @@ use crate::state::State;
 const BODY_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// The steps, and then the handler.
-pub(crate) async fn pass(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Result<Response, ApiError> {
+pub(crate) async fn pass(
+    Shared(state): Shared<Arc<State>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
     let fleet = state.fleet();
     own_names::check(&request, |name| is_own_name(&fleet, name)).map_err(|error| match error {
         NameError::Malformed => ApiError::BadRequest(error.to_string()),
@@ -36,7 +41,9 @@ pub(crate) async fn pass(Shared(state): Shared<Arc<State>>, request: Request, ne
     if let Some(seat) = request.extensions().get::<Arc<Seat>>()
         && !seat.asks(class)
     {
-        return Err(ApiError::TooBusy("too many connections of this kind are open"));
+        return Err(ApiError::TooBusy(
+            "too many connections of this kind are open",
+        ));
     }
 
     if matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -46,7 +53,11 @@ pub(crate) async fn pass(Shared(state): Shared<Arc<State>>, request: Request, ne
     let body = match class {
         Class::Stranger => Body::empty(),
         Class::Node | Class::Operator => {
-            let limit = if head.uri.path().starts_with("/v1/reports/") { REPORT_BYTES_MAX } else { BODY_BYTES_MAX };
+            let limit = if head.uri.path().starts_with("/v1/reports/") {
+                REPORT_BYTES_MAX
+            } else {
+                BODY_BYTES_MAX
+            };
             read(&head.headers, body, limit).await?
         }
     };
@@ -65,19 +76,26 @@ fn class(state: &State, fleet: &Fleet, headers: &HeaderMap) -> Class {
 }
 
 fn is_own_name(fleet: &Fleet, name: &str) -> bool {
-    let Some(control) = &fleet.control else { return false };
+    let Some(control) = &fleet.control else {
+        return false;
+    };
     own_names::host_of_url(&control.url) == name || own_names::is_listed(name, &control.hosts)
 }
 
 async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Body, ApiError> {
-    let declared = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
+    let declared = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| v.parse::<u64>().ok());
     if declared.is_some_and(|bytes| bytes > limit as u64) {
         return Err(ApiError::TooLarge(limit));
     }
     match tokio::time::timeout(BODY_TIME_MAX, axum::body::to_bytes(body, limit)).await {
         Ok(Ok(bytes)) => Ok(Body::from(bytes)),
         Ok(Err(error)) if is_too_large(&error) => Err(ApiError::TooLarge(limit)),
-        Ok(Err(error)) => Err(ApiError::BadRequest(format!("the body did not come whole: {error}"))),
+        Ok(Err(error)) => Err(ApiError::BadRequest(format!(
+            "the body did not come whole: {error}"
+        ))),
         Err(_) => Err(ApiError::TooSlow(BODY_TIME_MAX)),
     }
 }

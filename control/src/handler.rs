@@ -87,8 +87,14 @@ impl utoipa::Modify for Bearers {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
         use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
         let components = document.components.get_or_insert_with(Default::default);
-        components.add_security_scheme("token", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
-        components.add_security_scheme("node_key", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+        components.add_security_scheme(
+            "token",
+            SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)),
+        );
+        components.add_security_scheme(
+            "node_key",
+            SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)),
+        );
     }
 }
 
@@ -114,9 +120,21 @@ fn routes() -> Vec<(Method, &'static str, MethodRouter<App>)> {
         (Method::GET, "/v1/fleet-file", get(fleet_file)),
         (Method::PUT, "/v1/fleet-file", put(put_fleet_file)),
         (Method::GET, "/v1/journal", get(journal)),
-        (Method::POST, "/v1/reports/edge", post(edge_report).layer(reports())),
-        (Method::POST, "/v1/reports/dns", post(dns_report).layer(reports())),
-        (Method::POST, "/v1/reports/origin", post(origin_report).layer(reports())),
+        (
+            Method::POST,
+            "/v1/reports/edge",
+            post(edge_report).layer(reports()),
+        ),
+        (
+            Method::POST,
+            "/v1/reports/dns",
+            post(dns_report).layer(reports()),
+        ),
+        (
+            Method::POST,
+            "/v1/reports/origin",
+            post(origin_report).layer(reports()),
+        ),
         (Method::GET, "/v1/openapi.json", get(openapi)),
     ]
 }
@@ -131,7 +149,10 @@ pub(crate) fn router(state: App) -> Router {
         .fallback(other_path)
         .method_not_allowed_fallback(other_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .layer(axum::middleware::from_fn_with_state(state.clone(), crate::gate::pass))
+        .layer(axum::middleware::from_fn_with_state(
+            state.clone(),
+            crate::gate::pass,
+        ))
         .layer(axum::middleware::map_response(secure))
         .with_state(state)
 }
@@ -142,7 +163,10 @@ async fn secure(mut response: Response) -> Response {
         fields.insert(name, http::HeaderValue::from_static(value));
     }
     if !fields.contains_key(header::CACHE_CONTROL) {
-        fields.insert(header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
+        fields.insert(
+            header::CACHE_CONTROL,
+            http::HeaderValue::from_static("no-store"),
+        );
     }
     response
 }
@@ -150,7 +174,9 @@ async fn secure(mut response: Response) -> Response {
 async fn other_path(method: Method, uri: Uri) -> Result<Response, ApiError> {
     let path = uri.path();
     if path == "/v1" || path.starts_with("/v1/") {
-        return Err(ApiError::NotFound(format!("the API has no {path}; /v1/openapi.json lists what it has")));
+        return Err(ApiError::NotFound(format!(
+            "the API has no {path}; /v1/openapi.json lists what it has"
+        )));
     }
     if !matches!(method, Method::GET | Method::HEAD) {
         return Err(ApiError::MethodNotAllowed(format!("{path} is only read")));
@@ -173,13 +199,20 @@ pub(crate) fn with_token(state: &State, headers: &HeaderMap) -> Result<(), ApiEr
 }
 
 /// Which node asks, by its key. `named` is who it says to be, as far as that is known yet.
-fn with_node_key(state: &State, fleet: &Fleet, headers: &HeaderMap, named: Option<&str>) -> Result<Caller, ApiError> {
+fn with_node_key(
+    state: &State,
+    fleet: &Fleet,
+    headers: &HeaderMap,
+    named: Option<&str>,
+) -> Result<Caller, ApiError> {
     node_key::caller(fleet, headers).map_err(|refused| key_refused(state, refused, named))
 }
 
 /// Whether who asks may speak for a node.
 fn speaks_for(state: &State, caller: &Caller, node: &str) -> Result<(), ApiError> {
-    caller.speaks_for(node).map_err(|refused| key_refused(state, refused, None))?;
+    caller
+        .speaks_for(node)
+        .map_err(|refused| key_refused(state, refused, None))?;
     state.callers.accepted(node, caller);
     Ok(())
 }
@@ -192,15 +225,23 @@ fn key_refused(state: &State, refused: KeyRefused, named: Option<&str>) -> ApiEr
 fn bearer(headers: &HeaderMap, secret: &Secret, mend: &'static str) -> Result<(), ApiError> {
     let mut request = http::Request::new(());
     if let Some(value) = headers.get(header::AUTHORIZATION) {
-        request.headers_mut().insert(header::AUTHORIZATION, value.clone());
+        request
+            .headers_mut()
+            .insert(header::AUTHORIZATION, value.clone());
     }
-    if admin::is_bearer(&request, &secret.0) { Ok(()) } else { Err(ApiError::Unauthorized(mend)) }
+    if admin::is_bearer(&request, &secret.0) {
+        Ok(())
+    } else {
+        Err(ApiError::Unauthorized(mend))
+    }
 }
 
 // What they ask.
 
 fn query<T>(asked: Asked<T>) -> Result<T, ApiError> {
-    asked.map(|Query(q)| q).map_err(|e| ApiError::BadRequest(e.body_text()))
+    asked
+        .map(|Query(q)| q)
+        .map_err(|e| ApiError::BadRequest(e.body_text()))
 }
 
 fn bytes(body: Body, limit: usize) -> Result<Bytes, ApiError> {
@@ -210,15 +251,26 @@ fn bytes(body: Body, limit: usize) -> Result<Bytes, ApiError> {
     })
 }
 
-pub(crate) fn json<T: DeserializeOwned>(headers: &HeaderMap, body: Body, limit: usize) -> Result<T, ApiError> {
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+pub(crate) fn json<T: DeserializeOwned>(
+    headers: &HeaderMap,
+    body: Body,
+    limit: usize,
+) -> Result<T, ApiError> {
+    let content_type = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or("");
     let essence = content_type.split(';').next().unwrap_or("").trim();
     if !essence.eq_ignore_ascii_case("application/json") {
-        return Err(ApiError::UnsupportedMediaType("send the body as Content-Type: application/json".to_owned()));
+        return Err(ApiError::UnsupportedMediaType(
+            "send the body as Content-Type: application/json".to_owned(),
+        ));
     }
     let body = bytes(body, limit)?;
     serde_json::from_slice(&body).map_err(|e| match e.classify() {
-        serde_json::error::Category::Data => ApiError::invalid(format!("the body does not fit: {e}")),
+        serde_json::error::Category::Data => {
+            ApiError::invalid(format!("the body does not fit: {e}"))
+        }
         _ => ApiError::BadRequest(format!("the body is no JSON: {e}")),
     })
 }
@@ -226,7 +278,8 @@ pub(crate) fn json<T: DeserializeOwned>(headers: &HeaderMap, body: Body, limit: 
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 struct StatusQuery {
-    /// Seconds that rates are taken over, 1..=3600; 30 unless given; fewer while control has not run that long.
+    /// Seconds that rates are taken over, 1..=3600; 30 unless given; fewer while control has not
+    /// run that long.
     window: Option<u64>,
 }
 
@@ -236,7 +289,8 @@ async fn status(Shared(state): Shared<App>, asked: Asked<StatusQuery>) -> Answer
     let now_unix_ms = now_unix_ms();
     let asked_seconds = query(asked)?.window.unwrap_or(30);
     // No longer than there was anything to count: a mean over time before that would be too low.
-    let counted_seconds = settled_second(&state.fleet(), now_unix_ms).saturating_sub(state.book().started_unix_ms().div_ceil(1000));
+    let counted_seconds = settled_second(&state.fleet(), now_unix_ms)
+        .saturating_sub(state.book().started_unix_ms().div_ceil(1000));
     let window_seconds = asked_seconds.min(counted_seconds).clamp(1, SECONDS_KEPT);
     let around = Surroundings {
         now_unix_ms,
@@ -257,7 +311,11 @@ async fn status(Shared(state): Shared<App>, asked: Asked<StatusQuery>) -> Answer
 /// The fleet file in force, without secrets.
 #[utoipa::path(get, path = "/v1/fleet", tag = "read", responses((status = 200, body = view::FleetView)))]
 async fn fleet_in_force(Shared(state): Shared<App>) -> Json<view::FleetView> {
-    Json(fleet_view::fleet(&state.fleet(), state.fleet_revision(), now_unix_ms()))
+    Json(fleet_view::fleet(
+        &state.fleet(),
+        state.fleet_revision(),
+        now_unix_ms(),
+    ))
 }
 
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -285,8 +343,16 @@ async fn series(Shared(state): Shared<App>, asked: Asked<SeriesQuery>) -> Answer
         speed: fleet.clock.speed,
         total: line(Key::Total),
         statuses,
-        clusters: fleet.clusters.iter().map(|c| (c.name.clone(), line(Key::Cluster(c.name.clone())))).collect(),
-        sites: fleet.sites.iter().map(|s| (s.name.clone(), line(Key::Site(s.name.clone())))).collect(),
+        clusters: fleet
+            .clusters
+            .iter()
+            .map(|c| (c.name.clone(), line(Key::Cluster(c.name.clone()))))
+            .collect(),
+        sites: fleet
+            .sites
+            .iter()
+            .map(|s| (s.name.clone(), line(Key::Site(s.name.clone()))))
+            .collect(),
     }))
 }
 
@@ -307,8 +373,13 @@ async fn events(
     asked: Asked<EventsQuery>,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, axum::Error>>>, ApiError> {
     let after = query(asked)?.after;
-    let last = headers.get("last-event-id").and_then(|v| v.to_str().ok()).and_then(|v| v.trim().parse().ok());
-    let permit = seat.stream().ok_or(ApiError::TooBusy("too many event streams are open"))?;
+    let last = headers
+        .get("last-event-id")
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| v.trim().parse().ok());
+    let permit = seat
+        .stream()
+        .ok_or(ApiError::TooBusy("too many event streams are open"))?;
     let (begin, most) = match last.or(after) {
         Some(id) => (id, KEPT_MAX),
         None => (0, BACKLOG),
@@ -316,35 +387,46 @@ async fn events(
     let (old, feed) = state.events.follow(begin, most);
     let newest = old.last().map_or(begin, |e| e.id);
     let follow = (VecDeque::from(old), newest, feed, state, permit);
-    let stream = stream::unfold(follow, |(mut old, mut newest, mut feed, state, permit)| async move {
-        let mut shutdown = state.shutdown.clone();
-        loop {
-            if let Some(event) = old.pop_front() {
-                newest = newest.max(event.id);
-                let frame = sse::Event::default().id(event.id.to_string()).json_data(&event);
-                return Some((frame, (old, newest, feed, state, permit)));
+    let stream = stream::unfold(
+        follow,
+        |(mut old, mut newest, mut feed, state, permit)| async move {
+            let mut shutdown = state.shutdown.clone();
+            loop {
+                if let Some(event) = old.pop_front() {
+                    newest = newest.max(event.id);
+                    let frame = sse::Event::default()
+                        .id(event.id.to_string())
+                        .json_data(&event);
+                    return Some((frame, (old, newest, feed, state, permit)));
+                }
+                let received = tokio::select! {
+                    received = feed.recv() => received,
+                    () = shutdown.asked() => return None,
+                };
+                match received {
+                    Ok(event) if event.id > newest => old.push_back(event),
+                    Ok(_) => {}
+                    // Too slow: go on from what is kept.
+                    Err(RecvError::Lagged(_)) => old.extend(state.events.after(newest, KEPT_MAX)),
+                    Err(RecvError::Closed) => return None,
+                }
             }
-            let received = tokio::select! {
-                received = feed.recv() => received,
-                () = shutdown.asked() => return None,
-            };
-            match received {
-                Ok(event) if event.id > newest => old.push_back(event),
-                Ok(_) => {}
-                // Too slow: go on from what is kept.
-                Err(RecvError::Lagged(_)) => old.extend(state.events.after(newest, KEPT_MAX)),
-                Err(RecvError::Closed) => return None,
-            }
-        }
-    });
+        },
+    );
     Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 
 /// The kept events.
 #[utoipa::path(get, path = "/v1/events/log", tag = "read", params(EventsQuery), responses((status = 200, body = view::EventLog)))]
-async fn event_log(Shared(state): Shared<App>, asked: Asked<EventsQuery>) -> Answer<view::EventLog> {
+async fn event_log(
+    Shared(state): Shared<App>,
+    asked: Asked<EventsQuery>,
+) -> Answer<view::EventLog> {
     let after = query(asked)?.after.unwrap_or(0);
-    Ok(Json(view::EventLog { newest: state.events.newest(), events: state.events.after(after, KEPT_MAX) }))
+    Ok(Json(view::EventLog {
+        newest: state.events.newest(),
+        events: state.events.after(after, KEPT_MAX),
+    }))
 }
 
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -367,11 +449,24 @@ async fn plan(Shared(state): Shared<App>, asked: Asked<PlanQuery>) -> Answer<vie
     }
     let items = items.unwrap_or(50).min(planner::ITEMS_MAX);
     // Anybody may ask, and it takes a core while it lasts.
-    let _turn = state.plans.acquire().await.map_err(|_| ApiError::Internal("the planner ended".to_owned()))?;
+    let _turn = state
+        .plans
+        .acquire()
+        .await
+        .map_err(|_| ApiError::Internal("the planner ended".to_owned()))?;
     let planning = state.clone();
-    let made =
-        tokio::task::spawn_blocking(move || planner::plans(&planning.learnt, &fleet, cluster.as_deref(), items, now_unix_ms())).await;
-    made.map(Json).map_err(|_| ApiError::Internal("the planner ended".to_owned()))
+    let made = tokio::task::spawn_blocking(move || {
+        planner::plans(
+            &planning.learnt,
+            &fleet,
+            cluster.as_deref(),
+            items,
+            now_unix_ms(),
+        )
+    })
+    .await;
+    made.map(Json)
+        .map_err(|_| ApiError::Internal("the planner ended".to_owned()))
 }
 
 fn known_cluster(fleet: &Fleet, name: &str) -> Result<(), String> {
@@ -379,19 +474,29 @@ fn known_cluster(fleet: &Fleet, name: &str) -> Result<(), String> {
         return Ok(());
     }
     let known: Vec<&str> = fleet.clusters.iter().map(|c| c.name.as_str()).collect();
-    Err(format!("the fleet has no cluster {name:?}; it has {}", known.join(", ")))
+    Err(format!(
+        "the fleet has no cluster {name:?}; it has {}",
+        known.join(", ")
+    ))
 }
 
 /// Push orders with their progress and what they earned.
 #[utoipa::path(get, path = "/v1/pushes", tag = "read", responses((status = 200, body = view::Pushes)))]
 async fn pushes(Shared(state): Shared<App>) -> Json<view::Pushes> {
-    Json(view::Pushes { now_unix_ms: now_unix_ms(), orders: state.book().pushes.views() })
+    Json(view::Pushes {
+        now_unix_ms: now_unix_ms(),
+        orders: state.book().pushes.views(),
+    })
 }
 
 /// Push now.
 #[utoipa::path(post, path = "/v1/pushes", tag = "change", request_body = view::PushRequest, security(("token" = [])),
     responses((status = 202, body = view::Pushed), (status = 401, body = view::ErrorBody), (status = 422, body = view::ErrorBody)))]
-async fn push(Shared(state): Shared<App>, headers: HeaderMap, body: Body) -> Result<(StatusCode, Json<view::Pushed>), ApiError> {
+async fn push(
+    Shared(state): Shared<App>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<(StatusCode, Json<view::Pushed>), ApiError> {
     with_token(&state, &headers)?;
     let request: view::PushRequest = json(&headers, body, BODY_BYTES_MAX)?;
     let fleet = state.fleet();
@@ -400,13 +505,20 @@ async fn push(Shared(state): Shared<App>, headers: HeaderMap, body: Body) -> Res
     }
     let (mut orders, mut skipped) = (Vec::new(), Vec::new());
     for cluster in &fleet.clusters {
-        if request.clusters.as_ref().is_some_and(|names| !names.contains(&cluster.name)) {
+        if request
+            .clusters
+            .as_ref()
+            .is_some_and(|names| !names.contains(&cluster.name))
+        {
             continue;
         }
         match planner::order(&state, &fleet, cluster, None, now_unix_ms()).await {
             Ok(order) => orders.push(order),
             Err(planner::NoOrder::Failed(error)) => return Err(error),
-            Err(why) => skipped.push(view::PushSkipped { cluster: cluster.name.clone(), reason: why.to_string() }),
+            Err(why) => skipped.push(view::PushSkipped {
+                cluster: cluster.name.clone(),
+                reason: why.to_string(),
+            }),
         }
     }
     Ok((StatusCode::ACCEPTED, Json(view::Pushed { orders, skipped })))
@@ -417,82 +529,153 @@ async fn push(Shared(state): Shared<App>, headers: HeaderMap, body: Body) -> Res
 async fn purges(Shared(state): Shared<App>) -> Json<view::Purges> {
     let book = state.book();
     let edges = book.edges(&state.fleet(), now_unix_ms());
-    Json(view::Purges { purges: book.purges.views(&edges) })
+    Json(view::Purges {
+        purges: book.purges.views(&edges),
+    })
 }
 
 /// One purge.
 #[utoipa::path(get, path = "/v1/purges/{revision}", tag = "read", params(("revision" = u64, Path, description = "Its journal revision.")),
     responses((status = 200, body = view::PurgeView), (status = 404, body = view::ErrorBody)))]
-async fn one_purge(Shared(state): Shared<App>, Path(revision): Path<String>) -> Answer<view::PurgeView> {
+async fn one_purge(
+    Shared(state): Shared<App>,
+    Path(revision): Path<String>,
+) -> Answer<view::PurgeView> {
     let book = state.book();
     let edges = book.edges(&state.fleet(), now_unix_ms());
-    let found = revision.parse().ok().and_then(|r| book.purges.view(r, &edges));
-    found.map(Json).ok_or_else(|| ApiError::NotFound(format!("no purge with revision {revision} is kept; /v1/purges lists those that are")))
+    let found = revision
+        .parse()
+        .ok()
+        .and_then(|r| book.purges.view(r, &edges));
+    found.map(Json).ok_or_else(|| {
+        ApiError::NotFound(format!(
+            "no purge with revision {revision} is kept; /v1/purges lists those that are"
+        ))
+    })
 }
 
 /// Purge.
 #[utoipa::path(post, path = "/v1/purges", tag = "change", request_body = view::PurgeRequest, security(("token" = [])),
     responses((status = 200, body = view::PurgeView), (status = 401, body = view::ErrorBody), (status = 422, body = view::ErrorBody),
         (status = 507, body = view::ErrorBody)))]
-async fn purge(Shared(state): Shared<App>, headers: HeaderMap, body: Body) -> Answer<view::PurgeView> {
+async fn purge(
+    Shared(state): Shared<App>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer<view::PurgeView> {
     with_token(&state, &headers)?;
     let request: view::PurgeRequest = json(&headers, body, BODY_BYTES_MAX)?;
     let scopes = match (request.scope, request.scopes) {
         (Some(scope), None) => vec![scope],
         (None, Some(scopes)) => scopes,
-        _ => return Err(ApiError::invalid("send what to purge in either scope or scopes")),
+        _ => {
+            return Err(ApiError::invalid(
+                "send what to purge in either scope or scopes",
+            ));
+        }
     };
     let scope = purge_scope(&state.fleet(), scopes)?;
-    carry_out(&state, Purge { scope, soft: request.soft }, None, request.wait_ms).await
+    carry_out(
+        &state,
+        Purge {
+            scope,
+            soft: request.soft,
+        },
+        None,
+        request.wait_ms,
+    )
+    .await
 }
 
 /// Purge what a client of a site asked an edge for.
 #[utoipa::path(post, path = "/v1/site-purges", tag = "nodes", request_body = view::SitePurgeRequest, security(("node_key" = [])),
     responses((status = 200, body = view::PurgeView), (status = 401, body = view::ErrorBody), (status = 403, body = view::ErrorBody), (status = 404, body = view::ErrorBody),
         (status = 422, body = view::ErrorBody), (status = 507, body = view::ErrorBody)))]
-async fn site_purge(Shared(state): Shared<App>, headers: HeaderMap, body: Body) -> Answer<view::PurgeView> {
+async fn site_purge(
+    Shared(state): Shared<App>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer<view::PurgeView> {
     let fleet = state.fleet();
     let caller = with_node_key(&state, &fleet, &headers, None)?;
     let request: view::SitePurgeRequest = json(&headers, body, BODY_BYTES_MAX)?;
     known_node(&fleet, &request.node, Role::Edge)?;
     speaks_for(&state, &caller, &request.node)?;
     let scope = within_site(&fleet, &request.site, request.scopes)?;
-    carry_out(&state, Purge { scope, soft: request.soft }, Some(request.node), request.wait_ms).await
+    carry_out(
+        &state,
+        Purge {
+            scope,
+            soft: request.soft,
+        },
+        Some(request.node),
+        request.wait_ms,
+    )
+    .await
 }
 
 /// Puts a purge into the journal and waits for the edges. `at` is the edge that a client asked.
-async fn carry_out(state: &App, purge: Purge, at: Option<String>, wait_ms: Option<u64>) -> Answer<view::PurgeView> {
+async fn carry_out(
+    state: &App,
+    purge: Purge,
+    at: Option<String>,
+    wait_ms: Option<u64>,
+) -> Answer<view::PurgeView> {
     let wait = Duration::from_millis(wait_ms.unwrap_or(PURGE_WAIT_MS).min(PURGE_WAIT_MS_MAX));
     let notes = notes(&state.fleet(), &purge.scope);
     for scope in purge.scope.each() {
-        state.metrics.purges.with_label_values(&[scope_name(scope)]).inc();
+        state
+            .metrics
+            .purges
+            .with_label_values(&[scope_name(scope)])
+            .inc();
     }
     let begun = Instant::now();
     let waiter = Arc::new(PurgeWaiter::new(state.clone()));
     let accept = {
         let (state, waiter) = (state.clone(), waiter.clone());
-        move |entry: &nearcast_fleet::journal::Entry| state.purge_accepted(entry, at.as_deref(), Some(&waiter))
+        move |entry: &nearcast_fleet::journal::Entry| {
+            state.purge_accepted(entry, at.as_deref(), Some(&waiter))
+        }
     };
-    let entry = state.ledger.append(Change::Purge(purge), now_unix_ms(), accept).await?;
+    let entry = state
+        .ledger
+        .append(Change::Purge(purge), now_unix_ms(), accept)
+        .await?;
     let deadline = if waiter.waits() { begun + wait } else { begun };
     let mut answer = purge_outcome(state, entry.revision, deadline).await?;
     let label = if answer.complete { "true" } else { "false" };
-    state.metrics.purge_seconds.with_label_values(&[label]).observe(begun.elapsed().as_secs_f64());
+    state
+        .metrics
+        .purge_seconds
+        .with_label_values(&[label])
+        .observe(begun.elapsed().as_secs_f64());
     // Whoever does not wait need not be warned.
     if !answer.complete && !wait.is_zero() {
-        let message = format!("purge {} is not confirmed by {}", answer.revision, answer.missing.join(", "));
-        let happening = Happening::new("purge_incomplete", Level::Warn, message).revision(answer.revision);
+        let message = format!(
+            "purge {} is not confirmed by {}",
+            answer.revision,
+            answer.missing.join(", ")
+        );
+        let happening =
+            Happening::new("purge_incomplete", Level::Warn, message).revision(answer.revision);
         state.events.add(now_unix_ms(), [happening]);
     }
     answer.notes = notes;
     if !waiter.waits() && !wait.is_zero() {
-        answer.notes.push("too many purges are waited for: this one was not".to_owned());
+        answer
+            .notes
+            .push("too many purges are waited for: this one was not".to_owned());
     }
     Ok(Json(answer))
 }
 
 /// Waits until no reporting edge is missing, the deadline, or shutdown.
-async fn purge_outcome(state: &App, revision: u64, deadline: Instant) -> Result<view::PurgeView, ApiError> {
+async fn purge_outcome(
+    state: &App,
+    revision: u64,
+    deadline: Instant,
+) -> Result<view::PurgeView, ApiError> {
     /// Edges fall silent without a report that would wake us.
     const LOOK_AGAIN: Duration = Duration::from_millis(200);
     /// Where many wait, each report would wake all of them: they look no more often than this.
@@ -506,9 +689,16 @@ async fn purge_outcome(state: &App, revision: u64, deadline: Instant) -> Result<
         {
             let book = state.book();
             let edges = book.edges(&state.fleet(), now_unix_ms());
-            let waits = book.purges.outstanding(revision, &edges).is_some_and(|o| o.reporting > 0);
+            let waits = book
+                .purges
+                .outstanding(revision, &edges)
+                .is_some_and(|o| o.reporting > 0);
             if !waits || Instant::now() >= deadline || shutdown.is_asked() {
-                let lost = || ApiError::Internal(format!("purge {revision} is in the journal but no longer kept here"));
+                let lost = || {
+                    ApiError::Internal(format!(
+                        "purge {revision} is in the journal but no longer kept here"
+                    ))
+                };
                 return book.purges.view(revision, &edges).ok_or_else(lost);
             }
             is_crowd = book.purges.waited_for() > CROWD;
@@ -548,21 +738,35 @@ fn purge_scope(fleet: &Fleet, scopes: Vec<view::Scope>) -> Result<PurgeScope, Ap
 }
 
 /// The same for a client of a site: URLs of its hosts alone, and tags within it.
-fn within_site(fleet: &Fleet, site: &str, scopes: Vec<view::Scope>) -> Result<PurgeScope, ApiError> {
+fn within_site(
+    fleet: &Fleet,
+    site: &str,
+    scopes: Vec<view::Scope>,
+) -> Result<PurgeScope, ApiError> {
     known_site(fleet, site).map_err(ApiError::NotFound)?;
     let mut named = Vec::with_capacity(scopes.len());
     for scope in scopes {
         named.push(match scope {
             view::Scope::Url(text) => {
-                let url = scope::url(&text).map_err(|error| ApiError::invalid(error.to_string()))?;
+                let url =
+                    scope::url(&text).map_err(|error| ApiError::invalid(error.to_string()))?;
                 let host = scope::host_of(&url);
                 if fleet.site_of_host(host).is_none_or(|s| s.name != site) {
-                    return Err(ApiError::invalid(format!("{host} is no host of the site {site}")));
+                    return Err(ApiError::invalid(format!(
+                        "{host} is no host of the site {site}"
+                    )));
                 }
                 PurgeScope::Url(url)
             }
-            view::Scope::Tag(tag) => PurgeScope::SiteTag { site: site.to_owned(), tag },
-            _ => return Err(ApiError::invalid("a site's clients purge URLs and tags alone")),
+            view::Scope::Tag(tag) => PurgeScope::SiteTag {
+                site: site.to_owned(),
+                tag,
+            },
+            _ => {
+                return Err(ApiError::invalid(
+                    "a site's clients purge URLs and tags alone",
+                ));
+            }
         });
     }
     scope::any_of(&named).map_err(|error| ApiError::invalid(error.to_string()))
@@ -573,7 +777,10 @@ fn known_site(fleet: &Fleet, name: &str) -> Result<(), String> {
         return Ok(());
     }
     let known: Vec<&str> = fleet.sites.iter().map(|s| s.name.as_str()).collect();
-    Err(format!("the fleet has no site {name:?}; it has {}", known.join(", ")))
+    Err(format!(
+        "the fleet has no site {name:?}; it has {}",
+        known.join(", ")
+    ))
 }
 
 /// What is good and yet may not be what was meant.
@@ -590,10 +797,14 @@ fn notes(fleet: &Fleet, scope: &PurgeScope) -> Vec<String> {
         }
         match one {
             PurgeScope::Url(url) if url.contains('*') => {
-                notes.push(format!("the * in {url} stands for itself: to purge all that begins so, purge by prefix"));
+                notes.push(format!(
+                    "the * in {url} stands for itself: to purge all that begins so, purge by prefix"
+                ));
             }
             PurgeScope::Tag(tag) if tag.contains([',', ' ']) => {
-                notes.push(format!("{tag:?} is one tag: name each by itself to purge several"));
+                notes.push(format!(
+                    "{tag:?} is one tag: name each by itself to purge several"
+                ));
             }
             _ => {}
         }
@@ -621,7 +832,11 @@ fn scope_name(scope: &PurgeScope) -> &'static str {
 async fn fleet_file(Shared(state): Shared<App>, headers: HeaderMap) -> Result<Response, ApiError> {
     with_token(&state, &headers)?;
     let file = state.fleet_file();
-    Ok(([("nearcast-revision", file.revision.to_string())], file.text).into_response())
+    Ok((
+        [("nearcast-revision", file.revision.to_string())],
+        file.text,
+    )
+        .into_response())
 }
 
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -647,13 +862,24 @@ async fn put_fleet_file(
     body: Body,
 ) -> Answer<view::FleetFileAccepted> {
     with_token(&state, &headers)?;
-    let FleetFileQuery { check, restart_needed } = query(asked)?;
+    let FleetFileQuery {
+        check,
+        restart_needed,
+    } = query(asked)?;
     let body = bytes(body, BODY_BYTES_MAX)?;
-    let text = std::str::from_utf8(&body).map_err(|e| ApiError::BadRequest(format!("the fleet file is not UTF-8: {e}")))?.to_owned();
+    let text = std::str::from_utf8(&body)
+        .map_err(|e| ApiError::BadRequest(format!("the fleet file is not UTF-8: {e}")))?
+        .to_owned();
     let _turn = state.fleet_files.lock().await;
-    let parsed = state.parse(text.clone()).await.map_err(|_| ApiError::Internal("the checker ended".to_owned()))?;
+    let parsed = state
+        .parse(text.clone())
+        .await
+        .map_err(|_| ApiError::Internal("the checker ended".to_owned()))?;
     let fleet = parsed.map_err(|mistakes| ApiError::Invalid {
-        message: format!("the fleet file has {}", crate::purges::count(mistakes.len() as u64, "mistake")),
+        message: format!(
+            "the fleet file has {}",
+            crate::purges::count(mistakes.len() as u64, "mistake")
+        ),
         mistakes,
     })?;
     let obstacles = crate::revision::obstacles(&state.fleet(), &fleet);
@@ -663,10 +889,18 @@ async fn put_fleet_file(
     let restart = obstacles.restarts;
     let current = state.fleet_file();
     if check || current.text == text {
-        return Ok(Json(view::FleetFileAccepted { revision: current.revision, changed: false, restart }));
+        return Ok(Json(view::FleetFileAccepted {
+            revision: current.revision,
+            changed: false,
+            restart,
+        }));
     }
     let entry = crate::revision::accept(&state, fleet, text).await?;
-    Ok(Json(view::FleetFileAccepted { revision: entry.revision, changed: true, restart }))
+    Ok(Json(view::FleetFileAccepted {
+        revision: entry.revision,
+        changed: true,
+        restart,
+    }))
 }
 
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -675,7 +909,8 @@ async fn put_fleet_file(
 struct ExplainQuery {
     /// Host name as clients use it.
     host: String,
-    /// The client's address, perhaps with a prefix length, as a resolver sends it in a client subnet.
+    /// The client's address, perhaps with a prefix length, as a resolver sends it in a client
+    /// subnet.
     client: Option<String>,
     /// The resolver's address, which counts where no client is given.
     resolver: Option<String>,
@@ -691,23 +926,46 @@ async fn explain(Shared(state): Shared<App>, uri: Uri) -> Answer<serde_json::Val
     let query = uri
         .query()
         .filter(|q| q.len() <= EXPLAIN_QUERY_MAX)
-        .ok_or_else(|| ApiError::BadRequest("ask with ?host=NAME&client=ADDRESS or ?host=NAME&resolver=ADDRESS".to_owned()))?;
+        .ok_or_else(|| {
+            ApiError::BadRequest(
+                "ask with ?host=NAME&client=ADDRESS or ?host=NAME&resolver=ADDRESS".to_owned(),
+            )
+        })?;
     let mut silent = Vec::new();
-    for server in fleet.zone_name_servers.iter().filter_map(|i| fleet.name_servers.get(*i)) {
-        let asked = state.client.get(&format!("{}/explain?{query}", server.admin_url), EXPLAIN_TIME_MAX).await;
+    for server in fleet
+        .zone_name_servers
+        .iter()
+        .filter_map(|i| fleet.name_servers.get(*i))
+    {
+        let asked = state
+            .client
+            .get(
+                &format!("{}/explain?{query}", server.admin_url),
+                EXPLAIN_TIME_MAX,
+            )
+            .await;
         let Ok(answer) = asked else {
             silent.push(server.name.as_str());
             continue;
         };
         let body: serde_json::Value = serde_json::from_slice(answer.body()).unwrap_or_default();
-        let said = || body["error"]["message"].as_str().or(body["error"].as_str()).unwrap_or("no reason given").to_owned();
+        let said = || {
+            body["error"]["message"]
+                .as_str()
+                .or(body["error"].as_str())
+                .unwrap_or("no reason given")
+                .to_owned()
+        };
         return match answer.status() {
             StatusCode::OK => Ok(Json(body)),
             StatusCode::NOT_FOUND => Err(ApiError::NotFound(said())),
             _ => Err(ApiError::BadRequest(said())),
         };
     }
-    Err(ApiError::Unavailable(format!("no name server answers: {}", silent.join(", "))))
+    Err(ApiError::Unavailable(format!(
+        "no name server answers: {}",
+        silent.join(", ")
+    )))
 }
 
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -720,7 +978,8 @@ struct JournalQuery {
     wait_ms: u64,
     /// Who asks.
     node: Option<String>,
-    /// Identity of the journal that the node has followed, so that a cursor in another one acknowledges nothing here.
+    /// Identity of the journal that the node has followed, so that a cursor in another one
+    /// acknowledges nothing here.
     journal: Option<String>,
 }
 
@@ -728,12 +987,24 @@ struct JournalQuery {
 #[utoipa::path(get, path = "/v1/journal", tag = "nodes", params(JournalQuery), security(("node_key" = [])),
     responses((status = 200, body = view::JournalPage), (status = 400, body = view::ErrorBody), (status = 401, body = view::ErrorBody), (status = 403, body = view::ErrorBody), (status = 507, body = view::ErrorBody),
         (status = 503, body = view::ErrorBody)))]
-async fn journal(Shared(state): Shared<App>, headers: HeaderMap, asked: Asked<JournalQuery>) -> Result<Response, ApiError> {
+async fn journal(
+    Shared(state): Shared<App>,
+    headers: HeaderMap,
+    asked: Asked<JournalQuery>,
+) -> Result<Response, ApiError> {
     let fleet = state.fleet();
     let asked = query(asked);
-    let named = asked.as_ref().ok().and_then(|q: &JournalQuery| q.node.clone());
+    let named = asked
+        .as_ref()
+        .ok()
+        .and_then(|q: &JournalQuery| q.node.clone());
     let caller = with_node_key(&state, &fleet, &headers, named.as_deref())?;
-    let JournalQuery { after, wait_ms, node, journal } = asked?;
+    let JournalQuery {
+        after,
+        wait_ms,
+        node,
+        journal,
+    } = asked?;
     let node = match (node, &caller) {
         (None, Caller::Node(own)) => Some(own.clone()),
         (node, _) => node.filter(|name| roster(&fleet).iter().any(|(known, ..)| known == name)),
@@ -744,12 +1015,20 @@ async fn journal(Shared(state): Shared<App>, headers: HeaderMap, asked: Asked<Jo
     let is_ours = journal.as_ref().is_none_or(|id| id == state.ledger.id());
     let newest = state.ledger.revision();
     if let Some(revision) = believe(&state, node.as_deref(), journal, after).await? {
-        let answer = JournalAnswer { journal: state.ledger.id().to_owned(), revision, entries: Vec::new() };
+        let answer = JournalAnswer {
+            journal: state.ledger.id().to_owned(),
+            revision,
+            entries: Vec::new(),
+        };
         return Ok(Json(answer).into_response());
     }
     // A cursor beyond what there was is of revisions that this journal gives to other changes.
-    if let Some(node) = node.filter(|name| is_ours && after <= newest && fleet.edge(name).is_some()) {
-        state.book().purges.cursor(&node, after.min(state.ledger.revision()));
+    if let Some(node) = node.filter(|name| is_ours && after <= newest && fleet.edge(name).is_some())
+    {
+        state
+            .book()
+            .purges
+            .cursor(&node, after.min(state.ledger.revision()));
     }
     let mut revisions = state.ledger.watch();
     if *revisions.borrow_and_update() <= after && wait_ms > 0 {
@@ -764,9 +1043,15 @@ async fn journal(Shared(state): Shared<App>, headers: HeaderMap, asked: Asked<Jo
     Ok(([(header::CONTENT_TYPE, "application/json")], page).into_response())
 }
 
-/// Takes a node's cursor for what it is: one in this journal, or a sign that this journal was lost or set back. Only a node of the fleet is
-/// believed that, and only what can be; who it was is told, since everything is purged on its word.
-async fn believe(state: &App, node: Option<&str>, journal: Option<String>, after: u64) -> Result<Option<u64>, ApiError> {
+/// Takes a node's cursor for what it is: one in this journal, or a sign that this journal was lost
+/// or set back. Only a node of the fleet is believed that, and only what can be; who it was is
+/// told, since everything is purged on its word.
+async fn believe(
+    state: &App,
+    node: Option<&str>,
+    journal: Option<String>,
+    after: u64,
+) -> Result<Option<u64>, ApiError> {
     let is_other = after > 0 && journal.as_deref().is_some_and(|id| id != state.ledger.id());
     if after <= state.ledger.revision() && !is_other {
         return Ok(None);
@@ -779,33 +1064,65 @@ async fn believe(state: &App, node: Option<&str>, journal: Option<String>, after
     let (accepting, name) = (state.clone(), node.to_owned());
     let accept = move |entry: &nearcast_fleet::journal::Entry| {
         accepting.purge_accepted(entry, None, None);
-        let whose = if is_other { "another journal" } else { "this journal" };
-        let message = format!("{name} has seen revision {after} of {whose}, which this one lacks: everything is purged, once");
-        let happening = Happening::new("journal_reconciled", Level::Warn, message).node(&name).revision(entry.revision);
+        let whose = if is_other {
+            "another journal"
+        } else {
+            "this journal"
+        };
+        let message = format!(
+            "{name} has seen revision {after} of {whose}, which this one lacks: everything is purged, once"
+        );
+        let happening = Happening::new("journal_reconciled", Level::Warn, message)
+            .node(&name)
+            .revision(entry.revision);
         accepting.events.add(entry.accepted_unix_ms, [happening]);
     };
-    match state.ledger.reconcile(journal, after, now_unix_ms(), accept).await? {
+    match state
+        .ledger
+        .reconcile(journal, after, now_unix_ms(), accept)
+        .await?
+    {
         Reconciled::Told => return Ok(None),
         Reconciled::SetBack(revision) => return Ok(Some(revision)),
         Reconciled::NotBelieved => {}
     }
-    tracing::warn!(node, after, "a node says that it has seen more changes than there can be; it is not believed");
+    tracing::warn!(
+        node,
+        after,
+        "a node says that it has seen more changes than there can be; it is not believed"
+    );
     Err(ApiError::BadRequest(format!(
         "no journal can have reached revision {after}: remove the copy of {node}, journal.copy in its state directory, and start it again"
     )))
 }
 
 fn known_node(fleet: &Fleet, name: &str, role: Role) -> Result<(), ApiError> {
-    if roster(fleet).iter().any(|(n, r, _)| n == name && *r == role) {
+    if roster(fleet)
+        .iter()
+        .any(|(n, r, _)| n == name && *r == role)
+    {
         return Ok(());
     }
-    Err(ApiError::NotFound(format!("the fleet file has no {} node {name:?}", role.name())))
+    Err(ApiError::NotFound(format!(
+        "the fleet file has no {} node {name:?}",
+        role.name()
+    )))
 }
 
-/// A report is in the book: tell what happened, wake who waits for a purge; both when the facts up to a number are on disk, if there are
-/// any.
-fn reported(state: &App, role: Role, happenings: Vec<Happening>, facts: Option<u64>, now_unix_ms: u64) -> Json<view::ReportAccepted> {
-    state.metrics.reports.with_label_values(&[role.name()]).inc();
+/// A report is in the book: tell what happened, wake who waits for a purge; both when the facts up
+/// to a number are on disk, if there are any.
+fn reported(
+    state: &App,
+    role: Role,
+    happenings: Vec<Happening>,
+    facts: Option<u64>,
+    now_unix_ms: u64,
+) -> Json<view::ReportAccepted> {
+    state
+        .metrics
+        .reports
+        .with_label_values(&[role.name()])
+        .inc();
     match facts {
         None => state.events.add(now_unix_ms, happenings),
         // On its own: the node may go away meanwhile.
@@ -818,13 +1135,19 @@ fn reported(state: &App, role: Role, happenings: Vec<Happening>, facts: Option<u
             });
         }
     }
-    Json(view::ReportAccepted { revision: state.ledger.revision() })
+    Json(view::ReportAccepted {
+        revision: state.ledger.revision(),
+    })
 }
 
 /// Counts a report that said what cannot be.
 fn note_bounded(state: &State, role: Role, node: &str, is_bounded: bool) {
     if is_bounded {
-        state.metrics.bounded.with_label_values(&[role.name()]).inc();
+        state
+            .metrics
+            .bounded
+            .with_label_values(&[role.name()])
+            .inc();
         tracing::debug!(node, "a report has values that cannot be; they are cut");
     }
 }
@@ -832,18 +1155,30 @@ fn note_bounded(state: &State, role: Role, node: &str, is_bounded: bool) {
 /// An edge's report.
 #[utoipa::path(post, path = "/v1/reports/edge", tag = "nodes", request_body = Object, security(("node_key" = [])),
     responses((status = 200, body = view::ReportAccepted), (status = 401, body = view::ErrorBody), (status = 403, body = view::ErrorBody), (status = 404, body = view::ErrorBody)))]
-async fn edge_report(Shared(state): Shared<App>, headers: HeaderMap, body: Body) -> Answer<view::ReportAccepted> {
+async fn edge_report(
+    Shared(state): Shared<App>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer<view::ReportAccepted> {
     let fleet = state.fleet();
     let caller = with_node_key(&state, &fleet, &headers, None)?;
     let mut report: EdgeReport = json(&headers, body, REPORT_BYTES_MAX)?;
     known_node(&fleet, &report.node, Role::Edge)?;
     speaks_for(&state, &caller, &report.node)?;
     let Some((cluster, _)) = fleet.edge(&report.node) else {
-        return Err(ApiError::NotFound(format!("the fleet file has no edge {:?}", report.node)));
+        return Err(ApiError::NotFound(format!(
+            "the fleet file has no edge {:?}",
+            report.node
+        )));
     };
     let now = now_unix_ms();
     let newest = state.ledger.revision();
-    note_bounded(&state, Role::Edge, &report.node.clone(), bounds::edge(&mut report, &fleet, newest, now));
+    note_bounded(
+        &state,
+        Role::Edge,
+        &report.node.clone(),
+        bounds::edge(&mut report, &fleet, newest, now),
+    );
     // Learnt, not kept.
     let popularity = std::mem::take(&mut report.popularity);
     state.learnt.fold(&fleet, cluster, &popularity, now);
@@ -858,7 +1193,11 @@ async fn edge_report(Shared(state): Shared<App>, headers: HeaderMap, body: Body)
 /// A name server's report.
 #[utoipa::path(post, path = "/v1/reports/dns", tag = "nodes", request_body = Object, security(("node_key" = [])),
     responses((status = 200, body = view::ReportAccepted), (status = 401, body = view::ErrorBody), (status = 403, body = view::ErrorBody), (status = 404, body = view::ErrorBody)))]
-async fn dns_report(Shared(state): Shared<App>, headers: HeaderMap, body: Body) -> Answer<view::ReportAccepted> {
+async fn dns_report(
+    Shared(state): Shared<App>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer<view::ReportAccepted> {
     let fleet = state.fleet();
     let caller = with_node_key(&state, &fleet, &headers, None)?;
     let mut report: DnsReport = json(&headers, body, REPORT_BYTES_MAX)?;
@@ -866,7 +1205,12 @@ async fn dns_report(Shared(state): Shared<App>, headers: HeaderMap, body: Body) 
     speaks_for(&state, &caller, &report.node)?;
     let now = now_unix_ms();
     let newest = state.ledger.revision();
-    note_bounded(&state, Role::Dns, &report.node.clone(), bounds::dns(&mut report, &fleet, newest, now));
+    note_bounded(
+        &state,
+        Role::Dns,
+        &report.node.clone(),
+        bounds::dns(&mut report, &fleet, newest, now),
+    );
     let happenings = state.book().dns(&fleet, report, now);
     Ok(reported(&state, Role::Dns, happenings, None, now))
 }
@@ -874,14 +1218,23 @@ async fn dns_report(Shared(state): Shared<App>, headers: HeaderMap, body: Body) 
 /// An origin's report.
 #[utoipa::path(post, path = "/v1/reports/origin", tag = "nodes", request_body = Object, security(("node_key" = [])),
     responses((status = 200, body = view::ReportAccepted), (status = 401, body = view::ErrorBody), (status = 403, body = view::ErrorBody), (status = 404, body = view::ErrorBody)))]
-async fn origin_report(Shared(state): Shared<App>, headers: HeaderMap, body: Body) -> Answer<view::ReportAccepted> {
+async fn origin_report(
+    Shared(state): Shared<App>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer<view::ReportAccepted> {
     let fleet = state.fleet();
     let caller = with_node_key(&state, &fleet, &headers, None)?;
     let mut report: OriginReport = json(&headers, body, REPORT_BYTES_MAX)?;
     known_node(&fleet, &report.node, Role::Origin)?;
     speaks_for(&state, &caller, &report.node)?;
     let now = now_unix_ms();
-    note_bounded(&state, Role::Origin, &report.node.clone(), bounds::origin(&mut report, now));
+    note_bounded(
+        &state,
+        Role::Origin,
+        &report.node.clone(),
+        bounds::origin(&mut report, now),
+    );
     state.book().origin(report, now);
     Ok(reported(&state, Role::Origin, Vec::new(), None, now))
 }
@@ -899,19 +1252,30 @@ mod tests {
 
     #[test]
     fn every_route_is_in_the_document_and_the_reverse() {
-        let routed: BTreeSet<(String, String)> =
-            routes().into_iter().map(|(method, path, _)| (path.to_owned(), method.to_string())).collect();
+        let routed: BTreeSet<(String, String)> = routes()
+            .into_iter()
+            .map(|(method, path, _)| (path.to_owned(), method.to_string()))
+            .collect();
         let document = serde_json::to_value(Document::openapi()).unwrap();
         let described: BTreeSet<(String, String)> = document["paths"]
             .as_object()
             .unwrap()
             .iter()
-            .flat_map(|(path, methods)| methods.as_object().unwrap().keys().map(move |m| (path.clone(), m.to_uppercase())))
+            .flat_map(|(path, methods)| {
+                methods
+                    .as_object()
+                    .unwrap()
+                    .keys()
+                    .map(move |m| (path.clone(), m.to_uppercase()))
+            })
             .collect();
         assert_eq!(described, routed);
         let explained = include_str!("../API.md");
         for (path, method) in &routed {
-            assert!(explained.contains(path.as_str()) || path.starts_with("/v1/reports/"), "API.md lacks {method} {path}");
+            assert!(
+                explained.contains(path.as_str()) || path.starts_with("/v1/reports/"),
+                "API.md lacks {method} {path}"
+            );
         }
     }
 
@@ -920,7 +1284,10 @@ mod tests {
         let document = serde_json::to_value(Document::openapi()).unwrap();
         for (path, methods) in document["paths"].as_object().unwrap() {
             for (method, operation) in methods.as_object().unwrap() {
-                let is_open = operation.get("security").and_then(|s| s.as_array()).is_none_or(Vec::is_empty);
+                let is_open = operation
+                    .get("security")
+                    .and_then(|s| s.as_array())
+                    .is_none_or(Vec::is_empty);
                 let is_read = method == "get" && path != "/v1/fleet-file" && path != "/v1/journal";
                 assert_eq!(is_open, is_read, "{method} {path}");
             }

@@ -1,6 +1,8 @@
-//! A file of control that is worth keeping and not worth refusing to start for: appended, written anew when it has grown.
+//! A file of control that is worth keeping and not worth refusing to start for: appended, written
+//! anew when it has grown.
 //!
-//! Where the disk is full, or the file damaged, control goes on without what is lost, and says so once.
+//! Where the disk is full, or the file damaged, control goes on without what is lost, and says so
+//! once.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +10,8 @@ use nearcast_fleet::framed::{FramedError, FramedLog};
 
 /// The largest record.
 pub(crate) const RECORD_BYTES_MAX: usize = 16 << 20;
-/// Bytes beyond twice its length when it was last written anew after which it is written anew again.
+/// Bytes beyond twice its length when it was last written anew after which it is written anew
+/// again.
 const GROWN_BYTES: u64 = 4 << 20;
 
 /// The open file.
@@ -28,7 +31,14 @@ pub(crate) struct KeptFile {
 impl KeptFile {
     /// Opens or makes it and calls `each` with every record in order. Blocking.
     pub(crate) fn open(path: PathBuf, magic: [u8; 8], each: impl FnMut(&[u8])) -> Self {
-        let mut this = Self { path, magic, log: None, anew_bytes: 0, is_due: false, is_failing: false };
+        let mut this = Self {
+            path,
+            magic,
+            log: None,
+            anew_bytes: 0,
+            is_due: false,
+            is_failing: false,
+        };
         match FramedLog::open_or_set_aside(&this.path, &this.magic, RECORD_BYTES_MAX, each) {
             Ok((log, damage)) => {
                 if let Some(damage) = damage {
@@ -60,7 +70,11 @@ impl KeptFile {
 
     /// Whether it is time for [`KeptFile::rewrite`].
     pub(crate) fn is_due(&self) -> bool {
-        self.is_due || self.log.as_ref().is_some_and(|log| log.bytes() > 2 * self.anew_bytes + GROWN_BYTES)
+        self.is_due
+            || self
+                .log
+                .as_ref()
+                .is_some_and(|log| log.bytes() > 2 * self.anew_bytes + GROWN_BYTES)
     }
 
     /// It lacks something that only [`KeptFile::rewrite`] mends.

@@ -1,11 +1,11 @@
 //! The journal as the API uses it: written off the async threads, read by many long polls.
 //!
-//! Changes that come while others are written wait and are written together, with one sync for all of them: who writes takes
-//! whatever waits, until nothing does. A change is acknowledged when it is on disk, and refused with all that shared its
-//! record when that fails.
+//! Changes that come while others are written wait and are written together, with one sync for all
+//! of them: who writes takes whatever waits, until nothing does. A change is acknowledged when it
+//! is on disk, and refused with all that shared its record when that fails.
 //!
-//! Nodes that follow closely are answered from the newest entries in memory, and those with the same cursor by one and the
-//! same bytes; only nodes further behind cost a read of the file.
+//! Nodes that follow closely are answered from the newest entries in memory, and those with the
+//! same cursor by one and the same bytes; only nodes further behind cost a read of the file.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -36,10 +36,12 @@ const READERS_MAX: usize = 2;
 /// What came of [`Ledger::reconcile`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reconciled {
-    /// The entries after its cursor tell the follower all that it lacks, the journal's identity in the answer among them.
+    /// The entries after its cursor tell the follower all that it lacks, the journal's identity in
+    /// the answer among them.
     Told,
-    /// The journal was set back: it stood at this revision, below the follower's cursor. The answer must say so before anything is
-    /// appended beyond that cursor, as the follower would take it for the next step and lack what lies between.
+    /// The journal was set back: it stood at this revision, below the follower's cursor. The answer
+    /// must say so before anything is appended beyond that cursor, as the follower would take it
+    /// for the next step and lack what lies between.
     SetBack(u64),
     /// It says what cannot be ([`Journal::is_plausible`]).
     NotBelieved,
@@ -73,7 +75,9 @@ struct Waiting {
 
 impl std::fmt::Debug for Waiting {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Waiting").field("change", &self.change).finish_non_exhaustive()
+        f.debug_struct("Waiting")
+            .field("change", &self.change)
+            .finish_non_exhaustive()
     }
 }
 
@@ -114,7 +118,13 @@ impl Ledger {
             id: journal.id().into(),
             journal: Arc::new(Mutex::new(journal)),
             queue: Arc::default(),
-            tail: Arc::new(Mutex::new(Tail { entries: VecDeque::new(), bytes: 0, floor: newest, newest, pages: VecDeque::new() })),
+            tail: Arc::new(Mutex::new(Tail {
+                entries: VecDeque::new(),
+                bytes: 0,
+                floor: newest,
+                newest,
+                pages: VecDeque::new(),
+            })),
             readers: Arc::new(Semaphore::new(READERS_MAX)),
             revision: Arc::new(watch::channel(newest).0),
         })
@@ -135,8 +145,9 @@ impl Ledger {
         self.revision.subscribe()
     }
 
-    /// Appends a change: it is on disk when this returns. `before_told` runs after that and before any node can see the
-    /// entry, so that no node can be ahead of what control knows; entries are told in their order.
+    /// Appends a change: it is on disk when this returns. `before_told` runs after that and before
+    /// any node can see the entry, so that no node can be ahead of what control knows; entries are
+    /// told in their order.
     pub(crate) async fn append(
         &self,
         change: Change,
@@ -149,14 +160,22 @@ impl Ledger {
             if queue.waiting.len() >= WAITING_MAX {
                 return Err(ApiError::TooBusy("too many changes wait for the disk"));
             }
-            queue.waiting.push_back(Waiting { change, now_unix_ms, before_told: Box::new(before_told), answer });
+            queue.waiting.push_back(Waiting {
+                change,
+                now_unix_ms,
+                before_told: Box::new(before_told),
+                answer,
+            });
             !std::mem::replace(&mut queue.is_written, true)
         };
         if begins {
             let this = self.clone();
             tokio::task::spawn_blocking(move || this.write_waiting());
         }
-        answered.await.map_err(|_| ApiError::Internal("the journal's writer ended".to_owned()))?.map_err(ApiError::Storage)
+        answered
+            .await
+            .map_err(|_| ApiError::Internal("the journal's writer ended".to_owned()))?
+            .map_err(ApiError::Storage)
     }
 
     /// Writes what waits until nothing does. Blocking.
@@ -176,9 +195,13 @@ impl Ledger {
                 queue.waiting.drain(..count).collect()
             };
             let mut told = Vec::with_capacity(group.len());
-            let (changes, rest): (Vec<_>, Vec<_>) =
-                group.into_iter().map(|w| ((w.change, w.now_unix_ms), (w.before_told, w.answer))).unzip();
-            for (outcome, (before_told, answer)) in journal.append_group(changes).into_iter().zip(rest) {
+            let (changes, rest): (Vec<_>, Vec<_>) = group
+                .into_iter()
+                .map(|w| ((w.change, w.now_unix_ms), (w.before_told, w.answer)))
+                .unzip();
+            for (outcome, (before_told, answer)) in
+                journal.append_group(changes).into_iter().zip(rest)
+            {
                 if let Ok(entry) = &outcome {
                     before_told(entry);
                 }
@@ -215,8 +238,9 @@ impl Ledger {
         Ok(entry)
     }
 
-    /// [`Journal::reconcile`] with a follower that has seen another journal, or more of this one: everything is purged under a
-    /// revision that neither side has used. Nothing happens for a follower that is merely behind.
+    /// [`Journal::reconcile`] with a follower that has seen another journal, or more of this one:
+    /// everything is purged under a revision that neither side has used. Nothing happens for a
+    /// follower that is merely behind.
     pub(crate) async fn reconcile(
         &self,
         follower_journal: Option<String>,
@@ -224,7 +248,10 @@ impl Ledger {
         now_unix_ms: u64,
         before_told: impl FnOnce(&Entry) + Send + 'static,
     ) -> Result<Reconciled, ApiError> {
-        let is_other = after > 0 && follower_journal.as_deref().is_some_and(|id| id != self.id());
+        let is_other = after > 0
+            && follower_journal
+                .as_deref()
+                .is_some_and(|id| id != self.id());
         if after <= self.revision() && !is_other {
             return Ok(Reconciled::Told);
         }
@@ -235,15 +262,27 @@ impl Ledger {
                 return Ok(Reconciled::NotBelieved);
             }
             let before = journal.revision();
-            if let Some(entry) = journal.reconcile(follower_journal.as_deref(), after, now_unix_ms)? {
-                tracing::warn!(revision = entry.revision, "a node has seen changes that this journal lacks: everything is purged");
+            if let Some(entry) =
+                journal.reconcile(follower_journal.as_deref(), after, now_unix_ms)?
+            {
+                tracing::warn!(
+                    revision = entry.revision,
+                    "a node has seen changes that this journal lacks: everything is purged"
+                );
                 before_told(&entry);
                 this.tell(std::iter::once(&entry));
                 return Ok(Reconciled::Told);
             }
-            Ok(if after > before && !is_other { Reconciled::SetBack(before) } else { Reconciled::Told })
+            Ok(if after > before && !is_other {
+                Reconciled::SetBack(before)
+            } else {
+                Reconciled::Told
+            })
         });
-        reconciled.await.map_err(|_| ApiError::Internal("the journal's writer ended".to_owned()))?.map_err(ApiError::Storage)
+        reconciled
+            .await
+            .map_err(|_| ApiError::Internal("the journal's writer ended".to_owned()))?
+            .map_err(ApiError::Storage)
     }
 
     /// [`Journal::heed_fleet_file`].
@@ -256,16 +295,21 @@ impl Ledger {
         self.journal().is_compaction_due()
     }
 
-    /// Leaves out what later entries supersede, when the journal has grown enough. A journal that cannot be compacted goes on as
-    /// it was. Blocking.
+    /// Leaves out what later entries supersede, when the journal has grown enough. A journal that
+    /// cannot be compacted goes on as it was. Blocking.
     pub(crate) fn compact_blocking(&self, now_unix_ms: u64) {
         let mut journal = self.journal();
         if !journal.is_compaction_due() {
             return;
         }
         match journal.compact(now_unix_ms) {
-            Ok(left_out) => tracing::info!(left_out, "the journal is compacted: later entries supersede those left out"),
-            Err(error) => tracing::warn!(%error, "the journal cannot be compacted; it goes on as it was"),
+            Ok(left_out) => tracing::info!(
+                left_out,
+                "the journal is compacted: later entries supersede those left out"
+            ),
+            Err(error) => {
+                tracing::warn!(%error, "the journal cannot be compacted; it goes on as it was")
+            }
         }
     }
 
@@ -274,21 +318,27 @@ impl Ledger {
         self.journal().after(revision, most)
     }
 
-    /// The answer to a node for its cursor, as JSON: what comes after it, with orders whose time is over emptied (nobody fills
-    /// for them any more, but their place in the order stays).
+    /// The answer to a node for its cursor, as JSON: what comes after it, with orders whose time is
+    /// over emptied (nobody fills for them any more, but their place in the order stays).
     pub(crate) async fn page(&self, after: u64, now_unix_ms: u64) -> Result<Bytes, ApiError> {
         if let Some(body) = self.tail().page(&self.id, after, now_unix_ms) {
             return Ok(body);
         }
         let ended = |_| ApiError::Internal("the journal's reader ended".to_owned());
-        let permit = self.readers.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let permit = self
+            .readers
+            .clone()
+            .acquire_owned()
+            .await
+            .expect("the semaphore is never closed");
         // Another one with this cursor may have read it meanwhile.
         if let Some(body) = self.tail().page(&self.id, after, now_unix_ms) {
             return Ok(body);
         }
         let this = self.clone();
         let read = tokio::task::spawn_blocking(move || {
-            let entries = without_old_items(this.after_blocking(after, PAGE_ENTRIES_MAX), now_unix_ms);
+            let entries =
+                without_old_items(this.after_blocking(after, PAGE_ENTRIES_MAX), now_unix_ms);
             let entries: Vec<Encoded> = entries.iter().map(Encoded::of).collect();
             let body = this.tail().keep(&this.id, after, now_unix_ms, &entries);
             drop(permit);
@@ -316,8 +366,8 @@ impl Ledger {
     }
 }
 
-/// Should the writer panic, those who wait are told and the next change begins anew. What it has written and not told is read
-/// from the file.
+/// Should the writer panic, those who wait are told and the next change begins anew. What it has
+/// written and not told is read from the file.
 struct Writing<'a>(&'a Ledger);
 
 impl Drop for Writing<'_> {
@@ -335,12 +385,17 @@ impl Drop for Writing<'_> {
 
 impl Encoded {
     fn of(entry: &Entry) -> Self {
-        let json = serde_json::to_vec(entry).expect("an entry has string keys and no failing parts");
+        let json =
+            serde_json::to_vec(entry).expect("an entry has string keys and no failing parts");
         let ends_unix_ms = match &entry.change {
             Change::Push(order) if !order.items.is_empty() => Some(order.not_after_unix_ms),
             _ => None,
         };
-        Self { revision: entry.revision, json: json.into(), ends_unix_ms }
+        Self {
+            revision: entry.revision,
+            json: json.into(),
+            ends_unix_ms,
+        }
     }
 
     /// As it is at a time.
@@ -357,7 +412,8 @@ impl Tail {
     /// Takes in new entries; gives the newest revision.
     fn add<'a>(&mut self, entries: impl Iterator<Item = &'a Entry>) -> u64 {
         for entry in entries {
-            // Entries between were written and not told, or are of no journal: a cursor before them needs the file.
+            // Entries between were written and not told, or are of no journal: a cursor before them
+            // needs the file.
             if entry.revision != self.newest + 1 {
                 self.begin_after(entry.revision - 1);
             }
@@ -366,7 +422,9 @@ impl Tail {
             self.newest = entry.revision;
             self.entries.push_back(encoded);
             while self.entries.len() > TAIL_ENTRIES_MAX || self.bytes > TAIL_BYTES_MAX {
-                let Some(oldest) = self.entries.pop_front() else { break };
+                let Some(oldest) = self.entries.pop_front() else {
+                    break;
+                };
                 self.bytes -= oldest.json.len();
                 self.floor = oldest.revision;
             }
@@ -384,7 +442,11 @@ impl Tail {
 
     /// The answer for a cursor, when no file is needed for it.
     fn page(&mut self, id: &str, after: u64, now_unix_ms: u64) -> Option<Bytes> {
-        if let Some(page) = self.pages.iter().find(|p| p.after == after && p.good_until_unix_ms >= now_unix_ms) {
+        if let Some(page) = self
+            .pages
+            .iter()
+            .find(|p| p.after == after && p.good_until_unix_ms >= now_unix_ms)
+        {
             return Some(page.body.clone());
         }
         if after < self.floor {
@@ -408,8 +470,11 @@ impl Tail {
 
     /// Makes an answer, and keeps it for others with the same cursor.
     fn keep(&mut self, id: &str, after: u64, now_unix_ms: u64, entries: &[Encoded]) -> Bytes {
-        let newest = entries.last().map_or(self.newest, |e| e.revision.max(self.newest));
-        let mut body = format!("{{\"journal\":\"{id}\",\"revision\":{newest},\"entries\":[").into_bytes();
+        let newest = entries
+            .last()
+            .map_or(self.newest, |e| e.revision.max(self.newest));
+        let mut body =
+            format!("{{\"journal\":\"{id}\",\"revision\":{newest},\"entries\":[").into_bytes();
         for (n, entry) in entries.iter().enumerate() {
             if n > 0 {
                 body.push(b',');
@@ -421,9 +486,18 @@ impl Tail {
         if self.pages.len() == PAGES_MAX {
             self.pages.pop_front();
         }
-        let good_until_unix_ms = entries.iter().filter_map(|e| e.ends_unix_ms).filter(|end| *end >= now_unix_ms).min().unwrap_or(u64::MAX);
+        let good_until_unix_ms = entries
+            .iter()
+            .filter_map(|e| e.ends_unix_ms)
+            .filter(|end| *end >= now_unix_ms)
+            .min()
+            .unwrap_or(u64::MAX);
         self.pages.retain(|p| p.after != after);
-        self.pages.push_back(Page { after, good_until_unix_ms, body: body.clone() });
+        self.pages.push_back(Page {
+            after,
+            good_until_unix_ms,
+            body: body.clone(),
+        });
         body
     }
 }
@@ -447,7 +521,11 @@ mod tests {
     #[test]
     fn orders_whose_time_is_over_keep_their_place_alone() {
         let entry = |revision: u64, not_after_unix_ms| {
-            let item = PushItem { site: "www".into(), url: "http://a/".into(), bytes: 1 };
+            let item = PushItem {
+                site: "www".into(),
+                url: "http://a/".into(),
+                bytes: 1,
+            };
             let order = PushOrder {
                 id: revision.to_string(),
                 cluster: "ams".into(),
@@ -456,7 +534,11 @@ mod tests {
                 not_after_unix_ms,
                 fresh_until_unix_ms: 0,
             };
-            Entry { revision, accepted_unix_ms: 0, change: Change::Push(order) }
+            Entry {
+                revision,
+                accepted_unix_ms: 0,
+                change: Change::Push(order),
+            }
         };
         let given = without_old_items(vec![entry(1, 99), entry(2, 100), entry(3, 101)], 100);
         let items: Vec<_> = given
@@ -471,7 +553,10 @@ mod tests {
 
     fn purge(n: usize) -> Change {
         use nearcast_fleet::journal::{Purge, PurgeScope};
-        Change::Purge(Purge { scope: PurgeScope::Tag(n.to_string()), soft: false })
+        Change::Purge(Purge {
+            scope: PurgeScope::Tag(n.to_string()),
+            soft: false,
+        })
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -496,7 +581,11 @@ mod tests {
         assert_eq!(*told.lock().unwrap(), (1..=500).collect::<Vec<_>>());
         assert_eq!(ledger.revision(), 500);
         assert_eq!(ledger.after_blocking(0, 1000), acknowledged);
-        assert_eq!(Ledger::open(&path).unwrap().after_blocking(0, 1000), acknowledged, "on disk");
+        assert_eq!(
+            Ledger::open(&path).unwrap().after_blocking(0, 1000),
+            acknowledged,
+            "on disk"
+        );
     }
 
     #[derive(serde::Deserialize)]
@@ -517,17 +606,41 @@ mod tests {
         let ledger = Ledger::open(&path).unwrap();
         let count = TAIL_ENTRIES_MAX as u64 + 300;
         for n in 0..count {
-            ledger.append_blocking(purge(n as usize), n, |_| ()).unwrap();
+            ledger
+                .append_blocking(purge(n as usize), n, |_| ())
+                .unwrap();
         }
         let fresh = Ledger::open(&path).unwrap();
-        for after in [0, 1, 299, 300, 301, count - 257, count - 256, count - 1, count, count + 5] {
+        for after in [
+            0,
+            1,
+            299,
+            300,
+            301,
+            count - 257,
+            count - 256,
+            count - 1,
+            count,
+            count + 5,
+        ] {
             let (warm, cold) = (page(&ledger, after, 1).await, page(&fresh, after, 1).await);
-            assert_eq!((&warm.journal, warm.revision, &warm.entries), (&cold.journal, count, &cold.entries), "after {after}");
-            assert_eq!(warm.entries, ledger.after_blocking(after, PAGE_ENTRIES_MAX), "after {after}");
+            assert_eq!(
+                (&warm.journal, warm.revision, &warm.entries),
+                (&cold.journal, count, &cold.entries),
+                "after {after}"
+            );
+            assert_eq!(
+                warm.entries,
+                ledger.after_blocking(after, PAGE_ENTRIES_MAX),
+                "after {after}"
+            );
             assert!(warm.entries.len() <= PAGE_ENTRIES_MAX && warm.revision == cold.revision);
         }
         // Followers at the same place share one answer; a new entry makes another.
-        let (a, b) = (ledger.page(count, 1).await.unwrap(), ledger.page(count, 1).await.unwrap());
+        let (a, b) = (
+            ledger.page(count, 1).await.unwrap(),
+            ledger.page(count, 1).await.unwrap(),
+        );
         assert_eq!(a.as_ptr(), b.as_ptr());
         ledger.append_blocking(purge(0), 1, |_| ()).unwrap();
         assert_eq!(page(&ledger, count, 1).await.entries.len(), 1);
@@ -538,16 +651,41 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(&dir.path().join("journal")).unwrap();
         ledger.append(purge(1), 1, |_| ()).await.unwrap();
-        assert!(ledger.append(purge(2), 1, |_| panic!("on purpose")).await.is_err());
+        assert!(
+            ledger
+                .append(purge(2), 1, |_| panic!("on purpose"))
+                .await
+                .is_err()
+        );
         // The writer tells it on its way out, which whoever asked need not see.
-        ledger.watch().wait_for(|revision| *revision == 2).await.unwrap();
-        assert_eq!((page(&ledger, 1, 1).await.entries.len(), page(&ledger, 0, 1).await.entries.len()), (1, 2));
+        ledger
+            .watch()
+            .wait_for(|revision| *revision == 2)
+            .await
+            .unwrap();
+        assert_eq!(
+            (
+                page(&ledger, 1, 1).await.entries.len(),
+                page(&ledger, 0, 1).await.entries.len()
+            ),
+            (1, 2)
+        );
         let blocking = ledger.clone();
-        let panicked = tokio::task::spawn_blocking(move || blocking.append_blocking(purge(3), 1, |_| panic!("on purpose"))).await;
+        let panicked = tokio::task::spawn_blocking(move || {
+            blocking.append_blocking(purge(3), 1, |_| panic!("on purpose"))
+        })
+        .await;
         assert!(panicked.is_err());
-        assert_eq!(ledger.append(purge(4), 1, |_| ()).await.unwrap().revision, 4);
+        assert_eq!(
+            ledger.append(purge(4), 1, |_| ()).await.unwrap().revision,
+            4
+        );
         for after in 0..=4 {
-            assert_eq!(page(&ledger, after, 1).await.entries, ledger.after_blocking(after, 10), "after {after}");
+            assert_eq!(
+                page(&ledger, after, 1).await.entries,
+                ledger.after_blocking(after, 10),
+                "after {after}"
+            );
         }
     }
 
@@ -555,7 +693,11 @@ mod tests {
     async fn an_order_in_memory_loses_its_items_when_its_time_is_over() {
         let dir = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(&dir.path().join("journal")).unwrap();
-        let item = PushItem { site: "www".into(), url: "http://a/".into(), bytes: 1 };
+        let item = PushItem {
+            site: "www".into(),
+            url: "http://a/".into(),
+            bytes: 1,
+        };
         let order = PushOrder {
             id: "o".into(),
             cluster: "ams".into(),
@@ -564,10 +706,14 @@ mod tests {
             not_after_unix_ms: 100,
             fresh_until_unix_ms: 0,
         };
-        ledger.append_blocking(Change::Push(order), 1, |_| ()).unwrap();
+        ledger
+            .append_blocking(Change::Push(order), 1, |_| ())
+            .unwrap();
         for (now, items) in [(1, 1), (100, 1), (101, 0), (101, 0)] {
             let page = page(&ledger, 0, now).await;
-            let Change::Push(order) = &page.entries[0].change else { panic!("it is an order") };
+            let Change::Push(order) = &page.entries[0].change else {
+                panic!("it is an order")
+            };
             assert_eq!(order.items.len(), items, "at {now}");
         }
     }

@@ -1,4 +1,5 @@
-//! Fleet-file revisions: which one is in force, what cannot change while the fleet runs, and taking one on.
+//! Fleet-file revisions: which one is in force, what cannot change while the fleet runs, and taking
+//! one on.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,15 +18,16 @@ use crate::state::{FleetFile, State, now_unix_ms};
 /// What running nodes cannot take on of a changed fleet file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Obstacles {
-    /// Settings that a revision cannot change: what nodes find control, their state and one another by.
+    /// Settings that a revision cannot change: what nodes find control, their state and one another
+    /// by.
     pub(crate) fixed: Vec<String>,
     /// Nodes whose listeners differ: sockets are open, the new ones are opened at the next start.
     pub(crate) restarts: Vec<String>,
 }
 
 impl Obstacles {
-    /// Why a revision is refused that was sent to control, and what to do instead; `None` where nothing is in its way.
-    /// `may_restart` says that whoever sends it will start nodes again.
+    /// Why a revision is refused that was sent to control, and what to do instead; `None` where
+    /// nothing is in its way. `may_restart` says that whoever sends it will start nodes again.
     pub(crate) fn refusal(&self, may_restart: bool) -> Option<String> {
         if !self.fixed.is_empty() {
             return Some(format!(
@@ -57,11 +59,21 @@ pub(crate) fn obstacles(before: &Fleet, after: &Fleet) -> Obstacles {
     differ(before.zone != after.zone, "fleet.zone");
     differ(before.state_dir != after.state_dir, "fleet.state_dir");
     differ(before.node_key != after.node_key, "fleet.node_key");
-    let control = |f: &Fleet| f.control.as_ref().map(|c| (c.name.clone(), c.listen, c.url.clone(), c.admin));
-    differ(control(before) != control(after), "control (name, listen, url, admin)");
+    let control = |f: &Fleet| {
+        f.control
+            .as_ref()
+            .map(|c| (c.name.clone(), c.listen, c.url.clone(), c.admin))
+    };
+    differ(
+        control(before) != control(after),
+        "control (name, listen, url, admin)",
+    );
     let mut restarts = Vec::new();
     for old in before.clusters.iter().flat_map(|c| &c.nodes) {
-        if after.edge(&old.name).is_some_and(|(_, new)| (&old.listen, &old.admin) != (&new.listen, &new.admin)) {
+        if after
+            .edge(&old.name)
+            .is_some_and(|(_, new)| (&old.listen, &old.admin) != (&new.listen, &new.admin))
+        {
             restarts.push(old.name.clone());
         }
     }
@@ -73,59 +85,99 @@ pub(crate) fn obstacles(before: &Fleet, after: &Fleet) -> Obstacles {
     }
     for old in &before.origins {
         let new = after.origins.iter().find(|o| o.name == old.name);
-        if new.is_some_and(|new| (&old.listen, &old.admin, &old.root) != (&new.listen, &new.admin, &new.root)) {
+        if new.is_some_and(|new| {
+            (&old.listen, &old.admin, &old.root) != (&new.listen, &new.admin, &new.root)
+        }) {
             restarts.push(old.name.clone());
         }
     }
     Obstacles { fixed, restarts }
 }
 
-/// Makes a fleet file a revision and takes it on, also where whoever asked goes away meanwhile. Call it with the lock of fleet
-/// files.
+/// Makes a fleet file a revision and takes it on, also where whoever asked goes away meanwhile.
+/// Call it with the lock of fleet files.
 ///
 /// # Errors
 /// As [`Ledger::append`](crate::ledger::Ledger::append): nothing has changed then.
-pub(crate) async fn accept(state: &Arc<State>, fleet: Fleet, text: String) -> Result<Entry, ApiError> {
+pub(crate) async fn accept(
+    state: &Arc<State>,
+    fleet: Fleet,
+    text: String,
+) -> Result<Entry, ApiError> {
     let change = Change::FleetFile { text: text.clone() };
     let accepting = state.clone();
-    state.ledger.append(change, now_unix_ms(), move |entry| apply(&accepting, fleet, text, entry)).await
+    state
+        .ledger
+        .append(change, now_unix_ms(), move |entry| {
+            apply(&accepting, fleet, text, entry)
+        })
+        .await
 }
 
 /// Takes on a revision that is in the journal.
 fn apply(state: &State, fleet: Fleet, text: String, entry: &Entry) {
-    *state.fleet_file.lock().unwrap_or_else(PoisonError::into_inner) = FleetFile { revision: entry.revision, text };
+    *state
+        .fleet_file
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner) = FleetFile {
+        revision: entry.revision,
+        text,
+    };
     state.fleet.send_replace(Arc::new(fleet));
     let message = format!("the fleet file has revision {}", entry.revision);
-    state.events.add(now_unix_ms(), [Happening::new("fleet_file", Level::Info, message).revision(entry.revision)]);
+    state.events.add(
+        now_unix_ms(),
+        [Happening::new("fleet_file", Level::Info, message).revision(entry.revision)],
+    );
 }
 
-/// Takes on the fleet file on disk when it was edited since it was last read. Says what was done when the journal has
-/// no part in it, or why nothing was: mistakes in it, or what cannot change while the fleet runs.
-pub(crate) async fn read_again(state: &Arc<State>, text: String, seen_path: &Path) -> Result<Option<String>, String> {
+/// Takes on the fleet file on disk when it was edited since it was last read. Says what was done
+/// when the journal has no part in it, or why nothing was: mistakes in it, or what cannot change
+/// while the fleet runs.
+pub(crate) async fn read_again(
+    state: &Arc<State>,
+    text: String,
+    seen_path: &Path,
+) -> Result<Option<String>, String> {
     let _turn = state.fleet_files.lock().await;
     let seen = std::fs::read_to_string(seen_path).ok();
     let message = take_on(state, &text, seen.as_deref()).await?;
-    // Whatever came of it, or the same text would count as an edit once another is in force. And after that: a crash
-    // before this makes the same text a revision once more, which changes nothing.
+    // Whatever came of it, or the same text would count as an edit once another is in force. And
+    // after that: a crash before this makes the same text a revision once more, which changes
+    // nothing.
     if seen.as_ref() != Some(&text) {
-        write_whole(seen_path, text.as_bytes()).map_err(|e| format!("cannot write {}: {e}", seen_path.display()))?;
+        write_whole(seen_path, text.as_bytes())
+            .map_err(|e| format!("cannot write {}: {e}", seen_path.display()))?;
     }
     Ok(message)
 }
 
-async fn take_on(state: &Arc<State>, text: &str, seen: Option<&str>) -> Result<Option<String>, String> {
+async fn take_on(
+    state: &Arc<State>,
+    text: &str,
+    seen: Option<&str>,
+) -> Result<Option<String>, String> {
     let current = state.fleet_file();
     let newest = (current.revision > 0).then_some(current.text.as_str());
     let in_force = choose(text, seen, newest);
     if in_force == InForce::Journal {
-        return Ok(Some(format!("the fleet file on disk has not changed; revision {} stays in force", current.revision)));
+        return Ok(Some(format!(
+            "the fleet file on disk has not changed; revision {} stays in force",
+            current.revision
+        )));
     }
     if text == current.text {
         return Ok(None);
     }
-    let parsed = state.parse(text.to_owned()).await.map_err(|e| e.to_string())?;
+    let parsed = state
+        .parse(text.to_owned())
+        .await
+        .map_err(|e| e.to_string())?;
     let fleet = parsed.map_err(|mistakes| file::describe("fleet file", &mistakes))?;
-    let Obstacles { mut fixed, restarts } = obstacles(&state.fleet(), &fleet);
+    let Obstacles {
+        mut fixed,
+        restarts,
+    } = obstacles(&state.fleet(), &fleet);
     if !restarts.is_empty() {
         fixed.push(format!("listeners of {}", restarts.join(", ")));
     }
@@ -137,9 +189,17 @@ async fn take_on(state: &Arc<State>, text: &str, seen: Option<&str>) -> Result<O
         ));
     }
     if in_force == InForce::DiskAsRevision {
-        accept(state, fleet, text.to_owned()).await.map_err(|e| e.to_string())?;
+        accept(state, fleet, text.to_owned())
+            .await
+            .map_err(|e| e.to_string())?;
     } else {
-        *state.fleet_file.lock().unwrap_or_else(PoisonError::into_inner) = FleetFile { revision: 0, text: text.to_owned() };
+        *state
+            .fleet_file
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = FleetFile {
+            revision: 0,
+            text: text.to_owned(),
+        };
         state.fleet.send_replace(Arc::new(fleet));
     }
     Ok((in_force == InForce::Disk).then(|| "the fleet file on disk was read again".to_owned()))
@@ -156,8 +216,8 @@ pub(crate) enum InForce {
     DiskAsRevision,
 }
 
-/// Whichever changed last is in force: the journal's newest revision, unless the file on disk has been edited since
-/// control last read it (`seen` is its text then).
+/// Whichever changed last is in force: the journal's newest revision, unless the file on disk has
+/// been edited since control last read it (`seen` is its text then).
 pub(crate) fn choose(disk: &str, seen: Option<&str>, newest: Option<&str>) -> InForce {
     match newest {
         None => InForce::Disk,
@@ -166,8 +226,14 @@ pub(crate) fn choose(disk: &str, seen: Option<&str>, newest: Option<&str>) -> In
     }
 }
 
-/// Reads a revision of the journal with the key of this machine; one that no longer checks (an older version accepted it) is a failure that says so.
-pub(crate) fn parse(text: &str, revision: u64, base: &Path, key: &Secret) -> Result<Fleet, Failure> {
+/// Reads a revision of the journal with the key of this machine; one that no longer checks (an
+/// older version accepted it) is a failure that says so.
+pub(crate) fn parse(
+    text: &str,
+    revision: u64,
+    base: &Path,
+    key: &Secret,
+) -> Result<Fleet, Failure> {
     file::parse_with(text, base, KeySource::Given(key)).map_err(|mistakes| {
         let lines: Vec<String> = mistakes.iter().map(|m| format!("{}:{}: {}; {}", m.line, m.column, m.problem, m.mend)).collect();
         Failure::new(
@@ -192,22 +258,58 @@ mod tests {
         for (old, new, fixed, restarts) in [
             ("cdn.test", "cdn.example", "fleet.zone", ""),
             ("a key that only", "another key that", "fleet.node_key", ""),
-            ("[fleet]\n", "[fleet]\nstate_dir = \"/elsewhere\"\n", "fleet.state_dir", ""),
-            ("[control]\n", "[control]\nlisten = \"127.0.0.1:7701\"\n", "control (name, listen, url, admin)", ""),
+            (
+                "[fleet]\n",
+                "[fleet]\nstate_dir = \"/elsewhere\"\n",
+                "fleet.state_dir",
+                "",
+            ),
+            (
+                "[control]\n",
+                "[control]\nlisten = \"127.0.0.1:7701\"\n",
+                "control (name, listen, url, admin)",
+                "",
+            ),
             ("127.0.0.1:8000", "127.0.0.1:8001", "", "files"),
             ("\"content\"", "\"other\"", "", "files"),
             ("127.0.0.1:5300", "127.0.0.1:5301", "", "ns1"),
-            ("127.0.10.1\"", "127.0.10.1\"\nlisten = \"127.0.10.1:81\"", "", "ams-1"),
-            ("127.0.10.1\"", "127.0.10.1\"\nadmin = \"127.0.10.1:81\"", "", "ams-1"),
+            (
+                "127.0.10.1\"",
+                "127.0.10.1\"\nlisten = \"127.0.10.1:81\"",
+                "",
+                "ams-1",
+            ),
+            (
+                "127.0.10.1\"",
+                "127.0.10.1\"\nadmin = \"127.0.10.1:81\"",
+                "",
+                "ams-1",
+            ),
             ("127.0.10.1\"", "127.0.10.1\"\nmemory = \"1GiB\"", "", ""),
         ] {
             let found = obstacles(&fleet(text), &fleet(&text.replace(old, new)));
-            assert_eq!((found.fixed.join(","), found.restarts.join(",")), (fixed.to_owned(), restarts.to_owned()), "{new}");
+            assert_eq!(
+                (found.fixed.join(","), found.restarts.join(",")),
+                (fixed.to_owned(), restarts.to_owned()),
+                "{new}"
+            );
             let refused = found.refusal(false);
-            assert_eq!(refused.is_some(), !(fixed.is_empty() && restarts.is_empty()), "{new}");
+            assert_eq!(
+                refused.is_some(),
+                !(fixed.is_empty() && restarts.is_empty()),
+                "{new}"
+            );
             assert_eq!(found.refusal(true).is_some(), !fixed.is_empty(), "{new}");
-            let words = if fixed.is_empty() { "--restart-needed" } else { "start control again" };
-            assert!(refused.is_none_or(|refused| refused.contains(words) && refused.contains(&format!("{fixed}{restarts}"))), "{new}");
+            let words = if fixed.is_empty() {
+                "--restart-needed"
+            } else {
+                "start control again"
+            };
+            assert!(
+                refused.is_none_or(|refused| refused.contains(words)
+                    && refused.contains(&format!("{fixed}{restarts}"))),
+                "{new}"
+            );
         }
     }
 
@@ -227,15 +329,39 @@ mod tests {
         let own_dir = crate::Dir::open(&dir.path().join("control")).unwrap();
         let sender = tokio::sync::watch::channel(Arc::new(given.clone())).0;
         let (_trigger, shutdown) = nearcast_fleet::shutdown::channel();
-        let (state, _) = crate::open(sender, &given, &control, &own_dir, text("old"), |_, _| Vec::new(), shutdown).unwrap();
+        let (state, _) = crate::open(
+            sender,
+            &given,
+            &control,
+            &own_dir,
+            text("old"),
+            |_, _| Vec::new(),
+            shutdown,
+        )
+        .unwrap();
         let state = Arc::new(state);
         let disk = state.ledger.hold();
-        assert!(accept(&state, fleet("new"), text("new")).now_or_never().is_none(), "it waits for the disk, and is dropped");
+        assert!(
+            accept(&state, fleet("new"), text("new"))
+                .now_or_never()
+                .is_none(),
+            "it waits for the disk, and is dropped"
+        );
         drop(disk);
         let mut fleets = state.fleet.subscribe();
         let is_new = fleets.wait_for(|fleet| fleet.clusters[0].label == "new");
-        assert!(tokio::time::timeout(std::time::Duration::from_secs(20), is_new).await.is_ok());
-        assert_eq!(state.fleet_file(), FleetFile { revision: 1, text: text("new") });
+        assert!(
+            tokio::time::timeout(std::time::Duration::from_secs(20), is_new)
+                .await
+                .is_ok()
+        );
+        assert_eq!(
+            state.fleet_file(),
+            FleetFile {
+                revision: 1,
+                text: text("new")
+            }
+        );
     }
 
     #[test]
@@ -250,7 +376,11 @@ mod tests {
             ("c", None, Some("b"), InForce::DiskAsRevision),
         ];
         for (disk, seen, newest, expected) in table {
-            assert_eq!(choose(disk, seen, newest), expected, "{disk:?} {seen:?} {newest:?}");
+            assert_eq!(
+                choose(disk, seen, newest),
+                expected,
+                "{disk:?} {seen:?} {newest:?}"
+            );
         }
     }
 }

@@ -1,12 +1,13 @@
-//! Counts over time: by second for the last hour, by minute for a day, by quarter of an hour for 30 days; of the fleet, of
-//! each cluster and of each site; of each node by second for two minutes.
+//! Counts over time: by second for the last hour, by minute for a day, by quarter of an hour for 30
+//! days; of the fleet, of each cluster and of each site; of each node by second for two minutes.
 //!
-//! Reports carry totals; what came in is the difference of two, spread evenly over the time between them, so that a slow
-//! report interval draws no saw teeth. A cell that no report covers is unknown, which is not zero. Bounded by the cells a key
-//! and by [`KEYS_MAX`] and [`NODES_MAX`]. Pure: the time comes in.
+//! Reports carry totals; what came in is the difference of two, spread evenly over the time between
+//! them, so that a slow report interval draws no saw teeth. A cell that no report covers is
+//! unknown, which is not zero. Bounded by the cells a key and by [`KEYS_MAX`] and [`NODES_MAX`].
+//! Pure: the time comes in.
 //!
-//! [`Series::changed`] gives what has changed as blocks of bytes and [`Series::load`] takes them in again; a block replaces
-//! the cells that it names, so that a later one may repeat an earlier one.
+//! [`Series::changed`] gives what has changed as blocks of bytes and [`Series::load`] takes them in
+//! again; a block replaces the cells that it names, so that a later one may repeat an earlier one.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -15,8 +16,18 @@ use nearcast_fleet::report::SiteTotals;
 use crate::view;
 
 /// Cache statuses in their order here; anything else counts as `other`.
-pub(crate) const STATUSES: [&str; 10] =
-    ["hit", "stale", "revalidated", "collapsed", "miss", "partial", "bypass", "error", "local", "other"];
+pub(crate) const STATUSES: [&str; 10] = [
+    "hit",
+    "stale",
+    "revalidated",
+    "collapsed",
+    "miss",
+    "partial",
+    "bypass",
+    "error",
+    "local",
+    "other",
+];
 /// The first of these statuses are hits.
 const HITS: usize = 4;
 /// Index of `local`, which counts in no ratio.
@@ -59,8 +70,8 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    /// What came between two totals of the same process; a total that is behind (reports can overtake one another) brought
-    /// nothing.
+    /// What came between two totals of the same process; a total that is behind (reports can
+    /// overtake one another) brought nothing.
     pub(crate) fn between(before: Option<&SiteTotals>, after: &SiteTotals) -> Self {
         let empty = SiteTotals::default();
         let before = before.unwrap_or(&empty);
@@ -77,10 +88,17 @@ impl Counts {
             ..Self::default()
         };
         for (status, total) in &after.requests {
-            let index = STATUSES.iter().position(|s| s == status).unwrap_or(STATUSES.len() - 1);
+            let index = STATUSES
+                .iter()
+                .position(|s| s == status)
+                .unwrap_or(STATUSES.len() - 1);
             counts.requests[index] += less(*total, of(&before.requests, status));
         }
-        for (status, total) in after.bytes.iter().filter(|(status, _)| *status != STATUSES[LOCAL]) {
+        for (status, total) in after
+            .bytes
+            .iter()
+            .filter(|(status, _)| *status != STATUSES[LOCAL])
+        {
             counts.response_bytes += less(*total, of(&before.bytes, status));
         }
         counts
@@ -100,16 +118,32 @@ impl Counts {
             pushed_hit_bytes,
         } = *self;
         let [a, b, c, d, e, f, g, h, i, j] = r;
-        let own =
-            [errors, response_bytes, origin_bytes, origin_requests, pushed_hits, pushed_hit_bytes, push_origin_bytes, push_peer_bytes];
+        let own = [
+            errors,
+            response_bytes,
+            origin_bytes,
+            origin_requests,
+            pushed_hits,
+            pushed_hit_bytes,
+            push_origin_bytes,
+            push_peer_bytes,
+        ];
         let [k, l, m, n, o, p, q, r0] = own;
         [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r0]
     }
 
     fn of_values(values: [f64; VALUES]) -> Self {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r] = values;
-        let [errors, response_bytes, origin_bytes, origin_requests, pushed_hits, pushed_hit_bytes, push_origin_bytes, push_peer_bytes] =
-            [k, l, m, n, o, p, q, r];
+        let [
+            errors,
+            response_bytes,
+            origin_bytes,
+            origin_requests,
+            pushed_hits,
+            pushed_hit_bytes,
+            push_origin_bytes,
+            push_peer_bytes,
+        ] = [k, l, m, n, o, p, q, r];
         let requests = [a, b, c, d, e, f, g, h, i, j];
         Self {
             requests,
@@ -155,7 +189,12 @@ impl Counts {
         let a_second = |n: f64| n / seconds.max(1) as f64;
         view::Rates {
             seconds,
-            requests: STATUSES.iter().zip(self.requests).filter(|(_, n)| *n >= 0.5).map(|(s, n)| ((*s).to_owned(), whole(n))).collect(),
+            requests: STATUSES
+                .iter()
+                .zip(self.requests)
+                .filter(|(_, n)| *n >= 0.5)
+                .map(|(s, n)| ((*s).to_owned(), whole(n)))
+                .collect(),
             counted: whole(self.counted()),
             hits: whole(self.hits()),
             errors: whole(self.errors),
@@ -251,7 +290,11 @@ impl<T: Copy + Default> Row<T> {
     }
 
     fn cell(&self, number: u64) -> T {
-        number.checked_sub(self.first).and_then(|i| self.cells.get(i as usize)).copied().unwrap_or_default()
+        number
+            .checked_sub(self.first)
+            .and_then(|i| self.cells.get(i as usize))
+            .copied()
+            .unwrap_or_default()
     }
 }
 
@@ -283,17 +326,31 @@ impl Ring {
 
     /// Replaces a second.
     fn set(&mut self, second: u64, cell: Cell, is_node: bool) {
-        let kept = if is_node { NODE_SECONDS_KEPT } else { SECONDS_KEPT };
-        let Some(place) = self.seconds.cell_mut(second, kept as usize) else { return };
+        let kept = if is_node {
+            NODE_SECONDS_KEPT
+        } else {
+            SECONDS_KEPT
+        };
+        let Some(place) = self.seconds.cell_mut(second, kept as usize) else {
+            return;
+        };
         let before = std::mem::replace(place, cell);
         if is_node {
             return;
         }
         self.changed = Some(self.changed.map_or(second, |oldest| oldest.min(second)));
         for (row, (step, kept)) in self.coarse.iter_mut().zip(COARSE) {
-            let Some(coarse) = row.cell_mut(second / step, kept) else { continue };
-            coarse.seconds = (coarse.seconds + u16::from(cell.is_known)).saturating_sub(u16::from(before.is_known));
-            for ((sum, new), old) in coarse.values.iter_mut().zip(cell.counts.values()).zip(before.counts.values()) {
+            let Some(coarse) = row.cell_mut(second / step, kept) else {
+                continue;
+            };
+            coarse.seconds = (coarse.seconds + u16::from(cell.is_known))
+                .saturating_sub(u16::from(before.is_known));
+            for ((sum, new), old) in coarse
+                .values
+                .iter_mut()
+                .zip(cell.counts.values())
+                .zip(before.counts.values())
+            {
                 *sum = (*sum + (new - old) as f32).max(0.0);
             }
         }
@@ -316,11 +373,15 @@ impl Ring {
 
 /// Seconds in a cell of the finest resolution that reaches back so many seconds.
 pub(crate) fn step(seconds: u64) -> u64 {
-    let coarse = COARSE.iter().find(|(step, kept)| seconds <= step * *kept as u64).map_or(COARSE[1].0, |(step, _)| *step);
+    let coarse = COARSE
+        .iter()
+        .find(|(step, kept)| seconds <= step * *kept as u64)
+        .map_or(COARSE[1].0, |(step, _)| *step);
     if seconds <= SECONDS_KEPT { 1 } else { coarse }
 }
 
-/// The cells of an answer: `points` of them, `step` seconds each, the last one with second `end` - 1 in it.
+/// The cells of an answer: `points` of them, `step` seconds each, the last one with second `end` -
+/// 1 in it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Span {
     pub(crate) step: u64,
@@ -334,7 +395,11 @@ impl Span {
     pub(crate) fn before(end: u64, seconds: u64) -> Self {
         let step = step(seconds);
         let points = seconds.div_ceil(step);
-        Self { step, first: end.div_ceil(step).saturating_sub(points), points }
+        Self {
+            step,
+            first: end.div_ceil(step).saturating_sub(points),
+            points,
+        }
     }
 
     fn cells(self) -> std::ops::Range<u64> {
@@ -349,7 +414,8 @@ pub(crate) struct Series {
 }
 
 impl Series {
-    /// Adds what was counted between two real times (milliseconds after the epoch); nothing counted is known, too.
+    /// Adds what was counted between two real times (milliseconds after the epoch); nothing counted
+    /// is known, too.
     pub(crate) fn add(&mut self, key: Key, from_ms: u64, to_ms: u64, counts: &Counts) {
         let is_node = matches!(key, Key::Node(_));
         let Some(ring) = self.ring(key) else { return };
@@ -370,8 +436,18 @@ impl Series {
     fn ring(&mut self, key: Key) -> Option<&mut Ring> {
         if !self.rings.contains_key(&key) && key != Key::Total {
             let kind = std::mem::discriminant(&key);
-            let most = if matches!(key, Key::Node(_)) { NODES_MAX } else { KEYS_MAX };
-            if self.rings.keys().filter(|k| std::mem::discriminant(*k) == kind).count() >= most {
+            let most = if matches!(key, Key::Node(_)) {
+                NODES_MAX
+            } else {
+                KEYS_MAX
+            };
+            if self
+                .rings
+                .keys()
+                .filter(|k| std::mem::discriminant(*k) == kind)
+                .count()
+                >= most
+            {
                 return None;
             }
         }
@@ -391,7 +467,10 @@ impl Series {
 
     /// Everything that was added since this process started.
     pub(crate) fn since_start(&self, key: &Key) -> Counts {
-        self.rings.get(key).map(|r| r.since_start).unwrap_or_default()
+        self.rings
+            .get(key)
+            .map(|r| r.since_start)
+            .unwrap_or_default()
     }
 
     /// One value a cell; none where nothing is known.
@@ -416,11 +495,22 @@ impl Series {
 
     /// Requests by cache status and cell; statuses that never occur are left out.
     pub(crate) fn statuses(&self, span: Span) -> BTreeMap<String, Vec<Option<f64>>> {
-        let Some(ring) = self.rings.get(&Key::Total) else { return BTreeMap::new() };
-        let cells: Vec<Option<Counts>> = span.cells().map(|number| ring.look(number, span.step)).collect();
+        let Some(ring) = self.rings.get(&Key::Total) else {
+            return BTreeMap::new();
+        };
+        let cells: Vec<Option<Counts>> = span
+            .cells()
+            .map(|number| ring.look(number, span.step))
+            .collect();
         let mut lines = BTreeMap::new();
         for (index, status) in STATUSES.iter().enumerate() {
-            let line: Vec<Option<f64>> = cells.iter().map(|c| c.as_ref().map(|c| (c.requests[index] * 1000.0).round() / 1000.0)).collect();
+            let line: Vec<Option<f64>> = cells
+                .iter()
+                .map(|c| {
+                    c.as_ref()
+                        .map(|c| (c.requests[index] * 1000.0).round() / 1000.0)
+                })
+                .collect();
             if line.iter().flatten().any(|n| *n > 0.0) {
                 lines.insert((*status).to_owned(), line);
             }
@@ -437,10 +527,18 @@ impl Series {
     pub(crate) fn changed(&mut self) -> Vec<Vec<u8>> {
         let mut blocks = Vec::new();
         for (key, ring) in &mut self.rings {
-            let Some(from) = ring.changed.take() else { continue };
+            let Some(from) = ring.changed.take() else {
+                continue;
+            };
             let first = from.max(ring.seconds.first);
-            let cells = (first..ring.seconds.first + ring.seconds.cells.len() as u64).map(|second| ring.seconds.cell(second));
-            blocks.push(block(key, Kind::Seconds, first, cells.map(|c| (u16::from(c.is_known), c.counts.values()))));
+            let cells = (first..ring.seconds.first + ring.seconds.cells.len() as u64)
+                .map(|second| ring.seconds.cell(second));
+            blocks.push(block(
+                key,
+                Kind::Seconds,
+                first,
+                cells.map(|c| (u16::from(c.is_known), c.counts.values())),
+            ));
         }
         blocks
     }
@@ -454,19 +552,28 @@ impl Series {
             }
             ring.changed = None;
             for (row, kind) in ring.coarse.iter().zip([Kind::Minutes, Kind::Quarters]) {
-                let cells = row.cells.iter().map(|c| (c.seconds, c.values.map(f64::from)));
+                let cells = row
+                    .cells
+                    .iter()
+                    .map(|c| (c.seconds, c.values.map(f64::from)));
                 blocks.push(block(key, kind, row.first, cells));
             }
-            let cells = ring.seconds.cells.iter().map(|c| (u16::from(c.is_known), c.counts.values()));
+            let cells = ring
+                .seconds
+                .cells
+                .iter()
+                .map(|c| (u16::from(c.is_known), c.counts.values()));
             blocks.push(block(key, Kind::SecondsAlone, ring.seconds.first, cells));
         }
         blocks
     }
 
-    /// Takes in blocks that lie one behind the other. What makes no sense ends it; what came before holds.
+    /// Takes in blocks that lie one behind the other. What makes no sense ends it; what came before
+    /// holds.
     pub(crate) fn load(&mut self, mut bytes: &[u8], now_second: u64) -> Result<(), &'static str> {
         while !bytes.is_empty() {
-            self.load_block(&mut bytes, now_second).ok_or("a block of the series makes no sense")?;
+            self.load_block(&mut bytes, now_second)
+                .ok_or("a block of the series makes no sense")?;
         }
         Ok(())
     }
@@ -496,7 +603,11 @@ impl Series {
                     let value = f64::from(f32::from_le_bytes(take(bytes)?));
                     // A newer version may count more.
                     if let Some(place) = values.get_mut(index) {
-                        *place = if value.is_finite() { value.max(0.0) } else { 0.0 };
+                        *place = if value.is_finite() {
+                            value.max(0.0)
+                        } else {
+                            0.0
+                        };
                     }
                 }
             }
@@ -504,18 +615,27 @@ impl Series {
             if second > now_second + AHEAD_MAX || second + TIME_KEPT < now_second {
                 continue;
             }
-            let Some(ring) = self.ring(key.clone()) else { continue };
+            let Some(ring) = self.ring(key.clone()) else {
+                continue;
+            };
             match kind.coarse() {
                 Some(index) => {
                     if let Some(cell) = ring.coarse[index].cell_mut(number, COARSE[index].1) {
-                        *cell = CoarseCell { seconds: seconds.min(step as u16), values: values.map(|v| v as f32) };
+                        *cell = CoarseCell {
+                            seconds: seconds.min(step as u16),
+                            values: values.map(|v| v as f32),
+                        };
                     }
                 }
                 None => {
-                    let cell = Cell { is_known: seconds > 0, counts: Counts::of_values(values) };
+                    let cell = Cell {
+                        is_known: seconds > 0,
+                        counts: Counts::of_values(values),
+                    };
                     if kind == Kind::Seconds {
                         ring.set(number, cell, false);
-                    } else if let Some(place) = ring.seconds.cell_mut(number, SECONDS_KEPT as usize) {
+                    } else if let Some(place) = ring.seconds.cell_mut(number, SECONDS_KEPT as usize)
+                    {
                         *place = cell;
                     }
                 }
@@ -539,7 +659,14 @@ enum Kind {
 
 impl Kind {
     fn of(byte: u8) -> Option<Self> {
-        [Self::Seconds, Self::SecondsAlone, Self::Minutes, Self::Quarters].get(usize::from(byte)).copied()
+        [
+            Self::Seconds,
+            Self::SecondsAlone,
+            Self::Minutes,
+            Self::Quarters,
+        ]
+        .get(usize::from(byte))
+        .copied()
     }
 
     fn coarse(self) -> Option<usize> {
@@ -555,9 +682,14 @@ impl Kind {
     }
 }
 
-/// Kind, key, number of the first cell, cells: for each how many seconds of it are known (0: that is all of it), which numbers
-/// are not zero, and those.
-fn block(key: &Key, kind: Kind, first: u64, cells: impl Iterator<Item = (u16, [f64; VALUES])>) -> Vec<u8> {
+/// Kind, key, number of the first cell, cells: for each how many seconds of it are known (0: that
+/// is all of it), which numbers are not zero, and those.
+fn block(
+    key: &Key,
+    kind: Kind,
+    first: u64,
+    cells: impl Iterator<Item = (u16, [f64; VALUES])>,
+) -> Vec<u8> {
     let (key_kind, name) = match key {
         Key::Total => (0, ""),
         Key::Cluster(name) => (1, name.as_str()),
@@ -575,9 +707,17 @@ fn block(key: &Key, kind: Kind, first: u64, cells: impl Iterator<Item = (u16, [f
         count += 1;
         bytes.extend(seconds.to_le_bytes());
         if seconds > 0 {
-            let mask = values.iter().enumerate().fold(0u32, |mask, (n, v)| mask | u32::from(*v != 0.0) << n);
+            let mask = values
+                .iter()
+                .enumerate()
+                .fold(0u32, |mask, (n, v)| mask | u32::from(*v != 0.0) << n);
             bytes.extend(mask.to_le_bytes());
-            bytes.extend(values.iter().filter(|v| **v != 0.0).flat_map(|v| (*v as f32).to_le_bytes()));
+            bytes.extend(
+                values
+                    .iter()
+                    .filter(|v| **v != 0.0)
+                    .flat_map(|v| (*v as f32).to_le_bytes()),
+            );
         }
     }
     bytes[at..at + 4].copy_from_slice(&count.to_le_bytes());
@@ -607,28 +747,63 @@ mod tests {
     fn totals_become_differences() {
         let table = [
             (None, totals(10, 2, 100, 20), (12.0, 10.0, 100.0, 20.0)),
-            (Some(totals(10, 2, 100, 20)), totals(15, 2, 180, 20), (5.0, 5.0, 80.0, 0.0)),
-            (Some(totals(10, 2, 100, 20)), totals(9, 3, 100, 5), (1.0, 0.0, 0.0, 0.0)),
+            (
+                Some(totals(10, 2, 100, 20)),
+                totals(15, 2, 180, 20),
+                (5.0, 5.0, 80.0, 0.0),
+            ),
+            (
+                Some(totals(10, 2, 100, 20)),
+                totals(9, 3, 100, 5),
+                (1.0, 0.0, 0.0, 0.0),
+            ),
         ];
         for (before, after, (counted, hits, bytes, origin)) in table {
             let c = Counts::between(before.as_ref(), &after);
-            assert_eq!((c.counted(), c.hits(), c.response_bytes, c.origin_bytes), (counted, hits, bytes, origin));
+            assert_eq!(
+                (c.counted(), c.hits(), c.response_bytes, c.origin_bytes),
+                (counted, hits, bytes, origin)
+            );
         }
         let mut overtaken = totals(9, 3, 90, 30);
         lift(&mut overtaken, &totals(10, 2, 100, 20));
         assert_eq!(overtaken, totals(10, 3, 100, 30));
-        let odd = SiteTotals { requests: [("new-status".to_owned(), 3), ("local".to_owned(), 9)].into(), ..SiteTotals::default() };
+        let odd = SiteTotals {
+            requests: [("new-status".to_owned(), 3), ("local".to_owned(), 9)].into(),
+            ..SiteTotals::default()
+        };
         let c = Counts::between(None, &odd);
-        assert_eq!((c.counted(), c.hits()), (3.0, 0.0), "unknown statuses count, local ones do not");
+        assert_eq!(
+            (c.counted(), c.hits()),
+            (3.0, 0.0),
+            "unknown statuses count, local ones do not"
+        );
     }
 
     #[test]
     fn ratios_are_null_until_something_is_counted() {
         let nothing = Counts::default().rates(30);
-        assert_eq!((nothing.object_hit_ratio, nothing.byte_hit_ratio, nothing.pushed_hit_ratio), (None, None, None));
+        assert_eq!(
+            (
+                nothing.object_hit_ratio,
+                nothing.byte_hit_ratio,
+                nothing.pushed_hit_ratio
+            ),
+            (None, None, None)
+        );
         let some = Counts::between(None, &totals(9, 1, 1000, 100)).rates(10);
-        assert_eq!((some.object_hit_ratio, some.byte_hit_ratio, some.requests_per_second), (Some(0.9), Some(0.9), 1.0));
-        assert_eq!(some.requests, [("hit".to_owned(), 9), ("miss".to_owned(), 1)].into());
+        assert_eq!(
+            (
+                some.object_hit_ratio,
+                some.byte_hit_ratio,
+                some.requests_per_second
+            ),
+            (Some(0.9), Some(0.9), 1.0)
+        );
+        assert_eq!(
+            some.requests,
+            [("hit".to_owned(), 9), ("miss".to_owned(), 1)].into()
+        );
         let more_from_origin = Counts::between(None, &totals(9, 1, 100, 1000)).rates(10);
         assert_eq!(more_from_origin.byte_hit_ratio, Some(0.0));
     }
@@ -641,14 +816,21 @@ mod tests {
             (10_500, 12_500, vec![(10, 2.5), (11, 5.0), (12, 2.5)]),
             (10_200, 10_700, vec![(10, 10.0)]),
             (10_000, 10_000, vec![(10, 10.0)]),
-            (0, 100_000, vec![(39, 0.0), (40, 10.0 / 60.0), (99, 10.0 / 60.0), (100, 0.0)]),
+            (
+                0,
+                100_000,
+                vec![(39, 0.0), (40, 10.0 / 60.0), (99, 10.0 / 60.0), (100, 0.0)],
+            ),
         ];
         for (from, to, expected) in table {
             let mut s = Series::default();
             s.add(Key::Total, from, to, &c);
             for (second, hits) in expected {
                 let got = s.recent(&Key::Total, second + 1, 1).hits();
-                assert!((got - hits).abs() < 1e-9, "{from}..{to}: {got} at {second}, expected {hits}");
+                assert!(
+                    (got - hits).abs() < 1e-9,
+                    "{from}..{to}: {got} at {second}, expected {hits}"
+                );
             }
             assert!((s.recent(&Key::Total, 200, 200).hits() - 10.0).abs() < 1e-9);
         }
@@ -661,12 +843,24 @@ mod tests {
         for second in 0..2 * SECONDS_KEPT {
             s.add(Key::Total, second * 1000, second * 1000 + 1000, &c);
         }
-        assert_eq!(s.recent(&Key::Total, 2 * SECONDS_KEPT, 2 * SECONDS_KEPT).hits(), SECONDS_KEPT as f64);
+        assert_eq!(
+            s.recent(&Key::Total, 2 * SECONDS_KEPT, 2 * SECONDS_KEPT)
+                .hits(),
+            SECONDS_KEPT as f64
+        );
         assert_eq!(s.since_start(&Key::Total).hits(), 2.0 * SECONDS_KEPT as f64);
         s.add(Key::Total, 99_999_000, 100_000_000, &c);
-        assert_eq!(s.rings[&Key::Total].seconds.cells.len(), 1, "a long silence leaves nothing");
+        assert_eq!(
+            s.rings[&Key::Total].seconds.cells.len(),
+            1,
+            "a long silence leaves nothing"
+        );
         s.add(Key::Total, 1000, 2000, &c);
-        assert_eq!(s.recent(&Key::Total, 100_000, 100_000).hits(), 1.0, "what is too old is not counted by second");
+        assert_eq!(
+            s.recent(&Key::Total, 100_000, 100_000).hits(),
+            1.0,
+            "what is too old is not counted by second"
+        );
         for n in 0..2 * KEYS_MAX {
             s.add(Key::Site(n.to_string()), 0, 1000, &c);
         }
@@ -683,19 +877,41 @@ mod tests {
         s.add(Key::Total, 8000, 9000, &Counts::default());
         let span = Span::before(10, 6);
         let line = s.line(&Key::Total, span);
-        let known = |list: [f64; 2]| vec![None, Some(list[0]), Some(list[1]), None, Some(0.0), None];
-        assert_eq!((line.hits, line.counted, line.origin_bytes), (known([2.0; 2]), known([3.0; 2]), known([25.0; 2])));
-        assert_eq!(s.statuses(span), [("hit".to_owned(), known([2.0; 2])), ("miss".to_owned(), known([1.0; 2]))].into());
+        let known =
+            |list: [f64; 2]| vec![None, Some(list[0]), Some(list[1]), None, Some(0.0), None];
+        assert_eq!(
+            (line.hits, line.counted, line.origin_bytes),
+            (known([2.0; 2]), known([3.0; 2]), known([25.0; 2]))
+        );
+        assert_eq!(
+            s.statuses(span),
+            [
+                ("hit".to_owned(), known([2.0; 2])),
+                ("miss".to_owned(), known([1.0; 2]))
+            ]
+            .into()
+        );
         assert_eq!(s.line(&Key::Site("x".into()), span).hits, vec![None; 6]);
     }
 
     #[test]
     fn spans_have_the_finest_resolution_that_reaches_back() {
-        let table = [(1, 1, 1), (3600, 1, 3600), (3601, 60, 61), (86_400, 60, 1440), (86_401, 900, 97), (TIME_KEPT, 900, 2880)];
+        let table = [
+            (1, 1, 1),
+            (3600, 1, 3600),
+            (3601, 60, 61),
+            (86_400, 60, 1440),
+            (86_401, 900, 97),
+            (TIME_KEPT, 900, 2880),
+        ];
         for (seconds, step, points) in table {
             let span = Span::before(10_000_001, seconds);
             assert_eq!((span.step, span.points), (step, points), "{seconds}");
-            assert!((span.first + span.points) * step >= 10_000_001 && (span.first + span.points - 1) * step <= 10_000_001, "{span:?}");
+            assert!(
+                (span.first + span.points) * step >= 10_000_001
+                    && (span.first + span.points - 1) * step <= 10_000_001,
+                "{span:?}"
+            );
         }
     }
 
@@ -704,7 +920,12 @@ mod tests {
         let c = Counts::between(None, &totals(16, 4, 2000, 400));
         for second in (from..to).step_by(2) {
             s.add(Key::Total, second * 1000, second * 1000 + 2000, &c);
-            s.add(Key::Site("www".into()), second * 1000, second * 1000 + 2000, &c);
+            s.add(
+                Key::Site("www".into()),
+                second * 1000,
+                second * 1000 + 2000,
+                &c,
+            );
         }
     }
 
@@ -720,12 +941,36 @@ mod tests {
         let day = s.line(&Key::Total, Span::before(T + 14_520, 86_400));
         let at = |minute: usize| day.counted[1440 - 242 + minute];
         assert_eq!(
-            (day.counted[0], at(0), at(119), at(120), at(121), at(240), at(241)),
-            (None, Some(600.0), Some(600.0), Some(600.0), None, None, Some(600.0))
+            (
+                day.counted[0],
+                at(0),
+                at(119),
+                at(120),
+                at(121),
+                at(240),
+                at(241)
+            ),
+            (
+                None,
+                Some(600.0),
+                Some(600.0),
+                Some(600.0),
+                None,
+                None,
+                Some(600.0)
+            )
         );
-        let month = s.line(&Key::Site("www".into()), Span::before(T + 14_520, TIME_KEPT));
+        let month = s.line(
+            &Key::Site("www".into()),
+            Span::before(T + 14_520, TIME_KEPT),
+        );
         let known: Vec<f64> = month.counted.iter().flatten().copied().collect();
-        assert_eq!((month.counted.len(), known), (2880, vec![9000.0; 10]), "{:?}", &month.counted[2860..]);
+        assert_eq!(
+            (month.counted.len(), known),
+            (2880, vec![9000.0; 10]),
+            "{:?}",
+            &month.counted[2860..]
+        );
     }
 
     #[test]
@@ -735,7 +980,12 @@ mod tests {
         let now = T + 5000;
         let mut written: Vec<Vec<u8>> = s.all();
         // A late report changes seconds that were written before.
-        s.add(Key::Total, (T + 590) * 1000, (T + 610) * 1000, &Counts::between(None, &totals(20, 0, 0, 0)));
+        s.add(
+            Key::Total,
+            (T + 590) * 1000,
+            (T + 610) * 1000,
+            &Counts::between(None, &totals(20, 0, 0, 0)),
+        );
         written.extend(s.changed());
         assert!(s.changed().is_empty(), "nothing is new");
         steady(&mut s, T + 610, T + 2400);
@@ -749,7 +999,10 @@ mod tests {
         for seconds in [60, 3600, 86_400, TIME_KEPT] {
             let span = Span::before(T + 4800, seconds);
             for key in [Key::Total, Key::Site("www".into())] {
-                assert!(read.line(&key, span) == s.line(&key, span), "{key:?} {seconds}");
+                assert!(
+                    read.line(&key, span) == s.line(&key, span),
+                    "{key:?} {seconds}"
+                );
             }
             assert_eq!(read.statuses(span), s.statuses(span));
         }
@@ -766,7 +1019,10 @@ mod tests {
         }
         let mut late = Series::default();
         late.load(&whole, T + 40 * 86_400).unwrap();
-        assert!(late.rings.is_empty(), "what is older than 30 days is left out");
+        assert!(
+            late.rings.is_empty(),
+            "what is older than 30 days is left out"
+        );
         assert!(Series::default().load(&[9; 40], now).is_err());
     }
 

@@ -29,11 +29,13 @@ use crate::metrics::Metrics;
 const HEAD_TIME_MAX: Duration = Duration::from_secs(15);
 /// Largest request head.
 const HEAD_BYTES_MAX: usize = 32 << 10;
-/// Time from a request's head to the head of its response: longer than any wait that a request can ask for.
+/// Time from a request's head to the head of its response: longer than any wait that a request can
+/// ask for.
 const RESPONSE_TIME_MAX: Duration = Duration::from_secs(75);
 /// A client that takes nothing of an answer for so long has gone.
 const WRITE_TIME_MAX: Duration = Duration::from_secs(15);
-/// A connection ends after this time whatever it does; event streams go on from their last id on a new one.
+/// A connection ends after this time whatever it does; event streams go on from their last id on a
+/// new one.
 const CONNECTION_TIME_MAX: Duration = Duration::from_secs(3600);
 /// Time for open requests to end when the role does.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
@@ -41,7 +43,13 @@ const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves until shutdown is asked for, then lets open requests end.
-pub(crate) async fn serve(listener: TcpListener, router: Router, admission: Arc<Admission>, metrics: Metrics, mut shutdown: Shutdown) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    admission: Arc<Admission>,
+    metrics: Metrics,
+    mut shutdown: Shutdown,
+) {
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -51,7 +59,13 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, admission: Arc<
         while connections.try_join_next().is_some() {}
         match accepted {
             Ok((stream, peer)) => {
-                connections.spawn(serve_seated(stream, admission.enter(peer.ip()), router.clone(), metrics.clone(), shutdown.clone()));
+                connections.spawn(serve_seated(
+                    stream,
+                    admission.enter(peer.ip()),
+                    router.clone(),
+                    metrics.clone(),
+                    shutdown.clone(),
+                ));
             }
             Err(error) => {
                 tracing::warn!(%error, "the API's listener cannot accept a connection; trying again");
@@ -61,17 +75,36 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, admission: Arc<
     }
     // What waits in the queue would be reset with the listener: it is answered first.
     while let Some(Ok((stream, peer))) = futures_util::FutureExt::now_or_never(listener.accept()) {
-        connections.spawn(serve_seated(stream, admission.enter(peer.ip()), router.clone(), metrics.clone(), shutdown.clone()));
+        connections.spawn(serve_seated(
+            stream,
+            admission.enter(peer.ip()),
+            router.clone(),
+            metrics.clone(),
+            shutdown.clone(),
+        ));
     }
     drop(listener);
-    let drained = shutdown.drained(DRAIN_TIME_MAX, async { while connections.join_next().await.is_some() {} }).await;
+    let drained = shutdown
+        .drained(DRAIN_TIME_MAX, async {
+            while connections.join_next().await.is_some() {}
+        })
+        .await;
     if !drained {
-        tracing::warn!(open = connections.len(), "connections were still open after {DRAIN_TIME_MAX:?}");
+        tracing::warn!(
+            open = connections.len(),
+            "connections were still open after {DRAIN_TIME_MAX:?}"
+        );
     }
 }
 
 /// Serves a connection until it ends, or has to give way to another.
-async fn serve_seated(stream: TcpStream, seat: Arc<Seat>, router: Router, metrics: Metrics, shutdown: Shutdown) {
+async fn serve_seated(
+    stream: TcpStream,
+    seat: Arc<Seat>,
+    router: Router,
+    metrics: Metrics,
+    shutdown: Shutdown,
+) {
     metrics.connections.inc();
     tokio::select! {
         () = serve_connection(stream, router, &metrics, seat.clone(), shutdown) => {}
@@ -80,7 +113,13 @@ async fn serve_seated(stream: TcpStream, seat: Arc<Seat>, router: Router, metric
     metrics.connections.dec();
 }
 
-async fn serve_connection(stream: TcpStream, router: Router, metrics: &Metrics, seat: Arc<Seat>, mut shutdown: Shutdown) {
+async fn serve_connection(
+    stream: TcpStream,
+    router: Router,
+    metrics: &Metrics,
+    seat: Arc<Seat>,
+    mut shutdown: Shutdown,
+) {
     let _ = stream.set_nodelay(true);
     let routed = TowerToHyperService::new(router);
     let service = service_fn(|mut request: Request<Incoming>| {
@@ -88,12 +127,17 @@ async fn serve_connection(stream: TcpStream, router: Router, metrics: &Metrics, 
         request.extensions_mut().insert(seat.clone());
         async move {
             let method = method_label(request.method());
-            let response = match tokio::time::timeout(RESPONSE_TIME_MAX, routed.call(request)).await {
-                Ok(Ok(response)) => response,
-                Err(_) => ApiError::TooBusy("the request could not be answered in time").into_response(),
-            };
+            let response =
+                match tokio::time::timeout(RESPONSE_TIME_MAX, routed.call(request)).await {
+                    Ok(Ok(response)) => response,
+                    Err(_) => ApiError::TooBusy("the request could not be answered in time")
+                        .into_response(),
+                };
             let class = format!("{}xx", response.status().as_u16() / 100);
-            metrics.requests.with_label_values(&[method, class.as_str()]).inc();
+            metrics
+                .requests
+                .with_label_values(&[method, class.as_str()])
+                .inc();
             Ok::<Response, Infallible>(response)
         }
     });
@@ -125,10 +169,18 @@ struct Reading {
 
 impl Reading {
     fn new(stream: TcpStream) -> Self {
-        Self { stream, stalled: Box::pin(tokio::time::sleep(WRITE_TIME_MAX)), is_stalled: false }
+        Self {
+            stream,
+            stalled: Box::pin(tokio::time::sleep(WRITE_TIME_MAX)),
+            is_stalled: false,
+        }
     }
 
-    fn note(&mut self, context: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn note(
+        &mut self,
+        context: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
         if written.is_ready() {
             self.is_stalled = false;
             return written;
@@ -137,23 +189,38 @@ impl Reading {
             self.is_stalled = true;
             self.stalled.as_mut().reset(Instant::now() + WRITE_TIME_MAX);
         }
-        self.stalled.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        self.stalled
+            .as_mut()
+            .poll(context)
+            .map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
 impl AsyncRead for Reading {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
 
 impl AsyncWrite for Reading {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.note(context, written)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffers: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, buffers);
         self.note(context, written)
     }
@@ -198,12 +265,24 @@ mod tests {
             "never"
         };
         let much = || async { vec![b'x'; 64 << 20] };
-        let router = Router::new().route("/", get(|| async { "here" })).route("/never", get(never)).route("/much", get(much));
-        let admission = Admission::new(Limits { strangers: 40, of_address: 40, operators: 8, nodes: 8 });
+        let router = Router::new()
+            .route("/", get(|| async { "here" }))
+            .route("/never", get(never))
+            .route("/much", get(much));
+        let admission = Admission::new(Limits {
+            strangers: 40,
+            of_address: 40,
+            operators: 8,
+            nodes: 8,
+        });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (trigger, shutdown) = shutdown::channel();
-        (address, trigger, tokio::spawn(serve(listener, router, admission, Metrics::new(), shutdown)))
+        (
+            address,
+            trigger,
+            tokio::spawn(serve(listener, router, admission, Metrics::new(), shutdown)),
+        )
     }
 
     /// Sends, and reads until the other side closes.
@@ -220,16 +299,32 @@ mod tests {
     async fn slow_requests_and_slow_answers_end() {
         let (address, trigger, server) = start().await;
         let table = [
-            ("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "HTTP/1.1 200", Duration::ZERO),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+                "HTTP/1.1 200",
+                Duration::ZERO,
+            ),
             ("GET / HTTP/1.1\r\nHost: a\r\nX: slo", "", HEAD_TIME_MAX),
-            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 200", HEAD_TIME_MAX),
-            ("GET /never HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "HTTP/1.1 503", RESPONSE_TIME_MAX),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+                "HTTP/1.1 200",
+                HEAD_TIME_MAX,
+            ),
+            (
+                "GET /never HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+                "HTTP/1.1 503",
+                RESPONSE_TIME_MAX,
+            ),
         ];
         for (sent, answer, least) in table {
             let begun = Instant::now();
             let received = exchange(address, sent).await;
             assert!(received.starts_with(answer), "{sent:?}: {received:?}");
-            assert!(begun.elapsed() >= least && begun.elapsed() < least + HEAD_TIME_MAX, "{sent:?} took {:?}", begun.elapsed());
+            assert!(
+                begun.elapsed() >= least && begun.elapsed() < least + HEAD_TIME_MAX,
+                "{sent:?} took {:?}",
+                begun.elapsed()
+            );
         }
         trigger.shut_down();
         server.await.unwrap();
@@ -239,13 +334,20 @@ mod tests {
     async fn the_end_waits_for_open_requests_up_to_its_limit() {
         let (address, trigger, server) = start().await;
         let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /never HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /never HTTP/1.1\r\nHost: a\r\n\r\n")
+            .await
+            .unwrap();
         let mut first = [0; 64];
         assert!(stream.read(&mut first).await.unwrap() > 0);
         let begun = Instant::now();
         trigger.shut_down();
         server.await.unwrap();
-        assert!(begun.elapsed() >= DRAIN_TIME_MAX && begun.elapsed() < DRAIN_TIME_MAX * 2, "{:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() >= DRAIN_TIME_MAX && begun.elapsed() < DRAIN_TIME_MAX * 2,
+            "{:?}",
+            begun.elapsed()
+        );
         assert!(TcpStream::connect(address).await.is_err(), "nobody listens");
     }
 
@@ -256,7 +358,11 @@ mod tests {
         for _ in 0..100 {
             quiet.push(TcpStream::connect(address).await.unwrap());
         }
-        let answer = exchange(address, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+        let answer = exchange(
+            address,
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        )
+        .await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
         let ended = quiet[0].read(&mut [0; 1]).await;
         assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
@@ -267,7 +373,10 @@ mod tests {
     async fn a_client_that_takes_nothing_of_its_answer_is_left() {
         let (address, _trigger, _server) = start().await;
         let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(b"GET /much HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        stream
+            .write_all(b"GET /much HTTP/1.1\r\nHost: a\r\n\r\n")
+            .await
+            .unwrap();
         let mut first = [0; 16];
         stream.read_exact(&mut first).await.unwrap();
         tokio::time::pause();

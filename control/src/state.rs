@@ -118,8 +118,8 @@ impl State {
         book
     }
 
-    /// Gives what a change of the book has come to to be kept; with `all`, how far running orders are, too. Gives the number
-    /// to wait for, if there was anything.
+    /// Gives what a change of the book has come to to be kept; with `all`, how far running orders
+    /// are, too. Gives the number to wait for, if there was anything.
     pub(crate) fn keep(&self, book: &mut Book, all: bool) -> Option<u64> {
         let facts = book.take_facts(all);
         if facts.is_empty() {
@@ -132,52 +132,90 @@ impl State {
 
     /// All that a later process is to know, as facts.
     pub(crate) fn all_facts(&self) -> Vec<Fact> {
-        let mut facts = vec![Fact::Journal { id: self.ledger.id().to_owned() }];
+        let mut facts = vec![Fact::Journal {
+            id: self.ledger.id().to_owned(),
+        }];
         facts.extend(self.book().all_facts());
-        facts.extend(self.events.after(0, usize::MAX).into_iter().map(Fact::Event));
+        facts.extend(
+            self.events
+                .after(0, usize::MAX)
+                .into_iter()
+                .map(Fact::Event),
+        );
         facts
     }
 
-    /// The fleet that a fleet file describes, with the node key of this machine, or every mistake in it. Reads the files that it names.
-    pub(crate) async fn parse(&self, text: String) -> Result<Result<Fleet, Vec<Mistake>>, JoinError> {
+    /// The fleet that a fleet file describes, with the node key of this machine, or every mistake
+    /// in it. Reads the files that it names.
+    pub(crate) async fn parse(
+        &self,
+        text: String,
+    ) -> Result<Result<Fleet, Vec<Mistake>>, JoinError> {
         let (base, check, key) = (self.base.clone(), self.check, self.fleet().node_key.clone());
-        tokio::task::spawn_blocking(move || file::parse_and_check_with(&text, &base, KeySource::InPlaceOfFile(&key), check)).await
+        tokio::task::spawn_blocking(move || {
+            file::parse_and_check_with(&text, &base, KeySource::InPlaceOfFile(&key), check)
+        })
+        .await
     }
 
     /// Revision and text of the fleet file in force.
     pub(crate) fn fleet_file(&self) -> FleetFile {
-        self.fleet_file.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.fleet_file
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Revision of the fleet file in force.
     pub(crate) fn fleet_revision(&self) -> u64 {
-        self.fleet_file.lock().unwrap_or_else(PoisonError::into_inner).revision
+        self.fleet_file
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .revision
     }
 
     /// A node's key was refused; `named` is who its sender says to be.
     pub(crate) fn key_refused(&self, refused: &KeyRefused, named: Option<&str>) {
-        self.metrics.keys_refused.with_label_values(&[refused.label()]).inc();
+        self.metrics
+            .keys_refused
+            .with_label_values(&[refused.label()])
+            .inc();
         let fleet = self.fleet();
         let is_node = |name: &&str| roster(&fleet).iter().any(|(node, ..)| node == name);
         let node = refused.node().or_else(|| named.filter(is_node));
         let now = now_unix_ms();
-        self.events.add(now, self.callers.refused(node, refused, now));
+        self.events
+            .add(now, self.callers.refused(node, refused, now));
     }
 
-    /// A purge is in the journal; no node has seen it yet. `at` is the edge that a client asked for it, `waiter` who waits.
-    pub(crate) fn purge_accepted(&self, entry: &Entry, at: Option<&str>, waiter: Option<&PurgeWaiter>) {
-        let Change::Purge(purge) = &entry.change else { return };
+    /// A purge is in the journal; no node has seen it yet. `at` is the edge that a client asked for
+    /// it, `waiter` who waits.
+    pub(crate) fn purge_accepted(
+        &self,
+        entry: &Entry,
+        at: Option<&str>,
+        waiter: Option<&PurgeWaiter>,
+    ) {
+        let Change::Purge(purge) = &entry.change else {
+            return;
+        };
         {
             let mut book = self.book();
-            book.purges.accept(entry.revision, entry.accepted_unix_ms, purge, false);
+            book.purges
+                .accept(entry.revision, entry.accepted_unix_ms, purge, false);
             // Before others come, which would push it out.
             if let Some(waiter) = waiter.filter(|_| book.purges.wait(entry.revision)) {
                 waiter.revision.store(entry.revision, Ordering::Relaxed);
             }
         }
         let by = at.map_or_else(String::new, |node| format!(", asked for at {node}"));
-        let message = format!("purge {} of {} accepted{by}", entry.revision, crate::purges::describe(purge));
-        let happening = Happening::new("purge_accepted", Level::Info, message).revision(entry.revision);
+        let message = format!(
+            "purge {} of {} accepted{by}",
+            entry.revision,
+            crate::purges::describe(purge)
+        );
+        let happening =
+            Happening::new("purge_accepted", Level::Info, message).revision(entry.revision);
         self.events.add(entry.accepted_unix_ms, [happening]);
     }
 }
@@ -193,7 +231,10 @@ pub(crate) struct PurgeWaiter {
 impl PurgeWaiter {
     /// Of a purge that is not accepted yet.
     pub(crate) fn new(state: Arc<State>) -> Self {
-        Self { state, revision: AtomicU64::new(0) }
+        Self {
+            state,
+            revision: AtomicU64::new(0),
+        }
     }
 
     /// Whether its purge is waited for: not when too many are.

@@ -1,4 +1,5 @@
-//! The API's answers and requests as JSON: what `API.md` describes by example and the OpenAPI document by schema.
+//! The API's answers and requests as JSON: what `API.md` describes by example and the OpenAPI
+//! document by schema.
 //!
 //! A test reads the examples with these types, so that the two cannot drift apart.
 
@@ -40,7 +41,12 @@ pub(crate) struct Mistake {
 
 impl From<&nearcast_fleet::file::Mistake> for Mistake {
     fn from(m: &nearcast_fleet::file::Mistake) -> Self {
-        Self { line: m.line, column: m.column, problem: m.problem.clone(), mend: m.mend.clone() }
+        Self {
+            line: m.line,
+            column: m.column,
+            problem: m.problem.clone(),
+            mend: m.mend.clone(),
+        }
     }
 }
 
@@ -168,7 +174,8 @@ pub(crate) struct NodeStatus {
     /// Whether an operator has drained the edge or its cluster.
     #[serde(default)]
     pub drained: bool,
-    /// What kind of node key it has shown last: `own`, or `shared` for the fleet's; null before any.
+    /// What kind of node key it has shown last: `own`, or `shared` for the fleet's; null before
+    /// any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
     /// As name servers see it.
@@ -412,7 +419,8 @@ pub(crate) struct SeriesView {
     pub sites: BTreeMap<String, Line>,
 }
 
-/// One value a step: what was counted in it; null where nothing is known, as while control or the nodes were away.
+/// One value a step: what was counted in it; null where nothing is known, as while control or the
+/// nodes were away.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Line {
@@ -808,9 +816,11 @@ mod tests {
     use super::*;
     use serde::de::DeserializeOwned;
 
-    /// Reads an example and writes it again: every member that it shows must exist, and none be missing.
+    /// Reads an example and writes it again: every member that it shows must exist, and none be
+    /// missing.
     fn check<T: DeserializeOwned + Serialize>(name: &str, example: &str) {
-        let shown: serde_json::Value = serde_json::from_str(example).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let shown: serde_json::Value =
+            serde_json::from_str(example).unwrap_or_else(|e| panic!("{name}: {e}"));
         let read: T = serde_json::from_str(example).unwrap_or_else(|e| panic!("{name}: {e}"));
         let written = serde_json::to_value(&read).unwrap();
         assert_eq!(names(&written, ""), names(&shown, ""), "{name}");
@@ -818,10 +828,19 @@ mod tests {
 
     fn names(value: &serde_json::Value, path: &str) -> std::collections::BTreeSet<String> {
         match value {
-            serde_json::Value::Object(map) => {
-                map.iter().flat_map(|(k, v)| names(v, &format!("{path}.{k}")).into_iter().chain([format!("{path}.{k}")])).collect()
-            }
-            serde_json::Value::Array(list) => list.iter().enumerate().flat_map(|(n, v)| names(v, &format!("{path}[{n}]"))).collect(),
+            serde_json::Value::Object(map) => map
+                .iter()
+                .flat_map(|(k, v)| {
+                    names(v, &format!("{path}.{k}"))
+                        .into_iter()
+                        .chain([format!("{path}.{k}")])
+                })
+                .collect(),
+            serde_json::Value::Array(list) => list
+                .iter()
+                .enumerate()
+                .flat_map(|(n, v)| names(v, &format!("{path}[{n}]")))
+                .collect(),
             _ => [path.to_owned()].into(),
         }
     }

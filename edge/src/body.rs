@@ -1,4 +1,5 @@
-//! Bodies of responses to clients: nothing, one piece from memory, or a stream that is made as it is read.
+//! Bodies of responses to clients: nothing, one piece from memory, or a stream that is made as it
+//! is read.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -7,7 +8,8 @@ use bytes::Bytes;
 use futures_util::Stream;
 use http_body::{Body, Frame, SizeHint};
 
-/// Why a body ended before its end; the connection is then closed, so that nobody takes the part for the whole.
+/// Why a body ended before its end; the connection is then closed, so that nobody takes the part
+/// for the whole.
 #[derive(Debug, thiserror::Error)]
 #[error("the body ended early: {0}")]
 pub(crate) struct BodyCut(pub(crate) String);
@@ -46,7 +48,11 @@ impl ClientBody {
 
     /// A body that is at hand.
     pub(crate) fn whole(bytes: Bytes) -> Self {
-        Self::new(if bytes.is_empty() { Content::Empty } else { Content::Whole(Some(bytes)) })
+        Self::new(if bytes.is_empty() {
+            Content::Empty
+        } else {
+            Content::Whole(Some(bytes))
+        })
     }
 
     /// A body that comes in pieces; `length` when it is known.
@@ -55,10 +61,15 @@ impl ClientBody {
     }
 
     fn new(content: Content) -> Self {
-        Self { content, observer: None, taken: 0 }
+        Self {
+            content,
+            observer: None,
+            taken: 0,
+        }
     }
 
-    /// The same body, which reports its progress: a response may take hours, and its bytes count while they flow.
+    /// The same body, which reports its progress: a response may take hours, and its bytes count
+    /// while they flow.
     pub(crate) fn observed(mut self, observer: impl FnMut(Progress) + Send + 'static) -> Self {
         self.observer = Some(Box::new(observer));
         self
@@ -86,7 +97,10 @@ impl Body for ClientBody {
     type Data = Bytes;
     type Error = BodyCut;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyCut>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyCut>>> {
         let this = &mut *self;
         let piece = match &mut this.content {
             Content::Empty => None,
@@ -113,8 +127,13 @@ impl Body for ClientBody {
     fn size_hint(&self) -> SizeHint {
         match &self.content {
             Content::Empty => SizeHint::with_exact(0),
-            Content::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
-            Content::Stream { length: Some(length), .. } => SizeHint::with_exact(length - (*length).min(self.taken)),
+            Content::Whole(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
+            }
+            Content::Stream {
+                length: Some(length),
+                ..
+            } => SizeHint::with_exact(length - (*length).min(self.taken)),
             Content::Stream { length: None, .. } => SizeHint::default(),
         }
     }
@@ -135,13 +154,25 @@ mod tests {
         let body = ClientBody::stream(Box::pin(stream::iter(pieces)), Some(5));
         let seen = Arc::new(Mutex::new(Vec::new()));
         let noted = seen.clone();
-        let mut body = body.observed(move |progress| noted.lock().expect("no panic").push(progress));
+        let mut body =
+            body.observed(move |progress| noted.lock().expect("no panic").push(progress));
         let look = || seen.lock().expect("no panic").clone();
         assert_eq!(look(), []);
-        body.frame().now_or_never().expect("at hand").expect("a piece").expect("good");
+        body.frame()
+            .now_or_never()
+            .expect("at hand")
+            .expect("a piece")
+            .expect("good");
         assert_eq!(look(), [Progress::Piece(3)], "while the body goes on");
-        body.frame().now_or_never().expect("at hand").expect("a piece").expect("good");
+        body.frame()
+            .now_or_never()
+            .expect("at hand")
+            .expect("a piece")
+            .expect("good");
         drop(body);
-        assert_eq!(look(), [Progress::Piece(3), Progress::Piece(2), Progress::End(5)]);
+        assert_eq!(
+            look(),
+            [Progress::Piece(3), Progress::Piece(2), Progress::End(5)]
+        );
     }
 }

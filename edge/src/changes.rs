@@ -1,7 +1,9 @@
-//! What unsafe requests have changed lately, so that an answer which was asked for before the change is not stored after it.
+//! What unsafe requests have changed lately, so that an answer which was asked for before the
+//! change is not stored after it.
 //!
-//! A stored response is dropped when an unsafe request to its URL succeeds (RFC 9111 section 4.4). One that is still on its
-//! way then may be from before the change: it is told by the number of changes that were known when it was asked for.
+//! A stored response is dropped when an unsafe request to its URL succeeds (RFC 9111 section 4.4).
+//! One that is still on its way then may be from before the change: it is told by the number of
+//! changes that were known when it was asked for.
 
 use std::hash::BuildHasherDefault;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,8 +15,8 @@ use crate::index::HashedKey;
 use crate::policy::invalidate;
 use crate::response::StoredResponse;
 
-/// Changes that are remembered one by one. When there are more all are forgotten, and no answer that was asked for before
-/// that is stored.
+/// Changes that are remembered one by one. When there are more all are forgotten, and no answer
+/// that was asked for before that is stored.
 const CHANGES_MAX: usize = 65_536;
 
 /// See the module's words.
@@ -42,7 +44,10 @@ impl Changes {
             self.floor.fetch_max(number, Ordering::SeqCst);
             self.of.clear();
         }
-        self.of.entry(hash).and_modify(|last| *last = number.max(*last)).or_insert(number);
+        self.of
+            .entry(hash)
+            .and_modify(|last| *last = number.max(*last))
+            .or_insert(number);
     }
 
     /// Notes that the members of a group of an origin have changed (RFC 9875).
@@ -51,7 +56,8 @@ impl Changes {
         self.of_groups.fetch_max(self.now(), Ordering::SeqCst);
     }
 
-    /// Whether a response that was asked for when there were `since` changes is from before one of them.
+    /// Whether a response that was asked for when there were `since` changes is from before one of
+    /// them.
     pub(crate) fn have_covered(&self, response: &StoredResponse, since: u64) -> bool {
         if self.now() == since {
             return false;
@@ -59,10 +65,14 @@ impl Changes {
         let is_later = |hash: u128| self.of.get(&hash).is_some_and(|number| *number > since);
         let in_group = || {
             let origin = invalidate::origin_of(&response.url);
-            invalidate::groups(&response.fields).iter().any(|group| is_later(group_hash(origin, group)))
+            invalidate::groups(&response.fields)
+                .iter()
+                .any(|group| is_later(group_hash(origin, group)))
         };
         // The floor last: it is raised before what is below it is forgotten.
-        is_later(response.hash) || self.of_groups.load(Ordering::SeqCst) > since && in_group() || self.floor.load(Ordering::SeqCst) > since
+        is_later(response.hash)
+            || self.of_groups.load(Ordering::SeqCst) > since && in_group()
+            || self.floor.load(Ordering::SeqCst) > since
     }
 }
 

@@ -1,5 +1,6 @@
-//! The socket under a client's connection: time-outs for idling, for a request head and for a client that does
-//! not read, an end that loses no response, and, where the HTTP library reads, a gate that lets judged heads pass.
+//! The socket under a client's connection: time-outs for idling, for a request head and for a
+//! client that does not read, an end that loses no response, and, where the HTTP library reads, a
+//! gate that lets judged heads pass.
 //!
 //! RFC 9112 sections 9.3 (pipelining), 9.5 (time-outs) and 9.6 (tear-down).
 
@@ -109,7 +110,12 @@ pub(crate) struct ClientSocket {
 }
 
 impl ClientSocket {
-    pub(crate) fn new(stream: TcpStream, phase: Arc<Phase>, limits: Arc<ClientLimits>, mut place: Option<Place>) -> Self {
+    pub(crate) fn new(
+        stream: TcpStream,
+        phase: Arc<Phase>,
+        limits: Arc<ClientLimits>,
+        mut place: Option<Place>,
+    ) -> Self {
         // The first head has to come as quickly as any other.
         phase.set(HEAD);
         let deadline = Instant::now() + limits.head_timeout;
@@ -129,22 +135,33 @@ impl ClientSocket {
         }
     }
 
-    /// From here on the HTTP library reads, first of all what [`poll_fill`](Self::poll_fill) has taken.
+    /// From here on the HTTP library reads, first of all what [`poll_fill`](Self::poll_fill) has
+    /// taken.
     pub(crate) fn hand_over(&mut self, input: BytesMut) {
         let limits = self.limits.clone();
-        self.gate = Some(Box::new(Gate { limits, input, seen: 0, may_pass: 0, is_blind: false, is_upgrade: false, refusal: None }));
+        self.gate = Some(Box::new(Gate {
+            limits,
+            input,
+            seen: 0,
+            may_pass: 0,
+            is_blind: false,
+            is_upgrade: false,
+            refusal: None,
+        }));
     }
 
-    /// Whether the edge ends the client's side of the connection, to make room for others: requests that came before are
-    /// answered.
+    /// Whether the edge ends the client's side of the connection, to make room for others: requests
+    /// that came before are answered.
     pub(crate) fn is_closing(&self) -> bool {
         self.place.as_ref().is_some_and(Place::is_closing)
     }
 
-    /// What comes, where the library's reading has ended because that is a request for another protocol. From here on the
-    /// library reads nothing.
+    /// What comes, where the library's reading has ended because that is a request for another
+    /// protocol. From here on the library reads nothing.
     pub(crate) fn take_back(&mut self) -> Option<BytesMut> {
-        self.gate.take_if(|gate| gate.is_upgrade).map(|gate| gate.input)
+        self.gate
+            .take_if(|gate| gate.is_upgrade)
+            .map(|gate| gate.input)
     }
 
     /// Bytes that a request's head may have.
@@ -157,8 +174,13 @@ impl ClientSocket {
         self.gate.as_mut()?.refusal.take()
     }
 
-    /// Reads what there is, but no more than there is room for in `input`, which is not looked at; 0 at the client's end.
-    pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>, input: &mut BytesMut) -> Poll<io::Result<usize>> {
+    /// Reads what there is, but no more than there is room for in `input`, which is not looked at;
+    /// 0 at the client's end.
+    pub(crate) fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        input: &mut BytesMut,
+    ) -> Poll<io::Result<usize>> {
         let read = pin!(self.stream.read_buf(input)).poll(cx);
         match read {
             Poll::Pending => self.poll_deadline(cx).map(Err),
@@ -170,7 +192,8 @@ impl ClientSocket {
         }
     }
 
-    /// That so many bytes are there which were not looked at: the first byte after a pause begins a head.
+    /// That so many bytes are there which were not looked at: the first byte after a pause begins a
+    /// head.
     pub(crate) fn note_read(&mut self, length: usize) {
         if length == 0 {
             return;
@@ -183,8 +206,9 @@ impl ClientSocket {
         }
     }
 
-    /// Ends the connection after its last response. Closing while bytes of the client's are unread would reset it, and a
-    /// reset can overtake the response (RFC 9112 section 9.6): so what comes is read for a while.
+    /// Ends the connection after its last response. Closing while bytes of the client's are unread
+    /// would reset it, and a reset can overtake the response (RFC 9112 section 9.6): so what comes
+    /// is read for a while.
     pub(crate) async fn end(mut self) -> io::Result<()> {
         self.stream.shutdown().await?;
         let mut scratch = BytesMut::with_capacity(4096);
@@ -227,14 +251,22 @@ impl ClientSocket {
                 return Poll::Pending;
             }
             if self.deadline <= Instant::now() {
-                return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the client sent nothing in time"));
+                return Poll::Ready(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "the client sent nothing in time",
+                ));
             }
             let deadline = self.deadline;
             self.timer.as_mut().reset(deadline);
         }
     }
 
-    fn poll_through(&mut self, cx: &mut Context<'_>, gate: &mut Gate, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_through(
+        &mut self,
+        cx: &mut Context<'_>,
+        gate: &mut Gate,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         loop {
             let most = gate.passes(buffer.remaining());
             if most > 0 && !gate.input.is_empty() {
@@ -283,7 +315,9 @@ impl ClientSocket {
             gate.input.reserve(READ_BYTES_TYPICAL);
             match pin!(self.stream.read_buf(&mut gate.input)).poll(cx) {
                 Poll::Pending => match self.poll_deadline(cx) {
-                    Poll::Ready(_) if !gate.input.is_empty() => gate.refusal = Some(Refusal::too_slow()),
+                    Poll::Ready(_) if !gate.input.is_empty() => {
+                        gate.refusal = Some(Refusal::too_slow())
+                    }
                     late => return late.map(Err),
                 },
                 // The library gives up a request whose client has gone, which this one has not.
@@ -300,19 +334,30 @@ impl ClientSocket {
             self.write_stall = None;
             return Ok(());
         }
-        let stall = self.write_stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.limits.write_timeout)));
+        let stall = self
+            .write_stall
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(self.limits.write_timeout)));
         match stall.as_mut().poll(cx) {
             Poll::Pending => Ok(()),
-            Poll::Ready(()) => Err(io::Error::new(io::ErrorKind::TimedOut, "the client took nothing in time")),
+            Poll::Ready(()) => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the client took nothing in time",
+            )),
         }
     }
 }
 
 /// For the HTTP library, behind [`hand_over`](ClientSocket::hand_over).
 impl AsyncRead for ClientSocket {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let Some(mut gate) = this.gate.take() else { return Pin::new(&mut this.stream).poll_read(cx, buffer) };
+        let Some(mut gate) = this.gate.take() else {
+            return Pin::new(&mut this.stream).poll_read(cx, buffer);
+        };
         let polled = this.poll_through(cx, &mut gate, buffer);
         this.gate = Some(gate);
         polled
@@ -320,7 +365,11 @@ impl AsyncRead for ClientSocket {
 }
 
 impl AsyncWrite for ClientSocket {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.check_written(cx, polled.is_pending())?;
         polled
@@ -334,7 +383,11 @@ impl AsyncWrite for ClientSocket {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
         self.check_written(cx, polled.is_pending())?;
         polled
@@ -345,10 +398,11 @@ impl AsyncWrite for ClientSocket {
     }
 }
 
-/// What stands between a client's bytes and the HTTP library, which reads them: a head is judged first, and passed on when it
-/// is whole and no response is under way. So the library has nothing to refuse, and each refusal can be an answer of the
-/// edge's own. Bodies of a known length are passed on as they come; behind any other the connection ends with the
-/// response, so that no head is missed.
+/// What stands between a client's bytes and the HTTP library, which reads them: a head is judged
+/// first, and passed on when it is whole and no response is under way. So the library has nothing
+/// to refuse, and each refusal can be an answer of the edge's own. Bodies of a known length are
+/// passed on as they come; behind any other the connection ends with the response, so that no head
+/// is missed.
 #[derive(Debug)]
 struct Gate {
     limits: Arc<ClientLimits>,
@@ -368,7 +422,11 @@ struct Gate {
 impl Gate {
     /// How much of `room` may be filled.
     fn passes(&self, room: usize) -> usize {
-        if self.is_blind { room } else { room.min(usize::try_from(self.may_pass).unwrap_or(usize::MAX)) }
+        if self.is_blind {
+            room
+        } else {
+            room.min(usize::try_from(self.may_pass).unwrap_or(usize::MAX))
+        }
     }
 
     fn note_passed(&mut self, length: usize) {
@@ -386,7 +444,9 @@ impl Gate {
             Judged::Incomplete => self.seen = self.input.len(),
             Judged::Refused(refusal) => self.refusal = Some(refusal),
             Judged::Whole { length, body } => {
-                if body == BodyEnd::Length(0) && upgrade::asked(&self.input[..length], &self.limits).is_some() {
+                if body == BodyEnd::Length(0)
+                    && upgrade::asked(&self.input[..length], &self.limits).is_some()
+                {
                     self.is_upgrade = true;
                     return false;
                 }
@@ -401,10 +461,13 @@ impl Gate {
     }
 }
 
-/// Whether a head may end in what was read after the first `seen` bytes. Saves looking at a head again at each byte
-/// that a slow client sends.
+/// Whether a head may end in what was read after the first `seen` bytes. Saves looking at a head
+/// again at each byte that a slow client sends.
 pub(crate) fn ends_head(input: &[u8], seen: usize) -> bool {
-    seen == 0 && !input.is_empty() || input[seen.saturating_sub(3)..].windows(3).any(|w| w == b"\n\r\n" || w.ends_with(b"\n\n"))
+    seen == 0 && !input.is_empty()
+        || input[seen.saturating_sub(3)..]
+            .windows(3)
+            .any(|w| w == b"\n\r\n" || w.ends_with(b"\n\n"))
 }
 
 #[cfg(test)]
@@ -428,11 +491,19 @@ mod tests {
     }
 
     async fn pair_at(place: Option<Place>) -> (TcpStream, ClientSocket, Arc<Phase>) {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("somebody listens");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a free port");
+        let client = TcpStream::connect(listener.local_addr().expect("bound"))
+            .await
+            .expect("somebody listens");
         let (accepted, _) = listener.accept().await.expect("a connection waits");
         let phase = Arc::new(Phase::default());
-        (client, ClientSocket::new(accepted, phase.clone(), Arc::new(LIMITS), place), phase)
+        (
+            client,
+            ClientSocket::new(accepted, phase.clone(), Arc::new(LIMITS), place),
+            phase,
+        )
     }
 
     async fn fill(socket: &mut ClientSocket) -> io::Result<usize> {
@@ -447,10 +518,16 @@ mod tests {
         client.write_all(b"GET / HT").await.expect("sent");
         assert_eq!(fill(&mut socket).await.expect("a begin"), 8);
         let error = fill(&mut socket).await.expect_err("the head never ends");
-        assert_eq!((error.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, LIMITS.head_timeout.as_secs()));
+        assert_eq!(
+            (error.kind(), began.elapsed().as_secs()),
+            (io::ErrorKind::TimedOut, LIMITS.head_timeout.as_secs())
+        );
 
         let (mut client, mut socket, idle) = pair().await;
-        client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.expect("sent");
+        client
+            .write_all(b"GET / HTTP/1.1\r\n\r\n")
+            .await
+            .expect("sent");
         assert_eq!(fill(&mut socket).await.expect("a head"), 18);
         idle.request_began();
         let working = tokio::time::timeout(LIMITS.idle_timeout * 10, fill(&mut socket)).await;
@@ -458,7 +535,10 @@ mod tests {
         idle.request_ended();
         let began = Instant::now();
         let error = fill(&mut socket).await.expect_err("nothing more comes");
-        assert_eq!((error.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, LIMITS.idle_timeout.as_secs()));
+        assert_eq!(
+            (error.kind(), began.elapsed().as_secs()),
+            (io::ErrorKind::TimedOut, LIMITS.idle_timeout.as_secs())
+        );
         drop((client, phase));
     }
 
@@ -469,15 +549,22 @@ mod tests {
         let began = Instant::now();
         let error = loop {
             match socket.write_all(&block).await {
-                Ok(()) => assert!(began.elapsed() < LIMITS.write_timeout, "the buffers take everything"),
+                Ok(()) => assert!(
+                    began.elapsed() < LIMITS.write_timeout,
+                    "the buffers take everything"
+                ),
                 Err(error) => break error,
             }
         };
-        assert_eq!((error.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, LIMITS.write_timeout.as_secs()));
+        assert_eq!(
+            (error.kind(), began.elapsed().as_secs()),
+            (io::ErrorKind::TimedOut, LIMITS.write_timeout.as_secs())
+        );
         drop(client);
     }
 
-    /// Reads through the gate as the HTTP library would, all that is let pass; and whether something was refused.
+    /// Reads through the gate as the HTTP library would, all that is let pass; and whether
+    /// something was refused.
     async fn passed(phase: &Phase, socket: &mut ClientSocket) -> (Vec<u8>, bool) {
         let mut passed = Vec::new();
         while socket.read_buf(&mut passed).await.expect("a socket") > 0 {
@@ -493,12 +580,27 @@ mod tests {
             ("\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", false),
             ("GET / HTTP/1.1\nHost: a\r\n\r\n", true),
             ("GET / HTTP/1.1\r\nHost: a\n\r\n", true),
-            ("POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\nabc", true),
-            ("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\nX: y\r\ncONTENT-length: 3\r\n\r\nabc", true),
+            (
+                "POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\nabc",
+                true,
+            ),
+            (
+                "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\nX: y\r\ncONTENT-length: 3\r\n\r\nabc",
+                true,
+            ),
             ("POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\na\nb", false),
-            ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nX: content-length: 3\r\n\r\n0\r\n\r\n", false),
-            ("POST / HTTP/1.1\r\nContent-Length:                                                             3\r\n\r\na\nb", false),
-            ("GET / HTTP/1.1\r\nContent-Lengthy: 3\r\nTransfer-Encoding: chunked\r\n\r\n", false),
+            (
+                "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nX: content-length: 3\r\n\r\n0\r\n\r\n",
+                false,
+            ),
+            (
+                "POST / HTTP/1.1\r\nContent-Length:                                                             3\r\n\r\na\nb",
+                false,
+            ),
+            (
+                "GET / HTTP/1.1\r\nContent-Lengthy: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+                false,
+            ),
         ];
         for (head, refused) in table {
             // The same behind another request, with a body or without.
@@ -508,7 +610,10 @@ mod tests {
                 for cut in 0..all.len() {
                     let (mut client, mut socket, phase) = pair().await;
                     socket.hand_over(BytesMut::from(&all[..cut]));
-                    client.write_all(&all.as_bytes()[cut..]).await.expect("sent");
+                    client
+                        .write_all(&all.as_bytes()[cut..])
+                        .await
+                        .expect("sent");
                     client.shutdown().await.expect("sent");
                     let (passed, is_refused) = passed(&phase, &mut socket).await;
                     assert_eq!(is_refused, refused, "{all:?} cut at {cut}");
@@ -539,7 +644,10 @@ mod tests {
             phase.request_began();
             let end = tokio::time::timeout(LIMITS.idle_timeout, socket.read(&mut buffer)).await;
             if is_closed_for_room {
-                assert!(end.is_err(), "the library sees no end while the response is under way");
+                assert!(
+                    end.is_err(),
+                    "the library sees no end while the response is under way"
+                );
                 phase.answering_ended();
                 assert!(phase.take_held(), "and looks again behind it");
                 assert_eq!(socket.read(&mut buffer).await.expect("the end"), 0);
@@ -559,15 +667,26 @@ mod tests {
         client.write_all(b"GET").await.expect("sent");
         assert_eq!(socket.read(&mut buffer).await.expect("a head"), head.len());
         phase.request_began();
-        assert!(tokio::time::timeout(LIMITS.idle_timeout * 10, socket.read(&mut buffer)).await.is_err(), "the next one waits");
+        assert!(
+            tokio::time::timeout(LIMITS.idle_timeout * 10, socket.read(&mut buffer))
+                .await
+                .is_err(),
+            "the next one waits"
+        );
         assert!(!phase.take_held());
         phase.request_ended();
         phase.answering_ended();
         assert!(phase.take_held() && !phase.take_held());
-        assert_eq!(socket.read(&mut buffer).await.expect("the next head"), head.len());
+        assert_eq!(
+            socket.read(&mut buffer).await.expect("the next head"),
+            head.len()
+        );
         phase.answering_ended();
         let began = Instant::now();
         assert_eq!(socket.read(&mut buffer).await.expect("the end"), 0);
-        assert_eq!((began.elapsed().as_secs(), socket.take_refusal()), (LIMITS.head_timeout.as_secs(), Some(Refusal::too_slow())));
+        assert_eq!(
+            (began.elapsed().as_secs(), socket.take_refusal()),
+            (LIMITS.head_timeout.as_secs(), Some(Refusal::too_slow()))
+        );
     }
 }

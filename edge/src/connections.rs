@@ -1,12 +1,14 @@
-//! Clients' connections of the whole process: how many there may be, of whom, and which give way to others.
+//! Clients' connections of the whole process: how many there may be, of whom, and which give way to
+//! others.
 //!
-//! Each has an open file, and files are limited: a part of them is kept back for origins, the disk and the admin listener.
-//! Nobody is limited while there is room. When it gets scarce, those under one address prefix may hold half of what the
-//! others leave, so that there is always room for one more; and connections that lie idle between requests are closed,
-//! the oldest first, those of prefixes that hold much before those of others. Connections with a request never are.
+//! Each has an open file, and files are limited: a part of them is kept back for origins, the disk
+//! and the admin listener. Nobody is limited while there is room. When it gets scarce, those under
+//! one address prefix may hold half of what the others leave, so that there is always room for one
+//! more; and connections that lie idle between requests are closed, the oldest first, those of
+//! prefixes that hold much before those of others. Connections with a request never are.
 //!
-//! A connection whose reading is ended by [`kernel::end_reading`] closes by itself, as if its client had ended it; a request
-//! that came just before is still answered ([`Place::is_closing`]).
+//! A connection whose reading is ended by [`kernel::end_reading`] closes by itself, as if its
+//! client had ended it; a request that came just before is still answered ([`Place::is_closing`]).
 
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
@@ -22,12 +24,13 @@ use tokio::time::Instant;
 use crate::connection::Phase;
 use crate::kernel;
 
-/// Open files that are kept back from clients: this part of all, and no fewer and no more than these.
+/// Open files that are kept back from clients: this part of all, and no fewer and no more than
+/// these.
 const RESERVE_PART: usize = 4;
 const RESERVE_MIN: usize = 64;
 const RESERVE_MAX: usize = 16_384;
-/// Clients' connections where no number is configured: limits of a million files and more are common in containers, and the
-/// memory for so many connections is not.
+/// Clients' connections where no number is configured: limits of a million files and more are
+/// common in containers, and the memory for so many connections is not.
 const DEFAULT_MAX: usize = 65_536;
 /// Room is scarce from this share of the limit on: then a prefix has its own limit.
 const SCARCE: (usize, usize) = (3, 4);
@@ -38,13 +41,16 @@ const LOW: (usize, usize) = (7, 8);
 const BRIEFLY: (usize, usize) = (1, 8);
 /// A prefix that holds this share of the limit holds much.
 const MUCH: (usize, usize) = (1, 8);
-/// Idle connections of one prefix that are closed at a time, and no fewer than the number below: new ones take their places
-/// without another search. A proxy in front of the edge so keeps most of its connections.
+/// Idle connections of one prefix that are closed at a time, and no fewer than the number below:
+/// new ones take their places without another search. A proxy in front of the edge so keeps most of
+/// its connections.
 const BATCH: (usize, usize) = (1, 64);
 const BATCH_MIN: usize = 8;
-/// Pause between two searches for idle connections: of all, where there were too few; of the same prefix, always.
+/// Pause between two searches for idle connections: of all, where there were too few; of the same
+/// prefix, always.
 const SEARCH_PAUSE: Duration = Duration::from_millis(100);
-/// Least time between two searches for idle connections of single prefixes: each looks at every connection.
+/// Least time between two searches for idle connections of single prefixes: each looks at every
+/// connection.
 const SEARCH_SPACING: Duration = Duration::from_millis(10);
 /// How often the log says that connections were refused.
 const WARN_EVERY: Duration = Duration::from_secs(10);
@@ -144,7 +150,8 @@ pub(crate) struct Connections {
     closing: AtomicUsize,
     refused: [AtomicU64; 3],
     closed_idle: AtomicU64,
-    /// When idle connections of all may be searched for again, in milliseconds, and when those of any one prefix.
+    /// When idle connections of all may be searched for again, in milliseconds, and when those of
+    /// any one prefix.
     search_after: AtomicU64,
     prefix_search_after: AtomicU64,
     warned_ms: AtomicU64,
@@ -159,8 +166,8 @@ pub(crate) fn limit(files: usize, configured: Option<usize>) -> usize {
     configured.unwrap_or(DEFAULT_MAX).min(most)
 }
 
-/// The sum of the connections that sites may open to their origins, where that is more than the `others` files that are left
-/// beside clients'.
+/// The sum of the connections that sites may open to their origins, where that is more than the
+/// `others` files that are left beside clients'.
 pub(crate) fn sum_beyond(of_sites: impl Iterator<Item = usize>, others: usize) -> Option<usize> {
     let sum = of_sites.fold(0, usize::saturating_add);
     (sum > others).then_some(sum)
@@ -212,7 +219,11 @@ impl Connections {
     }
 
     /// Takes a new connection in, and sees to it that there is room for more.
-    pub(crate) fn admit(self: &Arc<Self>, worker: usize, address: IpAddr) -> Result<Place, Refused> {
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        worker: usize,
+        address: IpAddr,
+    ) -> Result<Place, Refused> {
         let prefix = Prefix::of(address);
         let total = self.count.fetch_add(1, Relaxed) + 1;
         let own = {
@@ -221,7 +232,12 @@ impl Connections {
             held.count - held.closing
         };
         // Counts are given back where it is dropped.
-        let place = Place { connections: self.clone(), prefix, worker: worker as u32, slot: None };
+        let place = Place {
+            connections: self.clone(),
+            prefix,
+            worker: worker as u32,
+            slot: None,
+        };
         if total <= share(self.max, SCARCE) {
             return Ok(place);
         }
@@ -234,9 +250,11 @@ impl Connections {
             if open > share(self.max, HIGH) {
                 self.close_idle(None, open - share(self.max, LOW));
             }
-            // Those that close have their files for a moment longer: what is kept back has room for so many.
+            // Those that close have their files for a moment longer: what is kept back has room for
+            // so many.
             let open = total.saturating_sub(self.closing.load(Relaxed));
-            (open > self.max || total > self.max + share(self.max, BRIEFLY)).then_some(Refused::Full)
+            (open > self.max || total > self.max + share(self.max, BRIEFLY))
+                .then_some(Refused::Full)
         };
         match refusal {
             None => Ok(place),
@@ -248,8 +266,8 @@ impl Connections {
         }
     }
 
-    /// Whether a new connection of a prefix that holds `excess` more than its share has the place of an idle one that was
-    /// closed. Such places are made a batch at a time.
+    /// Whether a new connection of a prefix that holds `excess` more than its share has the place
+    /// of an idle one that was closed. Such places are made a batch at a time.
     fn replaces_one(&self, prefix: Prefix, excess: usize) -> bool {
         let now = self.now_ms();
         if let Some(mut held) = self.of_prefix.get_mut(&prefix) {
@@ -265,8 +283,12 @@ impl Connections {
             }
             held.search_after = now + SEARCH_PAUSE.as_millis() as u64;
         }
-        self.prefix_search_after.store(now + SEARCH_SPACING.as_millis() as u64, Relaxed);
-        let closed = self.close_idle(Some(prefix), excess.min(share(self.max, BATCH).max(BATCH_MIN)));
+        self.prefix_search_after
+            .store(now + SEARCH_SPACING.as_millis() as u64, Relaxed);
+        let closed = self.close_idle(
+            Some(prefix),
+            excess.min(share(self.max, BATCH).max(BATCH_MIN)),
+        );
         if let Some(mut held) = self.of_prefix.get_mut(&prefix) {
             held.places = closed.saturating_sub(1);
         }
@@ -284,7 +306,12 @@ impl Connections {
         let now = self.now_ms();
         let warned = self.warned_ms.load(Relaxed);
         let is_due = warned == 0 || now >= warned + WARN_EVERY.as_millis() as u64;
-        if is_due && self.warned_ms.compare_exchange(warned, now.max(1), Relaxed, Relaxed).is_ok() {
+        if is_due
+            && self
+                .warned_ms
+                .compare_exchange(warned, now.max(1), Relaxed, Relaxed)
+                .is_ok()
+        {
             let all: u64 = Refused::ALL.iter().map(|why| self.refused(*why)).sum();
             let refused = all - self.warned_of.swap(all, Relaxed);
             let (open, max, closed_idle) = (self.count(), self.max, self.closed_idle());
@@ -307,7 +334,12 @@ impl Connections {
         for (worker, slots) in self.of_worker.iter().enumerate() {
             let slots = slots.lock().expect("no holder of this lock panics");
             for (slot, entry) in slots.entries.iter().enumerate() {
-                let Some(entry) = entry.as_ref().filter(|e| !e.is_closing && only.is_none_or(|only| only == e.prefix)) else { continue };
+                let Some(entry) = entry
+                    .as_ref()
+                    .filter(|e| !e.is_closing && only.is_none_or(|only| only == e.prefix))
+                else {
+                    continue;
+                };
                 let since = entry.phase.idle_since.get();
                 if since != BUSY {
                     idle.push((false, since, worker, slot, entry.prefix));
@@ -316,18 +348,26 @@ impl Connections {
         }
         for found in &mut idle {
             // Those who hold much come first.
-            found.0 = self.of_prefix.get(&found.4).is_none_or(|held| held.count <= much);
+            found.0 = self
+                .of_prefix
+                .get(&found.4)
+                .is_none_or(|held| held.count <= much);
         }
         if idle.len() < count && only.is_none() {
-            self.search_after.store(now + SEARCH_PAUSE.as_millis() as u64, Relaxed);
+            self.search_after
+                .store(now + SEARCH_PAUSE.as_millis() as u64, Relaxed);
         } else if idle.len() > count {
             idle.select_nth_unstable_by_key(count, |(is_small, since, ..)| (*is_small, *since));
             idle.truncate(count);
         }
         let mut closed = 0;
         for (_, since, worker, slot, _) in idle {
-            let mut slots = self.of_worker[worker].lock().expect("no holder of this lock panics");
-            let Some(entry) = slots.entries[slot].as_mut() else { continue };
+            let mut slots = self.of_worker[worker]
+                .lock()
+                .expect("no holder of this lock panics");
+            let Some(entry) = slots.entries[slot].as_mut() else {
+                continue;
+            };
             // A request may have come meanwhile, or another connection.
             if entry.is_closing || entry.phase.idle_since.get() != since {
                 continue;
@@ -360,7 +400,12 @@ impl Place {
     /// Shows the connection, which has sent nothing yet, to those who look for idle ones.
     pub(crate) fn enter(&mut self, stream: &TcpStream, phase: &Arc<Phase>) {
         self.note_idle(&phase.idle_since, Instant::now());
-        let entry = Entry { file: stream.as_raw_fd(), prefix: self.prefix, phase: phase.clone(), is_closing: false };
+        let entry = Entry {
+            file: stream.as_raw_fd(),
+            prefix: self.prefix,
+            phase: phase.clone(),
+            is_closing: false,
+        };
         let mut slots = self.slots().lock().expect("no holder of this lock panics");
         let slot = match slots.free.pop() {
             Some(slot) => {
@@ -378,13 +423,20 @@ impl Place {
 
     /// The connection lies idle from now on.
     pub(crate) fn note_idle(&self, idle_since: &IdleSince, now: Instant) {
-        idle_since.0.store(now.saturating_duration_since(self.connections.started).as_millis() as u64, Relaxed);
+        idle_since.0.store(
+            now.saturating_duration_since(self.connections.started)
+                .as_millis() as u64,
+            Relaxed,
+        );
     }
 
-    /// Whether the edge closes the connection to make room: then the end that its reader finds is not the client's.
+    /// Whether the edge closes the connection to make room: then the end that its reader finds is
+    /// not the client's.
     pub(crate) fn is_closing(&self) -> bool {
         let slots = self.slots().lock().expect("no holder of this lock panics");
-        self.slot.and_then(|slot| slots.entries[slot as usize].as_ref()).is_some_and(|entry| entry.is_closing)
+        self.slot
+            .and_then(|slot| slots.entries[slot as usize].as_ref())
+            .is_some_and(|entry| entry.is_closing)
     }
 
     fn slots(&self) -> &Mutex<Slots> {
@@ -397,7 +449,9 @@ impl Drop for Place {
         let mut was_closing = false;
         if let Some(slot) = self.slot {
             let mut slots = self.slots().lock().expect("no holder of this lock panics");
-            was_closing = slots.entries[slot as usize].take().is_some_and(|entry| entry.is_closing);
+            was_closing = slots.entries[slot as usize]
+                .take()
+                .is_some_and(|entry| entry.is_closing);
             slots.free.push(slot);
         }
         if let dashmap::Entry::Occupied(mut held) = self.connections.of_prefix.entry(self.prefix) {
@@ -449,7 +503,11 @@ pub(crate) mod tests {
             (&[usize::MAX, 1], 64, Some(usize::MAX)),
         ];
         for (limits, others, expected) in table {
-            assert_eq!(sum_beyond(limits.iter().copied(), others), expected, "{limits:?} {others}");
+            assert_eq!(
+                sum_beyond(limits.iter().copied(), others),
+                expected,
+                "{limits:?} {others}"
+            );
         }
     }
 
@@ -472,17 +530,27 @@ pub(crate) mod tests {
 
     /// How many of so many connections from one address are taken.
     fn taken(all: &Arc<Connections>, from: u8, count: usize) -> Vec<Place> {
-        (0..count).filter_map(|_| all.admit(0, address(from)).ok()).collect()
+        (0..count)
+            .filter_map(|_| all.admit(0, address(from)).ok())
+            .collect()
     }
 
     #[test]
     fn nobody_takes_the_room_of_the_next_when_it_is_scarce() {
         let all = Connections::new(1000, 1);
         let first = taken(&all, 1, 2000);
-        assert_eq!(first.len(), 750, "alone one may have all until it is scarce");
+        assert_eq!(
+            first.len(),
+            750,
+            "alone one may have all until it is scarce"
+        );
         let second = taken(&all, 2, 2000);
         let third = taken(&all, 3, 2000);
-        assert_eq!((second.len(), third.len()), (125, 62), "half of what the others leave");
+        assert_eq!(
+            (second.len(), third.len()),
+            (125, 62),
+            "half of what the others leave"
+        );
         assert_eq!(all.refused(Refused::Share), 2000 * 3 - 750 - 125 - 62);
         assert_eq!(all.refused(Refused::Full), 0);
         assert_eq!(taken(&all, 4, 1).len(), 1);
@@ -494,7 +562,9 @@ pub(crate) mod tests {
     #[test]
     fn many_with_few_each_fill_all_of_it() {
         let all = Connections::new(100, 1);
-        let places: Vec<_> = (0..200).filter_map(|n| all.admit(0, address(n)).ok()).collect();
+        let places: Vec<_> = (0..200)
+            .filter_map(|n| all.admit(0, address(n)).ok())
+            .collect();
         assert_eq!((places.len(), all.refused(Refused::Full)), (100, 100));
     }
 
@@ -507,19 +577,31 @@ pub(crate) mod tests {
 
     /// A connection that lies idle since its place among others, and its client's end.
     async fn client(all: &Arc<Connections>, worker: usize, from: u8, order: u64) -> Client {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let peer = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("somebody listens");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a free port");
+        let peer = TcpStream::connect(listener.local_addr().expect("bound"))
+            .await
+            .expect("somebody listens");
         let (stream, _) = listener.accept().await.expect("a connection waits");
         let mut place = all.admit(worker, address(from)).expect("there is room");
         let phase = Arc::new(Phase::default());
         place.enter(&stream, &phase);
         phase.idle_since.0.store(order, Relaxed);
-        Client { stream, phase, _place: place, _peer: peer }
+        Client {
+            stream,
+            phase,
+            _place: place,
+            _peer: peer,
+        }
     }
 
     impl Client {
         fn has_ended(&self) -> bool {
-            matches!(socket2::SockRef::from(&self.stream).recv(&mut [std::mem::MaybeUninit::uninit()]), Ok(0))
+            matches!(
+                socket2::SockRef::from(&self.stream).recv(&mut [std::mem::MaybeUninit::uninit()]),
+                Ok(0)
+            )
         }
     }
 
@@ -540,7 +622,11 @@ pub(crate) mod tests {
                 ended.push(n);
             }
         }
-        assert_eq!((ended, all.closed_idle()), (vec![11, 12], 2), "down to the low mark");
+        assert_eq!(
+            (ended, all.closed_idle()),
+            (vec![11, 12], 2),
+            "down to the low mark"
+        );
         clients.truncate(11);
         assert_eq!((all.count(), all.closing.load(Relaxed)), (11, 0));
     }
@@ -567,7 +653,10 @@ pub(crate) mod tests {
         for _ in 0..7 {
             many.push(client(&all, 0, 2, 100).await);
         }
-        assert_eq!((all.admit(0, address(2)).err(), all.closed_idle()), (Some(Refused::Share), 8));
+        assert_eq!(
+            (all.admit(0, address(2)).err(), all.closed_idle()),
+            (Some(Refused::Share), 8)
+        );
         tokio::time::advance(SEARCH_PAUSE).await;
         many.push(client(&all, 0, 2, 100).await);
         assert_eq!((all.closed_idle(), few.has_ended()), (16, false));

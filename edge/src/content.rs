@@ -1,10 +1,11 @@
-//! The bytes of one representation: slices in the store, slices on their way from the origin, and readers that
-//! take both as they come.
+//! The bytes of one representation: slices in the store, slices on their way from the origin, and
+//! readers that take both as they come.
 //!
-//! A fill belongs to nobody: it runs as its own task, writes into the store and keeps the last few slices at hand;
-//! readers wait for bytes, never for a slice, and no reader slows a fill. The one exception is a body that turns
-//! out to be too large to be stored: it is relayed, at the pace of its slowest reader, within [`RELAY_SLICES`].
-//! A reader far ahead of a fill need not wait for it: a [`Seek`] takes the slices from there on over from that fill.
+//! A fill belongs to nobody: it runs as its own task, writes into the store and keeps the last few
+//! slices at hand; readers wait for bytes, never for a slice, and no reader slows a fill. The one
+//! exception is a body that turns out to be too large to be stored: it is relayed, at the pace of
+//! its slowest reader, within [`RELAY_SLICES`]. A reader far ahead of a fill need not wait for it:
+//! a [`Seek`] takes the slices from there on over from that fill.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -21,14 +22,16 @@ use crate::store::{SLICE_BYTES, Store, StoredBody};
 
 /// Slices that a fill keeps at hand for readers that keep up.
 const RECENT_SLICES: usize = 2;
-/// Slices between a fill and a reader ahead of it from which on waiting costs more than a request of its own.
+/// Slices between a fill and a reader ahead of it from which on waiting costs more than a request
+/// of its own.
 const SEEK_SLICES: u64 = 4;
 /// Fills of one body at once that seeks may lead to.
 const FILLS_MAX: usize = 8;
-/// Slices that one fill of missing ones is for at most, so that nobody holds a body's lock while looking for the end of a
-/// longer run. What comes after them is another fill's.
+/// Slices that one fill of missing ones is for at most, so that nobody holds a body's lock while
+/// looking for the end of a longer run. What comes after them is another fill's.
 const RUN_SLICES_MAX: u64 = 4096;
-/// Slices that the last user of a body forgets where it is, which may be a thread that serves; more are left to another.
+/// Slices that the last user of a body forgets where it is, which may be a thread that serves; more
+/// are left to another.
 const FORGOTTEN_AT_ONCE_MAX: u32 = 256;
 /// In place of an end that is not known yet.
 const UNKNOWN: u64 = u64::MAX;
@@ -66,7 +69,12 @@ struct Fills {
 }
 
 impl Content {
-    pub(crate) fn new(store: Arc<Store>, body: Arc<StoredBody>, length: Option<u64>, validator: Option<StrongValidator>) -> Arc<Self> {
+    pub(crate) fn new(
+        store: Arc<Store>,
+        body: Arc<StoredBody>,
+        length: Option<u64>,
+        validator: Option<StrongValidator>,
+    ) -> Arc<Self> {
         let known = OnceLock::new();
         if let Some(length) = length {
             let _ = known.set(length);
@@ -119,24 +127,30 @@ impl Content {
         if length > SLICE {
             return None;
         }
-        self.store.get_memory(&self.body, 0).filter(|slice| slice.len() as u64 == length)
+        self.store
+            .get_memory(&self.body, 0)
+            .filter(|slice| slice.len() as u64 == length)
     }
 
     /// Whether every byte of `first..end` is stored.
     pub(crate) fn has(&self, first: u64, end: u64) -> bool {
-        (first / SLICE..slices_before(end).max(first / SLICE + 1)).all(|index| self.store.contains(&self.body, index as u32))
+        (first / SLICE..slices_before(end).max(first / SLICE + 1))
+            .all(|index| self.store.contains(&self.body, index as u32))
     }
 
     /// The first byte of `first..end` whose slice is not stored.
     pub(crate) fn first_missing(&self, first: u64, end: u64) -> Option<u64> {
-        let missing = (first / SLICE..slices_before(end)).find(|index| !self.store.contains(&self.body, *index as u32))?;
+        let missing = (first / SLICE..slices_before(end))
+            .find(|index| !self.store.contains(&self.body, *index as u32))?;
         Some((missing * SLICE).max(first))
     }
 
     /// Waits until nothing of it is on its way any more. `false` when some of it has not come.
     pub(crate) async fn settled(&self) -> bool {
         loop {
-            let Some(fill) = self.fills().running.first().cloned() else { break };
+            let Some(fill) = self.fills().running.first().cloned() else {
+                break;
+            };
             fill.ended().await;
         }
         self.length().is_some_and(|length| self.has(0, length))
@@ -152,25 +166,29 @@ impl Content {
         self.store.contains(&self.body, (at / SLICE) as u32) || self.fill_of(at).is_some()
     }
 
-    /// Begins a fill of `first..end`, whose first byte is a slice's. Readers wait for it from now on.
+    /// Begins a fill of `first..end`, whose first byte is a slice's. Readers wait for it from now
+    /// on.
     pub(crate) fn begin_fill(&self, first: u64, end: Option<u64>) -> Arc<Fill> {
         self.add_fill(&mut self.fills(), first, end)
     }
 
-    /// Begins a fill of the run of slices from the one at `at` on that are neither stored nor on their way, cut at
-    /// `end`. `None` when that slice is. Who looks and who begins holds the lock in between: of all that ask for the
-    /// same run at once, one begins.
+    /// Begins a fill of the run of slices from the one at `at` on that are neither stored nor on
+    /// their way, cut at `end`. `None` when that slice is. Who looks and who begins holds the lock
+    /// in between: of all that ask for the same run at once, one begins.
     pub(crate) fn begin_fill_of_missing(&self, at: u64, end: u64) -> Option<Arc<Fill>> {
         self.add_fill_of_missing(&mut self.fills(), at / SLICE * SLICE, end)
     }
 
-    /// As [`begin_fill_of_missing`](Self::begin_fill_of_missing), for the first such run at or after `at`.
+    /// As [`begin_fill_of_missing`](Self::begin_fill_of_missing), for the first such run at or
+    /// after `at`.
     pub(crate) fn begin_fill_of_next_missing(&self, at: u64, end: u64) -> Option<Arc<Fill>> {
         let (mut index, last) = (at / SLICE, end.div_ceil(SLICE));
         while index < last {
             let mut fills = self.fills();
             let next = last.min(index + RUN_SLICES_MAX);
-            let first = (index..next).map(|index| index * SLICE).find(|first| self.is_missing(&fills, *first));
+            let first = (index..next)
+                .map(|index| index * SLICE)
+                .find(|first| self.is_missing(&fills, *first));
             if let Some(first) = first {
                 return self.add_fill_of_missing(&mut fills, first, end);
             }
@@ -180,7 +198,8 @@ impl Content {
     }
 
     fn is_missing(&self, fills: &Fills, at: u64) -> bool {
-        !self.store.contains(&self.body, (at / SLICE) as u32) && fill_in(&fills.running, at).is_none()
+        !self.store.contains(&self.body, (at / SLICE) as u32)
+            && fill_in(&fills.running, at).is_none()
     }
 
     fn add_fill_of_missing(&self, fills: &mut Fills, first: u64, end: u64) -> Option<Arc<Fill>> {
@@ -196,21 +215,32 @@ impl Content {
         Some(self.add_fill(fills, first, Some(last)))
     }
 
-    /// Leave to ask the origin for what a reader at `at` wants, when the fill that will bring it is far behind. `None`
-    /// when waiting is better: it is near, somebody asks already, or parts of this body cannot be had or put together.
+    /// Leave to ask the origin for what a reader at `at` wants, when the fill that will bring it is
+    /// far behind. `None` when waiting is better: it is near, somebody asks already, or parts of
+    /// this body cannot be had or put together.
     pub(crate) fn begin_seek(self: &Arc<Self>, at: u64) -> Option<Seek> {
         let first = at / SLICE * SLICE;
-        if self.validator.is_none() || !self.is_filling() || self.is_whole_only.load(Ordering::Relaxed) {
+        if self.validator.is_none()
+            || !self.is_filling()
+            || self.is_whole_only.load(Ordering::Relaxed)
+        {
             return None;
         }
         let mut fills = self.fills();
-        let is_far = fill_in(&fills.running, first).is_some_and(|fill| fill.at() + SEEK_SLICES * SLICE <= first);
-        let is_sought = fills.sought.iter().any(|other| other.abs_diff(first) < SEEK_SLICES * SLICE);
+        let is_far = fill_in(&fills.running, first)
+            .is_some_and(|fill| fill.at() + SEEK_SLICES * SLICE <= first);
+        let is_sought = fills
+            .sought
+            .iter()
+            .any(|other| other.abs_diff(first) < SEEK_SLICES * SLICE);
         if !is_far || is_sought || fills.running.len() + fills.sought.len() >= FILLS_MAX {
             return None;
         }
         fills.sought.push(first);
-        Some(Seek { content: self.clone(), first })
+        Some(Seek {
+            content: self.clone(),
+            first,
+        })
     }
 
     /// Remembers that the origin sends this body as a whole only.
@@ -222,8 +252,17 @@ impl Content {
         let fill = Arc::new(Fill {
             first,
             end: AtomicU64::new(end.unwrap_or(UNKNOWN)),
-            progress: watch::channel(Progress { available: first, state: FillState::Running }).0,
-            window: Mutex::new(Window { recent: VecDeque::new(), pieces: Vec::new(), start: first, length: 0 }),
+            progress: watch::channel(Progress {
+                available: first,
+                state: FillState::Running,
+            })
+            .0,
+            window: Mutex::new(Window {
+                recent: VecDeque::new(),
+                pieces: Vec::new(),
+                start: first,
+                length: 0,
+            }),
             readers: Mutex::default(),
             consumed: Notify::new(),
             is_relay: AtomicBool::new(false),
@@ -239,19 +278,31 @@ impl Content {
 
     /// The fill that has the byte at hand or will have it.
     fn fill_of(&self, at: u64) -> Option<Arc<Fill>> {
-        if self.is_filling() { fill_in(&self.fills().running, at).cloned() } else { None }
+        if self.is_filling() {
+            fill_in(&self.fills().running, at).cloned()
+        } else {
+            None
+        }
     }
 
     fn end_fill(&self, fill: &Arc<Fill>) {
         let mut fills = self.fills();
         fills.running.retain(|f| !Arc::ptr_eq(f, fill));
-        self.is_filling.store(!fills.running.is_empty(), Ordering::Release);
+        self.is_filling
+            .store(!fills.running.is_empty(), Ordering::Release);
     }
 
     /// A byte range of it for one client. `end` is `None` while the length is unknown.
     pub(crate) fn reader(self: &Arc<Self>, first: u64, end: Option<u64>) -> Reader {
         self.readers.fetch_add(1, Ordering::Relaxed);
-        Reader { content: self.clone(), at: first, end, fill: None, position: None, receiver: None }
+        Reader {
+            content: self.clone(),
+            at: first,
+            end,
+            fill: None,
+            position: None,
+            receiver: None,
+        }
     }
 }
 
@@ -260,7 +311,9 @@ impl Drop for Content {
         if !*self.is_discarded.get_mut() {
             return;
         }
-        let runtime = Handle::try_current().ok().filter(|_| self.body.slices() > FORGOTTEN_AT_ONCE_MAX);
+        let runtime = Handle::try_current()
+            .ok()
+            .filter(|_| self.body.slices() > FORGOTTEN_AT_ONCE_MAX);
         let (store, body) = (self.store.clone(), self.body.clone());
         match runtime {
             Some(runtime) => drop(runtime.spawn_blocking(move || store.forget(&body))),
@@ -271,7 +324,11 @@ impl Drop for Content {
 
 /// The one of `fills` that has the byte at hand or will have it.
 fn fill_in(fills: &[Arc<Fill>], at: u64) -> Option<&Arc<Fill>> {
-    fills.iter().find(|f| f.first <= at && f.end().is_none_or(|end| at < end) && !matches!(f.find(at), Found::Elsewhere))
+    fills.iter().find(|f| {
+        f.first <= at
+            && f.end().is_none_or(|end| at < end)
+            && !matches!(f.find(at), Found::Elsewhere)
+    })
 }
 
 /// Leave to ask for bytes ahead of a fill; nobody else gets it for the same bytes while it lives.
@@ -287,8 +344,9 @@ impl Seek {
         self.first
     }
 
-    /// Takes the missing slices up to `end` over from the fill that would have brought them, which ends where they begin,
-    /// and sends the readers that wait there on. `None` when that fill has come near meanwhile.
+    /// Takes the missing slices up to `end` over from the fill that would have brought them, which
+    /// ends where they begin, and sends the readers that wait there on. `None` when that fill has
+    /// come near meanwhile.
     pub(crate) fn take_over(&self, end: u64) -> Option<Arc<Fill>> {
         let (behind, ahead) = {
             let mut fills = self.content.fills();
@@ -296,7 +354,11 @@ impl Seek {
             if behind.as_ref().is_some_and(|fill| !fill.cut(self.first)) {
                 return None;
             }
-            (behind, self.content.add_fill_of_missing(&mut fills, self.first, end))
+            (
+                behind,
+                self.content
+                    .add_fill_of_missing(&mut fills, self.first, end),
+            )
         };
         if let Some(behind) = behind {
             behind.progress.send_modify(|_| {});
@@ -307,11 +369,15 @@ impl Seek {
 
 impl Drop for Seek {
     fn drop(&mut self) {
-        self.content.fills().sought.retain(|first| *first != self.first);
+        self.content
+            .fills()
+            .sought
+            .retain(|first| *first != self.first);
     }
 }
 
-/// How many slices lie before the end of a body of that length; an empty one has one, so that it can be stored.
+/// How many slices lie before the end of a body of that length; an empty one has one, so that it
+/// can be stored.
 fn slices_before(end: u64) -> u64 {
     end.div_ceil(SLICE).max(1)
 }
@@ -346,7 +412,8 @@ struct Window {
 #[derive(Debug)]
 pub(crate) struct Fill {
     first: u64,
-    /// [`UNKNOWN`] while it is; moved nearer only, by [`cut`](Self::cut), while the window is locked.
+    /// [`UNKNOWN`] while it is; moved nearer only, by [`cut`](Self::cut), while the window is
+    /// locked.
     end: AtomicU64,
     progress: watch::Sender<Progress>,
     window: Mutex<Window>,
@@ -373,7 +440,8 @@ impl Fill {
         Some(self.end.load(Ordering::Acquire)).filter(|end| *end != UNKNOWN)
     }
 
-    /// Ends it at `at`, a slice's first byte. `false` when it is in the slice before that, or further.
+    /// Ends it at `at`, a slice's first byte. `false` when it is in the slice before that, or
+    /// further.
     fn cut(&self, at: u64) -> bool {
         let window = self.window.lock().expect("no holder of this lock panics");
         let is_ahead = window.start + SLICE < at;
@@ -422,7 +490,12 @@ pub(crate) struct FillWriter {
 
 impl FillWriter {
     pub(crate) fn new(content: Arc<Content>, fill: Arc<Fill>, is_disk_only: bool) -> Self {
-        Self { content, fill, is_disk_only, is_over: false }
+        Self {
+            content,
+            fill,
+            is_disk_only,
+            is_over: false,
+        }
     }
 
     pub(crate) fn at(&self) -> u64 {
@@ -455,10 +528,17 @@ impl FillWriter {
     pub(crate) fn write(&mut self, mut bytes: Bytes) {
         while !bytes.is_empty() {
             let (added, is_full) = {
-                let mut window = self.fill.window.lock().expect("no holder of this lock panics");
+                let mut window = self
+                    .fill
+                    .window
+                    .lock()
+                    .expect("no holder of this lock panics");
                 let at = window.start + window.length as u64;
                 // Its end may have come nearer since these bytes were asked for.
-                let left = self.fill.end().map_or(u64::MAX, |end| end.saturating_sub(at));
+                let left = self
+                    .fill
+                    .end()
+                    .map_or(u64::MAX, |end| end.saturating_sub(at));
                 let room = left.min((SLICE_BYTES - window.length) as u64) as usize;
                 if room == 0 {
                     return;
@@ -467,41 +547,70 @@ impl FillWriter {
                 let added = piece.len();
                 window.pieces.push(piece);
                 window.length += added;
-                // The last slice of a known length is whole as well, and readable before the origin has ended.
-                (added, window.length == SLICE_BYTES || self.fill.end() == Some(at + added as u64))
+                // The last slice of a known length is whole as well, and readable before the origin
+                // has ended.
+                (
+                    added,
+                    window.length == SLICE_BYTES || self.fill.end() == Some(at + added as u64),
+                )
             };
             if is_full {
                 self.seal();
             }
-            self.fill.progress.send_modify(|p| p.available += added as u64);
+            self.fill
+                .progress
+                .send_modify(|p| p.available += added as u64);
         }
     }
 
     /// Moves the slice that is being filled into the store.
     fn seal(&self) {
         let (start, pieces, length) = {
-            let window = self.fill.window.lock().expect("no holder of this lock panics");
+            let window = self
+                .fill
+                .window
+                .lock()
+                .expect("no holder of this lock panics");
             (window.start, window.pieces.clone(), window.length)
         };
         // A copy of its own: pieces may keep a much larger read buffer alive.
         let mut slice = BytesMut::with_capacity(length);
-        pieces.iter().for_each(|piece| slice.extend_from_slice(piece));
+        pieces
+            .iter()
+            .for_each(|piece| slice.extend_from_slice(piece));
         let slice = slice.freeze();
         let is_relay = self.is_relay();
         if !is_relay {
             let index = (start / SLICE) as u32;
             if self.content.is_discarded.load(Ordering::Relaxed) {
-                // For those who read it now, and never on a disk: it may be nothing that may be stored.
-                self.content.store.put_in_memory(&self.content.body, index, slice.clone());
+                // For those who read it now, and never on a disk: it may be nothing that may be
+                // stored.
+                self.content
+                    .store
+                    .put_in_memory(&self.content.body, index, slice.clone());
             } else if self.is_disk_only {
-                self.content.store.put_on_disk(&self.content.body, index, slice.clone());
+                self.content
+                    .store
+                    .put_on_disk(&self.content.body, index, slice.clone());
             } else {
-                self.content.store.put(&self.content.body, index, slice.clone());
+                self.content
+                    .store
+                    .put(&self.content.body, index, slice.clone());
             }
         }
-        let mut window = self.fill.window.lock().expect("no holder of this lock panics");
+        let mut window = self
+            .fill
+            .window
+            .lock()
+            .expect("no holder of this lock panics");
         window.recent.push_back((start, slice));
-        while window.recent.len() > if is_relay { RELAY_SLICES + RECENT_SLICES } else { RECENT_SLICES } {
+        while window.recent.len()
+            > if is_relay {
+                RELAY_SLICES + RECENT_SLICES
+            } else {
+                RECENT_SLICES
+            }
+        {
             window.recent.pop_front();
         }
         window.pieces.clear();
@@ -509,7 +618,8 @@ impl FillWriter {
         window.length = 0;
     }
 
-    /// Waits until the slowest reader of a relayed body has come close enough. `false` when nobody reads any more.
+    /// Waits until the slowest reader of a relayed body has come close enough. `false` when nobody
+    /// reads any more.
     pub(crate) async fn pace(&self) -> bool {
         if !self.is_relay() {
             return true;
@@ -517,9 +627,17 @@ impl FillWriter {
         loop {
             let consumed = self.fill.consumed.notified();
             let slowest = {
-                let mut readers = self.fill.readers.lock().expect("no holder of this lock panics");
+                let mut readers = self
+                    .fill
+                    .readers
+                    .lock()
+                    .expect("no holder of this lock panics");
                 readers.retain(|r| r.strong_count() > 0);
-                readers.iter().filter_map(Weak::upgrade).map(|r| r.load(Ordering::Relaxed)).min()
+                readers
+                    .iter()
+                    .filter_map(Weak::upgrade)
+                    .map(|r| r.load(Ordering::Relaxed))
+                    .min()
             };
             match slowest {
                 None => return false,
@@ -539,7 +657,13 @@ impl FillWriter {
 
     /// All bytes of the fill have come.
     pub(crate) fn finish(mut self) {
-        let has_rest = self.fill.window.lock().expect("no holder of this lock panics").length > 0;
+        let has_rest = self
+            .fill
+            .window
+            .lock()
+            .expect("no holder of this lock panics")
+            .length
+            > 0;
         if has_rest || (self.fill.first == 0 && self.at() == 0) {
             self.seal();
         }
@@ -609,7 +733,8 @@ impl Reader {
         let position = Arc::new(AtomicU64::new(self.at));
         {
             let mut readers = fill.readers.lock().expect("no holder of this lock panics");
-            // Those that have gone make room before more is taken, which is looked for seldom enough.
+            // Those that have gone make room before more is taken, which is looked for seldom
+            // enough.
             if readers.len() == readers.capacity() {
                 readers.retain(|r| r.strong_count() > 0);
             }
@@ -641,14 +766,24 @@ impl Reader {
                 return self.take(piece);
             }
             if let Some(fill) = self.fill.clone() {
-                // The state first: what is looked for after it has ended is either there or will never be.
-                let progress = *self.receiver.as_mut().expect("set together with the fill").borrow_and_update();
+                // The state first: what is looked for after it has ended is either there or will
+                // never be.
+                let progress = *self
+                    .receiver
+                    .as_mut()
+                    .expect("set together with the fill")
+                    .borrow_and_update();
                 match fill.find(self.at) {
                     Found::Piece(piece) => return self.take(piece),
                     Found::NotYet if fill.end().is_some_and(|end| self.at >= end) => self.detach(),
                     Found::NotYet => match progress.state {
                         FillState::Running => {
-                            let changed = self.receiver.as_mut().expect("set together with the fill").changed().await;
+                            let changed = self
+                                .receiver
+                                .as_mut()
+                                .expect("set together with the fill")
+                                .changed()
+                                .await;
                             if changed.is_err() {
                                 self.detach();
                             }
@@ -660,7 +795,11 @@ impl Reader {
                         }
                         FillState::Done => {
                             self.detach();
-                            if self.content.length().is_some_and(|length| self.at >= length) {
+                            if self
+                                .content
+                                .length()
+                                .is_some_and(|length| self.at >= length)
+                            {
                                 return Next::End;
                             }
                         }
@@ -668,7 +807,11 @@ impl Reader {
                     Found::Elsewhere => self.detach(),
                 }
             }
-            if self.content.length().is_some_and(|length| self.at >= length) {
+            if self
+                .content
+                .length()
+                .is_some_and(|length| self.at >= length)
+            {
                 return Next::End;
             }
             return match self.piece_on_disk().await {
@@ -699,7 +842,10 @@ impl Reader {
     }
 
     fn piece_in_memory(&self) -> Option<Bytes> {
-        self.content.store.get_memory(&self.content.body, (self.at / SLICE) as u32).and_then(|slice| self.within(slice))
+        self.content
+            .store
+            .get_memory(&self.content.body, (self.at / SLICE) as u32)
+            .and_then(|slice| self.within(slice))
     }
 
     async fn piece_on_disk(&self) -> Option<Bytes> {
@@ -727,10 +873,18 @@ mod tests {
     }
 
     fn content_of(memory_bytes: u64, length: Option<u64>, is_tagged: bool) -> Arc<Content> {
-        let (store, _gone) = Store::open(&StoreConfig { memory_bytes, disk: None });
+        let (store, _gone) = Store::open(&StoreConfig {
+            memory_bytes,
+            disk: None,
+        });
         let store = Arc::new(store);
         let body = store.new_body(1, Pool::Pull);
-        Content::new(store, body, length, is_tagged.then(|| StrongValidator::Tag(http::HeaderValue::from_static("\"t\""))))
+        Content::new(
+            store,
+            body,
+            length,
+            is_tagged.then(|| StrongValidator::Tag(http::HeaderValue::from_static("\"t\""))),
+        )
     }
 
     fn writer(content: &Arc<Content>) -> FillWriter {
@@ -751,12 +905,17 @@ mod tests {
 
     #[tokio::test]
     async fn readers_get_bytes_as_they_come_and_slices_afterwards() {
-        let body: Vec<u8> = (0..SLICE_BYTES * 2 + 1000).map(|i| (i % 251) as u8).collect();
+        let body: Vec<u8> = (0..SLICE_BYTES * 2 + 1000)
+            .map(|i| (i % 251) as u8)
+            .collect();
         let content = content(64 << 20, None);
         let mut fill = writer(&content);
         let mut early = content.reader(0, None);
         fill.write(Bytes::from_static(b"\0"));
-        assert!(matches!(early.next().await, Next::Piece(p) if p.as_ref() == [0]), "the first byte comes alone");
+        assert!(
+            matches!(early.next().await, Next::Piece(p) if p.as_ref() == [0]),
+            "the first byte comes alone"
+        );
         let rest = tokio::spawn(read_all(early));
         for piece in body[1..].chunks(70_000) {
             fill.write(Bytes::copy_from_slice(piece));
@@ -766,8 +925,14 @@ mod tests {
         assert!(content.learn_length(body.len() as u64));
         fill.finish();
         assert_eq!(rest.await.expect("no panic").expect("whole"), body[1..]);
-        assert_eq!(middle.await.expect("no panic").expect("whole"), body[300_000..300_100]);
-        assert_eq!(read_all(content.reader(0, None)).await.expect("whole"), body);
+        assert_eq!(
+            middle.await.expect("no panic").expect("whole"),
+            body[300_000..300_100]
+        );
+        assert_eq!(
+            read_all(content.reader(0, None)).await.expect("whole"),
+            body
+        );
         assert!(content.has(0, body.len() as u64) && !content.is_filling());
     }
 
@@ -784,7 +949,10 @@ mod tests {
             } else {
                 drop(fill)
             }
-            assert!(matches!(reader.await.expect("no panic"), Err(Next::Failed(_))));
+            assert!(matches!(
+                reader.await.expect("no panic"),
+                Err(Next::Failed(_))
+            ));
         }
     }
 
@@ -792,19 +960,40 @@ mod tests {
     async fn an_empty_body_is_whole_and_missing_slices_are_named() {
         let empty = content(1 << 20, Some(0));
         writer(&empty).finish();
-        assert_eq!(read_all(empty.reader(0, Some(0))).await.expect("whole"), b"");
+        assert_eq!(
+            read_all(empty.reader(0, Some(0))).await.expect("whole"),
+            b""
+        );
         assert_eq!(empty.whole_in_memory().as_deref(), Some(&b""[..]));
         let parts = content(64 << 20, Some(5 * SLICE));
         let fill = parts.begin_fill(2 * SLICE, Some(3 * SLICE));
-        assert!(parts.begin_fill_of_missing(2 * SLICE, 5 * SLICE).is_none(), "it is on its way");
-        let before = parts.begin_fill_of_missing(10, 5 * SLICE).expect("it is missing");
-        assert_eq!((before.first, before.end()), (0, Some(2 * SLICE)), "up to what is on its way");
-        let after = parts.begin_fill_of_missing(3 * SLICE + 1, 3 * SLICE + 2).expect("it is missing");
-        assert_eq!((after.first, after.end()), (3 * SLICE, Some(4 * SLICE)), "whole slices");
+        assert!(
+            parts.begin_fill_of_missing(2 * SLICE, 5 * SLICE).is_none(),
+            "it is on its way"
+        );
+        let before = parts
+            .begin_fill_of_missing(10, 5 * SLICE)
+            .expect("it is missing");
+        assert_eq!(
+            (before.first, before.end()),
+            (0, Some(2 * SLICE)),
+            "up to what is on its way"
+        );
+        let after = parts
+            .begin_fill_of_missing(3 * SLICE + 1, 3 * SLICE + 2)
+            .expect("it is missing");
+        assert_eq!(
+            (after.first, after.end()),
+            (3 * SLICE, Some(4 * SLICE)),
+            "whole slices"
+        );
         for fill in [fill, before, after] {
             drop(FillWriter::new(parts.clone(), fill, false));
         }
-        assert!(matches!(parts.reader(0, Some(1)).next().await, Next::Missing));
+        assert!(matches!(
+            parts.reader(0, Some(1)).next().await,
+            Next::Missing
+        ));
     }
 
     #[tokio::test]
@@ -826,10 +1015,23 @@ mod tests {
     #[test]
     fn a_run_of_missing_slices_is_looked_through_in_bounded_steps() {
         let content = content(1 << 20, Some(1 << 62));
-        let fill = content.begin_fill_of_missing(SLICE, 1 << 62).expect("it is missing");
-        assert_eq!((fill.at(), fill.end()), (SLICE, Some((RUN_SLICES_MAX + 1) * SLICE)));
-        let next = content.begin_fill_of_next_missing(SLICE, 1 << 62).expect("what comes after it");
-        assert_eq!((next.at(), next.end()), ((RUN_SLICES_MAX + 1) * SLICE, Some((2 * RUN_SLICES_MAX + 1) * SLICE)));
+        let fill = content
+            .begin_fill_of_missing(SLICE, 1 << 62)
+            .expect("it is missing");
+        assert_eq!(
+            (fill.at(), fill.end()),
+            (SLICE, Some((RUN_SLICES_MAX + 1) * SLICE))
+        );
+        let next = content
+            .begin_fill_of_next_missing(SLICE, 1 << 62)
+            .expect("what comes after it");
+        assert_eq!(
+            (next.at(), next.end()),
+            (
+                (RUN_SLICES_MAX + 1) * SLICE,
+                Some((2 * RUN_SLICES_MAX + 1) * SLICE)
+            )
+        );
     }
 
     #[tokio::test]
@@ -840,10 +1042,16 @@ mod tests {
             let content = content.clone();
             async move { content.settled().await }
         });
-        let ahead = content.begin_seek(8 * SLICE).expect("far ahead").take_over(9 * SLICE).expect("still far");
+        let ahead = content
+            .begin_seek(8 * SLICE)
+            .expect("far ahead")
+            .take_over(9 * SLICE)
+            .expect("still far");
         let mut ahead = FillWriter::new(content.clone(), ahead, false);
         behind.write(Bytes::from(vec![1; 8 * SLICE_BYTES]));
-        let rest = content.begin_fill_of_next_missing(8 * SLICE, 12 * SLICE).expect("the rest");
+        let rest = content
+            .begin_fill_of_next_missing(8 * SLICE, 12 * SLICE)
+            .expect("the rest");
         let mut rest = FillWriter::new(content.clone(), rest, false);
         behind.finish();
         ahead.write(Bytes::from(vec![1; SLICE_BYTES]));
@@ -855,7 +1063,10 @@ mod tests {
         assert!(settled.await.expect("no panic"));
         let (cut, fill) = (seekable(2), seekable(2));
         drop(writer(&cut));
-        assert!(!cut.settled().await && !fill.settled().await, "nothing has come");
+        assert!(
+            !cut.settled().await && !fill.settled().await,
+            "nothing has come"
+        );
     }
 
     #[tokio::test]
@@ -866,7 +1077,10 @@ mod tests {
         assert!(futures_util::FutureExt::now_or_never(stays.next()).is_none() && content.is_read());
         for _ in 0..1000 {
             let mut reader = content.reader(SLICE, Some(SLICE + 1));
-            assert!(futures_util::FutureExt::now_or_never(reader.next()).is_none(), "it waits");
+            assert!(
+                futures_util::FutureExt::now_or_never(reader.next()).is_none(),
+                "it waits"
+            );
         }
         assert!(writer.fill().readers.lock().expect("unpoisoned").len() <= 8);
         drop(stays);
@@ -884,15 +1098,28 @@ mod tests {
         behind.write(Bytes::from(vec![1; SLICE_BYTES / 2]));
         let early = tokio::spawn(read_all(content.reader(8 * SLICE + 5, Some(8 * SLICE + 7))));
         tokio::task::yield_now().await;
-        assert!(content.begin_seek(SEEK_SLICES * SLICE).is_none(), "that is near");
+        assert!(
+            content.begin_seek(SEEK_SLICES * SLICE).is_none(),
+            "that is near"
+        );
         let seek = content.begin_seek(8 * SLICE + 5).expect("far ahead");
-        assert!(content.begin_seek(9 * SLICE).is_none(), "somebody asks for nearly the same");
+        assert!(
+            content.begin_seek(9 * SLICE).is_none(),
+            "somebody asks for nearly the same"
+        );
         assert_eq!(seek.first(), 8 * SLICE);
         let fill = seek.take_over(10 * SLICE).expect("still far");
-        assert_eq!((fill.at(), fill.end(), behind.fill().end()), (8 * SLICE, Some(10 * SLICE), Some(8 * SLICE)));
+        assert_eq!(
+            (fill.at(), fill.end(), behind.fill().end()),
+            (8 * SLICE, Some(10 * SLICE), Some(8 * SLICE))
+        );
         let mut ahead = FillWriter::new(content.clone(), fill, false);
         ahead.write(Bytes::from(vec![2; SLICE_BYTES]));
-        assert_eq!(early.await.expect("no panic").expect("whole"), [2, 2], "a reader that waited for the one behind");
+        assert_eq!(
+            early.await.expect("no panic").expect("whole"),
+            [2, 2],
+            "a reader that waited for the one behind"
+        );
         // What the one behind was sent beyond its new end is not written twice.
         behind.write(Bytes::from(vec![1; 9 * SLICE_BYTES]));
         assert_eq!(behind.at(), 8 * SLICE);
@@ -900,7 +1127,9 @@ mod tests {
         ahead.write(Bytes::from(vec![2; SLICE_BYTES]));
         ahead.finish();
         assert!(content.has(0, 10 * SLICE) && !content.has(10 * SLICE, 12 * SLICE));
-        let next = content.begin_fill_of_next_missing(8 * SLICE, 12 * SLICE).expect("the last two");
+        let next = content
+            .begin_fill_of_next_missing(8 * SLICE, 12 * SLICE)
+            .expect("the last two");
         assert_eq!((next.at(), next.end()), (10 * SLICE, Some(12 * SLICE)));
         drop(FillWriter::new(content.clone(), next, false));
         assert!(content.begin_fill_of_next_missing(0, 10 * SLICE).is_none());
@@ -926,11 +1155,20 @@ mod tests {
     }
 
     fn add_towards(writers: &Writers, content: &Arc<Content>, fill: Arc<Fill>, goal: u64) {
-        writers.borrow_mut().push((FillWriter::new(content.clone(), fill, false), goal));
+        writers
+            .borrow_mut()
+            .push((FillWriter::new(content.clone(), fill, false), goal));
     }
 
-    /// Reads a range as a client's request does: seeks where the fill is far behind, and fills what is missing.
-    async fn read_range(content: Arc<Content>, writers: Writers, first: u64, end: u64, patience: u64) -> Vec<u8> {
+    /// Reads a range as a client's request does: seeks where the fill is far behind, and fills what
+    /// is missing.
+    async fn read_range(
+        content: Arc<Content>,
+        writers: Writers,
+        first: u64,
+        end: u64,
+        patience: u64,
+    ) -> Vec<u8> {
         if let Some(seek) = content.begin_seek(first) {
             // The origin's answer takes its time.
             for _ in 0..patience {
@@ -957,7 +1195,10 @@ mod tests {
     async fn walk(seed: u64) {
         const SLICES: u64 = 24;
         let length = SLICES * SLICE - 1000;
-        let body: Bytes = (0..length).map(|at| (at % 251) as u8 ^ (at / SLICE) as u8).collect::<Vec<_>>().into();
+        let body: Bytes = (0..length)
+            .map(|at| (at % 251) as u8 ^ (at / SLICE) as u8)
+            .collect::<Vec<_>>()
+            .into();
         let content = content_of(64 << 20, Some(length), true);
         let mut random = Random(seed * 2 + 1);
         let writers = Writers::default();
@@ -966,7 +1207,13 @@ mod tests {
             .map(|_| {
                 let first = random.below(length);
                 let end = first + 1 + random.below(length - first);
-                let reading = read_range(content.clone(), writers.clone(), first, end, random.below(40));
+                let reading = read_range(
+                    content.clone(),
+                    writers.clone(),
+                    first,
+                    end,
+                    random.below(40),
+                );
                 (first, end, tokio::task::spawn_local(reading))
             })
             .collect();
@@ -994,14 +1241,19 @@ mod tests {
         for (first, end, reader) in readers {
             assert!(content.has(0, length), "seed {seed}: some of it never came");
             let bytes = reader.await.expect("no panic");
-            assert!(bytes == body[first as usize..end as usize], "seed {seed}: {first}-{end}");
+            assert!(
+                bytes == body[first as usize..end as usize],
+                "seed {seed}: {first}-{end}"
+            );
         }
         assert_eq!(written, length, "seed {seed}: some of it came twice");
     }
 
     #[test]
     fn whoever_seeks_where_everything_comes_once_and_everybody_reads_what_was_sent() {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("a runtime");
         for seed in 0..20 {
             tokio::task::LocalSet::new().block_on(&runtime, walk(seed));
         }
@@ -1013,15 +1265,24 @@ mod tests {
         let mut behind = writer(&content);
         let seek = content.begin_seek(6 * SLICE).expect("far ahead");
         behind.write(Bytes::from(vec![1; 5 * SLICE_BYTES + 1]));
-        assert!(seek.take_over(7 * SLICE).is_none(), "the fill has come near");
+        assert!(
+            seek.take_over(7 * SLICE).is_none(),
+            "the fill has come near"
+        );
         drop(seek);
         assert_eq!(behind.fill().end(), Some(12 * SLICE));
         assert!(content.begin_seek(10 * SLICE).is_some());
         content.note_whole_only();
-        assert!(content.begin_seek(10 * SLICE).is_none(), "the origin gives no parts");
+        assert!(
+            content.begin_seek(10 * SLICE).is_none(),
+            "the origin gives no parts"
+        );
         let untagged = super::tests::content(64 << 20, Some(12 * SLICE));
         let _fill = writer(&untagged);
-        assert!(untagged.begin_seek(10 * SLICE).is_none(), "without a strong validator parts never meet");
+        assert!(
+            untagged.begin_seek(10 * SLICE).is_none(),
+            "without a strong validator parts never meet"
+        );
     }
 
     #[test]
@@ -1035,7 +1296,11 @@ mod tests {
                     content.begin_fill_of_missing(0, SLICE).is_some()
                 };
                 let threads: Vec<_> = (0..4).map(|_| scope.spawn(begin)).collect();
-                threads.into_iter().map(|t| t.join().expect("no panic")).filter(|b| *b).count()
+                threads
+                    .into_iter()
+                    .map(|t| t.join().expect("no panic"))
+                    .filter(|b| *b)
+                    .count()
             });
             assert_eq!(begun, 1);
         }
@@ -1055,7 +1320,10 @@ mod tests {
         }
         fill.write(Bytes::from(vec![2u8; SLICE_BYTES]));
         let wait = std::time::Duration::from_secs(60);
-        assert!(tokio::time::timeout(wait, fill.pace()).await.is_err(), "the reader is too far behind");
+        assert!(
+            tokio::time::timeout(wait, fill.pace()).await.is_err(),
+            "the reader is too far behind"
+        );
         while reader.at < fill.at() {
             assert!(matches!(reader.next().await, Next::Piece(_)));
         }

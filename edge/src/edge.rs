@@ -1,4 +1,5 @@
-//! What the parts of one edge share: its sites, its store and index, its figures; and what each worker has of its own.
+//! What the parts of one edge share: its sites, its store and index, its figures; and what each
+//! worker has of its own.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -46,7 +47,8 @@ pub(crate) struct Site {
 const WARN_EVERY_MS: u64 = 10_000;
 
 impl Site {
-    /// Counts and logs, once for each forward request, that what came is not stored; `Cache-Status` has the same word.
+    /// Counts and logs, once for each forward request, that what came is not stored; `Cache-Status`
+    /// has the same word.
     pub(crate) fn note_not_stored(&self, worker: usize, url: &str, cause: NotStored) {
         self.counters.not_stored(worker, cause);
         tracing::debug!(site = %self.name, host = host_of(url), url, cause = cause.as_str(), "a response is not stored");
@@ -56,7 +58,10 @@ impl Site {
     pub(crate) fn is_to_warn(&self, now_ms: u64) -> bool {
         let warned = self.warned_ms.load(Ordering::Relaxed);
         now_ms >= warned.saturating_add(WARN_EVERY_MS)
-            && self.warned_ms.compare_exchange(warned, now_ms, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+            && self
+                .warned_ms
+                .compare_exchange(warned, now_ms, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
     }
 }
 
@@ -68,8 +73,8 @@ pub(crate) struct Sites {
     any: Option<Arc<Site>>,
     /// What requests to origins carry in `CDN-Loop`.
     pub(crate) loop_id: Option<HeaderValue>,
-    /// Whether this node's cluster serves a site is decided by steering, not here: every edge can serve every site.
-    /// What other edges of this node's cluster show.
+    /// Whether this node's cluster serves a site is decided by steering, not here: every edge can
+    /// serve every site. What other edges of this node's cluster show.
     pub(crate) peer_secrets: Vec<Secret>,
     /// Where purges are asked for; none without a control role or node key.
     pub(crate) control: Option<ControlAddress>,
@@ -80,28 +85,52 @@ impl Sites {
     ///
     /// # Errors
     /// The name of a site, and which of its files cannot be used.
-    pub(crate) fn new(fleet: &Fleet, node: &str, metrics: &Metrics, origins: &Origins) -> Result<Self, (String, TlsFileError)> {
+    pub(crate) fn new(
+        fleet: &Fleet,
+        node: &str,
+        metrics: &Metrics,
+        origins: &Origins,
+    ) -> Result<Self, (String, TlsFileError)> {
         let mut sites = Self {
-            loop_id: HeaderValue::try_from(if fleet.zone.is_empty() { node.to_owned() } else { format!("nearcast-{}", fleet.zone) }).ok(),
-            peer_secrets: fleet.edge(node).map_or_else(Vec::new, |(cluster, _)| node_key::accepted_from_peers(fleet, &cluster.name)),
+            loop_id: HeaderValue::try_from(if fleet.zone.is_empty() {
+                node.to_owned()
+            } else {
+                format!("nearcast-{}", fleet.zone)
+            })
+            .ok(),
+            peer_secrets: fleet.edge(node).map_or_else(Vec::new, |(cluster, _)| {
+                node_key::accepted_from_peers(fleet, &cluster.name)
+            }),
             control: fleet
                 .control
                 .as_ref()
                 .zip(node_key::shown_by(fleet, node))
-                .map(|(control, node_key)| ControlAddress { url: control.url.clone(), node_key }),
+                .map(|(control, node_key)| ControlAddress {
+                    url: control.url.clone(),
+                    node_key,
+                }),
             ..Self::default()
         };
         for configured in &fleet.sites {
             let Some(address) = Address::parse(&configured.origin) else {
-                tracing::warn!(site = configured.name, origin = configured.origin, "a site's origin is no URL; the site is not served");
+                tracing::warn!(
+                    site = configured.name,
+                    origin = configured.origin,
+                    "a site's origin is no URL; the site is not served"
+                );
                 continue;
             };
             let counters = metrics.site(&configured.name);
-            let target = origins.target(configured, address, &counters).map_err(|error| (configured.name.clone(), error))?;
+            let target = origins
+                .target(configured, address, &counters)
+                .map_err(|error| (configured.name.clone(), error))?;
             let site = Arc::new(Site {
                 name: configured.name.as_str().into(),
                 target: Arc::new(target),
-                origin_host: configured.origin_host.as_ref().and_then(|h| HeaderValue::from_str(h).ok()),
+                origin_host: configured
+                    .origin_host
+                    .as_ref()
+                    .and_then(|h| HeaderValue::from_str(h).ok()),
                 cache: configured.cache.clone(),
                 purge: configured.purge.clone(),
                 counters,
@@ -112,13 +141,19 @@ impl Sites {
                 if host == "*" {
                     sites.any.get_or_insert_with(|| site.clone());
                 } else {
-                    sites.by_host.entry(host.clone()).or_insert_with(|| site.clone());
+                    sites
+                        .by_host
+                        .entry(host.clone())
+                        .or_insert_with(|| site.clone());
                 }
             }
         }
         for configured in &fleet.sites {
             if let Some(site) = sites.by_name.get(&configured.name) {
-                sites.by_host.entry(fleet.steered_name(configured)).or_insert_with(|| site.clone());
+                sites
+                    .by_host
+                    .entry(fleet.steered_name(configured))
+                    .or_insert_with(|| site.clone());
             }
         }
         for site in sites.by_name.values() {
@@ -179,22 +214,34 @@ pub(crate) struct Edge {
     pub(crate) connections: Arc<Connections>,
     /// Shared with each connection.
     pub(crate) clients: Arc<ClientLimits>,
-    /// WebSockets of all sites together: each holds a file of those that are kept for origins and the disk.
+    /// WebSockets of all sites together: each holds a file of those that are kept for origins and
+    /// the disk.
     pub(crate) upgrades_max: u64,
     /// Larger bodies are passed through, whatever a site says: the store could not hold them.
     pub(crate) body_bytes_max: u64,
 }
 
 impl Edge {
-    /// What purges say of a stored response; one of an earlier run is not used before all purges are known.
+    /// What purges say of a stored response; one of an earlier run is not used before all purges
+    /// are known.
     pub(crate) fn is_usable_unvalidated(&self, response: &StoredResponse) -> bool {
         !response.is_recovered || self.is_caught_up.load(Ordering::Acquire)
     }
 
     /// Puts a response into the index; what it replaces lets go of its slices.
-    pub(crate) fn publish(&self, response: &Arc<StoredResponse>, replaces: impl Fn(&StoredResponse) -> bool) {
-        self.store.account_head(&response.content.body, response.bytes());
-        for left in self.index.insert(response.clone(), replaces).into_iter().chain(self.index.shed()) {
+    pub(crate) fn publish(
+        &self,
+        response: &Arc<StoredResponse>,
+        replaces: impl Fn(&StoredResponse) -> bool,
+    ) {
+        self.store
+            .account_head(&response.content.body, response.bytes());
+        for left in self
+            .index
+            .insert(response.clone(), replaces)
+            .into_iter()
+            .chain(self.index.shed())
+        {
             left.go();
             if !Arc::ptr_eq(&left.content, &response.content) {
                 left.content.discard();
@@ -206,7 +253,8 @@ impl Edge {
     pub(crate) fn unpublish(&self, response: &StoredResponse) {
         response.go();
         response.content.discard();
-        self.index.remove(response.hash, |r| std::ptr::eq(r, response));
+        self.index
+            .remove(response.hash, |r| std::ptr::eq(r, response));
     }
 }
 
@@ -223,28 +271,61 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn new(number: usize, edge: Arc<Edge>, origins: Arc<OriginPool>) -> Arc<Self> {
-        Arc::new(Self { number, edge, origins, no_fields: Arc::default(), round_trips: Mutex::default(), popularity: Mutex::default() })
+        Arc::new(Self {
+            number,
+            edge,
+            origins,
+            no_fields: Arc::default(),
+            round_trips: Mutex::default(),
+            popularity: Mutex::default(),
+        })
     }
 
     pub(crate) fn note_round_trip(&self, client: IpAddr, round_trip: Duration) {
-        self.round_trips.lock().expect("no holder of this lock panics").note(client, round_trip);
+        self.round_trips
+            .lock()
+            .expect("no holder of this lock panics")
+            .note(client, round_trip);
     }
 
     pub(crate) fn take_round_trips(&self) -> RoundTrips {
-        std::mem::take(&mut *self.round_trips.lock().expect("no holder of this lock panics"))
+        std::mem::take(
+            &mut *self
+                .round_trips
+                .lock()
+                .expect("no holder of this lock panics"),
+        )
     }
 
     /// Notes a request; the lock is contended for by nobody but the reporter, once an interval.
-    pub(crate) fn note_request(&self, hash: u128, site: &Arc<str>, url: &Arc<str>, bytes: u64, size: u64) {
-        self.popularity.lock().expect("no holder of this lock panics").note(hash, site, url, bytes, size);
+    pub(crate) fn note_request(
+        &self,
+        hash: u128,
+        site: &Arc<str>,
+        url: &Arc<str>,
+        bytes: u64,
+        size: u64,
+    ) {
+        self.popularity
+            .lock()
+            .expect("no holder of this lock panics")
+            .note(hash, site, url, bytes, size);
     }
 
     pub(crate) fn note_sent(&self, hash: u128, bytes: u64) {
-        self.popularity.lock().expect("no holder of this lock panics").sent(hash, bytes);
+        self.popularity
+            .lock()
+            .expect("no holder of this lock panics")
+            .sent(hash, bytes);
     }
 
     pub(crate) fn take_popularity(&self) -> Popularity {
-        std::mem::take(&mut *self.popularity.lock().expect("no holder of this lock panics"))
+        std::mem::take(
+            &mut *self
+                .popularity
+                .lock()
+                .expect("no holder of this lock panics"),
+        )
     }
 }
 

@@ -1,15 +1,16 @@
-//! Forward requests that fill the store: one for everybody who wants the same (collapse), resumed after a cut,
-//! and the ones for slices that a stored response lacks.
+//! Forward requests that fill the store: one for everybody who wants the same (collapse), resumed
+//! after a cut, and the ones for slices that a stored response lacks.
 //!
-//! A fill belongs to nobody: it runs as its own task and outlives the client that began it, unless nobody reads it any more
-//! and [`finish`](crate::policy::finish) finds too much left of it, or there are so many that those without a reader have to
-//! end. Who waits learns the
-//! outcome of the head, then reads from the store as bytes come. A response that may not be stored goes to the one
-//! client that asked; the others are told at once, and for a while nobody waits in line for that key. Requests with
-//! different [`Unusual`] fields never wait for one another, as what these bring about is not shared. What came for one
-//! client's own sake (its cookie, range, credentials) sends the others back, where one of them leads next. An error is
-//! shared by those who waited for it with the same cookies and range, and by nobody after them: an origin in trouble is
-//! not asked once for each.
+//! A fill belongs to nobody: it runs as its own task and outlives the client that began it, unless
+//! nobody reads it any more and [`finish`](crate::policy::finish) finds too much left of it, or
+//! there are so many that those without a reader have to end. Who waits learns the outcome of the
+//! head, then reads from the store as bytes come. A response that may not be stored goes to the one
+//! client that asked; the others are told at once, and for a while nobody waits in line for that
+//! key. Requests with different [`Unusual`] fields never wait for one another, as what these bring
+//! about is not shared. What came for one client's own sake (its cookie, range, credentials) sends
+//! the others back, where one of them leads next. An error is shared by those who waited for it
+//! with the same cookies and range, and by nobody after them: an origin in trouble is not asked
+//! once for each.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -40,20 +41,21 @@ use crate::push::Pacer;
 use crate::response::{Facts, StoredResponse};
 use crate::store::{Pool, SLICE_BYTES};
 
-/// Bytes of an error that is given to those who wait for it as well. One that is larger, or may be as its length is not
-/// known, goes to the one who asked, and the others get its status.
+/// Bytes of an error that is given to those who wait for it as well. One that is larger, or may be
+/// as its length is not known, goes to the one who asked, and the others get its status.
 const SHARED_ERROR_BYTES_MAX: u64 = SLICE;
 /// Bytes that a fill has at hand at most: the slice that comes, and the last few.
 const FILL_BYTES: u64 = 3 * SLICE;
-/// Fills under way beyond which those that nobody reads end: as many as fit into this part of what the memory tier has, with
-/// a least and a most. Those that are read are bounded by the connections of clients.
+/// Fills under way beyond which those that nobody reads end: as many as fit into this part of what
+/// the memory tier has, with a least and a most. Those that are read are bounded by the connections
+/// of clients.
 const FILLS_MEMORY_SHARE: u64 = 4;
 const FILLS_MIN: u64 = 32;
 const FILLS_MAX: u64 = 4096;
 /// How long a fill may take to find its first reader where there are too many.
 const UNREAD_MAX: Duration = Duration::from_secs(1);
-/// How long nobody has read a fill when it counts as abandoned: those who waited for its head with the client that left look
-/// for it in the index first.
+/// How long nobody has read a fill when it counts as abandoned: those who waited for its head with
+/// the client that left look for it in the index first.
 const ABANDONED_AFTER: Duration = Duration::from_millis(100);
 /// How often one fill is resumed without having got further.
 const RESUMES_MAX: u32 = 3;
@@ -61,12 +63,14 @@ const RESUMES_MAX: u32 = 3;
 const UNSHARED_MS: u64 = 60_000;
 /// Keys of that kind that are remembered.
 const UNSHARED_MAX: usize = 65_536;
-/// How long requests for ranges of a representation whose parts cannot be joined go to the origin as the client made them.
+/// How long requests for ranges of a representation whose parts cannot be joined go to the origin
+/// as the client made them.
 const UNJOINABLE_MS: u64 = 60_000;
 /// Keys of that kind that are remembered.
 const UNJOINABLE_MAX: usize = 65_536;
-/// Bytes of several ranges, of a body too large to be stored, that are put together here from requests for their slices.
-/// More go to the origin as the client asked: nothing would hold such a fill back to the client's pace.
+/// Bytes of several ranges, of a body too large to be stored, that are put together here from
+/// requests for their slices. More go to the origin as the client asked: nothing would hold such a
+/// fill back to the client's pace.
 const ASSEMBLED_BYTES_MAX: u64 = 16 * SLICE;
 /// Length of the largest body whose slices can be numbered.
 const NUMBERED_BYTES_MAX: u64 = u32::MAX as u64 * SLICE;
@@ -85,30 +89,43 @@ pub(crate) enum Told {
     Published,
     /// What came may not be shared: ask for yourself.
     Unshared,
-    /// What came may be due to the cookie or credentials of the one who asked, or to fields that are too long: of those who
-    /// wait the ones of the same kind ask for themselves, the others look again and ask together.
+    /// What came may be due to the cookie or credentials of the one who asked, or to fields that
+    /// are too long: of those who wait the ones of the same kind ask for themselves, the others
+    /// look again and ask together.
     Own,
-    /// What came is for the range or the credentials of the one who asked: as [`Own`](Self::Own), and nothing to remember.
+    /// What came is for the range or the credentials of the one who asked: as [`Own`](Self::Own),
+    /// and nothing to remember.
     Aside,
-    /// There is nothing in the range of the one who asked: those of the same range ask for themselves, the others ask together.
+    /// There is nothing in the range of the one who asked: those of the same range ask for
+    /// themselves, the others ask together.
     OutOfRange,
-    /// What came is not there any more, as it was purged or changed meanwhile: look again, and ask together.
+    /// What came is not there any more, as it was purged or changed meanwhile: look again, and ask
+    /// together.
     AskAgain,
-    /// The origin answered with an error, which is not stored; the answer itself where it may be given to others.
-    Erred { status: StatusCode, cause: NotStored, answer: Option<(Arc<StoredResponse>, Arc<Fill>)> },
+    /// The origin answered with an error, which is not stored; the answer itself where it may be
+    /// given to others.
+    Erred {
+        status: StatusCode,
+        cause: NotStored,
+        answer: Option<(Arc<StoredResponse>, Arc<Fill>)>,
+    },
     /// The origin failed.
     Failed(OriginError),
 }
 
 /// Waits for what followers are told.
 pub(crate) async fn told(told: &mut watch::Receiver<Told>) -> Told {
-    told.wait_for(|t| !matches!(t, Told::Waiting)).await.map_or(Told::Unshared, |t| t.clone())
+    told.wait_for(|t| !matches!(t, Told::Waiting))
+        .await
+        .map_or(Told::Unshared, |t| t.clone())
 }
 
-/// What of a request tells it from others for the same URL, as far as they may share a forward request.
+/// What of a request tells it from others for the same URL, as far as they may share a forward
+/// request.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Requester {
-    /// Of the unusual fields and those that the site keys by. Requests that differ in it never wait for one another.
+    /// Of the unusual fields and those that the site keys by. Requests that differ in it never wait
+    /// for one another.
     group: u128,
     kind: RequestKind,
     /// Cookies, credentials and range: an error may be their fault.
@@ -137,7 +154,12 @@ impl RequestKind {
 
 impl Requester {
     /// A client's request.
-    pub(crate) fn of(index: &Index, client: &HeaderMap, unusual: &Unusual, keyed: &HeaderMap) -> Self {
+    pub(crate) fn of(
+        index: &Index,
+        client: &HeaderMap,
+        unusual: &Unusual,
+        keyed: &HeaderMap,
+    ) -> Self {
         let own = [COOKIE, AUTHORIZATION, RANGE].into_iter();
         let mut apart = Vec::new();
         unusual.write(&mut apart);
@@ -146,19 +168,34 @@ impl Requester {
             request_fields::write_fields(keyed.iter(), &mut apart);
         }
         Self {
-            group: if apart.is_empty() { 0 } else { index.hash_of(&apart) },
+            group: if apart.is_empty() {
+                0
+            } else {
+                index.hash_of(&apart)
+            },
             kind: RequestKind {
                 has_credentials: client.contains_key(COOKIE) || client.contains_key(AUTHORIZATION),
                 has_range: client.contains_key(RANGE),
                 is_oversized: request_fields::is_oversized(client),
             },
-            own: own.flat_map(|name| client.get_all(&name).iter().map(move |value| (name.clone(), value.clone()))).collect(),
+            own: own
+                .flat_map(|name| {
+                    client
+                        .get_all(&name)
+                        .iter()
+                        .map(move |value| (name.clone(), value.clone()))
+                })
+                .collect(),
         }
     }
 
     /// What those who waited are told of an answer that may not be shared.
     fn unshared(&self) -> Told {
-        if self.kind.is_special() { Told::Own } else { Told::Unshared }
+        if self.kind.is_special() {
+            Told::Own
+        } else {
+            Told::Unshared
+        }
     }
 
     /// What requests of the same group under way are found by.
@@ -193,9 +230,13 @@ pub(crate) struct Forwards {
 pub(crate) enum Joined {
     /// Send it, and tell the others.
     Leader(Lead),
-    /// Wait for the one that is under way. Its errors are this one's only when it is alike: of the same cookies, credentials
-    /// and range.
-    Follower { told: watch::Receiver<Told>, is_alike: bool, is_same_kind: bool },
+    /// Wait for the one that is under way. Its errors are this one's only when it is alike: of the
+    /// same cookies, credentials and range.
+    Follower {
+        told: watch::Receiver<Told>,
+        is_alike: bool,
+        is_same_kind: bool,
+    },
     /// Send it for yourself alone.
     Alone,
 }
@@ -226,31 +267,60 @@ impl FillsUnderWay {
 
 impl Forwards {
     pub(crate) fn new(memory_bytes: u64) -> Self {
-        let most = (memory_bytes / FILLS_MEMORY_SHARE / FILL_BYTES).clamp(FILLS_MIN, FILLS_MAX) as usize;
-        let fills = FillsUnderWay { most, count: AtomicUsize::new(0), has_grown: Notify::new() };
-        Self { fills, in_flight: DashMap::default(), unshared: DashMap::default(), unjoinable: DashMap::default() }
+        let most =
+            (memory_bytes / FILLS_MEMORY_SHARE / FILL_BYTES).clamp(FILLS_MIN, FILLS_MAX) as usize;
+        let fills = FillsUnderWay {
+            most,
+            count: AtomicUsize::new(0),
+            has_grown: Notify::new(),
+        };
+        Self {
+            fills,
+            in_flight: DashMap::default(),
+            unshared: DashMap::default(),
+            unjoinable: DashMap::default(),
+        }
     }
 
     pub(crate) fn join(edge: &Arc<Edge>, hash: u128, requester: Requester) -> Joined {
         let forwards = &edge.forwards;
         let memo = requester.memo(hash);
-        if !forwards.unshared.is_empty() && forwards.unshared.get(&memo).is_some_and(|until| *until > now_ms()) {
+        if !forwards.unshared.is_empty()
+            && forwards
+                .unshared
+                .get(&memo)
+                .is_some_and(|until| *until > now_ms())
+        {
             return Joined::Alone;
         }
         let flight = requester.flight(hash);
         match forwards.in_flight.entry(flight) {
             dashmap::Entry::Occupied(other) => {
-                let Flight { told, requester: first } = other.get();
+                let Flight {
+                    told,
+                    requester: first,
+                } = other.get();
                 Joined::Follower {
                     told: told.subscribe(),
-                    is_alike: first.own == requester.own && first.kind == requester.kind && !requester.kind.is_oversized,
+                    is_alike: first.own == requester.own
+                        && first.kind == requester.kind
+                        && !requester.kind.is_oversized,
                     is_same_kind: first.kind == requester.kind,
                 }
             }
             dashmap::Entry::Vacant(free) => {
                 let told = Arc::new(watch::channel(Told::Waiting).0);
-                free.insert(Flight { told: told.clone(), requester });
-                Joined::Leader(Lead { edge: edge.clone(), flight, memo, told, is_over: false })
+                free.insert(Flight {
+                    told: told.clone(),
+                    requester,
+                });
+                Joined::Leader(Lead {
+                    edge: edge.clone(),
+                    flight,
+                    memo,
+                    told,
+                    is_over: false,
+                })
             }
         }
     }
@@ -277,9 +347,14 @@ impl Forwards {
         self.unjoinable.insert(memo, now_ms() + UNJOINABLE_MS);
     }
 
-    /// Whether parts of what is there cannot be joined: asking for whole slices costs more and keeps nothing.
+    /// Whether parts of what is there cannot be joined: asking for whole slices costs more and
+    /// keeps nothing.
     pub(crate) fn is_unjoinable(&self, hash: u128, requester: &Requester) -> bool {
-        !self.unjoinable.is_empty() && self.unjoinable.get(&requester.memo(hash)).is_some_and(|until| *until > now_ms())
+        !self.unjoinable.is_empty()
+            && self
+                .unjoinable
+                .get(&requester.memo(hash))
+                .is_some_and(|until| *until > now_ms())
     }
 
     /// Forward requests under way.
@@ -289,7 +364,10 @@ impl Forwards {
 
     /// Requests that wait for one of them.
     pub(crate) fn waiting(&self) -> usize {
-        self.in_flight.iter().map(|flight| flight.told.receiver_count()).sum()
+        self.in_flight
+            .iter()
+            .map(|flight| flight.told.receiver_count())
+            .sum()
     }
 }
 
@@ -314,7 +392,12 @@ impl Lead {
             Told::Published => {
                 self.edge.forwards.unshared.remove(&self.memo);
             }
-            Told::Waiting | Told::Aside | Told::OutOfRange | Told::AskAgain | Told::Erred { .. } | Told::Failed(_) => {}
+            Told::Waiting
+            | Told::Aside
+            | Told::OutOfRange
+            | Told::AskAgain
+            | Told::Erred { .. }
+            | Told::Failed(_) => {}
         }
         self.edge.forwards.in_flight.remove(&self.flight);
         self.told.send_replace(told);
@@ -342,7 +425,8 @@ pub(crate) struct Source {
     pub(crate) fields: Arc<HeaderMap>,
     /// Whether that is a node: its bytes are not the origin's.
     pub(crate) is_peer: bool,
-    /// For a push order, of this node or of the one that asks, and not for a client: its bytes are counted apart.
+    /// For a push order, of this node or of the one that asks, and not for a client: its bytes are
+    /// counted apart.
     pub(crate) is_for_push: bool,
     /// Nobody waits for what it gives.
     pub(crate) is_background: bool,
@@ -372,7 +456,9 @@ impl Source {
             self.site.counters.asked_origin(self.worker.number);
         }
         let asked = self.worker.origins.send(&self.target, request);
-        let Some(pacer) = &self.pacer else { return asked.await.inspect_err(|error| self.note_failure(*error)) };
+        let Some(pacer) = &self.pacer else {
+            return asked.await.inspect_err(|error| self.note_failure(*error));
+        };
         tokio::select! {
             biased;
             () = pacer.stopped() => Err(OriginError::GivenUp),
@@ -413,18 +499,21 @@ pub(crate) struct Ask {
     pub(crate) requester: Requester,
     /// To be validated rather than fetched.
     pub(crate) stale: Option<Arc<StoredResponse>>,
-    /// Something stored may still serve when the origin fails: its 5xx must not take that one's place.
+    /// Something stored may still serve when the origin fails: its 5xx must not take that one's
+    /// place.
     pub(crate) has_stale: bool,
     /// Wanted bytes, when not all are.
     pub(crate) range: Option<Wanted>,
     pub(crate) pool: Pool,
 }
 
-/// What of a representation that nobody knows yet is asked for first: the slices of a client's first range.
+/// What of a representation that nobody knows yet is asked for first: the slices of a client's
+/// first range.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted {
     spec: Spec,
-    /// More than this has to come by requests of its own, perhaps: other ranges, or all of it where `If-Range` fails.
+    /// More than this has to come by requests of its own, perhaps: other ranges, or all of it where
+    /// `If-Range` fails.
     may_need_more: bool,
     /// It stands in for a range that turned out to be outside.
     is_second: bool,
@@ -449,51 +538,105 @@ impl Wanted {
             Spec::Last(0) => Spec::Last(1),
             other => other,
         };
-        Some(Self { spec, may_need_more: has_if_range || specs.len() > 1 || spec != asked, is_second: false })
+        Some(Self {
+            spec,
+            may_need_more: has_if_range || specs.len() > 1 || spec != asked,
+            is_second: false,
+        })
     }
 
-    /// What to ask for after a 416: the client's first range that is inside the length which that named.
+    /// What to ask for after a 416: the client's first range that is inside the length which that
+    /// named.
     fn after_unsatisfied(self, unsatisfied: &HeaderMap, client: &HeaderMap) -> Option<Self> {
-        let Some(ContentRange::Unsatisfied(length)) = ContentRange::of(unsatisfied) else { return None };
-        let spec = range::requested(&Method::GET, client)?.into_iter().find(|spec| spec.within(length).is_some())?;
-        (!self.is_second && spec != self.spec).then_some(Self { spec, may_need_more: true, is_second: true })
+        let Some(ContentRange::Unsatisfied(length)) = ContentRange::of(unsatisfied) else {
+            return None;
+        };
+        let spec = range::requested(&Method::GET, client)?
+            .into_iter()
+            .find(|spec| spec.within(length).is_some())?;
+        (!self.is_second && spec != self.spec).then_some(Self {
+            spec,
+            may_need_more: true,
+            is_second: true,
+        })
     }
 
-    /// `Range` for whole slices. Where they begin is not known for the last bytes of a length that is not known: then one
-    /// slice more is asked for, but for a byte.
+    /// `Range` for whole slices. Where they begin is not known for the last bytes of a length that
+    /// is not known: then one slice more is asked for, but for a byte.
     fn field(self) -> HeaderMap {
         match self.spec {
-            Spec::FromTo(first, last) => range_field(first / SLICE * SLICE, last.saturating_add(1).checked_next_multiple_of(SLICE)),
+            Spec::FromTo(first, last) => range_field(
+                first / SLICE * SLICE,
+                last.saturating_add(1).checked_next_multiple_of(SLICE),
+            ),
             Spec::From(first) => range_field(first / SLICE * SLICE, None),
-            Spec::Last(count) => range_value(&format!("bytes=-{}", count.saturating_add(SLICE - 1))),
+            Spec::Last(count) => {
+                range_value(&format!("bytes=-{}", count.saturating_add(SLICE - 1)))
+            }
         }
     }
 
-    /// The whole slices in a 206 to [`field`](Self::field); `None` when what is wanted does not begin in them, or cannot
-    /// be put together from them and later requests, for which parts of it must be joinable.
+    /// The whole slices in a 206 to [`field`](Self::field); `None` when what is wanted does not
+    /// begin in them, or cannot be put together from them and later requests, for which parts of it
+    /// must be joinable.
     fn part(self, fields: &HeaderMap, is_joinable: bool) -> Option<Stretch> {
-        let Some(ContentRange::Bytes { range, complete: Some(complete) }) = ContentRange::of(fields) else { return None };
+        let Some(ContentRange::Bytes {
+            range,
+            complete: Some(complete),
+        }) = ContentRange::of(fields)
+        else {
+            return None;
+        };
         let first = range.first.checked_next_multiple_of(SLICE)?;
-        let end = if range.end() == complete { complete } else { range.end() / SLICE * SLICE };
+        let end = if range.end() == complete {
+            complete
+        } else {
+            range.end() / SLICE * SLICE
+        };
         let wanted = self.spec.within(complete);
-        let has_begin = first < end && wanted.is_none_or(|w| first <= w.first / SLICE * SLICE && w.first < end);
+        let has_begin =
+            first < end && wanted.is_none_or(|w| first <= w.first / SLICE * SLICE && w.first < end);
         let is_enough = !self.may_need_more && wanted.is_none_or(|w| w.end() <= end);
-        let stretch = Stretch { range: ByteRange { first, last: end.checked_sub(1)? }, complete, skip: first - range.first };
+        let stretch = Stretch {
+            range: ByteRange {
+                first,
+                last: end.checked_sub(1)?,
+            },
+            complete,
+            skip: first - range.first,
+        };
         (has_begin && (is_enough || is_joinable || stretch.is_whole())).then_some(stretch)
     }
 
     /// Whether a 206 is what the client itself asked for, whatever was asked of the origin.
     fn is_met_by(self, fields: &HeaderMap) -> bool {
-        let Some(ContentRange::Bytes { range, complete: Some(complete) }) = ContentRange::of(fields) else { return false };
+        let Some(ContentRange::Bytes {
+            range,
+            complete: Some(complete),
+        }) = ContentRange::of(fields)
+        else {
+            return false;
+        };
         !self.may_need_more && self.spec.within(complete) == Some(range)
     }
 }
 
 impl Stretch {
-    /// All of a representation in answer to a request for all of it: as good as a 200 (RFC 9110 section 15.3.7.3).
+    /// All of a representation in answer to a request for all of it: as good as a 200 (RFC 9110
+    /// section 15.3.7.3).
     fn of_whole(fields: &HeaderMap) -> Option<Self> {
-        let Some(ContentRange::Bytes { range, complete: Some(complete) }) = ContentRange::of(fields) else { return None };
-        let stretch = Self { range, complete, skip: 0 };
+        let Some(ContentRange::Bytes {
+            range,
+            complete: Some(complete),
+        }) = ContentRange::of(fields)
+        else {
+            return None;
+        };
+        let stretch = Self {
+            range,
+            complete,
+            skip: 0,
+        };
         stretch.is_whole().then_some(stretch)
     }
 
@@ -502,28 +645,52 @@ impl Stretch {
     }
 }
 
-/// Whether several ranges of a body that is too large to be stored can be put together here, from slices that are asked for
-/// one range at a time. Many origins answer a request for several ranges with the whole.
+/// Whether several ranges of a body that is too large to be stored can be put together here, from
+/// slices that are asked for one range at a time. Many origins answer a request for several ranges
+/// with the whole.
 fn can_be_assembled(client: &HeaderMap, part: &HeaderMap, complete: u64) -> bool {
-    let specs = range::requested(&Method::GET, client).filter(|specs| specs.len() > 1).unwrap_or_default();
+    let specs = range::requested(&Method::GET, client)
+        .filter(|specs| specs.len() > 1)
+        .unwrap_or_default();
     let bytes = match range::resolve(&specs, complete) {
-        Part::Ranges(ranges) => ranges.iter().map(|range| range.length()).fold(0, u64::saturating_add),
+        Part::Ranges(ranges) => ranges
+            .iter()
+            .map(|range| range.length())
+            .fold(0, u64::saturating_add),
         Part::Whole | Part::Unsatisfiable => return false,
     };
-    bytes <= ASSEMBLED_BYTES_MAX && complete <= NUMBERED_BYTES_MAX && conditional::if_range_holds(client, part)
+    bytes <= ASSEMBLED_BYTES_MAX
+        && complete <= NUMBERED_BYTES_MAX
+        && conditional::if_range_holds(client, part)
 }
 
 /// What the head of a forward request's response led to.
 pub(crate) enum Led {
-    /// To be read from the store as it comes. Kept unless it says why not. `received` is the origin's status, 206 for a part.
-    Filling { response: Arc<StoredResponse>, fill: Arc<Fill>, not_stored: Option<NotStored>, received: StatusCode, cookies: Cookies },
-    /// What was stored is as good as new, as an answer of the status `received` says; for this client alone where that says why
-    /// it is not stored.
-    Validated { response: Arc<StoredResponse>, received: StatusCode, cookies: Cookies, not_stored: Option<NotStored> },
+    /// To be read from the store as it comes. Kept unless it says why not. `received` is the
+    /// origin's status, 206 for a part.
+    Filling {
+        response: Arc<StoredResponse>,
+        fill: Arc<Fill>,
+        not_stored: Option<NotStored>,
+        received: StatusCode,
+        cookies: Cookies,
+    },
+    /// What was stored is as good as new, as an answer of the status `received` says; for this
+    /// client alone where that says why it is not stored.
+    Validated {
+        response: Arc<StoredResponse>,
+        received: StatusCode,
+        cookies: Cookies,
+        not_stored: Option<NotStored>,
+    },
     /// For this client alone, and why it is not stored.
-    Passing { head: http::response::Parts, body: OriginBody, not_stored: NotStored },
-    /// The origin's parts are of no use here: the request is to be sent on with the client's own `Range` and conditions.
-    /// Asking for the whole instead may cost any number of bytes.
+    Passing {
+        head: http::response::Parts,
+        body: OriginBody,
+        not_stored: NotStored,
+    },
+    /// The origin's parts are of no use here: the request is to be sent on with the client's own
+    /// `Range` and conditions. Asking for the whole instead may cost any number of bytes.
     PassRequest,
     /// Nothing.
     Failed(OriginError),
@@ -543,7 +710,8 @@ impl Led {
 /// Values of `Set-Cookie` that came for the one who asked, and are not stored.
 pub(crate) type Cookies = Vec<HeaderValue>;
 
-/// Takes the cookies out of the fields of a response that others may get, unless the site wants them shared.
+/// Takes the cookies out of the fields of a response that others may get, unless the site wants
+/// them shared.
 fn take_cookies(fields: &mut HeaderMap, policy: &CachePolicy) -> Cookies {
     let mut cookies = Vec::new();
     if !policy.store_set_cookie {
@@ -561,7 +729,9 @@ pub(crate) fn start(ask: Ask, lead: Option<Lead>) -> oneshot::Receiver<Led> {
         let (source, url) = (ask.source.clone(), ask.url.clone());
         let (led, to_followers) = follow_head(ask).await;
         if let Some(cause) = led.not_stored() {
-            source.site.note_not_stored(source.worker.number, &url, cause);
+            source
+                .site
+                .note_not_stored(source.worker.number, &url, cause);
         }
         if let Some(lead) = lead {
             lead.tell(to_followers);
@@ -578,37 +748,79 @@ async fn follow_head(mut ask: Ask) -> (Led, Told) {
         let born = ask.source.worker.edge.generations.revision();
         let asked_at = ask.source.worker.edge.changes.now();
         let mut extra = ask.range.map(Wanted::field).unwrap_or_default();
-        // Conditions come first: a range counts only where what is stored has changed (RFC 9110 section 13.2.2).
+        // Conditions come first: a range counts only where what is stored has changed (RFC 9110
+        // section 13.2.2).
         if let Some(stale) = &ask.stale {
             conditional::set_validation(&mut extra, [&stale.fields]);
         }
         let response = match ask.source.ask(extra).await {
             Ok(response) => response,
             // That a push order has ended says nothing to clients that waited for its request.
-            Err(OriginError::GivenUp) => return (Led::Failed(OriginError::GivenUp), Told::AskAgain),
+            Err(OriginError::GivenUp) => {
+                return (Led::Failed(OriginError::GivenUp), Told::AskAgain);
+            }
             Err(error) => return (Led::Failed(error), Told::Failed(error)),
         };
-        let exchange = Exchange { requested_ms, received_ms: now_ms() };
+        let exchange = Exchange {
+            requested_ms,
+            received_ms: now_ms(),
+        };
         // A node that has not folded a purge yet may give what that covers.
-        let born = if ask.source.is_peer { born.min(revision(response.headers())) } else { born };
-        // Some origins look at the range first: a part of what is stored says that it has not changed.
+        let born = if ask.source.is_peer {
+            born.min(revision(response.headers()))
+        } else {
+            born
+        };
+        // Some origins look at the range first: a part of what is stored says that it has not
+        // changed.
         let is_same_part = response.status() == StatusCode::PARTIAL_CONTENT
-            && ask.stale.as_ref().is_some_and(|s| is_same(&s.content, response.headers(), complete_length(response.headers())));
+            && ask.stale.as_ref().is_some_and(|s| {
+                is_same(
+                    &s.content,
+                    response.headers(),
+                    complete_length(response.headers()),
+                )
+            });
         if (response.status() == StatusCode::NOT_MODIFIED || is_same_part)
             && let Some(stale) = ask.stale.take()
         {
-            let sent = Sent { exchange, born, asked_at };
+            let sent = Sent {
+                exchange,
+                born,
+                asked_at,
+            };
             match freshen(&ask, &stale, response.headers(), sent) {
-                Some(Freshened { response: fresh, cookies, not_stored }) => {
-                    let told = if not_stored.is_some() { ask.requester.unshared() } else { Told::Published };
-                    let led = Led::Validated { response: fresh, received: response.status(), cookies, not_stored };
+                Some(Freshened {
+                    response: fresh,
+                    cookies,
+                    not_stored,
+                }) => {
+                    let told = if not_stored.is_some() {
+                        ask.requester.unshared()
+                    } else {
+                        Told::Published
+                    };
+                    let led = Led::Validated {
+                        response: fresh,
+                        received: response.status(),
+                        cookies,
+                        not_stored,
+                    };
                     return (led, told);
                 }
                 // A validator that nobody knows: ask for all of it.
                 None => continue,
             }
         }
-        match take(&ask, response, Sent { exchange, born, asked_at }) {
+        match take(
+            &ask,
+            response,
+            Sent {
+                exchange,
+                born,
+                asked_at,
+            },
+        ) {
             Ok(taken) => return taken,
             Err(wanted) => ask.range = Some(wanted),
         }
@@ -620,10 +832,14 @@ pub(crate) const REVISION: HeaderName = HeaderName::from_static("nearcast-revisi
 
 /// The revision that a peer named, 0 when it named none.
 fn revision(fields: &HeaderMap) -> u64 {
-    fields.get(&REVISION).and_then(|v| v.to_str().ok()?.parse().ok()).unwrap_or(0)
+    fields
+        .get(&REVISION)
+        .and_then(|v| v.to_str().ok()?.parse().ok())
+        .unwrap_or(0)
 }
 
-/// When a forward request was sent and its head received: by the clock, by the journal, and by this node's own changes.
+/// When a forward request was sent and its head received: by the clock, by the journal, and by this
+/// node's own changes.
 #[derive(Clone, Copy)]
 struct Sent {
     exchange: Exchange,
@@ -635,13 +851,23 @@ struct Sent {
 struct Freshened {
     response: Arc<StoredResponse>,
     cookies: Cookies,
-    /// Why it is for the client that asked alone: what is stored stays as it was, or is stored no more.
+    /// Why it is for the client that asked alone: what is stored stays as it was, or is stored no
+    /// more.
     not_stored: Option<NotStored>,
 }
 
 /// A 304 that names the stored response: it is as good as new, with the fields of the 304.
-fn freshen(ask: &Ask, stale: &Arc<StoredResponse>, fields: &HeaderMap, sent: Sent) -> Option<Freshened> {
-    let Sent { exchange, born, asked_at } = sent;
+fn freshen(
+    ask: &Ask,
+    stale: &Arc<StoredResponse>,
+    fields: &HeaderMap,
+    sent: Sent,
+) -> Option<Freshened> {
+    let Sent {
+        exchange,
+        born,
+        asked_at,
+    } = sent;
     let edge = &ask.source.worker.edge;
     let policy = &ask.source.site.cache;
     if !conditional::is_confirmed(&stale.fields, fields, true) {
@@ -649,17 +875,22 @@ fn freshen(ask: &Ask, stale: &Arc<StoredResponse>, fields: &HeaderMap, sent: Sen
     }
     let mut fields = conditional::freshened(&stale.fields, fields, exchange.received_ms);
     let cookies = take_cookies(&mut fields, policy);
-    // Whether what is stored may stay depends on its fields alone, as it did not come for this request. Whether the fields of
-    // the 304 are for others as well, and may take it away from them, depends on the request, as with any response.
+    // Whether what is stored may stay depends on its fields alone, as it did not come for this
+    // request. Whether the fields of the 304 are for others as well, and may take it away from
+    // them, depends on the request, as with any response.
     let judge = |client: &HeaderMap, fields: &HeaderMap| {
-        let request = RequestFacts { method: &Method::GET, fields: client };
+        let request = RequestFacts {
+            method: &Method::GET,
+            fields: client,
+        };
         match freshness::judge(request, stale.status, fields, policy, exchange) {
             freshness::Verdict::Store(_) => None,
             freshness::Verdict::DoNotStore(cause) => Some(cause),
         }
     };
     let gone_for = judge(&HeaderMap::new(), &fields);
-    let own_for = judge(&ask.client, &stale.fields).or_else(|| judge(&ask.client, &fields).filter(|_| gone_for.is_none()));
+    let own_for = judge(&ask.client, &stale.fields)
+        .or_else(|| judge(&ask.client, &fields).filter(|_| gone_for.is_none()));
     let facts = Facts {
         url: stale.url.clone(),
         hash: stale.hash,
@@ -677,12 +908,22 @@ fn freshen(ask: &Ask, stale: &Arc<StoredResponse>, fields: &HeaderMap, sent: Sen
     };
     let fresh = facts.store(stale.content.clone());
     if own_for.is_some() {
-        return Some(Freshened { response: fresh, cookies, not_stored: own_for });
+        return Some(Freshened {
+            response: fresh,
+            cookies,
+            not_stored: own_for,
+        });
     }
     if let Some(cause) = gone_for {
         edge.unpublish(stale);
-        ask.source.site.note_not_stored(ask.source.worker.number, &ask.url, cause);
-        return Some(Freshened { response: fresh, cookies, not_stored: None });
+        ask.source
+            .site
+            .note_not_stored(ask.source.worker.number, &ask.url, cause);
+        return Some(Freshened {
+            response: fresh,
+            cookies,
+            not_stored: None,
+        });
     }
     edge.publish(&fresh, |r| Arc::ptr_eq(&r.content, &stale.content));
     if edge.changes.have_covered(&fresh, asked_at) {
@@ -690,11 +931,18 @@ fn freshen(ask: &Ask, stale: &Arc<StoredResponse>, fields: &HeaderMap, sent: Sen
     } else {
         edge.store.put_head(&fresh.content.body, fresh.encode());
     }
-    Some(Freshened { response: fresh, cookies, not_stored: None })
+    Some(Freshened {
+        response: fresh,
+        cookies,
+        not_stored: None,
+    })
 }
 
 fn broken() -> (Led, Told) {
-    (Led::Failed(OriginError::Protocol), Told::Failed(OriginError::Protocol))
+    (
+        Led::Failed(OriginError::Protocol),
+        Told::Failed(OriginError::Protocol),
+    )
 }
 
 /// What a response leads to.
@@ -704,23 +952,55 @@ fn broken() -> (Led, Told) {
 fn take(ask: &Ask, response: Response<OriginBody>, sent: Sent) -> Result<(Led, Told), Wanted> {
     let (head, body) = response.into_parts();
     let site = &ask.source.site;
-    let most = site.cache.body_bytes_max.0.min(ask.source.worker.edge.body_bytes_max);
+    let most = site
+        .cache
+        .body_bytes_max
+        .0
+        .min(ask.source.worker.edge.body_bytes_max);
     let is_joinable = StrongValidator::of(&head.headers, sent.exchange.received_ms).is_some();
-    let whole = Stretch::of_whole(&head.headers).filter(|_| head.status == StatusCode::PARTIAL_CONTENT && ask.range.is_none());
+    let whole = Stretch::of_whole(&head.headers)
+        .filter(|_| head.status == StatusCode::PARTIAL_CONTENT && ask.range.is_none());
     let part = match (head.status, ask.range) {
         (StatusCode::PARTIAL_CONTENT, Some(wanted)) => {
             let part = wanted.part(&head.headers, is_joinable);
-            let is_too_large = complete_length(&head.headers).is_some_and(|complete| complete > most);
-            let is_usable = |part: &Stretch| !is_too_large || is_joinable && can_be_assembled(&ask.client, &head.headers, part.complete);
+            let is_too_large =
+                complete_length(&head.headers).is_some_and(|complete| complete > most);
+            let is_usable = |part: &Stretch| {
+                !is_too_large
+                    || is_joinable && can_be_assembled(&ask.client, &head.headers, part.complete)
+            };
             let part = part.filter(is_usable);
             if part.is_none() {
                 if !is_too_large || !is_joinable {
-                    ask.source.worker.edge.forwards.note_unjoinable(ask.requester.memo(ask.hash));
+                    ask.source
+                        .worker
+                        .edge
+                        .forwards
+                        .note_unjoinable(ask.requester.memo(ask.hash));
                 }
                 let is_met = wanted.is_met_by(&head.headers);
-                let not_stored = if is_too_large { NotStored::TooLarge } else { NotStored::Partial };
-                let led = if is_met { Led::Passing { head, body, not_stored } } else { Led::PassRequest };
-                return Ok((led, if is_too_large { Told::Unshared } else { Told::Aside }));
+                let not_stored = if is_too_large {
+                    NotStored::TooLarge
+                } else {
+                    NotStored::Partial
+                };
+                let led = if is_met {
+                    Led::Passing {
+                        head,
+                        body,
+                        not_stored,
+                    }
+                } else {
+                    Led::PassRequest
+                };
+                return Ok((
+                    led,
+                    if is_too_large {
+                        Told::Unshared
+                    } else {
+                        Told::Aside
+                    },
+                ));
             }
             part
         }
@@ -730,62 +1010,150 @@ fn take(ask: &Ask, response: Response<OriginBody>, sent: Sent) -> Result<(Led, T
         // Nor for another protocol.
         (status, _) if status.is_informational() => return Ok(broken()),
         (StatusCode::RANGE_NOT_SATISFIABLE, Some(wanted)) if wanted.may_need_more => {
-            return wanted.after_unsatisfied(&head.headers, &ask.client).map_or(Ok((Led::PassRequest, Told::Aside)), Err);
+            return wanted
+                .after_unsatisfied(&head.headers, &ask.client)
+                .map_or(Ok((Led::PassRequest, Told::Aside)), Err);
         }
         (StatusCode::RANGE_NOT_SATISFIABLE, Some(_)) => {
-            return Ok((Led::Passing { head, body, not_stored: NotStored::Status }, Told::OutOfRange));
+            return Ok((
+                Led::Passing {
+                    head,
+                    body,
+                    not_stored: NotStored::Status,
+                },
+                Told::OutOfRange,
+            ));
         }
         _ => None,
     };
-    let request = RequestFacts { method: &Method::GET, fields: &ask.client };
+    let request = RequestFacts {
+        method: &Method::GET,
+        fields: &ask.client,
+    };
     // A part is judged, and stored, as what it is a part of.
-    let status = if part.is_some() { StatusCode::OK } else { head.status };
+    let status = if part.is_some() {
+        StatusCode::OK
+    } else {
+        head.status
+    };
     let length = part.map_or(body.length(), |part| Some(part.complete));
     let verdict = freshness::judge(request, status, &head.headers, &site.cache, sent.exchange);
     let is_error = reuse::is_error(status);
     let not_stored = match verdict {
         freshness::Verdict::DoNotStore(cause) => Some(cause),
-        freshness::Verdict::Store(_) if is_error && ask.has_stale => Some(NotStored::ErrorBesideStored),
-        freshness::Verdict::Store(_) => length.is_some_and(|length| length > most).then_some(NotStored::TooLarge),
+        freshness::Verdict::Store(_) if is_error && ask.has_stale => {
+            Some(NotStored::ErrorBesideStored)
+        }
+        freshness::Verdict::Store(_) => length
+            .is_some_and(|length| length > most)
+            .then_some(NotStored::TooLarge),
     };
-    let came = Came { status, fields: &head.headers, part, length, sent };
+    let came = Came {
+        status,
+        fields: &head.headers,
+        part,
+        length,
+        sent,
+    };
     if let (true, Some(cause)) = (is_error, not_stored) {
         let is_for_others = match verdict {
             freshness::Verdict::Store(_) => true,
             // Of those who wait only requests that are alike take an error.
             freshness::Verdict::DoNotStore(reason) => {
-                matches!(reason, NotStored::NoLifetime | NotStored::Useless | NotStored::RequestFields | NotStored::Credentials)
+                matches!(
+                    reason,
+                    NotStored::NoLifetime
+                        | NotStored::Useless
+                        | NotStored::RequestFields
+                        | NotStored::Credentials
+                )
             }
         };
         if !is_for_others || length.is_none_or(|length| length > SHARED_ERROR_BYTES_MAX) {
-            return Ok((Led::Passing { head, body, not_stored: cause }, Told::Erred { status, cause, answer: None }));
+            return Ok((
+                Led::Passing {
+                    head,
+                    body,
+                    not_stored: cause,
+                },
+                Told::Erred {
+                    status,
+                    cause,
+                    answer: None,
+                },
+            ));
         }
-        let Begun { response, fill, not_stored, cookies } = begin(ask, &came, body, not_stored);
-        let told = Told::Erred { status, cause, answer: Some((response.clone(), fill.clone())) };
-        return Ok((Led::Filling { response, fill, not_stored, received: head.status, cookies }, told));
+        let Begun {
+            response,
+            fill,
+            not_stored,
+            cookies,
+        } = begin(ask, &came, body, not_stored);
+        let told = Told::Erred {
+            status,
+            cause,
+            answer: Some((response.clone(), fill.clone())),
+        };
+        return Ok((
+            Led::Filling {
+                response,
+                fill,
+                not_stored,
+                received: head.status,
+                cookies,
+            },
+            told,
+        ));
     }
     let unshared = match verdict {
         // That is of the request, and says nothing of what others get.
-        freshness::Verdict::DoNotStore(NotStored::Authorization | NotStored::RequestNoStore) => Told::Aside,
+        freshness::Verdict::DoNotStore(NotStored::Authorization | NotStored::RequestNoStore) => {
+            Told::Aside
+        }
         _ => ask.requester.unshared(),
     };
     if let (Some(not_stored), None) = (not_stored, part) {
-        return Ok((Led::Passing { head, body, not_stored }, unshared));
+        return Ok((
+            Led::Passing {
+                head,
+                body,
+                not_stored,
+            },
+            unshared,
+        ));
     }
     let is_storable = not_stored.is_none();
     let can_be_kept = is_joinable || part.is_none_or(Stretch::is_whole);
     if is_storable && !can_be_kept {
-        ask.source.worker.edge.forwards.note_unjoinable(ask.requester.memo(ask.hash));
+        ask.source
+            .worker
+            .edge
+            .forwards
+            .note_unjoinable(ask.requester.memo(ask.hash));
     }
     let not_stored = not_stored.or((!can_be_kept).then_some(NotStored::Partial));
-    let Begun { response, fill, not_stored, cookies } = begin(ask, &came, body, not_stored);
+    let Begun {
+        response,
+        fill,
+        not_stored,
+        cookies,
+    } = begin(ask, &came, body, not_stored);
     let told = match not_stored {
         None => Told::Published,
         Some(_) if !is_storable => unshared,
         Some(_) if !can_be_kept => Told::Aside,
         Some(_) => Told::AskAgain,
     };
-    Ok((Led::Filling { response, fill, not_stored, received: head.status, cookies }, told))
+    Ok((
+        Led::Filling {
+            response,
+            fill,
+            not_stored,
+            received: head.status,
+            cookies,
+        },
+        told,
+    ))
 }
 
 /// A response's head, as far as it goes into the store.
@@ -809,7 +1177,17 @@ struct Begun {
 
 /// Begins a fill with a response, which is published unless there is a reason not to store it.
 fn begin(ask: &Ask, came: &Came<'_>, body: OriginBody, not_stored: Option<NotStored>) -> Begun {
-    let Came { status, fields, part, length, sent: Sent { exchange, born, asked_at } } = *came;
+    let Came {
+        status,
+        fields,
+        part,
+        length,
+        sent: Sent {
+            exchange,
+            born,
+            asked_at,
+        },
+    } = *came;
     let edge = &ask.source.worker.edge;
     let policy = &ask.source.site.cache;
     let mut stored = conditional::stored_fields(fields, exchange.received_ms);
@@ -830,20 +1208,29 @@ fn begin(ask: &Ask, came: &Came<'_>, body: OriginBody, not_stored: Option<NotSto
         is_recovered: false,
     };
     let validator = StrongValidator::of(fields, exchange.received_ms);
-    let content = Content::new(edge.store.clone(), edge.store.new_body(ask.hash, ask.pool), length, validator);
+    let content = Content::new(
+        edge.store.clone(),
+        edge.store.new_body(ask.hash, ask.pool),
+        length,
+        validator,
+    );
     if (ask.range.is_some() && part.is_none()) || !range::is_rangeable(fields) {
         content.note_whole_only();
     }
     let response = facts.store(content.clone());
-    let (first, end) = part.map_or((0, length), |part| (part.range.first, Some(part.range.end())));
+    let (first, end) = part.map_or((0, length), |part| {
+        (part.range.first, Some(part.range.end()))
+    });
     let fill = content.begin_fill(first, end);
     let writer = FillWriter::new(content.clone(), fill.clone(), ask.pool == Pool::Pushed);
     // A purge that came since the request was sent covers it already.
-    let mut is_stored = not_stored.is_none() && response.verdict(&edge.generations) == Verdict::Clean;
+    let mut is_stored =
+        not_stored.is_none() && response.verdict(&edge.generations) == Verdict::Clean;
     if is_stored {
         edge.forwards.unshared.remove(&ask.requester.memo(ask.hash));
         edge.publish(&response, |r| r.is_same_variant(&response));
-        // So does an unsafe request. Its answer is noted before what is stored is dropped, so that one of the two is seen.
+        // So does an unsafe request. Its answer is noted before what is stored is dropped, so that
+        // one of the two is seen.
         is_stored = !edge.changes.have_covered(&response, asked_at);
     }
     if is_stored && part.is_some() {
@@ -852,10 +1239,20 @@ fn begin(ask: &Ask, came: &Came<'_>, body: OriginBody, not_stored: Option<NotSto
     if !is_stored {
         edge.unpublish(&response);
     }
-    let pump = Pump::new(ask.source.clone(), writer, is_stored.then(|| response.clone()), part.map_or(0, |part| part.skip));
+    let pump = Pump::new(
+        ask.source.clone(),
+        writer,
+        is_stored.then(|| response.clone()),
+        part.map_or(0, |part| part.skip),
+    );
     tokio::spawn(pump.run(body));
     let not_stored = not_stored.or((!is_stored).then_some(NotStored::Overtaken));
-    Begun { response, fill, not_stored, cookies }
+    Begun {
+        response,
+        fill,
+        not_stored,
+        cookies,
+    }
 }
 
 /// Moves a body from the origin into a fill, through cuts, and around what other fills bring.
@@ -884,7 +1281,10 @@ struct Place {
 impl Place {
     fn take(edge: &Arc<Edge>) -> Self {
         edge.forwards.fills.add();
-        Self { edge: edge.clone(), since: Instant::now() }
+        Self {
+            edge: edge.clone(),
+            since: Instant::now(),
+        }
     }
 
     /// Waits until nobody reads `content` while there are too many fills.
@@ -909,15 +1309,33 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.edge.forwards.fills.count.fetch_sub(1, Ordering::Relaxed);
+        self.edge
+            .forwards
+            .fills
+            .count
+            .fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Pump {
-    fn new(source: Source, writer: FillWriter, response: Option<Arc<StoredResponse>>, skip: u64) -> Self {
+    fn new(
+        source: Source,
+        writer: FillWriter,
+        response: Option<Arc<StoredResponse>>,
+        skip: u64,
+    ) -> Self {
         let (first, goal) = (writer.at(), writer.fill().end());
         let place = Place::take(&source.worker.edge);
-        Self { source, writer, response, skip, goal, first, unread: None, place }
+        Self {
+            source,
+            writer,
+            response,
+            skip,
+            goal,
+            first,
+            unread: None,
+            place,
+        }
     }
 
     async fn run(mut self, mut body: OriginBody) {
@@ -937,14 +1355,16 @@ impl Pump {
             drop(body);
             let made = self.writer.at() - before;
             fruitless = if made > 0 { 0 } else { fruitless + 1 };
-            // A body that comes in ever so small pieces is retried within the budget like one that does not come.
+            // A body that comes in ever so small pieces is retried within the budget like one that
+            // does not come.
             if fruitless > RESUMES_MAX || made < SLICE && !self.source.target.take_retry() {
                 return self.fail(error);
             }
             match self.resume().await {
                 Ok(next) => body = next,
                 Err(OriginError::Unfit) => {
-                    // What is stored will never be whole: the next client shall have what there is now.
+                    // What is stored will never be whole: the next client shall have what there is
+                    // now.
                     if let Some(response) = self.response.take() {
                         self.source.worker.edge.unpublish(&response);
                     }
@@ -957,9 +1377,16 @@ impl Pump {
 
     /// Goes on behind what another fill has taken over. `false` when nothing is left.
     fn go_on(&mut self) -> bool {
-        let (Some(end), Some(goal)) = (self.writer.fill().end(), self.goal) else { return false };
+        let (Some(end), Some(goal)) = (self.writer.fill().end(), self.goal) else {
+            return false;
+        };
         let content = self.writer.content().clone();
-        let Some(fill) = (end < goal).then(|| content.begin_fill_of_next_missing(end, goal)).flatten() else { return false };
+        let Some(fill) = (end < goal)
+            .then(|| content.begin_fill_of_next_missing(end, goal))
+            .flatten()
+        else {
+            return false;
+        };
         let next = FillWriter::new(content, fill, self.writer.is_disk_only());
         std::mem::replace(&mut self.writer, next).finish();
         true
@@ -975,7 +1402,9 @@ impl Pump {
             }
             self.writer.write(bytes);
             let end = self.writer.fill().end();
-            if end.is_some_and(|end| self.writer.at() >= end) && end != self.writer.content().length() {
+            if end.is_some_and(|end| self.writer.at() >= end)
+                && end != self.writer.content().length()
+            {
                 // A part, answered with more than was asked for.
                 return Ok(());
             }
@@ -985,15 +1414,29 @@ impl Pump {
             }
             self.wait_for_disk().await;
         }
-        match self.writer.fill().end().is_some_and(|end| self.writer.at() < end) {
+        match self
+            .writer
+            .fill()
+            .end()
+            .is_some_and(|end| self.writer.at() < end)
+        {
             true => Err(OriginError::Incomplete),
             false => Ok(()),
         }
     }
 
-    /// The next bytes. A push order's fills are few, and nobody is to read them yet: they end with the order.
+    /// The next bytes. A push order's fills are few, and nobody is to read them yet: they end with
+    /// the order.
     async fn next(&mut self, body: &mut OriginBody) -> Result<Option<Bytes>, OriginError> {
-        let Self { source, writer, goal, first, unread, place, .. } = self;
+        let Self {
+            source,
+            writer,
+            goal,
+            first,
+            unread,
+            place,
+            ..
+        } = self;
         let content = writer.content();
         if let Some(pacer) = &source.pacer {
             return tokio::select! {
@@ -1002,7 +1445,12 @@ impl Pump {
                 next = body.next() => next,
             };
         }
-        let progress = Abandoned { first: *first, end: *goal, left_at: writer.at(), at: writer.at() };
+        let progress = Abandoned {
+            first: *first,
+            end: *goal,
+            left_at: writer.at(),
+            at: writer.at(),
+        };
         tokio::select! {
             biased;
             () = place.is_needed(content) => Err(OriginError::GivenUp),
@@ -1017,11 +1465,21 @@ impl Pump {
     /// A body without a length may turn out to be too large to be stored.
     fn check_size(&mut self) {
         let at = self.writer.at();
-        let most = self.source.site.cache.body_bytes_max.0.min(self.source.worker.edge.body_bytes_max);
+        let most = self
+            .source
+            .site
+            .cache
+            .body_bytes_max
+            .0
+            .min(self.source.worker.edge.body_bytes_max);
         if at > most && self.writer.content().length().is_none() && !self.writer.is_relay() {
             if let Some(response) = self.response.take() {
                 self.source.worker.edge.unpublish(&response);
-                self.source.site.note_not_stored(self.source.worker.number, &response.url, NotStored::TooLarge);
+                self.source.site.note_not_stored(
+                    self.source.worker.number,
+                    &response.url,
+                    NotStored::TooLarge,
+                );
             }
             self.writer.relay();
         }
@@ -1037,12 +1495,17 @@ impl Pump {
         }
     }
 
-    /// Its source; for what is stored one without the fields of the client that began it, as the rest is for everybody.
+    /// Its source; for what is stored one without the fields of the client that began it, as the
+    /// rest is for everybody.
     fn sharing_source(&self) -> Source {
         let mut source = self.source.clone();
         if let Some(response) = &self.response {
             let vary = vary::names(&response.fields).unwrap_or_default();
-            source.fields = Arc::new(request_fields::shared(&source.fields, &source.site.cache, &vary));
+            source.fields = Arc::new(request_fields::shared(
+                &source.fields,
+                &source.site.cache,
+                &vary,
+            ));
         }
         source
     }
@@ -1050,7 +1513,11 @@ impl Pump {
     /// Asks for the rest of the same representation.
     async fn resume(&mut self) -> Result<OriginBody, OriginError> {
         let content = self.writer.content();
-        let validator = content.validator.as_ref().filter(|_| !self.writer.is_relay()).ok_or(OriginError::Incomplete)?;
+        let validator = content
+            .validator
+            .as_ref()
+            .filter(|_| !self.writer.is_relay())
+            .ok_or(OriginError::Incomplete)?;
         let at = self.writer.at();
         let mut extra = range_field(at, self.writer.fill().end());
         extra.insert(IF_RANGE, validator.value().clone());
@@ -1060,7 +1527,13 @@ impl Pump {
     }
 
     fn finish(self) {
-        let Self { source, writer, response, goal, .. } = self;
+        let Self {
+            source,
+            writer,
+            response,
+            goal,
+            ..
+        } = self;
         let edge = source.worker.edge.clone();
         let content = writer.content().clone();
         if goal.is_none() {
@@ -1077,24 +1550,39 @@ impl Pump {
     }
 
     fn fail(self, error: OriginError) {
-        let Self { source, writer, response, .. } = self;
+        let Self {
+            source,
+            writer,
+            response,
+            ..
+        } = self;
         tracing::debug!(site = %source.site.name, path = %source.path, %error, "a fill ended early");
         let content = writer.content().clone();
-        // Whole slices of a representation that can be named are as good as any; others are nothing.
+        // Whole slices of a representation that can be named are as good as any; others are
+        // nothing.
         let is_resumable = content.validator.is_some() && content.length().is_some();
         if let Some(response) = response {
             if is_resumable {
-                source.worker.edge.store.put_head(&content.body, response.encode());
+                source
+                    .worker
+                    .edge
+                    .store
+                    .put_head(&content.body, response.encode());
             } else {
                 source.worker.edge.unpublish(&response);
-                source.site.note_not_stored(source.worker.number, &response.url, NotStored::Incomplete);
+                source.site.note_not_stored(
+                    source.worker.number,
+                    &response.url,
+                    NotStored::Incomplete,
+                );
             }
         }
         writer.fail(error);
     }
 }
 
-/// Waits until the order of a push fill has ended. One that could not be resumed goes on for the clients that read it.
+/// Waits until the order of a push fill has ended. One that could not be resumed goes on for the
+/// clients that read it.
 async fn push_ends(pacer: &Pacer, content: &Content) {
     pacer.stopped().await;
     loop {
@@ -1107,9 +1595,14 @@ async fn push_ends(pacer: &Pacer, content: &Content) {
     }
 }
 
-/// Waits until a fill that clients began has been read by nobody for a moment, and is not worth to be finished. `unread` is
-/// kept from one call to the next.
-async fn abandoned(content: &Content, source: &Source, progress: Abandoned, unread: &mut Option<(Instant, u64)>) {
+/// Waits until a fill that clients began has been read by nobody for a moment, and is not worth to
+/// be finished. `unread` is kept from one call to the next.
+async fn abandoned(
+    content: &Content,
+    source: &Source,
+    progress: Abandoned,
+    unread: &mut Option<(Instant, u64)>,
+) {
     // What nobody waited for from its start was not abandoned.
     if source.is_background || source.is_for_push {
         return std::future::pending().await;
@@ -1123,11 +1616,20 @@ async fn abandoned(content: &Content, source: &Source, progress: Abandoned, unre
             continue;
         }
         let (since, left_at) = *unread.get_or_insert((Instant::now(), progress.at));
-        if (Abandoned { left_at, ..progress }).goes_on(&source.site.cache) {
+        if (Abandoned {
+            left_at,
+            ..progress
+        })
+        .goes_on(&source.site.cache)
+        {
             return std::future::pending().await;
         }
         // What cannot be resumed is lost to whoever comes a little later.
-        let after = if content.validator.is_some() { ABANDONED_AFTER } else { UNREAD_MAX };
+        let after = if content.validator.is_some() {
+            ABANDONED_AFTER
+        } else {
+            UNREAD_MAX
+        };
         tokio::time::sleep_until(since + after).await;
         if !content.is_read() {
             return;
@@ -1138,8 +1640,8 @@ async fn abandoned(content: &Content, source: &Source, progress: Abandoned, unre
 /// How many bytes of a response come before the ones that continue `content` at `at`.
 ///
 /// # Errors
-/// [`OriginError::Erred`] when the origin answered with an error, [`OriginError::Unfit`] when it has another representation
-/// by now.
+/// [`OriginError::Erred`] when the origin answered with an error, [`OriginError::Unfit`] when it
+/// has another representation by now.
 fn fits(content: &Content, response: &Response<OriginBody>, at: u64) -> Result<u64, OriginError> {
     if response.status().is_server_error() {
         return Err(OriginError::Erred);
@@ -1156,10 +1658,17 @@ fn fits(content: &Content, response: &Response<OriginBody>, at: u64) -> Result<u
     skip.ok_or(OriginError::Unfit)
 }
 
-/// Whether a response carries the representation that `content` holds, by its validator and the complete length that it
-/// names. Where the validator is a date, the length has to be named: files that a deployment gave one date differ in it.
+/// Whether a response carries the representation that `content` holds, by its validator and the
+/// complete length that it names. Where the validator is a date, the length has to be named: files
+/// that a deployment gave one date differ in it.
 fn is_same(content: &Content, fields: &HeaderMap, length: Option<u64>) -> bool {
-    let Some(validator) = content.validator.as_ref().filter(|validator| validator.is_of(fields)) else { return false };
+    let Some(validator) = content
+        .validator
+        .as_ref()
+        .filter(|validator| validator.is_of(fields))
+    else {
+        return false;
+    };
     match (length, content.length()) {
         (Some(length), Some(known)) => length == known,
         _ => matches!(validator, StrongValidator::Tag(_)),
@@ -1177,11 +1686,22 @@ fn complete_length(fields: &HeaderMap) -> Option<u64> {
 /// Sees to it that the slice at `at` comes, with the missing ones after it up to `end`.
 ///
 /// # Errors
-/// [`OriginError::Unfit`] when the origin has another representation by now: what is stored is then forgotten.
-pub(crate) async fn refill(source: &Source, response: &Arc<StoredResponse>, at: u64, end: u64, pool: Pool) -> Result<(), OriginError> {
+/// [`OriginError::Unfit`] when the origin has another representation by now: what is stored is then
+/// forgotten.
+pub(crate) async fn refill(
+    source: &Source,
+    response: &Arc<StoredResponse>,
+    at: u64,
+    end: u64,
+    pool: Pool,
+) -> Result<(), OriginError> {
     let content = response.content.clone();
-    let Some(validator) = content.validator.clone() else { return Err(OriginError::Unfit) };
-    let Some(fill) = content.begin_fill_of_missing(at, end) else { return Ok(()) };
+    let Some(validator) = content.validator.clone() else {
+        return Err(OriginError::Unfit);
+    };
+    let Some(fill) = content.begin_fill_of_missing(at, end) else {
+        return Ok(());
+    };
     let (first, end) = (fill.at(), fill.end());
     let writer = FillWriter::new(content.clone(), fill, pool == Pool::Pushed);
     let (tell, told) = oneshot::channel();
@@ -1199,7 +1719,9 @@ pub(crate) async fn refill(source: &Source, response: &Arc<StoredResponse>, at: 
                     content.note_whole_only();
                 }
                 let _ = tell.send(Ok(()));
-                Pump::new(source, writer, None, skip).run(response.into_body()).await;
+                Pump::new(source, writer, None, skip)
+                    .run(response.into_body())
+                    .await;
             }
             Err(error) => {
                 writer.fail(error);
@@ -1214,28 +1736,47 @@ pub(crate) async fn refill(source: &Source, response: &Arc<StoredResponse>, at: 
     told
 }
 
-/// For a reader far ahead of the fill that it would wait for: asks the origin for the slices from `at` up to `end` beside
-/// that fill, which from then on leaves them out. Where that fails the reader is as well off as before.
-pub(crate) fn seek_ahead(source: &Source, response: &Arc<StoredResponse>, at: u64, end: Option<u64>) {
+/// For a reader far ahead of the fill that it would wait for: asks the origin for the slices from
+/// `at` up to `end` beside that fill, which from then on leaves them out. Where that fails the
+/// reader is as well off as before.
+pub(crate) fn seek_ahead(
+    source: &Source,
+    response: &Arc<StoredResponse>,
+    at: u64,
+    end: Option<u64>,
+) {
     let content = response.content.clone();
-    let (Some(validator), Some(length)) = (content.validator.clone(), content.length()) else { return };
-    let Some(seek) = content.begin_seek(at) else { return };
-    let end = end.and_then(|end| end.checked_next_multiple_of(SLICE)).map_or(length, |end| end.min(length));
+    let (Some(validator), Some(length)) = (content.validator.clone(), content.length()) else {
+        return;
+    };
+    let Some(seek) = content.begin_seek(at) else {
+        return;
+    };
+    let end = end
+        .and_then(|end| end.checked_next_multiple_of(SLICE))
+        .map_or(length, |end| end.min(length));
     let source = source.clone();
     tokio::spawn(async move {
         let mut extra = range_field(seek.first(), Some(end));
         extra.insert(IF_RANGE, validator.value().clone());
-        let Ok(response) = source.ask(extra).await else { return };
+        let Ok(response) = source.ask(extra).await else {
+            return;
+        };
         let skip = match fits(&content, &response, seek.first()) {
             Ok(skip) if response.status() != StatusCode::OK => skip,
             Err(OriginError::Erred) => return,
-            // Parts of this body cannot be had, or not be known for what they are: the next seek need not try.
+            // Parts of this body cannot be had, or not be known for what they are: the next seek
+            // need not try.
             Ok(_) | Err(_) => return content.note_whole_only(),
         };
-        let Some(fill) = seek.take_over(end) else { return };
+        let Some(fill) = seek.take_over(end) else {
+            return;
+        };
         drop(seek);
         let writer = FillWriter::new(content, fill, false);
-        Pump::new(source, writer, None, skip).run(response.into_body()).await;
+        Pump::new(source, writer, None, skip)
+            .run(response.into_body())
+            .await;
     });
 }
 
@@ -1249,6 +1790,9 @@ fn range_field(first: u64, end: Option<u64>) -> HeaderMap {
 
 fn range_value(text: &str) -> HeaderMap {
     let mut fields = HeaderMap::new();
-    fields.insert(RANGE, HeaderValue::try_from(text).expect("digits are valid in a field"));
+    fields.insert(
+        RANGE,
+        HeaderValue::try_from(text).expect("digits are valid in a field"),
+    );
     fields
 }

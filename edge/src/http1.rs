@@ -1,8 +1,9 @@
 //! HTTP/1.1 with one client.
 //!
-//! Requests without a body, nearly all that a cache sees, are read and answered here. The first one that has a body, or
-//! is odd in any way, hands the connection with all its bytes to hyper, which knows every form that HTTP/1 has. What is
-//! broken reaches neither: [`judge`] refuses it, and the connection ends with the answer that says why.
+//! Requests without a body, nearly all that a cache sees, are read and answered here. The first one
+//! that has a body, or is odd in any way, hands the connection with all its bytes to hyper, which
+//! knows every form that HTTP/1 has. What is broken reaches neither: [`judge`] refuses it, and the
+//! connection ends with the answer that says why.
 //!
 //! Follows RFC 9112 sections 3 (request line), 6 (framing) and 9 (connections).
 
@@ -46,14 +47,26 @@ const FIELDS_MAX: usize = 128;
 const LAST_REQUEST_MAX: Duration = Duration::from_secs(1);
 /// Room for a head that a connection makes at first, and keeps while it is idle.
 const HEAD_BYTES_TYPICAL: usize = 2048;
-/// A body up to this length is copied behind its head: that costs less than a second piece to write.
+/// A body up to this length is copied behind its head: that costs less than a second piece to
+/// write.
 const COPIED_BYTES_MAX: usize = 4096;
 
 /// Serves one connection until either side ends it.
-pub(crate) async fn serve(worker: Arc<Worker>, stream: TcpStream, client: IpAddr, place: Place, ending: watch::Receiver<bool>) {
+pub(crate) async fn serve(
+    worker: Arc<Worker>,
+    stream: TcpStream,
+    client: IpAddr,
+    place: Place,
+    ending: watch::Receiver<bool>,
+) {
     let phase = Arc::new(Phase::default());
     let mut connection = Connection {
-        socket: ClientSocket::new(stream, phase.clone(), worker.edge.clients.clone(), Some(place)),
+        socket: ClientSocket::new(
+            stream,
+            phase.clone(),
+            worker.edge.clients.clone(),
+            Some(place),
+        ),
         last: Arc::new(Mutex::new(LastHost::default())),
         worker,
         phase,
@@ -68,7 +81,9 @@ pub(crate) async fn serve(worker: Arc<Worker>, stream: TcpStream, client: IpAddr
         match Box::pin(connection.hand_over(ending.clone())).await {
             Ok(Some(back)) => connection = back,
             Ok(None) => return,
-            Err(error) => return tracing::debug!(%client, %error, "a client's connection ended early"),
+            Err(error) => {
+                return tracing::debug!(%client, %error, "a client's connection ended early");
+            }
         }
         conversed = connection.converse(ending.clone()).await;
     }
@@ -76,7 +91,12 @@ pub(crate) async fn serve(worker: Arc<Worker>, stream: TcpStream, client: IpAddr
         Ok(Ended::Over | Ended::Other) => Ok(()),
         Ok(Ended::Answered) => Box::pin(connection.socket.end()).await,
         Ok(Ended::Refused(refusal)) => {
-            let Connection { worker, mut socket, output, .. } = connection;
+            let Connection {
+                worker,
+                mut socket,
+                output,
+                ..
+            } = connection;
             Box::pin(async move {
                 refuse(&worker, &mut socket, output, &refusal).await?;
                 socket.end().await
@@ -184,7 +204,9 @@ impl Connection {
                 Some(Ok(0)) if self.socket.is_closing() => return Ok(Ended::Answered),
                 Some(Ok(0)) | None => return Ok(Ended::Over),
                 Some(Ok(_)) => {}
-                Some(Err(error)) if error.kind() == io::ErrorKind::TimedOut && !self.input.is_empty() => {
+                Some(Err(error))
+                    if error.kind() == io::ErrorKind::TimedOut && !self.input.is_empty() =>
+                {
                     return Ok(Ended::Refused(Refusal::too_slow()));
                 }
                 Some(Err(error)) => return Err(error),
@@ -201,7 +223,9 @@ impl Connection {
                     Judged::Incomplete => Step::Incomplete,
                     Judged::Whole { length, body } => {
                         let limits = &self.worker.edge.clients;
-                        let asked = (body == BodyEnd::Length(0)).then(|| upgrade::asked(&self.input[..length], limits)).flatten();
+                        let asked = (body == BodyEnd::Length(0))
+                            .then(|| upgrade::asked(&self.input[..length], limits))
+                            .flatten();
                         match asked {
                             Some(request) => return Box::pin(self.upgrade(request, length)).await,
                             None => Step::Other,
@@ -221,10 +245,15 @@ impl Connection {
         // Boxes, so that an idle connection does not hold room for all that a request may need.
         let response = Box::pin(self.response(*request)).await?;
         let is_whole = Box::pin(self.respond(response, is_head, is_last)).await?;
-        Ok(if is_whole && !is_last { Step::Next } else { Step::Last })
+        Ok(if is_whole && !is_last {
+            Step::Next
+        } else {
+            Step::Last
+        })
     }
 
-    /// Takes the request at the begin of what was read out of it, and answers it where that takes no time.
+    /// Takes the request at the begin of what was read out of it, and answers it where that takes
+    /// no time.
     fn take_request(&mut self) -> Taken {
         let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
         let head = match Head::parse(&self.input, &mut fields, &self.worker.edge.clients) {
@@ -244,7 +273,10 @@ impl Connection {
                 Taken::Brief { body, is_last }
             }
             None => match head.to_request() {
-                Some(request) => Taken::Request { request: Box::new(request), is_last },
+                Some(request) => Taken::Request {
+                    request: Box::new(request),
+                    is_last,
+                },
                 None => return Taken::Other,
             },
         };
@@ -253,35 +285,73 @@ impl Connection {
         taken
     }
 
-    /// Answers a request for a WebSocket, whose head takes so many bytes; and when the origin agrees, passes on what both sides
-    /// send. Nothing that the client sends behind its request goes on before that (RFC 6455 section 4.1).
-    async fn upgrade(&mut self, request: Request<Option<Incoming>>, length: usize) -> io::Result<Step> {
+    /// Answers a request for a WebSocket, whose head takes so many bytes; and when the origin
+    /// agrees, passes on what both sides send. Nothing that the client sends behind its request
+    /// goes on before that (RFC 6455 section 4.1).
+    async fn upgrade(
+        &mut self,
+        request: Request<Option<Incoming>>,
+        length: usize,
+    ) -> io::Result<Step> {
         self.phase.request_began();
         self.input.advance(length);
-        let served = handler::serve_upgrade(self.worker.clone(), self.phase.clone(), self.client, self.last.clone(), request);
-        let (head, mut tunnel) = match unless_gone(&mut self.socket, &mut self.input, served).await? {
-            Served::Tunnel(head, tunnel) => (head, tunnel),
-            Served::Response(response) => {
-                let is_last = self.worker.edge.standing.is_leaving();
-                let is_whole = self.respond(response, false, is_last).await?;
-                return Ok(if is_whole && !is_last { Step::Next } else { Step::Last });
-            }
-        };
+        let served = handler::serve_upgrade(
+            self.worker.clone(),
+            self.phase.clone(),
+            self.client,
+            self.last.clone(),
+            request,
+        );
+        let (head, mut tunnel) =
+            match unless_gone(&mut self.socket, &mut self.input, served).await? {
+                Served::Tunnel(head, tunnel) => (head, tunnel),
+                Served::Response(response) => {
+                    let is_last = self.worker.edge.standing.is_leaving();
+                    let is_whole = self.respond(response, false, is_last).await?;
+                    return Ok(if is_whole && !is_last {
+                        Step::Next
+                    } else {
+                        Step::Last
+                    });
+                }
+            };
         write_head(&mut self.output, head.status(), head.headers());
         end_fields(&mut self.output, false);
         write(&mut self.socket, &mut self.output, &[], &[]).await?;
         // An idle tunnel holds no room for heads.
         self.output = Vec::new();
-        let (early, idle_max, count) = (std::mem::take(&mut self.input), tunnel.idle_max, tunnel.count());
+        let (early, idle_max, count) = (
+            std::mem::take(&mut self.input),
+            tunnel.idle_max,
+            tunnel.count(),
+        );
         upgrade::relay(&mut self.socket, &mut tunnel.origin, early, idle_max, count).await?;
         Ok(Step::Last)
     }
 
     /// Waits for the response to a request, and writes the interim ones that come before it.
-    async fn response(&mut self, request: Request<Option<Incoming>>) -> io::Result<Response<ClientBody>> {
+    async fn response(
+        &mut self,
+        request: Request<Option<Incoming>>,
+    ) -> io::Result<Response<ClientBody>> {
         let (sender, interim) = interim::channel(&self.phase);
-        let Self { worker, phase, client, last, socket, input, .. } = self;
-        let mut served = pin!(handler::serve(worker.clone(), phase.clone(), *client, last.clone(), Some(sender), request));
+        let Self {
+            worker,
+            phase,
+            client,
+            last,
+            socket,
+            input,
+            ..
+        } = self;
+        let mut served = pin!(handler::serve(
+            worker.clone(),
+            phase.clone(),
+            *client,
+            last.clone(),
+            Some(sender),
+            request
+        ));
         loop {
             let next = poll_fn(|cx| match interim.take() {
                 Some(head) => Poll::Ready(Err(head)),
@@ -297,9 +367,20 @@ impl Connection {
         }
     }
 
-    /// Writes a response; `false` when its body ended early, so that the connection has to end with it.
-    async fn respond(&mut self, response: Response<ClientBody>, is_head: bool, is_last: bool) -> io::Result<bool> {
-        let Self { socket, input, output, .. } = self;
+    /// Writes a response; `false` when its body ended early, so that the connection has to end with
+    /// it.
+    async fn respond(
+        &mut self,
+        response: Response<ClientBody>,
+        is_head: bool,
+        is_last: bool,
+    ) -> io::Result<bool> {
+        let Self {
+            socket,
+            input,
+            output,
+            ..
+        } = self;
         let (mut parts, body) = response.into_parts();
         let framing = frame(parts.status, &mut parts.headers, &body, is_head);
         write_head(output, parts.status, &parts.headers);
@@ -312,7 +393,8 @@ impl Connection {
             Framing::Chunked => 0,
         };
         loop {
-            // What is at hand goes with what is to be written, the head above all; for what is not, that goes ahead.
+            // What is at hand goes with what is to be written, the head above all; for what is not,
+            // that goes ahead.
             let next = match poll_fn(|cx| Poll::Ready(body.as_mut().poll_frame(cx))).await {
                 Poll::Ready(next) => next,
                 Poll::Pending => {
@@ -323,7 +405,8 @@ impl Connection {
             let data = match next {
                 Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
                 Some(Err(_)) => {
-                    // What there is goes out, so that the client sees a response that was cut and no other error.
+                    // What there is goes out, so that the client sees a response that was cut and
+                    // no other error.
                     write(socket, output, &[], &[]).await?;
                     return Ok(false);
                 }
@@ -359,11 +442,27 @@ impl Connection {
         }
     }
 
-    /// Lets hyper serve the connection from here on; gives it back where a request comes that is not hyper's to answer.
-    async fn hand_over(self, mut ending: watch::Receiver<bool>) -> Result<Option<Self>, Box<dyn std::error::Error + Send + Sync>> {
-        let Self { worker, mut socket, phase, client, last, input, .. } = self;
+    /// Lets hyper serve the connection from here on; gives it back where a request comes that is
+    /// not hyper's to answer.
+    async fn hand_over(
+        self,
+        mut ending: watch::Receiver<bool>,
+    ) -> Result<Option<Self>, Box<dyn std::error::Error + Send + Sync>> {
+        let Self {
+            worker,
+            mut socket,
+            phase,
+            client,
+            last,
+            input,
+            ..
+        } = self;
         socket.hand_over(input);
-        let ClientLimits { head_bytes_max, fields_max, .. } = *worker.edge.clients;
+        let ClientLimits {
+            head_bytes_max,
+            fields_max,
+            ..
+        } = *worker.edge.clients;
         let (of_refusals, waiting) = (worker.clone(), phase.clone());
         let (kept_last, kept_phase) = (last.clone(), phase.clone());
         let of_requests = phase.clone();
@@ -371,17 +470,30 @@ impl Connection {
             of_requests.request_began();
             let is_last = of_requests.is_last();
             let edge = worker.edge.clone();
-            let served = handler::serve(worker.clone(), of_requests.clone(), client, last.clone(), None, request.map(Some));
+            let served = handler::serve(
+                worker.clone(),
+                of_requests.clone(),
+                client,
+                last.clone(),
+                None,
+                request.map(Some),
+            );
             let phase = of_requests.clone();
             Box::pin(served.map(move |mut response| {
                 if is_last || edge.standing.is_leaving() {
-                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                    response
+                        .headers_mut()
+                        .insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 Ok::<_, std::convert::Infallible>(response.map(|body| LibraryBody { body, phase }))
             }))
         });
         let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(None).max_headers(fields_max).max_header_size(head_bytes_max);
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(None)
+            .max_headers(fields_max)
+            .max_header_size(head_bytes_max);
         let mut connection = builder.serve_connection(TokioIo::new(socket), service);
         let mut ending = pin!(closes_idle(&mut ending).fuse());
         let ended = poll_fn(|cx| {
@@ -404,7 +516,16 @@ impl Connection {
         ended?;
         if let Some(input) = socket.take_back() {
             let (output, url) = (Vec::new(), String::new());
-            return Ok(Some(Self { worker: of_refusals, socket, phase: kept_phase, client, last: kept_last, input, output, url }));
+            return Ok(Some(Self {
+                worker: of_refusals,
+                socket,
+                phase: kept_phase,
+                client,
+                last: kept_last,
+                input,
+                output,
+                url,
+            }));
         }
         if let Some(refusal) = socket.take_refusal() {
             refuse(&of_refusals, &mut socket, Vec::new(), &refusal).await?;
@@ -414,21 +535,31 @@ impl Connection {
     }
 }
 
-/// Waits until a connection without a request is to be closed because the node ends. Requests that are on their way at that
-/// moment are answered: a client cannot know of the end before it sees it.
+/// Waits until a connection without a request is to be closed because the node ends. Requests that
+/// are on their way at that moment are answered: a client cannot know of the end before it sees it.
 async fn closes_idle(ending: &mut watch::Receiver<bool>) {
     asked(ending).await;
     tokio::time::sleep(LAST_REQUEST_MAX).await;
 }
 
-/// Answers what is no request, as the last of a connection. Its method may not be known: a body does no harm there.
-async fn refuse(worker: &Worker, socket: &mut ClientSocket, mut output: Vec<u8>, refusal: &Refusal) -> io::Result<()> {
+/// Answers what is no request, as the last of a connection. Its method may not be known: a body
+/// does no harm there.
+async fn refuse(
+    worker: &Worker,
+    socket: &mut ClientSocket,
+    mut output: Vec<u8>,
+    refusal: &Refusal,
+) -> io::Result<()> {
     let (mut parts, mut body) = handler::refused(worker, refusal).into_parts();
     frame(parts.status, &mut parts.headers, &body, false);
     write_head(&mut output, parts.status, &parts.headers);
     end_fields(&mut output, true);
     let body = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).now_or_never();
-    let body = body.flatten().and_then(Result::ok).and_then(|frame| frame.into_data().ok()).unwrap_or_default();
+    let body = body
+        .flatten()
+        .and_then(Result::ok)
+        .and_then(|frame| frame.into_data().ok())
+        .unwrap_or_default();
     write(socket, &mut output, &body, &[]).await
 }
 
@@ -448,7 +579,10 @@ impl Body for LibraryBody {
     type Data = Bytes;
     type Error = crate::body::BodyCut;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
         Pin::new(&mut self.body).poll_frame(cx)
     }
 
@@ -461,12 +595,17 @@ impl Body for LibraryBody {
     }
 }
 
-/// Waits for something, unless the client goes away meanwhile; what that sends is kept for later. A client that ends its own
-/// side counts as gone: few do so and wait, and one that left cannot be told from it. A side that the edge ended does not.
+/// Waits for something, unless the client goes away meanwhile; what that sends is kept for later. A
+/// client that ends its own side counts as gone: few do so and wait, and one that left cannot be
+/// told from it. A side that the edge ended does not.
 ///
 /// # Errors
 /// The client has gone.
-async fn unless_gone<T>(socket: &mut ClientSocket, input: &mut BytesMut, work: impl Future<Output = T>) -> io::Result<T> {
+async fn unless_gone<T>(
+    socket: &mut ClientSocket,
+    input: &mut BytesMut,
+    work: impl Future<Output = T>,
+) -> io::Result<T> {
     let mut work = pin!(work);
     poll_fn(|cx| {
         if let Poll::Ready(done) = work.as_mut().poll(cx) {
@@ -497,7 +636,8 @@ struct Head<'a> {
     host: Option<&'a str>,
     /// The client wants no other request on this connection.
     is_last: bool,
-    /// It has a condition, a range, or another field that changes what a stored response means for it.
+    /// It has a condition, a range, or another field that changes what a stored response means for
+    /// it.
     is_special: bool,
     /// It says how it wants stored responses to be used.
     has_directives: bool,
@@ -511,16 +651,24 @@ enum Parsed<'a> {
 }
 
 impl<'a> Head<'a> {
-    fn parse(input: &'a [u8], fields: &'a mut [MaybeUninit<httparse::Header<'a>>], limits: &ClientLimits) -> Parsed<'a> {
+    fn parse(
+        input: &'a [u8],
+        fields: &'a mut [MaybeUninit<httparse::Header<'a>>],
+        limits: &ClientLimits,
+    ) -> Parsed<'a> {
         let mut request = httparse::Request::new(&mut []);
         let length = match request.parse_with_uninit_headers(input, fields) {
             Ok(httparse::Status::Complete(length)) => length,
             Ok(httparse::Status::Partial) => return Parsed::Incomplete,
             Err(_) => return Parsed::Other,
         };
-        let (Some(method), Some(target), Some(1)) = (request.method, request.path, request.version) else { return Parsed::Other };
+        let (Some(method), Some(target), Some(1)) = (request.method, request.path, request.version)
+        else {
+            return Parsed::Other;
+        };
         // The parser lets a line end without a CR, and no CR stand alone (RFC 9112 section 2.2).
-        let is_too_large = length > limits.head_bytes_max || request.headers.len() > limits.fields_max;
+        let is_too_large =
+            length > limits.head_bytes_max || request.headers.len() > limits.fields_max;
         let count = |byte: u8| input[..length].iter().filter(|b| **b == byte).count();
         if !target.starts_with('/') || is_too_large || count(b'\n') != count(b'\r') {
             return Parsed::Other;
@@ -562,8 +710,15 @@ impl<'a> Head<'a> {
 
     /// As the short way takes it, if that may be.
     fn brief(&self) -> Option<Brief<'_>> {
-        let host = self.host.filter(|_| self.method == "GET" && !self.is_special)?;
-        Some(Brief { host, path: self.target, fields: self.fields, has_directives: self.has_directives })
+        let host = self
+            .host
+            .filter(|_| self.method == "GET" && !self.is_special)?;
+        Some(Brief {
+            host,
+            path: self.target,
+            fields: self.fields,
+            has_directives: self.has_directives,
+        })
     }
 
     /// As the long way takes it; `None` where its target or a field is none after all.
@@ -578,7 +733,10 @@ impl<'a> Head<'a> {
         let mut fields = HeaderMap::with_capacity(self.fields.len());
         for field in self.fields {
             // Copies: a value that were a part of the input would keep all of it alive.
-            fields.append(HeaderName::from_bytes(field.name.as_bytes()).ok()?, HeaderValue::from_bytes(field.value).ok()?);
+            fields.append(
+                HeaderName::from_bytes(field.name.as_bytes()).ok()?,
+                HeaderValue::from_bytes(field.value).ok()?,
+            );
         }
         *request.headers_mut() = fields;
         Some(request)
@@ -607,15 +765,29 @@ impl FieldKind {
             5 => &[("range", Special)],
             6 => &[("expect", Framing), ("pragma", Directives)],
             7 => &[("upgrade", Framing)],
-            8 => &[("if-match", Special), ("if-range", Special), ("cdn-loop", Special)],
+            8 => &[
+                ("if-match", Special),
+                ("if-range", Special),
+                ("cdn-loop", Special),
+            ],
             10 => &[("connection", Connection), ("keep-alive", Special)],
-            13 => &[("cache-control", Directives), ("if-none-match", Special), ("nearcast-peer", Special)],
+            13 => &[
+                ("cache-control", Directives),
+                ("if-none-match", Special),
+                ("nearcast-peer", Special),
+            ],
             14 => &[("content-length", Framing)],
-            17 => &[("if-modified-since", Special), ("transfer-encoding", Framing)],
+            17 => &[
+                ("if-modified-since", Special),
+                ("transfer-encoding", Framing),
+            ],
             19 => &[("if-unmodified-since", Special)],
             _ => &[],
         };
-        candidates.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map_or(Plain, |(_, kind)| *kind)
+        candidates
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map_or(Plain, |(_, kind)| *kind)
     }
 }
 
@@ -646,7 +818,11 @@ fn frame(status: StatusCode, fields: &mut HeaderMap, body: &ClientBody, is_head:
     match body.size_hint().exact() {
         Some(length) => {
             fields.insert(CONTENT_LENGTH, HeaderValue::from(length));
-            if length == 0 { Framing::None } else { Framing::Length(length) }
+            if length == 0 {
+                Framing::None
+            } else {
+                Framing::Length(length)
+            }
         }
         None => {
             fields.remove(CONTENT_LENGTH);
@@ -683,8 +859,14 @@ fn end_fields(output: &mut Vec<u8>, is_last: bool) {
     output.extend_from_slice(b"\r\n");
 }
 
-/// Writes what is in `output`, which is empty then, `data` after it, and the short `end` after that.
-async fn write(socket: &mut ClientSocket, output: &mut Vec<u8>, data: &[u8], end: &[u8]) -> io::Result<()> {
+/// Writes what is in `output`, which is empty then, `data` after it, and the short `end` after
+/// that.
+async fn write(
+    socket: &mut ClientSocket,
+    output: &mut Vec<u8>,
+    data: &[u8],
+    end: &[u8],
+) -> io::Result<()> {
     if data.len() <= COPIED_BYTES_MAX {
         output.extend_from_slice(data);
         output.extend_from_slice(end);
@@ -699,10 +881,15 @@ async fn write(socket: &mut ClientSocket, output: &mut Vec<u8>, data: &[u8], end
 async fn write_all(socket: &mut ClientSocket, mut pieces: [&[u8]; 3]) -> io::Result<()> {
     poll_fn(|cx| {
         while let Some(first) = pieces.iter().position(|piece| !piece.is_empty()) {
-            let written = if first + 1 == pieces.len() || pieces[first + 1..].iter().all(|piece| piece.is_empty()) {
+            let written = if first + 1 == pieces.len()
+                || pieces[first + 1..].iter().all(|piece| piece.is_empty())
+            {
                 ready!(Pin::new(&mut *socket).poll_write(cx, pieces[first]))?
             } else {
-                ready!(Pin::new(&mut *socket).poll_write_vectored(cx, &pieces.map(IoSlice::new)[first..]))?
+                ready!(
+                    Pin::new(&mut *socket)
+                        .poll_write_vectored(cx, &pieces.map(IoSlice::new)[first..])
+                )?
             };
             if written == 0 {
                 return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero)));
@@ -737,11 +924,16 @@ mod tests {
     async fn a_client_whose_connection_is_closed_for_room_has_not_gone() {
         let all = Connections::new(16, 1);
         for is_closed_for_room in [false, true] {
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-            let client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("somebody listens");
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+                .await
+                .expect("a free port");
+            let client = TcpStream::connect(listener.local_addr().expect("bound"))
+                .await
+                .expect("somebody listens");
             let (accepted, _) = listener.accept().await.expect("a connection waits");
             let place = all.admit(0, [192, 0, 2, 1].into()).expect("there is room");
-            let mut socket = ClientSocket::new(accepted, Arc::default(), Arc::default(), Some(place));
+            let mut socket =
+                ClientSocket::new(accepted, Arc::default(), Arc::default(), Some(place));
             let _open = if is_closed_for_room {
                 close_all_idle(&all);
                 Some(client)
@@ -765,33 +957,75 @@ mod tests {
     fn requests_go_the_way_that_can_answer_them() {
         let table = [
             ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", "brief"),
-            ("GET / HTTP/1.1\r\nHOST: a\r\nAccept: b\r\nconnection: Keep-Alive\r\n\r\n", "brief"),
+            (
+                "GET / HTTP/1.1\r\nHOST: a\r\nAccept: b\r\nconnection: Keep-Alive\r\n\r\n",
+                "brief",
+            ),
             ("\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", "brief"),
-            ("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "brief last"),
-            ("GET / HTTP/1.1\r\nHost: a\r\nCache-Control: no-cache\r\n\r\n", "brief directives"),
-            ("GET / HTTP/1.1\r\nHost: a\r\nPragma: no-cache\r\nConnection: x, close\r\n\r\n", "long last"),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+                "brief last",
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nCache-Control: no-cache\r\n\r\n",
+                "brief directives",
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nPragma: no-cache\r\nConnection: x, close\r\n\r\n",
+                "long last",
+            ),
             ("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n", "long"),
             ("POST / HTTP/1.1\r\nHost: a\r\n\r\n", "long"),
             ("GET / HTTP/1.1\r\n\r\n", "long"),
             ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", "long"),
-            ("GET / HTTP/1.1\r\nHost: a\r\nRange: bytes=0-1\r\n\r\n", "long"),
-            ("GET / HTTP/1.1\r\nHost: a\r\nIf-Range: \"x\"\r\n\r\n", "long"),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nRange: bytes=0-1\r\n\r\n",
+                "long",
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nIf-Range: \"x\"\r\n\r\n",
+                "long",
+            ),
             ("GET / HTTP/1.1\r\nHost: a\r\nIf-Match: *\r\n\r\n", "long"),
-            ("GET / HTTP/1.1\r\nHost: a\r\nIF-NONE-MATCH: *\r\n\r\n", "long"),
-            ("GET / HTTP/1.1\r\nHost: a\r\nIf-Modified-Since: x\r\n\r\n", "long"),
-            ("GET / HTTP/1.1\r\nHost: a\r\nIf-Unmodified-Since: x\r\n\r\n", "long"),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nIF-NONE-MATCH: *\r\n\r\n",
+                "long",
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nIf-Modified-Since: x\r\n\r\n",
+                "long",
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nIf-Unmodified-Since: x\r\n\r\n",
+                "long",
+            ),
             ("GET / HTTP/1.1\r\nHost: a\r\nCDN-Loop: b\r\n\r\n", "long"),
-            ("GET / HTTP/1.1\r\nHost: a\r\nNearcast-Peer: k\r\n\r\n", "long"),
-            ("GET / HTTP/1.1\r\nHost: a\r\nConnection: accept\r\nAccept: b\r\n\r\n", "long"),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nNearcast-Peer: k\r\n\r\n",
+                "long",
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nConnection: accept\r\nAccept: b\r\n\r\n",
+                "long",
+            ),
             ("GET / HTTP/1.0\r\nHost: a\r\n\r\n", "other"),
             ("GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n", "other"),
             ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", "other"),
             ("CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n", "other"),
             ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "other"),
-            ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", "other"),
-            ("GET / HTTP/1.1\r\nHost: a\r\ntransfer-encoding: chunked\r\n\r\n", "other"),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
+                "other",
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\ntransfer-encoding: chunked\r\n\r\n",
+                "other",
+            ),
             ("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\n\r\n", "other"),
-            ("GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n\r\n", "other"),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n\r\n",
+                "other",
+            ),
             ("GET / HTTP/1.1\nHost: a\r\n\r\n", "other"),
             ("GET / HTTP/1.1\r\nHost: a\n\r\n", "other"),
             ("GET / HTTP/1.1\r\nHost: a\r\n\n", "other"),
@@ -810,9 +1044,18 @@ mod tests {
                 Parsed::Other => "other".to_owned(),
                 Parsed::Whole(head) => {
                     assert_eq!(head.length, input.len());
-                    let mut way = if head.brief().is_some() { "brief" } else { "long" }.to_owned();
+                    let mut way = if head.brief().is_some() {
+                        "brief"
+                    } else {
+                        "long"
+                    }
+                    .to_owned();
                     way += if head.is_last { " last" } else { "" };
-                    way += if head.has_directives && head.brief().is_some() { " directives" } else { "" };
+                    way += if head.has_directives && head.brief().is_some() {
+                        " directives"
+                    } else {
+                        ""
+                    };
                     way
                 }
             });
@@ -822,9 +1065,15 @@ mod tests {
 
     #[test]
     fn a_head_is_found_however_it_is_cut_and_not_looked_for_again_and_again() {
-        for input in ["GET / HTTP/1.1\r\nHost: a\r\n\r\n", "GET / HTTP/1.1\nHost: a\n\n", "GET / HTTP/1.1\r\nHost: a\n\r\n"] {
+        for input in [
+            "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\nHost: a\n\n",
+            "GET / HTTP/1.1\r\nHost: a\n\r\n",
+        ] {
             for cut in 1..input.len() {
-                let looks = (cut + 1..=input.len()).filter(|end| ends_head(&input.as_bytes()[..*end], end - 1)).count();
+                let looks = (cut + 1..=input.len())
+                    .filter(|end| ends_head(&input.as_bytes()[..*end], end - 1))
+                    .count();
                 assert!(ends_head(input.as_bytes(), cut), "{input:?} cut at {cut}");
                 assert!(looks <= 2, "{input:?} from {cut} on");
             }
@@ -837,30 +1086,102 @@ mod tests {
         let stream = |length| ClientBody::stream(Box::pin(futures_util::stream::empty()), length);
         type Fields = &'static [(&'static str, &'static str)];
         let table: [(u16, bool, ClientBody, Fields, Framing, &str, &str); 9] = [
-            (200, false, ClientBody::whole(Bytes::from_static(b"abc")), &[], Framing::Length(3), "3", ""),
-            (200, false, ClientBody::empty(), &[("transfer-encoding", "gzip"), ("connection", "x")], Framing::None, "0", ""),
-            (200, false, stream(Some(7)), &[("content-length", "9")], Framing::Length(7), "7", ""),
-            (200, false, stream(None), &[("content-length", "9")], Framing::Chunked, "", "chunked"),
-            (200, true, ClientBody::empty(), &[("content-length", "9")], Framing::None, "9", ""),
+            (
+                200,
+                false,
+                ClientBody::whole(Bytes::from_static(b"abc")),
+                &[],
+                Framing::Length(3),
+                "3",
+                "",
+            ),
+            (
+                200,
+                false,
+                ClientBody::empty(),
+                &[("transfer-encoding", "gzip"), ("connection", "x")],
+                Framing::None,
+                "0",
+                "",
+            ),
+            (
+                200,
+                false,
+                stream(Some(7)),
+                &[("content-length", "9")],
+                Framing::Length(7),
+                "7",
+                "",
+            ),
+            (
+                200,
+                false,
+                stream(None),
+                &[("content-length", "9")],
+                Framing::Chunked,
+                "",
+                "chunked",
+            ),
+            (
+                200,
+                true,
+                ClientBody::empty(),
+                &[("content-length", "9")],
+                Framing::None,
+                "9",
+                "",
+            ),
             (200, true, ClientBody::empty(), &[], Framing::None, "", ""),
             (304, false, ClientBody::empty(), &[], Framing::None, "", ""),
-            (204, false, ClientBody::empty(), &[("content-length", "0")], Framing::None, "", ""),
+            (
+                204,
+                false,
+                ClientBody::empty(),
+                &[("content-length", "0")],
+                Framing::None,
+                "",
+                "",
+            ),
             (404, false, ClientBody::empty(), &[], Framing::None, "0", ""),
         ];
         for (status, is_head, body, said, expected, length, coding) in table {
-            let mut fields: HeaderMap = said.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect();
+            let mut fields: HeaderMap = said
+                .iter()
+                .map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v)))
+                .collect();
             let status = StatusCode::from_u16(status).expect("valid");
-            assert_eq!(frame(status, &mut fields, &body, is_head), expected, "{status} {said:?}");
-            let field = |name: HeaderName| fields.get(name).map_or("", |v| v.to_str().expect("text")).to_owned();
-            assert_eq!((field(CONTENT_LENGTH).as_str(), field(TRANSFER_ENCODING).as_str()), (length, coding), "{status} {said:?}");
-            assert!(fields.contains_key(DATE) && !fields.contains_key(CONNECTION), "{status} {said:?}");
+            assert_eq!(
+                frame(status, &mut fields, &body, is_head),
+                expected,
+                "{status} {said:?}"
+            );
+            let field = |name: HeaderName| {
+                fields
+                    .get(name)
+                    .map_or("", |v| v.to_str().expect("text"))
+                    .to_owned()
+            };
+            assert_eq!(
+                (
+                    field(CONTENT_LENGTH).as_str(),
+                    field(TRANSFER_ENCODING).as_str()
+                ),
+                (length, coding),
+                "{status} {said:?}"
+            );
+            assert!(
+                fields.contains_key(DATE) && !fields.contains_key(CONNECTION),
+                "{status} {said:?}"
+            );
         }
     }
 
     /// What hyper makes of the first request in some bytes, and whether it has no body.
     fn as_hyper_reads(input: &[u8]) -> Option<((Method, String, HeaderMap), bool)> {
         let (tell, told) = mpsc::channel();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("a runtime");
         runtime.block_on(async {
             let (client, server) = tokio::io::duplex(input.len() + 4096);
             let service = service_fn(|request: Request<Incoming>| {
@@ -873,7 +1194,10 @@ mod tests {
                 }
             });
             let mut builder = http1::Builder::new();
-            let serve = builder.half_close(true).header_read_timeout(None).serve_connection(TokioIo::new(server), service);
+            let serve = builder
+                .half_close(true)
+                .header_read_timeout(None)
+                .serve_connection(TokioIo::new(server), service);
             let (mut reader, mut writer) = tokio::io::split(client);
             let feed = async {
                 let _ = writer.write_all(input).await;

@@ -1,4 +1,5 @@
-//! Stored responses by cache key: what look-ups read and only fills, freshening, invalidation and eviction write.
+//! Stored responses by cache key: what look-ups read and only fills, freshening, invalidation and
+//! eviction write.
 
 use std::borrow::Cow;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -15,18 +16,20 @@ use crate::response::StoredResponse;
 use crate::spellings::Spellings;
 use crate::store::BodyId;
 
-/// Variants kept of one URL. Those that were not used lately leave first, the oldest of them before the others.
+/// Variants kept of one URL. Those that were not used lately leave first, the oldest of them before
+/// the others.
 const VARIANTS_MAX: usize = 256;
-/// Sets of names in `Vary` among the variants of one URL: a look-up reads the request's fields once for each.
+/// Sets of names in `Vary` among the variants of one URL: a look-up reads the request's fields once
+/// for each.
 const VARY_SETS_MAX: usize = 8;
-/// How long a variant counts as used lately. One that was never used, or not for that long, is the first to leave: of values
-/// that no client sends twice there may be any number.
+/// How long a variant counts as used lately. One that was never used, or not for that long, is the
+/// first to leave: of values that no client sends twice there may be any number.
 const USED_LATELY_S: u64 = 600;
 /// Shards of the map: many, so that two threads seldom meet in one.
 const SHARDS: usize = 128;
 
-/// Keys that an index holds for each byte of the memory tier, and the bounds of that: what is on disk alone costs memory
-/// for its description, too.
+/// Keys that an index holds for each byte of the memory tier, and the bounds of that: what is on
+/// disk alone costs memory for its description, too.
 const BYTES_A_KEY: u64 = 1024;
 const KEYS_MIN: usize = 16_384;
 const KEYS_MAX: usize = 262_144;
@@ -38,8 +41,8 @@ const SHED_PART: usize = 16;
 /// Stored variants of one key.
 pub(crate) type Variants = Arc<VariantSet>;
 
-/// Stored variants, newest first, and what each is selected by side by side, so that a look-up of one among many reads no
-/// others. Never changed: a new one takes its place.
+/// Stored variants, newest first, and what each is selected by side by side, so that a look-up of
+/// one among many reads no others. Never changed: a new one takes its place.
 #[derive(Debug, Default)]
 pub(crate) struct VariantSet {
     responses: Vec<Arc<StoredResponse>>,
@@ -60,32 +63,68 @@ impl VariantSet {
         let selections: Vec<_> = responses.iter().map(|r| r.selection).collect();
         let mut vary_sets: Vec<(u64, Vec<HeaderName>)> = Vec::new();
         for (response, selection) in responses.iter().zip(&selections) {
-            let Some(selection) = selection.filter(|s| !vary_sets.iter().any(|(names, _)| *names == s.names)) else { continue };
-            vary_sets.push((selection.names, vary::names(&response.fields).unwrap_or_default()));
+            let Some(selection) =
+                selection.filter(|s| !vary_sets.iter().any(|(names, _)| *names == s.names))
+            else {
+                continue;
+            };
+            vary_sets.push((
+                selection.names,
+                vary::names(&response.fields).unwrap_or_default(),
+            ));
         }
-        Self { responses, selections, vary_sets }
+        Self {
+            responses,
+            selections,
+            vary_sets,
+        }
     }
 
     /// Those that a request selects.
-    pub(crate) fn selected<'a>(&'a self, request: &'a HeaderMap, keyed: &'a HeaderMap) -> impl Iterator<Item = &'a Arc<StoredResponse>> {
-        let asked = self.vary_sets.iter().map(|(names, list)| vary::Selection { names: *names, said: vary::said(list, request) });
+    pub(crate) fn selected<'a>(
+        &'a self,
+        request: &'a HeaderMap,
+        keyed: &'a HeaderMap,
+    ) -> impl Iterator<Item = &'a Arc<StoredResponse>> {
+        let asked = self.vary_sets.iter().map(|(names, list)| vary::Selection {
+            names: *names,
+            said: vary::said(list, request),
+        });
         let asked: Vec<_> = asked.collect();
-        let is_candidate = move |selection: &Option<vary::Selection>| selection.is_some_and(|s| asked.contains(&s));
-        let candidates = self.responses.iter().zip(&self.selections).filter(move |(_, selection)| is_candidate(selection));
-        candidates.map(|(response, _)| response).filter(move |response| response.is_selected(request, keyed))
+        let is_candidate = move |selection: &Option<vary::Selection>| {
+            selection.is_some_and(|s| asked.contains(&s))
+        };
+        let candidates = self
+            .responses
+            .iter()
+            .zip(&self.selections)
+            .filter(move |(_, selection)| is_candidate(selection));
+        candidates
+            .map(|(response, _)| response)
+            .filter(move |response| response.is_selected(request, keyed))
     }
 
     /// Takes those out that are too many beside the newest.
     fn shed(responses: &mut Vec<Arc<StoredResponse>>) -> Vec<Arc<StoredResponse>> {
-        let Some((newest, others)) = responses.split_first() else { return Vec::new() };
+        let Some((newest, others)) = responses.split_first() else {
+            return Vec::new();
+        };
         let now_s = newest.freshness.received_ms / 1000;
         let rank = |r: &StoredResponse| {
             let used_s = r.used_s();
-            (used_s + USED_LATELY_S > now_s && used_s > 0, used_s.max(r.freshness.received_ms / 1000))
+            (
+                used_s + USED_LATELY_S > now_s && used_s > 0,
+                used_s.max(r.freshness.received_ms / 1000),
+            )
         };
         if responses.len() > VARIANTS_MAX {
             // Of equals the one that was stored first.
-            let least = others.iter().enumerate().rev().min_by_key(|(_, r)| rank(r)).map(|(at, _)| at + 1);
+            let least = others
+                .iter()
+                .enumerate()
+                .rev()
+                .min_by_key(|(_, r)| rank(r))
+                .map(|(at, _)| at + 1);
             return least.map(|at| responses.remove(at)).into_iter().collect();
         }
         let names = |r: &StoredResponse| r.selection.map(|s| s.names);
@@ -99,7 +138,9 @@ impl VariantSet {
         if sets.len() < VARY_SETS_MAX {
             return Vec::new();
         }
-        let Some((least, _)) = sets.into_iter().rev().min_by_key(|(_, best)| *best) else { return Vec::new() };
+        let Some((least, _)) = sets.into_iter().rev().min_by_key(|(_, best)| *best) else {
+            return Vec::new();
+        };
         responses.extract_if(1.., |r| names(r) == least).collect()
     }
 }
@@ -123,9 +164,19 @@ impl Index {
     pub(crate) fn new(memory_bytes: u64) -> Self {
         use std::hash::BuildHasher;
         let seed = std::hash::RandomState::new().hash_one(SHARDS);
-        let keys_max = usize::try_from(memory_bytes / BYTES_A_KEY).unwrap_or(KEYS_MAX).clamp(KEYS_MIN, KEYS_MAX);
-        let responses = DashMap::with_hasher_and_shard_amount(BuildHasherDefault::default(), SHARDS);
-        Self { responses, spellings: Spellings::default(), keys_max, inserted: AtomicUsize::new(0), shed_parts: AtomicUsize::new(0), seed }
+        let keys_max = usize::try_from(memory_bytes / BYTES_A_KEY)
+            .unwrap_or(KEYS_MAX)
+            .clamp(KEYS_MIN, KEYS_MAX);
+        let responses =
+            DashMap::with_hasher_and_shard_amount(BuildHasherDefault::default(), SHARDS);
+        Self {
+            responses,
+            spellings: Spellings::default(),
+            keys_max,
+            inserted: AtomicUsize::new(0),
+            shed_parts: AtomicUsize::new(0),
+            seed,
+        }
     }
 
     /// What a cache key is looked up by. Keys that meet in one hash are told apart by their URLs.
@@ -133,17 +184,20 @@ impl Index {
         xxh3_128_with_seed(url.as_bytes(), self.seed)
     }
 
-    /// A hash of what tells requests for one key apart, made as [`hash`](Self::hash) makes those of keys.
+    /// A hash of what tells requests for one key apart, made as [`hash`](Self::hash) makes those of
+    /// keys.
     pub(crate) fn hash_of(&self, bytes: &[u8]) -> u128 {
         xxh3_128_with_seed(bytes, self.seed)
     }
 
-    /// All variants stored under a key, and perhaps those of another key that meets it: compare the URL.
+    /// All variants stored under a key, and perhaps those of another key that meets it: compare the
+    /// URL.
     pub(crate) fn variants(&self, hash: u128) -> Option<Variants> {
         self.responses.get(&hash).map(|found| found.value().clone())
     }
 
-    /// Hashes of the keys that a URL in canonical form names: its own, and those of keys that are spelt otherwise.
+    /// Hashes of the keys that a URL in canonical form names: its own, and those of keys that are
+    /// spelt otherwise.
     pub(crate) fn named(&self, canonical: &str) -> Vec<u128> {
         let own = self.hash(canonical);
         let mut hashes = self.spellings.of(own);
@@ -152,14 +206,26 @@ impl Index {
     }
 
     /// Puts a response first, in place of those that `replaces` names. Gives back what left.
-    pub(crate) fn insert(&self, response: Arc<StoredResponse>, replaces: impl Fn(&StoredResponse) -> bool) -> Vec<Arc<StoredResponse>> {
+    pub(crate) fn insert(
+        &self,
+        response: Arc<StoredResponse>,
+        replaces: impl Fn(&StoredResponse) -> bool,
+    ) -> Vec<Arc<StoredResponse>> {
         if let Cow::Owned(canonical) = scope::stored(&response.url) {
             // Before the entry is taken: this looks at others.
-            self.spellings.note(self.hash(&canonical), response.hash, |key| self.responses.contains_key(&key));
+            self.spellings
+                .note(self.hash(&canonical), response.hash, |key| {
+                    self.responses.contains_key(&key)
+                });
         }
         let mut entry = self.responses.entry(response.hash).or_default();
-        let (mut left, mut stay): (Vec<_>, Vec<_>) = entry.iter().cloned().partition(|r| r.url != response.url || replaces(r));
-        left.iter().filter(|older| older.url == response.url).for_each(|older| response.inherit_use(older));
+        let (mut left, mut stay): (Vec<_>, Vec<_>) = entry
+            .iter()
+            .cloned()
+            .partition(|r| r.url != response.url || replaces(r));
+        left.iter()
+            .filter(|older| older.url == response.url)
+            .for_each(|older| response.inherit_use(older));
         stay.insert(0, response);
         left.extend(VariantSet::shed(&mut stay));
         *entry = Arc::new(VariantSet::new(stay));
@@ -167,7 +233,11 @@ impl Index {
     }
 
     /// Takes out every response of a key that `which` names.
-    pub(crate) fn remove(&self, hash: u128, which: impl Fn(&StoredResponse) -> bool) -> Vec<Arc<StoredResponse>> {
+    pub(crate) fn remove(
+        &self,
+        hash: u128,
+        which: impl Fn(&StoredResponse) -> bool,
+    ) -> Vec<Arc<StoredResponse>> {
         let mut left = Vec::new();
         self.responses.remove_if_mut(&hash, |_, variants| {
             let (leaves, stay): (Vec<_>, Vec<_>) = variants.iter().cloned().partition(|r| which(r));
@@ -184,14 +254,20 @@ impl Index {
 
     /// Takes out a body that has left the store.
     pub(crate) fn remove_body(&self, hash: u128, body: BodyId) {
-        self.remove(hash, |r| r.content.body.id == body && !r.content.is_filling() && !r.content.body.has_slices());
+        self.remove(hash, |r| {
+            r.content.body.id == body && !r.content.is_filling() && !r.content.body.has_slices()
+        });
     }
 
-    /// Now and then: while there are too many keys, takes a part of them out, whichever their hashes name, each part in its
-    /// turn.
+    /// Now and then: while there are too many keys, takes a part of them out, whichever their
+    /// hashes name, each part in its turn.
     pub(crate) fn shed(&self) -> Vec<Arc<StoredResponse>> {
         let mut left = Vec::new();
-        if !self.inserted.fetch_add(1, Ordering::Relaxed).is_multiple_of(LOOK_EVERY) {
+        if !self
+            .inserted
+            .fetch_add(1, Ordering::Relaxed)
+            .is_multiple_of(LOOK_EVERY)
+        {
             return left;
         }
         while self.responses.len() > self.keys_max {
@@ -256,18 +332,40 @@ mod tests {
     }
 
     /// One that varies by the names of these fields, received at that second.
-    fn variant(index: &Index, store: &Arc<Store>, url: &str, second: u64, fields: &[(&'static str, &str)]) -> Arc<StoredResponse> {
+    fn variant(
+        index: &Index,
+        store: &Arc<Store>,
+        url: &str,
+        second: u64,
+        fields: &[(&'static str, &str)],
+    ) -> Arc<StoredResponse> {
         let selecting = map(fields);
-        let vary: HeaderMap = fields.iter().map(|(name, _)| (http::header::VARY, HeaderValue::from_static(name))).collect();
+        let vary: HeaderMap = fields
+            .iter()
+            .map(|(name, _)| (http::header::VARY, HeaderValue::from_static(name)))
+            .collect();
         let hash = index.hash(url);
-        let content = Content::new(store.clone(), store.new_body(hash, Pool::Pull), Some(0), None);
-        let exchange = Exchange { requested_ms: second * 1000, received_ms: second * 1000 };
+        let content = Content::new(
+            store.clone(),
+            store.new_body(hash, Pool::Pull),
+            Some(0),
+            None,
+        );
+        let exchange = Exchange {
+            requested_ms: second * 1000,
+            received_ms: second * 1000,
+        };
         let facts = Facts {
             url: url.into(),
             hash,
             site: "www".into(),
             status: StatusCode::OK,
-            freshness: Freshness::of(StatusCode::OK, &HeaderMap::new(), &CachePolicy::default(), exchange),
+            freshness: Freshness::of(
+                StatusCode::OK,
+                &HeaderMap::new(),
+                &CachePolicy::default(),
+                exchange,
+            ),
             fields: vary,
             selecting,
             keyed: HeaderMap::new(),
@@ -281,21 +379,53 @@ mod tests {
 
     #[test]
     fn keys_and_variants_are_bounded() {
-        let (store, _gone) = Store::open(&StoreConfig { memory_bytes: 1 << 20, disk: None });
+        let (store, _gone) = Store::open(&StoreConfig {
+            memory_bytes: 1 << 20,
+            disk: None,
+        });
         let (store, index) = (Arc::new(store), Index::new(0));
         let mut shed = 0;
         for n in 0..KEYS_MIN * 3 {
-            assert!(index.insert(response(&index, &store, &format!("http://a.test/{n}")), |_| false).is_empty());
+            assert!(
+                index
+                    .insert(
+                        response(&index, &store, &format!("http://a.test/{n}")),
+                        |_| false
+                    )
+                    .is_empty()
+            );
             shed += index.shed().len();
             assert!(index.len() <= KEYS_MIN + LOOK_EVERY, "{} keys", index.len());
         }
         assert_eq!(index.len() + shed, KEYS_MIN * 3);
-        let left: usize = (0..VARIANTS_MAX + 5).map(|_| index.insert(response(&index, &store, "http://b.test/"), |_| false).len()).sum();
-        assert_eq!((left, index.variants(index.hash("http://b.test/")).map(|v| v.len())), (5, Some(VARIANTS_MAX)));
+        let left: usize = (0..VARIANTS_MAX + 5)
+            .map(|_| {
+                index
+                    .insert(response(&index, &store, "http://b.test/"), |_| false)
+                    .len()
+            })
+            .sum();
+        assert_eq!(
+            (
+                left,
+                index
+                    .variants(index.hash("http://b.test/"))
+                    .map(|v| v.len())
+            ),
+            (5, Some(VARIANTS_MAX))
+        );
     }
 
     fn map(fields: &[(&'static str, &str)]) -> HeaderMap {
-        fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).expect("valid"))).collect()
+        fields
+            .iter()
+            .map(|(name, value)| {
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_str(value).expect("valid"),
+                )
+            })
+            .collect()
     }
 
     /// An index of one URL, to which variants are added as stores add them.
@@ -303,7 +433,10 @@ mod tests {
 
     impl OneUrl {
         fn new() -> Self {
-            let (store, _gone) = Store::open(&StoreConfig { memory_bytes: 1 << 20, disk: None });
+            let (store, _gone) = Store::open(&StoreConfig {
+                memory_bytes: 1 << 20,
+                disk: None,
+            });
             Self(Index::new(0), Arc::new(store))
         }
 
@@ -314,12 +447,18 @@ mod tests {
 
         /// Looks one up, which uses it where there is one.
         fn uses(&self, second: u64, fields: &[(&'static str, &str)]) -> bool {
-            let variants = self.0.variants(self.0.hash("http://a.test/")).expect("there are some");
+            let variants = self
+                .0
+                .variants(self.0.hash("http://a.test/"))
+                .expect("there are some");
             let (request, none) = (map(fields), HeaderMap::new());
             let found: Vec<_> = variants.selected(&request, &none).collect();
             assert!(found.len() <= 1, "{fields:?}");
             let slow = variants.iter().filter(|r| r.is_selected(&request, &none));
-            assert!(slow.zip(&found).all(|(a, b)| Arc::ptr_eq(a, b)) && variants.len() <= VARIANTS_MAX, "{fields:?}");
+            assert!(
+                slow.zip(&found).all(|(a, b)| Arc::ptr_eq(a, b)) && variants.len() <= VARIANTS_MAX,
+                "{fields:?}"
+            );
             found.iter().for_each(|r| r.note_used(second * 1000));
             !found.is_empty()
         }
@@ -339,7 +478,13 @@ mod tests {
         for origin in &origins {
             assert!(url.uses(1003, &[("origin", origin)]), "{origin}");
         }
-        assert!(url.uses(1003, &[("origin", &format!("junk-{}", 5 * VARIANTS_MAX - 1))]), "the newest");
+        assert!(
+            url.uses(
+                1003,
+                &[("origin", &format!("junk-{}", 5 * VARIANTS_MAX - 1))]
+            ),
+            "the newest"
+        );
         assert!(!url.uses(1003, &[("origin", "junk-0")]) && !url.uses(1003, &[]));
         // What takes the place of a used one is as used; the others are not for ever.
         url.add(1500, &[("origin", &origins[7])]);
@@ -348,8 +493,14 @@ mod tests {
         for n in 0..VARIANTS_MAX - 2 {
             url.add(later, &[("origin", &format!("new-{n}"))]);
         }
-        assert!(url.uses(later, &[("origin", &origins[8])]), "it was used again");
-        assert!(!url.uses(later, &[("origin", &origins[9])]), "not since long");
+        assert!(
+            url.uses(later, &[("origin", &origins[8])]),
+            "it was used again"
+        );
+        assert!(
+            !url.uses(later, &[("origin", &origins[9])]),
+            "not since long"
+        );
     }
 
     #[test]
@@ -371,8 +522,17 @@ mod tests {
         url.add(1000, &[("accept-encoding", "gzip"), ("foo", "1")]);
         let both = [("accept-encoding", "junk, GZIP;q=0.5"), ("foo", "1")];
         let none = HeaderMap::new();
-        let variants = url.0.variants(url.0.hash("http://a.test/")).expect("there are some");
-        assert_eq!((variants.selected(&map(&both), &none).count(), variants.selected(&map(&both[..1]), &none).count()), (2, 1));
+        let variants = url
+            .0
+            .variants(url.0.hash("http://a.test/"))
+            .expect("there are some");
+        assert_eq!(
+            (
+                variants.selected(&map(&both), &none).count(),
+                variants.selected(&map(&both[..1]), &none).count()
+            ),
+            (2, 1)
+        );
         const NAMES: [&str; 12] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"];
         let url = OneUrl::new();
         for (n, name) in NAMES.iter().enumerate() {
@@ -380,8 +540,14 @@ mod tests {
             url.add(1000, &[(name, "2")]);
             assert!(n > 2 || url.uses(1001, &[(name, "1")]));
         }
-        let variants = url.0.variants(url.0.hash("http://a.test/")).expect("there are some");
-        assert_eq!((variants.vary_sets.len(), variants.len()), (VARY_SETS_MAX, 2 * VARY_SETS_MAX));
+        let variants = url
+            .0
+            .variants(url.0.hash("http://a.test/"))
+            .expect("there are some");
+        assert_eq!(
+            (variants.vary_sets.len(), variants.len()),
+            (VARY_SETS_MAX, 2 * VARY_SETS_MAX)
+        );
         for (n, name) in NAMES.iter().enumerate() {
             let is_kept = n <= 2 || n >= NAMES.len() - (VARY_SETS_MAX - 3);
             assert_eq!(url.uses(1002, &[(name, "2")]), is_kept, "{name}");
@@ -390,20 +556,47 @@ mod tests {
 
     #[test]
     fn a_canonical_url_names_every_spelling_that_is_stored() {
-        let (store, _gone) = Store::open(&StoreConfig { memory_bytes: 1 << 20, disk: None });
+        let (store, _gone) = Store::open(&StoreConfig {
+            memory_bytes: 1 << 20,
+            disk: None,
+        });
         let (store, index) = (Arc::new(store), Index::new(0));
-        for url in ["http://a.test/%c3%a9", "http://a.test/%C3%A9", "http://a.test/%C3%a9", "http://a.test/e"] {
+        for url in [
+            "http://a.test/%c3%a9",
+            "http://a.test/%C3%A9",
+            "http://a.test/%C3%a9",
+            "http://a.test/e",
+        ] {
             index.insert(response(&index, &store, url), |_| false);
         }
-        let named = |url: &str| index.named(url).into_iter().filter(|hash| index.variants(*hash).is_some()).count();
-        assert_eq!((named("http://a.test/%C3%A9"), named("http://a.test/e"), named("http://a.test/x")), (3, 1, 0));
+        let named = |url: &str| {
+            index
+                .named(url)
+                .into_iter()
+                .filter(|hash| index.variants(*hash).is_some())
+                .count()
+        };
+        assert_eq!(
+            (
+                named("http://a.test/%C3%A9"),
+                named("http://a.test/e"),
+                named("http://a.test/x")
+            ),
+            (3, 1, 0)
+        );
     }
 
     #[test]
     fn what_is_replaced_or_removed_is_given_back() {
-        let (store, _gone) = Store::open(&StoreConfig { memory_bytes: 1 << 20, disk: None });
+        let (store, _gone) = Store::open(&StoreConfig {
+            memory_bytes: 1 << 20,
+            disk: None,
+        });
         let (store, index) = (Arc::new(store), Index::new(0));
-        let (old, new) = (response(&index, &store, "http://a.test/"), response(&index, &store, "http://a.test/"));
+        let (old, new) = (
+            response(&index, &store, "http://a.test/"),
+            response(&index, &store, "http://a.test/"),
+        );
         index.insert(old.clone(), |_| false);
         let left = index.insert(new.clone(), |_| true);
         assert!(left.len() == 1 && Arc::ptr_eq(&left[0], &old));

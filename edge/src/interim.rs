@@ -1,8 +1,10 @@
-//! Interim responses (1xx) of an origin, on their way to the client whose request made the origin send them.
+//! Interim responses (1xx) of an origin, on their way to the client whose request made the origin
+//! send them.
 //!
-//! They are passed on as they come and never stored; requests that wait for another's forward request get none, nor does a
-//! client of HTTP/1.0. Nobody waits for a client that takes them slowly: a request has room for a few, and what is more is
-//! dropped. Follows RFC 9110 section 15.2 and RFC 8297.
+//! They are passed on as they come and never stored; requests that wait for another's forward
+//! request get none, nor does a client of HTTP/1.0. Nobody waits for a client that takes them
+//! slowly: a request has room for a few, and what is more is dropped. Follows RFC 9110 section 15.2
+//! and RFC 8297.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -30,7 +32,8 @@ struct Queue {
     count: usize,
 }
 
-/// The interim responses on one connection: of one request at a time. Most requests ask no origin; for those there is no queue.
+/// The interim responses on one connection: of one request at a time. Most requests ask no origin;
+/// for those there is no queue.
 #[derive(Debug, Default)]
 pub(crate) struct Interims {
     /// Counts requests; a sender of another request than the newest sends nothing.
@@ -55,7 +58,13 @@ pub(crate) struct InterimReceiver(Arc<Phase>);
 /// For the next request on a connection, after the receiver of the one before was dropped.
 pub(crate) fn channel(connection: &Arc<Phase>) -> (InterimSender, InterimReceiver) {
     let request = connection.interims.request.load(Ordering::Acquire);
-    (InterimSender { connection: connection.clone(), request }, InterimReceiver(connection.clone()))
+    (
+        InterimSender {
+            connection: connection.clone(),
+            request,
+        },
+        InterimReceiver(connection.clone()),
+    )
 }
 
 impl InterimSender {
@@ -63,7 +72,9 @@ impl InterimSender {
     pub(crate) fn follow<B>(&self, request: &mut Request<B>) {
         self.ask();
         let sender = self.clone();
-        hyper::ext::on_informational(request, move |response| sender.send(response.status(), response.headers()));
+        hyper::ext::on_informational(request, move |response| {
+            sender.send(response.status(), response.headers())
+        });
     }
 
     fn ask(&self) {
@@ -77,7 +88,9 @@ impl InterimSender {
             return;
         }
         let interims = &self.connection.interims;
-        let Some(queue) = interims.queue.get() else { return };
+        let Some(queue) = interims.queue.get() else {
+            return;
+        };
         let mut queue = queue.lock().expect("no holder of this lock panics");
         // The count goes on before the queue is emptied for the next request.
         if interims.request.load(Ordering::Acquire) != self.request || queue.count >= COUNT_MAX {
@@ -100,8 +113,15 @@ impl InterimReceiver {
     /// The next one as it goes on the wire, if it is there.
     pub(crate) fn take(&self) -> Option<Vec<u8>> {
         let interims = &self.0.interims;
-        let queue = interims.queue.get().filter(|_| interims.is_asked.load(Ordering::Acquire))?;
-        queue.lock().expect("no holder of this lock panics").heads.pop_front()
+        let queue = interims
+            .queue
+            .get()
+            .filter(|_| interims.is_asked.load(Ordering::Acquire))?;
+        queue
+            .lock()
+            .expect("no holder of this lock panics")
+            .heads
+            .pop_front()
     }
 
     /// Waits for the next one. The origin may be asked later, by another task.
@@ -123,18 +143,27 @@ impl Drop for InterimReceiver {
     }
 }
 
-/// 100 answers an expectation, which this node meets itself; nobody asks an origin for another protocol (101).
+/// 100 answers an expectation, which this node meets itself; nobody asks an origin for another
+/// protocol (101).
 fn is_passed_on(status: StatusCode) -> bool {
-    status.is_informational() && !matches!(status, StatusCode::CONTINUE | StatusCode::SWITCHING_PROTOCOLS)
+    status.is_informational()
+        && !matches!(
+            status,
+            StatusCode::CONTINUE | StatusCode::SWITCHING_PROTOCOLS
+        )
 }
 
-/// The fields that go to the client: not those for one hop, nor what nodes say to one another. An interim response has no
-/// body to have a length, and cookies come with the final one.
+/// The fields that go to the client: not those for one hop, nor what nodes say to one another. An
+/// interim response has no body to have a length, and cookies come with the final one.
 fn passed(fields: &HeaderMap) -> HeaderMap {
     let mut passed = fields::end_to_end(fields, false);
     passed.remove(CONTENT_LENGTH);
     passed.remove(SET_COOKIE);
-    let own: Vec<HeaderName> = passed.keys().filter(|name| name.as_str().starts_with("nearcast-")).cloned().collect();
+    let own: Vec<HeaderName> = passed
+        .keys()
+        .filter(|name| name.as_str().starts_with("nearcast-"))
+        .cloned()
+        .collect();
     for name in own {
         passed.remove(name);
     }
@@ -151,7 +180,11 @@ mod tests {
     use super::*;
 
     fn link(bytes: usize) -> HeaderMap {
-        std::iter::once((http::header::LINK, HeaderValue::try_from("x".repeat(bytes)).expect("text"))).collect()
+        std::iter::once((
+            http::header::LINK,
+            HeaderValue::try_from("x".repeat(bytes)).expect("text"),
+        ))
+        .collect()
     }
 
     #[derive(Default)]
@@ -185,14 +218,22 @@ mod tests {
             ("nearcast-revision", "7"),
             ("x-other", "2"),
         ];
-        let fields: HeaderMap = fields.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect();
+        let fields: HeaderMap = fields
+            .iter()
+            .map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v)))
+            .collect();
         let (sender, receiver) = channel(&Arc::default());
         sender.ask();
         for status in [100, 101, 102, 103, 199, 200] {
             sender.send(StatusCode::from_u16(status).expect("valid"), &fields);
         }
-        let expected = |line: &str| format!("HTTP/1.1 {line}\r\nlink: </a>; rel=preload\r\nx-other: 2\r\n\r\n");
-        assert_eq!(taken(&receiver), ["102 Processing", "103 Early Hints", "199 "].map(expected));
+        let expected = |line: &str| {
+            format!("HTTP/1.1 {line}\r\nlink: </a>; rel=preload\r\nx-other: 2\r\n\r\n")
+        };
+        assert_eq!(
+            taken(&receiver),
+            ["102 Processing", "103 Early Hints", "199 "].map(expected)
+        );
     }
 
     #[test]
@@ -200,17 +241,32 @@ mod tests {
         let connection = Arc::default();
         let (sender, receiver) = channel(&connection);
         let woken = Arc::new(Woken::default());
-        assert!(receiver.poll_next(&Context::from_waker(&woken.clone().into())).is_pending());
-        assert!(connection.interims.queue.get().is_none(), "nothing is made before an origin is asked");
+        assert!(
+            receiver
+                .poll_next(&Context::from_waker(&woken.clone().into()))
+                .is_pending()
+        );
+        assert!(
+            connection.interims.queue.get().is_none(),
+            "nothing is made before an origin is asked"
+        );
         sender.ask();
         sender.send(StatusCode::EARLY_HINTS, &link(BYTES_MAX));
         assert_eq!(woken.0.load(Ordering::Relaxed), 0);
         sender.send(StatusCode::EARLY_HINTS, &link(1));
-        assert_eq!((woken.0.load(Ordering::Relaxed), taken(&receiver).len()), (1, 1), "who waited before is woken");
+        assert_eq!(
+            (woken.0.load(Ordering::Relaxed), taken(&receiver).len()),
+            (1, 1),
+            "who waited before is woken"
+        );
         for _ in 0..2 * COUNT_MAX - 1 {
             sender.send(StatusCode::EARLY_HINTS, &link(1));
         }
-        assert_eq!(taken(&receiver).len(), COUNT_MAX - 1, "not the one that is too large");
+        assert_eq!(
+            taken(&receiver).len(),
+            COUNT_MAX - 1,
+            "not the one that is too large"
+        );
         sender.send(StatusCode::EARLY_HINTS, &link(1));
         assert!(taken(&receiver).is_empty(), "that was all for this request");
         drop(receiver);
@@ -219,7 +275,10 @@ mod tests {
         assert!(taken(&receiver).is_empty(), "the final response has begun");
         next.ask();
         sender.send(StatusCode::EARLY_HINTS, &link(1));
-        assert!(taken(&receiver).is_empty(), "those of one request do not go to the next");
+        assert!(
+            taken(&receiver).is_empty(),
+            "those of one request do not go to the next"
+        );
         next.send(StatusCode::EARLY_HINTS, &link(1));
         assert_eq!(taken(&receiver).len(), 1, "which has room of its own");
     }

@@ -1,5 +1,5 @@
-//! Folding the control journal: purges into generations, push orders to whoever carries them out; and taking back
-//! what an earlier run stored.
+//! Folding the control journal: purges into generations, push orders to whoever carries them out;
+//! and taking back what an earlier run stored.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -33,7 +33,11 @@ pub(crate) struct Journal {
 impl Journal {
     /// Nothing is folded yet.
     pub(crate) fn of(fleet: watch::Receiver<Arc<Fleet>>) -> Self {
-        Self { fleet, purges: Arc::default(), changed: Arc::default() }
+        Self {
+            fleet,
+            purges: Arc::default(),
+            changed: Arc::default(),
+        }
     }
 
     fn fleet(&self) -> Arc<Fleet> {
@@ -42,7 +46,12 @@ impl Journal {
 
     /// The purges folded lately, oldest first.
     pub(crate) fn purges(&self) -> Vec<PurgeProgress> {
-        self.purges.lock().expect("no holder of this lock panics").iter().cloned().collect()
+        self.purges
+            .lock()
+            .expect("no holder of this lock panics")
+            .iter()
+            .cloned()
+            .collect()
     }
 
     /// Folds entries as they come until there are no more; hands push orders on.
@@ -64,7 +73,8 @@ impl Journal {
                 biased;
                 entry = entries.recv() => match entry {
                     Some(entry) => {
-                        // A long journal is folded first: one look over everything stored finds what all of it covers.
+                        // A long journal is folded first: one look over everything stored finds
+                        // what all of it covers.
                         let is_last = entries.is_empty() || edge.is_caught_up.load(Ordering::Acquire);
                         self.fold(&edge, entry, is_last, &orders).await;
                     }
@@ -81,11 +91,18 @@ impl Journal {
         }
     }
 
-    async fn fold(&self, edge: &Arc<Edge>, entry: Entry, is_last: bool, orders: &mpsc::Sender<PushOrder>) {
+    async fn fold(
+        &self,
+        edge: &Arc<Edge>,
+        entry: Entry,
+        is_last: bool,
+        orders: &mpsc::Sender<PushOrder>,
+    ) {
         edge.standing.fold(&entry, &self.fleet(), &edge.name);
         match entry.change {
             Change::Purge(purge) => self.purge(edge, entry.revision, purge, is_last).await,
-            // Its reader takes every order at once and works on the newest; without it nothing is pushed.
+            // Its reader takes every order at once and works on the newest; without it nothing is
+            // pushed.
             Change::Push(order) => drop(orders.send(order).await),
             Change::FleetFile { .. } | Change::Drain(_) => {}
         }
@@ -106,7 +123,11 @@ impl Journal {
             false => Ok(0),
         };
         let mut purges = self.purges.lock().expect("no holder of this lock panics");
-        purges.push_back(PurgeProgress { revision, responses: counted.unwrap_or(0), effective_unix_ms });
+        purges.push_back(PurgeProgress {
+            revision,
+            responses: counted.unwrap_or(0),
+            effective_unix_ms,
+        });
         while purges.len() > PURGES_KEPT {
             purges.pop_front();
         }
@@ -127,18 +148,24 @@ fn learn(edge: &Edge, known: FollowState) {
         false if known.control_reachable => Knowledge::Behind,
         false => Knowledge::CutOff,
     };
-    edge.knowledge.send_if_modified(|before| std::mem::replace(before, knowledge) != knowledge);
+    edge.knowledge
+        .send_if_modified(|before| std::mem::replace(before, knowledge) != knowledge);
 }
 
 fn names_urls_alone(scope: &PurgeScope) -> bool {
-    scope.each().iter().all(|one| matches!(one, PurgeScope::Url(_)))
+    scope
+        .each()
+        .iter()
+        .all(|one| matches!(one, PurgeScope::Url(_)))
 }
 
-/// Makes room for purges: everything stored takes its verdict first, so that what the forgotten purges do not name stays.
+/// Makes room for purges: everything stored takes its verdict first, so that what the forgotten
+/// purges do not name stays.
 fn make_room(edge: &Edge) {
     // As references, so that no part of the index is held while they are looked at.
     let mut stored = Vec::with_capacity(edge.index.len());
-    edge.index.for_each(|response| stored.push(response.clone()));
+    edge.index
+        .for_each(|response| stored.push(response.clone()));
     for response in stored {
         if response.verdict(&edge.generations) == Verdict::Gone {
             edge.unpublish(&response);
@@ -148,7 +175,8 @@ fn make_room(edge: &Edge) {
     tracing::info!("very many purges: the older half is folded");
 }
 
-/// How many stored responses a purge that was folded covers; hard ones are taken out. The purge holds already.
+/// How many stored responses a purge that was folded covers; hard ones are taken out. The purge
+/// holds already.
 fn count(edge: &Edge, purge: &Purge) -> u64 {
     let mut covered = Vec::new();
     let mut look = |response: &Arc<StoredResponse>| {
@@ -164,7 +192,9 @@ fn count(edge: &Edge, purge: &Purge) -> u64 {
             PurgeScope::Url(url) => Some(scope::journalled_url(url)),
             _ => None,
         });
-        let variants = urls.flat_map(|url| edge.index.named(&url)).filter_map(|hash| edge.index.variants(hash));
+        let variants = urls
+            .flat_map(|url| edge.index.named(&url))
+            .filter_map(|hash| edge.index.variants(hash));
         variants.for_each(|variants| variants.iter().for_each(&mut look));
     } else {
         edge.index.for_each(look);
@@ -184,18 +214,31 @@ fn count(edge: &Edge, purge: &Purge) -> u64 {
 /// Takes back what an earlier run stored; gives the number of responses. Blocking.
 pub(crate) fn recover(edge: &Arc<Edge>) -> usize {
     let mut count = 0;
-    let accept = |_, head: &[u8]| Recovered::decode(head, |url| edge.index.hash(url)).map(|r| r.facts.hash);
+    let accept =
+        |_, head: &[u8]| Recovered::decode(head, |url| edge.index.hash(url)).map(|r| r.facts.hash);
     edge.store.recover(accept, |found| {
-        let Some(recovered) = Recovered::decode(&found.head, |url| edge.index.hash(url)) else { return };
-        let content = Content::new(edge.store.clone(), found.body, recovered.length, recovered.validator);
-        let is_whole = content.length().is_some_and(|length| content.has(0, length));
+        let Some(recovered) = Recovered::decode(&found.head, |url| edge.index.hash(url)) else {
+            return;
+        };
+        let content = Content::new(
+            edge.store.clone(),
+            found.body,
+            recovered.length,
+            recovered.validator,
+        );
+        let is_whole = content
+            .length()
+            .is_some_and(|length| content.has(0, length));
         let can_be_completed = content.validator.is_some() && content.length().is_some();
         let response = recovered.facts.store(content.clone());
         if !(is_whole || can_be_completed) {
             content.discard();
             return;
         }
-        edge.publish(&response, |other| other.is_same_variant(&response) && other.freshness.received_ms <= response.freshness.received_ms);
+        edge.publish(&response, |other| {
+            other.is_same_variant(&response)
+                && other.freshness.received_ms <= response.freshness.received_ms
+        });
         count += 1;
     });
     count

@@ -1,7 +1,8 @@
-//! What only the kernel can tell or do and no safe wrapper offers: TCP_INFO, a read that does not wait for the disk, the
-//! limit of open files, the end of another's connection.
+//! What only the kernel can tell or do and no safe wrapper offers: TCP_INFO, a read that does not
+//! wait for the disk, the limit of open files, the end of another's connection.
 //!
-//! The one module of the edge with unsafe code; each function is a single system call with checked results.
+//! The one module of the edge with unsafe code; each function is a single system call with checked
+//! results.
 #![allow(unsafe_code)] // None of these has a safe wrapper among our dependencies.
 
 use std::fs::File;
@@ -9,20 +10,29 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
 
-/// The round-trip time of a TCP connection: the least the kernel has seen, else its smoothed estimate.
+/// The round-trip time of a TCP connection: the least the kernel has seen, else its smoothed
+/// estimate.
 ///
 /// Right after accept it is the time of the handshake, the cleanest sample there is.
 pub(crate) fn round_trip(socket: &impl AsFd) -> Option<Duration> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
-    // SAFETY: the descriptor is open for the duration of the call, and pointer and length describe one writable
-    // `tcp_info`, of which the kernel fills at most `length` bytes.
-    let result =
-        unsafe { libc::getsockopt(socket.as_fd().as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &mut length) };
+    // SAFETY: the descriptor is open for the duration of the call, and pointer and length describe
+    // one writable `tcp_info`, of which the kernel fills at most `length` bytes.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &mut length,
+        )
+    };
     if result != 0 {
         return None;
     }
-    // SAFETY: `tcp_info` is plain integers, for which all zeroes is a valid value; the kernel wrote a prefix of it.
+    // SAFETY: `tcp_info` is plain integers, for which all zeroes is a valid value; the kernel wrote
+    // a prefix of it.
     let info = unsafe { info.assume_init() };
     let micros = match info.tcpi_min_rtt {
         0 | u32::MAX => info.tcpi_rtt,
@@ -31,29 +41,50 @@ pub(crate) fn round_trip(socket: &impl AsFd) -> Option<Duration> {
     (micros > 0).then(|| Duration::from_micros(u64::from(micros)))
 }
 
-/// Fills `buffer` from `offset` of a file when all of it is in the page cache; `false` when it is not, or at an error.
+/// Fills `buffer` from `offset` of a file when all of it is in the page cache; `false` when it is
+/// not, or at an error.
 pub(crate) fn read_cached(file: &File, buffer: &mut [u8], offset: u64) -> bool {
-    let vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-    let Ok(offset) = libc::off_t::try_from(offset) else { return false };
-    // SAFETY: the descriptor is open for the duration of the call, and the one vector describes a buffer that is
-    // exclusively ours and writable for its whole length.
-    let read = unsafe { libc::preadv2(file.as_raw_fd(), &raw const vector, 1, offset, libc::RWF_NOWAIT) };
+    let vector = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
+    let Ok(offset) = libc::off_t::try_from(offset) else {
+        return false;
+    };
+    // SAFETY: the descriptor is open for the duration of the call, and the one vector describes a
+    // buffer that is exclusively ours and writable for its whole length.
+    let read = unsafe {
+        libc::preadv2(
+            file.as_raw_fd(),
+            &raw const vector,
+            1,
+            offset,
+            libc::RWF_NOWAIT,
+        )
+    };
     usize::try_from(read).is_ok_and(|n| n == buffer.len())
 }
 
 /// How many files this process may have open; 1024, which is usual, where the system does not say.
 pub(crate) fn open_files_max() -> usize {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     // SAFETY: `limit` is a valid rlimit that outlives the call, which keeps no pointer to it.
     let result = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
-    if result == 0 { usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX) } else { 1024 }
+    if result == 0 {
+        usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX)
+    } else {
+        1024
+    }
 }
 
-/// Lets whoever reads from a socket find its end there, behind what has come already. The caller knows that the socket is
-/// open; on any other file it does nothing.
+/// Lets whoever reads from a socket find its end there, behind what has come already. The caller
+/// knows that the socket is open; on any other file it does nothing.
 pub(crate) fn end_reading(socket: RawFd) {
-    // SAFETY: shutdown takes two integers and touches no memory of ours; a number that is no socket is an error, which
-    // changes nothing.
+    // SAFETY: shutdown takes two integers and touches no memory of ours; a number that is no socket
+    // is an error, which changes nothing.
     unsafe { libc::shutdown(socket, libc::SHUT_RD) };
 }
 
@@ -65,7 +96,8 @@ mod tests {
     #[test]
     fn a_loopback_connection_has_a_short_round_trip() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let _client = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("somebody listens");
+        let _client = std::net::TcpStream::connect(listener.local_addr().expect("bound"))
+            .expect("somebody listens");
         let (accepted, _) = listener.accept().expect("a connection waits");
         let measured = round_trip(&accepted).expect("TCP has TCP_INFO");
         assert!(measured < Duration::from_secs(1), "{measured:?}");

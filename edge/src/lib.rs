@@ -1,15 +1,19 @@
 //! The edge: a pull cache in front of an origin, one of several in a cluster.
 //!
-//! - [`server`]: listeners of one worker thread; [`connection`]: a client's socket with its time-outs; [`request_head`]:
-//!   what is refused before anything else looks at it; [`http1`]: the requests and responses on it;
-//!   [`connections`]: how many there may be, and which give way; [`interim`]: the responses that come before a response.
-//! - [`handler`]: the life of one request, in order; [`policy`]: its questions, answered by pure functions.
+//! - [`server`]: listeners of one worker thread; [`connection`]: a client's socket with its
+//!   time-outs; [`request_head`]: what is refused before anything else looks at it; [`http1`]: the
+//!   requests and responses on it; [`connections`]: how many there may be, and which give way;
+//!   [`interim`]: the responses that come before a response.
+//! - [`handler`]: the life of one request, in order; [`policy`]: its questions, answered by pure
+//!   functions.
 //! - [`upgrade`]: connections that become WebSockets.
-//! - [`fill`]: forward requests that fill the store, shared by everybody who wants the same; [`origin`]: the pool of
-//!   connections under them; [`content`]: bytes on their way and the readers that follow them.
-//! - [`index`], [`response`], [`spellings`]: what is stored; [`store`]: the slices themselves, in memory and on disk.
-//! - [`changes`]: what unsafe requests have changed; [`purge`]: generations; [`journal`]: folds the control journal into them;
-//!   [`push`]: carries out push orders.
+//! - [`fill`]: forward requests that fill the store, shared by everybody who wants the same;
+//!   [`origin`]: the pool of connections under them; [`content`]: bytes on their way and the
+//!   readers that follow them.
+//! - [`index`], [`response`], [`spellings`]: what is stored; [`store`]: the slices themselves, in
+//!   memory and on disk.
+//! - [`changes`]: what unsafe requests have changed; [`purge`]: generations; [`journal`]: folds the
+//!   control journal into them; [`push`]: carries out push orders.
 //! - [`purge_request`]: the method `PURGE`, which control is asked about.
 //! - [`standing`]: whether the node wants clients: drained, or on its way to its end.
 //! - [`metrics`], [`popularity`], [`rtt`], [`report`]: what the node tells about itself.
@@ -83,12 +87,17 @@ const BODY_SHARE: u64 = 2;
 /// Runs one edge until shutdown is asked for.
 ///
 /// # Errors
-/// A node name that is no edge of the fleet, an address that cannot be listened on, a state directory that cannot be
-/// written to; nothing is left half-started.
+/// A node name that is no edge of the fleet, an address that cannot be listened on, a state
+/// directory that cannot be written to; nothing is left half-started.
 pub async fn run(context: NodeContext) -> Result<(), Failure> {
     let fleet = context.fleet.borrow().clone();
-    let (cluster, node) = fleet.edge(&context.name).ok_or_else(|| unknown_node(&fleet, &context.name))?;
-    let workers = node.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
+    let (cluster, node) = fleet
+        .edge(&context.name)
+        .ok_or_else(|| unknown_node(&fleet, &context.name))?;
+    let workers = node
+        .threads
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+        .max(1);
 
     // Everything that can fail comes first.
     let admin_listener = match node.admin {
@@ -111,18 +120,24 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     let kept_drains = follow::kept_drains(&directory).await;
     context.following.begin().await?;
     let sites = follow::start_from(context.fleet.clone(), context.shutdown.clone(), |fleet| {
-        Sites::new(fleet, &context.name, &metrics, &origins).map_err(|(site, error)| error.to_failure(&site))
+        Sites::new(fleet, &context.name, &metrics, &origins)
+            .map_err(|(site, error)| error.to_failure(&site))
     });
     let sites = sites.await?;
     let files = kernel::open_files_max();
     let clients_max = connections_max(files, node);
-    let mut reserve = Reserve { files, clients_max, warned: None };
+    let mut reserve = Reserve {
+        files,
+        clients_max,
+        warned: None,
+    };
     reserve.compare(&fleet);
 
     let (store, gone) = Store::open(&config);
     let edge = Arc::new(Edge {
         name: context.name.as_str().into(),
-        via: HeaderValue::try_from(format!("1.1 {}", context.name)).map_err(|_| unknown_node(&fleet, &context.name))?,
+        via: HeaderValue::try_from(format!("1.1 {}", context.name))
+            .map_err(|_| unknown_node(&fleet, &context.name))?,
         started_ms: now_ms(),
         sites: ArcSwap::from_pointee(sites),
         origins,
@@ -140,25 +155,43 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
         connections: Connections::new(clients_max, workers),
         clients: Arc::new(node.clients),
         upgrades_max: files.saturating_sub(clients_max) as u64 / UPGRADES_SHARE,
-        body_bytes_max: config.disk.as_ref().map_or(config.memory_bytes, |d| d.pull_bytes.max(config.memory_bytes)) / BODY_SHARE,
+        body_bytes_max: config.disk.as_ref().map_or(config.memory_bytes, |d| {
+            d.pull_bytes.max(config.memory_bytes)
+        }) / BODY_SHARE,
     });
     edge.standing.begin(kept_drains, &fleet, &edge.name);
     let recovering = edge.clone();
     let recovered = tokio::task::spawn_blocking(move || journal::recover(&recovering)).await;
-    tracing::info!(responses = recovered.unwrap_or(0), "stored responses of an earlier run were found");
+    tracing::info!(
+        responses = recovered.unwrap_or(0),
+        "stored responses of an earlier run were found"
+    );
 
     let (readiness_tx, readiness) = watch::channel(Readiness::NotReady("starting".to_owned()));
     let registry = prometheus::Registry::new();
     report::add_readings(&edge);
     if let Err(error) = registry.register(Box::new(Collected::new(metrics))) {
-        return Err(Failure::new(FailureKind::Internal, format!("metrics cannot be registered: {error}")));
+        return Err(Failure::new(
+            FailureKind::Internal,
+            format!("metrics cannot be registered: {error}"),
+        ));
     }
     let admin_task = admin_listener.map(|l| {
-        tokio::spawn(admin::serve(l, registry, readiness, None, admin::own_names_of(context.fleet.clone()), context.shutdown.clone()))
+        tokio::spawn(admin::serve(
+            l,
+            registry,
+            readiness,
+            None,
+            admin::own_names_of(context.fleet.clone()),
+            context.shutdown.clone(),
+        ))
     });
 
     let (drain_tx, finish_max) = watch::channel(None);
-    let drain = server::Drain { finish_max, shutdown: context.shutdown.clone() };
+    let drain = server::Drain {
+        finish_max,
+        shutdown: context.shutdown.clone(),
+    };
     let mut threads = Vec::new();
     let mut running = Vec::new();
     for (number, listeners) in listeners.into_iter().enumerate() {
@@ -173,12 +206,29 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     let (orders_tx, orders) = mpsc::channel(ORDERS_WAITING_MAX);
     let pushes = push::Pushes::default();
     let pusher = Worker::new(workers, edge.clone(), OriginPool::new(workers));
-    tasks.spawn(push::run(pusher, context.fleet.clone(), orders, pushes.clone()));
-    tasks.spawn(journal.clone().follow(edge.clone(), context.entries, context.state, orders_tx));
+    tasks.spawn(push::run(
+        pusher,
+        context.fleet.clone(),
+        orders,
+        pushes.clone(),
+    ));
+    tasks.spawn(
+        journal
+            .clone()
+            .follow(edge.clone(), context.entries, context.state, orders_tx),
+    );
     tasks.spawn(follow_sites(edge.clone(), context.fleet.clone(), reserve));
     // A node that drains still serves: it reports until its last connection has ended.
     let (reports_end, reports) = shutdown::channel();
-    let mut reporters = report::start(&mut tasks, &edge, running, &journal, &pushes, context.fleet.clone(), reports);
+    let mut reporters = report::start(
+        &mut tasks,
+        &edge,
+        running,
+        &journal,
+        &pushes,
+        context.fleet.clone(),
+        reports,
+    );
     readiness_tx.send_replace(readiness_of(*edge.knowledge.borrow()));
     let readiness_tx = Arc::new(readiness_tx);
     tasks.spawn(tell_knowledge(edge.clone(), readiness_tx.clone()));
@@ -195,9 +245,17 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
         let _ = ended.await;
     }
     reports_end.shut_down();
-    shutdown.drained(LAST_REPORTS_MAX, async { while reporters.join_next().await.is_some() {} }).await;
+    shutdown
+        .drained(LAST_REPORTS_MAX, async {
+            while reporters.join_next().await.is_some() {}
+        })
+        .await;
     let store = edge.store.clone();
-    let _ = tokio::time::timeout(TASKS_END_MAX, tokio::task::spawn_blocking(move || store.flush())).await;
+    let _ = tokio::time::timeout(
+        TASKS_END_MAX,
+        tokio::task::spawn_blocking(move || store.flush()),
+    )
+    .await;
     tasks.shutdown().await;
     if let Some(task) = admin_task {
         task.abort();
@@ -205,15 +263,21 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A node that lacks purges serves all the same: nobody is to take it out of service for that, as then all would go when
-/// control does. The words say what is limited.
+/// A node that lacks purges serves all the same: nobody is to take it out of service for that, as
+/// then all would go when control does. The words say what is limited.
 fn readiness_of(knowledge: Knowledge) -> Readiness {
     let limit = match knowledge {
         Knowledge::CaughtUp => return Readiness::Ready,
-        Knowledge::Recalling | Knowledge::Asking | Knowledge::Behind => "not caught up with control's journal yet",
-        Knowledge::CutOff => "control does not answer: purges since this node was last up are not known",
+        Knowledge::Recalling | Knowledge::Asking | Knowledge::Behind => {
+            "not caught up with control's journal yet"
+        }
+        Knowledge::CutOff => {
+            "control does not answer: purges since this node was last up are not known"
+        }
     };
-    Readiness::Limited(format!("{limit}; what an earlier run stored is validated before it is served"))
+    Readiness::Limited(format!(
+        "{limit}; what an earlier run stored is validated before it is served"
+    ))
 }
 
 /// Keeps `/ready` true about how far the node is with the journal.
@@ -237,26 +301,52 @@ async fn tell_knowledge(edge: Arc<Edge>, readiness: Arc<watch::Sender<Readiness>
 /// Serves on, while name servers and then resolvers forget this node; see [`LameDuck`].
 async fn be_lame_duck(edge: &Edge, fleet: &Fleet, shutdown: &mut Shutdown) {
     edge.standing.reach(Stage::LameDuck);
-    let duck = LameDuck::of(fleet, &edge.name).after(edge.standing.drained_for(fleet, &edge.name, SystemTime::now()));
+    let duck = LameDuck::of(fleet, &edge.name).after(edge.standing.drained_for(
+        fleet,
+        &edge.name,
+        SystemTime::now(),
+    ));
     if duck == LameDuck::default() {
         return;
     }
     tracing::info!(detection = ?duck.detection, ttl = ?duck.ttl, "serving on until clients are steered elsewhere; a second signal ends at once");
-    shutdown.drained(duck.detection, std::future::pending()).await;
+    shutdown
+        .drained(duck.detection, std::future::pending())
+        .await;
     edge.standing.reach(Stage::Leaving);
     shutdown.drained(duck.ttl, std::future::pending()).await;
 }
 
 fn unknown_node(fleet: &Fleet, name: &str) -> Failure {
-    let known: Vec<&str> = fleet.clusters.iter().flat_map(|c| &c.nodes).map(|n| n.name.as_str()).collect();
-    Failure::new(FailureKind::Usage, format!("no edge of the fleet file is called {name:?}; its edges are: {}", known.join(", ")))
+    let known: Vec<&str> = fleet
+        .clusters
+        .iter()
+        .flat_map(|c| &c.nodes)
+        .map(|n| n.name.as_str())
+        .collect();
+    Failure::new(
+        FailureKind::Usage,
+        format!(
+            "no edge of the fleet file is called {name:?}; its edges are: {}",
+            known.join(", ")
+        ),
+    )
 }
 
 /// How many connections clients may have.
 fn connections_max(files: usize, node: &Node) -> usize {
     let most = connections::limit(files, node.clients.connections_max);
-    if let Some(configured) = node.clients.connections_max.filter(|configured| *configured > most) {
-        tracing::warn!(configured, most, files, "connections_max is more than the limit of open files allows; raise that (ulimit -n)");
+    if let Some(configured) = node
+        .clients
+        .connections_max
+        .filter(|configured| *configured > most)
+    {
+        tracing::warn!(
+            configured,
+            most,
+            files,
+            "connections_max is more than the limit of open files allows; raise that (ulimit -n)"
+        );
     }
     most
 }
@@ -270,11 +360,20 @@ struct Reserve {
 }
 
 impl Reserve {
-    /// Logs, once for each sum, that sites may open more connections to their origins than there are files for.
+    /// Logs, once for each sum, that sites may open more connections to their origins than there
+    /// are files for.
     fn compare(&mut self, fleet: &Fleet) {
-        let Self { files, clients_max, .. } = *self;
+        let Self {
+            files, clients_max, ..
+        } = *self;
         let others = files.saturating_sub(clients_max);
-        let connections = connections::sum_beyond(fleet.sites.iter().map(|site| site.origin_policy.limits.connections_max), others);
+        let connections = connections::sum_beyond(
+            fleet
+                .sites
+                .iter()
+                .map(|site| site.origin_policy.limits.connections_max),
+            others,
+        );
         if let Some(connections) = connections.filter(|_| self.warned != connections) {
             tracing::warn!(
                 connections,
@@ -291,18 +390,31 @@ impl Reserve {
 
 fn store_config(cluster: &Cluster, node: &Node, directory: &Path) -> StoreConfig {
     let pushed_bytes = cluster.push_share.0.min(node.disk.0);
-    let disk =
-        (node.disk.0 > 0).then(|| DiskConfig { directory: directory.join("store"), pull_bytes: node.disk.0 - pushed_bytes, pushed_bytes });
-    StoreConfig { memory_bytes: node.memory.0, disk }
+    let disk = (node.disk.0 > 0).then(|| DiskConfig {
+        directory: directory.join("store"),
+        pull_bytes: node.disk.0 - pushed_bytes,
+        pushed_bytes,
+    });
+    StoreConfig {
+        memory_bytes: node.memory.0,
+        disk,
+    }
 }
 
 /// Makes the directory and writes to it, so that a wrong one is found at start.
 fn check_writable(directory: &Path) -> Result<(), Failure> {
     let probe = directory.join(".probe");
-    let written = std::fs::create_dir_all(directory).and_then(|()| std::fs::write(&probe, b"").or_else(is_full_only));
+    let written = std::fs::create_dir_all(directory)
+        .and_then(|()| std::fs::write(&probe, b"").or_else(is_full_only));
     written.map_err(|error| {
         let mend = "make it writable for this user, or choose another state_dir or disk = \"0\"";
-        Failure::new(FailureKind::CannotCreate, format!("cannot write to the state directory {}: {error} ({mend})", directory.display()))
+        Failure::new(
+            FailureKind::CannotCreate,
+            format!(
+                "cannot write to the state directory {}: {error} ({mend})",
+                directory.display()
+            ),
+        )
     })?;
     // It may not have been written on a full disk.
     let _ = std::fs::remove_file(probe);
@@ -324,15 +436,26 @@ fn start_worker(
     drain: server::Drain,
 ) -> Result<oneshot::Receiver<()>, Failure> {
     let (ended, wait) = oneshot::channel();
-    let refused = |error: std::io::Error| Failure::new(FailureKind::System, format!("cannot start a worker thread: {error}"));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(refused)?;
+    let refused = |error: std::io::Error| {
+        Failure::new(
+            FailureKind::System,
+            format!("cannot start a worker thread: {error}"),
+        )
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(refused)?;
     let name = format!("edge-{}", worker.number);
     let serve = move || {
         runtime.block_on(server::serve(worker, listeners, drain));
         runtime.shutdown_background();
         let _ = ended.send(());
     };
-    std::thread::Builder::new().name(name).spawn(serve).map_err(refused)?;
+    std::thread::Builder::new()
+        .name(name)
+        .spawn(serve)
+        .map_err(refused)?;
     Ok(wait)
 }
 
@@ -346,9 +469,13 @@ async fn take_out_gone(edge: Arc<Edge>, mut gone: mpsc::UnboundedReceiver<Gone>)
 /// How often files are looked for again that a changed fleet names and that cannot be used.
 const FILES_PAUSE: Duration = Duration::from_secs(2);
 
-/// A changed fleet changes the sites, all at once; addresses and sizes of this node need a restart. Where a file that a site
-/// names cannot be used, all sites stay as they are until it can.
-async fn follow_sites(edge: Arc<Edge>, mut fleet: watch::Receiver<Arc<Fleet>>, mut reserve: Reserve) {
+/// A changed fleet changes the sites, all at once; addresses and sizes of this node need a restart.
+/// Where a file that a site names cannot be used, all sites stay as they are until it can.
+async fn follow_sites(
+    edge: Arc<Edge>,
+    mut fleet: watch::Receiver<Arc<Fleet>>,
+    mut reserve: Reserve,
+) {
     while fleet.changed().await.is_ok() {
         let mut warned = None;
         loop {
@@ -362,7 +489,11 @@ async fn follow_sites(edge: Arc<Edge>, mut fleet: watch::Receiver<Arc<Fleet>>, m
                 Err((site, error)) => {
                     let problem = error.to_string();
                     if warned.as_ref() != Some(&problem) {
-                        tracing::warn!(site, problem, "a changed fleet names a file that cannot be used; all sites stay as they are");
+                        tracing::warn!(
+                            site,
+                            problem,
+                            "a changed fleet names a file that cannot be used; all sites stay as they are"
+                        );
                         warned = Some(problem);
                     }
                 }

@@ -1,5 +1,5 @@
-//! Every figure of the edge: counters a worker thread, summed when they are asked for, so that no two threads
-//! write to one cache line.
+//! Every figure of the edge: counters a worker thread, summed when they are asked for, so that no
+//! two threads write to one cache line.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -10,13 +10,17 @@ use crate::policy::freshness::NotStored;
 pub(crate) use crate::policy::status::Label as Answer;
 use nearcast_fleet::report::SiteTotals;
 use prometheus::core::{Collector, Desc};
-use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::{
+    Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
+};
 
 /// In place of a site's name for what belongs to none. No site is called so: names are DNS labels.
 pub(crate) const NO_SITE: &str = "-";
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 /// Upper bounds of the request-time buckets in seconds.
-const SECONDS: [f64; 12] = [0.000_1, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
+const SECONDS: [f64; 12] = [
+    0.000_1, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0,
+];
 
 /// One site's counters on one worker. Aligned, so that workers' counters share no cache line.
 #[derive(Debug, Default)]
@@ -58,7 +62,11 @@ impl OriginGauges {
     }
 
     pub(crate) fn set_connections(&self, in_use: usize, idle: usize, waiting: usize) {
-        for (gauge, value) in [(&self.in_use, in_use), (&self.idle, idle), (&self.waiting, waiting)] {
+        for (gauge, value) in [
+            (&self.in_use, in_use),
+            (&self.idle, idle),
+            (&self.waiting, waiting),
+        ] {
             gauge.store(value as u64, Relaxed);
         }
     }
@@ -110,8 +118,14 @@ impl SiteCounters {
 
     /// Room for one more connection of another protocol; `None` when `most` are open.
     pub(crate) fn enter_upgrade(&self, most: usize) -> Option<UpgradePlace> {
-        let entered = self.upgrades.open.fetch_update(Relaxed, Relaxed, |open| (open < most as u64).then_some(open + 1));
-        let counted = if entered.is_ok() { &self.upgrades.begun } else { &self.upgrades.refused };
+        let entered = self.upgrades.open.fetch_update(Relaxed, Relaxed, |open| {
+            (open < most as u64).then_some(open + 1)
+        });
+        let counted = if entered.is_ok() {
+            &self.upgrades.begun
+        } else {
+            &self.upgrades.refused
+        };
         counted.fetch_add(1, Relaxed);
         entered.is_ok().then(|| UpgradePlace(self.upgrades.clone()))
     }
@@ -140,7 +154,12 @@ impl SiteCounters {
     /// Bytes that came for a push order.
     pub(crate) fn pushed(&self, worker: usize, is_peer: bool, bytes: u64) {
         let shard = self.shard(worker);
-        if is_peer { &shard.push_peer_bytes } else { &shard.push_origin_bytes }.fetch_add(bytes, Relaxed);
+        if is_peer {
+            &shard.push_peer_bytes
+        } else {
+            &shard.push_origin_bytes
+        }
+        .fetch_add(bytes, Relaxed);
     }
 
     pub(crate) fn not_stored(&self, worker: usize, cause: NotStored) {
@@ -158,7 +177,12 @@ impl SiteCounters {
 
     /// A request to the origin, or the body of its response, failed.
     pub(crate) fn origin_failed(&self, reason: &'static str) {
-        *self.failures.lock().expect("no holder of this lock panics").entry(reason).or_default() += 1;
+        *self
+            .failures
+            .lock()
+            .expect("no holder of this lock panics")
+            .entry(reason)
+            .or_default() += 1;
     }
 
     /// A request is answered with pushed content, so many bytes of which are sent at once.
@@ -169,7 +193,9 @@ impl SiteCounters {
 
     /// More bytes of pushed content are sent.
     pub(crate) fn pushed_sent(&self, worker: usize, bytes: u64) {
-        self.shard(worker).pushed_hit_bytes.fetch_add(bytes, Relaxed);
+        self.shard(worker)
+            .pushed_hit_bytes
+            .fetch_add(bytes, Relaxed);
     }
 
     fn sum(&self, pick: impl Fn(&SiteShard) -> &AtomicU64) -> u64 {
@@ -182,12 +208,19 @@ impl SiteCounters {
 
     fn totals(&self) -> SiteTotals {
         let by_answer = |count: &dyn Fn(Answer) -> u64| {
-            Answer::ALL.iter().map(|a| (a.as_str().to_owned(), count(*a))).filter(|(_, n)| *n > 0).collect::<BTreeMap<_, _>>()
+            Answer::ALL
+                .iter()
+                .map(|a| (a.as_str().to_owned(), count(*a)))
+                .filter(|(_, n)| *n > 0)
+                .collect::<BTreeMap<_, _>>()
         };
         SiteTotals {
             requests: by_answer(&|a| (0..CLASSES.len()).map(|c| self.requests(a, c)).sum()),
             bytes: by_answer(&|a| self.sum(|s| &s.bytes[a as usize])),
-            errors: Answer::ALL.iter().map(|a| self.requests(*a, CLASSES.len() - 1)).sum(),
+            errors: Answer::ALL
+                .iter()
+                .map(|a| self.requests(*a, CLASSES.len() - 1))
+                .sum(),
             origin_bytes: self.sum(|s| &s.origin_bytes),
             origin_requests: self.sum(|s| &s.origin_requests),
             push_origin_bytes: self.sum(|s| &s.push_origin_bytes),
@@ -206,8 +239,9 @@ struct Times {
     nanos: AtomicU64,
 }
 
-/// Figures that others keep, read when metrics are asked for: name, help, whether it is a counter, value. A name may have
-/// one label behind it, `name{label="value"}`; those of one name follow one another.
+/// Figures that others keep, read when metrics are asked for: name, help, whether it is a counter,
+/// value. A name may have one label behind it, `name{label="value"}`; those of one name follow one
+/// another.
 pub(crate) type Reading = (&'static str, &'static str, MetricType, f64);
 type Readings = Box<dyn Fn() -> Vec<Reading> + Send + Sync>;
 
@@ -240,13 +274,19 @@ impl Metrics {
     /// The counters of a site, the same ones for each call.
     pub(crate) fn site(&self, name: &str) -> Arc<SiteCounters> {
         let mut sites = self.sites.write().expect("no holder of this lock panics");
-        sites.entry(name.to_owned()).or_insert_with(|| Arc::new(SiteCounters::new(self.workers))).clone()
+        sites
+            .entry(name.to_owned())
+            .or_insert_with(|| Arc::new(SiteCounters::new(self.workers)))
+            .clone()
     }
 
     pub(crate) fn took(&self, worker: usize, is_forward: bool, time: Duration) {
         let times = &self.times[usize::from(is_forward)][worker % self.workers];
         let seconds = time.as_secs_f64();
-        let bucket = SECONDS.iter().position(|bound| seconds <= *bound).unwrap_or(SECONDS.len());
+        let bucket = SECONDS
+            .iter()
+            .position(|bound| seconds <= *bound)
+            .unwrap_or(SECONDS.len());
         times.buckets[bucket].fetch_add(1, Relaxed);
         times.nanos.fetch_add(time.as_nanos() as u64, Relaxed);
     }
@@ -254,34 +294,58 @@ impl Metrics {
     /// Totals of every site for reports.
     pub(crate) fn totals(&self) -> BTreeMap<String, SiteTotals> {
         let sites = self.sites.read().expect("no holder of this lock panics");
-        sites.iter().filter(|(name, _)| *name != NO_SITE).map(|(name, counters)| (name.clone(), counters.totals())).collect()
+        sites
+            .iter()
+            .filter(|(name, _)| *name != NO_SITE)
+            .map(|(name, counters)| (name.clone(), counters.totals()))
+            .collect()
     }
 
     /// Response body bytes of all sites since start.
     pub(crate) fn response_bytes(&self) -> u64 {
         let sites = self.sites.read().expect("no holder of this lock panics");
-        sites.values().map(|c| Answer::ALL.iter().map(|a| c.sum(|s| &s.bytes[*a as usize])).sum::<u64>()).sum()
+        sites
+            .values()
+            .map(|c| {
+                Answer::ALL
+                    .iter()
+                    .map(|a| c.sum(|s| &s.bytes[*a as usize]))
+                    .sum::<u64>()
+            })
+            .sum()
     }
 
     /// WebSockets of all sites that are open.
     pub(crate) fn upgrades_open(&self) -> u64 {
         let sites = self.sites.read().expect("no holder of this lock panics");
-        sites.values().map(|counters| counters.upgrades.open.load(Relaxed)).sum()
+        sites
+            .values()
+            .map(|counters| counters.upgrades.open.load(Relaxed))
+            .sum()
     }
 
     fn families(&self) -> Vec<MetricFamily> {
-        let sites = self.sites.read().expect("no holder of this lock panics").clone();
-        let (mut requests, mut bytes, mut origin, mut pushed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let sites = self
+            .sites
+            .read()
+            .expect("no holder of this lock panics")
+            .clone();
+        let (mut requests, mut bytes, mut origin, mut pushed) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (mut not_stored, mut unsynced, mut abandoned) = (Vec::new(), Vec::new(), Vec::new());
         let (mut upgrades, mut upgraded) = (Vec::new(), Vec::new());
-        let (mut failures, mut connections, mut breakers, mut changed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut failures, mut connections, mut breakers, mut changed) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (name, counters) in &sites {
             for answer in Answer::ALL {
                 let of_answer = [("site", name.as_str()), ("cache_status", answer.as_str())];
                 for (class, label) in CLASSES.iter().enumerate() {
                     let count = counters.requests(answer, class);
                     if count > 0 {
-                        requests.push(counter(&[of_answer[0], of_answer[1], ("status_class", label)], count));
+                        requests.push(counter(
+                            &[of_answer[0], of_answer[1], ("status_class", label)],
+                            count,
+                        ));
                     }
                 }
                 let sent = counters.sum(|s| &s.bytes[answer as usize]);
@@ -289,7 +353,10 @@ impl Metrics {
                     bytes.push(counter(&of_answer, sent));
                 }
             }
-            origin.push(counter(&[("site", name)], counters.sum(|s| &s.origin_bytes)));
+            origin.push(counter(
+                &[("site", name)],
+                counters.sum(|s| &s.origin_bytes),
+            ));
             pushed.push(counter(&[("site", name)], counters.sum(|s| &s.pushed_hits)));
             unsynced.push(counter(&[("site", name)], counters.sum(|s| &s.unsynced)));
             abandoned.push(counter(&[("site", name)], counters.sum(|s| &s.abandoned)));
@@ -299,29 +366,71 @@ impl Metrics {
                     not_stored.push(counter(&[("site", name), ("cause", cause.as_str())], count));
                 }
             }
-            let OriginGauges { in_use, idle, waiting, is_open, changes } = &*counters.origin;
+            let OriginGauges {
+                in_use,
+                idle,
+                waiting,
+                is_open,
+                changes,
+            } = &*counters.origin;
             for (state, value) in [("in_use", in_use), ("idle", idle), ("waiting", waiting)] {
-                connections.push(gauge(&[("site", name), ("state", state)], value.load(Relaxed)));
+                connections.push(gauge(
+                    &[("site", name), ("state", state)],
+                    value.load(Relaxed),
+                ));
             }
             breakers.push(gauge(&[("site", name)], is_open.load(Relaxed)));
             for (state, count) in ["closed", "open"].iter().zip(changes) {
-                changed.push(counter(&[("site", name), ("state", state)], count.load(Relaxed)));
+                changed.push(counter(
+                    &[("site", name), ("state", state)],
+                    count.load(Relaxed),
+                ));
             }
-            let Upgrades { open, begun, refused } = &*counters.upgrades;
+            let Upgrades {
+                open,
+                begun,
+                refused,
+            } = &*counters.upgrades;
             upgrades.push(gauge(&[("site", name)], open.load(Relaxed)));
             for (result, count) in [("begun", begun), ("refused", refused)] {
-                upgraded.push(counter(&[("site", name), ("result", result)], count.load(Relaxed)));
+                upgraded.push(counter(
+                    &[("site", name), ("result", result)],
+                    count.load(Relaxed),
+                ));
             }
-            for (reason, count) in counters.failures.lock().expect("no holder of this lock panics").iter() {
+            for (reason, count) in counters
+                .failures
+                .lock()
+                .expect("no holder of this lock panics")
+                .iter()
+            {
                 failures.push(counter(&[("site", name), ("reason", reason)], *count));
             }
         }
-        let of_all = |pick: fn(&SiteShard) -> &AtomicU64| sites.values().map(|counters| counters.sum(pick)).sum::<u64>();
-        let push = [("origin", of_all(|s| &s.push_origin_bytes)), ("peer", of_all(|s| &s.push_peer_bytes))]
-            .map(|(source, bytes)| counter(&[("cluster", &self.cluster), ("source", source)], bytes));
+        let of_all = |pick: fn(&SiteShard) -> &AtomicU64| {
+            sites
+                .values()
+                .map(|counters| counters.sum(pick))
+                .sum::<u64>()
+        };
+        let push = [
+            ("origin", of_all(|s| &s.push_origin_bytes)),
+            ("peer", of_all(|s| &s.push_peer_bytes)),
+        ]
+        .map(|(source, bytes)| counter(&[("cluster", &self.cluster), ("source", source)], bytes));
         let mut families = vec![
-            family("nearcast_edge_requests_total", "Requests answered.", MetricType::COUNTER, requests),
-            family("nearcast_edge_response_bytes_total", "Bytes of response bodies sent to clients.", MetricType::COUNTER, bytes),
+            family(
+                "nearcast_edge_requests_total",
+                "Requests answered.",
+                MetricType::COUNTER,
+                requests,
+            ),
+            family(
+                "nearcast_edge_response_bytes_total",
+                "Bytes of response bodies sent to clients.",
+                MetricType::COUNTER,
+                bytes,
+            ),
             family(
                 "nearcast_edge_origin_bytes_total",
                 "Bytes of response bodies received from origins for what clients asked for.",
@@ -364,26 +473,50 @@ impl Metrics {
                 MetricType::COUNTER,
                 changed,
             ),
-            family("nearcast_edge_origin_failures_total", "Requests to origins that failed.", MetricType::COUNTER, failures),
-            family("nearcast_edge_upgrades", "WebSockets open.", MetricType::GAUGE, upgrades),
+            family(
+                "nearcast_edge_origin_failures_total",
+                "Requests to origins that failed.",
+                MetricType::COUNTER,
+                failures,
+            ),
+            family(
+                "nearcast_edge_upgrades",
+                "WebSockets open.",
+                MetricType::GAUGE,
+                upgrades,
+            ),
             family(
                 "nearcast_edge_upgrades_total",
                 "Requests for WebSockets sent to the origin (begun), and refused because too many were open.",
                 MetricType::COUNTER,
                 upgraded,
             ),
-            family("nearcast_edge_pushed_hits_total", "Requests that pushed content answered.", MetricType::COUNTER, pushed),
+            family(
+                "nearcast_edge_pushed_hits_total",
+                "Requests that pushed content answered.",
+                MetricType::COUNTER,
+                pushed,
+            ),
             family(
                 "nearcast_edge_request_seconds",
                 "Time from a request's head to the begin of its response.",
                 MetricType::HISTOGRAM,
                 vec![self.histogram(false), self.histogram(true)],
             ),
-            family("nearcast_push_bytes_total", "Bytes fetched by push orders.", MetricType::COUNTER, push.into()),
+            family(
+                "nearcast_push_bytes_total",
+                "Bytes fetched by push orders.",
+                MetricType::COUNTER,
+                push.into(),
+            ),
         ];
-        for (name, help, kind, value) in self.readings.get().map(|read| read()).unwrap_or_default() {
+        for (name, help, kind, value) in self.readings.get().map(|read| read()).unwrap_or_default()
+        {
             let (name, labelled) = name.split_once('{').unwrap_or((name, ""));
-            let labels = labelled.trim_end_matches('}').split_once('=').map(|(name, value)| label(name, value.trim_matches('"')));
+            let labels = labelled
+                .trim_end_matches('}')
+                .split_once('=')
+                .map(|(name, value)| label(name, value.trim_matches('"')));
             let mut metric = Metric::from_label(labels.into_iter().collect());
             match kind {
                 MetricType::COUNTER => metric.set_counter(counter_of(value)),
@@ -403,17 +536,30 @@ impl Metrics {
         let mut cumulative = 0;
         let mut buckets = Vec::with_capacity(SECONDS.len());
         for (at, bound) in SECONDS.iter().enumerate() {
-            cumulative += times.iter().map(|t| t.buckets[at].load(Relaxed)).sum::<u64>();
+            cumulative += times
+                .iter()
+                .map(|t| t.buckets[at].load(Relaxed))
+                .sum::<u64>();
             let mut bucket = Bucket::default();
             bucket.set_upper_bound(*bound);
             bucket.set_cumulative_count(cumulative);
             buckets.push(bucket);
         }
         let mut histogram = Histogram::default();
-        histogram.set_sample_count(cumulative + times.iter().map(|t| t.buckets[SECONDS.len()].load(Relaxed)).sum::<u64>());
-        histogram.set_sample_sum(times.iter().map(|t| t.nanos.load(Relaxed)).sum::<u64>() as f64 / 1e9);
+        histogram.set_sample_count(
+            cumulative
+                + times
+                    .iter()
+                    .map(|t| t.buckets[SECONDS.len()].load(Relaxed))
+                    .sum::<u64>(),
+        );
+        histogram
+            .set_sample_sum(times.iter().map(|t| t.nanos.load(Relaxed)).sum::<u64>() as f64 / 1e9);
         histogram.set_bucket(buckets);
-        let mut metric = Metric::from_label(vec![label("forward", if is_forward { "forward" } else { "hit" })]);
+        let mut metric = Metric::from_label(vec![label(
+            "forward",
+            if is_forward { "forward" } else { "hit" },
+        )]);
         metric.set_histogram(histogram);
         metric
     }
@@ -445,7 +591,10 @@ fn gauge(labels: &[(&str, &str)], value: u64) -> Metric {
 }
 
 fn labelled(labels: &[(&str, &str)]) -> Metric {
-    let mut labels: Vec<LabelPair> = labels.iter().map(|(name, value)| label(name, value)).collect();
+    let mut labels: Vec<LabelPair> = labels
+        .iter()
+        .map(|(name, value)| label(name, value))
+        .collect();
     labels.sort_by(|a, b| a.name().cmp(b.name()));
     Metric::from_label(labels)
 }
@@ -474,9 +623,19 @@ pub(crate) struct Collected {
 impl Collected {
     pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
         let name = "nearcast_edge_requests_total".to_owned();
-        let labels = ["site", "cache_status", "status_class"].map(str::to_owned).to_vec();
-        let description = Desc::new(name, "Requests answered.".to_owned(), labels, Default::default());
-        Self { metrics, descriptions: description.into_iter().collect() }
+        let labels = ["site", "cache_status", "status_class"]
+            .map(str::to_owned)
+            .to_vec();
+        let description = Desc::new(
+            name,
+            "Requests answered.".to_owned(),
+            labels,
+            Default::default(),
+        );
+        Self {
+            metrics,
+            descriptions: description.into_iter().collect(),
+        }
     }
 }
 
@@ -519,13 +678,24 @@ mod tests {
         metrics.took(0, false, Duration::from_micros(300));
         metrics.took(1, true, Duration::from_secs(60));
         metrics.read_from(Box::new(|| {
-            let refused = ["nearcast_refused_total{reason=\"full\"}", "nearcast_refused_total{reason=\"share\"}"];
+            let refused = [
+                "nearcast_refused_total{reason=\"full\"}",
+                "nearcast_refused_total{reason=\"share\"}",
+            ];
             let of = |name| (name, "Refused.", MetricType::COUNTER, 4.0);
-            vec![("nearcast_edge_connections", "Open.", MetricType::GAUGE, 3.0), of(refused[0]), of(refused[1])]
+            vec![
+                ("nearcast_edge_connections", "Open.", MetricType::GAUGE, 3.0),
+                of(refused[0]),
+                of(refused[1]),
+            ]
         }));
         let registry = prometheus::Registry::new();
-        registry.register(Box::new(Collected::new(metrics.clone()))).expect("one collector");
-        let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).expect("valid families");
+        registry
+            .register(Box::new(Collected::new(metrics.clone())))
+            .expect("one collector");
+        let text = prometheus::TextEncoder::new()
+            .encode_to_string(&registry.gather())
+            .expect("valid families");
         for line in [
             "nearcast_edge_requests_total{cache_status=\"hit\",site=\"www\",status_class=\"2xx\"} 2",
             "nearcast_edge_requests_total{cache_status=\"error\",site=\"www\",status_class=\"5xx\"} 1",
@@ -550,9 +720,24 @@ mod tests {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }
         let totals = metrics.totals();
-        assert_eq!(totals.keys().collect::<Vec<_>>(), ["none", "www"], "what belongs to no site is reported for none");
+        assert_eq!(
+            totals.keys().collect::<Vec<_>>(),
+            ["none", "www"],
+            "what belongs to no site is reported for none"
+        );
         let totals = &totals["www"];
-        assert_eq!((totals.push_origin_bytes, totals.push_peer_bytes), (100, 30));
-        assert_eq!((totals.requests["hit"], totals.errors, totals.origin_bytes, metrics.response_bytes()), (2, 1, 11, 12));
+        assert_eq!(
+            (totals.push_origin_bytes, totals.push_peer_bytes),
+            (100, 30)
+        );
+        assert_eq!(
+            (
+                totals.requests["hit"],
+                totals.errors,
+                totals.origin_bytes,
+                metrics.response_bytes()
+            ),
+            (2, 1, 11, 12)
+        );
     }
 }

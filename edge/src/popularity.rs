@@ -1,7 +1,8 @@
 //! What clients ask for most, between two reports: a bounded count by URL.
 //!
-//! When the table is full every count is lowered by one and the ones that reach nothing leave (lossy counting, after
-//! Misra and Gries 1982), so that what is asked for often is never lost to what is asked for once.
+//! When the table is full every count is lowered by one and the ones that reach nothing leave
+//! (lossy counting, after Misra and Gries 1982), so that what is asked for often is never lost to
+//! what is asked for once.
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -31,14 +32,30 @@ pub(crate) struct Popularity(HashMap<u128, Counted, BuildHasherDefault<HashedKey
 
 impl Popularity {
     /// Notes one request. `size` is 0 where the complete length is not known.
-    pub(crate) fn note(&mut self, hash: u128, site: &Arc<str>, url: &Arc<str>, bytes: u64, size: u64) {
+    pub(crate) fn note(
+        &mut self,
+        hash: u128,
+        site: &Arc<str>,
+        url: &Arc<str>,
+        bytes: u64,
+        size: u64,
+    ) {
         if let Some(counted) = self.0.get_mut(&hash) {
             counted.requests += 1;
             counted.bytes += bytes;
             counted.size = counted.size.max(size);
             return;
         }
-        self.add(hash, Counted { site: site.clone(), url: url.clone(), requests: 1, bytes, size });
+        self.add(
+            hash,
+            Counted {
+                site: site.clone(),
+                url: url.clone(),
+                requests: 1,
+                bytes,
+                size,
+            },
+        );
     }
 
     /// Adds bytes that were sent after the request had been noted.
@@ -77,10 +94,16 @@ impl Popularity {
     /// The most requested ones, for a report.
     pub(crate) fn top(&self) -> Vec<UrlCount> {
         let mut counted: Vec<&Counted> = self.0.values().collect();
-        counted.sort_unstable_by(|a, b| b.requests.cmp(&a.requests).then_with(|| a.url.cmp(&b.url)));
+        counted
+            .sort_unstable_by(|a, b| b.requests.cmp(&a.requests).then_with(|| a.url.cmp(&b.url)));
         counted.truncate(REPORTED_MAX);
-        let row =
-            |c: &Counted| UrlCount { site: c.site.to_string(), url: c.url.to_string(), requests: c.requests, bytes: c.bytes, size: c.size };
+        let row = |c: &Counted| UrlCount {
+            site: c.site.to_string(),
+            url: c.url.to_string(),
+            requests: c.requests,
+            bytes: c.bytes,
+            size: c.size,
+        };
         counted.into_iter().map(row).collect()
     }
 }
@@ -101,7 +124,10 @@ mod tests {
         }
         assert!(popularity.0.len() <= URLS_MAX);
         let top = popularity.top();
-        assert_eq!((top[0].url.as_str(), top[0].bytes, top[0].size), ("http://a.test/often", 1000, 1000));
+        assert_eq!(
+            (top[0].url.as_str(), top[0].bytes, top[0].size),
+            ("http://a.test/often", 1000, 1000)
+        );
         assert!(top.len() <= REPORTED_MAX);
     }
 
@@ -113,7 +139,13 @@ mod tests {
         two.note(1, &site, &url, 6, 9);
         two.sent(1, 4);
         one.merge(two);
-        let expected = UrlCount { site: "www".into(), url: "http://a.test/".into(), requests: 2, bytes: 15, size: 9 };
+        let expected = UrlCount {
+            site: "www".into(),
+            url: "http://a.test/".into(),
+            requests: 2,
+            bytes: 15,
+            size: 9,
+        };
         assert_eq!(one.top(), vec![expected]);
     }
 }

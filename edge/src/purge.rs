@@ -1,10 +1,13 @@
 //! Purges as generations: what was purged when, in the order of the control journal.
 //!
-//! A stored response carries the revision its request was sent under; one that a later purge of its site, host,
-//! prefix, URL or tags covers does not exist any more, wherever its bytes lie. So a purge costs one entry here,
-//! and holds for bodies on disk and for fills under way. Written by one task, read by all.
+//! A stored response carries the revision its request was sent under; one that a later purge of its
+//! site, host, prefix, URL or tags covers does not exist any more, wherever its bytes lie. So a
+//! purge costs one entry here, and holds for bodies on disk and for fills under way. Written by one
+//! task, read by all.
 //!
-//! Scopes are kept as hashes, so that a table of them has its size whatever they name. URLs are compared in the form of [`nearcast_fleet::scope`], so that a purge covers every spelling of what it names.
+//! Scopes are kept as hashes, so that a table of them has its size whatever they name. URLs are
+//! compared in the form of [`nearcast_fleet::scope`], so that a purge covers every spelling of what
+//! it names.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::RwLock;
@@ -14,8 +17,8 @@ use nearcast_fleet::journal::{Purge, PurgeScope};
 use nearcast_fleet::scope::{self, Covered};
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
-/// Most scopes kept apart; past that the older half is folded into one floor below which nothing counts. What is stored then
-/// has been looked at before, see [`Generations::compact`].
+/// Most scopes kept apart; past that the older half is folded into one floor below which nothing
+/// counts. What is stored then has been looked at before, see [`Generations::compact`].
 const SCOPES_MAX: usize = 65_536;
 
 /// What purges say of a stored response.
@@ -73,7 +76,8 @@ type Scopes = HashMap<Name, Marks>;
 
 #[derive(Debug)]
 struct Table {
-    /// Of the hashes. Chosen at random by each process, so that nobody can choose texts that meet in one hash.
+    /// Of the hashes. Chosen at random by each process, so that nobody can choose texts that meet
+    /// in one hash.
     seed: u64,
     all: Marks,
     /// By kind.
@@ -124,8 +128,8 @@ impl Generations {
         self.revision.load(Ordering::Acquire)
     }
 
-    /// Whether a purge can be kept apart from the others. Where it cannot, have everything stored take its verdict, and then
-    /// [`Generations::compact`].
+    /// Whether a purge can be kept apart from the others. Where it cannot, have everything stored
+    /// take its verdict, and then [`Generations::compact`].
     pub(crate) fn has_room(&self, purge: &Purge) -> bool {
         let table = self.table.read().expect("no holder of this lock panics");
         table.len() + keys_of(&purge.scope).len() <= SCOPES_MAX
@@ -149,12 +153,20 @@ impl Generations {
         self.advance(revision);
     }
 
-    /// Forgets the older half of the purges. What was looked up since the newest of them keeps its verdict; all else that is
-    /// older than they are counts as purged: by then that is what was on its way for longer than half the table took to fill.
+    /// Forgets the older half of the purges. What was looked up since the newest of them keeps its
+    /// verdict; all else that is older than they are counts as purged: by then that is what was on
+    /// its way for longer than half the table took to fill.
     pub(crate) fn compact(&self) {
         // Readers are held up by the exchange alone: there is one writer.
-        let kept = self.table.read().expect("no holder of this lock panics").newer_half();
-        let old = std::mem::replace(&mut *self.table.write().expect("no holder of this lock panics"), kept);
+        let kept = self
+            .table
+            .read()
+            .expect("no holder of this lock panics")
+            .newer_half();
+        let old = std::mem::replace(
+            &mut *self.table.write().expect("no holder of this lock panics"),
+            kept,
+        );
         drop(old);
     }
 
@@ -180,14 +192,20 @@ impl Generations {
         if !table.of(Kind::Url).is_empty() || !table.lengths.is_empty() {
             let url = scope::stored(subject.url);
             look(Kind::Url, &url);
-            let beginnings = table.lengths.range(..=url.len()).filter_map(|(length, _)| url.get(..*length));
+            let beginnings = table
+                .lengths
+                .range(..=url.len())
+                .filter_map(|(length, _)| url.get(..*length));
             beginnings.for_each(|beginning| look(Kind::Beginning, beginning));
         }
         if !table.of(Kind::Tag).is_empty() {
             subject.tags.iter().for_each(|tag| look(Kind::Tag, tag));
         }
         if !table.of(Kind::SiteTag).is_empty() {
-            subject.tags.iter().for_each(|tag| look(Kind::SiteTag, &site_tag(subject.site, tag)));
+            subject
+                .tags
+                .iter()
+                .for_each(|tag| look(Kind::SiteTag, &site_tag(subject.site, tag)));
         }
         if found.hard > since {
             Verdict::Gone
@@ -210,13 +228,20 @@ impl Table {
 
     fn name(&self, text: &str) -> Name {
         // Texts come in requests, which are far shorter than 4 GiB.
-        Name { hash: xxh3_128_with_seed(text.as_bytes(), self.seed), length: u32::try_from(text.len()).unwrap_or(u32::MAX) }
+        Name {
+            hash: xxh3_128_with_seed(text.as_bytes(), self.seed),
+            length: u32::try_from(text.len()).unwrap_or(u32::MAX),
+        }
     }
 
     fn find(&self, kind: Kind, name: &str) -> Option<Marks> {
         let scopes = self.of(kind);
         // Most kinds are seldom purged by.
-        if scopes.is_empty() { None } else { scopes.get(&self.name(name)).copied() }
+        if scopes.is_empty() {
+            None
+        } else {
+            scopes.get(&self.name(name)).copied()
+        }
     }
 
     fn note(&mut self, kind: Kind, name: &str, revision: u64, soft: bool) {
@@ -230,22 +255,42 @@ impl Table {
     }
 
     fn newer_half(&self) -> Self {
-        let mut revisions: Vec<u64> = self.scopes.iter().flat_map(HashMap::values).map(Marks::newest).collect();
+        let mut revisions: Vec<u64> = self
+            .scopes
+            .iter()
+            .flat_map(HashMap::values)
+            .map(Marks::newest)
+            .collect();
         if revisions.is_empty() {
-            return Self { seed: self.seed, all: self.all, floor: self.floor, ..Self::default() };
+            return Self {
+                seed: self.seed,
+                all: self.all,
+                floor: self.floor,
+                ..Self::default()
+            };
         }
         let middle = revisions.len() / 2;
         let (_, median, _) = revisions.select_nth_unstable(middle);
         let median = *median;
         let newer = |scopes: &Scopes| -> Scopes {
-            scopes.iter().filter(|(_, marks)| marks.newest() > median).map(|(name, marks)| (*name, *marks)).collect()
+            scopes
+                .iter()
+                .filter(|(_, marks)| marks.newest() > median)
+                .map(|(name, marks)| (*name, *marks))
+                .collect()
         };
         let scopes = std::array::from_fn(|kind| newer(&self.scopes[kind]));
         let mut lengths = BTreeMap::new();
         for name in scopes[Kind::Beginning as usize].keys() {
             *lengths.entry(name.length as usize).or_default() += 1;
         }
-        Self { seed: self.seed, all: self.all, scopes, lengths, floor: self.floor.max(median) }
+        Self {
+            seed: self.seed,
+            all: self.all,
+            scopes,
+            lengths,
+            floor: self.floor.max(median),
+        }
     }
 }
 
@@ -257,23 +302,28 @@ fn site_tag(site: &str, tag: &str) -> Box<str> {
 fn keys_of(scope: &PurgeScope) -> Vec<Option<(Kind, Box<str>)>> {
     let mut keys = Vec::new();
     for one in scope.each() {
-        let key = match one {
-            PurgeScope::All => None,
-            PurgeScope::Site(name) => Some((Kind::Site, name.as_str().into())),
-            PurgeScope::Tag(tag) => Some((Kind::Tag, tag.as_str().into())),
-            PurgeScope::SiteTag { site, tag } => Some((Kind::SiteTag, site_tag(site, tag))),
-            PurgeScope::Host(host) => Some((Kind::Host, canonical_host(host).into())),
-            PurgeScope::Url(url) => Some((Kind::Url, scope::journalled_url(url).into())),
-            PurgeScope::Prefix(prefix) => {
-                keys.extend(scope::beginnings(prefix).into_iter().map(|covered| match covered {
-                    Covered::Beginning(beginning) => Some((Kind::Beginning, beginning.into())),
-                    Covered::Url(url) => Some((Kind::Url, url.into())),
-                }));
-                continue;
-            }
-            // Control writes none; one that is there must not cover less than it says.
-            PurgeScope::Any(_) => None,
-        };
+        let key =
+            match one {
+                PurgeScope::All => None,
+                PurgeScope::Site(name) => Some((Kind::Site, name.as_str().into())),
+                PurgeScope::Tag(tag) => Some((Kind::Tag, tag.as_str().into())),
+                PurgeScope::SiteTag { site, tag } => Some((Kind::SiteTag, site_tag(site, tag))),
+                PurgeScope::Host(host) => Some((Kind::Host, canonical_host(host).into())),
+                PurgeScope::Url(url) => Some((Kind::Url, scope::journalled_url(url).into())),
+                PurgeScope::Prefix(prefix) => {
+                    keys.extend(scope::beginnings(prefix).into_iter().map(
+                        |covered| match covered {
+                            Covered::Beginning(beginning) => {
+                                Some((Kind::Beginning, beginning.into()))
+                            }
+                            Covered::Url(url) => Some((Kind::Url, url.into())),
+                        },
+                    ));
+                    continue;
+                }
+                // Control writes none; one that is there must not cover less than it says.
+                PurgeScope::Any(_) => None,
+            };
         keys.push(key);
     }
     keys
@@ -289,8 +339,9 @@ pub(crate) fn canonical_host(host: &str) -> String {
     host[..end].trim_end_matches('.').to_owned()
 }
 
-/// A URL as cache keys write it: scheme and host in lower case, no port, no fragment, at least `/` as its path. Path and query
-/// stay as they are; purges compare them in another form, see [`scope::url`].
+/// A URL as cache keys write it: scheme and host in lower case, no port, no fragment, at least `/`
+/// as its path. Path and query stay as they are; purges compare them in another form, see
+/// [`scope::url`].
 pub(crate) fn canonical_url(url: &str) -> String {
     let url = url.trim();
     let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
@@ -298,8 +349,13 @@ pub(crate) fn canonical_url(url: &str) -> String {
     let at = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(at);
     let slash = if path.starts_with('/') { "" } else { "/" };
-    // Clients reach this node without TLS, also those whose URLs say https because something in front of it ends theirs.
-    let scheme = if scheme.eq_ignore_ascii_case("https") { "http".to_owned() } else { scheme.to_ascii_lowercase() };
+    // Clients reach this node without TLS, also those whose URLs say https because something in
+    // front of it ends theirs.
+    let scheme = if scheme.eq_ignore_ascii_case("https") {
+        "http".to_owned()
+    } else {
+        scheme.to_ascii_lowercase()
+    };
     format!("{scheme}://{}{slash}{path}", canonical_host(authority))
 }
 
@@ -332,7 +388,11 @@ mod tests {
     #[test]
     fn each_scope_covers_what_it_names_and_nothing_else() {
         let tags = ["news".into(), "front".into()];
-        let subject = Subject { site: "www", url: "http://a.test/x/y?z=1", tags: &tags };
+        let subject = Subject {
+            site: "www",
+            url: "http://a.test/x/y?z=1",
+            tags: &tags,
+        };
         let s = str::to_owned;
         let table = [
             (PurgeScope::All, true),
@@ -355,10 +415,34 @@ mod tests {
             (PurgeScope::Prefix(s("http://a.test/*")), true),
             (PurgeScope::Prefix(s("http://a.test/x/y/*")), false),
             (PurgeScope::Prefix(s("http://b.test/*")), false),
-            (PurgeScope::SiteTag { site: s("www"), tag: s("news") }, true),
-            (PurgeScope::SiteTag { site: s("video"), tag: s("news") }, false),
-            (PurgeScope::Any(vec![PurgeScope::Tag(s("sport")), PurgeScope::Host(s("a.test"))]), true),
-            (PurgeScope::Any(vec![PurgeScope::Tag(s("sport")), PurgeScope::Host(s("b.test"))]), false),
+            (
+                PurgeScope::SiteTag {
+                    site: s("www"),
+                    tag: s("news"),
+                },
+                true,
+            ),
+            (
+                PurgeScope::SiteTag {
+                    site: s("video"),
+                    tag: s("news"),
+                },
+                false,
+            ),
+            (
+                PurgeScope::Any(vec![
+                    PurgeScope::Tag(s("sport")),
+                    PurgeScope::Host(s("a.test")),
+                ]),
+                true,
+            ),
+            (
+                PurgeScope::Any(vec![
+                    PurgeScope::Tag(s("sport")),
+                    PurgeScope::Host(s("b.test")),
+                ]),
+                false,
+            ),
             (PurgeScope::Tag(s("front")), true),
             (PurgeScope::Tag(s("sport")), false),
         ];
@@ -371,8 +455,16 @@ mod tests {
                     (true, false) => Verdict::Gone,
                     (true, true) => Verdict::Soft,
                 };
-                assert_eq!(generations.verdict(6, subject), expected, "{scope:?} soft {soft}");
-                assert_eq!(generations.verdict(7, subject), Verdict::Clean, "{scope:?}: sent after the purge");
+                assert_eq!(
+                    generations.verdict(6, subject),
+                    expected,
+                    "{scope:?} soft {soft}"
+                );
+                assert_eq!(
+                    generations.verdict(7, subject),
+                    Verdict::Clean,
+                    "{scope:?}: sent after the purge"
+                );
             }
         }
     }
@@ -382,14 +474,34 @@ mod tests {
         let generations = Generations::default();
         let revisions = SCOPES_MAX as u64 + 10;
         for revision in 1..=revisions {
-            generations.fold(revision, &purge(PurgeScope::Url(format!("http://a.test/{revision}")), false));
+            generations.fold(
+                revision,
+                &purge(PurgeScope::Url(format!("http://a.test/{revision}")), false),
+            );
         }
         assert!(generations.table.read().expect("unpoisoned").len() <= SCOPES_MAX);
-        let other = Subject { site: "www", url: "http://a.test/other", tags: &[] };
-        assert_eq!(generations.verdict(0, other), Verdict::Gone, "an old response may have been covered");
+        let other = Subject {
+            site: "www",
+            url: "http://a.test/other",
+            tags: &[],
+        };
+        assert_eq!(
+            generations.verdict(0, other),
+            Verdict::Gone,
+            "an old response may have been covered"
+        );
         assert_eq!(generations.verdict(revisions - 5, other), Verdict::Clean);
         let last = format!("http://a.test/{revisions}");
-        assert_eq!(generations.verdict(revisions - 1, Subject { url: &last, ..other }), Verdict::Gone);
+        assert_eq!(
+            generations.verdict(
+                revisions - 1,
+                Subject {
+                    url: &last,
+                    ..other
+                }
+            ),
+            Verdict::Gone
+        );
     }
 
     #[test]
@@ -407,42 +519,100 @@ mod tests {
         ];
         for (stored, named, is_prefix) in table {
             let generations = Generations::default();
-            let scope = if is_prefix { PurgeScope::Prefix(named.into()) } else { PurgeScope::Url(named.into()) };
+            let scope = if is_prefix {
+                PurgeScope::Prefix(named.into())
+            } else {
+                PurgeScope::Url(named.into())
+            };
             let scope = scope::canonical(&scope).expect("good");
             generations.fold(7, &purge(scope, false));
-            let verdict = |url| generations.verdict(6, Subject { site: "www", url, tags: &[] });
-            assert_eq!((verdict(stored), verdict("http://a.test/other")), (Verdict::Gone, Verdict::Clean), "{stored} by {named}");
+            let verdict = |url| {
+                generations.verdict(
+                    6,
+                    Subject {
+                        site: "www",
+                        url,
+                        tags: &[],
+                    },
+                )
+            };
+            assert_eq!(
+                (verdict(stored), verdict("http://a.test/other")),
+                (Verdict::Gone, Verdict::Clean),
+                "{stored} by {named}"
+            );
         }
     }
 
     #[test]
     fn prefixes_are_looked_up_by_their_lengths() {
         let generations = Generations::default();
-        for (revision, prefix) in ["http://a.test/a*", "http://a.test/bb*", "http://a.test/a*"].iter().enumerate() {
-            generations.fold(revision as u64 + 1, &purge(PurgeScope::Prefix((*prefix).to_owned()), false));
+        for (revision, prefix) in ["http://a.test/a*", "http://a.test/bb*", "http://a.test/a*"]
+            .iter()
+            .enumerate()
+        {
+            generations.fold(
+                revision as u64 + 1,
+                &purge(PurgeScope::Prefix((*prefix).to_owned()), false),
+            );
         }
-        let lengths: Vec<(usize, usize)> = generations.table.read().expect("unpoisoned").lengths.iter().map(|(l, n)| (*l, *n)).collect();
+        let lengths: Vec<(usize, usize)> = generations
+            .table
+            .read()
+            .expect("unpoisoned")
+            .lengths
+            .iter()
+            .map(|(l, n)| (*l, *n))
+            .collect();
         assert_eq!(lengths, [(15, 1), (16, 1)]);
         generations.compact();
         let table = generations.table.read().expect("unpoisoned");
-        assert_eq!((table.len(), table.floor, table.lengths.len()), (0, 3, 0), "none is newer than the middle one of two");
+        assert_eq!(
+            (table.len(), table.floor, table.lengths.len()),
+            (0, 3, 0),
+            "none is newer than the middle one of two"
+        );
     }
 
     #[test]
     fn a_scope_takes_the_same_room_however_long_it_is() {
-        assert!(SCOPES_MAX * size_of::<(Name, Marks)>() < 4 << 20, "a full table, but for the room that maps keep free");
+        assert!(
+            SCOPES_MAX * size_of::<(Name, Marks)>() < 4 << 20,
+            "a full table, but for the room that maps keep free"
+        );
         let generations = Generations::default();
         let long = |end: &str| format!("http://a.test/{}{end}", "%E5".repeat(8000));
         let tag = "t".repeat(24_000);
-        let any = PurgeScope::Any(vec![PurgeScope::Url(long("a")), PurgeScope::Prefix(long("b*")), PurgeScope::Tag(tag.clone())]);
+        let any = PurgeScope::Any(vec![
+            PurgeScope::Url(long("a")),
+            PurgeScope::Prefix(long("b*")),
+            PurgeScope::Tag(tag.clone()),
+        ]);
         generations.fold(7, &purge(any, false));
-        let verdict = |url: &str, tags: &[Box<str>]| generations.verdict(6, Subject { site: "www", url, tags });
-        let table = [(long("a"), Verdict::Gone), (long("bc"), Verdict::Gone), (long("c"), Verdict::Clean), (long(""), Verdict::Clean)];
+        let verdict = |url: &str, tags: &[Box<str>]| {
+            generations.verdict(
+                6,
+                Subject {
+                    site: "www",
+                    url,
+                    tags,
+                },
+            )
+        };
+        let table = [
+            (long("a"), Verdict::Gone),
+            (long("bc"), Verdict::Gone),
+            (long("c"), Verdict::Clean),
+            (long(""), Verdict::Clean),
+        ];
         for (url, expected) in table {
             assert_eq!(verdict(&url, &[]), expected, "{}", url.len());
         }
         assert_eq!(verdict("http://a.test/", &[tag.into()]), Verdict::Gone);
-        assert_eq!(verdict("http://a.test/", &["t".repeat(23_999).into()]), Verdict::Clean);
+        assert_eq!(
+            verdict("http://a.test/", &["t".repeat(23_999).into()]),
+            Verdict::Clean
+        );
         let other = Generations::default();
         assert_ne!(
             generations.table.read().expect("unpoisoned").name("a"),
@@ -461,11 +631,23 @@ mod tests {
             generations.fold(revision, &purge(url(revision), false));
         }
         assert_eq!(revision, SCOPES_MAX as u64);
-        let other = Subject { site: "www", url: "http://a.test/other", tags: &[] };
+        let other = Subject {
+            site: "www",
+            url: "http://a.test/other",
+            tags: &[],
+        };
         assert_eq!(generations.verdict(0, other), Verdict::Clean);
         generations.compact();
-        assert_eq!(generations.verdict(revision, other), Verdict::Clean, "it was clean up to there");
-        assert_eq!(generations.verdict(0, other), Verdict::Gone, "of what was not looked up nothing is known");
+        assert_eq!(
+            generations.verdict(revision, other),
+            Verdict::Clean,
+            "it was clean up to there"
+        );
+        assert_eq!(
+            generations.verdict(0, other),
+            Verdict::Gone,
+            "of what was not looked up nothing is known"
+        );
         assert!(generations.has_room(&purge(url(0), false)));
     }
 }

@@ -1,11 +1,12 @@
 //! Push orders: filling the node with what its cluster will want, before anybody asks.
 //!
-//! For each URL one node of the cluster, the owner, asks the origin; the others ask the owner, so that the origin gives
-//! each about once. What lies whole in the pushed share of the disk is left alone when it stays fresh until the order says,
-//! and validated otherwise; the rest is fetched into that share, also what clients have pulled: that may be evicted before
-//! it is wanted. What an order names stays on disk until the next order. Slower than the order's rate by design, never
-//! faster; a newer order replaces the one that runs. When an order's time is over everything stops at once; whole slices
-//! stay, and the next order that names the URL has the others fetched.
+//! For each URL one node of the cluster, the owner, asks the origin; the others ask the owner, so
+//! that the origin gives each about once. What lies whole in the pushed share of the disk is left
+//! alone when it stays fresh until the order says, and validated otherwise; the rest is fetched
+//! into that share, also what clients have pulled: that may be evicted before it is wanted. What an
+//! order names stays on disk until the next order. Slower than the order's rate by design, never
+//! faster; a newer order replaces the one that runs. When an order's time is over everything stops
+//! at once; whole slices stay, and the next order that names the URL has the others fetched.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -65,13 +66,22 @@ impl Pushes {
             peer_bytes: pacer.came[1].load(Ordering::Relaxed),
             ..progress.clone()
         };
-        self.0.lock().expect("no holder of this lock panics").iter().map(counted).collect()
+        self.0
+            .lock()
+            .expect("no holder of this lock panics")
+            .iter()
+            .map(counted)
+            .collect()
     }
 
     fn begin(&self, order: &PushOrder, pacer: Arc<Pacer>) {
         let mut known = self.0.lock().expect("no holder of this lock panics");
         known.retain(|k| k.progress.order != order.id);
-        let progress = FillProgress { order: order.id.clone(), items: order.items.len() as u64, ..FillProgress::default() };
+        let progress = FillProgress {
+            order: order.id.clone(),
+            items: order.items.len() as u64,
+            ..FillProgress::default()
+        };
         known.push_back(Known { progress, pacer });
         while known.len() > ORDERS_KEPT {
             known.pop_front();
@@ -88,7 +98,9 @@ impl Pushes {
     fn end(&self, order: &str, reason: Option<&str>) {
         self.note(order, |progress| {
             progress.ended = true;
-            progress.unfinished = progress.items.saturating_sub(progress.already_warm + progress.warmed + progress.failed);
+            progress.unfinished = progress
+                .items
+                .saturating_sub(progress.already_warm + progress.warmed + progress.failed);
             progress.ended_unix_ms = now_ms();
             if let Some(reason) = reason {
                 add_reason(progress, reason);
@@ -104,13 +116,20 @@ fn add_reason(progress: &mut FillProgress, reason: &str) {
 }
 
 /// Carries out orders as they come, the newest one only, until there are no more.
-pub(crate) async fn run(worker: Arc<Worker>, fleet: watch::Receiver<Arc<Fleet>>, mut orders: mpsc::Receiver<PushOrder>, pushes: Pushes) {
+pub(crate) async fn run(
+    worker: Arc<Worker>,
+    fleet: watch::Receiver<Arc<Fleet>>,
+    mut orders: mpsc::Receiver<PushOrder>,
+    pushes: Pushes,
+) {
     let node = &*worker.edge.name;
     let mut next = next_own(&fleet, node, &mut orders).await;
     while let Some(order) = next {
         let now = fleet.borrow().clone();
         let left = Duration::from_millis(order.not_after_unix_ms.saturating_sub(now_ms()));
-        let nodes = now.edge(node).map_or(1, |(cluster, _)| cluster.nodes.len().max(1)) as u64;
+        let nodes = now
+            .edge(node)
+            .map_or(1, |(cluster, _)| cluster.nodes.len().max(1)) as u64;
         let pacer = Arc::new(Pacer::new((order.rate_bytes / nodes).max(1)));
         pushes.begin(&order, pacer.clone());
         let id = order.id.clone();
@@ -135,26 +154,51 @@ pub(crate) async fn run(worker: Arc<Worker>, fleet: watch::Receiver<Arc<Fleet>>,
     }
 }
 
-/// The next order for this node's cluster whose time is not over: one that is handed out again after a restart, or was
-/// missed, leaves nothing to do, and other clusters' orders do not disturb the one that runs.
-async fn next_own(fleet: &watch::Receiver<Arc<Fleet>>, node: &str, orders: &mut mpsc::Receiver<PushOrder>) -> Option<PushOrder> {
+/// The next order for this node's cluster whose time is not over: one that is handed out again
+/// after a restart, or was missed, leaves nothing to do, and other clusters' orders do not disturb
+/// the one that runs.
+async fn next_own(
+    fleet: &watch::Receiver<Arc<Fleet>>,
+    node: &str,
+    orders: &mut mpsc::Receiver<PushOrder>,
+) -> Option<PushOrder> {
     loop {
         let order = orders.recv().await?;
-        let is_own = fleet.borrow().edge(node).is_some_and(|(cluster, _)| cluster.name == order.cluster);
+        let is_own = fleet
+            .borrow()
+            .edge(node)
+            .is_some_and(|(cluster, _)| cluster.name == order.cluster);
         if is_own && order.not_after_unix_ms > now_ms() {
             return Some(order);
         }
     }
 }
 
-async fn carry_out(worker: &Arc<Worker>, fleet: &Arc<Fleet>, order: &PushOrder, pushes: &Pushes, pacer: &Arc<Pacer>) {
-    let Some((cluster, _)) = fleet.edge(&worker.edge.name) else { return };
-    let filler = Filler { worker: worker.clone(), fleet: fleet.clone(), pacer: pacer.clone(), fresh_until_ms: order.fresh_until_unix_ms };
-    let is_own = |item: &&PushItem| owner(cluster, &item.url).is_none_or(|node| *node == *worker.edge.name);
+async fn carry_out(
+    worker: &Arc<Worker>,
+    fleet: &Arc<Fleet>,
+    order: &PushOrder,
+    pushes: &Pushes,
+    pacer: &Arc<Pacer>,
+) {
+    let Some((cluster, _)) = fleet.edge(&worker.edge.name) else {
+        return;
+    };
+    let filler = Filler {
+        worker: worker.clone(),
+        fleet: fleet.clone(),
+        pacer: pacer.clone(),
+        fresh_until_ms: order.fresh_until_unix_ms,
+    };
+    let is_own =
+        |item: &&PushItem| owner(cluster, &item.url).is_none_or(|node| *node == *worker.edge.name);
     let store = &worker.edge.store;
     store.wish_anew();
     // Also what lies there in part.
-    let there = order.items.iter().filter_map(|item| pushed(worker, &canonical_url(&item.url), |_| true));
+    let there = order
+        .items
+        .iter()
+        .filter_map(|item| pushed(worker, &canonical_url(&item.url), |_| true));
     there.for_each(|response| store.want(&response.content.body));
     // Own items first: the others can be had from their owners by then.
     let (own, others): (Vec<_>, Vec<_>) = order.items.iter().partition(is_own);
@@ -164,7 +208,12 @@ async fn carry_out(worker: &Arc<Worker>, fleet: &Arc<Fleet>, order: &PushOrder, 
         if running.len() >= ITEMS_AT_ONCE {
             let _ = running.join_next().await;
         }
-        let (filler, item, id, pushes) = (filler.clone(), item.clone(), order.id.clone(), pushes.clone());
+        let (filler, item, id, pushes) = (
+            filler.clone(),
+            item.clone(),
+            order.id.clone(),
+            pushes.clone(),
+        );
         running.spawn(async move {
             let outcome = filler.fill(&item).await;
             pushes.note(&id, |progress| outcome.add_to(progress, &item));
@@ -183,10 +232,15 @@ struct Filler {
     fresh_until_ms: u64,
 }
 
-/// The node of a cluster that asks the origin for a URL: the highest hash of both names together (rendezvous hashing).
+/// The node of a cluster that asks the origin for a URL: the highest hash of both names together
+/// (rendezvous hashing).
 fn owner<'a>(cluster: &'a Cluster, url: &str) -> Option<&'a str> {
     let weight = |name: &str| xxh3_64(format!("{name}\n{url}").as_bytes());
-    cluster.nodes.iter().map(|n| n.name.as_str()).max_by_key(|name| weight(name))
+    cluster
+        .nodes
+        .iter()
+        .map(|n| n.name.as_str())
+        .max_by_key(|name| weight(name))
 }
 
 /// How one item ended.
@@ -216,19 +270,25 @@ impl Filler {
     async fn fill(&self, item: &PushItem) -> Filled {
         let worker = &self.worker;
         let url = canonical_url(&item.url);
-        let Some(site) = worker.edge.sites.load().of_name(&item.site).cloned() else { return Filled::Failed("no such site".to_owned()) };
+        let Some(site) = worker.edge.sites.load().of_name(&item.site).cloned() else {
+            return Filled::Failed("no such site".to_owned());
+        };
         if let Some(kept) = kept(worker, &url) {
             if self.needs_nothing(&kept) {
                 return Filled::AlreadyWarm(kept.content.length().unwrap_or(0));
             }
             return match self.fetch(item, &site, &url, Some(&kept)).await {
                 // Validated: it is what it was, and as fresh as its origin makes it.
-                Filled::Warmed if kept_in(worker, &url, &kept.content.body) => Filled::AlreadyWarm(kept.content.length().unwrap_or(0)),
+                Filled::Warmed if kept_in(worker, &url, &kept.content.body) => {
+                    Filled::AlreadyWarm(kept.content.length().unwrap_or(0))
+                }
                 filled => filled,
             };
         }
         // What an earlier order has brought a part of, perhaps as its time was over.
-        let Some(part) = pushed(worker, &url, is_joinable) else { return self.fetch(item, &site, &url, None).await };
+        let Some(part) = pushed(worker, &url, is_joinable) else {
+            return self.fetch(item, &site, &url, None).await;
+        };
         if !self.needs_nothing(&part) {
             match self.fetch(item, &site, &url, Some(&part)).await {
                 Filled::Warmed => {}
@@ -250,16 +310,30 @@ impl Filler {
         let edge = &self.worker.edge;
         response.verdict(&edge.generations) == Verdict::Clean
             && edge.is_usable_unvalidated(response)
-            && response.freshness.is_fresh(self.fresh_until_ms.max(now_ms()))
+            && response
+                .freshness
+                .is_fresh(self.fresh_until_ms.max(now_ms()))
             && !response.freshness.no_cache
     }
 
     /// Fetches the slices that a response lacks. `false` when it is not whole after that.
-    async fn complete(&self, item: &PushItem, site: &Arc<Site>, url: &str, part: &Arc<StoredResponse>) -> bool {
+    async fn complete(
+        &self,
+        item: &PushItem,
+        site: &Arc<Site>,
+        url: &str,
+        part: &Arc<StoredResponse>,
+    ) -> bool {
         let worker = &self.worker;
-        let (Some(length), Ok(path)) = (part.content.length(), path_of(url)) else { return false };
-        let source = |target: Arc<Target>, fields: HeaderMap, is_peer: bool| self.source(site, target, &path, fields, is_peer);
-        let peer = self.peer(item).map(|target| source(target, peer_fields(worker, url, &self.fleet), true));
+        let (Some(length), Ok(path)) = (part.content.length(), path_of(url)) else {
+            return false;
+        };
+        let source = |target: Arc<Target>, fields: HeaderMap, is_peer: bool| {
+            self.source(site, target, &path, fields, is_peer)
+        };
+        let peer = self
+            .peer(item)
+            .map(|target| source(target, peer_fields(worker, url, &self.fleet), true));
         let origin = source(site.target.clone(), origin_fields(worker, site, url), false);
         for source in peer.into_iter().chain([origin]) {
             let mut tries = 0;
@@ -276,19 +350,33 @@ impl Filler {
                     Err(_) => break,
                 }
                 part.content.settled().await;
-                if part.content.first_missing(0, length).is_some_and(|next| next <= at) {
+                if part
+                    .content
+                    .first_missing(0, length)
+                    .is_some_and(|next| next <= at)
+                {
                     break;
                 }
             }
         }
         let is_whole = part.content.has(0, length);
         if is_whole {
-            worker.edge.store.put_head(&part.content.body, part.encode());
+            worker
+                .edge
+                .store
+                .put_head(&part.content.body, part.encode());
         }
         is_whole
     }
 
-    fn source(&self, site: &Arc<Site>, target: Arc<Target>, path: &PathAndQuery, fields: HeaderMap, is_peer: bool) -> Source {
+    fn source(
+        &self,
+        site: &Arc<Site>,
+        target: Arc<Target>,
+        path: &PathAndQuery,
+        fields: HeaderMap,
+        is_peer: bool,
+    ) -> Source {
         Source {
             worker: self.worker.clone(),
             site: site.clone(),
@@ -304,21 +392,35 @@ impl Filler {
     }
 
     /// Fetches an item, or has `stale` validated.
-    async fn fetch(&self, item: &PushItem, site: &Arc<Site>, url: &str, stale: Option<&Arc<StoredResponse>>) -> Filled {
+    async fn fetch(
+        &self,
+        item: &PushItem,
+        site: &Arc<Site>,
+        url: &str,
+        stale: Option<&Arc<StoredResponse>>,
+    ) -> Filled {
         let worker = &self.worker;
         if let Some(target) = self.peer(item) {
             let fields = peer_fields(worker, url, &self.fleet);
             for attempt in 1..=OWNER_TRIES_MAX {
-                match self.fetch_from(site, url, (target.clone(), fields.clone(), true), stale).await {
+                match self
+                    .fetch_from(site, url, (target.clone(), fields.clone(), true), stale)
+                    .await
+                {
                     Ok(()) => return Filled::Warmed,
                     // It has not got that far.
-                    Err(Miss::Status(StatusCode::GATEWAY_TIMEOUT)) if attempt < OWNER_TRIES_MAX => tokio::time::sleep(OWNER_PAUSE).await,
+                    Err(Miss::Status(StatusCode::GATEWAY_TIMEOUT)) if attempt < OWNER_TRIES_MAX => {
+                        tokio::time::sleep(OWNER_PAUSE).await
+                    }
                     Err(_) => break,
                 }
             }
         }
         let fields = origin_fields(worker, site, url);
-        match self.fetch_from(site, url, (site.target.clone(), fields, false), stale).await {
+        match self
+            .fetch_from(site, url, (site.target.clone(), fields, false), stale)
+            .await
+        {
             Ok(()) => Filled::Warmed,
             Err(miss) => Filled::Failed(miss.to_string()),
         }
@@ -359,8 +461,17 @@ impl Filler {
             pool: Pool::Pushed,
         };
         match fill::start(ask, lead).await {
-            Ok(Led::Filling { response, not_stored: Some(_), .. }) if !response.status.is_success() => Err(Miss::Status(response.status)),
-            Ok(Led::Filling { response, fill, not_stored, .. }) => match (fill.ended().await, not_stored) {
+            Ok(Led::Filling {
+                response,
+                not_stored: Some(_),
+                ..
+            }) if !response.status.is_success() => Err(Miss::Status(response.status)),
+            Ok(Led::Filling {
+                response,
+                fill,
+                not_stored,
+                ..
+            }) => match (fill.ended().await, not_stored) {
                 // A client's seek may have cut it: others bring the rest then.
                 (FillState::Done, None) => match response.content.settled().await {
                     true => Ok(()),
@@ -371,7 +482,9 @@ impl Filler {
                 (FillState::Running, _) => Err(Miss::Cut),
             },
             Ok(Led::Validated { .. }) => Ok(()),
-            Ok(Led::Passing { head, not_stored, .. }) if head.status.is_success() => Err(Miss::NotStored(not_stored)),
+            Ok(Led::Passing {
+                head, not_stored, ..
+            }) if head.status.is_success() => Err(Miss::NotStored(not_stored)),
             Ok(Led::Passing { head, .. }) => Err(Miss::Status(head.status)),
             Ok(Led::Failed(error)) => Err(Miss::Origin(error)),
             Ok(Led::PassRequest) | Err(_) => Err(Miss::NotStored(NotStored::Partial)),
@@ -387,9 +500,13 @@ impl Filler {
     }
 }
 
-/// The stored response that a request without fields of its own would find, where it lies in the pushed share and is as
-/// asked for.
-fn pushed(worker: &Worker, url: &str, is_meant: impl Fn(&StoredResponse) -> bool) -> Option<Arc<StoredResponse>> {
+/// The stored response that a request without fields of its own would find, where it lies in the
+/// pushed share and is as asked for.
+fn pushed(
+    worker: &Worker,
+    url: &str,
+    is_meant: impl Fn(&StoredResponse) -> bool,
+) -> Option<Arc<StoredResponse>> {
     let edge = &worker.edge;
     let variants = edge.index.variants(edge.index.hash(url))?;
     let none = HeaderMap::new();
@@ -407,7 +524,10 @@ fn pushed(worker: &Worker, url: &str, is_meant: impl Fn(&StoredResponse) -> bool
 fn kept(worker: &Worker, url: &str) -> Option<Arc<StoredResponse>> {
     let store = &worker.edge.store;
     pushed(worker, url, |r| {
-        let slices = r.content.length().map(|length| length.div_ceil(SLICE_BYTES as u64) as u32);
+        let slices = r
+            .content
+            .length()
+            .map(|length| length.div_ceil(SLICE_BYTES as u64) as u32);
         slices.is_some_and(|slices| (0..slices).all(|index| store.is_kept(&r.content.body, index)))
     })
 }
@@ -420,7 +540,11 @@ fn is_joinable(response: &StoredResponse) -> bool {
 fn path_of(url: &str) -> Result<PathAndQuery, Miss> {
     let path = url.splitn(4, '/').nth(3).unwrap_or_default();
     let path = PathAndQuery::try_from(format!("/{path}")).map_err(|_| Miss::Url)?;
-    if key::ambiguity(path.as_str()).is_some() { Err(Miss::Ambiguous) } else { Ok(path) }
+    if key::ambiguity(path.as_str()).is_some() {
+        Err(Miss::Ambiguous)
+    } else {
+        Ok(path)
+    }
 }
 
 fn kept_in(worker: &Worker, url: &str, body: &StoredBody) -> bool {
@@ -435,7 +559,9 @@ fn peer_fields(worker: &Worker, url: &str, fleet: &Fleet) -> HeaderMap {
     let mut fields = HeaderMap::new();
     fields.insert(HOST, host_field(url));
     fields.insert(CACHE_CONTROL, HeaderValue::from_static("only-if-cached"));
-    let secret = fleet.edge(&worker.edge.name).and_then(|(cluster, _)| node_key::shown_to_peers(fleet, &cluster.name));
+    let secret = fleet
+        .edge(&worker.edge.name)
+        .and_then(|(cluster, _)| node_key::shown_to_peers(fleet, &cluster.name));
     if let Some(Ok(mut key)) = secret.map(|secret| HeaderValue::try_from(secret.0)) {
         key.set_sensitive(true);
         fields.insert(PEER, key);
@@ -446,7 +572,10 @@ fn peer_fields(worker: &Worker, url: &str, fleet: &Fleet) -> HeaderMap {
 
 fn origin_fields(worker: &Worker, site: &Site, url: &str) -> HeaderMap {
     let mut fields = HeaderMap::new();
-    fields.insert(HOST, site.origin_host.clone().unwrap_or_else(|| host_field(url)));
+    fields.insert(
+        HOST,
+        site.origin_host.clone().unwrap_or_else(|| host_field(url)),
+    );
     fields.insert(VIA, worker.edge.via.clone());
     if let Some(id) = &worker.edge.sites.load().loop_id {
         fields.insert("cdn-loop", id.clone());
@@ -466,7 +595,9 @@ enum Miss {
     NotStored(NotStored),
     #[error("the URL is malformed")]
     Url,
-    #[error("what has a path like this is never stored: it has dot segments, a backslash, control characters or a broken escape")]
+    #[error(
+        "what has a path like this is never stored: it has dot segments, a backslash, control characters or a broken escape"
+    )]
     Ambiguous,
 }
 
@@ -484,7 +615,12 @@ pub(crate) struct Pacer {
 impl Pacer {
     pub(crate) fn new(bytes_per_second: u64) -> Self {
         let has_stopped = watch::channel(false).0;
-        Self { bytes_per_second, came: Default::default(), has_stopped, paid_at: Mutex::new(Instant::now()) }
+        Self {
+            bytes_per_second,
+            came: Default::default(),
+            has_stopped,
+            paid_at: Mutex::new(Instant::now()),
+        }
     }
 
     /// Ends everything that goes by it.
@@ -495,7 +631,11 @@ impl Pacer {
     /// Waits until it is stopped.
     pub(crate) async fn stopped(&self) {
         // Its sender lives as long as this.
-        let _ = self.has_stopped.subscribe().wait_for(|has_stopped| *has_stopped).await;
+        let _ = self
+            .has_stopped
+            .subscribe()
+            .wait_for(|has_stopped| *has_stopped)
+            .await;
     }
 
     pub(crate) fn count(&self, is_peer: bool, bytes: u64) {
@@ -534,27 +674,57 @@ mod tests {
             pacer.pass(50_000).await;
         }
         let seconds = began.elapsed().as_secs_f64();
-        assert!((4.8..5.1).contains(&seconds), "{seconds} s for 5 MB at 1 MB/s");
+        assert!(
+            (4.8..5.1).contains(&seconds),
+            "{seconds} s for 5 MB at 1 MB/s"
+        );
     }
 
     #[tokio::test]
     async fn bytes_are_reported_as_they_come_and_what_is_left_when_it_ends() {
-        let items = vec![PushItem { site: "www".into(), url: "http://a/".into(), bytes: 100 }; 3];
-        let order = PushOrder { id: "x".into(), cluster: "ams".into(), items, rate_bytes: 1, not_after_unix_ms: 0, fresh_until_unix_ms: 0 };
+        let items = vec![
+            PushItem {
+                site: "www".into(),
+                url: "http://a/".into(),
+                bytes: 100
+            };
+            3
+        ];
+        let order = PushOrder {
+            id: "x".into(),
+            cluster: "ams".into(),
+            items,
+            rate_bytes: 1,
+            not_after_unix_ms: 0,
+            fresh_until_unix_ms: 0,
+        };
         let (pushes, pacer) = (Pushes::default(), Arc::new(Pacer::new(1)));
         pushes.begin(&order, pacer.clone());
         pacer.count(false, 70);
         pacer.count(true, 5);
         let progress = pushes.progress().remove(0);
-        assert_eq!((progress.origin_bytes, progress.peer_bytes, progress.ended), (70, 5, false));
-        pushes.note("x", |progress| Filled::Warmed.add_to(progress, &order.items[0]));
+        assert_eq!(
+            (progress.origin_bytes, progress.peer_bytes, progress.ended),
+            (70, 5, false)
+        );
+        pushes.note("x", |progress| {
+            Filled::Warmed.add_to(progress, &order.items[0])
+        });
         pacer.stop();
         // It waits for nothing any more.
         pacer.pass(1 << 40).await;
         pacer.count(false, 1);
         pushes.end("x", Some("its time was over"));
         let progress = pushes.progress().remove(0);
-        assert_eq!((progress.origin_bytes, progress.warmed, progress.unfinished, progress.ended), (71, 1, 2, true));
+        assert_eq!(
+            (
+                progress.origin_bytes,
+                progress.warmed,
+                progress.unfinished,
+                progress.ended
+            ),
+            (71, 1, 2, true)
+        );
         assert_eq!(progress.reasons, ["its time was over"]);
     }
 
@@ -571,16 +741,24 @@ mod tests {
     async fn only_orders_of_the_own_cluster_that_are_not_over_count() {
         let mut file = "[fleet]\nzone = \"cdn.test\"\n".to_owned();
         for (name, address) in [("ams", "127.0.0.1"), ("nyc", "127.0.0.2")] {
-            file += &format!("[[cluster]]\nname = \"{name}\"\nplace = {{ latitude = 1.0, longitude = 1.0 }}\n");
-            file += &format!("[[cluster.node]]\nname = \"{name}-1\"\naddress = \"{address}\"\nadmin = \"{address}:9100\"\n");
+            file += &format!(
+                "[[cluster]]\nname = \"{name}\"\nplace = {{ latitude = 1.0, longitude = 1.0 }}\n"
+            );
+            file += &format!(
+                "[[cluster.node]]\nname = \"{name}-1\"\naddress = \"{address}\"\nadmin = \"{address}:9100\"\n"
+            );
         }
         file += "[[site]]\nname = \"www\"\nhosts = [\"www.test\"]\norigin = \"http://127.0.0.3\"\n";
-        let fleet = nearcast_fleet::file::parse(&file, std::path::Path::new("/")).expect("the file is good");
+        let fleet = nearcast_fleet::file::parse(&file, std::path::Path::new("/"))
+            .expect("the file is good");
         let (_fleet_tx, fleet) = watch::channel(Arc::new(fleet));
         let (orders_tx, mut orders) = mpsc::channel(8);
-        for (id, cluster, not_after_unix_ms) in
-            [("other", "nyc", u64::MAX), ("over", "ams", 1), ("own", "ams", u64::MAX), ("later", "nyc", u64::MAX)]
-        {
+        for (id, cluster, not_after_unix_ms) in [
+            ("other", "nyc", u64::MAX),
+            ("over", "ams", 1),
+            ("own", "ams", u64::MAX),
+            ("later", "nyc", u64::MAX),
+        ] {
             let order = PushOrder {
                 id: id.to_owned(),
                 cluster: cluster.to_owned(),
@@ -591,11 +769,20 @@ mod tests {
             };
             orders_tx.send(order).await.expect("there is room");
         }
-        let order = next_own(&fleet, "ams-1", &mut orders).await.expect("an own order");
+        let order = next_own(&fleet, "ams-1", &mut orders)
+            .await
+            .expect("an own order");
         assert_eq!(order.id, "own");
         // What waits for a newer one goes on waiting while others' orders come.
-        let newer = tokio::time::timeout(Duration::from_secs(1), next_own(&fleet, "ams-1", &mut orders)).await;
-        assert!(newer.is_err(), "another cluster's order is taken for a newer one: {newer:?}");
+        let newer = tokio::time::timeout(
+            Duration::from_secs(1),
+            next_own(&fleet, "ams-1", &mut orders),
+        )
+        .await;
+        assert!(
+            newer.is_err(),
+            "another cluster's order is taken for a newer one: {newer:?}"
+        );
         drop(orders_tx);
         assert!(next_own(&fleet, "ams-1", &mut orders).await.is_none());
     }

@@ -36,27 +36,52 @@ pub(crate) fn start(
 ) -> JoinSet<()> {
     let mut reporters = JoinSet::new();
     let mut untold = Popularity::default();
-    let (of_edge, of_workers, of_journal, of_pushes) = (edge.clone(), workers.clone(), journal.clone(), pushes.clone());
+    let (of_edge, of_workers, of_journal, of_pushes) = (
+        edge.clone(),
+        workers.clone(),
+        journal.clone(),
+        pushes.clone(),
+    );
     let build = move |was_accepted: bool| {
         if was_accepted {
             untold = Popularity::default();
         }
-        of_workers.iter().for_each(|w| untold.merge(w.take_popularity()));
+        of_workers
+            .iter()
+            .for_each(|w| untold.merge(w.take_popularity()));
         edge_report(&of_edge, &untold, &of_journal, &of_pushes)
     };
     // One connection for both kinds of reports to control, beside that of the journal.
     let client = Client::new();
     let name = edge.name.to_string();
     let to_control = |f: &Fleet| reporter::to_control(f, "edge");
-    reporters.spawn(reporter::run_with(client.clone(), name.clone(), to_control, fleet.clone(), build, shutdown.clone()));
-    tasks.spawn(report_purges(client, edge.clone(), journal.clone(), pushes.clone(), fleet.clone()));
+    reporters.spawn(reporter::run_with(
+        client.clone(),
+        name.clone(),
+        to_control,
+        fleet.clone(),
+        build,
+        shutdown.clone(),
+    ));
+    tasks.spawn(report_purges(
+        client,
+        edge.clone(),
+        journal.clone(),
+        pushes.clone(),
+        fleet.clone(),
+    ));
     let edge = edge.clone();
     let last = Mutex::new((Instant::now(), edge.metrics.response_bytes()));
     let build = move |_| {
         let mut noted = RoundTrips::default();
-        workers.iter().for_each(|w| noted.merge(w.take_round_trips()));
+        workers
+            .iter()
+            .for_each(|w| noted.merge(w.take_round_trips()));
         let bytes = edge.metrics.response_bytes();
-        let (at, before) = std::mem::replace(&mut *last.lock().expect("no holder of this lock panics"), (Instant::now(), bytes));
+        let (at, before) = std::mem::replace(
+            &mut *last.lock().expect("no holder of this lock panics"),
+            (Instant::now(), bytes),
+        );
         let seconds = at.elapsed().as_secs_f64().max(0.001);
         RttReport {
             node: edge.name.to_string(),
@@ -65,24 +90,44 @@ pub(crate) fn start(
             samples: noted.samples(),
         }
     };
-    reporters.spawn(reporter::run(name, reporter::to_name_servers, fleet, build, shutdown));
+    reporters.spawn(reporter::run(
+        name,
+        reporter::to_name_servers,
+        fleet,
+        build,
+        shutdown,
+    ));
     reporters
 }
 
-/// Tells control of a purge at once: somebody waits for it. What gets lost comes with the next report.
-async fn report_purges(client: Client, edge: Arc<Edge>, journal: Journal, pushes: Pushes, fleet: watch::Receiver<Arc<Fleet>>) {
+/// Tells control of a purge at once: somebody waits for it. What gets lost comes with the next
+/// report.
+async fn report_purges(
+    client: Client,
+    edge: Arc<Edge>,
+    journal: Journal,
+    pushes: Pushes,
+    fleet: watch::Receiver<Arc<Fleet>>,
+) {
     loop {
         journal.changed.notified().await;
         let now = fleet.borrow().clone();
         let report = edge_report(&edge, &Popularity::default(), &journal, &pushes);
         let key = node_key::shown_by(&now, &edge.name);
         for url in reporter::to_control(&now, "edge") {
-            let _ = client.post_json(&url, key.as_ref(), &report, PROMPT_REPORT_MAX).await;
+            let _ = client
+                .post_json(&url, key.as_ref(), &report, PROMPT_REPORT_MAX)
+                .await;
         }
     }
 }
 
-fn edge_report(edge: &Edge, popularity: &Popularity, journal: &Journal, pushes: &Pushes) -> EdgeReport {
+fn edge_report(
+    edge: &Edge,
+    popularity: &Popularity,
+    journal: &Journal,
+    pushes: &Pushes,
+) -> EdgeReport {
     let disk = edge.store.disk_figures().unwrap_or_default();
     EdgeReport {
         node: edge.name.to_string(),
@@ -103,9 +148,18 @@ fn edge_report(edge: &Edge, popularity: &Popularity, journal: &Journal, pushes: 
 
 /// Connections that were not taken, by reason.
 const REFUSED: [(&str, Refused); 3] = [
-    ("nearcast_edge_connections_refused_total{reason=\"full\"}", Refused::Full),
-    ("nearcast_edge_connections_refused_total{reason=\"share\"}", Refused::Share),
-    ("nearcast_edge_connections_refused_total{reason=\"files\"}", Refused::Files),
+    (
+        "nearcast_edge_connections_refused_total{reason=\"full\"}",
+        Refused::Full,
+    ),
+    (
+        "nearcast_edge_connections_refused_total{reason=\"share\"}",
+        Refused::Share,
+    ),
+    (
+        "nearcast_edge_connections_refused_total{reason=\"files\"}",
+        Refused::Files,
+    ),
 ];
 
 /// Lets metrics read what other parts keep.

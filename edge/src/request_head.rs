@@ -1,9 +1,10 @@
-//! Request heads as they are read: how long they may be, where their bodies end, and what is refused before anything else
-//! looks at it.
+//! Request heads as they are read: how long they may be, where their bodies end, and what is
+//! refused before anything else looks at it.
 //!
-//! Both ways by which requests are read, the edge's own and the HTTP library's, ask here, so that every refusal is an answer
-//! of the edge with its `Proxy-Status`, and the library reads well-formed heads only. Follows RFC 9112 sections 2.2 (line
-//! ends), 3 (request line), 5.1 and 6 (framing), RFC 9110 section 15.5, RFC 6585 section 5 and RFC 9209 section 2.3.
+//! Both ways by which requests are read, the edge's own and the HTTP library's, ask here, so that
+//! every refusal is an answer of the edge with its `Proxy-Status`, and the library reads
+//! well-formed heads only. Follows RFC 9112 sections 2.2 (line ends), 3 (request line), 5.1 and 6
+//! (framing), RFC 9110 section 15.5, RFC 6585 section 5 and RFC 9209 section 2.3.
 
 use std::borrow::Cow;
 
@@ -42,7 +43,11 @@ pub struct Refusal {
 
 impl Refusal {
     fn new(status: StatusCode, words: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, error: ProxyError::HttpRequestError, words: words.into() }
+        Self {
+            status,
+            error: ProxyError::HttpRequestError,
+            words: words.into(),
+        }
     }
 
     fn bad(words: &'static str) -> Self {
@@ -51,7 +56,10 @@ impl Refusal {
 
     /// The head began and did not end in time.
     pub fn too_slow() -> Self {
-        Self::new(StatusCode::REQUEST_TIMEOUT, "the request's head did not come in time\n")
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "the request's head did not come in time\n",
+        )
     }
 }
 
@@ -77,14 +85,18 @@ pub fn judge(input: &[u8], limits: &ClientLimits) -> Judged {
     let mut request = httparse::Request::new(&mut fields);
     let length = match request.parse(input) {
         Ok(httparse::Status::Complete(length)) => length,
-        Ok(httparse::Status::Partial) if input.len() < limits.head_bytes_max => return Judged::Incomplete,
+        Ok(httparse::Status::Partial) if input.len() < limits.head_bytes_max => {
+            return Judged::Incomplete;
+        }
         Ok(httparse::Status::Partial) => return Judged::Refused(too_large(input, limits)),
         Err(httparse::Error::TooManyHeaders) => return Judged::Refused(too_large(b"\n", limits)),
         Err(_) if is_of_another_version(input) => {
             let words = "this version of HTTP is not served here; write HTTP/1.1\n";
             return Judged::Refused(Refusal::new(StatusCode::HTTP_VERSION_NOT_SUPPORTED, words));
         }
-        Err(httparse::Error::HeaderName | httparse::Error::HeaderValue | httparse::Error::NewLine) => {
+        Err(
+            httparse::Error::HeaderName | httparse::Error::HeaderValue | httparse::Error::NewLine,
+        ) => {
             return Judged::Refused(Refusal::bad("a field of the request is malformed\n"));
         }
         Err(_) => return Judged::Refused(Refusal::bad("the request line is malformed\n")),
@@ -98,26 +110,46 @@ pub fn judge(input: &[u8], limits: &ClientLimits) -> Judged {
     }
 }
 
-/// The head is longer than `limits`, as its begin shows. Where its target is what is long, that is said.
+/// The head is longer than `limits`, as its begin shows. Where its target is what is long, that is
+/// said.
 fn too_large(begin: &[u8], limits: &ClientLimits) -> Refusal {
-    let is_in_first_line = !begin[count_leading_line_ends(begin)..].contains(&b'\n') && begin.len() > 1;
+    let is_in_first_line =
+        !begin[count_leading_line_ends(begin)..].contains(&b'\n') && begin.len() > 1;
     if is_in_first_line {
-        return Refusal::new(StatusCode::URI_TOO_LONG, "the request's target is too long\n");
+        return Refusal::new(
+            StatusCode::URI_TOO_LONG,
+            "the request's target is too long\n",
+        );
     }
-    let ClientLimits { head_bytes_max: bytes, fields_max: fields, .. } = limits;
-    let words = format!("the request's head has more than {bytes} bytes or {fields} fields, which are the limits here\n");
+    let ClientLimits {
+        head_bytes_max: bytes,
+        fields_max: fields,
+        ..
+    } = limits;
+    let words = format!(
+        "the request's head has more than {bytes} bytes or {fields} fields, which are the limits here\n"
+    );
     Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, words)
 }
 
 fn count_leading_line_ends(input: &[u8]) -> usize {
-    input.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count()
+    input
+        .iter()
+        .take_while(|byte| matches!(byte, b'\r' | b'\n'))
+        .count()
 }
 
-/// Whether the first line ends in the name of a version that is well-formed, and not one of those that are read.
+/// Whether the first line ends in the name of a version that is well-formed, and not one of those
+/// that are read.
 fn is_of_another_version(input: &[u8]) -> bool {
-    let line = input[count_leading_line_ends(input)..].split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
+    let line = input[count_leading_line_ends(input)..]
+        .split(|byte| matches!(byte, b'\r' | b'\n'))
+        .next()
+        .unwrap_or_default();
     let mut words = line.split(|byte| *byte == b' ');
-    let version = words.next_back().and_then(|word| word.strip_prefix(b"HTTP/"));
+    let version = words
+        .next_back()
+        .and_then(|word| word.strip_prefix(b"HTTP/"));
     // A method and a target stand before it.
     words.count() == 2
         && matches!(version, Some([major, b'.', minor]) if major.is_ascii_digit() && minor.is_ascii_digit() && !matches!((major, minor), (b'1', b'0' | b'1')))
@@ -125,16 +157,29 @@ fn is_of_another_version(input: &[u8]) -> bool {
 
 /// The rules that the parser does not have.
 fn check(head: &[u8], request: &httparse::Request<'_, '_>) -> Result<BodyEnd, Refusal> {
-    let (method, target) = (request.method.unwrap_or_default(), request.path.unwrap_or_default());
-    // The parser lets a line end without a CR (RFC 9112 section 2.2); no CR stands alone in what it passes.
-    if head.iter().enumerate().any(|(at, byte)| *byte == b'\n' && (at == 0 || head[at - 1] != b'\r')) {
-        return Err(Refusal::bad("a line of the request's head ends without CR LF\n"));
+    let (method, target) = (
+        request.method.unwrap_or_default(),
+        request.path.unwrap_or_default(),
+    );
+    // The parser lets a line end without a CR (RFC 9112 section 2.2); no CR stands alone in what it
+    // passes.
+    if head
+        .iter()
+        .enumerate()
+        .any(|(at, byte)| *byte == b'\n' && (at == 0 || head[at - 1] != b'\r'))
+    {
+        return Err(Refusal::bad(
+            "a line of the request's head ends without CR LF\n",
+        ));
     }
     let Ok(method) = Method::from_bytes(method.as_bytes()) else {
         return Err(Refusal::bad("the request's method is malformed\n"));
     };
     if target.len() > TARGET_BYTES_MAX {
-        return Err(Refusal::new(StatusCode::URI_TOO_LONG, "the request's target is too long\n"));
+        return Err(Refusal::new(
+            StatusCode::URI_TOO_LONG,
+            "the request's target is too long\n",
+        ));
     }
     if !key::is_target(&method, target) || Uri::try_from(target).is_err() {
         let words = "the request's target is malformed: it is a path with a query, or an http or https URL, without a fragment\n";
@@ -149,7 +194,10 @@ fn body_end(request: &httparse::Request<'_, '_>) -> Result<BodyEnd, Refusal> {
     let mut codings = HeaderMap::new();
     for field in request.headers.iter() {
         if field.name.len() > NAME_BYTES_MAX {
-            return Err(Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the name of a field is too long\n"));
+            return Err(Refusal::new(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "the name of a field is too long\n",
+            ));
         }
         if HeaderName::from_bytes(field.name.as_bytes()).is_err() {
             return Err(Refusal::bad("a field of the request is malformed\n"));
@@ -161,10 +209,15 @@ fn body_end(request: &httparse::Request<'_, '_>) -> Result<BodyEnd, Refusal> {
             codings.append(TRANSFER_ENCODING, value);
         } else if field.name.eq_ignore_ascii_case("content-length") {
             let is_number = !field.value.is_empty() && field.value.iter().all(u8::is_ascii_digit);
-            let said = std::str::from_utf8(field.value).ok().filter(|_| is_number).map(|value| value.parse::<u64>().unwrap_or(u64::MAX));
+            let said = std::str::from_utf8(field.value)
+                .ok()
+                .filter(|_| is_number)
+                .map(|value| value.parse::<u64>().unwrap_or(u64::MAX));
             match (said, length) {
                 (None, _) => return Err(Refusal::bad("Content-Length is no number\n")),
-                (Some(said), Some(before)) if said != before => return Err(Refusal::bad("more than one Content-Length\n")),
+                (Some(said), Some(before)) if said != before => {
+                    return Err(Refusal::bad("more than one Content-Length\n"));
+                }
                 (said, _) => length = said,
             }
         }
@@ -172,16 +225,24 @@ fn body_end(request: &httparse::Request<'_, '_>) -> Result<BodyEnd, Refusal> {
     match (TransferCoding::of(&codings), length) {
         (TransferCoding::None, Some(length)) if length > u64::MAX - 2 => {
             // The HTTP library counts up to a little less than 2^64.
-            Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "the request's body is too large\n"))
+            Err(Refusal::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "the request's body is too large\n",
+            ))
         }
         (TransferCoding::None, length) => Ok(BodyEnd::Length(length.unwrap_or(0))),
         (_, Some(_)) => Err(Refusal::bad("Content-Length beside Transfer-Encoding\n")),
-        (_, None) if request.version != Some(1) => Err(Refusal::bad("HTTP/1.0 has no Transfer-Encoding\n")),
-        (TransferCoding::Chunked, None) => Ok(BodyEnd::Chunked),
-        (TransferCoding::Unknown, None) => {
-            Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "the only transfer coding that is read here is chunked\n"))
+        (_, None) if request.version != Some(1) => {
+            Err(Refusal::bad("HTTP/1.0 has no Transfer-Encoding\n"))
         }
-        (TransferCoding::Broken, None) => Err(Refusal::bad("Transfer-Encoding does not end in chunked, once\n")),
+        (TransferCoding::Chunked, None) => Ok(BodyEnd::Chunked),
+        (TransferCoding::Unknown, None) => Err(Refusal::new(
+            StatusCode::NOT_IMPLEMENTED,
+            "the only transfer coding that is read here is chunked\n",
+        )),
+        (TransferCoding::Broken, None) => Err(Refusal::bad(
+            "Transfer-Encoding does not end in chunked, once\n",
+        )),
     }
 }
 
@@ -190,7 +251,11 @@ mod tests {
     use super::*;
 
     fn limits(head_bytes_max: usize) -> ClientLimits {
-        ClientLimits { head_bytes_max, fields_max: 8, ..ClientLimits::default() }
+        ClientLimits {
+            head_bytes_max,
+            fields_max: 8,
+            ..ClientLimits::default()
+        }
     }
 
     /// The status of a refusal; 100 for what is not whole, 0 for what is let pass.
@@ -199,7 +264,10 @@ mod tests {
             Judged::Incomplete => 100,
             Judged::Whole { .. } => 0,
             Judged::Refused(refusal) => {
-                assert!(refusal.words.ends_with('\n') && refusal.words.is_ascii(), "{refusal:?}");
+                assert!(
+                    refusal.words.ends_with('\n') && refusal.words.is_ascii(),
+                    "{refusal:?}"
+                );
                 refusal.status.as_u16()
             }
         }
@@ -240,30 +308,113 @@ mod tests {
             (format!("GET / HTTP/1.1\r\n{host}A: b\0c\r\n\r\n"), 400),
             (format!("GET / HTTP/1.1\r\n{host}: b\r\n\r\n"), 400),
             // Framing.
-            (format!("POST / HTTP/1.1\r\n{host}Content-Length: 3\r\n\r\nabc"), 0),
-            (format!("POST / HTTP/1.1\r\n{host}Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc"), 0),
-            (format!("POST / HTTP/1.1\r\n{host}Content-Length: 3\r\ncontent-length: 4\r\n\r\nabc"), 400),
-            (format!("POST / HTTP/1.1\r\n{host}Content-Length: 3, 3\r\n\r\nabc"), 400),
-            (format!("POST / HTTP/1.1\r\n{host}Content-Length: +3\r\n\r\nabc"), 400),
-            (format!("POST / HTTP/1.1\r\n{host}Content-Length: -3\r\n\r\nabc"), 400),
-            (format!("POST / HTTP/1.1\r\n{host}Content-Length:\r\n\r\nabc"), 400),
-            (format!("POST / HTTP/1.1\r\n{host}Content-Length: {}\r\n\r\nabc", "9".repeat(30)), 413),
-            (format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: Chunked\r\n\r\n"), 0),
-            (format!("POST / HTTP/1.1\r\n{host}Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"), 400),
-            (format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: gzip\r\nContent-Length: 3\r\n\r\n"), 400),
-            (format!("POST / HTTP/1.0\r\n{host}Transfer-Encoding: chunked\r\n\r\n"), 400),
-            (format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: gzip\r\n\r\n"), 400),
-            (format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: chunked, gzip\r\n\r\n"), 400),
-            (format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n"), 400),
-            (format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding:\r\n\r\n"), 400),
-            (format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: chunked,\r\n\r\n"), 400),
-            (format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\nTransfer-Encoding:\r\n\r\n"), 400),
-            (format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: ,chunked\r\n\r\n"), 0),
-            (format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: gzip, chunked\r\n\r\n"), 501),
-            (format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n"), 501),
+            (
+                format!("POST / HTTP/1.1\r\n{host}Content-Length: 3\r\n\r\nabc"),
+                0,
+            ),
+            (
+                format!(
+                    "POST / HTTP/1.1\r\n{host}Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc"
+                ),
+                0,
+            ),
+            (
+                format!(
+                    "POST / HTTP/1.1\r\n{host}Content-Length: 3\r\ncontent-length: 4\r\n\r\nabc"
+                ),
+                400,
+            ),
+            (
+                format!("POST / HTTP/1.1\r\n{host}Content-Length: 3, 3\r\n\r\nabc"),
+                400,
+            ),
+            (
+                format!("POST / HTTP/1.1\r\n{host}Content-Length: +3\r\n\r\nabc"),
+                400,
+            ),
+            (
+                format!("POST / HTTP/1.1\r\n{host}Content-Length: -3\r\n\r\nabc"),
+                400,
+            ),
+            (
+                format!("POST / HTTP/1.1\r\n{host}Content-Length:\r\n\r\nabc"),
+                400,
+            ),
+            (
+                format!(
+                    "POST / HTTP/1.1\r\n{host}Content-Length: {}\r\n\r\nabc",
+                    "9".repeat(30)
+                ),
+                413,
+            ),
+            (
+                format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: Chunked\r\n\r\n"),
+                0,
+            ),
+            (
+                format!(
+                    "POST / HTTP/1.1\r\n{host}Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"
+                ),
+                400,
+            ),
+            (
+                format!(
+                    "POST / HTTP/1.1\r\n{host}Transfer-Encoding: gzip\r\nContent-Length: 3\r\n\r\n"
+                ),
+                400,
+            ),
+            (
+                format!("POST / HTTP/1.0\r\n{host}Transfer-Encoding: chunked\r\n\r\n"),
+                400,
+            ),
+            (
+                format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: gzip\r\n\r\n"),
+                400,
+            ),
+            (
+                format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: chunked, gzip\r\n\r\n"),
+                400,
+            ),
+            (
+                format!(
+                    "POST / HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n"
+                ),
+                400,
+            ),
+            (
+                format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding:\r\n\r\n"),
+                400,
+            ),
+            (
+                format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: chunked,\r\n\r\n"),
+                400,
+            ),
+            (
+                format!(
+                    "POST / HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\nTransfer-Encoding:\r\n\r\n"
+                ),
+                400,
+            ),
+            (
+                format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: ,chunked\r\n\r\n"),
+                0,
+            ),
+            (
+                format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: gzip, chunked\r\n\r\n"),
+                501,
+            ),
+            (
+                format!(
+                    "POST / HTTP/1.1\r\n{host}Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n"
+                ),
+                501,
+            ),
             // Size.
             (format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(8)), 0),
-            (format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(9)), 431),
+            (
+                format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(9)),
+                431,
+            ),
             (format!("GET / HTTP/1.1\r\nA: {long}\r\n\r\n"), 431),
             (format!("GET / HTTP/1.1\r\nA: {long}"), 431),
             (format!("GET / HTTP/1.1\r\n{long}: a"), 431),
@@ -271,31 +422,76 @@ mod tests {
             (format!("\r\nGET /{long}"), 414),
         ];
         for (input, expected) in table {
-            assert_eq!(status(input.as_bytes()), expected, "{:?}", &input[..input.len().min(100)]);
+            assert_eq!(
+                status(input.as_bytes()),
+                expected,
+                "{:?}",
+                &input[..input.len().min(100)]
+            );
         }
         let wide = limits(1 << 20);
         let target = |length: usize| format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(length));
         for (length, is_whole) in [(PATH_BYTES_MAX, true), (TARGET_BYTES_MAX, false)] {
-            assert_eq!(matches!(judge(target(length).as_bytes(), &wide), Judged::Whole { .. }), is_whole, "{length}");
+            assert_eq!(
+                matches!(
+                    judge(target(length).as_bytes(), &wide),
+                    Judged::Whole { .. }
+                ),
+                is_whole,
+                "{length}"
+            );
         }
-        let Judged::Refused(refusal) = judge(&[b"GET / HTTP/1.1\r\nA: ", long.as_bytes()].concat(), &limits(1024)) else {
+        let Judged::Refused(refusal) = judge(
+            &[b"GET / HTTP/1.1\r\nA: ", long.as_bytes()].concat(),
+            &limits(1024),
+        ) else {
             panic!("too long")
         };
-        assert!(refusal.words.contains("1024 bytes") && refusal.words.contains("8 fields"), "{refusal:?}");
+        assert!(
+            refusal.words.contains("1024 bytes") && refusal.words.contains("8 fields"),
+            "{refusal:?}"
+        );
     }
 
     #[test]
     fn a_head_and_its_body_end_where_they_end() {
         let table = [
-            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", "GET", BodyEnd::Length(0)),
-            ("\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", "", BodyEnd::Length(0)),
-            ("POST / HTTP/1.1\r\nContent-Length:   7\r\n\r\n", "a", BodyEnd::Length(7)),
-            ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nX: content-length: 3\r\n\r\n", "0\r\n\r\n", BodyEnd::Chunked),
-            ("GET / HTTP/1.1\r\nContent-Lengthy: 3\r\nX-Transfer-Encoding: chunked\r\n\r\n", "", BodyEnd::Length(0)),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+                "GET",
+                BodyEnd::Length(0),
+            ),
+            (
+                "\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+                "",
+                BodyEnd::Length(0),
+            ),
+            (
+                "POST / HTTP/1.1\r\nContent-Length:   7\r\n\r\n",
+                "a",
+                BodyEnd::Length(7),
+            ),
+            (
+                "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nX: content-length: 3\r\n\r\n",
+                "0\r\n\r\n",
+                BodyEnd::Chunked,
+            ),
+            (
+                "GET / HTTP/1.1\r\nContent-Lengthy: 3\r\nX-Transfer-Encoding: chunked\r\n\r\n",
+                "",
+                BodyEnd::Length(0),
+            ),
         ];
         for (head, rest, body) in table {
             let judged = judge(format!("{head}{rest}").as_bytes(), &limits(1024));
-            assert_eq!(judged, Judged::Whole { length: head.len(), body }, "{head:?}");
+            assert_eq!(
+                judged,
+                Judged::Whole {
+                    length: head.len(),
+                    body
+                },
+                "{head:?}"
+            );
         }
     }
 }

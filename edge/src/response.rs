@@ -16,7 +16,8 @@ use crate::policy::freshness::Freshness;
 use crate::policy::{invalidate, vary};
 use crate::purge::{Generations, Subject, Verdict};
 
-/// Version of the form below and of the rules by which responses are stored; another one is forgotten at start.
+/// Version of the form below and of the rules by which responses are stored; another one is
+/// forgotten at start.
 const FORM: u32 = 2;
 
 /// See the module's words. All times are milliseconds after the Unix epoch.
@@ -69,14 +70,25 @@ impl StoredResponse {
         let now = generations.revision();
         let since = self.clean_at.load(Ordering::Relaxed);
         if since < now {
-            match generations.verdict(since, Subject { site: &self.site, url: &self.url, tags: &self.tags }) {
+            match generations.verdict(
+                since,
+                Subject {
+                    site: &self.site,
+                    url: &self.url,
+                    tags: &self.tags,
+                },
+            ) {
                 Verdict::Gone => return Verdict::Gone,
                 Verdict::Soft => self.is_soft.store(true, Ordering::Relaxed),
                 Verdict::Clean => {}
             }
             self.clean_at.fetch_max(now, Ordering::Relaxed);
         }
-        if self.is_soft.load(Ordering::Relaxed) { Verdict::Soft } else { Verdict::Clean }
+        if self.is_soft.load(Ordering::Relaxed) {
+            Verdict::Soft
+        } else {
+            Verdict::Clean
+        }
     }
 
     /// Makes it unusable for good; `true` for the first who does.
@@ -84,12 +96,14 @@ impl StoredResponse {
         !self.is_gone.swap(true, Ordering::Relaxed)
     }
 
-    /// Whether it answers a request with these fields, by what it varies on and what the site keys by.
+    /// Whether it answers a request with these fields, by what it varies on and what the site keys
+    /// by.
     pub(crate) fn is_selected(&self, request: &HeaderMap, keyed: &HeaderMap) -> bool {
         self.keyed == *keyed && vary::is_selected(&self.fields, &self.selecting, request)
     }
 
-    /// Marks it as used at that time: what has been used lately is the last of its URL's variants to leave.
+    /// Marks it as used at that time: what has been used lately is the last of its URL's variants
+    /// to leave.
     pub(crate) fn note_used(&self, now_ms: u64) {
         let now_s = now_ms / 1000;
         // Once a second is enough, and a look disturbs no other thread.
@@ -116,7 +130,8 @@ impl StoredResponse {
         {
             return false;
         }
-        self.is_selected(&newer.selecting, &newer.keyed) && newer.is_selected(&self.selecting, &self.keyed)
+        self.is_selected(&newer.selecting, &newer.keyed)
+            && newer.is_selected(&self.selecting, &self.keyed)
     }
 
     /// Whether a soft purge has been found to cover it.
@@ -126,8 +141,13 @@ impl StoredResponse {
 
     /// Roughly what it takes in memory beside its slices.
     pub(crate) fn bytes(&self) -> u32 {
-        let fields: usize =
-            self.fields.iter().chain(&self.selecting).chain(&self.keyed).map(|(n, v)| n.as_str().len() + v.len() + 80).sum();
+        let fields: usize = self
+            .fields
+            .iter()
+            .chain(&self.selecting)
+            .chain(&self.keyed)
+            .map(|(n, v)| n.as_str().len() + v.len() + 80)
+            .sum();
         let tags: usize = self.tags.iter().map(|tag| tag.len() + 32).sum();
         (600 + self.url.len() + 2 * fields + tags) as u32
     }
@@ -217,7 +237,9 @@ pub(crate) struct Recovered {
 impl Recovered {
     /// Reads what [`StoredResponse::encode`] wrote; `None` when it is of another form.
     pub(crate) fn decode(bytes: &[u8], hash: impl Fn(&str) -> u128) -> Option<Self> {
-        let written: Written = serde_json::from_slice(bytes).ok().filter(|w: &Written| w.form == FORM)?;
+        let written: Written = serde_json::from_slice(bytes)
+            .ok()
+            .filter(|w: &Written| w.form == FORM)?;
         let facts = Facts {
             hash: hash(&written.url),
             url: written.url.into(),
@@ -238,7 +260,11 @@ impl Recovered {
             (None, Some(date)) => Some(StrongValidator::Date(value(&date)?)),
             (None, None) => None,
         };
-        Some(Self { facts, length: written.length, validator })
+        Some(Self {
+            facts,
+            length: written.length,
+            validator,
+        })
     }
 }
 
@@ -266,12 +292,18 @@ fn text(value: &HeaderValue) -> String {
 }
 
 fn value(text: &str) -> Option<HeaderValue> {
-    let bytes: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect();
+    let bytes: Option<Vec<u8>> = text
+        .chars()
+        .map(|c| u8::try_from(u32::from(c)).ok())
+        .collect();
     HeaderValue::from_bytes(&bytes?).ok()
 }
 
 fn pairs(fields: &HeaderMap) -> Vec<(String, String)> {
-    fields.iter().map(|(name, value)| (name.as_str().to_owned(), text(value))).collect()
+    fields
+        .iter()
+        .map(|(name, value)| (name.as_str().to_owned(), text(value)))
+        .collect()
 }
 
 fn map(pairs: Vec<(String, String)>) -> Option<HeaderMap> {
@@ -291,15 +323,32 @@ mod tests {
     use crate::store::{Pool, Store, StoreConfig};
 
     fn response(fields: &[(&'static str, &'static [u8])]) -> Arc<StoredResponse> {
-        response_of(fields, Some(StrongValidator::Tag(HeaderValue::from_static("\"t\""))))
+        response_of(
+            fields,
+            Some(StrongValidator::Tag(HeaderValue::from_static("\"t\""))),
+        )
     }
 
-    fn response_of(fields: &[(&'static str, &'static [u8])], validator: Option<StrongValidator>) -> Arc<StoredResponse> {
-        let (store, _gone) = Store::open(&StoreConfig { memory_bytes: 1 << 20, disk: None });
+    fn response_of(
+        fields: &[(&'static str, &'static [u8])],
+        validator: Option<StrongValidator>,
+    ) -> Arc<StoredResponse> {
+        let (store, _gone) = Store::open(&StoreConfig {
+            memory_bytes: 1 << 20,
+            disk: None,
+        });
         let store = Arc::new(store);
         let body = store.new_body(9, Pool::Pull);
         let content = Content::new(store, body, Some(5), validator);
-        let fields = fields.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_bytes(v).expect("valid"))).collect();
+        let fields = fields
+            .iter()
+            .map(|(n, v)| {
+                (
+                    HeaderName::from_static(n),
+                    HeaderValue::from_bytes(v).expect("valid"),
+                )
+            })
+            .collect();
         let facts = Facts {
             url: "http://a.test/".into(),
             hash: 9,
@@ -313,7 +362,10 @@ mod tests {
                 StatusCode::OK,
                 &HeaderMap::new(),
                 &CachePolicy::default(),
-                Exchange { requested_ms: 1, received_ms: 2 },
+                Exchange {
+                    requested_ms: 1,
+                    received_ms: 2,
+                },
             ),
             born: 3,
             is_soft: false,
@@ -324,14 +376,34 @@ mod tests {
 
     #[test]
     fn a_response_survives_being_written_down() {
-        let stored = response(&[("x-odd", b"caf\xe9"), ("cache-control", b"max-age=1"), ("cache-tag", b"a, b")]);
+        let stored = response(&[
+            ("x-odd", b"caf\xe9"),
+            ("cache-control", b"max-age=1"),
+            ("cache-tag", b"a, b"),
+        ]);
         let recovered = Recovered::decode(&stored.encode(), |_| 9).expect("own form");
         assert_eq!(recovered.facts.fields, stored.fields);
-        assert_eq!((recovered.length, recovered.validator), (Some(5), stored.content.validator.clone()));
-        assert_eq!((recovered.facts.born, recovered.facts.url.clone(), recovered.facts.is_recovered), (3, stored.url.clone(), true));
+        assert_eq!(
+            (recovered.length, recovered.validator),
+            (Some(5), stored.content.validator.clone())
+        );
+        assert_eq!(
+            (
+                recovered.facts.born,
+                recovered.facts.url.clone(),
+                recovered.facts.is_recovered
+            ),
+            (3, stored.url.clone(), true)
+        );
         let too_many = response(&[("cache-tag", "x".repeat(2000).leak().as_bytes())]);
-        assert!(Recovered::decode(&too_many.encode(), |_| 9).is_none(), "no purge could find it");
-        assert!(Recovered::decode(b"{}", |_| 9).is_none() && Recovered::decode(b"\xff", |_| 9).is_none());
+        assert!(
+            Recovered::decode(&too_many.encode(), |_| 9).is_none(),
+            "no purge could find it"
+        );
+        assert!(
+            Recovered::decode(b"{}", |_| 9).is_none()
+                && Recovered::decode(b"\xff", |_| 9).is_none()
+        );
     }
 
     #[test]
@@ -340,7 +412,12 @@ mod tests {
         let date = StrongValidator::Date(HeaderValue::from_static("Mon, 02 Nov 2026 10:00:00 GMT"));
         for validator in [None, Some(tag), Some(date)] {
             let written = response_of(&[], validator.clone()).encode();
-            assert_eq!(Recovered::decode(&written, |_| 9).expect("own form").validator, validator);
+            assert_eq!(
+                Recovered::decode(&written, |_| 9)
+                    .expect("own form")
+                    .validator,
+                validator
+            );
         }
     }
 
@@ -349,12 +426,28 @@ mod tests {
         use nearcast_fleet::journal::{Purge, PurgeScope};
         let generations = Generations::default();
         let stored = response(&[]);
-        let fold = |revision, soft| generations.fold(revision, &Purge { scope: PurgeScope::All, soft });
+        let fold = |revision, soft| {
+            generations.fold(
+                revision,
+                &Purge {
+                    scope: PurgeScope::All,
+                    soft,
+                },
+            )
+        };
         fold(3, false);
-        assert_eq!(stored.verdict(&generations), Verdict::Clean, "its request was sent after that one");
+        assert_eq!(
+            stored.verdict(&generations),
+            Verdict::Clean,
+            "its request was sent after that one"
+        );
         fold(4, true);
         assert_eq!(stored.verdict(&generations), Verdict::Soft);
-        assert_eq!(stored.verdict(&generations), Verdict::Soft, "also at the next look");
+        assert_eq!(
+            stored.verdict(&generations),
+            Verdict::Soft,
+            "also at the next look"
+        );
         fold(5, false);
         assert_eq!(stored.verdict(&generations), Verdict::Gone);
     }

@@ -26,7 +26,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// [`Failure::bind`], also where another process shares the port.
-pub(crate) fn listen(address: SocketAddr, workers: usize) -> Result<Vec<std::net::TcpListener>, Failure> {
+pub(crate) fn listen(
+    address: SocketAddr,
+    workers: usize,
+) -> Result<Vec<std::net::TcpListener>, Failure> {
     let failed = |error: std::io::Error| Failure::bind("clients", address, &error);
     if address.port() != 0 {
         // Without SO_REUSEPORT, so that a port which somebody else shares counts as taken.
@@ -42,7 +45,11 @@ pub(crate) fn listen(address: SocketAddr, workers: usize) -> Result<Vec<std::net
 }
 
 fn open(address: SocketAddr, is_shared: bool) -> std::io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(is_shared)?;
     socket.set_nonblocking(true)?;
@@ -87,20 +94,37 @@ pub(crate) struct Drain {
 }
 
 /// Serves until it is time to drain, then lets connections finish within the limit.
-pub(crate) async fn serve(worker: Arc<Worker>, listeners: Vec<std::net::TcpListener>, drain: Drain) {
-    let Drain { mut finish_max, mut shutdown } = drain;
+pub(crate) async fn serve(
+    worker: Arc<Worker>,
+    listeners: Vec<std::net::TcpListener>,
+    drain: Drain,
+) {
+    let Drain {
+        mut finish_max,
+        mut shutdown,
+    } = drain;
     let open = Arc::new(OpenConnections::default());
     // The worker's own, so that connections of different threads share no lock.
     let (ending_tx, ending) = watch::channel(false);
     let mut accepting = Vec::new();
     for listener in listeners {
         match TcpListener::from_std(listener) {
-            Ok(listener) => accepting.push(tokio::spawn(accept(worker.clone(), listener, open.clone(), ending.clone()))),
+            Ok(listener) => accepting.push(tokio::spawn(accept(
+                worker.clone(),
+                listener,
+                open.clone(),
+                ending.clone(),
+            ))),
             Err(error) => tracing::error!(%error, "a listener cannot be used"),
         }
     }
     // An error means that the other side is gone: nobody waits for connections then.
-    let limit = finish_max.wait_for(Option::is_some).await.ok().and_then(|limit| *limit).unwrap_or_default();
+    let limit = finish_max
+        .wait_for(Option::is_some)
+        .await
+        .ok()
+        .and_then(|limit| *limit)
+        .unwrap_or_default();
     ending_tx.send_replace(true);
     for task in accepting {
         let _ = task.await;
@@ -116,7 +140,11 @@ pub(crate) async fn serve(worker: Arc<Worker>, listeners: Vec<std::net::TcpListe
     };
     if !shutdown.drained(limit, closed).await {
         let connections = open.count.load(Ordering::Relaxed);
-        tracing::warn!(connections, ?limit, "connections did not finish in time and are closed (finish_max)");
+        tracing::warn!(
+            connections,
+            ?limit,
+            "connections did not finish in time and are closed (finish_max)"
+        );
     }
 }
 
@@ -125,7 +153,12 @@ pub(crate) async fn asked(ending: &mut watch::Receiver<bool>) {
     let _ = ending.wait_for(|asked| *asked).await;
 }
 
-async fn accept(worker: Arc<Worker>, listener: TcpListener, open: Arc<OpenConnections>, mut ending: watch::Receiver<bool>) {
+async fn accept(
+    worker: Arc<Worker>,
+    listener: TcpListener,
+    open: Arc<OpenConnections>,
+    mut ending: watch::Receiver<bool>,
+) {
     loop {
         let accepted = tokio::select! {
             biased;
@@ -149,17 +182,27 @@ async fn accept(worker: Arc<Worker>, listener: TcpListener, open: Arc<OpenConnec
         }
     }
     // What waits in the queue would be reset with the listener: it is answered first.
-    while let Some(Ok((stream, address))) = futures_util::FutureExt::now_or_never(listener.accept()) {
+    while let Some(Ok((stream, address))) = futures_util::FutureExt::now_or_never(listener.accept())
+    {
         begin(&worker, stream, address, &open, &ending);
     }
 }
 
 fn is_of_one_connection(error: &std::io::Error) -> bool {
     use std::io::ErrorKind;
-    matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused)
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused
+    )
 }
 
-fn begin(worker: &Arc<Worker>, stream: TcpStream, address: SocketAddr, open: &Arc<OpenConnections>, ending: &watch::Receiver<bool>) {
+fn begin(
+    worker: &Arc<Worker>,
+    stream: TcpStream,
+    address: SocketAddr,
+    open: &Arc<OpenConnections>,
+    ending: &watch::Receiver<bool>,
+) {
     let client = address.ip().to_canonical();
     let place = match worker.edge.connections.admit(worker.number, client) {
         Ok(place) => place,
@@ -177,7 +220,8 @@ fn begin(worker: &Arc<Worker>, stream: TcpStream, address: SocketAddr, open: &Ar
     });
 }
 
-/// Says why a connection is closed before it began, as far as that can be said at once: nobody waits for it to be taken.
+/// Says why a connection is closed before it began, as far as that can be said at once: nobody
+/// waits for it to be taken.
 fn turn_away(name: &str, stream: &TcpStream) {
     let mut head = Vec::with_capacity(256);
     let error = ProxyError::ConnectionLimitReached;
@@ -187,7 +231,10 @@ fn turn_away(name: &str, stream: &TcpStream) {
     fields.insert(RETRY_AFTER, HeaderValue::from_static("1"));
     fields.insert(CONNECTION, HeaderValue::from_static("close"));
     fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    fields.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    fields.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     fields.insert(CONTENT_LENGTH, HeaderValue::from(words.len()));
     http1::write_head(&mut head, error.status(), &fields);
     head.extend_from_slice(b"\r\n");

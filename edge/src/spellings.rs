@@ -1,4 +1,5 @@
-//! Keys whose URLs are not spelt as purges spell them, so that a purge of a URL finds them without a look at every key.
+//! Keys whose URLs are not spelt as purges spell them, so that a purge of a URL finds them without
+//! a look at every key.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -8,8 +9,8 @@ const PARTS: usize = 16;
 /// Keys noted in a part before the first look for those that have left the index.
 const NOTED_MIN: usize = 64;
 
-/// The hashes of keys by the hash of their canonical form, in order, so that one form may have any number of keys. Keys that
-/// have left the index may still be noted.
+/// The hashes of keys by the hash of their canonical form, in order, so that one form may have any
+/// number of keys. Keys that have left the index may still be noted.
 #[derive(Debug, Default)]
 pub(crate) struct Spellings([Mutex<Noted>; PARTS]);
 
@@ -22,10 +23,13 @@ struct Noted {
 }
 
 impl Spellings {
-    /// Notes a key. `is_stored` says which of the others are still there; it is asked now and then, for all of a part, so that
-    /// no more are noted than twice as many as there are.
+    /// Notes a key. `is_stored` says which of the others are still there; it is asked now and then,
+    /// for all of a part, so that no more are noted than twice as many as there are.
     pub(crate) fn note(&self, canonical: u128, key: u128, is_stored: impl Fn(u128) -> bool) {
-        let mut noted = self.part(canonical).lock().expect("no holder of this lock panics");
+        let mut noted = self
+            .part(canonical)
+            .lock()
+            .expect("no holder of this lock panics");
         if !noted.pairs.insert((canonical, key)) || noted.pairs.len() <= noted.most.max(NOTED_MIN) {
             return;
         }
@@ -35,8 +39,15 @@ impl Spellings {
 
     /// Keys whose URLs have that canonical form and another spelling.
     pub(crate) fn of(&self, canonical: u128) -> Vec<u128> {
-        let noted = self.part(canonical).lock().expect("no holder of this lock panics");
-        noted.pairs.range((canonical, 0)..=(canonical, u128::MAX)).map(|(_, key)| *key).collect()
+        let noted = self
+            .part(canonical)
+            .lock()
+            .expect("no holder of this lock panics");
+        noted
+            .pairs
+            .range((canonical, 0)..=(canonical, u128::MAX))
+            .map(|(_, key)| *key)
+            .collect()
     }
 
     fn part(&self, canonical: u128) -> &Mutex<Noted> {
@@ -49,7 +60,11 @@ mod tests {
     use super::*;
 
     fn count(spellings: &Spellings) -> usize {
-        spellings.0.iter().map(|part| part.lock().expect("unpoisoned").pairs.len()).sum()
+        spellings
+            .0
+            .iter()
+            .map(|part| part.lock().expect("unpoisoned").pairs.len())
+            .sum()
     }
 
     #[test]
@@ -60,7 +75,11 @@ mod tests {
             // The newest hundred are stored.
             spellings.note(key / 2, key, |k| k + 100 > key);
         }
-        assert!(count(&spellings) <= PARTS * (NOTED_MIN + 1), "{}", count(&spellings));
+        assert!(
+            count(&spellings) <= PARTS * (NOTED_MIN + 1),
+            "{}",
+            count(&spellings)
+        );
         let last = keys / 2 - 1;
         assert_eq!(spellings.of(last), [2 * last, 2 * last + 1]);
         assert!(spellings.of(last + 1).is_empty());
@@ -75,7 +94,11 @@ mod tests {
             for key in 0..keys {
                 spellings.note(7, key, |_| true);
             }
-            assert_eq!((count(&spellings), spellings.of(7).len()), (keys as usize, keys as usize), "turn {turn}");
+            assert_eq!(
+                (count(&spellings), spellings.of(7).len()),
+                (keys as usize, keys as usize),
+                "turn {turn}"
+            );
         }
         assert_eq!(spellings.of(7), (0..keys).collect::<Vec<_>>());
     }

@@ -1,4 +1,5 @@
-//! Whether the node wants clients: it serves, is drained by an operator, or is on its way to its end.
+//! Whether the node wants clients: it serves, is drained by an operator, or is on its way to its
+//! end.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
@@ -24,7 +25,8 @@ pub(crate) enum Stage {
     Draining,
 }
 
-/// See the module's words. Only the end of [`crate::run`] moves the stage; only the journal's reader folds drains.
+/// See the module's words. Only the end of [`crate::run`] moves the stage; only the journal's
+/// reader folds drains.
 #[derive(Debug)]
 pub(crate) struct Standing {
     stage: AtomicU8,
@@ -79,7 +81,8 @@ impl Standing {
         }
     }
 
-    /// Whether the node wants no clients, and a request for this path, with its query, is the health check of the fleet file.
+    /// Whether the node wants no clients, and a request for this path, with its query, is the
+    /// health check of the fleet file.
     pub(crate) fn refuses(&self, path: &str) -> bool {
         self.refusal().is_some() && *self.health_path.load().as_str() == *path
     }
@@ -101,15 +104,26 @@ impl Standing {
 
     /// Looks again whether the node is drained: it may be in another cluster of a changed fleet.
     pub(crate) fn follow(&self, fleet: &Fleet, node: &str) {
-        self.look(&self.drains.lock().expect("no holder of this lock panics"), fleet, node);
+        self.look(
+            &self.drains.lock().expect("no holder of this lock panics"),
+            fleet,
+            node,
+        );
     }
 
     fn look(&self, drains: &Drains, fleet: &Fleet, node: &str) {
-        self.health_path.store(Arc::new(fleet.steering.health.path.clone()));
-        let by = fleet.edge(node).and_then(|(cluster, _)| drains.of_node(&cluster.name, node));
+        self.health_path
+            .store(Arc::new(fleet.steering.health.path.clone()));
+        let by = fleet
+            .edge(node)
+            .and_then(|(cluster, _)| drains.of_node(&cluster.name, node));
         let was_drained = self.is_drained.swap(by.is_some(), Ordering::Relaxed);
         match by {
-            Some((by, _)) if !was_drained => tracing::info!(by = by.kind(), name = by.name(), "drained: clients are steered elsewhere"),
+            Some((by, _)) if !was_drained => tracing::info!(
+                by = by.kind(),
+                name = by.name(),
+                "drained: clients are steered elsewhere"
+            ),
             None if was_drained => tracing::info!("no longer drained: clients may come back"),
             _ => {}
         }
@@ -118,8 +132,13 @@ impl Standing {
     /// For how long the node has been drained; zero where it is not.
     pub(crate) fn drained_for(&self, fleet: &Fleet, node: &str, now: SystemTime) -> Duration {
         let drains = self.drains.lock().expect("no holder of this lock panics");
-        let since = fleet.edge(node).and_then(|(cluster, _)| drains.of_node(&cluster.name, node)).map(|(_, since)| since.unix_ms);
-        since.map_or(Duration::ZERO, |since| Duration::from_millis(unix_millis(now).saturating_sub(since)))
+        let since = fleet
+            .edge(node)
+            .and_then(|(cluster, _)| drains.of_node(&cluster.name, node))
+            .map(|(_, since)| since.unix_ms);
+        since.map_or(Duration::ZERO, |since| {
+            Duration::from_millis(unix_millis(now).saturating_sub(since))
+        })
     }
 }
 
@@ -132,9 +151,15 @@ mod tests {
         let standing = Standing::default();
         assert_eq!((standing.refusal(), standing.is_leaving()), (None, false));
         standing.reach(Stage::LameDuck);
-        assert_eq!((standing.refusal(), standing.is_leaving()), (Some("draining\n"), false), "connections are kept at first");
+        assert_eq!(
+            (standing.refusal(), standing.is_leaving()),
+            (Some("draining\n"), false),
+            "connections are kept at first"
+        );
         standing.reach(Stage::Draining);
         standing.reach(Stage::Leaving);
-        assert!(standing.is_ending() && standing.is_leaving() && standing.is_at_least(Stage::Draining));
+        assert!(
+            standing.is_ending() && standing.is_leaving() && standing.is_at_least(Stage::Draining)
+        );
     }
 }

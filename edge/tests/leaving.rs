@@ -1,4 +1,5 @@
-//! An edge that does not want clients: drained by an operator, or on its way to its end; and what is counted while it sends.
+//! An edge that does not want clients: drained by an operator, or on its way to its end; and what
+//! is counted while it sends.
 
 mod lab;
 
@@ -30,7 +31,11 @@ fn steer(edge: &Edge, interval: Duration, ttl: Duration) {
             admin: "127.0.0.1:9".parse().expect("an address"),
             admin_url: "http://127.0.0.1:9".into(),
         }];
-        changed.drain = DrainLimits { lame_duck_max: 3 * HOUR, finish_max: HOUR, ..DrainLimits::default() };
+        changed.drain = DrainLimits {
+            lame_duck_max: 3 * HOUR,
+            finish_max: HOUR,
+            ..DrainLimits::default()
+        };
         changed.steering.health.interval = interval;
         changed.steering.health.timeout = Duration::ZERO;
         changed.sites[0].ttl = ttl;
@@ -64,14 +69,28 @@ fn a_lame_duck_serves_and_keeps_connections_while_its_health_says_no() {
     let mut kept = edge.connect();
     assert!(keep_asking(&mut kept).1);
     edge.begin_stop();
-    wait_for("the health to say so", || health(&edge) == (503, "draining\n".into()));
+    wait_for("the health to say so", || {
+        health(&edge) == (503, "draining\n".into())
+    });
     let (head, stays) = keep_asking(&mut kept);
-    assert!(stays, "as long as name servers may not have seen it: {head}");
+    assert!(
+        stays,
+        "as long as name servers may not have seen it: {head}"
+    );
     assert_eq!(edge.get("/x").status, 200, "new connections are served");
-    assert_eq!(exchange(edge.admin, b"GET /ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("an answer").status, 503);
+    assert_eq!(
+        exchange(
+            edge.admin,
+            b"GET /ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        )
+        .expect("an answer")
+        .status,
+        503
+    );
     assert_eq!(edge.metric("nearcast_edge_is_draining"), 1.0);
     edge.end_at_once();
-    edge.stop().expect("a second request ends it without waiting for anything");
+    edge.stop()
+        .expect("a second request ends it without waiting for anything");
 }
 
 #[test]
@@ -82,7 +101,13 @@ fn in_its_second_part_each_response_is_the_last_of_its_connection() {
     // One by the edge's own hands, and one that the library reads.
     let mut own = edge.connect();
     let mut library = edge.connect();
-    assert!(ask(&mut library, b"POST /y HTTP/1.1\r\nHost: www.test\r\nContent-Length: 1\r\n\r\nz").1);
+    assert!(
+        ask(
+            &mut library,
+            b"POST /y HTTP/1.1\r\nHost: www.test\r\nContent-Length: 1\r\n\r\nz"
+        )
+        .1
+    );
     edge.begin_stop();
     wait_for("responses to ask clients to leave", || {
         let (_, stays) = keep_asking(&mut own);
@@ -92,7 +117,10 @@ fn in_its_second_part_each_response_is_the_last_of_its_connection() {
         own = edge.connect();
         true
     });
-    assert!(!keep_asking(&mut own).1, "also on a new connection, which is accepted");
+    assert!(
+        !keep_asking(&mut own).1,
+        "also on a new connection, which is accepted"
+    );
     assert!(!keep_asking(&mut library).1);
     assert_eq!(library.read(&mut [0]).expect("an orderly end"), 0);
     edge.end_at_once();
@@ -105,16 +133,21 @@ fn without_steering_the_listener_closes_at_once_and_what_was_sent_is_answered() 
     edge.get("/x");
     let mut waiting: Vec<TcpStream> = (0..8).map(|_| edge.connect()).collect();
     edge.begin_stop();
-    wait_for("the end to begin", || edge.metric("nearcast_edge_is_draining") == 1.0);
+    wait_for("the end to begin", || {
+        edge.metric("nearcast_edge_is_draining") == 1.0
+    });
     for stream in &mut waiting {
         let (head, stays) = keep_asking(stream);
         assert!(head.starts_with("http/1.1 200") && !stays, "{head}");
     }
-    wait_for("the listener to close", || TcpStream::connect(edge.address).is_err());
+    wait_for("the listener to close", || {
+        TcpStream::connect(edge.address).is_err()
+    });
     edge.stop().expect("a good end");
 }
 
-/// A transfer that the origin holds back in its middle, on an edge that is told to end with that limit.
+/// A transfer that the origin holds back in its middle, on an edge that is told to end with that
+/// limit.
 fn begin_transfer(finish_max: Duration) -> (Gate, Edge, TcpStream, Origin) {
     let gate = Gate::default();
     let held = gate.clone();
@@ -126,7 +159,9 @@ fn begin_transfer(finish_max: Duration) -> (Gate, Edge, TcpStream, Origin) {
         *fleet = Arc::new(changed);
     });
     let mut stream = edge.connect();
-    stream.write_all(b"GET /held HTTP/1.1\r\nHost: www.test\r\n\r\n").expect("sent");
+    stream
+        .write_all(b"GET /held HTTP/1.1\r\nHost: www.test\r\n\r\n")
+        .expect("sent");
     stream.read_exact(&mut [0; 15]).expect("it begins");
     edge.begin_stop();
     (gate, edge, stream, origin)
@@ -142,7 +177,9 @@ fn rest_of(mut stream: TcpStream) -> usize {
 #[test]
 fn a_transfer_may_take_as_long_as_the_limit_says_and_no_longer() {
     let (gate, edge, stream, _origin) = begin_transfer(HOUR);
-    wait_for("the listener to close", || TcpStream::connect(edge.address).is_err());
+    wait_for("the listener to close", || {
+        TcpStream::connect(edge.address).is_err()
+    });
     gate.open();
     assert_eq!(rest_of(stream), 2000);
     edge.stop().expect("a good end");
@@ -157,13 +194,25 @@ fn a_transfer_may_take_as_long_as_the_limit_says_and_no_longer() {
 fn a_drained_node_tells_health_checks_and_serves_whoever_comes() {
     let origin = Origin::start(|_| Reply::ok("x", "max-age=60"));
     let mut edge = Plan::new(&origin).start();
-    let change = |target: &DrainTarget, drained| Change::Drain(Drain { target: target.clone(), drained });
-    for target in [DrainTarget::Node("ams-1".into()), DrainTarget::Cluster("ams".into())] {
+    let change = |target: &DrainTarget, drained| {
+        Change::Drain(Drain {
+            target: target.clone(),
+            drained,
+        })
+    };
+    for target in [
+        DrainTarget::Node("ams-1".into()),
+        DrainTarget::Cluster("ams".into()),
+    ] {
         edge.entry(change(&target, true));
         assert_eq!(health(&edge), (503, "drained\n".into()), "{target:?}");
         assert_eq!(edge.metric("nearcast_edge_is_drained"), 1.0);
         assert!(keep_asking(&mut edge.connect()).1, "clients may stay");
-        let ready = exchange(edge.admin, b"GET /ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("an answer");
+        let ready = exchange(
+            edge.admin,
+            b"GET /ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        )
+        .expect("an answer");
         assert_eq!(ready.status, 200, "it could serve");
         edge.entry(change(&target, false));
         assert_eq!(health(&edge), (200, "ok\n".into()), "{target:?}");
@@ -184,32 +233,68 @@ fn the_health_path_of_the_fleet_file_says_so_too_and_is_an_ordinary_one_otherwis
         });
     };
     name_path(&edge, "/up");
-    let drain = |drained| Change::Drain(Drain { target: DrainTarget::Node("ams-1".into()), drained });
-    let status = |edge: &Edge, method: &str, path: &str| edge.ask(method, path, &[("Host", "www.test")]).status;
+    let drain = |drained| {
+        Change::Drain(Drain {
+            target: DrainTarget::Node("ams-1".into()),
+            drained,
+        })
+    };
+    let status = |edge: &Edge, method: &str, path: &str| {
+        edge.ask(method, path, &[("Host", "www.test")]).status
+    };
     // The second request of a connection goes the short way to what is stored.
     let again = |edge: &Edge| {
         let mut stream = edge.connect();
         assert!(keep_asking(&mut stream).1);
-        stream.write_all(b"GET /up HTTP/1.1\r\nHost: www.test\r\nConnection: close\r\n\r\n").expect("sent");
+        stream
+            .write_all(b"GET /up HTTP/1.1\r\nHost: www.test\r\nConnection: close\r\n\r\n")
+            .expect("sent");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("a response");
         answer[9..12].to_owned()
     };
-    assert_eq!((status(&edge, "GET", "/up"), status(&edge, "GET", "/up")), (200, 200));
+    assert_eq!(
+        (status(&edge, "GET", "/up"), status(&edge, "GET", "/up")),
+        (200, 200)
+    );
     edge.entry(drain(true));
-    wait_for("the path to be known", || status(&edge, "GET", "/up") == 503);
+    wait_for("the path to be known", || {
+        status(&edge, "GET", "/up") == 503
+    });
     assert_eq!(again(&edge), "503");
     assert_eq!(status(&edge, "HEAD", "/up"), 503);
-    assert_eq!(edge.ask("GET", "/up", &[("Host", "192.0.2.1:80")]).status, 503, "as name servers ask");
-    assert_eq!(edge.ask("GET", "/up", &[("Host", "www.test"), ("Nearcast-Peer", "x")]).status, 200, "for a client of another node");
-    assert_eq!((status(&edge, "POST", "/up"), status(&edge, "GET", "/up/x"), status(&edge, "GET", "/x")), (200, 200, 200));
+    assert_eq!(
+        edge.ask("GET", "/up", &[("Host", "192.0.2.1:80")]).status,
+        503,
+        "as name servers ask"
+    );
+    assert_eq!(
+        edge.ask(
+            "GET",
+            "/up",
+            &[("Host", "www.test"), ("Nearcast-Peer", "x")]
+        )
+        .status,
+        200,
+        "for a client of another node"
+    );
+    assert_eq!(
+        (
+            status(&edge, "POST", "/up"),
+            status(&edge, "GET", "/up/x"),
+            status(&edge, "GET", "/x")
+        ),
+        (200, 200, 200)
+    );
     assert_eq!(health(&edge), (503, "drained\n".into()));
     edge.entry(drain(false));
     assert_eq!(again(&edge), "200");
     steer(&edge, HOUR, HOUR);
     name_path(&edge, "/other");
     edge.begin_stop();
-    wait_for("its end to be told", || status(&edge, "GET", "/other") == 503);
+    wait_for("its end to be told", || {
+        status(&edge, "GET", "/other") == 503
+    });
     assert_eq!(status(&edge, "GET", "/up"), 200);
     edge.end_at_once();
 }
@@ -219,7 +304,10 @@ fn a_drained_node_has_no_clients_to_wait_for() {
     let origin = Origin::start(|_| Reply::ok("x", "max-age=60"));
     let mut edge = Plan::new(&origin).start();
     // The entry is of 1970: its clients have left.
-    edge.entry(Change::Drain(Drain { target: DrainTarget::Node("ams-1".into()), drained: true }));
+    edge.entry(Change::Drain(Drain {
+        target: DrainTarget::Node("ams-1".into()),
+        drained: true,
+    }));
     steer(&edge, HOUR, HOUR);
     edge.stop().expect("at once");
 }
@@ -241,11 +329,16 @@ fn bytes_count_while_they_flow() {
         "POST /posted HTTP/1.1\r\nHost: www.test\r\nContent-Length: 1\r\nConnection: close\r\n\r\nz",
     ];
     let address = edge.address;
-    let clients: Vec<_> =
-        requests.map(|request| std::thread::spawn(move || exchange(address, request.as_bytes()).expect("an answer"))).into();
+    let clients: Vec<_> = requests
+        .map(|request| {
+            std::thread::spawn(move || exchange(address, request.as_bytes()).expect("an answer"))
+        })
+        .into();
     let sent = || edge.metric("nearcast_edge_response_bytes_total");
     // Up to a piece that is not there yet, all that came has gone on.
-    wait_for("the bytes of the responses under way", || sent() >= 4.0 * 262_144.0);
+    wait_for("the bytes of the responses under way", || {
+        sent() >= 4.0 * 262_144.0
+    });
     assert!(sent() <= 4.0 * 300_000.0, "and no others");
     gate.open();
     for client in clients {

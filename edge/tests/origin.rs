@@ -50,7 +50,11 @@ impl Counting {
                 });
             }
         });
-        Self { address, most, open }
+        Self {
+            address,
+            most,
+            open,
+        }
     }
 }
 
@@ -85,7 +89,11 @@ fn however_many_urls_are_cold_no_more_connections_are_open_than_the_site_allows(
             assert_eq!(answer.join().expect("no panic").text(), "ok");
         }
     });
-    assert!(origin.most.load(Ordering::SeqCst) <= 7, "{}", origin.most.load(Ordering::SeqCst));
+    assert!(
+        origin.most.load(Ordering::SeqCst) <= 7,
+        "{}",
+        origin.most.load(Ordering::SeqCst)
+    );
     wait_for("the count", || in_use(&edge) == 0.0);
     assert!(origin.open.load(Ordering::SeqCst) > 0, "they are kept");
 }
@@ -96,7 +104,11 @@ fn a_full_queue_and_a_long_wait_are_told_as_what_they_are() {
     let origin = Counting::start(&gate);
     let mut plan = plan(origin.address);
     let limits = &mut plan.origin_policy.limits;
-    (limits.connections_max, limits.waiting_max, limits.connection_wait) = (1, 1, Duration::from_millis(300));
+    (
+        limits.connections_max,
+        limits.waiting_max,
+        limits.connection_wait,
+    ) = (1, 1, Duration::from_millis(300));
     let edge = plan.start();
     std::thread::scope(|scope| {
         let first = scope.spawn(|| edge.get("/first"));
@@ -104,7 +116,10 @@ fn a_full_queue_and_a_long_wait_are_told_as_what_they_are() {
         let late = scope.spawn(|| edge.get("/waits"));
         wait_for("the second", || waiting(&edge) == 1.0);
         for answer in [edge.get("/full"), late.join().expect("no panic")] {
-            assert_eq!((answer.status, answer.field("proxy-status")), (503, "ams-1; error=connection_limit_reached"));
+            assert_eq!(
+                (answer.status, answer.field("proxy-status")),
+                (503, "ams-1; error=connection_limit_reached")
+            );
             assert_eq!(answer.field("retry-after"), "1");
         }
         gate.open();
@@ -124,7 +139,11 @@ fn uploads_that_never_end_leave_room_for_everybody_else() {
     let stuck: Vec<TcpStream> = (0..20)
         .map(|_| {
             let mut stream = edge.connect();
-            stream.write_all(b"POST /up HTTP/1.1\r\nHost: www.test\r\nContent-Length: 1000\r\n\r\nbegin").expect("sent");
+            stream
+                .write_all(
+                    b"POST /up HTTP/1.1\r\nHost: www.test\r\nContent-Length: 1000\r\n\r\nbegin",
+                )
+                .expect("sent");
             stream
         })
         .collect();
@@ -133,7 +152,9 @@ fn uploads_that_never_end_leave_room_for_everybody_else() {
     }
     assert!(origin.most.load(Ordering::SeqCst) <= 4);
     drop(stuck);
-    wait_for("the uploads to be given up", || in_use(&edge) == 0.0 && waiting(&edge) == 0.0);
+    wait_for("the uploads to be given up", || {
+        in_use(&edge) == 0.0 && waiting(&edge) == 0.0
+    });
 }
 
 #[test]
@@ -155,7 +176,11 @@ fn what_may_not_be_sent_twice_never_meets_a_connection_that_is_closing() {
                     while line != "\r\n" && !line.is_empty() {
                         line.clear();
                         let _ = reader.read_line(&mut line);
-                        length = line.to_lowercase().strip_prefix("content-length: ").and_then(|l| l.trim().parse().ok()).unwrap_or(length);
+                        length = line
+                            .to_lowercase()
+                            .strip_prefix("content-length: ")
+                            .and_then(|l| l.trim().parse().ok())
+                            .unwrap_or(length);
                     }
                     let mut body = vec![0; length];
                     let _ = reader.read_exact(&mut body);
@@ -169,16 +194,30 @@ fn what_may_not_be_sent_twice_never_meets_a_connection_that_is_closing() {
         }
     });
     let edge = plan(address).start();
-    let requests = ["GET", "POST", "PUT", "HEAD", "PATCH", "GET", "DELETE", "POST"];
+    let requests = [
+        "GET", "POST", "PUT", "HEAD", "PATCH", "GET", "DELETE", "POST",
+    ];
     for (n, method) in requests.iter().enumerate() {
-        let body = if matches!(*method, "POST" | "PUT" | "PATCH") { "body" } else { "" };
-        let head = format!("{method} /{n} HTTP/1.1\r\nHost: www.test\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        let body = if matches!(*method, "POST" | "PUT" | "PATCH") {
+            "body"
+        } else {
+            ""
+        };
+        let head = format!(
+            "{method} /{n} HTTP/1.1\r\nHost: www.test\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
         let mut stream = edge.connect();
         stream.write_all(head.as_bytes()).expect("sent");
-        let answer = lab::read_answer(&mut BufReader::new(stream), *method == "HEAD").expect("an answer");
+        let answer =
+            lab::read_answer(&mut BufReader::new(stream), *method == "HEAD").expect("an answer");
         assert_eq!(answer.status, 200, "{method} {answer:?}");
     }
-    let expected: Vec<String> = requests.iter().enumerate().map(|(n, method)| format!("{method} /{n}")).collect();
+    let expected: Vec<String> = requests
+        .iter()
+        .enumerate()
+        .map(|(n, method)| format!("{method} /{n}"))
+        .collect();
     assert_eq!(*seen.lock().expect("unpoisoned"), expected, "each once");
 }
 
@@ -186,10 +225,13 @@ fn what_may_not_be_sent_twice_never_meets_a_connection_that_is_closing() {
 fn a_url_that_errs_is_asked_ever_more_rarely_and_no_other_suffers() {
     let is_bad = Arc::new(AtomicBool::new(false));
     let switch = is_bad.clone();
-    let origin = Origin::start(move |seen| match seen.target == "/bad" && switch.load(Ordering::SeqCst) {
-        true => Reply::status(500),
-        false => Reply::ok("kept", "max-age=0, stale-if-error=600"),
-    });
+    let origin =
+        Origin::start(
+            move |seen| match seen.target == "/bad" && switch.load(Ordering::SeqCst) {
+                true => Reply::status(500),
+                false => Reply::ok("kept", "max-age=0, stale-if-error=600"),
+            },
+        );
     let edge = Plan::new(&origin).start();
     edge.get("/bad");
     edge.get("/good");
@@ -204,13 +246,21 @@ fn a_url_that_errs_is_asked_ever_more_rarely_and_no_other_suffers() {
     assert!(edge.get("/bad").cache().contains("detail=\"origin-error\""));
     let before = origin.count("/good");
     for n in 0..10 {
-        assert!(edge.get("/good").cache().contains("fwd=stale"), "it is validated each time");
+        assert!(
+            edge.get("/good").cache().contains("fwd=stale"),
+            "it is validated each time"
+        );
         assert_eq!(edge.get(&format!("/new/{n}")).status, 200);
     }
     assert_eq!(origin.count("/good") - before, 10);
     is_bad.store(false, Ordering::SeqCst);
-    wait_for("the URL to be validated again", || !edge.get("/bad").cache().contains("detail"));
-    assert_eq!(edge.metric("nearcast_edge_origin_breaker_changes_total"), 0.0);
+    wait_for("the URL to be validated again", || {
+        !edge.get("/bad").cache().contains("detail")
+    });
+    assert_eq!(
+        edge.metric("nearcast_edge_origin_breaker_changes_total"),
+        0.0
+    );
 }
 
 #[test]
@@ -220,7 +270,11 @@ fn a_failure_of_a_request_sent_on_as_it_is_is_no_answer_of_the_origins() {
     let origin = Origin::start(move |_| match switch.load(Ordering::SeqCst) {
         0 => Reply::ok("0123456789", "max-age=0, stale-if-error=600").field("ETag", "\"a\""),
         // A part that fits nothing: from then on ranges are sent on as they are.
-        1 => Reply { status: 206, ..Reply::ok("234", "no-store") }.field("Content-Range", "bytes 2-4/10"),
+        1 => Reply {
+            status: 206,
+            ..Reply::ok("234", "no-store")
+        }
+        .field("Content-Range", "bytes 2-4/10"),
         // No HTTP.
         2 => Reply::ok("x", "").field("Content-Length", "5"),
         _ => Reply::status(503),
@@ -230,17 +284,36 @@ fn a_failure_of_a_request_sent_on_as_it_is_is_no_answer_of_the_origins() {
     assert_eq!(edge.get("/x").text(), "0123456789");
     state.store(1, Ordering::SeqCst);
     let answer = ask();
-    assert_eq!((answer.status, answer.text().as_str()), (206, "234"), "{answer:?}");
+    assert_eq!(
+        (answer.status, answer.text().as_str()),
+        (206, "234"),
+        "{answer:?}"
+    );
     state.store(2, Ordering::SeqCst);
     let answer = ask();
-    assert_eq!((answer.status, answer.text().as_str()), (206, "234"), "{answer:?}");
-    assert!(answer.cache().contains("detail=\"http_protocol_error\"") && !answer.cache().contains("fwd-status"), "{answer:?}");
+    assert_eq!(
+        (answer.status, answer.text().as_str()),
+        (206, "234"),
+        "{answer:?}"
+    );
+    assert!(
+        answer.cache().contains("detail=\"http_protocol_error\"")
+            && !answer.cache().contains("fwd-status"),
+        "{answer:?}"
+    );
     let failed = "nearcast_edge_origin_failures_total{reason=\"http_protocol_error\",site=\"www\"}";
     assert_eq!(edge.metric(failed), 1.0);
     state.store(3, Ordering::SeqCst);
     let answer = ask();
-    assert_eq!((answer.status, answer.text().as_str()), (206, "234"), "{answer:?}");
-    assert!(answer.cache().contains("fwd-status=503"), "that is one: {answer:?}");
+    assert_eq!(
+        (answer.status, answer.text().as_str()),
+        (206, "234"),
+        "{answer:?}"
+    );
+    assert!(
+        answer.cache().contains("fwd-status=503"),
+        "that is one: {answer:?}"
+    );
 }
 
 #[test]
@@ -251,8 +324,12 @@ fn an_upload_that_fails_on_the_clients_side_is_no_failure_of_the_origins() {
     let edge = plan.start();
     for method in ["POST", "PUT"] {
         let mut stream = edge.connect();
-        let head = format!("{method} /up HTTP/1.1\r\nHost: www.test\r\nTransfer-Encoding: chunked\r\n\r\n");
-        stream.write_all(format!("{head}9\r\n123456789\r\n0\r\n\r\n").as_bytes()).expect("sent");
+        let head = format!(
+            "{method} /up HTTP/1.1\r\nHost: www.test\r\nTransfer-Encoding: chunked\r\n\r\n"
+        );
+        stream
+            .write_all(format!("{head}9\r\n123456789\r\n0\r\n\r\n").as_bytes())
+            .expect("sent");
         let answer = lab::read_answer(&mut BufReader::new(stream), false).expect("an answer");
         assert_eq!(answer.status, 413, "{method} {answer:?}");
     }
@@ -266,7 +343,9 @@ fn a_failure_that_many_waited_for_counts_once() {
         let held = gates.clone();
         let origin = Origin::start(move |_| {
             let gate = held.lock().expect("unpoisoned").clone();
-            let Some(gate) = gate else { return Reply::ok("kept", "max-age=0, stale-if-error=600") };
+            let Some(gate) = gate else {
+                return Reply::ok("kept", "max-age=0, stale-if-error=600");
+            };
             gate.wait();
             match hangs_up {
                 // What it sends is no response.
@@ -281,12 +360,17 @@ fn a_failure_that_many_waited_for_counts_once() {
             *gates.lock().expect("unpoisoned") = Some(gate.clone());
             std::thread::scope(|scope| {
                 let asked: Vec<_> = (0..6).map(|_| scope.spawn(|| edge.get("/x"))).collect();
-                wait_for("the others to wait", || edge.metric("nearcast_edge_forwards_waiting") == 5.0);
+                wait_for("the others to wait", || {
+                    edge.metric("nearcast_edge_forwards_waiting") == 5.0
+                });
                 gate.open();
                 for answer in asked {
                     let answer = answer.join().expect("no panic");
                     assert_eq!(answer.text(), "kept", "{answer:?}");
-                    assert!(!answer.cache().contains("detail=\"origin-"), "{round}: {answer:?}");
+                    assert!(
+                        !answer.cache().contains("detail=\"origin-"),
+                        "{round}: {answer:?}"
+                    );
                 }
             });
             assert_eq!(origin.count("/x"), 1 + round, "each round asks anew");
@@ -302,7 +386,10 @@ fn hang(address: SocketAddr) -> (TcpListener, Arc<AtomicUsize>) {
         listener.is_some()
     });
     let listener = listener.expect("bound");
-    let (accepting, asked) = (listener.try_clone().expect("a handle"), Arc::new(AtomicUsize::new(0)));
+    let (accepting, asked) = (
+        listener.try_clone().expect("a handle"),
+        Arc::new(AtomicUsize::new(0)),
+    );
     let counted = asked.clone();
     std::thread::spawn(move || {
         let mut held = Vec::new();
@@ -321,7 +408,9 @@ fn hang(address: SocketAddr) -> (TcpListener, Arc<AtomicUsize>) {
 
 #[test]
 fn an_origin_that_hangs_for_several_urls_holds_nobody_up() {
-    let origin = Origin::start(|_| Reply::ok("kept", "max-age=0, stale-if-error=600").field("Connection", "close"));
+    let origin = Origin::start(|_| {
+        Reply::ok("kept", "max-age=0, stale-if-error=600").field("Connection", "close")
+    });
     let address = origin.address;
     let mut plan = Plan::new(&origin);
     plan.origin_policy.limits.first_byte = Duration::from_millis(400);
@@ -333,7 +422,10 @@ fn an_origin_that_hangs_for_several_urls_holds_nobody_up() {
     let (listener, asked) = hang(address);
     for n in 0..3 {
         let answer = edge.get(&format!("/{n}"));
-        assert!(answer.text() == "kept" && answer.cache().contains("http_response_timeout"), "{answer:?}");
+        assert!(
+            answer.text() == "kept" && answer.cache().contains("http_response_timeout"),
+            "{answer:?}"
+        );
     }
     let open = "nearcast_edge_origin_breaker_open{site=\"www\"}";
     assert_eq!(edge.metric(open), 1.0);
@@ -343,7 +435,8 @@ fn an_origin_that_hangs_for_several_urls_holds_nobody_up() {
             let answer = edge.get(&format!("/{n}"));
             assert_eq!(answer.text(), "kept");
             assert!(
-                answer.cache().contains("; hit; ttl=") && answer.cache().contains("detail=\"origin-unavailable\""),
+                answer.cache().contains("; hit; ttl=")
+                    && answer.cache().contains("detail=\"origin-unavailable\""),
                 "{}",
                 answer.cache()
             );
@@ -351,15 +444,28 @@ fn an_origin_that_hangs_for_several_urls_holds_nobody_up() {
     }
     // What is not stored fails at once, but for probes.
     let answers: Vec<_> = (0..20).map(|n| edge.get(&format!("/new/{n}"))).collect();
-    let refused = answers.iter().filter(|answer| answer.status == 503).collect::<Vec<_>>();
+    let refused = answers
+        .iter()
+        .filter(|answer| answer.status == 503)
+        .collect::<Vec<_>>();
     assert!(refused.len() >= 17, "{} of 20", refused.len());
     for answer in refused {
-        assert_eq!(answer.field("proxy-status"), "ams-1; error=destination_unavailable; details=\"it answered nothing for several URLs\"");
+        assert_eq!(
+            answer.field("proxy-status"),
+            "ams-1; error=destination_unavailable; details=\"it answered nothing for several URLs\""
+        );
         assert!((1..=30).contains(&answer.field("retry-after").parse::<u32>().expect("seconds")));
     }
-    assert!(asked.load(Ordering::SeqCst) <= 6, "{} requests", asked.load(Ordering::SeqCst));
+    assert!(
+        asked.load(Ordering::SeqCst) <= 6,
+        "{} requests",
+        asked.load(Ordering::SeqCst)
+    );
     // An unsafe request that was not sent has changed nothing.
-    assert_eq!(edge.ask("POST", "/9", &[("Content-Length", "0")]).status, 503);
+    assert_eq!(
+        edge.ask("POST", "/9", &[("Content-Length", "0")]).status,
+        503
+    );
     assert_eq!(edge.get("/9").text(), "kept");
     // It is found to be well by the next probe, and then all of it is asked again.
     drop(listener);
@@ -373,7 +479,13 @@ fn an_origin_that_hangs_for_several_urls_holds_nobody_up() {
     }
     assert_eq!(edge.get("/new/5").text(), "new");
     for state in ["open", "closed"] {
-        assert_eq!(edge.metric(&format!("nearcast_edge_origin_breaker_changes_total{{site=\"www\",state=\"{state}\"}}")), 1.0, "{state}");
+        assert_eq!(
+            edge.metric(&format!(
+                "nearcast_edge_origin_breaker_changes_total{{site=\"www\",state=\"{state}\"}}"
+            )),
+            1.0,
+            "{state}"
+        );
     }
 }
 
@@ -397,13 +509,22 @@ fn a_probe_that_takes_long_keeps_nobody_waiting() {
         Reply::ok("well", "")
     });
     std::thread::scope(|scope| {
-        let slow = scope.spawn(|| wait_for("the probe to be answered", || edge.get("/slow").status == 200));
+        let slow = scope.spawn(|| {
+            wait_for("the probe to be answered", || {
+                edge.get("/slow").status == 200
+            })
+        });
         wait_for("the probe", || {
             // An upload is refused meanwhile, and uses up no probe.
             let mut stream = edge.connect();
             let request = b"POST /up HTTP/1.1\r\nHost: www.test\r\nConnection: close\r\nContent-Length: 4\r\n\r\nbody";
             stream.write_all(request).expect("sent");
-            assert_eq!(lab::read_answer(&mut BufReader::new(stream), false).expect("an answer").status, 503);
+            assert_eq!(
+                lab::read_answer(&mut BufReader::new(stream), false)
+                    .expect("an answer")
+                    .status,
+                503
+            );
             origin.count("/slow") == 1
         });
         wait_for("another probe", || edge.get("/quick").status == 200);
@@ -435,5 +556,8 @@ fn one_url_that_hangs_blocks_no_other() {
         }
     }
     gate.open();
-    assert_eq!(edge.metric("nearcast_edge_origin_breaker_changes_total"), 0.0);
+    assert_eq!(
+        edge.metric("nearcast_edge_origin_breaker_changes_total"),
+        0.0
+    );
 }

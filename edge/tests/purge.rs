@@ -16,9 +16,19 @@ fn versions() -> (Origin, Arc<AtomicUsize>) {
     let published = version.clone();
     let origin = Origin::start(move |seen| {
         let v = published.load(Ordering::SeqCst);
-        let reply = Reply::ok(format!("version {v}"), "max-age=3600").field("ETag", &format!("\"{v}\"")).field("Cache-Tag", "pages, news");
-        match seen.fields.get("if-none-match").is_some_and(|tag| *tag == format!("\"{v}\"")) {
-            true => Reply { status: 304, body: vec![], ..reply },
+        let reply = Reply::ok(format!("version {v}"), "max-age=3600")
+            .field("ETag", &format!("\"{v}\""))
+            .field("Cache-Tag", "pages, news");
+        match seen
+            .fields
+            .get("if-none-match")
+            .is_some_and(|tag| *tag == format!("\"{v}\""))
+        {
+            true => Reply {
+                status: 304,
+                body: vec![],
+                ..reply
+            },
             false => reply,
         }
     });
@@ -42,14 +52,29 @@ fn a_purge_of_any_scope_makes_what_it_covers_not_exist() {
     for scope in scopes {
         let before = edge.get("/news/today").text();
         version.fetch_add(1, Ordering::SeqCst);
-        assert_eq!(edge.get("/news/today").text(), before, "still stored before {scope:?}");
-        for other in [PurgeScope::Url(s("http://www.test/news/other")), PurgeScope::Tag(s("sport")), PurgeScope::Site(s("video"))] {
+        assert_eq!(
+            edge.get("/news/today").text(),
+            before,
+            "still stored before {scope:?}"
+        );
+        for other in [
+            PurgeScope::Url(s("http://www.test/news/other")),
+            PurgeScope::Tag(s("sport")),
+            PurgeScope::Site(s("video")),
+        ] {
             edge.purge(other, false);
         }
-        assert!(edge.get("/news/today").is_hit(), "not covered by another scope");
+        assert!(
+            edge.get("/news/today").is_hit(),
+            "not covered by another scope"
+        );
         edge.purge(scope.clone(), false);
         let after = edge.get("/news/today");
-        assert_eq!(after.text(), format!("version {}", version.load(Ordering::SeqCst)), "{scope:?}");
+        assert_eq!(
+            after.text(),
+            format!("version {}", version.load(Ordering::SeqCst)),
+            "{scope:?}"
+        );
         assert!(after.cache().contains("fwd=uri-miss"), "{}", after.cache());
     }
 }
@@ -68,7 +93,10 @@ fn a_purge_of_a_url_covers_every_spelling_that_is_stored() {
     let origin = fresh();
     let mut edge = Plan::new(&origin).start();
     let table: [(&[&str], &str); 6] = [
-        (&["/%E5%81%A5/i", "/%e5%81%a5/i", "/%E5%81%a5/%69"], "http://www.test/健/i"),
+        (
+            &["/%E5%81%A5/i", "/%e5%81%a5/i", "/%E5%81%a5/%69"],
+            "http://www.test/健/i",
+        ),
         (&["/caf%c3%a9"], "http://www.test/caf%C3%A9"),
         (&["/a%20b"], "http://www.test/a b"),
         (&["/%7Eu", "/~u"], "HTTPS://WWW.Test:8443/~u#part"),
@@ -93,11 +121,31 @@ fn a_purge_by_prefix_covers_what_begins_so_and_nothing_else() {
     let origin = fresh();
     let mut edge = Plan::new(&origin).start();
     let table: [(&str, &[&str], &[&str]); 5] = [
-        ("http://www.test/img/", &["/img/a", "/img/b/c?d"], &["/imgx", "/img"]),
-        ("http://www.test/img/2024-", &["/img/2024-01.jpg", "/img/2024-02/x"], &["/img/2023-12.jpg"]),
-        ("http://www.test/search?q=", &["/search?q=a", "/search?q=b&p=2"], &["/search?page=1", "/search"]),
-        ("http://www.test/v/720*", &["/v/720/s1.ts", "/v/720p.m3u8"], &["/v/480/s1.ts"]),
-        ("http://www.test/健*", &["/%e5%81%a5/x", "/%E5%81%A5%E5%BA%B7"], &["/%E5%81"]),
+        (
+            "http://www.test/img/",
+            &["/img/a", "/img/b/c?d"],
+            &["/imgx", "/img"],
+        ),
+        (
+            "http://www.test/img/2024-",
+            &["/img/2024-01.jpg", "/img/2024-02/x"],
+            &["/img/2023-12.jpg"],
+        ),
+        (
+            "http://www.test/search?q=",
+            &["/search?q=a", "/search?q=b&p=2"],
+            &["/search?page=1", "/search"],
+        ),
+        (
+            "http://www.test/v/720*",
+            &["/v/720/s1.ts", "/v/720p.m3u8"],
+            &["/v/480/s1.ts"],
+        ),
+        (
+            "http://www.test/健*",
+            &["/%e5%81%a5/x", "/%E5%81%A5%E5%BA%B7"],
+            &["/%E5%81"],
+        ),
     ];
     for (prefix, covered, spared) in table {
         for path in covered.iter().chain(spared) {
@@ -105,8 +153,15 @@ fn a_purge_by_prefix_covers_what_begins_so_and_nothing_else() {
             assert!(edge.get(path).is_hit(), "{path} is stored");
         }
         edge.purge(named(PurgeScope::Prefix(prefix.into())), false);
-        covered.iter().for_each(|path| assert!(!edge.get(path).is_hit(), "{path} begins with {prefix}"));
-        spared.iter().for_each(|path| assert!(edge.get(path).is_hit(), "{path} does not begin with {prefix}"));
+        covered
+            .iter()
+            .for_each(|path| assert!(!edge.get(path).is_hit(), "{path} begins with {prefix}"));
+        spared.iter().for_each(|path| {
+            assert!(
+                edge.get(path).is_hit(),
+                "{path} does not begin with {prefix}"
+            )
+        });
     }
 }
 
@@ -117,11 +172,24 @@ fn several_scopes_in_one_purge_hold_together() {
     let paths = ["/a", "/b/1", "/c", "/d"];
     paths.iter().for_each(|path| drop(edge.get(path)));
     let s = |text: &str| text.to_owned();
-    let scopes = [PurgeScope::Url(s("http://www.test/a")), PurgeScope::Prefix(s("http://www.test/b/")), PurgeScope::Tag(s("none"))];
+    let scopes = [
+        PurgeScope::Url(s("http://www.test/a")),
+        PurgeScope::Prefix(s("http://www.test/b/")),
+        PurgeScope::Tag(s("none")),
+    ];
     edge.purge(scope::any_of(&scopes).expect("good"), false);
-    assert_eq!(paths.map(|path| edge.get(path).is_hit()), [false, false, true, true]);
+    assert_eq!(
+        paths.map(|path| edge.get(path).is_hit()),
+        [false, false, true, true]
+    );
     // A tag of one site is not another's.
-    edge.purge(named(PurgeScope::SiteTag { site: s("video"), tag: s("x") }), false);
+    edge.purge(
+        named(PurgeScope::SiteTag {
+            site: s("video"),
+            tag: s("x"),
+        }),
+        false,
+    );
     assert!(edge.get("/d").is_hit());
 }
 
@@ -136,24 +204,50 @@ fn a_storm_of_purges_touches_nothing_that_it_does_not_name() {
     edge.get("/article/7");
     edge.stop().expect("a good end");
     // What an earlier run stored, and what is stored between purges.
-    let mut edge = Plan { caught_up: false, ..on_disk(&origin, &directory) }.start();
+    let mut edge = Plan {
+        caught_up: false,
+        ..on_disk(&origin, &directory)
+    }
+    .start();
     let purge = |n: usize| {
         let scope = PurgeScope::Url(format!("http://www.test/article/{n}"));
-        Change::Purge(Purge { scope, soft: n.is_multiple_of(2) })
+        Change::Purge(Purge {
+            scope,
+            soft: n.is_multiple_of(2),
+        })
     };
     edge.entries_at_once((0..10).map(purge));
     edge.get("/early");
     edge.entries_at_once((10..STORM).map(purge));
-    edge.state.send_modify(|s| *s = FollowState { caught_up: true, ..*s });
-    wait_for("the node to know that it has caught up", || edge.metric("nearcast_edge_is_caught_up") == 1.0);
+    edge.state.send_modify(|s| {
+        *s = FollowState {
+            caught_up: true,
+            ..*s
+        }
+    });
+    wait_for("the node to know that it has caught up", || {
+        edge.metric("nearcast_edge_is_caught_up") == 1.0
+    });
     let lost = kept.iter().filter(|path| !edge.get(path).is_hit()).count();
-    assert_eq!((lost, edge.get("/early").is_hit()), (0, true), "no purge names them");
-    assert!(!edge.get("/article/7").is_hit(), "its purge is among those that are forgotten");
+    assert_eq!(
+        (lost, edge.get("/early").is_hit()),
+        (0, true),
+        "no purge names them"
+    );
+    assert!(
+        !edge.get("/article/7").is_hit(),
+        "its purge is among those that are forgotten"
+    );
 }
 
 #[test]
 fn a_response_is_found_by_each_of_its_tags_or_not_stored() {
-    let list = |count: usize, separator: &str| (0..count).map(|n| format!("p_{n}")).collect::<Vec<_>>().join(separator);
+    let list = |count: usize, separator: &str| {
+        (0..count)
+            .map(|n| format!("p_{n}"))
+            .collect::<Vec<_>>()
+            .join(separator)
+    };
     let long = "x".repeat(scope::TAG_BYTES_MAX);
     let tagged = [
         ("/comma", "Cache-Tag", list(400, ",")),
@@ -167,13 +261,21 @@ fn a_response_is_found_by_each_of_its_tags_or_not_stored() {
     ];
     let fields = tagged.clone();
     let origin = Origin::start(move |seen| {
-        let (_, name, value) = fields.iter().find(|(path, ..)| *path == seen.target).expect("a path of the table");
+        let (_, name, value) = fields
+            .iter()
+            .find(|(path, ..)| *path == seen.target)
+            .expect("a path of the table");
         Reply::ok("page", "max-age=600").field(name, value)
     });
     let mut edge = Plan::new(&origin).start();
-    for (path, tag) in
-        [("/comma", "p_256"), ("/comma", "p_399"), ("/space", "p_399"), ("/long", &long), ("/utf8", "produit-été"), ("/group", "a, b")]
-    {
+    for (path, tag) in [
+        ("/comma", "p_256"),
+        ("/comma", "p_399"),
+        ("/space", "p_399"),
+        ("/long", &long),
+        ("/utf8", "produit-été"),
+        ("/group", "a, b"),
+    ] {
         edge.get(path);
         assert!(edge.get(path).is_hit(), "{path} is stored");
         edge.purge(named(PurgeScope::Tag(tag.into())), false);
@@ -182,8 +284,16 @@ fn a_response_is_found_by_each_of_its_tags_or_not_stored() {
     for path in ["/longer", "/many", "/tab"] {
         for _ in 0..2 {
             let answer = edge.get(path);
-            assert!(!answer.is_hit() && answer.text() == "page", "{path}: {}", answer.cache());
-            assert!(answer.cache().contains("detail=tags"), "{path}: {}", answer.cache());
+            assert!(
+                !answer.is_hit() && answer.text() == "page",
+                "{path}: {}",
+                answer.cache()
+            );
+            assert!(
+                answer.cache().contains("detail=tags"),
+                "{path}: {}",
+                answer.cache()
+            );
         }
     }
 }
@@ -191,31 +301,63 @@ fn a_response_is_found_by_each_of_its_tags_or_not_stored() {
 /// A stand for control that says yes to every purge.
 fn control() -> Origin {
     Origin::start(|seen| match seen.target.as_str() {
-        "/v1/site-purges" => Reply::ok(r#"{"revision":12,"complete":true,"responses":3,"missing":[],"silent":[],"more":1}"#, ""),
+        "/v1/site-purges" => Reply::ok(
+            r#"{"revision":12,"complete":true,"responses":3,"missing":[],"silent":[],"more":1}"#,
+            "",
+        ),
         _ => Reply::status(404),
     })
 }
 
 fn purges_at(control: &Origin) -> Vec<serde_json::Value> {
-    let seen = control.seen().into_iter().filter(|seen| seen.target == "/v1/site-purges");
-    seen.map(|seen| serde_json::from_slice(&seen.body).expect("JSON")).collect()
+    let seen = control
+        .seen()
+        .into_iter()
+        .filter(|seen| seen.target == "/v1/site-purges");
+    seen.map(|seen| serde_json::from_slice(&seen.body).expect("JSON"))
+        .collect()
 }
 
 #[test]
 fn purge_requests_go_to_control_and_never_to_the_origin() {
     let (origin, control) = (fresh(), control());
-    let purge = PurgePolicy { from: vec![], token: Some(Secret("a token of this site".into())) };
-    let edge = Plan { purge, control: Some(control.address), ..Plan::new(&origin) }.start();
+    let purge = PurgePolicy {
+        from: vec![],
+        token: Some(Secret("a token of this site".into())),
+    };
+    let edge = Plan {
+        purge,
+        control: Some(control.address),
+        ..Plan::new(&origin)
+    }
+    .start();
     let bearer = ("Authorization", "Bearer a token of this site");
     edge.get("/caf%c3%a9?x");
     let answer = edge.ask("PURGE", "/caf%c3%a9?x", &[bearer]);
-    assert_eq!((answer.status, answer.field("content-type")), (200, "application/json"));
-    assert_eq!(answer.text().trim(), r#"{"complete":true,"missing":[],"responses":3,"revision":12}"#);
-    assert!(edge.get("/caf%c3%a9?x").is_hit(), "no node purges alone: it follows the journal");
-    let key = control.seen().iter().find(|seen| seen.target == "/v1/site-purges").map(|seen| seen.fields["authorization"].clone());
+    assert_eq!(
+        (answer.status, answer.field("content-type")),
+        (200, "application/json")
+    );
+    assert_eq!(
+        answer.text().trim(),
+        r#"{"complete":true,"missing":[],"responses":3,"revision":12}"#
+    );
+    assert!(
+        edge.get("/caf%c3%a9?x").is_hit(),
+        "no node purges alone: it follows the journal"
+    );
+    let key = control
+        .seen()
+        .iter()
+        .find(|seen| seen.target == "/v1/site-purges")
+        .map(|seen| seen.fields["authorization"].clone());
     assert_eq!(key.as_deref(), Some("Bearer a key for this test alone"));
     // By tags, softly, and with a body, which another part of the server reads.
-    edge.ask("PURGE", "/", &[bearer, ("Surrogate-Key", "a b"), ("Nearcast-Purge", "soft")]);
+    edge.ask(
+        "PURGE",
+        "/",
+        &[bearer, ("Surrogate-Key", "a b"), ("Nearcast-Purge", "soft")],
+    );
     let with_body = edge.raw(
         b"PURGE /b HTTP/1.1\r\nHost: WWW.test:8080\r\nAuthorization: Bearer a token of this site\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi",
     );
@@ -225,33 +367,73 @@ fn purge_requests_go_to_control_and_never_to_the_origin() {
     assert_eq!(
         seen,
         [
-            scopes(serde_json::json!([{"by": "url", "value": "http://www.test/caf%C3%A9?x"}]), false),
-            scopes(serde_json::json!([{"by": "tag", "value": "a"}, {"by": "tag", "value": "b"}]), true),
-            scopes(serde_json::json!([{"by": "url", "value": "http://www.test/b"}]), false),
+            scopes(
+                serde_json::json!([{"by": "url", "value": "http://www.test/caf%C3%A9?x"}]),
+                false
+            ),
+            scopes(
+                serde_json::json!([{"by": "tag", "value": "a"}, {"by": "tag", "value": "b"}]),
+                true
+            ),
+            scopes(
+                serde_json::json!([{"by": "url", "value": "http://www.test/b"}]),
+                false
+            ),
         ]
     );
     for (fields, status, words) in [
         (vec![], 403, "purge_from"),
-        (vec![("Authorization", "Bearer another token of 20")], 403, "purge_from"),
+        (
+            vec![("Authorization", "Bearer another token of 20")],
+            403,
+            "purge_from",
+        ),
         (vec![bearer, ("Cache-Tag", "")], 400, "names none"),
     ] {
         let answer = edge.ask("PURGE", "/caf%c3%a9?x", &fields);
         assert_eq!(answer.status, status, "{fields:?}");
-        assert!(answer.text().contains(words) && answer.field("proxy-status").starts_with("ams-1; error="), "{}", answer.text());
+        assert!(
+            answer.text().contains(words)
+                && answer.field("proxy-status").starts_with("ams-1; error="),
+            "{}",
+            answer.text()
+        );
     }
-    assert_eq!(edge.ask("PURGE", "/x", &[bearer, ("Host", "other.test")]).status, 421, "no site of this network");
-    assert_eq!(purges_at(&control).len(), 3, "what is refused is not passed on");
-    assert!(origin.seen().iter().all(|seen| seen.method == "GET"), "nothing of it goes to the origin");
+    assert_eq!(
+        edge.ask("PURGE", "/x", &[bearer, ("Host", "other.test")])
+            .status,
+        421,
+        "no site of this network"
+    );
+    assert_eq!(
+        purges_at(&control).len(),
+        3,
+        "what is refused is not passed on"
+    );
+    assert!(
+        origin.seen().iter().all(|seen| seen.method == "GET"),
+        "nothing of it goes to the origin"
+    );
 }
 
 #[test]
 fn nobody_purges_a_site_that_allows_nobody() {
     let (origin, control) = (fresh(), control());
-    let edge = Plan { control: Some(control.address), ..Plan::new(&origin) }.start();
+    let edge = Plan {
+        control: Some(control.address),
+        ..Plan::new(&origin)
+    }
+    .start();
     edge.get("/a");
     let answer = edge.ask("PURGE", "/a", &[("Authorization", "Bearer x")]);
-    assert_eq!((answer.status, answer.field("allow").is_empty()), (405, false));
-    assert_eq!(answer.field("proxy-status"), "ams-1; error=http_request_denied");
+    assert_eq!(
+        (answer.status, answer.field("allow").is_empty()),
+        (405, false)
+    );
+    assert_eq!(
+        answer.field("proxy-status"),
+        "ams-1; error=http_request_denied"
+    );
     assert!(edge.get("/a").is_hit() && purges_at(&control).is_empty());
     assert!(origin.seen().iter().all(|seen| seen.method == "GET"));
 }
@@ -259,12 +441,26 @@ fn nobody_purges_a_site_that_allows_nobody() {
 #[test]
 fn a_purge_that_control_does_not_take_is_none() {
     let origin = fresh();
-    let purge = PurgePolicy { from: vec!["127.0.0.0/8".parse().expect("a prefix")], token: None };
-    let plan = || Plan { purge: purge.clone(), ..Plan::new(&origin) };
-    let full = Origin::start(|_| Reply { status: 507, ..Reply::ok(r#"{"error":{"code":"storage","message":"the disk is full"}}"#, "") });
-    for (control, status, words) in
-        [(None, 503, "no control role"), (Some(lab::free_address()), 503, "does not answer"), (Some(full.address), 507, "the disk is full")]
-    {
+    let purge = PurgePolicy {
+        from: vec!["127.0.0.0/8".parse().expect("a prefix")],
+        token: None,
+    };
+    let plan = || Plan {
+        purge: purge.clone(),
+        ..Plan::new(&origin)
+    };
+    let full = Origin::start(|_| Reply {
+        status: 507,
+        ..Reply::ok(
+            r#"{"error":{"code":"storage","message":"the disk is full"}}"#,
+            "",
+        )
+    });
+    for (control, status, words) in [
+        (None, 503, "no control role"),
+        (Some(lab::free_address()), 503, "does not answer"),
+        (Some(full.address), 507, "the disk is full"),
+    ] {
         let edge = Plan { control, ..plan() }.start();
         edge.get("/a");
         let answer = edge.ask("PURGE", "/a", &[]);
@@ -281,7 +477,11 @@ fn a_soft_purge_validates_instead_of_forgetting() {
     edge.get("/soft");
     edge.purge(PurgeScope::Site("www".into()), true);
     let validated = edge.get("/soft");
-    assert!(validated.cache().contains("fwd=stale; fwd-status=304"), "{}", validated.cache());
+    assert!(
+        validated.cache().contains("fwd=stale; fwd-status=304"),
+        "{}",
+        validated.cache()
+    );
     assert!(edge.get("/soft").is_hit(), "once is enough");
     version.fetch_add(1, Ordering::SeqCst);
     edge.purge(PurgeScope::Tag("pages".into()), true);
@@ -298,7 +498,8 @@ fn a_fill_under_way_is_covered_by_a_purge_that_comes_meanwhile() {
     });
     let mut edge = Plan::new(&origin).start();
     let mut early = edge.connect();
-    std::io::Write::write_all(&mut early, b"GET /slow HTTP/1.1\r\nHost: www.test\r\n\r\n").expect("sent");
+    std::io::Write::write_all(&mut early, b"GET /slow HTTP/1.1\r\nHost: www.test\r\n\r\n")
+        .expect("sent");
     wait_for("the fill to begin", || origin.count("/slow") == 1);
     version.store(2, Ordering::SeqCst);
     edge.purge(PurgeScope::All, false);
@@ -308,7 +509,11 @@ fn a_fill_under_way_is_covered_by_a_purge_that_comes_meanwhile() {
 }
 
 fn on_disk(origin: &Origin, directory: &tempfile::TempDir) -> Plan {
-    Plan { disk: 64 << 20, state_dir: directory.path().to_owned(), ..Plan::new(origin) }
+    Plan {
+        disk: 64 << 20,
+        state_dir: directory.path().to_owned(),
+        ..Plan::new(origin)
+    }
 }
 
 #[test]
@@ -316,7 +521,9 @@ fn what_is_on_disk_survives_a_restart() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let origin = Origin::start(|seen| match seen.target.as_str() {
         "/big" => Reply::ok(pattern(3_000_000), "max-age=600"),
-        "/part" => Reply::ok(pattern(3_000_000), "max-age=600").field("ETag", "\"p\"").ranged(seen),
+        "/part" => Reply::ok(pattern(3_000_000), "max-age=600")
+            .field("ETag", "\"p\"")
+            .ranged(seen),
         _ => Reply::ok("small", "max-age=600").field("Vary", "Accept-Language"),
     });
     let edge = on_disk(&origin, &directory).start();
@@ -327,10 +534,21 @@ fn what_is_on_disk_survives_a_restart() {
     let asked = origin.seen().len();
     let edge = on_disk(&origin, &directory).start();
     let big = edge.get("/big");
-    assert!(big.is_hit() && big.body == pattern(3_000_000), "{}", big.cache());
-    assert!(edge.ask("GET", "/small", &[("Accept-Language", "en")]).is_hit());
+    assert!(
+        big.is_hit() && big.body == pattern(3_000_000),
+        "{}",
+        big.cache()
+    );
+    assert!(
+        edge.ask("GET", "/small", &[("Accept-Language", "en")])
+            .is_hit()
+    );
     let part = edge.ask("GET", "/part", &[("Range", "bytes=1000000-1000009")]);
-    assert!(part.is_hit() && part.body == pattern(3_000_000)[1_000_000..1_000_010], "{}", part.cache());
+    assert!(
+        part.is_hit() && part.body == pattern(3_000_000)[1_000_000..1_000_010],
+        "{}",
+        part.cache()
+    );
     assert_eq!(origin.seen().len(), asked);
 }
 
@@ -350,8 +568,16 @@ fn a_purge_also_covers_what_a_restart_brings_back() {
         // The journal's copy is handed out again from its begin.
         let mut edge = on_disk(&origin, &directory).start();
         edge.purge(PurgeScope::Site("www".into()), false);
-        let expected = if stored_again { "version 1" } else { "version 2" };
-        assert_eq!(edge.get("/page").text(), expected, "stored after the purge: {stored_again}");
+        let expected = if stored_again {
+            "version 1"
+        } else {
+            "version 2"
+        };
+        assert_eq!(
+            edge.get("/page").text(),
+            expected,
+            "stored after the purge: {stored_again}"
+        );
     }
 }
 
@@ -364,29 +590,56 @@ fn until_every_missed_purge_is_known_nothing_of_an_earlier_run_is_used_unvalidat
         edge.get(path);
     }
     edge.stop().expect("a good end");
-    let mut edge = Plan { caught_up: false, ..on_disk(&origin, &directory) }.start();
+    let mut edge = Plan {
+        caught_up: false,
+        ..on_disk(&origin, &directory)
+    }
+    .start();
     let same = edge.get("/one");
-    assert!(same.cache().contains("fwd=stale; fwd-status=304"), "{}", same.cache());
+    assert!(
+        same.cache().contains("fwd=stale; fwd-status=304"),
+        "{}",
+        same.cache()
+    );
     assert!(edge.get("/one").is_hit(), "it is of this run now");
     version.fetch_add(1, Ordering::SeqCst);
     assert_eq!(edge.get("/two").text(), "version 2");
     edge.purge(PurgeScope::Url("http://www.test/other".into()), false);
-    edge.state.send_modify(|s| *s = FollowState { caught_up: true, ..*s });
-    wait_for("the node to know that it has caught up", || edge.metric("nearcast_edge_is_caught_up") == 1.0);
+    edge.state.send_modify(|s| {
+        *s = FollowState {
+            caught_up: true,
+            ..*s
+        }
+    });
+    wait_for("the node to know that it has caught up", || {
+        edge.metric("nearcast_edge_is_caught_up") == 1.0
+    });
     let three = edge.get("/three");
-    assert!(three.is_hit() && three.text() == "version 1", "no purge covers it: {}", three.cache());
+    assert!(
+        three.is_hit() && three.text() == "version 1",
+        "no purge covers it: {}",
+        three.cache()
+    );
 }
 
 #[test]
 fn memory_that_is_too_small_is_helped_by_the_disk() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let origin = Origin::start(|_| Reply::ok(pattern(2 << 20), "max-age=600"));
-    let edge = Plan { memory: 2 << 20, ..on_disk(&origin, &directory) }.start();
+    let edge = Plan {
+        memory: 2 << 20,
+        ..on_disk(&origin, &directory)
+    }
+    .start();
     let paths: Vec<String> = (0..10).map(|n| format!("/{n}")).collect();
     paths.iter().for_each(|p| assert!(edge.get(p).whole));
     for path in &paths {
         let answer = edge.get(path);
-        assert!(answer.is_hit() && answer.body == pattern(2 << 20), "{path}: {}", answer.cache());
+        assert!(
+            answer.is_hit() && answer.body == pattern(2 << 20),
+            "{path}: {}",
+            answer.cache()
+        );
     }
     assert_eq!(origin.seen().len(), 10);
     assert!(edge.metric("nearcast_edge_disk_bytes") > (20 << 20) as f64);
@@ -395,23 +648,43 @@ fn memory_that_is_too_small_is_helped_by_the_disk() {
 #[test]
 fn more_than_the_disk_holds_evicts_and_breaks_nothing() {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let origin = Origin::start(|seen| Reply::ok(pattern(500_000), "max-age=600").field("ETag", "\"v\"").ranged(seen));
-    let plan = || Plan { disk: 8 << 20, memory: 2 << 20, ..on_disk(&origin, &directory) };
+    let origin = Origin::start(|seen| {
+        Reply::ok(pattern(500_000), "max-age=600")
+            .field("ETag", "\"v\"")
+            .ranged(seen)
+    });
+    let plan = || Plan {
+        disk: 8 << 20,
+        memory: 2 << 20,
+        ..on_disk(&origin, &directory)
+    };
     let edge = plan().start();
     for round in 0..2 {
         for n in 0..40 {
             let answer = edge.get(&format!("/{n}"));
-            assert!(answer.whole && answer.body == pattern(500_000), "round {round}, {n}: {}", answer.cache());
+            assert!(
+                answer.whole && answer.body == pattern(500_000),
+                "round {round}, {n}: {}",
+                answer.cache()
+            );
         }
     }
-    wait_for("evictions", || edge.metric("nearcast_edge_disk_evictions_total") > 0.0);
+    wait_for("evictions", || {
+        edge.metric("nearcast_edge_disk_evictions_total") > 0.0
+    });
     assert!(edge.metric("nearcast_edge_disk_bytes") <= (8 << 20) as f64);
-    wait_for("evicted responses to leave the index", || edge.metric("nearcast_edge_stored_urls") < 40.0);
+    wait_for("evicted responses to leave the index", || {
+        edge.metric("nearcast_edge_stored_urls") < 40.0
+    });
     edge.stop().expect("a good end");
     let edge = plan().start();
     for n in 0..40 {
         let answer = edge.get(&format!("/{n}"));
-        assert!(answer.whole && answer.body == pattern(500_000), "after a restart, {n}: {}", answer.cache());
+        assert!(
+            answer.whole && answer.body == pattern(500_000),
+            "after a restart, {n}: {}",
+            answer.cache()
+        );
     }
 }
 
@@ -431,7 +704,9 @@ fn a_disk_that_fails_never_shows_to_a_client() {
         }
     }
     assert_eq!(origin.seen().len(), 5, "memory serves on");
-    wait_for("the failure to be counted", || edge.metric("nearcast_edge_disk_errors_total") >= 1.0);
+    wait_for("the failure to be counted", || {
+        edge.metric("nearcast_edge_disk_errors_total") >= 1.0
+    });
     assert_eq!(edge.metric("nearcast_edge_disk_is_on"), 0.0);
 }
 
@@ -440,7 +715,10 @@ fn a_state_directory_that_cannot_be_written_to_is_a_clear_failure() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     std::fs::write(directory.path().join("ams-1"), b"in the way").expect("writable");
     let (origin, _version) = versions();
-    let failure = on_disk(&origin, &directory).try_start().err().expect("it cannot start");
+    let failure = on_disk(&origin, &directory)
+        .try_start()
+        .err()
+        .expect("it cannot start");
     assert_eq!(failure.kind.exit_code(), 73, "{failure}");
     assert!(failure.message.contains("state_dir"), "{failure}");
 }

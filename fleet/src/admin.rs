@@ -1,8 +1,8 @@
 //! The admin listener of every role: `/live`, `/ready`, `/metrics` and the role's own paths.
 //!
-//! `/live` is 200 while the process runs, `/ready` is 200 or 503 with the reasons one a line, `/metrics` is
-//! Prometheus text. Requests to other paths go to the role. Bounded: 64 connections, 16 KiB of head, 8 MiB of
-//! body, 10 s a request.
+//! `/live` is 200 while the process runs, `/ready` is 200 or 503 with the reasons one a line,
+//! `/metrics` is Prometheus text. Requests to other paths go to the role. Bounded: 64 connections,
+//! 16 KiB of head, 8 MiB of body, 10 s a request.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -30,8 +30,8 @@ use crate::failure::Failure;
 use crate::own_names::{self, NameError};
 use crate::shutdown::Shutdown;
 
-/// Connections served at a time. The oldest is closed for one more, so that nobody who holds many, or sends slowly, keeps
-/// health checks and scrapes out.
+/// Connections served at a time. The oldest is closed for one more, so that nobody who holds many,
+/// or sends slowly, keeps health checks and scrapes out.
 const CONNECTIONS_MAX: usize = 64;
 
 /// The largest request head.
@@ -51,14 +51,17 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub enum Readiness {
     /// It serves.
     Ready,
-    /// It serves, and something limits it that an operator should know of (`control was not reached`, ...).
+    /// It serves, and something limits it that an operator should know of (`control was not
+    /// reached`, ...).
     Limited(String),
     /// It does not, and why (`starting`, `draining`, ...).
     NotReady(String),
 }
 
 /// A role's own admin paths: gets the whole request, answers with a whole response.
-pub type Extra = Arc<dyn Fn(Request<Bytes>) -> Pin<Box<dyn Future<Output = Response<Bytes>> + Send>> + Send + Sync>;
+pub type Extra = Arc<
+    dyn Fn(Request<Bytes>) -> Pin<Box<dyn Future<Output = Response<Bytes>> + Send>> + Send + Sync,
+>;
 
 /// Whether a name is one by which an admin listener may be asked, see [`crate::own_names`].
 pub type IsOwnName = Arc<dyn Fn(&str) -> bool + Send + Sync>;
@@ -67,8 +70,13 @@ pub type IsOwnName = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 pub fn own_names_of(fleet: watch::Receiver<Arc<Fleet>>) -> IsOwnName {
     Arc::new(move |name| {
         let fleet = fleet.borrow();
-        let mut urls = fleet.name_servers.iter().map(|n| &n.admin_url).chain(fleet.control.iter().map(|c| &c.url));
-        own_names::is_listed(name, &fleet.admin_hosts) || urls.any(|url| own_names::host_of_url(url) == name)
+        let mut urls = fleet
+            .name_servers
+            .iter()
+            .map(|n| &n.admin_url)
+            .chain(fleet.control.iter().map(|c| &c.url));
+        own_names::is_listed(name, &fleet.admin_hosts)
+            || urls.any(|url| own_names::host_of_url(url) == name)
     })
 }
 
@@ -77,12 +85,15 @@ pub fn own_names_of(fleet: watch::Receiver<Arc<Fleet>>) -> IsOwnName {
 /// # Errors
 /// [`Failure::bind`].
 pub async fn bind(address: SocketAddr) -> Result<tokio::net::TcpListener, Failure> {
-    tokio::net::TcpListener::bind(address).await.map_err(|e| Failure::bind("the admin listener", address, &e))
+    tokio::net::TcpListener::bind(address)
+        .await
+        .map_err(|e| Failure::bind("the admin listener", address, &e))
 }
 
-/// Serves the admin listener for ever: it stops last, so the caller aborts this task (or drops this future) at the
-/// very end of its drain, and open connections end with it. From the moment `shutdown` is asked for, `/ready` is 503
-/// `draining` whatever `readiness` says. Failed accepts are waited out.
+/// Serves the admin listener for ever: it stops last, so the caller aborts this task (or drops this
+/// future) at the very end of its drain, and open connections end with it. From the moment
+/// `shutdown` is asked for, `/ready` is 503 `draining` whatever `readiness` says. Failed accepts
+/// are waited out.
 pub async fn serve(
     listener: tokio::net::TcpListener,
     registry: prometheus::Registry,
@@ -91,7 +102,13 @@ pub async fn serve(
     is_own_name: IsOwnName,
     shutdown: Shutdown,
 ) {
-    let parts = Arc::new(Parts { registry, readiness, extra, is_own_name, shutdown });
+    let parts = Arc::new(Parts {
+        registry,
+        readiness,
+        extra,
+        is_own_name,
+        shutdown,
+    });
     let mut connections = JoinSet::new();
     let mut open: VecDeque<AbortHandle> = VecDeque::new();
     loop {
@@ -146,9 +163,12 @@ async fn serve_connection(stream: TcpStream, parts: Arc<Parts>) {
 async fn answer(request: Request<Incoming>, parts: &Parts) -> Response<Bytes> {
     match own_names::check(&request, |name| (parts.is_own_name)(name)) {
         Ok(()) => {}
-        Err(e @ NameError::Malformed) => return error(StatusCode::BAD_REQUEST, "bad_request", &e.to_string()),
+        Err(e @ NameError::Malformed) => {
+            return error(StatusCode::BAD_REQUEST, "bad_request", &e.to_string());
+        }
         Err(e @ NameError::Foreign(_)) => {
-            let words = format!("{e}; ask by its address, or list the name in admin_hosts of [fleet]");
+            let words =
+                format!("{e}; ask by its address, or list the name in admin_hosts of [fleet]");
             return error(StatusCode::MISDIRECTED_REQUEST, "misdirected", &words);
         }
     }
@@ -162,27 +182,67 @@ async fn answer(request: Request<Incoming>, parts: &Parts) -> Response<Bytes> {
         return match *request.method() {
             Method::GET | Method::HEAD => make(parts),
             _ => {
-                let mut refused = error(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "use GET");
-                refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+                let mut refused = error(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "method_not_allowed",
+                    "use GET",
+                );
+                refused
+                    .headers_mut()
+                    .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
                 refused
             }
         };
     }
     let Some(extra) = &parts.extra else {
-        return error(StatusCode::NOT_FOUND, "not_found", "this admin listener has /live, /ready and /metrics");
+        return error(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            "this admin listener has /live, /ready and /metrics",
+        );
     };
     let (head, body) = request.into_parts();
-    let collected = match tokio::time::timeout(REQUEST_TIME_MAX, Limited::new(body, BODY_BYTES_MAX).collect()).await {
+    let collected = match tokio::time::timeout(
+        REQUEST_TIME_MAX,
+        Limited::new(body, BODY_BYTES_MAX).collect(),
+    )
+    .await
+    {
         Ok(Ok(collected)) => collected.to_bytes(),
         Ok(Err(e)) if e.is::<LengthLimitError>() => {
-            return error(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "a request body may have 8 MiB at most");
+            return error(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "too_large",
+                "a request body may have 8 MiB at most",
+            );
         }
-        Ok(Err(_)) => return error(StatusCode::BAD_REQUEST, "bad_body", "the request body did not arrive whole"),
-        Err(_) => return error(StatusCode::REQUEST_TIMEOUT, "timeout", "the request body took longer than 10 s"),
+        Ok(Err(_)) => {
+            return error(
+                StatusCode::BAD_REQUEST,
+                "bad_body",
+                "the request body did not arrive whole",
+            );
+        }
+        Err(_) => {
+            return error(
+                StatusCode::REQUEST_TIMEOUT,
+                "timeout",
+                "the request body took longer than 10 s",
+            );
+        }
     };
-    match tokio::time::timeout(REQUEST_TIME_MAX, extra(Request::from_parts(head, collected))).await {
+    match tokio::time::timeout(
+        REQUEST_TIME_MAX,
+        extra(Request::from_parts(head, collected)),
+    )
+    .await
+    {
         Ok(response) => response,
-        Err(_) => error(StatusCode::SERVICE_UNAVAILABLE, "timeout", "no answer within 10 s"),
+        Err(_) => error(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "timeout",
+            "no answer within 10 s",
+        ),
     }
 }
 
@@ -193,7 +253,9 @@ fn ready(parts: &Parts) -> Response<Bytes> {
     match &*parts.readiness.borrow() {
         Readiness::Ready => text(StatusCode::OK, "ready\n"),
         Readiness::Limited(reason) => text(StatusCode::OK, &format!("ready; {reason}\n")),
-        Readiness::NotReady(reason) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("{reason}\n")),
+        Readiness::NotReady(reason) => {
+            text(StatusCode::SERVICE_UNAVAILABLE, &format!("{reason}\n"))
+        }
     }
 }
 
@@ -206,7 +268,11 @@ fn metrics(parts: &Parts) -> Response<Bytes> {
 }
 
 fn text(status: StatusCode, body: &str) -> Response<Bytes> {
-    with_type(status, "text/plain; charset=utf-8", body.as_bytes().to_vec())
+    with_type(
+        status,
+        "text/plain; charset=utf-8",
+        body.as_bytes().to_vec(),
+    )
 }
 
 fn error(status: StatusCode, code: &str, message: &str) -> Response<Bytes> {
@@ -217,17 +283,24 @@ fn error(status: StatusCode, code: &str, message: &str) -> Response<Bytes> {
 fn with_type(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(body));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
-/// Whether a request carries `Authorization: Bearer SECRET` with this secret, compared in constant time. Never true
-/// for an empty secret.
+/// Whether a request carries `Authorization: Bearer SECRET` with this secret, compared in constant
+/// time. Never true for an empty secret.
 pub fn is_bearer<B>(request: &Request<B>, secret: &str) -> bool {
     let mut fields = request.headers().get_all(AUTHORIZATION).iter();
-    let (Some(value), None) = (fields.next(), fields.next()) else { return false };
-    let Some((scheme, token)) = value.to_str().ok().and_then(|v| v.split_once(' ')) else { return false };
-    // Digests are compared, in constant time, so that neither content nor length shows in how long it takes.
+    let (Some(value), None) = (fields.next(), fields.next()) else {
+        return false;
+    };
+    let Some((scheme, token)) = value.to_str().ok().and_then(|v| v.split_once(' ')) else {
+        return false;
+    };
+    // Digests are compared, in constant time, so that neither content nor length shows in how long
+    // it takes.
     let same = blake3::hash(token.trim().as_bytes()) == blake3::hash(secret.as_bytes());
     scheme.eq_ignore_ascii_case("bearer") && !secret.is_empty() && same
 }
@@ -247,7 +320,9 @@ mod tests {
     }
 
     async fn served(extra: Option<Extra>) -> Served {
-        let listener = bind("127.0.0.1:0".parse().expect("an address")).await.expect("a free port");
+        let listener = bind("127.0.0.1:0".parse().expect("an address"))
+            .await
+            .expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("bound"));
         let registry = prometheus::Registry::new();
         let counter = prometheus::IntCounter::new("nearcast_x_total", "x").expect("a name");
@@ -255,13 +330,30 @@ mod tests {
         registry.register(Box::new(counter)).expect("once");
         let (readiness, rx) = watch::channel(Readiness::NotReady("starting".into()));
         let (trigger, shutdown) = shutdown::channel();
-        tokio::spawn(serve(listener, registry, rx, extra, Arc::new(|name| name == "ours.example"), shutdown));
-        Served { url, readiness, trigger }
+        tokio::spawn(serve(
+            listener,
+            registry,
+            rx,
+            extra,
+            Arc::new(|name| name == "ours.example"),
+            shutdown,
+        ));
+        Served {
+            url,
+            readiness,
+            trigger,
+        }
     }
 
     async fn get(served: &Served, path: &str) -> (u16, String) {
-        let response = Client::new().get(&format!("{}{path}", served.url), SOON).await.expect("answered");
-        (response.status().as_u16(), String::from_utf8(response.into_body().to_vec()).expect("text"))
+        let response = Client::new()
+            .get(&format!("{}{path}", served.url), SOON)
+            .await
+            .expect("answered");
+        (
+            response.status().as_u16(),
+            String::from_utf8(response.into_body().to_vec()).expect("text"),
+        )
     }
 
     #[tokio::test]
@@ -271,12 +363,23 @@ mod tests {
         assert_eq!(get(&served, "/ready").await, (503, "starting\n".into()));
         served.readiness.send_replace(Readiness::Ready);
         assert_eq!(get(&served, "/ready").await, (200, "ready\n".into()));
-        served.readiness.send_replace(Readiness::Limited("control was not reached".into()));
-        assert_eq!(get(&served, "/ready").await, (200, "ready; control was not reached\n".into()));
+        served
+            .readiness
+            .send_replace(Readiness::Limited("control was not reached".into()));
+        assert_eq!(
+            get(&served, "/ready").await,
+            (200, "ready; control was not reached\n".into())
+        );
         let (status, metrics) = get(&served, "/metrics").await;
-        assert!(status == 200 && metrics.contains("nearcast_x_total 1"), "{metrics}");
+        assert!(
+            status == 200 && metrics.contains("nearcast_x_total 1"),
+            "{metrics}"
+        );
         assert_eq!(get(&served, "/other").await.0, 404);
-        let posted = Client::new().post_json(&format!("{}/ready", served.url), None, "x", SOON).await.expect("answered");
+        let posted = Client::new()
+            .post_json(&format!("{}/ready", served.url), None, "x", SOON)
+            .await
+            .expect("answered");
         assert_eq!(posted.status(), 405);
         served.trigger.shut_down();
         assert_eq!(get(&served, "/ready").await, (503, "draining\n".into()));
@@ -293,7 +396,10 @@ mod tests {
             ("edge-1:9100", "/live", 200),
             ("a b", "/live", 400),
         ] {
-            let request = Request::get(format!("{}{path}", served.url)).header("host", host).body(Bytes::new()).expect("a request");
+            let request = Request::get(format!("{}{path}", served.url))
+                .header("host", host)
+                .body(Bytes::new())
+                .expect("a request");
             let response = Client::new().send(request, SOON).await.expect("answered");
             assert_eq!(response.status().as_u16(), status, "{host} {path}");
         }
@@ -301,31 +407,63 @@ mod tests {
 
     #[tokio::test]
     async fn slow_clients_keep_nobody_out() {
-        let served = served(Some(Arc::new(|_| Box::pin(async { Response::new(Bytes::from_static(b"taken")) })))).await;
+        let served = served(Some(Arc::new(|_| {
+            Box::pin(async { Response::new(Bytes::from_static(b"taken")) })
+        })))
+        .await;
         let address = served.url.trim_start_matches("http://").to_owned();
         let mut slow = Vec::new();
         for _ in 0..3 * CONNECTIONS_MAX {
             let mut stream = TcpStream::connect(&address).await.expect("it listens");
             let head = b"POST /rtt HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nhalf";
-            tokio::io::AsyncWriteExt::write_all(&mut stream, head).await.expect("taken");
+            tokio::io::AsyncWriteExt::write_all(&mut stream, head)
+                .await
+                .expect("taken");
             slow.push(stream);
         }
         assert_eq!(get(&served, "/live").await.0, 200);
-        assert_eq!(Client::new().post_json(&format!("{}/rtt", served.url), None, "x", SOON).await.expect("answered").status(), 200);
+        assert_eq!(
+            Client::new()
+                .post_json(&format!("{}/rtt", served.url), None, "x", SOON)
+                .await
+                .expect("answered")
+                .status(),
+            200
+        );
     }
 
     #[tokio::test]
     async fn a_roles_paths_get_whole_requests_and_too_large_ones_are_refused() {
-        let echo: Extra = Arc::new(|request| Box::pin(async move { Response::new(request.into_body()) }));
+        let echo: Extra =
+            Arc::new(|request| Box::pin(async move { Response::new(request.into_body()) }));
         let served = served(Some(echo)).await;
         let url = format!("{}/echo", served.url);
         let client = Client::new();
-        let small = client.post_json(&url, None, "hello", SOON).await.expect("answered");
-        assert_eq!((small.status().as_u16(), &small.body()[..]), (200, &b"\"hello\""[..]));
-        let large = client.post_json(&url, None, &"x".repeat(BODY_BYTES_MAX), SOON).await;
-        // The refusal may reach the client, or the broken connection does, as the server does not read on.
-        assert!(large.as_ref().map_or(true, |r| r.status() == 413), "{large:?}");
-        assert_eq!(client.get(&url, SOON).await.expect("still serving").status(), 200);
+        let small = client
+            .post_json(&url, None, "hello", SOON)
+            .await
+            .expect("answered");
+        assert_eq!(
+            (small.status().as_u16(), &small.body()[..]),
+            (200, &b"\"hello\""[..])
+        );
+        let large = client
+            .post_json(&url, None, &"x".repeat(BODY_BYTES_MAX), SOON)
+            .await;
+        // The refusal may reach the client, or the broken connection does, as the server does not
+        // read on.
+        assert!(
+            large.as_ref().map_or(true, |r| r.status() == 413),
+            "{large:?}"
+        );
+        assert_eq!(
+            client
+                .get(&url, SOON)
+                .await
+                .expect("still serving")
+                .status(),
+            200
+        );
     }
 
     #[tokio::test]
@@ -333,9 +471,15 @@ mod tests {
         let served = served(None).await;
         let mut request = Request::new(Bytes::new());
         *request.uri_mut() = format!("{}/live", served.url).parse().expect("a URL");
-        request.headers_mut().insert("x-large", HeaderValue::from_str(&"x".repeat(HEAD_BYTES_MAX)).expect("a value"));
+        request.headers_mut().insert(
+            "x-large",
+            HeaderValue::from_str(&"x".repeat(HEAD_BYTES_MAX)).expect("a value"),
+        );
         let outcome = Client::new().send(request, SOON).await;
-        assert!(outcome.as_ref().map_or(true, |r| r.status() == 431), "{outcome:?}");
+        assert!(
+            outcome.as_ref().map_or(true, |r| r.status() == 431),
+            "{outcome:?}"
+        );
     }
 
     #[test]
@@ -354,13 +498,19 @@ mod tests {
         ] {
             let mut request = Request::new(());
             if let Some(field) = field {
-                request.headers_mut().insert(AUTHORIZATION, HeaderValue::from_static(field));
+                request
+                    .headers_mut()
+                    .insert(AUTHORIZATION, HeaderValue::from_static(field));
             }
             assert_eq!(is_bearer(&request, key), expected, "{field:?} {key:?}");
         }
         let mut twice = Request::new(());
-        twice.headers_mut().append(AUTHORIZATION, HeaderValue::from_static("Bearer secret"));
-        twice.headers_mut().append(AUTHORIZATION, HeaderValue::from_static("Bearer secret"));
+        twice
+            .headers_mut()
+            .append(AUTHORIZATION, HeaderValue::from_static("Bearer secret"));
+        twice
+            .headers_mut()
+            .append(AUTHORIZATION, HeaderValue::from_static("Bearer secret"));
         assert!(!is_bearer(&twice, "secret"));
     }
 }

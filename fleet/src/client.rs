@@ -1,8 +1,8 @@
 //! A small HTTP/1.1 client for requests between nodes and from the command line to a node.
 //!
-//! Not the edge's way to origins. Bounded: a time-out for the whole exchange, 64 MiB of response body, one kept
-//! connection a host. A request that a kept connection loses to its other end's close is not sent again: the
-//! caller knows whether it may be.
+//! Not the edge's way to origins. Bounded: a time-out for the whole exchange, 64 MiB of response
+//! body, one kept connection a host. A request that a kept connection loses to its other end's
+//! close is not sent again: the caller knows whether it may be.
 
 use std::time::Duration;
 
@@ -23,7 +23,8 @@ pub const BODY_BYTES_MAX: usize = 64 << 20;
 /// How long a connection is kept without a request.
 const IDLE_KEPT: Duration = Duration::from_secs(8);
 
-/// Kept connections to one host: each takes a place at control, where every node of the fleet needs one.
+/// Kept connections to one host: each takes a place at control, where every node of the fleet needs
+/// one.
 const IDLE_PER_HOST_MAX: usize = 1;
 
 /// Why an exchange failed.
@@ -91,19 +92,26 @@ impl Client {
         Self::default()
     }
 
-    /// Sends a request whose URI is absolute and reads the whole response, trailers aside. Statuses of 400 and
-    /// above are responses, not errors.
+    /// Sends a request whose URI is absolute and reads the whole response, trailers aside. Statuses
+    /// of 400 and above are responses, not errors.
     ///
     /// # Errors
     /// [`ClientError`]: a bad URL, nobody there, too slow, broken, too large.
-    pub async fn send(&self, request: Request<Bytes>, timeout: Duration) -> Result<Response<Bytes>, ClientError> {
+    pub async fn send(
+        &self,
+        request: Request<Bytes>,
+        timeout: Duration,
+    ) -> Result<Response<Bytes>, ClientError> {
         let authority = match (request.uri().scheme_str(), request.uri().authority()) {
             (Some("http"), Some(authority)) => authority.to_string(),
             _ => return Err(ClientError::Url(request.uri().to_string())),
         };
         match tokio::time::timeout(timeout, self.exchange(request, &authority)).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(ClientError::Timeout { authority, after: timeout }),
+            Err(_) => Err(ClientError::Timeout {
+                authority,
+                after: timeout,
+            }),
         }
     }
 
@@ -121,7 +129,12 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::send`].
-    pub async fn get_with(&self, url: &str, bearer: &Secret, timeout: Duration) -> Result<Response<Bytes>, ClientError> {
+    pub async fn get_with(
+        &self,
+        url: &str,
+        bearer: &Secret,
+        timeout: Duration,
+    ) -> Result<Response<Bytes>, ClientError> {
         let mut request = Request::new(Bytes::new());
         *request.uri_mut() = parse_url(url)?;
         authorize(&mut request, bearer)?;
@@ -140,35 +153,63 @@ impl Client {
         timeout: Duration,
     ) -> Result<Response<Bytes>, ClientError> {
         let uri = parse_url(url)?;
-        let text = serde_json::to_vec(body)
-            .map_err(|e| ClientError::Exchange { authority: authority_of(&uri), reason: format!("the body has no JSON form: {e}") })?;
+        let text = serde_json::to_vec(body).map_err(|e| ClientError::Exchange {
+            authority: authority_of(&uri),
+            reason: format!("the body has no JSON form: {e}"),
+        })?;
         let mut request = Request::new(Bytes::from(text));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri;
-        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        request
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(bearer) = bearer {
             authorize(&mut request, bearer)?;
         }
         self.send(request, timeout).await
     }
 
-    async fn exchange(&self, request: Request<Bytes>, authority: &str) -> Result<Response<Bytes>, ClientError> {
-        let response = self.inner.request(request.map(Full::new)).await.map_err(|e| {
-            let (authority, reason) = (authority.to_owned(), root_cause(&e));
-            if e.is_connect() { ClientError::Connect { authority, reason } } else { ClientError::Exchange { authority, reason } }
-        })?;
+    async fn exchange(
+        &self,
+        request: Request<Bytes>,
+        authority: &str,
+    ) -> Result<Response<Bytes>, ClientError> {
+        let response = self
+            .inner
+            .request(request.map(Full::new))
+            .await
+            .map_err(|e| {
+                let (authority, reason) = (authority.to_owned(), root_cause(&e));
+                if e.is_connect() {
+                    ClientError::Connect { authority, reason }
+                } else {
+                    ClientError::Exchange { authority, reason }
+                }
+            })?;
         let (head, body) = response.into_parts();
         if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
-            return Err(ClientError::TooLarge { authority: authority.to_owned(), limit: BODY_BYTES_MAX });
+            return Err(ClientError::TooLarge {
+                authority: authority.to_owned(),
+                limit: BODY_BYTES_MAX,
+            });
         }
-        let body = Limited::new(body, BODY_BYTES_MAX).collect().await.map_err(|e| {
-            let authority = authority.to_owned();
-            if e.is::<LengthLimitError>() {
-                ClientError::TooLarge { authority, limit: BODY_BYTES_MAX }
-            } else {
-                ClientError::Exchange { authority, reason: root_cause(e.as_ref()) }
-            }
-        })?;
+        let body = Limited::new(body, BODY_BYTES_MAX)
+            .collect()
+            .await
+            .map_err(|e| {
+                let authority = authority.to_owned();
+                if e.is::<LengthLimitError>() {
+                    ClientError::TooLarge {
+                        authority,
+                        limit: BODY_BYTES_MAX,
+                    }
+                } else {
+                    ClientError::Exchange {
+                        authority,
+                        reason: root_cause(e.as_ref()),
+                    }
+                }
+            })?;
         Ok(Response::from_parts(head, body.to_bytes()))
     }
 }
@@ -178,13 +219,16 @@ fn parse_url(url: &str) -> Result<Uri, ClientError> {
 }
 
 fn authority_of(uri: &Uri) -> String {
-    uri.authority().map_or_else(String::new, ToString::to_string)
+    uri.authority()
+        .map_or_else(String::new, ToString::to_string)
 }
 
 fn authorize(request: &mut Request<Bytes>, bearer: &Secret) -> Result<(), ClientError> {
-    let mut value = HeaderValue::from_str(&format!("Bearer {}", bearer.0)).map_err(|_| ClientError::Exchange {
-        authority: authority_of(request.uri()),
-        reason: "the token or node key has characters that an HTTP field cannot carry".into(),
+    let mut value = HeaderValue::from_str(&format!("Bearer {}", bearer.0)).map_err(|_| {
+        ClientError::Exchange {
+            authority: authority_of(request.uri()),
+            reason: "the token or node key has characters that an HTTP field cannot carry".into(),
+        }
     })?;
     value.set_sensitive(true);
     request.headers_mut().insert(AUTHORIZATION, value);
@@ -233,8 +277,14 @@ mod tests {
         let url = answering(b"HTTP/1.1 500 Oh\r\nContent-Length: 4\r\n\r\nwhy?").await;
         let client = Client::new();
         for _ in 0..3 {
-            let response = client.post_json(&url, Some(&Secret("k".into())), &[1, 2], SOON).await.expect("answered");
-            assert_eq!((response.status().as_u16(), &response.body()[..]), (500, &b"why?"[..]));
+            let response = client
+                .post_json(&url, Some(&Secret("k".into())), &[1, 2], SOON)
+                .await
+                .expect("answered");
+            assert_eq!(
+                (response.status().as_u16(), &response.body()[..]),
+                (500, &b"why?"[..])
+            );
         }
     }
 
@@ -260,7 +310,10 @@ mod tests {
     #[tokio::test]
     async fn a_slow_body_ends_at_the_limit_of_time() {
         let url = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf").await;
-        let error = Client::new().get(&url, Duration::from_millis(50)).await.expect_err("never whole");
+        let error = Client::new()
+            .get(&url, Duration::from_millis(50))
+            .await
+            .expect_err("never whole");
         assert!(matches!(error, ClientError::Timeout { .. }), "{error}");
     }
 
@@ -268,7 +321,10 @@ mod tests {
     async fn a_body_beyond_the_limit_is_refused_by_its_length() {
         let url = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 67108865\r\n\r\n").await;
         let outcome = Client::new().get(&url, SOON).await;
-        assert!(matches!(outcome, Err(ClientError::TooLarge { .. })), "{outcome:?}");
+        assert!(
+            matches!(outcome, Err(ClientError::TooLarge { .. })),
+            "{outcome:?}"
+        );
     }
 
     #[tokio::test]
@@ -278,10 +334,17 @@ mod tests {
         tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.expect("a connection");
             assert!(stream.read(&mut [0; 4096]).await.expect("a request") > 0);
-            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.expect("taken");
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\n\r\n")
+                .await
+                .expect("taken");
             while stream.write_all(&[b'x'; 1 << 16]).await.is_ok() {}
         });
         let outcome = Client::new().get(&url, 4 * SOON).await;
-        assert!(matches!(outcome, Err(ClientError::TooLarge { .. })), "{:?}", outcome.map(|r| r.body().len()));
+        assert!(
+            matches!(outcome, Err(ClientError::TooLarge { .. })),
+            "{:?}",
+            outcome.map(|r| r.body().len())
+        );
     }
 }

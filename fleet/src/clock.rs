@@ -1,7 +1,7 @@
 //! The fleet's clock: what the time of day is for popularity, forecasts and off-peak windows.
 //!
-//! It is the real clock unless the fleet file lets it run fast, which a demonstration or a rehearsal of a
-//! day's push does. Freshness, TTLs and health never use it.
+//! It is the real clock unless the fleet file lets it run fast, which a demonstration or a
+//! rehearsal of a day's push does. Freshness, TTLs and health never use it.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,7 +18,11 @@ pub struct FleetClock {
 
 impl FleetClock {
     /// The real clock.
-    pub const REAL: Self = Self { anchor_real: 0.0, anchor_fleet: 0.0, speed: 1.0 };
+    pub const REAL: Self = Self {
+        anchor_real: 0.0,
+        anchor_fleet: 0.0,
+        speed: 1.0,
+    };
 
     /// Fleet time at a real time, both in seconds after the Unix epoch.
     pub fn fleet_seconds(&self, real_seconds: f64) -> f64 {
@@ -38,10 +42,12 @@ impl FleetClock {
 
 /// Seconds after the Unix epoch.
 pub fn unix_seconds(t: SystemTime) -> f64 {
-    t.duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
+    t.duration_since(UNIX_EPOCH)
+        .map_or(0.0, |d| d.as_secs_f64())
 }
 
 /// Milliseconds after the Unix epoch.
 pub fn unix_millis(t: SystemTime) -> u64 {
-    t.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+    t.duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_millis() as u64)
 }

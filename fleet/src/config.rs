@@ -1,7 +1,8 @@
-//! The fleet as it is once its file has been checked: every reference resolved, every default filled in.
+//! The fleet as it is once its file has been checked: every reference resolved, every default
+//! filled in.
 //!
-//! Owns the meaning of each setting. [`crate::file`] makes these values out of a fleet file and is the only
-//! place that knows how they are written.
+//! Owns the meaning of each setting. [`crate::file`] makes these values out of a fleet file and is
+//! the only place that knows how they are written.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -16,28 +17,30 @@ use crate::units::Bytes;
 /// The whole CDN, as checked. Built by [`crate::file::parse`]; immutable, shared as `Arc<Fleet>`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fleet {
-    /// The CDN's own zone, lower case, without a trailing dot (`cdn.test`). Steered names live here:
-    /// `<site>.<zone>`.
+    /// The CDN's own zone, lower case, without a trailing dot (`cdn.test`). Steered names live
+    /// here: `<site>.<zone>`.
     pub zone: String,
     /// Name servers that serve `zone`: indexes into `Fleet::name_servers`.
     pub zone_name_servers: Vec<usize>,
     /// SOA RNAME mailbox as written (`hostmaster@cdn.test`).
     pub hostmaster: String,
-    /// Directory that relative paths in a fleet file are taken from (the fleet file's own); a new revision of the file
-    /// is parsed with the same.
+    /// Directory that relative paths in a fleet file are taken from (the fleet file's own); a new
+    /// revision of the file is parsed with the same.
     pub base: PathBuf,
     /// Directory below which each node keeps its state, in a directory of its own name.
     pub state_dir: PathBuf,
-    /// The user that roles run as which are started as root: a name or number, perhaps with a group after a colon.
+    /// The user that roles run as which are started as root: a name or number, perhaps with a group
+    /// after a colon.
     pub user: Option<String>,
-    /// The key that this machine holds: the fleet's, or a node's own one; see [`crate::node_key`]. Never shown in logs or answers.
+    /// The key that this machine holds: the fleet's, or a node's own one; see [`crate::node_key`].
+    /// Never shown in logs or answers.
     pub node_key: Secret,
     /// Which keys nodes may show.
     pub keys: KeyPolicy,
     /// How often nodes report to control and to the name servers.
     pub report_interval: Duration,
-    /// Names by which admin listeners may be asked besides those that nobody else can own and those of the fleet's URLs, see
-    /// [`crate::own_names`].
+    /// Names by which admin listeners may be asked besides those that nobody else can own and those
+    /// of the fleet's URLs, see [`crate::own_names`].
     pub admin_hosts: Vec<String>,
     /// How long nodes that are told to end go on.
     pub drain: DrainLimits,
@@ -57,25 +60,33 @@ pub struct Fleet {
     pub sites: Vec<Site>,
     /// Zones served besides the CDN's own, in file order.
     pub zones: Vec<Zone>,
-    /// When this revision was made, in seconds after the Unix epoch: when control accepted it, or, for a file on disk, when that was last
-    /// modified. 0 where there is no file. Name servers make the serials of their zones of it.
+    /// When this revision was made, in seconds after the Unix epoch: when control accepted it, or,
+    /// for a file on disk, when that was last modified. 0 where there is no file. Name servers make
+    /// the serials of their zones of it.
     pub changed_unix_s: u64,
 }
 
 /// How long a node that is told to end goes on, in two steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DrainLimits {
-    /// The lame duck: how long an edge at most serves new clients on, while name servers and resolvers forget it.
+    /// The lame duck: how long an edge at most serves new clients on, while name servers and
+    /// resolvers forget it.
     pub lame_duck_max: Duration,
-    /// How long a name server goes on answering while its `/ready` says that it drains: until an anycast route is withdrawn.
+    /// How long a name server goes on answering while its `/ready` says that it drains: until an
+    /// anycast route is withdrawn.
     pub dns_withdrawal: Duration,
-    /// How long transfers that are under way may take to finish once no new connections are accepted.
+    /// How long transfers that are under way may take to finish once no new connections are
+    /// accepted.
     pub finish_max: Duration,
 }
 
 impl Default for DrainLimits {
     fn default() -> Self {
-        Self { lame_duck_max: Duration::from_secs(60), dns_withdrawal: Duration::ZERO, finish_max: Duration::from_secs(60) }
+        Self {
+            lame_duck_max: Duration::from_secs(60),
+            dns_withdrawal: Duration::ZERO,
+            finish_max: Duration::from_secs(60),
+        }
     }
 }
 
@@ -94,9 +105,11 @@ impl std::fmt::Debug for Secret {
 pub struct KeyPolicy {
     /// Whether each node must show its own key; otherwise the fleet's is accepted from all, too.
     pub own_only: bool,
-    /// Generation of a node's own key by node name, where it is not 1. Keys of other generations are revoked.
+    /// Generation of a node's own key by node name, where it is not 1. Keys of other generations
+    /// are revoked.
     pub generations: BTreeMap<String, u32>,
-    /// Generation of the secret by which the edges of a cluster know one another, by cluster name, where it is not 1.
+    /// Generation of the secret by which the edges of a cluster know one another, by cluster name,
+    /// where it is not 1.
     pub cluster_generations: BTreeMap<String, u32>,
 }
 
@@ -111,7 +124,8 @@ pub struct Control {
     pub url: String,
     /// Admin listener.
     pub admin: SocketAddr,
-    /// Names by which it may be asked besides those that nobody else can own and the one in `url`, see [`crate::own_names`].
+    /// Names by which it may be asked besides those that nobody else can own and the one in `url`,
+    /// see [`crate::own_names`].
     pub hosts: Vec<String>,
     /// Push planning on the fleet's clock; `None` when the file turns it off.
     pub push: Option<PushPolicy>,
@@ -176,12 +190,14 @@ pub struct Steering {
     pub health: HealthCheck,
     /// A measured round-trip time older than this no longer counts.
     pub rtt_max_age: Duration,
-    /// Share of `rtt`-steered answers (0..1) that try the second-best cluster, so that it gets measured.
+    /// Share of `rtt`-steered answers (0..1) that try the second-best cluster, so that it gets
+    /// measured.
     pub rtt_explore: f64,
-    /// Time over which clients return to a node that was out of the answers; zero brings all of them back at once.
+    /// Time over which clients return to a node that was out of the answers; zero brings all of
+    /// them back at once.
     pub ramp: Duration,
-    /// Whether measured times are held against the clusters' places and against what other nodes measure. Laboratories with
-    /// invented places turn it off.
+    /// Whether measured times are held against the clusters' places and against what other nodes
+    /// measure. Laboratories with invented places turn it off.
     pub rtt_bound: bool,
 }
 
@@ -192,10 +208,11 @@ pub struct HealthCheck {
     pub path: String,
     /// Time between two checks of one node, before jitter.
     pub interval: Duration,
-    /// Longest time that a check waits. The time learned from measured round trips is never longer; it is this one until there is a
-    /// measurement, and while the address is down.
+    /// Longest time that a check waits. The time learned from measured round trips is never longer;
+    /// it is this one until there is a measurement, and while the address is down.
     pub timeout: Duration,
-    /// Shortest time that a check waits, however short the round trip is; `timeout` where that is shorter.
+    /// Shortest time that a check waits, however short the round trip is; `timeout` where that is
+    /// shorter.
     pub timeout_min: Duration,
     /// Failures in a row that make a node down.
     pub fall: u32,
@@ -237,8 +254,8 @@ pub struct Place {
     pub longitude: f64,
 }
 
-/// A span of local time of day, in minutes after midnight; `end < start` wraps over midnight. From 0 to 1,440 it is the
-/// whole day.
+/// A span of local time of day, in minutes after midnight; `end < start` wraps over midnight. From
+/// 0 to 1,440 it is the whole day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DailyWindow {
     /// First minute.
@@ -266,13 +283,15 @@ pub struct Node {
     pub disk: Bytes,
     /// Worker threads; `None` means one a core.
     pub threads: Option<usize>,
-    /// Response bits a second it can carry; what would take its cluster above 95 % is given to the next one.
+    /// Response bits a second it can carry; what would take its cluster above 95 % is given to the
+    /// next one.
     pub capacity_bits: Option<u64>,
     /// Limits of its clients.
     pub clients: ClientLimits,
 }
 
-/// Limits of clients on an edge: the size of their requests' heads, and the number and time of their connections.
+/// Limits of clients on an edge: the size of their requests' heads, and the number and time of
+/// their connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientLimits {
     /// Bytes of a request's head.
@@ -327,8 +346,8 @@ pub struct Site {
     pub purge: PurgePolicy,
 }
 
-/// Who may purge a site's content with the method `PURGE`: nobody unless the site says so. The operators' token is another
-/// one, and purges by way of control alone.
+/// Who may purge a site's content with the method `PURGE`: nobody unless the site says so. The
+/// operators' token is another one, and purges by way of control alone.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PurgePolicy {
     /// Clients with these addresses.
@@ -372,15 +391,17 @@ pub struct CachePolicy {
     pub obey_client: bool,
     /// Larger bodies are passed through and not stored.
     pub body_bytes_max: Bytes,
-    /// Request fields, in lower case, that answers do not depend on, `cookie` among them perhaps: requests that have them
-    /// fill the store like all others.
+    /// Request fields, in lower case, that answers do not depend on, `cookie` among them perhaps:
+    /// requests that have them fill the store like all others.
     pub forward_fields: Vec<String>,
-    /// Request fields, in lower case, by which stored responses are kept apart, as if every response named them in `Vary`.
+    /// Request fields, in lower case, by which stored responses are kept apart, as if every
+    /// response named them in `Vary`.
     pub key_fields: Vec<String>,
     /// Whether a response that may be stored is stored with its `Set-Cookie` lines.
     pub store_set_cookie: bool,
-    /// Whether what an earlier run stored is served within `stale_if_error` where it cannot be validated, although the node
-    /// has not reached control since its start and so may lack a purge of it.
+    /// Whether what an earlier run stored is served within `stale_if_error` where it cannot be
+    /// validated, although the node has not reached control since its start and so may lack a purge
+    /// of it.
     pub serve_unsynced: bool,
     /// A fill that its last reader leaves goes on where no more than this is left of it.
     pub finish_rest: Bytes,
@@ -421,7 +442,8 @@ pub struct OriginPolicy {
 pub struct OriginTls {
     /// Authorities that are trusted in place of all others, in PEM form.
     pub ca: Option<PathBuf>,
-    /// The certificate that is shown, with those that lead to its authority, and its key, both in PEM form.
+    /// The certificate that is shown, with those that lead to its authority, and its key, both in
+    /// PEM form.
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
@@ -434,7 +456,8 @@ pub struct OriginLimits {
     pub first_byte: Duration,
     /// Longest pause within a response's body.
     pub between_bytes: Duration,
-    /// Longest pause within a request's body: of the client that sends it, and of the origin that takes it.
+    /// Longest pause within a request's body: of the client that sends it, and of the origin that
+    /// takes it.
     pub request_pause: Duration,
     /// Largest body of a request; `None` has no limit.
     pub request_bytes_max: Option<Bytes>,
@@ -500,11 +523,12 @@ pub struct Record {
 }
 
 impl Node {
-    /// Where health checks find out whether `address`, one of the node's, serves clients: at each listener that serves it. It is up
-    /// when all of them answer.
+    /// Where health checks find out whether `address`, one of the node's, serves clients: at each
+    /// listener that serves it. It is up when all of them answer.
     ///
-    /// `service` stands for an address that no listener serves. Where `service` is none of the node's addresses it stands for all of
-    /// them: clients' addresses are then translated on their way to the node, and name servers may not reach them.
+    /// `service` stands for an address that no listener serves. Where `service` is none of the
+    /// node's addresses it stands for all of them: clients' addresses are then translated on their
+    /// way to the node, and name servers may not reach them.
     pub fn checked_at(&self, address: IpAddr) -> Vec<SocketAddr> {
         if !self.addresses.contains(&self.service.ip()) {
             return vec![self.service];
@@ -523,26 +547,36 @@ impl Node {
                 found.push(endpoint);
             }
         }
-        if found.is_empty() { vec![self.service] } else { found }
+        if found.is_empty() {
+            vec![self.service]
+        } else {
+            found
+        }
     }
 }
 
 impl Fleet {
     /// The cluster and the node of that name, when it is an edge.
     pub fn edge(&self, name: &str) -> Option<(&Cluster, &Node)> {
-        self.clusters.iter().find_map(|c| c.nodes.iter().find(|n| n.name == name).map(|n| (c, n)))
+        self.clusters
+            .iter()
+            .find_map(|c| c.nodes.iter().find(|n| n.name == name).map(|n| (c, n)))
     }
 
-    /// The site that serves `host` (lower case, no port, no trailing dot): an exact host first, then the
-    /// steered name itself, then a site with the host `*`.
+    /// The site that serves `host` (lower case, no port, no trailing dot): an exact host first,
+    /// then the steered name itself, then a site with the host `*`.
     pub fn site_of_host(&self, host: &str) -> Option<&Site> {
-        let exact = self.sites.iter().find(|s| s.hosts.iter().any(|h| h == host));
+        let exact = self
+            .sites
+            .iter()
+            .find(|s| s.hosts.iter().any(|h| h == host));
         exact
             .or_else(|| self.sites.iter().find(|s| self.steered_name(s) == host))
             .or_else(|| self.sites.iter().find(|s| s.hosts.iter().any(|h| h == "*")))
     }
 
-    /// The name below the CDN's zone whose addresses are steered for `site`, without a trailing dot.
+    /// The name below the CDN's zone whose addresses are steered for `site`, without a trailing
+    /// dot.
     pub fn steered_name(&self, site: &Site) -> String {
         format!("{}.{}", site.name, self.zone)
     }
@@ -550,7 +584,11 @@ impl Fleet {
     /// Whether both say the same, whenever they were made.
     pub fn says_the_same(&self, other: &Self) -> bool {
         self.changed_unix_s == other.changed_unix_s && self == other
-            || *self == Self { changed_unix_s: self.changed_unix_s, ..other.clone() }
+            || *self
+                == Self {
+                    changed_unix_s: self.changed_unix_s,
+                    ..other.clone()
+                }
     }
 
     /// Whether it has a node of that name, of whatever role.
@@ -593,10 +631,25 @@ mod tests {
     #[test]
     fn every_listener_of_an_address_is_checked_or_what_stands_for_it() {
         // Addresses, listeners, service; where each address is checked.
-        type Case = (&'static [&'static str], &'static [&'static str], &'static str, &'static [&'static [&'static str]]);
+        type Case = (
+            &'static [&'static str],
+            &'static [&'static str],
+            &'static str,
+            &'static [&'static [&'static str]],
+        );
         let table: [Case; 9] = [
-            (&["192.0.2.1"], &["192.0.2.1:80"], "192.0.2.1:80", &[&["192.0.2.1:80"]]),
-            (&["192.0.2.1"], &["192.0.2.1:80", "192.0.2.1:8080"], "192.0.2.1:80", &[&["192.0.2.1:80", "192.0.2.1:8080"]]),
+            (
+                &["192.0.2.1"],
+                &["192.0.2.1:80"],
+                "192.0.2.1:80",
+                &[&["192.0.2.1:80"]],
+            ),
+            (
+                &["192.0.2.1"],
+                &["192.0.2.1:80", "192.0.2.1:8080"],
+                "192.0.2.1:80",
+                &[&["192.0.2.1:80", "192.0.2.1:8080"]],
+            ),
             (
                 &["192.0.2.1", "2001:db8::1"],
                 &["192.0.2.1:80", "[2001:db8::1]:80"],
@@ -614,14 +667,39 @@ mod tests {
                 ],
             ),
             // A listener for others than clients is not checked.
-            (&["192.0.2.1"], &["192.0.2.1:80", "10.0.0.1:81"], "192.0.2.1:80", &[&["192.0.2.1:80"]]),
+            (
+                &["192.0.2.1"],
+                &["192.0.2.1:80", "10.0.0.1:81"],
+                "192.0.2.1:80",
+                &[&["192.0.2.1:80"]],
+            ),
             // Another way to the same address is.
-            (&["192.0.2.1"], &["192.0.2.1:80"], "192.0.2.1:8080", &[&["192.0.2.1:80"]]),
+            (
+                &["192.0.2.1"],
+                &["192.0.2.1:80"],
+                "192.0.2.1:8080",
+                &[&["192.0.2.1:80"]],
+            ),
             // An address that no listener serves: the service stands for it.
-            (&["192.0.2.1", "192.0.2.9"], &["192.0.2.1:80"], "192.0.2.1:80", &[&["192.0.2.1:80"], &["192.0.2.1:80"]]),
+            (
+                &["192.0.2.1", "192.0.2.9"],
+                &["192.0.2.1:80"],
+                "192.0.2.1:80",
+                &[&["192.0.2.1:80"], &["192.0.2.1:80"]],
+            ),
             // Translated addresses: the service stands for all.
-            (&["192.0.2.1", "2001:db8::1"], &["0.0.0.0:80"], "10.0.0.1:80", &[&["10.0.0.1:80"], &["10.0.0.1:80"]]),
-            (&["192.0.2.1"], &["10.0.0.1:80"], "10.0.0.1:80", &[&["10.0.0.1:80"]]),
+            (
+                &["192.0.2.1", "2001:db8::1"],
+                &["0.0.0.0:80"],
+                "10.0.0.1:80",
+                &[&["10.0.0.1:80"], &["10.0.0.1:80"]],
+            ),
+            (
+                &["192.0.2.1"],
+                &["10.0.0.1:80"],
+                "10.0.0.1:80",
+                &[&["10.0.0.1:80"]],
+            ),
         ];
         for (addresses, listen, service, expected) in table {
             let node = Node {
@@ -636,8 +714,16 @@ mod tests {
                 capacity_bits: None,
                 clients: ClientLimits::default(),
             };
-            let found: Vec<Vec<String>> =
-                node.addresses.iter().map(|a| node.checked_at(*a).iter().map(ToString::to_string).collect()).collect();
+            let found: Vec<Vec<String>> = node
+                .addresses
+                .iter()
+                .map(|a| {
+                    node.checked_at(*a)
+                        .iter()
+                        .map(ToString::to_string)
+                        .collect()
+                })
+                .collect();
             assert_eq!(found, expected, "{addresses:?} {listen:?} {service}");
         }
     }

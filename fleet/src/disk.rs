@@ -1,8 +1,9 @@
-//! How much of a share of a node's disk bodies can have: the measures of the edge's store, which control plans with.
+//! How much of a share of a node's disk bodies can have: the measures of the edge's store, which
+//! control plans with.
 //!
-//! A share is cut into regions, files of one size that are written from front to back and given up whole. A body is a
-//! row of slices, each a record with a header; a further record describes the body. Owns these measures and the sums that
-//! follow from them; knows nothing of files.
+//! A share is cut into regions, files of one size that are written from front to back and given up
+//! whole. A body is a row of slices, each a record with a header; a further record describes the
+//! body. Owns these measures and the sums that follow from them; knows nothing of files.
 
 /// Length of every slice but a body's last one.
 pub const SLICE_BYTES: usize = 256 * 1024;
@@ -18,12 +19,15 @@ const REGION_BYTES_MAX: u64 = 64 << 20;
 /// A share has about this many regions, so that giving one up takes a small part of it.
 const REGIONS_WANTED: u64 = 16;
 
-/// What a body's description is planned with: its URL and the origin's fields take one to two kilobytes.
+/// What a body's description is planned with: its URL and the origin's fields take one to two
+/// kilobytes.
 const HEAD_BYTES_PLANNED: usize = 4096;
 
 /// Length of the regions of a share.
 pub fn region_bytes(share: u64) -> u64 {
-    (share / REGIONS_WANTED).clamp(REGION_BYTES_MIN, REGION_BYTES_MAX).min(share / 2)
+    (share / REGIONS_WANTED)
+        .clamp(REGION_BYTES_MIN, REGION_BYTES_MAX)
+        .min(share / 2)
 }
 
 /// Bytes that a record with a payload of that length takes.
@@ -31,18 +35,25 @@ pub fn record_span(payload: usize) -> u64 {
     (RECORD_HEADER_BYTES + payload).next_multiple_of(RECORD_ALIGNMENT) as u64
 }
 
-/// Bytes that a body of that length takes: its slices and its description, each with a record's header.
+/// Bytes that a body of that length takes: its slices and its description, each with a record's
+/// header.
 pub fn stored_bytes(length: u64) -> u64 {
     let slice = SLICE_BYTES as u64;
     let whole = (length / slice).saturating_mul(record_span(SLICE_BYTES));
     let rest = length % slice;
-    let rest = if rest == 0 { 0 } else { record_span(rest as usize) };
-    whole.saturating_add(rest).saturating_add(record_span(HEAD_BYTES_PLANNED))
+    let rest = if rest == 0 {
+        0
+    } else {
+        record_span(rest as usize)
+    };
+    whole
+        .saturating_add(rest)
+        .saturating_add(record_span(HEAD_BYTES_PLANNED))
 }
 
-/// Bytes of [`stored_bytes`] that a share is sure to hold, however the records fall. Each region may end with a gap in which
-/// one more slice had no room, and one region is free for what is written next: about 70 % of 16 MiB, 82 % of 32 MiB, 93 % of
-/// a gigabyte, 99 % of a hundred.
+/// Bytes of [`stored_bytes`] that a share is sure to hold, however the records fall. Each region
+/// may end with a gap in which one more slice had no room, and one region is free for what is
+/// written next: about 70 % of 16 MiB, 82 % of 32 MiB, 93 % of a gigabyte, 99 % of a hundred.
 pub fn usable_bytes(share: u64) -> u64 {
     let region = region_bytes(share);
     let gap = record_span(SLICE_BYTES) - RECORD_ALIGNMENT as u64;
@@ -57,7 +68,12 @@ mod tests {
     #[test]
     fn a_body_takes_its_slices_with_their_headers_and_its_description() {
         let (slice, head) = (SLICE_BYTES as u64, 4096 + 40);
-        for (length, expected) in [(1, 48 + head), (8, 48 + head), (slice, slice + 40 + head), (slice + 1, slice + 40 + 48 + head)] {
+        for (length, expected) in [
+            (1, 48 + head),
+            (8, 48 + head),
+            (slice, slice + 40 + head),
+            (slice + 1, slice + 40 + 48 + head),
+        ] {
             assert_eq!(stored_bytes(length), expected, "{length}");
         }
         assert_eq!(stored_bytes(u64::MAX), u64::MAX);

@@ -1,5 +1,5 @@
-//! Planned restarts and drains: which edges clients are steered away from, and for how long an edge that is told to end goes on
-//! serving them. Pure.
+//! Planned restarts and drains: which edges clients are steered away from, and for how long an edge
+//! that is told to end goes on serving them. Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,7 +7,8 @@ use std::time::Duration;
 use crate::config::{Cluster, Fleet};
 use crate::journal::{Change, Drain, DrainTarget, Entry};
 
-/// Time for a name server to take over what a check has found, and for a query that was answered before to reach its client.
+/// Time for a name server to take over what a check has found, and for a query that was answered
+/// before to reach its client.
 const SETTLE: Duration = Duration::from_millis(500);
 
 /// Since when something is drained.
@@ -19,18 +20,26 @@ pub struct Since {
     pub unix_ms: u64,
 }
 
-/// What an operator has drained, folded from the journal. Names that the fleet no longer has do no harm; a drained cluster
-/// includes nodes that it gets later.
+/// What an operator has drained, folded from the journal. Names that the fleet no longer has do no
+/// harm; a drained cluster includes nodes that it gets later.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Drains(BTreeMap<DrainTarget, Since>);
 
 impl Drains {
     /// Takes in a journal entry. Says whether anything changed.
     pub fn fold(&mut self, entry: &Entry) -> bool {
-        let Change::Drain(Drain { target, drained }) = &entry.change else { return false };
+        let Change::Drain(Drain { target, drained }) = &entry.change else {
+            return false;
+        };
         match (drained, self.0.contains_key(target)) {
             (true, false) => {
-                self.0.insert(target.clone(), Since { revision: entry.revision, unix_ms: entry.accepted_unix_ms });
+                self.0.insert(
+                    target.clone(),
+                    Since {
+                        revision: entry.revision,
+                        unix_ms: entry.accepted_unix_ms,
+                    },
+                );
                 true
             }
             (false, true) => self.0.remove(target).is_some(),
@@ -45,9 +54,12 @@ impl Drains {
 
     /// Why clients are steered away from a node: its own drain, or else that of its cluster.
     pub fn of_node(&self, cluster: &str, node: &str) -> Option<(DrainTarget, Since)> {
-        [DrainTarget::Node(node.to_owned()), DrainTarget::Cluster(cluster.to_owned())]
-            .into_iter()
-            .find_map(|target| self.get(&target).map(|since| (target, since)))
+        [
+            DrainTarget::Node(node.to_owned()),
+            DrainTarget::Cluster(cluster.to_owned()),
+        ]
+        .into_iter()
+        .find_map(|target| self.get(&target).map(|since| (target, since)))
     }
 
     /// Whether clients are steered away from a node.
@@ -61,8 +73,9 @@ impl Drains {
     }
 }
 
-/// The two parts of an edge's planned end: it goes on serving everybody until resolvers have forgotten its addresses, and
-/// asks clients that stay on a connection to leave it in the second part.
+/// The two parts of an edge's planned end: it goes on serving everybody until resolvers have
+/// forgotten its addresses, and asks clients that stay on a connection to leave it in the second
+/// part.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LameDuck {
     /// Until every name server has seen that the edge drains.
@@ -72,20 +85,29 @@ pub struct LameDuck {
 }
 
 impl LameDuck {
-    /// That of an edge of the fleet: one round of health checks (a 503 takes it out at once), then the largest TTL of the sites
-    /// that its cluster serves, at most [`crate::config::DrainLimits::lame_duck_max`] in all. Nothing where no name server steers
+    /// That of an edge of the fleet: one round of health checks (a 503 takes it out at once), then
+    /// the largest TTL of the sites that its cluster serves, at most
+    /// [`crate::config::DrainLimits::lame_duck_max`] in all. Nothing where no name server steers
     /// clients.
     pub fn of(fleet: &Fleet, node: &str) -> Self {
-        let Some(cluster) = fleet.edge(node).map(|(cluster, _)| cluster) else { return Self::default() };
+        let Some(cluster) = fleet.edge(node).map(|(cluster, _)| cluster) else {
+            return Self::default();
+        };
         if fleet.name_servers.is_empty() {
             return Self::default();
         }
-        let Some(ttl) = largest_ttl(fleet, cluster) else { return Self::default() };
+        let Some(ttl) = largest_ttl(fleet, cluster) else {
+            return Self::default();
+        };
         let health = &fleet.steering.health;
-        let detection = health.interval.mul_f64(1.0 + health.jitter.clamp(0.0, 1.0)) + health.timeout + SETTLE;
+        let detection =
+            health.interval.mul_f64(1.0 + health.jitter.clamp(0.0, 1.0)) + health.timeout + SETTLE;
         let most = fleet.drain.lame_duck_max;
         let detection = detection.min(most);
-        Self { detection, ttl: ttl.min(most - detection) }
+        Self {
+            detection,
+            ttl: ttl.min(most - detection),
+        }
     }
 
     /// Both parts.
@@ -93,24 +115,45 @@ impl LameDuck {
         self.detection + self.ttl
     }
 
-    /// What is left of it for a node that has been drained for so long: its clients have left it already.
+    /// What is left of it for a node that has been drained for so long: its clients have left it
+    /// already.
     pub fn after(self, drained_for: Duration) -> Self {
-        if drained_for >= self.whole() { Self::default() } else { self }
+        if drained_for >= self.whole() {
+            Self::default()
+        } else {
+            self
+        }
     }
 }
 
 /// The largest TTL of addresses of a cluster; `None` when it serves no site.
 pub fn largest_ttl(fleet: &Fleet, cluster: &Cluster) -> Option<Duration> {
     let number = fleet.clusters.iter().position(|c| c.name == cluster.name)?;
-    fleet.sites.iter().filter(|site| site.clusters.contains(&number)).map(|site| site.ttl).max()
+    fleet
+        .sites
+        .iter()
+        .filter(|site| site.clusters.contains(&number))
+        .map(|site| site.ttl)
+        .max()
 }
 
-/// Sites that no cluster with a node in service would serve if these drains were in force, in file order.
+/// Sites that no cluster with a node in service would serve if these drains were in force, in file
+/// order.
 pub fn sites_without_nodes(fleet: &Fleet, drains: &Drains) -> Vec<String> {
     let serves = |number: &usize| {
-        fleet.clusters.get(*number).is_some_and(|cluster| cluster.nodes.iter().any(|node| !drains.is_drained(&cluster.name, &node.name)))
+        fleet.clusters.get(*number).is_some_and(|cluster| {
+            cluster
+                .nodes
+                .iter()
+                .any(|node| !drains.is_drained(&cluster.name, &node.name))
+        })
     };
-    fleet.sites.iter().filter(|site| !site.clusters.iter().any(serves)).map(|site| site.name.clone()).collect()
+    fleet
+        .sites
+        .iter()
+        .filter(|site| !site.clusters.iter().any(serves))
+        .map(|site| site.name.clone())
+        .collect()
 }
 
 #[cfg(test)]
@@ -119,7 +162,11 @@ mod tests {
     use crate::file;
 
     fn drain(revision: u64, target: DrainTarget, drained: bool) -> Entry {
-        Entry { revision, accepted_unix_ms: revision * 1000, change: Change::Drain(Drain { target, drained }) }
+        Entry {
+            revision,
+            accepted_unix_ms: revision * 1000,
+            change: Change::Drain(Drain { target, drained }),
+        }
     }
 
     fn node(name: &str) -> DrainTarget {
@@ -134,19 +181,46 @@ mod tests {
     fn nodes_and_clusters_are_drained_apart() {
         let mut drains = Drains::default();
         assert!(drains.fold(&drain(1, node("ams-1"), true)));
-        assert!(!drains.fold(&drain(2, node("ams-1"), true)), "it is already, and since then");
-        assert_eq!(drains.get(&node("ams-1")), Some(Since { revision: 1, unix_ms: 1000 }));
+        assert!(
+            !drains.fold(&drain(2, node("ams-1"), true)),
+            "it is already, and since then"
+        );
+        assert_eq!(
+            drains.get(&node("ams-1")),
+            Some(Since {
+                revision: 1,
+                unix_ms: 1000
+            })
+        );
         assert!(drains.fold(&drain(3, cluster("ams"), true)));
-        assert!(drains.is_drained("ams", "ams-9"), "also one that comes later");
+        assert!(
+            drains.is_drained("ams", "ams-9"),
+            "also one that comes later"
+        );
         assert!(drains.fold(&drain(4, node("ams-1"), false)));
-        assert_eq!(drains.of_node("ams", "ams-1").map(|(by, since)| (by, since.revision)), Some((cluster("ams"), 3)));
-        assert!(!drains.is_drained("nyc", "ams-1"), "as a node it is in service again");
-        assert!(drains.fold(&drain(5, cluster("ams"), false)) && !drains.fold(&drain(6, cluster("ams"), false)));
+        assert_eq!(
+            drains
+                .of_node("ams", "ams-1")
+                .map(|(by, since)| (by, since.revision)),
+            Some((cluster("ams"), 3))
+        );
+        assert!(
+            !drains.is_drained("nyc", "ams-1"),
+            "as a node it is in service again"
+        );
+        assert!(
+            drains.fold(&drain(5, cluster("ams"), false))
+                && !drains.fold(&drain(6, cluster("ams"), false))
+        );
         assert_eq!(drains, Drains::default());
     }
 
     fn fleet(head: &str, name_server: bool, ttl: &str) -> Fleet {
-        let name_server = if name_server { "[[name_server]]\nname = \"ns1\"\nlisten = \"127.0.0.1:5300\"\n" } else { "" };
+        let name_server = if name_server {
+            "[[name_server]]\nname = \"ns1\"\nlisten = \"127.0.0.1:5300\"\n"
+        } else {
+            ""
+        };
         let text = format!(
             "[fleet]\nzone = \"cdn.test\"\nnode_key = \"a key that only this test knows\"\n{head}\n{name_server}\
              [[cluster]]\nname = \"ams\"\nplace = {{ latitude = 1, longitude = 1 }}\n[[cluster.node]]\nname = \"ams-1\"\naddress = \"127.0.0.11\"\nadmin = \"127.0.0.11:9100\"\n\
@@ -164,15 +238,44 @@ mod tests {
         let plain = fleet("", true, "30s");
         let duck = LameDuck::of(&plain, "ams-1");
         let health = &plain.steering.health;
-        assert_eq!(duck.ttl, Duration::from_secs(30), "the largest of its sites");
-        assert!(duck.detection >= health.interval + health.timeout, "a whole round of checks");
-        assert_eq!(whole(&plain, "idle-1"), Duration::ZERO, "nobody is steered there");
+        assert_eq!(
+            duck.ttl,
+            Duration::from_secs(30),
+            "the largest of its sites"
+        );
+        assert!(
+            duck.detection >= health.interval + health.timeout,
+            "a whole round of checks"
+        );
+        assert_eq!(
+            whole(&plain, "idle-1"),
+            Duration::ZERO,
+            "nobody is steered there"
+        );
         assert_eq!(whole(&plain, "nobody"), Duration::ZERO);
-        assert_eq!(whole(&fleet("", false, "30s"), "ams-1"), Duration::ZERO, "nobody steers");
-        assert_eq!(whole(&fleet("", true, "1h"), "ams-1"), Duration::from_secs(60), "the default limit");
-        assert_eq!(whole(&fleet("drain_max = \"5s\"", true, "1h"), "ams-1"), Duration::from_secs(5));
-        assert_eq!(whole(&fleet("drain_max = \"0s\"", true, "1h"), "ams-1"), Duration::ZERO);
-        assert_eq!(duck.after(duck.whole()), LameDuck::default(), "its clients have left already");
+        assert_eq!(
+            whole(&fleet("", false, "30s"), "ams-1"),
+            Duration::ZERO,
+            "nobody steers"
+        );
+        assert_eq!(
+            whole(&fleet("", true, "1h"), "ams-1"),
+            Duration::from_secs(60),
+            "the default limit"
+        );
+        assert_eq!(
+            whole(&fleet("drain_max = \"5s\"", true, "1h"), "ams-1"),
+            Duration::from_secs(5)
+        );
+        assert_eq!(
+            whole(&fleet("drain_max = \"0s\"", true, "1h"), "ams-1"),
+            Duration::ZERO
+        );
+        assert_eq!(
+            duck.after(duck.whole()),
+            LameDuck::default(),
+            "its clients have left already"
+        );
         assert_eq!(duck.after(Duration::from_secs(1)), duck);
     }
 

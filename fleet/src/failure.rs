@@ -1,4 +1,5 @@
-//! Why a command could not do its work: one clear sentence and the exit code of the BSD `sysexits` family.
+//! Why a command could not do its work: one clear sentence and the exit code of the BSD `sysexits`
+//! family.
 
 use std::fmt;
 
@@ -20,7 +21,8 @@ pub enum FailureKind {
     BadData,
     /// An input file is missing or unreadable: 66 (EX_NOINPUT).
     NoInput,
-    /// Something needed does not answer or is in use (a port, the origin, control): 69 (EX_UNAVAILABLE).
+    /// Something needed does not answer or is in use (a port, the origin, control): 69
+    /// (EX_UNAVAILABLE).
     Unavailable,
     /// A defect of ours: 70 (EX_SOFTWARE).
     Internal,
@@ -54,10 +56,14 @@ impl FailureKind {
 impl Failure {
     /// A failure of that kind with that sentence.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self {
+            kind,
+            message: message.into(),
+        }
     }
 
-    /// A listener that could not be opened on `address`: the sentence names the address and what to do.
+    /// A listener that could not be opened on `address`: the sentence names the address and what to
+    /// do.
     pub fn bind(what: &str, address: impl fmt::Display, error: &std::io::Error) -> Self {
         let kind = match error.kind() {
             std::io::ErrorKind::AddrInUse => FailureKind::Unavailable,
@@ -65,12 +71,19 @@ impl Failure {
             _ => FailureKind::System,
         };
         let mend = match error.kind() {
-            std::io::ErrorKind::AddrInUse => "another program listens there; stop it or choose another address",
-            std::io::ErrorKind::PermissionDenied => "ports below 1024 need CAP_NET_BIND_SERVICE; choose a higher port or grant it",
+            std::io::ErrorKind::AddrInUse => {
+                "another program listens there; stop it or choose another address"
+            }
+            std::io::ErrorKind::PermissionDenied => {
+                "ports below 1024 need CAP_NET_BIND_SERVICE; choose a higher port or grant it"
+            }
             std::io::ErrorKind::AddrNotAvailable => "no interface of this machine has that address",
             _ => "the system refused it",
         };
-        Self::new(kind, format!("cannot listen for {what} on {address}: {error} ({mend})"))
+        Self::new(
+            kind,
+            format!("cannot listen for {what} on {address}: {error} ({mend})"),
+        )
     }
 }
 

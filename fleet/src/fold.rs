@@ -1,19 +1,22 @@
-//! Which journal entries still mean something: the rules by which later ones supersede earlier ones. Pure.
+//! Which journal entries still mean something: the rules by which later ones supersede earlier
+//! ones. Pure.
 
 use std::collections::HashMap;
 
 use crate::journal::{Change, DrainTarget, Entry, Purge, PurgeScope};
 
-/// Purged scopes that are kept apart: some 40 MB as JSON. Beyond it the older half becomes one purge of everything, which
-/// covers more; nodes that are up have folded them one by one by then, and lose nothing by it.
+/// Purged scopes that are kept apart: some 40 MB as JSON. Beyond it the older half becomes one
+/// purge of everything, which covers more; nodes that are up have folded them one by one by then,
+/// and lose nothing by it.
 const PURGES_MAX: usize = 262_144;
 /// Bytes of the texts of all these, for which the same holds.
 const PURGES_BYTES_MAX: usize = 64 << 20;
 
-/// The entries that still mean something, in order of revision: the newest fleet file; of push orders the newest for
-/// each cluster, while it runs; of drains the newest for each node and cluster, its end included, since a reader may know of
-/// its begin; of purges those that no later one covers wholly. The newest entry is always kept, so that
-/// a reader reaches the revision that it would have reached with all of them.
+/// The entries that still mean something, in order of revision: the newest fleet file; of push
+/// orders the newest for each cluster, while it runs; of drains the newest for each node and
+/// cluster, its end included, since a reader may know of its begin; of purges those that no later
+/// one covers wholly. The newest entry is always kept, so that a reader reaches the revision that
+/// it would have reached with all of them.
 ///
 /// A reader may begin anywhere: what is left out has its like, or something wider, further on.
 pub(crate) fn fold(mut entries: Vec<Entry>, now_unix_ms: u64) -> Vec<Entry> {
@@ -23,7 +26,13 @@ pub(crate) fn fold(mut entries: Vec<Entry>, now_unix_ms: u64) -> Vec<Entry> {
     let mut everything = 0;
     for (n, entry) in entries.iter().enumerate() {
         newest.insert(key(&entry.change), n);
-        if matches!(&entry.change, Change::Purge(Purge { scope: PurgeScope::All, soft: false })) {
+        if matches!(
+            &entry.change,
+            Change::Purge(Purge {
+                scope: PurgeScope::All,
+                soft: false
+            })
+        ) {
             everything = entry.revision;
         }
     }
@@ -35,12 +44,17 @@ pub(crate) fn fold(mut entries: Vec<Entry>, now_unix_ms: u64) -> Vec<Entry> {
                 Change::Push(order) => order.not_after_unix_ms > now_unix_ms || n == last,
                 Change::Purge(purge) => {
                     let harder = Key::Purge(purge.scope.clone(), false);
-                    let is_covered = purge.soft && newest.get(&harder).is_some_and(|hard| *hard > n);
+                    let is_covered =
+                        purge.soft && newest.get(&harder).is_some_and(|hard| *hard > n);
                     entry.revision >= everything && !is_covered
                 }
             }
     };
-    let kept: Vec<bool> = entries.iter().enumerate().map(|(n, entry)| is_kept(n, entry)).collect();
+    let kept: Vec<bool> = entries
+        .iter()
+        .enumerate()
+        .map(|(n, entry)| is_kept(n, entry))
+        .collect();
     let mut kept = kept.into_iter();
     entries.retain(|_| kept.next().unwrap_or(false));
     limit_purges(entries)
@@ -54,17 +68,19 @@ fn limit_purges(entries: Vec<Entry>) -> Vec<Entry> {
 /// Bytes of the names in a scope.
 fn text_bytes(scope: &PurgeScope) -> usize {
     match scope {
-        PurgeScope::Url(text) | PurgeScope::Prefix(text) | PurgeScope::Host(text) | PurgeScope::Site(text) | PurgeScope::Tag(text) => {
-            text.len()
-        }
+        PurgeScope::Url(text)
+        | PurgeScope::Prefix(text)
+        | PurgeScope::Host(text)
+        | PurgeScope::Site(text)
+        | PurgeScope::Tag(text) => text.len(),
         PurgeScope::SiteTag { site, tag } => site.len() + tag.len(),
         PurgeScope::All => 0,
         PurgeScope::Any(scopes) => scopes.iter().map(text_bytes).sum(),
     }
 }
 
-/// Where the purged scopes weigh more than `most`, all but the newest become one purge of everything; those weigh no more than
-/// half of it.
+/// Where the purged scopes weigh more than `most`, all but the newest become one purge of
+/// everything; those weigh no more than half of it.
 fn limit(mut entries: Vec<Entry>, most: usize, weigh: impl Fn(&PurgeScope) -> usize) -> Vec<Entry> {
     let weigh_entry = |entry: &Entry| match &entry.change {
         Change::Purge(purge) => purge.scope.each().iter().map(&weigh).sum(),
@@ -78,9 +94,14 @@ fn limit(mut entries: Vec<Entry>, most: usize, weigh: impl Fn(&PurgeScope) -> us
             older >= total - most / 2
         });
         let last = last.expect("the weights add up to the total");
-        entries[last].change = Change::Purge(Purge { scope: PurgeScope::All, soft: false });
+        entries[last].change = Change::Purge(Purge {
+            scope: PurgeScope::All,
+            soft: false,
+        });
         let revision = entries[last].revision;
-        entries.retain(|entry| !matches!(entry.change, Change::Purge(_)) || entry.revision >= revision);
+        entries.retain(|entry| {
+            !matches!(entry.change, Change::Purge(_)) || entry.revision >= revision
+        });
     }
     entries
 }
@@ -111,7 +132,11 @@ mod tests {
     use crate::journal::{Drain, PushOrder};
 
     fn purge(revision: u64, scope: PurgeScope, soft: bool) -> Entry {
-        Entry { revision, accepted_unix_ms: 0, change: Change::Purge(Purge { scope, soft }) }
+        Entry {
+            revision,
+            accepted_unix_ms: 0,
+            change: Change::Purge(Purge { scope, soft }),
+        }
     }
 
     fn url(revision: u64, url: &str, soft: bool) -> Entry {
@@ -119,7 +144,13 @@ mod tests {
     }
 
     fn file(revision: u64) -> Entry {
-        Entry { revision, accepted_unix_ms: 0, change: Change::FleetFile { text: revision.to_string() } }
+        Entry {
+            revision,
+            accepted_unix_ms: 0,
+            change: Change::FleetFile {
+                text: revision.to_string(),
+            },
+        }
     }
 
     fn push(revision: u64, cluster: &str, not_after_unix_ms: u64) -> Entry {
@@ -131,36 +162,111 @@ mod tests {
             not_after_unix_ms,
             fresh_until_unix_ms: 0,
         };
-        Entry { revision, accepted_unix_ms: 0, change: Change::Push(order) }
+        Entry {
+            revision,
+            accepted_unix_ms: 0,
+            change: Change::Push(order),
+        }
     }
 
     fn drain(revision: u64, node: &str, drained: bool) -> Entry {
-        let drain = Drain { target: DrainTarget::Node(node.into()), drained };
-        Entry { revision, accepted_unix_ms: 0, change: Change::Drain(drain) }
+        let drain = Drain {
+            target: DrainTarget::Node(node.into()),
+            drained,
+        };
+        Entry {
+            revision,
+            accepted_unix_ms: 0,
+            change: Change::Drain(drain),
+        }
     }
 
     #[test]
     fn only_what_nothing_later_covers_is_kept() {
         let table: Vec<(&str, Vec<Entry>, Vec<u64>)> = vec![
-            ("one scope, newest", vec![url(1, "a", false), url(2, "b", false), url(3, "a", false)], vec![2, 3]),
-            ("hard covers soft", vec![url(1, "a", true), url(2, "a", false)], vec![2]),
-            ("soft does not cover hard", vec![url(1, "a", false), url(2, "a", true)], vec![1, 2]),
-            ("everything covers all", vec![url(1, "a", false), purge(2, PurgeScope::All, false), url(3, "a", false)], vec![2, 3]),
-            ("softly everything does not", vec![url(1, "a", false), purge(2, PurgeScope::All, true)], vec![1, 2]),
-            ("newest file", vec![file(1), file(2), url(3, "a", false)], vec![2, 3]),
-            ("running orders", vec![push(1, "ams", 200), push(2, "ams", 200), push(3, "nyc", 50), push(4, "sin", 101)], vec![2, 4]),
-            ("the newest entry", vec![url(1, "a", false), push(2, "ams", 50), push(3, "ams", 50)], vec![1, 3]),
-            ("each drain, newest", vec![drain(1, "a", true), drain(2, "b", true), drain(3, "a", false), url(4, "a", false)], vec![2, 3, 4]),
+            (
+                "one scope, newest",
+                vec![url(1, "a", false), url(2, "b", false), url(3, "a", false)],
+                vec![2, 3],
+            ),
+            (
+                "hard covers soft",
+                vec![url(1, "a", true), url(2, "a", false)],
+                vec![2],
+            ),
+            (
+                "soft does not cover hard",
+                vec![url(1, "a", false), url(2, "a", true)],
+                vec![1, 2],
+            ),
+            (
+                "everything covers all",
+                vec![
+                    url(1, "a", false),
+                    purge(2, PurgeScope::All, false),
+                    url(3, "a", false),
+                ],
+                vec![2, 3],
+            ),
+            (
+                "softly everything does not",
+                vec![url(1, "a", false), purge(2, PurgeScope::All, true)],
+                vec![1, 2],
+            ),
+            (
+                "newest file",
+                vec![file(1), file(2), url(3, "a", false)],
+                vec![2, 3],
+            ),
+            (
+                "running orders",
+                vec![
+                    push(1, "ams", 200),
+                    push(2, "ams", 200),
+                    push(3, "nyc", 50),
+                    push(4, "sin", 101),
+                ],
+                vec![2, 4],
+            ),
+            (
+                "the newest entry",
+                vec![url(1, "a", false), push(2, "ams", 50), push(3, "ams", 50)],
+                vec![1, 3],
+            ),
+            (
+                "each drain, newest",
+                vec![
+                    drain(1, "a", true),
+                    drain(2, "b", true),
+                    drain(3, "a", false),
+                    url(4, "a", false),
+                ],
+                vec![2, 3, 4],
+            ),
             (
                 "a drain of a node is none of a cluster",
                 vec![drain(1, "a", true), {
                     let target = DrainTarget::Cluster("a".into());
-                    Entry { change: Change::Drain(Drain { target, drained: false }), ..drain(2, "a", false) }
+                    Entry {
+                        change: Change::Drain(Drain {
+                            target,
+                            drained: false,
+                        }),
+                        ..drain(2, "a", false)
+                    }
                 }],
                 vec![1, 2],
             ),
-            ("a drain survives a purge of everything", vec![drain(1, "a", true), purge(2, PurgeScope::All, false)], vec![1, 2]),
-            ("a file survives a purge of everything", vec![file(1), purge(2, PurgeScope::All, false)], vec![1, 2]),
+            (
+                "a drain survives a purge of everything",
+                vec![drain(1, "a", true), purge(2, PurgeScope::All, false)],
+                vec![1, 2],
+            ),
+            (
+                "a file survives a purge of everything",
+                vec![file(1), purge(2, PurgeScope::All, false)],
+                vec![1, 2],
+            ),
         ];
         for (name, entries, expected) in table {
             let kept: Vec<u64> = fold(entries, 100).iter().map(|e| e.revision).collect();
@@ -171,16 +277,40 @@ mod tests {
     #[test]
     fn too_many_purges_become_one_of_everything() {
         let count = PURGES_MAX as u64 + 1;
-        let kept = fold((1..=count).map(|n| url(n, &n.to_string(), false)).chain([file(count + 1)]).collect(), 0);
+        let kept = fold(
+            (1..=count)
+                .map(|n| url(n, &n.to_string(), false))
+                .chain([file(count + 1)])
+                .collect(),
+            0,
+        );
         let first = kept.first().expect("some");
-        assert_eq!(first.change, Change::Purge(Purge { scope: PurgeScope::All, soft: false }));
+        assert_eq!(
+            first.change,
+            Change::Purge(Purge {
+                scope: PurgeScope::All,
+                soft: false
+            })
+        );
         assert_eq!(first.revision + kept.len() as u64 - 1, count + 1);
         assert!(kept.len() < PURGES_MAX);
         // Lists count by what they name.
-        let list = |n: u64| PurgeScope::Any((0..256).map(|k| PurgeScope::Tag(format!("{n}-{k}"))).collect());
+        let list = |n: u64| {
+            PurgeScope::Any(
+                (0..256)
+                    .map(|k| PurgeScope::Tag(format!("{n}-{k}")))
+                    .collect(),
+            )
+        };
         let lists = PURGES_MAX as u64 / 256 + 1;
         let kept = fold((1..=lists).map(|n| purge(n, list(n), false)).collect(), 0);
-        assert_eq!(kept.first().expect("some").change, Change::Purge(Purge { scope: PurgeScope::All, soft: false }));
+        assert_eq!(
+            kept.first().expect("some").change,
+            Change::Purge(Purge {
+                scope: PurgeScope::All,
+                soft: false
+            })
+        );
         assert_eq!(kept.len() as u64, lists / 2 + 1);
     }
 
@@ -188,29 +318,62 @@ mod tests {
     fn purges_of_long_names_are_bounded_by_their_bytes() {
         let long = |n: u64, bytes: usize| url(n, &format!("{n:0bytes$}"), false);
         let bytes = |entries: &[Entry]| -> usize {
-            entries.iter().map(|e| if let Change::Purge(purge) = &e.change { text_bytes(&purge.scope) } else { 0 }).sum()
+            entries
+                .iter()
+                .map(|e| {
+                    if let Change::Purge(purge) = &e.change {
+                        text_bytes(&purge.scope)
+                    } else {
+                        0
+                    }
+                })
+                .sum()
         };
         let each = 24 << 10;
         let most = (PURGES_BYTES_MAX / each) as u64;
-        let everything = Change::Purge(Purge { scope: PurgeScope::All, soft: false });
+        let everything = Change::Purge(Purge {
+            scope: PurgeScope::All,
+            soft: false,
+        });
         // As many as fit, one more, and a journal of before there was a bound.
         for (count, is_bounded) in [(most, false), (most + 1, true), (3 * most, true)] {
-            let entries: Vec<Entry> = [file(1)].into_iter().chain((2..=count + 1).map(|n| long(n, each))).collect();
+            let entries: Vec<Entry> = [file(1)]
+                .into_iter()
+                .chain((2..=count + 1).map(|n| long(n, each)))
+                .collect();
             let kept = fold(entries.clone(), 0);
             assert_eq!(kept != entries, is_bounded, "{count}");
             assert!(bytes(&kept) <= PURGES_BYTES_MAX, "{count}");
             if is_bounded {
-                assert!(bytes(&kept) <= PURGES_BYTES_MAX / 2 && bytes(&kept) + each > PURGES_BYTES_MAX / 2, "{count}");
-                assert_eq!((&kept[0], &kept[1].change), (&file(1), &everything), "{count}");
-                assert_eq!(kept[2..], entries[entries.len() - (kept.len() - 2)..], "{count}: the newest stay as they are");
-                assert_eq!(kept[1].revision + 1, kept[2].revision, "{count}: and it covers all before them");
+                assert!(
+                    bytes(&kept) <= PURGES_BYTES_MAX / 2
+                        && bytes(&kept) + each > PURGES_BYTES_MAX / 2,
+                    "{count}"
+                );
+                assert_eq!(
+                    (&kept[0], &kept[1].change),
+                    (&file(1), &everything),
+                    "{count}"
+                );
+                assert_eq!(
+                    kept[2..],
+                    entries[entries.len() - (kept.len() - 2)..],
+                    "{count}: the newest stay as they are"
+                );
+                assert_eq!(
+                    kept[1].revision + 1,
+                    kept[2].revision,
+                    "{count}: and it covers all before them"
+                );
             }
         }
     }
 
     #[test]
     fn a_storm_of_purges_stays_purges_of_what_they_name() {
-        let entries: Vec<Entry> = (1..=140_000).map(|n| url(n, &n.to_string(), false)).collect();
+        let entries: Vec<Entry> = (1..=140_000)
+            .map(|n| url(n, &n.to_string(), false))
+            .collect();
         assert_eq!(fold(entries.clone(), 0), entries);
     }
 
@@ -235,25 +398,40 @@ mod tests {
             match &entry.change {
                 Change::Purge(Purge { scope, soft }) => {
                     let covered = match scope {
-                        PurgeScope::Url(url) => url.parse().expect("a number")..url.parse::<usize>().expect("a number") + 1,
+                        PurgeScope::Url(url) => {
+                            url.parse().expect("a number")
+                                ..url.parse::<usize>().expect("a number") + 1
+                        }
                         _ => 0..3,
                     };
                     for mark in &mut purged[covered] {
                         let (hard, stale) = mark;
                         // A hard purge covers what a soft one before it covers.
-                        if *soft { *stale = entry.revision } else { (*hard, *stale) = (entry.revision, 0) }
+                        if *soft {
+                            *stale = entry.revision
+                        } else {
+                            (*hard, *stale) = (entry.revision, 0)
+                        }
                     }
                 }
                 Change::FleetFile { text } => file = Some(text.clone()),
                 Change::Drain(drain) => {
-                    drained[drain.target.name().parse::<usize>().expect("a number")] = Some((entry.revision, drain.drained))
+                    drained[drain.target.name().parse::<usize>().expect("a number")] =
+                        Some((entry.revision, drain.drained))
                 }
                 Change::Push(order) => {
-                    orders[order.cluster.parse::<usize>().expect("a number")] = (order.not_after_unix_ms > 100).then_some(entry.revision)
+                    orders[order.cluster.parse::<usize>().expect("a number")] =
+                        (order.not_after_unix_ms > 100).then_some(entry.revision)
                 }
             }
         }
-        Meaning { purged, file, orders, drained, at }
+        Meaning {
+            purged,
+            file,
+            orders,
+            drained,
+            at,
+        }
     }
 
     fn change() -> impl Strategy<Value = Entry> {

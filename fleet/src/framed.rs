@@ -1,14 +1,15 @@
 //! A file of framed records: an identity, then records that carry their length and checksums.
 //!
-//! Owns bytes on disk and what a crash may leave of them; knows nothing of what records mean. Layout, little endian:
+//! Owns bytes on disk and what a crash may leave of them; knows nothing of what records mean.
+//! Layout, little endian:
 //!
 //! ```text
 //! header:  magic (8)  id (16)  CRC-32 of both (4)
 //! record:  length (4)  CRC-32 of the length (4)  CRC-32 of the payload (4)  payload
 //! ```
 //!
-//! The length has a checksum of its own so that a damaged length can be told from a record whose end was never
-//! written: only the latter may be cut off.
+//! The length has a checksum of its own so that a damaged length can be told from a record whose
+//! end was never written: only the latter may be cut off.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -79,12 +80,21 @@ pub struct FramedLog {
 }
 
 impl FramedLog {
-    /// Opens or makes the file and calls `each` with every record in order. An unfinished last record is cut off.
+    /// Opens or makes the file and calls `each` with every record in order. An unfinished last
+    /// record is cut off.
     ///
     /// # Errors
     /// [`FramedError::Damaged`], [`FramedError::Io`].
-    pub fn open(path: &Path, magic: &[u8; 8], payload_bytes_max: usize, each: impl FnMut(Place, &[u8])) -> Result<Self, FramedError> {
-        let io = |source| FramedError::Io { path: path.to_owned(), source };
+    pub fn open(
+        path: &Path,
+        magic: &[u8; 8],
+        payload_bytes_max: usize,
+        each: impl FnMut(Place, &[u8]),
+    ) -> Result<Self, FramedError> {
+        let io = |source| FramedError::Io {
+            path: path.to_owned(),
+            source,
+        };
         if !path.exists() {
             create(path, magic).map_err(io)?;
         }
@@ -96,9 +106,10 @@ impl FramedLog {
         Self::open_as(path, magic, payload_bytes_max, each)
     }
 
-    /// [`FramedLog::open`] for what must not keep a node from starting: a damaged file is set aside under the name with
-    /// `.damaged` behind it, in place of an earlier one, and a new file is begun. `each` gets every whole record, those behind
-    /// the damage too; the new file has none of them. Gives the damage in words, if there was any.
+    /// [`FramedLog::open`] for what must not keep a node from starting: a damaged file is set aside
+    /// under the name with `.damaged` behind it, in place of an earlier one, and a new file is
+    /// begun. `each` gets every whole record, those behind the damage too; the new file has none of
+    /// them. Gives the damage in words, if there was any.
     ///
     /// # Errors
     /// [`FramedError::Io`].
@@ -108,16 +119,26 @@ impl FramedLog {
         payload_bytes_max: usize,
         mut each: impl FnMut(&[u8]),
     ) -> Result<(Self, Option<String>), FramedError> {
-        let io = |source| FramedError::Io { path: path.to_owned(), source };
+        let io = |source| FramedError::Io {
+            path: path.to_owned(),
+            source,
+        };
         let bytes = match std::fs::read(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             read => Some(read.map_err(io)?),
         };
-        let damage = bytes.as_ref().and_then(|bytes| Self::scan(bytes, path, magic, payload_bytes_max, |_, _| ()).err());
+        let damage = bytes
+            .as_ref()
+            .and_then(|bytes| Self::scan(bytes, path, magic, payload_bytes_max, |_, _| ()).err());
         let (Some(bytes), Some(damage)) = (bytes, damage) else {
-            return Self::open(path, magic, payload_bytes_max, |_, payload| each(payload)).map(|log| (log, None));
+            return Self::open(path, magic, payload_bytes_max, |_, payload| each(payload))
+                .map(|log| (log, None));
         };
-        let mut offset = if bytes.starts_with(magic) { HEADER_BYTES } else { bytes.len() };
+        let mut offset = if bytes.starts_with(magic) {
+            HEADER_BYTES
+        } else {
+            bytes.len()
+        };
         while offset < bytes.len() {
             match record_at(&bytes, offset, payload_bytes_max) {
                 Found::Whole(payload) => {
@@ -131,12 +152,27 @@ impl FramedLog {
         aside.push(".damaged");
         std::fs::rename(path, &aside).map_err(io)?;
         let log = Self::open(path, magic, payload_bytes_max, |_, _| ())?;
-        Ok((log, Some(format!("{damage}; it is set aside as {}", Path::new(&aside).display()))))
+        Ok((
+            log,
+            Some(format!(
+                "{damage}; it is set aside as {}",
+                Path::new(&aside).display()
+            )),
+        ))
     }
 
-    /// Calls `each` with every record of a file and leaves it as it is, also when another process has it open.
-    pub(crate) fn peek(path: &Path, magic: &[u8; 8], payload_bytes_max: usize, each: impl FnMut(Place, &[u8])) -> Result<(), FramedError> {
-        let bytes = std::fs::read(path).map_err(|source| FramedError::Io { path: path.to_owned(), source })?;
+    /// Calls `each` with every record of a file and leaves it as it is, also when another process
+    /// has it open.
+    pub(crate) fn peek(
+        path: &Path,
+        magic: &[u8; 8],
+        payload_bytes_max: usize,
+        each: impl FnMut(Place, &[u8]),
+    ) -> Result<(), FramedError> {
+        let bytes = std::fs::read(path).map_err(|source| FramedError::Io {
+            path: path.to_owned(),
+            source,
+        })?;
         Self::scan(&bytes, path, magic, payload_bytes_max, each).map(drop)
     }
 
@@ -148,21 +184,33 @@ impl FramedLog {
         payload_bytes_max: usize,
         mut each: impl FnMut(Place, &[u8]),
     ) -> Result<([u8; 16], u64), FramedError> {
-        let damaged =
-            |offset: usize, reason: &str| FramedError::Damaged { path: path.to_owned(), offset: offset as u64, reason: reason.into() };
+        let damaged = |offset: usize, reason: &str| FramedError::Damaged {
+            path: path.to_owned(),
+            offset: offset as u64,
+            reason: reason.into(),
+        };
 
         let id = read_header(bytes, magic).map_err(|reason| damaged(0, reason))?;
         let mut offset = HEADER_BYTES;
         while offset < bytes.len() {
             match record_at(bytes, offset, payload_bytes_max) {
                 Found::Whole(payload) => {
-                    each(Place { offset: offset as u64, bytes: payload.len() }, payload);
+                    each(
+                        Place {
+                            offset: offset as u64,
+                            bytes: payload.len(),
+                        },
+                        payload,
+                    );
                     offset += FRAME_BYTES + payload.len();
                 }
                 Found::Unfinished => break,
                 Found::Bad(reason) => {
-                    // The end of a write that a crash cut short looks bad as well; but nothing whole follows it.
-                    let followed = (offset + 1..bytes.len()).any(|at| matches!(record_at(bytes, at, payload_bytes_max), Found::Whole(_)));
+                    // The end of a write that a crash cut short looks bad as well; but nothing
+                    // whole follows it.
+                    let followed = (offset + 1..bytes.len()).any(|at| {
+                        matches!(record_at(bytes, at, payload_bytes_max), Found::Whole(_))
+                    });
                     if followed {
                         return Err(damaged(offset, reason));
                     }
@@ -173,15 +221,29 @@ impl FramedLog {
         Ok((id, offset.min(bytes.len()) as u64))
     }
 
-    fn open_as(path: &Path, magic: &[u8; 8], payload_bytes_max: usize, each: impl FnMut(Place, &[u8])) -> Result<Self, FramedError> {
-        let io = |source| FramedError::Io { path: path.to_owned(), source };
-        let mut file = OpenOptions::new().read(true).write(true).open(path).map_err(io)?;
+    fn open_as(
+        path: &Path,
+        magic: &[u8; 8],
+        payload_bytes_max: usize,
+        each: impl FnMut(Place, &[u8]),
+    ) -> Result<Self, FramedError> {
+        let io = |source| FramedError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path)
+            .map_err(io)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(io)?;
         let (id, end) = Self::scan(&bytes, path, magic, payload_bytes_max, each)?;
         if end < bytes.len() as u64 {
             tracing::warn!(path = %path.display(), offset = end, bytes = bytes.len() as u64 - end, "cutting off a record that was never finished");
-            file.set_len(end).and_then(|()| file.sync_data()).map_err(io)?;
+            file.set_len(end)
+                .and_then(|()| file.sync_data())
+                .map_err(io)?;
         }
         Ok(Self {
             file,
@@ -207,22 +269,38 @@ impl FramedLog {
         self.end
     }
 
-    /// Puts a file with these records, and the same identity, in place of this one, and calls `each` with every record
-    /// of it. A crash leaves the old file or the new one, whole; after an error the old one is in use. Blocking.
+    /// Puts a file with these records, and the same identity, in place of this one, and calls
+    /// `each` with every record of it. A crash leaves the old file or the new one, whole; after an
+    /// error the old one is in use. Blocking.
     ///
     /// # Errors
     /// [`FramedError::Io`].
-    pub fn rewrite(&mut self, payloads: impl Iterator<Item = Vec<u8>>, each: impl FnMut(Place, &[u8])) -> Result<(), FramedError> {
-        let io = |source| FramedError::Io { path: self.path.clone(), source };
+    pub fn rewrite(
+        &mut self,
+        payloads: impl Iterator<Item = Vec<u8>>,
+        each: impl FnMut(Place, &[u8]),
+    ) -> Result<(), FramedError> {
+        let io = |source| FramedError::Io {
+            path: self.path.clone(),
+            source,
+        };
         let fresh = self.path.with_extension(FRESH);
         let outcome = write_fresh(&fresh, &self.magic, self.id, payloads)
             .map_err(io)
             // Opened before it takes the place, so that nothing can fail between that and its use.
             .and_then(|()| Self::open_as(&fresh, &self.magic, self.payload_bytes_max, each))
-            .and_then(|log| std::fs::rename(&fresh, &self.path).map_err(io).map(|()| log));
+            .and_then(|log| {
+                std::fs::rename(&fresh, &self.path)
+                    .map_err(io)
+                    .map(|()| log)
+            });
         match outcome {
             Ok(log) => {
-                *self = Self { path: std::mem::take(&mut self.path), unsettled: true, ..log };
+                *self = Self {
+                    path: std::mem::take(&mut self.path),
+                    unsettled: true,
+                    ..log
+                };
                 if let Err(error) = self.settle() {
                     tracing::error!(path = %self.path.display(), %error, "the directory of a new file cannot be synced yet; nothing is appended before it is");
                 }
@@ -236,23 +314,33 @@ impl FramedLog {
         }
     }
 
-    /// Appends a record; it is on disk when this returns, and not in the file when it fails. Blocking.
+    /// Appends a record; it is on disk when this returns, and not in the file when it fails.
+    /// Blocking.
     ///
     /// # Errors
     /// [`FramedError::TooLarge`]; [`FramedError::Io`], a full disk above all.
     pub fn append(&mut self, payload: &[u8]) -> Result<Place, FramedError> {
         if payload.len() > self.payload_bytes_max {
-            return Err(FramedError::TooLarge { bytes: payload.len(), limit: self.payload_bytes_max });
+            return Err(FramedError::TooLarge {
+                bytes: payload.len(),
+                limit: self.payload_bytes_max,
+            });
         }
-        let outcome = self.settle().and_then(|()| self.take_back()).and_then(|()| {
-            self.dirty = true;
-            self.write(&frame(payload))?;
-            self.file.sync_data()
-        });
+        let outcome = self
+            .settle()
+            .and_then(|()| self.take_back())
+            .and_then(|()| {
+                self.dirty = true;
+                self.write(&frame(payload))?;
+                self.file.sync_data()
+            });
         match outcome {
             Ok(()) => {
                 self.dirty = false;
-                let place = Place { offset: self.end, bytes: payload.len() };
+                let place = Place {
+                    offset: self.end,
+                    bytes: payload.len(),
+                };
                 self.end += (FRAME_BYTES + payload.len()) as u64;
                 Ok(place)
             }
@@ -260,20 +348,31 @@ impl FramedLog {
                 if let Err(error) = self.take_back() {
                     tracing::error!(path = %self.path.display(), %error, "a failed append cannot be taken back yet; trying again at the next one");
                 }
-                Err(FramedError::Io { path: self.path.clone(), source })
+                Err(FramedError::Io {
+                    path: self.path.clone(),
+                    source,
+                })
             }
         }
     }
 
-    /// Reads a payload. What has been damaged since it was written or last read is an error, so that it is not written
-    /// anew under a checksum that is right.
+    /// Reads a payload. What has been damaged since it was written or last read is an error, so
+    /// that it is not written anew under a checksum that is right.
     pub(crate) fn read(&self, place: Place) -> io::Result<Vec<u8>> {
         let mut record = vec![0; FRAME_BYTES + place.bytes];
         self.file.read_exact_at(&mut record, place.offset)?;
         match record_at(&record, 0, self.payload_bytes_max) {
-            Found::Whole(payload) if payload.len() == place.bytes => Ok(record.split_off(FRAME_BYTES)),
-            Found::Bad(reason) => Err(io::Error::new(io::ErrorKind::InvalidData, format!("damaged at byte {}: {reason}", place.offset))),
-            _ => Err(io::Error::new(io::ErrorKind::InvalidData, format!("damaged at byte {}: the length is another", place.offset))),
+            Found::Whole(payload) if payload.len() == place.bytes => {
+                Ok(record.split_off(FRAME_BYTES))
+            }
+            Found::Bad(reason) => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("damaged at byte {}: {reason}", place.offset),
+            )),
+            _ => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("damaged at byte {}: the length is another", place.offset),
+            )),
         }
     }
 
@@ -299,7 +398,8 @@ impl FramedLog {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         #[cfg(test)]
         if let Some(kept) = self.fail_after.take() {
-            self.file.write_all_at(&bytes[..kept.min(bytes.len())], self.end)?;
+            self.file
+                .write_all_at(&bytes[..kept.min(bytes.len())], self.end)?;
             return Err(io::Error::from_raw_os_error(28));
         }
         self.file.write_all_at(bytes, self.end)
@@ -317,7 +417,8 @@ fn create(path: &Path, magic: &[u8; 8]) -> io::Result<()> {
     let mut id = [0; 16];
     File::open("/dev/urandom")?.read_exact(&mut id)?;
     let fresh = path.with_extension(FRESH);
-    let outcome = write_fresh(&fresh, magic, id, std::iter::empty()).and_then(|()| std::fs::rename(&fresh, path));
+    let outcome = write_fresh(&fresh, magic, id, std::iter::empty())
+        .and_then(|()| std::fs::rename(&fresh, path));
     if outcome.is_err() {
         let _ = std::fs::remove_file(&fresh);
         return outcome;
@@ -325,9 +426,19 @@ fn create(path: &Path, magic: &[u8; 8]) -> io::Result<()> {
     sync_directory_of(path)
 }
 
-fn write_fresh(fresh: &Path, magic: &[u8; 8], id: [u8; 16], payloads: impl Iterator<Item = Vec<u8>>) -> io::Result<()> {
+fn write_fresh(
+    fresh: &Path,
+    magic: &[u8; 8],
+    id: [u8; 16],
+    payloads: impl Iterator<Item = Vec<u8>>,
+) -> io::Result<()> {
     // It may hold the fleet file, and with it the node key.
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(fresh)?;
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(fresh)?;
     let mut file = io::BufWriter::new(file);
     file.write_all(&header(magic, id))?;
     for payload in payloads {
@@ -337,7 +448,12 @@ fn write_fresh(fresh: &Path, magic: &[u8; 8], id: [u8; 16], payloads: impl Itera
 }
 
 fn sync_directory_of(path: &Path) -> io::Result<()> {
-    File::open(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()
+    File::open(
+        path.parent()
+            .filter(|p| !p.as_os_str().is_empty())
+            .unwrap_or(Path::new(".")),
+    )?
+    .sync_all()
 }
 
 fn header(magic: &[u8; 8], id: [u8; 16]) -> Vec<u8> {
@@ -358,7 +474,9 @@ fn frame(payload: &[u8]) -> Vec<u8> {
 }
 
 fn read_header(bytes: &[u8], magic: &[u8; 8]) -> Result<[u8; 16], &'static str> {
-    let header = bytes.get(..HEADER_BYTES).ok_or("the file is shorter than its header")?;
+    let header = bytes
+        .get(..HEADER_BYTES)
+        .ok_or("the file is shorter than its header")?;
     if !header.starts_with(magic) {
         return Err("the file does not start as one of ours");
     }
@@ -411,7 +529,14 @@ mod tests {
         let path = dir.path().join("log");
         let names = ["one", "two", "three", "four"];
         let mut log = FramedLog::open(&path, MAGIC, 99, |_, _| ()).expect("opens");
-        let ends: Vec<u64> = names.iter().map(|name| log.append(name.as_bytes()).map(|_| log.bytes()).expect("appends")).collect();
+        let ends: Vec<u64> = names
+            .iter()
+            .map(|name| {
+                log.append(name.as_bytes())
+                    .map(|_| log.bytes())
+                    .expect("appends")
+            })
+            .collect();
         drop(log);
         let whole = std::fs::read(&path).expect("read");
         for at in 0..whole.len() {
@@ -419,19 +544,30 @@ mod tests {
             bytes[at] ^= 0x41;
             std::fs::write(&path, &bytes).expect("write");
             let mut read = Vec::new();
-            let (mut log, damage) =
-                FramedLog::open_or_set_aside(&path, MAGIC, 99, |payload| read.push(String::from_utf8_lossy(payload).into_owned()))
-                    .expect("opens");
-            let hit = ends.iter().position(|end| (at as u64) < *end).expect("one of them");
+            let (mut log, damage) = FramedLog::open_or_set_aside(&path, MAGIC, 99, |payload| {
+                read.push(String::from_utf8_lossy(payload).into_owned())
+            })
+            .expect("opens");
+            let hit = ends
+                .iter()
+                .position(|end| (at as u64) < *end)
+                .expect("one of them");
             let is_header = at < HEADER_BYTES;
             // What is odd in the last record may be the end of a write that was cut short.
             assert_eq!(damage.is_some(), is_header || hit < 3, "byte {at}");
             if at >= 8 {
-                let expected: Vec<&str> = (0..4).filter(|n| is_header || *n != hit).map(|n| names[n]).collect();
+                let expected: Vec<&str> = (0..4)
+                    .filter(|n| is_header || *n != hit)
+                    .map(|n| names[n])
+                    .collect();
                 assert_eq!(read, expected, "byte {at}");
             }
             let aside = dir.path().join("log.damaged");
-            assert_eq!(std::fs::read(&aside).ok().filter(|_| damage.is_some()), damage.map(|_| bytes), "byte {at}");
+            assert_eq!(
+                std::fs::read(&aside).ok().filter(|_| damage.is_some()),
+                damage.map(|_| bytes),
+                "byte {at}"
+            );
             log.append(b"more").expect("appends");
             let _ = std::fs::remove_file(aside);
         }

@@ -1,12 +1,12 @@
-//! The control journal: an append-only, checksummed, fsynced file of changes, in the order that every node
-//! folds them.
+//! The control journal: an append-only, checksummed, fsynced file of changes, in the order that
+//! every node folds them.
 //!
-//! The file is a log of framed records ([`crate::framed`] owns the bytes). A record holds one entry as a JSON object, or
-//! the entries that were written together ([`Journal::append_group`]) as a JSON array: one checksum covers such a group, so
-//! a crash leaves all of it or nothing. What [`Journal::append`] has returned is on disk; what it refused is not in the
-//! file either. Revisions rise by one,
-//! except where [`Journal::reconcile`] has closed a gap after a lost journal, or [`Journal::compact`] has left out what later
-//! entries supersede.
+//! The file is a log of framed records ([`crate::framed`] owns the bytes). A record holds one entry
+//! as a JSON object, or the entries that were written together ([`Journal::append_group`]) as a
+//! JSON array: one checksum covers such a group, so a crash leaves all of it or nothing. What
+//! [`Journal::append`] has returned is on disk; what it refused is not in the file either.
+//! Revisions rise by one, except where [`Journal::reconcile`] has closed a gap after a lost
+//! journal, or [`Journal::compact`] has left out what later entries supersede.
 
 use std::path::{Path, PathBuf};
 
@@ -33,8 +33,9 @@ const COMPACT_AFTER_BYTES: u64 = 8 << 20;
 /// The newest entries stay whatever supersedes them: people look at what happened lately.
 const RECENT_KEPT: usize = 256;
 
-/// Changes that a journal can take in a second, for ever: several times what a disk can sync. A follower is not believed to have
-/// seen more than that, so that none can use up the revisions that are left (2^53 of them are exact in JSON).
+/// Changes that a journal can take in a second, for ever: several times what a disk can sync. A
+/// follower is not believed to have seen more than that, so that none can use up the revisions that
+/// are left (2^53 of them are exact in JSON).
 const REVISIONS_PER_SECOND_MAX: u64 = 10_000;
 
 /// No journal is older: 2026-01-01, milliseconds after the Unix epoch.
@@ -46,7 +47,8 @@ const CLOCKS_DIFFER_MAX_MS: u64 = 3_600_000;
 /// One change, with its place in the order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
-    /// 1 for the first, one more each; higher only after [`Journal::reconcile`]. Some may be left out.
+    /// 1 for the first, one more each; higher only after [`Journal::reconcile`]. Some may be left
+    /// out.
     pub revision: u64,
     /// When it was accepted, milliseconds after the Unix epoch.
     pub accepted_unix_ms: u64,
@@ -123,8 +125,8 @@ pub struct Purge {
 pub enum PurgeScope {
     /// One absolute URL, every variant and every equivalent spelling, see [`crate::scope::url`].
     Url(String),
-    /// Every URL that begins so: `http://host/path/*`. Without a star it is of an earlier version, see
-    /// [`crate::scope::beginnings`].
+    /// Every URL that begins so: `http://host/path/*`. Without a star it is of an earlier version,
+    /// see [`crate::scope::beginnings`].
     Prefix(String),
     /// Every URL of a host.
     Host(String),
@@ -168,8 +170,9 @@ pub struct PushOrder {
     pub rate_bytes: u64,
     /// Real time at which it must have ended, milliseconds after the Unix epoch.
     pub not_after_unix_ms: u64,
-    /// Real time until which its items are wanted fresh, the end of the cluster's next peak, milliseconds after the Unix
-    /// epoch. 0 in orders of an earlier version: then what is fresh now is fresh enough.
+    /// Real time until which its items are wanted fresh, the end of the cluster's next peak,
+    /// milliseconds after the Unix epoch. 0 in orders of an earlier version: then what is fresh now
+    /// is fresh enough.
     #[serde(default)]
     pub fresh_until_unix_ms: u64,
 }
@@ -249,11 +252,28 @@ impl JournalError {
         match self {
             Self::Io { path, source } => {
                 let same = |code| std::io::Error::from_raw_os_error(code);
-                let source = source.raw_os_error().map_or_else(|| std::io::Error::new(source.kind(), source.to_string()), same);
-                Self::Io { path: path.clone(), source }
+                let source = source.raw_os_error().map_or_else(
+                    || std::io::Error::new(source.kind(), source.to_string()),
+                    same,
+                );
+                Self::Io {
+                    path: path.clone(),
+                    source,
+                }
             }
-            Self::Damaged { path, offset, reason } => Self::Damaged { path: path.clone(), offset: *offset, reason: reason.clone() },
-            Self::TooLarge { bytes, limit } => Self::TooLarge { bytes: *bytes, limit: *limit },
+            Self::Damaged {
+                path,
+                offset,
+                reason,
+            } => Self::Damaged {
+                path: path.clone(),
+                offset: *offset,
+                reason: reason.clone(),
+            },
+            Self::TooLarge { bytes, limit } => Self::TooLarge {
+                bytes: *bytes,
+                limit: *limit,
+            },
         }
     }
 }
@@ -262,7 +282,15 @@ impl From<FramedError> for JournalError {
     fn from(error: FramedError) -> Self {
         match error {
             FramedError::Io { path, source } => Self::Io { path, source },
-            FramedError::Damaged { path, offset, reason } => Self::Damaged { path, offset, reason },
+            FramedError::Damaged {
+                path,
+                offset,
+                reason,
+            } => Self::Damaged {
+                path,
+                offset,
+                reason,
+            },
             FramedError::TooLarge { bytes, limit } => Self::TooLarge { bytes, limit },
         }
     }
@@ -277,34 +305,53 @@ impl Journal {
         let mut spots: Vec<Spot> = Vec::new();
         let mut sums = Sums::default();
         let mut bad = None;
-        let log = FramedLog::open(path, MAGIC, CHANGE_BYTES_MAX, |place, payload| match decode(payload) {
-            Ok(entries) => {
-                for (index, entry) in (0..).zip(entries) {
-                    let newest = spots.last().map_or(0, |spot| spot.revision);
-                    if entry.revision > newest {
-                        spots.push(Spot { revision: entry.revision, place, index });
-                        sums.add(&entry);
-                    } else {
-                        bad.get_or_insert((place.offset, format!("revision {} follows revision {newest}", entry.revision)));
+        let log = FramedLog::open(
+            path,
+            MAGIC,
+            CHANGE_BYTES_MAX,
+            |place, payload| match decode(payload) {
+                Ok(entries) => {
+                    for (index, entry) in (0..).zip(entries) {
+                        let newest = spots.last().map_or(0, |spot| spot.revision);
+                        if entry.revision > newest {
+                            spots.push(Spot {
+                                revision: entry.revision,
+                                place,
+                                index,
+                            });
+                            sums.add(&entry);
+                        } else {
+                            bad.get_or_insert((
+                                place.offset,
+                                format!("revision {} follows revision {newest}", entry.revision),
+                            ));
+                        }
                     }
                 }
-            }
-            Err(error) => {
-                bad.get_or_insert((
+                Err(error) => {
+                    bad.get_or_insert((
                     place.offset,
                     format!("the record is whole but no entry ({error}); a newer version may have written it"),
                 ));
-            }
-        })?;
+                }
+            },
+        )?;
         match bad {
-            Some((offset, reason)) => Err(JournalError::Damaged { path: path.to_owned(), offset, reason }),
+            Some((offset, reason)) => Err(JournalError::Damaged {
+                path: path.to_owned(),
+                offset,
+                reason,
+            }),
             None => Ok(Self {
                 log,
                 spots,
                 path: path.to_owned(),
                 compacted_bytes: 0,
                 had_purged_all: sums.has_purged_all,
-                sums: Sums { has_purged_all: false, ..sums },
+                sums: Sums {
+                    has_purged_all: false,
+                    ..sums
+                },
                 floor: 0,
             }),
         }
@@ -315,9 +362,11 @@ impl Journal {
         self.log.id()
     }
 
-    /// Appends a change; it is on disk when this returns. Blocking. After an error the file is as it was before.
+    /// Appends a change; it is on disk when this returns. Blocking. After an error the file is as
+    /// it was before.
     ///
-    /// A fleet file is accepted in a later second than the one before it, whatever the clock says: zones have that second for their serial.
+    /// A fleet file is accepted in a later second than the one before it, whatever the clock says:
+    /// zones have that second for their serial.
     ///
     /// # Errors
     /// [`JournalError::TooLarge`]; [`JournalError::Io`], a full disk above all.
@@ -325,28 +374,41 @@ impl Journal {
         self.append_as(self.next_revision(), change, accepted_unix_ms)
     }
 
-    /// Heeds a fleet file that was in force without being in the journal: the next one is accepted in a later second, so that no two
-    /// have one serial.
+    /// Heeds a fleet file that was in force without being in the journal: the next one is accepted
+    /// in a later second, so that no two have one serial.
     pub fn heed_fleet_file(&mut self, changed_unix_s: u64) {
-        self.sums.fleet_file_unix_ms = self.sums.fleet_file_unix_ms.max(changed_unix_s.saturating_mul(1000));
+        self.sums.fleet_file_unix_ms = self
+            .sums
+            .fleet_file_unix_ms
+            .max(changed_unix_s.saturating_mul(1000));
     }
 
-    /// Appends changes in order, each with the time of its acceptance, and syncs once for as many as share a record. Those
-    /// that are given as entries are on disk when this returns; after an error of a record none of its entries is in the
-    /// file. Blocking.
-    pub fn append_group(&mut self, changes: Vec<(Change, u64)>) -> Vec<Result<Entry, JournalError>> {
+    /// Appends changes in order, each with the time of its acceptance, and syncs once for as many
+    /// as share a record. Those that are given as entries are on disk when this returns; after an
+    /// error of a record none of its entries is in the file. Blocking.
+    pub fn append_group(
+        &mut self,
+        changes: Vec<(Change, u64)>,
+    ) -> Vec<Result<Entry, JournalError>> {
         let mut outcomes = Vec::with_capacity(changes.len());
         let mut group: Vec<Entry> = Vec::new();
         let mut payload = Vec::new();
         // As if all of the group were written.
         let mut sums = self.sums;
         for (change, accepted_unix_ms) in changes {
-            let mut entry = sums.entry(self.next_revision() + group.len() as u64, change, accepted_unix_ms);
+            let mut entry = sums.entry(
+                self.next_revision() + group.len() as u64,
+                change,
+                accepted_unix_ms,
+            );
             sums.add(&entry);
             let mut encoded = encode(&entry);
             if encoded.len() > CHANGE_BYTES_MAX {
                 self.append_encoded(&mut group, &mut payload, &mut outcomes);
-                outcomes.push(Err(JournalError::TooLarge { bytes: encoded.len(), limit: CHANGE_BYTES_MAX }));
+                outcomes.push(Err(JournalError::TooLarge {
+                    bytes: encoded.len(),
+                    limit: CHANGE_BYTES_MAX,
+                }));
                 continue;
             }
             if !group.is_empty() && payload.len() + encoded.len() + 2 > GROUP_BYTES_MAX {
@@ -366,7 +428,12 @@ impl Journal {
     }
 
     /// Appends one record of entries whose encodings, with commas between them, are `payload`.
-    fn append_encoded(&mut self, group: &mut Vec<Entry>, payload: &mut Vec<u8>, outcomes: &mut Vec<Result<Entry, JournalError>>) {
+    fn append_encoded(
+        &mut self,
+        group: &mut Vec<Entry>,
+        payload: &mut Vec<u8>,
+        outcomes: &mut Vec<Result<Entry, JournalError>>,
+    ) {
         if group.is_empty() {
             return;
         }
@@ -378,7 +445,12 @@ impl Journal {
         payload.clear();
         match written.map_err(JournalError::from) {
             Ok(place) => {
-                self.spots.extend((0..).zip(group.iter()).map(|(index, entry)| Spot { revision: entry.revision, place, index }));
+                self.spots
+                    .extend((0..).zip(group.iter()).map(|(index, entry)| Spot {
+                        revision: entry.revision,
+                        place,
+                        index,
+                    }));
                 group.iter().for_each(|entry| self.sums.add(entry));
                 outcomes.extend(group.drain(..).map(Ok));
             }
@@ -388,19 +460,27 @@ impl Journal {
 
     /// Makes the journal whole for a follower that has seen more than it holds.
     ///
-    /// A follower that asks for what comes after revision `after` of the journal `follower_journal` has seen another
-    /// journal (ours was lost and begun anew) or more of this one (an older copy was restored). Either way changes that
-    /// were acknowledged are gone, purges among them, and revisions would be used twice. So everything is purged, under
-    /// a revision above all that either side has used. Gives that entry, or `None` when nothing is amiss.
+    /// A follower that asks for what comes after revision `after` of the journal `follower_journal`
+    /// has seen another journal (ours was lost and begun anew) or more of this one (an older copy
+    /// was restored). Either way changes that were acknowledged are gone, purges among them, and
+    /// revisions would be used twice. So everything is purged, under a revision above all that
+    /// either side has used. Gives that entry, or `None` when nothing is amiss.
     ///
-    /// One such purge is enough, and no follower can bring about more: a journal can be set back only while no process has it
-    /// open, so what was lost came before this one opened it, and one purge of everything since then covers it. A follower of
-    /// another journal purges what it has by itself; any purge of everything in this journal covers the rest. Then only the
-    /// revisions that followers have used are left out. What [`Journal::is_plausible`] does not hold for is not believed.
+    /// One such purge is enough, and no follower can bring about more: a journal can be set back
+    /// only while no process has it open, so what was lost came before this one opened it, and one
+    /// purge of everything since then covers it. A follower of another journal purges what it has
+    /// by itself; any purge of everything in this journal covers the rest. Then only the revisions
+    /// that followers have used are left out. What [`Journal::is_plausible`] does not hold for is
+    /// not believed.
     ///
     /// # Errors
     /// As [`Journal::append`].
-    pub fn reconcile(&mut self, follower_journal: Option<&str>, after: u64, now_unix_ms: u64) -> Result<Option<Entry>, JournalError> {
+    pub fn reconcile(
+        &mut self,
+        follower_journal: Option<&str>,
+        after: u64,
+        now_unix_ms: u64,
+    ) -> Result<Option<Entry>, JournalError> {
         let other = after > 0 && follower_journal.is_some_and(|id| id != self.id());
         if after <= self.revision() && !other {
             return Ok(None);
@@ -416,17 +496,34 @@ impl Journal {
             }
             return Ok(None);
         }
-        let everything = Change::Purge(Purge { scope: PurgeScope::All, soft: false });
-        self.append_as(self.next_revision().max(after + 1), everything, now_unix_ms).map(Some)
+        let everything = Change::Purge(Purge {
+            scope: PurgeScope::All,
+            soft: false,
+        });
+        self.append_as(self.next_revision().max(after + 1), everything, now_unix_ms)
+            .map(Some)
     }
 
-    /// Whether a follower can have seen revision `after` of the journal `follower_journal`: one that is in this journal, or no more
-    /// than can have been added to it since its newest entry, or to another one since there are any.
-    pub fn is_plausible(&self, follower_journal: Option<&str>, after: u64, now_unix_ms: u64) -> bool {
+    /// Whether a follower can have seen revision `after` of the journal `follower_journal`: one
+    /// that is in this journal, or no more than can have been added to it since its newest entry,
+    /// or to another one since there are any.
+    pub fn is_plausible(
+        &self,
+        follower_journal: Option<&str>,
+        after: u64,
+        now_unix_ms: u64,
+    ) -> bool {
         let is_other = follower_journal.is_some_and(|id| id != self.id());
-        let (base, since_ms) = if is_other { (0, FIRST_JOURNAL_UNIX_MS) } else { (self.revision(), self.sums.newest_unix_ms) };
+        let (base, since_ms) = if is_other {
+            (0, FIRST_JOURNAL_UNIX_MS)
+        } else {
+            (self.revision(), self.sums.newest_unix_ms)
+        };
         let seconds = (now_unix_ms.saturating_sub(since_ms) + CLOCKS_DIFFER_MAX_MS) / 1000;
-        after <= self.revision().max(base.saturating_add(seconds.saturating_mul(REVISIONS_PER_SECOND_MAX)))
+        after
+            <= self
+                .revision()
+                .max(base.saturating_add(seconds.saturating_mul(REVISIONS_PER_SECOND_MAX)))
     }
 
     fn next_revision(&self) -> u64 {
@@ -438,8 +535,8 @@ impl Journal {
         self.spots.last().map_or(0, |spot| spot.revision)
     }
 
-    /// Up to `most` entries after `revision`, oldest first; fewer when they are large. An entry that cannot be read
-    /// (the disk fails) ends the list and is logged.
+    /// Up to `most` entries after `revision`, oldest first; fewer when they are large. An entry
+    /// that cannot be read (the disk fails) ends the list and is logged.
     pub fn after(&self, revision: u64, most: usize) -> Vec<Entry> {
         let first = self.spots.partition_point(|spot| spot.revision <= revision);
         let mut bytes = 0;
@@ -468,20 +565,31 @@ impl Journal {
         self.log.bytes() > 2 * self.compacted_bytes + COMPACT_AFTER_BYTES
     }
 
-    /// Leaves out what later entries supersede; gives how many entries went. Identity, revisions and order stay, and so do
-    /// the newest 256 entries, so that a follower learns the same whatever its cursor: where it lacks an entry that went, it
-    /// gets one further on that covers at least as much. Beyond 262,144 purged scopes, or 64 MiB of their names, the older ones
+    /// Leaves out what later entries supersede; gives how many entries went. Identity, revisions
+    /// and order stay, and so do the newest 256 entries, so that a follower learns the same
+    /// whatever its cursor: where it lacks an entry that went, it gets one further on that covers
+    /// at least as much. Beyond 262,144 purged scopes, or 64 MiB of their names, the older ones
     /// become one purge of everything. Blocking; a crash leaves the old file or the new one.
     ///
     /// # Errors
-    /// [`JournalError::Io`], an entry that was damaged meanwhile among them; the journal goes on as it was.
+    /// [`JournalError::Io`], an entry that was damaged meanwhile among them; the journal goes on as
+    /// it was.
     pub fn compact(&mut self, now_unix_ms: u64) -> Result<usize, JournalError> {
-        let io = |source| JournalError::Io { path: self.path.clone(), source };
+        let io = |source| JournalError::Io {
+            path: self.path.clone(),
+            source,
+        };
         // Not again before it has grown, whatever comes of it.
         self.compacted_bytes = self.log.bytes();
-        let (old, recent) = self.spots.split_at(self.spots.len().saturating_sub(RECENT_KEPT));
+        let (old, recent) = self
+            .spots
+            .split_at(self.spots.len().saturating_sub(RECENT_KEPT));
         let mut record = Record::default();
-        let old: Vec<Entry> = old.iter().map(|spot| self.read(*spot, &mut record)).collect::<Result<_, _>>().map_err(io)?;
+        let old: Vec<Entry> = old
+            .iter()
+            .map(|spot| self.read(*spot, &mut record))
+            .collect::<Result<_, _>>()
+            .map_err(io)?;
         let before = old.len();
         let mut kept = fold(old, now_unix_ms);
         let left_out = before - kept.len();
@@ -493,8 +601,17 @@ impl Journal {
         }
         let revisions: Vec<u64> = kept.iter().map(|entry| entry.revision).collect();
         let mut places = Vec::with_capacity(revisions.len());
-        self.log.rewrite(kept.iter().map(encode), |place, _| places.push(place))?;
-        self.spots = revisions.into_iter().zip(places).map(|(revision, place)| Spot { revision, place, index: 0 }).collect();
+        self.log
+            .rewrite(kept.iter().map(encode), |place, _| places.push(place))?;
+        self.spots = revisions
+            .into_iter()
+            .zip(places)
+            .map(|(revision, place)| Spot {
+                revision,
+                place,
+                index: 0,
+            })
+            .collect();
         self.compacted_bytes = self.log.bytes();
         Ok(left_out)
     }
@@ -506,14 +623,32 @@ impl Journal {
             record.entries = decode(&self.log.read(spot.place)?)?;
             record.place = Some(spot.place);
         }
-        let missing = || std::io::Error::new(std::io::ErrorKind::InvalidData, "the record holds fewer entries than it did");
-        record.entries.get(spot.index as usize).cloned().ok_or_else(missing)
+        let missing = || {
+            std::io::Error::new(
+                std::io::ErrorKind::InvalidData,
+                "the record holds fewer entries than it did",
+            )
+        };
+        record
+            .entries
+            .get(spot.index as usize)
+            .cloned()
+            .ok_or_else(missing)
     }
 
-    fn append_as(&mut self, revision: u64, change: Change, accepted_unix_ms: u64) -> Result<Entry, JournalError> {
+    fn append_as(
+        &mut self,
+        revision: u64,
+        change: Change,
+        accepted_unix_ms: u64,
+    ) -> Result<Entry, JournalError> {
         let entry = self.sums.entry(revision, change, accepted_unix_ms);
         let place = self.log.append(&encode(&entry))?;
-        self.spots.push(Spot { revision, place, index: 0 });
+        self.spots.push(Spot {
+            revision,
+            place,
+            index: 0,
+        });
         self.sums.add(&entry);
         Ok(entry)
     }
@@ -536,16 +671,29 @@ impl Sums {
             self.fleet_file_unix_ms = entry.accepted_unix_ms;
         }
         self.newest_unix_ms = entry.accepted_unix_ms;
-        self.has_purged_all |= matches!(entry.change, Change::Purge(Purge { scope: PurgeScope::All, soft: false }));
+        self.has_purged_all |= matches!(
+            entry.change,
+            Change::Purge(Purge {
+                scope: PurgeScope::All,
+                soft: false
+            })
+        );
     }
 
-    /// The next entry, whose time is that of its acceptance; a fleet file's is in a later second than the one before it.
+    /// The next entry, whose time is that of its acceptance; a fleet file's is in a later second
+    /// than the one before it.
     fn entry(&self, revision: u64, change: Change, accepted_unix_ms: u64) -> Entry {
         let earliest = match change {
-            Change::FleetFile { .. } if self.fleet_file_unix_ms > 0 => (self.fleet_file_unix_ms / 1000 + 1) * 1000,
+            Change::FleetFile { .. } if self.fleet_file_unix_ms > 0 => {
+                (self.fleet_file_unix_ms / 1000 + 1) * 1000
+            }
             _ => 0,
         };
-        Entry { revision, accepted_unix_ms: accepted_unix_ms.max(earliest), change }
+        Entry {
+            revision,
+            accepted_unix_ms: accepted_unix_ms.max(earliest),
+            change,
+        }
     }
 }
 
@@ -557,7 +705,11 @@ struct Record {
 }
 
 fn decode(payload: &[u8]) -> serde_json::Result<Vec<Entry>> {
-    if payload.first() == Some(&b'[') { serde_json::from_slice(payload) } else { serde_json::from_slice(payload).map(|entry| vec![entry]) }
+    if payload.first() == Some(&b'[') {
+        serde_json::from_slice(payload)
+    } else {
+        serde_json::from_slice(payload).map(|entry| vec![entry])
+    }
 }
 
 fn encode(entry: &Entry) -> Vec<u8> {
@@ -571,12 +723,21 @@ mod tests {
     use super::*;
 
     fn purge(url: &str) -> Change {
-        Change::Purge(Purge { scope: PurgeScope::Url(url.into()), soft: false })
+        Change::Purge(Purge {
+            scope: PurgeScope::Url(url.into()),
+            soft: false,
+        })
     }
 
     fn written(path: &Path, count: u64) -> Vec<Entry> {
         let mut journal = Journal::open(path).expect("opens");
-        (0..count).map(|n| journal.append(purge(&format!("http://h/{n}")), 1000 + n).expect("appends")).collect()
+        (0..count)
+            .map(|n| {
+                journal
+                    .append(purge(&format!("http://h/{n}")), 1000 + n)
+                    .expect("appends")
+            })
+            .collect()
     }
 
     #[test]
@@ -585,12 +746,21 @@ mod tests {
         let path = dir.path().join("journal");
         let entries = written(&path, 5);
         let mut journal = Journal::open(&path).expect("opens again");
-        assert_eq!((journal.revision(), journal.after(0, 100)), (5, entries.clone()));
+        assert_eq!(
+            (journal.revision(), journal.after(0, 100)),
+            (5, entries.clone())
+        );
         assert_eq!(journal.after(2, 2), entries[2..4]);
         assert_eq!(journal.after(5, 9), []);
         assert_eq!(journal.after(99, 9), []);
         let id = journal.id();
-        assert_eq!(journal.append(Change::FleetFile { text: "x".into() }, 1).expect("appends").revision, 6);
+        assert_eq!(
+            journal
+                .append(Change::FleetFile { text: "x".into() }, 1)
+                .expect("appends")
+                .revision,
+            6
+        );
         assert_eq!(Journal::open(&path).expect("opens").id(), id);
         assert_eq!(id.len(), 32);
     }
@@ -601,19 +771,46 @@ mod tests {
         let path = dir.path().join("journal");
         let mut journal = Journal::open(&path).expect("opens");
         let mut entries = vec![journal.append(purge("http://h/alone"), 1).expect("appends")];
-        let group = |n: u64| (0..n).map(|k| (purge(&format!("http://h/{k}")), 10 + k)).collect::<Vec<_>>();
+        let group = |n: u64| {
+            (0..n)
+                .map(|k| (purge(&format!("http://h/{k}")), 10 + k))
+                .collect::<Vec<_>>()
+        };
         for n in [5, 1, 0, 400] {
-            entries.extend(journal.append_group(group(n)).into_iter().map(|outcome| outcome.expect("appends")));
+            entries.extend(
+                journal
+                    .append_group(group(n))
+                    .into_iter()
+                    .map(|outcome| outcome.expect("appends")),
+            );
         }
         entries.push(journal.append(purge("http://h/last"), 1).expect("appends"));
-        assert_eq!(entries.iter().map(|e| e.revision).collect::<Vec<_>>(), (1..=408).collect::<Vec<_>>());
+        assert_eq!(
+            entries.iter().map(|e| e.revision).collect::<Vec<_>>(),
+            (1..=408).collect::<Vec<_>>()
+        );
         for mut journal in [journal, Journal::open(&path).expect("opens")] {
-            for (after, most) in [(0, 1000), (0, 3), (3, 2), (4, 1000), (6, 256), (407, 9), (408, 9)] {
+            for (after, most) in [
+                (0, 1000),
+                (0, 3),
+                (3, 2),
+                (4, 1000),
+                (6, 256),
+                (407, 9),
+                (408, 9),
+            ] {
                 let expected = &entries[after..(after + most).min(entries.len())];
-                assert_eq!(journal.after(after as u64, most), expected, "{most} after {after}");
+                assert_eq!(
+                    journal.after(after as u64, most),
+                    expected,
+                    "{most} after {after}"
+                );
             }
             assert!(journal.compact(1).is_ok());
-            assert_eq!(journal.after(408 - RECENT_KEPT as u64, 1000), entries[408 - RECENT_KEPT..]);
+            assert_eq!(
+                journal.after(408 - RECENT_KEPT as u64, 1000),
+                entries[408 - RECENT_KEPT..]
+            );
         }
     }
 
@@ -624,7 +821,11 @@ mod tests {
         let entries = written(&path, 2);
         let before = std::fs::metadata(&path).expect("there").len() as usize;
         let mut journal = Journal::open(&path).expect("opens");
-        let group = || (0..3).map(|n| (purge(&format!("http://h/g{n}")), 5)).collect::<Vec<_>>();
+        let group = || {
+            (0..3)
+                .map(|n| (purge(&format!("http://h/g{n}")), 5))
+                .collect::<Vec<_>>()
+        };
         assert!(journal.append_group(group()).iter().all(Result::is_ok));
         let whole = std::fs::read(&path).expect("read");
         for at in before..whole.len() {
@@ -638,7 +839,13 @@ mod tests {
                 std::fs::write(&path, bytes).expect("write");
                 let mut journal = Journal::open(&path).unwrap_or_else(|e| panic!("at {at}: {e}"));
                 assert_eq!(journal.after(0, 9), entries, "at {at}");
-                assert_eq!(journal.append(purge("http://h/more"), 9).expect("appends").revision, 3);
+                assert_eq!(
+                    journal
+                        .append(purge("http://h/more"), 9)
+                        .expect("appends")
+                        .revision,
+                    3
+                );
             }
         }
     }
@@ -650,23 +857,48 @@ mod tests {
         let entries = written(&path, 2);
         let before = std::fs::read(&path).expect("read");
         let mut journal = Journal::open(&path).expect("opens");
-        let group = || (0..3).map(|n| (purge(&format!("http://h/g{n}")), 5)).collect::<Vec<_>>();
+        let group = || {
+            (0..3)
+                .map(|n| (purge(&format!("http://h/g{n}")), 5))
+                .collect::<Vec<_>>()
+        };
         for written_before_the_error in [0, 12, 100] {
             journal.log.fail_next_write_after(written_before_the_error);
             let outcomes = journal.append_group(group());
-            assert!(outcomes.len() == 3 && outcomes.iter().all(|o| o.as_ref().is_err_and(|e| e.to_string().contains("No space left"))));
+            assert!(
+                outcomes.len() == 3
+                    && outcomes.iter().all(|o| o
+                        .as_ref()
+                        .is_err_and(|e| e.to_string().contains("No space left")))
+            );
             assert_eq!(std::fs::read(&path).expect("read"), before);
-            assert_eq!((journal.revision(), journal.after(0, 9)), (2, entries.clone()));
+            assert_eq!(
+                (journal.revision(), journal.after(0, 9)),
+                (2, entries.clone())
+            );
         }
-        let big = |bytes: usize| (Change::FleetFile { text: "x".repeat(bytes) }, 1);
+        let big = |bytes: usize| {
+            (
+                Change::FleetFile {
+                    text: "x".repeat(bytes),
+                },
+                1,
+            )
+        };
         let mut changes = group();
         changes.insert(1, big(CHANGE_BYTES_MAX));
         changes.insert(3, big(GROUP_BYTES_MAX));
         let outcomes = journal.append_group(changes);
-        let revisions: Vec<Option<u64>> = outcomes.iter().map(|o| o.as_ref().ok().map(|e| e.revision)).collect();
+        let revisions: Vec<Option<u64>> = outcomes
+            .iter()
+            .map(|o| o.as_ref().ok().map(|e| e.revision))
+            .collect();
         assert_eq!(revisions, [Some(3), None, Some(4), Some(5), Some(6)]);
         let again = Journal::open(&path).expect("opens");
-        assert_eq!(again.after(2, 9), outcomes.into_iter().flatten().collect::<Vec<_>>());
+        assert_eq!(
+            again.after(2, 9),
+            outcomes.into_iter().flatten().collect::<Vec<_>>()
+        );
     }
 
     #[test]
@@ -690,7 +922,10 @@ mod tests {
             std::fs::write(&path, &whole[..cut]).expect("write");
             let opened = Journal::open(&path);
             if (cut as u64) < header {
-                assert!(matches!(opened, Err(JournalError::Damaged { .. })), "cut at {cut}");
+                assert!(
+                    matches!(opened, Err(JournalError::Damaged { .. })),
+                    "cut at {cut}"
+                );
                 continue;
             }
             let mut journal = opened.unwrap_or_else(|e| panic!("cut at {cut}: {e}"));
@@ -698,7 +933,13 @@ mod tests {
             assert_eq!(kept, entries[..kept.len()], "cut at {cut}");
             assert!(kept.len() < 4, "cut at {cut}");
             let more = journal.append(purge("http://h/more"), 9).expect("appends");
-            assert_eq!(Journal::open(&path).expect("opens").after(kept.len() as u64, 9), [more], "cut at {cut}");
+            assert_eq!(
+                Journal::open(&path)
+                    .expect("opens")
+                    .after(kept.len() as u64, 9),
+                [more],
+                "cut at {cut}"
+            );
         }
     }
 
@@ -715,8 +956,15 @@ mod tests {
             bytes[at] ^= 0x20;
             std::fs::write(&path, &bytes).expect("write");
             let opened = Journal::open(&path);
-            assert!(matches!(opened, Err(JournalError::Damaged { .. })), "byte {at}: {opened:?}");
-            assert_eq!(std::fs::read(&path).expect("read"), bytes, "a damaged file is left as it is");
+            assert!(
+                matches!(opened, Err(JournalError::Damaged { .. })),
+                "byte {at}: {opened:?}"
+            );
+            assert_eq!(
+                std::fs::read(&path).expect("read"),
+                bytes,
+                "a damaged file is left as it is"
+            );
         }
     }
 
@@ -732,9 +980,18 @@ mod tests {
             let error = journal.append(purge("http://h/lost"), 1).expect_err("full");
             assert!(error.to_string().contains("No space left"), "{error}");
             assert_eq!(std::fs::read(&path).expect("read"), before);
-            assert_eq!((journal.revision(), journal.after(0, 9)), (2, entries.clone()));
+            assert_eq!(
+                (journal.revision(), journal.after(0, 9)),
+                (2, entries.clone())
+            );
         }
-        assert_eq!(journal.append(purge("http://h/kept"), 1).expect("space again").revision, 3);
+        assert_eq!(
+            journal
+                .append(purge("http://h/kept"), 1)
+                .expect("space again")
+                .revision,
+            3
+        );
         assert_eq!(Journal::open(&path).expect("opens").revision(), 3);
     }
 
@@ -742,7 +999,14 @@ mod tests {
     fn a_change_beyond_the_limit_is_refused() {
         let dir = tempfile::tempdir().expect("a directory");
         let mut journal = Journal::open(&dir.path().join("journal")).expect("opens");
-        let error = journal.append(Change::FleetFile { text: "x".repeat(CHANGE_BYTES_MAX) }, 1).expect_err("too large");
+        let error = journal
+            .append(
+                Change::FleetFile {
+                    text: "x".repeat(CHANGE_BYTES_MAX),
+                },
+                1,
+            )
+            .expect_err("too large");
         assert!(matches!(error, JournalError::TooLarge { .. }), "{error}");
         assert_eq!(journal.revision(), 0);
     }
@@ -752,18 +1016,29 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let mut journal = Journal::open(&dir.path().join("journal")).expect("opens");
         for _ in 0..3 {
-            journal.append(Change::FleetFile { text: "x".repeat(5 << 20) }, 1).expect("appends");
+            journal
+                .append(
+                    Change::FleetFile {
+                        text: "x".repeat(5 << 20),
+                    },
+                    1,
+                )
+                .expect("appends");
         }
         assert_eq!(journal.after(0, 256).len(), 1);
         assert_eq!(journal.after(2, 256).len(), 1);
     }
 
-    /// A journal that has something to leave out: one URL purged again and again, then the newest entries.
+    /// A journal that has something to leave out: one URL purged again and again, then the newest
+    /// entries.
     fn repetitive(path: &Path) -> (Journal, Vec<Entry>) {
         let mut journal = Journal::open(path).expect("opens");
         let old = (0..300).map(|n| purge(&format!("http://h/{}", n % 3)));
         let recent = (0..RECENT_KEPT).map(|_| purge("http://h/0"));
-        let entries = old.chain(recent).map(|change| journal.append(change, 7).expect("appends")).collect();
+        let entries = old
+            .chain(recent)
+            .map(|change| journal.append(change, 7).expect("appends"))
+            .collect();
         (journal, entries)
     }
 
@@ -779,16 +1054,33 @@ mod tests {
         for mut reader in [journal, Journal::open(&path).expect("opens")] {
             assert_eq!((reader.id(), reader.revision()), (id.clone(), 556));
             for cursor in [0, 1, 297, 298, 299, 300, 301, 555, 556] {
-                let expected: Vec<&Entry> = entries.iter().filter(|e| e.revision > cursor.max(297)).collect();
-                assert_eq!(reader.after(cursor, 1000).iter().collect::<Vec<_>>(), expected, "from {cursor}");
+                let expected: Vec<&Entry> = entries
+                    .iter()
+                    .filter(|e| e.revision > cursor.max(297))
+                    .collect();
+                assert_eq!(
+                    reader.after(cursor, 1000).iter().collect::<Vec<_>>(),
+                    expected,
+                    "from {cursor}"
+                );
             }
             assert_eq!(reader.reconcile(Some(&id), 556, 1).expect("fine"), None);
         }
         let mut journal = Journal::open(&path).expect("opens");
-        assert_eq!(journal.append(purge("http://h/more"), 1).expect("appends").revision, 557);
+        assert_eq!(
+            journal
+                .append(purge("http://h/more"), 1)
+                .expect("appends")
+                .revision,
+            557
+        );
         assert_eq!(Journal::open(&path).expect("opens").revision(), 557);
         let kept = std::fs::read(&path).expect("read");
-        assert_eq!(journal.compact(9).expect("room"), 1, "one entry is no longer among the newest and superseded");
+        assert_eq!(
+            journal.compact(9).expect("room"),
+            1,
+            "one entry is no longer among the newest and superseded"
+        );
         assert_ne!(std::fs::read(&path).expect("read"), kept);
     }
 
@@ -820,7 +1112,13 @@ mod tests {
         std::fs::create_dir(path.with_extension("new")).expect("room");
         assert!(matches!(journal.compact(9), Err(JournalError::Io { .. })));
         assert_eq!(journal.after(0, 1000), entries);
-        assert_eq!(journal.append(purge("http://h/more"), 1).expect("appends").revision, 557);
+        assert_eq!(
+            journal
+                .append(purge("http://h/more"), 1)
+                .expect("appends")
+                .revision,
+            557
+        );
         std::fs::remove_dir(path.with_extension("new")).expect("there");
         assert_eq!(Journal::open(&path).expect("opens").revision(), 557);
     }
@@ -830,16 +1128,37 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("journal");
         let (mut journal, _) = repetitive(&path);
-        // A bit rots under the running process, in the newest entry of that URL, which compaction keeps.
+        // A bit rots under the running process, in the newest entry of that URL, which compaction
+        // keeps.
         let mut bytes = std::fs::read(&path).expect("read");
-        let at = bytes.windows(10).rposition(|w| w == b"http://h/1").expect("it is there") + 9;
+        let at = bytes
+            .windows(10)
+            .rposition(|w| w == b"http://h/1")
+            .expect("it is there")
+            + 9;
         bytes[at] = b'7';
         std::fs::write(&path, &bytes).expect("write");
         let outcome = journal.compact(9);
-        assert!(outcome.as_ref().is_err_and(|e| e.to_string().contains("damaged at byte")), "{outcome:?}");
-        assert_eq!(std::fs::read(&path).expect("read"), bytes, "the file is as it was");
-        let last = journal.after(0, usize::MAX).last().expect("those before it").revision;
-        assert!(last < journal.revision(), "nothing from the damage on is given out");
+        assert!(
+            outcome
+                .as_ref()
+                .is_err_and(|e| e.to_string().contains("damaged at byte")),
+            "{outcome:?}"
+        );
+        assert_eq!(
+            std::fs::read(&path).expect("read"),
+            bytes,
+            "the file is as it was"
+        );
+        let last = journal
+            .after(0, usize::MAX)
+            .last()
+            .expect("those before it")
+            .revision;
+        assert!(
+            last < journal.revision(),
+            "nothing from the damage on is given out"
+        );
     }
 
     #[test]
@@ -848,19 +1167,36 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("journal");
         drop(Journal::open(&path).expect("it is begun"));
-        assert_eq!(std::fs::metadata(&path).expect("it is there").permissions().mode() & 0o077, 0, "it may hold the node key");
+        assert_eq!(
+            std::fs::metadata(&path)
+                .expect("it is there")
+                .permissions()
+                .mode()
+                & 0o077,
+            0,
+            "it may hold the node key"
+        );
     }
 
     #[test]
     fn purges_are_read_as_every_version_wrote_them() {
         let s = str::to_owned;
         let table = [
-            (r#"{"scope":{"by":"url","value":"http://a/"}}"#, PurgeScope::Url(s("http://a/"))),
-            (r#"{"scope":{"by":"prefix","value":"http://a/x/"},"soft":false}"#, PurgeScope::Prefix(s("http://a/x/"))),
+            (
+                r#"{"scope":{"by":"url","value":"http://a/"}}"#,
+                PurgeScope::Url(s("http://a/")),
+            ),
+            (
+                r#"{"scope":{"by":"prefix","value":"http://a/x/"},"soft":false}"#,
+                PurgeScope::Prefix(s("http://a/x/")),
+            ),
             (r#"{"scope":{"by":"all"},"soft":false}"#, PurgeScope::All),
             (
                 r#"{"scope":{"by":"site_tag","value":{"site":"www","tag":"t"}},"soft":false}"#,
-                PurgeScope::SiteTag { site: s("www"), tag: s("t") },
+                PurgeScope::SiteTag {
+                    site: s("www"),
+                    tag: s("t"),
+                },
             ),
             (
                 r#"{"scope":{"by":"any","value":[{"by":"tag","value":"t"},{"by":"host","value":"a"}]},"soft":false}"#,
@@ -871,16 +1207,28 @@ mod tests {
             let purge: Purge = serde_json::from_str(text).unwrap_or_else(|e| panic!("{text}: {e}"));
             assert_eq!(purge, Purge { scope, soft: false });
             let again = serde_json::to_string(&purge).expect("encodes");
-            assert_eq!(serde_json::from_str::<Purge>(&again).expect("its own form"), purge);
+            assert_eq!(
+                serde_json::from_str::<Purge>(&again).expect("its own form"),
+                purge
+            );
         }
     }
 
     #[test]
     fn an_order_of_an_earlier_version_is_read() {
         let text = r#"{"kind":"push","id":"o","cluster":"ams","items":[],"rate_bytes":1,"not_after_unix_ms":2}"#;
-        let order =
-            PushOrder { id: "o".into(), cluster: "ams".into(), items: vec![], rate_bytes: 1, not_after_unix_ms: 2, fresh_until_unix_ms: 0 };
-        assert_eq!(serde_json::from_str::<Change>(text).expect("it is read"), Change::Push(order));
+        let order = PushOrder {
+            id: "o".into(),
+            cluster: "ams".into(),
+            items: vec![],
+            rate_bytes: 1,
+            not_after_unix_ms: 2,
+            fresh_until_unix_ms: 0,
+        };
+        assert_eq!(
+            serde_json::from_str::<Change>(text).expect("it is read"),
+            Change::Push(order)
+        );
     }
 
     #[test]
@@ -888,13 +1236,20 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let mut journal = Journal::open(&dir.path().join("journal")).expect("opens");
         let text = "x".repeat(COMPACT_AFTER_BYTES as usize / 2);
-        let grow = |journal: &mut Journal| journal.append(Change::FleetFile { text: text.clone() }, 1).expect("appends");
+        let grow = |journal: &mut Journal| {
+            journal
+                .append(Change::FleetFile { text: text.clone() }, 1)
+                .expect("appends")
+        };
         grow(&mut journal);
         assert!(!journal.is_compaction_due());
         grow(&mut journal);
         assert!(journal.is_compaction_due());
         assert_eq!(journal.compact(1).expect("room"), 0, "both are recent");
-        assert!(!journal.is_compaction_due(), "not again before it has grown");
+        assert!(
+            !journal.is_compaction_due(),
+            "not again before it has grown"
+        );
     }
 
     #[test]
@@ -904,23 +1259,71 @@ mod tests {
         written(&path, 3);
         let mut journal = Journal::open(&path).expect("opens");
         let id = journal.id();
-        for (follower, after) in [(None, 0), (None, 3), (Some(id.as_str()), 2), (Some("other"), 0)] {
-            assert_eq!(journal.reconcile(follower, after, 1).expect("works"), None, "{follower:?} {after}");
+        for (follower, after) in [
+            (None, 0),
+            (None, 3),
+            (Some(id.as_str()), 2),
+            (Some("other"), 0),
+        ] {
+            assert_eq!(
+                journal.reconcile(follower, after, 1).expect("works"),
+                None,
+                "{follower:?} {after}"
+            );
         }
-        let entry = journal.reconcile(Some(&id), 57, 1).expect("works").expect("amiss");
-        assert_eq!((entry.revision, entry.change), (58, Change::Purge(Purge { scope: PurgeScope::All, soft: false })));
-        for (follower, after) in [(Some(id.as_str()), 57), (Some("other"), 2), (None, 100), (Some(id.as_str()), 70), (Some("third"), 1)] {
-            assert_eq!(journal.reconcile(follower, after, 1).expect("works"), None, "one purge covers all: {follower:?} {after}");
+        let entry = journal
+            .reconcile(Some(&id), 57, 1)
+            .expect("works")
+            .expect("amiss");
+        assert_eq!(
+            (entry.revision, entry.change),
+            (
+                58,
+                Change::Purge(Purge {
+                    scope: PurgeScope::All,
+                    soft: false
+                })
+            )
+        );
+        for (follower, after) in [
+            (Some(id.as_str()), 57),
+            (Some("other"), 2),
+            (None, 100),
+            (Some(id.as_str()), 70),
+            (Some("third"), 1),
+        ] {
+            assert_eq!(
+                journal.reconcile(follower, after, 1).expect("works"),
+                None,
+                "one purge covers all: {follower:?} {after}"
+            );
         }
         assert_eq!(
-            journal.append(purge("http://h/"), 1).expect("appends").revision,
+            journal
+                .append(purge("http://h/"), 1)
+                .expect("appends")
+                .revision,
             102,
             "no revision that a follower has used is used again"
         );
         let mut again = Journal::open(&path).expect("gaps are no damage");
-        assert_eq!(again.after(3, 9).iter().map(|e| e.revision).collect::<Vec<_>>(), [58, 102]);
-        assert_eq!(again.reconcile(Some("other"), 500, 1).expect("works"), None, "followers of another journal purge by themselves");
-        let entry = again.reconcile(Some(&id), 510, 1).expect("works").expect("it may have been set back before it was opened");
+        assert_eq!(
+            again
+                .after(3, 9)
+                .iter()
+                .map(|e| e.revision)
+                .collect::<Vec<_>>(),
+            [58, 102]
+        );
+        assert_eq!(
+            again.reconcile(Some("other"), 500, 1).expect("works"),
+            None,
+            "followers of another journal purge by themselves"
+        );
+        let entry = again
+            .reconcile(Some(&id), 510, 1)
+            .expect("works")
+            .expect("it may have been set back before it was opened");
         assert_eq!(entry.revision, 511);
     }
 
@@ -929,7 +1332,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let mut journal = Journal::open(&dir.path().join("journal")).expect("opens");
         let (now, day) = (FIRST_JOURNAL_UNIX_MS + 300 * 86_400_000, 86_400_000);
-        journal.append(purge("http://h/"), now - day).expect("appends");
+        journal
+            .append(purge("http://h/"), now - day)
+            .expect("appends");
         let id = journal.id();
         let own = Some(id.as_str());
         for (follower, after, expected) in [
@@ -944,12 +1349,27 @@ mod tests {
             (Some("lost"), 1 << 52, false),
             (None, u64::MAX, false),
         ] {
-            assert_eq!(journal.is_plausible(follower, after, now), expected, "{follower:?} {after}");
+            assert_eq!(
+                journal.is_plausible(follower, after, now),
+                expected,
+                "{follower:?} {after}"
+            );
             if !expected {
-                assert_eq!(journal.reconcile(follower, after, now).expect("works"), None, "{follower:?} {after}");
+                assert_eq!(
+                    journal.reconcile(follower, after, now).expect("works"),
+                    None,
+                    "{follower:?} {after}"
+                );
             }
         }
-        assert_eq!(journal.append(purge("http://h/"), now).expect("appends").revision, 2, "none of these has left a mark");
+        assert_eq!(
+            journal
+                .append(purge("http://h/"), now)
+                .expect("appends")
+                .revision,
+            2,
+            "none of these has left a mark"
+        );
     }
 
     fn any_change() -> impl Strategy<Value = Change> {
@@ -963,7 +1383,11 @@ mod tests {
             (scope, any::<bool>()).prop_map(|(scope, soft)| Change::Purge(Purge { scope, soft })),
             ".*".prop_map(|text| Change::FleetFile { text }),
             (".*", any::<bool>(), any::<bool>()).prop_map(|(name, drained, is_node)| {
-                let target = if is_node { DrainTarget::Node(name) } else { DrainTarget::Cluster(name) };
+                let target = if is_node {
+                    DrainTarget::Node(name)
+                } else {
+                    DrainTarget::Cluster(name)
+                };
                 Change::Drain(Drain { target, drained })
             }),
         ]

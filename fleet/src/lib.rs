@@ -1,8 +1,9 @@
-//! What Nearcast's roles share: the fleet file, the control journal and how nodes follow it, the reports
-//! that nodes send one another, the admin listener, the fleet's clock, failures with exit codes, shutdown.
+//! What Nearcast's roles share: the fleet file, the control journal and how nodes follow it, the
+//! reports that nodes send one another, the admin listener, the fleet's clock, failures with exit
+//! codes, shutdown.
 //!
-//! This crate knows nothing of HTTP caching, DNS answers or planning; the roles depend on it and it depends
-//! on none of them.
+//! This crate knows nothing of HTTP caching, DNS answers or planning; the roles depend on it and it
+//! depends on none of them.
 
 pub mod admin;
 pub mod client;

@@ -14,11 +14,13 @@ pub struct ListenerError {
     pub mend: String,
 }
 
-/// The address and port that a listener is written as. `8080`, `:8080` and `*:8080` are that port on every IPv4 address of
-/// the machine, as `0.0.0.0:8080` is; `localhost:8080` is `127.0.0.1:8080`. `usual_port` is for the hint where none is given.
+/// The address and port that a listener is written as. `8080`, `:8080` and `*:8080` are that port
+/// on every IPv4 address of the machine, as `0.0.0.0:8080` is; `localhost:8080` is
+/// `127.0.0.1:8080`. `usual_port` is for the hint where none is given.
 ///
 /// # Errors
-/// It is something else. Other host names are refused: what a name resolves to may change, and may be another machine.
+/// It is something else. Other host names are refused: what a name resolves to may change, and may
+/// be another machine.
 pub fn parse(text: &str, usual_port: u16) -> Result<SocketAddr, ListenerError> {
     let text = text.trim();
     if let Ok(address) = text.parse() {
@@ -28,12 +30,18 @@ pub fn parse(text: &str, usual_port: u16) -> Result<SocketAddr, ListenerError> {
         let problem = format!("{text:?} is not an address with a port");
         Err(ListenerError { problem, mend })
     };
-    let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|t| t.strip_suffix(']'))
+        .unwrap_or(text);
     match bare.parse::<IpAddr>() {
         Ok(IpAddr::V6(ip)) => {
-            let guess =
-                last_group_as_port(bare).map_or_else(String::new, |(ip, port)| format!(", or \"[{ip}]:{port}\" if {port} is the port"));
-            return refuse(format!("add a port, such as \"[{ip}]:{usual_port}\"{guess}"));
+            let guess = last_group_as_port(bare).map_or_else(String::new, |(ip, port)| {
+                format!(", or \"[{ip}]:{port}\" if {port} is the port")
+            });
+            return refuse(format!(
+                "add a port, such as \"[{ip}]:{usual_port}\"{guess}"
+            ));
         }
         Ok(ip) => return refuse(format!("add a port, such as \"{ip}:{usual_port}\"")),
         Err(_) => {}
@@ -56,15 +64,22 @@ pub fn parse(text: &str, usual_port: u16) -> Result<SocketAddr, ListenerError> {
         (host, Ok(port)) if is_number => refuse(format!(
             "a listener is an IP address of this machine and not a name: write it in place of {host}, or \":{port}\" for every address"
         )),
-        _ if text.eq_ignore_ascii_case("localhost") => refuse(format!("add a port, such as \"localhost:{usual_port}\"")),
-        _ => refuse(format!("write an IP address and a port, such as \"192.0.2.1:{usual_port}\" or \"[2001:db8::1]:{usual_port}\"")),
+        _ if text.eq_ignore_ascii_case("localhost") => {
+            refuse(format!("add a port, such as \"localhost:{usual_port}\""))
+        }
+        _ => refuse(format!(
+            "write an IP address and a port, such as \"192.0.2.1:{usual_port}\" or \"[2001:db8::1]:{usual_port}\""
+        )),
     }
 }
 
 /// `::1:8080` is an IPv6 address; perhaps its last group was meant as a port.
 fn last_group_as_port(text: &str) -> Option<(Ipv6Addr, u16)> {
     let (ip, port) = text.rsplit_once(':')?;
-    Some((ip.parse().ok()?, port.parse().ok().filter(|port| *port > 0)?))
+    Some((
+        ip.parse().ok()?,
+        port.parse().ok().filter(|port| *port > 0)?,
+    ))
 }
 
 #[cfg(test)]
@@ -84,7 +99,11 @@ mod tests {
             ("localhost:8080", "127.0.0.1:8080"),
             ("LocalHost.:8080", "127.0.0.1:8080"),
         ] {
-            assert_eq!(parse(text, 80), Ok(expected.parse().expect("an address")), "{text}");
+            assert_eq!(
+                parse(text, 80),
+                Ok(expected.parse().expect("an address")),
+                "{text}"
+            );
         }
     }
 
@@ -97,7 +116,10 @@ mod tests {
             ("::1:8080", "\"[::1]:8080\" if 8080 is the port"),
             ("localhost", "\"localhost:53\""),
             ("www.example.org:80", "\":80\" for every address"),
-            ("http://127.0.0.1:8080/", "without the scheme: \"127.0.0.1:8080\""),
+            (
+                "http://127.0.0.1:8080/",
+                "without the scheme: \"127.0.0.1:8080\"",
+            ),
             ("https://www.example.org/", "without a scheme"),
             ("127.0.0.1:70000", "at most 65535"),
             ("70000", "at most 65535"),
@@ -111,7 +133,10 @@ mod tests {
         ] {
             let refused = parse(text, 53).expect_err(text);
             assert!(refused.mend.contains(mend), "{text}: {refused}");
-            assert!(refused.problem.contains("not an address with a port"), "{refused}");
+            assert!(
+                refused.problem.contains("not an address with a port"),
+                "{refused}"
+            );
         }
     }
 }

@@ -1,16 +1,20 @@
-//! Keys by which nodes know one another: the fleet's key, and each node's own key that is derived from it.
+//! Keys by which nodes know one another: the fleet's key, and each node's own key that is derived
+//! from it.
 //!
-//! **The fleet's key** is the root. Control and the name servers hold it, since they check what others show. **A node's
-//! own key** is derived from it (BLAKE3, keyed) with the node's name and its generation, so that nobody enrols nodes and nothing
-//! is stored: whoever holds the fleet's key can say what a node's own key is. A node that holds its own key alone cannot speak
-//! for another node. A key is revoked by a higher `key_generation` of that node in the fleet file, or by taking the node out of it.
+//! **The fleet's key** is the root. Control and the name servers hold it, since they check what
+//! others show. **A node's own key** is derived from it (BLAKE3, keyed) with the node's name and
+//! its generation, so that nobody enrols nodes and nothing is stored: whoever holds the fleet's key
+//! can say what a node's own key is. A node that holds its own key alone cannot speak for another
+//! node. A key is revoked by a higher `key_generation` of that node in the fleet file, or by taking
+//! the node out of it.
 //!
-//! An own key is one line, `nck1.NODE.GENERATION.SECRET.PEER`. What a node shows is the line without the last part. `PEER` is
-//! the secret of the node's cluster, by which its edges know one another (`-` for nodes that are no edges); it is the same for
-//! all edges of a cluster and renewed by the cluster's own `key_generation`.
+//! An own key is one line, `nck1.NODE.GENERATION.SECRET.PEER`. What a node shows is the line
+//! without the last part. `PEER` is the secret of the node's cluster, by which its edges know one
+//! another (`-` for nodes that are no edges); it is the same for all edges of a cluster and renewed
+//! by the cluster's own `key_generation`.
 //!
-//! Owns the text of keys, their derivation, their comparison in constant time, and what makes a secret weak. Does no input or
-//! output.
+//! Owns the text of keys, their derivation, their comparison in constant time, and what makes a
+//! secret weak. Does no input or output.
 
 use std::collections::BTreeSet;
 
@@ -34,7 +38,8 @@ const SHOWN_CHARS_MAX: usize = 1024;
 /// A secret with less strength than this is refused, in bits as [`strength_bits`] estimates them.
 const BITS_MIN: f64 = 36.0;
 
-/// Of so many characters, letters and digits among them, a secret is warned of and not refused, if ...
+/// Of so many characters, letters and digits among them, a secret is warned of and not refused, if
+/// ...
 const LONG_CHARS: usize = 20;
 
 /// ... so many of them differ: the estimate is rough, and errs most about long ones.
@@ -55,8 +60,9 @@ const EXAMPLES: [&str; 6] = [
 
 /// What many people write where a secret is asked for.
 const COMMON: [&str; 23] = [
-    "password", "passwort", "secret", "changeme", "letmein", "qwerty", "qwertz", "asdfgh", "admin", "nearcast", "example", "default",
-    "token", "test", "node", "fleet", "key", "change", "replace", "insert", "please", "sample", "your",
+    "password", "passwort", "secret", "changeme", "letmein", "qwerty", "qwertz", "asdfgh", "admin",
+    "nearcast", "example", "default", "token", "test", "node", "fleet", "key", "change", "replace",
+    "insert", "please", "sample", "your",
 ];
 
 /// A node's own key.
@@ -134,7 +140,8 @@ impl KeyRefused {
         }
     }
 
-    /// The node whose key was shown, or that a wrong key names; only names that the fleet has, or once had.
+    /// The node whose key was shown, or that a wrong key names; only names that the fleet has, or
+    /// once had.
     pub fn node(&self) -> Option<&str> {
         match self {
             Self::Wrong(node) => node.as_deref(),
@@ -174,7 +181,10 @@ impl Caller {
     /// [`KeyRefused::Other`].
     pub fn speaks_for(&self, named: &str) -> Result<(), KeyRefused> {
         match self {
-            Self::Node(shown) if shown != named => Err(KeyRefused::Other { shown: shown.clone(), named: named.chars().take(64).collect() }),
+            Self::Node(shown) if shown != named => Err(KeyRefused::Other {
+                shown: shown.clone(),
+                named: named.chars().take(64).collect(),
+            }),
             _ => Ok(()),
         }
     }
@@ -188,15 +198,24 @@ impl Caller {
 impl OwnKey {
     /// Reads one line; `None` when it is no own key.
     pub fn parse(text: &str) -> Option<Self> {
-        let rest = text.strip_prefix(OWN_KEY_START).filter(|rest| rest.len() <= SHOWN_CHARS_MAX)?;
+        let rest = text
+            .strip_prefix(OWN_KEY_START)
+            .filter(|rest| rest.len() <= SHOWN_CHARS_MAX)?;
         let parts: Vec<&str> = rest.split('.').collect();
         let (node, generation, secret, peer) = match parts[..] {
             [node, generation, secret] => (node, generation, secret, None),
-            [node, generation, secret, peer] => (node, generation, secret, (peer != "-").then_some(peer)),
+            [node, generation, secret, peer] => {
+                (node, generation, secret, (peer != "-").then_some(peer))
+            }
             _ => return None,
         };
-        let is_secret = |text: &str| text.len() == 2 * blake3::OUT_LEN && text.bytes().all(|b| b.is_ascii_hexdigit());
-        let good = !node.is_empty() && is_secret(secret) && peer.is_none_or(is_secret) && generation.bytes().all(|b| b.is_ascii_digit());
+        let is_secret = |text: &str| {
+            text.len() == 2 * blake3::OUT_LEN && text.bytes().all(|b| b.is_ascii_hexdigit())
+        };
+        let good = !node.is_empty()
+            && is_secret(secret)
+            && peer.is_none_or(is_secret)
+            && generation.bytes().all(|b| b.is_ascii_digit());
         Some(Self {
             node: good.then(|| node.to_owned())?,
             generation: generation.parse().ok()?,
@@ -205,22 +224,37 @@ impl OwnKey {
         })
     }
 
-    /// The own key of a node of the fleet, at the generation of the fleet file; `None` when the fleet has no such node.
+    /// The own key of a node of the fleet, at the generation of the fleet file; `None` when the
+    /// fleet has no such node.
     pub fn derive(root: &Secret, fleet: &Fleet, node: &str) -> Option<Self> {
         let is_known = has_node(fleet, node);
         let generation = generation(fleet, node);
-        let peer = fleet.edge(node).map(|(cluster, _)| peer_secret(root, fleet, &cluster.name));
-        is_known.then(|| Self { node: node.to_owned(), generation, secret: secret(root, node, generation), peer })
+        let peer = fleet
+            .edge(node)
+            .map(|(cluster, _)| peer_secret(root, fleet, &cluster.name));
+        is_known.then(|| Self {
+            node: node.to_owned(),
+            generation,
+            secret: secret(root, node, generation),
+            peer,
+        })
     }
 
     /// The whole line, for the node's own file.
     pub fn line(&self) -> Secret {
-        Secret(format!("{}.{}", self.shown().0, self.peer.as_deref().unwrap_or("-")))
+        Secret(format!(
+            "{}.{}",
+            self.shown().0,
+            self.peer.as_deref().unwrap_or("-")
+        ))
     }
 
     /// What the node shows to control and name servers.
     pub fn shown(&self) -> Secret {
-        Secret(format!("{OWN_KEY_START}{}.{}.{}", self.node, self.generation, self.secret))
+        Secret(format!(
+            "{OWN_KEY_START}{}.{}.{}",
+            self.node, self.generation, self.secret
+        ))
     }
 }
 
@@ -229,8 +263,8 @@ pub fn is_own(key: &Secret) -> bool {
     key.0.starts_with(OWN_KEY_START)
 }
 
-/// What a node shows to control and to name servers: its own key, the one derived for it where each node has its own, or the fleet's.
-/// `None` where there is no key at all.
+/// What a node shows to control and to name servers: its own key, the one derived for it where each
+/// node has its own, or the fleet's. `None` where there is no key at all.
 pub fn shown_by(fleet: &Fleet, node: &str) -> Option<Secret> {
     let held = &fleet.node_key;
     if held.0.is_empty() {
@@ -247,15 +281,19 @@ pub fn shown_by(fleet: &Fleet, node: &str) -> Option<Secret> {
     Some(held.clone())
 }
 
-/// Who shows the key that a request carries (`Authorization: Bearer KEY`). Compared in constant time. A fleet without a key
-/// trusts nobody.
+/// Who shows the key that a request carries (`Authorization: Bearer KEY`). Compared in constant
+/// time. A fleet without a key trusts nobody.
 ///
 /// # Errors
 /// [`KeyRefused`].
 pub fn caller(fleet: &Fleet, fields: &HeaderMap) -> Result<Caller, KeyRefused> {
     let mut all = fields.get_all(AUTHORIZATION).iter();
-    let (Some(value), None) = (all.next(), all.next()) else { return Err(KeyRefused::Missing) };
-    let Some((scheme, shown)) = value.to_str().ok().and_then(|v| v.split_once(' ')) else { return Err(KeyRefused::Wrong(None)) };
+    let (Some(value), None) = (all.next(), all.next()) else {
+        return Err(KeyRefused::Missing);
+    };
+    let Some((scheme, shown)) = value.to_str().ok().and_then(|v| v.split_once(' ')) else {
+        return Err(KeyRefused::Wrong(None));
+    };
     if !scheme.eq_ignore_ascii_case("bearer") {
         return Err(KeyRefused::Missing);
     }
@@ -286,7 +324,11 @@ fn caller_of(fleet: &Fleet, shown: &str) -> Result<Caller, KeyRefused> {
     }
     let current = generation(fleet, &own.node);
     if own.generation != current {
-        return Err(KeyRefused::Revoked { node: own.node, shown: own.generation, current });
+        return Err(KeyRefused::Revoked {
+            node: own.node,
+            shown: own.generation,
+            current,
+        });
     }
     Ok(Caller::Node(own.node))
 }
@@ -303,16 +345,22 @@ pub fn shown_to_peers(fleet: &Fleet, cluster: &str) -> Option<Secret> {
     Some(Secret(peer_secret(held, fleet, cluster)))
 }
 
-/// What other edges of the cluster may show: the cluster's secret, and the fleet's key where that is still accepted.
+/// What other edges of the cluster may show: the cluster's secret, and the fleet's key where that
+/// is still accepted.
 pub fn accepted_from_peers(fleet: &Fleet, cluster: &str) -> Vec<Secret> {
     let held = &fleet.node_key;
     let is_root_accepted = !fleet.keys.own_only && !held.0.is_empty() && !is_own(held);
-    shown_to_peers(fleet, cluster).into_iter().chain(is_root_accepted.then(|| held.clone())).collect()
+    shown_to_peers(fleet, cluster)
+        .into_iter()
+        .chain(is_root_accepted.then(|| held.clone()))
+        .collect()
 }
 
 /// Whether what is shown is one of the secrets that are accepted. Compared in constant time.
 pub fn is_one_of(shown: &[u8], accepted: &[Secret]) -> bool {
-    accepted.iter().fold(false, |found, secret| found | (!secret.0.is_empty() && is_same_bytes(shown, secret.0.as_bytes())))
+    accepted.iter().fold(false, |found, secret| {
+        found | (!secret.0.is_empty() && is_same_bytes(shown, secret.0.as_bytes()))
+    })
 }
 
 /// A node's key generation in the fleet file.
@@ -320,15 +368,26 @@ pub fn generation(fleet: &Fleet, node: &str) -> u32 {
     fleet.keys.generations.get(node).copied().unwrap_or(1)
 }
 
-/// Whether the fleet has a node of that name, of any role but control, which shows its key to nobody.
+/// Whether the fleet has a node of that name, of any role but control, which shows its key to
+/// nobody.
 fn has_node(fleet: &Fleet, name: &str) -> bool {
-    fleet.edge(name).is_some() || fleet.name_servers.iter().any(|n| n.name == name) || fleet.origins.iter().any(|o| o.name == name)
+    fleet.edge(name).is_some()
+        || fleet.name_servers.iter().any(|n| n.name == name)
+        || fleet.origins.iter().any(|o| o.name == name)
 }
 
 /// Every node that shows a key, edges first.
 pub fn nodes(fleet: &Fleet) -> Vec<&str> {
-    let edges = fleet.clusters.iter().flat_map(|c| &c.nodes).map(|n| n.name.as_str());
-    let others = fleet.name_servers.iter().map(|n| n.name.as_str()).chain(fleet.origins.iter().map(|o| o.name.as_str()));
+    let edges = fleet
+        .clusters
+        .iter()
+        .flat_map(|c| &c.nodes)
+        .map(|n| n.name.as_str());
+    let others = fleet
+        .name_servers
+        .iter()
+        .map(|n| n.name.as_str())
+        .chain(fleet.origins.iter().map(|o| o.name.as_str()));
     edges.chain(others).collect()
 }
 
@@ -337,21 +396,29 @@ fn secret(root: &Secret, node: &str, generation: u32) -> String {
 }
 
 fn peer_secret(root: &Secret, fleet: &Fleet, cluster: &str) -> String {
-    let generation = fleet.keys.cluster_generations.get(cluster).copied().unwrap_or(1);
+    let generation = fleet
+        .keys
+        .cluster_generations
+        .get(cluster)
+        .copied()
+        .unwrap_or(1);
     derived(root, &["peer", cluster, &generation.to_string()])
 }
 
 /// Names have no blanks, so parts with blanks between them cannot be read in two ways.
 fn derived(root: &Secret, parts: &[&str]) -> String {
     let key = blake3::derive_key(CONTEXT, root.0.as_bytes());
-    blake3::keyed_hash(&key, parts.join(" ").as_bytes()).to_hex().to_string()
+    blake3::keyed_hash(&key, parts.join(" ").as_bytes())
+        .to_hex()
+        .to_string()
 }
 
 fn is_same(a: &str, b: &str) -> bool {
     is_same_bytes(a.as_bytes(), b.as_bytes())
 }
 
-/// Digests are compared, in constant time, so that neither content nor length shows in how long it takes.
+/// Digests are compared, in constant time, so that neither content nor length shows in how long it
+/// takes.
 fn is_same_bytes(a: &[u8], b: &[u8]) -> bool {
     blake3::hash(a) == blake3::hash(b)
 }
@@ -373,25 +440,36 @@ pub fn strength(secret: &str) -> Strength {
         return Strength::Good;
     }
     let lower = secret.to_lowercase();
-    if EXAMPLES.contains(&lower.trim()) || lower.starts_with("paste ") || (lower.starts_with('<') && lower.ends_with('>')) {
-        return Strength::Worthless("is an example of the documentation, which everybody knows".to_owned());
+    if EXAMPLES.contains(&lower.trim())
+        || lower.starts_with("paste ")
+        || (lower.starts_with('<') && lower.ends_with('>'))
+    {
+        return Strength::Worthless(
+            "is an example of the documentation, which everybody knows".to_owned(),
+        );
     }
     if secret.chars().collect::<BTreeSet<_>>().len() < 6 {
         return Strength::Worthless("has fewer than six different characters".to_owned());
     }
     let bits = strength_bits(secret);
     if bits < BITS_MIN && !is_long_and_mixed(without_repetition(secret)) {
-        return Strength::Worthless("is made of common words, runs or repetitions, which are guessed first".to_owned());
+        return Strength::Worthless(
+            "is made of common words, runs or repetitions, which are guessed first".to_owned(),
+        );
     }
     if bits < BITS_GOOD {
-        return Strength::Weak("is made of few words, runs or repetitions, and may be guessed".to_owned());
+        return Strength::Weak(
+            "is made of few words, runs or repetitions, and may be guessed".to_owned(),
+        );
     }
     Strength::Good
 }
 
-/// Whether a secret that does not repeat itself and has no common word is too long and too mixed to be refused for an estimate alone.
+/// Whether a secret that does not repeat itself and has no common word is too long and too mixed to
+/// be refused for an estimate alone.
 fn is_long_and_mixed(secret: &str) -> bool {
-    let is_mixed = secret.bytes().any(|b| b.is_ascii_digit()) && secret.bytes().any(|b| b.is_ascii_alphabetic());
+    let is_mixed = secret.bytes().any(|b| b.is_ascii_digit())
+        && secret.bytes().any(|b| b.is_ascii_alphabetic());
     let plain: String = secret.to_lowercase().chars().map(plain_letter).collect();
     is_mixed
         && !COMMON.iter().any(|word| plain.contains(word))
@@ -399,7 +477,8 @@ fn is_long_and_mixed(secret: &str) -> bool {
         && secret.chars().collect::<BTreeSet<_>>().len() >= LONG_DIFFERENT
 }
 
-/// An estimate of how much a secret is worth, in bits, as somebody would guess it who tries words, runs and repetitions first.
+/// An estimate of how much a secret is worth, in bits, as somebody would guess it who tries words,
+/// runs and repetitions first.
 fn strength_bits(secret: &str) -> f64 {
     let text = without_repetition(secret);
     let plain: String = text.to_lowercase().chars().map(plain_letter).collect();
@@ -412,13 +491,17 @@ fn strength_bits(secret: &str) -> f64 {
             bits += 4.0;
         }
     }
-    bits + text.split(|c: char| !c.is_ascii_alphanumeric()).map(token_bits).sum::<f64>()
+    bits + text
+        .split(|c: char| !c.is_ascii_alphanumeric())
+        .map(token_bits)
+        .sum::<f64>()
 }
 
 /// One of several repetitions; the whole when it does not repeat.
 fn without_repetition(text: &str) -> &str {
     let bytes = text.as_bytes();
-    let period = (1..=bytes.len() / 2).find(|p| bytes.iter().zip(&bytes[*p..]).all(|(a, b)| a == b));
+    let period =
+        (1..=bytes.len() / 2).find(|p| bytes.iter().zip(&bytes[*p..]).all(|(a, b)| a == b));
     period.and_then(|p| text.get(..p)).unwrap_or(text)
 }
 
@@ -437,12 +520,26 @@ fn plain_letter(c: char) -> char {
 
 fn token_bits(token: &str) -> f64 {
     let bytes = token.as_bytes();
-    let changes = bytes.windows(2).filter(|w| class(w[0]) != class(w[1])).count();
+    let changes = bytes
+        .windows(2)
+        .filter(|w| class(w[0]) != class(w[1]))
+        .count();
     // Letters that follow one another, or the same again, say nothing new.
-    let new = bytes.windows(2).filter(|w| w[0].abs_diff(w[1]) > 1).count() + usize::from(!bytes.is_empty());
-    let share = if bytes.is_empty() { 0.0 } else { new as f64 / bytes.len() as f64 };
+    let new = bytes.windows(2).filter(|w| w[0].abs_diff(w[1]) > 1).count()
+        + usize::from(!bytes.is_empty());
+    let share = if bytes.is_empty() {
+        0.0
+    } else {
+        new as f64 / bytes.len() as f64
+    };
     if changes >= 3 {
-        return bytes.len() as f64 * share * if bytes.iter().all(u8::is_ascii_hexdigit) { 4.0 } else { 5.5 };
+        return bytes.len() as f64
+            * share
+            * if bytes.iter().all(u8::is_ascii_hexdigit) {
+                4.0
+            } else {
+                5.5
+            };
     }
     let runs = bytes.chunk_by(|a, b| class(*a) == class(*b));
     runs.map(|run| match (class(run[0]), run.len() as f64) {
@@ -467,7 +564,8 @@ fn class(byte: u8) -> Class {
     }
 }
 
-/// What is good enough to run and is to be mended: one sentence each, for `check`, logs and the console.
+/// What is good enough to run and is to be mended: one sentence each, for `check`, logs and the
+/// console.
 pub fn warnings(fleet: &Fleet) -> Vec<String> {
     let mut found = Vec::new();
     let key = &fleet.node_key;
@@ -478,8 +576,12 @@ pub fn warnings(fleet: &Fleet) -> Vec<String> {
         found.push(format!("fleet.node_key {why}; {MAKE_KEY}"));
     }
     for site in &fleet.sites {
-        if let Some(Strength::Weak(why)) = site.purge.token.as_ref().map(|token| strength(&token.0)) {
-            found.push(format!("the purge token of the site {} {why}; {MAKE_KEY}", site.name));
+        if let Some(Strength::Weak(why)) = site.purge.token.as_ref().map(|token| strength(&token.0))
+        {
+            found.push(format!(
+                "the purge token of the site {} {why}; {MAKE_KEY}",
+                site.name
+            ));
         }
     }
     if !key.0.is_empty() && !fleet.keys.own_only {
@@ -519,7 +621,10 @@ mod tests {
     }
 
     fn with(shown: &str) -> HeaderMap {
-        HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::try_from(format!("Bearer {shown}")).expect("a field"))])
+        HeaderMap::from_iter([(
+            AUTHORIZATION,
+            HeaderValue::try_from(format!("Bearer {shown}")).expect("a field"),
+        )])
     }
 
     #[test]
@@ -528,12 +633,29 @@ mod tests {
         let edge = key(&fleet, "ams-1");
         assert_eq!(OwnKey::parse(&edge.line().0), Some(edge.clone()));
         let dns = key(&fleet, "ns1");
-        assert!(dns.line().0.ends_with(".-"), "no edge, no secret of a cluster");
+        assert!(
+            dns.line().0.ends_with(".-"),
+            "no edge, no secret of a cluster"
+        );
         assert_eq!(OwnKey::parse(&dns.line().0), Some(dns));
-        assert!(!edge.shown().0.contains(edge.peer.as_deref().expect("an edge")), "control never sees the secret of the cluster");
+        assert!(
+            !edge
+                .shown()
+                .0
+                .contains(edge.peer.as_deref().expect("an edge")),
+            "control never sees the secret of the cluster"
+        );
         assert_eq!(OwnKey::derive(&Secret(ROOT.into()), &fleet, "lon-1"), None);
-        for bad in ["", "nck1.", "nck1.a.1.b", "nck1.a.x.y.z", "nck2.ams-1.1", ROOT, &edge.line().0[..90], &format!("{}.x", edge.line().0)]
-        {
+        for bad in [
+            "",
+            "nck1.",
+            "nck1.a.1.b",
+            "nck1.a.x.y.z",
+            "nck2.ams-1.1",
+            ROOT,
+            &edge.line().0[..90],
+            &format!("{}.x", edge.line().0),
+        ] {
             assert_eq!(OwnKey::parse(bad), None, "{bad}");
         }
     }
@@ -547,11 +669,17 @@ mod tests {
             key(&one, "ams-2").secret,
             key(&one, "ns1").secret,
             key(&two, "ams-1").secret,
-            OwnKey::derive(&other, &one, "ams-1").expect("a node").secret,
+            OwnKey::derive(&other, &one, "ams-1")
+                .expect("a node")
+                .secret,
             key(&one, "ams-1").peer.expect("an edge"),
         ];
         assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
-        assert_eq!(key(&one, "ams-1").peer, key(&two, "ams-2").peer, "one secret a cluster");
+        assert_eq!(
+            key(&one, "ams-1").peer,
+            key(&two, "ams-2").peer,
+            "one secret a cluster"
+        );
     }
 
     #[test]
@@ -565,9 +693,17 @@ mod tests {
             with_more.clusters[0].nodes[1].name = "lon-1".into();
             key(&with_more, "lon-1").shown().0
         };
-        let revoked = KeyRefused::Revoked { node: "ams-1".into(), shown: 1, current: 2 };
+        let revoked = KeyRefused::Revoked {
+            node: "ams-1".into(),
+            shown: 1,
+            current: 2,
+        };
         let forged = format!("{}0", &now[..now.len() - 1]);
-        let forged = if forged == now { format!("{}1", &now[..now.len() - 1]) } else { forged };
+        let forged = if forged == now {
+            format!("{}1", &now[..now.len() - 1])
+        } else {
+            forged
+        };
         let table = [
             (&shared, ROOT, Ok(Caller::Shared)),
             (&own, ROOT, Err(KeyRefused::Shared)),
@@ -576,7 +712,11 @@ mod tests {
             (&own, before.as_str(), Err(revoked.clone())),
             (&shared, before.as_str(), Err(revoked)),
             (&own, gone.as_str(), Err(KeyRefused::Gone("lon-1".into()))),
-            (&own, forged.as_str(), Err(KeyRefused::Wrong(Some("ams-1".into())))),
+            (
+                &own,
+                forged.as_str(),
+                Err(KeyRefused::Wrong(Some("ams-1".into()))),
+            ),
             (&shared, "another", Err(KeyRefused::Wrong(None))),
             (&own, "another", Err(KeyRefused::Wrong(None))),
         ];
@@ -591,11 +731,18 @@ mod tests {
         holder.node_key = key(&own, "ams-2").line();
         assert_eq!(caller(&holder, &with(&now)), Err(KeyRefused::CannotCheck));
         holder.node_key = Secret(String::new());
-        assert_eq!(caller(&holder, &with("")), Err(KeyRefused::Wrong(None)), "a fleet without a key trusts nobody");
+        assert_eq!(
+            caller(&holder, &with("")),
+            Err(KeyRefused::Wrong(None)),
+            "a fleet without a key trusts nobody"
+        );
         let caller = Caller::Node("ams-1".into());
         assert_eq!(caller.speaks_for("ams-1"), Ok(()));
         let refused = caller.speaks_for("ams-2").expect_err("another node");
-        assert_eq!((refused.status(), refused.node()), (StatusCode::FORBIDDEN, Some("ams-1")));
+        assert_eq!(
+            (refused.status(), refused.node()),
+            (StatusCode::FORBIDDEN, Some("ams-1"))
+        );
         assert_eq!(Caller::Shared.speaks_for("ams-2"), Ok(()));
     }
 
@@ -604,11 +751,17 @@ mod tests {
         for fleet in [fleet("", ""), own_only(fleet("", "key_generation = 7"))] {
             for node in nodes(&fleet) {
                 let shown = shown_by(&fleet, node).expect("a key");
-                caller(&fleet, &with(&shown.0)).expect("good").speaks_for(node).expect("its own");
+                caller(&fleet, &with(&shown.0))
+                    .expect("good")
+                    .speaks_for(node)
+                    .expect("its own");
                 let mut holder = fleet.clone();
                 holder.node_key = key(&fleet, node).line();
                 let shown = shown_by(&holder, node).expect("a key");
-                assert_eq!(caller(&fleet, &with(&shown.0)), Ok(Caller::Node(node.to_owned())));
+                assert_eq!(
+                    caller(&fleet, &with(&shown.0)),
+                    Ok(Caller::Node(node.to_owned()))
+                );
             }
         }
     }
@@ -619,13 +772,18 @@ mod tests {
         let (mut one, mut two) = (root.clone(), root.clone());
         one.node_key = key(&root, "ams-1").line();
         two.node_key = key(&root, "ams-2").line();
-        let is_peer = |fleet: &Fleet, cluster: &str, shown: &[u8]| is_one_of(shown, &accepted_from_peers(fleet, cluster));
+        let is_peer = |fleet: &Fleet, cluster: &str, shown: &[u8]| {
+            is_one_of(shown, &accepted_from_peers(fleet, cluster))
+        };
         let shown = shown_to_peers(&one, "ams").expect("an edge");
         for fleet in [&two, &root, &own_only(root.clone())] {
             assert!(is_peer(fleet, "ams", shown.0.as_bytes()));
             assert!(!is_peer(fleet, "ams", b"x") && !is_peer(fleet, "ams", b""));
         }
-        assert!(is_peer(&root, "ams", ROOT.as_bytes()), "an edge of an earlier version");
+        assert!(
+            is_peer(&root, "ams", ROOT.as_bytes()),
+            "an edge of an earlier version"
+        );
         assert!(!is_peer(&own_only(root.clone()), "ams", ROOT.as_bytes()));
         assert!(!is_peer(&two, "ams", two.node_key.0.as_bytes()));
         let mut renewed = root.clone();
@@ -639,11 +797,25 @@ mod tests {
     #[test]
     fn secrets_that_are_guessed_first_are_known() {
         let made = (0..64_u32).map(|n| derived(&Secret(n.to_string()), &["x"])[..32].to_owned());
-        for good in made.chain([ROOT.to_owned(), "a key that only this test knows".to_owned()]) {
+        for good in made.chain([
+            ROOT.to_owned(),
+            "a key that only this test knows".to_owned(),
+        ]) {
             assert_eq!(strength(&good), Strength::Good, "{good}");
         }
-        for weak in ["sixteen characters", "a key for one benchmark", "the key of this test", "kqzjxwvbmtrplfgh", "0123456789abcdef0123"] {
-            assert!(matches!(strength(weak), Strength::Weak(_)), "{weak}: {:?} {}", strength(weak), strength_bits(weak));
+        for weak in [
+            "sixteen characters",
+            "a key for one benchmark",
+            "the key of this test",
+            "kqzjxwvbmtrplfgh",
+            "0123456789abcdef0123",
+        ] {
+            assert!(
+                matches!(strength(weak), Strength::Weak(_)),
+                "{weak}: {:?} {}",
+                strength(weak),
+                strength_bits(weak)
+            );
         }
         for worthless in [
             "at least sixteen characters, kept secret",
@@ -669,7 +841,11 @@ mod tests {
             "CHANGE-ME-PLEASE-NOW",
             "replace-this-key-please",
         ] {
-            assert!(matches!(strength(worthless), Strength::Worthless(_)), "{worthless}: {}", strength_bits(worthless));
+            assert!(
+                matches!(strength(worthless), Strength::Worthless(_)),
+                "{worthless}: {}",
+                strength_bits(worthless)
+            );
         }
     }
 
@@ -680,6 +856,10 @@ mod tests {
         assert_eq!(warnings(&own_only(shared.clone())), Vec::<String>::new());
         let mut weak = own_only(shared);
         weak.node_key = Secret("sixteen characters".into());
-        assert!(warnings(&weak)[0].starts_with("fleet.node_key is made of few words"), "{:?}", warnings(&weak));
+        assert!(
+            warnings(&weak)[0].starts_with("fleet.node_key is made of few words"),
+            "{:?}",
+            warnings(&weak)
+        );
     }
 }

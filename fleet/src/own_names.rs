@@ -1,9 +1,10 @@
 //! By which names a listener for people and nodes may be asked.
 //!
-//! A page of a web site can make its own name resolve to an address of ours (DNS rebinding) and then read what is answered
-//! there, as the browser takes it for the site's own. Such a request carries the site's name. So a request that names a
-//! host must name one that nobody else can own: an address, `localhost`, a name without a dot (no public zone has one;
-//! containers do), or a name that is known to be ours. Others are told 421 (RFC 9110 section 15.5.20).
+//! A page of a web site can make its own name resolve to an address of ours (DNS rebinding) and
+//! then read what is answered there, as the browser takes it for the site's own. Such a request
+//! carries the site's name. So a request that names a host must name one that nobody else can own:
+//! an address, `localhost`, a name without a dot (no public zone has one; containers do), or a name
+//! that is known to be ours. Others are told 421 (RFC 9110 section 15.5.20).
 
 use std::net::IpAddr;
 
@@ -21,7 +22,8 @@ pub enum NameError {
     Foreign(String),
 }
 
-/// Checks the name that a request asks by; `is_ours` is asked with a name in lower case, without a port or a last dot.
+/// Checks the name that a request asks by; `is_ours` is asked with a name in lower case, without a
+/// port or a last dot.
 ///
 /// # Errors
 /// [`NameError`]
@@ -33,14 +35,20 @@ pub fn check<B>(request: &Request<B>, is_ours: impl FnOnce(&str) -> bool) -> Res
     }
     let authority = match (request.uri().authority(), field) {
         (Some(authority), _) => authority.clone(),
-        (None, Some(field)) => Authority::try_from(field.as_bytes()).map_err(|_| NameError::Malformed)?,
+        (None, Some(field)) => {
+            Authority::try_from(field.as_bytes()).map_err(|_| NameError::Malformed)?
+        }
         // Browsers always send it.
         (None, None) if request.version() < Version::HTTP_11 => return Ok(()),
         (None, None) => return Err(NameError::Malformed),
     };
     let host = authority.host().trim_end_matches('.').to_ascii_lowercase();
-    let literal = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(&host);
-    let is_safe = literal.parse::<IpAddr>().is_ok() || !host.contains('.') || host.ends_with(".localhost");
+    let literal = host
+        .strip_prefix('[')
+        .and_then(|h| h.strip_suffix(']'))
+        .unwrap_or(&host);
+    let is_safe =
+        literal.parse::<IpAddr>().is_ok() || !host.contains('.') || host.ends_with(".localhost");
     if host.is_empty() || authority.as_str().contains('@') {
         Err(NameError::Malformed)
     } else if is_safe || is_ours(&host) {
@@ -50,7 +58,8 @@ pub fn check<B>(request: &Request<B>, is_ours: impl FnOnce(&str) -> bool) -> Res
     }
 }
 
-/// Whether a name is one of a list: lower case, `*` for every name, `*.example.net` for every name below it.
+/// Whether a name is one of a list: lower case, `*` for every name, `*.example.net` for every name
+/// below it.
 pub fn is_listed(name: &str, list: &[String]) -> bool {
     list.iter().any(|own| match own.strip_prefix('*') {
         Some(end) => name.ends_with(end),
@@ -61,7 +70,10 @@ pub fn is_listed(name: &str, list: &[String]) -> bool {
 /// The host of `http://host:port/path`, in lower case.
 pub fn host_of_url(url: &str) -> String {
     let uri: Option<http::Uri> = url.parse().ok();
-    uri.as_ref().and_then(http::Uri::host).unwrap_or_default().to_ascii_lowercase()
+    uri.as_ref()
+        .and_then(http::Uri::host)
+        .unwrap_or_default()
+        .to_ascii_lowercase()
 }
 
 #[cfg(test)]
@@ -85,14 +97,34 @@ mod tests {
             ("/x", &["any.ops.example.net"], Ok(())),
             ("/x", &["ops.example.net"], foreign("ops.example.net")),
             ("/x", &["evil.example"], foreign("evil.example")),
-            ("/x", &["127.0.0.1.evil.example:7700"], foreign("127.0.0.1.evil.example")),
-            ("/x", &["cdn.example.net.evil.example"], foreign("cdn.example.net.evil.example")),
-            ("/x", &["evilcdn.example.net"], foreign("evilcdn.example.net")),
+            (
+                "/x",
+                &["127.0.0.1.evil.example:7700"],
+                foreign("127.0.0.1.evil.example"),
+            ),
+            (
+                "/x",
+                &["cdn.example.net.evil.example"],
+                foreign("cdn.example.net.evil.example"),
+            ),
+            (
+                "/x",
+                &["evilcdn.example.net"],
+                foreign("evilcdn.example.net"),
+            ),
             ("/x", &["localhost@evil.example"], Err(NameError::Malformed)),
             ("/x", &[""], Err(NameError::Malformed)),
             ("/x", &[], Err(NameError::Malformed)),
-            ("/x", &["127.0.0.1", "evil.example"], Err(NameError::Malformed)),
-            ("http://evil.example/x", &["127.0.0.1"], foreign("evil.example")),
+            (
+                "/x",
+                &["127.0.0.1", "evil.example"],
+                Err(NameError::Malformed),
+            ),
+            (
+                "http://evil.example/x",
+                &["127.0.0.1"],
+                foreign("evil.example"),
+            ),
             ("http://127.0.0.1/x", &["evil.example"], Ok(())),
         ];
         let list = ["cdn.example.net".to_owned(), "*.ops.example.net".to_owned()];
@@ -102,11 +134,22 @@ mod tests {
                 request = request.header(header::HOST, *host);
             }
             let request = request.body(()).expect("a request");
-            assert_eq!(check(&request, |name| is_listed(name, &list)), expected, "{uri} {hosts:?}");
+            assert_eq!(
+                check(&request, |name| is_listed(name, &list)),
+                expected,
+                "{uri} {hosts:?}"
+            );
         }
-        let old = Request::builder().version(Version::HTTP_10).uri("/x").body(()).expect("a request");
+        let old = Request::builder()
+            .version(Version::HTTP_10)
+            .uri("/x")
+            .body(())
+            .expect("a request");
         assert_eq!(check(&old, |_| false), Ok(()), "no browser asks so");
         assert!(is_listed("any.name", &["*".to_owned()]));
-        assert_eq!(host_of_url("http://Control.example.net:7700"), "control.example.net");
+        assert_eq!(
+            host_of_url("http://Control.example.net:7700"),
+            "control.example.net"
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! What nodes tell one another, as JSON over HTTP with the fleet's node key.
 //!
-//! Counters are totals since the node started (`started_unix_ms` names the start), so a lost report costs
-//! nothing: the receiver takes differences and treats a new start as a reset.
+//! Counters are totals since the node started (`started_unix_ms` names the start), so a lost report
+//! costs nothing: the receiver takes differences and treats a new start as a reset.
 
 use std::collections::BTreeMap;
 
@@ -31,7 +31,8 @@ pub struct EdgeReport {
     pub disk_bytes: u64,
     /// Bytes of pushed content.
     pub pushed_bytes: u64,
-    /// Requests by URL since the last report that was accepted (not totals), the most requested ones.
+    /// Requests by URL since the last report that was accepted (not totals), the most requested
+    /// ones.
     pub popularity: Vec<UrlCount>,
     /// Push orders known to the node, newest last, at most 16.
     pub fills: Vec<FillProgress>,
@@ -42,18 +43,20 @@ pub struct EdgeReport {
 /// Totals of one site at one edge since start.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SiteTotals {
-    /// Requests by cache status (`hit`, `stale-hit`, `validated`, `miss`, `bypass`, `error`, ...), the label values of
-    /// `nearcast_edge_requests_total`.
+    /// Requests by cache status (`hit`, `stale-hit`, `validated`, `miss`, `bypass`, `error`, ...),
+    /// the label values of `nearcast_edge_requests_total`.
     pub requests: BTreeMap<String, u64>,
     /// Response body bytes by cache status.
     pub bytes: BTreeMap<String, u64>,
     /// Responses with status 5xx that the edge made itself or passed on.
     pub errors: u64,
-    /// Body bytes received from the origin for what clients asked for. What push orders fetch is apart.
+    /// Body bytes received from the origin for what clients asked for. What push orders fetch is
+    /// apart.
     pub origin_bytes: u64,
     /// Requests sent to the origin for what clients asked for.
     pub origin_requests: u64,
-    /// Body bytes that push orders received from the origin, or caused other nodes to receive from it.
+    /// Body bytes that push orders received from the origin, or caused other nodes to receive from
+    /// it.
     #[serde(default)]
     pub push_origin_bytes: u64,
     /// Body bytes that push orders received from nodes of the same cluster.
@@ -93,7 +96,8 @@ pub struct FillProgress {
     pub already_warm_bytes: u64,
     /// Items fetched by this order.
     pub warmed: u64,
-    /// Bytes fetched from the origin so far, those of items that failed or are not whole yet among them.
+    /// Bytes fetched from the origin so far, those of items that failed or are not whole yet among
+    /// them.
     pub origin_bytes: u64,
     /// Bytes fetched from nodes of the same cluster, in the same way.
     pub peer_bytes: u64,
@@ -166,7 +170,8 @@ pub struct DnsReport {
     pub health: Vec<NodeHealth>,
     /// Prefixes with a fresh round-trip measurement.
     pub rtt_prefixes: u64,
-    /// What places addresses come from (`built-in`, or the database's own description and build date).
+    /// What places addresses come from (`built-in`, or the database's own description and build
+    /// date).
     pub geo_source: String,
 }
 

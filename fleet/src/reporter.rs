@@ -1,8 +1,8 @@
 //! Sending a node's reports: every report interval, one at a time, to whoever wants them.
 //!
-//! A role gives a closure that makes its report; this module owns when it is called, where the JSON goes and what is
-//! logged. A receiver that is away costs one time-out an interval and two lines in the log: one when it goes, one when
-//! it is back.
+//! A role gives a closure that makes its report; this module owns when it is called, where the JSON
+//! goes and what is logged. A receiver that is away costs one time-out an interval and two lines in
+//! the log: one when it goes, one when it is back.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,10 +28,11 @@ const REASON_CHARS_MAX: usize = 300;
 
 /// Sends reports until shutdown is asked for, and then a last one.
 ///
-/// Each `fleet.report_interval` (as the fleet is then) `build` is called with whether **every** receiver accepted the
-/// report before this one (`true` at first), so that a report of differences can keep what was not taken. Its value is
-/// posted as JSON with the key of the node `name` to each of `urls(fleet)`, all at once; the next report waits until all have
-/// answered or 3 s have passed, so there is one in flight at most. No URLs: `build` is not called. Example:
+/// Each `fleet.report_interval` (as the fleet is then) `build` is called with whether **every**
+/// receiver accepted the report before this one (`true` at first), so that a report of differences
+/// can keep what was not taken. Its value is posted as JSON with the key of the node `name` to each
+/// of `urls(fleet)`, all at once; the next report waits until all have answered or 3 s have passed,
+/// so there is one in flight at most. No URLs: `build` is not called. Example:
 ///
 /// ```no_run
 /// use nearcast_fleet::{config::Fleet, follow::NodeContext, report::OriginReport, reporter};
@@ -42,8 +43,13 @@ const REASON_CHARS_MAX: usize = 300;
 ///     tokio::spawn(reporter::run(context.name.clone(), urls, context.fleet.clone(), build, context.shutdown.clone()));
 /// }
 /// ```
-pub async fn run<R, F>(name: String, urls: impl Fn(&Fleet) -> Vec<String>, fleet: watch::Receiver<Arc<Fleet>>, build: F, shutdown: Shutdown)
-where
+pub async fn run<R, F>(
+    name: String,
+    urls: impl Fn(&Fleet) -> Vec<String>,
+    fleet: watch::Receiver<Arc<Fleet>>,
+    build: F,
+    shutdown: Shutdown,
+) where
     F: FnMut(bool) -> R,
     R: Serialize,
 {
@@ -75,9 +81,17 @@ pub async fn run_with<R, F>(
         let urls = urls(&now);
         if !urls.is_empty() {
             let report = build(accepted);
-            let limit = if last { LAST_ANSWER_TIME_MAX } else { ANSWER_TIME_MAX };
+            let limit = if last {
+                LAST_ANSWER_TIME_MAX
+            } else {
+                ANSWER_TIME_MAX
+            };
             let key = node_key::shown_by(&now, &name);
-            let outcomes = futures_util::future::join_all(urls.iter().map(|url| post(&client, url, key.as_ref(), &report, limit))).await;
+            let outcomes = futures_util::future::join_all(
+                urls.iter()
+                    .map(|url| post(&client, url, key.as_ref(), &report, limit)),
+            )
+            .await;
             accepted = outcomes.iter().all(Result::is_ok);
             for (url, outcome) in urls.into_iter().zip(outcomes) {
                 log.note(url, outcome.err());
@@ -95,12 +109,20 @@ pub async fn run_with<R, F>(
 
 /// Where a role's reports to control go: `<control>/v1/reports/<role>`; none without control.
 pub fn to_control(fleet: &Fleet, role: &str) -> Vec<String> {
-    fleet.control.iter().map(|c| format!("{}/v1/reports/{role}", c.url)).collect()
+    fleet
+        .control
+        .iter()
+        .map(|c| format!("{}/v1/reports/{role}", c.url))
+        .collect()
 }
 
-/// Where round-trip times go: `<admin>/rtt` of every name server that serves the CDN's zone; others steer nobody.
+/// Where round-trip times go: `<admin>/rtt` of every name server that serves the CDN's zone; others
+/// steer nobody.
 pub fn to_name_servers(fleet: &Fleet) -> Vec<String> {
-    let steering = fleet.zone_name_servers.iter().filter_map(|i| fleet.name_servers.get(*i));
+    let steering = fleet
+        .zone_name_servers
+        .iter()
+        .filter_map(|i| fleet.name_servers.get(*i));
     steering.map(|n| format!("{}/rtt", n.admin_url)).collect()
 }
 
@@ -118,14 +140,27 @@ async fn post<R: Serialize>(
     report: &R,
     limit: Duration,
 ) -> Result<(), String> {
-    let response = client.post_json(url, key, report, limit).await.map_err(|e| e.to_string())?;
+    let response = client
+        .post_json(url, key, report, limit)
+        .await
+        .map_err(|e| e.to_string())?;
     match response.status() {
         status if status.is_success() => Ok(()),
         status => {
             // Its words name the mend, of a wrong key above all.
-            let words: serde_json::Value = serde_json::from_slice(response.body()).unwrap_or_default();
-            let words: String = words["error"]["message"].as_str().unwrap_or_default().chars().take(REASON_CHARS_MAX).collect();
-            Err(if words.is_empty() { format!("status {status}") } else { format!("status {status}: {words}") })
+            let words: serde_json::Value =
+                serde_json::from_slice(response.body()).unwrap_or_default();
+            let words: String = words["error"]["message"]
+                .as_str()
+                .unwrap_or_default()
+                .chars()
+                .take(REASON_CHARS_MAX)
+                .collect();
+            Err(if words.is_empty() {
+                format!("status {status}")
+            } else {
+                format!("status {status}: {words}")
+            })
         }
     }
 }
@@ -181,29 +216,57 @@ mod tests {
         async fn start() -> Self {
             let status = Arc::new(AtomicU16::new(200));
             let received = Arc::new(Mutex::new(Vec::new()));
-            let (at_a_time, most_at_a_time) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-            let parts = (status.clone(), received.clone(), at_a_time, most_at_a_time.clone());
+            let (at_a_time, most_at_a_time) =
+                (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+            let parts = (
+                status.clone(),
+                received.clone(),
+                at_a_time,
+                most_at_a_time.clone(),
+            );
             let extra: admin::Extra = Arc::new(move |request| {
                 let (status, received, at_a_time, most) = parts.clone();
                 Box::pin(async move {
-                    most.fetch_max(at_a_time.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    most.fetch_max(
+                        at_a_time.fetch_add(1, Ordering::SeqCst) + 1,
+                        Ordering::SeqCst,
+                    );
                     tokio::time::sleep(Duration::from_millis(20)).await;
                     at_a_time.fetch_sub(1, Ordering::SeqCst);
                     let mut response = Response::new(Bytes::new());
-                    *response.status_mut() = StatusCode::from_u16(status.load(Ordering::SeqCst)).expect("a status");
+                    *response.status_mut() =
+                        StatusCode::from_u16(status.load(Ordering::SeqCst)).expect("a status");
                     if !admin::is_bearer(&request, "the key of this test") {
                         *response.status_mut() = StatusCode::UNAUTHORIZED;
                     }
-                    received.lock().expect("whole").push(String::from_utf8_lossy(request.body()).into_owned());
+                    received
+                        .lock()
+                        .expect("whole")
+                        .push(String::from_utf8_lossy(request.body()).into_owned());
                     response
                 })
             });
-            let listener = admin::bind("127.0.0.1:0".parse().expect("an address")).await.expect("a free port");
+            let listener = admin::bind("127.0.0.1:0".parse().expect("an address"))
+                .await
+                .expect("a free port");
             let url = format!("http://{}/report", listener.local_addr().expect("bound"));
             let (trigger, shutdown) = shutdown::channel();
             let (readiness, ready) = watch::channel(Readiness::Ready);
-            tokio::spawn(admin::serve(listener, prometheus::Registry::new(), ready, Some(extra), Arc::new(|_| false), shutdown));
-            Self { url, status, received, most_at_a_time, _rest: (trigger, readiness) }
+            tokio::spawn(admin::serve(
+                listener,
+                prometheus::Registry::new(),
+                ready,
+                Some(extra),
+                Arc::new(|_| false),
+                shutdown,
+            ));
+            Self {
+                url,
+                status,
+                received,
+                most_at_a_time,
+                _rest: (trigger, readiness),
+            }
         }
 
         fn received(&self) -> Vec<String> {
@@ -218,7 +281,11 @@ mod tests {
     }
 
     fn fleet(interval: Duration) -> watch::Sender<Arc<Fleet>> {
-        let mut fleet = file::standalone_origin(PathBuf::from("/"), "127.0.0.1:1".parse().expect("an address")).expect("a directory");
+        let mut fleet = file::standalone_origin(
+            PathBuf::from("/"),
+            "127.0.0.1:1".parse().expect("an address"),
+        )
+        .expect("a directory");
         fleet.report_interval = interval;
         fleet.node_key = Secret("the key of this test".into());
         watch::channel(Arc::new(fleet)).0
@@ -230,7 +297,13 @@ mod tests {
         let fleet = fleet(Duration::from_millis(5));
         let (trigger, shutdown) = shutdown::channel();
         let urls = vec![receiver.url.clone()];
-        let running = tokio::spawn(run("origin".into(), move |_| urls.clone(), fleet.subscribe(), |taken| taken, shutdown));
+        let running = tokio::spawn(run(
+            "origin".into(),
+            move |_| urls.clone(),
+            fleet.subscribe(),
+            |taken| taken,
+            shutdown,
+        ));
         receiver.until_received(2).await;
         receiver.status.store(503, Ordering::SeqCst);
         let count = receiver.received().len();
@@ -253,7 +326,13 @@ mod tests {
         let fleet = fleet(Duration::from_secs(3600));
         let (trigger, shutdown) = shutdown::channel();
         let urls = vec![receiver.url.clone()];
-        let running = tokio::spawn(run("origin".into(), move |_| urls.clone(), fleet.subscribe(), |_| "draining", shutdown));
+        let running = tokio::spawn(run(
+            "origin".into(),
+            move |_| urls.clone(),
+            fleet.subscribe(),
+            |_| "draining",
+            shutdown,
+        ));
         trigger.shut_down();
         running.await.expect("ends");
         assert_eq!(receiver.received(), ["\"draining\""]);
@@ -265,7 +344,13 @@ mod tests {
         let fleet = fleet(Duration::from_millis(5));
         let (_trigger, shutdown) = shutdown::channel();
         let urls = vec!["http://127.0.0.1:1/nobody".to_owned(), receiver.url.clone()];
-        tokio::spawn(run("origin".into(), move |_| urls.clone(), fleet.subscribe(), |taken| taken, shutdown));
+        tokio::spawn(run(
+            "origin".into(),
+            move |_| urls.clone(),
+            fleet.subscribe(),
+            |taken| taken,
+            shutdown,
+        ));
         receiver.until_received(3).await;
         assert_eq!(receiver.received()[..3], ["true", "false", "false"]);
     }
@@ -280,7 +365,13 @@ mod tests {
             counted.fetch_add(1, Ordering::SeqCst);
             Vec::new()
         };
-        tokio::spawn(run("origin".into(), urls, fleet.subscribe(), |_| -> () { panic!("nobody wants it") }, shutdown));
+        tokio::spawn(run(
+            "origin".into(),
+            urls,
+            fleet.subscribe(),
+            |_| -> () { panic!("nobody wants it") },
+            shutdown,
+        ));
         tokio::time::sleep(Duration::from_secs(35)).await;
         assert_eq!(asked.load(Ordering::SeqCst), 3);
         fleet.send_modify(|f| Arc::make_mut(f).report_interval = Duration::from_secs(1));
@@ -294,7 +385,10 @@ mod tests {
                     listen = \"127.0.0.1:5300\"\n[[cluster]]\nname = \"ams\"\nplace = { latitude = 1, longitude = 1 }\n\
                     [[cluster.node]]\nname = \"ams-1\"\naddress = \"192.0.2.1\"\n";
         let fleet = file::parse(text, std::path::Path::new("/")).expect("a good file");
-        assert_eq!(to_control(&fleet, "edge"), ["http://127.0.0.1:7700/v1/reports/edge"]);
+        assert_eq!(
+            to_control(&fleet, "edge"),
+            ["http://127.0.0.1:7700/v1/reports/edge"]
+        );
         assert_eq!(to_name_servers(&fleet), ["http://127.0.0.1:9153/rtt"]);
     }
 }

@@ -1,12 +1,14 @@
-//! The names of request fields that mean something to a shared cache: which never reach an origin, and which every client
-//! sends. The lists here are the only ones: forwarding, storing, collapsing, the sharing of errors and the fleet file all go
-//! by them.
+//! The names of request fields that mean something to a shared cache: which never reach an origin,
+//! and which every client sends. The lists here are the only ones: forwarding, storing, collapsing,
+//! the sharing of errors and the fleet file all go by them.
 //!
-//! Follows RFC 9111 section 7.1 (cache poisoning) and RFC 3875 section 4.1.18 (how gateways name fields).
+//! Follows RFC 9111 section 7.1 (cache poisoning) and RFC 3875 section 4.1.18 (how gateways name
+//! fields).
 
-/// Fields by which gateways and applications are told another host, path, method or scheme than the request has, or who
-/// the client is. They are dropped from every request, in every spelling (see [`is_removed`]). What an origin is to
-/// learn of these the edge says itself, in `X-Forwarded-For` and `X-Forwarded-Proto`.
+/// Fields by which gateways and applications are told another host, path, method or scheme than the
+/// request has, or who the client is. They are dropped from every request, in every spelling (see
+/// [`is_removed`]). What an origin is to learn of these the edge says itself, in `X-Forwarded-For`
+/// and `X-Forwarded-Proto`.
 const REMOVED: [&str; 83] = [
     // Who the client is.
     "ali-cdn-real-ip",
@@ -119,8 +121,9 @@ const REMOVED_PREFIXES: [&str; 20] = [
     "x-webauth-",
 ];
 
-/// Fields that most clients send to most URLs, and those that the edge makes itself. What is in them is taken for
-/// nothing that a well-kept origin makes an answer for one client of, unless its `Vary` says so. Exact names; sorted.
+/// Fields that most clients send to most URLs, and those that the edge makes itself. What is in
+/// them is taken for nothing that a well-kept origin makes an answer for one client of, unless its
+/// `Vary` says so. Exact names; sorted.
 const ORDINARY: [&str; 45] = [
     "accept",
     "accept-charset",
@@ -213,11 +216,12 @@ const OWN: [&str; 21] = [
     "via",
 ];
 
-/// Whether a field never reaches an origin: one that rewrites the request or names the client, in whatever spelling, and
-/// any other known field in another spelling than its own. `name` is in lower case.
+/// Whether a field never reaches an origin: one that rewrites the request or names the client, in
+/// whatever spelling, and any other known field in another spelling than its own. `name` is in
+/// lower case.
 ///
-/// Gateways in the manner of CGI make variables of fields: every character but letters and digits becomes `_`, so that
-/// `X_Forwarded_Host` and `X.Forwarded.Host` are read as `X-Forwarded-Host`.
+/// Gateways in the manner of CGI make variables of fields: every character but letters and digits
+/// becomes `_`, so that `X_Forwarded_Host` and `X.Forwarded.Host` are read as `X-Forwarded-Host`.
 pub fn is_removed(name: &str) -> bool {
     let mut folded = [0; FOLDED_BYTES_MAX];
     // Longer than every known name: only a prefix can be known.
@@ -229,12 +233,17 @@ pub fn is_removed(name: &str) -> bool {
         *to = if is_kept { from } else { b'-' };
     }
     let folded = std::str::from_utf8(&folded[..length]).unwrap_or_default();
-    if REMOVED_PREFIXES.iter().any(|prefix| folded.starts_with(prefix)) {
+    if REMOVED_PREFIXES
+        .iter()
+        .any(|prefix| folded.starts_with(prefix))
+    {
         return true;
     }
     let is_whole = length == name.len();
     let is_listed = |list: &[&str]| list.binary_search(&folded).is_ok();
-    is_whole && (REMOVED.contains(&folded) || is_odd && (is_listed(&ORDINARY) || is_listed(&OTHER_KNOWN)))
+    is_whole
+        && (REMOVED.contains(&folded)
+            || is_odd && (is_listed(&ORDINARY) || is_listed(&OTHER_KNOWN)))
 }
 
 /// Enough for every name above.
@@ -245,7 +254,8 @@ pub fn is_ordinary(name: &str) -> bool {
     ORDINARY.binary_search(&name).is_ok()
 }
 
-/// Whether no client's value of a field reaches the origin as it came: the edge drops it, ends it or makes its own.
+/// Whether no client's value of a field reaches the origin as it came: the edge drops it, ends it
+/// or makes its own.
 pub fn is_edges_own(name: &str) -> bool {
     OWN.binary_search(&name).is_ok() || is_removed(name)
 }
@@ -259,12 +269,18 @@ mod tests {
         assert!(ORDINARY.is_sorted() && OTHER_KNOWN.is_sorted() && OWN.is_sorted());
         for known in REMOVED.iter().chain(&ORDINARY).chain(&OTHER_KNOWN) {
             assert!(
-                known.len() < FOLDED_BYTES_MAX && known.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'),
+                known.len() < FOLDED_BYTES_MAX
+                    && known
+                        .bytes()
+                        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'),
                 "{known}"
             );
         }
         for removed in REMOVED {
-            assert!(!ORDINARY.contains(&removed) && !OTHER_KNOWN.contains(&removed), "{removed}");
+            assert!(
+                !ORDINARY.contains(&removed) && !OTHER_KNOWN.contains(&removed),
+                "{removed}"
+            );
         }
     }
 
@@ -290,13 +306,18 @@ mod tests {
             "front-end-https",
         ];
         for plain in rewriting {
-            for spelling in
-                [plain.to_owned(), plain.to_uppercase(), plain.replace('-', "_"), plain.replacen('-', "_", 1), plain.replace('-', ".")]
-            {
+            for spelling in [
+                plain.to_owned(),
+                plain.to_uppercase(),
+                plain.replace('-', "_"),
+                plain.replacen('-', "_", 1),
+                plain.replace('-', "."),
+            ] {
                 assert!(is_removed(&spelling.to_lowercase()), "{spelling}");
             }
         }
-        // What a gateway would take for a field of another name that the edge or the protocol relies on.
+        // What a gateway would take for a field of another name that the edge or the protocol
+        // relies on.
         for spelling in [
             "content_length",
             "transfer_encoding",
@@ -332,7 +353,10 @@ mod tests {
         for removed in REMOVED {
             for odd in "_.+~!#$%&'*^`|".chars() {
                 let spelling = removed.replace('-', &odd.to_string());
-                assert!(is_removed(&spelling) && is_edges_own(&spelling), "{spelling}");
+                assert!(
+                    is_removed(&spelling) && is_edges_own(&spelling),
+                    "{spelling}"
+                );
             }
         }
         for known in ORDINARY.iter().chain(&OWN) {

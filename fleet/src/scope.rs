@@ -1,16 +1,18 @@
 //! What a purge may name, in one canonical form: URLs, beginnings of URLs, hosts, tags.
 //!
-//! People and programs write one URL in many ways: raw UTF-8 or escaped, escapes in either case, with or without port. A
-//! cache key keeps the bytes that came. So what a purge names and what is stored are compared in the form made here:
-//! the command line and control refuse what has none, the journal carries it, and edges make it of their keys when they
-//! look a purge up. Pure. Follows RFC 3986 (sections 2.1, 2.3, 5.2.4, 6.2.2) and RFC 3492 (punycode).
+//! People and programs write one URL in many ways: raw UTF-8 or escaped, escapes in either case,
+//! with or without port. A cache key keeps the bytes that came. So what a purge names and what is
+//! stored are compared in the form made here: the command line and control refuse what has none,
+//! the journal carries it, and edges make it of their keys when they look a purge up. Pure. Follows
+//! RFC 3986 (sections 2.1, 2.3, 5.2.4, 6.2.2) and RFC 3492 (punycode).
 
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
 use crate::journal::PurgeScope;
 
-/// Bytes of a URL in canonical form: every key of an edge fits, also with each of its bytes escaped.
+/// Bytes of a URL in canonical form: every key of an edge fits, also with each of its bytes
+/// escaped.
 pub const URL_BYTES_MAX: usize = 32 * 1024;
 /// Bytes of one tag.
 pub const TAG_BYTES_MAX: usize = 1024;
@@ -35,27 +37,39 @@ pub enum ScopeError {
     Scheme(String),
     #[error("{0:?} is no host: {1}")]
     Host(String, &'static str),
-    #[error("the percent sign in {0:?} has not two hexadecimal digits after it: write %25 for a percent sign")]
+    #[error(
+        "the percent sign in {0:?} has not two hexadecimal digits after it: write %25 for a percent sign"
+    )]
     BrokenEscape(String),
     #[error("a URL has at most {URL_BYTES_MAX} bytes, escapes counted as three")]
     UrlTooLong,
     #[error("{0:?} ends within or right after the host: add at least a /, or purge the host")]
     PrefixOfHost(String),
-    #[error("a * in {0:?} is not at its end: a prefix covers what begins with it, and no other pattern; write %2A for a * of the URL")]
+    #[error(
+        "a * in {0:?} is not at its end: a prefix covers what begins with it, and no other pattern; write %2A for a * of the URL"
+    )]
     StarWithin(String),
-    #[error("a tag has at most {TAG_BYTES_MAX} bytes, this one has {0}: responses with longer ones are not stored")]
+    #[error(
+        "a tag has at most {TAG_BYTES_MAX} bytes, this one has {0}: responses with longer ones are not stored"
+    )]
     TagTooLong(usize),
-    #[error("a purge names at most {SCOPES_MAX} things, this one {0}: send several, or name a prefix, host, site or tag that covers them")]
+    #[error(
+        "a purge names at most {SCOPES_MAX} things, this one {0}: send several, or name a prefix, host, site or tag that covers them"
+    )]
     TooMany(usize),
     #[error("a purge of everything names nothing else")]
     AllAndMore,
 }
 
-/// What to write in place of a URL that has no scheme: itself with one, where it may begin with a host.
+/// What to write in place of a URL that has no scheme: itself with one, where it may begin with a
+/// host.
 fn whole_url(text: &str) -> String {
     let host = text.split(['/', '?', '#']).next().unwrap_or_default();
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-    let is_host = name.contains('.') && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+    let is_host = name.contains('.')
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
     match is_host {
         true => format!("write http://{text}"),
         false => "write http:// or https://, a host and a path, as clients ask for it".to_owned(),
@@ -73,7 +87,10 @@ pub fn canonical(scope: &PurgeScope) -> Result<PurgeScope, ScopeError> {
         PurgeScope::Prefix(text) => PurgeScope::Prefix(prefix(text)? + "*"),
         PurgeScope::Host(text) => PurgeScope::Host(host(text)?),
         PurgeScope::Tag(text) => PurgeScope::Tag(tag(text)?),
-        PurgeScope::SiteTag { site, tag: text } => PurgeScope::SiteTag { site: site.clone(), tag: tag(text)? },
+        PurgeScope::SiteTag { site, tag: text } => PurgeScope::SiteTag {
+            site: site.clone(),
+            tag: tag(text)?,
+        },
         PurgeScope::Site(name) if name.is_empty() => return Err(ScopeError::Empty("site")),
         PurgeScope::Site(_) | PurgeScope::All => scope.clone(),
         PurgeScope::Any(scopes) => any_of(scopes)?,
@@ -83,7 +100,8 @@ pub fn canonical(scope: &PurgeScope) -> Result<PurgeScope, ScopeError> {
 /// Several scopes as one, each in canonical form and once; a single one is itself.
 ///
 /// # Errors
-/// As [`canonical`], for the first that has a mistake; too many of them; everything beside something else.
+/// As [`canonical`], for the first that has a mistake; too many of them; everything beside
+/// something else.
 pub fn any_of(scopes: &[PurgeScope]) -> Result<PurgeScope, ScopeError> {
     if scopes.len() > SCOPES_MAX {
         return Err(ScopeError::TooMany(scopes.len()));
@@ -113,11 +131,13 @@ pub fn any_of(scopes: &[PurgeScope]) -> Result<PurgeScope, ScopeError> {
 
 /// A URL in canonical form: `http://host/path?query`.
 ///
-/// Scheme and port say by which way a client came, so they do not count. Path and query have every byte escaped that is not
-/// allowed in them (RFC 3986), and no escape that is not needed; the path has no dot segments; the fragment is left out.
+/// Scheme and port say by which way a client came, so they do not count. Path and query have every
+/// byte escaped that is not allowed in them (RFC 3986), and no escape that is not needed; the path
+/// has no dot segments; the fragment is left out.
 ///
 /// # Errors
-/// It has no scheme or host, another scheme than HTTP's, a control character or a broken escape, or is too long.
+/// It has no scheme or host, another scheme than HTTP's, a control character or a broken escape, or
+/// is too long.
 pub fn url(text: &str) -> Result<String, ScopeError> {
     let (host, rest) = split(text, "URL")?;
     let mut url = format!("http://{}", self::host(host)?);
@@ -167,7 +187,10 @@ pub fn host(text: &str) -> Result<String, ScopeError> {
     if authority.contains('*') {
         return refuse("name the hosts one by one, or purge the site");
     }
-    let (name, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+    let (name, port) = match authority
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once(']'))
+    {
         Some((address, port)) => match address.parse::<Ipv6Addr>() {
             Ok(address) => (format!("[{address}]"), port.to_owned()),
             Err(_) => return refuse("what is in its [] is no IPv6 address"),
@@ -180,7 +203,10 @@ pub fn host(text: &str) -> Result<String, ScopeError> {
             }
         }
     };
-    let is_port = |digits: &str| digits.is_empty() || digits.bytes().all(|b| b.is_ascii_digit()) && digits.parse::<u16>().is_ok();
+    let is_port = |digits: &str| {
+        digits.is_empty()
+            || digits.bytes().all(|b| b.is_ascii_digit()) && digits.parse::<u16>().is_ok()
+    };
     match port.strip_prefix(':') {
         Some(digits) if is_port(digits) => Ok(name),
         None if port.is_empty() => Ok(name),
@@ -206,11 +232,13 @@ pub fn tag(text: &str) -> Result<String, ScopeError> {
     Ok(tag.to_owned())
 }
 
-/// A cache key's URL, or one of an earlier version's journal, in canonical form. Takes everything: a percent sign without
-/// digits is one that should have been `%25`.
+/// A cache key's URL, or one of an earlier version's journal, in canonical form. Takes everything:
+/// a percent sign without digits is one that should have been `%25`.
 pub fn stored(url: &str) -> Cow<'_, str> {
     let start = url.find("://").map_or(0, |at| at + 3);
-    let path_at = url[start..].find(['/', '?']).map_or(url.len(), |at| start + at);
+    let path_at = url[start..]
+        .find(['/', '?'])
+        .map_or(url.len(), |at| start + at);
     let (before, path) = url.split_at(path_at);
     if is_canonical(path.as_bytes()) {
         return Cow::Borrowed(url);
@@ -221,7 +249,8 @@ pub fn stored(url: &str) -> Cow<'_, str> {
     Cow::Owned(made)
 }
 
-/// A URL of a journal entry in canonical form, also one that an earlier version has accepted and this one would not.
+/// A URL of a journal entry in canonical form, also one that an earlier version has accepted and
+/// this one would not.
 pub fn journalled_url(text: &str) -> String {
     url(text).unwrap_or_else(|_| lenient(text))
 }
@@ -235,8 +264,9 @@ pub enum Covered {
     Url(String),
 }
 
-/// What a journalled prefix covers. One that ends in a star covers what begins with it. Without a star it is of an earlier
-/// version, which cut at a `/`, so that `/x/` covered `/x` and `/x?q` too: that stays covered, since it may be stored still.
+/// What a journalled prefix covers. One that ends in a star covers what begins with it. Without a
+/// star it is of an earlier version, which cut at a `/`, so that `/x/` covered `/x` and `/x?q` too:
+/// that stays covered, since it may be stored still.
 pub fn beginnings(text: &str) -> Vec<Covered> {
     if let Some(beginning) = text.strip_suffix('*') {
         return vec![Covered::Beginning(lenient(beginning))];
@@ -257,7 +287,9 @@ pub fn beginnings(text: &str) -> Vec<Covered> {
 
 /// The host of a URL or beginning in canonical form.
 pub fn host_of(canonical: &str) -> &str {
-    let rest = canonical.split_once("://").map_or(canonical, |(_, rest)| rest);
+    let rest = canonical
+        .split_once("://")
+        .map_or(canonical, |(_, rest)| rest);
     &rest[..rest.find(['/', '?']).unwrap_or(rest.len())]
 }
 
@@ -270,8 +302,15 @@ fn split<'t>(text: &'t str, what: &'static str) -> Result<(&'t str, &'t str), Sc
     if text.chars().any(char::is_control) {
         return Err(ScopeError::Control(what));
     }
-    let is_scheme = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-'));
-    let Some((scheme, rest)) = text.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) else {
+    let is_scheme = |s: &str| {
+        !s.is_empty()
+            && s.bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-'))
+    };
+    let Some((scheme, rest)) = text
+        .split_once("://")
+        .filter(|(scheme, _)| is_scheme(scheme))
+    else {
         return Err(ScopeError::NoScheme(text.to_owned()));
     };
     if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
@@ -286,15 +325,21 @@ fn push_path(rest: &str, whole: &str, url: &mut String) -> Result<(), ScopeError
     if !rest.starts_with('/') {
         url.push('/');
     }
-    push_escaped(rest, url, || Err(ScopeError::BrokenEscape(whole.trim().to_owned())))
+    push_escaped(rest, url, || {
+        Err(ScopeError::BrokenEscape(whole.trim().to_owned()))
+    })
 }
 
 fn check_length(url: String) -> Result<String, ScopeError> {
-    if url.len() > URL_BYTES_MAX { Err(ScopeError::UrlTooLong) } else { Ok(url) }
+    if url.len() > URL_BYTES_MAX {
+        Err(ScopeError::UrlTooLong)
+    } else {
+        Ok(url)
+    }
 }
 
-/// Bytes that are the same with and without an escape: the unreserved ones, and those that were unreserved in RFC 2396
-/// (`!*'()`), which programs escape or not as they please.
+/// Bytes that are the same with and without an escape: the unreserved ones, and those that were
+/// unreserved in RFC 2396 (`!*'()`), which programs escape or not as they please.
 fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~!*'()".contains(&byte)
 }
@@ -316,7 +361,10 @@ fn is_canonical(path: &[u8]) -> bool {
     let mut rest = path;
     while let Some((byte, after)) = rest.split_first() {
         let is_good = match byte {
-            b'%' => escaped(rest).is_some_and(|b| !is_plain(b)) && after[..2].iter().all(|b| !b.is_ascii_lowercase()),
+            b'%' => {
+                escaped(rest).is_some_and(|b| !is_plain(b))
+                    && after[..2].iter().all(|b| !b.is_ascii_lowercase())
+            }
             byte => is_plain(*byte) || is_delimiter(*byte),
         };
         if !is_good {
@@ -327,12 +375,21 @@ fn is_canonical(path: &[u8]) -> bool {
     path.first() == Some(&b'/')
 }
 
-/// Appends text with the escapes that it needs; `broken` decides about a percent sign without digits.
-fn push_escaped<E>(text: &str, url: &mut String, broken: impl Fn() -> Result<(), E>) -> Result<(), E> {
+/// Appends text with the escapes that it needs; `broken` decides about a percent sign without
+/// digits.
+fn push_escaped<E>(
+    text: &str,
+    url: &mut String,
+    broken: impl Fn() -> Result<(), E>,
+) -> Result<(), E> {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let mut push = |byte: u8, is_raw: bool| match is_raw {
         true => url.push(char::from(byte)),
-        false => url.extend(['%', char::from(HEX[usize::from(byte >> 4)]), char::from(HEX[usize::from(byte & 15)])]),
+        false => url.extend([
+            '%',
+            char::from(HEX[usize::from(byte >> 4)]),
+            char::from(HEX[usize::from(byte & 15)]),
+        ]),
     };
     let mut rest = text.as_bytes();
     while let Some((byte, after)) = rest.split_first() {
@@ -353,10 +410,12 @@ fn push_escaped<E>(text: &str, url: &mut String, broken: impl Fn() -> Result<(),
     Ok(())
 }
 
-/// Takes `.` and `..` out of a path, as every client does before it asks. The last segment of a beginning is open.
+/// Takes `.` and `..` out of a path, as every client does before it asks. The last segment of a
+/// beginning is open.
 fn remove_dots(url: &mut String, start: usize, is_open: bool) {
     let path_and_query = &url[start..];
-    let (path, query) = path_and_query.split_at(path_and_query.find('?').unwrap_or(path_and_query.len()));
+    let (path, query) =
+        path_and_query.split_at(path_and_query.find('?').unwrap_or(path_and_query.len()));
     let is_open = is_open && query.is_empty();
     let segments: Vec<&str> = path.split('/').skip(1).collect();
     let last = segments.len().saturating_sub(1);
@@ -394,7 +453,11 @@ fn lenient(text: &str) -> String {
         None => authority.find(':').unwrap_or(authority.len()),
     };
     let slash = if path.starts_with('/') { "" } else { "/" };
-    stored(&format!("http://{}{slash}{path}", authority[..end].trim_end_matches('.'))).into_owned()
+    stored(&format!(
+        "http://{}{slash}{path}",
+        authority[..end].trim_end_matches('.')
+    ))
+    .into_owned()
 }
 
 /// A host name as DNS has it.
@@ -404,21 +467,37 @@ fn dns_name(name: &str) -> Result<String, &'static str> {
     let mut labels = Vec::new();
     for label in name.split('.') {
         let lower = label.to_lowercase();
-        let is_good = |c: char| c == '-' || c == '_' || if c.is_ascii() { c.is_ascii_alphanumeric() } else { c.is_alphanumeric() };
+        let is_good = |c: char| {
+            c == '-'
+                || c == '_'
+                || if c.is_ascii() {
+                    c.is_ascii_alphanumeric()
+                } else {
+                    c.is_alphanumeric()
+                }
+        };
         if lower.is_empty() {
             return Err("it has an empty label");
         }
         if !lower.chars().all(is_good) {
             return Err(INTERNATIONAL);
         }
-        let label = if lower.is_ascii() { lower } else { format!("xn--{}", punycode(&lower).ok_or(INTERNATIONAL)?) };
+        let label = if lower.is_ascii() {
+            lower
+        } else {
+            format!("xn--{}", punycode(&lower).ok_or(INTERNATIONAL)?)
+        };
         if label.len() > LABEL_CHARS_MAX {
             return Err("a label of it has more than 63 characters");
         }
         labels.push(label);
     }
     let name = labels.join(".");
-    if name.len() > HOST_CHARS_MAX { Err("it has more than 253 characters") } else { Ok(name) }
+    if name.len() > HOST_CHARS_MAX {
+        Err("it has more than 253 characters")
+    } else {
+        Ok(name)
+    }
 }
 
 /// RFC 3492 section 6.3; `None` where a number is too large, which no label of 63 characters has.
@@ -466,7 +545,11 @@ fn punycode(label: &str) -> Option<String> {
 }
 
 fn digit(value: u32) -> char {
-    char::from(if value < 26 { b'a' + value as u8 } else { b'0' + (value - 26) as u8 })
+    char::from(if value < 26 {
+        b'a' + value as u8
+    } else {
+        b'0' + (value - 26) as u8
+    })
 }
 
 /// RFC 3492 section 6.1.
@@ -495,14 +578,29 @@ mod tests {
             ("HTTPS://a.test", "http://a.test/"),
             ("http://a.test.:8080?x", "http://a.test/?x"),
             ("  http://a.test/ ", "http://a.test/"),
-            ("http://a.test/健康/index.html", "http://a.test/%E5%81%A5%E5%BA%B7/index.html"),
+            (
+                "http://a.test/健康/index.html",
+                "http://a.test/%E5%81%A5%E5%BA%B7/index.html",
+            ),
             ("http://a.test/caf%c3%a9", "http://a.test/caf%C3%A9"),
-            ("http://a.test/café?é=ü", "http://a.test/caf%C3%A9?%C3%A9=%C3%BC"),
+            (
+                "http://a.test/café?é=ü",
+                "http://a.test/caf%C3%A9?%C3%A9=%C3%BC",
+            ),
             ("http://a.test/a b", "http://a.test/a%20b"),
             ("http://a.test/%7Euser/%61%2D", "http://a.test/~user/a-"),
-            ("http://a.test/Foo_%28bar%29!%2A%27", "http://a.test/Foo_(bar)!*'"),
-            ("http://a.test/a|b[1]{2}\"<>^`\\", "http://a.test/a%7Cb%5B1%5D%7B2%7D%22%3C%3E%5E%60%5C"),
-            ("http://a.test/a%2fb?c%26d&e=%3d+%2B", "http://a.test/a%2Fb?c%26d&e=%3D+%2B"),
+            (
+                "http://a.test/Foo_%28bar%29!%2A%27",
+                "http://a.test/Foo_(bar)!*'",
+            ),
+            (
+                "http://a.test/a|b[1]{2}\"<>^`\\",
+                "http://a.test/a%7Cb%5B1%5D%7B2%7D%22%3C%3E%5E%60%5C",
+            ),
+            (
+                "http://a.test/a%2fb?c%26d&e=%3d+%2B",
+                "http://a.test/a%2Fb?c%26d&e=%3D+%2B",
+            ),
             ("http://a.test/%25zz", "http://a.test/%25zz"),
             ("http://a.test/x/../y/./z/..", "http://a.test/y/"),
             ("http://a.test/x/%2E%2e/y", "http://a.test/y"),
@@ -512,14 +610,21 @@ mod tests {
             ("http://münchen.test/m", "http://xn--mnchen-3ya.test/m"),
             ("http://MÜNCHEN.Test/m", "http://xn--mnchen-3ya.test/m"),
             ("http://例え.テスト/", "http://xn--r8jz45g.xn--zckzah/"),
-            ("http://bücher.bü-cher.test/", "http://xn--bcher-kva.xn--b-cher-3ya.test/"),
+            (
+                "http://bücher.bü-cher.test/",
+                "http://xn--bcher-kva.xn--b-cher-3ya.test/",
+            ),
             ("http://xn--mnchen-3ya.test", "http://xn--mnchen-3ya.test/"),
             ("http://[2001:DB8:0::1]:8080/x", "http://[2001:db8::1]/x"),
             ("http://127.0.0.1:8000/x", "http://127.0.0.1/x"),
         ];
         for (text, expected) in table {
             assert_eq!(url(text).as_deref(), Ok(expected), "{text}");
-            assert_eq!(url(expected).as_deref(), Ok(expected), "the form of {text} is its own form");
+            assert_eq!(
+                url(expected).as_deref(),
+                Ok(expected),
+                "the form of {text} is its own form"
+            );
         }
     }
 
@@ -564,7 +669,9 @@ mod tests {
         }
         let long = format!("http://a.test/{}", "é".repeat(URL_BYTES_MAX / 6));
         assert_eq!(url(&long), Err(ScopeError::UrlTooLong));
-        assert!(host(&format!("{}.test", "a".repeat(64))).is_err() && host(&"a.".repeat(130)).is_err());
+        assert!(
+            host(&format!("{}.test", "a".repeat(64))).is_err() && host(&"a.".repeat(130)).is_err()
+        );
     }
 
     #[test]
@@ -591,7 +698,9 @@ mod tests {
         for (text, expected) in table {
             match (prefix(text), expected) {
                 (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{text}"),
-                (Err(error), Err(words)) => assert!(error.to_string().contains(words), "{text}: {error}"),
+                (Err(error), Err(words)) => {
+                    assert!(error.to_string().contains(words), "{text}: {error}")
+                }
                 (found, expected) => panic!("{text}: {found:?}, not {expected:?}"),
             }
         }
@@ -611,7 +720,10 @@ mod tests {
             assert_eq!(stored(key), expected);
             assert_eq!(url(expected).as_deref(), Ok(expected));
         }
-        assert!(matches!(stored("http://a.test/a/b?c=d&e=%C3%A9"), Cow::Borrowed(_)), "nearly all are as they should be");
+        assert!(
+            matches!(stored("http://a.test/a/b?c=d&e=%C3%A9"), Cow::Borrowed(_)),
+            "nearly all are as they should be"
+        );
     }
 
     #[test]
@@ -622,7 +734,11 @@ mod tests {
             ("http://a.test/x", vec![begins("http://a.test/x")]),
             (
                 "http://A.test:80/x//",
-                vec![Covered::Url("http://a.test/x".to_owned()), begins("http://a.test/x?"), begins("http://a.test/x/")],
+                vec![
+                    Covered::Url("http://a.test/x".to_owned()),
+                    begins("http://a.test/x?"),
+                    begins("http://a.test/x/"),
+                ],
             ),
             ("http://a.test/", vec![begins("http://a.test/")]),
             ("http://a.test//", vec![begins("http://a.test/")]),
@@ -642,9 +758,23 @@ mod tests {
         assert_eq!(tag(" produit-été ").as_deref(), Ok("produit-été"));
         assert_eq!(tag("two words").as_deref(), Ok("two words"));
         assert!(tag(&"x".repeat(TAG_BYTES_MAX)).is_ok());
-        assert_eq!(tag(&"x".repeat(TAG_BYTES_MAX + 1)), Err(ScopeError::TagTooLong(TAG_BYTES_MAX + 1)));
-        assert!(tag(&"x".repeat(TAG_BYTES_MAX + 1)).unwrap_err().to_string().contains(&TAG_BYTES_MAX.to_string()));
-        assert_eq!((tag(" "), tag("a\tb")), (Err(ScopeError::Empty("tag")), Err(ScopeError::Control("tag"))));
+        assert_eq!(
+            tag(&"x".repeat(TAG_BYTES_MAX + 1)),
+            Err(ScopeError::TagTooLong(TAG_BYTES_MAX + 1))
+        );
+        assert!(
+            tag(&"x".repeat(TAG_BYTES_MAX + 1))
+                .unwrap_err()
+                .to_string()
+                .contains(&TAG_BYTES_MAX.to_string())
+        );
+        assert_eq!(
+            (tag(" "), tag("a\tb")),
+            (
+                Err(ScopeError::Empty("tag")),
+                Err(ScopeError::Control("tag"))
+            )
+        );
     }
 
     #[test]
@@ -652,16 +782,40 @@ mod tests {
         let url = |s: &str| PurgeScope::Url(s.to_owned());
         let one = url("http://a.test/x");
         assert_eq!(any_of(std::slice::from_ref(&one)), Ok(one.clone()));
-        assert_eq!(any_of(&[one.clone(), url("HTTPS://A.test/x#y")]), Ok(one.clone()), "each once");
-        let two = any_of(&[one.clone(), PurgeScope::Prefix("http://a.test/y".into())]).expect("good");
-        assert_eq!(two, PurgeScope::Any(vec![one.clone(), PurgeScope::Prefix("http://a.test/y*".into())]));
-        assert_eq!(canonical(&two), Ok(two.clone()), "the journal's form is its own form");
+        assert_eq!(
+            any_of(&[one.clone(), url("HTTPS://A.test/x#y")]),
+            Ok(one.clone()),
+            "each once"
+        );
+        let two =
+            any_of(&[one.clone(), PurgeScope::Prefix("http://a.test/y".into())]).expect("good");
+        assert_eq!(
+            two,
+            PurgeScope::Any(vec![
+                one.clone(),
+                PurgeScope::Prefix("http://a.test/y*".into())
+            ])
+        );
+        assert_eq!(
+            canonical(&two),
+            Ok(two.clone()),
+            "the journal's form is its own form"
+        );
         assert!(any_of(&[one.clone(), url("/x")]).is_err());
         assert_eq!(any_of(&[]), Err(ScopeError::Empty("list")));
-        assert_eq!(any_of(&[one.clone(), PurgeScope::All]), Err(ScopeError::AllAndMore));
-        assert_eq!(any_of(&vec![one; SCOPES_MAX + 1]), Err(ScopeError::TooMany(SCOPES_MAX + 1)));
+        assert_eq!(
+            any_of(&[one.clone(), PurgeScope::All]),
+            Err(ScopeError::AllAndMore)
+        );
+        assert_eq!(
+            any_of(&vec![one; SCOPES_MAX + 1]),
+            Err(ScopeError::TooMany(SCOPES_MAX + 1))
+        );
         let three = any_of(&[two, PurgeScope::Tag("t".into())]).expect("good");
-        assert!(matches!(&three, PurgeScope::Any(scopes) if scopes.len() == 3), "no lists in lists: {three:?}");
+        assert!(
+            matches!(&three, PurgeScope::Any(scopes) if scopes.len() == 3),
+            "no lists in lists: {three:?}"
+        );
     }
 
     proptest! {

@@ -1,4 +1,5 @@
-//! Shutdown as a value that tasks wait on: asked for once, seen by all, and cut short where there is no time to drain.
+//! Shutdown as a value that tasks wait on: asked for once, seen by all, and cut short where there
+//! is no time to drain.
 
 use std::future::Future;
 use std::time::Duration;
@@ -41,7 +42,8 @@ impl ShutdownTrigger {
     }
 
     fn reach(&self, stage: Stage) {
-        self.0.send_if_modified(|now| stage > std::mem::replace(now, stage.max(*now)));
+        self.0
+            .send_if_modified(|now| stage > std::mem::replace(now, stage.max(*now)));
     }
 }
 
@@ -59,13 +61,19 @@ impl Shutdown {
 
     /// Waits until there is no time to drain. Cancel-safe.
     pub async fn at_once(&mut self) {
-        if self.0.wait_for(|stage| *stage == Stage::AtOnce).await.is_err() {
+        if self
+            .0
+            .wait_for(|stage| *stage == Stage::AtOnce)
+            .await
+            .is_err()
+        {
             // The trigger is gone: it asked for no more than an orderly end.
             std::future::pending::<()>().await;
         }
     }
 
-    /// Waits for work to drain, up to `limit`, and no longer than there is time to. Gives whether the work has ended.
+    /// Waits for work to drain, up to `limit`, and no longer than there is time to. Gives whether
+    /// the work has ended.
     pub async fn drained(&mut self, limit: Duration, work: impl Future<Output = ()>) -> bool {
         tokio::select! {
             biased;
@@ -88,12 +96,19 @@ mod tests {
         assert!(shutdown.is_asked());
         let limit = Duration::from_secs(3600);
         assert!(shutdown.drained(limit, async {}).await);
-        assert!(!shutdown.drained(limit, std::future::pending()).await, "the limit");
+        assert!(
+            !shutdown.drained(limit, std::future::pending()).await,
+            "the limit"
+        );
         trigger.end_at_once();
         trigger.shut_down();
         let began = tokio::time::Instant::now();
         assert!(!shutdown.drained(limit, std::future::pending()).await);
-        assert_eq!(began.elapsed(), Duration::ZERO, "a later request for an orderly end does not take it back");
+        assert_eq!(
+            began.elapsed(),
+            Duration::ZERO,
+            "a later request for an orderly end does not take it back"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -102,6 +117,10 @@ mod tests {
         drop(trigger);
         shutdown.asked().await;
         assert!(shutdown.is_asked());
-        assert!(tokio::time::timeout(Duration::from_secs(60), shutdown.at_once()).await.is_err());
+        assert!(
+            tokio::time::timeout(Duration::from_secs(60), shutdown.at_once())
+                .await
+                .is_err()
+        );
     }
 }

@@ -1,7 +1,9 @@
-//! Quantities with units, as a fleet file and the command line write them: `"30s"`, `"512MiB"`, `"1Gbit/s"`, `"10%"`.
+//! Quantities with units, as a fleet file and the command line write them: `"30s"`, `"512MiB"`,
+//! `"1Gbit/s"`, `"10%"`.
 //!
-//! A quantity is a number, with a fraction if need be, and a unit; spaces between the two are allowed. A bare `0` needs
-//! no unit. Integer arithmetic throughout, so that what is written is what is meant.
+//! A quantity is a number, with a fraction if need be, and a unit; spaces between the two are
+//! allowed. A bare `0` needs no unit. Integer arithmetic throughout, so that what is written is
+//! what is meant.
 
 use std::fmt;
 use std::str::FromStr;
@@ -58,8 +60,17 @@ struct Kind {
 }
 
 /// Base unit: a millisecond.
-const DURATION: Kind =
-    Kind { units: &[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)], list: "ms, s, m, h, d", example: "30s" };
+const DURATION: Kind = Kind {
+    units: &[
+        ("ms", 1),
+        ("s", 1000),
+        ("m", 60_000),
+        ("h", 3_600_000),
+        ("d", 86_400_000),
+    ],
+    list: "ms, s, m, h, d",
+    example: "30s",
+};
 
 /// Base unit: a byte.
 const BYTES: Kind = Kind {
@@ -80,13 +91,23 @@ const BYTES: Kind = Kind {
 
 /// Base unit: a bit a second.
 const RATE: Kind = Kind {
-    units: &[("bit/s", 1), ("kbit/s", 1000), ("Mbit/s", 1_000_000), ("Gbit/s", 1_000_000_000), ("Tbit/s", 1_000_000_000_000)],
+    units: &[
+        ("bit/s", 1),
+        ("kbit/s", 1000),
+        ("Mbit/s", 1_000_000),
+        ("Gbit/s", 1_000_000_000),
+        ("Tbit/s", 1_000_000_000_000),
+    ],
     list: "bit/s, kbit/s, Mbit/s, Gbit/s, Tbit/s",
     example: "100Mbit/s",
 };
 
 /// Base unit: a millionth.
-const PERCENT: Kind = Kind { units: &[("%", 10_000)], list: "%", example: "10%" };
+const PERCENT: Kind = Kind {
+    units: &[("%", 10_000)],
+    list: "%",
+    example: "10%",
+};
 
 /// Parses a duration: `ms`, `s`, `m`, `h`, `d`; whole milliseconds.
 ///
@@ -146,7 +167,10 @@ impl fmt::Display for Bytes {
     /// The largest unit of 1024 that leaves no fraction, so that it reads back as the same number.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
-        match units.iter().find(|(_, shift)| self.0 > 0 && self.0.is_multiple_of(1 << shift)) {
+        match units
+            .iter()
+            .find(|(_, shift)| self.0 > 0 && self.0.is_multiple_of(1 << shift))
+        {
             Some((unit, shift)) => write!(f, "{}{unit}", self.0 >> shift),
             None => write!(f, "{}B", self.0),
         }
@@ -156,24 +180,48 @@ impl fmt::Display for Bytes {
 fn quantity(text: &str, kind: &Kind) -> Result<u64, UnitError> {
     let too_large = || UnitError::TooLarge { text: text.into() };
     let trimmed = text.trim();
-    let number_end = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
+    let number_end = trimmed
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(trimmed.len());
     let (number, unit) = (&trimmed[..number_end], trimmed[number_end..].trim_start());
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if whole.is_empty() || fraction.contains('.') || number.ends_with('.') {
-        return Err(UnitError::Number { text: text.into(), example: kind.example });
+        return Err(UnitError::Number {
+            text: text.into(),
+            example: kind.example,
+        });
     }
     let size = match kind.units.iter().find(|(name, _)| *name == unit) {
         Some((_, size)) => u128::from(*size),
         None if unit.is_empty() && number.bytes().all(|b| b == b'0' || b == b'.') => 1,
-        None if unit.is_empty() => return Err(UnitError::NoUnit { text: text.into(), units: kind.list, example: kind.example }),
-        None => return Err(UnitError::Unit { unit: unit.into(), units: kind.list, example: kind.example }),
+        None if unit.is_empty() => {
+            return Err(UnitError::NoUnit {
+                text: text.into(),
+                units: kind.list,
+                example: kind.example,
+            });
+        }
+        None => {
+            return Err(UnitError::Unit {
+                unit: unit.into(),
+                units: kind.list,
+                example: kind.example,
+            });
+        }
     };
     if fraction.len() > 9 {
-        return Err(UnitError::Number { text: text.into(), example: kind.example });
+        return Err(UnitError::Number {
+            text: text.into(),
+            example: kind.example,
+        });
     }
     let whole: u64 = whole.parse().map_err(|_| too_large())?;
     let scale = 10u128.pow(fraction.len() as u32);
-    let fraction: u128 = if fraction.is_empty() { 0 } else { fraction.parse().expect("at most nine digits") };
+    let fraction: u128 = if fraction.is_empty() {
+        0
+    } else {
+        fraction.parse().expect("at most nine digits")
+    };
     u64::try_from(u128::from(whole) * size + fraction * size / scale).map_err(|_| too_large())
 }
 
@@ -227,7 +275,12 @@ mod tests {
         ] {
             assert_eq!(bytes(text), Ok(Bytes(expected)), "{text}");
         }
-        for (text, expected) in [("9600bit/s", 9600), ("64kbit/s", 64_000), ("200Mbit/s", 200_000_000), ("2.5Gbit/s", 2_500_000_000)] {
+        for (text, expected) in [
+            ("9600bit/s", 9600),
+            ("64kbit/s", 64_000),
+            ("200Mbit/s", 200_000_000),
+            ("2.5Gbit/s", 2_500_000_000),
+        ] {
             assert_eq!(rate(text), Ok(expected), "{text}");
         }
         for (text, expected) in [("0%", 0.0), ("1%", 0.01), ("12.5%", 0.125), ("100%", 1.0)] {
@@ -239,7 +292,10 @@ mod tests {
     fn what_is_no_quantity_is_told_what_would_be() {
         for (text, words) in [
             ("20", "has no unit"),
-            ("5 fortnights", "\"fortnights\" is no unit here; write one of ms, s, m, h, d"),
+            (
+                "5 fortnights",
+                "\"fortnights\" is no unit here; write one of ms, s, m, h, d",
+            ),
             ("s", "does not begin with a number"),
             ("", "does not begin with a number"),
             ("-5s", "does not begin with a number"),

@@ -1,7 +1,8 @@
-//! From a question to what is to be said: which records, which names were followed, or why there are none.
+//! From a question to what is to be said: which records, which names were followed, or why there
+//! are none.
 //!
-//! Pure (RFC 1034 section 4.3.2, RFC 2308, RFC 4592, RFC 6672). Knows zones, not messages; steered addresses are only
-//! named, selecting them is the caller's.
+//! Pure (RFC 1034 section 4.3.2, RFC 2308, RFC 4592, RFC 6672). Knows zones, not messages; steered
+//! addresses are only named, selecting them is the caller's.
 
 use crate::wire::{NAME_BYTES_MAX, QName, rtype};
 use crate::zone::{Found, Node, RrSet, ZoneHead, Zones};
@@ -70,7 +71,8 @@ pub enum Last<'z> {
     Missing,
     /// Another server is responsible: the delegation's owner and its NS records.
     Referral(&'z [u8], &'z RrSet),
-    /// The chain ends at a name that the client has to ask for itself: another's, one link too many, or one that was there before.
+    /// The chain ends at a name that the client has to ask for itself: another's, one link too
+    /// many, or one that was there before.
     Open,
     /// No zone of this server holds the name.
     Outside,
@@ -91,10 +93,19 @@ pub struct Answer<'z> {
 
 /// Answers a question of class IN.
 ///
-/// With `stops_before_steered` a chain ends before a steered name: CNAME and addresses then hold for different clients
-/// and are not joined in one answer (RFC 7871 section 7.2.1).
-pub fn resolve<'z>(zones: &'z Zones, qname: &QName, qtype: u16, stops_before_steered: bool) -> Answer<'z> {
-    let mut answer = Answer { links: [const { None }; LINKS_MAX], last: Last::Outside, zone: None };
+/// With `stops_before_steered` a chain ends before a steered name: CNAME and addresses then hold
+/// for different clients and are not joined in one answer (RFC 7871 section 7.2.1).
+pub fn resolve<'z>(
+    zones: &'z Zones,
+    qname: &QName,
+    qtype: u16,
+    stops_before_steered: bool,
+) -> Answer<'z> {
+    let mut answer = Answer {
+        links: [const { None }; LINKS_MAX],
+        last: Last::Outside,
+        zone: None,
+    };
     let mut count = 0;
     // The name looked at; after a link it is the link's target in lower case.
     let mut owned: QName;
@@ -112,14 +123,18 @@ pub fn resolve<'z>(zones: &'z Zones, qname: &QName, qtype: u16, stops_before_ste
                 return answer;
             }
             Step::Alias(set) => {
-                let Some(target) = set.data.first() else { return answer };
+                let Some(target) = set.data.first() else {
+                    return answer;
+                };
                 let Some(slot) = answer.links.get_mut(count) else {
                     answer.last = Last::Open;
                     return answer;
                 };
                 *slot = Some(Link::Alias { owner, set });
                 owner = NameRef::Stored(target);
-                let Some(next) = QName::from_wire(target) else { return answer };
+                let Some(next) = QName::from_wire(target) else {
+                    return answer;
+                };
                 owned = next;
             }
             Step::Redirect(node, set) => {
@@ -129,9 +144,16 @@ pub fn resolve<'z>(zones: &'z Zones, qname: &QName, qtype: u16, stops_before_ste
                 };
                 let kept = &name.as_bytes()[..name.as_bytes().len() - node.owner.len()];
                 let made: Vec<u8> = [kept, set.data.first().map_or(&[0][..], |d| d)].concat();
-                let next = (made.len() <= NAME_BYTES_MAX).then(|| QName::from_wire(&made)).flatten();
+                let next = (made.len() <= NAME_BYTES_MAX)
+                    .then(|| QName::from_wire(&made))
+                    .flatten();
                 let made = made.into_boxed_slice();
-                *slot = Some(Link::Redirect { dname_owner: &node.owner, set, owner, target: made.clone() });
+                *slot = Some(Link::Redirect {
+                    dname_owner: &node.owner,
+                    set,
+                    owner,
+                    target: made.clone(),
+                });
                 owner = NameRef::Made(made);
                 let Some(next) = next else {
                     answer.last = Last::TooLong;
@@ -142,7 +164,11 @@ pub fn resolve<'z>(zones: &'z Zones, qname: &QName, qtype: u16, stops_before_ste
         }
         count += 1;
         let is_repeated = |next: &[u8]| {
-            let mut owners = answer.links.iter().flatten().map(|l| l.owner().unwrap_or(qname.as_bytes()));
+            let mut owners = answer
+                .links
+                .iter()
+                .flatten()
+                .map(|l| l.owner().unwrap_or(qname.as_bytes()));
             owners.any(|owner| owner.eq_ignore_ascii_case(next))
         };
         if is_repeated(owned.as_bytes()) {
@@ -160,7 +186,13 @@ enum Step<'z> {
     Redirect(&'z Node, &'z RrSet),
 }
 
-fn step<'z>(zones: &'z Zones, name: &[u8], qtype: u16, owner: &NameRef<'z>, zone: &mut Option<&'z ZoneHead>) -> Step<'z> {
+fn step<'z>(
+    zones: &'z Zones,
+    name: &[u8],
+    qtype: u16,
+    owner: &NameRef<'z>,
+    zone: &mut Option<&'z ZoneHead>,
+) -> Step<'z> {
     let (node, is_exact) = match zones.find(name) {
         Found::Exact(index) => (zones.node(index), true),
         Found::Below(index) => (zones.node(index), false),
@@ -170,7 +202,13 @@ fn step<'z>(zones: &'z Zones, name: &[u8], qtype: u16, owner: &NameRef<'z>, zone
         }
     };
     // DS is the parent's (RFC 4035 section 3.1.4.1).
-    let node = if is_exact && qtype == rtype::DS { zones.parent_side(name).map_or(node, |parent| zones.node(parent)) } else { node };
+    let node = if is_exact && qtype == rtype::DS {
+        zones
+            .parent_side(name)
+            .map_or(node, |parent| zones.node(parent))
+    } else {
+        node
+    };
     *zone = Some(zones.zone_of(node));
     if let Some(cut) = node.cut {
         let cut = zones.node(cut);
@@ -186,7 +224,8 @@ fn step<'z>(zones: &'z Zones, name: &[u8], qtype: u16, owner: &NameRef<'z>, zone
         return Step::Redirect(node, dname);
     }
     match node.wildcard {
-        // What is below a delegated wildcard name is not special: RFC 4592 section 4.2 leaves NS there undefined.
+        // What is below a delegated wildcard name is not special: RFC 4592 section 4.2 leaves NS
+        // there undefined.
         Some(wildcard) => at_node(zones.node(wildcard), qtype, owner),
         None => Step::End(Last::Missing),
     }

@@ -1,6 +1,8 @@
-//! DNS cookies (RFC 7873) in the interoperable form of RFC 9018: SipHash-2-4 over client cookie, time and address.
+//! DNS cookies (RFC 7873) in the interoperable form of RFC 9018: SipHash-2-4 over client cookie,
+//! time and address.
 //!
-//! Pure: secrets and time are arguments. Two secrets are live, so that a change of secret costs no client anything.
+//! Pure: secrets and time are arguments. Two secrets are live, so that a change of secret costs no
+//! client anything.
 
 use std::net::IpAddr;
 
@@ -21,8 +23,9 @@ impl std::fmt::Debug for CookieSecret {
     }
 }
 
-/// What secrets are made of: one for each day, so that every name server that has the key has the same secrets on the same day, without a
-/// word between them, and understands the cookies of the others (RFC 9018 section 3; needed where several answer on one anycast address).
+/// What secrets are made of: one for each day, so that every name server that has the key has the
+/// same secrets on the same day, without a word between them, and understands the cookies of the
+/// others (RFC 9018 section 3; needed where several answer on one anycast address).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct CookieKey([u8; 32]);
 
@@ -38,7 +41,8 @@ const KEY_CONTEXT: &str = "nearcast 2026-11-27 DNS server cookie secrets";
 const PERIOD_SECONDS: u32 = 24 * 3600;
 
 impl CookieKey {
-    /// Of the fleet's node key: the same on every name server that has it. The node key cannot be found from it, nor from any cookie.
+    /// Of the fleet's node key: the same on every name server that has it. The node key cannot be
+    /// found from it, nor from any cookie.
     pub fn of_fleet(node_key: &str) -> Self {
         Self(blake3::derive_key(KEY_CONTEXT, node_key.as_bytes()))
     }
@@ -51,13 +55,16 @@ impl CookieKey {
     /// The secret of the day that a time is in (Unix seconds).
     fn secret(&self, unix_seconds: u32) -> CookieSecret {
         let mut secret = [0; 16];
-        secret.copy_from_slice(&blake3::keyed_hash(&self.0, &(unix_seconds / PERIOD_SECONDS).to_be_bytes()).as_bytes()[..16]);
+        secret.copy_from_slice(
+            &blake3::keyed_hash(&self.0, &(unix_seconds / PERIOD_SECONDS).to_be_bytes()).as_bytes()
+                [..16],
+        );
         CookieSecret(secret)
     }
 }
 
-/// The live secrets. A cookie says when it was made, which says whose day's secret it needs: the current one, or the one before for as long
-/// as that day's cookies hold.
+/// The live secrets. A cookie says when it was made, which says whose day's secret it needs: the
+/// current one, or the one before for as long as that day's cookies hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CookieSecrets {
     key: CookieKey,
@@ -68,21 +75,37 @@ pub struct CookieSecrets {
 }
 
 impl CookieSecrets {
-    /// Secrets of a key, quickest on the days around `now` (Unix seconds). Cookies of a former key still hold.
+    /// Secrets of a key, quickest on the days around `now` (Unix seconds). Cookies of a former key
+    /// still hold.
     pub fn new(key: CookieKey, former: Option<CookieKey>, now: u32) -> Self {
-        let days = [now.saturating_sub(PERIOD_SECONDS), now, now.saturating_add(PERIOD_SECONDS)];
-        Self { key, former, days: days.map(|at| (at / PERIOD_SECONDS, key.secret(at))) }
+        let days = [
+            now.saturating_sub(PERIOD_SECONDS),
+            now,
+            now.saturating_add(PERIOD_SECONDS),
+        ];
+        Self {
+            key,
+            former,
+            days: days.map(|at| (at / PERIOD_SECONDS, key.secret(at))),
+        }
     }
 
     /// The same on another day, or with another key, after which cookies of this one still hold.
     pub fn renewed(&self, key: CookieKey, now: u32) -> Self {
-        let former = if key == self.key { self.former } else { Some(self.key) };
+        let former = if key == self.key {
+            self.former
+        } else {
+            Some(self.key)
+        };
         Self::new(key, former, now)
     }
 
     fn at(&self, unix_seconds: u32) -> CookieSecret {
         let day = unix_seconds / PERIOD_SECONDS;
-        self.days.iter().find(|(d, _)| *d == day).map_or_else(|| self.key.secret(unix_seconds), |(_, secret)| *secret)
+        self.days
+            .iter()
+            .find(|(d, _)| *d == day)
+            .map_or_else(|| self.key.secret(unix_seconds), |(_, secret)| *secret)
     }
 }
 
@@ -113,17 +136,29 @@ fn make_with(secret: &CookieSecret, client_cookie: [u8; 8], client: IpAddr, now:
 }
 
 /// Checks a server cookie at a time (Unix seconds).
-pub fn check(secrets: &CookieSecrets, client_cookie: [u8; 8], cookie: &[u8; 16], client: IpAddr, now: u32) -> Verdict {
+pub fn check(
+    secrets: &CookieSecrets,
+    client_cookie: [u8; 8],
+    cookie: &[u8; 16],
+    client: IpAddr,
+    now: u32,
+) -> Verdict {
     let made = u32::from_be_bytes([cookie[4], cookie[5], cookie[6], cookie[7]]);
     // Serial arithmetic (RFC 9018 section 4.3): the difference, not the values, is compared.
     let age = now.wrapping_sub(made) as i32;
     if cookie[..4] != [1, 0, 0, 0] || !(-AHEAD_MAX_SECONDS..=AGE_MAX_SECONDS).contains(&age) {
         return Verdict::Invalid;
     }
-    let given = u64::from_le_bytes([cookie[8], cookie[9], cookie[10], cookie[11], cookie[12], cookie[13], cookie[14], cookie[15]]);
-    let is_of = |secret: &CookieSecret| digest(secret, client_cookie, &cookie[..8], client) ^ given == 0;
+    let given = u64::from_le_bytes([
+        cookie[8], cookie[9], cookie[10], cookie[11], cookie[12], cookie[13], cookie[14],
+        cookie[15],
+    ]);
+    let is_of =
+        |secret: &CookieSecret| digest(secret, client_cookie, &cookie[..8], client) ^ given == 0;
     if is_of(&secrets.at(made)) {
-        Verdict::Valid { is_recent: (0..=RENEW_AFTER_SECONDS).contains(&age) }
+        Verdict::Valid {
+            is_recent: (0..=RENEW_AFTER_SECONDS).contains(&age),
+        }
     } else if secrets.former.is_some_and(|key| is_of(&key.secret(made))) {
         Verdict::Valid { is_recent: false }
     } else {
@@ -148,7 +183,8 @@ fn digest(secret: &CookieSecret, client_cookie: [u8; 8], fixed: &[u8], client: I
     siphash(&secret.0, &input[..len])
 }
 
-/// SipHash-2-4 (Aumasson and Bernstein, 2012). The standard library's hasher has other rounds behind no stable promise.
+/// SipHash-2-4 (Aumasson and Bernstein, 2012). The standard library's hasher has other rounds
+/// behind no stable promise.
 fn siphash(key: &[u8; 16], input: &[u8]) -> u64 {
     let word = |b: &[u8]| {
         let mut w = [0; 8];
@@ -156,7 +192,12 @@ fn siphash(key: &[u8; 16], input: &[u8]) -> u64 {
         u64::from_le_bytes(w)
     };
     let (k0, k1) = (word(&key[..8]), word(&key[8..]));
-    let mut v = [k0 ^ 0x736f_6d65_7073_6575, k1 ^ 0x646f_7261_6e64_6f6d, k0 ^ 0x6c79_6765_6e65_7261, k1 ^ 0x7465_6462_7974_6573];
+    let mut v = [
+        k0 ^ 0x736f_6d65_7073_6575,
+        k1 ^ 0x646f_7261_6e64_6f6d,
+        k0 ^ 0x6c79_6765_6e65_7261,
+        k1 ^ 0x7465_6462_7974_6573,
+    ];
     let chunks = input.chunks_exact(8);
     let last = word(chunks.remainder()) | (input.len() as u64) << 56;
     for m in chunks.map(word).chain([last]) {
@@ -200,20 +241,38 @@ mod tests {
     #[test]
     fn cookies_match_the_test_vectors_of_the_standard() {
         // RFC 9018 appendix A.1: learning a new server cookie.
-        let secret = CookieSecret([0xe5, 0xe9, 0x73, 0xe5, 0xa6, 0xb2, 0xa4, 0x3f, 0x48, 0xe7, 0xdc, 0x84, 0x9e, 0x37, 0xbf, 0xcf]);
+        let secret = CookieSecret([
+            0xe5, 0xe9, 0x73, 0xe5, 0xa6, 0xb2, 0xa4, 0x3f, 0x48, 0xe7, 0xdc, 0x84, 0x9e, 0x37,
+            0xbf, 0xcf,
+        ]);
         let client_cookie = [0x24, 0x64, 0xc4, 0xab, 0xcf, 0x10, 0xc9, 0x57];
         let client: IpAddr = "198.51.100.100".parse().expect("an address");
-        let expected = [0x01, 0, 0, 0, 0x5c, 0xf7, 0x9f, 0x11, 0x1f, 0x81, 0x30, 0xc3, 0xee, 0xe2, 0x94, 0x80];
-        assert_eq!(make_with(&secret, client_cookie, client, 1_559_731_985), expected);
+        let expected = [
+            0x01, 0, 0, 0, 0x5c, 0xf7, 0x9f, 0x11, 0x1f, 0x81, 0x30, 0xc3, 0xee, 0xe2, 0x94, 0x80,
+        ];
+        assert_eq!(
+            make_with(&secret, client_cookie, client, 1_559_731_985),
+            expected
+        );
         let mut secrets = CookieSecrets::new(CookieKey::of_bytes([7; 32]), None, 1_559_731_985);
-        assert_eq!(check(&secrets, client_cookie, &expected, client, 1_559_731_985), Verdict::Invalid);
+        assert_eq!(
+            check(&secrets, client_cookie, &expected, client, 1_559_731_985),
+            Verdict::Invalid
+        );
         secrets.days[1].1 = secret;
-        assert_eq!(check(&secrets, client_cookie, &expected, client, 1_559_731_985), Verdict::Valid { is_recent: true });
+        assert_eq!(
+            check(&secrets, client_cookie, &expected, client, 1_559_731_985),
+            Verdict::Valid { is_recent: true }
+        );
     }
 
     #[test]
     fn a_cookie_holds_for_an_hour_for_one_client_and_over_one_change_of_key() {
-        let (a, b, c) = (CookieKey::of_bytes([1; 32]), CookieKey::of_bytes([2; 32]), CookieKey::of_bytes([3; 32]));
+        let (a, b, c) = (
+            CookieKey::of_bytes([1; 32]),
+            CookieKey::of_bytes([2; 32]),
+            CookieKey::of_bytes([3; 32]),
+        );
         let client: IpAddr = "2001:db8::1".parse().expect("an address");
         let other: IpAddr = "2001:db8::2".parse().expect("an address");
         // Ten minutes before a day ends.
@@ -223,19 +282,59 @@ mod tests {
         let after = before.renewed(b, now);
         let gone = after.renewed(c, now);
         for (secrets, client_cookie, address, at, expected) in [
-            (before, [7; 8], client, now, Verdict::Valid { is_recent: true }),
-            (before, [7; 8], client, now + 1800, Verdict::Valid { is_recent: true }),
-            (before, [7; 8], client, now + 1801, Verdict::Valid { is_recent: false }),
-            (before, [7; 8], client, now + 3600, Verdict::Valid { is_recent: false }),
+            (
+                before,
+                [7; 8],
+                client,
+                now,
+                Verdict::Valid { is_recent: true },
+            ),
+            (
+                before,
+                [7; 8],
+                client,
+                now + 1800,
+                Verdict::Valid { is_recent: true },
+            ),
+            (
+                before,
+                [7; 8],
+                client,
+                now + 1801,
+                Verdict::Valid { is_recent: false },
+            ),
+            (
+                before,
+                [7; 8],
+                client,
+                now + 3600,
+                Verdict::Valid { is_recent: false },
+            ),
             (before, [7; 8], client, now + 3601, Verdict::Invalid),
-            (before, [7; 8], client, now - 300, Verdict::Valid { is_recent: false }),
+            (
+                before,
+                [7; 8],
+                client,
+                now - 300,
+                Verdict::Valid { is_recent: false },
+            ),
             (before, [7; 8], client, now - 301, Verdict::Invalid),
             (before, [8; 8], client, now, Verdict::Invalid),
             (before, [7; 8], other, now, Verdict::Invalid),
-            (after, [7; 8], client, now, Verdict::Valid { is_recent: false }),
+            (
+                after,
+                [7; 8],
+                client,
+                now,
+                Verdict::Valid { is_recent: false },
+            ),
             (gone, [7; 8], client, now, Verdict::Invalid),
         ] {
-            assert_eq!(check(&secrets, client_cookie, &cookie, address, at), expected, "at {at}");
+            assert_eq!(
+                check(&secrets, client_cookie, &cookie, address, at),
+                expected,
+                "at {at}"
+            );
         }
     }
 
@@ -245,17 +344,33 @@ mod tests {
         let client: IpAddr = "192.0.2.1".parse().expect("an address");
         let now = 20_000 * PERIOD_SECONDS;
         let maker = CookieSecrets::new(fleet, None, now);
-        // Across midnight both ways, whose clocks differ by some seconds, and one that has run for a year.
-        for (made, started, checked) in [(now - 1, now - 1, now), (now, now + 3, now - 3), (now, now - 365 * PERIOD_SECONDS, now + 3600)] {
+        // Across midnight both ways, whose clocks differ by some seconds, and one that has run for
+        // a year.
+        for (made, started, checked) in [
+            (now - 1, now - 1, now),
+            (now, now + 3, now - 3),
+            (now, now - 365 * PERIOD_SECONDS, now + 3600),
+        ] {
             let cookie = make(&maker, [1; 8], client, made);
             let checker = CookieSecrets::new(fleet, None, started);
-            assert!(matches!(check(&checker, [1; 8], &cookie, client, checked), Verdict::Valid { .. }), "{made} {started} {checked}");
-            let stranger = CookieSecrets::new(CookieKey::of_fleet("a key of another"), None, started);
-            assert_eq!(check(&stranger, [1; 8], &cookie, client, checked), Verdict::Invalid);
+            assert!(
+                matches!(
+                    check(&checker, [1; 8], &cookie, client, checked),
+                    Verdict::Valid { .. }
+                ),
+                "{made} {started} {checked}"
+            );
+            let stranger =
+                CookieSecrets::new(CookieKey::of_fleet("a key of another"), None, started);
+            assert_eq!(
+                check(&stranger, [1; 8], &cookie, client, checked),
+                Verdict::Invalid
+            );
         }
         let of_day = |day: u32| fleet.secret(day * PERIOD_SECONDS).0;
         assert_ne!(of_day(20_000), of_day(20_001));
-        // Never to change by accident: servers of two versions share an address while a fleet is updated.
+        // Never to change by accident: servers of two versions share an address while a fleet is
+        // updated.
         assert_eq!(of_day(20_000)[..4], PINNED);
     }
 

@@ -1,6 +1,8 @@
-//! The life of one query, in order: parse, EDNS version, operation, cookie, class and type, zones, selection, response.
+//! The life of one query, in order: parse, EDNS version, operation, cookie, class and type, zones,
+//! selection, response.
 //!
-//! The only file that sees the others. Nothing here blocks, and the common steered answer allocates nothing.
+//! The only file that sees the others. Nothing here blocks, and the common steered answer allocates
+//! nothing.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,8 +15,8 @@ use crate::limit::Limiter;
 use crate::metrics::{Tally, Transport};
 use crate::steer::{Choice, ClientPrefix, Family, Reason, Snapshot, Steering};
 use crate::wire::{
-    ClientSubnet, Edns, OptRecord, Owner, QName, Query, Question, Section, Tsig, UDP_BYTES_MAX, UDP_BYTES_PLAIN, Writer, class, flag,
-    labels, rcode, rtype,
+    ClientSubnet, Edns, OptRecord, Owner, QName, Query, Question, Section, Tsig, UDP_BYTES_MAX,
+    UDP_BYTES_PLAIN, Writer, class, flag, labels, rcode, rtype,
 };
 use crate::zone::{RrSet, ZoneHead, Zones};
 
@@ -56,7 +58,8 @@ pub struct Handler {
     pub cookies: ArcSwap<CookieSecrets>,
 }
 
-/// What one worker owns: its randomness, its clock reading and its counts. A worker serves one transport.
+/// What one worker owns: its randomness, its clock reading and its counts. A worker serves one
+/// transport.
 #[derive(Debug)]
 pub struct Worker {
     random: u64,
@@ -72,11 +75,20 @@ impl Worker {
     /// A worker whose random numbers begin at `seed`.
     pub fn new(transport: Transport, seed: u64, now: u32) -> Self {
         let limiter = (transport == Transport::Udp).then(|| Limiter::new(seed));
-        Self { random: seed | 1, now, tally: Tally::default(), limiter }
+        Self {
+            random: seed | 1,
+            now,
+            tally: Tally::default(),
+            limiter,
+        }
     }
 
     fn transport(&self) -> Transport {
-        if self.limiter.is_some() { Transport::Udp } else { Transport::Tcp }
+        if self.limiter.is_some() {
+            Transport::Udp
+        } else {
+            Transport::Tcp
+        }
     }
 
     /// xorshift64*: only spreads load, decides nothing that an attacker would want to guess.
@@ -104,8 +116,16 @@ struct Draft<'q> {
 }
 
 impl Handler {
-    /// Answers one message by writing a response at the end of `out`; `false` when there must be no answer.
-    pub fn answer(&self, snapshot: &Snapshot, worker: &mut Worker, message: &[u8], client: IpAddr, out: &mut Vec<u8>) -> bool {
+    /// Answers one message by writing a response at the end of `out`; `false` when there must be no
+    /// answer.
+    pub fn answer(
+        &self,
+        snapshot: &Snapshot,
+        worker: &mut Worker,
+        message: &[u8],
+        client: IpAddr,
+        out: &mut Vec<u8>,
+    ) -> bool {
         let transport = worker.transport();
         let Some(query) = Query::parse(message) else {
             worker.tally.ignored();
@@ -115,7 +135,10 @@ impl Handler {
         let mut draft = Draft {
             query: &query,
             question: question.and_then(|q| message.get(crate::wire::HEADER_BYTES..q.end)),
-            opt: query.edns.as_ref().map(|e| OptRecord { dnssec_ok: e.dnssec_ok, ..OptRecord::default() }),
+            opt: query.edns.as_ref().map(|e| OptRecord {
+                dnssec_ok: e.dnssec_ok,
+                ..OptRecord::default()
+            }),
             tsig: query.tsig.and_then(|at| Tsig::read(message, at)),
             rcode: rcode::NOERROR,
             transport,
@@ -126,14 +149,29 @@ impl Handler {
         match self.precheck(&mut draft, worker, client) {
             Next::Write => draft.write_empty(out, message.len()),
             Next::Chaos(question) => self.write_chaos(&mut draft, question, out),
-            Next::Resolve(question) => write_resolved(&mut draft, snapshot, worker, question, client, out, message.len()),
+            Next::Resolve(question) => write_resolved(
+                &mut draft,
+                snapshot,
+                worker,
+                question,
+                client,
+                out,
+                message.len(),
+            ),
         }
-        worker.tally.answered(transport, question.map(|q| q.qtype), draft.rcode);
+        worker
+            .tally
+            .answered(transport, question.map(|q| q.qtype), draft.rcode);
         true
     }
 
     /// The steps before the zones.
-    fn precheck<'q>(&'q self, draft: &mut Draft<'q>, worker: &mut Worker, client: IpAddr) -> Next<'q> {
+    fn precheck<'q>(
+        &'q self,
+        draft: &mut Draft<'q>,
+        worker: &mut Worker,
+        client: IpAddr,
+    ) -> Next<'q> {
         let query = draft.query;
         if let Some(edns) = query.edns.as_ref() {
             if edns.version != 0 {
@@ -143,7 +181,12 @@ impl Handler {
             self.fill_opt(draft, edns, worker.now, client);
         }
         let now = worker.now;
-        if !draft.is_known && worker.limiter.as_mut().is_some_and(|l| !l.admits(client, now)) {
+        if !draft.is_known
+            && worker
+                .limiter
+                .as_mut()
+                .is_some_and(|l| !l.admits(client, now))
+        {
             if query.edns.is_some_and(|e| e.cookie.is_some()) {
                 draft.rcode = rcode::BADCOOKIE;
             } else {
@@ -152,13 +195,16 @@ impl Handler {
             return Next::Write;
         }
         if draft.tsig.is_some() && !query.is_malformed {
-            // No key is known here, whatever is asked for (RFC 8945 section 5.2.1); `finish` adds the record with BADKEY.
+            // No key is known here, whatever is asked for (RFC 8945 section 5.2.1); `finish` adds
+            // the record with BADKEY.
             return draft.fail(rcode::NOTAUTH, 0);
         }
         match query.opcode() {
             opcode::QUERY => {}
             // We are the primary of all we serve and take no changes by DNS.
-            opcode::NOTIFY | opcode::UPDATE if !query.is_malformed => return draft.fail(rcode::REFUSED, ede::PROHIBITED),
+            opcode::NOTIFY | opcode::UPDATE if !query.is_malformed => {
+                return draft.fail(rcode::REFUSED, ede::PROHIBITED);
+            }
             opcode::NOTIFY | opcode::UPDATE => return draft.fail(rcode::FORMERR, 0),
             _ => return draft.fail(rcode::NOTIMP, ede::NOT_SUPPORTED),
         }
@@ -172,7 +218,11 @@ impl Handler {
         let Some(question) = query.question.as_ref() else {
             // RFC 7873 section 5.4: a query without a question asks for a cookie.
             let asks_cookie = query.edns.is_some_and(|e| e.cookie.is_some());
-            return if asks_cookie { Next::Write } else { draft.fail(rcode::FORMERR, 0) };
+            return if asks_cookie {
+                Next::Write
+            } else {
+                draft.fail(rcode::FORMERR, 0)
+            };
         };
         match (question.qclass, question.qtype) {
             (_, rtype::OPT) => draft.fail(rcode::FORMERR, ede::INVALID_QUERY_TYPE),
@@ -188,7 +238,9 @@ impl Handler {
 
     /// Options that every response to this client has.
     fn fill_opt<'q>(&'q self, draft: &mut Draft<'q>, edns: &Edns, now: u32, client: IpAddr) {
-        let Some(opt) = draft.opt.as_mut() else { return };
+        let Some(opt) = draft.opt.as_mut() else {
+            return;
+        };
         if edns.nsid {
             opt.nsid = Some(&self.server_id);
         }
@@ -197,7 +249,10 @@ impl Handler {
         }
         if let Some(given) = edns.cookie {
             let secrets = self.cookies.load();
-            let verdict = given.server.as_ref().map(|s| cookie::check(&secrets, given.client, s, client, now));
+            let verdict = given
+                .server
+                .as_ref()
+                .map(|s| cookie::check(&secrets, given.client, s, client, now));
             draft.is_known = matches!(verdict, Some(Verdict::Valid { .. }));
             let server = match (verdict, given.server) {
                 (Some(Verdict::Valid { is_recent: true }), Some(same)) => same,
@@ -212,7 +267,10 @@ impl Handler {
 
     /// Class CH: only who this server is. Its version is nobody's business.
     fn write_chaos(&self, draft: &mut Draft<'_>, question: &Question, out: &mut Vec<u8>) {
-        let is_identity = matches!(question.qname.as_bytes(), b"\x02id\x06server\x00" | b"\x08hostname\x04bind\x00");
+        let is_identity = matches!(
+            question.qname.as_bytes(),
+            b"\x02id\x06server\x00" | b"\x08hostname\x04bind\x00"
+        );
         if !is_identity || !matches!(question.qtype, rtype::TXT | rtype::ANY) {
             draft.fail(rcode::REFUSED, ede::PROHIBITED);
             return draft.write_empty(out, usize::MAX);
@@ -220,7 +278,14 @@ impl Handler {
         let mut w = draft.begin(out, flag::AA);
         let name = &self.server_id.as_bytes()[..self.server_id.len().min(255)];
         let data = [&[name.len() as u8], name].concat();
-        w.record(Section::Answer, Owner::Question, rtype::TXT, class::CH, 0, &data);
+        w.record(
+            Section::Answer,
+            Owner::Question,
+            rtype::TXT,
+            class::CH,
+            0,
+            &data,
+        );
         draft.finish(w);
     }
 }
@@ -258,7 +323,8 @@ impl<'q> Draft<'q> {
             w.opt(opt);
         }
         if let Some(tsig) = self.tsig.as_ref().filter(|_| self.rcode == rcode::NOTAUTH) {
-            // Names that no key and algorithm have may be too long for UDP; the client then asks again.
+            // Names that no key and algorithm have may be too long for UDP; the client then asks
+            // again.
             if w.len() + tsig.answer_len() <= self.limit {
                 w.tsig(tsig, self.query.id, rcode::BADKEY);
             } else {
@@ -267,7 +333,8 @@ impl<'q> Draft<'q> {
         }
     }
 
-    /// A response without records. A refusal is never larger than its query, so that nobody is attacked with it (RFC 5358).
+    /// A response without records. A refusal is never larger than its query, so that nobody is
+    /// attacked with it (RFC 5358).
     fn write_empty(&mut self, out: &mut Vec<u8>, query_bytes: usize) {
         let w = self.begin(out, self.flags);
         let bytes = w.len() + self.opt_bytes();
@@ -299,26 +366,45 @@ fn write_resolved(
     let edns = draft.query.edns.as_ref();
     let subnet = edns.and_then(|e| e.subnet);
     let is_tailored = subnet.is_some_and(|s| s.source_prefix > 0);
-    // A resolver gets the first link alone, so that it can keep each link under its own scope (RFC 7871 section 7.2.1).
-    // Who wants recursion is the end of the line, a person with dig or a stub, and would be left without an address; the
-    // whole chain then has the scope of its last link, which is never too wide.
+    // A resolver gets the first link alone, so that it can keep each link under its own scope (RFC
+    // 7871 section 7.2.1). Who wants recursion is the end of the line, a person with dig or a stub,
+    // and would be left without an address; the whole chain then has the scope of its last link,
+    // which is never too wide.
     let stops_at_link = is_tailored && draft.query.flags & flag::RD == 0;
-    let asker = Asker { subnet, resolver: client };
-    let select = |site, client: &ClientPrefix, family| snapshot.select(site, client, family, worker.next_random());
-    let (answer, choice) = look_up(zones, &question.qname, question.qtype, asker, stops_at_link, select);
+    let asker = Asker {
+        subnet,
+        resolver: client,
+    };
+    let select = |site, client: &ClientPrefix, family| {
+        snapshot.select(site, client, family, worker.next_random())
+    };
+    let (answer, choice) = look_up(
+        zones,
+        &question.qname,
+        question.qtype,
+        asker,
+        stops_at_link,
+        select,
+    );
     if answer.last == Last::Outside {
         draft.fail(rcode::REFUSED, ede::NOT_AUTHORITATIVE);
         return draft.write_empty(out, query_bytes);
     }
     if let Some(opt) = draft.opt.as_mut() {
-        // An empty choice is the same for every client, as are all answers but addresses (RFC 7871 section 7.2.1).
-        let scope = choice.as_ref().filter(|c| is_tailored && !c.addresses.is_empty()).map_or(0, |c| c.scope_prefix);
+        // An empty choice is the same for every client, as are all answers but addresses (RFC 7871
+        // section 7.2.1).
+        let scope = choice
+            .as_ref()
+            .filter(|c| is_tailored && !c.addresses.is_empty())
+            .map_or(0, |c| c.scope_prefix);
         opt.subnet = subnet.map(|s| (s, scope));
         if choice.as_ref().is_some_and(|c| c.reason == Reason::AllDown) {
             opt.extended_error = Some(ede::NO_REACHABLE);
         }
         if edns.is_some_and(|e| e.zone_version) {
-            opt.zone_version = answer.zone.map(|z| (labels(&z.apex).count() as u8, z.serial));
+            opt.zone_version = answer
+                .zone
+                .map(|z| (labels(&z.apex).count() as u8, z.serial));
         }
     }
     let is_referral = matches!(answer.last, Last::Referral(..));
@@ -345,8 +431,8 @@ pub(crate) struct Asker {
     pub(crate) resolver: IpAddr,
 }
 
-/// What is to be said to a question: the records, and for a steered name the addresses that `select` chooses for the client. The one way
-/// to an answer, of queries and of explanations.
+/// What is to be said to a question: the records, and for a steered name the addresses that
+/// `select` chooses for the client. The one way to an answer, of queries and of explanations.
 pub(crate) fn look_up<'z>(
     zones: &'z Zones,
     qname: &QName,
@@ -358,8 +444,16 @@ pub(crate) fn look_up<'z>(
     let answer = answer::resolve(zones, qname, qtype, stops_at_link);
     let choice = match &answer.last {
         Last::Steered(_, site) => {
-            let family = if qtype == rtype::AAAA { Family::V6 } else { Family::V4 };
-            Some(select(*site, &client_prefix(asker.subnet, asker.resolver), family))
+            let family = if qtype == rtype::AAAA {
+                Family::V6
+            } else {
+                Family::V4
+            };
+            Some(select(
+                *site,
+                &client_prefix(asker.subnet, asker.resolver),
+                family,
+            ))
         }
         _ => None,
     };
@@ -385,10 +479,15 @@ fn response_limit(edns: Option<&Edns>, transport: Transport) -> usize {
     }
 }
 
-/// Whom the answer is for: the client subnet, or the resolver itself when there is none or it is withheld.
+/// Whom the answer is for: the client subnet, or the resolver itself when there is none or it is
+/// withheld.
 fn client_prefix(subnet: Option<ClientSubnet>, resolver: IpAddr) -> ClientPrefix {
     match subnet {
-        Some(s) if s.source_prefix > 0 => ClientPrefix { address: s.address, source_prefix: s.source_prefix, from_ecs: true },
+        Some(s) if s.source_prefix > 0 => ClientPrefix {
+            address: s.address,
+            source_prefix: s.source_prefix,
+            from_ecs: true,
+        },
         _ => ClientPrefix::host(resolver),
     }
 }
@@ -413,13 +512,28 @@ fn write_answer(w: &mut Writer<'_>, answer: &Answer<'_>, choice: Option<&Choice>
     for link in answer.links.iter().map_while(Option::as_ref) {
         match link {
             Link::Alias { owner: name, set } => write_set(w, Section::Answer, owner(name), set),
-            Link::Redirect { dname_owner, set, owner: name, target } => {
+            Link::Redirect {
+                dname_owner,
+                set,
+                owner: name,
+                target,
+            } => {
                 // One that redirects again is in the answer already.
-                if !redirected.replace(set).is_some_and(|before| std::ptr::eq(before, *set)) {
+                if !redirected
+                    .replace(set)
+                    .is_some_and(|before| std::ptr::eq(before, *set))
+                {
                     write_set(w, Section::Answer, Owner::Name(dname_owner), set);
                 }
                 if answer.last != Last::TooLong {
-                    w.record(Section::Answer, owner(name), rtype::CNAME, class::IN, set.ttl, target);
+                    w.record(
+                        Section::Answer,
+                        owner(name),
+                        rtype::CNAME,
+                        class::IN,
+                        set.ttl,
+                        target,
+                    );
                 }
             }
         }
@@ -428,7 +542,14 @@ fn write_answer(w: &mut Writer<'_>, answer: &Answer<'_>, choice: Option<&Choice>
         Last::Records(name, set) => write_set(w, Section::Answer, owner(name), set),
         Last::Any(name, node) => match node.sets.first().filter(|_| node.site.is_none()) {
             Some(set) => write_set(w, Section::Answer, owner(name), set),
-            None => w.record(Section::Answer, owner(name), rtype::HINFO, class::IN, ANY_TTL, ANY_DATA),
+            None => w.record(
+                Section::Answer,
+                owner(name),
+                rtype::HINFO,
+                class::IN,
+                ANY_TTL,
+                ANY_DATA,
+            ),
         },
         Last::Steered(name, _) => match choice.filter(|c| !c.addresses.is_empty()) {
             Some(choice) => write_addresses(w, owner(name), choice),
@@ -443,25 +564,46 @@ fn write_answer(w: &mut Writer<'_>, answer: &Answer<'_>, choice: Option<&Choice>
 fn write_addresses(w: &mut Writer<'_>, owner: Owner<'_>, choice: &Choice) {
     for address in choice.addresses.iter() {
         match address {
-            IpAddr::V4(a) => w.small_record(Section::Answer, owner, rtype::A, choice.ttl, &a.octets()),
-            IpAddr::V6(a) => w.small_record(Section::Answer, owner, rtype::AAAA, choice.ttl, &a.octets()),
+            IpAddr::V4(a) => {
+                w.small_record(Section::Answer, owner, rtype::A, choice.ttl, &a.octets())
+            }
+            IpAddr::V6(a) => {
+                w.small_record(Section::Answer, owner, rtype::AAAA, choice.ttl, &a.octets())
+            }
         }
     }
 }
 
 fn write_negative(w: &mut Writer<'_>, zone: Option<&ZoneHead>) {
     if let Some(zone) = zone {
-        w.record(Section::Authority, Owner::Name(&zone.apex), rtype::SOA, class::IN, zone.negative_ttl, &zone.soa);
+        w.record(
+            Section::Authority,
+            Owner::Name(&zone.apex),
+            rtype::SOA,
+            class::IN,
+            zone.negative_ttl,
+            &zone.soa,
+        );
     }
 }
 
-/// Addresses of name servers, as far as they fit; `false` when one that is required does not (RFC 9471).
+/// Addresses of name servers, as far as they fit; `false` when one that is required does not (RFC
+/// 9471).
 fn write_additional(w: &mut Writer<'_>, answer: &Answer<'_>, limit: usize) -> bool {
-    let (Last::Records(_, set) | Last::Referral(_, set)) = &answer.last else { return true };
+    let (Last::Records(_, set) | Last::Referral(_, set)) = &answer.last else {
+        return true;
+    };
     let is_referral = matches!(answer.last, Last::Referral(..));
     for address in &set.additional {
         let before = w.mark();
-        w.record(Section::Additional, Owner::Name(&address.owner), address.rtype, class::IN, address.ttl, &address.data);
+        w.record(
+            Section::Additional,
+            Owner::Name(&address.owner),
+            address.rtype,
+            class::IN,
+            address.ttl,
+            &address.data,
+        );
         if w.len() > limit {
             w.rewind(before);
             return !(is_referral && address.is_required);

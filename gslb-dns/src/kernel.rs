@@ -1,6 +1,7 @@
 //! Batched UDP: many datagrams a system call, answered from the address they were sent to.
 //!
-//! The only module of this crate with unsafe code. Knows sockets and buffers, and of DNS how long a query may be.
+//! The only module of this crate with unsafe code. Knows sockets and buffers, and of DNS how long a
+//! query may be.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -52,8 +53,12 @@ impl Batch {
     /// New buffers.
     pub fn new() -> Self {
         // SAFETY: these are plain C structures for which all zeros is a valid value.
-        let (header, name): (libc::mmsghdr, libc::sockaddr_storage) = unsafe { (mem::zeroed(), mem::zeroed()) };
-        let vector = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        let (header, name): (libc::mmsghdr, libc::sockaddr_storage) =
+            unsafe { (mem::zeroed(), mem::zeroed()) };
+        let vector = libc::iovec {
+            iov_base: std::ptr::null_mut(),
+            iov_len: 0,
+        };
         let mut batch = Self {
             headers: vec![header; BATCH],
             vectors: vec![vector; BATCH],
@@ -64,9 +69,13 @@ impl Batch {
             outgoing: vec![header; BATCH],
             outgoing_vectors: vec![vector; BATCH],
         };
-        // None of the vectors ever grows, so these pointers hold as long as the batch, wherever it is moved.
+        // None of the vectors ever grows, so these pointers hold as long as the batch, wherever it
+        // is moved.
         for (i, chunk) in batch.input.chunks_exact_mut(DATAGRAM_BYTES_MAX).enumerate() {
-            batch.vectors[i] = libc::iovec { iov_base: chunk.as_mut_ptr().cast(), iov_len: DATAGRAM_BYTES_MAX };
+            batch.vectors[i] = libc::iovec {
+                iov_base: chunk.as_mut_ptr().cast(),
+                iov_len: DATAGRAM_BYTES_MAX,
+            };
             let header = &mut batch.headers[i].msg_hdr;
             header.msg_name = (&raw mut batch.names[i]).cast();
             header.msg_iov = &raw mut batch.vectors[i];
@@ -76,21 +85,30 @@ impl Batch {
         batch
     }
 
-    /// Waits for one datagram at least (or the socket's read time-out) and takes what else is there.
+    /// Waits for one datagram at least (or the socket's read time-out) and takes what else is
+    /// there.
     ///
     /// # Errors
     /// Those of `recvmmsg(2)`.
     pub fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
         for header in &mut self.headers[..self.used] {
-            header.msg_hdr.msg_namelen = mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+            header.msg_hdr.msg_namelen =
+                mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t;
             header.msg_hdr.msg_controllen = mem::size_of::<[u64; CONTROL_WORDS]>() as _;
             header.msg_hdr.msg_flags = 0;
         }
         self.used = 0;
-        // SAFETY: every header points at a name, one vector and ancillary data of the lengths it states, all owned by
-        // `self` and not moved or read elsewhere during the call; the count is the length of `headers`.
+        // SAFETY: every header points at a name, one vector and ancillary data of the lengths it
+        // states, all owned by `self` and not moved or read elsewhere during the call; the count is
+        // the length of `headers`.
         let got = unsafe {
-            libc::recvmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), BATCH as u32, libc::MSG_WAITFORONE as _, std::ptr::null_mut())
+            libc::recvmmsg(
+                socket.as_raw_fd(),
+                self.headers.as_mut_ptr(),
+                BATCH as u32,
+                libc::MSG_WAITFORONE as _,
+                std::ptr::null_mut(),
+            )
         };
         match usize::try_from(got) {
             Ok(count) => {
@@ -109,11 +127,13 @@ impl Batch {
     pub fn datagram(&self, i: usize) -> Option<(SocketAddr, &[u8])> {
         let header = self.headers.get(i)?;
         let from = socket_address(&self.names[i])?;
-        let bytes = self.input[i * DATAGRAM_BYTES_MAX..(i + 1) * DATAGRAM_BYTES_MAX].get(..header.msg_len as usize)?;
+        let bytes = self.input[i * DATAGRAM_BYTES_MAX..(i + 1) * DATAGRAM_BYTES_MAX]
+            .get(..header.msg_len as usize)?;
         Some((from, bytes))
     }
 
-    /// Sends answers to datagrams of the last batch. One that cannot be sent is left out: its client asks again.
+    /// Sends answers to datagrams of the last batch. One that cannot be sent is left out: its
+    /// client asks again.
     ///
     /// # Errors
     /// The last error of `sendmmsg(2)`, after everything was tried.
@@ -121,7 +141,10 @@ impl Batch {
         let replies = &replies[..replies.len().min(BATCH)];
         for (k, reply) in replies.iter().enumerate() {
             let bytes = output.get(reply.start..reply.end).unwrap_or_default();
-            self.outgoing_vectors[k] = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+            self.outgoing_vectors[k] = libc::iovec {
+                iov_base: bytes.as_ptr().cast_mut().cast(),
+                iov_len: bytes.len(),
+            };
             let source = self.source_control(reply.to);
             let received = &self.headers[reply.to].msg_hdr;
             let header = &mut self.outgoing[k].msg_hdr;
@@ -129,15 +152,27 @@ impl Batch {
             header.msg_namelen = received.msg_namelen;
             header.msg_iov = &raw mut self.outgoing_vectors[k];
             header.msg_iovlen = 1;
-            header.msg_control = if source == 0 { std::ptr::null_mut() } else { received.msg_control };
+            header.msg_control = if source == 0 {
+                std::ptr::null_mut()
+            } else {
+                received.msg_control
+            };
             header.msg_controllen = source as _;
             header.msg_flags = 0;
         }
         let mut sent = 0;
         let mut result = Ok(());
         while sent < replies.len() {
-            // SAFETY: as in `receive`; the vectors point into `output`, which outlives the call and is only read.
-            let n = unsafe { libc::sendmmsg(socket.as_raw_fd(), self.outgoing.as_mut_ptr().add(sent), (replies.len() - sent) as u32, 0) };
+            // SAFETY: as in `receive`; the vectors point into `output`, which outlives the call and
+            // is only read.
+            let n = unsafe {
+                libc::sendmmsg(
+                    socket.as_raw_fd(),
+                    self.outgoing.as_mut_ptr().add(sent),
+                    (replies.len() - sent) as u32,
+                    0,
+                )
+            };
             match usize::try_from(n) {
                 Ok(n) => sent += n.max(1),
                 Err(_) => {
@@ -153,15 +188,17 @@ impl Batch {
         result
     }
 
-    /// Turns the packet information that came with a datagram into the one that sends from the address it was sent to;
-    /// gives its length, 0 when there is none (a socket bound to one address needs none).
+    /// Turns the packet information that came with a datagram into the one that sends from the
+    /// address it was sent to; gives its length, 0 when there is none (a socket bound to one
+    /// address needs none).
     fn source_control(&mut self, i: usize) -> usize {
         let header = &self.headers[i].msg_hdr;
         if header.msg_controllen == 0 {
             return 0;
         }
-        // SAFETY: `msg_control` points at this batch's ancillary data, of which the kernel has filled `msg_controllen`
-        // bytes; the CMSG functions stay inside it, and the data of each message is of the type its level and type say.
+        // SAFETY: `msg_control` points at this batch's ancillary data, of which the kernel has
+        // filled `msg_controllen` bytes; the CMSG functions stay inside it, and the data of each
+        // message is of the type its level and type say.
         unsafe {
             let mut message = libc::CMSG_FIRSTHDR(header);
             while !message.is_null() {
@@ -195,37 +232,65 @@ impl Batch {
 fn socket_address(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
     let address = match i32::from(name.ss_family) {
         libc::AF_INET => {
-            // SAFETY: the family says which structure the storage holds, and the storage is large and aligned enough.
+            // SAFETY: the family says which structure the storage holds, and the storage is large
+            // and aligned enough.
             let a = unsafe { &*std::ptr::from_ref(name).cast::<libc::sockaddr_in>() };
-            SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::from(u32::from_be(a.sin_addr.s_addr)), u16::from_be(a.sin_port)))
+            SocketAddr::V4(SocketAddrV4::new(
+                Ipv4Addr::from(u32::from_be(a.sin_addr.s_addr)),
+                u16::from_be(a.sin_port),
+            ))
         }
         libc::AF_INET6 => {
             // SAFETY: as above.
             let a = unsafe { &*std::ptr::from_ref(name).cast::<libc::sockaddr_in6>() };
             let ip = Ipv6Addr::from(a.sin6_addr.s6_addr);
-            SocketAddr::V6(SocketAddrV6::new(ip, u16::from_be(a.sin6_port), a.sin6_flowinfo, a.sin6_scope_id))
+            SocketAddr::V6(SocketAddrV6::new(
+                ip,
+                u16::from_be(a.sin6_port),
+                a.sin6_flowinfo,
+                a.sin6_scope_id,
+            ))
         }
         _ => return None,
     };
     (address.port() != 0).then_some(address)
 }
 
-/// Asks for packet information when the socket is bound to all addresses, and keeps answers from relying on path MTU
-/// discovery that an attacker can feed (RFC 9715 section 3.1).
+/// Asks for packet information when the socket is bound to all addresses, and keeps answers from
+/// relying on path MTU discovery that an attacker can feed (RFC 9715 section 3.1).
 ///
 /// # Errors
 /// Those of `setsockopt(2)`.
 pub fn prepare(socket: &UdpSocket, address: SocketAddr) -> io::Result<()> {
     let (level, discover, omit, info) = if address.is_ipv4() {
-        (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_OMIT, libc::IP_PKTINFO)
+        (
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            libc::IP_PMTUDISC_OMIT,
+            libc::IP_PKTINFO,
+        )
     } else {
-        (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_OMIT, libc::IPV6_RECVPKTINFO)
+        (
+            libc::IPPROTO_IPV6,
+            libc::IPV6_MTU_DISCOVER,
+            libc::IPV6_PMTUDISC_OMIT,
+            libc::IPV6_RECVPKTINFO,
+        )
     };
     set(socket, level, discover, omit)?;
-    if address.ip().is_unspecified() { set(socket, level, info, 1) } else { Ok(()) }
+    if address.ip().is_unspecified() {
+        set(socket, level, info, 1)
+    } else {
+        Ok(())
+    }
 }
 
-fn set(socket: &UdpSocket, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+fn set(
+    socket: &UdpSocket,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
     // SAFETY: the value pointer and its length describe one C int that lives through the call.
     let result = unsafe {
         libc::setsockopt(
@@ -236,7 +301,11 @@ fn set(socket: &UdpSocket, level: libc::c_int, option: libc::c_int, value: libc:
             mem::size_of::<libc::c_int>() as libc::socklen_t,
         )
     };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 #[cfg(test)]
@@ -247,7 +316,15 @@ mod tests {
         let mut value: libc::c_int = -1;
         let mut len = mem::size_of::<libc::c_int>() as libc::socklen_t;
         // SAFETY: the value and its length are one C int that lives through the call.
-        let result = unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut value).cast(), &raw mut len) };
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                level,
+                option,
+                (&raw mut value).cast(),
+                &raw mut len,
+            )
+        };
         assert_eq!(result, 0, "{}", io::Error::last_os_error());
         value
     }
@@ -255,13 +332,28 @@ mod tests {
     /// RFC 9715 section 3.1, and RFC 5452 section 9.1 for sockets that are bound to all addresses.
     #[test]
     fn answers_do_not_follow_a_forged_path_mtu_and_come_from_the_address_asked() {
-        for (address, is_wild) in [("127.0.0.1:0", false), ("0.0.0.0:0", true), ("[::1]:0", false), ("[::]:0", true)] {
+        for (address, is_wild) in [
+            ("127.0.0.1:0", false),
+            ("0.0.0.0:0", true),
+            ("[::1]:0", false),
+            ("[::]:0", true),
+        ] {
             let address: SocketAddr = address.parse().expect("an address");
             let socket = UdpSocket::bind(address).expect("a free port");
             prepare(&socket, address).expect("the options are known");
             let (level, discover, omit, info) = match address {
-                SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_OMIT, libc::IP_PKTINFO),
-                SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_OMIT, libc::IPV6_RECVPKTINFO),
+                SocketAddr::V4(_) => (
+                    libc::IPPROTO_IP,
+                    libc::IP_MTU_DISCOVER,
+                    libc::IP_PMTUDISC_OMIT,
+                    libc::IP_PKTINFO,
+                ),
+                SocketAddr::V6(_) => (
+                    libc::IPPROTO_IPV6,
+                    libc::IPV6_MTU_DISCOVER,
+                    libc::IPV6_PMTUDISC_OMIT,
+                    libc::IPV6_RECVPKTINFO,
+                ),
             };
             assert_eq!(get(&socket, level, discover), omit, "{address}");
             assert_eq!(get(&socket, level, info) != 0, is_wild, "{address}");

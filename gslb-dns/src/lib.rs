@@ -1,8 +1,9 @@
 //! Authoritative DNS that gives each client the best edge cluster.
 //!
-//! A query's walk: `server` (sockets) -> `handler` (the steps in order) -> `wire` (bytes) -> `answer` over `zone` (which
-//! records) -> `steer` (which addresses) -> `wire`. `rdata` reads records as people write them, `serial` keeps the zones' serial, `cookie`
-//! makes DNS cookies, `limit` keeps forged queries from using us, `kernel` talks to the system.
+//! A query's walk: `server` (sockets) -> `handler` (the steps in order) -> `wire` (bytes) ->
+//! `answer` over `zone` (which records) -> `steer` (which addresses) -> `wire`. `rdata` reads
+//! records as people write them, `serial` keeps the zones' serial, `cookie` makes DNS cookies,
+//! `limit` keeps forged queries from using us, `kernel` talks to the system.
 
 pub mod answer;
 pub mod cookie;
@@ -51,7 +52,14 @@ const COOKIE_SECRETS_RENEWED: Duration = Duration::from_secs(6 * 3600);
 /// # Errors
 /// A listener cannot be opened, the state directory cannot be used, or a zone has a fault.
 pub async fn run(context: NodeContext) -> Result<(), Failure> {
-    let NodeContext { name, fleet, entries, state, following, mut shutdown } = context;
+    let NodeContext {
+        name,
+        fleet,
+        entries,
+        state,
+        following,
+        mut shutdown,
+    } = context;
     // What answers goes on until then, and so does what answers depend on.
     let (end, until_end) = shutdown::channel();
     let current = Arc::clone(&fleet.borrow());
@@ -59,20 +67,26 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     let registry = prometheus::Registry::new();
     let admin_listener = admin::bind(me.admin).await?;
     let listeners = Listeners::open(&me.listen)?;
-    let metrics = Metrics::register(&registry).map_err(|e| Failure::new(FailureKind::Internal, format!("metrics: {e}")))?;
+    let metrics = Metrics::register(&registry)
+        .map_err(|e| Failure::new(FailureKind::Internal, format!("metrics: {e}")))?;
     let metrics = Arc::new(metrics);
     // Before the first answer, and before following takes the copy over.
     let directory = current.node_dir(&name);
     let drains = follow::kept_drains(&directory).await;
     following.begin().await?;
     if current.control.is_some() {
-        // The serials, and more, are those of the revision in force, which another machine's file may be older than.
+        // The serials, and more, are those of the revision in force, which another machine's file
+        // may be older than.
         follow::hear_control(state.clone(), shutdown.clone()).await;
     }
     let mut serial = Serial::open(&directory);
     let compiled = follow::start_from(fleet.clone(), shutdown.clone(), |fleet| {
-        let zones = Zones::compile(fleet, &name, serial.at_start(fleet.changed_unix_s)).map_err(|faults| zone_failure(&faults))?;
-        Ok(Served { fleet: Arc::clone(fleet), zones: Arc::new(zones) })
+        let zones = Zones::compile(fleet, &name, serial.at_start(fleet.changed_unix_s))
+            .map_err(|faults| zone_failure(&faults))?;
+        Ok(Served {
+            fleet: Arc::clone(fleet),
+            zones: Arc::new(zones),
+        })
     });
     let compiled = compiled.await?;
     serial.served(compiled.zones.serial());
@@ -96,16 +110,40 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
         admin::own_names_of(fleet.clone()),
         shutdown.clone(),
     ));
-    let reloader = Reloader { name: name.clone(), fleet: fleet.clone(), served: served_tx, serial, listen: me.listen.clone() };
+    let reloader = Reloader {
+        name: name.clone(),
+        fleet: fleet.clone(),
+        served: served_tx,
+        serial,
+        listen: me.listen.clone(),
+    };
     let started_unix_ms = unix_millis(SystemTime::now());
     let drained = Arc::clone(&steering);
     let fleet_for_end = fleet.clone();
-    let source = ReportSource { name: name.clone(), state, steering, metrics, started_unix_ms, shutdown: shutdown.clone() };
+    let source = ReportSource {
+        name: name.clone(),
+        state,
+        steering,
+        metrics,
+        started_unix_ms,
+        shutdown: shutdown.clone(),
+    };
     let to_control = |f: &Fleet| reporter::to_control(f, "dns");
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(reloader.run(until_end.clone()));
-    tasks.spawn(keep_cookie_secrets(handler, key, fleet.clone(), until_end.clone()));
-    tasks.spawn(reporter::run(name, to_control, fleet, move |_| source.report(), until_end.clone()));
+    tasks.spawn(keep_cookie_secrets(
+        handler,
+        key,
+        fleet.clone(),
+        until_end.clone(),
+    ));
+    tasks.spawn(reporter::run(
+        name,
+        to_control,
+        fleet,
+        move |_| source.report(),
+        until_end.clone(),
+    ));
     tasks.spawn(follow_drains(drains, entries, drained, until_end));
     readiness_tx.send_replace(Readiness::Ready);
     tracing::info!(?addresses, "answering DNS");
@@ -116,18 +154,27 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     shutdown.drained(withdrawal, std::future::pending()).await;
     end.shut_down();
     // Its own limit is shorter: this one is for an end that cannot wait.
-    shutdown.drained(2 * DRAIN_MAX, serving.drain(DRAIN_MAX)).await;
+    shutdown
+        .drained(2 * DRAIN_MAX, serving.drain(DRAIN_MAX))
+        .await;
     while tasks.join_next().await.is_some() {}
     admin_task.abort();
     Ok(())
 }
 
 fn find_server<'f>(fleet: &'f Fleet, name: &str) -> Result<&'f NameServer, Failure> {
-    fleet.name_servers.iter().find(|s| s.name == name).ok_or_else(|| {
-        let known: Vec<&str> = fleet.name_servers.iter().map(|s| s.name.as_str()).collect();
-        let message = format!("the fleet file has no [[name_server]] named {name:?}; it has: {}", known.join(", "));
-        Failure::new(FailureKind::Usage, message)
-    })
+    fleet
+        .name_servers
+        .iter()
+        .find(|s| s.name == name)
+        .ok_or_else(|| {
+            let known: Vec<&str> = fleet.name_servers.iter().map(|s| s.name.as_str()).collect();
+            let message = format!(
+                "the fleet file has no [[name_server]] named {name:?}; it has: {}",
+                known.join(", ")
+            );
+            Failure::new(FailureKind::Usage, message)
+        })
 }
 
 fn zone_failure(faults: &[ZoneError]) -> Failure {
@@ -135,7 +182,8 @@ fn zone_failure(faults: &[ZoneError]) -> Failure {
     Failure::new(FailureKind::Usage, lines.join("\n"))
 }
 
-/// The key of cookies: the one that all name servers of the fleet have, or one of its own for a server without a node key, which it keeps.
+/// The key of cookies: the one that all name servers of the fleet have, or one of its own for a
+/// server without a node key, which it keeps.
 fn cookie_key(fleet: &Fleet, own: Option<CookieKey>) -> Result<CookieKey, Failure> {
     use std::io::Read as _;
     if !fleet.node_key.0.is_empty() {
@@ -147,12 +195,23 @@ fn cookie_key(fleet: &Fleet, own: Option<CookieKey>) -> Result<CookieKey, Failur
     let mut bytes = [0; 32];
     std::fs::File::open("/dev/urandom")
         .and_then(|mut f| f.read_exact(&mut bytes))
-        .map_err(|e| Failure::new(FailureKind::System, format!("cannot read /dev/urandom: {e} (mount /dev for this process)")))?;
+        .map_err(|e| {
+            Failure::new(
+                FailureKind::System,
+                format!("cannot read /dev/urandom: {e} (mount /dev for this process)"),
+            )
+        })?;
     Ok(CookieKey::of_bytes(bytes))
 }
 
-/// Folds what operators drain. Purges and pushes are not for name servers; new fleet files come by `fleet`.
-async fn follow_drains(mut drains: Drains, mut entries: mpsc::Receiver<Entry>, steering: Arc<Steering>, mut shutdown: Shutdown) {
+/// Folds what operators drain. Purges and pushes are not for name servers; new fleet files come by
+/// `fleet`.
+async fn follow_drains(
+    mut drains: Drains,
+    mut entries: mpsc::Receiver<Entry>,
+    steering: Arc<Steering>,
+    mut shutdown: Shutdown,
+) {
     loop {
         tokio::select! {
             entry = entries.recv() => match entry {
@@ -170,7 +229,12 @@ fn unix_now() -> u32 {
 }
 
 /// Goes over to the secrets of each day, and to another node key.
-async fn keep_cookie_secrets(handler: Arc<Handler>, mut key: CookieKey, mut fleet: watch::Receiver<Arc<Fleet>>, mut shutdown: Shutdown) {
+async fn keep_cookie_secrets(
+    handler: Arc<Handler>,
+    mut key: CookieKey,
+    mut fleet: watch::Receiver<Arc<Fleet>>,
+    mut shutdown: Shutdown,
+) {
     let mut may_change = true;
     loop {
         tokio::select! {
@@ -218,12 +282,17 @@ impl Reloader {
         if let Some(me) = fleet.name_servers.iter().find(|s| s.name == self.name)
             && me.listen != self.listen
         {
-            tracing::warn!("this name server's listen addresses changed in the fleet file; restart it to use them");
+            tracing::warn!(
+                "this name server's listen addresses changed in the fleet file; restart it to use them"
+            );
             self.listen.clone_from(&me.listen);
         }
         match self.compile(fleet) {
             Ok(zones) => {
-                self.served.send_replace(Served { fleet: Arc::clone(fleet), zones });
+                self.served.send_replace(Served {
+                    fleet: Arc::clone(fleet),
+                    zones,
+                });
             }
             Err(faults) => {
                 for fault in &faults {
@@ -233,17 +302,25 @@ impl Reloader {
         }
     }
 
-    /// The zones of a fleet under the serial of its revision: those that are served already when nothing is new in them.
+    /// The zones of a fleet under the serial of its revision: those that are served already when
+    /// nothing is new in them.
     fn compile(&mut self, fleet: &Fleet) -> Result<Arc<Zones>, Vec<ZoneError>> {
         let served = Arc::clone(&self.served.borrow().zones);
         let changed_unix_s = fleet.changed_unix_s;
-        let serial = self.serial.of_revision(changed_unix_s).unwrap_or_else(|| self.serial.going_on(changed_unix_s, false));
+        let serial = self
+            .serial
+            .of_revision(changed_unix_s)
+            .unwrap_or_else(|| self.serial.going_on(changed_unix_s, false));
         let mut zones = Zones::compile(fleet, &self.name, serial)?;
         if zones == *served {
             return Ok(served);
         }
         if zones.serial() == served.serial() {
-            zones = Zones::compile(fleet, &self.name, self.serial.going_on(changed_unix_s, true))?;
+            zones = Zones::compile(
+                fleet,
+                &self.name,
+                self.serial.going_on(changed_unix_s, true),
+            )?;
         }
         self.serial.served(zones.serial());
         tracing::info!(serial = zones.serial(), "zones changed");

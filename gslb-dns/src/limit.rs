@@ -1,15 +1,16 @@
 //! How many answers one network gets over UDP without having shown that it is there.
 //!
-//! A forged sender makes us answer a victim; past the limit the answer is empty and asks for TCP, or for a cookie where
-//! the client speaks cookies (RFC 7873 section 5.2.3). Pure: time and the hash seed are arguments. One limiter a worker,
-//! of fixed size.
+//! A forged sender makes us answer a victim; past the limit the answer is empty and asks for TCP,
+//! or for a cookie where the client speaks cookies (RFC 7873 section 5.2.3). Pure: time and the
+//! hash seed are arguments. One limiter a worker, of fixed size.
 
 use std::net::IpAddr;
 
-/// Answers a second that one network (an IPv4 /24 or an IPv6 /56) gets from one worker without a valid cookie. Large
-/// public resolvers stay well below it for each of their egress networks.
+/// Answers a second that one network (an IPv4 /24 or an IPv6 /56) gets from one worker without a
+/// valid cookie. Large public resolvers stay well below it for each of their egress networks.
 pub const ANSWERS_PER_SECOND_MAX: u32 = 10_000;
-/// Networks counted at a time; two that share a place share its limit, which only ever costs them a retry.
+/// Networks counted at a time; two that share a place share its limit, which only ever costs them a
+/// retry.
 const PLACES: usize = 4096;
 
 /// Counts answers by network.
@@ -26,12 +27,17 @@ struct Place {
 }
 
 impl Limiter {
-    /// A limiter whose places are spread by `seed`, so that nobody can choose to share one with a victim.
+    /// A limiter whose places are spread by `seed`, so that nobody can choose to share one with a
+    /// victim.
     pub fn new(seed: u64) -> Self {
-        Self { places: vec![Place::default(); PLACES].into_boxed_slice(), seed }
+        Self {
+            places: vec![Place::default(); PLACES].into_boxed_slice(),
+            seed,
+        }
     }
 
-    /// Counts one answer to a client at a time (Unix seconds); `false` when its network has had enough.
+    /// Counts one answer to a client at a time (Unix seconds); `false` when its network has had
+    /// enough.
     pub fn admits(&mut self, client: IpAddr, now: u32) -> bool {
         // The kernel lets nobody outside use these, so they are not forged.
         if client.is_loopback() {
@@ -41,7 +47,10 @@ impl Limiter {
         let spread = (network ^ self.seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let place = &mut self.places[(spread >> 52) as usize % PLACES];
         if place.second != now {
-            *place = Place { second: now, count: 0 };
+            *place = Place {
+                second: now,
+                count: 0,
+            };
         }
         place.count = place.count.saturating_add(1);
         place.count <= ANSWERS_PER_SECOND_MAX
@@ -65,18 +74,30 @@ mod tests {
     }
 
     fn admitted(limiter: &mut Limiter, client: &str, now: u32, times: u32) -> u32 {
-        (0..times).filter(|_| limiter.admits(ip(client), now)).count() as u32
+        (0..times)
+            .filter(|_| limiter.admits(ip(client), now))
+            .count() as u32
     }
 
     #[test]
     fn a_network_gets_its_share_each_second_and_others_are_not_touched() {
-        for (one, same_network, other) in [("192.0.2.1", "192.0.2.200", "192.0.3.1"), ("2001:db8::1", "2001:db8:0:ff::2", "2001:db8:1::1")]
-        {
+        for (one, same_network, other) in [
+            ("192.0.2.1", "192.0.2.200", "192.0.3.1"),
+            ("2001:db8::1", "2001:db8:0:ff::2", "2001:db8:1::1"),
+        ] {
             let mut limiter = Limiter::new(7);
             let most = ANSWERS_PER_SECOND_MAX;
             assert_eq!(admitted(&mut limiter, one, 100, most + 50), most);
-            assert_eq!(admitted(&mut limiter, same_network, 100, 5), 0, "{same_network} is of the same network");
-            assert_eq!(admitted(&mut limiter, other, 100, 5), 5, "{other} is another");
+            assert_eq!(
+                admitted(&mut limiter, same_network, 100, 5),
+                0,
+                "{same_network} is of the same network"
+            );
+            assert_eq!(
+                admitted(&mut limiter, other, 100, 5),
+                5,
+                "{other} is another"
+            );
             assert_eq!(admitted(&mut limiter, one, 101, 5), 5, "a second later");
         }
     }

@@ -68,19 +68,34 @@ impl Metrics {
     /// When the registry has metrics of these names already.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let vec = IntCounterVec::new(
-            Opts::new("nearcast_dns_queries_total", "Answered DNS queries by transport, type and response code."),
+            Opts::new(
+                "nearcast_dns_queries_total",
+                "Answered DNS queries by transport, type and response code.",
+            ),
             &["transport", "qtype", "rcode"],
         )?;
         registry.register(Box::new(vec.clone()))?;
-        let ignored = IntCounter::new("nearcast_dns_ignored_total", "Messages that get no answer: shorter than a header, or responses.")?;
+        let ignored = IntCounter::new(
+            "nearcast_dns_ignored_total",
+            "Messages that get no answer: shorter than a header, or responses.",
+        )?;
         registry.register(Box::new(ignored.clone()))?;
         let labels = |cell: usize| {
-            let (transport, rest) = (cell / (TYPE_LABELS * RCODES.len()), cell % (TYPE_LABELS * RCODES.len()));
+            let (transport, rest) = (
+                cell / (TYPE_LABELS * RCODES.len()),
+                cell % (TYPE_LABELS * RCODES.len()),
+            );
             let qtype = TYPES.get(rest / RCODES.len()).map_or("other", |t| t.1);
-            [["udp", "tcp"][transport], qtype, RCODES[rest % RCODES.len()].1]
+            [
+                ["udp", "tcp"][transport],
+                qtype,
+                RCODES[rest % RCODES.len()].1,
+            ]
         };
         // Each worker would otherwise look the labels up again for every query.
-        let queries = (0..CELLS).map(|cell| vec.with_label_values(&labels(cell))).collect();
+        let queries = (0..CELLS)
+            .map(|cell| vec.with_label_values(&labels(cell)))
+            .collect();
         Ok(Self { queries, ignored })
     }
 
@@ -90,7 +105,9 @@ impl Metrics {
         for (cell, counter) in self.queries.iter().enumerate() {
             let count = counter.get();
             if count > 0 {
-                *totals.entry(RCODES[cell % RCODES.len()].1.to_owned()).or_default() += count;
+                *totals
+                    .entry(RCODES[cell % RCODES.len()].1.to_owned())
+                    .or_default() += count;
             }
         }
         totals
@@ -107,14 +124,20 @@ pub struct Tally {
 
 impl Default for Tally {
     fn default() -> Self {
-        Self { counts: Box::new([0; CELLS]), touched: Vec::with_capacity(CELLS), ignored: 0 }
+        Self {
+            counts: Box::new([0; CELLS]),
+            touched: Vec::with_capacity(CELLS),
+            ignored: 0,
+        }
     }
 }
 
 impl Tally {
     /// Counts an answered query.
     pub fn answered(&mut self, transport: Transport, qtype: Option<u16>, rcode: u16) {
-        let kind = qtype.and_then(|q| TYPES.iter().position(|t| t.0 == q)).unwrap_or(TYPES.len());
+        let kind = qtype
+            .and_then(|q| TYPES.iter().position(|t| t.0 == q))
+            .unwrap_or(TYPES.len());
         let code = RCODES.iter().position(|r| r.0 == rcode).unwrap_or(2);
         let cell = (transport as usize * TYPE_LABELS + kind) * RCODES.len() + code;
         if self.counts[cell] == 0 {
@@ -135,7 +158,9 @@ impl Tally {
             metrics.queries[usize::from(cell)].inc_by(u64::from(count));
         }
         if self.ignored > 0 {
-            metrics.ignored.inc_by(u64::from(std::mem::take(&mut self.ignored)));
+            metrics
+                .ignored
+                .inc_by(u64::from(std::mem::take(&mut self.ignored)));
         }
     }
 }
@@ -156,7 +181,9 @@ mod tests {
         tally.ignored();
         tally.flush(&metrics);
         tally.flush(&metrics);
-        let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).expect("text");
+        let text = prometheus::TextEncoder::new()
+            .encode_to_string(&registry.gather())
+            .expect("text");
         for line in [
             "nearcast_dns_queries_total{qtype=\"A\",rcode=\"NOERROR\",transport=\"udp\"} 2",
             "nearcast_dns_queries_total{qtype=\"other\",rcode=\"NXDOMAIN\",transport=\"tcp\"} 1",
@@ -165,7 +192,11 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} in\n{text}");
         }
-        let expected = BTreeMap::from([("NOERROR".to_owned(), 2), ("NXDOMAIN".to_owned(), 1), ("FORMERR".to_owned(), 1)]);
+        let expected = BTreeMap::from([
+            ("NOERROR".to_owned(), 2),
+            ("NXDOMAIN".to_owned(), 1),
+            ("FORMERR".to_owned(), 1),
+        ]);
         assert_eq!(metrics.by_rcode(), expected);
     }
 }

@@ -1,7 +1,9 @@
-//! Names and record data from presentation format (RFC 1035 section 5.1, RFC 3597, RFC 9460) to wire form.
+//! Names and record data from presentation format (RFC 1035 section 5.1, RFC 3597, RFC 9460) to
+//! wire form.
 //!
-//! Own code because the crates at hand parse master files only as whole zones. Used when zones are compiled, never while
-//! a query is answered. Every type can also be written in the generic form `\# LENGTH HEX`.
+//! Own code because the crates at hand parse master files only as whole zones. Used when zones are
+//! compiled, never while a query is answered. Every type can also be written in the generic form
+//! `\# LENGTH HEX`.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -36,7 +38,9 @@ pub enum DataError {
     #[error("{0:?} follows the last field of the data")]
     Excess(String),
     /// The type is not known by name.
-    #[error("the type {0} is not known by name; write TYPE<number> and the data as \\# <length> <hex>")]
+    #[error(
+        "the type {0} is not known by name; write TYPE<number> and the data as \\# <length> <hex>"
+    )]
     Type(String),
     /// Too long for a record.
     #[error("the data is longer than a record may be ({DATA_BYTES_MAX} bytes)")]
@@ -82,21 +86,43 @@ const MNEMONICS: &[(&str, u16)] = &[
 
 /// The number of a type mnemonic, `TYPE<number>` included.
 pub fn type_number(mnemonic: &str) -> Option<u16> {
-    let known = MNEMONICS.iter().find(|(name, _)| name.eq_ignore_ascii_case(mnemonic)).map(|(_, number)| *number);
-    known.or_else(|| mnemonic.strip_prefix("TYPE").or_else(|| mnemonic.strip_prefix("type"))?.parse().ok())
+    let known = MNEMONICS
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case(mnemonic))
+        .map(|(_, number)| *number);
+    known.or_else(|| {
+        mnemonic
+            .strip_prefix("TYPE")
+            .or_else(|| mnemonic.strip_prefix("type"))?
+            .parse()
+            .ok()
+    })
 }
 
 /// The mnemonic of a type number, when it has one here.
 pub fn type_mnemonic(number: u16) -> Option<&'static str> {
-    MNEMONICS.iter().find(|(_, n)| *n == number).map(|(name, _)| *name)
+    MNEMONICS
+        .iter()
+        .find(|(_, n)| *n == number)
+        .map(|(name, _)| *name)
 }
 
 /// A type's mnemonic, `TYPE<number>` where it has none here (RFC 3597 section 5).
 pub fn type_shown(number: u16) -> String {
-    type_mnemonic(number).map_or_else(|| if number == rtype::ANY { "ANY".to_owned() } else { format!("TYPE{number}") }, str::to_owned)
+    type_mnemonic(number).map_or_else(
+        || {
+            if number == rtype::ANY {
+                "ANY".to_owned()
+            } else {
+                format!("TYPE{number}")
+            }
+        },
+        str::to_owned,
+    )
 }
 
-/// Data as people write it, for the types that most records are of; others in the generic form of RFC 3597.
+/// Data as people write it, for the types that most records are of; others in the generic form of
+/// RFC 3597.
 pub fn shown(rtype: u16, data: &[u8]) -> String {
     known_shown(rtype, data).unwrap_or_else(|| {
         let digits: String = data.iter().map(|b| format!("{b:02x}")).collect();
@@ -111,7 +137,13 @@ fn known_shown(rtype: u16, data: &[u8]) -> Option<String> {
         rtype::AAAA => Some(std::net::Ipv6Addr::from(<[u8; 16]>::try_from(data).ok()?).to_string()),
         rtype::NS | rtype::CNAME | rtype::PTR | rtype::DNAME => Some(absolute_shown(data)),
         rtype::MX => Some(format!("{} {}", word(0)?, absolute_shown(data.get(2..)?))),
-        rtype::SRV => Some(format!("{} {} {} {}", word(0)?, word(2)?, word(4)?, absolute_shown(data.get(6..)?))),
+        rtype::SRV => Some(format!(
+            "{} {} {} {}",
+            word(0)?,
+            word(2)?,
+            word(4)?,
+            absolute_shown(data.get(6..)?)
+        )),
         rtype::TXT | rtype::SPF => {
             let mut texts = Vec::new();
             let mut rest = data;
@@ -131,9 +163,20 @@ fn known_shown(rtype: u16, data: &[u8]) -> Option<String> {
         rtype::SOA => {
             let mname = wire::name_bytes(data);
             let numbers = mname + wire::name_bytes(&data[mname..]);
-            let names = format!("{} {}", absolute_shown(&data[..mname]), absolute_shown(&data[mname..numbers]));
-            let words = data[numbers..].chunks_exact(4).map(|w| u32::from_be_bytes([w[0], w[1], w[2], w[3]]).to_string());
-            Some(std::iter::once(names).chain(words).collect::<Vec<_>>().join(" "))
+            let names = format!(
+                "{} {}",
+                absolute_shown(&data[..mname]),
+                absolute_shown(&data[mname..numbers])
+            );
+            let words = data[numbers..]
+                .chunks_exact(4)
+                .map(|w| u32::from_be_bytes([w[0], w[1], w[2], w[3]]).to_string());
+            Some(
+                std::iter::once(names)
+                    .chain(words)
+                    .collect::<Vec<_>>()
+                    .join(" "),
+            )
         }
         _ => None,
     }
@@ -145,9 +188,13 @@ pub fn absolute_shown(name: &[u8]) -> String {
     if text == "." { text } else { text + "." }
 }
 
-/// A name in wire form, case kept. Names without a final dot are relative to `origin` (wire form); `@` is the origin.
+/// A name in wire form, case kept. Names without a final dot are relative to `origin` (wire form);
+/// `@` is the origin.
 pub fn name(text: &str, origin: &[u8]) -> Result<Vec<u8>, DataError> {
-    let fail = |reason| DataError::Name { text: text.to_owned(), reason };
+    let fail = |reason| DataError::Name {
+        text: text.to_owned(),
+        reason,
+    };
     if text == "@" {
         return Ok(origin.to_vec());
     }
@@ -168,7 +215,8 @@ pub fn name(text: &str, origin: &[u8]) -> Result<Vec<u8>, DataError> {
                 if label.is_empty() {
                     return Err(fail("it has an empty label"));
                 }
-                end_label(&mut wire, &mut label).ok_or_else(|| fail("a label is longer than 63 bytes"))?;
+                end_label(&mut wire, &mut label)
+                    .ok_or_else(|| fail("a label is longer than 63 bytes"))?;
                 is_absolute = true;
             }
             b'\\' => label.push(escape(&mut bytes).ok_or(DataError::Quote)?),
@@ -216,7 +264,8 @@ struct Field {
     text: String,
 }
 
-/// Splits data into fields at white space outside quotes; parentheses are white space, `;` begins a comment.
+/// Splits data into fields at white space outside quotes; parentheses are white space, `;` begins a
+/// comment.
 fn fields(data: &str) -> Result<Vec<Field>, DataError> {
     let mut fields = Vec::new();
     let mut bytes = data.bytes().peekable();
@@ -232,7 +281,9 @@ fn fields(data: &str) -> Result<Vec<Field>, DataError> {
     Ok(fields)
 }
 
-fn field(bytes: &mut std::iter::Peekable<impl Iterator<Item = u8> + Clone>) -> Result<Field, DataError> {
+fn field(
+    bytes: &mut std::iter::Peekable<impl Iterator<Item = u8> + Clone>,
+) -> Result<Field, DataError> {
     let (mut value, mut text) = (Vec::new(), Vec::new());
     let mut is_quoted = false;
     while let Some(&b) = bytes.peek() {
@@ -244,7 +295,11 @@ fn field(bytes: &mut std::iter::Peekable<impl Iterator<Item = u8> + Clone>) -> R
                 let before = bytes.clone();
                 let byte = escape(bytes).ok_or(DataError::Quote)?;
                 text.push(b'\\');
-                let digits = if before.clone().next().is_some_and(|d| d.is_ascii_digit()) { 3 } else { 1 };
+                let digits = if before.clone().next().is_some_and(|d| d.is_ascii_digit()) {
+                    3
+                } else {
+                    1
+                };
                 text.extend(before.take(digits));
                 value.push(byte);
                 continue;
@@ -259,7 +314,10 @@ fn field(bytes: &mut std::iter::Peekable<impl Iterator<Item = u8> + Clone>) -> R
     if is_quoted {
         return Err(DataError::Quote);
     }
-    Ok(Field { value, text: String::from_utf8_lossy(&text).into_owned() })
+    Ok(Field {
+        value,
+        text: String::from_utf8_lossy(&text).into_owned(),
+    })
 }
 
 /// Reads fields one after the other into wire form.
@@ -276,7 +334,10 @@ impl Reader<'_> {
 
     fn parsed<T: std::str::FromStr>(&mut self, what: &'static str) -> Result<T, DataError> {
         let field = self.next(what)?;
-        field.text.parse().map_err(|_| DataError::Field { text: field.text, what })
+        field.text.parse().map_err(|_| DataError::Field {
+            text: field.text,
+            what,
+        })
     }
 
     fn byte(&mut self, what: &'static str) -> Result<(), DataError> {
@@ -301,8 +362,10 @@ impl Reader<'_> {
     /// A character string: one length byte and up to 255 bytes.
     fn string(&mut self, what: &'static str) -> Result<(), DataError> {
         let field = self.next(what)?;
-        let len =
-            u8::try_from(field.value.len()).map_err(|_| DataError::Field { text: field.text, what: "a string of at most 255 bytes" })?;
+        let len = u8::try_from(field.value.len()).map_err(|_| DataError::Field {
+            text: field.text,
+            what: "a string of at most 255 bytes",
+        })?;
         self.out.push(len);
         self.out.extend_from_slice(&field.value);
         Ok(())
@@ -311,7 +374,10 @@ impl Reader<'_> {
     /// The remaining fields as one run of hexadecimal digits.
     fn hex(&mut self, what: &'static str) -> Result<(), DataError> {
         let text: String = self.fields.by_ref().map(|f| f.text).collect();
-        let digits: Option<Vec<u8>> = text.chars().map(|c| c.to_digit(16).map(|d| d as u8)).collect();
+        let digits: Option<Vec<u8>> = text
+            .chars()
+            .map(|c| c.to_digit(16).map(|d| d as u8))
+            .collect();
         match digits {
             Some(d) if d.len() % 2 == 0 && !d.is_empty() => {
                 self.out.extend(d.chunks_exact(2).map(|p| p[0] << 4 | p[1]));
@@ -363,16 +429,24 @@ fn base64(text: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// Record data in wire form, names uncompressed. Relative names are relative to `origin` (wire form).
+/// Record data in wire form, names uncompressed. Relative names are relative to `origin` (wire
+/// form).
 ///
 /// # Errors
 /// The first thing that is wrong.
 pub fn data(rtype: u16, text: &str, origin: &[u8]) -> Result<Vec<u8>, DataError> {
-    let mut r = Reader { fields: fields(text)?.into_iter(), origin, out: Vec::new() };
+    let mut r = Reader {
+        fields: fields(text)?.into_iter(),
+        origin,
+        out: Vec::new(),
+    };
     if r.fields.as_slice().first().is_some_and(|f| f.text == "\\#") {
         generic(&mut r)?;
         if !has_shape(rtype, &r.out) {
-            return Err(DataError::Field { text: text.to_owned(), what: "data of that type" });
+            return Err(DataError::Field {
+                text: text.to_owned(),
+                what: "data of that type",
+            });
         }
     } else {
         typed(rtype, &mut r)?;
@@ -396,11 +470,15 @@ fn generic(r: &mut Reader<'_>) -> Result<(), DataError> {
     if r.out.len() == usize::from(length) {
         Ok(())
     } else {
-        Err(DataError::Field { text: length.to_string(), what: "the number of bytes that follow it" })
+        Err(DataError::Field {
+            text: length.to_string(),
+            what: "the number of bytes that follow it",
+        })
     }
 }
 
-/// Whether data in the generic form is what its type says, for the types whose data is looked into when they are served.
+/// Whether data in the generic form is what its type says, for the types whose data is looked into
+/// when they are served.
 fn has_shape(rtype: u16, data: &[u8]) -> bool {
     match rtype {
         rtype::A => data.len() == 4,
@@ -410,7 +488,9 @@ fn has_shape(rtype: u16, data: &[u8]) -> bool {
         rtype::TXT => {
             let mut rest = data;
             while let [len, after @ ..] = rest {
-                let Some(next) = after.get(usize::from(*len)..) else { return false };
+                let Some(next) = after.get(usize::from(*len)..) else {
+                    return false;
+                };
                 rest = next;
             }
             !data.is_empty()
@@ -489,8 +569,14 @@ fn typed(rtype: u16, r: &mut Reader<'_>) -> Result<(), DataError> {
         rtype::CAA => {
             r.byte("flags, 0 to 255")?;
             let tag = r.next("tag")?;
-            if tag.value.is_empty() || tag.value.len() > 255 || !tag.value.iter().all(u8::is_ascii_alphanumeric) {
-                return Err(DataError::Field { text: tag.text, what: "a tag of letters and digits" });
+            if tag.value.is_empty()
+                || tag.value.len() > 255
+                || !tag.value.iter().all(u8::is_ascii_alphanumeric)
+            {
+                return Err(DataError::Field {
+                    text: tag.text,
+                    what: "a tag of letters and digits",
+                });
             }
             r.out.push(tag.value.len() as u8);
             r.out.extend_from_slice(&tag.value);
@@ -504,7 +590,11 @@ fn typed(rtype: u16, r: &mut Reader<'_>) -> Result<(), DataError> {
             r.out.extend_from_slice(&target.value);
         }
         rtype::SVCB | rtype::HTTPS => service(r)?,
-        _ => return Err(DataError::Type(type_mnemonic(rtype).map_or_else(|| format!("TYPE{rtype}"), str::to_owned))),
+        _ => {
+            return Err(DataError::Type(
+                type_mnemonic(rtype).map_or_else(|| format!("TYPE{rtype}"), str::to_owned),
+            ));
+        }
     }
     Ok(())
 }
@@ -522,20 +612,34 @@ fn service(r: &mut Reader<'_>) -> Result<(), DataError> {
             None => (&field.value[..], None),
         };
         let key_text = String::from_utf8_lossy(key).into_owned();
-        let fail = |what| DataError::Field { text: field.text.clone(), what };
-        let key = service_key(&key_text).ok_or_else(|| fail("a service parameter key such as alpn, port or key65000"))?;
-        let wire = service_value(key, value).ok_or_else(|| fail("a service parameter with a value of its kind"))?;
+        let fail = |what| DataError::Field {
+            text: field.text.clone(),
+            what,
+        };
+        let key = service_key(&key_text)
+            .ok_or_else(|| fail("a service parameter key such as alpn, port or key65000"))?;
+        let wire = service_value(key, value)
+            .ok_or_else(|| fail("a service parameter with a value of its kind"))?;
         if parameters.insert(key, wire).is_some() {
             return Err(fail("a parameter that is given once"));
         }
     }
-    let mandatory: Option<Vec<u16>> =
-        parameters.get(&0).map(|v: &Vec<u8>| v.chunks_exact(2).map(|c| u16::from_be_bytes([c[0], c[1]])).collect());
+    let mandatory: Option<Vec<u16>> = parameters.get(&0).map(|v: &Vec<u8>| {
+        v.chunks_exact(2)
+            .map(|c| u16::from_be_bytes([c[0], c[1]]))
+            .collect()
+    });
     if mandatory.is_some_and(|keys| keys.iter().any(|k| *k == 0 || !parameters.contains_key(k))) {
-        return Err(DataError::Field { text: "mandatory".to_owned(), what: "a list of the other keys of this record" });
+        return Err(DataError::Field {
+            text: "mandatory".to_owned(),
+            what: "a list of the other keys of this record",
+        });
     }
     if priority == 0 && !parameters.is_empty() {
-        return Err(DataError::Field { text: "0".to_owned(), what: "the priority of a record with parameters (0 is AliasMode)" });
+        return Err(DataError::Field {
+            text: "0".to_owned(),
+            what: "the priority of a record with parameters (0 is AliasMode)",
+        });
     }
     for (key, value) in parameters {
         r.out.extend_from_slice(&u16::to_be_bytes(key));
@@ -546,7 +650,17 @@ fn service(r: &mut Reader<'_>) -> Result<(), DataError> {
 }
 
 fn service_key(text: &str) -> Option<u16> {
-    const KEYS: [&str; 9] = ["mandatory", "alpn", "no-default-alpn", "port", "ipv4hint", "ech", "ipv6hint", "dohpath", "ohttp"];
+    const KEYS: [&str; 9] = [
+        "mandatory",
+        "alpn",
+        "no-default-alpn",
+        "port",
+        "ipv4hint",
+        "ech",
+        "ipv6hint",
+        "dohpath",
+        "ohttp",
+    ];
     let known = KEYS.iter().position(|k| *k == text).map(|k| k as u16);
     known.or_else(|| text.strip_prefix("key")?.parse().ok())
 }
@@ -556,7 +670,10 @@ fn service_value(key: u16, value: Option<&[u8]>) -> Option<Vec<u8>> {
     let parts = || text().map(|t| t.split(',').map(str::to_owned).collect::<Vec<_>>());
     match key {
         0 => {
-            let mut keys: Vec<u16> = parts()?.iter().map(|k| service_key(k)).collect::<Option<_>>()?;
+            let mut keys: Vec<u16> = parts()?
+                .iter()
+                .map(|k| service_key(k))
+                .collect::<Option<_>>()?;
             keys.sort_unstable();
             Some(keys.iter().flat_map(|k| k.to_be_bytes()).collect())
         }
@@ -570,9 +687,17 @@ fn service_value(key: u16, value: Option<&[u8]>) -> Option<Vec<u8>> {
         }
         2 | 8 => value.is_none().then(Vec::new),
         3 => Some(text()?.parse::<u16>().ok()?.to_be_bytes().to_vec()),
-        4 => parts()?.iter().map(|a| a.parse::<Ipv4Addr>().ok().map(|a| a.octets())).collect::<Option<Vec<_>>>().map(|v| v.concat()),
+        4 => parts()?
+            .iter()
+            .map(|a| a.parse::<Ipv4Addr>().ok().map(|a| a.octets()))
+            .collect::<Option<Vec<_>>>()
+            .map(|v| v.concat()),
         5 => base64(value?),
-        6 => parts()?.iter().map(|a| a.parse::<Ipv6Addr>().ok().map(|a| a.octets())).collect::<Option<Vec<_>>>().map(|v| v.concat()),
+        6 => parts()?
+            .iter()
+            .map(|a| a.parse::<Ipv6Addr>().ok().map(|a| a.octets()))
+            .collect::<Option<Vec<_>>>()
+            .map(|v| v.concat()),
         _ => Some(value.unwrap_or_default().to_vec()),
     }
 }
@@ -604,16 +729,29 @@ mod tests {
         for (text, expected) in rows {
             match (name(text, ORIGIN), expected) {
                 (Ok(wire), Ok(bytes)) => assert_eq!(wire, *bytes, "{text}"),
-                (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{text}: {error}"),
+                (Err(error), Err(part)) => {
+                    assert!(error.to_string().contains(part), "{text}: {error}")
+                }
                 (got, _) => panic!("{text}: {got:?}"),
             }
         }
         let long = vec!["a".repeat(63); 4].join(".");
-        for (text, part) in [("a".repeat(64), "63 bytes"), (format!("{long}."), "255 bytes")] {
-            assert!(name(&text, &[0]).expect_err("too long").to_string().contains(part));
+        for (text, part) in [
+            ("a".repeat(64), "63 bytes"),
+            (format!("{long}."), "255 bytes"),
+        ] {
+            assert!(
+                name(&text, &[0])
+                    .expect_err("too long")
+                    .to_string()
+                    .contains(part)
+            );
         }
         let longest = format!("{}.{}.", vec!["a".repeat(63); 3].join("."), "b".repeat(61));
-        assert_eq!(name(&longest, &[0]).expect("255 bytes are enough").len(), 255);
+        assert_eq!(
+            name(&longest, &[0]).expect("255 bytes are enough").len(),
+            255
+        );
     }
 
     /// Compared with the bytes that the standards' own text gives for these types.

@@ -1,8 +1,10 @@
-//! The serial of the zones: which one a revision of the fleet file has, and that it never goes back on this server.
+//! The serial of the zones: which one a revision of the fleet file has, and that it never goes back
+//! on this server.
 //!
-//! The serial is the second in which the revision was made, [`Fleet::changed_unix_s`]: for one of the journal when control accepted it, which
-//! is the same on every name server and later for each; for a file on disk when it was modified. All zones have it, changed or not, as
-//! another name server may have begun with another revision.
+//! The serial is the second in which the revision was made, [`Fleet::changed_unix_s`]: for one of
+//! the journal when control accepted it, which is the same on every name server and later for each;
+//! for a file on disk when it was modified. All zones have it, changed or not, as another name
+//! server may have begun with another revision.
 //!
 //! Owns the file `soa-serial` in the node's directory.
 //!
@@ -21,20 +23,30 @@ pub(crate) struct Serial {
 }
 
 impl Serial {
-    /// What an earlier run has left in the node's directory; nothing when there is none that can be read.
+    /// What an earlier run has left in the node's directory; nothing when there is none that can be
+    /// read.
     pub(crate) fn open(directory: &Path) -> Self {
         let path = directory.join("soa-serial");
-        let last = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
-        Self { path, last, is_told: false }
+        let last = std::fs::read_to_string(&path)
+            .ok()
+            .and_then(|text| text.trim().parse().ok());
+        Self {
+            path,
+            last,
+            is_told: false,
+        }
     }
 
     /// The serial of a revision made in that second, when it is newer than the one served last.
     pub(crate) fn of_revision(&self, changed_unix_s: u64) -> Option<u32> {
         let wanted = wanted(changed_unix_s);
-        self.last.is_none_or(|last| is_newer(wanted, last)).then_some(wanted)
+        self.last
+            .is_none_or(|last| is_newer(wanted, last))
+            .then_some(wanted)
     }
 
-    /// The serial that goes on from the one served last when [`Serial::of_revision`] has none: the same while the zones are, else the next.
+    /// The serial that goes on from the one served last when [`Serial::of_revision`] has none: the
+    /// same while the zones are, else the next.
     pub(crate) fn going_on(&self, changed_unix_s: u64, is_changed: bool) -> u32 {
         let wanted = wanted(changed_unix_s);
         match self.last {
@@ -43,7 +55,8 @@ impl Serial {
         }
     }
 
-    /// At a start, when what was served before is not known: the revision's own if that is not older than what an earlier run has served.
+    /// At a start, when what was served before is not known: the revision's own if that is not
+    /// older than what an earlier run has served.
     pub(crate) fn at_start(&self, changed_unix_s: u64) -> u32 {
         self.going_on(changed_unix_s, self.last != Some(wanted(changed_unix_s)))
     }
@@ -54,10 +67,14 @@ impl Serial {
             return;
         }
         let aside = self.path.with_extension("new");
-        let written = self.path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| {
-            std::fs::write(&aside, format!("{serial}\n"))?;
-            std::fs::rename(&aside, &self.path)
-        });
+        let written = self
+            .path
+            .parent()
+            .map_or(Ok(()), std::fs::create_dir_all)
+            .and_then(|()| {
+                std::fs::write(&aside, format!("{serial}\n"))?;
+                std::fs::rename(&aside, &self.path)
+            });
         if let Err(error) = written
             && !std::mem::replace(&mut self.is_told, true)
         {
@@ -80,7 +97,8 @@ mod tests {
     fn it_is_the_second_of_the_revision_and_never_goes_back() {
         let directory = tempfile::tempdir().expect("a directory");
         let node = directory.path().join("state/ns1");
-        // The revision's second, whether the zones are others than before, and the serial; a start in between changes nothing.
+        // The revision's second, whether the zones are others than before, and the serial; a start
+        // in between changes nothing.
         for (step, (changed_unix_s, is_changed, expected)) in [
             (1_000, true, 1_000),
             (1_000, false, 1_000),
@@ -94,14 +112,26 @@ mod tests {
         .enumerate()
         {
             let mut serial = Serial::open(&node);
-            let found = serial.of_revision(changed_unix_s).unwrap_or_else(|| serial.going_on(changed_unix_s, is_changed));
+            let found = serial
+                .of_revision(changed_unix_s)
+                .unwrap_or_else(|| serial.going_on(changed_unix_s, is_changed));
             assert_eq!(found, expected, "step {step}");
             serial.served(found);
         }
         let serial = Serial::open(&node);
-        assert_eq!((serial.at_start(2_000), serial.at_start(2_001), serial.at_start(1_999)), (2_000, 2_001, 2_001));
+        assert_eq!(
+            (
+                serial.at_start(2_000),
+                serial.at_start(2_001),
+                serial.at_start(1_999)
+            ),
+            (2_000, 2_001, 2_001)
+        );
         let new = Serial::open(&directory.path().join("other"));
-        assert_eq!((new.at_start(2_000), new.at_start(0), new.of_revision(5)), (2_000, 1, Some(5)));
+        assert_eq!(
+            (new.at_start(2_000), new.at_start(0), new.of_revision(5)),
+            (2_000, 1, Some(5))
+        );
     }
 
     #[test]

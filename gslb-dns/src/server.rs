@@ -1,4 +1,5 @@
-//! Listeners: UDP workers, TCP connections, their limits and time-outs. Knows bytes and peers, not what an answer says.
+//! Listeners: UDP workers, TCP connections, their limits and time-outs. Knows bytes and peers, not
+//! what an answer says.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
@@ -41,7 +42,8 @@ const TCP_IDLE: Duration = Duration::from_millis(TCP_IDLE_TENTHS as u64 * 100);
 const TCP_WRITE_MAX: Duration = Duration::from_secs(5);
 /// Answers are written once so many bytes are ready, or all that was asked is answered.
 const TCP_OUTPUT_BYTES: usize = 16 << 10;
-/// Bytes that are kept of a message: enough to see that it is too long for a query. The rest is read and forgotten.
+/// Bytes that are kept of a message: enough to see that it is too long for a query. The rest is
+/// read and forgotten.
 const TCP_KEPT_BYTES: usize = QUERY_BYTES_MAX + 1;
 /// Read buffer: once it is full, a message can be taken from it.
 const TCP_INPUT_BYTES: usize = 2 + TCP_KEPT_BYTES;
@@ -63,13 +65,24 @@ impl Listeners {
     /// # Errors
     /// [`Failure::bind`] for the first that cannot be opened; nothing stays open then.
     pub fn open(addresses: &[SocketAddr]) -> Result<Self, Failure> {
-        let workers = std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX);
-        let mut all = Self { udp: Vec::new(), tcp: Vec::new(), addresses: Vec::new(), connections_max: CONNECTIONS_MAX };
+        let workers = std::thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(WORKERS_MAX);
+        let mut all = Self {
+            udp: Vec::new(),
+            tcp: Vec::new(),
+            addresses: Vec::new(),
+            connections_max: CONNECTIONS_MAX,
+        };
         for &address in addresses {
-            let tcp = tcp_listener(address).map_err(|e| Failure::bind("DNS over TCP", address, &e))?;
-            let bound = tcp.local_addr().map_err(|e| Failure::bind("DNS over TCP", address, &e))?;
+            let tcp =
+                tcp_listener(address).map_err(|e| Failure::bind("DNS over TCP", address, &e))?;
+            let bound = tcp
+                .local_addr()
+                .map_err(|e| Failure::bind("DNS over TCP", address, &e))?;
             let fail = |e: io::Error| Failure::bind("DNS over UDP", bound, &e);
-            // Sockets that share a port would not notice another server there; one that does not share it does.
+            // Sockets that share a port would not notice another server there; one that does not
+            // share it does.
             drop(udp_socket(bound, false).map_err(fail)?);
             for _ in 0..workers {
                 all.udp.push(udp_socket(bound, true).map_err(fail)?);
@@ -85,12 +98,17 @@ impl Listeners {
         &self.addresses
     }
 
-    /// Starts serving: UDP on threads of its own, TCP on this Tokio runtime. TCP ends with `shutdown`, UDP with
-    /// [`Serving::drain`].
+    /// Starts serving: UDP on threads of its own, TCP on this Tokio runtime. TCP ends with
+    /// `shutdown`, UDP with [`Serving::drain`].
     ///
     /// # Errors
     /// The system refuses a thread.
-    pub fn serve(self, handler: &Arc<Handler>, metrics: &Arc<Metrics>, shutdown: &Shutdown) -> Result<Serving, Failure> {
+    pub fn serve(
+        self,
+        handler: &Arc<Handler>,
+        metrics: &Arc<Metrics>,
+        shutdown: &Shutdown,
+    ) -> Result<Serving, Failure> {
         let stop = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
         for (index, socket) in self.udp.into_iter().enumerate() {
@@ -101,11 +119,15 @@ impl Listeners {
                 stop: Arc::clone(&stop),
                 seed: seed(index),
             };
-            let thread = std::thread::Builder::new().name(format!("dns-udp-{index}")).spawn(move || worker.run());
+            let thread = std::thread::Builder::new()
+                .name(format!("dns-udp-{index}"))
+                .spawn(move || worker.run());
             threads.push(thread.map_err(|e| {
                 Failure::new(
                     nearcast_fleet::failure::FailureKind::System,
-                    format!("cannot start a thread for DNS over UDP: {e} (raise the limit of tasks)"),
+                    format!(
+                        "cannot start a thread for DNS over UDP: {e} (raise the limit of tasks)"
+                    ),
                 )
             })?);
         }
@@ -122,7 +144,13 @@ impl Listeners {
             };
             tasks.spawn(acceptor.run(shutdown.clone()));
         }
-        Ok(Serving { stop, threads, tasks, slots: Arc::clone(&room.slots), connections_max: self.connections_max })
+        Ok(Serving {
+            stop,
+            threads,
+            tasks,
+            slots: Arc::clone(&room.slots),
+            connections_max: self.connections_max,
+        })
     }
 }
 
@@ -136,8 +164,8 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Waits for TCP connections to end, up to `limit`, and ends the UDP workers, which answer until then. Call after shutdown
-    /// was asked for.
+    /// Waits for TCP connections to end, up to `limit`, and ends the UDP workers, which answer
+    /// until then. Call after shutdown was asked for.
     pub async fn drain(mut self, limit: Duration) {
         let drained = async {
             while self.tasks.join_next().await.is_some() {}
@@ -149,12 +177,18 @@ impl Serving {
         }
         self.stop.store(true, Ordering::Relaxed);
         let threads = std::mem::take(&mut self.threads);
-        let _ = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|t| drop(t.join()))).await;
+        let _ =
+            tokio::task::spawn_blocking(move || threads.into_iter().for_each(|t| drop(t.join())))
+                .await;
     }
 }
 
 fn udp_socket(address: SocketAddr, is_shared: bool) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
@@ -171,11 +205,16 @@ fn udp_socket(address: SocketAddr, is_shared: bool) -> io::Result<UdpSocket> {
 }
 
 fn tcp_listener(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    // Only so that a restart does not wait for old connections; a live listener still keeps the port.
+    // Only so that a restart does not wait for old connections; a live listener still keeps the
+    // port.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
@@ -202,11 +241,13 @@ struct UdpWorker {
 }
 
 impl UdpWorker {
-    /// Serves until told to stop. A worker that ended early would leave its share of the port's clients unanswered, so a
-    /// defect costs one batch and an error in the log.
+    /// Serves until told to stop. A worker that ended early would leave its share of the port's
+    /// clients unanswered, so a defect costs one batch and an error in the log.
     fn run(self) {
         while std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.serve())).is_err() {
-            tracing::error!("a query made a DNS worker panic: this is a defect; the worker goes on");
+            tracing::error!(
+                "a query made a DNS worker panic: this is a defect; the worker goes on"
+            );
         }
     }
 
@@ -224,7 +265,12 @@ impl UdpWorker {
                     if self.stop.load(Ordering::Relaxed) {
                         return;
                     }
-                    if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted) {
+                    if !matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock
+                            | io::ErrorKind::TimedOut
+                            | io::ErrorKind::Interrupted
+                    ) {
                         errors += 1;
                         // The first few and then ever fewer: 1, 2, 4, 8, ...
                         if errors.is_power_of_two() {
@@ -245,15 +291,23 @@ impl UdpWorker {
                     continue;
                 };
                 let start = output.len();
-                if self.handler.answer(&snapshot, &mut worker, message, client.ip(), &mut output) {
-                    replies.push(Reply { to: i, start, end: output.len() });
+                if self
+                    .handler
+                    .answer(&snapshot, &mut worker, message, client.ip(), &mut output)
+                {
+                    replies.push(Reply {
+                        to: i,
+                        start,
+                        end: output.len(),
+                    });
                 }
             }
             if let Err(error) = batch.send(&self.socket, &output, &replies) {
                 tracing::debug!(%error, "an answer could not be sent");
             }
             worker.tally.flush(&self.metrics);
-            // Queries that wait in the socket are answered; not for ever, under a load that never lets the wait above run out.
+            // Queries that wait in the socket are answered; not for ever, under a load that never
+            // lets the wait above run out.
             if self.stop.load(Ordering::Relaxed) {
                 last_batches += 1;
                 if last_batches > LAST_BATCHES_MAX {
@@ -278,7 +332,10 @@ impl Clients {
             return None;
         }
         *count += 1;
-        Some(ClientSlot { clients: Arc::clone(self), client })
+        Some(ClientSlot {
+            clients: Arc::clone(self),
+            client,
+        })
     }
 }
 
@@ -297,7 +354,11 @@ struct ClientSlot {
 
 impl Drop for ClientSlot {
     fn drop(&mut self) {
-        let mut open = self.clients.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self
+            .clients
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = open.get_mut(&self.client) {
             *count -= 1;
             if *count == 0 {
@@ -307,14 +368,16 @@ impl Drop for ClientSlot {
     }
 }
 
-/// Room for connections. When there is none, the one that has waited longest for its client gives way (RFC 7766 section 6.2.3): for a
-/// query, or for answers to be taken. So who only holds connections open locks nobody out.
+/// Room for connections. When there is none, the one that has waited longest for its client gives
+/// way (RFC 7766 section 6.2.3): for a query, or for answers to be taken. So who only holds
+/// connections open locks nobody out.
 struct Room {
     slots: Arc<Semaphore>,
     waiting: Mutex<Waiting>,
 }
 
-/// Connections that wait for their clients, by when they began to. One that is served is not among them.
+/// Connections that wait for their clients, by when they began to. One that is served is not among
+/// them.
 #[derive(Default)]
 struct Waiting {
     begun: u64,
@@ -323,11 +386,15 @@ struct Waiting {
 
 impl Room {
     fn new(connections_max: usize) -> Self {
-        Self { slots: Arc::new(Semaphore::new(connections_max)), waiting: Mutex::default() }
+        Self {
+            slots: Arc::new(Semaphore::new(connections_max)),
+            waiting: Mutex::default(),
+        }
     }
 
-    /// A slot for a new connection, now or once another has given way; `None` when there is neither. Each that waits has asked one
-    /// connection of its own, which ends as soon as it runs: that bounds how many wait, and how long.
+    /// A slot for a new connection, now or once another has given way; `None` when there is
+    /// neither. Each that waits has asked one connection of its own, which ends as soon as it runs:
+    /// that bounds how many wait, and how long.
     fn enter(&self) -> Option<impl Future<Output = Option<OwnedSemaphorePermit>> + Send + 'static> {
         let free = Arc::clone(&self.slots).try_acquire_owned().ok();
         if free.is_none() && !self.make_room() {
@@ -342,16 +409,20 @@ impl Room {
         })
     }
 
-    /// Asks the connection that has waited longest to give way; `false` when none waits that was not asked yet.
+    /// Asks the connection that has waited longest to give way; `false` when none waits that was
+    /// not asked yet.
     fn make_room(&self) -> bool {
         let mut waiting = self.waiting();
-        let Some((_, give_way)) = waiting.by_age.pop_first() else { return false };
+        let Some((_, give_way)) = waiting.by_age.pop_first() else {
+            return false;
+        };
         // Under the lock, so that who has left `by_age` knows whether it was asked.
         give_way.notify_one();
         true
     }
 
-    /// Does what a connection waits for; `None` when it was asked to give way meanwhile. Then it must end.
+    /// Does what a connection waits for; `None` when it was asked to give way meanwhile. Then it
+    /// must end.
     async fn wait<T>(&self, give_way: &Arc<Notify>, awaited: impl Future<Output = T>) -> Option<T> {
         let turn = self.begin(give_way);
         let mut asked = std::pin::pin!(give_way.notified());
@@ -422,8 +493,12 @@ impl Acceptor {
                 }
             };
             // A client that has enough, or nobody who can give way: the new connection is closed.
-            let Some(client_slot) = self.clients.enter(peer.ip()) else { continue };
-            let Some(entered) = self.room.enter() else { continue };
+            let Some(client_slot) = self.clients.enter(peer.ip()) else {
+                continue;
+            };
+            let Some(entered) = self.room.enter() else {
+                continue;
+            };
             let connection = Connection {
                 stream,
                 client: peer.ip(),
@@ -445,7 +520,10 @@ impl Acceptor {
 
 /// Whether descriptors or memory ran out, so that a connection less would help.
 fn is_exhaustion(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+    )
 }
 
 struct Connection {
@@ -467,7 +545,10 @@ impl Connection {
         // Bytes still to come of a message that was answered by its beginning.
         let mut skipped = 0;
         loop {
-            let reading = tokio::time::timeout(TCP_IDLE, read_query(&mut self.stream, &mut input, &mut skipped));
+            let reading = tokio::time::timeout(
+                TCP_IDLE,
+                read_query(&mut self.stream, &mut input, &mut skipped),
+            );
             let read = tokio::select! {
                 biased;
                 read = self.room.wait(&self.give_way, reading) => read,
@@ -483,7 +564,10 @@ impl Connection {
                 let start = output.len();
                 output.extend_from_slice(&[0, 0]);
                 let snapshot = self.handler.steering.snapshot();
-                if self.handler.answer(&snapshot, &mut worker, message, self.client, &mut output) {
+                if self
+                    .handler
+                    .answer(&snapshot, &mut worker, message, self.client, &mut output)
+                {
                     let len = (output.len() - start - 2).min(TCP_BYTES_MAX) as u16;
                     output[start..start + 2].copy_from_slice(&len.to_be_bytes());
                 } else {
@@ -511,7 +595,11 @@ impl Connection {
 }
 
 /// Reads until a whole query is there; `false` at the end of the stream.
-async fn read_query(stream: &mut TcpStream, input: &mut Vec<u8>, skipped: &mut usize) -> io::Result<bool> {
+async fn read_query(
+    stream: &mut TcpStream,
+    input: &mut Vec<u8>,
+    skipped: &mut usize,
+) -> io::Result<bool> {
     while framed(input).is_none() {
         if stream.read_buf(input).await? == 0 {
             return Ok(false);
@@ -523,10 +611,12 @@ async fn read_query(stream: &mut TcpStream, input: &mut Vec<u8>, skipped: &mut u
     Ok(true)
 }
 
-/// The first message of a stream, as far as it is kept, and its length (RFC 1035 section 4.2.2). A length below a header's is a message
-/// too: it is ignored later.
+/// The first message of a stream, as far as it is kept, and its length (RFC 1035 section 4.2.2). A
+/// length below a header's is a message too: it is ignored later.
 fn framed(input: &[u8]) -> Option<(&[u8], usize)> {
-    let [hi, lo, rest @ ..] = input else { return None };
+    let [hi, lo, rest @ ..] = input else {
+        return None;
+    };
     let length = usize::from(u16::from_be_bytes([*hi, *lo]));
     Some((rest.get(..length.min(TCP_KEPT_BYTES))?, length))
 }
@@ -553,9 +643,14 @@ mod tests {
     fn slots_of_a_client_are_given_back() {
         let clients = Arc::new(Clients::default());
         let ip = IpAddr::from(Ipv4Addr::LOCALHOST);
-        let mut slots: Vec<_> = (0..CONNECTIONS_PER_CLIENT_MAX).map(|_| clients.enter(ip).expect("room")).collect();
+        let mut slots: Vec<_> = (0..CONNECTIONS_PER_CLIENT_MAX)
+            .map(|_| clients.enter(ip).expect("room"))
+            .collect();
         assert!(clients.enter(ip).is_none());
-        assert!(clients.enter(IpAddr::from([127, 0, 0, 2])).is_some(), "another client has its own");
+        assert!(
+            clients.enter(IpAddr::from([127, 0, 0, 2])).is_some(),
+            "another client has its own"
+        );
         slots.pop();
         assert!(clients.enter(ip).is_some());
         slots.clear();
@@ -572,7 +667,10 @@ mod tests {
     }
 
     /// A wait for something that never comes.
-    fn endless<'a>(room: &'a Room, give_way: &'a Arc<Notify>) -> std::pin::Pin<Box<impl Future<Output = Option<()>> + 'a>> {
+    fn endless<'a>(
+        room: &'a Room,
+        give_way: &'a Arc<Notify>,
+    ) -> std::pin::Pin<Box<impl Future<Output = Option<()>> + 'a>> {
         Box::pin(room.wait(give_way, std::future::pending()))
     }
 
@@ -580,21 +678,36 @@ mod tests {
     async fn without_room_each_newcomer_takes_the_place_of_who_waited_longest() {
         let room = Room::new(2);
         let [a, b] = [Arc::default(), Arc::default()];
-        let slot_a = look(&mut Box::pin(room.enter().expect("room"))).await.flatten().expect("at once");
-        let _slot_b = look(&mut Box::pin(room.enter().expect("room"))).await.flatten().expect("at once");
+        let slot_a = look(&mut Box::pin(room.enter().expect("room")))
+            .await
+            .flatten()
+            .expect("at once");
+        let _slot_b = look(&mut Box::pin(room.enter().expect("room")))
+            .await
+            .flatten()
+            .expect("at once");
         let mut wait_b = endless(&room, &b);
         assert_eq!(look(&mut wait_b).await, None);
         let mut wait_a = endless(&room, &a);
         assert_eq!(look(&mut wait_a).await, None);
         // What came ends a wait; the next one is a new wait.
-        assert_eq!(look(&mut Box::pin(room.wait(&b, std::future::ready(5)))).await, Some(Some(5)));
+        assert_eq!(
+            look(&mut Box::pin(room.wait(&b, std::future::ready(5)))).await,
+            Some(Some(5))
+        );
         drop(wait_b);
         let mut wait_b = endless(&room, &b);
         assert_eq!(look(&mut wait_b).await, None);
 
         let mut third = Box::pin(room.enter().expect("the first gives way"));
-        assert!(look(&mut third).await.is_none(), "not before its slot is free");
-        assert_eq!((look(&mut wait_a).await, look(&mut wait_b).await), (Some(None), None));
+        assert!(
+            look(&mut third).await.is_none(),
+            "not before its slot is free"
+        );
+        assert_eq!(
+            (look(&mut wait_a).await, look(&mut wait_b).await),
+            (Some(None), None)
+        );
         drop(slot_a);
         assert!(look(&mut third).await.flatten().is_some());
         // Nobody is asked twice for one slot.
@@ -608,12 +721,24 @@ mod tests {
     async fn who_was_refused_leaves_nothing_behind() {
         let room = Room::new(1);
         let give_way = Arc::default();
-        let slot = look(&mut Box::pin(room.enter().expect("room"))).await.flatten().expect("at once");
+        let slot = look(&mut Box::pin(room.enter().expect("room")))
+            .await
+            .flatten()
+            .expect("at once");
         assert!(room.enter().is_none(), "it is being served");
-        assert_eq!(look(&mut endless(&room, &give_way)).await, None, "its next wait goes on");
+        assert_eq!(
+            look(&mut endless(&room, &give_way)).await,
+            None,
+            "its next wait goes on"
+        );
         assert!(room.enter().is_none(), "a wait that was given up is none");
         drop(slot);
-        assert!(look(&mut Box::pin(room.enter().expect("room"))).await.flatten().is_some());
+        assert!(
+            look(&mut Box::pin(room.enter().expect("room")))
+                .await
+                .flatten()
+                .is_some()
+        );
     }
 
     #[tokio::test]
@@ -627,8 +752,17 @@ mod tests {
 
     #[test]
     fn only_exhaustion_makes_others_give_way() {
-        for (code, expected) in [(libc::EMFILE, true), (libc::ENFILE, true), (libc::ECONNABORTED, false), (libc::EPERM, false)] {
-            assert_eq!(is_exhaustion(&io::Error::from_raw_os_error(code)), expected, "{code}");
+        for (code, expected) in [
+            (libc::EMFILE, true),
+            (libc::ENFILE, true),
+            (libc::ECONNABORTED, false),
+            (libc::EPERM, false),
+        ] {
+            assert_eq!(
+                is_exhaustion(&io::Error::from_raw_os_error(code)),
+                expected,
+                "{code}"
+            );
         }
     }
 

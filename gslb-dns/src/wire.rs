@@ -1,7 +1,9 @@
-//! DNS messages as bytes: a bounded parser for what resolvers send and a writer with name compression.
+//! DNS messages as bytes: a bounded parser for what resolvers send and a writer with name
+//! compression.
 //!
-//! Owns header, question, EDNS and record framing (RFC 1035 section 4, RFC 6891, RFC 7871 section 6). Knows no
-//! zones and no sockets. The parser keeps no heap memory and never follows more than it has bounded.
+//! Owns header, question, EDNS and record framing (RFC 1035 section 4, RFC 6891, RFC 7871 section
+//! 6). Knows no zones and no sockets. The parser keeps no heap memory and never follows more than
+//! it has bounded.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -11,8 +13,8 @@ pub const NAME_BYTES_MAX: usize = 255;
 pub const LABEL_BYTES_MAX: usize = 63;
 /// Bytes of a message header.
 pub const HEADER_BYTES: usize = 12;
-/// Longest message that is read as a query. Longer ones hold nothing that is served here; they are read this far and are
-/// a format error.
+/// Longest message that is read as a query. Longer ones hold nothing that is served here; they are
+/// read this far and are a format error.
 pub const QUERY_BYTES_MAX: usize = 4095;
 /// Largest UDP response, whatever the client offers (RFC 9715, DNS flag day 2020).
 pub const UDP_BYTES_MAX: usize = 1232;
@@ -23,7 +25,10 @@ const TARGETS_MAX: usize = 64;
 
 /// Record types by number.
 pub mod rtype {
-    #![allow(missing_docs, reason = "each constant is the type mnemonic of the IANA registry")]
+    #![allow(
+        missing_docs,
+        reason = "each constant is the type mnemonic of the IANA registry"
+    )]
     pub const A: u16 = 1;
     pub const NS: u16 = 2;
     pub const CNAME: u16 = 5;
@@ -61,7 +66,10 @@ pub mod rtype {
 
 /// Response codes, the extended ones included.
 pub mod rcode {
-    #![allow(missing_docs, reason = "each constant is the name of the IANA registry")]
+    #![allow(
+        missing_docs,
+        reason = "each constant is the name of the IANA registry"
+    )]
     pub const NOERROR: u16 = 0;
     pub const FORMERR: u16 = 1;
     pub const SERVFAIL: u16 = 2;
@@ -78,7 +86,10 @@ pub mod rcode {
 
 /// Classes.
 pub mod class {
-    #![allow(missing_docs, reason = "each constant is the name of the IANA registry")]
+    #![allow(
+        missing_docs,
+        reason = "each constant is the name of the IANA registry"
+    )]
     pub const IN: u16 = 1;
     pub const CH: u16 = 3;
     pub const ANY: u16 = 255;
@@ -86,7 +97,10 @@ pub mod class {
 
 /// EDNS option codes.
 pub mod option {
-    #![allow(missing_docs, reason = "each constant is the name of the IANA registry")]
+    #![allow(
+        missing_docs,
+        reason = "each constant is the name of the IANA registry"
+    )]
     pub const NSID: u16 = 3;
     pub const ECS: u16 = 8;
     pub const COOKIE: u16 = 10;
@@ -97,7 +111,10 @@ pub mod option {
 
 /// Header flag bits.
 pub mod flag {
-    #![allow(missing_docs, reason = "each constant is the name of RFC 1035 or RFC 4035")]
+    #![allow(
+        missing_docs,
+        reason = "each constant is the name of RFC 1035 or RFC 4035"
+    )]
     pub const QR: u16 = 0x8000;
     pub const AA: u16 = 0x0400;
     pub const TC: u16 = 0x0200;
@@ -121,7 +138,10 @@ impl std::fmt::Debug for QName {
 
 impl QName {
     /// The root.
-    pub const ROOT: Self = Self { bytes: [0; NAME_BYTES_MAX], len: 1 };
+    pub const ROOT: Self = Self {
+        bytes: [0; NAME_BYTES_MAX],
+        len: 1,
+    };
 
     /// From wire bytes of a valid name; `None` when they are longer than a name may be.
     pub fn from_wire(wire: &[u8]) -> Option<Self> {
@@ -141,7 +161,8 @@ impl QName {
     }
 }
 
-/// A wire name as text, for people and logs: escapes what is not plain, ends without a dot (the root is `.`).
+/// A wire name as text, for people and logs: escapes what is not plain, ends without a dot (the
+/// root is `.`).
 pub fn presentation(wire: &[u8]) -> String {
     use std::fmt::Write as _;
     if wire.len() <= 1 {
@@ -227,9 +248,12 @@ pub struct ClientSubnet {
 }
 
 impl ClientSubnet {
-    /// Checks the data of an option in a query: known family, zero scope, the right number of octets, no stray bits.
+    /// Checks the data of an option in a query: known family, zero scope, the right number of
+    /// octets, no stray bits.
     fn parse(data: &[u8]) -> Option<Self> {
-        let [f1, f0, source_prefix, scope, octets @ ..] = data else { return None };
+        let [f1, f0, source_prefix, scope, octets @ ..] = data else {
+            return None;
+        };
         let (family, source_prefix) = (u16::from_be_bytes([*f1, *f0]), *source_prefix);
         let bits_max = match family {
             0 => 0,
@@ -237,7 +261,10 @@ impl ClientSubnet {
             2 => 128,
             _ => return None,
         };
-        if *scope != 0 || source_prefix > bits_max || octets.len() != usize::from(source_prefix).div_ceil(8) {
+        if *scope != 0
+            || source_prefix > bits_max
+            || octets.len() != usize::from(source_prefix).div_ceil(8)
+        {
             return None;
         }
         let stray = source_prefix % 8;
@@ -246,9 +273,16 @@ impl ClientSubnet {
         }
         let mut whole = [0; 16];
         whole[..octets.len()].copy_from_slice(octets);
-        let address =
-            if family == 2 { IpAddr::V6(Ipv6Addr::from(whole)) } else { IpAddr::V4(Ipv4Addr::new(whole[0], whole[1], whole[2], whole[3])) };
-        Some(Self { family, source_prefix, address })
+        let address = if family == 2 {
+            IpAddr::V6(Ipv6Addr::from(whole))
+        } else {
+            IpAddr::V4(Ipv4Addr::new(whole[0], whole[1], whole[2], whole[3]))
+        };
+        Some(Self {
+            family,
+            source_prefix,
+            address,
+        })
     }
 
     /// The option's data for a response with that scope.
@@ -278,7 +312,10 @@ impl Cookie {
             return None;
         }
         let client = data[..8].try_into().ok()?;
-        Some(Self { client, server: data[8..].try_into().ok() })
+        Some(Self {
+            client,
+            server: data[8..].try_into().ok(),
+        })
     }
 }
 
@@ -341,17 +378,27 @@ impl Query {
         (self.flags & flag::OPCODE) >> 11
     }
 
-    /// Parses a message, of which no more than one byte after [`QUERY_BYTES_MAX`] is needed. `None` for what must not be answered:
-    /// shorter than a header, or a response.
+    /// Parses a message, of which no more than one byte after [`QUERY_BYTES_MAX`] is needed. `None`
+    /// for what must not be answered: shorter than a header, or a response.
     pub fn parse(message: &[u8]) -> Option<Self> {
         let header = message.get(..HEADER_BYTES)?;
         let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
-        let mut query =
-            Self { id: word(0), flags: word(2), question_count: word(4), question: None, edns: None, tsig: None, is_malformed: false };
+        let mut query = Self {
+            id: word(0),
+            flags: word(2),
+            question_count: word(4),
+            question: None,
+            edns: None,
+            tsig: None,
+            is_malformed: false,
+        };
         if query.flags & flag::QR != 0 {
             return None;
         }
-        query.is_malformed = query.parse_body(message, [word(6), word(8), word(10)]).is_none() || message.len() > QUERY_BYTES_MAX;
+        query.is_malformed = query
+            .parse_body(message, [word(6), word(8), word(10)])
+            .is_none()
+            || message.len() > QUERY_BYTES_MAX;
         Some(query)
     }
 
@@ -375,7 +422,8 @@ impl Query {
                 let start = std::mem::replace(&mut at, record.end);
                 match record.rtype {
                     rtype::OPT => {
-                        // RFC 6891 section 6.1.1: one OPT, in the additional section, owned by the root.
+                        // RFC 6891 section 6.1.1: one OPT, in the additional section, owned by the
+                        // root.
                         if section != 2 || self.edns.is_some() || !record.is_root_owned {
                             faults += 1;
                             continue;
@@ -387,13 +435,20 @@ impl Query {
                             ..Edns::default()
                         };
                         // Options of a version we do not know are not ours to read.
-                        let understood = edns.version != 0 || edns.parse_options(&message[record.data_at..record.end]).is_some();
+                        let understood = edns.version != 0
+                            || edns
+                                .parse_options(&message[record.data_at..record.end])
+                                .is_some();
                         faults += usize::from(!understood);
                         self.edns = Some(edns);
                     }
                     rtype::TSIG => {
                         // RFC 8945 section 5.1: the last record of the additional section.
-                        let place = TsigAt { start: start as u16, data: record.data_at as u16, end: record.end as u16 };
+                        let place = TsigAt {
+                            start: start as u16,
+                            data: record.data_at as u16,
+                            end: record.end as u16,
+                        };
                         if section != 2 || index + 1 != count {
                             faults += 1;
                         }
@@ -438,7 +493,10 @@ impl<'m> Tsig<'m> {
         let after_mac = algorithm + 10 + usize::from(u16::from_be_bytes([mac[0], mac[1]]));
         let other = data.get(after_mac + 4..after_mac + 6)?;
         let end = after_mac + 6 + usize::from(u16::from_be_bytes([other[0], other[1]]));
-        (end == data.len()).then_some(Self { key, fixed: &data[..algorithm + 8] })
+        (end == data.len()).then_some(Self {
+            key,
+            fixed: &data[..algorithm + 8],
+        })
     }
 
     /// Length of the record that answers it.
@@ -447,9 +505,13 @@ impl<'m> Tsig<'m> {
     }
 }
 
-/// A possibly compressed name in lower case. Each pointer must lead before the part of the name that it ends.
+/// A possibly compressed name in lower case. Each pointer must lead before the part of the name
+/// that it ends.
 fn expand_name(message: &[u8], start: usize) -> Option<QName> {
-    let mut name = QName { bytes: [0; NAME_BYTES_MAX], len: 0 };
+    let mut name = QName {
+        bytes: [0; NAME_BYTES_MAX],
+        len: 0,
+    };
     let (mut at, mut part) = (start, start);
     loop {
         let len = usize::from(*message.get(at)?);
@@ -461,9 +523,13 @@ fn expand_name(message: &[u8], start: usize) -> Option<QName> {
             (at, part) = (target, target);
             continue;
         }
-        let label = message.get(at..=at + len).filter(|_| len <= LABEL_BYTES_MAX)?;
+        let label = message
+            .get(at..=at + len)
+            .filter(|_| len <= LABEL_BYTES_MAX)?;
         let taken = usize::from(name.len);
-        name.bytes.get_mut(taken..taken + label.len())?.copy_from_slice(label);
+        name.bytes
+            .get_mut(taken..taken + label.len())?
+            .copy_from_slice(label);
         name.len = u8::try_from(taken + label.len()).ok()?;
         if len == 0 {
             name.bytes[..usize::from(name.len)].make_ascii_lowercase();
@@ -474,7 +540,8 @@ fn expand_name(message: &[u8], start: usize) -> Option<QName> {
 }
 
 impl Question {
-    /// Reads the only question, right after the header. Its name cannot be compressed: there is nothing to point at.
+    /// Reads the only question, right after the header. Its name cannot be compressed: there is
+    /// nothing to point at.
     fn parse(message: &[u8]) -> Option<Self> {
         let mut name = QName::ROOT;
         let mut at = HEADER_BYTES;
@@ -538,8 +605,8 @@ impl RecordHead {
     }
 }
 
-/// Where a possibly compressed name ends. A pointer must point before the name it is in, so that following it could
-/// never loop; it is not followed here.
+/// Where a possibly compressed name ends. A pointer must point before the name it is in, so that
+/// following it could never loop; it is not followed here.
 fn skip_name(message: &[u8], start: usize) -> Option<usize> {
     let mut at = start;
     loop {
@@ -566,14 +633,21 @@ impl Edns {
     fn parse_options(&mut self, mut data: &[u8]) -> Option<()> {
         while !data.is_empty() {
             let head = data.get(..4)?;
-            let (code, len) = (u16::from_be_bytes([head[0], head[1]]), usize::from(u16::from_be_bytes([head[2], head[3]])));
+            let (code, len) = (
+                u16::from_be_bytes([head[0], head[1]]),
+                usize::from(u16::from_be_bytes([head[2], head[3]])),
+            );
             let value = data.get(4..4 + len)?;
             data = &data[4 + len..];
             match code {
-                option::ECS if self.subnet.is_none() => self.subnet = Some(ClientSubnet::parse(value)?),
+                option::ECS if self.subnet.is_none() => {
+                    self.subnet = Some(ClientSubnet::parse(value)?)
+                }
                 // Two client subnets contradict one another.
                 option::ECS => return None,
-                option::COOKIE if self.cookie.is_none() => self.cookie = Some(Cookie::parse(value)?),
+                option::COOKIE if self.cookie.is_none() => {
+                    self.cookie = Some(Cookie::parse(value)?)
+                }
                 option::NSID => self.nsid = true,
                 option::KEEPALIVE => self.keepalive = true,
                 // RFC 9660 section 3.1: empty in a query.
@@ -620,7 +694,12 @@ impl<'b> Writer<'b> {
         out.extend_from_slice(&id.to_be_bytes());
         out.extend_from_slice(&flags.to_be_bytes());
         out.extend_from_slice(&[0, u8::from(question.is_some()), 0, 0, 0, 0, 0, 0]);
-        let mut writer = Self { out, start, targets: [0; TARGETS_MAX], target_count: 0 };
+        let mut writer = Self {
+            out,
+            start,
+            targets: [0; TARGETS_MAX],
+            target_count: 0,
+        };
         if let Some(bytes) = question {
             writer.out.extend_from_slice(bytes);
             writer.remember(HEADER_BYTES);
@@ -655,7 +734,11 @@ impl<'b> Writer<'b> {
     pub fn mark(&self) -> Mark {
         let mut counts = [0; 6];
         counts.copy_from_slice(&self.out[self.start + 6..self.start + 12]);
-        Mark { len: self.len(), counts, target_count: self.target_count }
+        Mark {
+            len: self.len(),
+            counts,
+            target_count: self.target_count,
+        }
     }
 
     /// Forgets everything written since the mark.
@@ -683,15 +766,21 @@ impl<'b> Writer<'b> {
     fn is_name_at(&self, mut at: usize, mut name: &[u8]) -> bool {
         let message = &self.out[self.start..];
         loop {
-            let Some(&len) = message.get(at) else { return false };
+            let Some(&len) = message.get(at) else {
+                return false;
+            };
             if len >= 0xc0 {
                 // Only pointers that this writer wrote are here; each points backwards.
-                let Some(&low) = message.get(at + 1) else { return false };
+                let Some(&low) = message.get(at + 1) else {
+                    return false;
+                };
                 at = usize::from(len & 0x3f) << 8 | usize::from(low);
                 continue;
             }
             let label = 1 + usize::from(len);
-            let (Some(here), Some(there)) = (message.get(at..at + label), name.get(..label)) else { return false };
+            let (Some(here), Some(there)) = (message.get(at..at + label), name.get(..label)) else {
+                return false;
+            };
             if !here.eq_ignore_ascii_case(there) {
                 return false;
             }
@@ -708,7 +797,10 @@ impl<'b> Writer<'b> {
         let mut rest = name;
         let at = self.len();
         while rest.first().is_some_and(|&len| len != 0) {
-            let known = self.targets[..self.target_count].iter().copied().find(|&t| self.is_name_at(usize::from(t), rest));
+            let known = self.targets[..self.target_count]
+                .iter()
+                .copied()
+                .find(|&t| self.is_name_at(usize::from(t), rest));
             if let Some(target) = known {
                 self.out.extend_from_slice(&(0xc000 | target).to_be_bytes());
                 self.remember(at);
@@ -726,14 +818,25 @@ impl<'b> Writer<'b> {
     fn owner(&mut self, owner: Owner<'_>) {
         match owner {
             // A pointer to the root would be longer than the root.
-            Owner::Question if self.out.get(self.start + HEADER_BYTES) == Some(&0) => self.out.push(0),
+            Owner::Question if self.out.get(self.start + HEADER_BYTES) == Some(&0) => {
+                self.out.push(0)
+            }
             Owner::Question => self.out.extend_from_slice(&[0xc0, HEADER_BYTES as u8]),
             Owner::Name(name) => self.name(name),
         }
     }
 
-    /// Writes a record. `data` is uncompressed; names in it are compressed where the type allows it (RFC 3597 section 4).
-    pub fn record(&mut self, section: Section, owner: Owner<'_>, rtype: u16, class: u16, ttl: u32, data: &[u8]) {
+    /// Writes a record. `data` is uncompressed; names in it are compressed where the type allows it
+    /// (RFC 3597 section 4).
+    pub fn record(
+        &mut self,
+        section: Section,
+        owner: Owner<'_>,
+        rtype: u16,
+        class: u16,
+        ttl: u32,
+        data: &[u8],
+    ) {
         self.owner(owner);
         let mut head = [0; 10];
         head[..2].copy_from_slice(&rtype.to_be_bytes());
@@ -763,7 +866,14 @@ impl<'b> Writer<'b> {
     }
 
     /// The same for data of a fixed length without names, of class IN: one copy into the message.
-    pub fn small_record<const N: usize>(&mut self, section: Section, owner: Owner<'_>, rtype: u16, ttl: u32, data: &[u8; N]) {
+    pub fn small_record<const N: usize>(
+        &mut self,
+        section: Section,
+        owner: Owner<'_>,
+        rtype: u16,
+        ttl: u32,
+        data: &[u8; N],
+    ) {
         self.owner(owner);
         let mut record = [0; 10 + 16];
         record[..2].copy_from_slice(&rtype.to_be_bytes());
@@ -781,13 +891,15 @@ impl<'b> Writer<'b> {
         self.out[at..at + 2].copy_from_slice(&count.to_be_bytes());
     }
 
-    /// Writes the TSIG record of a response that is not signed, with its error (RFC 8945 section 5.3.2): always the last.
+    /// Writes the TSIG record of a response that is not signed, with its error (RFC 8945 section
+    /// 5.3.2): always the last.
     pub fn tsig(&mut self, asked: &Tsig<'_>, original_id: u16, error: u16) {
         self.out.extend_from_slice(asked.key.as_bytes());
         self.out.extend_from_slice(&rtype::TSIG.to_be_bytes());
         self.out.extend_from_slice(&class::ANY.to_be_bytes());
         self.out.extend_from_slice(&[0; 4]);
-        self.out.extend_from_slice(&(asked.fixed.len() as u16 + 8).to_be_bytes());
+        self.out
+            .extend_from_slice(&(asked.fixed.len() as u16 + 8).to_be_bytes());
         self.out.extend_from_slice(asked.fixed);
         // No MAC; no other data after the error.
         for word in [0, original_id, error, 0] {
@@ -801,7 +913,8 @@ impl<'b> Writer<'b> {
         let ttl = u32::from(opt.rcode >> 4) << 24 | if opt.dnssec_ok { 0x8000 } else { 0 };
         self.out.push(0);
         self.out.extend_from_slice(&rtype::OPT.to_be_bytes());
-        self.out.extend_from_slice(&(UDP_BYTES_MAX as u16).to_be_bytes());
+        self.out
+            .extend_from_slice(&(UDP_BYTES_MAX as u16).to_be_bytes());
         self.out.extend_from_slice(&ttl.to_be_bytes());
         self.out.extend_from_slice(&[0, 0]);
         let data_at = self.out.len();
@@ -899,7 +1012,9 @@ pub struct OptRecord<'o> {
 impl OptRecord<'_> {
     /// Its length on the wire.
     pub fn len(&self) -> usize {
-        let subnet = self.subnet.map_or(0, |(s, _)| 8 + usize::from(s.source_prefix).div_ceil(8));
+        let subnet = self
+            .subnet
+            .map_or(0, |(s, _)| 8 + usize::from(s.source_prefix).div_ceil(8));
         11 + subnet
             + self.cookie.map_or(0, |_| 28)
             + self.nsid.map_or(0, |n| 4 + n.len())

@@ -1,5 +1,5 @@
-//! A flood from one network gets small answers that ask for TCP or a cookie; who shows a cookie is served.
-//! And: the common answer takes no memory.
+//! A flood from one network gets small answers that ask for TCP or a cookie; who shows a cookie is
+//! served. And: the common answer takes no memory.
 #![allow(unsafe_code, reason = "a counting allocator can only be written so")]
 
 mod support;
@@ -24,7 +24,8 @@ thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
 }
 
-// SAFETY: everything is passed on to the system's allocator; counting touches only a thread-local integer.
+// SAFETY: everything is passed on to the system's allocator; counting touches only a thread-local
+// integer.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.with(|a| a.set(a.get() + 1));
@@ -51,13 +52,23 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let fleet = fleet(vec![], vec![site("www", &["www.demo.test"])], vec![demo_zone()]);
+        let fleet = fleet(
+            vec![],
+            vec![site("www", &["www.demo.test"])],
+            vec![demo_zone()],
+        );
         let zones = Zones::compile(&fleet, "ns1", 1).expect("it compiles");
-        Self::with(Served { fleet: Arc::new(fleet), zones: Arc::new(zones) })
+        Self::with(Served {
+            fleet: Arc::new(fleet),
+            zones: Arc::new(zones),
+        })
     }
 
     fn with(served: Served) -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
         let (trigger, shutdown) = nearcast_fleet::shutdown::channel();
         let (_tx, rx) = tokio::sync::watch::channel(served);
         let steering = {
@@ -65,9 +76,19 @@ impl Bench {
             Steering::start(rx, &prometheus::Registry::new(), shutdown)
         };
         let secrets = CookieSecrets::new(CookieKey::of_bytes([9; 32]), None, 0);
-        let handler = Handler { steering, server_id: "ns1".to_owned(), cookies: ArcSwap::from_pointee(secrets) };
+        let handler = Handler {
+            steering,
+            server_id: "ns1".to_owned(),
+            cookies: ArcSwap::from_pointee(secrets),
+        };
         let worker = Worker::new(Transport::Udp, 5, 1_800_000_000);
-        Self { handler, worker, out: Vec::with_capacity(4096), _runtime: runtime, _trigger: trigger }
+        Self {
+            handler,
+            worker,
+            out: Vec::with_capacity(4096),
+            _runtime: runtime,
+            _trigger: trigger,
+        }
     }
 
     fn ask(&mut self, message: &[u8], client: &str) -> Vec<u8> {
@@ -79,7 +100,8 @@ impl Bench {
 
     fn answer(&mut self, message: &[u8], client: IpAddr) -> bool {
         let snapshot = self.handler.steering.snapshot();
-        self.handler.answer(&snapshot, &mut self.worker, message, client, &mut self.out)
+        self.handler
+            .answer(&snapshot, &mut self.worker, message, client, &mut self.out)
     }
 }
 
@@ -89,30 +111,61 @@ fn a_flood_is_sent_to_tcp_and_a_cookie_opens_the_door() {
     let plain = query(1, "mail.demo.test", 1);
     let fresh = query_with(1, "mail.demo.test", 1, 0, &[(10, vec![1; 8])]);
     let cookie = bench.ask(&fresh, "192.0.2.1");
-    let at = cookie.windows(4).position(|w| w == [0, 10, 0, 24]).expect("a cookie") + 4;
-    let valid = query_with(1, "mail.demo.test", 1, 0, &[(10, cookie[at..at + 24].to_vec())]);
+    let at = cookie
+        .windows(4)
+        .position(|w| w == [0, 10, 0, 24])
+        .expect("a cookie")
+        + 4;
+    let valid = query_with(
+        1,
+        "mail.demo.test",
+        1,
+        0,
+        &[(10, cookie[at..at + 24].to_vec())],
+    );
     for _ in 0..ANSWERS_PER_SECOND_MAX {
         bench.ask(&plain, "192.0.2.1");
     }
     let cut = bench.ask(&plain, "192.0.2.1");
-    assert_eq!((rcode(&cut), cut[2] & 2, cut.len()), (0, 2, plain.len()), "TC and no records");
+    assert_eq!(
+        (rcode(&cut), cut[2] & 2, cut.len()),
+        (0, 2, plain.len()),
+        "TC and no records"
+    );
     let bad = bench.ask(&fresh, "192.0.2.1");
-    let extended = bad.windows(5).position(|w| w[..3] == [0, 0, 41]).map(|at| bad[at + 5]);
+    let extended = bad
+        .windows(5)
+        .position(|w| w[..3] == [0, 0, 41])
+        .map(|at| bad[at + 5]);
     assert_eq!((rcode(&bad), extended), (7, Some(1)), "BADCOOKIE is 23");
     let served = bench.ask(&valid, "192.0.2.1");
-    assert_eq!((rcode(&served), served[2] & 2, served[7]), (0, 0, 1), "a valid cookie is answered");
+    assert_eq!(
+        (rcode(&served), served[2] & 2, served[7]),
+        (0, 0, 1),
+        "a valid cookie is answered"
+    );
     assert_eq!(bench.ask(&plain, "192.0.3.1")[7], 1, "and so are others");
 }
 
 #[test]
 fn before_there_are_zones_it_says_that_it_is_not_ready() {
     let fleet = Arc::new(fleet(vec![], vec![], vec![]));
-    let mut bench = Bench::with(Served { fleet, zones: Arc::default() });
+    let mut bench = Bench::with(Served {
+        fleet,
+        zones: Arc::default(),
+    });
     let answer = bench.ask(&query_with(1, "www.cdn.test", 1, 0, &[]), "127.0.0.1");
     assert_eq!(rcode(&answer), 2, "SERVFAIL");
     bench.worker = Worker::new(Transport::Tcp, 5, 1_800_000_000);
-    let told = bench.answer(&query_with(1, "www.cdn.test", 1, 0, &[]), IpAddr::from([127, 0, 0, 1]));
-    assert!(told && bench.out.ends_with(&[0, 15, 0, 2, 0, 14]), "not ready (RFC 8914): {:?}", bench.out);
+    let told = bench.answer(
+        &query_with(1, "www.cdn.test", 1, 0, &[]),
+        IpAddr::from([127, 0, 0, 1]),
+    );
+    assert!(
+        told && bench.out.ends_with(&[0, 15, 0, 2, 0, 14]),
+        "not ready (RFC 8914): {:?}",
+        bench.out
+    );
 }
 
 #[test]
@@ -129,7 +182,10 @@ fn common_answers_take_no_memory() {
         ("a missing name", query(1, "nowhere.demo.test", 1)),
         ("a referral", query(1, "www.sub.demo.test", 1)),
         ("a refusal", query(1, "example.com", 1)),
-        ("a cookie", query_with(1, "www.cdn.test", 1, 0, &[(10, vec![1; 8])])),
+        (
+            "a cookie",
+            query_with(1, "www.cdn.test", 1, 0, &[(10, vec![1; 8])]),
+        ),
     ];
     let client: IpAddr = "198.51.100.7".parse().expect("an address");
     for (what, message) in rows {

@@ -1,4 +1,5 @@
-//! TCP clients that do nothing, send half a query or do not read are closed after named times. Time is virtual here.
+//! TCP clients that do nothing, send half a query or do not read are closed after named times. Time
+//! is virtual here.
 
 mod support;
 
@@ -26,13 +27,18 @@ fn start() -> (SocketAddr, Serving, ShutdownTrigger) {
 }
 
 fn start_with(connections_max: Option<usize>) -> (SocketAddr, Serving, ShutdownTrigger) {
-    let long: Vec<String> = (0..60).map(|i| format!("big TXT \"{i:02}{}\"", "x".repeat(200))).collect();
+    let long: Vec<String> = (0..60)
+        .map(|i| format!("big TXT \"{i:02}{}\"", "x".repeat(200)))
+        .collect();
     let records: Vec<&str> = long.iter().map(String::as_str).collect();
     let fleet = fleet(vec![], vec![], vec![zone("demo.test", &records)]);
     let zones = Zones::compile(&fleet, "ns1", 1).expect("it compiles");
     let (trigger, shutdown) = nearcast_fleet::shutdown::channel();
     let registry = prometheus::Registry::new();
-    let (_tx, rx) = tokio::sync::watch::channel(Served { fleet: Arc::new(fleet), zones: Arc::new(zones) });
+    let (_tx, rx) = tokio::sync::watch::channel(Served {
+        fleet: Arc::new(fleet),
+        zones: Arc::new(zones),
+    });
     let secrets = CookieSecrets::new(CookieKey::of_bytes([9; 32]), None, 0);
     let handler = Arc::new(Handler {
         steering: Steering::start(rx, &registry, shutdown.clone()),
@@ -40,16 +46,26 @@ fn start_with(connections_max: Option<usize>) -> (SocketAddr, Serving, ShutdownT
         cookies: ArcSwap::from_pointee(secrets),
     });
     let metrics = Arc::new(Metrics::register(&registry).expect("a new registry"));
-    let mut listeners = Listeners::open(&[SocketAddr::from((Ipv4Addr::LOCALHOST, 0))]).expect("a free port");
+    let mut listeners =
+        Listeners::open(&[SocketAddr::from((Ipv4Addr::LOCALHOST, 0))]).expect("a free port");
     listeners.connections_max = connections_max.unwrap_or(listeners.connections_max);
     let address = listeners.addresses()[0];
-    (address, listeners.serve(&handler, &metrics, &shutdown).expect("threads"), trigger)
+    (
+        address,
+        listeners
+            .serve(&handler, &metrics, &shutdown)
+            .expect("threads"),
+        trigger,
+    )
 }
 
 /// The rcode of an answer; `None` from a connection that was closed.
 async fn ask(stream: &mut TcpStream) -> Option<u8> {
     let message = query(7, "demo.test", 6);
-    stream.write_all(&[&(message.len() as u16).to_be_bytes()[..], &message].concat()).await.ok()?;
+    stream
+        .write_all(&[&(message.len() as u16).to_be_bytes()[..], &message].concat())
+        .await
+        .ok()?;
     let mut length = [0; 2];
     stream.read_exact(&mut length).await.ok()?;
     let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
@@ -66,7 +82,10 @@ async fn an_idle_connection_is_closed_after_ten_seconds() {
         let start = Instant::now();
         assert!(matches!(stream.read(&mut [0]).await, Ok(0) | Err(_)));
         let waited = start.elapsed();
-        assert!((Duration::from_millis(9500)..Duration::from_secs(11)).contains(&waited), "{waited:?} after {sent:?}");
+        assert!(
+            (Duration::from_millis(9500)..Duration::from_secs(11)).contains(&waited),
+            "{waited:?} after {sent:?}"
+        );
     }
     drop(trigger);
     serving.drain(Duration::from_secs(10)).await;
@@ -81,10 +100,17 @@ async fn when_there_is_no_room_the_one_that_waited_longest_gives_way() {
         assert_eq!(ask(&mut stream).await, Some(0));
         streams.push(stream);
     }
-    assert_eq!(ask(&mut streams[0]).await, Some(0), "now the second has waited longest");
+    assert_eq!(
+        ask(&mut streams[0]).await,
+        Some(0),
+        "now the second has waited longest"
+    );
     let mut fourth = TcpStream::connect(address).await.expect("connected");
     assert_eq!(ask(&mut fourth).await, Some(0), "there is room for it");
-    assert!(matches!(streams[1].read(&mut [0]).await, Ok(0) | Err(_)), "the second gave way");
+    assert!(
+        matches!(streams[1].read(&mut [0]).await, Ok(0) | Err(_)),
+        "the second gave way"
+    );
     assert_eq!(ask(&mut streams[0]).await, Some(0));
     assert_eq!(ask(&mut streams[2]).await, Some(0));
     drop(trigger);
@@ -123,7 +149,10 @@ async fn clients_that_do_not_read_give_way() {
     let written = Arc::new(AtomicUsize::new(0));
     let mut held = Vec::new();
     for _ in 0..HELD {
-        let (reader, mut writer) = TcpStream::connect(address).await.expect("connected").into_split();
+        let (reader, mut writer) = TcpStream::connect(address)
+            .await
+            .expect("connected")
+            .into_split();
         let (framed, written) = (framed.clone(), Arc::clone(&written));
         let writing = tokio::spawn(async move {
             while writer.write_all(&framed).await.is_ok() {
@@ -137,7 +166,11 @@ async fn clients_that_do_not_read_give_way() {
     while still < 10 {
         tokio::time::sleep(Duration::from_millis(20)).await;
         let now = written.load(Ordering::Relaxed);
-        still = if now > 0 && now == before { still + 1 } else { 0 };
+        still = if now > 0 && now == before {
+            still + 1
+        } else {
+            0
+        };
         before = now;
     }
     // Each of these is served at once, and none of them has to go for the next.
@@ -148,7 +181,10 @@ async fn clients_that_do_not_read_give_way() {
         served.push(stream);
     }
     for (_reader, writing) in held {
-        tokio::time::timeout(Duration::from_secs(30), writing).await.expect("who does not read was closed").expect("no panic");
+        tokio::time::timeout(Duration::from_secs(30), writing)
+            .await
+            .expect("who does not read was closed")
+            .expect("no panic");
     }
     for stream in &mut served {
         assert_eq!(ask(stream).await, Some(0), "still open");

@@ -1,4 +1,5 @@
-//! A real recursive resolver, Unbound with its client-subnet cache, walks from a root of ours and keeps clients apart.
+//! A real recursive resolver, Unbound with its client-subnet cache, walks from a root of ours and
+//! keeps clients apart.
 
 mod support;
 
@@ -16,7 +17,11 @@ fn host(last: u8) -> Ipv4Addr {
 
 /// Root, `test` and the CDN's own server, each on port 53 as resolvers expect.
 fn hierarchy() -> Fleet {
-    let mut fleet = fleet(vec![SocketAddr::from((host(53), 53))], vec![site("www", &["www.demo.test"])], vec![demo_zone()]);
+    let mut fleet = fleet(
+        vec![SocketAddr::from((host(53), 53))],
+        vec![site("www", &["www.demo.test"])],
+        vec![demo_zone()],
+    );
     fleet.name_servers[0].addresses = vec![host(53).into()];
     fleet.name_servers[0].admin = SocketAddr::from((host(53), 9153));
     for (name, server_host, last) in [("root", "a.root-servers", 2), ("tld", "ns.nic.test", 3)] {
@@ -30,8 +35,14 @@ fn hierarchy() -> Fleet {
         });
     }
     let delegated = ["cdn NS ns1.cdn.test.", "demo NS ns1.cdn.test."];
-    fleet.zones.push(Zone { name_servers: vec![1], ..zone("", &["test NS ns.nic.test."]) });
-    fleet.zones.push(Zone { name_servers: vec![2], ..zone("test", &delegated) });
+    fleet.zones.push(Zone {
+        name_servers: vec![1],
+        ..zone("", &["test NS ns.nic.test."])
+    });
+    fleet.zones.push(Zone {
+        name_servers: vec![2],
+        ..zone("test", &delegated)
+    });
     fleet
 }
 
@@ -45,8 +56,14 @@ impl Drop for Unbound {
 }
 
 fn unbound(directory: &std::path::Path) -> Unbound {
-    std::fs::write(directory.join("root.hints"), format!(". 3600000 NS a.root-servers.\na.root-servers. 3600000 A {}\n", host(2)))
-        .expect("written");
+    std::fs::write(
+        directory.join("root.hints"),
+        format!(
+            ". 3600000 NS a.root-servers.\na.root-servers. 3600000 A {}\n",
+            host(2)
+        ),
+    )
+    .expect("written");
     let configuration = format!(
         "server:\n interface: {resolver}\n port: 53\n do-ip6: no\n username: \"\"\n chroot: \"\"\n pidfile: \"\"\n directory: \"{dir}\"\n \
          use-syslog: no\n logfile: \"\"\n verbosity: 2\n access-control: 127.0.0.0/8 allow\n do-not-query-localhost: no\n \
@@ -72,17 +89,27 @@ fn unbound(directory: &std::path::Path) -> Unbound {
 fn asked() -> f64 {
     use std::io::{Read as _, Write as _};
     let mut stream = std::net::TcpStream::connect((host(53), 9153)).expect("the admin listener");
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("written");
+    stream
+        .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .expect("written");
     let mut text = String::new();
     stream.read_to_string(&mut text).expect("read");
-    let counts = text.lines().filter(|l| l.starts_with("nearcast_dns_queries_total{"));
-    counts.filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    let counts = text
+        .lines()
+        .filter(|l| l.starts_with("nearcast_dns_queries_total{"));
+    counts
+        .filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum()
 }
 
 #[test]
 fn unbound_walks_from_our_root_and_keeps_regions_apart() {
     let fleet = hierarchy();
-    let servers: Vec<Server> = fleet.name_servers.iter().map(|s| Server::start_node(fleet.clone(), &s.name, s.listen[0])).collect();
+    let servers: Vec<Server> = fleet
+        .name_servers
+        .iter()
+        .map(|s| Server::start_node(fleet.clone(), &s.name, s.listen[0]))
+        .collect();
     let directory = tempfile::tempdir().expect("a directory");
     let _unbound = unbound(directory.path());
     let resolver = SocketAddr::from((host(54), 53));
@@ -97,13 +124,30 @@ fn unbound_walks_from_our_root_and_keeps_regions_apart() {
     let log = || std::fs::read_to_string(directory.path().join("log")).unwrap_or_default();
     assert_eq!(text.trim(), "10 mail.demo.test.", "{}", log());
     let addresses = |subnet: &str| -> Vec<String> {
-        let text = dig(resolver, &["www.demo.test", "A", "+short", &format!("+subnet={subnet}")]);
-        let mut found: Vec<String> = text.lines().filter(|l| l.starts_with("127")).map(str::to_owned).collect();
+        let text = dig(
+            resolver,
+            &["www.demo.test", "A", "+short", &format!("+subnet={subnet}")],
+        );
+        let mut found: Vec<String> = text
+            .lines()
+            .filter(|l| l.starts_with("127"))
+            .map(str::to_owned)
+            .collect();
         found.sort();
         found
     };
-    for (subnet, net) in [("198.51.100.0/24", 10), ("203.0.113.0/24", 20), ("192.0.2.0/24", 30), ("203.0.113.0/24", 20)] {
-        assert_eq!(addresses(subnet), [format!("127.0.{net}.1"), format!("127.0.{net}.2")], "{subnet}\n{}", log());
+    for (subnet, net) in [
+        ("198.51.100.0/24", 10),
+        ("203.0.113.0/24", 20),
+        ("192.0.2.0/24", 30),
+        ("203.0.113.0/24", 20),
+    ] {
+        assert_eq!(
+            addresses(subnet),
+            [format!("127.0.{net}.1"), format!("127.0.{net}.2")],
+            "{subnet}\n{}",
+            log()
+        );
     }
     // Another client of a network that has been asked for is answered out of the resolver's cache.
     let before = asked();
@@ -119,7 +163,11 @@ fn unbound_walks_from_our_root_and_keeps_regions_apart() {
         ("www.cdn.test", "AAAA", "NOERROR"),
     ] {
         let text = dig(resolver, &[name, qtype, "+subnet=192.0.2.0/24"]);
-        assert!(text.contains(&format!("status: {status},")), "{text}\n{}", log());
+        assert!(
+            text.contains(&format!("status: {status},")),
+            "{text}\n{}",
+            log()
+        );
     }
     drop(servers);
 }

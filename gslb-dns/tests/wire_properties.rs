@@ -1,5 +1,5 @@
-//! Properties of the wire format: no bytes from outside break the parser, and an independent library reads what we write
-//! as what we meant.
+//! Properties of the wire format: no bytes from outside break the parser, and an independent
+//! library reads what we write as what we meant.
 
 use hickory_proto::op::Message;
 use hickory_proto::rr::{DNSClass, RecordType};
@@ -9,7 +9,11 @@ use proptest::prelude::*;
 
 /// A wire name of a few short labels, so that suffixes are shared often.
 fn name() -> impl Strategy<Value = Vec<u8>> {
-    proptest::collection::vec(proptest::sample::select(vec!["a", "b", "www", "Example", "cdn", "x-1"]), 0..6).prop_map(|labels| {
+    proptest::collection::vec(
+        proptest::sample::select(vec!["a", "b", "www", "Example", "cdn", "x-1"]),
+        0..6,
+    )
+    .prop_map(|labels| {
         let mut wire = Vec::new();
         for label in labels {
             wire.push(label.len() as u8);
@@ -38,11 +42,24 @@ fn sample() -> impl Strategy<Value = Sample> {
         name().prop_map(|n| (rtype::DNAME, n)),
         (any::<[u8; 2]>(), name()).prop_map(|(p, n)| (rtype::MX, [&p[..], &n].concat())),
         (any::<[u8; 6]>(), name()).prop_map(|(p, n)| (rtype::SRV, [&p[..], &n].concat())),
-        (name(), name(), any::<[u8; 16]>()).prop_map(|(m, r, n)| (rtype::SOA, [&m[..], &r, &[0; 4], &n].concat())),
+        (name(), name(), any::<[u8; 16]>())
+            .prop_map(|(m, r, n)| (rtype::SOA, [&m[..], &r, &[0; 4], &n].concat())),
         proptest::collection::vec(any::<u8>(), 1..40).prop_map(|d| (65_280, d)),
     ];
-    let section = proptest::sample::select(vec![Section::Answer, Section::Authority, Section::Additional]);
-    (section, name(), 0..i32::MAX as u32, data).prop_map(|(section, owner, ttl, (rtype, data))| Sample { section, owner, rtype, ttl, data })
+    let section = proptest::sample::select(vec![
+        Section::Answer,
+        Section::Authority,
+        Section::Additional,
+    ]);
+    (section, name(), 0..i32::MAX as u32, data).prop_map(|(section, owner, ttl, (rtype, data))| {
+        Sample {
+            section,
+            owner,
+            rtype,
+            ttl,
+            data,
+        }
+    })
 }
 
 /// A record's data without any compression, as the library encodes it.

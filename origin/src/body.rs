@@ -1,4 +1,5 @@
-//! Bodies of responses: a text of ours, or a stretch of a file, read in pieces as the client takes them.
+//! Bodies of responses: a text of ours, or a stretch of a file, read in pieces as the client takes
+//! them.
 
 use std::fs::File;
 use std::future::Future;
@@ -24,18 +25,34 @@ pub(crate) struct FileBody {
 
 enum Source {
     Text(Bytes),
-    File { file: Arc<File>, at: u64, reading: Option<JoinHandle<std::io::Result<Bytes>>> },
+    File {
+        file: Arc<File>,
+        at: u64,
+        reading: Option<JoinHandle<std::io::Result<Bytes>>>,
+    },
 }
 
 impl FileBody {
     /// A text, counted in `sent`.
     pub(crate) fn text(text: Bytes, sent: IntCounter) -> Self {
-        Self { left: text.len() as u64, source: Source::Text(text), sent }
+        Self {
+            left: text.len() as u64,
+            source: Source::Text(text),
+            sent,
+        }
     }
 
     /// `bytes` of a file from `first` on.
     pub(crate) fn file(file: File, first: u64, bytes: u64, sent: IntCounter) -> Self {
-        Self { left: bytes, source: Source::File { file: Arc::new(file), at: first, reading: None }, sent }
+        Self {
+            left: bytes,
+            source: Source::File {
+                file: Arc::new(file),
+                at: first,
+                reading: None,
+            },
+            sent,
+        }
     }
 }
 
@@ -43,7 +60,10 @@ impl Body for FileBody {
     type Data = Bytes;
     type Error = std::io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
         if self.left == 0 {
             return Poll::Ready(None);
         }
@@ -55,7 +75,8 @@ impl Body for FileBody {
                     let (file, at) = (file.clone(), *at);
                     tokio::task::spawn_blocking(move || {
                         let mut piece = vec![0; wanted as usize];
-                        // A file that has become shorter ends the connection: what was promised cannot be kept.
+                        // A file that has become shorter ends the connection: what was promised
+                        // cannot be kept.
                         file.read_exact_at(&mut piece, at)?;
                         Ok(Bytes::from(piece))
                     })

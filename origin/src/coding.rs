@@ -13,14 +13,32 @@ pub(crate) struct Coding {
 }
 
 /// Best first, for clients that like several equally.
-pub(crate) const CODINGS: [Coding; 3] =
-    [Coding { name: "zstd", suffix: ".zst" }, Coding { name: "br", suffix: ".br" }, Coding { name: "gzip", suffix: ".gz" }];
+pub(crate) const CODINGS: [Coding; 3] = [
+    Coding {
+        name: "zstd",
+        suffix: ".zst",
+    },
+    Coding {
+        name: "br",
+        suffix: ".br",
+    },
+    Coding {
+        name: "gzip",
+        suffix: ".gz",
+    },
+];
 
-/// The codings that a request accepts, best first; without the plain file where that is refused (`identity;q=0`).
+/// The codings that a request accepts, best first; without the plain file where that is refused
+/// (`identity;q=0`).
 pub(crate) fn accepted(fields: &HeaderMap) -> Vec<Coding> {
-    let mut weighed: Vec<(u16, Coding)> = CODINGS.iter().map(|c| (weight(fields, c.name), *c)).filter(|(w, _)| *w > 0).collect();
+    let mut weighed: Vec<(u16, Coding)> = CODINGS
+        .iter()
+        .map(|c| (weight(fields, c.name), *c))
+        .filter(|(w, _)| *w > 0)
+        .collect();
     let plain = weight(fields, "identity");
-    // A coding that a client likes less than the plain file is not chosen. The sort keeps our order among equals.
+    // A coding that a client likes less than the plain file is not chosen. The sort keeps our order
+    // among equals.
     weighed.retain(|(w, _)| *w >= plain || plain == u16::MAX);
     weighed.sort_by_key(|(w, _)| std::cmp::Reverse(*w));
     weighed.into_iter().map(|(_, c)| c).collect()
@@ -29,11 +47,20 @@ pub(crate) fn accepted(fields: &HeaderMap) -> Vec<Coding> {
 /// Quality in thousandths; `u16::MAX` for the plain file where nothing is said of it.
 fn weight(fields: &HeaderMap, name: &str) -> u16 {
     let (mut named, mut star) = (None, None);
-    for member in fields.get_all(ACCEPT_ENCODING).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')) {
+    for member in fields
+        .get_all(ACCEPT_ENCODING)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+    {
         let mut parts = member.split(';').map(str::trim);
         let coding = parts.next().unwrap_or_default();
-        let quality = parts.find_map(|p| p.strip_prefix("q=").or_else(|| p.strip_prefix("Q="))).map_or(1000, thousandths);
-        if coding.eq_ignore_ascii_case(name) || (name == "gzip" && coding.eq_ignore_ascii_case("x-gzip")) {
+        let quality = parts
+            .find_map(|p| p.strip_prefix("q=").or_else(|| p.strip_prefix("Q=")))
+            .map_or(1000, thousandths);
+        if coding.eq_ignore_ascii_case(name)
+            || (name == "gzip" && coding.eq_ignore_ascii_case("x-gzip"))
+        {
             named = Some(quality);
         } else if coding == "*" {
             star = Some(quality);

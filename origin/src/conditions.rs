@@ -3,7 +3,9 @@
 use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
-use http::header::{HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE};
+use http::header::{
+    HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE,
+};
 
 /// What to answer with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,8 +48,11 @@ pub(crate) fn decide(fields: &HeaderMap, file: Validators<'_>, is_get: bool) -> 
         return Verdict::PreconditionFailed;
     }
     if fields.contains_key(IF_NONE_MATCH) {
-        // Weak comparison: a client may have been given the tag as weak by a cache that coded the body.
-        if lists(fields, IF_NONE_MATCH, |tag| tag.strip_prefix("W/").unwrap_or(tag) == file.etag) {
+        // Weak comparison: a client may have been given the tag as weak by a cache that coded the
+        // body.
+        if lists(fields, IF_NONE_MATCH, |tag| {
+            tag.strip_prefix("W/").unwrap_or(tag) == file.etag
+        }) {
             return Verdict::NotModified;
         }
     } else if date(fields, IF_MODIFIED_SINCE).is_some_and(|limit| file.modified <= limit) {
@@ -70,7 +75,12 @@ fn date(fields: &HeaderMap, name: HeaderName) -> Option<SystemTime> {
 fn lists(fields: &HeaderMap, name: HeaderName, is_ours: impl Fn(&str) -> bool) -> bool {
     let values = fields.get_all(name);
     // Our tags hold no comma, so a list can be cut at commas.
-    values.iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).map(str::trim).any(|tag| tag == "*" || is_ours(tag))
+    values
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .map(str::trim)
+        .any(|tag| tag == "*" || is_ours(tag))
 }
 
 /// `If-Range`: a strong tag or the exact date; anything else asks for the whole.
@@ -82,33 +92,56 @@ fn range_applies(fields: &HeaderMap, file: Validators<'_>) -> bool {
     }
 }
 
-/// One range; several, or what cannot be read, gives the whole (RFC 9110 section 14.2 lets a server ignore `Range`).
+/// One range; several, or what cannot be read, gives the whole (RFC 9110 section 14.2 lets a server
+/// ignore `Range`).
 fn range(fields: &HeaderMap, bytes: u64) -> Verdict {
     let mut values = fields.get_all(RANGE).iter();
-    let (Some(value), None) = (values.next(), values.next()) else { return Verdict::Whole };
-    let Some((unit, set)) = value.to_str().ok().and_then(|v| v.split_once('=')) else { return Verdict::Whole };
-    let Some((first, last)) = set.trim().split_once('-') else { return Verdict::Whole };
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return Verdict::Whole;
+    };
+    let Some((unit, set)) = value.to_str().ok().and_then(|v| v.split_once('=')) else {
+        return Verdict::Whole;
+    };
+    let Some((first, last)) = set.trim().split_once('-') else {
+        return Verdict::Whole;
+    };
     let number = |text: &str| {
         let text = text.trim();
-        (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().unwrap_or(u64::MAX))
+        (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()))
+            .then(|| text.parse().unwrap_or(u64::MAX))
     };
     if !unit.trim().eq_ignore_ascii_case("bytes") || set.contains(',') {
         return Verdict::Whole;
     }
     match (number(first), number(last)) {
-        (Some(first), _) if first >= bytes && (last.trim().is_empty() || number(last).is_some()) => Verdict::Unsatisfiable,
-        (Some(first), Some(last)) if first <= last => Verdict::Part { first, last: last.min(bytes - 1) },
-        (Some(first), None) if last.trim().is_empty() => Verdict::Part { first, last: bytes - 1 },
+        (Some(first), _)
+            if first >= bytes && (last.trim().is_empty() || number(last).is_some()) =>
+        {
+            Verdict::Unsatisfiable
+        }
+        (Some(first), Some(last)) if first <= last => Verdict::Part {
+            first,
+            last: last.min(bytes - 1),
+        },
+        (Some(first), None) if last.trim().is_empty() => Verdict::Part {
+            first,
+            last: bytes - 1,
+        },
         (None, Some(0)) if first.trim().is_empty() => Verdict::Unsatisfiable,
         (None, Some(_)) if first.trim().is_empty() && bytes == 0 => Verdict::Unsatisfiable,
-        (None, Some(suffix)) if first.trim().is_empty() => Verdict::Part { first: bytes.saturating_sub(suffix), last: bytes - 1 },
+        (None, Some(suffix)) if first.trim().is_empty() => Verdict::Part {
+            first: bytes.saturating_sub(suffix),
+            last: bytes - 1,
+        },
         _ => Verdict::Whole,
     }
 }
 
 /// A file's time as HTTP dates tell it: whole seconds.
 pub(crate) fn whole_seconds(time: SystemTime) -> SystemTime {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs())
 }
 
@@ -128,13 +161,24 @@ mod tests {
         for (name, value) in fields {
             map.append(*name, HeaderValue::from_str(value).expect("a field value"));
         }
-        decide(&map, Validators { etag: TAG, modified: at(1_000_000), bytes }, is_get)
+        decide(
+            &map,
+            Validators {
+                etag: TAG,
+                modified: at(1_000_000),
+                bytes,
+            },
+            is_get,
+        )
     }
 
     #[test]
     fn preconditions_are_evaluated_in_their_order() {
-        let (before, same, after) =
-            (httpdate::fmt_http_date(at(999_999)), httpdate::fmt_http_date(at(1_000_000)), httpdate::fmt_http_date(at(1_000_001)));
+        let (before, same, after) = (
+            httpdate::fmt_http_date(at(999_999)),
+            httpdate::fmt_http_date(at(1_000_000)),
+            httpdate::fmt_http_date(at(1_000_001)),
+        );
         use Verdict::{NotModified, PreconditionFailed, Whole};
         let table: [(&[(&'static str, &str)], Verdict); 16] = [
             (&[], Whole),
@@ -143,7 +187,10 @@ mod tests {
             (&[("if-none-match", "\"x\", \"abc\"")], NotModified),
             (&[("if-none-match", "*")], NotModified),
             (&[("if-none-match", "\"x\"")], Whole),
-            (&[("if-none-match", "\"x\""), ("if-modified-since", &same)], Whole),
+            (
+                &[("if-none-match", "\"x\""), ("if-modified-since", &same)],
+                Whole,
+            ),
             (&[("if-modified-since", &same)], NotModified),
             (&[("if-modified-since", &after)], NotModified),
             (&[("if-modified-since", &before)], Whole),
@@ -182,10 +229,18 @@ mod tests {
         ];
         for (range, expected) in table {
             assert_eq!(verdict(&[("range", range)], 10, true), expected, "{range}");
-            assert_eq!(verdict(&[("range", range)], 10, false), Whole, "HEAD has no ranges: {range}");
+            assert_eq!(
+                verdict(&[("range", range)], 10, false),
+                Whole,
+                "HEAD has no ranges: {range}"
+            );
         }
         for range in ["bytes=0-0", "bytes=-1"] {
-            assert_eq!(verdict(&[("range", range)], 0, true), Unsatisfiable, "an empty file has no bytes: {range}");
+            assert_eq!(
+                verdict(&[("range", range)], 0, true),
+                Unsatisfiable,
+                "an empty file has no bytes: {range}"
+            );
         }
     }
 
@@ -200,7 +255,15 @@ mod tests {
             (httpdate::fmt_http_date(at(1_000_001)), Verdict::Whole),
             ("nonsense".to_owned(), Verdict::Whole),
         ] {
-            assert_eq!(verdict(&[("range", "bytes=0-1"), ("if-range", &condition)], 10, true), expected, "{condition}");
+            assert_eq!(
+                verdict(
+                    &[("range", "bytes=0-1"), ("if-range", &condition)],
+                    10,
+                    true
+                ),
+                expected,
+                "{condition}"
+            );
         }
     }
 

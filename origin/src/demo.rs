@@ -12,8 +12,8 @@ static LADDER: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/demo-content/ladder")
 /// Directory below the root where the one ladder is; titles link to its files.
 const LADDER_DIRECTORY: &str = "v/ladder";
 
-/// Writes the demo's content below `root`, which is made where it is missing. Writing it again over itself changes nothing that
-/// a cache would notice: files with the right bytes are left alone.
+/// Writes the demo's content below `root`, which is made where it is missing. Writing it again over
+/// itself changes nothing that a cache would notice: files with the right bytes are left alone.
 ///
 /// # Errors
 /// What the file system says, with the file's name.
@@ -21,7 +21,11 @@ pub fn write(root: &Path) -> io::Result<()> {
     write_all(&SITE, root)?;
     write_all(&LADDER, &root.join(LADDER_DIRECTORY))?;
     for slug in slugs()? {
-        link_all(&LADDER, &root.join(LADDER_DIRECTORY), &root.join("v").join(slug))?;
+        link_all(
+            &LADDER,
+            &root.join(LADDER_DIRECTORY),
+            &root.join("v").join(slug),
+        )?;
     }
     Ok(())
 }
@@ -36,7 +40,10 @@ fn slugs() -> io::Result<Vec<String>> {
     struct Title {
         slug: String,
     }
-    let text = SITE.get_file("catalogue.json").map(File::contents).unwrap_or_default();
+    let text = SITE
+        .get_file("catalogue.json")
+        .map(File::contents)
+        .unwrap_or_default();
     let catalogue: Catalogue = serde_json::from_slice(text)?;
     Ok(catalogue.titles.into_iter().map(|t| t.slug).collect())
 }
@@ -61,7 +68,8 @@ fn write_all(from: &Dir<'_>, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Hard links, so that two dozen titles take the room of one; copies where the file system has none.
+/// Hard links, so that two dozen titles take the room of one; copies where the file system has
+/// none.
 fn link_all(ladder: &Dir<'_>, from: &Path, to: &Path) -> io::Result<()> {
     for file in files(ladder) {
         let (source, path) = (from.join(file.path()), to.join(file.path()));
@@ -77,7 +85,9 @@ fn link_all(ladder: &Dir<'_>, from: &Path, to: &Path) -> io::Result<()> {
 }
 
 fn make_parent(path: &Path) -> io::Result<()> {
-    let Some(parent) = path.parent() else { return Ok(()) };
+    let Some(parent) = path.parent() else {
+        return Ok(());
+    };
     fs::create_dir_all(parent).map_err(|e| named(parent, &e))
 }
 
@@ -95,17 +105,37 @@ mod tests {
         write(root.path()).expect("room for some megabytes");
         let slugs = slugs().expect("the catalogue is well formed");
         assert!(slugs.len() >= 24, "{}", slugs.len());
-        let before = fs::metadata(root.path().join("index.html")).expect("there is a front page").modified().expect("it has a time");
+        let before = fs::metadata(root.path().join("index.html"))
+            .expect("there is a front page")
+            .modified()
+            .expect("it has a time");
         write(root.path()).expect("again");
-        let after = fs::metadata(root.path().join("index.html")).expect("there still is").modified().expect("it has a time");
+        let after = fs::metadata(root.path().join("index.html"))
+            .expect("there still is")
+            .modified()
+            .expect("it has a time");
         assert_eq!(before, after, "what is right is left alone");
-        let catalogue = fs::read_to_string(root.path().join("catalogue.json")).expect("there is a catalogue");
+        let catalogue =
+            fs::read_to_string(root.path().join("catalogue.json")).expect("there is a catalogue");
         for slug in &slugs {
-            for name in ["master.m3u8", "manifest.mpd", "240p/init.mp4", "432p/seg-1.m4s", "720p/seg-10.m4s", "audio/seg-1.m4s"] {
-                assert!(root.path().join("v").join(slug).join(name).is_file(), "{slug}/{name}");
+            for name in [
+                "master.m3u8",
+                "manifest.mpd",
+                "240p/init.mp4",
+                "432p/seg-1.m4s",
+                "720p/seg-10.m4s",
+                "audio/seg-1.m4s",
+            ] {
+                assert!(
+                    root.path().join("v").join(slug).join(name).is_file(),
+                    "{slug}/{name}"
+                );
             }
             let poster = format!("/img/{slug}.webp");
-            assert!(catalogue.contains(&poster) && root.path().join(&poster[1..]).is_file(), "{poster}");
+            assert!(
+                catalogue.contains(&poster) && root.path().join(&poster[1..]).is_file(),
+                "{poster}"
+            );
         }
     }
 

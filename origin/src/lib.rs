@@ -1,8 +1,9 @@
-//! The origin: serves files of a directory to edges and to whoever asks, with what caches and players need.
+//! The origin: serves files of a directory to edges and to whoever asks, with what caches and
+//! players need.
 //!
-//! A request's walk: [`server`] (sockets, limits) -> [`handler`] (the steps in order) -> [`path`] (which file) -> [`coding`] (which
-//! variant) -> [`conditions`] (preconditions, range) -> [`rules`] (content type, `Cache-Control`) -> [`body`]. [`demo`] writes the
-//! demo's pages and video.
+//! A request's walk: [`server`] (sockets, limits) -> [`handler`] (the steps in order) -> [`path`]
+//! (which file) -> [`coding`] (which variant) -> [`conditions`] (preconditions, range) -> [`rules`]
+//! (content type, `Cache-Control`) -> [`body`]. [`demo`] writes the demo's pages and video.
 
 mod body;
 mod coding;
@@ -37,7 +38,14 @@ use crate::metrics::Metrics;
 /// # Errors
 /// [`FailureKind::NoInput`] when the root is no directory; [`Failure::bind`] when it cannot listen.
 pub async fn run(context: NodeContext) -> Result<(), Failure> {
-    let NodeContext { name, fleet, entries, state, following, mut shutdown } = context;
+    let NodeContext {
+        name,
+        fleet,
+        entries,
+        state,
+        following,
+        mut shutdown,
+    } = context;
     // Purges and pushes are not for origins.
     drop((entries, state));
     let me = find(&fleet.borrow(), &name)?;
@@ -45,7 +53,9 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
         Some(address) => Some(admin::bind(address).await?),
         None => None,
     };
-    let listener = TcpListener::bind(me.listen).await.map_err(|e| Failure::bind("clients", me.listen, &e))?;
+    let listener = TcpListener::bind(me.listen)
+        .await
+        .map_err(|e| Failure::bind("clients", me.listen, &e))?;
     following.begin().await?;
     let (me, root) = follow::start_from(fleet.clone(), shutdown.clone(), |fleet| {
         let me = find(fleet, &name)?;
@@ -54,19 +64,43 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     })
     .await?;
     let registry = prometheus::Registry::new();
-    let metrics = Metrics::register(&registry).map_err(|e| Failure::new(FailureKind::Internal, format!("metrics: {e}")))?;
+    let metrics = Metrics::register(&registry)
+        .map_err(|e| Failure::new(FailureKind::Internal, format!("metrics: {e}")))?;
     let (rules_tx, rules) = watch::channel(Arc::new(me.rules));
-    let handler = Arc::new(Handler { root: root.clone(), rules, metrics: metrics.clone() });
+    let handler = Arc::new(Handler {
+        root: root.clone(),
+        rules,
+        metrics: metrics.clone(),
+    });
     let (readiness_tx, readiness) = watch::channel(Readiness::Ready);
-    let admin_task = admin_listener
-        .map(|l| tokio::spawn(admin::serve(l, registry, readiness, None, admin::own_names_of(fleet.clone()), shutdown.clone())));
-    let following = tokio::spawn(follow_rules(name.clone(), fleet.clone(), rules_tx, shutdown.clone()));
+    let admin_task = admin_listener.map(|l| {
+        tokio::spawn(admin::serve(
+            l,
+            registry,
+            readiness,
+            None,
+            admin::own_names_of(fleet.clone()),
+            shutdown.clone(),
+        ))
+    });
+    let following = tokio::spawn(follow_rules(
+        name.clone(),
+        fleet.clone(),
+        rules_tx,
+        shutdown.clone(),
+    ));
     let report = report_source(name.clone(), metrics, shutdown.clone());
     // The limit that is in force when it ends.
     let for_end = fleet.clone();
     // It reports for as long as it serves.
     let (reports_end, reports) = shutdown::channel();
-    let reporting = tokio::spawn(reporter::run(name, |f| reporter::to_control(f, "origin"), fleet, move |_| report(), reports));
+    let reporting = tokio::spawn(reporter::run(
+        name,
+        |f| reporter::to_control(f, "origin"),
+        fleet,
+        move |_| report(),
+        reports,
+    ));
     let serving = tokio::spawn(server::serve(listener, handler, for_end, shutdown.clone()));
     tracing::info!(listen = %me.listen, root = %root.display(), "serving files");
 
@@ -92,10 +126,21 @@ fn root_of(me: &OriginNode) -> Result<PathBuf, Failure> {
 }
 
 fn find(fleet: &Fleet, name: &str) -> Result<OriginNode, Failure> {
-    fleet.origins.iter().find(|o| o.name == name).cloned().ok_or_else(|| {
-        let known: Vec<&str> = fleet.origins.iter().map(|o| o.name.as_str()).collect();
-        Failure::new(FailureKind::Usage, format!("the fleet file has no [[origin_node]] named {name:?}; it has: {}", known.join(", ")))
-    })
+    fleet
+        .origins
+        .iter()
+        .find(|o| o.name == name)
+        .cloned()
+        .ok_or_else(|| {
+            let known: Vec<&str> = fleet.origins.iter().map(|o| o.name.as_str()).collect();
+            Failure::new(
+                FailureKind::Usage,
+                format!(
+                    "the fleet file has no [[origin_node]] named {name:?}; it has: {}",
+                    known.join(", ")
+                ),
+            )
+        })
 }
 
 /// Takes over cache rules as the fleet file changes; root and addresses stay until a restart.
@@ -110,7 +155,12 @@ async fn follow_rules(
             changed = fleet.changed() => if changed.is_err() { return shutdown.asked().await },
             () = shutdown.asked() => return,
         }
-        let found = fleet.borrow_and_update().origins.iter().find(|o| o.name == name).map(|o| o.rules.clone());
+        let found = fleet
+            .borrow_and_update()
+            .origins
+            .iter()
+            .find(|o| o.name == name)
+            .map(|o| o.rules.clone());
         if let Some(found) = found {
             rules.send_replace(Arc::new(found));
         }

@@ -20,13 +20,19 @@ const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
 impl Metrics {
     /// Makes them known to a registry.
     pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let requests = IntCounterVec::new(Opts::new("nearcast_origin_requests_total", "Requests answered."), &["status_class"])?;
+        let requests = IntCounterVec::new(
+            Opts::new("nearcast_origin_requests_total", "Requests answered."),
+            &["status_class"],
+        )?;
         for class in CLASSES {
             requests.with_label_values(&[class]);
         }
         let metrics = Self {
             requests,
-            response_bytes: IntCounter::new("nearcast_origin_response_bytes_total", "Body bytes sent.")?,
+            response_bytes: IntCounter::new(
+                "nearcast_origin_response_bytes_total",
+                "Body bytes sent.",
+            )?,
             connections: IntGauge::new("nearcast_origin_connections", "Connections open now.")?,
         };
         registry.register(Box::new(metrics.requests.clone()))?;
@@ -43,6 +49,10 @@ impl Metrics {
 
     /// Requests since start by status class, those that happened.
     pub(crate) fn by_class(&self) -> BTreeMap<String, u64> {
-        CLASSES.iter().map(|c| ((*c).to_owned(), self.requests.with_label_values(&[c]).get())).filter(|(_, n)| *n > 0).collect()
+        CLASSES
+            .iter()
+            .map(|c| ((*c).to_owned(), self.requests.with_label_values(&[c]).get()))
+            .filter(|(_, n)| *n > 0)
+            .collect()
     }
 }

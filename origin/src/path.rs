@@ -1,8 +1,8 @@
 //! From a request target to a file below the root, and to nothing else.
 //!
-//! The path is decoded once and refused where its meaning could depend on who reads it: encoded slashes, backslashes, dot
-//! segments, control characters, hidden files. What the file system then makes of it must still be below the root, so that no
-//! symbolic link leads out.
+//! The path is decoded once and refused where its meaning could depend on who reads it: encoded
+//! slashes, backslashes, dot segments, control characters, hidden files. What the file system then
+//! makes of it must still be below the root, so that no symbolic link leads out.
 
 use std::path::{Path, PathBuf};
 
@@ -20,19 +20,24 @@ pub(crate) enum PathError {
     Hidden,
 }
 
-/// The path below the root that a target's path component means, without a leading slash; empty for the root itself. A
-/// trailing slash is kept.
+/// The path below the root that a target's path component means, without a leading slash; empty for
+/// the root itself. A trailing slash is kept.
 ///
 /// # Errors
 /// When it is malformed or means something that is not served.
 pub(crate) fn decode(path: &str) -> Result<String, PathError> {
-    let Some(path) = path.strip_prefix('/') else { return Err(PathError::Bad("no leading slash")) };
+    let Some(path) = path.strip_prefix('/') else {
+        return Err(PathError::Bad("no leading slash"));
+    };
     let mut bytes = Vec::with_capacity(path.len());
     let mut rest = path.bytes();
     while let Some(b) = rest.next() {
         let b = if b == b'%' {
-            let digits = [rest.next(), rest.next()].map(|d| d.and_then(|d| (d as char).to_digit(16)));
-            let [Some(high), Some(low)] = digits else { return Err(PathError::Bad("a broken percent encoding")) };
+            let digits =
+                [rest.next(), rest.next()].map(|d| d.and_then(|d| (d as char).to_digit(16)));
+            let [Some(high), Some(low)] = digits else {
+                return Err(PathError::Bad("a broken percent encoding"));
+            };
             match (high * 16 + low) as u8 {
                 b'/' => return Err(PathError::Bad("an encoded slash")),
                 decoded => decoded,
@@ -48,7 +53,8 @@ pub(crate) fn decode(path: &str) -> Result<String, PathError> {
     if bytes.len() > PATH_BYTES_MAX {
         return Err(PathError::Bad("more than 2048 bytes"));
     }
-    let decoded = String::from_utf8(bytes).map_err(|_| PathError::Bad("bytes that are not UTF-8"))?;
+    let decoded =
+        String::from_utf8(bytes).map_err(|_| PathError::Bad("bytes that are not UTF-8"))?;
     let segments: Vec<&str> = decoded.split('/').collect();
     for (i, segment) in segments.iter().enumerate() {
         match *segment {
@@ -73,29 +79,34 @@ pub(crate) enum Found {
     Nothing,
 }
 
-/// Looks a decoded path up: files as they are, directories by their `index.html`, and a page also without its `.html`. `root` is
-/// canonical. Blocking.
+/// Looks a decoded path up: files as they are, directories by their `index.html`, and a page also
+/// without its `.html`. `root` is canonical. Blocking.
 pub(crate) fn find(root: &Path, path: &str) -> Found {
     if path.is_empty() || path.ends_with('/') {
         return file(root, &format!("{path}index.html"));
     }
     match file(root, path) {
-        Found::Nothing if root.join(path).is_dir() => match file(root, &format!("{path}/index.html")) {
-            Found::File(..) => Found::Directory,
-            other => other,
-        },
+        Found::Nothing if root.join(path).is_dir() => {
+            match file(root, &format!("{path}/index.html")) {
+                Found::File(..) => Found::Directory,
+                other => other,
+            }
+        }
         Found::Nothing => file(root, &format!("{path}.html")),
         found => found,
     }
 }
 
 fn file(root: &Path, path: &str) -> Found {
-    real_file(root, &root.join(path)).map_or(Found::Nothing, |real| Found::File(real, path.to_owned()))
+    real_file(root, &root.join(path))
+        .map_or(Found::Nothing, |real| Found::File(real, path.to_owned()))
 }
 
 /// Where a path leads, when that is a plain file below the root, which is canonical. Blocking.
 pub(crate) fn real_file(root: &Path, path: &Path) -> Option<PathBuf> {
-    path.canonicalize().ok().filter(|real| real.starts_with(root) && real.is_file())
+    path.canonicalize()
+        .ok()
+        .filter(|real| real.starts_with(root) && real.is_file())
 }
 
 #[cfg(test)]
@@ -116,10 +127,22 @@ mod tests {
             ("/%2e%2e/etc/passwd", Err(PathError::Bad("a dot segment"))),
             ("/..%2fetc/passwd", Err(PathError::Bad("an encoded slash"))),
             ("/a%2Fb", Err(PathError::Bad("an encoded slash"))),
-            ("/a%5Cb", Err(PathError::Bad("a backslash or control character"))),
-            ("/a\\b", Err(PathError::Bad("a backslash or control character"))),
-            ("/a%00.html", Err(PathError::Bad("a backslash or control character"))),
-            ("/a%0d%0ab", Err(PathError::Bad("a backslash or control character"))),
+            (
+                "/a%5Cb",
+                Err(PathError::Bad("a backslash or control character")),
+            ),
+            (
+                "/a\\b",
+                Err(PathError::Bad("a backslash or control character")),
+            ),
+            (
+                "/a%00.html",
+                Err(PathError::Bad("a backslash or control character")),
+            ),
+            (
+                "/a%0d%0ab",
+                Err(PathError::Bad("a backslash or control character")),
+            ),
             ("//etc/passwd", Err(PathError::Bad("an empty segment"))),
             ("/a//b", Err(PathError::Bad("an empty segment"))),
             ("/./a", Err(PathError::Bad("a dot segment"))),
@@ -132,7 +155,10 @@ mod tests {
         for (path, expected) in table {
             assert_eq!(decode(path), expected.map(str::to_owned), "{path}");
         }
-        assert_eq!(decode(&format!("/{}", "a".repeat(2049))), Err(PathError::Bad("more than 2048 bytes")));
+        assert_eq!(
+            decode(&format!("/{}", "a".repeat(2049))),
+            Err(PathError::Bad("more than 2048 bytes"))
+        );
     }
 
     #[test]

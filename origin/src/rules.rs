@@ -49,13 +49,18 @@ const TYPES: [(&str, &str); 33] = [
 
 fn extension(path: &str) -> String {
     let name = path.rsplit('/').next().unwrap_or_default();
-    name.rsplit_once('.').map(|(_, e)| e.to_ascii_lowercase()).unwrap_or_default()
+    name.rsplit_once('.')
+        .map(|(_, e)| e.to_ascii_lowercase())
+        .unwrap_or_default()
 }
 
 /// The content type of a file; `application/octet-stream` where the name tells nothing.
 pub(crate) fn content_type(path: &str) -> &'static str {
     let extension = extension(path);
-    TYPES.iter().find(|(known, _)| *known == extension).map_or("application/octet-stream", |(_, kind)| kind)
+    TYPES
+        .iter()
+        .find(|(known, _)| *known == extension)
+        .map_or("application/octet-stream", |(_, kind)| kind)
 }
 
 /// Whether players on other sites may fetch it: media and manifests, images, fonts.
@@ -82,8 +87,8 @@ pub(crate) fn is_shared(path: &str) -> bool {
     )
 }
 
-/// `Cache-Control` of a file: the first rule whose pattern matches its path below the root (without a leading `/`), else
-/// what suits its kind.
+/// `Cache-Control` of a file: the first rule whose pattern matches its path below the root (without
+/// a leading `/`), else what suits its kind.
 pub(crate) fn cache_control<'a>(path: &str, rules: &'a [OriginRule]) -> &'a str {
     if let Some(rule) = rules.iter().find(|r| matches(&r.pattern, path)) {
         return &rule.cache_control;
@@ -94,7 +99,8 @@ pub(crate) fn cache_control<'a>(path: &str, rules: &'a [OriginRule]) -> &'a str 
         "mp4" if name.starts_with("init") => IMMUTABLE,
         "m3u8" | "mpd" => MANIFEST,
         "html" | "htm" | "json" | "xml" | "txt" => PAGE,
-        "css" | "js" | "mjs" | "png" | "jpg" | "jpeg" | "gif" | "webp" | "avif" | "svg" | "ico" | "woff2" | "wasm" => ASSET,
+        "css" | "js" | "mjs" | "png" | "jpg" | "jpeg" | "gif" | "webp" | "avif" | "svg" | "ico"
+        | "woff2" | "wasm" => ASSET,
         _ => OTHER,
     }
 }
@@ -135,7 +141,8 @@ fn skip_empty(pattern: &[&str], reachable: &mut [bool]) {
     }
 }
 
-/// `*` and `?` in one segment, by going back to the last star (linear in practice, never exponential).
+/// `*` and `?` in one segment, by going back to the last star (linear in practice, never
+/// exponential).
 fn within(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     let mut star: Option<(usize, usize)> = None;
@@ -198,10 +205,21 @@ mod tests {
             ("download.bin", "max-age=300,"),
             ("film.mp4", "max-age=300,"),
         ] {
-            assert!(cache_control(path, &[]).contains(words), "{path}: {}", cache_control(path, &[]));
+            assert!(
+                cache_control(path, &[]).contains(words),
+                "{path}: {}",
+                cache_control(path, &[])
+            );
         }
-        let rules = [OriginRule { pattern: "v/**".to_owned(), cache_control: "no-store".to_owned() }];
-        assert_eq!(cache_control("v/film/seg-1.m4s", &rules), "no-store", "the file's own rules come first");
+        let rules = [OriginRule {
+            pattern: "v/**".to_owned(),
+            cache_control: "no-store".to_owned(),
+        }];
+        assert_eq!(
+            cache_control("v/film/seg-1.m4s", &rules),
+            "no-store",
+            "the file's own rules come first"
+        );
     }
 
     #[test]

@@ -35,8 +35,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a connection is kept for one more request after shutdown was asked for.
 const LAST_REQUEST_MAX: Duration = Duration::from_secs(1);
 
-/// Serves until shutdown is asked for, then lets connections finish within the fleet's `finish_max`.
-pub(crate) async fn serve(listener: TcpListener, handler: Arc<Handler>, fleet: watch::Receiver<Arc<Fleet>>, mut shutdown: Shutdown) {
+/// Serves until shutdown is asked for, then lets connections finish within the fleet's
+/// `finish_max`.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    handler: Arc<Handler>,
+    fleet: watch::Receiver<Arc<Fleet>>,
+    mut shutdown: Shutdown,
+) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     loop {
@@ -56,12 +62,19 @@ pub(crate) async fn serve(listener: TcpListener, handler: Arc<Handler>, fleet: w
         }
     }
     // What waits in the queue would be reset with the listener: it is answered first.
-    while let Ok(Ok((stream, permit))) = tokio::time::timeout(Duration::ZERO, accept(&listener, &room)).await {
+    while let Ok(Ok((stream, permit))) =
+        tokio::time::timeout(Duration::ZERO, accept(&listener, &room)).await
+    {
         begin(&mut connections, stream, permit, &handler, &shutdown);
     }
     drop(listener);
     let finish_max = fleet.borrow().drain.finish_max;
-    if !shutdown.drained(finish_max, async { while connections.join_next().await.is_some() {} }).await {
+    if !shutdown
+        .drained(finish_max, async {
+            while connections.join_next().await.is_some() {}
+        })
+        .await
+    {
         tracing::warn!(limit = ?finish_max, "connections did not finish in time and are closed (finish_max)");
     }
 }
@@ -82,8 +95,15 @@ fn begin(
     });
 }
 
-async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> std::io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let permit = room.clone().acquire_owned().await.map_err(std::io::Error::other)?;
+async fn accept(
+    listener: &TcpListener,
+    room: &Arc<Semaphore>,
+) -> std::io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let permit = room
+        .clone()
+        .acquire_owned()
+        .await
+        .map_err(std::io::Error::other)?;
     let (stream, _) = listener.accept().await?;
     Ok((stream, permit))
 }
@@ -95,14 +115,23 @@ async fn connection(stream: TcpStream, handler: Arc<Handler>, mut shutdown: Shut
         async move { Ok::<_, std::convert::Infallible>(handle(handler, request).await) }
     });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME_MAX).max_headers(FIELDS_MAX).max_header_size(HEAD_BYTES_MAX);
-    let socket = StallLimit { stream, limit: Box::pin(tokio::time::sleep(WRITE_STALL_MAX)), is_waiting: false };
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME_MAX)
+        .max_headers(FIELDS_MAX)
+        .max_header_size(HEAD_BYTES_MAX);
+    let socket = StallLimit {
+        stream,
+        limit: Box::pin(tokio::time::sleep(WRITE_STALL_MAX)),
+        is_waiting: false,
+    };
     let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(socket), service));
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
         () = async {
             shutdown.asked().await;
-            // A request that is on its way is answered: a client cannot know of the end before it sees it.
+            // A request that is on its way is answered: a client cannot know of the end before it
+            // sees it.
             tokio::time::sleep(LAST_REQUEST_MAX).await;
         } => {
             serving.as_mut().graceful_shutdown();
@@ -122,7 +151,11 @@ struct StallLimit {
 }
 
 impl StallLimit {
-    fn judge<T>(&mut self, context: &mut Context<'_>, written: Poll<std::io::Result<T>>) -> Poll<std::io::Result<T>> {
+    fn judge<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        written: Poll<std::io::Result<T>>,
+    ) -> Poll<std::io::Result<T>> {
         if written.is_ready() {
             self.is_waiting = false;
             return written;
@@ -139,13 +172,21 @@ impl StallLimit {
 }
 
 impl AsyncRead for StallLimit {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
 
 impl AsyncWrite for StallLimit {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.judge(context, written)
     }
@@ -163,11 +204,17 @@ impl AsyncWrite for StallLimit {
         self.stream.is_write_vectored()
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_flush(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

@@ -1,8 +1,9 @@
 //! What a push cost and what it earned.
 //!
-//! The cost is in the nodes' own progress reports: what was warm already, what was warmed, what failed, and which bytes
-//! came from the origin or from peers. The earnings are the cluster's requests that pushed content answered between
-//! one order and the next, by local hour, so that the next peak can be told from the night. Pure.
+//! The cost is in the nodes' own progress reports: what was warm already, what was warmed, what
+//! failed, and which bytes came from the origin or from peers. The earnings are the cluster's
+//! requests that pushed content answered between one order and the next, by local hour, so that the
+//! next peak can be told from the night. Pure.
 
 use nearcast_fleet::report::FillProgress;
 use serde::{Deserialize, Serialize};
@@ -47,10 +48,18 @@ impl Filled {
         })
     }
 
-    /// Share (0..=1) of `items_expected` (items times nodes) that has been dealt with, whichever way.
+    /// Share (0..=1) of `items_expected` (items times nodes) that has been dealt with, whichever
+    /// way.
     pub fn progress(&self, items_expected: u64) -> f64 {
-        let done = self.already_warm.saturating_add(self.warmed).saturating_add(self.failed);
-        if items_expected == 0 { 1.0 } else { (done as f64 / items_expected as f64).min(1.0) }
+        let done = self
+            .already_warm
+            .saturating_add(self.warmed)
+            .saturating_add(self.failed);
+        if items_expected == 0 {
+            1.0
+        } else {
+            (done as f64 / items_expected as f64).min(1.0)
+        }
     }
 }
 
@@ -115,15 +124,26 @@ impl Account {
 
     /// All hours together.
     pub fn total(&self) -> Earnings {
-        self.hours.iter().fold(Earnings::default(), |a, h| a.plus(*h))
+        self.hours
+            .iter()
+            .fold(Earnings::default(), |a, h| a.plus(*h))
     }
 
-    /// The [`PEAK_HOURS`] hours in a row with the most requests, the earliest of equals; `None` without requests.
+    /// The [`PEAK_HOURS`] hours in a row with the most requests, the earliest of equals; `None`
+    /// without requests.
     pub fn peak(&self) -> Option<Peak> {
-        let span = |from: usize| (0..PEAK_HOURS).fold(Earnings::default(), |a, n| a.plus(self.hours[(from + n) % 24]));
+        let span = |from: usize| {
+            (0..PEAK_HOURS).fold(Earnings::default(), |a, n| {
+                a.plus(self.hours[(from + n) % 24])
+            })
+        };
         let from = (0..24).rev().max_by_key(|from| span(*from).requests)?;
         let earnings = span(from);
-        (earnings.requests > 0).then_some(Peak { from_hour: from as u8, to_hour: ((from + PEAK_HOURS) % 24) as u8, earnings })
+        (earnings.requests > 0).then_some(Peak {
+            from_hour: from as u8,
+            to_hour: ((from + PEAK_HOURS) % 24) as u8,
+            earnings,
+        })
     }
 }
 
@@ -132,7 +152,12 @@ mod tests {
     use super::*;
 
     fn earned(requests: u64, pushed_hits: u64) -> Earnings {
-        Earnings { requests, pushed_hits, response_bytes: requests * 10, pushed_hit_bytes: pushed_hits * 10 }
+        Earnings {
+            requests,
+            pushed_hits,
+            response_bytes: requests * 10,
+            pushed_hit_bytes: pushed_hits * 10,
+        }
     }
 
     #[test]
@@ -142,8 +167,14 @@ mod tests {
             (&[], None),
             (&[(5, 0)], None),
             (&[(5, 7)], Some((2, 6, 7))),
-            (&[(19, 10), (20, 30), (21, 20), (22, 10), (3, 35)], Some((19, 23, 70))),
-            (&[(22, 10), (23, 10), (0, 10), (1, 10), (12, 15)], Some((22, 2, 40))),
+            (
+                &[(19, 10), (20, 30), (21, 20), (22, 10), (3, 35)],
+                Some((19, 23, 70)),
+            ),
+            (
+                &[(22, 10), (23, 10), (0, 10), (1, 10), (12, 15)],
+                Some((22, 2, 40)),
+            ),
             (&[(24, 1000), (10, 1)], Some((7, 11, 1))),
         ];
         for (hours, expected) in table {
@@ -151,7 +182,9 @@ mod tests {
             for (hour, requests) in hours {
                 account.add(*hour, earned(*requests, requests / 2));
             }
-            let got = account.peak().map(|p| (p.from_hour, p.to_hour, p.earnings.requests));
+            let got = account
+                .peak()
+                .map(|p| (p.from_hour, p.to_hour, p.earnings.requests));
             assert_eq!(got, expected, "{hours:?}");
         }
     }
@@ -162,7 +195,15 @@ mod tests {
         account.add(1, earned(10, 4));
         account.add(1, earned(10, 4));
         account.add(13, earned(20, 0));
-        assert_eq!(account.total(), Earnings { requests: 40, response_bytes: 400, pushed_hits: 8, pushed_hit_bytes: 80 });
+        assert_eq!(
+            account.total(),
+            Earnings {
+                requests: 40,
+                response_bytes: 400,
+                pushed_hits: 8,
+                pushed_hit_bytes: 80
+            }
+        );
         assert_eq!(account.total().pushed_hit_ratio(), Some(0.2));
         assert_eq!(Earnings::default().pushed_hit_ratio(), None);
         assert_eq!(account.hours()[1].pushed_hits, 8);
@@ -188,8 +229,14 @@ mod tests {
         ];
         for (nodes, expected, share) in table {
             let filled = Filled::sum(&nodes);
-            assert!((filled.progress(expected) - share).abs() < 1e-9, "{nodes:?}");
-            assert_eq!((filled.origin_bytes, filled.peer_bytes), (5 * nodes.len() as u64, 7 * nodes.len() as u64));
+            assert!(
+                (filled.progress(expected) - share).abs() < 1e-9,
+                "{nodes:?}"
+            );
+            assert_eq!(
+                (filled.origin_bytes, filled.peer_bytes),
+                (5 * nodes.len() as u64, 7 * nodes.len() as u64)
+            );
         }
     }
 }

@@ -1,10 +1,13 @@
-//! What of a forecast to fill: the most expected bytes that fit, and a proof of how near the best that is.
+//! What of a forecast to fill: the most expected bytes that fit, and a proof of how near the best
+//! that is.
 //!
-//! A filled response occupies its length, as the store rounds it up, on every node of the cluster (content is replicated),
-//! and that times the number of nodes of the fill budget, which is thereby charged a little more than what is sent. Both
-//! costs are in proportion, so one of the two limits binds and the choice is a knapsack with one capacity. It is filled greedily by density, expected bytes a byte stored; the
-//! same order with the first misfit taken in part is the fractional optimum (Dantzig 1957), which no whole choice can
-//! beat. The gap between the two is stated with every plan.
+//! A filled response occupies its length, as the store rounds it up, on every node of the cluster
+//! (content is replicated), and that times the number of nodes of the fill budget, which is thereby
+//! charged a little more than what is sent. Both costs are in proportion, so one of the two limits
+//! binds and the choice is a knapsack with one capacity. It is filled greedily by density, expected
+//! bytes a byte stored; the same order with the first misfit taken in part is the fractional
+//! optimum (Dantzig 1957), which no whole choice can beat. The gap between the two is stated with
+//! every plan.
 //!
 //! Every candidate that is not chosen has a named [`Exclusion`]. Pure.
 
@@ -18,8 +21,8 @@ use crate::forecast::Expected;
 /// What a plan must fit into.
 #[derive(Debug, Clone, Copy)]
 pub struct Budget {
-    /// Bytes that a node is sure to hold of pushed content, as it is stored: the share of its disk less what the store
-    /// itself needs.
+    /// Bytes that a node is sure to hold of pushed content, as it is stored: the share of its disk
+    /// less what the store itself needs.
     pub share_bytes: u64,
     /// Bytes that the whole cluster may fetch: its fill rate times the window.
     pub fill_bytes: u64,
@@ -126,15 +129,22 @@ pub struct Plan {
 impl Plan {
     /// The plan is at most this share (0..=1) of the best one below it.
     pub fn gap(&self) -> f64 {
-        if self.upper_bound_bytes > 0.0 { (1.0 - self.expected_bytes / self.upper_bound_bytes).max(0.0) } else { 0.0 }
+        if self.upper_bound_bytes > 0.0 {
+            (1.0 - self.expected_bytes / self.upper_bound_bytes).max(0.0)
+        } else {
+            0.0
+        }
     }
 }
 
 /// Chooses what to fill. `is_served` says whether the cluster serves a site.
 pub fn plan(candidates: Vec<Expected>, budget: &Budget, is_served: impl Fn(&str) -> bool) -> Plan {
     let fill_a_node = budget.fill_bytes / budget.nodes.max(1);
-    let (capacity, limit) =
-        if fill_a_node < budget.share_bytes { (fill_a_node, Limit::FillBudget) } else { (budget.share_bytes, Limit::DiskShare) };
+    let (capacity, limit) = if fill_a_node < budget.share_bytes {
+        (fill_a_node, Limit::FillBudget)
+    } else {
+        (budget.share_bytes, Limit::DiskShare)
+    };
     let mut excluded = Vec::new();
     let mut eligible = Vec::new();
     for candidate in candidates {
@@ -150,13 +160,22 @@ pub fn plan(candidates: Vec<Expected>, budget: &Budget, is_served: impl Fn(&str)
         Limit::DiskShare => Exclusion::DiskShareFull,
         Limit::FillBudget => Exclusion::FillBudgetSpent,
     };
-    let stored: u64 = eligible.iter().zip(&chosen).filter(|(_, c)| **c).map(|(i, _)| i.stored).sum();
+    let stored: u64 = eligible
+        .iter()
+        .zip(&chosen)
+        .filter(|(_, c)| **c)
+        .map(|(i, _)| i.stored)
+        .sum();
     let mut items = Vec::new();
     for (item, chosen) in eligible.into_iter().zip(chosen) {
         if chosen {
             items.push(item);
         } else {
-            let reason = if item.stored <= capacity - stored { Exclusion::ItemLimit } else { full };
+            let reason = if item.stored <= capacity - stored {
+                Exclusion::ItemLimit
+            } else {
+                full
+            };
             excluded.push((back(item), reason));
         }
     }
@@ -175,16 +194,27 @@ pub fn plan(candidates: Vec<Expected>, budget: &Budget, is_served: impl Fn(&str)
     }
 }
 
-fn eligibility(c: &Expected, budget: &Budget, fill_a_node: u64, is_served: &impl Fn(&str) -> bool) -> Result<Planned, Exclusion> {
+fn eligibility(
+    c: &Expected,
+    budget: &Budget,
+    fill_a_node: u64,
+    is_served: &impl Fn(&str) -> bool,
+) -> Result<Planned, Exclusion> {
     if !is_served(&c.site) {
         return Err(Exclusion::NotServedHere);
     }
     // Written so that a number that is none is too few as well.
-    let is_worth = c.requests >= budget.expected_requests_min && c.bytes > 0.0 && c.bytes.is_finite() && c.requests.is_finite();
+    let is_worth = c.requests >= budget.expected_requests_min
+        && c.bytes > 0.0
+        && c.bytes.is_finite()
+        && c.requests.is_finite();
     if !is_worth {
         return Err(Exclusion::TooFewRequests);
     }
-    let size = c.size.filter(|size| *size > 0).ok_or(Exclusion::SizeUnknown)?;
+    let size = c
+        .size
+        .filter(|size| *size > 0)
+        .ok_or(Exclusion::SizeUnknown)?;
     let stored = (budget.stored_bytes)(size);
     if stored > budget.share_bytes {
         return Err(Exclusion::LargerThanDiskShare);
@@ -192,20 +222,36 @@ fn eligibility(c: &Expected, budget: &Budget, fill_a_node: u64, is_served: &impl
     if stored > fill_a_node {
         return Err(Exclusion::LargerThanFillBudget);
     }
-    Ok(Planned { site: c.site.clone(), url: c.url.clone(), size, stored, requests: c.requests, bytes: c.bytes })
+    Ok(Planned {
+        site: c.site.clone(),
+        url: c.url.clone(),
+        size,
+        stored,
+        requests: c.requests,
+        bytes: c.bytes,
+    })
 }
 
 fn back(item: Planned) -> Expected {
-    Expected { site: item.site, url: item.url, size: Some(item.size), requests: item.requests, bytes: item.bytes }
+    Expected {
+        site: item.site,
+        url: item.url,
+        size: Some(item.size),
+        requests: item.requests,
+        bytes: item.bytes,
+    }
 }
 
 /// Expected bytes a byte stored, most first; then the URL, so that equal plans are equal.
 fn denser_first(a: &Planned, b: &Planned) -> Ordering {
     let density = |i: &Planned| i.bytes / i.stored as f64;
-    density(b).total_cmp(&density(a)).then_with(|| a.url.cmp(&b.url))
+    density(b)
+        .total_cmp(&density(a))
+        .then_with(|| a.url.cmp(&b.url))
 }
 
-/// The worth of the best choice when items could be cut: whole items in order, then part of the first that does not fit.
+/// The worth of the best choice when items could be cut: whole items in order, then part of the
+/// first that does not fit.
 fn fractional_optimum(sorted: &[Planned], capacity: u64) -> f64 {
     let mut left = capacity;
     let mut worth = 0.0;
@@ -219,14 +265,26 @@ fn fractional_optimum(sorted: &[Planned], capacity: u64) -> f64 {
     worth
 }
 
-/// The better of two greedy choices: by density alone, and with the one most valuable item put first. The better of
-/// them is worth at least half of the best there is, however the sizes fall (unless the item limit cuts it short).
+/// The better of two greedy choices: by density alone, and with the one most valuable item put
+/// first. The better of them is worth at least half of the best there is, however the sizes fall
+/// (unless the item limit cuts it short).
 fn choose(sorted: &[Planned], capacity: u64, items_max: usize) -> Vec<bool> {
     let by_density = greedy(sorted, capacity, items_max, None);
     let dearest = (0..sorted.len()).max_by(|a, b| sorted[*a].bytes.total_cmp(&sorted[*b].bytes));
     let dearest_first = greedy(sorted, capacity, items_max, dearest);
-    let worth = |chosen: &[bool]| -> f64 { sorted.iter().zip(chosen).filter(|(_, c)| **c).map(|(i, _)| i.bytes).sum() };
-    if worth(&dearest_first) > worth(&by_density) { dearest_first } else { by_density }
+    let worth = |chosen: &[bool]| -> f64 {
+        sorted
+            .iter()
+            .zip(chosen)
+            .filter(|(_, c)| **c)
+            .map(|(i, _)| i.bytes)
+            .sum()
+    };
+    if worth(&dearest_first) > worth(&by_density) {
+        dearest_first
+    } else {
+        by_density
+    }
 }
 
 fn greedy(sorted: &[Planned], capacity: u64, items_max: usize, first: Option<usize>) -> Vec<bool> {
@@ -261,20 +319,38 @@ mod tests {
     }
 
     fn budget(share_bytes: u64, fill_bytes: u64, nodes: u64) -> Budget {
-        Budget { share_bytes, fill_bytes, nodes, expected_requests_min: 2.0, items_max: 1000, stored_bytes: |length| length }
+        Budget {
+            share_bytes,
+            fill_bytes,
+            nodes,
+            expected_requests_min: 2.0,
+            items_max: 1000,
+            stored_bytes: |length| length,
+        }
     }
 
     fn names(plan: &Plan) -> Vec<String> {
-        plan.items.iter().map(|i| i.url.trim_start_matches("http://a/").to_owned()).collect()
+        plan.items
+            .iter()
+            .map(|i| i.url.trim_start_matches("http://a/").to_owned())
+            .collect()
     }
 
     fn reason(plan: &Plan, name: &str) -> Option<Exclusion> {
-        plan.excluded.iter().find(|(e, _)| e.url.ends_with(&format!("/{name}"))).map(|(_, r)| *r)
+        plan.excluded
+            .iter()
+            .find(|(e, _)| e.url.ends_with(&format!("/{name}")))
+            .map(|(_, r)| *r)
     }
 
     #[test]
     fn the_densest_that_fit_are_chosen() {
-        let items = vec![expected("cold", 10, 3.0), expected("hot", 10, 9.0), expected("warm", 10, 5.0), expected("tiny", 1, 2.5)];
+        let items = vec![
+            expected("cold", 10, 3.0),
+            expected("hot", 10, 9.0),
+            expected("warm", 10, 5.0),
+            expected("tiny", 1, 2.5),
+        ];
         let table: [(u64, &[&str]); 6] = [
             (0, &[]),
             (10, &["hot"]),
@@ -293,15 +369,33 @@ mod tests {
 
     #[test]
     fn what_the_store_adds_to_each_body_is_reckoned_with() {
-        let items = vec![expected("large", 90, 9.0), expected("a", 10, 9.0), expected("b", 10, 9.0), expected("c", 10, 9.0)];
-        let as_stored = |share| Budget { stored_bytes: |length| length + 20, ..budget(share, 1000, 2) };
+        let items = vec![
+            expected("large", 90, 9.0),
+            expected("a", 10, 9.0),
+            expected("b", 10, 9.0),
+            expected("c", 10, 9.0),
+        ];
+        let as_stored = |share| Budget {
+            stored_bytes: |length| length + 20,
+            ..budget(share, 1000, 2)
+        };
         let plan_for = |share| plan(items.clone(), &as_stored(share), |_| true);
         assert_eq!(names(&plan_for(109)), ["a", "b", "c"], "large takes 110");
         let whole = plan_for(200);
-        assert_eq!(names(&whole), ["large", "a", "b", "c"], "the densest as stored come first");
-        assert_eq!((whole.stored_bytes, whole.body_bytes, whole.fetched_bytes), (200, 120, 240));
+        assert_eq!(
+            names(&whole),
+            ["large", "a", "b", "c"],
+            "the densest as stored come first"
+        );
+        assert_eq!(
+            (whole.stored_bytes, whole.body_bytes, whole.fetched_bytes),
+            (200, 120, 240)
+        );
         assert_eq!(names(&plan_for(199)), ["large", "a", "b"]);
-        assert_eq!(reason(&plan_for(29), "a"), Some(Exclusion::LargerThanDiskShare));
+        assert_eq!(
+            reason(&plan_for(29), "a"),
+            Some(Exclusion::LargerThanDiskShare)
+        );
     }
 
     #[test]
@@ -313,26 +407,60 @@ mod tests {
             expected("hot", 60, 9.0),
             expected("warm", 60, 5.0),
         ];
-        items.push(Expected { site: "gone".into(), ..expected("elsewhere", 10, 9.0) });
-        items.push(Expected { bytes: f64::NAN, ..expected("odd", 10, 9.0) });
+        items.push(Expected {
+            site: "gone".into(),
+            ..expected("elsewhere", 10, 9.0)
+        });
+        items.push(Expected {
+            bytes: f64::NAN,
+            ..expected("odd", 10, 9.0)
+        });
         let by_disk = plan(items.clone(), &budget(100, 10_000, 2), |site| site == "www");
         let by_fill = plan(items.clone(), &budget(1000, 200, 2), |site| site == "www");
         let table = [
             ("few", Exclusion::TooFewRequests, Exclusion::TooFewRequests),
             ("odd", Exclusion::TooFewRequests, Exclusion::TooFewRequests),
             ("unknown", Exclusion::SizeUnknown, Exclusion::SizeUnknown),
-            ("huge", Exclusion::LargerThanDiskShare, Exclusion::LargerThanFillBudget),
+            (
+                "huge",
+                Exclusion::LargerThanDiskShare,
+                Exclusion::LargerThanFillBudget,
+            ),
             ("warm", Exclusion::DiskShareFull, Exclusion::FillBudgetSpent),
-            ("elsewhere", Exclusion::NotServedHere, Exclusion::NotServedHere),
+            (
+                "elsewhere",
+                Exclusion::NotServedHere,
+                Exclusion::NotServedHere,
+            ),
         ];
         for (name, disk, fill) in table {
             assert_eq!(reason(&by_disk, name), Some(disk), "{name}, disk");
             assert_eq!(reason(&by_fill, name), Some(fill), "{name}, fill");
         }
-        assert_eq!((names(&by_disk), by_disk.limit), (vec!["hot".to_owned()], Limit::DiskShare));
-        assert_eq!((names(&by_fill), by_fill.limit), (vec!["hot".to_owned()], Limit::FillBudget));
-        assert_eq!((by_fill.stored_bytes, by_fill.fetched_bytes, by_fill.capacity_bytes), (60, 120, 100));
-        let few = plan(items, &Budget { items_max: 0, ..budget(100, 10_000, 2) }, |site| site == "www");
+        assert_eq!(
+            (names(&by_disk), by_disk.limit),
+            (vec!["hot".to_owned()], Limit::DiskShare)
+        );
+        assert_eq!(
+            (names(&by_fill), by_fill.limit),
+            (vec!["hot".to_owned()], Limit::FillBudget)
+        );
+        assert_eq!(
+            (
+                by_fill.stored_bytes,
+                by_fill.fetched_bytes,
+                by_fill.capacity_bytes
+            ),
+            (60, 120, 100)
+        );
+        let few = plan(
+            items,
+            &Budget {
+                items_max: 0,
+                ..budget(100, 10_000, 2)
+            },
+            |site| site == "www",
+        );
         assert_eq!(reason(&few, "hot"), Some(Exclusion::ItemLimit));
     }
 
@@ -346,19 +474,38 @@ mod tests {
 
     #[test]
     fn the_gap_is_nought_when_everything_fits_or_nothing_can() {
-        let all = plan(vec![expected("a", 10, 3.0)], &budget(10, u64::MAX, 1), |_| true);
+        let all = plan(
+            vec![expected("a", 10, 3.0)],
+            &budget(10, u64::MAX, 1),
+            |_| true,
+        );
         let none = plan(Vec::new(), &budget(10, u64::MAX, 1), |_| true);
-        assert_eq!((all.gap(), none.gap(), none.upper_bound_bytes), (0.0, 0.0, 0.0));
+        assert_eq!(
+            (all.gap(), none.gap(), none.upper_bound_bytes),
+            (0.0, 0.0, 0.0)
+        );
     }
 
     /// The best choice there is, by trying all.
     fn exhaustive(items: &[Expected], budget: &Budget) -> f64 {
-        let eligible: Vec<_> = items.iter().filter(|i| i.size.is_some() && i.requests >= budget.expected_requests_min).collect();
+        let eligible: Vec<_> = items
+            .iter()
+            .filter(|i| i.size.is_some() && i.requests >= budget.expected_requests_min)
+            .collect();
         let mut best = 0.0_f64;
         for subset in 0u32..1 << eligible.len() {
-            let chosen = || eligible.iter().enumerate().filter(|(n, _)| subset >> n & 1 == 1).map(|(_, i)| i);
+            let chosen = || {
+                eligible
+                    .iter()
+                    .enumerate()
+                    .filter(|(n, _)| subset >> n & 1 == 1)
+                    .map(|(_, i)| i)
+            };
             let bytes: u64 = chosen().map(|i| i.size.unwrap()).sum();
-            if bytes <= budget.share_bytes && bytes * budget.nodes <= budget.fill_bytes && chosen().count() <= budget.items_max {
+            if bytes <= budget.share_bytes
+                && bytes * budget.nodes <= budget.fill_bytes
+                && chosen().count() <= budget.items_max
+            {
                 best = best.max(chosen().map(|i| i.bytes).sum());
             }
         }
@@ -366,8 +513,12 @@ mod tests {
     }
 
     fn some_items(most: usize) -> impl Strategy<Value = Vec<Expected>> {
-        prop::collection::vec((0u64..60, 0.0..30.0f64), 0..most)
-            .prop_map(|v| v.iter().enumerate().map(|(n, (size, requests))| expected(&n.to_string(), *size, *requests)).collect())
+        prop::collection::vec((0u64..60, 0.0..30.0f64), 0..most).prop_map(|v| {
+            v.iter()
+                .enumerate()
+                .map(|(n, (size, requests))| expected(&n.to_string(), *size, *requests))
+                .collect()
+        })
     }
 
     proptest! {

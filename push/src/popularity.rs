@@ -1,12 +1,14 @@
-//! The fold of the edges' request counts: how often each cluster was asked for each URL, newer requests counting more.
+//! The fold of the edges' request counts: how often each cluster was asked for each URL, newer
+//! requests counting more.
 //!
-//! Counts decay exponentially with a half-life in fleet time. They are kept in forward-decay form (Cormode, Shkapenyuk,
-//! Srivastava, Xu: "Forward Decay", ICDE 2009): a count is multiplied by its weight when it arrives and never touched
-//! again, since only ratios matter; the common factor is taken out when it grows large. So a fold costs one map entry
-//! a URL, and the order of two URLs never changes without a request.
+//! Counts decay exponentially with a half-life in fleet time. They are kept in forward-decay form
+//! (Cormode, Shkapenyuk, Srivastava, Xu: "Forward Decay", ICDE 2009): a count is multiplied by its
+//! weight when it arrives and never touched again, since only ratios matter; the common factor is
+//! taken out when it grows large. So a fold costs one map entry a URL, and the order of two URLs
+//! never changes without a request.
 //!
-//! Memory is bounded by [`Limits::urls_max`] URLs a cluster: past it the least requested sixteenth is dropped at once.
-//! Knows nothing of plans, sockets or the real clock.
+//! Memory is bounded by [`Limits::urls_max`] URLs a cluster: past it the least requested sixteenth
+//! is dropped at once. Knows nothing of plans, sockets or the real clock.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -22,9 +24,10 @@ pub const URL_BYTES_MAX: usize = 2048;
 /// A cluster whose clock went back by more than this starts to learn anew.
 const SET_BACK_MAX_SECONDS: f64 = 86_400.0;
 
-/// A silence longer than this counts as no observation at all. A shorter one is an outage of control: edges go on counting and
-/// bring what they counted with the first report that is accepted, so its time has to count as well. Those requests all go to
-/// the hour in which they come; the day's sum stays about right.
+/// A silence longer than this counts as no observation at all. A shorter one is an outage of
+/// control: edges go on counting and bring what they counted with the first report that is
+/// accepted, so its time has to count as well. Those requests all go to the hour in which they
+/// come; the day's sum stays about right.
 const GAP_MAX_SECONDS: f64 = 86_400.0;
 
 /// The common factor is taken out of all counts when a new count would weigh 2 to this power.
@@ -45,7 +48,10 @@ pub struct Limits {
 impl Limits {
     /// 200,000 URLs a cluster with that half-life (at least a second).
     pub fn with_half_life(half_life: std::time::Duration) -> Self {
-        Self { half_life_seconds: half_life.as_secs_f64().max(1.0), urls_max: 200_000 }
+        Self {
+            half_life_seconds: half_life.as_secs_f64().max(1.0),
+            urls_max: 200_000,
+        }
     }
 }
 
@@ -67,7 +73,8 @@ pub struct Popularity {
     clusters: BTreeMap<String, ClusterPopularity>,
 }
 
-/// Request counts of one cluster. All counts and seconds are weighted; their common factor cancels in every ratio.
+/// Request counts of one cluster. All counts and seconds are weighted; their common factor cancels
+/// in every ratio.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct ClusterPopularity {
     /// Fleet seconds at which a request weighs 1.
@@ -110,15 +117,23 @@ pub(crate) struct UrlRecord {
 impl Popularity {
     /// Nothing learnt yet.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, clusters: BTreeMap::new() }
+        Self {
+            limits,
+            clusters: BTreeMap::new(),
+        }
     }
 
-    /// Takes up where an earlier process left off. URLs past the limit are dropped, least requested first.
+    /// Takes up where an earlier process left off. URLs past the limit are dropped, least requested
+    /// first.
     pub fn restore(limits: Limits, clusters: BTreeMap<String, ClusterPopularity>) -> Self {
         let mut all = Self { limits, clusters };
         for cluster in all.clusters.values_mut() {
             // Saved before seconds were counted: what was observed then was enough.
-            for hour in cluster.hours.iter_mut().filter(|h| h.seconds == 0.0 && h.observed > 0.0) {
+            for hour in cluster
+                .hours
+                .iter_mut()
+                .filter(|h| h.seconds == 0.0 && h.observed > 0.0)
+            {
                 hour.seconds = 3600.0;
             }
             cluster.evict(limits.urls_max);
@@ -129,21 +144,34 @@ impl Popularity {
     /// Changes the half-life and the limit from here on; what was learnt stays.
     pub fn set_limits(&mut self, limits: Limits) {
         for cluster in self.clusters.values_mut() {
-            // Weights so far were relative to the old half-life: take them out before the new one counts.
+            // Weights so far were relative to the old half-life: take them out before the new one
+            // counts.
             cluster.rescale(self.limits.half_life_seconds, cluster.newest);
             cluster.evict(limits.urls_max);
         }
         self.limits = limits;
     }
 
-    /// Takes in one report's counts of a node of `cluster`, received at `fleet_seconds` (after the Unix epoch, on the
-    /// fleet's clock). `zone` is the cluster's, for the hour of day.
-    pub fn fold(&mut self, cluster: &str, zone: &TimeZone, fleet_seconds: f64, counts: &[UrlCount]) -> Folded {
+    /// Takes in one report's counts of a node of `cluster`, received at `fleet_seconds` (after the
+    /// Unix epoch, on the fleet's clock). `zone` is the cluster's, for the hour of day.
+    pub fn fold(
+        &mut self,
+        cluster: &str,
+        zone: &TimeZone,
+        fleet_seconds: f64,
+        counts: &[UrlCount],
+    ) -> Folded {
         if !fleet_seconds.is_finite() {
-            return Folded { ignored: counts.len(), ..Folded::default() };
+            return Folded {
+                ignored: counts.len(),
+                ..Folded::default()
+            };
         }
         if !self.clusters.contains_key(cluster) {
-            self.clusters.insert(cluster.to_owned(), ClusterPopularity::starting_at(fleet_seconds));
+            self.clusters.insert(
+                cluster.to_owned(),
+                ClusterPopularity::starting_at(fleet_seconds),
+            );
         }
         let record = self.clusters.get_mut(cluster).expect("inserted above");
         record.fold(self.limits, zone, fleet_seconds, counts)
@@ -167,7 +195,11 @@ impl Popularity {
 
 impl ClusterPopularity {
     fn starting_at(fleet_seconds: f64) -> Self {
-        Self { landmark: fleet_seconds, newest: fleet_seconds, ..Self::default() }
+        Self {
+            landmark: fleet_seconds,
+            newest: fleet_seconds,
+            ..Self::default()
+        }
     }
 
     /// How many URLs are remembered.
@@ -182,7 +214,13 @@ impl ClusterPopularity {
         head
     }
 
-    fn fold(&mut self, limits: Limits, zone: &TimeZone, fleet_seconds: f64, counts: &[UrlCount]) -> Folded {
+    fn fold(
+        &mut self,
+        limits: Limits,
+        zone: &TimeZone,
+        fleet_seconds: f64,
+        counts: &[UrlCount],
+    ) -> Folded {
         if fleet_seconds < self.newest - SET_BACK_MAX_SECONDS {
             *self = Self::starting_at(fleet_seconds);
         }
@@ -223,7 +261,12 @@ impl ClusterPopularity {
                 }
             }
             None => {
-                let record = UrlRecord { site: count.site.as_str().into(), requests, bytes, size: count.size };
+                let record = UrlRecord {
+                    site: count.site.as_str().into(),
+                    requests,
+                    bytes,
+                    size: count.size,
+                };
                 self.urls.insert(count.url.as_str().into(), record);
             }
         }
@@ -235,7 +278,8 @@ impl ClusterPopularity {
             self.newest = now;
             return;
         }
-        // At most a day, in steps that end with the hour of the epoch or of any zone's quarter-hour offset.
+        // At most a day, in steps that end with the hour of the epoch or of any zone's quarter-hour
+        // offset.
         while self.newest < now {
             let quarter_end = (self.newest / 900.0).floor() * 900.0 + 900.0;
             let until = quarter_end.min(now);
@@ -268,10 +312,14 @@ impl ClusterPopularity {
         });
     }
 
-    /// Drops the least requested URLs when there are more than `most`, a sixteenth below it so that the work of
-    /// choosing is shared by many folds. How many were dropped.
+    /// Drops the least requested URLs when there are more than `most`, a sixteenth below it so that
+    /// the work of choosing is shared by many folds. How many were dropped.
     fn evict(&mut self, most: usize) -> usize {
-        if self.urls.len() <= most { 0 } else { self.evict_to(most - most / 16) }
+        if self.urls.len() <= most {
+            0
+        } else {
+            self.evict_to(most - most / 16)
+        }
     }
 
     fn evict_to(&mut self, keep: usize) -> usize {
@@ -285,7 +333,8 @@ impl ClusterPopularity {
         }
         let mut scores: Vec<f64> = self.urls.values().map(|r| r.requests).collect();
         let (_, &mut least_kept, _) = scores.select_nth_unstable_by(before - keep, f64::total_cmp);
-        let mut equals_to_drop = (before - keep).saturating_sub(scores.iter().filter(|s| **s < least_kept).count());
+        let mut equals_to_drop =
+            (before - keep).saturating_sub(scores.iter().filter(|s| **s < least_kept).count());
         self.urls.retain(|_, record| {
             if record.requests == least_kept && equals_to_drop > 0 {
                 equals_to_drop -= 1;
@@ -297,10 +346,14 @@ impl ClusterPopularity {
     }
 }
 
-/// Local hour of day at fleet seconds after the Unix epoch; times that no calendar has count as midnight.
+/// Local hour of day at fleet seconds after the Unix epoch; times that no calendar has count as
+/// midnight.
 fn local_hour(zone: &TimeZone, fleet_seconds: f64) -> usize {
-    Timestamp::from_second(fleet_seconds.floor() as i64)
-        .map_or(0, |t| usize::try_from(t.to_zoned_datetime(zone.clone()).hour()).unwrap_or(0).min(23))
+    Timestamp::from_second(fleet_seconds.floor() as i64).map_or(0, |t| {
+        usize::try_from(t.to_zoned_datetime(zone.clone()).hour())
+            .unwrap_or(0)
+            .min(23)
+    })
 }
 
 #[cfg(test)]
@@ -311,32 +364,59 @@ mod tests {
     const DAY: f64 = 86_400.0;
 
     fn count(url: &str, requests: u64, bytes: u64, size: u64) -> UrlCount {
-        UrlCount { site: "www".into(), url: url.into(), requests, bytes, size }
+        UrlCount {
+            site: "www".into(),
+            url: url.into(),
+            requests,
+            bytes,
+            size,
+        }
     }
 
     fn limits(half_life_seconds: f64, urls_max: usize) -> Limits {
-        Limits { half_life_seconds, urls_max }
+        Limits {
+            half_life_seconds,
+            urls_max,
+        }
     }
 
     #[test]
     fn a_count_halves_each_half_life() {
-        let table = [(0.0, 1.0), (DAY, 0.5), (2.0 * DAY, 0.25), (DAY / 2.0, 0.5_f64.sqrt())];
+        let table = [
+            (0.0, 1.0),
+            (DAY, 0.5),
+            (2.0 * DAY, 0.25),
+            (DAY / 2.0, 0.5_f64.sqrt()),
+        ];
         for (later, expected) in table {
             let mut p = Popularity::new(limits(DAY, 10));
             p.fold("ams", &TimeZone::UTC, 0.0, &[count("http://a/", 8, 0, 0)]);
             p.fold("ams", &TimeZone::UTC, later, &[count("http://b/", 8, 0, 0)]);
             let c = p.cluster("ams").unwrap();
             let ratio = c.urls["http://a/"].requests / c.urls["http://b/"].requests;
-            assert!((ratio - expected).abs() < 1e-9, "after {later} s: {ratio}, expected {expected}");
+            assert!(
+                (ratio - expected).abs() < 1e-9,
+                "after {later} s: {ratio}, expected {expected}"
+            );
         }
     }
 
     #[test]
     fn old_counts_neither_overflow_nor_stay() {
         let mut p = Popularity::new(limits(60.0, 10));
-        p.fold("ams", &TimeZone::UTC, 0.0, &[count("http://old/", 1_000_000, 1, 1)]);
+        p.fold(
+            "ams",
+            &TimeZone::UTC,
+            0.0,
+            &[count("http://old/", 1_000_000, 1, 1)],
+        );
         for day in 1..400 {
-            p.fold("ams", &TimeZone::UTC, f64::from(day) * DAY, &[count("http://new/", 1, 1, 1)]);
+            p.fold(
+                "ams",
+                &TimeZone::UTC,
+                f64::from(day) * DAY,
+                &[count("http://new/", 1, 1, 1)],
+            );
         }
         let c = p.cluster("ams").unwrap();
         assert_eq!(c.urls(), 1);
@@ -347,9 +427,21 @@ mod tests {
     fn bad_counts_are_ignored_and_a_size_once_known_is_kept() {
         let mut p = Popularity::new(limits(DAY, 10));
         let long = format!("http://a/{}", "x".repeat(URL_BYTES_MAX));
-        let counts = [count("", 1, 1, 1), count(&long, 1, 1, 1), count("http://z/", 0, 9, 9), count("http://a/", 1, 5, 70)];
+        let counts = [
+            count("", 1, 1, 1),
+            count(&long, 1, 1, 1),
+            count("http://z/", 0, 9, 9),
+            count("http://a/", 1, 5, 70),
+        ];
         let folded = p.fold("ams", &TimeZone::UTC, 0.0, &counts);
-        assert_eq!(folded, Folded { taken: 1, ignored: 3, evicted: 0 });
+        assert_eq!(
+            folded,
+            Folded {
+                taken: 1,
+                ignored: 3,
+                evicted: 0
+            }
+        );
         p.fold("ams", &TimeZone::UTC, 1.0, &[count("http://a/", 1, 5, 0)]);
         assert_eq!(p.cluster("ams").unwrap().urls["http://a/"].size, 70);
         assert_eq!(p.fold("ams", &TimeZone::UTC, f64::NAN, &counts).ignored, 4);
@@ -358,17 +450,26 @@ mod tests {
     #[test]
     fn the_least_requested_are_dropped_first() {
         let mut p = Popularity::new(limits(DAY, 32));
-        let counts: Vec<_> = (1..=33).map(|n| count(&format!("http://a/{n}"), n, 0, 0)).collect();
+        let counts: Vec<_> = (1..=33)
+            .map(|n| count(&format!("http://a/{n}"), n, 0, 0))
+            .collect();
         let folded = p.fold("ams", &TimeZone::UTC, 0.0, &counts);
         assert_eq!(folded.evicted, 3, "33 URLs come down to 30 of 32");
         let c = p.cluster("ams").unwrap();
         for n in 1..=33 {
-            assert_eq!(c.urls.contains_key(format!("http://a/{n}").as_str()), n > 3, "{n}");
+            assert_eq!(
+                c.urls.contains_key(format!("http://a/{n}").as_str()),
+                n > 3,
+                "{n}"
+            );
         }
         assert_eq!(c.head(2).urls(), 2);
         assert!(c.head(2).urls.contains_key("http://a/33"));
         assert_eq!(c.head(0).urls(), 0);
-        assert!((c.requests - (33 * 34 / 2) as f64).abs() < 1e-9, "dropped URLs still count in the total");
+        assert!(
+            (c.requests - (33 * 34 / 2) as f64).abs() < 1e-9,
+            "dropped URLs still count in the total"
+        );
     }
 
     #[test]
@@ -386,7 +487,11 @@ mod tests {
                 3 => 1800.0,
                 _ => 0.0,
             };
-            assert!((record.observed - expected).abs() < 0.01, "hour {hour}: {}", record.observed);
+            assert!(
+                (record.observed - expected).abs() < 0.01,
+                "hour {hour}: {}",
+                record.observed
+            );
         }
         assert!((hours[3].requests - 3.0).abs() < 1e-6);
     }
@@ -394,13 +499,38 @@ mod tests {
     #[test]
     fn a_clock_that_jumps_is_survived() {
         let mut p = Popularity::new(limits(DAY, 10));
-        p.fold("ams", &TimeZone::UTC, 100.0 * DAY, &[count("http://a/", 1, 0, 0)]);
-        p.fold("ams", &TimeZone::UTC, 100.0 * DAY - 60.0, &[count("http://b/", 1, 0, 0)]);
-        assert_eq!(p.cluster("ams").unwrap().urls(), 2, "a little back is no matter");
+        p.fold(
+            "ams",
+            &TimeZone::UTC,
+            100.0 * DAY,
+            &[count("http://a/", 1, 0, 0)],
+        );
+        p.fold(
+            "ams",
+            &TimeZone::UTC,
+            100.0 * DAY - 60.0,
+            &[count("http://b/", 1, 0, 0)],
+        );
+        assert_eq!(
+            p.cluster("ams").unwrap().urls(),
+            2,
+            "a little back is no matter"
+        );
         p.fold("ams", &TimeZone::UTC, DAY, &[count("http://c/", 1, 0, 0)]);
         assert_eq!(p.cluster("ams").unwrap().urls(), 1, "far back starts anew");
-        p.fold("ams", &TimeZone::UTC, 4000.0 * DAY, &[count("http://d/", 1, 0, 0)]);
-        let observed: f64 = p.cluster("ams").unwrap().hours.iter().map(|h| h.observed).sum();
+        p.fold(
+            "ams",
+            &TimeZone::UTC,
+            4000.0 * DAY,
+            &[count("http://d/", 1, 0, 0)],
+        );
+        let observed: f64 = p
+            .cluster("ams")
+            .unwrap()
+            .hours
+            .iter()
+            .map(|h| h.observed)
+            .sum();
         assert_eq!(observed, 0.0, "a long silence is no observation");
     }
 

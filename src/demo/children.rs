@@ -42,10 +42,19 @@ pub(super) struct Children {
 impl Children {
     /// None yet; they will run this same program.
     pub(super) fn new(dir: &Path, fleet: &Path, log_filter: Option<&str>) -> Result<Self, Failure> {
-        let program = std::env::current_exe()
-            .map_err(|e| Failure::new(FailureKind::System, format!("cannot find this program's own file: {e}; is /proc mounted?")))?;
+        let program = std::env::current_exe().map_err(|e| {
+            Failure::new(
+                FailureKind::System,
+                format!("cannot find this program's own file: {e}; is /proc mounted?"),
+            )
+        })?;
         let logs = dir.join("logs");
-        std::fs::create_dir(&logs).map_err(|e| Failure::new(FailureKind::CannotCreate, format!("cannot make {}: {e}", logs.display())))?;
+        std::fs::create_dir(&logs).map_err(|e| {
+            Failure::new(
+                FailureKind::CannotCreate,
+                format!("cannot make {}: {e}", logs.display()),
+            )
+        })?;
         let (trigger, shutdown) = shutdown::channel();
         let (ended_tx, ended) = mpsc::unbounded_channel();
         let log_filter = log_filter.map(str::to_owned);
@@ -64,30 +73,66 @@ impl Children {
     }
 
     /// Starts one child. Its log goes to a file, and what it prints on stderr to us when `piped`.
-    pub(super) fn start(&mut self, name: &str, arguments: &[&str], piped: bool) -> Result<Option<tokio::process::ChildStderr>, Failure> {
+    pub(super) fn start(
+        &mut self,
+        name: &str,
+        arguments: &[&str],
+        piped: bool,
+    ) -> Result<Option<tokio::process::ChildStderr>, Failure> {
         let path = self.log_path(name);
-        let log =
-            File::create(&path).map_err(|e| Failure::new(FailureKind::CannotCreate, format!("cannot make {}: {e}", path.display())))?;
+        let log = File::create(&path).map_err(|e| {
+            Failure::new(
+                FailureKind::CannotCreate,
+                format!("cannot make {}: {e}", path.display()),
+            )
+        })?;
         let mut command = Command::new(&self.program);
-        command.args(arguments).arg("--fleet").arg(&self.fleet).arg("--end-with-parent");
+        command
+            .args(arguments)
+            .arg("--fleet")
+            .arg(&self.fleet)
+            .arg("--end-with-parent");
         if let Some(filter) = &self.log_filter {
             command.args(["--log", filter]);
         }
-        // Ten processes share one machine here: glibc's allocator keeps fewer pools and gives freed memory back.
-        command.envs([("MALLOC_ARENA_MAX", "2"), ("MALLOC_MMAP_THRESHOLD_", "131072"), ("MALLOC_TRIM_THRESHOLD_", "131072")]);
-        // A group of its own: Ctrl-C at the terminal reaches the demo alone, which ends its children in order.
-        command.process_group(0).kill_on_drop(true).stdin(Stdio::piped()).stdout(Stdio::null());
-        command.stderr(if piped { Stdio::piped() } else { Stdio::from(log) });
-        let mut child = command
-            .spawn()
-            .map_err(|e| Failure::new(FailureKind::System, format!("cannot start {name}: {e} ({})", self.program.display())))?;
+        // Ten processes share one machine here: glibc's allocator keeps fewer pools and gives freed
+        // memory back.
+        command.envs([
+            ("MALLOC_ARENA_MAX", "2"),
+            ("MALLOC_MMAP_THRESHOLD_", "131072"),
+            ("MALLOC_TRIM_THRESHOLD_", "131072"),
+        ]);
+        // A group of its own: Ctrl-C at the terminal reaches the demo alone, which ends its
+        // children in order.
+        command
+            .process_group(0)
+            .kill_on_drop(true)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null());
+        command.stderr(if piped {
+            Stdio::piped()
+        } else {
+            Stdio::from(log)
+        });
+        let mut child = command.spawn().map_err(|e| {
+            Failure::new(
+                FailureKind::System,
+                format!("cannot start {name}: {e} ({})", self.program.display()),
+            )
+        })?;
         let stderr = child.stderr.take();
         // The child ends when the other side of its stdin is gone, however that happens.
         let stdin = child.stdin.take();
         let pid = child.id().unwrap_or_default();
         self.pids.push((name.to_owned(), pid));
         let role = arguments.first().map_or(String::new(), ToString::to_string);
-        let watcher = Watcher { name: name.to_owned(), role, child, stdin, ended: self.ended_tx.clone() };
+        let watcher = Watcher {
+            name: name.to_owned(),
+            role,
+            child,
+            stdin,
+            ended: self.ended_tx.clone(),
+        };
         self.watchers.spawn(watcher.run(self.shutdown.clone()));
         Ok(stderr)
     }
@@ -99,7 +144,10 @@ impl Children {
 
     /// Process id of the child of that name.
     pub(super) fn pid(&self, name: &str) -> Option<u32> {
-        self.pids.iter().find(|(n, _)| n == name).map(|(_, pid)| *pid)
+        self.pids
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, pid)| *pid)
     }
 
     /// The next child that ends without having been asked.
@@ -139,7 +187,10 @@ impl Watcher {
             () = shutdown.asked() => {}
         }
         drop(self.stdin.take());
-        if tokio::time::timeout(END_MAX, self.child.wait()).await.is_err() {
+        if tokio::time::timeout(END_MAX, self.child.wait())
+            .await
+            .is_err()
+        {
             // An error means that it has ended meanwhile.
             let _ = self.child.kill().await;
         }

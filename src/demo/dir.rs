@@ -22,15 +22,27 @@ pub(super) struct DemoDir {
 }
 
 impl DemoDir {
-    /// Makes and locks the directory, empty of what an earlier demo has left. Refuses a directory of somebody else, one
-    /// with other content, and one that a running demo holds.
+    /// Makes and locks the directory, empty of what an earlier demo has left. Refuses a directory
+    /// of somebody else, one with other content, and one that a running demo holds.
     pub(super) fn take(path: &Path) -> Result<Self, Failure> {
         let cannot = |error: std::io::Error| {
             let (kind, mend) = match error.kind() {
-                std::io::ErrorKind::StorageFull => (FailureKind::Io, "free some space, or choose another directory with --state-dir"),
-                _ => (FailureKind::CannotCreate, "choose another directory with --state-dir"),
+                std::io::ErrorKind::StorageFull => (
+                    FailureKind::Io,
+                    "free some space, or choose another directory with --state-dir",
+                ),
+                _ => (
+                    FailureKind::CannotCreate,
+                    "choose another directory with --state-dir",
+                ),
             };
-            Failure::new(kind, format!("cannot use {} for the demo: {error}; {mend}", path.display()))
+            Failure::new(
+                kind,
+                format!(
+                    "cannot use {} for the demo: {error}; {mend}",
+                    path.display()
+                ),
+            )
         };
         for _ in 0..TRIES {
             make(path).map_err(cannot)?;
@@ -47,15 +59,17 @@ impl DemoDir {
                 return Err(already_running(&mut lock));
             }
             if kernel::user_id() == 0 {
-                // Nodes of an earlier demo of root have had it as their state directory; that user is to change nothing in it now.
-                // Not before it is known that none of them runs.
+                // Nodes of an earlier demo of root have had it as their state directory; that user
+                // is to change nothing in it now. Not before it is known that none of them runs.
                 std::os::unix::fs::lchown(&path, Some(0), Some(0)).map_err(cannot)?;
             }
             if !is_same_file(&lock, &path.join(LOCK_NAME)) {
                 continue;
             }
             empty(&path).map_err(cannot)?;
-            let taken = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
+            let taken = lock
+                .set_len(0)
+                .and_then(|()| writeln!(lock, "{}", std::process::id()));
             let this = Self { path, _lock: lock };
             if let Err(error) = taken {
                 // A full disk, most likely: an empty directory would stay for nothing.
@@ -64,7 +78,10 @@ impl DemoDir {
             }
             return Ok(this);
         }
-        Err(Failure::new(FailureKind::Unavailable, format!("other demos come and go in {}; try again", path.display())))
+        Err(Failure::new(
+            FailureKind::Unavailable,
+            format!("other demos come and go in {}; try again", path.display()),
+        ))
     }
 
     /// Where it is, absolute.
@@ -90,12 +107,20 @@ fn is_ours(path: &Path) -> std::io::Result<bool> {
     let about = fs::symlink_metadata(path)?;
     let empty = fs::read_dir(path)?.next().is_none();
     // Nodes of root's demo run as another user, whose the directory is meanwhile.
-    let is_own = about.uid() == kernel::user_id() || (kernel::user_id() == 0 && about.uid() == Account::default_of_system().uid);
+    let is_own = about.uid() == kernel::user_id()
+        || (kernel::user_id() == 0 && about.uid() == Account::default_of_system().uid);
     Ok(about.is_dir() && is_own && (empty || path.join(LOCK_NAME).is_file()))
 }
 
 fn open_lock(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
 }
 
 fn is_same_file(file: &File, path: &Path) -> bool {
@@ -122,9 +147,21 @@ fn empty(path: &Path) -> std::io::Result<()> {
 
 fn already_running(lock: &mut File) -> Failure {
     let mut text = String::new();
-    let pid: Option<u32> = lock.take(32).read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
-    let who = pid.map_or_else(String::new, |pid| format!(" (process {pid}; `kill {pid}` ends it)"));
-    Failure::new(FailureKind::Unavailable, format!("a demo is running already{who}: see {}", super::file::CONSOLE_URL))
+    let pid: Option<u32> = lock
+        .take(32)
+        .read_to_string(&mut text)
+        .ok()
+        .and_then(|_| text.trim().parse().ok());
+    let who = pid.map_or_else(String::new, |pid| {
+        format!(" (process {pid}; `kill {pid}` ends it)")
+    });
+    Failure::new(
+        FailureKind::Unavailable,
+        format!(
+            "a demo is running already{who}: see {}",
+            super::file::CONSOLE_URL
+        ),
+    )
 }
 
 #[cfg(test)]
@@ -138,13 +175,24 @@ mod tests {
         let first = DemoDir::take(&path).expect("free");
         let refused = DemoDir::take(&path).expect_err("taken");
         assert_eq!(refused.kind, FailureKind::Unavailable);
-        assert!(refused.message.contains(&format!("process {}", std::process::id())), "{refused}");
-        assert!(refused.message.contains("http://127.0.0.1:7700"), "{refused}");
+        assert!(
+            refused
+                .message
+                .contains(&format!("process {}", std::process::id())),
+            "{refused}"
+        );
+        assert!(
+            refused.message.contains("http://127.0.0.1:7700"),
+            "{refused}"
+        );
         fs::create_dir(path.join("logs")).expect("room");
         fs::write(path.join("logs/a.log"), "x").expect("room");
         drop(first);
         let second = DemoDir::take(&path).expect("free again");
-        let left: Vec<_> = fs::read_dir(&path).expect("there").map(|e| e.expect("readable").file_name()).collect();
+        let left: Vec<_> = fs::read_dir(&path)
+            .expect("there")
+            .map(|e| e.expect("readable").file_name())
+            .collect();
         assert_eq!(left, [LOCK_NAME], "what a killed demo left is gone");
         second.remove().expect("removed");
         assert!(!path.exists());

@@ -84,10 +84,12 @@ impl Place {
 /// The place whose night comes first.
 const FIRST_NIGHT: usize = 2;
 
-/// The fleet's time at the start: ten in the evening of that day in one place, so that everyone there still watches and
-/// the night's push is near; in the other places it is day.
+/// The fleet's time at the start: ten in the evening of that day in one place, so that everyone
+/// there still watches and the night's push is near; in the other places it is day.
 fn evening(real: Timestamp) -> Timestamp {
-    let there = real.in_tz(PLACES[FIRST_NIGHT].time_zone).expect("the zone is built in");
+    let there = real
+        .in_tz(PLACES[FIRST_NIGHT].time_zone)
+        .expect("the zone is built in");
     let evening = there.with().time(Time::constant(22, 0, 0, 0)).build();
     evening.map_or(real, |z| z.timestamp())
 }
@@ -219,9 +221,13 @@ mod tests {
 
     #[test]
     fn the_file_is_good_all_year_round_and_a_night_is_near() {
-        for date in
-            ["2026-01-01T00:30:00.5Z", "2026-03-29T00:59:59Z", "2026-07-14T21:00:00Z", "2026-10-25T01:30:00Z", "2028-02-29T12:00:00Z"]
-        {
+        for date in [
+            "2026-01-01T00:30:00.5Z",
+            "2026-03-29T00:59:59Z",
+            "2026-07-14T21:00:00Z",
+            "2026-10-25T01:30:00Z",
+            "2028-02-29T12:00:00Z",
+        ] {
             let now: Timestamp = date.parse().expect("a date");
             let text = text(now, 360.0);
             let key = nearcast_fleet::file::KeySource::Unneeded;
@@ -229,13 +235,23 @@ mod tests {
                 .unwrap_or_else(|mistakes| panic!("{date}: {mistakes:?}\n{text}"));
             assert_eq!(fleet.clusters.len(), 3);
             let real = now.as_millisecond() as f64 / 1000.0;
-            // The first window opens within a minute and is over within a minute and a half; none is open at the start.
+            // The first window opens within a minute and is over within a minute and a half; none
+            // is open at the start.
             let is_night = |cluster: usize, after: f64| {
-                let fleet_time = Timestamp::from_second(fleet.clock.fleet_seconds(real + after) as i64).expect("in range");
-                let local = fleet_time.in_tz(&fleet.clusters[cluster].time_zone).expect("built in");
-                fleet.clusters[cluster].off_peak.contains((local.hour() as u16) * 60 + local.minute() as u16)
+                let fleet_time =
+                    Timestamp::from_second(fleet.clock.fleet_seconds(real + after) as i64)
+                        .expect("in range");
+                let local = fleet_time
+                    .in_tz(&fleet.clusters[cluster].time_zone)
+                    .expect("built in");
+                fleet.clusters[cluster]
+                    .off_peak
+                    .contains((local.hour() as u16) * 60 + local.minute() as u16)
             };
-            assert!((0..3).all(|c| !is_night(c, 0.0) && !is_night(c, 30.0)), "{date}");
+            assert!(
+                (0..3).all(|c| !is_night(c, 0.0) && !is_night(c, 30.0)),
+                "{date}"
+            );
             assert!(is_night(FIRST_NIGHT, 55.0), "{date}");
             assert!((0..3).all(|c| !is_night(c, 95.0)), "{date}");
         }

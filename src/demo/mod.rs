@@ -1,8 +1,8 @@
 //! `nearcast demo`: a whole CDN of child processes on this machine.
 //!
-//! Takes its directory, checks that its addresses are free, writes the fleet file, starts every role, waits until all are
-//! ready and steering works, says what to try, and watches until it is told to end. Whatever ends it, its children end
-//! with it.
+//! Takes its directory, checks that its addresses are free, writes the fleet file, starts every
+//! role, waits until all are ready and steering works, says what to try, and watches until it is
+//! told to end. Whatever ends it, its children end with it.
 
 mod children;
 mod dir;
@@ -54,19 +54,34 @@ pub(crate) async fn run(arguments: DemoArgs, log: Option<&str>) -> Result<(), Fa
         return outcome;
     }
     let (path, removed) = (dir.path().to_owned(), dir.remove());
-    removed.map_err(|e| Failure::new(FailureKind::Io, format!("cannot remove {}: {e}; remove it yourself", path.display())))?;
+    removed.map_err(|e| {
+        Failure::new(
+            FailureKind::Io,
+            format!("cannot remove {}: {e}; remove it yourself", path.display()),
+        )
+    })?;
     outcome
 }
 
 /// From the fleet file to the end of all children.
-async fn live(arguments: &DemoArgs, log: Option<&str>, dir: &Path, ends: &mut Ends) -> Result<(), Failure> {
+async fn live(
+    arguments: &DemoArgs,
+    log: Option<&str>,
+    dir: &Path,
+    ends: &mut Ends,
+) -> Result<(), Failure> {
     let fleet_path = dir.join(find::FILE_NAME);
     let text = file::text(Timestamp::now(), arguments.clock_speed);
-    // Control and the name server hold the fleet's key, the others their own, which they find in their state directories.
+    // Control and the name server hold the fleet's key, the others their own, which they find in
+    // their state directories.
     let root = key::new_key()?;
     key::write(&dir.join(file::KEY), &root)?;
-    std::fs::write(&fleet_path, text)
-        .map_err(|e| Failure::new(FailureKind::CannotCreate, format!("cannot write {}: {e}", fleet_path.display())))?;
+    std::fs::write(&fleet_path, text).map_err(|e| {
+        Failure::new(
+            FailureKind::CannotCreate,
+            format!("cannot write {}: {e}", fleet_path.display()),
+        )
+    })?;
     let fleet = nearcast_fleet::file::load(&fleet_path)?;
     key::write_all(&root, &fleet, dir)?;
     check_addresses(&fleet)?;
@@ -86,7 +101,12 @@ async fn live(arguments: &DemoArgs, log: Option<&str>, dir: &Path, ends: &mut En
 }
 
 /// Starts everything, says what to try, and watches. Ends only with a failure.
-async fn serve(arguments: &DemoArgs, fleet: &Fleet, dir: &Path, children: &mut Children) -> Result<(), Failure> {
+async fn serve(
+    arguments: &DemoArgs,
+    fleet: &Fleet,
+    dir: &Path,
+    children: &mut Children,
+) -> Result<(), Failure> {
     let begun = Instant::now();
     let nodes = nodes(fleet);
     outln!("Starting {} processes ...", nodes.len());
@@ -109,21 +129,42 @@ async fn serve(arguments: &DemoArgs, fleet: &Fleet, dir: &Path, children: &mut C
         () = tokio::time::sleep(READY_MAX) => return Err(never_ready(dir)),
     }
     let default_dir = arguments.state_dir.is_none();
-    out!("{}", banner(begun.elapsed(), arguments.clock_speed, dir, default_dir, |name| children.pid(name)));
+    out!(
+        "{}",
+        banner(
+            begun.elapsed(),
+            arguments.clock_speed,
+            dir,
+            default_dir,
+            |name| children.pid(name)
+        )
+    );
     let rate = arguments.traffic_rate.to_string();
     let lines = match arguments.no_traffic {
         true => None,
-        false => children.start(TRAFFIC, &["traffic", "--progress", "1s", "--rate", &rate], true)?,
+        false => children.start(
+            TRAFFIC,
+            &["traffic", "--progress", "1s", "--rate", &rate],
+            true,
+        )?,
     };
     Err(watch(children, lines, nodes.len(), dir).await)
 }
 
 /// Shows the clients' progress and tells who ends; returns when all nodes have ended.
-async fn watch<L: AsyncRead + Unpin + Send + 'static>(children: &mut Children, lines: Option<L>, mut left: usize, dir: &Path) -> Failure {
+async fn watch<L: AsyncRead + Unpin + Send + 'static>(
+    children: &mut Children,
+    lines: Option<L>,
+    mut left: usize,
+    dir: &Path,
+) -> Failure {
     let mut lines = relay(lines);
     let progress = std::io::stderr().is_terminal().then(|| {
-        let style = ProgressStyle::with_template("{spinner} clients: {wide_msg}").expect("the template is right");
-        ProgressBar::new_spinner().with_style(style).with_message("starting")
+        let style = ProgressStyle::with_template("{spinner} clients: {wide_msg}")
+            .expect("the template is right");
+        ProgressBar::new_spinner()
+            .with_style(style)
+            .with_message("starting")
     });
     let say = |words: &str| match &progress {
         Some(bar) => bar.suspend(|| outln!("{words}")),
@@ -183,22 +224,56 @@ struct DemoNode {
 }
 
 fn nodes(fleet: &Fleet) -> Vec<DemoNode> {
-    let node = |role, name: &str, admin| DemoNode { role, name: name.to_owned(), admin };
-    let control = fleet.control.iter().map(|c| node("control", &c.name, c.admin));
-    let origins = fleet.origins.iter().filter_map(|o| Some(node("origin", &o.name, o.admin?)));
-    let edges = fleet.clusters.iter().flat_map(|c| &c.nodes).filter_map(|n| Some(node("edge", &n.name, n.admin?)));
-    let servers = fleet.name_servers.iter().map(|s| node("gslb-dns", &s.name, s.admin));
+    let node = |role, name: &str, admin| DemoNode {
+        role,
+        name: name.to_owned(),
+        admin,
+    };
+    let control = fleet
+        .control
+        .iter()
+        .map(|c| node("control", &c.name, c.admin));
+    let origins = fleet
+        .origins
+        .iter()
+        .filter_map(|o| Some(node("origin", &o.name, o.admin?)));
+    let edges = fleet
+        .clusters
+        .iter()
+        .flat_map(|c| &c.nodes)
+        .filter_map(|n| Some(node("edge", &n.name, n.admin?)));
+    let servers = fleet
+        .name_servers
+        .iter()
+        .map(|s| node("gslb-dns", &s.name, s.admin));
     control.chain(origins).chain(edges).chain(servers).collect()
 }
 
 /// Every address of the fleet is free: nothing is started otherwise.
 fn check_addresses(fleet: &Fleet) -> Result<(), Failure> {
-    let mut tcp: Vec<(String, SocketAddr)> = nodes(fleet).into_iter().map(|n| (format!("{}'s admin listener", n.name), n.admin)).collect();
-    tcp.extend(fleet.control.iter().map(|c| ("the console".to_owned(), c.listen)));
-    tcp.extend(fleet.origins.iter().map(|o| ("the origin".to_owned(), o.listen)));
+    let mut tcp: Vec<(String, SocketAddr)> = nodes(fleet)
+        .into_iter()
+        .map(|n| (format!("{}'s admin listener", n.name), n.admin))
+        .collect();
+    tcp.extend(
+        fleet
+            .control
+            .iter()
+            .map(|c| ("the console".to_owned(), c.listen)),
+    );
+    tcp.extend(
+        fleet
+            .origins
+            .iter()
+            .map(|o| ("the origin".to_owned(), o.listen)),
+    );
     let edges = fleet.clusters.iter().flat_map(|c| &c.nodes);
     tcp.extend(edges.flat_map(|n| n.listen.iter().map(|l| (format!("edge {}", n.name), *l))));
-    let dns: Vec<SocketAddr> = fleet.name_servers.iter().flat_map(|s| s.listen.iter().copied()).collect();
+    let dns: Vec<SocketAddr> = fleet
+        .name_servers
+        .iter()
+        .flat_map(|s| s.listen.iter().copied())
+        .collect();
     tcp.extend(dns.iter().map(|l| ("DNS over TCP".to_owned(), *l)));
     for (what, address) in tcp {
         TcpListener::bind(address).map_err(|e| taken(&what, address, &e))?;
@@ -212,8 +287,9 @@ fn check_addresses(fleet: &Fleet) -> Result<(), Failure> {
 fn taken(what: &str, address: SocketAddr, error: &std::io::Error) -> Failure {
     match error.kind() {
         std::io::ErrorKind::AddrInUse => {
-            let message =
-                format!("another program listens on {address}, which the demo needs for {what}; stop it, the demo's addresses are fixed");
+            let message = format!(
+                "another program listens on {address}, which the demo needs for {what}; stop it, the demo's addresses are fixed"
+            );
             Failure::new(FailureKind::Unavailable, message)
         }
         _ => Failure::bind(what, address, error),
@@ -223,7 +299,11 @@ fn taken(what: &str, address: SocketAddr, error: &std::io::Error) -> Failure {
 async fn wait_ready(node: &DemoNode) {
     let client = Client::new();
     let url = format!("http://{}/ready", node.admin);
-    while !client.get(&url, Duration::from_secs(2)).await.is_ok_and(|r| r.status().is_success()) {
+    while !client
+        .get(&url, Duration::from_secs(2))
+        .await
+        .is_ok_and(|r| r.status().is_success())
+    {
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }
@@ -234,8 +314,13 @@ async fn wait_steered() {
         let client = place.client;
         let edges: Vec<Ipv4Addr> = (1..=file::EDGES_PER_PLACE).map(|n| place.edge(n)).collect();
         loop {
-            let found = dns::resolve(&[file::DNS], "www.demo.test", client, || std::process::id() as u16).await;
-            if found.is_ok_and(|a| a.list.len() == edges.len() && a.list.iter().all(|a| edges.contains(a))) {
+            let found = dns::resolve(&[file::DNS], "www.demo.test", client, || {
+                std::process::id() as u16
+            })
+            .await;
+            if found.is_ok_and(|a| {
+                a.list.len() == edges.len() && a.list.iter().all(|a| edges.contains(a))
+            }) {
                 break;
             }
             tokio::time::sleep(LOOK_EVERY).await;
@@ -244,9 +329,19 @@ async fn wait_steered() {
 }
 
 /// What to try, with commands that work as they stand.
-fn banner(took: Duration, speed: f64, dir: &Path, default_dir: bool, pid: impl Fn(&str) -> Option<u32>) -> String {
+fn banner(
+    took: Duration,
+    speed: f64,
+    dir: &Path,
+    default_dir: bool,
+    pid: impl Fn(&str) -> Option<u32>,
+) -> String {
     let this = this_program();
-    let fleet = if default_dir { String::new() } else { format!(" --fleet {}", dir.join(find::FILE_NAME).display()) };
+    let fleet = if default_dir {
+        String::new()
+    } else {
+        format!(" --fleet {}", dir.join(find::FILE_NAME).display())
+    };
     let day = Duration::from_secs_f64(24.0 * 3600.0 / speed);
     let port = file::EDGE_PORT;
     let [ams, nyc, _] = &PLACES;
@@ -291,14 +386,18 @@ fn banner(took: Duration, speed: f64, dir: &Path, default_dir: bool, pid: impl F
 
 /// This program as it was called.
 fn this_program() -> String {
-    std::env::args().next().unwrap_or_else(|| "nearcast".to_owned())
+    std::env::args()
+        .next()
+        .unwrap_or_else(|| "nearcast".to_owned())
 }
 
 /// What is said of a child that has ended.
 fn told(ended: &Ended, dir: &Path) -> String {
     let how = how(ended.status);
     match ended.name.as_str() {
-        TRAFFIC => format!("the clients have {how}; the fleet goes on without them (`nearcast traffic` starts others)"),
+        TRAFFIC => format!(
+            "the clients have {how}; the fleet goes on without them (`nearcast traffic` starts others)"
+        ),
         name => format!(
             "{name} has {how}; the others go on. Its log: {}. To start it again, on its own until you end it: {} {} --fleet {} --node {name}",
             dir.join("logs").join(format!("{name}.log")).display(),
@@ -322,14 +421,29 @@ fn how(status: ExitStatus) -> String {
 /// A child that ended before all were ready: its own last words say why.
 fn ended_early(ended: &Ended, children: &Children) -> Failure {
     let log = std::fs::read_to_string(children.log_path(&ended.name)).unwrap_or_default();
-    let words = log.lines().rev().find_map(|l| l.strip_prefix("nearcast: ").map(str::to_owned));
-    let words = words.or_else(|| log.lines().next_back().map(str::to_owned)).unwrap_or_else(|| "it said nothing".to_owned());
-    Failure::new(FailureKind::Unavailable, format!("{} has {} at its start: {words}", ended.name, how(ended.status)))
+    let words = log
+        .lines()
+        .rev()
+        .find_map(|l| l.strip_prefix("nearcast: ").map(str::to_owned));
+    let words = words
+        .or_else(|| log.lines().next_back().map(str::to_owned))
+        .unwrap_or_else(|| "it said nothing".to_owned());
+    Failure::new(
+        FailureKind::Unavailable,
+        format!(
+            "{} has {} at its start: {words}",
+            ended.name,
+            how(ended.status)
+        ),
+    )
 }
 
 fn never_ready(dir: &Path) -> Failure {
-    let message =
-        format!("not everything was ready after {} s; with --keep the logs stay in {}", READY_MAX.as_secs(), dir.join("logs").display());
+    let message = format!(
+        "not everything was ready after {} s; with --keep the logs stay in {}",
+        READY_MAX.as_secs(),
+        dir.join("logs").display()
+    );
     Failure::new(FailureKind::Unavailable, message)
 }
 

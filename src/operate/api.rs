@@ -1,4 +1,5 @@
-//! Asking control's API: one exchange, its answer as JSON, its refusals as failures with the right exit code.
+//! Asking control's API: one exchange, its answer as JSON, its refusals as failures with the right
+//! exit code.
 
 use std::time::Duration;
 
@@ -24,23 +25,62 @@ pub(crate) struct Api {
 impl Api {
     /// The API of that fleet's control role.
     pub(crate) fn of(fleet: &Fleet) -> Result<Self, Failure> {
-        Ok(Self { base: find::control(fleet)?.url.clone(), client: Client::new() })
+        Ok(Self {
+            base: find::control(fleet)?.url.clone(),
+            client: Client::new(),
+        })
     }
 
     /// `GET`; `path` begins with `/v1/`.
     pub(crate) async fn get(&self, path: &str) -> Result<Value, Failure> {
-        self.exchange(Method::GET, path, None, Bytes::new(), "application/json", ANSWER_MAX).await
+        self.exchange(
+            Method::GET,
+            path,
+            None,
+            Bytes::new(),
+            "application/json",
+            ANSWER_MAX,
+        )
+        .await
     }
 
-    /// `POST` of JSON with the operator's token; `wait` is how long control was asked to wait before it answers.
-    pub(crate) async fn post(&self, path: &str, token: &Secret, body: &Value, wait: Duration) -> Result<Value, Failure> {
+    /// `POST` of JSON with the operator's token; `wait` is how long control was asked to wait
+    /// before it answers.
+    pub(crate) async fn post(
+        &self,
+        path: &str,
+        token: &Secret,
+        body: &Value,
+        wait: Duration,
+    ) -> Result<Value, Failure> {
         let body = Bytes::from(body.to_string());
-        self.exchange(Method::POST, path, Some(token), body, "application/json", ANSWER_MAX + wait).await
+        self.exchange(
+            Method::POST,
+            path,
+            Some(token),
+            body,
+            "application/json",
+            ANSWER_MAX + wait,
+        )
+        .await
     }
 
     /// `PUT` of a fleet file's text with the operator's token.
-    pub(crate) async fn put_text(&self, path: &str, token: &Secret, text: String) -> Result<Value, Failure> {
-        self.exchange(Method::PUT, path, Some(token), Bytes::from(text), "application/toml", ANSWER_MAX).await
+    pub(crate) async fn put_text(
+        &self,
+        path: &str,
+        token: &Secret,
+        text: String,
+    ) -> Result<Value, Failure> {
+        self.exchange(
+            Method::PUT,
+            path,
+            Some(token),
+            Bytes::from(text),
+            "application/toml",
+            ANSWER_MAX,
+        )
+        .await
     }
 
     async fn exchange(
@@ -53,25 +93,45 @@ impl Api {
         limit: Duration,
     ) -> Result<Value, Failure> {
         let url = format!("{}{path}", self.base);
-        let mut request = Request::builder().method(method).uri(&url).header(CONTENT_TYPE, content_type);
+        let mut request = Request::builder()
+            .method(method)
+            .uri(&url)
+            .header(CONTENT_TYPE, content_type);
         if let Some(token) = token {
             request = request.header(AUTHORIZATION, format!("Bearer {}", token.0));
         }
         let request = request.body(body).map_err(|e| {
-            Failure::new(FailureKind::Usage, format!("cannot ask {url}: {e}; see control.url in the fleet file and the token"))
+            Failure::new(
+                FailureKind::Usage,
+                format!("cannot ask {url}: {e}; see control.url in the fleet file and the token"),
+            )
         })?;
-        let response = self.client.send(request, limit).await.map_err(|e| unanswered(&e))?;
+        let response = self
+            .client
+            .send(request, limit)
+            .await
+            .map_err(|e| unanswered(&e))?;
         answer(&response)
     }
 }
 
 fn unanswered(error: &ClientError) -> Failure {
     let mend = match error {
-        ClientError::Url(_) => return Failure::new(FailureKind::Usage, format!("control.url in the fleet file is wrong: {error}")),
-        ClientError::Connect { .. } => "start it (`nearcast control`); content is served without it meanwhile",
+        ClientError::Url(_) => {
+            return Failure::new(
+                FailureKind::Usage,
+                format!("control.url in the fleet file is wrong: {error}"),
+            );
+        }
+        ClientError::Connect { .. } => {
+            "start it (`nearcast control`); content is served without it meanwhile"
+        }
         _ => "look at its log",
     };
-    Failure::new(FailureKind::Unavailable, format!("control does not answer: {error}; {mend}"))
+    Failure::new(
+        FailureKind::Unavailable,
+        format!("control does not answer: {error}; {mend}"),
+    )
 }
 
 /// The JSON of a good answer, or the failure that a refusal stands for.
@@ -80,26 +140,49 @@ fn answer(response: &Response<Bytes>) -> Result<Value, Failure> {
     let status = response.status();
     if status.is_success() {
         let mend = "is control.url in the fleet file the address of Nearcast's control role?";
-        return value.ok_or_else(|| Failure::new(FailureKind::Unavailable, format!("control's answer is no JSON; {mend}")));
+        return value.ok_or_else(|| {
+            Failure::new(
+                FailureKind::Unavailable,
+                format!("control's answer is no JSON; {mend}"),
+            )
+        });
     }
-    let said = value.as_ref().and_then(|v| v["error"]["message"].as_str()).unwrap_or("no reason given").to_owned();
+    let said = value
+        .as_ref()
+        .and_then(|v| v["error"]["message"].as_str())
+        .unwrap_or("no reason given")
+        .to_owned();
     let kind = match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => FailureKind::Refused,
         StatusCode::INSUFFICIENT_STORAGE => FailureKind::Io,
         StatusCode::INTERNAL_SERVER_ERROR => FailureKind::Internal,
-        status if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => FailureKind::Usage,
+        status if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => {
+            FailureKind::Usage
+        }
         _ => FailureKind::Unavailable,
     };
     let message = match kind {
         FailureKind::Refused => format!("control refused the token: {said}; see --token"),
         _ => format!("control refused this ({status}): {said}"),
     };
-    let mistakes = value.iter().flat_map(|v| list(&v["error"]["mistakes"])).map(mistake_line);
-    Err(Failure::new(kind, mistakes.fold(message, |all, line| all + "\n" + &line)))
+    let mistakes = value
+        .iter()
+        .flat_map(|v| list(&v["error"]["mistakes"]))
+        .map(mistake_line);
+    Err(Failure::new(
+        kind,
+        mistakes.fold(message, |all, line| all + "\n" + &line),
+    ))
 }
 
 fn mistake_line(mistake: &Value) -> String {
-    format!("{}:{}: {}; {}", mistake["line"], mistake["column"], string(&mistake["problem"]), string(&mistake["mend"]))
+    format!(
+        "{}:{}: {}; {}",
+        mistake["line"],
+        mistake["column"],
+        string(&mistake["problem"]),
+        string(&mistake["mend"])
+    )
 }
 
 /// A number of an answer; 0 where it is absent.
@@ -123,19 +206,49 @@ mod tests {
 
     #[test]
     fn refusals_become_failures_with_their_exit_codes() {
-        let error = |code: &str, words: &str| format!("{{\"error\":{{\"code\":\"{code}\",\"message\":\"{words}\"}}}}");
+        let error = |code: &str, words: &str| {
+            format!("{{\"error\":{{\"code\":\"{code}\",\"message\":\"{words}\"}}}}")
+        };
         let invalid = r#"{"error":{"code":"invalid","message":"1 mistake","mistakes":[{"line":3,"column":1,"problem":"p","mend":"m"}]}}"#;
         let table: [(u16, String, FailureKind, &str); 7] = [
-            (401, error("unauthorized", "wrong token"), FailureKind::Refused, "wrong token"),
-            (403, error("forbidden", "no"), FailureKind::Refused, "--token"),
-            (404, error("not_found", "no cluster x"), FailureKind::Usage, "no cluster x"),
+            (
+                401,
+                error("unauthorized", "wrong token"),
+                FailureKind::Refused,
+                "wrong token",
+            ),
+            (
+                403,
+                error("forbidden", "no"),
+                FailureKind::Refused,
+                "--token",
+            ),
+            (
+                404,
+                error("not_found", "no cluster x"),
+                FailureKind::Usage,
+                "no cluster x",
+            ),
             (422, invalid.to_owned(), FailureKind::Usage, "\n3:1: p; m"),
-            (503, error("too_busy", "later"), FailureKind::Unavailable, "later"),
-            (507, error("storage", "disk full"), FailureKind::Io, "disk full"),
+            (
+                503,
+                error("too_busy", "later"),
+                FailureKind::Unavailable,
+                "later",
+            ),
+            (
+                507,
+                error("storage", "disk full"),
+                FailureKind::Io,
+                "disk full",
+            ),
             (502, "<html>".to_owned(), FailureKind::Unavailable, "502"),
         ];
         for (status, body, kind, words) in table {
-            let response = Response::builder().status(status).body(Bytes::from(body)).expect("a response");
+            let response = Response::builder()
+                .status(status)
+                .body(Bytes::from(body))
+                .expect("a response");
             let failure = answer(&response).expect_err("refused");
             assert_eq!(failure.kind, kind, "{status}");
             assert!(failure.message.contains(words), "{failure}");

@@ -8,7 +8,8 @@ use super::{check, print_json};
 use crate::cli::ApplyArgs;
 use crate::find;
 
-/// Checks the file here, then gives it to control, which writes it to the journal that all nodes follow.
+/// Checks the file here, then gives it to control, which writes it to the journal that all nodes
+/// follow.
 pub(crate) async fn run(arguments: ApplyArgs) -> Result<(), Failure> {
     let path = &arguments.file;
     let new = check::load(path)?;
@@ -19,7 +20,10 @@ pub(crate) async fn run(arguments: ApplyArgs) -> Result<(), Failure> {
         None => new.clone(),
     };
     let token = find::token(arguments.token.token, &running)?;
-    let target = format!("/v1/fleet-file?check={}&restart_needed={}", arguments.check, arguments.restart_needed);
+    let target = format!(
+        "/v1/fleet-file?check={}&restart_needed={}",
+        arguments.check, arguments.restart_needed
+    );
     let answer = Api::of(&running)?.put_text(&target, &token, text).await?;
     if arguments.json {
         print_json(&answer);
@@ -29,11 +33,20 @@ pub(crate) async fn run(arguments: ApplyArgs) -> Result<(), Failure> {
     let restart: Vec<String> = list(&answer["restart"]).iter().map(string).collect();
     match (arguments.check, answer["changed"].as_bool()) {
         (true, _) => outln!("OK, nothing was changed: {summary}"),
-        (false, Some(false)) => outln!("the fleet has this file already (revision {})", answer["revision"]),
-        (false, _) => outln!("revision {}: {summary}; `nearcast status` shows who is behind", answer["revision"]),
+        (false, Some(false)) => outln!(
+            "the fleet has this file already (revision {})",
+            answer["revision"]
+        ),
+        (false, _) => outln!(
+            "revision {}: {summary}; `nearcast status` shows who is behind",
+            answer["revision"]
+        ),
     }
     if !restart.is_empty() && !arguments.check {
-        outln!("start these nodes again, which opens their new listeners: {}", restart.join(", "));
+        outln!(
+            "start these nodes again, which opens their new listeners: {}",
+            restart.join(", ")
+        );
     }
     Ok(())
 }

@@ -44,7 +44,14 @@ pub(crate) fn load(path: &Path) -> Result<Fleet, Failure> {
 /// `Usage` with every mistake in the zones' records.
 pub(crate) fn refuse_faults(path: &Path, fleet: &Fleet) -> Result<(), Failure> {
     let faults = record_faults(fleet, &std::fs::read_to_string(path).unwrap_or_default());
-    if faults.is_empty() { Ok(()) } else { Err(Failure::new(FailureKind::Usage, file::describe(&path.display().to_string(), &faults))) }
+    if faults.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::new(
+            FailureKind::Usage,
+            file::describe(&path.display().to_string(), &faults),
+        ))
+    }
 }
 
 fn check_json(path: &Path) -> Result<(), Failure> {
@@ -53,14 +60,19 @@ fn check_json(path: &Path) -> Result<(), Failure> {
     match file::parse_and_check(&text, base, record_faults) {
         Ok(fleet) => {
             let warnings: Vec<_> = warnings(&fleet, &text).iter().map(to_json).collect();
-            print_json(&json!({"ok": true, "summary": summary(&fleet), "mistakes": [], "warnings": warnings}));
+            print_json(
+                &json!({"ok": true, "summary": summary(&fleet), "mistakes": [], "warnings": warnings}),
+            );
             Ok(())
         }
         Err(mistakes) => {
             let count = mistakes.len();
             let list: Vec<_> = mistakes.iter().map(to_json).collect();
             print_json(&json!({"ok": false, "mistakes": list, "warnings": []}));
-            Err(Failure::new(FailureKind::Usage, format!("{} has {}", path.display(), plural(count, "mistake"))))
+            Err(Failure::new(
+                FailureKind::Usage,
+                format!("{} has {}", path.display(), plural(count, "mistake")),
+            ))
         }
     }
 }
@@ -69,10 +81,20 @@ fn to_json(mistake: &Mistake) -> serde_json::Value {
     json!({"line": mistake.line, "column": mistake.column, "problem": mistake.problem, "mend": mistake.mend})
 }
 
-/// Prints on stderr what may be meant, and probably is not: one a line, as `FILE:LINE:COLUMN: warning: PROBLEM; MEND`.
+/// Prints on stderr what may be meant, and probably is not: one a line, as `FILE:LINE:COLUMN:
+/// warning: PROBLEM; MEND`.
 pub(crate) fn tell_warnings(path: &Path, fleet: &Fleet) {
-    for Mistake { line, column, problem, mend } in warnings(fleet, &std::fs::read_to_string(path).unwrap_or_default()) {
-        eprintln!("{}:{line}:{column}: warning: {problem}; {mend}", path.display());
+    for Mistake {
+        line,
+        column,
+        problem,
+        mend,
+    } in warnings(fleet, &std::fs::read_to_string(path).unwrap_or_default())
+    {
+        eprintln!(
+            "{}:{line}:{column}: warning: {problem}; {mend}",
+            path.display()
+        );
     }
 }
 
@@ -82,7 +104,12 @@ pub(crate) fn warnings(fleet: &Fleet, text: &str) -> Vec<Mistake> {
     for warning in node_key::warnings(fleet) {
         let (line, column) = place_of(text, |line| line.find("node_key"));
         let (problem, mend) = warning.split_once("; ").unwrap_or((&warning, ""));
-        found.push(Mistake { line, column, problem: problem.to_owned(), mend: mend.to_owned() });
+        found.push(Mistake {
+            line,
+            column,
+            problem: problem.to_owned(),
+            mend: mend.to_owned(),
+        });
     }
     if let Some(path) = &fleet.steering.geo_db
         && let Err(failure) = steer::check_geo_db(path)
@@ -90,14 +117,22 @@ pub(crate) fn warnings(fleet: &Fleet, text: &str) -> Vec<Mistake> {
         let (line, column) = place_of(text, |line| line.find("geo_db"));
         let problem = format!("steering.geo_db: {failure}");
         let mend = "a name server where it is so places clients by the built-in country table until the file is good".to_owned();
-        found.push(Mistake { line, column, problem, mend });
+        found.push(Mistake {
+            line,
+            column,
+            problem,
+            mend,
+        });
     }
     found
 }
 
 /// The first place in the file that is found so; else its begin.
 fn place_of(text: &str, find: impl Fn(&str) -> Option<usize>) -> Place {
-    let mut places = text.lines().enumerate().filter_map(|(n, line)| find(line).map(|at| (n + 1, at + 1)));
+    let mut places = text
+        .lines()
+        .enumerate()
+        .filter_map(|(n, line)| find(line).map(|at| (n + 1, at + 1)));
     places.next().unwrap_or(START)
 }
 
@@ -106,23 +141,52 @@ fn unreachable_elsewhere(fleet: &Fleet, text: &str) -> Vec<Mistake> {
     let mut found = Vec::new();
     let strings = Strings::new(text);
     let named = |name: &str| strings.first(name).unwrap_or(START);
-    let mut warn = |(line, column), problem: String, mend: &str| found.push(Mistake { line, column, problem, mend: mend.to_owned() });
+    let mut warn = |(line, column), problem: String, mend: &str| {
+        found.push(Mistake {
+            line,
+            column,
+            problem,
+            mend: mend.to_owned(),
+        })
+    };
     let edges: Vec<_> = fleet.clusters.iter().flat_map(|c| &c.nodes).collect();
-    let edges_at: BTreeSet<IpAddr> = edges.iter().flat_map(|n| n.addresses.iter().copied().chain([n.service.ip()])).collect();
-    let servers_at = fleet.name_servers.iter().flat_map(|s| s.addresses.iter().copied().chain(host_of(&s.admin_url)));
+    let edges_at: BTreeSet<IpAddr> = edges
+        .iter()
+        .flat_map(|n| n.addresses.iter().copied().chain([n.service.ip()]))
+        .collect();
+    let servers_at = fleet
+        .name_servers
+        .iter()
+        .flat_map(|s| s.addresses.iter().copied().chain(host_of(&s.admin_url)));
     let nodes_at: BTreeSet<IpAddr> = edges_at.iter().copied().chain(servers_at).collect();
     // The addresses of one machine look like those of several; a single one is certainly of one.
-    let is_spread = |addresses: &BTreeSet<IpAddr>| addresses.iter().filter(|ip| !ip.is_loopback()).count() > 1;
+    let is_spread =
+        |addresses: &BTreeSet<IpAddr>| addresses.iter().filter(|ip| !ip.is_loopback()).count() > 1;
     if let Some(control) = fleet.control.as_ref().filter(|_| is_spread(&nodes_at)) {
         let place = place_of(text, |line| line.find("[control]"));
         let others = "fine if every node is on control's machine";
         if is_loopback(&control.url) {
-            let problem =
-                format!("control is at {}, which nodes on other machines cannot reach: they get no purge, push or revision", control.url);
-            warn(place, problem, &format!("set listen (and url) in [control] to an address that every node reaches; {others}"));
+            let problem = format!(
+                "control is at {}, which nodes on other machines cannot reach: they get no purge, push or revision",
+                control.url
+            );
+            warn(
+                place,
+                problem,
+                &format!(
+                    "set listen (and url) in [control] to an address that every node reaches; {others}"
+                ),
+            );
         } else if control.listen.ip().is_loopback() {
-            let problem = format!("control listens on {}, and other nodes are to reach it by {}", control.listen, control.url);
-            warn(place, problem, "set listen in [control] to the address of that URL; fine if a proxy passes it on");
+            let problem = format!(
+                "control listens on {}, and other nodes are to reach it by {}",
+                control.listen, control.url
+            );
+            warn(
+                place,
+                problem,
+                "set listen in [control] to the address of that URL; fine if a proxy passes it on",
+            );
         }
     }
     for server in &fleet.name_servers {
@@ -143,26 +207,46 @@ fn unreachable_elsewhere(fleet: &Fleet, text: &str) -> Vec<Mistake> {
                 "set its admin (and admin_url) to an address that every edge reaches; fine if every edge is on its machine",
             );
         } else if server.admin.ip().is_loopback() {
-            let problem =
-                format!("the admin listener of {} is {}, and edges are to reach it by {}", server.name, server.admin, server.admin_url);
-            warn(place, problem, "set admin to the address of that URL; fine if a proxy passes it on");
+            let problem = format!(
+                "the admin listener of {} is {}, and edges are to reach it by {}",
+                server.name, server.admin, server.admin_url
+            );
+            warn(
+                place,
+                problem,
+                "set admin to the address of that URL; fine if a proxy passes it on",
+            );
         }
     }
-    for edge in edges.iter().filter(|n| n.service.ip().is_loopback() && n.addresses.iter().any(|ip| !ip.is_loopback())) {
+    for edge in edges
+        .iter()
+        .filter(|n| n.service.ip().is_loopback() && n.addresses.iter().any(|ip| !ip.is_loopback()))
+    {
         if is_spread(&nodes_at) {
             let place = named(&edge.name);
             let problem = format!(
                 "name servers and other edges reach {} at {}, which those on other machines cannot: they take it for dead",
                 edge.name, edge.service
             );
-            warn(place, problem, "set its service to an address that they reach; fine if all of them are on its machine");
+            warn(
+                place,
+                problem,
+                "set its service to an address that they reach; fine if all of them are on its machine",
+            );
         }
     }
     if is_spread(&edges_at) {
         for site in fleet.sites.iter().filter(|site| is_loopback(&site.origin)) {
             let place = named(&site.origin);
-            let problem = format!("the origin of {} is {}: each edge asks its own machine", site.name, site.origin);
-            warn(place, problem, "write an address that every edge reaches; fine if there is an origin beside each");
+            let problem = format!(
+                "the origin of {} is {}: each edge asks its own machine",
+                site.name, site.origin
+            );
+            warn(
+                place,
+                problem,
+                "write an address that every edge reaches; fine if there is an origin beside each",
+            );
         }
     }
     found
@@ -171,13 +255,17 @@ fn unreachable_elsewhere(fleet: &Fleet, text: &str) -> Vec<Mistake> {
 /// The host of a URL, where it is an address.
 fn host_of(url: &str) -> Option<IpAddr> {
     let rest = url.split_once("://")?.1.split('/').next()?;
-    let host = rest.strip_prefix('[').map_or_else(|| rest.split(':').next(), |v6| v6.split(']').next())?;
+    let host = rest
+        .strip_prefix('[')
+        .map_or_else(|| rest.split(':').next(), |v6| v6.split(']').next())?;
     host.parse().ok()
 }
 
 fn is_loopback(url: &str) -> bool {
     host_of(url).is_some_and(|ip| ip.is_loopback())
-        || url.split_once("://").is_some_and(|(_, rest)| rest.split([':', '/']).next() == Some("localhost"))
+        || url
+            .split_once("://")
+            .is_some_and(|(_, rest)| rest.split([':', '/']).next() == Some("localhost"))
 }
 
 /// What only a name server can tell of the zones' records, at the place of the record.
@@ -190,15 +278,24 @@ pub(crate) fn record_faults(fleet: &Fleet, text: &str) -> Vec<Mistake> {
     let mistake = |fault: ZoneError| {
         let ((line, column), mend) = match &fault {
             // Owner, type, data.
-            ZoneError::Record { record, .. } => {
-                (strings.record(record).unwrap_or(START), "write the data as RFC 1035 does, or as TYPE<number> \\# <length> <hex>")
-            }
+            ZoneError::Record { record, .. } => (
+                strings.record(record).unwrap_or(START),
+                "write the data as RFC 1035 does, or as TYPE<number> \\# <length> <hex>",
+            ),
             ZoneError::Conflict { zone, owner, .. } | ZoneError::TooLarge { zone, owner, .. } => {
                 (strings.owner(zone, owner), "see docs/fleet-file.md, zones")
             }
-            ZoneError::NothingServed(name) => (strings.first(name).unwrap_or(START), "or take the name server out"),
+            ZoneError::NothingServed(name) => (
+                strings.first(name).unwrap_or(START),
+                "or take the name server out",
+            ),
         };
-        Mistake { line, column, problem: fault.to_string(), mend: mend.to_owned() }
+        Mistake {
+            line,
+            column,
+            problem: fault.to_string(),
+            mend: mend.to_owned(),
+        }
     };
     faults.into_iter().map(mistake).collect()
 }
@@ -209,7 +306,8 @@ type Place = (usize, usize);
 /// Where a file begins, for what cannot be found in it.
 const START: Place = (1, 1);
 
-/// The strings of a fleet file with the places where they begin, each found in one step: a file may have as many faults as records.
+/// The strings of a fleet file with the places where they begin, each found in one step: a file may
+/// have as many faults as records.
 struct Strings {
     whole: HashMap<String, Place>,
     /// By the first word of several, as records begin with their owner.
@@ -220,7 +318,11 @@ struct Strings {
 
 impl Strings {
     fn new(text: &str) -> Self {
-        let mut strings = Self { whole: HashMap::new(), first_word: HashMap::new(), data: HashMap::new() };
+        let mut strings = Self {
+            whole: HashMap::new(),
+            first_word: HashMap::new(),
+            data: HashMap::new(),
+        };
         for (n, line) in text.lines().enumerate() {
             for (column, content) in strings_of(line) {
                 strings.add((n + 1, column), &content);
@@ -231,16 +333,27 @@ impl Strings {
 
     fn add(&mut self, place: Place, content: &str) {
         let mut words = content.trim().splitn(2, char::is_whitespace);
-        let (first, mut rest) = (words.next().unwrap_or_default(), words.next().unwrap_or_default().trim_start());
+        let (first, mut rest) = (
+            words.next().unwrap_or_default(),
+            words.next().unwrap_or_default().trim_start(),
+        );
         self.whole.entry(content.trim().to_owned()).or_insert(place);
         if rest.is_empty() {
             return;
         }
-        self.first_word.entry(first.to_ascii_lowercase()).or_insert(place);
+        self.first_word
+            .entry(first.to_ascii_lowercase())
+            .or_insert(place);
         // A class and a TTL may stand before the type.
         for _ in 0..3 {
             let (word, after) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
-            self.data.entry(format!("{} {}", word.to_ascii_uppercase(), after.trim_start())).or_insert(place);
+            self.data
+                .entry(format!(
+                    "{} {}",
+                    word.to_ascii_uppercase(),
+                    after.trim_start()
+                ))
+                .or_insert(place);
             rest = after.trim_start();
         }
     }
@@ -256,17 +369,33 @@ impl Strings {
         self.whole.get(whole).copied()
     }
 
-    /// Where the first record of a name is written: relative to its zone, or whole; else where the zone or the site is named.
+    /// Where the first record of a name is written: relative to its zone, or whole; else where the
+    /// zone or the site is named.
     fn owner(&self, zone: &str, owner: &str) -> Place {
-        let relative = if owner == zone { "@" } else { owner.strip_suffix(zone).map_or(owner, |o| o.trim_end_matches('.')) };
+        let relative = if owner == zone {
+            "@"
+        } else {
+            owner
+                .strip_suffix(zone)
+                .map_or(owner, |o| o.trim_end_matches('.'))
+        };
         let whole = format!("{owner}.");
-        let record = [relative, &whole].iter().filter_map(|name| self.first_word.get(*name)).min();
-        let named = || [owner, relative, zone].iter().filter_map(|name| self.whole.get(*name)).min();
+        let record = [relative, &whole]
+            .iter()
+            .filter_map(|name| self.first_word.get(*name))
+            .min();
+        let named = || {
+            [owner, relative, zone]
+                .iter()
+                .filter_map(|name| self.whole.get(*name))
+                .min()
+        };
         record.or_else(named).copied().unwrap_or(START)
     }
 }
 
-/// The strings of one line of TOML: column of the content, from 1, and content. Those over several lines are not read.
+/// The strings of one line of TOML: column of the content, from 1, and content. Those over several
+/// lines are not read.
 fn strings_of(line: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     let mut chars = line.chars().enumerate();
@@ -300,7 +429,11 @@ pub(crate) fn summary(fleet: &Fleet) -> String {
         plural(fleet.name_servers.len(), "name server"),
         plural(fleet.zones.len(), "zone"),
         plural(fleet.origins.len(), "origin"),
-        if fleet.control.is_some() { "control".to_owned() } else { "no control".to_owned() },
+        if fleet.control.is_some() {
+            "control".to_owned()
+        } else {
+            "no control".to_owned()
+        },
     ];
     format!("zone {}, {}", fleet.zone, parts.join(", "))
 }
@@ -318,37 +451,89 @@ mod tests {
     #[test]
     fn what_nodes_elsewhere_cannot_reach_is_warned_of() {
         let warned = |text: &str| {
-            let fleet = file::parse(text, Path::new("/")).unwrap_or_else(|m| panic!("{}", file::describe("text", &m)));
+            let fleet = file::parse(text, Path::new("/"))
+                .unwrap_or_else(|m| panic!("{}", file::describe("text", &m)));
             unreachable_elsewhere(&fleet, text)
         };
         for (old, new, line, words) in [
             ("", "", 0, ""),
-            ("listen = \"10.0.0.5:7700\"\n", "", 4, "control is at http://127.0.0.1:7700"),
-            ("10.0.0.5:7700", "localhost:7700", 4, "control is at http://127.0.0.1:7700"),
-            ("10.0.0.5:7700\"", "127.0.0.1:7700\"\nurl = \"http://control.test:7700\"", 4, "control listens on 127.0.0.1:7700"),
-            ("10.0.0.5:7700\"", "10.0.0.5:7700\"\nurl = \"http://localhost:7700\"", 4, "control is at http://localhost:7700"),
-            ("admin = \"10.0.0.53:9153\"\n", "", 7, "edges report to ns1 at http://127.0.0.1:9153"),
-            ("10.0.0.53:9153\"", "[::1]:9153\"", 7, "edges report to ns1 at http://[::1]:9153"),
-            ("10.0.0.53:9153\"", "127.0.0.1:9153\"\nadmin_url = \"http://10.0.0.53:9153\"", 7, "the admin listener of ns1"),
+            (
+                "listen = \"10.0.0.5:7700\"\n",
+                "",
+                4,
+                "control is at http://127.0.0.1:7700",
+            ),
+            (
+                "10.0.0.5:7700",
+                "localhost:7700",
+                4,
+                "control is at http://127.0.0.1:7700",
+            ),
+            (
+                "10.0.0.5:7700\"",
+                "127.0.0.1:7700\"\nurl = \"http://control.test:7700\"",
+                4,
+                "control listens on 127.0.0.1:7700",
+            ),
+            (
+                "10.0.0.5:7700\"",
+                "10.0.0.5:7700\"\nurl = \"http://localhost:7700\"",
+                4,
+                "control is at http://localhost:7700",
+            ),
+            (
+                "admin = \"10.0.0.53:9153\"\n",
+                "",
+                7,
+                "edges report to ns1 at http://127.0.0.1:9153",
+            ),
+            (
+                "10.0.0.53:9153\"",
+                "[::1]:9153\"",
+                7,
+                "edges report to ns1 at http://[::1]:9153",
+            ),
+            (
+                "10.0.0.53:9153\"",
+                "127.0.0.1:9153\"\nadmin_url = \"http://10.0.0.53:9153\"",
+                7,
+                "the admin listener of ns1",
+            ),
             (
                 "\"192.0.2.2\"",
                 "\"192.0.2.2\"\nlisten = \"127.0.0.1:8080\"\nadmin = \"127.0.0.1:9101\"",
                 17,
                 "reach ams-2 at 127.0.0.1:8080",
             ),
-            ("http://192.0.2.80", "http://127.0.0.1:8000", 21, "each edge asks its own machine"),
+            (
+                "http://192.0.2.80",
+                "http://127.0.0.1:8000",
+                21,
+                "each edge asks its own machine",
+            ),
         ] {
             let text = SPREAD.replace(old, new);
             let found = warned(&text);
             match words {
                 "" => assert!(found.is_empty(), "{found:?}"),
-                _ => assert!(matches!(&found[..], [one] if one.problem.contains(words)), "{new}: {found:?}"),
+                _ => assert!(
+                    matches!(&found[..], [one] if one.problem.contains(words)),
+                    "{new}: {found:?}"
+                ),
             }
-            assert!(found.iter().all(|m| m.line.abs_diff(line) <= 2 && !m.mend.is_empty()), "{new}: {found:?}");
+            assert!(
+                found
+                    .iter()
+                    .all(|m| m.line.abs_diff(line) <= 2 && !m.mend.is_empty()),
+                "{new}: {found:?}"
+            );
         }
         // All on one machine.
         let local = SPREAD
-            .replace("\"192.0.2.2\"", "\"127.0.10.2\"\nadmin = \"127.0.10.2:9100\"")
+            .replace(
+                "\"192.0.2.2\"",
+                "\"127.0.10.2\"\nadmin = \"127.0.10.2:9100\"",
+            )
             .replace("192.0.2.", "127.0.10.")
             .replace("10.0.0.5:", "127.0.0.1:")
             .replace("http://127.0.10.80", "http://127.0.0.1");
@@ -397,7 +582,10 @@ records = [
         ] {
             assert_eq!(strings.record(record), place, "{record}");
         }
-        assert_eq!((strings.first("film"), strings.first("not here")), (Some((2, 9)), None));
+        assert_eq!(
+            (strings.first("film"), strings.first("not here")),
+            (Some((2, 9)), None)
+        );
     }
 
     #[test]
@@ -408,8 +596,13 @@ records = [
                             [[cluster]]\nname = \"ams\"\nplace = { latitude = 52.4, longitude = 4.9 }\n[[cluster.node]]\nname = \"ams-1\"\naddress = \"192.0.2.1\"\n"
                 .to_owned();
             for n in 0..COUNT {
-                text += &format!("[[site]]\nname = \"s{n}\"\nhosts = [\"www.z{n}.test\"]\norigin = \"http://o.test\"\n");
-                text += &format!("[[zone]]\nname = \"z{n}.test\"\nrecords = [\n{}\n]\n", zone(n));
+                text += &format!(
+                    "[[site]]\nname = \"s{n}\"\nhosts = [\"www.z{n}.test\"]\norigin = \"http://o.test\"\n"
+                );
+                text += &format!(
+                    "[[zone]]\nname = \"z{n}.test\"\nrecords = [\n{}\n]\n",
+                    zone(n)
+                );
             }
             text
         };
@@ -418,11 +611,15 @@ records = [
         assert_eq!((fleet.sites.len(), fleet.zones.len()), (COUNT, COUNT));
         // A fault in every zone: the file says where each of them is.
         let bad = text(&|n| format!("\"@ MX 10 mail{n}\", \"svc HTTPS not{n}\""));
-        let faults = file::parse_and_check(&bad, Path::new(""), record_faults).expect_err("mistakes");
+        let faults =
+            file::parse_and_check(&bad, Path::new(""), record_faults).expect_err("mistakes");
         assert_eq!(faults.len(), COUNT);
         let lines: Vec<&str> = bad.lines().collect();
         for (n, fault) in faults.iter().enumerate() {
-            assert!(lines[fault.line - 1].contains(&format!("not{n}\"")), "{fault:?}");
+            assert!(
+                lines[fault.line - 1].contains(&format!("not{n}\"")),
+                "{fault:?}"
+            );
         }
     }
 }

@@ -24,10 +24,19 @@ pub(crate) async fn undrain(arguments: DrainTargetArgs) -> Result<(), Failure> {
 }
 
 async fn run(arguments: DrainTargetArgs, drained: bool, force: bool) -> Result<(), Failure> {
-    let DrainTargetArgs { name, kind, wait, fleet, token, json } = arguments;
+    let DrainTargetArgs {
+        name,
+        kind,
+        wait,
+        fleet,
+        token,
+        json,
+    } = arguments;
     if wait > WAIT_MAX {
-        let message =
-            format!("--wait is at most {} s; name servers that are not waited for see the change all the same", WAIT_MAX.as_secs());
+        let message = format!(
+            "--wait is at most {} s; name servers that are not waited for see the change all the same",
+            WAIT_MAX.as_secs()
+        );
         return Err(Failure::new(FailureKind::Usage, message));
     }
     let fleet = find::fleet(fleet.fleet.as_deref())?;
@@ -36,7 +45,9 @@ async fn run(arguments: DrainTargetArgs, drained: bool, force: bool) -> Result<(
     if let Some(kind) = kind {
         body["kind"] = json!(kind);
     }
-    let answer = Api::of(&fleet)?.post("/v1/drains", &token, &body, wait).await?;
+    let answer = Api::of(&fleet)?
+        .post("/v1/drains", &token, &body, wait)
+        .await?;
     if json {
         print_json(&answer);
     } else {
@@ -54,7 +65,11 @@ fn told(answer: &Value) -> String {
         (false, true) => "is back in service",
         (false, false) => "is in service already",
     };
-    let mut told = format!("{} {} {state}", string(&answer["kind"]), string(&answer["name"]));
+    let mut told = format!(
+        "{} {} {state}",
+        string(&answer["kind"]),
+        string(&answer["name"])
+    );
     if answer["kind"] == "cluster" {
         told.push_str(&format!(" ({})", names("nodes").join(", ")));
     }
@@ -63,7 +78,10 @@ fn told(answer: &Value) -> String {
     if !seen.is_empty() {
         told.push_str(&format!("seen by {}\n", seen.join(", ")));
     }
-    for (names, words) in [(&missing, "not seen yet by"), (&silent, "no report came lately, so nothing is known, of")] {
+    for (names, words) in [
+        (&missing, "not seen yet by"),
+        (&silent, "no report came lately, so nothing is known, of"),
+    ] {
         if !names.is_empty() {
             told.push_str(&format!("{words} {}\n", names.join(", ")));
         }
@@ -77,9 +95,15 @@ fn told(answer: &Value) -> String {
     }
     let without = names("sites_without_nodes");
     if !without.is_empty() {
-        told.push_str(&format!("no edge is in service for {}: its clients are given drained edges all the same\n", without.join(", ")));
+        told.push_str(&format!(
+            "no edge is in service for {}: its clients are given drained edges all the same\n",
+            without.join(", ")
+        ));
     }
-    for note in names("notes").iter().filter(|note| !note.ends_with(" already")) {
+    for note in names("notes")
+        .iter()
+        .filter(|note| !note.ends_with(" already"))
+    {
         told.push_str(&format!("{note}\n"));
     }
     told
@@ -90,8 +114,7 @@ fn verdict(answer: &Value, wait: Duration) -> Result<(), Failure> {
     if (answer["complete"] == true && is_known_of_all) || wait.is_zero() {
         return Ok(());
     }
-    let message =
-        "not every name server has seen the change in time; it is in the journal, and comes to the others when they reach control";
+    let message = "not every name server has seen the change in time; it is in the journal, and comes to the others when they reach control";
     Err(Failure::new(FailureKind::Unavailable, message))
 }
 
@@ -103,10 +126,19 @@ mod tests {
     #[test]
     fn the_documented_drain_is_told() {
         let documents = include_str!("../../control/API.md");
-        let example = documents.split("```json drain\n").nth(1).and_then(|rest| rest.split("```").next()).expect("the example is there");
+        let example = documents
+            .split("```json drain\n")
+            .nth(1)
+            .and_then(|rest| rest.split("```").next())
+            .expect("the example is there");
         let answer: Value = serde_json::from_str(example).expect("it is JSON");
         let drained = told(&answer);
-        for words in ["cluster ams is drained (ams-1, ams-2)", "seen by ns1", "20 s (the TTL)", "nearcast undrain ams"] {
+        for words in [
+            "cluster ams is drained (ams-1, ams-2)",
+            "seen by ns1",
+            "20 s (the TTL)",
+            "nearcast undrain ams",
+        ] {
             assert!(drained.contains(words), "{words}: {drained}");
         }
         verdict(&answer, Duration::from_secs(1)).expect("everybody has seen it");
@@ -119,14 +151,27 @@ mod tests {
             "silent": ["ns2"], "complete": false, "sites_without_nodes": ["www"], "notes": ["ams-1 is drained already"],
         });
         let words = told(&answer);
-        for expected in
-            ["node ams-1 is drained already\n", "not seen yet by ns1", "nothing is known, of ns2", "no edge is in service for www"]
-        {
+        for expected in [
+            "node ams-1 is drained already\n",
+            "not seen yet by ns1",
+            "nothing is known, of ns2",
+            "no edge is in service for www",
+        ] {
             assert!(words.contains(expected), "{expected}: {words}");
         }
-        assert_eq!(verdict(&answer, Duration::from_secs(1)).expect_err("one is missing").kind, FailureKind::Unavailable);
+        assert_eq!(
+            verdict(&answer, Duration::from_secs(1))
+                .expect_err("one is missing")
+                .kind,
+            FailureKind::Unavailable
+        );
         let silent = json!({"seen": ["ns1"], "missing": [], "silent": ["ns2"], "complete": true});
-        assert_eq!(verdict(&silent, Duration::from_secs(1)).expect_err("one is silent").kind, FailureKind::Unavailable);
+        assert_eq!(
+            verdict(&silent, Duration::from_secs(1))
+                .expect_err("one is silent")
+                .kind,
+            FailureKind::Unavailable
+        );
         verdict(&answer, Duration::ZERO).expect("nobody was waited for");
     }
 }

@@ -11,7 +11,11 @@ pub(crate) async fn run(arguments: HealthArgs) -> Result<(), Failure> {
     let reason = match outcome {
         Ok(response) if response.status().is_success() => return Ok(()),
         Ok(response) => {
-            let said = String::from_utf8_lossy(response.body()).trim().chars().take(200).collect::<String>();
+            let said = String::from_utf8_lossy(response.body())
+                .trim()
+                .chars()
+                .take(200)
+                .collect::<String>();
             format!("{} answers {}: {said}", arguments.url, response.status())
         }
         Err(error) => error.to_string(),

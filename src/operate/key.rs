@@ -25,7 +25,10 @@ pub(crate) fn run(arguments: &KeyArgs) -> Result<(), Failure> {
     }
     let path = find::fleet_path(arguments.fleet.fleet.as_deref())?;
     let fleet = match &arguments.key_file {
-        Some(key) => Fleet { node_key: file::read_key(key)?, ..file::load_with(&path, KeySource::Unneeded)? },
+        Some(key) => Fleet {
+            node_key: file::read_key(key)?,
+            ..file::load_with(&path, KeySource::Unneeded)?
+        },
         None => file::load(&path)?,
     };
     let root = fleet.node_key.clone();
@@ -37,7 +40,11 @@ pub(crate) fn run(arguments: &KeyArgs) -> Result<(), Failure> {
     match (&arguments.node, &arguments.dir) {
         (Some(node), _) => {
             let own = OwnKey::derive(&root, &fleet, node).ok_or_else(|| no_key(&fleet, node))?;
-            give(arguments, &own.line(), json!({"node": own.node, "generation": own.generation}))
+            give(
+                arguments,
+                &own.line(),
+                json!({"node": own.node, "generation": own.generation}),
+            )
         }
         (None, Some(dir)) => {
             let files = write_all(&root, &fleet, dir)?;
@@ -48,14 +55,26 @@ pub(crate) fn run(arguments: &KeyArgs) -> Result<(), Failure> {
             }
             Ok(())
         }
-        (None, None) => Err(Failure::new(FailureKind::Usage, "name a node, or --new, or --all with --dir")),
+        (None, None) => Err(Failure::new(
+            FailureKind::Usage,
+            "name a node, or --new, or --all with --dir",
+        )),
     }
 }
 
 fn no_key(fleet: &Fleet, node: &str) -> Failure {
-    let message = match fleet.control.as_ref().is_some_and(|control| control.name == node) {
-        true => format!("{node} is the control role, which checks the keys of all nodes: give it the fleet's key"),
-        false => format!("the fleet file has no node {node:?}; it has: {}", node_key::nodes(fleet).join(", ")),
+    let message = match fleet
+        .control
+        .as_ref()
+        .is_some_and(|control| control.name == node)
+    {
+        true => format!(
+            "{node} is the control role, which checks the keys of all nodes: give it the fleet's key"
+        ),
+        false => format!(
+            "the fleet file has no node {node:?}; it has: {}",
+            node_key::nodes(fleet).join(", ")
+        ),
     };
     Failure::new(FailureKind::Usage, message)
 }
@@ -66,9 +85,17 @@ fn no_key(fleet: &Fleet, node: &str) -> Failure {
 /// The system gives no random bytes.
 pub(crate) fn new_key() -> Result<Secret, Failure> {
     let mut bytes = [0; NEW_KEY_BYTES];
-    let read = std::fs::File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut bytes));
-    read.map_err(|e| Failure::new(FailureKind::System, format!("cannot read /dev/urandom: {e}")))?;
-    Ok(Secret(bytes.iter().map(|byte| format!("{byte:02x}")).collect()))
+    let read =
+        std::fs::File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut bytes));
+    read.map_err(|e| {
+        Failure::new(
+            FailureKind::System,
+            format!("cannot read /dev/urandom: {e}"),
+        )
+    })?;
+    Ok(Secret(
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+    ))
 }
 
 /// Writes the key file of every node of the fleet below a directory; gives their paths.
@@ -79,11 +106,20 @@ pub(crate) fn write_all(root: &Secret, fleet: &Fleet, dir: &Path) -> Result<Vec<
     let control = fleet.control.iter().map(|control| control.name.as_str());
     let mut files = Vec::new();
     for node in control.chain(node_key::nodes(fleet)) {
-        let is_checker = !(fleet.edge(node).is_some() || fleet.origins.iter().any(|origin| origin.name == node));
+        let is_checker =
+            !(fleet.edge(node).is_some() || fleet.origins.iter().any(|origin| origin.name == node));
         let own = OwnKey::derive(root, fleet, node).filter(|_| !is_checker);
         let of_node = dir.join(node);
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&of_node);
-        made.map_err(|e| Failure::new(FailureKind::CannotCreate, format!("cannot make {}: {e}", of_node.display())))?;
+        let made = DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&of_node);
+        made.map_err(|e| {
+            Failure::new(
+                FailureKind::CannotCreate,
+                format!("cannot make {}: {e}", of_node.display()),
+            )
+        })?;
         let path = of_node.join("node.key");
         write(&path, &own.map_or_else(|| root.clone(), |own| own.line()))?;
         files.push(path.display().to_string());
@@ -111,11 +147,27 @@ fn give(arguments: &KeyArgs, key: &Secret, about: serde_json::Value) -> Result<(
 /// Writes a key for its owner alone to read. What was there is replaced whole.
 pub(crate) fn write(path: &Path, key: &Secret) -> Result<(), Failure> {
     let beside = path.with_extension("new");
-    let of = path.parent().filter(|of| !of.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // A node's directory is its user's, perhaps: whatever that user has put there is replaced, never written through.
-    let left = std::fs::remove_file(&beside).or_else(|e| if e.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(e) });
+    let of = path
+        .parent()
+        .filter(|of| !of.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    // A node's directory is its user's, perhaps: whatever that user has put there is replaced,
+    // never written through.
+    let left = std::fs::remove_file(&beside).or_else(|e| {
+        if e.kind() == std::io::ErrorKind::NotFound {
+            Ok(())
+        } else {
+            Err(e)
+        }
+    });
     let written = left
-        .and_then(|()| OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside))
+        .and_then(|()| {
+            OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&beside)
+        })
         .and_then(|mut file| {
             if kernel::user_id() == 0 {
                 // For the user to read whose the directory is.
@@ -125,7 +177,12 @@ pub(crate) fn write(path: &Path, key: &Secret) -> Result<(), Failure> {
             writeln!(file, "{}", key.0).and_then(|()| file.sync_all())
         })
         .and_then(|()| std::fs::rename(&beside, path));
-    written.map_err(|e| Failure::new(FailureKind::CannotCreate, format!("cannot write {}: {e}", path.display())))
+    written.map_err(|e| {
+        Failure::new(
+            FailureKind::CannotCreate,
+            format!("cannot write {}: {e}", path.display()),
+        )
+    })
 }
 
 #[cfg(test)]
@@ -146,19 +203,36 @@ mod tests {
         assert_eq!(fleet.node_key, root);
         let files = write_all(&root, &fleet, dir.path()).expect("written");
         assert_eq!(files.len(), 3);
-        for (node, expected) in
-            [("control", root.clone()), ("ns1", root.clone()), ("ams-1", OwnKey::derive(&root, &fleet, "ams-1").expect("a node").line())]
-        {
+        for (node, expected) in [
+            ("control", root.clone()),
+            ("ns1", root.clone()),
+            (
+                "ams-1",
+                OwnKey::derive(&root, &fleet, "ams-1")
+                    .expect("a node")
+                    .line(),
+            ),
+        ] {
             let path = dir.path().join(node).join("node.key");
             assert_eq!(file::read_key(&path).expect("a key"), expected, "{node}");
-            assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+            assert_eq!(
+                std::fs::metadata(&path)
+                    .expect("there")
+                    .permissions()
+                    .mode()
+                    & 0o777,
+                0o600
+            );
         }
     }
 
     #[test]
     fn what_somebody_has_planted_is_replaced_and_not_written_through() {
         let directory = tempfile::tempdir().expect("a directory");
-        let (key, elsewhere) = (directory.path().join("node.key"), directory.path().join("elsewhere"));
+        let (key, elsewhere) = (
+            directory.path().join("node.key"),
+            directory.path().join("elsewhere"),
+        );
         std::fs::write(&elsewhere, "mine").expect("it is ours");
         std::os::unix::fs::symlink(&elsewhere, directory.path().join("node.new")).expect("a link");
         std::os::unix::fs::symlink(&elsewhere, &key).expect("a link");

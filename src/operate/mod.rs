@@ -14,5 +14,9 @@ pub(crate) mod status;
 
 /// Prints a value as JSON.
 fn print_json(value: &impl serde::Serialize) {
-    outln!("{}", serde_json::to_string_pretty(value).expect("values with string keys can be written as JSON"));
+    outln!(
+        "{}",
+        serde_json::to_string_pretty(value)
+            .expect("values with string keys can be written as JSON")
+    );
 }

@@ -14,7 +14,11 @@ const ITEMS_MAX: u32 = 1000;
 /// Shows the plan that control would push next.
 pub(crate) async fn run(arguments: PlanArgs) -> Result<(), Failure> {
     let fleet = find::fleet(arguments.fleet.fleet.as_deref())?;
-    let items = if arguments.json { arguments.items.max(50) } else { arguments.items };
+    let items = if arguments.json {
+        arguments.items.max(50)
+    } else {
+        arguments.items
+    };
     let mut path = format!("/v1/plan?items={}", items.min(ITEMS_MAX));
     if let Some(cluster) = &arguments.cluster {
         path.push_str(&format!("&cluster={}", percent_encoded(cluster)));
@@ -31,7 +35,15 @@ pub(crate) async fn run(arguments: PlanArgs) -> Result<(), Failure> {
 /// A query component with everything but letters, digits and `-._~` escaped.
 fn percent_encoded(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
-    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+    text.bytes()
+        .map(|b| {
+            if plain(b) {
+                char::from(b).to_string()
+            } else {
+                format!("%{b:02X}")
+            }
+        })
+        .collect()
 }
 
 fn told(answer: &Value) -> String {
@@ -42,24 +54,58 @@ fn told(answer: &Value) -> String {
     let now = number(&answer["now_unix_ms"]);
     let clusters = list(&answer["clusters"]);
     let rows: Vec<Vec<String>> = clusters.iter().map(|c| cluster_row(c, now)).collect();
-    let heading = ["cluster", "local", "window", ">items", ">bytes", ">of share", ">expected requests", ">expected bytes", ">gap", "limit"];
+    let heading = [
+        "cluster",
+        "local",
+        "window",
+        ">items",
+        ">bytes",
+        ">of share",
+        ">expected requests",
+        ">expected bytes",
+        ">gap",
+        "limit",
+    ];
     told.push_str(&text::table(&heading, &rows));
     for cluster in clusters {
         let items = list(&cluster["items"]);
         if items.is_empty() {
             let excluded = list(&cluster["excluded"]);
-            let reasons: Vec<String> =
-                excluded.iter().map(|e| format!("{} {}", e["count"], string(&e["reason"]).replace('_', " "))).collect();
-            let why = if reasons.is_empty() { "no requests were reported yet".to_owned() } else { reasons.join(", ") };
-            told.push_str(&format!("\n{}: nothing to push ({why})\n", string(&cluster["cluster"])));
+            let reasons: Vec<String> = excluded
+                .iter()
+                .map(|e| format!("{} {}", e["count"], string(&e["reason"]).replace('_', " ")))
+                .collect();
+            let why = if reasons.is_empty() {
+                "no requests were reported yet".to_owned()
+            } else {
+                reasons.join(", ")
+            };
+            told.push_str(&format!(
+                "\n{}: nothing to push ({why})\n",
+                string(&cluster["cluster"])
+            ));
             continue;
         }
         let rows: Vec<Vec<String>> = items
             .iter()
-            .map(|i| vec![format!("{:.0}", number(&i["expected_requests"])), text::bytes(number(&i["bytes"])), string(&i["url"])])
+            .map(|i| {
+                vec![
+                    format!("{:.0}", number(&i["expected_requests"])),
+                    text::bytes(number(&i["bytes"])),
+                    string(&i["url"]),
+                ]
+            })
             .collect();
-        told.push_str(&format!("\n{}, best {} of {}:\n", string(&cluster["cluster"]), items.len(), cluster["items_total"]));
-        told.push_str(&text::table(&[">expected requests", ">bytes", "URL"], &rows));
+        told.push_str(&format!(
+            "\n{}, best {} of {}:\n",
+            string(&cluster["cluster"]),
+            items.len(),
+            cluster["items_total"]
+        ));
+        told.push_str(&text::table(
+            &[">expected requests", ">bytes", "URL"],
+            &rows,
+        ));
     }
     told
 }
@@ -77,7 +123,9 @@ fn cluster_row(cluster: &Value, now: f64) -> Vec<String> {
     let time = string(&cluster["local_time"]);
     vec![
         string(&cluster["cluster"]),
-        time.split('T').nth(1).map_or(String::new(), |t| t.chars().take(5).collect()),
+        time.split('T')
+            .nth(1)
+            .map_or(String::new(), |t| t.chars().take(5).collect()),
         when,
         format!("{:.0}", number(&cluster["items_total"])),
         text::bytes(stored),
@@ -105,9 +153,16 @@ mod tests {
             {"cluster": "nyc", "window": null, "items": [], "excluded": [{"reason": "too_few_requests", "count": 3}]},
         ]});
         let told = told(&answer);
-        for words in
-            ["03:00", "in 40 s", "50.0 %", "9000", "1.1 %", "disk share", "http://h/v", "nyc: nothing to push (3 too few requests)"]
-        {
+        for words in [
+            "03:00",
+            "in 40 s",
+            "50.0 %",
+            "9000",
+            "1.1 %",
+            "disk share",
+            "http://h/v",
+            "nyc: nothing to push (3 too few requests)",
+        ] {
             assert!(told.contains(words), "{words}: {told}");
         }
     }

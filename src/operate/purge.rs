@@ -19,12 +19,14 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Bytes of an answer to a question that are read.
 const REPLY_BYTES_MAX: u64 = 1024;
 
-/// Purges and says how far it got. A purge that not every edge has confirmed in time is a failure for whoever waits, though it
-/// is accepted and comes to the others when control reaches them.
+/// Purges and says how far it got. A purge that not every edge has confirmed in time is a failure
+/// for whoever waits, though it is accepted and comes to the others when control reaches them.
 pub(crate) async fn run(arguments: PurgeArgs) -> Result<(), Failure> {
     if arguments.wait > WAIT_MAX {
-        let message =
-            format!("--wait is at most {} s; give a shorter one: edges that are not waited for purge all the same", WAIT_MAX.as_secs());
+        let message = format!(
+            "--wait is at most {} s; give a shorter one: edges that are not waited for purge all the same",
+            WAIT_MAX.as_secs()
+        );
         return Err(Failure::new(FailureKind::Usage, message));
     }
     let scopes = scopes(&arguments);
@@ -35,7 +37,11 @@ pub(crate) async fn run(arguments: PurgeArgs) -> Result<(), Failure> {
     }
     let fleet = find::fleet(arguments.fleet.fleet.as_deref())?;
     if arguments.all && !arguments.yes {
-        confirm(&fleet, &mut std::io::stdin().lock(), &mut std::io::stderr().lock())?;
+        confirm(
+            &fleet,
+            &mut std::io::stdin().lock(),
+            &mut std::io::stderr().lock(),
+        )?;
     }
     let token = find::token(arguments.token.token, &fleet)?;
     let mut body = json!({"soft": arguments.soft, "wait_ms": arguments.wait.as_millis() as u64});
@@ -44,7 +50,9 @@ pub(crate) async fn run(arguments: PurgeArgs) -> Result<(), Failure> {
         [one] => body["scope"] = json!(one),
         several => body["scopes"] = json!(several),
     }
-    let answer = Api::of(&fleet)?.post("/v1/purges", &token, &body, arguments.wait).await?;
+    let answer = Api::of(&fleet)?
+        .post("/v1/purges", &token, &body, arguments.wait)
+        .await?;
     if arguments.json {
         print_json(&answer);
     } else {
@@ -64,7 +72,9 @@ fn verdict(answer: &Value, wait: Duration) -> Result<(), Failure> {
 
 fn scopes(arguments: &PurgeArgs) -> Vec<PurgeScope> {
     let mut scopes = Vec::new();
-    let mut add = |values: &[String], named: fn(String) -> PurgeScope| scopes.extend(values.iter().cloned().map(named));
+    let mut add = |values: &[String], named: fn(String) -> PurgeScope| {
+        scopes.extend(values.iter().cloned().map(named))
+    };
     add(&arguments.url, PurgeScope::Url);
     add(&arguments.prefix, PurgeScope::Prefix);
     add(&arguments.host, PurgeScope::Host);
@@ -78,7 +88,8 @@ fn scopes(arguments: &PurgeArgs) -> Vec<PurgeScope> {
 
 /// Refuses what control would refuse before anybody is asked, and says by which argument it came.
 fn check(scopes: &[PurgeScope]) -> Result<(), Failure> {
-    let usage = |message: String| Failure::new(FailureKind::Usage, message + "; nothing was purged");
+    let usage =
+        |message: String| Failure::new(FailureKind::Usage, message + "; nothing was purged");
     for one in scopes {
         let argument = match one {
             PurgeScope::Url(_) => "--url",
@@ -89,11 +100,17 @@ fn check(scopes: &[PurgeScope]) -> Result<(), Failure> {
         };
         scope::canonical(one).map_err(|error| usage(format!("{argument}: {error}")))?;
     }
-    scope::any_of(scopes).map(drop).map_err(|error| usage(error.to_string()))
+    scope::any_of(scopes)
+        .map(drop)
+        .map_err(|error| usage(error.to_string()))
 }
 
 /// Asks whether everything is to go.
-fn confirm(fleet: &Fleet, input: &mut impl BufRead, output: &mut impl Write) -> Result<(), Failure> {
+fn confirm(
+    fleet: &Fleet,
+    input: &mut impl BufRead,
+    output: &mut impl Write,
+) -> Result<(), Failure> {
     let edges = fleet.clusters.iter().map(|c| c.nodes.len()).sum();
     let sites: Vec<&str> = fleet.sites.iter().map(|s| s.name.as_str()).collect();
     let question = format!(
@@ -104,13 +121,19 @@ fn confirm(fleet: &Fleet, input: &mut impl BufRead, output: &mut impl Write) -> 
         sites.join(", "),
         fleet.zone
     );
-    let asked = output.write_all(question.as_bytes()).and_then(|()| output.flush());
+    let asked = output
+        .write_all(question.as_bytes())
+        .and_then(|()| output.flush());
     let mut reply = String::new();
-    let read = asked.and_then(|()| std::io::Read::take(input, REPLY_BYTES_MAX).read_line(&mut reply));
+    let read =
+        asked.and_then(|()| std::io::Read::take(input, REPLY_BYTES_MAX).read_line(&mut reply));
     if read.is_ok() && reply.trim() == fleet.zone {
         return Ok(());
     }
-    Err(Failure::new(FailureKind::Usage, "not confirmed; nothing was purged"))
+    Err(Failure::new(
+        FailureKind::Usage,
+        "not confirmed; nothing was purged",
+    ))
 }
 
 fn summary(answer: &Value, soft: bool, wait: Duration) -> String {
@@ -120,7 +143,9 @@ fn summary(answer: &Value, soft: bool, wait: Duration) -> String {
     let missing: Vec<String> = list(&answer["missing"]).iter().map(string).collect();
     let silent: Vec<String> = list(&answer["silent"]).iter().map(string).collect();
     if wait.is_zero() && !is_complete {
-        let mut told = format!("revision {revision}: accepted, not waited for; edges purge it as they follow the journal\n");
+        let mut told = format!(
+            "revision {revision}: accepted, not waited for; edges purge it as they follow the journal\n"
+        );
         push_notes(answer, &mut told);
         return told;
     }
@@ -139,8 +164,16 @@ fn summary(answer: &Value, soft: bool, wait: Duration) -> String {
     } else if missing.is_empty() {
         told.push_str("; the fleet has no edges\n");
     } else {
-        let named: Vec<String> =
-            missing.iter().map(|name| if silent.contains(name) { format!("{name} (silent)") } else { name.clone() }).collect();
+        let named: Vec<String> = missing
+            .iter()
+            .map(|name| {
+                if silent.contains(name) {
+                    format!("{name} (silent)")
+                } else {
+                    name.clone()
+                }
+            })
+            .collect();
         told.push_str(&format!("; not confirmed by {}\n", named.join(", ")));
     }
     if count == 0 {
@@ -150,7 +183,11 @@ fn summary(answer: &Value, soft: bool, wait: Duration) -> String {
         .iter()
         .map(|n| {
             let after = number(&n["effective_unix_ms"]) - number(&answer["accepted_unix_ms"]);
-            vec![string(&n["node"]), format!("{:.0}", number(&n["responses"])), format!("{:.0} ms", after.max(0.0))]
+            vec![
+                string(&n["node"]),
+                format!("{:.0}", number(&n["responses"])),
+                format!("{:.0} ms", after.max(0.0)),
+            ]
         })
         .collect();
     if !rows.is_empty() {
@@ -178,11 +215,19 @@ mod tests {
             "nodes": [{"node": "ams-1", "responses": 2, "effective_unix_ms": 1050}], "missing": []
         });
         let whole = summary(&answer, false, WAIT);
-        assert!(whole.starts_with("revision 12: 2 responses forgotten on 1 edge; complete after 93 ms\n"), "{whole}");
+        assert!(
+            whole.starts_with(
+                "revision 12: 2 responses forgotten on 1 edge; complete after 93 ms\n"
+            ),
+            "{whole}"
+        );
         assert!(whole.contains("ams-1          2  50 ms"), "{whole}");
         answer["complete"] = json!(false);
         answer["missing"] = json!(["nyc-2"]);
-        assert!(summary(&answer, true, WAIT).contains("to be validated on 1 edge; not confirmed by nyc-2\n"));
+        assert!(
+            summary(&answer, true, WAIT)
+                .contains("to be validated on 1 edge; not confirmed by nyc-2\n")
+        );
     }
 
     #[test]
@@ -198,7 +243,14 @@ mod tests {
                 5,
                 "revision 7: nothing that it covers was stored on 1 edge; complete after 93 ms\nnote: odd\n",
             ),
-            (false, &one, json!(["b"]), json!([]), 5, "revision 7: nothing that it covers was stored on 1 edge; not confirmed by b\n"),
+            (
+                false,
+                &one,
+                json!(["b"]),
+                json!([]),
+                5,
+                "revision 7: nothing that it covers was stored on 1 edge; not confirmed by b\n",
+            ),
             (
                 false,
                 &none,
@@ -207,7 +259,14 @@ mod tests {
                 5,
                 "revision 7: accepted, and no edge has confirmed it; not confirmed by a, b (silent)\n",
             ),
-            (false, &none, json!([]), json!([]), 5, "revision 7: accepted, and no edge has confirmed it; the fleet has no edges\n"),
+            (
+                false,
+                &none,
+                json!([]),
+                json!([]),
+                5,
+                "revision 7: accepted, and no edge has confirmed it; the fleet has no edges\n",
+            ),
             (
                 false,
                 &none,
@@ -216,7 +275,14 @@ mod tests {
                 0,
                 "revision 7: accepted, not waited for; edges purge it as they follow the journal\nnote: odd\n",
             ),
-            (true, &one, json!([]), json!([]), 0, "revision 7: nothing that it covers was stored on 1 edge; complete"),
+            (
+                true,
+                &one,
+                json!([]),
+                json!([]),
+                0,
+                "revision 7: nothing that it covers was stored on 1 edge; complete",
+            ),
         ];
         for (complete, nodes, missing, silent, wait, expected) in table {
             let answer = json!({
@@ -225,7 +291,10 @@ mod tests {
             });
             let told = summary(&answer, false, Duration::from_secs(wait));
             assert!(told.starts_with(expected), "{told}");
-            assert!(!told.contains("0 responses") && !told.contains("0 edges"), "{told}");
+            assert!(
+                !told.contains("0 responses") && !told.contains("0 edges"),
+                "{told}"
+            );
         }
     }
 
@@ -245,9 +314,15 @@ mod tests {
         let good = PurgeScope::Tag(s("good"));
         for (scope, words) in table {
             let failure = check(&[good.clone(), scope]).expect_err(words);
-            assert!(failure.kind == FailureKind::Usage && failure.message.contains(words), "{words}: {failure}");
+            assert!(
+                failure.kind == FailureKind::Usage && failure.message.contains(words),
+                "{words}: {failure}"
+            );
         }
-        assert!(check(&vec![good.clone(); scope::SCOPES_MAX + 1]).is_err_and(|f| f.message.contains("at most 256")));
+        assert!(
+            check(&vec![good.clone(); scope::SCOPES_MAX + 1])
+                .is_err_and(|f| f.message.contains("at most 256"))
+        );
         assert!(check(&[good]).is_ok() && check(&[PurgeScope::All]).is_ok());
     }
 
@@ -261,23 +336,43 @@ mod tests {
             nearcast_fleet::units::Bytes(0),
             nearcast_fleet::config::CachePolicy::default(),
         );
-        let fleet = Fleet { zone: "cdn.test".into(), ..fleet.expect("a fleet") };
-        for (reply, is_good) in
-            [("cdn.test\n", true), (" cdn.test", true), ("y\n", false), ("\n", false), ("", false), ("cdn.tes\n", false)]
-        {
+        let fleet = Fleet {
+            zone: "cdn.test".into(),
+            ..fleet.expect("a fleet")
+        };
+        for (reply, is_good) in [
+            ("cdn.test\n", true),
+            (" cdn.test", true),
+            ("y\n", false),
+            ("\n", false),
+            ("", false),
+            ("cdn.tes\n", false),
+        ] {
             let mut asked = Vec::new();
             let found = confirm(&fleet, &mut reply.as_bytes(), &mut asked);
             assert_eq!(found.is_ok(), is_good, "{reply:?}");
             let asked = String::from_utf8(asked).expect("text");
-            assert!(asked.contains("1 edge of cdn.test stores: site."), "{asked}");
+            assert!(
+                asked.contains("1 edge of cdn.test stores: site."),
+                "{asked}"
+            );
         }
     }
 
     #[test]
     fn who_waits_learns_whether_every_edge_has_confirmed() {
-        for (complete, wait, good) in [(true, 5, true), (false, 5, false), (true, 0, true), (false, 0, true)] {
+        for (complete, wait, good) in [
+            (true, 5, true),
+            (false, 5, false),
+            (true, 0, true),
+            (false, 0, true),
+        ] {
             let answer = json!({"complete": complete});
-            assert_eq!(verdict(&answer, Duration::from_secs(wait)).is_ok(), good, "{complete} {wait}");
+            assert_eq!(
+                verdict(&answer, Duration::from_secs(wait)).is_ok(),
+                good,
+                "{complete} {wait}"
+            );
         }
     }
 }

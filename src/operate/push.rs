@@ -32,11 +32,24 @@ pub(crate) async fn run(arguments: PushArgs) -> Result<(), Failure> {
         return Ok(());
     }
     let token = find::token(arguments.token.token, &fleet)?;
-    let body = if arguments.cluster.is_empty() { json!({}) } else { json!({"clusters": arguments.cluster}) };
-    let accepted = api.post("/v1/pushes", &token, &body, Duration::ZERO).await?;
-    let asked: Vec<String> = list(&accepted["orders"]).iter().map(|o| string(&o["id"])).collect();
+    let body = if arguments.cluster.is_empty() {
+        json!({})
+    } else {
+        json!({"clusters": arguments.cluster})
+    };
+    let accepted = api
+        .post("/v1/pushes", &token, &body, Duration::ZERO)
+        .await?;
+    let asked: Vec<String> = list(&accepted["orders"])
+        .iter()
+        .map(|o| string(&o["id"]))
+        .collect();
     for skipped in list(&accepted["skipped"]) {
-        eprintln!("nearcast: {} is left out: {}", string(&skipped["cluster"]), string(&skipped["reason"]));
+        eprintln!(
+            "nearcast: {} is left out: {}",
+            string(&skipped["cluster"]),
+            string(&skipped["reason"])
+        );
     }
     let orders = match asked.is_empty() {
         true => Vec::new(),
@@ -50,13 +63,23 @@ pub(crate) async fn run(arguments: PushArgs) -> Result<(), Failure> {
     verdict(&orders)
 }
 
-/// Shows progress until every order has ended or `limit` has passed; the orders as they were last seen.
-async fn watch(api: &Api, asked: &[String], limit: Duration, quiet: bool) -> Result<Vec<Value>, Failure> {
+/// Shows progress until every order has ended or `limit` has passed; the orders as they were last
+/// seen.
+async fn watch(
+    api: &Api,
+    asked: &[String],
+    limit: Duration,
+    quiet: bool,
+) -> Result<Vec<Value>, Failure> {
     let mut shown = Shown::new(quiet);
     let begun = tokio::time::Instant::now();
     loop {
         let answer = api.get("/v1/pushes").await?;
-        let orders: Vec<Value> = list(&answer["orders"]).iter().filter(|o| asked.contains(&string(&o["id"]))).cloned().collect();
+        let orders: Vec<Value> = list(&answer["orders"])
+            .iter()
+            .filter(|o| asked.contains(&string(&o["id"])))
+            .cloned()
+            .collect();
         for order in &orders {
             shown.show(order);
         }
@@ -64,41 +87,72 @@ async fn watch(api: &Api, asked: &[String], limit: Duration, quiet: bool) -> Res
             return Ok(orders);
         }
         if begun.elapsed() > limit {
-            let message =
-                format!("the push still runs after {}; `nearcast push` shows how far it is", text::span_ms(limit.as_millis() as u64));
+            let message = format!(
+                "the push still runs after {}; `nearcast push` shows how far it is",
+                text::span_ms(limit.as_millis() as u64)
+            );
             return Err(Failure::new(FailureKind::Unavailable, message));
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
-/// A push is a failure when a node said nothing of it, when its time was over before all was there, or when nothing that it
-/// should have brought is there.
+/// A push is a failure when a node said nothing of it, when its time was over before all was there,
+/// or when nothing that it should have brought is there.
 fn verdict(orders: &[Value]) -> Result<(), Failure> {
     let silent = |is_it: fn(&Value) -> bool| -> Vec<String> {
-        orders.iter().flat_map(|o| list(&o["nodes"])).filter(|n| is_it(n)).map(|n| string(&n["node"])).collect()
+        orders
+            .iter()
+            .flat_map(|o| list(&o["nodes"]))
+            .filter(|n| is_it(n))
+            .map(|n| string(&n["node"]))
+            .collect()
     };
-    let (unheard, unended) = (silent(|n| n["reported"] != true), silent(|n| n["reported"] == true && n["ended"] != true));
+    let (unheard, unended) = (
+        silent(|n| n["reported"] != true),
+        silent(|n| n["reported"] == true && n["ended"] != true),
+    );
     if !(unheard.is_empty() && unended.is_empty()) {
         let mut words = Vec::new();
         if !unheard.is_empty() {
             words.push(format!("{} said nothing of this push", unheard.join(", ")));
         }
         if !unended.is_empty() {
-            words.push(format!("{} did not say that the push ended there", unended.join(", ")));
+            words.push(format!(
+                "{} did not say that the push ended there",
+                unended.join(", ")
+            ));
         }
-        let message = format!("{}; does `nearcast status` show {} up?", words.join("; "), if words.len() > 1 { "them" } else { "it" });
+        let message = format!(
+            "{}; does `nearcast status` show {} up?",
+            words.join("; "),
+            if words.len() > 1 { "them" } else { "it" }
+        );
         return Err(Failure::new(FailureKind::Unavailable, message));
     }
     let sum = |key: &str| -> f64 { orders.iter().map(|o| number(&o["total"][key])).sum() };
     if sum("failed") > 0.0 && sum("warmed") + sum("already_warm") == 0.0 {
-        let reasons = orders.iter().flat_map(|o| list(&o["nodes"])).flat_map(|n| list(&n["reasons"])).next();
-        let why = reasons.map_or(String::new(), |r| format!(" ({})", r.as_str().map_or_else(|| r.to_string(), str::to_owned)));
-        return Err(Failure::new(FailureKind::Unavailable, format!("every item failed{why}; does the origin answer?")));
+        let reasons = orders
+            .iter()
+            .flat_map(|o| list(&o["nodes"]))
+            .flat_map(|n| list(&n["reasons"]))
+            .next();
+        let why = reasons.map_or(String::new(), |r| {
+            format!(
+                " ({})",
+                r.as_str().map_or_else(|| r.to_string(), str::to_owned)
+            )
+        });
+        return Err(Failure::new(
+            FailureKind::Unavailable,
+            format!("every item failed{why}; does the origin answer?"),
+        ));
     }
     let unfinished = sum("unfinished");
     if unfinished > 0.0 {
-        let message = format!("time was over before all was there: {unfinished:.0} copies are missing; the next push goes on from there");
+        let message = format!(
+            "time was over before all was there: {unfinished:.0} copies are missing; the next push goes on from there"
+        );
         return Err(Failure::new(FailureKind::Unavailable, message));
     }
     Ok(())
@@ -114,7 +168,11 @@ struct Shown {
 impl Shown {
     fn new(quiet: bool) -> Self {
         let terminal = std::io::stderr().is_terminal() && !quiet;
-        Self { bars: terminal.then(MultiProgress::new), quiet, by_order: BTreeMap::new() }
+        Self {
+            bars: terminal.then(MultiProgress::new),
+            quiet,
+            by_order: BTreeMap::new(),
+        }
     }
 
     fn show(&mut self, order: &Value) {
@@ -122,7 +180,10 @@ impl Shown {
         let cluster = string(&order["cluster"]);
         let share = number(&order["progress"]).clamp(0.0, 1.0);
         let bars = &self.bars;
-        let (bar, tenths) = self.by_order.entry(id).or_insert_with(|| (bars.as_ref().map(|b| b.add(new_bar(&cluster))), u64::MAX));
+        let (bar, tenths) = self
+            .by_order
+            .entry(id)
+            .or_insert_with(|| (bars.as_ref().map(|b| b.add(new_bar(&cluster))), u64::MAX));
         let now = (share * 10.0) as u64;
         match bar {
             Some(bar) => {
@@ -132,7 +193,11 @@ impl Shown {
                     bar.abandon();
                 }
             }
-            None if !self.quiet && *tenths != now => eprintln!("{cluster}: {:.0} %, {}", (share * 100.0).floor(), progress_words(order)),
+            None if !self.quiet && *tenths != now => eprintln!(
+                "{cluster}: {:.0} %, {}",
+                (share * 100.0).floor(),
+                progress_words(order)
+            ),
             None => {}
         }
         *tenths = now;
@@ -140,8 +205,11 @@ impl Shown {
 }
 
 fn new_bar(cluster: &str) -> ProgressBar {
-    let style = ProgressStyle::with_template("{prefix:>8} [{bar:30}] {percent:>3} %  {msg}").expect("the template is right");
-    ProgressBar::new(BAR_STEPS).with_style(style.progress_chars("=> ")).with_prefix(cluster.to_owned())
+    let style = ProgressStyle::with_template("{prefix:>8} [{bar:30}] {percent:>3} %  {msg}")
+        .expect("the template is right");
+    ProgressBar::new(BAR_STEPS)
+        .with_style(style.progress_chars("=> "))
+        .with_prefix(cluster.to_owned())
 }
 
 fn progress_words(order: &Value) -> String {
@@ -182,7 +250,10 @@ fn orders_table(orders: &[Value]) -> String {
             ]
         })
         .collect();
-    let heading = ["cluster", "state", ">done", ">items", ">bytes", ">warm", ">warmed", ">failed", ">origin", ">peers", ">earned"];
+    let heading = [
+        "cluster", "state", ">done", ">items", ">bytes", ">warm", ">warmed", ">failed", ">origin",
+        ">peers", ">earned",
+    ];
     let words = "\
         warm (there before), warmed and failed count copies: each edge of a cluster has its own.\n\
         earned: the share of requests since then that pushed content answered.\n";
@@ -195,7 +266,11 @@ mod tests {
 
     fn documented() -> Value {
         let documents = include_str!("../../control/API.md");
-        let example = documents.split("```json pushes\n").nth(1).and_then(|rest| rest.split("```").next()).expect("the example is there");
+        let example = documents
+            .split("```json pushes\n")
+            .nth(1)
+            .and_then(|rest| rest.split("```").next())
+            .expect("the example is there");
         serde_json::from_str(example).expect("it is JSON")
     }
 
@@ -206,15 +281,27 @@ mod tests {
         for words in ["ams", "running", "50 %", "15.3 MiB", "5.7 MiB", "50.0 %"] {
             assert!(told.contains(words), "{words}: {told}");
         }
-        assert_eq!(progress_words(&orders["orders"][0]), "5.7 MiB from the origin, 5.7 MiB from peers, 10 warm already");
+        assert_eq!(
+            progress_words(&orders["orders"][0]),
+            "5.7 MiB from the origin, 5.7 MiB from peers, 10 warm already"
+        );
     }
 
     #[test]
     fn a_push_of_which_nothing_arrived_has_failed() {
-        let table = [((0, 0, 0), true), ((0, 3, 2), true), ((4, 0, 2), true), ((0, 0, 2), false)];
+        let table = [
+            ((0, 0, 0), true),
+            ((0, 3, 2), true),
+            ((4, 0, 2), true),
+            ((0, 0, 2), false),
+        ];
         for ((already_warm, warmed, failed), good) in table {
             let order = json!({"total": {"already_warm": already_warm, "warmed": warmed, "failed": failed}, "nodes": []});
-            assert_eq!(verdict(&[order]).is_ok(), good, "{already_warm} {warmed} {failed}");
+            assert_eq!(
+                verdict(&[order]).is_ok(),
+                good,
+                "{already_warm} {warmed} {failed}"
+            );
         }
     }
 
@@ -230,13 +317,26 @@ mod tests {
         let said = [("ams-1", true, true)];
         assert!(verdict(&[order(&said, 0)]).is_ok());
         let table: [(&[Node<'_>], u64, &str); 4] = [
-            (&[("ams-1", true, true), ("ams-2", false, false)], 0, "ams-2 said nothing of this push"),
-            (&[("ams-1", false, false), ("ams-2", false, false)], 0, "ams-1, ams-2 said nothing of this push"),
-            (&[("ams-1", true, true), ("ams-2", true, false)], 0, "ams-2 did not say that the push ended there"),
+            (
+                &[("ams-1", true, true), ("ams-2", false, false)],
+                0,
+                "ams-2 said nothing of this push",
+            ),
+            (
+                &[("ams-1", false, false), ("ams-2", false, false)],
+                0,
+                "ams-1, ams-2 said nothing of this push",
+            ),
+            (
+                &[("ams-1", true, true), ("ams-2", true, false)],
+                0,
+                "ams-2 did not say that the push ended there",
+            ),
             (&said, 2, "2 copies are missing"),
         ];
         for (nodes, unfinished, words) in table {
-            let failure = verdict(&[order(&said, 0), order(nodes, unfinished)]).expect_err("a failure");
+            let failure =
+                verdict(&[order(&said, 0), order(nodes, unfinished)]).expect_err("a failure");
             assert!(failure.message.contains(words), "{failure}");
             assert_ne!(failure.kind.exit_code(), 0);
         }

@@ -12,7 +12,9 @@ use crate::{find, text};
 pub(crate) async fn run(arguments: StatusArgs) -> Result<(), Failure> {
     let fleet = find::fleet(arguments.fleet.fleet.as_deref())?;
     let window = arguments.window.as_secs().clamp(1, 3600);
-    let answer = Api::of(&fleet)?.get(&format!("/v1/status?window={window}")).await?;
+    let answer = Api::of(&fleet)?
+        .get(&format!("/v1/status?window={window}"))
+        .await?;
     if arguments.json {
         print_json(&answer);
     } else {
@@ -24,8 +26,16 @@ pub(crate) async fn run(arguments: StatusArgs) -> Result<(), Failure> {
 fn told(status: &Value) -> String {
     let recent = &status["recent"];
     let speed = number(&status["clock"]["speed"]);
-    let fast = if speed == 1.0 { String::new() } else { format!(", clock {speed:.0} times as fast") };
-    let mut told = format!("{}, revision {}{fast}\n", string(&status["zone"]), status["revision"]);
+    let fast = if speed == 1.0 {
+        String::new()
+    } else {
+        format!(", clock {speed:.0} times as fast")
+    };
+    let mut told = format!(
+        "{}, revision {}{fast}\n",
+        string(&status["zone"]),
+        status["revision"]
+    );
     told.push_str(&format!(
         "last {} s: {:.1} requests/s, {} to clients, object hit ratio {}, byte hit ratio {}, {} of requests hit pushed content{}\n\n",
         status["window_seconds"],
@@ -41,27 +51,61 @@ fn told(status: &Value) -> String {
         },
     ));
     let clusters: Vec<Vec<String>> = list(&status["clusters"]).iter().map(cluster_row).collect();
-    told.push_str(&text::table(&["cluster", "state", "edges", "local time", ">req/s", ">egress", ">hit", ">byte hit", "push"], &clusters));
+    told.push_str(&text::table(
+        &[
+            "cluster",
+            "state",
+            "edges",
+            "local time",
+            ">req/s",
+            ">egress",
+            ">hit",
+            ">byte hit",
+            "push",
+        ],
+        &clusters,
+    ));
     for cluster in list(&status["clusters"]) {
         if let Some(missed) = cluster["push_missed"].as_str() {
-            told.push_str(&format!("warning: push to {}: {missed}\n", string(&cluster["name"])));
+            told.push_str(&format!(
+                "warning: push to {}: {missed}\n",
+                string(&cluster["name"])
+            ));
         }
     }
     told.push('\n');
     let nodes: Vec<Vec<String>> = list(&status["nodes"]).iter().map(node_row).collect();
-    let heading = ["node", "role", "state", ">reported", ">behind", ">req/s", ">hit", ">memory", ">disk", ">pushed", "why"];
+    let heading = [
+        "node",
+        "role",
+        "state",
+        ">reported",
+        ">behind",
+        ">req/s",
+        ">hit",
+        ">memory",
+        ">disk",
+        ">pushed",
+        "why",
+    ];
     told.push_str(&text::table(&heading, &nodes));
     told
 }
 
 fn cluster_row(c: &Value) -> Vec<String> {
     let time = string(&c["local_time"]);
-    let off_peak = if c["off_peak_now"] == true { " off-peak" } else { "" };
+    let off_peak = if c["off_peak_now"] == true {
+        " off-peak"
+    } else {
+        ""
+    };
     vec![
         string(&c["name"]),
         string(&c["state"]),
         format!("{}/{}", c["nodes_up"], c["nodes"]),
-        time.split('T').nth(1).map_or(String::new(), |t| t.chars().take(5).collect::<String>() + off_peak),
+        time.split('T').nth(1).map_or(String::new(), |t| {
+            t.chars().take(5).collect::<String>() + off_peak
+        }),
         format!("{:.1}", number(&c["recent"]["requests_per_second"])),
         text::bits_per_second(number(&c["recent"]["egress_bits_per_second"])),
         text::percent(c["recent"]["object_hit_ratio"].as_f64()),
@@ -73,15 +117,25 @@ fn cluster_row(c: &Value) -> Vec<String> {
 fn node_row(n: &Value) -> Vec<String> {
     let never = number(&n["last_report_unix_ms"]) == 0.0;
     let bytes = |key: &str| n[key].as_f64().map_or(String::new(), text::bytes);
-    let rate = n["requests_per_second"].as_f64().or(n["queries_per_second"].as_f64());
+    let rate = n["requests_per_second"]
+        .as_f64()
+        .or(n["queries_per_second"].as_f64());
     vec![
         string(&n["name"]),
         string(&n["role"]),
         string(&n["state"]),
-        if never { "never".to_owned() } else { format!("{} ago", text::span_ms(number(&n["age_ms"]) as u64)) },
+        if never {
+            "never".to_owned()
+        } else {
+            format!("{} ago", text::span_ms(number(&n["age_ms"]) as u64))
+        },
         format!("{:.0}", number(&n["behind"])),
         rate.map_or(String::new(), |r| format!("{r:.1}")),
-        if n["role"] == "edge" { text::percent(n["object_hit_ratio"].as_f64()) } else { String::new() },
+        if n["role"] == "edge" {
+            text::percent(n["object_hit_ratio"].as_f64())
+        } else {
+            String::new()
+        },
         bytes("memory_bytes"),
         bytes("disk_bytes"),
         bytes("pushed_bytes"),
@@ -97,15 +151,29 @@ mod tests {
     #[test]
     fn the_documented_status_is_told() {
         let documents = include_str!("../../control/API.md");
-        let example = documents.split("```json status\n").nth(1).and_then(|rest| rest.split("```").next()).expect("the example is there");
+        let example = documents
+            .split("```json status\n")
+            .nth(1)
+            .and_then(|rest| rest.split("```").next())
+            .expect("the example is there");
         let mut status: Value = serde_json::from_str(example).expect("it is JSON");
         assert!(!told(&status).contains("warning"));
         status["clusters"][0]["push_missed"] = "control was not running".into();
         let told = told(&status);
-        assert!(told.contains("warning: push to ams: control was not running"), "{told}");
-        for words in
-            ["cdn.test", "93.8 %", "360 times as fast", "ams-1", "03:00 off-peak", "2/2", "no report for 4 s", "ams-2026-06-01-x8k2j0"]
-        {
+        assert!(
+            told.contains("warning: push to ams: control was not running"),
+            "{told}"
+        );
+        for words in [
+            "cdn.test",
+            "93.8 %",
+            "360 times as fast",
+            "ams-1",
+            "03:00 off-peak",
+            "2/2",
+            "no report for 4 s",
+            "ams-2026-06-01-x8k2j0",
+        ] {
             assert!(told.contains(words), "{words}: {told}");
         }
     }

@@ -1,4 +1,5 @@
-//! What there is to watch: the site's `catalogue.json`, and the ladder of qualities that its titles share.
+//! What there is to watch: the site's `catalogue.json`, and the ladder of qualities that its titles
+//! share.
 
 use serde::Deserialize;
 
@@ -64,17 +65,30 @@ pub(super) fn titles(json: &[u8]) -> Vec<Title> {
         titles: Vec<Title>,
     }
     let document: Result<Document, _> = serde_json::from_slice(json);
-    document.map(|d| d.titles.into_iter().filter(|t| t.hls.starts_with('/')).take(TITLES_MAX).collect()).unwrap_or_default()
+    document
+        .map(|d| {
+            d.titles
+                .into_iter()
+                .filter(|t| t.hls.starts_with('/'))
+                .take(TITLES_MAX)
+                .collect()
+        })
+        .unwrap_or_default()
 }
 
-/// The media playlists that a multivariant playlist (RFC 8216 section 4.3.4) names: video, worst first, and sound.
+/// The media playlists that a multivariant playlist (RFC 8216 section 4.3.4) names: video, worst
+/// first, and sound.
 pub(super) fn playlists(multivariant: &str) -> (Vec<String>, Option<String>) {
     let mut video: Vec<(u64, String)> = Vec::new();
     let mut sound = None;
     let mut bandwidth = None;
     for line in multivariant.lines().map(str::trim) {
         if let Some(attributes) = line.strip_prefix("#EXT-X-STREAM-INF:") {
-            bandwidth = Some(attribute(attributes, "BANDWIDTH").and_then(|b| b.parse().ok()).unwrap_or(0));
+            bandwidth = Some(
+                attribute(attributes, "BANDWIDTH")
+                    .and_then(|b| b.parse().ok())
+                    .unwrap_or(0),
+            );
         } else if let Some(attributes) = line.strip_prefix("#EXT-X-MEDIA:") {
             if attribute(attributes, "TYPE").is_some_and(|t| t == "AUDIO") && sound.is_none() {
                 sound = attribute(attributes, "URI");
@@ -90,14 +104,22 @@ pub(super) fn playlists(multivariant: &str) -> (Vec<String>, Option<String>) {
     (video.into_iter().map(|(_, name)| name).collect(), sound)
 }
 
-/// A media playlist's initialization segment and segments, relative to the multivariant playlist beside which `name` is.
+/// A media playlist's initialization segment and segments, relative to the multivariant playlist
+/// beside which `name` is.
 pub(super) fn rendition(name: &str, playlist: &str) -> Rendition {
-    let directory = name.rsplit_once('/').map_or(String::new(), |(d, _)| format!("{d}/"));
-    let mut found = Rendition { playlist: name.to_owned(), init: None, segments: Vec::new() };
+    let directory = name
+        .rsplit_once('/')
+        .map_or(String::new(), |(d, _)| format!("{d}/"));
+    let mut found = Rendition {
+        playlist: name.to_owned(),
+        init: None,
+        segments: Vec::new(),
+    };
     for line in playlist.lines().map(str::trim) {
         if let Some(attributes) = line.strip_prefix("#EXT-X-MAP:") {
             found.init = attribute(attributes, "URI").map(|uri| directory.clone() + &uri);
-        } else if !line.is_empty() && !line.starts_with('#') && found.segments.len() < SEGMENTS_MAX {
+        } else if !line.is_empty() && !line.starts_with('#') && found.segments.len() < SEGMENTS_MAX
+        {
             found.segments.push(directory.clone() + line);
         }
     }
@@ -143,26 +165,47 @@ pub(super) mod tests {
             poster: format!("/img/title-{t}.webp"),
             page: format!("/watch?v=title-{t}"),
         });
-        let ladder = Ladder { qualities: ["240p", "432p", "720p"].map(rendition).to_vec(), sound: Some(rendition("audio")) };
-        Catalogue { titles: titles.collect(), ladder, pages: vec!["/".into(), "/about.html".into()], assets: vec!["/style.css".into()] }
+        let ladder = Ladder {
+            qualities: ["240p", "432p", "720p"].map(rendition).to_vec(),
+            sound: Some(rendition("audio")),
+        };
+        Catalogue {
+            titles: titles.collect(),
+            ladder,
+            pages: vec!["/".into(), "/about.html".into()],
+            assets: vec!["/style.css".into()],
+        }
     }
 
     #[test]
     fn playlists_are_read() {
-        assert_eq!(playlists(MASTER), (vec!["240p.m3u8".into(), "720p.m3u8".into()], Some("audio.m3u8".into())));
+        assert_eq!(
+            playlists(MASTER),
+            (
+                vec!["240p.m3u8".into(), "720p.m3u8".into()],
+                Some("audio.m3u8".into())
+            )
+        );
         assert_eq!(playlists("hello\n"), (vec![], None));
-        let media =
-            "#EXTM3U\n#EXT-X-MAP:URI=\"240p/init.mp4\"\n#EXTINF:2.0,\n240p/seg-1.m4s\n#EXTINF:2.0,\n240p/seg-2.m4s\n#EXT-X-ENDLIST\n";
+        let media = "#EXTM3U\n#EXT-X-MAP:URI=\"240p/init.mp4\"\n#EXTINF:2.0,\n240p/seg-1.m4s\n#EXTINF:2.0,\n240p/seg-2.m4s\n#EXT-X-ENDLIST\n";
         let found = rendition("240p.m3u8", media);
         assert_eq!(found.init.as_deref(), Some("240p/init.mp4"));
         assert_eq!(found.segments, ["240p/seg-1.m4s", "240p/seg-2.m4s"]);
-        assert_eq!(rendition("a/b.m3u8", "#EXTM3U\n1.ts\n").segments, ["a/1.ts"]);
+        assert_eq!(
+            rendition("a/b.m3u8", "#EXTM3U\n1.ts\n").segments,
+            ["a/1.ts"]
+        );
     }
 
     #[test]
     fn attributes_with_commas_in_quotes_are_read() {
         let list = "BANDWIDTH=5,CODECS=\"a,b=c\",AUDIO=\"s\"";
-        let table = [("BANDWIDTH", Some("5")), ("CODECS", Some("a,b=c")), ("AUDIO", Some("s")), ("b", None)];
+        let table = [
+            ("BANDWIDTH", Some("5")),
+            ("CODECS", Some("a,b=c")),
+            ("AUDIO", Some("s")),
+            ("b", None),
+        ];
         for (name, value) in table {
             assert_eq!(attribute(list, name).as_deref(), value, "{name}");
         }

@@ -1,7 +1,8 @@
-//! A client's way to an address: one question at a time over UDP with a client subnet (RFC 1035, RFC 6891, RFC 7871).
+//! A client's way to an address: one question at a time over UDP with a client subnet (RFC 1035,
+//! RFC 6891, RFC 7871).
 //!
-//! It stands for a resolver that passes the subnet on and caches for this client alone. Answers are read with limits on
-//! everything; what is malformed is an error, never a panic.
+//! It stands for a resolver that passes the subnet on and caches for this client alone. Answers are
+//! read with limits on everything; what is malformed is an error, never a panic.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -78,7 +79,12 @@ pub(crate) async fn resolve(
     Err(DnsError::NoAddress)
 }
 
-async fn ask(servers: &[SocketAddr], name: &str, client: Ipv4Addr, ids: &mut impl FnMut() -> u16) -> Result<Vec<Record>, DnsError> {
+async fn ask(
+    servers: &[SocketAddr],
+    name: &str,
+    client: Ipv4Addr,
+    ids: &mut impl FnMut() -> u16,
+) -> Result<Vec<Record>, DnsError> {
     let mut last = DnsError::Unanswered;
     for server in servers.iter().cycle().take(TRIES.max(servers.len())) {
         let id = ids();
@@ -93,8 +99,16 @@ async fn ask(servers: &[SocketAddr], name: &str, client: Ipv4Addr, ids: &mut imp
 }
 
 /// Sends a question and waits for its answer; other datagrams are passed over.
-async fn exchange(server: SocketAddr, question: &[u8], id: u16) -> std::io::Result<Result<Vec<Record>, DnsError>> {
-    let local: SocketAddr = if server.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (std::net::Ipv6Addr::UNSPECIFIED, 0).into() };
+async fn exchange(
+    server: SocketAddr,
+    question: &[u8],
+    id: u16,
+) -> std::io::Result<Result<Vec<Record>, DnsError>> {
+    let local: SocketAddr = if server.is_ipv4() {
+        (Ipv4Addr::UNSPECIFIED, 0).into()
+    } else {
+        (std::net::Ipv6Addr::UNSPECIFIED, 0).into()
+    };
     let socket = UdpSocket::bind(local).await?;
     socket.connect(server).await?;
     socket.send(question).await?;
@@ -119,7 +133,9 @@ fn question(id: u16, name: &str, client: Ipv4Addr) -> Option<Vec<u8>> {
         return None;
     }
     for label in name.split('.') {
-        let length = u8::try_from(label.len()).ok().filter(|l| (1..=63).contains(l))?;
+        let length = u8::try_from(label.len())
+            .ok()
+            .filter(|l| (1..=63).contains(l))?;
         message.push(length);
         message.extend(label.bytes());
     }
@@ -127,7 +143,8 @@ fn question(id: u16, name: &str, client: Ipv4Addr) -> Option<Vec<u8>> {
     for part in [TYPE_A, CLASS_IN] {
         message.extend(part.to_be_bytes());
     }
-    // OPT: the root name, the type, the size, no flags, and one option of 11 bytes with family 1, /24, scope 0.
+    // OPT: the root name, the type, the size, no flags, and one option of 11 bytes with family 1,
+    // /24, scope 0.
     message.push(0);
     message.extend(TYPE_OPT.to_be_bytes());
     message.extend((ANSWER_BYTES_MAX as u16).to_be_bytes());
@@ -178,15 +195,26 @@ fn read(message: &[u8]) -> Result<Vec<Record>, DnsError> {
         let ttl = u32::from(reader.u16()?) << 16 | u32::from(reader.u16()?);
         let length = usize::from(reader.u16()?);
         let end = reader.at + length;
-        let data = reader.message.get(reader.at..end).ok_or(DnsError::Malformed)?;
+        let data = reader
+            .message
+            .get(reader.at..end)
+            .ok_or(DnsError::Malformed)?;
         match rtype {
             TYPE_A => {
                 let octets: [u8; 4] = data.try_into().map_err(|_| DnsError::Malformed)?;
-                records.push(Record { owner, ttl, data: Data::Address(octets.into()) });
+                records.push(Record {
+                    owner,
+                    ttl,
+                    data: Data::Address(octets.into()),
+                });
             }
             TYPE_CNAME => {
                 let alias = reader.name()?;
-                records.push(Record { owner, ttl, data: Data::Alias(alias) });
+                records.push(Record {
+                    owner,
+                    ttl,
+                    data: Data::Alias(alias),
+                });
             }
             _ => {}
         }
@@ -195,7 +223,8 @@ fn read(message: &[u8]) -> Result<Vec<Record>, DnsError> {
     Ok(records)
 }
 
-/// Follows the aliases of an answer: where the chain ends, the addresses there, and the least TTL on the way.
+/// Follows the aliases of an answer: where the chain ends, the addresses there, and the least TTL
+/// on the way.
 fn follow(name: &str, records: &[Record]) -> (String, Vec<Ipv4Addr>, u32) {
     let (mut name, mut ttl) = (name.to_owned(), u32::MAX);
     for _ in 0..CHAIN_MAX {
@@ -209,7 +238,11 @@ fn follow(name: &str, records: &[Record]) -> (String, Vec<Ipv4Addr>, u32) {
             .collect();
         if !addresses.is_empty() {
             let least = addresses.iter().map(|(_, t)| *t).min().unwrap_or(0);
-            return (name, addresses.into_iter().map(|(a, _)| a).collect(), ttl.min(least));
+            return (
+                name,
+                addresses.into_iter().map(|(a, _)| a).collect(),
+                ttl.min(least),
+            );
         }
         let alias = records.iter().find_map(|r| match &r.data {
             Data::Alias(to) if r.owner == name => Some((to.clone(), r.ttl)),
@@ -228,7 +261,11 @@ struct Reader<'m> {
 
 impl Reader<'_> {
     fn u8(&mut self) -> Result<u8, DnsError> {
-        let byte = self.message.get(self.at).copied().ok_or(DnsError::Malformed)?;
+        let byte = self
+            .message
+            .get(self.at)
+            .copied()
+            .ok_or(DnsError::Malformed)?;
         self.at += 1;
         Ok(byte)
     }
@@ -239,11 +276,15 @@ impl Reader<'_> {
 
     fn skip(&mut self, bytes: usize) -> Result<(), DnsError> {
         self.at += bytes;
-        if self.at <= self.message.len() { Ok(()) } else { Err(DnsError::Malformed) }
+        if self.at <= self.message.len() {
+            Ok(())
+        } else {
+            Err(DnsError::Malformed)
+        }
     }
 
-    /// A name, lower case, without the last dot; pointers (RFC 1035 section 4.1.4) are followed a limited number of
-    /// times.
+    /// A name, lower case, without the last dot; pointers (RFC 1035 section 4.1.4) are followed a
+    /// limited number of times.
     fn name(&mut self) -> Result<String, DnsError> {
         let mut name = String::new();
         let mut after = None;
@@ -284,7 +325,8 @@ mod tests {
 
     const CLIENT: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 
-    /// An answer to the question for `www.demo.test`: a chain of aliases and addresses, names compressed.
+    /// An answer to the question for `www.demo.test`: a chain of aliases and addresses, names
+    /// compressed.
     fn answer(records: &[(&str, u16, u32, &[u8])]) -> Vec<u8> {
         let mut message = question(7, "www.demo.test", CLIENT).expect("a name");
         message.truncate(12 + 15 + 4);
@@ -314,8 +356,10 @@ mod tests {
     fn a_question_carries_the_subnet() {
         let bytes = question(0x1234, "a.b", CLIENT).expect("a name");
         let expected = [
-            0x12, 0x34, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 1, b'a', 1, b'b', 0, 0, 1, 0, 1, // header, question
-            0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 11, 0, 8, 0, 7, 0, 1, 24, 0, 203, 0, 113, // OPT with the subnet
+            0x12, 0x34, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 1, b'a', 1, b'b', 0, 0, 1, 0,
+            1, // header, question
+            0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 11, 0, 8, 0, 7, 0, 1, 24, 0, 203, 0,
+            113, // OPT with the subnet
         ];
         assert_eq!(bytes, expected);
         assert_eq!(question(1, "a..b", CLIENT), None);
@@ -332,16 +376,31 @@ mod tests {
         ]);
         let records = read(&whole).expect("well formed");
         let both = vec![Ipv4Addr::new(127, 0, 20, 1), Ipv4Addr::new(127, 0, 20, 2)];
-        assert_eq!(follow("www.demo.test", &records), ("www.cdn.test".into(), both, 20));
+        assert_eq!(
+            follow("www.demo.test", &records),
+            ("www.cdn.test".into(), both, 20)
+        );
         let link = read(&answer(&[("www.demo.test", 5, 300, alias)])).expect("well formed");
-        assert_eq!(follow("www.demo.test", &link), ("www.cdn.test".into(), vec![], 300));
-        let circle = read(&answer(&[("www.demo.test", 5, 300, b"\x03www\x04demo\x04test\0")])).expect("well formed");
+        assert_eq!(
+            follow("www.demo.test", &link),
+            ("www.cdn.test".into(), vec![], 300)
+        );
+        let circle = read(&answer(&[(
+            "www.demo.test",
+            5,
+            300,
+            b"\x03www\x04demo\x04test\0",
+        )]))
+        .expect("well formed");
         assert_eq!(follow("www.demo.test", &circle).1, Vec::<Ipv4Addr>::new());
     }
 
     #[test]
     fn no_answer_makes_it_panic() {
-        let whole = answer(&[("www.demo.test", 5, 300, b"\x03www\x03cdn\x04test\0"), ("www.cdn.test", 1, 20, &[127, 0, 20, 1])]);
+        let whole = answer(&[
+            ("www.demo.test", 5, 300, b"\x03www\x03cdn\x04test\0"),
+            ("www.cdn.test", 1, 20, &[127, 0, 20, 1]),
+        ]);
         for cut in 0..whole.len() {
             assert!(read(&whole[..cut]).is_err(), "cut at {cut}");
         }

@@ -1,4 +1,5 @@
-//! One client's request: its address by DNS, the response by HTTP, one more try elsewhere when that fails.
+//! One client's request: its address by DNS, the response by HTTP, one more try elsewhere when that
+//! fails.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -77,17 +78,29 @@ pub(super) struct Got {
 impl ClientState {
     /// A client that knows nothing yet.
     pub(super) fn new(address: Ipv4Addr) -> Self {
-        Self { address, cache: Mutex::new(HashMap::new()) }
+        Self {
+            address,
+            cache: Mutex::new(HashMap::new()),
+        }
     }
 
     fn remembered(&self, host: &str) -> Option<Vec<Ipv4Addr>> {
         let cache = self.cache.lock().expect("nobody panics while holding this");
-        cache.get(host).filter(|c| c.until > Instant::now()).map(|c| c.list.clone())
+        cache
+            .get(host)
+            .filter(|c| c.until > Instant::now())
+            .map(|c| c.list.clone())
     }
 
     fn remember(&self, host: &str, list: Vec<Ipv4Addr>, ttl: Duration) {
         let mut cache = self.cache.lock().expect("nobody panics while holding this");
-        cache.insert(host.to_owned(), Cached { list, until: Instant::now() + ttl });
+        cache.insert(
+            host.to_owned(),
+            Cached {
+                list,
+                until: Instant::now() + ttl,
+            },
+        );
     }
 
     /// An address that failed is tried last from now on.
@@ -111,13 +124,32 @@ impl Fetcher {
             .pool_max_idle_per_host(IDLE_PER_EDGE_MAX)
             .build(connector);
         let user_agent = concat!("nearcast-traffic/", env!("CARGO_PKG_VERSION")).to_owned();
-        Self { http, name_servers, ports, next_id: AtomicU16::new(std::process::id() as u16), user_agent }
+        Self {
+            http,
+            name_servers,
+            ports,
+            next_id: AtomicU16::new(std::process::id() as u16),
+            user_agent,
+        }
     }
 
     /// Asks for `http://host/path` as `client`; keeps the body when `keep_body`.
-    pub(super) async fn fetch(&self, client: &ClientState, host: &str, path: &str, keep_body: bool) -> Outcome {
-        let mut outcome = Outcome { result: Err(String::new()), retried: false, dns_queries: 0 };
-        let first = match self.addresses(client, host, &mut outcome.dns_queries, None).await {
+    pub(super) async fn fetch(
+        &self,
+        client: &ClientState,
+        host: &str,
+        path: &str,
+        keep_body: bool,
+    ) -> Outcome {
+        let mut outcome = Outcome {
+            result: Err(String::new()),
+            retried: false,
+            dns_queries: 0,
+        };
+        let first = match self
+            .addresses(client, host, &mut outcome.dns_queries, None)
+            .await
+        {
             Ok(list) => list[0],
             Err(error) => {
                 outcome.result = Err(format!("{host}: {error}"));
@@ -128,7 +160,10 @@ impl Fetcher {
         if outcome.result.is_err() {
             client.demote(host, first);
             outcome.retried = true;
-            if let Ok(list) = self.addresses(client, host, &mut outcome.dns_queries, Some(first)).await {
+            if let Ok(list) = self
+                .addresses(client, host, &mut outcome.dns_queries, Some(first))
+                .await
+            {
                 let second = list.into_iter().find(|a| *a != first).unwrap_or(first);
                 outcome.result = self.exchange(second, host, path, keep_body).await;
             }
@@ -144,22 +179,40 @@ impl Fetcher {
         queries: &mut u32,
         failed: Option<Ipv4Addr>,
     ) -> Result<Vec<Ipv4Addr>, DnsError> {
-        if let Some(list) = client.remembered(host).filter(|l| l.iter().any(|a| Some(*a) != failed)) {
+        if let Some(list) = client
+            .remembered(host)
+            .filter(|l| l.iter().any(|a| Some(*a) != failed))
+        {
             return Ok(list);
         }
         let ids = || {
             *queries += 1;
-            // Spread over the range; the answers come over loopback or from name servers that the operator named.
+            // Spread over the range; the answers come over loopback or from name servers that the
+            // operator named.
             self.next_id.fetch_add(40_503, Ordering::Relaxed)
         };
         let found = dns::resolve(&self.name_servers, host, client.address, ids).await?;
-        client.remember(host, found.list.clone(), Duration::from_secs(u64::from(found.ttl)));
+        client.remember(
+            host,
+            found.list.clone(),
+            Duration::from_secs(u64::from(found.ttl)),
+        );
         Ok(found.list)
     }
 
-    async fn exchange(&self, edge: Ipv4Addr, host: &str, path: &str, keep_body: bool) -> Result<Got, String> {
+    async fn exchange(
+        &self,
+        edge: Ipv4Addr,
+        host: &str,
+        path: &str,
+        keep_body: bool,
+    ) -> Result<Got, String> {
         let port = self.ports.get(&edge).copied().unwrap_or(80);
-        let host_field = if port == 80 { host.to_owned() } else { format!("{host}:{port}") };
+        let host_field = if port == 80 {
+            host.to_owned()
+        } else {
+            format!("{host}:{port}")
+        };
         let request = Request::builder()
             .uri(format!("http://{edge}:{port}{path}"))
             .header(header::HOST, host_field)
@@ -167,12 +220,21 @@ impl Fetcher {
             .body(Empty::new())
             .map_err(|e| format!("{path}: {e}"))?;
         let whole = async {
-            let response = self.http.request(request).await.map_err(|e| format!("{edge}: {}", innermost(&e)))?;
+            let response = self
+                .http
+                .request(request)
+                .await
+                .map_err(|e| format!("{edge}: {}", innermost(&e)))?;
             let (head, mut body) = response.into_parts();
             if head.status != StatusCode::OK {
                 return Err(format!("{edge}: {} for {path}", head.status));
             }
-            let mut got = Got { edge, bytes: 0, hit: is_hit(&head.headers), body: Vec::new() };
+            let mut got = Got {
+                edge,
+                bytes: 0,
+                hit: is_hit(&head.headers),
+                body: Vec::new(),
+            };
             while let Some(frame) = body.frame().await {
                 let frame = frame.map_err(|e| format!("{edge}: {path} was cut: {e}"))?;
                 if let Some(data) = frame.data_ref() {
@@ -184,7 +246,9 @@ impl Fetcher {
             }
             Ok(got)
         };
-        tokio::time::timeout(RESPONSE_MAX, whole).await.unwrap_or_else(|_| Err(format!("{edge}: no whole response to {path} in time")))
+        tokio::time::timeout(RESPONSE_MAX, whole)
+            .await
+            .unwrap_or_else(|_| Err(format!("{edge}: no whole response to {path} in time")))
     }
 }
 
@@ -196,11 +260,17 @@ fn innermost(error: &dyn std::error::Error) -> String {
     error.to_string()
 }
 
-/// Whether the cache nearest to the client answered without the origin's content (RFC 9211): a hit, a stale response
-/// that was served or found good, or one request's fill shared with others.
+/// Whether the cache nearest to the client answered without the origin's content (RFC 9211): a hit,
+/// a stale response that was served or found good, or one request's fill shared with others.
 fn is_hit(headers: &HeaderMap) -> bool {
-    let all: Vec<&str> = headers.get_all("cache-status").iter().filter_map(|v| v.to_str().ok()).collect();
-    let Some(nearest) = all.last().and_then(|v| v.rsplit(',').next()) else { return false };
+    let all: Vec<&str> = headers
+        .get_all("cache-status")
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .collect();
+    let Some(nearest) = all.last().and_then(|v| v.rsplit(',').next()) else {
+        return false;
+    };
     let mut validated = (false, false);
     for parameter in nearest.split(';').skip(1).map(str::trim) {
         match parameter {

@@ -1,7 +1,8 @@
-//! `nearcast traffic`: synthetic clients in three regions that resolve through the fleet's name servers and fetch from
-//! the edges they are given.
+//! `nearcast traffic`: synthetic clients in three regions that resolve through the fleet's name
+//! servers and fetch from the edges they are given.
 //!
-//! `plan` says who asks for what and when; `dns` and `fetch` are one client's means; `tally` counts.
+//! `plan` says who asks for what and when; `dns` and `fetch` are one client's means; `tally`
+//! counts.
 
 mod catalogue;
 pub(crate) mod dns;
@@ -70,29 +71,49 @@ pub(crate) async fn run(arguments: TrafficArgs, with_parent: bool) -> Result<(),
         () = asked(shutdown.clone()) => return Ok(()),
     };
     let start = SystemTime::now();
-    let regions = REGIONS.map(|(name, prefix, zone)| Region { name, prefix, utc_offset: utc_offset(zone, fleet.clock.at(start)) });
-    let planner = Planner::new(arguments.seed, &regions, catalogue, arguments.rate, fleet.clock, unix_seconds(start));
+    let regions = REGIONS.map(|(name, prefix, zone)| Region {
+        name,
+        prefix,
+        utc_offset: utc_offset(zone, fleet.clock.at(start)),
+    });
+    let planner = Planner::new(
+        arguments.seed,
+        &regions,
+        catalogue,
+        arguments.rate,
+        fleet.clock,
+        unix_seconds(start),
+    );
     let begun = Instant::now();
     let showing = tokio::spawn(show(Arc::clone(&world), arguments.progress, arguments.json));
     drive(&world, planner, arguments.duration, shutdown).await;
     showing.abort();
     let took = begun.elapsed();
-    let tally = world.tally.lock().expect("nobody panics while holding this");
+    let tally = world
+        .tally
+        .lock()
+        .expect("nobody panics while holding this");
     if arguments.json {
         outln!("{}", tally.summary(took, arguments.seed));
     } else {
         out!("{}", tally.words(took));
     }
     match tally.all_failed() {
-        Some(error) => {
-            Err(Failure::new(FailureKind::Unavailable, format!("every request failed, the last one: {error}; is the fleet running?")))
-        }
+        Some(error) => Err(Failure::new(
+            FailureKind::Unavailable,
+            format!("every request failed, the last one: {error}; is the fleet running?"),
+        )),
         None => Ok(()),
     }
 }
 
 /// Starts each session when it is due.
-async fn drive(world: &Arc<World>, mut planner: Planner, duration: Option<Duration>, shutdown: Shutdown) {
+async fn drive(
+    world: &Arc<World>,
+    mut planner: Planner,
+    duration: Option<Duration>,
+    shutdown: Shutdown,
+) {
     let room = Arc::new(Semaphore::new(SESSIONS_MAX));
     let begun = tokio::time::Instant::now();
     let mut sessions = tokio::task::JoinSet::new();
@@ -136,24 +157,49 @@ impl World {
         let usage = |message: &str| Failure::new(FailureKind::Usage, message);
         // Others, of a root or a parent zone, would only refer to these.
         let from_file = || {
-            let steering = fleet.zone_name_servers.iter().filter_map(|i| fleet.name_servers.get(*i));
-            steering.flat_map(|s| s.addresses.iter().flat_map(|a| s.listen.iter().map(|l| SocketAddr::new(*a, l.port()))))
+            let steering = fleet
+                .zone_name_servers
+                .iter()
+                .filter_map(|i| fleet.name_servers.get(*i));
+            steering.flat_map(|s| {
+                s.addresses
+                    .iter()
+                    .flat_map(|a| s.listen.iter().map(|l| SocketAddr::new(*a, l.port())))
+            })
         };
-        let name_servers: Vec<SocketAddr> = if name_servers.is_empty() { from_file().collect() } else { name_servers };
+        let name_servers: Vec<SocketAddr> = if name_servers.is_empty() {
+            from_file().collect()
+        } else {
+            name_servers
+        };
         if name_servers.is_empty() {
-            return Err(usage("the fleet file has no [[name_server]]; name one with --dns"));
+            return Err(usage(
+                "the fleet file has no [[name_server]]; name one with --dns",
+            ));
         }
         let first_host = |name: &str| {
             let named = fleet.sites.iter().find(|s| s.name == name)?;
             named.hosts.iter().find(|h| *h != "*").cloned()
         };
-        let any_host = || fleet.sites.iter().flat_map(|s| s.hosts.iter()).find(|h| *h != "*").cloned();
-        let page_host =
-            first_host("www").or_else(any_host).ok_or_else(|| usage("no site of the fleet file has a host that clients could ask for"))?;
+        let any_host = || {
+            fleet
+                .sites
+                .iter()
+                .flat_map(|s| s.hosts.iter())
+                .find(|h| *h != "*")
+                .cloned()
+        };
+        let page_host = first_host("www").or_else(any_host).ok_or_else(|| {
+            usage("no site of the fleet file has a host that clients could ask for")
+        })?;
         let video_host = first_host("video").unwrap_or_else(|| page_host.clone());
         let mut ports = BTreeMap::new();
         let mut cluster_of = BTreeMap::new();
-        for (cluster, node) in fleet.clusters.iter().flat_map(|c| c.nodes.iter().map(move |n| (c, n))) {
+        for (cluster, node) in fleet
+            .clusters
+            .iter()
+            .flat_map(|c| c.nodes.iter().map(move |n| (c, n)))
+        {
             let port = node.listen.first().map_or(80, SocketAddr::port);
             for address in &node.addresses {
                 if let IpAddr::V4(address) = address {
@@ -163,8 +209,14 @@ impl World {
             }
         }
         let clients = REGIONS.map(|(name, prefix, _)| {
-            let region = Region { name, prefix, utc_offset: 0.0 };
-            (0..CLIENTS_PER_REGION).map(|c| ClientState::new(plan::client_address(&region, c))).collect()
+            let region = Region {
+                name,
+                prefix,
+                utc_offset: 0.0,
+            };
+            (0..CLIENTS_PER_REGION)
+                .map(|c| ClientState::new(plan::client_address(&region, c)))
+                .collect()
         });
         let fetcher = Fetcher::new(name_servers, ports);
         Ok(Self {
@@ -184,7 +236,13 @@ impl World {
 
     /// One session, request after request; each waits for the one before.
     async fn play(&self, session: Session) {
-        let Some(client) = self.clients.get(session.region).and_then(|clients| clients.get(session.client)) else { return };
+        let Some(client) = self
+            .clients
+            .get(session.region)
+            .and_then(|clients| clients.get(session.client))
+        else {
+            return;
+        };
         let mut due = tokio::time::Instant::now();
         for step in session.steps {
             due += Duration::from_secs_f64(step.after);
@@ -192,7 +250,11 @@ impl World {
             if self.closed.load(Ordering::Relaxed) {
                 return;
             }
-            let host = if step.video { &self.video_host } else { &self.page_host };
+            let host = if step.video {
+                &self.video_host
+            } else {
+                &self.page_host
+            };
             let outcome = self.fetcher.fetch(client, host, &step.path, false).await;
             self.count(|tally| tally.request(&outcome, &self.cluster_of));
         }
@@ -208,7 +270,10 @@ impl World {
                     let mend = "traffic needs the demo's content (`nearcast origin --demo-content`) or a site with such a catalogue";
                     return Err(Failure::new(
                         FailureKind::Unavailable,
-                        format!("no catalogue at http://{}/catalogue.json: {why}; {mend}", self.page_host),
+                        format!(
+                            "no catalogue at http://{}/catalogue.json: {why}; {mend}",
+                            self.page_host
+                        ),
                     ));
                 }
                 Err(_) => tokio::time::sleep(CATALOGUE_EVERY).await,
@@ -223,7 +288,8 @@ impl World {
         let (video, sound) = catalogue::playlists(&self.text(&first.hls).await?);
         let mut qualities = Vec::new();
         for name in video {
-            let found = catalogue::rendition(&name, &self.text(&format!("{directory}/{name}")).await?);
+            let found =
+                catalogue::rendition(&name, &self.text(&format!("{directory}/{name}")).await?);
             if !found.segments.is_empty() {
                 qualities.push(found);
             }
@@ -232,11 +298,19 @@ impl World {
             return Err(format!("{} names no playlist with segments", first.hls));
         }
         let sound = match sound {
-            Some(name) => Some(catalogue::rendition(&name, &self.text(&format!("{directory}/{name}")).await?)),
+            Some(name) => Some(catalogue::rendition(
+                &name,
+                &self.text(&format!("{directory}/{name}")).await?,
+            )),
             None => None,
         };
         let pages = ["/", "/about.html"].map(str::to_owned).to_vec();
-        Ok(Catalogue { titles, ladder: Ladder { qualities, sound }, pages, assets: vec!["/style.css".to_owned()] })
+        Ok(Catalogue {
+            titles,
+            ladder: Ladder { qualities, sound },
+            pages,
+            assets: vec!["/style.css".to_owned()],
+        })
     }
 
     async fn text(&self, path: &str) -> Result<String, String> {
@@ -244,14 +318,20 @@ impl World {
     }
 
     async fn body(&self, host: &str, path: &str) -> Result<Vec<u8>, String> {
-        Ok(self.fetcher.fetch(&self.clients[0][0], host, path, true).await.result?.body)
+        Ok(self
+            .fetcher
+            .fetch(&self.clients[0][0], host, path, true)
+            .await
+            .result?
+            .body)
     }
 }
 
 /// The progress line: drawn over itself on a terminal, a line at each interval elsewhere.
 async fn show(world: Arc<World>, every: Duration, quiet: bool) {
     let bar = (std::io::stderr().is_terminal() && !quiet).then(|| {
-        let style = ProgressStyle::with_template("{spinner} {wide_msg}").expect("the template is right");
+        let style =
+            ProgressStyle::with_template("{spinner} {wide_msg}").expect("the template is right");
         ProgressBar::new_spinner().with_style(style)
     });
     let mut second = tokio::time::interval(Duration::from_secs(1));
@@ -260,7 +340,10 @@ async fn show(world: Arc<World>, every: Duration, quiet: bool) {
     loop {
         second.tick().await;
         let line = {
-            let mut tally = world.tally.lock().expect("nobody panics while holding this");
+            let mut tally = world
+                .tally
+                .lock()
+                .expect("nobody panics while holding this");
             tally.tick();
             tally.line()
         };
@@ -269,7 +352,8 @@ async fn show(world: Arc<World>, every: Duration, quiet: bool) {
                 bar.set_message(line);
                 bar.tick();
             }
-            // A little less than the interval, or the clock's jitter would leave out every second one.
+            // A little less than the interval, or the clock's jitter would leave out every second
+            // one.
             None if !quiet && printed.elapsed() + Duration::from_millis(500) > every => {
                 eprintln!("{line}");
                 printed = Instant::now();
@@ -293,11 +377,19 @@ mod tests {
     #[test]
     fn regions_have_their_own_time() {
         // 2026-06-01 and 2026-01-08, both at midnight UTC.
-        let table = [("Europe/Amsterdam", 2.0, 1.0), ("America/New_York", -4.0, -5.0), ("Asia/Singapore", 8.0, 8.0)];
+        let table = [
+            ("Europe/Amsterdam", 2.0, 1.0),
+            ("America/New_York", -4.0, -5.0),
+            ("Asia/Singapore", 8.0, 8.0),
+        ];
         for (zone, summer, winter) in table {
             assert_eq!(utc_offset(zone, 1_780_272_000.0), summer * 3600.0, "{zone}");
             assert_eq!(utc_offset(zone, 1_767_830_400.0), winter * 3600.0, "{zone}");
         }
-        assert!(REGIONS.iter().all(|(_, _, zone)| jiff::tz::TimeZone::get(zone).is_ok()));
+        assert!(
+            REGIONS
+                .iter()
+                .all(|(_, _, zone)| jiff::tz::TimeZone::get(zone).is_ok())
+        );
     }
 }

@@ -27,10 +27,11 @@ const STOPS: f64 = 0.04;
 const BETTER: f64 = 0.12;
 const WORSE: f64 = 0.08;
 
-/// Requests in each local hour in proportion to the day's mean: least before dawn, most in the evening.
+/// Requests in each local hour in proportion to the day's mean: least before dawn, most in the
+/// evening.
 const DAY: [f64; 24] = [
-    0.82, 0.52, 0.34, 0.25, 0.22, 0.25, 0.36, 0.52, 0.66, 0.76, 0.84, 0.90, 0.98, 1.00, 1.00, 1.04, 1.14, 1.30, 1.54, 1.86, 2.14, 2.18,
-    1.82, 1.28,
+    0.82, 0.52, 0.34, 0.25, 0.22, 0.25, 0.36, 0.52, 0.66, 0.76, 0.84, 0.90, 0.98, 1.00, 1.00, 1.04,
+    1.14, 1.30, 1.54, 1.86, 2.14, 2.18, 1.82, 1.28,
 ];
 
 /// A part of the world with clients.
@@ -107,16 +108,33 @@ pub(super) fn day_curve(hour: f64) -> f64 {
 
 impl Planner {
     /// Sessions that make `rate` requests a second on the day's average, from `start_unix` on.
-    pub(super) fn new(seed: u64, regions: &[Region], catalogue: Catalogue, rate: f64, clock: FleetClock, start_unix: f64) -> Self {
+    pub(super) fn new(
+        seed: u64,
+        regions: &[Region],
+        catalogue: Catalogue,
+        rate: f64,
+        clock: FleetClock,
+        start_unix: f64,
+    ) -> Self {
         let titles = catalogue.titles.len();
         let zipf = Zipf::new(titles, POPULARITY_EXPONENT);
         let lanes = regions.iter().enumerate().map(|(i, region)| Lane {
             region: region.clone(),
             random: Random::new(seed.wrapping_mul(1009).wrapping_add(i as u64)),
-            taste: taste(titles, &mut Random::new(seed.wrapping_mul(31).wrapping_add(i as u64))),
+            taste: taste(
+                titles,
+                &mut Random::new(seed.wrapping_mul(31).wrapping_add(i as u64)),
+            ),
             next_at: 0.0,
         });
-        let mut planner = Self { regions: lanes.collect(), catalogue, zipf, clock, start_unix, session_rate: 1.0 };
+        let mut planner = Self {
+            regions: lanes.collect(),
+            catalogue,
+            zipf,
+            clock,
+            start_unix,
+            session_rate: 1.0,
+        };
         planner.session_rate = rate / regions.len().max(1) as f64 / planner.steps_mean(seed);
         for lane in 0..planner.regions.len() {
             planner.regions[lane].next_at = planner.arrival_after(lane, 0.0);
@@ -126,19 +144,29 @@ impl Planner {
 
     /// The next session.
     pub(super) fn next(&mut self) -> Option<Session> {
-        let lane = (0..self.regions.len()).min_by(|a, b| self.regions[*a].next_at.total_cmp(&self.regions[*b].next_at))?;
+        let lane = (0..self.regions.len()).min_by(|a, b| {
+            self.regions[*a]
+                .next_at
+                .total_cmp(&self.regions[*b].next_at)
+        })?;
         let at = self.regions[lane].next_at;
         let mut random = self.regions[lane].random.clone();
         let client = random.below(CLIENTS_PER_REGION);
         let steps = self.steps(lane, &mut random);
         self.regions[lane].random = random;
         self.regions[lane].next_at = self.arrival_after(lane, at);
-        Some(Session { at, region: lane, client, steps })
+        Some(Session {
+            at,
+            region: lane,
+            client,
+            steps,
+        })
     }
 
     /// Local hour in a region, that long after the start.
     pub(super) fn local_hour(&self, lane: usize, at: f64) -> f64 {
-        let fleet = self.clock.fleet_seconds(self.start_unix + at) + self.regions[lane].region.utc_offset;
+        let fleet =
+            self.clock.fleet_seconds(self.start_unix + at) + self.regions[lane].region.utc_offset;
         (fleet / 3600.0).rem_euclid(24.0)
     }
 
@@ -146,7 +174,9 @@ impl Planner {
     fn arrival_after(&mut self, lane: usize, mut at: f64) -> f64 {
         let peak = DAY.iter().copied().fold(0.0, f64::max);
         loop {
-            at += self.regions[lane].random.until_next(self.session_rate * peak);
+            at += self.regions[lane]
+                .random
+                .until_next(self.session_rate * peak);
             let share = day_curve(self.local_hour(lane, at)) / peak;
             if self.regions[lane].random.chance(share) {
                 return at;
@@ -156,10 +186,15 @@ impl Planner {
 
     fn steps(&self, lane: usize, random: &mut Random) -> Vec<Step> {
         let title = &self.catalogue.titles[self.regions[lane].taste[self.zipf.draw(random)]];
-        if random.chance(WATCHING) { self.watch(title, random) } else { self.browse(lane, random) }
+        if random.chance(WATCHING) {
+            self.watch(title, random)
+        } else {
+            self.browse(lane, random)
+        }
     }
 
-    /// The player's page, manifests, then segment after segment with the quality that the connection allows.
+    /// The player's page, manifests, then segment after segment with the quality that the
+    /// connection allows.
     fn watch(&self, title: &super::catalogue::Title, random: &mut Random) -> Vec<Step> {
         let ladder = &self.catalogue.ladder;
         let mut steps = vec![page(title.page.clone()), media(&title.hls, "", PAGE_EVERY)];
@@ -168,11 +203,18 @@ impl Planner {
         let mut sound_started = false;
         for segment in 0..ladder.qualities[0].segments.len() {
             let (better, worse) = (random.chance(BETTER), random.chance(WORSE));
-            quality = (quality + usize::from(better)).min(ladder.qualities.len() - 1).saturating_sub(usize::from(worse));
+            quality = (quality + usize::from(better))
+                .min(ladder.qualities.len() - 1)
+                .saturating_sub(usize::from(worse));
             let rendition = &ladder.qualities[quality];
             if !std::mem::replace(&mut started[quality], true) {
                 steps.push(media(&title.hls, &rendition.playlist, PAGE_EVERY));
-                steps.extend(rendition.init.iter().map(|init| media(&title.hls, init, PAGE_EVERY)));
+                steps.extend(
+                    rendition
+                        .init
+                        .iter()
+                        .map(|init| media(&title.hls, init, PAGE_EVERY)),
+                );
             }
             if let Some(name) = rendition.segments.get(segment) {
                 steps.push(media(&title.hls, name, SEGMENT_EVERY));
@@ -180,9 +222,19 @@ impl Planner {
             if let Some(sound) = &ladder.sound {
                 if !std::mem::replace(&mut sound_started, true) {
                     steps.push(media(&title.hls, &sound.playlist, PAGE_EVERY));
-                    steps.extend(sound.init.iter().map(|init| media(&title.hls, init, PAGE_EVERY)));
+                    steps.extend(
+                        sound
+                            .init
+                            .iter()
+                            .map(|init| media(&title.hls, init, PAGE_EVERY)),
+                    );
                 }
-                steps.extend(sound.segments.get(segment).map(|name| media(&title.hls, name, PAGE_EVERY)));
+                steps.extend(
+                    sound
+                        .segments
+                        .get(segment)
+                        .map(|name| media(&title.hls, name, PAGE_EVERY)),
+                );
             }
             if random.chance(STOPS) {
                 break;
@@ -193,7 +245,14 @@ impl Planner {
 
     /// The front page and its pictures, and at times a second page.
     fn browse(&self, lane: usize, random: &mut Random) -> Vec<Step> {
-        let mut steps: Vec<Step> = self.catalogue.pages.iter().take(1).chain(&self.catalogue.assets).map(|p| page(p.clone())).collect();
+        let mut steps: Vec<Step> = self
+            .catalogue
+            .pages
+            .iter()
+            .take(1)
+            .chain(&self.catalogue.assets)
+            .map(|p| page(p.clone()))
+            .collect();
         for _ in 0..3 + random.below(4) {
             let title = &self.catalogue.titles[self.regions[lane].taste[self.zipf.draw(random)]];
             if !title.poster.is_empty() && !steps.iter().any(|s| s.path == title.poster) {
@@ -202,7 +261,10 @@ impl Planner {
         }
         if self.catalogue.pages.len() > 1 && random.chance(0.2) {
             let other = 1 + random.below(self.catalogue.pages.len() - 1);
-            steps.push(Step { after: 0.5, ..page(self.catalogue.pages[other].clone()) });
+            steps.push(Step {
+                after: 0.5,
+                ..page(self.catalogue.pages[other].clone())
+            });
         }
         steps
     }
@@ -211,13 +273,19 @@ impl Planner {
     fn steps_mean(&self, seed: u64) -> f64 {
         let mut random = Random::new(seed);
         let sample = 2000;
-        let all: usize = (0..sample).map(|i| self.steps(i % self.regions.len(), &mut random).len()).sum();
+        let all: usize = (0..sample)
+            .map(|i| self.steps(i % self.regions.len(), &mut random).len())
+            .sum();
         (all as f64 / sample as f64).max(1.0)
     }
 }
 
 fn page(path: String) -> Step {
-    Step { after: PAGE_EVERY, video: false, path }
+    Step {
+        after: PAGE_EVERY,
+        video: false,
+        path,
+    }
 }
 
 /// A file beside a title's manifest; the manifest itself when `name` is empty.
@@ -226,12 +294,18 @@ fn media(manifest: &str, name: &str, after: f64) -> Step {
         Some((directory, _)) if !name.is_empty() => format!("{directory}/{name}"),
         _ => manifest.to_owned(),
     };
-    Step { after, video: true, path }
+    Step {
+        after,
+        video: true,
+        path,
+    }
 }
 
 /// A region's order of titles: the common one with each title moved by up to some ranks.
 fn taste(titles: usize, random: &mut Random) -> Vec<usize> {
-    let mut scored: Vec<(f64, usize)> = (0..titles).map(|t| (t as f64 + random.unit() * TASTE_RANKS, t)).collect();
+    let mut scored: Vec<(f64, usize)> = (0..titles)
+        .map(|t| (t as f64 + random.unit() * TASTE_RANKS, t))
+        .collect();
     scored.sort_by(|a, b| a.0.total_cmp(&b.0));
     scored.into_iter().map(|(_, title)| title).collect()
 }
@@ -244,15 +318,33 @@ mod tests {
     use crate::traffic::catalogue::tests::example;
 
     const REGIONS: [Region; 3] = [
-        Region { name: "Europe", prefix: [198, 51, 100], utc_offset: 3600.0 },
-        Region { name: "Americas", prefix: [203, 0, 113], utc_offset: -18_000.0 },
-        Region { name: "Asia", prefix: [192, 0, 2], utc_offset: 28_800.0 },
+        Region {
+            name: "Europe",
+            prefix: [198, 51, 100],
+            utc_offset: 3600.0,
+        },
+        Region {
+            name: "Americas",
+            prefix: [203, 0, 113],
+            utc_offset: -18_000.0,
+        },
+        Region {
+            name: "Asia",
+            prefix: [192, 0, 2],
+            utc_offset: 28_800.0,
+        },
     ];
-    const FAST: FleetClock = FleetClock { anchor_real: 0.0, anchor_fleet: 0.0, speed: 360.0 };
+    const FAST: FleetClock = FleetClock {
+        anchor_real: 0.0,
+        anchor_fleet: 0.0,
+        speed: 360.0,
+    };
 
     fn sessions(seed: u64, rate: f64, seconds: f64) -> Vec<Session> {
         let mut planner = Planner::new(seed, &REGIONS, example(), rate, FAST, 0.0);
-        std::iter::from_fn(|| planner.next()).take_while(|s| s.at < seconds).collect()
+        std::iter::from_fn(|| planner.next())
+            .take_while(|s| s.at < seconds)
+            .collect()
     }
 
     #[test]
@@ -273,9 +365,16 @@ mod tests {
         for (lane, region) in REGIONS.iter().enumerate() {
             let between = |from: f64, to: f64| {
                 let here = sessions.iter().filter(|s| s.region == lane);
-                here.filter(|s| (from..to).contains(&planner.local_hour(lane, s.at))).count()
+                here.filter(|s| (from..to).contains(&planner.local_hour(lane, s.at)))
+                    .count()
             };
-            assert!(between(19.0, 22.0) > 4 * between(3.0, 6.0), "{}: {} {}", region.name, between(19.0, 22.0), between(3.0, 6.0));
+            assert!(
+                between(19.0, 22.0) > 4 * between(3.0, 6.0),
+                "{}: {} {}",
+                region.name,
+                between(19.0, 22.0),
+                between(3.0, 6.0)
+            );
         }
     }
 
@@ -292,8 +391,14 @@ mod tests {
     fn popular_titles_are_asked_for_most_and_tastes_differ() {
         let mut by_region: [BTreeMap<String, usize>; 3] = Default::default();
         for session in sessions(5, 200.0, 240.0) {
-            for step in session.steps.iter().filter(|s| s.path.ends_with("master.m3u8")) {
-                *by_region[session.region].entry(step.path.clone()).or_default() += 1;
+            for step in session
+                .steps
+                .iter()
+                .filter(|s| s.path.ends_with("master.m3u8"))
+            {
+                *by_region[session.region]
+                    .entry(step.path.clone())
+                    .or_default() += 1;
             }
         }
         let orders: BTreeSet<Vec<String>> = by_region
@@ -312,15 +417,28 @@ mod tests {
     fn a_viewer_takes_segments_in_order_and_each_quality_from_its_start() {
         let mut switches = 0;
         for session in sessions(9, 200.0, 60.0) {
-            let paths: Vec<&str> = session.steps.iter().filter(|s| s.video).map(|s| s.path.as_str()).collect();
+            let paths: Vec<&str> = session
+                .steps
+                .iter()
+                .filter(|s| s.video)
+                .map(|s| s.path.as_str())
+                .collect();
             let mut next = 1;
             let mut last = None;
             for (i, path) in paths.iter().enumerate() {
                 let parts: Vec<&str> = path.split('/').collect();
-                if let Some(number) = path.rsplit_once("seg-").and_then(|(_, n)| n.strip_suffix(".m4s")).and_then(|n| n.parse::<u32>().ok())
+                if let Some(number) = path
+                    .rsplit_once("seg-")
+                    .and_then(|(_, n)| n.strip_suffix(".m4s"))
+                    .and_then(|n| n.parse::<u32>().ok())
                 {
                     let quality = parts[3];
-                    assert!(paths[..i].iter().any(|p| p.contains(&format!("{quality}/init"))), "{paths:?}");
+                    assert!(
+                        paths[..i]
+                            .iter()
+                            .any(|p| p.contains(&format!("{quality}/init"))),
+                        "{paths:?}"
+                    );
                     if quality != "audio" {
                         assert_eq!(number, next, "{paths:?}");
                         next += 1;
@@ -335,8 +453,13 @@ mod tests {
 
     #[test]
     fn clients_have_addresses_of_their_region() {
-        let all: BTreeSet<Ipv4Addr> = (0..CLIENTS_PER_REGION).map(|c| client_address(&REGIONS[1], c)).collect();
+        let all: BTreeSet<Ipv4Addr> = (0..CLIENTS_PER_REGION)
+            .map(|c| client_address(&REGIONS[1], c))
+            .collect();
         assert_eq!(all.len(), CLIENTS_PER_REGION);
-        assert!(all.iter().all(|a| a.octets()[..3] == [203, 0, 113] && !matches!(a.octets()[3], 0 | 255)));
+        assert!(
+            all.iter()
+                .all(|a| a.octets()[..3] == [203, 0, 113] && !matches!(a.octets()[3], 0 | 255))
+        );
     }
 }

@@ -63,7 +63,9 @@ impl Zipf {
     pub(super) fn draw(&self, random: &mut Random) -> usize {
         let all = self.cumulative.last().copied().unwrap_or(1.0);
         let at = random.unit() * all;
-        self.cumulative.partition_point(|sum| *sum <= at).min(self.cumulative.len() - 1)
+        self.cumulative
+            .partition_point(|sum| *sum <= at)
+            .min(self.cumulative.len() - 1)
     }
 }
 
@@ -84,7 +86,11 @@ mod tests {
         for rank in [0usize, 1, 9, 23] {
             let expected = f64::from(n) * ((rank + 1) as f64).powf(-0.9) / all;
             let off = (f64::from(counts[rank]) - expected).abs();
-            assert!(off < 5.0 * expected.sqrt(), "rank {rank}: {} for {expected}", counts[rank]);
+            assert!(
+                off < 5.0 * expected.sqrt(),
+                "rank {rank}: {} for {expected}",
+                counts[rank]
+            );
         }
         let mean = (0..n).map(|_| random.until_next(4.0)).sum::<f64>() / f64::from(n);
         assert!((mean - 0.25).abs() < 0.01, "{mean}");

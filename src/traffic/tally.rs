@@ -78,7 +78,9 @@ impl Tally {
             Ok(got) => {
                 all.hits += u64::from(got.hit);
                 all.bytes += got.bytes;
-                let cluster = cluster_of.get(&got.edge).map_or("elsewhere", String::as_str);
+                let cluster = cluster_of
+                    .get(&got.edge)
+                    .map_or("elsewhere", String::as_str);
                 match self.clusters.get_mut(cluster) {
                     Some(count) => *count += 1,
                     None => drop(self.clusters.insert(cluster.to_owned(), 1)),
@@ -110,7 +112,11 @@ impl Tally {
     pub(super) fn line(&self) -> String {
         let recent = self.recent(RECENT_SECONDS);
         let seconds = self.seconds.len().clamp(1, RECENT_SECONDS) as f64;
-        let clusters: Vec<String> = self.clusters.iter().map(|(name, count)| format!("{name} {count}")).collect();
+        let clusters: Vec<String> = self
+            .clusters
+            .iter()
+            .map(|(name, count)| format!("{name} {count}"))
+            .collect();
         let mut line = format!(
             "{} requests, {:.0}/s, {}, hit ratio {}, errors {}, retries {}",
             self.all.requests,
@@ -163,16 +169,19 @@ impl Tally {
 
     fn recent(&self, seconds: usize) -> Counts {
         let skip = self.seconds.len().saturating_sub(seconds);
-        self.seconds.iter().skip(skip).fold(Counts::default(), |sum, c| Counts {
-            requests: sum.requests + c.requests,
-            hits: sum.hits + c.hits,
-            errors: sum.errors + c.errors,
-            retries: sum.retries + c.retries,
-            bytes: sum.bytes + c.bytes,
-            dns_queries: sum.dns_queries + c.dns_queries,
-            sessions: sum.sessions + c.sessions,
-            turned_away: sum.turned_away + c.turned_away,
-        })
+        self.seconds
+            .iter()
+            .skip(skip)
+            .fold(Counts::default(), |sum, c| Counts {
+                requests: sum.requests + c.requests,
+                hits: sum.hits + c.hits,
+                errors: sum.errors + c.errors,
+                retries: sum.retries + c.retries,
+                bytes: sum.bytes + c.bytes,
+                dns_queries: sum.dns_queries + c.dns_queries,
+                sessions: sum.sessions + c.sessions,
+                turned_away: sum.turned_away + c.turned_away,
+            })
     }
 }
 
@@ -183,8 +192,17 @@ mod tests {
 
     fn outcome(hit: Option<bool>) -> Outcome {
         let edge = Ipv4Addr::new(127, 0, 10, 1);
-        let got = |hit| Got { edge, bytes: 1000, hit, body: Vec::new() };
-        Outcome { result: hit.map(got).ok_or_else(|| "refused".to_owned()), retried: hit.is_none(), dns_queries: 1 }
+        let got = |hit| Got {
+            edge,
+            bytes: 1000,
+            hit,
+            body: Vec::new(),
+        };
+        Outcome {
+            result: hit.map(got).ok_or_else(|| "refused".to_owned()),
+            retried: hit.is_none(),
+            dns_queries: 1,
+        }
     }
 
     #[test]
@@ -201,10 +219,17 @@ mod tests {
             tally.tick();
         }
         assert_eq!(tally.all_failed(), None);
-        assert_eq!(tally.line(), "401 requests, 10/s, 80.0 kbit/s, hit ratio 100.0 %, errors 1, retries 1 | ams 400");
+        assert_eq!(
+            tally.line(),
+            "401 requests, 10/s, 80.0 kbit/s, hit ratio 100.0 %, errors 1, retries 1 | ams 400"
+        );
         let summary = tally.summary(Duration::from_secs(40), 1);
         assert_eq!(summary["hit_ratio"], 0.75);
         assert_eq!(summary["clusters"]["ams"], 400);
-        assert!(tally.words(Duration::from_secs(40)).contains("hit ratio 75.0 %"));
+        assert!(
+            tally
+                .words(Duration::from_secs(40))
+                .contains("hit ratio 75.0 %")
+        );
     }
 }

@@ -6,12 +6,16 @@ use crate::lab::tools::{curl, dig_addresses};
 
 #[test]
 fn the_player_page_plays_and_names_the_node_of_each_segment() {
-    let mut plan = Plan { clusters: 1, nodes: 1, demo_content: true, ..Plan::new() };
+    let mut plan = Plan {
+        clusters: 1,
+        nodes: 1,
+        demo_content: true,
+        ..Plan::new()
+    };
     plan.hosts = vec!["www.demo.test", "*"];
     let fleet = Fleet::start(plan);
     let url = format!("http://{}:8080/watch", fleet.plan.edge(0, 0));
-    let playing =
-        "(v => v && v.currentTime > 2 && v.videoWidth > 0 && document.body.innerText.includes('ams-1'))(document.querySelector('video'))";
+    let playing = "(v => v && v.currentTime > 2 && v.videoWidth > 0 && document.body.innerText.includes('ams-1'))(document.querySelector('video'))";
     for text in open(&url, playing, &[]) {
         let text = text.to_lowercase();
         for word in ["quality", "buffer", "ams-1", "big buck bunny"] {
@@ -22,18 +26,32 @@ fn the_player_page_plays_and_names_the_node_of_each_segment() {
 
 #[test]
 fn the_front_page_and_every_link_on_it_open() {
-    let mut plan = Plan { clusters: 1, nodes: 1, demo_content: true, ..Plan::new() };
+    let mut plan = Plan {
+        clusters: 1,
+        nodes: 1,
+        demo_content: true,
+        ..Plan::new()
+    };
     plan.hosts = vec!["www.demo.test", "*"];
     let fleet = Fleet::start(plan);
     let base = format!("http://{}:8080", fleet.plan.edge(0, 0));
-    let loaded =
-        "document.images.length > 3 && [...document.images].every(i => i.loading === 'lazy' || (i.complete && i.naturalWidth > 0))";
+    let loaded = "document.images.length > 3 && [...document.images].every(i => i.loading === 'lazy' || (i.complete && i.naturalWidth > 0))";
     open(&format!("{base}/"), loaded, &[]);
     let page = curl(&[&format!("{base}/")]);
-    let links: Vec<&str> = page.split("href=\"/").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    let links: Vec<&str> = page
+        .split("href=\"/")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').next())
+        .collect();
     assert!(links.len() > 5, "the front page leads somewhere: {links:?}");
     for link in links {
-        let code = curl(&["-o", "/dev/null", "-w", "%{http_code}", &format!("{base}/{}", link.replace("&amp;", "&"))]);
+        let code = curl(&[
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code}",
+            &format!("{base}/{}", link.replace("&amp;", "&")),
+        ]);
         assert_eq!(code, "200", "/{link}");
     }
 }
@@ -44,7 +62,10 @@ fn the_console_shows_the_fleet_with_and_without_traffic() {
     let url = format!("http://{}/", fleet.plan.control());
     let ready = "document.body.innerText.includes('sin-2') && document.querySelectorAll('svg path').length > 0";
     for text in open(&url, ready, &[]) {
-        assert!(!text.contains("NaN") && !text.contains("undefined") && !text.contains("null"), "useful at zero traffic:\n{text}");
+        assert!(
+            !text.contains("NaN") && !text.contains("undefined") && !text.contains("null"),
+            "useful at zero traffic:\n{text}"
+        );
     }
     for (i, (_, subnet)) in CLIENTS.iter().enumerate() {
         dig_addresses(fleet.plan.dns(), "www.demo.test", subnet);

@@ -42,20 +42,41 @@ struct Lab {
 impl Lab {
     fn start() -> Self {
         let block = Block::take();
-        let origin = Origin::start(SocketAddr::from((block.host(80), 8000)), |seen| Reply::ok(seen.target.clone(), "max-age=60"));
+        let origin = Origin::start(SocketAddr::from((block.host(80), 8000)), |seen| {
+            Reply::ok(seen.target.clone(), "max-age=60")
+        });
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         let listen = SocketAddr::from((block.host(10), 8080));
         let mut command = Command::new("prlimit");
-        command.arg(format!("--nofile={FILES}:{FILES}")).arg(nearcast().get_program());
         command
-            .args(["edge", "--listen", &listen.to_string(), "--origin", &origin.url(), "--state-dir"])
+            .arg(format!("--nofile={FILES}:{FILES}"))
+            .arg(nearcast().get_program());
+        command
+            .args([
+                "edge",
+                "--listen",
+                &listen.to_string(),
+                "--origin",
+                &origin.url(),
+                "--state-dir",
+            ])
             .arg(directory.path().join("state"));
         let edge = Process::start("edge", directory.path(), command);
         // Its listener is open before it serves.
         wait::until("the edge to serve", Duration::from_secs(20), || {
-            if edge.output().contains("the edge serves") { Ok(()) } else { Err(edge.output()) }
+            if edge.output().contains("the edge serves") {
+                Ok(())
+            } else {
+                Err(edge.output())
+            }
         });
-        Self { edge, listen, block, _origin: origin, _directory: directory }
+        Self {
+            edge,
+            listen,
+            block,
+            _origin: origin,
+            _directory: directory,
+        }
     }
 }
 
@@ -65,13 +86,18 @@ fn idle_and_slow_clients_keep_nobody_out() {
     let (block, listen) = (&lab.block, lab.listen);
 
     // Nothing sent; a request, and then nothing; a head that never ends.
-    let floods: [(&str, bool); 3] =
-        [("", false), ("GET /hot HTTP/1.1\r\nHost: a.test\r\n\r\n", true), ("GET /hot HTTP/1.1\r\nHost:", false)];
+    let floods: [(&str, bool); 3] = [
+        ("", false),
+        ("GET /hot HTTP/1.1\r\nHost: a.test\r\n\r\n", true),
+        ("GET /hot HTTP/1.1\r\nHost:", false),
+    ];
     let mut held: Vec<TcpStream> = Vec::new();
     for (n, (sent, is_answered)) in floods.iter().enumerate() {
         for from in [block.host(21), block.host(22)] {
             for _ in 0..2 * CLIENTS {
-                let Ok(mut stream) = connect(from, listen) else { continue };
+                let Ok(mut stream) = connect(from, listen) else {
+                    continue;
+                };
                 let _ = stream.write_all(sent.as_bytes());
                 if *is_answered {
                     // Some are turned away.
@@ -83,30 +109,72 @@ fn idle_and_slow_clients_keep_nobody_out() {
         for turn in 0..20 {
             let began = Instant::now();
             let source = block.host(30 + turn).to_string();
-            let ask = |path: &str| curl(&["-i", "--interface", &source, &format!("http://{listen}{path}")]);
+            let ask = |path: &str| {
+                curl(&[
+                    "-i",
+                    "--interface",
+                    &source,
+                    &format!("http://{listen}{path}"),
+                ])
+            };
             for path in ["/hot".to_owned(), format!("/cold-{n}-{turn}")] {
                 let answer = ask(&path);
-                assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with(&path), "{sent:?}: {answer}");
+                assert!(
+                    answer.starts_with("HTTP/1.1 200") && answer.ends_with(&path),
+                    "{sent:?}: {answer}"
+                );
             }
-            assert!(began.elapsed() < Duration::from_secs(5), "{sent:?}: {:?}", began.elapsed());
+            assert!(
+                began.elapsed() < Duration::from_secs(5),
+                "{sent:?}: {:?}",
+                began.elapsed()
+            );
         }
         let open = open_files(lab.edge.pid());
         assert!(open < FILES - 10, "{sent:?}: {open} files are open");
         held.clear();
-        let closed = || if open_files(lab.edge.pid()) < 64 { Ok(()) } else { Err(open_files(lab.edge.pid()).to_string()) };
+        let closed = || {
+            if open_files(lab.edge.pid()) < 64 {
+                Ok(())
+            } else {
+                Err(open_files(lab.edge.pid()).to_string())
+            }
+        };
         wait::until("the connections to end", Duration::from_secs(20), closed);
     }
-    let warnings = lab.edge.output().lines().filter(|line| line.contains("WARN")).count();
-    assert!(warnings < 20, "one line in a while, not one a connection: {warnings}");
+    let warnings = lab
+        .edge
+        .output()
+        .lines()
+        .filter(|line| line.contains("WARN"))
+        .count();
+    assert!(
+        warnings < 20,
+        "one line in a while, not one a connection: {warnings}"
+    );
 }
 
 #[test]
 fn too_few_files_for_origins_are_named_once() {
     let lab = Lab::start();
-    let warnings: Vec<String> = lab.edge.output().lines().filter(|line| line.contains("limits.connections")).map(str::to_owned).collect();
-    let [warning] = &warnings[..] else { panic!("{warnings:?}") };
-    assert!(warning.contains("connections=128") && warning.contains("others=64"), "{warning}");
-    assert!(warning.contains("connections_max") && warning.contains("ulimit -n"), "{warning}");
+    let warnings: Vec<String> = lab
+        .edge
+        .output()
+        .lines()
+        .filter(|line| line.contains("limits.connections"))
+        .map(str::to_owned)
+        .collect();
+    let [warning] = &warnings[..] else {
+        panic!("{warnings:?}")
+    };
+    assert!(
+        warning.contains("connections=128") && warning.contains("others=64"),
+        "{warning}"
+    );
+    assert!(
+        warning.contains("connections_max") && warning.contains("ulimit -n"),
+        "{warning}"
+    );
 }
 
 #[test]
@@ -117,7 +185,9 @@ fn who_is_turned_away_is_told_why() {
     let mut held = Vec::new();
     let answer = wait::until("an answer", Duration::from_secs(20), || {
         let mut stream = connect(block.host(21), listen).map_err(|error| error.to_string())?;
-        stream.set_read_timeout(Some(Duration::from_millis(5))).map_err(|error| error.to_string())?;
+        stream
+            .set_read_timeout(Some(Duration::from_millis(5)))
+            .map_err(|error| error.to_string())?;
         let mut answer = [0; 1024];
         match stream.read(&mut answer) {
             Ok(length) if length > 0 => Ok(String::from_utf8_lossy(&answer[..length]).into_owned()),
@@ -128,7 +198,13 @@ fn who_is_turned_away_is_told_why() {
             }
         }
     });
-    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: 1\r\n"), "{answer}");
-    assert!(answer.contains("proxy-status: edge; error=connection_limit_reached\r\n"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: 1\r\n"),
+        "{answer}"
+    );
+    assert!(
+        answer.contains("proxy-status: edge; error=connection_limit_reached\r\n"),
+        "{answer}"
+    );
     assert!(held.len() >= CLIENTS / 2, "{}", held.len());
 }

@@ -1,4 +1,5 @@
-//! The demo as a user meets it: it steers, it caches, a second one is refused, and however it ends nothing stays.
+//! The demo as a user meets it: it steers, it caches, a second one is refused, and however it ends
+//! nothing stays.
 //!
 //! Its addresses are fixed, so one test at a time runs it.
 
@@ -29,43 +30,79 @@ struct Demo {
 
 impl Demo {
     fn start(arguments: &[&str]) -> Self {
-        let turn = ADDRESSES.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let turn = ADDRESSES
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let parent = tempfile::tempdir().expect("a temporary directory can be made");
         let dir = parent.path().join("demo");
         let mut command = nearcast();
-        command.arg("demo").args(arguments).arg("--state-dir").arg(&dir);
+        command
+            .arg("demo")
+            .args(arguments)
+            .arg("--state-dir")
+            .arg(&dir);
         let process = Process::start("demo", parent.path(), command);
-        let mut demo = Self { process, dir, _parent: parent, _turn: turn };
+        let mut demo = Self {
+            process,
+            dir,
+            _parent: parent,
+            _turn: turn,
+        };
         demo.process.wait_for_output("Ctrl-C ends it", READY);
         demo
     }
 
     /// Runs an operator command for it.
     fn operate(&self, arguments: &[&str]) -> String {
-        let output = nearcast().args(arguments).arg("--fleet").arg(self.dir.join("nearcast.toml")).output().expect("the binary runs");
+        let output = nearcast()
+            .args(arguments)
+            .arg("--fleet")
+            .arg(self.dir.join("nearcast.toml"))
+            .output()
+            .expect("the binary runs");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{arguments:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         text
     }
 }
 
-/// Processes of the demo that has its state in `dir`, by their command lines: its children name the fleet file there.
+/// Processes of the demo that has its state in `dir`, by their command lines: its children name the
+/// fleet file there.
 fn children(dir: &Path) -> Vec<u32> {
-    let fleet = dir.join("nearcast.toml").to_str().expect("a plain path").to_owned();
+    let fleet = dir
+        .join("nearcast.toml")
+        .to_str()
+        .expect("a plain path")
+        .to_owned();
     let entries = fs::read_dir("/proc").expect("/proc is mounted").flatten();
     let pids = entries.filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| String::from_utf8_lossy(&line).contains(&fleet))).collect()
+    pids.filter(|pid| {
+        fs::read(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|line| String::from_utf8_lossy(&line).contains(&fleet))
+    })
+    .collect()
 }
 
 fn wait_gone(dir: &Path) {
     wait::until("every process of the demo to end", END, || {
         let left = children(dir);
-        if left.is_empty() { Ok(()) } else { Err(format!("{left:?} still run")) }
+        if left.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{left:?} still run"))
+        }
     });
 }
 
 fn head(edge: &str, path: &str) -> String {
-    let (resolve, url) = (format!("www.demo.test:8080:{edge}"), format!("http://www.demo.test:8080{path}"));
+    let (resolve, url) = (
+        format!("www.demo.test:8080:{edge}"),
+        format!("http://www.demo.test:8080{path}"),
+    );
     tools::curl(&["-D", "-", "-o", "/dev/null", "--resolve", &resolve, &url]).to_lowercase()
 }
 
@@ -73,32 +110,71 @@ fn head(edge: &str, path: &str) -> String {
 fn the_demo_steers_caches_and_leaves_nothing_behind() {
     let begun = Instant::now();
     let mut demo = Demo::start(&["--no-traffic"]);
-    let places = [("198.51.100.0/24", "127.0.10."), ("203.0.113.0/24", "127.0.20."), ("192.0.2.0/24", "127.0.30.")];
+    let places = [
+        ("198.51.100.0/24", "127.0.10."),
+        ("203.0.113.0/24", "127.0.20."),
+        ("192.0.2.0/24", "127.0.30."),
+    ];
     for (subnet, prefix) in places {
-        let found = tools::dig_addresses("127.0.0.1:5300".parse().expect("an address"), "www.demo.test", subnet);
-        assert!(found.len() == 2 && found.iter().all(|a| a.starts_with(prefix)), "{subnet}: {found:?}");
+        let found = tools::dig_addresses(
+            "127.0.0.1:5300".parse().expect("an address"),
+            "www.demo.test",
+            subnet,
+        );
+        assert!(
+            found.len() == 2 && found.iter().all(|a| a.starts_with(prefix)),
+            "{subnet}: {found:?}"
+        );
     }
     let first = head("127.0.20.1", "/about.html?first");
-    assert!(first.starts_with("http/1.1 200") && !first.contains("; hit"), "{first}");
+    assert!(
+        first.starts_with("http/1.1 200") && !first.contains("; hit"),
+        "{first}"
+    );
     let second = head("127.0.20.1", "/about.html?first");
     assert!(second.contains("; hit"), "{second}");
-    assert!(begun.elapsed() < READY + Duration::from_secs(5), "from the start to a hit: {:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < READY + Duration::from_secs(5),
+        "from the start to a hit: {:?}",
+        begun.elapsed()
+    );
     // Everything that it prints to try is there.
     assert!(tools::curl(&["http://127.0.0.1:7700/"]).contains("<html"));
     assert!(tools::curl(&["-L", "http://127.0.10.1:8080/watch"]).contains("<video"));
-    assert!(demo.operate(&["explain", "www.demo.test", "--client", "203.0.113.9"]).contains("nyc"));
-    assert!(demo.operate(&["purge", "--site", "www"]).contains("complete"));
+    assert!(
+        demo.operate(&["explain", "www.demo.test", "--client", "203.0.113.9"])
+            .contains("nyc")
+    );
+    assert!(
+        demo.operate(&["purge", "--site", "www"])
+            .contains("complete")
+    );
     assert!(demo.operate(&["plan"]).contains("sin"));
     assert!(demo.operate(&["status"]).contains("ams-1"));
 
     let log = demo.dir.with_file_name("second");
-    let second = nearcast().args(["demo", "--state-dir"]).arg(&demo.dir).output().expect("the binary runs");
+    let second = nearcast()
+        .args(["demo", "--state-dir"])
+        .arg(&demo.dir)
+        .output()
+        .expect("the binary runs");
     let words = String::from_utf8_lossy(&second.stderr).into_owned();
     assert_eq!(second.status.code(), Some(69), "{words}");
-    assert!(words.contains(&demo.process.pid().to_string()) && words.contains("http://127.0.0.1:7700"), "{words}");
-    let elsewhere = nearcast().args(["demo", "--state-dir"]).arg(&log).output().expect("the binary runs");
+    assert!(
+        words.contains(&demo.process.pid().to_string()) && words.contains("http://127.0.0.1:7700"),
+        "{words}"
+    );
+    let elsewhere = nearcast()
+        .args(["demo", "--state-dir"])
+        .arg(&log)
+        .output()
+        .expect("the binary runs");
     let words = String::from_utf8_lossy(&elsewhere.stderr).into_owned();
-    assert_eq!(elsewhere.status.code(), Some(69), "its addresses are taken: {words}");
+    assert_eq!(
+        elsewhere.status.code(),
+        Some(69),
+        "its addresses are taken: {words}"
+    );
     assert_eq!(words.trim().lines().count(), 1, "{words}");
     assert!(!log.exists(), "nothing half-started is left behind");
 
@@ -113,24 +189,55 @@ fn the_demo_steers_caches_and_leaves_nothing_behind() {
 #[test]
 fn a_killed_edge_is_told_of_and_clients_go_on() {
     let mut demo = Demo::start(&["--traffic-rate", "40"]);
-    let status: serde_json::Value = wait::until("clients to be served", Duration::from_secs(20), || {
-        let status: serde_json::Value = serde_json::from_str(&demo.operate(&["status", "--json"])).expect("--json prints JSON");
-        if status["recent"]["counted"].as_f64().unwrap_or(0.0) > 20.0 { Ok(status) } else { Err(status["recent"].to_string()) }
-    });
+    let status: serde_json::Value =
+        wait::until("clients to be served", Duration::from_secs(20), || {
+            let status: serde_json::Value =
+                serde_json::from_str(&demo.operate(&["status", "--json"]))
+                    .expect("--json prints JSON");
+            if status["recent"]["counted"].as_f64().unwrap_or(0.0) > 20.0 {
+                Ok(status)
+            } else {
+                Err(status["recent"].to_string())
+            }
+        });
     assert_eq!(status["zone"], "cdn.test");
     // The two that need clients, of all that it prints to try.
     let pushed = demo.operate(&["push", "--now"]);
-    assert!(pushed.contains("ended") && pushed.contains("100 %") && !pushed.contains("running"), "{pushed}");
+    assert!(
+        pushed.contains("ended") && pushed.contains("100 %") && !pushed.contains("running"),
+        "{pushed}"
+    );
     let printed = demo.process.output();
-    let kill = printed.lines().map(str::trim).find(|line| line.starts_with("kill -9 ")).expect("it prints how to kill an edge");
+    let kill = printed
+        .lines()
+        .map(str::trim)
+        .find(|line| line.starts_with("kill -9 "))
+        .expect("it prints how to kill an edge");
     assert!(kill.ends_with("# ams-2"), "{kill}");
-    let killed = std::process::Command::new("sh").args(["-c", kill]).status().expect("a shell runs");
+    let killed = std::process::Command::new("sh")
+        .args(["-c", kill])
+        .status()
+        .expect("a shell runs");
     assert!(killed.success());
-    demo.process.wait_for_output("ams-2 has been killed; the others go on", Duration::from_secs(5));
-    let output =
-        nearcast().args(["traffic", "--duration", "5s", "--rate", "60", "--json", "--fleet"]).arg(demo.dir.join("nearcast.toml")).output();
+    demo.process.wait_for_output(
+        "ams-2 has been killed; the others go on",
+        Duration::from_secs(5),
+    );
+    let output = nearcast()
+        .args([
+            "traffic",
+            "--duration",
+            "5s",
+            "--rate",
+            "60",
+            "--json",
+            "--fleet",
+        ])
+        .arg(demo.dir.join("nearcast.toml"))
+        .output();
     let output = output.expect("the binary runs");
-    let summary: serde_json::Value = serde_json::from_slice(&output.stdout).expect("--json prints JSON");
+    let summary: serde_json::Value =
+        serde_json::from_slice(&output.stdout).expect("--json prints JSON");
     assert!(summary["requests"].as_u64().unwrap_or(0) > 50, "{summary}");
     assert_eq!(summary["errors"], 0, "one retry suffices: {summary}");
     demo.process.signal("INT");
@@ -145,11 +252,24 @@ fn a_killed_demo_takes_its_children_along_and_the_next_one_cleans_up() {
     assert!(children(&demo.dir).len() >= 10);
     demo.process.kill();
     wait_gone(&demo.dir);
-    assert!(demo.dir.join("nearcast.toml").exists(), "nobody was left to remove it");
-    let again = nearcast().args(["demo", "--no-traffic", "--state-dir"]).arg(&demo.dir).args(["--clock-speed", "0"]).output();
-    assert_eq!(again.expect("the binary runs").status.code(), Some(64), "a clock that stands still is refused");
+    assert!(
+        demo.dir.join("nearcast.toml").exists(),
+        "nobody was left to remove it"
+    );
+    let again = nearcast()
+        .args(["demo", "--no-traffic", "--state-dir"])
+        .arg(&demo.dir)
+        .args(["--clock-speed", "0"])
+        .output();
+    assert_eq!(
+        again.expect("the binary runs").status.code(),
+        Some(64),
+        "a clock that stands still is refused"
+    );
     let mut command = nearcast();
-    command.args(["demo", "--no-traffic", "--state-dir"]).arg(&demo.dir);
+    command
+        .args(["demo", "--no-traffic", "--state-dir"])
+        .arg(&demo.dir);
     let mut next = Process::start("next", demo.dir.parent().expect("it has one"), command);
     next.wait_for_output("Ctrl-C ends it", READY);
     next.signal("TERM");
@@ -159,17 +279,27 @@ fn a_killed_demo_takes_its_children_along_and_the_next_one_cleans_up() {
 
 #[test]
 fn the_death_of_its_parent_ends_the_demo() {
-    let turn = ADDRESSES.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let turn = ADDRESSES
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     let parent = tempfile::tempdir().expect("a temporary directory can be made");
     let dir = parent.path().join("demo");
     let mut shell = std::process::Command::new("sh");
     // The shell stays the demo's parent: a last command would replace it.
     let script = "\"$0\" demo --no-traffic --state-dir \"$1\"; exit $?";
-    shell.args(["-c", script, env!("CARGO_BIN_EXE_nearcast")]).arg(&dir);
+    shell
+        .args(["-c", script, env!("CARGO_BIN_EXE_nearcast")])
+        .arg(&dir);
     let mut shell = Process::start("shell", parent.path(), shell);
     shell.wait_for_output("Ctrl-C ends it", READY);
     shell.kill();
     wait_gone(&dir);
-    wait::until("the demo's directory to go", END, || if dir.exists() { Err("it is there") } else { Ok(()) });
+    wait::until("the demo's directory to go", END, || {
+        if dir.exists() {
+            Err("it is there")
+        } else {
+            Ok(())
+        }
+    });
     drop(turn);
 }

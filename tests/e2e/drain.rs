@@ -1,5 +1,6 @@
-//! Planned work on nodes: a role that is told to end takes nothing new, finishes what it has begun and ends with 0, and no
-//! client that is steered by DNS notices; what an operator drains stays drained.
+//! Planned work on nodes: a role that is told to end takes nothing new, finishes what it has begun
+//! and ends with 0, and no client that is steered by DNS notices; what an operator drains stays
+//! drained.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -16,34 +17,61 @@ use crate::lab::process::Process;
 use crate::lab::tools::dig_addresses;
 use crate::lab::wait;
 
-/// Longer than a lame duck here (detection, and the TTL of 5 s) and what it leaves behind take, on a busy machine.
+/// Longer than a lame duck here (detection, and the TTL of 5 s) and what it leaves behind take, on
+/// a busy machine.
 const DRAINED: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(20);
 
 #[test]
 fn an_edge_leaves_the_answers_and_finishes_the_transfer_it_has_begun() {
-    let mut plan = Plan { clusters: 1, nodes: 2, ..Plan::new() };
+    let mut plan = Plan {
+        clusters: 1,
+        nodes: 2,
+        ..Plan::new()
+    };
     // Longer than the lame duck lasts.
-    let origin =
-        Origin::start(plan.origin_address(), |_| Reply::ok(vec![b'x'; 300_000], "max-age=60").slow(40, Duration::from_millis(300)));
+    let origin = Origin::start(plan.origin_address(), |_| {
+        Reply::ok(vec![b'x'; 300_000], "max-age=60").slow(40, Duration::from_millis(300))
+    });
     plan.origin = Some(origin.url());
     let mut fleet = Fleet::start(plan);
     let edge = fleet.plan.edge(0, 0);
     let mut command = Command::new("curl");
-    command.args(["-sS", "-o", "/dev/null", "-w", "%{http_code} %{size_download}", "-H", "Host: www.demo.test"]);
+    command.args([
+        "-sS",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{http_code} %{size_download}",
+        "-H",
+        "Host: www.demo.test",
+    ]);
     command.arg(format!("http://{edge}:8080/long"));
     let mut transfer = Process::start("curl", &fleet.path(""), command);
-    wait::until("the transfer to begin", SOON, || if origin.count("/long") == 1 { Ok(()) } else { Err("not yet") });
+    wait::until("the transfer to begin", SOON, || {
+        if origin.count("/long") == 1 {
+            Ok(())
+        } else {
+            Err("not yet")
+        }
+    });
     fleet.node("ams-1").signal("TERM");
     wait_addresses(&fleet, 0, &[(0, 1)]);
     assert!(transfer.wait(DRAINED).success());
     assert_eq!(transfer.output(), "200 300000", "the transfer was finished");
-    assert!(fleet.node("ams-1").wait(DRAINED).success(), "and the edge ended well");
+    assert!(
+        fleet.node("ams-1").wait(DRAINED).success(),
+        "and the edge ended well"
+    );
 }
 
 #[test]
 fn every_role_ends_well_when_told_to() {
-    let mut fleet = Fleet::start(Plan { nodes: 1, clusters: 1, ..Plan::new() });
+    let mut fleet = Fleet::start(Plan {
+        nodes: 1,
+        clusters: 1,
+        ..Plan::new()
+    });
     fleet.head(fleet.plan.edge(0, 0), "/");
     for name in ["ams-1", "ns1", "origin", "control"] {
         fleet.node(name).signal("TERM");
@@ -54,22 +82,45 @@ fn every_role_ends_well_when_told_to() {
 
 #[test]
 fn a_second_signal_ends_it_at_once() {
-    let mut plan = Plan { nodes: 1, clusters: 1, fleet: "finish_max = \"1h\"".into(), ..Plan::new() };
-    let origin = Origin::start(plan.origin_address(), |_| Reply::ok(vec![b'x'; 3600], "no-store").slow(3600, Duration::from_secs(1)));
+    let mut plan = Plan {
+        nodes: 1,
+        clusters: 1,
+        fleet: "finish_max = \"1h\"".into(),
+        ..Plan::new()
+    };
+    let origin = Origin::start(plan.origin_address(), |_| {
+        Reply::ok(vec![b'x'; 3600], "no-store").slow(3600, Duration::from_secs(1))
+    });
     plan.origin = Some(origin.url());
     let mut fleet = Fleet::start(plan);
     // It would be waited for.
     let mut transfer = Command::new("curl");
-    transfer.args(["-sS", "-o", "/dev/null", "-H", "Host: www.demo.test", &format!("http://{}:8080/long", fleet.plan.edge(0, 0))]);
+    transfer.args([
+        "-sS",
+        "-o",
+        "/dev/null",
+        "-H",
+        "Host: www.demo.test",
+        &format!("http://{}:8080/long", fleet.plan.edge(0, 0)),
+    ]);
     let _transfer = Process::start("curl", &fleet.path(""), transfer);
-    wait::until("the transfer to begin", SOON, || if origin.count("/long") == 1 { Ok(()) } else { Err("not yet") });
+    wait::until("the transfer to begin", SOON, || {
+        if origin.count("/long") == 1 {
+            Ok(())
+        } else {
+            Err("not yet")
+        }
+    });
     fleet.node("ams-1").signal("TERM");
-    fleet.node("ams-1").wait_for_output("once more ends at once", SOON);
+    fleet
+        .node("ams-1")
+        .wait_for_output("once more ends at once", SOON);
     fleet.node("ams-1").signal("INT");
     assert_eq!(fleet.node("ams-1").wait(SOON).code(), Some(130));
 }
 
-/// Clients that resolve as a caching resolver does, once a TTL, and ask on a new connection each time. They try nothing twice.
+/// Clients that resolve as a caching resolver does, once a TTL, and ask on a new connection each
+/// time. They try nothing twice.
 struct Load {
     is_over: Arc<AtomicBool>,
     addresses: Arc<Mutex<Vec<String>>>,
@@ -85,7 +136,13 @@ impl Load {
     const TTL: Duration = Duration::from_secs(5);
 
     fn start(name_servers: Vec<SocketAddr>) -> Self {
-        let look_up = move |turn: usize| dig_addresses(name_servers[turn % name_servers.len()], "www.cdn.test", CLIENTS[0].1);
+        let look_up = move |turn: usize| {
+            dig_addresses(
+                name_servers[turn % name_servers.len()],
+                "www.cdn.test",
+                CLIENTS[0].1,
+            )
+        };
         let mut load = Self {
             is_over: Arc::default(),
             addresses: Arc::new(Mutex::new(look_up(0))),
@@ -107,8 +164,12 @@ impl Load {
             }
         }));
         for client in 0..Self::CLIENTS {
-            let (is_over, addresses, served, failures) =
-                (load.is_over.clone(), load.addresses.clone(), load.served.clone(), load.failures.clone());
+            let (is_over, addresses, served, failures) = (
+                load.is_over.clone(),
+                load.addresses.clone(),
+                load.served.clone(),
+                load.failures.clone(),
+            );
             load.threads.push(std::thread::spawn(move || {
                 let mut turn = client;
                 while !is_over.load(Ordering::Relaxed) {
@@ -116,8 +177,13 @@ impl Load {
                     let address = known[turn % known.len()].clone();
                     turn += 1;
                     match Self::ask(&address) {
-                        Ok(()) => *served.lock().expect("no panic").entry(address).or_default() += 1,
-                        Err(error) => failures.lock().expect("no panic").push(format!("{address}: {error}")),
+                        Ok(()) => {
+                            *served.lock().expect("no panic").entry(address).or_default() += 1
+                        }
+                        Err(error) => failures
+                            .lock()
+                            .expect("no panic")
+                            .push(format!("{address}: {error}")),
                     }
                     std::thread::park_timeout(Self::PAUSE);
                 }
@@ -133,32 +199,57 @@ impl Load {
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         let is_whole = answer.starts_with("HTTP/1.1 200") && answer.ends_with("<h1>hello</h1>\n");
-        if is_whole { Ok(()) } else { Err(std::io::Error::other(format!("{answer:?}"))) }
+        if is_whole {
+            Ok(())
+        } else {
+            Err(std::io::Error::other(format!("{answer:?}")))
+        }
     }
 
     fn served(&self, address: &str) -> u64 {
-        self.served.lock().expect("no panic").get(address).copied().unwrap_or(0)
+        self.served
+            .lock()
+            .expect("no panic")
+            .get(address)
+            .copied()
+            .unwrap_or(0)
     }
 
     /// Ends it; what failed.
     fn end(mut self) -> Vec<String> {
         self.is_over.store(true, Ordering::Relaxed);
-        self.threads.drain(..).for_each(|thread| thread.join().expect("no panic"));
+        self.threads
+            .drain(..)
+            .for_each(|thread| thread.join().expect("no panic"));
         std::mem::take(&mut *self.failures.lock().expect("no panic"))
     }
 }
 
 #[test]
 fn no_client_notices_a_planned_restart() {
-    let mut plan = Plan { clusters: 1, nodes: 2, ..Plan::new() };
+    let mut plan = Plan {
+        clusters: 1,
+        nodes: 2,
+        ..Plan::new()
+    };
     let second = plan.block.host(54);
-    plan.more = format!("\n[[name_server]]\nname = \"ns2\"\nlisten = \"{second}:5300\"\nadmin = \"{second}:9100\"\n");
+    plan.more = format!(
+        "\n[[name_server]]\nname = \"ns2\"\nlisten = \"{second}:5300\"\nadmin = \"{second}:9100\"\n"
+    );
     let mut fleet = Fleet::start(plan);
     fleet.start_node("gslb-dns", "ns2");
     fleet.wait_ready("ns2", second);
     let restarted = fleet.plan.edge(0, 0).to_string();
     let load = Load::start(vec![fleet.plan.dns(), SocketAddr::from((second, 5300))]);
-    let served = |least: u64| wait::until("clients", DRAINED, || if load.served(&restarted) > least { Ok(()) } else { Err("too few") });
+    let served = |least: u64| {
+        wait::until("clients", DRAINED, || {
+            if load.served(&restarted) > least {
+                Ok(())
+            } else {
+                Err("too few")
+            }
+        })
+    };
     served(50);
     fleet.node("ams-1").signal("TERM");
     assert!(fleet.node("ams-1").wait(DRAINED).success());
@@ -170,47 +261,85 @@ fn no_client_notices_a_planned_restart() {
 }
 
 fn wait_addresses(fleet: &Fleet, cluster: usize, edges: &[(usize, usize)]) {
-    let mut expected: Vec<String> = edges.iter().map(|(c, n)| fleet.plan.edge(*c, *n).to_string()).collect();
+    let mut expected: Vec<String> = edges
+        .iter()
+        .map(|(c, n)| fleet.plan.edge(*c, *n).to_string())
+        .collect();
     expected.sort();
     wait::until(&format!("{expected:?} in the answers"), SOON, || {
         let mut found = dig_addresses(fleet.plan.dns(), "www.cdn.test", CLIENTS[cluster].1);
         found.sort();
-        if found == expected { Ok(()) } else { Err(format!("{found:?}")) }
+        if found == expected {
+            Ok(())
+        } else {
+            Err(format!("{found:?}"))
+        }
     });
 }
 
 fn operate(fleet: &Fleet, arguments: &[&str]) -> (i32, String) {
     let output = fleet.operate(arguments);
-    let words = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let words = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
     (output.status.code().unwrap_or(-1), words)
 }
 
 #[test]
 fn what_is_drained_is_in_no_answer_until_it_is_undrained() {
-    let mut fleet = Fleet::start(Plan { clusters: 2, nodes: 2, ..Plan::new() });
+    let mut fleet = Fleet::start(Plan {
+        clusters: 2,
+        nodes: 2,
+        ..Plan::new()
+    });
     let (code, words) = operate(&fleet, &["drain", "ams-1"]);
     assert_eq!(code, 0, "{words}");
-    assert!(words.contains("node ams-1 is drained") && words.contains("seen by ns1") && words.contains("5 s (the TTL)"), "{words}");
+    assert!(
+        words.contains("node ams-1 is drained")
+            && words.contains("seen by ns1")
+            && words.contains("5 s (the TTL)"),
+        "{words}"
+    );
     wait_addresses(&fleet, 0, &[(0, 1)]);
-    assert_eq!(fleet.curl(fleet.plan.edge(0, 0), &[], "/"), "<h1>hello</h1>\n", "it serves whoever comes");
+    assert_eq!(
+        fleet.curl(fleet.plan.edge(0, 0), &[], "/"),
+        "<h1>hello</h1>\n",
+        "it serves whoever comes"
+    );
     let (code, words) = operate(&fleet, &["drain", "ams-1", "--json"]);
     let again: serde_json::Value = serde_json::from_str(&words).expect("JSON");
-    assert_eq!((code, &again["changed"]), (0, &serde_json::json!(false)), "twice is once: {words}");
+    assert_eq!(
+        (code, &again["changed"]),
+        (0, &serde_json::json!(false)),
+        "twice is once: {words}"
+    );
     wait::until("status to show it", SOON, || {
         let (_, words) = operate(&fleet, &["status"]);
-        let shows = words.lines().any(|line| line.starts_with("ams-1 ") && line.contains("drained by an operator"));
+        let shows = words
+            .lines()
+            .any(|line| line.starts_with("ams-1 ") && line.contains("drained by an operator"));
         if shows { Ok(()) } else { Err(words) }
     });
-    let (_, words) = operate(&fleet, &["explain", "www.demo.test", "--client", "198.51.100.9"]);
+    let (_, words) = operate(
+        &fleet,
+        &["explain", "www.demo.test", "--client", "198.51.100.9"],
+    );
     assert!(words.contains("ams-1: drained by an operator"), "{words}");
 
     // Both restart, and it stays so.
-    for (role, name) in [("edge", "ams-1"), ("gslb-dns", "ns1"), ("control", "control")] {
+    for (role, name) in [
+        ("edge", "ams-1"),
+        ("gslb-dns", "ns1"),
+        ("control", "control"),
+    ] {
         fleet.node(name).signal("TERM");
         assert!(fleet.node(name).wait(DRAINED).success());
         fleet.start_node(role, name);
     }
-    let (edge, dns, control) = (fleet.plan.edge(0, 0), fleet.plan.block.host(53), fleet.plan.block.host(70));
+    let (edge, dns, control) = (
+        fleet.plan.edge(0, 0),
+        fleet.plan.block.host(53),
+        fleet.plan.block.host(70),
+    );
     for (name, ip) in [("ams-1", edge), ("ns1", dns), ("control", control)] {
         fleet.wait_ready(name, ip);
     }
@@ -233,10 +362,16 @@ fn what_is_drained_is_in_no_answer_until_it_is_undrained() {
         (vec!["drain", "nyc", "--token", "wrong"], 77, "token"),
     ] {
         let (found, told) = operate(&fleet, &arguments);
-        assert!(found == code && told.contains(words), "{arguments:?}: {found} {told}");
+        assert!(
+            found == code && told.contains(words),
+            "{arguments:?}: {found} {told}"
+        );
     }
     let (code, words) = operate(&fleet, &["drain", "nyc", "--force"]);
-    assert!(code == 0 && words.contains("no edge is in service for www"), "{words}");
+    assert!(
+        code == 0 && words.contains("no edge is in service for www"),
+        "{words}"
+    );
     let last_resort = dig_addresses(fleet.plan.dns(), "www.cdn.test", CLIENTS[0].1);
     assert!(!last_resort.is_empty(), "some address is better than none");
     for cluster in ["ams", "nyc"] {

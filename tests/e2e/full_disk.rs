@@ -1,4 +1,5 @@
-//! A full disk: the edge goes on serving, control refuses what it cannot keep and loses nothing it has acknowledged.
+//! A full disk: the edge goes on serving, control refuses what it cannot keep and loses nothing it
+//! has acknowledged.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -17,14 +18,25 @@ struct SmallDisk(PathBuf);
 impl SmallDisk {
     fn mount(at: PathBuf, size: &str) -> Self {
         std::fs::create_dir_all(&at).expect("a directory can be made");
-        run("mount", ["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs", at.to_str().expect("a plain path")]);
+        run(
+            "mount",
+            [
+                "-t",
+                "tmpfs",
+                "-o",
+                &format!("size={size}"),
+                "tmpfs",
+                at.to_str().expect("a plain path"),
+            ],
+        );
         Self(at)
     }
 
     /// Writes until there is no room left.
     fn fill(&self) {
         use std::io::Write;
-        let mut file = std::fs::File::create(self.0.join("filler")).expect("there is room for a name");
+        let mut file =
+            std::fs::File::create(self.0.join("filler")).expect("there is room for a name");
         while file.write_all(&[0; 512]).is_ok() {}
     }
 
@@ -35,19 +47,30 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+        let _ = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(&self.0)
+            .status();
     }
 }
 
 fn start_control(directory: &Path, plan: &Plan) -> Process {
     let mut command = nearcast();
-    command.args(["control", "--node", "control", "--fleet"]).arg(directory.join("nearcast.toml"));
+    command
+        .args(["control", "--node", "control", "--fleet"])
+        .arg(directory.join("nearcast.toml"));
     let control = Process::start("control", directory, command);
     wait::until("control to be ready", Duration::from_secs(20), || {
         let url = format!("http://{}:9100/ready", plan.control().ip());
-        let code =
-            std::process::Command::new("curl").args(["-s", "-o", "/dev/null", "-w", "%{http_code}", &url]).output().expect("curl runs");
-        if code.stdout == b"200" { Ok(()) } else { Err("not ready") }
+        let code = std::process::Command::new("curl")
+            .args(["-s", "-o", "/dev/null", "-w", "%{http_code}", &url])
+            .output()
+            .expect("curl runs");
+        if code.stdout == b"200" {
+            Ok(())
+        } else {
+            Err("not ready")
+        }
     });
     control
 }
@@ -56,38 +79,67 @@ fn start_control(directory: &Path, plan: &Plan) -> Process {
 fn control_refuses_what_it_cannot_keep_and_loses_nothing() {
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
     let disk = SmallDisk::mount(directory.path().join("state"), "1m");
-    let plan = Plan { clusters: 1, nodes: 1, ..Plan::new() };
-    std::fs::write(directory.path().join("nearcast.toml"), plan.text()).expect("the file can be written");
+    let plan = Plan {
+        clusters: 1,
+        nodes: 1,
+        ..Plan::new()
+    };
+    std::fs::write(directory.path().join("nearcast.toml"), plan.text())
+        .expect("the file can be written");
     let mut control = start_control(directory.path(), &plan);
     let purge = |tag: &str| {
         let mut command = nearcast();
-        command.args(["purge", "--wait", "0s", "--tag", tag]).env("NEARCAST_FLEET", directory.path().join("nearcast.toml"));
+        command
+            .args(["purge", "--wait", "0s", "--tag", tag])
+            .env("NEARCAST_FLEET", directory.path().join("nearcast.toml"));
         let output = command.output().expect("the binary runs");
-        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
     };
     let (code, errors) = purge("first");
-    assert!(code.is_some_and(|c| c != 74 && c != 69), "the disk has room: {code:?} {errors}");
+    assert!(
+        code.is_some_and(|c| c != 74 && c != 69),
+        "the disk has room: {code:?} {errors}"
+    );
     disk.fill();
     // A record may still fit into the journal's last page; then the next one does not.
     let long = "x".repeat(1000);
-    let refused = (0..8).map(|n| purge(&format!("refused-{n}-{long}"))).find(|(_, errors)| errors.to_lowercase().contains("space"));
+    let refused = (0..8)
+        .map(|n| purge(&format!("refused-{n}-{long}")))
+        .find(|(_, errors)| errors.to_lowercase().contains("space"));
     let (code, errors) = refused.expect("a full disk refuses");
-    assert!(code.is_some_and(|c| c != 0) && errors.contains("nothing was changed"), "{code:?} {errors}");
+    assert!(
+        code.is_some_and(|c| c != 0) && errors.contains("nothing was changed"),
+        "{code:?} {errors}"
+    );
     disk.empty();
     let (_, errors) = purge("after");
-    assert!(!errors.to_lowercase().contains("space"), "there is room again: {errors}");
+    assert!(
+        !errors.to_lowercase().contains("space"),
+        "there is room again: {errors}"
+    );
     control.kill();
     drop(control);
     let _control = start_control(directory.path(), &plan);
     let kept = curl(&[&format!("http://{}/v1/purges", plan.control())]);
-    assert!(kept.contains("\"first\"") && kept.contains("\"after\""), "what was acknowledged is kept: {kept}");
+    assert!(
+        kept.contains("\"first\"") && kept.contains("\"after\""),
+        "what was acknowledged is kept: {kept}"
+    );
 }
 
 #[test]
 fn nodes_start_on_a_full_disk_and_follow() {
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
-    let plan = Plan { clusters: 1, nodes: 1, ..Plan::new() };
-    std::fs::write(directory.path().join("nearcast.toml"), plan.text()).expect("the file can be written");
+    let plan = Plan {
+        clusters: 1,
+        nodes: 1,
+        ..Plan::new()
+    };
+    std::fs::write(directory.path().join("nearcast.toml"), plan.text())
+        .expect("the file can be written");
     let _control = start_control(directory.path(), &plan);
     // The nodes' machine has a disk of its own.
     let there = directory.path().join("there");
@@ -97,7 +149,9 @@ fn nodes_start_on_a_full_disk_and_follow() {
     let status = || curl(&[&format!("http://{}/v1/status", plan.control())]);
     let start_and_purge = |tag: &str| {
         let mut command = nearcast();
-        command.args(["gslb-dns", "--node", "ns1", "--fleet"]).arg(there.join("nearcast.toml"));
+        command
+            .args(["gslb-dns", "--node", "ns1", "--fleet"])
+            .arg(there.join("nearcast.toml"));
         let mut node = Process::start("ns1", directory.path(), command);
         for n in 1..=2 {
             let mut command = nearcast();
@@ -105,13 +159,24 @@ fn nodes_start_on_a_full_disk_and_follow() {
                 .args(["purge", "--wait", "0s", "--tag", &format!("{tag}-{n}")])
                 .env("NEARCAST_FLEET", directory.path().join("nearcast.toml"));
             command.output().expect("the binary runs");
-            wait::until("the name server to have all", Duration::from_secs(20), || {
-                assert!(node.ended().is_none(), "{}", node.output());
-                let status: serde_json::Value = serde_json::from_str(&status()).map_err(|e| e.to_string())?;
-                let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
-                let behind = nodes.iter().all(|node| node["name"] != "ns1" || node["revision"] != status["revision"]);
-                if !behind { Ok(()) } else { Err(format!("{status}")) }
-            });
+            wait::until(
+                "the name server to have all",
+                Duration::from_secs(20),
+                || {
+                    assert!(node.ended().is_none(), "{}", node.output());
+                    let status: serde_json::Value =
+                        serde_json::from_str(&status()).map_err(|e| e.to_string())?;
+                    let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
+                    let behind = nodes.iter().all(|node| {
+                        node["name"] != "ns1" || node["revision"] != status["revision"]
+                    });
+                    if !behind {
+                        Ok(())
+                    } else {
+                        Err(format!("{status}"))
+                    }
+                },
+            );
         }
         node.kill();
     };
@@ -133,22 +198,45 @@ fn an_edge_with_a_full_disk_serves_on() {
     let block = Block::take();
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
     let disk = SmallDisk::mount(directory.path().join("state"), "3m");
-    let origin =
-        Origin::start(SocketAddr::from((block.host(80), 8000)), |_| Reply::ok(vec![b'x'; 600_000], "max-age=600").field("ETag", "\"x\""));
+    let origin = Origin::start(SocketAddr::from((block.host(80), 8000)), |_| {
+        Reply::ok(vec![b'x'; 600_000], "max-age=600").field("ETag", "\"x\"")
+    });
     let listen = format!("{}:8080", block.host(10));
     let mut command = nearcast();
     command
-        .args(["edge", "--listen", &listen, "--origin", &origin.url(), "--memory", "2MiB", "--disk", "64MiB", "--state-dir"])
+        .args([
+            "edge",
+            "--listen",
+            &listen,
+            "--origin",
+            &origin.url(),
+            "--memory",
+            "2MiB",
+            "--disk",
+            "64MiB",
+            "--state-dir",
+        ])
         .arg(&disk.0);
     let mut edge = Process::start("edge", directory.path(), command);
-    wait::until("the edge to answer", Duration::from_secs(20), || std::net::TcpStream::connect(&listen).map(drop));
+    wait::until("the edge to answer", Duration::from_secs(20), || {
+        std::net::TcpStream::connect(&listen).map(drop)
+    });
     for round in 0..2 {
         for n in 0..20 {
-            let size = curl(&["-o", "/dev/null", "-w", "%{http_code} %{size_download}", &format!("http://{listen}/{n}")]);
+            let size = curl(&[
+                "-o",
+                "/dev/null",
+                "-w",
+                "%{http_code} %{size_download}",
+                &format!("http://{listen}/{n}"),
+            ]);
             assert_eq!(size, "200 600000", "round {round}, {n}");
         }
     }
     assert!(edge.ended().is_none(), "{}", edge.output());
     let said = edge.output().to_lowercase();
-    assert!(said.contains("space") || said.contains("disk"), "the log tells of the disk: {said}");
+    assert!(
+        said.contains("space") || said.contains("disk"),
+        "the log tells of the disk: {said}"
+    );
 }

@@ -22,15 +22,25 @@ const STORM: usize = 1500;
 
 fn start_control(directory: &Path, plan: &Plan) -> Process {
     let mut command = nearcast();
-    command.args(["control", "--node", "control", "--fleet"]).arg(directory.join("nearcast.toml"));
+    command
+        .args(["control", "--node", "control", "--fleet"])
+        .arg(directory.join("nearcast.toml"));
     let process = Process::start("control", directory, command);
     let address = plan.control();
-    wait::until("control to listen", Duration::from_secs(30), || TcpStream::connect(address).map(drop));
+    wait::until("control to listen", Duration::from_secs(30), || {
+        TcpStream::connect(address).map(drop)
+    });
     process
 }
 
-/// Purges tags of its own, one at a time on one connection, until the connection ends; gives what was acknowledged.
-fn purge_until_the_end(address: SocketAddr, token: &str, client: usize, acknowledged: &AtomicUsize) -> Vec<(u64, String)> {
+/// Purges tags of its own, one at a time on one connection, until the connection ends; gives what
+/// was acknowledged.
+fn purge_until_the_end(
+    address: SocketAddr,
+    token: &str,
+    client: usize,
+    acknowledged: &AtomicUsize,
+) -> Vec<(u64, String)> {
     let mut stream = BufReader::new(TcpStream::connect(address).expect("control listens"));
     let mut mine = Vec::new();
     for n in 0.. {
@@ -43,8 +53,15 @@ fn purge_until_the_end(address: SocketAddr, token: &str, client: usize, acknowle
         if stream.get_mut().write_all(request.as_bytes()).is_err() {
             break;
         }
-        let Some(answer) = read_answer(&mut stream) else { break };
-        mine.push((answer["revision"].as_u64().unwrap_or_else(|| panic!("no purge: {answer}")), tag));
+        let Some(answer) = read_answer(&mut stream) else {
+            break;
+        };
+        mine.push((
+            answer["revision"]
+                .as_u64()
+                .unwrap_or_else(|| panic!("no purge: {answer}")),
+            tag,
+        ));
         acknowledged.fetch_add(1, Ordering::Relaxed);
     }
     mine
@@ -75,13 +92,20 @@ fn tags(journal: &Path, copy: &Path) -> BTreeMap<u64, String> {
     let journal = Journal::open(copy).expect("the journal is whole");
     let mut tags = BTreeMap::new();
     loop {
-        let page = journal.after(tags.last_key_value().map_or(0, |(revision, _)| *revision), 1000);
+        let page = journal.after(
+            tags.last_key_value().map_or(0, |(revision, _)| *revision),
+            1000,
+        );
         if page.is_empty() {
             return tags;
         }
         for entry in page {
-            let Change::Purge(purge) = entry.change else { panic!("{entry:?}") };
-            let PurgeScope::Tag(tag) = purge.scope else { panic!("{purge:?}") };
+            let Change::Purge(purge) = entry.change else {
+                panic!("{entry:?}")
+            };
+            let PurgeScope::Tag(tag) = purge.scope else {
+                panic!("{purge:?}")
+            };
             tags.insert(entry.revision, tag);
         }
     }
@@ -90,11 +114,19 @@ fn tags(journal: &Path, copy: &Path) -> BTreeMap<u64, String> {
 #[test]
 fn a_kill_in_a_storm_of_purges_loses_none_that_was_acknowledged() {
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
-    let plan = Plan { clusters: 1, nodes: 1, ..Plan::new() };
-    std::fs::write(directory.path().join("nearcast.toml"), plan.text()).expect("the file can be written");
+    let plan = Plan {
+        clusters: 1,
+        nodes: 1,
+        ..Plan::new()
+    };
+    std::fs::write(directory.path().join("nearcast.toml"), plan.text())
+        .expect("the file can be written");
     let mut control = start_control(directory.path(), &plan);
     let token = wait::until("a token to be made", Duration::from_secs(30), || {
-        std::fs::read_to_string(directory.path().join("state/control/token")).ok().filter(|t| t.len() >= 64).ok_or("there is none")
+        std::fs::read_to_string(directory.path().join("state/control/token"))
+            .ok()
+            .filter(|t| t.len() >= 64)
+            .ok_or("there is none")
     });
     let journal = directory.path().join("state/control/journal");
     let mut all: Vec<(u64, String)> = Vec::new();
@@ -104,18 +136,32 @@ fn a_kill_in_a_storm_of_purges_loses_none_that_was_acknowledged() {
             .map(|client| {
                 let (token, acknowledged) = (token.clone(), acknowledged.clone());
                 let (address, client) = (plan.control(), client + CLIENTS * round);
-                std::thread::spawn(move || purge_until_the_end(address, &token, client, &acknowledged))
+                std::thread::spawn(move || {
+                    purge_until_the_end(address, &token, client, &acknowledged)
+                })
             })
             .collect();
         wait::until("a storm of purges", Duration::from_secs(120), || {
             let count = acknowledged.load(Ordering::Relaxed);
-            if count >= STORM { Ok(()) } else { Err(format!("{count} were acknowledged")) }
+            if count >= STORM {
+                Ok(())
+            } else {
+                Err(format!("{count} were acknowledged"))
+            }
         });
         control.kill();
-        all.extend(storm.into_iter().flat_map(|client| client.join().expect("a client ends with its connection")));
+        all.extend(
+            storm
+                .into_iter()
+                .flat_map(|client| client.join().expect("a client ends with its connection")),
+        );
         let kept = tags(&journal, &directory.path().join("copy"));
         for (revision, tag) in &all {
-            assert_eq!(kept.get(revision), Some(tag), "round {round}: revision {revision} was acknowledged");
+            assert_eq!(
+                kept.get(revision),
+                Some(tag),
+                "round {round}: revision {revision} was acknowledged"
+            );
         }
         // As a loss of power would: a record of which the end was never written.
         std::fs::File::options()
@@ -127,11 +173,18 @@ fn a_kill_in_a_storm_of_purges_loses_none_that_was_acknowledged() {
     }
     let newest = all.iter().max().expect("some");
     let shown = curl(&[&format!("http://{}/v1/purges", plan.control())]);
-    assert!(shown.contains(&format!("\"{}\"", newest.1)), "the newest is shown");
+    assert!(
+        shown.contains(&format!("\"{}\"", newest.1)),
+        "the newest is shown"
+    );
 }
 
 fn get(fleet: &Fleet, path: &str) -> Value {
-    serde_json::from_str(&curl(&[&format!("http://{}/v1/{path}", fleet.plan.control())])).expect("JSON")
+    serde_json::from_str(&curl(&[&format!(
+        "http://{}/v1/{path}",
+        fleet.plan.control()
+    )]))
+    .expect("JSON")
 }
 
 /// What must be the same afterwards.
@@ -146,7 +199,11 @@ struct Shown {
 
 fn shown(fleet: &Fleet) -> Shown {
     let pick = |list: &Value, members: &[&str]| -> Vec<Value> {
-        list.as_array().expect("a list").iter().map(|item| members.iter().map(|m| item[*m].clone()).collect()).collect()
+        list.as_array()
+            .expect("a list")
+            .iter()
+            .map(|item| members.iter().map(|m| item[*m].clone()).collect())
+            .collect()
     };
     let series = get(fleet, "series?seconds=600");
     let start = series["start_unix_ms"].as_u64().expect("a time") / 1000;
@@ -154,17 +211,48 @@ fn shown(fleet: &Fleet) -> Shown {
     Shown {
         purges: pick(
             &get(fleet, "purges")["purges"],
-            &["revision", "accepted_unix_ms", "scopes", "complete", "completed_unix_ms", "responses", "nodes"],
+            &[
+                "revision",
+                "accepted_unix_ms",
+                "scopes",
+                "complete",
+                "completed_unix_ms",
+                "responses",
+                "nodes",
+            ],
         ),
-        pushes: pick(&get(fleet, "pushes")["orders"], &["id", "state", "accepted_unix_ms", "items", "bytes", "progress", "total", "nodes"]),
-        events: get(fleet, "events/log")["events"].as_array().expect("a list").clone(),
-        series: counted.iter().enumerate().filter_map(|(n, v)| Some((start + n as u64, v.as_f64()?))).collect(),
+        pushes: pick(
+            &get(fleet, "pushes")["orders"],
+            &[
+                "id",
+                "state",
+                "accepted_unix_ms",
+                "items",
+                "bytes",
+                "progress",
+                "total",
+                "nodes",
+            ],
+        ),
+        events: get(fleet, "events/log")["events"]
+            .as_array()
+            .expect("a list")
+            .clone(),
+        series: counted
+            .iter()
+            .enumerate()
+            .filter_map(|(n, v)| Some((start + n as u64, v.as_f64()?)))
+            .collect(),
     }
 }
 
 #[test]
 fn what_control_has_shown_is_shown_again_after_a_restart_and_after_a_kill() {
-    let mut fleet = Fleet::start(Plan { clusters: 1, nodes: 2, ..Plan::new() });
+    let mut fleet = Fleet::start(Plan {
+        clusters: 1,
+        nodes: 2,
+        ..Plan::new()
+    });
     let edge = fleet.plan.edge(0, 0);
     for _ in 0..30 {
         fleet.head(edge, "/");
@@ -172,28 +260,63 @@ fn what_control_has_shown_is_shown_again_after_a_restart_and_after_a_kill() {
     wait::until("a plan to push something", Duration::from_secs(30), || {
         let plan = fleet.operate(&["plan", "--json"]);
         let text = String::from_utf8_lossy(&plan.stdout).into_owned();
-        if text.contains("http://www.demo.test/") { Ok(()) } else { Err(text) }
+        if text.contains("http://www.demo.test/") {
+            Ok(())
+        } else {
+            Err(text)
+        }
     });
     let push = fleet.operate(&["push", "--now"]);
-    assert!(push.status.success(), "{}", String::from_utf8_lossy(&push.stderr));
+    assert!(
+        push.status.success(),
+        "{}",
+        String::from_utf8_lossy(&push.stderr)
+    );
     let purge = fleet.operate(&["purge", "--url", "http://www.demo.test/"]);
-    assert!(purge.status.success(), "{}", String::from_utf8_lossy(&purge.stderr));
+    assert!(
+        purge.status.success(),
+        "{}",
+        String::from_utf8_lossy(&purge.stderr)
+    );
     for kind in ["TERM", "KILL"] {
-        wait::until("the push to have ended and the purge to be complete", Duration::from_secs(30), || {
-            let now = shown(&fleet);
-            let is_ended = now.pushes.iter().all(|p| p[1] == "ended") && !now.pushes.is_empty();
-            let is_complete = now.purges.iter().all(|p| p[3] == true) && !now.purges.is_empty();
-            let has_requests = now.series.values().sum::<f64>() >= 29.0;
-            if is_ended && is_complete && has_requests { Ok(()) } else { Err(format!("{now:?}")) }
-        });
+        wait::until(
+            "the push to have ended and the purge to be complete",
+            Duration::from_secs(30),
+            || {
+                let now = shown(&fleet);
+                let is_ended = now.pushes.iter().all(|p| p[1] == "ended") && !now.pushes.is_empty();
+                let is_complete = now.purges.iter().all(|p| p[3] == true) && !now.purges.is_empty();
+                let has_requests = now.series.values().sum::<f64>() >= 29.0;
+                if is_ended && is_complete && has_requests {
+                    Ok(())
+                } else {
+                    Err(format!("{now:?}"))
+                }
+            },
+        );
         // Charts are written every other second.
         let charts = fleet.path("state/control/series");
-        let written = |path: &Path| std::fs::metadata(path).and_then(|m| m.modified()).expect("it is there");
+        let written = |path: &Path| {
+            std::fs::metadata(path)
+                .and_then(|m| m.modified())
+                .expect("it is there")
+        };
         let (before, at) = (shown(&fleet), written(&charts));
-        wait::until("the charts to be written", Duration::from_secs(30), || if written(&charts) > at { Ok(()) } else { Err("not yet") });
+        wait::until("the charts to be written", Duration::from_secs(30), || {
+            if written(&charts) > at {
+                Ok(())
+            } else {
+                Err("not yet")
+            }
+        });
         if kind == "TERM" {
             fleet.node("control").signal("TERM");
-            assert!(fleet.node("control").wait(Duration::from_secs(30)).success());
+            assert!(
+                fleet
+                    .node("control")
+                    .wait(Duration::from_secs(30))
+                    .success()
+            );
         } else {
             fleet.node("control").kill();
         }
@@ -202,26 +325,56 @@ fn what_control_has_shown_is_shown_again_after_a_restart_and_after_a_kill() {
         fleet.wait_ready("control", ip);
         wait::until("the edges to report again", Duration::from_secs(30), || {
             let status = get(&fleet, "status");
-            let up = status["nodes"].as_array().expect("a list").iter().filter(|n| n["role"] == "edge" && n["state"] == "up").count();
-            if up == 2 { Ok(()) } else { Err(status.to_string()) }
+            let up = status["nodes"]
+                .as_array()
+                .expect("a list")
+                .iter()
+                .filter(|n| n["role"] == "edge" && n["state"] == "up")
+                .count();
+            if up == 2 {
+                Ok(())
+            } else {
+                Err(status.to_string())
+            }
         });
         let after = shown(&fleet);
-        assert_eq!((&after.purges, &after.pushes), (&before.purges, &before.pushes), "{kind}");
-        let old: Vec<&Value> = after.events.iter().filter(|e| before.events.contains(e)).collect();
+        assert_eq!(
+            (&after.purges, &after.pushes),
+            (&before.purges, &before.pushes),
+            "{kind}"
+        );
+        let old: Vec<&Value> = after
+            .events
+            .iter()
+            .filter(|e| before.events.contains(e))
+            .collect();
         assert_eq!(old.len(), before.events.len(), "{kind}: no event is gone");
         for event in &after.events[before.events.len()..] {
             let kind_of = event["kind"].as_str().expect("a kind");
-            assert!(!["push_ended", "purge_complete", "push_progress"].contains(&kind_of), "{kind}: told again: {event}");
+            assert!(
+                !["push_ended", "purge_complete", "push_progress"].contains(&kind_of),
+                "{kind}: told again: {event}"
+            );
         }
         let newest = before.series.keys().max().copied().unwrap_or(0);
         // Kept in single precision.
-        for (second, requests) in before.series.iter().filter(|(second, _)| **second + 3 < newest) {
+        for (second, requests) in before
+            .series
+            .iter()
+            .filter(|(second, _)| **second + 3 < newest)
+        {
             let again = after.series.get(second);
-            assert!(again.is_some_and(|again| (again - requests).abs() < 0.005), "{kind}: {second}: {again:?} for {requests}");
+            assert!(
+                again.is_some_and(|again| (again - requests).abs() < 0.005),
+                "{kind}: {second}: {again:?} for {requests}"
+            );
         }
         let total = |shown: &Shown| shown.series.values().sum::<f64>();
         // The newest seconds may have settled meanwhile.
         let more = total(&after) - total(&before);
-        assert!((-0.5..5.0).contains(&more), "{kind}: {more} more requests, and nobody asked");
+        assert!(
+            (-0.5..5.0).contains(&more),
+            "{kind}: {more} more requests, and nobody asked"
+        );
     }
 }

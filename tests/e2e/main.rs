@@ -1,9 +1,17 @@
-//! End-to-end tests of the built binary with real clients: each module is one behaviour, each test reads like its name.
+//! End-to-end tests of the built binary with real clients: each module is one behaviour, each test
+//! reads like its name.
 //!
-//! Every test runs a fleet of its own on loopback addresses that no other test has, so they run side by side.
+//! Every test runs a fleet of its own on loopback addresses that no other test has, so they run
+//! side by side.
 
-#![allow(clippy::print_stderr, reason = "a test that fails shows the logs of what it ran")]
-#![allow(unreachable_pub, reason = "`pub` marks what the lab offers to the tests")]
+#![allow(
+    clippy::print_stderr,
+    reason = "a test that fails shows the logs of what it ran"
+)]
+#![allow(
+    unreachable_pub,
+    reason = "`pub` marks what the lab offers to the tests"
+)]
 
 mod keys;
 mod lab;

@@ -17,15 +17,24 @@ fn lint(node: &str, text: &str) {
         .stderr(Stdio::piped())
         .spawn()
         .expect("promtool runs; tests/run installs it");
-    std::io::Write::write_all(&mut tool.stdin.take().expect("a pipe"), text.as_bytes()).expect("promtool reads");
+    std::io::Write::write_all(&mut tool.stdin.take().expect("a pipe"), text.as_bytes())
+        .expect("promtool reads");
     let output = tool.wait_with_output().expect("promtool ends");
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.trim().is_empty(), "{node}: {said}");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && said.trim().is_empty(),
+        "{node}: {said}"
+    );
 }
 
 #[test]
 fn every_role_exports_metrics_that_promtool_accepts() {
-    let fleet = Fleet::start(Plan { clusters: 1, nodes: 1, ..Plan::new() });
+    let fleet = Fleet::start(Plan {
+        clusters: 1,
+        nodes: 1,
+        ..Plan::new()
+    });
     for _ in 0..3 {
         fleet.head(fleet.plan.edge(0, 0), "/");
     }
@@ -50,21 +59,47 @@ fn every_role_exports_metrics_that_promtool_accepts() {
     ] {
         assert!(edge.lines().any(|l| l == line), "{line} is not in\n{edge}");
     }
-    assert!(edge.contains("nearcast_edge_request_seconds_bucket{"), "{edge}");
     assert!(
-        dns.lines().any(|l| l.starts_with("nearcast_dns_queries_total{") && l.contains("qtype=\"A\"") && l.contains("transport=\"udp\"")),
+        edge.contains("nearcast_edge_request_seconds_bucket{"),
+        "{edge}"
+    );
+    assert!(
+        dns.lines()
+            .any(|l| l.starts_with("nearcast_dns_queries_total{")
+                && l.contains("qtype=\"A\"")
+                && l.contains("transport=\"udp\"")),
         "{dns}"
     );
     assert!(
         dns.lines()
-            .any(|l| l.starts_with("nearcast_dns_selections_total{") && l.contains("cluster=\"ams\"") && l.contains("reason=\"geo\"")),
+            .any(|l| l.starts_with("nearcast_dns_selections_total{")
+                && l.contains("cluster=\"ams\"")
+                && l.contains("reason=\"geo\"")),
         "{dns}"
     );
 }
 
 #[test]
 fn promtool_accepts_the_shipped_configuration_rules_and_alerts() {
-    run("promtool", ["check", "config", &format!("{DEPLOY}/prometheus/prometheus.yml")]);
-    run("promtool", ["check", "rules", &format!("{DEPLOY}/prometheus/rules.yml"), &format!("{DEPLOY}/prometheus/alerts.yml")]);
-    run("promtool", ["test", "rules", &format!("{DEPLOY}/prometheus/tests.yml")]);
+    run(
+        "promtool",
+        [
+            "check",
+            "config",
+            &format!("{DEPLOY}/prometheus/prometheus.yml"),
+        ],
+    );
+    run(
+        "promtool",
+        [
+            "check",
+            "rules",
+            &format!("{DEPLOY}/prometheus/rules.yml"),
+            &format!("{DEPLOY}/prometheus/alerts.yml"),
+        ],
+    );
+    run(
+        "promtool",
+        ["test", "rules", &format!("{DEPLOY}/prometheus/tests.yml")],
+    );
 }

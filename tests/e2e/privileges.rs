@@ -1,4 +1,5 @@
-//! Roles that are started as root: they open their listeners, low ports among them, and run as another user. Needs root.
+//! Roles that are started as root: they open their listeners, low ports among them, and run as
+//! another user. Needs root.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -19,22 +20,40 @@ const STRANGER: u32 = 54_321;
 fn default_user() -> (u32, u32) {
     let passwd = fs::read_to_string("/etc/passwd").expect("this system has users");
     let find = |name: &str| {
-        let line = passwd.lines().find(|line| line.starts_with(&format!("{name}:")))?;
-        let mut fields = line.split(':').skip(2).map(|field| field.parse::<u32>().expect("a number"));
+        let line = passwd
+            .lines()
+            .find(|line| line.starts_with(&format!("{name}:")))?;
+        let mut fields = line
+            .split(':')
+            .skip(2)
+            .map(|field| field.parse::<u32>().expect("a number"));
         Some((fields.next()?, fields.next()?))
     };
-    find("nearcast").or_else(|| find("nobody")).expect("every system has nobody")
+    find("nearcast")
+        .or_else(|| find("nobody"))
+        .expect("every system has nobody")
 }
 
-/// A directory that everybody may enter, with the plan's fleet file, which everybody may read, and its content.
+/// A directory that everybody may enter, with the plan's fleet file, which everybody may read, and
+/// its content.
 fn open_directory(text: &str) -> TempDir {
-    assert_eq!(run("id", ["-u"]).trim(), "0", "this test starts roles as root, so it needs root");
-    let directory = TempDir::with_prefix("nearcast-e2e-").expect("a temporary directory can be made");
+    assert_eq!(
+        run("id", ["-u"]).trim(),
+        "0",
+        "this test starts roles as root, so it needs root"
+    );
+    let directory =
+        TempDir::with_prefix("nearcast-e2e-").expect("a temporary directory can be made");
     let path = |name: &str| directory.path().join(name);
     fs::write(path("nearcast.toml"), text).expect("the file can be written");
     fs::create_dir(path("content")).expect("content can be made");
     fs::write(path("content/index.html"), "<h1>hello</h1>\n").expect("a page can be written");
-    for (name, mode) in [("", 0o755), ("nearcast.toml", 0o644), ("content", 0o755), ("content/index.html", 0o644)] {
+    for (name, mode) in [
+        ("", 0o755),
+        ("nearcast.toml", 0o644),
+        ("content", 0o755),
+        ("content/index.html", 0o644),
+    ] {
         fs::set_permissions(path(name), Permissions::from_mode(mode)).expect("it is ours");
     }
     directory
@@ -42,7 +61,10 @@ fn open_directory(text: &str) -> TempDir {
 
 fn start(directory: &Path, role: &str, node: &str) -> Process {
     let mut command = nearcast();
-    command.args([role, "--node", node, "--fleet"]).arg(directory.join("nearcast.toml")).env_remove("NEARCAST_USER");
+    command
+        .args([role, "--node", node, "--fleet"])
+        .arg(directory.join("nearcast.toml"))
+        .env_remove("NEARCAST_USER");
     Process::start(node, directory, command)
 }
 
@@ -51,23 +73,48 @@ fn wait_ready(process: &mut Process, admin: &str) {
         if let Some(status) = process.ended() {
             panic!("it ended with {status}:\n{}", process.output());
         }
-        let answer = nearcast().args(["health", &format!("http://{admin}/ready")]).output().expect("the binary runs");
-        if answer.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&answer.stderr).into_owned()) }
+        let answer = nearcast()
+            .args(["health", &format!("http://{admin}/ready")])
+            .output()
+            .expect("the binary runs");
+        if answer.status.success() {
+            Ok(())
+        } else {
+            Err(String::from_utf8_lossy(&answer.stderr).into_owned())
+        }
     });
 }
 
 /// A field of the kernel's account of each thread of a process.
 fn of_threads(pid: u32, field: &str) -> Vec<String> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("it runs").flatten();
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"))
+        .expect("it runs")
+        .flatten();
     let statuses = tasks.filter_map(|task| fs::read_to_string(task.path().join("status")).ok());
-    let value = |status: String| status.lines().find_map(|l| l.strip_prefix(&format!("{field}:")).map(|v| v.trim().to_owned()));
-    statuses.map(|status| value(status).expect("the field is there")).collect()
+    let value = |status: String| {
+        status.lines().find_map(|l| {
+            l.strip_prefix(&format!("{field}:"))
+                .map(|v| v.trim().to_owned())
+        })
+    };
+    statuses
+        .map(|status| value(status).expect("the field is there"))
+        .collect()
 }
 
 #[test]
 fn every_role_keeps_nothing_of_root() {
-    let plan = Plan { clusters: 1, nodes: 1, dns_port: 53, ..Plan::new() };
-    let text = plan.text().replace(":8080\"", ":80\"").replace(":8000", ":81").replace(":7700", ":82");
+    let plan = Plan {
+        clusters: 1,
+        nodes: 1,
+        dns_port: 53,
+        ..Plan::new()
+    };
+    let text = plan
+        .text()
+        .replace(":8080\"", ":80\"")
+        .replace(":8000", ":81")
+        .replace(":7700", ":82");
     let directory = open_directory(&text);
     // What an earlier version left: root's own, with a link to what is nobody's business.
     let old = directory.path().join("state/ams-1/store");
@@ -79,7 +126,12 @@ fn every_role_keeps_nothing_of_root() {
 
     let (uid, gid) = default_user();
     let at = |host: u8, port: u16| format!("{}:{port}", plan.block.host(host));
-    let roles = [("control", "control", 70, 82), ("origin", "origin", 80, 81), ("edge", "ams-1", 11, 80), ("gslb-dns", "ns1", 53, 53)];
+    let roles = [
+        ("control", "control", 70, 82),
+        ("origin", "origin", 80, 81),
+        ("edge", "ams-1", 11, 80),
+        ("gslb-dns", "ns1", 53, 53),
+    ];
     let mut processes = Vec::new();
     for (role, node, host, _) in roles {
         let mut process = start(directory.path(), role, node);
@@ -97,27 +149,66 @@ fn every_role_keeps_nothing_of_root() {
             ("NoNewPrivs", "1".to_owned()),
         ] {
             let found = of_threads(process.pid(), field);
-            assert!(!found.is_empty() && found.iter().all(|value| *value == expected), "{role}: {field} is {found:?}, not {expected}");
+            assert!(
+                !found.is_empty() && found.iter().all(|value| *value == expected),
+                "{role}: {field} is {found:?}, not {expected}"
+            );
         }
         let groups = of_threads(process.pid(), "Groups");
-        assert!(groups.iter().all(|list| list.split_whitespace().all(|group| group != "0")), "{role}: {groups:?}");
-        let state = fs::metadata(directory.path().join("state").join(node)).expect("it keeps state");
-        assert_eq!((state.uid(), state.gid(), state.mode() & 0o777), (uid, gid, 0o700), "{role}");
+        assert!(
+            groups
+                .iter()
+                .all(|list| list.split_whitespace().all(|group| group != "0")),
+            "{role}: {groups:?}"
+        );
+        let state =
+            fs::metadata(directory.path().join("state").join(node)).expect("it keeps state");
+        assert_eq!(
+            (state.uid(), state.gid(), state.mode() & 0o777),
+            (uid, gid, 0o700),
+            "{role}"
+        );
     }
     let handed_over = fs::symlink_metadata(old.join("left")).expect("it is still there");
-    assert_eq!((handed_over.uid(), fs::metadata(&outside).expect("there").uid()), (uid, 0), "links are not followed");
+    assert_eq!(
+        (
+            handed_over.uid(),
+            fs::metadata(&outside).expect("there").uid()
+        ),
+        (uid, 0),
+        "links are not followed"
+    );
 
     // It serves, and so it does after a change on disk, which is read again.
     wait::until("the edge in the answers", SOON, || {
         let found = tools::dig_addresses(plan.dns(), "www.cdn.test", "198.51.100.0/24");
-        if found == [plan.edge(0, 0).to_string()] { Ok(()) } else { Err(format!("{found:?}")) }
+        if found == [plan.edge(0, 0).to_string()] {
+            Ok(())
+        } else {
+            Err(format!("{found:?}"))
+        }
     });
-    let page = tools::curl(&["-H", "Host: www.demo.test", &format!("http://{}/", at(11, 80))]);
+    let page = tools::curl(&[
+        "-H",
+        "Host: www.demo.test",
+        &format!("http://{}/", at(11, 80)),
+    ]);
     assert!(page.contains("hello"), "{page}");
-    let purge = nearcast().args(["purge", "--site", "www", "--fleet"]).arg(directory.path().join("nearcast.toml")).output();
+    let purge = nearcast()
+        .args(["purge", "--site", "www", "--fleet"])
+        .arg(directory.path().join("nearcast.toml"))
+        .output();
     let purge = purge.expect("the binary runs");
-    assert!(purge.status.success(), "root may read the token: {}", String::from_utf8_lossy(&purge.stderr));
-    fs::write(directory.path().join("nearcast.toml"), text.replace("ttl = \"5s\"", "ttl = \"6s\"")).expect("the file can be written");
+    assert!(
+        purge.status.success(),
+        "root may read the token: {}",
+        String::from_utf8_lossy(&purge.stderr)
+    );
+    fs::write(
+        directory.path().join("nearcast.toml"),
+        text.replace("ttl = \"5s\"", "ttl = \"6s\""),
+    )
+    .expect("the file can be written");
     for process in &mut processes[1..] {
         process.signal("HUP");
         process.wait_for_output("the fleet file was read again", SOON);
@@ -131,17 +222,36 @@ fn every_role_keeps_nothing_of_root() {
 
 #[test]
 fn what_that_user_cannot_read_again_fails_the_start() {
-    let plan = Plan { clusters: 1, nodes: 1, ..Plan::new() };
+    let plan = Plan {
+        clusters: 1,
+        nodes: 1,
+        ..Plan::new()
+    };
     let key = "node_key = \"a key that only this test knows\"";
-    let secure = plan.text().replace("origin = \"http://", "origin_ca = \"ca.pem\"\norigin = \"https://");
+    let secure = plan.text().replace(
+        "origin = \"http://",
+        "origin_ca = \"ca.pem\"\norigin = \"https://",
+    );
     let geo = format!("{}\n[steering]\ngeo_db = \"places.mmdb\"\n", plan.text());
     let plain = plan.text();
     let in_file = plain.replace(key, "node_key_file = \"node.key\"");
     let table: [(&str, &str, &str, &str, &str); 8] = [
         // role, node, file, what is closed to the user, contents
         ("edge", "ams-1", &plain, "nearcast.toml", ""),
-        ("control", "control", &in_file, "node.key", "a key that only this test knows"),
-        ("edge", "ams-1", &in_file, "node.key", "a key that only this test knows"),
+        (
+            "control",
+            "control",
+            &in_file,
+            "node.key",
+            "a key that only this test knows",
+        ),
+        (
+            "edge",
+            "ams-1",
+            &in_file,
+            "node.key",
+            "a key that only this test knows",
+        ),
         ("edge", "ams-1", &secure, "ca.pem", ""),
         ("gslb-dns", "ns1", &geo, "places.mmdb", ""),
         ("origin", "origin", &plain, "content", ""),
@@ -162,56 +272,115 @@ fn what_that_user_cannot_read_again_fails_the_start() {
         let mut process = start(directory.path(), role, node);
         let status = process.wait(SOON);
         let words = process.output();
-        assert!(!status.success() && words.contains(path.to_str().expect("a plain path")), "{role}, {closed}: {status}\n{words}");
-        assert!(words.contains("nearcast") || words.contains("nobody"), "the user is named: {words}");
-        assert!(closed.starts_with("state/") || !directory.path().join("state").exists(), "{role}, {closed}: something was left behind");
+        assert!(
+            !status.success() && words.contains(path.to_str().expect("a plain path")),
+            "{role}, {closed}: {status}\n{words}"
+        );
+        assert!(
+            words.contains("nearcast") || words.contains("nobody"),
+            "the user is named: {words}"
+        );
+        assert!(
+            closed.starts_with("state/") || !directory.path().join("state").exists(),
+            "{role}, {closed}: something was left behind"
+        );
     }
 }
 
 #[test]
 fn a_user_is_chosen_by_the_file_and_root_stays_root_only_when_told_to() {
-    let plan = Plan { clusters: 1, nodes: 1, ..Plan::new() };
+    let plan = Plan {
+        clusters: 1,
+        nodes: 1,
+        ..Plan::new()
+    };
     let admin = format!("{}:9100", plan.edge(0, 0));
-    let named = |user: &str| plan.text().replace("[fleet]\n", &format!("[fleet]\nuser = \"{user}\"\n"));
+    let named = |user: &str| {
+        plan.text()
+            .replace("[fleet]\n", &format!("[fleet]\nuser = \"{user}\"\n"))
+    };
     for (user, uid) in [(STRANGER.to_string(), STRANGER), ("root".to_owned(), 0)] {
         let directory = open_directory(&named(&user));
         let mut edge = start(directory.path(), "edge", "ams-1");
         wait_ready(&mut edge, &admin);
         let found = of_threads(edge.pid(), "Uid");
-        assert!(found.iter().all(|ids| *ids == [uid; 4].map(|id| id.to_string()).join("\t")), "{user}: {found:?}");
-        assert_eq!(edge.output().contains("keeps running as root"), uid == 0, "{}", edge.output());
+        assert!(
+            found
+                .iter()
+                .all(|ids| *ids == [uid; 4].map(|id| id.to_string()).join("\t")),
+            "{user}: {found:?}"
+        );
+        assert_eq!(
+            edge.output().contains("keeps running as root"),
+            uid == 0,
+            "{}",
+            edge.output()
+        );
     }
     let directory = open_directory(&named("no-such-user"));
     let mut edge = start(directory.path(), "edge", "ams-1");
     assert_eq!(edge.wait(SOON).code(), Some(64));
-    assert!(edge.output().contains("there is no user \"no-such-user\""), "{}", edge.output());
+    assert!(
+        edge.output().contains("there is no user \"no-such-user\""),
+        "{}",
+        edge.output()
+    );
 
-    // A file that only root can reach, in the temporary directory: a trial, which stays root and says so.
+    // A file that only root can reach, in the temporary directory: a trial, which stays root and
+    // says so.
     let directory = open_directory(&plan.text());
     fs::set_permissions(directory.path(), Permissions::from_mode(0o700)).expect("it is ours");
     let mut edge = start(directory.path(), "edge", "ams-1");
     wait_ready(&mut edge, &admin);
-    assert!(edge.output().contains("a temporary directory that only root may enter"), "{}", edge.output());
+    assert!(
+        edge.output()
+            .contains("a temporary directory that only root may enter"),
+        "{}",
+        edge.output()
+    );
 }
 
 #[test]
 fn an_edge_without_a_file_gives_root_up_too_and_a_start_that_fails_leaves_nothing() {
-    let plan = Plan { clusters: 1, nodes: 1, ..Plan::new() };
+    let plan = Plan {
+        clusters: 1,
+        nodes: 1,
+        ..Plan::new()
+    };
     let directory = open_directory(&plan.text());
     let listen = format!("{}:80", plan.edge(0, 0));
     let edge = |state: &str, listen: &str| {
         let mut command = nearcast();
-        command.args(["edge", "--listen", listen, "--origin", "http://127.0.0.1:1", "--disk", "8MiB", "--state-dir"]);
-        command.arg(directory.path().join(state)).env_remove("NEARCAST_USER");
+        command.args([
+            "edge",
+            "--listen",
+            listen,
+            "--origin",
+            "http://127.0.0.1:1",
+            "--disk",
+            "8MiB",
+            "--state-dir",
+        ]);
+        command
+            .arg(directory.path().join(state))
+            .env_remove("NEARCAST_USER");
         Process::start(state, directory.path(), command)
     };
     let first = edge("first", &listen);
-    wait::until("the edge to listen", SOON, || std::net::TcpStream::connect(&listen).map(drop));
+    wait::until("the edge to listen", SOON, || {
+        std::net::TcpStream::connect(&listen).map(drop)
+    });
     let (uid, gid) = default_user();
     let found = of_threads(first.pid(), "Uid");
-    assert!(found.iter().all(|ids| ids.starts_with(&format!("{uid}\t"))), "{found:?}");
+    assert!(
+        found.iter().all(|ids| ids.starts_with(&format!("{uid}\t"))),
+        "{found:?}"
+    );
     let state = fs::metadata(directory.path().join("first/edge")).expect("it keeps state");
-    assert_eq!((state.uid(), state.gid(), state.mode() & 0o777), (uid, gid, 0o700));
+    assert_eq!(
+        (state.uid(), state.gid(), state.mode() & 0o777),
+        (uid, gid, 0o700)
+    );
 
     // Content goes where root says, also where that is root's own.
     for (name, exists) in [("own", true), ("fresh", false)] {
@@ -222,12 +391,26 @@ fn an_edge_without_a_file_gives_root_up_too_and_a_start_that_fails_leaves_nothin
         }
         let at = format!("{}:8000", plan.block.host(80));
         let mut command = nearcast();
-        command.args(["origin", "--demo-content", "--listen", &at, "--root"]).arg(&root).env_remove("NEARCAST_USER");
+        command
+            .args(["origin", "--demo-content", "--listen", &at, "--root"])
+            .arg(&root)
+            .env_remove("NEARCAST_USER");
         let origin = Process::start(name, directory.path(), command);
-        wait::until("the origin to listen", SOON, || std::net::TcpStream::connect(&at).map(drop));
-        assert!(of_threads(origin.pid(), "Uid").iter().all(|ids| ids.starts_with(&format!("{uid}\t"))), "{}", origin.output());
+        wait::until("the origin to listen", SOON, || {
+            std::net::TcpStream::connect(&at).map(drop)
+        });
+        assert!(
+            of_threads(origin.pid(), "Uid")
+                .iter()
+                .all(|ids| ids.starts_with(&format!("{uid}\t"))),
+            "{}",
+            origin.output()
+        );
         assert!(tools::curl(&[&format!("http://{at}/about.html")]).contains("<html"));
-        assert_eq!(fs::metadata(&root).expect("there").uid(), if exists { 0 } else { uid });
+        assert_eq!(
+            fs::metadata(&root).expect("there").uid(),
+            if exists { 0 } else { uid }
+        );
     }
 
     let mut second = edge("second", &listen);

@@ -10,8 +10,16 @@ const SEGMENT: &str = "/v/film/720p/seg-1.m4s";
 
 /// One cluster of two edges in front of an origin that serves segments of 200 kB.
 fn fleet(more: String) -> (Fleet, Origin) {
-    let mut plan = Plan { clusters: 1, nodes: 2, own_keys: true, more, ..Plan::new() };
-    let origin = Origin::start(plan.origin_address(), |_| Reply::ok(vec![7; 200_000], "max-age=86400").field("ETag", "\"film\""));
+    let mut plan = Plan {
+        clusters: 1,
+        nodes: 2,
+        own_keys: true,
+        more,
+        ..Plan::new()
+    };
+    let origin = Origin::start(plan.origin_address(), |_| {
+        Reply::ok(vec![7; 200_000], "max-age=86400").field("ETag", "\"film\"")
+    });
     plan.origin = Some(origin.url());
     (Fleet::start(plan), origin)
 }
@@ -26,30 +34,66 @@ fn make_popular(fleet: &Fleet) {
 fn a_pushed_videos_first_request_is_a_hit() {
     let (fleet, origin) = fleet(String::new());
     make_popular(&fleet);
-    wait::until("the plan to hold the segment", Duration::from_secs(20), || {
-        let plan = fleet.operate(&["plan", "--json"]);
-        let text = String::from_utf8_lossy(&plan.stdout).into_owned();
-        if text.contains(SEGMENT) { Ok(()) } else { Err(format!("{text}{}", String::from_utf8_lossy(&plan.stderr))) }
-    });
+    wait::until(
+        "the plan to hold the segment",
+        Duration::from_secs(20),
+        || {
+            let plan = fleet.operate(&["plan", "--json"]);
+            let text = String::from_utf8_lossy(&plan.stdout).into_owned();
+            if text.contains(SEGMENT) {
+                Ok(())
+            } else {
+                Err(format!("{text}{}", String::from_utf8_lossy(&plan.stderr)))
+            }
+        },
+    );
     let push = fleet.operate(&["push", "--now"]);
-    assert!(push.status.success(), "{}{}", String::from_utf8_lossy(&push.stdout), String::from_utf8_lossy(&push.stderr));
+    assert!(
+        push.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&push.stdout),
+        String::from_utf8_lossy(&push.stderr)
+    );
     let first = fleet.head(fleet.plan.edge(0, 1), SEGMENT);
-    assert!(first.contains("; hit"), "the other edge never saw a request for it: {first}");
-    assert!(origin.count(SEGMENT) <= 2, "the origin gave it {} times to two nodes", origin.count(SEGMENT));
+    assert!(
+        first.contains("; hit"),
+        "the other edge never saw a request for it: {first}"
+    );
+    assert!(
+        origin.count(SEGMENT) <= 2,
+        "the origin gave it {} times to two nodes",
+        origin.count(SEGMENT)
+    );
 }
 
 #[test]
 fn the_push_runs_by_itself_when_the_clock_reaches_the_window() {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
-    // 00:00 UTC is 01:00 in Amsterdam's winter; the window opens at 02:00, ten real seconds later at this speed.
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970")
+        .as_secs();
+    // 00:00 UTC is 01:00 in Amsterdam's winter; the window opens at 02:00, ten real seconds later
+    // at this speed.
     let fleet_time = 1_767_830_400; // 2026-01-08 00:00:00 UTC
-    let clock = format!("\n[clock]\nspeed = 120\nanchor_real = {}\nanchor_fleet = {fleet_time}\n", now + 20);
+    let clock = format!(
+        "\n[clock]\nspeed = 120\nanchor_real = {}\nanchor_fleet = {fleet_time}\n",
+        now + 20
+    );
     let (fleet, _origin) = fleet(clock);
     make_popular(&fleet);
-    wait::until("the window to open and the other edge to be filled", Duration::from_secs(90), || {
-        let text = crate::lab::tools::curl(&[&format!("http://{}/v1/pushes", fleet.plan.control())]);
-        if text.contains("\"ended\":true") { Ok(()) } else { Err(text) }
-    });
+    wait::until(
+        "the window to open and the other edge to be filled",
+        Duration::from_secs(90),
+        || {
+            let text =
+                crate::lab::tools::curl(&[&format!("http://{}/v1/pushes", fleet.plan.control())]);
+            if text.contains("\"ended\":true") {
+                Ok(())
+            } else {
+                Err(text)
+            }
+        },
+    );
     let first = fleet.head(fleet.plan.edge(0, 1), SEGMENT);
     assert!(first.contains("; hit"), "{first}");
 }
@@ -58,12 +102,25 @@ fn the_push_runs_by_itself_when_the_clock_reaches_the_window() {
 fn a_push_of_which_a_node_said_nothing_fails_and_names_it() {
     let (mut fleet, _origin) = fleet(String::new());
     make_popular(&fleet);
-    wait::until("the plan to hold the segment", Duration::from_secs(20), || {
-        let text = String::from_utf8_lossy(&fleet.operate(&["plan", "--json"]).stdout).into_owned();
-        if text.contains(SEGMENT) { Ok(()) } else { Err(text) }
-    });
+    wait::until(
+        "the plan to hold the segment",
+        Duration::from_secs(20),
+        || {
+            let text =
+                String::from_utf8_lossy(&fleet.operate(&["plan", "--json"]).stdout).into_owned();
+            if text.contains(SEGMENT) {
+                Ok(())
+            } else {
+                Err(text)
+            }
+        },
+    );
     fleet.node("ams-2").kill();
     let push = fleet.operate(&["push", "--now"]);
     let words = String::from_utf8_lossy(&push.stderr);
-    assert!(push.status.code() == Some(69) && words.contains("ams-2 said nothing of this push"), "{:?} {words}", push.status);
+    assert!(
+        push.status.code() == Some(69) && words.contains("ams-2 said nothing of this push"),
+        "{:?} {words}",
+        push.status
+    );
 }

@@ -9,7 +9,8 @@ use crate::lab::process::Process;
 use crate::lab::tools::{curl, dig, dig_addresses};
 use crate::lab::wait;
 
-/// A fleet whose name hierarchy is all ours: a root, the TLD `test`, and `ns1`, each on port 53 as resolvers expect.
+/// A fleet whose name hierarchy is all ours: a root, the TLD `test`, and `ns1`, each on port 53 as
+/// resolvers expect.
 fn hierarchy() -> Plan {
     let mut plan = Plan::new();
     plan.nodes = 1;
@@ -35,8 +36,14 @@ fn unbound_walks_from_our_root_and_keeps_regions_apart() {
         fleet.wait_ready(name, block.host(last));
     }
     let resolver = SocketAddr::from((block.host(54), 53));
-    std::fs::write(fleet.path("root.hints"), format!(". 3600000 NS a.root-servers.\na.root-servers. 3600000 A {}\n", block.host(2)))
-        .expect("the hints can be written");
+    std::fs::write(
+        fleet.path("root.hints"),
+        format!(
+            ". 3600000 NS a.root-servers.\na.root-servers. 3600000 A {}\n",
+            block.host(2)
+        ),
+    )
+    .expect("the hints can be written");
     let directory = fleet.path("");
     let conf = format!(
         "server:\n interface: {}\n port: 53\n do-ip6: no\n username: \"\"\n chroot: \"\"\n pidfile: \"\"\n directory: \"{dir}\"\n \
@@ -49,22 +56,40 @@ fn unbound_walks_from_our_root_and_keeps_regions_apart() {
     );
     std::fs::write(fleet.path("unbound.conf"), conf).expect("the configuration can be written");
     let mut command = Command::new("/usr/sbin/unbound");
-    command.args(["-d", "-p", "-c"]).arg(fleet.path("unbound.conf"));
+    command
+        .args(["-d", "-p", "-c"])
+        .arg(fleet.path("unbound.conf"));
     let _unbound = Process::start("unbound", &directory, command);
     wait::until("Unbound to resolve", Duration::from_secs(20), || {
         let output = Command::new("dig")
-            .args([&format!("@{}", resolver.ip()), "demo.test", "MX", "+short", "+tries=1", "+time=2"])
+            .args([
+                &format!("@{}", resolver.ip()),
+                "demo.test",
+                "MX",
+                "+short",
+                "+tries=1",
+                "+time=2",
+            ])
             .output()
             .expect("dig runs");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        if text.trim() == "10 mail.demo.test." { Ok(()) } else { Err(text) }
+        if text.trim() == "10 mail.demo.test." {
+            Ok(())
+        } else {
+            Err(text)
+        }
     });
 
     for (c, (place, subnet)) in CLIENTS.iter().enumerate() {
         let found = dig_addresses(resolver, "www.demo.test", subnet);
-        assert_eq!(found, [fleet.plan.edge(c, 0).to_string()], "clients of {place} through Unbound");
+        assert_eq!(
+            found,
+            [fleet.plan.edge(c, 0).to_string()],
+            "clients of {place} through Unbound"
+        );
     }
-    // Another client of a network that has been asked for is answered out of the resolver's cache; one of another network is not.
+    // Another client of a network that has been asked for is answered out of the resolver's cache;
+    // one of another network is not.
     let metrics = format!("http://{}:9100/metrics", block.host(53));
     let asked = || {
         curl(&[&metrics])
@@ -76,7 +101,13 @@ fn unbound_walks_from_our_root_and_keeps_regions_apart() {
     let before = asked();
     let again = dig_addresses(resolver, "www.demo.test", "203.0.113.200/32");
     assert_eq!(again, [fleet.plan.edge(1, 0).to_string()]);
-    assert!(asked() - before < 1.0, "Unbound had the answer for that network");
-    let missing = dig(resolver, &["nowhere.demo.test", "A", "+subnet=192.0.2.0/24"]);
+    assert!(
+        asked() - before < 1.0,
+        "Unbound had the answer for that network"
+    );
+    let missing = dig(
+        resolver,
+        &["nowhere.demo.test", "A", "+subnet=192.0.2.0/24"],
+    );
     assert!(missing.contains("status: NXDOMAIN"), "{missing}");
 }

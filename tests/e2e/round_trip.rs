@@ -1,4 +1,5 @@
-//! Measured round-trip times steer: in a network with delays of its own, where near and quick are not the same.
+//! Measured round-trip times steer: in a network with delays of its own, where near and quick are
+//! not the same.
 
 use std::time::Duration;
 
@@ -71,42 +72,103 @@ fn a_client_is_steered_to_the_quicker_cluster_and_back_when_measurements_age_out
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
     let file = directory.path().join("nearcast.toml");
     std::fs::write(&file, FLEET).expect("the file can be written");
-    // The client is in Amsterdam's network, but its way to Amsterdam is long and its way to New York is short.
+    // The client is in Amsterdam's network, but its way to Amsterdam is long and its way to New
+    // York is short.
     let network = Network::new(
         directory.path(),
-        &[("dns", "192.0.2.53"), ("ams", NEAR), ("nyc", FAR), ("client", "198.51.100.10")],
-        &[("client", "ams", 60), ("client", "nyc", 10), ("client", "dns", 2), ("ams", "dns", 5), ("nyc", "dns", 5)],
+        &[
+            ("dns", "192.0.2.53"),
+            ("ams", NEAR),
+            ("nyc", FAR),
+            ("client", "198.51.100.10"),
+        ],
+        &[
+            ("client", "ams", 60),
+            ("client", "nyc", 10),
+            ("client", "dns", 2),
+            ("ams", "dns", 5),
+            ("nyc", "dns", 5),
+        ],
     );
     let mut running = Vec::new();
-    for (host, role, name) in [("ams", "edge", "ams-1"), ("nyc", "edge", "nyc-1"), ("dns", "gslb-dns", "ns1")] {
+    for (host, role, name) in [
+        ("ams", "edge", "ams-1"),
+        ("nyc", "edge", "nyc-1"),
+        ("dns", "gslb-dns", "ns1"),
+    ] {
         let mut command = network.on(host, env!("CARGO_BIN_EXE_nearcast"));
         command.args([role, "--node", name, "--fleet"]).arg(&file);
         running.push(Process::start(name, directory.path(), command));
     }
-    let text = |mut command: std::process::Command| String::from_utf8_lossy(&command.output().expect("it runs").stdout).into_owned();
+    let text = |mut command: std::process::Command| {
+        String::from_utf8_lossy(&command.output().expect("it runs").stdout).into_owned()
+    };
     let steered = || {
         let mut command = network.on("client", "dig");
-        command.args(["@192.0.2.53", "www.cdn.test", "A", "+short", "+tries=1", "+time=2"]);
+        command.args([
+            "@192.0.2.53",
+            "www.cdn.test",
+            "A",
+            "+short",
+            "+tries=1",
+            "+time=2",
+        ]);
         text(command).trim().to_owned()
     };
-    let is = |expected: &'static str| move |found: String| if found == expected { Ok(()) } else { Err(found) };
+    let is = |expected: &'static str| {
+        move |found: String| {
+            if found == expected {
+                Ok(())
+            } else {
+                Err(found)
+            }
+        }
+    };
     let visit = |edge: &str| {
         let mut command = network.on("client", "curl");
-        command.args(["-s", "-o", "/dev/null", "-m", "5", "-w", "%{time_connect}", &format!("http://{edge}/.nearcast/health")]);
+        command.args([
+            "-s",
+            "-o",
+            "/dev/null",
+            "-m",
+            "5",
+            "-w",
+            "%{time_connect}",
+            &format!("http://{edge}/.nearcast/health"),
+        ]);
         text(command).parse::<f64>().expect("curl prints seconds")
     };
 
-    wait::until("geography to steer to Amsterdam", Duration::from_secs(30), || is(NEAR)(steered()));
+    wait::until(
+        "geography to steer to Amsterdam",
+        Duration::from_secs(30),
+        || is(NEAR)(steered()),
+    );
     // The client uses both clusters; their edges measure its connections and report them.
-    wait::until("measurements to steer to New York", Duration::from_secs(20), || {
-        let (near, far) = (visit(NEAR), visit(FAR));
-        assert!(near > 0.1 && far > 0.0, "the lab's delays hold: {near} {far}");
-        is(FAR)(steered())
-    });
+    wait::until(
+        "measurements to steer to New York",
+        Duration::from_secs(20),
+        || {
+            let (near, far) = (visit(NEAR), visit(FAR));
+            assert!(
+                near > 0.1 && far > 0.0,
+                "the lab's delays hold: {near} {far}"
+            );
+            is(FAR)(steered())
+        },
+    );
     let mut explain = network.on("dns", "curl");
-    explain.args(["-s", "http://192.0.2.53:9153/explain?host=www.demo.test&client=198.51.100.10"]);
-    let explained: serde_json::Value = serde_json::from_str(&text(explain)).expect("explain is JSON");
+    explain.args([
+        "-s",
+        "http://192.0.2.53:9153/explain?host=www.demo.test&client=198.51.100.10",
+    ]);
+    let explained: serde_json::Value =
+        serde_json::from_str(&text(explain)).expect("explain is JSON");
     assert_eq!(explained["chosen"]["cluster"], "nyc", "{explained}");
     // No more visits: what was measured ages out and geography decides again.
-    wait::until("the client to be steered back", Duration::from_secs(30), || is(NEAR)(steered()));
+    wait::until(
+        "the client to be steered back",
+        Duration::from_secs(30),
+        || is(NEAR)(steered()),
+    );
 }

@@ -9,17 +9,32 @@ use crate::lab::process::{Process, run};
 #[test]
 fn a_websocket_goes_through_an_edge() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/lab/websocket.py");
-    let mut plan = Plan { clusters: 1, nodes: 1, ..Plan::new() };
+    let mut plan = Plan {
+        clusters: 1,
+        nodes: 1,
+        ..Plan::new()
+    };
     let address = plan.origin_address();
     plan.origin = Some(format!("http://{address}"));
     let fleet = Fleet::start(plan);
     let mut command = Command::new("python3");
-    command.args([script, "serve", &address.ip().to_string(), &address.port().to_string()]);
+    command.args([
+        script,
+        "serve",
+        &address.ip().to_string(),
+        &address.port().to_string(),
+    ]);
     let mut server = Process::start("websocket", &fleet.path(""), command);
     server.wait_for_output("listening", Duration::from_secs(20));
     let edge = fleet.plan.edge(0, 0);
-    let said = run("python3", [script, "talk", &edge.to_string(), "8080", "www.demo.test"]);
-    assert!(said.starts_with("talked") && said.contains("ams-1; fwd=bypass"), "{said}");
+    let said = run(
+        "python3",
+        [script, "talk", &edge.to_string(), "8080", "www.demo.test"],
+    );
+    assert!(
+        said.starts_with("talked") && said.contains("ams-1; fwd=bypass"),
+        "{said}"
+    );
     // To a client that asks for none, the origin's own answer comes.
     assert!(fleet.head(edge, "/socket").starts_with("http/1.1 426"));
 }

@@ -1,4 +1,5 @@
-//! A request for a WebSocket: checked as every request is, and sent to the origin on a connection of its own.
+//! A request for a WebSocket: checked as every request is, and sent to the origin on a connection
+//! of its own.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
@@ -9,7 +10,10 @@ use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 
-use super::{Answered, Checked, HEALTH_PATH, LastHost, account, check, conclude, failed, forward_fields, pass_on, serve, with_status};
+use super::{
+    Answered, Checked, HEALTH_PATH, LastHost, account, check, conclude, failed, forward_fields,
+    pass_on, serve, with_status,
+};
 use crate::body::ClientBody;
 use crate::connection::Phase;
 use crate::edge::Worker;
@@ -40,7 +44,10 @@ pub(crate) struct Tunnel {
 impl Tunnel {
     /// Counts bytes as they pass.
     pub(crate) fn count(&self) -> impl FnMut(Passed) + use<> {
-        let (counters, number) = (self.checked.site.counters.clone(), self.checked.worker.number);
+        let (counters, number) = (
+            self.checked.site.counters.clone(),
+            self.checked.worker.number,
+        );
         move |passed| {
             // What comes from the origin goes to the client as it is.
             if let Passed::ToClient(bytes) = passed {
@@ -51,7 +58,8 @@ impl Tunnel {
     }
 }
 
-/// Answers a request that asks for a WebSocket. Where the site allows none it is answered as if it had not.
+/// Answers a request that asks for a WebSocket. Where the site allows none it is answered as if it
+/// had not.
 pub(crate) async fn serve_upgrade(
     worker: Arc<Worker>,
     phase: Arc<Phase>,
@@ -65,7 +73,12 @@ pub(crate) async fn serve_upgrade(
     if head.uri.path() == HEALTH_PATH {
         return Served::Response(serve(worker, phase, client, last, None, again).await);
     }
-    let checked = check(&worker, client, &mut last.lock().expect("one request at a time"), Request::from_parts(head, None));
+    let checked = check(
+        &worker,
+        client,
+        &mut last.lock().expect("one request at a time"),
+        Request::from_parts(head, None),
+    );
     let checked = match checked {
         Ok((checked, _)) => checked,
         Err(refused) => return Served::Response(conclude(&worker, phase, began, *refused)),
@@ -75,7 +88,13 @@ pub(crate) async fn serve_upgrade(
     }
     match ask(&checked).await {
         Ok((head, outcome, Ok(tunnel))) => {
-            account(&worker, &checked.site.counters, &outcome, head.status(), began);
+            account(
+                &worker,
+                &checked.site.counters,
+                &outcome,
+                head.status(),
+                began,
+            );
             Served::Tunnel(head, tunnel)
         }
         Ok((head, outcome, Err(body))) => {
@@ -87,14 +106,20 @@ pub(crate) async fn serve_upgrade(
                 checked.site.counters.origin_failed(error.reason());
             }
             let (response, outcome, _) = failed(&checked, error, ForwardReason::Bypass);
-            Served::Response(conclude(&worker, phase, began, (response, outcome, Some(checked.site), None)))
+            Served::Response(conclude(
+                &worker,
+                phase,
+                began,
+                (response, outcome, Some(checked.site), None),
+            ))
         }
     }
 }
 
 type Asked = (Response<()>, Outcome, Result<Box<Tunnel>, ClientBody>);
 
-/// Asks the origin; gives the response's head with the tunnel behind it, or with its body where the origin did not agree.
+/// Asks the origin; gives the response's head with the tunnel behind it, or with its body where the
+/// origin did not agree.
 async fn ask(checked: &Checked) -> Result<Asked, OriginError> {
     let (site, worker) = (&checked.site, &checked.worker);
     let limits = &site.target.limits;
@@ -102,13 +127,19 @@ async fn ask(checked: &Checked) -> Result<Asked, OriginError> {
         site.counters.enter_upgrade(0);
         return Err(OriginError::ConnectionLimit);
     }
-    let place = site.counters.enter_upgrade(limits.upgrades_max).ok_or(OriginError::ConnectionLimit)?;
+    let place = site
+        .counters
+        .enter_upgrade(limits.upgrades_max)
+        .ok_or(OriginError::ConnectionLimit)?;
     let mut request = Request::new(OriginRequestBody::Empty);
     *request.uri_mut() = checked.path.clone().into();
     *request.headers_mut() = forward_fields(checked, ClientFields::Passed);
     upgrade::insert_fields(request.headers_mut());
     site.counters.asked_origin(worker.number);
-    let outcome = |status| Outcome { forward_status: Some(status), ..Outcome::forwarded(Answer::Bypass, ForwardReason::Bypass) };
+    let outcome = |status| Outcome {
+        forward_status: Some(status),
+        ..Outcome::forwarded(Answer::Bypass, ForwardReason::Bypass)
+    };
     match worker.origins.upgrade(&site.target, request).await? {
         UpgradeAnswer::Switched(head, origin) => {
             if !upgrade::names_websocket(&head.headers) {
@@ -121,14 +152,23 @@ async fn ask(checked: &Checked) -> Result<Asked, OriginError> {
             let mut response = with_status(checked, response, &outcome).map(|_| ());
             upgrade::insert_fields(response.headers_mut());
             let origin = TokioIo::new(origin);
-            let tunnel = Tunnel { origin, idle_max: limits.upgrade_idle, checked: checked.clone(), _place: place };
+            let tunnel = Tunnel {
+                origin,
+                idle_max: limits.upgrade_idle,
+                checked: checked.clone(),
+                _place: place,
+            };
             Ok((response, outcome, Ok(Box::new(tunnel))))
         }
         UpgradeAnswer::Refused(head, body) => {
             site.note_not_stored(worker.number, &checked.url, NotStored::Upgrade);
-            let outcome = Outcome { not_stored: Some(NotStored::Upgrade), ..outcome(head.status) };
+            let outcome = Outcome {
+                not_stored: Some(NotStored::Upgrade),
+                ..outcome(head.status)
+            };
             // A 426 has to name the protocol (RFC 9110 section 15.5.22), which is one for each hop.
-            let names_protocol = head.status == StatusCode::UPGRADE_REQUIRED && upgrade::names_websocket(&head.headers);
+            let names_protocol = head.status == StatusCode::UPGRADE_REQUIRED
+                && upgrade::names_websocket(&head.headers);
             let (mut head, body) = pass_on(checked, head, *body, &outcome).into_parts();
             if names_protocol {
                 upgrade::insert_fields(&mut head.headers);

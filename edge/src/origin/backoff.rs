@@ -1,11 +1,14 @@
-//! When a stale response, whose validation failed, is to be validated again: for its URL alone, whatever else its origin does.
+//! When a stale response, whose validation failed, is to be validated again: for its URL alone,
+//! whatever else its origin does.
 
 use std::sync::Mutex;
 
-/// Failures of one kind without a success in between, before which each client asks the origin anew: an origin that fails
-/// quickly and recovers at once is found to have recovered. One time-out is enough.
+/// Failures of one kind without a success in between, before which each client asks the origin
+/// anew: an origin that fails quickly and recovers at once is found to have recovered. One time-out
+/// is enough.
 const FAILURES_MIN: u32 = 5;
-/// Time to the next validation, which doubles with each that fails, in whichever way, up to the longest.
+/// Time to the next validation, which doubles with each that fails, in whichever way, up to the
+/// longest.
 const PAUSE_MIN_MS: u64 = 1000;
 const PAUSE_MAX_MS: u64 = 30_000;
 
@@ -48,17 +51,27 @@ struct Failures {
 pub(crate) struct Backoff(Mutex<Option<Failures>>);
 
 impl Backoff {
-    /// A validation failed. Further failures within a pause change nothing: those validations began before it.
+    /// A validation failed. Further failures within a pause change nothing: those validations began
+    /// before it.
     pub(crate) fn note(&self, kind: Failing, now_ms: u64) {
         let mut failures = self.0.lock().expect("no holder of this lock panics");
-        let failures = failures.get_or_insert(Failures { kind, counts: [0; 3], pauses: 0, until_ms: 0 });
+        let failures = failures.get_or_insert(Failures {
+            kind,
+            counts: [0; 3],
+            pauses: 0,
+            until_ms: 0,
+        });
         if failures.until_ms > now_ms {
             return;
         }
         failures.kind = kind;
         let count = &mut failures.counts[kind as usize];
         *count = count.saturating_add(1);
-        let least = if kind == Failing::TimedOut { 1 } else { FAILURES_MIN };
+        let least = if kind == Failing::TimedOut {
+            1
+        } else {
+            FAILURES_MIN
+        };
         // Only a success ends what has begun.
         if failures.pauses > 0 || *count >= least {
             let pause_ms = (PAUSE_MIN_MS << failures.pauses.min(10)).min(PAUSE_MAX_MS);
@@ -72,7 +85,8 @@ impl Backoff {
         *self.0.lock().expect("no holder of this lock panics") = None;
     }
 
-    /// Why clients are not to wait for a validation, and whether it is time for one behind their answers.
+    /// Why clients are not to wait for a validation, and whether it is time for one behind their
+    /// answers.
     pub(crate) fn standing(&self, now_ms: u64) -> Option<(Failing, bool)> {
         let failures = (*self.0.lock().expect("no holder of this lock panics"))?;
         (failures.until_ms > 0).then_some((failures.kind, failures.until_ms <= now_ms))
@@ -104,8 +118,16 @@ mod tests {
         backoff.clear();
         assert_eq!(backoff.standing(now), None);
         backoff.note(TimedOut, now);
-        assert_eq!(backoff.standing(now), Some((TimedOut, false)), "once is enough");
-        assert_eq!(backoff.standing(now + 1000), Some((TimedOut, true)), "it begins with a short pause again");
+        assert_eq!(
+            backoff.standing(now),
+            Some((TimedOut, false)),
+            "once is enough"
+        );
+        assert_eq!(
+            backoff.standing(now + 1000),
+            Some((TimedOut, true)),
+            "it begins with a short pause again"
+        );
     }
 
     #[test]
@@ -115,7 +137,11 @@ mod tests {
         let mut now = 1_000_000;
         backoff.note(TimedOut, now);
         backoff.note(Status, now);
-        assert_eq!(backoff.standing(now), Some((TimedOut, false)), "a validation that began before");
+        assert_eq!(
+            backoff.standing(now),
+            Some((TimedOut, false)),
+            "a validation that began before"
+        );
         for (kind, pause) in [(Status, 2000), (TimedOut, 4000), (Unanswered, 8000)] {
             now += 100_000;
             backoff.note(kind, now);

@@ -27,7 +27,13 @@ pub(crate) enum OriginRequestBody {
 impl OriginRequestBody {
     pub(crate) fn client(body: Incoming, limits: &OriginLimits) -> Self {
         let left = limits.request_bytes_max.map_or(u64::MAX, |most| most.0);
-        Self::Client(Upload { body, pause: Pause::new(limits.request_pause), left, progress: watch::channel(None).0, has_begun: false })
+        Self::Client(Upload {
+            body,
+            pause: Pause::new(limits.request_pause),
+            left,
+            progress: watch::channel(None).0,
+            has_begun: false,
+        })
     }
 
     /// Follows how far it has got; `None` when there is nothing to send.
@@ -42,7 +48,8 @@ impl OriginRequestBody {
 /// Changes with each piece that goes on, and ends with the last; holds why the body failed.
 pub(super) type UploadProgress = watch::Receiver<Option<OriginError>>;
 
-/// A client's body on its way to an origin, with a limit on its length and on each of the client's pauses.
+/// A client's body on its way to an origin, with a limit on its length and on each of the client's
+/// pauses.
 pub(crate) struct Upload {
     body: Incoming,
     pause: Pause,
@@ -68,12 +75,18 @@ struct Pause {
 
 impl Pause {
     fn new(most: Duration) -> Self {
-        Self { most, timer: None, is_running: false }
+        Self {
+            most,
+            timer: None,
+            is_running: false,
+        }
     }
 
     /// Nothing has come: ready when that has lasted for too long.
     fn poll_elapsed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.most)));
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(self.most)));
         if !std::mem::replace(&mut self.is_running, true) {
             timer.as_mut().reset(Instant::now() + self.most);
         }
@@ -90,10 +103,16 @@ impl Body for OriginRequestBody {
     type Data = Bytes;
     type Error = OriginError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, OriginError>>> {
-        let Self::Client(upload) = &mut *self else { return Poll::Ready(None) };
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, OriginError>>> {
+        let Self::Client(upload) = &mut *self else {
+            return Poll::Ready(None);
+        };
         if !std::mem::replace(&mut upload.has_begun, true) {
-            // The request's head goes ahead, so that the origin can refuse before it is sent the body.
+            // The request's head goes ahead, so that the origin can refuse before it is sent the
+            // body.
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -144,17 +163,23 @@ pub(super) struct Returning {
 
 impl Returning {
     fn keep(self) {
-        let Self { target, worker, sender, permit } = self;
+        let Self {
+            target,
+            worker,
+            sender,
+            permit,
+        } = self;
         let connections = target.connections.clone();
         connections.keep(target, sender, worker, permit);
     }
 }
 
-/// How long a connection may take to be ready for the next request when a response has ended: as long as it still sends the
-/// rest of a request that was answered early, it is not.
+/// How long a connection may take to be ready for the next request when a response has ended: as
+/// long as it still sends the rest of a request that was answered early, it is not.
 const READY_MAX: Duration = Duration::from_secs(10);
 
-/// The body of an origin's response. Its connection is kept for the next request once it was read to the end.
+/// The body of an origin's response. Its connection is kept for the next request once it was read
+/// to the end.
 pub(crate) struct OriginBody {
     body: Incoming,
     pause: Pause,
@@ -166,12 +191,26 @@ pub(crate) struct OriginBody {
 impl OriginBody {
     pub(super) fn new(body: Incoming, connection: Returning) -> Self {
         let pause = Pause::new(connection.target.limits.between_bytes);
-        Self { body, pause, connection: Some(Box::new(connection)), _sender: None }
+        Self {
+            body,
+            pause,
+            connection: Some(Box::new(connection)),
+            _sender: None,
+        }
     }
 
     /// The body of a response on a connection that is not kept.
-    pub(super) fn alone(body: Incoming, sender: SendRequest<OriginRequestBody>, between_bytes: Duration) -> Self {
-        Self { body, pause: Pause::new(between_bytes), connection: None, _sender: Some(sender) }
+    pub(super) fn alone(
+        body: Incoming,
+        sender: SendRequest<OriginRequestBody>,
+        between_bytes: Duration,
+    ) -> Self {
+        Self {
+            body,
+            pause: Pause::new(between_bytes),
+            connection: None,
+            _sender: Some(sender),
+        }
     }
 
     /// The next piece; `None` at the end of a whole body.
@@ -184,10 +223,16 @@ impl OriginBody {
         self.body.size_hint().exact()
     }
 
-    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, OriginError>> {
+    pub(crate) fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Bytes>, OriginError>> {
         loop {
             let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
-                return self.pause.poll_elapsed(cx).map(|()| Err(OriginError::BetweenBytesTimeout));
+                return self
+                    .pause
+                    .poll_elapsed(cx)
+                    .map(|()| Err(OriginError::BetweenBytesTimeout));
             };
             self.pause.end();
             match frame {
@@ -209,7 +254,9 @@ impl OriginBody {
     }
 
     fn give_back(&mut self) {
-        let Some(mut returning) = self.connection.take() else { return };
+        let Some(mut returning) = self.connection.take() else {
+            return;
+        };
         if returning.sender.is_ready() {
             return returning.keep();
         }

@@ -1,8 +1,10 @@
-//! Whether an origin is asked at all: a circuit breaker for one address, as a state machine without tasks.
+//! Whether an origin is asked at all: a circuit breaker for one address, as a state machine without
+//! tasks.
 //!
-//! It opens when connecting, or waiting for a first byte, has failed for several URLs without a response in between: a URL
-//! that alone is slow never opens it. While it is open requests fail at once; now and then one goes through as a probe. A probe
-//! is a client's request, which may take long for reasons of its own (a long poll): it never keeps the next probe waiting.
+//! It opens when connecting, or waiting for a first byte, has failed for several URLs without a
+//! response in between: a URL that alone is slow never opens it. While it is open requests fail at
+//! once; now and then one goes through as a probe. A probe is a client's request, which may take
+//! long for reasons of its own (a long poll): it never keeps the next probe waiting.
 
 use std::time::Duration;
 
@@ -12,13 +14,15 @@ use super::OriginError;
 
 /// URLs that have to fail, one after another. Two that differ in the query alone are one.
 const URLS_TO_OPEN: usize = 3;
-/// Failures longer ago than this, or than four times the longest wait for a response, say nothing any more.
+/// Failures longer ago than this, or than four times the longest wait for a response, say nothing
+/// any more.
 const FAILURES_AGE_MAX: Duration = Duration::from_secs(300);
 /// Time to the first probe, which doubles with each that fails, up to the longest.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
-/// A probe should not be a request with a body: it may take as long as its client, and may be lost. It becomes one when no other
-/// request has come for this long after a probe was due, so that an origin that gets nothing but uploads is asked again.
+/// A probe should not be a request with a body: it may take as long as its client, and may be lost.
+/// It becomes one when no other request has come for this long after a probe was due, so that an
+/// origin that gets nothing but uploads is asked again.
 const UPLOAD_PROBE_AFTER: Duration = Duration::from_secs(30);
 
 /// Whether a request may go to the origin.
@@ -53,7 +57,10 @@ impl Sign {
             | OriginError::ConnectTimeout
             | OriginError::Tls(_)
             | OriginError::FirstByteTimeout => Self::Dead,
-            OriginError::NoSocket | OriginError::ConnectionLimit | OriginError::Unavailable { .. } | OriginError::Forbidden => Self::None,
+            OriginError::NoSocket
+            | OriginError::ConnectionLimit
+            | OriginError::Unavailable { .. }
+            | OriginError::Forbidden => Self::None,
             other if other.is_of_client() => Self::None,
             _ => Self::Alive,
         }
@@ -104,7 +111,10 @@ pub(super) struct Breaker {
 
 impl Breaker {
     pub(super) fn new() -> Self {
-        Self { state: State::Closed, failed: Vec::new() }
+        Self {
+            state: State::Closed,
+            failed: Vec::new(),
+        }
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -117,29 +127,49 @@ impl Breaker {
     }
 
     pub(super) fn ask(&mut self, has_body: bool, now: Instant) -> Leave {
-        let Some((at, pause)) = self.state.next_probe() else { return Leave::Granted };
+        let Some((at, pause)) = self.state.next_probe() else {
+            return Leave::Granted;
+        };
         if now < at || has_body && now < at + UPLOAD_PROBE_AFTER {
-            return Leave::Refused { wait: at.saturating_duration_since(now) };
+            return Leave::Refused {
+                wait: at.saturating_duration_since(now),
+            };
         }
         // Probes that do not end become rarer just like those that fail.
         let is_second = matches!(self.state, State::Probing { .. });
-        let pause = if is_second { (pause * 2).min(PAUSE_MAX) } else { pause };
+        let pause = if is_second {
+            (pause * 2).min(PAUSE_MAX)
+        } else {
+            pause
+        };
         self.state = State::Probing { since: now, pause };
         Leave::Probe
     }
 
-    /// A request for a URL has ended. `patience` is the longest time that a request may wait for a response.
-    pub(super) fn end(&mut self, is_probe: bool, sign: Sign, url: u64, patience: Duration, now: Instant) -> Option<Change> {
+    /// A request for a URL has ended. `patience` is the longest time that a request may wait for a
+    /// response.
+    pub(super) fn end(
+        &mut self,
+        is_probe: bool,
+        sign: Sign,
+        url: u64,
+        patience: Duration,
+        now: Instant,
+    ) -> Option<Change> {
         match (self.state, sign) {
             (State::Closed, Sign::Dead) => {
                 let age_max = FAILURES_AGE_MAX.max(patience * 4);
-                self.failed.retain(|(other, at)| *other != url && now - *at <= age_max);
+                self.failed
+                    .retain(|(other, at)| *other != url && now - *at <= age_max);
                 self.failed.push((url, now));
                 if self.failed.len() < URLS_TO_OPEN {
                     return None;
                 }
                 self.failed.clear();
-                self.state = State::Open { until: now + PAUSE_MIN, pause: PAUSE_MIN };
+                self.state = State::Open {
+                    until: now + PAUSE_MIN,
+                    pause: PAUSE_MIN,
+                };
                 Some(Change::Opened)
             }
             (State::Closed, Sign::Alive) => {
@@ -152,8 +182,15 @@ impl Breaker {
                 Some(Change::Closed)
             }
             (State::Probing { pause, .. }, sign) if is_probe => {
-                let pause = if sign == Sign::Dead { (pause * 2).min(PAUSE_MAX) } else { pause };
-                self.state = State::Open { until: now + pause, pause };
+                let pause = if sign == Sign::Dead {
+                    (pause * 2).min(PAUSE_MAX)
+                } else {
+                    pause
+                };
+                self.state = State::Open {
+                    until: now + pause,
+                    pause,
+                };
                 None
             }
             _ => None,
@@ -175,16 +212,42 @@ mod tests {
     #[test]
     fn it_opens_for_several_urls_in_a_row_and_for_nothing_less() {
         let start = Instant::now();
-        // Each: seconds after the start, the URL, what it says; whether it is open after all of them.
+        // Each: seconds after the start, the URL, what it says; whether it is open after all of
+        // them.
         type Signs = &'static [(u64, u64, Sign)];
         let table: [(Signs, bool); 7] = [
             (&[(0, 1, Dead), (1, 2, Dead), (2, 3, Dead)], true),
             (&[(0, 1, Dead), (60, 2, Dead), (120, 3, Dead)], true),
-            (&[(0, 1, Dead), (1, 1, Dead), (2, 1, Dead), (3, 2, Dead), (4, 1, Dead), (5, 2, Dead)], false),
-            (&[(0, 1, Dead), (1, 2, Dead), (2, 9, Alive), (3, 3, Dead), (4, 4, Dead)], false),
-            (&[(0, 1, Dead), (1, 2, Dead), (2, 9, None), (3, 3, Dead)], true),
+            (
+                &[
+                    (0, 1, Dead),
+                    (1, 1, Dead),
+                    (2, 1, Dead),
+                    (3, 2, Dead),
+                    (4, 1, Dead),
+                    (5, 2, Dead),
+                ],
+                false,
+            ),
+            (
+                &[
+                    (0, 1, Dead),
+                    (1, 2, Dead),
+                    (2, 9, Alive),
+                    (3, 3, Dead),
+                    (4, 4, Dead),
+                ],
+                false,
+            ),
+            (
+                &[(0, 1, Dead), (1, 2, Dead), (2, 9, None), (3, 3, Dead)],
+                true,
+            ),
             (&[(0, 1, Dead), (301, 2, Dead), (302, 3, Dead)], false),
-            (&[(0, 1, None), (1, 2, None), (2, 3, None), (3, 4, None)], false),
+            (
+                &[(0, 1, None), (1, 2, None), (2, 3, None), (3, 4, None)],
+                false,
+            ),
         ];
         for (signs, is_open) in table {
             let mut breaker = Breaker::new();
@@ -198,12 +261,17 @@ mod tests {
         for url in 0..3 {
             breaker.end(false, Dead, url, patience, start + patience * url as u32);
         }
-        assert!(breaker.is_open(), "failures that take long are remembered longer");
+        assert!(
+            breaker.is_open(),
+            "failures that take long are remembered longer"
+        );
     }
 
     fn open(now: Instant) -> Breaker {
         let mut breaker = Breaker::new();
-        let changes: Vec<_> = (0..3).map(|url| breaker.end(false, Dead, url, PATIENCE, now)).collect();
+        let changes: Vec<_> = (0..3)
+            .map(|url| breaker.end(false, Dead, url, PATIENCE, now))
+            .collect();
         assert_eq!(changes, [Option::None, Option::None, Some(Change::Opened)]);
         breaker
     }
@@ -214,22 +282,45 @@ mod tests {
         let mut breaker = open(now);
         for pause in [1, 2, 4, 8, 16, 30, 30] {
             let almost = now + secs(pause) - Duration::from_millis(1);
-            assert_eq!(breaker.ask(false, almost), Leave::Refused { wait: Duration::from_millis(1) });
+            assert_eq!(
+                breaker.ask(false, almost),
+                Leave::Refused {
+                    wait: Duration::from_millis(1)
+                }
+            );
             assert!(!breaker.is_probe_due(almost) && breaker.is_probe_due(now + secs(pause)));
             now += secs(pause);
             assert_eq!(breaker.ask(false, now), Leave::Probe);
-            assert_eq!(breaker.ask(false, now), Leave::Refused { wait: secs(pause) }, "one at a time");
+            assert_eq!(
+                breaker.ask(false, now),
+                Leave::Refused { wait: secs(pause) },
+                "one at a time"
+            );
             // Of a request that was sent before it opened.
             assert_eq!(breaker.end(false, Dead, 7, PATIENCE, now), Option::None);
             assert!(breaker.is_open() && !breaker.is_probe_due(almost + secs(pause)));
-            assert_eq!(breaker.end(true, Dead, 8, PATIENCE, now), Option::None, "the change is reported once");
+            assert_eq!(
+                breaker.end(true, Dead, 8, PATIENCE, now),
+                Option::None,
+                "the change is reported once"
+            );
         }
         now += secs(30);
         assert_eq!(breaker.ask(false, now), Leave::Probe);
-        assert_eq!(breaker.end(true, None, 8, PATIENCE, now), Option::None, "a probe that was given up");
+        assert_eq!(
+            breaker.end(true, None, 8, PATIENCE, now),
+            Option::None,
+            "a probe that was given up"
+        );
         assert_eq!(breaker.ask(false, now + secs(30)), Leave::Probe);
-        assert_eq!(breaker.end(true, Alive, 8, PATIENCE, now), Some(Change::Closed));
-        assert_eq!((breaker.ask(false, now), breaker.ask(true, now)), (Leave::Granted, Leave::Granted));
+        assert_eq!(
+            breaker.end(true, Alive, 8, PATIENCE, now),
+            Some(Change::Closed)
+        );
+        assert_eq!(
+            (breaker.ask(false, now), breaker.ask(true, now)),
+            (Leave::Granted, Leave::Granted)
+        );
     }
 
     #[test]
@@ -239,13 +330,24 @@ mod tests {
         now += secs(1);
         assert_eq!(breaker.ask(false, now), Leave::Probe);
         for pause in [1, 2, 4, 8, 16, 30, 30] {
-            assert_eq!(breaker.ask(false, now), Leave::Refused { wait: secs(pause) });
+            assert_eq!(
+                breaker.ask(false, now),
+                Leave::Refused { wait: secs(pause) }
+            );
             now += secs(pause);
             assert!(breaker.is_probe_due(now));
             assert_eq!(breaker.ask(false, now), Leave::Probe);
         }
-        assert_eq!(breaker.end(true, Alive, 1, PATIENCE, now), Some(Change::Closed), "whichever of them is answered");
-        assert_eq!(breaker.end(true, None, 2, PATIENCE, now), Option::None, "the others say nothing then");
+        assert_eq!(
+            breaker.end(true, Alive, 1, PATIENCE, now),
+            Some(Change::Closed),
+            "whichever of them is answered"
+        );
+        assert_eq!(
+            breaker.end(true, None, 2, PATIENCE, now),
+            Option::None,
+            "the others say nothing then"
+        );
         assert!(!breaker.is_open());
     }
 
@@ -254,20 +356,36 @@ mod tests {
         let now = Instant::now();
         let mut breaker = open(now);
         for after in [0, 1, 2, 30] {
-            assert!(matches!(breaker.ask(true, now + secs(after)), Leave::Refused { .. }), "after {after} s");
+            assert!(
+                matches!(breaker.ask(true, now + secs(after)), Leave::Refused { .. }),
+                "after {after} s"
+            );
         }
-        assert_eq!(breaker.ask(false, now + secs(30)), Leave::Probe, "it has used up no probe");
+        assert_eq!(
+            breaker.ask(false, now + secs(30)),
+            Leave::Probe,
+            "it has used up no probe"
+        );
         // Nothing but uploads from here on.
-        assert!(matches!(breaker.ask(true, now + secs(60)), Leave::Refused { .. }));
+        assert!(matches!(
+            breaker.ask(true, now + secs(60)),
+            Leave::Refused { .. }
+        ));
         assert_eq!(breaker.ask(true, now + secs(61)), Leave::Probe);
-        assert_eq!(breaker.end(true, Alive, 1, PATIENCE, now + secs(62)), Some(Change::Closed));
+        assert_eq!(
+            breaker.end(true, Alive, 1, PATIENCE, now + secs(62)),
+            Some(Change::Closed)
+        );
     }
 
     #[test]
     fn a_late_response_closes_it() {
         let now = Instant::now();
         let mut breaker = open(now);
-        assert_eq!(breaker.end(false, Alive, 9, PATIENCE, now), Some(Change::Closed));
+        assert_eq!(
+            breaker.end(false, Alive, 9, PATIENCE, now),
+            Some(Change::Closed)
+        );
         assert!(!breaker.is_open());
     }
 

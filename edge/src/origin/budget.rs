@@ -1,4 +1,5 @@
-//! How many retries an origin gets: a share of its requests, so that retries never multiply the load of one in trouble.
+//! How many retries an origin gets: a share of its requests, so that retries never multiply the
+//! load of one in trouble.
 
 use std::time::Duration;
 
@@ -21,7 +22,10 @@ pub(super) struct RetryBudget {
 
 impl RetryBudget {
     pub(super) fn new(now: Instant) -> Self {
-        Self { left: MOST, counted: now }
+        Self {
+            left: MOST,
+            counted: now,
+        }
     }
 
     /// A request that is no retry.
@@ -31,7 +35,9 @@ impl RetryBudget {
 
     /// Whether there is one retry left, which is then used.
     pub(super) fn take_retry(&mut self, now: Instant) -> bool {
-        let since = now.saturating_duration_since(self.counted).min(Duration::from_secs(MOST / PER_SECOND));
+        let since = now
+            .saturating_duration_since(self.counted)
+            .min(Duration::from_secs(MOST / PER_SECOND));
         self.left = (self.left + since.as_millis() as u64 * PER_SECOND / 1000).min(MOST);
         self.counted = now;
         let is_there = self.left >= RETRY;
@@ -47,13 +53,18 @@ mod tests {
     #[test]
     fn retries_are_a_share_of_requests_and_a_few_more() {
         let start = Instant::now();
-        let retries = |budget: &mut RetryBudget, now| (0..1000).filter(|_| budget.take_retry(now)).count();
+        let retries =
+            |budget: &mut RetryBudget, now| (0..1000).filter(|_| budget.take_retry(now)).count();
         let mut budget = RetryBudget::new(start);
         assert_eq!(retries(&mut budget, start), 20);
         (0..50).for_each(|_| budget.note_request());
         assert_eq!(retries(&mut budget, start), 10);
         assert_eq!(retries(&mut budget, start + Duration::from_secs(3)), 3);
         (0..100_000).for_each(|_| budget.note_request());
-        assert_eq!(retries(&mut budget, start + Duration::from_secs(1_000_000)), 20, "no more is saved up");
+        assert_eq!(
+            retries(&mut budget, start + Duration::from_secs(1_000_000)),
+            20,
+            "no more is saved up"
+        );
     }
 }

@@ -16,12 +16,22 @@ pub(super) async fn open(target: &Address, deadline: Instant) -> Result<TcpStrea
     let addresses: Vec<SocketAddr> = match target.host.parse::<IpAddr>() {
         Ok(ip) => vec![SocketAddr::new(ip, target.port)],
         Err(_) => {
-            let found = tokio::net::lookup_host((target.host.as_str(), target.port)).await.map_err(|error| {
-                // Asking a name server takes a socket too.
-                if is_local_shortage(&error) { OriginError::NoSocket } else { OriginError::Dns }
-            })?;
+            let found = tokio::net::lookup_host((target.host.as_str(), target.port))
+                .await
+                .map_err(|error| {
+                    // Asking a name server takes a socket too.
+                    if is_local_shortage(&error) {
+                        OriginError::NoSocket
+                    } else {
+                        OriginError::Dns
+                    }
+                })?;
             let found: Vec<_> = found.take(ADDRESSES_MAX).collect();
-            let allowed: Vec<_> = found.iter().copied().filter(|a| !is_forbidden(a.ip())).collect();
+            let allowed: Vec<_> = found
+                .iter()
+                .copied()
+                .filter(|a| !is_forbidden(a.ip()))
+                .collect();
             if allowed.is_empty() && !found.is_empty() {
                 return Err(OriginError::Forbidden);
             }
@@ -31,20 +41,29 @@ pub(super) async fn open(target: &Address, deadline: Instant) -> Result<TcpStrea
     connect_to_one(&addresses, deadline).await
 }
 
-/// A connection to the first of several addresses that takes one. Each has an equal share of the time that is left, so that
-/// a dead one does not use up that of the others.
-pub(super) async fn connect_to_one(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, OriginError> {
+/// A connection to the first of several addresses that takes one. Each has an equal share of the
+/// time that is left, so that a dead one does not use up that of the others.
+pub(super) async fn connect_to_one(
+    addresses: &[SocketAddr],
+    deadline: Instant,
+) -> Result<TcpStream, OriginError> {
     let mut last = None;
     for (tried, address) in addresses.iter().enumerate() {
         let left = deadline.saturating_duration_since(Instant::now());
-        match tokio::time::timeout(left / (addresses.len() - tried) as u32, TcpStream::connect(address)).await {
+        match tokio::time::timeout(
+            left / (addresses.len() - tried) as u32,
+            TcpStream::connect(address),
+        )
+        .await
+        {
             Ok(Ok(stream)) => {
                 // Without it small requests wait; a socket that cannot have it works all the same.
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
             }
             Ok(Err(error)) => match classify(&error) {
-                // An address of a family that this node does not have fails like this; what others say counts for more.
+                // An address of a family that this node does not have fails like this; what others
+                // say counts for more.
                 OriginError::NoSocket => last = last.or(Some(OriginError::NoSocket)),
                 of_origin => last = Some(of_origin),
             },
@@ -65,10 +84,14 @@ fn classify(error: &io::Error) -> OriginError {
 
 /// Whether this node ran out of something that a connection takes.
 fn is_local_shortage(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::EADDRNOTAVAIL | libc::ENOBUFS | libc::ENOMEM))
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::EADDRNOTAVAIL | libc::ENOBUFS | libc::ENOMEM)
+    )
 }
 
-/// Addresses that a name must not lead to: link-local ones, where clouds keep machines' credentials.
+/// Addresses that a name must not lead to: link-local ones, where clouds keep machines'
+/// credentials.
 pub(super) fn is_forbidden(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_link_local() || ip.is_unspecified() || ip.is_multicast(),
@@ -76,7 +99,9 @@ pub(super) fn is_forbidden(ip: IpAddr) -> bool {
             ip.is_unicast_link_local()
                 || ip.is_unspecified()
                 || ip.is_multicast()
-                || ip.to_ipv4_mapped().is_some_and(|v4| is_forbidden(v4.into()))
+                || ip
+                    .to_ipv4_mapped()
+                    .is_some_and(|v4| is_forbidden(v4.into()))
         }
     }
 }
@@ -103,6 +128,13 @@ mod tests {
             assert_eq!(classify(&error), expected, "{error}");
         }
         let error = OriginError::NoSocket;
-        assert_eq!((error.status().as_u16(), error.retry_after(), error.failing()), (503, Some(1), None));
+        assert_eq!(
+            (
+                error.status().as_u16(),
+                error.retry_after(),
+                error.failing()
+            ),
+            (503, Some(1), None)
+        );
     }
 }

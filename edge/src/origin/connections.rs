@@ -1,8 +1,10 @@
-//! The connections of one site to its origin: how many are in use, who waits for one, which lie idle.
+//! The connections of one site to its origin: how many are in use, who waits for one, which lie
+//! idle.
 //!
-//! Shared by all workers of the node. A connection counts from before it is made until its response's body has ended or was
-//! dropped. Idle ones are in the count as well, but give way: there are never more of both than the limit. Who waits does so
-//! in order of arrival; uploads and background work have shares of the limit, so that neither can take all of it.
+//! Shared by all workers of the node. A connection counts from before it is made until its
+//! response's body has ended or was dropped. Idle ones are in the count as well, but give way:
+//! there are never more of both than the limit. Who waits does so in order of arrival; uploads and
+//! background work have shares of the limit, so that neither can take all of it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -34,7 +36,8 @@ pub(crate) enum Purpose {
 impl Purpose {
     const ALL: [Self; 3] = [Self::Client, Self::Upload, Self::Background];
 
-    /// How many of `most` connections may be in use for it: half for uploads, a quarter for background work.
+    /// How many of `most` connections may be in use for it: half for uploads, a quarter for
+    /// background work.
     fn share(self, most: usize) -> usize {
         match self {
             Self::Client => most,
@@ -95,13 +98,17 @@ impl Slots {
         self.in_use[purpose as usize] -= 1;
     }
 
-    /// Grants a connection that can be had to whoever has waited longest; background work comes after all others.
+    /// Grants a connection that can be had to whoever has waited longest; background work comes
+    /// after all others.
     fn grant(&mut self) -> Option<u64> {
         let longest = |purposes: &[Purpose]| {
             let heads = purposes.iter().filter(|purpose| self.has_room(**purpose));
-            heads.filter_map(|purpose| Some((*self.waiting[*purpose as usize].front()?, *purpose))).min_by_key(|(ticket, _)| *ticket)
+            heads
+                .filter_map(|purpose| Some((*self.waiting[*purpose as usize].front()?, *purpose)))
+                .min_by_key(|(ticket, _)| *ticket)
         };
-        let (ticket, purpose) = longest(&[Purpose::Client, Purpose::Upload]).or_else(|| longest(&[Purpose::Background]))?;
+        let (ticket, purpose) = longest(&[Purpose::Client, Purpose::Upload])
+            .or_else(|| longest(&[Purpose::Background]))?;
         self.waiting[purpose as usize].pop_front();
         self.in_use[purpose as usize] += 1;
         Some(ticket)
@@ -167,7 +174,10 @@ impl std::fmt::Debug for Connections {
 
 impl Connections {
     pub(super) fn new(limits: &OriginLimits, gauges: Arc<OriginGauges>) -> Arc<Self> {
-        let connections = Arc::new(Self { state: Mutex::default(), gauges });
+        let connections = Arc::new(Self {
+            state: Mutex::default(),
+            gauges,
+        });
         connections.set_limits(limits);
         connections
     }
@@ -186,14 +196,22 @@ impl Connections {
     }
 
     fn show(&self, state: &State) {
-        self.gauges.set_connections(state.slots.in_use(), state.idle.len(), state.slots.waiting());
+        self.gauges.set_connections(
+            state.slots.in_use(),
+            state.idle.len(),
+            state.slots.waiting(),
+        );
     }
 
     /// Waits for leave to use a connection.
     ///
     /// # Errors
     /// [`OriginError::ConnectionLimit`] when too many wait, or it took too long.
-    pub(super) async fn permit(self: &Arc<Self>, purpose: Purpose, wait: Duration) -> Result<Permit, OriginError> {
+    pub(super) async fn permit(
+        self: &Arc<Self>,
+        purpose: Purpose,
+        wait: Duration,
+    ) -> Result<Permit, OriginError> {
         let mut waiting = {
             let mut state = self.lock();
             let asked = state.slots.ask(purpose);
@@ -210,7 +228,13 @@ impl Connections {
             self.show(&state);
             match granted {
                 None => return Ok(self.granted(purpose)),
-                Some((ticket, granted)) => Waiting { connections: self, purpose, ticket, granted, is_over: false },
+                Some((ticket, granted)) => Waiting {
+                    connections: self,
+                    purpose,
+                    ticket,
+                    granted,
+                    is_over: false,
+                },
             }
         };
         match tokio::time::timeout(wait, &mut waiting.granted).await {
@@ -223,18 +247,34 @@ impl Connections {
     }
 
     fn granted(self: &Arc<Self>, purpose: Purpose) -> Permit {
-        Permit { connections: self.clone(), purpose, is_open: false }
+        Permit {
+            connections: self.clone(),
+            purpose,
+            is_open: false,
+        }
     }
 
-    /// An idle connection to that target: on that worker's runtime, or on another's where it would have to give way to a new
-    /// one.
-    pub(super) fn take_idle(&self, target: &Target, worker: usize, permit: &mut Permit) -> Option<SendRequest<OriginRequestBody>> {
+    /// An idle connection to that target: on that worker's runtime, or on another's where it would
+    /// have to give way to a new one.
+    pub(super) fn take_idle(
+        &self,
+        target: &Target,
+        worker: usize,
+        permit: &mut Permit,
+    ) -> Option<SendRequest<OriginRequestBody>> {
         let mut state = self.lock();
         let mut found = None;
         while found.is_none() {
             let is_full = state.open + state.idle.len() >= state.slots.most;
-            let of = |is_own: bool| state.idle.iter().rposition(|idle| (idle.worker == worker) == is_own && *idle.target == *target);
-            let Some(at) = of(true).or_else(|| of(false).filter(|_| is_full)) else { break };
+            let of = |is_own: bool| {
+                state
+                    .idle
+                    .iter()
+                    .rposition(|idle| (idle.worker == worker) == is_own && *idle.target == *target)
+            };
+            let Some(at) = of(true).or_else(|| of(false).filter(|_| is_full)) else {
+                break;
+            };
             let idle = state.idle.remove(at);
             found = (idle.is_usable() && idle.sender.is_ready()).then_some(idle.sender);
         }
@@ -246,7 +286,8 @@ impl Connections {
         found
     }
 
-    /// Counts a connection that is about to be opened, or takes the place of one that was closed; idle ones make room for it.
+    /// Counts a connection that is about to be opened, or takes the place of one that was closed;
+    /// idle ones make room for it.
     pub(super) fn open(&self, permit: &mut Permit) {
         let mut state = self.lock();
         if !std::mem::replace(&mut permit.is_open, true) {
@@ -258,14 +299,25 @@ impl Connections {
         self.show(&state);
     }
 
-    /// Keeps a connection for the next request where there is room, and gives its permit back after that, so that who waits
-    /// for it finds it.
-    pub(super) fn keep(self: &Arc<Self>, target: Arc<Target>, sender: SendRequest<OriginRequestBody>, worker: usize, permit: Permit) {
+    /// Keeps a connection for the next request where there is room, and gives its permit back after
+    /// that, so that who waits for it finds it.
+    pub(super) fn keep(
+        self: &Arc<Self>,
+        target: Arc<Target>,
+        sender: SendRequest<OriginRequestBody>,
+        worker: usize,
+        permit: Permit,
+    ) {
         {
             let mut state = self.lock();
             state.idle.retain(Idle::is_usable);
             if state.open + state.idle.len() <= state.slots.most {
-                state.idle.push(Idle { sender, since: Instant::now(), target, worker });
+                state.idle.push(Idle {
+                    sender,
+                    since: Instant::now(),
+                    target,
+                    worker,
+                });
             }
             if !std::mem::replace(&mut state.is_swept, true) {
                 tokio::spawn(sweep(Arc::downgrade(self)));
@@ -294,7 +346,10 @@ impl Connections {
 async fn sweep(connections: Weak<Connections>) {
     loop {
         tokio::time::sleep(IDLE_MAX).await;
-        if !connections.upgrade().is_some_and(|connections| connections.drop_unusable()) {
+        if !connections
+            .upgrade()
+            .is_some_and(|connections| connections.drop_unusable())
+        {
             return;
         }
     }
@@ -352,25 +407,50 @@ mod tests {
     use Purpose::*;
 
     fn slots(most: usize, waiting_max: usize) -> Slots {
-        Slots { most, waiting_max, ..Slots::default() }
+        Slots {
+            most,
+            waiting_max,
+            ..Slots::default()
+        }
     }
 
     #[test]
     fn shares_leave_room_for_clients_and_the_queue_is_fair() {
         let mut slots = slots(4, 6);
-        let asked: Vec<Asked> = [Background, Background, Upload, Upload, Upload, Client, Client, Upload, Background, Client]
-            .into_iter()
-            .map(|purpose| slots.ask(purpose))
-            .collect();
+        let asked: Vec<Asked> = [
+            Background, Background, Upload, Upload, Upload, Client, Client, Upload, Background,
+            Client,
+        ]
+        .into_iter()
+        .map(|purpose| slots.ask(purpose))
+        .collect();
         use Asked::*;
-        let expected = [Granted, Waits(1), Granted, Granted, Waits(2), Granted, Waits(3), Waits(4), Waits(5), Waits(6)];
-        assert_eq!(asked, expected, "one for background work, two for uploads, one for a client");
+        let expected = [
+            Granted,
+            Waits(1),
+            Granted,
+            Granted,
+            Waits(2),
+            Granted,
+            Waits(3),
+            Waits(4),
+            Waits(5),
+            Waits(6),
+        ];
+        assert_eq!(
+            asked, expected,
+            "one for background work, two for uploads, one for a client"
+        );
         assert_eq!(slots.ask(Client), Full);
         // A client's place goes to the client that has waited longest: uploads have their share.
         slots.release(Client);
         assert_eq!((slots.grant(), slots.grant()), (Some(3), None));
         slots.release(Upload);
-        assert_eq!((slots.grant(), slots.grant()), (Some(2), None), "in order of arrival");
+        assert_eq!(
+            (slots.grant(), slots.grant()),
+            (Some(2), None),
+            "in order of arrival"
+        );
         assert!(slots.cancel(4, Upload) && !slots.cancel(4, Upload) && !slots.cancel(2, Upload));
         slots.release(Background);
         assert_eq!(slots.grant(), Some(6), "background work comes last");
@@ -383,7 +463,10 @@ mod tests {
     fn even_one_connection_serves_every_purpose() {
         for purpose in Purpose::ALL {
             let mut slots = slots(1, 1);
-            assert_eq!((slots.ask(purpose), slots.ask(purpose)), (Asked::Granted, Asked::Waits(1)));
+            assert_eq!(
+                (slots.ask(purpose), slots.ask(purpose)),
+                (Asked::Granted, Asked::Waits(1))
+            );
             slots.release(purpose);
             assert_eq!(slots.grant(), Some(1));
         }
@@ -424,7 +507,11 @@ mod tests {
     }
 
     fn connections(most: usize, waiting_max: usize) -> Arc<Connections> {
-        let limits = OriginLimits { connections_max: most, waiting_max, ..OriginLimits::default() };
+        let limits = OriginLimits {
+            connections_max: most,
+            waiting_max,
+            ..OriginLimits::default()
+        };
         Connections::new(&limits, Arc::default())
     }
 
@@ -434,7 +521,10 @@ mod tests {
         let wait = Duration::from_secs(5);
         let first = connections.permit(Client, wait).await.expect("free");
         let began = Instant::now();
-        assert_eq!(connections.permit(Client, wait).await.err(), Some(OriginError::ConnectionLimit));
+        assert_eq!(
+            connections.permit(Client, wait).await.err(),
+            Some(OriginError::ConnectionLimit)
+        );
         assert_eq!(began.elapsed(), wait);
         let spawn = || {
             let connections = connections.clone();
@@ -442,7 +532,11 @@ mod tests {
         };
         let (left, stays) = (spawn(), spawn());
         tokio::task::yield_now().await;
-        assert_eq!(connections.permit(Client, wait).await.err(), Some(OriginError::ConnectionLimit), "the queue is full");
+        assert_eq!(
+            connections.permit(Client, wait).await.err(),
+            Some(OriginError::ConnectionLimit),
+            "the queue is full"
+        );
         left.abort();
         assert!(left.await.is_err());
         drop(first);
@@ -460,10 +554,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_higher_limit_serves_those_who_wait() {
         let connections = connections(1, 8);
-        let _first = connections.permit(Client, Duration::ZERO).await.expect("free");
+        let _first = connections
+            .permit(Client, Duration::ZERO)
+            .await
+            .expect("free");
         let waiting = tokio::spawn({
             let connections = connections.clone();
-            async move { connections.permit(Client, Duration::from_secs(60)).await.map(drop) }
+            async move {
+                connections
+                    .permit(Client, Duration::from_secs(60))
+                    .await
+                    .map(drop)
+            }
         });
         tokio::task::yield_now().await;
         connections.set_limits(&OriginLimits::default());

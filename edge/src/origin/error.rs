@@ -21,7 +21,8 @@ pub(crate) enum OriginError {
     /// It is not reachable.
     #[error("the origin cannot be reached")]
     Unreachable,
-    /// This node has no file, port or memory left for another socket: that says nothing of the origin.
+    /// This node has no file, port or memory left for another socket: that says nothing of the
+    /// origin.
     #[error("this node has no socket left for a connection to the origin")]
     NoSocket,
     /// Connecting took too long.
@@ -33,7 +34,8 @@ pub(crate) enum OriginError {
     /// As many connections to it are in use as the site allows, and waiting for one has ended.
     #[error("all connections to the origin are in use")]
     ConnectionLimit,
-    /// It answered nothing for several URLs, and is asked rarely now. With the seconds to the next time.
+    /// It answered nothing for several URLs, and is asked rarely now. With the seconds to the next
+    /// time.
     #[error("the origin is known not to answer")]
     Unavailable { retry_after: u32 },
     /// It did not begin to answer in time.
@@ -82,8 +84,12 @@ impl OriginError {
     pub(crate) fn failing(self) -> Option<Failing> {
         match self {
             // Nobody should have to wait for that twice.
-            Self::ConnectTimeout | Self::FirstByteTimeout | Self::BetweenBytesTimeout => Some(Failing::TimedOut),
-            Self::NoSocket | Self::ConnectionLimit | Self::Unavailable { .. } | Self::GivenUp => None,
+            Self::ConnectTimeout | Self::FirstByteTimeout | Self::BetweenBytesTimeout => {
+                Some(Failing::TimedOut)
+            }
+            Self::NoSocket | Self::ConnectionLimit | Self::Unavailable { .. } | Self::GivenUp => {
+                None
+            }
             error if error.is_of_client() => None,
             Self::Erred => Some(Failing::Status),
             _ => Some(Failing::Unanswered),
@@ -117,10 +123,21 @@ impl OriginError {
         }
     }
 
-    /// Whether what the request says may have brought it about: then it may not happen to the next one.
+    /// Whether what the request says may have brought it about: then it may not happen to the next
+    /// one.
     pub(crate) fn may_be_of_request(self) -> bool {
         use OriginError::*;
-        !matches!(self, Dns | Forbidden | Refused | Unreachable | ConnectTimeout | Tls(_) | ConnectionLimit | NoSocket | Unavailable { .. })
+        !matches!(
+            self,
+            Dns | Forbidden
+                | Refused
+                | Unreachable
+                | ConnectTimeout
+                | Tls(_)
+                | ConnectionLimit
+                | NoSocket
+                | Unavailable { .. }
+        )
     }
 
     /// The registered error type.
@@ -129,7 +146,9 @@ impl OriginError {
             Self::Dns => ProxyError::DnsError,
             Self::Forbidden => ProxyError::DestinationIpProhibited,
             Self::Refused => ProxyError::ConnectionRefused,
-            Self::Unreachable | Self::Erred | Self::Unavailable { .. } => ProxyError::DestinationUnavailable,
+            Self::Unreachable | Self::Erred | Self::Unavailable { .. } => {
+                ProxyError::DestinationUnavailable
+            }
             Self::ConnectTimeout => ProxyError::ConnectionTimeout,
             Self::Tls(fault) => fault.proxy_error(),
             Self::FirstByteTimeout => ProxyError::HttpResponseTimeout,
@@ -141,7 +160,9 @@ impl OriginError {
             Self::NoSocket => ProxyError::ProxyInternalError,
             Self::TransferCoding => ProxyError::HttpResponseTransferCoding,
             Self::HeadTooLarge => ProxyError::HttpResponseHeaderSectionSize,
-            Self::RequestBody | Self::RequestPause | Self::RequestTooLarge => ProxyError::HttpRequestError,
+            Self::RequestBody | Self::RequestPause | Self::RequestTooLarge => {
+                ProxyError::HttpRequestError
+            }
         }
     }
 
@@ -152,12 +173,24 @@ impl OriginError {
             Self::Tls(TlsFault::Alert(alert)) => {
                 let message = alert.as_str().unwrap_or("unknown");
                 let id = Parameter::Integer(u8::from(alert).into());
-                error.proxy_status_with(name, &[("alert-id", id), ("alert-message", Parameter::String(message))])
+                error.proxy_status_with(
+                    name,
+                    &[
+                        ("alert-id", id),
+                        ("alert-message", Parameter::String(message)),
+                    ],
+                )
             }
-            Self::Unavailable { .. } => {
-                error.proxy_status_with(name, &[("details", Parameter::String("it answered nothing for several URLs"))])
+            Self::Unavailable { .. } => error.proxy_status_with(
+                name,
+                &[(
+                    "details",
+                    Parameter::String("it answered nothing for several URLs"),
+                )],
+            ),
+            Self::Tls(fault) => {
+                error.proxy_status_with(name, &[("details", Parameter::String(&fault.to_string()))])
             }
-            Self::Tls(fault) => error.proxy_status_with(name, &[("details", Parameter::String(&fault.to_string()))]),
             _ => error.proxy_status(name),
         }
     }
@@ -197,7 +230,10 @@ impl OriginError {
 
     /// Whether the client brought it about, so that it says nothing of the origin.
     pub(crate) fn is_of_client(self) -> bool {
-        matches!(self, Self::RequestBody | Self::RequestPause | Self::RequestTooLarge)
+        matches!(
+            self,
+            Self::RequestBody | Self::RequestPause | Self::RequestTooLarge
+        )
     }
 }
 
@@ -234,11 +270,14 @@ pub(crate) enum TlsFault {
 }
 
 impl TlsFault {
-    /// What an error of the TLS library means, wherever in a chain of errors it is; `None` when there is none in it.
+    /// What an error of the TLS library means, wherever in a chain of errors it is; `None` when
+    /// there is none in it.
     pub(super) fn find(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
         let mut next = Some(error);
         while let Some(error) = next {
-            let wrapped = error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref()?.downcast_ref());
+            let wrapped = error
+                .downcast_ref::<std::io::Error>()
+                .and_then(|error| error.get_ref()?.downcast_ref());
             if let Some(found) = wrapped.or_else(|| error.downcast_ref()) {
                 return Some(Self::of(found));
             }
@@ -256,10 +295,15 @@ impl TlsFault {
         match error {
             rustls::Error::AlertReceived(alert) => Self::Alert(*alert),
             rustls::Error::InvalidCertificate(problem) => match problem {
-                CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired,
-                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Self::NotValidYet,
+                CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                    Self::Expired
+                }
+                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                    Self::NotValidYet
+                }
                 CertificateError::UnknownIssuer => Self::UnknownIssuer,
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => Self::WrongName,
+                CertificateError::NotValidForName
+                | CertificateError::NotValidForNameContext { .. } => Self::WrongName,
                 CertificateError::Revoked => Self::Revoked,
                 _ => Self::Certificate,
             },
@@ -270,9 +314,12 @@ impl TlsFault {
 
     fn proxy_error(self) -> ProxyError {
         match self {
-            Self::Expired | Self::NotValidYet | Self::UnknownIssuer | Self::WrongName | Self::Revoked | Self::Certificate => {
-                ProxyError::TlsCertificateError
-            }
+            Self::Expired
+            | Self::NotValidYet
+            | Self::UnknownIssuer
+            | Self::WrongName
+            | Self::Revoked
+            | Self::Certificate => ProxyError::TlsCertificateError,
             Self::Alert(_) => ProxyError::TlsAlertReceived,
             Self::Closed | Self::Protocol => ProxyError::TlsProtocolError,
         }
@@ -314,8 +361,18 @@ mod tests {
             RequestPause,
             RequestTooLarge,
         ];
-        let maybe_sent =
-            [FirstByteTimeout, BetweenBytesTimeout, Incomplete, Terminated, HeadTooLarge, TransferCoding, Protocol, Erred, GivenUp, Unfit];
+        let maybe_sent = [
+            FirstByteTimeout,
+            BetweenBytesTimeout,
+            Incomplete,
+            Terminated,
+            HeadTooLarge,
+            TransferCoding,
+            Protocol,
+            Erred,
+            GivenUp,
+            Unfit,
+        ];
         for error in not_sent {
             assert!(!error.may_have_arrived(), "{error}");
         }

@@ -1,4 +1,5 @@
-//! What is known of one origin: shared by all workers, and by all sites that connect to it alike and wait as long for it.
+//! What is known of one origin: shared by all workers, and by all sites that connect to it alike
+//! and wait as long for it.
 
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -23,14 +24,26 @@ pub(super) struct Health {
 impl Health {
     pub(super) fn new(address: Address) -> Arc<Self> {
         let budget = Mutex::new(RetryBudget::new(Instant::now()));
-        Arc::new(Self { address, breaker: Mutex::new(Breaker::new()), budget, sites: Mutex::default() })
+        Arc::new(Self {
+            address,
+            breaker: Mutex::new(Breaker::new()),
+            budget,
+            sites: Mutex::default(),
+        })
     }
 
     /// Makes a site's figures show this from now on.
     pub(super) fn show_in(&self, site: &Arc<OriginGauges>) {
-        let is_open = self.breaker.lock().expect("no holder of this lock panics").is_open();
+        let is_open = self
+            .breaker
+            .lock()
+            .expect("no holder of this lock panics")
+            .is_open();
         let mut sites = self.sites.lock().expect("no holder of this lock panics");
-        if !sites.iter().any(|other| std::ptr::eq(other.as_ptr(), Arc::as_ptr(site))) {
+        if !sites
+            .iter()
+            .any(|other| std::ptr::eq(other.as_ptr(), Arc::as_ptr(site)))
+        {
             sites.push(Arc::downgrade(site));
         }
         site.set_breaker(is_open);
@@ -47,12 +60,25 @@ impl Health {
     /// # Errors
     /// [`OriginError::Unavailable`] while the origin is known not to answer.
     pub(super) fn ask(self: &Arc<Self>, has_body: bool) -> Result<Attempt, OriginError> {
-        let leave = self.breaker.lock().expect("no holder of this lock panics").ask(has_body, Instant::now());
+        let leave = self
+            .breaker
+            .lock()
+            .expect("no holder of this lock panics")
+            .ask(has_body, Instant::now());
         match leave {
-            Leave::Refused { wait } => Err(OriginError::Unavailable { retry_after: wait.as_secs().max(1) as u32 }),
+            Leave::Refused { wait } => Err(OriginError::Unavailable {
+                retry_after: wait.as_secs().max(1) as u32,
+            }),
             leave => {
-                self.budget.lock().expect("no holder of this lock panics").note_request();
-                Ok(Attempt { health: self.clone(), is_probe: leave == Leave::Probe, is_over: false })
+                self.budget
+                    .lock()
+                    .expect("no holder of this lock panics")
+                    .note_request();
+                Ok(Attempt {
+                    health: self.clone(),
+                    is_probe: leave == Leave::Probe,
+                    is_over: false,
+                })
             }
         }
     }
@@ -60,15 +86,24 @@ impl Health {
     /// Whether the origin is known not to answer; and then whether it is time for a probe.
     pub(super) fn failing(&self) -> Option<bool> {
         let breaker = self.breaker.lock().expect("no holder of this lock panics");
-        breaker.is_open().then(|| breaker.is_probe_due(Instant::now()))
+        breaker
+            .is_open()
+            .then(|| breaker.is_probe_due(Instant::now()))
     }
 
     pub(super) fn take_retry(&self) -> bool {
-        self.budget.lock().expect("no holder of this lock panics").take_retry(Instant::now())
+        self.budget
+            .lock()
+            .expect("no holder of this lock panics")
+            .take_retry(Instant::now())
     }
 
     fn end(&self, is_probe: bool, sign: Sign, url: u64, patience: Duration) {
-        let change = self.breaker.lock().expect("no holder of this lock panics").end(is_probe, sign, url, patience, Instant::now());
+        let change = self
+            .breaker
+            .lock()
+            .expect("no holder of this lock panics")
+            .end(is_probe, sign, url, patience, Instant::now());
         let Some(change) = change else { return };
         let Address { host, port, .. } = &self.address;
         match change {

@@ -1,7 +1,8 @@
-//! The way to origins: requests on HTTP/1.1 connections, with limits on everything an origin can do to us.
+//! The way to origins: requests on HTTP/1.1 connections, with limits on everything an origin can do
+//! to us.
 //!
-//! Targets come from the fleet file alone, never from a request, and names that resolve to link-local addresses
-//! are refused, so that nobody can be made to fetch a machine's metadata.
+//! Targets come from the fleet file alone, never from a request, and names that resolve to
+//! link-local addresses are refused, so that nobody can be made to fetch a machine's metadata.
 
 mod backoff;
 mod body;
@@ -43,11 +44,12 @@ use self::tls::TargetTls;
 pub(crate) use self::tls::TlsFileError;
 use crate::policy::coding::TransferCoding;
 
-/// The origin may take nothing of a request's body for this much longer than the client may send nothing, so that a pause of
-/// the client's is found to be one.
+/// The origin may take nothing of a request's body for this much longer than the client may send
+/// nothing, so that a pause of the client's is found to be one.
 const TAKE_GRACE: Duration = Duration::from_secs(5);
-/// A connection reads this much at once at most, unless heads may be larger. hyper's own limit is six times as much; each
-/// connection keeps the buffer it has grown to, and a byte of it that waits in a slice keeps all of it.
+/// A connection reads this much at once at most, unless heads may be larger. hyper's own limit is
+/// six times as much; each connection keeps the buffer it has grown to, and a byte of it that waits
+/// in a slice keeps all of it.
 const READ_BYTES_MAX: usize = 64 << 10;
 
 /// See the module's words.
@@ -61,11 +63,12 @@ impl OriginPool {
         Arc::new(Self { worker })
     }
 
-    /// Sends a request, whose URI is in origin form, and waits for the head of the response. What it is for stands in its
-    /// extensions, as a [`Purpose`], where that is not a client.
+    /// Sends a request, whose URI is in origin form, and waits for the head of the response. What
+    /// it is for stands in its extensions, as a [`Purpose`], where that is not a client.
     ///
-    /// A kept connection may be closing just now. So only a request that may be sent twice goes on one, and is sent again on a
-    /// new one when that turns out; every other request has a new connection of its own (RFC 9110 section 9.2.2).
+    /// A kept connection may be closing just now. So only a request that may be sent twice goes on
+    /// one, and is sent again on a new one when that turns out; every other request has a new
+    /// connection of its own (RFC 9110 section 9.2.2).
     pub(crate) async fn send(
         &self,
         target: &Arc<Target>,
@@ -75,22 +78,40 @@ impl OriginPool {
         let attempt = target.health.ask(has_body)?;
         let url = url_hash(&request);
         let sent = self.send_asked(target, request).await;
-        let sign = sent.as_ref().map_or_else(|error| Sign::of(*error), |_| Sign::Alive);
+        let sign = sent
+            .as_ref()
+            .map_or_else(|error| Sign::of(*error), |_| Sign::Alive);
         attempt.end(sign, url, target.limits.connect + target.limits.first_byte);
         sent
     }
 
-    async fn send_asked(&self, target: &Arc<Target>, request: Request<OriginRequestBody>) -> Result<Response<OriginBody>, OriginError> {
+    async fn send_asked(
+        &self,
+        target: &Arc<Target>,
+        request: Request<OriginRequestBody>,
+    ) -> Result<Response<OriginBody>, OriginError> {
         let has_body = !matches!(request.body(), OriginRequestBody::Empty);
         let purpose = match request.extensions().get::<Purpose>() {
             Some(purpose) => *purpose,
             None if has_body => Purpose::Upload,
             None => Purpose::Client,
         };
-        let mut permit = target.connections.permit(purpose, target.limits.connection_wait).await?;
-        let is_repeatable =
-            !has_body && matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE);
-        let kept = if is_repeatable { target.connections.take_idle(target, self.worker, &mut permit) } else { None };
+        let mut permit = target
+            .connections
+            .permit(purpose, target.limits.connection_wait)
+            .await?;
+        let is_repeatable = !has_body
+            && matches!(
+                *request.method(),
+                Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE
+            );
+        let kept = if is_repeatable {
+            target
+                .connections
+                .take_idle(target, self.worker, &mut permit)
+        } else {
+            None
+        };
         let request = match kept {
             None => request,
             Some(sender) => {
@@ -105,39 +126,64 @@ impl OriginPool {
         };
         target.connections.open(&mut permit);
         let sender = connect(target, false).await?;
-        let answered = exchange(sender, target, request).await.map_err(|(error, _)| error)?;
+        let answered = exchange(sender, target, request)
+            .await
+            .map_err(|(error, _)| error)?;
         Ok(self.body(answered, target, permit))
     }
 
-    /// Sends a request for another protocol on a connection of its own, which is none of those that the site's limit counts: it
-    /// may stay for hours.
-    pub(crate) async fn upgrade(&self, target: &Arc<Target>, request: Request<OriginRequestBody>) -> Result<UpgradeAnswer, OriginError> {
+    /// Sends a request for another protocol on a connection of its own, which is none of those that
+    /// the site's limit counts: it may stay for hours.
+    pub(crate) async fn upgrade(
+        &self,
+        target: &Arc<Target>,
+        request: Request<OriginRequestBody>,
+    ) -> Result<UpgradeAnswer, OriginError> {
         let attempt = target.health.ask(false)?;
         let url = url_hash(&request);
         let sent = async {
             let sender = connect(target, true).await?;
-            exchange(sender, target, request).await.map_err(|(error, _)| error)
+            exchange(sender, target, request)
+                .await
+                .map_err(|(error, _)| error)
         };
         let sent = sent.await;
-        let sign = sent.as_ref().map_or_else(|error| Sign::of(*error), |_| Sign::Alive);
+        let sign = sent
+            .as_ref()
+            .map_or_else(|error| Sign::of(*error), |_| Sign::Alive);
         attempt.end(sign, url, target.limits.connect + target.limits.first_byte);
         let (mut response, sender) = sent?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let switched = hyper::upgrade::on(&mut response).await.map_err(|_| OriginError::Protocol)?;
+            let switched = hyper::upgrade::on(&mut response)
+                .await
+                .map_err(|_| OriginError::Protocol)?;
             return Ok(UpgradeAnswer::Switched(response.into_parts().0, switched));
         }
         let (head, body) = response.into_parts();
-        Ok(UpgradeAnswer::Refused(head, Box::new(OriginBody::alone(body, sender, target.limits.between_bytes))))
+        Ok(UpgradeAnswer::Refused(
+            head,
+            Box::new(OriginBody::alone(body, sender, target.limits.between_bytes)),
+        ))
     }
 
-    fn body(&self, (response, sender): Answered, target: &Arc<Target>, permit: Permit) -> Response<OriginBody> {
-        let connection = Returning { target: target.clone(), worker: self.worker, sender, permit };
+    fn body(
+        &self,
+        (response, sender): Answered,
+        target: &Arc<Target>,
+        permit: Permit,
+    ) -> Response<OriginBody> {
+        let connection = Returning {
+            target: target.clone(),
+            worker: self.worker,
+            sender,
+            permit,
+        };
         response.map(|body| OriginBody::new(body, connection))
     }
 }
 
-/// Identifies one endpoint of an origin: a host and a path. The query is left out, as one slow endpoint has as many of them as
-/// clients think of.
+/// Identifies one endpoint of an origin: a host and a path. The query is left out, as one slow
+/// endpoint has as many of them as clients think of.
 fn url_hash<B>(request: &Request<B>) -> u64 {
     let mut hasher = std::hash::DefaultHasher::new();
     (request.headers().get(HOST), request.uri().path()).hash(&mut hasher);
@@ -176,7 +222,13 @@ async fn exchange(
     }
     let mut progress = request.body().progress();
     let is_head = *request.method() == Method::HEAD;
-    match answered(sender.try_send_request(request), progress.as_mut(), &target.limits).await {
+    match answered(
+        sender.try_send_request(request),
+        progress.as_mut(),
+        &target.limits,
+    )
+    .await
+    {
         Err(error) => Err((error, None)),
         Ok(Err(mut failed)) => {
             let unsent = failed.take_message();
@@ -184,26 +236,43 @@ async fn exchange(
             Err((of_body.unwrap_or_else(|| classify(failed.error())), unsent))
         }
         // The connection ends with its sender: what follows on it cannot be told from the body.
-        Ok(Ok(response)) if !is_head && has_unknown_coding(&response) => Err((OriginError::TransferCoding, None)),
+        Ok(Ok(response)) if !is_head && has_unknown_coding(&response) => {
+            Err((OriginError::TransferCoding, None))
+        }
         Ok(Ok(response)) => Ok((response, sender)),
     }
 }
 
-async fn connect(target: &Target, may_switch: bool) -> Result<SendRequest<OriginRequestBody>, OriginError> {
+async fn connect(
+    target: &Target,
+    may_switch: bool,
+) -> Result<SendRequest<OriginRequestBody>, OriginError> {
     let deadline = Instant::now() + target.limits.connect;
-    tokio::time::timeout_at(deadline, connect_by(target, deadline, may_switch)).await.unwrap_or(Err(OriginError::ConnectTimeout))
+    tokio::time::timeout_at(deadline, connect_by(target, deadline, may_switch))
+        .await
+        .unwrap_or(Err(OriginError::ConnectTimeout))
 }
 
-async fn connect_by(target: &Target, deadline: Instant, may_switch: bool) -> Result<SendRequest<OriginRequestBody>, OriginError> {
+async fn connect_by(
+    target: &Target,
+    deadline: Instant,
+    may_switch: bool,
+) -> Result<SendRequest<OriginRequestBody>, OriginError> {
     let stream = connect::open(&target.address, deadline).await?;
-    let Some(TargetTls { config, name }) = &target.tls else { return handshake(stream, &target.limits, may_switch).await };
+    let Some(TargetTls { config, name }) = &target.tls else {
+        return handshake(stream, &target.limits, may_switch).await;
+    };
     let name = name.clone().ok_or(OriginError::Tls(TlsFault::WrongName))?;
     let connector = tokio_rustls::TlsConnector::from(config.clone());
-    let stream = connector.connect(name, stream).await.map_err(|error| OriginError::Tls(TlsFault::of_handshake(&error)))?;
+    let stream = connector
+        .connect(name, stream)
+        .await
+        .map_err(|error| OriginError::Tls(TlsFault::of_handshake(&error)))?;
     handshake(stream, &target.limits, may_switch).await
 }
 
-/// Waits for a response's head: within the time to the first byte once the request has gone, which takes as long as it goes on.
+/// Waits for a response's head: within the time to the first byte once the request has gone, which
+/// takes as long as it goes on.
 async fn answered<T>(
     sending: impl Future<Output = T>,
     progress: Option<&mut UploadProgress>,
@@ -225,17 +294,29 @@ async fn answered<T>(
             }
         }
     }
-    tokio::time::timeout(limits.first_byte, sending).await.map_err(|_| OriginError::FirstByteTimeout)
+    tokio::time::timeout(limits.first_byte, sending)
+        .await
+        .map_err(|_| OriginError::FirstByteTimeout)
 }
 
-async fn handshake<S>(stream: S, limits: &OriginLimits, may_switch: bool) -> Result<SendRequest<OriginRequestBody>, OriginError>
+async fn handshake<S>(
+    stream: S,
+    limits: &OriginLimits,
+    may_switch: bool,
+) -> Result<SendRequest<OriginRequestBody>, OriginError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut builder = http1::Builder::new();
     let head_bytes_max = limits.head_bytes_max.0 as usize;
-    builder.max_headers(limits.fields_max).max_header_size(head_bytes_max).max_buf_size(READ_BYTES_MAX.max(head_bytes_max));
-    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|_| OriginError::Protocol)?;
+    builder
+        .max_headers(limits.fields_max)
+        .max_header_size(head_bytes_max)
+        .max_buf_size(READ_BYTES_MAX.max(head_bytes_max));
+    let (sender, connection) = builder
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|_| OriginError::Protocol)?;
     // Its end shows up at the sender or at the body.
     if may_switch {
         tokio::spawn(connection.with_upgrades());
@@ -245,14 +326,19 @@ where
     Ok(sender)
 }
 
-/// Whether a response has a body that cannot be read. Where the standard gives it none, the field is about what there would be.
+/// Whether a response has a body that cannot be read. Where the standard gives it none, the field
+/// is about what there would be.
 fn has_unknown_coding<B>(response: &Response<B>) -> bool {
-    let has_body = !matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let has_body = !matches!(
+        response.status(),
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+    );
     has_body && !TransferCoding::of(response.headers()).is_understood()
 }
 
 fn classify(error: &hyper::Error) -> OriginError {
-    // A server may refuse a client's certificate only when the handshake is over for the client (RFC 8446 section 4.4.2).
+    // A server may refuse a client's certificate only when the handshake is over for the client
+    // (RFC 8446 section 4.4.2).
     if let Some(fault) = TlsFault::find(error) {
         OriginError::Tls(fault)
     } else if error.is_user() || error.is_body_write_aborted() {

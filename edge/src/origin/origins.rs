@@ -1,5 +1,5 @@
-//! What all workers of a node share of the ways to origins and to the cluster's other nodes. Lives as long as the process,
-//! whatever happens to the sites.
+//! What all workers of a node share of the ways to origins and to the cluster's other nodes. Lives
+//! as long as the process, whatever happens to the sites.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -14,8 +14,9 @@ use super::tls::{DefaultTls, TlsFileError};
 use super::{Address, Target};
 use crate::metrics::SiteCounters;
 
-/// Settings that decide whether an origin's failures are its own. Sites that differ in one of them do not share what is known of
-/// the origin: a certificate that one does not trust, or a time that is too short for it, is no reason to keep others away.
+/// Settings that decide whether an origin's failures are its own. Sites that differ in one of them
+/// do not share what is known of the origin: a certificate that one does not trust, or a time that
+/// is too short for it, is no reason to keep others away.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct HealthKey {
     address: Address,
@@ -37,17 +38,35 @@ pub(crate) struct Origins {
 impl Origins {
     /// With the authorities that the environment names.
     pub(crate) fn of_environment() -> Self {
-        Self { tls: DefaultTls::of_environment(), sites: Mutex::default(), health: Mutex::default(), peers: Mutex::default() }
+        Self {
+            tls: DefaultTls::of_environment(),
+            sites: Mutex::default(),
+            health: Mutex::default(),
+            peers: Mutex::default(),
+        }
     }
 
     /// A site's origin.
     ///
     /// # Errors
     /// A file for TLS that is missing or of no use.
-    pub(crate) fn target(&self, site: &config::Site, address: Address, counters: &SiteCounters) -> Result<Target, TlsFileError> {
-        let OriginPolicy { limits, tls: settings } = &site.origin_policy;
-        let authority = site.origin_host.as_deref().and_then(|host| host.parse::<http::uri::Authority>().ok());
-        let host = authority.as_ref().map_or(&*address.host, |authority| authority.host().trim_matches(['[', ']']));
+    pub(crate) fn target(
+        &self,
+        site: &config::Site,
+        address: Address,
+        counters: &SiteCounters,
+    ) -> Result<Target, TlsFileError> {
+        let OriginPolicy {
+            limits,
+            tls: settings,
+        } = &site.origin_policy;
+        let authority = site
+            .origin_host
+            .as_deref()
+            .and_then(|host| host.parse::<http::uri::Authority>().ok());
+        let host = authority.as_ref().map_or(&*address.host, |authority| {
+            authority.host().trim_matches(['[', ']'])
+        });
         let tls = match address.is_tls {
             true => Some(self.tls.target(settings, host)?),
             false => None,
@@ -56,20 +75,39 @@ impl Origins {
         let new = || Connections::new(limits, counters.origin_gauges().clone());
         let connections = sites.entry(site.name.clone()).or_insert_with(new).clone();
         let tls_key = address.is_tls.then(|| (settings.clone(), host.to_owned()));
-        let key = HealthKey { address: address.clone(), tls: tls_key, connect: limits.connect, first_byte: limits.first_byte };
+        let key = HealthKey {
+            address: address.clone(),
+            tls: tls_key,
+            connect: limits.connect,
+            first_byte: limits.first_byte,
+        };
         let mut known = self.health.lock().expect("no holder of this lock panics");
         // Of settings that no site has any more.
         known.retain(|_, health| Arc::strong_count(health) > 1);
-        let health = known.entry(key).or_insert_with(|| Health::new(address.clone())).clone();
-        Ok(Target { address, limits: limits.clone(), tls, connections, health })
+        let health = known
+            .entry(key)
+            .or_insert_with(|| Health::new(address.clone()))
+            .clone();
+        Ok(Target {
+            address,
+            limits: limits.clone(),
+            tls,
+            connections,
+            health,
+        })
     }
 
-    /// Puts a site's target into force: its limits for the connections that it shares with the one before it, and in the
-    /// site's figures.
+    /// Puts a site's target into force: its limits for the connections that it shares with the one
+    /// before it, and in the site's figures.
     pub(crate) fn adopt(&self, target: &Target, counters: &SiteCounters) {
         target.connections.set_limits(&target.limits);
         let gauges = counters.origin_gauges();
-        for health in self.health.lock().expect("no holder of this lock panics").values() {
+        for health in self
+            .health
+            .lock()
+            .expect("no holder of this lock panics")
+            .values()
+        {
             health.hide_from(gauges);
         }
         target.health.show_in(gauges);
@@ -78,7 +116,10 @@ impl Origins {
     /// A node of the same cluster.
     pub(crate) fn peer(&self, address: SocketAddr) -> Arc<Target> {
         let mut peers = self.peers.lock().expect("no holder of this lock panics");
-        peers.entry(address).or_insert_with(|| Arc::new(Target::peer(address))).clone()
+        peers
+            .entry(address)
+            .or_insert_with(|| Arc::new(Target::peer(address)))
+            .clone()
     }
 }
 
@@ -107,7 +148,9 @@ mod tests {
 
     fn target(origins: &Origins, site: &config::Site) -> Target {
         let address = Address::parse(&site.origin).expect("an address");
-        origins.target(site, address, &Metrics::new(1, "ams").site(&site.name)).expect("its files are there")
+        origins
+            .target(site, address, &Metrics::new(1, "ams").site(&site.name))
+            .expect("its files are there")
     }
 
     #[test]
@@ -121,18 +164,54 @@ mod tests {
         let with = |change: Change| target(&origins, &site(change));
         let failing = with(Box::new(|_| {}));
         for url in 0..3 {
-            failing.health.ask(false).expect("it is not known yet").end(Sign::Dead, url, Duration::from_secs(60));
+            failing.health.ask(false).expect("it is not known yet").end(
+                Sign::Dead,
+                url,
+                Duration::from_secs(60),
+            );
         }
         let table: [(&str, bool, Change); 9] = [
             ("the same", true, Box::new(|_| {})),
-            ("another name", true, Box::new(|site| site.name = "other".into())),
-            ("another pause", true, Box::new(|site| site.origin_policy.limits.between_bytes *= 2)),
-            ("the same host, written out", true, Box::new(|site| site.origin_host = Some("o.test:8443".into()))),
-            ("another first byte", false, Box::new(|site| site.origin_policy.limits.first_byte *= 2)),
-            ("another connect", false, Box::new(|site| site.origin_policy.limits.connect *= 2)),
-            ("another certificate's name", false, Box::new(|site| site.origin_host = Some("p.test".into()))),
-            ("other authorities", false, Box::new(move |site| site.origin_policy.tls.ca = Some(ca.clone()))),
-            ("another address", false, Box::new(|site| site.origin = "https://o.test:444".into())),
+            (
+                "another name",
+                true,
+                Box::new(|site| site.name = "other".into()),
+            ),
+            (
+                "another pause",
+                true,
+                Box::new(|site| site.origin_policy.limits.between_bytes *= 2),
+            ),
+            (
+                "the same host, written out",
+                true,
+                Box::new(|site| site.origin_host = Some("o.test:8443".into())),
+            ),
+            (
+                "another first byte",
+                false,
+                Box::new(|site| site.origin_policy.limits.first_byte *= 2),
+            ),
+            (
+                "another connect",
+                false,
+                Box::new(|site| site.origin_policy.limits.connect *= 2),
+            ),
+            (
+                "another certificate's name",
+                false,
+                Box::new(|site| site.origin_host = Some("p.test".into())),
+            ),
+            (
+                "other authorities",
+                false,
+                Box::new(move |site| site.origin_policy.tls.ca = Some(ca.clone())),
+            ),
+            (
+                "another address",
+                false,
+                Box::new(|site| site.origin = "https://o.test:444".into()),
+            ),
         ];
         for (what, is_shared, change) in table {
             assert_eq!(with(change).failing().is_some(), is_shared, "{what}");

@@ -27,11 +27,16 @@ impl Address {
             _ => return None,
         };
         let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-        Some(Self { is_tls, host: uri.host()?.trim_matches(['[', ']']).to_owned(), port })
+        Some(Self {
+            is_tls,
+            host: uri.host()?.trim_matches(['[', ']']).to_owned(),
+            port,
+        })
     }
 }
 
-/// An origin, or a node of the same cluster, as requests to it are sent. Two that are equal share connections.
+/// An origin, or a node of the same cluster, as requests to it are sent. Two that are equal share
+/// connections.
 #[derive(Debug)]
 pub(crate) struct Target {
     pub(crate) address: Address,
@@ -45,14 +50,25 @@ pub(crate) struct Target {
 impl Target {
     /// A node of the same cluster, without TLS.
     pub(crate) fn peer(address: std::net::SocketAddr) -> Self {
-        let address = Address { is_tls: false, host: address.ip().to_string(), port: address.port() };
+        let address = Address {
+            is_tls: false,
+            host: address.ip().to_string(),
+            port: address.port(),
+        };
         let limits = OriginLimits::default();
         let connections = Connections::new(&limits, Arc::default());
         let health = Health::new(address.clone());
-        Self { address, limits, tls: None, connections, health }
+        Self {
+            address,
+            limits,
+            tls: None,
+            connections,
+            health,
+        }
     }
 
-    /// Whether it is known not to answer; and then whether it is time to find out whether it still does not.
+    /// Whether it is known not to answer; and then whether it is time to find out whether it still
+    /// does not.
     pub(crate) fn failing(&self) -> Option<bool> {
         self.health.failing()
     }
@@ -64,8 +80,16 @@ impl Target {
 
     /// What a connection is made with: one made with other values is of no use.
     fn connection_key(&self) -> impl Hash + PartialEq + '_ {
-        let tls = self.tls.as_ref().map(|tls| (Arc::as_ptr(&tls.config), &tls.name));
-        (&self.address, self.limits.head_bytes_max, self.limits.fields_max, tls)
+        let tls = self
+            .tls
+            .as_ref()
+            .map(|tls| (Arc::as_ptr(&tls.config), &tls.name));
+        (
+            &self.address,
+            self.limits.head_bytes_max,
+            self.limits.fields_max,
+            tls,
+        )
     }
 }
 

@@ -10,7 +10,13 @@ use super::*;
 
 #[test]
 fn targets_are_read_and_anything_else_is_refused() {
-    let address = |is_tls, host: &str, port| Some(Address { is_tls, host: host.to_owned(), port });
+    let address = |is_tls, host: &str, port| {
+        Some(Address {
+            is_tls,
+            host: host.to_owned(),
+            port,
+        })
+    };
     for (url, expected) in [
         ("http://origin.test", address(false, "origin.test", 80)),
         ("http://127.0.0.1:8000", address(false, "127.0.0.1", 8000)),
@@ -32,7 +38,13 @@ fn limited(target: &Target, change: impl FnOnce(&mut OriginLimits)) -> Arc<Targe
     let mut limits = target.limits.clone();
     change(&mut limits);
     let connections = Connections::new(&limits, Arc::default());
-    Arc::new(Target { address: target.address.clone(), limits, tls: None, connections, health: target.health.clone() })
+    Arc::new(Target {
+        address: target.address.clone(),
+        limits,
+        tls: None,
+        connections,
+        health: target.health.clone(),
+    })
 }
 
 fn defaults() -> OriginLimits {
@@ -40,14 +52,18 @@ fn defaults() -> OriginLimits {
 }
 
 fn get() -> Request<OriginRequestBody> {
-    Request::get("/").body(OriginRequestBody::Empty).expect("valid")
+    Request::get("/")
+        .body(OriginRequestBody::Empty)
+        .expect("valid")
 }
 
-/// An origin on this runtime that writes these bytes after each request's head and then keeps silent. Time that is
-/// paused goes on only when neither side has anything to do.
+/// An origin on this runtime that writes these bytes after each request's head and then keeps
+/// silent. Time that is paused goes on only when neither side has anything to do.
 async fn origin(answer: &'static [u8]) -> Arc<Target> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a free port");
     let target = tcp(listener.local_addr().expect("bound"));
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
@@ -62,18 +78,23 @@ async fn origin(answer: &'static [u8]) -> Arc<Target> {
     target
 }
 
-/// A listener whose queue is full: connecting to it takes for ever. The connections that fill it come with it.
+/// A listener whose queue is full: connecting to it takes for ever. The connections that fill it
+/// come with it.
 fn silent() -> (SocketAddr, Vec<socket2::Socket>) {
     use socket2::{Domain, Socket, Type};
     let new = || Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     let listener = new();
-    listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
+    listener
+        .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+        .expect("a free port");
     listener.listen(0).expect("it listens");
     let address = listener.local_addr().expect("bound");
     let mut held = vec![listener];
     loop {
         let socket = new();
-        let is_taken = socket.connect_timeout(&address, Duration::from_millis(200)).is_ok();
+        let is_taken = socket
+            .connect_timeout(&address, Duration::from_millis(200))
+            .is_ok();
         held.push(socket);
         if !is_taken {
             return (address.as_socket().expect("it is one"), held);
@@ -89,38 +110,66 @@ fn pool() -> Arc<OriginPool> {
 async fn an_origin_that_takes_no_connection_is_given_up() {
     let (address, _held) = silent();
     let began = Instant::now();
-    assert_eq!(pool().send(&tcp(address), get()).await.err(), Some(OriginError::ConnectTimeout));
-    assert!((defaults().connect..defaults().connect * 2).contains(&began.elapsed()), "{:?}", began.elapsed());
+    assert_eq!(
+        pool().send(&tcp(address), get()).await.err(),
+        Some(OriginError::ConnectTimeout)
+    );
+    assert!(
+        (defaults().connect..defaults().connect * 2).contains(&began.elapsed()),
+        "{:?}",
+        began.elapsed()
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_address_that_is_dead_leaves_time_for_the_next() {
     let (dead, _held) = silent();
-    let alive = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let alive = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a free port");
     let address = alive.local_addr().expect("bound");
     // Finding the addresses has taken a part of the time.
     let deadline = Instant::now() + defaults().connect / 3;
-    let stream = connect_to_one(&[dead, address], deadline).await.expect("the second takes it");
+    let stream = connect_to_one(&[dead, address], deadline)
+        .await
+        .expect("the second takes it");
     assert_eq!(stream.peer_addr().expect("connected"), address);
     assert!(Instant::now() < deadline);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_origin_that_does_not_begin_to_answer_is_given_up() {
-    for silent_after in [&b""[..], b"HTTP/1.1 200 OK\r\nContent-Le", b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n"] {
+    for silent_after in [
+        &b""[..],
+        b"HTTP/1.1 200 OK\r\nContent-Le",
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n",
+    ] {
         let target = origin(silent_after).await;
         for most in [defaults().first_byte, Duration::from_secs(900)] {
             let target = limited(&target, |limits| limits.first_byte = most);
             let began = Instant::now();
-            assert_eq!(pool().send(&target, get()).await.err(), Some(OriginError::FirstByteTimeout));
-            assert!((most..most * 2).contains(&began.elapsed()), "{:?}", began.elapsed());
+            assert_eq!(
+                pool().send(&target, get()).await.err(),
+                Some(OriginError::FirstByteTimeout)
+            );
+            assert!(
+                (most..most * 2).contains(&began.elapsed()),
+                "{:?}",
+                began.elapsed()
+            );
         }
     }
 }
 
 /// Sends a request whose body a client on this runtime writes in pieces of a byte, a second apart.
 async fn upload(target: Arc<Target>, pieces: usize) -> Result<Response<OriginBody>, OriginError> {
-    upload_with(target, format!("Content-Length: {pieces}"), vec!["x"; pieces], Duration::from_secs(1)).await
+    upload_with(
+        target,
+        format!("Content-Length: {pieces}"),
+        vec!["x"; pieces],
+        Duration::from_secs(1),
+    )
+    .await
 }
 
 async fn upload_with(
@@ -133,7 +182,10 @@ async fn upload_with(
     let (mut client, server) = tokio::io::duplex(4096);
     tokio::spawn(async move {
         let head = format!("POST / HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n");
-        client.write_all(head.as_bytes()).await.expect("the edge reads");
+        client
+            .write_all(head.as_bytes())
+            .await
+            .expect("the edge reads");
         for piece in pieces {
             tokio::time::sleep(pause).await;
             // The edge may have given up.
@@ -145,12 +197,19 @@ async fn upload_with(
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let (tell, target) = (tell.clone(), target.clone());
         async move {
-            let request = Request::post("/").body(OriginRequestBody::client(request.into_body(), &target.limits)).expect("valid");
+            let request = Request::post("/")
+                .body(OriginRequestBody::client(
+                    request.into_body(),
+                    &target.limits,
+                ))
+                .expect("valid");
             let _ = tell.send(pool().send(&target, request).await).await;
             Ok::<_, std::convert::Infallible>(Response::new(String::new()))
         }
     });
-    let serving = tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(server), service));
+    let serving = tokio::spawn(
+        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(server), service),
+    );
     let answer = told.recv().await.expect("an outcome");
     serving.abort();
     answer
@@ -159,25 +218,39 @@ async fn upload_with(
 #[tokio::test(start_paused = true)]
 async fn an_origin_may_think_as_long_as_ever_when_an_upload_took_long() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    for (pieces, thinks, is_answered) in
-        [(100, defaults().first_byte - Duration::from_secs(2), true), (100, defaults().first_byte * 2, false)]
-    {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    for (pieces, thinks, is_answered) in [
+        (100, defaults().first_byte - Duration::from_secs(2), true),
+        (100, defaults().first_byte * 2, false),
+    ] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a free port");
         let target = tcp(listener.local_addr().expect("bound"));
         tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.expect("a connection");
             let mut request = Vec::new();
             while !request.ends_with(&[b'x'; 100]) {
-                assert!(stream.read_buf(&mut request).await.expect("readable") > 0, "the whole request");
+                assert!(
+                    stream.read_buf(&mut request).await.expect("readable") > 0,
+                    "the whole request"
+                );
             }
             tokio::time::sleep(thinks).await;
-            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+            let _ = stream
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                .await;
         });
         let began = Instant::now();
         let answer = upload(target, pieces).await;
-        assert_eq!(answer.err(), (!is_answered).then_some(OriginError::FirstByteTimeout));
+        assert_eq!(
+            answer.err(),
+            (!is_answered).then_some(OriginError::FirstByteTimeout)
+        );
         let took = began.elapsed() - Duration::from_secs(100);
-        assert!(took < defaults().first_byte + Duration::from_secs(2), "{took:?}");
+        assert!(
+            took < defaults().first_byte + Duration::from_secs(2),
+            "{took:?}"
+        );
     }
 }
 
@@ -186,11 +259,46 @@ async fn an_upload_may_be_as_long_and_pause_as_long_as_the_site_says() {
     let chunked = || "Transfer-Encoding: chunked".to_owned();
     let (short, long) = (Duration::from_secs(50), Duration::from_secs(70));
     let table = [
-        (chunked(), vec!["3\r\nabc\r\n", "0\r\n\r\n"], short, 3, defaults().request_pause, None),
-        (chunked(), vec!["3\r\nabc\r\n", "1\r\nd\r\n"], short, 3, defaults().request_pause, Some(OriginError::RequestTooLarge)),
-        ("Content-Length: 6".to_owned(), vec!["abc", "def"], short, 6, defaults().request_pause, None),
-        ("Content-Length: 6".to_owned(), vec!["abc", "def"], long, 6, defaults().request_pause, Some(OriginError::RequestPause)),
-        ("Content-Length: 6".to_owned(), vec!["abc", "def"], long, 6, Duration::from_secs(600), None),
+        (
+            chunked(),
+            vec!["3\r\nabc\r\n", "0\r\n\r\n"],
+            short,
+            3,
+            defaults().request_pause,
+            None,
+        ),
+        (
+            chunked(),
+            vec!["3\r\nabc\r\n", "1\r\nd\r\n"],
+            short,
+            3,
+            defaults().request_pause,
+            Some(OriginError::RequestTooLarge),
+        ),
+        (
+            "Content-Length: 6".to_owned(),
+            vec!["abc", "def"],
+            short,
+            6,
+            defaults().request_pause,
+            None,
+        ),
+        (
+            "Content-Length: 6".to_owned(),
+            vec!["abc", "def"],
+            long,
+            6,
+            defaults().request_pause,
+            Some(OriginError::RequestPause),
+        ),
+        (
+            "Content-Length: 6".to_owned(),
+            vec!["abc", "def"],
+            long,
+            6,
+            Duration::from_secs(600),
+            None,
+        ),
     ];
     for (framing, pieces, pause, most, request_pause, expected) in table {
         let target = origin_after("0\r\n\r\n", "def").await;
@@ -198,7 +306,9 @@ async fn an_upload_may_be_as_long_and_pause_as_long_as_the_site_says() {
             limits.request_bytes_max = Some(Bytes(most));
             limits.request_pause = request_pause;
         });
-        let error = upload_with(target, framing.clone(), pieces, pause).await.err();
+        let error = upload_with(target, framing.clone(), pieces, pause)
+            .await
+            .err();
         assert_eq!(error, expected, "{framing} {pause:?}");
     }
 }
@@ -206,7 +316,9 @@ async fn an_upload_may_be_as_long_and_pause_as_long_as_the_site_says() {
 /// An origin that answers when it has read one of these ends.
 async fn origin_after(end: &'static str, other: &'static str) -> Arc<Target> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a free port");
     let target = tcp(listener.local_addr().expect("bound"));
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.expect("a connection");
@@ -216,64 +328,123 @@ async fn origin_after(end: &'static str, other: &'static str) -> Arc<Target> {
                 return;
             }
         }
-        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+        let _ = stream
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            .await;
     });
     target
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_origin_that_pauses_too_long_within_a_body_is_given_up() {
-    for answer in
-        [&b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello"[..], b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"]
-    {
+    for answer in [
+        &b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello"[..],
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+    ] {
         let target = origin(answer).await;
         for most in [defaults().between_bytes, Duration::from_secs(7200)] {
             let target = limited(&target, |limits| limits.between_bytes = most);
-            let mut body = pool().send(&target, get()).await.expect("a head").into_body();
+            let mut body = pool()
+                .send(&target, get())
+                .await
+                .expect("a head")
+                .into_body();
             assert_eq!(body.next().await, Ok(Some(Piece::from_static(b"hello"))));
             // A reader that takes its time is no pause of the origin's.
             assert!(futures_util::FutureExt::now_or_never(body.next()).is_none());
             tokio::time::sleep(most - Duration::from_secs(1)).await;
             let began = Instant::now();
             assert_eq!(body.next().await, Err(OriginError::BetweenBytesTimeout));
-            assert_eq!(began.elapsed().as_secs(), 1, "it was waited for all the time");
+            assert_eq!(
+                began.elapsed().as_secs(),
+                1,
+                "it was waited for all the time"
+            );
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_reader_that_takes_its_time_is_no_pause_of_the_origins() {
-    let target = origin(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n5\r\nagain\r\n").await;
-    let mut body = pool().send(&target, get()).await.expect("a head").into_body();
+    let target = origin(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n5\r\nagain\r\n",
+    )
+    .await;
+    let mut body = pool()
+        .send(&target, get())
+        .await
+        .expect("a head")
+        .into_body();
     for _ in 0..2 {
         assert!(body.next().await.expect("a piece").is_some());
         tokio::time::sleep(defaults().between_bytes * 3).await;
     }
     let began = Instant::now();
     assert_eq!(body.next().await, Err(OriginError::BetweenBytesTimeout));
-    assert_eq!(began.elapsed().as_secs(), defaults().between_bytes.as_secs());
+    assert_eq!(
+        began.elapsed().as_secs(),
+        defaults().between_bytes.as_secs()
+    );
 }
 
 #[tokio::test]
 async fn a_head_may_be_as_large_as_the_site_says() {
     let fields = |count: usize, bytes: usize| {
         let field = format!("A: {}\r\n", "x".repeat(bytes));
-        format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{}\r\n", field.repeat(count - 1)).leak().as_bytes()
+        format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{}\r\n",
+            field.repeat(count - 1)
+        )
+        .leak()
+        .as_bytes()
     };
     let table = [
         (fields(256, 10), defaults(), true),
         (fields(257, 10), defaults(), false),
         (fields(10, 6_000), defaults(), true),
         (fields(10, 8_000), defaults(), false),
-        (fields(1000, 10), OriginLimits { fields_max: 1000, ..defaults() }, true),
-        (fields(17, 10), OriginLimits { fields_max: 16, ..defaults() }, false),
-        (fields(20, 40_000), OriginLimits { head_bytes_max: Bytes(1 << 20), ..defaults() }, true),
-        (fields(3, 2_500), OriginLimits { head_bytes_max: Bytes(4 << 10), ..defaults() }, false),
+        (
+            fields(1000, 10),
+            OriginLimits {
+                fields_max: 1000,
+                ..defaults()
+            },
+            true,
+        ),
+        (
+            fields(17, 10),
+            OriginLimits {
+                fields_max: 16,
+                ..defaults()
+            },
+            false,
+        ),
+        (
+            fields(20, 40_000),
+            OriginLimits {
+                head_bytes_max: Bytes(1 << 20),
+                ..defaults()
+            },
+            true,
+        ),
+        (
+            fields(3, 2_500),
+            OriginLimits {
+                head_bytes_max: Bytes(4 << 10),
+                ..defaults()
+            },
+            false,
+        ),
     ];
     for (answer, limits, is_taken) in table {
         let target = limited(&*origin(answer).await, |of_target| *of_target = limits);
         let error = pool().send(&target, get()).await.err();
-        assert_eq!(error, (!is_taken).then_some(OriginError::HeadTooLarge), "{} bytes", answer.len());
+        assert_eq!(
+            error,
+            (!is_taken).then_some(OriginError::HeadTooLarge),
+            "{} bytes",
+            answer.len()
+        );
     }
 }
 
@@ -296,7 +467,9 @@ async fn a_kept_connection_is_used_again_and_closed_when_nobody_needs_it() {
 async fn interim_responses_to_a_second_try_are_passed_on_too() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a free port");
     let target = tcp(listener.local_addr().expect("bound"));
     let origin = tokio::spawn(async move {
         let mut request = [0; 4096];
@@ -308,7 +481,10 @@ async fn interim_responses_to_a_second_try_are_passed_on_too() {
         drop(stream);
         let (mut stream, _) = listener.accept().await.expect("another connection");
         assert!(stream.read(&mut request).await.expect("the second try") > 0);
-        stream.write_all(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n").await.expect("the edge reads");
+        stream
+            .write_all(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
+            .await
+            .expect("the edge reads");
         stream.write_all(OK).await.expect("the edge reads");
     });
     let pool = pool();
@@ -322,8 +498,16 @@ async fn interim_responses_to_a_second_try_are_passed_on_too() {
     .expect("the connection is kept");
     let (mut request, seen) = (get(), Arc::new(std::sync::Mutex::new(Vec::new())));
     let noted = seen.clone();
-    hyper::ext::on_informational(&mut request, move |response| noted.lock().expect("unpoisoned").push(response.status().as_u16()));
-    assert_eq!(pool.send(&target, request).await.expect("a head").status(), 200);
+    hyper::ext::on_informational(&mut request, move |response| {
+        noted
+            .lock()
+            .expect("unpoisoned")
+            .push(response.status().as_u16())
+    });
+    assert_eq!(
+        pool.send(&target, request).await.expect("a head").status(),
+        200
+    );
     assert_eq!(*seen.lock().expect("unpoisoned"), [103]);
     origin.await.expect("all of it came");
 }
@@ -339,6 +523,10 @@ fn names_never_lead_to_a_machines_metadata() {
         ("10.0.0.1", false),
         ("203.0.113.1", false),
     ] {
-        assert_eq!(is_forbidden(ip.parse().expect("an address")), forbidden, "{ip}");
+        assert_eq!(
+            is_forbidden(ip.parse().expect("an address")),
+            forbidden,
+            "{ip}"
+        );
     }
 }

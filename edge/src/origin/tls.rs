@@ -1,6 +1,7 @@
 //! TLS to origins: whom it trusts, what it shows, under which name.
 //!
-//! The files that a site names are read when the sites are made: at start, and with each revision of the fleet file.
+//! The files that a site names are read when the sites are made: at start, and with each revision
+//! of the fleet file.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -35,7 +36,10 @@ impl TlsFileError {
             Self::Unreadable { .. } => FailureKind::NoInput,
             Self::Unusable { .. } => FailureKind::BadData,
         };
-        Failure::new(kind, format!("the TLS settings of the site {site:?} cannot be used: {self}"))
+        Failure::new(
+            kind,
+            format!("the TLS settings of the site {site:?} cannot be used: {self}"),
+        )
     }
 }
 
@@ -58,24 +62,41 @@ pub(crate) struct DefaultTls {
 impl DefaultTls {
     /// As the environment says.
     pub(crate) fn of_environment() -> Self {
-        let cert_file = std::env::var_os(CERT_FILE).filter(|path| !path.is_empty()).map(PathBuf::from);
-        Self { cert_file, config: OnceLock::new() }
+        let cert_file = std::env::var_os(CERT_FILE)
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from);
+        Self {
+            cert_file,
+            config: OnceLock::new(),
+        }
     }
 
     /// For an origin whose certificate is to be for `host`.
     ///
     /// # Errors
     /// A file that is missing or of no use.
-    pub(crate) fn target(&self, settings: &OriginTls, host: &str) -> Result<TargetTls, TlsFileError> {
+    pub(crate) fn target(
+        &self,
+        settings: &OriginTls,
+        host: &str,
+    ) -> Result<TargetTls, TlsFileError> {
         let config = match settings {
-            OriginTls { ca: None, identity: None } => self.default_config()?,
+            OriginTls {
+                ca: None,
+                identity: None,
+            } => self.default_config()?,
             OriginTls { ca, identity } => {
                 let roots = self.roots(ca.as_deref())?;
-                let identity = identity.as_ref().map(|(cert, key)| (cert.as_path(), key.as_path()));
+                let identity = identity
+                    .as_ref()
+                    .map(|(cert, key)| (cert.as_path(), key.as_path()));
                 Arc::new(client_config(roots, identity)?)
             }
         };
-        Ok(TargetTls { config, name: ServerName::try_from(host.to_owned()).ok() })
+        Ok(TargetTls {
+            config,
+            name: ServerName::try_from(host.to_owned()).ok(),
+        })
     }
 
     fn default_config(&self) -> Result<Arc<ClientConfig>, TlsFileError> {
@@ -86,32 +107,52 @@ impl DefaultTls {
         Ok(self.config.get_or_init(|| config).clone())
     }
 
-    /// The authorities that are trusted: the site's alone, else those of the environment's file, else the Web's.
+    /// The authorities that are trusted: the site's alone, else those of the environment's file,
+    /// else the Web's.
     fn roots(&self, ca: Option<&Path>) -> Result<RootCertStore, TlsFileError> {
         let Some(path) = ca.or(self.cert_file.as_deref()) else {
-            return Ok(RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() });
+            return Ok(RootCertStore {
+                roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+            });
         };
         let mut roots = RootCertStore::empty();
         for certificate in certificates(path)? {
-            roots.add(certificate).map_err(|error| unusable(path, format!("has a certificate that cannot be used: {error}")))?;
+            roots.add(certificate).map_err(|error| {
+                unusable(
+                    path,
+                    format!("has a certificate that cannot be used: {error}"),
+                )
+            })?;
         }
         Ok(roots)
     }
 }
 
-fn client_config(roots: RootCertStore, identity: Option<(&Path, &Path)>) -> Result<ClientConfig, TlsFileError> {
+fn client_config(
+    roots: RootCertStore,
+    identity: Option<(&Path, &Path)>,
+) -> Result<ClientConfig, TlsFileError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("the provider supports the default versions")
         .with_root_certificates(roots);
-    let Some((cert_path, key_path)) = identity else { return Ok(builder.with_no_client_auth()) };
+    let Some((cert_path, key_path)) = identity else {
+        return Ok(builder.with_no_client_auth());
+    };
     let chain = certificates(cert_path)?;
-    let key = PrivateKeyDer::from_pem_slice(&read(key_path)?)
-        .map_err(|error| unusable(key_path, format!("has no private key in PEM form that can be used: {error}")))?;
-    builder
-        .with_client_auth_cert(chain, key)
-        .map_err(|error| unusable(key_path, format!("cannot be used with {}: {error}", cert_path.display())))
+    let key = PrivateKeyDer::from_pem_slice(&read(key_path)?).map_err(|error| {
+        unusable(
+            key_path,
+            format!("has no private key in PEM form that can be used: {error}"),
+        )
+    })?;
+    builder.with_client_auth_cert(chain, key).map_err(|error| {
+        unusable(
+            key_path,
+            format!("cannot be used with {}: {error}", cert_path.display()),
+        )
+    })
 }
 
 /// All certificates of a file in PEM form, at least one.
@@ -121,21 +162,34 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFileErro
     match found {
         Ok(found) if !found.is_empty() => Ok(found),
         Ok(_) => Err(unusable(path, "has no certificate in PEM form".to_owned())),
-        Err(error) => Err(unusable(path, format!("has no certificates in PEM form that can be used: {error}"))),
+        Err(error) => Err(unusable(
+            path,
+            format!("has no certificates in PEM form that can be used: {error}"),
+        )),
     }
 }
 
 fn unusable(path: &Path, problem: String) -> TlsFileError {
-    TlsFileError::Unusable { path: path.to_owned(), problem }
+    TlsFileError::Unusable {
+        path: path.to_owned(),
+        problem,
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsFileError> {
-    let unreadable = |error| TlsFileError::Unreadable { path: path.to_owned(), error };
+    let unreadable = |error| TlsFileError::Unreadable {
+        path: path.to_owned(),
+        error,
+    };
     let mut text = Vec::new();
     let file = std::fs::File::open(path).map_err(unreadable)?;
-    io::Read::read_to_end(&mut io::Read::take(file, FILE_BYTES_MAX + 1), &mut text).map_err(unreadable)?;
+    io::Read::read_to_end(&mut io::Read::take(file, FILE_BYTES_MAX + 1), &mut text)
+        .map_err(unreadable)?;
     match text.len() as u64 > FILE_BYTES_MAX {
-        true => Err(unusable(path, format!("has more than {FILE_BYTES_MAX} bytes"))),
+        true => Err(unusable(
+            path,
+            format!("has more than {FILE_BYTES_MAX} bytes"),
+        )),
         false => Ok(text),
     }
 }
@@ -145,7 +199,10 @@ mod tests {
     use super::*;
 
     fn tls(cert_file: Option<PathBuf>) -> DefaultTls {
-        DefaultTls { cert_file, config: OnceLock::new() }
+        DefaultTls {
+            cert_file,
+            config: OnceLock::new(),
+        }
     }
 
     #[test]
@@ -157,17 +214,27 @@ mod tests {
             path
         };
         let own = rcgen::generate_simple_self_signed(["a.test".to_owned()]).expect("a certificate");
-        let other = rcgen::generate_simple_self_signed(["b.test".to_owned()]).expect("a certificate");
+        let other =
+            rcgen::generate_simple_self_signed(["b.test".to_owned()]).expect("a certificate");
         let cert = write("cert.pem", &own.cert.pem());
         let key = write("key.pem", &own.signing_key.serialize_pem());
         let other_key = write("other.pem", &other.signing_key.serialize_pem());
         let empty = write("empty.pem", "");
         let cut = write("cut.pem", &own.cert.pem()[..200]);
-        let garbage = write("garbage.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+        let garbage = write(
+            "garbage.pem",
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        );
         let missing = directory.path().join("missing.pem");
         let large = write("large.pem", &"x".repeat(FILE_BYTES_MAX as usize + 1));
-        let ca = |path: &PathBuf| OriginTls { ca: Some(path.clone()), identity: None };
-        let identity = |cert: &PathBuf, key: &PathBuf| OriginTls { ca: None, identity: Some((cert.clone(), key.clone())) };
+        let ca = |path: &PathBuf| OriginTls {
+            ca: Some(path.clone()),
+            identity: None,
+        };
+        let identity = |cert: &PathBuf, key: &PathBuf| OriginTls {
+            ca: None,
+            identity: Some((cert.clone(), key.clone())),
+        };
         let table = [
             (None, OriginTls::default(), None),
             (None, ca(&cert), None),
@@ -176,15 +243,35 @@ mod tests {
             (None, ca(&missing), Some(("missing.pem: ", 66))),
             (None, ca(&empty), Some(("empty.pem has no certificate", 65))),
             (None, ca(&cut), Some(("cut.pem has no certificate", 65))),
-            (None, ca(&garbage), Some(("garbage.pem has a certificate that cannot be used", 65))),
+            (
+                None,
+                ca(&garbage),
+                Some(("garbage.pem has a certificate that cannot be used", 65)),
+            ),
             (None, ca(&key), Some(("key.pem has no certificate", 65))),
             (None, ca(&large), Some(("large.pem has more than", 65))),
             (None, identity(&missing, &key), Some(("missing.pem: ", 66))),
             (None, identity(&cert, &missing), Some(("missing.pem: ", 66))),
-            (None, identity(&cert, &cert), Some(("cert.pem has no private key", 65))),
-            (None, identity(&cert, &other_key), Some(("other.pem cannot be used with", 65))),
-            (Some(&missing), OriginTls::default(), Some(("missing.pem: ", 66))),
-            (Some(&missing), identity(&cert, &key), Some(("missing.pem: ", 66))),
+            (
+                None,
+                identity(&cert, &cert),
+                Some(("cert.pem has no private key", 65)),
+            ),
+            (
+                None,
+                identity(&cert, &other_key),
+                Some(("other.pem cannot be used with", 65)),
+            ),
+            (
+                Some(&missing),
+                OriginTls::default(),
+                Some(("missing.pem: ", 66)),
+            ),
+            (
+                Some(&missing),
+                identity(&cert, &key),
+                Some(("missing.pem: ", 66)),
+            ),
             (Some(&missing), ca(&cert), None),
         ];
         for (cert_file, settings, expected) in table {
@@ -193,7 +280,10 @@ mod tests {
                 (Ok(_), None) => {}
                 (Err(error), Some((words, code))) => {
                     let failure = error.to_failure("www");
-                    assert!(failure.message.contains(words) && failure.message.contains("\"www\""), "{settings:?}: {failure}");
+                    assert!(
+                        failure.message.contains(words) && failure.message.contains("\"www\""),
+                        "{settings:?}: {failure}"
+                    );
                     assert_eq!(failure.kind.exit_code(), code, "{failure}");
                 }
                 (made, expected) => panic!("{settings:?}: {made:?} in place of {expected:?}"),
@@ -204,7 +294,10 @@ mod tests {
     #[test]
     fn sites_that_say_nothing_share_one_configuration() {
         let tls = tls(None);
-        let of = |host| tls.target(&OriginTls::default(), host).expect("nothing is read");
+        let of = |host| {
+            tls.target(&OriginTls::default(), host)
+                .expect("nothing is read")
+        };
         assert!(Arc::ptr_eq(&of("a.test").config, &of("b.test").config));
         assert!(of("192.0.2.1").name.is_some() && of("a b").name.is_none());
     }

@@ -1,7 +1,8 @@
 //! Transfer codings: how a message's body is framed on one connection.
 //!
-//! Follows RFC 9112 sections 6.1, 6.3 and 7. Only `chunked` is understood. The parser below takes any list that ends in
-//! `chunked` for it, and any other for a body that ends with the connection; both would take a coded body for the content.
+//! Follows RFC 9112 sections 6.1, 6.3 and 7. Only `chunked` is understood. The parser below takes
+//! any list that ends in `chunked` for it, and any other for a body that ends with the connection;
+//! both would take a coded body for the content.
 
 use http::header::TRANSFER_ENCODING;
 use http::{HeaderMap, StatusCode};
@@ -15,7 +16,8 @@ pub enum TransferCoding {
     Chunked,
     /// Another coding, under `chunked`: what is in the chunks is not understood.
     Unknown,
-    /// `chunked` twice, under another coding, with a parameter, or an empty list: where the body ends cannot be known.
+    /// `chunked` twice, under another coding, with a parameter, or an empty list: where the body
+    /// ends cannot be known.
     Broken,
 }
 
@@ -26,11 +28,24 @@ impl TransferCoding {
         if lines.peek().is_none() {
             return Self::None;
         }
-        let codings: Vec<&[u8]> = lines.flat_map(|line| line.as_bytes().split(|b| *b == b',')).map(|coding| coding.trim_ascii()).collect();
+        let codings: Vec<&[u8]> = lines
+            .flat_map(|line| line.as_bytes().split(|b| *b == b','))
+            .map(|coding| coding.trim_ascii())
+            .collect();
         let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
-        // An empty member at the end hides `chunked` from the parser, which then frames the body otherwise.
-        let Some((_, before)) = codings.split_last().filter(|(last, _)| is_chunked(last)) else { return Self::Broken };
-        let names = || before.iter().map(|coding| coding.split(|b| matches!(b, b';' | b' ' | b'\t')).next().unwrap_or_default());
+        // An empty member at the end hides `chunked` from the parser, which then frames the body
+        // otherwise.
+        let Some((_, before)) = codings.split_last().filter(|(last, _)| is_chunked(last)) else {
+            return Self::Broken;
+        };
+        let names = || {
+            before.iter().map(|coding| {
+                coding
+                    .split(|b| matches!(b, b';' | b' ' | b'\t'))
+                    .next()
+                    .unwrap_or_default()
+            })
+        };
         if names().any(is_chunked) {
             Self::Broken
         } else if names().any(|name| !name.is_empty()) {
@@ -88,7 +103,10 @@ mod tests {
             (&[""], Broken),
         ];
         for (lines, expected) in table {
-            let lines: Vec<String> = lines.iter().map(|line| format!("transfer-encoding: {line}")).collect();
+            let lines: Vec<String> = lines
+                .iter()
+                .map(|line| format!("transfer-encoding: {line}"))
+                .collect();
             let fields = map(&lines.iter().map(String::as_str).collect::<Vec<_>>());
             assert_eq!(TransferCoding::of(&fields), expected, "{lines:?}");
         }

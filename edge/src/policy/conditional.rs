@@ -1,10 +1,11 @@
-//! Conditions: those of a client against a stored response, those of our own validation, and what its answer changes.
+//! Conditions: those of a client against a stored response, those of our own validation, and what
+//! its answer changes.
 //!
 //! Follows RFC 9110 section 13 and RFC 9111 section 3.2, 4.3.
 
 use http::header::{
-    AGE, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, IF_MATCH, IF_MODIFIED_SINCE,
-    IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED,
+    AGE, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE,
+    ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
@@ -27,10 +28,17 @@ pub enum Precondition {
 /// What a client's conditions say of a stored response, which has been selected and may be used.
 ///
 /// Conditions count for GET and HEAD and a successful response only (RFC 9110 section 13.2.1).
-pub fn evaluate(method: &Method, request: &HeaderMap, status: StatusCode, stored: &HeaderMap) -> Precondition {
+pub fn evaluate(
+    method: &Method,
+    request: &HeaderMap,
+    status: StatusCode,
+    stored: &HeaderMap,
+) -> Precondition {
     let is_conditional = matches!(*method, Method::GET | Method::HEAD) && status.is_success();
     if !is_conditional {
-        return Precondition::Proceed { is_range_valid: false };
+        return Precondition::Proceed {
+            is_range_valid: false,
+        };
     }
     if !may_go_on(request, stored) {
         return Precondition::Failed;
@@ -39,17 +47,23 @@ pub fn evaluate(method: &Method, request: &HeaderMap, status: StatusCode, stored
         return Precondition::NotModified;
     }
     let can_be_ranged = *method == Method::GET && matches!(status.as_u16(), 200 | 206);
-    Precondition::Proceed { is_range_valid: can_be_ranged && if_range_holds(request, stored) }
+    Precondition::Proceed {
+        is_range_valid: can_be_ranged && if_range_holds(request, stored),
+    }
 }
 
 /// If-Match, or in its absence If-Unmodified-Since (RFC 9110 section 13.1.1, 13.1.4).
 fn may_go_on(request: &HeaderMap, stored: &HeaderMap) -> bool {
     if request.contains_key(IF_MATCH) {
         let current = stored.get(ETAG).map(HeaderValue::as_bytes);
-        return fields::entity_tags(request, IF_MATCH)
-            .any(|tag| tag == b"*" || current.is_some_and(|current| is_strongly_equal(tag, current)));
+        return fields::entity_tags(request, IF_MATCH).any(|tag| {
+            tag == b"*" || current.is_some_and(|current| is_strongly_equal(tag, current))
+        });
     }
-    match (fields::date(request, IF_UNMODIFIED_SINCE), fields::date(stored, LAST_MODIFIED)) {
+    match (
+        fields::date(request, IF_UNMODIFIED_SINCE),
+        fields::date(stored, LAST_MODIFIED),
+    ) {
         (Some(since), Some(modified)) => modified <= since,
         _ => true,
     }
@@ -59,30 +73,43 @@ fn may_go_on(request: &HeaderMap, stored: &HeaderMap) -> bool {
 fn is_not_modified(request: &HeaderMap, stored: &HeaderMap) -> bool {
     if request.contains_key(IF_NONE_MATCH) {
         let current = stored.get(ETAG).map(HeaderValue::as_bytes);
-        return fields::entity_tags(request, IF_NONE_MATCH)
-            .any(|tag| tag == b"*" || current.is_some_and(|current| is_weakly_equal(tag, current)));
+        return fields::entity_tags(request, IF_NONE_MATCH).any(|tag| {
+            tag == b"*" || current.is_some_and(|current| is_weakly_equal(tag, current))
+        });
     }
-    let Some(since) = fields::date(request, IF_MODIFIED_SINCE) else { return false };
+    let Some(since) = fields::date(request, IF_MODIFIED_SINCE) else {
+        return false;
+    };
     // RFC 9111 section 4.3.2: without Last-Modified, Date.
-    let modified =
-        fields::date(stored, LAST_MODIFIED).or_else(|| fields::date(stored, DATE).filter(|_| !stored.contains_key(LAST_MODIFIED)));
+    let modified = fields::date(stored, LAST_MODIFIED)
+        .or_else(|| fields::date(stored, DATE).filter(|_| !stored.contains_key(LAST_MODIFIED)));
     modified.is_some_and(|modified| modified <= since)
 }
 
-/// Whether there is no If-Range, or it holds: a strong tag that is equal, or exactly the date of a response whose
-/// `Last-Modified` is strong (RFC 9110 section 13.1.5).
+/// Whether there is no If-Range, or it holds: a strong tag that is equal, or exactly the date of a
+/// response whose `Last-Modified` is strong (RFC 9110 section 13.1.5).
 pub fn if_range_holds(request: &HeaderMap, stored: &HeaderMap) -> bool {
-    let Some(wanted) = request.get(IF_RANGE).map(|v| v.as_bytes().trim_ascii()) else { return true };
+    let Some(wanted) = request.get(IF_RANGE).map(|v| v.as_bytes().trim_ascii()) else {
+        return true;
+    };
     if wanted.starts_with(b"\"") || wanted.starts_with(b"W/") {
-        return stored.get(ETAG).is_some_and(|current| is_strongly_equal(wanted, current.as_bytes()));
+        return stored
+            .get(ETAG)
+            .is_some_and(|current| is_strongly_equal(wanted, current.as_bytes()));
     }
-    let exact = stored.get(LAST_MODIFIED).is_some_and(|modified| modified.as_bytes() == wanted);
+    let exact = stored
+        .get(LAST_MODIFIED)
+        .is_some_and(|modified| modified.as_bytes() == wanted);
     exact && is_strong_date(stored)
 }
 
-/// Whether `Last-Modified` is at least a second before `Date`, so that two changes cannot share it (RFC 9110 section 8.8.2.2).
+/// Whether `Last-Modified` is at least a second before `Date`, so that two changes cannot share it
+/// (RFC 9110 section 8.8.2.2).
 pub fn is_strong_date(stored: &HeaderMap) -> bool {
-    match (fields::date(stored, LAST_MODIFIED), fields::date(stored, DATE)) {
+    match (
+        fields::date(stored, LAST_MODIFIED),
+        fields::date(stored, DATE),
+    ) {
         (Some(modified), Some(made)) => made > modified,
         _ => false,
     }
@@ -114,26 +141,28 @@ pub fn strong_tag(response: &HeaderMap) -> Option<&HeaderValue> {
     (tags.next().is_none() && is_strong(tag.as_bytes().trim_ascii())).then_some(tag)
 }
 
-/// Seconds between `Last-Modified` and `Date` from which on the date names one version alone. RFC 9110 section 8.8.2.2 asks
-/// for one second by the same clock, or for enough that different clocks make no difference: this cache cannot know whose
-/// clock made the file's time, so it keeps to the minute that RFC 7232 section 2.2.2 and Apache use.
+/// Seconds between `Last-Modified` and `Date` from which on the date names one version alone. RFC
+/// 9110 section 8.8.2.2 asks for one second by the same clock, or for enough that different clocks
+/// make no difference: this cache cannot know whose clock made the file's time, so it keeps to the
+/// minute that RFC 7232 section 2.2.2 and Apache use.
 pub const STRONG_DATE_SECONDS_MIN: u64 = 60;
 
-/// What names a representation byte for byte, so that parts of it from several responses may be joined (RFC 9110 section
-/// 8.8.1 and 15.3.7.3).
+/// What names a representation byte for byte, so that parts of it from several responses may be
+/// joined (RFC 9110 section 8.8.1 and 15.3.7.3).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StrongValidator {
     /// A strong entity tag.
     Tag(HeaderValue),
-    /// The `Last-Modified` of a response without an entity tag, old enough to be strong. A weak tag says that its bytes may
-    /// differ between responses, and a client that has any tag must not send a date in `If-Range` (RFC 9110 section 13.1.5):
-    /// so a date never stands in for a weak tag.
+    /// The `Last-Modified` of a response without an entity tag, old enough to be strong. A weak tag
+    /// says that its bytes may differ between responses, and a client that has any tag must not
+    /// send a date in `If-Range` (RFC 9110 section 13.1.5): so a date never stands in for a weak
+    /// tag.
     Date(HeaderValue),
 }
 
 impl StrongValidator {
-    /// The one of a response that was received then. Its value is a copy of its own: one as it was read may keep a
-    /// connection's whole read buffer alive.
+    /// The one of a response that was received then. Its value is a copy of its own: one as it was
+    /// read may keep a connection's whole read buffer alive.
     pub fn of(response: &HeaderMap, received_ms: u64) -> Option<Self> {
         let copy = |value: &HeaderValue| HeaderValue::from_bytes(value.as_bytes()).ok();
         if response.contains_key(ETAG) {
@@ -142,7 +171,9 @@ impl StrongValidator {
         let modified = sole(response, &LAST_MODIFIED)?;
         // RFC 9110 section 6.6.1: without a Date, the time it was received.
         let made = fields::date(response, DATE).unwrap_or(received_ms / 1000);
-        let is_strong = fields::parse_date(modified.as_bytes())?.saturating_add(STRONG_DATE_SECONDS_MIN) <= made;
+        let is_strong = fields::parse_date(modified.as_bytes())?
+            .saturating_add(STRONG_DATE_SECONDS_MIN)
+            <= made;
         copy(modified).filter(|_| is_strong).map(Self::Date)
     }
 
@@ -153,11 +184,14 @@ impl StrongValidator {
         }
     }
 
-    /// Whether another response shows that it carries the same representation. What names nothing may be of any version.
+    /// Whether another response shows that it carries the same representation. What names nothing
+    /// may be of any version.
     pub fn is_of(&self, response: &HeaderMap) -> bool {
         match self {
             Self::Tag(tag) => strong_tag(response) == Some(tag),
-            Self::Date(modified) => !response.contains_key(ETAG) && sole(response, &LAST_MODIFIED) == Some(modified),
+            Self::Date(modified) => {
+                !response.contains_key(ETAG) && sole(response, &LAST_MODIFIED) == Some(modified)
+            }
         }
     }
 }
@@ -173,21 +207,37 @@ pub fn has_validator(response: &HeaderMap) -> bool {
     response.contains_key(ETAG) || response.contains_key(LAST_MODIFIED)
 }
 
-/// Fields of a 304 to a client, out of those of the stored response: none that describes a body it does not have
-/// (RFC 9110 section 15.4.5).
+/// Fields of a 304 to a client, out of those of the stored response: none that describes a body it
+/// does not have (RFC 9110 section 15.4.5).
 pub fn not_modified_fields(mut stored: HeaderMap) -> HeaderMap {
-    for name in [CONTENT_TYPE, CONTENT_LENGTH, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_RANGE] {
+    for name in [
+        CONTENT_TYPE,
+        CONTENT_LENGTH,
+        CONTENT_ENCODING,
+        CONTENT_LANGUAGE,
+        CONTENT_RANGE,
+    ] {
         stored.remove(name);
     }
     stored
 }
 
-/// Names of all conditions of a client, which never reach the origin with a request that fills the store.
-pub const CONDITIONS: [HeaderName; 5] = [IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE, IF_RANGE];
+/// Names of all conditions of a client, which never reach the origin with a request that fills the
+/// store.
+pub const CONDITIONS: [HeaderName; 5] = [
+    IF_MATCH,
+    IF_NONE_MATCH,
+    IF_MODIFIED_SINCE,
+    IF_UNMODIFIED_SINCE,
+    IF_RANGE,
+];
 
-/// Makes a forward request a validation of these stored responses, of which the first is the one selected
-/// (RFC 9111 section 4.3.1). The client's own conditions go.
-pub fn set_validation<'a>(forward: &mut HeaderMap, stored: impl IntoIterator<Item = &'a HeaderMap>) {
+/// Makes a forward request a validation of these stored responses, of which the first is the one
+/// selected (RFC 9111 section 4.3.1). The client's own conditions go.
+pub fn set_validation<'a>(
+    forward: &mut HeaderMap,
+    stored: impl IntoIterator<Item = &'a HeaderMap>,
+) {
     for name in CONDITIONS {
         forward.remove(name);
     }
@@ -196,7 +246,9 @@ pub fn set_validation<'a>(forward: &mut HeaderMap, stored: impl IntoIterator<Ite
         if let Some(modified) = response.get(LAST_MODIFIED).filter(|_| number == 0) {
             forward.insert(IF_MODIFIED_SINCE, modified.clone());
         }
-        let Some(tag) = response.get(ETAG).map(HeaderValue::as_bytes) else { continue };
+        let Some(tag) = response.get(ETAG).map(HeaderValue::as_bytes) else {
+            continue;
+        };
         if tags.len() + tag.len() > VALIDATION_BYTES_MAX && !tags.is_empty() {
             break;
         }
@@ -205,7 +257,10 @@ pub fn set_validation<'a>(forward: &mut HeaderMap, stored: impl IntoIterator<Ite
         }
         tags.extend_from_slice(tag);
     }
-    if let Some(tags) = HeaderValue::from_bytes(&tags).ok().filter(|tags| !tags.is_empty()) {
+    if let Some(tags) = HeaderValue::from_bytes(&tags)
+        .ok()
+        .filter(|tags| !tags.is_empty())
+    {
         forward.insert(IF_NONE_MATCH, tags);
     }
 }
@@ -226,14 +281,17 @@ pub fn is_confirmed(stored: &HeaderMap, not_modified: &HeaderMap, is_only_one: b
     }
     match (not_modified.get(LAST_MODIFIED), stored.get(LAST_MODIFIED)) {
         (Some(new), Some(old)) => {
-            new == old || fields::parse_date(new.as_bytes()).is_some_and(|n| Some(n) == fields::parse_date(old.as_bytes()))
+            new == old
+                || fields::parse_date(new.as_bytes())
+                    .is_some_and(|n| Some(n) == fields::parse_date(old.as_bytes()))
         }
         (Some(_), None) => false,
         (None, _) => is_only_one,
     }
 }
 
-/// A response's fields as they are stored: none for one hop, none that framing or the store tells better, and a Date.
+/// A response's fields as they are stored: none for one hop, none that framing or the store tells
+/// better, and a Date.
 pub fn stored_fields(response: &HeaderMap, received_ms: u64) -> HeaderMap {
     let mut stored = fields::end_to_end(response, true);
     stored.remove(CONTENT_LENGTH);
@@ -245,10 +303,15 @@ pub fn stored_fields(response: &HeaderMap, received_ms: u64) -> HeaderMap {
     stored
 }
 
-/// Stored fields after a 304, or after a HEAD that says the same (RFC 9111 section 3.2): the new ones replace the old,
-/// but for those that describe the body that is stored.
+/// Stored fields after a 304, or after a HEAD that says the same (RFC 9111 section 3.2): the new
+/// ones replace the old, but for those that describe the body that is stored.
 pub fn freshened(stored: &HeaderMap, new: &HeaderMap, received_ms: u64) -> HeaderMap {
-    const OF_BODY: [HeaderName; 4] = [CONTENT_ENCODING, CONTENT_TYPE, CONTENT_LENGTH, CONTENT_RANGE];
+    const OF_BODY: [HeaderName; 4] = [
+        CONTENT_ENCODING,
+        CONTENT_TYPE,
+        CONTENT_LENGTH,
+        CONTENT_RANGE,
+    ];
     let mut freshened = stored.clone();
     // The old age says nothing of a response that was confirmed now.
     freshened.remove(AGE);
@@ -273,14 +336,26 @@ pub enum HeadSays {
     Nothing,
 }
 
-/// What the answer to a HEAD says of a stored response with this status, these fields and this body length.
-pub fn head_says(stored_status: StatusCode, stored: &HeaderMap, length: Option<u64>, status: StatusCode, head: &HeaderMap) -> HeadSays {
+/// What the answer to a HEAD says of a stored response with this status, these fields and this body
+/// length.
+pub fn head_says(
+    stored_status: StatusCode,
+    stored: &HeaderMap,
+    length: Option<u64>,
+    status: StatusCode,
+    head: &HeaderMap,
+) -> HeadSays {
     if status != StatusCode::OK || stored_status != StatusCode::OK {
         return HeadSays::Nothing;
     }
-    let said = fields::list(head, CONTENT_LENGTH).next().and_then(|text| std::str::from_utf8(text).ok()?.parse::<u64>().ok());
+    let said = fields::list(head, CONTENT_LENGTH)
+        .next()
+        .and_then(|text| std::str::from_utf8(text).ok()?.parse::<u64>().ok());
     let is_same_length = said.is_none() || length.is_none() || said == length;
-    let is_same = |name: &HeaderName| head.get(name).is_none_or(|new| stored.get(name) == Some(new));
+    let is_same = |name: &HeaderName| {
+        head.get(name)
+            .is_none_or(|new| stored.get(name) == Some(new))
+    };
     match is_same_length && is_same(&ETAG) && is_same(&LAST_MODIFIED) {
         true => HeadSays::Same,
         false => HeadSays::Other,
@@ -295,8 +370,12 @@ mod tests {
     use super::super::testing::{self, NOW_MS, date, map};
     use super::*;
 
-    const GO: Precondition = Precondition::Proceed { is_range_valid: true };
-    const GO_WHOLE: Precondition = Precondition::Proceed { is_range_valid: false };
+    const GO: Precondition = Precondition::Proceed {
+        is_range_valid: true,
+    };
+    const GO_WHOLE: Precondition = Precondition::Proceed {
+        is_range_valid: false,
+    };
 
     fn asked(request: &[&str], stored: &[&str]) -> Precondition {
         evaluate(&Method::GET, &map(request), StatusCode::OK, &map(stored))
@@ -305,31 +384,51 @@ mod tests {
     #[test]
     fn if_none_match_compares_weakly_and_wins() {
         // 31.
-        let stored = ["etag: \"a\"", &format!("last-modified: {}", date(0)), &format!("date: {}", date(9))];
+        let stored = [
+            "etag: \"a\"",
+            &format!("last-modified: {}", date(0)),
+            &format!("date: {}", date(9)),
+        ];
         let later = format!("if-modified-since: {}", date(5));
         let earlier = format!("if-modified-since: {}", date(-5));
         let table: [(&[&str], Precondition); 12] = [
             (&["if-none-match: \"a\""], Precondition::NotModified),
             (&["if-none-match: W/\"a\""], Precondition::NotModified),
             (&["if-none-match: \"b\", \"a\""], Precondition::NotModified),
-            (&["if-none-match: \"b\"", "if-none-match: \"a\""], Precondition::NotModified),
+            (
+                &["if-none-match: \"b\"", "if-none-match: \"a\""],
+                Precondition::NotModified,
+            ),
             (&["if-none-match: *"], Precondition::NotModified),
             (&["if-none-match: \"b\""], GO),
             (&["if-none-match: a"], GO),
             (&["if-none-match: \"A\""], GO),
             (&["if-none-match: \"b\"", &later], GO),
-            (&["if-none-match: \"a\"", &earlier], Precondition::NotModified),
+            (
+                &["if-none-match: \"a\"", &earlier],
+                Precondition::NotModified,
+            ),
             (&["if-none-match: \"x,\\\"a\""], GO),
             (&["if-none-match:", &later], GO),
         ];
         for (request, expected) in table {
             assert_eq!(asked(request, &stored), expected, "{request:?}");
         }
-        assert_eq!(asked(&["if-none-match: W/\"a\""], &["etag: W/\"a\""]), Precondition::NotModified);
-        assert_eq!(asked(&["if-none-match: \"x, y\""], &["etag: \"x, y\""]), Precondition::NotModified, "a comma in a tag");
+        assert_eq!(
+            asked(&["if-none-match: W/\"a\""], &["etag: W/\"a\""]),
+            Precondition::NotModified
+        );
+        assert_eq!(
+            asked(&["if-none-match: \"x, y\""], &["etag: \"x, y\""]),
+            Precondition::NotModified,
+            "a comma in a tag"
+        );
         let odd = "\",\\\"";
         assert_eq!(
-            asked(&[&format!("if-none-match: \"b\", {odd}")], &[&format!("etag: {odd}")]),
+            asked(
+                &[&format!("if-none-match: \"b\", {odd}")],
+                &[&format!("etag: {odd}")]
+            ),
             Precondition::NotModified,
             "a backslash is itself"
         );
@@ -340,7 +439,10 @@ mod tests {
     #[test]
     fn if_modified_since_looks_at_last_modified_or_date() {
         // 32.
-        let (modified, made) = (format!("last-modified: {}", date(0)), format!("date: {}", date(100)));
+        let (modified, made) = (
+            format!("last-modified: {}", date(0)),
+            format!("date: {}", date(100)),
+        );
         let since = |offset| format!("if-modified-since: {}", date(offset));
         let table: [(&str, &[&str], Precondition); 9] = [
             (&since(0), &[&modified, &made], Precondition::NotModified),
@@ -381,19 +483,46 @@ mod tests {
         for (request, expected) in table {
             assert_eq!(asked(request, &stored), expected, "{request:?}");
         }
-        assert_eq!(asked(&["if-match: \"a\"", "if-none-match: \"a\""], &stored), Precondition::NotModified, "both, in their order");
-        assert_eq!(asked(&["if-match: \"a\""], &["etag: W/\"a\""]), Precondition::Failed);
+        assert_eq!(
+            asked(&["if-match: \"a\"", "if-none-match: \"a\""], &stored),
+            Precondition::NotModified,
+            "both, in their order"
+        );
+        assert_eq!(
+            asked(&["if-match: \"a\""], &["etag: W/\"a\""]),
+            Precondition::Failed
+        );
     }
 
     #[test]
     fn conditions_count_for_reads_that_succeed() {
         let request = map(&["if-none-match: *", "if-match: \"x\""]);
         let stored = map(&["etag: \"a\""]);
-        assert_eq!(evaluate(&Method::POST, &request, StatusCode::OK, &stored), GO_WHOLE);
-        assert_eq!(evaluate(&Method::GET, &request, StatusCode::NOT_FOUND, &stored), GO_WHOLE);
-        assert_eq!(evaluate(&Method::HEAD, &map(&["if-none-match: *"]), StatusCode::OK, &stored), Precondition::NotModified);
-        assert_eq!(evaluate(&Method::HEAD, &map(&[]), StatusCode::OK, &stored), GO_WHOLE);
-        assert_eq!(evaluate(&Method::GET, &map(&[]), StatusCode::NO_CONTENT, &stored), GO_WHOLE);
+        assert_eq!(
+            evaluate(&Method::POST, &request, StatusCode::OK, &stored),
+            GO_WHOLE
+        );
+        assert_eq!(
+            evaluate(&Method::GET, &request, StatusCode::NOT_FOUND, &stored),
+            GO_WHOLE
+        );
+        assert_eq!(
+            evaluate(
+                &Method::HEAD,
+                &map(&["if-none-match: *"]),
+                StatusCode::OK,
+                &stored
+            ),
+            Precondition::NotModified
+        );
+        assert_eq!(
+            evaluate(&Method::HEAD, &map(&[]), StatusCode::OK, &stored),
+            GO_WHOLE
+        );
+        assert_eq!(
+            evaluate(&Method::GET, &map(&[]), StatusCode::NO_CONTENT, &stored),
+            GO_WHOLE
+        );
     }
 
     #[test]
@@ -406,32 +535,79 @@ mod tests {
             ("W/\"a\"", &["etag: \"a\""], false),
             ("W/\"a\"", &["etag: W/\"a\""], false),
             ("\"a\"", &[], false),
-            (&modified, &[&format!("last-modified: {modified}"), &format!("date: {}", date(1))], true),
-            (&modified, &[&format!("last-modified: {modified}"), &format!("date: {modified}")], false),
+            (
+                &modified,
+                &[
+                    &format!("last-modified: {modified}"),
+                    &format!("date: {}", date(1)),
+                ],
+                true,
+            ),
+            (
+                &modified,
+                &[
+                    &format!("last-modified: {modified}"),
+                    &format!("date: {modified}"),
+                ],
+                false,
+            ),
             (&modified, &[&format!("last-modified: {modified}")], false),
-            (&date(1), &[&format!("last-modified: {modified}"), &format!("date: {}", date(9))], false),
+            (
+                &date(1),
+                &[
+                    &format!("last-modified: {modified}"),
+                    &format!("date: {}", date(9)),
+                ],
+                false,
+            ),
         ];
         for (value, stored, expected) in table {
             let expected = if expected { GO } else { GO_WHOLE };
-            assert_eq!(asked(&[&format!("if-range: {value}")], stored), expected, "{value} {stored:?}");
+            assert_eq!(
+                asked(&[&format!("if-range: {value}")], stored),
+                expected,
+                "{value} {stored:?}"
+            );
         }
     }
 
     #[test]
     fn tags_of_slices_are_strong() {
         // 45: each coding has a tag of its own, or none that slices can have.
-        for (value, is_strong) in [("\"a\"", true), ("\"\"", true), ("W/\"a\"", false), ("a", false), ("\"", false), ("w/\"a\"", false)] {
-            assert_eq!(strong_tag(&map(&[&format!("etag: {value}")])).is_some(), is_strong, "{value}");
+        for (value, is_strong) in [
+            ("\"a\"", true),
+            ("\"\"", true),
+            ("W/\"a\"", false),
+            ("a", false),
+            ("\"", false),
+            ("w/\"a\"", false),
+        ] {
+            assert_eq!(
+                strong_tag(&map(&[&format!("etag: {value}")])).is_some(),
+                is_strong,
+                "{value}"
+            );
         }
-        assert!(strong_tag(&map(&["etag: \"a\"", "etag: \"b\""])).is_none(), "two are none");
+        assert!(
+            strong_tag(&map(&["etag: \"a\"", "etag: \"b\""])).is_none(),
+            "two are none"
+        );
     }
 
     #[test]
     fn parts_are_joined_by_a_strong_tag_or_an_old_date() {
-        let (modified, second) = (format!("last-modified: {}", date(-60)), format!("last-modified: {}", date(-59)));
+        let (modified, second) = (
+            format!("last-modified: {}", date(-60)),
+            format!("last-modified: {}", date(-59)),
+        );
         let (now, later) = (format!("date: {}", date(0)), format!("date: {}", date(1)));
-        let strong_tag = |tag: &'static str| Some(StrongValidator::Tag(HeaderValue::from_static(tag)));
-        let strong_date = |seconds| Some(StrongValidator::Date(HeaderValue::try_from(date(seconds)).expect("a date")));
+        let strong_tag =
+            |tag: &'static str| Some(StrongValidator::Tag(HeaderValue::from_static(tag)));
+        let strong_date = |seconds| {
+            Some(StrongValidator::Date(
+                HeaderValue::try_from(date(seconds)).expect("a date"),
+            ))
+        };
         let table: [(&[&str], Option<StrongValidator>); 13] = [
             (&[], None),
             (&["etag: \"a\""], strong_tag("\"a\"")),
@@ -449,13 +625,20 @@ mod tests {
             (&[&modified, &second, &later], None),
         ];
         for (response, expected) in table {
-            assert_eq!(StrongValidator::of(&map(response), NOW_MS), expected, "{response:?}");
+            assert_eq!(
+                StrongValidator::of(&map(response), NOW_MS),
+                expected,
+                "{response:?}"
+            );
         }
     }
 
     #[test]
     fn what_shows_no_equal_validator_is_of_no_known_version() {
-        let (modified, other) = (format!("last-modified: {}", date(-60)), format!("last-modified: {}", date(0)));
+        let (modified, other) = (
+            format!("last-modified: {}", date(-60)),
+            format!("last-modified: {}", date(0)),
+        );
         let tagged = StrongValidator::of(&map(&["etag: \"a\""]), NOW_MS).expect("a strong tag");
         let dated = StrongValidator::of(&map(&[&modified]), NOW_MS).expect("a strong date");
         let table: [(&[&str], bool, bool); 8] = [
@@ -469,9 +652,16 @@ mod tests {
             (&[&modified, &modified], false, false),
         ];
         for (response, is_tagged, is_dated) in table {
-            assert_eq!((tagged.is_of(&map(response)), dated.is_of(&map(response))), (is_tagged, is_dated), "{response:?}");
+            assert_eq!(
+                (tagged.is_of(&map(response)), dated.is_of(&map(response))),
+                (is_tagged, is_dated),
+                "{response:?}"
+            );
         }
-        assert_eq!((tagged.value(), dated.value().to_str().ok()), (&HeaderValue::from_static("\"a\""), Some(&*date(-60))));
+        assert_eq!(
+            (tagged.value(), dated.value().to_str().ok()),
+            (&HeaderValue::from_static("\"a\""), Some(&*date(-60)))
+        );
     }
 
     #[test]
@@ -492,7 +682,10 @@ mod tests {
         ]);
         let mut found: Vec<HeaderName> = not_modified_fields(stored).keys().cloned().collect();
         found.sort_by_key(HeaderName::to_string);
-        assert_eq!(found, [CACHE_CONTROL, CONTENT_LOCATION, DATE, ETAG, EXPIRES, VARY]);
+        assert_eq!(
+            found,
+            [CACHE_CONTROL, CONTENT_LOCATION, DATE, ETAG, EXPIRES, VARY]
+        );
     }
 
     #[test]
@@ -509,20 +702,39 @@ mod tests {
         let first = map(&["etag: \"a\"", "last-modified: then"]);
         let second = map(&["etag: W/\"b\"", "last-modified: later"]);
         set_validation(&mut forward, [&first, &second]);
-        assert_eq!(forward, map(&["accept: y", "if-modified-since: then", "if-none-match: \"a\", W/\"b\""]));
+        assert_eq!(
+            forward,
+            map(&[
+                "accept: y",
+                "if-modified-since: then",
+                "if-none-match: \"a\", W/\"b\""
+            ])
+        );
         set_validation(&mut forward, [&map(&[])]);
         assert_eq!(forward, map(&["accept: y"]));
     }
 
     #[test]
     fn validation_is_bounded() {
-        let stored: Vec<HeaderMap> = (0..100).map(|n| map(&[&format!("etag: \"{n:0>100}\"")])).collect();
+        let stored: Vec<HeaderMap> = (0..100)
+            .map(|n| map(&[&format!("etag: \"{n:0>100}\"")]))
+            .collect();
         let mut forward = HeaderMap::new();
         set_validation(&mut forward, &stored);
         let length = forward.get(IF_NONE_MATCH).map_or(0, |v| v.len());
-        assert!((100..=VALIDATION_BYTES_MAX + 200).contains(&length), "{length}");
-        set_validation(&mut forward, [&map(&[&format!("etag: \"{}\"", "x".repeat(4000))])]);
-        assert_eq!(forward.get(IF_NONE_MATCH).map(|v| v.len()), Some(4002), "one always goes");
+        assert!(
+            (100..=VALIDATION_BYTES_MAX + 200).contains(&length),
+            "{length}"
+        );
+        set_validation(
+            &mut forward,
+            [&map(&[&format!("etag: \"{}\"", "x".repeat(4000))])],
+        );
+        assert_eq!(
+            forward.get(IF_NONE_MATCH).map(|v| v.len()),
+            Some(4002),
+            "one always goes"
+        );
     }
 
     #[test]
@@ -541,10 +753,19 @@ mod tests {
             (&["etag: \"a\""], &[&modified], true, false),
             (&["etag: \"a\""], &[], true, true),
             (&["etag: \"a\""], &[], false, false),
-            (&["etag: \"a\"", &modified], &["etag: \"b\"", &modified], true, false),
+            (
+                &["etag: \"a\"", &modified],
+                &["etag: \"b\"", &modified],
+                true,
+                false,
+            ),
         ];
         for (stored, not_modified, is_only_one, expected) in table {
-            assert_eq!(is_confirmed(&map(stored), &map(not_modified), is_only_one), expected, "{stored:?} {not_modified:?}");
+            assert_eq!(
+                is_confirmed(&map(stored), &map(not_modified), is_only_one),
+                expected,
+                "{stored:?} {not_modified:?}"
+            );
         }
     }
 
@@ -590,10 +811,23 @@ mod tests {
     #[test]
     fn stored_fields_have_a_date_and_no_framing() {
         // 7, 26.
-        let stored = stored_fields(&map(&["content-length: 5", "content-range: x", "connection: a", "a: 1", "b: 2"]), NOW_MS);
+        let stored = stored_fields(
+            &map(&[
+                "content-length: 5",
+                "content-range: x",
+                "connection: a",
+                "a: 1",
+                "b: 2",
+            ]),
+            NOW_MS,
+        );
         assert_eq!(stored, map(&["b: 2", &format!("date: {}", date(0))]));
         let said = format!("date: {}", date(-5));
-        assert_eq!(stored_fields(&map(&[&said]), NOW_MS), map(&[&said]), "one that is there stays");
+        assert_eq!(
+            stored_fields(&map(&[&said]), NOW_MS),
+            map(&[&said]),
+            "one that is there stays"
+        );
         assert!(!stored.contains_key("warning"));
     }
 
@@ -613,11 +847,28 @@ mod tests {
         ];
         for (status, head, expected) in table {
             let status = StatusCode::from_u16(status).expect("valid");
-            assert_eq!(head_says(StatusCode::OK, &stored, Some(5), status, &map(head)), expected, "{status} {head:?}");
+            assert_eq!(
+                head_says(StatusCode::OK, &stored, Some(5), status, &map(head)),
+                expected,
+                "{status} {head:?}"
+            );
         }
         let other = map(&["content-length: 6"]);
-        assert_eq!(head_says(StatusCode::OK, &stored, None, StatusCode::OK, &other), HeadSays::Same, "a length that is not known yet");
-        assert_eq!(head_says(StatusCode::NOT_FOUND, &stored, Some(5), StatusCode::OK, &other), HeadSays::Nothing);
+        assert_eq!(
+            head_says(StatusCode::OK, &stored, None, StatusCode::OK, &other),
+            HeadSays::Same,
+            "a length that is not known yet"
+        );
+        assert_eq!(
+            head_says(
+                StatusCode::NOT_FOUND,
+                &stored,
+                Some(5),
+                StatusCode::OK,
+                &other
+            ),
+            HeadSays::Nothing
+        );
     }
 
     proptest! {

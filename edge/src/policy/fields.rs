@@ -1,12 +1,15 @@
-//! The grammar of HTTP fields: lists, cache directives, structured dictionaries, dates, hop-by-hop fields.
+//! The grammar of HTTP fields: lists, cache directives, structured dictionaries, dates, hop-by-hop
+//! fields.
 //!
-//! Follows RFC 9110 section 5 and 7.6.1, RFC 9111 section 5.2, RFC 8941 (as far as RFC 9213 needs it). Works on bytes,
-//! because field values may hold any; is tolerant as RFC 9111 section 4.2.1 asks, and strict where doubt arises: then
-//! the reading that stores less wins.
+//! Follows RFC 9110 section 5 and 7.6.1, RFC 9111 section 5.2, RFC 8941 (as far as RFC 9213 needs
+//! it). Works on bytes, because field values may hold any; is tolerant as RFC 9111 section 4.2.1
+//! asks, and strict where doubt arises: then the reading that stores less wins.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http::header::{AsHeaderName, CACHE_CONTROL, CONNECTION, PRAGMA, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    AsHeaderName, CACHE_CONTROL, CONNECTION, PRAGMA, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Largest delta-seconds; more is this much (RFC 9111 section 1.2.2).
@@ -16,11 +19,16 @@ pub const DICTIONARY_MEMBERS_MAX: usize = 64;
 /// The targeted fields this cache obeys, first one first (RFC 9213 section 2.2).
 pub const TARGETED: [HeaderName; 1] = [HeaderName::from_static("cdn-cache-control")];
 
-/// Members of a comma-separated list in order, trimmed, without empty ones; a quoted string is never cut.
+/// Members of a comma-separated list in order, trimmed, without empty ones; a quoted string is
+/// never cut.
 ///
-/// A quote that is not closed counts as an ordinary character, so that it cannot hide what comes after it.
+/// A quote that is not closed counts as an ordinary character, so that it cannot hide what comes
+/// after it.
 pub fn members(value: &[u8]) -> Members<'_> {
-    Members { rest: value, has_escapes: true }
+    Members {
+        rest: value,
+        has_escapes: true,
+    }
 }
 
 /// See [`members`].
@@ -74,21 +82,32 @@ fn quoted_length(text: &[u8], has_escapes: bool) -> Option<usize> {
 
 /// Members of all lines of a field, in order.
 pub fn list(fields: &HeaderMap, name: impl AsHeaderName) -> impl Iterator<Item = &[u8]> {
-    fields.get_all(name).into_iter().flat_map(|value| members(value.as_bytes()))
+    fields
+        .get_all(name)
+        .into_iter()
+        .flat_map(|value| members(value.as_bytes()))
 }
 
-/// Entity tags of all lines of a field: a list whose quoted parts have no escapes (RFC 9110 section 8.8.3).
+/// Entity tags of all lines of a field: a list whose quoted parts have no escapes (RFC 9110 section
+/// 8.8.3).
 pub fn entity_tags(fields: &HeaderMap, name: impl AsHeaderName) -> impl Iterator<Item = &[u8]> {
-    fields.get_all(name).into_iter().flat_map(|value| Members { rest: value.as_bytes(), has_escapes: false })
+    fields.get_all(name).into_iter().flat_map(|value| Members {
+        rest: value.as_bytes(),
+        has_escapes: false,
+    })
 }
 
 /// A request's or response's cache directives (RFC 9111 section 5.2). Spans are seconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the directives are named and explained in the RFC")]
+#[allow(
+    missing_docs,
+    reason = "the directives are named and explained in the RFC"
+)]
 pub struct CacheControl {
     /// Whether there is such a field at all.
     pub is_present: bool,
-    /// Whether they come from a targeted field, so that `Expires` does not count (RFC 9213 section 2.2).
+    /// Whether they come from a targeted field, so that `Expires` does not count (RFC 9213 section
+    /// 2.2).
     pub is_targeted: bool,
     pub no_store: bool,
     /// With or without a list of fields.
@@ -112,31 +131,43 @@ pub struct CacheControl {
 }
 
 impl CacheControl {
-    /// What an origin says to this cache: the first targeted field that is valid, else `Cache-Control`.
+    /// What an origin says to this cache: the first targeted field that is valid, else
+    /// `Cache-Control`.
     pub fn of_response(fields: &HeaderMap) -> Self {
-        TARGETED.iter().find_map(|name| Self::targeted(fields, name)).unwrap_or_else(|| Self::read(fields, &CACHE_CONTROL))
+        TARGETED
+            .iter()
+            .find_map(|name| Self::targeted(fields, name))
+            .unwrap_or_else(|| Self::read(fields, &CACHE_CONTROL))
     }
 
-    /// What a client asks for. `Pragma: no-cache` counts where there is no `Cache-Control` (RFC 9111 section 5.4).
+    /// What a client asks for. `Pragma: no-cache` counts where there is no `Cache-Control` (RFC
+    /// 9111 section 5.4).
     pub fn of_request(fields: &HeaderMap) -> Self {
         let mut found = Self::read(fields, &CACHE_CONTROL);
         if !found.is_present {
-            found.no_cache = list(fields, PRAGMA).any(|member| member.eq_ignore_ascii_case(b"no-cache"));
+            found.no_cache =
+                list(fields, PRAGMA).any(|member| member.eq_ignore_ascii_case(b"no-cache"));
         }
         found
     }
 
     /// All lines of a field with the grammar of `Cache-Control`.
     pub fn read(fields: &HeaderMap, name: &HeaderName) -> Self {
-        let mut found = Self { is_present: fields.contains_key(name), ..Self::default() };
+        let mut found = Self {
+            is_present: fields.contains_key(name),
+            ..Self::default()
+        };
         for member in list(fields, name) {
             match member.iter().position(|b| *b == b'=') {
                 Some(at) => {
                     let (directive, argument) = (&member[..at], &member[at + 1..]);
-                    // White space before the sign makes the argument invalid, as it does behind it, and not the directive
-                    // unknown: the stricter reading.
+                    // White space before the sign makes the argument invalid, as it does behind it,
+                    // and not the directive unknown: the stricter reading.
                     let is_spaced = directive.trim_ascii_end().len() < directive.len();
-                    found.take(directive.trim_ascii_end(), Some(if is_spaced { b"" } else { unquoted(argument) }));
+                    found.take(
+                        directive.trim_ascii_end(),
+                        Some(if is_spaced { b"" } else { unquoted(argument) }),
+                    );
                 }
                 None => found.take(member, None),
             }
@@ -144,15 +175,25 @@ impl CacheControl {
         found
     }
 
-    /// A targeted field: a structured dictionary; `None` when there is none, or none that can be parsed.
+    /// A targeted field: a structured dictionary; `None` when there is none, or none that can be
+    /// parsed.
     pub fn targeted(fields: &HeaderMap, name: &HeaderName) -> Option<Self> {
-        let mut found = Self { is_present: true, is_targeted: true, ..Self::default() };
+        let mut found = Self {
+            is_present: true,
+            is_targeted: true,
+            ..Self::default()
+        };
         for (directive, item) in dictionary(fields, name)? {
             match item {
                 Item::True => found.take(directive, None),
-                Item::Integer(seconds) => found.take_seconds(directive, u64::try_from(seconds).unwrap_or(0)),
-                // The form with a list of fields; nothing else takes an argument that is not a number.
-                Item::Text if matches!(directive, b"private" | b"no-cache") => found.take(directive, None),
+                Item::Integer(seconds) => {
+                    found.take_seconds(directive, u64::try_from(seconds).unwrap_or(0))
+                }
+                // The form with a list of fields; nothing else takes an argument that is not a
+                // number.
+                Item::Text if matches!(directive, b"private" | b"no-cache") => {
+                    found.take(directive, None)
+                }
                 Item::Text | Item::Other => {}
             }
         }
@@ -212,7 +253,8 @@ impl CacheControl {
     }
 }
 
-/// The text inside the quotes where the whole is quoted, else all of it. Escapes stay: no number needs one.
+/// The text inside the quotes where the whole is quoted, else all of it. Escapes stay: no number
+/// needs one.
 pub fn unquoted(text: &[u8]) -> &[u8] {
     match text {
         [b'"', inner @ .., b'"'] => inner,
@@ -244,11 +286,14 @@ pub enum Item {
 
 /// A field as a structured dictionary (RFC 8941 section 4.2.2); of equal keys the last counts.
 ///
-/// `None` when the field is missing, empty or cannot be parsed: then it is to be ignored as a whole.
+/// `None` when the field is missing, empty or cannot be parsed: then it is to be ignored as a
+/// whole.
 pub fn dictionary<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Option<Vec<(&'a [u8], Item)>> {
     let mut found: Vec<(&[u8], Item)> = Vec::new();
     for value in fields.get_all(name) {
-        let mut parser = Structured { rest: value.as_bytes().trim_ascii() };
+        let mut parser = Structured {
+            rest: value.as_bytes().trim_ascii(),
+        };
         while !parser.rest.is_empty() {
             let (key, item) = parser.member()?;
             found.retain(|(old, _)| *old != key);
@@ -262,15 +307,20 @@ pub fn dictionary<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Option<Vec<(&
     (!found.is_empty()).then_some(found)
 }
 
-/// A field as a structured list of strings (RFC 8941 section 4.2.1); members of other types are left out.
+/// A field as a structured list of strings (RFC 8941 section 4.2.1); members of other types are
+/// left out.
 ///
 /// Empty when the field is missing or cannot be parsed: then it is to be ignored as a whole.
 pub fn strings(fields: &HeaderMap, name: &HeaderName) -> Vec<String> {
     let mut found = Vec::new();
     for value in fields.get_all(name) {
-        let mut parser = Structured { rest: value.as_bytes().trim_ascii() };
+        let mut parser = Structured {
+            rest: value.as_bytes().trim_ascii(),
+        };
         while !parser.rest.is_empty() {
-            let Some(string) = parser.list_member() else { return Vec::new() };
+            let Some(string) = parser.list_member() else {
+                return Vec::new();
+            };
             found.extend(string);
         }
     }
@@ -294,7 +344,11 @@ struct Structured<'a> {
 
 impl<'a> Structured<'a> {
     fn take_while(&mut self, is_in: impl Fn(u8) -> bool) -> &'a [u8] {
-        let end = self.rest.iter().position(|b| !is_in(*b)).unwrap_or(self.rest.len());
+        let end = self
+            .rest
+            .iter()
+            .position(|b| !is_in(*b))
+            .unwrap_or(self.rest.len());
         let (taken, rest) = self.rest.split_at(end);
         self.rest = rest;
         taken
@@ -307,8 +361,12 @@ impl<'a> Structured<'a> {
     }
 
     fn key(&mut self) -> Option<&'a [u8]> {
-        self.rest.first().filter(|b| b.is_ascii_lowercase() || **b == b'*')?;
-        Some(self.take_while(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-' | b'.' | b'*')))
+        self.rest
+            .first()
+            .filter(|b| b.is_ascii_lowercase() || **b == b'*')?;
+        Some(self.take_while(|b| {
+            b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-' | b'.' | b'*')
+        }))
     }
 
     fn member(&mut self) -> Option<(&'a [u8], Item)> {
@@ -325,7 +383,11 @@ impl<'a> Structured<'a> {
     /// One member of a list and the comma after it; what it is where it is a string.
     fn list_member(&mut self) -> Option<Option<String>> {
         let before = self.rest;
-        let item = if before.first() == Some(&b'(') { self.inner_list()? } else { self.bare_item()? };
+        let item = if before.first() == Some(&b'(') {
+            self.inner_list()?
+        } else {
+            self.bare_item()?
+        };
         let is_string = item == Item::Text && before.first() == Some(&b'"');
         let text = &before[..before.len() - self.rest.len()];
         let string = is_string.then(|| unescaped(unquoted(text)));
@@ -426,7 +488,9 @@ impl<'a> Structured<'a> {
             let fraction = self.take_while(|b| b.is_ascii_digit());
             return (digits.len() <= 12 && matches!(fraction.len(), 1..=3)).then_some(Item::Other);
         }
-        let value = digits.iter().fold(0, |sum, digit| sum * 10 + i64::from(digit - b'0'));
+        let value = digits
+            .iter()
+            .fold(0, |sum, digit| sum * 10 + i64::from(digit - b'0'));
         Some(Item::Integer(if is_negative { -value } else { value }))
     }
 }
@@ -436,8 +500,8 @@ pub fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// An HTTP date (RFC 9110 section 5.6.7) as seconds after the Unix epoch; all three forms, in any letter case. The name of
-/// the day says nothing that the rest does not: a wrong one is overlooked.
+/// An HTTP date (RFC 9110 section 5.6.7) as seconds after the Unix epoch; all three forms, in any
+/// letter case. The name of the day says nothing that the rest does not: a wrong one is overlooked.
 pub fn parse_date(value: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(value.trim_ascii()).ok()?;
     if text.len() > DATE_BYTES_MAX {
@@ -445,7 +509,9 @@ pub fn parse_date(value: &[u8]) -> Option<u64> {
     }
     let when = httpdate::parse_http_date(text).ok().or_else(|| {
         let cased = cased(text);
-        httpdate::parse_http_date(&cased).ok().or_else(|| with_right_day(&cased))
+        httpdate::parse_http_date(&cased)
+            .ok()
+            .or_else(|| with_right_day(&cased))
     })?;
     Some(when.duration_since(UNIX_EPOCH).ok()?.as_secs())
 }
@@ -453,14 +519,23 @@ pub fn parse_date(value: &[u8]) -> Option<u64> {
 /// Longest date: `Wednesday, 09-Nov-94 08:49:37 GMT`, and some.
 const DATE_BYTES_MAX: usize = 40;
 
-const DAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
+const DAYS: [&str; 7] = [
+    "Monday",
+    "Tuesday",
+    "Wednesday",
+    "Thursday",
+    "Friday",
+    "Saturday",
+    "Sunday",
+];
 
 /// The date with the one name of a day, in the same form, that makes it valid.
 fn with_right_day(text: &str) -> Option<SystemTime> {
     let (day, rest) = text.split_at(text.find(|c: char| !c.is_ascii_alphabetic())?);
     let forms = [DAYS.map(|name| &name[..3]), DAYS];
     let form = forms.iter().find(|form| form.contains(&day))?;
-    form.iter().find_map(|name| httpdate::parse_http_date(&format!("{name}{rest}")).ok())
+    form.iter()
+        .find_map(|name| httpdate::parse_http_date(&format!("{name}{rest}")).ok())
 }
 
 /// Each word with a capital, `GMT` with three.
@@ -469,7 +544,11 @@ fn cased(text: &str) -> String {
     let mut cased: String = text
         .chars()
         .map(|c| {
-            let c = if is_start { c.to_ascii_uppercase() } else { c.to_ascii_lowercase() };
+            let c = if is_start {
+                c.to_ascii_uppercase()
+            } else {
+                c.to_ascii_lowercase()
+            };
             is_start = !c.is_ascii_alphabetic();
             c
         })
@@ -494,11 +573,12 @@ pub fn date(fields: &HeaderMap, name: impl AsHeaderName) -> Option<u64> {
 pub fn format_date(unix_seconds: u64) -> HeaderValue {
     // The year 9999 is the last that the form has.
     let when = UNIX_EPOCH + Duration::from_secs(unix_seconds.min(253_402_300_799));
-    HeaderValue::try_from(httpdate::fmt_http_date(when)).unwrap_or(HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"))
+    HeaderValue::try_from(httpdate::fmt_http_date(when))
+        .unwrap_or(HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"))
 }
 
-/// Whether a field speaks of one connection or one server only, or of a proxy's own business (RFC 9110 section 7.6.1,
-/// RFC 9111 section 3.1, RFC 7838 section 3).
+/// Whether a field speaks of one connection or one server only, or of a proxy's own business (RFC
+/// 9110 section 7.6.1, RFC 9111 section 3.1, RFC 7838 section 3).
 pub fn is_hop_by_hop(name: &HeaderName) -> bool {
     const OTHERS: [&str; 7] = [
         "keep-alive",
@@ -509,30 +589,42 @@ pub fn is_hop_by_hop(name: &HeaderName) -> bool {
         "http2-settings",
         "alt-svc",
     ];
-    matches!(*name, CONNECTION | TE | TRAILER | TRANSFER_ENCODING | UPGRADE) || OTHERS.contains(&name.as_str())
+    matches!(
+        *name,
+        CONNECTION | TE | TRAILER | TRANSFER_ENCODING | UPGRADE
+    ) || OTHERS.contains(&name.as_str())
 }
 
-/// Fields that `Connection` cannot name: those for everybody on the way, or a client could take away what guards against
-/// loops, or cut a body loose from its length (RFC 8586 section 2, RFC 9110 section 7.6.1).
+/// Fields that `Connection` cannot name: those for everybody on the way, or a client could take
+/// away what guards against loops, or cut a body loose from its length (RFC 8586 section 2, RFC
+/// 9110 section 7.6.1).
 const FOR_EVERYBODY: [&str; 5] = ["cdn-loop", "via", "host", "content-length", "cache-control"];
 
 fn is_for_everybody(name: &[u8]) -> bool {
-    FOR_EVERYBODY.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(name))
+    FOR_EVERYBODY
+        .iter()
+        .any(|known| known.as_bytes().eq_ignore_ascii_case(name))
 }
 
 /// Whether `Connection` names a field, which then ends here.
 pub fn is_named_by_connection(fields: &HeaderMap, name: &str) -> bool {
-    let is_named = || list(fields, CONNECTION).any(|named| named.eq_ignore_ascii_case(name.as_bytes()));
+    let is_named =
+        || list(fields, CONNECTION).any(|named| named.eq_ignore_ascii_case(name.as_bytes()));
     fields.contains_key(CONNECTION) && !is_for_everybody(name.as_bytes()) && is_named()
 }
 
 /// Fields without those for one hop: the hop-by-hop ones and those named by `Connection`.
 ///
-/// Values are copied where `is_kept_long`, so that a stored one does not keep a connection's read buffer alive.
+/// Values are copied where `is_kept_long`, so that a stored one does not keep a connection's read
+/// buffer alive.
 pub fn end_to_end(fields: &HeaderMap, is_kept_long: bool) -> HeaderMap {
     let mut kept = HeaderMap::with_capacity(fields.len() + 4);
     for (name, value) in fields.iter().filter(|(name, _)| !is_hop_by_hop(name)) {
-        let value = if is_kept_long { HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone()) } else { value.clone() };
+        let value = if is_kept_long {
+            HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone())
+        } else {
+            value.clone()
+        };
         kept.append(name.clone(), value);
     }
     for named in list(fields, CONNECTION).filter(|named| !is_for_everybody(named)) {
@@ -552,7 +644,9 @@ mod tests {
     use super::*;
 
     fn text(members: Members<'_>) -> Vec<String> {
-        members.map(|m| String::from_utf8_lossy(m).into_owned()).collect()
+        members
+            .map(|m| String::from_utf8_lossy(m).into_owned())
+            .collect()
     }
 
     #[test]
@@ -580,8 +674,14 @@ mod tests {
 
     #[test]
     fn directives_parse_tolerantly_and_doubt_stores_less() {
-        let nothing = CacheControl { is_present: true, ..CacheControl::default() };
-        let max_age = |seconds| CacheControl { max_age: Some(seconds), ..nothing };
+        let nothing = CacheControl {
+            is_present: true,
+            ..CacheControl::default()
+        };
+        let max_age = |seconds| CacheControl {
+            max_age: Some(seconds),
+            ..nothing
+        };
         let table: [(&[&str], CacheControl); 24] = [
             // 19: the stricter of duplicates; invalid is stale; large clamps.
             (&["max-age=10, max-age=5"], max_age(5)),
@@ -595,7 +695,10 @@ mod tests {
             (&["max-age="], max_age(0)),
             (&["max-age =5"], max_age(0)),
             (&["max-age= 5"], max_age(0)),
-            (&["max-age=99999999999999999999"], max_age(DELTA_SECONDS_MAX)),
+            (
+                &["max-age=99999999999999999999"],
+                max_age(DELTA_SECONDS_MAX),
+            ),
             (&["max-age=2147483648"], max_age(1 << 31)),
             (&["max-age=003600"], max_age(3600)),
             // 20: both forms of arguments, any case, unknown ones ignored.
@@ -604,28 +707,84 @@ mod tests {
             (&["ext=\"max-age=100\", max-age=1"], max_age(1)),
             (&["max-age=1, ext=\"a, no-store\""], max_age(1)),
             // A flag with an argument is that flag.
-            (&["no-cache=\"a, b\""], CacheControl { no_cache: true, ..nothing }),
-            (&["Private=\"set-cookie\""], CacheControl { private: true, ..nothing }),
-            (&["no-store=0"], CacheControl { no_store: true, ..nothing }),
+            (
+                &["no-cache=\"a, b\""],
+                CacheControl {
+                    no_cache: true,
+                    ..nothing
+                },
+            ),
+            (
+                &["Private=\"set-cookie\""],
+                CacheControl {
+                    private: true,
+                    ..nothing
+                },
+            ),
+            (
+                &["no-store=0"],
+                CacheControl {
+                    no_store: true,
+                    ..nothing
+                },
+            ),
             // An open quote hides nothing.
-            (&["x=\"y, no-store"], CacheControl { no_store: true, ..nothing }),
-            (&["max-stale"], CacheControl { max_stale: Some(DELTA_SECONDS_MAX), ..nothing }),
-            (&["min-fresh=1, min-fresh=9"], CacheControl { min_fresh: Some(9), ..nothing }),
+            (
+                &["x=\"y, no-store"],
+                CacheControl {
+                    no_store: true,
+                    ..nothing
+                },
+            ),
+            (
+                &["max-stale"],
+                CacheControl {
+                    max_stale: Some(DELTA_SECONDS_MAX),
+                    ..nothing
+                },
+            ),
+            (
+                &["min-fresh=1, min-fresh=9"],
+                CacheControl {
+                    min_fresh: Some(9),
+                    ..nothing
+                },
+            ),
         ];
         for (values, expected) in table {
             let mut fields = HeaderMap::new();
             for value in values {
                 fields.append(CACHE_CONTROL, HeaderValue::from_static(value));
             }
-            assert_eq!(CacheControl::read(&fields, &CACHE_CONTROL), expected, "{values:?}");
+            assert_eq!(
+                CacheControl::read(&fields, &CACHE_CONTROL),
+                expected,
+                "{values:?}"
+            );
         }
         let all = "public, must-revalidate, proxy-revalidate, must-understand, no-transform, immutable, only-if-cached, \
                    s-maxage=1, stale-while-revalidate=2, stale-if-error=3, max-stale=4";
         let found = CacheControl::read(&map(&[&format!("cache-control: {all}")]), &CACHE_CONTROL);
-        assert!(found.public && found.must_revalidate && found.proxy_revalidate && found.must_understand);
-        assert!(found.no_transform && found.immutable && found.only_if_cached && !found.no_store && !found.private);
+        assert!(
+            found.public
+                && found.must_revalidate
+                && found.proxy_revalidate
+                && found.must_understand
+        );
+        assert!(
+            found.no_transform
+                && found.immutable
+                && found.only_if_cached
+                && !found.no_store
+                && !found.private
+        );
         assert_eq!(
-            (found.s_maxage, found.stale_while_revalidate, found.stale_if_error, found.max_stale),
+            (
+                found.s_maxage,
+                found.stale_while_revalidate,
+                found.stale_if_error,
+                found.max_stale
+            ),
             (Some(1), Some(2), Some(3), Some(4))
         );
     }
@@ -635,41 +794,131 @@ mod tests {
         // 52 to 54: fields, and what counts: (max-age, no-store, private, no-cache, targeted).
         type Expected = (Option<u64>, bool, bool, bool, bool);
         let table: [(&[&str], Expected); 20] = [
-            (&["cdn-cache-control: max-age=5", "cache-control: no-store"], (Some(5), false, false, false, true)),
-            (&["cdn-cache-control: no-store", "cache-control: max-age=5"], (None, true, false, false, true)),
-            (&["cdn-cache-control: private", "cache-control: max-age=5"], (None, false, true, false, true)),
-            (&["cdn-cache-control: private=\"a\""], (None, false, true, false, true)),
-            (&["cdn-cache-control: no-cache=(\"a\")"], (None, false, false, false, true)),
-            (&["cdn-cache-control: max-age=0", "cache-control: max-age=5"], (Some(0), false, false, false, true)),
-            (&["cdn-cache-control: max-age=-1"], (Some(0), false, false, false, true)),
-            (&["cdn-cache-control: max-age=1, max-age=9"], (Some(9), false, false, false, true)),
-            (&["cdn-cache-control: max-age=1", "cdn-cache-control: no-cache"], (Some(1), false, false, true, true)),
-            (&["cdn-cache-control: no-cache=?0, max-age=3"], (Some(3), false, false, false, true)),
-            (&["cdn-cache-control: no-cache=?1;x=\"y\";z, max-age=3"], (Some(3), false, false, true, true)),
+            (
+                &["cdn-cache-control: max-age=5", "cache-control: no-store"],
+                (Some(5), false, false, false, true),
+            ),
+            (
+                &["cdn-cache-control: no-store", "cache-control: max-age=5"],
+                (None, true, false, false, true),
+            ),
+            (
+                &["cdn-cache-control: private", "cache-control: max-age=5"],
+                (None, false, true, false, true),
+            ),
+            (
+                &["cdn-cache-control: private=\"a\""],
+                (None, false, true, false, true),
+            ),
+            (
+                &["cdn-cache-control: no-cache=(\"a\")"],
+                (None, false, false, false, true),
+            ),
+            (
+                &["cdn-cache-control: max-age=0", "cache-control: max-age=5"],
+                (Some(0), false, false, false, true),
+            ),
+            (
+                &["cdn-cache-control: max-age=-1"],
+                (Some(0), false, false, false, true),
+            ),
+            (
+                &["cdn-cache-control: max-age=1, max-age=9"],
+                (Some(9), false, false, false, true),
+            ),
+            (
+                &[
+                    "cdn-cache-control: max-age=1",
+                    "cdn-cache-control: no-cache",
+                ],
+                (Some(1), false, false, true, true),
+            ),
+            (
+                &["cdn-cache-control: no-cache=?0, max-age=3"],
+                (Some(3), false, false, false, true),
+            ),
+            (
+                &["cdn-cache-control: no-cache=?1;x=\"y\";z, max-age=3"],
+                (Some(3), false, false, true, true),
+            ),
             // Wrong type of a member: the member is ignored.
-            (&["cdn-cache-control: max-age=\"5\"", "cache-control: max-age=1"], (None, false, false, false, true)),
-            (&["cdn-cache-control: max-age=5.0", "cache-control: max-age=1"], (None, false, false, false, true)),
-            (&["cdn-cache-control: max-age=:YQ==:, max-age=2"], (Some(2), false, false, false, true)),
+            (
+                &[
+                    "cdn-cache-control: max-age=\"5\"",
+                    "cache-control: max-age=1",
+                ],
+                (None, false, false, false, true),
+            ),
+            (
+                &["cdn-cache-control: max-age=5.0", "cache-control: max-age=1"],
+                (None, false, false, false, true),
+            ),
+            (
+                &["cdn-cache-control: max-age=:YQ==:, max-age=2"],
+                (Some(2), false, false, false, true),
+            ),
             // Not a dictionary: the field is ignored.
-            (&["cdn-cache-control: max-age=5, &&&", "cache-control: no-store"], (None, true, false, false, false)),
-            (&["cdn-cache-control: max-age =5", "cache-control: max-age=1"], (Some(1), false, false, false, false)),
-            (&["cdn-cache-control: MaX-aGe=5", "cache-control: max-age=1"], (Some(1), false, false, false, false)),
-            (&["cdn-cache-control: max-age=5,", "cache-control: max-age=1"], (Some(1), false, false, false, false)),
-            (&["cdn-cache-control:", "cache-control: max-age=1"], (Some(1), false, false, false, false)),
-            (&["cdn-cache-control: max-age=1234567890123456", "cache-control: max-age=1"], (Some(1), false, false, false, false)),
+            (
+                &[
+                    "cdn-cache-control: max-age=5, &&&",
+                    "cache-control: no-store",
+                ],
+                (None, true, false, false, false),
+            ),
+            (
+                &["cdn-cache-control: max-age =5", "cache-control: max-age=1"],
+                (Some(1), false, false, false, false),
+            ),
+            (
+                &["cdn-cache-control: MaX-aGe=5", "cache-control: max-age=1"],
+                (Some(1), false, false, false, false),
+            ),
+            (
+                &["cdn-cache-control: max-age=5,", "cache-control: max-age=1"],
+                (Some(1), false, false, false, false),
+            ),
+            (
+                &["cdn-cache-control:", "cache-control: max-age=1"],
+                (Some(1), false, false, false, false),
+            ),
+            (
+                &[
+                    "cdn-cache-control: max-age=1234567890123456",
+                    "cache-control: max-age=1",
+                ],
+                (Some(1), false, false, false, false),
+            ),
         ];
         for (lines, expected) in table {
             let found = CacheControl::of_response(&map(lines));
-            assert_eq!((found.max_age, found.no_store, found.private, found.no_cache, found.is_targeted), expected, "{lines:?}");
+            assert_eq!(
+                (
+                    found.max_age,
+                    found.no_store,
+                    found.private,
+                    found.no_cache,
+                    found.is_targeted
+                ),
+                expected,
+                "{lines:?}"
+            );
         }
     }
 
     #[test]
     fn dictionaries_are_bounded() {
-        let wide = |count| (0..count).map(|n| format!("k{n}")).collect::<Vec<_>>().join(", ");
+        let wide = |count| {
+            (0..count)
+                .map(|n| format!("k{n}"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
         let name = &TARGETED[0];
         let fields = |count| map(&[&format!("cdn-cache-control: {}", wide(count))]);
-        assert_eq!(dictionary(&fields(DICTIONARY_MEMBERS_MAX), name).map(|d| d.len()), Some(DICTIONARY_MEMBERS_MAX));
+        assert_eq!(
+            dictionary(&fields(DICTIONARY_MEMBERS_MAX), name).map(|d| d.len()),
+            Some(DICTIONARY_MEMBERS_MAX)
+        );
         assert_eq!(dictionary(&fields(DICTIONARY_MEMBERS_MAX + 1), name), None);
     }
 
@@ -679,14 +928,21 @@ mod tests {
             (&["g: \"a\", \"b c\""], &["a", "b c"]),
             (&["g: \"a\"", "g: \"b\""], &["a", "b"]),
             (&["g: \"a\\\"b\\\\c\""], &["a\"b\\c"]),
-            (&["g: \"a, b\";x=1, token, 5, (\"in\" \"ner\"), \"z\""], &["a, b", "z"]),
+            (
+                &["g: \"a, b\";x=1, token, 5, (\"in\" \"ner\"), \"z\""],
+                &["a, b", "z"],
+            ),
             (&["g: \"a\", \"open"], &[]),
             (&["g: \"a\" \"b\""], &[]),
             (&["g: \"a\","], &[]),
             (&["other: \"a\""], &[]),
         ];
         for (lines, expected) in table {
-            assert_eq!(strings(&map(lines), &HeaderName::from_static("g")), expected, "{lines:?}");
+            assert_eq!(
+                strings(&map(lines), &HeaderName::from_static("g")),
+                expected,
+                "{lines:?}"
+            );
         }
     }
 
@@ -700,9 +956,16 @@ mod tests {
             (&["pragma: foo"], false),
         ];
         for (lines, expected) in table {
-            assert_eq!(CacheControl::of_request(&map(lines)).no_cache, expected, "{lines:?}");
+            assert_eq!(
+                CacheControl::of_request(&map(lines)).no_cache,
+                expected,
+                "{lines:?}"
+            );
         }
-        assert!(!CacheControl::of_response(&map(&["pragma: no-cache"])).no_cache, "it says nothing in a response");
+        assert!(
+            !CacheControl::of_response(&map(&["pragma: no-cache"])).no_cache,
+            "it says nothing in a response"
+        );
     }
 
     #[test]
@@ -746,14 +1009,26 @@ mod tests {
         for value in invalid {
             assert_eq!(parse_date(value.as_bytes()), None, "{value}");
         }
-        assert_eq!(parse_date(b"Thu, 18 Aug 2050 02:01:18 GMT"), Some(2_544_400_878));
+        assert_eq!(
+            parse_date(b"Thu, 18 Aug 2050 02:01:18 GMT"),
+            Some(2_544_400_878)
+        );
     }
 
     #[test]
     fn a_date_in_two_lines_counts_when_both_agree() {
         let one = "Sun, 06 Nov 1994 08:49:37 GMT";
-        assert_eq!(date(&map(&[&format!("date: {one}"), &format!("date: {one}")]), DATE), Some(784_111_777));
-        assert_eq!(date(&map(&[&format!("expires: {one}"), "expires: 0"]), EXPIRES), None);
+        assert_eq!(
+            date(
+                &map(&[&format!("date: {one}"), &format!("date: {one}")]),
+                DATE
+            ),
+            Some(784_111_777)
+        );
+        assert_eq!(
+            date(&map(&[&format!("expires: {one}"), "expires: 0"]), EXPIRES),
+            None
+        );
         assert_eq!(date(&map(&[]), DATE), None);
     }
 
@@ -788,11 +1063,21 @@ mod tests {
             "set-cookie: b=2",
         ]);
         for is_kept_long in [false, true] {
-            let mut kept: Vec<String> = end_to_end(&fields, is_kept_long).iter().map(|(n, _)| n.to_string()).collect();
+            let mut kept: Vec<String> = end_to_end(&fields, is_kept_long)
+                .iter()
+                .map(|(n, _)| n.to_string())
+                .collect();
             kept.sort();
             assert_eq!(
                 kept,
-                ["c", "cache-control", "cdn-loop", "host", "set-cookie", "set-cookie"],
+                [
+                    "c",
+                    "cache-control",
+                    "cdn-loop",
+                    "host",
+                    "set-cookie",
+                    "set-cookie"
+                ],
                 "what all are to see cannot be taken away"
             );
         }
@@ -822,7 +1107,8 @@ mod tests {
 
         #[test]
         fn a_strict_directive_is_never_lost(before in testing::value(), after in testing::value()) {
-            // Whatever stands around it: unless it is inside a closed quoted string, `no-store` counts.
+            // Whatever stands around it: unless it is inside a closed quoted string, `no-store`
+            // counts.
             let before: Vec<u8> = before.as_bytes().iter().copied().filter(|b| *b != b'"').collect();
             let value = [&before[..], b", no-store, ", after.as_bytes()].concat();
             let mut fields = HeaderMap::new();

@@ -1,8 +1,9 @@
 //! Whether a fill goes on when its last reader has left, before all of it has come.
 //!
-//! What is stored so far stays either way, so that a later request asks the origin for the rest alone; where the response
-//! has no strong validator that is not possible, and what came is lost. HTTP leaves this to the cache; RFC 9111 section 3.3
-//! says what an incomplete response may be used for.
+//! What is stored so far stays either way, so that a later request asks the origin for the rest
+//! alone; where the response has no strong validator that is not possible, and what came is lost.
+//! HTTP leaves this to the cache; RFC 9111 section 3.3 says what an incomplete response may be used
+//! for.
 
 use nearcast_fleet::config::CachePolicy;
 
@@ -20,12 +21,21 @@ pub struct Abandoned {
 }
 
 impl Abandoned {
-    /// Whether it goes on under a site's policy. Where the end is not known only as much may come as could be left.
+    /// Whether it goes on under a site's policy. Where the end is not known only as much may come
+    /// as could be left.
     pub fn goes_on(self, policy: &CachePolicy) -> bool {
-        let Self { first, end, left_at, at } = self;
-        let Some(end) = end else { return policy.finish_share <= 0.0 || at.saturating_sub(left_at) < policy.finish_rest.0 };
+        let Self {
+            first,
+            end,
+            left_at,
+            at,
+        } = self;
+        let Some(end) = end else {
+            return policy.finish_share <= 0.0 || at.saturating_sub(left_at) < policy.finish_rest.0;
+        };
         let (whole, come) = (end.saturating_sub(first), at.saturating_sub(first));
-        end.saturating_sub(at) <= policy.finish_rest.0 || come as f64 >= whole as f64 * policy.finish_share
+        end.saturating_sub(at) <= policy.finish_rest.0
+            || come as f64 >= whole as f64 * policy.finish_share
     }
 }
 
@@ -39,19 +49,42 @@ mod tests {
     fn a_fill_goes_on_for_little_and_after_much() {
         const MIB: u64 = 1 << 20;
         let default = CachePolicy::default();
-        let policy = |rest, share| CachePolicy { finish_rest: Bytes(rest), finish_share: share, ..default.clone() };
+        let policy = |rest, share| CachePolicy {
+            finish_rest: Bytes(rest),
+            finish_share: share,
+            ..default.clone()
+        };
         let (never, always) = (policy(0, 1.0), policy(0, 0.0));
-        // First byte, end, place when the reader left, place now; by default, with `never` and with `always`.
+        // First byte, end, place when the reader left, place now; by default, with `never` and with
+        // `always`.
         let table = [
             (0, Some(64 * MIB), MIB, MIB, (false, false, true)),
             (0, Some(64 * MIB), 32 * MIB, 32 * MIB, (true, false, true)),
-            (0, Some(64 * MIB), 32 * MIB - 1, 32 * MIB - 1, (false, false, true)),
+            (
+                0,
+                Some(64 * MIB),
+                32 * MIB - 1,
+                32 * MIB - 1,
+                (false, false, true),
+            ),
             (0, Some(MIB), 0, 0, (true, false, true)),
             (0, Some(MIB + 1), 0, 0, (false, false, true)),
             (0, Some(MIB + 1), 1, 1, (true, false, true)),
             // A part far into a body: what came before it says nothing.
-            (500 * MIB, Some(600 * MIB), 501 * MIB, 501 * MIB, (false, false, true)),
-            (500 * MIB, Some(600 * MIB), 550 * MIB, 550 * MIB, (true, false, true)),
+            (
+                500 * MIB,
+                Some(600 * MIB),
+                501 * MIB,
+                501 * MIB,
+                (false, false, true),
+            ),
+            (
+                500 * MIB,
+                Some(600 * MIB),
+                550 * MIB,
+                550 * MIB,
+                (true, false, true),
+            ),
             // All of it has come.
             (0, Some(8 * MIB), 8 * MIB, 8 * MIB, (true, true, true)),
             (0, Some(0), 0, 0, (true, true, true)),
@@ -61,8 +94,17 @@ mod tests {
             (0, None, 5 * MIB, 6 * MIB, (false, false, true)),
         ];
         for (first, end, left_at, at, expected) in table {
-            let abandoned = Abandoned { first, end, left_at, at };
-            let found = (abandoned.goes_on(&default), abandoned.goes_on(&never), abandoned.goes_on(&always));
+            let abandoned = Abandoned {
+                first,
+                end,
+                left_at,
+                at,
+            };
+            let found = (
+                abandoned.goes_on(&default),
+                abandoned.goes_on(&never),
+                abandoned.goes_on(&always),
+            );
             assert_eq!(found, expected, "{abandoned:?}");
         }
     }

@@ -1,6 +1,7 @@
 //! The fields of what is sent on: to the origin, and back to the client.
 //!
-//! Follows RFC 9110 section 7.6 (forwarding, Via, Max-Forwards), RFC 8586 (CDN-Loop), RFC 9111 section 4.3.1 and 5.1.
+//! Follows RFC 9110 section 7.6 (forwarding, Via, Max-Forwards), RFC 8586 (CDN-Loop), RFC 9111
+//! section 4.3.1 and 5.1.
 
 use std::net::IpAddr;
 
@@ -25,13 +26,15 @@ pub const LOOP_MEMBERS_MAX: usize = 16;
 /// Which of a client's fields reach the origin.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ClientFields<'a> {
-    /// All but those for one hop and those that rewrite the request or name the client: for what is passed through.
+    /// All but those for one hop and those that rewrite the request or name the client: for what is
+    /// passed through.
     Passed,
-    /// As [`Passed`](Self::Passed), without `Range` and conditions, and with `Accept-Encoding` as far as it counts: for an
-    /// answer that may be stored.
+    /// As [`Passed`](Self::Passed), without `Range` and conditions, and with `Accept-Encoding` as
+    /// far as it counts: for an answer that may be stored.
     Storable,
-    /// Those that every client sends, those that the site lists, and those that `vary` names: for requests on behalf of
-    /// what is stored (background validations, missing slices), which must not depend on one client (RFC 9111 section 7.1).
+    /// Those that every client sends, those that the site lists, and those that `vary` names: for
+    /// requests on behalf of what is stored (background validations, missing slices), which must
+    /// not depend on one client (RFC 9111 section 7.1).
     Shared {
         /// The site's settings.
         policy: &'a CachePolicy,
@@ -60,7 +63,11 @@ pub struct Forwarder<'a> {
 /// The fields of a request to the origin.
 pub fn to_origin(client: &HeaderMap, which: ClientFields<'_>, by: &Forwarder<'_>) -> HeaderMap {
     let mut forward = fields::end_to_end(client, false);
-    let removed: Vec<HeaderName> = forward.keys().filter(|name| is_removed(name.as_str())).cloned().collect();
+    let removed: Vec<HeaderName> = forward
+        .keys()
+        .filter(|name| is_removed(name.as_str()))
+        .cloned()
+        .collect();
     for name in removed {
         forward.remove(name);
     }
@@ -104,13 +111,20 @@ pub enum Loop {
 pub fn find_loop(request: &HeaderMap, own_id: &[u8]) -> Loop {
     let mut count = 0;
     for member in fields::list(request, CDN_LOOP) {
-        let id = member.split(|b| matches!(b, b';' | b' ' | b'\t')).next().unwrap_or_default();
+        let id = member
+            .split(|b| matches!(b, b';' | b' ' | b'\t'))
+            .next()
+            .unwrap_or_default();
         if id.eq_ignore_ascii_case(own_id) {
             return Loop::Ours;
         }
         count += 1;
     }
-    if count >= LOOP_MEMBERS_MAX { Loop::TooMany } else { Loop::Clear }
+    if count >= LOOP_MEMBERS_MAX {
+        Loop::TooMany
+    } else {
+        Loop::Clear
+    }
 }
 
 /// What `Max-Forwards` says of a request (RFC 9110 section 7.6.2).
@@ -129,7 +143,10 @@ pub fn max_forwards(method: &Method, request: &HeaderMap) -> MaxForwards {
     if !matches!(*method, Method::OPTIONS | Method::TRACE) {
         return MaxForwards::Unlimited;
     }
-    match request.get(MAX_FORWARDS).and_then(|value| fields::delta_seconds(value.as_bytes().trim_ascii())) {
+    match request
+        .get(MAX_FORWARDS)
+        .and_then(|value| fields::delta_seconds(value.as_bytes().trim_ascii()))
+    {
         None => MaxForwards::Unlimited,
         Some(0) => MaxForwards::Here,
         Some(left) => MaxForwards::Left(left - 1),
@@ -143,22 +160,30 @@ pub fn passed(origin: &HeaderMap, via: &HeaderValue) -> HeaderMap {
     response
 }
 
-/// Fields of a response out of stored ones. `age` is in seconds; `None` for one that comes from the origin now, whose
-/// own Age stays (RFC 9111 section 5.1). `is_rangeable`: its length is known and it is a 200.
-pub fn stored(stored: &HeaderMap, age: Option<u64>, is_rangeable: bool, via: &HeaderValue) -> HeaderMap {
+/// Fields of a response out of stored ones. `age` is in seconds; `None` for one that comes from the
+/// origin now, whose own Age stays (RFC 9111 section 5.1). `is_rangeable`: its length is known and
+/// it is a 200.
+pub fn stored(
+    stored: &HeaderMap,
+    age: Option<u64>,
+    is_rangeable: bool,
+    via: &HeaderValue,
+) -> HeaderMap {
     let mut response = stored.clone();
     if let Some(age) = age {
         response.insert(AGE, HeaderValue::from(age));
     }
     if is_rangeable {
-        response.entry(ACCEPT_RANGES).or_insert(HeaderValue::from_static("bytes"));
+        response
+            .entry(ACCEPT_RANGES)
+            .or_insert(HeaderValue::from_static("bytes"));
     }
     response.append(VIA, via.clone());
     response
 }
 
-/// Takes the targeted fields out of a response. By default they are passed on: another cache of a CDN may stand between
-/// this one and the client, and they are for it too (RFC 9213 section 2.2).
+/// Takes the targeted fields out of a response. By default they are passed on: another cache of a
+/// CDN may stand between this one and the client, and they are for it too (RFC 9213 section 2.2).
 pub fn remove_targeted(response: &mut HeaderMap) {
     for name in &fields::TARGETED {
         response.remove(name);
@@ -177,12 +202,24 @@ mod tests {
     static ID: HeaderValue = HeaderValue::from_static("nearcast-cdn.test");
 
     fn by<'a>(origin_host: Option<&'a HeaderValue>) -> Forwarder<'a> {
-        Forwarder { via: &VIA_OURS, loop_id: &ID, origin_host, host: &HOST_ASKED, client: IpAddr::from([192, 0, 2, 7]), scheme: "https" }
+        Forwarder {
+            via: &VIA_OURS,
+            loop_id: &ID,
+            origin_host,
+            host: &HOST_ASKED,
+            client: IpAddr::from([192, 0, 2, 7]),
+            scheme: "https",
+        }
     }
 
     fn with_ours(lines: &[&str]) -> HeaderMap {
-        let ours =
-            ["host: www.test", "via: 1.1 ams-1", "cdn-loop: nearcast-cdn.test", "x-forwarded-for: 192.0.2.7", "x-forwarded-proto: https"];
+        let ours = [
+            "host: www.test",
+            "via: 1.1 ams-1",
+            "cdn-loop: nearcast-cdn.test",
+            "x-forwarded-for: 192.0.2.7",
+            "x-forwarded-proto: https",
+        ];
         map(&lines.iter().copied().chain(ours).collect::<Vec<_>>())
     }
 
@@ -205,42 +242,103 @@ mod tests {
             "expect: 100-continue",
             "proxy-authorization: x",
         ]);
-        assert_eq!(to_origin(&client, ClientFields::Storable, &by(None)), with_ours(&["accept: a", "foo: 1", "cookie: c"]));
+        assert_eq!(
+            to_origin(&client, ClientFields::Storable, &by(None)),
+            with_ours(&["accept: a", "foo: 1", "cookie: c"])
+        );
     }
 
     #[test]
     fn requests_on_behalf_of_what_is_stored_have_no_clients_own_fields() {
-        let client = map(&["accept: a", "foo: 1", "bar: 2", "cookie: c", "authorization: d", "range: bytes=0-1", "sec-websocket-key: e"]);
-        let (plain, listed) = (CachePolicy::default(), CachePolicy { forward_fields: vec!["bar".into()], ..CachePolicy::default() });
+        let client = map(&[
+            "accept: a",
+            "foo: 1",
+            "bar: 2",
+            "cookie: c",
+            "authorization: d",
+            "range: bytes=0-1",
+            "sec-websocket-key: e",
+        ]);
+        let (plain, listed) = (
+            CachePolicy::default(),
+            CachePolicy {
+                forward_fields: vec!["bar".into()],
+                ..CachePolicy::default()
+            },
+        );
         let table: [(&CachePolicy, &[&str], &[&str]); 5] = [
             (&plain, &[], &["accept: a"]),
             (&plain, &["foo"], &["accept: a", "foo: 1"]),
-            (&plain, &["cookie", "authorization"], &["accept: a", "cookie: c", "authorization: d"]),
+            (
+                &plain,
+                &["cookie", "authorization"],
+                &["accept: a", "cookie: c", "authorization: d"],
+            ),
             (&listed, &[], &["accept: a", "bar: 2"]),
             (&listed, &["foo"], &["accept: a", "foo: 1", "bar: 2"]),
         ];
         for (policy, vary, expected) in table {
-            let vary: Vec<HeaderName> = vary.iter().map(|name| HeaderName::from_bytes(name.as_bytes()).expect("a name")).collect();
-            assert_eq!(to_origin(&client, ClientFields::Shared { policy, vary: &vary }, &by(None)), with_ours(expected), "{vary:?}");
+            let vary: Vec<HeaderName> = vary
+                .iter()
+                .map(|name| HeaderName::from_bytes(name.as_bytes()).expect("a name"))
+                .collect();
+            assert_eq!(
+                to_origin(
+                    &client,
+                    ClientFields::Shared {
+                        policy,
+                        vary: &vary
+                    },
+                    &by(None)
+                ),
+                with_ours(expected),
+                "{vary:?}"
+            );
         }
     }
 
     #[test]
     fn what_is_passed_keeps_range_and_conditions() {
         // 39.
-        let client = map(&["range: bytes=0-1", "if-match: \"a\"", "content-length: 5", "connection: content-length"]);
+        let client = map(&[
+            "range: bytes=0-1",
+            "if-match: \"a\"",
+            "content-length: 5",
+            "connection: content-length",
+        ]);
         let expected = with_ours(&["range: bytes=0-1", "if-match: \"a\"", "content-length: 5"]);
-        assert_eq!(to_origin(&client, ClientFields::Passed, &by(None)), expected);
+        assert_eq!(
+            to_origin(&client, ClientFields::Passed, &by(None)),
+            expected
+        );
     }
 
     #[test]
     fn no_client_can_tell_the_origin_another_request() {
         // 86.
         let policy = CachePolicy::default();
-        for which in [ClientFields::Passed, ClientFields::Storable, ClientFields::Shared { policy: &policy, vary: &[] }] {
-            for name in ["x-forwarded-host", "X_Forwarded_Host", "x-original-url", "x.real.ip", "forwarded", "cdn_loop", "content_length"] {
+        for which in [
+            ClientFields::Passed,
+            ClientFields::Storable,
+            ClientFields::Shared {
+                policy: &policy,
+                vary: &[],
+            },
+        ] {
+            for name in [
+                "x-forwarded-host",
+                "X_Forwarded_Host",
+                "x-original-url",
+                "x.real.ip",
+                "forwarded",
+                "cdn_loop",
+                "content_length",
+            ] {
                 let forward = to_origin(&map(&[&format!("{name}: evil.test")]), which, &by(None));
-                assert!(forward.values().all(|value| value != "evil.test"), "{name} {which:?}");
+                assert!(
+                    forward.values().all(|value| value != "evil.test"),
+                    "{name} {which:?}"
+                );
             }
         }
     }
@@ -248,9 +346,22 @@ mod tests {
     #[test]
     fn the_origin_sees_its_own_host_and_the_true_client() {
         let own = HeaderValue::from_static("origin.test");
-        let forward = to_origin(&map(&["host: other", "x-forwarded-for: 1.2.3.4"]), ClientFields::Storable, &by(Some(&own)));
-        assert_eq!(forward.get_all(HOST).into_iter().collect::<Vec<_>>(), ["origin.test"]);
-        assert_eq!(forward.get_all(X_FORWARDED_FOR).into_iter().collect::<Vec<_>>(), ["192.0.2.7"]);
+        let forward = to_origin(
+            &map(&["host: other", "x-forwarded-for: 1.2.3.4"]),
+            ClientFields::Storable,
+            &by(Some(&own)),
+        );
+        assert_eq!(
+            forward.get_all(HOST).into_iter().collect::<Vec<_>>(),
+            ["origin.test"]
+        );
+        assert_eq!(
+            forward
+                .get_all(X_FORWARDED_FOR)
+                .into_iter()
+                .collect::<Vec<_>>(),
+            ["192.0.2.7"]
+        );
     }
 
     #[test]
@@ -258,23 +369,48 @@ mod tests {
         // 58: foreign ids stay, ours is added, and no client can take the field away.
         let client = map(&["cdn-loop: other; v=1", "connection: cdn-loop", "via: 1.0 x"]);
         let policy = CachePolicy::default();
-        let forward = to_origin(&client, ClientFields::Shared { policy: &policy, vary: &[] }, &by(None));
-        assert_eq!(forward.get_all(CDN_LOOP).into_iter().collect::<Vec<_>>(), ["other; v=1", "nearcast-cdn.test"]);
-        assert_eq!(forward.get_all(VIA).into_iter().collect::<Vec<_>>(), ["1.0 x", "1.1 ams-1"], "59");
+        let forward = to_origin(
+            &client,
+            ClientFields::Shared {
+                policy: &policy,
+                vary: &[],
+            },
+            &by(None),
+        );
+        assert_eq!(
+            forward.get_all(CDN_LOOP).into_iter().collect::<Vec<_>>(),
+            ["other; v=1", "nearcast-cdn.test"]
+        );
+        assert_eq!(
+            forward.get_all(VIA).into_iter().collect::<Vec<_>>(),
+            ["1.0 x", "1.1 ams-1"],
+            "59"
+        );
         let many = format!("cdn-loop: {}", vec!["x"; LOOP_MEMBERS_MAX].join(", "));
         let table: [(&[&str], Loop); 7] = [
             (&[], Loop::Clear),
             (&["cdn-loop: other, nearcast-cdn.test.example"], Loop::Clear),
             (&["cdn-loop: nearcast-cdn.test"], Loop::Ours),
-            (&["cdn-loop: other; a=\"b, c\" , NEARCAST-cdn.test; x=1"], Loop::Ours),
+            (
+                &["cdn-loop: other; a=\"b, c\" , NEARCAST-cdn.test; x=1"],
+                Loop::Ours,
+            ),
             (&["cdn-loop: a", "cdn-loop: nearcast-cdn.test"], Loop::Ours),
             (&["cdn-loop: a; b=\"nearcast-cdn.test\""], Loop::Clear),
             (&[&many], Loop::TooMany),
         ];
         for (request, expected) in table {
-            assert_eq!(find_loop(&map(request), ID.as_bytes()), expected, "{request:?}");
+            assert_eq!(
+                find_loop(&map(request), ID.as_bytes()),
+                expected,
+                "{request:?}"
+            );
         }
-        assert_eq!(find_loop(&forward, ID.as_bytes()), Loop::Ours, "what we send is known when it comes back");
+        assert_eq!(
+            find_loop(&forward, ID.as_bytes()),
+            Loop::Ours,
+            "what we send is known when it comes back"
+        );
     }
 
     #[test]
@@ -288,35 +424,76 @@ mod tests {
             (Method::GET, "0", MaxForwards::Unlimited),
         ];
         for (method, value, expected) in table {
-            assert_eq!(max_forwards(&method, &map(&[&format!("max-forwards: {value}")])), expected, "{method} {value}");
+            assert_eq!(
+                max_forwards(&method, &map(&[&format!("max-forwards: {value}")])),
+                expected,
+                "{method} {value}"
+            );
         }
-        assert_eq!(max_forwards(&Method::OPTIONS, &map(&[])), MaxForwards::Unlimited);
+        assert_eq!(
+            max_forwards(&Method::OPTIONS, &map(&[])),
+            MaxForwards::Unlimited
+        );
     }
 
     #[test]
     fn age_is_on_stored_replies_only() {
         // 23, 44.
         let of_origin = map(&["age: 5", "x: 1"]);
-        assert_eq!(stored(&of_origin, Some(9), true, &VIA_OURS), map(&["age: 9", "x: 1", "accept-ranges: bytes", "via: 1.1 ams-1"]));
-        assert_eq!(stored(&of_origin, None, false, &VIA_OURS), map(&["age: 5", "x: 1", "via: 1.1 ams-1"]));
-        assert_eq!(stored(&map(&["x: 1"]), None, false, &VIA_OURS), map(&["x: 1", "via: 1.1 ams-1"]));
+        assert_eq!(
+            stored(&of_origin, Some(9), true, &VIA_OURS),
+            map(&["age: 9", "x: 1", "accept-ranges: bytes", "via: 1.1 ams-1"])
+        );
+        assert_eq!(
+            stored(&of_origin, None, false, &VIA_OURS),
+            map(&["age: 5", "x: 1", "via: 1.1 ams-1"])
+        );
+        assert_eq!(
+            stored(&map(&["x: 1"]), None, false, &VIA_OURS),
+            map(&["x: 1", "via: 1.1 ams-1"])
+        );
         let refused = map(&["accept-ranges: none"]);
-        assert_eq!(stored(&refused, None, true, &VIA_OURS), map(&["accept-ranges: none", "via: 1.1 ams-1"]), "the origin's word stays");
+        assert_eq!(
+            stored(&refused, None, true, &VIA_OURS),
+            map(&["accept-ranges: none", "via: 1.1 ams-1"]),
+            "the origin's word stays"
+        );
     }
 
     #[test]
     fn passed_replies_lose_what_is_for_one_hop() {
-        let origin = map(&["connection: x", "x: 1", "keep-alive: 5", "age: 3", "cache-status: up; hit", "via: 1.1 up"]);
-        assert_eq!(passed(&origin, &VIA_OURS), map(&["age: 3", "cache-status: up; hit", "via: 1.1 up", "via: 1.1 ams-1"]));
+        let origin = map(&[
+            "connection: x",
+            "x: 1",
+            "keep-alive: 5",
+            "age: 3",
+            "cache-status: up; hit",
+            "via: 1.1 up",
+        ]);
+        assert_eq!(
+            passed(&origin, &VIA_OURS),
+            map(&[
+                "age: 3",
+                "cache-status: up; hit",
+                "via: 1.1 up",
+                "via: 1.1 ams-1"
+            ])
+        );
     }
 
     #[test]
     fn targeted_fields_stay_unless_taken_out() {
         // 55.
-        let mut response = passed(&map(&["cdn-cache-control: max-age=5", "cache-control: no-store"]), &VIA_OURS);
+        let mut response = passed(
+            &map(&["cdn-cache-control: max-age=5", "cache-control: no-store"]),
+            &VIA_OURS,
+        );
         assert!(response.contains_key("cdn-cache-control"));
         remove_targeted(&mut response);
-        assert_eq!(response, map(&["cache-control: no-store", "via: 1.1 ams-1"]));
+        assert_eq!(
+            response,
+            map(&["cache-control: no-store", "via: 1.1 ams-1"])
+        );
     }
 
     proptest! {

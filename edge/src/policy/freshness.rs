@@ -1,8 +1,11 @@
 //! Whether a response may be stored, and for how long it is fresh.
 //!
-//! Follows RFC 9111 section 3 (storing), 4.2 (freshness and age), RFC 9213 (targeted fields), RFC 5861, RFC 8246.
+//! Follows RFC 9111 section 3 (storing), 4.2 (freshness and age), RFC 9213 (targeted fields), RFC
+//! 5861, RFC 8246.
 
-use http::header::{ACCEPT, AGE, AUTHORIZATION, COOKIE, DATE, EXPIRES, LAST_MODIFIED, SET_COOKIE, VARY};
+use http::header::{
+    ACCEPT, AGE, AUTHORIZATION, COOKIE, DATE, EXPIRES, LAST_MODIFIED, SET_COOKIE, VARY,
+};
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 use nearcast_fleet::config::CachePolicy;
 use serde::{Deserialize, Serialize};
@@ -18,8 +21,8 @@ use super::vary;
 pub const HEURISTIC_PART: u64 = 10;
 /// Longest guessed lifetime, in seconds.
 pub const HEURISTIC_MAX: u64 = 24 * 3600;
-/// From dates before this one no lifetime is guessed: they stand for "unknown" (1970 and 1980 are the zeros of common
-/// clocks). 1990-01-01T00:00:00Z, before there was HTTP.
+/// From dates before this one no lifetime is guessed: they stand for "unknown" (1970 and 1980 are
+/// the zeros of common clocks). 1990-01-01T00:00:00Z, before there was HTTP.
 const PLAUSIBLE_SINCE: u64 = 631_152_000;
 /// How far a `Date` may be from this cache's clock for a guess, in seconds.
 const CLOCK_DIFFERENCE_MAX: u64 = 24 * 3600;
@@ -56,7 +59,8 @@ pub enum Verdict {
 pub enum NotStored {
     /// Not a response to GET.
     Method,
-    /// Its status says something of the request or the connection, not of the resource; or it is interim, or a 304.
+    /// Its status says something of the request or the connection, not of the resource; or it is
+    /// interim, or a 304.
     Status,
     /// `no-store` in the response.
     NoStore,
@@ -74,9 +78,11 @@ pub enum NotStored {
     Vary,
     /// It sets a cookie and does not say that it is public.
     SetCookie,
-    /// The request had fields that may have brought it about, and neither `Vary` nor the site names them.
+    /// The request had fields that may have brought it about, and neither `Vary` nor the site names
+    /// them.
     RequestFields,
-    /// The request had a cookie or credentials, and only a guess or the site's default would say how long it is fresh.
+    /// The request had a cookie or credentials, and only a guess or the site's default would say
+    /// how long it is fresh.
     Credentials,
     /// Nothing says how long it is fresh.
     NoLifetime,
@@ -90,7 +96,8 @@ pub enum NotStored {
     TooLarge,
     /// The request had a body.
     RequestBody,
-    /// The request's path can be read in more than one way (dot segments, a backslash, a broken escape).
+    /// The request's path can be read in more than one way (dot segments, a backslash, a broken
+    /// escape).
     AmbiguousPath,
     /// An error, while what is stored may still serve in its place.
     ErrorBesideStored,
@@ -133,7 +140,8 @@ impl NotStored {
         Self::Upgrade,
     ];
 
-    /// A token (RFC 9110 section 5.6.2), for `detail` in `Cache-Status`, the metric's label and the log.
+    /// A token (RFC 9110 section 5.6.2), for `detail` in `Cache-Status`, the metric's label and the
+    /// log.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Method => "method",
@@ -200,7 +208,8 @@ pub struct Freshness {
     pub stale_while_revalidate: Option<u64>,
     /// `stale-if-error` in seconds; the site's own where `None`.
     pub stale_if_error: Option<u64>,
-    /// `must-revalidate`, `proxy-revalidate` or what implies one: never to be used stale (RFC 9111 section 4.2.4).
+    /// `must-revalidate`, `proxy-revalidate` or what implies one: never to be used stale (RFC 9111
+    /// section 4.2.4).
     pub must_revalidate: bool,
     /// `no-cache`: to be validated before each use.
     pub no_cache: bool,
@@ -210,15 +219,28 @@ pub struct Freshness {
 
 impl Freshness {
     /// What the fields of a stored response say. Also right after a 304 has freshened it.
-    pub fn of(status: StatusCode, fields: &HeaderMap, policy: &CachePolicy, exchange: Exchange) -> Self {
+    pub fn of(
+        status: StatusCode,
+        fields: &HeaderMap,
+        policy: &CachePolicy,
+        exchange: Exchange,
+    ) -> Self {
         let directives = CacheControl::of_response(fields);
         let (lifetime, basis) = lifetime(&directives, status, fields, policy, exchange.received_ms);
         let forbids_stale = directives.must_revalidate || directives.proxy_revalidate;
-        // By RFC 9111 section 5.2.2.10 `s-maxage` forbids stale use as `proxy-revalidate` does. An origin that writes a window
-        // of stale use beside it plainly means it; the site's own windows do not count.
-        let has_window = directives.stale_while_revalidate.is_some() || directives.stale_if_error.is_some();
+        // By RFC 9111 section 5.2.2.10 `s-maxage` forbids stale use as `proxy-revalidate` does. An
+        // origin that writes a window of stale use beside it plainly means it; the site's own
+        // windows do not count.
+        let has_window =
+            directives.stale_while_revalidate.is_some() || directives.stale_if_error.is_some();
         let is_shared_only = directives.s_maxage.is_some() && !forbids_stale;
-        let window = |said: Option<u64>| if is_shared_only { Some(said.unwrap_or(0)) } else { said };
+        let window = |said: Option<u64>| {
+            if is_shared_only {
+                Some(said.unwrap_or(0))
+            } else {
+                said
+            }
+        };
         Self {
             lifetime,
             basis,
@@ -235,19 +257,24 @@ impl Freshness {
 
     /// Seconds since it was made (`current_age`, RFC 9111 section 4.2.3).
     pub fn age(&self, now_ms: u64) -> u64 {
-        self.initial_age.saturating_add(now_ms.saturating_sub(self.received_ms) / 1000)
+        self.initial_age
+            .saturating_add(now_ms.saturating_sub(self.received_ms) / 1000)
     }
 
     /// Seconds that it is still fresh; zero or less when it is stale.
     pub fn ttl(&self, now_ms: u64) -> i64 {
-        i64::try_from(self.lifetime).unwrap_or(i64::MAX).saturating_sub_unsigned(self.age(now_ms))
+        i64::try_from(self.lifetime)
+            .unwrap_or(i64::MAX)
+            .saturating_sub_unsigned(self.age(now_ms))
     }
 
-    /// Whether it may be given to a request that waited for it, even if it was stale when it came: it has a lifetime, it may
-    /// be used without validation, and only a slow origin made it too old where it must not be used stale. Each who waited
-    /// would have got the same, or later.
+    /// Whether it may be given to a request that waited for it, even if it was stale when it came:
+    /// it has a lifetime, it may be used without validation, and only a slow origin made it too old
+    /// where it must not be used stale. Each who waited would have got the same, or later.
     pub fn is_for_those_who_waited(&self) -> bool {
-        self.lifetime > 0 && !self.no_cache && (!self.must_revalidate || self.lifetime > self.age_when_sent)
+        self.lifetime > 0
+            && !self.no_cache
+            && (!self.must_revalidate || self.lifetime > self.age_when_sent)
     }
 
     /// Whether it is fresh, which at an age of its lifetime it is no more.
@@ -258,8 +285,15 @@ impl Freshness {
 
 /// Whether a response may be stored (RFC 9111 section 3), before its body is known to be whole.
 ///
-/// A response with an incomplete body is never to be stored as a whole one (section 3.3): that is for who reads it.
-pub fn judge(request: RequestFacts<'_>, status: StatusCode, fields: &HeaderMap, policy: &CachePolicy, exchange: Exchange) -> Verdict {
+/// A response with an incomplete body is never to be stored as a whole one (section 3.3): that is
+/// for who reads it.
+pub fn judge(
+    request: RequestFacts<'_>,
+    status: StatusCode,
+    fields: &HeaderMap,
+    policy: &CachePolicy,
+    exchange: Exchange,
+) -> Verdict {
     let directives = CacheControl::of_response(fields);
     let refusals = [
         refused_by_request(request, &directives, policy),
@@ -272,7 +306,10 @@ pub fn judge(request: RequestFacts<'_>, status: StatusCode, fields: &HeaderMap, 
     }
     let freshness = Freshness::of(status, fields, policy, exchange);
     // What is validated before each use needs no lifetime.
-    if matches!(freshness.basis, Basis::Heuristic | Basis::Default) && !freshness.no_cache && !may_guess_for(request, fields, policy) {
+    if matches!(freshness.basis, Basis::Heuristic | Basis::Default)
+        && !freshness.no_cache
+        && !may_guess_for(request, fields, policy)
+    {
         return Verdict::DoNotStore(NotStored::Credentials);
     }
     match refused_as_useless(fields, &freshness, policy) {
@@ -281,7 +318,11 @@ pub fn judge(request: RequestFacts<'_>, status: StatusCode, fields: &HeaderMap, 
     }
 }
 
-fn refused_by_request(request: RequestFacts<'_>, directives: &CacheControl, policy: &CachePolicy) -> Option<NotStored> {
+fn refused_by_request(
+    request: RequestFacts<'_>,
+    directives: &CacheControl,
+    policy: &CachePolicy,
+) -> Option<NotStored> {
     if *request.method != Method::GET {
         return Some(NotStored::Method);
     }
@@ -289,16 +330,26 @@ fn refused_by_request(request: RequestFacts<'_>, directives: &CacheControl, poli
         return Some(NotStored::RequestNoStore);
     }
     // RFC 9111 section 3.5.
-    let allows_shared = directives.public || directives.s_maxage.is_some() || directives.must_revalidate;
-    (request.fields.contains_key(AUTHORIZATION) && !allows_shared).then_some(NotStored::Authorization)
+    let allows_shared =
+        directives.public || directives.s_maxage.is_some() || directives.must_revalidate;
+    (request.fields.contains_key(AUTHORIZATION) && !allows_shared)
+        .then_some(NotStored::Authorization)
 }
 
-/// What a request's own fields may have brought about is nobody else's, and errors all the more: a field that is too long,
-/// or a cookie that is broken, must not become everybody's error.
-fn refused_as_brought_about(request: RequestFacts<'_>, status: StatusCode, fields: &HeaderMap, policy: &CachePolicy) -> Option<NotStored> {
+/// What a request's own fields may have brought about is nobody else's, and errors all the more: a
+/// field that is too long, or a cookie that is broken, must not become everybody's error.
+fn refused_as_brought_about(
+    request: RequestFacts<'_>,
+    status: StatusCode,
+    fields: &HeaderMap,
+    policy: &CachePolicy,
+) -> Option<NotStored> {
     let vary = vary::names(fields).unwrap_or_default();
-    let is_told_apart =
-        |name: &HeaderName| !request.fields.contains_key(name) || vary.contains(name) || request_fields::is_listed(name, policy);
+    let is_told_apart = |name: &HeaderName| {
+        !request.fields.contains_key(name)
+            || vary.contains(name)
+            || request_fields::is_listed(name, policy)
+    };
     let is_error = status.is_client_error() || status.is_server_error();
     // These speak of the resource, whoever asks.
     let is_of_anybody = matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE);
@@ -308,13 +359,16 @@ fn refused_as_brought_about(request: RequestFacts<'_>, status: StatusCode, field
     may_be_own.then_some(NotStored::RequestFields)
 }
 
-/// Whether a lifetime that nobody said may be given to the answer of a request (RFC 9111 section 4.2.2 leaves it to the
-/// cache): not where a cookie or credentials may have made it one client's own.
+/// Whether a lifetime that nobody said may be given to the answer of a request (RFC 9111 section
+/// 4.2.2 leaves it to the cache): not where a cookie or credentials may have made it one client's
+/// own.
 fn may_guess_for(request: RequestFacts<'_>, fields: &HeaderMap, policy: &CachePolicy) -> bool {
     let vary = vary::names(fields).unwrap_or_default();
-    [COOKIE, AUTHORIZATION]
-        .iter()
-        .all(|name| !request.fields.contains_key(name) || vary.contains(name) || request_fields::is_listed(name, policy))
+    [COOKIE, AUTHORIZATION].iter().all(|name| {
+        !request.fields.contains_key(name)
+            || vary.contains(name)
+            || request_fields::is_listed(name, policy)
+    })
 }
 
 fn refused_by_status(
@@ -330,9 +384,13 @@ fn refused_by_status(
     if directives.must_understand && !is_understood(status) {
         return Some(NotStored::MustUnderstand);
     }
-    // What was not acceptable to one client may be to the next, unless all that it may have disliked is in `Vary`.
+    // What was not acceptable to one client may be to the next, unless all that it may have
+    // disliked is in `Vary`.
     let is_told_apart = |vary: Vec<HeaderName>| {
-        let mut said = request.fields.keys().filter(|name| name.as_str().starts_with("accept"));
+        let mut said = request
+            .fields
+            .keys()
+            .filter(|name| name.as_str().starts_with("accept"));
         vary.contains(&ACCEPT) && said.all(|name| vary.contains(name))
     };
     if status == StatusCode::NOT_ACCEPTABLE && !vary::names(fields).is_some_and(is_told_apart) {
@@ -347,7 +405,8 @@ fn refused_by_status(
 }
 
 fn refused_by_fields(fields: &HeaderMap, directives: &CacheControl) -> Option<NotStored> {
-    // With a status that is understood `must-understand` lifts `no-store` (RFC 9111 section 5.2.2.3).
+    // With a status that is understood `must-understand` lifts `no-store` (RFC 9111 section
+    // 5.2.2.3).
     if directives.no_store && !directives.must_understand {
         return Some(NotStored::NoStore);
     }
@@ -355,7 +414,11 @@ fn refused_by_fields(fields: &HeaderMap, directives: &CacheControl) -> Option<No
         return Some(NotStored::Private);
     }
     // What the edge makes for each request anew selects nothing for the next one.
-    let selects = |names: Vec<HeaderName>| names.iter().all(|name| request_fields::sight(name) != Sight::Edge);
+    let selects = |names: Vec<HeaderName>| {
+        names
+            .iter()
+            .all(|name| request_fields::sight(name) != Sight::Edge)
+    };
     if fields::list(fields, VARY).any(|member| member == b"*") {
         return Some(NotStored::VaryStar);
     }
@@ -370,13 +433,21 @@ fn refused_by_fields(fields: &HeaderMap, directives: &CacheControl) -> Option<No
     (fields.contains_key(SET_COOKIE) && !is_for_all).then_some(NotStored::SetCookie)
 }
 
-fn refused_as_useless(fields: &HeaderMap, freshness: &Freshness, policy: &CachePolicy) -> Option<NotStored> {
+fn refused_as_useless(
+    fields: &HeaderMap,
+    freshness: &Freshness,
+    policy: &CachePolicy,
+) -> Option<NotStored> {
     let has_validator = conditional::has_validator(fields);
     if freshness.basis == Basis::Nothing && !(freshness.no_cache && has_validator) {
         return Some(NotStored::NoLifetime);
     }
-    let stale_use = freshness.stale_while_revalidate.unwrap_or(policy.stale_while_revalidate.as_secs())
-        + freshness.stale_if_error.unwrap_or(policy.stale_if_error.as_secs());
+    let stale_use = freshness
+        .stale_while_revalidate
+        .unwrap_or(policy.stale_while_revalidate.as_secs())
+        + freshness
+            .stale_if_error
+            .unwrap_or(policy.stale_if_error.as_secs());
     let is_useful_stale = policy.obey_client || (stale_use > 0 && !freshness.must_revalidate);
     // Also one that is stale when it comes has those to serve who waited for it.
     let is_usable_now = freshness.lifetime > 0 && !freshness.no_cache;
@@ -385,29 +456,59 @@ fn refused_as_useless(fields: &HeaderMap, freshness: &Freshness, policy: &CacheP
 
 /// Whether a status may be stored without explicit freshness (RFC 9110 section 15.1).
 pub fn is_heuristically_cacheable(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 200 | 203 | 204 | 206 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
+    matches!(
+        status.as_u16(),
+        200 | 203 | 204 | 206 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501
+    )
 }
 
 /// Whether this cache knows what a final status means for caching (RFC 9111 section 3).
 pub fn is_understood(status: StatusCode) -> bool {
-    let others = matches!(status.as_u16(), 302 | 303 | 307 | 400 | 401 | 403 | 409 | 422 | 451 | 500 | 502 | 503 | 504);
+    let others = matches!(
+        status.as_u16(),
+        302 | 303 | 307 | 400 | 401 | 403 | 409 | 422 | 451 | 500 | 502 | 503 | 504
+    );
     is_heuristically_cacheable(status) || others
 }
 
-/// Whether a status speaks of the resource. Those that speak of how the request was made or sent are never stored,
-/// whatever they say: one client's long fields or broken connection must not become everybody's answer.
+/// Whether a status speaks of the resource. Those that speak of how the request was made or sent
+/// are never stored, whatever they say: one client's long fields or broken connection must not
+/// become everybody's answer.
 fn is_of_resource(status: StatusCode) -> bool {
     !status.is_informational()
-        && !matches!(status.as_u16(), 304 | 407 | 408 | 412 | 413 | 416 | 417 | 421 | 425 | 426 | 428 | 429 | 431 | 508 | 511)
+        && !matches!(
+            status.as_u16(),
+            304 | 407 | 408 | 412 | 413 | 416 | 417 | 421 | 425 | 426 | 428 | 429 | 431 | 508 | 511
+        )
 }
 
 /// Lifetime in seconds and where it comes from (RFC 9111 section 4.2.1).
-fn lifetime(directives: &CacheControl, status: StatusCode, fields: &HeaderMap, policy: &CachePolicy, received_ms: u64) -> (u64, Basis) {
+fn lifetime(
+    directives: &CacheControl,
+    status: StatusCode,
+    fields: &HeaderMap,
+    policy: &CachePolicy,
+    received_ms: u64,
+) -> (u64, Basis) {
     if let Some(seconds) = directives.s_maxage {
-        return (seconds, if directives.is_targeted { Basis::Targeted } else { Basis::SMaxage });
+        return (
+            seconds,
+            if directives.is_targeted {
+                Basis::Targeted
+            } else {
+                Basis::SMaxage
+            },
+        );
     }
     if let Some(seconds) = directives.max_age {
-        return (seconds, if directives.is_targeted { Basis::Targeted } else { Basis::MaxAge });
+        return (
+            seconds,
+            if directives.is_targeted {
+                Basis::Targeted
+            } else {
+                Basis::MaxAge
+            },
+        );
     }
     let made = fields::date(fields, DATE).unwrap_or(received_ms / 1000);
     if !directives.is_targeted && fields.contains_key(EXPIRES) {
@@ -415,13 +516,20 @@ fn lifetime(directives: &CacheControl, status: StatusCode, fields: &HeaderMap, p
         let expires = fields::date(fields, EXPIRES).unwrap_or(0);
         return (expires.saturating_sub(made), Basis::Expires);
     }
-    // A targeted field takes Cache-Control out of the picture, and with it a `no-store` there: then only what says so is stored.
-    let may_guess = directives.public || (is_heuristically_cacheable(status) && !directives.is_targeted);
-    let is_plausible =
-        |modified: &u64| (PLAUSIBLE_SINCE..=made).contains(modified) && made.abs_diff(received_ms / 1000) <= CLOCK_DIFFERENCE_MAX;
+    // A targeted field takes Cache-Control out of the picture, and with it a `no-store` there: then
+    // only what says so is stored.
+    let may_guess =
+        directives.public || (is_heuristically_cacheable(status) && !directives.is_targeted);
+    let is_plausible = |modified: &u64| {
+        (PLAUSIBLE_SINCE..=made).contains(modified)
+            && made.abs_diff(received_ms / 1000) <= CLOCK_DIFFERENCE_MAX
+    };
     let modified = fields::date(fields, LAST_MODIFIED).filter(is_plausible);
     if let Some(modified) = modified.filter(|_| policy.heuristic && may_guess) {
-        return ((made.saturating_sub(modified) / HEURISTIC_PART).min(HEURISTIC_MAX), Basis::Heuristic);
+        return (
+            (made.saturating_sub(modified) / HEURISTIC_PART).min(HEURISTIC_MAX),
+            Basis::Heuristic,
+        );
     }
     match policy.default_ttl.filter(|_| may_guess) {
         Some(default) => (default.as_secs().min(DELTA_SECONDS_MAX), Basis::Default),
@@ -429,9 +537,12 @@ fn lifetime(directives: &CacheControl, status: StatusCode, fields: &HeaderMap, p
     }
 }
 
-/// The greater of the age that the fields tell and the time since their `Date` when the request was sent, in seconds.
+/// The greater of the age that the fields tell and the time since their `Date` when the request was
+/// sent, in seconds.
 fn age_when_sent(fields: &HeaderMap, exchange: Exchange) -> u64 {
-    let apparent = fields::date(fields, DATE).map_or(0, |made| (exchange.requested_ms / 1000).saturating_sub(made));
+    let apparent = fields::date(fields, DATE).map_or(0, |made| {
+        (exchange.requested_ms / 1000).saturating_sub(made)
+    });
     apparent.max(age_field(fields))
 }
 
@@ -445,7 +556,9 @@ fn initial_age(fields: &HeaderMap, exchange: Exchange) -> u64 {
 
 /// The first valid value of `Age`, else 0 (RFC 9111 section 5.1).
 pub fn age_field(fields: &HeaderMap) -> u64 {
-    fields::list(fields, AGE).find_map(fields::delta_seconds).unwrap_or(0)
+    fields::list(fields, AGE)
+        .find_map(fields::delta_seconds)
+        .unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -457,12 +570,30 @@ mod tests {
     use super::super::testing::{self, NOW_MS, date, map};
     use super::*;
 
-    const NOW: Exchange = Exchange { requested_ms: NOW_MS, received_ms: NOW_MS };
+    const NOW: Exchange = Exchange {
+        requested_ms: NOW_MS,
+        received_ms: NOW_MS,
+    };
 
-    fn judged(method: &Method, request: &[&str], status: u16, response: &[&str], policy: &CachePolicy) -> Result<Freshness, NotStored> {
+    fn judged(
+        method: &Method,
+        request: &[&str],
+        status: u16,
+        response: &[&str],
+        policy: &CachePolicy,
+    ) -> Result<Freshness, NotStored> {
         let (request, response) = (map(request), map(response));
         let status = StatusCode::from_u16(status).expect("a status");
-        match judge(RequestFacts { method, fields: &request }, status, &response, policy, NOW) {
+        match judge(
+            RequestFacts {
+                method,
+                fields: &request,
+            },
+            status,
+            &response,
+            policy,
+            NOW,
+        ) {
             Verdict::Store(freshness) => Ok(freshness),
             Verdict::DoNotStore(reason) => Err(reason),
         }
@@ -470,7 +601,14 @@ mod tests {
 
     /// The reason, or nothing where it is stored.
     fn refusal(request: &[&str], status: u16, response: &[&str]) -> Option<NotStored> {
-        judged(&Method::GET, request, status, response, &CachePolicy::default()).err()
+        judged(
+            &Method::GET,
+            request,
+            status,
+            response,
+            &CachePolicy::default(),
+        )
+        .err()
     }
 
     #[test]
@@ -478,7 +616,11 @@ mod tests {
         // 1.
         let fresh = ["cache-control: max-age=60"];
         for method in [Method::HEAD, Method::POST, Method::OPTIONS, Method::PUT] {
-            assert_eq!(judged(&method, &[], 200, &fresh, &CachePolicy::default()).err(), Some(NotStored::Method), "{method}");
+            assert_eq!(
+                judged(&method, &[], 200, &fresh, &CachePolicy::default()).err(),
+                Some(NotStored::Method),
+                "{method}"
+            );
         }
         assert_eq!(refusal(&[], 200, &fresh), None);
     }
@@ -494,22 +636,49 @@ mod tests {
             (200, "public, private, max-age=60", Some(NotStored::Private)),
             (200, "max-age=60, no-store, must-understand", None),
             (404, "max-age=60, no-store, must-understand", None),
-            (299, "max-age=60, no-store, must-understand", Some(NotStored::MustUnderstand)),
-            (299, "max-age=60, must-understand", Some(NotStored::MustUnderstand)),
-            (200, "max-age=60, private, must-understand", Some(NotStored::Private)),
+            (
+                299,
+                "max-age=60, no-store, must-understand",
+                Some(NotStored::MustUnderstand),
+            ),
+            (
+                299,
+                "max-age=60, must-understand",
+                Some(NotStored::MustUnderstand),
+            ),
+            (
+                200,
+                "max-age=60, private, must-understand",
+                Some(NotStored::Private),
+            ),
             (299, "max-age=60", None),
         ];
         for (status, directives, expected) in table {
-            assert_eq!(refusal(&[], status, &[&format!("cache-control: {directives}")]), expected, "{status} {directives}");
+            assert_eq!(
+                refusal(&[], status, &[&format!("cache-control: {directives}")]),
+                expected,
+                "{status} {directives}"
+            );
         }
     }
 
     #[test]
     fn request_no_store_counts_where_clients_are_obeyed() {
         // 2, 24.
-        let obey = CachePolicy { obey_client: true, ..CachePolicy::default() };
-        let ask =
-            |policy: &CachePolicy| judged(&Method::GET, &["cache-control: no-store"], 200, &["cache-control: max-age=60"], policy).err();
+        let obey = CachePolicy {
+            obey_client: true,
+            ..CachePolicy::default()
+        };
+        let ask = |policy: &CachePolicy| {
+            judged(
+                &Method::GET,
+                &["cache-control: no-store"],
+                200,
+                &["cache-control: max-age=60"],
+                policy,
+            )
+            .err()
+        };
         assert_eq!(ask(&obey), Some(NotStored::RequestNoStore));
         assert_eq!(ask(&CachePolicy::default()), None);
     }
@@ -519,13 +688,24 @@ mod tests {
         // 4.
         let table = [
             ("max-age=60", Some(NotStored::Authorization)),
-            ("max-age=60, proxy-revalidate", Some(NotStored::Authorization)),
+            (
+                "max-age=60, proxy-revalidate",
+                Some(NotStored::Authorization),
+            ),
             ("max-age=60, public", None),
             ("s-maxage=60", None),
             ("max-age=60, must-revalidate", None),
         ];
         for (directives, expected) in table {
-            assert_eq!(refusal(&["authorization: Basic eA=="], 200, &[&format!("cache-control: {directives}")]), expected, "{directives}");
+            assert_eq!(
+                refusal(
+                    &["authorization: Basic eA=="],
+                    200,
+                    &[&format!("cache-control: {directives}")]
+                ),
+                expected,
+                "{directives}"
+            );
         }
     }
 
@@ -534,21 +714,37 @@ mod tests {
         // 6.
         let modified = format!("last-modified: {}", date(-86_400));
         let guessable = [200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501];
-        for status in
-            [200, 201, 202, 203, 204, 299, 300, 301, 302, 303, 307, 308, 400, 403, 404, 405, 410, 414, 500, 501, 502, 503, 504, 599]
-        {
+        for status in [
+            200, 201, 202, 203, 204, 299, 300, 301, 302, 303, 307, 308, 400, 403, 404, 405, 410,
+            414, 500, 501, 502, 503, 504, 599,
+        ] {
             let expected = (!guessable.contains(&status)).then_some(NotStored::NoLifetime);
             assert_eq!(refusal(&[], status, &[&modified]), expected, "{status}");
-            assert_eq!(refusal(&[], status, &[&modified, "cache-control: public"]), None, "{status} public");
-            assert_eq!(refusal(&[], status, &["cache-control: max-age=60"]), None, "{status} explicit");
+            assert_eq!(
+                refusal(&[], status, &[&modified, "cache-control: public"]),
+                None,
+                "{status} public"
+            );
+            assert_eq!(
+                refusal(&[], status, &["cache-control: max-age=60"]),
+                None,
+                "{status} explicit"
+            );
         }
     }
 
     #[test]
     fn statuses_that_speak_of_the_request_are_never_stored() {
-        // 11, 79, 89: 1xx and 304 are no objects; one client's long fields are not everybody's answer.
-        for status in [100, 103, 304, 407, 408, 412, 413, 416, 417, 421, 425, 426, 428, 429, 431, 508, 511] {
-            assert_eq!(refusal(&[], status, &["cache-control: public, max-age=60"]), Some(NotStored::Status), "{status}");
+        // 11, 79, 89: 1xx and 304 are no objects; one client's long fields are not everybody's
+        // answer.
+        for status in [
+            100, 103, 304, 407, 408, 412, 413, 416, 417, 421, 425, 426, 428, 429, 431, 508, 511,
+        ] {
+            assert_eq!(
+                refusal(&[], status, &["cache-control: public, max-age=60"]),
+                Some(NotStored::Status),
+                "{status}"
+            );
         }
     }
 
@@ -556,10 +752,19 @@ mod tests {
     fn cookies_need_leave() {
         // 8.
         let table: [(&[&str], Option<NotStored>); 4] = [
-            (&["set-cookie: a=b", "cache-control: max-age=60"], Some(NotStored::SetCookie)),
-            (&["set-cookie: a=b", "cache-control: max-age=60, public"], None),
+            (
+                &["set-cookie: a=b", "cache-control: max-age=60"],
+                Some(NotStored::SetCookie),
+            ),
+            (
+                &["set-cookie: a=b", "cache-control: max-age=60, public"],
+                None,
+            ),
             (&["set-cookie: a=b", "cdn-cache-control: max-age=60"], None),
-            (&["set-cookie: a=b", "cdn-cache-control: max-age=60, private"], Some(NotStored::Private)),
+            (
+                &["set-cookie: a=b", "cdn-cache-control: max-age=60, private"],
+                Some(NotStored::Private),
+            ),
         ];
         for (response, expected) in table {
             assert_eq!(refusal(&[], 200, response), expected, "{response:?}");
@@ -581,38 +786,110 @@ mod tests {
         const SHORT: [&str; 60] = ["dnt: 1"; 60];
         let lines: Lines = &SHORT;
         let table: [(Lines, u16, Lines, Option<NotStored>); 27] = [
-            (&["accept: a", "user-agent: b", "sec-fetch-mode: c", "traceparent: d", "x-playback-session-id: e"], 200, &[], None),
+            (
+                &[
+                    "accept: a",
+                    "user-agent: b",
+                    "sec-fetch-mode: c",
+                    "traceparent: d",
+                    "x-playback-session-id: e",
+                ],
+                200,
+                &[],
+                None,
+            ),
             (&["x-evil: 1"], 200, &[], Some(NotStored::RequestFields)),
             (&["rsc: 1"], 200, &[], Some(NotStored::RequestFields)),
             (&["sec-evil: 1"], 200, &[], Some(NotStored::RequestFields)),
-            (&["x-api-key: 1"], 301, &["cache-control: public"], Some(NotStored::RequestFields)),
+            (
+                &["x-api-key: 1"],
+                301,
+                &["cache-control: public"],
+                Some(NotStored::RequestFields),
+            ),
             (&["rsc: 1"], 200, &["vary: Accept, RSC"], None),
-            (&["rsc: 1", "next-url: /"], 200, &["vary: rsc"], Some(NotStored::RequestFields)),
-            (&["rsc: 1", "next-url: /"], 200, &["vary: rsc", "vary: next-url"], None),
+            (
+                &["rsc: 1", "next-url: /"],
+                200,
+                &["vary: rsc"],
+                Some(NotStored::RequestFields),
+            ),
+            (
+                &["rsc: 1", "next-url: /"],
+                200,
+                &["vary: rsc", "vary: next-url"],
+                None,
+            ),
             (&["x-listed: 1", "x-key: 2"], 200, &[], None),
-            (&["x-forwarded-host: dropped", "x_real_ip: dropped", "te: dropped"], 200, &[], None),
+            (
+                &[
+                    "x-forwarded-host: dropped",
+                    "x_real_ip: dropped",
+                    "te: dropped",
+                ],
+                200,
+                &[],
+                None,
+            ),
             (&["connection: x-hop", "x-hop: dropped"], 200, &[], None),
             (&["x-evil: 1"], 404, &[], Some(NotStored::RequestFields)),
             (&["cookie: a=b"], 200, &[], None),
             (&["cookie: a=b"], 404, &[], None),
             (&["cookie: a=b"], 400, &[], Some(NotStored::RequestFields)),
             (&["cookie: a=b"], 403, &["vary: cookie"], None),
-            (&["authorization: a"], 500, &["cache-control: public"], Some(NotStored::RequestFields)),
-            (&["referer: \u{fc}"], 400, &[], Some(NotStored::RequestFields)),
+            (
+                &["authorization: a"],
+                500,
+                &["cache-control: public"],
+                Some(NotStored::RequestFields),
+            ),
+            (
+                &["referer: \u{fc}"],
+                400,
+                &[],
+                Some(NotStored::RequestFields),
+            ),
             (&["referer: \u{fc}"], 200, &[], None),
             (&[], 400, &[], None),
             (&["accept: x/y"], 406, &[], Some(NotStored::Status)),
             (&["accept: x/y"], 406, &["vary: accept"], None),
-            (&["accept: x/y"], 406, &["vary: accept-encoding"], Some(NotStored::Status)),
-            (&["accept: x/y", "accept-language: a"], 406, &["vary: accept"], Some(NotStored::Status)),
-            (&["via: 1.1 other"], 403, &[], Some(NotStored::RequestFields)),
+            (
+                &["accept: x/y"],
+                406,
+                &["vary: accept-encoding"],
+                Some(NotStored::Status),
+            ),
+            (
+                &["accept: x/y", "accept-language: a"],
+                406,
+                &["vary: accept"],
+                Some(NotStored::Status),
+            ),
+            (
+                &["via: 1.1 other"],
+                403,
+                &[],
+                Some(NotStored::RequestFields),
+            ),
             (&["cdn-loop: other"], 200, &[], None),
             (lines, 400, &[], Some(NotStored::RequestFields)),
         ];
-        let policy = CachePolicy { forward_fields: vec!["x-listed".into()], key_fields: vec!["x-key".into()], ..CachePolicy::default() };
+        let policy = CachePolicy {
+            forward_fields: vec!["x-listed".into()],
+            key_fields: vec!["x-key".into()],
+            ..CachePolicy::default()
+        };
         for (request, status, response, expected) in table.into_iter().chain(both) {
-            let response: Vec<&str> = response.iter().copied().chain(["cache-control: max-age=60"]).collect();
-            assert_eq!(judged(&Method::GET, request, status, &response, &policy).err(), expected, "{request:?} {status} {response:?}");
+            let response: Vec<&str> = response
+                .iter()
+                .copied()
+                .chain(["cache-control: max-age=60"])
+                .collect();
+            assert_eq!(
+                judged(&Method::GET, request, status, &response, &policy).err(),
+                expected,
+                "{request:?} {status} {response:?}"
+            );
         }
     }
 
@@ -624,19 +901,45 @@ mod tests {
             (&[], &[], None),
             (&["cookie: a=b"], &[&modified], Some(NotStored::Credentials)),
             (&["cookie: a=b"], &[], Some(NotStored::Credentials)),
-            (&["cookie: a=b"], &[&modified, "cache-control: public"], Some(NotStored::Credentials)),
+            (
+                &["cookie: a=b"],
+                &[&modified, "cache-control: public"],
+                Some(NotStored::Credentials),
+            ),
             (&["cookie: a=b"], &[&modified, "vary: cookie"], None),
-            (&["authorization: a"], &[&modified, "cache-control: public"], Some(NotStored::Credentials)),
+            (
+                &["authorization: a"],
+                &[&modified, "cache-control: public"],
+                Some(NotStored::Credentials),
+            ),
             (&["cookie: a=b"], &["cache-control: max-age=9"], None),
-            (&["cookie: a=b"], &["cache-control: no-cache", "etag: \"a\""], None),
+            (
+                &["cookie: a=b"],
+                &["cache-control: no-cache", "etag: \"a\""],
+                None,
+            ),
         ];
-        let policy = CachePolicy { default_ttl: Some(Duration::from_secs(60)), ..CachePolicy::default() };
-        let open = CachePolicy { forward_fields: vec!["cookie".into()], ..policy.clone() };
+        let policy = CachePolicy {
+            default_ttl: Some(Duration::from_secs(60)),
+            ..CachePolicy::default()
+        };
+        let open = CachePolicy {
+            forward_fields: vec!["cookie".into()],
+            ..policy.clone()
+        };
         for (request, response, expected) in table {
-            assert_eq!(judged(&Method::GET, request, 200, response, &policy).err(), expected, "{request:?} {response:?}");
+            assert_eq!(
+                judged(&Method::GET, request, 200, response, &policy).err(),
+                expected,
+                "{request:?} {response:?}"
+            );
             let is_cookie = request.iter().all(|line| line.starts_with("cookie"));
             let expected = expected.filter(|_| !is_cookie);
-            assert_eq!(judged(&Method::GET, request, 200, response, &open).err(), expected, "{request:?} {response:?} where listed");
+            assert_eq!(
+                judged(&Method::GET, request, 200, response, &open).err(),
+                expected,
+                "{request:?} {response:?} where listed"
+            );
         }
     }
 
@@ -649,22 +952,61 @@ mod tests {
             ("Thu, 01 Jan 1970 00:00:00 GMT".to_owned(), now.clone(), 77),
             ("Tue, 01 Jan 1980 00:00:00 GMT".to_owned(), now, 77),
             (date(-1000), format!("date: {}", date(3 * 86_400)), 77),
-            (date(-9 * 86_400), format!("date: {}", date(-3 * 86_400)), 77),
+            (
+                date(-9 * 86_400),
+                format!("date: {}", date(-3 * 86_400)),
+                77,
+            ),
         ];
-        let policy = CachePolicy { default_ttl: Some(Duration::from_secs(77)), ..CachePolicy::default() };
+        let policy = CachePolicy {
+            default_ttl: Some(Duration::from_secs(77)),
+            ..CachePolicy::default()
+        };
         for (modified, made, expected) in table {
             let response = map(&[&format!("last-modified: {modified}"), &made]);
-            assert_eq!(Freshness::of(StatusCode::OK, &response, &policy, NOW).lifetime, expected, "{modified} {made}");
+            assert_eq!(
+                Freshness::of(StatusCode::OK, &response, &policy, NOW).lifetime,
+                expected,
+                "{modified} {made}"
+            );
         }
     }
 
     #[test]
     fn what_varies_by_a_field_of_the_edges_own_is_not_stored() {
-        for name in ["X-Forwarded-For", "range", "If-None-Match", "accept, x-forwarded-for"] {
-            assert_eq!(refusal(&[], 200, &["cache-control: max-age=60", &format!("vary: {name}")]), Some(NotStored::Vary), "{name}");
+        for name in [
+            "X-Forwarded-For",
+            "range",
+            "If-None-Match",
+            "accept, x-forwarded-for",
+        ] {
+            assert_eq!(
+                refusal(
+                    &[],
+                    200,
+                    &["cache-control: max-age=60", &format!("vary: {name}")]
+                ),
+                Some(NotStored::Vary),
+                "{name}"
+            );
         }
-        for name in ["Host", "X-Forwarded-Proto", "X-Forwarded-Host", "Via", "CDN-Loop", "TE"] {
-            assert_eq!(refusal(&[], 200, &["cache-control: max-age=60", &format!("vary: {name}")]), None, "{name}");
+        for name in [
+            "Host",
+            "X-Forwarded-Proto",
+            "X-Forwarded-Host",
+            "Via",
+            "CDN-Loop",
+            "TE",
+        ] {
+            assert_eq!(
+                refusal(
+                    &[],
+                    200,
+                    &["cache-control: max-age=60", &format!("vary: {name}")]
+                ),
+                None,
+                "{name}"
+            );
         }
     }
 
@@ -681,15 +1023,38 @@ mod tests {
             (&["cache-control: no-cache, max-age=9"], 0, false),
             (&["cache-control: max-age=1, must-revalidate"], 1300, true),
             (&["cache-control: s-maxage=1"], 1300, true),
-            (&["cache-control: max-age=1, must-revalidate", "age: 1"], 0, false),
+            (
+                &["cache-control: max-age=1, must-revalidate", "age: 1"],
+                0,
+                false,
+            ),
             (&["cache-control: s-maxage=1", &behind], 0, false),
-            (&["cache-control: s-maxage=1, stale-while-revalidate=5", &behind], 0, true),
+            (
+                &[
+                    "cache-control: s-maxage=1, stale-while-revalidate=5",
+                    &behind,
+                ],
+                0,
+                true,
+            ),
             (&[], 0, false),
         ];
         for (response, took, expected) in table {
-            let exchange = Exchange { requested_ms: NOW_MS - took, received_ms: NOW_MS };
-            let found = Freshness::of(StatusCode::OK, &map(response), &CachePolicy::default(), exchange);
-            assert_eq!(found.is_for_those_who_waited(), expected, "{response:?} after {took} ms");
+            let exchange = Exchange {
+                requested_ms: NOW_MS - took,
+                received_ms: NOW_MS,
+            };
+            let found = Freshness::of(
+                StatusCode::OK,
+                &map(response),
+                &CachePolicy::default(),
+                exchange,
+            );
+            assert_eq!(
+                found.is_for_those_who_waited(),
+                expected,
+                "{response:?} after {took} ms"
+            );
         }
     }
 
@@ -699,13 +1064,24 @@ mod tests {
         let table: [(&[&str], Option<NotStored>); 5] = [
             (&["etag: \"a\"", "content-range: bytes 0-4/10"], None),
             (&["etag: \"a\"", "content-range: bytes 0-4/*"], None),
-            (&["etag: W/\"a\"", "content-range: bytes 0-4/10"], Some(NotStored::Partial)),
+            (
+                &["etag: W/\"a\"", "content-range: bytes 0-4/10"],
+                Some(NotStored::Partial),
+            ),
             (&["etag: \"a\""], Some(NotStored::Partial)),
             (&["content-range: bytes 0-4/10"], Some(NotStored::Partial)),
         ];
         for (response, expected) in table {
-            let response: Vec<&str> = response.iter().copied().chain(["cache-control: max-age=60"]).collect();
-            assert_eq!(refusal(&["range: bytes=0-4"], 206, &response), expected, "{response:?}");
+            let response: Vec<&str> = response
+                .iter()
+                .copied()
+                .chain(["cache-control: max-age=60"])
+                .collect();
+            assert_eq!(
+                refusal(&["range: bytes=0-4"], 206, &response),
+                expected,
+                "{response:?}"
+            );
         }
     }
 
@@ -713,27 +1089,69 @@ mod tests {
     fn what_selects_nothing_is_not_stored() {
         // 14.
         for vary in ["*", ", *", "*, foo", "foo, *", "foo bar"] {
-            let expected = if vary.contains('*') { NotStored::VaryStar } else { NotStored::Vary };
-            assert_eq!(refusal(&[], 200, &["cache-control: max-age=60", &format!("vary: {vary}")]), Some(expected), "{vary}");
+            let expected = if vary.contains('*') {
+                NotStored::VaryStar
+            } else {
+                NotStored::Vary
+            };
+            assert_eq!(
+                refusal(
+                    &[],
+                    200,
+                    &["cache-control: max-age=60", &format!("vary: {vary}")]
+                ),
+                Some(expected),
+                "{vary}"
+            );
         }
     }
 
     #[test]
     fn what_is_of_no_use_is_not_stored() {
-        let swr = CachePolicy { stale_while_revalidate: Duration::from_secs(5), ..CachePolicy::default() };
-        let ask = |response: &[&str], policy: &CachePolicy| judged(&Method::GET, &[], 200, response, policy).err();
+        let swr = CachePolicy {
+            stale_while_revalidate: Duration::from_secs(5),
+            ..CachePolicy::default()
+        };
+        let ask = |response: &[&str], policy: &CachePolicy| {
+            judged(&Method::GET, &[], 200, response, policy).err()
+        };
         let strict = CachePolicy::default();
         assert_eq!(ask(&[], &strict), Some(NotStored::NoLifetime));
         assert_eq!(ask(&["etag: \"a\""], &strict), Some(NotStored::NoLifetime));
-        assert_eq!(ask(&["cache-control: no-cache"], &strict), Some(NotStored::NoLifetime));
-        assert_eq!(ask(&["cache-control: no-cache", "etag: \"a\""], &strict), None);
-        assert_eq!(ask(&["cache-control: max-age=60, no-cache"], &strict), Some(NotStored::Useless));
-        assert_eq!(ask(&["cache-control: max-age=0"], &strict), Some(NotStored::Useless));
-        assert_eq!(ask(&["cache-control: max-age=9", "age: 9"], &strict), None, "it is for those who waited");
-        assert_eq!(ask(&["cache-control: max-age=0", "etag: W/\"a\""], &strict), None);
-        assert_eq!(ask(&["cache-control: max-age=0, stale-if-error=5"], &strict), None);
+        assert_eq!(
+            ask(&["cache-control: no-cache"], &strict),
+            Some(NotStored::NoLifetime)
+        );
+        assert_eq!(
+            ask(&["cache-control: no-cache", "etag: \"a\""], &strict),
+            None
+        );
+        assert_eq!(
+            ask(&["cache-control: max-age=60, no-cache"], &strict),
+            Some(NotStored::Useless)
+        );
+        assert_eq!(
+            ask(&["cache-control: max-age=0"], &strict),
+            Some(NotStored::Useless)
+        );
+        assert_eq!(
+            ask(&["cache-control: max-age=9", "age: 9"], &strict),
+            None,
+            "it is for those who waited"
+        );
+        assert_eq!(
+            ask(&["cache-control: max-age=0", "etag: W/\"a\""], &strict),
+            None
+        );
+        assert_eq!(
+            ask(&["cache-control: max-age=0, stale-if-error=5"], &strict),
+            None
+        );
         assert_eq!(ask(&["cache-control: max-age=0"], &swr), None);
-        assert_eq!(ask(&["cache-control: max-age=0, must-revalidate"], &swr), Some(NotStored::Useless));
+        assert_eq!(
+            ask(&["cache-control: max-age=0, must-revalidate"], &swr),
+            Some(NotStored::Useless)
+        );
     }
 
     #[test]
@@ -745,14 +1163,38 @@ mod tests {
         let changed = format!("last-modified: {}", date(-1000));
         let ages_ago = "last-modified: Sun, 06 Nov 1994 08:49:37 GMT";
         let table: [(&[&str], u64, Basis); 19] = [
-            (&["cdn-cache-control: max-age=3", "cache-control: s-maxage=5, max-age=7", &in_100], 3, Basis::Targeted),
-            (&["cdn-cache-control: s-maxage=2, max-age=3"], 2, Basis::Targeted),
-            (&["cdn-cache-control: max-age=0", "cache-control: max-age=7"], 0, Basis::Targeted),
-            (&["cdn-cache-control: max-age=3 4", "cache-control: max-age=7"], 7, Basis::MaxAge),
+            (
+                &[
+                    "cdn-cache-control: max-age=3",
+                    "cache-control: s-maxage=5, max-age=7",
+                    &in_100,
+                ],
+                3,
+                Basis::Targeted,
+            ),
+            (
+                &["cdn-cache-control: s-maxage=2, max-age=3"],
+                2,
+                Basis::Targeted,
+            ),
+            (
+                &["cdn-cache-control: max-age=0", "cache-control: max-age=7"],
+                0,
+                Basis::Targeted,
+            ),
+            (
+                &["cdn-cache-control: max-age=3 4", "cache-control: max-age=7"],
+                7,
+                Basis::MaxAge,
+            ),
             (&["cache-control: max-age=7, s-maxage=5"], 5, Basis::SMaxage),
             (&["cache-control: max-age=1, s-maxage=5"], 5, Basis::SMaxage),
             (&["cache-control: max-age=7", &past], 7, Basis::MaxAge),
-            (&["cache-control: max-age=7", "expires: 0"], 7, Basis::MaxAge),
+            (
+                &["cache-control: max-age=7", "expires: 0"],
+                7,
+                Basis::MaxAge,
+            ),
             (&["cache-control: max-age=0", &in_100], 0, Basis::MaxAge),
             (&["cache-control: max-age=x", &in_100], 0, Basis::MaxAge),
             (&[&in_100, &made], 100, Basis::Expires),
@@ -765,30 +1207,80 @@ mod tests {
             (&["last-modified: never"], 77, Basis::Default),
             (&[], 77, Basis::Default),
         ];
-        let policy = CachePolicy { default_ttl: Some(Duration::from_secs(77)), ..CachePolicy::default() };
+        let policy = CachePolicy {
+            default_ttl: Some(Duration::from_secs(77)),
+            ..CachePolicy::default()
+        };
         for (response, seconds, basis) in table {
             let found = Freshness::of(StatusCode::OK, &map(response), &policy, NOW);
-            assert_eq!((found.lifetime, found.basis), (seconds, basis), "{response:?}");
+            assert_eq!(
+                (found.lifetime, found.basis),
+                (seconds, basis),
+                "{response:?}"
+            );
         }
         let found = Freshness::of(StatusCode::FOUND, &map(&[&changed]), &policy, NOW);
-        assert_eq!(found.basis, Basis::Nothing, "the default is for what may be guessed");
-        let timid = CachePolicy { heuristic: false, ..CachePolicy::default() };
-        assert_eq!(Freshness::of(StatusCode::OK, &map(&[&changed]), &timid, NOW).basis, Basis::Nothing);
+        assert_eq!(
+            found.basis,
+            Basis::Nothing,
+            "the default is for what may be guessed"
+        );
+        let timid = CachePolicy {
+            heuristic: false,
+            ..CachePolicy::default()
+        };
+        assert_eq!(
+            Freshness::of(StatusCode::OK, &map(&[&changed]), &timid, NOW).basis,
+            Basis::Nothing
+        );
     }
 
     #[test]
     fn a_targeted_field_without_a_lifetime_lets_nothing_be_guessed() {
-        // 54: `no-store` stands in a field that no longer counts; storing still needs somebody who asks for it.
+        // 54: `no-store` stands in a field that no longer counts; storing still needs somebody who
+        // asks for it.
         let changed = format!("last-modified: {}", date(-1000));
-        assert_eq!(refusal(&[], 200, &["cdn-cache-control: foo", "cache-control: no-store", &changed]), Some(NotStored::NoLifetime));
-        assert_eq!(refusal(&[], 200, &["cdn-cache-control: public", "cache-control: no-store", &changed]), None);
-        assert_eq!(refusal(&[], 200, &["cdn-cache-control: max-age=9", "cache-control: no-store"]), None);
+        assert_eq!(
+            refusal(
+                &[],
+                200,
+                &[
+                    "cdn-cache-control: foo",
+                    "cache-control: no-store",
+                    &changed
+                ]
+            ),
+            Some(NotStored::NoLifetime)
+        );
+        assert_eq!(
+            refusal(
+                &[],
+                200,
+                &[
+                    "cdn-cache-control: public",
+                    "cache-control: no-store",
+                    &changed
+                ]
+            ),
+            None
+        );
+        assert_eq!(
+            refusal(
+                &[],
+                200,
+                &["cdn-cache-control: max-age=9", "cache-control: no-store"]
+            ),
+            None
+        );
     }
 
     #[test]
     fn extension_alone_makes_nothing_cacheable() {
         // 88: judging does not even know the path.
-        assert_eq!(refusal(&[], 200, &["content-type: text/css"]), Some(NotStored::NoLifetime));
+        assert_eq!(
+            refusal(&[], 200, &["content-type: text/css"]),
+            Some(NotStored::NoLifetime)
+        );
     }
 
     #[test]
@@ -813,29 +1305,68 @@ mod tests {
             (&["age: 99999999999999999999"], 0, DELTA_SECONDS_MAX),
         ];
         for (response, delay, expected) in table {
-            let exchange = Exchange { requested_ms: NOW_MS - delay, received_ms: NOW_MS };
-            let found = Freshness::of(StatusCode::OK, &map(response), &CachePolicy::default(), exchange);
+            let exchange = Exchange {
+                requested_ms: NOW_MS - delay,
+                received_ms: NOW_MS,
+            };
+            let found = Freshness::of(
+                StatusCode::OK,
+                &map(response),
+                &CachePolicy::default(),
+                exchange,
+            );
             assert_eq!(found.initial_age, expected, "{response:?} {delay}");
-            assert_eq!(found.age(NOW_MS + 1999), expected + 1, "and grows by whole seconds");
+            assert_eq!(
+                found.age(NOW_MS + 1999),
+                expected + 1,
+                "and grows by whole seconds"
+            );
         }
     }
 
     #[test]
     fn fresh_until_age_reaches_the_lifetime() {
-        let found = Freshness::of(StatusCode::OK, &map(&["cache-control: max-age=10", "age: 4"]), &CachePolicy::default(), NOW);
-        let table = [(0, 6, true), (5_999, 1, true), (6_000, 0, false), (8_000, -2, false)];
+        let found = Freshness::of(
+            StatusCode::OK,
+            &map(&["cache-control: max-age=10", "age: 4"]),
+            &CachePolicy::default(),
+            NOW,
+        );
+        let table = [
+            (0, 6, true),
+            (5_999, 1, true),
+            (6_000, 0, false),
+            (8_000, -2, false),
+        ];
         for (later_ms, ttl, is_fresh) in table {
-            assert_eq!((found.ttl(NOW_MS + later_ms), found.is_fresh(NOW_MS + later_ms)), (ttl, is_fresh), "{later_ms}");
+            assert_eq!(
+                (
+                    found.ttl(NOW_MS + later_ms),
+                    found.is_fresh(NOW_MS + later_ms)
+                ),
+                (ttl, is_fresh),
+                "{later_ms}"
+            );
         }
-        assert_eq!(found.ttl(0), 6, "a clock that was set back makes nothing younger than when it came");
+        assert_eq!(
+            found.ttl(0),
+            6,
+            "a clock that was set back makes nothing younger than when it came"
+        );
     }
 
     #[test]
     fn it_survives_being_written_down() {
-        let response = map(&["cache-control: max-age=10, stale-if-error=3, immutable, must-revalidate", "age: 4"]);
+        let response = map(&[
+            "cache-control: max-age=10, stale-if-error=3, immutable, must-revalidate",
+            "age: 4",
+        ]);
         let found = Freshness::of(StatusCode::OK, &response, &CachePolicy::default(), NOW);
         let text = serde_json::to_string(&found).expect("plain");
-        assert_eq!(serde_json::from_str::<Freshness>(&text).expect("the same"), found);
+        assert_eq!(
+            serde_json::from_str::<Freshness>(&text).expect("the same"),
+            found
+        );
     }
 
     #[test]
@@ -844,7 +1375,10 @@ mod tests {
         let stored = map(&["cache-control: max-age=60", "etag: \"a\""]);
         for (new, expected) in [
             ("cache-control: no-store", Some(NotStored::NoStore)),
-            ("cache-control: private, max-age=60", Some(NotStored::Private)),
+            (
+                "cache-control: private, max-age=60",
+                Some(NotStored::Private),
+            ),
             ("vary: *", Some(NotStored::VaryStar)),
             ("cache-tag: a, b", None),
             ("cache-tag: a\tb", Some(NotStored::Tags)),
@@ -852,9 +1386,21 @@ mod tests {
         ] {
             let now = conditional::freshened(&stored, &map(&[new, "etag: \"a\""]), NOW_MS);
             let request = HeaderMap::new();
-            let verdict =
-                judge(RequestFacts { method: &Method::GET, fields: &request }, StatusCode::OK, &now, &CachePolicy::default(), NOW);
-            let found = if let Verdict::DoNotStore(reason) = verdict { Some(reason) } else { None };
+            let verdict = judge(
+                RequestFacts {
+                    method: &Method::GET,
+                    fields: &request,
+                },
+                StatusCode::OK,
+                &now,
+                &CachePolicy::default(),
+                NOW,
+            );
+            let found = if let Verdict::DoNotStore(reason) = verdict {
+                Some(reason)
+            } else {
+                None
+            };
             assert_eq!(found, expected, "{new}");
         }
     }

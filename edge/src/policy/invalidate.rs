@@ -9,8 +9,8 @@ use nearcast_fleet::scope;
 use super::fields;
 use super::key::{self, MethodClass};
 
-/// Tags of one response: as many as the largest head of an origin has where they have some 15 bytes each. One with more is not
-/// stored.
+/// Tags of one response: as many as the largest head of an origin has where they have some 15 bytes
+/// each. One with more is not stored.
 pub const TAGS_MAX: usize = 4096;
 
 /// What an answer makes unusable.
@@ -18,13 +18,19 @@ pub const TAGS_MAX: usize = 4096;
 pub struct Invalidation {
     /// Keys whose every stored response goes.
     pub urls: Vec<String>,
-    /// Groups of the same origin whose every stored response is to be validated or goes (RFC 9875 section 3).
+    /// Groups of the same origin whose every stored response is to be validated or goes (RFC 9875
+    /// section 3).
     pub groups: Vec<Box<str>>,
 }
 
-/// What the answer to a request makes unusable: nothing unless the method is unsafe and the answer no error.
-/// `url` is the request's key.
-pub fn invalidated(method: &Method, url: &str, status: StatusCode, response: &HeaderMap) -> Invalidation {
+/// What the answer to a request makes unusable: nothing unless the method is unsafe and the answer
+/// no error. `url` is the request's key.
+pub fn invalidated(
+    method: &Method,
+    url: &str,
+    status: StatusCode,
+    response: &HeaderMap,
+) -> Invalidation {
     let is_unsafe = key::method_class(method) == MethodClass::Unsafe;
     if !is_unsafe || !(status.is_success() || status.is_redirection()) {
         return Invalidation::default();
@@ -32,21 +38,30 @@ pub fn invalidated(method: &Method, url: &str, status: StatusCode, response: &He
     let mut urls = vec![url.to_owned()];
     for name in [LOCATION, CONTENT_LOCATION] {
         let target = response.get(name).and_then(|value| value.to_str().ok());
-        if let Some(found) = target.and_then(|target| same_origin_url(url, target)).filter(|found| !urls.contains(found)) {
+        if let Some(found) = target
+            .and_then(|target| same_origin_url(url, target))
+            .filter(|found| !urls.contains(found))
+        {
             urls.push(found);
         }
     }
-    Invalidation { urls, groups: group_names(response, "cache-group-invalidation") }
+    Invalidation {
+        urls,
+        groups: group_names(response, "cache-group-invalidation"),
+    }
 }
 
-/// A reference resolved against a key (RFC 3986 section 5.2), as a key; `None` when it is of another origin.
+/// A reference resolved against a key (RFC 3986 section 5.2), as a key; `None` when it is of
+/// another origin.
 pub fn same_origin_url(base: &str, reference: &str) -> Option<String> {
     let reference = reference.trim().split('#').next()?;
     let (scheme, rest) = base.split_once("://")?;
     let path_at = rest.find('/').unwrap_or(rest.len());
     let (host, path) = rest.split_at(path_at);
     let base_path = path.split('?').next().unwrap_or("/");
-    let has_scheme = reference.find([':', '/', '?']).is_some_and(|at| reference[at..].starts_with(':'));
+    let has_scheme = reference
+        .find([':', '/', '?'])
+        .is_some_and(|at| reference[at..].starts_with(':'));
     let path = if has_scheme {
         let (other_scheme, after) = reference.split_once("://")?;
         on_host(scheme, host, other_scheme, after)?
@@ -68,14 +83,16 @@ pub fn same_origin_url(base: &str, reference: &str) -> Option<String> {
 fn on_host(scheme: &str, host: &str, other_scheme: &str, after: &str) -> Option<String> {
     let at = after.find(['/', '?']).unwrap_or(after.len());
     let (other, path) = after.split_at(at);
-    let is_same = other_scheme.eq_ignore_ascii_case(scheme) && key::authority(scheme, other).is_ok_and(|other| other == host);
+    let is_same = other_scheme.eq_ignore_ascii_case(scheme)
+        && key::authority(scheme, other).is_ok_and(|other| other == host);
     let slash = if path.starts_with('/') { "" } else { "/" };
     is_same.then(|| without_dots(&format!("{slash}{path}")))
 }
 
 /// A path without `.` and `..` (RFC 3986 section 5.2.4); its query as it is.
 fn without_dots(path_and_query: &str) -> String {
-    let (path, query) = path_and_query.split_at(path_and_query.find('?').unwrap_or(path_and_query.len()));
+    let (path, query) =
+        path_and_query.split_at(path_and_query.find('?').unwrap_or(path_and_query.len()));
     let mut kept: Vec<&str> = Vec::new();
     let mut is_directory = false;
     for segment in path.split('/').skip(1) {
@@ -86,7 +103,11 @@ fn without_dots(path_and_query: &str) -> String {
             other => kept.push(other),
         }
     }
-    let end = if is_directory && !kept.is_empty() { "/" } else { "" };
+    let end = if is_directory && !kept.is_empty() {
+        "/"
+    } else {
+        ""
+    };
     format!("/{}{end}{query}", kept.join("/"))
 }
 
@@ -94,15 +115,19 @@ fn without_dots(path_and_query: &str) -> String {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnnamableTag;
 
-/// Tags of a response from `Cache-Tag` (commas), `Surrogate-Key` (spaces) and `Cache-Groups` (strings), sorted, each once.
+/// Tags of a response from `Cache-Tag` (commas), `Surrogate-Key` (spaces) and `Cache-Groups`
+/// (strings), sorted, each once.
 ///
 /// # Errors
-/// One is too long or has control characters, or there are more than [`TAGS_MAX`]: a purge by one of them would not find the
-/// response, so it must not be stored.
+/// One is too long or has control characters, or there are more than [`TAGS_MAX`]: a purge by one
+/// of them would not find the response, so it must not be stored.
 pub fn tags(response: &HeaderMap) -> Result<Box<[Box<str>]>, UnnamableTag> {
     let mut tags: Vec<Box<str>> = Vec::new();
     let lists = fields::list(response, "cache-tag").map(fields::unquoted);
-    let keys = response.get_all("surrogate-key").into_iter().flat_map(|value| value.as_bytes().split(|b| matches!(b, b' ' | b'\t')));
+    let keys = response
+        .get_all("surrogate-key")
+        .into_iter()
+        .flat_map(|value| value.as_bytes().split(|b| matches!(b, b' ' | b'\t')));
     for text in lists.chain(keys) {
         let text = text.trim_ascii();
         if !text.is_empty() {
@@ -114,16 +139,26 @@ pub fn tags(response: &HeaderMap) -> Result<Box<[Box<str>]>, UnnamableTag> {
     }
     tags.sort_unstable();
     tags.dedup();
-    if tags.len() > TAGS_MAX { Err(UnnamableTag) } else { Ok(tags.into()) }
+    if tags.len() > TAGS_MAX {
+        Err(UnnamableTag)
+    } else {
+        Ok(tags.into())
+    }
 }
 
 /// A tag as purges name it. Bytes that are no UTF-8 are read as ISO 8859-1, as fields once were.
 fn tag(text: &[u8]) -> Result<Box<str>, UnnamableTag> {
-    let text = std::str::from_utf8(text).map_or_else(|_| text.iter().map(|b| char::from(*b)).collect(), str::to_owned);
-    scope::tag(&text).map(String::into_boxed_str).map_err(|_| UnnamableTag)
+    let text = std::str::from_utf8(text).map_or_else(
+        |_| text.iter().map(|b| char::from(*b)).collect(),
+        str::to_owned,
+    );
+    scope::tag(&text)
+        .map(String::into_boxed_str)
+        .map_err(|_| UnnamableTag)
 }
 
-/// The groups of a response (RFC 9875 section 2); they hold within its origin only, see [`origin_of`].
+/// The groups of a response (RFC 9875 section 2); they hold within its origin only, see
+/// [`origin_of`].
 pub fn groups(response: &HeaderMap) -> Vec<Box<str>> {
     group_names(response, "cache-groups")
 }
@@ -135,11 +170,15 @@ pub fn origin_of(url: &str) -> &str {
     &url[..end]
 }
 
-/// A structured list of strings; members that are none or empty are left out (RFC 9875 section 2). The head that they come in
-/// bounds them.
+/// A structured list of strings; members that are none or empty are left out (RFC 9875 section 2).
+/// The head that they come in bounds them.
 fn group_names(response: &HeaderMap, name: &'static str) -> Vec<Box<str>> {
     let strings = fields::strings(response, &HeaderName::from_static(name));
-    strings.into_iter().filter(|group| !group.trim().is_empty()).map(String::into_boxed_str).collect()
+    strings
+        .into_iter()
+        .filter(|group| !group.trim().is_empty())
+        .map(String::into_boxed_str)
+        .collect()
 }
 
 #[cfg(test)]
@@ -153,15 +192,33 @@ mod tests {
 
     fn urls(method: &str, status: u16, response: &[&str]) -> Vec<String> {
         let method = Method::from_bytes(method.as_bytes()).expect("a token");
-        invalidated(&method, URL, StatusCode::from_u16(status).expect("valid"), &map(response)).urls
+        invalidated(
+            &method,
+            URL,
+            StatusCode::from_u16(status).expect("valid"),
+            &map(response),
+        )
+        .urls
     }
 
     #[test]
     fn unsafe_methods_that_succeed_drop_their_target() {
         // 48.
         for method in ["POST", "PUT", "DELETE", "PATCH", "M-SEARCH"] {
-            for (status, is_dropped) in [(200, true), (201, true), (204, true), (303, true), (400, false), (404, false), (500, false)] {
-                assert_eq!(urls(method, status, &[]), if is_dropped { vec![URL] } else { vec![] }, "{method} {status}");
+            for (status, is_dropped) in [
+                (200, true),
+                (201, true),
+                (204, true),
+                (303, true),
+                (400, false),
+                (404, false),
+                (500, false),
+            ] {
+                assert_eq!(
+                    urls(method, status, &[]),
+                    if is_dropped { vec![URL] } else { vec![] },
+                    "{method} {status}"
+                );
             }
         }
         for method in ["GET", "HEAD", "OPTIONS", "PROPFIND", "TRACE"] {
@@ -172,11 +229,26 @@ mod tests {
     #[test]
     fn locations_are_dropped_on_the_same_origin_only() {
         // 49.
-        let found = urls("POST", 201, &["location: /new", "content-location: http://A.test:80/other"]);
+        let found = urls(
+            "POST",
+            201,
+            &["location: /new", "content-location: http://A.test:80/other"],
+        );
         assert_eq!(found, [URL, "http://a.test/new", "http://a.test/other"]);
-        let found = urls("POST", 201, &["location: http://b.test/new", "content-location: https://a.test/other"]);
+        let found = urls(
+            "POST",
+            201,
+            &[
+                "location: http://b.test/new",
+                "content-location: https://a.test/other",
+            ],
+        );
         assert_eq!(found, [URL]);
-        assert_eq!(urls("POST", 201, &["location: /dir/page?q=1"]), [URL], "each once");
+        assert_eq!(
+            urls("POST", 201, &["location: /dir/page?q=1"]),
+            [URL],
+            "each once"
+        );
     }
 
     #[test]
@@ -209,7 +281,11 @@ mod tests {
             ("javascript:alert(1)", None),
         ];
         for (reference, expected) in table {
-            assert_eq!(same_origin_url(URL, reference).as_deref(), expected, "{reference}");
+            assert_eq!(
+                same_origin_url(URL, reference).as_deref(),
+                expected,
+                "{reference}"
+            );
         }
         assert_eq!(origin_of(URL), "http://a.test");
         assert_eq!(origin_of("http://a.test"), "http://a.test");
@@ -220,51 +296,133 @@ mod tests {
         // 50.
         let table: [(&[&str], &[&str]); 5] = [
             (&["cache-groups: \"a\", \"b c\";x=1"], &["a", "b c"]),
-            (&["cache-groups: \"a\"", "cache-groups: \"b\", token, \"\""], &["a", "b"]),
+            (
+                &["cache-groups: \"a\"", "cache-groups: \"b\", token, \"\""],
+                &["a", "b"],
+            ),
             (&["cache-groups: a, b"], &[]),
             (&["cache-groups: \"a\", ?"], &[]),
-            (&["cache-groups: \"with \\\"quotes\\\"\""], &["with \"quotes\""]),
+            (
+                &["cache-groups: \"with \\\"quotes\\\"\""],
+                &["with \"quotes\""],
+            ),
         ];
         for (response, expected) in table {
-            assert_eq!(groups(&map(response)).iter().map(|g| &**g).collect::<Vec<_>>(), expected, "{response:?}");
+            assert_eq!(
+                groups(&map(response))
+                    .iter()
+                    .map(|g| &**g)
+                    .collect::<Vec<_>>(),
+                expected,
+                "{response:?}"
+            );
         }
         let said = map(&["cache-group-invalidation: \"a\", \"b\""]);
         let of = |method: Method, status| invalidated(&method, URL, status, &said).groups.len();
         assert_eq!(of(Method::POST, StatusCode::OK), 2);
-        assert_eq!(of(Method::GET, StatusCode::OK), 0, "a safe method invalidates nothing");
+        assert_eq!(
+            of(Method::GET, StatusCode::OK),
+            0,
+            "a safe method invalidates nothing"
+        );
         assert_eq!(of(Method::POST, StatusCode::BAD_REQUEST), 0);
     }
 
     #[test]
     fn tags_come_from_three_fields_and_are_bounded() {
         // 50.
-        let found = |response: &[&str]| tags(&map(response)).map(|tags| tags.iter().map(|t| t.to_string()).collect::<Vec<_>>());
+        let found = |response: &[&str]| {
+            tags(&map(response)).map(|tags| tags.iter().map(|t| t.to_string()).collect::<Vec<_>>())
+        };
         let count = |response: &[&str]| found(response).map(|tags| tags.len());
-        let all = found(&["cache-tag: b, a , a", "surrogate-key: c  d", "cache-groups: \"e\", \"f\"", "cache-tag: \"g\""]);
+        let all = found(&[
+            "cache-tag: b, a , a",
+            "surrogate-key: c  d",
+            "cache-groups: \"e\", \"f\"",
+            "cache-tag: \"g\"",
+        ]);
         assert_eq!(all.expect("few"), ["a", "b", "c", "d", "e", "f", "g"]);
         assert_eq!(found(&["cache-tag:", "surrogate-key: "]), Ok(vec![]));
         // Long and many ones are all kept, or the response is not stored.
         let longest = "x".repeat(scope::TAG_BYTES_MAX);
         let names: Vec<String> = (0..=TAGS_MAX).map(|n| format!("t{n}")).collect();
-        let groups_of = |names: &[String]| names.iter().map(|t| format!("\"{t}\"")).collect::<Vec<_>>().join(", ");
+        let groups_of = |names: &[String]| {
+            names
+                .iter()
+                .map(|t| format!("\"{t}\""))
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
         for (field, separator) in [("cache-tag", ","), ("surrogate-key", " ")] {
-            assert_eq!(count(&[&format!("{field}: {longest}{separator}z")]), Ok(2), "{field}");
-            assert_eq!(count(&[&format!("{field}: z{separator}{longest}y")]), Err(UnnamableTag), "{field}");
-            assert_eq!(count(&[&format!("{field}: {}", names[1..].join(separator))]), Ok(TAGS_MAX), "{field}");
-            assert_eq!(count(&[&format!("{field}: {}", names.join(separator))]), Err(UnnamableTag), "{field}");
+            assert_eq!(
+                count(&[&format!("{field}: {longest}{separator}z")]),
+                Ok(2),
+                "{field}"
+            );
+            assert_eq!(
+                count(&[&format!("{field}: z{separator}{longest}y")]),
+                Err(UnnamableTag),
+                "{field}"
+            );
+            assert_eq!(
+                count(&[&format!("{field}: {}", names[1..].join(separator))]),
+                Ok(TAGS_MAX),
+                "{field}"
+            );
+            assert_eq!(
+                count(&[&format!("{field}: {}", names.join(separator))]),
+                Err(UnnamableTag),
+                "{field}"
+            );
         }
         assert_eq!(count(&[&format!("cache-groups: \"{longest}\"")]), Ok(1));
-        assert_eq!(count(&[&format!("cache-groups: \"{longest}y\"")]), Err(UnnamableTag));
-        assert_eq!(count(&[&format!("cache-groups: {}", groups_of(&names[1..]))]), Ok(TAGS_MAX));
-        assert_eq!(count(&[&format!("cache-groups: {}", groups_of(&names))]), Err(UnnamableTag));
-        assert_eq!(groups(&map(&[&format!("cache-groups: {}", groups_of(&names))])).len(), names.len(), "none is left out");
-        assert_eq!(count(&[&format!("cache-tag: {}", names.join(",")), "surrogate-key: t1"]), Err(UnnamableTag));
-        assert_eq!(count(&[&format!("cache-tag: {}", names[1..].join(",")), "surrogate-key: t1 t2"]), Ok(TAGS_MAX), "each once");
+        assert_eq!(
+            count(&[&format!("cache-groups: \"{longest}y\"")]),
+            Err(UnnamableTag)
+        );
+        assert_eq!(
+            count(&[&format!("cache-groups: {}", groups_of(&names[1..]))]),
+            Ok(TAGS_MAX)
+        );
+        assert_eq!(
+            count(&[&format!("cache-groups: {}", groups_of(&names))]),
+            Err(UnnamableTag)
+        );
+        assert_eq!(
+            groups(&map(&[&format!("cache-groups: {}", groups_of(&names))])).len(),
+            names.len(),
+            "none is left out"
+        );
+        assert_eq!(
+            count(&[
+                &format!("cache-tag: {}", names.join(",")),
+                "surrogate-key: t1"
+            ]),
+            Err(UnnamableTag)
+        );
+        assert_eq!(
+            count(&[
+                &format!("cache-tag: {}", names[1..].join(",")),
+                "surrogate-key: t1 t2"
+            ]),
+            Ok(TAGS_MAX),
+            "each once"
+        );
         assert_eq!(count(&["cache-tag: a\tb"]), Err(UnnamableTag));
         // Every byte that a field may have, whatever it stands for.
         let mut odd = map(&["cache-tag: produit-été, two words"]);
-        odd.append("surrogate-key", http::HeaderValue::from_bytes(b"caf\xe9").expect("obs-text"));
-        assert_eq!(tags(&odd).expect("few").iter().map(|t| &**t).collect::<Vec<_>>(), ["café", "produit-été", "two words"]);
+        odd.append(
+            "surrogate-key",
+            http::HeaderValue::from_bytes(b"caf\xe9").expect("obs-text"),
+        );
+        assert_eq!(
+            tags(&odd)
+                .expect("few")
+                .iter()
+                .map(|t| &**t)
+                .collect::<Vec<_>>(),
+            ["café", "produit-été", "two words"]
+        );
     }
 
     proptest! {

@@ -1,7 +1,8 @@
-//! What a request is for: the cache key, and whether method and path may be answered from the store.
+//! What a request is for: the cache key, and whether method and path may be answered from the
+//! store.
 //!
-//! Follows RFC 9111 section 2 and 4, RFC 9110 section 4.2.3, RFC 3986 section 6. Nothing is decoded: two URLs are one
-//! only where every origin must take them for one.
+//! Follows RFC 9111 section 2 and 4, RFC 9110 section 4.2.3, RFC 3986 section 6. Nothing is
+//! decoded: two URLs are one only where every origin must take them for one.
 
 use http::Method;
 
@@ -23,13 +24,19 @@ pub struct Key {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum KeyError {
     /// Answer 400.
-    #[error("the request names no valid host: send one Host field, a name or an address with at most a port")]
+    #[error(
+        "the request names no valid host: send one Host field, a name or an address with at most a port"
+    )]
     Authority,
     /// Answer 400.
-    #[error("the request's path is not valid: it starts with a slash and has visible ASCII characters only")]
+    #[error(
+        "the request's path is not valid: it starts with a slash and has visible ASCII characters only"
+    )]
     Path,
     /// Answer 414.
-    #[error("the request's path and query have more than {PATH_BYTES_MAX} bytes: send a shorter one")]
+    #[error(
+        "the request's path and query have more than {PATH_BYTES_MAX} bytes: send a shorter one"
+    )]
     TooLong,
 }
 
@@ -44,24 +51,32 @@ impl KeyError {
 }
 
 impl Key {
-    /// The key of a request. Scheme and authority are compared in lower case and without the default port, path and
-    /// query byte by byte.
+    /// The key of a request. Scheme and authority are compared in lower case and without the
+    /// default port, path and query byte by byte.
     ///
     /// # Errors
     /// An authority or a path that is none, or too long.
     pub fn new(scheme: &str, host: &str, path_and_query: &str) -> Result<Self, KeyError> {
         let mut url = String::new();
         write(scheme, host, path_and_query, &mut url)?;
-        Ok(Self { hash: hash(&url), url: url.into() })
+        Ok(Self {
+            hash: hash(&url),
+            url: url.into(),
+        })
     }
 }
 
-/// Writes a key's URL into a buffer, which is emptied first and keeps its room: for the path of a hit, which allocates
-/// nothing then.
+/// Writes a key's URL into a buffer, which is emptied first and keeps its room: for the path of a
+/// hit, which allocates nothing then.
 ///
 /// # Errors
 /// As [`Key::new`]; what is in the buffer then is not to be used.
-pub fn write(scheme: &str, host: &str, path_and_query: &str, buffer: &mut String) -> Result<(), KeyError> {
+pub fn write(
+    scheme: &str,
+    host: &str,
+    path_and_query: &str,
+    buffer: &mut String,
+) -> Result<(), KeyError> {
     buffer.clear();
     buffer.reserve(scheme.len() + 3 + host.len() + path_and_query.len());
     push_lower(scheme, buffer);
@@ -86,7 +101,8 @@ pub fn hash(url: &str) -> u128 {
 /// An authority in lower case, without its default port or a dot at its end.
 ///
 /// # Errors
-/// When it is empty, too long, has user information or a character that a host cannot have, or a port that is none.
+/// When it is empty, too long, has user information or a character that a host cannot have, or a
+/// port that is none.
 pub fn authority(scheme: &str, host: &str) -> Result<String, KeyError> {
     let mut buffer = String::with_capacity(host.len());
     write_authority(scheme, host, &mut buffer)?;
@@ -99,7 +115,11 @@ fn write_authority(scheme: &str, host: &str, buffer: &mut String) -> Result<(), 
         return Err(KeyError::Authority);
     }
     push_lower(name.strip_suffix('.').unwrap_or(name), buffer);
-    let default = if scheme.eq_ignore_ascii_case("https") { 443 } else { 80 };
+    let default = if scheme.eq_ignore_ascii_case("https") {
+        443
+    } else {
+        80
+    };
     if let Some(port) = port.filter(|port| *port != default) {
         buffer.push(':');
         // Without zeros in front, and so not as it came.
@@ -119,9 +139,10 @@ fn split_port(host: &str) -> Result<(&str, Option<u16>), KeyError> {
         None => Err(KeyError::Authority),
         // An empty port is the default one (RFC 3986 section 6.2.3).
         Some("") => Ok((name, None)),
-        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
-            digits.parse().map(|p| (name, Some(p))).map_err(|_| KeyError::Authority)
-        }
+        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => digits
+            .parse()
+            .map(|p| (name, Some(p)))
+            .map_err(|_| KeyError::Authority),
         Some(_) => Err(KeyError::Authority),
     }
 }
@@ -130,7 +151,9 @@ fn is_host(name: &str) -> bool {
     if let Some(inner) = name.strip_prefix('[').and_then(|n| n.strip_suffix(']')) {
         return inner.parse::<std::net::Ipv6Addr>().is_ok();
     }
-    let is_named = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
+    let is_named = name
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
     is_named && !name.is_empty() && !name.starts_with('.') && !name.contains("..")
 }
 
@@ -138,15 +161,20 @@ fn check_path(path_and_query: &str) -> Result<(), KeyError> {
     if path_and_query.len() > PATH_BYTES_MAX {
         return Err(KeyError::TooLong);
     }
-    let is_valid = path_and_query.starts_with('/') && path_and_query.bytes().all(|b| (0x21..0x7f).contains(&b) && b != b'#');
+    let is_valid = path_and_query.starts_with('/')
+        && path_and_query
+            .bytes()
+            .all(|b| (0x21..0x7f).contains(&b) && b != b'#');
     is_valid.then_some(()).ok_or(KeyError::Path)
 }
 
-/// Whether a request target has one of the four forms (RFC 9112 section 3.2), the one that its method may have: a path with
-/// a query; an http or https URL without user information; `*` for OPTIONS; host and port for CONNECT. None has a fragment.
-/// What the path and the host may have in them is another matter.
+/// Whether a request target has one of the four forms (RFC 9112 section 3.2), the one that its
+/// method may have: a path with a query; an http or https URL without user information; `*` for
+/// OPTIONS; host and port for CONNECT. None has a fragment. What the path and the host may have in
+/// them is another matter.
 ///
-/// A cache that speaks no TLS gets https URLs from what does so in front of it: they name the same resources.
+/// A cache that speaks no TLS gets https URLs from what does so in front of it: they name the same
+/// resources.
 pub fn is_target(method: &Method, target: &str) -> bool {
     if target.contains('#') {
         return false;
@@ -156,8 +184,11 @@ pub fn is_target(method: &Method, target: &str) -> bool {
         _ if *method == Method::CONNECT => authority("http", target).is_ok(),
         _ if target.starts_with('/') => true,
         _ => {
-            let Some((scheme, rest)) = target.split_once("://") else { return false };
-            let is_web = scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
+            let Some((scheme, rest)) = target.split_once("://") else {
+                return false;
+            };
+            let is_web =
+                scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
             is_web && authority(scheme, rest.split(['/', '?']).next().unwrap_or_default()).is_ok()
         }
     }
@@ -166,24 +197,26 @@ pub fn is_target(method: &Method, target: &str) -> bool {
 /// Why a path is passed on without a look into the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ambiguity {
-    /// A segment `.` or `..`, also where dots, slashes or what delimits it are encoded once or twice, or where a parameter
-    /// follows (`..;x`): nginx, Apache and Tomcat fold them, each its own set. Clients take them out before they ask
-    /// (RFC 3986 section 5.2.4).
+    /// A segment `.` or `..`, also where dots, slashes or what delimits it are encoded once or
+    /// twice, or where a parameter follows (`..;x`): nginx, Apache and Tomcat fold them, each its
+    /// own set. Clients take them out before they ask (RFC 3986 section 5.2.4).
     DotSegment,
     /// A backslash: no URI has one (RFC 3986 section 3.3), and IIS reads it as a slash.
     Backslash,
-    /// `%00` or another control character, encoded once or twice: servers in C end the path there, others split lines.
+    /// `%00` or another control character, encoded once or twice: servers in C end the path there,
+    /// others split lines.
     Control,
     /// A percent sign without two hexadecimal digits: an error here, a character there.
     BrokenEscape,
 }
 
-/// What is ambiguous in a path, if anything. Such a path is passed to the origin as it is, and its answer is neither
-/// stored nor looked up: a purge of the resource that the origin takes it for would not cover it.
+/// What is ambiguous in a path, if anything. Such a path is passed to the origin as it is, and its
+/// answer is neither stored nor looked up: a purge of the resource that the origin takes it for
+/// would not cover it.
 ///
-/// Every other spelling is a key of its own, byte by byte, and what is stored is given to that spelling alone: encoded
-/// slashes, delimiters, percent signs and parameters are safe to store, whatever an origin makes of them. A query is
-/// never ambiguous.
+/// Every other spelling is a key of its own, byte by byte, and what is stored is given to that
+/// spelling alone: encoded slashes, delimiters, percent signs and parameters are safe to store,
+/// whatever an origin makes of them. A query is never ambiguous.
 pub fn ambiguity(path_and_query: &str) -> Option<Ambiguity> {
     let mut rest = path_and_query.as_bytes();
     // Dots since the segment began, as long as there is nothing else in it.
@@ -199,7 +232,8 @@ pub fn ambiguity(path_and_query: &str) -> Option<Ambiguity> {
             },
             [byte, ..] => (*byte, 1),
         };
-        // Servers that decode see the end of a segment in an encoded slash, delimiter or parameter, others in itself alone.
+        // Servers that decode see the end of a segment in an encoded slash, delimiter or parameter,
+        // others in itself alone.
         if matches!(byte, b'/' | b'\\' | b';' | b'?' | b'#') {
             if is_dots(dots) {
                 return Some(Ambiguity::DotSegment);
@@ -283,12 +317,21 @@ mod tests {
             ("http", "a.test:8080", "/", "http://a.test:8080/"),
             ("http", "[2001:DB8::1]:80", "/", "http://[2001:db8::1]/"),
             ("http", "127.0.0.1:8080", "/", "http://127.0.0.1:8080/"),
-            ("http", "a", "/A%2fb/%7Ec?Q=%41&q=a", "http://a/A%2fb/%7Ec?Q=%41&q=a"),
+            (
+                "http",
+                "a",
+                "/A%2fb/%7Ec?Q=%41&q=a",
+                "http://a/A%2fb/%7Ec?Q=%41&q=a",
+            ),
             ("http", "a", "/x?", "http://a/x?"),
             ("http", "a", "//x//", "http://a//x//"),
         ];
         for (scheme, host, path, expected) in table {
-            assert_eq!(url(scheme, host, path).as_deref(), Ok(expected), "{scheme} {host} {path}");
+            assert_eq!(
+                url(scheme, host, path).as_deref(),
+                Ok(expected),
+                "{scheme} {host} {path}"
+            );
         }
         let key = Key::new("http", "a", "/x").expect("valid");
         assert_eq!(key.hash, hash("http://a/x"));
@@ -385,7 +428,10 @@ mod tests {
         for host in hosts {
             assert_eq!(url("http", host, "/"), Err(KeyError::Authority), "{host}");
         }
-        assert_eq!(url("http", &"a".repeat(AUTHORITY_BYTES_MAX + 1), "/"), Err(KeyError::Authority));
+        assert_eq!(
+            url("http", &"a".repeat(AUTHORITY_BYTES_MAX + 1), "/"),
+            Err(KeyError::Authority)
+        );
     }
 
     #[test]
@@ -396,8 +442,17 @@ mod tests {
         }
         let longest = format!("/{}", "x".repeat(PATH_BYTES_MAX - 1));
         assert!(url("http", "a", &longest).is_ok());
-        assert_eq!(url("http", "a", &format!("{longest}x")), Err(KeyError::TooLong));
-        assert_eq!((KeyError::TooLong.status().as_u16(), KeyError::Path.status().as_u16()), (414, 400));
+        assert_eq!(
+            url("http", "a", &format!("{longest}x")),
+            Err(KeyError::TooLong)
+        );
+        assert_eq!(
+            (
+                KeyError::TooLong.status().as_u16(),
+                KeyError::Path.status().as_u16()
+            ),
+            (414, 400)
+        );
     }
 
     #[test]
@@ -475,7 +530,11 @@ mod tests {
             ("CONNECT", MethodClass::Refused),
         ];
         for (method, expected) in table {
-            assert_eq!(method_class(&Method::from_bytes(method.as_bytes()).expect("a token")), expected, "{method}");
+            assert_eq!(
+                method_class(&Method::from_bytes(method.as_bytes()).expect("a token")),
+                expected,
+                "{method}"
+            );
         }
     }
 

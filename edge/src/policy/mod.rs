@@ -1,15 +1,19 @@
-//! What an HTTP shared cache decides, as pure functions: fields, settings and the time go in, a named outcome comes out.
+//! What an HTTP shared cache decides, as pure functions: fields, settings and the time go in, a
+//! named outcome comes out.
 //!
-//! Knows no sockets, clocks, stores or tasks. Times are milliseconds after the Unix epoch (`_ms`), spans are seconds.
-//! Follows RFC 9110, 9111, 9211, 9213, 5861, 8586, 9209 and 9875.
+//! Knows no sockets, clocks, stores or tasks. Times are milliseconds after the Unix epoch (`_ms`),
+//! spans are seconds. Follows RFC 9110, 9111, 9211, 9213, 5861, 8586, 9209 and 9875.
 //!
 //! In the order in which one request asks:
-//! - [`key`]: what the request is for, and whether its method and path may be answered from the store.
+//! - [`key`]: what the request is for, and whether its method and path may be answered from the
+//!   store.
 //! - [`vary`]: which stored response it selects; [`reuse`]: whether that one may be used now.
 //! - [`conditional`] and [`range`]: what of it the client wants.
-//! - [`request_fields`]: which of a client's fields reach the origin, and which make an answer one client's own;
-//!   [`forward`]: the request to the origin, and the fields of what goes back to the client.
-//! - [`freshness`]: whether and for how long the answer may be stored; [`invalidate`]: what it makes unusable.
+//! - [`request_fields`]: which of a client's fields reach the origin, and which make an answer one
+//!   client's own; [`forward`]: the request to the origin, and the fields of what goes back to the
+//!   client.
+//! - [`freshness`]: whether and for how long the answer may be stored; [`invalidate`]: what it
+//!   makes unusable.
 //! - [`finish`]: whether it goes on coming when nobody reads it any more.
 //! - [`status`]: the one value that feeds `Cache-Status`, `Proxy-Status`, metrics and log.
 //! - [`coding`]: whether a message's body can be read at all.
@@ -44,9 +48,15 @@ pub(crate) mod testing {
 
     /// The same cases in every run; `PROPTEST_RNG_SEED` and `PROPTEST_CASES` choose others.
     pub(crate) fn seeded() -> ProptestConfig {
-        let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+        let config = ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        };
         match config.rng_seed {
-            RngSeed::Random => ProptestConfig { rng_seed: RngSeed::Fixed(SEED), ..config },
+            RngSeed::Random => ProptestConfig {
+                rng_seed: RngSeed::Fixed(SEED),
+                ..config
+            },
             RngSeed::Fixed(_) => config,
         }
     }
@@ -59,7 +69,10 @@ pub(crate) mod testing {
         for line in lines {
             let (name, value) = line.split_once(':').expect("a colon");
             let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
-            fields.append(name, HeaderValue::from_bytes(value.trim().as_bytes()).expect("a value"));
+            fields.append(
+                name,
+                HeaderValue::from_bytes(value.trim().as_bytes()).expect("a value"),
+            );
         }
         fields
     }
@@ -78,7 +91,8 @@ pub(crate) mod testing {
             1 => 0x80u8..=0xff,
             1 => 0x21u8..0x7f,
         ];
-        proptest::collection::vec(byte, 0..80).prop_map(|bytes| HeaderValue::from_bytes(&bytes).expect("valid bytes"))
+        proptest::collection::vec(byte, 0..80)
+            .prop_map(|bytes| HeaderValue::from_bytes(&bytes).expect("valid bytes"))
     }
 
     /// Values made of pieces that the grammar knows, in any order.
@@ -87,6 +101,7 @@ pub(crate) mod testing {
             8 => proptest::sample::select(known).prop_map(str::to_owned),
             2 => proptest::sample::select(&[",", ", ", "=", "\"", ";", "-", "0", "99999999999999999999", "\\"][..]).prop_map(str::to_owned),
         ];
-        proptest::collection::vec(piece, 0..12).prop_map(|found| HeaderValue::try_from(found.concat()).expect("valid pieces"))
+        proptest::collection::vec(piece, 0..12)
+            .prop_map(|found| HeaderValue::try_from(found.concat()).expect("valid pieces"))
     }
 }

@@ -50,14 +50,21 @@ impl Spec {
         let end = length.checked_sub(1)?;
         match self {
             Self::From(first) => (first <= end).then_some(ByteRange { first, last: end }),
-            Self::FromTo(first, last) => (first <= end).then_some(ByteRange { first, last: last.min(end) }),
+            Self::FromTo(first, last) => (first <= end).then_some(ByteRange {
+                first,
+                last: last.min(end),
+            }),
             Self::Last(0) => None,
-            Self::Last(count) => Some(ByteRange { first: length.saturating_sub(count), last: end }),
+            Self::Last(count) => Some(ByteRange {
+                first: length.saturating_sub(count),
+                last: end,
+            }),
         }
     }
 }
 
-/// The ranges of a request; `None` when there are none, or none that count: the field is then ignored.
+/// The ranges of a request; `None` when there are none, or none that count: the field is then
+/// ignored.
 pub fn requested(method: &Method, request: &HeaderMap) -> Option<Vec<Spec>> {
     let mut values = request.get_all(RANGE).into_iter();
     let value = values.next().filter(|_| *method == Method::GET)?;
@@ -67,7 +74,8 @@ pub fn requested(method: &Method, request: &HeaderMap) -> Option<Vec<Spec>> {
     parse(value.as_bytes())
 }
 
-/// A Range field (RFC 9110 section 14.1.2). `None` when it is malformed, of another unit, or has too many ranges.
+/// A Range field (RFC 9110 section 14.1.2). `None` when it is malformed, of another unit, or has
+/// too many ranges.
 pub fn parse(value: &[u8]) -> Option<Vec<Spec>> {
     let text = std::str::from_utf8(value).ok()?.trim();
     let (unit, set) = text.split_once('=')?;
@@ -75,7 +83,11 @@ pub fn parse(value: &[u8]) -> Option<Vec<Spec>> {
         return None;
     }
     let mut specs = Vec::new();
-    for member in set.split(',').map(|member| member.trim_matches([' ', '\t'])).filter(|member| !member.is_empty()) {
+    for member in set
+        .split(',')
+        .map(|member| member.trim_matches([' ', '\t']))
+        .filter(|member| !member.is_empty())
+    {
         if specs.len() == RANGES_MAX {
             return None;
         }
@@ -107,21 +119,30 @@ fn number(text: &str) -> Option<u64> {
 pub enum Part {
     /// All of it, as 200.
     Whole,
-    /// These, as 206: one as it is, several as `multipart/byteranges` in the order asked for. Never empty.
+    /// These, as 206: one as it is, several as `multipart/byteranges` in the order asked for. Never
+    /// empty.
     Ranges(Vec<ByteRange>),
     /// 416 with `Content-Range: bytes */length`.
     Unsatisfiable,
 }
 
-/// What ranges are of a representation of this length. Overlapping and adjacent ones are joined; where all of them
-/// together are more than the whole, the whole it is (RFC 9110 section 14.2, 17.15).
+/// What ranges are of a representation of this length. Overlapping and adjacent ones are joined;
+/// where all of them together are more than the whole, the whole it is (RFC 9110 section 14.2,
+/// 17.15).
 pub fn resolve(specs: &[Spec], length: u64) -> Part {
-    // The last bytes of an empty representation are all of it: satisfiable (RFC 9110 section 14.1.2), and no Content-Range
-    // can say so.
-    if length == 0 && specs.iter().any(|spec| matches!(spec, Spec::Last(count) if *count > 0)) {
+    // The last bytes of an empty representation are all of it: satisfiable (RFC 9110 section
+    // 14.1.2), and no Content-Range can say so.
+    if length == 0
+        && specs
+            .iter()
+            .any(|spec| matches!(spec, Spec::Last(count) if *count > 0))
+    {
         return Part::Whole;
     }
-    let ranges: Vec<ByteRange> = specs.iter().filter_map(|spec| spec.within(length)).collect();
+    let ranges: Vec<ByteRange> = specs
+        .iter()
+        .filter_map(|spec| spec.within(length))
+        .collect();
     if ranges.is_empty() {
         return Part::Unsatisfiable;
     }
@@ -132,7 +153,8 @@ pub fn resolve(specs: &[Spec], length: u64) -> Part {
     Part::Ranges(joined(ranges))
 }
 
-/// Ranges of which none overlaps or touches another; each joined one stands where its first member stood.
+/// Ranges of which none overlaps or touches another; each joined one stands where its first member
+/// stood.
 fn joined(ranges: Vec<ByteRange>) -> Vec<ByteRange> {
     let mut joined: Vec<ByteRange> = Vec::with_capacity(ranges.len());
     for range in ranges {
@@ -145,7 +167,10 @@ fn joined(ranges: Vec<ByteRange>) -> Vec<ByteRange> {
                 continue;
             }
             let other = joined.remove(at);
-            range = ByteRange { first: range.first.min(other.first), last: range.last.max(other.last) };
+            range = ByteRange {
+                first: range.first.min(other.first),
+                last: range.last.max(other.last),
+            };
             place = place.min(at);
             // A larger range may touch one that it did not before.
             at = 0;
@@ -196,12 +221,17 @@ impl ContentRange {
             return exact(complete).map(Self::Unsatisfied);
         }
         let (first, last) = range.split_once('-')?;
-        let range = ByteRange { first: exact(first)?, last: exact(last)? };
+        let range = ByteRange {
+            first: exact(first)?,
+            last: exact(last)?,
+        };
         let complete = match complete {
             "*" => None,
             digits => Some(exact(digits)?),
         };
-        let is_valid = range.first <= range.last && range.last < u64::MAX && complete.is_none_or(|complete| range.last < complete);
+        let is_valid = range.first <= range.last
+            && range.last < u64::MAX
+            && complete.is_none_or(|complete| range.last < complete);
         is_valid.then_some(Self::Bytes { range, complete })
     }
 
@@ -215,8 +245,14 @@ impl ContentRange {
 impl fmt::Display for ContentRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Bytes { range, complete: Some(complete) } => write!(f, "bytes {}-{}/{complete}", range.first, range.last),
-            Self::Bytes { range, complete: None } => write!(f, "bytes {}-{}/*", range.first, range.last),
+            Self::Bytes {
+                range,
+                complete: Some(complete),
+            } => write!(f, "bytes {}-{}/{complete}", range.first, range.last),
+            Self::Bytes {
+                range,
+                complete: None,
+            } => write!(f, "bytes {}-{}/*", range.first, range.last),
             Self::Unsatisfied(complete) => write!(f, "bytes */{complete}"),
         }
     }
@@ -224,11 +260,13 @@ impl fmt::Display for ContentRange {
 
 /// Digits that fit.
 fn exact(text: &str) -> Option<u64> {
-    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
+    text.bytes()
+        .all(|b| b.is_ascii_digit())
+        .then(|| text.parse().ok())?
 }
 
-/// The frame of a `multipart/byteranges` body (RFC 9110 section 14.6): before each part its [`head`](Self::head), after
-/// the last the [`tail`](Self::tail).
+/// The frame of a `multipart/byteranges` body (RFC 9110 section 14.6): before each part its
+/// [`head`](Self::head), after the last the [`tail`](Self::tail).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Multipart {
     boundary: String,
@@ -238,13 +276,29 @@ pub struct Multipart {
 }
 
 impl Multipart {
-    /// A frame around these ranges of a representation of `complete` bytes. The boundary must not occur in the body:
-    /// the caller makes it from something random.
-    pub fn new(boundary: &str, content_type: Option<&HeaderValue>, ranges: Vec<ByteRange>, complete: u64) -> Self {
-        let boundary: String = boundary.chars().filter(char::is_ascii_alphanumeric).take(BOUNDARY_BYTES_MAX).collect();
+    /// A frame around these ranges of a representation of `complete` bytes. The boundary must not
+    /// occur in the body: the caller makes it from something random.
+    pub fn new(
+        boundary: &str,
+        content_type: Option<&HeaderValue>,
+        ranges: Vec<ByteRange>,
+        complete: u64,
+    ) -> Self {
+        let boundary: String = boundary
+            .chars()
+            .filter(char::is_ascii_alphanumeric)
+            .take(BOUNDARY_BYTES_MAX)
+            .collect();
         let kind = content_type.and_then(|kind| kind.to_str().ok());
-        let part_type = kind.map(|kind| format!("Content-Type: {kind}\r\n")).unwrap_or_default();
-        Self { boundary, part_type, ranges, complete }
+        let part_type = kind
+            .map(|kind| format!("Content-Type: {kind}\r\n"))
+            .unwrap_or_default();
+        Self {
+            boundary,
+            part_type,
+            ranges,
+            complete,
+        }
     }
 
     /// The ranges in order.
@@ -254,10 +308,18 @@ impl Multipart {
 
     /// What stands before a range's bytes.
     pub fn head(&self, number: usize) -> String {
-        let Some(range) = self.ranges.get(number) else { return String::new() };
+        let Some(range) = self.ranges.get(number) else {
+            return String::new();
+        };
         let start = if number == 0 { "" } else { "\r\n" };
-        let content_range = ContentRange::Bytes { range: *range, complete: Some(self.complete) };
-        format!("{start}--{}\r\n{}Content-Range: {content_range}\r\n\r\n", self.boundary, self.part_type)
+        let content_range = ContentRange::Bytes {
+            range: *range,
+            complete: Some(self.complete),
+        };
+        format!(
+            "{start}--{}\r\n{}Content-Range: {content_range}\r\n\r\n",
+            self.boundary, self.part_type
+        )
     }
 
     /// What stands after the last range's bytes.
@@ -267,9 +329,17 @@ impl Multipart {
 
     /// Length of the whole body.
     pub fn content_length(&self) -> u64 {
-        let heads: u64 = (0..self.ranges.len()).map(|number| self.head(number).len() as u64).sum();
-        let bodies: u64 = self.ranges.iter().map(|range| range.length()).fold(0, u64::saturating_add);
-        heads.saturating_add(bodies).saturating_add(self.tail().len() as u64)
+        let heads: u64 = (0..self.ranges.len())
+            .map(|number| self.head(number).len() as u64)
+            .sum();
+        let bodies: u64 = self
+            .ranges
+            .iter()
+            .map(|range| range.length())
+            .fold(0, u64::saturating_add);
+        heads
+            .saturating_add(bodies)
+            .saturating_add(self.tail().len() as u64)
     }
 
     /// The body's Content-Type.
@@ -285,7 +355,8 @@ const BOUNDARY_BYTES_MAX: usize = 70;
 
 /// Whether a response says that its bytes can be asked for in ranges.
 pub fn is_rangeable(response: &HeaderMap) -> bool {
-    !fields::list(response, http::header::ACCEPT_RANGES).any(|unit| unit.eq_ignore_ascii_case(b"none"))
+    !fields::list(response, http::header::ACCEPT_RANGES)
+        .any(|unit| unit.eq_ignore_ascii_case(b"none"))
 }
 
 #[cfg(test)]
@@ -301,11 +372,17 @@ mod tests {
 
     /// What a field gets of ten bytes, as text; `-` where it is ignored.
     fn of_ten(value: &str) -> String {
-        let Some(specs) = parse(value.as_bytes()) else { return "-".to_owned() };
+        let Some(specs) = parse(value.as_bytes()) else {
+            return "-".to_owned();
+        };
         match resolve(&specs, 10) {
             Part::Whole => "whole".to_owned(),
             Part::Unsatisfiable => "416".to_owned(),
-            Part::Ranges(ranges) => ranges.iter().map(|r| format!("{}-{}", r.first, r.last)).collect::<Vec<_>>().join(","),
+            Part::Ranges(ranges) => ranges
+                .iter()
+                .map(|r| format!("{}-{}", r.first, r.last))
+                .collect::<Vec<_>>()
+                .join(","),
         }
     }
 
@@ -347,7 +424,8 @@ mod tests {
             ("bytes=1-2, x", "-"),
             ("lines=1-2", "-"),
             ("bytes =1-2", "-"),
-            // 43: several, in the order asked for; what is outside is left out; touching ones are joined.
+            // 43: several, in the order asked for; what is outside is left out; touching ones are
+            // joined.
             ("bytes=0-0,-1", "0-0,9-9"),
             ("bytes= 0-1 ,\t4-5 ", "0-1,4-5"),
             ("bytes=8-9,0-1", "8-9,0-1"),
@@ -368,8 +446,19 @@ mod tests {
     #[test]
     fn ranges_are_bounded() {
         // 43.
-        let many = |count: usize| format!("bytes={}", (0..count).map(|n| format!("{n}-{n}")).collect::<Vec<_>>().join(","));
-        assert_eq!(parse(many(RANGES_MAX).as_bytes()).map(|s| s.len()), Some(RANGES_MAX));
+        let many = |count: usize| {
+            format!(
+                "bytes={}",
+                (0..count)
+                    .map(|n| format!("{n}-{n}"))
+                    .collect::<Vec<_>>()
+                    .join(",")
+            )
+        };
+        assert_eq!(
+            parse(many(RANGES_MAX).as_bytes()).map(|s| s.len()),
+            Some(RANGES_MAX)
+        );
         assert_eq!(parse(many(RANGES_MAX + 1).as_bytes()), None);
     }
 
@@ -377,17 +466,32 @@ mod tests {
     fn ranges_count_for_get_only() {
         // 44.
         let request = map(&["range: bytes=0-1"]);
-        assert_eq!(requested(&Method::GET, &request), Some(vec![Spec::FromTo(0, 1)]));
+        assert_eq!(
+            requested(&Method::GET, &request),
+            Some(vec![Spec::FromTo(0, 1)])
+        );
         for method in [Method::HEAD, Method::POST, Method::PUT, Method::DELETE] {
             assert_eq!(requested(&method, &request), None, "{method}");
         }
-        assert_eq!(requested(&Method::GET, &map(&["range: bytes=0-1", "range: bytes=3-4"])), None, "two lines are malformed");
+        assert_eq!(
+            requested(
+                &Method::GET,
+                &map(&["range: bytes=0-1", "range: bytes=3-4"])
+            ),
+            None,
+            "two lines are malformed"
+        );
         assert_eq!(requested(&Method::GET, &map(&[])), None);
     }
 
     #[test]
     fn nothing_of_nothing() {
-        for spec in [Spec::From(0), Spec::FromTo(0, 5), Spec::Last(5), Spec::Last(0)] {
+        for spec in [
+            Spec::From(0),
+            Spec::FromTo(0, 5),
+            Spec::Last(5),
+            Spec::Last(0),
+        ] {
             assert_eq!(spec.within(0), None, "{spec:?}");
         }
         let table = [
@@ -399,7 +503,11 @@ mod tests {
             ("bytes=0-0,5-", Part::Unsatisfiable),
         ];
         for (value, expected) in table {
-            assert_eq!(resolve(&parse(value.as_bytes()).expect("ranges"), 0), expected, "{value}");
+            assert_eq!(
+                resolve(&parse(value.as_bytes()).expect("ranges"), 0),
+                expected,
+                "{value}"
+            );
         }
     }
 
@@ -414,13 +522,29 @@ mod tests {
     fn content_range_reads_and_writes() {
         // 46.
         let valid = [
-            ("bytes 0-4/10", ContentRange::Bytes { range: range(0, 4), complete: Some(10) }),
-            ("bytes 4-9/*", ContentRange::Bytes { range: range(4, 9), complete: None }),
+            (
+                "bytes 0-4/10",
+                ContentRange::Bytes {
+                    range: range(0, 4),
+                    complete: Some(10),
+                },
+            ),
+            (
+                "bytes 4-9/*",
+                ContentRange::Bytes {
+                    range: range(4, 9),
+                    complete: None,
+                },
+            ),
             ("bytes */10", ContentRange::Unsatisfied(10)),
             ("bytes */0", ContentRange::Unsatisfied(0)),
         ];
         for (text, expected) in valid {
-            assert_eq!(ContentRange::parse(text.as_bytes()), Some(expected), "{text}");
+            assert_eq!(
+                ContentRange::parse(text.as_bytes()),
+                Some(expected),
+                "{text}"
+            );
             assert_eq!(expected.to_value(), text);
         }
         let invalid = [
@@ -442,7 +566,13 @@ mod tests {
         for text in invalid {
             assert_eq!(ContentRange::parse(text.as_bytes()), None, "{text}");
         }
-        assert_eq!(ContentRange::of(&map(&["content-range: bytes */1", "content-range: bytes */1"])), None);
+        assert_eq!(
+            ContentRange::of(&map(&[
+                "content-range: bytes */1",
+                "content-range: bytes */1"
+            ])),
+            None
+        );
     }
 
     /// The whole body of a frame around these bytes.
@@ -460,11 +590,19 @@ mod tests {
     fn parts_are_framed() {
         // 43.
         let kind = HeaderValue::from_static("text/plain");
-        let frame = Multipart::new("b-o u\r\nnd", Some(&kind), vec![range(8, 9), range(0, 1)], 10);
+        let frame = Multipart::new(
+            "b-o u\r\nnd",
+            Some(&kind),
+            vec![range(8, 9), range(0, 1)],
+            10,
+        );
         let expected = "--bound\r\nContent-Type: text/plain\r\nContent-Range: bytes 8-9/10\r\n\r\n89\
                         \r\n--bound\r\nContent-Type: text/plain\r\nContent-Range: bytes 0-1/10\r\n\r\n01\
                         \r\n--bound--\r\n";
-        assert_eq!(String::from_utf8(framed(&frame, b"0123456789")).expect("text"), expected);
+        assert_eq!(
+            String::from_utf8(framed(&frame, b"0123456789")).expect("text"),
+            expected
+        );
         assert_eq!(frame.content_type(), "multipart/byteranges; boundary=bound");
         assert_eq!(frame.head(2), "");
         let bare = Multipart::new("x", None, vec![range(0, 0)], 10);

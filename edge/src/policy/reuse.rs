@@ -1,6 +1,7 @@
 //! Whether a stored response may be used now.
 //!
-//! Follows RFC 9111 section 4, 4.2.4 (stale) and 5.2.1 (what clients ask for), RFC 5861 and RFC 8246.
+//! Follows RFC 9111 section 4, 4.2.4 (stale) and 5.2.1 (what clients ask for), RFC 5861 and RFC
+//! 8246.
 
 use http::StatusCode;
 use nearcast_fleet::config::CachePolicy;
@@ -26,8 +27,8 @@ pub enum Reuse {
     Fresh,
     /// It is stale, and the client accepts that (`max-stale`): use it.
     StaleAccepted,
-    /// It is stale. Use it at once where it may be served while revalidating, and validate behind; else validate first,
-    /// and use it if that fails and it may be served on error.
+    /// It is stale. Use it at once where it may be served while revalidating, and validate behind;
+    /// else validate first, and use it if that fails and it may be served on error.
     Stale {
         /// Within `stale-while-revalidate`.
         may_serve_while_revalidating: bool,
@@ -48,7 +49,12 @@ impl Reuse {
     pub fn may_serve_on_error(self) -> bool {
         match self {
             Self::Fresh | Self::StaleAccepted => true,
-            Self::Stale { may_serve_on_error, .. } | Self::MustValidate { may_serve_on_error, .. } => may_serve_on_error,
+            Self::Stale {
+                may_serve_on_error, ..
+            }
+            | Self::MustValidate {
+                may_serve_on_error, ..
+            } => may_serve_on_error,
         }
     }
 
@@ -59,7 +65,15 @@ impl Reuse {
 
     /// Whether it may be used before the origin is asked.
     pub fn may_serve_now(self) -> bool {
-        matches!(self, Self::Fresh | Self::StaleAccepted | Self::Stale { may_serve_while_revalidating: true, .. })
+        matches!(
+            self,
+            Self::Fresh
+                | Self::StaleAccepted
+                | Self::Stale {
+                    may_serve_while_revalidating: true,
+                    ..
+                }
+        )
     }
 }
 
@@ -79,14 +93,18 @@ pub enum MustValidate {
 }
 
 impl MustValidate {
-    /// Whether the client asks for it, so that the forward reason is `request` and not `stale` (RFC 9211 section 2.2).
+    /// Whether the client asks for it, so that the forward reason is `request` and not `stale` (RFC
+    /// 9211 section 2.2).
     pub fn is_of_request(self) -> bool {
-        matches!(self, Self::RequestNoCache | Self::RequestMaxAge | Self::RequestMinFresh)
+        matches!(
+            self,
+            Self::RequestNoCache | Self::RequestMaxAge | Self::RequestMinFresh
+        )
     }
 }
 
-/// How a stored response stands. `request` holds the client's directives, `None` where they are not looked at;
-/// `is_soft_purged` makes it stale now, and never fresher than it is.
+/// How a stored response stands. `request` holds the client's directives, `None` where they are not
+/// looked at; `is_soft_purged` makes it stale now, and never fresher than it is.
 pub fn standing(
     freshness: &Freshness,
     request: Option<&CacheControl>,
@@ -99,9 +117,17 @@ pub fn standing(
     let ttl = if is_soft_purged { ttl.min(0) } else { ttl };
     let request = request.filter(|_| policy.obey_client);
     let reuse = if freshness.no_cache {
-        Reuse::MustValidate { reason: MustValidate::ResponseNoCache, may_serve_on_error: false }
-    } else if let Some(reason) = request.and_then(|asked| wants_validation(freshness, asked, age, ttl)) {
-        Reuse::MustValidate { reason, may_serve_on_error: ttl > 0 || may_serve_on_error(freshness, request, policy, ttl) }
+        Reuse::MustValidate {
+            reason: MustValidate::ResponseNoCache,
+            may_serve_on_error: false,
+        }
+    } else if let Some(reason) =
+        request.and_then(|asked| wants_validation(freshness, asked, age, ttl))
+    {
+        Reuse::MustValidate {
+            reason,
+            may_serve_on_error: ttl > 0 || may_serve_on_error(freshness, request, policy, ttl),
+        }
     } else if ttl > 0 {
         Reuse::Fresh
     } else {
@@ -111,7 +137,12 @@ pub fn standing(
 }
 
 /// What a client's directives say against a stored response (RFC 9111 section 5.2.1).
-fn wants_validation(freshness: &Freshness, asked: &CacheControl, age: u64, ttl: i64) -> Option<MustValidate> {
+fn wants_validation(
+    freshness: &Freshness,
+    asked: &CacheControl,
+    age: u64,
+    ttl: i64,
+) -> Option<MustValidate> {
     // A reload does not change what is said never to change (RFC 8246 section 2.1).
     let is_settled = freshness.immutable && ttl > 0;
     if asked.no_cache && !is_settled {
@@ -122,19 +153,32 @@ fn wants_validation(freshness: &Freshness, asked: &CacheControl, age: u64, ttl: 
         return Some(MustValidate::RequestMaxAge);
     }
     let lacks = |least: u64| ttl < i64::try_from(least).unwrap_or(i64::MAX);
-    asked.min_fresh.is_some_and(lacks).then_some(MustValidate::RequestMinFresh)
+    asked
+        .min_fresh
+        .is_some_and(lacks)
+        .then_some(MustValidate::RequestMinFresh)
 }
 
-fn stale(freshness: &Freshness, request: Option<&CacheControl>, policy: &CachePolicy, ttl: i64) -> Reuse {
+fn stale(
+    freshness: &Freshness,
+    request: Option<&CacheControl>,
+    policy: &CachePolicy,
+    ttl: i64,
+) -> Reuse {
     if freshness.must_revalidate {
-        return Reuse::MustValidate { reason: MustValidate::MustRevalidate, may_serve_on_error: false };
+        return Reuse::MustValidate {
+            reason: MustValidate::MustRevalidate,
+            may_serve_on_error: false,
+        };
     }
     let late = ttl.unsigned_abs();
     let accepted = request.and_then(|asked| asked.max_stale);
     if accepted.is_some_and(|max| max >= DELTA_SECONDS_MAX || late <= max) {
         return Reuse::StaleAccepted;
     }
-    let window = freshness.stale_while_revalidate.unwrap_or(policy.stale_while_revalidate.as_secs());
+    let window = freshness
+        .stale_while_revalidate
+        .unwrap_or(policy.stale_while_revalidate.as_secs());
     Reuse::Stale {
         may_serve_while_revalidating: window > 0 && late <= window,
         may_serve_on_error: may_serve_on_error(freshness, request, policy, ttl),
@@ -142,17 +186,32 @@ fn stale(freshness: &Freshness, request: Option<&CacheControl>, policy: &CachePo
 }
 
 /// Whether a stale response may be used on an error (RFC 5861 section 4).
-fn may_serve_on_error(freshness: &Freshness, request: Option<&CacheControl>, policy: &CachePolicy, ttl: i64) -> bool {
+fn may_serve_on_error(
+    freshness: &Freshness,
+    request: Option<&CacheControl>,
+    policy: &CachePolicy,
+    ttl: i64,
+) -> bool {
     let late = ttl.min(0).unsigned_abs();
-    let response = freshness.stale_if_error.unwrap_or(policy.stale_if_error.as_secs());
-    let window = request.and_then(|asked| asked.stale_if_error).unwrap_or(response);
+    let response = freshness
+        .stale_if_error
+        .unwrap_or(policy.stale_if_error.as_secs());
+    let window = request
+        .and_then(|asked| asked.stale_if_error)
+        .unwrap_or(response);
     !freshness.must_revalidate && window > 0 && late <= window
 }
 
-/// Whether a response that an earlier run stored may be used, fresh or stale, where its validation has failed and the node may
-/// lack a purge of it as it has not reached control: where the site allows that, within the window of `stale-if-error`, which
-/// the request may narrow. Nothing that must be validated is (RFC 9111 section 4.2.4).
-pub fn may_serve_unsynced(freshness: &Freshness, request: Option<&CacheControl>, policy: &CachePolicy, ttl: i64) -> bool {
+/// Whether a response that an earlier run stored may be used, fresh or stale, where its validation
+/// has failed and the node may lack a purge of it as it has not reached control: where the site
+/// allows that, within the window of `stale-if-error`, which the request may narrow. Nothing that
+/// must be validated is (RFC 9111 section 4.2.4).
+pub fn may_serve_unsynced(
+    freshness: &Freshness,
+    request: Option<&CacheControl>,
+    policy: &CachePolicy,
+    ttl: i64,
+) -> bool {
     let request = request.filter(|_| policy.obey_client);
     policy.serve_unsynced
         && !freshness.no_cache
@@ -160,21 +219,26 @@ pub fn may_serve_unsynced(freshness: &Freshness, request: Option<&CacheControl>,
         && may_serve_on_error(freshness, request, policy, ttl)
 }
 
-/// Whether an origin's answer is an error behind which a stale response may be used (RFC 5861 section 4).
+/// Whether an origin's answer is an error behind which a stale response may be used (RFC 5861
+/// section 4).
 pub fn is_error(status: StatusCode) -> bool {
     matches!(status.as_u16(), 500 | 502 | 503 | 504)
 }
 
-/// The status of the answer where a stored response needed validation and the origin could not be asked; `own` is what
-/// the failure would be without one (RFC 9111 section 5.2.2.2).
+/// The status of the answer where a stored response needed validation and the origin could not be
+/// asked; `own` is what the failure would be without one (RFC 9111 section 5.2.2.2).
 pub fn failure_status(reuse: Reuse, own: StatusCode) -> StatusCode {
     match reuse {
-        Reuse::MustValidate { reason: MustValidate::MustRevalidate | MustValidate::ResponseNoCache, .. } => StatusCode::GATEWAY_TIMEOUT,
+        Reuse::MustValidate {
+            reason: MustValidate::MustRevalidate | MustValidate::ResponseNoCache,
+            ..
+        } => StatusCode::GATEWAY_TIMEOUT,
         _ => own,
     }
 }
 
-/// Whether a request may be answered from the store only; a failure to do so is a 504 (RFC 9111 section 5.2.1.7).
+/// Whether a request may be answered from the store only; a failure to do so is a 504 (RFC 9111
+/// section 5.2.1.7).
 pub fn is_only_if_cached(request: Option<&CacheControl>, policy: &CachePolicy) -> bool {
     policy.obey_client && request.is_some_and(|asked| asked.only_if_cached)
 }
@@ -206,22 +270,42 @@ mod tests {
     };
 
     fn freshness(directives: &str) -> Freshness {
-        let exchange = Exchange { requested_ms: NOW_MS, received_ms: NOW_MS };
-        Freshness::of(StatusCode::OK, &map(&[&format!("cache-control: {directives}")]), &OBEY, exchange)
+        let exchange = Exchange {
+            requested_ms: NOW_MS,
+            received_ms: NOW_MS,
+        };
+        Freshness::of(
+            StatusCode::OK,
+            &map(&[&format!("cache-control: {directives}")]),
+            &OBEY,
+            exchange,
+        )
     }
 
     /// How a response with these directives stands after so many seconds, for a client with those.
     fn after(response: &str, seconds: u64, request: &str, policy: &CachePolicy) -> Standing {
         let asked = CacheControl::of_request(&map(&[&format!("cache-control: {request}")]));
-        standing(&freshness(response), Some(&asked), false, policy, NOW_MS + seconds * 1000)
+        standing(
+            &freshness(response),
+            Some(&asked),
+            false,
+            policy,
+            NOW_MS + seconds * 1000,
+        )
     }
 
     const fn stale(swr: bool, sie: bool) -> Reuse {
-        Reuse::Stale { may_serve_while_revalidating: swr, may_serve_on_error: sie }
+        Reuse::Stale {
+            may_serve_while_revalidating: swr,
+            may_serve_on_error: sie,
+        }
     }
 
     const fn must(reason: MustValidate, sie: bool) -> Reuse {
-        Reuse::MustValidate { reason, may_serve_on_error: sie }
+        Reuse::MustValidate {
+            reason,
+            may_serve_on_error: sie,
+        }
     }
 
     #[test]
@@ -232,28 +316,84 @@ mod tests {
             ("max-age=10", 0, Reuse::Fresh),
             ("max-age=10", 9, Reuse::Fresh),
             ("max-age=10", 10, stale(false, false)),
-            ("max-age=10, stale-while-revalidate=5", 10, stale(true, false)),
-            ("max-age=10, stale-while-revalidate=5", 15, stale(true, false)),
-            ("max-age=10, stale-while-revalidate=5", 16, stale(false, false)),
-            ("max-age=10, stale-while-revalidate=0", 10, stale(false, false)),
+            (
+                "max-age=10, stale-while-revalidate=5",
+                10,
+                stale(true, false),
+            ),
+            (
+                "max-age=10, stale-while-revalidate=5",
+                15,
+                stale(true, false),
+            ),
+            (
+                "max-age=10, stale-while-revalidate=5",
+                16,
+                stale(false, false),
+            ),
+            (
+                "max-age=10, stale-while-revalidate=0",
+                10,
+                stale(false, false),
+            ),
             ("max-age=10, stale-if-error=5", 15, stale(false, true)),
             ("max-age=10, stale-if-error=5", 16, stale(false, false)),
-            ("max-age=10, stale-while-revalidate=2, stale-if-error=5", 12, stale(true, true)),
+            (
+                "max-age=10, stale-while-revalidate=2, stale-if-error=5",
+                12,
+                stale(true, true),
+            ),
             ("max-age=10, no-cache", 0, must(ResponseNoCache, false)),
-            ("max-age=10, no-cache=\"a\"", 0, must(ResponseNoCache, false)),
-            ("max-age=10, no-cache, stale-if-error=99", 12, must(ResponseNoCache, false)),
-            ("max-age=10, must-revalidate, stale-if-error=99, stale-while-revalidate=99", 9, Reuse::Fresh),
-            ("max-age=10, must-revalidate, stale-if-error=99, stale-while-revalidate=99", 10, must(MustRevalidate, false)),
-            ("max-age=10, proxy-revalidate, stale-if-error=99", 10, must(MustRevalidate, false)),
+            (
+                "max-age=10, no-cache=\"a\"",
+                0,
+                must(ResponseNoCache, false),
+            ),
+            (
+                "max-age=10, no-cache, stale-if-error=99",
+                12,
+                must(ResponseNoCache, false),
+            ),
+            (
+                "max-age=10, must-revalidate, stale-if-error=99, stale-while-revalidate=99",
+                9,
+                Reuse::Fresh,
+            ),
+            (
+                "max-age=10, must-revalidate, stale-if-error=99, stale-while-revalidate=99",
+                10,
+                must(MustRevalidate, false),
+            ),
+            (
+                "max-age=10, proxy-revalidate, stale-if-error=99",
+                10,
+                must(MustRevalidate, false),
+            ),
             // `s-maxage` forbids stale use unless a window of it is written beside it.
             ("s-maxage=10", 10, must(MustRevalidate, false)),
             ("s-maxage=10, stale-if-error=99", 10, stale(false, true)),
-            ("s-maxage=10, stale-while-revalidate=99", 10, stale(true, false)),
-            ("s-maxage=10, proxy-revalidate, stale-if-error=99", 10, must(MustRevalidate, false)),
-            ("s-maxage=10, must-revalidate, stale-while-revalidate=99", 10, must(MustRevalidate, false)),
+            (
+                "s-maxage=10, stale-while-revalidate=99",
+                10,
+                stale(true, false),
+            ),
+            (
+                "s-maxage=10, proxy-revalidate, stale-if-error=99",
+                10,
+                must(MustRevalidate, false),
+            ),
+            (
+                "s-maxage=10, must-revalidate, stale-while-revalidate=99",
+                10,
+                must(MustRevalidate, false),
+            ),
         ];
         for (response, seconds, expected) in table {
-            assert_eq!(after(response, seconds, "", &CachePolicy::default()).reuse, expected, "{response} after {seconds}");
+            assert_eq!(
+                after(response, seconds, "", &CachePolicy::default()).reuse,
+                expected,
+                "{response} after {seconds}"
+            );
         }
     }
 
@@ -268,14 +408,30 @@ mod tests {
             ("max-age=10", 13, stale(true, true)),
             ("max-age=10", 14, stale(false, true)),
             ("max-age=10", 17, stale(false, false)),
-            ("max-age=10, stale-while-revalidate=1, stale-if-error=0", 12, stale(false, false)),
-            ("max-age=10, must-revalidate", 11, must(MustValidate::MustRevalidate, false)),
+            (
+                "max-age=10, stale-while-revalidate=1, stale-if-error=0",
+                12,
+                stale(false, false),
+            ),
+            (
+                "max-age=10, must-revalidate",
+                11,
+                must(MustValidate::MustRevalidate, false),
+            ),
             ("s-maxage=10", 11, must(MustValidate::MustRevalidate, false)),
-            ("s-maxage=10, stale-while-revalidate=2", 11, stale(true, false)),
+            (
+                "s-maxage=10, stale-while-revalidate=2",
+                11,
+                stale(true, false),
+            ),
             ("s-maxage=10, stale-if-error=2", 11, stale(false, true)),
         ];
         for (response, seconds, expected) in table {
-            assert_eq!(after(response, seconds, "", &policy).reuse, expected, "{response} after {seconds}");
+            assert_eq!(
+                after(response, seconds, "", &policy).reuse,
+                expected,
+                "{response} after {seconds}"
+            );
         }
     }
 
@@ -284,16 +440,64 @@ mod tests {
         // 24, 60: response, age, request, what is done when clients are obeyed, and when not.
         use MustValidate::{RequestMaxAge, RequestMinFresh, RequestNoCache};
         let table = [
-            ("max-age=10", 0, "no-cache", must(RequestNoCache, true), Reuse::Fresh),
-            ("max-age=10", 5, "max-age=0", must(RequestMaxAge, true), Reuse::Fresh),
+            (
+                "max-age=10",
+                0,
+                "no-cache",
+                must(RequestNoCache, true),
+                Reuse::Fresh,
+            ),
+            (
+                "max-age=10",
+                5,
+                "max-age=0",
+                must(RequestMaxAge, true),
+                Reuse::Fresh,
+            ),
             ("max-age=10", 5, "max-age=5", Reuse::Fresh, Reuse::Fresh),
-            ("max-age=10", 6, "max-age=5", must(RequestMaxAge, true), Reuse::Fresh),
+            (
+                "max-age=10",
+                6,
+                "max-age=5",
+                must(RequestMaxAge, true),
+                Reuse::Fresh,
+            ),
             ("max-age=10", 5, "min-fresh=5", Reuse::Fresh, Reuse::Fresh),
-            ("max-age=10", 5, "min-fresh=6", must(RequestMinFresh, true), Reuse::Fresh),
-            ("max-age=10", 12, "max-stale", Reuse::StaleAccepted, stale(false, false)),
-            ("max-age=10", 12, "max-stale=2", Reuse::StaleAccepted, stale(false, false)),
-            ("max-age=10", 13, "max-stale=2", stale(false, false), stale(false, false)),
-            ("max-age=10", 12, "max-stale=5, max-age=11", must(RequestMaxAge, false), stale(false, false)),
+            (
+                "max-age=10",
+                5,
+                "min-fresh=6",
+                must(RequestMinFresh, true),
+                Reuse::Fresh,
+            ),
+            (
+                "max-age=10",
+                12,
+                "max-stale",
+                Reuse::StaleAccepted,
+                stale(false, false),
+            ),
+            (
+                "max-age=10",
+                12,
+                "max-stale=2",
+                Reuse::StaleAccepted,
+                stale(false, false),
+            ),
+            (
+                "max-age=10",
+                13,
+                "max-stale=2",
+                stale(false, false),
+                stale(false, false),
+            ),
+            (
+                "max-age=10",
+                12,
+                "max-stale=5, max-age=11",
+                must(RequestMaxAge, false),
+                stale(false, false),
+            ),
             (
                 "max-age=10, must-revalidate",
                 12,
@@ -301,7 +505,13 @@ mod tests {
                 must(MustValidate::MustRevalidate, false),
                 must(MustValidate::MustRevalidate, false),
             ),
-            ("max-age=10", 12, "stale-if-error=5", stale(false, true), stale(false, false)),
+            (
+                "max-age=10",
+                12,
+                "stale-if-error=5",
+                stale(false, true),
+                stale(false, false),
+            ),
             (
                 "max-age=10, no-cache",
                 1,
@@ -309,12 +519,34 @@ mod tests {
                 must(MustValidate::ResponseNoCache, false),
                 must(MustValidate::ResponseNoCache, false),
             ),
-            ("max-age=10, immutable", 5, "no-cache", Reuse::Fresh, Reuse::Fresh),
-            ("max-age=10, immutable", 5, "max-age=0", Reuse::Fresh, Reuse::Fresh),
-            ("max-age=10, immutable", 11, "no-cache", must(RequestNoCache, false), stale(false, false)),
+            (
+                "max-age=10, immutable",
+                5,
+                "no-cache",
+                Reuse::Fresh,
+                Reuse::Fresh,
+            ),
+            (
+                "max-age=10, immutable",
+                5,
+                "max-age=0",
+                Reuse::Fresh,
+                Reuse::Fresh,
+            ),
+            (
+                "max-age=10, immutable",
+                11,
+                "no-cache",
+                must(RequestNoCache, false),
+                stale(false, false),
+            ),
         ];
         for (response, seconds, request, obeyed, ignored) in table {
-            assert_eq!(after(response, seconds, request, &OBEY).reuse, obeyed, "{response} after {seconds} for {request}");
+            assert_eq!(
+                after(response, seconds, request, &OBEY).reuse,
+                obeyed,
+                "{response} after {seconds} for {request}"
+            );
             assert_eq!(
                 after(response, seconds, request, &CachePolicy::default()).reuse,
                 ignored,
@@ -329,13 +561,22 @@ mod tests {
         let asked = CacheControl::of_request(&map(&["cache-control: only-if-cached"]));
         assert!(is_only_if_cached(Some(&asked), &OBEY));
         assert!(!is_only_if_cached(Some(&asked), &CachePolicy::default()));
-        assert!(!is_only_if_cached(Some(&CacheControl::default()), &OBEY) && !is_only_if_cached(None, &OBEY));
+        assert!(
+            !is_only_if_cached(Some(&CacheControl::default()), &OBEY)
+                && !is_only_if_cached(None, &OBEY)
+        );
     }
 
     #[test]
     fn without_the_newest_purges_only_what_may_be_stale_is_served_and_no_longer() {
-        let site = |seconds| CachePolicy { stale_if_error: Duration::from_secs(seconds), ..OBEY };
-        let off = CachePolicy { serve_unsynced: false, ..site(100) };
+        let site = |seconds| CachePolicy {
+            stale_if_error: Duration::from_secs(seconds),
+            ..OBEY
+        };
+        let off = CachePolicy {
+            serve_unsynced: false,
+            ..site(100)
+        };
         let table = [
             // Response, seconds after it, request, policy.
             ("max-age=10", 5, "", site(100), true),
@@ -358,7 +599,11 @@ mod tests {
             let asked = CacheControl::of_request(&map(&[&format!("cache-control: {request}")]));
             let freshness = freshness(response);
             let ttl = freshness.ttl(NOW_MS + seconds * 1000);
-            assert_eq!(may_serve_unsynced(&freshness, Some(&asked), &policy, ttl), expected, "{response} after {seconds} for {request:?}");
+            assert_eq!(
+                may_serve_unsynced(&freshness, Some(&asked), &policy, ttl),
+                expected,
+                "{response} after {seconds} for {request:?}"
+            );
         }
     }
 
@@ -367,13 +612,38 @@ mod tests {
         // 51.
         let table = [
             ("max-age=10", 0, 0, stale(false, false)),
-            ("max-age=10, stale-while-revalidate=5", 0, 0, stale(true, false)),
-            ("max-age=10, stale-while-revalidate=5", 17, -7, stale(false, false)),
-            ("max-age=10, must-revalidate", 0, 0, must(MustValidate::MustRevalidate, false)),
+            (
+                "max-age=10, stale-while-revalidate=5",
+                0,
+                0,
+                stale(true, false),
+            ),
+            (
+                "max-age=10, stale-while-revalidate=5",
+                17,
+                -7,
+                stale(false, false),
+            ),
+            (
+                "max-age=10, must-revalidate",
+                0,
+                0,
+                must(MustValidate::MustRevalidate, false),
+            ),
         ];
         for (response, seconds, ttl, expected) in table {
-            let found = standing(&freshness(response), None, true, &OBEY, NOW_MS + seconds * 1000);
-            assert_eq!((found.ttl, found.reuse), (ttl, expected), "{response} after {seconds}");
+            let found = standing(
+                &freshness(response),
+                None,
+                true,
+                &OBEY,
+                NOW_MS + seconds * 1000,
+            );
+            assert_eq!(
+                (found.ttl, found.reuse),
+                (ttl, expected),
+                "{response} after {seconds}"
+            );
             assert_eq!(found.age, seconds, "30: its age stays true");
         }
     }
@@ -382,10 +652,16 @@ mod tests {
     fn server_errors_count_and_client_errors_do_not() {
         // 28.
         for status in [500, 502, 503, 504] {
-            assert!(is_error(StatusCode::from_u16(status).expect("valid")), "{status}");
+            assert!(
+                is_error(StatusCode::from_u16(status).expect("valid")),
+                "{status}"
+            );
         }
         for status in [200, 304, 400, 403, 404, 410, 429, 501, 505] {
-            assert!(!is_error(StatusCode::from_u16(status).expect("valid")), "{status}");
+            assert!(
+                !is_error(StatusCode::from_u16(status).expect("valid")),
+                "{status}"
+            );
         }
     }
 
@@ -393,16 +669,30 @@ mod tests {
     fn what_must_be_validated_and_cannot_is_a_504() {
         // 29.
         let own = StatusCode::BAD_GATEWAY;
-        assert_eq!(failure_status(must(MustValidate::MustRevalidate, false), own), StatusCode::GATEWAY_TIMEOUT);
-        assert_eq!(failure_status(must(MustValidate::ResponseNoCache, false), own), StatusCode::GATEWAY_TIMEOUT);
+        assert_eq!(
+            failure_status(must(MustValidate::MustRevalidate, false), own),
+            StatusCode::GATEWAY_TIMEOUT
+        );
+        assert_eq!(
+            failure_status(must(MustValidate::ResponseNoCache, false), own),
+            StatusCode::GATEWAY_TIMEOUT
+        );
         assert_eq!(failure_status(stale(false, false), own), own);
     }
 
     #[test]
     fn forward_reason_tells_who_asked() {
         use MustValidate::*;
-        assert!([RequestNoCache, RequestMaxAge, RequestMinFresh].into_iter().all(MustValidate::is_of_request));
-        assert!(![ResponseNoCache, MustRevalidate].into_iter().any(MustValidate::is_of_request));
+        assert!(
+            [RequestNoCache, RequestMaxAge, RequestMinFresh]
+                .into_iter()
+                .all(MustValidate::is_of_request)
+        );
+        assert!(
+            ![ResponseNoCache, MustRevalidate]
+                .into_iter()
+                .any(MustValidate::is_of_request)
+        );
     }
 
     proptest! {

@@ -73,8 +73,17 @@ pub enum Label {
 
 impl Label {
     /// All, in the order of their numbers.
-    pub const ALL: [Self; 9] =
-        [Self::Hit, Self::Stale, Self::Revalidated, Self::Collapsed, Self::Miss, Self::Partial, Self::Bypass, Self::Error, Self::Local];
+    pub const ALL: [Self; 9] = [
+        Self::Hit,
+        Self::Stale,
+        Self::Revalidated,
+        Self::Collapsed,
+        Self::Miss,
+        Self::Partial,
+        Self::Bypass,
+        Self::Error,
+        Self::Local,
+    ];
 
     /// Its word in metrics and reports.
     pub fn as_str(self) -> &'static str {
@@ -121,10 +130,14 @@ pub const UNSYNCED: &str = "unsynced";
 const NAMED_BYTES_MAX: usize = 64;
 
 impl Outcome {
-    /// Answered from the store without asking the origin; `ttl` in seconds, zero or less when stale.
+    /// Answered from the store without asking the origin; `ttl` in seconds, zero or less when
+    /// stale.
     pub fn hit(ttl: i64) -> Self {
         let label = if ttl > 0 { Label::Hit } else { Label::Stale };
-        Self { ttl: Some(ttl), ..Self::bare(label, None) }
+        Self {
+            ttl: Some(ttl),
+            ..Self::bare(label, None)
+        }
     }
 
     /// The origin was asked.
@@ -134,7 +147,10 @@ impl Outcome {
 
     /// Answered by this node itself.
     pub fn local(detail: &'static str) -> Self {
-        Self { detail: Some(detail), ..Self::bare(Label::Local, None) }
+        Self {
+            detail: Some(detail),
+            ..Self::bare(Label::Local, None)
+        }
     }
 
     fn bare(label: Label, forward: Option<ForwardReason>) -> Self {
@@ -156,13 +172,14 @@ impl Outcome {
         self.forward.is_none() && matches!(self.label, Label::Hit | Label::Stale)
     }
 
-    /// Appends this cache's member of `Cache-Status` to a buffer, which is not cleared: `ams-1; hit; ttl=30`.
-    /// Allocates nothing where the buffer has room.
+    /// Appends this cache's member of `Cache-Status` to a buffer, which is not cleared: `ams-1;
+    /// hit; ttl=30`. Allocates nothing where the buffer has room.
     pub fn write(&self, name: &str, buffer: &mut Vec<u8>) {
         self.write_naming(name, None, buffer);
     }
 
-    /// As [`write`](Self::write), with the name of the request's field that is why the answer was not stored.
+    /// As [`write`](Self::write), with the name of the request's field that is why the answer was
+    /// not stored.
     fn write_naming(&self, name: &str, field: Option<&str>, buffer: &mut Vec<u8>) {
         write_name(name, buffer);
         if self.is_hit() {
@@ -220,14 +237,22 @@ impl Outcome {
     pub fn cache_status_naming(&self, name: &str, field: Option<&HeaderName>) -> HeaderValue {
         let mut buffer = Vec::with_capacity(96);
         self.write_naming(name, field.map(HeaderName::as_str), &mut buffer);
-        HeaderValue::from_maybe_shared(bytes::Bytes::from(buffer)).unwrap_or(HeaderValue::from_static("nearcast"))
+        HeaderValue::from_maybe_shared(bytes::Bytes::from(buffer))
+            .unwrap_or(HeaderValue::from_static("nearcast"))
     }
 }
 
 /// A node's name as a token where it is one, else as a string (RFC 9211 section 2).
 fn write_name(name: &str, buffer: &mut Vec<u8>) {
-    let is_start = name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'*');
-    if is_start && name.bytes().all(|b| super::fields::is_token(b) || matches!(b, b':' | b'/')) {
+    let is_start = name
+        .bytes()
+        .next()
+        .is_some_and(|b| b.is_ascii_alphabetic() || b == b'*');
+    if is_start
+        && name
+            .bytes()
+            .all(|b| super::fields::is_token(b) || matches!(b, b':' | b'/'))
+    {
         buffer.extend_from_slice(name.as_bytes());
     } else {
         write_string(name, buffer);
@@ -367,8 +392,12 @@ impl ProxyError {
             | Self::ConnectionReadTimeout
             | Self::ConnectionWriteTimeout
             | Self::HttpResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::DestinationUnavailable | Self::ConnectionLimitReached => StatusCode::SERVICE_UNAVAILABLE,
-            Self::DestinationNotFound | Self::ProxyInternalError => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::DestinationUnavailable | Self::ConnectionLimitReached => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::DestinationNotFound | Self::ProxyInternalError => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
             Self::HttpRequestError => StatusCode::BAD_REQUEST,
             Self::HttpRequestDenied => StatusCode::FORBIDDEN,
             Self::ProxyLoopDetected => StatusCode::LOOP_DETECTED,
@@ -381,8 +410,13 @@ impl ProxyError {
         self.proxy_status_with(name, &[])
     }
 
-    /// As [`proxy_status`](Self::proxy_status), with parameters that the type registers, or `details`.
-    pub fn proxy_status_with(self, name: &str, parameters: &[(&str, Parameter<'_>)]) -> HeaderValue {
+    /// As [`proxy_status`](Self::proxy_status), with parameters that the type registers, or
+    /// `details`.
+    pub fn proxy_status_with(
+        self,
+        name: &str,
+        parameters: &[(&str, Parameter<'_>)],
+    ) -> HeaderValue {
         let mut buffer = Vec::with_capacity(64);
         write_name(name, &mut buffer);
         buffer.extend_from_slice(b"; error=");
@@ -396,8 +430,9 @@ impl ProxyError {
                 Parameter::String(text) => write_string(text, &mut buffer),
             }
         }
-        HeaderValue::from_maybe_shared(bytes::Bytes::from(buffer))
-            .unwrap_or(HeaderValue::from_static("nearcast; error=proxy_internal_error"))
+        HeaderValue::from_maybe_shared(bytes::Bytes::from(buffer)).unwrap_or(
+            HeaderValue::from_static("nearcast; error=proxy_internal_error"),
+        )
     }
 }
 
@@ -410,14 +445,15 @@ pub enum Parameter<'a> {
     String(&'a str),
 }
 
-/// This node's member of `Proxy-Status` on an answer of its own in place of the origin's, whose status it passes on
-/// (RFC 9209 section 2.1.4): `ams-1; received-status=503`.
+/// This node's member of `Proxy-Status` on an answer of its own in place of the origin's, whose
+/// status it passes on (RFC 9209 section 2.1.4): `ams-1; received-status=503`.
 pub fn received(name: &str, status: StatusCode) -> HeaderValue {
     let mut buffer = Vec::with_capacity(64);
     write_name(name, &mut buffer);
     buffer.extend_from_slice(b"; received-status=");
     buffer.extend_from_slice(status.as_str().as_bytes());
-    HeaderValue::from_maybe_shared(bytes::Bytes::from(buffer)).unwrap_or(HeaderValue::from_static("nearcast"))
+    HeaderValue::from_maybe_shared(bytes::Bytes::from(buffer))
+        .unwrap_or(HeaderValue::from_static("nearcast"))
 }
 
 #[cfg(test)]
@@ -428,7 +464,11 @@ mod tests {
     use super::*;
 
     fn text(outcome: &Outcome, name: &str) -> String {
-        outcome.cache_status(name).to_str().expect("ASCII").to_owned()
+        outcome
+            .cache_status(name)
+            .to_str()
+            .expect("ASCII")
+            .to_owned()
     }
 
     #[test]
@@ -440,15 +480,26 @@ mod tests {
             (Outcome::hit(0), "ams-1; hit; ttl=0"),
             (Outcome::hit(-412), "ams-1; hit; ttl=-412"),
             (
-                Outcome { is_stored: true, ttl: Some(60), ..forwarded(Label::Miss, ForwardReason::UriMiss) },
+                Outcome {
+                    is_stored: true,
+                    ttl: Some(60),
+                    ..forwarded(Label::Miss, ForwardReason::UriMiss)
+                },
                 "ams-1; fwd=uri-miss; ttl=60; stored",
             ),
             (
-                Outcome { is_collapsed: true, ttl: Some(60), ..forwarded(Label::Collapsed, ForwardReason::VaryMiss) },
+                Outcome {
+                    is_collapsed: true,
+                    ttl: Some(60),
+                    ..forwarded(Label::Collapsed, ForwardReason::VaryMiss)
+                },
                 "ams-1; fwd=vary-miss; ttl=60; collapsed",
             ),
             (
-                Outcome { forward_status: Some(StatusCode::NOT_MODIFIED), ..forwarded(Label::Revalidated, ForwardReason::Stale) },
+                Outcome {
+                    forward_status: Some(StatusCode::NOT_MODIFIED),
+                    ..forwarded(Label::Revalidated, ForwardReason::Stale)
+                },
                 "ams-1; fwd=stale; fwd-status=304",
             ),
             (
@@ -461,15 +512,29 @@ mod tests {
                 "ams-1; fwd=stale; fwd-status=503; ttl=-5; detail=\"stale-if-error\"",
             ),
             (
-                Outcome { is_unsynced: true, ttl: Some(5), detail: Some("x"), ..forwarded(Label::Stale, ForwardReason::Stale) },
+                Outcome {
+                    is_unsynced: true,
+                    ttl: Some(5),
+                    detail: Some("x"),
+                    ..forwarded(Label::Stale, ForwardReason::Stale)
+                },
                 "ams-1; fwd=stale; ttl=5; detail=unsynced",
             ),
             (
-                Outcome { not_stored: Some(NotStored::NoStore), ..forwarded(Label::Miss, ForwardReason::UriMiss) },
+                Outcome {
+                    not_stored: Some(NotStored::NoStore),
+                    ..forwarded(Label::Miss, ForwardReason::UriMiss)
+                },
                 "ams-1; fwd=uri-miss; detail=no-store",
             ),
-            (forwarded(Label::Bypass, ForwardReason::Method), "ams-1; fwd=method"),
-            (forwarded(Label::Partial, ForwardReason::Partial), "ams-1; fwd=partial"),
+            (
+                forwarded(Label::Bypass, ForwardReason::Method),
+                "ams-1; fwd=method",
+            ),
+            (
+                forwarded(Label::Partial, ForwardReason::Partial),
+                "ams-1; fwd=partial",
+            ),
             (Outcome::local("health"), "ams-1; detail=\"health\""),
         ];
         for (outcome, expected) in table {
@@ -482,25 +547,51 @@ mod tests {
         let mut words = std::collections::BTreeSet::new();
         for (number, reason) in NotStored::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, number, "{reason:?} is at its own place");
-            assert!(reason.as_str().bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "{reason:?}");
+            assert!(
+                reason
+                    .as_str()
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b == b'-'),
+                "{reason:?}"
+            );
             assert!(words.insert(reason.as_str()), "{reason:?}");
         }
-        let outcome = Outcome { not_stored: Some(NotStored::RequestFields), ..Outcome::forwarded(Label::Miss, ForwardReason::UriMiss) };
+        let outcome = Outcome {
+            not_stored: Some(NotStored::RequestFields),
+            ..Outcome::forwarded(Label::Miss, ForwardReason::UriMiss)
+        };
         let with = |name: &str| {
             let field = HeaderName::from_bytes(name.as_bytes()).expect("a name");
-            outcome.cache_status_naming("ams-1", Some(&field)).to_str().expect("ASCII").to_owned()
+            outcome
+                .cache_status_naming("ams-1", Some(&field))
+                .to_str()
+                .expect("ASCII")
+                .to_owned()
         };
-        assert_eq!(with("x-odd_!"), "ams-1; fwd=uri-miss; detail=request-field:x-odd_!");
-        assert_eq!(with(&"x".repeat(NAMED_BYTES_MAX + 1)), "ams-1; fwd=uri-miss; detail=request-field");
+        assert_eq!(
+            with("x-odd_!"),
+            "ams-1; fwd=uri-miss; detail=request-field:x-odd_!"
+        );
+        assert_eq!(
+            with(&"x".repeat(NAMED_BYTES_MAX + 1)),
+            "ams-1; fwd=uri-miss; detail=request-field"
+        );
     }
 
     #[test]
     fn proxy_status_says_more_where_more_is_known() {
         let table = [
-            (ProxyError::ConnectionRefused, vec![], "ams-1; error=connection_refused"),
+            (
+                ProxyError::ConnectionRefused,
+                vec![],
+                "ams-1; error=connection_refused",
+            ),
             (
                 ProxyError::TlsAlertReceived,
-                vec![("alert-id", Parameter::Integer(42)), ("alert-message", Parameter::String("bad \"x\""))],
+                vec![
+                    ("alert-id", Parameter::Integer(42)),
+                    ("alert-message", Parameter::String("bad \"x\"")),
+                ],
                 "ams-1; error=tls_alert_received; alert-id=42; alert-message=\"bad \\\"x\\\"\"",
             ),
         ];
@@ -511,21 +602,62 @@ mod tests {
 
     #[test]
     fn labels_follow_freshness() {
-        assert_eq!((Outcome::hit(1).label, Outcome::hit(0).label, Outcome::hit(-1).label), (Label::Hit, Label::Stale, Label::Stale));
+        assert_eq!(
+            (
+                Outcome::hit(1).label,
+                Outcome::hit(0).label,
+                Outcome::hit(-1).label
+            ),
+            (Label::Hit, Label::Stale, Label::Stale)
+        );
     }
 
     #[test]
     fn tokens_are_the_registered_ones() {
         // 56, 57.
         use ForwardReason::*;
-        let reasons = [Bypass, Method, UriMiss, VaryMiss, Miss, Request, Stale, Partial].map(ForwardReason::as_str);
-        assert_eq!(reasons, ["bypass", "method", "uri-miss", "vary-miss", "miss", "request", "stale", "partial"]);
+        let reasons = [
+            Bypass, Method, UriMiss, VaryMiss, Miss, Request, Stale, Partial,
+        ]
+        .map(ForwardReason::as_str);
+        assert_eq!(
+            reasons,
+            [
+                "bypass",
+                "method",
+                "uri-miss",
+                "vary-miss",
+                "miss",
+                "request",
+                "stale",
+                "partial"
+            ]
+        );
         let labels = Label::ALL.map(Label::as_str);
-        assert_eq!(labels, ["hit", "stale", "revalidated", "collapsed", "miss", "partial", "bypass", "error", "local"]);
+        assert_eq!(
+            labels,
+            [
+                "hit",
+                "stale",
+                "revalidated",
+                "collapsed",
+                "miss",
+                "partial",
+                "bypass",
+                "error",
+                "local"
+            ]
+        );
         for error in ProxyError::ALL {
             let token: String = format!("{error:?}")
                 .chars()
-                .flat_map(|c| if c.is_uppercase() { vec!['_', c.to_ascii_lowercase()] } else { vec![c] })
+                .flat_map(|c| {
+                    if c.is_uppercase() {
+                        vec!['_', c.to_ascii_lowercase()]
+                    } else {
+                        vec![c]
+                    }
+                })
                 .collect();
             assert_eq!(error.as_str(), token.trim_start_matches('_'));
             assert!(error.status().is_client_error() || error.status().is_server_error());
@@ -547,14 +679,23 @@ mod tests {
 
     #[test]
     fn an_answer_in_place_of_the_origins_tells_its_status() {
-        assert_eq!(received("ams-1", StatusCode::SERVICE_UNAVAILABLE), "ams-1; received-status=503");
-        assert_eq!(received("1 a", StatusCode::BAD_GATEWAY), "\"1 a\"; received-status=502");
+        assert_eq!(
+            received("ams-1", StatusCode::SERVICE_UNAVAILABLE),
+            "ams-1; received-status=503"
+        );
+        assert_eq!(
+            received("1 a", StatusCode::BAD_GATEWAY),
+            "\"1 a\"; received-status=502"
+        );
     }
 
     #[test]
     fn proxy_status_names_the_error() {
         // 57.
-        assert_eq!(ProxyError::ConnectionRefused.proxy_status("ams-1"), "ams-1; error=connection_refused");
+        assert_eq!(
+            ProxyError::ConnectionRefused.proxy_status("ams-1"),
+            "ams-1; error=connection_refused"
+        );
         let statuses = [
             (ProxyError::ConnectionTimeout, 504),
             (ProxyError::ConnectionRefused, 502),
@@ -572,7 +713,10 @@ mod tests {
         buffer.reserve(64);
         let room = buffer.capacity();
         Outcome::hit(7).write("ams-1", &mut buffer);
-        assert_eq!((&buffer[..], buffer.capacity()), (&b"up; hit, ams-1; hit; ttl=7"[..], room));
+        assert_eq!(
+            (&buffer[..], buffer.capacity()),
+            (&b"up; hit, ams-1; hit; ttl=7"[..], room)
+        );
         buffer.clear();
         Outcome::hit(7).write_with_key("a", "http://a/\"x", &mut buffer);
         assert_eq!(buffer, b"a; hit; ttl=7; key=\"http://a/\\\"x\"");

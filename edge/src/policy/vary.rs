@@ -13,8 +13,8 @@ use super::request_fields::{self, Sight};
 /// Names in `Vary`; a response with more is not stored.
 pub const VARY_NAMES_MAX: usize = 32;
 
-/// The fields that `Vary` names, sorted, each once; `None` when it has `*`, an invalid name or too many: then the
-/// response selects nothing.
+/// The fields that `Vary` names, sorted, each once; `None` when it has `*`, an invalid name or too
+/// many: then the response selects nothing.
 pub fn names(response: &HeaderMap) -> Option<Vec<HeaderName>> {
     let mut names = Vec::new();
     for member in fields::list(response, VARY) {
@@ -28,12 +28,13 @@ pub fn names(response: &HeaderMap) -> Option<Vec<HeaderName>> {
     Some(names)
 }
 
-/// The content codings that count in `Accept-Encoding`, in the order in which browsers name them. What else a client names
-/// is as good as not named.
+/// The content codings that count in `Accept-Encoding`, in the order in which browsers name them.
+/// What else a client names is as good as not named.
 pub const CODINGS: [&str; 6] = ["gzip", "deflate", "br", "zstd", "dcb", "dcz"];
 
-/// An `Accept-Encoding` as far as it counts (RFC 9110 section 12.5.3): which of [`CODINGS`] may be used, and whether
-/// `identity` may. Of weights it is known only whether they are 0: each client could make thousands of others.
+/// An `Accept-Encoding` as far as it counts (RFC 9110 section 12.5.3): which of [`CODINGS`] may be
+/// used, and whether `identity` may. Of weights it is known only whether they are 0: each client
+/// could make thousands of others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Codings {
     /// A bit for each of [`CODINGS`].
@@ -46,8 +47,8 @@ pub struct Codings {
 }
 
 impl Codings {
-    /// Those of all lines of a field. A member with a malformed weight counts as absent; of a coding that is named twice a
-    /// refusal wins.
+    /// Those of all lines of a field. A member with a malformed weight counts as absent; of a
+    /// coding that is named twice a refusal wins.
     pub fn of<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Self {
         let (mut accepted, mut refused) = (0_u8, 0_u8);
         // Whether each is named, and accepted.
@@ -55,7 +56,9 @@ impl Codings {
         for member in lines.flat_map(fields::members) {
             let mut parts = member.split(|b| *b == b';').map(<[u8]>::trim_ascii);
             let name = parts.next().unwrap_or_default();
-            let Some(is_accepted) = is_weighted_above_zero(parts) else { continue };
+            let Some(is_accepted) = is_weighted_above_zero(parts) else {
+                continue;
+            };
             let and = |known: Option<bool>| Some(known.unwrap_or(true) && is_accepted);
             match coding(name) {
                 Some(bit) if is_accepted => accepted |= bit,
@@ -68,12 +71,23 @@ impl Codings {
         accepted &= !refused;
         let accepts_others = others == Some(true);
         let refuses_identity = identity.or(others) == Some(false);
-        Self { accepted, refused: if accepts_others { refused } else { 0 }, accepts_others, refuses_identity }
+        Self {
+            accepted,
+            refused: if accepts_others { refused } else { 0 },
+            accepts_others,
+            refuses_identity,
+        }
     }
 
     /// As a field's value: what every request that says the same sends to the origin.
     pub fn to_value(self) -> HeaderValue {
-        let named = |bits: u8| CODINGS.iter().enumerate().filter(move |(at, _)| bits & 1 << at != 0).map(|(_, name)| *name);
+        let named = |bits: u8| {
+            CODINGS
+                .iter()
+                .enumerate()
+                .filter(move |(at, _)| bits & 1 << at != 0)
+                .map(|(_, name)| *name)
+        };
         let mut members: Vec<String> = named(self.accepted).map(str::to_owned).collect();
         members.extend(self.accepts_others.then(|| "*".to_owned()));
         members.extend(named(self.refused).map(|name| format!("{name};q=0")));
@@ -91,17 +105,29 @@ impl Codings {
 /// The bit of a coding that counts.
 fn coding(name: &[u8]) -> Option<u8> {
     // RFC 9110 section 8.4.1.3.
-    let name = if name.eq_ignore_ascii_case(b"x-gzip") { b"gzip" } else { name };
-    CODINGS.iter().position(|known| known.as_bytes().eq_ignore_ascii_case(name)).map(|at| 1 << at)
+    let name = if name.eq_ignore_ascii_case(b"x-gzip") {
+        b"gzip"
+    } else {
+        name
+    };
+    CODINGS
+        .iter()
+        .position(|known| known.as_bytes().eq_ignore_ascii_case(name))
+        .map(|at| 1 << at)
 }
 
 /// What the weight among these parameters says; `None` when it is malformed.
 fn is_weighted_above_zero<'a>(mut parameters: impl Iterator<Item = &'a [u8]>) -> Option<bool> {
     let weight = parameters.find_map(|parameter| {
         let at = parameter.iter().position(|b| *b == b'=')?;
-        parameter[..at].trim_ascii().eq_ignore_ascii_case(b"q").then(|| parameter[at + 1..].trim_ascii())
+        parameter[..at]
+            .trim_ascii()
+            .eq_ignore_ascii_case(b"q")
+            .then(|| parameter[at + 1..].trim_ascii())
     });
-    let Some(weight) = weight else { return Some(true) };
+    let Some(weight) = weight else {
+        return Some(true);
+    };
     let (whole, digits) = match weight.iter().position(|b| *b == b'.') {
         Some(at) => (&weight[..at], &weight[at + 1..]),
         None => (weight, &[][..]),
@@ -114,35 +140,45 @@ fn is_weighted_above_zero<'a>(mut parameters: impl Iterator<Item = &'a [u8]>) ->
     }
 }
 
-/// The `Accept-Encoding` that a request which may fill the store sends to the origin in place of this one; `None` when it
-/// has none.
+/// The `Accept-Encoding` that a request which may fill the store sends to the origin in place of
+/// this one; `None` when it has none.
 pub fn accept_encoding(request: &HeaderMap) -> Option<HeaderValue> {
     codings(request).map(Codings::to_value)
 }
 
 fn codings(request: &HeaderMap) -> Option<Codings> {
     let lines = request.get_all(ACCEPT_ENCODING);
-    request.contains_key(ACCEPT_ENCODING).then(|| Codings::of(lines.into_iter().map(HeaderValue::as_bytes)))
+    request
+        .contains_key(ACCEPT_ENCODING)
+        .then(|| Codings::of(lines.into_iter().map(HeaderValue::as_bytes)))
 }
 
-/// The request's fields that select this response, to be kept with it. `Accept-Encoding` as far as it counts.
+/// The request's fields that select this response, to be kept with it. `Accept-Encoding` as far as
+/// it counts.
 pub fn selecting(request: &HeaderMap, response: &HeaderMap) -> HeaderMap {
     let mut kept = HeaderMap::new();
-    for name in names(response).unwrap_or_default().into_iter().filter(|name| !is_hidden(name, request)) {
+    for name in names(response)
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|name| !is_hidden(name, request))
+    {
         if name == ACCEPT_ENCODING {
             kept.extend(accept_encoding(request).map(|value| (name, value)));
             continue;
         }
         for value in request.get_all(&name) {
             // A copy of its own: the value may keep a connection's whole read buffer alive.
-            kept.append(name.clone(), HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone()));
+            kept.append(
+                name.clone(),
+                HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone()),
+            );
         }
     }
     kept
 }
 
-/// Whether a request selects a stored response: `stored` are its fields, `selecting` those kept of its request.
-/// Allocates nothing where the fields are equal as they came.
+/// Whether a request selects a stored response: `stored` are its fields, `selecting` those kept of
+/// its request. Allocates nothing where the fields are equal as they came.
 pub fn is_selected(stored: &HeaderMap, selecting: &HeaderMap, request: &HeaderMap) -> bool {
     if !stored.contains_key(VARY) {
         return true;
@@ -156,13 +192,23 @@ pub fn is_selected(stored: &HeaderMap, selecting: &HeaderMap, request: &HeaderMa
     })
 }
 
-/// Whether a request, given as its fields' lines, says byte by byte what the response's own request said in
-/// every field that `Vary` names, in one line each, or the same codings in `Accept-Encoding`. Allocates nothing. What is not
-/// repeated may still be selected by the rules of [`is_selected`]; `Connection` must name none of the fields.
-pub fn is_repeated<'a>(stored: &HeaderMap, selecting: &HeaderMap, request: impl Iterator<Item = (&'a str, &'a [u8])> + Clone) -> bool {
+/// Whether a request, given as its fields' lines, says byte by byte what the response's own request
+/// said in every field that `Vary` names, in one line each, or the same codings in
+/// `Accept-Encoding`. Allocates nothing. What is not repeated may still be selected by the rules of
+/// [`is_selected`]; `Connection` must name none of the fields.
+pub fn is_repeated<'a>(
+    stored: &HeaderMap,
+    selecting: &HeaderMap,
+    request: impl Iterator<Item = (&'a str, &'a [u8])> + Clone,
+) -> bool {
     let is_same = |name: &str| {
         let mut then = selecting.get_all(name).iter();
-        let lines = || request.clone().filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value);
+        let lines = || {
+            request
+                .clone()
+                .filter(|(n, _)| n.eq_ignore_ascii_case(name))
+                .map(|(_, value)| value)
+        };
         let mut now = lines();
         let (kept, said) = (then.next().map(HeaderValue::as_bytes), now.next());
         if kept == said {
@@ -171,7 +217,9 @@ pub fn is_repeated<'a>(stored: &HeaderMap, selecting: &HeaderMap, request: impl 
         let is_coded = kept.is_some() && said.is_some() && is_accept_encoding(name);
         is_coded && codings(selecting) == Some(Codings::of(lines()))
     };
-    !stored.contains_key(VARY) || fields::list(stored, VARY).all(|member| member != b"*" && std::str::from_utf8(member).is_ok_and(is_same))
+    !stored.contains_key(VARY)
+        || fields::list(stored, VARY)
+            .all(|member| member != b"*" && std::str::from_utf8(member).is_ok_and(is_same))
 }
 
 /// Whether two requests say the same in one field.
@@ -185,20 +233,24 @@ fn is_same(name: &str, one: &HeaderMap, other: &HeaderMap) -> bool {
     }
     one.get_all(name) == other.get_all(name)
         || normal(name, one) == normal(name, other)
-        || HeaderName::from_bytes(name.as_bytes()).is_ok_and(|name| request_fields::sight(&name) == Sight::Same)
+        || HeaderName::from_bytes(name.as_bytes())
+            .is_ok_and(|name| request_fields::sight(&name) == Sight::Same)
 }
 
-/// Whether the origin does not see what the client says in a field: it ends here, or the edge drops it or makes its own.
+/// Whether the origin does not see what the client says in a field: it ends here, or the edge drops
+/// it or makes its own.
 fn is_hidden(name: &HeaderName, request: &HeaderMap) -> bool {
-    fields::is_named_by_connection(request, name.as_str()) || request_fields::sight(name) == Sight::Same
+    fields::is_named_by_connection(request, name.as_str())
+        || request_fields::sight(name) == Sight::Same
 }
 
 fn is_accept_encoding(name: &str) -> bool {
     name.eq_ignore_ascii_case(ACCEPT_ENCODING.as_str())
 }
 
-/// What a stored response varies on and what its own request said there, as numbers: so that one among many is found
-/// without a look at each. Equal numbers say nothing; of different ones neither selects what the other does.
+/// What a stored response varies on and what its own request said there, as numbers: so that one
+/// among many is found without a look at each. Equal numbers say nothing; of different ones neither
+/// selects what the other does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Selection {
     /// Of the names in `Vary`.
@@ -208,18 +260,21 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// The one of a stored response, `None` when it selects nothing: `stored` are its fields, `selecting` those kept of its
-    /// request.
+    /// The one of a stored response, `None` when it selects nothing: `stored` are its fields,
+    /// `selecting` those kept of its request.
     pub fn of(stored: &HeaderMap, selecting: &HeaderMap) -> Option<Self> {
         let names = names(stored)?;
         let mut hasher = DefaultHasher::new();
         names.hash(&mut hasher);
-        Some(Self { names: hasher.finish(), said: said(&names, selecting) })
+        Some(Self {
+            names: hasher.finish(),
+            said: said(&names, selecting),
+        })
     }
 }
 
-/// The number of what a request says in these fields, as [`Selection`] has it: requests that [`is_selected`] takes for the
-/// same have the same.
+/// The number of what a request says in these fields, as [`Selection`] has it: requests that
+/// [`is_selected`] takes for the same have the same.
 pub fn said(names: &[HeaderName], request: &HeaderMap) -> u64 {
     let mut hasher = DefaultHasher::new();
     for name in names {
@@ -227,7 +282,9 @@ pub fn said(names: &[HeaderName], request: &HeaderMap) -> u64 {
         if *name == ACCEPT_ENCODING {
             codings(request).filter(|_| !is_hidden).hash(&mut hasher);
         } else {
-            normal(name.as_str(), request).filter(|_| !is_hidden).hash(&mut hasher);
+            normal(name.as_str(), request)
+                .filter(|_| !is_hidden)
+                .hash(&mut hasher);
         }
     }
     hasher.finish()
@@ -248,10 +305,23 @@ fn normal(name: &str, request: &HeaderMap) -> Option<Vec<Vec<u8>>> {
 
 /// A member of a preference list: lower case, no white space, its weight only where it is not 1.
 fn preference(member: &[u8]) -> Vec<u8> {
-    let text: Vec<u8> = member.iter().filter(|b| !matches!(b, b' ' | b'\t')).map(u8::to_ascii_lowercase).collect();
-    let Some(at) = text.windows(3).position(|w| w == b";q=") else { return text };
+    let text: Vec<u8> = member
+        .iter()
+        .filter(|b| !matches!(b, b' ' | b'\t'))
+        .map(u8::to_ascii_lowercase)
+        .collect();
+    let Some(at) = text.windows(3).position(|w| w == b";q=") else {
+        return text;
+    };
     let weight = &text[at + 3..];
-    let weight = if weight.contains(&b'.') { weight.trim_ascii_end().strip_suffix(b"0").map_or(weight, trim_zeros) } else { weight };
+    let weight = if weight.contains(&b'.') {
+        weight
+            .trim_ascii_end()
+            .strip_suffix(b"0")
+            .map_or(weight, trim_zeros)
+    } else {
+        weight
+    };
     let weight = weight.strip_suffix(b".").unwrap_or(weight);
     let mut normal = text[..at].to_vec();
     if weight != b"1" {
@@ -268,10 +338,16 @@ fn trim_zeros(mut digits: &[u8]) -> &[u8] {
     digits
 }
 
-/// Which of several selected responses is used: the one with the newest `Date`, of equals the one received last.
+/// Which of several selected responses is used: the one with the newest `Date`, of equals the one
+/// received last.
 pub fn newest<'a, T>(selected: impl IntoIterator<Item = (T, &'a HeaderMap, u64)>) -> Option<T> {
-    let made = |fields: &HeaderMap, received_ms: u64| fields::date(fields, DATE).unwrap_or(received_ms / 1000);
-    selected.into_iter().max_by_key(|(_, fields, received_ms)| (made(fields, *received_ms), *received_ms)).map(|(found, ..)| found)
+    let made = |fields: &HeaderMap, received_ms: u64| {
+        fields::date(fields, DATE).unwrap_or(received_ms / 1000)
+    };
+    selected
+        .into_iter()
+        .max_by_key(|(_, fields, received_ms)| (made(fields, *received_ms), *received_ms))
+        .map(|(found, ..)| found)
 }
 
 #[cfg(test)]
@@ -299,21 +375,55 @@ mod tests {
             (&["vary: foo"], &[], &["foo: 1"], false),
             (&["vary: foo"], &[], &["foo:"], false),
             (&["vary: foo"], &[], &["bar: 1"], true),
-            (&["vary: foo, bar"], &["foo: 1", "bar: a"], &["bar: a", "foo: 1"], true),
-            (&["vary: foo", "vary: bar"], &["foo: 1", "bar: a"], &["foo: 1", "bar: b"], false),
+            (
+                &["vary: foo, bar"],
+                &["foo: 1", "bar: a"],
+                &["bar: a", "foo: 1"],
+                true,
+            ),
+            (
+                &["vary: foo", "vary: bar"],
+                &["foo: 1", "bar: a"],
+                &["foo: 1", "bar: b"],
+                false,
+            ),
             (&["vary: , foo, ,"], &["foo: 1"], &["foo: 1"], true),
-            (&["vary: foo, bar, baz"], &["foo: 1", "baz: 7"], &["foo: 1", "baz: 7"], true),
+            (
+                &["vary: foo, bar, baz"],
+                &["foo: 1", "baz: 7"],
+                &["foo: 1", "baz: 7"],
+                true,
+            ),
             (&["vary: *"], &["foo: 1"], &["foo: 1"], false),
             (&["vary: *, foo"], &["foo: 1"], &["foo: 1"], false),
             (&["vary: foo", "vary: *"], &["foo: 1"], &["foo: 1"], false),
             // What the origin does not see tells no requests apart.
-            (&["vary: x-forwarded-host"], &[], &["x-forwarded-host: a"], true),
-            (&["vary: X-Real-IP, foo"], &["x-real-ip: a", "foo: 1"], &["foo: 1"], true),
-            (&["vary: te, x-forwarded-proto"], &["te: trailers"], &["x-forwarded-proto: a"], true),
+            (
+                &["vary: x-forwarded-host"],
+                &[],
+                &["x-forwarded-host: a"],
+                true,
+            ),
+            (
+                &["vary: X-Real-IP, foo"],
+                &["x-real-ip: a", "foo: 1"],
+                &["foo: 1"],
+                true,
+            ),
+            (
+                &["vary: te, x-forwarded-proto"],
+                &["te: trailers"],
+                &["x-forwarded-proto: a"],
+                true,
+            ),
             (&["vary: via"], &[], &["via: 1.1 a"], false),
         ];
         for (response, first, second, expected) in table {
-            assert_eq!(matches(response, first, second), expected, "{response:?} {first:?} {second:?}");
+            assert_eq!(
+                matches(response, first, second),
+                expected,
+                "{response:?} {first:?} {second:?}"
+            );
         }
     }
 
@@ -325,12 +435,42 @@ mod tests {
             (&[], &["foo: 1"], &["foo: 2"], true, true),
             (&["vary: Foo"], &["foo: 1"], &["FOO: 1"], true, true),
             (&["vary: foo, bar"], &["foo: 1"], &["foo: 1"], true, true),
-            (&["vary: foo", "vary: bar"], &["foo: 1"], &["foo: 1", "bar: 1"], false, false),
+            (
+                &["vary: foo", "vary: bar"],
+                &["foo: 1"],
+                &["foo: 1", "bar: 1"],
+                false,
+                false,
+            ),
             (&["vary: foo"], &["foo: 1"], &["foo: 2"], false, false),
-            (&["vary: foo"], &["foo: 1"], &["foo: 1", "foo: 2"], false, false),
-            (&["vary: foo"], &["foo: 1", "foo: 2"], &["foo: 1"], false, false),
-            (&["vary: foo"], &["foo: 1", "foo: 2"], &["foo: 1, 2"], false, true),
-            (&["vary: accept-encoding"], &["accept-encoding: gzip, br"], &["accept-encoding: br,gzip"], true, true),
+            (
+                &["vary: foo"],
+                &["foo: 1"],
+                &["foo: 1", "foo: 2"],
+                false,
+                false,
+            ),
+            (
+                &["vary: foo"],
+                &["foo: 1", "foo: 2"],
+                &["foo: 1"],
+                false,
+                false,
+            ),
+            (
+                &["vary: foo"],
+                &["foo: 1", "foo: 2"],
+                &["foo: 1, 2"],
+                false,
+                true,
+            ),
+            (
+                &["vary: accept-encoding"],
+                &["accept-encoding: gzip, br"],
+                &["accept-encoding: br,gzip"],
+                true,
+                true,
+            ),
             (
                 &["vary: accept-encoding"],
                 &["accept-encoding: gzip, br"],
@@ -338,18 +478,53 @@ mod tests {
                 true,
                 true,
             ),
-            (&["vary: accept-encoding"], &["accept-encoding: gzip"], &["accept-encoding: br"], false, false),
-            (&["vary: accept-encoding"], &["accept-encoding: identity"], &[], false, false),
-            (&["vary: accept-encoding"], &[], &["accept-encoding: identity"], false, false),
-            (&["vary: accept-encoding, foo"], &["accept-encoding: gzip", "foo: 1"], &["accept-encoding: x, gzip", "foo: 1"], true, true),
+            (
+                &["vary: accept-encoding"],
+                &["accept-encoding: gzip"],
+                &["accept-encoding: br"],
+                false,
+                false,
+            ),
+            (
+                &["vary: accept-encoding"],
+                &["accept-encoding: identity"],
+                &[],
+                false,
+                false,
+            ),
+            (
+                &["vary: accept-encoding"],
+                &[],
+                &["accept-encoding: identity"],
+                false,
+                false,
+            ),
+            (
+                &["vary: accept-encoding, foo"],
+                &["accept-encoding: gzip", "foo: 1"],
+                &["accept-encoding: x, gzip", "foo: 1"],
+                true,
+                true,
+            ),
             (&["vary: *"], &[], &[], false, false),
         ];
         for (response, first, second, repeated, selected) in table {
             let (stored, request) = (map(response), map(second));
             let kept = selecting(&map(first), &stored);
-            let lines: Vec<_> = request.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-            assert_eq!(is_repeated(&stored, &kept, lines.iter().copied()), repeated, "{response:?} {first:?} {second:?}");
-            assert_eq!(is_selected(&stored, &kept, &request), selected, "{response:?} {first:?} {second:?}");
+            let lines: Vec<_> = request
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_bytes()))
+                .collect();
+            assert_eq!(
+                is_repeated(&stored, &kept, lines.iter().copied()),
+                repeated,
+                "{response:?} {first:?} {second:?}"
+            );
+            assert_eq!(
+                is_selected(&stored, &kept, &request),
+                selected,
+                "{response:?} {first:?} {second:?}"
+            );
         }
     }
 
@@ -366,7 +541,11 @@ mod tests {
             (&["foo: 1"], &["foo: 1", "foo: 1"], false),
         ];
         for (first, second, expected) in table {
-            assert_eq!(matches(&["vary: foo"], first, second), expected, "{first:?} {second:?}");
+            assert_eq!(
+                matches(&["vary: foo"], first, second),
+                expected,
+                "{first:?} {second:?}"
+            );
         }
     }
 
@@ -387,8 +566,15 @@ mod tests {
             ("de;q=0.05", "de;q=0.5", false),
         ];
         for (first, second, expected) in table {
-            let (first, second) = (format!("accept-language: {first}"), format!("accept-language: {second}"));
-            assert_eq!(matches(&["vary: accept-language"], &[&first], &[&second]), expected, "{first} {second}");
+            let (first, second) = (
+                format!("accept-language: {first}"),
+                format!("accept-language: {second}"),
+            );
+            assert_eq!(
+                matches(&["vary: accept-language"], &[&first], &[&second]),
+                expected,
+                "{first} {second}"
+            );
         }
     }
 
@@ -403,7 +589,10 @@ mod tests {
             ("GZIP;q=1.0", "gzip"),
             ("br,gzip", "gzip, br"),
             ("gzip, deflate, br, zstd", "gzip, deflate, br, zstd"),
-            ("gzip, deflate, br, zstd, dcb, dcz", "gzip, deflate, br, zstd, dcb, dcz"),
+            (
+                "gzip, deflate, br, zstd, dcb, dcz",
+                "gzip, deflate, br, zstd, dcb, dcz",
+            ),
             ("gzip;q=1.0,deflate;q=0.6,identity;q=0.3", "gzip, deflate"),
             ("gzip;q=0.001", "gzip"),
             ("gzip;q=0", "identity"),
@@ -433,16 +622,42 @@ mod tests {
             ("*, *;q=0", "identity;q=0"),
         ];
         for (said, expected) in table {
-            let reduced = accept_encoding(&map(&[&format!("accept-encoding: {said}")])).expect("it is there");
+            let reduced =
+                accept_encoding(&map(&[&format!("accept-encoding: {said}")])).expect("it is there");
             assert_eq!(reduced, expected, "{said}");
-            let (said, reduced) = (format!("accept-encoding: {said}"), format!("accept-encoding: {expected}"));
-            assert!(matches(&["vary: Accept-Encoding"], &[&said], &[&reduced]), "{said}");
+            let (said, reduced) = (
+                format!("accept-encoding: {said}"),
+                format!("accept-encoding: {expected}"),
+            );
+            assert!(
+                matches(&["vary: Accept-Encoding"], &[&said], &[&reduced]),
+                "{said}"
+            );
         }
-        assert_eq!(accept_encoding(&map(&["accept-encoding: gzip", "accept-encoding: br"])).expect("there"), "gzip, br");
+        assert_eq!(
+            accept_encoding(&map(&["accept-encoding: gzip", "accept-encoding: br"]))
+                .expect("there"),
+            "gzip, br"
+        );
         assert_eq!(accept_encoding(&map(&[])), None);
-        assert!(!matches(&["vary: accept-encoding"], &[], &["accept-encoding: identity"]), "absent is not the same as said");
-        assert!(!matches(&["vary: accept-encoding"], &["accept-encoding: gzip"], &["accept-encoding: gzip, br"]));
-        assert!(!matches(&["vary: accept-encoding"], &["accept-encoding: gzip"], &["accept-encoding: gzip, identity;q=0"]));
+        assert!(
+            !matches(
+                &["vary: accept-encoding"],
+                &[],
+                &["accept-encoding: identity"]
+            ),
+            "absent is not the same as said"
+        );
+        assert!(!matches(
+            &["vary: accept-encoding"],
+            &["accept-encoding: gzip"],
+            &["accept-encoding: gzip, br"]
+        ));
+        assert!(!matches(
+            &["vary: accept-encoding"],
+            &["accept-encoding: gzip"],
+            &["accept-encoding: gzip, identity;q=0"]
+        ));
     }
 
     #[test]
@@ -457,24 +672,50 @@ mod tests {
 
     #[test]
     fn names_are_bounded() {
-        let wide = |count| map(&[&format!("vary: {}", (0..count).map(|n| format!("f{n}")).collect::<Vec<_>>().join(","))]);
-        assert_eq!(names(&wide(VARY_NAMES_MAX)).map(|n| n.len()), Some(VARY_NAMES_MAX));
+        let wide = |count| {
+            map(&[&format!(
+                "vary: {}",
+                (0..count)
+                    .map(|n| format!("f{n}"))
+                    .collect::<Vec<_>>()
+                    .join(",")
+            )])
+        };
+        assert_eq!(
+            names(&wide(VARY_NAMES_MAX)).map(|n| n.len()),
+            Some(VARY_NAMES_MAX)
+        );
         assert_eq!(names(&wide(VARY_NAMES_MAX + 1)), None);
-        assert_eq!(names(&map(&["vary: b, a, B"])), Some(vec![HeaderName::from_static("a"), HeaderName::from_static("b")]));
+        assert_eq!(
+            names(&map(&["vary: b, a, B"])),
+            Some(vec![
+                HeaderName::from_static("a"),
+                HeaderName::from_static("b")
+            ])
+        );
     }
 
     #[test]
     fn the_newest_date_wins() {
         // 16.
-        let (old, new, none) = (map(&[&format!("date: {}", date(-9))]), map(&[&format!("date: {}", date(9))]), map(&[]));
+        let (old, new, none) = (
+            map(&[&format!("date: {}", date(-9))]),
+            map(&[&format!("date: {}", date(9))]),
+            map(&[]),
+        );
         assert_eq!(newest([("new", &new, 1), ("old", &old, 2)]), Some("new"));
         assert_eq!(newest([("a", &old, 1), ("b", &old, 2)]), Some("b"));
-        assert_eq!(newest([("old", &old, NOW_MS), ("without", &none, NOW_MS)]), Some("without"));
+        assert_eq!(
+            newest([("old", &old, NOW_MS), ("without", &none, NOW_MS)]),
+            Some("without")
+        );
         assert_eq!(newest::<()>([]), None);
     }
 
     fn codings_value() -> impl Strategy<Value = HeaderValue> {
-        testing::pieces(&["gzip", "br", "identity", "*", ";q=0", ";q=0.5", ";q=1", ", ", "x"])
+        testing::pieces(&[
+            "gzip", "br", "identity", "*", ";q=0", ";q=0.5", ";q=1", ", ", "x",
+        ])
     }
 
     proptest! {

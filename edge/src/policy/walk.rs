@@ -1,7 +1,8 @@
 //! Many requests through all the decisions, against an oracle that knows what the origin meant.
 //!
-//! A cache of a few lines does what the decisions say, an origin says random things and changes its mind, and each
-//! answer is checked against what the origin would have allowed. Same seed, same run; a failure names its seed.
+//! A cache of a few lines does what the decisions say, an origin says random things and changes its
+//! mind, and each answer is checked against what the origin would have allowed. Same seed, same
+//! run; a failure names its seed.
 
 use http::header::{ETAG, IF_NONE_MATCH, VARY};
 use http::{HeaderMap, Method, StatusCode};
@@ -68,20 +69,32 @@ impl Origin {
             may_be_stale: true,
             varies: random.one_in(2),
         };
-        let mut said = vec![if random.one_in(2) { format!("max-age={lifetime}") } else { format!("MAX-AGE=\"{lifetime}\"") }];
+        let mut said = vec![if random.one_in(2) {
+            format!("max-age={lifetime}")
+        } else {
+            format!("MAX-AGE=\"{lifetime}\"")
+        }];
         said.push(format!("stale-while-revalidate={stale_use}"));
         match random.below(8) {
             0 => {
                 meaning.is_storable = false;
-                said.push(["no-store", "private", "Private=\"x, y\"", "No-Store=\"\""][random.below(4) as usize].to_owned());
+                said.push(
+                    ["no-store", "private", "Private=\"x, y\"", "No-Store=\"\""]
+                        [random.below(4) as usize]
+                        .to_owned(),
+                );
             }
             1 => {
                 meaning.is_reusable = false;
-                said.push(["no-cache", "no-cache=\"set-cookie\""][random.below(2) as usize].to_owned());
+                said.push(
+                    ["no-cache", "no-cache=\"set-cookie\""][random.below(2) as usize].to_owned(),
+                );
             }
             2 => {
                 meaning.may_be_stale = false;
-                said.push(["must-revalidate", "proxy-revalidate"][random.below(2) as usize].to_owned());
+                said.push(
+                    ["must-revalidate", "proxy-revalidate"][random.below(2) as usize].to_owned(),
+                );
             }
             3 => said.push("x=\"no-store, private\", unknown".to_owned()),
             _ => {}
@@ -92,13 +105,26 @@ impl Origin {
         let mut lines = vec![format!("etag: \"{}\"", self.content)];
         match random.below(3) {
             0 => lines.push(format!("cache-control: {}", said.join(" ,\t"))),
-            1 => lines.extend(said.iter().map(|directive| format!("cache-control: {directive}"))),
-            _ => lines.push(format!("cache-control: {}, {},", said.join(","), said.join(", "))),
+            1 => lines.extend(
+                said.iter()
+                    .map(|directive| format!("cache-control: {directive}")),
+            ),
+            _ => lines.push(format!(
+                "cache-control: {}, {},",
+                said.join(","),
+                said.join(", ")
+            )),
         }
         if meaning.varies {
-            lines.push(["vary: foo", "vary: Foo,, bar", "vary: bar, FOO"][random.below(3) as usize].to_owned());
+            lines.push(
+                ["vary: foo", "vary: Foo,, bar", "vary: bar, FOO"][random.below(3) as usize]
+                    .to_owned(),
+            );
         }
-        (meaning, map(&lines.iter().map(String::as_str).collect::<Vec<_>>()))
+        (
+            meaning,
+            map(&lines.iter().map(String::as_str).collect::<Vec<_>>()),
+        )
     }
 }
 
@@ -135,7 +161,8 @@ impl Walk {
     /// An unsafe request that succeeds makes all that is stored unusable.
     fn change(&mut self) {
         let key = Key::new("http", "A.test:80", "/x").expect("valid");
-        let dropped = invalidate::invalidated(&Method::POST, &key.url, StatusCode::OK, &HeaderMap::new());
+        let dropped =
+            invalidate::invalidated(&Method::POST, &key.url, StatusCode::OK, &HeaderMap::new());
         if dropped.urls.iter().any(|url| **url == *key.url) {
             self.stored.clear();
         }
@@ -145,15 +172,34 @@ impl Walk {
 
     fn read(&mut self) {
         let foo = self.random.below(3).to_string();
-        let request = if foo == "0" { map(&["accept: x"]) } else { map(&["accept: x", &format!("foo: {foo}")]) };
-        let selected = self.stored.iter().enumerate().filter(|(_, s)| vary::is_selected(&s.fields, &s.selecting, &request));
+        let request = if foo == "0" {
+            map(&["accept: x"])
+        } else {
+            map(&["accept: x", &format!("foo: {foo}")])
+        };
+        let selected = self
+            .stored
+            .iter()
+            .enumerate()
+            .filter(|(_, s)| vary::is_selected(&s.fields, &s.selecting, &request));
         let chosen = vary::newest(selected.map(|(at, s)| (at, &s.fields, s.freshness.received_ms)));
-        let Some(at) = chosen else { return self.fetch(&request, &foo, None) };
+        let Some(at) = chosen else {
+            return self.fetch(&request, &foo, None);
+        };
         let is_soft = self.random.one_in(8);
-        let found = standing(&self.stored[at].freshness, None, is_soft, &self.policy, self.now_ms);
+        let found = standing(
+            &self.stored[at].freshness,
+            None,
+            is_soft,
+            &self.policy,
+            self.now_ms,
+        );
         if found.reuse.may_serve_now() {
             self.check_use(&self.stored[at], &foo, found.reuse);
-            assert!(!is_soft || found.reuse != Reuse::Fresh, "a soft purge makes stale");
+            assert!(
+                !is_soft || found.reuse != Reuse::Fresh,
+                "a soft purge makes stale"
+            );
             self.hits += 1;
         } else {
             self.fetch(&request, &foo, Some(at));
@@ -167,23 +213,47 @@ impl Walk {
         let is_fresh = age < meaning.lifetime;
         let is_within = age <= meaning.lifetime + meaning.stale_use && meaning.stale_use > 0;
         assert!(meaning.is_storable && meaning.is_reusable, "{meaning:?}");
-        assert!(is_fresh || (meaning.may_be_stale && is_within), "{meaning:?} at {age}");
-        assert!(!meaning.varies || stored.foo == foo, "{meaning:?} for {foo}");
+        assert!(
+            is_fresh || (meaning.may_be_stale && is_within),
+            "{meaning:?} at {age}"
+        );
+        assert!(
+            !meaning.varies || stored.foo == foo,
+            "{meaning:?} for {foo}"
+        );
         assert!(reuse != Reuse::Fresh || is_fresh, "{meaning:?} at {age}");
     }
 
     fn fetch(&mut self, request: &HeaderMap, foo: &str, stale: Option<usize>) {
         let (meaning, fields) = self.origin.answer(&mut self.random);
         let mut forward = request.clone();
-        forward.insert(IF_NONE_MATCH, "\"the client's own\"".parse().expect("valid"));
-        conditional::set_validation(&mut forward, stale.iter().map(|at| &self.stored[*at].fields));
-        let is_not_modified = forward.get(IF_NONE_MATCH).is_some_and(|tag| Some(tag) == fields.get(ETAG));
-        let exchange = Exchange { requested_ms: self.now_ms, received_ms: self.now_ms };
+        forward.insert(
+            IF_NONE_MATCH,
+            "\"the client's own\"".parse().expect("valid"),
+        );
+        conditional::set_validation(
+            &mut forward,
+            stale.iter().map(|at| &self.stored[*at].fields),
+        );
+        let is_not_modified = forward
+            .get(IF_NONE_MATCH)
+            .is_some_and(|tag| Some(tag) == fields.get(ETAG));
+        let exchange = Exchange {
+            requested_ms: self.now_ms,
+            received_ms: self.now_ms,
+        };
         let mut fields = conditional::stored_fields(&fields, self.now_ms);
         if let Some(at) = stale {
             let old = self.stored.remove(at);
-            assert_eq!(is_not_modified, old.meaning.content == meaning.content, "confirmed what is there, and nothing else");
-            assert_eq!(conditional::is_confirmed(&old.fields, &fields, true), is_not_modified);
+            assert_eq!(
+                is_not_modified,
+                old.meaning.content == meaning.content,
+                "confirmed what is there, and nothing else"
+            );
+            assert_eq!(
+                conditional::is_confirmed(&old.fields, &fields, true),
+                is_not_modified
+            );
             if is_not_modified {
                 self.validated += 1;
                 fields = conditional::freshened(&old.fields, &fields, self.now_ms);
@@ -192,15 +262,25 @@ impl Walk {
         // What a 304 leaves out stays as it was.
         let varies = meaning.varies || (fields.contains_key(VARY) && stale.is_some());
         let meaning = Meaning { varies, ..meaning };
-        let facts = RequestFacts { method: &Method::GET, fields: request };
+        let facts = RequestFacts {
+            method: &Method::GET,
+            fields: request,
+        };
         match judge(facts, StatusCode::OK, &fields, &self.policy, exchange) {
             Verdict::DoNotStore(_) => {}
             Verdict::Store(freshness) => {
                 assert!(meaning.is_storable, "{meaning:?}");
                 assert_eq!(freshness.lifetime, meaning.lifetime, "{fields:?}");
                 let selecting = vary::selecting(request, &fields);
-                self.stored.retain(|s| !vary::is_selected(&s.fields, &s.selecting, request));
-                self.stored.push(Stored { meaning, foo: foo.to_owned(), fields, selecting, freshness });
+                self.stored
+                    .retain(|s| !vary::is_selected(&s.fields, &s.selecting, request));
+                self.stored.push(Stored {
+                    meaning,
+                    foo: foo.to_owned(),
+                    fields,
+                    selecting,
+                    freshness,
+                });
             }
         }
     }
@@ -213,15 +293,27 @@ fn no_walk_uses_what_the_origin_did_not_allow() {
         let walked = std::panic::catch_unwind(|| {
             let policy = CachePolicy::default();
             let origin = Origin { content: 1 };
-            let mut walk =
-                Walk { random: Random(seed * 0x9e37_79b9), now_ms: NOW_MS, origin, policy, stored: Vec::new(), hits: 0, validated: 0 };
+            let mut walk = Walk {
+                random: Random(seed * 0x9e37_79b9),
+                now_ms: NOW_MS,
+                origin,
+                policy,
+                stored: Vec::new(),
+                hits: 0,
+                validated: 0,
+            };
             (0..STEPS).for_each(|_| walk.step());
             (walk.hits, walk.validated)
         });
-        let Ok(counts) = walked else { panic!("walk with seed {seed} failed, see above") };
+        let Ok(counts) = walked else {
+            panic!("walk with seed {seed} failed, see above")
+        };
         hits += counts.0;
         validated += counts.1;
     }
     // A cache that never uses anything would pass all that is above.
-    assert!(hits > 2000 && validated > 500, "{hits} hits, {validated} validated");
+    assert!(
+        hits > 2000 && validated > 500,
+        "{hits} hits, {validated} validated"
+    );
 }

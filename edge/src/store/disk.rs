@@ -1,8 +1,9 @@
-//! The disk tier: where each slice lies, the queue to the one thread that writes, and what happens when the disk
-//! is full or fails.
+//! The disk tier: where each slice lies, the queue to the one thread that writes, and what happens
+//! when the disk is full or fails.
 //!
-//! The index is in memory; [`DiskTier::scan`] makes it anew at start. A failing disk turns writes off for a while,
-//! with a warning and a figure; reads that fail are misses. Nothing here is ever an error for a client.
+//! The index is in memory; [`DiskTier::scan`] makes it anew at start. A failing disk turns writes
+//! off for a while, with a warning and a figure; reads that fail are misses. Nothing here is ever
+//! an error for a client.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasherDefault;
@@ -23,8 +24,8 @@ use super::record::{HEADER_BYTES, Header, Kind, record_span};
 use super::{BodyId, Copy, DiskConfig, Pool, SliceKey, StoredBody};
 use crate::kernel;
 
-/// Bytes that may wait for the disk, by default as many as the memory tier has; more are shed. Fills wait for room before
-/// that, so that the least is enough for many at once.
+/// Bytes that may wait for the disk, by default as many as the memory tier has; more are shed.
+/// Fills wait for room before that, so that the least is enough for many at once.
 const QUEUE_BYTES_MIN: u64 = 8 << 20;
 const QUEUE_BYTES_MAX: u64 = 64 << 20;
 /// How long writes stay off after one failed.
@@ -84,9 +85,18 @@ enum Whereabouts {
 type SliceIndex = DashMap<SliceKey, Located, BuildHasherDefault<KeyHasher>>;
 
 enum Job {
-    Slice { body: Arc<StoredBody>, index: u32, bytes: Bytes },
-    Head { body: Arc<StoredBody>, head: Bytes },
-    Forget { body: Arc<StoredBody> },
+    Slice {
+        body: Arc<StoredBody>,
+        index: u32,
+        bytes: Bytes,
+    },
+    Head {
+        body: Arc<StoredBody>,
+        head: Bytes,
+    },
+    Forget {
+        body: Arc<StoredBody>,
+    },
     Flush(mpsc::SyncSender<()>),
 }
 
@@ -154,27 +164,54 @@ impl DiskTier {
             full_for_wish: None,
         };
         let queue_bytes_max = memory_bytes.clamp(QUEUE_BYTES_MIN, QUEUE_BYTES_MAX);
-        Self { slices, counters, jobs, queue_bytes_max, writer: Mutex::new(Some(writer)) }
+        Self {
+            slices,
+            counters,
+            jobs,
+            queue_bytes_max,
+            writer: Mutex::new(Some(writer)),
+        }
     }
 
     /// Finds what an earlier run left. Blocking.
     pub(super) fn scan(&self) -> Scan {
-        match self.writer.lock().expect("no holder of this lock panics").as_mut() {
+        match self
+            .writer
+            .lock()
+            .expect("no holder of this lock panics")
+            .as_mut()
+        {
             Some(writer) => writer.scan(),
             None => Scan::default(),
         }
     }
 
     /// Takes a found body into the index. `false` when no slice of it was left.
-    pub(super) fn adopt(&self, body: &Arc<StoredBody>, slices: HashMap<u32, Place>, head: HeadPlace) -> bool {
+    pub(super) fn adopt(
+        &self,
+        body: &Arc<StoredBody>,
+        slices: HashMap<u32, Place>,
+        head: HeadPlace,
+    ) -> bool {
         if slices.is_empty() {
             return false;
         }
         for (index, place) in slices {
             body.slices.fetch_max(index + 1, Ordering::Relaxed);
-            self.slices.insert(body.slice_key(index), Located { place: Whereabouts::At(place), copy: Copy::new(body) });
+            self.slices.insert(
+                body.slice_key(index),
+                Located {
+                    place: Whereabouts::At(place),
+                    copy: Copy::new(body),
+                },
+            );
         }
-        if let Some(writer) = self.writer.lock().expect("no holder of this lock panics").as_mut() {
+        if let Some(writer) = self
+            .writer
+            .lock()
+            .expect("no holder of this lock panics")
+            .as_mut()
+        {
             writer.heads.insert(body.id, (head, body.clone()));
         }
         true
@@ -182,8 +219,17 @@ impl DiskTier {
 
     /// Starts the thread that writes. Until then writes wait in the queue.
     pub(super) fn start_writing(&self) {
-        let Some(writer) = self.writer.lock().expect("no holder of this lock panics").take() else { return };
-        let spawned = std::thread::Builder::new().name("store-writer".into()).spawn(move || writer.run());
+        let Some(writer) = self
+            .writer
+            .lock()
+            .expect("no holder of this lock panics")
+            .take()
+        else {
+            return;
+        };
+        let spawned = std::thread::Builder::new()
+            .name("store-writer".into())
+            .spawn(move || writer.run());
         if let Err(error) = spawned {
             tracing::warn!(%error, "cannot start the thread that writes to disk; nothing is written");
             self.counters.is_off.store(true, Ordering::Relaxed);
@@ -204,14 +250,24 @@ impl DiskTier {
         if !kernel::read_cached(&place.region.file, &mut buffer, place.offset) {
             return None;
         }
-        self.checked(key, check(buffer, place.length, (Kind::Slice, key.body, key.index)))
+        self.checked(
+            key,
+            check(buffer, place.length, (Kind::Slice, key.body, key.index)),
+        )
     }
 
     /// A slice, waiting for the disk. Blocking.
     pub(super) fn read(&self, key: SliceKey) -> Option<Bytes> {
         match self.place(key)? {
             Whereabouts::Queued(bytes) => Some(bytes),
-            Whereabouts::At(place) => self.checked(key, place.region.read(place.offset, place.length, (Kind::Slice, key.body, key.index))),
+            Whereabouts::At(place) => self.checked(
+                key,
+                place.region.read(
+                    place.offset,
+                    place.length,
+                    (Kind::Slice, key.body, key.index),
+                ),
+            ),
         }
     }
 
@@ -236,19 +292,29 @@ impl DiskTier {
     }
 
     pub(super) fn write_slice(&self, body: &Arc<StoredBody>, index: u32, bytes: Bytes) {
-        let job = Job::Slice { body: body.clone(), index, bytes: bytes.clone() };
+        let job = Job::Slice {
+            body: body.clone(),
+            index,
+            bytes: bytes.clone(),
+        };
         if !self.has_room(&job) {
             self.counters.shed.fetch_add(1, Ordering::Relaxed);
             return;
         }
         if let Entry::Vacant(free) = self.slices.entry(body.slice_key(index)) {
-            free.insert(Located { place: Whereabouts::Queued(bytes), copy: Copy::new(body) });
+            free.insert(Located {
+                place: Whereabouts::Queued(bytes),
+                copy: Copy::new(body),
+            });
         }
         self.send(job);
     }
 
     pub(super) fn write_head(&self, body: &Arc<StoredBody>, head: Bytes) {
-        let job = Job::Head { body: body.clone(), head };
+        let job = Job::Head {
+            body: body.clone(),
+            head,
+        };
         if self.has_room(&job) {
             self.send(job);
         }
@@ -266,13 +332,16 @@ impl DiskTier {
     }
 
     fn send(&self, job: Job) {
-        self.counters.queued_bytes.fetch_add(job.weight(), Ordering::Relaxed);
+        self.counters
+            .queued_bytes
+            .fetch_add(job.weight(), Ordering::Relaxed);
         // The writer is gone only when its thread could not start or the process ends.
         let _ = self.jobs.send(job);
     }
 
     pub(super) fn write_room(&self) -> u64 {
-        self.queue_bytes_max.saturating_sub(self.counters.queued_bytes.load(Ordering::Relaxed))
+        self.queue_bytes_max
+            .saturating_sub(self.counters.queued_bytes.load(Ordering::Relaxed))
     }
 
     pub(super) fn flush(&self) {
@@ -307,7 +376,8 @@ struct Writer {
     off_until: Option<Instant>,
     /// The number of the newest wish.
     wish: Arc<AtomicU32>,
-    /// The wish that was found to fill the pushed pool: nothing more is written to it until that changes.
+    /// The wish that was found to fill the pushed pool: nothing more is written to it until that
+    /// changes.
     full_for_wish: Option<u32>,
 }
 
@@ -354,7 +424,9 @@ impl Writer {
             } else {
                 self.drop_unwritten(job);
             }
-            self.counters.queued_bytes.fetch_sub(weight, Ordering::Relaxed);
+            self.counters
+                .queued_bytes
+                .fetch_sub(weight, Ordering::Relaxed);
             for (bytes, pool) in self.counters.pool_bytes.iter().zip(&self.pools) {
                 bytes.store(pool.bytes(), Ordering::Relaxed);
             }
@@ -384,7 +456,9 @@ impl Writer {
         match job {
             Job::Slice { body, index, .. } => {
                 self.counters.shed.fetch_add(1, Ordering::Relaxed);
-                self.slices.remove_if(&body.slice_key(index), |_, l| matches!(l.place, Whereabouts::Queued(_)));
+                self.slices.remove_if(&body.slice_key(index), |_, l| {
+                    matches!(l.place, Whereabouts::Queued(_))
+                });
             }
             Job::Forget { body } => {
                 self.heads.remove(&body.id);
@@ -403,7 +477,9 @@ impl Writer {
                 let written = self.append(Kind::Slice, &body, index, &bytes);
                 if !matches!(written, Ok(true)) {
                     self.counters.shed.fetch_add(1, Ordering::Relaxed);
-                    self.slices.remove_if(&body.slice_key(index), |_, l| matches!(l.place, Whereabouts::Queued(_)));
+                    self.slices.remove_if(&body.slice_key(index), |_, l| {
+                        matches!(l.place, Whereabouts::Queued(_))
+                    });
                 }
                 written.map(|_| ())
             }
@@ -413,21 +489,33 @@ impl Writer {
                     self.full_for_wish = None;
                 }
                 let had_head = self.heads.remove(&body.id).is_some();
-                if had_head { self.append(Kind::Forget, &body, 0, &[]).map(|_| ()) } else { Ok(()) }
+                if had_head {
+                    self.append(Kind::Forget, &body, 0, &[]).map(|_| ())
+                } else {
+                    Ok(())
+                }
             }
             Job::Flush(_) => Ok(()),
         }
     }
 
-    /// Appends a record to the body's pool, evicting when that is full. `false` when it cannot hold the record.
-    fn append(&mut self, kind: Kind, body: &Arc<StoredBody>, index: u32, payload: &[u8]) -> io::Result<bool> {
+    /// Appends a record to the body's pool, evicting when that is full. `false` when it cannot hold
+    /// the record.
+    fn append(
+        &mut self,
+        kind: Kind,
+        body: &Arc<StoredBody>,
+        index: u32,
+        payload: &[u8],
+    ) -> io::Result<bool> {
         let (name, wish) = (body.pool(), self.wish.load(Ordering::Relaxed));
         let pool = &self.pools[name as usize];
         if !pool.is_usable() || payload.len() > pool.payload_max() {
             return Ok(false);
         }
-        // What is wanted is written again whole, so that an eviction may give no room. The first round over all regions
-        // lets go of what nobody wants nor used, the second of all that nobody wants.
+        // What is wanted is written again whole, so that an eviction may give no room. The first
+        // round over all regions lets go of what nobody wants nor used, the second of all that
+        // nobody wants.
         let round = pool.regions_max();
         let mut rolls = 0;
         while self.pools[name as usize].is_full_for(payload.len()) {
@@ -442,7 +530,14 @@ impl Writer {
         Ok(true)
     }
 
-    fn append_with_room(&mut self, kind: Kind, body: &Arc<StoredBody>, pool: Pool, index: u32, payload: &[u8]) -> io::Result<()> {
+    fn append_with_room(
+        &mut self,
+        kind: Kind,
+        body: &Arc<StoredBody>,
+        pool: Pool,
+        index: u32,
+        payload: &[u8],
+    ) -> io::Result<()> {
         let header = Header::for_payload(kind, body.id.0, index, self.sequence, payload);
         let place = self.pools[pool as usize].append(&header, payload)?;
         self.sequence += 1;
@@ -451,58 +546,108 @@ impl Writer {
         }
         match kind {
             Kind::Slice => {
-                // Replaces the queued bytes, or an older place; `entry` keeps a forgotten slice forgotten.
+                // Replaces the queued bytes, or an older place; `entry` keeps a forgotten slice
+                // forgotten.
                 if let Entry::Occupied(mut located) = self.slices.entry(body.slice_key(index)) {
                     located.get_mut().place = Whereabouts::At(place);
                 }
             }
             Kind::Head => {
-                self.heads.insert(body.id, (HeadPlace { region: place.region.number, pool, offset: place.offset }, body.clone()));
+                self.heads.insert(
+                    body.id,
+                    (
+                        HeadPlace {
+                            region: place.region.number,
+                            pool,
+                            offset: place.offset,
+                        },
+                        body.clone(),
+                    ),
+                );
             }
             Kind::Forget => {}
         }
         Ok(())
     }
 
-    /// Starts a new region in a pool, evicting old ones and writing again what they held that is wanted or, where
-    /// `keeps_used` says so, in use.
+    /// Starts a new region in a pool, evicting old ones and writing again what they held that is
+    /// wanted or, where `keeps_used` says so, in use.
     fn roll(&mut self, pool: Pool, keeps_used: bool) -> io::Result<()> {
         let log = &self.pools[pool as usize];
         let mut survivors = Vec::new();
-        let mut room = Room { all: log.records_bytes(), used: if keeps_used { log.second_chance_bytes() } else { 0 } };
+        let mut room = Room {
+            all: log.records_bytes(),
+            used: if keeps_used {
+                log.second_chance_bytes()
+            } else {
+                0
+            },
+        };
         while let Some(evicted) = self.pools[pool as usize].evict_for_new_region() {
             self.counters.evictions.fetch_add(1, Ordering::Relaxed);
             self.sort_out(pool, &evicted, &mut survivors, &mut room);
         }
         self.pools[pool as usize].roll()?;
         for survivor in survivors {
-            self.append_with_room(survivor.kind, &survivor.body, pool, survivor.index, &survivor.payload)?;
+            self.append_with_room(
+                survivor.kind,
+                &survivor.body,
+                pool,
+                survivor.index,
+                &survivor.payload,
+            )?;
         }
         Ok(())
     }
 
-    fn sort_out(&mut self, pool: Pool, evicted: &Evicted, survivors: &mut Vec<Survivor>, room: &mut Room) {
+    fn sort_out(
+        &mut self,
+        pool: Pool,
+        evicted: &Evicted,
+        survivors: &mut Vec<Survivor>,
+        room: &mut Room,
+    ) {
         let region = evicted.region.number;
         let mut used: HashSet<BodyId> = HashSet::new();
         // Slices first: a body whose last slice goes here needs no head.
         for record in evicted.records.iter().filter(|r| r.kind == Kind::Slice) {
-            let key = SliceKey { body: record.body, index: record.index };
-            let Some(body) = self.body_in(key, record, &evicted.region) else { continue };
+            let key = SliceKey {
+                body: record.body,
+                index: record.index,
+            };
+            let Some(body) = self.body_in(key, record, &evicted.region) else {
+                continue;
+            };
             // One more life for each use since the last one.
             if body.touched.swap(false, Ordering::Relaxed) {
                 used.insert(body.id);
             }
             let is_wanted = self.is_wanted(&body);
-            let payload = if is_wanted || used.contains(&body.id) { payload_of(evicted, record, room, is_wanted) } else { None };
+            let payload = if is_wanted || used.contains(&body.id) {
+                payload_of(evicted, record, room, is_wanted)
+            } else {
+                None
+            };
             match payload {
-                Some(payload) => survivors.push(Survivor { kind: Kind::Slice, body, index: record.index, payload }),
+                Some(payload) => survivors.push(Survivor {
+                    kind: Kind::Slice,
+                    body,
+                    index: record.index,
+                    payload,
+                }),
                 None => {
                     self.slices.remove_if(&key, |_, l| l.is_in(&evicted.region));
                 }
             }
         }
         for record in evicted.records.iter().filter(|r| r.kind == Kind::Head) {
-            let Some((at, body)) = self.heads.get(&record.body).map(|(at, body)| (*at, body.clone())) else { continue };
+            let Some((at, body)) = self
+                .heads
+                .get(&record.body)
+                .map(|(at, body)| (*at, body.clone()))
+            else {
+                continue;
+            };
             if at.region != region || at.pool != pool || at.offset != record.offset {
                 continue;
             }
@@ -510,19 +655,32 @@ impl Writer {
             if body.has_slices()
                 && let Some(payload) = payload_of(evicted, record, room, self.is_wanted(&body))
             {
-                survivors.push(Survivor { kind: Kind::Head, body, index: 0, payload });
+                survivors.push(Survivor {
+                    kind: Kind::Head,
+                    body,
+                    index: 0,
+                    payload,
+                });
             }
         }
     }
 
     fn is_wanted(&self, body: &StoredBody) -> bool {
-        body.pool() == Pool::Pushed && body.wish.load(Ordering::Relaxed) == self.wish.load(Ordering::Relaxed)
+        body.pool() == Pool::Pushed
+            && body.wish.load(Ordering::Relaxed) == self.wish.load(Ordering::Relaxed)
     }
 
     /// The body of a record, when that is where its slice lies now.
-    fn body_in(&self, key: SliceKey, record: &RecordAt, region: &Arc<Region>) -> Option<Arc<StoredBody>> {
+    fn body_in(
+        &self,
+        key: SliceKey,
+        record: &RecordAt,
+        region: &Arc<Region>,
+    ) -> Option<Arc<StoredBody>> {
         let located = self.slices.get(&key)?;
-        located.is_at(region, record.offset).then(|| located.copy.0.clone())
+        located
+            .is_at(region, record.offset)
+            .then(|| located.copy.0.clone())
     }
 
     fn scan(&mut self) -> Scan {
@@ -531,21 +689,35 @@ impl Writer {
         let mut slices: HashMap<u64, HashMap<u32, (u64, Place)>> = HashMap::new();
         let mut sequence = 0;
         for (number, log) in self.pools.iter_mut().enumerate() {
-            let pool = if number == 0 { Pool::Pull } else { Pool::Pushed };
+            let pool = if number == 0 {
+                Pool::Pull
+            } else {
+                Pool::Pushed
+            };
             let scanned = log.scan(|header, place, payload| {
                 sequence = sequence.max(header.sequence);
                 match header.kind {
                     Kind::Slice => {
                         let of_body = slices.entry(header.body).or_default();
-                        if of_body.get(&header.index).is_none_or(|(s, _)| *s < header.sequence) {
+                        if of_body
+                            .get(&header.index)
+                            .is_none_or(|(s, _)| *s < header.sequence)
+                        {
                             of_body.insert(header.index, (header.sequence, place));
                         }
                     }
                     Kind::Head | Kind::Forget => {
-                        if newest.get(&header.body).is_none_or(|(s, _)| *s < header.sequence) {
+                        if newest
+                            .get(&header.body)
+                            .is_none_or(|(s, _)| *s < header.sequence)
+                        {
                             let head = payload.map(|bytes| FoundHead {
                                 bytes,
-                                place: HeadPlace { region: place.region.number, pool, offset: place.offset },
+                                place: HeadPlace {
+                                    region: place.region.number,
+                                    pool,
+                                    offset: place.offset,
+                                },
                             });
                             newest.insert(header.body, (header.sequence, head));
                         }
@@ -561,19 +733,41 @@ impl Writer {
         self.sequence = sequence + 1;
         for (id, (_, head)) in newest {
             let Some(head) = head else { continue };
-            let slices = slices.remove(&id).unwrap_or_default().into_iter().map(|(index, (_, place))| (index, place)).collect();
-            scan.bodies.insert(id, FoundBody { head: head.bytes.into(), head_region: head.place, pool: head.place.pool, slices });
+            let slices = slices
+                .remove(&id)
+                .unwrap_or_default()
+                .into_iter()
+                .map(|(index, (_, place))| (index, place))
+                .collect();
+            scan.bodies.insert(
+                id,
+                FoundBody {
+                    head: head.bytes.into(),
+                    head_region: head.place,
+                    pool: head.place.pool,
+                    slices,
+                },
+            );
         }
         scan
     }
 }
 
 /// The payload of an evicted record, when it may be written again and can still be read.
-fn payload_of(evicted: &Evicted, record: &RecordAt, room: &mut Room, is_wanted: bool) -> Option<Vec<u8>> {
+fn payload_of(
+    evicted: &Evicted,
+    record: &RecordAt,
+    room: &mut Room,
+    is_wanted: bool,
+) -> Option<Vec<u8>> {
     if !room.take(record.length as usize, is_wanted) {
         return None;
     }
-    let read = evicted.region.read(record.offset, record.length, (record.kind, record.body, record.index));
+    let read = evicted.region.read(
+        record.offset,
+        record.length,
+        (record.kind, record.body, record.index),
+    );
     read.ok().map(|mut buffer| buffer.split_off(HEADER_BYTES))
 }
 

@@ -1,7 +1,8 @@
-//! One pool's files on disk: regions of a fixed size, written one after the other and evicted whole, oldest first.
+//! One pool's files on disk: regions of a fixed size, written one after the other and evicted
+//! whole, oldest first.
 //!
-//! Owns the files of a pool. Records that are still wanted when their region is evicted are handed back, so that
-//! the caller can write them again.
+//! Owns the files of a pool. Records that are still wanted when their region is evicted are handed
+//! back, so that the caller can write them again.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
@@ -41,7 +42,13 @@ pub(super) struct RecordAt {
 
 impl RecordAt {
     fn new(header: &Header, offset: u64) -> Self {
-        Self { kind: header.kind, body: BodyId(header.body), index: header.index, length: header.length, offset }
+        Self {
+            kind: header.kind,
+            body: BodyId(header.body),
+            index: header.index,
+            length: header.length,
+            offset,
+        }
     }
 }
 
@@ -77,7 +84,14 @@ pub(super) struct PoolLog {
 impl PoolLog {
     /// A pool of that many bytes. Touches no file.
     pub(super) fn new(directory: PathBuf, capacity: u64) -> Self {
-        Self { directory, capacity, region_bytes: region_bytes(capacity), regions: VecDeque::new(), next_number: 1, active: false }
+        Self {
+            directory,
+            capacity,
+            region_bytes: region_bytes(capacity),
+            regions: VecDeque::new(),
+            next_number: 1,
+            active: false,
+        }
     }
 
     /// Whether the pool is large enough to hold anything.
@@ -100,7 +114,8 @@ impl PoolLog {
         self.capacity / self.region_bytes
     }
 
-    /// Bytes of records that nobody wants but that were used which one eviction may hand back, so that they fit beside new ones.
+    /// Bytes of records that nobody wants but that were used which one eviction may hand back, so
+    /// that they fit beside new ones.
     pub(super) fn second_chance_bytes(&self) -> u64 {
         self.region_bytes / 2
     }
@@ -127,12 +142,20 @@ impl PoolLog {
         if let Err(error) = fs::remove_file(&region.path) {
             tracing::warn!(path = %region.path.display(), %error, "cannot remove an evicted region file");
         }
-        let records = std::mem::take(&mut *region.records.lock().expect("no holder of this lock panics"));
+        let records = std::mem::take(
+            &mut *region
+                .records
+                .lock()
+                .expect("no holder of this lock panics"),
+        );
         Some(Evicted { region, records })
     }
 
     fn bytes_reserved(&self) -> u64 {
-        self.regions.iter().map(|(_, length)| (*length).max(self.region_bytes)).sum()
+        self.regions
+            .iter()
+            .map(|(_, length)| (*length).max(self.region_bytes))
+            .sum()
     }
 
     /// Starts a new region file.
@@ -140,7 +163,12 @@ impl PoolLog {
         fs::create_dir_all(&self.directory)?;
         let number = self.next_number;
         let path = self.directory.join(format!("region-{number:016x}"));
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&path)?;
         let mut header = [0u8; REGION_HEADER_BYTES as usize];
         header[..8].copy_from_slice(REGION_MAGIC);
         header[8..].copy_from_slice(&number.to_le_bytes());
@@ -149,7 +177,15 @@ impl PoolLog {
             return Err(error);
         }
         self.next_number += 1;
-        self.regions.push_back((Arc::new(Region { number, file, path, records: Mutex::default() }), REGION_HEADER_BYTES));
+        self.regions.push_back((
+            Arc::new(Region {
+                number,
+                file,
+                path,
+                records: Mutex::default(),
+            }),
+            REGION_HEADER_BYTES,
+        ));
         self.active = true;
         Ok(())
     }
@@ -164,17 +200,31 @@ impl PoolLog {
             whole.extend_from_slice(payload);
             region.file.write_all_at(&whole, offset)?;
         } else {
-            region.file.write_all_at(payload, offset + HEADER_BYTES as u64)?;
+            region
+                .file
+                .write_all_at(payload, offset + HEADER_BYTES as u64)?;
             region.file.write_all_at(&header.encode(), offset)?;
         }
         *length += header.span();
-        region.records.lock().expect("no holder of this lock panics").push(RecordAt::new(header, offset));
-        Ok(Place { region: region.clone(), offset, length: header.length })
+        region
+            .records
+            .lock()
+            .expect("no holder of this lock panics")
+            .push(RecordAt::new(header, offset));
+        Ok(Place {
+            region: region.clone(),
+            offset,
+            length: header.length,
+        })
     }
 
-    /// Opens what an earlier run left and hands every whole record to `each`, oldest region first. Heads come with
-    /// their payload. Damaged tails are cut off in memory; damaged files are removed.
-    pub(super) fn scan(&mut self, mut each: impl FnMut(&Header, Place, Option<Vec<u8>>)) -> io::Result<()> {
+    /// Opens what an earlier run left and hands every whole record to `each`, oldest region first.
+    /// Heads come with their payload. Damaged tails are cut off in memory; damaged files are
+    /// removed.
+    pub(super) fn scan(
+        &mut self,
+        mut each: impl FnMut(&Header, Place, Option<Vec<u8>>),
+    ) -> io::Result<()> {
         for (number, path) in region_files(&self.directory)? {
             self.next_number = self.next_number.max(number + 1);
             match scan_region(&path, number, &mut each) {
@@ -190,8 +240,14 @@ impl PoolLog {
 }
 
 impl Region {
-    /// Reads a record's payload and checks it. `Err` of kind `InvalidData` when the bytes are not what was written.
-    pub(super) fn read(&self, offset: u64, length: u32, expect: (Kind, BodyId, u32)) -> io::Result<Vec<u8>> {
+    /// Reads a record's payload and checks it. `Err` of kind `InvalidData` when the bytes are not
+    /// what was written.
+    pub(super) fn read(
+        &self,
+        offset: u64,
+        length: u32,
+        expect: (Kind, BodyId, u32),
+    ) -> io::Result<Vec<u8>> {
         let mut buffer = vec![0u8; HEADER_BYTES + length as usize];
         self.file.read_exact_at(&mut buffer, offset)?;
         check(buffer, length, expect)
@@ -199,10 +255,25 @@ impl Region {
 }
 
 /// Checks a whole record in `buffer` and leaves its payload there, after the header.
-pub(super) fn check(buffer: Vec<u8>, length: u32, (kind, body, index): (Kind, BodyId, u32)) -> io::Result<Vec<u8>> {
-    let damaged = || io::Error::new(io::ErrorKind::InvalidData, "a record's checksum does not match");
-    let header = buffer.first_chunk::<HEADER_BYTES>().and_then(Header::decode).ok_or_else(damaged)?;
-    let is_expected = header.kind == kind && header.body == body.0 && header.index == index && header.length == length;
+pub(super) fn check(
+    buffer: Vec<u8>,
+    length: u32,
+    (kind, body, index): (Kind, BodyId, u32),
+) -> io::Result<Vec<u8>> {
+    let damaged = || {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a record's checksum does not match",
+        )
+    };
+    let header = buffer
+        .first_chunk::<HEADER_BYTES>()
+        .and_then(Header::decode)
+        .ok_or_else(damaged)?;
+    let is_expected = header.kind == kind
+        && header.body == body.0
+        && header.index == index
+        && header.length == length;
     if !is_expected || crc32fast::hash(&buffer[HEADER_BYTES..]) != header.payload_crc {
         return Err(damaged());
     }
@@ -219,7 +290,10 @@ fn region_files(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     for entry in entries {
         let entry = entry?;
         let name = entry.file_name();
-        let number = name.to_str().and_then(|n| n.strip_prefix("region-")).and_then(|n| u64::from_str_radix(n, 16).ok());
+        let number = name
+            .to_str()
+            .and_then(|n| n.strip_prefix("region-"))
+            .and_then(|n| u64::from_str_radix(n, 16).ok());
         if let Some(number) = number {
             files.push((number, entry.path()));
         }
@@ -228,32 +302,68 @@ fn region_files(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     Ok(files)
 }
 
-fn scan_region(path: &Path, number: u64, each: &mut impl FnMut(&Header, Place, Option<Vec<u8>>)) -> io::Result<(Arc<Region>, u64)> {
+fn scan_region(
+    path: &Path,
+    number: u64,
+    each: &mut impl FnMut(&Header, Place, Option<Vec<u8>>),
+) -> io::Result<(Arc<Region>, u64)> {
     let file = OpenOptions::new().read(true).write(true).open(path)?;
     let size = file.metadata()?.len();
     let mut head = [0u8; REGION_HEADER_BYTES as usize];
     file.read_exact_at(&mut head, 0)?;
     if &head[..8] != REGION_MAGIC || head[8..] != number.to_le_bytes() {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "not a region file"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "not a region file",
+        ));
     }
-    let region = Arc::new(Region { number, file, path: path.to_owned(), records: Mutex::default() });
-    let mut window = Window { file: &region.file, start: 0, bytes: Vec::new() };
+    let region = Arc::new(Region {
+        number,
+        file,
+        path: path.to_owned(),
+        records: Mutex::default(),
+    });
+    let mut window = Window {
+        file: &region.file,
+        start: 0,
+        bytes: Vec::new(),
+    };
     let mut offset = REGION_HEADER_BYTES;
     while offset + HEADER_BYTES as u64 <= size {
-        let Some(header) = window.at(offset, HEADER_BYTES)?.first_chunk::<HEADER_BYTES>().and_then(Header::decode) else { break };
+        let Some(header) = window
+            .at(offset, HEADER_BYTES)?
+            .first_chunk::<HEADER_BYTES>()
+            .and_then(Header::decode)
+        else {
+            break;
+        };
         if offset + HEADER_BYTES as u64 + u64::from(header.length) > size {
             break;
         }
         let payload = match header.kind {
             Kind::Head => {
-                let payload = window.at(offset + HEADER_BYTES as u64, header.length as usize)?.to_vec();
+                let payload = window
+                    .at(offset + HEADER_BYTES as u64, header.length as usize)?
+                    .to_vec();
                 (crc32fast::hash(&payload) == header.payload_crc).then_some(payload)
             }
             Kind::Slice | Kind::Forget => None,
         };
         if header.kind != Kind::Head || payload.is_some() {
-            region.records.lock().expect("no holder of this lock panics").push(RecordAt::new(&header, offset));
-            each(&header, Place { region: region.clone(), offset, length: header.length }, payload);
+            region
+                .records
+                .lock()
+                .expect("no holder of this lock panics")
+                .push(RecordAt::new(&header, offset));
+            each(
+                &header,
+                Place {
+                    region: region.clone(),
+                    offset,
+                    length: header.length,
+                },
+                payload,
+            );
         }
         offset += header.span();
     }
@@ -277,7 +387,10 @@ impl Window<'_> {
             self.start = offset;
             let mut filled = 0;
             while filled < length {
-                match self.file.read_at(&mut self.bytes[filled..], offset + filled as u64)? {
+                match self
+                    .file
+                    .read_at(&mut self.bytes[filled..], offset + filled as u64)?
+                {
                     0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                     n => filled += n,
                 }

@@ -1,5 +1,5 @@
-//! The memory tier: slices by key under one limit of bytes, evicted by a policy that a single scan cannot flush
-//! (quick_cache's S3-FIFO relative).
+//! The memory tier: slices by key under one limit of bytes, evicted by a policy that a single scan
+//! cannot flush (quick_cache's S3-FIFO relative).
 
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
@@ -13,7 +13,8 @@ use super::{Copy, SLICE_BYTES, SliceKey};
 
 /// What one slice costs beside its bytes: the key, the entry and the reference counts.
 const SLICE_OVERHEAD_BYTES: u64 = 160;
-/// A shard holds at least this many full slices, so that a small cache is not cut into useless parts.
+/// A shard holds at least this many full slices, so that a small cache is not cut into useless
+/// parts.
 const SHARD_SLICES_MIN: u64 = 32;
 const SHARDS_MAX: u64 = 16;
 /// The size of item the cache's own tables are laid out for.
@@ -31,7 +32,13 @@ pub(super) struct MemorySlice {
 /// See the module's words.
 #[derive(Debug)]
 pub(super) struct MemoryTier {
-    cache: Cache<SliceKey, Arc<MemorySlice>, SliceWeight, BuildHasherDefault<KeyHasher>, CountEvictions>,
+    cache: Cache<
+        SliceKey,
+        Arc<MemorySlice>,
+        SliceWeight,
+        BuildHasherDefault<KeyHasher>,
+        CountEvictions,
+    >,
     evictions: Arc<AtomicU64>,
 }
 
@@ -45,7 +52,12 @@ impl MemoryTier {
             .weight_capacity(bytes)
             .build()
             .expect("all required options are given");
-        let cache = Cache::with_options(options, SliceWeight, BuildHasherDefault::default(), CountEvictions(evictions.clone()));
+        let cache = Cache::with_options(
+            options,
+            SliceWeight,
+            BuildHasherDefault::default(),
+            CountEvictions(evictions.clone()),
+        );
         Self { cache, evictions }
     }
 
@@ -58,7 +70,14 @@ impl MemoryTier {
     }
 
     pub(super) fn insert(&self, key: SliceKey, bytes: Bytes, head_bytes: u32, copy: Copy) {
-        self.cache.insert(key, Arc::new(MemorySlice { bytes, head_bytes, _copy: copy }));
+        self.cache.insert(
+            key,
+            Arc::new(MemorySlice {
+                bytes,
+                head_bytes,
+                _copy: copy,
+            }),
+        );
     }
 
     pub(super) fn remove(&self, key: SliceKey) {

@@ -1,12 +1,13 @@
 //! The store: slices of bodies by key, in memory and on disk.
 //!
-//! Knows bytes and keys, never HTTP: a body is a number, an owner (a number its user chose) and a row of slices
-//! of [`SLICE_BYTES`], the last one shorter; beside them lies one opaque description, the head. Only fills
-//! write. A slice may be gone at any time; who needs it then fetches it again.
+//! Knows bytes and keys, never HTTP: a body is a number, an owner (a number its user chose) and a
+//! row of slices of [`SLICE_BYTES`], the last one shorter; beside them lies one opaque description,
+//! the head. Only fills write. A slice may be gone at any time; who needs it then fetches it again.
 //!
-//! Two pools share the disk, each with its own files and its own eviction, so that neither can push the other
-//! out: what clients pulled and what was pushed ahead of them. Of what was pushed, bodies of the newest wish
-//! ([`Store::wish_anew`]) stay: eviction takes others alone, and what does not fit beside wanted ones is not written.
+//! Two pools share the disk, each with its own files and its own eviction, so that neither can push
+//! the other out: what clients pulled and what was pushed ahead of them. Of what was pushed, bodies
+//! of the newest wish ([`Store::wish_anew`]) stay: eviction takes others alone, and what does not
+//! fit beside wanted ones is not written.
 
 mod disk;
 mod log;
@@ -90,7 +91,8 @@ impl StoredBody {
         self.copies.load(Ordering::Acquire) > 0
     }
 
-    /// One more than the highest slice index ever stored: how many places [`Store::forget`] looks at.
+    /// One more than the highest slice index ever stored: how many places [`Store::forget`] looks
+    /// at.
     pub fn slices(&self) -> u32 {
         self.slices.load(Ordering::Relaxed)
     }
@@ -103,7 +105,10 @@ impl StoredBody {
     }
 
     fn slice_key(&self, index: u32) -> SliceKey {
-        SliceKey { body: self.id, index }
+        SliceKey {
+            body: self.id,
+            index,
+        }
     }
 }
 
@@ -122,7 +127,10 @@ impl Drop for Copy {
     fn drop(&mut self) {
         if self.0.copies.fetch_sub(1, Ordering::AcqRel) == 1 {
             // Nobody listens only while the process ends.
-            let _ = self.0.gone.send(Gone { id: self.0.id, owner: self.0.owner });
+            let _ = self.0.gone.send(Gone {
+                id: self.0.id,
+                owner: self.0.owner,
+            });
         }
     }
 }
@@ -174,21 +182,41 @@ impl Store {
     pub fn open(config: &StoreConfig) -> (Self, mpsc::UnboundedReceiver<Gone>) {
         let (gone, gone_rx) = mpsc::unbounded_channel();
         let wish = Arc::new(AtomicU32::new(1));
-        let disk = config.disk.as_ref().map(|disk| DiskTier::open(disk, config.memory_bytes, wish.clone()));
-        (Self { memory: MemoryTier::new(config.memory_bytes), disk, next_body: AtomicU64::new(first_body()), wish, gone }, gone_rx)
+        let disk = config
+            .disk
+            .as_ref()
+            .map(|disk| DiskTier::open(disk, config.memory_bytes, wish.clone()));
+        (
+            Self {
+                memory: MemoryTier::new(config.memory_bytes),
+                disk,
+                next_body: AtomicU64::new(first_body()),
+                wish,
+                gone,
+            },
+            gone_rx,
+        )
     }
 
-    /// Reads what an earlier run left on disk and hands each body to `accept`, which returns its owner number, or
-    /// `None` to forget it. Blocking; called once, before the first write.
-    pub fn recover(&self, mut accept: impl FnMut(BodyId, &[u8]) -> Option<u128>, mut found: impl FnMut(RecoveredBody)) {
+    /// Reads what an earlier run left on disk and hands each body to `accept`, which returns its
+    /// owner number, or `None` to forget it. Blocking; called once, before the first write.
+    pub fn recover(
+        &self,
+        mut accept: impl FnMut(BodyId, &[u8]) -> Option<u128>,
+        mut found: impl FnMut(RecoveredBody),
+    ) {
         let Some(disk) = &self.disk else { return };
         let scan = disk.scan();
         for (id, found_body) in scan.bodies {
             let owner = accept(BodyId(id), &found_body.head);
             let body = self.body(BodyId(id), owner.unwrap_or(0), found_body.pool);
-            body.head_bytes.store(found_body.head.len() as u32, Ordering::Relaxed);
+            body.head_bytes
+                .store(found_body.head.len() as u32, Ordering::Relaxed);
             if owner.is_some() && disk.adopt(&body, found_body.slices, found_body.head_region) {
-                found(RecoveredBody { body, head: found_body.head });
+                found(RecoveredBody {
+                    body,
+                    head: found_body.head,
+                });
             }
         }
         disk.start_writing();
@@ -196,21 +224,27 @@ impl Store {
 
     /// A new, empty body. One that is pushed is wanted.
     pub fn new_body(&self, owner: u128, pool: Pool) -> Arc<StoredBody> {
-        let body = self.body(BodyId(self.next_body.fetch_add(1, Ordering::Relaxed)), owner, pool);
+        let body = self.body(
+            BodyId(self.next_body.fetch_add(1, Ordering::Relaxed)),
+            owner,
+            pool,
+        );
         if pool == Pool::Pushed {
             self.want(&body);
         }
         body
     }
 
-    /// From here on no body is wanted but those that are named with [`want`](Self::want) or made for the pushed pool.
+    /// From here on no body is wanted but those that are named with [`want`](Self::want) or made
+    /// for the pushed pool.
     pub fn wish_anew(&self) {
         self.wish.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Keeps a pushed body on disk until the next wish. Others make way for it.
     pub fn want(&self, body: &StoredBody) {
-        body.wish.store(self.wish.load(Ordering::Relaxed), Ordering::Relaxed);
+        body.wish
+            .store(self.wish.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
     fn body(&self, id: BodyId, owner: u128, pool: Pool) -> Arc<StoredBody> {
@@ -232,8 +266,8 @@ impl Store {
         self.memory.get(body.slice_key(index))
     }
 
-    /// A slice that can be had without waiting for a disk: in memory, on its way to disk, or in the page cache.
-    /// Slices read from disk are kept in memory from then on.
+    /// A slice that can be had without waiting for a disk: in memory, on its way to disk, or in the
+    /// page cache. Slices read from disk are kept in memory from then on.
     pub fn get_now(&self, body: &Arc<StoredBody>, index: u32) -> Option<Bytes> {
         let key = body.slice_key(index);
         if let Some(bytes) = self.memory.get(key) {
@@ -253,7 +287,12 @@ impl Store {
 
     fn promote(&self, body: &Arc<StoredBody>, index: u32, bytes: &Bytes) {
         body.touch();
-        self.memory.insert(body.slice_key(index), bytes.clone(), self.head_share(body, index), Copy::new(body));
+        self.memory.insert(
+            body.slice_key(index),
+            bytes.clone(),
+            self.head_share(body, index),
+            Copy::new(body),
+        );
     }
 
     /// Whether a slice is in either tier.
@@ -262,14 +301,17 @@ impl Store {
         self.memory.contains(key) || self.disk.as_ref().is_some_and(|d| d.contains(key))
     }
 
-    /// Whether a slice is where it lasts: on disk or on its way there; in memory where there is no disk.
+    /// Whether a slice is where it lasts: on disk or on its way there; in memory where there is no
+    /// disk.
     pub fn is_kept(&self, body: &StoredBody, index: u32) -> bool {
         let key = body.slice_key(index);
-        self.disk.as_ref().map_or_else(|| self.memory.contains(key), |disk| disk.contains(key))
+        self.disk
+            .as_ref()
+            .map_or_else(|| self.memory.contains(key), |disk| disk.contains(key))
     }
 
-    /// Stores a slice in memory and, in time, on disk. Never blocks: with the disk far behind the slice is kept in
-    /// memory alone, and counted as shed.
+    /// Stores a slice in memory and, in time, on disk. Never blocks: with the disk far behind the
+    /// slice is kept in memory alone, and counted as shed.
     pub fn put(&self, body: &Arc<StoredBody>, index: u32, bytes: Bytes) {
         body.slices.fetch_max(index + 1, Ordering::Relaxed);
         if let Some(disk) = &self.disk {
@@ -281,7 +323,12 @@ impl Store {
     /// Stores a slice in memory alone, for a body that nobody will look for again.
     pub fn put_in_memory(&self, body: &Arc<StoredBody>, index: u32, bytes: Bytes) {
         body.slices.fetch_max(index + 1, Ordering::Relaxed);
-        self.memory.insert(body.slice_key(index), bytes, self.head_share(body, index), Copy::new(body));
+        self.memory.insert(
+            body.slice_key(index),
+            bytes,
+            self.head_share(body, index),
+            Copy::new(body),
+        );
     }
 
     /// Stores a slice of a body on disk alone, for content that nobody has asked for yet.
@@ -306,7 +353,8 @@ impl Store {
         body.head_bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// Removes a body for good, also from what the next start would find. Takes time for each of its slices.
+    /// Removes a body for good, also from what the next start would find. Takes time for each of
+    /// its slices.
     pub fn forget(&self, body: &Arc<StoredBody>) {
         for index in 0..body.slices() {
             self.memory.remove(body.slice_key(index));
@@ -344,11 +392,16 @@ impl Store {
     }
 
     fn head_share(&self, body: &StoredBody, index: u32) -> u32 {
-        if index == 0 { body.head_bytes.load(Ordering::Relaxed) } else { 0 }
+        if index == 0 {
+            body.head_bytes.load(Ordering::Relaxed)
+        } else {
+            0
+        }
     }
 }
 
-/// Where a process starts to number its bodies: at random in 63 bits, so that it meets none of an earlier run.
+/// Where a process starts to number its bodies: at random in 63 bits, so that it meets none of an
+/// earlier run.
 fn first_body() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     std::hash::RandomState::new().build_hasher().finish() >> 1
@@ -368,12 +421,26 @@ mod tests {
 
     /// A store on a directory, with what it finds there.
     fn open(directory: &Path) -> (Store, Vec<Found>) {
-        let disk = DiskConfig { directory: directory.to_owned(), pull_bytes: 16 << 20, pushed_bytes: 0 };
-        let (store, _gone) = Store::open(&StoreConfig { memory_bytes: 1 << 20, disk: Some(disk) });
+        let disk = DiskConfig {
+            directory: directory.to_owned(),
+            pull_bytes: 16 << 20,
+            pushed_bytes: 0,
+        };
+        let (store, _gone) = Store::open(&StoreConfig {
+            memory_bytes: 1 << 20,
+            disk: Some(disk),
+        });
         let mut found = Vec::new();
         store.recover(|_, _| Some(OWNER), |body| found.push(body));
-        let mut found: Vec<_> =
-            found.iter().map(|f| (f.head.clone(), [0, 1, 2].map(|index| store.read_blocking(&f.body, index)))).collect();
+        let mut found: Vec<_> = found
+            .iter()
+            .map(|f| {
+                (
+                    f.head.clone(),
+                    [0, 1, 2].map(|index| store.read_blocking(&f.body, index)),
+                )
+            })
+            .collect();
         found.sort_by(|one, other| one.0.cmp(&other.0));
         (store, found)
     }
@@ -393,7 +460,10 @@ mod tests {
     }
 
     fn region(directory: &Path) -> std::path::PathBuf {
-        let mut files: Vec<_> = fs::read_dir(directory.join("pull")).expect("it was made").map(|f| f.expect("readable").path()).collect();
+        let mut files: Vec<_> = fs::read_dir(directory.join("pull"))
+            .expect("it was made")
+            .map(|f| f.expect("readable").path())
+            .collect();
         files.sort();
         files.pop().expect("a region was written")
     }
@@ -401,7 +471,10 @@ mod tests {
     /// Changes one byte where `text` first stands in a file.
     fn damage(file: &Path, text: &str) {
         let mut bytes = fs::read(file).expect("readable");
-        let at = bytes.windows(text.len()).position(|w| w == text.as_bytes()).expect("it was written");
+        let at = bytes
+            .windows(text.len())
+            .position(|w| w == text.as_bytes())
+            .expect("it was written");
         bytes[at] ^= 1;
         fs::write(file, bytes).expect("writable");
     }
@@ -422,7 +495,13 @@ mod tests {
         drop(store);
         for _ in 0..2 {
             let (store, found) = open(directory.path());
-            assert_eq!(found, [(Bytes::from_static(b"kept"), [Some(slice("kept", 0)), Some(slice("kept", 1)), None])]);
+            assert_eq!(
+                found,
+                [(
+                    Bytes::from_static(b"kept"),
+                    [Some(slice("kept", 0)), Some(slice("kept", 1)), None]
+                )]
+            );
             store.flush();
         }
     }
@@ -432,26 +511,51 @@ mod tests {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let (store, _) = open(directory.path());
         put(&store, "first", 2);
-        let whole = fs::metadata(region(directory.path())).expect("readable").len();
+        let whole = fs::metadata(region(directory.path()))
+            .expect("readable")
+            .len();
         put(&store, "second", 2);
         drop(store);
         let file = region(directory.path());
         let all = fs::read(&file).expect("readable");
-        let first = (Bytes::from_static(b"first"), [Some(slice("first", 0)), Some(slice("first", 1)), None]);
-        // In a header, in a slice, and with a slice but without the head; a hole where the kernel had written no page yet.
+        let first = (
+            Bytes::from_static(b"first"),
+            [Some(slice("first", 0)), Some(slice("first", 1)), None],
+        );
+        // In a header, in a slice, and with a slice but without the head; a hole where the kernel
+        // had written no page yet.
         let record = slice("second", 0).len() as u64 + 40;
-        for (length, has_hole) in [(whole + 7, false), (whole + 500, false), (whole + record + 500, false), (whole + record, true)] {
+        for (length, has_hole) in [
+            (whole + 7, false),
+            (whole + 500, false),
+            (whole + record + 500, false),
+            (whole + record, true),
+        ] {
             let mut left = all[..length as usize].to_vec();
             left.resize(if has_hole { all.len() } else { left.len() }, 0);
             fs::write(&file, left).expect("writable");
             let (_store, found) = open(directory.path());
-            assert_eq!(found, std::slice::from_ref(&first), "cut at {length} of {}", all.len());
+            assert_eq!(
+                found,
+                std::slice::from_ref(&first),
+                "cut at {length} of {}",
+                all.len()
+            );
         }
         let (store, _) = open(directory.path());
         put(&store, "third", 1);
         drop(store);
         let (_store, found) = open(directory.path());
-        assert_eq!(found, [first, (Bytes::from_static(b"third"), [Some(slice("third", 0)), None, None])]);
+        assert_eq!(
+            found,
+            [
+                first,
+                (
+                    Bytes::from_static(b"third"),
+                    [Some(slice("third", 0)), None, None]
+                )
+            ]
+        );
     }
 
     #[test]
@@ -463,37 +567,75 @@ mod tests {
         drop(store);
         damage(&region(directory.path()), "one 1 ");
         let (store, found) = open(directory.path());
-        assert_eq!(found[0], (Bytes::from_static(b"one"), [Some(slice("one", 0)), None, None]));
-        assert_eq!((found.len(), store.disk_figures().expect("a disk").errors), (2, 1));
+        assert_eq!(
+            found[0],
+            (
+                Bytes::from_static(b"one"),
+                [Some(slice("one", 0)), None, None]
+            )
+        );
+        assert_eq!(
+            (found.len(), store.disk_figures().expect("a disk").errors),
+            (2, 1)
+        );
         drop(store);
         let head = fs::read(region(directory.path())).expect("readable");
-        let at = head.windows(3).rposition(|w| w == b"two").expect("its head");
+        let at = head
+            .windows(3)
+            .rposition(|w| w == b"two")
+            .expect("its head");
         let mut bytes = head;
         bytes[at] ^= 1;
         fs::write(region(directory.path()), bytes).expect("writable");
         let (_store, found) = open(directory.path());
-        assert!(matches!(&found[..], [(head, _)] if head.as_ref() == b"one"), "a body without its head is nothing: {found:?}");
+        assert!(
+            matches!(&found[..], [(head, _)] if head.as_ref() == b"one"),
+            "a body without its head is nothing: {found:?}"
+        );
     }
 
     #[test]
     fn what_waits_for_the_disk_is_bounded_by_the_memory_there_is() {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        for (memory_bytes, most) in [(4 << 20, 8 << 20), (32 << 20, 32 << 20), (1 << 30, 64 << 20)] {
-            let disk = DiskConfig { directory: directory.path().to_owned(), pull_bytes: 16 << 20, pushed_bytes: 0 };
-            let (store, _gone) = Store::open(&StoreConfig { memory_bytes, disk: Some(disk) });
+        for (memory_bytes, most) in [
+            (4 << 20, 8 << 20),
+            (32 << 20, 32 << 20),
+            (1 << 30, 64 << 20),
+        ] {
+            let disk = DiskConfig {
+                directory: directory.path().to_owned(),
+                pull_bytes: 16 << 20,
+                pushed_bytes: 0,
+            };
+            let (store, _gone) = Store::open(&StoreConfig {
+                memory_bytes,
+                disk: Some(disk),
+            });
             assert_eq!(store.write_room(), most);
             // Nothing is written before the earlier run was looked at.
             let body = store.new_body(OWNER, Pool::Pull);
             let slices = (most / SLICE_BYTES as u64 + 10) as u32;
-            (0..slices).for_each(|index| store.put_on_disk(&body, index, Bytes::from(vec![0; SLICE_BYTES])));
+            (0..slices).for_each(|index| {
+                store.put_on_disk(&body, index, Bytes::from(vec![0; SLICE_BYTES]))
+            });
             let shed = store.disk_figures().expect("a disk").shed;
-            assert!((10..=12).contains(&shed) && store.write_room() < SLICE_BYTES as u64 + 40, "{shed} shed of {slices}");
+            assert!(
+                (10..=12).contains(&shed) && store.write_room() < SLICE_BYTES as u64 + 40,
+                "{shed} shed of {slices}"
+            );
         }
     }
 
     fn open_pushed(directory: &Path, pushed_bytes: u64) -> (Store, Vec<RecoveredBody>) {
-        let disk = DiskConfig { directory: directory.to_owned(), pull_bytes: 0, pushed_bytes };
-        let (store, _gone) = Store::open(&StoreConfig { memory_bytes: 64 << 20, disk: Some(disk) });
+        let disk = DiskConfig {
+            directory: directory.to_owned(),
+            pull_bytes: 0,
+            pushed_bytes,
+        };
+        let (store, _gone) = Store::open(&StoreConfig {
+            memory_bytes: 64 << 20,
+            disk: Some(disk),
+        });
         let mut found = Vec::new();
         store.recover(|_, _| Some(OWNER), |body| found.push(body));
         (store, found)
@@ -525,7 +667,8 @@ mod tests {
         let mut left = nearcast_fleet::disk::usable_bytes(share);
         let mut lengths = Vec::new();
         loop {
-            let length = about / 2 + (lengths.len() as u64 + 1) * (seed * 2_654_435_761 % about) % about;
+            let length =
+                about / 2 + (lengths.len() as u64 + 1) * (seed * 2_654_435_761 % about) % about;
             match left.checked_sub(nearcast_fleet::disk::stored_bytes(length)) {
                 Some(rest) => left = rest,
                 None => return lengths,
@@ -536,34 +679,65 @@ mod tests {
 
     #[test]
     fn what_fits_a_share_is_there_night_after_night() {
-        for (share, about) in [(8 << 20, 100_000), (16 << 20, 700_000), (32 << 20, 262_143), (32 << 20, 1_500_000), (48 << 20, 5_000)] {
+        for (share, about) in [
+            (8 << 20, 100_000),
+            (16 << 20, 700_000),
+            (32 << 20, 262_143),
+            (32 << 20, 1_500_000),
+            (48 << 20, 5_000),
+        ] {
             let directory = tempfile::tempdir().expect("a temporary directory");
             let (store, _) = open_pushed(directory.path(), share);
             let mut kept: Vec<(Arc<StoredBody>, u64)> = Vec::new();
             for night in 0..4 {
                 store.wish_anew();
-                // Half of the last night's bodies are wanted again: every other one, so that they lie everywhere.
+                // Half of the last night's bodies are wanted again: every other one, so that they
+                // lie everywhere.
                 let mut number = night;
                 kept.retain(|_| {
                     number += 1;
                     number % 2 == 0
                 });
                 kept.iter().for_each(|(body, _)| store.want(body));
-                let taken: u64 = kept.iter().map(|(_, length)| nearcast_fleet::disk::stored_bytes(*length)).sum();
+                let taken: u64 = kept
+                    .iter()
+                    .map(|(_, length)| nearcast_fleet::disk::stored_bytes(*length))
+                    .sum();
                 let mut left = nearcast_fleet::disk::usable_bytes(share) - taken;
                 for length in lengths_that_fit(share, about, 7 + night) {
-                    let Some(rest) = left.checked_sub(nearcast_fleet::disk::stored_bytes(length)) else { break };
+                    let Some(rest) = left.checked_sub(nearcast_fleet::disk::stored_bytes(length))
+                    else {
+                        break;
+                    };
                     left = rest;
                     kept.push((push(&store, length), length));
                 }
-                let whole = kept.iter().filter(|(body, length)| is_whole(&store, body, *length)).count();
-                assert_eq!(whole, kept.len(), "share {share}, bodies of about {about}, night {night}");
+                let whole = kept
+                    .iter()
+                    .filter(|(body, length)| is_whole(&store, body, *length))
+                    .count();
+                assert_eq!(
+                    whole,
+                    kept.len(),
+                    "share {share}, bodies of about {about}, night {night}"
+                );
             }
             assert_eq!(store.disk_figures().expect("a disk").shed, 0);
             drop(store);
             let (_, found) = open_pushed(directory.path(), share);
-            let found = kept.iter().filter(|(body, _)| found.iter().any(|f| f.body.id == body.id && f.head.len() == 1500)).count();
-            assert_eq!(found, kept.len(), "their heads are there at the next start, too");
+            let found = kept
+                .iter()
+                .filter(|(body, _)| {
+                    found
+                        .iter()
+                        .any(|f| f.body.id == body.id && f.head.len() == 1500)
+                })
+                .count();
+            assert_eq!(
+                found,
+                kept.len(),
+                "their heads are there at the next start, too"
+            );
         }
     }
 
@@ -572,9 +746,17 @@ mod tests {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let (store, _) = open_pushed(directory.path(), 8 << 20);
         let lengths = lengths_that_fit(8 << 20, 300_000, 7);
-        let first: Vec<_> = lengths.iter().map(|length| (push(&store, *length), *length)).collect();
+        let first: Vec<_> = lengths
+            .iter()
+            .map(|length| (push(&store, *length), *length))
+            .collect();
         let beyond: Vec<_> = (0..40).map(|_| push(&store, 300_000)).collect();
-        assert!(first.iter().all(|(body, length)| is_whole(&store, body, *length)), "what came first has gone");
+        assert!(
+            first
+                .iter()
+                .all(|(body, length)| is_whole(&store, body, *length)),
+            "what came first has gone"
+        );
         assert!(store.disk_figures().expect("a disk").shed > 30);
         assert!(!is_whole(&store, &beyond[39], 300_000));
         // A body that is forgotten makes room, and so does a new wish.
@@ -584,8 +766,15 @@ mod tests {
         let next = push(&store, 250_000);
         assert!(is_whole(&store, &next, 250_000));
         store.wish_anew();
-        let newest: Vec<_> = lengths.iter().map(|length| (push(&store, *length), *length)).collect();
-        assert!(newest.iter().all(|(body, length)| is_whole(&store, body, *length)));
+        let newest: Vec<_> = lengths
+            .iter()
+            .map(|length| (push(&store, *length), *length))
+            .collect();
+        assert!(
+            newest
+                .iter()
+                .all(|(body, length)| is_whole(&store, body, *length))
+        );
     }
 
     #[test]
@@ -594,7 +783,10 @@ mod tests {
         let (store, _) = open(directory.path());
         put(&store, "kept", 1);
         drop(store);
-        let odd = directory.path().join("pull").join("region-00000000000000ff");
+        let odd = directory
+            .path()
+            .join("pull")
+            .join("region-00000000000000ff");
         fs::write(&odd, b"nothing of ours, but long enough to be read").expect("writable");
         let (_store, found) = open(directory.path());
         assert_eq!(found.len(), 1);

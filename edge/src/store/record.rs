@@ -42,8 +42,21 @@ pub(super) struct Header {
 
 impl Header {
     /// Header and zero padding that follow the rules above, for a payload.
-    pub(super) fn for_payload(kind: Kind, body: u64, index: u32, sequence: u64, payload: &[u8]) -> Self {
-        Self { kind, body, index, length: payload.len() as u32, sequence, payload_crc: crc32fast::hash(payload) }
+    pub(super) fn for_payload(
+        kind: Kind,
+        body: u64,
+        index: u32,
+        sequence: u64,
+        payload: &[u8],
+    ) -> Self {
+        Self {
+            kind,
+            body,
+            index,
+            length: payload.len() as u32,
+            sequence,
+            payload_crc: crc32fast::hash(payload),
+        }
     }
 
     /// The header as it is written.
@@ -67,7 +80,9 @@ impl Header {
 
     /// The header in `bytes`, or `None` when it is torn or damaged.
     pub(super) fn decode(bytes: &[u8; HEADER_BYTES]) -> Option<Self> {
-        let u32_at = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let u32_at = |at: usize| {
+            u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
         let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
         if u32_at(0) != MAGIC || u32_at(36) != crc32fast::hash(&bytes[..36]) {
             return None;
@@ -82,7 +97,14 @@ impl Header {
         if length as usize > PAYLOAD_BYTES_MAX {
             return None;
         }
-        Some(Self { kind, body: u64_at(8), index: u32_at(16), length, sequence: u64_at(24), payload_crc: u32_at(32) })
+        Some(Self {
+            kind,
+            body: u64_at(8),
+            index: u32_at(16),
+            length,
+            sequence: u64_at(24),
+            payload_crc: u32_at(32),
+        })
     }
 
     /// Bytes from the start of this record to the start of the next one.
@@ -97,9 +119,11 @@ mod tests {
 
     #[test]
     fn headers_survive_the_round_trip() {
-        for (kind, body, index, payload) in
-            [(Kind::Head, 1u64, 0u32, &b"head"[..]), (Kind::Slice, u64::MAX, u32::MAX, &[7u8; 300][..]), (Kind::Forget, 0, 0, &b""[..])]
-        {
+        for (kind, body, index, payload) in [
+            (Kind::Head, 1u64, 0u32, &b"head"[..]),
+            (Kind::Slice, u64::MAX, u32::MAX, &[7u8; 300][..]),
+            (Kind::Forget, 0, 0, &b""[..]),
+        ] {
             let header = Header::for_payload(kind, body, index, 9, payload);
             assert_eq!(Header::decode(&header.encode()), Some(header));
             assert_eq!(header.span() % ALIGNMENT as u64, 0);

@@ -31,13 +31,21 @@ pub(crate) struct Seen {
 impl Seen {
     /// First and last byte of a plain range request.
     pub(crate) fn range(&self) -> Option<(usize, Option<usize>)> {
-        let (first, last) = self.fields.get("range")?.strip_prefix("bytes=")?.split_once('-')?;
+        let (first, last) = self
+            .fields
+            .get("range")?
+            .strip_prefix("bytes=")?
+            .split_once('-')?;
         Some((first.parse().ok()?, last.parse().ok()))
     }
 
     /// First and last byte of a plain range request for a body of that length.
     fn range_of(&self, length: usize) -> Option<(usize, usize)> {
-        if let Some(last) = self.fields.get("range").and_then(|r| r.strip_prefix("bytes=-")?.parse::<usize>().ok()) {
+        if let Some(last) = self
+            .fields
+            .get("range")
+            .and_then(|r| r.strip_prefix("bytes=-")?.parse::<usize>().ok())
+        {
             return Some((length.saturating_sub(last), length - 1));
         }
         let (first, last) = self.range()?;
@@ -58,7 +66,11 @@ impl Gate {
     /// Waits, but not for ever: a test that fails must end.
     pub(crate) fn wait(&self) {
         let is_open = self.0.0.lock().expect("unpoisoned");
-        drop(self.0.1.wait_timeout_while(is_open, Duration::from_secs(60), |is_open| !*is_open));
+        drop(
+            self.0
+                .1
+                .wait_timeout_while(is_open, Duration::from_secs(60), |is_open| !*is_open),
+        );
     }
 }
 
@@ -85,7 +97,11 @@ pub(crate) struct Reply {
 
 impl Reply {
     pub(crate) fn ok(body: impl Into<Vec<u8>>, cache_control: &str) -> Self {
-        let fields = if cache_control.is_empty() { vec![] } else { vec![("Cache-Control".into(), cache_control.into())] };
+        let fields = if cache_control.is_empty() {
+            vec![]
+        } else {
+            vec![("Cache-Control".into(), cache_control.into())]
+        };
         Self {
             status: 200,
             fields,
@@ -101,7 +117,10 @@ impl Reply {
     }
 
     pub(crate) fn status(status: u16) -> Self {
-        Self { status, ..Self::ok("", "") }
+        Self {
+            status,
+            ..Self::ok("", "")
+        }
     }
 
     pub(crate) fn field(mut self, name: &str, value: &str) -> Self {
@@ -133,20 +152,45 @@ impl Reply {
 
     /// The same as an origin that knows ranges and `If-Range` would answer it.
     pub(crate) fn ranged(self, seen: &Seen) -> Self {
-        let is_validator = |wanted: &String| self.fields.iter().any(|(n, v)| matches!(&**n, "ETag" | "Last-Modified") && v == wanted);
-        if seen.fields.get("if-range").is_some_and(|wanted| !is_validator(wanted)) {
+        let is_validator = |wanted: &String| {
+            self.fields
+                .iter()
+                .any(|(n, v)| matches!(&**n, "ETag" | "Last-Modified") && v == wanted)
+        };
+        if seen
+            .fields
+            .get("if-range")
+            .is_some_and(|wanted| !is_validator(wanted))
+        {
             return self;
         }
         let length = self.body.len();
-        if let Some(set) = seen.fields.get("range").and_then(|r| r.strip_prefix("bytes=")).filter(|set| set.contains(',')) {
+        if let Some(set) = seen
+            .fields
+            .get("range")
+            .and_then(|r| r.strip_prefix("bytes="))
+            .filter(|set| set.contains(','))
+        {
             return self.multipart(set);
         }
-        let Some((first, last)) = seen.range_of(length) else { return self };
+        let Some((first, last)) = seen.range_of(length) else {
+            return self;
+        };
         if first >= length {
-            return Self { status: 416, body: vec![], ..self }.field("Content-Range", &format!("bytes */{length}"));
+            return Self {
+                status: 416,
+                body: vec![],
+                ..self
+            }
+            .field("Content-Range", &format!("bytes */{length}"));
         }
         let body = self.body[first..=last].to_vec();
-        Self { status: 206, body, ..self }.field("Content-Range", &format!("bytes {first}-{last}/{length}"))
+        Self {
+            status: 206,
+            body,
+            ..self
+        }
+        .field("Content-Range", &format!("bytes {first}-{last}/{length}"))
     }
 
     /// Those of several ranges that are inside, as parts.
@@ -155,18 +199,34 @@ impl Reply {
         let mut parts = Vec::new();
         for member in set.split(',') {
             let fields = HashMap::from([("range".to_owned(), format!("bytes={}", member.trim()))]);
-            let Some((first, last)) = (Seen { fields, ..Seen::default() }).range_of(length).filter(|(first, _)| *first < length) else {
+            let Some((first, last)) = (Seen {
+                fields,
+                ..Seen::default()
+            })
+            .range_of(length)
+            .filter(|(first, _)| *first < length) else {
                 continue;
             };
-            let head = format!("\r\n--part\r\nContent-Range: bytes {first}-{last}/{length}\r\n\r\n");
+            let head =
+                format!("\r\n--part\r\nContent-Range: bytes {first}-{last}/{length}\r\n\r\n");
             parts.extend_from_slice(head.as_bytes());
             parts.extend_from_slice(&self.body[first..=last]);
         }
         if parts.is_empty() {
-            return Self { status: 416, body: vec![], ..self }.field("Content-Range", &format!("bytes */{length}"));
+            return Self {
+                status: 416,
+                body: vec![],
+                ..self
+            }
+            .field("Content-Range", &format!("bytes */{length}"));
         }
         parts.extend_from_slice(b"\r\n--part--\r\n");
-        Self { status: 206, body: parts, ..self }.field("Content-Type", "multipart/byteranges; boundary=part")
+        Self {
+            status: 206,
+            body: parts,
+            ..self
+        }
+        .field("Content-Type", "multipart/byteranges; boundary=part")
     }
 }
 
@@ -182,10 +242,16 @@ impl Origin {
         Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), script)
     }
 
-    pub(crate) fn start_at(address: SocketAddr, script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+    pub(crate) fn start_at(
+        address: SocketAddr,
+        script: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind(address).expect("a free port");
         let address = listener.local_addr().expect("bound");
-        let (seen, open) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(true)));
+        let (seen, open) = (
+            Arc::new(Mutex::new(Vec::new())),
+            Arc::new(AtomicBool::new(true)),
+        );
         let script = Arc::new(script);
         let (all, is_open) = (seen.clone(), open.clone());
         std::thread::spawn(move || {
@@ -198,7 +264,11 @@ impl Origin {
                 std::thread::spawn(move || drop(answer(&stream, &all, &*script, &is_open)));
             }
         });
-        Self { address, seen, open }
+        Self {
+            address,
+            seen,
+            open,
+        }
     }
 
     pub(crate) fn seen(&self) -> Vec<Seen> {
@@ -222,7 +292,12 @@ impl Drop for Origin {
     }
 }
 
-fn answer(mut stream: &TcpStream, all: &Mutex<Vec<Seen>>, script: &dyn Fn(&Seen) -> Reply, open: &AtomicBool) -> std::io::Result<()> {
+fn answer(
+    mut stream: &TcpStream,
+    all: &Mutex<Vec<Seen>>,
+    script: &dyn Fn(&Seen) -> Reply,
+    open: &AtomicBool,
+) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream);
     loop {
@@ -231,12 +306,19 @@ fn answer(mut stream: &TcpStream, all: &Mutex<Vec<Seen>>, script: &dyn Fn(&Seen)
             return Ok(());
         }
         let mut words = line.split_whitespace().map(str::to_owned);
-        let mut seen = Seen { method: words.next().unwrap_or_default(), target: words.next().unwrap_or_default(), ..Seen::default() };
+        let mut seen = Seen {
+            method: words.next().unwrap_or_default(),
+            target: words.next().unwrap_or_default(),
+            ..Seen::default()
+        };
         loop {
             let mut field = String::new();
             reader.read_line(&mut field)?;
-            let Some((name, value)) = field.trim_end().split_once(':') else { break };
-            seen.fields.insert(name.to_lowercase(), value.trim().to_owned());
+            let Some((name, value)) = field.trim_end().split_once(':') else {
+                break;
+            };
+            seen.fields
+                .insert(name.to_lowercase(), value.trim().to_owned());
         }
         if seen.fields.contains_key("transfer-encoding") {
             loop {
@@ -251,7 +333,11 @@ fn answer(mut stream: &TcpStream, all: &Mutex<Vec<Seen>>, script: &dyn Fn(&Seen)
                 seen.body.extend_from_slice(&chunk[..size]);
             }
         } else {
-            let length = seen.fields.get("content-length").and_then(|v| v.parse().ok()).unwrap_or(0);
+            let length = seen
+                .fields
+                .get("content-length")
+                .and_then(|v| v.parse().ok())
+                .unwrap_or(0);
             reader.by_ref().take(length).read_to_end(&mut seen.body)?;
         }
         all.lock().expect("unpoisoned").push(seen.clone());
@@ -283,7 +369,10 @@ fn answer(mut stream: &TcpStream, all: &Mutex<Vec<Seen>>, script: &dyn Fn(&Seen)
             }
             continue;
         }
-        for piece in reply.body.chunks(reply.body.len().div_ceil(reply.pieces).max(1)) {
+        for piece in reply
+            .body
+            .chunks(reply.body.len().div_ceil(reply.pieces).max(1))
+        {
             std::thread::park_timeout(reply.pause);
             let piece = &piece[..piece.len().min(reply.cut.unwrap_or(usize::MAX) - sent)];
             write_piece(stream, piece, reply.chunked)?;
@@ -307,7 +396,8 @@ fn write_piece(mut stream: &TcpStream, piece: &[u8], chunked: bool) -> std::io::
     stream.write_all(b"\r\n")
 }
 
-/// A listener whose queue is full, with the connections that fill it: connecting to it takes for ever.
+/// A listener whose queue is full, with the connections that fill it: connecting to it takes for
+/// ever.
 pub(crate) fn hanging_listener(address: SocketAddr) -> Vec<socket2::Socket> {
     use socket2::{Domain, Socket, Type};
     let new = || Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
@@ -319,7 +409,9 @@ pub(crate) fn hanging_listener(address: SocketAddr) -> Vec<socket2::Socket> {
     let mut held = vec![listener];
     loop {
         let socket = new();
-        let is_taken = socket.connect_timeout(&address.into(), Duration::from_millis(200)).is_ok();
+        let is_taken = socket
+            .connect_timeout(&address.into(), Duration::from_millis(200))
+            .is_ok();
         held.push(socket);
         if !is_taken {
             return held;
@@ -384,7 +476,10 @@ impl Plan {
             capacity_bits: None,
             clients: self.clients,
         };
-        let own = Node { admin: Some(admin), ..node(&self.name, listen) };
+        let own = Node {
+            admin: Some(admin),
+            ..node(&self.name, listen)
+        };
         Fleet {
             zone: "cdn.test".into(),
             base: PathBuf::new(),
@@ -427,13 +522,21 @@ impl Plan {
             clusters: vec![Cluster {
                 name: "ams".into(),
                 label: "Amsterdam".into(),
-                place: Place { latitude: 52.0, longitude: 4.0 },
+                place: Place {
+                    latitude: 52.0,
+                    longitude: 4.0,
+                },
                 time_zone: "Europe/Amsterdam".into(),
-                off_peak: DailyWindow { start_minute: 0, end_minute: 1 },
+                off_peak: DailyWindow {
+                    start_minute: 0,
+                    end_minute: 1,
+                },
                 fill_rate_bits: 1 << 30,
                 push_share: Bytes(self.push_share),
                 weight: 1,
-                nodes: std::iter::once(own).chain(self.peers.iter().map(|(n, a)| node(n, *a))).collect(),
+                nodes: std::iter::once(own)
+                    .chain(self.peers.iter().map(|(n, a)| node(n, *a)))
+                    .collect(),
             }],
             sites: vec![Site {
                 name: "www".into(),
@@ -453,16 +556,32 @@ impl Plan {
     }
 
     pub(crate) fn start(self) -> Edge {
-        self.try_start().unwrap_or_else(|failure| panic!("the edge starts: {failure}"))
+        self.try_start()
+            .unwrap_or_else(|failure| panic!("the edge starts: {failure}"))
     }
 
     /// Runs the edge under another node's name.
-    pub(crate) fn run_as(self, name: &str, shutdown: nearcast_fleet::shutdown::Shutdown) -> Result<(), Failure> {
+    pub(crate) fn run_as(
+        self,
+        name: &str,
+        shutdown: nearcast_fleet::shutdown::Shutdown,
+    ) -> Result<(), Failure> {
         let (_fleet, fleet) = watch::channel(Arc::new(self.fleet(free_address(), free_address())));
         let (_entries, entries) = mpsc::channel(1);
         let (_state, state) = watch::channel(FollowState::default());
-        let context = NodeContext { name: name.into(), fleet, entries, state, following: Following::default(), shutdown };
-        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(nearcast_edge::run(context))
+        let context = NodeContext {
+            name: name.into(),
+            fleet,
+            entries,
+            state,
+            following: Following::default(),
+            shutdown,
+        };
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime")
+            .block_on(nearcast_edge::run(context))
     }
 
     /// Starts the edge; gives its failure when it ends before it serves.
@@ -472,19 +591,38 @@ impl Plan {
         let fleet = Arc::new(self.fleet(listen, admin));
         let (fleet_tx, fleet) = watch::channel(fleet);
         let (entries_tx, entries) = mpsc::channel(16);
-        let (state_tx, state) = watch::channel(FollowState { caught_up: self.caught_up, ..FollowState::default() });
+        let (state_tx, state) = watch::channel(FollowState {
+            caught_up: self.caught_up,
+            ..FollowState::default()
+        });
         let (trigger, shutdown) = shutdown::channel();
-        let context = NodeContext { name: self.name, fleet, entries, state, following: Following::default(), shutdown };
+        let context = NodeContext {
+            name: self.name,
+            fleet,
+            entries,
+            state,
+            following: Following::default(),
+            shutdown,
+        };
         let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime");
             runtime.block_on(nearcast_edge::run(context))
         });
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
             if thread.is_finished() {
-                return Err(thread.join().expect("no panic").expect_err("it cannot have ended well"));
+                return Err(thread
+                    .join()
+                    .expect("no panic")
+                    .expect_err("it cannot have ended well"));
             }
-            let ready = exchange(admin, b"GET /ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+            let ready = exchange(
+                admin,
+                b"GET /ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+            );
             if ready.is_ok_and(|r| r.status == 200) {
                 break;
             }
@@ -510,7 +648,12 @@ pub(crate) fn free_address() -> SocketAddr {
     let pid = std::process::id();
     loop {
         let n = NEXT.fetch_add(1, Ordering::SeqCst);
-        let ip = Ipv4Addr::new(127, 64 + (pid >> 8) as u8 % 128, pid as u8, (n % 250) as u8 + 1);
+        let ip = Ipv4Addr::new(
+            127,
+            64 + (pid >> 8) as u8 % 128,
+            pid as u8,
+            (n % 250) as u8 + 1,
+        );
         if let Ok(listener) = TcpListener::bind((ip, 0)) {
             return listener.local_addr().expect("bound");
         }
@@ -569,23 +712,37 @@ impl Edge {
     pub(crate) fn entries_at_once(&mut self, changes: impl IntoIterator<Item = Change>) {
         for change in changes {
             self.revision += 1;
-            let entry = Entry { revision: self.revision, accepted_unix_ms: 0, change };
+            let entry = Entry {
+                revision: self.revision,
+                accepted_unix_ms: 0,
+                change,
+            };
             self.entries.blocking_send(entry).expect("the edge follows");
         }
         let revision = self.revision;
         self.state.send_modify(|s| s.revision = revision);
-        wait_for("the entries to be folded", || self.metric("nearcast_edge_journal_revision") >= revision as f64);
+        wait_for("the entries to be folded", || {
+            self.metric("nearcast_edge_journal_revision") >= revision as f64
+        });
     }
 
     pub(crate) fn metrics(&self) -> String {
-        let answer = exchange(self.admin, b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("metrics");
+        let answer = exchange(
+            self.admin,
+            b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        )
+        .expect("metrics");
         String::from_utf8(answer.body).expect("text")
     }
 
     /// Sum of a metric over all its series that contain `name`.
     pub(crate) fn metric(&self, name: &str) -> f64 {
         let of_name = |line: &&str| line.starts_with(name) && !line.starts_with('#');
-        self.metrics().lines().filter(of_name).filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        self.metrics()
+            .lines()
+            .filter(of_name)
+            .filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
     }
 
     /// Asks for shutdown without waiting.
@@ -608,7 +765,9 @@ impl Edge {
 
     fn end(&mut self) -> Result<(), Failure> {
         drop(self.trigger.take());
-        self.thread.take().map_or(Ok(()), |t| t.join().expect("the edge does not panic"))
+        self.thread
+            .take()
+            .map_or(Ok(()), |t| t.join().expect("the edge does not panic"))
     }
 }
 
@@ -637,7 +796,10 @@ pub(crate) struct Answer {
 
 impl Answer {
     pub(crate) fn field(&self, name: &str) -> &str {
-        self.fields.iter().find(|(n, _)| n == name).map_or("", |(_, v)| v)
+        self.fields
+            .iter()
+            .find(|(n, _)| n == name)
+            .map_or("", |(_, v)| v)
     }
 
     pub(crate) fn text(&self) -> String {
@@ -664,12 +826,21 @@ pub(crate) fn exchange(address: SocketAddr, bytes: &[u8]) -> std::io::Result<Ans
 pub(crate) fn read_answer(reader: &mut impl BufRead, is_head: bool) -> std::io::Result<Answer> {
     let mut line = String::new();
     reader.read_line(&mut line)?;
-    let status: u16 = line.split(' ').nth(1).and_then(|s| s.trim().parse().ok()).ok_or(std::io::ErrorKind::InvalidData)?;
-    let mut answer = Answer { status, ..Answer::default() };
+    let status: u16 = line
+        .split(' ')
+        .nth(1)
+        .and_then(|s| s.trim().parse().ok())
+        .ok_or(std::io::ErrorKind::InvalidData)?;
+    let mut answer = Answer {
+        status,
+        ..Answer::default()
+    };
     loop {
         let mut line = String::new();
         reader.read_line(&mut line)?;
-        let Some((name, value)) = line.trim_end().split_once(": ") else { break };
+        let Some((name, value)) = line.trim_end().split_once(": ") else {
+            break;
+        };
         answer.fields.push((name.to_lowercase(), value.to_owned()));
     }
     if (101..200).contains(&status) {
@@ -685,7 +856,8 @@ pub(crate) fn read_answer(reader: &mut impl BufRead, is_head: bool) -> std::io::
             if reader.read_line(&mut size)? == 0 {
                 break;
             }
-            let size = usize::from_str_radix(size.trim(), 16).map_err(|_| std::io::ErrorKind::InvalidData)?;
+            let size = usize::from_str_radix(size.trim(), 16)
+                .map_err(|_| std::io::ErrorKind::InvalidData)?;
             let mut chunk = vec![0; size + 2];
             if reader.read_exact(&mut chunk).is_err() {
                 break;
@@ -715,5 +887,7 @@ pub(crate) fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// Bytes in which no slice is like another.
 pub(crate) fn pattern(length: usize) -> Vec<u8> {
-    (0..length).map(|i| (i % 251) as u8 ^ (i / 65_536) as u8).collect()
+    (0..length)
+        .map(|i| (i % 251) as u8 ^ (i / 65_536) as u8)
+        .collect()
 }

@@ -8,16 +8,20 @@ const NAME_CHARS_MAX: usize = 253;
 /// Longest label.
 const LABEL_CHARS_MAX: usize = 63;
 
-/// Whether it can name a node, a cluster or a site: it becomes a DNS label, a directory and a metric label.
+/// Whether it can name a node, a cluster or a site: it becomes a DNS label, a directory and a
+/// metric label.
 pub(super) fn is_label(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= LABEL_CHARS_MAX
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && !name.starts_with('-')
         && !name.ends_with('-')
 }
 
-/// What is wrong with a host name; `None` for a good one. Underscores pass: they are common below zones.
+/// What is wrong with a host name; `None` for a good one. Underscores pass: they are common below
+/// zones.
 pub(super) fn host_problem(name: &str) -> Option<&'static str> {
     if name.is_empty() {
         return Some("it is empty");
@@ -32,7 +36,10 @@ pub(super) fn host_problem(name: &str) -> Option<&'static str> {
         if label.len() > LABEL_CHARS_MAX {
             return Some("a label has more than 63 characters");
         }
-        if !label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
+        if !label
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        {
             return Some("only letters, digits, - and . can be in it");
         }
         if label.starts_with('-') || label.ends_with('-') {
@@ -49,15 +56,22 @@ pub(super) fn normal(name: &str) -> String {
 
 /// Whether `name` is `zone` or below it; both normal.
 pub(super) fn is_within(name: &str, zone: &str) -> bool {
-    zone.is_empty() || name == zone || name.strip_suffix(zone).is_some_and(|rest| rest.ends_with('.'))
+    zone.is_empty()
+        || name == zone
+        || name
+            .strip_suffix(zone)
+            .is_some_and(|rest| rest.ends_with('.'))
 }
 
-/// `http://host[:port]` in normal form, for a URL with one of these schemes and nothing after its port.
+/// `http://host[:port]` in normal form, for a URL with one of these schemes and nothing after its
+/// port.
 ///
 /// # Errors
 /// What is wrong with it.
 pub(crate) fn base_url(url: &str, schemes: &[&str]) -> Result<String, &'static str> {
-    let Some((scheme, rest)) = url.split_once("://") else { return Err("it has no scheme") };
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return Err("it has no scheme");
+    };
     let scheme = scheme.to_ascii_lowercase();
     if !schemes.contains(&scheme.as_str()) {
         return Err("its scheme is not one that can be used here");
@@ -80,8 +94,14 @@ pub(crate) fn host_and_port(authority: &str) -> Result<String, &'static str> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
             let (address, after) = rest.split_once(']').ok_or("its [ is not closed")?;
-            let address: std::net::Ipv6Addr = address.parse().map_err(|_| "what is in its [] is not an IPv6 address")?;
-            let port = if after.is_empty() { None } else { Some(after.strip_prefix(':').ok_or("something follows its ]")?) };
+            let address: std::net::Ipv6Addr = address
+                .parse()
+                .map_err(|_| "what is in its [] is not an IPv6 address")?;
+            let port = if after.is_empty() {
+                None
+            } else {
+                Some(after.strip_prefix(':').ok_or("something follows its ]")?)
+            };
             (format!("[{address}]"), port)
         }
         None => match authority.split_once(':') {
@@ -96,7 +116,9 @@ pub(crate) fn host_and_port(authority: &str) -> Result<String, &'static str> {
     match port {
         None => Ok(host),
         Some(port) => match port.parse::<u16>() {
-            Ok(number) if number > 0 && port.bytes().all(|b| b.is_ascii_digit()) => Ok(format!("{host}:{number}")),
+            Ok(number) if number > 0 && port.bytes().all(|b| b.is_ascii_digit()) => {
+                Ok(format!("{host}:{number}"))
+            }
             _ => Err("its port is not a number from 1 to 65535"),
         },
     }
@@ -105,14 +127,18 @@ pub(crate) fn host_and_port(authority: &str) -> Result<String, &'static str> {
 /// Bytes of a request field's name.
 const FIELD_NAME_BYTES_MAX: usize = 64;
 
-/// Checks the name of a request field, in lower case, by which a site may be told what clients send.
+/// Checks the name of a request field, in lower case, by which a site may be told what clients
+/// send.
 ///
 /// # Errors
 /// What is wrong with it, and what to write instead.
 pub(super) fn request_field(name: &str) -> Result<(), (String, &'static str)> {
     let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'+-.^_`|~".contains(&b);
     if name.is_empty() || name.len() > FIELD_NAME_BYTES_MAX || !name.bytes().all(is_token) {
-        return Err((format!("{name:?} is no name of a field"), "write one such as \"x-app-version\", without a colon, wildcard or value"));
+        return Err((
+            format!("{name:?} is no name of a field"),
+            "write one such as \"x-app-version\", without a colon, wildcard or value",
+        ));
     }
     if name == "authorization" {
         return Err((
@@ -122,7 +148,10 @@ pub(super) fn request_field(name: &str) -> Result<(), (String, &'static str)> {
     }
     if request_fields::is_edges_own(name) {
         let mend = "remove it: no client's value of it reaches the origin";
-        return Err((format!("{name} is a field that the edge drops, or makes or reads itself"), mend));
+        return Err((
+            format!("{name} is a field that the edge drops, or makes or reads itself"),
+            mend,
+        ));
     }
     Ok(())
 }
@@ -172,9 +201,14 @@ mod tests {
 
     #[test]
     fn within() {
-        for (name, zone, expected) in
-            [("a.b", "b", true), ("b", "b", true), ("ab", "b", false), ("a.b", "", true), ("", "", true), ("b", "a.b", false)]
-        {
+        for (name, zone, expected) in [
+            ("a.b", "b", true),
+            ("b", "b", true),
+            ("ab", "b", false),
+            ("a.b", "", true),
+            ("", "", true),
+            ("b", "a.b", false),
+        ] {
             assert_eq!(is_within(name, zone), expected, "{name} {zone}");
         }
     }
@@ -184,22 +218,41 @@ mod tests {
         for (url, expected) in [
             ("http://origin.test", Ok("http://origin.test")),
             ("HTTP://Origin.Test:8000/", Ok("http://origin.test:8000")),
-            ("https://[2001:DB8::1]:8443", Ok("https://[2001:db8::1]:8443")),
+            (
+                "https://[2001:DB8::1]:8443",
+                Ok("https://[2001:db8::1]:8443"),
+            ),
             ("http://[::1]", Ok("http://[::1]")),
             ("origin.test", Err("it has no scheme")),
-            ("ftp://origin.test", Err("its scheme is not one that can be used here")),
+            (
+                "ftp://origin.test",
+                Err("its scheme is not one that can be used here"),
+            ),
             ("http://origin.test/path", Err("it has a path")),
             ("http://origin.test?q", Err("it has a path")),
             ("http://u:p@origin.test", Err("it has a user name")),
             ("http://", Err("it is empty")),
-            ("http://a:0", Err("its port is not a number from 1 to 65535")),
-            ("http://a:+1", Err("its port is not a number from 1 to 65535")),
-            ("http://a:65536", Err("its port is not a number from 1 to 65535")),
+            (
+                "http://a:0",
+                Err("its port is not a number from 1 to 65535"),
+            ),
+            (
+                "http://a:+1",
+                Err("its port is not a number from 1 to 65535"),
+            ),
+            (
+                "http://a:65536",
+                Err("its port is not a number from 1 to 65535"),
+            ),
             ("http://::1", Err("an IPv6 address in it needs []")),
             ("http://[::1", Err("its [ is not closed")),
             ("http://[::1]x", Err("something follows its ]")),
         ] {
-            assert_eq!(base_url(url, &["http", "https"]), expected.map(str::to_owned), "{url}");
+            assert_eq!(
+                base_url(url, &["http", "https"]),
+                expected.map(str::to_owned),
+                "{url}"
+            );
         }
     }
 }

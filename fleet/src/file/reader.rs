@@ -1,7 +1,8 @@
-//! Walking a parsed TOML document with every position at hand: sections, their known keys, typed values.
+//! Walking a parsed TOML document with every position at hand: sections, their known keys, typed
+//! values.
 //!
-//! Every reader gives a value in any case, a stand-in where it had to note a mistake, so that one pass finds them all.
-//! Knows TOML and units; knows nothing of what settings mean.
+//! Every reader gives a value in any case, a stand-in where it had to note a mistake, so that one
+//! pass finds them all. Knows TOML and units; knows nothing of what settings mean.
 
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
@@ -29,23 +30,45 @@ pub(super) struct Mistakes<'t> {
 
 impl<'t> Mistakes<'t> {
     pub(super) fn new(text: &'t str) -> Self {
-        let line_starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        Self { text, line_starts, counted: Cell::default(), found: RefCell::default() }
+        let line_starts = std::iter::once(0)
+            .chain(text.match_indices('\n').map(|(at, _)| at + 1))
+            .collect();
+        Self {
+            text,
+            line_starts,
+            counted: Cell::default(),
+            found: RefCell::default(),
+        }
     }
 
     /// Notes a mistake at a byte of the text.
     pub(super) fn note(&self, at: usize, problem: impl Into<String>, mend: impl Into<String>) {
-        let line = self.line_starts.partition_point(|start| *start <= at).max(1);
+        let line = self
+            .line_starts
+            .partition_point(|start| *start <= at)
+            .max(1);
         let start = self.line_starts[line - 1];
         // Counted on from the last mistake of the line, as a line may have a hundred thousand.
         let (counted_to, counted) = match self.counted.get() {
             (to, chars) if (start..=at).contains(&to) => (to, chars),
             _ => (start, 0),
         };
-        let chars = counted + self.text.get(counted_to..at).map_or(0, |between| between.chars().count());
+        let chars = counted
+            + self
+                .text
+                .get(counted_to..at)
+                .map_or(0, |between| between.chars().count());
         self.counted.set((at, chars));
         let column = chars + 1;
-        self.found.borrow_mut().push((at, Mistake { line, column, problem: problem.into(), mend: mend.into() }));
+        self.found.borrow_mut().push((
+            at,
+            Mistake {
+                line,
+                column,
+                problem: problem.into(),
+                mend: mend.into(),
+            },
+        ));
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -61,7 +84,9 @@ impl<'t> Mistakes<'t> {
 
     /// What a section starts with in words: `line 12`.
     pub(super) fn line_of(&self, at: usize) -> usize {
-        self.line_starts.partition_point(|start| *start <= at).max(1)
+        self.line_starts
+            .partition_point(|start| *start <= at)
+            .max(1)
     }
 }
 
@@ -99,8 +124,18 @@ pub(super) struct Text<'a> {
 
 impl<'a> Section<'a> {
     /// The whole file; notes its unknown keys.
-    pub(super) fn root(mistakes: &'a Mistakes<'a>, table: &'a DeTable<'a>, known: &'static [&'static str]) -> Self {
-        let section = Self { mistakes, table: Some(table), known, path: String::new(), at: 0 };
+    pub(super) fn root(
+        mistakes: &'a Mistakes<'a>,
+        table: &'a DeTable<'a>,
+        known: &'static [&'static str],
+    ) -> Self {
+        let section = Self {
+            mistakes,
+            table: Some(table),
+            known,
+            path: String::new(),
+            at: 0,
+        };
         section.note_unknown();
         section
     }
@@ -110,16 +145,27 @@ impl<'a> Section<'a> {
             let name: &str = key.get_ref();
             if !self.known.contains(&name) {
                 let mend = match nearest(name, self.known) {
-                    Some(near) => format!("did you mean {near}? The settings here are {}", self.known.join(", ")),
+                    Some(near) => format!(
+                        "did you mean {near}? The settings here are {}",
+                        self.known.join(", ")
+                    ),
                     None => format!("the settings here are {}", self.known.join(", ")),
                 };
-                self.mistakes.note(key.span().start, format!("{}: there is no such setting", self.path_of(name)), mend);
+                self.mistakes.note(
+                    key.span().start,
+                    format!("{}: there is no such setting", self.path_of(name)),
+                    mend,
+                );
             }
         }
     }
 
     pub(super) fn path_of(&self, key: &str) -> String {
-        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+        if self.path.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.path)
+        }
     }
 
     /// Whether the section is in the file at all.
@@ -133,7 +179,11 @@ impl<'a> Section<'a> {
 
     /// Notes that a required setting is missing, at the section's start.
     pub(super) fn note_missing(&self, key: &str, mend: &str) {
-        self.mistakes.note(self.at, format!("{}: this setting is required", self.path_of(key)), format!("add {mend}"));
+        self.mistakes.note(
+            self.at,
+            format!("{}: this setting is required", self.path_of(key)),
+            format!("add {mend}"),
+        );
     }
 
     /// Byte of a setting's value, or of the section where it is not set.
@@ -142,29 +192,60 @@ impl<'a> Section<'a> {
     }
 
     pub(super) fn item(&self, key: &'static str) -> Option<Item<'a>> {
-        debug_assert!(self.known.contains(&key), "{key} is not in the list of this section's settings");
+        debug_assert!(
+            self.known.contains(&key),
+            "{key} is not in the list of this section's settings"
+        );
         let value = self.table?.get(key)?;
-        Some(Item { mistakes: self.mistakes, value: value.get_ref(), path: self.path_of(key), at: value.span().start })
+        Some(Item {
+            mistakes: self.mistakes,
+            value: value.get_ref(),
+            path: self.path_of(key),
+            at: value.span().start,
+        })
     }
 
     /// A section below this one, empty when the file has none.
     pub(super) fn section(&self, key: &'static str, known: &'static [&'static str]) -> Self {
-        let empty = Self { mistakes: self.mistakes, table: None, known, path: self.path_of(key), at: self.at };
-        let Some(item) = self.item(key) else { return empty };
+        let empty = Self {
+            mistakes: self.mistakes,
+            table: None,
+            known,
+            path: self.path_of(key),
+            at: self.at,
+        };
+        let Some(item) = self.item(key) else {
+            return empty;
+        };
         item.as_section(known).unwrap_or(empty)
     }
 
     /// The sections of an array of tables (`[[site]]`).
     pub(super) fn sections(&self, key: &'static str, known: &'static [&'static str]) -> Vec<Self> {
-        let Some(item) = self.item(key) else { return Vec::new() };
+        let Some(item) = self.item(key) else {
+            return Vec::new();
+        };
         let DeValue::Array(array) = item.value else {
-            item.note_type(&format!("one or more sections [[{}]]", header_path(&item.path)));
+            item.note_type(&format!(
+                "one or more sections [[{}]]",
+                header_path(&item.path)
+            ));
             return Vec::new();
         };
         if array.is_empty() {
-            item.note("the list is empty", format!("write one or more sections [[{}]], or leave it out", header_path(&item.path)));
+            item.note(
+                "the list is empty",
+                format!(
+                    "write one or more sections [[{}]], or leave it out",
+                    header_path(&item.path)
+                ),
+            );
         }
-        array.iter().enumerate().filter_map(|(n, value)| item.element(n, value).as_section(known)).collect()
+        array
+            .iter()
+            .enumerate()
+            .filter_map(|(n, value)| item.element(n, value).as_section(known))
+            .collect()
     }
 
     pub(super) fn text(&self, key: &'static str) -> Option<Text<'a>> {
@@ -183,16 +264,32 @@ impl<'a> Section<'a> {
     pub(super) fn texts(&self, key: &'static str) -> Option<Vec<Text<'a>>> {
         let item = self.item(key)?;
         let DeValue::Array(array) = item.value else {
-            return Some(item.as_text("a string or a list of strings").into_iter().collect());
+            return Some(
+                item.as_text("a string or a list of strings")
+                    .into_iter()
+                    .collect(),
+            );
         };
         if array.len() > LIST_MAX {
-            item.note(format!("the list has {} entries", array.len()), format!("at most {LIST_MAX} are read"));
+            item.note(
+                format!("the list has {} entries", array.len()),
+                format!("at most {LIST_MAX} are read"),
+            );
         }
-        Some(array.iter().take(LIST_MAX).enumerate().filter_map(|(n, value)| item.element(n, value).as_text("a string")).collect())
+        Some(
+            array
+                .iter()
+                .take(LIST_MAX)
+                .enumerate()
+                .filter_map(|(n, value)| item.element(n, value).as_text("a string"))
+                .collect(),
+        )
     }
 
     pub(super) fn boolean(&self, key: &'static str, default: bool) -> bool {
-        let Some(item) = self.item(key) else { return default };
+        let Some(item) = self.item(key) else {
+            return default;
+        };
         item.value.as_bool().unwrap_or_else(|| {
             item.note_type("true or false");
             default
@@ -206,9 +303,15 @@ impl<'a> Section<'a> {
             item.note_type(&expected());
             return None;
         };
-        match u64::from_str_radix(number.as_str(), number.radix()).ok().filter(|n| range.contains(n)) {
+        match u64::from_str_radix(number.as_str(), number.radix())
+            .ok()
+            .filter(|n| range.contains(n))
+        {
             None => {
-                item.note(format!("{} is out of range", number.as_str()), format!("write {}", expected()));
+                item.note(
+                    format!("{} is out of range", number.as_str()),
+                    format!("write {}", expected()),
+                );
                 None
             }
             found => found,
@@ -224,26 +327,57 @@ impl<'a> Section<'a> {
             return None;
         };
         if !range.contains(&number) {
-            item.note(format!("{number} is out of range"), format!("write {}", expected()));
+            item.note(
+                format!("{number} is out of range"),
+                format!("write {}", expected()),
+            );
             return None;
         }
         Some(number)
     }
 
-    pub(super) fn duration(&self, key: &'static str, range: RangeInclusive<Duration>) -> Option<Duration> {
-        self.quantity(key, units::duration, range, |d| format!("{d:?}"), "a duration such as \"30s\"")
+    pub(super) fn duration(
+        &self,
+        key: &'static str,
+        range: RangeInclusive<Duration>,
+    ) -> Option<Duration> {
+        self.quantity(
+            key,
+            units::duration,
+            range,
+            |d| format!("{d:?}"),
+            "a duration such as \"30s\"",
+        )
     }
 
     pub(super) fn bytes(&self, key: &'static str, range: RangeInclusive<Bytes>) -> Option<Bytes> {
-        self.quantity(key, units::bytes, range, |b| b.to_string(), "a size such as \"512MiB\"")
+        self.quantity(
+            key,
+            units::bytes,
+            range,
+            |b| b.to_string(),
+            "a size such as \"512MiB\"",
+        )
     }
 
     pub(super) fn rate(&self, key: &'static str) -> Option<u64> {
-        self.quantity(key, units::rate, 1000..=1_000_000_000_000_000, |r| format!("{r}bit/s"), "a rate such as \"100Mbit/s\"")
+        self.quantity(
+            key,
+            units::rate,
+            1000..=1_000_000_000_000_000,
+            |r| format!("{r}bit/s"),
+            "a rate such as \"100Mbit/s\"",
+        )
     }
 
     pub(super) fn percent(&self, key: &'static str) -> Option<f64> {
-        self.quantity(key, units::percent, 0.0..=1.0, |p| format!("{}%", p * 100.0), "a percentage such as \"10%\"")
+        self.quantity(
+            key,
+            units::percent,
+            0.0..=1.0,
+            |p| format!("{}%", p * 100.0),
+            "a percentage such as \"10%\"",
+        )
     }
 
     fn quantity<T: PartialOrd>(
@@ -256,12 +390,21 @@ impl<'a> Section<'a> {
     ) -> Option<T> {
         let item = self.item(key)?;
         let text = match item.value {
-            _ if item.is_bare_zero() => Text { mistakes: self.mistakes, text: "0", path: item.path.clone(), at: item.at },
+            _ if item.is_bare_zero() => Text {
+                mistakes: self.mistakes,
+                text: "0",
+                path: item.path.clone(),
+                at: item.at,
+            },
             _ => item.as_text(expected)?,
         };
         let found = text.quantity(parse)?;
         if !range.contains(&found) {
-            let mend = format!("write one from {} to {}", show(range.start()), show(range.end()));
+            let mend = format!(
+                "write one from {} to {}",
+                show(range.start()),
+                show(range.end())
+            );
             item.note(format!("{} is out of range", text.text), mend);
             return None;
         }
@@ -274,25 +417,45 @@ impl<'a> Section<'a> {
 
     /// One or more socket addresses; empty only when the key is not there or a mistake was noted.
     pub(super) fn sockets(&self, key: &'static str) -> Vec<SocketAddr> {
-        let Some(texts) = self.texts(key) else { return Vec::new() };
+        let Some(texts) = self.texts(key) else {
+            return Vec::new();
+        };
         if texts.is_empty() && self.item(key).is_some_and(|i| i.value.is_array()) {
-            self.mistakes.note(self.at_of(key), format!("{}: the list is empty", self.path_of(key)), "name at least one address and port");
+            self.mistakes.note(
+                self.at_of(key),
+                format!("{}: the list is empty", self.path_of(key)),
+                "name at least one address and port",
+            );
         }
         texts.iter().filter_map(Text::socket).collect()
     }
 
     pub(super) fn addresses(&self, key: &'static str) -> Vec<(IpAddr, usize)> {
-        let Some(texts) = self.texts(key) else { return Vec::new() };
+        let Some(texts) = self.texts(key) else {
+            return Vec::new();
+        };
         if texts.is_empty() && self.item(key).is_some_and(|i| i.value.is_array()) {
-            self.mistakes.note(self.at_of(key), format!("{}: the list is empty", self.path_of(key)), "name at least one IP address");
+            self.mistakes.note(
+                self.at_of(key),
+                format!("{}: the list is empty", self.path_of(key)),
+                "name at least one IP address",
+            );
         }
-        texts.iter().filter_map(|t| t.address().map(|a| (a, t.at))).collect()
+        texts
+            .iter()
+            .filter_map(|t| t.address().map(|a| (a, t.at)))
+            .collect()
     }
 }
 
 impl<'a> Item<'a> {
     fn element(&self, n: usize, value: &'a Spanned<DeValue<'a>>) -> Self {
-        Self { mistakes: self.mistakes, value: value.get_ref(), path: format!("{}[{n}]", self.path), at: value.span().start }
+        Self {
+            mistakes: self.mistakes,
+            value: value.get_ref(),
+            path: format!("{}[{n}]", self.path),
+            at: value.span().start,
+        }
     }
 
     /// Whether it is the number 0, the one quantity that needs no unit.
@@ -310,7 +473,13 @@ impl<'a> Item<'a> {
             self.note_type(&format!("a section [{}]", header_path(&self.path)));
             return None;
         };
-        let section = Section { mistakes: self.mistakes, table: Some(table), known, path: self.path.clone(), at: self.at };
+        let section = Section {
+            mistakes: self.mistakes,
+            table: Some(table),
+            known,
+            path: self.path.clone(),
+            at: self.at,
+        };
         section.note_unknown();
         Some(section)
     }
@@ -320,12 +489,19 @@ impl<'a> Item<'a> {
             self.note_type(expected);
             return None;
         };
-        Some(Text { mistakes: self.mistakes, text, path: self.path.clone(), at: self.at })
+        Some(Text {
+            mistakes: self.mistakes,
+            text,
+            path: self.path.clone(),
+            at: self.at,
+        })
     }
 
     pub(super) fn number(&self) -> Option<f64> {
         match self.value {
-            DeValue::Integer(n) => i64::from_str_radix(n.as_str(), n.radix()).ok().map(|n| n as f64),
+            DeValue::Integer(n) => i64::from_str_radix(n.as_str(), n.radix())
+                .ok()
+                .map(|n| n as f64),
             DeValue::Float(n) => n.as_str().parse().ok(),
             _ => None,
         }
@@ -341,13 +517,19 @@ impl<'a> Item<'a> {
     }
 
     pub(super) fn note(&self, problem: impl AsRef<str>, mend: impl Into<String>) {
-        self.mistakes.note(self.at, format!("{}: {}", self.path, problem.as_ref()), mend);
+        self.mistakes.note(
+            self.at,
+            format!("{}: {}", self.path, problem.as_ref()),
+            mend,
+        );
     }
 
     pub(super) fn note_type(&self, expected: &str) {
         let (kind, hint) = match self.value {
             DeValue::String(_) => ("a string", ""),
-            DeValue::Integer(_) | DeValue::Float(_) if expected.contains('"') => ("a number", ", quotes and unit included"),
+            DeValue::Integer(_) | DeValue::Float(_) if expected.contains('"') => {
+                ("a number", ", quotes and unit included")
+            }
             DeValue::Integer(_) => ("a whole number", ""),
             DeValue::Float(_) => ("a number", ""),
             DeValue::Boolean(_) => ("true or false", ""),
@@ -361,7 +543,11 @@ impl<'a> Item<'a> {
 
 impl Text<'_> {
     pub(super) fn note(&self, problem: impl AsRef<str>, mend: impl Into<String>) {
-        self.mistakes.note(self.at, format!("{}: {}", self.path, problem.as_ref()), mend);
+        self.mistakes.note(
+            self.at,
+            format!("{}: {}", self.path, problem.as_ref()),
+            mend,
+        );
     }
 
     pub(super) fn quantity<T>(&self, parse: impl Fn(&str) -> Result<T, UnitError>) -> Option<T> {
@@ -369,8 +555,14 @@ impl Text<'_> {
             Ok(value) => Some(value),
             Err(error) => {
                 let words = error.to_string();
-                let (problem, mend) = words.split_once("; ").unwrap_or((&words, "write a smaller one"));
-                let problem = if problem.contains(self.text) { problem.to_owned() } else { format!("{:?}: {problem}", self.text) };
+                let (problem, mend) = words
+                    .split_once("; ")
+                    .unwrap_or((&words, "write a smaller one"));
+                let problem = if problem.contains(self.text) {
+                    problem.to_owned()
+                } else {
+                    format!("{:?}: {problem}", self.text)
+                };
                 self.note(problem, mend);
                 None
             }
@@ -397,8 +589,15 @@ impl Text<'_> {
     pub(super) fn address(&self) -> Option<IpAddr> {
         let found: Option<IpAddr> = self.text.parse().ok();
         if found.is_none() {
-            let example = if self.text.parse::<SocketAddr>().is_ok() { "leave the port out" } else { "write an IP address" };
-            self.note(format!("{:?} is not an IP address", self.text), format!("{example}, such as \"192.0.2.1\" or \"2001:db8::1\""));
+            let example = if self.text.parse::<SocketAddr>().is_ok() {
+                "leave the port out"
+            } else {
+                "write an IP address"
+            };
+            self.note(
+                format!("{:?} is not an IP address", self.text),
+                format!("{example}, such as \"192.0.2.1\" or \"2001:db8::1\""),
+            );
         }
         found
     }
@@ -407,7 +606,12 @@ impl Text<'_> {
 /// The known name that was probably meant.
 pub(super) fn nearest<'k, K: AsRef<str>>(name: &str, known: &'k [K]) -> Option<&'k str> {
     let lower = name.to_lowercase();
-    let scored = known.iter().map(|k| (strsim::damerau_levenshtein(&lower, &k.as_ref().to_lowercase()), k.as_ref()));
+    let scored = known.iter().map(|k| {
+        (
+            strsim::damerau_levenshtein(&lower, &k.as_ref().to_lowercase()),
+            k.as_ref(),
+        )
+    });
     let (distance, near) = scored.min_by_key(|(distance, _)| *distance)?;
     (distance <= 2.max(near.len() / 3)).then_some(near)
 }

@@ -1,8 +1,8 @@
 //! Records of a zone in one line each: `name [ttl] TYPE data`, and what must hold among them.
 //!
-//! Checks what a person gets wrong: names outside the zone, addresses, missing fields, CNAME beside other data. The
-//! name server parses the data into its wire form; a type that is not known here by name is written `TYPE<number>`
-//! with data in the generic form of RFC 3597.
+//! Checks what a person gets wrong: names outside the zone, addresses, missing fields, CNAME beside
+//! other data. The name server parses the data into its wire form; a type that is not known here by
+//! name is written `TYPE<number>` with data in the generic form of RFC 3597.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -52,12 +52,18 @@ pub(super) type Wrong = (String, String);
 pub(super) fn parse(line: &str, zone: &str, ttl: u32) -> Result<Record, Wrong> {
     let wrong = |problem: String, mend: &str| Err((problem, mend.to_owned()));
     if line.contains(['\n', '\r', '\0']) {
-        return wrong("a record is one line".into(), "write each record as a string of its own");
+        return wrong(
+            "a record is one line".into(),
+            "write each record as a string of its own",
+        );
     }
     let mut rest = line.trim();
     let owner = next_word(&mut rest);
     if owner.is_empty() {
-        return wrong("the record is empty".into(), "write \"name TYPE data\", such as \"www A 192.0.2.1\"");
+        return wrong(
+            "the record is empty".into(),
+            "write \"name TYPE data\", such as \"www A 192.0.2.1\"",
+        );
     }
     let owner = owner_name(owner, zone)?;
     let mut own_ttl = None;
@@ -71,12 +77,20 @@ pub(super) fn parse(line: &str, zone: &str, ttl: u32) -> Result<Record, Wrong> {
         }
     }
     if word.is_empty() {
-        return wrong(format!("{line:?} has no type"), "write \"name TYPE data\", such as \"www A 192.0.2.1\"");
+        return wrong(
+            format!("{line:?} has no type"),
+            "write \"name TYPE data\", such as \"www A 192.0.2.1\"",
+        );
     }
     let rtype = word.to_ascii_uppercase();
-    let is_numbered = rtype.strip_prefix("TYPE").is_some_and(|n| n.parse::<u16>().is_ok());
+    let is_numbered = rtype
+        .strip_prefix("TYPE")
+        .is_some_and(|n| n.parse::<u16>().is_ok());
     if rtype == "SOA" {
-        return wrong("the SOA record is made by the name server".into(), "remove it");
+        return wrong(
+            "the SOA record is made by the name server".into(),
+            "remove it",
+        );
     }
     if !is_numbered && !TYPES.contains(&rtype.as_str()) {
         let mend = match nearest(&rtype, TYPES) {
@@ -92,10 +106,18 @@ pub(super) fn parse(line: &str, zone: &str, ttl: u32) -> Result<Record, Wrong> {
         );
     }
     if rtype == "CNAME" && owner == zone {
-        return wrong("the top of a zone cannot be a CNAME".into(), "use A and AAAA records, or a name below the zone");
+        return wrong(
+            "the top of a zone cannot be a CNAME".into(),
+            "use A and AAAA records, or a name below the zone",
+        );
     }
     check_data(&rtype, rest)?;
-    Ok(Record { owner, ttl: own_ttl.unwrap_or(ttl), rtype, data: rest.to_owned() })
+    Ok(Record {
+        owner,
+        ttl: own_ttl.unwrap_or(ttl),
+        rtype,
+        data: rest.to_owned(),
+    })
 }
 
 /// Notes what does not hold among the records of one zone.
@@ -118,12 +140,18 @@ pub(super) fn check_together(records: &[(Record, Text<'_>)]) {
         let mut ttls: BTreeMap<&str, u32> = BTreeMap::new();
         for (record, text) in group {
             if !seen.insert((&record.rtype, &record.data)) {
-                text.note(format!("{owner} has this {} record twice", record.rtype), "remove one");
+                text.note(
+                    format!("{owner} has this {} record twice", record.rtype),
+                    "remove one",
+                );
             }
             let first = *ttls.entry(&record.rtype).or_insert(record.ttl);
             if first != record.ttl {
                 text.note(
-                    format!("the {} records of {owner} have different TTLs, {first} s and {} s", record.rtype, record.ttl),
+                    format!(
+                        "the {} records of {owner} have different TTLs, {first} s and {} s",
+                        record.rtype, record.ttl
+                    ),
                     "give them the same TTL (RFC 2181 section 5.2)",
                 );
             }
@@ -147,8 +175,13 @@ fn owner_name(written: &str, zone: &str) -> Result<String, Wrong> {
         None if zone.is_empty() => written.to_ascii_lowercase(),
         None => format!("{}.{zone}", written.to_ascii_lowercase()),
     };
-    let below_star = owner.strip_prefix("*.").unwrap_or(if owner == "*" { "x" } else { &owner });
-    if let Some(problem) = (!owner.is_empty()).then(|| names::host_problem(below_star)).flatten() {
+    let below_star = owner
+        .strip_prefix("*.")
+        .unwrap_or(if owner == "*" { "x" } else { &owner });
+    if let Some(problem) = (!owner.is_empty())
+        .then(|| names::host_problem(below_star))
+        .flatten()
+    {
         return Err((
             format!("{written:?} cannot own a record: {problem}"),
             "write a name relative to the zone, such as \"www\", or @ for its top".into(),
@@ -177,11 +210,17 @@ pub(super) fn shown(zone: &str) -> &str {
 fn parse_ttl(word: &str) -> Result<u32, Wrong> {
     let seconds = match word.parse::<u64>() {
         Ok(seconds) => Some(seconds),
-        Err(_) => units::duration(word).ok().filter(|d| d.subsec_millis() == 0).map(|d| d.as_secs()),
+        Err(_) => units::duration(word)
+            .ok()
+            .filter(|d| d.subsec_millis() == 0)
+            .map(|d| d.as_secs()),
     };
     match seconds.filter(|s| *s <= TTL_MAX) {
         Some(seconds) => Ok(seconds as u32),
-        None => Err((format!("{word:?} is not a TTL"), "write whole seconds, such as 300, or a duration, such as 5m".into())),
+        None => Err((
+            format!("{word:?} is not a TTL"),
+            "write whole seconds, such as 300, or a duration, such as 5m".into(),
+        )),
     }
 }
 
@@ -190,7 +229,8 @@ fn check_data(rtype: &str, data: &str) -> Result<(), Wrong> {
         return check_generic(data);
     }
     let words: Vec<&str> = data.split_whitespace().collect();
-    let wrong = |problem: String, example: &str| Err((problem, format!("write for example \"{example}\"")));
+    let wrong =
+        |problem: String, example: &str| Err((problem, format!("write for example \"{example}\"")));
     if data.is_empty() {
         return wrong(format!("the {rtype} record has no data"), example(rtype));
     }
@@ -205,14 +245,21 @@ fn check_data(rtype: &str, data: &str) -> Result<(), Wrong> {
             wrong(format!("{data:?} is not one host name"), example(rtype))
         }
         "MX" if !matches!(words[..], [preference, name] if is_u16(preference) && is_target(name)) => {
-            wrong(format!("{data:?} is not a preference and a host name"), example(rtype))
+            wrong(
+                format!("{data:?} is not a preference and a host name"),
+                example(rtype),
+            )
         }
         "SRV" if !matches!(words[..], [a, b, c, name] if [a, b, c].iter().all(|w| is_u16(w)) && is_target(name)) => {
-            wrong(format!("{data:?} is not a priority, a weight, a port and a host name"), example(rtype))
+            wrong(
+                format!("{data:?} is not a priority, a weight, a port and a host name"),
+                example(rtype),
+            )
         }
-        "CAA" if words.len() < 3 || words[0].parse::<u8>().is_err() => {
-            wrong(format!("{data:?} is not flags, a tag and a value"), example(rtype))
-        }
+        "CAA" if words.len() < 3 || words[0].parse::<u8>().is_err() => wrong(
+            format!("{data:?} is not flags, a tag and a value"),
+            example(rtype),
+        ),
         "TXT" | "SPF" | "CAA" | "HINFO" | "URI" | "NAPTR" if !quotes_end(data) => {
             wrong(format!("a quote in {data:?} does not end"), example(rtype))
         }
@@ -241,7 +288,10 @@ fn check_generic(data: &str) -> Result<(), Wrong> {
     let mut words = data.split_whitespace().skip(1);
     let length: Option<usize> = words.next().and_then(|w| w.parse().ok());
     let digits: String = words.collect();
-    if length == Some(digits.len() / 2) && digits.len().is_multiple_of(2) && digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+    if length == Some(digits.len() / 2)
+        && digits.len().is_multiple_of(2)
+        && digits.bytes().all(|b| b.is_ascii_hexdigit())
+    {
         return Ok(());
     }
     Err((
@@ -252,7 +302,9 @@ fn check_generic(data: &str) -> Result<(), Wrong> {
 
 /// A host name as data: relative, absolute, `@` or the root.
 fn is_target(name: &str) -> bool {
-    name == "@" || name == "." || names::host_problem(name.strip_suffix('.').unwrap_or(name)).is_none()
+    name == "@"
+        || name == "."
+        || names::host_problem(name.strip_suffix('.').unwrap_or(name)).is_none()
 }
 
 fn is_u16(word: &str) -> bool {
@@ -280,21 +332,74 @@ mod tests {
     fn records_are_read() {
         type Fields = (&'static str, u32, &'static str, &'static str);
         let table: [(&str, &str, Fields); 12] = [
-            ("www A 192.0.2.1", "demo.test", ("www.demo.test", 300, "A", "192.0.2.1")),
-            ("@ MX 10 mail", "demo.test", ("demo.test", 300, "MX", "10 mail")),
-            ("WWW 60 IN aaaa 2001:db8::1", "demo.test", ("www.demo.test", 60, "AAAA", "2001:db8::1")),
-            ("www IN 5m A 192.0.2.1", "demo.test", ("www.demo.test", 300, "A", "192.0.2.1")),
-            ("www.demo.test. CNAME www.cdn.test.", "demo.test", ("www.demo.test", 300, "CNAME", "www.cdn.test.")),
-            ("test NS ns.nic.test.", "", ("test", 300, "NS", "ns.nic.test.")),
-            ("*.sub A 192.0.2.1", "demo.test", ("*.sub.demo.test", 300, "A", "192.0.2.1")),
-            ("* A 192.0.2.1", "demo.test", ("*.demo.test", 300, "A", "192.0.2.1")),
-            ("@ TXT \"v=spf1 mx -all\"", "demo.test", ("demo.test", 300, "TXT", "\"v=spf1 mx -all\"")),
-            ("_sip._tcp SRV 1 2 5060 sip", "demo.test", ("_sip._tcp.demo.test", 300, "SRV", "1 2 5060 sip")),
-            ("x TYPE65280 \\# 2 ab cd", "demo.test", ("x.demo.test", 300, "TYPE65280", "\\# 2 ab cd")),
-            ("@ CAA 0 issue \"ca.test\"", "demo.test", ("demo.test", 300, "CAA", "0 issue \"ca.test\"")),
+            (
+                "www A 192.0.2.1",
+                "demo.test",
+                ("www.demo.test", 300, "A", "192.0.2.1"),
+            ),
+            (
+                "@ MX 10 mail",
+                "demo.test",
+                ("demo.test", 300, "MX", "10 mail"),
+            ),
+            (
+                "WWW 60 IN aaaa 2001:db8::1",
+                "demo.test",
+                ("www.demo.test", 60, "AAAA", "2001:db8::1"),
+            ),
+            (
+                "www IN 5m A 192.0.2.1",
+                "demo.test",
+                ("www.demo.test", 300, "A", "192.0.2.1"),
+            ),
+            (
+                "www.demo.test. CNAME www.cdn.test.",
+                "demo.test",
+                ("www.demo.test", 300, "CNAME", "www.cdn.test."),
+            ),
+            (
+                "test NS ns.nic.test.",
+                "",
+                ("test", 300, "NS", "ns.nic.test."),
+            ),
+            (
+                "*.sub A 192.0.2.1",
+                "demo.test",
+                ("*.sub.demo.test", 300, "A", "192.0.2.1"),
+            ),
+            (
+                "* A 192.0.2.1",
+                "demo.test",
+                ("*.demo.test", 300, "A", "192.0.2.1"),
+            ),
+            (
+                "@ TXT \"v=spf1 mx -all\"",
+                "demo.test",
+                ("demo.test", 300, "TXT", "\"v=spf1 mx -all\""),
+            ),
+            (
+                "_sip._tcp SRV 1 2 5060 sip",
+                "demo.test",
+                ("_sip._tcp.demo.test", 300, "SRV", "1 2 5060 sip"),
+            ),
+            (
+                "x TYPE65280 \\# 2 ab cd",
+                "demo.test",
+                ("x.demo.test", 300, "TYPE65280", "\\# 2 ab cd"),
+            ),
+            (
+                "@ CAA 0 issue \"ca.test\"",
+                "demo.test",
+                ("demo.test", 300, "CAA", "0 issue \"ca.test\""),
+            ),
         ];
         for (line, zone, (owner, ttl, rtype, data)) in table {
-            let expected = Record { owner: owner.into(), ttl, rtype: rtype.into(), data: data.into() };
+            let expected = Record {
+                owner: owner.into(),
+                ttl,
+                rtype: rtype.into(),
+                data: data.into(),
+            };
             assert_eq!(parse(line, zone, 300), Ok(expected), "{line}");
         }
     }

@@ -29,34 +29,71 @@ fn the_smallest_file_is_filled_with_defaults() {
     let fleet = fleet_of(SMALLEST);
     assert_eq!(fleet.state_dir, Path::new("/var/lib/nearcast"));
     assert_eq!(fleet.hostmaster, "hostmaster@cdn.example.org");
-    assert_eq!((fleet.control, fleet.clock, fleet.report_interval), (None, FleetClock::REAL, Duration::from_secs(2)));
+    assert_eq!(
+        (fleet.control, fleet.clock, fleet.report_interval),
+        (None, FleetClock::REAL, Duration::from_secs(2))
+    );
     let cluster = &fleet.clusters[0];
-    assert_eq!((cluster.label.as_str(), cluster.time_zone.as_str(), cluster.weight), ("ams", "UTC", 1));
+    assert_eq!(
+        (
+            cluster.label.as_str(),
+            cluster.time_zone.as_str(),
+            cluster.weight
+        ),
+        ("ams", "UTC", 1)
+    );
     assert_eq!(cluster.push_share, Bytes(1 << 29));
     let node = &cluster.nodes[0];
-    assert_eq!((node.listen[0].to_string(), node.service.to_string()), ("192.0.2.1:80".into(), "192.0.2.1:80".into()));
-    assert_eq!((node.memory, node.disk, node.admin.map(|a| a.port())), (Bytes(64 << 20), Bytes(1 << 30), Some(9100)));
+    assert_eq!(
+        (node.listen[0].to_string(), node.service.to_string()),
+        ("192.0.2.1:80".into(), "192.0.2.1:80".into())
+    );
+    assert_eq!(
+        (node.memory, node.disk, node.admin.map(|a| a.port())),
+        (Bytes(64 << 20), Bytes(1 << 30), Some(9100))
+    );
     let site = &fleet.sites[0];
-    assert_eq!((site.policy, site.ttl, &site.clusters[..]), (SelectionPolicy::Geo, Duration::from_secs(20), &[0][..]));
+    assert_eq!(
+        (site.policy, site.ttl, &site.clusters[..]),
+        (SelectionPolicy::Geo, Duration::from_secs(20), &[0][..])
+    );
     assert_eq!(site.cache, CachePolicy::default());
 }
 
 #[test]
 fn the_deployed_file_is_read() {
-    let text = include_str!("../../../deploy/fleet.toml")
-        .replace("node_key_file = \"/keys/node.key\"\nnode_keys = \"own\"", "node_key = \"sixteen characters\"");
+    let text = include_str!("../../../deploy/fleet.toml").replace(
+        "node_key_file = \"/keys/node.key\"\nnode_keys = \"own\"",
+        "node_key = \"sixteen characters\"",
+    );
     let fleet = fleet_of(&text);
     assert_eq!(fleet.zone_name_servers, [2]);
     assert_eq!(fleet.name_servers[2].host, "ns1.cdn.test");
     assert_eq!(fleet.zones[0].name, "");
-    assert_eq!(fleet.zones[0].records[0], Record { owner: "test".into(), ttl: 300, rtype: "NS".into(), data: "ns.nic.test.".into() });
+    assert_eq!(
+        fleet.zones[0].records[0],
+        Record {
+            owner: "test".into(),
+            ttl: 300,
+            rtype: "NS".into(),
+            data: "ns.nic.test.".into()
+        }
+    );
     assert_eq!(fleet.zones[2].records[2].owner, "demo.test");
-    assert_eq!(fleet.control.as_ref().map(|c| c.url.as_str()), Some("http://172.30.53.5:7700"));
+    assert_eq!(
+        fleet.control.as_ref().map(|c| c.url.as_str()),
+        Some("http://172.30.53.5:7700")
+    );
     assert_eq!(fleet.clusters.len(), 3);
     assert_eq!(fleet.clusters[1].place.longitude, -74.01);
     assert_eq!(fleet.clusters[0].fill_rate_bits, 200_000_000);
     assert_eq!(fleet.sites[1].policy, SelectionPolicy::Rtt);
-    assert_eq!(fleet.edge("sin-2").map(|(c, n)| (c.name.as_str(), n.threads)), Some(("sin", Some(1))));
+    assert_eq!(
+        fleet
+            .edge("sin-2")
+            .map(|(c, n)| (c.name.as_str(), n.threads)),
+        Some(("sin", Some(1)))
+    );
 }
 
 /// What `tests/e2e/lab/fleet.rs` writes.
@@ -288,23 +325,51 @@ fn the_labs_file_is_read() {
     let fleet = fleet_of(LAB);
     assert_eq!(fleet.state_dir, Path::new("/etc/nearcast/state"));
     assert_eq!(fleet.origins[0].root, Path::new("/etc/nearcast/content"));
-    assert_eq!(fleet.name_servers[0].addresses, ["127.9.0.53".parse::<IpAddr>().expect("an address")]);
+    assert_eq!(
+        fleet.name_servers[0].addresses,
+        ["127.9.0.53".parse::<IpAddr>().expect("an address")]
+    );
     assert_eq!(fleet.name_servers[0].admin_url, "http://127.9.0.53:9100");
-    assert_eq!(fleet.control.map(|c| c.url), Some("http://127.9.0.70:7700".into()));
+    assert_eq!(
+        fleet.control.map(|c| c.url),
+        Some("http://127.9.0.70:7700".into())
+    );
 }
 
 #[test]
 fn every_setting_is_taken_as_written() {
     let fleet = fleet_of(EVERYTHING);
-    assert_eq!((fleet.hostmaster.as_str(), fleet.user.as_deref()), ("dns@demo.test", Some("cdn:www-data")));
+    assert_eq!(
+        (fleet.hostmaster.as_str(), fleet.user.as_deref()),
+        ("dns@demo.test", Some("cdn:www-data"))
+    );
     assert_eq!(fleet.zone_name_servers, [1]);
-    assert_eq!(fleet.node_key, Secret("a key that only this test knows".into()));
-    assert_eq!(fleet.clock, FleetClock { speed: 360.0, anchor_real: 1_767_225_600.0, anchor_fleet: 1_767_229_200.5 });
+    assert_eq!(
+        fleet.node_key,
+        Secret("a key that only this test knows".into())
+    );
+    assert_eq!(
+        fleet.clock,
+        FleetClock {
+            speed: 360.0,
+            anchor_real: 1_767_225_600.0,
+            anchor_fleet: 1_767_229_200.5
+        }
+    );
     assert_eq!(fleet.admin_hosts, ["*.nodes.demo.test"]);
     let control = fleet.control.expect("there");
     assert_eq!(control.hosts, ["console.demo.test", "*"]);
-    assert_eq!((control.name.as_str(), control.url.as_str()), ("brain", "http://control.demo.test:7700"));
-    assert_eq!(control.push, Some(PushPolicy { half_life: Duration::from_secs(43_200), expected_requests_min: 0.5 }));
+    assert_eq!(
+        (control.name.as_str(), control.url.as_str()),
+        ("brain", "http://control.demo.test:7700")
+    );
+    assert_eq!(
+        control.push,
+        Some(PushPolicy {
+            half_life: Duration::from_secs(43_200),
+            expected_requests_min: 0.5
+        })
+    );
     let health = HealthCheck {
         path: "/health".into(),
         interval: Duration::from_secs(1),
@@ -323,26 +388,84 @@ fn every_setting_is_taken_as_written() {
         rtt_bound: false,
     };
     assert_eq!(fleet.steering, steering);
-    let generations = |of: &[(&str, u32)]| of.iter().map(|(name, generation)| ((*name).to_owned(), *generation)).collect();
+    let generations = |of: &[(&str, u32)]| {
+        of.iter()
+            .map(|(name, generation)| ((*name).to_owned(), *generation))
+            .collect()
+    };
     let nodes = generations(&[("ams-1", 3), ("ns2", 5), ("origin", 4)]);
-    assert_eq!(fleet.keys, KeyPolicy { own_only: false, generations: nodes, cluster_generations: generations(&[("ams", 2)]) });
-    assert_eq!(fleet.origins[0].rules, [OriginRule { pattern: "img/**".into(), cache_control: "max-age=3600, public".into() }]);
-    let [ns1, ns2] = &fleet.name_servers[..] else { panic!("two") };
-    assert_eq!((ns1.host.as_str(), ns1.listen.len(), ns1.addresses.len()), ("ns1.cdn.test", 2, 2));
-    assert_eq!((ns2.host.as_str(), ns2.admin_url.as_str(), ns2.addresses.len()), ("ns2.demo.test", "http://192.0.2.53:9153", 2));
+    assert_eq!(
+        fleet.keys,
+        KeyPolicy {
+            own_only: false,
+            generations: nodes,
+            cluster_generations: generations(&[("ams", 2)])
+        }
+    );
+    assert_eq!(
+        fleet.origins[0].rules,
+        [OriginRule {
+            pattern: "img/**".into(),
+            cache_control: "max-age=3600, public".into()
+        }]
+    );
+    let [ns1, ns2] = &fleet.name_servers[..] else {
+        panic!("two")
+    };
+    assert_eq!(
+        (ns1.host.as_str(), ns1.listen.len(), ns1.addresses.len()),
+        ("ns1.cdn.test", 2, 2)
+    );
+    assert_eq!(
+        (
+            ns2.host.as_str(),
+            ns2.admin_url.as_str(),
+            ns2.addresses.len()
+        ),
+        ("ns2.demo.test", "http://192.0.2.53:9153", 2)
+    );
     let drain = DrainLimits {
         lame_duck_max: Duration::from_secs(120),
         dns_withdrawal: Duration::from_secs(15),
         finish_max: Duration::from_secs(600),
     };
     assert_eq!(fleet.drain, drain);
-    let [ams, nyc] = &fleet.clusters[..] else { panic!("two") };
-    assert_eq!((ams.label.as_str(), ams.weight, ams.fill_rate_bits), ("Amsterdam", 3, 1_500_000_000));
-    assert_eq!(ams.off_peak, DailyWindow { start_minute: 22 * 60 + 30, end_minute: 300 });
-    assert_eq!((ams.push_share, nyc.push_share), (Bytes(8 << 20), Bytes(16 << 20)));
+    let [ams, nyc] = &fleet.clusters[..] else {
+        panic!("two")
+    };
+    assert_eq!(
+        (ams.label.as_str(), ams.weight, ams.fill_rate_bits),
+        ("Amsterdam", 3, 1_500_000_000)
+    );
+    assert_eq!(
+        ams.off_peak,
+        DailyWindow {
+            start_minute: 22 * 60 + 30,
+            end_minute: 300
+        }
+    );
+    assert_eq!(
+        (ams.push_share, nyc.push_share),
+        (Bytes(8 << 20), Bytes(16 << 20))
+    );
     let node = &ams.nodes[0];
-    assert_eq!((node.addresses.len(), node.listen.len(), node.service.to_string()), (2, 2, "10.0.0.1:8080".into()));
-    assert_eq!((node.memory, node.disk, node.threads, node.capacity_bits), (Bytes(8 << 20), Bytes(32 << 20), Some(2), Some(1_000_000_000)));
+    assert_eq!(
+        (
+            node.addresses.len(),
+            node.listen.len(),
+            node.service.to_string()
+        ),
+        (2, 2, "10.0.0.1:8080".into())
+    );
+    assert_eq!(
+        (node.memory, node.disk, node.threads, node.capacity_bits),
+        (
+            Bytes(8 << 20),
+            Bytes(32 << 20),
+            Some(2),
+            Some(1_000_000_000)
+        )
+    );
     let clients = ClientLimits {
         head_bytes_max: 32 << 10,
         fields_max: 200,
@@ -353,12 +476,30 @@ fn every_setting_is_taken_as_written() {
     };
     assert_eq!(
         node.clients,
-        ClientLimits { fields_max: 100, idle_timeout: Duration::from_secs(15), connections_max: Some(800), ..clients }
+        ClientLimits {
+            fields_max: 100,
+            idle_timeout: Duration::from_secs(15),
+            connections_max: Some(800),
+            ..clients
+        }
     );
-    assert_eq!(nyc.nodes[0].clients, clients, "what a node does not say is as for all");
-    assert_eq!(nyc.nodes[0].service.to_string(), "192.0.2.2:8080", "a listener on every address is reached by the node's own");
+    assert_eq!(
+        nyc.nodes[0].clients, clients,
+        "what a node does not say is as for all"
+    );
+    assert_eq!(
+        nyc.nodes[0].service.to_string(),
+        "192.0.2.2:8080",
+        "a listener on every address is reached by the node's own"
+    );
     let site = &fleet.sites[0];
-    assert_eq!((&site.hosts[..], site.origin.as_str()), (&["www.demo.test".to_owned(), "*".into()][..], "https://origin.demo.test:8443"));
+    assert_eq!(
+        (&site.hosts[..], site.origin.as_str()),
+        (
+            &["www.demo.test".to_owned(), "*".into()][..],
+            "https://origin.demo.test:8443"
+        )
+    );
     assert_eq!(
         (site.origin_host.as_deref(), site.policy, &site.clusters[..]),
         (Some("www.demo.test"), SelectionPolicy::RoundRobin, &[1][..])
@@ -393,29 +534,97 @@ fn every_setting_is_taken_as_written() {
         upgrade_idle: Duration::from_secs(3600),
     };
     assert_eq!(site.origin_policy.limits, limits);
-    let identity = ("/keys/edge.pem".into(), "/etc/nearcast/keys/edge.key".into());
-    assert_eq!(site.origin_policy.tls, OriginTls { ca: Some("/etc/nearcast/ca.pem".into()), identity: Some(identity) });
+    let identity = (
+        "/keys/edge.pem".into(),
+        "/etc/nearcast/keys/edge.key".into(),
+    );
+    assert_eq!(
+        site.origin_policy.tls,
+        OriginTls {
+            ca: Some("/etc/nearcast/ca.pem".into()),
+            identity: Some(identity)
+        }
+    );
     let zone = &fleet.zones[0];
-    assert_eq!((zone.name.as_str(), zone.ttl, &zone.name_servers[..]), ("demo.test", Duration::from_secs(3600), &[0, 1][..]));
+    assert_eq!(
+        (zone.name.as_str(), zone.ttl, &zone.name_servers[..]),
+        ("demo.test", Duration::from_secs(3600), &[0, 1][..])
+    );
     assert_eq!(zone.records.len(), 2);
 }
 
-/// Each case: what is replaced in [`LAB`] by what; the line of the mistake, found by what it has in it, its column; and
-/// words of the problem and of the mend.
-type Case = (&'static str, &'static str, &'static str, usize, &'static str, &'static str);
+/// Each case: what is replaced in [`LAB`] by what; the line of the mistake, found by what it has in
+/// it, its column; and words of the problem and of the mend.
+type Case = (
+    &'static str,
+    &'static str,
+    &'static str,
+    usize,
+    &'static str,
+    &'static str,
+);
 
 const WRONG: &[Case] = &[
     // Syntax.
-    ("zone = \"cdn.test\"\n", "zone = \"cdn.test\n", "zone = \"cdn.test", 17, "invalid basic string", "TOML"),
+    (
+        "zone = \"cdn.test\"\n",
+        "zone = \"cdn.test\n",
+        "zone = \"cdn.test",
+        17,
+        "invalid basic string",
+        "TOML",
+    ),
     ("[control]\n", "[control\n", "[control", 9, "", "TOML"),
     // Users.
-    ("state_dir = \"state\"", "user = \"near cast\"", "near cast", 8, "fleet.user: \"near cast\" is no user", "\"nearcast\""),
-    ("state_dir = \"state\"", "user = \"a:\"", "\"a:\"", 8, "is no user", "with a group"),
-    ("state_dir = \"state\"", "user = 5", "user = 5", 8, "this is a whole number", "write a string"),
+    (
+        "state_dir = \"state\"",
+        "user = \"near cast\"",
+        "near cast",
+        8,
+        "fleet.user: \"near cast\" is no user",
+        "\"nearcast\"",
+    ),
+    (
+        "state_dir = \"state\"",
+        "user = \"a:\"",
+        "\"a:\"",
+        8,
+        "is no user",
+        "with a group",
+    ),
+    (
+        "state_dir = \"state\"",
+        "user = 5",
+        "user = 5",
+        8,
+        "this is a whole number",
+        "write a string",
+    ),
     // Keys.
-    ("off_peak = \"02:00", "offpeak = \"02:00", "offpeak", 1, "cluster[0].offpeak: there is no such setting", "did you mean off_peak?"),
-    ("[[site]]", "[[sites]]", "[[sites]]", 3, "sites: there is no such setting", "did you mean site?"),
-    ("ttl = \"5s\"", "xyzzy = 1", "xyzzy", 1, "site[0].xyzzy", "the settings here are name, hosts"),
+    (
+        "off_peak = \"02:00",
+        "offpeak = \"02:00",
+        "offpeak",
+        1,
+        "cluster[0].offpeak: there is no such setting",
+        "did you mean off_peak?",
+    ),
+    (
+        "[[site]]",
+        "[[sites]]",
+        "[[sites]]",
+        3,
+        "sites: there is no such setting",
+        "did you mean site?",
+    ),
+    (
+        "ttl = \"5s\"",
+        "xyzzy = 1",
+        "xyzzy",
+        1,
+        "site[0].xyzzy",
+        "the settings here are name, hosts",
+    ),
     // Names of our own.
     (
         "[control]\n",
@@ -442,7 +651,14 @@ const WRONG: &[Case] = &[
         "\"x:y\" is no name of a field",
         "without a colon",
     ),
-    ("ttl = \"5s\"", "cache.forward_fields = [\"x-a\", \"X-A\"]", "cache.forward_fields", 32, "x-a is there twice", "remove one"),
+    (
+        "ttl = \"5s\"",
+        "cache.forward_fields = [\"x-a\", \"X-A\"]",
+        "cache.forward_fields",
+        32,
+        "x-a is there twice",
+        "remove one",
+    ),
     (
         "ttl = \"5s\"",
         "cache.forward_fields = [\"x-a\", \"Authorization\"]",
@@ -451,7 +667,14 @@ const WRONG: &[Case] = &[
         "shared only where they say so",
         "RFC 9111",
     ),
-    ("ttl = \"5s\"", "cache.key_fields = \"sec-@\"", "cache.key_fields", 20, "is no name of a field", "wildcard"),
+    (
+        "ttl = \"5s\"",
+        "cache.key_fields = \"sec-@\"",
+        "cache.key_fields",
+        20,
+        "is no name of a field",
+        "wildcard",
+    ),
     (
         "ttl = \"5s\"",
         "cache.key_fields = \"X-Forwarded-Host\"",
@@ -460,17 +683,94 @@ const WRONG: &[Case] = &[
         "the edge drops, or makes or reads itself",
         "remove it",
     ),
-    ("ttl = \"5s\"", "cache.key_fields = \"\"", "cache.key_fields", 20, "is no name of a field", "x-app-version"),
-    ("ttl = \"5s\"", "cache.serve_unsynced = \"no\"", "cache.serve_unsynced", 24, "this is a string", "true or false"),
-    ("ttl = \"5s\"", "cache.finish_rest = 5", "cache.finish_rest", 21, "this is a number", "\"512MiB\""),
-    ("ttl = \"5s\"", "cache.finish_share = \"101%\"", "cache.finish_share", 22, "out of range", "100%"),
-    ("ttl = \"5s\"", "cache.finish_share = \"half\"", "cache.finish_share", 22, "half", "10%"),
-    ("ttl = \"5s\"", "cache.store_set_cookie = \"yes\"", "cache.store_set_cookie", 26, "this is a string", "true or false"),
-    ("zone = \"cdn.test\"\n", "", "[fleet]", 1, "fleet.zone: this setting is required", "add zone = "),
-    ("origin = \"http://127.9.0.80:8000\"\n", "", "[[site]]", 1, "site[0].origin: this setting is required", "add origin = "),
-    ("place = { latitude = 52.37, longitude = 4.9 }\n", "", "[[cluster]]", 1, "cluster[0].place: this setting is required", "latitude"),
-    ("latitude = 52.37, ", "", "place = { longitude", 9, "cluster[0].place.latitude: this setting is required", "add latitude"),
-    ("node_key = \"a key that only this test knows\"\n", "", "[fleet]", 1, "fleet.node_key: this setting is required", "/dev/urandom"),
+    (
+        "ttl = \"5s\"",
+        "cache.key_fields = \"\"",
+        "cache.key_fields",
+        20,
+        "is no name of a field",
+        "x-app-version",
+    ),
+    (
+        "ttl = \"5s\"",
+        "cache.serve_unsynced = \"no\"",
+        "cache.serve_unsynced",
+        24,
+        "this is a string",
+        "true or false",
+    ),
+    (
+        "ttl = \"5s\"",
+        "cache.finish_rest = 5",
+        "cache.finish_rest",
+        21,
+        "this is a number",
+        "\"512MiB\"",
+    ),
+    (
+        "ttl = \"5s\"",
+        "cache.finish_share = \"101%\"",
+        "cache.finish_share",
+        22,
+        "out of range",
+        "100%",
+    ),
+    (
+        "ttl = \"5s\"",
+        "cache.finish_share = \"half\"",
+        "cache.finish_share",
+        22,
+        "half",
+        "10%",
+    ),
+    (
+        "ttl = \"5s\"",
+        "cache.store_set_cookie = \"yes\"",
+        "cache.store_set_cookie",
+        26,
+        "this is a string",
+        "true or false",
+    ),
+    (
+        "zone = \"cdn.test\"\n",
+        "",
+        "[fleet]",
+        1,
+        "fleet.zone: this setting is required",
+        "add zone = ",
+    ),
+    (
+        "origin = \"http://127.9.0.80:8000\"\n",
+        "",
+        "[[site]]",
+        1,
+        "site[0].origin: this setting is required",
+        "add origin = ",
+    ),
+    (
+        "place = { latitude = 52.37, longitude = 4.9 }\n",
+        "",
+        "[[cluster]]",
+        1,
+        "cluster[0].place: this setting is required",
+        "latitude",
+    ),
+    (
+        "latitude = 52.37, ",
+        "",
+        "place = { longitude",
+        9,
+        "cluster[0].place.latitude: this setting is required",
+        "add latitude",
+    ),
+    (
+        "node_key = \"a key that only this test knows\"\n",
+        "",
+        "[fleet]",
+        1,
+        "fleet.node_key: this setting is required",
+        "/dev/urandom",
+    ),
     (
         "address = \"127.9.0.12\"\n",
         "",
@@ -479,11 +779,39 @@ const WRONG: &[Case] = &[
         "cluster[0].node[1].address: this setting is required",
         "add address",
     ),
-    ("listen = \"127.9.0.53:5300\"\n", "", "[[name_server]]", 1, "name_server[0].listen: this setting is required", "add listen"),
+    (
+        "listen = \"127.9.0.53:5300\"\n",
+        "",
+        "[[name_server]]",
+        1,
+        "name_server[0].listen: this setting is required",
+        "add listen",
+    ),
     // Types.
-    ("threads = 1\n[[", "threads = \"1\"\n[[", "threads = \"1\"", 11, "this is a string", "write a whole number from 1 to 1024"),
-    ("ttl = \"5s\"", "ttl = 5", "ttl = 5", 7, "site[0].ttl: this is a number", "\"30s\", quotes and unit included"),
-    ("hosts = [\"www.demo.test\"]", "hosts = [80]", "hosts = [80]", 10, "site[0].hosts[0]: this is a whole number", "write a string"),
+    (
+        "threads = 1\n[[",
+        "threads = \"1\"\n[[",
+        "threads = \"1\"",
+        11,
+        "this is a string",
+        "write a whole number from 1 to 1024",
+    ),
+    (
+        "ttl = \"5s\"",
+        "ttl = 5",
+        "ttl = 5",
+        7,
+        "site[0].ttl: this is a number",
+        "\"30s\", quotes and unit included",
+    ),
+    (
+        "hosts = [\"www.demo.test\"]",
+        "hosts = [80]",
+        "hosts = [80]",
+        10,
+        "site[0].hosts[0]: this is a whole number",
+        "write a string",
+    ),
     (
         "hosts = [\"www.demo.test\"]",
         "hosts = true",
@@ -500,7 +828,14 @@ const WRONG: &[Case] = &[
         "this is a string",
         "a section [cluster.place]",
     ),
-    ("[[zone]]", "[zone]", "[zone]", 1, "zone: this is a section", "sections [[zone]]"),
+    (
+        "[[zone]]",
+        "[zone]",
+        "[zone]",
+        1,
+        "zone: this is a section",
+        "sections [[zone]]",
+    ),
     (
         "ttl = \"5s\"",
         "[site.cache]\nheuristic = \"yes\"",
@@ -510,15 +845,78 @@ const WRONG: &[Case] = &[
         "write true or false",
     ),
     // Units and ranges.
-    ("ttl = \"5s\"", "ttl = \"5 fortnights\"", "fortnights", 7, "\"fortnights\" is no unit", "ms, s, m, h, d"),
-    ("ttl = \"5s\"", "ttl = \"5\"", "ttl = \"5\"", 7, "\"5\" has no unit", "\"30s\""),
-    ("ttl = \"5s\"", "ttl = \"2d\"", "ttl = \"2d\"", 7, "2d is out of range", "from 1s to 86400s"),
-    ("memory = \"16MiB\"\ndisk = \"64MiB\"\nthreads = 1\n[[", "memory = \"1KiB\"\n[[", "1KiB", 10, "1KiB is out of range", "from 1MiB"),
-    ("fill_rate = \"400Mbit/s\"", "fill_rate = \"400Mbps\"", "Mbps", 13, "\"Mbps\" is no unit", "Mbit/s"),
-    ("latitude = 52.37", "latitude = 152.37", "152.37", 22, "152.37 is out of range", "from -90 to 90"),
-    ("report_interval = \"200ms\"", "report_interval = \"1ms\"", "\"1ms\"", 19, "1ms is out of range", "from 200ms to 60s"),
-    ("report_interval = \"200ms\"", "drain_max = \"2d\"", "\"2d\"", 13, "2d is out of range", "to 86400s"),
-    ("report_interval = \"200ms\"", "finish_max = \"30\"", "\"30\"", 14, "\"30\" has no unit", "\"30s\""),
+    (
+        "ttl = \"5s\"",
+        "ttl = \"5 fortnights\"",
+        "fortnights",
+        7,
+        "\"fortnights\" is no unit",
+        "ms, s, m, h, d",
+    ),
+    (
+        "ttl = \"5s\"",
+        "ttl = \"5\"",
+        "ttl = \"5\"",
+        7,
+        "\"5\" has no unit",
+        "\"30s\"",
+    ),
+    (
+        "ttl = \"5s\"",
+        "ttl = \"2d\"",
+        "ttl = \"2d\"",
+        7,
+        "2d is out of range",
+        "from 1s to 86400s",
+    ),
+    (
+        "memory = \"16MiB\"\ndisk = \"64MiB\"\nthreads = 1\n[[",
+        "memory = \"1KiB\"\n[[",
+        "1KiB",
+        10,
+        "1KiB is out of range",
+        "from 1MiB",
+    ),
+    (
+        "fill_rate = \"400Mbit/s\"",
+        "fill_rate = \"400Mbps\"",
+        "Mbps",
+        13,
+        "\"Mbps\" is no unit",
+        "Mbit/s",
+    ),
+    (
+        "latitude = 52.37",
+        "latitude = 152.37",
+        "152.37",
+        22,
+        "152.37 is out of range",
+        "from -90 to 90",
+    ),
+    (
+        "report_interval = \"200ms\"",
+        "report_interval = \"1ms\"",
+        "\"1ms\"",
+        19,
+        "1ms is out of range",
+        "from 200ms to 60s",
+    ),
+    (
+        "report_interval = \"200ms\"",
+        "drain_max = \"2d\"",
+        "\"2d\"",
+        13,
+        "2d is out of range",
+        "to 86400s",
+    ),
+    (
+        "report_interval = \"200ms\"",
+        "finish_max = \"30\"",
+        "\"30\"",
+        14,
+        "\"30\" has no unit",
+        "\"30s\"",
+    ),
     (
         "report_interval = \"200ms\"\n",
         "report_interval = \"200ms\"\n[steering]\nramp = \"2h\"\n",
@@ -551,9 +949,30 @@ const WRONG: &[Case] = &[
         "cluster[0].node[0].clients.head_max: 1MiB is out of range",
         "from 4KiB to 256KiB",
     ),
-    ("off_peak = \"02:00-06:00\"", "off_peak = \"2-6\"", "2-6", 12, "no span of time of day", "HH:MM-HH:MM"),
-    ("off_peak = \"02:00-06:00\"", "off_peak = \"25:00-06:00\"", "25:00", 12, "no span of time of day", "HH:MM-HH:MM"),
-    ("off_peak = \"02:00-06:00\"", "off_peak = \"02:00-02:00\"", "02:00-02:00", 12, "starts when it ends", "two different times"),
+    (
+        "off_peak = \"02:00-06:00\"",
+        "off_peak = \"2-6\"",
+        "2-6",
+        12,
+        "no span of time of day",
+        "HH:MM-HH:MM",
+    ),
+    (
+        "off_peak = \"02:00-06:00\"",
+        "off_peak = \"25:00-06:00\"",
+        "25:00",
+        12,
+        "no span of time of day",
+        "HH:MM-HH:MM",
+    ),
+    (
+        "off_peak = \"02:00-06:00\"",
+        "off_peak = \"02:00-02:00\"",
+        "02:00-02:00",
+        12,
+        "starts when it ends",
+        "two different times",
+    ),
     (
         "off_peak = \"02:00-06:00\"",
         "off_peak = \"00:00-00:00\"",
@@ -570,13 +989,55 @@ const WRONG: &[Case] = &[
         "starts when it ends",
         "\"00:00-24:00\" for the whole day",
     ),
-    ("off_peak = \"02:00-06:00\"", "off_peak = \"00:00-24:01\"", "00:00-24:01", 12, "no span of time of day", "HH:MM-HH:MM"),
-    ("fill_rate = \"400Mbit/s\"", "push_share = \"150%\"", "150%", 14, "150% is out of range", "0% to 100%"),
-    ("fill_rate = \"400Mbit/s\"", "push_share = \"1GiB\"", "1GiB", 14, "more than the smallest disk", "write less"),
+    (
+        "off_peak = \"02:00-06:00\"",
+        "off_peak = \"00:00-24:01\"",
+        "00:00-24:01",
+        12,
+        "no span of time of day",
+        "HH:MM-HH:MM",
+    ),
+    (
+        "fill_rate = \"400Mbit/s\"",
+        "push_share = \"150%\"",
+        "150%",
+        14,
+        "150% is out of range",
+        "0% to 100%",
+    ),
+    (
+        "fill_rate = \"400Mbit/s\"",
+        "push_share = \"1GiB\"",
+        "1GiB",
+        14,
+        "more than the smallest disk",
+        "write less",
+    ),
     // Names, addresses, URLs.
-    ("zone = \"cdn.test\"\n", "zone = \"cdn..test\"\n", "cdn..test", 8, "not a zone name: it has an empty label", "example.org"),
-    ("name = \"ams-2\"", "name = \"AMS 2\"", "AMS 2", 8, "cannot be a name", "lower-case letters"),
-    ("name = \"ams-2\"", "name = \"../etc\"", "../etc", 8, "cannot be a name", "lower-case letters"),
+    (
+        "zone = \"cdn.test\"\n",
+        "zone = \"cdn..test\"\n",
+        "cdn..test",
+        8,
+        "not a zone name: it has an empty label",
+        "example.org",
+    ),
+    (
+        "name = \"ams-2\"",
+        "name = \"AMS 2\"",
+        "AMS 2",
+        8,
+        "cannot be a name",
+        "lower-case letters",
+    ),
+    (
+        "name = \"ams-2\"",
+        "name = \"../etc\"",
+        "../etc",
+        8,
+        "cannot be a name",
+        "lower-case letters",
+    ),
     (
         "name = \"ams-2\"",
         "name = \"ams-1\"",
@@ -601,11 +1062,46 @@ const WRONG: &[Case] = &[
         "an address of ams-1 already",
         "of its own",
     ),
-    ("address = \"127.9.0.12\"", "address = \"127.9.0.12:80\"", "127.9.0.12:80\"", 11, "is not an IP address", "leave the port out"),
-    ("address = \"127.9.0.12\"", "address = \"0.0.0.0\"", "0.0.0.0", 11, "reaches no node", "clients are given"),
-    ("listen = \"127.9.0.12:8080\"", "listen = \"127.9.0.12\"", "listen = \"127.9.0.12\"", 10, "not an address with a port", "add a port"),
-    ("listen = \"127.9.0.12:8080\"", "listen = \"edge.test:8080\"", "edge.test", 10, "not an address with a port", "and not a name"),
-    ("listen = \"127.9.0.53:5300\"", "listen = \"127.9.0.53\"", "\"127.9.0.53\"", 10, "not an address with a port", "\"127.9.0.53:53\""),
+    (
+        "address = \"127.9.0.12\"",
+        "address = \"127.9.0.12:80\"",
+        "127.9.0.12:80\"",
+        11,
+        "is not an IP address",
+        "leave the port out",
+    ),
+    (
+        "address = \"127.9.0.12\"",
+        "address = \"0.0.0.0\"",
+        "0.0.0.0",
+        11,
+        "reaches no node",
+        "clients are given",
+    ),
+    (
+        "listen = \"127.9.0.12:8080\"",
+        "listen = \"127.9.0.12\"",
+        "listen = \"127.9.0.12\"",
+        10,
+        "not an address with a port",
+        "add a port",
+    ),
+    (
+        "listen = \"127.9.0.12:8080\"",
+        "listen = \"edge.test:8080\"",
+        "edge.test",
+        10,
+        "not an address with a port",
+        "and not a name",
+    ),
+    (
+        "listen = \"127.9.0.53:5300\"",
+        "listen = \"127.9.0.53\"",
+        "\"127.9.0.53\"",
+        10,
+        "not an address with a port",
+        "\"127.9.0.53:53\"",
+    ),
     (
         "admin = \"127.9.0.53:9100\"",
         "admin = \"127.9.0.53\"",
@@ -614,7 +1110,14 @@ const WRONG: &[Case] = &[
         "not an address with a port",
         "\"127.9.0.53:9100\"",
     ),
-    ("listen = \"127.9.0.12:8080\"", "listen = []", "listen = []", 10, "the list is empty", "at least one"),
+    (
+        "listen = \"127.9.0.12:8080\"",
+        "listen = []",
+        "listen = []",
+        10,
+        "the list is empty",
+        "at least one",
+    ),
     (
         "listen = \"127.9.0.12:8080\"",
         "listen = \"127.9.0.11:8080\"",
@@ -663,8 +1166,22 @@ const WRONG: &[Case] = &[
         "its scheme",
         "http://host[:port] or https://host[:port]",
     ),
-    ("origin = \"http://127.9.0.80:8000\"", "origin = \"http://x/path\"", "http://x/path", 10, "it has a path", "nothing more"),
-    ("ttl = \"5s\"", "origin_ca = \"ca.pem\"", "origin_ca", 13, "without TLS", "https://"),
+    (
+        "origin = \"http://127.9.0.80:8000\"",
+        "origin = \"http://x/path\"",
+        "http://x/path",
+        10,
+        "it has a path",
+        "nothing more",
+    ),
+    (
+        "ttl = \"5s\"",
+        "origin_ca = \"ca.pem\"",
+        "origin_ca",
+        13,
+        "without TLS",
+        "https://",
+    ),
     (
         "origin = \"http://127.9.0.80:8000\"",
         "origin = \"https://127.9.0.80\"\norigin_cert = \"edge.pem\"",
@@ -681,19 +1198,110 @@ const WRONG: &[Case] = &[
         "site[0].origin_cert: this setting is required",
         "its certificate",
     ),
-    ("ttl = \"5s\"", "limits.first_byte = \"60\"", "limits.first_byte", 21, "has no unit", "30s"),
-    ("ttl = \"5s\"", "limits.between_bytes = 0", "limits.between", 24, "0 is out of range", "from 1s to 86400s"),
-    ("ttl = \"5s\"", "limits.request_body = \"none\"", "limits.request", 23, "does not begin with a number", "512MiB"),
-    ("ttl = \"5s\"", "limits.head = \"2MiB\"", "limits.head", 15, "2MiB is out of range", "from 4KiB to 1MiB"),
-    ("ttl = \"5s\"", "limits.fields = 5", "limits.fields", 17, "5 is out of range", "from 16 to 10000"),
-    ("ttl = \"5s\"", "limits.connections = 0", "limits.connections", 22, "0 is out of range", "from 1 to 65536"),
-    ("ttl = \"5s\"", "limits.idle = \"5s\"", "limits.idle", 8, "no such setting", "connect, first_byte"),
-    ("ttl = \"5s\"", "origin_host = \"http://x\"", "origin_host", 15, "is no host", "host:port"),
-    ("hosts = [\"www.demo.test\"]", "hosts = [\"http://www.demo.test\"]", "http://www", 10, "not a host name", "without scheme"),
-    ("hosts = [\"www.demo.test\"]", "hosts = [\"a.test\", \"*.demo.test\"]", "*.demo", 20, "is no host name", "\"*\" alone"),
-    ("hosts = [\"www.demo.test\"]", "hosts = [\"a.test\", \"A.test.\"]", "A.test.", 20, "a.test is there twice", "remove one"),
-    ("name = \"www\"", "name = \"ns1\"", "name = \"ns1\"\nhosts", 8, "is the host of the name server ns1", "another name"),
-    ("node_key = \"a key that only this test knows\"", "node_key = \"short\"", "short", 12, "fewer than 16 characters", "/dev/urandom"),
+    (
+        "ttl = \"5s\"",
+        "limits.first_byte = \"60\"",
+        "limits.first_byte",
+        21,
+        "has no unit",
+        "30s",
+    ),
+    (
+        "ttl = \"5s\"",
+        "limits.between_bytes = 0",
+        "limits.between",
+        24,
+        "0 is out of range",
+        "from 1s to 86400s",
+    ),
+    (
+        "ttl = \"5s\"",
+        "limits.request_body = \"none\"",
+        "limits.request",
+        23,
+        "does not begin with a number",
+        "512MiB",
+    ),
+    (
+        "ttl = \"5s\"",
+        "limits.head = \"2MiB\"",
+        "limits.head",
+        15,
+        "2MiB is out of range",
+        "from 4KiB to 1MiB",
+    ),
+    (
+        "ttl = \"5s\"",
+        "limits.fields = 5",
+        "limits.fields",
+        17,
+        "5 is out of range",
+        "from 16 to 10000",
+    ),
+    (
+        "ttl = \"5s\"",
+        "limits.connections = 0",
+        "limits.connections",
+        22,
+        "0 is out of range",
+        "from 1 to 65536",
+    ),
+    (
+        "ttl = \"5s\"",
+        "limits.idle = \"5s\"",
+        "limits.idle",
+        8,
+        "no such setting",
+        "connect, first_byte",
+    ),
+    (
+        "ttl = \"5s\"",
+        "origin_host = \"http://x\"",
+        "origin_host",
+        15,
+        "is no host",
+        "host:port",
+    ),
+    (
+        "hosts = [\"www.demo.test\"]",
+        "hosts = [\"http://www.demo.test\"]",
+        "http://www",
+        10,
+        "not a host name",
+        "without scheme",
+    ),
+    (
+        "hosts = [\"www.demo.test\"]",
+        "hosts = [\"a.test\", \"*.demo.test\"]",
+        "*.demo",
+        20,
+        "is no host name",
+        "\"*\" alone",
+    ),
+    (
+        "hosts = [\"www.demo.test\"]",
+        "hosts = [\"a.test\", \"A.test.\"]",
+        "A.test.",
+        20,
+        "a.test is there twice",
+        "remove one",
+    ),
+    (
+        "name = \"www\"",
+        "name = \"ns1\"",
+        "name = \"ns1\"\nhosts",
+        8,
+        "is the host of the name server ns1",
+        "another name",
+    ),
+    (
+        "node_key = \"a key that only this test knows\"",
+        "node_key = \"short\"",
+        "short",
+        12,
+        "fewer than 16 characters",
+        "/dev/urandom",
+    ),
     (
         "node_key = \"a key that only this test knows\"",
         "node_key_file = \"/nowhere/key\"",
@@ -718,8 +1326,22 @@ const WRONG: &[Case] = &[
         "the key has fewer than six different characters",
         "nearcast key",
     ),
-    ("a key that only this test knows", "passwordpassword", "passwordp", 12, "the key is made of common words", "nearcast key"),
-    ("a key that only this test knows", "nck1.ams-1.1.x.y", "nck1", 12, "this is one node's own key", "node_key_file"),
+    (
+        "a key that only this test knows",
+        "passwordpassword",
+        "passwordp",
+        12,
+        "the key is made of common words",
+        "nearcast key",
+    ),
+    (
+        "a key that only this test knows",
+        "nck1.ams-1.1.x.y",
+        "nck1",
+        12,
+        "this is one node's own key",
+        "node_key_file",
+    ),
     (
         "node_key = \"a key that only this test knows\"",
         "node_keys = \"own\"\nnode_key = \"a key that only this test knows\"",
@@ -728,10 +1350,38 @@ const WRONG: &[Case] = &[
         "none may hold the fleet's key",
         "node_key_file",
     ),
-    ("report_interval", "node_keys = \"mine\"\nreport_interval", "node_keys", 13, "\"mine\" is no way to show keys", "\"own\""),
-    ("name = \"ams\"", "key_generation = 0\nname = \"ams\"", "key_generation", 18, "out of range", "1"),
-    ("ttl = \"5s\"\n", "purge_token = \"changemechangeme\"\n", "changeme", 15, "the token is made of common words", "nearcast key --new"),
-    ("node_key = \"a key", "node_key_file = \"x\"\nnode_key = \"a key", "node_key_file", 17, "in node_key already", "keep one"),
+    (
+        "report_interval",
+        "node_keys = \"mine\"\nreport_interval",
+        "node_keys",
+        13,
+        "\"mine\" is no way to show keys",
+        "\"own\"",
+    ),
+    (
+        "name = \"ams\"",
+        "key_generation = 0\nname = \"ams\"",
+        "key_generation",
+        18,
+        "out of range",
+        "1",
+    ),
+    (
+        "ttl = \"5s\"\n",
+        "purge_token = \"changemechangeme\"\n",
+        "changeme",
+        15,
+        "the token is made of common words",
+        "nearcast key --new",
+    ),
+    (
+        "node_key = \"a key",
+        "node_key_file = \"x\"\nnode_key = \"a key",
+        "node_key_file",
+        17,
+        "in node_key already",
+        "keep one",
+    ),
     (
         "ttl = \"5s\"\n",
         "purge_from = [\"10.0.0.0/33\"]\n",
@@ -740,9 +1390,30 @@ const WRONG: &[Case] = &[
         "site[0].purge_from[0]: \"10.0.0.0/33\" is no address",
         "10.0.0.0/8",
     ),
-    ("ttl = \"5s\"\n", "purge_from = \"a.test\"\n", "a.test", 14, "is no address or prefix", "192.0.2.7"),
-    ("ttl = \"5s\"\n", "purge_from = \"0.0.0.0/0\"\n", "0.0.0.0", 14, "is every address", "purge_token"),
-    ("ttl = \"5s\"\n", "purge_from = [\"::/0\"]\n", "::/0", 15, "is every address", "purge_token"),
+    (
+        "ttl = \"5s\"\n",
+        "purge_from = \"a.test\"\n",
+        "a.test",
+        14,
+        "is no address or prefix",
+        "192.0.2.7",
+    ),
+    (
+        "ttl = \"5s\"\n",
+        "purge_from = \"0.0.0.0/0\"\n",
+        "0.0.0.0",
+        14,
+        "is every address",
+        "purge_token",
+    ),
+    (
+        "ttl = \"5s\"\n",
+        "purge_from = [\"::/0\"]\n",
+        "::/0",
+        15,
+        "is every address",
+        "purge_token",
+    ),
     (
         "ttl = \"5s\"\n",
         "purge_token = \"a key that only this test knows\"\n",
@@ -751,10 +1422,38 @@ const WRONG: &[Case] = &[
         "the token is the node key",
         "make another one",
     ),
-    ("ttl = \"5s\"", "cache.forward_fields = \"x-*\"", "cache.forward_fields", 24, "is no name of a field", "wildcard"),
-    ("ttl = \"5s\"", "cache.key_fields = \"x_real_ip\"", "cache.key_fields", 20, "the edge drops, or makes or reads itself", "remove it"),
-    ("ttl = \"5s\"\n", "purge_token = \"short\"\n", "short", 15, "the token has fewer than 16 characters", "/dev/urandom"),
-    ("ttl = \"5s\"\n", "purge_token_file = \"/nowhere/t\"\n", "/nowhere", 20, "cannot read /nowhere/t", "put the token there"),
+    (
+        "ttl = \"5s\"",
+        "cache.forward_fields = \"x-*\"",
+        "cache.forward_fields",
+        24,
+        "is no name of a field",
+        "wildcard",
+    ),
+    (
+        "ttl = \"5s\"",
+        "cache.key_fields = \"x_real_ip\"",
+        "cache.key_fields",
+        20,
+        "the edge drops, or makes or reads itself",
+        "remove it",
+    ),
+    (
+        "ttl = \"5s\"\n",
+        "purge_token = \"short\"\n",
+        "short",
+        15,
+        "the token has fewer than 16 characters",
+        "/dev/urandom",
+    ),
+    (
+        "ttl = \"5s\"\n",
+        "purge_token_file = \"/nowhere/t\"\n",
+        "/nowhere",
+        20,
+        "cannot read /nowhere/t",
+        "put the token there",
+    ),
     (
         "ttl = \"5s\"\n",
         "purge_token = \"sixteen characters\"\npurge_token_file = \"t\"\n",
@@ -779,7 +1478,14 @@ const WRONG: &[Case] = &[
         "this is no instant",
         "2026-01-01T00:00:00Z",
     ),
-    ("state_dir = \"state\"", "hostmaster = \"nobody\"", "nobody", 14, "not a mail address", "hostmaster@"),
+    (
+        "state_dir = \"state\"",
+        "hostmaster = \"nobody\"",
+        "nobody",
+        14,
+        "not a mail address",
+        "hostmaster@",
+    ),
     // References.
     (
         "time_zone = \"Europe/Amsterdam\"",
@@ -797,10 +1503,38 @@ const WRONG: &[Case] = &[
         "there is no steering \"nearest\"",
         "\"geo\", \"rtt\", \"weighted\", \"round-robin\"",
     ),
-    ("ttl = \"5s\"", "clusters = [\"ams\", \"asm\"]", "asm", 20, "there is no cluster \"asm\"", "did you mean \"ams\"?"),
-    ("ttl = \"5s\"", "clusters = [\"ams\", \"ams\"]", "clusters", 20, "there twice", "remove one"),
-    ("ttl = \"5s\"", "clusters = []", "clusters", 12, "the list is empty", "at least one cluster"),
-    ("records = [\"www", "name_servers = [\"ns2\"]\nrecords = [\"www", "ns2", 17, "there is no name server \"ns2\"", "\"ns1\""),
+    (
+        "ttl = \"5s\"",
+        "clusters = [\"ams\", \"asm\"]",
+        "asm",
+        20,
+        "there is no cluster \"asm\"",
+        "did you mean \"ams\"?",
+    ),
+    (
+        "ttl = \"5s\"",
+        "clusters = [\"ams\", \"ams\"]",
+        "clusters",
+        20,
+        "there twice",
+        "remove one",
+    ),
+    (
+        "ttl = \"5s\"",
+        "clusters = []",
+        "clusters",
+        12,
+        "the list is empty",
+        "at least one cluster",
+    ),
+    (
+        "records = [\"www",
+        "name_servers = [\"ns2\"]\nrecords = [\"www",
+        "ns2",
+        17,
+        "there is no name server \"ns2\"",
+        "\"ns1\"",
+    ),
     (
         "name = \"www\"",
         "name = \"first\"\norigin = \"http://x\"\nhosts = [\"www.cdn.test\"]\n[[site]]\nname = \"www\"",
@@ -818,15 +1552,78 @@ const WRONG: &[Case] = &[
         "www.cdn.test is the steered name of the site www",
         "remove it",
     ),
-    ("records = [", "records = [[\"x\"], ", "[\"x\"]", 12, "zone[0].records[0]: this is a list", "write a string"),
-    ("[[origin_node]]", "[origin_node]", "[origin_node]", 1, "origin_node: this is a section", "[[origin_node]]"),
-    ("\"www CNAME www.cdn.test.\"", "\"www CNMAE www.cdn.test.\"", "CNMAE", 12, "is not a record type", "did you mean CNAME?"),
-    ("\"mail A 192.0.2.25\"", "\"mail A 192.0.2\"", "192.0.2\"", 55, "not an IPv4 address", "192.0.2.1"),
-    ("\"mail A 192.0.2.25\"", "\"www A 192.0.2.25\"", "www A", 55, "has a CNAME record and others", "keep one"),
-    ("\"mail A 192.0.2.25\"", "\"mail.cdn.test. A 192.0.2.25\"", "mail.cdn.test.", 55, "outside the zone demo.test", "below the zone"),
-    ("\"@ MX 10 mail\"", "\"@ MX mail\"", "MX mail", 39, "a preference and a host name", "@ MX 10 mail"),
-    ("\"mail A 192.0.2.25\"", "\"mail A 192.0.2.25\", \"mail A 192.0.2.25\"", "mail A", 76, "this A record twice", "remove one"),
-    ("\"mail A 192.0.2.25\"", "\"mail A 192.0.2.25\", \"mail 5 A 192.0.2.26\"", "mail A", 76, "different TTLs, 300 s and 5 s", "same TTL"),
+    (
+        "records = [",
+        "records = [[\"x\"], ",
+        "[\"x\"]",
+        12,
+        "zone[0].records[0]: this is a list",
+        "write a string",
+    ),
+    (
+        "[[origin_node]]",
+        "[origin_node]",
+        "[origin_node]",
+        1,
+        "origin_node: this is a section",
+        "[[origin_node]]",
+    ),
+    (
+        "\"www CNAME www.cdn.test.\"",
+        "\"www CNMAE www.cdn.test.\"",
+        "CNMAE",
+        12,
+        "is not a record type",
+        "did you mean CNAME?",
+    ),
+    (
+        "\"mail A 192.0.2.25\"",
+        "\"mail A 192.0.2\"",
+        "192.0.2\"",
+        55,
+        "not an IPv4 address",
+        "192.0.2.1",
+    ),
+    (
+        "\"mail A 192.0.2.25\"",
+        "\"www A 192.0.2.25\"",
+        "www A",
+        55,
+        "has a CNAME record and others",
+        "keep one",
+    ),
+    (
+        "\"mail A 192.0.2.25\"",
+        "\"mail.cdn.test. A 192.0.2.25\"",
+        "mail.cdn.test.",
+        55,
+        "outside the zone demo.test",
+        "below the zone",
+    ),
+    (
+        "\"@ MX 10 mail\"",
+        "\"@ MX mail\"",
+        "MX mail",
+        39,
+        "a preference and a host name",
+        "@ MX 10 mail",
+    ),
+    (
+        "\"mail A 192.0.2.25\"",
+        "\"mail A 192.0.2.25\", \"mail A 192.0.2.25\"",
+        "mail A",
+        76,
+        "this A record twice",
+        "remove one",
+    ),
+    (
+        "\"mail A 192.0.2.25\"",
+        "\"mail A 192.0.2.25\", \"mail 5 A 192.0.2.26\"",
+        "mail A",
+        76,
+        "different TTLs, 300 s and 5 s",
+        "same TTL",
+    ),
     (
         "\n[[zone]]",
         "\n[[zone]]\nname = \"demo.test\"\n[[zone]]",
@@ -843,11 +1640,23 @@ fn a_wrong_file_is_told_where_and_what_to_write() {
     for (n, (old, new, place, column, problem, mend)) in WRONG.iter().enumerate() {
         assert!(LAB.contains(old), "case {n}: {old:?} is not in the file");
         let text = LAB.replacen(old, new, 1);
-        let at = text.find(place).unwrap_or_else(|| panic!("case {n}: {place:?} is not in the file"));
+        let at = text
+            .find(place)
+            .unwrap_or_else(|| panic!("case {n}: {place:?} is not in the file"));
         let line = text[..at].matches('\n').count() + 1;
-        match &parse(&text, Path::new("/etc/nearcast")).err().unwrap_or_default()[..] {
-            [m] if (m.line, m.column) == (line, *column) && m.problem.contains(problem) && m.mend.contains(mend) => {}
-            other => failures += &format!("case {n}, {new:?}: not one mistake at {line}:{column} but\n{}\n", describe("file", other)),
+        match &parse(&text, Path::new("/etc/nearcast"))
+            .err()
+            .unwrap_or_default()[..]
+        {
+            [m] if (m.line, m.column) == (line, *column)
+                && m.problem.contains(problem)
+                && m.mend.contains(mend) => {}
+            other => {
+                failures += &format!(
+                    "case {n}, {new:?}: not one mistake at {line}:{column} but\n{}\n",
+                    describe("file", other)
+                )
+            }
         }
     }
     assert!(failures.is_empty(), "{failures}");
@@ -857,7 +1666,10 @@ fn a_wrong_file_is_told_where_and_what_to_write() {
 fn all_mistakes_come_at_once_in_file_order() {
     let text = LAB
         .replace("steering = \"geo\"", "steering = \"nearest\"")
-        .replace("time_zone = \"Europe/Amsterdam\"", "time_zone = \"Asia/Atlantis\"")
+        .replace(
+            "time_zone = \"Europe/Amsterdam\"",
+            "time_zone = \"Asia/Atlantis\"",
+        )
         .replacen("off_peak = ", "offpeak = ", 1)
         .replace("ttl = \"5s\"", "ttl = \"5 fortnights\"");
     let mistakes = parse(&text, Path::new("/")).expect_err("wrong");
@@ -875,9 +1687,15 @@ fn nothing_may_be_pushed() {
 
 #[test]
 fn listeners_may_be_written_short() {
-    let text = LAB.replace("\"127.9.0.12:8080\"", "[\":8081\", \"localhost:8082\"]").replace("\"127.9.0.80:8000\"", "\"8000\"");
+    let text = LAB
+        .replace("\"127.9.0.12:8080\"", "[\":8081\", \"localhost:8082\"]")
+        .replace("\"127.9.0.80:8000\"", "\"8000\"");
     let fleet = fleet_of(&text);
-    let listen: Vec<String> = fleet.clusters[0].nodes[1].listen.iter().map(ToString::to_string).collect();
+    let listen: Vec<String> = fleet.clusters[0].nodes[1]
+        .listen
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     assert_eq!(listen, ["0.0.0.0:8081", "127.0.0.1:8082"]);
     assert_eq!(fleet.origins[0].listen.to_string(), "0.0.0.0:8000");
 }
@@ -886,7 +1704,11 @@ fn listeners_may_be_written_short() {
 fn an_empty_file_says_what_is_needed() {
     let mistakes = parse("", Path::new("/")).expect_err("nothing there");
     let words = describe("file", &mistakes);
-    assert!(words.contains("file:1:1: fleet: this setting is required") && words.contains("[[cluster]]"), "{words}");
+    assert!(
+        words.contains("file:1:1: fleet: this setting is required")
+            && words.contains("[[cluster]]"),
+        "{words}"
+    );
 }
 
 #[test]
@@ -895,9 +1717,16 @@ fn nodes_on_different_machines_may_listen_alike() {
     let text = SMALLEST.replace("\n[[site]]", &format!("{second}\n[[site]]"));
     assert_eq!(fleet_of(&text).clusters[0].nodes.len(), 2);
     // On one machine they may not, even where the setting is a default.
-    let text = text.replace("\"192.0.2.1\"", "\"127.0.0.2\"").replace("\"192.0.2.2\"", "\"127.0.0.3\"");
+    let text = text
+        .replace("\"192.0.2.1\"", "\"127.0.0.2\"")
+        .replace("\"192.0.2.2\"", "\"127.0.0.3\"");
     let mistakes = parse(&text, Path::new("/")).expect_err("one port twice");
-    assert!(mistakes[0].problem.contains("127.0.0.1:9100, which is the default, is taken by admin of ams-1"), "{mistakes:?}");
+    assert!(
+        mistakes[0]
+            .problem
+            .contains("127.0.0.1:9100, which is the default, is taken by admin of ams-1"),
+        "{mistakes:?}"
+    );
     assert!(mistakes[0].mend.contains("add admin"), "{mistakes:?}");
 }
 
@@ -906,8 +1735,15 @@ fn a_column_counts_characters() {
     let text = SMALLEST.replace("name = \"ams\"", "label = \"Åmsterdåm\" # ü\nname = \"ü\"");
     let mistakes = parse(&text, Path::new("/")).expect_err("no name");
     assert_eq!((mistakes[0].line, mistakes[0].column), (6, 8));
-    let text = SMALLEST.replace("{ latitude = 52.37, longitude = 4.90 }", "{ \"lätitude\" = 1, latitude = 1, longitude = 1, x = 1 }");
-    let columns: Vec<usize> = parse(&text, Path::new("/")).expect_err("wrong").iter().map(|m| m.column).collect();
+    let text = SMALLEST.replace(
+        "{ latitude = 52.37, longitude = 4.90 }",
+        "{ \"lätitude\" = 1, latitude = 1, longitude = 1, x = 1 }",
+    );
+    let columns: Vec<usize> = parse(&text, Path::new("/"))
+        .expect_err("wrong")
+        .iter()
+        .map(|m| m.column)
+        .collect();
     assert_eq!(columns, [11, 56]);
 }
 
@@ -915,7 +1751,10 @@ fn a_column_counts_characters() {
 fn the_key_can_be_in_a_file() {
     let dir = tempfile::tempdir().expect("a directory");
     std::fs::write(dir.path().join("node.key"), "sixteen characters\n").expect("write");
-    let text = LAB.replace("node_key = \"a key that only this test knows\"", "node_key_file = \"node.key\"");
+    let text = LAB.replace(
+        "node_key = \"a key that only this test knows\"",
+        "node_key_file = \"node.key\"",
+    );
     let fleet = parse(&text, dir.path()).expect("a good file");
     assert_eq!(fleet.node_key, Secret("sixteen characters".into()));
 }
@@ -926,11 +1765,24 @@ fn who_may_purge_a_site_is_nobody_unless_it_says() {
     std::fs::write(dir.path().join("token"), "sixteen characters\n").expect("write");
     let policy = |lines: &str| {
         let text = LAB.replace("ttl = \"5s\"\n", lines);
-        parse(&text, dir.path()).unwrap_or_else(|m| panic!("{lines}: {m:?}")).sites[0].purge.clone()
+        parse(&text, dir.path())
+            .unwrap_or_else(|m| panic!("{lines}: {m:?}"))
+            .sites[0]
+            .purge
+            .clone()
     };
     assert!(policy("").is_off());
-    let found = policy("purge_from = [\"192.0.2.7\", \"10.1.2.3/8\", \"2001:db8::/32\"]\npurge_token_file = \"token\"\n");
-    assert_eq!(found.from.iter().map(ToString::to_string).collect::<Vec<_>>(), ["192.0.2.7/32", "10.0.0.0/8", "2001:db8::/32"]);
+    let found = policy(
+        "purge_from = [\"192.0.2.7\", \"10.1.2.3/8\", \"2001:db8::/32\"]\npurge_token_file = \"token\"\n",
+    );
+    assert_eq!(
+        found
+            .from
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>(),
+        ["192.0.2.7/32", "10.0.0.0/8", "2001:db8::/32"]
+    );
     assert_eq!(found.token, Some(Secret("sixteen characters".into())));
     assert!(!found.is_off() && !format!("{found:?}").contains("sixteen"));
     assert_eq!(policy("purge_from = \"::1\"\n").from.len(), 1);
@@ -942,7 +1794,11 @@ fn load_says_which_file_and_where() {
     let path = dir.path().join("nearcast.toml");
     let missing = load(&path).expect_err("not there");
     assert_eq!(missing.kind, FailureKind::NoInput);
-    assert!(missing.message.contains("nearcast.toml") && missing.message.contains("a file that is there"), "{missing}");
+    assert!(
+        missing.message.contains("nearcast.toml")
+            && missing.message.contains("a file that is there"),
+        "{missing}"
+    );
     // `check FILE` has no --fleet.
     assert!(!missing.message.contains("--"), "{missing}");
     std::fs::write(&path, LAB).expect("write");
@@ -950,41 +1806,103 @@ fn load_says_which_file_and_where() {
     assert_eq!(fleet.state_dir, dir.path().join("state"));
     std::fs::write(&path, LAB.replace("200ms", "1ms").replace("5s", "5x")).expect("write");
     let wrong = load(&path).expect_err("two mistakes");
-    assert_eq!((wrong.kind, wrong.message.lines().count()), (FailureKind::Usage, 2));
-    assert!(wrong.message.lines().all(|l| l.starts_with(&format!("{}:", path.display()))), "{wrong}");
+    assert_eq!(
+        (wrong.kind, wrong.message.lines().count()),
+        (FailureKind::Usage, 2)
+    );
+    assert!(
+        wrong
+            .message
+            .lines()
+            .all(|l| l.starts_with(&format!("{}:", path.display()))),
+        "{wrong}"
+    );
     std::fs::write(&path, [0xff, 0xfe]).expect("write");
-    assert_eq!(load(&path).expect_err("not text").kind, FailureKind::BadData);
+    assert_eq!(
+        load(&path).expect_err("not text").kind,
+        FailureKind::BadData
+    );
 }
 
 #[test]
 fn a_fleet_without_a_file() {
     let listen = vec!["127.0.0.1:8080".parse().expect("an address")];
-    let of = |origin: &str, cache| standalone_edge(listen.clone(), origin, "/tmp/x".into(), Bytes(1 << 20), Bytes(0), cache);
+    let of = |origin: &str, cache| {
+        standalone_edge(
+            listen.clone(),
+            origin,
+            "/tmp/x".into(),
+            Bytes(1 << 20),
+            Bytes(0),
+            cache,
+        )
+    };
     let edge = |origin: &str| of(origin, CachePolicy::default());
-    let listed = |name: &str| of("http://127.0.0.1", CachePolicy { forward_fields: vec![name.into()], ..CachePolicy::default() });
-    assert_eq!(listed("x-test").expect("good").sites[0].cache.forward_fields, ["x-test"]);
-    assert!(listed("host").expect_err("the edge's own").to_string().contains("request field \"host\""));
+    let listed = |name: &str| {
+        of(
+            "http://127.0.0.1",
+            CachePolicy {
+                forward_fields: vec![name.into()],
+                ..CachePolicy::default()
+            },
+        )
+    };
+    assert_eq!(
+        listed("x-test").expect("good").sites[0]
+            .cache
+            .forward_fields,
+        ["x-test"]
+    );
+    assert!(
+        listed("host")
+            .expect_err("the edge's own")
+            .to_string()
+            .contains("request field \"host\"")
+    );
     let fleet = edge("http://127.0.0.1:8000/").expect("good");
-    assert_eq!(fleet.edge("edge").map(|(c, n)| (c.name.as_str(), n.admin)), Some(("local", None)));
+    assert_eq!(
+        fleet.edge("edge").map(|(c, n)| (c.name.as_str(), n.admin)),
+        Some(("local", None))
+    );
     let site = fleet.site_of_host("any.thing").expect("any host");
-    assert_eq!((site.origin.as_str(), &site.origin_host), ("http://127.0.0.1:8000", &None));
+    assert_eq!(
+        (site.origin.as_str(), &site.origin_host),
+        ("http://127.0.0.1:8000", &None)
+    );
     assert_eq!(fleet.node_dir("edge"), Path::new("/tmp/x/edge"));
     let wrong = edge("gopher://x").expect_err("no origin");
-    assert!(wrong.kind == FailureKind::Usage && wrong.message.contains("gopher") && wrong.message.lines().count() == 1);
-    assert_eq!(standalone_origin("/nowhere/x".into(), listen[0]).expect_err("no directory").kind, FailureKind::NoInput);
+    assert!(
+        wrong.kind == FailureKind::Usage
+            && wrong.message.contains("gopher")
+            && wrong.message.lines().count() == 1
+    );
+    assert_eq!(
+        standalone_origin("/nowhere/x".into(), listen[0])
+            .expect_err("no directory")
+            .kind,
+        FailureKind::NoInput
+    );
 }
 
-/// Every setting is read: with a value of a wrong type in place of any of [`EVERYTHING`]'s, there is a mistake.
+/// Every setting is read: with a value of a wrong type in place of any of [`EVERYTHING`]'s, there
+/// is a mistake.
 #[test]
 fn every_setting_is_checked() {
     for (section, keys) in SETTINGS {
         for key in keys.iter().filter(|_| !section.is_empty()) {
-            if SETTINGS.iter().any(|(s, _)| *s == format!("{section}.{key}")) {
+            if SETTINGS
+                .iter()
+                .any(|(s, _)| *s == format!("{section}.{key}"))
+            {
                 continue;
             }
             let text = with_setting(section, key, "[[{}]]");
             let mistakes = parse(&text, Path::new("/")).err().unwrap_or_default();
-            assert!(mistakes.iter().any(|m| m.problem.contains(key)), "{section}.{key} is never read:\n{}", describe("file", &mistakes));
+            assert!(
+                mistakes.iter().any(|m| m.problem.contains(key)),
+                "{section}.{key} is never read:\n{}",
+                describe("file", &mistakes)
+            );
         }
     }
 }
@@ -992,14 +1910,30 @@ fn every_setting_is_checked() {
 /// [`EVERYTHING`] with that value for a setting, wherever its section begins first.
 fn with_setting(section: &str, key: &str, value: &str) -> String {
     if section == "cluster.place" {
-        return EVERYTHING.replacen("{ latitude = 52.37, longitude = 4.9 }", &format!("{{ {key} = {value} }}"), 1);
+        return EVERYTHING.replacen(
+            "{ latitude = 52.37, longitude = 4.9 }",
+            &format!("{{ {key} = {value} }}"),
+            1,
+        );
     }
-    let header =
-        [format!("[[{section}]]\n"), format!("[{section}]\n")].into_iter().find(|h| EVERYTHING.contains(h)).expect("every section");
+    let header = [format!("[[{section}]]\n"), format!("[{section}]\n")]
+        .into_iter()
+        .find(|h| EVERYTHING.contains(h))
+        .expect("every section");
     let start = EVERYTHING.find(&header).expect("found above") + header.len();
-    let end = EVERYTHING[start..].find("\n[").map_or(EVERYTHING.len(), |at| start + at + 1);
-    let others: Vec<&str> = EVERYTHING[start..end].lines().filter(|l| !l.starts_with(&format!("{key} ="))).collect();
-    format!("{}{}\n{key} = {value}\n{}", &EVERYTHING[..start], others.join("\n"), &EVERYTHING[end..])
+    let end = EVERYTHING[start..]
+        .find("\n[")
+        .map_or(EVERYTHING.len(), |at| start + at + 1);
+    let others: Vec<&str> = EVERYTHING[start..end]
+        .lines()
+        .filter(|l| !l.starts_with(&format!("{key} =")))
+        .collect();
+    format!(
+        "{}{}\n{key} = {value}\n{}",
+        &EVERYTHING[..start],
+        others.join("\n"),
+        &EVERYTHING[end..]
+    )
 }
 
 #[test]
@@ -1058,14 +1992,20 @@ name = "demo.test"
         let mut section = None;
         for line in PAGE.lines() {
             if line.starts_with('#') {
-                let header = line.split_once('`').and_then(|(_, rest)| rest.split_once('`')).map(|(header, _)| header);
+                let header = line
+                    .split_once('`')
+                    .and_then(|(_, rest)| rest.split_once('`'))
+                    .map(|(header, _)| header);
                 section = header.map(|h| h.trim_matches(['[', ']']).to_owned());
             }
             let cells: Vec<&str> = line.split('|').map(str::trim).collect();
             if let (Some(section), [_, key, default, ..]) = (&section, &cells[..])
                 && let Some(key) = key.strip_prefix('`').and_then(|k| k.strip_suffix('`'))
             {
-                tables.entry(section.clone()).or_default().push((key.to_owned(), (*default).to_owned()));
+                tables
+                    .entry(section.clone())
+                    .or_default()
+                    .push((key.to_owned(), (*default).to_owned()));
             }
         }
         tables
@@ -1076,14 +2016,25 @@ name = "demo.test"
         let tables = tables();
         for (section, keys) in SETTINGS.iter().filter(|(s, _)| !s.is_empty()) {
             if *section == "cluster.place" {
-                assert!(keys.iter().all(|key| PAGE.contains(&format!("`{key}` in degrees"))));
+                assert!(
+                    keys.iter()
+                        .all(|key| PAGE.contains(&format!("`{key}` in degrees")))
+                );
                 continue;
             }
-            let listed: BTreeSet<&str> = tables.get(*section).into_iter().flatten().map(|(key, _)| key.as_str()).collect();
+            let listed: BTreeSet<&str> = tables
+                .get(*section)
+                .into_iter()
+                .flatten()
+                .map(|(key, _)| key.as_str())
+                .collect();
             assert_eq!(listed, keys.iter().copied().collect(), "[{section}]");
         }
         for section in tables.keys() {
-            assert!(SETTINGS.iter().any(|(s, _)| s == section), "there is no section [{section}]");
+            assert!(
+                SETTINGS.iter().any(|(s, _)| s == section),
+                "there is no section [{section}]"
+            );
         }
     }
 
@@ -1092,11 +2043,18 @@ name = "demo.test"
         let base = fleet_of(BASE);
         let mut checked = 0;
         for (section, rows) in tables() {
-            let header =
-                [format!("[{section}]\n"), format!("[[{section}]]\n")].into_iter().find(|h| BASE.contains(h)).expect("every section");
+            let header = [format!("[{section}]\n"), format!("[[{section}]]\n")]
+                .into_iter()
+                .find(|h| BASE.contains(h))
+                .expect("every section");
             for (key, default) in rows {
-                let Some(literal) = default.strip_prefix('`').and_then(|d| d.strip_suffix('`')) else { continue };
-                if !literal.starts_with(|c: char| c == '"' || c.is_ascii_digit()) && !["true", "false"].contains(&literal) {
+                let Some(literal) = default.strip_prefix('`').and_then(|d| d.strip_suffix('`'))
+                else {
+                    continue;
+                };
+                if !literal.starts_with(|c: char| c == '"' || c.is_ascii_digit())
+                    && !["true", "false"].contains(&literal)
+                {
                     continue;
                 }
                 let text = BASE.replacen(&header, &format!("{header}{key} = {literal}\n"), 1);
@@ -1104,7 +2062,10 @@ name = "demo.test"
                 checked += 1;
             }
         }
-        assert!(checked >= 30, "only {checked} defaults were found in the page");
+        assert!(
+            checked >= 30,
+            "only {checked} defaults were found in the page"
+        );
     }
 
     #[test]
@@ -1113,31 +2074,72 @@ name = "demo.test"
             for (key, _) in rows.iter().filter(|(_, default)| default == "required") {
                 let header = BASE.find(&format!("[{section}]")).expect("every section");
                 // A section below this one, or a line of it.
-                let lines = if key == "node" { ("\n[[cluster.node]]", 4) } else { (&*format!("\n{key} = "), 1) };
-                let at = header + BASE[header..].find(lines.0).expect("what is required is there") + 1;
+                let lines = if key == "node" {
+                    ("\n[[cluster.node]]", 4)
+                } else {
+                    (&*format!("\n{key} = "), 1)
+                };
+                let at = header
+                    + BASE[header..]
+                        .find(lines.0)
+                        .expect("what is required is there")
+                    + 1;
                 let rest: String = BASE[at..].split_inclusive('\n').skip(lines.1).collect();
-                let mistakes = parse(&format!("{}{rest}", &BASE[..at]), Path::new("/")).err().unwrap_or_default();
-                assert!(mistakes.iter().any(|m| m.problem.ends_with(&format!("{key}: this setting is required"))), "{section}.{key}");
+                let mistakes = parse(&format!("{}{rest}", &BASE[..at]), Path::new("/"))
+                    .err()
+                    .unwrap_or_default();
+                assert!(
+                    mistakes.iter().any(|m| m
+                        .problem
+                        .ends_with(&format!("{key}: this setting is required"))),
+                    "{section}.{key}"
+                );
             }
         }
     }
 
     #[test]
     fn its_examples_are_good() {
-        let blocks: Vec<&str> = PAGE.split("```toml\n").skip(1).filter_map(|b| b.split_once("```")).map(|(block, _)| block).collect();
-        let [smallest, grown, apart, zone] = &blocks[..] else { panic!("four examples") };
+        let blocks: Vec<&str> = PAGE
+            .split("```toml\n")
+            .skip(1)
+            .filter_map(|b| b.split_once("```"))
+            .map(|(block, _)| block)
+            .collect();
+        let [smallest, grown, apart, zone] = &blocks[..] else {
+            panic!("four examples")
+        };
         assert!(smallest.lines().count() < 20);
         assert_eq!(*smallest, SMALLEST);
-        let with = grown
-            .replacen("[fleet]\n", "", 1)
-            .replace("node_key_file = \"/etc/nearcast/node.key\"", "node_key = \"a key that only this test knows\"");
-        let (key, rest) = with.split_once("\n\n").expect("the key's line, then sections");
-        let whole = format!("{}\n{rest}\n{zone}", smallest.replacen("[fleet]\n", &format!("[fleet]\n{key}\n"), 1));
+        let with = grown.replacen("[fleet]\n", "", 1).replace(
+            "node_key_file = \"/etc/nearcast/node.key\"",
+            "node_key = \"a key that only this test knows\"",
+        );
+        let (key, rest) = with
+            .split_once("\n\n")
+            .expect("the key's line, then sections");
+        let whole = format!(
+            "{}\n{rest}\n{zone}",
+            smallest.replacen("[fleet]\n", &format!("[fleet]\n{key}\n"), 1)
+        );
         let fleet = fleet_of(&whole);
-        assert_eq!((fleet.name_servers.len(), fleet.zones.len(), fleet.control.is_some()), (1, 1, true));
-        let on_several = format!("{}\n{apart}", smallest.replacen("[fleet]\n", &format!("[fleet]\n{key}\n"), 1));
+        assert_eq!(
+            (
+                fleet.name_servers.len(),
+                fleet.zones.len(),
+                fleet.control.is_some()
+            ),
+            (1, 1, true)
+        );
+        let on_several = format!(
+            "{}\n{apart}",
+            smallest.replacen("[fleet]\n", &format!("[fleet]\n{key}\n"), 1)
+        );
         let fleet = fleet_of(&on_several);
-        assert_eq!(fleet.control.map(|c| c.url), Some("http://10.0.0.5:7700".to_owned()));
+        assert_eq!(
+            fleet.control.map(|c| c.url),
+            Some("http://10.0.0.5:7700".to_owned())
+        );
         assert_eq!(fleet.name_servers[0].admin_url, "http://10.0.0.53:9153");
     }
 }
@@ -1197,7 +2199,17 @@ fn a_span_of_time_of_day_may_end_at_midnight_or_be_the_whole_day() {
     for (text, (start_minute, end_minute), minutes) in table {
         let fleet = parse(&file.replace("HOURS", text), Path::new("/")).expect("the file is good");
         let window = fleet.clusters[0].off_peak;
-        assert_eq!((window, window.minutes()), (DailyWindow { start_minute, end_minute }, minutes), "{text}");
+        assert_eq!(
+            (window, window.minutes()),
+            (
+                DailyWindow {
+                    start_minute,
+                    end_minute
+                },
+                minutes
+            ),
+            "{text}"
+        );
         let inside = (0..1440).filter(|minute| window.contains(*minute)).count();
         assert_eq!(inside, usize::from(minutes), "{text}");
     }

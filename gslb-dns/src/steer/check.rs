@@ -1,18 +1,22 @@
-//! Health checks of one endpoint over HTTP: when, over which connection, and for how long an answer is waited for.
+//! Health checks of one endpoint over HTTP: when, over which connection, and for how long an answer
+//! is waited for.
 //!
-//! Checks go over one connection that is kept, so that a check costs one round trip however far the edge is. Every tenth check is made on a
-//! new connection, which then takes the place of the kept one: a listener that accepts nothing any more is found that way. So is every
-//! check after a failure, until one passes, and a check whose kept connection turns out to be closed: edges close idle connections, and
-//! that alone says nothing about their health.
+//! Checks go over one connection that is kept, so that a check costs one round trip however far the
+//! edge is. Every tenth check is made on a new connection, which then takes the place of the kept
+//! one: a listener that accepts nothing any more is found that way. So is every check after a
+//! failure, until one passes, and a check whose kept connection turns out to be closed: edges close
+//! idle connections, and that alone says nothing about their health.
 //!
-//! How long a check waits is learned from the round trips measured (as in RFC 6298: the smoothed time and four times its mean deviation,
-//! but never less than half as much again as the smoothed time), for the connection and for the answer apart, and stays between
-//! `timeout_min` and `timeout`. It is `timeout` while nothing is measured and while the endpoint is down, so that an edge that is far,
-//! or whose way has become longer, gets the time to show it. What took longer than the endpoint would be given while it is up is believed
-//! when the next check says the same: an edge that stood still answers late once, and must be found as fast when it does so again.
+//! How long a check waits is learned from the round trips measured (as in RFC 6298: the smoothed
+//! time and four times its mean deviation, but never less than half as much again as the smoothed
+//! time), for the connection and for the answer apart, and stays between `timeout_min` and
+//! `timeout`. It is `timeout` while nothing is measured and while the endpoint is down, so that an
+//! edge that is far, or whose way has become longer, gets the time to show it. What took longer
+//! than the endpoint would be given while it is up is believed when the next check says the same:
+//! an edge that stood still answers late once, and must be found as fast when it does so again.
 //!
-//! The check after a failure does not wait for the interval, and neither does the one after a kept connection closed: an edge that is
-//! killed is found within moments.
+//! The check after a failure does not wait for the interval, and neither does the one after a kept
+//! connection closed: an edge that is killed is found within moments.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -37,21 +41,23 @@ const HEAD_BYTES_MAX: usize = 16 << 10;
 const BODY_BYTES_MAX: usize = 16 << 10;
 /// After a failure the next check comes after this part of the interval.
 const RECHECK_PARTS: u32 = 5;
-/// A kept connection that closes brings the next check forward if it has carried so many; an edge that closes after each
-/// answer is not checked more often for it.
+/// A kept connection that closes brings the next check forward if it has carried so many; an edge
+/// that closes after each answer is not checked more often for it.
 const CARRIED_MIN: u32 = 2;
 
 /// A smoothed time and its deviation, in microseconds.
 #[derive(Debug, Clone, Copy, Default)]
 struct RoundTrip {
     learned: Option<(f64, f64)>,
-    /// The last measurement, where it took longer than is waited for while the endpoint is up. It may be that the way has become longer, or
-    /// that the edge stood still and answered when it went on; the next measurement tells.
+    /// The last measurement, where it took longer than is waited for while the endpoint is up. It
+    /// may be that the way has become longer, or that the edge stood still and answered when it
+    /// went on; the next measurement tells.
     doubtful: Option<f64>,
 }
 
 impl RoundTrip {
-    /// Takes in a measurement (RFC 6298 section 2, with its constants). `least` is waited for in any case.
+    /// Takes in a measurement (RFC 6298 section 2, with its constants). `least` is waited for in
+    /// any case.
     fn observe(&mut self, took: Duration, least: Duration) {
         let us = took.as_secs_f64() * 1e6;
         let first = |us: f64| Some((us, us / 2.0));
@@ -62,15 +68,21 @@ impl RoundTrip {
             (Some(_), None) if is_late => self.doubtful = Some(us),
             (Some(_), Some(before)) if is_late => self.learned = first(us.min(before)),
             (Some((smoothed, deviation)), _) => {
-                self.learned = Some((smoothed * 0.875 + us * 0.125, deviation * 0.75 + (smoothed - us).abs() * 0.25));
+                self.learned = Some((
+                    smoothed * 0.875 + us * 0.125,
+                    deviation * 0.75 + (smoothed - us).abs() * 0.25,
+                ));
             }
         }
     }
 
-    /// How long to wait, without bounds; `None` before the first measurement and while the last one is in doubt.
+    /// How long to wait, without bounds; `None` before the first measurement and while the last one
+    /// is in doubt.
     fn limit(self) -> Option<Duration> {
         let (smoothed, deviation) = self.learned.filter(|_| self.doubtful.is_none())?;
-        Some(Duration::from_secs_f64((smoothed + 4.0 * deviation).max(smoothed * 1.5) / 1e6))
+        Some(Duration::from_secs_f64(
+            (smoothed + 4.0 * deviation).max(smoothed * 1.5) / 1e6,
+        ))
     }
 }
 
@@ -103,12 +115,23 @@ pub(super) struct Checker {
 impl Checker {
     pub(super) fn new(endpoint: SocketAddr, rules: HealthCheck) -> Self {
         let (connecting, answering) = Default::default();
-        Self { endpoint, host: endpoint.to_string(), rules, kept: None, connecting, answering, failures: 0 }
+        Self {
+            endpoint,
+            host: endpoint.to_string(),
+            rules,
+            kept: None,
+            connecting,
+            answering,
+            failures: 0,
+        }
     }
 
     /// Checks once.
     pub(super) async fn check(&mut self) -> Outcome {
-        let kept = self.kept.take().filter(|c| c.carried < NEW_CONNECTION_EVERY && !c.sender.is_closed());
+        let kept = self
+            .kept
+            .take()
+            .filter(|c| c.carried < NEW_CONNECTION_EVERY && !c.sender.is_closed());
         let outcome = match kept {
             Some(connection) => self.check_kept(connection).await,
             None => self.check_new().await,
@@ -147,7 +170,10 @@ impl Checker {
     fn limit(&self, parts: &[RoundTrip]) -> Duration {
         let longest = self.rules.timeout;
         let is_down = self.failures >= self.rules.fall.max(1);
-        let learned = parts.iter().map(|part| part.limit()).sum::<Option<Duration>>();
+        let learned = parts
+            .iter()
+            .map(|part| part.limit())
+            .sum::<Option<Duration>>();
         match learned.filter(|_| !is_down) {
             None => longest,
             Some(learned) => learned.max(self.rules.timeout_min).min(longest),
@@ -157,7 +183,8 @@ impl Checker {
     async fn check_kept(&mut self, mut connection: Connection) -> Outcome {
         let limit = self.limit(&[self.answering]);
         let begun = Instant::now();
-        match tokio::time::timeout(limit, ask(&mut connection, &self.host, &self.rules.path)).await {
+        match tokio::time::timeout(limit, ask(&mut connection, &self.host, &self.rules.path)).await
+        {
             Err(_) => Outcome::Failed(format!("no answer within {} ms", limit.as_millis())),
             // It was closed, perhaps for having been idle; a new one tells.
             Ok(Err(_)) => self.check_new().await,
@@ -168,7 +195,8 @@ impl Checker {
     async fn check_new(&mut self) -> Outcome {
         let limit = self.limit(&[self.connecting, self.answering]);
         let begun = Instant::now();
-        let late = |what: &str| Outcome::Failed(format!("no {what} within {} ms", limit.as_millis()));
+        let late =
+            |what: &str| Outcome::Failed(format!("no {what} within {} ms", limit.as_millis()));
         let mut connection = match tokio::time::timeout(limit, connect(self.endpoint)).await {
             Err(_) => return late("connection"),
             Ok(Err(outcome)) => return outcome,
@@ -180,13 +208,15 @@ impl Checker {
             Err(_) => late("answer"),
             Ok(Err(reason)) => Outcome::Failed(reason.chars().take(REASON_CHARS_MAX).collect()),
             Ok(Ok(answer)) => {
-                self.connecting.observe(asked - begun, self.rules.timeout_min);
+                self.connecting
+                    .observe(asked - begun, self.rules.timeout_min);
                 self.judge(connection, answer, begun, asked, limit).await
             }
         }
     }
 
-    /// Makes an outcome of the head, which alone counts, and keeps the connection when the body was read in time.
+    /// Makes an outcome of the head, which alone counts, and keeps the connection when the body was
+    /// read in time.
     async fn judge(
         &mut self,
         mut connection: Connection,
@@ -196,14 +226,19 @@ impl Checker {
         limit: Duration,
     ) -> Outcome {
         let ended = Instant::now();
-        self.answering.observe(ended - asked, self.rules.timeout_min);
+        self.answering
+            .observe(ended - asked, self.rules.timeout_min);
         let outcome = match answer.status() {
-            status if status.is_success() => Outcome::Passed(((ended - begun).as_micros() as u64).max(1)),
+            status if status.is_success() => {
+                Outcome::Passed(((ended - begun).as_micros() as u64).max(1))
+            }
             http::StatusCode::SERVICE_UNAVAILABLE => Outcome::Refusing("status 503".into()),
             status => Outcome::Failed(format!("status {}", status.as_u16())),
         };
         let left = limit.saturating_sub(ended - begun);
-        let is_read = tokio::time::timeout(left, drain(answer.into_body())).await.unwrap_or(false);
+        let is_read = tokio::time::timeout(left, drain(answer.into_body()))
+            .await
+            .unwrap_or(false);
         if is_read && matches!(outcome, Outcome::Passed(_)) {
             connection.carried += 1;
             self.kept = Some(connection);
@@ -215,18 +250,34 @@ impl Checker {
 /// Opens a connection and starts its driver.
 async fn connect(endpoint: SocketAddr) -> Result<Connection, Outcome> {
     use std::io::ErrorKind;
-    let stream = tokio::net::TcpStream::connect(endpoint).await.map_err(|e| match e.kind() {
-        ErrorKind::ConnectionRefused => Outcome::Failed("connection refused".to_owned()),
-        _ if !has_route(endpoint) => Outcome::NoRoute,
-        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => Outcome::Failed("unreachable".to_owned()),
-        _ => Outcome::Failed(format!("cannot connect: {e}").chars().take(REASON_CHARS_MAX).collect()),
-    })?;
+    let stream = tokio::net::TcpStream::connect(endpoint)
+        .await
+        .map_err(|e| match e.kind() {
+            ErrorKind::ConnectionRefused => Outcome::Failed("connection refused".to_owned()),
+            _ if !has_route(endpoint) => Outcome::NoRoute,
+            ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
+                Outcome::Failed("unreachable".to_owned())
+            }
+            _ => Outcome::Failed(
+                format!("cannot connect: {e}")
+                    .chars()
+                    .take(REASON_CHARS_MAX)
+                    .collect(),
+            ),
+        })?;
     let _ = stream.set_nodelay(true);
-    let handshake = hyper::client::conn::http1::Builder::new().max_buf_size(HEAD_BYTES_MAX).handshake(TokioIo::new(stream)).await;
+    let handshake = hyper::client::conn::http1::Builder::new()
+        .max_buf_size(HEAD_BYTES_MAX)
+        .handshake(TokioIo::new(stream))
+        .await;
     let (sender, connection) = handshake.map_err(|e| Outcome::Failed(broken(&e)))?;
     // What ends the connection is told to whoever waits for an answer on it.
     let driver = tokio::spawn(async move { drop(connection.await) });
-    Ok(Connection { sender, driver, carried: 0 })
+    Ok(Connection {
+        sender,
+        driver,
+        carried: 0,
+    })
 }
 
 /// Whether the system knows a way to that address; nothing is sent.
@@ -235,18 +286,28 @@ fn has_route(endpoint: SocketAddr) -> bool {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
     };
-    std::net::UdpSocket::bind(any).and_then(|socket| socket.connect(endpoint)).is_ok()
+    std::net::UdpSocket::bind(any)
+        .and_then(|socket| socket.connect(endpoint))
+        .is_ok()
 }
 
 /// Sends the request and reads the head of the answer.
-async fn ask(connection: &mut Connection, host: &str, path: &str) -> Result<http::Response<Incoming>, String> {
+async fn ask(
+    connection: &mut Connection,
+    host: &str,
+    path: &str,
+) -> Result<http::Response<Incoming>, String> {
     let request = http::Request::get(path)
         .header(http::header::HOST, host)
         .header(http::header::USER_AGENT, "nearcast-health")
         .body(Empty::new())
         .map_err(|e| format!("the path {path:?} cannot be asked for: {e}"))?;
     connection.sender.ready().await.map_err(|e| broken(&e))?;
-    connection.sender.send_request(request).await.map_err(|e| broken(&e))
+    connection
+        .sender
+        .send_request(request)
+        .await
+        .map_err(|e| broken(&e))
 }
 
 fn broken(error: &hyper::Error) -> String {

@@ -42,7 +42,11 @@ impl ClientPrefix {
     /// A host whose whole address is known, such as a resolver.
     pub fn host(address: IpAddr) -> Self {
         let source_prefix = if address.is_ipv4() { 32 } else { 128 };
-        Self { address, source_prefix, from_ecs: false }
+        Self {
+            address,
+            source_prefix,
+            from_ecs: false,
+        }
     }
 }
 
@@ -60,7 +64,8 @@ pub enum Reason {
     Weighted,
     /// Each in turn.
     RoundRobin,
-    /// The best one is down, or has just returned and takes a share of its clients alone; this is the next.
+    /// The best one is down, or has just returned and takes a share of its clients alone; this is
+    /// the next.
     Failover,
     /// The best one is full and takes a share of its clients alone, this is the next.
     Spill,
@@ -117,9 +122,13 @@ pub struct Addresses {
 
 impl Addresses {
     /// None.
-    pub const EMPTY: Self = Self { len: 0, items: [IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED); ADDRESSES_MAX] };
+    pub const EMPTY: Self = Self {
+        len: 0,
+        items: [IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED); ADDRESSES_MAX],
+    };
 
-    /// `all`, beginning at the `start`-th one (modulo their number) and going round; what does not fit is left out.
+    /// `all`, beginning at the `start`-th one (modulo their number) and going round; what does not
+    /// fit is left out.
     pub fn rotated(all: &[IpAddr], start: usize) -> Self {
         let mut out = Self::EMPTY;
         if all.is_empty() {
@@ -141,17 +150,40 @@ const WEIGHED_MAX: usize = 64;
 impl Addresses {
     /// Some of `all` at random, by weights, which stand in the same order.
     ///
-    /// With `leaves_out` an address is in an answer as often as its weight is of the largest, in any order, so that it does not matter which
-    /// address of an answer resolvers and clients take; one always is. Without it, all are there, in an order drawn by weight: many clients may share
-    /// the answer, and are to be spread over all nodes. Nodes that return are left out of these too, as often as their ramp says.
-    pub(super) fn weighted(all: &[IpAddr], weights: &[Weight], leaves_out: bool, random: u64) -> Self {
+    /// With `leaves_out` an address is in an answer as often as its weight is of the largest, in
+    /// any order, so that it does not matter which address of an answer resolvers and clients take;
+    /// one always is. Without it, all are there, in an order drawn by weight: many clients may
+    /// share the answer, and are to be spread over all nodes. Nodes that return are left out of
+    /// these too, as often as their ramp says.
+    pub(super) fn weighted(
+        all: &[IpAddr],
+        weights: &[Weight],
+        leaves_out: bool,
+        random: u64,
+    ) -> Self {
         let mut out = Self::EMPTY;
         // Of more nodes than are looked at, those from a random one on.
-        let start = if all.len() > WEIGHED_MAX { (mix(random) as usize) % all.len() } else { 0 };
+        let start = if all.len() > WEIGHED_MAX {
+            (mix(random) as usize) % all.len()
+        } else {
+            0
+        };
         let count = all.len().min(weights.len()).min(WEIGHED_MAX);
         let at = |i: usize| (start + i) % all.len();
-        let standing = |i: usize| if leaves_out { weights[at(i)].weight } else { weights[at(i)].ramp };
-        let weight = |i: usize| if leaves_out { 1 } else { u64::from(weights[at(i)].weight) + 1 };
+        let standing = |i: usize| {
+            if leaves_out {
+                weights[at(i)].weight
+            } else {
+                weights[at(i)].ramp
+            }
+        };
+        let weight = |i: usize| {
+            if leaves_out {
+                1
+            } else {
+                u64::from(weights[at(i)].weight) + 1
+            }
+        };
         let most = u64::from((0..count).map(standing).max().unwrap_or(0));
         let mut left = 0_u64;
         let mut total = 0_u64;
@@ -209,7 +241,8 @@ impl Eq for Addresses {}
 pub struct Choice {
     /// The cluster, an index into `Fleet::clusters`; without meaning when `addresses` is empty.
     pub cluster: usize,
-    /// Addresses in the order to give them. Empty means that the name has none of that family, for any client.
+    /// Addresses in the order to give them. Empty means that the name has none of that family, for
+    /// any client.
     pub addresses: Addresses,
     /// Seconds.
     pub ttl: u32,
@@ -230,8 +263,18 @@ mod tests {
     #[test]
     fn addresses_go_round_and_stop_at_the_limit() {
         let three = [v4(1), v4(2), v4(3)];
-        for (start, expected) in [(0, [1, 2, 3]), (1, [2, 3, 1]), (2, [3, 1, 2]), (3, [1, 2, 3]), (301, [2, 3, 1])] {
-            assert_eq!(&*Addresses::rotated(&three, start), &expected.map(v4), "start {start}");
+        for (start, expected) in [
+            (0, [1, 2, 3]),
+            (1, [2, 3, 1]),
+            (2, [3, 1, 2]),
+            (3, [1, 2, 3]),
+            (301, [2, 3, 1]),
+        ] {
+            assert_eq!(
+                &*Addresses::rotated(&three, start),
+                &expected.map(v4),
+                "start {start}"
+            );
         }
         assert!(Addresses::rotated(&[], 5).is_empty());
         let many: Vec<IpAddr> = (0..20).map(v4).collect();
@@ -243,22 +286,47 @@ mod tests {
     fn weights_are_met_in_the_order_and_in_what_is_left_out() {
         let all = [v4(1), v4(2), v4(3)];
         let weight = |weight: u16, ramp: u16| Weight { weight, ramp };
-        let weights = [weight(10_000, u16::MAX), weight(20_000, u16::MAX), weight(40_000, u16::MAX / 4)];
-        for (leaves_out, given, first) in [(true, [25, 50, 100], [10, 23, 67]), (false, [100, 100, 25], [30, 60, 10])] {
+        let weights = [
+            weight(10_000, u16::MAX),
+            weight(20_000, u16::MAX),
+            weight(40_000, u16::MAX / 4),
+        ];
+        for (leaves_out, given, first) in [
+            (true, [25, 50, 100], [10, 23, 67]),
+            (false, [100, 100, 25], [30, 60, 10]),
+        ] {
             let (mut seen, mut led) = ([0_i32; 3], [0_i32; 3]);
             for i in 0..10_000 {
                 let got = Addresses::weighted(&all, &weights, leaves_out, mix(i));
                 let distinct: std::collections::BTreeSet<_> = got.iter().collect();
                 assert!(!got.is_empty() && distinct.len() == got.len());
-                got.iter().for_each(|a| seen[all.iter().position(|b| a == b).unwrap()] += 1);
+                got.iter()
+                    .for_each(|a| seen[all.iter().position(|b| a == b).unwrap()] += 1);
                 led[all.iter().position(|a| *a == got[0]).unwrap()] += 1;
             }
-            assert!(seen.iter().zip(given).all(|(got, want)| (got / 100 - want).abs() <= 3), "{leaves_out}: {seen:?}");
-            assert!(led.iter().zip(first).all(|(got, want)| (got / 100 - want).abs() <= 9), "{leaves_out}: {led:?}");
+            assert!(
+                seen.iter()
+                    .zip(given)
+                    .all(|(got, want)| (got / 100 - want).abs() <= 3),
+                "{leaves_out}: {seen:?}"
+            );
+            assert!(
+                led.iter()
+                    .zip(first)
+                    .all(|(got, want)| (got / 100 - want).abs() <= 9),
+                "{leaves_out}: {led:?}"
+            );
         }
         let many: Vec<IpAddr> = (0..200).map(v4).collect();
-        assert_eq!(Addresses::weighted(&many, &vec![weight(5, 5); 200], true, 3).len(), ADDRESSES_MAX);
-        assert_eq!(Addresses::weighted(&all, &[weight(0, 0); 3], true, 3).len(), 3, "weights of nothing are equal weights");
+        assert_eq!(
+            Addresses::weighted(&many, &vec![weight(5, 5); 200], true, 3).len(),
+            ADDRESSES_MAX
+        );
+        assert_eq!(
+            Addresses::weighted(&all, &[weight(0, 0); 3], true, 3).len(),
+            3,
+            "weights of nothing are equal weights"
+        );
         assert!(Addresses::weighted(&[], &[], true, 3).is_empty());
     }
 

@@ -1,7 +1,8 @@
 //! Counting selections without a lock: each worker thread adds to one of a few sets of counters.
 //!
-//! A counter for each site, cluster, reason and country would be far more than are ever used, so those live in a small open-addressed
-//! table. Selections without a country, and those that find no room there, have a counter for each site, cluster and reason.
+//! A counter for each site, cluster, reason and country would be far more than are ever used, so
+//! those live in a small open-addressed table. Selections without a country, and those that find no
+//! room there, have a counter for each site, cluster and reason.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -12,7 +13,8 @@ use super::choice::Reason;
 
 /// Sets of counters; threads share them evenly.
 const SHARDS: usize = 4;
-/// Counters of a set beyond which there is one set alone: with so many, threads seldom meet at one, and the sets would take much memory.
+/// Counters of a set beyond which there is one set alone: with so many, threads seldom meet at one,
+/// and the sets would take much memory.
 const SHARED_ABOVE: usize = 1 << 18;
 /// Slots of each set's table by country.
 const SLOTS: usize = 4_096;
@@ -61,25 +63,41 @@ impl Tally {
         let places = fleet.sites.len() * fleet.clusters.len() * Reason::ALL.len();
         let shard = || Shard {
             elsewhere: (0..places).map(|_| AtomicU64::new(0)).collect(),
-            by_country: (0..SLOTS).map(|_| (AtomicU64::new(0), AtomicU64::new(0))).collect(),
+            by_country: (0..SLOTS)
+                .map(|_| (AtomicU64::new(0), AtomicU64::new(0)))
+                .collect(),
         };
         Self {
             sites: fleet.sites.iter().map(|s| s.name.clone()).collect(),
             clusters: fleet.clusters.iter().map(|c| c.name.clone()).collect(),
-            shards: (0..if places > SHARED_ABOVE { 1 } else { SHARDS }).map(|_| shard()).collect(),
+            shards: (0..if places > SHARED_ABOVE { 1 } else { SHARDS })
+                .map(|_| shard())
+                .collect(),
         }
     }
 
     /// Whether these counters are by this fleet's indexes.
     pub(super) fn fits(&self, fleet: &Fleet) -> bool {
-        self.sites.iter().eq(fleet.sites.iter().map(|s| &s.name)) && self.clusters.iter().eq(fleet.clusters.iter().map(|c| &c.name))
+        self.sites.iter().eq(fleet.sites.iter().map(|s| &s.name))
+            && self
+                .clusters
+                .iter()
+                .eq(fleet.clusters.iter().map(|c| &c.name))
     }
 
     /// Counts one selection.
-    pub(super) fn add(&self, site: usize, cluster: usize, reason: Reason, country: Option<[u8; 2]>) {
+    pub(super) fn add(
+        &self,
+        site: usize,
+        cluster: usize,
+        reason: Reason,
+        country: Option<[u8; 2]>,
+    ) {
         let shard = &self.shards[shard_of_thread() % self.shards.len()];
         let place = (site * self.clusters.len() + cluster) * Reason::ALL.len() + reason as usize;
-        let Some(elsewhere) = shard.elsewhere.get(place) else { return };
+        let Some(elsewhere) = shard.elsewhere.get(place) else {
+            return;
+        };
         let Some(country) = country.filter(|c| *c != [0; 2]) else {
             elsewhere.fetch_add(1, Ordering::Relaxed);
             return;
@@ -124,7 +142,11 @@ impl Tally {
                 let key = slot.load(Ordering::Relaxed);
                 if key != 0 {
                     let country = String::from_utf8_lossy(&(key as u16).to_be_bytes()).into_owned();
-                    add((key >> 16) as usize - 1, country, count.load(Ordering::Relaxed));
+                    add(
+                        (key >> 16) as usize - 1,
+                        country,
+                        count.load(Ordering::Relaxed),
+                    );
                 }
             }
             for (place, count) in shard.elsewhere.iter().enumerate() {
@@ -146,7 +168,12 @@ mod tests {
     }
 
     fn kind(site: &str, cluster: &str, reason: Reason, country: &str) -> Kind {
-        Kind { site: site.into(), cluster: cluster.into(), reason, country: country.into() }
+        Kind {
+            site: site.into(),
+            cluster: cluster.into(),
+            reason,
+            country: country.into(),
+        }
     }
 
     #[test]
@@ -196,7 +223,12 @@ mod tests {
     fn a_set_for_thousands_of_sites_is_shared_by_all_threads() {
         let mut fleet = fixture::fleet();
         let one = fleet.sites[0].clone();
-        fleet.sites = (0..10_000).map(|n| nearcast_fleet::config::Site { name: format!("s{n}"), ..one.clone() }).collect();
+        fleet.sites = (0..10_000)
+            .map(|n| nearcast_fleet::config::Site {
+                name: format!("s{n}"),
+                ..one.clone()
+            })
+            .collect();
         let tally = Tally::new(&fleet);
         assert_eq!(tally.shards.len(), 1);
         std::thread::scope(|scope| {
@@ -207,7 +239,10 @@ mod tests {
                 });
             }
         });
-        let expected = BTreeMap::from([(kind("s9999", "sin", Reason::Geo, ""), 6), (kind("s9999", "sin", Reason::Geo, "NL"), 6)]);
+        let expected = BTreeMap::from([
+            (kind("s9999", "sin", Reason::Geo, ""), 6),
+            (kind("s9999", "sin", Reason::Geo, "NL"), 6),
+        ]);
         assert_eq!(totals(&tally), expected);
     }
 

@@ -1,10 +1,11 @@
 //! Where countries are: one point each, for databases that name no more than the country.
 //!
-//! The point is about where the people of a country live, not the middle of its land: most clients of Canada
-//! sit near its southern border and most of Russia's west of the Urals. Figures are our own, to a tenth of a degree
-//! or so, which is far finer than a country.
+//! The point is about where the people of a country live, not the middle of its land: most clients
+//! of Canada sit near its southern border and most of Russia's west of the Urals. Figures are our
+//! own, to a tenth of a degree or so, which is far finer than a country.
 
-/// ISO 3166-1 codes (and `AP`, `EU` and `XK`, which address registries use), sorted, with degrees north and east.
+/// ISO 3166-1 codes (and `AP`, `EU` and `XK`, which address registries use), sorted, with degrees
+/// north and east.
 #[rustfmt::skip]
 pub(super) const COUNTRIES: &[([u8; 2], f32, f32)] = &[
     (*b"AD", 42.5, 1.5), (*b"AE", 24.8, 55.0), (*b"AF", 34.6, 68.5), (*b"AG", 17.1, -61.8), (*b"AI", 18.2, -63.1), (*b"AL", 41.2, 19.9),
@@ -69,7 +70,10 @@ mod tests {
         assert_eq!(COUNTRIES.len(), 252);
         for (code, latitude, longitude) in COUNTRIES {
             assert!(code.iter().all(u8::is_ascii_uppercase));
-            assert!((-90.0..=90.0).contains(latitude) && (-180.0..=180.0).contains(longitude), "{code:?}");
+            assert!(
+                (-90.0..=90.0).contains(latitude) && (-180.0..=180.0).contains(longitude),
+                "{code:?}"
+            );
         }
     }
 

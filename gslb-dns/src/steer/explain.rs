@@ -1,7 +1,9 @@
-//! Why a client is given its cluster, for a person: everything the decision depended on, and what was made of it.
+//! Why a client is given its cluster, for a person: everything the decision depended on, and what
+//! was made of it.
 //!
-//! Made from the same snapshot and by the same functions as answers, from the zones on: a name that has records is explained by them, and
-//! one that does not exist is none, whatever sites there are. Only exploration is left out, since it is chance.
+//! Made from the same snapshot and by the same functions as answers, from the zones on: a name that
+//! has records is explained by them, and one that does not exist is none, whatever sites there are.
+//! Only exploration is left out, since it is chance.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -48,7 +50,8 @@ struct Dns {
     zone: Option<String>,
     /// Aliases on the way, then records.
     records: Vec<RecordShown>,
-    /// The site that edges serve for a host that no site names, when it is not by DNS that they are asked for it.
+    /// The site that edges serve for a host that no site names, when it is not by DNS that they are
+    /// asked for it.
     catch_all: Option<String>,
 }
 
@@ -104,7 +107,8 @@ struct Candidate {
     distance_km: Option<f64>,
     rtt_ms: Option<f64>,
     rtt: Option<Measured>,
-    /// Share of what its nodes that are up can carry, 0 to 1 and more; none without capacities or reports.
+    /// Share of what its nodes that are up can carry, 0 to 1 and more; none without capacities or
+    /// reports.
     load: Option<f64>,
     /// `up`, `degraded` (some nodes down), `drained` (all of them) or `down`.
     health: &'static str,
@@ -164,7 +168,10 @@ fn decoded(text: &str) -> Option<String> {
     while let Some(byte) = bytes.next() {
         out.push(match byte {
             b'%' => {
-                let (high, low) = (char::from(bytes.next()?).to_digit(16)?, char::from(bytes.next()?).to_digit(16)?);
+                let (high, low) = (
+                    char::from(bytes.next()?).to_digit(16)?,
+                    char::from(bytes.next()?).to_digit(16)?,
+                );
                 (high * 16 + low) as u8
             }
             b'+' => b' ',
@@ -175,28 +182,54 @@ fn decoded(text: &str) -> Option<String> {
 }
 
 fn address(name: &str, text: &str) -> Result<IpAddr, String> {
-    text.parse::<IpAddr>().map_err(|_| format!("{name}={text:?} is not an IP address"))
+    text.parse::<IpAddr>()
+        .map_err(|_| format!("{name}={text:?} is not an IP address"))
 }
 
-/// An address with or without a prefix length. An IPv4 address in the form of IPv6 is the IPv4 address, as it is in a client subnet.
+/// An address with or without a prefix length. An IPv4 address in the form of IPv6 is the IPv4
+/// address, as it is in a client subnet.
 fn client(text: &str) -> Result<ClientPrefix, String> {
-    let (ip, bits) = text.split_once('/').map_or((text, None), |(ip, bits)| (ip, Some(bits)));
+    let (ip, bits) = text
+        .split_once('/')
+        .map_or((text, None), |(ip, bits)| (ip, Some(bits)));
     let address = address("client", ip)?;
     let whole = ClientPrefix::host(address).source_prefix;
     let source_prefix = match bits.map(str::parse::<u8>) {
         None => whole,
         Some(Ok(bits)) if bits <= whole => bits,
-        Some(_) => return Err(format!("client={text:?} has no prefix length up to {whole}")),
+        Some(_) => {
+            return Err(format!(
+                "client={text:?} has no prefix length up to {whole}"
+            ));
+        }
     };
     let address = match address {
         // The bits that are not sent are zeros before anything is made of the address.
-        IpAddr::V6(ip) => IpAddr::V6((u128::from(ip) & u128::MAX.checked_shl(128 - u32::from(source_prefix)).unwrap_or(0)).into()),
+        IpAddr::V6(ip) => IpAddr::V6(
+            (u128::from(ip)
+                & u128::MAX
+                    .checked_shl(128 - u32::from(source_prefix))
+                    .unwrap_or(0))
+            .into(),
+        ),
         v4 => v4,
     };
-    let given = ClientPrefix { address, source_prefix, from_ecs: true };
+    let given = ClientPrefix {
+        address,
+        source_prefix,
+        from_ecs: true,
+    };
     let address = masked(&given);
-    let moved = if given.address.is_ipv6() && address.is_ipv4() { super::MAPPED_BITS } else { 0 };
-    Ok(ClientPrefix { address, source_prefix: source_prefix.saturating_sub(moved), from_ecs: true })
+    let moved = if given.address.is_ipv6() && address.is_ipv4() {
+        super::MAPPED_BITS
+    } else {
+        0
+    };
+    Ok(ClientPrefix {
+        address,
+        source_prefix: source_prefix.saturating_sub(moved),
+        from_ecs: true,
+    })
 }
 
 fn asked(query: &str) -> Result<Asked, String> {
@@ -206,28 +239,55 @@ fn asked(query: &str) -> Result<Asked, String> {
     let (mut host, mut prefix, mut resolver, mut qtype) = (None, None, None, rtype::A);
     for pair in query.split('&').filter(|p| !p.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let value = decoded(value).ok_or_else(|| format!("{pair:?} is not percent-encoded text"))?;
+        let value =
+            decoded(value).ok_or_else(|| format!("{pair:?} is not percent-encoded text"))?;
         match name {
-            "host" => host = Some(value.strip_suffix('.').unwrap_or(&value).to_ascii_lowercase()),
+            "host" => {
+                host = Some(
+                    value
+                        .strip_suffix('.')
+                        .unwrap_or(&value)
+                        .to_ascii_lowercase(),
+                )
+            }
             "client" if !value.is_empty() => prefix = Some(client(&value)?),
-            "resolver" if !value.is_empty() => resolver = Some(address("resolver", &value)?.to_canonical()),
+            "resolver" if !value.is_empty() => {
+                resolver = Some(address("resolver", &value)?.to_canonical())
+            }
             "type" => {
-                let known = rdata::type_number(&value).or_else(|| value.eq_ignore_ascii_case("ANY").then_some(rtype::ANY));
+                let known = rdata::type_number(&value)
+                    .or_else(|| value.eq_ignore_ascii_case("ANY").then_some(rtype::ANY));
                 qtype = known.ok_or_else(|| format!("type={value:?} is no record type; write A, AAAA, MX and so on, or TYPE<number>"))?;
             }
             "client" | "resolver" => {}
-            _ => return Err(format!("{name:?} is unknown; there are host, client, resolver and type")),
+            _ => {
+                return Err(format!(
+                    "{name:?} is unknown; there are host, client, resolver and type"
+                ));
+            }
         }
     }
-    let host = host.filter(|h| !h.is_empty()).ok_or("host=NAME is missing")?;
+    let host = host
+        .filter(|h| !h.is_empty())
+        .ok_or("host=NAME is missing")?;
     match (prefix, resolver) {
         (None, None) => return Err("client=ADDRESS or resolver=ADDRESS is missing".into()),
-        (Some(ClientPrefix { source_prefix: 0, .. }), None) => {
+        (
+            Some(ClientPrefix {
+                source_prefix: 0, ..
+            }),
+            None,
+        ) => {
             return Err("a client prefix of 0 bits says nothing, and DNS goes by the resolver: add resolver=ADDRESS".into());
         }
         _ => {}
     }
-    Ok(Asked { host, qtype, client: prefix, resolver })
+    Ok(Asked {
+        host,
+        qtype,
+        client: prefix,
+        resolver,
+    })
 }
 
 impl Asked {
@@ -239,7 +299,10 @@ impl Asked {
             address: c.address,
         });
         // Without a resolver there is a subnet, by which it then goes alone.
-        Asker { subnet, resolver: self.resolver.unwrap_or(Ipv4Addr::UNSPECIFIED.into()) }
+        Asker {
+            subnet,
+            resolver: self.resolver.unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
+        }
     }
 
     /// Whose address counts, as `client 192.0.2.1` or `resolver 192.0.2.1`.
@@ -253,7 +316,11 @@ impl Asked {
 }
 
 fn network(address: IpAddr, prefix: u8) -> String {
-    let masked = masked(&ClientPrefix { address, source_prefix: prefix, from_ecs: true });
+    let masked = masked(&ClientPrefix {
+        address,
+        source_prefix: prefix,
+        from_ecs: true,
+    });
     format!("{masked}/{prefix}")
 }
 
@@ -272,25 +339,48 @@ fn milliseconds(us: f64) -> f64 {
 
 impl Steering {
     /// Explains what a query would be answered.
-    pub(super) fn explain(&self, query: &str, now_ms: u64) -> Result<Explanation, (StatusCode, String)> {
+    pub(super) fn explain(
+        &self,
+        query: &str,
+        now_ms: u64,
+    ) -> Result<Explanation, (StatusCode, String)> {
         let asked = asked(query).map_err(|message| (StatusCode::BAD_REQUEST, message))?;
         self.explain_name(&asked, now_ms)
     }
 
-    fn explain_name(&self, asked: &Asked, now_ms: u64) -> Result<Explanation, (StatusCode, String)> {
-        let qname = rdata::name(&asked.host, &[0]).ok().and_then(|wire| QName::from_wire(&wire));
-        let qname = qname.ok_or_else(|| (StatusCode::BAD_REQUEST, format!("{:?} is no name that DNS could have", asked.host)))?;
+    fn explain_name(
+        &self,
+        asked: &Asked,
+        now_ms: u64,
+    ) -> Result<Explanation, (StatusCode, String)> {
+        let qname = rdata::name(&asked.host, &[0])
+            .ok()
+            .and_then(|wire| QName::from_wire(&wire));
+        let qname = qname.ok_or_else(|| {
+            (
+                StatusCode::BAD_REQUEST,
+                format!("{:?} is no name that DNS could have", asked.host),
+            )
+        })?;
         let state = self.state();
         // Loaded under the lock, so that both tell of the same moment.
         let snapshot = self.snapshot.load_full();
         let fleet = &snapshot.fleet;
         let mut steered = None;
         let select = |site: usize, client: &ClientPrefix, family: Family| {
-            let (choice, told) = self.explain_choice(&state, &snapshot, site, client, family, now_ms);
+            let (choice, told) =
+                self.explain_choice(&state, &snapshot, site, client, family, now_ms);
             steered = told;
             choice
         };
-        let (answer, choice) = handler::look_up(snapshot.zones(), &qname, asked.qtype, asked.asker(), false, select);
+        let (answer, choice) = handler::look_up(
+            snapshot.zones(),
+            &qname,
+            asked.qtype,
+            asked.asker(),
+            false,
+            select,
+        );
         let client = asked.who();
         let mut dns = Dns {
             status: match handler::rcode_of(&answer) {
@@ -299,48 +389,88 @@ impl Steering {
                 rcode::REFUSED => "REFUSED",
                 _ => "NOERROR",
             },
-            kind: kind(&answer, choice.as_ref().is_some_and(|c| c.addresses.is_empty())),
+            kind: kind(
+                &answer,
+                choice.as_ref().is_some_and(|c| c.addresses.is_empty()),
+            ),
             zone: answer.zone.map(|zone| wire::presentation(&zone.apex)),
             records: shown_links(&answer, &asked.host),
             catch_all: None,
         };
         let owner = shown_owner(&answer, &asked.host);
         match (&answer.last, &choice) {
-            (Last::Steered(..), Some(choice)) => dns.records.extend(choice.addresses.iter().map(|address| RecordShown {
-                owner: owner.clone(),
-                ttl: choice.ttl,
-                r#type: if address.is_ipv4() { "A".into() } else { "AAAA".into() },
-                data: address.to_string(),
-            })),
+            (Last::Steered(..), Some(choice)) => {
+                dns.records
+                    .extend(choice.addresses.iter().map(|address| RecordShown {
+                        owner: owner.clone(),
+                        ttl: choice.ttl,
+                        r#type: if address.is_ipv4() {
+                            "A".into()
+                        } else {
+                            "AAAA".into()
+                        },
+                        data: address.to_string(),
+                    }))
+            }
             (Last::Records(_, set), _) => add_set(&mut dns.records, &owner, set),
             (Last::Any(_, node), _) => match node.sets.first().filter(|_| node.site.is_none()) {
                 Some(set) => add_set(&mut dns.records, &owner, set),
                 None => {
                     let data = "\"RFC8482\" \"\"".to_owned();
-                    dns.records.push(RecordShown { owner: owner.clone(), ttl: handler::ANY_TTL, r#type: "HINFO".into(), data });
+                    dns.records.push(RecordShown {
+                        owner: owner.clone(),
+                        ttl: handler::ANY_TTL,
+                        r#type: "HINFO".into(),
+                        data,
+                    });
                 }
             },
             _ => {}
         }
         if steered.is_none() {
-            let is_named =
-                |site: &&nearcast_fleet::config::Site| site.hosts.contains(&asked.host) || fleet.steered_name(site) == asked.host;
-            let any = fleet.sites.iter().find(|site| site.hosts.iter().any(|host| host == "*"));
-            dns.catch_all = any.filter(|_| !fleet.sites.iter().any(|site| is_named(&site))).map(|site| site.name.clone());
+            let is_named = |site: &&nearcast_fleet::config::Site| {
+                site.hosts.contains(&asked.host) || fleet.steered_name(site) == asked.host
+            };
+            let any = fleet
+                .sites
+                .iter()
+                .find(|site| site.hosts.iter().any(|host| host == "*"));
+            dns.catch_all = any
+                .filter(|_| !fleet.sites.iter().any(|site| is_named(&site)))
+                .map(|site| site.name.clone());
         }
         let summary = match &steered {
             Some(steered) => summary(asked, steered),
             None => plain_summary(asked, &answer, &dns, &owner),
         };
         if answer.last == Last::Outside {
-            let site = fleet.sites.iter().find(|site| site.hosts.contains(&asked.host));
-            let there = site.map(|site| (&site.name, fleet.steered_name(site))).filter(|(_, there)| *there != asked.host);
-            let Some((site, there)) = there else { return Err((StatusCode::NOT_FOUND, summary)) };
+            let site = fleet
+                .sites
+                .iter()
+                .find(|site| site.hosts.contains(&asked.host));
+            let there = site
+                .map(|site| (&site.name, fleet.steered_name(site)))
+                .filter(|(_, there)| *there != asked.host);
+            let Some((site, there)) = there else {
+                return Err((StatusCode::NOT_FOUND, summary));
+            };
             drop(state);
-            let told = self.explain_name(&Asked { host: there.clone(), ..asked.clone() }, now_ms)?;
-            let summary =
-                format!("{summary}. It is a host of the site {site}: where a CNAME leads its clients to {there}, {}", told.summary);
-            return Ok(Explanation { host: asked.host.clone(), summary, ..told });
+            let told = self.explain_name(
+                &Asked {
+                    host: there.clone(),
+                    ..asked.clone()
+                },
+                now_ms,
+            )?;
+            let summary = format!(
+                "{summary}. It is a host of the site {site}: where a CNAME leads its clients to {there}, {}",
+                told.summary
+            );
+            return Ok(Explanation {
+                host: asked.host.clone(),
+                summary,
+                ..told
+            });
         }
         Ok(Explanation {
             host: asked.host.clone(),
@@ -348,7 +478,11 @@ impl Steering {
             client: Client {
                 address: masked(&client),
                 source_prefix: client.source_prefix,
-                from: if client.from_ecs { "client" } else { "resolver" },
+                from: if client.from_ecs {
+                    "client"
+                } else {
+                    "resolver"
+                },
                 resolver: asked.resolver,
             },
             dns,
@@ -369,10 +503,19 @@ impl Steering {
         now_ms: u64,
     ) -> (super::Choice, Option<Steered>) {
         let fleet = &snapshot.fleet;
-        let none = super::Choice { cluster: 0, addresses: super::Addresses::EMPTY, ttl: 0, scope_prefix: 0, reason: Reason::NoAddress };
+        let none = super::Choice {
+            cluster: 0,
+            addresses: super::Addresses::EMPTY,
+            ttl: 0,
+            scope_prefix: 0,
+            reason: Reason::NoAddress,
+        };
         let address = masked(client);
         let random = super::health::Jitter::new(now_ms).next();
-        let (Some(found), Some(mut considered)) = (fleet.sites.get(number), snapshot.consider(number, address, family, random)) else {
+        let (Some(found), Some(mut considered)) = (
+            fleet.sites.get(number),
+            snapshot.consider(number, address, family, random),
+        ) else {
             return (none, None);
         };
         considered.question.explore_below = 0;
@@ -387,7 +530,11 @@ impl Steering {
         let ranking: Vec<u16> = match found.policy {
             SelectionPolicy::Geo => question.order.to_vec(),
             SelectionPolicy::Rtt if question.rtt.is_none() => question.order.to_vec(),
-            SelectionPolicy::Rtt => select::rank_by_time(&question).items().iter().map(|r| r.cluster).collect(),
+            SelectionPolicy::Rtt => select::rank_by_time(&question)
+                .items()
+                .iter()
+                .map(|r| r.cluster)
+                .collect(),
             SelectionPolicy::Weighted | SelectionPolicy::RoundRobin => Vec::new(),
         };
         let mut shown = question.order.to_vec();
@@ -399,7 +546,8 @@ impl Steering {
                 let rank = ranking.iter().position(|r| r == cluster);
                 let mut candidate = self.candidate(state, client_place, *cluster, address, now_ms);
                 candidate.rank = rank.map(|r| r + 1);
-                candidate.rejected = (winner != Some(*cluster)).then(|| rejection(&question, *cluster, rank, winner, &ranking, fleet));
+                candidate.rejected = (winner != Some(*cluster))
+                    .then(|| rejection(&question, *cluster, rank, winner, &ranking, fleet));
                 candidate
             })
             .collect();
@@ -433,13 +581,23 @@ impl Steering {
         (choice, Some(told))
     }
 
-    fn candidate(&self, state: &State, place: Option<&ClientPlace>, cluster: u16, address: IpAddr, now_ms: u64) -> Candidate {
+    fn candidate(
+        &self,
+        state: &State,
+        place: Option<&ClientPlace>,
+        cluster: u16,
+        address: IpAddr,
+        now_ms: u64,
+    ) -> Candidate {
         let config = &state.fleet.clusters[usize::from(cluster)];
-        let measured_us = state.rtt_map.find(address).and_then(|row| row.get(usize::from(cluster)).copied()).filter(|us| *us != UNMEASURED);
-        let own = state
-            .rtt
-            .cell(address, usize::from(cluster))
-            .filter(|c| now_ms.saturating_sub(c.at_ms) <= state.fleet.steering.rtt_max_age.as_millis() as u64);
+        let measured_us = state
+            .rtt_map
+            .find(address)
+            .and_then(|row| row.get(usize::from(cluster)).copied())
+            .filter(|us| *us != UNMEASURED);
+        let own = state.rtt.cell(address, usize::from(cluster)).filter(|c| {
+            now_ms.saturating_sub(c.at_ms) <= state.fleet.steering.rtt_max_age.as_millis() as u64
+        });
         let nodes: Vec<NodeShown> = config
             .nodes
             .iter()
@@ -454,20 +612,37 @@ impl Steering {
                     drained: is_drained,
                     full: load.is_some_and(|l| l.full),
                     since_unix_ms: vitals.map_or(0, |v| v.since_ms),
-                    reason: if is_drained { super::DRAINED.to_owned() } else { vitals.map_or_else(String::new, |v| v.reason.clone()) },
+                    reason: if is_drained {
+                        super::DRAINED.to_owned()
+                    } else {
+                        vitals.map_or_else(String::new, |v| v.reason.clone())
+                    },
                     check_us: vitals.map_or(0, |v| v.check_us),
                     egress_bits: load.map(|l| l.egress_bits),
                     capacity_bits: node.capacity_bits,
                 }
             })
             .collect();
-        let carrying = || nodes.iter().filter(|n| n.up).filter_map(|n| Some((n.egress_bits?, n.capacity_bits.filter(|c| *c > 0)?)));
-        let (egress, capacity) = carrying().fold((0.0, 0.0), |(e, c), (egress, capacity)| (e + egress as f64, c + capacity as f64));
+        let carrying = || {
+            nodes
+                .iter()
+                .filter(|n| n.up)
+                .filter_map(|n| Some((n.egress_bits?, n.capacity_bits.filter(|c| *c > 0)?)))
+        };
+        let (egress, capacity) = carrying().fold((0.0, 0.0), |(e, c), (egress, capacity)| {
+            (e + egress as f64, c + capacity as f64)
+        });
         let up = nodes.iter().filter(|n| n.up).count();
         Candidate {
             cluster: config.name.clone(),
             label: config.label.clone(),
-            distance_km: place.map(|p| distance_km(p.position(), (config.place.latitude, config.place.longitude)).round()),
+            distance_km: place.map(|p| {
+                distance_km(
+                    p.position(),
+                    (config.place.latitude, config.place.longitude),
+                )
+                .round()
+            }),
             rtt_ms: measured_us.map(|us| milliseconds(f64::from(us))),
             rtt: measured_us.map(|_| Measured {
                 from: if own.is_some() { "prefix" } else { "aggregate" },
@@ -503,27 +678,46 @@ fn rejection(
     fleet: &nearcast_fleet::config::Fleet,
 ) -> String {
     let standing = question.clusters[usize::from(cluster)].standing(question.family);
-    let family = if question.family == Family::V4 { "IPv4" } else { "IPv6" };
+    let family = if question.family == Family::V4 {
+        "IPv4"
+    } else {
+        "IPv6"
+    };
     match standing {
         Standing::Addressless => return format!("no {family} address"),
         Standing::Down => return "down".into(),
         Standing::Full => return "full".into(),
         Standing::Open => {}
     }
-    let ahead = winner.filter(|w| rank > ranking.iter().position(|r| r == w)).map(|w| fleet.clusters[usize::from(w)].name.as_str());
+    let ahead = winner
+        .filter(|w| rank > ranking.iter().position(|r| r == w))
+        .map(|w| fleet.clusters[usize::from(w)].name.as_str());
     match (question.policy, ahead) {
         (SelectionPolicy::Geo, Some(ahead)) if question.placed => format!("farther than {ahead}"),
-        (SelectionPolicy::Geo, Some(ahead)) => format!("place unknown, and {ahead} comes first by weight"),
+        (SelectionPolicy::Geo, Some(ahead)) => {
+            format!("place unknown, and {ahead} comes first by weight")
+        }
         (SelectionPolicy::Rtt, Some(ahead)) if question.rtt.is_some() => {
-            let measured = |c: u16| question.rtt.and_then(|row| row.get(usize::from(c))).is_some_and(|us| *us != UNMEASURED);
+            let measured = |c: u16| {
+                question
+                    .rtt
+                    .and_then(|row| row.get(usize::from(c)))
+                    .is_some_and(|us| *us != UNMEASURED)
+            };
             match (measured(cluster), winner.is_some_and(measured)) {
                 (true, true) => format!("slower than {ahead}, or farther at about the same time"),
-                (true, false) => format!("measured slower than {ahead} is likely to be by its distance"),
+                (true, false) => {
+                    format!("measured slower than {ahead} is likely to be by its distance")
+                }
                 (false, _) => format!("not measured, and likely to be slower than {ahead}"),
             }
         }
-        (SelectionPolicy::Rtt, Some(ahead)) if question.placed => format!("nothing measured, and farther than {ahead}"),
-        (SelectionPolicy::Rtt, Some(ahead)) => format!("nothing measured, place unknown, and {ahead} comes first by weight"),
+        (SelectionPolicy::Rtt, Some(ahead)) if question.placed => {
+            format!("nothing measured, and farther than {ahead}")
+        }
+        (SelectionPolicy::Rtt, Some(ahead)) => {
+            format!("nothing measured, place unknown, and {ahead} comes first by weight")
+        }
         (SelectionPolicy::Weighted, _) => "not drawn this time".into(),
         (SelectionPolicy::RoundRobin, _) => "not its turn".into(),
         (_, None) => "back since a short time, and takes only a share of its clients".into(),
@@ -532,33 +726,64 @@ fn rejection(
 
 fn summary(asked: &Asked, steered: &Steered) -> String {
     let client = asked.who();
-    let who = format!("{} {}", if client.from_ecs { "client" } else { "resolver" }, client.address);
-    let Steered { place, chosen, candidates, .. } = steered;
+    let who = format!(
+        "{} {}",
+        if client.from_ecs {
+            "client"
+        } else {
+            "resolver"
+        },
+        client.address
+    );
+    let Steered {
+        place,
+        chosen,
+        candidates,
+        ..
+    } = steered;
     let location = match place {
         Some(p) if p.country.is_empty() => format!(" (at {:.1}, {:.1})", p.latitude, p.longitude),
         Some(p) => format!(" (in {})", p.country),
         None => " (place unknown)".to_owned(),
     };
     let Some(chosen) = chosen else {
-        return format!("{who}{location} is given no address: no cluster of the site has one for {}", steered.family);
+        return format!(
+            "{who}{location} is given no address: no cluster of the site has one for {}",
+            steered.family
+        );
     };
-    let reason = Reason::ALL.into_iter().find(|r| r.label() == steered.reason).unwrap_or(Reason::NoAddress);
+    let reason = Reason::ALL
+        .into_iter()
+        .find(|r| r.label() == steered.reason)
+        .unwrap_or(Reason::NoAddress);
     let why = match reason {
         Reason::Geo => "the nearest one",
         Reason::Rtt => "the quickest by measured round-trip time",
         Reason::Explore => "to measure it",
         Reason::Weighted => "drawn by weight",
         Reason::RoundRobin => "whose turn it is",
-        Reason::Failover => "the next best, as a better one is out (down or drained) or has just returned",
+        Reason::Failover => {
+            "the next best, as a better one is out (down or drained) or has just returned"
+        }
         Reason::Spill => "the next best, as a better one is full and gives away its surplus",
-        Reason::AllFull => "all that are up are full, and share clients so that they are equally full",
+        Reason::AllFull => {
+            "all that are up are full, and share clients so that they are equally full"
+        }
         Reason::Unplaced => "the first by weight, as nothing is known of the client's place",
-        Reason::AllDown => "the best one although all are down, as some address is better than none",
+        Reason::AllDown => {
+            "the best one although all are down, as some address is better than none"
+        }
         Reason::NoAddress => "",
     };
-    let distance = candidates.iter().find(|c| c.cluster == chosen.cluster).and_then(|c| c.distance_km);
+    let distance = candidates
+        .iter()
+        .find(|c| c.cluster == chosen.cluster)
+        .and_then(|c| c.distance_km);
     let distance = distance.map_or_else(String::new, |km| format!(", {km:.0} km away"));
-    format!("{who}{location} is given {}{distance}: {why}", chosen.cluster)
+    format!(
+        "{who}{location} is given {}{distance}: {why}",
+        chosen.cluster
+    )
 }
 
 /// The answer's kind in a word.
@@ -587,8 +812,13 @@ fn name_shown(name: &NameRef<'_>, host: &str) -> String {
 fn shown_owner(answer: &Answer<'_>, host: &str) -> String {
     let last = answer.links.iter().flatten().last();
     match (&answer.last, last) {
-        (Last::Records(name, _) | Last::Any(name, _) | Last::Steered(name, _), _) => name_shown(name, host),
-        (_, Some(Link::Alias { set, .. })) => set.data.first().map_or_else(String::new, |target| wire::presentation(target)),
+        (Last::Records(name, _) | Last::Any(name, _) | Last::Steered(name, _), _) => {
+            name_shown(name, host)
+        }
+        (_, Some(Link::Alias { set, .. })) => set
+            .data
+            .first()
+            .map_or_else(String::new, |target| wire::presentation(target)),
         (_, Some(Link::Redirect { target, .. })) => wire::presentation(target),
         (_, None) => host.to_owned(),
     }
@@ -609,11 +839,21 @@ fn shown_links(answer: &Answer<'_>, host: &str) -> Vec<RecordShown> {
     for link in answer.links.iter().flatten() {
         match link {
             Link::Alias { owner, set } => add_set(&mut records, &name_shown(owner, host), set),
-            Link::Redirect { dname_owner, set, owner, target } => {
+            Link::Redirect {
+                dname_owner,
+                set,
+                owner,
+                target,
+            } => {
                 add_set(&mut records, &wire::presentation(dname_owner), set);
                 if answer.last != Last::TooLong {
                     let (owner, data) = (name_shown(owner, host), rdata::absolute_shown(target));
-                    records.push(RecordShown { owner, ttl: set.ttl, r#type: "CNAME".into(), data });
+                    records.push(RecordShown {
+                        owner,
+                        ttl: set.ttl,
+                        r#type: "CNAME".into(),
+                        data,
+                    });
                 }
             }
         }
@@ -625,22 +865,47 @@ fn shown_links(answer: &Answer<'_>, host: &str) -> Vec<RecordShown> {
 fn plain_summary(asked: &Asked, answer: &Answer<'_>, dns: &Dns, name: &str) -> String {
     let rtype = rdata::type_shown(asked.qtype);
     let zone = dns.zone.as_deref().unwrap_or_default();
-    let via = if name == asked.host { String::new() } else { format!("{} is an alias of {name}. ", asked.host) };
+    let via = if name == asked.host {
+        String::new()
+    } else {
+        format!("{} is an alias of {name}. ", asked.host)
+    };
     let said = match &answer.last {
-        Last::Records(..) | Last::Any(..) => format!("{name} has {rtype} records in the zone {zone}: every client gets the same"),
+        Last::Records(..) | Last::Any(..) => {
+            format!("{name} has {rtype} records in the zone {zone}: every client gets the same")
+        }
         Last::NoData | Last::Steered(..) => {
-            format!("{name} is in the zone {zone} but has no {rtype} record: the answer is NOERROR without data")
+            format!(
+                "{name} is in the zone {zone} but has no {rtype} record: the answer is NOERROR without data"
+            )
         }
-        Last::Missing => format!("there is no name {name} in the zone {zone}: the answer is NXDOMAIN"),
+        Last::Missing => {
+            format!("there is no name {name} in the zone {zone}: the answer is NXDOMAIN")
+        }
         Last::Referral(cut, servers) => {
-            let hosts: Vec<String> = servers.data.iter().map(|host| wire::presentation(host)).collect();
-            format!("{name} is delegated: the zone {} is served by {}, which alone can say", wire::presentation(cut), hosts.join(", "))
+            let hosts: Vec<String> = servers
+                .data
+                .iter()
+                .map(|host| wire::presentation(host))
+                .collect();
+            format!(
+                "{name} is delegated: the zone {} is served by {}, which alone can say",
+                wire::presentation(cut),
+                hosts.join(", ")
+            )
         }
-        Last::Open => format!("{name} is what the client has to ask for next, elsewhere if no zone of this name server holds it"),
-        Last::TooLong => "a DNAME makes a name of it that is too long: the answer is YXDOMAIN".to_owned(),
+        Last::Open => format!(
+            "{name} is what the client has to ask for next, elsewhere if no zone of this name server holds it"
+        ),
+        Last::TooLong => {
+            "a DNAME makes a name of it that is too long: the answer is YXDOMAIN".to_owned()
+        }
         Last::Outside => format!("no zone of this name server holds {name}: the answer is REFUSED"),
     };
-    let catch_all = dns.catch_all.as_ref().filter(|_| matches!(answer.last, Last::Missing | Last::Outside));
+    let catch_all = dns
+        .catch_all
+        .as_ref()
+        .filter(|_| matches!(answer.last, Last::Missing | Last::Outside));
     let catch_all = catch_all.map_or_else(String::new, |site| {
         format!("; edges would serve it as the site {site}, whose hosts are \"*\", but a record must lead clients to them")
     });
@@ -655,19 +920,67 @@ mod tests {
 
     #[test]
     fn questions_are_read_or_refused_with_the_mend() {
-        let prefix = |address: &str, source_prefix| ClientPrefix { address: address.parse().unwrap(), source_prefix, from_ecs: true };
+        let prefix = |address: &str, source_prefix| ClientPrefix {
+            address: address.parse().unwrap(),
+            source_prefix,
+            from_ecs: true,
+        };
         let good = [
-            ("host=WWW.demo.test.&client=203.0.113.7", Some(prefix("203.0.113.7", 32)), None, rtype::A),
-            ("host=www.demo.test&client=203.0.113.77%2f24&type=aaaa", Some(prefix("203.0.113.0", 24)), None, rtype::AAAA),
-            ("host=www.demo.test&resolver=2001:db8::1", None, Some("2001:db8::1"), rtype::A),
-            ("host=www.demo.test&client=&resolver=192.0.2.1&type=TYPE65280", None, Some("192.0.2.1"), 65_280),
-            ("client=::ffff:192.0.2.1&host=www.demo.test&type=mx", Some(prefix("192.0.2.1", 32)), None, rtype::MX),
-            ("client=::ffff:192.0.2.1/120&host=www.demo.test&type=any", Some(prefix("192.0.2.0", 24)), None, rtype::ANY),
-            ("client=::/0&host=www.demo.test&resolver=::ffff:192.0.2.1", Some(prefix("::", 0)), Some("192.0.2.1"), rtype::A),
+            (
+                "host=WWW.demo.test.&client=203.0.113.7",
+                Some(prefix("203.0.113.7", 32)),
+                None,
+                rtype::A,
+            ),
+            (
+                "host=www.demo.test&client=203.0.113.77%2f24&type=aaaa",
+                Some(prefix("203.0.113.0", 24)),
+                None,
+                rtype::AAAA,
+            ),
+            (
+                "host=www.demo.test&resolver=2001:db8::1",
+                None,
+                Some("2001:db8::1"),
+                rtype::A,
+            ),
+            (
+                "host=www.demo.test&client=&resolver=192.0.2.1&type=TYPE65280",
+                None,
+                Some("192.0.2.1"),
+                65_280,
+            ),
+            (
+                "client=::ffff:192.0.2.1&host=www.demo.test&type=mx",
+                Some(prefix("192.0.2.1", 32)),
+                None,
+                rtype::MX,
+            ),
+            (
+                "client=::ffff:192.0.2.1/120&host=www.demo.test&type=any",
+                Some(prefix("192.0.2.0", 24)),
+                None,
+                rtype::ANY,
+            ),
+            (
+                "client=::/0&host=www.demo.test&resolver=::ffff:192.0.2.1",
+                Some(prefix("::", 0)),
+                Some("192.0.2.1"),
+                rtype::A,
+            ),
         ];
         for (query, client, resolver, qtype) in good {
             let resolver = resolver.map(|r: &str| r.parse().unwrap());
-            assert_eq!(asked(query), Ok(Asked { host: "www.demo.test".into(), qtype, client, resolver }), "{query}");
+            assert_eq!(
+                asked(query),
+                Ok(Asked {
+                    host: "www.demo.test".into(),
+                    qtype,
+                    client,
+                    resolver
+                }),
+                "{query}"
+            );
         }
         let long = format!("host={}", "a".repeat(QUERY_MAX));
         let bad = [

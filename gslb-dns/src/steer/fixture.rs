@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use nearcast_fleet::clock::FleetClock;
 use nearcast_fleet::config::{
-    CachePolicy, ClientLimits, Cluster, DailyWindow, Fleet, HealthCheck, NameServer, Node, OriginPolicy, Place, Record, Secret,
-    SelectionPolicy, Site, Steering, Zone,
+    CachePolicy, ClientLimits, Cluster, DailyWindow, Fleet, HealthCheck, NameServer, Node,
+    OriginPolicy, Place, Record, Secret, SelectionPolicy, Site, Steering, Zone,
 };
 use nearcast_fleet::units::Bytes;
 
@@ -17,7 +17,10 @@ pub(super) const KEY: &str = "a key that only these tests know";
 pub(super) fn node(name: &str, addresses: &[&str]) -> Node {
     Node {
         name: name.to_owned(),
-        addresses: addresses.iter().map(|a| a.parse::<IpAddr>().unwrap()).collect(),
+        addresses: addresses
+            .iter()
+            .map(|a| a.parse::<IpAddr>().unwrap())
+            .collect(),
         listen: Vec::new(),
         service: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
         admin: None,
@@ -29,13 +32,25 @@ pub(super) fn node(name: &str, addresses: &[&str]) -> Node {
     }
 }
 
-pub(super) fn cluster(name: &str, latitude: f64, longitude: f64, weight: u32, nodes: Vec<Node>) -> Cluster {
+pub(super) fn cluster(
+    name: &str,
+    latitude: f64,
+    longitude: f64,
+    weight: u32,
+    nodes: Vec<Node>,
+) -> Cluster {
     Cluster {
         name: name.to_owned(),
         label: name.to_uppercase(),
-        place: Place { latitude, longitude },
+        place: Place {
+            latitude,
+            longitude,
+        },
         time_zone: "UTC".to_owned(),
-        off_peak: DailyWindow { start_minute: 120, end_minute: 360 },
+        off_peak: DailyWindow {
+            start_minute: 120,
+            end_minute: 360,
+        },
         fill_rate_bits: 1 << 20,
         push_share: Bytes(0),
         weight,
@@ -58,15 +73,23 @@ pub(super) fn site(name: &str, policy: SelectionPolicy, clusters: &[usize]) -> S
     }
 }
 
-/// Amsterdam (weight 1), New York (weight 2), Singapore (weight 1), two nodes each, IPv6 in the first two; sites `geo`, `rtt`, `weighted`, `turns`,
-/// `one` (Singapore alone) and `far` (New York and Singapore).
+/// Amsterdam (weight 1), New York (weight 2), Singapore (weight 1), two nodes each, IPv6 in the
+/// first two; sites `geo`, `rtt`, `weighted`, `turns`, `one` (Singapore alone) and `far` (New York
+/// and Singapore).
 pub(super) fn fleet() -> Fleet {
     let pair = |name: &str, net: u8, v6: bool| {
         let one = |last: u8| {
             let v4 = format!("127.0.{net}.{last}");
             let v6_address = format!("2001:db8:{net}::{last}");
-            let addresses: Vec<&str> = if v6 { vec![&v4, &v6_address] } else { vec![&v4] };
-            Node { capacity_bits: Some(1_000_000), ..node(&format!("{name}-{last}"), &addresses) }
+            let addresses: Vec<&str> = if v6 {
+                vec![&v4, &v6_address]
+            } else {
+                vec![&v4]
+            };
+            Node {
+                capacity_bits: Some(1_000_000),
+                ..node(&format!("{name}-{last}"), &addresses)
+            }
         };
         vec![one(1), one(2)]
     };
@@ -128,7 +151,8 @@ pub(super) const WEIGHTED: usize = 2;
 pub(super) const TURNS: usize = 3;
 pub(super) const ONE: usize = 4;
 
-/// A fleet with its zones, and `demo.test`, which the sites' hosts are in, on a name server that is not in the fleet.
+/// A fleet with its zones, and `demo.test`, which the sites' hosts are in, on a name server that is
+/// not in the fleet.
 pub(super) fn served(fleet: Fleet) -> super::Served {
     let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
     let server = NameServer {
@@ -145,11 +169,28 @@ pub(super) fn served(fleet: Fleet) -> super::Served {
         rtype: rtype.to_owned(),
         data: data.to_owned(),
     };
-    let records = vec![record("mail", "A", "192.0.2.25"), record("alias", "CNAME", "mail"), record("sub", "NS", "ns.example.")];
-    let zone = Zone { name: "demo.test".to_owned(), ttl: Duration::from_secs(300), name_servers: vec![0], records };
-    let serving = Fleet { name_servers: vec![server], zone_name_servers: vec![0], zones: vec![zone], ..fleet.clone() };
+    let records = vec![
+        record("mail", "A", "192.0.2.25"),
+        record("alias", "CNAME", "mail"),
+        record("sub", "NS", "ns.example."),
+    ];
+    let zone = Zone {
+        name: "demo.test".to_owned(),
+        ttl: Duration::from_secs(300),
+        name_servers: vec![0],
+        records,
+    };
+    let serving = Fleet {
+        name_servers: vec![server],
+        zone_name_servers: vec![0],
+        zones: vec![zone],
+        ..fleet.clone()
+    };
     let zones = crate::zone::Zones::compile(&serving, "ns1", 1).expect("they compile");
-    super::Served { fleet: Arc::new(fleet), zones: Arc::new(zones) }
+    super::Served {
+        fleet: Arc::new(fleet),
+        zones: Arc::new(zones),
+    }
 }
 
 /// Steering of [`fleet`] without tasks.

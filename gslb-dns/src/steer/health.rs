@@ -1,16 +1,22 @@
-//! Whether edges are up: what their health checks found, by endpoint, and what that makes of their addresses.
+//! Whether edges are up: what their health checks found, by endpoint, and what that makes of their
+//! addresses.
 //!
-//! Every listener of every address is an endpoint with a health of its own ([`Node::checked_at`]). An address is in the answers while all
-//! its endpoints are up, and a node is up while one of its addresses is.
+//! Every listener of every address is an endpoint with a health of its own ([`Node::checked_at`]).
+//! An address is in the answers while all its endpoints are up, and a node is up while one of its
+//! addresses is.
 //!
-//! An endpoint is taken for up until its first check has ended, which is at once: a name server that starts must not answer that everything
-//! is down. That first result decides alone. After it, `fall` failures in a row take an endpoint out and `rise` successes bring it back. A
-//! 503 is no failure to doubt but the node's own word that it wants no clients: it takes the endpoint out at once.
+//! An endpoint is taken for up until its first check has ended, which is at once: a name server
+//! that starts must not answer that everything is down. That first result decides alone. After it,
+//! `fall` failures in a row take an endpoint out and `rise` successes bring it back. A 503 is no
+//! failure to doubt but the node's own word that it wants no clients: it takes the endpoint out at
+//! once.
 //!
-//! A name server without a route to an address (it has no IPv6, say) knows nothing about it, so that address follows the node's others.
-//! Only a node to which there is no route at all counts as down.
+//! A name server without a route to an address (it has no IPv6, say) knows nothing about it, so
+//! that address follows the node's others. Only a node to which there is no route at all counts as
+//! down.
 //!
-//! The checks themselves are in [`super::check`]; they send what they saw to the one place that keeps this state.
+//! The checks themselves are in [`super::check`]; they send what they saw to the one place that
+//! keeps this state.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -69,7 +75,15 @@ pub(super) struct Vitals {
 
 impl Endpoint {
     fn unknown(at: SocketAddr, up: bool) -> Self {
-        Self { at, up, reason: "not checked yet".into(), check_us: 0, has_route: true, checked: false, against: 0 }
+        Self {
+            at,
+            up,
+            reason: "not checked yet".into(),
+            check_us: 0,
+            has_route: true,
+            checked: false,
+            against: 0,
+        }
     }
 
     fn observe(&mut self, outcome: Outcome, rules: &HealthCheck) {
@@ -104,23 +118,32 @@ impl Endpoint {
 impl Vitals {
     /// Before the first check.
     pub(super) fn unknown(node: &Node, now_ms: u64) -> Self {
-        let mut vitals =
-            Self { up: true, since_ms: now_ms, reason: String::new(), check_us: 0, endpoints: Vec::new(), addresses: Vec::new() };
+        let mut vitals = Self {
+            up: true,
+            since_ms: now_ms,
+            reason: String::new(),
+            check_us: 0,
+            endpoints: Vec::new(),
+            addresses: Vec::new(),
+        };
         vitals.adapt(node, now_ms);
         vitals
     }
 
-    /// Goes over to what another revision of the fleet says of the node. Endpoints that stay keep their health; new ones are taken to be
-    /// as the node is until their first check.
+    /// Goes over to what another revision of the fleet says of the node. Endpoints that stay keep
+    /// their health; new ones are taken to be as the node is until their first check.
     pub(super) fn adapt(&mut self, node: &Node, now_ms: u64) {
         let mut endpoints: Vec<Endpoint> = Vec::new();
         let addresses = node.addresses.iter().map(|address| {
             let checked_at = node.checked_at(*address).into_iter().map(|at| {
-                endpoints.iter().position(|e| e.at == at).unwrap_or_else(|| {
-                    let known = self.endpoints.iter().find(|e| e.at == at).cloned();
-                    endpoints.push(known.unwrap_or_else(|| Endpoint::unknown(at, self.up)));
-                    endpoints.len() - 1
-                })
+                endpoints
+                    .iter()
+                    .position(|e| e.at == at)
+                    .unwrap_or_else(|| {
+                        let known = self.endpoints.iter().find(|e| e.at == at).cloned();
+                        endpoints.push(known.unwrap_or_else(|| Endpoint::unknown(at, self.up)));
+                        endpoints.len() - 1
+                    })
             });
             (*address, true, checked_at.collect())
         });
@@ -129,9 +152,18 @@ impl Vitals {
         self.judge(now_ms);
     }
 
-    /// Takes in what a check of one of the endpoints found. Says which addresses came into the answers (`true`) or left them.
-    pub(super) fn observe(&mut self, at: SocketAddr, outcome: Outcome, rules: &HealthCheck, now_ms: u64) -> Vec<(IpAddr, bool)> {
-        let Some(endpoint) = self.endpoints.iter_mut().find(|e| e.at == at) else { return Vec::new() };
+    /// Takes in what a check of one of the endpoints found. Says which addresses came into the
+    /// answers (`true`) or left them.
+    pub(super) fn observe(
+        &mut self,
+        at: SocketAddr,
+        outcome: Outcome,
+        rules: &HealthCheck,
+        now_ms: u64,
+    ) -> Vec<(IpAddr, bool)> {
+        let Some(endpoint) = self.endpoints.iter_mut().find(|e| e.at == at) else {
+            return Vec::new();
+        };
         endpoint.observe(outcome, rules);
         self.judge(now_ms)
     }
@@ -144,19 +176,34 @@ impl Vitals {
 
     /// Whether the node serves clients on this address.
     pub(super) fn serves(&self, address: IpAddr) -> bool {
-        self.addresses.iter().find(|(a, ..)| *a == address).is_none_or(|(_, up, _)| *up)
+        self.addresses
+            .iter()
+            .find(|(a, ..)| *a == address)
+            .is_none_or(|(_, up, _)| *up)
     }
 
     /// The node's addresses, and whether each is in the answers.
     pub(super) fn addresses(&self) -> impl Iterator<Item = (IpAddr, bool)> {
-        self.addresses.iter().map(|(address, up, _)| (*address, *up))
+        self.addresses
+            .iter()
+            .map(|(address, up, _)| (*address, *up))
     }
 
-    /// Makes of the endpoints what holds for the addresses and the node. Says which addresses changed.
+    /// Makes of the endpoints what holds for the addresses and the node. Says which addresses
+    /// changed.
     fn judge(&mut self, now_ms: u64) -> Vec<(IpAddr, bool)> {
-        let Self { endpoints, addresses, .. } = self;
+        let Self {
+            endpoints,
+            addresses,
+            ..
+        } = self;
         let reached = |of: &[usize]| of.iter().any(|e| endpoints[*e].has_route);
-        let serves = |of: &[usize]| of.iter().map(|e| &endpoints[*e]).filter(|e| e.has_route).all(|e| e.up);
+        let serves = |of: &[usize]| {
+            of.iter()
+                .map(|e| &endpoints[*e])
+                .filter(|e| e.has_route)
+                .all(|e| e.up)
+        };
         let others = match addresses.iter().any(|(.., of)| reached(of)) {
             true => addresses.iter().any(|(.., of)| reached(of) && serves(of)),
             false => endpoints.iter().any(|e| e.up),
@@ -180,21 +227,30 @@ impl Vitals {
 
 /// One reason for all endpoints where they agree; else those that are not well, by name.
 fn reason_of(endpoints: &[Endpoint]) -> String {
-    let Some(first) = endpoints.first() else { return String::new() };
+    let Some(first) = endpoints.first() else {
+        return String::new();
+    };
     if endpoints.iter().all(|e| e.reason == first.reason) {
         return first.reason.clone();
     }
-    let unwell: Vec<String> = endpoints.iter().filter(|e| e.reason != "ok").map(|e| format!("{}: {}", e.at, e.reason)).collect();
+    let unwell: Vec<String> = endpoints
+        .iter()
+        .filter(|e| e.reason != "ok")
+        .map(|e| format!("{}: {}", e.at, e.reason))
+        .collect();
     match unwell.len().checked_sub(REASONS_MAX) {
         None | Some(0) => unwell.join("; "),
         Some(more) => format!("{}; and {more} more", unwell[..REASONS_MAX].join("; ")),
     }
 }
 
-/// The pause before the next check begins, counted from the beginning of the last: the interval moved by up to `jitter` of itself either way.
+/// The pause before the next check begins, counted from the beginning of the last: the interval
+/// moved by up to `jitter` of itself either way.
 pub(super) fn pause(rules: &HealthCheck, random: u64) -> Duration {
     let part = (random >> 11) as f64 / (1_u64 << 53) as f64;
-    rules.interval.mul_f64((1.0 + rules.jitter * (2.0 * part - 1.0)).max(0.0))
+    rules
+        .interval
+        .mul_f64((1.0 + rules.jitter * (2.0 * part - 1.0)).max(0.0))
 }
 
 /// A small generator for jitter; not for anything that must not be guessed.
@@ -255,8 +311,16 @@ mod tests {
     #[test]
     fn falls_rises_and_obeys_a_503_at_once() {
         let table: [(&str, Vec<Outcome>, &[bool]); 6] = [
-            ("one failure is not enough", vec![pass(), fail(), pass(), fail()], &[true, true, true, true]),
-            ("two in a row are", vec![pass(), fail(), fail()], &[true, true, false]),
+            (
+                "one failure is not enough",
+                vec![pass(), fail(), pass(), fail()],
+                &[true, true, true, true],
+            ),
+            (
+                "two in a row are",
+                vec![pass(), fail(), fail()],
+                &[true, true, false],
+            ),
             (
                 "three successes in a row bring it back",
                 vec![fail(), pass(), pass(), fail(), pass(), pass(), pass()],
@@ -264,14 +328,20 @@ mod tests {
             ),
             ("the first result decides alone", vec![fail()], &[false]),
             ("503 counts at once", vec![pass(), refuse()], &[true, false]),
-            ("and needs as many successes", vec![refuse(), pass(), pass(), pass()], &[false, false, false, true]),
+            (
+                "and needs as many successes",
+                vec![refuse(), pass(), pass(), pass()],
+                &[false, false, false, true],
+            ),
         ];
         for (name, outcomes, expected) in table {
             let (mut vitals, at) = single();
             assert!(vitals.up);
             for (i, (outcome, up)) in outcomes.into_iter().zip(expected).enumerate() {
                 let was = vitals.up;
-                let changed = !vitals.observe(at, outcome, &rules(), 10 + i as u64).is_empty();
+                let changed = !vitals
+                    .observe(at, outcome, &rules(), 10 + i as u64)
+                    .is_empty();
                 assert_eq!(vitals.up, *up, "{name}, result {i}");
                 assert_eq!(changed, was != *up, "{name}, result {i}");
                 if changed {
@@ -289,9 +359,16 @@ mod tests {
             (vitals.up, vitals.reason.clone(), vitals.check_us)
         };
         assert_eq!(observed(Outcome::Passed(7), 1), (true, "ok".into(), 7));
-        assert_eq!(observed(fail(), 2), (true, "connection refused (1 of 2 failures)".into(), 0));
+        assert_eq!(
+            observed(fail(), 2),
+            (true, "connection refused (1 of 2 failures)".into(), 0)
+        );
         assert_eq!(observed(fail(), 3), (false, "connection refused".into(), 0));
-        assert_eq!(observed(Outcome::Passed(9), 4), (false, "connection refused".into(), 9), "still why it is down");
+        assert_eq!(
+            observed(Outcome::Passed(9), 4),
+            (false, "connection refused".into(), 9),
+            "still why it is down"
+        );
     }
 
     const V4: &str = "192.0.2.1:80";
@@ -301,13 +378,27 @@ mod tests {
     #[test]
     fn each_address_leaves_the_answers_alone() {
         let at = |text: &str| text.parse::<SocketAddr>().unwrap();
-        let node =
-            Node { listen: [V4, V6, V6_OTHER].map(at).to_vec(), service: at(V4), ..fixture::node("ams-1", &["192.0.2.1", "2001:db8::1"]) };
-        let ok = |endpoints: &[&str]| endpoints.iter().map(|e| ((*e).to_owned(), pass())).collect::<Vec<_>>();
+        let node = Node {
+            listen: [V4, V6, V6_OTHER].map(at).to_vec(),
+            service: at(V4),
+            ..fixture::node("ams-1", &["192.0.2.1", "2001:db8::1"])
+        };
+        let ok = |endpoints: &[&str]| {
+            endpoints
+                .iter()
+                .map(|e| ((*e).to_owned(), pass()))
+                .collect::<Vec<_>>()
+        };
         let with = |endpoint: &str, outcome: Outcome| (endpoint.to_owned(), outcome);
         let all = ok(&[V4, V6, V6_OTHER]);
-        let after = |more: Vec<(String, Outcome)>| all.iter().cloned().chain(more).collect::<Vec<_>>();
-        type Case = (&'static str, Vec<(String, Outcome)>, [bool; 3], &'static str);
+        let after =
+            |more: Vec<(String, Outcome)>| all.iter().cloned().chain(more).collect::<Vec<_>>();
+        type Case = (
+            &'static str,
+            Vec<(String, Outcome)>,
+            [bool; 3],
+            &'static str,
+        );
         let table: Vec<Case> = vec![
             ("all answer", all.clone(), [true, true, true], "ok"),
             (
@@ -322,28 +413,49 @@ mod tests {
                 [true, true, false],
                 "[2001:db8::1]:8080: status 503",
             ),
-            ("the first address", after(vec![with(V4, refuse())]), [true, false, true], "192.0.2.1:80: status 503"),
+            (
+                "the first address",
+                after(vec![with(V4, refuse())]),
+                [true, false, true],
+                "192.0.2.1:80: status 503",
+            ),
             (
                 "the node is down when all its addresses are",
-                after(vec![with(V4, refuse()), with(V6, refuse()), with(V6_OTHER, refuse())]),
+                after(vec![
+                    with(V4, refuse()),
+                    with(V6, refuse()),
+                    with(V6_OTHER, refuse()),
+                ]),
                 [false, false, false],
                 "status 503",
             ),
             (
                 "what cannot be reached from here follows the others",
-                after(vec![with(V6, Outcome::NoRoute), with(V6_OTHER, Outcome::NoRoute)]),
+                after(vec![
+                    with(V6, Outcome::NoRoute),
+                    with(V6_OTHER, Outcome::NoRoute),
+                ]),
                 [true, true, true],
                 "",
             ),
             (
                 "down with them",
-                after(vec![with(V6, Outcome::NoRoute), with(V6_OTHER, Outcome::NoRoute), with(V4, refuse())]),
+                after(vec![
+                    with(V6, Outcome::NoRoute),
+                    with(V6_OTHER, Outcome::NoRoute),
+                    with(V4, refuse()),
+                ]),
                 [false, false, false],
                 "",
             ),
             (
                 "a route to nothing is a failure of all",
-                [V4, V6, V6_OTHER].iter().cycle().take(6).map(|e| with(e, Outcome::NoRoute)).collect(),
+                [V4, V6, V6_OTHER]
+                    .iter()
+                    .cycle()
+                    .take(6)
+                    .map(|e| with(e, Outcome::NoRoute))
+                    .collect(),
                 [false, false, false],
                 "no route from this name server",
             ),
@@ -354,8 +466,20 @@ mod tests {
             for (endpoint, outcome) in outcomes {
                 vitals.observe(at(&endpoint), outcome, &rules(), 1);
             }
-            assert_eq!([vitals.up, vitals.serves(node.addresses[0]), vitals.serves(node.addresses[1])], [up, v4, v6], "{name}");
-            assert!(reason.is_empty() || vitals.reason == reason, "{name}: {}", vitals.reason);
+            assert_eq!(
+                [
+                    vitals.up,
+                    vitals.serves(node.addresses[0]),
+                    vitals.serves(node.addresses[1])
+                ],
+                [up, v4, v6],
+                "{name}"
+            );
+            assert!(
+                reason.is_empty() || vitals.reason == reason,
+                "{name}: {}",
+                vitals.reason
+            );
         }
     }
 
@@ -365,13 +489,27 @@ mod tests {
         vitals.observe(at, refuse(), &rules(), 1);
         let mut node = fixture::node("ams-1", &["192.0.2.1"]);
         vitals.adapt(&node, 2);
-        assert_eq!((vitals.up, vitals.since_ms, vitals.reason.as_str()), (false, 1, "status 503"));
+        assert_eq!(
+            (vitals.up, vitals.since_ms, vitals.reason.as_str()),
+            (false, 1, "status 503")
+        );
         node.service = "192.0.2.1:81".parse().unwrap();
         vitals.adapt(&node, 3);
-        assert_eq!((vitals.up, vitals.since_ms), (false, 1), "not before its first check");
-        assert_eq!(vitals.observe(node.service, pass(), &rules(), 4), [(node.addresses[0], true)], "which decides alone");
+        assert_eq!(
+            (vitals.up, vitals.since_ms),
+            (false, 1),
+            "not before its first check"
+        );
+        assert_eq!(
+            vitals.observe(node.service, pass(), &rules(), 4),
+            [(node.addresses[0], true)],
+            "which decides alone"
+        );
         assert_eq!((vitals.up, vitals.since_ms), (true, 4));
-        assert!(vitals.observe(at, refuse(), &rules(), 5).is_empty(), "a check that ends late counts no more");
+        assert!(
+            vitals.observe(at, refuse(), &rules(), 5).is_empty(),
+            "a check that ends late counts no more"
+        );
     }
 
     #[test]
@@ -380,6 +518,9 @@ mod tests {
         let pauses: Vec<Duration> = (0..1_000).map(|_| pause(&rules(), jitter.next())).collect();
         assert!(pauses.iter().all(|p| (450..=550).contains(&p.as_millis())));
         assert!(pauses.iter().min() < pauses.iter().max());
-        assert!(pause(&rules(), 0) >= Duration::from_millis(450) && pause(&rules(), u64::MAX) <= Duration::from_millis(550));
+        assert!(
+            pause(&rules(), 0) >= Duration::from_millis(450)
+                && pause(&rules(), u64::MAX) <= Duration::from_millis(550)
+        );
     }
 }

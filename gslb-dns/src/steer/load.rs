@@ -1,13 +1,15 @@
 //! What nodes carry: the bits a second they say they send, against what they can.
 //!
-//! A node counts as full from [`FULL_PERCENT`] on and as open again below [`OPEN_PERCENT`]; that is for people. What clusters give away when they are full
-//! is [`super::share`]'s, in proportion. A node without a capacity is never full, and reports that stop coming do not count for long.
+//! A node counts as full from [`FULL_PERCENT`] on and as open again below [`OPEN_PERCENT`]; that is
+//! for people. What clusters give away when they are full is [`super::share`]'s, in proportion. A
+//! node without a capacity is never full, and reports that stop coming do not count for long.
 
 /// Full from here on.
 pub(super) const FULL_PERCENT: u64 = 95;
 /// Open again below.
 pub(super) const OPEN_PERCENT: u64 = 85;
-/// Most that a node is believed to send, in parts of its capacity: one that says more must not decide for its whole cluster.
+/// Most that a node is believed to send, in parts of its capacity: one that says more must not
+/// decide for its whole cluster.
 const LOAD_MAX: u64 = 2;
 /// Reports older than so many report intervals do not count.
 pub(super) const STALE_AFTER_INTERVALS: u32 = 5;
@@ -27,7 +29,13 @@ pub(super) struct NodeLoad {
 
 impl NodeLoad {
     /// Takes in a report. Says whether `full` changed.
-    pub(super) fn observe(&mut self, egress_bits: u64, connections: u64, capacity_bits: Option<u64>, now_ms: u64) -> bool {
+    pub(super) fn observe(
+        &mut self,
+        egress_bits: u64,
+        connections: u64,
+        capacity_bits: Option<u64>,
+        now_ms: u64,
+    ) -> bool {
         let was = self.full;
         let egress_bits = match capacity_bits {
             None | Some(0) => egress_bits,
@@ -63,13 +71,26 @@ mod tests {
     fn full_and_open_again_with_hysteresis() {
         let mut load = NodeLoad::default();
         let capacity = Some(1_000);
-        for (step, (egress, full)) in
-            [(940, false), (949, false), (950, true), (900, true), (850, true), (849, false), (940, false), (2_000, true), (0, false)]
-                .into_iter()
-                .enumerate()
+        for (step, (egress, full)) in [
+            (940, false),
+            (949, false),
+            (950, true),
+            (900, true),
+            (850, true),
+            (849, false),
+            (940, false),
+            (2_000, true),
+            (0, false),
+        ]
+        .into_iter()
+        .enumerate()
         {
             let was = load.full;
-            assert_eq!(load.observe(egress, 1, capacity, 1), was != full, "step {step} says whether it changed");
+            assert_eq!(
+                load.observe(egress, 1, capacity, 1),
+                was != full,
+                "step {step} says whether it changed"
+            );
             assert_eq!(load.full, full, "step {step}: {egress}");
         }
     }
@@ -99,9 +120,12 @@ mod tests {
 
     #[test]
     fn nobody_sends_many_times_what_it_can() {
-        for (capacity, egress, kept) in
-            [(Some(1_000), 1_999, 1_999), (Some(1_000), u64::MAX, 2_000), (None, 7_000, 7_000), (Some(u64::MAX), u64::MAX, u64::MAX)]
-        {
+        for (capacity, egress, kept) in [
+            (Some(1_000), 1_999, 1_999),
+            (Some(1_000), u64::MAX, 2_000),
+            (None, 7_000, 7_000),
+            (Some(u64::MAX), u64::MAX, u64::MAX),
+        ] {
             let mut load = NodeLoad::default();
             load.observe(egress, 1, capacity, 1);
             assert_eq!(load.egress_bits, kept, "{capacity:?} {egress}");

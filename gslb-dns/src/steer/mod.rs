@@ -1,32 +1,40 @@
 //! Steering: which cluster a client is given, and how that is known.
 //!
-//! The query path reads one immutable [`Snapshot`] behind an atomic pointer: the zones, whose steered names stand for sites by their number
-//! in the fleet, and what [`Snapshot::select`] decides from: where addresses are
-//! ([`location`], compiled by [`plan`] into an order of clusters for each run of addresses), what round-trip times say ([`rtt`]), which
-//! nodes are up ([`health`], found out by [`check`]), what they carry ([`load`]), what clusters keep of their clients when they are full ([`share`]), and how
-//! nodes return ([`ramp`]). [`select`] decides from these alone. Everything that changes them runs in tasks beside
-//! it and swaps in a new snapshot.
+//! The query path reads one immutable [`Snapshot`] behind an atomic pointer: the zones, whose
+//! steered names stand for sites by their number in the fleet, and what [`Snapshot::select`]
+//! decides from: where addresses are ([`location`], compiled by [`plan`] into an order of clusters
+//! for each run of addresses), what round-trip times say ([`rtt`]), which nodes are up ([`health`],
+//! found out by [`check`]), what they carry ([`load`]), what clusters keep of their clients when
+//! they are full ([`share`]), and how nodes return ([`ramp`]). [`select`] decides from these alone.
+//! Everything that changes them runs in tasks beside it and swaps in a new snapshot.
 //!
 //! # Scopes (RFC 7871)
 //!
-//! Whoever is inside the scope returned gets the same cluster, now and whatever goes up, down or full; chance and turns aside. It is not
-//! the widest such prefix of the moment: while a cluster is down, networks with different orders may share the next one, but a scope that
-//! spans them would be wrong once it is up again, and resolvers would hold scopes that overlap. What counts is the order:
+//! Whoever is inside the scope returned gets the same cluster, now and whatever goes up, down or
+//! full; chance and turns aside. It is not the widest such prefix of the moment: while a cluster is
+//! down, networks with different orders may share the next one, but a scope that spans them would
+//! be wrong once it is up again, and resolvers would hold scopes that overlap. What counts is the
+//! order:
 //!
-//! - `geo`: the widest prefix around the client inside a run of addresses that share an order of clusters;
-//! - `rtt`: the same, but never wider than /24 (/48), the grain of measurements; an exploring answer too. Where there is a measurement, it
-//!   also stays inside one place, since times that are guessed depend on that;
-//! - `weighted` and `round-robin`: 0, since these answers do not depend on who asks. Shares are then met over resolvers,
-//!   not over the clients of one resolver;
-//! - a site with a single cluster: 0 likewise, and so does the absence of addresses of a family, which is the same for all.
+//! - `geo`: the widest prefix around the client inside a run of addresses that share an order of
+//!   clusters;
+//! - `rtt`: the same, but never wider than /24 (/48), the grain of measurements; an exploring
+//!   answer too. Where there is a measurement, it also stays inside one place, since times that are
+//!   guessed depend on that;
+//! - `weighted` and `round-robin`: 0, since these answers do not depend on who asks. Shares are
+//!   then met over resolvers, not over the clients of one resolver;
+//! - a site with a single cluster: 0 likewise, and so does the absence of addresses of a family,
+//!   which is the same for all.
 //!
-//! While a cluster of a site takes a share of its clients alone, because it is full or has just returned, the clients of one prefix of the
-//! grain (/24, /48) go together: a hash of that prefix decides. So scopes of the site are then no wider than the grain. That is the one
-//! case in which a scope depends on what is full: if it were always so, resolvers would ask for each /24 apart although nothing is. Wider scopes
-//! that resolvers hold from before end with their TTL. For a resolver that tells no prefix its own counts, moved a little by chance.
+//! While a cluster of a site takes a share of its clients alone, because it is full or has just
+//! returned, the clients of one prefix of the grain (/24, /48) go together: a hash of that prefix
+//! decides. So scopes of the site are then no wider than the grain. That is the one case in which a
+//! scope depends on what is full: if it were always so, resolvers would ask for each /24 apart
+//! although nothing is. Wider scopes that resolvers hold from before end with their TTL. For a
+//! resolver that tells no prefix its own counts, moved a little by chance.
 //!
-//! A client that shows fewer bits than the map tells apart is steered as the first address of its prefix, and the longer scope tells its
-//! resolver that more bits would have helped.
+//! A client that shows fewer bits than the map tells apart is steered as the first address of its
+//! prefix, and the longer scope tells its resolver that more bits would have helped.
 
 mod check;
 mod choice;
@@ -77,16 +85,19 @@ use self::share::{ClusterLoad, Part, Shares, WHOLE};
 use crate::zone::Zones;
 pub use choice::{ADDRESSES_MAX, Addresses, Choice, ClientPrefix, Family, Reason};
 
-/// Measurements are compiled again after so many times as long as it took: two or three percent of a core at most.
+/// Measurements are compiled again after so many times as long as it took: two or three percent of
+/// a core at most.
 const RTT_REST_FACTOR: u64 = 40;
 /// Why a drained edge is not in the answers, whatever its health.
 const DRAINED: &str = "drained by an operator";
 /// Longest TTL given, a week.
 const TTL_MAX: u64 = 604_800;
-/// Counters of so many former revisions of the fleet are kept apart; queries in flight have long left older ones.
+/// Counters of so many former revisions of the fleet are kept apart; queries in flight have long
+/// left older ones.
 const PAST_TALLIES_MAX: usize = 8;
 
-/// What is wrong with a geo database, as far as it can be told without compiling it; for checking a fleet file before it is used.
+/// What is wrong with a geo database, as far as it can be told without compiling it; for checking a
+/// fleet file before it is used.
 ///
 /// # Errors
 /// The file cannot be read (`NoInput`), or is no database (`BadData`).
@@ -101,7 +112,8 @@ pub struct Steering {
     revision: AtomicU64,
 }
 
-/// A fleet and the zones compiled from it. The zones name sites by their place in the fleet, so the two are of use only together.
+/// A fleet and the zones compiled from it. The zones name sites by their place in the fleet, so the
+/// two are of use only together.
 #[derive(Debug, Clone)]
 pub struct Served {
     /// The fleet.
@@ -135,7 +147,8 @@ struct State {
     loads: HashMap<String, NodeLoad>,
     ramps: Ramps,
     shares: Shares,
-    /// By node name: what its weight is corrected by so that the nodes of a cluster are equally full.
+    /// By node name: what its weight is corrected by so that the nodes of a cluster are equally
+    /// full.
     corrections: HashMap<String, f64>,
     /// What these come to, by cluster number and by node name.
     taken: Vec<Taken>,
@@ -146,7 +159,8 @@ struct State {
     rtt: RttTable,
     rtt_changed: bool,
     rtt_map: Arc<RttMap>,
-    /// Before that time the measurements are not compiled again: they take a small part of a core, whatever comes in.
+    /// Before that time the measurements are not compiled again: they take a small part of a core,
+    /// whatever comes in.
     rtt_rest_until_ms: u64,
     keys: refused::RefusedKeys,
     tally: Arc<Tally>,
@@ -171,12 +185,17 @@ fn now_ms() -> u64 {
 }
 
 impl Steering {
-    /// Starts steering for what is served: loads the geo database, begins health checks. Whatever `served` holds later is gone over to.
+    /// Starts steering for what is served: loads the geo database, begins health checks. Whatever
+    /// `served` holds later is gone over to.
     ///
     /// A geo database that cannot be used is told, and the built-in table used until it can.
     ///
     /// Must be called inside a Tokio runtime; its tasks end with `shutdown`.
-    pub fn start(served: tokio::sync::watch::Receiver<Served>, registry: &prometheus::Registry, shutdown: Shutdown) -> Arc<Self> {
+    pub fn start(
+        served: tokio::sync::watch::Receiver<Served>,
+        registry: &prometheus::Registry,
+        shutdown: Shutdown,
+    ) -> Arc<Self> {
         let current = served.borrow().clone();
         let geo = watch::start(current.fleet.steering.geo_db.as_deref(), registry);
         let steering = Arc::new(Self::new(current, Arc::clone(&geo.atlas), now_ms()));
@@ -192,7 +211,12 @@ impl Steering {
     fn new(Served { fleet, zones }: Served, atlas: Arc<Atlas>, now_ms: u64) -> Self {
         let plan = Arc::new(Plan::new(&fleet, atlas));
         let tally = Arc::new(Tally::new(&fleet));
-        let vitals = fleet.clusters.iter().flat_map(|c| &c.nodes).map(|n| (n.name.clone(), Vitals::unknown(n, now_ms))).collect();
+        let vitals = fleet
+            .clusters
+            .iter()
+            .flat_map(|c| &c.nodes)
+            .map(|n| (n.name.clone(), Vitals::unknown(n, now_ms)))
+            .collect();
         let mut state = State {
             vitals,
             loads: HashMap::new(),
@@ -217,19 +241,27 @@ impl Steering {
             plan,
         };
         state.refresh(now_ms);
-        Self { snapshot: ArcSwap::from_pointee(state.snapshot()), state: Mutex::new(state), revision: AtomicU64::new(0) }
+        Self {
+            snapshot: ArcSwap::from_pointee(state.snapshot()),
+            state: Mutex::new(state),
+            revision: AtomicU64::new(0),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it holds the lock; if something did, what it left is still consistent.
-        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        // Nothing panics while it holds the lock; if something did, what it left is still
+        // consistent.
+        self.state
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn publish(&self, state: &State) {
         self.snapshot.store(Arc::new(state.snapshot()));
     }
 
-    /// What answers are made from now. Let go of soon: a query, or a batch of them, is answered from one.
+    /// What answers are made from now. Let go of soon: a query, or a batch of them, is answered
+    /// from one.
     pub fn snapshot(&self) -> arc_swap::Guard<Arc<Snapshot>> {
         self.snapshot.load()
     }
@@ -238,7 +270,8 @@ impl Steering {
         self.revision.load(Ordering::Relaxed)
     }
 
-    /// The admin paths of steering: `GET /explain` and `POST /rtt` (with the node key); 404 for others.
+    /// The admin paths of steering: `GET /explain` and `POST /rtt` (with the node key); 404 for
+    /// others.
     pub fn admin_extra(self: &Arc<Self>) -> Extra {
         let steering = Arc::clone(self);
         Arc::new(move |request| {
@@ -249,14 +282,19 @@ impl Steering {
 
     fn admin(&self, request: &Request<Bytes>, now_ms: u64) -> Response<Bytes> {
         match (request.uri().path(), request.method()) {
-            ("/explain", &Method::GET) => match self.explain(request.uri().query().unwrap_or(""), now_ms) {
-                Ok(explanation) => json(StatusCode::OK, &explanation),
-                Err((status, message)) => error(status, &message),
-            },
+            ("/explain", &Method::GET) => {
+                match self.explain(request.uri().query().unwrap_or(""), now_ms) {
+                    Ok(explanation) => json(StatusCode::OK, &explanation),
+                    Err((status, message)) => error(status, &message),
+                }
+            }
             ("/rtt", &Method::POST) => self.admin_rtt(request, now_ms),
             ("/explain", _) => not_allowed("GET"),
             ("/rtt", _) => not_allowed("POST"),
-            _ => error(StatusCode::NOT_FOUND, "no such path; there are /live, /ready, /metrics, /explain and /rtt"),
+            _ => error(
+                StatusCode::NOT_FOUND,
+                "no such path; there are /live, /ready, /metrics, /explain and /rtt",
+            ),
         }
     }
 
@@ -268,13 +306,21 @@ impl Steering {
         };
         let report: RttReport = match serde_json::from_slice(request.body()) {
             Ok(report) => report,
-            Err(e) => return error(StatusCode::BAD_REQUEST, &format!("not a round-trip report: {e}")),
+            Err(e) => {
+                return error(
+                    StatusCode::BAD_REQUEST,
+                    &format!("not a round-trip report: {e}"),
+                );
+            }
         };
         if let Err(refused) = caller.speaks_for(&report.node) {
             return self.refuse_key(&refused, now_ms);
         }
         match self.take_report(&report, now_ms) {
-            Ok(taken) => json(StatusCode::OK, &serde_json::json!({ "taken": taken, "of": report.samples.len() })),
+            Ok(taken) => json(
+                StatusCode::OK,
+                &serde_json::json!({ "taken": taken, "of": report.samples.len() }),
+            ),
             Err(message) => error(StatusCode::NOT_FOUND, &message),
         }
     }
@@ -290,23 +336,35 @@ impl Steering {
         let fleet = Arc::clone(&state.fleet);
         let found = fleet.edge(&report.node).map(|(_, node)| node);
         let Some(node) = found else {
-            return Err(format!("the fleet has no edge {:?}", report.node.chars().take(64).collect::<String>()));
+            return Err(format!(
+                "the fleet has no edge {:?}",
+                report.node.chars().take(64).collect::<String>()
+            ));
         };
         let max_age_ms = fleet.steering.rtt_max_age.as_millis() as u64;
         let samples = report.samples.iter().take(rtt::SAMPLES_MAX);
-        let taken = samples.filter(|s| state.rtt.add(&node.name, s, now_ms, max_age_ms)).count();
+        let taken = samples
+            .filter(|s| state.rtt.add(&node.name, s, now_ms, max_age_ms))
+            .count();
         state.rtt_changed |= taken > 0;
         let load = state.loads.entry(node.name.clone()).or_default();
-        if load.observe(report.egress_bits, report.connections, node.capacity_bits, now_ms) {
+        if load.observe(
+            report.egress_bits,
+            report.connections,
+            node.capacity_bits,
+            now_ms,
+        ) {
             tracing::info!(node = %node.name, full = load.full, egress_bits = report.egress_bits, "load of an edge changed");
         }
         Ok(taken)
     }
 
-    /// Does what falls due with time: compiles measurements that came in, forgets old ones and old loads, moves shares and ramps on.
+    /// Does what falls due with time: compiles measurements that came in, forgets old ones and old
+    /// loads, moves shares and ramps on.
     fn tick(&self, now_ms: u64) {
         let mut state = self.state();
-        let stale_ms = (state.fleet.report_interval * load::STALE_AFTER_INTERVALS).as_millis() as u64;
+        let stale_ms =
+            (state.fleet.report_interval * load::STALE_AFTER_INTERVALS).as_millis() as u64;
         let mut changed = false;
         for load in state.loads.values_mut() {
             changed |= load.expire(now_ms, stale_ms);
@@ -323,10 +381,18 @@ impl Steering {
     }
 
     /// Takes in the result of a health check of one of a node's endpoints.
-    fn observe_health(&self, node: &str, endpoint: SocketAddr, outcome: health::Outcome, now_ms: u64) {
+    fn observe_health(
+        &self,
+        node: &str,
+        endpoint: SocketAddr,
+        outcome: health::Outcome,
+        now_ms: u64,
+    ) {
         let mut state = self.state();
         let fleet = Arc::clone(&state.fleet);
-        let Some(vitals) = state.vitals.get_mut(node) else { return };
+        let Some(vitals) = state.vitals.get_mut(node) else {
+            return;
+        };
         let was_up = vitals.up;
         let changed = vitals.observe(endpoint, outcome, &fleet.steering.health, now_ms);
         if changed.is_empty() {
@@ -357,19 +423,41 @@ impl Steering {
     fn adopt(&self, Served { fleet, zones }: Served, atlas: Arc<Atlas>, now_ms: u64) {
         let current = Arc::clone(&self.state().plan);
         // The plan can take a while, so it is made without the lock.
-        let plan = if current.fits(&fleet, &atlas) { current } else { Arc::new(Plan::new(&fleet, atlas)) };
+        let plan = if current.fits(&fleet, &atlas) {
+            current
+        } else {
+            Arc::new(Plan::new(&fleet, atlas))
+        };
         let mut state = self.state();
-        let nodes: HashMap<&str, &Node> = fleet.clusters.iter().flat_map(|c| &c.nodes).map(|n| (n.name.as_str(), n)).collect();
-        state.vitals.retain(|name, _| nodes.contains_key(name.as_str()));
-        state.loads.retain(|name, _| nodes.contains_key(name.as_str()));
+        let nodes: HashMap<&str, &Node> = fleet
+            .clusters
+            .iter()
+            .flat_map(|c| &c.nodes)
+            .map(|n| (n.name.as_str(), n))
+            .collect();
+        state
+            .vitals
+            .retain(|name, _| nodes.contains_key(name.as_str()));
+        state
+            .loads
+            .retain(|name, _| nodes.contains_key(name.as_str()));
         for (name, node) in nodes {
-            let vitals = state.vitals.entry(name.to_owned()).or_insert_with(|| Vitals::unknown(node, now_ms));
+            let vitals = state
+                .vitals
+                .entry(name.to_owned())
+                .or_insert_with(|| Vitals::unknown(node, now_ms));
             vitals.adapt(node, now_ms);
         }
-        let State { shares, fleet: former, .. } = &mut *state;
+        let State {
+            shares,
+            fleet: former,
+            ..
+        } = &mut *state;
         shares.adopt(former, &fleet);
         state.ramps.retain(|name| fleet.edge(name).is_some());
-        state.corrections.retain(|name, _| fleet.edge(name).is_some());
+        state
+            .corrections
+            .retain(|name, _| fleet.edge(name).is_some());
         state.rtt.set_layout(Layout::of(&fleet));
         if !state.tally.fits(&fleet) {
             let past = std::mem::replace(&mut state.tally, Arc::new(Tally::new(&fleet)));
@@ -401,7 +489,8 @@ impl Steering {
         totals
     }
 
-    /// Fills in what steering knows of a report: selections, health, prefixes with a measurement, the geo source.
+    /// Fills in what steering knows of a report: selections, health, prefixes with a measurement,
+    /// the geo source.
     ///
     /// The report's revision is noted in turn, so that explanations can name it.
     pub fn fill_report(&self, report: &mut DnsReport) {
@@ -411,8 +500,9 @@ impl Steering {
             .into_iter()
             .map(|(kind, count)| {
                 let code = <[u8; 2]>::try_from(kind.country.as_bytes()).unwrap_or_default();
-                let (latitude, longitude) =
-                    countries::index(code).map_or((0.0, 0.0), |i| (countries::COUNTRIES[i].1, countries::COUNTRIES[i].2));
+                let (latitude, longitude) = countries::index(code).map_or((0.0, 0.0), |i| {
+                    (countries::COUNTRIES[i].1, countries::COUNTRIES[i].2)
+                });
                 SelectionCount {
                     site: kind.site,
                     cluster: kind.cluster,
@@ -425,7 +515,11 @@ impl Steering {
             })
             .collect();
         let state = self.state();
-        let nodes = state.fleet.clusters.iter().flat_map(|c| c.nodes.iter().map(move |n| (c, n)));
+        let nodes = state
+            .fleet
+            .clusters
+            .iter()
+            .flat_map(|c| c.nodes.iter().map(move |n| (c, n)));
         report.health = nodes
             .filter_map(|(cluster, node)| {
                 let vitals = state.vitals.get(&node.name)?;
@@ -434,7 +528,11 @@ impl Steering {
                     node: node.name.clone(),
                     up: vitals.up && !is_drained,
                     since_unix_ms: vitals.since_ms,
-                    reason: if is_drained { DRAINED.to_owned() } else { vitals.reason.clone() },
+                    reason: if is_drained {
+                        DRAINED.to_owned()
+                    } else {
+                        vitals.reason.clone()
+                    },
                     check_us: vitals.check_us,
                 })
             })
@@ -453,7 +551,11 @@ impl State {
         self.rtt_changed = false;
         let begun = Instant::now();
         let places = self.fleet.steering.rtt_bound.then_some(&*self.plan.atlas);
-        self.rtt_map = Arc::new(self.rtt.compile(now_ms, self.fleet.steering.rtt_max_age.as_millis() as u64, places));
+        self.rtt_map = Arc::new(self.rtt.compile(
+            now_ms,
+            self.fleet.steering.rtt_max_age.as_millis() as u64,
+            places,
+        ));
         self.rtt_rest_until_ms = now_ms + begun.elapsed().as_millis() as u64 * RTT_REST_FACTOR;
     }
 
@@ -476,43 +578,70 @@ impl State {
         self.vitals.get(node).is_none_or(|v| v.up) && !self.drains.is_drained(cluster, node)
     }
 
-    /// What the nodes of a cluster that are given carry together; `None` where one may carry any amount, or nothing is known of those that
-    /// are given.
+    /// What the nodes of a cluster that are given carry together; `None` where one may carry any
+    /// amount, or nothing is known of those that are given.
     fn cluster_load(&self, cluster: &Cluster) -> Option<ClusterLoad> {
-        let mut sum = ClusterLoad { egress_bits: 0.0, capacity_bits: 0.0 };
-        for node in cluster.nodes.iter().filter(|n| self.is_given(&cluster.name, &n.name)) {
+        let mut sum = ClusterLoad {
+            egress_bits: 0.0,
+            capacity_bits: 0.0,
+        };
+        for node in cluster
+            .nodes
+            .iter()
+            .filter(|n| self.is_given(&cluster.name, &n.name))
+        {
             let capacity = node.capacity_bits.filter(|c| *c > 0)?;
             if let Some(load) = self.loads.get(&node.name).filter(|l| l.at_ms > 0) {
                 sum.egress_bits += load.egress_bits as f64;
                 sum.capacity_bits += capacity as f64;
             }
         }
-        let is_down = !cluster.nodes.iter().any(|n| self.is_given(&cluster.name, &n.name));
+        let is_down = !cluster
+            .nodes
+            .iter()
+            .any(|n| self.is_given(&cluster.name, &n.name));
         (is_down || sum.capacity_bits > 0.0).then_some(sum)
     }
 
-    /// Brings up to date what clusters take of their clients, and the weights of their nodes. Says whether anything changed.
+    /// Brings up to date what clusters take of their clients, and the weights of their nodes. Says
+    /// whether anything changed.
     fn refresh(&mut self, now_ms: u64) -> bool {
         let fleet = Arc::clone(&self.fleet);
         let passed_ms = now_ms.saturating_sub(self.refreshed_ms);
         self.refreshed_ms = now_ms;
-        let loads: Vec<Option<ClusterLoad>> = fleet.clusters.iter().map(|c| self.cluster_load(c)).collect();
+        let loads: Vec<Option<ClusterLoad>> = fleet
+            .clusters
+            .iter()
+            .map(|c| self.cluster_load(c))
+            .collect();
         self.shares.advance(&loads, now_ms);
         let mut taken = Vec::with_capacity(fleet.clusters.len());
         let mut weights = HashMap::new();
         for (number, (cluster, load)) in fleet.clusters.iter().zip(&loads).enumerate() {
-            let ramp = self.weigh(cluster, *load, self.shares.lasts_ms(number), passed_ms, now_ms, &mut weights);
+            let ramp = self.weigh(
+                cluster,
+                *load,
+                self.shares.lasts_ms(number),
+                passed_ms,
+                now_ms,
+                &mut weights,
+            );
             let kept = self.shares.kept(number);
             let full = kept.by_prefix < 1.0 || load.is_some_and(|l| l.ratio() >= share::TARGET);
-            taken.push(Taken { full, by_prefix: share::part(kept.by_prefix * ramp), by_chance: share::part(kept.by_chance * ramp) });
+            taken.push(Taken {
+                full,
+                by_prefix: share::part(kept.by_prefix * ramp),
+                by_chance: share::part(kept.by_chance * ramp),
+            });
         }
         let changed = taken != self.taken || weights != self.weights;
         (self.taken, self.weights) = (taken, weights);
         changed
     }
 
-    /// The weights of a cluster's nodes: their share of its capacity, corrected by how full they are, and less while they return. Gives
-    /// the share of its clients that the cluster takes while all its nodes return.
+    /// The weights of a cluster's nodes: their share of its capacity, corrected by how full they
+    /// are, and less while they return. Gives the share of its clients that the cluster takes while
+    /// all its nodes return.
     fn weigh(
         &mut self,
         cluster: &Cluster,
@@ -522,36 +651,61 @@ impl State {
         now_ms: u64,
         weights: &mut HashMap<String, Weight>,
     ) -> f64 {
-        let has_capacities = cluster.nodes.iter().all(|n| n.capacity_bits.is_some_and(|c| c > 0));
+        let has_capacities = cluster
+            .nodes
+            .iter()
+            .all(|n| n.capacity_bits.is_some_and(|c| c > 0));
         let mut found: Vec<(&str, f64, f64)> = Vec::with_capacity(cluster.nodes.len());
         for node in &cluster.nodes {
             let is_in = self.is_given(&cluster.name, &node.name);
-            let ramp = self.ramps.share(&node.name, is_in, self.fleet.steering.ramp, now_ms);
+            let ramp = self
+                .ramps
+                .share(&node.name, is_in, self.fleet.steering.ramp, now_ms);
             if !is_in {
                 continue;
             }
-            let capacity = node.capacity_bits.filter(|_| has_capacities).map_or(1.0, |c| c as f64);
+            let capacity = node
+                .capacity_bits
+                .filter(|_| has_capacities)
+                .map_or(1.0, |c| c as f64);
             let mut correction = self.corrections.get(&node.name).copied().unwrap_or(1.0);
             let own = self.loads.get(&node.name).filter(|l| l.at_ms > 0);
             if let (Some(load), Some(own), true) = (load, own, ramp >= 1.0 && has_capacities) {
-                share::balance(&mut correction, own.egress_bits as f64 / capacity, load.ratio(), passed_ms, lasts_ms);
+                share::balance(
+                    &mut correction,
+                    own.egress_bits as f64 / capacity,
+                    load.ratio(),
+                    passed_ms,
+                    lasts_ms,
+                );
                 self.corrections.insert(node.name.clone(), correction);
             }
             found.push((&node.name, capacity * correction, ramp));
         }
         let ramp_most = found.iter().map(|n| n.2).fold(0.0, f64::max);
-        let weight_most = found.iter().map(|n| n.1 * n.2).fold(f64::MIN_POSITIVE, f64::max);
+        let weight_most = found
+            .iter()
+            .map(|n| n.1 * n.2)
+            .fold(f64::MIN_POSITIVE, f64::max);
         let fine = |share: f64| ((share.clamp(0.0, 1.0) * 256.0).round().max(1.0) * 255.99) as u16;
         for (name, weight, ramp) in &found {
-            let weight = Weight { weight: fine(weight * ramp / weight_most), ramp: fine(ramp / ramp_most) };
+            let weight = Weight {
+                weight: fine(weight * ramp / weight_most),
+                ramp: fine(ramp / ramp_most),
+            };
             weights.insert((*name).to_owned(), weight);
         }
         if found.is_empty() { 1.0 } else { ramp_most }
     }
 
     fn snapshot(&self) -> Snapshot {
-        let serves = |name: &str, address: IpAddr| self.vitals.get(name).is_none_or(|v| v.serves(address));
-        let whole = Taken { full: false, by_prefix: WHOLE, by_chance: WHOLE };
+        let serves =
+            |name: &str, address: IpAddr| self.vitals.get(name).is_none_or(|v| v.serves(address));
+        let whole = Taken {
+            full: false,
+            by_prefix: WHOLE,
+            by_chance: WHOLE,
+        };
         let mut clusters: Vec<ClusterState> = Vec::with_capacity(self.fleet.clusters.len());
         for (number, cluster) in self.fleet.clusters.iter().enumerate() {
             let taken = self.taken.get(number).copied().unwrap_or(whole);
@@ -561,17 +715,29 @@ impl State {
                 full: taken.full,
                 by_prefix: taken.by_prefix,
                 by_chance: taken.by_chance,
-                salt: cluster.name.bytes().fold(0, |salt, b| select::mix(salt ^ u64::from(b))),
+                salt: cluster
+                    .name
+                    .bytes()
+                    .fold(0, |salt, b| select::mix(salt ^ u64::from(b))),
                 ..ClusterState::default()
             };
             for node in &cluster.nodes {
                 for address in &node.addresses {
-                    let pool = if address.is_ipv4() { &mut state.v4 } else { &mut state.v6 };
+                    let pool = if address.is_ipv4() {
+                        &mut state.v4
+                    } else {
+                        &mut state.v6
+                    };
                     pool.all.push(*address);
-                    if serves(&node.name, *address) && !self.drains.is_drained(&cluster.name, &node.name) {
+                    if serves(&node.name, *address)
+                        && !self.drains.is_drained(&cluster.name, &node.name)
+                    {
                         pool.up.push(*address);
                         let weight = self.weights.get(&node.name).copied();
-                        pool.weights.push(weight.unwrap_or(Weight { weight: u16::MAX, ramp: u16::MAX }));
+                        pool.weights.push(weight.unwrap_or(Weight {
+                            weight: u16::MAX,
+                            ramp: u16::MAX,
+                        }));
                     }
                 }
             }
@@ -591,7 +757,8 @@ impl State {
             rtt: Arc::clone(&self.rtt_map),
             tally: Arc::clone(&self.tally),
             turns: Arc::clone(&self.turns),
-            explore_below: (self.fleet.steering.rtt_explore.clamp(0.0, 1.0) * f64::from(u32::MAX)) as u32,
+            explore_below: (self.fleet.steering.rtt_explore.clamp(0.0, 1.0) * f64::from(u32::MAX))
+                as u32,
         }
     }
 }
@@ -611,13 +778,21 @@ const MAPPED_BITS: u8 = 96;
 fn masked(client: &ClientPrefix) -> IpAddr {
     match client.address.to_canonical() {
         IpAddr::V4(ip) => {
-            let before = if client.address.is_ipv6() { MAPPED_BITS } else { 0 };
+            let before = if client.address.is_ipv6() {
+                MAPPED_BITS
+            } else {
+                0
+            };
             let known = client.source_prefix.saturating_sub(before);
-            let mask = u32::MAX.checked_shl(32_u32.saturating_sub(known.into())).unwrap_or(0);
+            let mask = u32::MAX
+                .checked_shl(32_u32.saturating_sub(known.into()))
+                .unwrap_or(0);
             IpAddr::V4((u32::from(ip) & mask).into())
         }
         IpAddr::V6(ip) => {
-            let mask = u128::MAX.checked_shl(128_u32.saturating_sub(client.source_prefix.into())).unwrap_or(0);
+            let mask = u128::MAX
+                .checked_shl(128_u32.saturating_sub(client.source_prefix.into()))
+                .unwrap_or(0);
             IpAddr::V6((u128::from(ip) & mask).into())
         }
     }
@@ -635,10 +810,17 @@ impl Snapshot {
         &self.zones
     }
 
-    /// The answer for one client of the `site`-th site of the fleet. Takes no lock and allocates nothing.
+    /// The answer for one client of the `site`-th site of the fleet. Takes no lock and allocates
+    /// nothing.
     ///
     /// A site that does not exist has no addresses.
-    pub fn select(&self, site: usize, client: &ClientPrefix, family: Family, random: u64) -> Choice {
+    pub fn select(
+        &self,
+        site: usize,
+        client: &ClientPrefix,
+        family: Family,
+        random: u64,
+    ) -> Choice {
         let address = masked(client);
         let mut choice = self.decide(site, address, client.from_ecs, family, random);
         if choice.scope_prefix > 0 && client.address.is_ipv6() && address.is_ipv4() {
@@ -646,19 +828,36 @@ impl Snapshot {
             choice.scope_prefix += MAPPED_BITS;
         }
         if !choice.addresses.is_empty() {
-            self.tally.add(site, choice.cluster, choice.reason, self.plan.atlas.country(address));
+            self.tally.add(
+                site,
+                choice.cluster,
+                choice.reason,
+                self.plan.atlas.country(address),
+            );
         }
         choice
     }
 
     /// Gathers what a decision depends on.
-    fn consider(&self, site: usize, address: IpAddr, family: Family, random: u64) -> Option<Considered<'_>> {
+    fn consider(
+        &self,
+        site: usize,
+        address: IpAddr,
+        family: Family,
+        random: u64,
+    ) -> Option<Considered<'_>> {
         let policy = self.fleet.sites.get(site)?.policy;
         let (order, order_scope) = match policy {
             SelectionPolicy::Geo | SelectionPolicy::Rtt => self.plan.find(site, address)?,
-            SelectionPolicy::Weighted | SelectionPolicy::RoundRobin => (self.plan.unplaced(site)?, 0),
+            SelectionPolicy::Weighted | SelectionPolicy::RoundRobin => {
+                (self.plan.unplaced(site)?, 0)
+            }
         };
-        let grain = if address.is_ipv4() { GRAIN_V4 } else { GRAIN_V6 };
+        let grain = if address.is_ipv4() {
+            GRAIN_V4
+        } else {
+            GRAIN_V6
+        };
         let single = order.clusters.len() < 2;
         let mut question = Question {
             policy,
@@ -671,7 +870,11 @@ impl Snapshot {
             explore_below: if single { 0 } else { self.explore_below },
             turn: 0,
             random,
-            is_shared: self.is_shared && order.clusters.iter().any(|c| !self.clusters[usize::from(*c)].takes_all()),
+            is_shared: self.is_shared
+                && order
+                    .clusters
+                    .iter()
+                    .any(|c| !self.clusters[usize::from(*c)].takes_all()),
             grain: grain_of(address),
             has_subnet: true,
         };
@@ -691,16 +894,35 @@ impl Snapshot {
             },
             SelectionPolicy::Weighted => 0,
             SelectionPolicy::RoundRobin => {
-                question.turn = self.turns.get(site).map_or(0, |t| t.load(Ordering::Relaxed));
+                question.turn = self
+                    .turns
+                    .get(site)
+                    .map_or(0, |t| t.load(Ordering::Relaxed));
                 0
             }
         };
-        Some(Considered { question, scope_prefix })
+        Some(Considered {
+            question,
+            scope_prefix,
+        })
     }
 
-    fn decide(&self, site: usize, address: IpAddr, from_ecs: bool, family: Family, random: u64) -> Choice {
+    fn decide(
+        &self,
+        site: usize,
+        address: IpAddr,
+        from_ecs: bool,
+        family: Family,
+        random: u64,
+    ) -> Choice {
         let Some(mut considered) = self.consider(site, address, family, random) else {
-            return Choice { cluster: 0, addresses: Addresses::EMPTY, ttl: 0, scope_prefix: 0, reason: Reason::NoAddress };
+            return Choice {
+                cluster: 0,
+                addresses: Addresses::EMPTY,
+                ttl: 0,
+                scope_prefix: 0,
+                reason: Reason::NoAddress,
+            };
         };
         considered.question.has_subnet = from_ecs;
         if considered.question.policy == SelectionPolicy::RoundRobin
@@ -712,15 +934,27 @@ impl Snapshot {
     }
 
     fn choice(&self, site: usize, considered: &Considered<'_>, decision: Decision) -> Choice {
-        let ttl = self.fleet.sites.get(site).map_or(0, |s| s.ttl.as_secs().min(TTL_MAX) as u32);
+        let ttl = self
+            .fleet
+            .sites
+            .get(site)
+            .map_or(0, |s| s.ttl.as_secs().min(TTL_MAX) as u32);
         let question = &considered.question;
         match decision.cluster {
-            None => Choice { cluster: 0, addresses: Addresses::EMPTY, ttl, scope_prefix: 0, reason: decision.reason },
+            None => Choice {
+                cluster: 0,
+                addresses: Addresses::EMPTY,
+                ttl,
+                scope_prefix: 0,
+                reason: decision.reason,
+            },
             Some(cluster) => Choice {
                 cluster: usize::from(cluster),
                 addresses: match self.clusters[usize::from(cluster)].serving(question.family) {
                     (all, []) => Addresses::rotated(all, (question.random & 0xffff) as usize),
-                    (all, weights) => Addresses::weighted(all, weights, question.has_subnet, question.random),
+                    (all, weights) => {
+                        Addresses::weighted(all, weights, question.has_subnet, question.random)
+                    }
                 },
                 ttl,
                 scope_prefix: considered.scope_prefix,
@@ -730,7 +964,8 @@ impl Snapshot {
     }
 }
 
-/// `nearcast_dns_selections_total` and what else of steering goes into metrics, gathered when asked for.
+/// `nearcast_dns_selections_total` and what else of steering goes into metrics, gathered when asked
+/// for.
 struct Selections {
     steering: Arc<Steering>,
     described: prometheus::IntCounterVec,
@@ -776,7 +1011,10 @@ impl Selections {
 
 fn selections_vec() -> prometheus::IntCounterVec {
     prometheus::IntCounterVec::new(
-        prometheus::Opts::new("nearcast_dns_selections_total", "Steered answers by site, cluster given and reason."),
+        prometheus::Opts::new(
+            "nearcast_dns_selections_total",
+            "Steered answers by site, cluster given and reason.",
+        ),
         &["site", "cluster", "reason"],
     )
     .expect("valid metric")
@@ -784,38 +1022,62 @@ fn selections_vec() -> prometheus::IntCounterVec {
 
 fn rtt_dropped_vec() -> prometheus::IntCounterVec {
     let help = "Reported round-trip times that were dropped, since they cannot be or others outvote them, by the edge that reported them.";
-    prometheus::IntCounterVec::new(prometheus::Opts::new("nearcast_dns_rtt_dropped_total", help), &["node"]).expect("valid metric")
+    prometheus::IntCounterVec::new(
+        prometheus::Opts::new("nearcast_dns_rtt_dropped_total", help),
+        &["node"],
+    )
+    .expect("valid metric")
 }
 
 fn keys_refused_vec() -> prometheus::IntCounterVec {
-    let opts = prometheus::Opts::new("nearcast_dns_keys_refused_total", "Reports with a node key that was refused.");
+    let opts = prometheus::Opts::new(
+        "nearcast_dns_keys_refused_total",
+        "Reports with a node key that was refused.",
+    );
     prometheus::IntCounterVec::new(opts, &["reason"]).expect("valid metric")
 }
 
 impl Collector for Selections {
     fn desc(&self) -> Vec<&Desc> {
-        let steered = [self.described.desc(), self.node_up.desc(), self.address_up.desc(), self.cluster_share.desc()];
-        let measured = [self.rtt_prefixes.desc(), self.rtt_dropped.desc(), self.keys_refused.desc()];
+        let steered = [
+            self.described.desc(),
+            self.node_up.desc(),
+            self.address_up.desc(),
+            self.cluster_share.desc(),
+        ];
+        let measured = [
+            self.rtt_prefixes.desc(),
+            self.rtt_dropped.desc(),
+            self.keys_refused.desc(),
+        ];
         [steered.concat(), measured.concat()].concat()
     }
 
     fn collect(&self) -> Vec<prometheus::proto::MetricFamily> {
         let counts = selections_vec();
         for (kind, count) in self.steering.totals() {
-            counts.with_label_values(&[kind.site.as_str(), &kind.cluster, kind.reason.label()]).inc_by(count);
+            counts
+                .with_label_values(&[kind.site.as_str(), &kind.cluster, kind.reason.label()])
+                .inc_by(count);
         }
         let state = self.steering.state();
         self.node_up.reset();
         self.address_up.reset();
         for (node, vitals) in &state.vitals {
-            self.node_up.with_label_values(&[node.as_str()]).set(i64::from(vitals.up));
+            self.node_up
+                .with_label_values(&[node.as_str()])
+                .set(i64::from(vitals.up));
             for (address, is_up) in vitals.addresses() {
-                self.address_up.with_label_values(&[node.as_str(), &address.to_string()]).set(i64::from(is_up));
+                self.address_up
+                    .with_label_values(&[node.as_str(), &address.to_string()])
+                    .set(i64::from(is_up));
             }
         }
         self.cluster_share.reset();
         for (cluster, taken) in state.fleet.clusters.iter().zip(&state.taken) {
-            self.cluster_share.with_label_values(&[cluster.name.as_str()]).set(f64::from(taken.by_prefix) / f64::from(WHOLE));
+            self.cluster_share
+                .with_label_values(&[cluster.name.as_str()])
+                .set(f64::from(taken.by_prefix) / f64::from(WHOLE));
         }
         self.rtt_prefixes.set(state.rtt_map.prefixes as i64);
         let (dropped, refused) = (rtt_dropped_vec(), keys_refused_vec());
@@ -825,8 +1087,17 @@ impl Collector for Selections {
         for (reason, count) in state.keys.counts() {
             refused.with_label_values(&[reason]).inc_by(count);
         }
-        let steered = [counts.collect(), self.node_up.collect(), self.address_up.collect(), self.cluster_share.collect()];
-        let measured = [self.rtt_prefixes.collect(), dropped.collect(), refused.collect()];
+        let steered = [
+            counts.collect(),
+            self.node_up.collect(),
+            self.address_up.collect(),
+            self.cluster_share.collect(),
+        ];
+        let measured = [
+            self.rtt_prefixes.collect(),
+            dropped.collect(),
+            refused.collect(),
+        ];
         [steered.concat(), measured.concat()].concat()
     }
 }
@@ -834,18 +1105,33 @@ impl Collector for Selections {
 fn json<T: serde::Serialize>(status: StatusCode, body: &T) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(serde_json::to_vec(body).unwrap_or_default()));
     *response.status_mut() = status;
-    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(
+        http::header::CONTENT_TYPE,
+        http::HeaderValue::from_static("application/json"),
+    );
     response
 }
 
 fn error(status: StatusCode, message: &str) -> Response<Bytes> {
-    let code = status.canonical_reason().unwrap_or("error").to_ascii_lowercase().replace(' ', "_");
-    json(status, &serde_json::json!({ "error": { "code": code, "message": message } }))
+    let code = status
+        .canonical_reason()
+        .unwrap_or("error")
+        .to_ascii_lowercase()
+        .replace(' ', "_");
+    json(
+        status,
+        &serde_json::json!({ "error": { "code": code, "message": message } }),
+    )
 }
 
 fn not_allowed(allow: &'static str) -> Response<Bytes> {
-    let mut response = error(StatusCode::METHOD_NOT_ALLOWED, &format!("this path takes {allow}"));
-    response.headers_mut().insert(http::header::ALLOW, http::HeaderValue::from_static(allow));
+    let mut response = error(
+        StatusCode::METHOD_NOT_ALLOWED,
+        &format!("this path takes {allow}"),
+    );
+    response
+        .headers_mut()
+        .insert(http::header::ALLOW, http::HeaderValue::from_static(allow));
     response
 }
 

@@ -1,8 +1,8 @@
-//! From places to clusters: for each list of clusters that some site uses, the order in which a client at each place
-//! would be given them, and the runs of addresses that share an order.
+//! From places to clusters: for each list of clusters that some site uses, the order in which a
+//! client at each place would be given them, and the runs of addresses that share an order.
 //!
-//! Runs are joined by order, not by place: two places with the same order get the same answer whatever is down or full,
-//! so a scope may span both.
+//! Runs are joined by order, not by place: two places with the same order get the same answer
+//! whatever is down or full, so a scope may span both.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -29,7 +29,8 @@ pub(super) fn distance_km(a: (f64, f64), b: (f64, f64)) -> f64 {
 pub(super) struct Order {
     /// Indexes into `Fleet::clusters`, best first.
     pub(super) clusters: Box<[u16]>,
-    /// Whether a place decided it. Without one, clusters stand by weight, heaviest first, then as in the file.
+    /// Whether a place decided it. Without one, clusters stand by weight, heaviest first, then as
+    /// in the file.
     pub(super) placed: bool,
 }
 
@@ -58,11 +59,19 @@ impl Plan {
     /// Computes the plan; takes a while with a large database.
     pub(super) fn new(fleet: &Fleet, atlas: Arc<Atlas>) -> Self {
         let positions = fleet.clusters.iter().map(|c| (c.place, c.weight)).collect();
-        let mut plan = Self { atlas, lists: Vec::new(), of_site: Vec::new(), positions };
+        let mut plan = Self {
+            atlas,
+            lists: Vec::new(),
+            of_site: Vec::new(),
+            positions,
+        };
         let mut known: HashMap<&[usize], usize> = HashMap::new();
         for site in &fleet.sites {
             let list = *known.entry(&site.clusters).or_insert_with(|| {
-                plan.lists.push((site.clusters.clone(), Orders::new(&site.clusters, &plan.positions, &plan.atlas)));
+                plan.lists.push((
+                    site.clusters.clone(),
+                    Orders::new(&site.clusters, &plan.positions, &plan.atlas),
+                ));
                 plan.lists.len() - 1
             });
             plan.of_site.push(list);
@@ -73,18 +82,30 @@ impl Plan {
     /// Whether the plan is right for this fleet too.
     pub(super) fn fits(&self, fleet: &Fleet, atlas: &Arc<Atlas>) -> bool {
         Arc::ptr_eq(&self.atlas, atlas)
-            && self.positions.iter().copied().eq(fleet.clusters.iter().map(|c| (c.place, c.weight)))
+            && self
+                .positions
+                .iter()
+                .copied()
+                .eq(fleet.clusters.iter().map(|c| (c.place, c.weight)))
             && self.of_site.len() == fleet.sites.len()
-            && fleet.sites.iter().zip(&self.of_site).all(|(site, list)| self.lists[*list].0 == site.clusters)
+            && fleet
+                .sites
+                .iter()
+                .zip(&self.of_site)
+                .all(|(site, list)| self.lists[*list].0 == site.clusters)
     }
 
-    /// The order for an address at a site, with the prefix length of which it is known to hold throughout.
+    /// The order for an address at a site, with the prefix length of which it is known to hold
+    /// throughout.
     pub(super) fn find(&self, site: usize, address: IpAddr) -> Option<(&Order, u8)> {
         let orders = &self.lists[*self.of_site.get(site)?].1;
         let (number, scope) = match address {
             IpAddr::V4(ip) => orders.v4.find(u32::from(ip)),
             IpAddr::V6(ip) => match orders.v6.find(key_v6(ip)) {
-                (0, gap) => (orders.of_place[self.atlas.number(address) as usize], gap.max(GRAIN_V6)),
+                (0, gap) => (
+                    orders.of_place[self.atlas.number(address) as usize],
+                    gap.max(GRAIN_V6),
+                ),
                 (number, scope) => (number - 1, scope),
             },
         };
@@ -101,7 +122,10 @@ impl Orders {
     fn new(list: &[usize], positions: &[(Place, u32)], atlas: &Atlas) -> Self {
         let mut by_weight = list.to_vec();
         by_weight.sort_by_key(|c| std::cmp::Reverse(positions[*c].1));
-        let unplaced = Order { clusters: by_weight.iter().map(|c| *c as u16).collect(), placed: false };
+        let unplaced = Order {
+            clusters: by_weight.iter().map(|c| *c as u16).collect(),
+            placed: false,
+        };
         let mut numbers = HashMap::from([(unplaced.clone(), 0_u32)]);
         let mut orders = vec![unplaced];
         let mut distances: Vec<(f64, u16)> = Vec::with_capacity(list.len());
@@ -114,11 +138,17 @@ impl Orders {
                 distances.clear();
                 distances.extend(list.iter().map(|c| {
                     let there = positions[*c].0;
-                    (distance_km(here, (there.latitude, there.longitude)), *c as u16)
+                    (
+                        distance_km(here, (there.latitude, there.longitude)),
+                        *c as u16,
+                    )
                 }));
                 // Stable, so that equally distant ones stand as in the file.
                 distances.sort_by(|a, b| a.0.total_cmp(&b.0));
-                let order = Order { clusters: distances.iter().map(|(_, c)| *c).collect(), placed: true };
+                let order = Order {
+                    clusters: distances.iter().map(|(_, c)| *c).collect(),
+                    placed: true,
+                };
                 *numbers.entry(order).or_insert_with_key(|order| {
                     orders.push(order.clone());
                     (orders.len() - 1) as u32
@@ -126,8 +156,19 @@ impl Orders {
             })
             .collect();
         let v4 = atlas.v4().map(|place| of_place[place as usize]);
-        let v6 = atlas.v6().map(|place| if place == 0 { 0 } else { of_place[place as usize] + 1 });
-        Self { orders, of_place, v4, v6 }
+        let v6 = atlas.v6().map(|place| {
+            if place == 0 {
+                0
+            } else {
+                of_place[place as usize] + 1
+            }
+        });
+        Self {
+            orders,
+            of_place,
+            v4,
+            v6,
+        }
     }
 }
 
@@ -148,7 +189,10 @@ mod tests {
             ((-37.8, 144.9), (-33.9, 151.2), 712.0),
         ] {
             let got = distance_km(a, b);
-            assert!((got - km).abs() <= 1.0 + km * 0.003, "{a:?} to {b:?}: {got}");
+            assert!(
+                (got - km).abs() <= 1.0 + km * 0.003,
+                "{a:?} to {b:?}: {got}"
+            );
             assert!((distance_km(b, a) - got).abs() < 1e-6);
         }
     }
@@ -165,12 +209,23 @@ mod tests {
             ("127.0.0.1", false, vec![1, 0, 2], 8),
         ] {
             let (order, found) = plan.find(GEO, address.parse().unwrap()).unwrap();
-            assert_eq!((order.placed, order.clusters.to_vec()), (placed, clusters), "{address}");
+            assert_eq!(
+                (order.placed, order.clusters.to_vec()),
+                (placed, clusters),
+                "{address}"
+            );
             assert_eq!(found, scope, "{address}");
         }
         let (order, scope) = plan.find(GEO, "fd00::1".parse().unwrap()).unwrap();
         assert_eq!((order.placed, scope), (false, GRAIN_V6));
-        assert_eq!(plan.find(ONE, "198.51.100.9".parse().unwrap()).unwrap().0.clusters.to_vec(), [2]);
+        assert_eq!(
+            plan.find(ONE, "198.51.100.9".parse().unwrap())
+                .unwrap()
+                .0
+                .clusters
+                .to_vec(),
+            [2]
+        );
         assert!(plan.find(99, "198.51.100.9".parse().unwrap()).is_none());
     }
 

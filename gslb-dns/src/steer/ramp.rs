@@ -1,8 +1,10 @@
-//! How nodes that were out of the answers return: with a share of their clients that grows over `steering.ramp`.
+//! How nodes that were out of the answers return: with a share of their clients that grows over
+//! `steering.ramp`.
 //!
-//! A share begins at [`LEAST`], or higher where the node was out for less than the ramp: an outage takes away as much as a ramp of its
-//! length gives, since resolvers have not forgotten the node at once either. A node that was never seen out has its whole share, so a
-//! name server that has just started holds nobody back.
+//! A share begins at [`LEAST`], or higher where the node was out for less than the ramp: an outage
+//! takes away as much as a ramp of its length gives, since resolvers have not forgotten the node at
+//! once either. A node that was never seen out has its whole share, so a name server that has just
+//! started holds nobody back.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -22,8 +24,16 @@ impl Turn {
     /// The share at a moment: what the node takes, or what it would begin with.
     fn share(self, ramp: Duration, now_ms: u64) -> f64 {
         let passed = now_ms.saturating_sub(self.since_ms) as f64 / ramp.as_millis().max(1) as f64;
-        let share = if self.is_in { self.from + passed * (1.0 - LEAST) } else { self.from - passed };
-        if ramp.is_zero() { 1.0 } else { share.clamp(LEAST, 1.0) }
+        let share = if self.is_in {
+            self.from + passed * (1.0 - LEAST)
+        } else {
+            self.from - passed
+        };
+        if ramp.is_zero() {
+            1.0
+        } else {
+            share.clamp(LEAST, 1.0)
+        }
     }
 }
 
@@ -36,8 +46,21 @@ impl Ramps {
     pub(super) fn share(&mut self, node: &str, is_in: bool, ramp: Duration, now_ms: u64) -> f64 {
         match self.0.get_mut(node) {
             None if is_in => return 1.0,
-            None => drop(self.0.insert(node.to_owned(), Turn { is_in, since_ms: now_ms, from: 1.0 })),
-            Some(turn) if turn.is_in != is_in => *turn = Turn { is_in, since_ms: now_ms, from: turn.share(ramp, now_ms) },
+            None => drop(self.0.insert(
+                node.to_owned(),
+                Turn {
+                    is_in,
+                    since_ms: now_ms,
+                    from: 1.0,
+                },
+            )),
+            Some(turn) if turn.is_in != is_in => {
+                *turn = Turn {
+                    is_in,
+                    since_ms: now_ms,
+                    from: turn.share(ramp, now_ms),
+                }
+            }
             Some(turn) if is_in && turn.share(ramp, now_ms) >= 1.0 => drop(self.0.remove(node)),
             Some(_) => {}
         }
@@ -64,10 +87,41 @@ mod tests {
         type Case = (&'static str, &'static [(u64, bool, f64)]);
         let table: [Case; 5] = [
             ("never out", &[(0, true, 1.0), (100, true, 1.0)]),
-            ("long out", &[(0, false, 1.0), (60, true, 0.1), (70, true, 0.4), (75, true, 0.55), (90, true, 1.0), (91, true, 1.0)]),
-            ("out from the start", &[(0, false, 1.0), (1_000, false, 1.0), (1_000, true, 0.1)]),
-            ("a short outage", &[(0, true, 1.0), (1, false, 1.0), (7, true, 0.8), (9, true, 0.86), (60, true, 1.0)]),
-            ("out again while it returns", &[(0, false, 1.0), (60, true, 0.1), (80, true, 0.7), (80, false, 1.0), (86, true, 0.5)]),
+            (
+                "long out",
+                &[
+                    (0, false, 1.0),
+                    (60, true, 0.1),
+                    (70, true, 0.4),
+                    (75, true, 0.55),
+                    (90, true, 1.0),
+                    (91, true, 1.0),
+                ],
+            ),
+            (
+                "out from the start",
+                &[(0, false, 1.0), (1_000, false, 1.0), (1_000, true, 0.1)],
+            ),
+            (
+                "a short outage",
+                &[
+                    (0, true, 1.0),
+                    (1, false, 1.0),
+                    (7, true, 0.8),
+                    (9, true, 0.86),
+                    (60, true, 1.0),
+                ],
+            ),
+            (
+                "out again while it returns",
+                &[
+                    (0, false, 1.0),
+                    (60, true, 0.1),
+                    (80, true, 0.7),
+                    (80, false, 1.0),
+                    (86, true, 0.5),
+                ],
+            ),
         ];
         for (name, steps) in table {
             let mut ramps = Ramps::default();
@@ -85,6 +139,10 @@ mod tests {
         assert_eq!(ramps.share("ams-1", true, Duration::ZERO, 1), 1.0);
         ramps.share("ams-1", false, Duration::from_secs(30), 2);
         ramps.retain(|_| false);
-        assert_eq!(ramps.share("ams-1", true, Duration::from_secs(30), 90_000), 1.0, "another node of that name");
+        assert_eq!(
+            ramps.share("ams-1", true, Duration::from_secs(30), 90_000),
+            1.0,
+            "another node of that name"
+        );
     }
 }

@@ -1,8 +1,9 @@
 //! The compiled map: the whole address space as sorted runs with one value each.
 //!
-//! IPv4 is mapped address by address, IPv6 by its first 64 bits. A look-up is one step in an index over the first 16
-//! bits and a binary search in what is left; it also gives the widest prefix around the address that lies inside
-//! the run, which is the scope that can be returned with an answer made from the run's value.
+//! IPv4 is mapped address by address, IPv6 by its first 64 bits. A look-up is one step in an index
+//! over the first 16 bits and a binary search in what is left; it also gives the widest prefix
+//! around the address that lies inside the run, which is the scope that can be returned with an
+//! answer made from the run's value.
 
 /// A fixed-width unsigned key.
 pub(super) trait Key: Copy + Ord + std::fmt::Debug {
@@ -51,7 +52,8 @@ macro_rules! key {
 key!(u32);
 key!(u64);
 
-/// Runs that cover all keys without a gap; neighbours differ in value. 0 stands for "nothing known".
+/// Runs that cover all keys without a gap; neighbours differ in value. 0 stands for "nothing
+/// known".
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Ranges<K> {
     starts: Vec<K>,
@@ -70,10 +72,15 @@ pub(super) struct Builder<K> {
 
 impl<K: Key> Builder<K> {
     pub(super) fn new() -> Self {
-        Self { starts: Vec::new(), values: Vec::new(), next: Some(K::ZERO) }
+        Self {
+            starts: Vec::new(),
+            values: Vec::new(),
+            next: Some(K::ZERO),
+        }
     }
 
-    /// Gives `first..=last` that value; keys skipped since the last span get 0. What a former span covers stays.
+    /// Gives `first..=last` that value; keys skipped since the last span get 0. What a former span
+    /// covers stays.
     pub(super) fn push(&mut self, first: K, last: K, value: u32) {
         let Some(next) = self.next else { return };
         if last < next {
@@ -110,7 +117,11 @@ impl<K: Key> Builder<K> {
         index.push(self.starts.len() as u32);
         self.starts.shrink_to_fit();
         self.values.shrink_to_fit();
-        Ranges { starts: self.starts, values: self.values, index }
+        Ranges {
+            starts: self.starts,
+            values: self.values,
+            index,
+        }
     }
 }
 
@@ -119,7 +130,8 @@ impl<K: Key> Ranges<K> {
         let top = key.top();
         let from = self.index[top] as usize;
         let to = self.index[top + 1] as usize;
-        // The run that holds `key` begins at or before it; the first run begins at zero, so there is one.
+        // The run that holds `key` begins at or before it; the first run begins at zero, so there
+        // is one.
         (from + self.starts[from..to].partition_point(|start| *start <= key)).saturating_sub(1)
     }
 
@@ -128,7 +140,8 @@ impl<K: Key> Ranges<K> {
         self.values[self.position(key)]
     }
 
-    /// The value at `key`, and the length of the widest prefix around `key` with that value throughout.
+    /// The value at `key`, and the length of the widest prefix around `key` with that value
+    /// throughout.
     pub(super) fn find(&self, key: K) -> (u32, u8) {
         let position = self.position(key);
         let mut free = K::BITS;
@@ -144,10 +157,17 @@ impl<K: Key> Ranges<K> {
 
     /// All runs: first key, last key, value.
     pub(super) fn runs(&self) -> impl Iterator<Item = (K, K, u32)> + '_ {
-        self.starts.iter().zip(&self.values).enumerate().map(|(i, (start, value))| {
-            let last = self.starts.get(i + 1).map_or(K::MAX, |next| next.previous());
-            (*start, last, *value)
-        })
+        self.starts
+            .iter()
+            .zip(&self.values)
+            .enumerate()
+            .map(|(i, (start, value))| {
+                let last = self
+                    .starts
+                    .get(i + 1)
+                    .map_or(K::MAX, |next| next.previous());
+                (*start, last, *value)
+            })
     }
 
     /// The same runs with other values; neighbours that become equal are joined.
@@ -200,8 +220,12 @@ mod tests {
 
     #[test]
     fn finds_values_and_widest_prefixes() {
-        let map =
-            made(&[(0x0a00_0000, 0x0aff_ffff, 1), (0x0b00_0000, 0x0b00_00ff, 1), (0xc000_0200, 0xc000_02ff, 2), (u32::MAX, u32::MAX, 3)]);
+        let map = made(&[
+            (0x0a00_0000, 0x0aff_ffff, 1),
+            (0x0b00_0000, 0x0b00_00ff, 1),
+            (0xc000_0200, 0xc000_02ff, 2),
+            (u32::MAX, u32::MAX, 3),
+        ]);
         for (key, expected) in [
             (0_u32, (0, 5)),       // 0.0.0.0/5 ends before 8.0.0.0, 10.0.0.0 is inside 8.0.0.0/6
             (0x0a01_0203, (1, 8)), // the run goes on into 11.0.0.0/24, but no wider prefix fits
@@ -214,35 +238,55 @@ mod tests {
             assert_eq!(map.find(key), expected, "{key:08x}");
             assert_eq!(map.value(key), expected.0);
         }
-        assert_eq!(made(&[]).find(77), (0, 0), "one value everywhere needs no bits");
+        assert_eq!(
+            made(&[]).find(77),
+            (0, 0),
+            "one value everywhere needs no bits"
+        );
     }
 
     #[test]
     fn later_spans_do_not_change_former_ones_and_neighbours_join() {
         let map = made(&[(0, 9, 1), (5, 20, 2), (21, 30, 2)]);
-        assert_eq!(map.runs().collect::<Vec<_>>(), [(0, 9, 1), (10, 30, 2), (31, u32::MAX, 0)]);
+        assert_eq!(
+            map.runs().collect::<Vec<_>>(),
+            [(0, 9, 1), (10, 30, 2), (31, u32::MAX, 0)]
+        );
     }
 
     fn any_ranges() -> impl Strategy<Value = Ranges<u32>> {
-        proptest::collection::vec((0_u32..=32, any::<u32>(), 0_u32..4), 0..12).prop_map(|mut prefixes| {
-            for (len, key, _) in &mut prefixes {
-                let mask = if *len == 0 { 0 } else { u32::MAX << (32 - *len) };
-                *key &= mask;
-            }
-            prefixes.sort_by_key(|(len, key, _)| (*key, *len));
-            let mut builder = Builder::new();
-            for (len, key, value) in prefixes {
-                let last = if len == 0 { u32::MAX } else { key | !(u32::MAX << (32 - len)) };
-                let last = if len == 32 { key } else { last };
-                builder.push(key, last, value);
-            }
-            builder.finish()
-        })
+        proptest::collection::vec((0_u32..=32, any::<u32>(), 0_u32..4), 0..12).prop_map(
+            |mut prefixes| {
+                for (len, key, _) in &mut prefixes {
+                    let mask = if *len == 0 {
+                        0
+                    } else {
+                        u32::MAX << (32 - *len)
+                    };
+                    *key &= mask;
+                }
+                prefixes.sort_by_key(|(len, key, _)| (*key, *len));
+                let mut builder = Builder::new();
+                for (len, key, value) in prefixes {
+                    let last = if len == 0 {
+                        u32::MAX
+                    } else {
+                        key | !(u32::MAX << (32 - len))
+                    };
+                    let last = if len == 32 { key } else { last };
+                    builder.push(key, last, value);
+                }
+                builder.finish()
+            },
+        )
     }
 
     /// The value at `key`, by looking at every run.
     fn slow(map: &Ranges<u32>, key: u32) -> u32 {
-        map.runs().find(|(first, last, _)| (*first..=*last).contains(&key)).unwrap().2
+        map.runs()
+            .find(|(first, last, _)| (*first..=*last).contains(&key))
+            .unwrap()
+            .2
     }
 
     proptest! {

@@ -1,4 +1,5 @@
-//! Node keys that were refused: counted, and logged once a minute for each node and reason. Pure but for the log.
+//! Node keys that were refused: counted, and logged once a minute for each node and reason. Pure
+//! but for the log.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +22,10 @@ impl RefusedKeys {
     /// Notes one; says whether it was logged.
     pub(super) fn note(&mut self, refused: &KeyRefused, now_ms: u64) -> bool {
         *self.counts.entry(refused.label()).or_default() += 1;
-        let mut key = (refused.node().unwrap_or("unknown").to_owned(), refused.label());
+        let mut key = (
+            refused.node().unwrap_or("unknown").to_owned(),
+            refused.label(),
+        );
         if self.told.len() >= KEPT_MAX && !self.told.contains_key(&key) {
             key.0 = "others".to_owned();
         }
@@ -49,9 +53,14 @@ mod tests {
     fn each_node_and_reason_is_told_once_a_minute_and_counted_always() {
         let mut keys = RefusedKeys::default();
         let wrong = KeyRefused::Wrong(Some("ams-1".into()));
-        let told: Vec<bool> = [1, 2, 60_000, 60_001].map(|now| keys.note(&wrong, now)).into();
+        let told: Vec<bool> = [1, 2, 60_000, 60_001]
+            .map(|now| keys.note(&wrong, now))
+            .into();
         assert_eq!(told, [true, false, false, true]);
         assert!(keys.note(&KeyRefused::Missing, 60_002));
-        assert_eq!(keys.counts().collect::<Vec<_>>(), [("missing", 1), ("wrong", 4)]);
+        assert_eq!(
+            keys.counts().collect::<Vec<_>>(),
+            [("missing", 1), ("wrong", 4)]
+        );
     }
 }

@@ -1,21 +1,26 @@
 //! Measured round-trip times by client prefix and cluster.
 //!
-//! Edges report what their own TCP connections show, by /24 and /48. Each node's value is smoothed over its reports, ages, and no longer
-//! counts when it is too old. What a cluster's time is, its nodes decide together: the median of them. Where a prefix has no value for
-//! a cluster, the mean over its /20 (or /40) stands in if two or more of its prefixes have one; where that is missing too, geography decides.
+//! Edges report what their own TCP connections show, by /24 and /48. Each node's value is smoothed
+//! over its reports, ages, and no longer counts when it is too old. What a cluster's time is, its
+//! nodes decide together: the median of them. Where a prefix has no value for a cluster, the mean
+//! over its /20 (or /40) stands in if two or more of its prefixes have one; where that is missing
+//! too, geography decides.
 //!
-//! **What one node says moves nobody.** A node may be broken or taken over, and what it measures nobody else can repeat. So a
-//! measurement is held against three things that it cannot choose:
+//! **What one node says moves nobody.** A node may be broken or taken over, and what it measures
+//! nobody else can repeat. So a measurement is held against three things that it cannot choose:
 //!
-//! - *light*: the times of two clusters to one prefix together are at least the time of light in fibre between the two. Where they are
-//!   less, one is false: the one with fewer voices, the place of the prefix having one;
-//! - *the other nodes of its cluster*: a value that differs from what most say is dropped, and of two that differ the one that is nearer
-//!   to what the distance lets expect counts;
-//! - *the nearest cluster*: it serves the clients of a prefix, so it has measured them. Another cluster takes them only if it is quicker
-//!   than it can be by distance with two voices, or with one where the nearest cluster itself says that it is slow; and the nearest cluster's
-//!   being slow takes two voices, be it that of another cluster that shows the place to be wrong.
+//! - *light*: the times of two clusters to one prefix together are at least the time of light in
+//!   fibre between the two. Where they are less, one is false: the one with fewer voices, the place
+//!   of the prefix having one;
+//! - *the other nodes of its cluster*: a value that differs from what most say is dropped, and of
+//!   two that differ the one that is nearer to what the distance lets expect counts;
+//! - *the nearest cluster*: it serves the clients of a prefix, so it has measured them. Another
+//!   cluster takes them only if it is quicker than it can be by distance with two voices, or with
+//!   one where the nearest cluster itself says that it is slow; and the nearest cluster's being
+//!   slow takes two voices, be it that of another cluster that shows the place to be wrong.
 //!
-//! What is dropped is counted by node. Laboratories whose places are invented turn all of this off (`steering.rtt_bound`).
+//! What is dropped is counted by node. Laboratories whose places are invented turn all of this off
+//! (`steering.rtt_bound`).
 //!
 //! The query path reads a compiled copy ([`RttMap`]), made anew when something changed or aged.
 
@@ -32,10 +37,11 @@ use super::select::UNMEASURED;
 
 /// Most prefixes kept.
 pub(super) const PREFIXES_MAX: usize = 65_536;
-/// Most values of nodes kept, for each prefix on average. Where there are more, the node with the most loses its oldest: so one
-/// that reports about everything pushes out its own.
+/// Most values of nodes kept, for each prefix on average. Where there are more, the node with the
+/// most loses its oldest: so one that reports about everything pushes out its own.
 const VOICES_PER_PREFIX: usize = 8;
-/// Nodes of one cluster whose values are kept for one prefix; the one not heard of for longest makes room.
+/// Nodes of one cluster whose values are kept for one prefix; the one not heard of for longest
+/// makes room.
 const VOICES_MAX: usize = 5;
 /// Most samples taken from one report.
 pub(super) const SAMPLES_MAX: usize = 4_096;
@@ -73,7 +79,11 @@ fn key(address: IpAddr) -> u64 {
 /// The /20 over a /24, the /40 over a /48.
 fn aggregate(key: u64) -> u64 {
     let (family, bits) = (key >> 60, key & ((1 << 60) - 1));
-    if family == 1 { 3 << 60 | bits >> 4 } else { 4 << 60 | bits >> 8 }
+    if family == 1 {
+        3 << 60 | bits >> 4
+    } else {
+        4 << 60 | bits >> 8
+    }
 }
 
 /// What is known of one cluster for one prefix.
@@ -125,10 +135,21 @@ pub(super) struct Layout {
 impl Layout {
     /// Of a fleet.
     pub(super) fn of(fleet: &Fleet) -> Self {
-        let clusters = fleet.clusters.iter().map(|c| (c.name.clone(), (c.place.latitude, c.place.longitude))).collect();
-        let nodes = fleet.clusters.iter().enumerate().flat_map(|(i, c)| c.nodes.iter().map(move |n| (n.name.clone(), i)));
+        let clusters = fleet
+            .clusters
+            .iter()
+            .map(|c| (c.name.clone(), (c.place.latitude, c.place.longitude)))
+            .collect();
+        let nodes = fleet
+            .clusters
+            .iter()
+            .enumerate()
+            .flat_map(|(i, c)| c.nodes.iter().map(move |n| (n.name.clone(), i)));
         // A fleet has fewer nodes than a `u16` counts; those beyond would not be heard.
-        Self { clusters, nodes: nodes.take(usize::from(u16::MAX)).collect() }
+        Self {
+            clusters,
+            nodes: nodes.take(usize::from(u16::MAX)).collect(),
+        }
     }
 
     fn node(&self, name: &str) -> Option<usize> {
@@ -160,7 +181,12 @@ pub(super) struct RttTable {
 impl RttTable {
     /// For these clusters and nodes.
     pub(super) fn new(layout: Layout) -> Self {
-        Self { held: vec![0; layout.nodes.len()], layout, limit: PREFIXES_MAX, ..Self::default() }
+        Self {
+            held: vec![0; layout.nodes.len()],
+            layout,
+            limit: PREFIXES_MAX,
+            ..Self::default()
+        }
     }
 
     /// Goes over to other clusters and nodes; those that stay keep their values.
@@ -168,17 +194,24 @@ impl RttTable {
         if layout == self.layout {
             return;
         }
-        let to: Vec<Option<usize>> = self.layout.nodes.iter().map(|(name, _)| layout.node(name)).collect();
+        let to: Vec<Option<usize>> = self
+            .layout
+            .nodes
+            .iter()
+            .map(|(name, _)| layout.node(name))
+            .collect();
         self.held = vec![0; layout.nodes.len()];
         let held = &mut self.held;
         self.entries.retain(|_, entry| {
-            entry.voices.retain_mut(|voice| match to[usize::from(voice.node)] {
-                Some(node) => {
-                    (voice.node, held[node]) = (node as u16, held[node] + 1);
-                    true
-                }
-                None => false,
-            });
+            entry
+                .voices
+                .retain_mut(|voice| match to[usize::from(voice.node)] {
+                    Some(node) => {
+                        (voice.node, held[node]) = (node as u16, held[node] + 1);
+                        true
+                    }
+                    None => false,
+                });
             !entry.voices.is_empty()
         });
         self.dropped.retain(|name, _| layout.node(name).is_some());
@@ -186,22 +219,41 @@ impl RttTable {
     }
 
     /// Takes in one sample of a node. Says whether it was of use.
-    pub(super) fn add(&mut self, node: &str, sample: &RttSample, now_ms: u64, max_age_ms: u64) -> bool {
+    pub(super) fn add(
+        &mut self,
+        node: &str,
+        sample: &RttSample,
+        now_ms: u64,
+        max_age_ms: u64,
+    ) -> bool {
         let long_enough = match sample.prefix {
             IpNet::V4(net) => net.prefix_len() >= 24,
             IpNet::V6(net) => net.prefix_len() >= 48,
         };
         let plausible = (1..=RTT_US_MAX).contains(&sample.mean_us) && sample.count > 0;
-        let Some(node) = self.layout.node(node).filter(|_| long_enough && plausible) else { return false };
+        let Some(node) = self.layout.node(node).filter(|_| long_enough && plausible) else {
+            return false;
+        };
         let address = sample.prefix.addr();
         let key = key(address);
         let known = self.entries.get(&key);
-        let has_value = known.is_some_and(|entry| entry.voices.iter().any(|voice| usize::from(voice.node) == node));
-        if !has_value && (self.voices() >= self.limit * VOICES_PER_PREFIX || (known.is_none() && self.entries.len() >= self.limit)) {
+        let has_value = known.is_some_and(|entry| {
+            entry
+                .voices
+                .iter()
+                .any(|voice| usize::from(voice.node) == node)
+        });
+        if !has_value
+            && (self.voices() >= self.limit * VOICES_PER_PREFIX
+                || (known.is_none() && self.entries.len() >= self.limit))
+        {
             self.make_room();
         }
         let (nodes, held) = (&self.layout.nodes, &mut self.held);
-        let entry = self.entries.entry(key).or_insert_with(|| Entry { address, voices: Vec::with_capacity(1) });
+        let entry = self.entries.entry(key).or_insert_with(|| Entry {
+            address,
+            voices: Vec::with_capacity(1),
+        });
         let min_us = sample.min_us.clamp(1, sample.mean_us);
         let fresh = Voice {
             node: node as u16,
@@ -211,7 +263,11 @@ impl RttTable {
             at_ms: now_ms,
             is_counted: false,
         };
-        if let Some(voice) = entry.voices.iter_mut().find(|voice| usize::from(voice.node) == node) {
+        if let Some(voice) = entry
+            .voices
+            .iter_mut()
+            .find(|voice| usize::from(voice.node) == node)
+        {
             *voice = if voice.is_fresh(now_ms, max_age_ms) {
                 let keep = KEEP_PER_SAMPLE.powi(sample.count.min(SAMPLES_WEIGHT_MAX) as i32);
                 Voice {
@@ -226,7 +282,13 @@ impl RttTable {
             return true;
         }
         let cluster = nodes[node].1;
-        let of_cluster = || entry.voices.iter().enumerate().filter(|(_, voice)| nodes[usize::from(voice.node)].1 == cluster);
+        let of_cluster = || {
+            entry
+                .voices
+                .iter()
+                .enumerate()
+                .filter(|(_, voice)| nodes[usize::from(voice.node)].1 == cluster)
+        };
         if of_cluster().count() >= VOICES_MAX
             && let Some((oldest, _)) = of_cluster().min_by_key(|(_, voice)| voice.at_ms)
         {
@@ -251,16 +313,26 @@ impl RttTable {
     fn make_room(&mut self) {
         let count = (self.limit / 16).max(1);
         while self.is_full() {
-            let Some(most) = (0..self.held.len()).max_by_key(|node| self.held[*node]).filter(|node| self.held[*node] > 0) else { return };
+            let Some(most) = (0..self.held.len())
+                .max_by_key(|node| self.held[*node])
+                .filter(|node| self.held[*node] > 0)
+            else {
+                return;
+            };
             let is_its = |voice: &&Voice| usize::from(voice.node) == most;
-            let mut ages: Vec<(u64, u64)> =
-                self.entries.iter().filter_map(|(key, e)| Some((e.voices.iter().find(is_its)?.at_ms, *key))).collect();
+            let mut ages: Vec<(u64, u64)> = self
+                .entries
+                .iter()
+                .filter_map(|(key, e)| Some((e.voices.iter().find(is_its)?.at_ms, *key)))
+                .collect();
             let count = count.min(ages.len());
             if count < ages.len() {
                 ages.select_nth_unstable(count);
             }
             for (_, key) in &ages[..count] {
-                let Some(entry) = self.entries.get_mut(key) else { continue };
+                let Some(entry) = self.entries.get_mut(key) else {
+                    continue;
+                };
                 entry.voices.retain(|voice| usize::from(voice.node) != most);
                 if entry.voices.is_empty() {
                     self.entries.remove(key);
@@ -273,30 +345,48 @@ impl RttTable {
     /// What a cluster's nodes say for an address itself, aggregates aside.
     pub(super) fn cell(&self, address: IpAddr, cluster: usize) -> Option<Cell> {
         let entry = self.entries.get(&key(address))?;
-        let said: Vec<&Voice> = entry.voices.iter().filter(|voice| self.layout.nodes[usize::from(voice.node)].1 == cluster).collect();
-        let mut times: Vec<f64> = said.iter().map(|voice| f64::from(voice.smoothed_us)).collect();
+        let said: Vec<&Voice> = entry
+            .voices
+            .iter()
+            .filter(|voice| self.layout.nodes[usize::from(voice.node)].1 == cluster)
+            .collect();
+        let mut times: Vec<f64> = said
+            .iter()
+            .map(|voice| f64::from(voice.smoothed_us))
+            .collect();
         Some(Cell {
             smoothed_us: median(&mut times)? as f32,
             min_us: said.iter().map(|voice| voice.min_us).min()?,
-            samples: said.iter().fold(0, |sum, voice| sum.saturating_add(voice.samples)),
+            samples: said
+                .iter()
+                .fold(0, |sum, voice| sum.saturating_add(voice.samples)),
             at_ms: said.iter().map(|voice| voice.at_ms).max()?,
         })
     }
 
     /// Reported values that were dropped, by node.
     pub(super) fn dropped(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.dropped.iter().map(|(node, count)| (node.as_str(), *count))
+        self.dropped
+            .iter()
+            .map(|(node, count)| (node.as_str(), *count))
     }
 
-    /// Drops what is too old and compiles the rest; judges it by the places of an atlas, or takes it as it is without one.
-    pub(super) fn compile(&mut self, now_ms: u64, max_age_ms: u64, places: Option<&Atlas>) -> RttMap {
+    /// Drops what is too old and compiles the rest; judges it by the places of an atlas, or takes
+    /// it as it is without one.
+    pub(super) fn compile(
+        &mut self,
+        now_ms: u64,
+        max_age_ms: u64,
+        places: Option<&Atlas>,
+    ) -> RttMap {
         let (held, mut next_expiry_ms) = (&mut self.held, u64::MAX);
         self.entries.retain(|_, entry| {
             entry.voices.retain(|voice| {
                 let is_fresh = voice.is_fresh(now_ms, max_age_ms);
                 held[usize::from(voice.node)] -= usize::from(!is_fresh);
                 if is_fresh {
-                    next_expiry_ms = next_expiry_ms.min(voice.at_ms.saturating_add(max_age_ms).saturating_add(1));
+                    next_expiry_ms = next_expiry_ms
+                        .min(voice.at_ms.saturating_add(max_age_ms).saturating_add(1));
                 }
                 is_fresh
             });
@@ -304,15 +394,22 @@ impl RttTable {
         });
         let width = self.layout.clusters.len();
         let mut judge = Judge::new(&self.layout, places);
-        // By cluster for each prefix; weighted sum, weight, and number of prefixes, by cluster, for each aggregate.
+        // By cluster for each prefix; weighted sum, weight, and number of prefixes, by cluster, for
+        // each aggregate.
         let mut rows: Vec<(u64, Vec<Option<Said>>)> = Vec::with_capacity(self.entries.len());
         let mut aggregates: HashMap<u64, (IpAddr, Vec<Sum>)> = HashMap::new();
         for (key, entry) in &mut self.entries {
             let row = judge.row(entry, &mut self.dropped);
-            let (_, sums) = aggregates.entry(aggregate(*key)).or_insert_with(|| (entry.address, vec![(0.0, 0.0, 0); width]));
+            let (_, sums) = aggregates
+                .entry(aggregate(*key))
+                .or_insert_with(|| (entry.address, vec![(0.0, 0.0, 0); width]));
             for (sum, said) in sums.iter_mut().zip(&row) {
                 if let Some(said) = said {
-                    *sum = (sum.0 + said.us * said.weight, sum.1 + said.weight, sum.2 + 1);
+                    *sum = (
+                        sum.0 + said.us * said.weight,
+                        sum.1 + said.weight,
+                        sum.2 + 1,
+                    );
                 }
             }
             rows.push((*key, row));
@@ -324,14 +421,23 @@ impl RttTable {
             judge.nearest_first(*address, &mut row);
             around.insert(*key, row);
         }
-        let useful = || around.iter().filter(|(_, row)| row.iter().any(Option::is_some));
+        let useful = || {
+            around
+                .iter()
+                .filter(|(_, row)| row.iter().any(Option::is_some))
+        };
         let mut map = RttMap::with_room(rows.len() + useful().count(), width);
         (map.prefixes, map.next_expiry_ms) = (rows.len(), next_expiry_ms);
         let whole = |us: Option<f64>| us.map_or(UNMEASURED, |us| us.round() as u32);
         for (key, row) in &rows {
             let around = &around[&aggregate(*key)];
             if row.iter().any(Option::is_some) {
-                map.insert(*key, row.iter().zip(around).map(|(said, mean)| whole(said.map(|said| said.us).or(mean.map(f64::trunc)))));
+                map.insert(
+                    *key,
+                    row.iter().zip(around).map(|(said, mean)| {
+                        whole(said.map(|said| said.us).or(mean.map(f64::trunc)))
+                    }),
+                );
             }
         }
         for (key, row) in useful() {
@@ -347,7 +453,11 @@ type Sum = (f64, f64, u32);
 fn median(times: &mut [f64]) -> Option<f64> {
     times.sort_by(f64::total_cmp);
     let (half, odd) = (times.len() / 2, times.len() % 2 == 1);
-    if odd { times.get(half).copied() } else { Some((times.get(half.checked_sub(1)?)? + times.get(half)?) / 2.0) }
+    if odd {
+        times.get(half).copied()
+    } else {
+        Some((times.get(half.checked_sub(1)?)? + times.get(half)?) / 2.0)
+    }
 }
 
 /// What a cluster's nodes say together of one prefix.
@@ -369,7 +479,11 @@ struct Judge<'a> {
 
 impl<'a> Judge<'a> {
     fn new(layout: &'a Layout, atlas: Option<&'a Atlas>) -> Self {
-        Self { layout, atlas, distances: HashMap::new() }
+        Self {
+            layout,
+            atlas,
+            distances: HashMap::new(),
+        }
     }
 
     /// Kilometres from where an address is to each cluster; `None` where that is not known.
@@ -379,7 +493,13 @@ impl<'a> Judge<'a> {
         let layout = self.layout;
         let made = || {
             let here = atlas.place(number).map(ClientPlace::position)?;
-            Some(layout.clusters.iter().map(|(_, there)| distance_km(here, *there)).collect())
+            Some(
+                layout
+                    .clusters
+                    .iter()
+                    .map(|(_, there)| distance_km(here, *there))
+                    .collect(),
+            )
         };
         self.distances.entry(number).or_insert_with(made).clone()
     }
@@ -391,20 +511,34 @@ impl<'a> Judge<'a> {
         let mut is_out = vec![false; entry.voices.len()];
         let mut row: Vec<Option<Said>> = vec![None; layout.clusters.len()];
         for (cluster, said) in row.iter_mut().enumerate() {
-            let of_cluster: Vec<usize> =
-                (0..entry.voices.len()).filter(|n| layout.nodes[usize::from(entry.voices[*n].node)].1 == cluster).collect();
+            let of_cluster: Vec<usize> = (0..entry.voices.len())
+                .filter(|n| layout.nodes[usize::from(entry.voices[*n].node)].1 == cluster)
+                .collect();
             if of_cluster.is_empty() {
                 continue;
             }
-            let times: Vec<f64> = of_cluster.iter().map(|n| f64::from(entry.voices[*n].smoothed_us)).collect();
+            let times: Vec<f64> = of_cluster
+                .iter()
+                .map(|n| f64::from(entry.voices[*n].smoothed_us))
+                .collect();
             let expected = distances.as_ref().map(|km| expected_us(km[cluster]));
-            let (us, voices) =
-                if self.atlas.is_some() { together(&times, expected) } else { (median(&mut times.clone()).unwrap_or(0.0), 1) };
+            let (us, voices) = if self.atlas.is_some() {
+                together(&times, expected)
+            } else {
+                (median(&mut times.clone()).unwrap_or(0.0), 1)
+            };
             for (n, time) in of_cluster.iter().zip(&times) {
                 is_out[*n] = self.atlas.is_some() && !agree(*time, us);
             }
-            let weight = of_cluster.iter().fold(0u32, |sum, n| sum.saturating_add(entry.voices[*n].samples)).min(64);
-            *said = Some(Said { us, voices, weight: f64::from(weight) });
+            let weight = of_cluster
+                .iter()
+                .fold(0u32, |sum, n| sum.saturating_add(entry.voices[*n].samples))
+                .min(64);
+            *said = Some(Said {
+                us,
+                voices,
+                weight: f64::from(weight),
+            });
         }
         if self.atlas.is_some() {
             let mut fallen = vec![false; row.len()];
@@ -419,19 +553,31 @@ impl<'a> Judge<'a> {
         }
         for (voice, is_out) in entry.voices.iter_mut().zip(is_out) {
             if is_out && !voice.is_counted {
-                *dropped.entry(layout.nodes[usize::from(voice.node)].0.clone()).or_default() += 1;
+                *dropped
+                    .entry(layout.nodes[usize::from(voice.node)].0.clone())
+                    .or_default() += 1;
                 voice.is_counted = true;
             }
         }
         row
     }
 
-    /// Of two clusters whose times are together less than light needs between them, the one with fewer voices falls, or both.
-    fn hold_against_light(&self, row: &mut [Option<Said>], distances: Option<&[f64]>, fallen: &mut [bool]) {
-        let place_voice = |cluster: usize, us: f64| distances.is_some_and(|km| us >= light_us(km[cluster] - CLIENT_SLACK_KM));
+    /// Of two clusters whose times are together less than light needs between them, the one with
+    /// fewer voices falls, or both.
+    fn hold_against_light(
+        &self,
+        row: &mut [Option<Said>],
+        distances: Option<&[f64]>,
+        fallen: &mut [bool],
+    ) {
+        let place_voice = |cluster: usize, us: f64| {
+            distances.is_some_and(|km| us >= light_us(km[cluster] - CLIENT_SLACK_KM))
+        };
         for a in 0..row.len() {
             for b in a + 1..row.len() {
-                let (Some(one), Some(two)) = (row[a], row[b]) else { continue };
+                let (Some(one), Some(two)) = (row[a], row[b]) else {
+                    continue;
+                };
                 if one.us + two.us >= self.layout.light_us(a, b) {
                     continue;
                 }
@@ -447,11 +593,20 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Where the nearest cluster has no time, no other counts as quicker than its distance lets expect.
+    /// Where the nearest cluster has no time, no other counts as quicker than its distance lets
+    /// expect.
     fn nearest_first(&mut self, address: IpAddr, row: &mut [Option<f64>]) {
-        let Some(km) = self.distances(address) else { return };
-        let Some(nearest) = nearest(&km).filter(|nearest| row[*nearest].is_none()) else { return };
-        for (cluster, us) in row.iter_mut().enumerate().filter(|(cluster, _)| *cluster != nearest) {
+        let Some(km) = self.distances(address) else {
+            return;
+        };
+        let Some(nearest) = nearest(&km).filter(|nearest| row[*nearest].is_none()) else {
+            return;
+        };
+        for (cluster, us) in row
+            .iter_mut()
+            .enumerate()
+            .filter(|(cluster, _)| *cluster != nearest)
+        {
             *us = us.filter(|us| *us >= expected_us(km[cluster]));
         }
     }
@@ -469,8 +624,8 @@ fn agree(a: f64, b: f64) -> bool {
     (a - b).abs() <= AGREE_US || a.max(b) <= 2.0 * a.min(b)
 }
 
-/// What the nodes of a cluster say together, and how many of them: the median of most, or of two that differ the one that is nearer
-/// to what is expected.
+/// What the nodes of a cluster say together, and how many of them: the median of most, or of two
+/// that differ the one that is nearer to what is expected.
 fn together(times: &[f64], expected: Option<f64>) -> (f64, usize) {
     let mut sorted = times.to_vec();
     let middle = median(&mut sorted).unwrap_or(0.0);
@@ -480,20 +635,35 @@ fn together(times: &[f64], expected: Option<f64>) -> (f64, usize) {
     }
     // Nothing is known of the place: a longer time draws nobody away.
     let expected = expected.unwrap_or(f64::MAX);
-    let best = times.iter().copied().min_by(|a, b| (a - expected).abs().total_cmp(&(b - expected).abs()));
+    let best = times
+        .iter()
+        .copied()
+        .min_by(|a, b| (a - expected).abs().total_cmp(&(b - expected).abs()));
     (best.unwrap_or(middle), 1)
 }
 
 /// What another cluster says against the nearest one takes two voices.
-fn hold_against_nearest(layout: &Layout, row: &mut [Option<Said>], km: &[f64], fallen: &mut [bool]) {
+fn hold_against_nearest(
+    layout: &Layout,
+    row: &mut [Option<Said>],
+    km: &[f64],
+    fallen: &mut [bool],
+) {
     let Some(near) = nearest(km) else { return };
-    let is_quicker_than_light = |cluster: usize, us: f64| us < light_us(km[cluster] - CLIENT_SLACK_KM);
+    let is_quicker_than_light =
+        |cluster: usize, us: f64| us < light_us(km[cluster] - CLIENT_SLACK_KM);
     if let Some(said) = row[near] {
         let shows_the_place_wrong = |cluster: usize| {
-            cluster != near && row[cluster].is_some_and(|other| other.us < said.us && is_quicker_than_light(cluster, other.us))
+            cluster != near
+                && row[cluster].is_some_and(|other| {
+                    other.us < said.us && is_quicker_than_light(cluster, other.us)
+                })
         };
         // One node alone that says it is far away from its own clients.
-        if said.voices < 2 && said.us > expected_us(km[near]) && !(0..row.len()).any(shows_the_place_wrong) {
+        if said.voices < 2
+            && said.us > expected_us(km[near])
+            && !(0..row.len()).any(shows_the_place_wrong)
+        {
             row[near] = None;
         }
     }
@@ -504,8 +674,12 @@ fn hold_against_nearest(layout: &Layout, row: &mut [Option<Said>], km: &[f64], f
             row[cluster] = row[cluster].filter(|said| said.us >= expected_us(km[cluster]));
             continue;
         };
-        let is_near_slow = at_near.us >= layout.light_us(near, cluster).max(expected_us(km[near]) + SLOW_US);
-        // What the last mile costs there, it costs from everywhere; half of it may have been the way.
+        let is_near_slow = at_near.us
+            >= layout
+                .light_us(near, cluster)
+                .max(expected_us(km[near]) + SLOW_US);
+        // What the last mile costs there, it costs from everywhere; half of it may have been the
+        // way.
         let excess = (at_near.us - light_us(km[near])).max(0.0);
         let least = light_us(km[cluster] - CLIENT_SLACK_KM) + excess / 2.0;
         let is_alone = said.voices < 2 && said.us < at_near.us;
@@ -516,7 +690,8 @@ fn hold_against_nearest(layout: &Layout, row: &mut [Option<Said>], km: &[f64], f
     }
 }
 
-/// Where the place of a prefix is not known, two clusters must have measured it, and a node of several speaks only with another.
+/// Where the place of a prefix is not known, two clusters must have measured it, and a node of
+/// several speaks only with another.
 fn hold_together(layout: &Layout, row: &mut [Option<Said>]) {
     for (cluster, said) in row.iter_mut().enumerate() {
         let nodes = layout.nodes.iter().filter(|(_, of)| *of == cluster).count();
@@ -542,8 +717,18 @@ pub(super) struct RttMap {
 
 impl RttMap {
     fn with_room(count: usize, width: usize) -> Self {
-        let slots = if count == 0 { Vec::new() } else { vec![(0, 0); (count * 2).next_power_of_two()] };
-        Self { slots, rows: Vec::with_capacity(count * width), width, prefixes: 0, next_expiry_ms: u64::MAX }
+        let slots = if count == 0 {
+            Vec::new()
+        } else {
+            vec![(0, 0); (count * 2).next_power_of_two()]
+        };
+        Self {
+            slots,
+            rows: Vec::with_capacity(count * width),
+            width,
+            prefixes: 0,
+            next_expiry_ms: u64::MAX,
+        }
     }
 
     fn first_slot(&self, key: u64) -> usize {
@@ -575,7 +760,8 @@ impl RttMap {
         None
     }
 
-    /// Microseconds by cluster ([`UNMEASURED`] where there is none) for an address, from its prefix or the aggregate over it.
+    /// Microseconds by cluster ([`UNMEASURED`] where there is none) for an address, from its prefix
+    /// or the aggregate over it.
     pub(super) fn find(&self, address: IpAddr) -> Option<&[u32]> {
         let key = key(address);
         self.row(key).or_else(|| self.row(aggregate(key)))
@@ -589,14 +775,26 @@ mod tests {
     const HOUR: u64 = 3_600_000;
 
     fn sample(prefix: &str, count: u32, mean_us: u32) -> RttSample {
-        RttSample { prefix: prefix.parse().unwrap(), count, min_us: mean_us / 2, mean_us }
+        RttSample {
+            prefix: prefix.parse().unwrap(),
+            count,
+            min_us: mean_us / 2,
+            mean_us,
+        }
     }
 
     /// Clusters with one node each, whose name is the cluster's.
     fn layout(names: &[&str]) -> Layout {
         Layout {
-            clusters: names.iter().map(|name| ((*name).to_owned(), (0.0, 0.0))).collect(),
-            nodes: names.iter().enumerate().map(|(i, name)| ((*name).to_owned(), i)).collect(),
+            clusters: names
+                .iter()
+                .map(|name| ((*name).to_owned(), (0.0, 0.0)))
+                .collect(),
+            nodes: names
+                .iter()
+                .enumerate()
+                .map(|(i, name)| ((*name).to_owned(), i))
+                .collect(),
         }
     }
 
@@ -613,14 +811,26 @@ mod tests {
         let mut table = table();
         let client = ip("198.51.100.7");
         assert!(table.add("ams", &sample("198.51.100.0/24", 1, 10_000), 1_000, HOUR));
-        assert_eq!(table.cell(client, 0).unwrap().smoothed_us, 10_000.0, "the first value counts whole");
+        assert_eq!(
+            table.cell(client, 0).unwrap().smoothed_us,
+            10_000.0,
+            "the first value counts whole"
+        );
         table.add("ams", &sample("198.51.100.0/24", 1, 20_000), 2_000, HOUR);
         let cell = table.cell(client, 0).unwrap();
         assert!((cell.smoothed_us - 12_000.0).abs() < 1.0, "{cell:?}");
         assert_eq!((cell.min_us, cell.samples, cell.at_ms), (5_000, 2, 2_000));
-        table.add("ams", &sample("198.51.100.0/24", 1_000, 30_000), 3_000, HOUR);
+        table.add(
+            "ams",
+            &sample("198.51.100.0/24", 1_000, 30_000),
+            3_000,
+            HOUR,
+        );
         let heavy = table.cell(client, 0).unwrap().smoothed_us;
-        assert!((29_000.0..30_000.0).contains(&heavy), "many connections weigh more, but not everything: {heavy}");
+        assert!(
+            (29_000.0..30_000.0).contains(&heavy),
+            "many connections weigh more, but not everything: {heavy}"
+        );
         assert_eq!(table.cell(client, 1), None);
         assert_eq!(table.cell(ip("198.51.101.7"), 0), None);
     }
@@ -638,12 +848,20 @@ mod tests {
             (1_601, None, 0),
         ] {
             let map = table.compile(now, 1_000, None);
-            assert_eq!(map.find(client), expected.as_ref().map(|r| &r[..]), "at {now}");
+            assert_eq!(
+                map.find(client),
+                expected.as_ref().map(|r| &r[..]),
+                "at {now}"
+            );
             assert_eq!(map.prefixes, prefixes, "at {now}");
         }
         table.add("ams", &sample("198.51.100.0/24", 1, 99_000), 5_000, 1_000);
         let cell = table.cell(client, 0).unwrap();
-        assert_eq!((cell.smoothed_us, cell.min_us, cell.samples), (99_000.0, 49_500, 1), "a value after a gap starts anew");
+        assert_eq!(
+            (cell.smoothed_us, cell.min_us, cell.samples),
+            (99_000.0, 49_500, 1),
+            "a value after a gap starts anew"
+        );
     }
 
     #[test]
@@ -661,7 +879,10 @@ mod tests {
         ] {
             assert_eq!(table().add("ams", &case, 0, HOUR), taken, "{case:?}");
         }
-        assert!(!table().add("lon", &sample("198.51.100.0/24", 1, 1), 0, HOUR), "no such node");
+        assert!(
+            !table().add("lon", &sample("198.51.100.0/24", 1, 1), 0, HOUR),
+            "no such node"
+        );
     }
 
     #[test]
@@ -683,7 +904,11 @@ mod tests {
             ("2001:db8:1aa::1", Some([15_000, UNMEASURED])),
             ("2001:db8:200::1", None),
         ] {
-            assert_eq!(map.find(ip(client)), expected.as_ref().map(|r| &r[..]), "{client}");
+            assert_eq!(
+                map.find(ip(client)),
+                expected.as_ref().map(|r| &r[..]),
+                "{client}"
+            );
         }
     }
 
@@ -692,7 +917,12 @@ mod tests {
         let mut table = table();
         table.limit = 32;
         for i in 0..100_u8 {
-            table.add("ams", &sample(&format!("10.0.{i}.0/24"), 1, 1_000), u64::from(i), HOUR);
+            table.add(
+                "ams",
+                &sample(&format!("10.0.{i}.0/24"), 1, 1_000),
+                u64::from(i),
+                HOUR,
+            );
             assert!(table.entries.len() <= 32);
         }
         assert!(table.cell(ip("10.0.99.1"), 0).is_some());
@@ -707,7 +937,10 @@ mod tests {
         table.add("nyc", &sample("198.51.100.0/24", 1, 2_000), 0, HOUR);
         table.set_layout(layout(&["sin", "nyc", "ams"]));
         let map = table.compile(0, HOUR, None);
-        assert_eq!(map.find(ip("198.51.100.1")), Some(&[UNMEASURED, 2_000, 1_000][..]));
+        assert_eq!(
+            map.find(ip("198.51.100.1")),
+            Some(&[UNMEASURED, 2_000, 1_000][..])
+        );
         table.set_layout(layout(&["sin"]));
         assert_eq!(table.compile(0, HOUR, None).find(ip("198.51.100.1")), None);
     }
@@ -717,12 +950,28 @@ mod tests {
         let mut table = table();
         for i in 0..4_000_u32 {
             let prefix = IpNet::new(IpAddr::from((i << 16).to_be_bytes()), 24).unwrap();
-            table.add("ams", &RttSample { prefix, count: 1, min_us: 1, mean_us: i + 1 }, 0, HOUR);
+            table.add(
+                "ams",
+                &RttSample {
+                    prefix,
+                    count: 1,
+                    min_us: 1,
+                    mean_us: i + 1,
+                },
+                0,
+                HOUR,
+            );
         }
         let map = table.compile(0, HOUR, None);
         for i in 0..4_000_u32 {
-            assert_eq!(map.find(IpAddr::from((i << 16 | 5).to_be_bytes())), Some(&[i + 1, UNMEASURED][..]));
-            assert_eq!(map.find(IpAddr::from((i << 16 | 0x8000).to_be_bytes())), None);
+            assert_eq!(
+                map.find(IpAddr::from((i << 16 | 5).to_be_bytes())),
+                Some(&[i + 1, UNMEASURED][..])
+            );
+            assert_eq!(
+                map.find(IpAddr::from((i << 16 | 0x8000).to_be_bytes())),
+                None
+            );
         }
         assert_eq!(RttMap::default().find(ip("192.0.2.1")), None);
     }

@@ -1,16 +1,23 @@
-//! What each cluster keeps of the clients that come to it, so that a cluster that is full gives away its surplus and no more.
+//! What each cluster keeps of the clients that come to it, so that a cluster that is full gives
+//! away its surplus and no more.
 //!
-//! A cluster with a load above [`TARGET`] of its capacity keeps a share of its clients; the others go to the next cluster in their own
-//! order, which keeps a share of those in turn. When all clusters that share sites are loaded above that together, the target of each is the load
-//! of all, so that they become equally full. Two things make the share a matter of control and not of arithmetic:
+//! A cluster with a load above [`TARGET`] of its capacity keeps a share of its clients; the others
+//! go to the next cluster in their own order, which keeps a share of those in turn. When all
+//! clusters that share sites are loaded above that together, the target of each is the load of all,
+//! so that they become equally full. Two things make the share a matter of control and not of
+//! arithmetic:
 //!
-//! - *An answer lasts*: resolvers keep it for the site's TTL, and loads are reported afterwards. What is measured now is the work of the
-//!   shares over the last TTL, and of demand. So the new share is the mean of those shares, corrected by what it made of the load: demand
-//!   is `load / mean`, and `target / demand` is what to keep. There is nothing to swing: where load is on target the share stays.
-//! - *Not every client can be moved a little*: all clients of a resolver that sends no client subnet have one cached answer, and such a resolver may bring
-//!   a third of the demand. Moved by chance, it would take that to and fro with each TTL. So those that send a subnet move first, prefix by
-//!   prefix, each according to a hash, which is steady. Resolvers without one take part only where moving the
-//!   others does not suffice, and those at the edge of the share by the chance of each answer.
+//! - *An answer lasts*: resolvers keep it for the site's TTL, and loads are reported afterwards.
+//!   What is measured now is the work of the shares over the last TTL, and of demand. So the new
+//!   share is the mean of those shares, corrected by what it made of the load: demand is `load /
+//!   mean`, and `target / demand` is what to keep. There is nothing to swing: where load is on
+//!   target the share stays.
+//! - *Not every client can be moved a little*: all clients of a resolver that sends no client
+//!   subnet have one cached answer, and such a resolver may bring a third of the demand. Moved by
+//!   chance, it would take that to and fro with each TTL. So those that send a subnet move first,
+//!   prefix by prefix, each according to a hash, which is steady. Resolvers without one take part
+//!   only where moving the others does not suffice, and those at the edge of the share by the
+//!   chance of each answer.
 //!
 //! Pure but for what it remembers; time is an argument.
 
@@ -26,16 +33,19 @@ const REMEMBERED: usize = 32;
 const FOLLOWS_IN: f64 = 0.12;
 /// A load this much above its target is too high.
 const TOO_HIGH: f64 = 0.03;
-/// How much of a share's error is corrected at once: a little more than all, since not all clients can be moved.
+/// How much of a share's error is corrected at once: a little more than all, since not all clients
+/// can be moved.
 const CORRECTS: f64 = 1.25;
-/// When a load stays too high for so many times that an answer lasts, less of it can be moved than the share says, and the share is corrected
-/// more, by [`IMPATIENCE`] for each such time more, up to [`EAGER_MAX`].
+/// When a load stays too high for so many times that an answer lasts, less of it can be moved than
+/// the share says, and the share is corrected more, by [`IMPATIENCE`] for each such time more, up
+/// to [`EAGER_MAX`].
 const PATIENCE: f64 = 1.25;
 /// See [`PATIENCE`].
 const IMPATIENCE: f64 = 1.5;
 /// See [`PATIENCE`].
 const EAGER_MAX: f64 = 6.0;
-/// Resolvers without a client subnet take part from there on, where hardly any client with one is kept and the load is still too high.
+/// Resolvers without a client subnet take part from there on, where hardly any client with one is
+/// kept and the load is still too high.
 const EXHAUSTED: f64 = 2.0 * LEAST;
 /// And leave again over so many times that an answer lasts, when there is no need any more.
 const LEAVES_IN: f64 = 20.0;
@@ -63,7 +73,10 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    pub(super) const ALL: Self = Self { by_prefix: 1.0, by_chance: 1.0 };
+    pub(super) const ALL: Self = Self {
+        by_prefix: 1.0,
+        by_chance: 1.0,
+    };
 }
 
 /// The share of one cluster.
@@ -82,7 +95,15 @@ struct Control {
 
 impl Control {
     fn new(now_ms: u64) -> Self {
-        Self { kept: 1.0, chance: 0.0, past: [1.0; REMEMBERED], next: 0, remembered_ms: now_ms, too_high_ms: 0, at_ms: now_ms }
+        Self {
+            kept: 1.0,
+            chance: 0.0,
+            past: [1.0; REMEMBERED],
+            next: 0,
+            remembered_ms: now_ms,
+            too_high_ms: 0,
+            at_ms: now_ms,
+        }
     }
 
     fn advance(&mut self, load: f64, target: f64, lasts_ms: u64, now_ms: u64) {
@@ -91,12 +112,18 @@ impl Control {
         let lasts = lasts_ms.max(1) as f64;
         let passed = passed_ms as f64 / lasts;
         let mean = self.past.iter().sum::<f64>() / REMEMBERED as f64;
-        let eager = (CORRECTS + IMPATIENCE * (self.too_high_ms as f64 / lasts - PATIENCE).max(0.0)).min(EAGER_MAX);
+        let eager = (CORRECTS + IMPATIENCE * (self.too_high_ms as f64 / lasts - PATIENCE).max(0.0))
+            .min(EAGER_MAX);
         let command = (mean * (target / load.max(1e-3)).powf(eager)).clamp(LEAST, 1.0);
         self.kept += (command - self.kept) * (1.0 - (-passed / FOLLOWS_IN).exp());
-        self.too_high_ms = if load > target + TOO_HIGH { self.too_high_ms + passed_ms } else { 0 };
+        self.too_high_ms = if load > target + TOO_HIGH {
+            self.too_high_ms + passed_ms
+        } else {
+            0
+        };
         if self.too_high_ms > 0 && self.kept <= EXHAUSTED && self.chance == 0.0 {
-            // What is left is the demand of those who have not taken part: the share begins anew, for them too.
+            // What is left is the demand of those who have not taken part: the share begins anew,
+            // for them too.
             (self.kept, self.chance) = ((target / load).clamp(LEAST, 1.0), 1.0);
             (self.past, self.too_high_ms) = ([1.0; REMEMBERED], 0);
         } else if self.too_high_ms > 0 && self.kept <= EXHAUSTED {
@@ -118,7 +145,10 @@ impl Control {
     }
 
     fn kept(&self) -> Kept {
-        Kept { by_prefix: self.kept, by_chance: 1.0 - (1.0 - self.kept) * self.chance }
+        Kept {
+            by_prefix: self.kept,
+            by_chance: 1.0 - (1.0 - self.kept) * self.chance,
+        }
     }
 }
 
@@ -154,17 +184,30 @@ impl Shares {
         let mut ttl_ms = vec![0; count];
         for site in &fleet.sites {
             let site_ms = (site.ttl.as_millis() as u64).min(LASTS_MS_MAX);
-            let Some(first) = site.clusters.first().map(|c| groups[*c]) else { continue };
+            let Some(first) = site.clusters.first().map(|c| groups[*c]) else {
+                continue;
+            };
             for cluster in &site.clusters {
                 ttl_ms[*cluster] = site_ms.max(ttl_ms[*cluster]);
                 let joined = groups[*cluster];
-                groups.iter_mut().filter(|g| **g == joined).for_each(|g| *g = first);
+                groups
+                    .iter_mut()
+                    .filter(|g| **g == joined)
+                    .for_each(|g| *g = first);
             }
         }
-        // A report tells the mean of an interval, and is as old as an interval when the next one comes.
+        // A report tells the mean of an interval, and is as old as an interval when the next one
+        // comes.
         let reported_ms = fleet.report_interval.as_millis() as u64 * 3 / 2;
-        let lasts_ms = ttl_ms.into_iter().map(|ttl| ttl.max(1_000) + reported_ms).collect();
-        Self { controls: (0..count).map(|_| None).collect(), groups, lasts_ms }
+        let lasts_ms = ttl_ms
+            .into_iter()
+            .map(|ttl| ttl.max(1_000) + reported_ms)
+            .collect();
+        Self {
+            controls: (0..count).map(|_| None).collect(),
+            groups,
+            lasts_ms,
+        }
     }
 
     /// Goes over to another fleet; clusters that stay, by name, keep their shares.
@@ -172,7 +215,9 @@ impl Shares {
         let mut old = std::mem::replace(self, Self::new(to));
         for (control, cluster) in self.controls.iter_mut().zip(&to.clusters) {
             let was = from.clusters.iter().position(|c| c.name == cluster.name);
-            *control = was.and_then(|i| old.controls.get_mut(i)).and_then(Option::take);
+            *control = was
+                .and_then(|i| old.controls.get_mut(i))
+                .and_then(Option::take);
         }
     }
 
@@ -195,20 +240,30 @@ impl Shares {
         }
     }
 
-    /// The load that a cluster is to have at most: that of its whole group when this is more than [`TARGET`]. One of which nothing is known has
-    /// room for all that the others give away.
+    /// The load that a cluster is to have at most: that of its whole group when this is more than
+    /// [`TARGET`]. One of which nothing is known has room for all that the others give away.
     fn target(&self, number: usize, loads: &[Option<ClusterLoad>]) -> f64 {
-        let mut group = self.groups.iter().zip(loads).filter(|(g, _)| **g == self.groups[number]).map(|(_, load)| *load);
+        let mut group = self
+            .groups
+            .iter()
+            .zip(loads)
+            .filter(|(g, _)| **g == self.groups[number])
+            .map(|(_, load)| *load);
         let sum = group.try_fold((0.0, 0.0), |(egress, capacity), load| {
             let load = load?;
             Some((egress + load.egress_bits, capacity + load.capacity_bits))
         });
-        sum.map_or(TARGET, |(egress, capacity)| TARGET.max(egress / f64::max(capacity, 1.0)))
+        sum.map_or(TARGET, |(egress, capacity)| {
+            TARGET.max(egress / f64::max(capacity, 1.0))
+        })
     }
 
     /// What a cluster keeps.
     pub(super) fn kept(&self, number: usize) -> Kept {
-        self.controls.get(number).and_then(Option::as_ref).map_or(Kept::ALL, Control::kept)
+        self.controls
+            .get(number)
+            .and_then(Option::as_ref)
+            .map_or(Kept::ALL, Control::kept)
     }
 }
 
@@ -219,7 +274,8 @@ const BALANCE_FROM: f64 = 0.3;
 /// A weight differs from the share of the capacity by this factor at most.
 const BALANCE_MAX: f64 = 16.0;
 
-/// Corrects the weight of one node by its load against that of all nodes of its cluster, both as parts of their capacity.
+/// Corrects the weight of one node by its load against that of all nodes of its cluster, both as
+/// parts of their capacity.
 pub(super) fn balance(correction: &mut f64, load: f64, mean: f64, passed_ms: u64, lasts_ms: u64) {
     let passed = (passed_ms as f64 / lasts_ms.max(1) as f64).min(1.0);
     if mean < BALANCE_FROM {
@@ -227,7 +283,8 @@ pub(super) fn balance(correction: &mut f64, load: f64, mean: f64, passed_ms: u64
         return;
     }
     let above = (load / mean - 1.0).clamp(-1.0, 1.0);
-    *correction = (*correction * (1.0 - BALANCE_RATE * above * passed)).clamp(1.0 / BALANCE_MAX, BALANCE_MAX);
+    *correction =
+        (*correction * (1.0 - BALANCE_RATE * above * passed)).clamp(1.0 / BALANCE_MAX, BALANCE_MAX);
 }
 
 impl Shares {
@@ -243,7 +300,10 @@ mod tests {
     use crate::steer::fixture;
 
     fn load(ratio: f64) -> Option<ClusterLoad> {
-        Some(ClusterLoad { egress_bits: ratio * 1e6, capacity_bits: 1e6 })
+        Some(ClusterLoad {
+            egress_bits: ratio * 1e6,
+            capacity_bits: 1e6,
+        })
     }
 
     /// Holds loads for a number of seconds.
@@ -270,12 +330,19 @@ mod tests {
         assert_eq!(shares.kept(1), Kept::ALL);
         hold(&mut shares, [load(1.2), load(0.2), load(0.2)], 20, 400);
         let kept = shares.kept(0);
-        assert!(kept.by_prefix < 0.1 && kept.by_chance < 0.2, "nothing helped: {kept:?}");
+        assert!(
+            kept.by_prefix < 0.1 && kept.by_chance < 0.2,
+            "nothing helped: {kept:?}"
+        );
         hold(&mut shares, [load(0.3), load(0.2), load(0.2)], 420, 600);
         assert_eq!(shares.kept(0), Kept::ALL, "and comes back whole");
         hold(&mut shares, [load(1.2), load(0.2), load(0.2)], 1_020, 20);
         hold(&mut shares, [None, load(0.2), load(0.2)], 1_040, 1);
-        assert_eq!(shares.kept(0), Kept::ALL, "of what is not known nothing is given away");
+        assert_eq!(
+            shares.kept(0),
+            Kept::ALL,
+            "of what is not known nothing is given away"
+        );
     }
 
     #[test]
@@ -286,12 +353,22 @@ mod tests {
         for cluster in 0..3 {
             assert!((shares.target(cluster, &loads) - 1.2).abs() < 1e-9);
         }
-        let down = Some(ClusterLoad { egress_bits: 0.0, capacity_bits: 0.0 });
+        let down = Some(ClusterLoad {
+            egress_bits: 0.0,
+            capacity_bits: 0.0,
+        });
         assert_eq!(shares.target(0, &[load(2.0), down, load(0.6)]), 1.3);
-        assert_eq!(shares.target(0, &[load(2.0), None, load(0.6)]), TARGET, "one has room for any load");
+        assert_eq!(
+            shares.target(0, &[load(2.0), None, load(0.6)]),
+            TARGET,
+            "one has room for any load"
+        );
         assert_eq!(shares.target(0, &[load(0.2), load(0.2), load(0.2)]), TARGET);
         // Amsterdam shares no site with the others.
-        fleet.sites = vec![fixture::site("a", nearcast_fleet::config::SelectionPolicy::Geo, &[0]), fleet.sites[5].clone()];
+        fleet.sites = vec![
+            fixture::site("a", nearcast_fleet::config::SelectionPolicy::Geo, &[0]),
+            fleet.sites[5].clone(),
+        ];
         let apart = Shares::new(&fleet);
         assert_eq!([0, 1].map(|c| apart.target(c, &loads)), [2.0, TARGET]);
     }
@@ -304,7 +381,11 @@ mod tests {
         let kept = shares.kept(1);
         let mut other = fleet.clone();
         other.clusters.remove(0);
-        other.sites = vec![fixture::site("a", nearcast_fleet::config::SelectionPolicy::Geo, &[0, 1])];
+        other.sites = vec![fixture::site(
+            "a",
+            nearcast_fleet::config::SelectionPolicy::Geo,
+            &[0, 1],
+        )];
         shares.adopt(&fleet, &other);
         assert_eq!([0, 1].map(|c| shares.kept(c)), [kept, Kept::ALL]);
     }
@@ -321,12 +402,22 @@ mod tests {
         for _ in 0..200 {
             balance(&mut correction, 0.2, 0.1, 1_000, 10_000);
         }
-        assert!((correction - 1.0).abs() < 1e-6, "forgotten when there is little load");
+        assert!(
+            (correction - 1.0).abs() < 1e-6,
+            "forgotten when there is little load"
+        );
     }
 
     #[test]
     fn parts_are_in_steps() {
-        for (share, expected) in [(0.0, 0), (1.0, WHOLE), (2.0, WHOLE), (-1.0, 0), (0.5, 1 << 31), (0.500_1, 1 << 31)] {
+        for (share, expected) in [
+            (0.0, 0),
+            (1.0, WHOLE),
+            (2.0, WHOLE),
+            (-1.0, 0),
+            (0.5, 1 << 31),
+            (0.500_1, 1 << 31),
+        ] {
             assert_eq!(part(share), expected, "{share}");
         }
     }

@@ -1,4 +1,5 @@
-//! The tasks beside the query path: health checks, the clock's tick, the fleet and the geo database as they change.
+//! The tasks beside the query path: health checks, the clock's tick, the fleet and the geo database
+//! as they change.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -36,7 +37,11 @@ pub(super) struct Stamp {
 fn stamp(path: &Path) -> std::io::Result<Stamp> {
     use std::os::unix::fs::MetadataExt;
     let metadata = std::fs::metadata(path)?;
-    Ok(Stamp { length: metadata.len(), modified: metadata.modified().ok(), inode: metadata.ino() })
+    Ok(Stamp {
+        length: metadata.len(),
+        modified: metadata.modified().ok(),
+        inode: metadata.ino(),
+    })
 }
 
 /// The atlas for a setting of `steering.geo_db`, and the stamp its file had before it was read.
@@ -69,8 +74,14 @@ impl GeoMetrics {
             gauge
         };
         Self {
-            failed: gauge("nearcast_dns_geo_db_failed", "1 while the geo database of the fleet file cannot be used as it is, else 0."),
-            odd_records: gauge("nearcast_dns_geo_db_odd_records", "Records of the geo database in use that were skipped or read in part."),
+            failed: gauge(
+                "nearcast_dns_geo_db_failed",
+                "1 while the geo database of the fleet file cannot be used as it is, else 0.",
+            ),
+            odd_records: gauge(
+                "nearcast_dns_geo_db_odd_records",
+                "Records of the geo database in use that were skipped or read in part.",
+            ),
         }
     }
 
@@ -91,22 +102,30 @@ pub(super) struct Geo {
     metrics: GeoMetrics,
 }
 
-/// The database to start with. A broken one does not keep a name server down: it starts with the built-in table, and takes the database when
-/// its file changes into a good one.
+/// The database to start with. A broken one does not keep a name server down: it starts with the
+/// built-in table, and takes the database when its file changes into a good one.
 pub(super) fn start(geo_db: Option<&Path>, registry: &prometheus::Registry) -> Geo {
     let metrics = GeoMetrics::register(registry);
     let before = geo_db.and_then(|path| stamp(path).ok());
     match load(geo_db) {
         Ok((atlas, stamp)) => {
             metrics.note(&atlas);
-            Geo { atlas, source: Source::new(stamp), metrics }
+            Geo {
+                atlas,
+                source: Source::new(stamp),
+                metrics,
+            }
         }
         Err(failure) => {
             metrics.failed.set(1);
             tracing::warn!(%failure, "the built-in country table places clients until the geo database's file changes");
             Geo {
                 atlas: Atlas::built_in(),
-                source: Source { is_good: false, missing_logged: before.is_none(), ..Source::new(before) },
+                source: Source {
+                    is_good: false,
+                    missing_logged: before.is_none(),
+                    ..Source::new(before)
+                },
                 metrics,
             }
         }
@@ -114,8 +133,17 @@ pub(super) fn start(geo_db: Option<&Path>, registry: &prometheus::Registry) -> G
 }
 
 /// Starts the tasks.
-pub(super) fn spawn(steering: &Arc<Steering>, served: watch::Receiver<Served>, geo: Geo, shutdown: Shutdown) {
-    tokio::spawn(check_nodes(Arc::clone(steering), served.clone(), shutdown.clone()));
+pub(super) fn spawn(
+    steering: &Arc<Steering>,
+    served: watch::Receiver<Served>,
+    geo: Geo,
+    shutdown: Shutdown,
+) {
+    tokio::spawn(check_nodes(
+        Arc::clone(steering),
+        served.clone(),
+        shutdown.clone(),
+    ));
     tokio::spawn(follow(Arc::clone(steering), served, geo, shutdown.clone()));
     let steering = Arc::clone(steering);
     tokio::spawn(until(shutdown, async move {
@@ -139,7 +167,11 @@ async fn until(mut shutdown: Shutdown, work: impl Future<Output = ()>) {
 type Found = (Arc<str>, SocketAddr, Outcome);
 
 /// Runs one task of checks for each endpoint of each node of the fleet, and keeps what they find.
-async fn check_nodes(steering: Arc<Steering>, mut served: watch::Receiver<Served>, mut shutdown: Shutdown) {
+async fn check_nodes(
+    steering: Arc<Steering>,
+    mut served: watch::Receiver<Served>,
+    mut shutdown: Shutdown,
+) {
     let (results_tx, mut results) = mpsc::channel::<Found>(RESULTS_MAX);
     let mut tasks = JoinSet::new();
     let mut running: HashMap<(String, SocketAddr), (HealthCheck, AbortHandle)> = HashMap::new();
@@ -148,7 +180,12 @@ async fn check_nodes(steering: Arc<Steering>, mut served: watch::Receiver<Served
         let rules = &current.steering.health;
         let mut wanted: HashSet<(String, SocketAddr)> = HashSet::new();
         for node in current.clusters.iter().flat_map(|c| &c.nodes) {
-            wanted.extend(node.addresses.iter().flat_map(|a| node.checked_at(*a)).map(|at| (node.name.clone(), at)));
+            wanted.extend(
+                node.addresses
+                    .iter()
+                    .flat_map(|a| node.checked_at(*a))
+                    .map(|at| (node.name.clone(), at)),
+            );
         }
         running.retain(|what, (how, task)| {
             let stays = wanted.contains(what) && how == rules;
@@ -159,7 +196,12 @@ async fn check_nodes(steering: Arc<Steering>, mut served: watch::Receiver<Served
         });
         for what in wanted {
             running.entry(what).or_insert_with_key(|(node, at)| {
-                let task = tasks.spawn(check_one(Arc::from(node.as_str()), *at, rules.clone(), results_tx.clone()));
+                let task = tasks.spawn(check_one(
+                    Arc::from(node.as_str()),
+                    *at,
+                    rules.clone(),
+                    results_tx.clone(),
+                ));
                 (rules.clone(), task)
             });
         }
@@ -180,7 +222,11 @@ async fn check_nodes(steering: Arc<Steering>, mut served: watch::Receiver<Served
     }
 }
 
-async fn shutdown_or_results(steering: &Steering, results: &mut mpsc::Receiver<Found>, mut shutdown: Shutdown) {
+async fn shutdown_or_results(
+    steering: &Steering,
+    results: &mut mpsc::Receiver<Found>,
+    mut shutdown: Shutdown,
+) {
     loop {
         tokio::select! {
             () = shutdown.asked() => return,
@@ -189,14 +235,25 @@ async fn shutdown_or_results(steering: &Steering, results: &mut mpsc::Receiver<F
     }
 }
 
-async fn check_one(node: Arc<str>, endpoint: SocketAddr, rules: HealthCheck, results: mpsc::Sender<Found>) {
-    let seed = node.bytes().fold(now_ms(), |seed, b| seed.wrapping_mul(31).wrapping_add(u64::from(b)));
+async fn check_one(
+    node: Arc<str>,
+    endpoint: SocketAddr,
+    rules: HealthCheck,
+    results: mpsc::Sender<Found>,
+) {
+    let seed = node.bytes().fold(now_ms(), |seed, b| {
+        seed.wrapping_mul(31).wrapping_add(u64::from(b))
+    });
     let mut jitter = Jitter::new(seed ^ u64::from(endpoint.port()));
     let mut checker = Checker::new(endpoint, rules);
     loop {
         let begun = Instant::now();
         let outcome = checker.check().await;
-        if results.send((Arc::clone(&node), endpoint, outcome)).await.is_err() {
+        if results
+            .send((Arc::clone(&node), endpoint, outcome))
+            .await
+            .is_err()
+        {
             return;
         }
         checker.rest(begun, &mut jitter).await;
@@ -218,11 +275,16 @@ struct Source {
 
 impl Source {
     fn new(settled: Option<Stamp>) -> Self {
-        Self { settled, is_good: true, seen: None, missing_logged: false }
+        Self {
+            settled,
+            is_good: true,
+            seen: None,
+            missing_logged: false,
+        }
     }
 
-    /// Whether the file is to be loaded now: it is another than the one in use, and has not changed since the last look, so that a file
-    /// that is being written is not read half.
+    /// Whether the file is to be loaded now: it is another than the one in use, and has not changed
+    /// since the last look, so that a file that is being written is not read half.
     fn is_due(&mut self, now: Stamp) -> bool {
         self.missing_logged = false;
         if self.settled == Some(now) {
@@ -236,8 +298,17 @@ impl Source {
 }
 
 /// Follows the fleet's revisions and the database's file.
-async fn follow(steering: Arc<Steering>, mut served: watch::Receiver<Served>, geo: Geo, mut shutdown: Shutdown) {
-    let Geo { mut source, metrics, .. } = geo;
+async fn follow(
+    steering: Arc<Steering>,
+    mut served: watch::Receiver<Served>,
+    geo: Geo,
+    mut shutdown: Shutdown,
+) {
+    let Geo {
+        mut source,
+        metrics,
+        ..
+    } = geo;
     let mut path: Option<PathBuf> = served.borrow().fleet.steering.geo_db.clone();
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -277,8 +348,15 @@ async fn follow(steering: Arc<Steering>, mut served: watch::Receiver<Served>, ge
     }
 }
 
-/// Goes over to what is to be served, and to the database at a path where one is given; a broken one leaves the old in use.
-async fn reload(steering: &Arc<Steering>, served: Served, path: Option<Option<PathBuf>>, source: &mut Source, metrics: &GeoMetrics) {
+/// Goes over to what is to be served, and to the database at a path where one is given; a broken
+/// one leaves the old in use.
+async fn reload(
+    steering: &Arc<Steering>,
+    served: Served,
+    path: Option<Option<PathBuf>>,
+    source: &mut Source,
+    metrics: &GeoMetrics,
+) {
     let kept = steering.atlas();
     let worker = Arc::clone(steering);
     let loaded = on_thread(move || {
@@ -326,10 +404,24 @@ mod tests {
 
     #[test]
     fn a_file_is_due_when_it_changed_and_then_stayed() {
-        let stamp = |length| Stamp { length, modified: None, inode: 1 };
+        let stamp = |length| Stamp {
+            length,
+            modified: None,
+            inode: 1,
+        };
         let (a, b, c) = (stamp(1), stamp(2), stamp(3));
         let mut source = Source::new(Some(a));
-        for (step, (now, due)) in [(a, false), (b, false), (c, false), (c, true), (a, false), (c, false), (c, true)].into_iter().enumerate()
+        for (step, (now, due)) in [
+            (a, false),
+            (b, false),
+            (c, false),
+            (c, true),
+            (a, false),
+            (c, false),
+            (c, true),
+        ]
+        .into_iter()
+        .enumerate()
         {
             assert_eq!(source.is_due(now), due, "look {step}");
         }
@@ -346,29 +438,55 @@ mod tests {
         let path = dir.path().join("geo.mmdb");
         let mut writer = mmdb_writer::Writer::new("Test");
         let country = mmdb_writer::Value::map([("country_code", mmdb_writer::Value::from("NL"))]);
-        writer.insert_value("81.2.69.0/24".parse::<ipnet::IpNet>().unwrap(), country).unwrap();
+        writer
+            .insert_value("81.2.69.0/24".parse::<ipnet::IpNet>().unwrap(), country)
+            .unwrap();
         std::fs::write(&path, writer.to_bytes().unwrap()).unwrap();
         let fleet = fixture::served(fixture::fleet());
         let steering = Arc::new(fixture::steering());
         let mut source = Source::new(None);
         let metrics = GeoMetrics::register(&prometheus::Registry::new());
-        reload(&steering, fleet.clone(), Some(Some(path.clone())), &mut source, &metrics).await;
+        reload(
+            &steering,
+            fleet.clone(),
+            Some(Some(path.clone())),
+            &mut source,
+            &metrics,
+        )
+        .await;
         let loaded = steering.atlas();
         assert!(loaded.description.starts_with("Test, built"));
         assert_eq!(source.settled, stamp(&path).ok());
 
         std::fs::write(&path, b"broken").unwrap();
-        reload(&steering, fleet.clone(), Some(Some(path.clone())), &mut source, &metrics).await;
+        reload(
+            &steering,
+            fleet.clone(),
+            Some(Some(path.clone())),
+            &mut source,
+            &metrics,
+        )
+        .await;
         assert!(Arc::ptr_eq(&loaded, &steering.atlas()));
         assert_eq!(metrics.failed.get(), 1);
         assert!(source.settled.is_some());
         assert_eq!(source.settled, stamp(&path).ok());
 
         std::fs::remove_file(&path).unwrap();
-        reload(&steering, fleet.clone(), Some(Some(path)), &mut source, &metrics).await;
+        reload(
+            &steering,
+            fleet.clone(),
+            Some(Some(path)),
+            &mut source,
+            &metrics,
+        )
+        .await;
         assert!(Arc::ptr_eq(&loaded, &steering.atlas()));
         reload(&steering, fleet.clone(), None, &mut source, &metrics).await;
-        assert!(Arc::ptr_eq(&loaded, &steering.atlas()), "another fleet alone changes nothing here");
+        assert!(
+            Arc::ptr_eq(&loaded, &steering.atlas()),
+            "another fleet alone changes nothing here"
+        );
         reload(&steering, fleet, Some(None), &mut source, &metrics).await;
         assert_eq!(steering.atlas().description, "built-in");
         assert_eq!(metrics.failed.get(), 0);
@@ -379,9 +497,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (missing, broken) = (dir.path().join("none"), dir.path().join("broken"));
         std::fs::write(&broken, b"broken").unwrap();
-        for (path, failed) in [(None, 0), (Some(&missing), 1), (Some(&broken), 1), (Some(&dir.path().to_owned()), 1)] {
+        for (path, failed) in [
+            (None, 0),
+            (Some(&missing), 1),
+            (Some(&broken), 1),
+            (Some(&dir.path().to_owned()), 1),
+        ] {
             let mut geo = start(path.map(PathBuf::as_path), &prometheus::Registry::new());
-            assert_eq!((geo.atlas.description.as_str(), geo.metrics.failed.get()), ("built-in", failed), "{path:?}");
+            assert_eq!(
+                (geo.atlas.description.as_str(), geo.metrics.failed.get()),
+                ("built-in", failed),
+                "{path:?}"
+            );
             if let Some(now) = path.and_then(|p| stamp(p).ok()) {
                 assert!(!geo.source.is_due(now), "the same file is not tried again");
             }

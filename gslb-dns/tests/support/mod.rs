@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use nearcast_fleet::clock::FleetClock;
 use nearcast_fleet::config::{
-    CachePolicy, ClientLimits, Cluster, DailyWindow, Fleet, HealthCheck, NameServer, Node, OriginPolicy, Place, Record, Secret,
-    SelectionPolicy, Site, Steering, Zone,
+    CachePolicy, ClientLimits, Cluster, DailyWindow, Fleet, HealthCheck, NameServer, Node,
+    OriginPolicy, Place, Record, Secret, SelectionPolicy, Site, Steering, Zone,
 };
 use nearcast_fleet::failure::Failure;
 use nearcast_fleet::follow::{FollowState, Following, NodeContext};
@@ -20,8 +20,11 @@ use tokio::sync::{mpsc, watch};
 /// `name [ttl] TYPE data` relative to a zone, as the fleet file writes records.
 pub fn record(zone: &str, line: &str) -> Record {
     let mut words = line.splitn(3, ' ');
-    let (name, mut rtype, mut data) =
-        (words.next().expect("a name"), words.next().expect("a type"), words.next().expect("data").to_owned());
+    let (name, mut rtype, mut data) = (
+        words.next().expect("a name"),
+        words.next().expect("a type"),
+        words.next().expect("data").to_owned(),
+    );
     let mut ttl = 300;
     if let Ok(seconds) = rtype.parse() {
         ttl = seconds;
@@ -34,7 +37,12 @@ pub fn record(zone: &str, line: &str) -> Record {
         (n, "") => n.to_owned(),
         (n, z) => format!("{n}.{z}"),
     };
-    Record { owner, ttl, rtype: rtype.to_owned(), data }
+    Record {
+        owner,
+        ttl,
+        rtype: rtype.to_owned(),
+        data,
+    }
 }
 
 /// A zone of these records, served by the fleet's first name server.
@@ -63,7 +71,8 @@ pub fn site(name: &str, hosts: &[&str]) -> Site {
     }
 }
 
-/// Where every edge of these tests answers its health checks: they are all up, from the first check on.
+/// Where every edge of these tests answers its health checks: they are all up, from the first check
+/// on.
 fn healthy() -> SocketAddr {
     static ADDRESS: OnceLock<SocketAddr> = OnceLock::new();
     *ADDRESS.get_or_init(|| {
@@ -73,7 +82,9 @@ fn healthy() -> SocketAddr {
             for mut stream in listener.incoming().flatten() {
                 let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
                 let _ = stream.read(&mut [0; 1024]);
-                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                let _ = stream.write_all(
+                    b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+                );
             }
         });
         address
@@ -101,9 +112,15 @@ fn cluster(name: &str, latitude: f64, longitude: f64, net: u8) -> Cluster {
     Cluster {
         name: name.to_owned(),
         label: name.to_owned(),
-        place: Place { latitude, longitude },
+        place: Place {
+            latitude,
+            longitude,
+        },
         time_zone: "UTC".to_owned(),
-        off_peak: DailyWindow { start_minute: 120, end_minute: 360 },
+        off_peak: DailyWindow {
+            start_minute: 120,
+            end_minute: 360,
+        },
         fill_rate_bits: 1 << 20,
         push_share: Bytes(0),
         weight: 1,
@@ -138,7 +155,10 @@ pub fn fleet(listen: Vec<SocketAddr>, sites: Vec<Site>, zones: Vec<Zone>) -> Fle
             name: "ns1".to_owned(),
             host: "ns1.cdn.test".to_owned(),
             listen,
-            addresses: vec![Ipv4Addr::new(127, 0, 0, 53).into(), "2001:db8::53".parse().expect("an address")],
+            addresses: vec![
+                Ipv4Addr::new(127, 0, 0, 53).into(),
+                "2001:db8::53".parse().expect("an address"),
+            ],
             admin,
             admin_url: format!("http://{admin}"),
         }],
@@ -160,7 +180,11 @@ pub fn fleet(listen: Vec<SocketAddr>, sites: Vec<Site>, zones: Vec<Zone>) -> Fle
             ramp: Duration::ZERO,
             rtt_bound: false,
         },
-        clusters: vec![cluster("ams", 52.37, 4.9, 10), cluster("nyc", 40.71, -74.01, 20), cluster("sin", 1.35, 103.82, 30)],
+        clusters: vec![
+            cluster("ams", 52.37, 4.9, 10),
+            cluster("nyc", 40.71, -74.01, 20),
+            cluster("sin", 1.35, 103.82, 30),
+        ],
         sites,
         zones,
         changed_unix_s: 1_700_000_000,
@@ -250,9 +274,20 @@ impl Server {
         let (entries_tx, entries) = mpsc::channel(1);
         let (state_tx, state) = watch::channel(FollowState::default());
         let (trigger, shutdown) = shutdown::channel();
-        let context = NodeContext { name: name.to_owned(), fleet: fleet_rx, entries, state, following: Following::default(), shutdown };
+        let context = NodeContext {
+            name: name.to_owned(),
+            fleet: fleet_rx,
+            entries,
+            state,
+            following: Following::default(),
+            shutdown,
+        };
         let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(1)
+                .enable_all()
+                .build()
+                .expect("a runtime");
             runtime.block_on(nearcast_gslb_dns::run(context))
         });
         let server = Self {
@@ -264,9 +299,14 @@ impl Server {
             _entries: entries_tx,
             _state: state_tx,
         };
-        // UDP alone would be lost before the socket is bound; TCP says at once whether anybody listens.
+        // UDP alone would be lost before the socket is bound; TCP says at once whether anybody
+        // listens.
         for _ in 0..600 {
-            if server.thread.as_ref().is_some_and(std::thread::JoinHandle::is_finished) {
+            if server
+                .thread
+                .as_ref()
+                .is_some_and(std::thread::JoinHandle::is_finished)
+            {
                 panic!("the server ended: {:?}", server.stop());
             }
             if TcpStream::connect(address).is_ok() {
@@ -280,7 +320,11 @@ impl Server {
     /// Asks it to end and waits for that.
     pub fn stop(mut self) -> Result<(), Failure> {
         drop(self.trigger.take());
-        self.thread.take().expect("it runs").join().expect("it does not panic")
+        self.thread
+            .take()
+            .expect("it runs")
+            .join()
+            .expect("it does not panic")
     }
 
     /// `dig`'s whole output.
@@ -296,20 +340,29 @@ impl Server {
     /// Whether a datagram stays without an answer while a good one after it gets one.
     pub fn ignores(&self, message: &[u8]) -> bool {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-        socket.set_read_timeout(Some(Duration::from_secs(3))).expect("a time-out");
+        socket
+            .set_read_timeout(Some(Duration::from_secs(3)))
+            .expect("a time-out");
         socket.send_to(message, self.address).expect("sent");
         let probe = query(0xbeef, "cdn.test", 6);
         socket.send_to(&probe, self.address).expect("sent");
         let mut buffer = [0; 2048];
-        let (len, _) = socket.recv_from(&mut buffer).expect("the probe is answered");
+        let (len, _) = socket
+            .recv_from(&mut buffer)
+            .expect("the probe is answered");
         len >= 2 && buffer[..2] == [0xbe, 0xef]
     }
 
     /// Sends messages on one TCP connection, reads as many answers.
     pub fn tcp(&self, messages: &[Vec<u8>], answers: usize) -> Vec<Vec<u8>> {
         let mut stream = TcpStream::connect(self.address).expect("connected");
-        stream.set_read_timeout(Some(Duration::from_secs(3))).expect("a time-out");
-        let framed: Vec<u8> = messages.iter().flat_map(|m| [&(m.len() as u16).to_be_bytes()[..], m].concat()).collect();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(3)))
+            .expect("a time-out");
+        let framed: Vec<u8> = messages
+            .iter()
+            .flat_map(|m| [&(m.len() as u16).to_be_bytes()[..], m].concat())
+            .collect();
         stream.write_all(&framed).expect("written");
         (0..answers).map(|_| read_message(&mut stream)).collect()
     }
@@ -324,7 +377,13 @@ impl Drop for Server {
 /// `dig` against one server.
 pub fn dig(server: SocketAddr, arguments: &[&str]) -> String {
     let output = std::process::Command::new("dig")
-        .args([&format!("@{}", server.ip()), "-p", &server.port().to_string(), "+tries=1", "+time=3"])
+        .args([
+            &format!("@{}", server.ip()),
+            "-p",
+            &server.port().to_string(),
+            "+tries=1",
+            "+time=3",
+        ])
         .args(arguments)
         .output()
         .expect("dig runs");
@@ -342,13 +401,20 @@ pub fn read_message(stream: &mut TcpStream) -> Vec<u8> {
 
 /// Sends one datagram and waits that long for an answer.
 pub fn udp_within(server: SocketAddr, message: &[u8], wait: Duration) -> Option<Vec<u8>> {
-    let own: std::net::IpAddr = if server.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { std::net::Ipv6Addr::LOCALHOST.into() };
+    let own: std::net::IpAddr = if server.is_ipv4() {
+        Ipv4Addr::LOCALHOST.into()
+    } else {
+        std::net::Ipv6Addr::LOCALHOST.into()
+    };
     let socket = UdpSocket::bind((own, 0)).expect("a port");
     socket.set_read_timeout(Some(wait)).expect("a time-out");
     socket.send_to(message, server).expect("sent");
     let mut buffer = vec![0; 65_536];
     let (len, from) = socket.recv_from(&mut buffer).ok()?;
-    assert_eq!(from, server, "the answer comes from the address that was asked");
+    assert_eq!(
+        from, server,
+        "the answer comes from the address that was asked"
+    );
     buffer.truncate(len);
     Some(buffer)
 }
@@ -368,7 +434,13 @@ pub fn query(id: u16, name: &str, qtype: u16) -> Vec<u8> {
 }
 
 /// The same with an OPT record of these options (code, data).
-pub fn query_with(id: u16, name: &str, qtype: u16, version: u8, options: &[(u16, Vec<u8>)]) -> Vec<u8> {
+pub fn query_with(
+    id: u16,
+    name: &str,
+    qtype: u16,
+    version: u8,
+    options: &[(u16, Vec<u8>)],
+) -> Vec<u8> {
     let mut message = query(id, name, qtype);
     add_opt(&mut message, version, 1232, options);
     message
@@ -377,8 +449,12 @@ pub fn query_with(id: u16, name: &str, qtype: u16, version: u8, options: &[(u16,
 /// Adds an OPT record.
 pub fn add_opt(message: &mut Vec<u8>, version: u8, udp_bytes: u16, options: &[(u16, Vec<u8>)]) {
     message[11] += 1;
-    let data: Vec<u8> =
-        options.iter().flat_map(|(code, d)| [&code.to_be_bytes()[..], &(d.len() as u16).to_be_bytes(), d].concat()).collect();
+    let data: Vec<u8> = options
+        .iter()
+        .flat_map(|(code, d)| {
+            [&code.to_be_bytes()[..], &(d.len() as u16).to_be_bytes(), d].concat()
+        })
+        .collect();
     message.extend_from_slice(&[0, 0, 41]);
     message.extend_from_slice(&udp_bytes.to_be_bytes());
     message.extend_from_slice(&[0, version, 0, 0]);

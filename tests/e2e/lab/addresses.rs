@@ -10,8 +10,9 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 pub struct Block(u8, u8);
 
 impl Block {
-    /// The next block. Blocks of two test processes that run at once differ by the process id; 127.0 and 127.1 are left
-    /// to the demo and to others. One in which something listens, such as a node of a run that was cut off, is passed over.
+    /// The next block. Blocks of two test processes that run at once differ by the process id;
+    /// 127.0 and 127.1 are left to the demo and to others. One in which something listens, such as
+    /// a node of a run that was cut off, is passed over.
     pub fn take() -> Self {
         loop {
             let n = NEXT.fetch_add(1, Ordering::Relaxed);

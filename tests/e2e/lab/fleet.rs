@@ -15,13 +15,20 @@ use super::{tools, wait};
 /// How long a role may take to be ready on a busy machine.
 const READY: Duration = Duration::from_secs(30);
 
-/// The fleet's places: name, latitude, longitude, time zone. Their order gives the last byte of their edges' addresses:
-/// 11, 12 for the first cluster, 21, 22 for the second.
-pub const PLACES: [(&str, f64, f64, &str); 3] =
-    [("ams", 52.37, 4.90, "Europe/Amsterdam"), ("nyc", 40.71, -74.01, "America/New_York"), ("sin", 1.35, 103.82, "Asia/Singapore")];
+/// The fleet's places: name, latitude, longitude, time zone. Their order gives the last byte of
+/// their edges' addresses: 11, 12 for the first cluster, 21, 22 for the second.
+pub const PLACES: [(&str, f64, f64, &str); 3] = [
+    ("ams", 52.37, 4.90, "Europe/Amsterdam"),
+    ("nyc", 40.71, -74.01, "America/New_York"),
+    ("sin", 1.35, 103.82, "Asia/Singapore"),
+];
 
 /// The demo's client network in each place, as the built-in table places it.
-pub const CLIENTS: [(&str, &str); 3] = [("ams", "198.51.100.0/24"), ("nyc", "203.0.113.0/24"), ("sin", "192.0.2.0/24")];
+pub const CLIENTS: [(&str, &str); 3] = [
+    ("ams", "198.51.100.0/24"),
+    ("nyc", "203.0.113.0/24"),
+    ("sin", "192.0.2.0/24"),
+];
 
 /// A fleet file in the making, with the settings that tests vary.
 #[derive(Debug, Clone)]
@@ -48,14 +55,16 @@ pub struct Plan {
     pub more: String,
     /// Hosts of the site.
     pub hosts: Vec<&'static str>,
-    /// Whether each node has its own key, in its state directory, and the fleet's key is accepted from none.
+    /// Whether each node has its own key, in its state directory, and the fleet's key is accepted
+    /// from none.
     pub own_keys: bool,
     /// Whether the origin role writes the demo's pages and video into its root first.
     pub demo_content: bool,
 }
 
 impl Plan {
-    /// Three clusters of two edges and one site, `www`, with the host `www.demo.test`, steered by geography.
+    /// Three clusters of two edges and one site, `www`, with the host `www.demo.test`, steered by
+    /// geography.
     pub fn new() -> Self {
         Self {
             block: Block::take(),
@@ -106,14 +115,23 @@ impl Plan {
             self.fleet
         );
         let (control, dns, origin) = (self.control(), self.dns(), self.origin_address());
-        let _ = writeln!(text, "[control]\nlisten = \"{control}\"\nadmin = \"{}:9100\"\n", control.ip());
+        let _ = writeln!(
+            text,
+            "[control]\nlisten = \"{control}\"\nadmin = \"{}:9100\"\n",
+            control.ip()
+        );
         let _ = writeln!(
             text,
             "[[origin_node]]\nname = \"origin\"\nlisten = \"{origin}\"\nadmin = \"{}:9100\"\nroot = \"content\"\n",
             origin.ip()
         );
-        let _ = writeln!(text, "[[name_server]]\nname = \"ns1\"\nlisten = \"{dns}\"\nadmin = \"{}:9100\"\n", dns.ip());
-        for (c, (name, latitude, longitude, zone)) in PLACES.iter().enumerate().take(self.clusters) {
+        let _ = writeln!(
+            text,
+            "[[name_server]]\nname = \"ns1\"\nlisten = \"{dns}\"\nadmin = \"{}:9100\"\n",
+            dns.ip()
+        );
+        for (c, (name, latitude, longitude, zone)) in PLACES.iter().enumerate().take(self.clusters)
+        {
             let _ = writeln!(
                 text,
                 "[[cluster]]\nname = \"{name}\"\nplace = {{ latitude = {latitude}, longitude = {longitude} }}\ntime_zone = \"{zone}\"\n\
@@ -130,7 +148,10 @@ impl Plan {
                 );
             }
         }
-        let url = self.origin.clone().unwrap_or_else(|| format!("http://{origin}"));
+        let url = self
+            .origin
+            .clone()
+            .unwrap_or_else(|| format!("http://{origin}"));
         let _ = writeln!(
             text,
             "\n[[site]]\nname = \"www\"\nhosts = {:?}\norigin = \"{url}\"\nsteering = \"{}\"\nttl = \"5s\"\n{}",
@@ -166,21 +187,36 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Writes the file, makes `content/` with an `index.html`, starts every role and waits until all are ready and every
-    /// edge is in the answers.
+    /// Writes the file, makes `content/` with an `index.html`, starts every role and waits until
+    /// all are ready and every edge is in the answers.
     pub fn start(plan: Plan) -> Self {
-        let directory = TempDir::with_prefix("nearcast-e2e-").expect("a temporary directory can be made");
-        std::fs::write(directory.path().join("nearcast.toml"), plan.text()).expect("the fleet file can be written");
+        let directory =
+            TempDir::with_prefix("nearcast-e2e-").expect("a temporary directory can be made");
+        std::fs::write(directory.path().join("nearcast.toml"), plan.text())
+            .expect("the fleet file can be written");
         std::fs::create_dir(directory.path().join("content")).expect("content can be made");
-        std::fs::write(directory.path().join("content/index.html"), "<h1>hello</h1>\n").expect("a page can be written");
-        let mut fleet = Self { plan, nodes: BTreeMap::new(), directory };
+        std::fs::write(
+            directory.path().join("content/index.html"),
+            "<h1>hello</h1>\n",
+        )
+        .expect("a page can be written");
+        let mut fleet = Self {
+            plan,
+            nodes: BTreeMap::new(),
+            directory,
+        };
         if fleet.plan.own_keys {
             let (key, state) = (fleet.path("fleet.key"), fleet.path("state"));
-            for arguments in
-                [["key", "--new", "--out", &key.to_string_lossy()].as_slice(), &["key", "--all", "--dir", &state.to_string_lossy()]]
-            {
+            for arguments in [
+                ["key", "--new", "--out", &key.to_string_lossy()].as_slice(),
+                &["key", "--all", "--dir", &state.to_string_lossy()],
+            ] {
                 let made = fleet.operate(arguments);
-                assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+                assert!(
+                    made.status.success(),
+                    "{}",
+                    String::from_utf8_lossy(&made.stderr)
+                );
             }
         }
         let roles = fleet.plan.roles();
@@ -191,10 +227,18 @@ impl Fleet {
             fleet.wait_ready(name, *ip);
         }
         for (place, subnet) in CLIENTS.iter().take(fleet.plan.clusters) {
-            wait::until(&format!("all edges of {place} in the answers"), READY, || {
-                let found = tools::dig_addresses(fleet.plan.dns(), "www.cdn.test", subnet);
-                if found.len() == fleet.plan.nodes || fleet.plan.steering != "geo" { Ok(()) } else { Err(format!("{found:?}")) }
-            });
+            wait::until(
+                &format!("all edges of {place} in the answers"),
+                READY,
+                || {
+                    let found = tools::dig_addresses(fleet.plan.dns(), "www.cdn.test", subnet);
+                    if found.len() == fleet.plan.nodes || fleet.plan.steering != "geo" {
+                        Ok(())
+                    } else {
+                        Err(format!("{found:?}"))
+                    }
+                },
+            );
         }
         fleet
     }
@@ -207,7 +251,9 @@ impl Fleet {
     /// Starts (again) one node.
     pub fn start_node(&mut self, role: &str, name: &str) {
         let mut command = nearcast();
-        command.args([role, "--node", name, "--fleet"]).arg(self.path("nearcast.toml"));
+        command
+            .args([role, "--node", name, "--fleet"])
+            .arg(self.path("nearcast.toml"));
         if role == "origin" && self.plan.demo_content {
             command.arg("--demo-content");
         }
@@ -223,10 +269,23 @@ impl Fleet {
                 panic!("{name} ended with {status}:\n{}", node.output());
             }
             let code = std::process::Command::new("curl")
-                .args(["-s", "-o", "/dev/null", "-m", "2", "-w", "%{http_code}", &format!("http://{ip}:9100/ready")])
+                .args([
+                    "-s",
+                    "-o",
+                    "/dev/null",
+                    "-m",
+                    "2",
+                    "-w",
+                    "%{http_code}",
+                    &format!("http://{ip}:9100/ready"),
+                ])
                 .output()
                 .expect("curl runs; tests/run installs it");
-            if code.stdout == b"200" { Ok(()) } else { Err(format!("/ready: {}", String::from_utf8_lossy(&code.stdout))) }
+            if code.stdout == b"200" {
+                Ok(())
+            } else {
+                Err(format!("/ready: {}", String::from_utf8_lossy(&code.stdout)))
+            }
         });
     }
 
@@ -244,11 +303,16 @@ impl Fleet {
 
     /// The response head that an edge gives for a path, in lower case.
     pub fn head(&self, edge: Ipv4Addr, path: &str) -> String {
-        self.curl(edge, &["-D", "-", "-o", "/dev/null"], path).to_lowercase()
+        self.curl(edge, &["-D", "-", "-o", "/dev/null"], path)
+            .to_lowercase()
     }
 
     /// Runs an operator command of the binary with this fleet; gives its output.
     pub fn operate(&self, arguments: &[&str]) -> std::process::Output {
-        nearcast().args(arguments).env("NEARCAST_FLEET", self.path("nearcast.toml")).output().expect("the binary runs")
+        nearcast()
+            .args(arguments)
+            .env("NEARCAST_FLEET", self.path("nearcast.toml"))
+            .output()
+            .expect("the binary runs")
     }
 }

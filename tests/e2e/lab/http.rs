@@ -37,7 +37,13 @@ impl Reply {
     /// A `200` with a body and `Cache-Control`.
     pub fn ok(body: impl Into<Vec<u8>>, cache_control: &str) -> Self {
         let fields = vec![("Cache-Control".to_owned(), cache_control.to_owned())];
-        Self { status: "200 OK".to_owned(), fields, body: body.into(), pieces: 1, pause: Duration::ZERO }
+        Self {
+            status: "200 OK".to_owned(),
+            fields,
+            body: body.into(),
+            pieces: 1,
+            pause: Duration::ZERO,
+        }
     }
 
     /// The same with one more field.
@@ -56,7 +62,8 @@ impl Reply {
 
 type Script = dyn Fn(&Seen) -> Reply + Send + Sync;
 
-/// A running scripted origin. Dropping it closes the listener and every connection, as a dead machine would.
+/// A running scripted origin. Dropping it closes the listener and every connection, as a dead
+/// machine would.
 pub struct Origin {
     address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
@@ -70,28 +77,44 @@ const CONNECTIONS_MAX: usize = 512;
 
 impl Origin {
     /// Starts answering with `script` on `address`.
-    pub fn start(address: SocketAddr, script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+    pub fn start(
+        address: SocketAddr,
+        script: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind(address).expect("the block's addresses are free");
         let origin = Self {
-            address: listener.local_addr().expect("a bound listener has an address"),
+            address: listener
+                .local_addr()
+                .expect("a bound listener has an address"),
             seen: Arc::default(),
             open: Arc::new(AtomicBool::new(true)),
             connections: Arc::default(),
             streams: Arc::default(),
         };
         let script: Arc<Script> = Arc::new(script);
-        let (seen, open, connections) = (origin.seen.clone(), origin.open.clone(), origin.connections.clone());
+        let (seen, open, connections) = (
+            origin.seen.clone(),
+            origin.open.clone(),
+            origin.connections.clone(),
+        );
         let streams = origin.streams.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 if !open.load(Ordering::SeqCst) {
                     return;
                 }
-                assert!(connections.fetch_add(1, Ordering::SeqCst) < CONNECTIONS_MAX, "too many connections at the origin");
+                assert!(
+                    connections.fetch_add(1, Ordering::SeqCst) < CONNECTIONS_MAX,
+                    "too many connections at the origin"
+                );
                 if let Ok(copy) = stream.try_clone() {
-                    streams.lock().expect("no test panics while it holds this").push(copy);
+                    streams
+                        .lock()
+                        .expect("no test panics while it holds this")
+                        .push(copy);
                 }
-                let (seen, script, connections) = (seen.clone(), script.clone(), connections.clone());
+                let (seen, script, connections) =
+                    (seen.clone(), script.clone(), connections.clone());
                 std::thread::spawn(move || {
                     // A client that goes away ends its connection; the test sees what was counted.
                     let _ = serve(&stream, &seen, &*script);
@@ -109,7 +132,10 @@ impl Origin {
 
     /// Everything asked so far.
     pub fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().expect("no test panics while it holds this").clone()
+        self.seen
+            .lock()
+            .expect("no test panics while it holds this")
+            .clone()
     }
 
     /// How often a target was asked for.
@@ -122,7 +148,12 @@ impl Drop for Origin {
     fn drop(&mut self) {
         self.open.store(false, Ordering::SeqCst);
         let _ = TcpStream::connect(self.address); // wakes the accept loop
-        for stream in self.streams.lock().expect("no test panics while it holds this").drain(..) {
+        for stream in self
+            .streams
+            .lock()
+            .expect("no test panics while it holds this")
+            .drain(..)
+        {
             let _ = stream.shutdown(std::net::Shutdown::Both);
         }
     }
@@ -137,18 +168,32 @@ fn serve(stream: &TcpStream, seen: &Mutex<Vec<Seen>>, script: &Script) -> std::i
             return Ok(());
         }
         let mut words = line.split_whitespace().map(str::to_owned);
-        let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let (method, target) = (
+            words.next().unwrap_or_default(),
+            words.next().unwrap_or_default(),
+        );
         let mut fields = HashMap::new();
         loop {
             let mut field = String::new();
             reader.read_line(&mut field)?;
-            let Some((name, value)) = field.trim_end().split_once(':') else { break };
+            let Some((name, value)) = field.trim_end().split_once(':') else {
+                break;
+            };
             fields.insert(name.to_lowercase(), value.trim().to_owned());
         }
-        let body_bytes = fields.get("content-length").and_then(|v| v.parse().ok()).unwrap_or(0);
+        let body_bytes = fields
+            .get("content-length")
+            .and_then(|v| v.parse().ok())
+            .unwrap_or(0);
         std::io::copy(&mut reader.by_ref().take(body_bytes), &mut std::io::sink())?;
-        let request = Seen { method, target, fields };
-        seen.lock().expect("no test panics while it holds this").push(request.clone());
+        let request = Seen {
+            method,
+            target,
+            fields,
+        };
+        seen.lock()
+            .expect("no test panics while it holds this")
+            .push(request.clone());
         answer(stream, &request, &script(&request))?;
     }
 }

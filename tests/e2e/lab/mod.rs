@@ -1,4 +1,5 @@
-//! The lab: starts roles and tools as processes, waits for conditions, and ends everything it started.
+//! The lab: starts roles and tools as processes, waits for conditions, and ends everything it
+//! started.
 
 pub mod addresses;
 pub mod browser;

@@ -20,15 +20,28 @@ pub struct Network {
 }
 
 impl Network {
-    /// Makes a namespace for every host with its address, and delays of so many milliseconds one way between pairs.
-    pub fn new(directory: &Path, hosts: &[(&'static str, &str)], delays: &[(&str, &str, u32)]) -> Self {
+    /// Makes a namespace for every host with its address, and delays of so many milliseconds one
+    /// way between pairs.
+    pub fn new(
+        directory: &Path,
+        hosts: &[(&'static str, &str)],
+        delays: &[(&str, &str, u32)],
+    ) -> Self {
         remove_leftovers();
-        let prefix = format!("nc{}-{}-", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let prefix = format!(
+            "nc{}-{}-",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
         for (host, _) in hosts {
             run("ip", ["netns", "add", &format!("{prefix}{host}")]);
         }
-        // Real-time priority keeps the delays true on a busy machine; without the right to it they only drift.
-        let real_time = Command::new("chrt").args(["-f", "10", "true"]).status().is_ok_and(|s| s.success());
+        // Real-time priority keeps the delays true on a busy machine; without the right to it they
+        // only drift.
+        let real_time = Command::new("chrt")
+            .args(["-f", "10", "true"])
+            .status()
+            .is_ok_and(|s| s.success());
         let mut command = if real_time {
             let mut command = Command::new("chrt");
             command.args(["-f", "10", "python3"]);
@@ -39,10 +52,21 @@ impl Network {
         let log = directory.join("delay.log");
         let file = std::fs::File::create(&log).expect("the log can be written");
         let mut forwarder = command
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/lab/delay.py"))
-            .args(hosts.iter().map(|(host, address)| format!("{prefix}{host}={address}")))
+            .arg(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/tests/e2e/lab/delay.py"
+            ))
+            .args(
+                hosts
+                    .iter()
+                    .map(|(host, address)| format!("{prefix}{host}={address}")),
+            )
             .arg("--")
-            .args(delays.iter().map(|(a, b, ms)| format!("{prefix}{a}:{prefix}{b}:{ms}")))
+            .args(
+                delays
+                    .iter()
+                    .map(|(a, b, ms)| format!("{prefix}{a}:{prefix}{b}:{ms}")),
+            )
             .stdin(Stdio::piped())
             .stdout(file.try_clone().expect("a log handle can be copied"))
             .stderr(file)
@@ -51,29 +75,48 @@ impl Network {
         let input = forwarder.stdin.take().expect("standard input is a pipe");
         wait::until("the delay network", Duration::from_secs(10), || {
             let text = std::fs::read_to_string(&log).unwrap_or_default();
-            if text.contains("ready") { Ok(()) } else { Err(text) }
+            if text.contains("ready") {
+                Ok(())
+            } else {
+                Err(text)
+            }
         });
-        Self { prefix, hosts: hosts.iter().map(|(host, _)| *host).collect(), forwarder, _input: input }
+        Self {
+            prefix,
+            hosts: hosts.iter().map(|(host, _)| *host).collect(),
+            forwarder,
+            _input: input,
+        }
     }
 
     /// A command that runs on a host.
     pub fn on(&self, host: &str, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &format!("{}{host}", self.prefix)]).arg(program);
+        command
+            .args(["netns", "exec", &format!("{}{host}", self.prefix)])
+            .arg(program);
         command
     }
 }
 
-/// Removes namespaces of runs that were cut off, which are named by the process, and ends what still runs in them.
+/// Removes namespaces of runs that were cut off, which are named by the process, and ends what
+/// still runs in them.
 pub fn remove_leftovers() {
     for line in run("ip", ["netns", "list"]).lines() {
         let name = line.split_whitespace().next().unwrap_or_default();
-        let pid = name.strip_prefix("nc").and_then(|rest| rest.split_once('-')).and_then(|(pid, _)| pid.parse::<u32>().ok());
+        let pid = name
+            .strip_prefix("nc")
+            .and_then(|rest| rest.split_once('-'))
+            .and_then(|(pid, _)| pid.parse::<u32>().ok());
         if pid.is_none_or(process::is_test) {
             continue;
         }
         // Another test may remove it at the same time.
-        let running = Command::new("ip").args(["netns", "pids", name]).output().map(|o| o.stdout).unwrap_or_default();
+        let running = Command::new("ip")
+            .args(["netns", "pids", name])
+            .output()
+            .map(|o| o.stdout)
+            .unwrap_or_default();
         for left in String::from_utf8_lossy(&running).split_whitespace() {
             let _ = Command::new("kill").args(["-KILL", left]).status();
         }
@@ -84,14 +127,28 @@ pub fn remove_leftovers() {
 #[test]
 fn namespaces_of_a_run_that_was_cut_off_are_removed() {
     // No process has this number: the kernel's limit is lower.
-    let (left, own) = ("nc4194998-0-left".to_owned(), format!("nc{}-own", std::process::id()));
+    let (left, own) = (
+        "nc4194998-0-left".to_owned(),
+        format!("nc{}-own", std::process::id()),
+    );
     run("ip", ["netns", "add", &left]);
     run("ip", ["netns", "add", &own]);
-    let mut lasting = Command::new("ip").args(["netns", "exec", &left, "sleep", "600"]).spawn().expect("ip runs");
-    wait::until("a process in the namespace", Duration::from_secs(10), || {
-        let pids = run("ip", ["netns", "pids", &left]);
-        if pids.trim().is_empty() { Err("none") } else { Ok(()) }
-    });
+    let mut lasting = Command::new("ip")
+        .args(["netns", "exec", &left, "sleep", "600"])
+        .spawn()
+        .expect("ip runs");
+    wait::until(
+        "a process in the namespace",
+        Duration::from_secs(10),
+        || {
+            let pids = run("ip", ["netns", "pids", &left]);
+            if pids.trim().is_empty() {
+                Err("none")
+            } else {
+                Ok(())
+            }
+        },
+    );
     remove_leftovers();
     let names = run("ip", ["netns", "list"]);
     run("ip", ["netns", "delete", &own]);
@@ -104,7 +161,9 @@ impl Drop for Network {
         let _ = self.forwarder.kill();
         let _ = self.forwarder.wait();
         for host in &self.hosts {
-            let _ = Command::new("ip").args(["netns", "delete", &format!("{}{host}", self.prefix)]).status();
+            let _ = Command::new("ip")
+                .args(["netns", "delete", &format!("{}{host}", self.prefix)])
+                .status();
         }
     }
 }

@@ -26,14 +26,22 @@ impl Process {
     /// Starts a program with its output in `<directory>/<name>.log`.
     pub fn start(name: &str, directory: &Path, mut command: Command) -> Self {
         let log = directory.join(format!("{name}.log"));
-        let file = File::options().create(true).append(true).open(&log).expect("the log can be written");
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .expect("the log can be written");
         let child = command
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("a log handle can be copied"))
             .stderr(file)
             .spawn()
             .unwrap_or_else(|e| panic!("{name} ({:?}) does not start: {e}", command.get_program()));
-        Self { name: name.to_owned(), child, log }
+        Self {
+            name: name.to_owned(),
+            child,
+            log,
+        }
     }
 
     /// Process id.
@@ -43,7 +51,11 @@ impl Process {
 
     /// Sends a signal by its `kill` name (`TERM`, `HUP`, `STOP`).
     pub fn signal(&self, signal: &str) {
-        let status = Command::new("kill").arg(format!("-{signal}")).arg(self.pid().to_string()).status().expect("kill runs");
+        let status = Command::new("kill")
+            .arg(format!("-{signal}"))
+            .arg(self.pid().to_string())
+            .status()
+            .expect("kill runs");
         assert!(status.success(), "{} has ended already", self.name);
     }
 
@@ -61,14 +73,18 @@ impl Process {
     /// Waits for it to end by itself.
     pub fn wait(&mut self, limit: Duration) -> ExitStatus {
         let name = self.name.clone();
-        wait::until(&format!("{name} to end"), limit, || self.ended().ok_or("it still runs"))
+        wait::until(&format!("{name} to end"), limit, || {
+            self.ended().ok_or("it still runs")
+        })
     }
 
     /// What it has printed so far.
     pub fn output(&self) -> String {
         let mut text = String::new();
         let mut file = File::open(&self.log).expect("the log is there");
-        file.rewind().and_then(|()| file.read_to_string(&mut text)).expect("the log can be read");
+        file.rewind()
+            .and_then(|()| file.read_to_string(&mut text))
+            .expect("the log can be read");
         text
     }
 
@@ -77,7 +93,11 @@ impl Process {
         let name = self.name.clone();
         wait::until(&format!("{name} to print {text:?}"), limit, || {
             let output = self.output();
-            if output.contains(text) { Ok(()) } else { Err(format!("it printed:\n{output}")) }
+            if output.contains(text) {
+                Ok(())
+            } else {
+                Err(format!("it printed:\n{output}"))
+            }
         });
     }
 }
@@ -99,7 +119,10 @@ impl Drop for Process {
 /// Whether that process is a run of these tests. Another may have the number of one that has ended.
 pub fn is_test(pid: u32) -> bool {
     let program = std::fs::read_link(format!("/proc/{pid}/exe")).ok();
-    program.is_some_and(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("e2e-")))
+    program.is_some_and(|path| {
+        path.file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with("e2e-"))
+    })
 }
 
 /// Runs a program to its end and gives its standard output.
@@ -116,7 +139,14 @@ where
         .stdin(Stdio::null())
         .output()
         .unwrap_or_else(|e| panic!("{program} cannot be run ({e}); tests/run installs it"));
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{program} ended with {}:\n{out}\n{err}", output.status);
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(
+        output.status.success(),
+        "{program} ended with {}:\n{out}\n{err}",
+        output.status
+    );
     out.into_owned()
 }

@@ -10,7 +10,11 @@ const STEP: Duration = Duration::from_millis(20);
 ///
 /// # Panics
 /// When it does not hold within `limit`; says what was waited for and why it did not hold at last.
-pub fn until<T, E: Display>(what: &str, limit: Duration, mut condition: impl FnMut() -> Result<T, E>) -> T {
+pub fn until<T, E: Display>(
+    what: &str,
+    limit: Duration,
+    mut condition: impl FnMut() -> Result<T, E>,
+) -> T {
     let start = Instant::now();
     loop {
         match condition() {

@@ -28,7 +28,11 @@ struct Manner {
     bytes: &'static [u8],
 }
 
-const LASTING: Manner = Manner { answers: usize::MAX, delay: Duration::ZERO, bytes: OK };
+const LASTING: Manner = Manner {
+    answers: usize::MAX,
+    delay: Duration::ZERO,
+    bytes: OK,
+};
 
 async fn serve(mut stream: TcpStream, manner: Manner) {
     let mut head = [0; 1024];
@@ -43,7 +47,8 @@ async fn serve(mut stream: TcpStream, manner: Manner) {
     }
 }
 
-/// A server that deals with each connection in that manner, but accepts no more than `accepted_max`, and counts them.
+/// A server that deals with each connection in that manner, but accepts no more than
+/// `accepted_max`, and counts them.
 async fn server(manner: Manner, accepted_max: usize) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -51,7 +56,9 @@ async fn server(manner: Manner, accepted_max: usize) -> (SocketAddr, Arc<AtomicU
     let count = Arc::clone(&accepted);
     tokio::spawn(async move {
         while count.load(Ordering::Relaxed) < accepted_max {
-            let Ok((stream, _)) = listener.accept().await else { return };
+            let Ok((stream, _)) = listener.accept().await else {
+                return;
+            };
             count.fetch_add(1, Ordering::Relaxed);
             tokio::spawn(serve(stream, manner));
         }
@@ -63,42 +70,95 @@ async fn server(manner: Manner, accepted_max: usize) -> (SocketAddr, Arc<AtomicU
 }
 
 async fn once(manner: Manner) -> Outcome {
-    Checker::new(server(manner, usize::MAX).await.0, rules()).check().await
+    Checker::new(server(manner, usize::MAX).await.0, rules())
+        .check()
+        .await
 }
 
 #[tokio::test]
 async fn the_status_decides() {
     let passed = once(LASTING).await;
-    assert!(matches!(passed, Outcome::Passed(us) if us > 0), "{passed:?}");
+    assert!(
+        matches!(passed, Outcome::Passed(us) if us > 0),
+        "{passed:?}"
+    );
     let table: [(&'static [u8], Outcome); 5] = [
-        (b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n", Outcome::Refusing("status 503".into())),
-        (b"HTTP/1.1 503 No\r\nconnection: close\r\ncontent-length: 0\r\n\r\n", Outcome::Refusing("status 503".into())),
-        (b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n", Outcome::Failed("status 500".into())),
-        (b"HTTP/1.1 302 Found\r\nlocation: /\r\ncontent-length: 0\r\n\r\n", Outcome::Failed("status 302".into())),
+        (
+            b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n",
+            Outcome::Refusing("status 503".into()),
+        ),
+        (
+            b"HTTP/1.1 503 No\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+            Outcome::Refusing("status 503".into()),
+        ),
+        (
+            b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n",
+            Outcome::Failed("status 500".into()),
+        ),
+        (
+            b"HTTP/1.1 302 Found\r\nlocation: /\r\ncontent-length: 0\r\n\r\n",
+            Outcome::Failed("status 302".into()),
+        ),
         (b"", Outcome::Failed("closed without an answer".into())),
     ];
     for (bytes, expected) in table {
-        assert_eq!(once(Manner { answers: 1, bytes, ..LASTING }).await, expected);
+        assert_eq!(
+            once(Manner {
+                answers: 1,
+                bytes,
+                ..LASTING
+            })
+            .await,
+            expected
+        );
     }
-    let Outcome::Failed(reason) = once(Manner { bytes: b"SSH-2.0-x\r\n", ..LASTING }).await else { panic!() };
+    let Outcome::Failed(reason) = once(Manner {
+        bytes: b"SSH-2.0-x\r\n",
+        ..LASTING
+    })
+    .await
+    else {
+        panic!()
+    };
     assert!(reason.starts_with("not an HTTP answer"), "{reason}");
-    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    assert_eq!(Checker::new(gone, rules()).check().await, Outcome::Failed("connection refused".into()));
+    let gone = TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    assert_eq!(
+        Checker::new(gone, rules()).check().await,
+        Outcome::Failed("connection refused".into())
+    );
     // No packet ever goes there from a socket like ours.
-    assert_eq!(Checker::new("255.255.255.255:80".parse().unwrap(), rules()).check().await, Outcome::NoRoute);
+    assert_eq!(
+        Checker::new("255.255.255.255:80".parse().unwrap(), rules())
+            .check()
+            .await,
+        Outcome::NoRoute
+    );
 }
 
 #[tokio::test]
 async fn a_silent_server_fails_after_the_time_out() {
     let (address, _) = server(LASTING, 0).await;
-    let quick = HealthCheck { timeout: Duration::from_millis(30), ..rules() };
-    assert_eq!(Checker::new(address, quick).check().await, Outcome::Failed("no answer within 30 ms".into()));
+    let quick = HealthCheck {
+        timeout: Duration::from_millis(30),
+        ..rules()
+    };
+    assert_eq!(
+        Checker::new(address, quick).check().await,
+        Outcome::Failed("no answer within 30 ms".into())
+    );
 }
 
 async fn passes(checker: &mut Checker, count: usize) {
     for i in 0..count {
         let outcome = checker.check().await;
-        assert!(matches!(outcome, Outcome::Passed(_)), "check {i}: {outcome:?}");
+        assert!(
+            matches!(outcome, Outcome::Passed(_)),
+            "check {i}: {outcome:?}"
+        );
     }
 }
 
@@ -115,11 +175,20 @@ async fn every_tenth_check_is_on_a_new_connection() {
 #[tokio::test]
 async fn a_listener_that_accepts_nothing_more_fails_while_its_old_connection_answers() {
     let (address, _) = server(LASTING, 1).await;
-    let mut checker = Checker::new(address, HealthCheck { timeout: Duration::from_millis(500), ..rules() });
+    let mut checker = Checker::new(
+        address,
+        HealthCheck {
+            timeout: Duration::from_millis(500),
+            ..rules()
+        },
+    );
     passes(&mut checker, 10).await;
     for _ in 0..2 {
         let outcome = checker.check().await;
-        assert!(matches!(&outcome, Outcome::Failed(reason) if reason.starts_with("no answer within")), "{outcome:?}");
+        assert!(
+            matches!(&outcome, Outcome::Failed(reason) if reason.starts_with("no answer within")),
+            "{outcome:?}"
+        );
     }
 }
 
@@ -129,28 +198,72 @@ async fn a_connection_that_the_server_closed_is_no_failure() {
         let (address, accepted) = server(Manner { answers, ..LASTING }, usize::MAX).await;
         let mut checker = Checker::new(address, rules());
         passes(&mut checker, 12).await;
-        assert_eq!(accepted.load(Ordering::Relaxed), 12 / answers, "{answers} answers a connection");
+        assert_eq!(
+            accepted.load(Ordering::Relaxed),
+            12 / answers,
+            "{answers} answers a connection"
+        );
     }
     let saying: &[u8] = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-    let (address, accepted) = server(Manner { answers: 1, bytes: saying, ..LASTING }, usize::MAX).await;
+    let (address, accepted) = server(
+        Manner {
+            answers: 1,
+            bytes: saying,
+            ..LASTING
+        },
+        usize::MAX,
+    )
+    .await;
     passes(&mut Checker::new(address, rules()), 3).await;
     assert_eq!(accepted.load(Ordering::Relaxed), 3);
 }
 
 #[tokio::test]
 async fn a_long_body_is_not_read() {
-    let body: &'static [u8] = Box::leak([&b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n"[..], &[b'x'; 1_000_000]].concat().into());
-    let (address, accepted) = server(Manner { bytes: body, ..LASTING }, usize::MAX).await;
+    let body: &'static [u8] = Box::leak(
+        [
+            &b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n"[..],
+            &[b'x'; 1_000_000],
+        ]
+        .concat()
+        .into(),
+    );
+    let (address, accepted) = server(
+        Manner {
+            bytes: body,
+            ..LASTING
+        },
+        usize::MAX,
+    )
+    .await;
     passes(&mut Checker::new(address, rules()), 3).await;
-    assert_eq!(accepted.load(Ordering::Relaxed), 3, "such a connection is not kept");
-    let head: &'static [u8] = Box::leak([&b"HTTP/1.1 200 OK\r\nx: "[..], &[b'x'; 1_000_000]].concat().into());
-    let outcome = once(Manner { bytes: head, ..LASTING }).await;
-    assert!(matches!(outcome, Outcome::Failed(_)), "nor a head: {outcome:?}");
+    assert_eq!(
+        accepted.load(Ordering::Relaxed),
+        3,
+        "such a connection is not kept"
+    );
+    let head: &'static [u8] = Box::leak(
+        [&b"HTTP/1.1 200 OK\r\nx: "[..], &[b'x'; 1_000_000]]
+            .concat()
+            .into(),
+    );
+    let outcome = once(Manner {
+        bytes: head,
+        ..LASTING
+    })
+    .await;
+    assert!(
+        matches!(outcome, Outcome::Failed(_)),
+        "nor a head: {outcome:?}"
+    );
 }
 
 #[tokio::test]
 async fn a_far_edge_passes_from_its_first_check_on() {
-    let far = Manner { delay: Duration::from_millis(460), ..LASTING };
+    let far = Manner {
+        delay: Duration::from_millis(460),
+        ..LASTING
+    };
     let (address, _) = server(far, usize::MAX).await;
     let mut checker = Checker::new(address, rules());
     passes(&mut checker, 3).await;
@@ -160,18 +273,39 @@ async fn a_far_edge_passes_from_its_first_check_on() {
 
 #[tokio::test]
 async fn a_kept_connection_that_closes_brings_the_next_check_forward() {
-    let (address, _) = server(Manner { answers: 2, ..LASTING }, usize::MAX).await;
-    let mut checker = Checker::new(address, HealthCheck { interval: Duration::from_secs(300), ..rules() });
+    let (address, _) = server(
+        Manner {
+            answers: 2,
+            ..LASTING
+        },
+        usize::MAX,
+    )
+    .await;
+    let mut checker = Checker::new(
+        address,
+        HealthCheck {
+            interval: Duration::from_secs(300),
+            ..rules()
+        },
+    );
     passes(&mut checker, 2).await;
     // Begun so long ago that the least pause has passed and the interval has not.
     let begun = Instant::now() - Duration::from_secs(60);
-    let rested = tokio::time::timeout(Duration::from_secs(30), checker.rest(begun, &mut Jitter::new(1))).await;
+    let rested = tokio::time::timeout(
+        Duration::from_secs(30),
+        checker.rest(begun, &mut Jitter::new(1)),
+    )
+    .await;
     assert!(rested.is_ok(), "it waited for the interval");
 }
 
 #[tokio::test]
 async fn the_check_after_a_failure_comes_soon_until_the_endpoint_is_down() {
-    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let gone = TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let mut checker = Checker::new(gone, HealthCheck { fall: 3, ..rules() });
     for failing in [true, true, false, false] {
         assert!(matches!(checker.check().await, Outcome::Failed(_)));
@@ -181,30 +315,70 @@ async fn the_check_after_a_failure_comes_soon_until_the_endpoint_is_down() {
 
 #[test]
 fn the_time_to_wait_is_learned_within_its_bounds() {
-    let mut checker = Checker::new("192.0.2.1:80".parse().unwrap(), HealthCheck { timeout: Duration::from_secs(2), ..rules() });
+    let mut checker = Checker::new(
+        "192.0.2.1:80".parse().unwrap(),
+        HealthCheck {
+            timeout: Duration::from_secs(2),
+            ..rules()
+        },
+    );
     let kept = |checker: &Checker| checker.limit(&[checker.answering]).as_millis();
-    let new = |checker: &Checker| checker.limit(&[checker.connecting, checker.answering]).as_millis();
-    assert_eq!((kept(&checker), new(&checker)), (2_000, 2_000), "nothing is known");
+    let new = |checker: &Checker| {
+        checker
+            .limit(&[checker.connecting, checker.answering])
+            .as_millis()
+    };
+    assert_eq!(
+        (kept(&checker), new(&checker)),
+        (2_000, 2_000),
+        "nothing is known"
+    );
     for _ in 0..50 {
-        checker.connecting.observe(Duration::from_millis(1), checker.rules.timeout_min);
-        checker.answering.observe(Duration::from_millis(2), checker.rules.timeout_min);
+        checker
+            .connecting
+            .observe(Duration::from_millis(1), checker.rules.timeout_min);
+        checker
+            .answering
+            .observe(Duration::from_millis(2), checker.rules.timeout_min);
     }
     assert_eq!((kept(&checker), new(&checker)), (250, 250), "near");
     for _ in 0..100 {
-        checker.connecting.observe(Duration::from_millis(460), checker.rules.timeout_min);
-        checker.answering.observe(Duration::from_millis(460), checker.rules.timeout_min);
+        checker
+            .connecting
+            .observe(Duration::from_millis(460), checker.rules.timeout_min);
+        checker
+            .answering
+            .observe(Duration::from_millis(460), checker.rules.timeout_min);
     }
-    assert!((689..=691).contains(&kept(&checker)), "far: {}", kept(&checker));
-    assert!((1_378..=1_382).contains(&new(&checker)), "a new connection costs two round trips: {}", new(&checker));
+    assert!(
+        (689..=691).contains(&kept(&checker)),
+        "far: {}",
+        kept(&checker)
+    );
+    assert!(
+        (1_378..=1_382).contains(&new(&checker)),
+        "a new connection costs two round trips: {}",
+        new(&checker)
+    );
     checker.failures = 1;
     assert!(kept(&checker) <= 691, "a first failure changes nothing");
     checker.failures = 2;
-    assert_eq!(new(&checker), 2_000, "an endpoint that is down gets all the time there is");
+    assert_eq!(
+        new(&checker),
+        2_000,
+        "an endpoint that is down gets all the time there is"
+    );
     checker.failures = 0;
     for spread in [300, 600, 300, 600, 300, 600] {
-        checker.answering.observe(Duration::from_millis(spread), checker.rules.timeout_min);
+        checker
+            .answering
+            .observe(Duration::from_millis(spread), checker.rules.timeout_min);
     }
-    assert!((800..1_500).contains(&kept(&checker)), "times that vary: {}", kept(&checker));
+    assert!(
+        (800..1_500).contains(&kept(&checker)),
+        "times that vary: {}",
+        kept(&checker)
+    );
     checker.rules.timeout = Duration::from_millis(100);
     assert_eq!(kept(&checker), 100, "never more than the longest");
 }
@@ -221,12 +395,22 @@ fn an_edge_that_stood_still_once_is_waited_for_no_longer() {
     let mut stood_still = near();
     for _ in 0..20 {
         stood_still.observe(ms(1_700), least);
-        assert_eq!(stood_still.limit(), None, "the next check has all the time, as the way may have become longer");
+        assert_eq!(
+            stood_still.limit(),
+            None,
+            "the next check has all the time, as the way may have become longer"
+        );
         (0..2).for_each(|_| stood_still.observe(ms(1), least));
-        assert!(stood_still.limit().is_some_and(|limit| limit < least), "{stood_still:?}");
+        assert!(
+            stood_still.limit().is_some_and(|limit| limit < least),
+            "{stood_still:?}"
+        );
     }
     let mut moved_away = near();
     moved_away.observe(ms(480), least);
     moved_away.observe(ms(460), least);
-    assert!(moved_away.limit().is_some_and(|limit| limit > ms(690)), "{moved_away:?}");
+    assert!(
+        moved_away.limit().is_some_and(|limit| limit > ms(690)),
+        "{moved_away:?}"
+    );
 }
