@@ -12,8 +12,8 @@ use dashmap::DashMap;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::index::HashedKey;
-use crate::policy::invalidate;
 use crate::response::StoredResponse;
+use nearcast_http_rules::invalidate;
 
 /// Changes that are remembered one by one. When there are more all are forgotten, and no answer
 /// that was asked for before that is stored.

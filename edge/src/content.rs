@@ -17,8 +17,8 @@ use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, watch};
 
 use crate::origin::OriginError;
-use crate::policy::conditional::StrongValidator;
 use crate::store::{SLICE_BYTES, Store, StoredBody};
+use nearcast_http_rules::conditional::StrongValidator;
 
 /// Slices that a fill keeps at hand for readers that keep up.
 const RECENT_SLICES: usize = 2;

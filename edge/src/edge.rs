@@ -20,7 +20,6 @@ use crate::fill::Forwards;
 use crate::index::Index;
 use crate::metrics::{Metrics, SiteCounters};
 use crate::origin::{Address, OriginPool, Origins, Target, TlsFileError};
-use crate::policy::freshness::NotStored;
 use crate::popularity::Popularity;
 use crate::purge::{Generations, host_of};
 use crate::purge_request::{ControlAddress, PurgeRelay};
@@ -28,6 +27,7 @@ use crate::response::StoredResponse;
 use crate::rtt::RoundTrips;
 use crate::standing::Standing;
 use crate::store::Store;
+use nearcast_http_rules::freshness::NotStored;
 
 /// A site as requests need it. Made anew when the fleet changes; its counters stay.
 #[derive(Debug)]

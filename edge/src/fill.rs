@@ -2,7 +2,7 @@
 //! after a cut, and the ones for slices that a stored response lacks.
 //!
 //! A fill belongs to nobody: it runs as its own task and outlives the client that began it, unless
-//! nobody reads it any more and [`finish`](crate::policy::finish) finds too much left of it, or
+//! nobody reads it any more and [`finish`](nearcast_http_rules::finish) finds too much left of it, or
 //! there are so many that those without a reader have to end. Who waits learns the outcome of the
 //! head, then reads from the store as bytes come. A response that may not be stored goes to the one
 //! client that asked; the others are told at once, and for a while nobody waits in line for that
@@ -30,16 +30,16 @@ use crate::edge::{Edge, Site, Worker, now_ms};
 use crate::index::{HashedKey, Index};
 use crate::interim::InterimSender;
 use crate::origin::{OriginBody, OriginError, OriginRequestBody, Purpose, Target};
-use crate::policy::conditional::StrongValidator;
-use crate::policy::finish::Abandoned;
-use crate::policy::freshness::{self, Exchange, Freshness, NotStored, RequestFacts};
-use crate::policy::range::{self, ByteRange, ContentRange, Part, Spec};
-use crate::policy::request_fields::{self, Unusual};
-use crate::policy::{conditional, reuse, vary};
 use crate::purge::Verdict;
 use crate::push::Pacer;
 use crate::response::{Facts, StoredResponse};
 use crate::store::{Pool, SLICE_BYTES};
+use nearcast_http_rules::conditional::StrongValidator;
+use nearcast_http_rules::finish::Abandoned;
+use nearcast_http_rules::freshness::{self, Exchange, Freshness, NotStored, RequestFacts};
+use nearcast_http_rules::range::{self, ByteRange, ContentRange, Part, Spec};
+use nearcast_http_rules::request_fields::{self, Unusual};
+use nearcast_http_rules::{conditional, reuse, vary};
 
 /// Bytes of an error that is given to those who wait for it as well. One that is larger, or may be
 /// as its length is not known, goes to the one who asked, and the others get its status.

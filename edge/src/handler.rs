@@ -37,21 +37,23 @@ use crate::http1::write_head;
 use crate::interim::InterimSender;
 use crate::metrics::{Answer, SiteCounters};
 use crate::origin::{Failing, OriginBody, OriginError, OriginRequestBody};
-use crate::policy::conditional::{self, HeadSays, Precondition};
-use crate::policy::fields::CacheControl;
-use crate::policy::forward::{self, ClientFields, Forwarder, Loop, MaxForwards};
-use crate::policy::freshness::{self, Exchange, NotStored, RequestFacts};
-use crate::policy::key::{self, Key, KeyError, MethodClass};
-use crate::policy::range::{self, ByteRange, ContentRange, Multipart, Part};
-use crate::policy::request_fields::Unusual;
-use crate::policy::reuse::{self, Reuse};
-use crate::policy::status::{self, CACHE_STATUS, ForwardReason, Outcome, PROXY_STATUS, ProxyError};
-use crate::policy::{invalidate, request_fields, vary};
 use crate::purge::{Verdict, canonical_host};
 use crate::purge_request;
 use crate::request_head::Refusal;
 use crate::response::StoredResponse;
 use crate::store::Pool;
+use nearcast_http_rules::conditional::{self, HeadSays, Precondition};
+use nearcast_http_rules::fields::CacheControl;
+use nearcast_http_rules::forward::{self, ClientFields, Forwarder, Loop, MaxForwards};
+use nearcast_http_rules::freshness::{self, Exchange, NotStored, RequestFacts};
+use nearcast_http_rules::key::{self, Key, KeyError, MethodClass};
+use nearcast_http_rules::range::{self, ByteRange, ContentRange, Multipart, Part};
+use nearcast_http_rules::request_fields::Unusual;
+use nearcast_http_rules::reuse::{self, Reuse};
+use nearcast_http_rules::status::{
+    self, CACHE_STATUS, ForwardReason, Outcome, PROXY_STATUS, ProxyError,
+};
+use nearcast_http_rules::{invalidate, request_fields, vary};
 
 pub(crate) use self::upgrade::{Served, serve_upgrade};
 

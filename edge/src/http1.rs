@@ -36,10 +36,10 @@ use crate::connections::Place;
 use crate::edge::Worker;
 use crate::handler::{self, Brief, LastHost, Served};
 use crate::interim;
-use crate::policy::fields;
 use crate::request_head::{BodyEnd, Judged, Refusal, judge};
 use crate::server::asked;
 use crate::upgrade;
+use nearcast_http_rules::fields;
 
 /// Fields of a head that is answered here; what has more goes to hyper.
 const FIELDS_MAX: usize = 128;
@@ -917,8 +917,8 @@ mod tests {
     use super::*;
     use crate::connections::Connections;
     use crate::connections::tests::close_all_idle;
-    use crate::policy::testing;
     use crate::request_head::BodyEnd;
+    use nearcast_http_rules::testing;
 
     #[tokio::test(start_paused = true)]
     async fn a_client_whose_connection_is_closed_for_room_has_not_gone() {

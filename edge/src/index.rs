@@ -11,10 +11,10 @@ use http::{HeaderMap, HeaderName};
 use nearcast_fleet::scope;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
-use crate::policy::vary;
 use crate::response::StoredResponse;
 use crate::spellings::Spellings;
 use crate::store::BodyId;
+use nearcast_http_rules::vary;
 
 /// Variants kept of one URL. Those that were not used lately leave first, the oldest of them before
 /// the others.
@@ -323,9 +323,9 @@ mod tests {
 
     use super::*;
     use crate::content::Content;
-    use crate::policy::freshness::{Exchange, Freshness};
     use crate::response::Facts;
     use crate::store::{Pool, Store, StoreConfig};
+    use nearcast_http_rules::freshness::{Exchange, Freshness};
 
     fn response(index: &Index, store: &Arc<Store>, url: &str) -> Arc<StoredResponse> {
         variant(index, store, url, 0, &[])

@@ -17,7 +17,7 @@ use http::{HeaderMap, HeaderName, Request, StatusCode};
 
 use crate::connection::Phase;
 use crate::http1::write_head;
-use crate::policy::fields;
+use nearcast_http_rules::fields;
 
 /// Interim responses that one request passes on.
 const COUNT_MAX: usize = 8;

@@ -4,7 +4,7 @@
 //!   time-outs; [`request_head`]: what is refused before anything else looks at it; [`http1`]: the
 //!   requests and responses on it; [`connections`]: how many there may be, and which give way;
 //!   [`interim`]: the responses that come before a response.
-//! - [`handler`]: the life of one request, in order; [`policy`]: its questions, answered by pure
+//! - [`handler`]: the life of one request, in order; [`nearcast_http_rules`]: its questions, answered by pure
 //!   functions.
 //! - [`upgrade`]: connections that become WebSockets.
 //! - [`fill`]: forward requests that fill the store, shared by everybody who wants the same;
@@ -35,7 +35,6 @@ mod journal;
 mod kernel;
 mod metrics;
 mod origin;
-pub mod policy;
 mod popularity;
 mod purge;
 mod purge_request;

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
-use crate::policy::freshness::NotStored;
-pub(crate) use crate::policy::status::Label as Answer;
 use nearcast_fleet::report::SiteTotals;
+use nearcast_http_rules::freshness::NotStored;
+pub(crate) use nearcast_http_rules::status::Label as Answer;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,

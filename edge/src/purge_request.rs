@@ -19,8 +19,8 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use crate::body::ClientBody;
-use crate::policy::fields;
-use crate::policy::status::{PROXY_STATUS, ProxyError};
+use nearcast_http_rules::fields;
+use nearcast_http_rules::status::{PROXY_STATUS, ProxyError};
 
 /// Requests that wait for control at a time.
 const IN_FLIGHT_MAX: usize = 64;
@@ -379,7 +379,7 @@ fn respond(status: StatusCode, body: &Value) -> Response<ClientBody> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::testing::map;
+    use nearcast_http_rules::testing::map;
 
     #[test]
     fn only_those_whom_the_site_names_may_purge() {

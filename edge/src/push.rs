@@ -29,11 +29,11 @@ use crate::edge::{Site, Worker, now_ms};
 use crate::fill::{self, Ask, Forwards, Joined, Led, Requester, Source, Told};
 use crate::handler::PEER;
 use crate::origin::{OriginError, Target};
-use crate::policy::freshness::NotStored;
-use crate::policy::key;
 use crate::purge::{Verdict, canonical_url, host_of};
 use crate::response::StoredResponse;
 use crate::store::{Pool, SLICE_BYTES, StoredBody};
+use nearcast_http_rules::freshness::NotStored;
+use nearcast_http_rules::key;
 
 /// Items of one order that are fetched side by side.
 const ITEMS_AT_ONCE: usize = 4;

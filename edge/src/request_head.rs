@@ -12,9 +12,9 @@ use http::header::TRANSFER_ENCODING;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use nearcast_fleet::config::ClientLimits;
 
-use crate::policy::coding::TransferCoding;
-use crate::policy::key::{self, AUTHORITY_BYTES_MAX, PATH_BYTES_MAX};
-use crate::policy::status::ProxyError;
+use nearcast_http_rules::coding::TransferCoding;
+use nearcast_http_rules::key::{self, AUTHORITY_BYTES_MAX, PATH_BYTES_MAX};
+use nearcast_http_rules::status::ProxyError;
 
 /// Bytes of a request target: an absolute one with the longest authority and path.
 const TARGET_BYTES_MAX: usize = "https://".len() + AUTHORITY_BYTES_MAX + PATH_BYTES_MAX;

@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::content::Content;
 use crate::origin::Backoff;
-use crate::policy::conditional::StrongValidator;
-use crate::policy::freshness::Freshness;
-use crate::policy::{invalidate, vary};
 use crate::purge::{Generations, Subject, Verdict};
+use nearcast_http_rules::conditional::StrongValidator;
+use nearcast_http_rules::freshness::Freshness;
+use nearcast_http_rules::{invalidate, vary};
 
 /// Version of the form below and of the rules by which responses are stored; another one is
 /// forgotten at start.
@@ -319,8 +319,8 @@ mod tests {
     use super::*;
     use nearcast_fleet::config::CachePolicy;
 
-    use crate::policy::freshness::Exchange;
     use crate::store::{Pool, Store, StoreConfig};
+    use nearcast_http_rules::freshness::Exchange;
 
     fn response(fields: &[(&'static str, &'static [u8])]) -> Arc<StoredResponse> {
         response_of(

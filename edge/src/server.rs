@@ -14,8 +14,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 
 use crate::edge::Worker;
-use crate::policy::status::{PROXY_STATUS, ProxyError};
 use crate::{http1, kernel};
+use nearcast_http_rules::status::{PROXY_STATUS, ProxyError};
 
 /// Connections that may wait to be accepted, a listener.
 const BACKLOG: i32 = 1024;

@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::time::Instant;
 
 use crate::connection::ClientSocket;
-use crate::policy::fields;
+use nearcast_http_rules::fields;
 
 /// The protocol, as `Upgrade` names it.
 pub(crate) const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");

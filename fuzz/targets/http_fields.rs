@@ -6,12 +6,10 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use libfuzzer_sys::fuzz_target;
-use nearcast_edge::policy::range::{self, ContentRange, Part};
-use nearcast_edge::policy::{
-    conditional, fields, forward, freshness, invalidate, key, reuse, vary,
-};
 use nearcast_fleet::config::CachePolicy;
 use nearcast_fleet::request_fields;
+use nearcast_http_rules::range::{self, ContentRange, Part};
+use nearcast_http_rules::{conditional, fields, forward, freshness, invalidate, key, reuse, vary};
 
 const NOW_MS: u64 = 1_800_000_000_000;
 

@@ -19,10 +19,10 @@ use crate::connection::Phase;
 use crate::edge::Worker;
 use crate::metrics::{Answer, UpgradePlace};
 use crate::origin::{OriginError, OriginRequestBody, UpgradeAnswer};
-use crate::policy::forward::{self, ClientFields};
-use crate::policy::freshness::NotStored;
-use crate::policy::status::{ForwardReason, Outcome};
 use crate::upgrade::{self, Passed};
+use nearcast_http_rules::forward::{self, ClientFields};
+use nearcast_http_rules::freshness::NotStored;
+use nearcast_http_rules::status::{ForwardReason, Outcome};
 
 /// What a request for a WebSocket led to.
 pub(crate) enum Served {

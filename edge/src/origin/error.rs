@@ -4,7 +4,7 @@ use http::{HeaderValue, StatusCode};
 use rustls::{AlertDescription, CertificateError};
 
 use super::Failing;
-use crate::policy::status::{Parameter, ProxyError};
+use nearcast_http_rules::status::{Parameter, ProxyError};
 
 /// Why an origin gave no usable response. Each maps to one error type of RFC 9209 section 2.3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -42,7 +42,7 @@ pub(crate) use self::origins::Origins;
 pub(crate) use self::target::{Address, Target};
 use self::tls::TargetTls;
 pub(crate) use self::tls::TlsFileError;
-use crate::policy::coding::TransferCoding;
+use nearcast_http_rules::coding::TransferCoding;
 
 /// The origin may take nothing of a request's body for this much longer than the client may send
 /// nothing, so that a pause of the client's is found to be one.
