@@ -59,7 +59,7 @@ pub(crate) enum Command {
     Origin(OriginArgs),
     /// Keep the journal, plan pushes, serve the API and the console
     Control(NodeArgs),
-    /// Check a fleet file: every mistake with line, column and mend
+    /// Check a fleet file: every mistake with line, column and hint
     Check(CheckArgs),
     /// Say why a client is given the cluster that it is given
     Explain(ExplainArgs),

@@ -181,7 +181,7 @@ fn mistake_line(mistake: &Value) -> String {
         mistake["line"],
         mistake["column"],
         string(&mistake["problem"]),
-        string(&mistake["mend"])
+        string(&mistake["hint"])
     )
 }
 
@@ -209,7 +209,7 @@ mod tests {
         let error = |code: &str, words: &str| {
             format!("{{\"error\":{{\"code\":\"{code}\",\"message\":\"{words}\"}}}}")
         };
-        let invalid = r#"{"error":{"code":"invalid","message":"1 mistake","mistakes":[{"line":3,"column":1,"problem":"p","mend":"m"}]}}"#;
+        let invalid = r#"{"error":{"code":"invalid","message":"1 mistake","mistakes":[{"line":3,"column":1,"problem":"p","hint":"m"}]}}"#;
         let table: [(u16, String, FailureKind, &str); 7] = [
             (
                 401,

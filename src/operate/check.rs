@@ -78,11 +78,11 @@ fn check_json(path: &Path) -> Result<(), Failure> {
 }
 
 fn to_json(mistake: &Mistake) -> serde_json::Value {
-    json!({"line": mistake.line, "column": mistake.column, "problem": mistake.problem, "mend": mistake.mend})
+    json!({"line": mistake.line, "column": mistake.column, "problem": mistake.problem, "hint": mistake.mend})
 }
 
 /// Prints on stderr what may be meant, and probably is not: one a line, as `FILE:LINE:COLUMN:
-/// warning: PROBLEM; MEND`.
+/// warning: PROBLEM; HINT`.
 pub(crate) fn tell_warnings(path: &Path, fleet: &Fleet) {
     for Mistake {
         line,

@@ -246,17 +246,17 @@ fn orders_table(orders: &[Value]) -> String {
                 format!("{:.0}", number(&total["failed"])),
                 text::bytes(number(&total["origin_bytes"])),
                 text::bytes(number(&total["peer_bytes"])),
-                text::percent(o["earned"]["pushed_hit_ratio"].as_f64()),
+                text::percent(o["benefit"]["pushed_hit_ratio"].as_f64()),
             ]
         })
         .collect();
     let heading = [
         "cluster", "state", ">done", ">items", ">bytes", ">warm", ">warmed", ">failed", ">origin",
-        ">peers", ">earned",
+        ">peers", ">pushed hits",
     ];
     let words = "\
         warm (there before), warmed and failed count copies: each edge of a cluster has its own.\n\
-        earned: the share of requests since then that pushed content answered.\n";
+        pushed hits: the share of requests since then that were answered from pushed content.\n";
     format!("{}\n{words}", text::table(&heading, &rows))
 }
 

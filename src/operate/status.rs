@@ -110,7 +110,7 @@ fn cluster_row(c: &Value) -> Vec<String> {
         text::bits_per_second(number(&c["recent"]["egress_bits_per_second"])),
         text::percent(c["recent"]["object_hit_ratio"].as_f64()),
         text::percent(c["recent"]["byte_hit_ratio"].as_f64()),
-        string(&c["push"]),
+        string(&c["push_order"]),
     ]
 }
 

@@ -39,7 +39,7 @@ pub(super) async fn pass(
 
     let class = class(&state, &fleet, request.headers());
     if let Some(seat) = request.extensions().get::<Arc<Seat>>()
-        && !seat.asks(class)
+        && !seat.admit(class)
     {
         return Err(ApiError::TooBusy(
             "too many connections of this kind are open",
