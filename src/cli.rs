@@ -567,7 +567,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 
 /// A listener as the fleet file has it, short forms included.
 fn parse_listener(text: &str) -> Result<SocketAddr, String> {
-    listener::parse(text, 8080).map_err(|e| e.mend)
+    listener::parse(text, 8080).map_err(|e| e.hint)
 }
 
 /// A name server that is asked: port 53 unless another is given.
@@ -575,7 +575,7 @@ fn parse_server(text: &str) -> Result<SocketAddr, String> {
     if let Ok(ip) = text.parse::<IpAddr>() {
         return Ok(SocketAddr::new(ip, 53));
     }
-    let found = listener::parse(text, 53).map_err(|e| e.mend)?;
+    let found = listener::parse(text, 53).map_err(|e| e.hint)?;
     if found.ip().is_unspecified() {
         Err("write the name server's address, such as \"127.0.0.1:5300\"".to_owned())
     } else {

@@ -580,7 +580,7 @@ impl Text<'_> {
         match listener::parse(self.text, usual_port) {
             Ok(address) => Some(address),
             Err(error) => {
-                self.note(error.problem, error.mend);
+                self.note(error.problem, error.hint);
                 None
             }
         }
