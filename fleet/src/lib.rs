@@ -23,6 +23,7 @@ pub mod own_names;
 pub mod report;
 pub mod reporter;
 pub mod request_fields;
+pub mod role;
 pub mod scope;
 pub mod shutdown;
 pub mod units;
