@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::change::{Change, Drain, DrainTarget, Entry};
 use crate::config::{Cluster, Fleet};
-use crate::journal::{Change, Drain, DrainTarget, Entry};
 
 /// Time for a name server to take over what a check has found, and for a query that was answered
 /// before to reach its client.

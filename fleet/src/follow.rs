@@ -25,6 +25,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use self::copy::{Copy, Position};
+use crate::change::{Change, Entry, Purge, PurgeScope};
 use crate::client::{Client, ClientError};
 use crate::clock::unix_millis;
 use crate::config::{Control, Fleet, Secret};
@@ -33,7 +34,6 @@ use crate::failure::{Failure, FailureKind};
 use crate::file::{self, FurtherCheck, KeySource};
 use crate::fold::fold;
 use crate::framed::FramedError;
-use crate::journal::{Change, Entry, Purge, PurgeScope};
 use crate::node_key;
 use crate::shutdown::Shutdown;
 

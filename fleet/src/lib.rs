@@ -6,6 +6,7 @@
 //! depends on none of them.
 
 pub mod admin;
+pub mod change;
 pub mod client;
 pub mod clock;
 pub mod config;

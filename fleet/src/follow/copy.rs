@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::change::{Change, Entry};
 use crate::drains::Drains;
 use crate::fold::fold;
 use crate::framed::{self, FramedError, FramedLog};
-use crate::journal::{Change, Entry};
 
 const MAGIC: &[u8; 8] = b"NCCOPY1\n";
 
@@ -276,7 +276,7 @@ fn to_io(error: FramedError) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::{Purge, PurgeScope};
+    use crate::change::{Purge, PurgeScope};
 
     fn url(revision: u64, url: &str) -> Entry {
         let change = Change::Purge(Purge {
