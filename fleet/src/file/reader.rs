@@ -13,6 +13,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::Mistake;
+use super::settings::Settings;
 use crate::listener;
 use crate::units::{self, Bytes, UnitError};
 
@@ -42,7 +43,7 @@ impl<'t> Mistakes<'t> {
     }
 
     /// Notes a mistake at a byte of the text.
-    pub(super) fn note(&self, at: usize, problem: impl Into<String>, mend: impl Into<String>) {
+    pub(super) fn note(&self, at: usize, problem: impl Into<String>, hint: impl Into<String>) {
         let line = self
             .line_starts
             .partition_point(|start| *start <= at)
@@ -66,7 +67,7 @@ impl<'t> Mistakes<'t> {
                 line,
                 column,
                 problem: problem.into(),
-                mend: mend.into(),
+                hint: hint.into(),
             },
         ));
     }
@@ -95,7 +96,7 @@ impl<'t> Mistakes<'t> {
 pub(super) struct Section<'a> {
     pub(super) mistakes: &'a Mistakes<'a>,
     table: Option<&'a DeTable<'a>>,
-    known: &'static [&'static str],
+    settings: Settings,
     /// Dotted path (`cluster[1].node[0]`); empty for the whole file.
     pub(super) path: String,
     /// Byte at which it starts.
@@ -127,12 +128,12 @@ impl<'a> Section<'a> {
     pub(super) fn root(
         mistakes: &'a Mistakes<'a>,
         table: &'a DeTable<'a>,
-        known: &'static [&'static str],
+        settings: Settings,
     ) -> Self {
         let section = Self {
             mistakes,
             table: Some(table),
-            known,
+            settings,
             path: String::new(),
             at: 0,
         };
@@ -142,22 +143,39 @@ impl<'a> Section<'a> {
 
     fn note_unknown(&self) {
         for key in self.table.iter().flat_map(|t| t.keys()) {
-            let name: &str = key.get_ref();
-            if !self.known.contains(&name) {
-                let mend = match nearest(name, self.known) {
-                    Some(near) => format!(
-                        "did you mean {near}? The settings here are {}",
-                        self.known.join(", ")
+            let (name, at): (&str, usize) = (key.get_ref(), key.span().start);
+            if self.settings.names.contains(&name) {
+                continue;
+            }
+            let known = self.settings.names.join(", ");
+            match self.settings.present_name(name) {
+                // Alone it works, and `renamed_settings` warns of it.
+                Some(present) if !self.has_written(present) => {}
+                Some(present) => self.mistakes.note(
+                    at,
+                    format!(
+                        "{}: this is the former name of {present}, which is set as well",
+                        self.path_of(name)
                     ),
-                    None => format!("the settings here are {}", self.known.join(", ")),
-                };
-                self.mistakes.note(
-                    key.span().start,
+                    format!("remove {name}"),
+                ),
+                None => self.mistakes.note(
+                    at,
                     format!("{}: there is no such setting", self.path_of(name)),
-                    mend,
-                );
+                    match nearest(name, self.settings.names) {
+                        Some(near) => {
+                            format!("did you mean {near}? The settings here are {known}")
+                        }
+                        None => format!("the settings here are {known}"),
+                    },
+                ),
             }
         }
+    }
+
+    /// Whether the file has a setting of exactly this name.
+    fn has_written(&self, name: &str) -> bool {
+        self.table.is_some_and(|table| table.contains_key(name))
     }
 
     pub(super) fn path_of(&self, key: &str) -> String {
@@ -178,11 +196,11 @@ impl<'a> Section<'a> {
     }
 
     /// Notes that a required setting is missing, at the section's start.
-    pub(super) fn note_missing(&self, key: &str, mend: &str) {
+    pub(super) fn note_missing(&self, key: &str, hint: &str) {
         self.mistakes.note(
             self.at,
             format!("{}: this setting is required", self.path_of(key)),
-            format!("add {mend}"),
+            format!("add {hint}"),
         );
     }
 
@@ -193,10 +211,17 @@ impl<'a> Section<'a> {
 
     pub(super) fn item(&self, key: &'static str) -> Option<Item<'a>> {
         debug_assert!(
-            self.known.contains(&key),
+            self.settings.names.contains(&key),
             "{key} is not in the list of this section's settings"
         );
-        let value = self.table?.get(key)?;
+        let table = self.table?;
+        let (key, value) = match table.get(key) {
+            Some(value) => (key, value),
+            None => {
+                let former = self.settings.former_name(key)?;
+                (former, table.get(former)?)
+            }
+        };
         Some(Item {
             mistakes: self.mistakes,
             value: value.get_ref(),
@@ -206,22 +231,22 @@ impl<'a> Section<'a> {
     }
 
     /// A section below this one, empty when the file has none.
-    pub(super) fn section(&self, key: &'static str, known: &'static [&'static str]) -> Self {
+    pub(super) fn section(&self, key: &'static str, settings: Settings) -> Self {
         let empty = Self {
             mistakes: self.mistakes,
             table: None,
-            known,
+            settings,
             path: self.path_of(key),
             at: self.at,
         };
         let Some(item) = self.item(key) else {
             return empty;
         };
-        item.as_section(known).unwrap_or(empty)
+        item.as_section(settings).unwrap_or(empty)
     }
 
     /// The sections of an array of tables (`[[site]]`).
-    pub(super) fn sections(&self, key: &'static str, known: &'static [&'static str]) -> Vec<Self> {
+    pub(super) fn sections(&self, key: &'static str, settings: Settings) -> Vec<Self> {
         let Some(item) = self.item(key) else {
             return Vec::new();
         };
@@ -244,7 +269,7 @@ impl<'a> Section<'a> {
         array
             .iter()
             .enumerate()
-            .filter_map(|(n, value)| item.element(n, value).as_section(known))
+            .filter_map(|(n, value)| item.element(n, value).as_section(settings))
             .collect()
     }
 
@@ -400,12 +425,12 @@ impl<'a> Section<'a> {
         };
         let found = text.quantity(parse)?;
         if !range.contains(&found) {
-            let mend = format!(
+            let hint = format!(
                 "write one from {} to {}",
                 show(range.start()),
                 show(range.end())
             );
-            item.note(format!("{} is out of range", text.text), mend);
+            item.note(format!("{} is out of range", text.text), hint);
             return None;
         }
         Some(found)
@@ -468,7 +493,7 @@ impl<'a> Item<'a> {
         self.value.as_str()
     }
 
-    fn as_section(&self, known: &'static [&'static str]) -> Option<Section<'a>> {
+    fn as_section(&self, settings: Settings) -> Option<Section<'a>> {
         let DeValue::Table(table) = self.value else {
             self.note_type(&format!("a section [{}]", header_path(&self.path)));
             return None;
@@ -476,7 +501,7 @@ impl<'a> Item<'a> {
         let section = Section {
             mistakes: self.mistakes,
             table: Some(table),
-            known,
+            settings,
             path: self.path.clone(),
             at: self.at,
         };
@@ -516,11 +541,11 @@ impl<'a> Item<'a> {
         }
     }
 
-    pub(super) fn note(&self, problem: impl AsRef<str>, mend: impl Into<String>) {
+    pub(super) fn note(&self, problem: impl AsRef<str>, hint: impl Into<String>) {
         self.mistakes.note(
             self.at,
             format!("{}: {}", self.path, problem.as_ref()),
-            mend,
+            hint,
         );
     }
 
@@ -542,11 +567,11 @@ impl<'a> Item<'a> {
 }
 
 impl Text<'_> {
-    pub(super) fn note(&self, problem: impl AsRef<str>, mend: impl Into<String>) {
+    pub(super) fn note(&self, problem: impl AsRef<str>, hint: impl Into<String>) {
         self.mistakes.note(
             self.at,
             format!("{}: {}", self.path, problem.as_ref()),
-            mend,
+            hint,
         );
     }
 
@@ -555,7 +580,7 @@ impl Text<'_> {
             Ok(value) => Some(value),
             Err(error) => {
                 let words = error.to_string();
-                let (problem, mend) = words
+                let (problem, hint) = words
                     .split_once("; ")
                     .unwrap_or((&words, "write a smaller one"));
                 let problem = if problem.contains(self.text) {
@@ -563,7 +588,7 @@ impl Text<'_> {
                 } else {
                     format!("{:?}: {problem}", self.text)
                 };
-                self.note(problem, mend);
+                self.note(problem, hint);
                 None
             }
         }

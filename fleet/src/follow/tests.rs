@@ -129,7 +129,7 @@ fn no_mail(_: &Fleet, text: &str) -> Vec<file::Mistake> {
         line,
         column: 1,
         problem: "mail".into(),
-        mend: "none".into(),
+        hint: "none".into(),
     };
     text.lines()
         .position(|l| l.contains("mail"))
