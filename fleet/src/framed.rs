@@ -16,6 +16,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::random;
+
 const HEADER_BYTES: usize = 28;
 const FRAME_BYTES: usize = 12;
 /// Extension of a file that is being written to take another's place.
@@ -414,8 +416,7 @@ impl FramedLog {
 
 /// Made whole under another name first: a crash leaves no half header.
 fn create(path: &Path, magic: &[u8; 8]) -> io::Result<()> {
-    let mut id = [0; 16];
-    File::open("/dev/urandom")?.read_exact(&mut id)?;
+    let id = random::entropy()?;
     let fresh = path.with_extension(FRESH);
     let outcome = write_fresh(&fresh, magic, id, std::iter::empty())
         .and_then(|()| std::fs::rename(&fresh, path));

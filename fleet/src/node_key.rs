@@ -227,7 +227,7 @@ impl OwnKey {
     /// The own key of a node of the fleet, at the generation of the fleet file; `None` when the
     /// fleet has no such node.
     pub fn derive(root: &Secret, fleet: &Fleet, node: &str) -> Option<Self> {
-        let is_known = has_node(fleet, node);
+        let is_known = fleet.has_reporting_node(node);
         let generation = generation(fleet, node);
         let peer = fleet
             .edge(node)
@@ -309,14 +309,14 @@ fn caller_of(fleet: &Fleet, shown: &str) -> Result<Caller, KeyRefused> {
         return Err(KeyRefused::CannotCheck);
     }
     let Some(own) = OwnKey::parse(shown) else {
-        return match (is_same(shown, &root.0), fleet.keys.own_only) {
+        return match (root.matches(shown.as_bytes()), fleet.keys.own_only) {
             (true, false) => Ok(Caller::Shared),
             (true, true) => Err(KeyRefused::Shared),
             (false, _) => Err(KeyRefused::Wrong(None)),
         };
     };
-    let is_known = has_node(fleet, &own.node);
-    if !is_same(&own.secret, &secret(root, &own.node, own.generation)) {
+    let is_known = fleet.has_reporting_node(&own.node);
+    if !Secret(secret(root, &own.node, own.generation)).matches(own.secret.as_bytes()) {
         return Err(KeyRefused::Wrong(is_known.then_some(own.node)));
     }
     if !is_known {
@@ -358,22 +358,14 @@ pub fn accepted_from_peers(fleet: &Fleet, cluster: &str) -> Vec<Secret> {
 
 /// Whether what is shown is one of the secrets that are accepted. Compared in constant time.
 pub fn is_one_of(shown: &[u8], accepted: &[Secret]) -> bool {
-    accepted.iter().fold(false, |found, secret| {
-        found | (!secret.0.is_empty() && is_same_bytes(shown, secret.0.as_bytes()))
-    })
+    // Without an early end, which would show how many do not match.
+    let matches = accepted.iter().map(|secret| secret.matches(shown));
+    matches.fold(false, |found, is_match| found | is_match)
 }
 
 /// A node's key generation in the fleet file.
 pub fn generation(fleet: &Fleet, node: &str) -> u32 {
     fleet.keys.generations.get(node).copied().unwrap_or(1)
-}
-
-/// Whether the fleet has a node of that name, of any role but control, which shows its key to
-/// nobody.
-fn has_node(fleet: &Fleet, name: &str) -> bool {
-    fleet.edge(name).is_some()
-        || fleet.name_servers.iter().any(|n| n.name == name)
-        || fleet.origins.iter().any(|o| o.name == name)
 }
 
 /// Every node that shows a key, edges first.
@@ -411,16 +403,6 @@ fn derived(root: &Secret, parts: &[&str]) -> String {
     blake3::keyed_hash(&key, parts.join(" ").as_bytes())
         .to_hex()
         .to_string()
-}
-
-fn is_same(a: &str, b: &str) -> bool {
-    is_same_bytes(a.as_bytes(), b.as_bytes())
-}
-
-/// Digests are compared, in constant time, so that neither content nor length shows in how long it
-/// takes.
-fn is_same_bytes(a: &[u8], b: &[u8]) -> bool {
-    blake3::hash(a) == blake3::hash(b)
 }
 
 /// How good a secret is.
@@ -599,16 +581,20 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
+    use crate::testing::FleetText;
 
     const ROOT: &str = "zmeTmqW0rsUuA4mGJ8J3ZkSb0hWcYyTt";
 
     fn fleet(more: &str, nodes: &str) -> Fleet {
-        let text = format!(
-            "[fleet]\nzone = \"cdn.test\"\nnode_key = \"{ROOT}\"\n{more}\n[control]\n[[name_server]]\nname = \"ns1\"\nlisten = \"127.0.0.1:5300\"\n\
-             [[cluster]]\nname = \"ams\"\nplace = {{ latitude = 1, longitude = 1 }}\n[[cluster.node]]\nname = \"ams-1\"\naddress = \"192.0.2.1\"\n{nodes}\n\
-             [[cluster.node]]\nname = \"ams-2\"\naddress = \"192.0.2.2\"\n"
-        );
-        crate::file::parse(&text, std::path::Path::new("/")).expect("a good file")
+        FleetText::new()
+            .set("node_key", &format!("\"{ROOT}\""))
+            .text_in_fleet(more)
+            .text_after("[control]")
+            .name_server("ns1", "127.0.0.1:5300")
+            .cluster_head("ams", "")
+            .node("ams-1", "192.0.2.1", nodes)
+            .node("ams-2", "192.0.2.2", "")
+            .fleet()
     }
 
     fn own_only(mut fleet: Fleet) -> Fleet {
