@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 pub use crate::change::*; // alias until the parts are merged
 use crate::fold::fold;
-use crate::framed::{FramedError, FramedLog, Place};
+use crate::framed::{FramedError, FramedLog, RecordPosition};
 
 /// The magic number at the start of a journal file.
 const MAGIC: &[u8; 8] = b"NCJRNL1\n";
@@ -65,7 +65,7 @@ pub struct Journal {
 struct Spot {
     revision: u64,
     /// The record that holds it.
-    place: Place,
+    place: RecordPosition,
     /// Its place among the entries of the record.
     index: u32,
 }
@@ -555,7 +555,7 @@ impl Sums {
 /// A record that was read.
 #[derive(Debug, Default)]
 struct Record {
-    place: Option<Place>,
+    place: Option<RecordPosition>,
     entries: Vec<Entry>,
 }
 

@@ -4,9 +4,11 @@
 //! [`crate::config`] says what they mean. `docs/fleet-file.md` is the same for people, and a test
 //! holds the two together.
 
+mod catalogue;
 mod clusters;
 mod control;
 mod fleet_section;
+mod mistakes;
 mod name_servers;
 mod names;
 mod origin_nodes;
@@ -21,8 +23,9 @@ mod steering;
 mod values;
 mod zones;
 
-pub use self::secrets::read_key;
-pub use self::settings::renamed_settings;
+pub use self::catalogue::renamed_settings;
+pub use self::mistakes::{Mistake, describe};
+pub use self::secrets::{KeySource, read_key};
 pub use self::standalone::{standalone_edge, standalone_origin};
 
 use std::path::{Path, PathBuf};
@@ -30,24 +33,25 @@ use std::time::{Duration, SystemTime};
 
 use toml::de::DeTable;
 
+use self::catalogue::ROOT;
 use self::clusters::check_clusters;
 use self::control::check_control;
 use self::fleet_section::{
     CLIENTS, FLEET, REPORT_INTERVAL, check_clients, check_clock, check_drain, check_hostmaster,
     check_user,
 };
+use self::mistakes::Mistakes;
 use self::name_servers::check_name_servers;
 use self::origin_nodes::{ORIGIN_NODE, check_origin_node};
-use self::reader::{Mistakes, Section};
+use self::reader::Section;
 use self::registry::Registry;
 use self::secrets::{check_keys, check_node_key};
-use self::settings::ROOT;
 use self::sites::check_sites;
 use self::steering::check_steering;
 use self::values::{check_own_names, path, references, zone_name};
 use self::zones::{OwnZone, check_zones};
 use crate::clock::unix_seconds;
-use crate::config::{ClientLimits, Fleet, OriginNode, Secret};
+use crate::config::{ClientLimits, Fleet, OriginNode};
 use crate::failure::{Failure, FailureKind};
 
 /// The known name that a mistyped one most likely stands for.
@@ -58,40 +62,12 @@ pub fn nearest_name<'k>(name: &str, known: &'k [&'k str]) -> Option<&'k str> {
 /// The largest fleet file that is read.
 pub const FILE_BYTES_MAX: usize = 4 << 20;
 
-/// One mistake in a fleet file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mistake {
-    /// 1-based.
-    pub line: usize,
-    /// 1-based, in characters.
-    pub column: usize,
-    /// What is wrong, with the dotted path of the setting (`cluster[1].node[0].listen: ...`).
-    pub problem: String,
-    /// What to write instead.
-    pub hint: String,
-}
-
 /// Parses and checks a fleet file's text. Relative paths in it are taken from `base`.
 ///
 /// # Errors
 /// Every mistake found, in file order, at least one.
 pub fn parse(text: &str, base: &Path) -> Result<Fleet, Vec<Mistake>> {
     parse_with(text, base, KeySource::File)
-}
-
-/// Where the node key of a fleet comes from.
-#[derive(Debug, Clone, Copy)]
-pub enum KeySource<'k> {
-    /// The fleet file, or the file that it names.
-    File,
-    /// This one, whatever the fleet file says: the key of this machine. An empty one is none, and
-    /// the fleet file is asked.
-    Given(&'k Secret),
-    /// This one in place of what the file that it names holds; a key that the fleet file itself has
-    /// counts.
-    InPlaceOfFile(&'k Secret),
-    /// Nobody needs it: the file that the fleet file names need not be there.
-    Unneeded,
 }
 
 /// [`parse`] with a node key from elsewhere.
@@ -234,14 +210,6 @@ pub fn parse_and_check_with(
     } else {
         Err(mistakes)
     }
-}
-
-/// Mistakes for people, one a line: `FILE:LINE:COLUMN: PROBLEM; HINT`.
-pub fn describe(file: &str, mistakes: &[Mistake]) -> String {
-    let lines = mistakes
-        .iter()
-        .map(|m| format!("{file}:{}:{}: {}; {}", m.line, m.column, m.problem, m.hint));
-    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// Makes the fleet of a whole file; with mistakes noted the value means nothing.

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::KeySource;
 use super::reader::Section;
 use super::registry::Registry;
 use super::values::path;
@@ -16,6 +15,21 @@ const NODE_KEY_CHARS_MIN: usize = 16;
 
 /// The highest generation of a node's key.
 const KEY_GENERATION_MAX: u64 = 1_000_000;
+
+/// Where the node key of a fleet comes from.
+#[derive(Debug, Clone, Copy)]
+pub enum KeySource<'k> {
+    /// The fleet file, or the file that it names.
+    File,
+    /// This one, whatever the fleet file says: the key of this machine. An empty one is none, and
+    /// the fleet file is asked.
+    Given(&'k Secret),
+    /// This one in place of what the file that it names holds; a key that the fleet file itself has
+    /// counts.
+    InPlaceOfFile(&'k Secret),
+    /// Nobody needs it: the file that the fleet file names need not be there.
+    Unneeded,
+}
 
 /// How a secret is made.
 pub(super) const MAKE_SECRET: &str =

@@ -7,8 +7,14 @@ use std::sync::Mutex;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 
+use super::follower::{FollowError, ask, pause};
+use super::position::{Position, advance, change_journal};
 use super::*;
 use crate::admin::{self, Readiness};
+use crate::change::{Change, Purge, PurgeScope};
+use crate::client::ClientError;
+use crate::config::Secret;
+use crate::file;
 use crate::journal::Journal;
 use crate::shutdown;
 use crate::testing::FleetText;

@@ -8,7 +8,7 @@ mod wrong;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::settings::SETTINGS;
+use super::catalogue::SETTINGS;
 use super::*;
 use crate::clock::FleetClock;
 use crate::config::*;
