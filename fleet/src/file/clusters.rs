@@ -45,7 +45,7 @@ pub(super) const NODE: Settings = Settings::of(&[
     "clients",
 ]);
 
-/// The default.
+/// Default of `fill_rate`.
 pub(super) const FILL_RATE_BITS: u64 = 100_000_000;
 
 pub(super) fn check_clusters(
@@ -184,7 +184,7 @@ fn check_window(text: &Text<'_>) -> DailyWindow {
     }
 }
 
-/// Minutes after midnight; `24:00` is the next one.
+/// Minutes after midnight; `24:00` is the next midnight.
 fn minute_of_day(text: &str) -> Option<u16> {
     let (hour, minute) = text.trim().split_once(':')?;
     let two_digits = |s: &str| {

@@ -40,7 +40,7 @@ pub(super) const CLIENTS: Settings = Settings::of(&[
     "connections_max",
 ]);
 
-/// The default.
+/// Default of `report_interval`.
 pub(super) const REPORT_INTERVAL: Duration = Duration::from_secs(2);
 
 pub(super) fn check_hostmaster(head: &Section<'_>, zone: &str) -> String {
@@ -61,7 +61,7 @@ pub(super) fn check_hostmaster(head: &Section<'_>, zone: &str) -> String {
     text.text.to_owned()
 }
 
-/// Whether there is such a user is for each machine to know.
+/// Whether the user exists is checked on each machine at start.
 pub(super) fn check_user(text: &Text<'_>) -> String {
     let is_name = |name: &str| {
         !name.is_empty()
@@ -84,7 +84,7 @@ pub(super) fn check_user(text: &Text<'_>) -> String {
     text.text.to_owned()
 }
 
-/// How long nodes go on when they are told to end.
+/// Time limits of a node's shutdown.
 pub(super) fn check_drain(head: &Section<'_>) -> DrainLimits {
     let defaults = DrainLimits::default();
     DrainLimits {
@@ -151,7 +151,7 @@ fn instant(section: &Section<'_>, key: &'static str) -> Option<f64> {
     good
 }
 
-/// Limits of clients; settings that the section does not have are as in `otherwise`.
+/// Limits for clients. Settings that the section does not have are taken from `otherwise`.
 pub(super) fn check_clients(section: &Section<'_>, otherwise: ClientLimits) -> ClientLimits {
     let second = Duration::from_secs(1);
     let head_max = section.bytes("head_max", Bytes(4 << 10)..=Bytes(256 << 10));

@@ -2,24 +2,24 @@
 
 use std::cell::{Cell, RefCell};
 
-/// One mistake in a fleet file.
+/// A mistake in a fleet file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
-    /// 1-based.
+    /// Line, counted from 1.
     pub line: usize,
-    /// 1-based, in characters.
+    /// Column in characters, counted from 1.
     pub column: usize,
-    /// What is wrong, with the dotted path of the setting (`cluster[1].node[0].listen: ...`).
+    /// The problem, with the dotted path of the setting (`cluster[1].node[0].listen: ...`).
     pub problem: String,
-    /// What to write instead.
+    /// A correction.
     pub hint: String,
 }
 
-/// The mistakes found so far, and where lines begin.
+/// Collects mistakes; finds their lines and columns.
 pub(super) struct Mistakes<'t> {
     text: &'t str,
     line_starts: Vec<usize>,
-    /// A byte in the text, and the characters before it in its line.
+    /// Byte of the last mistake, and the characters before it in its line.
     counted: Cell<(usize, usize)>,
     found: RefCell<Vec<(usize, Mistake)>>,
 }
@@ -44,7 +44,8 @@ impl<'t> Mistakes<'t> {
             .partition_point(|start| *start <= at)
             .max(1);
         let start = self.line_starts[line - 1];
-        // Counted on from the last mistake of the line, as a line may have a hundred thousand.
+        // Counts on from the last mistake of the line, as a line may have a hundred thousand
+        // characters.
         let (counted_to, counted) = match self.counted.get() {
             (to, chars) if (start..=at).contains(&to) => (to, chars),
             _ => (start, 0),
@@ -71,14 +72,14 @@ impl<'t> Mistakes<'t> {
         self.found.borrow().is_empty()
     }
 
-    /// All of them in file order.
+    /// All mistakes in file order.
     pub(super) fn into_sorted(self) -> Vec<Mistake> {
         let mut found = self.found.into_inner();
         found.sort_by_key(|(at, _)| *at);
         found.into_iter().map(|(_, mistake)| mistake).collect()
     }
 
-    /// What a section starts with in words: `line 12`.
+    /// The line of a byte, counted from 1.
     pub(super) fn line_of(&self, at: usize) -> usize {
         self.line_starts
             .partition_point(|start| *start <= at)
@@ -86,7 +87,7 @@ impl<'t> Mistakes<'t> {
     }
 }
 
-/// Mistakes for people, one a line: `FILE:LINE:COLUMN: PROBLEM; HINT`.
+/// Formats mistakes for people, one a line: `FILE:LINE:COLUMN: PROBLEM; HINT`.
 pub fn describe(file: &str, mistakes: &[Mistake]) -> String {
     let lines = mistakes
         .iter()

@@ -1,8 +1,8 @@
-//! The fleet file: from text to a checked [`Fleet`], or to every mistake in it at once.
+//! The fleet file: parses and checks its text, and gives a [`Fleet`] or every mistake at once.
 //!
-//! The only place that knows how settings are written and what their defaults are;
-//! [`crate::config`] says what they mean. `docs/fleet-file.md` is the same for people, and a test
-//! holds the two together.
+//! The only module that knows the syntax of settings and their defaults; [`crate::config`] defines
+//! their meaning. Each section of the file has a module with the list of its settings and their
+//! readers. A test compares `docs/fleet-file.md` with them.
 
 mod catalogue;
 mod clusters;
@@ -54,15 +54,15 @@ use crate::clock::unix_seconds;
 use crate::config::{ClientLimits, Fleet, OriginNode};
 use crate::failure::{Failure, FailureKind};
 
-/// The known name that a mistyped one most likely stands for.
+/// The known name nearest to a mistyped one, if one is near.
 pub fn nearest_name<'k>(name: &str, known: &'k [&'k str]) -> Option<&'k str> {
     self::reader::nearest(name, known)
 }
 
-/// The largest fleet file that is read.
+/// Largest fleet file.
 pub const FILE_BYTES_MAX: usize = 4 << 20;
 
-/// Parses and checks a fleet file's text. Relative paths in it are taken from `base`.
+/// Parses and checks the text of a fleet file. Relative paths in it start at `base`.
 ///
 /// # Errors
 /// Every mistake found, in file order, at least one.
@@ -93,7 +93,7 @@ pub fn parse_with(text: &str, base: &Path, key: KeySource<'_>) -> Result<Fleet, 
             "write TOML: [section] headers, and lines of the form key = \"value\"",
         );
     }
-    // What is left of a file with such errors would only give mistakes that nobody made.
+    // The rest of a file with syntax errors would only give misleading mistakes.
     if !errors.is_empty() {
         return Err(mistakes.into_sorted());
     }
@@ -140,8 +140,8 @@ pub fn load_with(path: &Path, key: KeySource<'_>) -> Result<Fleet, Failure> {
     })
 }
 
-/// When a file was last modified, in seconds after the Unix epoch; not later than now, and 0 where
-/// that is not known.
+/// Time of a file's last modification, seconds after the Unix epoch: at most now, and 0 where it is
+/// unknown.
 fn modified_unix_s(path: &Path) -> u64 {
     let modified = std::fs::metadata(path)
         .and_then(|about| about.modified())
@@ -152,7 +152,8 @@ fn modified_unix_s(path: &Path) -> u64 {
 /// Reads a fleet file's text.
 ///
 /// # Errors
-/// [`FailureKind::NoInput`] when it cannot be read; [`FailureKind::BadData`] when it is no text.
+/// [`FailureKind::NoInput`] when it cannot be read; [`FailureKind::BadData`] when it is not UTF-8
+/// text.
 pub fn read(path: &Path) -> Result<String, Failure> {
     std::fs::read_to_string(path).map_err(|error| {
         let (kind, hint) = match error.kind() {
@@ -161,7 +162,7 @@ pub fn read(path: &Path) -> Result<String, Failure> {
                 FailureKind::NoInput,
                 "let this user read it, and search the directories above it",
             ),
-            // Commands take the path in different ways: what it is called there is not known here.
+            // Commands take the path in different ways, so the argument's name is not known here.
             _ => (
                 FailureKind::NoInput,
                 "give the path of a file that is there",
@@ -177,14 +178,14 @@ pub fn read(path: &Path) -> Result<String, Failure> {
     })
 }
 
-/// What the parser cannot tell of a file that it has read, as it takes a role to know; given with
-/// the file's text, in which the mistakes have their places.
+/// A check beyond the parser's, which needs the knowledge of a role. It gets the parsed fleet and
+/// the file's text, for the places of mistakes.
 pub type FurtherCheck = fn(&Fleet, &str) -> Vec<Mistake>;
 
-/// [`parse`], and then a further check.
+/// [`parse`], followed by a further check.
 ///
 /// # Errors
-/// Every mistake of the parser; if it has none, every one of the further check.
+/// Every mistake of the parser; if there is none, every mistake of the further check.
 pub fn parse_and_check(
     text: &str,
     base: &Path,
@@ -212,7 +213,7 @@ pub fn parse_and_check_with(
     }
 }
 
-/// Makes the fleet of a whole file; with mistakes noted the value means nothing.
+/// Builds the fleet from the sections of a file. The value is meaningless when mistakes were noted.
 fn check(root: &Section<'_>, base: &Path, key: KeySource<'_>) -> Fleet {
     let head = root.section("fleet", FLEET);
     if !head.is_present() {

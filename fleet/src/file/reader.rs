@@ -1,8 +1,8 @@
-//! Walking a parsed TOML document with every position at hand: sections, their known keys, typed
-//! values.
+//! Readers of a parsed TOML document that keep every position: sections, their known settings,
+//! typed values.
 //!
-//! Every reader gives a value in any case, a stand-in where it had to note a mistake, so that one
-//! pass finds them all. Knows TOML and units; knows nothing of what settings mean.
+//! Every reader returns a value in any case, a stand-in where it noted a mistake, so that one pass
+//! finds all mistakes. Knows TOML and units, not the meaning of settings.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -16,10 +16,10 @@ use super::settings::Settings;
 use crate::listener;
 use crate::units::{self, Bytes, UnitError};
 
-/// Most entries of one list in a fleet file.
+/// Most entries of a list.
 const LIST_MAX: usize = 100_000;
 
-/// One table of the file.
+/// A table of the file.
 #[derive(Clone)]
 pub(super) struct Section<'a> {
     pub(super) mistakes: &'a Mistakes<'a>,
@@ -31,7 +31,7 @@ pub(super) struct Section<'a> {
     pub(super) at: usize,
 }
 
-/// A value with its place.
+/// A value with its position.
 #[derive(Clone)]
 pub(super) struct Item<'a> {
     mistakes: &'a Mistakes<'a>,
@@ -42,7 +42,7 @@ pub(super) struct Item<'a> {
     pub(super) at: usize,
 }
 
-/// A string with its place.
+/// A string with its position.
 #[derive(Clone)]
 pub(super) struct Text<'a> {
     mistakes: &'a Mistakes<'a>,
@@ -52,7 +52,7 @@ pub(super) struct Text<'a> {
 }
 
 impl<'a> Section<'a> {
-    /// The whole file; notes its unknown keys.
+    /// The whole file; notes unknown sections.
     pub(super) fn root(
         mistakes: &'a Mistakes<'a>,
         table: &'a DeTable<'a>,
@@ -77,7 +77,7 @@ impl<'a> Section<'a> {
             }
             let known = self.settings.names.join(", ");
             match self.settings.present_name(name) {
-                // Alone it works, and `renamed_settings` warns of it.
+                // A former name alone works; `renamed_settings` warns of it.
                 Some(present) if !self.has_written(present) => {}
                 Some(present) => self.mistakes.note(
                     at,
@@ -101,7 +101,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Whether the file has a setting of exactly this name.
+    /// Whether the section contains exactly this name.
     fn has_written(&self, name: &str) -> bool {
         self.table.is_some_and(|table| table.contains_key(name))
     }
@@ -114,7 +114,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Whether the section is in the file at all.
+    /// Whether the file has the section.
     pub(super) fn is_present(&self) -> bool {
         self.table.is_some()
     }
@@ -158,7 +158,7 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// A section below this one, empty when the file has none.
+    /// A subsection, empty when the file does not have it.
     pub(super) fn section(&self, key: &'static str, settings: Settings) -> Self {
         let empty = Self {
             mistakes: self.mistakes,
@@ -205,7 +205,7 @@ impl<'a> Section<'a> {
         self.item(key)?.as_text("a string")
     }
 
-    /// A string that must be there; `example` is the line to add.
+    /// A required string; `example` is the line to add.
     pub(super) fn need_text(&self, key: &'static str, example: &str) -> Option<Text<'a>> {
         if !self.has(key) {
             self.note_missing(key, example);
@@ -271,7 +271,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// A number, whole or not.
+    /// A number, integer or float.
     pub(super) fn float(&self, key: &'static str, range: RangeInclusive<f64>) -> Option<f64> {
         let item = self.item(key)?;
         let expected = || format!("a number from {} to {}", range.start(), range.end());
@@ -368,7 +368,7 @@ impl<'a> Section<'a> {
         self.text(key)?.socket()
     }
 
-    /// One or more socket addresses; empty only when the key is not there or a mistake was noted.
+    /// One or more socket addresses; empty only when the setting is missing or a mistake was noted.
     pub(super) fn sockets(&self, key: &'static str) -> Vec<SocketAddr> {
         let Some(texts) = self.texts(key) else {
             return Vec::new();
@@ -411,12 +411,12 @@ impl<'a> Item<'a> {
         }
     }
 
-    /// Whether it is the number 0, the one quantity that needs no unit.
+    /// Whether the value is the number 0, the only quantity that needs no unit.
     pub(super) fn is_bare_zero(&self) -> bool {
         matches!(self.value, DeValue::Integer(n) if n.as_str() == "0")
     }
 
-    /// The string, if it is one; what it is otherwise is noted elsewhere.
+    /// The string, if the value is one. Another type is noted elsewhere.
     pub(super) fn silent_text(&self) -> Option<&'a str> {
         self.value.as_str()
     }
@@ -460,7 +460,7 @@ impl<'a> Item<'a> {
         }
     }
 
-    /// A date and time as written, bare or as a string.
+    /// A date and time as written, as a TOML date or a string.
     pub(super) fn date(&self) -> Option<String> {
         match self.value {
             DeValue::Datetime(date) => Some(date.to_string()),
@@ -556,7 +556,7 @@ impl Text<'_> {
     }
 }
 
-/// The known name that was probably meant.
+/// The nearest known name, if it is near enough to be meant.
 pub(super) fn nearest<'k, K: AsRef<str>>(name: &str, known: &'k [K]) -> Option<&'k str> {
     let lower = name.to_lowercase();
     let scored = known.iter().map(|k| {
@@ -569,7 +569,7 @@ pub(super) fn nearest<'k, K: AsRef<str>>(name: &str, known: &'k [K]) -> Option<&
     (distance <= 2.max(near.len() / 3)).then_some(near)
 }
 
-/// A setting's path as a section header writes it: without the counts.
+/// The path of a setting as a section header writes it, without indexes.
 fn header_path(path: &str) -> String {
     let mut header = String::new();
     let mut inside = false;

@@ -1,8 +1,8 @@
-//! Records of a zone in one line each: `name [ttl] TYPE data`, and what must hold among them.
+//! Records of a zone, one a line: `name [ttl] TYPE data`, and the rules among them.
 //!
-//! Checks what a person gets wrong: names outside the zone, addresses, missing fields, CNAME beside
-//! other data. The name server parses the data into its wire form; a type that is not known here by
-//! name is written `TYPE<number>` with data in the generic form of RFC 3597.
+//! Checks for common mistakes: names outside the zone, addresses, missing fields, CNAME beside
+//! other data. The name server parses the data into wire form. A type without a name here is
+//! written `TYPE<number>` with data in the generic form of RFC 3597.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -12,7 +12,7 @@ use super::reader::{Text, nearest};
 use crate::config::Record;
 use crate::units;
 
-/// Types that can be written by name.
+/// Types that have a name.
 const TYPES: &[&str] = &[
     "A",
     "AAAA",
@@ -42,10 +42,10 @@ const TYPES: &[&str] = &[
     "URI",
 ];
 
-/// The largest TTL (RFC 2181 section 8).
+/// Largest TTL (RFC 2181 section 8).
 const TTL_MAX: u64 = (1 << 31) - 1;
 
-/// A mistake in a record: what is wrong and what to write.
+/// A mistake in a record: the problem and a hint.
 pub(super) type Wrong = (String, String);
 
 /// Parses one record of `zone` (normal form); `ttl` is for records that name none.
@@ -120,7 +120,7 @@ pub(super) fn parse(line: &str, zone: &str, ttl: u32) -> Result<Record, Wrong> {
     })
 }
 
-/// Notes what does not hold among the records of one zone.
+/// Notes violations of the rules among the records of one zone.
 pub(super) fn check_together(records: &[(Record, Text<'_>)]) {
     let mut by_owner: BTreeMap<&str, Vec<&(Record, Text<'_>)>> = BTreeMap::new();
     for pair in records {
@@ -202,7 +202,7 @@ fn owner_name(written: &str, zone: &str) -> Result<String, Wrong> {
     Ok(owner)
 }
 
-/// A zone's name for people.
+/// A zone's name for messages.
 pub(super) fn shown(zone: &str) -> &str {
     if zone.is_empty() { "." } else { zone }
 }

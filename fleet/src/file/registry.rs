@@ -1,4 +1,4 @@
-//! Registry, listeners and addresses that the nodes of one fleet use: each may be used once.
+//! Names, listeners and addresses of the nodes of one fleet, each of which may be used once.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -18,7 +18,7 @@ pub(super) struct Registry {
 }
 
 impl Registry {
-    /// Notes a second node of that name.
+    /// Registers a node's name; notes a mistake when another node has it.
     fn node(&mut self, text: &Text<'_>, section: &Section<'_>) {
         let line = section.mistakes.line_of(text.at);
         if let Some(first) = self.nodes.insert(text.text.to_owned(), line) {
@@ -32,8 +32,9 @@ impl Registry {
         }
     }
 
-    /// Notes a second listener on one address and port. Addresses that every machine has prove
-    /// nothing, unless both nodes are certainly on one machine: such ones carry the mark `local`.
+    /// Registers a listener; notes a mistake when another one has its address and port. Unspecified
+    /// and loopback addresses exist on every machine and prove nothing, unless both nodes are
+    /// certainly on one machine (`is_local`).
     pub(super) fn listener(
         &mut self,
         section: &Section<'_>,
@@ -72,7 +73,7 @@ impl Registry {
     }
 }
 
-/// A required name that is a label; notes mistakes and a second node of the name.
+/// A node's name, which must be a label and unique.
 pub(super) fn node_name(
     section: &Section<'_>,
     example: &str,

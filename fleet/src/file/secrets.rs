@@ -1,4 +1,4 @@
-//! Keys and tokens: where they come from, and whether they are good enough.
+//! Keys and tokens: their sources and their strength.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,28 +10,28 @@ use crate::config::{KeyPolicy, Secret};
 use crate::failure::{Failure, FailureKind};
 use crate::node_key::{self, OwnKey, Strength};
 
-/// The shortest node key, and the shortest purge token.
+/// Shortest node key and shortest purge token.
 const NODE_KEY_CHARS_MIN: usize = 16;
 
-/// The highest generation of a node's key.
+/// Highest key generation.
 const KEY_GENERATION_MAX: u64 = 1_000_000;
 
-/// Where the node key of a fleet comes from.
+/// The source of a fleet's node key.
 #[derive(Debug, Clone, Copy)]
 pub enum KeySource<'k> {
-    /// The fleet file, or the file that it names.
+    /// The fleet file, or the file named there.
     File,
-    /// This one, whatever the fleet file says: the key of this machine. An empty one is none, and
-    /// the fleet file is asked.
+    /// This machine's key, whatever the fleet file contains. An empty key falls back to the fleet
+    /// file.
     Given(&'k Secret),
-    /// This one in place of what the file that it names holds; a key that the fleet file itself has
-    /// counts.
+    /// This key instead of the content of `node_key_file`. A `node_key` in the fleet file itself
+    /// has precedence.
     InPlaceOfFile(&'k Secret),
-    /// Nobody needs it: the file that the fleet file names need not be there.
+    /// No key is needed: `node_key_file` need not exist.
     Unneeded,
 }
 
-/// How a secret is made.
+/// The hint how to create a secret.
 pub(super) const MAKE_SECRET: &str =
     "make one with `nearcast key --new` or `head -c 24 /dev/urandom | base64`";
 
@@ -44,7 +44,8 @@ pub(super) fn check_node_key(
     if head.item("node_keys").and_then(|item| item.silent_text()) == Some("own")
         && let Some(text) = head.text("node_key")
     {
-        // The file goes to every node, and with it what only control and name servers may hold.
+        // Every node receives the fleet file, and with it a key that only control and name servers
+        // may have.
         text.note(
             "every node gets the fleet file, and with node_keys = \"own\" none may hold the fleet's key",
             "put it into a file on the machines of control and the name servers, and name that with node_key_file",
@@ -88,11 +89,11 @@ pub(super) fn check_node_key(
     key
 }
 
-/// Reads the node key of this machine from a file of its own: the fleet's key, or a node's own one.
+/// Reads the node key of this machine from a file of its own: the fleet's key or a node's own key.
 ///
 /// # Errors
-/// [`FailureKind::NoInput`] when it cannot be read; [`FailureKind::Usage`] when it holds no key, or
-/// one that anybody can guess.
+/// [`FailureKind::NoInput`] when the file cannot be read; [`FailureKind::Usage`] when it contains
+/// no key or a worthless one.
 pub fn read_key(path: &Path) -> Result<Secret, Failure> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         Failure::new(
@@ -121,7 +122,7 @@ pub fn read_key(path: &Path) -> Result<Secret, Failure> {
     }
 }
 
-/// What is wrong with a secret, and what mends it.
+/// The problem with a weak secret, and a hint.
 fn secret_problem(secret: &str, what: &str) -> Option<(String, String)> {
     if secret.chars().count() < NODE_KEY_CHARS_MIN {
         return Some((
@@ -143,7 +144,7 @@ fn secret_problem(secret: &str, what: &str) -> Option<(String, String)> {
     }
 }
 
-/// Which keys nodes may show.
+/// The key policy of the fleet.
 pub(super) fn check_keys(head: &Section<'_>, registry: Registry) -> KeyPolicy {
     const FORMS: &str = "write \"own\", which takes each node's own key alone, or \"shared\", which takes the fleet's key too";
     let Registry {
@@ -166,7 +167,7 @@ pub(super) fn check_keys(head: &Section<'_>, registry: Registry) -> KeyPolicy {
     keys
 }
 
-/// Notes the generation of a key where it is not the first.
+/// Records a key generation other than 1.
 pub(super) fn key_generation(
     section: &Section<'_>,
     name: &str,
@@ -180,8 +181,8 @@ pub(super) fn key_generation(
     }
 }
 
-/// A secret in one of two settings: itself, or the name of the file that has it alone; `None` when
-/// neither is there.
+/// A secret in one of two settings: the secret itself, or the name of a file that contains nothing
+/// else. `None` when neither is set.
 pub(super) fn check_secret(
     section: &Section<'_>,
     base: &Path,

@@ -87,10 +87,10 @@ pub(super) const LIMITS: Settings = Settings::of(&[
     ("upgrade_idle", "upgrade_idle_timeout"),
 ]);
 
-/// Registry in each of a site's lists of request fields.
+/// Most names in a list of request fields.
 const FIELDS_MAX: usize = 32;
 
-/// The default.
+/// Default of `ttl`.
 pub(super) const SITE_TTL: Duration = Duration::from_secs(20);
 
 const POLICIES: [(&str, SelectionPolicy); 4] = [
@@ -117,7 +117,7 @@ pub(super) fn check_sites(
         .collect();
     let mut sites = Vec::new();
     let sections = root.sections("site", SITE);
-    // A site's own steered name may be among its hosts; another site's may not.
+    // A site may list its own steered name among its hosts; another site may not.
     for text in sections
         .iter()
         .filter_map(|section| section.item("name")?.silent_text())
@@ -222,7 +222,7 @@ fn check_origin_host(text: &Text<'_>) -> String {
     })
 }
 
-/// The files are on the edges: whether they are there is not looked at.
+/// The files are on the edges, so their existence is not checked here.
 fn check_origin_tls(section: &Section<'_>, base: &Path, is_plain: bool) -> OriginTls {
     let file = |key: &'static str| {
         let text = section.text(key)?;
@@ -305,7 +305,7 @@ fn check_cache(section: &Section<'_>) -> CachePolicy {
     }
 }
 
-/// Registry of request fields, in lower case, each once.
+/// Names of request fields, in lower case, without duplicates.
 fn check_fields(section: &Section<'_>, key: &'static str) -> Vec<String> {
     let mut names = Vec::new();
     let texts = section.texts(key).unwrap_or_default();
@@ -380,7 +380,7 @@ fn check_limits(section: &Section<'_>) -> OriginLimits {
     }
 }
 
-/// How a size that has no limit is written.
+/// The value of a size without a limit.
 const UNLIMITED: &str = "unlimited";
 
 fn check_purge(section: &Section<'_>, base: &Path, node_key: &Secret) -> PurgePolicy {
@@ -403,7 +403,7 @@ fn check_purge(section: &Section<'_>, base: &Path, node_key: &Secret) -> PurgePo
     PurgePolicy { from, token }
 }
 
-/// Addresses: a prefix, or one alone.
+/// A prefix of addresses, or a single address.
 fn check_prefix(text: &Text<'_>) -> Option<IpNet> {
     const FORMS: &str = "write one such as \"192.0.2.7\", \"10.0.0.0/8\" or \"2001:db8::/32\"";
     let found: Option<IpNet> = text

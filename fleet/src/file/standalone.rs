@@ -17,13 +17,13 @@ use crate::failure::{Failure, FailureKind};
 use crate::units::Bytes;
 
 /// The fleet of one edge without a fleet file: node `edge` in cluster `local`, one site `site` for
-/// any host, no control, no admin listener, the client's `Host` passed on to the origin, no node
-/// key. `disk` of 0 keeps nothing on disk; `cache` is the site's policy. The node's state is in
-/// `state_dir`/edge.
+/// any host, without control, admin listener and node key. The edge forwards the client's `Host` to
+/// the origin. A `disk` of 0 turns the disk tier off; `cache` is the site's policy. The node's
+/// state is in `state_dir`/edge.
 ///
 /// # Errors
 /// [`FailureKind::Usage`] when `origin` is not `http://host[:port]` or `https://host[:port]`,
-/// nothing is listened on, or a request field of the policy has a name that it cannot have.
+/// `listen` is empty, or a request field of the policy has an invalid name.
 pub fn standalone_edge(
     listen: Vec<SocketAddr>,
     origin: &str,
@@ -101,7 +101,7 @@ pub fn standalone_edge(
 }
 
 /// The fleet of one origin node without a fleet file: node `origin` that serves the directory
-/// `root` on `listen`, no control, no admin listener, built-in cache rules alone.
+/// `root` on `listen` with the built-in cache rules, without control and admin listener.
 ///
 /// # Errors
 /// [`FailureKind::NoInput`] when `root` is no directory.
@@ -128,12 +128,12 @@ pub fn standalone_origin(root: PathBuf, listen: SocketAddr) -> Result<Fleet, Fai
     })
 }
 
-/// Nothing but defaults; a zone that no public name can be in.
+/// A fleet of defaults without nodes. No public name can be in its zone.
 fn standalone(state_dir: PathBuf) -> Fleet {
     use std::hash::{BuildHasher as _, RandomState};
     Fleet {
-        // Of its own in every process: requests carry it, and a loop must not be seen where two
-        // stand in a row.
+        // Different in every process: requests carry the zone in `CDN-Loop`, and two such edges in
+        // a row are not a loop.
         zone: format!("{:016x}.invalid", RandomState::new().hash_one(0)),
         zone_name_servers: Vec::new(),
         hostmaster: "hostmaster@cdn.invalid".into(),

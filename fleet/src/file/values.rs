@@ -57,7 +57,7 @@ pub(super) fn path(text: &Text<'_>, base: &Path) -> PathBuf {
             "write a path, from the fleet file's directory or absolute",
         );
     }
-    // As components: `.` is left out.
+    // Collecting components removes `.`.
     base.join(text.text).components().collect()
 }
 
@@ -75,7 +75,7 @@ pub(super) fn url(text: &Text<'_>, schemes: &[&str]) -> String {
     })
 }
 
-/// Registry by which a listener may be asked, see [`crate::own_names`].
+/// Host names that a listener accepts, see [`crate::own_names`].
 pub(super) fn check_own_names(section: &Section<'_>, key: &'static str) -> Vec<String> {
     let check = |text: Text<'_>| match text.text {
         "*" => "*".to_owned(),
@@ -111,7 +111,7 @@ pub(super) fn need_socket(section: &Section<'_>, key: &'static str, example: &st
         .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)))
 }
 
-/// A URL that other nodes use; by default the listener's, if that has an address.
+/// A URL for other nodes; by default that of the listener, if its address is specified.
 pub(super) fn reachable_url(
     section: &Section<'_>,
     key: &'static str,
@@ -148,10 +148,10 @@ pub(super) fn unique<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
     seen
 }
 
-/// A list of references that is no longer than this is looked up name by name.
+/// Longest list of references for which names are searched one by one.
 const SHORT_LIST: usize = 16;
 
-/// Indexes of the things that a list names; all of them without a list.
+/// Indexes of the items that a list names; of all items without a list.
 pub(super) fn references<T>(
     section: &Section<'_>,
     key: &'static str,
@@ -163,7 +163,7 @@ pub(super) fn references<T>(
         return (0..things.len()).collect();
     };
     let names: Vec<&String> = things.iter().map(&name).collect();
-    // Most lists are short, and there are many of them.
+    // Long lists get a map. Most lists are short, and there are many of them.
     let numbers: Option<HashMap<&str, usize>> = (texts.len() > SHORT_LIST).then(|| {
         names
             .iter()

@@ -12,10 +12,10 @@ use crate::config::{NameServer, Record, Zone};
 /// Settings of `[[zone]]`.
 pub(super) const ZONE: Settings = Settings::of(&["name", "ttl", "name_servers", "records"]);
 
-/// The default.
+/// Default of `ttl`.
 const ZONE_TTL: Duration = Duration::from_secs(300);
 
-/// What is known of the CDN's own zone before the zones are checked.
+/// The CDN's own zone, as far as it is known before the zones are checked.
 pub(super) struct OwnZone<'f> {
     pub(super) zone: &'f str,
     pub(super) name_servers: &'f [usize],
@@ -88,7 +88,7 @@ pub(super) fn check_zones(
         let ttl = section
             .duration("ttl", Duration::from_secs(1)..=365 * DAY)
             .unwrap_or(ZONE_TTL);
-        // Without a good name every record would look wrong.
+        // Without a valid zone name every record would look wrong.
         let records = name
             .as_deref()
             .map_or_else(Vec::new, |name| check_records(section, name, ttl, own));
