@@ -48,9 +48,7 @@ const FILES_PAUSE: Duration = Duration::from_secs(2);
 /// directory that cannot be written to; nothing is left half-started.
 pub async fn run(context: NodeContext) -> Result<(), Failure> {
     let fleet = context.fleet.borrow().clone();
-    let (cluster, node) = fleet
-        .edge(&context.name)
-        .ok_or_else(|| unknown_node(&fleet, &context.name))?;
+    let (cluster, node) = fleet.edge_or_error(&context.name)?;
     let workers = node
         .threads
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
@@ -264,8 +262,10 @@ impl StartingEdge {
             .map_or(memory_bytes, |disk| disk.pull_bytes.max(memory_bytes));
         let edge = Arc::new(Edge {
             name: self.name.as_str().into(),
-            via: HeaderValue::try_from(format!("1.1 {}", self.name))
-                .map_err(|_| unknown_node(&fleet, &self.name))?,
+            via: HeaderValue::try_from(format!("1.1 {}", self.name)).map_err(|_| {
+                let message = format!("the node name {:?} is not a field value", self.name);
+                Failure::new(FailureKind::Usage, message)
+            })?,
             started_ms: now_ms(),
             sites: ArcSwap::from_pointee(sites),
             origins,
@@ -341,22 +341,6 @@ async fn serve_as_lame_duck(edge: &Edge, fleet: &Fleet, shutdown: &mut Shutdown)
     shutdown.pause(duck.detection).await;
     edge.standing.reach(Stage::Leaving);
     shutdown.pause(duck.ttl).await;
-}
-
-fn unknown_node(fleet: &Fleet, name: &str) -> Failure {
-    let known: Vec<&str> = fleet
-        .clusters
-        .iter()
-        .flat_map(|c| &c.nodes)
-        .map(|n| n.name.as_str())
-        .collect();
-    Failure::new(
-        FailureKind::Usage,
-        format!(
-            "no edge of the fleet file is called {name:?}; its edges are: {}",
-            known.join(", ")
-        ),
-    )
 }
 
 /// How many connections clients may have.

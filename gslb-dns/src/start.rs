@@ -13,6 +13,7 @@ use nearcast_fleet::drains::Drains;
 use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::follow::{self, FollowState, Following, NodeContext};
 use nearcast_fleet::journal::Entry;
+use nearcast_fleet::random::entropy;
 use nearcast_fleet::report::DnsReport;
 use nearcast_fleet::reporter;
 use nearcast_fleet::role::{self, Admin, Role};
@@ -39,7 +40,7 @@ const COOKIE_SECRETS_RENEWED: Duration = Duration::from_secs(6 * 3600);
 /// A listener cannot be opened, the state directory cannot be used, or a zone has a fault.
 pub async fn run(context: NodeContext) -> Result<(), Failure> {
     let fleet = context.fleet.borrow().clone();
-    let server = find_server(&fleet, &context.name)?.clone();
+    let server = fleet.name_server_or_error(&context.name)?.clone();
     let starting = StartingServer {
         server,
         kept_drains: Drains::default(),
@@ -199,21 +200,6 @@ impl Role for StartingServer {
     }
 }
 
-fn find_server<'f>(fleet: &'f Fleet, name: &str) -> Result<&'f NameServer, Failure> {
-    fleet
-        .name_servers
-        .iter()
-        .find(|s| s.name == name)
-        .ok_or_else(|| {
-            let known: Vec<&str> = fleet.name_servers.iter().map(|s| s.name.as_str()).collect();
-            let message = format!(
-                "the fleet file has no [[name_server]] named {name:?}; it has: {}",
-                known.join(", ")
-            );
-            Failure::new(FailureKind::Usage, message)
-        })
-}
-
 fn zone_failure(faults: &[ZoneError]) -> Failure {
     let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
     Failure::new(FailureKind::Usage, lines.join("\n"))
@@ -228,13 +214,7 @@ fn cookie_key(fleet: &Fleet, own: Option<CookieKey>) -> Result<CookieKey, Failur
     if let Some(own) = own {
         return Ok(own);
     }
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(|e| {
-        Failure::new(
-            FailureKind::System,
-            format!("the system gives no random bytes: {e}"),
-        )
-    })?;
+    let bytes = entropy().map_err(|e| Failure::new(FailureKind::System, e.to_string()))?;
     Ok(CookieKey::of_bytes(bytes))
 }
 
@@ -313,7 +293,7 @@ impl Reloader {
     }
 
     fn reload(&mut self, fleet: &Arc<Fleet>) {
-        if let Some(me) = fleet.name_servers.iter().find(|s| s.name == self.name)
+        if let Some(me) = fleet.name_server(&self.name)
             && me.listen != self.listen
         {
             tracing::warn!(

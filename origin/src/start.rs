@@ -39,7 +39,7 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
         entries: _,
         state: _,
     } = context;
-    let node = find(&fleet.borrow(), &name)?;
+    let node = fleet.borrow().origin_node_or_error(&name)?.clone();
     let origin = Origin {
         name,
         node,
@@ -95,7 +95,7 @@ impl Role for Origin {
             ..
         } = self;
         let (node, root) = follow::start_from(fleet.clone(), shutdown.clone(), |fleet| {
-            let node = find(fleet, &name)?;
+            let node = fleet.origin_node_or_error(&name)?.clone();
             let root = root_of(&node)?;
             Ok((node, root))
         })
@@ -157,24 +157,6 @@ fn root_of(node: &OriginNode) -> Result<PathBuf, Failure> {
     })
 }
 
-fn find(fleet: &Fleet, name: &str) -> Result<OriginNode, Failure> {
-    fleet
-        .origins
-        .iter()
-        .find(|o| o.name == name)
-        .cloned()
-        .ok_or_else(|| {
-            let known: Vec<&str> = fleet.origins.iter().map(|o| o.name.as_str()).collect();
-            Failure::new(
-                FailureKind::Usage,
-                format!(
-                    "the fleet file has no [[origin_node]] named {name:?}; it has: {}",
-                    known.join(", ")
-                ),
-            )
-        })
-}
-
 /// Applies changes of the cache rules in the fleet file; root and addresses need a restart.
 async fn follow_rules(
     name: String,
@@ -189,10 +171,8 @@ async fn follow_rules(
         }
         let found = fleet
             .borrow_and_update()
-            .origins
-            .iter()
-            .find(|o| o.name == name)
-            .map(|o| o.rules.clone());
+            .origin_node(&name)
+            .map(|node| node.rules.clone());
         if let Some(found) = found {
             rules.send_replace(Arc::new(found));
         }

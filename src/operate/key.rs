@@ -9,6 +9,7 @@ use nearcast_fleet::config::{Fleet, Secret};
 use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::file::{self, KeySource};
 use nearcast_fleet::node_key::{self, OwnKey};
+use nearcast_fleet::random::entropy;
 use serde_json::json;
 
 use super::print_json;
@@ -84,13 +85,8 @@ fn no_key(fleet: &Fleet, node: &str) -> Failure {
 /// # Errors
 /// The system gives no random bytes.
 pub(crate) fn new_key() -> Result<Secret, Failure> {
-    let mut bytes = [0; NEW_KEY_BYTES];
-    getrandom::fill(&mut bytes).map_err(|e| {
-        Failure::new(
-            FailureKind::System,
-            format!("the system gives no random bytes: {e}"),
-        )
-    })?;
+    let bytes =
+        entropy::<NEW_KEY_BYTES>().map_err(|e| Failure::new(FailureKind::System, e.to_string()))?;
     Ok(Secret(
         bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
     ))
