@@ -1,0 +1,274 @@
+//! The counts of a cell of the time series, and the differences of reported totals.
+
+use std::collections::BTreeMap;
+
+use nearcast_fleet::report::SiteTotals;
+
+use crate::views;
+
+/// Cache statuses that are counted apart.
+const STATUSES: usize = CacheStatus::ALL.len();
+/// Numbers in [`Counts`].
+pub(super) const VALUES: usize = STATUSES + 8;
+
+/// A cache status of a report. The discriminants are positions in the series on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CacheStatus {
+    Hit,
+    Stale,
+    Revalidated,
+    Collapsed,
+    Miss,
+    Partial,
+    Bypass,
+    Error,
+    Local,
+    /// Any status that this version does not know.
+    Other,
+}
+
+impl CacheStatus {
+    pub(super) const ALL: [Self; 10] = [
+        Self::Hit,
+        Self::Stale,
+        Self::Revalidated,
+        Self::Collapsed,
+        Self::Miss,
+        Self::Partial,
+        Self::Bypass,
+        Self::Error,
+        Self::Local,
+        Self::Other,
+    ];
+
+    fn parse(text: &str) -> Self {
+        Self::ALL
+            .into_iter()
+            .find(|status| status.as_str() == text)
+            .unwrap_or(Self::Other)
+    }
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Stale => "stale",
+            Self::Revalidated => "revalidated",
+            Self::Collapsed => "collapsed",
+            Self::Miss => "miss",
+            Self::Partial => "partial",
+            Self::Bypass => "bypass",
+            Self::Error => "error",
+            Self::Local => "local",
+            Self::Other => "other",
+        }
+    }
+
+    /// Whether the response came without a transfer of its own from the origin.
+    fn is_hit(self) -> bool {
+        matches!(
+            self,
+            Self::Hit | Self::Stale | Self::Revalidated | Self::Collapsed
+        )
+    }
+}
+
+/// What was counted, as fractions when a difference is spread over time.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Counts {
+    /// By status.
+    pub(crate) requests: [f64; STATUSES],
+    pub(crate) errors: f64,
+    /// Body bytes, `local` left out.
+    pub(crate) response_bytes: f64,
+    pub(crate) origin_bytes: f64,
+    pub(crate) origin_requests: f64,
+    /// Body bytes that push orders fetched from the origin and from other nodes. They count in no
+    /// ratio.
+    pub(crate) push_origin_bytes: f64,
+    pub(crate) push_peer_bytes: f64,
+    pub(crate) pushed_hits: f64,
+    pub(crate) pushed_hit_bytes: f64,
+}
+
+impl Counts {
+    /// The difference of two totals of the same process. A total below the earlier one (reports can
+    /// overtake one another) counts as no difference.
+    pub(crate) fn between(before: Option<&SiteTotals>, after: &SiteTotals) -> Self {
+        let empty = SiteTotals::default();
+        let before = before.unwrap_or(&empty);
+        let less = |a: u64, b: u64| a.saturating_sub(b) as f64;
+        let of = |map: &BTreeMap<String, u64>, status: &str| map.get(status).copied().unwrap_or(0);
+        let mut counts = Self {
+            errors: less(after.errors, before.errors),
+            origin_bytes: less(after.origin_bytes, before.origin_bytes),
+            origin_requests: less(after.origin_requests, before.origin_requests),
+            push_origin_bytes: less(after.push_origin_bytes, before.push_origin_bytes),
+            push_peer_bytes: less(after.push_peer_bytes, before.push_peer_bytes),
+            pushed_hits: less(after.pushed_hits, before.pushed_hits),
+            pushed_hit_bytes: less(after.pushed_hit_bytes, before.pushed_hit_bytes),
+            ..Self::default()
+        };
+        for (status, total) in &after.requests {
+            counts.requests[CacheStatus::parse(status) as usize] +=
+                less(*total, of(&before.requests, status));
+        }
+        for (status, total) in after
+            .bytes
+            .iter()
+            .filter(|(status, _)| CacheStatus::parse(status) != CacheStatus::Local)
+        {
+            counts.response_bytes += less(*total, of(&before.bytes, status));
+        }
+        counts
+    }
+
+    /// All numbers, in the order in which they are written. New ones go to the end.
+    pub(super) fn values(&self) -> [f64; VALUES] {
+        let mut values = [0.0; VALUES];
+        let (requests, others) = values.split_at_mut(STATUSES);
+        requests.copy_from_slice(&self.requests);
+        others.copy_from_slice(&[
+            self.errors,
+            self.response_bytes,
+            self.origin_bytes,
+            self.origin_requests,
+            self.pushed_hits,
+            self.pushed_hit_bytes,
+            self.push_origin_bytes,
+            self.push_peer_bytes,
+        ]);
+        values
+    }
+
+    /// The inverse of [`Counts::values`].
+    pub(super) fn of_values(values: [f64; VALUES]) -> Self {
+        let mut counts = Self::default();
+        let (requests, others) = values.split_at(STATUSES);
+        counts.requests.copy_from_slice(requests);
+        for (count, value) in [
+            &mut counts.errors,
+            &mut counts.response_bytes,
+            &mut counts.origin_bytes,
+            &mut counts.origin_requests,
+            &mut counts.pushed_hits,
+            &mut counts.pushed_hit_bytes,
+            &mut counts.push_origin_bytes,
+            &mut counts.push_peer_bytes,
+        ]
+        .into_iter()
+        .zip(others)
+        {
+            *count = *value;
+        }
+        counts
+    }
+
+    /// Requests that count in ratios: all but `local`.
+    pub(crate) fn counted(&self) -> f64 {
+        self.requests.iter().sum::<f64>() - self.requests[CacheStatus::Local as usize]
+    }
+
+    /// Requests that were hits.
+    pub(crate) fn hits(&self) -> f64 {
+        CacheStatus::ALL
+            .into_iter()
+            .filter(|status| status.is_hit())
+            .map(|status| self.requests[status as usize])
+            .sum()
+    }
+
+    /// Adds a share of other counts.
+    pub(crate) fn add(&mut self, other: &Self, share: f64) {
+        for (a, b) in self.requests.iter_mut().zip(other.requests) {
+            *a += b * share;
+        }
+        self.errors += other.errors * share;
+        self.response_bytes += other.response_bytes * share;
+        self.origin_bytes += other.origin_bytes * share;
+        self.origin_requests += other.origin_requests * share;
+        self.push_origin_bytes += other.push_origin_bytes * share;
+        self.push_peer_bytes += other.push_peer_bytes * share;
+        self.pushed_hits += other.pushed_hits * share;
+        self.pushed_hit_bytes += other.pushed_hit_bytes * share;
+    }
+
+    /// As an answer, over that many seconds.
+    pub(crate) fn rates(&self, seconds: u64) -> views::Rates {
+        let whole = |n: f64| n.round().max(0.0) as u64;
+        let ratio = |part: f64, of: f64| (of >= 0.5).then(|| (part / of).clamp(0.0, 1.0));
+        let a_second = |n: f64| n / seconds.max(1) as f64;
+        views::Rates {
+            seconds,
+            requests: CacheStatus::ALL
+                .into_iter()
+                .zip(self.requests)
+                .filter(|(_, n)| *n >= 0.5)
+                .map(|(status, n)| (status.as_str().to_owned(), whole(n)))
+                .collect(),
+            counted: whole(self.counted()),
+            hits: whole(self.hits()),
+            errors: whole(self.errors),
+            requests_per_second: a_second(self.counted()),
+            response_bytes: whole(self.response_bytes),
+            origin_bytes: whole(self.origin_bytes),
+            origin_requests: whole(self.origin_requests),
+            push_origin_bytes: whole(self.push_origin_bytes),
+            push_peer_bytes: whole(self.push_peer_bytes),
+            egress_bits_per_second: a_second(self.response_bytes * 8.0),
+            object_hit_ratio: ratio(self.hits(), self.counted()),
+            byte_hit_ratio: ratio(self.response_bytes - self.origin_bytes, self.response_bytes),
+            pushed_hits: whole(self.pushed_hits),
+            pushed_hit_bytes: whole(self.pushed_hit_bytes),
+            pushed_hit_ratio: ratio(self.pushed_hits, self.counted()),
+        }
+    }
+}
+
+/// Raises totals to those of an earlier report of the same process, where that one has more: reports
+/// can overtake one another, and totals never fall.
+pub(crate) fn keep_monotonic(totals: &mut SiteTotals, earlier: &SiteTotals) {
+    let raise = |to: &mut BTreeMap<String, u64>, from: &BTreeMap<String, u64>| {
+        for (status, total) in from {
+            let to = to.entry(status.clone()).or_insert(0);
+            *to = (*to).max(*total);
+        }
+    };
+    raise(&mut totals.requests, &earlier.requests);
+    raise(&mut totals.bytes, &earlier.bytes);
+    totals.errors = totals.errors.max(earlier.errors);
+    totals.origin_bytes = totals.origin_bytes.max(earlier.origin_bytes);
+    totals.origin_requests = totals.origin_requests.max(earlier.origin_requests);
+    totals.push_origin_bytes = totals.push_origin_bytes.max(earlier.push_origin_bytes);
+    totals.push_peer_bytes = totals.push_peer_bytes.max(earlier.push_peer_bytes);
+    totals.pushed_hits = totals.pushed_hits.max(earlier.pushed_hits);
+    totals.pushed_hit_bytes = totals.pushed_hit_bytes.max(earlier.pushed_hit_bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_and_counts_are_inverse() {
+        let mut values = [0.0; VALUES];
+        for (n, value) in values.iter_mut().enumerate() {
+            *value = n as f64;
+        }
+        let counts = Counts::of_values(values);
+        assert_eq!(counts.values(), values);
+        assert_eq!(
+            (counts.requests[9], counts.errors, counts.push_peer_bytes),
+            (9.0, 10.0, 17.0),
+            "the order on disk"
+        );
+    }
+
+    #[test]
+    fn statuses_are_found_by_name() {
+        for (position, status) in CacheStatus::ALL.into_iter().enumerate() {
+            assert_eq!(status as usize, position);
+            assert_eq!(CacheStatus::parse(status.as_str()), status);
+        }
+        assert_eq!(CacheStatus::parse("HIT"), CacheStatus::Other);
+    }
+}
