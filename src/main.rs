@@ -136,11 +136,11 @@ fn start_log(asked: Option<&str>, is_role: bool) -> Result<(), Failure> {
             .or(from_environment.as_deref())
             .unwrap_or(if is_role { "info" } else { "warn" });
     let filter = EnvFilter::try_new(directives).map_err(|e| {
-        let mend =
+        let hint =
             "write a level (error, warn, info, debug, trace) or module=level, with commas between";
         Failure::new(
             FailureKind::Usage,
-            format!("the log filter {directives:?} is wrong: {e}; {mend}"),
+            format!("the log filter {directives:?} is wrong: {e}; {hint}"),
         )
     })?;
     let colours = std::io::stderr().is_terminal();

@@ -295,11 +295,11 @@ impl Privileges {
     fn check(&self, needs: &Needs) -> Result<(), Failure> {
         let name = self.account.as_ref().map_or("", |account| &account.name);
         let refused = |path: &Path, error: &io::Error, what: &str| {
-            let mend = "this role was started as root and runs as that user; let it, or name another with user in [fleet] or --user";
+            let hint = "this role was started as root and runs as that user; let it, or name another with user in [fleet] or --user";
             Failure::new(
                 FailureKind::NoInput,
                 format!(
-                    "the user {name} cannot {what} {}: {error}; {mend}",
+                    "the user {name} cannot {what} {}: {error}; {hint}",
                     path.display()
                 ),
             )

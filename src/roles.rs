@@ -9,7 +9,7 @@ use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::file::{self, KeySource, Mistake};
 use nearcast_fleet::follow::{self, NodeContext};
 use nearcast_fleet::node_key::{self, OwnKey};
-use nearcast_fleet::shutdown;
+use nearcast_net::shutdown;
 use tokio::signal::unix::SignalKind;
 use tokio::sync::watch;
 
@@ -181,10 +181,10 @@ pub(crate) async fn control(
         line,
         column,
         problem,
-        mend,
+        hint,
     } in check::warnings(&fleet, &file::read(&path)?)
     {
-        tracing::warn!("{}:{line}:{column}: {problem}; {mend}", path.display());
+        tracing::warn!("{}:{line}:{column}: {problem}; {hint}", path.display());
     }
     let (fleet_tx, _) = watch::channel(Arc::new(fleet));
     let (trigger, shutdown) = shutdown::channel();

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io::Read as _;
 
 use nearcast_fleet::failure::{Failure, FailureKind};
-use nearcast_fleet::shutdown::ShutdownTrigger;
+use nearcast_net::shutdown::ShutdownTrigger;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Listens for one kind of signal from now on.

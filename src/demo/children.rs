@@ -6,7 +6,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use nearcast_fleet::failure::{Failure, FailureKind};
-use nearcast_fleet::shutdown::{self, Shutdown, ShutdownTrigger};
+use nearcast_net::shutdown::{self, Shutdown, ShutdownTrigger};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -184,7 +184,7 @@ impl Watcher {
                 }
                 return;
             }
-            () = shutdown.asked() => {}
+            () = shutdown.requested() => {}
         }
         drop(self.stdin.take());
         if tokio::time::timeout(END_MAX, self.child.wait())

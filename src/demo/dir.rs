@@ -26,7 +26,7 @@ impl DemoDir {
     /// of somebody else, one with other content, and one that a running demo holds.
     pub(super) fn take(path: &Path) -> Result<Self, Failure> {
         let cannot = |error: std::io::Error| {
-            let (kind, mend) = match error.kind() {
+            let (kind, hint) = match error.kind() {
                 std::io::ErrorKind::StorageFull => (
                     FailureKind::Io,
                     "free some space, or choose another directory with --state-dir",
@@ -39,7 +39,7 @@ impl DemoDir {
             Failure::new(
                 kind,
                 format!(
-                    "cannot use {} for the demo: {error}; {mend}",
+                    "cannot use {} for the demo: {error}; {hint}",
                     path.display()
                 ),
             )

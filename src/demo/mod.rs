@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 
 use self::children::{Children, Ended};
 use self::dir::DemoDir;
-use self::file::PLACES;
+use self::file::CLUSTERS;
 use crate::cli::DemoArgs;
 use crate::operate::key;
 use crate::traffic::dns;
@@ -310,9 +310,11 @@ async fn wait_ready(node: &DemoNode) {
 
 /// Waits until each region's clients are given the edges of their own place.
 async fn wait_steered() {
-    for place in &PLACES {
+    for place in &CLUSTERS {
         let client = place.client;
-        let edges: Vec<Ipv4Addr> = (1..=file::EDGES_PER_PLACE).map(|n| place.edge(n)).collect();
+        let edges: Vec<Ipv4Addr> = (1..=file::EDGES_PER_CLUSTER)
+            .map(|n| place.edge(n))
+            .collect();
         loop {
             let found = dns::resolve(&[file::DNS], "www.demo.test", client, || {
                 std::process::id() as u16
@@ -344,9 +346,9 @@ fn banner(
     };
     let day = Duration::from_secs_f64(24.0 * 3600.0 / speed);
     let port = file::EDGE_PORT;
-    let [ams, nyc, _] = &PLACES;
+    let [ams, nyc, _] = &CLUSTERS;
     let (first, other) = (ams.edge(1), nyc.edge(1));
-    let digs: String = PLACES
+    let digs: String = CLUSTERS
         .iter()
         .map(|p| {
             format!(
@@ -376,7 +378,7 @@ fn banner(
          {kill}\
          \x20 All nodes at a glance:\n    {this} status{fleet}\n\n\
          Files: {} (nearcast.toml, logs/)\n\n",
-        PLACES.len(),
+        CLUSTERS.len(),
         took.as_secs_f64(),
         crate::text::span_ms(day.as_millis() as u64),
         file::CONSOLE_URL,

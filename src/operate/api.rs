@@ -116,7 +116,7 @@ impl Api {
 }
 
 fn unanswered(error: &ClientError) -> Failure {
-    let mend = match error {
+    let hint = match error {
         ClientError::Url(_) => {
             return Failure::new(
                 FailureKind::Usage,
@@ -130,7 +130,7 @@ fn unanswered(error: &ClientError) -> Failure {
     };
     Failure::new(
         FailureKind::Unavailable,
-        format!("control does not answer: {error}; {mend}"),
+        format!("control does not answer: {error}; {hint}"),
     )
 }
 
@@ -139,11 +139,11 @@ fn answer(response: &Response<Bytes>) -> Result<Value, Failure> {
     let value: Option<Value> = serde_json::from_slice(response.body()).ok();
     let status = response.status();
     if status.is_success() {
-        let mend = "is control.url in the fleet file the address of Nearcast's control role?";
+        let hint = "is control.url in the fleet file the address of Nearcast's control role?";
         return value.ok_or_else(|| {
             Failure::new(
                 FailureKind::Unavailable,
-                format!("control's answer is no JSON; {mend}"),
+                format!("control's answer is no JSON; {hint}"),
             )
         });
     }

@@ -13,7 +13,7 @@ use crate::find;
 pub(crate) async fn run(arguments: ApplyArgs) -> Result<(), Failure> {
     let path = &arguments.file;
     let new = check::load(path)?;
-    check::tell_warnings(path, &new);
+    check::print_warnings(path, &new);
     let text = file::read(path)?;
     let running = match &arguments.fleet {
         Some(other) => file::load_with(other, KeySource::Unneeded)?,

@@ -1,6 +1,7 @@
 //! `nearcast plan`.
 
 use nearcast_fleet::failure::Failure;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use serde_json::Value;
 
 use super::api::{Api, list, number, string};
@@ -10,6 +11,13 @@ use crate::{find, text};
 
 /// The most items that control shows of one cluster.
 const ITEMS_MAX: u32 = 1000;
+
+/// Characters that a query component must not contain.
+const ESCAPED: AsciiSet = NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 
 /// Shows the plan that control would push next.
 pub(crate) async fn run(arguments: PlanArgs) -> Result<(), Failure> {
@@ -32,18 +40,9 @@ pub(crate) async fn run(arguments: PlanArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A query component with everything but letters, digits and `-._~` escaped.
-fn percent_encoded(text: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
-    text.bytes()
-        .map(|b| {
-            if plain(b) {
-                char::from(b).to_string()
-            } else {
-                format!("%{b:02X}")
-            }
-        })
-        .collect()
+/// Escapes a query component: all but letters, digits and `-._~` (RFC 3986 section 2.3).
+fn percent_encoded(text: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(text, &ESCAPED)
 }
 
 fn told(answer: &Value) -> String {
@@ -169,6 +168,6 @@ mod tests {
 
     #[test]
     fn a_name_cannot_add_to_the_query() {
-        assert_eq!(percent_encoded("a&b=c d"), "a%26b%3Dc%20d");
+        assert_eq!(percent_encoded("a&b=c d").to_string(), "a%26b%3Dc%20d");
     }
 }

@@ -8,8 +8,8 @@ mod catalogue;
 pub(crate) mod dns;
 mod fetch;
 mod plan;
-mod random;
 mod tally;
+mod zipf;
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
@@ -22,7 +22,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use nearcast_fleet::clock::unix_seconds;
 use nearcast_fleet::config::Fleet;
 use nearcast_fleet::failure::{Failure, FailureKind};
-use nearcast_fleet::shutdown::{self, Shutdown};
+use nearcast_net::shutdown::{self, Shutdown};
 use tokio::sync::Semaphore;
 
 use self::catalogue::{Catalogue, Ladder, Title};
@@ -149,7 +149,7 @@ async fn drive(
 }
 
 async fn asked(mut shutdown: Shutdown) {
-    shutdown.asked().await;
+    shutdown.requested().await;
 }
 
 impl World {
@@ -267,11 +267,11 @@ impl World {
             match self.try_catalogue().await {
                 Ok(catalogue) => return Ok(catalogue),
                 Err(why) if begun.elapsed() > CATALOGUE_WAIT => {
-                    let mend = "traffic needs the demo's content (`nearcast origin --demo-content`) or a site with such a catalogue";
+                    let hint = "traffic needs the demo's content (`nearcast origin --demo-content`) or a site with such a catalogue";
                     return Err(Failure::new(
                         FailureKind::Unavailable,
                         format!(
-                            "no catalogue at http://{}/catalogue.json: {why}; {mend}",
+                            "no catalogue at http://{}/catalogue.json: {why}; {hint}",
                             self.page_host
                         ),
                     ));

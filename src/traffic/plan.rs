@@ -5,9 +5,10 @@
 use std::net::Ipv4Addr;
 
 use nearcast_fleet::clock::FleetClock;
+use nearcast_fleet::random::Random;
 
 use super::catalogue::Catalogue;
-use super::random::{Random, Zipf};
+use super::zipf::Zipf;
 
 /// Clients in each region.
 pub(super) const CLIENTS_PER_REGION: usize = 60;

@@ -40,7 +40,7 @@ impl From<&nearcast_fleet::file::Mistake> for Mistake {
             line: m.line,
             column: m.column,
             problem: m.problem.clone(),
-            hint: m.mend.clone(),
+            hint: m.hint.clone(),
         }
     }
 }

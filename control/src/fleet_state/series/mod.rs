@@ -17,7 +17,7 @@ mod ring;
 use std::collections::BTreeMap;
 
 use crate::fleet_state::series::block::{BlockHead, Kind, decode_cell};
-use crate::fleet_state::series::counts::CacheStatus;
+use crate::fleet_state::series::counts::status_words;
 use crate::fleet_state::series::resolution::COARSE;
 use crate::fleet_state::series::ring::{Cell, CoarseCell, Ring};
 use crate::views;
@@ -134,16 +134,16 @@ impl Series {
             .map(|number| ring.counts(number, span.step))
             .collect();
         let mut lines = BTreeMap::new();
-        for status in CacheStatus::ALL {
+        for (index, status) in status_words().enumerate() {
             let line: Vec<Option<f64>> = cells
                 .iter()
                 .map(|c| {
                     c.as_ref()
-                        .map(|c| (c.requests[status as usize] * 1000.0).round() / 1000.0)
+                        .map(|c| (c.requests[index] * 1000.0).round() / 1000.0)
                 })
                 .collect();
             if line.iter().flatten().any(|n| *n > 0.0) {
-                lines.insert(status.as_str().to_owned(), line);
+                lines.insert(status.to_owned(), line);
             }
         }
         lines
