@@ -67,6 +67,7 @@ pub(super) async fn drain(
         Err(error @ ApiError::NotFound(_)) => left_over().ok_or(error)?,
         found => found?,
     };
+
     let wanted = Drain {
         target: target.clone(),
         drained: request.drained,
@@ -81,6 +82,7 @@ pub(super) async fn drain(
     if let Some(obstacle) = obstacle {
         return Err(ApiError::Conflict(obstacle));
     }
+
     let entry = if is_new {
         let accept = {
             let state = state.clone();
@@ -96,6 +98,7 @@ pub(super) async fn drain(
         None
     };
     drop(turn);
+
     let since = state.fleet_state().drains.get(&target);
     let revision = entry
         .as_ref()

@@ -154,7 +154,7 @@ async fn other_path(method: Method, uri: Uri) -> Result<Response, ApiError> {
         )));
     }
     if !matches!(method, Method::GET | Method::HEAD) {
-        return Err(ApiError::MethodNotAllowed(format!("{path} is only read")));
+        return Err(ApiError::MethodNotAllowed(format!("{path} is read-only")));
     }
     console::file(path)
 }

@@ -245,7 +245,7 @@ pub(super) async fn edge_report(
         &report.node.clone(),
         report_bounds::edge(&mut report, &fleet, newest, now),
     );
-    // LearnedPopularity, not kept.
+    // Popularity is learned, not kept with the report.
     let popularity = std::mem::take(&mut report.popularity);
     state.popularity.fold(&fleet, cluster, &popularity, now);
     let (new_events, written) = {

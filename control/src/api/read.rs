@@ -137,7 +137,7 @@ pub(super) struct EventsQuery {
     after: Option<u64>,
 }
 
-/// EventLog as they happen, as server-sent events.
+/// Events as they happen, as server-sent events.
 #[utoipa::path(get, path = "/v1/events", tag = "read", params(EventsQuery),
     responses((status = 200, content_type = "text/event-stream", body = views::Event), (status = 503, body = views::ErrorBody)))]
 pub(super) async fn events(

@@ -87,3 +87,51 @@ pub(super) fn cluster_change(
     };
     Some(new_event.cluster(&cluster.name))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_loss_and_the_return_of_a_cluster_are_events() {
+        let text = "[fleet]\nzone = \"cdn.test\"\n[[cluster]]\nname = \"ams\"\nplace = { latitude = 1, longitude = 1 }\n\
+                    [[cluster.node]]\nname = \"ams-1\"\naddress = \"192.0.2.1\"\n";
+        let fleet =
+            nearcast_fleet::file::parse(text, std::path::Path::new("/")).expect("a good file");
+        for before in ClusterState::ALL {
+            for after in ClusterState::ALL {
+                let expected = match (before, after) {
+                    (ClusterState::Down, ClusterState::Down) => None,
+                    (_, ClusterState::Down) => Some("cluster_down"),
+                    (ClusterState::Down, _) => Some("cluster_up"),
+                    _ => None,
+                };
+                let event = cluster_change(&fleet.clusters[0], before, after);
+                assert_eq!(event.map(|e| e.kind), expected, "{before:?} {after:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_saved_record_restores_the_states() {
+        let states = AnnouncedStates {
+            nodes: NodeState::ALL
+                .into_iter()
+                .map(|state| (state.name().to_owned(), state))
+                .collect(),
+            clusters: ClusterState::ALL
+                .into_iter()
+                .map(|state| (state.name().to_owned(), state))
+                .collect(),
+        };
+        let StateRecord::AnnouncedStates {
+            mut nodes,
+            clusters,
+        } = states.record()
+        else {
+            panic!("another record");
+        };
+        nodes.insert("a".to_owned(), "of a newer version".to_owned());
+        assert_eq!(AnnouncedStates::of_record(&nodes, &clusters), states);
+    }
+}

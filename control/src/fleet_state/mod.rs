@@ -167,8 +167,7 @@ impl FleetState {
             let queries =
                 |r: &DnsReport| r.queries.values().fold(0u64, |a, n| a.saturating_add(*n));
             let new = queries(&report).saturating_sub(before.as_ref().map_or(0, |b| queries(b)));
-            let mut counts = Counts::default();
-            counts.requests[0] = new as f64;
+            let counts = Counts::of_requests(new);
             self.series
                 .add(Key::Node(report.node.clone()), from_ms, now_ms, &counts);
             let counted: BTreeMap<SelectionKey, u64> = before
@@ -214,9 +213,8 @@ impl FleetState {
         if before.is_some() || counts_from_zero {
             let requests =
                 |r: &OriginReport| r.requests.values().fold(0u64, |a, n| a.saturating_add(*n));
-            let mut counts = Counts::default();
-            counts.requests[0] =
-                requests(&report).saturating_sub(before.map_or(0, requests)) as f64;
+            let new = requests(&report).saturating_sub(before.map_or(0, requests));
+            let mut counts = Counts::of_requests(new);
             counts.response_bytes =
                 report.bytes.saturating_sub(before.map_or(0, |b| b.bytes)) as f64;
             self.series

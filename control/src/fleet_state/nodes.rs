@@ -263,3 +263,27 @@ pub(super) fn node_change(
     };
     Some(new_event.node(name))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_of_a_cluster_follows_from_its_nodes() {
+        use NodeState::{Down, Drained, Draining, Silent, Up, Waiting};
+        let table: [(&[NodeState], ClusterState); 9] = [
+            (&[Up, Up], ClusterState::Up),
+            (&[Waiting, Waiting], ClusterState::Waiting),
+            (&[Drained, Drained], ClusterState::Drained),
+            (&[Down, Drained], ClusterState::Down),
+            (&[Draining, Down], ClusterState::Down),
+            (&[Up, Down], ClusterState::Degraded),
+            (&[Up, Waiting], ClusterState::Degraded),
+            (&[Silent, Silent], ClusterState::Degraded),
+            (&[Silent, Down], ClusterState::Degraded),
+        ];
+        for (nodes, expected) in table {
+            assert_eq!(ClusterState::of(nodes), expected, "{nodes:?}");
+        }
+    }
+}

@@ -217,7 +217,7 @@ impl OrderRecord {
             Bytes(filled.peer_bytes).rounded()
         );
         if filled.unfinished > 0 {
-            message += &format!("; {} not there", are_copies(filled.unfinished));
+            message += &format!("; {} missing", are_copies(filled.unfinished));
         }
         if !silent.is_empty() {
             message += &format!(
@@ -262,7 +262,7 @@ impl OrderRecord {
             (true, left) => Some((
                 MissedReason::Unfinished,
                 format!(
-                    "the last scheduled push ran out of time: {} not there; the next one goes on from there",
+                    "the last scheduled push ran out of time: {} missing; the next push continues from there",
                     are_copies(left)
                 ),
             )),

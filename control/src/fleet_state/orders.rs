@@ -585,7 +585,7 @@ mod tests {
         );
         assert!(
             told[0].message.contains("ran out of time")
-                && told[0].message.contains("1 copy is not there"),
+                && told[0].message.contains("1 copy is missing"),
             "{}",
             told[0].message
         );
@@ -606,8 +606,7 @@ mod tests {
             p.take_missed(),
             [("ams".to_owned(), MissedReason::Unfinished)]
         );
-        // One that an operator asked for shows what it lacks itself, and mends all when it ends
-        // well.
+        // A manual order misses no window, and clears a missed one when it succeeds.
         let asked = order_id("ams", None, 200);
         p.accept(&order(&asked, "ams", 4), 2, 200, vec!["a".into()]);
         assert_eq!(
@@ -710,7 +709,7 @@ mod tests {
             })
         };
         assert!(are_ordered(&p));
-        // Those that an operator asks for do not hide that the schedule had its turn.
+        // Manual orders do not hide that the schedule has had its turn.
         for revision in clusters..2 * clusters {
             p.accept(
                 &order(&order_id("c0", None, revision as u64), "c0", 1),

@@ -501,7 +501,7 @@ mod tests {
                 .await
                 .is_err()
         );
-        // The writer tells it on its way out, which whoever asked need not see.
+        // The writer publishes it when it ends, which may be after the answer.
         journal
             .watch()
             .wait_for(|revision| *revision == 2)

@@ -169,3 +169,36 @@ pub(crate) struct Purges {
     /// Newest first.
     pub purges: Vec<PurgeView>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_scope_has_one_word_in_json_and_metrics_and_is_the_same_in_the_journal() {
+        let text = || "x".to_owned();
+        let table = [
+            (Scope::Url(text()), "url x"),
+            (Scope::Prefix(text()), "prefix x"),
+            (Scope::Host(text()), "host x"),
+            (Scope::Site(text()), "site x"),
+            (Scope::Tag(text()), "tag x"),
+            (
+                Scope::SiteTag {
+                    site: "www".to_owned(),
+                    tag: text(),
+                },
+                "tag x of site www",
+            ),
+            (Scope::All, "everything"),
+        ];
+        for (scope, words) in table {
+            let json = serde_json::to_value(&scope).expect("a scope is JSON");
+            assert_eq!(
+                (json["by"].as_str(), scope.describe()),
+                (Some(scope.name()), words.to_owned())
+            );
+            assert_eq!(Scope::from(&PurgeScope::from(scope.clone())), scope);
+        }
+    }
+}

@@ -245,7 +245,7 @@ async fn a_purge_that_may_not_be_what_was_meant_says_so() {
             json!({"by": "url", "value": "http://www.demo.test/img/*"}),
             "by prefix",
         ),
-        (json!({"by": "tag", "value": "a,b"}), "each by itself"),
+        (json!({"by": "tag", "value": "a,b"}), "one by one"),
     ] {
         let answer = body(
             &lab.post(
@@ -402,6 +402,11 @@ async fn a_purge_that_waits_is_answered_however_many_come_after_it() {
     };
     lab.event("purge_accepted").await;
     for n in 0..300 {
+        // Edges that are silent are not waited for.
+        if n % 10 == 0 {
+            lab.edge("ams-1", 0, json!({})).await;
+            lab.edge("ams-2", 0, json!({})).await;
+        }
         lab.post(
             "/v1/purges",
             &lab.token.0,

@@ -69,6 +69,14 @@ impl Counts {
         counts
     }
 
+    /// Queries of a name server or requests of an origin, which have no cache status. They are counted
+    /// under the first one, and only in rates of requests.
+    pub(crate) fn of_requests(requests: u64) -> Self {
+        let mut counts = Self::default();
+        counts.requests[0] = requests as f64;
+        counts
+    }
+
     /// All numbers, in the order in which they are written. New ones go to the end.
     pub(super) fn values(&self) -> [f64; VALUES] {
         let mut values = [0.0; VALUES];
