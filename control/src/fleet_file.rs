@@ -320,19 +320,17 @@ mod tests {
         let fleet = |label: &str| file::parse(&text(label), dir.path()).expect("a good file");
         let given = fleet("old");
         let control = given.control.clone().unwrap();
-        let own_dir = crate::Dir::open(&dir.path().join("control")).unwrap();
+        let own_dir = crate::dir::Dir::open(&dir.path().join("control")).unwrap();
         let sender = tokio::sync::watch::channel(Arc::new(given.clone())).0;
         let (_trigger, shutdown) = nearcast_fleet::shutdown::channel();
-        let (state, _) = crate::open(
-            sender,
-            &given,
-            &control,
-            &own_dir,
-            text("old"),
-            |_, _| Vec::new(),
+        let inputs = crate::start::StateInputs {
+            control,
+            given: Arc::new(given),
+            fleet: sender,
+            check: |_, _| Vec::new(),
             shutdown,
-        )
-        .unwrap();
+        };
+        let (state, _) = inputs.restore(&own_dir, text("old")).unwrap();
         let state = Arc::new(state);
         let disk = state.journal.hold();
         assert!(

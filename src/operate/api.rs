@@ -1,4 +1,4 @@
-//! Asking control's API: one exchange, its answer as JSON, its refusals as failures with the right
+//! A client of control's API: one exchange, its response as JSON, its errors as failures with an
 //! exit code.
 
 use std::time::Duration;
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::find;
 
-/// How long control may take over an answer that it need not wait for.
+/// How long control may take for a response for which it need not wait.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
 
 /// Control's API.
@@ -134,7 +134,7 @@ fn unanswered(error: &ClientError) -> Failure {
     )
 }
 
-/// The JSON of a good answer, or the failure that a refusal stands for.
+/// The JSON of a successful response, or the failure of an error response.
 fn answer(response: &Response<Bytes>) -> Result<Value, Failure> {
     let value: Option<Value> = serde_json::from_slice(response.body()).ok();
     let status = response.status();

@@ -8,8 +8,7 @@ use super::{check, print_json};
 use crate::cli::ApplyArgs;
 use crate::find;
 
-/// Checks the file here, then gives it to control, which writes it to the journal that all nodes
-/// follow.
+/// Checks the file, then sends it to control, which writes it to the journal that all nodes follow.
 pub(crate) async fn run(arguments: ApplyArgs) -> Result<(), Failure> {
     let path = &arguments.file;
     let new = check::load(path)?;

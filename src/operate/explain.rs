@@ -404,7 +404,7 @@ mod tests {
                 {"cluster": "ams", "distance_km": 7412.0, "rtt_ms": 88.26, "load": 0.0, "health": "all-down", "rejected": "farther"},
             ],
         });
-        let told = describe("www.demo.test", &answer);
+        let text = describe("www.demo.test", &answer);
         let words = [
             "www.demo.test -> nyc (nearest)",
             "aliases       www.cdn.test.\n",
@@ -424,9 +424,9 @@ mod tests {
             "farther",
         ];
         for words in words {
-            assert!(told.contains(words), "{words}: {told}");
+            assert!(text.contains(words), "{words}: {text}");
         }
-        assert!(told.lines().any(|l| l.starts_with("*  nyc")), "{told}");
+        assert!(text.lines().any(|l| l.starts_with("*  nyc")), "{text}");
     }
 
     #[test]
@@ -457,15 +457,15 @@ mod tests {
                 ][..],
             ),
         ] {
-            let told = describe("demo.test", &answer);
+            let text = describe("demo.test", &answer);
             for words in words {
-                assert!(told.contains(words), "{words}: {told}");
+                assert!(text.contains(words), "{words}: {text}");
             }
             assert!(
-                !told.contains("nobody")
-                    && !told.contains("place")
-                    && !told.contains("address used"),
-                "{told}"
+                !text.contains("nobody")
+                    && !text.contains("place")
+                    && !text.contains("address used"),
+                "{text}"
             );
         }
     }

@@ -35,7 +35,7 @@ pub(crate) async fn run(arguments: PlanArgs) -> Result<(), Failure> {
     if arguments.json {
         print_json(&answer);
     } else {
-        out!("{}", told(&answer));
+        out!("{}", describe(&answer));
     }
     Ok(())
 }
@@ -45,10 +45,10 @@ fn percent_encoded(text: &str) -> PercentEncode<'_> {
     utf8_percent_encode(text, &ESCAPED)
 }
 
-fn told(answer: &Value) -> String {
-    let mut told = String::new();
+fn describe(answer: &Value) -> String {
+    let mut text = String::new();
     if answer["enabled"] == false {
-        told.push_str("Pushing is turned off in the fleet file (control.push.enabled); this is what would be pushed.\n\n");
+        text.push_str("Pushing is turned off in the fleet file (control.push.enabled); this is what would be pushed.\n\n");
     }
     let now = number(&answer["now_unix_ms"]);
     let clusters = list(&answer["clusters"]);
@@ -65,7 +65,7 @@ fn told(answer: &Value) -> String {
         ">gap",
         "limit",
     ];
-    told.push_str(&text::table(&heading, &rows));
+    text.push_str(&text::table(&heading, &rows));
     for cluster in clusters {
         let items = list(&cluster["items"]);
         if items.is_empty() {
@@ -79,7 +79,7 @@ fn told(answer: &Value) -> String {
             } else {
                 reasons.join(", ")
             };
-            told.push_str(&format!(
+            text.push_str(&format!(
                 "\n{}: nothing to push ({why})\n",
                 string(&cluster["cluster"])
             ));
@@ -95,18 +95,18 @@ fn told(answer: &Value) -> String {
                 ]
             })
             .collect();
-        told.push_str(&format!(
+        text.push_str(&format!(
             "\n{}, best {} of {}:\n",
             string(&cluster["cluster"]),
             items.len(),
             cluster["items_total"]
         ));
-        told.push_str(&text::table(
+        text.push_str(&text::table(
             &[">expected requests", ">bytes", "URL"],
             &rows,
         ));
     }
-    told
+    text
 }
 
 fn cluster_row(cluster: &Value, now: f64) -> Vec<String> {
@@ -151,7 +151,7 @@ mod tests {
              "items": [{"url": "http://h/v", "bytes": 400_000, "expected_requests": 300.0}], "excluded": []},
             {"cluster": "nyc", "window": null, "items": [], "excluded": [{"reason": "too_few_requests", "count": 3}]},
         ]});
-        let told = told(&answer);
+        let text = describe(&answer);
         for words in [
             "03:00",
             "in 40 s",
@@ -162,7 +162,7 @@ mod tests {
             "http://h/v",
             "nyc: nothing to push (3 too few requests)",
         ] {
-            assert!(told.contains(words), "{words}: {told}");
+            assert!(text.contains(words), "{words}: {text}");
         }
     }
 

@@ -18,7 +18,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Steps of a bar.
 const BAR_STEPS: u64 = 1000;
 
-/// Pushes now and watches, or shows the orders so far.
+/// Pushes now and shows progress, or shows the orders so far.
 pub(crate) async fn run(arguments: PushArgs) -> Result<(), Failure> {
     let fleet = find::fleet(arguments.fleet.fleet.as_deref())?;
     let api = Api::of(&fleet)?;
@@ -63,7 +63,7 @@ pub(crate) async fn run(arguments: PushArgs) -> Result<(), Failure> {
     verdict(&orders)
 }
 
-/// Shows progress until every order has ended or `limit` has passed; the orders as they were last
+/// Shows progress until every order has ended or `limit` has passed; returns the orders as last
 /// seen.
 async fn watch(
     api: &Api,
@@ -97,8 +97,8 @@ async fn watch(
     }
 }
 
-/// A push is a failure when a node said nothing of it, when its time was over before all was there,
-/// or when nothing that it should have brought is there.
+/// A push has failed when a node did not report, when its time ended before it was complete, or
+/// when none of its items arrived.
 fn verdict(orders: &[Value]) -> Result<(), Failure> {
     let silent = |is_it: fn(&Value) -> bool| -> Vec<String> {
         orders
@@ -158,7 +158,7 @@ fn verdict(orders: &[Value]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A bar a cluster on a terminal, a line at each tenth elsewhere.
+/// One bar for each cluster on a terminal, elsewhere a line at each tenth.
 struct Shown {
     bars: Option<MultiProgress>,
     quiet: bool,
@@ -277,9 +277,9 @@ mod tests {
     #[test]
     fn the_documented_orders_are_told() {
         let orders = documented();
-        let told = orders_table(list(&orders["orders"]));
+        let text = orders_table(list(&orders["orders"]));
         for words in ["ams", "running", "50 %", "15.3 MiB", "5.7 MiB", "50.0 %"] {
-            assert!(told.contains(words), "{words}: {told}");
+            assert!(text.contains(words), "{words}: {text}");
         }
         assert_eq!(
             progress_words(&orders["orders"][0]),

@@ -1,8 +1,7 @@
 //! `nearcast traffic`: synthetic clients in three regions that resolve through the fleet's name
 //! servers and fetch from the edges they are given.
 //!
-//! `plan` says who asks for what and when; `dns` and `fetch` are one client's means; `tally`
-//! counts.
+//! `plan` makes the sessions; `dns` and `fetch` carry out a client's requests; `tally` counts.
 
 mod catalogue;
 pub(crate) mod dns;
@@ -34,21 +33,21 @@ use crate::{find, signals};
 
 /// Sessions under way at once; more are turned away and counted.
 const SESSIONS_MAX: usize = 400;
-/// How long the fleet may take until it gives out its catalogue.
+/// How long the fleet may take until it serves its catalogue.
 const CATALOGUE_WAIT: Duration = Duration::from_secs(20);
 /// Time between two tries at it.
 const CATALOGUE_EVERY: Duration = Duration::from_millis(250);
 /// How long requests under way may go on at the end.
 const FINISH_MAX: Duration = Duration::from_secs(3);
 
-/// The regions: prefix and the time zone by which their day goes.
+/// The regions: client prefix, and the time zone of their day.
 const REGIONS: [(&str, [u8; 3], &str); 3] = [
     ("Europe", [198, 51, 100], "Europe/Amsterdam"),
     ("Americas", [203, 0, 113], "America/New_York"),
     ("Asia", [192, 0, 2], "Asia/Singapore"),
 ];
 
-/// What sessions share.
+/// The state that sessions share.
 struct World {
     fetcher: Fetcher,
     clients: Vec<Vec<ClientState>>,
@@ -56,7 +55,7 @@ struct World {
     video_host: String,
     cluster_of: BTreeMap<Ipv4Addr, String>,
     tally: Mutex<Tally>,
-    /// No request begins any more.
+    /// Set when no request begins any more.
     closed: AtomicBool,
 }
 
@@ -155,7 +154,7 @@ async fn asked(mut shutdown: Shutdown) {
 impl World {
     fn of(fleet: &Fleet, name_servers: Vec<SocketAddr>) -> Result<Self, Failure> {
         let usage = |message: &str| Failure::new(FailureKind::Usage, message);
-        // Others, of a root or a parent zone, would only refer to these.
+        // Name servers of a parent zone would only refer to these.
         let from_file = || {
             let steering = fleet
                 .zone_name_servers
@@ -260,7 +259,7 @@ impl World {
         }
     }
 
-    /// The catalogue as the fleet itself serves it, waiting until it does.
+    /// Fetches the catalogue from the fleet; waits until the fleet serves it.
     async fn read_catalogue(&self) -> Result<Catalogue, Failure> {
         let begun = tokio::time::Instant::now();
         loop {
@@ -327,7 +326,7 @@ impl World {
     }
 }
 
-/// The progress line: drawn over itself on a terminal, a line at each interval elsewhere.
+/// The progress line: redrawn on a terminal, elsewhere a new line at each interval.
 async fn show(world: Arc<World>, every: Duration, quiet: bool) {
     let bar = (std::io::stderr().is_terminal() && !quiet).then(|| {
         let style =
