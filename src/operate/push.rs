@@ -251,8 +251,17 @@ fn orders_table(orders: &[Value]) -> String {
         })
         .collect();
     let heading = [
-        "cluster", "state", ">done", ">items", ">bytes", ">warm", ">warmed", ">failed", ">origin",
-        ">peers", ">pushed hits",
+        "cluster",
+        "state",
+        ">done",
+        ">items",
+        ">bytes",
+        ">warm",
+        ">warmed",
+        ">failed",
+        ">origin",
+        ">peers",
+        ">pushed hits",
     ];
     let words = "\
         warm (there before), warmed and failed count copies: each edge of a cluster has its own.\n\

@@ -19,9 +19,12 @@ proptest! {
         let text = format!("{}{insert}{}", &EVERYTHING[..at], &EVERYTHING[end..]);
         if let Err(mistakes) = parse(&text, Path::new("/")) {
             prop_assert!(!mistakes.is_empty());
-            let lines = text.lines().count().max(1);
+            let lines: Vec<&str> = text.split('\n').collect();
             for mistake in mistakes {
-                prop_assert!((1..=lines + 1).contains(&mistake.line) && mistake.column >= 1, "{mistake:?}");
+                // A character of the text, or the end of a line.
+                let line = mistake.line.checked_sub(1).and_then(|n| lines.get(n));
+                let columns = 1..=line.map_or(0, |line| line.chars().count() + 1);
+                prop_assert!(columns.contains(&mistake.column), "{mistake:?} in {line:?}");
                 prop_assert!(!mistake.problem.contains('\n') && !mistake.hint.contains('\n'), "{mistake:?}");
             }
         }
