@@ -261,7 +261,7 @@ pub(crate) struct ExplainArgs {
     #[arg(value_name = "HOST")]
     pub(crate) host: String,
     /// The client's address or prefix, as its resolver sends it in a client subnet
-    #[arg(long, value_name = "IP[/BITS]", required_unless_present = "resolver", value_parser = crate::operate::explain::client_prefix)]
+    #[arg(long, value_name = "IP[/BITS]", required_unless_present = "resolver", value_parser = client_prefix)]
     pub(crate) client: Option<String>,
     /// The resolver's address, which decides where the resolver sends no client subnet
     #[arg(long, value_name = "IP")]
@@ -584,6 +584,24 @@ fn parse_server(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
+/// Parses a client's address, with or without a prefix length, into the form for a query.
+fn client_prefix(text: &str) -> Result<String, String> {
+    let (address, bits) = text
+        .split_once('/')
+        .map_or((text, None), |(address, bits)| (address, Some(bits)));
+    let found: IpAddr = address.parse().map_err(
+        |_| "write an IP address, perhaps with the bits of a prefix, such as 203.0.113.0/24",
+    )?;
+    let whole = if found.is_ipv4() { 32 } else { 128 };
+    match bits.map(str::parse::<u8>) {
+        Some(Ok(bits)) if bits <= whole => Ok(format!("{found}/{bits}")),
+        Some(_) => Err(format!(
+            "the prefix of such an address has 0 to {whole} bits"
+        )),
+        None => Ok(found.to_string()),
+    }
+}
+
 fn parse_bytes(text: &str) -> Result<Bytes, String> {
     if text == "0" {
         return Ok(Bytes(0));
@@ -814,6 +832,21 @@ mod tests {
             (":5300", false),
         ] {
             assert_eq!(parse_server(written).is_ok(), good, "{written}");
+        }
+    }
+
+    #[test]
+    fn clients_are_addresses_or_prefixes() {
+        for (text, expected) in [
+            ("192.0.2.1", Some("192.0.2.1")),
+            ("192.0.2.0/24", Some("192.0.2.0/24")),
+            ("2001:DB8::/48", Some("2001:db8::/48")),
+            ("192.0.2.0/33", None),
+            ("192.0.2.0/", None),
+            ("www.demo.test", None),
+            ("", None),
+        ] {
+            assert_eq!(client_prefix(text).ok().as_deref(), expected, "{text}");
         }
     }
 

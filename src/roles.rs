@@ -8,6 +8,7 @@ use nearcast_fleet::config::{CachePolicy, Fleet};
 use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::file::{self, KeySource, Mistake};
 use nearcast_fleet::follow::{self, NodeContext};
+use nearcast_fleet::lookup::NoSuchNode;
 use nearcast_fleet::node_key::{self, OwnKey};
 use nearcast_net::shutdown;
 use tokio::signal::unix::SignalKind;
@@ -326,24 +327,27 @@ fn or_without(failure: Failure, arguments: &str) -> Failure {
 /// The node to run: the one named, or the only one of its role.
 pub(crate) fn choose<'f>(
     asked: Option<&str>,
-    kind: &str,
+    section: &'static str,
     names: impl Iterator<Item = &'f str>,
 ) -> Result<String, Failure> {
     let names: Vec<&str> = names.collect();
-    let message = match asked {
-        Some(name) if names.contains(&name) => return Ok(name.to_owned()),
-        None if names.len() == 1 => return Ok(names[0].to_owned()),
-        _ if names.is_empty() => format!("the fleet file has no {kind}; add one to run this role"),
-        Some(name) => format!(
-            "the fleet file has no {kind} named {name:?}; it has: {}",
-            names.join(", ")
-        ),
-        None => format!(
-            "which node is this? Say --node NAME; the fleet file has: {}",
-            names.join(", ")
-        ),
-    };
-    Err(Failure::new(FailureKind::Usage, message))
+    match (asked, &names[..]) {
+        (Some(name), _) if names.contains(&name) => Ok(name.to_owned()),
+        (None, [only]) => Ok((*only).to_owned()),
+        (None, [_, ..]) => Err(Failure::new(
+            FailureKind::Usage,
+            format!(
+                "which node is this? Say --node NAME; the fleet file has: {}",
+                names.join(", ")
+            ),
+        )),
+        (Some(_), _) | (None, []) => Err(NoSuchNode {
+            section,
+            name: asked.unwrap_or_default().to_owned(),
+            known: names.into_iter().map(str::to_owned).collect(),
+        }
+        .into()),
+    }
 }
 
 /// The state directory of an edge without a fleet file, named by the port, so that each edge has

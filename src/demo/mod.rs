@@ -398,7 +398,7 @@ fn describe_end(ended: &Ended, dir: &Path) -> String {
     let how = how(ended.status);
     match ended.name.as_str() {
         TRAFFIC => format!(
-            "the clients have {how}; the fleet goes on without them (`nearcast traffic` starts others)"
+            "the clients have {how}; the fleet continues without them (`nearcast traffic` starts others)"
         ),
         name => format!(
             "{name} has {how}; the others go on. Its log: {}. To start it again, on its own until you end it: {} {} --fleet {} --node {name}",
@@ -429,7 +429,7 @@ fn ended_early(ended: &Ended, children: &Children) -> Failure {
         .find_map(|l| l.strip_prefix("nearcast: ").map(str::to_owned));
     let words = words
         .or_else(|| log.lines().next_back().map(str::to_owned))
-        .unwrap_or_else(|| "it said nothing".to_owned());
+        .unwrap_or_else(|| "its log is empty".to_owned());
     Failure::new(
         FailureKind::Unavailable,
         format!(

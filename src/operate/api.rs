@@ -143,7 +143,7 @@ fn answer(response: &Response<Bytes>) -> Result<Value, Failure> {
         return value.ok_or_else(|| {
             Failure::new(
                 FailureKind::Unavailable,
-                format!("control's answer is no JSON; {hint}"),
+                format!("control's answer is not JSON; {hint}"),
             )
         });
     }

@@ -37,7 +37,7 @@ pub(crate) async fn run(arguments: ApplyArgs) -> Result<(), Failure> {
             answer["revision"]
         ),
         (false, _) => outln!(
-            "revision {}: {summary}; `nearcast status` shows who is behind",
+            "revision {}: {summary}; `nearcast status` shows which nodes are behind",
             answer["revision"]
         ),
     }

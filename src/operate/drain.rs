@@ -88,7 +88,7 @@ fn describe(answer: &Value) -> String {
     }
     if drained {
         text.push_str(&format!(
-            "resolvers may still send clients there for {:.0} s (the TTL); whoever comes is served. It stays so over restarts, until `nearcast undrain {}`\n",
+            "resolvers may still send clients there for {:.0} s (the TTL); the edge still serves them. The drain stays over restarts, until `nearcast undrain {}`\n",
             number(&answer["ttl_seconds"]),
             string(&answer["name"]),
         ));
@@ -124,7 +124,7 @@ mod tests {
 
     /// The API's documented example: the text names its parts.
     #[test]
-    fn the_documented_drain_is_told() {
+    fn the_documented_drain_is_described() {
         let documents = include_str!("../../control/API.md");
         let example = documents
             .split("```json drain\n")

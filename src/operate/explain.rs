@@ -1,6 +1,5 @@
 //! `nearcast explain`.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use nearcast_fleet::client::Client;
@@ -133,24 +132,6 @@ fn differs(a: &Value, b: &Value) -> bool {
         )
     };
     mark(a) != mark(b) || !is_by_chance && a["chosen"]["cluster"] != b["chosen"]["cluster"]
-}
-
-/// Parses a client's address, with or without a prefix length, into the form for a query.
-pub(crate) fn client_prefix(text: &str) -> Result<String, String> {
-    let (address, bits) = text
-        .split_once('/')
-        .map_or((text, None), |(address, bits)| (address, Some(bits)));
-    let found: IpAddr = address.parse().map_err(
-        |_| "write an IP address, perhaps with the bits of a prefix, such as 203.0.113.0/24",
-    )?;
-    let whole = if found.is_ipv4() { 32 } else { 128 };
-    match bits.map(str::parse::<u8>) {
-        Some(Ok(bits)) if bits <= whole => Ok(format!("{found}/{bits}")),
-        Some(_) => Err(format!(
-            "the prefix of such an address has 0 to {whole} bits"
-        )),
-        None => Ok(found.to_string()),
-    }
 }
 
 async fn ask(client: &Client, url: &str) -> Result<Value, Failure> {
@@ -467,21 +448,6 @@ mod tests {
                     && !text.contains("address used"),
                 "{text}"
             );
-        }
-    }
-
-    #[test]
-    fn clients_are_addresses_or_prefixes() {
-        for (text, expected) in [
-            ("192.0.2.1", Some("192.0.2.1")),
-            ("192.0.2.0/24", Some("192.0.2.0/24")),
-            ("2001:DB8::/48", Some("2001:db8::/48")),
-            ("192.0.2.0/33", None),
-            ("192.0.2.0/", None),
-            ("www.demo.test", None),
-            ("", None),
-        ] {
-            assert_eq!(client_prefix(text).ok().as_deref(), expected, "{text}");
         }
     }
 

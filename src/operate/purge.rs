@@ -32,7 +32,7 @@ pub(crate) async fn run(arguments: PurgeArgs) -> Result<(), Failure> {
     let scopes = scopes(&arguments);
     check(&scopes)?;
     if arguments.all && !arguments.yes && !std::io::stdin().is_terminal() {
-        let message = "a purge of everything is asked about, and there is no terminal to ask on: give --yes to purge all the same";
+        let message = "a purge of everything needs confirmation, and there is no terminal for it: give --yes to purge";
         return Err(Failure::new(FailureKind::Usage, message));
     }
     let fleet = find::fleet(arguments.fleet.fleet.as_deref())?;
@@ -209,7 +209,7 @@ mod tests {
     const WAIT: Duration = Duration::from_secs(5);
 
     #[test]
-    fn what_happened_is_told() {
+    fn what_happened_is_described() {
         let mut answer = json!({
             "revision": 12, "accepted_unix_ms": 1000, "complete": true, "completed_unix_ms": 1093, "responses": 2,
             "nodes": [{"node": "ams-1", "responses": 2, "effective_unix_ms": 1050}], "missing": []

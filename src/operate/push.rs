@@ -115,11 +115,14 @@ fn verdict(orders: &[Value]) -> Result<(), Failure> {
     if !(unheard.is_empty() && unended.is_empty()) {
         let mut words = Vec::new();
         if !unheard.is_empty() {
-            words.push(format!("{} said nothing of this push", unheard.join(", ")));
+            words.push(format!(
+                "{} did not report on this push",
+                unheard.join(", ")
+            ));
         }
         if !unended.is_empty() {
             words.push(format!(
-                "{} did not say that the push ended there",
+                "{} did not report the end of this push",
                 unended.join(", ")
             ));
         }
@@ -151,7 +154,7 @@ fn verdict(orders: &[Value]) -> Result<(), Failure> {
     let unfinished = sum("unfinished");
     if unfinished > 0.0 {
         let message = format!(
-            "time was over before all was there: {unfinished:.0} copies are missing; the next push goes on from there"
+            "the time ended before the push was complete: {unfinished:.0} copies are missing; the next push continues it"
         );
         return Err(Failure::new(FailureKind::Unavailable, message));
     }
@@ -284,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn the_documented_orders_are_told() {
+    fn the_documented_orders_are_described() {
         let orders = documented();
         let text = orders_table(list(&orders["orders"]));
         for words in ["ams", "running", "50 %", "15.3 MiB", "5.7 MiB", "50.0 %"] {
@@ -329,17 +332,17 @@ mod tests {
             (
                 &[("ams-1", true, true), ("ams-2", false, false)],
                 0,
-                "ams-2 said nothing of this push",
+                "ams-2 did not report on this push",
             ),
             (
                 &[("ams-1", false, false), ("ams-2", false, false)],
                 0,
-                "ams-1, ams-2 said nothing of this push",
+                "ams-1, ams-2 did not report on this push",
             ),
             (
                 &[("ams-1", true, true), ("ams-2", true, false)],
                 0,
-                "ams-2 did not say that the push ended there",
+                "ams-2 did not report the end of this push",
             ),
             (&said, 2, "2 copies are missing"),
         ];

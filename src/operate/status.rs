@@ -149,7 +149,7 @@ mod tests {
 
     /// The API's documented example: the text names its parts.
     #[test]
-    fn the_documented_status_is_told() {
+    fn the_documented_status_is_described() {
         let documents = include_str!("../../control/API.md");
         let example = documents
             .split("```json status\n")

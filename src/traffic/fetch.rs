@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,8 @@ use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty};
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+
+use parking_lot::Mutex;
 
 use super::dns::{self, DnsError};
 
@@ -85,7 +86,7 @@ impl ClientState {
     }
 
     fn remembered(&self, host: &str) -> Option<Vec<Ipv4Addr>> {
-        let cache = self.cache.lock().expect("nobody panics while holding this");
+        let cache = self.cache.lock();
         cache
             .get(host)
             .filter(|c| c.until > Instant::now())
@@ -93,7 +94,7 @@ impl ClientState {
     }
 
     fn remember(&self, host: &str, list: Vec<Ipv4Addr>, ttl: Duration) {
-        let mut cache = self.cache.lock().expect("nobody panics while holding this");
+        let mut cache = self.cache.lock();
         cache.insert(
             host.to_owned(),
             Cached {
@@ -105,7 +106,7 @@ impl ClientState {
 
     /// Moves an address that failed to the end of the list.
     fn demote(&self, host: &str, failed: Ipv4Addr) {
-        let mut cache = self.cache.lock().expect("nobody panics while holding this");
+        let mut cache = self.cache.lock();
         if let Some(cached) = cache.get_mut(host) {
             cached.list.sort_by_key(|a| *a == failed);
         }

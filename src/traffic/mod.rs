@@ -13,8 +13,8 @@ mod zipf;
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -22,6 +22,7 @@ use nearcast_fleet::clock::unix_seconds;
 use nearcast_fleet::config::Fleet;
 use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_net::shutdown::{self, Shutdown};
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use self::catalogue::{Catalogue, Ladder, Title};
@@ -84,14 +85,11 @@ pub(crate) async fn run(arguments: TrafficArgs, with_parent: bool) -> Result<(),
         unix_seconds(start),
     );
     let begun = Instant::now();
-    let showing = tokio::spawn(show(Arc::clone(&world), arguments.progress, arguments.json));
+    let showing = tokio::spawn(show(world.clone(), arguments.progress, arguments.json));
     drive(&world, planner, arguments.duration, shutdown).await;
     showing.abort();
     let took = begun.elapsed();
-    let tally = world
-        .tally
-        .lock()
-        .expect("nobody panics while holding this");
+    let tally = world.tally.lock();
     if arguments.json {
         outln!("{}", tally.summary(took, arguments.seed));
     } else {
@@ -127,10 +125,10 @@ async fn drive(
             break;
         }
         while sessions.try_join_next().is_some() {}
-        match Arc::clone(&room).try_acquire_owned() {
+        match room.clone().try_acquire_owned() {
             Ok(permit) => {
                 world.count(Tally::session);
-                let world = Arc::clone(world);
+                let world = world.clone();
                 sessions.spawn(async move {
                     world.play(session).await;
                     drop(permit);
@@ -230,7 +228,7 @@ impl World {
     }
 
     fn count(&self, with: impl FnOnce(&mut Tally)) {
-        with(&mut self.tally.lock().expect("nobody panics while holding this"));
+        with(&mut self.tally.lock());
     }
 
     /// One session, request after request; each waits for the one before.
@@ -339,10 +337,7 @@ async fn show(world: Arc<World>, every: Duration, quiet: bool) {
     loop {
         second.tick().await;
         let line = {
-            let mut tally = world
-                .tally
-                .lock()
-                .expect("nobody panics while holding this");
+            let mut tally = world.tally.lock();
             tally.tick();
             tally.line()
         };
