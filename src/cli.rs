@@ -1,12 +1,12 @@
-//! What can be typed.
+//! The command line: commands, flags and their help.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
-use nearcast_fleet::listener;
 use nearcast_fleet::units::{self, Bytes};
+use nearcast_net::address;
 
 /// The groups of `nearcast --help`, in order.
 const GROUPS: [(&str, &[&str]); 3] = [
@@ -49,9 +49,9 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run a whole CDN on this machine, with content and clients
     Demo(DemoArgs),
-    /// Be clients on three continents
+    /// Send requests of synthetic clients on three continents
     Traffic(TrafficArgs),
-    /// Answer DNS: zones, and for each client the best cluster
+    /// Answer DNS queries with the best cluster for each client
     GslbDns(GslbDnsArgs),
     /// Cache and serve content near clients
     Edge(EdgeArgs),
@@ -59,32 +59,32 @@ pub(crate) enum Command {
     Origin(OriginArgs),
     /// Keep the journal, plan pushes, serve the API and the console
     Control(NodeArgs),
-    /// Check a fleet file: every mistake with line, column and mend
+    /// Check a fleet file; report every mistake with line, column and a hint
     Check(CheckArgs),
-    /// Say why a client is given the cluster that it is given
+    /// Explain which cluster a client is sent to, and why
     Explain(ExplainArgs),
-    /// Make every edge forget (or validate) what it stores
+    /// Remove stored responses from every edge, or have them validated
     Purge(PurgeArgs),
-    /// Steer clients away from an edge or a cluster, before work on it
+    /// Steer clients away from an edge or a cluster before maintenance
     Drain(DrainArgs),
-    /// Take an edge or a cluster back into service
+    /// Return an edge or a cluster to service
     Undrain(UndrainArgs),
-    /// Show what would be pushed to each cluster, and how good that is
+    /// Show the next push plan of each cluster, and how close it is to the optimum
     Plan(PlanArgs),
     /// Push the plan to the clusters now
     Push(PushArgs),
-    /// Show the fleet at a glance
+    /// Show the state of the fleet
     Status(StatusArgs),
-    /// Give the running fleet a new fleet file
+    /// Apply a new fleet file to the running fleet
     Apply(ApplyArgs),
     /// Print a node's own key, or make a new key for a fleet
     Key(KeyArgs),
-    /// Ask a URL once; exit 0 when it answers 2xx (for health checks)
+    /// Request a URL once; exit 0 when it answers 2xx (for health checks)
     Health(HealthArgs),
 }
 
 impl Command {
-    /// Whether it runs a node until it is told to end.
+    /// Whether it runs a node until shutdown.
     pub(crate) fn is_role(&self) -> bool {
         matches!(
             self,
@@ -93,7 +93,7 @@ impl Command {
     }
 }
 
-/// Where the fleet file is.
+/// The argument for the fleet file.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct FleetArg {
     /// The fleet file [default: the running demo's, else ./nearcast.toml]
@@ -106,7 +106,7 @@ pub(crate) struct FleetArg {
     pub(crate) fleet: Option<PathBuf>,
 }
 
-/// What shows that an operator may change something.
+/// The argument for the operator's token.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct TokenArg {
     /// The operator's token [default: the file `token` in control's state directory]
@@ -165,7 +165,7 @@ pub(crate) struct NodeArgs {
 pub(crate) struct EdgeArgs {
     #[command(flatten)]
     pub(crate) node: NodeArgs,
-    /// Serve HTTP here; a port alone is every IPv4 address; may be given more than once
+    /// Serve HTTP here; a port alone is every IPv4 address; may be repeated
     #[arg(long, value_name = "ADDR:PORT", value_parser = parse_listener, requires = "origin", conflicts_with = "node", help_heading = "Without a fleet file")]
     pub(crate) listen: Vec<SocketAddr>,
     /// The origin to fetch from, http://HOST[:PORT] or https://HOST[:PORT]
@@ -179,7 +179,8 @@ pub(crate) struct EdgeArgs {
     /// Lifetime of responses that have no freshness information [default: they are not stored]
     #[arg(long, value_name = "TIME", value_parser = parse_duration, requires = "listen", help_heading = "Without a fleet file")]
     pub(crate) default_ttl: Option<Duration>,
-    /// A request field that answers do not depend on; may be given more than once
+    /// A request field that is sent to the origin and on which responses do not depend; may be
+    /// repeated
     #[arg(
         long = "forward-field",
         value_name = "NAME",
@@ -187,7 +188,7 @@ pub(crate) struct EdgeArgs {
         help_heading = "Without a fleet file"
     )]
     pub(crate) forward_fields: Vec<String>,
-    /// A request field by whose value stored responses are kept apart; may be given more than once
+    /// A request field whose value is part of the cache key; may be repeated
     #[arg(
         long = "key-field",
         value_name = "NAME",
@@ -195,16 +196,16 @@ pub(crate) struct EdgeArgs {
         help_heading = "Without a fleet file"
     )]
     pub(crate) key_fields: Vec<String>,
-    /// Guess no lifetimes from Last-Modified (RFC 9111 section 4.2.2)
+    /// Do not derive heuristic lifetimes from Last-Modified (RFC 9111 section 4.2.2)
     #[arg(long, requires = "listen", help_heading = "Without a fleet file")]
     pub(crate) no_heuristic: bool,
-    /// Bytes of content kept in memory
+    /// Size of the memory tier
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, default_value = "64MiB", help_heading = "Without a fleet file")]
     pub(crate) memory: Bytes,
-    /// Bytes of content kept on disk; 0 keeps none
+    /// Size of the disk tier; 0 turns it off
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, default_value = "0", help_heading = "Without a fleet file")]
     pub(crate) disk: Bytes,
-    /// Where to keep content and state [default: a directory of its own in the temporary directory]
+    /// Directory of content and state [default: a directory of its own in the temporary directory]
     #[arg(
         long,
         value_name = "DIR",
@@ -256,16 +257,16 @@ pub(crate) struct CheckArgs {
     after_help = "Examples:\n  nearcast explain www.demo.test --client 203.0.113.9\n  nearcast explain video.demo.test --resolver 198.51.100.53 --type AAAA\n  nearcast explain demo.test --client 192.0.2.0/24 --type MX\n  nearcast explain www.demo.test --client 192.0.2.1 --json | jq .chosen"
 )]
 pub(crate) struct ExplainArgs {
-    /// The host name that the client asks for
+    /// The host name that the client resolves
     #[arg(value_name = "HOST")]
     pub(crate) host: String,
     /// The client's address or prefix, as its resolver sends it in a client subnet
-    #[arg(long, value_name = "IP[/BITS]", required_unless_present = "resolver", value_parser = crate::operate::explain::client_prefix)]
+    #[arg(long, value_name = "IP[/BITS]", required_unless_present = "resolver", value_parser = client_prefix)]
     pub(crate) client: Option<String>,
-    /// The resolver's address: what counts for a resolver that sends no client subnet
+    /// The resolver's address, which decides where the resolver sends no client subnet
     #[arg(long, value_name = "IP")]
     pub(crate) resolver: Option<IpAddr>,
-    /// The record type that is asked for
+    /// The record type
     #[arg(long = "type", value_name = "TYPE", default_value = "A")]
     pub(crate) rtype: String,
     #[command(flatten)]
@@ -280,36 +281,36 @@ pub(crate) struct ExplainArgs {
 #[command(
     group = ArgGroup::new("scope").required(true).multiple(true).args(["url", "prefix", "host", "site", "tag", "all"]),
     override_usage = "nearcast purge --url URL | --prefix URL | --host HOST | --site NAME\n                     | --tag TAG ... | --all  [OPTIONS]",
-    after_help = "All but --all may be given more than once and together: one purge, all or nothing, of up to 256 things.\n\nExamples:\n  nearcast purge --url http://www.demo.test/img/hero.webp\n  nearcast purge --url http://www.demo.test/ --url http://www.demo.test/about --tag news\n  nearcast purge --prefix http://www.demo.test/img/ --soft\n  nearcast purge --site video --wait 10s\n  nearcast purge --all --yes --json"
+    after_help = "All but --all may be repeated and combined into one purge, all or nothing, of up to 256 items.\n\nExamples:\n  nearcast purge --url http://www.demo.test/img/hero.webp\n  nearcast purge --url http://www.demo.test/ --url http://www.demo.test/about --tag news\n  nearcast purge --prefix http://www.demo.test/img/ --soft\n  nearcast purge --site video --wait 10s\n  nearcast purge --all --yes --json"
 )]
 pub(crate) struct PurgeArgs {
-    /// One URL, as people or programs write it: every variant and every equivalent spelling
+    /// One URL, in any equivalent spelling, with every variant
     #[arg(long, value_name = "URL")]
     pub(crate) url: Vec<String>,
-    /// Every URL that begins so, also within a segment or in the query
+    /// Every URL that starts with this text, also within a segment or in the query
     #[arg(long, value_name = "URL")]
     pub(crate) prefix: Vec<String>,
-    /// Everything of a host name
+    /// Every response of a host name
     #[arg(long, value_name = "HOST")]
     pub(crate) host: Vec<String>,
-    /// Everything of a site of the fleet file
+    /// Every response of a site of the fleet file
     #[arg(long, value_name = "NAME")]
     pub(crate) site: Vec<String>,
     /// Every response that carries this tag (Cache-Tag, Surrogate-Key, Cache-Groups); up to 1024
     /// bytes
     #[arg(long, value_name = "TAG")]
     pub(crate) tag: Vec<String>,
-    /// Everything; asks first on a terminal, and wants --yes where there is none
+    /// Every response; asks for confirmation on a terminal, and needs --yes without one
     #[arg(long, conflicts_with_all = ["url", "prefix", "host", "site", "tag"])]
     pub(crate) all: bool,
-    /// Do not ask before a purge of everything
+    /// Do not ask for confirmation of --all
     #[arg(long)]
     pub(crate) yes: bool,
-    /// Keep the responses, but ask the origin whether they are still good before serving them again
+    /// Keep the responses, and validate them with the origin before they are served again
     #[arg(long)]
     pub(crate) soft: bool,
-    /// How long to wait until every edge has confirmed; exit code 69 when one has not, 0s waits for
-    /// none and learns no counts
+    /// How long to wait until every edge has confirmed; exit code 69 when one has not. 0s does not
+    /// wait, and shows no counts
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "5s")]
     pub(crate) wait: Duration,
     #[command(flatten)]
@@ -321,17 +322,17 @@ pub(crate) struct PurgeArgs {
     pub(crate) json: bool,
 }
 
-/// What is drained or taken back.
+/// The target of a drain or undrain.
 #[derive(Debug, Args)]
 pub(crate) struct DrainTargetArgs {
     /// The edge or the cluster; edges that a drained cluster gets later are drained too
     #[arg(value_name = "NODE|CLUSTER")]
     pub(crate) name: String,
-    /// Which of the two is meant, where both have that name: node or cluster
+    /// Whether NAME is a node or a cluster, where both have that name
     #[arg(long, value_name = "KIND", value_parser = ["node", "cluster"])]
     pub(crate) kind: Option<String>,
-    /// How long to wait until every name server has seen the change; exit code 69 when one has not,
-    /// 0s waits for none
+    /// How long to wait until every name server has seen the change; exit code 69 when one has not.
+    /// 0s does not wait
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "10s")]
     pub(crate) wait: Duration,
     #[command(flatten)]
@@ -345,12 +346,12 @@ pub(crate) struct DrainTargetArgs {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  nearcast drain ams-1\n  nearcast undrain ams-1\n  nearcast drain ams --json | jq .ttl_seconds\n\nThe edge goes on serving whoever comes. A drain is kept in the journal, over restarts of any node, until it is undone.\nFor a restart alone no drain is needed: an edge that is told to end (SIGTERM) is a lame duck first."
+    after_help = "Examples:\n  nearcast drain ams-1\n  nearcast undrain ams-1\n  nearcast drain ams --json | jq .ttl_seconds\n\nThe edge still serves every client that connects. A drain stays in the journal, over restarts of any node, until it is undone.\nA restart alone needs no drain: on SIGTERM an edge serves on as a lame duck before it ends."
 )]
 pub(crate) struct DrainArgs {
     #[command(flatten)]
     pub(crate) target: DrainTargetArgs,
-    /// Also when a site is left without an edge in service
+    /// Drain even if that leaves a site without an edge in service
     #[arg(long)]
     pub(crate) force: bool,
 }
@@ -370,7 +371,7 @@ pub(crate) struct PlanArgs {
     /// Only this cluster
     #[arg(long, value_name = "NAME")]
     pub(crate) cluster: Option<String>,
-    /// How many of each cluster's items to show
+    /// How many items of each cluster to show
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub(crate) items: u32,
     #[command(flatten)]
@@ -388,10 +389,10 @@ pub(crate) struct PushArgs {
     /// Push now instead of waiting for each cluster's off-peak window
     #[arg(long)]
     pub(crate) now: bool,
-    /// Only this cluster; may be given more than once
+    /// Only this cluster; may be repeated
     #[arg(long, value_name = "NAME", requires = "now")]
     pub(crate) cluster: Vec<String>,
-    /// Give up watching after this long (the push goes on)
+    /// Stop watching after this time; the push continues
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "10m", requires = "now")]
     pub(crate) wait: Duration,
     #[command(flatten)]
@@ -408,7 +409,7 @@ pub(crate) struct PushArgs {
     after_help = "Examples:\n  nearcast status\n  watch -n1 nearcast status\n  nearcast status --json | jq '.nodes[] | select(.state != \"up\")'"
 )]
 pub(crate) struct StatusArgs {
-    /// Rates over this much of the past
+    /// The time over which rates are computed
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30s")]
     pub(crate) window: Duration,
     #[command(flatten)]
@@ -420,19 +421,19 @@ pub(crate) struct StatusArgs {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  nearcast apply nearcast.toml\n  nearcast apply --check nearcast.toml\n  nearcast apply --restart-needed nearcast.toml\n\nThe running fleet is found by the file itself, unless --fleet names another one. Listeners change when their nodes\nare started again. To change the zone, state_dir, the node key or [control], edit the file on control's machine and\nstart control again."
+    after_help = "Examples:\n  nearcast apply nearcast.toml\n  nearcast apply --check nearcast.toml\n  nearcast apply --restart-needed nearcast.toml\n\nThe file itself says where the running fleet is, unless --fleet names another one. Changed listeners need a restart of\ntheir nodes. To change the zone, state_dir, the node key or [control], edit the file on control's machine and restart\ncontrol."
 )]
 pub(crate) struct ApplyArgs {
     /// The new fleet file
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
-    /// Let control check the file, and change nothing
+    /// Have control check the file, and change nothing
     #[arg(long)]
     pub(crate) check: bool,
-    /// Accept other listeners too: nodes open them when they are started again
+    /// Accept changed listeners, which need a restart of their nodes
     #[arg(long)]
     pub(crate) restart_needed: bool,
-    /// The fleet file by which the running fleet is found [default: FILE]
+    /// The fleet file that says where the running fleet is [default: FILE]
     #[arg(
         long,
         value_name = "FILE",
@@ -452,7 +453,7 @@ pub(crate) struct ApplyArgs {
     after_help = "Examples:\n  nearcast key --new                          # the fleet's key, for control and the name servers\n  nearcast key ams-1                          # the own key of one node\n  nearcast key ams-1 --out ams-1.key\n  nearcast key --all --dir keys               # keys/NODE/node.key for every node\n\nThe keys are derived from the fleet's key: --key-file, or what the fleet file names. They are secrets."
 )]
 pub(crate) struct KeyArgs {
-    /// The node whose own key is wanted
+    /// The node whose own key to print
     #[arg(value_name = "NODE", required_unless_present_any = ["new", "all"])]
     pub(crate) node: Option<String>,
     /// Make a new key for a fleet
@@ -462,10 +463,10 @@ pub(crate) struct KeyArgs {
     /// all others their own
     #[arg(long, conflicts_with = "node", requires = "dir")]
     pub(crate) all: bool,
-    /// Where --all writes: DIR/NODE/node.key
+    /// The directory for --all, which writes DIR/NODE/node.key
     #[arg(long, value_name = "DIR", requires = "all")]
     pub(crate) dir: Option<PathBuf>,
-    /// Write to this file, for its owner alone to read, and print nothing
+    /// Write to this file, which only its owner can read, and print nothing
     #[arg(long, value_name = "FILE", conflicts_with = "all")]
     pub(crate) out: Option<PathBuf>,
     /// The file with the fleet's key [default: what the fleet file says]
@@ -488,10 +489,10 @@ pub(crate) struct KeyArgs {
     after_help = "Examples:\n  nearcast health http://127.0.10.1:9100/ready\n\nExit codes: 0 it answers 2xx, 1 it does not."
 )]
 pub(crate) struct HealthArgs {
-    /// What to ask
+    /// The URL
     #[arg(value_name = "URL")]
     pub(crate) url: String,
-    /// How long to wait for the answer
+    /// How long to wait for the response
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "2s")]
     pub(crate) timeout: Duration,
 }
@@ -507,14 +508,14 @@ pub(crate) struct DemoArgs {
     /// Requests a second of the synthetic clients, on the day's average
     #[arg(long, value_name = "N", default_value_t = 150.0, value_parser = parse_rate, conflicts_with = "no_traffic")]
     pub(crate) traffic_rate: f64,
-    /// How many times as fast as real time the fleet's days pass
+    /// Speed of the fleet's clock, as a multiple of real time
     #[arg(long, value_name = "N", default_value_t = 360.0, value_parser = parse_speed)]
     pub(crate) clock_speed: f64,
-    /// Where to keep state, content and logs [default: nearcast-demo-UID in the temporary
+    /// Directory of state, content and logs [default: nearcast-demo-UID in the temporary
     /// directory]
     #[arg(long, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
-    /// Leave that directory behind at the end
+    /// Keep that directory at the end
     #[arg(long)]
     pub(crate) keep: bool,
 }
@@ -530,10 +531,10 @@ pub(crate) struct TrafficArgs {
     /// End after this long [default: at Ctrl-C]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub(crate) duration: Option<Duration>,
-    /// Who asks for what, and when: the same seed makes the same clients
+    /// Seed of the clients' choices and times: the same seed makes the same clients
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
-    /// Ask this name server; may be given more than once [default: those of the fleet file]
+    /// Ask this name server; may be repeated [default: those of the fleet file]
     #[arg(long, value_name = "ADDR:PORT", value_parser = parse_server)]
     pub(crate) dns: Vec<SocketAddr>,
     #[command(flatten)]
@@ -541,45 +542,63 @@ pub(crate) struct TrafficArgs {
     /// Print the final counts as JSON, and no progress
     #[arg(long)]
     pub(crate) json: bool,
-    /// Where progress is no line that is drawn over itself: time between two lines.
+    /// Time between two lines of progress, where progress is not one line that is redrawn.
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "10s", hide = true)]
     pub(crate) progress: Duration,
 }
 
-/// A rate that this machine could make.
+/// A rate that one machine can reach.
 fn parse_rate(text: &str) -> Result<f64, String> {
     number_between(text, 0.1, 100_000.0)
 }
 
-/// A clock that still has seconds.
+/// A clock speed: at most a day a second.
 fn parse_speed(text: &str) -> Result<f64, String> {
     number_between(text, 1.0, 86_400.0)
 }
 
 fn number_between(text: &str, least: f64, most: f64) -> Result<f64, String> {
     let number: Option<f64> = text.parse().ok().filter(|n| (least..=most).contains(n));
-    number.ok_or_else(|| format!("a number from {least} to {most} is wanted"))
+    number.ok_or_else(|| format!("write a number from {least} to {most}"))
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
     units::duration(text).map_err(|e| e.to_string())
 }
 
-/// A listener as the fleet file has it, short forms included.
+/// A listener in the forms of the fleet file, short forms included.
 fn parse_listener(text: &str) -> Result<SocketAddr, String> {
-    listener::parse(text, 8080).map_err(|e| e.mend)
+    address::parse(text, 8080).map_err(|e| e.hint)
 }
 
-/// A name server that is asked: port 53 unless another is given.
+/// A name server to ask: port 53 unless another is given.
 fn parse_server(text: &str) -> Result<SocketAddr, String> {
     if let Ok(ip) = text.parse::<IpAddr>() {
         return Ok(SocketAddr::new(ip, 53));
     }
-    let found = listener::parse(text, 53).map_err(|e| e.mend)?;
+    let found = address::parse(text, 53).map_err(|e| e.hint)?;
     if found.ip().is_unspecified() {
         Err("write the name server's address, such as \"127.0.0.1:5300\"".to_owned())
     } else {
         Ok(found)
+    }
+}
+
+/// Parses a client's address, with or without a prefix length, into the form for a query.
+fn client_prefix(text: &str) -> Result<String, String> {
+    let (address, bits) = text
+        .split_once('/')
+        .map_or((text, None), |(address, bits)| (address, Some(bits)));
+    let found: IpAddr = address.parse().map_err(
+        |_| "write an IP address, perhaps with the bits of a prefix, such as 203.0.113.0/24",
+    )?;
+    let whole = if found.is_ipv4() { 32 } else { 128 };
+    match bits.map(str::parse::<u8>) {
+        Some(Ok(bits)) if bits <= whole => Ok(format!("{found}/{bits}")),
+        Some(_) => Err(format!(
+            "the prefix of such an address has 0 to {whole} bits"
+        )),
+        None => Ok(found.to_string()),
     }
 }
 
@@ -590,7 +609,7 @@ fn parse_bytes(text: &str) -> Result<Bytes, String> {
     units::bytes(text).map_err(|e| e.to_string())
 }
 
-/// Gives the top-level help its groups.
+/// Sets the top-level help, with commands in groups.
 pub(crate) fn grouped(command: clap::Command) -> clap::Command {
     let mut groups = String::new();
     for (title, names) in GROUPS {
@@ -604,7 +623,7 @@ pub(crate) fn grouped(command: clap::Command) -> clap::Command {
             groups.push_str(&format!("  {name:<9} {about}\n"));
         }
     }
-    let more = "\nBegin with `nearcast demo`; `nearcast COMMAND --help` has examples.\n";
+    let more = "\nStart with `nearcast demo`; `nearcast COMMAND --help` has examples.\n";
     command.help_template(format!("{{about-with-newline}}\n{{usage-heading}} {{usage}}\n{groups}\nOptions:\n{{options}}\n{more}"))
 }
 
@@ -665,7 +684,9 @@ mod tests {
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut directories: Vec<_> = [
             "src",
+            "net/src",
             "fleet/src",
+            "http-rules/src",
             "edge/src",
             "origin/src",
             "gslb-dns/src",
@@ -733,7 +754,7 @@ mod tests {
         let all: BTreeSet<String> = command.get_subcommands().flat_map(of).collect();
         let (mut flags_seen, mut commands_seen) = (0, 0);
         for (file, line) in literals() {
-            // Commands of others are quoted whole.
+            // Commands of other programs have flags of their own.
             for flag in flags(&line).into_iter().filter(|_| !line.contains("curl ")) {
                 assert!(
                     all.contains(flag),
@@ -770,7 +791,7 @@ mod tests {
     }
 
     #[test]
-    fn listeners_are_taken_as_people_type_them() {
+    fn listeners_may_be_written_in_short_forms() {
         for (written, expected) in [
             ("8080", Ok("0.0.0.0:8080")),
             (":8080", Ok("0.0.0.0:8080")),
@@ -811,6 +832,21 @@ mod tests {
             (":5300", false),
         ] {
             assert_eq!(parse_server(written).is_ok(), good, "{written}");
+        }
+    }
+
+    #[test]
+    fn clients_are_addresses_or_prefixes() {
+        for (text, expected) in [
+            ("192.0.2.1", Some("192.0.2.1")),
+            ("192.0.2.0/24", Some("192.0.2.0/24")),
+            ("2001:DB8::/48", Some("2001:db8::/48")),
+            ("192.0.2.0/33", None),
+            ("192.0.2.0/", None),
+            ("www.demo.test", None),
+            ("", None),
+        ] {
+            assert_eq!(client_prefix(text).ok().as_deref(), expected, "{text}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! Finding the fleet that an operator means, and the token that control wants.
+//! Finds the fleet file of a command, and the operator's token.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -10,12 +10,12 @@ use nearcast_fleet::file::{self, KeySource};
 
 use crate::kernel;
 
-/// Name of the fleet file where none is named.
+/// Default name of the fleet file.
 pub(crate) const FILE_NAME: &str = "nearcast.toml";
-/// Name of the file in the demo's directory that it keeps locked; it holds the demo's process id.
+/// Name of the file in the demo's directory that the demo locks; it contains the demo's process id.
 pub(crate) const LOCK_NAME: &str = "demo.lock";
 
-/// As much of a token is read.
+/// Bytes of a token that are read.
 const TOKEN_BYTES_MAX: u64 = 4096;
 
 /// The directory of this user's demo.
@@ -29,7 +29,7 @@ fn demo_fleet_path() -> Option<PathBuf> {
     is_locked(&demo.join(LOCK_NAME)).then(|| demo.join(FILE_NAME))
 }
 
-/// The fleet file to use: the one named (`--fleet`, `NEARCAST_FLEET`), the running demo's,
+/// The fleet file to use: `--fleet` or `NEARCAST_FLEET`, else the running demo's, else
 /// `./nearcast.toml`.
 pub(crate) fn fleet_path(named: Option<&Path>) -> Result<PathBuf, Failure> {
     if let Some(path) = named {
@@ -46,9 +46,9 @@ pub(crate) fn fleet_path(named: Option<&Path>) -> Result<PathBuf, Failure> {
     Err(Failure::new(FailureKind::Usage, message))
 }
 
-/// The fleet that an operator means.
+/// Loads the fleet file of an operator's command.
 pub(crate) fn fleet(named: Option<&Path>) -> Result<Fleet, Failure> {
-    // Operators show a token, and nodes' keys are not theirs to read.
+    // Operators authenticate with a token, and may not be able to read a node's key.
     file::load_with(&fleet_path(named)?, KeySource::Unneeded)
 }
 
@@ -62,9 +62,10 @@ pub(crate) fn control(fleet: &Fleet) -> Result<&Control, Failure> {
     })
 }
 
-/// The operator's token: the one given, else the one that control has written. That is in the state
-/// directory of the fleet file; of a copy of one (a relative `state_dir` is then another), in that
-/// of the running demo or `./nearcast.toml`, if control is at the same URL there.
+/// The operator's token: the one given, else the one that control has written to the state directory
+/// of the fleet file. A copy of a fleet file may have a relative `state_dir`, which is then another
+/// directory; so the running demo's fleet file and `./nearcast.toml` are tried too, where their
+/// control has the same URL.
 pub(crate) fn token(given: Option<String>, fleet: &Fleet) -> Result<Secret, Failure> {
     if let Some(token) = given {
         return Ok(Secret(token));
@@ -80,7 +81,8 @@ pub(crate) fn token(given: Option<String>, fleet: &Fleet) -> Result<Secret, Fail
         Some(PathBuf::from(FILE_NAME)).filter(|here| here.exists()),
     ];
     for path in others.into_iter().flatten() {
-        let Ok(other) = file::load(&path) else {
+        // The token's place needs no key, and the user may not be able to read one.
+        let Ok(other) = file::load_with(&path, KeySource::Unneeded) else {
             continue;
         };
         let is_same =
@@ -99,7 +101,7 @@ pub(crate) fn token(given: Option<String>, fleet: &Fleet) -> Result<Secret, Fail
     Err(no_token(&tried, &refused))
 }
 
-/// Where control keeps the operators' token.
+/// The path of the file in which control keeps the operators' token.
 fn token_path(fleet: &Fleet) -> Result<PathBuf, Failure> {
     Ok(fleet.node_dir(&control(fleet)?.name).join("token"))
 }
@@ -113,7 +115,7 @@ fn read_token(path: &Path) -> std::io::Result<Secret> {
 }
 
 fn no_token(tried: &[PathBuf], error: &std::io::Error) -> Failure {
-    let (kind, mend) = match error.kind() {
+    let (kind, hint) = match error.kind() {
         std::io::ErrorKind::PermissionDenied => (
             FailureKind::Refused,
             "run this as root or as control's user, or give the token with --token or NEARCAST_TOKEN",
@@ -131,13 +133,13 @@ fn no_token(tried: &[PathBuf], error: &std::io::Error) -> Failure {
     Failure::new(
         kind,
         format!(
-            "cannot read the operator's token in {}: {error}; {mend}",
+            "cannot read the operator's token in {}: {error}; {hint}",
             places.join(" or ")
         ),
     )
 }
 
-/// Whether some process holds the lock on that file.
+/// Whether a process holds the lock on that file.
 fn is_locked(path: &Path) -> bool {
     File::open(path)
         .and_then(|file| kernel::try_lock(&file))

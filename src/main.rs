@@ -1,12 +1,12 @@
 //! The command line of Nearcast: parses arguments, wires roles to their parts, prints.
 //!
-//! `cli` is what can be typed; `roles` runs one node; `operate` talks to a running fleet; `demo`
-//! runs a whole one; `traffic` makes clients for it. No rule of caching, DNS or planning lives
-//! here.
+//! `cli` defines commands and flags; `roles` runs one node; `operate` talks to a running fleet;
+//! `demo` runs a whole fleet; `traffic` simulates its clients. This program contains no rule of
+//! caching, DNS or planning.
 
 #![allow(clippy::print_stderr, reason = "printing is what a command line does")]
 
-/// Prints to stdout as `print!` does. A reader that has gone (`| head`) is no reason to panic.
+/// Prints to stdout as `print!` does, and ignores a closed pipe (`| head`) instead of panicking.
 macro_rules! out {
     ($($words:tt)*) => {{
         use std::io::Write as _;
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
     if let Err(failure) = start_log(cli.log.as_deref(), cli.command.is_role()) {
         return failed(&failure);
     }
-    // Fails only when a provider is installed already, which is as good.
+    // Fails only when a provider is installed already, which serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -66,17 +66,16 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
-    // Before any thread: what is given up here is given up in all of them.
+    // Before any thread starts, so that all threads lose the privileges.
     let privileges = privileges::Privileges::confine(&cli.command)?;
     let when_open = privileges.when_open();
     let runtime = match cli.command {
-        // Workers of their own, one a core: what is left to this runtime is small.
+        // They have worker threads of their own, one a core; this runtime has little to do.
         Command::Edge(_) | Command::GslbDns(_) => tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build(),
-        // They wait for disk and network more than they compute: many cores would only mean many
-        // idle threads.
+        // They wait for disk and network more than they compute: more threads would be idle.
         Command::Origin(_) | Command::Control(_) => {
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
             tokio::runtime::Builder::new_multi_thread()
@@ -119,8 +118,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Key(arguments) => operate::key::run(&arguments),
         }
     });
-    // Whatever still runs in the background (a slow disk, a stuck resolver) does not hold up the
-    // end.
+    // Background work (a slow disk, a stuck resolver) does not delay the end.
     runtime.shutdown_background();
     if outcome.is_err() {
         privileges.take_back();
@@ -136,11 +134,11 @@ fn start_log(asked: Option<&str>, is_role: bool) -> Result<(), Failure> {
             .or(from_environment.as_deref())
             .unwrap_or(if is_role { "info" } else { "warn" });
     let filter = EnvFilter::try_new(directives).map_err(|e| {
-        let mend =
+        let hint =
             "write a level (error, warn, info, debug, trace) or module=level, with commas between";
         Failure::new(
             FailureKind::Usage,
-            format!("the log filter {directives:?} is wrong: {e}; {mend}"),
+            format!("the log filter {directives:?} is wrong: {e}; {hint}"),
         )
     })?;
     let colours = std::io::stderr().is_terminal();

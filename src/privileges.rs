@@ -1,9 +1,10 @@
-//! A role that is started as root runs as another user.
+//! Makes a role that is started as root run as another user.
 //!
-//! Before any thread starts: the user is chosen, state directories are made and handed over, and
-//! the process becomes that user for everything but its saved user id, with the one capability that
-//! low ports need. So whatever the role reads, it reads as that user: what it could not read again
-//! at a SIGHUP fails the start. When its listeners are open, the rest goes too.
+//! Before any thread starts, this module chooses the user, makes the state directories and gives
+//! them to the user, and changes to the user, except for the saved user id. One capability stays,
+//! which low ports need. So the role reads every file as that user: a file that a SIGHUP could not
+//! read again fails the start. When the listeners are open, the saved user id and the capability
+//! are dropped too.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
@@ -21,17 +22,17 @@ use nearcast_fleet::file::{self, KeySource};
 use crate::cli::{Command, NodeArgs};
 use crate::{find, kernel, roles};
 
-/// Users that a role runs as where none is named, in order.
+/// Default users of a role, in order.
 const DEFAULT_USERS: [&str; 2] = ["nearcast", "nobody"];
 /// The user id of `nobody` where the system knows no users at all, as in an empty container.
 const NOBODY_ID: u32 = 65_534;
-/// How deep a state directory is handed over. The store's own is two deep.
+/// Depth to which the owner of a state directory is changed. The store needs two.
 const DEPTH_MAX: usize = 32;
 
 /// A user and the groups it is in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Account {
-    /// For people.
+    /// Its name in messages.
     pub(crate) name: String,
     pub(crate) uid: u32,
     gid: u32,
@@ -39,7 +40,7 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    /// The user that a role runs as where none is named.
+    /// The default user of a role.
     pub(crate) fn default_of_system() -> Self {
         let (passwd, group) = databases();
         let known = DEFAULT_USERS
@@ -145,7 +146,7 @@ fn databases() -> (String, String) {
     (read("/etc/passwd"), read("/etc/group"))
 }
 
-/// What a role needs from the file system.
+/// The files and directories that a role needs.
 struct Needs {
     fleet_path: Option<PathBuf>,
     /// The file with the node's key, where it is not the fleet file that says it.
@@ -156,13 +157,13 @@ struct Needs {
     files: Vec<PathBuf>,
     /// Directories whose files are served.
     served: Vec<PathBuf>,
-    /// Directories that the role fills, and that are made where they are missing.
+    /// Directories that the role writes; missing ones are made.
     filled: Vec<PathBuf>,
-    /// The user that is named, with where.
+    /// The user that the configuration names, and where it does.
     user: Option<String>,
 }
 
-/// What a process that was started as root has given up so far.
+/// The privileges that a process that was started as root still has.
 #[derive(Debug, Default)]
 pub(crate) struct Privileges {
     account: Option<Account>,
@@ -196,7 +197,7 @@ impl Privileges {
         };
         if account.uid == 0 {
             return Ok(Self::staying_root(
-                "as it was told to: a fault in it is one in the whole machine".to_owned(),
+                "as configured: a fault in it can harm the whole machine".to_owned(),
             ));
         }
         if needs.user.is_none()
@@ -240,8 +241,7 @@ impl Privileges {
         }
     }
 
-    /// What a role does when its listeners are open: gives up the rest, or warns that it stays
-    /// root.
+    /// The step for when the listeners are open: drops the rest, or warns that the role stays root.
     pub(crate) fn when_open(&self) -> impl FnOnce() -> Result<(), Failure> + Send + 'static {
         let (account, root_because, is_final) = (
             self.account.clone(),
@@ -272,7 +272,7 @@ impl Privileges {
         }
     }
 
-    /// A start that failed leaves no directory behind that was made for it.
+    /// Removes the directories that a failed start has made.
     pub(crate) fn take_back(self) {
         if self.made.is_empty() || self.is_final.load(Ordering::Relaxed) {
             return;
@@ -291,15 +291,15 @@ impl Privileges {
         }
     }
 
-    /// Whatever is read again later can be read by the user that this process is by now.
+    /// Checks that the user of this process can read every file that is read again later.
     fn check(&self, needs: &Needs) -> Result<(), Failure> {
         let name = self.account.as_ref().map_or("", |account| &account.name);
         let refused = |path: &Path, error: &io::Error, what: &str| {
-            let mend = "this role was started as root and runs as that user; let it, or name another with user in [fleet] or --user";
+            let hint = "this role was started as root and runs as that user; let it, or name another with user in [fleet] or --user";
             Failure::new(
                 FailureKind::NoInput,
                 format!(
-                    "the user {name} cannot {what} {}: {error}; {mend}",
+                    "the user {name} cannot {what} {}: {error}; {hint}",
                     path.display()
                 ),
             )

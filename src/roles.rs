@@ -1,4 +1,4 @@
-//! One node of the fleet: from arguments to the role's `run`.
+//! Runs one node of the fleet: from its arguments to the `run` of its role.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -8,8 +8,9 @@ use nearcast_fleet::config::{CachePolicy, Fleet};
 use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::file::{self, KeySource, Mistake};
 use nearcast_fleet::follow::{self, NodeContext};
+use nearcast_fleet::lookup::NoSuchNode;
 use nearcast_fleet::node_key::{self, OwnKey};
-use nearcast_fleet::shutdown;
+use nearcast_net::shutdown;
 use tokio::signal::unix::SignalKind;
 use tokio::sync::watch;
 
@@ -17,12 +18,12 @@ use crate::cli::{EdgeArgs, GslbDnsArgs, NodeArgs, OriginArgs};
 use crate::operate::check;
 use crate::{find, kernel, signals};
 
-/// What a role does once when its listeners are open, before it begins.
+/// The step between opening a role's listeners and its first read or write.
 pub(crate) trait WhenOpen: FnOnce() -> Result<(), Failure> + Send + 'static {}
 
 impl<F: FnOnce() -> Result<(), Failure> + Send + 'static> WhenOpen for F {}
 
-fn first(context: NodeContext, when_open: impl WhenOpen) -> NodeContext {
+fn with_step(context: NodeContext, when_open: impl WhenOpen) -> NodeContext {
     let following = context.following.after(when_open);
     NodeContext {
         following,
@@ -32,7 +33,7 @@ fn first(context: NodeContext, when_open: impl WhenOpen) -> NodeContext {
 /// Name of the file in a node's state directory that holds its key.
 const KEY_FILE_NAME: &str = "node.key";
 
-/// After this time a node has started, or has ended for want of something.
+/// After this time a node has started, or has failed to.
 const START_TIME: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// `nearcast gslb-dns`.
@@ -53,7 +54,7 @@ pub(crate) async fn gslb_dns(
     let (fleet, name, disk) = load(path, arguments.node.key_file.clone(), find)?;
     check::refuse_faults(&disk.path, &fleet)?;
     let context = context(name, fleet, Some(disk), check::record_faults, with_parent).await?;
-    nearcast_gslb_dns::run(first(context, when_open)).await
+    nearcast_gslb_dns::run(with_step(context, when_open)).await
 }
 
 /// `nearcast edge`.
@@ -107,7 +108,7 @@ pub(crate) async fn edge(
             context(name, fleet, Some(disk), no_check, with_parent).await?
         }
     };
-    nearcast_edge::run(first(context, when_open)).await
+    nearcast_edge::run(with_step(context, when_open)).await
 }
 
 /// `nearcast origin`.
@@ -157,7 +158,7 @@ pub(crate) async fn origin(
         }
     };
     let context = context(name, fleet, disk, no_check, with_parent).await?;
-    nearcast_origin::run(first(context, when_open)).await
+    nearcast_origin::run(with_step(context, when_open)).await
 }
 
 /// `nearcast control`.
@@ -181,10 +182,10 @@ pub(crate) async fn control(
         line,
         column,
         problem,
-        mend,
+        hint,
     } in check::warnings(&fleet, &file::read(&path)?)
     {
-        tracing::warn!("{}:{line}:{column}: {problem}; {mend}", path.display());
+        tracing::warn!("{}:{line}:{column}: {problem}; {hint}", path.display());
     }
     let (fleet_tx, _) = watch::channel(Arc::new(fleet));
     let (trigger, shutdown) = shutdown::channel();
@@ -202,21 +203,21 @@ pub(crate) async fn control(
     nearcast_control::run(fleet_tx, disk, check::record_faults, when_open, shutdown).await
 }
 
-/// For roles that serve no zones: a fault in one does not keep them from a new fleet file.
+/// The check of roles that serve no zones: they accept a fleet file with a faulty zone.
 fn no_check(_: &Fleet, _: &str) -> Vec<file::Mistake> {
     Vec::new()
 }
 
-/// What of a node is on its machine's disk and may be edited there.
+/// The files of a node that an operator may edit on its machine.
 pub(crate) struct Disk {
     /// The fleet file.
     pub(crate) path: PathBuf,
-    /// The file with this node's key, where it is not the fleet file that says it.
+    /// The file with this node's key, where the fleet file does not say it.
     pub(crate) key: Option<PathBuf>,
 }
 
 impl Disk {
-    /// The fleet as the disk has it, with the key that it has for this node.
+    /// Loads the fleet file, with this node's key.
     pub(crate) fn load(&self) -> Result<Fleet, Failure> {
         match &self.key {
             Some(key) => Ok(Fleet {
@@ -235,8 +236,8 @@ pub(crate) fn key_file(named: Option<PathBuf>, fleet: &Fleet, name: &str) -> Opt
     named.or_else(|| in_state.exists().then_some(in_state))
 }
 
-/// The fleet, which of its nodes this is, and where they come from. The key is that of
-/// `--key-file`, else `node.key` in the node's state directory, else what the fleet file says.
+/// Loads the fleet, and finds the name of this node. The key is that of `--key-file`, else
+/// `node.key` in the node's state directory, else that of the fleet file.
 fn load(
     path: PathBuf,
     key: Option<PathBuf>,
@@ -253,8 +254,8 @@ fn load(
     Ok((fleet, name, disk))
 }
 
-/// Refuses a key that this node cannot work with; gives what is to be told of one that should be
-/// another.
+/// Refuses a key with which this node cannot work; returns warnings about one that should be
+/// replaced.
 fn check_key(fleet: &Fleet, name: &str) -> Result<Vec<String>, Failure> {
     let is_edge_or_origin =
         fleet.edge(name).is_some() || fleet.origins.iter().any(|origin| origin.name == name);
@@ -287,9 +288,9 @@ fn check_key(fleet: &Fleet, name: &str) -> Result<Vec<String>, Failure> {
     Ok(other.into_iter().collect())
 }
 
-/// Tells of a key that should be another, once the node has had time to start: why it cannot start
-/// is told alone.
-fn tell_of_key(warnings: Vec<String>) {
+/// Logs warnings about a key once the node has had time to start, so that a failed start shows its
+/// reason alone.
+fn warn_of_key(warnings: Vec<String>) {
     tokio::spawn(async move {
         tokio::time::sleep(START_TIME).await;
         warnings
@@ -298,7 +299,7 @@ fn tell_of_key(warnings: Vec<String>) {
     });
 }
 
-/// What every role but control is given. `check` has a say in what the journal brings.
+/// The context of every role but control. `check` may refuse a fleet file of the journal.
 async fn context(
     name: String,
     fleet: Fleet,
@@ -310,12 +311,12 @@ async fn context(
     let (fleet_tx, _) = watch::channel(Arc::new(fleet));
     let (trigger, shutdown) = shutdown::channel();
     signals::end_on(trigger, with_parent)?;
-    tell_of_key(check_key(&fleet_tx.borrow(), &name)?);
+    warn_of_key(check_key(&fleet_tx.borrow(), &name)?);
     reload_on_hangup(name.clone(), fleet_tx.clone(), disk)?;
     Ok(follow::prepare(name, fleet_tx, state_dir, check, shutdown).await)
 }
 
-/// Adds that the role works without a fleet file too.
+/// Adds to a failure that the role works without a fleet file too.
 fn or_without(failure: Failure, arguments: &str) -> Failure {
     Failure {
         message: format!("{}; without a fleet file: {arguments}", failure.message),
@@ -323,30 +324,34 @@ fn or_without(failure: Failure, arguments: &str) -> Failure {
     }
 }
 
-/// The node that is meant: the one named, or the only one of its role.
+/// The node to run: the one named, or the only one of its role.
 pub(crate) fn choose<'f>(
     asked: Option<&str>,
-    kind: &str,
+    section: &'static str,
     names: impl Iterator<Item = &'f str>,
 ) -> Result<String, Failure> {
     let names: Vec<&str> = names.collect();
-    let message = match asked {
-        Some(name) if names.contains(&name) => return Ok(name.to_owned()),
-        None if names.len() == 1 => return Ok(names[0].to_owned()),
-        _ if names.is_empty() => format!("the fleet file has no {kind}; add one to run this role"),
-        Some(name) => format!(
-            "the fleet file has no {kind} named {name:?}; it has: {}",
-            names.join(", ")
-        ),
-        None => format!(
-            "which node is this? Say --node NAME; the fleet file has: {}",
-            names.join(", ")
-        ),
-    };
-    Err(Failure::new(FailureKind::Usage, message))
+    match (asked, &names[..]) {
+        (Some(name), _) if names.contains(&name) => Ok(name.to_owned()),
+        (None, [only]) => Ok((*only).to_owned()),
+        (None, [_, ..]) => Err(Failure::new(
+            FailureKind::Usage,
+            format!(
+                "which node is this? Say --node NAME; the fleet file has: {}",
+                names.join(", ")
+            ),
+        )),
+        (Some(_), _) | (None, []) => Err(NoSuchNode {
+            section,
+            name: asked.unwrap_or_default().to_owned(),
+            known: names.into_iter().map(str::to_owned).collect(),
+        }
+        .into()),
+    }
 }
 
-/// State of an edge without a fleet file: by the port, so that two of them do not meet.
+/// The state directory of an edge without a fleet file, named by the port, so that each edge has
+/// its own.
 fn own_state_dir(listen: Option<&SocketAddr>, is_needed: bool) -> Result<PathBuf, Failure> {
     let port = listen.map_or(0, SocketAddr::port);
     let path = std::env::temp_dir().join(format!("nearcast-edge-{}-{port}", kernel::user_id()));
@@ -356,8 +361,8 @@ fn own_state_dir(listen: Option<&SocketAddr>, is_needed: bool) -> Result<PathBuf
     Ok(path)
 }
 
-/// Makes a directory where everybody can make one. What somebody else has put there under that name
-/// is not used.
+/// Makes a directory in a place where every user can make one. A file or directory of another user
+/// under that name is refused.
 fn make_own(path: &Path) -> Result<(), Failure> {
     use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
     let made = std::fs::DirBuilder::new().mode(0o700).create(path);
@@ -378,9 +383,8 @@ fn make_own(path: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Reads the fleet file again at each SIGHUP. A file with mistakes changes nothing and is logged.
-/// Neither does one that was not edited: the fleet may have a newer revision by now, from the
-/// journal.
+/// Reads the fleet file again at each SIGHUP. A file with mistakes is logged and changes nothing.
+/// An unedited file changes nothing either: the journal may have brought a newer revision.
 fn reload_on_hangup(
     name: String,
     fleet_tx: watch::Sender<Arc<Fleet>>,
@@ -438,7 +442,7 @@ fn reload_on_hangup(
     Ok(())
 }
 
-/// Writes the demo's content where it is not there yet.
+/// Writes the demo's content where it is missing.
 pub(crate) fn write_demo_content(root: &Path) -> Result<(), Failure> {
     nearcast_origin::demo::write(root).map_err(|error| {
         let kind = if error.kind() == std::io::ErrorKind::StorageFull {

@@ -1,11 +1,11 @@
-//! What the outside tells a running command: end (SIGTERM, SIGINT, the parent's death), read the
+//! Signals of a running command: end (SIGTERM, SIGINT, the end of the parent process), read the
 //! fleet file again (SIGHUP).
 
 use std::future::Future;
 use std::io::Read as _;
 
 use nearcast_fleet::failure::{Failure, FailureKind};
-use nearcast_fleet::shutdown::ShutdownTrigger;
+use nearcast_net::shutdown::ShutdownTrigger;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Listens for one kind of signal from now on.
@@ -18,8 +18,8 @@ pub(crate) fn listen(kind: SignalKind) -> Result<Signal, Failure> {
     })
 }
 
-/// Asks for shutdown at the first SIGTERM or SIGINT; ends the process at the second signal. When
-/// `with_parent`, the end of stdin ends it at once: nobody is left who would wait for it to drain.
+/// Requests shutdown at the first SIGTERM or SIGINT; ends the process at the second signal. When
+/// `with_parent`, the end of stdin ends it at once, without draining: the parent has ended.
 pub(crate) fn end_on(trigger: ShutdownTrigger, with_parent: bool) -> Result<(), Failure> {
     let (mut term, mut int) = (
         listen(SignalKind::terminate())?,
@@ -60,8 +60,8 @@ pub(crate) fn end_on(trigger: ShutdownTrigger, with_parent: bool) -> Result<(), 
     Ok(())
 }
 
-/// Completes when stdin has ended, which happens when the process that holds the other side of the
-/// pipe ends in whatever way.
+/// Completes when stdin has ended. That happens when the process at the other end of the pipe ends,
+/// in whatever way.
 fn stdin_ended() -> impl Future<Output = ()> {
     let (tx, rx) = tokio::sync::oneshot::channel::<()>();
     // A thread of its own: a blocking read would hold up the end of the runtime.

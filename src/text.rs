@@ -1,4 +1,4 @@
-//! Numbers and tables as people read them.
+//! Numbers and tables for a terminal.
 
 use nearcast_fleet::units::Bytes;
 
@@ -14,7 +14,7 @@ pub(crate) fn bits_per_second(rate: f64) -> String {
 
 /// `1.2 k`, for counts.
 pub(crate) fn count(count: f64) -> String {
-    // Tiny negative numbers come out of subtractions; nobody wants to read "-0".
+    // Subtractions give tiny negative numbers, which would print as "-0".
     let count = if count.abs() < 0.5 { 0.0 } else { count };
     if count < 10_000.0 {
         format!("{count:.0}")
@@ -63,8 +63,8 @@ fn scaled(mut value: f64, units: &[&str]) -> String {
         .to_owned()
 }
 
-/// Rows under a heading, columns aligned: those whose heading begins with `>` to the right.
-/// Trailing blanks are left out.
+/// Rows under a heading, in aligned columns; a heading that begins with `>` aligns its column to
+/// the right. Trailing blanks are removed.
 pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
     let widths: Vec<usize> = heading
         .iter()

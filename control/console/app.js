@@ -1,8 +1,8 @@
-// The console: asks the control role what it knows, once a second, and draws it. Holds no state of the fleet's own.
+// The console: polls control's API once a second and draws the answers. It holds no state of its own about the fleet.
 'use strict';
 
 const $ = (id) => document.getElementById(id);
-const WINDOW = 30; // seconds over which "now" is taken
+const WINDOW = 30; // seconds over which current rates are means
 const SERIES_SECONDS = 600;
 const EVENTS_KEPT = 200;
 const state = { status: null, fleet: null, series: null, plan: null, pushes: null, purges: null, events: [], failing: 0, answeredAt: 0 };
@@ -11,7 +11,7 @@ async function ask(path, options) {
   const response = await fetch('v1/' + path, { cache: 'no-store', signal: AbortSignal.timeout(8000), ...options });
   const text = await response.text();
   let body = null;
-  try { body = JSON.parse(text); } catch { /* an answer that is not JSON is told below */ }
+  try { body = JSON.parse(text); } catch { /* reported below */ }
   if (!response.ok) {
     const error = new Error(body?.error?.message || `control answered ${response.status}`);
     error.status = response.status;
@@ -20,7 +20,7 @@ async function ask(path, options) {
   return body;
 }
 
-// Clusters keep one colour everywhere: their place in the fleet file.
+// A cluster has the same colour everywhere, by its position in the fleet file.
 const colourOf = (cluster) => {
   const i = (state.status?.clusters || []).findIndex((c) => c.name === cluster);
   return i < 0 ? 'var(--faint)' : `var(--c${i % 8})`;
@@ -29,12 +29,12 @@ const swatch = (colour) => el('i', { class: 'swatch', style: { background: colou
 const clusterKey = (name) => el('span', { class: 'key' }, swatch(colourOf(name)), name);
 const STATE_CLASS = { up: 'good', degraded: 'warn', draining: 'warn', drained: 'warn', waiting: '', silent: 'warn', down: 'bad' };
 const stateTag = (s) => el('span', { class: 'tag ' + (STATE_CLASS[s] ?? '') }, s);
-const WHY = { geo: 'nearest place', rtt: 'least round trip', explore: 'tries the second best', weighted: 'by weight', 'round-robin': 'in turn', failover: 'the best one is out or just back',
-  spill: 'the best one is full', 'all-full': 'all are full', 'no-place': 'place unknown', 'all-down': 'none is healthy', 'no-address': 'no such address' };
+const WHY = { geo: 'nearest place', rtt: 'least round trip', explore: 'tests the second best', weighted: 'by weight', 'round-robin': 'in turn', failover: 'the best is out of service or just back',
+  spill: 'the best is full', 'all-full': 'all are full', 'no-place': 'place unknown', 'all-down': 'none is healthy', 'no-address': 'no such address' };
 const REGIONS = typeof Intl.DisplayNames === 'function' ? new Intl.DisplayNames(['en'], { type: 'region' }) : null;
 const country = (code) => { try { return code ? REGIONS?.of(code) || code : 'unknown place'; } catch { return code; } };
 
-// Sums of a span of a series, for ratios as sums over sums; null where nothing was counted. What is not known stays null: the
+// Ratios over a moving span of a series, as sums over sums; null where nothing was counted. Unknown values stay null, and the
 // chart has a gap there.
 const ratio = (part, whole) => (whole > 0 ? part / whole : null);
 const smooth = (top, bottom, reach) => bottom.map((_, i) => {
@@ -74,7 +74,7 @@ function drawFigures() {
 function drawMap() {
   const { status } = state;
   const height = World.top - World.bottom;
-  // Nobody lives in the emptiest parts; the drawing ends there.
+  // Cut the nearly empty far north and south.
   const drawing = svg('svg', { viewBox: `0 4 ${World.width} ${height - 10}`, role: 'img', 'aria-label': 'Clusters and where their clients are' });
   drawing.append(drawMap.land ||= svg('path', { class: 'land', d: World.path() }));
   const flows = new Map();
@@ -87,7 +87,7 @@ function drawMap() {
   }
   const most = Math.max(1, ...[...flows.values()].map((f) => f.recent));
   const places = new Map(status.clusters.map((c) => [c.name, World.project(c.latitude, c.longitude)]));
-  // Drawn anew each second: the dashes go on from where they were.
+  // The map is redrawn each second, so the dashes continue from their last phase.
   const phase = `-${performance.now() % 1200}ms`;
   const strongest = [...flows.values()].sort((a, b) => b.recent - a.recent).slice(0, 60);
   for (const f of strongest) {
@@ -116,7 +116,7 @@ function drawMap() {
   const shown = rows.slice(0, 9);
   const body = shown.map((s) => el('tr', {}, el('td', {}, country(s.country), el('small', { class: 'narrow' }, s.site)), el('td', {}, s.site), el('td', {}, clusterKey(s.cluster)), el('td', {}, WHY[s.reason] || s.reason),
     el('td', { class: 'n' }, Show.number((s.recent * 60) / status.window_seconds))));
-  if (!rows.length) body.push(el('tr', {}, el('td', { colspan: 5, class: 'empty' }, isDnsSilent() ? 'No name server reports, so nothing is known of its answers. Ask one: ' : `Nobody was steered in the last ${status.window_seconds} s. Try `, el('code', { class: 'break' }, digExample()))));
+  if (!rows.length) body.push(el('tr', {}, el('td', { colspan: 5, class: 'empty' }, isDnsSilent() ? 'No name server reports, so its answers are unknown. Query one: ' : `No client was steered in the last ${status.window_seconds} s. Try `, el('code', { class: 'break' }, digExample()))));
   if (rows.length > shown.length) body.push(el('tr', {}, el('td', { colspan: 5, class: 'sub' }, `and ${rows.length - shown.length} more`)));
   $('who').tBodies[0].replaceChildren(...body);
 }
@@ -129,7 +129,7 @@ function digExample() {
   return `dig @${at} -p ${server.slice(cut + 1)} ${host} +subnet=203.0.113.0/24`;
 }
 
-// The time that the charts are to show, in seconds.
+// The time that the charts show, in seconds.
 const spanSeconds = () => Number($('span').value);
 
 function drawCharts() {
@@ -177,15 +177,15 @@ function dayBar(cluster) {
     el('div', { class: 'hours' }, el('span', {}, `${Show.minute(now)} local`), el('span', {}, cluster.off_peak_now ? 'off-peak now' : `off-peak ${cluster.off_peak}`))];
 }
 
-// Whether what is known of a node is of the past: it says nothing, up or not.
+// Whether the data of a node is out of date, because it does not report.
 const isSilent = (node) => node.state === 'silent' || node.state === 'waiting' || (node.state === 'down' && !(node.age_ms <= 3 * state.status.report_interval_ms));
 
-// Without a report of any name server nothing is known of answers.
+// Whether no name server reports, so that answers are unknown.
 const isDnsSilent = () => state.status.nodes.filter((n) => n.role === 'gslb-dns').every(isSilent);
 
 function nodeRow(node) {
   const silent = isSilent(node);
-  const out = (node.health || []).filter((h) => !h.up && !node.reason.startsWith(h.by)).map((h) => `${h.by}: ${h.reason}`);
+  const out = (node.health || []).filter((h) => !h.up && h.reason !== node.reason && !node.reason.startsWith(h.name_server)).map((h) => `${h.name_server}: ${h.reason}`);
   const why = [node.reason, ...out, node.behind ? `${Show.count(node.behind, 'change')} behind` : null].filter(Boolean);
   return el('div', { class: 'node' },
     el('span', { class: 'name' }, node.name), stateTag(node.state),
@@ -208,18 +208,18 @@ function drawClusters() {
         .map(([name, value]) => el('div', {}, el('b', {}, value), el('span', {}, name)))),
     dayBar(c), status.nodes.filter((n) => n.role === 'edge' && n.cluster === c.name).map(nodeRow)));
   const others = status.nodes.filter((n) => n.role !== 'edge');
-  cards.push(el('article', { class: 'card cluster' }, el('div', { class: 'head' }, el('h3', {}, 'Behind them', el('small', {}, 'steering, origin, control'))),
+  cards.push(el('article', { class: 'card cluster' }, el('div', { class: 'head' }, el('h3', {}, 'Other roles', el('small', {}, 'steering, origin, control'))),
     others.map((n) => el('div', { class: 'node' }, el('span', { class: 'name' }, n.name), stateTag(n.state),
       el('span', { class: 'n' }, isSilent(n) ? Show.none : n.role === 'gslb-dns' ? Show.number(n.queries_per_second) + ' q/s' : n.role === 'origin' ? Show.number(n.requests_per_second) + '/s' : ''),
       el('span', { class: 'n sub' }, { 'gslb-dns': 'name server', origin: 'origin', control: 'control' }[n.role] || n.role),
-      el('span', { class: 'why' }, isSilent(n) ? [n.reason] : [n.reason, n.behind ? `${Show.count(n.behind, 'change')} behind` : null, n.geo_source ? `places: ${n.geo_source}` : null, n.role === 'gslb-dns' ? `round trips of ${Show.count(n.rtt_prefixes || 0, 'prefix', 'prefixes')} known` : null, Show.known(n.egress_bits_per_second) && n.role === 'origin' ? Show.bits(n.egress_bits_per_second) + ' to edges' : null].filter(Boolean).join('; '))))));
+      el('span', { class: 'why' }, isSilent(n) ? [n.reason] : [n.reason, n.behind ? `${Show.count(n.behind, 'change')} behind` : null, n.geo_source ? `locations: ${n.geo_source}` : null, n.role === 'gslb-dns' ? `round trips to ${Show.count(n.rtt_prefixes || 0, 'prefix', 'prefixes')}` : null, Show.known(n.egress_bits_per_second) && n.role === 'origin' ? Show.bits(n.egress_bits_per_second) + ' to edges' : null].filter(Boolean).join('; '))))));
   $('clusters').replaceChildren(...cards);
 }
 
 // Copies of URLs: each node of the cluster holds its own.
-const filled = (t) => `${Show.number(t.already_warm)} copies were warm, ${Show.number(t.warmed)} filled, ${Show.number(t.failed)} failed`;
-// An account that spans a night and the evening after it: only then is its busiest time the day's peak.
-const isDay = (earned) => earned.hours.length >= 20;
+const filled = (t) => `${Show.number(t.already_warm)} copies were already there, ${Show.number(t.warmed)} filled, ${Show.number(t.failed)} failed`;
+// Whether the benefit covers a whole day. Only then is its busiest time the peak of the day.
+const isDay = (benefit) => benefit.hours.length >= 20;
 
 function drawPush() {
   const { plan, pushes, status } = state;
@@ -236,21 +236,21 @@ function drawPush() {
     if (running) {
       const t = running.total;
       bits.push(el('div', { class: 'bar' }, el('i', { class: 'two', style: { width: share(t.already_warm, t.items) } }), el('i', { style: { width: share(t.warmed, t.items) } })),
-        el('p', {}, `Filling ${Show.count(running.items, 'URL')}, ${Show.bytes(running.bytes)} on each node: ${filled(t)}; ${Show.bytes(t.origin_bytes)} from the origin, ${Show.bytes(t.peer_bytes)} from a neighbour.`));
+        el('p', {}, `Filling ${Show.count(running.items, 'URL')}, ${Show.bytes(running.bytes)} on each node: ${filled(t)}; ${Show.bytes(t.origin_bytes)} from the origin, ${Show.bytes(t.peer_bytes)} from other nodes.`));
     } else {
       bits.push(el('p', {}, p.items_total
         ? `Planned: ${Show.count(p.items_total, 'URL')}, ${Show.bytes(p.stored_bytes)} of ${Show.bytes(p.capacity_bytes)} on each node; ${p.gap < 0.0005 ? 'no better plan is possible' : `at most ${Show.percent(p.gap)} below the best possible`}.`
         : 'Planned: nothing is popular enough yet.'));
     }
     if (last) {
-      const e = last.earned, t = last.total;
-      bits.push(el('p', {}, `Last push, ${Show.span((pushes.now_unix_ms - last.accepted_unix_ms) / 1000)} ago: ${filled(t)}${t.unfinished ? `, ${t.unfinished} not there when time was over` : ''}.`));
+      const e = last.benefit, t = last.total;
+      bits.push(el('p', {}, `Last push, ${Show.span((pushes.now_unix_ms - last.accepted_unix_ms) / 1000)} ago: ${filled(t)}${t.unfinished ? `, ${t.unfinished} unfinished when time ran out` : ''}.`));
       bits.push(el('p', {}, `${Show.percent(e.pushed_hit_ratio)} of the requests since ${last.accepted_unix_ms < status.started_unix_ms ? 'control started' : 'then'} were answered from pushed content (${Show.count(e.pushed_hits, 'hit')}, ${Show.bytes(e.pushed_hit_bytes)}).`));
     }
-    const told = orders.find((o) => o.state !== 'running' && o.earned.peak && isDay(o.earned)), peak = told?.earned.peak;
+    const measured = orders.find((o) => o.state !== 'running' && o.benefit.peak && isDay(o.benefit)), peak = measured?.benefit.peak;
     if (peak) {
       const hours = `${Show.minute(peak.from_hour * 60)}–${Show.minute(peak.to_hour * 60)}`;
-      bits.push(el('p', { class: 'peak' }, el('b', {}, Show.percent(peak.pushed_hit_ratio)), ` of requests were answered from pushed content at ${told === last ? 'the' : 'the previous push’s'} peak, ${hours} local.`));
+      bits.push(el('p', { class: 'peak' }, el('b', {}, Show.percent(peak.pushed_hit_ratio)), ` of requests were answered from pushed content at ${measured === last ? 'the' : 'the previous push’s'} peak, ${hours} local.`));
     }
     return el('div', { class: 'push-row' }, el('div', { class: 'line1' }, clusterKey(p.cluster),
       running ? el('span', { class: 'tag good' }, 'filling') : p.window?.open ? el('span', { class: 'tag good' }, 'window open') : null,
@@ -259,7 +259,7 @@ function drawPush() {
   $('push').replaceChildren(el('div', { class: 'pushes' }, rows));
 }
 
-// What a scope names, for people.
+// A scope in words.
 const scopeText = (scope) => (scope.by === 'all' ? 'everything' : scope.by === 'site_tag' ? `${scope.value.tag} of ${scope.value.site}` : scope.value);
 
 function drawPurges() {
@@ -287,8 +287,8 @@ function drawEvents() {
 }
 
 const silence = (n) => {
-  if (n.state === 'down') return `${n.reason ? n.reason + '. ' : ''}Clients are steered past it.`;
-  return { 'gslb-dns': 'It may well be answering: how clients are steered just now cannot be seen here.', origin: 'It may well be serving: edges go on with what they hold.' }[n.role] || 'It may well be serving: its requests are missing in all figures here.';
+  if (n.state === 'down') return `${n.reason ? n.reason + '. ' : ''}Clients are steered elsewhere.`;
+  return { 'gslb-dns': 'It may still answer, but its answers are not shown here.', origin: 'It may still serve. Edges continue with stored responses.' }[n.role] || 'It may still serve, but its requests are missing from all figures here.';
 };
 
 function drawHead() {
@@ -296,14 +296,14 @@ function drawHead() {
   $('zone').textContent = status.zone;
   const fast = status.clock.speed !== 1;
   $('clock').textContent = fast ? `fleet clock ${status.clock.fleet_time.slice(11, 16)} UTC, ×${Show.number(status.clock.speed)}` : '';
-  $('clock').title = fast ? 'Push windows go by this clock; freshness, health and every rate go by the real one.' : '';
+  $('clock').title = fast ? 'Push windows follow this clock. Freshness, health and rates follow the real one.' : '';
   const silent = status.nodes.filter((n) => n.state === 'silent' || n.state === 'down');
   $('banner').hidden = !silent.length;
-  // Only what changes is touched: whoever listens to the page is told once, not every second.
+  // Change only what differs, so that screen readers announce it once, not every second.
   const about = silent.map((n) => `${n.name} ${n.state}`).join();
   if ($('banner').dataset.about !== about) $('banner').replaceChildren(...silent.map((n) => el('p', {}, el('b', {}, `${n.name} is ${n.state}. `), silence(n), ' ', el('span', { 'aria-hidden': 'true' }))));
   $('banner').dataset.about = about;
-  silent.forEach((n, i) => { $('banner').children[i].lastChild.textContent = n.last_report_unix_ms ? `Last heard of ${Show.span(n.age_ms / 1000)} ago.` : ''; });
+  silent.forEach((n, i) => { $('banner').children[i].lastChild.textContent = n.last_report_unix_ms ? `Last report ${Show.span(n.age_ms / 1000)} ago.` : ''; });
   $('foot').textContent = `Nearcast ${status.version}. Journal at revision ${status.revision}; fleet file ${status.fleet_revision ? `of revision ${status.fleet_revision}` : 'as on disk'}. Land: Natural Earth.`;
   const hosts = status.sites.flatMap((s) => s.hosts.filter((h) => h !== '*'));
   const select = $('explain').elements.host;
@@ -325,7 +325,7 @@ function draw() {
   drawHead(); drawFigures(); drawMap(); drawCharts(); drawClusters(); drawPush(); drawPurges(); drawEvents();
 }
 
-// The part of the series from the first step that is known, and no less than ninety steps: an unknown past says nothing.
+// The series from its first known step on, but at least ninety steps.
 function knownPart(series) {
   const first = series.total.counted.findIndex(Show.known);
   const kept = Math.min(series.points, Math.max(90, first < 0 ? 0 : series.points - first));
@@ -366,7 +366,7 @@ function follow() {
   };
 }
 
-// Explain: a name server's own account of one decision.
+// Explain: how a name server decides for one client.
 $('explain').addEventListener('submit', async (event) => {
   event.preventDefault();
   const form = event.target, box = $('explained');
@@ -379,20 +379,20 @@ $('explain').addEventListener('submit', async (event) => {
 });
 
 function explained(x) {
-  // A name without steered addresses: what DNS says of it is all there is.
+  // A name without steered addresses has only a summary.
   if (!x.site) return [el('p', {}, x.summary)];
   const place = x.place || {};
   const where = [place.country ? country(place.country) : null, place.source ? `from ${place.source}` : null].filter(Boolean).join(', ');
   return [
-    el('p', {}, 'Goes to ', clusterKey(x.chosen?.cluster || '–'), ': ', WHY[x.reason ?? x.chosen?.reason] || x.reason || x.chosen?.reason || '', '. ', where ? `Place: ${where}. ` : '',
-      `Answer holds for a prefix of /${x.scope_prefix} and ${x.ttl} s.`),
+    el('p', {}, 'Steered to ', clusterKey(x.chosen?.cluster || '–'), ': ', WHY[x.reason ?? x.chosen?.reason] || x.reason || x.chosen?.reason || '', '. ', where ? `Location: ${where}. ` : '',
+      `The answer is valid for a /${x.scope_prefix} prefix and for ${x.ttl} s.`),
     el('div', { class: 'scroll' }, el('table', {}, el('thead', {}, el('tr', {}, ['Cluster', 'Distance', 'Round trip', ''].map((t, i) => el('th', { class: i === 1 || i === 2 ? 'n' : '' }, t)))),
       el('tbody', {}, (x.candidates || []).map((c) => el('tr', {}, el('td', {}, clusterKey(c.cluster)), el('td', { class: 'n' }, Show.known(c.distance_km) ? Math.round(c.distance_km).toLocaleString('en') + ' km' : Show.none),
         el('td', { class: 'n' }, Show.known(c.rtt_ms) ? c.rtt_ms.toFixed(1) + ' ms' : 'not measured'), el('td', {}, c.cluster === x.chosen?.cluster ? el('span', { class: 'tag good' }, 'chosen') : c.rejected || '')))))),
   ];
 }
 
-// Asks whether everything is to go, and names it.
+// Asks for confirmation before everything is purged.
 function confirmAll(soft) {
   const { status } = state;
   const edges = status?.nodes.filter((n) => n.role === 'edge') || [];
@@ -400,8 +400,8 @@ function confirmAll(soft) {
   const held = sum('disk_bytes') + sum('memory_bytes');
   const sites = (status?.sites || []).map((s) => s.name).join(', ');
   $('purge-ask-what').replaceChildren(
-    el('p', {}, `All that ${Show.count(edges.length, 'edge')} of ${status?.zone || 'this fleet'} ${edges.length === 1 ? 'stores' : 'store'}${held ? ` (about ${Show.bytes(held)})` : ''}: ${sites ? `the sites ${sites}` : 'every site'}.`),
-    el('p', {}, soft ? 'Every response is validated at the origins before it is used again.' : 'Every request goes to the origins until its answer is stored again.'));
+    el('p', {}, `Everything that ${Show.count(edges.length, 'edge')} of ${status?.zone || 'this fleet'} ${edges.length === 1 ? 'stores' : 'store'}${held ? ` (about ${Show.bytes(held)})` : ''}: ${sites ? `the sites ${sites}` : 'every site'}.`),
+    el('p', {}, soft ? 'Every response is revalidated at the origin before it is served again.' : 'Every request goes to the origin until its response is stored again.'));
   const dialog = $('purge-ask');
   return new Promise((resolve) => {
     const answer = (yes) => () => { dialog.onclose = null; dialog.close(); resolve(yes); };
@@ -417,7 +417,7 @@ const purgeText = (p) => {
   const notes = p.responses ? '' : p.notes.map((note) => ` Note: ${note}.`).join('');
   if (!p.complete) return `Accepted as revision ${p.revision}; ${p.missing.join(', ')} did not confirm yet.${notes}`;
   const edges = Show.count(p.nodes.length, 'edge');
-  return (p.responses ? `${Show.count(p.responses, 'response')} on ${edges}; ${took}` : `Nothing that it covers was stored on ${edges}; ${took}`) + notes;
+  return (p.responses ? `${Show.count(p.responses, 'response')} on ${edges}; ${took}` : `No stored response matched on ${edges}; ${took}`) + notes;
 };
 
 $('purge').addEventListener('change', drawPurges);
@@ -440,16 +440,16 @@ $('purge').addEventListener('submit', async (event) => {
     drawPurges();
   } catch (error) {
     result.className = 'result bad';
-    result.textContent = error.status === 401 ? 'The token is not right. It is in the control role\'s state directory, in the file “token”.' : error.message;
+    result.textContent = error.status === 401 ? 'The token is wrong. It is in the file “token” in control\'s state directory.' : error.message;
   }
   button.disabled = false;
 });
 
-// Light and dark: the system's choice, then the button's.
+// Light or dark: the system's choice, unless the button has set one.
 const THEMES = { light: 'M12 7a5 5 0 1 0 0 10 5 5 0 0 0 0-10Zm-1-6h2v4h-2Zm0 18h2v4h-2ZM1 11h4v2H1Zm18 0h4v2h-4ZM4.2 5.6l1.4-1.4 2.8 2.8-1.4 1.4Zm11.4 11.4 1.4-1.4 2.8 2.8-1.4 1.4ZM4.2 18.4l2.8-2.8 1.4 1.4-2.8 2.8ZM15.6 7l2.8-2.8 1.4 1.4-2.8 2.8Z', dark: 'M20 14.5A8.5 8.5 0 0 1 9.5 4 8.5 8.5 0 1 0 20 14.5Z' };
 const isDark = () => { const set = document.documentElement.dataset.theme; return set ? set === 'dark' : matchMedia('(prefers-color-scheme: dark)').matches; };
 function drawTheme() { $('theme').replaceChildren(svg('svg', { viewBox: '0 0 24 24', 'aria-hidden': 'true' }, svg('path', { d: isDark() ? THEMES.light : THEMES.dark }))); }
-try { const kept = localStorage.getItem('theme'); if (kept === 'light' || kept === 'dark') document.documentElement.dataset.theme = kept; } catch { /* no storage, no memory */ }
+try { const kept = localStorage.getItem('theme'); if (kept === 'light' || kept === 'dark') document.documentElement.dataset.theme = kept; } catch { /* no storage: the choice is not remembered */ }
 $('theme').addEventListener('click', () => {
   const next = isDark() ? 'light' : 'dark';
   document.documentElement.dataset.theme = next;
@@ -465,7 +465,7 @@ $('span').addEventListener('change', async () => {
       state.long = knownPart(await ask(`series?seconds=${span}`));
       state.longSpan = span;
     }
-  } catch { /* the next round asks again */ }
+  } catch { /* the next poll retries */ }
   drawCharts();
 });
 addEventListener('resize', () => drawCharts());

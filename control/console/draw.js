@@ -14,7 +14,7 @@ function fill(node, attributes, children) {
 const el = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
 const svg = (tag, attributes, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
 
-// Numbers and times as people read them. A value that is not known is a dash, never a zero.
+// Numbers and times for people. An unknown value is a dash, never a zero.
 const Show = {
   none: '–',
   known: (x) => x !== null && x !== undefined && Number.isFinite(x),
@@ -112,11 +112,11 @@ function chart(box, { times, lines, ticks, format, note, gaps = [] }) {
     if (!gaps[from]) continue;
     let to = from;
     while (to + 1 < gaps.length && gaps[to + 1]) to++;
-    // Not what lies before anything was known, nor what is still on its way.
+    // Skip the time before the first known value and the newest, still incomplete steps.
     if (from > 0 && to < gaps.length - 1) {
       const at = x(from - 1), wide = x(to + 1) - at;
-      drawing.append(svg('rect', { class: 'gap', x: at, y: above, width: wide, height: height - above - below }, svg('title', {}, 'not known')));
-      if (wide > 5 * rem) drawing.append(svg('text', { x: at + wide / 2, y: above + 1.1 * rem, 'text-anchor': 'middle' }, 'not known'));
+      drawing.append(svg('rect', { class: 'gap', x: at, y: above, width: wide, height: height - above - below }, svg('title', {}, 'unknown')));
+      if (wide > 5 * rem) drawing.append(svg('text', { x: at + wide / 2, y: above + 1.1 * rem, 'text-anchor': 'middle' }, 'unknown'));
     }
     from = to;
   }

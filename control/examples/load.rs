@@ -5,7 +5,7 @@
 //!     load NEARCAST nodes COUNT SECONDS
 //!     load NEARCAST purges CLIENTS SECONDS
 
-#![allow(clippy::print_stdout, reason = "what was measured goes there")]
+#![allow(clippy::print_stdout, reason = "results are printed")]
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -28,7 +28,7 @@ const CLUSTER: usize = 50;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// Ends with this value.
+/// The control process; killed when this is dropped.
 struct Control(Child);
 
 impl Drop for Control {
@@ -54,7 +54,7 @@ impl Control {
                 .and_then(|f| f.parse::<u64>().ok())
                 .ok_or("/proc/PID/stat is odd")
         };
-        // Ticks of 10 ms and pages of 4 KiB on every Linux that this is for.
+        // Ticks are 10 ms and pages 4 KiB on every supported Linux.
         Ok((
             (number(11)? + number(12)?) as f64 / 100.0,
             number(21)? * 4096,
@@ -142,7 +142,7 @@ async fn run_nodes(
         file::parse(text, dir).map_err(|mistakes| file::describe("fleet file", &mistakes))?;
     let (trigger, shutdown) = shutdown::channel();
     let mut states = Vec::new();
-    // Every node syncs what it is told to a disk of its own; all of them on one disk would measure
+    // Real nodes each sync the journal to their own disk. All of them on one disk would measure
     // that disk.
     let disks = if Path::new("/dev/shm").is_dir() {
         tempfile::tempdir_in("/dev/shm")?
@@ -315,7 +315,7 @@ async fn run_purges(
     Ok(())
 }
 
-/// How often a second a few bytes can be appended and synced by one after another.
+/// Appends of a few bytes with a sync each, per second, one after another.
 fn syncs(dir: &Path) -> Result<f64, Error> {
     use std::io::Write as _;
     let mut file = std::fs::File::create(dir.join("syncs"))?;

@@ -1,38 +1,41 @@
-//! Who may hold connections to the API: a share for nodes, one for operators, one for strangers.
+//! Limits on connections to the API: a share for nodes, one for operators, one for strangers.
 //!
-//! Every connection begins as a stranger's and becomes a node's or an operator's when a request on
-//! it shows a good key or token. So whoever has neither shares the strangers' places with others
-//! who have not shown one yet, and cannot take those of nodes or operators; nor can nodes take
-//! those of operators. Strangers' places are never full for a newcomer: the stranger that has been
-//! quiet for longest gives way, of the address that holds the most of them. So does a node's
-//! connection for that of a node whose address holds fewer, as one key must not take the places of
-//! all nodes. Those who come over loopback have places of their own.
+//! A stranger is a connection without a valid credential so far. Every connection begins as one, and
+//! becomes a node's or an operator's when a request on it carries a valid key or token. So clients
+//! without a credential share only the places of strangers, and cannot take those of nodes or
+//! operators; nor can nodes take those of operators.
+//!
+//! A new connection always gets a stranger's place: when all are taken, the connection that has been
+//! idle longest is evicted, of the address that holds the most. A node's connection is likewise evicted
+//! for that of a node whose address holds fewer, so that one key cannot take the places of all nodes.
+//! Connections over loopback have places of their own.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// Open files that are kept back for the disk, name servers that are asked, and the admin listener:
-/// this part of all, and no fewer.
+/// Open files reserved for the disk, requests to name servers, and the admin listener: this part of
+/// all, and at least this many.
 const RESERVE_PART: usize = 8;
 const RESERVE_MIN: usize = 64;
-/// Connections whatever the limit of files.
+/// Most connections, whatever the limit of open files.
 const ALL_MAX: usize = 65_536;
-/// Parts of all connections that strangers, those over loopback, and operators may hold, each;
-/// nodes have the rest.
+/// Share of all connections for strangers, for connections over loopback, and for operators, each.
+/// Nodes have the rest.
 const SHARE_PART: usize = 8;
 const SHARE_MIN: usize = 16;
 const SHARE_MAX: usize = 1024;
 /// Part of the strangers' places that one address may hold.
 const ADDRESS_PART: usize = 4;
-/// Event streams at a time, those over loopback left out, and of one address.
+/// Concurrent event streams: from other hosts, over loopback, and of one address.
 const STREAMS_MAX: usize = 192;
 const STREAMS_LOOPBACK_MAX: usize = 64;
 const STREAMS_ADDRESS_MAX: usize = 16;
 
-/// Whose a connection is.
+/// The class of a connection, by the credential that its requests carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Class {
     Stranger,
@@ -52,10 +55,10 @@ impl Class {
     }
 }
 
-/// How many connections there may be.
+/// Limits of connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
-    /// And as many again over loopback.
+    /// Not over loopback, and as many again over loopback.
     pub(crate) strangers: usize,
     pub(crate) of_address: usize,
     pub(crate) operators: usize,
@@ -63,7 +66,7 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// As many as that many open files allow.
+    /// The limits that a number of open files allows.
     pub(crate) fn of_files(files: usize) -> Self {
         let all = files
             .saturating_sub((files / RESERVE_PART).max(RESERVE_MIN))
@@ -78,7 +81,7 @@ impl Limits {
     }
 }
 
-/// Whoever shares an address; of IPv6 a /64.
+/// The owner of a connection: an IPv4 address or an IPv6 /64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Owner(IpAddr);
 
@@ -90,7 +93,7 @@ impl Owner {
         }
     }
 
-    /// `::1` is not of a /64 that others may have.
+    /// Must be checked before [`Owner::of`], which maps `::1` to a /64.
     fn is_loopback(address: IpAddr) -> bool {
         address.to_canonical().is_loopback()
     }
@@ -100,20 +103,20 @@ impl Owner {
 #[derive(Debug)]
 pub(crate) struct Admission {
     limits: Limits,
-    now: Mutex<Now>,
+    places: Mutex<Places>,
 }
 
 #[derive(Debug, Default)]
-struct Now {
-    /// Counts what happens, so that older can be told from younger.
+struct Places {
+    /// Counts requests and new connections, to order them by age.
     ticks: u64,
-    /// By loopback or not, then the tick of their last request, or of their coming.
+    /// By loopback or not, then by the tick of the last request, or of the accept.
     strangers: [BTreeMap<u64, Holder>; 2],
-    /// Strangers of each owner.
+    /// Number of strangers of each owner.
     held: HashMap<Owner, usize>,
-    /// By the tick of their last request.
+    /// By the tick of the last request.
     nodes: BTreeMap<u64, Holder>,
-    /// Nodes' connections of each owner.
+    /// Number of nodes' connections of each owner.
     held_by_nodes: HashMap<Owner, usize>,
     operators: usize,
     streams: HashMap<Owner, usize>,
@@ -121,7 +124,7 @@ struct Now {
     streams_all: [usize; 2],
 }
 
-/// Who has a place, and may have to give way.
+/// The holder of a place that may be evicted.
 #[derive(Debug)]
 struct Holder {
     owner: Owner,
@@ -132,7 +135,7 @@ impl Admission {
     pub(crate) fn new(limits: Limits) -> Arc<Self> {
         Arc::new(Self {
             limits,
-            now: Mutex::default(),
+            places: Mutex::default(),
         })
     }
 
@@ -141,20 +144,20 @@ impl Admission {
         self.limits
     }
 
-    /// A place for a new connection; another one may have to go for it.
+    /// A place for a new connection. Another connection may be evicted for it.
     pub(crate) fn enter(self: &Arc<Self>, address: IpAddr) -> Arc<Seat> {
         let (owner, is_loopback) = (Owner::of(address), Owner::is_loopback(address));
         let evicted = Arc::new(Notify::new());
-        let mut now = self.now();
-        let held = now.held.get(&owner).copied().unwrap_or(0);
-        let strangers = &now.strangers[usize::from(is_loopback)];
+        let mut places = self.places.lock();
+        let held = places.held.get(&owner).copied().unwrap_or(0);
+        let strangers = &places.strangers[usize::from(is_loopback)];
         let goes = if !is_loopback && held >= self.limits.of_address {
             strangers
                 .iter()
                 .find(|(_, s)| s.owner == owner)
                 .map(|(tick, _)| *tick)
         } else if strangers.len() >= self.limits.strangers {
-            let most = now
+            let most = places
                 .held
                 .iter()
                 .filter(|(o, _)| o.0.is_loopback() == is_loopback)
@@ -170,18 +173,18 @@ impl Admission {
             None
         };
         if let Some(tick) = goes {
-            now.remove(is_loopback, tick).evicted.notify_one();
+            places.remove(is_loopback, tick).evicted.notify_one();
         }
-        let tick = now.tick();
-        now.strangers[usize::from(is_loopback)].insert(
+        let tick = places.tick();
+        places.strangers[usize::from(is_loopback)].insert(
             tick,
             Holder {
                 owner,
                 evicted: evicted.clone(),
             },
         );
-        *now.held.entry(owner).or_insert(0) += 1;
-        drop(now);
+        *places.held.entry(owner).or_insert(0) += 1;
+        drop(places);
         Arc::new(Seat {
             admission: self.clone(),
             owner,
@@ -193,29 +196,25 @@ impl Admission {
 
     /// Connections by class.
     pub(crate) fn counts(&self) -> [(Class, usize); 3] {
-        let now = self.now();
+        let places = self.places.lock();
         let of = |class| match class {
-            Class::Stranger => now.strangers.iter().map(BTreeMap::len).sum(),
-            Class::Node => now.nodes.len(),
-            Class::Operator => now.operators,
+            Class::Stranger => places.strangers.iter().map(BTreeMap::len).sum(),
+            Class::Node => places.nodes.len(),
+            Class::Operator => places.operators,
         };
         Class::ALL.map(|class| (class, of(class)))
     }
-
-    fn now(&self) -> MutexGuard<'_, Now> {
-        self.now.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-impl Now {
+impl Places {
     fn tick(&mut self) -> u64 {
         self.ticks += 1;
         self.ticks
     }
 
-    /// A node's connection that gives way to one more of an owner: the quietest of the owner that
-    /// holds the most, unless the newcomer would then hold no fewer.
-    fn node_that_goes(&self, newcomer: Owner) -> Option<u64> {
+    /// The node's connection to evict for one more of an owner: the longest idle one of the owner that
+    /// holds the most. `None` when the newcomer would then hold as many.
+    fn node_to_evict(&self, newcomer: Owner) -> Option<u64> {
         let own = self.held_by_nodes.get(&newcomer).copied().unwrap_or(0);
         let (owner, most) = self
             .held_by_nodes
@@ -235,7 +234,7 @@ impl Now {
 
     fn remove_node(&mut self, tick: u64) -> Holder {
         let holder = self.nodes.remove(&tick).expect("it was found here");
-        give_back(&mut self.held_by_nodes, holder.owner);
+        release(&mut self.held_by_nodes, holder.owner);
         holder
     }
 
@@ -243,12 +242,12 @@ impl Now {
         let stranger = self.strangers[usize::from(is_loopback)]
             .remove(&tick)
             .expect("it was found here");
-        give_back(&mut self.held, stranger.owner);
+        release(&mut self.held, stranger.owner);
         stranger
     }
 }
 
-fn give_back(held: &mut HashMap<Owner, usize>, owner: Owner) {
+fn release(held: &mut HashMap<Owner, usize>, owner: Owner) {
     if let Some(count) = held.get_mut(&owner) {
         *count -= 1;
         if *count == 0 {
@@ -257,7 +256,7 @@ fn give_back(held: &mut HashMap<Owner, usize>, owner: Owner) {
     }
 }
 
-/// A connection's place; it is free again when this is dropped.
+/// A connection's place. Dropping it frees the place.
 #[derive(Debug)]
 pub(crate) struct Seat {
     admission: Arc<Admission>,
@@ -269,117 +268,116 @@ pub(crate) struct Seat {
 
 #[derive(Debug, Clone, Copy)]
 enum Place {
-    /// With its tick; it may be gone from there.
+    /// With its tick. The connection may have been evicted.
     Stranger(u64),
-    /// As for strangers.
+    /// As above.
     Node(u64),
     Operator,
 }
 
 impl Seat {
-    /// Returns when the connection has to go.
+    /// Returns when the connection is evicted.
     pub(crate) async fn evicted(&self) {
         self.evicted.notified().await;
     }
 
-    /// A request has come, of somebody with that class; false where there is no place for one more
-    /// of it.
-    pub(crate) fn asks(&self, class: Class) -> bool {
-        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut now = self.admission.now();
+    /// Notes a request and its class. Returns false when that class has no free place.
+    pub(crate) fn admit(&self, class: Class) -> bool {
+        let mut place = self.place.lock();
+        let mut places = self.admission.places.lock();
         let tick = match *place {
             Place::Stranger(tick) => tick,
             Place::Node(tick) => {
-                if let Some(holder) = now.nodes.remove(&tick) {
-                    let tick = now.tick();
-                    now.nodes.insert(tick, holder);
+                if let Some(holder) = places.nodes.remove(&tick) {
+                    let tick = places.tick();
+                    places.nodes.insert(tick, holder);
                     *place = Place::Node(tick);
                 }
                 return true;
             }
             Place::Operator => return true,
         };
-        let strangers = &mut now.strangers[usize::from(self.is_loopback)];
+        let strangers = &mut places.strangers[usize::from(self.is_loopback)];
         if !strangers.contains_key(&tick) {
-            // It is on its way out.
+            // It has been evicted and is closing.
             return true;
         }
         match class {
             Class::Stranger => {
                 let stranger = strangers.remove(&tick).expect("it is there");
-                let tick = now.tick();
-                now.strangers[usize::from(self.is_loopback)].insert(tick, stranger);
+                let tick = places.tick();
+                places.strangers[usize::from(self.is_loopback)].insert(tick, stranger);
                 *place = Place::Stranger(tick);
             }
             Class::Node => {
-                if now.nodes.len() >= self.admission.limits.nodes {
-                    let Some(goes) = now.node_that_goes(self.owner) else {
+                if places.nodes.len() >= self.admission.limits.nodes {
+                    let Some(goes) = places.node_to_evict(self.owner) else {
                         return false;
                     };
-                    now.remove_node(goes).evicted.notify_one();
+                    places.remove_node(goes).evicted.notify_one();
                 }
-                let holder = now.remove(self.is_loopback, tick);
-                *now.held_by_nodes.entry(self.owner).or_insert(0) += 1;
-                let tick = now.tick();
-                now.nodes.insert(tick, holder);
+                let holder = places.remove(self.is_loopback, tick);
+                *places.held_by_nodes.entry(self.owner).or_insert(0) += 1;
+                let tick = places.tick();
+                places.nodes.insert(tick, holder);
                 *place = Place::Node(tick);
             }
             Class::Operator => {
-                if now.operators >= self.admission.limits.operators {
+                if places.operators >= self.admission.limits.operators {
                     return false;
                 }
-                now.operators += 1;
-                now.remove(self.is_loopback, tick);
+                places.operators += 1;
+                places.remove(self.is_loopback, tick);
                 *place = Place::Operator;
             }
         }
         true
     }
 
-    /// A place for an event stream; none where there are too many, or too many of this address.
+    /// A place for an event stream; `None` when there are too many in all, or of this address.
     pub(crate) fn stream(self: &Arc<Self>) -> Option<StreamPlace> {
-        let mut now = self.admission.now();
+        let mut places = self.admission.places.lock();
         let (all, most) = match self.is_loopback {
-            true => (now.streams_all[1], STREAMS_LOOPBACK_MAX),
-            false => (now.streams_all[0], STREAMS_MAX),
+            true => (places.streams_all[1], STREAMS_LOOPBACK_MAX),
+            false => (places.streams_all[0], STREAMS_MAX),
         };
-        let of_owner = now.streams.get(&self.owner).copied().unwrap_or(0);
+        let of_owner = places.streams.get(&self.owner).copied().unwrap_or(0);
         if all >= most || (!self.is_loopback && of_owner >= STREAMS_ADDRESS_MAX) {
             return None;
         }
-        now.streams_all[usize::from(self.is_loopback)] += 1;
-        *now.streams.entry(self.owner).or_insert(0) += 1;
+        places.streams_all[usize::from(self.is_loopback)] += 1;
+        *places.streams.entry(self.owner).or_insert(0) += 1;
         Some(StreamPlace(self.clone()))
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let mut now = self.admission.now();
-        match *self.place.get_mut().unwrap_or_else(PoisonError::into_inner) {
+        let mut places = self.admission.places.lock();
+        match *self.place.get_mut() {
             Place::Stranger(tick)
-                if now.strangers[usize::from(self.is_loopback)].contains_key(&tick) =>
+                if places.strangers[usize::from(self.is_loopback)].contains_key(&tick) =>
             {
-                now.remove(self.is_loopback, tick);
+                places.remove(self.is_loopback, tick);
             }
-            Place::Node(tick) if now.nodes.contains_key(&tick) => {
-                now.remove_node(tick);
+            Place::Node(tick) if places.nodes.contains_key(&tick) => {
+                places.remove_node(tick);
             }
             Place::Stranger(_) | Place::Node(_) => {}
-            Place::Operator => now.operators -= 1,
+            Place::Operator => places.operators -= 1,
         }
     }
 }
 
-/// The place of an event stream.
+/// The place of an event stream. Dropping it frees the place.
 #[derive(Debug)]
 pub(crate) struct StreamPlace(Arc<Seat>);
 
 impl Drop for StreamPlace {
     fn drop(&mut self) {
-        let mut now = self.0.admission.now();
-        now.streams_all[usize::from(self.0.is_loopback)] -= 1;
-        give_back(&mut now.streams, self.0.owner);
+        let mut places = self.0.admission.places.lock();
+        places.streams_all[usize::from(self.0.is_loopback)] -= 1;
+        release(&mut places.streams, self.0.owner);
     }
 }
 
@@ -431,12 +429,12 @@ mod tests {
     fn a_flood_of_strangers_takes_no_place_of_others() {
         let a = admission();
         let node = a.enter(ip("192.0.2.1"));
-        assert!(node.asks(Class::Node));
+        assert!(node.admit(Class::Node));
         let quiet = a.enter(ip("192.0.2.2"));
         let active = a.enter(ip("192.0.2.2"));
         let mut flood = Vec::new();
         for n in 0..100 {
-            assert!(active.asks(Class::Stranger));
+            assert!(active.admit(Class::Stranger));
             flood.push(a.enter(ip(&format!("198.51.100.{}", n % 2))));
         }
         assert_eq!(counts(&a), [8, 1, 0]);
@@ -445,7 +443,7 @@ mod tests {
         assert_eq!(flood.iter().filter(|s| !is_evicted(s)).count(), 6);
         // Somebody comes in the middle of it and shows the token.
         let operator = a.enter(ip("203.0.113.9"));
-        assert!(!is_evicted(&operator) && operator.asks(Class::Operator));
+        assert!(!is_evicted(&operator) && operator.admit(Class::Operator));
         for n in 0..100 {
             flood.push(a.enter(ip(&format!("198.51.100.{n}"))));
         }
@@ -453,7 +451,7 @@ mod tests {
         drop(flood);
         drop((node, quiet, active, operator));
         assert_eq!(counts(&a), [0, 0, 0]);
-        assert!(a.now().held.is_empty());
+        assert!(a.places.lock().held.is_empty());
     }
 
     #[test]
@@ -462,7 +460,7 @@ mod tests {
         let seats: Vec<Arc<Seat>> = (0..4)
             .map(|n| a.enter(ip(&format!("2001:db8::{n}"))))
             .collect();
-        assert!(seats[0].asks(Class::Stranger));
+        assert!(seats[0].admit(Class::Stranger));
         let fifth = a.enter(ip("2001:db8::99"));
         assert_eq!(
             seats.iter().map(|s| is_evicted(s)).collect::<Vec<_>>(),
@@ -471,7 +469,7 @@ mod tests {
         );
         assert!(!is_evicted(&fifth));
         // What is on its way out changes nothing any more.
-        assert!(seats[1].asks(Class::Node));
+        assert!(seats[1].admit(Class::Node));
         assert_eq!(counts(&a), [4, 0, 0]);
     }
 
@@ -480,15 +478,15 @@ mod tests {
         let a = admission();
         let address = ip("192.0.2.1");
         let nodes: Vec<Arc<Seat>> = (0..3).map(|_| a.enter(address)).collect();
-        assert!(nodes.iter().all(|n| n.asks(Class::Node)));
+        assert!(nodes.iter().all(|n| n.admit(Class::Node)));
         let operators: Vec<Arc<Seat>> = (0..2).map(|_| a.enter(address)).collect();
         assert!(
             operators
                 .iter()
-                .all(|o| o.asks(Class::Operator) && o.asks(Class::Node)),
+                .all(|o| o.admit(Class::Operator) && o.admit(Class::Node)),
             "it stays what it is"
         );
-        assert!(!a.enter(address).asks(Class::Operator));
+        assert!(!a.enter(address).admit(Class::Operator));
         assert_eq!(counts(&a)[1..], [3, 2]);
         drop(nodes);
         assert_eq!(counts(&a)[1..], [0, 2]);
@@ -499,12 +497,12 @@ mod tests {
         let a = admission();
         let node = |address: &str| {
             let seat = a.enter(ip(address));
-            let has_place = seat.asks(Class::Node);
+            let has_place = seat.admit(Class::Node);
             (seat, has_place)
         };
         let flood: Vec<_> = (0..3).map(|_| node("192.0.2.1").0).collect();
         assert!(
-            flood[0].asks(Class::Node),
+            flood[0].admit(Class::Node),
             "the first is not the quietest any more"
         );
         let (fourth, has_place) = node("192.0.2.1");
@@ -520,13 +518,13 @@ mod tests {
         assert!(has_place && is_evicted(&flood[0]), "each has one now");
         assert!(!node("192.0.2.4").1 && counts(&a)[1] == 3, "full");
         assert!(
-            flood[0].asks(Class::Node),
+            flood[0].admit(Class::Node),
             "what is on its way out changes nothing"
         );
         drop((flood, fourth, honest, second, other));
         assert_eq!(counts(&a), [0, 0, 0]);
-        let now = a.now();
-        assert!(now.held_by_nodes.is_empty() && now.held.is_empty());
+        let places = a.places.lock();
+        assert!(places.held_by_nodes.is_empty() && places.held.is_empty());
     }
 
     #[test]

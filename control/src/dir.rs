@@ -1,11 +1,11 @@
-//! Control's directory, `<state_dir>/<control name>/`: a lock, the token, the journal, what was
-//! learnt.
+//! Control's directory, `<state_dir>/<control name>/`: a lock, the token, the journal, and saved
+//! state.
 //!
-//! The directory is 0700 and the token 0600. The token is 32 bytes from the kernel's random source
-//! in hexadecimal, made at the first start; there is no default one.
+//! The directory has mode 0700 and the token 0600. The token is 32 random bytes in hexadecimal, made at
+//! the first start. There is no default token.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use nearcast_fleet::failure::{Failure, FailureKind};
 
 use crate::kernel;
 
-/// Shorter tokens are refused, whoever wrote them.
+/// Shorter tokens are refused.
 const TOKEN_CHARS_MIN: usize = 32;
 
 /// The opened and locked directory. The lock ends with this value.
@@ -26,7 +26,7 @@ pub(crate) struct Dir {
 }
 
 impl Dir {
-    /// Makes the directory where it is missing, and locks it.
+    /// Creates the directory when it is missing, and locks it.
     pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
         DirBuilder::new()
             .recursive(true)
@@ -62,12 +62,12 @@ impl Dir {
         })
     }
 
-    /// A file in it.
+    /// The path of a file in it.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
-    /// The operators' token, made when there is none.
+    /// The operators' token, created when there is none.
     pub(crate) fn token(&self) -> Result<Secret, Failure> {
         let path = self.file("token");
         match fs::read_to_string(&path) {
@@ -84,8 +84,9 @@ impl Dir {
                 ),
             )),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                let token = random_token()
-                    .map_err(|e| Failure::new(FailureKind::System, format!("/dev/urandom: {e}")))?;
+                let token = random_token().map_err(|e| {
+                    Failure::new(FailureKind::System, format!("no random bytes: {e}"))
+                })?;
                 write_whole(&path, token.as_bytes()).map_err(|e| cannot_create(&path, &e))?;
                 Ok(Secret(token))
             }
@@ -97,7 +98,7 @@ impl Dir {
     }
 }
 
-/// Writes a file so that a reader, or a crash, sees the old or the new one.
+/// Writes a file atomically: readers, also after a crash, see the old or the new content.
 pub(crate) fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
     let new = path.with_extension("new");
     let written = OpenOptions::new()
@@ -112,7 +113,7 @@ pub(crate) fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
         });
     let outcome = written.and_then(|()| fs::rename(&new, path));
     if outcome.is_err() {
-        // Half a file is of no use, and takes space where there may be none.
+        // Half a file is useless, and the disk may be full.
         let _ = fs::remove_file(&new);
         return outcome;
     }
@@ -121,12 +122,12 @@ pub(crate) fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
 
 fn random_token() -> io::Result<String> {
     let mut bytes = [0u8; 32];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
     Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
 }
 
 fn cannot_create(path: &Path, error: &io::Error) -> Failure {
-    let (kind, mend) = match error.kind() {
+    let (kind, hint) = match error.kind() {
         io::ErrorKind::StorageFull => (FailureKind::Io, "free some space or set state_dir"),
         _ => (
             FailureKind::CannotCreate,
@@ -135,7 +136,7 @@ fn cannot_create(path: &Path, error: &io::Error) -> Failure {
     };
     Failure::new(
         kind,
-        format!("cannot make {}: {error}; {mend}", path.display()),
+        format!("cannot make {}: {error}; {hint}", path.display()),
     )
 }
 

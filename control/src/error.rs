@@ -1,4 +1,4 @@
-//! Why a request to the API fails, and the answer that says so.
+//! Why a request to the API fails, and the answer for it.
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
@@ -7,33 +7,34 @@ use nearcast_fleet::file::Mistake;
 use nearcast_fleet::journal::JournalError;
 use nearcast_fleet::node_key::KeyRefused;
 
-use crate::view;
+use crate::journal::AppendError;
+use crate::views;
 
-/// A refused request, by whose side it is and what mends it.
+/// A refused or failed request.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
-    /// The request makes no sense.
+    /// The request is malformed.
     #[error("{0}")]
     BadRequest(String),
-    /// No token, or a wrong one.
+    /// The token is missing or wrong.
     #[error("{0}")]
     Unauthorized(&'static str),
-    /// No node key, a wrong one, or another node's.
+    /// The node key is missing, wrong, or another node's.
     #[error("{0}")]
     Key(KeyRefused),
-    /// The path or the thing it names does not exist.
+    /// The path, or an object that the request names, does not exist.
     #[error("{0}")]
     NotFound(String),
     /// The path exists, the method does not.
     #[error("{0}")]
     MethodNotAllowed(String),
-    /// The request cannot be met in the state things are in.
+    /// The request conflicts with the current state.
     #[error("{0}")]
     Conflict(String),
     /// The body is larger than the limit.
     #[error("the body is larger than {0} bytes")]
     TooLarge(usize),
-    /// The body is not what its field says or not JSON.
+    /// The body does not have the expected type.
     #[error("{0}")]
     UnsupportedMediaType(String),
     /// The body was understood and is wrong.
@@ -44,30 +45,30 @@ pub(crate) enum ApiError {
         /// Every mistake of a fleet file.
         mistakes: Vec<Mistake>,
     },
-    /// The request asks by a name that is not control's.
+    /// The request's host name is not control's.
     #[error(
-        "{0:?} is not a name of control here; ask by its address, or list the name in hosts of [control]"
+        "{0:?} is not a name of control here; use its address, or list the name in hosts of [control]"
     )]
     Misdirected(String),
-    /// The body did not come in time.
+    /// The body did not arrive in time.
     #[error("the body took longer than {} s", .0.as_secs())]
     TooSlow(std::time::Duration),
     /// A limit on connections, event streams or waiting changes is reached.
     #[error("{0}")]
     TooBusy(&'static str),
-    /// A node that would know does not answer.
+    /// A node that control depends on does not answer.
     #[error("{0}")]
     Unavailable(String),
     /// The journal could not be written; nothing was accepted.
     #[error("{0}; nothing was changed")]
     Storage(JournalError),
-    /// A defect of ours, or the process ends.
+    /// A defect of control, or the process ends.
     #[error("{0}")]
     Internal(String),
 }
 
 impl ApiError {
-    /// Something understood but wrong.
+    /// A request that was understood but is wrong.
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
         Self::Invalid {
             message: message.into(),
@@ -104,6 +105,16 @@ impl ApiError {
     }
 }
 
+impl From<AppendError> for ApiError {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Busy => Self::TooBusy("too many changes wait for the disk"),
+            AppendError::Ended(_) => Self::Internal(error.to_string()),
+            AppendError::Storage(error) => Self::Storage(error),
+        }
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, code) = self.status_and_code();
@@ -111,11 +122,11 @@ impl IntoResponse for ApiError {
             tracing::warn!(status = status.as_u16(), "{self}");
         }
         let mistakes = match &self {
-            Self::Invalid { mistakes, .. } => mistakes.iter().map(view::Mistake::from).collect(),
+            Self::Invalid { mistakes, .. } => mistakes.iter().map(views::Mistake::from).collect(),
             _ => Vec::new(),
         };
-        let body = view::ErrorBody {
-            error: view::ErrorView {
+        let body = views::ErrorBody {
+            error: views::ErrorView {
                 code: code.to_owned(),
                 message: self.to_string(),
                 mistakes,

@@ -1,8 +1,12 @@
 //! Every metric of the control role.
 
+use prometheus::core::Collector;
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
+
+/// Upper bounds of the buckets of `purge_seconds`.
+const PURGE_SECONDS: [f64; 11] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
 
 /// Handles of all metrics.
 #[derive(Debug, Clone)]
@@ -14,154 +18,147 @@ pub(crate) struct Metrics {
     pub(crate) reports: IntCounterVec,
     /// By reason.
     pub(crate) keys_refused: IntCounterVec,
-    /// Report fields that were cut to what can be, by role of the sender.
-    pub(crate) bounded: IntCounterVec,
-    /// By what they cover.
+    /// By role of the sender.
+    pub(crate) reports_clamped: IntCounterVec,
+    /// By kind of scope.
     pub(crate) purges: IntCounterVec,
-    /// From acceptance to the answer, by whether it was complete.
+    /// From acceptance to the answer, by whether every edge had confirmed it.
     pub(crate) purge_seconds: HistogramVec,
-    /// By cluster and whether scheduled or asked.
+    /// By cluster and trigger: scheduled or manual.
     pub(crate) push_orders: IntCounterVec,
     /// By cluster.
     pub(crate) push_order_bytes: IntCounterVec,
-    /// By cluster and why.
+    /// By cluster and reason.
     pub(crate) pushes_missed: IntCounterVec,
-    /// Whether a cluster's last window did not bring what it should, until a push ends well.
+    /// By cluster.
     pub(crate) push_missed: IntGaugeVec,
-    /// Newest journal revision.
     pub(crate) journal_revision: IntGauge,
     /// By role and state.
     pub(crate) nodes: IntGaugeVec,
-    /// URLs remembered, by cluster.
-    pub(crate) popular_urls: IntGaugeVec,
-    /// Connections open now.
+    /// By cluster.
+    pub(crate) tracked_urls: IntGaugeVec,
     pub(crate) connections: IntGauge,
-    /// By whose they are.
+    /// By class of the caller.
     pub(crate) connections_of: IntGaugeVec,
-    /// Strangers' and nodes' connections that had to go for others.
+    /// Connections closed to make room for others.
     pub(crate) connections_evicted: IntCounter,
 }
 
 impl Metrics {
-    /// Makes and registers all.
+    /// Creates and registers all.
     pub(crate) fn new() -> Self {
-        let counter = |name: &str, help: &str, labels: &[&str]| {
-            IntCounterVec::new(Opts::new(name, help), labels)
-                .expect("a metric's name and labels are valid")
-        };
-        let gauge =
-            |name: &str, help: &str| IntGauge::new(name, help).expect("a metric's name is valid");
-        let gauges = |name: &str, help: &str, labels: &[&str]| {
-            IntGaugeVec::new(Opts::new(name, help), labels)
-                .expect("a metric's name and labels are valid")
-        };
-        let buckets = vec![0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
-        let purge_opts = HistogramOpts::new(
-            "nearcast_control_purge_seconds",
-            "Time from accepting a purge to its answer.",
-        )
-        .buckets(buckets);
-        let this = Self {
-            registry: Registry::new(),
-            requests: counter(
-                "nearcast_control_requests_total",
-                "API and console requests.",
+        let registry = Registry::new();
+        Self {
+            requests: counters(
+                &registry,
+                "requests_total",
+                "Requests to the API and the console.",
                 &["method", "status_class"],
             ),
-            reports: counter(
-                "nearcast_control_reports_total",
-                "Reports from nodes.",
-                &["role"],
-            ),
-            keys_refused: counter(
-                "nearcast_control_keys_refused_total",
-                "Requests with a node key that was refused.",
+            reports: counters(&registry, "reports_total", "Reports of nodes.", &["role"]),
+            keys_refused: counters(
+                &registry,
+                "keys_refused_total",
+                "Requests whose node key was refused.",
                 &["reason"],
             ),
-            bounded: counter(
-                "nearcast_control_reports_bounded_total",
-                "Reports with values that cannot be, which were cut.",
+            reports_clamped: counters(
+                &registry,
+                "reports_clamped_total",
+                "Reports with values out of bounds, which were clamped.",
                 &["role"],
             ),
-            purges: counter(
-                "nearcast_control_purges_total",
-                "Accepted purges.",
-                &["scope"],
-            ),
-            purge_seconds: HistogramVec::new(purge_opts, &["complete"])
-                .expect("a metric's name and labels are valid"),
-            push_orders: counter(
-                "nearcast_control_push_orders_total",
+            purges: counters(&registry, "purges_total", "Accepted purges.", &["scope"]),
+            purge_seconds: purge_seconds(&registry),
+            push_orders: counters(
+                &registry,
+                "push_orders_total",
                 "Accepted push orders.",
-                &["cluster", "why"],
+                &["cluster", "trigger"],
             ),
-            push_order_bytes: counter(
-                "nearcast_control_push_order_bytes_total",
+            push_order_bytes: counters(
+                &registry,
+                "push_order_bytes_total",
                 "Bytes of the items of push orders.",
                 &["cluster"],
             ),
-            pushes_missed: counter(
-                "nearcast_control_pushes_missed_total",
-                "Off-peak windows that did not bring what they should.",
+            pushes_missed: counters(
+                &registry,
+                "pushes_missed_total",
+                "Off-peak windows that did not complete their push.",
                 &["cluster", "reason"],
             ),
             push_missed: gauges(
-                "nearcast_control_push_missed",
-                "1 while a cluster lacks what its last off-peak window should have brought.",
+                &registry,
+                "push_missed",
+                "1 while a cluster's last off-peak window has not completed its push.",
                 &["cluster"],
             ),
-            journal_revision: gauge(
-                "nearcast_control_journal_revision",
-                "Newest revision of the journal.",
+            journal_revision: registered(
+                &registry,
+                IntGauge::new(name("journal_revision"), "Newest revision of the journal."),
             ),
             nodes: gauges(
-                "nearcast_control_nodes",
+                &registry,
+                "nodes",
                 "Nodes of the fleet by role and state.",
                 &["role", "state"],
             ),
-            popular_urls: gauges(
-                "nearcast_control_popular_urls",
-                "URLs whose requests are remembered.",
+            tracked_urls: gauges(
+                &registry,
+                "tracked_urls",
+                "URLs whose requests are tracked.",
                 &["cluster"],
             ),
-            connections: gauge(
-                "nearcast_control_connections",
-                "Connections open to the API.",
+            connections: registered(
+                &registry,
+                IntGauge::new(name("connections"), "Open connections to the API."),
             ),
             connections_of: gauges(
-                "nearcast_control_connections_by_class",
-                "Connections open to the API by whose they are.",
+                &registry,
+                "connections_by_class",
+                "Open connections to the API by class of the caller.",
                 &["class"],
             ),
-            connections_evicted: IntCounter::new(
-                "nearcast_control_connections_evicted_total",
-                "Connections that had to give way to others of their class.",
-            )
-            .expect("a metric's name is valid"),
-        };
-        let all: [Box<dyn prometheus::core::Collector>; 16] = [
-            Box::new(this.requests.clone()),
-            Box::new(this.reports.clone()),
-            Box::new(this.keys_refused.clone()),
-            Box::new(this.bounded.clone()),
-            Box::new(this.purges.clone()),
-            Box::new(this.purge_seconds.clone()),
-            Box::new(this.push_orders.clone()),
-            Box::new(this.push_order_bytes.clone()),
-            Box::new(this.pushes_missed.clone()),
-            Box::new(this.push_missed.clone()),
-            Box::new(this.journal_revision.clone()),
-            Box::new(this.nodes.clone()),
-            Box::new(this.popular_urls.clone()),
-            Box::new(this.connections.clone()),
-            Box::new(this.connections_of.clone()),
-            Box::new(this.connections_evicted.clone()),
-        ];
-        for metric in all {
-            this.registry
-                .register(metric)
-                .expect("every metric has a name of its own");
+            connections_evicted: registered(
+                &registry,
+                IntCounter::new(
+                    name("connections_evicted_total"),
+                    "Connections that were closed to make room for others of their class.",
+                ),
+            ),
+            registry,
         }
-        this
     }
+}
+
+fn name(suffix: &str) -> String {
+    format!("nearcast_control_{suffix}")
+}
+
+fn counters(registry: &Registry, suffix: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    let made = IntCounterVec::new(Opts::new(name(suffix), help), labels);
+    registered(registry, made)
+}
+
+fn gauges(registry: &Registry, suffix: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+    let made = IntGaugeVec::new(Opts::new(name(suffix), help), labels);
+    registered(registry, made)
+}
+
+fn purge_seconds(registry: &Registry) -> HistogramVec {
+    let help = "Time from accepting a purge to its answer.";
+    let opts = HistogramOpts::new(name("purge_seconds"), help).buckets(PURGE_SECONDS.to_vec());
+    registered(registry, HistogramVec::new(opts, &["complete"]))
+}
+
+fn registered<M: Collector + Clone + 'static>(
+    registry: &Registry,
+    made: prometheus::Result<M>,
+) -> M {
+    let metric = made.expect("a metric's name and labels are valid");
+    registry
+        .register(Box::new(metric.clone()))
+        .expect("every metric has a name of its own");
+    metric
 }

@@ -1,48 +1,48 @@
-//! The API's listener: connections under the limits of `admission`, time-outs, drain.
+//! The listener of the API: connections under the limits of [`crate::admission`], time-outs, drain.
 
 use std::convert::Infallible;
-use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
 use axum::response::{IntoResponse, Response};
 use http::{Method, Request};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use nearcast_fleet::shutdown::Shutdown;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use nearcast_net::accept::{Acceptor, Connections};
+use nearcast_net::serve::{self, HeadLimit, Limits};
+use nearcast_net::shutdown::Shutdown;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, Sleep};
 
 use crate::admission::{Admission, Seat};
 use crate::error::ApiError;
 use crate::metrics::Metrics;
 
-/// Time for the head of a request, and for a kept connection to send the next one.
+/// Time for the head of a request, the wait for the next request on an open connection included.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(15);
 /// Largest request head.
 const HEAD_BYTES_MAX: usize = 32 << 10;
 /// Time from a request's head to the head of its response: longer than any wait that a request can
 /// ask for.
 const RESPONSE_TIME_MAX: Duration = Duration::from_secs(75);
-/// A client that takes nothing of an answer for so long has gone.
+/// How long a client may read nothing of a response.
 const WRITE_TIME_MAX: Duration = Duration::from_secs(15);
-/// A connection ends after this time whatever it does; event streams go on from their last id on a
-/// new one.
+/// A connection ends after this time, also in the middle of a response; a client continues an event
+/// stream from its last id on a new connection.
 const CONNECTION_TIME_MAX: Duration = Duration::from_secs(3600);
 /// Time for open requests to end when the role does.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
-/// Pause after a failed accept (out of descriptors, most likely).
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves until shutdown is asked for, then lets open requests end.
+const LIMITS: Limits = Limits {
+    head_time_max: HEAD_TIME_MAX,
+    head: HeadLimit::Buffers {
+        bytes_max: HEAD_BYTES_MAX,
+    },
+    write_stall_max: Some(WRITE_TIME_MAX),
+};
+
+/// Serves until shutdown is requested, then lets open requests end.
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
@@ -50,31 +50,12 @@ pub(crate) async fn serve(
     metrics: Metrics,
     mut shutdown: Shutdown,
 ) {
-    let mut connections = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = shutdown.asked() => break,
-        };
-        while connections.try_join_next().is_some() {}
-        match accepted {
-            Ok((stream, peer)) => {
-                connections.spawn(serve_seated(
-                    stream,
-                    admission.enter(peer.ip()),
-                    router.clone(),
-                    metrics.clone(),
-                    shutdown.clone(),
-                ));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the API's listener cannot accept a connection; trying again");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-    // What waits in the queue would be reset with the listener: it is answered first.
-    while let Some(Ok((stream, peer))) = futures_util::FutureExt::now_or_never(listener.accept()) {
+    let mut acceptor = Acceptor::new(
+        listener,
+        |error| tracing::warn!(%error, "the API's listener cannot accept a connection; trying again"),
+    );
+    let mut connections = Connections::default();
+    while let Some((stream, peer)) = acceptor.accept_until(&mut shutdown).await {
         connections.spawn(serve_seated(
             stream,
             admission.enter(peer.ip()),
@@ -83,21 +64,15 @@ pub(crate) async fn serve(
             shutdown.clone(),
         ));
     }
-    drop(listener);
-    let drained = shutdown
-        .drained(DRAIN_TIME_MAX, async {
-            while connections.join_next().await.is_some() {}
-        })
-        .await;
-    if !drained {
-        tracing::warn!(
-            open = connections.len(),
-            "connections were still open after {DRAIN_TIME_MAX:?}"
-        );
+    drop(acceptor);
+
+    let open = connections.drain(DRAIN_TIME_MAX, &mut shutdown).await;
+    if open > 0 {
+        tracing::warn!(open, "connections were still open after {DRAIN_TIME_MAX:?}");
     }
 }
 
-/// Serves a connection until it ends, or has to give way to another.
+/// Serves a connection until it ends, or is evicted for another one.
 async fn serve_seated(
     stream: TcpStream,
     seat: Arc<Seat>,
@@ -106,33 +81,34 @@ async fn serve_seated(
     shutdown: Shutdown,
 ) {
     metrics.connections.inc();
+    let serving = answer_requests(stream, router, &metrics, seat.clone(), shutdown);
     tokio::select! {
-        () = serve_connection(stream, router, &metrics, seat.clone(), shutdown) => {}
+        _ = tokio::time::timeout(CONNECTION_TIME_MAX, serving) => {}
         () = seat.evicted() => metrics.connections_evicted.inc(),
     }
     metrics.connections.dec();
 }
 
-async fn serve_connection(
+async fn answer_requests(
     stream: TcpStream,
     router: Router,
     metrics: &Metrics,
     seat: Arc<Seat>,
     mut shutdown: Shutdown,
 ) {
-    let _ = stream.set_nodelay(true);
     let routed = TowerToHyperService::new(router);
     let service = service_fn(|mut request: Request<Incoming>| {
         let routed = routed.clone();
         request.extensions_mut().insert(seat.clone());
         async move {
             let method = method_label(request.method());
-            let response =
-                match tokio::time::timeout(RESPONSE_TIME_MAX, routed.call(request)).await {
-                    Ok(Ok(response)) => response,
-                    Err(_) => ApiError::TooBusy("the request could not be answered in time")
-                        .into_response(),
-                };
+            let routing = tokio::time::timeout(RESPONSE_TIME_MAX, routed.call(request));
+            let response = match routing.await {
+                Ok(Ok(response)) => response,
+                Err(_) => {
+                    ApiError::TooBusy("the request could not be answered in time").into_response()
+                }
+            };
             let class = format!("{}xx", response.status().as_u16() / 100);
             metrics
                 .requests
@@ -141,100 +117,9 @@ async fn serve_connection(
             Ok::<Response, Infallible>(response)
         }
     });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME_MAX)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(Reading::new(stream)), service);
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = tokio::time::sleep(CONNECTION_TIME_MAX) => return,
-        () = shutdown.asked() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
+    let ended = serve::serve_connection(stream, LIMITS, service, shutdown.requested()).await;
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection to the API ended");
-    }
-}
-
-/// A socket whose client must go on taking what it is sent.
-struct Reading {
-    stream: TcpStream,
-    stalled: Pin<Box<Sleep>>,
-    is_stalled: bool,
-}
-
-impl Reading {
-    fn new(stream: TcpStream) -> Self {
-        Self {
-            stream,
-            stalled: Box::pin(tokio::time::sleep(WRITE_TIME_MAX)),
-            is_stalled: false,
-        }
-    }
-
-    fn note(
-        &mut self,
-        context: &mut Context<'_>,
-        written: Poll<io::Result<usize>>,
-    ) -> Poll<io::Result<usize>> {
-        if written.is_ready() {
-            self.is_stalled = false;
-            return written;
-        }
-        if !self.is_stalled {
-            self.is_stalled = true;
-            self.stalled.as_mut().reset(Instant::now() + WRITE_TIME_MAX);
-        }
-        self.stalled
-            .as_mut()
-            .poll(context)
-            .map(|()| Err(io::ErrorKind::TimedOut.into()))
-    }
-}
-
-impl AsyncRead for Reading {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Reading {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.note(context, written)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffers: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(context, buffers);
-        self.note(context, written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
@@ -253,7 +138,7 @@ mod tests {
     use super::*;
     use crate::admission::Limits;
     use axum::routing::get;
-    use nearcast_fleet::shutdown::{self, ShutdownTrigger};
+    use nearcast_net::shutdown::{self, ShutdownTrigger};
     use std::net::SocketAddr;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::task::JoinHandle;

@@ -1,8 +1,8 @@
-//! What the handlers and the periodic work of one control role share.
+//! The state that handlers and tasks of the control role share.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use nearcast_fleet::client::Client;
@@ -12,17 +12,22 @@ use nearcast_fleet::file::{self, FurtherCheck, KeySource, Mistake};
 use nearcast_fleet::journal::{Change, Entry};
 use nearcast_fleet::node_key::KeyRefused;
 use nearcast_fleet::shutdown::Shutdown;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinError;
 
-use crate::book::{Book, roster};
-use crate::callers::Callers;
-use crate::events::{Events, Happening, Level};
-use crate::facts::{Fact, Facts};
-use crate::ledger::Ledger;
+use crate::event::{Level, NewEvent};
+use crate::event_log::EventLog;
+use crate::fleet_state::FleetState;
+use crate::fleet_state::nodes::is_node;
+use crate::fleet_state::purge_record;
+use crate::fleet_state::saved::StateRecord;
+use crate::journal::SharedJournal;
 use crate::metrics::Metrics;
-use crate::planner::Learnt;
-use crate::view;
+use crate::node_keys::NodeKeys;
+use crate::persist::state_log::StateLog;
+use crate::push::learned::LearnedPopularity;
+use crate::views;
 
 /// The fleet file in force.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,37 +37,36 @@ pub(crate) struct FleetFile {
     pub(crate) text: String,
 }
 
-/// Shared as `Arc<State>`.
+/// The shared state, used as `Arc<State>`.
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) fleet: watch::Sender<Arc<Fleet>>,
     pub(crate) fleet_file: Mutex<FleetFile>,
-    /// Relative paths in a fleet file are taken from here.
+    /// Relative paths in a fleet file start here.
     pub(crate) base: PathBuf,
     check: FurtherCheck,
     pub(crate) token: Secret,
-    pub(crate) ledger: Ledger,
-    book: Mutex<Book>,
-    pub(crate) learnt: Learnt,
-    pub(crate) events: Events,
-    /// Who asks, and which keys were refused.
-    pub(crate) callers: Callers,
-    pub(crate) facts: Facts,
+    pub(crate) journal: SharedJournal,
+    fleet_state: Mutex<FleetState>,
+    pub(crate) popularity: LearnedPopularity,
+    pub(crate) events: EventLog,
+    pub(crate) node_keys: NodeKeys,
+    pub(crate) log: StateLog,
     pub(crate) metrics: Metrics,
-    /// Changes when something about purges has become known.
+    /// Notified when confirmations of purges are on disk.
     pub(crate) confirmed: watch::Sender<()>,
     /// Held while an order is planned and appended.
     pub(crate) orders: tokio::sync::Mutex<()>,
-    /// Plans that are made for those who look at them.
+    /// Limits plans that are made for display.
     pub(crate) plans: Semaphore,
     /// Held while a fleet file is checked and appended.
     pub(crate) fleet_files: tokio::sync::Mutex<()>,
-    /// Asks name servers.
+    /// For requests to name servers.
     pub(crate) client: Client,
     pub(crate) shutdown: Shutdown,
 }
 
-/// What [`State::new`] is made of.
+/// The parts of [`State::new`].
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) fleet: watch::Sender<Arc<Fleet>>,
@@ -70,16 +74,16 @@ pub(crate) struct Parts {
     pub(crate) base: PathBuf,
     pub(crate) check: FurtherCheck,
     pub(crate) token: Secret,
-    pub(crate) ledger: Ledger,
-    pub(crate) book: Book,
-    pub(crate) learnt: Learnt,
-    pub(crate) facts: Facts,
-    /// Of earlier processes, oldest first.
-    pub(crate) events: Vec<view::Event>,
+    pub(crate) journal: SharedJournal,
+    pub(crate) fleet_state: FleetState,
+    pub(crate) popularity: LearnedPopularity,
+    pub(crate) log: StateLog,
+    /// Events of earlier processes, oldest first.
+    pub(crate) events: Vec<views::Event>,
     pub(crate) shutdown: Shutdown,
 }
 
-/// Plans made at a time for those who look at them.
+/// Plans made at a time for display.
 const PLANS_MAX: usize = 1;
 
 impl State {
@@ -90,12 +94,12 @@ impl State {
             base: parts.base,
             check: parts.check,
             token: parts.token,
-            ledger: parts.ledger,
-            book: Mutex::new(parts.book),
-            learnt: parts.learnt,
-            events: Events::new(now_unix_ms(), parts.events, Some(parts.facts.clone())),
-            callers: Callers::default(),
-            facts: parts.facts,
+            journal: parts.journal,
+            fleet_state: Mutex::new(parts.fleet_state),
+            popularity: parts.popularity,
+            events: EventLog::new(now_unix_ms(), parts.events, Some(parts.log.clone())),
+            node_keys: NodeKeys::default(),
+            log: parts.log,
             metrics: Metrics::new(),
             confirmed: watch::channel(()).0,
             orders: tokio::sync::Mutex::new(()),
@@ -111,42 +115,44 @@ impl State {
         self.fleet.borrow().clone()
     }
 
-    /// The book; hold it for a few lines, never over an await.
-    pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
-        let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
-        book.purges.show(|number| self.facts.is_kept(number));
-        book
+    /// The state of the fleet. Hold the lock for a few lines, never over an await.
+    pub(crate) fn fleet_state(&self) -> MutexGuard<'_, FleetState> {
+        let mut fleet_state = self.fleet_state.lock();
+        fleet_state
+            .purges
+            .show_written(|number| self.log.is_written(number));
+        fleet_state
     }
 
-    /// Gives what a change of the book has come to to be kept; with `all`, how far running orders
-    /// are, too. Gives the number to wait for, if there was anything.
-    pub(crate) fn keep(&self, book: &mut Book, all: bool) -> Option<u64> {
-        let facts = book.take_facts(all);
-        if facts.is_empty() {
+    /// Appends the changes of the state to the state log; with `all`, also the progress of running
+    /// orders. Returns the number of the last record, if there was any.
+    pub(crate) fn save(&self, fleet_state: &mut FleetState, all: bool) -> Option<u64> {
+        let records = fleet_state.take_records(all);
+        if records.is_empty() {
             return None;
         }
-        let number = self.facts.record(facts);
-        book.purges.recorded(number);
+        let number = self.log.append(records);
+        fleet_state.purges.saved_as(number);
         Some(number)
     }
 
-    /// All that a later process is to know, as facts.
-    pub(crate) fn all_facts(&self) -> Vec<Fact> {
-        let mut facts = vec![Fact::Journal {
-            id: self.ledger.id().to_owned(),
+    /// Everything that a later process needs, as records.
+    pub(crate) fn all_records(&self) -> Vec<StateRecord> {
+        let mut records = vec![StateRecord::Journal {
+            id: self.journal.id().to_owned(),
         }];
-        facts.extend(self.book().all_facts());
-        facts.extend(
+        records.extend(self.fleet_state().all_records());
+        records.extend(
             self.events
                 .after(0, usize::MAX)
                 .into_iter()
-                .map(Fact::Event),
+                .map(StateRecord::Event),
         );
-        facts
+        records
     }
 
-    /// The fleet that a fleet file describes, with the node key of this machine, or every mistake
-    /// in it. Reads the files that it names.
+    /// Parses a fleet file with the node key of this machine. Returns its fleet or all its mistakes.
+    /// Reads the files that it names.
     pub(crate) async fn parse(
         &self,
         text: String,
@@ -160,76 +166,72 @@ impl State {
 
     /// Revision and text of the fleet file in force.
     pub(crate) fn fleet_file(&self) -> FleetFile {
-        self.fleet_file
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.fleet_file.lock().clone()
     }
 
     /// Revision of the fleet file in force.
     pub(crate) fn fleet_revision(&self) -> u64 {
-        self.fleet_file
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .revision
+        self.fleet_file.lock().revision
     }
 
-    /// A node's key was refused; `named` is who its sender says to be.
+    /// Counts and announces a refused node key. `named` is the node that the request names.
     pub(crate) fn key_refused(&self, refused: &KeyRefused, named: Option<&str>) {
         self.metrics
             .keys_refused
             .with_label_values(&[refused.label()])
             .inc();
         let fleet = self.fleet();
-        let is_node = |name: &&str| roster(&fleet).iter().any(|(node, ..)| node == name);
-        let node = refused.node().or_else(|| named.filter(is_node));
+        let node = refused
+            .node()
+            .or_else(|| named.filter(|name| is_node(&fleet, name)));
         let now = now_unix_ms();
         self.events
-            .add(now, self.callers.refused(node, refused, now));
+            .add(now, self.node_keys.refused(node, refused, now));
     }
 
-    /// A purge is in the journal; no node has seen it yet. `at` is the edge that a client asked for
-    /// it, `waiter` who waits.
+    /// Applies a purge that the journal has accepted, before any node can see it. `edge` is the edge
+    /// that a client sent it to; `waiter` is the request that waits for it.
     pub(crate) fn purge_accepted(
         &self,
         entry: &Entry,
-        at: Option<&str>,
+        edge: Option<&str>,
         waiter: Option<&PurgeWaiter>,
     ) {
         let Change::Purge(purge) = &entry.change else {
             return;
         };
         {
-            let mut book = self.book();
-            book.purges
+            let mut fleet_state = self.fleet_state();
+            fleet_state
+                .purges
                 .accept(entry.revision, entry.accepted_unix_ms, purge, false);
-            // Before others come, which would push it out.
-            if let Some(waiter) = waiter.filter(|_| book.purges.wait(entry.revision)) {
+            // Before further purges can push it out.
+            if let Some(waiter) = waiter.filter(|_| fleet_state.purges.wait(entry.revision)) {
                 waiter.revision.store(entry.revision, Ordering::Relaxed);
             }
         }
-        let by = at.map_or_else(String::new, |node| format!(", asked for at {node}"));
+        let by = edge.map_or_else(String::new, |node| format!(", requested at {node}"));
         let message = format!(
             "purge {} of {} accepted{by}",
             entry.revision,
-            crate::purges::describe(purge)
+            purge_record::describe(purge)
         );
-        let happening =
-            Happening::new("purge_accepted", Level::Info, message).revision(entry.revision);
-        self.events.add(entry.accepted_unix_ms, [happening]);
+        let new_event =
+            NewEvent::new("purge_accepted", Level::Info, message).revision(entry.revision);
+        self.events.add(entry.accepted_unix_ms, [new_event]);
     }
 }
 
-/// Somebody waits for a purge; its record is kept until this is dropped.
+/// A request that waits for a purge. The purge's record is kept until this is dropped.
 #[derive(Debug)]
 pub(crate) struct PurgeWaiter {
     state: Arc<State>,
-    /// 0 until it has one and is waited for.
+    /// 0 until the purge has a revision and its record is kept for this request.
     revision: AtomicU64,
 }
 
 impl PurgeWaiter {
-    /// Of a purge that is not accepted yet.
+    /// For a purge that is not accepted yet.
     pub(crate) fn new(state: Arc<State>) -> Self {
         Self {
             state,
@@ -237,7 +239,7 @@ impl PurgeWaiter {
         }
     }
 
-    /// Whether its purge is waited for: not when too many are.
+    /// Whether the purge's record is kept for it: not when too many requests wait.
     pub(crate) fn waits(&self) -> bool {
         self.revision.load(Ordering::Relaxed) > 0
     }
@@ -247,7 +249,7 @@ impl Drop for PurgeWaiter {
     fn drop(&mut self) {
         let revision = self.revision.load(Ordering::Relaxed);
         if revision > 0 {
-            self.state.book().purges.waited(revision);
+            self.state.fleet_state().purges.end_wait(revision);
         }
     }
 }

@@ -1,15 +1,14 @@
 //! The admin listener of every role: `/live`, `/ready`, `/metrics` and the role's own paths.
 //!
 //! `/live` is 200 while the process runs, `/ready` is 200 or 503 with the reasons one a line,
-//! `/metrics` is Prometheus text. Requests to other paths go to the role. Bounded: 64 connections,
-//! 16 KiB of head, 8 MiB of body, 10 s a request.
+//! `/metrics` is Prometheus text. The role answers other paths. Limits: 64 connections, 16 KiB of
+//! head, 8 MiB of body, 10 s a request.
 
 use std::collections::VecDeque;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,21 +16,22 @@ use http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use nearcast_net::accept::{Acceptor, Connections};
+use nearcast_net::listen;
+use nearcast_net::serve::{HeadLimit, Limits, serve_connection};
+use nearcast_net::shutdown::Shutdown;
 use prometheus::Encoder as _;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::AbortHandle;
 
 use crate::config::Fleet;
 use crate::failure::Failure;
 use crate::own_names::{self, NameError};
-use crate::shutdown::Shutdown;
 
-/// Connections served at a time. The oldest is closed for one more, so that nobody who holds many,
-/// or sends slowly, keeps health checks and scrapes out.
+/// Connections served at a time. The oldest is closed for one more, so that a client with many
+/// connections, or a slow one, keeps no health check and no scrape out.
 const CONNECTIONS_MAX: usize = 64;
 
 /// The largest request head.
@@ -40,30 +40,37 @@ const HEAD_BYTES_MAX: usize = 16 << 10;
 /// The largest request body.
 const BODY_BYTES_MAX: usize = 8 << 20;
 
-/// How long a request may take to arrive, an answer to be made, and a connection to be idle.
+/// The time for a request to arrive, for a role to answer it, and for a connection to be idle.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// The pause after a failed accept: its usual cause, no free descriptors, does not pass at once.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+const LIMITS: Limits = Limits {
+    head_time_max: REQUEST_TIME_MAX,
+    head: HeadLimit::Buffers {
+        bytes_max: HEAD_BYTES_MAX,
+    },
+    write_stall_max: None,
+};
 
 /// Whether a role is ready to serve, with the reason when it is not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Readiness {
     /// It serves.
     Ready,
-    /// It serves, and something limits it that an operator should know of (`control was not
-    /// reached`, ...).
+    /// It serves under a limit that an operator should know of (`control was not reached`, ...).
     Limited(String),
-    /// It does not, and why (`starting`, `draining`, ...).
+    /// It does not serve, and why (`starting`, `draining`, ...).
     NotReady(String),
 }
 
 /// A role's own admin paths: gets the whole request, answers with a whole response.
-pub type Extra = Arc<
+pub type RolePaths = Arc<
     dyn Fn(Request<Bytes>) -> Pin<Box<dyn Future<Output = Response<Bytes>> + Send>> + Send + Sync,
 >;
 
-/// Whether a name is one by which an admin listener may be asked, see [`crate::own_names`].
+/// Alias until the parts are merged.
+pub type Extra = RolePaths;
+
+/// Whether an admin listener answers requests for a host name, see [`crate::own_names`].
 pub type IsOwnName = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
 /// The names that a fleet file gives to its admin listeners, as the fleet is when a request comes.
@@ -84,44 +91,36 @@ pub fn own_names_of(fleet: watch::Receiver<Arc<Fleet>>) -> IsOwnName {
 ///
 /// # Errors
 /// [`Failure::bind`].
-pub async fn bind(address: SocketAddr) -> Result<tokio::net::TcpListener, Failure> {
-    tokio::net::TcpListener::bind(address)
-        .await
-        .map_err(|e| Failure::bind("the admin listener", address, &e))
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
+    listen::open(address).map_err(|e| Failure::bind("the admin listener", address, &e))
 }
 
-/// Serves the admin listener for ever: it stops last, so the caller aborts this task (or drops this
-/// future) at the very end of its drain, and open connections end with it. From the moment
-/// `shutdown` is asked for, `/ready` is 503 `draining` whatever `readiness` says. Failed accepts
-/// are waited out.
+/// Serves the admin listener for ever. It ends last: the caller aborts this task, or drops this
+/// future, after everything else has drained, and open connections close with it. From the moment
+/// `shutdown` is requested, `/ready` is 503 `draining` whatever `readiness` says.
 pub async fn serve(
-    listener: tokio::net::TcpListener,
+    listener: TcpListener,
     registry: prometheus::Registry,
     readiness: watch::Receiver<Readiness>,
-    extra: Option<Extra>,
+    role_paths: Option<RolePaths>,
     is_own_name: IsOwnName,
     shutdown: Shutdown,
 ) {
-    let parts = Arc::new(Parts {
+    let answering = Arc::new(Answering {
         registry,
         readiness,
-        extra,
+        role_paths,
         is_own_name,
         shutdown,
     });
-    let mut connections = JoinSet::new();
+    let mut acceptor = Acceptor::new(
+        listener,
+        |error| tracing::warn!(%error, "the admin listener cannot accept a connection; trying again"),
+    );
+    let mut connections = Connections::default();
     let mut open: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "the admin listener cannot accept a connection; trying again");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        while connections.try_join_next().is_some() {}
-        let parts = parts.clone();
+        let (stream, _) = acceptor.accept().await;
         if open.len() >= CONNECTIONS_MAX {
             open.retain(|connection| !connection.is_finished());
         }
@@ -130,71 +129,79 @@ pub async fn serve(
         {
             oldest.abort();
         }
-        open.push_back(connections.spawn(serve_connection(stream, parts)));
+        open.push_back(connections.spawn(answer_requests(stream, answering.clone())));
     }
 }
 
-/// What answers are made of.
-struct Parts {
+/// The sources of the answers.
+struct Answering {
     registry: prometheus::Registry,
     readiness: watch::Receiver<Readiness>,
-    extra: Option<Extra>,
+    role_paths: Option<RolePaths>,
     is_own_name: IsOwnName,
     shutdown: Shutdown,
 }
 
-async fn serve_connection(stream: TcpStream, parts: Arc<Parts>) {
-    let _ = stream.set_nodelay(true);
+async fn answer_requests(stream: TcpStream, answering: Arc<Answering>) {
     let service = service_fn(move |request| {
-        let parts = parts.clone();
-        async move { Ok::<_, std::convert::Infallible>(answer(request, &parts).await.map(Full::new)) }
+        let answering = answering.clone();
+        async move {
+            let response = answer(request, &answering).await;
+            Ok::<_, std::convert::Infallible>(response.map(Full::new))
+        }
     });
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(REQUEST_TIME_MAX)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-    if let Err(error) = served {
+    let ended = serve_connection(stream, LIMITS, service, std::future::pending()).await;
+    if let Err(error) = ended {
         tracing::debug!(%error, "an admin connection ended");
     }
 }
 
-async fn answer(request: Request<Incoming>, parts: &Parts) -> Response<Bytes> {
-    match own_names::check(&request, |name| (parts.is_own_name)(name)) {
-        Ok(()) => {}
-        Err(e @ NameError::Malformed) => {
-            return error(StatusCode::BAD_REQUEST, "bad_request", &e.to_string());
-        }
-        Err(e @ NameError::Foreign(_)) => {
-            let words =
-                format!("{e}; ask by its address, or list the name in admin_hosts of [fleet]");
-            return error(StatusCode::MISDIRECTED_REQUEST, "misdirected", &words);
-        }
+async fn answer(request: Request<Incoming>, answering: &Answering) -> Response<Bytes> {
+    if let Err(error) = own_names::check(&request, |name| (answering.is_own_name)(name)) {
+        return refuse_host(&error);
     }
-    let own: Option<fn(&Parts) -> Response<Bytes>> = match request.uri().path() {
-        "/live" => Some(|_| text(StatusCode::OK, "live\n")),
-        "/ready" => Some(ready),
-        "/metrics" => Some(metrics),
-        _ => None,
+    let common: fn(&Answering) -> Response<Bytes> = match request.uri().path() {
+        "/live" => |_| text(StatusCode::OK, "live\n"),
+        "/ready" => ready,
+        "/metrics" => metrics,
+        _ => return answer_for_role(request, answering.role_paths.as_ref()).await,
     };
-    if let Some(make) = own {
-        return match *request.method() {
-            Method::GET | Method::HEAD => make(parts),
-            _ => {
-                let mut refused = error(
-                    StatusCode::METHOD_NOT_ALLOWED,
-                    "method_not_allowed",
-                    "use GET",
-                );
-                refused
-                    .headers_mut()
-                    .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-                refused
-            }
-        };
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut refused = error(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            "use GET",
+        );
+        refused
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return refused;
     }
-    let Some(extra) = &parts.extra else {
+    common(answering)
+}
+
+fn refuse_host(name_error: &NameError) -> Response<Bytes> {
+    match name_error {
+        NameError::Malformed => error(
+            StatusCode::BAD_REQUEST,
+            "bad_request",
+            &name_error.to_string(),
+        ),
+        NameError::Foreign(_) => {
+            let message = format!(
+                "{name_error}; ask by its address, or list the name in admin_hosts of [fleet]"
+            );
+            error(StatusCode::MISDIRECTED_REQUEST, "misdirected", &message)
+        }
+    }
+}
+
+/// Reads the body of a request, and passes both to the role.
+async fn answer_for_role(
+    request: Request<Incoming>,
+    role_paths: Option<&RolePaths>,
+) -> Response<Bytes> {
+    let Some(role_paths) = role_paths else {
         return error(
             StatusCode::NOT_FOUND,
             "not_found",
@@ -202,13 +209,9 @@ async fn answer(request: Request<Incoming>, parts: &Parts) -> Response<Bytes> {
         );
     };
     let (head, body) = request.into_parts();
-    let collected = match tokio::time::timeout(
-        REQUEST_TIME_MAX,
-        Limited::new(body, BODY_BYTES_MAX).collect(),
-    )
-    .await
-    {
-        Ok(Ok(collected)) => collected.to_bytes(),
+    let reading = Limited::new(body, BODY_BYTES_MAX).collect();
+    let body = match tokio::time::timeout(REQUEST_TIME_MAX, reading).await {
+        Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(e)) if e.is::<LengthLimitError>() => {
             return error(
                 StatusCode::PAYLOAD_TOO_LARGE,
@@ -231,12 +234,9 @@ async fn answer(request: Request<Incoming>, parts: &Parts) -> Response<Bytes> {
             );
         }
     };
-    match tokio::time::timeout(
-        REQUEST_TIME_MAX,
-        extra(Request::from_parts(head, collected)),
-    )
-    .await
-    {
+
+    let answered = role_paths(Request::from_parts(head, body));
+    match tokio::time::timeout(REQUEST_TIME_MAX, answered).await {
         Ok(response) => response,
         Err(_) => error(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -246,11 +246,11 @@ async fn answer(request: Request<Incoming>, parts: &Parts) -> Response<Bytes> {
     }
 }
 
-fn ready(parts: &Parts) -> Response<Bytes> {
-    if parts.shutdown.is_asked() {
+fn ready(answering: &Answering) -> Response<Bytes> {
+    if answering.shutdown.is_requested() {
         return text(StatusCode::SERVICE_UNAVAILABLE, "draining\n");
     }
-    match &*parts.readiness.borrow() {
+    match &*answering.readiness.borrow() {
         Readiness::Ready => text(StatusCode::OK, "ready\n"),
         Readiness::Limited(reason) => text(StatusCode::OK, &format!("ready; {reason}\n")),
         Readiness::NotReady(reason) => {
@@ -259,9 +259,9 @@ fn ready(parts: &Parts) -> Response<Bytes> {
     }
 }
 
-fn metrics(parts: &Parts) -> Response<Bytes> {
+fn metrics(answering: &Answering) -> Response<Bytes> {
     let mut body = Vec::new();
-    match prometheus::TextEncoder::new().encode(&parts.registry.gather(), &mut body) {
+    match prometheus::TextEncoder::new().encode(&answering.registry.gather(), &mut body) {
         Ok(()) => with_type(StatusCode::OK, prometheus::TEXT_FORMAT, body),
         Err(e) => error(StatusCode::INTERNAL_SERVER_ERROR, "metrics", &e.to_string()),
     }
@@ -299,8 +299,7 @@ pub fn is_bearer<B>(request: &Request<B>, secret: &str) -> bool {
     let Some((scheme, token)) = value.to_str().ok().and_then(|v| v.split_once(' ')) else {
         return false;
     };
-    // Digests are compared, in constant time, so that neither content nor length shows in how long
-    // it takes.
+    // Digests are compared, in constant time, so that the time shows neither content nor length.
     let same = blake3::hash(token.trim().as_bytes()) == blake3::hash(secret.as_bytes());
     scheme.eq_ignore_ascii_case("bearer") && !secret.is_empty() && same
 }
@@ -309,7 +308,7 @@ pub fn is_bearer<B>(request: &Request<B>, secret: &str) -> bool {
 mod tests {
     use super::*;
     use crate::client::Client;
-    use crate::shutdown;
+    use nearcast_net::shutdown;
 
     const SOON: Duration = Duration::from_secs(5);
 
@@ -319,7 +318,7 @@ mod tests {
         trigger: shutdown::ShutdownTrigger,
     }
 
-    async fn served(extra: Option<Extra>) -> Served {
+    async fn served(role_paths: Option<RolePaths>) -> Served {
         let listener = bind("127.0.0.1:0".parse().expect("an address"))
             .await
             .expect("a free port");
@@ -334,7 +333,7 @@ mod tests {
             listener,
             registry,
             rx,
-            extra,
+            role_paths,
             Arc::new(|name| name == "ours.example"),
             shutdown,
         ));
@@ -406,7 +405,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn slow_clients_keep_nobody_out() {
+    async fn slow_clients_keep_no_other_out() {
         let served = served(Some(Arc::new(|_| {
             Box::pin(async { Response::new(Bytes::from_static(b"taken")) })
         })))
@@ -433,8 +432,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_roles_paths_get_whole_requests_and_too_large_ones_are_refused() {
-        let echo: Extra =
+    async fn a_role_gets_whole_requests_and_too_large_ones_are_refused() {
+        let echo: RolePaths =
             Arc::new(|request| Box::pin(async move { Response::new(request.into_body()) }));
         let served = served(Some(echo)).await;
         let url = format!("{}/echo", served.url);

@@ -6,7 +6,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use nearcast_fleet::failure::{Failure, FailureKind};
-use nearcast_fleet::shutdown::{self, Shutdown, ShutdownTrigger};
+use nearcast_net::shutdown::{self, Shutdown, ShutdownTrigger};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -14,14 +14,14 @@ use tokio::task::JoinSet;
 /// How long children may take to end before they are killed.
 const END_MAX: Duration = Duration::from_secs(5);
 
-/// A child that has ended by itself, or that somebody has killed.
+/// A child that has ended by itself or was killed.
 #[derive(Debug)]
 pub(super) struct Ended {
     /// Its node name.
     pub(super) name: String,
     /// Which command it was.
     pub(super) role: String,
-    /// How.
+    /// Its exit status.
     pub(super) status: ExitStatus,
 }
 
@@ -150,7 +150,7 @@ impl Children {
             .map(|(_, pid)| *pid)
     }
 
-    /// The next child that ends without having been asked.
+    /// The next child that ends without a request.
     pub(super) async fn next_ended(&mut self) -> Ended {
         match self.ended.recv().await {
             Some(ended) => ended,
@@ -158,7 +158,8 @@ impl Children {
         }
     }
 
-    /// Ends all: asks, without draining, as no clients are left; waits, kills what is left.
+    /// Ends all children: requests their end, without draining, since no clients are left; waits;
+    /// kills the rest.
     pub(super) async fn end(mut self) {
         self.trigger.shut_down();
         while self.watchers.join_next().await.is_some() {}
@@ -169,7 +170,7 @@ struct Watcher {
     name: String,
     role: String,
     child: Child,
-    /// Its end tells the child to end at once.
+    /// Closing it makes the child end at once.
     stdin: Option<ChildStdin>,
     ended: mpsc::UnboundedSender<Ended>,
 }
@@ -184,7 +185,7 @@ impl Watcher {
                 }
                 return;
             }
-            () = shutdown.asked() => {}
+            () = shutdown.requested() => {}
         }
         drop(self.stdin.take());
         if tokio::time::timeout(END_MAX, self.child.wait())

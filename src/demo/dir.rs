@@ -1,4 +1,4 @@
-//! The demo's directory: one demo at a time holds it, and it goes when the demo ends.
+//! The demo's directory: one demo at a time locks it, and removes it at its end.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Write as _};
@@ -11,7 +11,7 @@ use crate::find::LOCK_NAME;
 use crate::kernel;
 use crate::privileges::Account;
 
-/// Tries at a lock file that another demo, ending just now, takes away.
+/// Attempts to lock a file that another demo, which is ending, removes.
 const TRIES: usize = 5;
 
 /// The directory, locked for as long as this lives.
@@ -26,7 +26,7 @@ impl DemoDir {
     /// of somebody else, one with other content, and one that a running demo holds.
     pub(super) fn take(path: &Path) -> Result<Self, Failure> {
         let cannot = |error: std::io::Error| {
-            let (kind, mend) = match error.kind() {
+            let (kind, hint) = match error.kind() {
                 std::io::ErrorKind::StorageFull => (
                     FailureKind::Io,
                     "free some space, or choose another directory with --state-dir",
@@ -39,7 +39,7 @@ impl DemoDir {
             Failure::new(
                 kind,
                 format!(
-                    "cannot use {} for the demo: {error}; {mend}",
+                    "cannot use {} for the demo: {error}; {hint}",
                     path.display()
                 ),
             )

@@ -1,4 +1,4 @@
-//! The demo's fleet file. People read it: it is written as an example is.
+//! The demo's fleet file. Users read it as an example, so it has comments.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -6,22 +6,22 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use jiff::civil::Time;
 use jiff::{Timestamp, ToSpan as _};
 
-/// Where the name server answers.
+/// Address of the name server.
 pub(super) const DNS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5300);
-/// Where console and API are.
+/// URL of the console and the API.
 pub(super) const CONSOLE_URL: &str = "http://127.0.0.1:7700/";
 /// Port of the edges.
 pub(super) const EDGE_PORT: u16 = 8080;
 
-/// A place of the demo.
-pub(super) struct Place {
+/// A cluster of the demo.
+pub(super) struct DemoCluster {
     /// Cluster name.
     pub(super) name: &'static str,
-    /// For people.
+    /// Its name in the console.
     pub(super) label: &'static str,
-    /// The part of the world whose clients it is nearest to.
+    /// The part of the world to whose clients it is nearest.
     pub(super) region: &'static str,
-    /// Where those clients live.
+    /// The prefix of those clients.
     pub(super) clients: &'static str,
     /// One of them.
     pub(super) client: Ipv4Addr,
@@ -34,9 +34,9 @@ pub(super) struct Place {
 /// File in the demo's directory with the fleet's key.
 pub(super) const KEY: &str = "fleet.key";
 
-/// Where the demo has clusters.
-pub(super) const PLACES: [Place; 3] = [
-    Place {
+/// The clusters of the demo.
+pub(super) const CLUSTERS: [DemoCluster; 3] = [
+    DemoCluster {
         name: "ams",
         label: "Amsterdam",
         region: "Europe",
@@ -47,7 +47,7 @@ pub(super) const PLACES: [Place; 3] = [
         time_zone: "Europe/Amsterdam",
         third_byte: 10,
     },
-    Place {
+    DemoCluster {
         name: "nyc",
         label: "New York",
         region: "the Americas",
@@ -58,7 +58,7 @@ pub(super) const PLACES: [Place; 3] = [
         time_zone: "America/New_York",
         third_byte: 20,
     },
-    Place {
+    DemoCluster {
         name: "sin",
         label: "Singapore",
         region: "Asia",
@@ -71,79 +71,52 @@ pub(super) const PLACES: [Place; 3] = [
     },
 ];
 
-/// Edges in each place.
-pub(super) const EDGES_PER_PLACE: u8 = 2;
+/// Edges in each cluster.
+pub(super) const EDGES_PER_CLUSTER: u8 = 2;
 
-impl Place {
-    /// Address of one of its edges, counted from 1.
+impl DemoCluster {
+    /// The address of one of its edges, counted from 1.
     pub(super) fn edge(&self, number: u8) -> Ipv4Addr {
         Ipv4Addr::new(127, 0, self.third_byte, number)
     }
 }
 
-/// The place whose night comes first.
+/// The cluster whose night comes first.
 const FIRST_NIGHT: usize = 2;
 
-/// The fleet's time at the start: ten in the evening of that day in one place, so that everyone
-/// there still watches and the night's push is near; in the other places it is day.
+/// The fleet's time at the start: ten in the evening of that day in one cluster, so that demand there
+/// is high and the night's push is near; in the other clusters it is day.
 fn evening(real: Timestamp) -> Timestamp {
     let there = real
-        .in_tz(PLACES[FIRST_NIGHT].time_zone)
+        .in_tz(CLUSTERS[FIRST_NIGHT].time_zone)
         .expect("the zone is built in");
     let evening = there.with().time(Time::constant(22, 0, 0, 0)).build();
     evening.map_or(real, |z| z.timestamp())
 }
 
+/// The file's text, with placeholders (`@NAME@`) for the values that differ from run to run.
+const TEMPLATE: &str = include_str!("fleet.toml");
+
 /// The file's text for a demo that starts at `now`.
 pub(super) fn text(now: Timestamp, speed: f64) -> String {
-    // Whole milliseconds read better; a second ago, so that the anchor is in the past everywhere.
+    // Whole milliseconds are easier to read. A second ago, so that the anchor is in the past for
+    // every node.
     let real = Timestamp::from_millisecond((now - 1.second()).as_millisecond()).unwrap_or(now);
-    let fleet = evening(real);
+    TEMPLATE
+        .replace("@KEY@", KEY)
+        .replace("@SPEED@", &speed.to_string())
+        .replace("@ANCHOR_REAL@", &real.to_string())
+        .replace("@ANCHOR_FLEET@", &evening(real).to_string())
+        .replace("@DNS@", &DNS.to_string())
+        .replace(
+            "@CLUSTERS@",
+            &CLUSTERS.each_ref().map(cluster_text).concat(),
+        )
+}
+
+fn cluster_text(place: &DemoCluster) -> String {
     let mut text = format!(
-        r#"# The demo's fleet, written by `nearcast demo`. Change it and try `nearcast apply` with it, or take it as a start for your own;
-# `nearcast check FILE` names every mistake.
-
-[fleet]
-zone = "cdn.test" # steered names live here: www.cdn.test, video.cdn.test
-state_dir = "." # each node keeps its state in a directory of its name
-node_key_file = "{KEY}" # control and name servers hold it; `nearcast key --all` made the nodes' own from it
-node_keys = "own" # each node shows its own key, in the file node.key of its state directory
-report_interval = "1s"
-
-# The time of day by which pushes are planned runs fast here, so that a night comes soon. Leave this out for the real one.
-[clock]
-speed = {speed}
-anchor_real = {real}
-anchor_fleet = {fleet}
-
-# Journal of changes, push planner, API and console.
-[control]
-listen = "127.0.0.1:7700"
-admin = "127.0.0.1:9170"
-
-# A web server with the demo's pages and videos. Your own origin needs no such section: a site's `origin` is any URL.
-[[origin_node]]
-name = "origin"
-listen = "127.0.0.1:8000"
-admin = "127.0.0.1:9180"
-root = "content"
-
-# All of this is one machine: times between its places are not what light needs. Leave this out for real places.
-[steering]
-rtt_bound = false
-
-[[name_server]]
-name = "ns1"
-listen = "{DNS}"
-admin = "127.0.0.1:9153"
-
-# Three places with two edges each. Caches are small, so that there is something to choose.
-"#
-    );
-    for place in &PLACES {
-        let _ = write!(
-            text,
-            r#"
+        r#"
 [[cluster]]
 name = "{}"
 label = "{}"
@@ -153,13 +126,13 @@ off_peak = "02:00-06:00" # pushes run in these local hours
 fill_rate = "60Mbit/s"
 push_share = "50%"
 "#,
-            place.name, place.label, place.latitude, place.longitude, place.time_zone
-        );
-        for number in 1..=EDGES_PER_PLACE {
-            let ip = place.edge(number);
-            let _ = write!(
-                text,
-                r#"
+        place.name, place.label, place.latitude, place.longitude, place.time_zone
+    );
+    for number in 1..=EDGES_PER_CLUSTER {
+        let ip = place.edge(number);
+        let _ = write!(
+            text,
+            r#"
 [[cluster.node]]
 name = "{}-{number}"
 address = "{ip}"
@@ -169,47 +142,9 @@ memory = "4MiB"
 disk = "64MiB"
 threads = 1
 "#,
-                place.name
-            );
-        }
+            place.name
+        );
     }
-    text.push_str(
-        r#"
-# Pages and pictures: each client goes to the nearest cluster.
-[[site]]
-name = "www"
-hosts = ["www.demo.test"]
-origin = "http://127.0.0.1:8000"
-steering = "geo"
-ttl = "20s"
-
-[site.cache]
-stale_while_revalidate = "10s"
-stale_if_error = "1h"
-
-# Videos, and any other host name: each client goes to the cluster with the shortest measured round trip.
-[[site]]
-name = "video"
-hosts = ["video.demo.test", "*"]
-origin = "http://127.0.0.1:8000"
-steering = "rtt"
-ttl = "20s"
-
-[site.cache]
-stale_if_error = "1h"
-
-# The customer's own zone: its names are aliases of steered names, beside everything else a zone has.
-[[zone]]
-name = "demo.test"
-records = [
-  "www CNAME www.cdn.test.",
-  "video CNAME video.cdn.test.",
-  "@ MX 10 mail",
-  "mail A 192.0.2.25",
-  '@ TXT "v=spf1 mx -all"',
-]
-"#,
-    );
     text
 }
 

@@ -1,8 +1,8 @@
 //! `nearcast demo`: a whole CDN of child processes on this machine.
 //!
-//! Takes its directory, checks that its addresses are free, writes the fleet file, starts every
-//! role, waits until all are ready and steering works, says what to try, and watches until it is
-//! told to end. Whatever ends it, its children end with it.
+//! Locks its directory, checks that its addresses are free, writes the fleet file, starts every
+//! role, waits until all are ready and steering works, prints commands to try, and watches its
+//! children until it ends. However it ends, its children end with it.
 
 mod children;
 mod dir;
@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 
 use self::children::{Children, Ended};
 use self::dir::DemoDir;
-use self::file::PLACES;
+use self::file::CLUSTERS;
 use crate::cli::DemoArgs;
 use crate::operate::key;
 use crate::traffic::dns;
@@ -38,7 +38,7 @@ const READY_MAX: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Time between two looks at whether the parent still lives.
 const PARENT_EVERY: Duration = Duration::from_millis(250);
-/// Time between two lines of the clients' progress where it is no line that is drawn over itself.
+/// Time between two lines of the clients' progress, where it is not one line that is redrawn.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 /// Name of the clients among the children.
 const TRAFFIC: &str = "traffic";
@@ -63,7 +63,7 @@ pub(crate) async fn run(arguments: DemoArgs, log: Option<&str>) -> Result<(), Fa
     outcome
 }
 
-/// From the fleet file to the end of all children.
+/// Runs the demo in its directory until all children have ended.
 async fn live(
     arguments: &DemoArgs,
     log: Option<&str>,
@@ -88,19 +88,19 @@ async fn live(
     let mut children = Children::new(dir, &fleet_path, log)?;
     let outcome = tokio::select! {
         outcome = serve(arguments, &fleet, dir, &mut children) => outcome,
-        why = ends.asked() => {
+        why = ends.requested() => {
             outln!("\n{why}: ending everything");
             Ok(())
         }
     };
     tokio::select! {
         () = children.end() => {}
-        _ = ends.asked() => {} // asked once more: what is left is killed as it is dropped
+        _ = ends.requested() => {} // a second request: the remaining children are killed when they are dropped
     }
     outcome
 }
 
-/// Starts everything, says what to try, and watches. Ends only with a failure.
+/// Starts everything, prints commands to try, and watches. Returns only with a failure.
 async fn serve(
     arguments: &DemoArgs,
     fleet: &Fleet,
@@ -151,7 +151,7 @@ async fn serve(
     Err(watch(children, lines, nodes.len(), dir).await)
 }
 
-/// Shows the clients' progress and tells who ends; returns when all nodes have ended.
+/// Prints the clients' progress and each child that ends; returns when all nodes have ended.
 async fn watch<L: AsyncRead + Unpin + Send + 'static>(
     children: &mut Children,
     lines: Option<L>,
@@ -187,7 +187,7 @@ async fn watch<L: AsyncRead + Unpin + Send + 'static>(
                 None => {}
             },
             ended = children.next_ended() => {
-                say(&told(&ended, dir));
+                say(&describe_end(&ended, dir));
                 if ended.name == TRAFFIC {
                     continue;
                 }
@@ -200,7 +200,7 @@ async fn watch<L: AsyncRead + Unpin + Send + 'static>(
     }
 }
 
-/// The lines of a stream, through a channel: a read that is given up half-way would lose one.
+/// The lines of a stream, through a channel, since a cancelled read would lose one.
 fn relay<L: AsyncRead + Unpin + Send + 'static>(stream: Option<L>) -> mpsc::Receiver<String> {
     let (tx, rx) = mpsc::channel(16);
     if let Some(stream) = stream {
@@ -249,7 +249,7 @@ fn nodes(fleet: &Fleet) -> Vec<DemoNode> {
     control.chain(origins).chain(edges).chain(servers).collect()
 }
 
-/// Every address of the fleet is free: nothing is started otherwise.
+/// Checks that every address of the fleet is free; otherwise the demo does not start.
 fn check_addresses(fleet: &Fleet) -> Result<(), Failure> {
     let mut tcp: Vec<(String, SocketAddr)> = nodes(fleet)
         .into_iter()
@@ -308,11 +308,13 @@ async fn wait_ready(node: &DemoNode) {
     }
 }
 
-/// Waits until each region's clients are given the edges of their own place.
+/// Waits until the clients of each region are sent to the edges of their own cluster.
 async fn wait_steered() {
-    for place in &PLACES {
+    for place in &CLUSTERS {
         let client = place.client;
-        let edges: Vec<Ipv4Addr> = (1..=file::EDGES_PER_PLACE).map(|n| place.edge(n)).collect();
+        let edges: Vec<Ipv4Addr> = (1..=file::EDGES_PER_CLUSTER)
+            .map(|n| place.edge(n))
+            .collect();
         loop {
             let found = dns::resolve(&[file::DNS], "www.demo.test", client, || {
                 std::process::id() as u16
@@ -328,7 +330,7 @@ async fn wait_steered() {
     }
 }
 
-/// What to try, with commands that work as they stand.
+/// Text that suggests commands to try; each can be copied as it is.
 fn banner(
     took: Duration,
     speed: f64,
@@ -344,9 +346,9 @@ fn banner(
     };
     let day = Duration::from_secs_f64(24.0 * 3600.0 / speed);
     let port = file::EDGE_PORT;
-    let [ams, nyc, _] = &PLACES;
+    let [ams, nyc, _] = &CLUSTERS;
     let (first, other) = (ams.edge(1), nyc.edge(1));
-    let digs: String = PLACES
+    let digs: String = CLUSTERS
         .iter()
         .map(|p| {
             format!(
@@ -376,7 +378,7 @@ fn banner(
          {kill}\
          \x20 All nodes at a glance:\n    {this} status{fleet}\n\n\
          Files: {} (nearcast.toml, logs/)\n\n",
-        PLACES.len(),
+        CLUSTERS.len(),
         took.as_secs_f64(),
         crate::text::span_ms(day.as_millis() as u64),
         file::CONSOLE_URL,
@@ -384,19 +386,19 @@ fn banner(
     )
 }
 
-/// This program as it was called.
+/// This program's name as it was called.
 fn this_program() -> String {
     std::env::args()
         .next()
         .unwrap_or_else(|| "nearcast".to_owned())
 }
 
-/// What is said of a child that has ended.
-fn told(ended: &Ended, dir: &Path) -> String {
+/// The message about a child that has ended.
+fn describe_end(ended: &Ended, dir: &Path) -> String {
     let how = how(ended.status);
     match ended.name.as_str() {
         TRAFFIC => format!(
-            "the clients have {how}; the fleet goes on without them (`nearcast traffic` starts others)"
+            "the clients have {how}; the fleet continues without them (`nearcast traffic` starts others)"
         ),
         name => format!(
             "{name} has {how}; the others go on. Its log: {}. To start it again, on its own until you end it: {} {} --fleet {} --node {name}",
@@ -418,7 +420,7 @@ fn how(status: ExitStatus) -> String {
     }
 }
 
-/// A child that ended before all were ready: its own last words say why.
+/// The failure of a child that ended before all were ready, with the last lines of its log.
 fn ended_early(ended: &Ended, children: &Children) -> Failure {
     let log = std::fs::read_to_string(children.log_path(&ended.name)).unwrap_or_default();
     let words = log
@@ -427,7 +429,7 @@ fn ended_early(ended: &Ended, children: &Children) -> Failure {
         .find_map(|l| l.strip_prefix("nearcast: ").map(str::to_owned));
     let words = words
         .or_else(|| log.lines().next_back().map(str::to_owned))
-        .unwrap_or_else(|| "it said nothing".to_owned());
+        .unwrap_or_else(|| "its log is empty".to_owned());
     Failure::new(
         FailureKind::Unavailable,
         format!(
@@ -447,7 +449,7 @@ fn never_ready(dir: &Path) -> Failure {
     Failure::new(FailureKind::Unavailable, message)
 }
 
-/// What ends the demo.
+/// The reasons for which the demo ends.
 struct Ends {
     terminate: Signal,
     interrupt: Signal,
@@ -466,7 +468,7 @@ impl Ends {
     }
 
     /// Waits for the next reason to end.
-    async fn asked(&mut self) -> &'static str {
+    async fn requested(&mut self) -> &'static str {
         let parent = self.parent;
         let orphaned = async {
             while std::os::unix::process::parent_id() == parent {

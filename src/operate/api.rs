@@ -1,4 +1,4 @@
-//! Asking control's API: one exchange, its answer as JSON, its refusals as failures with the right
+//! A client of control's API: one exchange, its response as JSON, its errors as failures with an
 //! exit code.
 
 use std::time::Duration;
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::find;
 
-/// How long control may take over an answer that it need not wait for.
+/// How long control may take for a response for which it need not wait.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
 
 /// Control's API.
@@ -116,7 +116,7 @@ impl Api {
 }
 
 fn unanswered(error: &ClientError) -> Failure {
-    let mend = match error {
+    let hint = match error {
         ClientError::Url(_) => {
             return Failure::new(
                 FailureKind::Usage,
@@ -130,20 +130,20 @@ fn unanswered(error: &ClientError) -> Failure {
     };
     Failure::new(
         FailureKind::Unavailable,
-        format!("control does not answer: {error}; {mend}"),
+        format!("control does not answer: {error}; {hint}"),
     )
 }
 
-/// The JSON of a good answer, or the failure that a refusal stands for.
+/// The JSON of a successful response, or the failure of an error response.
 fn answer(response: &Response<Bytes>) -> Result<Value, Failure> {
     let value: Option<Value> = serde_json::from_slice(response.body()).ok();
     let status = response.status();
     if status.is_success() {
-        let mend = "is control.url in the fleet file the address of Nearcast's control role?";
+        let hint = "is control.url in the fleet file the address of Nearcast's control role?";
         return value.ok_or_else(|| {
             Failure::new(
                 FailureKind::Unavailable,
-                format!("control's answer is no JSON; {mend}"),
+                format!("control's answer is not JSON; {hint}"),
             )
         });
     }
@@ -181,7 +181,7 @@ fn mistake_line(mistake: &Value) -> String {
         mistake["line"],
         mistake["column"],
         string(&mistake["problem"]),
-        string(&mistake["mend"])
+        string(&mistake["hint"])
     )
 }
 
@@ -209,7 +209,7 @@ mod tests {
         let error = |code: &str, words: &str| {
             format!("{{\"error\":{{\"code\":\"{code}\",\"message\":\"{words}\"}}}}")
         };
-        let invalid = r#"{"error":{"code":"invalid","message":"1 mistake","mistakes":[{"line":3,"column":1,"problem":"p","mend":"m"}]}}"#;
+        let invalid = r#"{"error":{"code":"invalid","message":"1 mistake","mistakes":[{"line":3,"column":1,"problem":"p","hint":"m"}]}}"#;
         let table: [(u16, String, FailureKind, &str); 7] = [
             (
                 401,

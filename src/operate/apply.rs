@@ -8,12 +8,11 @@ use super::{check, print_json};
 use crate::cli::ApplyArgs;
 use crate::find;
 
-/// Checks the file here, then gives it to control, which writes it to the journal that all nodes
-/// follow.
+/// Checks the file, then sends it to control, which writes it to the journal that all nodes follow.
 pub(crate) async fn run(arguments: ApplyArgs) -> Result<(), Failure> {
     let path = &arguments.file;
     let new = check::load(path)?;
-    check::tell_warnings(path, &new);
+    check::print_warnings(path, &new);
     let text = file::read(path)?;
     let running = match &arguments.fleet {
         Some(other) => file::load_with(other, KeySource::Unneeded)?,
@@ -38,7 +37,7 @@ pub(crate) async fn run(arguments: ApplyArgs) -> Result<(), Failure> {
             answer["revision"]
         ),
         (false, _) => outln!(
-            "revision {}: {summary}; `nearcast status` shows who is behind",
+            "revision {}: {summary}; `nearcast status` shows which nodes are behind",
             answer["revision"]
         ),
     }

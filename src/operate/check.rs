@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::Path;
 
-use nearcast_fleet::config::Fleet;
+use nearcast_fleet::config::{Control, Fleet, NameServer, Node, Site};
 use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::file::{self, Mistake};
 use nearcast_fleet::node_key;
@@ -17,18 +17,18 @@ use super::print_json;
 use crate::cli::CheckArgs;
 use crate::text::plural;
 
-/// Checks a fleet file and says what it holds.
+/// Checks a fleet file and prints a summary.
 pub(crate) fn run(arguments: &CheckArgs) -> Result<(), Failure> {
     if arguments.json {
         return check_json(&arguments.file);
     }
     let fleet = load(&arguments.file)?;
-    tell_warnings(&arguments.file, &fleet);
+    print_warnings(&arguments.file, &fleet);
     outln!("{}: OK: {}", arguments.file.display(), summary(&fleet));
     Ok(())
 }
 
-/// A fleet file in which the name servers, too, find no mistake.
+/// Loads a fleet file that is valid for the name servers too.
 ///
 /// # Errors
 /// As [`file::load`]; `Usage` with every mistake in the zones' records.
@@ -78,37 +78,37 @@ fn check_json(path: &Path) -> Result<(), Failure> {
 }
 
 fn to_json(mistake: &Mistake) -> serde_json::Value {
-    json!({"line": mistake.line, "column": mistake.column, "problem": mistake.problem, "mend": mistake.mend})
+    json!({"line": mistake.line, "column": mistake.column, "problem": mistake.problem, "hint": mistake.hint})
 }
 
-/// Prints on stderr what may be meant, and probably is not: one a line, as `FILE:LINE:COLUMN:
-/// warning: PROBLEM; MEND`.
-pub(crate) fn tell_warnings(path: &Path, fleet: &Fleet) {
+/// Prints warnings on stderr, one a line: `FILE:LINE:COLUMN: warning: PROBLEM; HINT`.
+pub(crate) fn print_warnings(path: &Path, fleet: &Fleet) {
     for Mistake {
         line,
         column,
         problem,
-        mend,
+        hint,
     } in warnings(fleet, &std::fs::read_to_string(path).unwrap_or_default())
     {
         eprintln!(
-            "{}:{line}:{column}: warning: {problem}; {mend}",
+            "{}:{line}:{column}: warning: {problem}; {hint}",
             path.display()
         );
     }
 }
 
-/// What is no mistake, as it may be meant so, and may keep nodes from doing what the file says.
+/// Settings that are valid, perhaps on purpose, and may keep nodes from working as the file says.
 pub(crate) fn warnings(fleet: &Fleet, text: &str) -> Vec<Mistake> {
-    let mut found = unreachable_elsewhere(fleet, text);
+    let mut found = file::renamed_settings(text);
+    found.extend(unreachable_elsewhere(fleet, text));
     for warning in node_key::warnings(fleet) {
         let (line, column) = place_of(text, |line| line.find("node_key"));
-        let (problem, mend) = warning.split_once("; ").unwrap_or((&warning, ""));
+        let (problem, hint) = warning.split_once("; ").unwrap_or((&warning, ""));
         found.push(Mistake {
             line,
             column,
             problem: problem.to_owned(),
-            mend: mend.to_owned(),
+            hint: hint.to_owned(),
         });
     }
     if let Some(path) = &fleet.steering.geo_db
@@ -116,18 +116,18 @@ pub(crate) fn warnings(fleet: &Fleet, text: &str) -> Vec<Mistake> {
     {
         let (line, column) = place_of(text, |line| line.find("geo_db"));
         let problem = format!("steering.geo_db: {failure}");
-        let mend = "a name server where it is so places clients by the built-in country table until the file is good".to_owned();
+        let hint = "a name server where it is so places clients by the built-in country table until the file is good".to_owned();
         found.push(Mistake {
             line,
             column,
             problem,
-            mend,
+            hint,
         });
     }
     found
 }
 
-/// The first place in the file that is found so; else its begin.
+/// The first place in the file that `find` finds, else its start.
 fn place_of(text: &str, find: impl Fn(&str) -> Option<usize>) -> Place {
     let mut places = text
         .lines()
@@ -136,20 +136,9 @@ fn place_of(text: &str, find: impl Fn(&str) -> Option<usize>) -> Place {
     places.next().unwrap_or(START)
 }
 
-/// Addresses on which nodes on other machines reach nothing.
+/// Addresses at which nodes on other machines cannot be reached.
 fn unreachable_elsewhere(fleet: &Fleet, text: &str) -> Vec<Mistake> {
-    let mut found = Vec::new();
-    let strings = Strings::new(text);
-    let named = |name: &str| strings.first(name).unwrap_or(START);
-    let mut warn = |(line, column), problem: String, mend: &str| {
-        found.push(Mistake {
-            line,
-            column,
-            problem,
-            mend: mend.to_owned(),
-        })
-    };
-    let edges: Vec<_> = fleet.clusters.iter().flat_map(|c| &c.nodes).collect();
+    let edges: Vec<&Node> = fleet.clusters.iter().flat_map(|c| &c.nodes).collect();
     let edges_at: BTreeSet<IpAddr> = edges
         .iter()
         .flat_map(|n| n.addresses.iter().copied().chain([n.service.ip()]))
@@ -159,97 +148,125 @@ fn unreachable_elsewhere(fleet: &Fleet, text: &str) -> Vec<Mistake> {
         .iter()
         .flat_map(|s| s.addresses.iter().copied().chain(host_of(&s.admin_url)));
     let nodes_at: BTreeSet<IpAddr> = edges_at.iter().copied().chain(servers_at).collect();
-    // The addresses of one machine look like those of several; a single one is certainly of one.
-    let is_spread =
-        |addresses: &BTreeSet<IpAddr>| addresses.iter().filter(|ip| !ip.is_loopback()).count() > 1;
-    if let Some(control) = fleet.control.as_ref().filter(|_| is_spread(&nodes_at)) {
+
+    let strings = Strings::new(text);
+    let named = |name: &str| strings.first(name).unwrap_or(START);
+    let mut found = Vec::new();
+    if is_spread(&nodes_at) {
         let place = place_of(text, |line| line.find("[control]"));
-        let others = "fine if every node is on control's machine";
-        if is_loopback(&control.url) {
-            let problem = format!(
-                "control is at {}, which nodes on other machines cannot reach: they get no purge, push or revision",
-                control.url
-            );
-            warn(
-                place,
-                problem,
-                &format!(
-                    "set listen (and url) in [control] to an address that every node reaches; {others}"
-                ),
-            );
-        } else if control.listen.ip().is_loopback() {
-            let problem = format!(
-                "control listens on {}, and other nodes are to reach it by {}",
-                control.listen, control.url
-            );
-            warn(
-                place,
-                problem,
-                "set listen in [control] to the address of that URL; fine if a proxy passes it on",
-            );
-        }
+        found.extend(
+            fleet
+                .control
+                .as_ref()
+                .and_then(|c| control_warning(c, place)),
+        );
     }
     for server in &fleet.name_servers {
         let own = server.addresses.iter().copied().collect();
         let others: BTreeSet<IpAddr> = edges_at.union(&own).copied().collect();
-        if !is_spread(&others) || edges_at.iter().all(IpAddr::is_loopback) {
-            continue;
-        }
-        let place = named(&server.name);
-        if is_loopback(&server.admin_url) {
-            let problem = format!(
-                "edges report to {} at {}, which those on other machines cannot reach: it knows neither their load nor round-trip times",
-                server.name, server.admin_url
-            );
-            warn(
-                place,
-                problem,
-                "set its admin (and admin_url) to an address that every edge reaches; fine if every edge is on its machine",
-            );
-        } else if server.admin.ip().is_loopback() {
-            let problem = format!(
-                "the admin listener of {} is {}, and edges are to reach it by {}",
-                server.name, server.admin, server.admin_url
-            );
-            warn(
-                place,
-                problem,
-                "set admin to the address of that URL; fine if a proxy passes it on",
-            );
+        if is_spread(&others) && !edges_at.iter().all(IpAddr::is_loopback) {
+            found.extend(name_server_warning(server, named(&server.name)));
         }
     }
-    for edge in edges
-        .iter()
-        .filter(|n| n.service.ip().is_loopback() && n.addresses.iter().any(|ip| !ip.is_loopback()))
-    {
-        if is_spread(&nodes_at) {
-            let place = named(&edge.name);
-            let problem = format!(
-                "name servers and other edges reach {} at {}, which those on other machines cannot: they take it for dead",
-                edge.name, edge.service
-            );
-            warn(
-                place,
-                problem,
-                "set its service to an address that they reach; fine if all of them are on its machine",
-            );
-        }
+    if is_spread(&nodes_at) {
+        let edges = edges.into_iter();
+        found.extend(edges.filter_map(|edge| edge_warning(edge, named(&edge.name))));
     }
     if is_spread(&edges_at) {
-        for site in fleet.sites.iter().filter(|site| is_loopback(&site.origin)) {
-            let place = named(&site.origin);
-            let problem = format!(
-                "the origin of {} is {}: each edge asks its own machine",
-                site.name, site.origin
-            );
-            warn(
-                place,
-                problem,
-                "write an address that every edge reaches; fine if there is an origin beside each",
-            );
-        }
+        let sites = fleet.sites.iter();
+        found.extend(sites.filter_map(|site| site_warning(site, named(&site.origin))));
     }
     found
+}
+
+/// Whether addresses belong to more than one machine, for all that the file shows: several addresses
+/// may be of one machine, and a single one certainly is.
+fn is_spread(addresses: &BTreeSet<IpAddr>) -> bool {
+    addresses.iter().filter(|ip| !ip.is_loopback()).count() > 1
+}
+
+fn warning((line, column): Place, problem: String, hint: &str) -> Mistake {
+    Mistake {
+        line,
+        column,
+        problem,
+        hint: hint.to_owned(),
+    }
+}
+
+fn control_warning(control: &Control, place: Place) -> Option<Mistake> {
+    let (listen, url) = (control.listen, &control.url);
+    if is_loopback(url) {
+        return Some(warning(
+            place,
+            format!(
+                "control is at {url}, which nodes on other machines cannot reach: they get no purge, push or revision"
+            ),
+            "set listen (and url) in [control] to an address that every node reaches; fine if every node is on control's machine",
+        ));
+    }
+    listen.ip().is_loopback().then(|| {
+        warning(
+            place,
+            format!("control listens on {listen}, and other nodes are to reach it by {url}"),
+            "set listen in [control] to the address of that URL; fine if a proxy passes it on",
+        )
+    })
+}
+
+fn name_server_warning(server: &NameServer, place: Place) -> Option<Mistake> {
+    let NameServer {
+        name,
+        admin,
+        admin_url,
+        ..
+    } = server;
+    if is_loopback(admin_url) {
+        return Some(warning(
+            place,
+            format!(
+                "edges report to {name} at {admin_url}, which those on other machines cannot reach: it knows neither their load nor round-trip times"
+            ),
+            "set its admin (and admin_url) to an address that every edge reaches; fine if every edge is on its machine",
+        ));
+    }
+    admin.ip().is_loopback().then(|| {
+        warning(
+            place,
+            format!(
+                "the admin listener of {name} is {admin}, and edges are to reach it by {admin_url}"
+            ),
+            "set admin to the address of that URL; fine if a proxy passes it on",
+        )
+    })
+}
+
+fn edge_warning(edge: &Node, place: Place) -> Option<Mistake> {
+    let is_misplaced =
+        edge.service.ip().is_loopback() && edge.addresses.iter().any(|ip| !ip.is_loopback());
+    is_misplaced.then(|| {
+        warning(
+            place,
+            format!(
+                "name servers and other edges reach {} at {}, which those on other machines cannot: they take it for dead",
+                edge.name, edge.service
+            ),
+            "set its service to an address that they reach; fine if all of them are on its machine",
+        )
+    })
+}
+
+fn site_warning(site: &Site, place: Place) -> Option<Mistake> {
+    is_loopback(&site.origin).then(|| {
+        warning(
+            place,
+            format!(
+                "the origin of {} is {}: each edge asks its own machine",
+                site.name, site.origin
+            ),
+            "write an address that every edge reaches; fine if there is an origin beside each",
+        )
+    })
 }
 
 /// The host of a URL, where it is an address.
@@ -268,7 +285,7 @@ fn is_loopback(url: &str) -> bool {
             .is_some_and(|(_, rest)| rest.split([':', '/']).next() == Some("localhost"))
 }
 
-/// What only a name server can tell of the zones' records, at the place of the record.
+/// The mistakes in the zones' records that only a name server finds, at the place of the record.
 pub(crate) fn record_faults(fleet: &Fleet, text: &str) -> Vec<Mistake> {
     let faults = zone::check(fleet);
     if faults.is_empty() {
@@ -276,7 +293,7 @@ pub(crate) fn record_faults(fleet: &Fleet, text: &str) -> Vec<Mistake> {
     }
     let strings = Strings::new(text);
     let mistake = |fault: ZoneError| {
-        let ((line, column), mend) = match &fault {
+        let ((line, column), hint) = match &fault {
             // Owner, type, data.
             ZoneError::Record { record, .. } => (
                 strings.record(record).unwrap_or(START),
@@ -294,7 +311,7 @@ pub(crate) fn record_faults(fleet: &Fleet, text: &str) -> Vec<Mistake> {
             line,
             column,
             problem: fault.to_string(),
-            mend: mend.to_owned(),
+            hint: hint.to_owned(),
         }
     };
     faults.into_iter().map(mistake).collect()
@@ -303,16 +320,16 @@ pub(crate) fn record_faults(fleet: &Fleet, text: &str) -> Vec<Mistake> {
 /// Line and column, from 1.
 type Place = (usize, usize);
 
-/// Where a file begins, for what cannot be found in it.
+/// The start of a file, for a mistake whose place cannot be found.
 const START: Place = (1, 1);
 
-/// The strings of a fleet file with the places where they begin, each found in one step: a file may
-/// have as many faults as records.
+/// The strings of a fleet file with their places. Each look-up takes one step, since a file may have
+/// as many faults as records.
 struct Strings {
     whole: HashMap<String, Place>,
-    /// By the first word of several, as records begin with their owner.
+    /// By the first word of several, the owner of a record.
     first_word: HashMap<String, Place>,
-    /// By type and data, as records end with them.
+    /// By type and data, the end of a record.
     data: HashMap<String, Place>,
 }
 
@@ -344,7 +361,7 @@ impl Strings {
         self.first_word
             .entry(first.to_ascii_lowercase())
             .or_insert(place);
-        // A class and a TTL may stand before the type.
+        // A class and a TTL may precede the type.
         for _ in 0..3 {
             let (word, after) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
             self.data
@@ -358,19 +375,19 @@ impl Strings {
         }
     }
 
-    /// Where a record is written, given as `OWNER TYPE DATA`.
+    /// The place of a record, given as `OWNER TYPE DATA`.
     fn record(&self, record: &str) -> Option<Place> {
         let (_, data) = record.split_once(' ')?;
         self.data.get(data.trim_end()).copied()
     }
 
-    /// Where a string is, or the name in `zone = "..."` and the like.
+    /// The first place of a whole string.
     fn first(&self, whole: &str) -> Option<Place> {
         self.whole.get(whole).copied()
     }
 
-    /// Where the first record of a name is written: relative to its zone, or whole; else where the
-    /// zone or the site is named.
+    /// The place of the first record of a name, written relative to its zone or in full; else that of
+    /// the zone's or site's name.
     fn owner(&self, zone: &str, owner: &str) -> Place {
         let relative = if owner == zone {
             "@"
@@ -394,8 +411,8 @@ impl Strings {
     }
 }
 
-/// The strings of one line of TOML: column of the content, from 1, and content. Those over several
-/// lines are not read.
+/// The strings of one line of TOML: column of the content, from 1, and content. Multi-line strings
+/// are not read.
 fn strings_of(line: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     let mut chars = line.chars().enumerate();
@@ -524,7 +541,7 @@ mod tests {
             assert!(
                 found
                     .iter()
-                    .all(|m| m.line.abs_diff(line) <= 2 && !m.mend.is_empty()),
+                    .all(|m| m.line.abs_diff(line) <= 2 && !m.hint.is_empty()),
                 "{new}: {found:?}"
             );
         }

@@ -18,7 +18,7 @@ pub(crate) async fn drain(arguments: DrainArgs) -> Result<(), Failure> {
     run(arguments.target, true, arguments.force).await
 }
 
-/// Takes an edge or a cluster back into service.
+/// Returns an edge or a cluster to service.
 pub(crate) async fn undrain(arguments: DrainTargetArgs) -> Result<(), Failure> {
     run(arguments, false, false).await
 }
@@ -51,12 +51,12 @@ async fn run(arguments: DrainTargetArgs, drained: bool, force: bool) -> Result<(
     if json {
         print_json(&answer);
     } else {
-        out!("{}", told(&answer));
+        out!("{}", describe(&answer));
     }
     verdict(&answer, wait)
 }
 
-fn told(answer: &Value) -> String {
+fn describe(answer: &Value) -> String {
     let names = |key: &str| list(&answer[key]).iter().map(string).collect::<Vec<_>>();
     let (drained, changed) = (answer["drained"] == true, answer["changed"] == true);
     let state = match (drained, changed) {
@@ -65,37 +65,37 @@ fn told(answer: &Value) -> String {
         (false, true) => "is back in service",
         (false, false) => "is in service already",
     };
-    let mut told = format!(
+    let mut text = format!(
         "{} {} {state}",
         string(&answer["kind"]),
         string(&answer["name"])
     );
     if answer["kind"] == "cluster" {
-        told.push_str(&format!(" ({})", names("nodes").join(", ")));
+        text.push_str(&format!(" ({})", names("nodes").join(", ")));
     }
-    told.push('\n');
+    text.push('\n');
     let (seen, missing, silent) = (names("seen"), names("missing"), names("silent"));
     if !seen.is_empty() {
-        told.push_str(&format!("seen by {}\n", seen.join(", ")));
+        text.push_str(&format!("seen by {}\n", seen.join(", ")));
     }
     for (names, words) in [
         (&missing, "not seen yet by"),
         (&silent, "no report came lately, so nothing is known, of"),
     ] {
         if !names.is_empty() {
-            told.push_str(&format!("{words} {}\n", names.join(", ")));
+            text.push_str(&format!("{words} {}\n", names.join(", ")));
         }
     }
     if drained {
-        told.push_str(&format!(
-            "resolvers may still send clients there for {:.0} s (the TTL); whoever comes is served. It stays so over restarts, until `nearcast undrain {}`\n",
+        text.push_str(&format!(
+            "resolvers may still send clients there for {:.0} s (the TTL); the edge still serves them. The drain stays over restarts, until `nearcast undrain {}`\n",
             number(&answer["ttl_seconds"]),
             string(&answer["name"]),
         ));
     }
     let without = names("sites_without_nodes");
     if !without.is_empty() {
-        told.push_str(&format!(
+        text.push_str(&format!(
             "no edge is in service for {}: its clients are given drained edges all the same\n",
             without.join(", ")
         ));
@@ -104,9 +104,9 @@ fn told(answer: &Value) -> String {
         .iter()
         .filter(|note| !note.ends_with(" already"))
     {
-        told.push_str(&format!("{note}\n"));
+        text.push_str(&format!("{note}\n"));
     }
-    told
+    text
 }
 
 fn verdict(answer: &Value, wait: Duration) -> Result<(), Failure> {
@@ -122,9 +122,9 @@ fn verdict(answer: &Value, wait: Duration) -> Result<(), Failure> {
 mod tests {
     use super::*;
 
-    /// The API's documented example: what is told of it names its parts.
+    /// The API's documented example: the text names its parts.
     #[test]
-    fn the_documented_drain_is_told() {
+    fn the_documented_drain_is_described() {
         let documents = include_str!("../../control/API.md");
         let example = documents
             .split("```json drain\n")
@@ -132,7 +132,7 @@ mod tests {
             .and_then(|rest| rest.split("```").next())
             .expect("the example is there");
         let answer: Value = serde_json::from_str(example).expect("it is JSON");
-        let drained = told(&answer);
+        let drained = describe(&answer);
         for words in [
             "cluster ams is drained (ams-1, ams-2)",
             "seen by ns1",
@@ -150,7 +150,7 @@ mod tests {
             "name": "ams-1", "kind": "node", "drained": true, "changed": false, "ttl_seconds": 5, "seen": [], "missing": ["ns1"],
             "silent": ["ns2"], "complete": false, "sites_without_nodes": ["www"], "notes": ["ams-1 is drained already"],
         });
-        let words = told(&answer);
+        let words = describe(&answer);
         for expected in [
             "node ams-1 is drained already\n",
             "not seen yet by ns1",

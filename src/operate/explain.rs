@@ -1,6 +1,5 @@
 //! `nearcast explain`.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use nearcast_fleet::client::Client;
@@ -13,16 +12,16 @@ use super::print_json;
 use crate::cli::ExplainArgs;
 use crate::{find, text};
 
-/// How long a name server may take over its answer.
+/// How long a name server may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
-/// Asks every name server that serves the name's zone, and shows where they differ.
+/// Asks every name server that serves the name's zone, and shows how they differ.
 pub(crate) async fn run(arguments: ExplainArgs) -> Result<(), Failure> {
     let fleet = find::fleet(arguments.fleet.fleet.as_deref())?;
     if fleet.zone_name_servers.is_empty() {
         return Err(Failure::new(
             FailureKind::Usage,
-            "the fleet file has no [[name_server]]; nobody steers clients",
+            "the fleet file has no [[name_server]]; no server steers clients",
         ));
     }
     let host = arguments
@@ -35,17 +34,17 @@ pub(crate) async fn run(arguments: ExplainArgs) -> Result<(), Failure> {
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b"-._*".contains(&b))
     {
-        let mend = "write a name such as www.example.org, without scheme, port and path";
+        let hint = "write a name such as www.example.org, without scheme, port and path";
         return Err(Failure::new(
             FailureKind::Usage,
-            format!("{:?} is no host name; {mend}", arguments.host),
+            format!("{:?} is not a host name; {hint}", arguments.host),
         ));
     }
     let rtype = arguments.rtype.to_ascii_uppercase();
     if !rtype.bytes().all(|b| b.is_ascii_alphanumeric()) {
         return Err(Failure::new(
             FailureKind::Usage,
-            format!("{rtype:?} is no record type; write A, AAAA, MX and so on"),
+            format!("{rtype:?} is not a record type; write A, AAAA, MX and so on"),
         ));
     }
     let mut query = format!("host={host}&type={rtype}");
@@ -86,11 +85,11 @@ pub(crate) async fn run(arguments: ExplainArgs) -> Result<(), Failure> {
         print_json(&all);
         return Ok(());
     }
-    out!("{}", told(&host, &first));
+    out!("{}", describe(&host, &first));
     for (name, other) in others {
         outln!(
             "\n{name} differs from {first_name}:\n{}",
-            told(&host, other).trim_end()
+            describe(&host, other).trim_end()
         );
     }
     for (name, failure) in failures {
@@ -99,8 +98,8 @@ pub(crate) async fn run(arguments: ExplainArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The name servers that serve the zone of a name; for one in no zone those of the CDN's, which say
-/// so.
+/// The name servers that serve the zone of a name. A name in no zone gets those of the CDN's zone,
+/// which answer that it is in none.
 fn servers_of<'f>(fleet: &'f Fleet, host: &str) -> &'f [usize] {
     let holds = |zone: &str| {
         zone.is_empty()
@@ -122,7 +121,7 @@ fn servers_of<'f>(fleet: &'f Fleet, host: &str) -> &'f [usize] {
     closest.map_or(own.1, |(_, servers)| servers)
 }
 
-/// Whether two name servers say different things of a name, chance aside.
+/// Whether two name servers differ about a name, where not by chance.
 fn differs(a: &Value, b: &Value) -> bool {
     let is_by_chance = matches!(a["policy"].as_str(), Some("weighted" | "round-robin"));
     let mark = |v: &Value| {
@@ -135,43 +134,25 @@ fn differs(a: &Value, b: &Value) -> bool {
     mark(a) != mark(b) || !is_by_chance && a["chosen"]["cluster"] != b["chosen"]["cluster"]
 }
 
-/// A client's address, with or without a prefix length, as it goes into a query.
-pub(crate) fn client_prefix(text: &str) -> Result<String, String> {
-    let (address, bits) = text
-        .split_once('/')
-        .map_or((text, None), |(address, bits)| (address, Some(bits)));
-    let found: IpAddr = address.parse().map_err(
-        |_| "write an IP address, perhaps with the bits of a prefix, such as 203.0.113.0/24",
-    )?;
-    let whole = if found.is_ipv4() { 32 } else { 128 };
-    match bits.map(str::parse::<u8>) {
-        Some(Ok(bits)) if bits <= whole => Ok(format!("{found}/{bits}")),
-        Some(_) => Err(format!(
-            "the prefix of such an address has 0 to {whole} bits"
-        )),
-        None => Ok(found.to_string()),
-    }
-}
-
 async fn ask(client: &Client, url: &str) -> Result<Value, Failure> {
     let response = client.get(url, ANSWER_MAX).await.map_err(|e| {
-        let mend = "is it running (`nearcast gslb-dns`)?";
+        let hint = "is it running (`nearcast gslb-dns`)?";
         Failure::new(
             FailureKind::Unavailable,
-            format!("the name server's admin listener does not answer: {e}; {mend}"),
+            format!("the name server's admin listener does not answer: {e}; {hint}"),
         )
     })?;
     let value: Option<Value> = serde_json::from_slice(response.body()).ok();
     match (response.status().is_success(), value) {
         (true, Some(value)) => Ok(value),
         (_, value) => {
-            let said = value.and_then(|v| {
+            let message = value.and_then(|v| {
                 v["error"]["message"]
                     .as_str()
                     .or(v["error"].as_str())
                     .map(str::to_owned)
             });
-            let said = said.unwrap_or_else(|| {
+            let message = message.unwrap_or_else(|| {
                 String::from_utf8_lossy(response.body())
                     .trim()
                     .chars()
@@ -180,70 +161,82 @@ async fn ask(client: &Client, url: &str) -> Result<Value, Failure> {
             });
             Err(Failure::new(
                 FailureKind::Usage,
-                format!("it answers {}: {said}", response.status()),
+                format!("it answers {}: {message}", response.status()),
             ))
         }
     }
 }
 
-/// The story of one choice, or what DNS has instead. Members that the answer lacks are left out.
-fn told(host: &str, answer: &Value) -> String {
-    let mut told = String::new();
-    let chosen = &answer["chosen"];
+/// Describes one choice, or the answer of DNS where a name is not steered. Members that the answer
+/// lacks are left out.
+fn describe(host: &str, answer: &Value) -> String {
     let is_steered = answer["site"].is_string();
-    let cluster = scalar(&chosen["cluster"]).unwrap_or_else(|| "nobody".to_owned());
-    if is_steered {
-        let reason = scalar(&answer["reason"])
-            .or_else(|| scalar(&chosen["reason"]))
-            .map_or(String::new(), |r| format!(" ({r})"));
-        told.push_str(&format!("{host} -> {cluster}{reason}\n\n"));
-    } else {
-        told.push_str(&format!(
-            "{}\n\n",
-            scalar(&answer["summary"]).unwrap_or_else(|| format!("{host} is not steered"))
-        ));
+    let cluster = scalar(&answer["chosen"]["cluster"]).unwrap_or_else(|| "nobody".to_owned());
+    let mut text = heading(host, answer, &cluster);
+    for (label, value) in facts(answer, is_steered) {
+        if let Some(value) = value {
+            text.push_str(&format!("{label:<13} {value}\n"));
+        }
     }
-    let addresses: Vec<String> = [&answer["addresses"], &chosen["addresses"]]
+    if !is_steered {
+        text.push_str(&records_table(answer));
+    }
+    text.push_str(&candidates_table(answer, &cluster));
+    text
+}
+
+fn heading(host: &str, answer: &Value, cluster: &str) -> String {
+    if !answer["site"].is_string() {
+        let summary =
+            scalar(&answer["summary"]).unwrap_or_else(|| format!("{host} is not steered"));
+        return format!("{summary}\n\n");
+    }
+    let reason = scalar(&answer["reason"])
+        .or_else(|| scalar(&answer["chosen"]["reason"]))
+        .map_or(String::new(), |reason| format!(" ({reason})"));
+    format!("{host} -> {cluster}{reason}\n\n")
+}
+
+/// The single values of an answer, with their labels.
+fn facts(answer: &Value, is_steered: bool) -> [(&'static str, Option<String>); 15] {
+    let (client, dns) = (&answer["client"], &answer["dns"]);
+    let joined = |list: Vec<String>| (!list.is_empty()).then(|| list.join(", "));
+    let aliases = list(&dns["records"])
+        .iter()
+        .filter(|record| record["type"] == "CNAME")
+        .map(|record| string(&record["data"]))
+        .collect();
+    let addresses = [&answer["addresses"], &answer["chosen"]["addresses"]]
         .iter()
         .flat_map(|v| list(v))
         .map(string)
         .collect();
-    let client = &answer["client"];
     let prefix = scalar(&client["address"]).map(|address| {
         scalar(&client["source_prefix"]).map_or(address.clone(), |bits| format!("{address}/{bits}"))
     });
     let from = scalar(&client["from"]);
     let is_client = from.as_deref() == Some("client");
-    let aliases: Vec<String> = list(&answer["dns"]["records"])
-        .iter()
-        .filter(|r| r["type"] == "CNAME")
-        .map(|r| string(&r["data"]))
-        .collect();
-    let facts = [
+    let used = prefix.clone().zip(from).filter(|_| is_steered);
+
+    [
         ("type", scalar(&answer["type"])),
-        ("answer", scalar(&answer["dns"]["status"])),
-        ("zone", scalar(&answer["dns"]["zone"])),
-        (
-            "aliases",
-            (is_steered && !aliases.is_empty()).then(|| aliases.join(", ")),
-        ),
+        ("answer", scalar(&dns["status"])),
+        ("zone", scalar(&dns["zone"])),
+        ("aliases", joined(aliases).filter(|_| is_steered)),
         ("site", scalar(&answer["site"])),
         ("policy", scalar(&answer["policy"])),
-        ("client", prefix.clone().filter(|_| is_client)),
+        ("client", prefix.filter(|_| is_client)),
         ("resolver", scalar(&client["resolver"])),
         (
             "address used",
-            prefix
-                .zip(from)
-                .filter(|_| is_steered)
-                .map(|(prefix, from)| format!("{prefix}, the {from}'s")),
+            used.map(|(prefix, from)| format!("{prefix}, the {from}'s")),
         ),
         ("prefix", scalar(&answer["place"]["prefix"])),
-        ("place", is_steered.then(|| place_words(&answer["place"]))),
         (
-            "addresses",
-            (!addresses.is_empty()).then(|| addresses.join(", ")),
+            "place",
+            is_steered.then(|| describe_place(&answer["place"])),
         ),
+        ("addresses", joined(addresses)),
         (
             "scope",
             scalar(&answer["scope_prefix"])
@@ -260,51 +253,50 @@ fn told(host: &str, answer: &Value) -> String {
             }),
         ),
         ("revision", scalar(&answer["revision"])),
-    ];
-    for (label, value) in facts {
-        if let Some(value) = value {
-            told.push_str(&format!("{label:<13} {value}\n"));
-        }
-    }
-    let records = list(&answer["dns"]["records"]);
-    if !is_steered && !records.is_empty() {
-        let row = |r: &Value| {
-            vec![
-                string(&r["owner"]),
-                r["ttl"].to_string(),
-                string(&r["type"]),
-                string(&r["data"]),
-            ]
-        };
-        told.push('\n');
-        told.push_str(&text::table(
-            &["name", ">TTL", "type", "data"],
-            &records.iter().map(row).collect::<Vec<_>>(),
-        ));
-    }
-    let rows: Vec<Vec<String>> = list(&answer["candidates"])
-        .iter()
-        .map(|c| candidate_row(c, &cluster))
-        .collect();
-    if !rows.is_empty() {
-        told.push('\n');
-        told.push_str(&text::table(
-            &[
-                "",
-                "cluster",
-                ">distance",
-                ">round trip",
-                ">load",
-                "health",
-                "why not",
-            ],
-            &rows,
-        ));
-    }
-    told
+    ]
 }
 
-fn place_words(place: &Value) -> String {
+fn records_table(answer: &Value) -> String {
+    let records = list(&answer["dns"]["records"]);
+    if records.is_empty() {
+        return String::new();
+    }
+    let row = |record: &Value| {
+        vec![
+            string(&record["owner"]),
+            record["ttl"].to_string(),
+            string(&record["type"]),
+            string(&record["data"]),
+        ]
+    };
+    let rows: Vec<Vec<String>> = records.iter().map(row).collect();
+    format!(
+        "\n{}",
+        text::table(&["name", ">TTL", "type", "data"], &rows)
+    )
+}
+
+fn candidates_table(answer: &Value, chosen: &str) -> String {
+    let rows: Vec<Vec<String>> = list(&answer["candidates"])
+        .iter()
+        .map(|candidate| candidate_row(candidate, chosen))
+        .collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    let columns = [
+        "",
+        "cluster",
+        ">distance",
+        ">round trip",
+        ">load",
+        "health",
+        "why not",
+    ];
+    format!("\n{}", text::table(&columns, &rows))
+}
+
+fn describe_place(place: &Value) -> String {
     let Some(country) = scalar(&place["country"]) else {
         return scalar(place).unwrap_or_else(|| "unknown".to_owned());
     };
@@ -337,13 +329,13 @@ fn candidate_row(candidate: &Value, chosen: &str) -> Vec<String> {
         candidate["load"]
             .as_f64()
             .map_or("-".to_owned(), |l| format!("{:.0} %", l * 100.0)),
-        health_words(candidate),
+        describe_health(candidate),
         scalar(&candidate["rejected"]).unwrap_or_default(),
     ]
 }
 
-/// What is known of a cluster's edges: `2 of 2 up`, or the word that the answer has for it.
-fn health_words(candidate: &Value) -> String {
+/// The health of a cluster's edges: `2 of 2 up`, or the answer's own word.
+fn describe_health(candidate: &Value) -> String {
     let word = scalar(&candidate["health"]).unwrap_or_default();
     let nodes = list(&candidate["nodes"]);
     if nodes.is_empty() {
@@ -378,7 +370,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_choice_is_told_with_everyone_who_was_considered() {
+    fn a_choice_is_described_with_every_candidate() {
         let answer = json!({
             "site": "www", "type": "A", "policy": "geo", "reason": "nearest", "scope_prefix": 24, "ttl": 20, "revision": 3,
             "client": {"address": "203.0.113.9", "source_prefix": 32, "from": "client", "resolver": "192.0.2.53"},
@@ -393,7 +385,7 @@ mod tests {
                 {"cluster": "ams", "distance_km": 7412.0, "rtt_ms": 88.26, "load": 0.0, "health": "all-down", "rejected": "farther"},
             ],
         });
-        let told = told("www.demo.test", &answer);
+        let text = describe("www.demo.test", &answer);
         let words = [
             "www.demo.test -> nyc (nearest)",
             "aliases       www.cdn.test.\n",
@@ -413,13 +405,13 @@ mod tests {
             "farther",
         ];
         for words in words {
-            assert!(told.contains(words), "{words}: {told}");
+            assert!(text.contains(words), "{words}: {text}");
         }
-        assert!(told.lines().any(|l| l.starts_with("*  nyc")), "{told}");
+        assert!(text.lines().any(|l| l.starts_with("*  nyc")), "{text}");
     }
 
     #[test]
-    fn a_name_that_is_not_steered_is_told_as_dns_has_it() {
+    fn a_name_that_is_not_steered_is_described_by_its_records() {
         let answer = |kind: &str, status: &str, records: Value| {
             json!({"type": "MX", "revision": 3, "summary": "the summary", "client": {"address": "192.0.2.1", "source_prefix": 32, "from": "resolver", "resolver": "192.0.2.1"},
                 "dns": {"status": status, "kind": kind, "zone": "demo.test", "records": records}})
@@ -446,36 +438,21 @@ mod tests {
                 ][..],
             ),
         ] {
-            let told = told("demo.test", &answer);
+            let text = describe("demo.test", &answer);
             for words in words {
-                assert!(told.contains(words), "{words}: {told}");
+                assert!(text.contains(words), "{words}: {text}");
             }
             assert!(
-                !told.contains("nobody")
-                    && !told.contains("place")
-                    && !told.contains("address used"),
-                "{told}"
+                !text.contains("nobody")
+                    && !text.contains("place")
+                    && !text.contains("address used"),
+                "{text}"
             );
         }
     }
 
     #[test]
-    fn clients_are_addresses_or_prefixes() {
-        for (text, expected) in [
-            ("192.0.2.1", Some("192.0.2.1")),
-            ("192.0.2.0/24", Some("192.0.2.0/24")),
-            ("2001:DB8::/48", Some("2001:db8::/48")),
-            ("192.0.2.0/33", None),
-            ("192.0.2.0/", None),
-            ("www.demo.test", None),
-            ("", None),
-        ] {
-            assert_eq!(client_prefix(text).ok().as_deref(), expected, "{text}");
-        }
-    }
-
-    #[test]
-    fn name_servers_are_told_apart_where_chance_has_no_part() {
+    fn name_servers_differ_only_where_chance_has_no_part() {
         let answer = |policy: &str, cluster: &str, status: &str| json!({"policy": policy, "chosen": {"cluster": cluster}, "dns": {"status": status, "kind": "steered"}});
         for (a, b, expected) in [
             (

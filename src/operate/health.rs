@@ -5,7 +5,7 @@ use nearcast_fleet::failure::Failure;
 
 use crate::cli::HealthArgs;
 
-/// Asks once. Container runtimes want exit code 1, not a code of ours, from a check that fails.
+/// Sends one request. Container runtimes expect exit code 1 from a check that fails.
 pub(crate) async fn run(arguments: HealthArgs) -> Result<(), Failure> {
     let outcome = Client::new().get(&arguments.url, arguments.timeout).await;
     let reason = match outcome {

@@ -1,7 +1,7 @@
 //! `nearcast key`: a new key for a fleet, and the own keys of its nodes.
 
 use std::fs::{DirBuilder, OpenOptions};
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
@@ -9,6 +9,7 @@ use nearcast_fleet::config::{Fleet, Secret};
 use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::file::{self, KeySource};
 use nearcast_fleet::node_key::{self, OwnKey};
+use nearcast_fleet::random::entropy;
 use serde_json::json;
 
 use super::print_json;
@@ -79,20 +80,13 @@ fn no_key(fleet: &Fleet, node: &str) -> Failure {
     Failure::new(FailureKind::Usage, message)
 }
 
-/// A key that nobody can guess, as a line of text.
+/// A key that cannot be guessed, as a line of text.
 ///
 /// # Errors
 /// The system gives no random bytes.
 pub(crate) fn new_key() -> Result<Secret, Failure> {
-    let mut bytes = [0; NEW_KEY_BYTES];
-    let read =
-        std::fs::File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut bytes));
-    read.map_err(|e| {
-        Failure::new(
-            FailureKind::System,
-            format!("cannot read /dev/urandom: {e}"),
-        )
-    })?;
+    let bytes =
+        entropy::<NEW_KEY_BYTES>().map_err(|e| Failure::new(FailureKind::System, e.to_string()))?;
     Ok(Secret(
         bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
     ))

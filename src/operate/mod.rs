@@ -1,4 +1,4 @@
-//! Commands that talk to a running fleet, one module each; `api` is how they all ask.
+//! Commands that talk to a running fleet, one module each; `api` is their client of control.
 
 pub(crate) mod api;
 pub(crate) mod apply;

@@ -1,6 +1,7 @@
 //! `nearcast plan`.
 
 use nearcast_fleet::failure::Failure;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use serde_json::Value;
 
 use super::api::{Api, list, number, string};
@@ -10,6 +11,13 @@ use crate::{find, text};
 
 /// The most items that control shows of one cluster.
 const ITEMS_MAX: u32 = 1000;
+
+/// Characters that a query component must not contain.
+const ESCAPED: AsciiSet = NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 
 /// Shows the plan that control would push next.
 pub(crate) async fn run(arguments: PlanArgs) -> Result<(), Failure> {
@@ -27,29 +35,20 @@ pub(crate) async fn run(arguments: PlanArgs) -> Result<(), Failure> {
     if arguments.json {
         print_json(&answer);
     } else {
-        out!("{}", told(&answer));
+        out!("{}", describe(&answer));
     }
     Ok(())
 }
 
-/// A query component with everything but letters, digits and `-._~` escaped.
-fn percent_encoded(text: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
-    text.bytes()
-        .map(|b| {
-            if plain(b) {
-                char::from(b).to_string()
-            } else {
-                format!("%{b:02X}")
-            }
-        })
-        .collect()
+/// Escapes a query component: all but letters, digits and `-._~` (RFC 3986 section 2.3).
+fn percent_encoded(text: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(text, &ESCAPED)
 }
 
-fn told(answer: &Value) -> String {
-    let mut told = String::new();
+fn describe(answer: &Value) -> String {
+    let mut text = String::new();
     if answer["enabled"] == false {
-        told.push_str("Pushing is turned off in the fleet file (control.push.enabled); this is what would be pushed.\n\n");
+        text.push_str("Pushing is turned off in the fleet file (control.push.enabled); this is what would be pushed.\n\n");
     }
     let now = number(&answer["now_unix_ms"]);
     let clusters = list(&answer["clusters"]);
@@ -66,7 +65,7 @@ fn told(answer: &Value) -> String {
         ">gap",
         "limit",
     ];
-    told.push_str(&text::table(&heading, &rows));
+    text.push_str(&text::table(&heading, &rows));
     for cluster in clusters {
         let items = list(&cluster["items"]);
         if items.is_empty() {
@@ -80,7 +79,7 @@ fn told(answer: &Value) -> String {
             } else {
                 reasons.join(", ")
             };
-            told.push_str(&format!(
+            text.push_str(&format!(
                 "\n{}: nothing to push ({why})\n",
                 string(&cluster["cluster"])
             ));
@@ -96,18 +95,18 @@ fn told(answer: &Value) -> String {
                 ]
             })
             .collect();
-        told.push_str(&format!(
+        text.push_str(&format!(
             "\n{}, best {} of {}:\n",
             string(&cluster["cluster"]),
             items.len(),
             cluster["items_total"]
         ));
-        told.push_str(&text::table(
+        text.push_str(&text::table(
             &[">expected requests", ">bytes", "URL"],
             &rows,
         ));
     }
-    told
+    text
 }
 
 fn cluster_row(cluster: &Value, now: f64) -> Vec<String> {
@@ -152,7 +151,7 @@ mod tests {
              "items": [{"url": "http://h/v", "bytes": 400_000, "expected_requests": 300.0}], "excluded": []},
             {"cluster": "nyc", "window": null, "items": [], "excluded": [{"reason": "too_few_requests", "count": 3}]},
         ]});
-        let told = told(&answer);
+        let text = describe(&answer);
         for words in [
             "03:00",
             "in 40 s",
@@ -163,12 +162,12 @@ mod tests {
             "http://h/v",
             "nyc: nothing to push (3 too few requests)",
         ] {
-            assert!(told.contains(words), "{words}: {told}");
+            assert!(text.contains(words), "{words}: {text}");
         }
     }
 
     #[test]
     fn a_name_cannot_add_to_the_query() {
-        assert_eq!(percent_encoded("a&b=c d"), "a%26b%3Dc%20d");
+        assert_eq!(percent_encoded("a&b=c d").to_string(), "a%26b%3Dc%20d");
     }
 }

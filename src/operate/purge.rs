@@ -19,8 +19,8 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Bytes of an answer to a question that are read.
 const REPLY_BYTES_MAX: u64 = 1024;
 
-/// Purges and says how far it got. A purge that not every edge has confirmed in time is a failure
-/// for whoever waits, though it is accepted and comes to the others when control reaches them.
+/// Purges, and reports which edges have confirmed. Without all confirmations in time the command
+/// fails, although control has accepted the purge and the other edges get it later.
 pub(crate) async fn run(arguments: PurgeArgs) -> Result<(), Failure> {
     if arguments.wait > WAIT_MAX {
         let message = format!(
@@ -32,7 +32,7 @@ pub(crate) async fn run(arguments: PurgeArgs) -> Result<(), Failure> {
     let scopes = scopes(&arguments);
     check(&scopes)?;
     if arguments.all && !arguments.yes && !std::io::stdin().is_terminal() {
-        let message = "a purge of everything is asked about, and there is no terminal to ask on: give --yes to purge all the same";
+        let message = "a purge of everything needs confirmation, and there is no terminal for it: give --yes to purge";
         return Err(Failure::new(FailureKind::Usage, message));
     }
     let fleet = find::fleet(arguments.fleet.fleet.as_deref())?;
@@ -45,7 +45,7 @@ pub(crate) async fn run(arguments: PurgeArgs) -> Result<(), Failure> {
     }
     let token = find::token(arguments.token.token, &fleet)?;
     let mut body = json!({"soft": arguments.soft, "wait_ms": arguments.wait.as_millis() as u64});
-    // One alone as earlier versions of control take it.
+    // A single scope in the form that earlier versions of control accept.
     match &scopes[..] {
         [one] => body["scope"] = json!(one),
         several => body["scopes"] = json!(several),
@@ -86,7 +86,7 @@ fn scopes(arguments: &PurgeArgs) -> Vec<PurgeScope> {
     scopes
 }
 
-/// Refuses what control would refuse before anybody is asked, and says by which argument it came.
+/// Refuses scopes that control would refuse, before the confirmation, and names the argument.
 fn check(scopes: &[PurgeScope]) -> Result<(), Failure> {
     let usage =
         |message: String| Failure::new(FailureKind::Usage, message + "; nothing was purged");
@@ -105,7 +105,7 @@ fn check(scopes: &[PurgeScope]) -> Result<(), Failure> {
         .map_err(|error| usage(error.to_string()))
 }
 
-/// Asks whether everything is to go.
+/// Asks for confirmation of a purge of everything.
 fn confirm(
     fleet: &Fleet,
     input: &mut impl BufRead,
@@ -143,26 +143,26 @@ fn summary(answer: &Value, soft: bool, wait: Duration) -> String {
     let missing: Vec<String> = list(&answer["missing"]).iter().map(string).collect();
     let silent: Vec<String> = list(&answer["silent"]).iter().map(string).collect();
     if wait.is_zero() && !is_complete {
-        let mut told = format!(
+        let mut text = format!(
             "revision {revision}: accepted, not waited for; edges purge it as they follow the journal\n"
         );
-        push_notes(answer, &mut told);
-        return told;
+        push_notes(answer, &mut text);
+        return text;
     }
     let count = number(&answer["responses"]) as usize;
     let responses = text::plural(count, "response");
     let verb = if soft { "to be validated" } else { "forgotten" };
     let edges = text::plural(nodes.len(), "edge");
-    let mut told = match (nodes.len(), count) {
+    let mut text = match (nodes.len(), count) {
         (0, _) => format!("revision {revision}: accepted, and no edge has confirmed it"),
         (_, 0) => format!("revision {revision}: nothing that it covers was stored on {edges}"),
         _ => format!("revision {revision}: {responses} {verb} on {edges}"),
     };
     let took = number(&answer["completed_unix_ms"]) - number(&answer["accepted_unix_ms"]);
     if is_complete {
-        told.push_str(&format!("; complete after {:.0} ms\n", took.max(0.0)));
+        text.push_str(&format!("; complete after {:.0} ms\n", took.max(0.0)));
     } else if missing.is_empty() {
-        told.push_str("; the fleet has no edges\n");
+        text.push_str("; the fleet has no edges\n");
     } else {
         let named: Vec<String> = missing
             .iter()
@@ -174,10 +174,10 @@ fn summary(answer: &Value, soft: bool, wait: Duration) -> String {
                 }
             })
             .collect();
-        told.push_str(&format!("; not confirmed by {}\n", named.join(", ")));
+        text.push_str(&format!("; not confirmed by {}\n", named.join(", ")));
     }
     if count == 0 {
-        push_notes(answer, &mut told);
+        push_notes(answer, &mut text);
     }
     let rows: Vec<Vec<String>> = nodes
         .iter()
@@ -191,14 +191,14 @@ fn summary(answer: &Value, soft: bool, wait: Duration) -> String {
         })
         .collect();
     if !rows.is_empty() {
-        told.push_str(&text::table(&["edge", ">responses", ">after"], &rows));
+        text.push_str(&text::table(&["edge", ">responses", ">after"], &rows));
     }
-    told
+    text
 }
 
-fn push_notes(answer: &Value, told: &mut String) {
+fn push_notes(answer: &Value, text: &mut String) {
     for note in list(&answer["notes"]) {
-        told.push_str(&format!("note: {}\n", string(note)));
+        text.push_str(&format!("note: {}\n", string(note)));
     }
 }
 
@@ -209,7 +209,7 @@ mod tests {
     const WAIT: Duration = Duration::from_secs(5);
 
     #[test]
-    fn what_happened_is_told() {
+    fn what_happened_is_described() {
         let mut answer = json!({
             "revision": 12, "accepted_unix_ms": 1000, "complete": true, "completed_unix_ms": 1093, "responses": 2,
             "nodes": [{"node": "ams-1", "responses": 2, "effective_unix_ms": 1050}], "missing": []
@@ -289,11 +289,11 @@ mod tests {
                 "revision": 7, "accepted_unix_ms": 1000, "complete": complete, "completed_unix_ms": 1093, "responses": 0,
                 "nodes": nodes, "missing": missing, "silent": silent, "notes": ["odd"]
             });
-            let told = summary(&answer, false, Duration::from_secs(wait));
-            assert!(told.starts_with(expected), "{told}");
+            let text = summary(&answer, false, Duration::from_secs(wait));
+            assert!(text.starts_with(expected), "{text}");
             assert!(
-                !told.contains("0 responses") && !told.contains("0 edges"),
-                "{told}"
+                !text.contains("0 responses") && !text.contains("0 edges"),
+                "{text}"
             );
         }
     }

@@ -18,7 +18,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Steps of a bar.
 const BAR_STEPS: u64 = 1000;
 
-/// Pushes now and watches, or shows the orders so far.
+/// Pushes now and shows progress, or shows the orders so far.
 pub(crate) async fn run(arguments: PushArgs) -> Result<(), Failure> {
     let fleet = find::fleet(arguments.fleet.fleet.as_deref())?;
     let api = Api::of(&fleet)?;
@@ -63,7 +63,7 @@ pub(crate) async fn run(arguments: PushArgs) -> Result<(), Failure> {
     verdict(&orders)
 }
 
-/// Shows progress until every order has ended or `limit` has passed; the orders as they were last
+/// Shows progress until every order has ended or `limit` has passed; returns the orders as last
 /// seen.
 async fn watch(
     api: &Api,
@@ -97,8 +97,8 @@ async fn watch(
     }
 }
 
-/// A push is a failure when a node said nothing of it, when its time was over before all was there,
-/// or when nothing that it should have brought is there.
+/// A push has failed when a node did not report, when its time ended before it was complete, or
+/// when none of its items arrived.
 fn verdict(orders: &[Value]) -> Result<(), Failure> {
     let silent = |is_it: fn(&Value) -> bool| -> Vec<String> {
         orders
@@ -115,11 +115,14 @@ fn verdict(orders: &[Value]) -> Result<(), Failure> {
     if !(unheard.is_empty() && unended.is_empty()) {
         let mut words = Vec::new();
         if !unheard.is_empty() {
-            words.push(format!("{} said nothing of this push", unheard.join(", ")));
+            words.push(format!(
+                "{} did not report on this push",
+                unheard.join(", ")
+            ));
         }
         if !unended.is_empty() {
             words.push(format!(
-                "{} did not say that the push ended there",
+                "{} did not report the end of this push",
                 unended.join(", ")
             ));
         }
@@ -151,14 +154,14 @@ fn verdict(orders: &[Value]) -> Result<(), Failure> {
     let unfinished = sum("unfinished");
     if unfinished > 0.0 {
         let message = format!(
-            "time was over before all was there: {unfinished:.0} copies are missing; the next push goes on from there"
+            "the time ended before the push was complete: {unfinished:.0} copies are missing; the next push continues it"
         );
         return Err(Failure::new(FailureKind::Unavailable, message));
     }
     Ok(())
 }
 
-/// A bar a cluster on a terminal, a line at each tenth elsewhere.
+/// One bar for each cluster on a terminal, elsewhere a line at each tenth.
 struct Shown {
     bars: Option<MultiProgress>,
     quiet: bool,
@@ -246,17 +249,26 @@ fn orders_table(orders: &[Value]) -> String {
                 format!("{:.0}", number(&total["failed"])),
                 text::bytes(number(&total["origin_bytes"])),
                 text::bytes(number(&total["peer_bytes"])),
-                text::percent(o["earned"]["pushed_hit_ratio"].as_f64()),
+                text::percent(o["benefit"]["pushed_hit_ratio"].as_f64()),
             ]
         })
         .collect();
     let heading = [
-        "cluster", "state", ">done", ">items", ">bytes", ">warm", ">warmed", ">failed", ">origin",
-        ">peers", ">earned",
+        "cluster",
+        "state",
+        ">done",
+        ">items",
+        ">bytes",
+        ">warm",
+        ">warmed",
+        ">failed",
+        ">origin",
+        ">peers",
+        ">pushed hits",
     ];
     let words = "\
         warm (there before), warmed and failed count copies: each edge of a cluster has its own.\n\
-        earned: the share of requests since then that pushed content answered.\n";
+        pushed hits: the share of requests since then that were answered from pushed content.\n";
     format!("{}\n{words}", text::table(&heading, &rows))
 }
 
@@ -275,11 +287,11 @@ mod tests {
     }
 
     #[test]
-    fn the_documented_orders_are_told() {
+    fn the_documented_orders_are_described() {
         let orders = documented();
-        let told = orders_table(list(&orders["orders"]));
+        let text = orders_table(list(&orders["orders"]));
         for words in ["ams", "running", "50 %", "15.3 MiB", "5.7 MiB", "50.0 %"] {
-            assert!(told.contains(words), "{words}: {told}");
+            assert!(text.contains(words), "{words}: {text}");
         }
         assert_eq!(
             progress_words(&orders["orders"][0]),
@@ -320,17 +332,17 @@ mod tests {
             (
                 &[("ams-1", true, true), ("ams-2", false, false)],
                 0,
-                "ams-2 said nothing of this push",
+                "ams-2 did not report on this push",
             ),
             (
                 &[("ams-1", false, false), ("ams-2", false, false)],
                 0,
-                "ams-1, ams-2 said nothing of this push",
+                "ams-1, ams-2 did not report on this push",
             ),
             (
                 &[("ams-1", true, true), ("ams-2", true, false)],
                 0,
-                "ams-2 did not say that the push ended there",
+                "ams-2 did not report the end of this push",
             ),
             (&said, 2, "2 copies are missing"),
         ];

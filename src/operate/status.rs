@@ -8,7 +8,7 @@ use super::print_json;
 use crate::cli::StatusArgs;
 use crate::{find, text};
 
-/// Shows the fleet at a glance.
+/// Shows the state of the fleet.
 pub(crate) async fn run(arguments: StatusArgs) -> Result<(), Failure> {
     let fleet = find::fleet(arguments.fleet.fleet.as_deref())?;
     let window = arguments.window.as_secs().clamp(1, 3600);
@@ -18,12 +18,12 @@ pub(crate) async fn run(arguments: StatusArgs) -> Result<(), Failure> {
     if arguments.json {
         print_json(&answer);
     } else {
-        out!("{}", told(&answer));
+        out!("{}", describe(&answer));
     }
     Ok(())
 }
 
-fn told(status: &Value) -> String {
+fn describe(status: &Value) -> String {
     let recent = &status["recent"];
     let speed = number(&status["clock"]["speed"]);
     let fast = if speed == 1.0 {
@@ -31,12 +31,12 @@ fn told(status: &Value) -> String {
     } else {
         format!(", clock {speed:.0} times as fast")
     };
-    let mut told = format!(
+    let mut text = format!(
         "{}, revision {}{fast}\n",
         string(&status["zone"]),
         status["revision"]
     );
-    told.push_str(&format!(
+    text.push_str(&format!(
         "last {} s: {:.1} requests/s, {} to clients, object hit ratio {}, byte hit ratio {}, {} of requests hit pushed content{}\n\n",
         status["window_seconds"],
         number(&recent["requests_per_second"]),
@@ -44,14 +44,14 @@ fn told(status: &Value) -> String {
         text::percent(recent["object_hit_ratio"].as_f64()),
         text::percent(recent["byte_hit_ratio"].as_f64()),
         text::percent(recent["pushed_hit_ratio"].as_f64()),
-        // Apart from what clients caused: no part of the byte hit ratio.
+        // Bytes of pushes are not part of the byte hit ratio.
         match number(&recent["push_origin_bytes"]) + number(&recent["push_peer_bytes"]) {
             0.0 => String::new(),
             pushed => format!("; pushes fetched {}", text::bytes(pushed)),
         },
     ));
     let clusters: Vec<Vec<String>> = list(&status["clusters"]).iter().map(cluster_row).collect();
-    told.push_str(&text::table(
+    text.push_str(&text::table(
         &[
             "cluster",
             "state",
@@ -67,13 +67,13 @@ fn told(status: &Value) -> String {
     ));
     for cluster in list(&status["clusters"]) {
         if let Some(missed) = cluster["push_missed"].as_str() {
-            told.push_str(&format!(
+            text.push_str(&format!(
                 "warning: push to {}: {missed}\n",
                 string(&cluster["name"])
             ));
         }
     }
-    told.push('\n');
+    text.push('\n');
     let nodes: Vec<Vec<String>> = list(&status["nodes"]).iter().map(node_row).collect();
     let heading = [
         "node",
@@ -88,8 +88,8 @@ fn told(status: &Value) -> String {
         ">pushed",
         "why",
     ];
-    told.push_str(&text::table(&heading, &nodes));
-    told
+    text.push_str(&text::table(&heading, &nodes));
+    text
 }
 
 fn cluster_row(c: &Value) -> Vec<String> {
@@ -110,7 +110,7 @@ fn cluster_row(c: &Value) -> Vec<String> {
         text::bits_per_second(number(&c["recent"]["egress_bits_per_second"])),
         text::percent(c["recent"]["object_hit_ratio"].as_f64()),
         text::percent(c["recent"]["byte_hit_ratio"].as_f64()),
-        string(&c["push"]),
+        string(&c["push_order"]),
     ]
 }
 
@@ -147,9 +147,9 @@ fn node_row(n: &Value) -> Vec<String> {
 mod tests {
     use super::*;
 
-    /// The API's documented example: what is told of it names its parts.
+    /// The API's documented example: the text names its parts.
     #[test]
-    fn the_documented_status_is_told() {
+    fn the_documented_status_is_described() {
         let documents = include_str!("../../control/API.md");
         let example = documents
             .split("```json status\n")
@@ -157,12 +157,12 @@ mod tests {
             .and_then(|rest| rest.split("```").next())
             .expect("the example is there");
         let mut status: Value = serde_json::from_str(example).expect("it is JSON");
-        assert!(!told(&status).contains("warning"));
+        assert!(!describe(&status).contains("warning"));
         status["clusters"][0]["push_missed"] = "control was not running".into();
-        let told = told(&status);
+        let text = describe(&status);
         assert!(
-            told.contains("warning: push to ams: control was not running"),
-            "{told}"
+            text.contains("warning: push to ams: control was not running"),
+            "{text}"
         );
         for words in [
             "cdn.test",
@@ -174,7 +174,7 @@ mod tests {
             "no report for 4 s",
             "ams-2026-06-01-x8k2j0",
         ] {
-            assert!(told.contains(words), "{words}: {told}");
+            assert!(text.contains(words), "{words}: {text}");
         }
     }
 }

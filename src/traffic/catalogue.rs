@@ -1,5 +1,5 @@
-//! What there is to watch: the site's `catalogue.json`, and the ladder of qualities that its titles
-//! share.
+//! The content that clients request: the site's `catalogue.json`, and the renditions that its
+//! titles share.
 
 use serde::Deserialize;
 
@@ -8,7 +8,7 @@ const TITLES_MAX: usize = 10_000;
 /// More segments of one rendition than this are not read.
 const SEGMENTS_MAX: usize = 10_000;
 
-/// What clients can ask for.
+/// The content that clients request.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Catalogue {
     /// Titles, in the order of their common popularity; at least one.
@@ -17,7 +17,7 @@ pub(super) struct Catalogue {
     pub(super) ladder: Ladder,
     /// Pages, the front page first.
     pub(super) pages: Vec<String>,
-    /// What every page needs.
+    /// Files that every page needs.
     pub(super) assets: Vec<String>,
 }
 

@@ -1,9 +1,8 @@
-//! One client's request: its address by DNS, the response by HTTP, one more try elsewhere when that
-//! fails.
+//! One request of a client: DNS look-up, HTTP exchange, and a second attempt at another address
+//! when that fails.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,8 @@ use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty};
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+
+use parking_lot::Mutex;
 
 use super::dns::{self, DnsError};
 
@@ -26,7 +27,7 @@ const IDLE_KEPT: Duration = Duration::from_secs(5);
 /// Bytes kept of a body that is to be read.
 const BODY_KEPT_MAX: usize = 4 << 20;
 
-/// What all clients share: name servers, ports, connections.
+/// The state that all clients share: name servers, ports, connections.
 #[derive(Debug)]
 pub(super) struct Fetcher {
     http: Client<HttpConnector, Empty<Bytes>>,
@@ -37,10 +38,10 @@ pub(super) struct Fetcher {
     user_agent: String,
 }
 
-/// One synthetic client: its address and what it remembers of DNS.
+/// One synthetic client: its address and its DNS cache.
 #[derive(Debug)]
 pub(super) struct ClientState {
-    /// Its address, which stands in the client subnet.
+    /// Its address, of which the client subnet is made.
     pub(super) address: Ipv4Addr,
     cache: Mutex<HashMap<String, Cached>>,
 }
@@ -51,10 +52,10 @@ struct Cached {
     until: Instant,
 }
 
-/// What came of a request.
+/// The result of a request.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Outcome {
-    /// What was got in the end, or the last error.
+    /// The response, or the last error.
     pub(super) result: Result<Got, String>,
     /// Whether a second try was needed.
     pub(super) retried: bool,
@@ -76,7 +77,7 @@ pub(super) struct Got {
 }
 
 impl ClientState {
-    /// A client that knows nothing yet.
+    /// A client with an empty DNS cache.
     pub(super) fn new(address: Ipv4Addr) -> Self {
         Self {
             address,
@@ -85,7 +86,7 @@ impl ClientState {
     }
 
     fn remembered(&self, host: &str) -> Option<Vec<Ipv4Addr>> {
-        let cache = self.cache.lock().expect("nobody panics while holding this");
+        let cache = self.cache.lock();
         cache
             .get(host)
             .filter(|c| c.until > Instant::now())
@@ -93,7 +94,7 @@ impl ClientState {
     }
 
     fn remember(&self, host: &str, list: Vec<Ipv4Addr>, ttl: Duration) {
-        let mut cache = self.cache.lock().expect("nobody panics while holding this");
+        let mut cache = self.cache.lock();
         cache.insert(
             host.to_owned(),
             Cached {
@@ -103,9 +104,9 @@ impl ClientState {
         );
     }
 
-    /// An address that failed is tried last from now on.
+    /// Moves an address that failed to the end of the list.
     fn demote(&self, host: &str, failed: Ipv4Addr) {
-        let mut cache = self.cache.lock().expect("nobody panics while holding this");
+        let mut cache = self.cache.lock();
         if let Some(cached) = cache.get_mut(host) {
             cached.list.sort_by_key(|a| *a == failed);
         }
@@ -260,8 +261,8 @@ fn innermost(error: &dyn std::error::Error) -> String {
     error.to_string()
 }
 
-/// Whether the cache nearest to the client answered without the origin's content (RFC 9211): a hit,
-/// a stale response that was served or found good, or one request's fill shared with others.
+/// Whether the cache nearest to the client served the request without content of its own from the
+/// origin (RFC 9211): a hit, a stale or validated response, or a collapsed request.
 fn is_hit(headers: &HeaderMap) -> bool {
     let all: Vec<&str> = headers
         .get_all("cache-status")

@@ -1,28 +1,28 @@
 //! `nearcast traffic`: synthetic clients in three regions that resolve through the fleet's name
 //! servers and fetch from the edges they are given.
 //!
-//! `plan` says who asks for what and when; `dns` and `fetch` are one client's means; `tally`
-//! counts.
+//! `plan` makes the sessions; `dns` and `fetch` carry out a client's requests; `tally` counts.
 
 mod catalogue;
 pub(crate) mod dns;
 mod fetch;
 mod plan;
-mod random;
 mod tally;
+mod zipf;
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use nearcast_fleet::clock::unix_seconds;
 use nearcast_fleet::config::Fleet;
 use nearcast_fleet::failure::{Failure, FailureKind};
-use nearcast_fleet::shutdown::{self, Shutdown};
+use nearcast_net::shutdown::{self, Shutdown};
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use self::catalogue::{Catalogue, Ladder, Title};
@@ -34,21 +34,21 @@ use crate::{find, signals};
 
 /// Sessions under way at once; more are turned away and counted.
 const SESSIONS_MAX: usize = 400;
-/// How long the fleet may take until it gives out its catalogue.
+/// How long the fleet may take until it serves its catalogue.
 const CATALOGUE_WAIT: Duration = Duration::from_secs(20);
 /// Time between two tries at it.
 const CATALOGUE_EVERY: Duration = Duration::from_millis(250);
 /// How long requests under way may go on at the end.
 const FINISH_MAX: Duration = Duration::from_secs(3);
 
-/// The regions: prefix and the time zone by which their day goes.
+/// The regions: client prefix, and the time zone of their day.
 const REGIONS: [(&str, [u8; 3], &str); 3] = [
     ("Europe", [198, 51, 100], "Europe/Amsterdam"),
     ("Americas", [203, 0, 113], "America/New_York"),
     ("Asia", [192, 0, 2], "Asia/Singapore"),
 ];
 
-/// What sessions share.
+/// The state that sessions share.
 struct World {
     fetcher: Fetcher,
     clients: Vec<Vec<ClientState>>,
@@ -56,7 +56,7 @@ struct World {
     video_host: String,
     cluster_of: BTreeMap<Ipv4Addr, String>,
     tally: Mutex<Tally>,
-    /// No request begins any more.
+    /// Set when no request begins any more.
     closed: AtomicBool,
 }
 
@@ -85,14 +85,11 @@ pub(crate) async fn run(arguments: TrafficArgs, with_parent: bool) -> Result<(),
         unix_seconds(start),
     );
     let begun = Instant::now();
-    let showing = tokio::spawn(show(Arc::clone(&world), arguments.progress, arguments.json));
+    let showing = tokio::spawn(show(world.clone(), arguments.progress, arguments.json));
     drive(&world, planner, arguments.duration, shutdown).await;
     showing.abort();
     let took = begun.elapsed();
-    let tally = world
-        .tally
-        .lock()
-        .expect("nobody panics while holding this");
+    let tally = world.tally.lock();
     if arguments.json {
         outln!("{}", tally.summary(took, arguments.seed));
     } else {
@@ -128,10 +125,10 @@ async fn drive(
             break;
         }
         while sessions.try_join_next().is_some() {}
-        match Arc::clone(&room).try_acquire_owned() {
+        match room.clone().try_acquire_owned() {
             Ok(permit) => {
                 world.count(Tally::session);
-                let world = Arc::clone(world);
+                let world = world.clone();
                 sessions.spawn(async move {
                     world.play(session).await;
                     drop(permit);
@@ -149,13 +146,13 @@ async fn drive(
 }
 
 async fn asked(mut shutdown: Shutdown) {
-    shutdown.asked().await;
+    shutdown.requested().await;
 }
 
 impl World {
     fn of(fleet: &Fleet, name_servers: Vec<SocketAddr>) -> Result<Self, Failure> {
         let usage = |message: &str| Failure::new(FailureKind::Usage, message);
-        // Others, of a root or a parent zone, would only refer to these.
+        // Name servers of a parent zone would only refer to these.
         let from_file = || {
             let steering = fleet
                 .zone_name_servers
@@ -231,7 +228,7 @@ impl World {
     }
 
     fn count(&self, with: impl FnOnce(&mut Tally)) {
-        with(&mut self.tally.lock().expect("nobody panics while holding this"));
+        with(&mut self.tally.lock());
     }
 
     /// One session, request after request; each waits for the one before.
@@ -260,18 +257,18 @@ impl World {
         }
     }
 
-    /// The catalogue as the fleet itself serves it, waiting until it does.
+    /// Fetches the catalogue from the fleet; waits until the fleet serves it.
     async fn read_catalogue(&self) -> Result<Catalogue, Failure> {
         let begun = tokio::time::Instant::now();
         loop {
             match self.try_catalogue().await {
                 Ok(catalogue) => return Ok(catalogue),
                 Err(why) if begun.elapsed() > CATALOGUE_WAIT => {
-                    let mend = "traffic needs the demo's content (`nearcast origin --demo-content`) or a site with such a catalogue";
+                    let hint = "traffic needs the demo's content (`nearcast origin --demo-content`) or a site with such a catalogue";
                     return Err(Failure::new(
                         FailureKind::Unavailable,
                         format!(
-                            "no catalogue at http://{}/catalogue.json: {why}; {mend}",
+                            "no catalogue at http://{}/catalogue.json: {why}; {hint}",
                             self.page_host
                         ),
                     ));
@@ -327,7 +324,7 @@ impl World {
     }
 }
 
-/// The progress line: drawn over itself on a terminal, a line at each interval elsewhere.
+/// The progress line: redrawn on a terminal, elsewhere a new line at each interval.
 async fn show(world: Arc<World>, every: Duration, quiet: bool) {
     let bar = (std::io::stderr().is_terminal() && !quiet).then(|| {
         let style =
@@ -340,10 +337,7 @@ async fn show(world: Arc<World>, every: Duration, quiet: bool) {
     loop {
         second.tick().await;
         let line = {
-            let mut tally = world
-                .tally
-                .lock()
-                .expect("nobody panics while holding this");
+            let mut tally = world.tally.lock();
             tally.tick();
             tally.line()
         };

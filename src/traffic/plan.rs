@@ -1,13 +1,14 @@
-//! Who asks for what, and when: sessions of synthetic clients as a pure function of a seed.
+//! The sessions of synthetic clients, with their requests and times, as a pure function of a seed.
 //!
 //! Knows no sockets and no clock: times are seconds after the start, the fleet's clock is a value.
 
 use std::net::Ipv4Addr;
 
 use nearcast_fleet::clock::FleetClock;
+use nearcast_fleet::random::Random;
 
 use super::catalogue::Catalogue;
-use super::random::{Random, Zipf};
+use super::zipf::Zipf;
 
 /// Clients in each region.
 pub(super) const CLIENTS_PER_REGION: usize = 60;
@@ -37,7 +38,7 @@ const DAY: [f64; 24] = [
 /// A part of the world with clients.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Region {
-    /// For people.
+    /// Its name in the output.
     pub(super) name: &'static str,
     /// The first three bytes of its clients' addresses.
     pub(super) prefix: [u8; 3],
@@ -45,7 +46,7 @@ pub(super) struct Region {
     pub(super) utc_offset: f64,
 }
 
-/// What one client does in one sitting.
+/// One session of one client.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Session {
     /// When it begins, in seconds after the start.
@@ -69,7 +70,7 @@ pub(super) struct Step {
     pub(super) path: String,
 }
 
-/// Endless sessions in the order in which they begin.
+/// An endless sequence of sessions in the order in which they begin.
 #[derive(Debug)]
 pub(super) struct Planner {
     regions: Vec<Lane>,
@@ -170,7 +171,7 @@ impl Planner {
         (fleet / 3600.0).rem_euclid(24.0)
     }
 
-    /// The next arrival, by thinning those of the day's busiest hour.
+    /// The next arrival: arrivals at the rate of the busiest hour, thinned to the rate of the hour.
     fn arrival_after(&mut self, lane: usize, mut at: f64) -> f64 {
         let peak = DAY.iter().copied().fold(0.0, f64::max);
         loop {

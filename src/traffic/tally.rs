@@ -1,4 +1,4 @@
-//! What the clients saw, counted.
+//! Counts of the clients' requests and results.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
@@ -93,7 +93,7 @@ impl Tally {
         }
     }
 
-    /// A second is over.
+    /// Ends the current second.
     pub(super) fn tick(&mut self) {
         self.seconds.push_back(self.all.minus(self.at_second));
         self.at_second = self.all;
@@ -135,7 +135,7 @@ impl Tally {
         line
     }
 
-    /// Everything, for programs.
+    /// All counts, as JSON.
     pub(super) fn summary(&self, took: Duration, seed: u64) -> Value {
         let all = &self.all;
         json!({
@@ -146,7 +146,7 @@ impl Tally {
         })
     }
 
-    /// Everything, for people.
+    /// All counts, as text.
     pub(super) fn words(&self, took: Duration) -> String {
         let all = &self.all;
         let mut words = format!(

@@ -174,4 +174,5 @@ async def main():
                     node.wait()
 
 
-sys.exit(asyncio.run(main()))
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))

@@ -155,14 +155,13 @@ fn a_stale_response_is_validated_and_freshened() {
         "{head}"
     );
     assert_eq!(fleet.curl(edge, &[], "/page"), "same");
-    assert!(
-        origin
-            .seen()
-            .iter()
-            .skip(1)
-            .filter(|s| s.target == "/page")
-            .all(|s| s.fields.contains_key("if-none-match"))
-    );
+    let are_conditional: Vec<bool> = origin
+        .seen()
+        .iter()
+        .filter(|seen| seen.target == "/page")
+        .map(|seen| seen.fields.contains_key("if-none-match"))
+        .collect();
+    assert_eq!(are_conditional, [false, true, true]);
 }
 
 #[test]
@@ -182,10 +181,7 @@ fn a_dead_origin_is_bridged_by_stale_content_and_named_where_there_is_none() {
         }
     });
     let head = fleet.head(edge, "/never-seen");
-    assert!(
-        head.starts_with("http/1.1 502") || head.starts_with("http/1.1 504"),
-        "{head}"
-    );
+    assert!(head.starts_with("http/1.1 502"), "{head}");
     assert!(head.contains("proxy-status: ams-1; error="), "{head}");
 }
 
@@ -223,10 +219,7 @@ fn an_unknown_host_and_a_loop_are_refused() {
         "Host: elsewhere.example",
         &format!("http://{edge}/"),
     ]);
-    assert!(
-        unknown.starts_with("HTTP/1.1 421") || unknown.starts_with("HTTP/1.1 404"),
-        "{unknown}"
-    );
+    assert!(unknown.starts_with("HTTP/1.1 421"), "{unknown}");
     let health = crate::lab::tools::curl(&["-i", &format!("http://{edge}/.nearcast/health")]);
     assert!(health.starts_with("HTTP/1.1 200"), "{health}");
     let looped = fleet.curl(

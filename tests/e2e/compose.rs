@@ -193,7 +193,7 @@ fn each_regions_client_walks_from_the_root_to_its_own_cluster() {
             let pushes: serde_json::Value = serde_json::from_str(&pushes).expect("pushes are JSON");
             for order in pushes["orders"].as_array().expect("orders") {
                 if order["progress"] == 1.0 && order["total"]["failed"] == 0 {
-                    whole.extend([order["cluster"].to_string(), order["why"].to_string()]);
+                    whole.extend([order["cluster"].to_string(), order["trigger"].to_string()]);
                 }
             }
             let wanted = ["ams", "nyc", "sin", "scheduled"];

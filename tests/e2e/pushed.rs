@@ -119,7 +119,7 @@ fn a_push_of_which_a_node_said_nothing_fails_and_names_it() {
     let push = fleet.operate(&["push", "--now"]);
     let words = String::from_utf8_lossy(&push.stderr);
     assert!(
-        push.status.code() == Some(69) && words.contains("ams-2 said nothing of this push"),
+        push.status.code() == Some(69) && words.contains("ams-2 did not report on this push"),
         "{:?} {words}",
         push.status
     );

@@ -1,8 +1,8 @@
-//! Records of a zone in one line each: `name [ttl] TYPE data`, and what must hold among them.
+//! Records of a zone, one a line: `name [ttl] TYPE data`, and the rules among them.
 //!
-//! Checks what a person gets wrong: names outside the zone, addresses, missing fields, CNAME beside
-//! other data. The name server parses the data into its wire form; a type that is not known here by
-//! name is written `TYPE<number>` with data in the generic form of RFC 3597.
+//! Checks for common mistakes: names outside the zone, addresses, missing fields, CNAME beside
+//! other data. The name server parses the data into wire form. A type without a name here is
+//! written `TYPE<number>` with data in the generic form of RFC 3597.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -12,7 +12,7 @@ use super::reader::{Text, nearest};
 use crate::config::Record;
 use crate::units;
 
-/// Types that can be written by name.
+/// Types that have a name.
 const TYPES: &[&str] = &[
     "A",
     "AAAA",
@@ -42,15 +42,15 @@ const TYPES: &[&str] = &[
     "URI",
 ];
 
-/// The largest TTL (RFC 2181 section 8).
+/// Largest TTL (RFC 2181 section 8).
 const TTL_MAX: u64 = (1 << 31) - 1;
 
-/// A mistake in a record: what is wrong and what to write.
+/// A mistake in a record: the problem and a hint.
 pub(super) type Wrong = (String, String);
 
 /// Parses one record of `zone` (normal form); `ttl` is for records that name none.
 pub(super) fn parse(line: &str, zone: &str, ttl: u32) -> Result<Record, Wrong> {
-    let wrong = |problem: String, mend: &str| Err((problem, mend.to_owned()));
+    let wrong = |problem: String, hint: &str| Err((problem, hint.to_owned()));
     if line.contains(['\n', '\r', '\0']) {
         return wrong(
             "a record is one line".into(),
@@ -93,11 +93,11 @@ pub(super) fn parse(line: &str, zone: &str, ttl: u32) -> Result<Record, Wrong> {
         );
     }
     if !is_numbered && !TYPES.contains(&rtype.as_str()) {
-        let mend = match nearest(&rtype, TYPES) {
+        let hint = match nearest(&rtype, TYPES) {
             Some(near) => format!("did you mean {near}? Types without a name here are written TYPE<number> \\# <length> <hex>"),
             None => "write \"name TYPE data\", such as \"www A 192.0.2.1\"; other types as TYPE<number> \\# <length> <hex>".to_owned(),
         };
-        return Err((format!("{word:?} is not a record type"), mend));
+        return Err((format!("{word:?} is not a record type"), hint));
     }
     if rtype == "NS" && owner == zone {
         return wrong(
@@ -120,7 +120,7 @@ pub(super) fn parse(line: &str, zone: &str, ttl: u32) -> Result<Record, Wrong> {
     })
 }
 
-/// Notes what does not hold among the records of one zone.
+/// Notes violations of the rules among the records of one zone.
 pub(super) fn check_together(records: &[(Record, Text<'_>)]) {
     let mut by_owner: BTreeMap<&str, Vec<&(Record, Text<'_>)>> = BTreeMap::new();
     for pair in records {
@@ -202,7 +202,7 @@ fn owner_name(written: &str, zone: &str) -> Result<String, Wrong> {
     Ok(owner)
 }
 
-/// A zone's name for people.
+/// A zone's name for messages.
 pub(super) fn shown(zone: &str) -> &str {
     if zone.is_empty() { "." } else { zone }
 }
@@ -433,15 +433,15 @@ mod tests {
             ("www TYPE65280 \\# 2 abcx", "as many bytes"),
             ("www A 192.0.2.1\nx A 192.0.2.2", "one line"),
         ] {
-            let (problem, mend) = parse(line, "demo.test", 300).expect_err(line);
+            let (problem, hint) = parse(line, "demo.test", 300).expect_err(line);
             assert!(problem.contains(words), "{line}: {problem}");
-            assert!(!mend.is_empty());
+            assert!(!hint.is_empty());
         }
     }
 
     #[test]
     fn the_nearest_type_is_named() {
-        let (_, mend) = parse("www CNMAE x", "demo.test", 300).expect_err("wrong");
-        assert!(mend.contains("CNAME"), "{mend}");
+        let (_, hint) = parse("www CNMAE x", "demo.test", 300).expect_err("wrong");
+        assert!(hint.contains("CNAME"), "{hint}");
     }
 }

@@ -1,10 +1,10 @@
-//! A scripted origin: answers what a test tells it, counts what it is asked.
+//! A scripted origin: answers by a test's script, and records the requests.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 /// A request as the origin saw it; field names in lower case.
@@ -31,6 +31,8 @@ pub struct Reply {
     pub pieces: usize,
     /// Pause before each piece.
     pub pause: Duration,
+    /// Where it is set, the pieces after the first are sent once it is open.
+    pub gate: Option<Gate>,
 }
 
 impl Reply {
@@ -43,6 +45,7 @@ impl Reply {
             body: body.into(),
             pieces: 1,
             pause: Duration::ZERO,
+            gate: None,
         }
     }
 
@@ -57,6 +60,31 @@ impl Reply {
         self.pieces = pieces;
         self.pause = pause;
         self
+    }
+
+    /// The same with half of its body held back until `gate` opens.
+    pub fn held_in_the_middle(mut self, gate: &Gate) -> Self {
+        self.pieces = 2;
+        self.gate = Some(gate.clone());
+        self
+    }
+}
+
+/// Holds replies back until a test opens it.
+#[derive(Debug, Clone, Default)]
+pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    /// Opens it for good.
+    pub fn open(&self) {
+        *self.0.0.lock().expect("no test panics while it holds this") = true;
+        self.0.1.notify_all();
+    }
+
+    fn wait(&self) {
+        let is_open = self.0.0.lock().expect("no test panics while it holds this");
+        let opened = self.0.1.wait_while(is_open, |is_open| !*is_open);
+        drop(opened.expect("no test panics while it holds this"));
     }
 }
 
@@ -210,8 +238,12 @@ fn answer(mut stream: &TcpStream, request: &Seen, reply: &Reply) -> std::io::Res
     if request.method == "HEAD" || reply.body.is_empty() {
         return Ok(());
     }
-    for piece in reply.body.chunks(reply.body.len().div_ceil(reply.pieces)) {
+    let pieces = reply.body.chunks(reply.body.len().div_ceil(reply.pieces));
+    for (number, piece) in pieces.enumerate() {
         std::thread::park_timeout(reply.pause);
+        if let Some(gate) = reply.gate.as_ref().filter(|_| number > 0) {
+            gate.wait();
+        }
         stream.write_all(piece)?;
     }
     Ok(())

@@ -1,0 +1,161 @@
+//! Node keys.
+
+use http::StatusCode;
+use nearcast_fleet::config::Secret;
+use nearcast_fleet::node_key::OwnKey;
+use serde_json::Value;
+use serde_json::json;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::lab::{KEY, Lab, SOON, address, body, fleet_text};
+
+/// The fleet with each node's own key, and the fleet's in a file.
+fn own_keys_text(ip: &str, dir: &Path) -> String {
+    std::fs::write(dir.join("fleet.key"), format!("{KEY}\n")).unwrap();
+    fleet_text(ip, "").replace(
+        &format!("node_key = \"{KEY}\""),
+        "node_key_file = \"fleet.key\"\nnode_keys = \"own\"",
+    )
+}
+
+#[tokio::test]
+async fn each_node_speaks_for_itself_alone_and_a_revoked_key_for_nobody() {
+    let (ip, dir) = (address(), Arc::new(tempfile::tempdir().unwrap()));
+    let text = own_keys_text(&ip, dir.path());
+    let mut lab = Lab::start_with(dir, ip, text.clone()).await;
+    let fleet = lab.fleet.borrow().clone();
+    let key = |node: &str| {
+        OwnKey::derive(&Secret(KEY.into()), &fleet, node)
+            .unwrap()
+            .shown()
+            .0
+    };
+    let (first, second, dns) = (key("ams-1"), key("ams-2"), key("ns1"));
+    let edge = |node: &str| {
+        json!({"node": node, "started_unix_ms": 1, "revision": 0, "draining": false, "sites": {}, "connections": 0, "memory_bytes": 0,
+            "disk_bytes": 0, "pushed_bytes": 0, "popularity": [], "fills": [], "purges": []})
+    };
+    let purge = |node: &str| json!({"node": node, "site": "www", "scopes": [{"by": "tag", "value": "t"}], "soft": false, "wait_ms": 0});
+    // What is asked, with whose key, and the status.
+    let table: [(&str, Value, &str, u16); 11] = [
+        ("/v1/reports/edge", edge("ams-1"), &first, 200),
+        ("/v1/reports/edge", edge("ams-1"), &second, 403),
+        ("/v1/reports/edge", edge("ams-1"), &dns, 403),
+        ("/v1/reports/edge", edge("ams-1"), KEY, 401),
+        (
+            "/v1/reports/edge",
+            edge("ams-1"),
+            "nck1.ams-1.1.0000000000000000000000000000000000000000000000000000000000000000",
+            401,
+        ),
+        ("/v1/site-purges", purge("ams-2"), &first, 403),
+        ("/v1/site-purges", purge("ams-2"), KEY, 401),
+        ("/v1/journal?after=0&node=ams-2", Value::Null, &first, 403),
+        ("/v1/journal?after=0&node=ams-2", Value::Null, KEY, 401),
+        ("/v1/journal?after=0&node=ams-2", Value::Null, &second, 200),
+        ("/v1/journal?after=0", Value::Null, &second, 200),
+    ];
+    for (path, sent, key, status) in table {
+        let response = if sent.is_null() {
+            lab.get_with(path, key).await
+        } else {
+            lab.post(path, key, sent).await
+        };
+        assert_eq!(
+            response.status().as_u16(),
+            status,
+            "{path} {key}: {response:?}"
+        );
+        if status == 403 {
+            let message = body(&response)["error"]["message"]
+                .as_str()
+                .unwrap()
+                .to_owned();
+            assert!(message.contains("may not speak for"), "{message}");
+        }
+    }
+    let refused = lab.event("key_refused").await;
+    assert_eq!(refused["level"], "warn");
+    let nodes = lab.get("/v1/status").await["nodes"].clone();
+    let shown = |name: &str| {
+        nodes
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|n| n["name"] == name)
+            .unwrap()["key"]
+            .clone()
+    };
+    assert_eq!((shown("ams-1"), shown("ns1")), (json!("own"), Value::Null));
+
+    let revoked = text.replace(
+        "name = \"ams-1\"\n",
+        "name = \"ams-1\"\nkey_generation = 2\n",
+    );
+    lab.read_again(&revoked).await;
+    let response = lab.get_with("/v1/journal?after=0&node=ams-1", &first).await;
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    assert!(
+        body(&response)["error"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("nearcast key ams-1"),
+        "{response:?}"
+    );
+    let renewed = OwnKey::derive(&Secret(KEY.into()), &lab.fleet.borrow().clone(), "ams-1")
+        .unwrap()
+        .shown()
+        .0;
+    assert_eq!(
+        lab.get_with("/v1/journal?after=0&node=ams-1", &renewed)
+            .await
+            .status(),
+        StatusCode::OK
+    );
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn a_wrong_key_and_a_shared_one_are_shown() {
+    let lab = Lab::start().await;
+    assert_eq!(
+        lab.get_with(
+            "/v1/journal?after=0&node=ams-2",
+            "another key than the fleet's"
+        )
+        .await
+        .status(),
+        StatusCode::UNAUTHORIZED
+    );
+    let refused = lab.event("key_refused").await;
+    assert_eq!(refused["node"], "ams-2");
+    let weak = lab.event("weak_key").await;
+    assert!(
+        weak["message"]
+            .as_str()
+            .unwrap()
+            .contains("node_keys = \"own\""),
+        "{weak}"
+    );
+    lab.get_with("/v1/journal?after=0&node=ams-1", KEY).await;
+    let status = lab.get("/v1/status").await;
+    let node = status["nodes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|n| n["name"] == "ams-1")
+        .unwrap();
+    assert_eq!(node["key"], "shared");
+    let metrics = lab
+        .client
+        .get(&format!("http://{}:9170/metrics", lab.ip), SOON)
+        .await
+        .unwrap();
+    let metrics = String::from_utf8_lossy(metrics.body()).into_owned();
+    assert!(
+        metrics.contains("nearcast_control_keys_refused_total{reason=\"wrong\"} 1"),
+        "{metrics}"
+    );
+    lab.stop().await;
+}
