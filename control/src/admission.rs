@@ -438,10 +438,10 @@ mod tests {
             flood.push(a.enter(ip(&format!("198.51.100.{}", n % 2))));
         }
         assert_eq!(counts(&a), [8, 1, 0]);
-        // Nobody but the flood has lost anything: it holds the most.
+        // Only connections of the flood were evicted, since it holds the most.
         assert!(!is_evicted(&node) && !is_evicted(&active) && !is_evicted(&quiet));
         assert_eq!(flood.iter().filter(|s| !is_evicted(s)).count(), 6);
-        // Somebody comes in the middle of it and shows the token.
+        // A client with the token arrives during the flood.
         let operator = a.enter(ip("203.0.113.9"));
         assert!(!is_evicted(&operator) && operator.admit(Class::Operator));
         for n in 0..100 {
@@ -468,7 +468,7 @@ mod tests {
             "a /64 is one"
         );
         assert!(!is_evicted(&fifth));
-        // What is on its way out changes nothing any more.
+        // An evicted connection changes nothing any more.
         assert!(seats[1].admit(Class::Node));
         assert_eq!(counts(&a), [4, 0, 0]);
     }
@@ -511,7 +511,7 @@ mod tests {
         assert!(
             has_place && is_evicted(&flood[2]) && !is_evicted(&flood[0]) && !is_evicted(&fourth)
         );
-        // Nobody gives way to who would then hold as many.
+        // No connection is evicted for an owner that would then hold as many.
         let (second, has_place) = node("192.0.2.2");
         assert!(!has_place && !is_evicted(&honest));
         let (other, has_place) = node("192.0.2.3");

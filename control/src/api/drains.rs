@@ -1,6 +1,7 @@
 //! Drains: clients are steered away from an edge or a cluster, and back. A drain is a change in the
 //! journal, which name servers and edges follow. An answer lists the name servers that have applied it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -57,8 +58,35 @@ pub(super) async fn drain(
     let request: views::DrainRequest = json(&headers, body, BODY_BYTES_MAX)?;
     let deadline =
         Instant::now() + Duration::from_millis(request.wait_ms.unwrap_or(WAIT_MS).min(WAIT_MS_MAX));
+    let (fleet, wanted, entry) = append(&state, &request).await?;
+
+    let since = state.fleet_state().drains.get(&wanted.target);
+    let revision = entry
+        .as_ref()
+        .map(|e| e.revision)
+        .or(since.map(|s| s.revision))
+        .unwrap_or(0);
+    let mut answer = wait_applied(&state, &wanted.target, revision, deadline).await;
+    answer.drained = request.drained;
+    answer.changed = entry.is_some();
+    answer.since_unix_ms = since
+        .map(|s| s.unix_ms)
+        .or(entry.map(|e| e.accepted_unix_ms))
+        .unwrap_or(0);
+    answer.notes.splice(
+        0..0,
+        notes(&fleet, &state.fleet_state(), &wanted, answer.changed),
+    );
+    Ok(Json(answer))
+}
+
+/// Checks a request and appends its drain to the journal, unless it changes nothing.
+async fn append(
+    state: &App,
+    request: &views::DrainRequest,
+) -> Result<(Arc<Fleet>, Drain, Option<Entry>), ApiError> {
     // Hold the lock of fleet files, so that names keep their meaning until the journal has the drain.
-    let turn = state.fleet_files.lock().await;
+    let _turn = state.fleet_files.lock().await;
     let fleet = state.fleet();
     let kind = request.kind.as_deref();
     let left_over =
@@ -69,7 +97,7 @@ pub(super) async fn drain(
     };
 
     let wanted = Drain {
-        target: target.clone(),
+        target,
         drained: request.drained,
     };
     let (is_new, obstacle) = {
@@ -85,8 +113,8 @@ pub(super) async fn drain(
 
     let entry = if is_new {
         let accept = {
-            let state = state.clone();
-            move |entry: &Entry| accepted(&state, entry)
+            let accepting = state.clone();
+            move |entry: &Entry| accepted(&accepting, entry)
         };
         Some(
             state
@@ -97,26 +125,7 @@ pub(super) async fn drain(
     } else {
         None
     };
-    drop(turn);
-
-    let since = state.fleet_state().drains.get(&target);
-    let revision = entry
-        .as_ref()
-        .map(|e| e.revision)
-        .or(since.map(|s| s.revision))
-        .unwrap_or(0);
-    let mut answer = wait_applied(&state, &target, revision, deadline).await;
-    answer.drained = request.drained;
-    answer.changed = entry.is_some();
-    answer.since_unix_ms = since
-        .map(|s| s.unix_ms)
-        .or(entry.map(|e| e.accepted_unix_ms))
-        .unwrap_or(0);
-    answer.notes.splice(
-        0..0,
-        notes(&fleet, &state.fleet_state(), &wanted, answer.changed),
-    );
-    Ok(Json(answer))
+    Ok((fleet, wanted, entry))
 }
 
 /// Applies a drain that the journal has accepted, before any node can see it.

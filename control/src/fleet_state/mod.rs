@@ -764,19 +764,19 @@ mod tests {
     #[test]
     fn totals_count_once_over_restarts_of_either_side() {
         let mut lab = Lab::new();
-        // It ran before control did: its total is a baseline.
+        // The edge started before control: its first total is a baseline.
         lab.edge(edge("ams-1", START - 9000, 500, false), 1000);
         assert_eq!(lab.counted(1000), 0);
         lab.edge(edge("ams-1", START - 9000, 510, false), 2000);
         assert_eq!(lab.counted(2000), 10);
-        // Overtaken reports add nothing, and what follows counts from the larger total.
+        // Overtaken reports add nothing, and later ones count from the larger total.
         lab.edge(edge("ams-1", START - 9000, 507, false), 2001);
         lab.edge(edge("ams-1", START - 9000, 512, false), 2002);
         assert_eq!(lab.counted(2002), 12);
-        // It restarts: all of its new total is new.
+        // The edge restarts: its whole total is new.
         lab.edge(edge("ams-1", START + 2500, 4, false), 3000);
         assert_eq!(lab.counted(3000), 16);
-        // It started after control did: nothing of it was seen before.
+        // This edge started after control: its whole total is new.
         lab.edge(edge("ams-2", START + 100, 3, false), 3000);
         assert_eq!(lab.counted(3000), 19);
     }

@@ -494,7 +494,7 @@ mod tests {
             q.report(&report("a", "x", 4, true)).is_empty(),
             "it does not end twice"
         );
-        // Time ran out while control was away: the node gets time to say that it has ended.
+        // Time ran out while control was down: the node gets time to report the end.
         q.expire_not_before(9000);
         assert!(q.tick(8000, 0, |_| true).is_empty());
         assert_eq!(kinds(&q.report(&report("n", "y", 4, true))), ["push_ended"]);
@@ -576,7 +576,7 @@ mod tests {
                 .iter()
                 .all(|h| h.kind == "push_progress")
         );
-        // Its time is over, and how the other one ended is on its way.
+        // Its time is over, and the last report of the other node may still arrive.
         assert!(p.tick(1050, 100, |_| true).is_empty());
         let told = p.report(&unfinished("b", "x", 1));
         assert_eq!(
@@ -730,7 +730,7 @@ mod tests {
                     .zip(0..)
                     .all(|(order, revision)| q.knows(order, revision))
         );
-        // The next ones take their places.
+        // Newer orders replace them.
         for n in 0..clusters {
             accept(&mut p, n, 2 * clusters + n);
         }
@@ -742,7 +742,7 @@ mod tests {
                 .all(|(order, revision)| p.knows(order, revision)),
             "they do not come back from the journal"
         );
-        // Clusters that go leave no more than the usual number behind.
+        // Orders of removed clusters count towards the limit.
         p.tick(5000, 0, |_| true);
         p.follow(&fleet(&[("c1", &["a"])], true));
         assert_eq!(
@@ -823,7 +823,7 @@ mod tests {
             ]
         );
         assert_eq!(p.last_scheduled_unix_ms("ams"), Some(255));
-        // A cluster's name may look like it.
+        // A cluster's name may contain the mark.
         let name = "lab-manual-1";
         p.accept(
             &order(&order_id(name, Some("2026-06-01"), 257), name, 1),

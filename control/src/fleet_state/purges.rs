@@ -365,7 +365,7 @@ mod tests {
             "{}",
             done[0].message
         );
-        // Shown when it is on disk.
+        // It is shown as complete when that is on disk.
         assert_eq!(
             (p.view(5, &seen).unwrap().complete, p.outstanding(5, &seen)),
             (false, Some(Outstanding { reporting: 1 }))
@@ -425,7 +425,7 @@ mod tests {
     #[test]
     fn an_edge_that_counts_ahead_confirms_nothing_that_it_has_not_fetched() {
         let (mut p, edges, seen) = purges();
-        // It followed this journal before that was set back: it has never seen this purge.
+        // The edge followed this journal before it was set back, and has never seen this purge.
         for at in 110..115 {
             p.report(&report("a", 9, &[]), &edges, at);
         }
@@ -500,7 +500,7 @@ mod tests {
             (p.knows(2), p.records.len(), p.waiters.len()),
             (false, PURGES_MAX, 0)
         );
-        // Nobody can make it grow without end.
+        // The number of kept purges is bounded.
         for revision in 4000..4000 + WAITED_MAX as u64 + 10 {
             accept(&mut p, revision);
             assert_eq!(p.wait(revision), revision < 4000 + WAITED_MAX as u64);
@@ -531,7 +531,7 @@ mod tests {
             let mut q = Purges::default();
             accept(&mut q, 5, true);
             accept(&mut q, 6, true);
-            // As they are written and read.
+            // Encode and decode the records.
             let records: Vec<StateRecord> =
                 serde_json::from_slice(&serde_json::to_vec(&records).unwrap()).unwrap();
             records.into_iter().for_each(|record| q.restore(record));
@@ -545,7 +545,7 @@ mod tests {
                 (view.complete, view.nodes, view.missing),
                 (false, p.view(6, &seen).unwrap().nodes, vec!["b".to_owned()])
             );
-            // And it goes on.
+            // The restored purges go on.
             let done = q.report(&report("b", 6, &[(5, 4), (6, 2)]), &edges, 150);
             assert_eq!(
                 done.iter().map(|h| h.revision).collect::<Vec<_>>(),

@@ -480,7 +480,7 @@ mod tests {
             );
             assert!(warm.entries.len() <= PAGE_ENTRIES_MAX && warm.revision == cold.revision);
         }
-        // Followers at the same place share one answer; a new entry makes another.
+        // Nodes with the same cursor share one answer; a new entry makes another.
         let (a, b) = (
             journal.page(count, 1).await.unwrap(),
             journal.page(count, 1).await.unwrap(),

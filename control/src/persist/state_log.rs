@@ -228,7 +228,7 @@ mod tests {
         }
         log.wait_written(last).await;
         assert!(log.is_written(last));
-        // As a kill leaves it, and then with half a record behind it.
+        // The file after a kill, without and with half a record at its end.
         for tail in [&b""[..], b"\x09\x00\x00\x00half"] {
             let copy = dir.path().join("copy");
             std::fs::copy(&path, &copy).unwrap();

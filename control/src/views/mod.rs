@@ -31,8 +31,7 @@ mod tests {
     use serde::Serialize;
     use serde::de::DeserializeOwned;
 
-    /// Reads an example and writes it again: every member that it shows must exist, and none be
-    /// missing.
+    /// Decodes an example and encodes it again: both must have the same members.
     fn check<T: DeserializeOwned + Serialize>(name: &str, example: &str) {
         let shown: serde_json::Value =
             serde_json::from_str(example).unwrap_or_else(|e| panic!("{name}: {e}"));

@@ -17,7 +17,7 @@ async fn a_drain_is_kept_shown_and_said_by_whom_it_was_seen() {
         });
         lab.report("dns", report).await;
     };
-    // A name server may still begin to report.
+    // The name server may still send its first report.
     let first = body(&drain(json!({"name": "ams-1", "wait_ms": 0})).await);
     assert_eq!(
         (&first["missing"], &first["complete"], &first["revision"]),
@@ -147,11 +147,11 @@ async fn a_drain_is_kept_shown_and_said_by_whom_it_was_seen() {
         json!(false),
         "twice is once"
     );
-    // An edge that followed another journal still takes itself for drained: it is told.
+    // An edge that followed another journal still reports a drain, so it gets another entry.
     lab.edge("ams-1", 1, json!({"drained": true})).await;
     assert_eq!(body(&undrain("ams-1").await)["changed"], json!(true));
 
-    // What is no longer in the fleet can be taken back, before another one gets its name.
+    // A drain of a removed edge can be undone, before a new edge gets the name.
     let drain = async || {
         lab.post(
             "/v1/drains",

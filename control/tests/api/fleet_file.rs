@@ -119,7 +119,7 @@ async fn fleet_files_are_checked_recorded_and_taken_on() {
         (&json!(1), &json!("Mokum"))
     );
 
-    // The file on disk is as it was: the journal's revision is in force.
+    // The file on disk has not changed: the journal's revision is in force.
     let mut lab = lab.restart().await;
     assert_eq!(lab.get("/v1/fleet").await["clusters"][0]["label"], "Mokum");
     // The file on disk was edited since: it becomes a revision.
@@ -153,12 +153,12 @@ async fn a_fleet_file_that_is_read_again_is_shown_and_recorded() {
             String::from_utf8(answer.body().to_vec()).unwrap(),
         )
     };
-    // Nothing in the journal yet: the file on disk is in force.
+    // The journal has no revision yet: the file on disk is in force.
     lab.read_again(&labelled(&lab, "Mokum")).await;
     assert_eq!(shown(&lab).await, ("0".to_owned(), labelled(&lab, "Mokum")));
     assert_eq!(lab.get("/v1/fleet").await["clusters"][0]["label"], "Mokum");
 
-    // A file with mistakes, or with what cannot change, is told and changes nothing.
+    // A file with mistakes, or with impossible changes, is an event and changes nothing.
     let wrongs = [
         (
             labelled(&lab, "x").replace("[fleet]", "[fleet]\nzoen = 1"),
@@ -173,8 +173,8 @@ async fn a_fleet_file_that_is_read_again_is_shown_and_recorded() {
     }
     assert_eq!(shown(&lab).await, ("0".to_owned(), labelled(&lab, "Mokum")));
 
-    // A revision of the journal outlives the same file read again, and an edit of it is a revision
-    // of its own.
+    // A revision of the journal stays in force when the same file is read again. An edited file
+    // becomes another revision.
     let put = lab
         .ask(
             Method::PUT,
@@ -198,7 +198,7 @@ async fn a_fleet_file_that_is_read_again_is_shown_and_recorded() {
         ("2".to_owned(), labelled(&lab, "Amsterdam-Zuid"))
     );
     assert_eq!(lab.get("/v1/status").await["fleet_revision"], 2);
-    // A restart with that file on disk takes it for no new edit.
+    // A restart with the same file on disk does not count as an edit.
     lab.text = labelled(&lab, "Amsterdam-Zuid");
     let lab = lab.restart().await;
     assert_eq!(lab.get("/v1/status").await["revision"], 2);
@@ -225,15 +225,15 @@ async fn a_file_on_disk_that_was_seen_is_no_edit_after_a_later_apply() {
             .await,
         )
     };
-    // One text is applied, then saved on control's disk as well and read again: nothing changes.
+    // A text is applied, then saved on control's disk and read again: nothing changes.
     assert_eq!(put(&lab, labelled(&lab, "Mokum")).await["revision"], 1);
     lab.disk.send_replace(labelled(&lab, "Mokum"));
     lab.message("revision 1 stays in force").await;
-    // Another one is applied, and the file on disk read again as it was.
+    // Another text is applied, and the unchanged file on disk is read again.
     assert_eq!(put(&lab, labelled(&lab, "Damsko")).await["revision"], 2);
     lab.disk.send_replace(labelled(&lab, "Mokum"));
     lab.message("revision 2 stays in force").await;
-    // And once more at a start.
+    // The same at a start.
     lab.text = labelled(&lab, "Mokum");
     let lab = lab.restart().await;
     let fleet = lab.get("/v1/fleet").await;
@@ -318,7 +318,7 @@ async fn the_key_of_the_machine_counts_whatever_the_journal_says() {
         .await;
     assert_eq!(taken.status(), StatusCode::OK, "{taken:?}");
     let (dir, ip, _) = lab.stop().await;
-    // The fleet gets another key; no fleet file changes.
+    // The fleet gets another key, without a change of a fleet file.
     let other = "a wholly different key of the fleet";
     std::fs::write(dir.path().join("fleet.key"), format!("{other}\n")).unwrap();
     let lab = Lab::start_with(dir, ip, text).await;

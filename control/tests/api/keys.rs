@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::lab::{KEY, Lab, SOON, address, body, fleet_text};
 
-/// The fleet with each node's own key, and the fleet's in a file.
+/// A fleet in which each node has its own key, and the fleet's key is in a file.
 fn own_keys_text(ip: &str, dir: &Path) -> String {
     std::fs::write(dir.join("fleet.key"), format!("{KEY}\n")).unwrap();
     fleet_text(ip, "").replace(
@@ -37,7 +37,7 @@ async fn each_node_speaks_for_itself_alone_and_a_revoked_key_for_nobody() {
             "disk_bytes": 0, "pushed_bytes": 0, "popularity": [], "fills": [], "purges": []})
     };
     let purge = |node: &str| json!({"node": node, "site": "www", "scopes": [{"by": "tag", "value": "t"}], "soft": false, "wait_ms": 0});
-    // What is asked, with whose key, and the status.
+    // Request, key, and expected status.
     let table: [(&str, Value, &str, u16); 11] = [
         ("/v1/reports/edge", edge("ams-1"), &first, 200),
         ("/v1/reports/edge", edge("ams-1"), &second, 403),

@@ -25,7 +25,7 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 pub(crate) const KEY: &str = "a key that only this test knows";
 
-/// An address of this test's own: processes and tests differ in it.
+/// An address that no other test and no other process uses.
 pub(crate) fn address() -> String {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     format!(
@@ -227,7 +227,7 @@ impl Lab {
         self.report("edge", report).await;
     }
 
-    /// Gives control another text of the file on disk and waits until it is in force.
+    /// Changes the fleet file on disk and waits until it is in force.
     pub(crate) async fn read_again(&mut self, text: &str) {
         self.fleet.mark_unchanged();
         self.disk.send_replace(text.to_owned());
@@ -242,7 +242,7 @@ impl Lab {
         self.event_where(kind, |e| e["kind"] == kind).await
     }
 
-    /// Waits for an event that says this.
+    /// Waits for an event with these words.
     pub(crate) async fn message(&self, words: &str) -> Value {
         self.event_where(words, |e| e["message"].as_str().unwrap().contains(words))
             .await
@@ -287,7 +287,7 @@ pub(crate) fn spawn(dir: &Path, text: &str) -> Spawned {
     }
 }
 
-/// A check that knows more than the parser.
+/// A check that finds more mistakes than the parser.
 pub(crate) fn no_nonsense(_: &Fleet, text: &str) -> Vec<file::Mistake> {
     let mistake = |line| file::Mistake {
         line,

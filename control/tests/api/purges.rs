@@ -20,7 +20,7 @@ async fn a_purge_answers_when_every_edge_has_confirmed() {
         body(&response)
     };
     let nodes = async {
-        // The long poll is answered by the purge, not by its end.
+        // The purge answers the long poll, not its time limit.
         let page = body(
             &lab.get_with("/v1/journal?after=0&wait_ms=20000&node=ams-1", KEY)
                 .await,
@@ -133,7 +133,7 @@ async fn what_a_purge_names_is_taken_in_any_spelling_or_refused_with_a_reason() 
         ("tag", "", "empty"),
         ("tag", long.as_str(), "at most 1024 bytes"),
     ] {
-        // One bad scope refuses the good one beside it.
+        // One invalid scope refuses the valid one beside it.
         for scopes in [
             one(by, given),
             json!([{"by": "tag", "value": "good"}, {"by": by, "value": given}]),
@@ -414,7 +414,7 @@ async fn a_purge_that_waits_is_answered_however_many_come_after_it() {
         )
         .await;
     }
-    // The edges are at it: they have nothing to say of the first any more, and are past it.
+    // Both edges are past the first purge. ams-1 no longer reports a count for it.
     lab.get_with("/v1/journal?after=301&node=ams-1", KEY).await;
     for _ in 0..2 {
         lab.edge("ams-1", 301, json!({})).await;

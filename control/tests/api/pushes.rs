@@ -165,7 +165,7 @@ async fn an_order_is_issued_once_when_the_window_opens() {
     let order = lab.get("/v1/pushes").await["orders"][0].clone();
     assert_eq!(order["trigger"], "scheduled");
     let lab = lab.restart().await;
-    // This gauge appears when the schedule has been looked at.
+    // This gauge appears after the first look at the schedule.
     lab.metric("nearcast_control_push_missed{cluster=\"ams\"}")
         .await;
     assert_eq!(
@@ -187,7 +187,7 @@ async fn a_window_that_passed_while_control_was_down_is_an_alert_once() {
         Value::Null
     );
     let (dir, ip, text) = lab.stop().await;
-    // When an earlier process last looked: a window of four hours lies in each of these days.
+    // The time of the last look of an earlier process. Each day since has a window of four hours.
     let looked = dir.path().join("state/control/schedule.json");
     assert!(looked.exists(), "it is written down from the start");
     std::fs::write(

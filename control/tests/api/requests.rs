@@ -307,7 +307,7 @@ async fn the_console_is_served_and_locked_in() {
 async fn nobody_without_a_credential_gets_a_body_read() {
     let lab = Lab::start().await;
     let mut open = Vec::new();
-    // More than there were places once; each with half a body that never gets whole.
+    // More connections than an earlier limit, each with half a body that never completes.
     for n in 0..300 {
         let (method, path) = [
             ("POST", "/v1/purges"),
@@ -340,7 +340,7 @@ async fn nobody_without_a_credential_gets_a_body_read() {
         stream.read_exact(&mut answer).await.unwrap();
         assert_eq!(&answer, b"HTTP/1.1 401", "{method} {path}");
     }
-    // All of them are still there, and those who have a credential are served.
+    // All of them are still open, and requests with a credential are served.
     let purge = lab
         .post(
             "/v1/purges",

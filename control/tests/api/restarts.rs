@@ -32,7 +32,7 @@ async fn a_node_that_has_seen_more_than_the_journal_holds_makes_everything_purge
         purges["purges"][0]["revision"], 8,
         "and it is shown as any purge: {purges}"
     );
-    // A cursor that nobody can have reached would use up the revisions of all that comes.
+    // An impossible cursor would use up the revisions of later changes.
     for after in [(1 << 52) + 1, u64::MAX] {
         let refused = lab
             .ask(
@@ -49,7 +49,7 @@ async fn a_node_that_has_seen_more_than_the_journal_holds_makes_everything_purge
             "{after}"
         );
     }
-    // Nobody purges again and again by such words, and nobody who is not of the fleet does at all.
+    // Repeated cursors cause no further purge, and those of unknown nodes cause none.
     for (node, journal) in [
         ("ams-1", "a-third"),
         ("ams-2", "another"),
@@ -64,8 +64,8 @@ async fn a_node_that_has_seen_more_than_the_journal_holds_makes_everything_purge
         );
         assert_eq!(page["revision"], 8, "{page}");
     }
-    // One that has seen more of this very journal learns at once that it was set back, before
-    // anything comes after its cursor.
+    // A node that has seen later revisions of this journal learns at once that it was set back,
+    // before anything is appended beyond its cursor.
     let id = page["journal"].as_str().unwrap();
     let poll = format!("/v1/journal?after=20&wait_ms=30000&node=ams-2&journal={id}");
     let told = body(
@@ -94,7 +94,7 @@ async fn a_node_that_has_seen_more_than_the_journal_holds_makes_everything_purge
         (&told["node"], &told["revision"]),
         (&json!("ams-1"), &json!(8))
     );
-    // A node that is merely behind changes nothing.
+    // A node that is only behind changes nothing.
     let again = body(
         &lab.ask(
             Method::GET,
@@ -141,7 +141,7 @@ async fn what_was_shown_is_shown_again_after_a_restart() {
     lab.edge("ams-1", 2, json!({"purges": [{"revision": 1, "responses": 2, "effective_unix_ms": 77}, {"revision": 2, "responses": 1, "effective_unix_ms": 78}]})).await;
     lab.edge("ams-2", 1, counted).await;
     lab.event("purge_complete").await;
-    // Until its seconds have settled.
+    // Wait until all reports of these seconds have arrived.
     let deadline = tokio::time::Instant::now() + SOON;
     let known = |series: &Value| {
         series["total"]["counted"]
@@ -192,7 +192,7 @@ async fn what_was_shown_is_shown_again_after_a_restart() {
     assert_eq!(later[events.len()]["kind"], "control_started");
     let ids: Vec<u64> = later.iter().map(|e| e["id"].as_u64().unwrap()).collect();
     assert!(ids.is_sorted_by(|a, b| a < b), "{ids:?}");
-    // What was known is known, and since then nothing is, which is no zero.
+    // Earlier values are restored. Values since then are unknown, which is not zero.
     let series = lab.get("/v1/series?seconds=120").await;
     assert!((known(&series) - 880.0).abs() < 1.0, "{series}");
     let counts = series["total"]["counted"].as_array().unwrap();
@@ -222,7 +222,7 @@ async fn what_was_shown_is_shown_again_after_a_restart() {
             known(&long)
         );
     }
-    // The half purge goes on where it was, and is told once.
+    // The incomplete purge continues, and its completion is one event.
     lab.get_with("/v1/journal?after=2&node=ams-2", KEY).await;
     for _ in 0..2 {
         lab.edge("ams-2", 2, json!({})).await;
@@ -293,7 +293,7 @@ async fn damage_of_what_is_kept_is_set_aside_and_keeps_nothing_from_starting() {
     for name in ["facts", "series"] {
         let mut bytes = std::fs::read(kept.join(name)).unwrap();
         bytes[30] ^= 1;
-        // Something whole follows, so that it is no unfinished end.
+        // A whole record follows, so that the damage is not an unfinished last record.
         let copy = bytes[28..].to_vec();
         bytes.extend(
             copy.iter()

@@ -75,7 +75,7 @@ async fn reports_become_status_series_and_selections() {
         (&node("ns1")["role"], &node("ns1")["geo_source"]),
         (&json!("gslb-dns"), &json!("built-in"))
     );
-    // Asked for a minute, of which there were some seconds: the rates are over these.
+    // A window of a minute is requested, but control has counted for some seconds only.
     let window = status["window_seconds"].as_u64().unwrap();
     let run = status["now_unix_ms"].as_u64().unwrap() - status["started_unix_ms"].as_u64().unwrap();
     assert!(
@@ -109,7 +109,7 @@ async fn reports_become_status_series_and_selections() {
         (&json!("ams-2"), &json!("www.cdn.test"))
     );
     assert!(!fleet.to_string().contains(KEY), "no secret in {fleet}");
-    // No more reports: silent within the bound.
+    // Without further reports, the node becomes silent in time.
     lab.event("node_silent").await;
     lab.stop().await;
 }
@@ -189,7 +189,7 @@ async fn events_stream_and_go_on_from_the_last_one() {
     stream.write_all(request.as_bytes()).await.unwrap();
     let resumed = read_until(&mut stream, "purge_accepted").await;
     assert!(!resumed.contains("control_started"), "{resumed}");
-    // An open stream does not hold up the end.
+    // An open stream does not delay shutdown.
     let begun = std::time::Instant::now();
     lab.stop().await;
     assert!(begun.elapsed() < Duration::from_secs(5));
@@ -208,7 +208,7 @@ async fn read_whole_event(stream: &mut TcpStream, text: &str) -> String {
         let read = stream.read(&mut buffer).await.unwrap();
         assert!(read > 0, "the stream ended without {text}: {all}");
         all.push_str(&String::from_utf8_lossy(&buffer[..read]));
-        // The event is whole once its blank line is there.
+        // An event ends with a blank line.
         if all
             .split(text)
             .nth(1)

@@ -536,12 +536,12 @@ mod tests {
             assert_eq!(read.statuses(span), s.statuses(span));
         }
         assert!(read.changed().is_empty() && read.since_start(&Key::Total) == Counts::default());
-        // Written anew, it is the same.
+        // A rewrite holds the same.
         let mut again = Series::default();
         again.load(&read.all().concat(), now).unwrap();
         let span = Span::before(T + 4800, 86_400);
         assert!(again.line(&Key::Total, span) == s.line(&Key::Total, span));
-        // Half of it is half of it, and odd bytes end it.
+        // A prefix restores a part, and invalid bytes end the load.
         let whole = written.concat();
         for cut in (0..whole.len()).step_by(1009) {
             let _ = Series::default().load(&whole[..cut], now);
