@@ -48,21 +48,21 @@ const CLOCKS_DIFFER_MAX_MS: u64 = 3_600_000;
 pub struct Journal {
     log: FramedLog,
     /// Where each entry is, in order.
-    spots: Vec<Spot>,
+    locations: Vec<EntryLocation>,
     path: PathBuf,
     /// Length after the last compaction of this process.
     compacted_bytes: u64,
     /// Whether it had a purge of everything when it was opened.
-    had_purged_all: bool,
+    opened_with_purge_of_all: bool,
     /// Of all its entries; whether everything was purged, since it was opened.
-    sums: Sums,
+    summary: Summary,
     /// Revisions up to here are in use at followers, though not in this file.
-    floor: u64,
+    revision_floor: u64,
 }
 
 /// Where an entry is.
 #[derive(Debug, Clone, Copy)]
-struct Spot {
+struct EntryLocation {
     revision: u64,
     /// The record that holds it.
     place: RecordPosition,
@@ -157,8 +157,8 @@ impl Journal {
     /// # Errors
     /// [`JournalError::Damaged`] when a record that others follow is bad; [`JournalError::Io`].
     pub fn open(path: &Path) -> Result<Self, JournalError> {
-        let mut spots: Vec<Spot> = Vec::new();
-        let mut sums = Sums::default();
+        let mut locations: Vec<EntryLocation> = Vec::new();
+        let mut summary = Summary::default();
         let mut bad = None;
         let log = FramedLog::open(
             path,
@@ -167,14 +167,14 @@ impl Journal {
             |place, payload| match decode(payload) {
                 Ok(entries) => {
                     for (index, entry) in (0..).zip(entries) {
-                        let newest = spots.last().map_or(0, |spot| spot.revision);
+                        let newest = locations.last().map_or(0, |location| location.revision);
                         if entry.revision > newest {
-                            spots.push(Spot {
+                            locations.push(EntryLocation {
                                 revision: entry.revision,
                                 place,
                                 index,
                             });
-                            sums.add(&entry);
+                            summary.add(&entry);
                         } else {
                             bad.get_or_insert((
                                 place.offset,
@@ -199,15 +199,15 @@ impl Journal {
             }),
             None => Ok(Self {
                 log,
-                spots,
+                locations,
                 path: path.to_owned(),
                 compacted_bytes: 0,
-                had_purged_all: sums.has_purged_all,
-                sums: Sums {
+                opened_with_purge_of_all: summary.has_purged_all,
+                summary: Summary {
                     has_purged_all: false,
-                    ..sums
+                    ..summary
                 },
-                floor: 0,
+                revision_floor: 0,
             }),
         }
     }
@@ -232,8 +232,8 @@ impl Journal {
     /// Heeds a fleet file that was in force without being in the journal: the next one is accepted
     /// in a later second, so that no two have one serial.
     pub fn heed_fleet_file(&mut self, changed_unix_s: u64) {
-        self.sums.fleet_file_unix_ms = self
-            .sums
+        self.summary.fleet_file_unix_ms = self
+            .summary
             .fleet_file_unix_ms
             .max(changed_unix_s.saturating_mul(1000));
     }
@@ -249,14 +249,14 @@ impl Journal {
         let mut group: Vec<Entry> = Vec::new();
         let mut payload = Vec::new();
         // As if all of the group were written.
-        let mut sums = self.sums;
+        let mut summary = self.summary;
         for (change, accepted_unix_ms) in changes {
-            let mut entry = sums.entry(
+            let mut entry = summary.entry(
                 self.next_revision() + group.len() as u64,
                 change,
                 accepted_unix_ms,
             );
-            sums.add(&entry);
+            summary.add(&entry);
             let mut encoded = encode(&entry);
             if encoded.len() > CHANGE_BYTES_MAX {
                 self.append_encoded(&mut group, &mut payload, &mut outcomes);
@@ -300,13 +300,13 @@ impl Journal {
         payload.clear();
         match written.map_err(JournalError::from) {
             Ok(place) => {
-                self.spots
-                    .extend((0..).zip(group.iter()).map(|(index, entry)| Spot {
+                self.locations
+                    .extend((0..).zip(group.iter()).map(|(index, entry)| EntryLocation {
                         revision: entry.revision,
                         place,
                         index,
                     }));
-                group.iter().for_each(|entry| self.sums.add(entry));
+                group.iter().for_each(|entry| self.summary.add(entry));
                 outcomes.extend(group.drain(..).map(Ok));
             }
             Err(error) => outcomes.extend(group.drain(..).map(|_| Err(error.repeated()))),
@@ -343,11 +343,11 @@ impl Journal {
         if !self.is_plausible(follower_journal, after, now_unix_ms) {
             return Ok(None);
         }
-        let is_covered = self.sums.has_purged_all || (other && self.had_purged_all);
+        let is_covered = self.summary.has_purged_all || (other && self.opened_with_purge_of_all);
         if is_covered {
             if after > self.revision() {
                 // It may have used one more for its own purge of everything.
-                self.floor = self.floor.max(after + 1);
+                self.revision_floor = self.revision_floor.max(after + 1);
             }
             return Ok(None);
         }
@@ -372,7 +372,7 @@ impl Journal {
         let (base, since_ms) = if is_other {
             (0, FIRST_JOURNAL_UNIX_MS)
         } else {
-            (self.revision(), self.sums.newest_unix_ms)
+            (self.revision(), self.summary.newest_unix_ms)
         };
         let seconds = (now_unix_ms.saturating_sub(since_ms) + CLOCKS_DIFFER_MAX_MS) / 1000;
         after
@@ -382,32 +382,36 @@ impl Journal {
     }
 
     fn next_revision(&self) -> u64 {
-        self.revision().max(self.floor) + 1
+        self.revision().max(self.revision_floor) + 1
     }
 
     /// Revision of the newest entry; 0 for an empty journal.
     pub fn revision(&self) -> u64 {
-        self.spots.last().map_or(0, |spot| spot.revision)
+        self.locations
+            .last()
+            .map_or(0, |location| location.revision)
     }
 
     /// Up to `most` entries after `revision`, oldest first; fewer when they are large. An entry
     /// that cannot be read (the disk fails) ends the list and is logged.
     pub fn after(&self, revision: u64, most: usize) -> Vec<Entry> {
-        let first = self.spots.partition_point(|spot| spot.revision <= revision);
+        let first = self
+            .locations
+            .partition_point(|location| location.revision <= revision);
         let mut bytes = 0;
         let mut entries = Vec::new();
-        let mut record = Record::default();
-        for spot in self.spots[first..].iter().take(most) {
-            if record.place != Some(spot.place) {
-                bytes += spot.place.bytes;
+        let mut record = DecodedRecord::default();
+        for location in self.locations[first..].iter().take(most) {
+            if record.place != Some(location.place) {
+                bytes += location.place.bytes;
                 if bytes > AFTER_BYTES_MAX && !entries.is_empty() {
                     break;
                 }
             }
-            match self.read(*spot, &mut record) {
+            match self.read(*location, &mut record) {
                 Ok(entry) => entries.push(entry),
                 Err(error) => {
-                    tracing::error!(path = %self.path.display(), offset = spot.place.offset, %error, "a journal entry cannot be read");
+                    tracing::error!(path = %self.path.display(), offset = location.place.offset, %error, "a journal entry cannot be read");
                     break;
                 }
             }
@@ -437,12 +441,12 @@ impl Journal {
         // Not again before it has grown, whatever comes of it.
         self.compacted_bytes = self.log.bytes();
         let (old, recent) = self
-            .spots
-            .split_at(self.spots.len().saturating_sub(RECENT_KEPT));
-        let mut record = Record::default();
+            .locations
+            .split_at(self.locations.len().saturating_sub(RECENT_KEPT));
+        let mut record = DecodedRecord::default();
         let old: Vec<Entry> = old
             .iter()
-            .map(|spot| self.read(*spot, &mut record))
+            .map(|location| self.read(*location, &mut record))
             .collect::<Result<_, _>>()
             .map_err(io)?;
         let before = old.len();
@@ -451,17 +455,17 @@ impl Journal {
         if left_out == 0 {
             return Ok(0);
         }
-        for spot in recent {
-            kept.push(self.read(*spot, &mut record).map_err(io)?);
+        for location in recent {
+            kept.push(self.read(*location, &mut record).map_err(io)?);
         }
         let revisions: Vec<u64> = kept.iter().map(|entry| entry.revision).collect();
         let mut places = Vec::with_capacity(revisions.len());
         self.log
             .rewrite(kept.iter().map(encode), |place, _| places.push(place))?;
-        self.spots = revisions
+        self.locations = revisions
             .into_iter()
             .zip(places)
-            .map(|(revision, place)| Spot {
+            .map(|(revision, place)| EntryLocation {
                 revision,
                 place,
                 index: 0,
@@ -472,11 +476,11 @@ impl Journal {
     }
 
     /// Reads an entry; `record` keeps what was read last, for those that share its record.
-    fn read(&self, spot: Spot, record: &mut Record) -> std::io::Result<Entry> {
-        if record.place != Some(spot.place) {
-            *record = Record::default();
-            record.entries = decode(&self.log.read(spot.place)?)?;
-            record.place = Some(spot.place);
+    fn read(&self, location: EntryLocation, record: &mut DecodedRecord) -> std::io::Result<Entry> {
+        if record.place != Some(location.place) {
+            *record = DecodedRecord::default();
+            record.entries = decode(&self.log.read(location.place)?)?;
+            record.place = Some(location.place);
         }
         let missing = || {
             std::io::Error::new(
@@ -486,7 +490,7 @@ impl Journal {
         };
         record
             .entries
-            .get(spot.index as usize)
+            .get(location.index as usize)
             .cloned()
             .ok_or_else(missing)
     }
@@ -497,21 +501,21 @@ impl Journal {
         change: Change,
         accepted_unix_ms: u64,
     ) -> Result<Entry, JournalError> {
-        let entry = self.sums.entry(revision, change, accepted_unix_ms);
+        let entry = self.summary.entry(revision, change, accepted_unix_ms);
         let place = self.log.append(&encode(&entry))?;
-        self.spots.push(Spot {
+        self.locations.push(EntryLocation {
             revision,
             place,
             index: 0,
         });
-        self.sums.add(&entry);
+        self.summary.add(&entry);
         Ok(entry)
     }
 }
 
 /// What the entries come to that were added to a journal, as far as it needs to know.
 #[derive(Debug, Clone, Copy, Default)]
-struct Sums {
+struct Summary {
     /// When the newest fleet file was accepted, milliseconds after the Unix epoch.
     fleet_file_unix_ms: u64,
     /// When the newest entry was accepted, milliseconds after the Unix epoch.
@@ -520,7 +524,7 @@ struct Sums {
     has_purged_all: bool,
 }
 
-impl Sums {
+impl Summary {
     fn add(&mut self, entry: &Entry) {
         if matches!(entry.change, Change::FleetFile { .. }) {
             self.fleet_file_unix_ms = entry.accepted_unix_ms;
@@ -554,7 +558,7 @@ impl Sums {
 
 /// A record that was read.
 #[derive(Debug, Default)]
-struct Record {
+struct DecodedRecord {
     place: Option<RecordPosition>,
     entries: Vec<Entry>,
 }

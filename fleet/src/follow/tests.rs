@@ -641,7 +641,7 @@ fn a_position_follows_what_is_taken() {
     let before = Position {
         journal: Some("old".into()),
         cursor: 57,
-        given: 57,
+        handed_out: 57,
         joined_at: 0,
     };
     let (joined, entries) = change_journal(&before, &answer(3, vec![]), 9);
@@ -658,7 +658,7 @@ fn a_position_follows_what_is_taken() {
         Position {
             journal: Some("new".into()),
             cursor: 0,
-            given: 58,
+            handed_out: 58,
             joined_at: 3
         }
     );
@@ -676,7 +676,7 @@ fn a_position_follows_what_is_taken() {
         ),
     );
     assert_eq!(entries, [entry(2, file), entry(59, purge("b"))]);
-    assert_eq!((at.cursor, at.given), (4, 59));
+    assert_eq!((at.cursor, at.handed_out), (4, 59));
     // Entries that it has had are not taken twice.
     assert_eq!(
         advance(&at, &answer(4, vec![entry(4, purge("b"))])),

@@ -63,7 +63,7 @@ const WRONG: &[Case] = &[
         "site[0].xyzzy",
         "the settings here are name, hosts",
     ),
-    // Registry of our own.
+    // Names of our own.
     (
         "[control]\n",
         "[control]\nhosts = [\"a.test:7700\"]\n",
@@ -451,7 +451,7 @@ const WRONG: &[Case] = &[
         "more than the smallest disk",
         "write less",
     ),
-    // Registry, addresses, URLs.
+    // Names, addresses, URLs.
     (
         "zone = \"cdn.test\"\n",
         "zone = \"cdn..test\"\n",
