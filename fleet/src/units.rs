@@ -1,9 +1,8 @@
-//! Quantities with units, as a fleet file and the command line write them: `"30s"`, `"512MiB"`,
-//! `"1Gbit/s"`, `"10%"`.
+//! Quantities with units in fleet files and on the command line: `"30s"`, `"512MiB"`, `"1Gbit/s"`,
+//! `"10%"`.
 //!
-//! A quantity is a number, with a fraction if need be, and a unit; spaces between the two are
-//! allowed. A bare `0` needs no unit. Integer arithmetic throughout, so that what is written is
-//! what is meant.
+//! A quantity is a number, possibly with a fraction, and a unit; spaces between the two are
+//! allowed. A bare `0` needs no unit. The arithmetic is that of integers, so values are exact.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,41 +12,41 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
 pub struct Bytes(pub u64);
 
-/// Why a text is no quantity.
+/// Why a text is not a quantity.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
-    /// It does not begin with a number.
+    /// The text does not begin with a number.
     #[error("{text:?} does not begin with a number; write for example {example:?}")]
     Number {
-        /// What was written.
+        /// The text.
         text: String,
-        /// What could have been.
+        /// An example.
         example: &'static str,
     },
-    /// There is no unit.
+    /// The unit is missing.
     #[error("{text:?} has no unit; write one of {units}, for example {example:?}")]
     NoUnit {
-        /// What was written.
+        /// The text.
         text: String,
-        /// The units there are.
+        /// The known units.
         units: &'static str,
-        /// What could have been written.
+        /// An example.
         example: &'static str,
     },
-    /// The unit is not one of ours.
+    /// The unit is unknown.
     #[error("{unit:?} is no unit here; write one of {units}, for example {example:?}")]
     Unit {
         /// The unit as written.
         unit: String,
-        /// The units there are.
+        /// The known units.
         units: &'static str,
-        /// What could have been written.
+        /// An example.
         example: &'static str,
     },
-    /// It is larger than can be counted.
+    /// The number is too large.
     #[error("{text:?} is too large")]
     TooLarge {
-        /// What was written.
+        /// The text.
         text: String,
     },
 }
@@ -150,7 +149,7 @@ impl FromStr for Bytes {
 }
 
 impl Bytes {
-    /// For people, rounded to three digits or so: `1.5 GiB`, `340 KiB`, `12 B`.
+    /// Rounded for people to about three digits: `1.5 GiB`, `340 KiB`, `12 B`.
     pub fn rounded(self) -> String {
         let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
         let (mut value, mut unit) = (self.0 as f64, 0);
@@ -164,7 +163,7 @@ impl Bytes {
 }
 
 impl fmt::Display for Bytes {
-    /// The largest unit of 1024 that leaves no fraction, so that it reads back as the same number.
+    /// Exact: in the largest power of 1024 that leaves no fraction.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
         match units

@@ -231,13 +231,13 @@ impl Following {
 }
 
 fn unusable(state_dir: &Path, error: &std::io::Error) -> Failure {
-    let (kind, mend) = match error.kind() {
+    let (kind, hint) = match error.kind() {
         std::io::ErrorKind::StorageFull => (FailureKind::Io, "free some space"),
         std::io::ErrorKind::InvalidData => (FailureKind::Io, "move what is there away"),
         _ => (FailureKind::CannotCreate, "make the directory writable"),
     };
     let message = format!(
-        "cannot use {}: {error}; the node keeps its state there: {mend} or choose another one (fleet.state_dir, --state-dir)",
+        "cannot use {}: {error}; the node keeps its state there: {hint} or choose another one (fleet.state_dir, --state-dir)",
         state_dir.display()
     );
     Failure::new(kind, message)
