@@ -135,7 +135,7 @@ pub struct SiteTotals {
     pub push_peer_bytes: u64,
     /// Requests answered from pushed slices: the yield of pushes.
     pub pushed_hits: u64,
-    /// Bytes of those.
+    /// Bytes of these.
     pub pushed_hit_bytes: u64,
 }
 
@@ -163,7 +163,7 @@ pub struct FillProgress {
     pub items: u64,
     /// Items that were stored before and stay fresh long enough, or were found valid.
     pub already_warm: u64,
-    /// Bytes of those.
+    /// Bytes of these.
     pub already_warm_bytes: u64,
     /// Items fetched by this order.
     pub warmed: u64,
@@ -230,7 +230,7 @@ pub struct DnsReport {
     pub started_unix_ms: u64,
     /// Journal revision the node has folded.
     pub revision: u64,
-    /// Whether it drains.
+    /// Whether it is draining.
     pub draining: bool,
     /// Queries since start by rcode name (`NOERROR`).
     pub queries: BTreeMap<String, u64>,
@@ -285,7 +285,7 @@ pub struct OriginReport {
     pub node: String,
     /// When the process started, milliseconds after the Unix epoch.
     pub started_unix_ms: u64,
-    /// Whether it drains.
+    /// Whether it is draining.
     pub draining: bool,
     /// Requests since start by status class (`2xx`).
     pub requests: BTreeMap<String, u64>,
