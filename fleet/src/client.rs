@@ -185,6 +185,7 @@ impl Client {
                     ClientError::Exchange { authority, reason }
                 }
             })?;
+
         let (head, body) = response.into_parts();
         if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
             return Err(ClientError::TooLarge {
@@ -192,6 +193,7 @@ impl Client {
                 limit: BODY_BYTES_MAX,
             });
         }
+
         let body = Limited::new(body, BODY_BYTES_MAX)
             .collect()
             .await
@@ -209,6 +211,7 @@ impl Client {
                     }
                 }
             })?;
+
         Ok(Response::from_parts(head, body.to_bytes()))
     }
 }

@@ -35,6 +35,7 @@ pub(crate) fn fold(mut entries: Vec<Entry>, now_unix_ms: u64) -> Vec<Entry> {
             everything = entry.revision;
         }
     }
+
     let is_kept = |n: usize, entry: &Entry| {
         let is_newest = newest.get(&key(&entry.change)) == Some(&n);
         is_newest
@@ -49,11 +50,13 @@ pub(crate) fn fold(mut entries: Vec<Entry>, now_unix_ms: u64) -> Vec<Entry> {
                 }
             }
     };
+
     let kept: Vec<bool> = entries
         .iter()
         .enumerate()
         .map(|(n, entry)| is_kept(n, entry))
         .collect();
+
     let mut kept = kept.into_iter();
     entries.retain(|_| kept.next().unwrap_or(false));
     limit_purges(entries)

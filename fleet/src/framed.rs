@@ -143,6 +143,7 @@ impl FramedLog {
         } else {
             bytes.len()
         };
+
         while offset < bytes.len() {
             match record_at(&bytes, offset, payload_bytes_max) {
                 RecordScan::Whole(payload) => {
@@ -152,6 +153,7 @@ impl FramedLog {
                 _ => offset += 1,
             }
         }
+
         let mut aside = path.as_os_str().to_owned();
         aside.push(".damaged");
         std::fs::rename(path, &aside).map_err(io)?;
@@ -243,6 +245,7 @@ impl FramedLog {
             .write(true)
             .open(path)
             .map_err(io)?;
+
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(io)?;
         let (id, end) = Self::scan(&bytes, path, magic, payload_bytes_max, each)?;
@@ -252,6 +255,7 @@ impl FramedLog {
                 .and_then(|()| file.sync_data())
                 .map_err(io)?;
         }
+
         Ok(Self {
             file,
             path: path.to_owned(),
@@ -301,6 +305,7 @@ impl FramedLog {
                     .map_err(io)
                     .map(|()| log)
             });
+
         match outcome {
             Ok(log) => {
                 *self = Self {
@@ -333,6 +338,7 @@ impl FramedLog {
                 limit: self.payload_bytes_max,
             });
         }
+
         let outcome = self
             .sync_directory()
             .and_then(|()| self.truncate_failed_append())
@@ -341,6 +347,7 @@ impl FramedLog {
                 self.write(&frame(payload))?;
                 self.file.sync_data()
             });
+
         match outcome {
             Ok(()) => {
                 self.has_failed_append = false;

@@ -18,7 +18,7 @@ use crate::framed::{FramedError, FramedLog, RecordPosition};
 const MAGIC: &[u8; 8] = b"NCJRNL1\n";
 
 /// Largest encoded change.
-pub const CHANGE_BYTES_MAX: usize = 16 << 20;
+const CHANGE_BYTES_MAX: usize = 16 << 20;
 
 /// Most encoded bytes of entries that share a record; a larger entry has a record of its own.
 const GROUP_BYTES_MAX: usize = 1 << 20;
@@ -160,39 +160,15 @@ impl Journal {
     pub fn open(path: &Path) -> Result<Self, JournalError> {
         let mut locations: Vec<EntryLocation> = Vec::new();
         let mut summary = Summary::default();
-        let mut bad = None;
-        let log = FramedLog::open(
-            path,
-            MAGIC,
-            CHANGE_BYTES_MAX,
-            |place, payload| match decode(payload) {
-                Ok(entries) => {
-                    for (index, entry) in (0..).zip(entries) {
-                        let newest = locations.last().map_or(0, |location| location.revision);
-                        if entry.revision > newest {
-                            locations.push(EntryLocation {
-                                revision: entry.revision,
-                                place,
-                                index,
-                            });
-                            summary.add(&entry);
-                        } else {
-                            bad.get_or_insert((
-                                place.offset,
-                                format!("revision {} follows revision {newest}", entry.revision),
-                            ));
-                        }
-                    }
-                }
-                Err(error) => {
-                    bad.get_or_insert((
-                    place.offset,
-                    format!("the record is whole but no entry ({error}); a newer version may have written it"),
-                ));
-                }
-            },
-        )?;
-        match bad {
+        let mut damage = None;
+        let each = |place: RecordPosition, payload: &[u8]| {
+            if let Err(reason) = scan_record(place, payload, &mut locations, &mut summary) {
+                damage.get_or_insert((place.offset, reason));
+            }
+        };
+
+        let log = FramedLog::open(path, MAGIC, CHANGE_BYTES_MAX, each)?;
+        match damage {
             Some((offset, reason)) => Err(JournalError::Damaged {
                 path: path.to_owned(),
                 offset,
@@ -279,6 +255,7 @@ impl Journal {
             payload.append(&mut encoded);
             group.push(entry);
         }
+
         self.append_encoded(&mut group, &mut payload, &mut outcomes);
         outcomes
     }
@@ -298,6 +275,7 @@ impl Journal {
             1 => self.log.append(payload),
             _ => self.log.append(&[b"[", payload.as_slice(), b"]"].concat()),
         };
+
         payload.clear();
         match written.map_err(JournalError::from) {
             Ok(place) => {
@@ -351,6 +329,7 @@ impl Journal {
             }
             return Ok(None);
         }
+
         let everything = Change::Purge(Purge {
             scope: PurgeScope::All,
             soft: false,
@@ -449,6 +428,7 @@ impl Journal {
             .map(|location| self.read(*location, &mut record))
             .collect::<Result<_, _>>()
             .map_err(io)?;
+
         let before = old.len();
         let mut kept = fold(old, now_unix_ms);
         let left_out = before - kept.len();
@@ -471,6 +451,7 @@ impl Journal {
                 index: 0,
             })
             .collect();
+
         self.compacted_bytes = self.log.bytes();
         Ok(left_out)
     }
@@ -511,6 +492,32 @@ impl Journal {
         self.summary.add(&entry);
         Ok(entry)
     }
+}
+
+/// Adds the entries of a record. The error describes damage; the entries before it are added.
+fn scan_record(
+    place: RecordPosition,
+    payload: &[u8],
+    locations: &mut Vec<EntryLocation>,
+    summary: &mut Summary,
+) -> Result<(), String> {
+    let entries = decode(payload).map_err(|error| {
+        format!("the record is whole but no entry ({error}); a newer version may have written it")
+    })?;
+    for (index, entry) in (0..).zip(entries) {
+        let revision = entry.revision;
+        let newest = locations.last().map_or(0, |location| location.revision);
+        if revision <= newest {
+            return Err(format!("revision {revision} follows revision {newest}"));
+        }
+        locations.push(EntryLocation {
+            revision,
+            place,
+            index,
+        });
+        summary.add(&entry);
+    }
+    Ok(())
 }
 
 /// A summary of the entries of a journal, as far as it needs one.

@@ -45,6 +45,7 @@ pub fn check<B>(
         (None, None) if request.version() < Version::HTTP_11 => return Ok(()),
         (None, None) => return Err(NameError::Malformed),
     };
+
     let host = authority.host().trim_end_matches('.').to_ascii_lowercase();
     let literal = host
         .strip_prefix('[')

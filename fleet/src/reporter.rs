@@ -77,6 +77,7 @@ pub async fn run_with<R, F>(
             _ = ticks.tick() => false,
             () = shutdown.asked() => true,
         };
+
         let now = fleet.borrow().clone();
         let urls = urls(&now);
         if !urls.is_empty() {
@@ -97,6 +98,7 @@ pub async fn run_with<R, F>(
                 log.note(url, outcome.err());
             }
         }
+
         if last {
             return;
         }
@@ -192,11 +194,12 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
-    use std::sync::Mutex;
     use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 
     use bytes::Bytes;
     use http::{Response, StatusCode};
+
+    use parking_lot::Mutex;
 
     use super::*;
     use crate::admin::{self, Readiness};
@@ -241,7 +244,6 @@ mod tests {
                     }
                     received
                         .lock()
-                        .expect("whole")
                         .push(String::from_utf8_lossy(request.body()).into_owned());
                     response
                 })
@@ -270,7 +272,7 @@ mod tests {
         }
 
         fn received(&self) -> Vec<String> {
-            self.received.lock().expect("whole").clone()
+            self.received.lock().clone()
         }
 
         async fn until_received(&self, count: usize) {

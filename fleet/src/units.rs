@@ -190,6 +190,7 @@ fn quantity(text: &str, kind: &Kind) -> Result<u64, UnitError> {
             example: kind.example,
         });
     }
+
     let size = match kind.units.iter().find(|(name, _)| *name == unit) {
         Some((_, size)) => u128::from(*size),
         None if unit.is_empty() && number.bytes().all(|b| b == b'0' || b == b'.') => 1,
@@ -208,12 +209,14 @@ fn quantity(text: &str, kind: &Kind) -> Result<u64, UnitError> {
             });
         }
     };
+
     if fraction.len() > 9 {
         return Err(UnitError::Number {
             text: text.into(),
             example: kind.example,
         });
     }
+
     let whole: u64 = whole.parse().map_err(|_| too_large())?;
     let scale = 10u128.pow(fraction.len() as u32);
     let fraction: u128 = if fraction.is_empty() {
@@ -221,6 +224,7 @@ fn quantity(text: &str, kind: &Kind) -> Result<u64, UnitError> {
     } else {
         fraction.parse().expect("at most nine digits")
     };
+
     u64::try_from(u128::from(whole) * size + fraction * size / scale).map_err(|_| too_large())
 }
 

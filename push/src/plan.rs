@@ -144,6 +144,7 @@ pub fn plan(candidates: Vec<Expected>, budget: &Budget, is_served: impl Fn(&str)
     } else {
         (budget.share_bytes, Limit::DiskShare)
     };
+
     let mut excluded = Vec::new();
     let mut eligible = Vec::new();
     for candidate in candidates {
@@ -152,6 +153,7 @@ pub fn plan(candidates: Vec<Expected>, budget: &Budget, is_served: impl Fn(&str)
             Err(reason) => excluded.push((candidate, reason)),
         }
     }
+
     eligible.sort_unstable_by(denser_first);
     let upper_bound = fractional_optimum(&eligible, capacity);
     let chosen = choose(&eligible, capacity, budget.items_max);
@@ -165,6 +167,7 @@ pub fn plan(candidates: Vec<Expected>, budget: &Budget, is_served: impl Fn(&str)
         .filter(|(_, c)| **c)
         .map(|(i, _)| i.stored)
         .sum();
+
     let mut items = Vec::new();
     for (item, chosen) in eligible.into_iter().zip(chosen) {
         if chosen {
@@ -178,6 +181,7 @@ pub fn plan(candidates: Vec<Expected>, budget: &Budget, is_served: impl Fn(&str)
             excluded.push((back(item), reason));
         }
     }
+
     let body_bytes: u64 = items.iter().map(|i| i.size).sum();
     Plan {
         stored_bytes: stored,
@@ -207,6 +211,7 @@ fn eligibility(
         && c.bytes > 0.0
         && c.bytes.is_finite()
         && c.requests.is_finite();
+
     if !is_worth {
         return Err(Exclusion::TooFewRequests);
     }

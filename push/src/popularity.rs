@@ -239,6 +239,7 @@ impl ClusterPopularity {
             self.add(count, weight, hour);
             folded.taken += 1;
         }
+
         folded.evicted = self.evict(limits.urls_max);
         folded
     }

@@ -46,6 +46,7 @@ pub(super) fn host_problem(name: &str) -> Option<&'static str> {
             return Some("a label cannot start or end with -");
         }
     }
+
     None
 }
 
@@ -110,6 +111,7 @@ pub(crate) fn host_and_port(authority: &str) -> Result<String, &'static str> {
             None => (normal(authority), None),
         },
     };
+
     if !host.starts_with('[') {
         host_problem(&host).map_or(Ok(()), Err)?;
     }

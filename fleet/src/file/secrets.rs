@@ -51,6 +51,7 @@ pub(super) fn check_node_key(
             "put it into a file on the machines of control and the name servers, and name that with node_key_file",
         );
     }
+
     match source {
         KeySource::Given(key) if !key.0.is_empty() => return key.clone(),
         KeySource::InPlaceOfFile(key) if !key.0.is_empty() && !head.has("node_key") => {
@@ -59,6 +60,7 @@ pub(super) fn check_node_key(
         KeySource::Unneeded if !head.has("node_key") => return Secret(String::new()),
         _ => {}
     }
+
     if is_needed && head.is_present() && !head.has("node_key") && !head.has("node_key_file") {
         head.note_missing(
             "node_key",
@@ -67,6 +69,7 @@ pub(super) fn check_node_key(
             ),
         );
     }
+
     let key = check_secret(head, base, ["node_key", "node_key_file"], "key")
         .unwrap_or_else(|| Secret(String::new()));
     if node_key::is_own(&key) {
@@ -86,6 +89,7 @@ pub(super) fn check_node_key(
             None => {}
         }
     }
+
     key
 }
 
@@ -104,6 +108,7 @@ pub fn read_key(path: &Path) -> Result<Secret, Failure> {
             ),
         )
     })?;
+
     let key = Secret(text.trim_end_matches(['\r', '\n']).to_owned());
     let problem = match secret_problem(&key.0, "key") {
         Some((problem, hint)) => Some(format!("{problem}; {hint}")),
@@ -113,6 +118,7 @@ pub fn read_key(path: &Path) -> Result<Secret, Failure> {
         ),
         None => None,
     };
+
     match problem {
         Some(problem) => Err(Failure::new(
             FailureKind::Usage,
@@ -211,6 +217,7 @@ pub(super) fn check_secret(
         },
         (None, None) => return None,
     };
+
     if let Some((problem, hint)) = secret_problem(&secret, what) {
         text.note(problem, hint);
     }

@@ -110,13 +110,12 @@ pub(super) fn check_sites(
 ) -> Vec<Site> {
     let mut lines: HashMap<String, usize> = HashMap::new();
     let mut hosts: HashMap<String, String> = HashMap::new();
+    let sections = root.sections("site", SITE);
     let servers: HashMap<&str, &NameServer> = name_servers
         .iter()
         .rev()
         .map(|n| (n.host.as_str(), n))
         .collect();
-    let mut sites = Vec::new();
-    let sections = root.sections("site", SITE);
     // A site may list its own steered name among its hosts; another site may not.
     for text in sections
         .iter()
@@ -126,29 +125,10 @@ pub(super) fn check_sites(
             .entry(format!("{text}.{zone}"))
             .or_insert_with(|| text.to_owned());
     }
+
+    let mut sites = Vec::new();
     for section in &sections {
-        let name = section.need_text("name", "name = \"www\"");
-        if let Some(text) = &name {
-            check_label(text);
-            let line = section.mistakes.line_of(text.at);
-            if let Some(first) = lines.insert(text.text.to_owned(), line) {
-                text.note(
-                    format!(
-                        "{:?} is the name of another site, in line {first}",
-                        text.text
-                    ),
-                    "give every site a name of its own",
-                );
-            }
-            let steered = format!("{}.{zone}", text.text);
-            if let Some(server) = servers.get(steered.as_str()) {
-                text.note(
-                    format!("{steered} is the host of the name server {}", server.name),
-                    "give the site another name",
-                );
-            }
-        }
-        let name = name.map_or_else(String::new, |t| t.text.to_owned());
+        let name = check_site_name(section, zone, &servers, &mut lines);
         let origin = section
             .need_text("origin", "origin = \"http://origin.example.org\"")
             .map_or_else(String::new, |t| url(&t, &["http", "https"]));
@@ -173,6 +153,39 @@ pub(super) fn check_sites(
         });
     }
     sites
+}
+
+/// A site's name, which is unique and whose steered name is not the host of a name server.
+fn check_site_name(
+    section: &Section<'_>,
+    zone: &str,
+    servers: &HashMap<&str, &NameServer>,
+    lines: &mut HashMap<String, usize>,
+) -> String {
+    let Some(text) = section.need_text("name", "name = \"www\"") else {
+        return String::new();
+    };
+    check_label(&text);
+    let line = section.mistakes.line_of(text.at);
+    if let Some(first) = lines.insert(text.text.to_owned(), line) {
+        text.note(
+            format!(
+                "{:?} is the name of another site, in line {first}",
+                text.text
+            ),
+            "give every site a name of its own",
+        );
+    }
+
+    let steered = format!("{}.{zone}", text.text);
+    if let Some(server) = servers.get(steered.as_str()) {
+        text.note(
+            format!("{steered} is the host of the name server {}", server.name),
+            "give the site another name",
+        );
+    }
+
+    text.text.to_owned()
 }
 
 fn check_hosts(
@@ -209,6 +222,7 @@ fn check_hosts(
         }
         hosts.push(host);
     }
+
     hosts
 }
 
@@ -234,6 +248,7 @@ fn check_origin_tls(section: &Section<'_>, base: &Path, is_plain: bool) -> Origi
         }
         Some(path(&text, base))
     };
+
     let (ca, cert, key) = (file("origin_ca"), file("origin_cert"), file("origin_key"));
     for (there, missing, example) in [
         (
@@ -251,6 +266,7 @@ fn check_origin_tls(section: &Section<'_>, base: &Path, is_plain: bool) -> Origi
             section.note_missing(missing, example);
         }
     }
+
     OriginTls {
         ca,
         identity: cert.zip(key),

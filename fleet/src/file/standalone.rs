@@ -52,6 +52,7 @@ pub fn standalone_edge(
             "there is nothing to listen on; name an address and a port, such as 127.0.0.1:8080",
         ));
     };
+
     let node = Node {
         name: "edge".into(),
         addresses: listen.iter().map(SocketAddr::ip).collect(),
@@ -63,23 +64,6 @@ pub fn standalone_edge(
         threads: None,
         capacity_bits: None,
         clients: ClientLimits::default(),
-    };
-    let cluster = Cluster {
-        name: "local".into(),
-        label: "local".into(),
-        place: Place {
-            latitude: 0.0,
-            longitude: 0.0,
-        },
-        time_zone: "UTC".into(),
-        off_peak: DailyWindow {
-            start_minute: 120,
-            end_minute: 360,
-        },
-        fill_rate_bits: FILL_RATE_BITS,
-        push_share: Bytes(disk.0 / 2),
-        weight: 1,
-        nodes: vec![node],
     };
     let site = Site {
         name: "site".into(),
@@ -94,10 +78,31 @@ pub fn standalone_edge(
         purge: PurgePolicy::default(),
     };
     Ok(Fleet {
-        clusters: vec![cluster],
+        clusters: vec![cluster_of(node)],
         sites: vec![site],
         ..standalone(state_dir)
     })
+}
+
+/// The cluster of a single edge.
+fn cluster_of(node: Node) -> Cluster {
+    Cluster {
+        name: "local".into(),
+        label: "local".into(),
+        place: Place {
+            latitude: 0.0,
+            longitude: 0.0,
+        },
+        time_zone: "UTC".into(),
+        off_peak: DailyWindow {
+            start_minute: 120,
+            end_minute: 360,
+        },
+        fill_rate_bits: FILL_RATE_BITS,
+        push_share: Bytes(node.disk.0 / 2),
+        weight: 1,
+        nodes: vec![node],
+    }
 }
 
 /// The fleet of one origin node without a fleet file: node `origin` that serves the directory

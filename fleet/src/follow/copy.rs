@@ -97,6 +97,7 @@ impl JournalCopy {
                 bad.get_or_insert((place.offset, error.to_string()));
             }
         };
+
         let mut log = Self::open_log(path, each)?;
         if let Some((offset, reason)) = bad {
             return Err(FramedError::Damaged {
@@ -105,6 +106,7 @@ impl JournalCopy {
                 reason,
             });
         }
+
         let entries = fold(entries, now_unix_ms);
         if records > 1
             && let Err(error) = log.rewrite(batches(&position, &entries), |_, _| ())
@@ -160,6 +162,7 @@ impl JournalCopy {
                 .insert(Self::open_log(&self.path, |_, _| ())?)
                 .append(&payload)?,
         };
+
         self.position = batch.position;
         self.bytes_since_fold += payload.len() as u64;
         if self.bytes_since_fold > FOLD_AFTER_BYTES.max(self.folded_bytes) {
@@ -181,6 +184,7 @@ impl JournalCopy {
                 }
             }
         }
+
         Ok(())
     }
 }

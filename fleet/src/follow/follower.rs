@@ -112,6 +112,52 @@ impl Follower {
     }
 
     async fn follow(&mut self, stored: Vec<Entry>) {
+        self.hand_out_stored(stored).await;
+
+        let mut fleet = self.fleet_tx.subscribe();
+        let mut failures = 0;
+        loop {
+            let now = fleet.borrow_and_update().clone();
+            let Some(control) = &now.control else {
+                self.state_tx.send_modify(|state| {
+                    (state.caught_up, state.control_reachable) = (true, false)
+                });
+                if fleet.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            };
+
+            let wait = self.wait_for_entries(failures);
+            let requested = Instant::now();
+            let key = node_key::shown_by(&now, &self.name).unwrap_or_else(|| Secret(String::new()));
+            let outcome = tokio::select! {
+                outcome = ask(&self.client, control, &key, &self.name, &self.position, wait) => outcome,
+                // Control may have another address now; the next round asks there.
+                _ = fleet.changed() => continue,
+            };
+            self.note(outcome.as_ref().err(), failures);
+
+            if let Ok(answer) = outcome {
+                let is_empty = answer.entries.is_empty();
+                self.apply(answer).await;
+                failures = 0;
+                // Control normally delays an empty answer. If it does not, a pause prevents a busy
+                // loop.
+                let may_wait = wait > Duration::ZERO || !self.state_tx.borrow().caught_up;
+                if is_empty && may_wait && requested.elapsed() < PAUSES.0 {
+                    tokio::time::sleep(PAUSES.0).await;
+                }
+            } else {
+                let random = RandomState::new().hash_one(failures);
+                tokio::time::sleep(pause(failures, random)).await;
+                failures += 1;
+            }
+        }
+    }
+
+    /// Hands out the entries of the node's own copy.
+    async fn hand_out_stored(&mut self, stored: Vec<Entry>) {
         for entry in stored {
             // The fleet file is in force already, or it is the one with which this node cannot
             // start: the role may not have started yet.
@@ -126,52 +172,16 @@ impl Follower {
         self.state_tx.send_modify(|state| {
             (state.revision, state.recalled) = (state.revision.max(handed_out), true)
         });
-        let mut fleet = self.fleet_tx.subscribe();
-        let mut failures = 0;
-        loop {
-            let now = fleet.borrow_and_update().clone();
-            let Some(control) = &now.control else {
-                self.state_tx.send_modify(|state| {
-                    (state.caught_up, state.control_reachable) = (true, false)
-                });
-                if fleet.changed().await.is_err() {
-                    return;
-                }
-                continue;
-            };
-            let state = *self.state_tx.borrow();
-            // A node that does not know its state asks control for an immediate answer.
-            let wait = if state.caught_up && failures == 0 && state.control_reachable {
-                WAIT
-            } else {
-                Duration::ZERO
-            };
-            let asked = Instant::now();
-            let key = node_key::shown_by(&now, &self.name).unwrap_or_else(|| Secret(String::new()));
-            let outcome = tokio::select! {
-                outcome = ask(&self.client, control, &key, &self.name, &self.position, wait) => outcome,
-                // Control may have another address now; the next round asks there.
-                _ = fleet.changed() => continue,
-            };
-            self.note(outcome.as_ref().err(), failures);
-            match outcome {
-                Ok(answer) => {
-                    let is_empty = answer.entries.is_empty();
-                    self.apply(answer).await;
-                    failures = 0;
-                    // Control normally delays an empty answer. If it does not, a pause prevents a
-                    // busy loop.
-                    let may_wait = wait > Duration::ZERO || !self.state_tx.borrow().caught_up;
-                    if is_empty && may_wait && asked.elapsed() < PAUSES.0 {
-                        tokio::time::sleep(PAUSES.0).await;
-                    }
-                }
-                Err(_) => {
-                    tokio::time::sleep(pause(failures, RandomState::new().hash_one(failures)))
-                        .await;
-                    failures += 1;
-                }
-            }
+    }
+
+    /// How long control may hold the next request. A node that does not know its state asks for an
+    /// immediate answer.
+    fn wait_for_entries(&self, failures: u32) -> Duration {
+        let state = *self.state_tx.borrow();
+        if state.caught_up && failures == 0 && state.control_reachable {
+            WAIT
+        } else {
+            Duration::ZERO
         }
     }
 
@@ -183,6 +193,7 @@ impl Follower {
             .as_ref()
             .is_some_and(|id| *id != answer.journal)
             || answer.revision < before.cursor;
+
         let (position, entries) = if is_other {
             tracing::error!(
                 journal = answer.journal, revision = answer.revision, followed = ?before.journal, cursor = before.cursor,
@@ -193,11 +204,13 @@ impl Follower {
         } else {
             position::advance(&before, &answer)
         };
+
         if position != before {
             self.position = position;
             self.unsaved.extend(entries.iter().cloned());
             self.save().await;
         }
+
         for entry in entries {
             apply_fleet_file(&entry, &self.fleet_tx, self.check);
             self.hand_out(entry).await;
@@ -295,6 +308,7 @@ pub(super) async fn ask(
         at.cursor,
         wait.as_millis()
     );
+
     let response = client.get_with(&url, key, wait + ANSWER_TIME_MAX).await?;
     if !response.status().is_success() {
         // Control's reason contains the hint.
@@ -304,6 +318,7 @@ pub(super) async fn ask(
             .collect();
         return Err(FollowError::Status(response.status().as_u16(), reason));
     }
+
     Ok(serde_json::from_slice(response.body())?)
 }
 

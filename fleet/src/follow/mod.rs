@@ -136,6 +136,7 @@ pub async fn prepare(
         shutdown,
         refused,
     };
+
     NodeContext {
         name: its_name,
         fleet,
@@ -225,6 +226,7 @@ impl Following {
             entries_tx: ahead_tx,
             state_tx,
         };
+
         tokio::spawn(follower.run(kept, shutdown));
         Ok(())
     }

@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Mutex;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
+use parking_lot::Mutex;
 
 use super::follower::{FollowError, ask, pause};
 use super::position::{Position, advance, change_journal};
@@ -63,7 +63,6 @@ impl Control {
     fn append(&self, change: Change) -> u64 {
         self.journal
             .lock()
-            .expect("whole")
             .append(change, 1)
             .expect("appends")
             .revision
@@ -105,7 +104,7 @@ async fn answer(journal: &Mutex<Journal>, request: &Request<Bytes>) -> Response<
     let until = Instant::now() + wait;
     loop {
         {
-            let mut journal = journal.lock().expect("whole");
+            let mut journal = journal.lock();
             journal
                 .reconcile(value("journal"), after, 1)
                 .expect("works");
@@ -878,7 +877,6 @@ async fn a_revision_has_the_second_in_which_control_accepted_it() {
     let accepted: Vec<u64> = control
         .journal
         .lock()
-        .expect("whole")
         .after(0, 9)
         .iter()
         .map(|e| e.accepted_unix_ms)

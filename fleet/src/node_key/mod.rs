@@ -21,14 +21,14 @@ mod strength;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, StatusCode};
 
-pub use self::strength::{Strength, strength};
+pub(crate) use self::strength::{Strength, strength};
 use crate::config::{Fleet, Secret};
 
 /// Prefix of a node's own key.
-pub const OWN_KEY_START: &str = "nck1.";
+const OWN_KEY_START: &str = "nck1.";
 
 /// The hint how to create a fleet key.
-pub const MAKE_KEY: &str = "make one with `nearcast key --new`";
+const MAKE_KEY: &str = "make one with `nearcast key --new`";
 
 /// BLAKE3 context that separates these keys from other derived ones.
 const CONTEXT: &str = "nearcast 2026-11-27 keys of nodes";
@@ -180,6 +180,7 @@ impl OwnKey {
             }
             _ => return None,
         };
+
         let is_secret = |text: &str| {
             text.len() == 2 * blake3::OUT_LEN && text.bytes().all(|b| b.is_ascii_hexdigit())
         };
@@ -286,6 +287,7 @@ fn caller_of(fleet: &Fleet, shown: &str) -> Result<Caller, KeyRefused> {
             (false, _) => Err(KeyRefused::Wrong(None)),
         };
     };
+
     let is_known = fleet.has_reporting_node(&own.node);
     if !Secret(secret(root, &own.node, own.generation)).matches(own.secret.as_bytes()) {
         return Err(KeyRefused::Wrong(is_known.then_some(own.node)));
@@ -301,6 +303,7 @@ fn caller_of(fleet: &Fleet, shown: &str) -> Result<Caller, KeyRefused> {
             current,
         });
     }
+
     Ok(Caller::Node(own.node))
 }
 
@@ -403,7 +406,7 @@ pub fn warnings(fleet: &Fleet) -> Vec<String> {
 }
 
 /// The warning about a fleet whose nodes may still present the fleet's key.
-pub const SHARED_WARNING: &str = "the fleet's key is accepted from every node, so each node can speak for all others; give each node its \
+const SHARED_WARNING: &str = "the fleet's key is accepted from every node, so each node can speak for all others; give each node its \
      own key (`nearcast key NODE`) and set node_keys = \"own\" in [fleet]; the next release takes nothing else";
 
 #[cfg(test)]

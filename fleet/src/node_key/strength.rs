@@ -37,7 +37,7 @@ const COMMON: [&str; 23] = [
 
 /// The strength of a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Strength {
+pub(crate) enum Strength {
     /// Strong enough.
     Good,
     /// Guessable with effort, with the reason.
@@ -47,7 +47,7 @@ pub enum Strength {
 }
 
 /// Estimates the strength of a secret.
-pub fn strength(secret: &str) -> Strength {
+pub(crate) fn strength(secret: &str) -> Strength {
     if secret.starts_with(OWN_KEY_START) {
         return Strength::Good;
     }
@@ -60,6 +60,7 @@ pub fn strength(secret: &str) -> Strength {
             "is an example of the documentation, which everybody knows".to_owned(),
         );
     }
+
     if secret.chars().collect::<BTreeSet<_>>().len() < 6 {
         return Strength::Worthless("has fewer than six different characters".to_owned());
     }
@@ -69,11 +70,13 @@ pub fn strength(secret: &str) -> Strength {
             "is made of common words, runs or repetitions, which are guessed first".to_owned(),
         );
     }
+
     if bits < BITS_GOOD {
         return Strength::Weak(
             "is made of few words, runs or repetitions, and may be guessed".to_owned(),
         );
     }
+
     Strength::Good
 }
 
@@ -143,6 +146,7 @@ fn token_bits(token: &str) -> f64 {
     } else {
         new as f64 / bytes.len() as f64
     };
+
     if changes >= 3 {
         return bytes.len() as f64
             * share
@@ -152,6 +156,7 @@ fn token_bits(token: &str) -> f64 {
                 5.5
             };
     }
+
     let runs = bytes.chunk_by(|a, b| class(*a) == class(*b));
     runs.map(|run| match (class(run[0]), run.len() as f64) {
         (Class::Digit, length) => 3.3 * length * share,
