@@ -13,17 +13,19 @@ const SETTLE: Duration = Duration::from_millis(500);
 
 /// The begin of a drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Since {
+pub struct DrainStart {
     /// Revision of the change.
     pub revision: u64,
     /// Time of its acceptance by control, milliseconds after the Unix epoch.
     pub unix_ms: u64,
 }
 
+pub use DrainStart as Since; // alias until the parts are merged
+
 /// The drains in force, folded from the journal. Names that the fleet no longer has are harmless; a
 /// drained cluster includes nodes that are added later.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Drains(BTreeMap<DrainTarget, Since>);
+pub struct Drains(BTreeMap<DrainTarget, DrainStart>);
 
 impl Drains {
     /// Applies a journal entry. Returns whether anything changed.
@@ -35,7 +37,7 @@ impl Drains {
             (true, false) => {
                 self.0.insert(
                     target.clone(),
-                    Since {
+                    DrainStart {
                         revision: entry.revision,
                         unix_ms: entry.accepted_unix_ms,
                     },
@@ -48,12 +50,12 @@ impl Drains {
     }
 
     /// The begin of the drain of exactly this target; `None` when it is not drained.
-    pub fn get(&self, target: &DrainTarget) -> Option<Since> {
+    pub fn get(&self, target: &DrainTarget) -> Option<DrainStart> {
         self.0.get(target).copied()
     }
 
     /// The drain that steers clients away from a node: its own, otherwise that of its cluster.
-    pub fn of_node(&self, cluster: &str, node: &str) -> Option<(DrainTarget, Since)> {
+    pub fn of_node(&self, cluster: &str, node: &str) -> Option<(DrainTarget, DrainStart)> {
         [
             DrainTarget::Node(node.to_owned()),
             DrainTarget::Cluster(cluster.to_owned()),
@@ -68,7 +70,7 @@ impl Drains {
     }
 
     /// Every drain, nodes first, by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&DrainTarget, Since)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&DrainTarget, DrainStart)> {
         self.0.iter().map(|(target, since)| (target, *since))
     }
 }
@@ -184,7 +186,7 @@ mod tests {
         );
         assert_eq!(
             drains.get(&node("ams-1")),
-            Some(Since {
+            Some(DrainStart {
                 revision: 1,
                 unix_ms: 1000
             })

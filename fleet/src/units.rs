@@ -34,7 +34,7 @@ pub enum UnitError {
         example: &'static str,
     },
     /// The unit is unknown.
-    #[error("{unit:?} is no unit here; write one of {units}, for example {example:?}")]
+    #[error("{unit:?} is not a unit here; write one of {units}, for example {example:?}")]
     Unit {
         /// The unit as written.
         unit: String,
@@ -297,14 +297,14 @@ mod tests {
             ("20", "has no unit"),
             (
                 "5 fortnights",
-                "\"fortnights\" is no unit here; write one of ms, s, m, h, d",
+                "\"fortnights\" is not a unit here; write one of ms, s, m, h, d",
             ),
             ("s", "does not begin with a number"),
             ("", "does not begin with a number"),
             ("-5s", "does not begin with a number"),
             ("1.2.3s", "does not begin with a number"),
             ("1.s", "does not begin with a number"),
-            ("5S", "\"S\" is no unit here"),
+            ("5S", "\"S\" is not a unit here"),
             ("999999999999999999999s", "too large"),
             ("18446744073709551615d", "too large"),
         ] {

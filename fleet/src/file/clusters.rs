@@ -177,7 +177,7 @@ fn check_window(text: &Text<'_>) -> DailyWindow {
             "write two different times, such as \"02:00-06:00\", or \"00:00-24:00\" for the whole day",
         ),
         None => text.note(
-            format!("{:?} is no span of time of day", text.text),
+            format!("{:?} is not a span of time of day", text.text),
             "write local times as \"HH:MM-HH:MM\", such as \"02:00-06:00\" or \"22:30-05:00\"",
         ),
     }

@@ -110,7 +110,7 @@ pub(super) fn check_user(text: &Text<'_>) -> String {
         .map_or((text.text, None), |(user, group)| (user, Some(group)));
     if !is_name(user) || !group.is_none_or(is_name) {
         text.note(
-            format!("{:?} is no user", text.text),
+            format!("{:?} is not a user name", text.text),
             "write a name or number such as \"nearcast\", or one with a group, \"nearcast:www-data\"",
         );
     }
@@ -178,7 +178,7 @@ fn instant(section: &Section<'_>, key: &'static str) -> Option<f64> {
     let good = found.filter(|seconds| (0.0..=32_503_680_000.0).contains(seconds));
     if good.is_none() {
         item.note(
-            "this is no instant",
+            "this is not an instant",
             "write seconds after 1970 or a date with time and offset, such as 2026-01-01T00:00:00Z",
         );
     }

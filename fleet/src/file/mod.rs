@@ -162,7 +162,7 @@ pub fn read(path: &Path) -> Result<String, Failure> {
             std::io::ErrorKind::InvalidData => (FailureKind::BadData, "save it as UTF-8 text"),
             std::io::ErrorKind::PermissionDenied => (
                 FailureKind::NoInput,
-                "let this user read it, and search the directories above it",
+                "make it readable for this user, with the directories above it",
             ),
             // Commands take the path in different ways, so the argument's name is not known here.
             _ => (

@@ -56,7 +56,7 @@ fn check_rule(section: &Section<'_>) -> OriginRule {
         |text: &str| !text.trim().is_empty() && text.bytes().all(|b| (b' '..=b'~').contains(&b));
     if let Some(text) = value.as_ref().filter(|t| !is_field(t.text)) {
         text.note(
-            "this is no field value",
+            "this is not a field value",
             "write directives such as \"max-age=3600\"",
         );
     }

@@ -81,8 +81,8 @@ pub(super) fn check_node_key(
             None if OwnKey::parse(&key.0).is_none() => {
                 if let Some(text) = head.text("node_key_file") {
                     text.note(
-                        "the file begins as a node's own key does, and is none",
-                        "write there what `nearcast key NODE` prints, one line",
+                        "the file begins like a node's own key but is not one",
+                        "write the output of `nearcast key NODE` there, one line",
                     );
                 }
             }
@@ -113,7 +113,7 @@ pub fn read_key(path: &Path) -> Result<Secret, Failure> {
     let problem = match secret_problem(&key.0, "key") {
         Some((problem, hint)) => Some(format!("{problem}; {hint}")),
         None if node_key::is_own(&key) && OwnKey::parse(&key.0).is_none() => Some(
-            "this is no node's own key; write there what `nearcast key NODE` prints, one line"
+            "this is not a node's own key; write the output of `nearcast key NODE` there, one line"
                 .to_owned(),
         ),
         None => None,
@@ -166,7 +166,7 @@ pub(super) fn check_keys(head: &Section<'_>, registry: Registry) -> KeyPolicy {
     match head.text("node_keys") {
         Some(text) if text.text == "own" => keys.own_only = true,
         Some(text) if text.text != "shared" => {
-            text.note(format!("{:?} is no way to show keys", text.text), FORMS)
+            text.note(format!("{:?} is not a key policy", text.text), FORMS)
         }
         _ => {}
     }

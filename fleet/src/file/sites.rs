@@ -200,7 +200,7 @@ fn check_hosts(
             "*" => "*".to_owned(),
             written if written.contains('*') => {
                 text.note(
-                    format!("{written:?} is no host name"),
+                    format!("{written:?} is not a host name"),
                     "name the hosts one by one, or write \"*\" alone for any host",
                 );
                 continue;
@@ -208,7 +208,7 @@ fn check_hosts(
             _ => host_name(&text),
         };
         if !seen.insert(host.clone()) {
-            text.note(format!("{host} is there twice"), "remove one");
+            text.note(format!("{host} is listed twice"), "remove one");
             continue;
         }
         if let Some(first) = taken
@@ -229,7 +229,7 @@ fn check_hosts(
 fn check_origin_host(text: &Text<'_>) -> String {
     names::host_and_port(text.text).unwrap_or_else(|problem| {
         text.note(
-            format!("{:?} is no host: {problem}", text.text),
+            format!("{:?} is not a host: {problem}", text.text),
             "write host or host:port, such as \"www.example.org\"",
         );
         String::new()
@@ -336,7 +336,7 @@ fn check_fields(section: &Section<'_>, key: &'static str) -> Vec<String> {
         if let Err((problem, hint)) = names::request_field(&name) {
             text.note(problem, hint);
         } else if names.contains(&name) {
-            text.note(format!("{name} is there twice"), "remove one");
+            text.note(format!("{name} is listed twice"), "remove one");
         } else {
             names.push(name);
         }
@@ -429,7 +429,7 @@ fn check_prefix(text: &Text<'_>) -> Option<IpNet> {
         .or_else(|| text.text.parse::<IpAddr>().ok().map(IpNet::from));
     match found {
         None => text.note(
-            format!("{:?} is no address or prefix of addresses", text.text),
+            format!("{:?} is not an address or a prefix", text.text),
             FORMS,
         ),
         Some(prefix) if prefix.prefix_len() == 0 => {

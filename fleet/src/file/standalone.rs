@@ -35,7 +35,7 @@ pub fn standalone_edge(
     let origin = names::base_url(origin, &["http", "https"]).map_err(|problem| {
         Failure::new(
             FailureKind::Usage,
-            format!("{origin:?} is no origin: {problem}; write http://host[:port] or https://host[:port], such as http://127.0.0.1:8000"),
+            format!("{origin:?} is not an origin: {problem}; write http://host[:port] or https://host[:port], such as http://127.0.0.1:8000"),
         )
     })?;
     for name in cache.forward_fields.iter().chain(&cache.key_fields) {
@@ -109,13 +109,13 @@ fn cluster_of(node: Node) -> Cluster {
 /// `root` on `listen` with the built-in cache rules, without control and admin listener.
 ///
 /// # Errors
-/// [`FailureKind::NoInput`] when `root` is no directory.
+/// [`FailureKind::NoInput`] when `root` is not a directory.
 pub fn standalone_origin(root: PathBuf, listen: SocketAddr) -> Result<Fleet, Failure> {
     if !root.is_dir() {
         return Err(Failure::new(
             FailureKind::NoInput,
             format!(
-                "{} is no directory; name one that has the content",
+                "{} is not a directory; name one that has the content",
                 root.display()
             ),
         ));

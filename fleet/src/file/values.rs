@@ -83,7 +83,7 @@ pub(super) fn check_own_names(section: &Section<'_>, key: &'static str) -> Vec<S
             let name = names::normal(written.strip_prefix("*.").unwrap_or(written));
             if let Some(problem) = names::host_problem(&name) {
                 text.note(
-                    format!("{written:?} is no host name: {problem}"),
+                    format!("{written:?} is not a host name: {problem}"),
                     "write a name without a port, *.NAME for all below it, or *",
                 );
             }
@@ -189,7 +189,7 @@ pub(super) fn references<T>(
     for text in texts {
         match number_of(text.text) {
             Some(index) if !seen.insert(index) => {
-                text.note(format!("{:?} is there twice", text.text), "remove one")
+                text.note(format!("{:?} is listed twice", text.text), "remove one")
             }
             Some(index) => found.push(index),
             None => note_unknown(&text, &names, what),
@@ -202,7 +202,7 @@ pub(super) fn references<T>(
 fn note_unknown(text: &Text<'_>, names: &[&String], what: &str) {
     if names.is_empty() {
         text.note(
-            format!("there is no {what} {:?}; there is none at all", text.text),
+            format!("there is no {what} {:?}; the file has none", text.text),
             format!("add a [[{}]] of that name", what.replace(' ', "_")),
         );
         return;

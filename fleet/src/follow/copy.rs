@@ -51,7 +51,7 @@ impl JournalCopy {
     pub(super) fn open(path: &Path, now_unix_ms: u64) -> io::Result<(Self, Vec<Entry>)> {
         match Self::open_whole(path, now_unix_ms) {
             Err(FramedError::Io { source, .. }) if is_full(&source) && !path.exists() => {
-                tracing::warn!(path = %path.display(), error = %source, "there is no room for a copy of the journal; a restart before there is will know nothing of it");
+                tracing::warn!(path = %path.display(), error = %source, "the disk is too full for a copy of the journal; a restart before there is space begins without one");
                 Ok((
                     Self {
                         log: None,
@@ -180,7 +180,7 @@ impl JournalCopy {
                     return Err(damaged);
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the copy of the journal cannot be folded; it goes on as it was")
+                    tracing::warn!(%error, "the copy of the journal cannot be folded; it stays in use as it is")
                 }
             }
         }

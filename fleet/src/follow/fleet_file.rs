@@ -45,7 +45,7 @@ fn obstacle(fleet: &Fleet, name: &str) -> Option<String> {
     }
     if let Some(origin) = fleet.origins.iter().find(|o| o.name == name) {
         return (!origin.root.is_dir())
-            .then(|| format!("{} is no directory", origin.root.display()));
+            .then(|| format!("{} is not a directory", origin.root.display()));
     }
     fleet.edge(name)?;
     let files = fleet.sites.iter().flat_map(|site| {

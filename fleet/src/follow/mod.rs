@@ -41,7 +41,7 @@ use crate::shutdown::Shutdown;
 const START_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// How long a start waits for control.
-const HEAR_WAIT_MAX: Duration = Duration::from_secs(2);
+const CONTROL_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// Capacity of the channel of entries to the role.
 const ENTRIES_WAITING_MAX: usize = 1024;
@@ -149,7 +149,7 @@ pub async fn prepare(
 
 /// The drains that a node stored in its directory, so that it need not wait until its journal is
 /// folded again. Reads from disk.
-pub async fn kept_drains(state_dir: &Path) -> Drains {
+pub async fn stored_drains(state_dir: &Path) -> Drains {
     let path = copy_path(state_dir);
     tokio::task::spawn_blocking(move || copy::drains(&path))
         .await
@@ -159,6 +159,8 @@ pub async fn kept_drains(state_dir: &Path) -> Drains {
 fn copy_path(state_dir: &Path) -> PathBuf {
     state_dir.join("journal.copy")
 }
+
+pub use {stored_drains as kept_drains, wait_for_control as hear_control}; // aliases until the parts are merged
 
 impl Following {
     /// Adds work that runs once when following begins, so when the role's listeners are open. Its
@@ -276,12 +278,12 @@ pub async fn start_from<T>(
 
 /// Waits until a node without a stored revision of the fleet file has learned from control whether
 /// there is one, for a limited time.
-pub async fn hear_control(mut state: watch::Receiver<FollowState>, mut shutdown: Shutdown) {
+pub async fn wait_for_control(mut state: watch::Receiver<FollowState>, mut shutdown: Shutdown) {
     // When control does not answer, the state of the earlier run is in force.
     let heard =
         state.wait_for(|state| state.caught_up || (state.asked && !state.control_reachable));
     tokio::select! {
-        _ = tokio::time::timeout(HEAR_WAIT_MAX, heard) => {}
+        _ = tokio::time::timeout(CONTROL_WAIT_MAX, heard) => {}
         () = shutdown.asked() => {}
     }
 }
