@@ -62,7 +62,7 @@ impl Registry {
                     format!("add {key} with another address and port"),
                 )
             };
-            section.note_at(key, format!("{problem}"), hint);
+            section.note_at(key, problem, hint);
         } else {
             self.listeners.insert(address, whose);
         }
