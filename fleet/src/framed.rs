@@ -1,15 +1,15 @@
-//! A file of framed records: an identity, then records that carry their length and checksums.
+//! A file of framed records: an identity, then records with their length and checksums.
 //!
-//! Owns bytes on disk and what a crash may leave of them; knows nothing of what records mean.
-//! Layout, little endian:
+//! Owns the bytes on disk and their recovery after a crash; knows nothing of the content of
+//! records. Layout, little endian:
 //!
 //! ```text
 //! header:  magic (8)  id (16)  CRC-32 of both (4)
 //! record:  length (4)  CRC-32 of the length (4)  CRC-32 of the payload (4)  payload
 //! ```
 //!
-//! The length has a checksum of its own so that a damaged length can be told from a record whose
-//! end was never written: only the latter may be cut off.
+//! The length has a checksum of its own, so that a damaged length differs from a record whose end
+//! was never written: only the latter may be cut off.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -20,13 +20,13 @@ use crate::random;
 
 const HEADER_BYTES: usize = 28;
 const FRAME_BYTES: usize = 12;
-/// Extension of a file that is being written to take another's place.
+/// Extension of a file that is being written to replace another.
 const FRESH: &str = "new";
 
-/// Where a payload lies in the file.
+/// Position of a record in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordPosition {
-    /// Of the record's frame, from the start of the file.
+    /// Offset of the record's frame.
     pub offset: u64,
     /// Length of the payload.
     pub bytes: usize,
@@ -34,7 +34,7 @@ pub struct RecordPosition {
 
 pub use RecordPosition as Place; // alias until the parts are merged
 
-/// Why the file cannot be used.
+/// Why a file of records cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FramedError {
     /// Reading or writing failed.
@@ -42,7 +42,7 @@ pub enum FramedError {
     Io {
         /// The file.
         path: PathBuf,
-        /// The system's words.
+        /// The system's error.
         source: io::Error,
     },
     /// A record that others follow is damaged.
@@ -50,9 +50,9 @@ pub enum FramedError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// Where.
+        /// Offset of the damage.
         offset: u64,
-        /// What was found.
+        /// Description of the damage.
         reason: String,
     },
     /// The record is larger than the file's records may be.
@@ -75,16 +75,16 @@ pub struct FramedLog {
     /// Length of the file up to the end of its last whole record.
     end: u64,
     payload_bytes_max: usize,
-    /// A failed append could not be taken back yet: bytes past `end` may be in the file.
+    /// A failed append could not be removed yet: the file may have bytes beyond `end`.
     has_failed_append: bool,
-    /// The file has taken another's place, which may not be on disk yet.
+    /// The file has replaced another, and its directory is not synced yet.
     directory_unsynced: bool,
     #[cfg(test)]
     fail_after: Option<usize>,
 }
 
 impl FramedLog {
-    /// Opens or makes the file and calls `each` with every record in order. An unfinished last
+    /// Opens or creates the file and calls `each` with every record in order. An unfinished last
     /// record is cut off.
     ///
     /// # Errors
@@ -102,7 +102,7 @@ impl FramedLog {
         if !path.exists() {
             create(path, magic).map_err(io)?;
         }
-        // What a crash has left of a file that was to take this one's place.
+        // A crash may have left a replacement that was not finished.
         match std::fs::remove_file(path.with_extension(FRESH)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
             _ => {}
@@ -110,10 +110,10 @@ impl FramedLog {
         Self::open_as(path, magic, payload_bytes_max, each)
     }
 
-    /// [`FramedLog::open`] for what must not keep a node from starting: a damaged file is set aside
-    /// under the name with `.damaged` behind it, in place of an earlier one, and a new file is
-    /// begun. `each` gets every whole record, those behind the damage too; the new file has none of
-    /// them. Gives the damage in words, if there was any.
+    /// [`FramedLog::open`] for state without which a node must still start: a damaged file is
+    /// renamed with the suffix `.damaged`, in place of an earlier one, and a new file is begun.
+    /// `each` gets every whole record, also those after the damage; the new file has none of them.
+    /// Returns a description of the damage, if there was any.
     ///
     /// # Errors
     /// [`FramedError::Io`].
@@ -143,6 +143,7 @@ impl FramedLog {
         } else {
             bytes.len()
         };
+
         while offset < bytes.len() {
             match record_at(&bytes, offset, payload_bytes_max) {
                 RecordScan::Whole(payload) => {
@@ -152,6 +153,7 @@ impl FramedLog {
                 _ => offset += 1,
             }
         }
+
         let mut aside = path.as_os_str().to_owned();
         aside.push(".damaged");
         std::fs::rename(path, &aside).map_err(io)?;
@@ -165,8 +167,8 @@ impl FramedLog {
         ))
     }
 
-    /// Calls `each` with every record of a file and leaves it as it is, also when another process
-    /// has it open.
+    /// Calls `each` with every record of a file without changing it, also when another process has
+    /// it open.
     pub(crate) fn peek(
         path: &Path,
         magic: &[u8; 8],
@@ -180,7 +182,7 @@ impl FramedLog {
         Self::scan(&bytes, path, magic, payload_bytes_max, each).map(drop)
     }
 
-    /// Identity of a file of these bytes, and where its last whole record ends.
+    /// Identity of a file, and the end of its last whole record.
     fn scan(
         bytes: &[u8],
         path: &Path,
@@ -210,8 +212,8 @@ impl FramedLog {
                 }
                 RecordScan::Unfinished => break,
                 RecordScan::Bad(reason) => {
-                    // The end of a write that a crash cut short looks bad as well; but nothing
-                    // whole follows it.
+                    // A write that a crash cut short looks damaged as well, but no whole record
+                    // follows it.
                     let followed = (offset + 1..bytes.len()).any(|at| {
                         matches!(
                             record_at(bytes, at, payload_bytes_max),
@@ -243,6 +245,7 @@ impl FramedLog {
             .write(true)
             .open(path)
             .map_err(io)?;
+
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(io)?;
         let (id, end) = Self::scan(&bytes, path, magic, payload_bytes_max, each)?;
@@ -252,6 +255,7 @@ impl FramedLog {
                 .and_then(|()| file.sync_data())
                 .map_err(io)?;
         }
+
         Ok(Self {
             file,
             path: path.to_owned(),
@@ -266,7 +270,7 @@ impl FramedLog {
         })
     }
 
-    /// The file's identity in hexadecimal digits.
+    /// Identity of the file in hexadecimal digits.
     pub(crate) fn id(&self) -> String {
         self.id.iter().map(|byte| format!("{byte:02x}")).collect()
     }
@@ -276,9 +280,9 @@ impl FramedLog {
         self.end
     }
 
-    /// Puts a file with these records, and the same identity, in place of this one, and calls
-    /// `each` with every record of it. A crash leaves the old file or the new one, whole; after an
-    /// error the old one is in use. Blocking.
+    /// Replaces the file with one of these records and the same identity, and calls `each` with
+    /// every record of it. A crash leaves the old file or the new one, whole; after an error the
+    /// old one stays in use. Blocking.
     ///
     /// # Errors
     /// [`FramedError::Io`].
@@ -294,13 +298,14 @@ impl FramedLog {
         let fresh = self.path.with_extension(FRESH);
         let outcome = write_fresh(&fresh, &self.magic, self.id, payloads)
             .map_err(io)
-            // Opened before it takes the place, so that nothing can fail between that and its use.
+            // Opened before the rename, so that nothing can fail between rename and use.
             .and_then(|()| Self::open_as(&fresh, &self.magic, self.payload_bytes_max, each))
             .and_then(|log| {
                 std::fs::rename(&fresh, &self.path)
                     .map_err(io)
                     .map(|()| log)
             });
+
         match outcome {
             Ok(log) => {
                 *self = Self {
@@ -314,18 +319,18 @@ impl FramedLog {
                 Ok(())
             }
             Err(error) => {
-                // It may hold the space that the old file needs.
+                // It may occupy the space that the old file needs.
                 let _ = std::fs::remove_file(&fresh);
                 Err(error)
             }
         }
     }
 
-    /// Appends a record; it is on disk when this returns, and not in the file when it fails.
+    /// Appends a record; it is on disk when this returns, and not in the file after an error.
     /// Blocking.
     ///
     /// # Errors
-    /// [`FramedError::TooLarge`]; [`FramedError::Io`], a full disk above all.
+    /// [`FramedError::TooLarge`]; [`FramedError::Io`], for example a full disk.
     pub fn append(&mut self, payload: &[u8]) -> Result<RecordPosition, FramedError> {
         if payload.len() > self.payload_bytes_max {
             return Err(FramedError::TooLarge {
@@ -333,6 +338,7 @@ impl FramedLog {
                 limit: self.payload_bytes_max,
             });
         }
+
         let outcome = self
             .sync_directory()
             .and_then(|()| self.truncate_failed_append())
@@ -341,6 +347,7 @@ impl FramedLog {
                 self.write(&frame(payload))?;
                 self.file.sync_data()
             });
+
         match outcome {
             Ok(()) => {
                 self.has_failed_append = false;
@@ -363,8 +370,8 @@ impl FramedLog {
         }
     }
 
-    /// Reads a payload. What has been damaged since it was written or last read is an error, so
-    /// that it is not written anew under a checksum that is right.
+    /// Reads a payload. Damage since the record was written or last read is an error, so that a
+    /// damaged payload never gets a new, valid checksum.
     pub(crate) fn read(&self, place: RecordPosition) -> io::Result<Vec<u8>> {
         let mut record = vec![0; FRAME_BYTES + place.bytes];
         self.file.read_exact_at(&mut record, place.offset)?;
@@ -383,7 +390,7 @@ impl FramedLog {
         }
     }
 
-    /// Makes sure that a crash finds this file under its name.
+    /// Syncs the directory after a replacement, so that a crash finds this file under its name.
     fn sync_directory(&mut self) -> io::Result<()> {
         if self.directory_unsynced {
             sync_directory_of(&self.path)?;
@@ -392,7 +399,7 @@ impl FramedLog {
         Ok(())
     }
 
-    /// Removes what a failed append has left.
+    /// Removes the bytes of a failed append.
     fn truncate_failed_append(&mut self) -> io::Result<()> {
         if self.has_failed_append {
             self.file.set_len(self.end)?;
@@ -412,14 +419,14 @@ impl FramedLog {
         self.file.write_all_at(bytes, self.end)
     }
 
-    /// Lets the next append write that many bytes and then find the disk full.
+    /// Makes the next append write this many bytes and then find the disk full.
     #[cfg(test)]
     pub(crate) fn fail_next_write_after(&mut self, bytes: usize) {
         self.fail_after = Some(bytes);
     }
 }
 
-/// Made whole under another name first: a crash leaves no half header.
+/// Writes the file under another name first: a crash leaves no half header.
 fn create(path: &Path, magic: &[u8; 8]) -> io::Result<()> {
     let id = random::entropy()?;
     let fresh = path.with_extension(FRESH);
@@ -438,7 +445,7 @@ fn write_fresh(
     id: [u8; 16],
     payloads: impl Iterator<Item = Vec<u8>>,
 ) -> io::Result<()> {
-    // It may hold the fleet file, and with it the node key.
+    // Private: the file may contain the fleet file, and with it the node key.
     let file = OpenOptions::new()
         .write(true)
         .create(true)
@@ -492,7 +499,7 @@ fn read_header(bytes: &[u8], magic: &[u8; 8]) -> Result<[u8; 16], &'static str> 
     Ok(header[8..24].try_into().expect("16 bytes"))
 }
 
-/// What is at an offset.
+/// The record at an offset.
 enum RecordScan<'a> {
     Whole(&'a [u8]),
     /// The file ends within the record.

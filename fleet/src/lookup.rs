@@ -132,7 +132,7 @@ impl Fleet {
     }
 
     /// Whether the fleet has a node of this name in any role but control, which reports to nobody.
-    pub fn has_reporting_node(&self, name: &str) -> bool {
+    pub(crate) fn has_reporting_node(&self, name: &str) -> bool {
         self.edge(name).is_some()
             || self.name_servers.iter().any(|server| server.name == name)
             || self.origins.iter().any(|origin| origin.name == name)

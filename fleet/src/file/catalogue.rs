@@ -1,7 +1,7 @@
-//! The settings of every section, with the former names of those that were renamed.
+//! Every section with its settings, and the warnings about former names.
 //!
-//! The list of a section stands beside the code that reads it; the reader asserts that it asks only
-//! for listed settings, and a test that every listed setting is read.
+//! The list of a section is in the section's module. Readers assert that they read listed settings
+//! only, and a test checks that every listed setting is read.
 
 use toml::de::{DeTable, DeValue};
 

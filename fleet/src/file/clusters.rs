@@ -84,6 +84,7 @@ fn check_cluster(
             );
         }
     }
+
     let name = name.map_or_else(String::new, |t| t.text.to_owned());
     if !section.has("node") {
         section.note_missing(
@@ -91,11 +92,13 @@ fn check_cluster(
             "a section [[cluster.node]] with name and address below this one",
         );
     }
+
     let nodes: Vec<Node> = section
         .sections("node", NODE)
         .iter()
         .map(|s| check_node(s, clients, registry))
         .collect();
+
     key_generation(section, &name, &mut registry.cluster_generations);
     let smallest_disk = nodes.iter().map(|n| n.disk).min().unwrap_or_default();
     Cluster {
@@ -174,7 +177,7 @@ fn check_window(text: &Text<'_>) -> DailyWindow {
             "write two different times, such as \"02:00-06:00\", or \"00:00-24:00\" for the whole day",
         ),
         None => text.note(
-            format!("{:?} is no span of time of day", text.text),
+            format!("{:?} is not a span of time of day", text.text),
             "write local times as \"HH:MM-HH:MM\", such as \"02:00-06:00\" or \"22:30-05:00\"",
         ),
     }
@@ -223,6 +226,7 @@ fn check_push_share(section: &Section<'_>, smallest_disk: Bytes) -> Bytes {
         }
         return Bytes((smallest_disk.0 as f64 * share.min(1.0)) as u64);
     }
+
     let size = text.quantity(units::bytes).unwrap_or(half);
     if size > smallest_disk {
         text.note(
@@ -233,6 +237,7 @@ fn check_push_share(section: &Section<'_>, smallest_disk: Bytes) -> Bytes {
             "write less, or give the nodes more disk",
         );
     }
+
     size
 }
 
@@ -244,6 +249,7 @@ fn check_node(section: &Section<'_>, clients: ClientLimits, registry: &mut Regis
     } else {
         addresses.iter().map(|a| SocketAddr::new(*a, 80)).collect()
     };
+
     let first_listen = listen
         .first()
         .copied()
@@ -253,19 +259,19 @@ fn check_node(section: &Section<'_>, clients: ClientLimits, registry: &mut Regis
     } else {
         None
     };
+
     let service = section.socket("service").unwrap_or_else(|| {
         SocketAddr::new(reached_by.unwrap_or(first_listen.ip()), first_listen.port())
     });
     if section.has("service") && service.ip().is_unspecified() {
-        section.mistakes.note(
-            section.at_of("service"),
-            format!("{}: {service} reaches no node", section.path_of("service")),
+        section.note_at(
+            "service",
+            format!("{service} reaches no node"),
             "write the address and port by which name servers and other nodes reach it",
         );
     }
-    let admin = section
-        .socket("admin")
-        .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9100)));
+
+    let admin = section.socket_or_local("admin", 9100);
     let is_local = first_listen.ip().is_loopback();
     for address in &listen {
         registry.listener(section, "listen", *address, true, &name);
@@ -311,6 +317,7 @@ fn check_node_addresses(section: &Section<'_>, name: &str, registry: &mut Regist
         (true, false) => "address",
         (false, true) => "addresses",
     };
+
     let mut addresses = Vec::new();
     for (address, at) in section.addresses(key) {
         let note = |problem: String, hint: &str| {
@@ -332,5 +339,6 @@ fn check_node_addresses(section: &Section<'_>, name: &str, registry: &mut Regist
             None => addresses.push(address),
         }
     }
+
     addresses
 }

@@ -1,6 +1,5 @@
 //! The sections `[control]` and `[control.push]`.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::reader::Section;
@@ -23,12 +22,8 @@ pub(super) fn check_control(root: &Section<'_>, registry: &mut Registry) -> Opti
         return None;
     }
     let name = node_name(&section, "", Some("control"), registry);
-    let listen = section
-        .socket("listen")
-        .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 7700)));
-    let admin = section
-        .socket("admin")
-        .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9170)));
+    let listen = section.socket_or_local("listen", 7700);
+    let admin = section.socket_or_local("admin", 9170);
     let is_local = listen.ip().is_loopback();
     registry.listener(&section, "listen", listen, is_local, &name);
     registry.listener(&section, "admin", admin, is_local, &name);
@@ -40,6 +35,7 @@ pub(super) fn check_control(root: &Section<'_>, registry: &mut Registry) -> Opti
             .float("expected_requests_min", 0.0..=1e12)
             .unwrap_or(2.0),
     };
+
     Some(Control {
         name,
         url: reachable_url(&section, "url", listen, "listen"),

@@ -1,11 +1,12 @@
 //! The sections `[fleet]`, `[clock]` and `[clients]`.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::names;
 use super::reader::{Section, Text};
 use super::settings::Settings;
-use super::values::DAY;
+use super::values::{DAY, path, zone_name};
 use crate::clock::FleetClock;
 use crate::config::{ClientLimits, DrainLimits};
 use crate::units::Bytes;
@@ -43,6 +44,38 @@ pub(super) const CLIENTS: Settings = Settings::of(&[
 /// Default of `report_interval`.
 pub(super) const REPORT_INTERVAL: Duration = Duration::from_secs(2);
 
+/// The CDN's own zone; a stand-in where it is missing.
+pub(super) fn check_zone(root: &Section<'_>, head: &Section<'_>) -> String {
+    let text = if head.is_present() {
+        head.need_text(
+            "zone",
+            "zone = \"cdn.example.org\", a zone that this fleet serves",
+        )
+    } else {
+        root.note_missing(
+            "fleet",
+            "the section [fleet] with zone = \"cdn.example.org\"",
+        );
+        None
+    };
+    let zone = text.and_then(|text| zone_name(&text, false));
+    zone.unwrap_or_else(|| "cdn.invalid".into())
+}
+
+pub(super) fn check_state_dir(head: &Section<'_>, base: &Path) -> PathBuf {
+    let text = head.text("state_dir");
+    text.map_or_else(
+        || PathBuf::from("/var/lib/nearcast"),
+        |text| path(&text, base),
+    )
+}
+
+pub(super) fn check_report_interval(head: &Section<'_>) -> Duration {
+    let range = Duration::from_millis(200)..=Duration::from_secs(60);
+    head.duration("report_interval", range)
+        .unwrap_or(REPORT_INTERVAL)
+}
+
 pub(super) fn check_hostmaster(head: &Section<'_>, zone: &str) -> String {
     let Some(text) = head.text("hostmaster") else {
         return format!("hostmaster@{zone}");
@@ -77,7 +110,7 @@ pub(super) fn check_user(text: &Text<'_>) -> String {
         .map_or((text.text, None), |(user, group)| (user, Some(group)));
     if !is_name(user) || !group.is_none_or(is_name) {
         text.note(
-            format!("{:?} is no user", text.text),
+            format!("{:?} is not a user name", text.text),
             "write a name or number such as \"nearcast\", or one with a group, \"nearcast:www-data\"",
         );
     }
@@ -121,6 +154,7 @@ pub(super) fn check_clock(root: &Section<'_>) -> FleetClock {
             section.note_missing(key, &format!("{key} and {other}, an instant each such as 2026-01-01T00:00:00Z: the clock shows the second when the real time is the first"));
         }
     }
+
     match (real, fleet) {
         (Some(anchor_real), Some(anchor_fleet)) => FleetClock {
             anchor_real,
@@ -144,7 +178,7 @@ fn instant(section: &Section<'_>, key: &'static str) -> Option<f64> {
     let good = found.filter(|seconds| (0.0..=32_503_680_000.0).contains(seconds));
     if good.is_none() {
         item.note(
-            "this is no instant",
+            "this is not an instant",
             "write seconds after 1970 or a date with time and offset, such as 2026-01-01T00:00:00Z",
         );
     }

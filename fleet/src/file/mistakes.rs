@@ -50,11 +50,13 @@ impl<'t> Mistakes<'t> {
             (to, chars) if (start..=at).contains(&to) => (to, chars),
             _ => (start, 0),
         };
+
         let chars = counted
             + self
                 .text
                 .get(counted_to..at)
                 .map_or(0, |between| between.chars().count());
+
         self.counted.set((at, chars));
         let column = chars + 1;
         self.found.borrow_mut().push((

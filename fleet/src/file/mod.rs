@@ -28,8 +28,8 @@ pub use self::mistakes::{Mistake, describe};
 pub use self::secrets::{KeySource, read_key};
 pub use self::standalone::{standalone_edge, standalone_origin};
 
-use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::path::Path;
+use std::time::SystemTime;
 
 use toml::de::DeTable;
 
@@ -37,8 +37,8 @@ use self::catalogue::ROOT;
 use self::clusters::check_clusters;
 use self::control::check_control;
 use self::fleet_section::{
-    CLIENTS, FLEET, REPORT_INTERVAL, check_clients, check_clock, check_drain, check_hostmaster,
-    check_user,
+    CLIENTS, FLEET, check_clients, check_clock, check_drain, check_hostmaster,
+    check_report_interval, check_state_dir, check_user, check_zone,
 };
 use self::mistakes::Mistakes;
 use self::name_servers::check_name_servers;
@@ -48,7 +48,7 @@ use self::registry::Registry;
 use self::secrets::{check_keys, check_node_key};
 use self::sites::check_sites;
 use self::steering::check_steering;
-use self::values::{check_own_names, path, references, zone_name};
+use self::values::{check_own_names, references};
 use self::zones::{OwnZone, check_zones};
 use crate::clock::unix_seconds;
 use crate::config::{ClientLimits, Fleet, OriginNode};
@@ -84,6 +84,7 @@ pub fn parse_with(text: &str, base: &Path, key: KeySource<'_>) -> Result<Fleet, 
         );
         return Err(mistakes.into_sorted());
     }
+
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         let at = error.span().map_or(0, |span| span.start);
@@ -93,6 +94,7 @@ pub fn parse_with(text: &str, base: &Path, key: KeySource<'_>) -> Result<Fleet, 
             "write TOML: [section] headers, and lines of the form key = \"value\"",
         );
     }
+
     // The rest of a file with syntax errors would only give misleading mistakes.
     if !errors.is_empty() {
         return Err(mistakes.into_sorted());
@@ -160,7 +162,7 @@ pub fn read(path: &Path) -> Result<String, Failure> {
             std::io::ErrorKind::InvalidData => (FailureKind::BadData, "save it as UTF-8 text"),
             std::io::ErrorKind::PermissionDenied => (
                 FailureKind::NoInput,
-                "let this user read it, and search the directories above it",
+                "make it readable for this user, with the directories above it",
             ),
             // Commands take the path in different ways, so the argument's name is not known here.
             _ => (
@@ -216,23 +218,9 @@ pub fn parse_and_check_with(
 /// Builds the fleet from the sections of a file. The value is meaningless when mistakes were noted.
 fn check(root: &Section<'_>, base: &Path, key: KeySource<'_>) -> Fleet {
     let head = root.section("fleet", FLEET);
-    if !head.is_present() {
-        root.note_missing(
-            "fleet",
-            "the section [fleet] with zone = \"cdn.example.org\"",
-        );
-    }
-    let zone = head
-        .is_present()
-        .then(|| {
-            head.need_text(
-                "zone",
-                "zone = \"cdn.example.org\", a zone that this fleet serves",
-            )
-        })
-        .flatten()
-        .and_then(|t| zone_name(&t, false))
-        .unwrap_or_else(|| "cdn.invalid".into());
+    let zone = check_zone(root, &head);
+
+    // Nodes, in the order in which the registry names the first owner of a name or address.
     let mut registry = Registry::default();
     let control = check_control(root, &mut registry);
     let origins: Vec<OriginNode> = root
@@ -243,6 +231,7 @@ fn check(root: &Section<'_>, base: &Path, key: KeySource<'_>) -> Fleet {
     let name_servers = check_name_servers(root, &zone, &mut registry);
     let clients = check_clients(&root.section("clients", CLIENTS), ClientLimits::default());
     let clusters = check_clusters(root, clients, &mut registry);
+
     let node_key = check_node_key(
         &head,
         base,
@@ -250,6 +239,8 @@ fn check(root: &Section<'_>, base: &Path, key: KeySource<'_>) -> Fleet {
         control.is_some() || !name_servers.is_empty(),
     );
     let keys = check_keys(&head, registry);
+
+    // Sites and zones refer to nodes.
     let sites = check_sites(root, base, &zone, &clusters, &name_servers, &node_key);
     let zone_name_servers = references(
         &head,
@@ -264,23 +255,17 @@ fn check(root: &Section<'_>, base: &Path, key: KeySource<'_>) -> Fleet {
         sites: sites.iter().map(|s| s.name.as_str()).collect(),
     };
     let zones = check_zones(root, &head, &own, &name_servers);
+
     Fleet {
         hostmaster: check_hostmaster(&head, &zone),
         zone,
         zone_name_servers,
         base: base.to_owned(),
-        state_dir: head
-            .text("state_dir")
-            .map_or_else(|| PathBuf::from("/var/lib/nearcast"), |t| path(&t, base)),
+        state_dir: check_state_dir(&head, base),
         user: head.text("user").map(|t| check_user(&t)),
         node_key,
         keys,
-        report_interval: head
-            .duration(
-                "report_interval",
-                Duration::from_millis(200)..=Duration::from_secs(60),
-            )
-            .unwrap_or(REPORT_INTERVAL),
+        report_interval: check_report_interval(&head),
         admin_hosts: check_own_names(&head, "admin_hosts"),
         drain: check_drain(&head),
         clock: check_clock(root),

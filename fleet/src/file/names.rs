@@ -46,6 +46,7 @@ pub(super) fn host_problem(name: &str) -> Option<&'static str> {
             return Some("a label cannot start or end with -");
         }
     }
+
     None
 }
 
@@ -110,6 +111,7 @@ pub(crate) fn host_and_port(authority: &str) -> Result<String, &'static str> {
             None => (normal(authority), None),
         },
     };
+
     if !host.starts_with('[') {
         host_problem(&host).map_or(Ok(()), Err)?;
     }
@@ -135,7 +137,7 @@ pub(super) fn request_field(name: &str) -> Result<(), (String, &'static str)> {
     let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'+-.^_`|~".contains(&b);
     if name.is_empty() || name.len() > FIELD_NAME_BYTES_MAX || !name.bytes().all(is_token) {
         return Err((
-            format!("{name:?} is no name of a field"),
+            format!("{name:?} is not a field name"),
             "write one such as \"x-app-version\", without a colon, wildcard or value",
         ));
     }

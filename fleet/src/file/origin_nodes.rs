@@ -1,6 +1,5 @@
 //! The sections `[[origin_node]]` and `[[origin_node.rule]]`.
 
-use std::net::SocketAddr;
 use std::path::Path;
 
 use super::reader::{Section, Text};
@@ -24,9 +23,7 @@ pub(super) fn check_origin_node(
 ) -> OriginNode {
     let name = node_name(section, "name = \"origin\"", None, registry);
     let listen = need_socket(section, "listen", "listen = \"127.0.0.1:8000\"");
-    let admin = section
-        .socket("admin")
-        .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9180)));
+    let admin = section.socket_or_local("admin", 9180);
     let is_local = listen.ip().is_loopback();
     registry.listener(section, "listen", listen, is_local, &name);
     registry.listener(section, "admin", admin, is_local, &name);
@@ -39,6 +36,7 @@ pub(super) fn check_origin_node(
         .iter()
         .map(check_rule)
         .collect();
+
     OriginNode {
         name,
         listen,
@@ -58,7 +56,7 @@ fn check_rule(section: &Section<'_>) -> OriginRule {
         |text: &str| !text.trim().is_empty() && text.bytes().all(|b| (b' '..=b'~').contains(&b));
     if let Some(text) = value.as_ref().filter(|t| !is_field(t.text)) {
         text.note(
-            "this is no field value",
+            "this is not a field value",
             "write directives such as \"max-age=3600\"",
         );
     }

@@ -132,6 +132,17 @@ impl<'a> Section<'a> {
         );
     }
 
+    /// Notes a mistake at a setting, or at the section where it is not set.
+    pub(super) fn note_at(
+        &self,
+        key: &'static str,
+        problem: impl AsRef<str>,
+        hint: impl Into<String>,
+    ) {
+        let problem = format!("{}: {}", self.path_of(key), problem.as_ref());
+        self.mistakes.note(self.at_of(key), problem, hint);
+    }
+
     /// Byte of a setting's value, or of the section where it is not set.
     pub(super) fn at_of(&self, key: &'static str) -> usize {
         self.item(key).map_or(self.at, |item| item.at)
@@ -185,6 +196,7 @@ impl<'a> Section<'a> {
             ));
             return Vec::new();
         };
+
         if array.is_empty() {
             item.note(
                 "the list is empty",
@@ -194,6 +206,7 @@ impl<'a> Section<'a> {
                 ),
             );
         }
+
         array
             .iter()
             .enumerate()
@@ -351,6 +364,7 @@ impl<'a> Section<'a> {
             },
             _ => item.as_text(expected)?,
         };
+
         let found = text.quantity(parse)?;
         if !range.contains(&found) {
             let hint = format!(
@@ -361,11 +375,18 @@ impl<'a> Section<'a> {
             item.note(format!("{} is out of range", text.text), hint);
             return None;
         }
+
         Some(found)
     }
 
     pub(super) fn socket(&self, key: &'static str) -> Option<SocketAddr> {
         self.text(key)?.socket()
+    }
+
+    /// A socket address, by default a port of the loopback interface.
+    pub(super) fn socket_or_local(&self, key: &'static str, port: u16) -> SocketAddr {
+        let default = SocketAddr::from(([127, 0, 0, 1], port));
+        self.socket(key).unwrap_or(default)
     }
 
     /// One or more socket addresses; empty only when the setting is missing or a mistake was noted.

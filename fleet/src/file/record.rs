@@ -57,6 +57,7 @@ pub(super) fn parse(line: &str, zone: &str, ttl: u32) -> Result<Record, Wrong> {
             "write each record as a string of its own",
         );
     }
+
     let mut rest = line.trim();
     let owner = next_word(&mut rest);
     if owner.is_empty() {
@@ -66,6 +67,8 @@ pub(super) fn parse(line: &str, zone: &str, ttl: u32) -> Result<Record, Wrong> {
         );
     }
     let owner = owner_name(owner, zone)?;
+
+    // TTL and class come in either order (RFC 1035 section 5.1).
     let mut own_ttl = None;
     let mut word = next_word(&mut rest);
     for _ in 0..2 {
@@ -76,6 +79,7 @@ pub(super) fn parse(line: &str, zone: &str, ttl: u32) -> Result<Record, Wrong> {
             word = next_word(&mut rest);
         }
     }
+
     if word.is_empty() {
         return wrong(
             format!("{line:?} has no type"),
@@ -83,41 +87,41 @@ pub(super) fn parse(line: &str, zone: &str, ttl: u32) -> Result<Record, Wrong> {
         );
     }
     let rtype = word.to_ascii_uppercase();
-    let is_numbered = rtype
-        .strip_prefix("TYPE")
-        .is_some_and(|n| n.parse::<u16>().is_ok());
-    if rtype == "SOA" {
-        return wrong(
-            "the SOA record is made by the name server".into(),
-            "remove it",
-        );
-    }
-    if !is_numbered && !TYPES.contains(&rtype.as_str()) {
-        let hint = match nearest(&rtype, TYPES) {
-            Some(near) => format!("did you mean {near}? Types without a name here are written TYPE<number> \\# <length> <hex>"),
-            None => "write \"name TYPE data\", such as \"www A 192.0.2.1\"; other types as TYPE<number> \\# <length> <hex>".to_owned(),
-        };
-        return Err((format!("{word:?} is not a record type"), hint));
-    }
-    if rtype == "NS" && owner == zone {
-        return wrong(
-            "NS records at the top of the zone are made from its name_servers".into(),
-            "remove it, and list the name servers in name_servers",
-        );
-    }
-    if rtype == "CNAME" && owner == zone {
-        return wrong(
-            "the top of a zone cannot be a CNAME".into(),
-            "use A and AAAA records, or a name below the zone",
-        );
-    }
+    check_type(word, &rtype, owner == zone)?;
     check_data(&rtype, rest)?;
+
     Ok(Record {
         owner,
         ttl: own_ttl.unwrap_or(ttl),
         rtype,
         data: rest.to_owned(),
     })
+}
+
+/// Checks the type of a record; `word` is its name as written.
+fn check_type(word: &str, rtype: &str, is_apex: bool) -> Result<(), Wrong> {
+    let wrong = |problem: &str, hint: &str| Err((problem.to_owned(), hint.to_owned()));
+    let number = rtype.strip_prefix("TYPE");
+    let is_numbered = number.is_some_and(|number| number.parse::<u16>().is_ok());
+    match rtype {
+        "SOA" => wrong("the SOA record is made by the name server", "remove it"),
+        _ if !is_numbered && !TYPES.contains(&rtype) => {
+            let hint = match nearest(rtype, TYPES) {
+                Some(near) => format!("did you mean {near}? Types without a name here are written TYPE<number> \\# <length> <hex>"),
+                None => "write \"name TYPE data\", such as \"www A 192.0.2.1\"; other types as TYPE<number> \\# <length> <hex>".to_owned(),
+            };
+            Err((format!("{word:?} is not a record type"), hint))
+        }
+        "NS" if is_apex => wrong(
+            "NS records at the top of the zone are made from its name_servers",
+            "remove it, and list the name servers in name_servers",
+        ),
+        "CNAME" if is_apex => wrong(
+            "the top of a zone cannot be a CNAME",
+            "use A and AAAA records, or a name below the zone",
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// Notes violations of the rules among the records of one zone.
@@ -175,6 +179,7 @@ fn owner_name(written: &str, zone: &str) -> Result<String, Wrong> {
         None if zone.is_empty() => written.to_ascii_lowercase(),
         None => format!("{}.{zone}", written.to_ascii_lowercase()),
     };
+
     let below_star = owner
         .strip_prefix("*.")
         .unwrap_or(if owner == "*" { "x" } else { &owner });
@@ -187,18 +192,21 @@ fn owner_name(written: &str, zone: &str) -> Result<String, Wrong> {
             "write a name relative to the zone, such as \"www\", or @ for its top".into(),
         ));
     }
+
     if !names::is_within(&owner, zone) {
         return Err((
             format!("{written:?} is outside the zone {}", shown(zone)),
             "names that end in a dot are absolute; write a name below the zone, without the dot if it is relative".into(),
         ));
     }
+
     if !written.ends_with('.') && !zone.is_empty() && owner.ends_with(&format!(".{zone}.{zone}")) {
         return Err((
             format!("{written:?} means {owner}, with the zone's name twice"),
             "write it relative to the zone, or with a dot at its end".into(),
         ));
     }
+
     Ok(owner)
 }
 

@@ -62,11 +62,7 @@ impl Registry {
                     format!("add {key} with another address and port"),
                 )
             };
-            section.mistakes.note(
-                section.at_of(key),
-                format!("{}: {problem}", section.path_of(key)),
-                hint,
-            );
+            section.note_at(key, problem, hint);
         } else {
             self.listeners.insert(address, whose);
         }

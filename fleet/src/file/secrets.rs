@@ -51,6 +51,7 @@ pub(super) fn check_node_key(
             "put it into a file on the machines of control and the name servers, and name that with node_key_file",
         );
     }
+
     match source {
         KeySource::Given(key) if !key.0.is_empty() => return key.clone(),
         KeySource::InPlaceOfFile(key) if !key.0.is_empty() && !head.has("node_key") => {
@@ -59,6 +60,7 @@ pub(super) fn check_node_key(
         KeySource::Unneeded if !head.has("node_key") => return Secret(String::new()),
         _ => {}
     }
+
     if is_needed && head.is_present() && !head.has("node_key") && !head.has("node_key_file") {
         head.note_missing(
             "node_key",
@@ -67,6 +69,7 @@ pub(super) fn check_node_key(
             ),
         );
     }
+
     let key = check_secret(head, base, ["node_key", "node_key_file"], "key")
         .unwrap_or_else(|| Secret(String::new()));
     if node_key::is_own(&key) {
@@ -78,14 +81,15 @@ pub(super) fn check_node_key(
             None if OwnKey::parse(&key.0).is_none() => {
                 if let Some(text) = head.text("node_key_file") {
                     text.note(
-                        "the file begins as a node's own key does, and is none",
-                        "write there what `nearcast key NODE` prints, one line",
+                        "the file begins like a node's own key but is not one",
+                        "write the output of `nearcast key NODE` there, one line",
                     );
                 }
             }
             None => {}
         }
     }
+
     key
 }
 
@@ -104,15 +108,17 @@ pub fn read_key(path: &Path) -> Result<Secret, Failure> {
             ),
         )
     })?;
+
     let key = Secret(text.trim_end_matches(['\r', '\n']).to_owned());
     let problem = match secret_problem(&key.0, "key") {
         Some((problem, hint)) => Some(format!("{problem}; {hint}")),
         None if node_key::is_own(&key) && OwnKey::parse(&key.0).is_none() => Some(
-            "this is no node's own key; write there what `nearcast key NODE` prints, one line"
+            "this is not a node's own key; write the output of `nearcast key NODE` there, one line"
                 .to_owned(),
         ),
         None => None,
     };
+
     match problem {
         Some(problem) => Err(Failure::new(
             FailureKind::Usage,
@@ -160,7 +166,7 @@ pub(super) fn check_keys(head: &Section<'_>, registry: Registry) -> KeyPolicy {
     match head.text("node_keys") {
         Some(text) if text.text == "own" => keys.own_only = true,
         Some(text) if text.text != "shared" => {
-            text.note(format!("{:?} is no way to show keys", text.text), FORMS)
+            text.note(format!("{:?} is not a key policy", text.text), FORMS)
         }
         _ => {}
     }
@@ -211,6 +217,7 @@ pub(super) fn check_secret(
         },
         (None, None) => return None,
     };
+
     if let Some((problem, hint)) = secret_problem(&secret, what) {
         text.note(problem, hint);
     }

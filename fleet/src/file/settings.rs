@@ -3,7 +3,7 @@
 /// The names of a section's settings.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Settings {
-    /// Registry in use.
+    /// Names in use.
     pub(super) names: &'static [&'static str],
     /// Former name and present name of renamed settings. A former name works for one release.
     pub(super) former: &'static [(&'static str, &'static str)],

@@ -110,13 +110,12 @@ pub(super) fn check_sites(
 ) -> Vec<Site> {
     let mut lines: HashMap<String, usize> = HashMap::new();
     let mut hosts: HashMap<String, String> = HashMap::new();
+    let sections = root.sections("site", SITE);
     let servers: HashMap<&str, &NameServer> = name_servers
         .iter()
         .rev()
         .map(|n| (n.host.as_str(), n))
         .collect();
-    let mut sites = Vec::new();
-    let sections = root.sections("site", SITE);
     // A site may list its own steered name among its hosts; another site may not.
     for text in sections
         .iter()
@@ -126,29 +125,10 @@ pub(super) fn check_sites(
             .entry(format!("{text}.{zone}"))
             .or_insert_with(|| text.to_owned());
     }
+
+    let mut sites = Vec::new();
     for section in &sections {
-        let name = section.need_text("name", "name = \"www\"");
-        if let Some(text) = &name {
-            check_label(text);
-            let line = section.mistakes.line_of(text.at);
-            if let Some(first) = lines.insert(text.text.to_owned(), line) {
-                text.note(
-                    format!(
-                        "{:?} is the name of another site, in line {first}",
-                        text.text
-                    ),
-                    "give every site a name of its own",
-                );
-            }
-            let steered = format!("{}.{zone}", text.text);
-            if let Some(server) = servers.get(steered.as_str()) {
-                text.note(
-                    format!("{steered} is the host of the name server {}", server.name),
-                    "give the site another name",
-                );
-            }
-        }
-        let name = name.map_or_else(String::new, |t| t.text.to_owned());
+        let name = check_site_name(section, zone, &servers, &mut lines);
         let origin = section
             .need_text("origin", "origin = \"http://origin.example.org\"")
             .map_or_else(String::new, |t| url(&t, &["http", "https"]));
@@ -175,6 +155,39 @@ pub(super) fn check_sites(
     sites
 }
 
+/// A site's name, which is unique and whose steered name is not the host of a name server.
+fn check_site_name(
+    section: &Section<'_>,
+    zone: &str,
+    servers: &HashMap<&str, &NameServer>,
+    lines: &mut HashMap<String, usize>,
+) -> String {
+    let Some(text) = section.need_text("name", "name = \"www\"") else {
+        return String::new();
+    };
+    check_label(&text);
+    let line = section.mistakes.line_of(text.at);
+    if let Some(first) = lines.insert(text.text.to_owned(), line) {
+        text.note(
+            format!(
+                "{:?} is the name of another site, in line {first}",
+                text.text
+            ),
+            "give every site a name of its own",
+        );
+    }
+
+    let steered = format!("{}.{zone}", text.text);
+    if let Some(server) = servers.get(steered.as_str()) {
+        text.note(
+            format!("{steered} is the host of the name server {}", server.name),
+            "give the site another name",
+        );
+    }
+
+    text.text.to_owned()
+}
+
 fn check_hosts(
     section: &Section<'_>,
     site: &str,
@@ -187,7 +200,7 @@ fn check_hosts(
             "*" => "*".to_owned(),
             written if written.contains('*') => {
                 text.note(
-                    format!("{written:?} is no host name"),
+                    format!("{written:?} is not a host name"),
                     "name the hosts one by one, or write \"*\" alone for any host",
                 );
                 continue;
@@ -195,7 +208,7 @@ fn check_hosts(
             _ => host_name(&text),
         };
         if !seen.insert(host.clone()) {
-            text.note(format!("{host} is there twice"), "remove one");
+            text.note(format!("{host} is listed twice"), "remove one");
             continue;
         }
         if let Some(first) = taken
@@ -209,13 +222,14 @@ fn check_hosts(
         }
         hosts.push(host);
     }
+
     hosts
 }
 
 fn check_origin_host(text: &Text<'_>) -> String {
     names::host_and_port(text.text).unwrap_or_else(|problem| {
         text.note(
-            format!("{:?} is no host: {problem}", text.text),
+            format!("{:?} is not a host: {problem}", text.text),
             "write host or host:port, such as \"www.example.org\"",
         );
         String::new()
@@ -234,6 +248,7 @@ fn check_origin_tls(section: &Section<'_>, base: &Path, is_plain: bool) -> Origi
         }
         Some(path(&text, base))
     };
+
     let (ca, cert, key) = (file("origin_ca"), file("origin_cert"), file("origin_key"));
     for (there, missing, example) in [
         (
@@ -251,6 +266,7 @@ fn check_origin_tls(section: &Section<'_>, base: &Path, is_plain: bool) -> Origi
             section.note_missing(missing, example);
         }
     }
+
     OriginTls {
         ca,
         identity: cert.zip(key),
@@ -320,7 +336,7 @@ fn check_fields(section: &Section<'_>, key: &'static str) -> Vec<String> {
         if let Err((problem, hint)) = names::request_field(&name) {
             text.note(problem, hint);
         } else if names.contains(&name) {
-            text.note(format!("{name} is there twice"), "remove one");
+            text.note(format!("{name} is listed twice"), "remove one");
         } else {
             names.push(name);
         }
@@ -413,7 +429,7 @@ fn check_prefix(text: &Text<'_>) -> Option<IpNet> {
         .or_else(|| text.text.parse::<IpAddr>().ok().map(IpNet::from));
     match found {
         None => text.note(
-            format!("{:?} is no address or prefix of addresses", text.text),
+            format!("{:?} is not an address or a prefix", text.text),
             FORMS,
         ),
         Some(prefix) if prefix.prefix_len() == 0 => {

@@ -35,7 +35,7 @@ pub fn standalone_edge(
     let origin = names::base_url(origin, &["http", "https"]).map_err(|problem| {
         Failure::new(
             FailureKind::Usage,
-            format!("{origin:?} is no origin: {problem}; write http://host[:port] or https://host[:port], such as http://127.0.0.1:8000"),
+            format!("{origin:?} is not an origin: {problem}; write http://host[:port] or https://host[:port], such as http://127.0.0.1:8000"),
         )
     })?;
     for name in cache.forward_fields.iter().chain(&cache.key_fields) {
@@ -52,6 +52,7 @@ pub fn standalone_edge(
             "there is nothing to listen on; name an address and a port, such as 127.0.0.1:8080",
         ));
     };
+
     let node = Node {
         name: "edge".into(),
         addresses: listen.iter().map(SocketAddr::ip).collect(),
@@ -63,23 +64,6 @@ pub fn standalone_edge(
         threads: None,
         capacity_bits: None,
         clients: ClientLimits::default(),
-    };
-    let cluster = Cluster {
-        name: "local".into(),
-        label: "local".into(),
-        place: Place {
-            latitude: 0.0,
-            longitude: 0.0,
-        },
-        time_zone: "UTC".into(),
-        off_peak: DailyWindow {
-            start_minute: 120,
-            end_minute: 360,
-        },
-        fill_rate_bits: FILL_RATE_BITS,
-        push_share: Bytes(disk.0 / 2),
-        weight: 1,
-        nodes: vec![node],
     };
     let site = Site {
         name: "site".into(),
@@ -94,23 +78,44 @@ pub fn standalone_edge(
         purge: PurgePolicy::default(),
     };
     Ok(Fleet {
-        clusters: vec![cluster],
+        clusters: vec![cluster_of(node)],
         sites: vec![site],
         ..standalone(state_dir)
     })
+}
+
+/// The cluster of a single edge.
+fn cluster_of(node: Node) -> Cluster {
+    Cluster {
+        name: "local".into(),
+        label: "local".into(),
+        place: Place {
+            latitude: 0.0,
+            longitude: 0.0,
+        },
+        time_zone: "UTC".into(),
+        off_peak: DailyWindow {
+            start_minute: 120,
+            end_minute: 360,
+        },
+        fill_rate_bits: FILL_RATE_BITS,
+        push_share: Bytes(node.disk.0 / 2),
+        weight: 1,
+        nodes: vec![node],
+    }
 }
 
 /// The fleet of one origin node without a fleet file: node `origin` that serves the directory
 /// `root` on `listen` with the built-in cache rules, without control and admin listener.
 ///
 /// # Errors
-/// [`FailureKind::NoInput`] when `root` is no directory.
+/// [`FailureKind::NoInput`] when `root` is not a directory.
 pub fn standalone_origin(root: PathBuf, listen: SocketAddr) -> Result<Fleet, Failure> {
     if !root.is_dir() {
         return Err(Failure::new(
             FailureKind::NoInput,
             format!(
-                "{} is no directory; name one that has the content",
+                "{} is not a directory; name one that has the content",
                 root.display()
             ),
         ));

@@ -61,6 +61,7 @@ pub(super) fn check_steering(root: &Section<'_>, base: &Path) -> Steering {
         }
         text.text.to_owned()
     };
+
     Steering {
         geo_db: section.text("geo_db").map(|t| path(&t, base)),
         rtt_max_age: section

@@ -83,7 +83,7 @@ pub(super) fn check_own_names(section: &Section<'_>, key: &'static str) -> Vec<S
             let name = names::normal(written.strip_prefix("*.").unwrap_or(written));
             if let Some(problem) = names::host_problem(&name) {
                 text.note(
-                    format!("{written:?} is no host name: {problem}"),
+                    format!("{written:?} is not a host name: {problem}"),
                     "write a name without a port, *.NAME for all below it, or *",
                 );
             }
@@ -176,35 +176,42 @@ pub(super) fn references<T>(
         Some(numbers) => numbers.get(text).copied(),
         None => names.iter().position(|n| *n == text),
     };
-    let mut found = Vec::new();
-    let mut seen = HashSet::new();
     if texts.is_empty() {
-        section.mistakes.note(
-            section.at_of(key),
-            format!("{}: the list is empty", section.path_of(key)),
+        section.note_at(
+            key,
+            "the list is empty",
             format!("name at least one {what}, or leave {key} out for all"),
         );
     }
+
+    let mut found = Vec::new();
+    let mut seen = HashSet::new();
     for text in texts {
         match number_of(text.text) {
             Some(index) if !seen.insert(index) => {
-                text.note(format!("{:?} is there twice", text.text), "remove one")
+                text.note(format!("{:?} is listed twice", text.text), "remove one")
             }
             Some(index) => found.push(index),
-            None if names.is_empty() => text.note(
-                format!("there is no {what} {:?}; there is none at all", text.text),
-                format!("add a [[{}]] of that name", what.replace(' ', "_")),
-            ),
-            None => {
-                let near = nearest(text.text, &names)
-                    .map_or_else(String::new, |n| format!("did you mean {n:?}? "));
-                let all: Vec<String> = names.iter().map(|n| format!("{n:?}")).collect();
-                text.note(
-                    format!("there is no {what} {:?}", text.text),
-                    format!("{near}there is {}", all.join(", ")),
-                );
-            }
+            None => note_unknown(&text, &names, what),
         }
     }
     found
+}
+
+/// Notes a reference to a name that does not exist.
+fn note_unknown(text: &Text<'_>, names: &[&String], what: &str) {
+    if names.is_empty() {
+        text.note(
+            format!("there is no {what} {:?}; the file has none", text.text),
+            format!("add a [[{}]] of that name", what.replace(' ', "_")),
+        );
+        return;
+    }
+    let near =
+        nearest(text.text, names).map_or_else(String::new, |n| format!("did you mean {n:?}? "));
+    let all: Vec<String> = names.iter().map(|n| format!("{n:?}")).collect();
+    text.note(
+        format!("there is no {what} {:?}", text.text),
+        format!("{near}there is {}", all.join(", ")),
+    );
 }

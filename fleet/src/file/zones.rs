@@ -47,44 +47,9 @@ pub(super) fn check_zones(
                 "add a [[name_server]]",
             );
         }
-        let name_text = section.need_text("name", "name = \"example.org\", or \".\" for the root");
-        let name = name_text.as_ref().and_then(|t| zone_name(t, true));
-        if let (Some(text), Some(name)) = (&name_text, &name)
-            && let Some(first) = lines.insert(name.clone(), section.mistakes.line_of(text.at))
-        {
-            text.note(
-                format!(
-                    "{} is another zone's name, in line {first}",
-                    record::shown(name)
-                ),
-                "put all its records into one [[zone]]",
-            );
-        }
+        let name = check_name(section, &mut lines);
         let is_own = name.as_deref() == Some(own.zone);
-        let servers = if is_own && !section.has("name_servers") {
-            own.name_servers.to_vec()
-        } else {
-            references(
-                section,
-                "name_servers",
-                name_servers,
-                |n| &n.name,
-                "name server",
-            )
-        };
-        if is_own
-            && section.has("name_servers")
-            && head.has("name_servers")
-            && servers != own.name_servers
-        {
-            let problem = format!(
-                "{}: [fleet] names other name servers for this zone",
-                section.path_of("name_servers")
-            );
-            section
-                .mistakes
-                .note(section.at_of("name_servers"), problem, "remove it here");
-        }
+        let servers = check_servers(section, head, is_own.then_some(own), name_servers);
         let ttl = section
             .duration("ttl", Duration::from_secs(1)..=365 * DAY)
             .unwrap_or(ZONE_TTL);
@@ -99,7 +64,47 @@ pub(super) fn check_zones(
             records,
         });
     }
+
     zones
+}
+
+/// The name of a zone, which is unique; `None` when it is missing or invalid.
+fn check_name(section: &Section<'_>, lines: &mut HashMap<String, usize>) -> Option<String> {
+    let text = section.need_text("name", "name = \"example.org\", or \".\" for the root")?;
+    let name = zone_name(&text, true)?;
+    if let Some(first) = lines.insert(name.clone(), section.mistakes.line_of(text.at)) {
+        text.note(
+            format!(
+                "{} is another zone's name, in line {first}",
+                record::shown(&name)
+            ),
+            "put all its records into one [[zone]]",
+        );
+    }
+    Some(name)
+}
+
+/// The name servers of a zone; `own` is the CDN's own zone if this is it.
+fn check_servers(
+    section: &Section<'_>,
+    head: &Section<'_>,
+    own: Option<&OwnZone<'_>>,
+    name_servers: &[NameServer],
+) -> Vec<usize> {
+    const KEY: &str = "name_servers";
+    let is_set = section.has(KEY);
+    let servers = match own {
+        Some(own) if !is_set => own.name_servers.to_vec(),
+        _ => references(section, KEY, name_servers, |n| &n.name, "name server"),
+    };
+    if is_set && head.has(KEY) && own.is_some_and(|own| servers != own.name_servers) {
+        section.note_at(
+            KEY,
+            "[fleet] names other name servers for this zone",
+            "remove it here",
+        );
+    }
+    servers
 }
 
 fn check_records(

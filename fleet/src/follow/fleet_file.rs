@@ -9,8 +9,8 @@ use crate::change::{Change, Entry};
 use crate::config::Fleet;
 use crate::file::{self, FurtherCheck, KeySource};
 
-/// Puts the newest fleet file of an earlier run in force, unless this node could not even start
-/// with it: false then.
+/// Applies the newest fleet file of an earlier run, unless this node could not start with it.
+/// Returns whether it was applied.
 pub(super) fn start_with(
     entry: &Entry,
     name: &str,
@@ -37,15 +37,15 @@ pub(super) fn start_with(
     }
 }
 
-/// Why a node could not even start with a fleet: it has no place in it, or what it must read is not
-/// there.
+/// The reason why a node cannot start with a fleet: the fleet does not have it, or a required file
+/// is missing.
 fn obstacle(fleet: &Fleet, name: &str) -> Option<String> {
     if !fleet.has_node(name) {
         return Some(format!("it has no node named {name:?}"));
     }
     if let Some(origin) = fleet.origins.iter().find(|o| o.name == name) {
         return (!origin.root.is_dir())
-            .then(|| format!("{} is no directory", origin.root.display()));
+            .then(|| format!("{} is not a directory", origin.root.display()));
     }
     fleet.edge(name)?;
     let files = fleet.sites.iter().flat_map(|site| {
@@ -63,9 +63,9 @@ fn obstacle(fleet: &Fleet, name: &str) -> Option<String> {
     })
 }
 
-/// Puts the fleet of a fleet-file entry in force, but for the node key: that is of this machine,
-/// and what the entry says of it may be older than the file here. One with mistakes (another
-/// version accepted it, or a file that it names is not here) leaves the fleet as it is.
+/// Applies a fleet-file entry. The node key of this machine stays, as the key in the entry may be
+/// older. A file with mistakes (another version accepted it, or a file that it names is missing
+/// here) changes nothing.
 pub(super) fn apply_fleet_file(
     entry: &Entry,
     fleet: &watch::Sender<Arc<Fleet>>,

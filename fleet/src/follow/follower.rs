@@ -25,36 +25,36 @@ use crate::shutdown::Shutdown;
 /// How long control may hold a request for which it has nothing new.
 const WAIT: Duration = Duration::from_secs(20);
 
-/// How much longer than that an answer may take.
+/// How much longer than [`WAIT`] an answer may take.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// Pauses between attempts while control is away: from the first to the last, doubling, a random
-/// half taken off.
+/// Shortest and longest pause between attempts while control is unreachable. Pauses double, and a
+/// random half is taken off.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
-/// Failures in a row before one is told: with the pauses above, two seconds or a little more.
-const FAILURES_TOLD: u32 = 5;
+/// Consecutive failures before a warning: with the pauses above, about two seconds.
+const FAILURES_BEFORE_WARNING: u32 = 5;
 
-/// As much of a refusal's text is told.
+/// Longest part of a refusal's text in the log.
 const REASON_CHARS_MAX: usize = 400;
 
-/// Entries that wait beside those while the role does not read yet: more than the 262,144 purges
-/// that a folded journal keeps.
+/// Most entries that wait in memory until the role reads: more than the 262,144 purges of a folded
+/// journal.
 const ENTRIES_AHEAD_MAX: usize = 300_000;
 
-/// How far a node is in following the journal.
+/// Progress of a node in following the journal.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FollowState {
-    /// Revision of the newest entry handed out.
+    /// Revision of the newest entry that was handed out.
     pub revision: u64,
-    /// Whether the end of control's journal has been reached since this process started. Until then
-    /// a stored response from an earlier run may be covered by a purge that is not known yet.
+    /// Whether the end of control's journal was reached since this process started. Before that, a
+    /// purge that is not known yet may cover a response stored by an earlier run.
     pub caught_up: bool,
-    /// Whether control answered when it was asked last, were it with a refusal.
+    /// Whether control answered the last request, even with a refusal.
     pub control_reachable: bool,
-    /// Whether all that the node's own copy of the journal had was handed out.
+    /// Whether all entries of the node's own copy were handed out.
     pub recalled: bool,
-    /// Whether an exchange with control has ended since then, well or not.
+    /// Whether an exchange with control has ended since the start, successfully or not.
     pub asked: bool,
 }
 
@@ -63,20 +63,20 @@ pub(super) struct Follower {
     pub(super) name: String,
     pub(super) client: Client,
     pub(super) position: Position,
-    /// Always there, except while it is being written.
+    /// `None` only while it is being written.
     pub(super) copy: Option<JournalCopy>,
-    /// Entries that could not be written to the copy yet. They hold all the same: a purge does not
-    /// wait for disk space.
+    /// Entries that could not be written to the copy yet. They are in force nevertheless: a purge
+    /// does not wait for disk space.
     pub(super) unsaved: Vec<Entry>,
     pub(super) fleet_tx: watch::Sender<Arc<Fleet>>,
     pub(super) check: FurtherCheck,
-    /// See [`Prepared::refused`].
+    /// Revision of a fleet file with which this node could not start.
     pub(super) refused: Option<u64>,
     pub(super) entries_tx: mpsc::Sender<Entry>,
     pub(super) state_tx: watch::Sender<FollowState>,
 }
 
-/// Why an exchange with control brought nothing.
+/// Why an exchange with control failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FollowError {
     #[error("{0}")]
@@ -88,7 +88,7 @@ pub(super) enum FollowError {
 }
 
 impl FollowError {
-    /// Whether control answered all the same.
+    /// Whether control answered nevertheless.
     pub(super) fn is_of_control(&self) -> bool {
         match self {
             Self::Away(error) => matches!(error, ClientError::TooLarge { .. }),
@@ -98,35 +98,22 @@ impl FollowError {
 }
 
 impl Follower {
-    pub(super) async fn run(mut self, kept: Vec<Entry>, mut shutdown: Shutdown) {
+    pub(super) async fn run(mut self, stored: Vec<Entry>, mut shutdown: Shutdown) {
         let state = self.state_tx.clone();
-        // A node that drains still serves, and must know of purges for as long: the role ends by
-        // dropping the state.
+        // A draining node still serves and needs purges. The role ends by dropping the state.
         let ended = async {
             shutdown.asked().await;
             state.closed().await;
         };
         tokio::select! {
-            () = self.follow(kept) => {}
+            () = self.follow(stored) => {}
             () = ended => {}
         }
     }
 
-    async fn follow(&mut self, kept: Vec<Entry>) {
-        for entry in kept {
-            // In force already, or the very one that this node cannot start with: the role may not
-            // have started yet.
-            if self.refused != Some(entry.revision)
-                && self.fleet_tx.borrow().changed_unix_s != entry.accepted_unix_ms / 1000
-            {
-                apply_fleet_file(&entry, &self.fleet_tx, self.check);
-            }
-            self.hand_out(entry).await;
-        }
-        let given = self.position.given;
-        self.state_tx.send_modify(|state| {
-            (state.revision, state.recalled) = (state.revision.max(given), true)
-        });
+    async fn follow(&mut self, stored: Vec<Entry>) {
+        self.hand_out_stored(stored).await;
+
         let mut fleet = self.fleet_tx.subscribe();
         let mut failures = 0;
         loop {
@@ -140,50 +127,73 @@ impl Follower {
                 }
                 continue;
             };
-            let state = *self.state_tx.borrow();
-            // Where the node does not know how it stands, control is to say so at once.
-            let wait = if state.caught_up && failures == 0 && state.control_reachable {
-                WAIT
-            } else {
-                Duration::ZERO
-            };
-            let asked = Instant::now();
+
+            let wait = self.wait_for_entries(failures);
+            let requested = Instant::now();
             let key = node_key::shown_by(&now, &self.name).unwrap_or_else(|| Secret(String::new()));
             let outcome = tokio::select! {
                 outcome = ask(&self.client, control, &key, &self.name, &self.position, wait) => outcome,
-                // Control may be elsewhere now; the request is asked again there.
+                // Control may have another address now; the next round asks there.
                 _ = fleet.changed() => continue,
             };
             self.note(outcome.as_ref().err(), failures);
-            match outcome {
-                Ok(answer) => {
-                    let is_empty = answer.entries.is_empty();
-                    self.take(answer).await;
-                    failures = 0;
-                    // Control holds such an answer back; one that does not must not be asked
-                    // without end.
-                    let may_wait = wait > Duration::ZERO || !self.state_tx.borrow().caught_up;
-                    if is_empty && may_wait && asked.elapsed() < PAUSES.0 {
-                        tokio::time::sleep(PAUSES.0).await;
-                    }
+
+            if let Ok(answer) = outcome {
+                let is_empty = answer.entries.is_empty();
+                self.apply(answer).await;
+                failures = 0;
+                // Control normally delays an empty answer. If it does not, a pause prevents a busy
+                // loop.
+                let may_wait = wait > Duration::ZERO || !self.state_tx.borrow().caught_up;
+                if is_empty && may_wait && requested.elapsed() < PAUSES.0 {
+                    tokio::time::sleep(PAUSES.0).await;
                 }
-                Err(_) => {
-                    tokio::time::sleep(pause(failures, RandomState::new().hash_one(failures)))
-                        .await;
-                    failures += 1;
-                }
+            } else {
+                let random = RandomState::new().hash_one(failures);
+                tokio::time::sleep(pause(failures, random)).await;
+                failures += 1;
             }
         }
     }
 
-    /// Keeps what an answer brings, applies it and hands it out.
-    async fn take(&mut self, answer: JournalAnswer) {
+    /// Hands out the entries of the node's own copy.
+    async fn hand_out_stored(&mut self, stored: Vec<Entry>) {
+        for entry in stored {
+            // The fleet file is in force already, or it is the one with which this node cannot
+            // start: the role may not have started yet.
+            if self.refused != Some(entry.revision)
+                && self.fleet_tx.borrow().changed_unix_s != entry.accepted_unix_ms / 1000
+            {
+                apply_fleet_file(&entry, &self.fleet_tx, self.check);
+            }
+            self.hand_out(entry).await;
+        }
+        let handed_out = self.position.handed_out;
+        self.state_tx.send_modify(|state| {
+            (state.revision, state.recalled) = (state.revision.max(handed_out), true)
+        });
+    }
+
+    /// How long control may hold the next request. A node that does not know its state asks for an
+    /// immediate answer.
+    fn wait_for_entries(&self, failures: u32) -> Duration {
+        let state = *self.state_tx.borrow();
+        if state.caught_up && failures == 0 && state.control_reachable {
+            WAIT
+        } else {
+            Duration::ZERO
+        }
+    }
+
+    /// Stores the entries of an answer, applies them and hands them out.
+    async fn apply(&mut self, answer: JournalAnswer) {
         let before = self.position.clone();
         let is_other = before
             .journal
             .as_ref()
             .is_some_and(|id| *id != answer.journal)
             || answer.revision < before.cursor;
+
         let (position, entries) = if is_other {
             tracing::error!(
                 journal = answer.journal, revision = answer.revision, followed = ?before.journal, cursor = before.cursor,
@@ -194,24 +204,26 @@ impl Follower {
         } else {
             position::advance(&before, &answer)
         };
+
         if position != before {
             self.position = position;
             self.unsaved.extend(entries.iter().cloned());
             self.save().await;
         }
+
         for entry in entries {
             apply_fleet_file(&entry, &self.fleet_tx, self.check);
             self.hand_out(entry).await;
         }
-        // After it was saved: that may have taken the position back.
+        // After saving, which may have reset the position.
         let is_caught_up = self.position.cursor >= answer.revision;
         self.state_tx
             .send_modify(|state| state.caught_up |= is_caught_up);
     }
 
-    /// Writes the position and the entries that are not saved yet. What cannot be written is tried
-    /// again with the next answer; after a restart before that, the node asks for it again, as its
-    /// saved position is from before it.
+    /// Writes the position and the unsaved entries. Entries that cannot be written are retried with
+    /// the next answer. After a restart before that, the node requests them again, as its stored
+    /// position precedes them.
     async fn save(&mut self) {
         let Some(mut copy) = self.copy.take() else {
             self.unsaved.clear();
@@ -223,14 +235,14 @@ impl Follower {
             fold(std::mem::take(&mut self.unsaved), now),
         );
         let written = tokio::task::spawn_blocking(move || {
-            let outcome = copy.take(position, &entries, now);
+            let outcome = copy.append(position, &entries, now);
             (copy, entries, outcome)
         });
         match written.await {
             Ok((copy, _, Ok(()))) => self.copy = Some(copy),
             Ok((copy, _, Err(FramedError::Damaged { .. }))) => {
-                // As a start with a damaged copy: the journal has everything in it, and what is
-                // handed out again changes nothing where it is in force already.
+                // As after a start with a damaged copy: the journal has every entry, and entries
+                // that are in force already change nothing.
                 self.position = copy.position.clone();
                 self.copy = Some(copy);
                 self.state_tx.send_modify(|state| state.caught_up = false);
@@ -247,7 +259,7 @@ impl Follower {
 
     async fn hand_out(&self, entry: Entry) {
         let revision = entry.revision;
-        // An error means that the role has no use for entries.
+        // The role has dropped the receiver when this fails.
         let _ = self.entries_tx.send(entry).await;
         self.state_tx
             .send_modify(|state| state.revision = state.revision.max(revision));
@@ -255,19 +267,19 @@ impl Follower {
 
     fn note(&self, error: Option<&FollowError>, failures: u32) {
         match error {
-            // Control may start a moment after its nodes: that is nothing to warn of.
-            Some(error) if failures == FAILURES_TOLD => {
+            // Control may start a moment after its nodes, which is no reason for a warning.
+            Some(error) if failures == FAILURES_BEFORE_WARNING => {
                 tracing::warn!(%error, "control's journal cannot be followed; trying again")
             }
             Some(error) => {
                 tracing::debug!(%error, failures, "control's journal cannot be followed yet")
             }
-            None if failures > FAILURES_TOLD => {
+            None if failures > FAILURES_BEFORE_WARNING => {
                 tracing::info!(failures, "control's journal is followed again")
             }
             None => {}
         }
-        // A control that refuses is there: only one that is away leaves a node to itself.
+        // A control that refuses is reachable.
         let is_reachable = error.is_none_or(FollowError::is_of_control);
         self.state_tx.send_if_modified(|state| {
             let before = *state;
@@ -277,7 +289,7 @@ impl Follower {
     }
 }
 
-/// Asks control for what comes next.
+/// Requests the next entries from control.
 pub(super) async fn ask(
     client: &Client,
     control: &Control,
@@ -296,20 +308,22 @@ pub(super) async fn ask(
         at.cursor,
         wait.as_millis()
     );
+
     let response = client.get_with(&url, key, wait + ANSWER_TIME_MAX).await?;
     if !response.status().is_success() {
-        // Control's reason names the mend.
+        // Control's reason contains the hint.
         let reason = String::from_utf8_lossy(response.body())
             .chars()
             .take(REASON_CHARS_MAX)
             .collect();
         return Err(FollowError::Status(response.status().as_u16(), reason));
     }
+
     Ok(serde_json::from_slice(response.body())?)
 }
 
-/// Passes entries on in order, and keeps those that the role does not read yet, so that the
-/// follower goes on.
+/// Passes entries on in order and buffers those that the role does not read yet, so that the
+/// follower continues.
 pub(super) async fn hold(mut from: mpsc::Receiver<Entry>, to: mpsc::Sender<Entry>) {
     let mut held = VecDeque::new();
     let mut may_come = true;
@@ -318,7 +332,7 @@ pub(super) async fn hold(mut from: mpsc::Receiver<Entry>, to: mpsc::Sender<Entry
             biased;
             place = to.reserve(), if !held.is_empty() => match (place, held.pop_front()) {
                 (Ok(place), Some(entry)) => place.send(entry),
-                // The role has no use for entries.
+                // The role has dropped the receiver.
                 _ => return,
             },
             entry = from.recv(), if may_come && held.len() < ENTRIES_AHEAD_MAX => match entry {
@@ -329,8 +343,8 @@ pub(super) async fn hold(mut from: mpsc::Receiver<Entry>, to: mpsc::Sender<Entry
     }
 }
 
-/// The pause after that many failures in a row: the doubled first one up to the last, less a random
-/// half.
+/// The pause after a number of consecutive failures: the first pause, doubled up to the longest,
+/// minus a random half.
 pub(super) fn pause(failures: u32, random: u64) -> Duration {
     let whole = PAUSES.0.saturating_mul(1 << failures.min(16)).min(PAUSES.1);
     whole / 2 + whole.mul_f64(random::unit(random) / 2.0)

@@ -1,16 +1,15 @@
-//! Following the control journal from a node's own cursor.
+//! Follows the control journal from the node's own cursor.
 //!
-//! Owns the long poll to control, the node's copy of what it has folded, and the fleet value that
-//! the other parts of the node watch. A node works without control; it then keeps the last it knew.
+//! Owns the long poll to control, the node's copy of the journal, and the fleet value that the
+//! other parts of the node watch. A node works without control; it then keeps its last state.
 //!
-//! **When control's journal is not the one that was followed** (its file was lost and begun anew,
-//! or an older copy of it was restored), changes that were acknowledged are gone, and purges among
-//! them may never have reached this node. What the node knows stays applied, and a purge of
-//! everything is handed out at once, under a revision above all that were ever handed out; so
-//! nothing stored before can be used. Then the new journal is followed from its start. Purges that
-//! it already has are left out, as the purge of everything covers them; later entries keep their
-//! revisions, or, should those be too low still, get the next higher ones, so that a role sees
-//! every purge take effect.
+//! **When control's journal is another one than before** (its file was lost and begun anew, or an
+//! older copy was restored), acknowledged changes are lost, and purges among them may never have
+//! reached this node. The node keeps its state and immediately hands out a purge of everything,
+//! with a revision above all earlier ones, so that no earlier stored response is used. Then it
+//! follows the new journal from its start. It skips the purges that the new journal already has, as
+//! the purge of everything covers them. Later entries keep their revisions, or get the next higher
+//! ones if those are too low, so that every purge takes effect in the role.
 
 mod copy;
 mod fleet_file;
@@ -38,48 +37,48 @@ use crate::failure::{Failure, FailureKind};
 use crate::file::FurtherCheck;
 use crate::shutdown::Shutdown;
 
-/// How long a node that cannot start waits for a revision with which it can.
+/// How long a node that cannot start waits for a better revision of the fleet file.
 const START_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// How long a start waits for control.
-const HEAR_WAIT_MAX: Duration = Duration::from_secs(2);
+const CONTROL_WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// Entries on their way to the role.
+/// Capacity of the channel of entries to the role.
 const ENTRIES_WAITING_MAX: usize = 1024;
 
-/// What a role is given to run: its name, the fleet as it changes, and the journal's entries.
+/// The environment of a running role: its name, the fleet as it changes, and the journal's entries.
 #[derive(Debug)]
 pub struct NodeContext {
     /// Node name.
     pub name: String,
-    /// The fleet; changes on SIGHUP and when the journal brings a new revision of the fleet file.
+    /// The fleet. Changes on SIGHUP and with a new revision of the fleet file in the journal.
     pub fleet: watch::Receiver<Arc<Fleet>>,
-    /// Entries in order, first those this node already had at its last run (so that purges can be
-    /// folded again), then new ones. Fleet-file entries are applied to `fleet` before they appear
-    /// here. A role that has no use for entries drops this.
+    /// Entries in order: first those stored by the last run, so that purges are folded again, then
+    /// new ones. A fleet-file entry is applied to `fleet` before it appears here. A role that does
+    /// not use entries drops the receiver.
     pub entries: mpsc::Receiver<Entry>,
-    /// How far the node is.
+    /// Progress of the node.
     pub state: watch::Receiver<FollowState>,
-    /// To begin when the role's listeners are open; nothing comes before.
+    /// To begin when the role's listeners are open; no entries arrive before.
     pub following: Following,
-    /// When to end.
+    /// Requests the end of the role.
     pub shutdown: Shutdown,
 }
 
-/// Following the journal, ready to begin. The default follows nothing.
+/// A prepared follower. The default follows nothing.
 #[derive(Debug, Default)]
-pub struct Following(Option<Prepared>, First);
+pub struct Following(Option<Prepared>, BeforeStart);
 
-/// What is done before it begins.
+/// Work to do before the follower begins.
 #[derive(Default)]
-struct First(Option<Box<dyn FnOnce() -> Result<(), Failure> + Send>>);
+struct BeforeStart(Option<Box<dyn FnOnce() -> Result<(), Failure> + Send>>);
 
-impl std::fmt::Debug for First {
+impl std::fmt::Debug for BeforeStart {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(if self.0.is_some() {
-            "First(..)"
+            "BeforeStart(..)"
         } else {
-            "First"
+            "BeforeStart"
         })
     }
 }
@@ -94,19 +93,18 @@ struct Prepared {
     entries_tx: mpsc::Sender<Entry>,
     state_tx: watch::Sender<FollowState>,
     shutdown: Shutdown,
-    /// Revision of the fleet file with which this node could not start.
+    /// Revision of a fleet file with which this node could not start.
     refused: Option<u64>,
 }
 
-/// Prepares what a role is given. Writes nothing: should a listener's port be in use, perhaps by a
-/// process of this very node, the role can end as if nothing had been.
+/// Prepares the environment of a role. Writes nothing: when a listener's port is in use, perhaps by
+/// a process of the same node, the role ends without a trace.
 ///
-/// The newest fleet file that the journal has brought is in force when this returns, before the one
-/// on this machine, whose node key it keeps; an edit of that one goes to a clone of `fleet_tx`. A
-/// fleet file of the journal in which `check` finds mistakes, or that has no node of this name, is
-/// told and changes nothing: the node starts with the file on this machine and follows control,
-/// whose next revision may be a better one. It is not put in force by [`Following::begin`] either,
-/// only handed out.
+/// When this returns, the newest fleet file of the stored journal is in force, in place of the one
+/// on this machine, whose node key stays; an edit of the latter goes to a clone of `fleet_tx`. A
+/// fleet file in which `check` finds mistakes, or that has no node of this name, is logged and not
+/// applied: the node starts with the file on this machine and follows control, whose next revision
+/// may be better. [`Following::begin`] does not apply it either and only hands it out.
 pub async fn prepare(
     name: String,
     fleet_tx: watch::Sender<Arc<Fleet>>,
@@ -138,19 +136,20 @@ pub async fn prepare(
         shutdown,
         refused,
     };
+
     NodeContext {
         name: its_name,
         fleet,
         entries,
         state,
-        following: Following(Some(prepared), First::default()),
+        following: Following(Some(prepared), BeforeStart::default()),
         shutdown: its_shutdown,
     }
 }
 
-/// What a node of that directory knew as drained when it ended, so that it need not wait for its
-/// journal to be folded again. Reads from disk.
-pub async fn kept_drains(state_dir: &Path) -> Drains {
+/// The drains that a node stored in its directory, so that it need not wait until its journal is
+/// folded again. Reads from disk.
+pub async fn stored_drains(state_dir: &Path) -> Drains {
     let path = copy_path(state_dir);
     tokio::task::spawn_blocking(move || copy::drains(&path))
         .await
@@ -161,30 +160,32 @@ fn copy_path(state_dir: &Path) -> PathBuf {
     state_dir.join("journal.copy")
 }
 
+pub use {stored_drains as kept_drains, wait_for_control as hear_control}; // aliases until the parts are merged
+
 impl Following {
-    /// The same, with work that is done once when it begins, so when the role's listeners are open,
-    /// and whose failure is that of [`Self::begin`].
+    /// Adds work that runs once when following begins, so when the role's listeners are open. Its
+    /// failure becomes that of [`Self::begin`].
     pub fn after(self, work: impl FnOnce() -> Result<(), Failure> + Send + 'static) -> Self {
-        Self(self.0, First(Some(Box::new(work))))
+        Self(self.0, BeforeStart(Some(Box::new(work))))
     }
 
-    /// Begins: a task that ends with the role, which drops the state that it was given, after the
-    /// shutdown was asked for. A role calls this when its listeners are open.
+    /// Starts the follower's task. The task ends after the shutdown was requested and the role has
+    /// dropped the state that it got. A role calls this when its listeners are open.
     ///
-    /// The cursor and the entries that a restart needs are kept in the node's directory
-    /// (`journal.copy`), fsynced before they are handed out (a full disk is logged, and what comes
-    /// is handed out all the same). Without a control role in the fleet there are no entries, their
-    /// channel is closed, and the node counts as caught up; should the fleet get one later, the
-    /// node must be started again to follow it.
+    /// The cursor and the entries that a restart needs are stored in the node's directory
+    /// (`journal.copy`) and synced before they are handed out. A full disk is logged, and new
+    /// entries are handed out nevertheless. In a fleet without control there are no entries, their
+    /// channel is closed, and the node counts as caught up. If the fleet gets a control role later,
+    /// the node must be restarted to follow it.
     ///
-    /// A role that keeps `entries` must read them; one that has no use for them drops them. While
-    /// it does not read yet, as at its start, as many as a journal has wait in memory, so that a
-    /// revision that comes after them still reaches the fleet.
+    /// A role that keeps `entries` must read them; one that does not use them drops them. Until it
+    /// reads, as at its start, as many entries as a journal has wait in memory, so that a later
+    /// revision of the fleet file still reaches the fleet.
     ///
     /// # Errors
-    /// The state directory cannot be made, or the copy in it cannot be read or written.
+    /// The state directory cannot be created, or the copy in it cannot be read or written.
     pub async fn begin(self) -> Result<(), Failure> {
-        if let First(Some(work)) = self.1 {
+        if let BeforeStart(Some(work)) = self.1 {
             work()?;
         }
         let Some(Prepared {
@@ -202,7 +203,7 @@ impl Following {
             return Ok(());
         };
         let path = copy_path(&state_dir);
-        // A node without control leaves no trace on disk, but heeds what an earlier run has left.
+        // A node without control leaves no trace on disk, but uses the state of an earlier run.
         if !has_control && !path.exists() {
             return Ok(());
         }
@@ -227,30 +228,31 @@ impl Following {
             entries_tx: ahead_tx,
             state_tx,
         };
+
         tokio::spawn(follower.run(kept, shutdown));
         Ok(())
     }
 }
 
 fn unusable(state_dir: &Path, error: &std::io::Error) -> Failure {
-    let (kind, mend) = match error.kind() {
+    let (kind, hint) = match error.kind() {
         std::io::ErrorKind::StorageFull => (FailureKind::Io, "free some space"),
         std::io::ErrorKind::InvalidData => (FailureKind::Io, "move what is there away"),
         _ => (FailureKind::CannotCreate, "make the directory writable"),
     };
     let message = format!(
-        "cannot use {}: {error}; the node keeps its state there: {mend} or choose another one (fleet.state_dir, --state-dir)",
+        "cannot use {}: {error}; the node keeps its state there: {hint} or choose another one (fleet.state_dir, --state-dir)",
         state_dir.display()
     );
     Failure::new(kind, message)
 }
 
-/// Makes what a role cannot start without from the fleet in force. Should that fail, it is tried
-/// with each further revision that control has, as a revision may have been what broke it. Follow
-/// first, see [`Following::begin`].
+/// Builds a part without which a role cannot start from the fleet in force. After a failure it
+/// tries again with each further revision from control, as a revision may have been the cause.
+/// Follow first, see [`Following::begin`].
 ///
 /// # Errors
-/// What `make` failed with last: at once in a fleet without control, else after ten seconds.
+/// The last failure of `make`: at once in a fleet without control, otherwise after ten seconds.
 pub async fn start_from<T>(
     mut fleet: watch::Receiver<Arc<Fleet>>,
     mut shutdown: Shutdown,
@@ -274,14 +276,14 @@ pub async fn start_from<T>(
     }
 }
 
-/// Waits until a node that knows no revision of the fleet file yet has heard from control whether
-/// there is one: as long as a start may well be put off, and no longer.
-pub async fn hear_control(mut state: watch::Receiver<FollowState>, mut shutdown: Shutdown) {
-    // One that does not answer is not waited for longer: what an earlier run has kept is in force.
+/// Waits until a node without a stored revision of the fleet file has learned from control whether
+/// there is one, for a limited time.
+pub async fn wait_for_control(mut state: watch::Receiver<FollowState>, mut shutdown: Shutdown) {
+    // When control does not answer, the state of the earlier run is in force.
     let heard =
         state.wait_for(|state| state.caught_up || (state.asked && !state.control_reachable));
     tokio::select! {
-        _ = tokio::time::timeout(HEAR_WAIT_MAX, heard) => {}
+        _ = tokio::time::timeout(CONTROL_WAIT_MAX, heard) => {}
         () = shutdown.asked() => {}
     }
 }

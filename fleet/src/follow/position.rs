@@ -7,30 +7,31 @@ use crate::change::{Change, Entry, Purge, PurgeScope};
 /// Control's answer to `GET /v1/journal?after=N&wait_ms=M&node=NAME&journal=ID`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JournalAnswer {
-    /// Identity of the journal, [`crate::journal::Journal::id`].
+    /// Identity of the journal, see [`crate::journal::Journal::id`].
     pub journal: String,
     /// Revision of its newest entry.
     pub revision: u64,
-    /// Entries after the one asked about, oldest first, at most 256; empty when the wait has passed
+    /// Entries after the requested revision, oldest first, at most 256; empty when the wait ended
     /// without any.
     pub entries: Vec<Entry>,
 }
 
-/// Where a node is in a journal.
+/// Position of a node in a journal.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Position {
-    /// The journal's identity; none before the first answer of control.
+    /// Identity of the journal; `None` before the first answer of control.
     pub(super) journal: Option<String>,
-    /// Newest revision of it that has been taken over.
+    /// Newest applied revision of this journal.
     pub(super) cursor: u64,
-    /// Highest revision that was ever handed to the role, in this journal or one before it.
-    pub(super) given: u64,
-    /// Newest revision of this journal when the node came to it from another; its purges up to
-    /// there are covered.
+    /// Highest revision ever handed to the role, of this journal or an earlier one.
+    #[serde(rename = "given")]
+    pub(super) handed_out: u64,
+    /// Newest revision of this journal when the node changed to it from another one. Its purges up
+    /// to there are covered.
     pub(super) joined_at: u64,
 }
 
-/// The position after an answer of the journal that is followed, and what it brings.
+/// The position after an answer of the same journal, and the entries to hand out.
 pub(super) fn advance(before: &Position, answer: &JournalAnswer) -> (Position, Vec<Entry>) {
     let mut position = Position {
         journal: Some(answer.journal.clone()),
@@ -41,8 +42,8 @@ pub(super) fn advance(before: &Position, answer: &JournalAnswer) -> (Position, V
         position.cursor = entry.revision;
         let mut entry = entry.clone();
         if entry.revision > before.joined_at {
-            entry.revision = entry.revision.max(position.given + 1);
-            position.given = entry.revision;
+            entry.revision = entry.revision.max(position.handed_out + 1);
+            position.handed_out = entry.revision;
         } else if matches!(entry.change, Change::Purge(_)) {
             continue;
         }
@@ -51,13 +52,13 @@ pub(super) fn advance(before: &Position, answer: &JournalAnswer) -> (Position, V
     (position, entries)
 }
 
-/// The position at the start of another journal, and the purge of everything that goes with it.
+/// The position at the start of another journal, with a purge of everything to hand out.
 pub(super) fn change_journal(
     before: &Position,
     answer: &JournalAnswer,
     now_unix_ms: u64,
 ) -> (Position, Vec<Entry>) {
-    let revision = answer.revision.max(before.given + 1);
+    let revision = answer.revision.max(before.handed_out + 1);
     let change = Change::Purge(Purge {
         scope: PurgeScope::All,
         soft: false,
@@ -65,7 +66,7 @@ pub(super) fn change_journal(
     let position = Position {
         journal: Some(answer.journal.clone()),
         cursor: 0,
-        given: revision,
+        handed_out: revision,
         joined_at: answer.revision,
     };
     (

@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Mutex;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
+use parking_lot::Mutex;
 
 use super::follower::{FollowError, ask, pause};
 use super::position::{Position, advance, change_journal};
@@ -63,7 +63,6 @@ impl Control {
     fn append(&self, change: Change) -> u64 {
         self.journal
             .lock()
-            .expect("whole")
             .append(change, 1)
             .expect("appends")
             .revision
@@ -105,7 +104,7 @@ async fn answer(journal: &Mutex<Journal>, request: &Request<Bytes>) -> Response<
     let until = Instant::now() + wait;
     loop {
         {
-            let mut journal = journal.lock().expect("whole");
+            let mut journal = journal.lock();
             journal
                 .reconcile(value("journal"), after, 1)
                 .expect("works");
@@ -641,7 +640,7 @@ fn a_position_follows_what_is_taken() {
     let before = Position {
         journal: Some("old".into()),
         cursor: 57,
-        given: 57,
+        handed_out: 57,
         joined_at: 0,
     };
     let (joined, entries) = change_journal(&before, &answer(3, vec![]), 9);
@@ -658,7 +657,7 @@ fn a_position_follows_what_is_taken() {
         Position {
             journal: Some("new".into()),
             cursor: 0,
-            given: 58,
+            handed_out: 58,
             joined_at: 3
         }
     );
@@ -676,7 +675,7 @@ fn a_position_follows_what_is_taken() {
         ),
     );
     assert_eq!(entries, [entry(2, file), entry(59, purge("b"))]);
-    assert_eq!((at.cursor, at.given), (4, 59));
+    assert_eq!((at.cursor, at.handed_out), (4, 59));
     // Entries that it has had are not taken twice.
     assert_eq!(
         advance(&at, &answer(4, vec![entry(4, purge("b"))])),
@@ -878,7 +877,6 @@ async fn a_revision_has_the_second_in_which_control_accepted_it() {
     let accepted: Vec<u64> = control
         .journal
         .lock()
-        .expect("whole")
         .after(0, 9)
         .iter()
         .map(|e| e.accepted_unix_ms)

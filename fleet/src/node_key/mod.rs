@@ -1,95 +1,96 @@
-//! Keys by which nodes know one another: the fleet's key, and each node's own key that is derived
-//! from it.
+//! Keys with which nodes authenticate to one another: the fleet's key, and each node's own key,
+//! which is derived from it.
 //!
-//! **The fleet's key** is the root. Control and the name servers hold it, since they check what
-//! others show. **A node's own key** is derived from it (BLAKE3, keyed) with the node's name and
-//! its generation, so that nobody enrols nodes and nothing is stored: whoever holds the fleet's key
-//! can say what a node's own key is. A node that holds its own key alone cannot speak for another
-//! node. A key is revoked by a higher `key_generation` of that node in the fleet file, or by taking
-//! the node out of it.
+//! **The fleet's key** is the root. Control and the name servers have it, as they check the keys of
+//! other nodes. **A node's own key** is derived from it with keyed BLAKE3 over the node's name and
+//! its key generation, so nodes need no enrolment and nothing is stored: whoever has the fleet's
+//! key can compute every node's own key. A node that has only its own key cannot speak for another
+//! node. A higher `key_generation` of the node in the fleet file revokes its key, and so does
+//! removing the node.
 //!
-//! An own key is one line, `nck1.NODE.GENERATION.SECRET.PEER`. What a node shows is the line
-//! without the last part. `PEER` is the secret of the node's cluster, by which its edges know one
-//! another (`-` for nodes that are no edges); it is the same for all edges of a cluster and renewed
-//! by the cluster's own `key_generation`.
+//! An own key is one line, `nck1.NODE.GENERATION.SECRET.PEER`. A node presents the line without the
+//! last part. `PEER` is the secret of the node's cluster, with which its edges authenticate to one
+//! another (`-` for nodes that are not edges). It is the same for all edges of a cluster; the
+//! cluster's own `key_generation` renews it.
 //!
-//! Owns the text of keys, their derivation, their comparison in constant time, and what makes a
-//! secret weak. Does no input or output.
+//! Owns the syntax of keys, their derivation and their comparison in constant time; [`strength`]
+//! finds weak secrets. Does no input or output.
 
 mod strength;
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, StatusCode};
 
-pub use self::strength::{Strength, strength};
+pub(crate) use self::strength::{Strength, strength};
 use crate::config::{Fleet, Secret};
 
-/// How a node's own key begins.
-pub const OWN_KEY_START: &str = "nck1.";
+/// Prefix of a node's own key.
+const OWN_KEY_START: &str = "nck1.";
 
-/// How a new fleet key is made.
-pub const MAKE_KEY: &str = "make one with `nearcast key --new`";
+/// The hint how to create a fleet key.
+const MAKE_KEY: &str = "make one with `nearcast key --new`";
 
-/// Separates these keys from everything else that is derived with BLAKE3.
+/// BLAKE3 context that separates these keys from other derived ones.
 const CONTEXT: &str = "nearcast 2026-11-27 keys of nodes";
 
-/// Longest text in which a key is looked for; an own key has some 220 characters.
+/// Longest text that is parsed as a key; an own key has about 220 characters.
 const SHOWN_CHARS_MAX: usize = 1024;
 
 /// A node's own key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnKey {
-    /// The node that it is of.
+    /// Name of its node.
     pub node: String,
-    /// Its generation, 1 for the first.
+    /// Generation, from 1.
     pub generation: u32,
     secret: String,
-    /// By which edges of its cluster know one another; none for nodes that are no edges.
+    /// Peer secret of its cluster; `None` for nodes that are not edges.
     peer: Option<String>,
 }
 
-/// Who shows a key.
+/// The owner of a presented key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Caller {
     /// A node with its own key.
     Node(String),
-    /// Somebody with the fleet's key, which speaks for every node.
+    /// The owner of the fleet's key, which speaks for every node.
     Shared,
 }
 
-/// Why a key is not accepted.
+/// Why a key is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyRefused {
-    /// None is shown.
+    /// The request has no key.
     Missing,
-    /// It is neither the fleet's nor any node's; the node that it names, if the fleet has it.
+    /// The key is neither the fleet's nor a node's; with the node that it names, if the fleet has
+    /// it.
     Wrong(Option<String>),
-    /// It is a node's own, of another generation than the fleet file asks for.
+    /// A node's own key of another generation than in the fleet file.
     Revoked {
         /// The node.
         node: String,
-        /// The key's generation.
+        /// Generation of the key.
         shown: u32,
-        /// The fleet file's.
+        /// Generation in the fleet file.
         current: u32,
     },
-    /// It is the own key of a node that the fleet file does not have.
+    /// The own key of a node that the fleet file does not have.
     Gone(String),
-    /// It is the fleet's, where each node is to show its own.
+    /// The fleet's key, where each node must present its own.
     Shared,
-    /// It is a node's own, and what comes with it names another one.
+    /// A node's own key with a message about another node.
     Other {
-        /// Whose key it is.
+        /// Owner of the key.
         shown: String,
-        /// Who is named.
+        /// Node that the message names.
         named: String,
     },
-    /// This node holds its own key alone, by which no other can be checked.
+    /// This node has only its own key and cannot check others.
     CannotCheck,
 }
 
 impl KeyRefused {
-    /// A label for metrics.
+    /// Label in metrics.
     pub fn label(&self) -> &'static str {
         match self {
             Self::Missing => "missing",
@@ -111,8 +112,7 @@ impl KeyRefused {
         }
     }
 
-    /// The node whose key was shown, or that a wrong key names; only names that the fleet has, or
-    /// once had.
+    /// The node of the key, or that a wrong key names. Only names that the fleet has or had.
     pub fn node(&self) -> Option<&str> {
         match self {
             Self::Wrong(node) => node.as_deref(),
@@ -167,7 +167,7 @@ impl Caller {
 }
 
 impl OwnKey {
-    /// Reads one line; `None` when it is no own key.
+    /// Parses a line; `None` when it is not an own key.
     pub fn parse(text: &str) -> Option<Self> {
         let rest = text
             .strip_prefix(OWN_KEY_START)
@@ -180,6 +180,7 @@ impl OwnKey {
             }
             _ => return None,
         };
+
         let is_secret = |text: &str| {
             text.len() == 2 * blake3::OUT_LEN && text.bytes().all(|b| b.is_ascii_hexdigit())
         };
@@ -195,8 +196,8 @@ impl OwnKey {
         })
     }
 
-    /// The own key of a node of the fleet, at the generation of the fleet file; `None` when the
-    /// fleet has no such node.
+    /// Derives the own key of a node at the generation in the fleet file; `None` when the fleet has
+    /// no such node.
     pub fn derive(root: &Secret, fleet: &Fleet, node: &str) -> Option<Self> {
         let is_known = fleet.has_reporting_node(node);
         let generation = generation(fleet, node);
@@ -211,7 +212,7 @@ impl OwnKey {
         })
     }
 
-    /// The whole line, for the node's own file.
+    /// The whole line, for the node's key file.
     pub fn line(&self) -> Secret {
         Secret(format!(
             "{}.{}",
@@ -220,7 +221,7 @@ impl OwnKey {
         ))
     }
 
-    /// What the node shows to control and name servers.
+    /// The line that the node presents to control and name servers.
     pub fn shown(&self) -> Secret {
         Secret(format!(
             "{OWN_KEY_START}{}.{}.{}",
@@ -229,13 +230,13 @@ impl OwnKey {
     }
 }
 
-/// Whether a key is a node's own one rather than the fleet's.
+/// Whether a key is a node's own key and not the fleet's.
 pub fn is_own(key: &Secret) -> bool {
     key.0.starts_with(OWN_KEY_START)
 }
 
-/// What a node shows to control and to name servers: its own key, the one derived for it where each
-/// node has its own, or the fleet's. `None` where there is no key at all.
+/// The key that a node presents to control and name servers: its own key, the one derived for it
+/// where each node has its own, or the fleet's. `None` without a key.
 pub fn shown_by(fleet: &Fleet, node: &str) -> Option<Secret> {
     let held = &fleet.node_key;
     if held.0.is_empty() {
@@ -252,8 +253,8 @@ pub fn shown_by(fleet: &Fleet, node: &str) -> Option<Secret> {
     Some(held.clone())
 }
 
-/// Who shows the key that a request carries (`Authorization: Bearer KEY`). Compared in constant
-/// time. A fleet without a key trusts nobody.
+/// The owner of the key in a request (`Authorization: Bearer KEY`), compared in constant time. A
+/// fleet without a key trusts nobody.
 ///
 /// # Errors
 /// [`KeyRefused`].
@@ -286,6 +287,7 @@ fn caller_of(fleet: &Fleet, shown: &str) -> Result<Caller, KeyRefused> {
             (false, _) => Err(KeyRefused::Wrong(None)),
         };
     };
+
     let is_known = fleet.has_reporting_node(&own.node);
     if !Secret(secret(root, &own.node, own.generation)).matches(own.secret.as_bytes()) {
         return Err(KeyRefused::Wrong(is_known.then_some(own.node)));
@@ -301,10 +303,11 @@ fn caller_of(fleet: &Fleet, shown: &str) -> Result<Caller, KeyRefused> {
             current,
         });
     }
+
     Ok(Caller::Node(own.node))
 }
 
-/// What the edges of a cluster show one another, as an edge of it knows it; `None` without a key.
+/// The secret that an edge presents to the other edges of its cluster; `None` without a key.
 pub fn shown_to_peers(fleet: &Fleet, cluster: &str) -> Option<Secret> {
     let held = &fleet.node_key;
     if held.0.is_empty() {
@@ -316,8 +319,8 @@ pub fn shown_to_peers(fleet: &Fleet, cluster: &str) -> Option<Secret> {
     Some(Secret(peer_secret(held, fleet, cluster)))
 }
 
-/// What other edges of the cluster may show: the cluster's secret, and the fleet's key where that
-/// is still accepted.
+/// The secrets that are accepted from other edges of the cluster: the cluster's, and the fleet's
+/// key while that is accepted.
 pub fn accepted_from_peers(fleet: &Fleet, cluster: &str) -> Vec<Secret> {
     let held = &fleet.node_key;
     let is_root_accepted = !fleet.keys.own_only && !held.0.is_empty() && !is_own(held);
@@ -327,14 +330,14 @@ pub fn accepted_from_peers(fleet: &Fleet, cluster: &str) -> Vec<Secret> {
         .collect()
 }
 
-/// Whether what is shown is one of the secrets that are accepted. Compared in constant time.
+/// Whether a presented secret is one of the accepted ones, compared in constant time.
 pub fn is_one_of(shown: &[u8], accepted: &[Secret]) -> bool {
     // Without an early end, which would show how many do not match.
     let matches = accepted.iter().map(|secret| secret.matches(shown));
     matches.fold(false, |found, is_match| found | is_match)
 }
 
-/// A node's key generation in the fleet file.
+/// Key generation of a node in the fleet file.
 pub fn generation(fleet: &Fleet, node: &str) -> u32 {
     fleet.keys.generations.get(node).copied().unwrap_or(1)
 }
@@ -368,7 +371,7 @@ fn peer_secret(root: &Secret, fleet: &Fleet, cluster: &str) -> String {
     derived(root, &["peer", cluster, &generation.to_string()])
 }
 
-/// Names have no blanks, so parts with blanks between them cannot be read in two ways.
+/// Names contain no blanks, so the joined parts are unambiguous.
 fn derived(root: &Secret, parts: &[&str]) -> String {
     let key = blake3::derive_key(CONTEXT, root.0.as_bytes());
     blake3::keyed_hash(&key, parts.join(" ").as_bytes())
@@ -376,8 +379,8 @@ fn derived(root: &Secret, parts: &[&str]) -> String {
         .to_string()
 }
 
-/// What is good enough to run and is to be mended: one sentence each, for `check`, logs and the
-/// console.
+/// Warnings about keys that work but should be replaced: one sentence each, for `check`, logs and
+/// the console.
 pub fn warnings(fleet: &Fleet) -> Vec<String> {
     let mut found = Vec::new();
     let key = &fleet.node_key;
@@ -402,8 +405,8 @@ pub fn warnings(fleet: &Fleet) -> Vec<String> {
     found
 }
 
-/// What is said of a fleet whose nodes may still show the fleet's key.
-pub const SHARED_WARNING: &str = "the fleet's key is accepted from every node, so each node can speak for all others; give each node its \
+/// The warning about a fleet whose nodes may still present the fleet's key.
+const SHARED_WARNING: &str = "the fleet's key is accepted from every node, so each node can speak for all others; give each node its \
      own key (`nearcast key NODE`) and set node_keys = \"own\" in [fleet]; the next release takes nothing else";
 
 #[cfg(test)]

@@ -5,20 +5,20 @@ use std::collections::BTreeSet;
 
 use super::OWN_KEY_START;
 
-/// A secret with less strength than this is refused, in bits as [`strength_bits`] estimates them.
+/// Secrets with fewer estimated bits ([`strength_bits`]) are refused.
 const BITS_MIN: f64 = 36.0;
 
-/// Of so many characters, letters and digits among them, a secret is warned of and not refused, if
+/// A secret of at least this many characters, letters and digits among them, is only warned of if
 /// ...
 const LONG_CHARS: usize = 20;
 
-/// ... so many of them differ: the estimate is rough, and errs most about long ones.
+/// ... at least this many of them differ: the estimate is rough, and worst for long secrets.
 const LONG_DIFFERENT: usize = 12;
 
-/// A secret with less strength than this is warned of.
+/// Secrets with fewer estimated bits cause a warning.
 const BITS_GOOD: f64 = 64.0;
 
-/// Secrets that documents have shown as examples: everybody knows them.
+/// Example secrets from documents, which everybody knows.
 const EXAMPLES: [&str; 6] = [
     "at least sixteen characters, kept secret",
     "a long secret that the nodes share",
@@ -28,26 +28,26 @@ const EXAMPLES: [&str; 6] = [
     "replace this by a secret of your own",
 ];
 
-/// What many people write where a secret is asked for.
+/// Words that people commonly use in secrets.
 const COMMON: [&str; 23] = [
     "password", "passwort", "secret", "changeme", "letmein", "qwerty", "qwertz", "asdfgh", "admin",
     "nearcast", "example", "default", "token", "test", "node", "fleet", "key", "change", "replace",
     "insert", "please", "sample", "your",
 ];
 
-/// How good a secret is.
+/// The strength of a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Strength {
-    /// Nothing speaks against it.
+pub(crate) enum Strength {
+    /// Strong enough.
     Good,
-    /// It could be guessed with effort, and why.
+    /// Guessable with effort, with the reason.
     Weak(String),
-    /// Anybody can guess it, and why.
+    /// Guessable by anybody, with the reason.
     Worthless(String),
 }
 
-/// Judges a secret that people have chosen.
-pub fn strength(secret: &str) -> Strength {
+/// Estimates the strength of a secret.
+pub(crate) fn strength(secret: &str) -> Strength {
     if secret.starts_with(OWN_KEY_START) {
         return Strength::Good;
     }
@@ -60,6 +60,7 @@ pub fn strength(secret: &str) -> Strength {
             "is an example of the documentation, which everybody knows".to_owned(),
         );
     }
+
     if secret.chars().collect::<BTreeSet<_>>().len() < 6 {
         return Strength::Worthless("has fewer than six different characters".to_owned());
     }
@@ -69,16 +70,18 @@ pub fn strength(secret: &str) -> Strength {
             "is made of common words, runs or repetitions, which are guessed first".to_owned(),
         );
     }
+
     if bits < BITS_GOOD {
         return Strength::Weak(
             "is made of few words, runs or repetitions, and may be guessed".to_owned(),
         );
     }
+
     Strength::Good
 }
 
-/// Whether a secret that does not repeat itself and has no common word is too long and too mixed to
-/// be refused for an estimate alone.
+/// Whether a secret without repetitions and common words is too long and too mixed to be refused
+/// because of an estimate.
 fn is_long_and_mixed(secret: &str) -> bool {
     let is_mixed = secret.bytes().any(|b| b.is_ascii_digit())
         && secret.bytes().any(|b| b.is_ascii_alphabetic());
@@ -89,8 +92,7 @@ fn is_long_and_mixed(secret: &str) -> bool {
         && secret.chars().collect::<BTreeSet<_>>().len() >= LONG_DIFFERENT
 }
 
-/// An estimate of how much a secret is worth, in bits, as somebody would guess it who tries words,
-/// runs and repetitions first.
+/// Estimates the strength in bits against an attacker who tries words, runs and repetitions first.
 pub(super) fn strength_bits(secret: &str) -> f64 {
     let text = without_repetition(secret);
     let plain: String = text.to_lowercase().chars().map(plain_letter).collect();
@@ -109,7 +111,7 @@ pub(super) fn strength_bits(secret: &str) -> f64 {
         .sum::<f64>()
 }
 
-/// One of several repetitions; the whole when it does not repeat.
+/// The repeated part of a repetitive text, otherwise the whole text.
 fn without_repetition(text: &str) -> &str {
     let bytes = text.as_bytes();
     let period =
@@ -117,7 +119,7 @@ fn without_repetition(text: &str) -> &str {
     period.and_then(|p| text.get(..p)).unwrap_or(text)
 }
 
-/// Undoes what people do to letters, so that `p4ssw0rd` is what it is.
+/// Undoes common substitutions of letters, as in `p4ssw0rd`.
 fn plain_letter(c: char) -> char {
     match c {
         '0' => 'o',
@@ -136,7 +138,7 @@ fn token_bits(token: &str) -> f64 {
         .windows(2)
         .filter(|w| class(w[0]) != class(w[1]))
         .count();
-    // Letters that follow one another, or the same again, say nothing new.
+    // A repeated or successive character adds nothing.
     let new = bytes.windows(2).filter(|w| w[0].abs_diff(w[1]) > 1).count()
         + usize::from(!bytes.is_empty());
     let share = if bytes.is_empty() {
@@ -144,6 +146,7 @@ fn token_bits(token: &str) -> f64 {
     } else {
         new as f64 / bytes.len() as f64
     };
+
     if changes >= 3 {
         return bytes.len() as f64
             * share
@@ -153,6 +156,7 @@ fn token_bits(token: &str) -> f64 {
                 5.5
             };
     }
+
     let runs = bytes.chunk_by(|a, b| class(*a) == class(*b));
     runs.map(|run| match (class(run[0]), run.len() as f64) {
         (Class::Digit, length) => 3.3 * length * share,

@@ -19,7 +19,7 @@ const WRONG: &[Case] = &[
         "user = \"near cast\"",
         "near cast",
         8,
-        "fleet.user: \"near cast\" is no user",
+        "fleet.user: \"near cast\" is not a user name",
         "\"nearcast\"",
     ),
     (
@@ -27,7 +27,7 @@ const WRONG: &[Case] = &[
         "user = \"a:\"",
         "\"a:\"",
         8,
-        "is no user",
+        "is not a user name",
         "with a group",
     ),
     (
@@ -63,13 +63,13 @@ const WRONG: &[Case] = &[
         "site[0].xyzzy",
         "the settings here are name, hosts",
     ),
-    // Registry of our own.
+    // Names of our own.
     (
         "[control]\n",
         "[control]\nhosts = [\"a.test:7700\"]\n",
         "hosts = [\"a.test:7700\"]",
         10,
-        "\"a.test:7700\" is no host name",
+        "\"a.test:7700\" is not a host name",
         "without a port",
     ),
     (
@@ -77,7 +77,7 @@ const WRONG: &[Case] = &[
         "zone = \"cdn.test\"\nadmin_hosts = [\"a.*.test\"]\n",
         "admin_hosts",
         16,
-        "\"a.*.test\" is no host name",
+        "\"a.*.test\" is not a host name",
         "*.NAME",
     ),
     // Request fields.
@@ -86,7 +86,7 @@ const WRONG: &[Case] = &[
         "cache.forward_fields = [\"x-a\", \"x:y\"]",
         "cache.forward_fields",
         32,
-        "\"x:y\" is no name of a field",
+        "\"x:y\" is not a field name",
         "without a colon",
     ),
     (
@@ -94,7 +94,7 @@ const WRONG: &[Case] = &[
         "cache.forward_fields = [\"x-a\", \"X-A\"]",
         "cache.forward_fields",
         32,
-        "x-a is there twice",
+        "x-a is listed twice",
         "remove one",
     ),
     (
@@ -110,7 +110,7 @@ const WRONG: &[Case] = &[
         "cache.key_fields = \"sec-@\"",
         "cache.key_fields",
         20,
-        "is no name of a field",
+        "is not a field name",
         "wildcard",
     ),
     (
@@ -126,7 +126,7 @@ const WRONG: &[Case] = &[
         "cache.key_fields = \"\"",
         "cache.key_fields",
         20,
-        "is no name of a field",
+        "is not a field name",
         "x-app-version",
     ),
     (
@@ -288,7 +288,7 @@ const WRONG: &[Case] = &[
         "ttl = \"5 fortnights\"",
         "fortnights",
         7,
-        "\"fortnights\" is no unit",
+        "\"fortnights\" is not a unit",
         "ms, s, m, h, d",
     ),
     (
@@ -320,7 +320,7 @@ const WRONG: &[Case] = &[
         "fill_rate = \"400Mbps\"",
         "Mbps",
         13,
-        "\"Mbps\" is no unit",
+        "\"Mbps\" is not a unit",
         "Mbit/s",
     ),
     (
@@ -392,7 +392,7 @@ const WRONG: &[Case] = &[
         "off_peak = \"2-6\"",
         "2-6",
         12,
-        "no span of time of day",
+        "not a span of time of day",
         "HH:MM-HH:MM",
     ),
     (
@@ -400,7 +400,7 @@ const WRONG: &[Case] = &[
         "off_peak = \"25:00-06:00\"",
         "25:00",
         12,
-        "no span of time of day",
+        "not a span of time of day",
         "HH:MM-HH:MM",
     ),
     (
@@ -432,7 +432,7 @@ const WRONG: &[Case] = &[
         "off_peak = \"00:00-24:01\"",
         "00:00-24:01",
         12,
-        "no span of time of day",
+        "not a span of time of day",
         "HH:MM-HH:MM",
     ),
     (
@@ -451,7 +451,7 @@ const WRONG: &[Case] = &[
         "more than the smallest disk",
         "write less",
     ),
-    // Registry, addresses, URLs.
+    // Names, addresses, URLs.
     (
         "zone = \"cdn.test\"\n",
         "zone = \"cdn..test\"\n",
@@ -697,7 +697,7 @@ const WRONG: &[Case] = &[
         "origin_host = \"http://x\"",
         "origin_host",
         15,
-        "is no host",
+        "is not a host",
         "host:port",
     ),
     (
@@ -713,7 +713,7 @@ const WRONG: &[Case] = &[
         "hosts = [\"a.test\", \"*.demo.test\"]",
         "*.demo",
         20,
-        "is no host name",
+        "is not a host name",
         "\"*\" alone",
     ),
     (
@@ -721,7 +721,7 @@ const WRONG: &[Case] = &[
         "hosts = [\"a.test\", \"A.test.\"]",
         "A.test.",
         20,
-        "a.test is there twice",
+        "a.test is listed twice",
         "remove one",
     ),
     (
@@ -793,7 +793,7 @@ const WRONG: &[Case] = &[
         "node_keys = \"mine\"\nreport_interval",
         "node_keys",
         13,
-        "\"mine\" is no way to show keys",
+        "\"mine\" is not a key policy",
         "\"own\"",
     ),
     (
@@ -825,7 +825,7 @@ const WRONG: &[Case] = &[
         "purge_from = [\"10.0.0.0/33\"]\n",
         "10.0.0.0",
         15,
-        "site[0].purge_from[0]: \"10.0.0.0/33\" is no address",
+        "site[0].purge_from[0]: \"10.0.0.0/33\" is not an address",
         "10.0.0.0/8",
     ),
     (
@@ -833,7 +833,7 @@ const WRONG: &[Case] = &[
         "purge_from = \"a.test\"\n",
         "a.test",
         14,
-        "is no address or prefix",
+        "is not an address or a prefix",
         "192.0.2.7",
     ),
     (
@@ -865,7 +865,7 @@ const WRONG: &[Case] = &[
         "cache.forward_fields = \"x-*\"",
         "cache.forward_fields",
         24,
-        "is no name of a field",
+        "is not a field name",
         "wildcard",
     ),
     (
@@ -913,7 +913,7 @@ const WRONG: &[Case] = &[
         "[clock]\nanchor_fleet = 0\nanchor_real = \"today\"\n[control]\n",
         "today",
         15,
-        "this is no instant",
+        "this is not an instant",
         "2026-01-01T00:00:00Z",
     ),
     (
@@ -954,7 +954,7 @@ const WRONG: &[Case] = &[
         "clusters = [\"ams\", \"ams\"]",
         "clusters",
         20,
-        "there twice",
+        "listed twice",
         "remove one",
     ),
     (
