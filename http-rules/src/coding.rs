@@ -74,8 +74,8 @@ impl TransferCoding {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::testing::{self, map};
     use super::*;
+    use crate::testing::{self, map};
 
     #[test]
     fn only_chunked_once_is_understood() {
@@ -123,7 +123,7 @@ mod tests {
             let mut fields = HeaderMap::new();
             fields.insert(TRANSFER_ENCODING, value.clone());
             if TransferCoding::of(&fields).is_understood() {
-                let members: Vec<_> = super::super::fields::members(value.as_bytes()).filter(|m| !m.is_empty()).collect();
+                let members: Vec<_> = crate::fields::members(value.as_bytes()).filter(|m| !m.is_empty()).collect();
                 prop_assert!(members.len() == 1 && members[0].eq_ignore_ascii_case(b"chunked"), "{value:?}");
             }
         }

@@ -13,11 +13,11 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Largest delta-seconds; more is this much (RFC 9111 section 1.2.2).
-pub const DELTA_SECONDS_MAX: u64 = 1 << 31;
+pub(crate) const DELTA_SECONDS_MAX: u64 = 1 << 31;
 /// Members of one structured dictionary; one with more cannot be parsed.
 pub const DICTIONARY_MEMBERS_MAX: usize = 64;
 /// The targeted fields this cache obeys, first one first (RFC 9213 section 2.2).
-pub const TARGETED: [HeaderName; 1] = [HeaderName::from_static("cdn-cache-control")];
+pub(crate) const TARGETED: [HeaderName; 1] = [HeaderName::from_static("cdn-cache-control")];
 
 /// Members of a comma-separated list in order, trimmed, without empty ones; a quoted string is
 /// never cut.
@@ -90,7 +90,10 @@ pub fn list(fields: &HeaderMap, name: impl AsHeaderName) -> impl Iterator<Item =
 
 /// Entity tags of all lines of a field: a list whose quoted parts have no escapes (RFC 9110 section
 /// 8.8.3).
-pub fn entity_tags(fields: &HeaderMap, name: impl AsHeaderName) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn entity_tags(
+    fields: &HeaderMap,
+    name: impl AsHeaderName,
+) -> impl Iterator<Item = &[u8]> {
     fields.get_all(name).into_iter().flat_map(|value| Members {
         rest: value.as_bytes(),
         has_escapes: false,
@@ -263,7 +266,7 @@ pub fn unquoted(text: &[u8]) -> &[u8] {
 }
 
 /// A delta-seconds, clamped (RFC 9111 section 1.2.2); `None` when it is none.
-pub fn delta_seconds(text: &[u8]) -> Option<u64> {
+pub(crate) fn delta_seconds(text: &[u8]) -> Option<u64> {
     if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
         return None;
     }
@@ -496,13 +499,13 @@ impl<'a> Structured<'a> {
 }
 
 /// Whether a byte may stand in a token (RFC 9110 section 5.6.2).
-pub fn is_token(byte: u8) -> bool {
+pub(crate) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// An HTTP date (RFC 9110 section 5.6.7) as seconds after the Unix epoch; all three forms, in any
 /// letter case. The name of the day says nothing that the rest does not: a wrong one is overlooked.
-pub fn parse_date(value: &[u8]) -> Option<u64> {
+pub(crate) fn parse_date(value: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(value.trim_ascii()).ok()?;
     if text.len() > DATE_BYTES_MAX {
         return None;
@@ -579,7 +582,7 @@ pub fn format_date(unix_seconds: u64) -> HeaderValue {
 
 /// Whether a field speaks of one connection or one server only, or of a proxy's own business (RFC
 /// 9110 section 7.6.1, RFC 9111 section 3.1, RFC 7838 section 3).
-pub fn is_hop_by_hop(name: &HeaderName) -> bool {
+pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
     const OTHERS: [&str; 7] = [
         "keep-alive",
         "proxy-connection",
@@ -607,7 +610,7 @@ fn is_for_everybody(name: &[u8]) -> bool {
 }
 
 /// Whether `Connection` names a field, which then ends here.
-pub fn is_named_by_connection(fields: &HeaderMap, name: &str) -> bool {
+pub(crate) fn is_named_by_connection(fields: &HeaderMap, name: &str) -> bool {
     let is_named =
         || list(fields, CONNECTION).any(|named| named.eq_ignore_ascii_case(name.as_bytes()));
     fields.contains_key(CONNECTION) && !is_for_everybody(name.as_bytes()) && is_named()
@@ -640,8 +643,8 @@ mod tests {
     use http::header::{DATE, EXPIRES};
     use proptest::prelude::*;
 
-    use super::super::testing::{self, map};
     use super::*;
+    use crate::testing::{self, map};
 
     fn text(members: Members<'_>) -> Vec<String> {
         members
@@ -683,7 +686,8 @@ mod tests {
             ..nothing
         };
         let table: [(&[&str], CacheControl); 24] = [
-            // 19: the stricter of duplicates; invalid is stale; large clamps.
+            // RFC 9111 sections 1.2.2 and 4.2.1: the stricter of duplicates; invalid is stale;
+            // large values are clamped.
             (&["max-age=10, max-age=5"], max_age(5)),
             (&["max-age=5", "max-age=10"], max_age(5)),
             (&["max-age=a5"], max_age(0)),
@@ -701,7 +705,8 @@ mod tests {
             ),
             (&["max-age=2147483648"], max_age(1 << 31)),
             (&["max-age=003600"], max_age(3600)),
-            // 20: both forms of arguments, any case, unknown ones ignored.
+            // RFC 9111 sections 5.2 and 5.2.3: both forms of arguments, any case, unknown
+            // directives ignored.
             (&["max-age=\"7\""], max_age(7)),
             (&["MaX-aGe=7, foobar, x=y"], max_age(7)),
             (&["ext=\"max-age=100\", max-age=1"], max_age(1)),
@@ -791,7 +796,8 @@ mod tests {
 
     #[test]
     fn targeted_field_wins_when_it_is_valid() {
-        // 52 to 54: fields, and what counts: (max-age, no-store, private, no-cache, targeted).
+        // RFC 9213 sections 2.1 and 2.2. Fields, and what counts: (max-age, no-store, private,
+        // no-cache, targeted).
         type Expected = (Option<u64>, bool, bool, bool, bool);
         let table: [(&[&str], Expected); 20] = [
             (
@@ -948,7 +954,7 @@ mod tests {
 
     #[test]
     fn pragma_counts_without_cache_control_only() {
-        // 25.
+        // RFC 9111 section 5.4.
         let table: [(&[&str], bool); 4] = [
             (&["pragma: no-cache"], true),
             (&["pragma: x, No-Cache"], true),
@@ -1040,7 +1046,7 @@ mod tests {
 
     #[test]
     fn fields_of_one_hop_end_here() {
-        // 7.
+        // RFC 9110 section 7.6.1 and RFC 9111 section 3.1.
         let fields = map(&[
             "connection: a, B, cdn-loop, close, host, cache-control",
             "a: 1",

@@ -10,17 +10,17 @@ use http::{HeaderMap, HeaderName, Method, StatusCode};
 use nearcast_fleet::config::CachePolicy;
 use serde::{Deserialize, Serialize};
 
-use super::conditional;
-use super::fields::{self, CacheControl, DELTA_SECONDS_MAX};
-use super::invalidate;
-use super::range::ContentRange;
-use super::request_fields::{self, Sight, Unusual};
-use super::vary;
+use crate::conditional;
+use crate::fields::{self, CacheControl, DELTA_SECONDS_MAX};
+use crate::invalidate;
+use crate::range::ContentRange;
+use crate::request_fields::{self, Sight, Unusual};
+use crate::vary;
 
 /// A guessed lifetime is this part of the time since the last change (RFC 9111 section 4.2.2).
-pub const HEURISTIC_PART: u64 = 10;
+const HEURISTIC_PART: u64 = 10;
 /// Longest guessed lifetime, in seconds.
-pub const HEURISTIC_MAX: u64 = 24 * 3600;
+const HEURISTIC_MAX: u64 = 24 * 3600;
 /// From dates before this one no lifetime is guessed: they stand for "unknown" (1970 and 1980 are
 /// the zeros of common clocks). 1990-01-01T00:00:00Z, before there was HTTP.
 const PLAUSIBLE_SINCE: u64 = 631_152_000;
@@ -455,7 +455,7 @@ fn refused_as_useless(
 }
 
 /// Whether a status may be stored without explicit freshness (RFC 9110 section 15.1).
-pub fn is_heuristically_cacheable(status: StatusCode) -> bool {
+fn is_heuristically_cacheable(status: StatusCode) -> bool {
     matches!(
         status.as_u16(),
         200 | 203 | 204 | 206 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501
@@ -555,7 +555,7 @@ fn initial_age(fields: &HeaderMap, exchange: Exchange) -> u64 {
 }
 
 /// The first valid value of `Age`, else 0 (RFC 9111 section 5.1).
-pub fn age_field(fields: &HeaderMap) -> u64 {
+fn age_field(fields: &HeaderMap) -> u64 {
     fields::list(fields, AGE)
         .find_map(fields::delta_seconds)
         .unwrap_or(0)
@@ -567,8 +567,8 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::testing::{self, NOW_MS, date, map};
     use super::*;
+    use crate::testing::{self, NOW_MS, date, map};
 
     const NOW: Exchange = Exchange {
         requested_ms: NOW_MS,
@@ -613,7 +613,7 @@ mod tests {
 
     #[test]
     fn only_answers_to_get_are_stored() {
-        // 1.
+        // RFC 9111 section 3.
         let fresh = ["cache-control: max-age=60"];
         for method in [Method::HEAD, Method::POST, Method::OPTIONS, Method::PUT] {
             assert_eq!(
@@ -627,7 +627,7 @@ mod tests {
 
     #[test]
     fn directives_that_forbid_storing() {
-        // 2, 3, 5: response fields and status, and why not.
+        // RFC 9111 sections 5.2.2.3, 5.2.2.5 and 5.2.2.7. Status, directives, reason.
         let table: [(u16, &str, Option<NotStored>); 11] = [
             (200, "no-store, max-age=60", Some(NotStored::NoStore)),
             (200, "No-StOrE", Some(NotStored::NoStore)),
@@ -664,7 +664,7 @@ mod tests {
 
     #[test]
     fn request_no_store_counts_where_clients_are_obeyed() {
-        // 2, 24.
+        // RFC 9111 section 5.2.1.5.
         let obey = CachePolicy {
             obey_client: true,
             ..CachePolicy::default()
@@ -685,7 +685,7 @@ mod tests {
 
     #[test]
     fn credentials_need_leave() {
-        // 4.
+        // RFC 9111 section 3.5.
         let table = [
             ("max-age=60", Some(NotStored::Authorization)),
             (
@@ -711,7 +711,7 @@ mod tests {
 
     #[test]
     fn statuses_that_may_be_guessed() {
-        // 6.
+        // RFC 9110 section 15.1 and RFC 9111 section 4.2.2.
         let modified = format!("last-modified: {}", date(-86_400));
         let guessable = [200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501];
         for status in [
@@ -735,8 +735,8 @@ mod tests {
 
     #[test]
     fn statuses_that_speak_of_the_request_are_never_stored() {
-        // 11, 79, 89: 1xx and 304 are no objects; one client's long fields are not everybody's
-        // answer.
+        // RFC 9111 section 3 (final status, 304), RFC 8470 section 5.2 (425), RFC 6585 sections 3
+        // to 6 (428, 429, 431, 511).
         for status in [
             100, 103, 304, 407, 408, 412, 413, 416, 417, 421, 425, 426, 428, 429, 431, 508, 511,
         ] {
@@ -750,7 +750,7 @@ mod tests {
 
     #[test]
     fn cookies_need_leave() {
-        // 8.
+        // RFC 9111 section 7.3 leaves cookies to the cache.
         let table: [(&[&str], Option<NotStored>); 4] = [
             (
                 &["set-cookie: a=b", "cache-control: max-age=60"],
@@ -773,7 +773,7 @@ mod tests {
 
     #[test]
     fn what_a_clients_own_fields_may_have_brought_about_is_not_stored() {
-        // 86, 89: request, status, response, why not.
+        // RFC 9111 section 7.1. Request, status, response, reason.
         type Lines = &'static [&'static str];
         let long = format!("user-agent: {}", "x".repeat(5000));
         let many = vec!["accept: a/b"; 600];
@@ -1060,7 +1060,7 @@ mod tests {
 
     #[test]
     fn parts_need_a_strong_validator() {
-        // 10.
+        // RFC 9111 section 3.4 and RFC 9110 section 15.3.7.3.
         let table: [(&[&str], Option<NotStored>); 5] = [
             (&["etag: \"a\"", "content-range: bytes 0-4/10"], None),
             (&["etag: \"a\"", "content-range: bytes 0-4/*"], None),
@@ -1087,7 +1087,7 @@ mod tests {
 
     #[test]
     fn what_selects_nothing_is_not_stored() {
-        // 14.
+        // RFC 9111 section 4.1.
         for vary in ["*", ", *", "*, foo", "foo, *", "foo bar"] {
             let expected = if vary.contains('*') {
                 NotStored::VaryStar
@@ -1156,7 +1156,8 @@ mod tests {
 
     #[test]
     fn lifetime_comes_from_the_first_that_speaks() {
-        // 18, 19, 21, 52, 54. The default policy guesses; `default_ttl` is 77 s here.
+        // RFC 9111 sections 4.2.1, 4.2.2 and 5.3, RFC 9213 section 2.2. The default policy uses
+        // heuristics; `default_ttl` is 77 s here.
         let in_100 = format!("expires: {}", date(100));
         let past = format!("expires: {}", date(-100));
         let made = format!("date: {}", date(0));
@@ -1237,8 +1238,8 @@ mod tests {
 
     #[test]
     fn a_targeted_field_without_a_lifetime_lets_nothing_be_guessed() {
-        // 54: `no-store` stands in a field that no longer counts; storing still needs somebody who
-        // asks for it.
+        // RFC 9213 section 2.2: `no-store` is in a field that no longer counts; storing still
+        // needs an explicit statement.
         let changed = format!("last-modified: {}", date(-1000));
         assert_eq!(
             refusal(
@@ -1276,7 +1277,6 @@ mod tests {
 
     #[test]
     fn extension_alone_makes_nothing_cacheable() {
-        // 88: judging does not even know the path.
         assert_eq!(
             refusal(&[], 200, &["content-type: text/css"]),
             Some(NotStored::NoLifetime)
@@ -1285,7 +1285,7 @@ mod tests {
 
     #[test]
     fn age_counts_all_that_went_before() {
-        // 22: fields, delay of the exchange in ms, age when received.
+        // RFC 9111 sections 4.2.3 and 5.1. Fields, delay of the exchange in ms, age when received.
         let late = format!("date: {}", date(-30));
         let early = format!("date: {}", date(30));
         let table: [(&[&str], u64, u64); 14] = [
@@ -1371,7 +1371,7 @@ mod tests {
 
     #[test]
     fn a_304_that_forbids_storing_is_honoured() {
-        // 37: what was stored is judged again with the fields it has now.
+        // RFC 9111 section 3.2: the stored response is judged again with its updated fields.
         let stored = map(&["cache-control: max-age=60", "etag: \"a\""]);
         for (new, expected) in [
             ("cache-control: no-store", Some(NotStored::NoStore)),

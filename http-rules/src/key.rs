@@ -297,8 +297,8 @@ pub fn method_class(method: &Method) -> MethodClass {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::testing;
     use super::*;
+    use crate::testing;
 
     fn url(scheme: &str, host: &str, path: &str) -> Result<String, KeyError> {
         Key::new(scheme, host, path).map(|key| key.url.into())
@@ -306,7 +306,7 @@ mod tests {
 
     #[test]
     fn keys_are_normal_where_all_agree_and_exact_elsewhere() {
-        // 13.
+        // RFC 9110 section 4.2.3.
         let table = [
             ("http", "A.Test", "/", "http://a.test/"),
             ("HTTP", "a.test:80", "/", "http://a.test/"),
@@ -401,7 +401,7 @@ mod tests {
 
     #[test]
     fn malformed_hosts_have_no_key() {
-        // 66.
+        // RFC 9110 section 7.2 and RFC 9112 section 3.2.
         let hosts = [
             "",
             ".",
@@ -436,7 +436,7 @@ mod tests {
 
     #[test]
     fn malformed_and_long_paths_have_no_key() {
-        // 71.
+        // RFC 9110 sections 15.5.1 and 15.5.15.
         for path in ["", "x", "*", "/a b", "/#x", "/\u{e9}", "/\n", "/a\0"] {
             assert_eq!(url("http", "a", path), Err(KeyError::Path), "{path:?}");
         }
@@ -457,7 +457,7 @@ mod tests {
 
     #[test]
     fn ambiguous_paths_are_found() {
-        // 87.
+        // RFC 3986 sections 2.2 and 5.2.4: what origins read in more than one way.
         let table = [
             ("/", None),
             ("/a/b.css", None),

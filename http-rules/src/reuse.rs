@@ -6,8 +6,8 @@
 use http::StatusCode;
 use nearcast_fleet::config::CachePolicy;
 
-use super::fields::{CacheControl, DELTA_SECONDS_MAX};
-use super::freshness::Freshness;
+use crate::fields::{CacheControl, DELTA_SECONDS_MAX};
+use crate::freshness::Freshness;
 
 /// How a stored response stands at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -250,9 +250,9 @@ mod tests {
     use http::HeaderMap;
     use proptest::prelude::*;
 
-    use super::super::freshness::Exchange;
-    use super::super::testing::{self, NOW_MS, map};
     use super::*;
+    use crate::freshness::Exchange;
+    use crate::testing::{self, NOW_MS, map};
 
     const OBEY: CachePolicy = CachePolicy {
         default_ttl: None,
@@ -310,7 +310,7 @@ mod tests {
 
     #[test]
     fn responses_say_how_they_may_be_used() {
-        // 17, 27, 28, 29: directives, age, and what may be done.
+        // RFC 9111 sections 4.2.4 and 5.2.2, RFC 5861 sections 3 and 4. Directives, age, reuse.
         use MustValidate::{MustRevalidate, ResponseNoCache};
         let table = [
             ("max-age=10", 0, Reuse::Fresh),
@@ -437,7 +437,8 @@ mod tests {
 
     #[test]
     fn clients_are_obeyed_behind_one_switch() {
-        // 24, 60: response, age, request, what is done when clients are obeyed, and when not.
+        // RFC 9111 section 5.2.1 and RFC 8246 section 2.1. Response, age, request, reuse where
+        // the site obeys clients, and where it does not.
         use MustValidate::{RequestMaxAge, RequestMinFresh, RequestNoCache};
         let table = [
             (
@@ -557,7 +558,7 @@ mod tests {
 
     #[test]
     fn only_if_cached_is_for_clients_that_are_obeyed() {
-        // 24.
+        // RFC 9111 section 5.2.1.7.
         let asked = CacheControl::of_request(&map(&["cache-control: only-if-cached"]));
         assert!(is_only_if_cached(Some(&asked), &OBEY));
         assert!(!is_only_if_cached(Some(&asked), &CachePolicy::default()));
@@ -609,7 +610,6 @@ mod tests {
 
     #[test]
     fn a_soft_purge_makes_stale_now_and_never_fresher() {
-        // 51.
         let table = [
             ("max-age=10", 0, 0, stale(false, false)),
             (
@@ -644,13 +644,16 @@ mod tests {
                 (ttl, expected),
                 "{response} after {seconds}"
             );
-            assert_eq!(found.age, seconds, "30: its age stays true");
+            assert_eq!(
+                found.age, seconds,
+                "RFC 9111 section 5.1: its age stays true"
+            );
         }
     }
 
     #[test]
     fn server_errors_count_and_client_errors_do_not() {
-        // 28.
+        // RFC 5861 section 4.
         for status in [500, 502, 503, 504] {
             assert!(
                 is_error(StatusCode::from_u16(status).expect("valid")),
@@ -667,7 +670,7 @@ mod tests {
 
     #[test]
     fn what_must_be_validated_and_cannot_is_a_504() {
-        // 29.
+        // RFC 9111 section 5.2.2.2.
         let own = StatusCode::BAD_GATEWAY;
         assert_eq!(
             failure_status(must(MustValidate::MustRevalidate, false), own),

@@ -4,7 +4,7 @@
 
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::freshness::NotStored;
+use crate::freshness::NotStored;
 
 /// `Cache-Status`.
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -125,7 +125,7 @@ pub struct Outcome {
 }
 
 /// `detail` of an answer from what is stored that this node may lack a purge of.
-pub const UNSYNCED: &str = "unsynced";
+const UNSYNCED: &str = "unsynced";
 /// Names of request fields that are longer than this are not named in `detail`.
 const NAMED_BYTES_MAX: usize = 64;
 
@@ -221,13 +221,6 @@ impl Outcome {
         }
     }
 
-    /// As [`write`](Self::write), with the cache key as its last parameter (RFC 9211 section 2.7).
-    pub fn write_with_key(&self, name: &str, key: &str, buffer: &mut Vec<u8>) {
-        self.write(name, buffer);
-        buffer.extend_from_slice(b"; key=");
-        write_string(key, buffer);
-    }
-
     /// As a field's value, to be appended to those of caches nearer to the origin.
     pub fn cache_status(&self, name: &str) -> HeaderValue {
         self.cache_status_naming(name, None)
@@ -251,7 +244,7 @@ fn write_name(name: &str, buffer: &mut Vec<u8>) {
     if is_start
         && name
             .bytes()
-            .all(|b| super::fields::is_token(b) || matches!(b, b':' | b'/'))
+            .all(|b| crate::fields::is_token(b) || matches!(b, b':' | b'/'))
     {
         buffer.extend_from_slice(name.as_bytes());
     } else {
@@ -460,8 +453,8 @@ pub fn received(name: &str, status: StatusCode) -> HeaderValue {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::testing;
     use super::*;
+    use crate::testing;
 
     fn text(outcome: &Outcome, name: &str) -> String {
         outcome
@@ -473,7 +466,7 @@ mod tests {
 
     #[test]
     fn cache_status_says_what_happened() {
-        // 30, 56.
+        // RFC 9211 section 2.
         let forwarded = Outcome::forwarded;
         let table = [
             (Outcome::hit(30), "ams-1; hit; ttl=30"),
@@ -614,7 +607,7 @@ mod tests {
 
     #[test]
     fn tokens_are_the_registered_ones() {
-        // 56, 57.
+        // RFC 9211 section 2.2 and RFC 9209 section 2.3.
         use ForwardReason::*;
         let reasons = [
             Bypass, Method, UriMiss, VaryMiss, Miss, Request, Stale, Partial,
@@ -691,7 +684,7 @@ mod tests {
 
     #[test]
     fn proxy_status_names_the_error() {
-        // 57.
+        // RFC 9209 section 2.3.
         assert_eq!(
             ProxyError::ConnectionRefused.proxy_status("ams-1"),
             "ams-1; error=connection_refused"
@@ -717,9 +710,6 @@ mod tests {
             (&buffer[..], buffer.capacity()),
             (&b"up; hit, ams-1; hit; ttl=7"[..], room)
         );
-        buffer.clear();
-        Outcome::hit(7).write_with_key("a", "http://a/\"x", &mut buffer);
-        assert_eq!(buffer, b"a; hit; ttl=7; key=\"http://a/\\\"x\"");
     }
 
     proptest! {

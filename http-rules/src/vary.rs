@@ -7,11 +7,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, DATE, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::fields;
-use super::request_fields::{self, Sight};
+use crate::fields;
+use crate::request_fields::{self, Sight};
 
 /// Names in `Vary`; a response with more is not stored.
-pub const VARY_NAMES_MAX: usize = 32;
+const VARY_NAMES_MAX: usize = 32;
 
 /// The fields that `Vary` names, sorted, each once; `None` when it has `*`, an invalid name or too
 /// many: then the response selects nothing.
@@ -142,7 +142,7 @@ fn is_weighted_above_zero<'a>(mut parameters: impl Iterator<Item = &'a [u8]>) ->
 
 /// The `Accept-Encoding` that a request which may fill the store sends to the origin in place of
 /// this one; `None` when it has none.
-pub fn accept_encoding(request: &HeaderMap) -> Option<HeaderValue> {
+pub(crate) fn accept_encoding(request: &HeaderMap) -> Option<HeaderValue> {
     codings(request).map(Codings::to_value)
 }
 
@@ -354,8 +354,8 @@ pub fn newest<'a, T>(selected: impl IntoIterator<Item = (T, &'a HeaderMap, u64)>
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::testing::{self, NOW_MS, date, map};
     use super::*;
+    use crate::testing::{self, NOW_MS, date, map};
 
     /// Whether a response stored for the first request answers the second.
     fn matches(response: &[&str], first: &[&str], second: &[&str]) -> bool {
@@ -365,7 +365,7 @@ mod tests {
 
     #[test]
     fn every_listed_field_must_match() {
-        // 14.
+        // RFC 9111 section 4.1.
         type Lines = &'static [&'static str];
         let table: [(Lines, Lines, Lines, bool); 18] = [
             (&[], &["foo: 1"], &["foo: 2"], true),
@@ -530,7 +530,7 @@ mod tests {
 
     #[test]
     fn only_white_space_and_lines_may_differ() {
-        // 15.
+        // RFC 9111 section 4.1: white space and lines may be normalised.
         let table: [(&[&str], &[&str], bool); 7] = [
             (&["foo: 1,2"], &["foo:  1 , 2 "], true),
             (&["foo: 1, 2"], &["foo: 1", "foo: 2"], true),
@@ -551,7 +551,7 @@ mod tests {
 
     #[test]
     fn languages_are_sets_with_weights() {
-        // 15.
+        // RFC 9111 section 4.1 and RFC 9110 section 12.5.4.
         let table = [
             ("de, en", "en,de", true),
             ("DE", "de", true),
@@ -580,7 +580,7 @@ mod tests {
 
     #[test]
     fn codings_are_reduced_to_those_that_count() {
-        // 15, 84.
+        // RFC 9110 section 12.5.3.
         let table = [
             ("", "identity"),
             ("identity", "identity"),
@@ -697,7 +697,7 @@ mod tests {
 
     #[test]
     fn the_newest_date_wins() {
-        // 16.
+        // RFC 9111 section 4.1.
         let (old, new, none) = (
             map(&[&format!("date: {}", date(-9))]),
             map(&[&format!("date: {}", date(9))]),

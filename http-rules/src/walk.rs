@@ -8,11 +8,11 @@ use http::header::{ETAG, IF_NONE_MATCH, VARY};
 use http::{HeaderMap, Method, StatusCode};
 use nearcast_fleet::config::CachePolicy;
 
-use super::freshness::{Exchange, Freshness, RequestFacts, Verdict, judge};
-use super::key::Key;
-use super::reuse::{Reuse, standing};
-use super::testing::{NOW_MS, map};
-use super::{conditional, invalidate, vary};
+use crate::freshness::{Exchange, Freshness, RequestFacts, Verdict, judge};
+use crate::key::Key;
+use crate::reuse::{Reuse, standing};
+use crate::testing::{NOW_MS, map};
+use crate::{conditional, invalidate, vary};
 
 const WALKS: u64 = 400;
 const STEPS: u32 = 80;
