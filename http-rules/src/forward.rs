@@ -11,7 +11,7 @@ use nearcast_fleet::config::CachePolicy;
 use nearcast_fleet::request_fields::is_removed;
 
 use crate::conditional::CONDITIONS;
-use crate::{fields, request_fields, vary};
+use crate::{coding, fields, request_fields};
 
 /// `CDN-Loop` (RFC 8586).
 const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
@@ -78,7 +78,7 @@ pub fn to_origin(client: &HeaderMap, which: ClientFields<'_>, by: &Forwarder<'_>
             forward.remove(name);
         }
         // What selects the same stored response asks the origin the same.
-        if let Some(reduced) = vary::accept_encoding(&forward) {
+        if let Some(reduced) = coding::accept_encoding(&forward) {
             forward.insert(ACCEPT_ENCODING, reduced);
         }
     }

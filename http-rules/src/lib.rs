@@ -16,7 +16,7 @@
 //!   makes unusable.
 //! - [`finish`]: whether it goes on coming when nobody reads it any more.
 //! - [`status`]: the one value that feeds `Cache-Status`, `Proxy-Status`, metrics and log.
-//! - [`coding`]: whether a message's body can be read at all.
+//! - [`transfer_coding`]: whether a message's body can be read at all.
 //! - [`fields`]: the grammar under all of them.
 
 pub mod coding;
@@ -31,6 +31,7 @@ pub mod range;
 pub mod request_fields;
 pub mod reuse;
 pub mod status;
+pub mod transfer_coding;
 pub mod vary;
 #[cfg(test)]
 mod walk;
