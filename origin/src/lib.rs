@@ -12,6 +12,7 @@ pub mod demo;
 mod handler;
 mod metrics;
 mod path;
+mod representation;
 mod rules;
 mod server;
 
