@@ -27,10 +27,12 @@ pub mod forward;
 pub mod freshness;
 pub mod invalidate;
 pub mod key;
+pub mod not_stored;
 pub mod range;
 pub mod request_fields;
 pub mod reuse;
 pub mod status;
+pub mod storing;
 pub mod transfer_coding;
 pub mod vary;
 #[cfg(test)]

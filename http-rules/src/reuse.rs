@@ -3,7 +3,7 @@
 //! Follows RFC 9111 section 4, 4.2.4 (stale) and 5.2.1 (what clients ask for), RFC 5861 and RFC
 //! 8246.
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use nearcast_fleet::config::CachePolicy;
 
 use crate::fields::{CacheControl, DELTA_SECONDS_MAX};
@@ -103,6 +103,19 @@ impl MustValidate {
     }
 }
 
+/// The cache directives of a client that apply: those of its request where the site obeys clients,
+/// else `None`. Every rule that looks at a client's directives asks here or [`obeyed`].
+pub fn client_directives(request: &HeaderMap, policy: &CachePolicy) -> Option<CacheControl> {
+    policy
+        .obey_client
+        .then(|| CacheControl::of_request(request))
+}
+
+/// Directives that were read before, where the site obeys clients.
+fn obeyed<'a>(request: Option<&'a CacheControl>, policy: &CachePolicy) -> Option<&'a CacheControl> {
+    request.filter(|_| policy.obey_client)
+}
+
 /// How a stored response stands. `request` holds the client's directives, `None` where they are not
 /// looked at; `is_soft_purged` makes it stale now, and never fresher than it is.
 pub fn standing(
@@ -115,7 +128,7 @@ pub fn standing(
     let age = freshness.age(now_ms);
     let ttl = freshness.ttl(now_ms);
     let ttl = if is_soft_purged { ttl.min(0) } else { ttl };
-    let request = request.filter(|_| policy.obey_client);
+    let request = obeyed(request, policy);
     let reuse = if freshness.no_cache {
         Reuse::MustValidate {
             reason: MustValidate::ResponseNoCache,
@@ -212,7 +225,7 @@ pub fn may_serve_unsynced(
     policy: &CachePolicy,
     ttl: i64,
 ) -> bool {
-    let request = request.filter(|_| policy.obey_client);
+    let request = obeyed(request, policy);
     policy.serve_unsynced
         && !freshness.no_cache
         && may_serve_on_error(freshness, None, policy, ttl)
@@ -240,14 +253,13 @@ pub fn failure_status(reuse: Reuse, own: StatusCode) -> StatusCode {
 /// Whether a request may be answered from the store only; a failure to do so is a 504 (RFC 9111
 /// section 5.2.1.7).
 pub fn is_only_if_cached(request: Option<&CacheControl>, policy: &CachePolicy) -> bool {
-    policy.obey_client && request.is_some_and(|asked| asked.only_if_cached)
+    obeyed(request, policy).is_some_and(|asked| asked.only_if_cached)
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use http::HeaderMap;
     use proptest::prelude::*;
 
     use super::*;

@@ -4,7 +4,7 @@
 
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use crate::freshness::NotStored;
+use crate::not_stored::NotStored;
 
 /// `Cache-Status`.
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
