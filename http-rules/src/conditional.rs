@@ -9,7 +9,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
-use crate::fields;
+use crate::{dates, fields};
 
 /// What a client's conditions say, in the order of RFC 9110 section 13.2.2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -61,8 +61,8 @@ fn may_go_on(request: &HeaderMap, stored: &HeaderMap) -> bool {
         });
     }
     match (
-        fields::date(request, IF_UNMODIFIED_SINCE),
-        fields::date(stored, LAST_MODIFIED),
+        dates::date(request, IF_UNMODIFIED_SINCE),
+        dates::date(stored, LAST_MODIFIED),
     ) {
         (Some(since), Some(modified)) => modified <= since,
         _ => true,
@@ -77,12 +77,12 @@ fn is_not_modified(request: &HeaderMap, stored: &HeaderMap) -> bool {
             tag == b"*" || current.is_some_and(|current| is_weakly_equal(tag, current))
         });
     }
-    let Some(since) = fields::date(request, IF_MODIFIED_SINCE) else {
+    let Some(since) = dates::date(request, IF_MODIFIED_SINCE) else {
         return false;
     };
     // RFC 9111 section 4.3.2: without Last-Modified, Date.
-    let modified = fields::date(stored, LAST_MODIFIED)
-        .or_else(|| fields::date(stored, DATE).filter(|_| !stored.contains_key(LAST_MODIFIED)));
+    let modified = dates::date(stored, LAST_MODIFIED)
+        .or_else(|| dates::date(stored, DATE).filter(|_| !stored.contains_key(LAST_MODIFIED)));
     modified.is_some_and(|modified| modified <= since)
 }
 
@@ -107,8 +107,8 @@ pub fn if_range_holds(request: &HeaderMap, stored: &HeaderMap) -> bool {
 /// (RFC 9110 section 8.8.2.2).
 fn is_strong_date(stored: &HeaderMap) -> bool {
     match (
-        fields::date(stored, LAST_MODIFIED),
-        fields::date(stored, DATE),
+        dates::date(stored, LAST_MODIFIED),
+        dates::date(stored, DATE),
     ) {
         (Some(modified), Some(made)) => made > modified,
         _ => false,
@@ -170,10 +170,9 @@ impl StrongValidator {
         }
         let modified = sole(response, &LAST_MODIFIED)?;
         // RFC 9110 section 6.6.1: without a Date, the time it was received.
-        let made = fields::date(response, DATE).unwrap_or(received_ms / 1000);
-        let is_strong = fields::parse_date(modified.as_bytes())?
-            .saturating_add(STRONG_DATE_SECONDS_MIN)
-            <= made;
+        let made = dates::date(response, DATE).unwrap_or(received_ms / 1000);
+        let is_strong =
+            dates::parse_date(modified.as_bytes())?.saturating_add(STRONG_DATE_SECONDS_MIN) <= made;
         copy(modified).filter(|_| is_strong).map(Self::Date)
     }
 
@@ -282,8 +281,8 @@ pub fn is_confirmed(stored: &HeaderMap, not_modified: &HeaderMap, is_only_one: b
     match (not_modified.get(LAST_MODIFIED), stored.get(LAST_MODIFIED)) {
         (Some(new), Some(old)) => {
             new == old
-                || fields::parse_date(new.as_bytes())
-                    .is_some_and(|n| Some(n) == fields::parse_date(old.as_bytes()))
+                || dates::parse_date(new.as_bytes())
+                    .is_some_and(|n| Some(n) == dates::parse_date(old.as_bytes()))
         }
         (Some(_), None) => false,
         (None, _) => is_only_one,
@@ -297,8 +296,8 @@ pub fn stored_fields(response: &HeaderMap, received_ms: u64) -> HeaderMap {
     stored.remove(CONTENT_LENGTH);
     stored.remove(CONTENT_RANGE);
     // RFC 9110 section 6.6.1: a recipient with a clock adds it.
-    if fields::date(&stored, DATE).is_none() {
-        stored.insert(DATE, fields::format_date(received_ms / 1000));
+    if dates::date(&stored, DATE).is_none() {
+        stored.insert(DATE, dates::format_date(received_ms / 1000));
     }
     stored
 }

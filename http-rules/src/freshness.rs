@@ -8,7 +8,9 @@ use http::{HeaderMap, StatusCode};
 use nearcast_fleet::config::CachePolicy;
 use serde::{Deserialize, Serialize};
 
-use crate::fields::{self, CacheControl, DELTA_SECONDS_MAX};
+use crate::cache_control::CacheControl;
+use crate::dates;
+use crate::fields::{self, DELTA_SECONDS_MAX};
 // aliases until the parts are merged
 pub use crate::not_stored::NotStored;
 pub use crate::storing::{RequestFacts, Verdict, judge};
@@ -189,10 +191,10 @@ fn lifetime(
         return (seconds, basis);
     }
 
-    let generated = fields::date(fields, DATE).unwrap_or(received_ms / 1000);
+    let generated = dates::date(fields, DATE).unwrap_or(received_ms / 1000);
     if !directives.is_targeted && fields.contains_key(EXPIRES) {
         // `0`, several different values and other invalid ones are in the past.
-        let expires = fields::date(fields, EXPIRES).unwrap_or(0);
+        let expires = dates::date(fields, EXPIRES).unwrap_or(0);
         return (expires.saturating_sub(generated), Basis::Expires);
     }
 
@@ -220,7 +222,7 @@ fn heuristic_lifetime(
     generated: u64,
     received_ms: u64,
 ) -> Option<u64> {
-    let modified = fields::date(fields, LAST_MODIFIED)?;
+    let modified = dates::date(fields, LAST_MODIFIED)?;
     let is_plausible = (PLAUSIBLE_SINCE..=generated).contains(&modified)
         && generated.abs_diff(received_ms / 1000) <= CLOCK_DIFFERENCE_MAX;
     (policy.heuristic && is_plausible)
@@ -229,7 +231,7 @@ fn heuristic_lifetime(
 
 /// The greater of `Age` and the time between `Date` and the sending of the request, in seconds.
 fn age_when_sent(fields: &HeaderMap, exchange: Exchange) -> u64 {
-    let apparent = fields::date(fields, DATE).map_or(0, |generated| {
+    let apparent = dates::date(fields, DATE).map_or(0, |generated| {
         (exchange.requested_ms / 1000).saturating_sub(generated)
     });
     apparent.max(age_field(fields))
@@ -237,7 +239,7 @@ fn age_when_sent(fields: &HeaderMap, exchange: Exchange) -> u64 {
 
 /// `corrected_initial_age` in seconds (RFC 9111 section 4.2.3).
 fn initial_age(fields: &HeaderMap, exchange: Exchange) -> u64 {
-    let generated = fields::date(fields, DATE);
+    let generated = dates::date(fields, DATE);
     let apparent = generated.map_or(0, |generated| {
         (exchange.received_ms / 1000).saturating_sub(generated)
     });

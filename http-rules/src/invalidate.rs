@@ -6,8 +6,8 @@ use http::header::{CONTENT_LOCATION, LOCATION};
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 use nearcast_fleet::scope;
 
-use crate::fields;
 use crate::key::{self, MethodClass};
+use crate::{fields, structured};
 
 /// Tags of one response: as many as the largest head of an origin has where they have some 15 bytes
 /// each. One with more is not stored.
@@ -173,7 +173,7 @@ pub fn origin_of(url: &str) -> &str {
 /// A structured list of strings; members that are none or empty are left out (RFC 9875 section 2).
 /// The head that they come in bounds them.
 fn group_names(response: &HeaderMap, name: &'static str) -> Vec<Box<str>> {
-    let strings = fields::strings(response, &HeaderName::from_static(name));
+    let strings = structured::strings(response, &HeaderName::from_static(name));
     strings
         .into_iter()
         .filter(|group| !group.trim().is_empty())

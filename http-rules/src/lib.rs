@@ -19,8 +19,10 @@
 //! - [`transfer_coding`]: whether a message's body can be read at all.
 //! - [`fields`]: the grammar under all of them.
 
+pub mod cache_control;
 pub mod coding;
 pub mod conditional;
+pub mod dates;
 pub mod fields;
 pub mod finish;
 pub mod forward;
@@ -33,6 +35,7 @@ pub mod request_fields;
 pub mod reuse;
 pub mod status;
 pub mod storing;
+pub mod structured;
 pub mod transfer_coding;
 pub mod vary;
 #[cfg(test)]

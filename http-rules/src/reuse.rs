@@ -6,7 +6,8 @@
 use http::{HeaderMap, StatusCode};
 use nearcast_fleet::config::CachePolicy;
 
-use crate::fields::{CacheControl, DELTA_SECONDS_MAX};
+use crate::cache_control::CacheControl;
+use crate::fields::DELTA_SECONDS_MAX;
 use crate::freshness::Freshness;
 
 /// How a stored response stands at a time.

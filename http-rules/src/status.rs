@@ -5,6 +5,9 @@
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::not_stored::NotStored;
+// alias until the parts are merged
+pub use crate::structured::write_integer;
+use crate::structured::{write_name, write_string};
 
 /// `Cache-Status`.
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -233,56 +236,6 @@ impl Outcome {
         HeaderValue::from_maybe_shared(bytes::Bytes::from(buffer))
             .unwrap_or(HeaderValue::from_static("nearcast"))
     }
-}
-
-/// A node's name as a token where it is one, else as a string (RFC 9211 section 2).
-fn write_name(name: &str, buffer: &mut Vec<u8>) {
-    let is_start = name
-        .bytes()
-        .next()
-        .is_some_and(|b| b.is_ascii_alphabetic() || b == b'*');
-    if is_start
-        && name
-            .bytes()
-            .all(|b| crate::fields::is_token(b) || matches!(b, b':' | b'/'))
-    {
-        buffer.extend_from_slice(name.as_bytes());
-    } else {
-        write_string(name, buffer);
-    }
-}
-
-/// A structured string; what cannot stand in one is left out.
-fn write_string(text: &str, buffer: &mut Vec<u8>) {
-    buffer.push(b'"');
-    for byte in text.bytes().filter(|b| (0x20..0x7f).contains(b)) {
-        if matches!(byte, b'"' | b'\\') {
-            buffer.push(b'\\');
-        }
-        buffer.push(byte);
-    }
-    buffer.push(b'"');
-}
-
-/// Appends a structured integer, which has 15 digits at most (RFC 9651 section 3.3.1).
-pub fn write_integer(value: i64, buffer: &mut Vec<u8>) {
-    const MOST: i64 = 999_999_999_999_999;
-    let value = value.clamp(-MOST, MOST);
-    if value < 0 {
-        buffer.push(b'-');
-    }
-    let mut digits = [0; 15];
-    let mut at = digits.len();
-    let mut rest = value.unsigned_abs();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    buffer.extend_from_slice(&digits[at..]);
 }
 
 /// An error of this node's making, by its registered type (RFC 9209 section 2.3).
@@ -714,14 +667,6 @@ mod tests {
 
     proptest! {
         #![proptest_config(testing::seeded())]
-
-        #[test]
-        fn integers_are_structured(ttl in any::<i64>()) {
-            let mut buffer = Vec::new();
-            write_integer(ttl, &mut buffer);
-            let expected = ttl.clamp(-999_999_999_999_999, 999_999_999_999_999).to_string();
-            prop_assert_eq!(String::from_utf8(buffer).expect("digits"), expected);
-        }
 
         #[test]
         fn hit_and_forward_exclude_each_other(name in ".{0,20}", ttl in any::<i64>(), is_forwarded in any::<bool>(), is_stored in any::<bool>()) {

@@ -7,7 +7,8 @@ use http::header::{ACCEPT, AUTHORIZATION, COOKIE, SET_COOKIE, VARY};
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 use nearcast_fleet::config::CachePolicy;
 
-use crate::fields::{self, CacheControl};
+use crate::cache_control::CacheControl;
+use crate::fields;
 use crate::freshness::{Basis, Exchange, Freshness, is_heuristically_cacheable};
 use crate::not_stored::NotStored;
 use crate::range::ContentRange;

@@ -8,8 +8,8 @@ use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, DATE, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::coding::{AcceptedCodings, accept_encoding};
-use crate::fields;
 use crate::request_fields::{self, Sight};
+use crate::{dates, fields};
 
 /// Names in `Vary`; a response with more is not stored.
 const VARY_NAMES_MAX: usize = 32;
@@ -220,7 +220,7 @@ fn trim_zeros(mut digits: &[u8]) -> &[u8] {
 /// received last.
 pub fn newest<'a, T>(selected: impl IntoIterator<Item = (T, &'a HeaderMap, u64)>) -> Option<T> {
     let made = |fields: &HeaderMap, received_ms: u64| {
-        fields::date(fields, DATE).unwrap_or(received_ms / 1000)
+        dates::date(fields, DATE).unwrap_or(received_ms / 1000)
     };
     selected
         .into_iter()
