@@ -7,7 +7,7 @@
 use http::header::{AUTHORIZATION, COOKIE, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use nearcast_fleet::config::CachePolicy;
-use nearcast_fleet::request_fields::{is_edges_own, is_ordinary};
+use nearcast_fleet::request_fields::{is_ordinary, is_owned_by_edge};
 
 use crate::fields;
 
@@ -48,7 +48,7 @@ pub(crate) fn sight(name: &HeaderName) -> Sight {
         | "if-unmodified-since" => Sight::Edge,
         // Of these the origin sees the client's members before the edge's own.
         "via" | "cdn-loop" => Sight::Client,
-        _ if fields::is_hop_by_hop(name) || is_edges_own(name.as_str()) => Sight::Same,
+        _ if fields::is_hop_by_hop(name) || is_owned_by_edge(name.as_str()) => Sight::Same,
         _ => Sight::Client,
     }
 }
