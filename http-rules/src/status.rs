@@ -1,4 +1,4 @@
-//! The outcome of one request, and the fields, labels and words it becomes.
+//! The outcome of one request, and the fields, metric labels and log words for it.
 //!
 //! Follows RFC 9211 (Cache-Status) and RFC 9209 (Proxy-Status).
 
@@ -17,21 +17,21 @@ pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 /// Why a request was forwarded (RFC 9211 section 2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ForwardReason {
-    /// The cache was not to handle it.
+    /// The cache was configured not to handle the request.
     Bypass,
     /// The method's semantics require it.
     Method,
-    /// Nothing stored for the URL.
+    /// No stored response for the URL.
     UriMiss,
-    /// Something stored for the URL, but nothing that the request selects.
+    /// Stored responses for the URL, none of which the request selects.
     VaryMiss,
-    /// Nothing stored, and it is not known which of the two.
+    /// One of the two above; it is not known which.
     Miss,
-    /// The client's directives.
+    /// The client's directives require it.
     Request,
-    /// What is stored is stale.
+    /// The stored response is stale.
     Stale,
-    /// What is stored lacks some of the bytes.
+    /// The stored response lacks some of the bytes.
     Partial,
 }
 
@@ -51,22 +51,22 @@ impl ForwardReason {
     }
 }
 
-/// Who answered: the label `cache_status` of metrics and reports.
+/// The source of a response: the label `cache_status` of metrics and reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Label {
     /// A fresh stored response.
     Hit,
-    /// A stale one.
+    /// A stale stored response.
     Stale,
-    /// A stored one that the origin confirmed.
+    /// A stored response that the origin confirmed.
     Revalidated,
-    /// Another request's forward.
+    /// The forward request of another request.
     Collapsed,
-    /// The origin, asked for the whole.
+    /// The origin, which sent the whole response.
     Miss,
-    /// Stored slices, and the origin for the others.
+    /// Stored slices, and the origin for the missing ones.
     Partial,
-    /// The origin, without a look at what is stored.
+    /// The origin, without a look-up in the store.
     Bypass,
     /// This node, with an error, because the origin failed.
     Error,
@@ -75,7 +75,7 @@ pub enum Label {
 }
 
 impl Label {
-    /// All, in the order of their numbers.
+    /// All labels, in the order of their discriminants.
     pub const ALL: [Self; 9] = [
         Self::Hit,
         Self::Stale,
@@ -88,7 +88,7 @@ impl Label {
         Self::Local,
     ];
 
-    /// Its word in metrics and reports.
+    /// The word in metrics and reports.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Hit => "hit",
@@ -107,34 +107,33 @@ impl Label {
 /// How one request was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outcome {
-    /// Who answered.
+    /// The source of the response.
     pub label: Label,
-    /// Why the origin was asked; `None` for a hit, also a stale one.
+    /// Why the request was forwarded; `None` for a hit, also a stale one.
     pub forward: Option<ForwardReason>,
-    /// What the origin answered, where it is not what the client gets.
+    /// The status from the origin, if the client gets another one.
     pub forward_status: Option<StatusCode>,
-    /// Seconds of freshness left; negative when stale.
+    /// Remaining freshness in seconds; negative when stale.
     pub ttl: Option<i64>,
-    /// Whether the origin's answer was stored.
+    /// Whether the origin's response was stored.
     pub is_stored: bool,
-    /// Whether another request's forward was waited for.
+    /// Whether the request waited for the forward request of another one.
     pub is_collapsed: bool,
-    /// Words of this cache's own.
+    /// Implementation-specific detail (RFC 9211 section 2.8).
     pub detail: Option<&'static str>,
-    /// Why the origin's answer was not stored.
+    /// Why the origin's response was not stored.
     pub not_stored: Option<NotStored>,
-    /// What is stored was used although this node may lack a purge of it.
+    /// Whether a stored response was used although this node may lack a purge of it.
     pub is_unsynced: bool,
 }
 
-/// `detail` of an answer from what is stored that this node may lack a purge of.
+/// `detail` of a stored response that was used although this node may lack a purge of it.
 const UNSYNCED: &str = "unsynced";
-/// Names of request fields that are longer than this are not named in `detail`.
+/// Longest name of a request field in `detail`; longer ones are left out.
 const NAMED_BYTES_MAX: usize = 64;
 
 impl Outcome {
-    /// Answered from the store without asking the origin; `ttl` in seconds, zero or less when
-    /// stale.
+    /// Served from the store without a forward request; `ttl` in seconds, zero or less when stale.
     pub fn hit(ttl: i64) -> Self {
         let label = if ttl > 0 { Label::Hit } else { Label::Stale };
         Self {
@@ -143,7 +142,7 @@ impl Outcome {
         }
     }
 
-    /// The origin was asked.
+    /// Forwarded to the origin.
     pub fn forwarded(label: Label, reason: ForwardReason) -> Self {
         Self::bare(label, Some(reason))
     }
@@ -170,19 +169,19 @@ impl Outcome {
         }
     }
 
-    /// Whether it counts as answered without the origin's body.
+    /// Whether the response was served without a forward request.
     pub fn is_hit(&self) -> bool {
         self.forward.is_none() && matches!(self.label, Label::Hit | Label::Stale)
     }
 
-    /// Appends this cache's member of `Cache-Status` to a buffer, which is not cleared: `ams-1;
-    /// hit; ttl=30`. Allocates nothing where the buffer has room.
+    /// Appends this cache's member of `Cache-Status`, such as `ams-1; hit; ttl=30`, to a buffer.
+    /// Does not allocate if the buffer has the capacity.
     pub fn write(&self, name: &str, buffer: &mut Vec<u8>) {
         self.write_naming(name, None, buffer);
     }
 
-    /// As [`write`](Self::write), with the name of the request's field that is why the answer was
-    /// not stored.
+    /// As [`write`](Self::write), with the name of the request field because of which the response
+    /// was not stored.
     fn write_naming(&self, name: &str, field: Option<&str>, buffer: &mut Vec<u8>) {
         write_name(name, buffer);
         if self.is_hit() {
@@ -200,14 +199,14 @@ impl Outcome {
             buffer.extend_from_slice(b"; ttl=");
             write_integer(ttl, buffer);
         }
-        // Both are only for what was forwarded (RFC 9211 section 2.5, 2.6).
+        // Both apply to forwarded requests only (RFC 9211 sections 2.5 and 2.6).
         if self.forward.is_some() && self.is_stored {
             buffer.extend_from_slice(b"; stored");
         }
         if self.forward.is_some() && self.is_collapsed {
             buffer.extend_from_slice(b"; collapsed");
         }
-        // One `detail` alone, and of several the one that a reader least expects.
+        // There can be one `detail` only: the one that a reader expects least.
         if self.is_unsynced {
             buffer.extend_from_slice(b"; detail=");
             buffer.extend_from_slice(UNSYNCED.as_bytes());
@@ -224,12 +223,13 @@ impl Outcome {
         }
     }
 
-    /// As a field's value, to be appended to those of caches nearer to the origin.
+    /// The member as a field value, to append after those of caches nearer to the origin.
     pub fn cache_status(&self, name: &str) -> HeaderValue {
         self.cache_status_naming(name, None)
     }
 
-    /// The same with the name of the request's field that is why the answer was not stored.
+    /// As [`cache_status`](Self::cache_status), with the name of the request field because of which
+    /// the response was not stored.
     pub fn cache_status_naming(&self, name: &str, field: Option<&HeaderName>) -> HeaderValue {
         let mut buffer = Vec::with_capacity(96);
         self.write_naming(name, field.map(HeaderName::as_str), &mut buffer);
@@ -238,7 +238,7 @@ impl Outcome {
     }
 }
 
-/// An error of this node's making, by its registered type (RFC 9209 section 2.3).
+/// An error that this node generated, by its registered type (RFC 9209 section 2.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "the types are named and explained in the RFC")]
 pub enum ProxyError {
@@ -270,7 +270,7 @@ pub enum ProxyError {
 }
 
 impl ProxyError {
-    /// All.
+    /// All types.
     pub const ALL: [Self; 25] = [
         Self::DnsTimeout,
         Self::DnsError,
@@ -330,7 +330,7 @@ impl ProxyError {
         }
     }
 
-    /// The status that RFC 9209 recommends.
+    /// The status that RFC 9209 section 2.3 recommends.
     pub fn status(self) -> StatusCode {
         match self {
             Self::DnsTimeout
@@ -351,12 +351,12 @@ impl ProxyError {
         }
     }
 
-    /// This node's member of `Proxy-Status`, to be appended: `ams-1; error=connection_refused`.
+    /// This node's member of `Proxy-Status`, such as `ams-1; error=connection_refused`.
     pub fn proxy_status(self, name: &str) -> HeaderValue {
         self.proxy_status_with(name, &[])
     }
 
-    /// As [`proxy_status`](Self::proxy_status), with parameters that the type registers, or
+    /// As [`proxy_status`](Self::proxy_status), with the parameters that the type registers, or
     /// `details`.
     pub fn proxy_status_with(
         self,
@@ -391,8 +391,8 @@ pub enum Parameter<'a> {
     String(&'a str),
 }
 
-/// This node's member of `Proxy-Status` on an answer of its own in place of the origin's, whose
-/// status it passes on (RFC 9209 section 2.1.4): `ams-1; received-status=503`.
+/// This node's member of `Proxy-Status` on a response that it generated in place of the origin's,
+/// with the origin's status (RFC 9209 section 2.1.4): `ams-1; received-status=503`.
 pub fn received(name: &str, status: StatusCode) -> HeaderValue {
     let mut buffer = Vec::with_capacity(64);
     write_name(name, &mut buffer);
