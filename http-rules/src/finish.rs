@@ -20,9 +20,14 @@ pub struct Abandoned {
 }
 
 impl Abandoned {
+    /// alias until the parts are merged
+    pub fn goes_on(self, policy: &CachePolicy) -> bool {
+        self.should_continue(policy)
+    }
+
     /// Whether the fill continues under a site's policy. Where the end is unknown it may receive
     /// `finish_rest` more bytes.
-    pub fn goes_on(self, policy: &CachePolicy) -> bool {
+    pub fn should_continue(self, policy: &CachePolicy) -> bool {
         let Self {
             first,
             end,
@@ -100,9 +105,9 @@ mod tests {
                 at,
             };
             let found = (
-                abandoned.goes_on(&default),
-                abandoned.goes_on(&never),
-                abandoned.goes_on(&always),
+                abandoned.should_continue(&default),
+                abandoned.should_continue(&never),
+                abandoned.should_continue(&always),
             );
             assert_eq!(found, expected, "{abandoned:?}");
         }

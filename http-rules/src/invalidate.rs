@@ -114,7 +114,7 @@ fn without_dots(path_and_query: &str) -> String {
 
 /// A response has too many tags, or one that no purge can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UnnamableTag;
+pub struct InvalidTag;
 
 /// Tags of a response from `Cache-Tag` (commas), `Surrogate-Key` (spaces) and `Cache-Groups`
 /// (strings), sorted and without duplicates.
@@ -122,7 +122,7 @@ pub struct UnnamableTag;
 /// # Errors
 /// A tag is too long or has control characters, or there are more than [`TAGS_MAX`] tags. A purge
 /// by such a tag would not find the response, so the response must not be stored.
-pub fn tags(response: &HeaderMap) -> Result<Box<[Box<str>]>, UnnamableTag> {
+pub fn tags(response: &HeaderMap) -> Result<Box<[Box<str>]>, InvalidTag> {
     let mut tags: Vec<Box<str>> = Vec::new();
     let lists = fields::list(response, "cache-tag").map(fields::unquoted);
     let keys = response
@@ -141,7 +141,7 @@ pub fn tags(response: &HeaderMap) -> Result<Box<[Box<str>]>, UnnamableTag> {
     tags.sort_unstable();
     tags.dedup();
     if tags.len() > TAGS_MAX {
-        Err(UnnamableTag)
+        Err(InvalidTag)
     } else {
         Ok(tags.into())
     }
@@ -149,14 +149,14 @@ pub fn tags(response: &HeaderMap) -> Result<Box<[Box<str>]>, UnnamableTag> {
 
 /// A tag in the form that purges use. Bytes that are not UTF-8 are read as ISO 8859-1, the former
 /// encoding of fields.
-fn tag(text: &[u8]) -> Result<Box<str>, UnnamableTag> {
+fn tag(text: &[u8]) -> Result<Box<str>, InvalidTag> {
     let text = std::str::from_utf8(text).map_or_else(
         |_| text.iter().map(|b| char::from(*b)).collect(),
         str::to_owned,
     );
     scope::tag(&text)
         .map(String::into_boxed_str)
-        .map_err(|_| UnnamableTag)
+        .map_err(|_| InvalidTag)
 }
 
 /// The groups of a response (RFC 9875 section 2). They apply within its origin only, see
@@ -363,7 +363,7 @@ mod tests {
             );
             assert_eq!(
                 count(&[&format!("{field}: z{separator}{longest}y")]),
-                Err(UnnamableTag),
+                Err(InvalidTag),
                 "{field}"
             );
             assert_eq!(
@@ -373,14 +373,14 @@ mod tests {
             );
             assert_eq!(
                 count(&[&format!("{field}: {}", names.join(separator))]),
-                Err(UnnamableTag),
+                Err(InvalidTag),
                 "{field}"
             );
         }
         assert_eq!(count(&[&format!("cache-groups: \"{longest}\"")]), Ok(1));
         assert_eq!(
             count(&[&format!("cache-groups: \"{longest}y\"")]),
-            Err(UnnamableTag)
+            Err(InvalidTag)
         );
         assert_eq!(
             count(&[&format!("cache-groups: {}", groups_of(&names[1..]))]),
@@ -388,7 +388,7 @@ mod tests {
         );
         assert_eq!(
             count(&[&format!("cache-groups: {}", groups_of(&names))]),
-            Err(UnnamableTag)
+            Err(InvalidTag)
         );
         assert_eq!(
             groups(&map(&[&format!("cache-groups: {}", groups_of(&names))])).len(),
@@ -400,7 +400,7 @@ mod tests {
                 &format!("cache-tag: {}", names.join(",")),
                 "surrogate-key: t1"
             ]),
-            Err(UnnamableTag)
+            Err(InvalidTag)
         );
         assert_eq!(
             count(&[
@@ -410,7 +410,7 @@ mod tests {
             Ok(TAGS_MAX),
             "each once"
         );
-        assert_eq!(count(&["cache-tag: a\tb"]), Err(UnnamableTag));
+        assert_eq!(count(&["cache-tag: a\tb"]), Err(InvalidTag));
         // A field may have any byte.
         let mut odd = map(&["cache-tag: produit-été, two words"]);
         odd.append(

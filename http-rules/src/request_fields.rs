@@ -27,7 +27,7 @@ pub fn is_listed(name: &HeaderName, policy: &CachePolicy) -> bool {
 
 /// How a field reaches the origin, which decides whether `Vary` may name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sight {
+pub(crate) enum OriginView {
     /// As the client sent it.
     Client,
     /// The same for all requests of a key: the edge drops it, or makes it from the key alone.
@@ -37,7 +37,7 @@ pub(crate) enum Sight {
 }
 
 /// How the field of this name reaches the origin.
-pub(crate) fn sight(name: &HeaderName) -> Sight {
+pub(crate) fn origin_view(name: &HeaderName) -> OriginView {
     match name.as_str() {
         "x-forwarded-for"
         | "range"
@@ -45,20 +45,20 @@ pub(crate) fn sight(name: &HeaderName) -> Sight {
         | "if-match"
         | "if-none-match"
         | "if-modified-since"
-        | "if-unmodified-since" => Sight::Edge,
+        | "if-unmodified-since" => OriginView::Edge,
         // The origin receives the client's members before the edge's own.
-        "via" | "cdn-loop" => Sight::Client,
-        _ if fields::is_hop_by_hop(name) || is_owned_by_edge(name.as_str()) => Sight::Same,
-        _ => Sight::Client,
+        "via" | "cdn-loop" => OriginView::Client,
+        _ if fields::is_hop_by_hop(name) || is_owned_by_edge(name.as_str()) => OriginView::Same,
+        _ => OriginView::Client,
     }
 }
 
 /// The fields of a request that may have caused its response and that most requests do not have, in
 /// their order. Fields that never reach an origin, and those that the site lists, are left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Unusual(Vec<(HeaderName, HeaderValue)>);
+pub struct UnkeyedFields(Vec<(HeaderName, HeaderValue)>);
 
-impl Unusual {
+impl UnkeyedFields {
     /// The unkeyed fields of a client's request. `Cookie` and `Authorization` are left out, since
     /// they have rules of their own.
     pub fn of(client: &HeaderMap, policy: &CachePolicy) -> Self {
@@ -66,7 +66,7 @@ impl Unusual {
             !is_ordinary(name.as_str())
                 && !matches!(*name, AUTHORIZATION | COOKIE)
                 && !is_listed(name, policy)
-                && sight(name) == Sight::Client
+                && origin_view(name) == OriginView::Client
                 && !fields::is_named_by_connection(client, name.as_str())
         };
         Self(
@@ -193,6 +193,9 @@ pub fn keyed(client: &HeaderMap, policy: &CachePolicy) -> HeaderMap {
     keyed
 }
 
+// alias until the parts are merged
+pub use self::UnkeyedFields as Unusual;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,7 +238,7 @@ mod tests {
         ];
         for request in none {
             assert!(
-                Unusual::of(&map(request), &policy).is_empty(),
+                UnkeyedFields::of(&map(request), &policy).is_empty(),
                 "{request:?}"
             );
         }
@@ -246,7 +249,7 @@ mod tests {
             "x_tenant: 4",
             "max-forwards: 5",
         ]);
-        let found = Unusual::of(&request, &policy);
+        let found = UnkeyedFields::of(&request, &policy);
         assert_eq!(found.0.len(), 4, "exact names alone are listed: {found:?}");
         assert!(!found.are_varied_on(&[
             name("x_app"),
@@ -261,7 +264,7 @@ mod tests {
         ]));
         let text = |request: &[&str]| {
             let mut text = Vec::new();
-            Unusual::of(&map(request), &policy).write(&mut text);
+            UnkeyedFields::of(&map(request), &policy).write(&mut text);
             text
         };
         assert!(text(&["accept: a", "cookie: b"]).is_empty());

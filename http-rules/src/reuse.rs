@@ -12,7 +12,7 @@ use crate::freshness::Freshness;
 
 /// A stored response at a point in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
+pub struct Evaluation {
     /// Age in seconds, for `Age`.
     pub age: u64,
     /// Remaining freshness in seconds, zero or less when stale. For `Cache-Status`.
@@ -60,9 +60,14 @@ impl Reuse {
         }
     }
 
-    /// Whether the client requires the validation.
+    /// alias until the parts are merged
     pub fn is_of_request(self) -> bool {
-        matches!(self, Self::MustValidate { reason, .. } if reason.is_of_request())
+        self.is_required_by_client()
+    }
+
+    /// Whether the client requires the validation.
+    pub fn is_required_by_client(self) -> bool {
+        matches!(self, Self::MustValidate { reason, .. } if reason.is_required_by_client())
     }
 
     /// Whether it may be served before the origin answers.
@@ -95,9 +100,14 @@ pub enum MustValidate {
 }
 
 impl MustValidate {
+    /// alias until the parts are merged
+    pub fn is_of_request(self) -> bool {
+        self.is_required_by_client()
+    }
+
     /// Whether the client requires it, so that the forward reason is `request` and not `stale` (RFC
     /// 9211 section 2.2).
-    pub fn is_of_request(self) -> bool {
+    pub fn is_required_by_client(self) -> bool {
         matches!(
             self,
             Self::RequestNoCache | Self::RequestMaxAge | Self::RequestMinFresh
@@ -120,13 +130,13 @@ fn obeyed<'a>(request: Option<&'a CacheControl>, policy: &CachePolicy) -> Option
 
 /// Evaluates a stored response. `request` has the client's directives; they apply where the site
 /// obeys clients. A soft purge makes the response stale now, and never fresher.
-pub fn standing(
+pub fn evaluate(
     freshness: &Freshness,
     request: Option<&CacheControl>,
     is_soft_purged: bool,
     policy: &CachePolicy,
     now_ms: u64,
-) -> Standing {
+) -> Evaluation {
     let age = freshness.age(now_ms);
     let ttl = freshness.ttl(now_ms);
     let ttl = if is_soft_purged { ttl.min(0) } else { ttl };
@@ -148,7 +158,7 @@ pub fn standing(
     } else {
         stale(freshness, request, policy, ttl)
     };
-    Standing { age, ttl, reuse }
+    Evaluation { age, ttl, reuse }
 }
 
 /// The directive of a client that requires validation, if there is one (RFC 9111 section 5.2.1).
@@ -259,6 +269,9 @@ pub fn is_only_if_cached(request: Option<&CacheControl>, policy: &CachePolicy) -
     obeyed(request, policy).is_some_and(|asked| asked.only_if_cached)
 }
 
+// alias until the parts are merged
+pub use self::{Evaluation as Standing, evaluate as standing};
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -298,9 +311,9 @@ mod tests {
     }
 
     /// How a response with these directives stands after so many seconds, for a client with those.
-    fn after(response: &str, seconds: u64, request: &str, policy: &CachePolicy) -> Standing {
+    fn after(response: &str, seconds: u64, request: &str, policy: &CachePolicy) -> Evaluation {
         let asked = CacheControl::of_request(&map(&[&format!("cache-control: {request}")]));
-        standing(
+        evaluate(
             &freshness(response),
             Some(&asked),
             false,
@@ -647,7 +660,7 @@ mod tests {
             ),
         ];
         for (response, seconds, ttl, expected) in table {
-            let found = standing(
+            let found = evaluate(
                 &freshness(response),
                 None,
                 true,
@@ -704,12 +717,12 @@ mod tests {
         assert!(
             [RequestNoCache, RequestMaxAge, RequestMinFresh]
                 .into_iter()
-                .all(MustValidate::is_of_request)
+                .all(MustValidate::is_required_by_client)
         );
         assert!(
             ![ResponseNoCache, MustRevalidate]
                 .into_iter()
-                .any(MustValidate::is_of_request)
+                .any(MustValidate::is_required_by_client)
         );
     }
 
@@ -731,7 +744,7 @@ mod tests {
             asking.insert("cache-control", request);
             let asked = CacheControl::of_request(&asking);
             let policy = CachePolicy { obey_client, ..OBEY };
-            let found = standing(&freshness, Some(&asked), is_soft, &policy, NOW_MS + seconds * 1000);
+            let found = evaluate(&freshness, Some(&asked), is_soft, &policy, NOW_MS + seconds * 1000);
             let has_window = directives.stale_if_error.is_some() || directives.stale_while_revalidate.is_some();
             let forbids = directives.must_revalidate || directives.proxy_revalidate || directives.s_maxage.is_some() && !has_window;
             let is_used_stale = found.ttl <= 0 && (found.reuse.may_serve_now() || found.reuse.may_serve_on_error());

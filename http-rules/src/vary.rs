@@ -8,7 +8,7 @@ use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, DATE, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::coding::{AcceptedCodings, accept_encoding};
-use crate::request_fields::{self, Sight};
+use crate::request_fields::{self, OriginView};
 use crate::{dates, fields};
 
 /// Most names in `Vary`; a response with more is not stored.
@@ -72,7 +72,7 @@ pub fn is_selected(stored: &HeaderMap, selecting: &HeaderMap, request: &HeaderMa
 /// response's own request, or the same codings in `Accept-Encoding`. `request` has the lines of the
 /// request's fields; its `Connection` must name none of them. Does not allocate. A request that
 /// fails this check may still select the response by [`is_selected`].
-pub fn is_repeated<'a>(
+pub fn matches_exactly<'a>(
     stored: &HeaderMap,
     selecting: &HeaderMap,
     request: impl Iterator<Item = (&'a str, &'a [u8])> + Clone,
@@ -110,14 +110,14 @@ fn is_same(name: &str, one: &HeaderMap, other: &HeaderMap) -> bool {
     one.get_all(name) == other.get_all(name)
         || normal(name, one) == normal(name, other)
         || HeaderName::from_bytes(name.as_bytes())
-            .is_ok_and(|name| request_fields::sight(&name) == Sight::Same)
+            .is_ok_and(|name| request_fields::origin_view(&name) == OriginView::Same)
 }
 
 /// Whether the origin never receives the client's value of a field: it is for one hop, or the edge
 /// drops or replaces it.
 fn is_hidden(name: &HeaderName, request: &HeaderMap) -> bool {
     fields::is_named_by_connection(request, name.as_str())
-        || request_fields::sight(name) == Sight::Same
+        || request_fields::origin_view(name) == OriginView::Same
 }
 
 fn is_accept_encoding(name: &str) -> bool {
@@ -144,14 +144,14 @@ impl Selection {
         names.hash(&mut hasher);
         Some(Self {
             names: hasher.finish(),
-            said: said(&names, selecting),
+            said: selection_hash(&names, selecting),
         })
     }
 }
 
 /// The hash of a request's values of these fields, as in [`Selection::said`]. Requests that are
 /// equal by [`is_selected`] have the same hash.
-pub fn said(names: &[HeaderName], request: &HeaderMap) -> u64 {
+pub fn selection_hash(names: &[HeaderName], request: &HeaderMap) -> u64 {
     let mut hasher = DefaultHasher::new();
     for name in names {
         let is_hidden = is_hidden(name, request);
@@ -228,6 +228,9 @@ pub fn newest<'a, T>(selected: impl IntoIterator<Item = (T, &'a HeaderMap, u64)>
         .max_by_key(|(_, fields, received_ms)| (made(fields, *received_ms), *received_ms))
         .map(|(found, ..)| found)
 }
+
+// alias until the parts are merged
+pub use self::{matches_exactly as is_repeated, selection_hash as said};
 
 #[cfg(test)]
 mod tests {
@@ -395,7 +398,7 @@ mod tests {
                 .map(|(name, value)| (name.as_str(), value.as_bytes()))
                 .collect();
             assert_eq!(
-                is_repeated(&stored, &kept, lines.iter().copied()),
+                matches_exactly(&stored, &kept, lines.iter().copied()),
                 repeated,
                 "{response:?} {first:?} {second:?}"
             );
@@ -614,7 +617,7 @@ mod tests {
             for (one, other) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
                 let kept = selecting(&requests[one], &response);
                 let selection = Selection::of(&response, &kept).expect("valid");
-                let is_equal = selection.said == said(&names, &requests[other]);
+                let is_equal = selection.said == selection_hash(&names, &requests[other]);
                 prop_assert!(is_equal || !is_selected(&response, &kept, &requests[other]), "{:?}", requests);
             }
         }

@@ -11,7 +11,7 @@ use nearcast_fleet::config::CachePolicy;
 
 use crate::freshness::{Exchange, Freshness};
 use crate::key::Key;
-use crate::reuse::{Reuse, standing};
+use crate::reuse::{Reuse, evaluate};
 use crate::storing::{RequestFacts, assess};
 use crate::testing::{NOW_MS, map};
 use crate::{conditional, invalidate, vary};
@@ -189,7 +189,7 @@ impl Walk {
             return self.fetch(&request, &foo, None);
         };
         let is_soft = self.random.one_in(8);
-        let found = standing(
+        let found = evaluate(
             &self.stored[at].freshness,
             None,
             is_soft,
