@@ -4,10 +4,13 @@
 
 use http::{HeaderName, HeaderValue, StatusCode};
 
+use nearcast_fleet::report::CacheStatus;
+
 use crate::not_stored::NotStored;
-// alias until the parts are merged
-pub use crate::structured::write_integer;
 use crate::structured::{write_name, write_string};
+// aliases until the parts are merged
+pub use crate::structured::write_integer;
+pub use nearcast_fleet::report::CacheStatus as Label;
 
 /// `Cache-Status`.
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -51,64 +54,11 @@ impl ForwardReason {
     }
 }
 
-/// The source of a response: the label `cache_status` of metrics and reports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Label {
-    /// A fresh stored response.
-    Hit,
-    /// A stale stored response.
-    Stale,
-    /// A stored response that the origin confirmed.
-    Revalidated,
-    /// The forward request of another request.
-    Collapsed,
-    /// The origin, which sent the whole response.
-    Miss,
-    /// Stored slices, and the origin for the missing ones.
-    Partial,
-    /// The origin, without a look-up in the store.
-    Bypass,
-    /// This node, with an error, because the origin failed.
-    Error,
-    /// This node: health checks, refused requests.
-    Local,
-}
-
-impl Label {
-    /// All labels, in the order of their discriminants.
-    pub const ALL: [Self; 9] = [
-        Self::Hit,
-        Self::Stale,
-        Self::Revalidated,
-        Self::Collapsed,
-        Self::Miss,
-        Self::Partial,
-        Self::Bypass,
-        Self::Error,
-        Self::Local,
-    ];
-
-    /// The word in metrics and reports.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Hit => "hit",
-            Self::Stale => "stale",
-            Self::Revalidated => "revalidated",
-            Self::Collapsed => "collapsed",
-            Self::Miss => "miss",
-            Self::Partial => "partial",
-            Self::Bypass => "bypass",
-            Self::Error => "error",
-            Self::Local => "local",
-        }
-    }
-}
-
 /// How one request was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outcome {
     /// The source of the response.
-    pub label: Label,
+    pub label: CacheStatus,
     /// Why the request was forwarded; `None` for a hit, also a stale one.
     pub forward: Option<ForwardReason>,
     /// The status from the origin, if the client gets another one.
@@ -135,7 +85,11 @@ const NAMED_BYTES_MAX: usize = 64;
 impl Outcome {
     /// Served from the store without a forward request; `ttl` in seconds, zero or less when stale.
     pub fn hit(ttl: i64) -> Self {
-        let label = if ttl > 0 { Label::Hit } else { Label::Stale };
+        let label = if ttl > 0 {
+            CacheStatus::Hit
+        } else {
+            CacheStatus::Stale
+        };
         Self {
             ttl: Some(ttl),
             ..Self::bare(label, None)
@@ -143,7 +97,7 @@ impl Outcome {
     }
 
     /// Forwarded to the origin.
-    pub fn forwarded(label: Label, reason: ForwardReason) -> Self {
+    pub fn forwarded(label: CacheStatus, reason: ForwardReason) -> Self {
         Self::bare(label, Some(reason))
     }
 
@@ -151,11 +105,11 @@ impl Outcome {
     pub fn local(detail: &'static str) -> Self {
         Self {
             detail: Some(detail),
-            ..Self::bare(Label::Local, None)
+            ..Self::bare(CacheStatus::Local, None)
         }
     }
 
-    fn bare(label: Label, forward: Option<ForwardReason>) -> Self {
+    fn bare(label: CacheStatus, forward: Option<ForwardReason>) -> Self {
         Self {
             label,
             forward,
@@ -171,7 +125,7 @@ impl Outcome {
 
     /// Whether the response was served without a forward request.
     pub fn is_hit(&self) -> bool {
-        self.forward.is_none() && matches!(self.label, Label::Hit | Label::Stale)
+        self.forward.is_none() && matches!(self.label, CacheStatus::Hit | CacheStatus::Stale)
     }
 
     /// Appends this cache's member of `Cache-Status`, such as `ams-1; hit; ttl=30`, to a buffer.
@@ -429,7 +383,7 @@ mod tests {
                 Outcome {
                     is_stored: true,
                     ttl: Some(60),
-                    ..forwarded(Label::Miss, ForwardReason::UriMiss)
+                    ..forwarded(CacheStatus::Miss, ForwardReason::UriMiss)
                 },
                 "ams-1; fwd=uri-miss; ttl=60; stored",
             ),
@@ -437,14 +391,14 @@ mod tests {
                 Outcome {
                     is_collapsed: true,
                     ttl: Some(60),
-                    ..forwarded(Label::Collapsed, ForwardReason::VaryMiss)
+                    ..forwarded(CacheStatus::Collapsed, ForwardReason::VaryMiss)
                 },
                 "ams-1; fwd=vary-miss; ttl=60; collapsed",
             ),
             (
                 Outcome {
                     forward_status: Some(StatusCode::NOT_MODIFIED),
-                    ..forwarded(Label::Revalidated, ForwardReason::Stale)
+                    ..forwarded(CacheStatus::Revalidated, ForwardReason::Stale)
                 },
                 "ams-1; fwd=stale; fwd-status=304",
             ),
@@ -453,7 +407,7 @@ mod tests {
                     forward_status: Some(StatusCode::SERVICE_UNAVAILABLE),
                     ttl: Some(-5),
                     detail: Some("stale-if-error"),
-                    ..forwarded(Label::Stale, ForwardReason::Stale)
+                    ..forwarded(CacheStatus::Stale, ForwardReason::Stale)
                 },
                 "ams-1; fwd=stale; fwd-status=503; ttl=-5; detail=\"stale-if-error\"",
             ),
@@ -462,23 +416,23 @@ mod tests {
                     is_unsynced: true,
                     ttl: Some(5),
                     detail: Some("x"),
-                    ..forwarded(Label::Stale, ForwardReason::Stale)
+                    ..forwarded(CacheStatus::Stale, ForwardReason::Stale)
                 },
                 "ams-1; fwd=stale; ttl=5; detail=unsynced",
             ),
             (
                 Outcome {
                     not_stored: Some(NotStored::NoStore),
-                    ..forwarded(Label::Miss, ForwardReason::UriMiss)
+                    ..forwarded(CacheStatus::Miss, ForwardReason::UriMiss)
                 },
                 "ams-1; fwd=uri-miss; detail=no-store",
             ),
             (
-                forwarded(Label::Bypass, ForwardReason::Method),
+                forwarded(CacheStatus::Bypass, ForwardReason::Method),
                 "ams-1; fwd=method",
             ),
             (
-                forwarded(Label::Partial, ForwardReason::Partial),
+                forwarded(CacheStatus::Partial, ForwardReason::Partial),
                 "ams-1; fwd=partial",
             ),
             (Outcome::local("health"), "ams-1; detail=\"health\""),
@@ -504,7 +458,7 @@ mod tests {
         }
         let outcome = Outcome {
             not_stored: Some(NotStored::RequestFields),
-            ..Outcome::forwarded(Label::Miss, ForwardReason::UriMiss)
+            ..Outcome::forwarded(CacheStatus::Miss, ForwardReason::UriMiss)
         };
         let with = |name: &str| {
             let field = HeaderName::from_bytes(name.as_bytes()).expect("a name");
@@ -554,7 +508,7 @@ mod tests {
                 Outcome::hit(0).label,
                 Outcome::hit(-1).label
             ),
-            (Label::Hit, Label::Stale, Label::Stale)
+            (CacheStatus::Hit, CacheStatus::Stale, CacheStatus::Stale)
         );
     }
 
@@ -579,7 +533,7 @@ mod tests {
                 "partial"
             ]
         );
-        let labels = Label::ALL.map(Label::as_str);
+        let labels = CacheStatus::ALL.map(CacheStatus::as_str);
         assert_eq!(
             labels,
             [
@@ -670,7 +624,7 @@ mod tests {
 
         #[test]
         fn hit_and_forward_exclude_each_other(name in ".{0,20}", ttl in any::<i64>(), is_forwarded in any::<bool>(), is_stored in any::<bool>()) {
-            let base = if is_forwarded { Outcome::forwarded(Label::Miss, ForwardReason::Miss) } else { Outcome::hit(ttl) };
+            let base = if is_forwarded { Outcome::forwarded(CacheStatus::Miss, ForwardReason::Miss) } else { Outcome::hit(ttl) };
             let outcome = Outcome { is_stored, ..base };
             let mut buffer = Vec::new();
             outcome.write("ams-1", &mut buffer);

@@ -12,7 +12,7 @@ mod punycode;
 
 use std::borrow::Cow;
 
-use crate::journal::PurgeScope;
+use crate::change::PurgeScope;
 
 pub use self::host::host;
 
