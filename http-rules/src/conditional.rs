@@ -247,14 +247,17 @@ pub fn set_validation<'a>(
     for name in CONDITIONS {
         forward.remove(name);
     }
+
     let mut tags: Vec<u8> = Vec::new();
     for (number, response) in stored.into_iter().enumerate() {
         if let Some(modified) = response.get(LAST_MODIFIED).filter(|_| number == 0) {
             forward.insert(IF_MODIFIED_SINCE, modified.clone());
         }
+
         let Some(tag) = response.get(ETAG).map(HeaderValue::as_bytes) else {
             continue;
         };
+        // The selected response is always validated, however long its tag is.
         if tags.len() + tag.len() > VALIDATION_BYTES_MAX && !tags.is_empty() {
             break;
         }
@@ -263,6 +266,7 @@ pub fn set_validation<'a>(
         }
         tags.extend_from_slice(tag);
     }
+
     if let Some(tags) = HeaderValue::from_bytes(&tags)
         .ok()
         .filter(|tags| !tags.is_empty())

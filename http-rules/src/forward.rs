@@ -74,6 +74,7 @@ pub fn to_origin(client: &HeaderMap, which: ClientFields<'_>, by: &Forwarder<'_>
         forward.remove(name);
     }
     forward.remove(EXPECT);
+
     if which != ClientFields::Passed {
         forward.remove(RANGE);
         for name in CONDITIONS {
@@ -87,6 +88,7 @@ pub fn to_origin(client: &HeaderMap, which: ClientFields<'_>, by: &Forwarder<'_>
     if let ClientFields::Shared { policy, vary } = which {
         forward = request_fields::shared(&forward, policy, vary);
     }
+
     forward.insert(HOST, by.origin_host.unwrap_or(by.host).clone());
     forward.append(VIA, by.via.clone());
     forward.append(CDN_LOOP, by.loop_id.clone());

@@ -60,6 +60,8 @@ fn same_origin_url(base: &str, reference: &str) -> Option<String> {
     let path_at = rest.find('/').unwrap_or(rest.len());
     let (host, path) = rest.split_at(path_at);
     let base_path = path.split('?').next().unwrap_or("/");
+
+    // A colon before any slash or query ends a scheme (RFC 3986 section 4.2).
     let has_scheme = reference
         .find([':', '/', '?'])
         .is_some_and(|at| reference[at..].starts_with(':'));
@@ -78,6 +80,7 @@ fn same_origin_url(base: &str, reference: &str) -> Option<String> {
         let directory = base_path.rfind('/').map_or("/", |at| &base_path[..=at]);
         without_dots(&format!("{directory}{reference}"))
     };
+
     Some(format!("{scheme}://{host}{path}"))
 }
 

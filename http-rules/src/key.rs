@@ -285,6 +285,7 @@ pub fn ambiguity(path_and_query: &str) -> Option<Ambiguity> {
             },
             [byte, ..] => (*byte, 1),
         };
+
         // Servers that decode first also end a segment at an encoded slash, delimiter or parameter.
         if matches!(byte, b'/' | b'\\' | b';' | b'?' | b'#') {
             if is_dots(dots) {
@@ -294,6 +295,7 @@ pub fn ambiguity(path_and_query: &str) -> Option<Ambiguity> {
         } else {
             dots = dots.filter(|_| byte == b'.').map(|dots| dots + 1);
         }
+
         rest = &rest[length..];
     }
 }

@@ -141,6 +141,7 @@ pub fn evaluate(
     let ttl = freshness.ttl(now_ms);
     let ttl = if is_soft_purged { ttl.min(0) } else { ttl };
     let request = obeyed(request, policy);
+
     let reuse = if freshness.no_cache {
         Reuse::MustValidate {
             reason: MustValidate::ResponseNoCache,
@@ -158,6 +159,7 @@ pub fn evaluate(
     } else {
         stale(freshness, request, policy, ttl)
     };
+
     Evaluation { age, ttl, reuse }
 }
 

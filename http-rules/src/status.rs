@@ -141,6 +141,7 @@ impl Outcome {
         if self.is_hit() {
             buffer.extend_from_slice(b"; hit");
         }
+
         if let Some(reason) = self.forward {
             buffer.extend_from_slice(b"; fwd=");
             buffer.extend_from_slice(reason.as_str().as_bytes());
@@ -149,6 +150,7 @@ impl Outcome {
                 buffer.extend_from_slice(status.as_str().as_bytes());
             }
         }
+
         if let Some(ttl) = self.ttl {
             buffer.extend_from_slice(b"; ttl=");
             write_integer(ttl, buffer);
@@ -160,6 +162,7 @@ impl Outcome {
         if self.forward.is_some() && self.is_collapsed {
             buffer.extend_from_slice(b"; collapsed");
         }
+
         // There can be one `detail` only: the one that a reader expects least.
         if self.is_unsynced {
             buffer.extend_from_slice(b"; detail=");

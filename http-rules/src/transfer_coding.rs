@@ -29,6 +29,7 @@ impl TransferCoding {
         if lines.peek().is_none() {
             return Self::None;
         }
+
         let codings: Vec<&[u8]> = lines
             .flat_map(|line| line.as_bytes().split(|b| *b == b','))
             .map(|coding| coding.trim_ascii())
@@ -39,6 +40,7 @@ impl TransferCoding {
         let Some((_, before)) = codings.split_last().filter(|(last, _)| is_chunked(last)) else {
             return Self::Broken;
         };
+
         let names = || {
             before.iter().map(|coding| {
                 coding

@@ -192,6 +192,7 @@ fn preference(member: &[u8]) -> Vec<u8> {
     let Some(at) = text.windows(3).position(|w| w == b";q=") else {
         return text;
     };
+
     let weight = &text[at + 3..];
     let weight = if weight.contains(&b'.') {
         weight
@@ -202,6 +203,7 @@ fn preference(member: &[u8]) -> Vec<u8> {
         weight
     };
     let weight = weight.strip_suffix(b".").unwrap_or(weight);
+
     let mut normal = text[..at].to_vec();
     if weight != b"1" {
         normal.extend_from_slice(b";q=");

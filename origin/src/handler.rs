@@ -184,7 +184,7 @@ impl Handler {
         if found.has_variants {
             put(fields, VARY, "Accept-Encoding");
         }
-        if rules::is_shared(path) {
+        if rules::is_for_other_sites(path) {
             put(fields, ACCESS_CONTROL_ALLOW_ORIGIN, "*");
             put(
                 fields,

@@ -29,6 +29,7 @@ pub(crate) fn decode(path: &str) -> Result<String, PathError> {
     let Some(path) = path.strip_prefix('/') else {
         return Err(PathError::Invalid("no leading slash"));
     };
+
     let mut bytes = Vec::with_capacity(path.len());
     let mut rest = path.bytes();
     while let Some(b) = rest.next() {
@@ -50,11 +51,13 @@ pub(crate) fn decode(path: &str) -> Result<String, PathError> {
         }
         bytes.push(b);
     }
+
     if bytes.len() > PATH_BYTES_MAX {
         return Err(PathError::Invalid("more than 2048 bytes"));
     }
     let decoded =
         String::from_utf8(bytes).map_err(|_| PathError::Invalid("bytes that are not UTF-8"))?;
+
     let segments: Vec<&str> = decoded.split('/').collect();
     for (i, segment) in segments.iter().enumerate() {
         match *segment {

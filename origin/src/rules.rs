@@ -64,7 +64,7 @@ pub(crate) fn content_type(path: &str) -> &'static str {
 }
 
 /// Whether pages of other sites may fetch the file: media, manifests, images and fonts.
-pub(crate) fn is_shared(path: &str) -> bool {
+pub(crate) fn is_for_other_sites(path: &str) -> bool {
     matches!(
         extension(path).as_str(),
         "m3u8"
@@ -109,10 +109,10 @@ pub(crate) fn cache_control<'a>(path: &str, rules: &'a [OriginRule]) -> &'a str 
 pub(crate) fn matches(pattern: &str, path: &str) -> bool {
     let pattern: Vec<&str> = pattern.trim_start_matches('/').split('/').collect();
     let path: Vec<&str> = path.split('/').collect();
-    segments(&pattern, &path)
+    matches_segments(&pattern, &path)
 }
 
-fn segments(pattern: &[&str], path: &[&str]) -> bool {
+fn matches_segments(pattern: &[&str], path: &[&str]) -> bool {
     // One row per segment of the path, so that the time is at most pattern times path.
     let mut reachable = vec![false; pattern.len() + 1];
     reachable[0] = true;
@@ -122,7 +122,7 @@ fn segments(pattern: &[&str], path: &[&str]) -> bool {
         for (i, glob) in pattern.iter().enumerate().filter(|(i, _)| reachable[*i]) {
             if *glob == "**" {
                 next[i] = true;
-            } else if within(glob.as_bytes(), part.as_bytes()) {
+            } else if matches_segment(glob.as_bytes(), part.as_bytes()) {
                 next[i + 1] = true;
             }
         }
@@ -143,7 +143,7 @@ fn skip_empty(pattern: &[&str], reachable: &mut [bool]) {
 
 /// Matches `*` and `?` in one segment by backtracking to the last star alone, so that the time is at
 /// most the product of both lengths.
-fn within(pattern: &[u8], text: &[u8]) -> bool {
+fn matches_segment(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     let mut star: Option<(usize, usize)> = None;
     while t < text.len() {

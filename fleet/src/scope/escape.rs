@@ -55,6 +55,7 @@ pub(super) fn push_escaped<E>(
             char::from(HEX[usize::from(byte & 15)]),
         ]),
     };
+
     let mut rest = text.as_bytes();
     while let Some((byte, after)) = rest.split_first() {
         match (byte, escaped(rest)) {

@@ -180,6 +180,7 @@ pub fn any_of(scopes: &[PurgeScope]) -> Result<PurgeScope, ScopeError> {
     if scopes.len() > SCOPES_MAX {
         return Err(ScopeError::TooMany(scopes.len()));
     }
+
     let mut found: Vec<PurgeScope> = Vec::with_capacity(scopes.len());
     for scope in scopes {
         let listed = match canonical(scope)? {
@@ -193,6 +194,8 @@ pub fn any_of(scopes: &[PurgeScope]) -> Result<PurgeScope, ScopeError> {
             }
         }
     }
+
+    // Members that are lists themselves count with all of their scopes.
     if found.len() > SCOPES_MAX {
         return Err(ScopeError::TooMany(found.len()));
     }
@@ -377,12 +380,14 @@ fn remove_dots(url: &mut String, start: usize, is_open: bool) {
     let (path, query) =
         path_and_query.split_at(path_and_query.find('?').unwrap_or(path_and_query.len()));
     let is_open = is_open && query.is_empty();
+
     let segments: Vec<&str> = path.split('/').skip(1).collect();
     let last = segments.len().saturating_sub(1);
     let is_dots = |n: usize, s: &str| matches!(s, "." | "..") && !(is_open && n == last);
     if !segments.iter().enumerate().any(|(n, s)| is_dots(n, s)) {
         return;
     }
+
     let mut kept: Vec<&str> = Vec::new();
     for (n, segment) in segments.iter().enumerate() {
         if !is_dots(n, segment) {
@@ -392,10 +397,12 @@ fn remove_dots(url: &mut String, start: usize, is_open: bool) {
         if *segment == ".." {
             kept.pop();
         }
+        // A dot segment at the end names a directory.
         if n == last {
             kept.push("");
         }
     }
+
     let made = format!("/{}{query}", kept.join("/"));
     url.truncate(start);
     url.push_str(&made);

@@ -11,12 +11,14 @@ pub(super) fn encode(label: &str) -> Option<String> {
     if basic > 0 {
         output.push('-');
     }
+
     let (mut n, mut delta, mut bias, mut handled) = (128u32, 0u32, 72u32, basic);
     let count = u32::try_from(label.chars().count()).ok()?;
     while handled < count {
         let next = label.chars().map(u32::from).filter(|c| *c >= n).min()?;
         delta = delta.checked_add((next - n).checked_mul(handled + 1)?)?;
         n = next;
+
         for c in label.chars().map(u32::from) {
             if c < n {
                 delta = delta.checked_add(1)?;
@@ -24,6 +26,7 @@ pub(super) fn encode(label: &str) -> Option<String> {
             if c != n {
                 continue;
             }
+
             let (mut q, mut k) = (delta, BASE);
             loop {
                 let t = k.saturating_sub(bias).clamp(T_MIN, T_MAX);
@@ -35,6 +38,7 @@ pub(super) fn encode(label: &str) -> Option<String> {
                 k += BASE;
             }
             output.push(digit(q));
+
             bias = adapt(delta, handled + 1, handled == basic);
             delta = 0;
             handled += 1;
