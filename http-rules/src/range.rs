@@ -155,25 +155,18 @@ pub fn resolve(specs: &[RangeSpec], length: u64) -> Part {
 /// Joins overlapping and adjacent ranges; a joined range takes the place of its first member.
 fn joined(ranges: Vec<ByteRange>) -> Vec<ByteRange> {
     let mut joined: Vec<ByteRange> = Vec::with_capacity(ranges.len());
-    for range in ranges {
-        let mut range = range;
-        let mut place = joined.len();
-        let mut at = 0;
-        while at < joined.len() {
-            if !touches(joined[at], range) {
-                at += 1;
-                continue;
-            }
+    for mut range in ranges {
+        let mut position = joined.len();
+        // Each join makes the range larger, so it may touch a range that it did not touch before.
+        while let Some(at) = joined.iter().position(|other| touches(*other, range)) {
             let other = joined.remove(at);
             range = ByteRange {
                 first: range.first.min(other.first),
                 last: range.last.max(other.last),
             };
-            place = place.min(at);
-            // The joined range may touch ranges that its parts did not.
-            at = 0;
+            position = position.min(at);
         }
-        joined.insert(place.min(joined.len()), range);
+        joined.insert(position.min(joined.len()), range);
     }
     joined
 }
