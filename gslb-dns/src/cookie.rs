@@ -111,7 +111,7 @@ impl CookieSecrets {
 
 /// What a server cookie was worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum CookieCheck {
     /// Made by us for that client, and in time.
     Valid {
         /// Whether the same cookie may be given back.
@@ -142,12 +142,12 @@ pub fn check(
     cookie: &[u8; 16],
     client: IpAddr,
     now: u32,
-) -> Verdict {
+) -> CookieCheck {
     let made = u32::from_be_bytes([cookie[4], cookie[5], cookie[6], cookie[7]]);
     // Serial arithmetic (RFC 9018 section 4.3): the difference, not the values, is compared.
     let age = now.wrapping_sub(made) as i32;
     if cookie[..4] != [1, 0, 0, 0] || !(-AHEAD_MAX_SECONDS..=AGE_MAX_SECONDS).contains(&age) {
-        return Verdict::Invalid;
+        return CookieCheck::Invalid;
     }
     let given = u64::from_le_bytes([
         cookie[8], cookie[9], cookie[10], cookie[11], cookie[12], cookie[13], cookie[14],
@@ -156,13 +156,13 @@ pub fn check(
     let is_of =
         |secret: &CookieSecret| digest(secret, client_cookie, &cookie[..8], client) ^ given == 0;
     if is_of(&secrets.at(made)) {
-        Verdict::Valid {
+        CookieCheck::Valid {
             is_recent: (0..=RENEW_AFTER_SECONDS).contains(&age),
         }
     } else if secrets.former.is_some_and(|key| is_of(&key.secret(made))) {
-        Verdict::Valid { is_recent: false }
+        CookieCheck::Valid { is_recent: false }
     } else {
-        Verdict::Invalid
+        CookieCheck::Invalid
     }
 }
 
@@ -257,12 +257,12 @@ mod tests {
         let mut secrets = CookieSecrets::new(CookieKey::of_bytes([7; 32]), None, 1_559_731_985);
         assert_eq!(
             check(&secrets, client_cookie, &expected, client, 1_559_731_985),
-            Verdict::Invalid
+            CookieCheck::Invalid
         );
         secrets.days[1].1 = secret;
         assert_eq!(
             check(&secrets, client_cookie, &expected, client, 1_559_731_985),
-            Verdict::Valid { is_recent: true }
+            CookieCheck::Valid { is_recent: true }
         );
     }
 
@@ -287,48 +287,48 @@ mod tests {
                 [7; 8],
                 client,
                 now,
-                Verdict::Valid { is_recent: true },
+                CookieCheck::Valid { is_recent: true },
             ),
             (
                 before,
                 [7; 8],
                 client,
                 now + 1800,
-                Verdict::Valid { is_recent: true },
+                CookieCheck::Valid { is_recent: true },
             ),
             (
                 before,
                 [7; 8],
                 client,
                 now + 1801,
-                Verdict::Valid { is_recent: false },
+                CookieCheck::Valid { is_recent: false },
             ),
             (
                 before,
                 [7; 8],
                 client,
                 now + 3600,
-                Verdict::Valid { is_recent: false },
+                CookieCheck::Valid { is_recent: false },
             ),
-            (before, [7; 8], client, now + 3601, Verdict::Invalid),
+            (before, [7; 8], client, now + 3601, CookieCheck::Invalid),
             (
                 before,
                 [7; 8],
                 client,
                 now - 300,
-                Verdict::Valid { is_recent: false },
+                CookieCheck::Valid { is_recent: false },
             ),
-            (before, [7; 8], client, now - 301, Verdict::Invalid),
-            (before, [8; 8], client, now, Verdict::Invalid),
-            (before, [7; 8], other, now, Verdict::Invalid),
+            (before, [7; 8], client, now - 301, CookieCheck::Invalid),
+            (before, [8; 8], client, now, CookieCheck::Invalid),
+            (before, [7; 8], other, now, CookieCheck::Invalid),
             (
                 after,
                 [7; 8],
                 client,
                 now,
-                Verdict::Valid { is_recent: false },
+                CookieCheck::Valid { is_recent: false },
             ),
-            (gone, [7; 8], client, now, Verdict::Invalid),
+            (gone, [7; 8], client, now, CookieCheck::Invalid),
         ] {
             assert_eq!(
                 check(&secrets, client_cookie, &cookie, address, at),
@@ -356,7 +356,7 @@ mod tests {
             assert!(
                 matches!(
                     check(&checker, [1; 8], &cookie, client, checked),
-                    Verdict::Valid { .. }
+                    CookieCheck::Valid { .. }
                 ),
                 "{made} {started} {checked}"
             );
@@ -364,7 +364,7 @@ mod tests {
                 CookieSecrets::new(CookieKey::of_fleet("a key of another"), None, started);
             assert_eq!(
                 check(&stranger, [1; 8], &cookie, client, checked),
-                Verdict::Invalid
+                CookieCheck::Invalid
             );
         }
         let of_day = |day: u32| fleet.secret(day * PERIOD_SECONDS).0;

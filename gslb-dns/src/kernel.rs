@@ -9,17 +9,17 @@ use std::mem;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd;
 
-use crate::wire::QUERY_BYTES_MAX;
+use crate::message::QUERY_BYTES_MAX;
 
 /// Datagrams a system call.
-pub const BATCH: usize = 64;
+pub(crate) const BATCH: usize = 64;
 /// Bytes that are read of a datagram: enough to see that it is too long for a query.
 const DATAGRAM_BYTES_MAX: usize = QUERY_BYTES_MAX + 1;
 /// Words of ancillary data a datagram: room for one packet-information message of either family.
 const CONTROL_WORDS: usize = 8;
 
 /// Buffers of one worker, made once.
-pub struct Batch {
+pub(crate) struct Batch {
     headers: Vec<libc::mmsghdr>,
     vectors: Vec<libc::iovec>,
     names: Vec<libc::sockaddr_storage>,
@@ -34,13 +34,13 @@ pub struct Batch {
 
 /// An answer: which datagram it answers, and where it is in the output buffer.
 #[derive(Debug, Clone, Copy)]
-pub struct Reply {
+pub(crate) struct Reply {
     /// Index of the datagram in the batch.
-    pub to: usize,
+    pub(crate) to: usize,
     /// First byte.
-    pub start: usize,
+    pub(crate) start: usize,
     /// Byte after the last.
-    pub end: usize,
+    pub(crate) end: usize,
 }
 
 impl Default for Batch {
@@ -51,7 +51,7 @@ impl Default for Batch {
 
 impl Batch {
     /// New buffers.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         // SAFETY: these are plain C structures for which all zeros is a valid value.
         let (header, name): (libc::mmsghdr, libc::sockaddr_storage) =
             unsafe { (mem::zeroed(), mem::zeroed()) };
@@ -90,7 +90,7 @@ impl Batch {
     ///
     /// # Errors
     /// Those of `recvmmsg(2)`.
-    pub fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
+    pub(crate) fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
         for header in &mut self.headers[..self.used] {
             header.msg_hdr.msg_namelen =
                 mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t;
@@ -124,7 +124,7 @@ impl Batch {
     }
 
     /// The `i`-th datagram received and who sent it; `None` when its sender cannot be answered.
-    pub fn datagram(&self, i: usize) -> Option<(SocketAddr, &[u8])> {
+    pub(crate) fn datagram(&self, i: usize) -> Option<(SocketAddr, &[u8])> {
         let header = self.headers.get(i)?;
         let from = socket_address(&self.names[i])?;
         let bytes = self.input[i * DATAGRAM_BYTES_MAX..(i + 1) * DATAGRAM_BYTES_MAX]
@@ -137,7 +137,12 @@ impl Batch {
     ///
     /// # Errors
     /// The last error of `sendmmsg(2)`, after everything was tried.
-    pub fn send(&mut self, socket: &UdpSocket, output: &[u8], replies: &[Reply]) -> io::Result<()> {
+    pub(crate) fn send(
+        &mut self,
+        socket: &UdpSocket,
+        output: &[u8],
+        replies: &[Reply],
+    ) -> io::Result<()> {
         let replies = &replies[..replies.len().min(BATCH)];
         for (k, reply) in replies.iter().enumerate() {
             let bytes = output.get(reply.start..reply.end).unwrap_or_default();
@@ -261,7 +266,7 @@ fn socket_address(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
 ///
 /// # Errors
 /// Those of `setsockopt(2)`.
-pub fn prepare(socket: &UdpSocket, address: SocketAddr) -> io::Result<()> {
+pub(crate) fn prepare(socket: &UdpSocket, address: SocketAddr) -> io::Result<()> {
     let (level, discover, omit, info) = if address.is_ipv4() {
         (
             libc::IPPROTO_IP,

@@ -1,21 +1,21 @@
 //! Authoritative DNS that gives each client the best edge cluster.
 //!
-//! A query's walk: `server` (sockets) -> `handler` (the steps in order) -> `wire` (bytes) ->
-//! `answer` over `zone` (which records) -> `steer` (which addresses) -> `wire`. `rdata` reads
-//! records as people write them, `serial` keeps the zones' serial, `cookie` makes DNS cookies,
-//! `limit` keeps forged queries from using us, `kernel` talks to the system.
+//! The path of a query: `transport` (sockets) -> `handler` (the steps in order) -> `message` (bytes)
+//! -> `answer` over `zone` (records) -> `steer` (addresses) -> `respond` (bytes). Beside it: `cookie`
+//! makes DNS cookies, `limit` bounds the answers to forged queries, `metrics` counts, `random` gives
+//! numbers that spread load, and `kernel` holds the system calls.
 
 pub mod answer;
 pub mod cookie;
 pub mod handler;
-pub mod kernel;
+mod kernel;
 pub mod limit;
+pub mod message;
 pub mod metrics;
-pub mod rdata;
-mod serial;
-pub mod server;
+mod random;
+mod respond;
 pub mod steer;
-pub mod wire;
+pub mod transport;
 pub mod zone;
 
 use std::sync::Arc;
@@ -37,10 +37,9 @@ use tokio::sync::{mpsc, watch};
 use crate::cookie::{CookieKey, CookieSecrets};
 use crate::handler::Handler;
 use crate::metrics::Metrics;
-use crate::serial::Serial;
-use crate::server::Listeners;
-use crate::steer::{Served, Steering};
-use crate::zone::{ZoneError, Zones};
+use crate::steer::{Revision, Steering};
+use crate::transport::Listeners;
+use crate::zone::{Serial, ZoneError, Zones};
 
 /// How long open connections may take to end.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -83,7 +82,7 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     let compiled = follow::start_from(fleet.clone(), shutdown.clone(), |fleet| {
         let zones = Zones::compile(fleet, &name, serial.at_start(fleet.changed_unix_s))
             .map_err(|faults| zone_failure(&faults))?;
-        Ok(Served {
+        Ok(Revision {
             fleet: Arc::clone(fleet),
             zones: Arc::new(zones),
         })
@@ -256,7 +255,7 @@ struct Reloader {
     name: String,
     fleet: watch::Receiver<Arc<Fleet>>,
     /// The newest fleet whose zones could be compiled.
-    served: watch::Sender<Served>,
+    served: watch::Sender<Revision>,
     /// Of the zones served.
     serial: Serial,
     listen: Vec<std::net::SocketAddr>,
@@ -289,7 +288,7 @@ impl Reloader {
         }
         match self.compile(fleet) {
             Ok(zones) => {
-                self.served.send_replace(Served {
+                self.served.send_replace(Revision {
                     fleet: Arc::clone(fleet),
                     zones,
                 });

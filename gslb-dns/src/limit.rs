@@ -9,29 +9,29 @@ use std::net::IpAddr;
 /// Answers a second that one network (an IPv4 /24 or an IPv6 /56) gets from one worker without a
 /// valid cookie. Large public resolvers stay well below it for each of their egress networks.
 pub const ANSWERS_PER_SECOND_MAX: u32 = 10_000;
-/// Networks counted at a time; two that share a place share its limit, which only ever costs them a
+/// Networks counted at a time; two that share a bucket share its limit, which only ever costs them a
 /// retry.
-const PLACES: usize = 4096;
+const BUCKETS: usize = 4096;
 
 /// Counts answers by network.
 #[derive(Debug)]
 pub struct Limiter {
-    places: Box<[Place]>,
+    buckets: Box<[Bucket]>,
     seed: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-struct Place {
+struct Bucket {
     second: u32,
     count: u32,
 }
 
 impl Limiter {
-    /// A limiter whose places are spread by `seed`, so that nobody can choose to share one with a
+    /// A limiter whose buckets are spread by `seed`, so that nobody can choose to share one with a
     /// victim.
     pub fn new(seed: u64) -> Self {
         Self {
-            places: vec![Place::default(); PLACES].into_boxed_slice(),
+            buckets: vec![Bucket::default(); BUCKETS].into_boxed_slice(),
             seed,
         }
     }
@@ -45,15 +45,15 @@ impl Limiter {
         }
         let network = network_of(client);
         let spread = (network ^ self.seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let place = &mut self.places[(spread >> 52) as usize % PLACES];
-        if place.second != now {
-            *place = Place {
+        let bucket = &mut self.buckets[(spread >> 52) as usize % BUCKETS];
+        if bucket.second != now {
+            *bucket = Bucket {
                 second: now,
                 count: 0,
             };
         }
-        place.count = place.count.saturating_add(1);
-        place.count <= ANSWERS_PER_SECOND_MAX
+        bucket.count = bucket.count.saturating_add(1);
+        bucket.count <= ANSWERS_PER_SECOND_MAX
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 
-use crate::wire::rtype;
+use crate::message::rtype;
 
 /// How a query came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

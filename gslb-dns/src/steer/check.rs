@@ -29,7 +29,8 @@ use hyper_util::rt::TokioIo;
 use nearcast_fleet::config::HealthCheck;
 use tokio::task::JoinHandle;
 
-use super::health::{Jitter, Outcome, pause};
+use super::health::{CheckOutcome, pause};
+use crate::random::SplitMix64;
 
 /// Longest reason kept, in characters.
 const REASON_CHARS_MAX: usize = 120;
@@ -127,7 +128,7 @@ impl Checker {
     }
 
     /// Checks once.
-    pub(super) async fn check(&mut self) -> Outcome {
+    pub(super) async fn check(&mut self) -> CheckOutcome {
         let kept = self
             .kept
             .take()
@@ -137,14 +138,14 @@ impl Checker {
             None => self.check_new().await,
         };
         self.failures = match outcome {
-            Outcome::Passed(_) => 0,
+            CheckOutcome::Passed(_) => 0,
             _ => self.failures.saturating_add(1),
         };
         outcome
     }
 
     /// Waits until the next check is due, counted from when the last one began.
-    pub(super) async fn rest(&mut self, begun: Instant, jitter: &mut Jitter) {
+    pub(super) async fn rest(&mut self, begun: Instant, jitter: &mut SplitMix64) {
         let soon = tokio::time::Instant::from_std(begun + self.rules.interval / RECHECK_PARTS);
         let next = match self.is_failing() {
             true => soon,
@@ -180,23 +181,23 @@ impl Checker {
         }
     }
 
-    async fn check_kept(&mut self, mut connection: Connection) -> Outcome {
+    async fn check_kept(&mut self, mut connection: Connection) -> CheckOutcome {
         let limit = self.limit(&[self.answering]);
         let begun = Instant::now();
         match tokio::time::timeout(limit, ask(&mut connection, &self.host, &self.rules.path)).await
         {
-            Err(_) => Outcome::Failed(format!("no answer within {} ms", limit.as_millis())),
+            Err(_) => CheckOutcome::Failed(format!("no answer within {} ms", limit.as_millis())),
             // It was closed, perhaps for having been idle; a new one tells.
             Ok(Err(_)) => self.check_new().await,
             Ok(Ok(answer)) => self.judge(connection, answer, begun, begun, limit).await,
         }
     }
 
-    async fn check_new(&mut self) -> Outcome {
+    async fn check_new(&mut self) -> CheckOutcome {
         let limit = self.limit(&[self.connecting, self.answering]);
         let begun = Instant::now();
         let late =
-            |what: &str| Outcome::Failed(format!("no {what} within {} ms", limit.as_millis()));
+            |what: &str| CheckOutcome::Failed(format!("no {what} within {} ms", limit.as_millis()));
         let mut connection = match tokio::time::timeout(limit, connect(self.endpoint)).await {
             Err(_) => return late("connection"),
             Ok(Err(outcome)) => return outcome,
@@ -206,7 +207,9 @@ impl Checker {
         let left = limit.saturating_sub(asked - begun);
         match tokio::time::timeout(left, ask(&mut connection, &self.host, &self.rules.path)).await {
             Err(_) => late("answer"),
-            Ok(Err(reason)) => Outcome::Failed(reason.chars().take(REASON_CHARS_MAX).collect()),
+            Ok(Err(reason)) => {
+                CheckOutcome::Failed(reason.chars().take(REASON_CHARS_MAX).collect())
+            }
             Ok(Ok(answer)) => {
                 self.connecting
                     .observe(asked - begun, self.rules.timeout_min);
@@ -224,22 +227,22 @@ impl Checker {
         begun: Instant,
         asked: Instant,
         limit: Duration,
-    ) -> Outcome {
+    ) -> CheckOutcome {
         let ended = Instant::now();
         self.answering
             .observe(ended - asked, self.rules.timeout_min);
         let outcome = match answer.status() {
             status if status.is_success() => {
-                Outcome::Passed(((ended - begun).as_micros() as u64).max(1))
+                CheckOutcome::Passed(((ended - begun).as_micros() as u64).max(1))
             }
-            http::StatusCode::SERVICE_UNAVAILABLE => Outcome::Refusing("status 503".into()),
-            status => Outcome::Failed(format!("status {}", status.as_u16())),
+            http::StatusCode::SERVICE_UNAVAILABLE => CheckOutcome::Refusing("status 503".into()),
+            status => CheckOutcome::Failed(format!("status {}", status.as_u16())),
         };
         let left = limit.saturating_sub(ended - begun);
         let is_read = tokio::time::timeout(left, drain(answer.into_body()))
             .await
             .unwrap_or(false);
-        if is_read && matches!(outcome, Outcome::Passed(_)) {
+        if is_read && matches!(outcome, CheckOutcome::Passed(_)) {
             connection.carried += 1;
             self.kept = Some(connection);
         }
@@ -248,17 +251,17 @@ impl Checker {
 }
 
 /// Opens a connection and starts its driver.
-async fn connect(endpoint: SocketAddr) -> Result<Connection, Outcome> {
+async fn connect(endpoint: SocketAddr) -> Result<Connection, CheckOutcome> {
     use std::io::ErrorKind;
     let stream = tokio::net::TcpStream::connect(endpoint)
         .await
         .map_err(|e| match e.kind() {
-            ErrorKind::ConnectionRefused => Outcome::Failed("connection refused".to_owned()),
-            _ if !has_route(endpoint) => Outcome::NoRoute,
+            ErrorKind::ConnectionRefused => CheckOutcome::Failed("connection refused".to_owned()),
+            _ if !has_route(endpoint) => CheckOutcome::NoRoute,
             ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
-                Outcome::Failed("unreachable".to_owned())
+                CheckOutcome::Failed("unreachable".to_owned())
             }
-            _ => Outcome::Failed(
+            _ => CheckOutcome::Failed(
                 format!("cannot connect: {e}")
                     .chars()
                     .take(REASON_CHARS_MAX)
@@ -270,7 +273,7 @@ async fn connect(endpoint: SocketAddr) -> Result<Connection, Outcome> {
         .max_buf_size(HEAD_BYTES_MAX)
         .handshake(TokioIo::new(stream))
         .await;
-    let (sender, connection) = handshake.map_err(|e| Outcome::Failed(broken(&e)))?;
+    let (sender, connection) = handshake.map_err(|e| CheckOutcome::Failed(broken(&e)))?;
     // What ends the connection is told to whoever waits for an answer on it.
     let driver = tokio::spawn(async move { drop(connection.await) });
     Ok(Connection {

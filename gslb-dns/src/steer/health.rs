@@ -28,7 +28,7 @@ const REASONS_MAX: usize = 3;
 
 /// How one check ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum CheckOutcome {
     /// A success status, after so many microseconds.
     Passed(u64),
     /// No answer, or the wrong one.
@@ -59,7 +59,7 @@ struct Endpoint {
 
 /// What is known of one node's health.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Vitals {
+pub(super) struct HealthState {
     /// Whether it is in the answers, with one address at least.
     pub(super) up: bool,
     /// Since when, milliseconds after the Unix epoch.
@@ -86,13 +86,13 @@ impl Endpoint {
         }
     }
 
-    fn observe(&mut self, outcome: Outcome, rules: &HealthCheck) {
-        self.has_route = outcome != Outcome::NoRoute;
+    fn observe(&mut self, outcome: CheckOutcome, rules: &HealthCheck) {
+        self.has_route = outcome != CheckOutcome::NoRoute;
         let (good, at_once, reason, check_us) = match outcome {
-            Outcome::Passed(us) => (true, false, "ok".to_owned(), us),
-            Outcome::Failed(reason) => (false, false, reason, 0),
-            Outcome::Refusing(reason) => (false, true, reason, 0),
-            Outcome::NoRoute => (false, false, "no route from this name server".to_owned(), 0),
+            CheckOutcome::Passed(us) => (true, false, "ok".to_owned(), us),
+            CheckOutcome::Failed(reason) => (false, false, reason, 0),
+            CheckOutcome::Refusing(reason) => (false, true, reason, 0),
+            CheckOutcome::NoRoute => (false, false, "no route from this name server".to_owned(), 0),
         };
         self.check_us = check_us;
         let first = !std::mem::replace(&mut self.checked, true);
@@ -115,10 +115,10 @@ impl Endpoint {
     }
 }
 
-impl Vitals {
+impl HealthState {
     /// Before the first check.
     pub(super) fn unknown(node: &Node, now_ms: u64) -> Self {
-        let mut vitals = Self {
+        let mut health = Self {
             up: true,
             since_ms: now_ms,
             reason: String::new(),
@@ -126,8 +126,8 @@ impl Vitals {
             endpoints: Vec::new(),
             addresses: Vec::new(),
         };
-        vitals.adapt(node, now_ms);
-        vitals
+        health.adapt(node, now_ms);
+        health
     }
 
     /// Goes over to what another revision of the fleet says of the node. Endpoints that stay keep
@@ -157,7 +157,7 @@ impl Vitals {
     pub(super) fn observe(
         &mut self,
         at: SocketAddr,
-        outcome: Outcome,
+        outcome: CheckOutcome,
         rules: &HealthCheck,
         now_ms: u64,
     ) -> Vec<(IpAddr, bool)> {
@@ -253,29 +253,10 @@ pub(super) fn pause(rules: &HealthCheck, random: u64) -> Duration {
         .mul_f64((1.0 + rules.jitter * (2.0 * part - 1.0)).max(0.0))
 }
 
-/// A small generator for jitter; not for anything that must not be guessed.
-#[derive(Debug)]
-pub(super) struct Jitter(u64);
-
-impl Jitter {
-    /// Different for each seed.
-    pub(super) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// The next number (splitmix64).
-    pub(super) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::SplitMix64;
     use crate::steer::fixture;
 
     fn rules() -> HealthCheck {
@@ -290,27 +271,27 @@ mod tests {
         }
     }
 
-    fn pass() -> Outcome {
-        Outcome::Passed(100)
+    fn pass() -> CheckOutcome {
+        CheckOutcome::Passed(100)
     }
 
-    fn fail() -> Outcome {
-        Outcome::Failed("connection refused".into())
+    fn fail() -> CheckOutcome {
+        CheckOutcome::Failed("connection refused".into())
     }
 
-    fn refuse() -> Outcome {
-        Outcome::Refusing("status 503".into())
+    fn refuse() -> CheckOutcome {
+        CheckOutcome::Refusing("status 503".into())
     }
 
     /// A node that is checked at one place.
-    fn single() -> (Vitals, SocketAddr) {
+    fn single() -> (HealthState, SocketAddr) {
         let node = fixture::node("ams-1", &["192.0.2.1"]);
-        (Vitals::unknown(&node, 0), node.service)
+        (HealthState::unknown(&node, 0), node.service)
     }
 
     #[test]
     fn falls_rises_and_obeys_a_503_at_once() {
-        let table: [(&str, Vec<Outcome>, &[bool]); 6] = [
+        let table: [(&str, Vec<CheckOutcome>, &[bool]); 6] = [
             (
                 "one failure is not enough",
                 vec![pass(), fail(), pass(), fail()],
@@ -335,17 +316,17 @@ mod tests {
             ),
         ];
         for (name, outcomes, expected) in table {
-            let (mut vitals, at) = single();
-            assert!(vitals.up);
+            let (mut health, at) = single();
+            assert!(health.up);
             for (i, (outcome, up)) in outcomes.into_iter().zip(expected).enumerate() {
-                let was = vitals.up;
-                let changed = !vitals
+                let was = health.up;
+                let changed = !health
                     .observe(at, outcome, &rules(), 10 + i as u64)
                     .is_empty();
-                assert_eq!(vitals.up, *up, "{name}, result {i}");
+                assert_eq!(health.up, *up, "{name}, result {i}");
                 assert_eq!(changed, was != *up, "{name}, result {i}");
                 if changed {
-                    assert_eq!(vitals.since_ms, 10 + i as u64, "{name}");
+                    assert_eq!(health.since_ms, 10 + i as u64, "{name}");
                 }
             }
         }
@@ -353,19 +334,19 @@ mod tests {
 
     #[test]
     fn reasons_tell_what_happened() {
-        let (mut vitals, at) = single();
+        let (mut health, at) = single();
         let mut observed = |outcome, now| {
-            vitals.observe(at, outcome, &rules(), now);
-            (vitals.up, vitals.reason.clone(), vitals.check_us)
+            health.observe(at, outcome, &rules(), now);
+            (health.up, health.reason.clone(), health.check_us)
         };
-        assert_eq!(observed(Outcome::Passed(7), 1), (true, "ok".into(), 7));
+        assert_eq!(observed(CheckOutcome::Passed(7), 1), (true, "ok".into(), 7));
         assert_eq!(
             observed(fail(), 2),
             (true, "connection refused (1 of 2 failures)".into(), 0)
         );
         assert_eq!(observed(fail(), 3), (false, "connection refused".into(), 0));
         assert_eq!(
-            observed(Outcome::Passed(9), 4),
+            observed(CheckOutcome::Passed(9), 4),
             (false, "connection refused".into(), 9),
             "still why it is down"
         );
@@ -389,13 +370,13 @@ mod tests {
                 .map(|e| ((*e).to_owned(), pass()))
                 .collect::<Vec<_>>()
         };
-        let with = |endpoint: &str, outcome: Outcome| (endpoint.to_owned(), outcome);
+        let with = |endpoint: &str, outcome: CheckOutcome| (endpoint.to_owned(), outcome);
         let all = ok(&[V4, V6, V6_OTHER]);
         let after =
-            |more: Vec<(String, Outcome)>| all.iter().cloned().chain(more).collect::<Vec<_>>();
+            |more: Vec<(String, CheckOutcome)>| all.iter().cloned().chain(more).collect::<Vec<_>>();
         type Case = (
             &'static str,
-            Vec<(String, Outcome)>,
+            Vec<(String, CheckOutcome)>,
             [bool; 3],
             &'static str,
         );
@@ -432,8 +413,8 @@ mod tests {
             (
                 "what cannot be reached from here follows the others",
                 after(vec![
-                    with(V6, Outcome::NoRoute),
-                    with(V6_OTHER, Outcome::NoRoute),
+                    with(V6, CheckOutcome::NoRoute),
+                    with(V6_OTHER, CheckOutcome::NoRoute),
                 ]),
                 [true, true, true],
                 "",
@@ -441,8 +422,8 @@ mod tests {
             (
                 "down with them",
                 after(vec![
-                    with(V6, Outcome::NoRoute),
-                    with(V6_OTHER, Outcome::NoRoute),
+                    with(V6, CheckOutcome::NoRoute),
+                    with(V6_OTHER, CheckOutcome::NoRoute),
                     with(V4, refuse()),
                 ]),
                 [false, false, false],
@@ -454,67 +435,67 @@ mod tests {
                     .iter()
                     .cycle()
                     .take(6)
-                    .map(|e| with(e, Outcome::NoRoute))
+                    .map(|e| with(e, CheckOutcome::NoRoute))
                     .collect(),
                 [false, false, false],
                 "no route from this name server",
             ),
         ];
         for (name, outcomes, [up, v4, v6], reason) in table {
-            let mut vitals = Vitals::unknown(&node, 0);
-            assert_eq!(vitals.checked_at(), [V4, V6, V6_OTHER].map(at), "{name}");
+            let mut health = HealthState::unknown(&node, 0);
+            assert_eq!(health.checked_at(), [V4, V6, V6_OTHER].map(at), "{name}");
             for (endpoint, outcome) in outcomes {
-                vitals.observe(at(&endpoint), outcome, &rules(), 1);
+                health.observe(at(&endpoint), outcome, &rules(), 1);
             }
             assert_eq!(
                 [
-                    vitals.up,
-                    vitals.serves(node.addresses[0]),
-                    vitals.serves(node.addresses[1])
+                    health.up,
+                    health.serves(node.addresses[0]),
+                    health.serves(node.addresses[1])
                 ],
                 [up, v4, v6],
                 "{name}"
             );
             assert!(
-                reason.is_empty() || vitals.reason == reason,
+                reason.is_empty() || health.reason == reason,
                 "{name}: {}",
-                vitals.reason
+                health.reason
             );
         }
     }
 
     #[test]
     fn endpoints_that_stay_keep_their_health_and_new_ones_are_as_the_node() {
-        let (mut vitals, at) = single();
-        vitals.observe(at, refuse(), &rules(), 1);
+        let (mut health, at) = single();
+        health.observe(at, refuse(), &rules(), 1);
         let mut node = fixture::node("ams-1", &["192.0.2.1"]);
-        vitals.adapt(&node, 2);
+        health.adapt(&node, 2);
         assert_eq!(
-            (vitals.up, vitals.since_ms, vitals.reason.as_str()),
+            (health.up, health.since_ms, health.reason.as_str()),
             (false, 1, "status 503")
         );
         node.service = "192.0.2.1:81".parse().unwrap();
-        vitals.adapt(&node, 3);
+        health.adapt(&node, 3);
         assert_eq!(
-            (vitals.up, vitals.since_ms),
+            (health.up, health.since_ms),
             (false, 1),
             "not before its first check"
         );
         assert_eq!(
-            vitals.observe(node.service, pass(), &rules(), 4),
+            health.observe(node.service, pass(), &rules(), 4),
             [(node.addresses[0], true)],
             "which decides alone"
         );
-        assert_eq!((vitals.up, vitals.since_ms), (true, 4));
+        assert_eq!((health.up, health.since_ms), (true, 4));
         assert!(
-            vitals.observe(at, refuse(), &rules(), 5).is_empty(),
+            health.observe(at, refuse(), &rules(), 5).is_empty(),
             "a check that ends late counts no more"
         );
     }
 
     #[test]
     fn pauses_stay_within_the_jitter() {
-        let mut jitter = Jitter::new(1);
+        let mut jitter = SplitMix64::new(1);
         let pauses: Vec<Duration> = (0..1_000).map(|_| pause(&rules(), jitter.next())).collect();
         assert!(pauses.iter().all(|p| (450..=550).contains(&p.as_millis())));
         assert!(pauses.iter().min() < pauses.iter().max());

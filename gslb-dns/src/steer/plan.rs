@@ -130,7 +130,7 @@ impl Orders {
         let mut orders = vec![unplaced];
         let mut distances: Vec<(f64, u16)> = Vec::with_capacity(list.len());
         let of_place: Vec<u32> = atlas
-            .places()
+            .locations()
             .iter()
             .map(|place| {
                 let Some(place) = place else { return 0 };

@@ -14,13 +14,13 @@ const LEAST: f64 = 0.1;
 
 /// Since when a node is in the answers or out of them, and with what share that began.
 #[derive(Debug, Clone, Copy)]
-struct Turn {
+struct Transition {
     is_in: bool,
     since_ms: u64,
     from: f64,
 }
 
-impl Turn {
+impl Transition {
     /// The share at a moment: what the node takes, or what it would begin with.
     fn share(self, ramp: Duration, now_ms: u64) -> f64 {
         let passed = now_ms.saturating_sub(self.since_ms) as f64 / ramp.as_millis().max(1) as f64;
@@ -39,7 +39,7 @@ impl Turn {
 
 /// The turns of all nodes that were seen out, by name.
 #[derive(Debug, Default)]
-pub(super) struct Ramps(HashMap<String, Turn>);
+pub(super) struct Ramps(HashMap<String, Transition>);
 
 impl Ramps {
     /// Takes in whether a node is in the answers. Gives the share of its clients that it takes.
@@ -48,14 +48,14 @@ impl Ramps {
             None if is_in => return 1.0,
             None => drop(self.0.insert(
                 node.to_owned(),
-                Turn {
+                Transition {
                     is_in,
                     since_ms: now_ms,
                     from: 1.0,
                 },
             )),
             Some(turn) if turn.is_in != is_in => {
-                *turn = Turn {
+                *turn = Transition {
                     is_in,
                     since_ms: now_ms,
                     from: turn.share(ramp, now_ms),

@@ -53,26 +53,26 @@ const LEAVES_IN: f64 = 20.0;
 const LASTS_MS_MAX: u64 = 300_000;
 
 /// A share of all, `u32::MAX` for the whole.
-pub(super) type Part = u32;
+pub(super) type Fraction = u32;
 /// Everybody.
-pub(super) const WHOLE: Part = u32::MAX;
+pub(super) const WHOLE: Fraction = u32::MAX;
 
 /// A share in whole steps of a 1024th, so that small changes do not make a new snapshot.
-pub(super) fn part(share: f64) -> Part {
+pub(super) fn part(share: f64) -> Fraction {
     let steps = (share.clamp(0.0, 1.0) * 1_024.0).round() as u64;
     (steps << 22).min(u64::from(WHOLE)) as u32
 }
 
 /// What a cluster keeps of its clients.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Kept {
+pub(super) struct RetainedShare {
     /// Of the clients that are known by their prefix.
     pub(super) by_prefix: f64,
     /// Of the resolvers that do not tell their clients.
     pub(super) by_chance: f64,
 }
 
-impl Kept {
+impl RetainedShare {
     pub(super) const ALL: Self = Self {
         by_prefix: 1.0,
         by_chance: 1.0,
@@ -81,7 +81,7 @@ impl Kept {
 
 /// The share of one cluster.
 #[derive(Debug)]
-struct Control {
+struct ShareController {
     kept: f64,
     /// How far resolvers without a client subnet take part, 0 to 1.
     chance: f64,
@@ -93,7 +93,7 @@ struct Control {
     at_ms: u64,
 }
 
-impl Control {
+impl ShareController {
     fn new(now_ms: u64) -> Self {
         Self {
             kept: 1.0,
@@ -144,8 +144,8 @@ impl Control {
         }
     }
 
-    fn kept(&self) -> Kept {
-        Kept {
+    fn kept(&self) -> RetainedShare {
+        RetainedShare {
             by_prefix: self.kept,
             by_chance: 1.0 - (1.0 - self.kept) * self.chance,
         }
@@ -170,7 +170,7 @@ impl ClusterLoad {
 /// The shares of all clusters of one fleet, by their numbers.
 #[derive(Debug)]
 pub(super) struct Shares {
-    controls: Vec<Option<Control>>,
+    controls: Vec<Option<ShareController>>,
     /// Clusters with the same number share sites, directly or through others.
     groups: Vec<usize>,
     /// Milliseconds for which an answer shows in the loads that are reported.
@@ -232,7 +232,7 @@ impl Shares {
             if self.controls[number].is_none() && load <= target {
                 continue;
             }
-            let control = self.controls[number].get_or_insert_with(|| Control::new(now_ms));
+            let control = self.controls[number].get_or_insert_with(|| ShareController::new(now_ms));
             control.advance(load, target, self.lasts_ms[number], now_ms);
             if control.kept >= 1.0 && control.past.iter().all(|p| *p > 0.999) && load <= target {
                 self.controls[number] = None;
@@ -259,11 +259,11 @@ impl Shares {
     }
 
     /// What a cluster keeps.
-    pub(super) fn kept(&self, number: usize) -> Kept {
+    pub(super) fn kept(&self, number: usize) -> RetainedShare {
         self.controls
             .get(number)
             .and_then(Option::as_ref)
-            .map_or(Kept::ALL, Control::kept)
+            .map_or(RetainedShare::ALL, ShareController::kept)
     }
 }
 
@@ -317,7 +317,7 @@ mod tests {
     fn what_is_below_the_target_is_kept_whole() {
         let mut shares = Shares::new(&fixture::fleet());
         hold(&mut shares, [load(0.94), load(0.5), load(0.0)], 0, 300);
-        assert_eq!([0, 1, 2].map(|c| shares.kept(c)), [Kept::ALL; 3]);
+        assert_eq!([0, 1, 2].map(|c| shares.kept(c)), [RetainedShare::ALL; 3]);
     }
 
     #[test]
@@ -327,7 +327,7 @@ mod tests {
         let kept = shares.kept(0);
         assert!((0.6..0.85).contains(&kept.by_prefix), "{kept:?}");
         assert_eq!(kept.by_chance, 1.0);
-        assert_eq!(shares.kept(1), Kept::ALL);
+        assert_eq!(shares.kept(1), RetainedShare::ALL);
         hold(&mut shares, [load(1.2), load(0.2), load(0.2)], 20, 400);
         let kept = shares.kept(0);
         assert!(
@@ -335,12 +335,12 @@ mod tests {
             "nothing helped: {kept:?}"
         );
         hold(&mut shares, [load(0.3), load(0.2), load(0.2)], 420, 600);
-        assert_eq!(shares.kept(0), Kept::ALL, "and comes back whole");
+        assert_eq!(shares.kept(0), RetainedShare::ALL, "and comes back whole");
         hold(&mut shares, [load(1.2), load(0.2), load(0.2)], 1_020, 20);
         hold(&mut shares, [None, load(0.2), load(0.2)], 1_040, 1);
         assert_eq!(
             shares.kept(0),
-            Kept::ALL,
+            RetainedShare::ALL,
             "of what is not known nothing is given away"
         );
     }
@@ -387,7 +387,7 @@ mod tests {
             &[0, 1],
         )];
         shares.adopt(&fleet, &other);
-        assert_eq!([0, 1].map(|c| shares.kept(c)), [kept, Kept::ALL]);
+        assert_eq!([0, 1].map(|c| shares.kept(c)), [kept, RetainedShare::ALL]);
     }
 
     #[test]

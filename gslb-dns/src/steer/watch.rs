@@ -15,9 +15,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::check::Checker;
-use super::health::{Jitter, Outcome};
+use super::health::CheckOutcome;
 use super::location::Atlas;
-use super::{Served, Steering, now_ms};
+use super::snapshot::Revision;
+use super::steering::{Steering, now_ms};
+use crate::random::SplitMix64;
 
 /// How often what falls due with time is done.
 const TICK: Duration = Duration::from_millis(250);
@@ -28,16 +30,16 @@ const RESULTS_MAX: usize = 1_024;
 
 /// By what a file is known to have changed: length, time of change, and which file it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp {
+pub(super) struct FileStamp {
     length: u64,
     modified: Option<SystemTime>,
     inode: u64,
 }
 
-fn stamp(path: &Path) -> std::io::Result<Stamp> {
+fn stamp(path: &Path) -> std::io::Result<FileStamp> {
     use std::os::unix::fs::MetadataExt;
     let metadata = std::fs::metadata(path)?;
-    Ok(Stamp {
+    Ok(FileStamp {
         length: metadata.len(),
         modified: metadata.modified().ok(),
         inode: metadata.ino(),
@@ -45,7 +47,7 @@ fn stamp(path: &Path) -> std::io::Result<Stamp> {
 }
 
 /// The atlas for a setting of `steering.geo_db`, and the stamp its file had before it was read.
-fn load(geo_db: Option<&Path>) -> Result<(Arc<Atlas>, Option<Stamp>), Failure> {
+fn load(geo_db: Option<&Path>) -> Result<(Arc<Atlas>, Option<FileStamp>), Failure> {
     match geo_db {
         None => Ok((Atlas::built_in(), None)),
         Some(path) => {
@@ -61,7 +63,7 @@ struct GeoMetrics {
     /// 1 while the database that the fleet file names is not the one in use.
     failed: IntGauge,
     /// Records of the database in use that could not be read, or not whole.
-    odd_records: IntGauge,
+    rejected_records: IntGauge,
 }
 
 impl GeoMetrics {
@@ -78,8 +80,8 @@ impl GeoMetrics {
                 "nearcast_dns_geo_db_failed",
                 "1 while the geo database of the fleet file cannot be used as it is, else 0.",
             ),
-            odd_records: gauge(
-                "nearcast_dns_geo_db_odd_records",
+            rejected_records: gauge(
+                "nearcast_dns_geo_db_rejected_records",
                 "Records of the geo database in use that were skipped or read in part.",
             ),
         }
@@ -87,9 +89,9 @@ impl GeoMetrics {
 
     fn note(&self, atlas: &Atlas) {
         self.failed.set(0);
-        self.odd_records.set(atlas.odd_records as i64);
-        if atlas.odd_records > 0 {
-            let (source, records) = (&atlas.description, atlas.odd_records);
+        self.rejected_records.set(atlas.rejected_records as i64);
+        if atlas.rejected_records > 0 {
+            let (source, records) = (&atlas.description, atlas.rejected_records);
             tracing::warn!(%source, records, "records of the geo database are not what they should be; what can be read of them counts");
         }
     }
@@ -98,7 +100,7 @@ impl GeoMetrics {
 /// The database at the start, and what is known of its file.
 pub(super) struct Geo {
     pub(super) atlas: Arc<Atlas>,
-    source: Source,
+    source: DatabaseFile,
     metrics: GeoMetrics,
 }
 
@@ -112,7 +114,7 @@ pub(super) fn start(geo_db: Option<&Path>, registry: &prometheus::Registry) -> G
             metrics.note(&atlas);
             Geo {
                 atlas,
-                source: Source::new(stamp),
+                source: DatabaseFile::new(stamp),
                 metrics,
             }
         }
@@ -121,10 +123,10 @@ pub(super) fn start(geo_db: Option<&Path>, registry: &prometheus::Registry) -> G
             tracing::warn!(%failure, "the built-in country table places clients until the geo database's file changes");
             Geo {
                 atlas: Atlas::built_in(),
-                source: Source {
+                source: DatabaseFile {
                     is_good: false,
                     missing_logged: before.is_none(),
-                    ..Source::new(before)
+                    ..DatabaseFile::new(before)
                 },
                 metrics,
             }
@@ -135,7 +137,7 @@ pub(super) fn start(geo_db: Option<&Path>, registry: &prometheus::Registry) -> G
 /// Starts the tasks.
 pub(super) fn spawn(
     steering: &Arc<Steering>,
-    served: watch::Receiver<Served>,
+    served: watch::Receiver<Revision>,
     geo: Geo,
     shutdown: Shutdown,
 ) {
@@ -164,15 +166,15 @@ async fn until(mut shutdown: Shutdown, work: impl Future<Output = ()>) {
 }
 
 /// What a check found: of which node, at which of its endpoints.
-type Found = (Arc<str>, SocketAddr, Outcome);
+type CheckResult = (Arc<str>, SocketAddr, CheckOutcome);
 
 /// Runs one task of checks for each endpoint of each node of the fleet, and keeps what they find.
 async fn check_nodes(
     steering: Arc<Steering>,
-    mut served: watch::Receiver<Served>,
+    mut served: watch::Receiver<Revision>,
     mut shutdown: Shutdown,
 ) {
-    let (results_tx, mut results) = mpsc::channel::<Found>(RESULTS_MAX);
+    let (results_tx, mut results) = mpsc::channel::<CheckResult>(RESULTS_MAX);
     let mut tasks = JoinSet::new();
     let mut running: HashMap<(String, SocketAddr), (HealthCheck, AbortHandle)> = HashMap::new();
     loop {
@@ -224,7 +226,7 @@ async fn check_nodes(
 
 async fn shutdown_or_results(
     steering: &Steering,
-    results: &mut mpsc::Receiver<Found>,
+    results: &mut mpsc::Receiver<CheckResult>,
     mut shutdown: Shutdown,
 ) {
     loop {
@@ -239,12 +241,12 @@ async fn check_one(
     node: Arc<str>,
     endpoint: SocketAddr,
     rules: HealthCheck,
-    results: mpsc::Sender<Found>,
+    results: mpsc::Sender<CheckResult>,
 ) {
     let seed = node.bytes().fold(now_ms(), |seed, b| {
         seed.wrapping_mul(31).wrapping_add(u64::from(b))
     });
-    let mut jitter = Jitter::new(seed ^ u64::from(endpoint.port()));
+    let mut jitter = SplitMix64::new(seed ^ u64::from(endpoint.port()));
     let mut checker = Checker::new(endpoint, rules);
     loop {
         let begun = Instant::now();
@@ -262,19 +264,19 @@ async fn check_one(
 
 /// What is known of the geo database's file.
 #[derive(Debug)]
-struct Source {
+struct DatabaseFile {
     /// The setting and stamp that are in use or were last found wanting.
-    settled: Option<Stamp>,
+    settled: Option<FileStamp>,
     /// Whether the file with the settled stamp is in use.
     is_good: bool,
     /// The stamp of the last look, when it was another.
-    seen: Option<Stamp>,
+    seen: Option<FileStamp>,
     /// Whether a missing file was logged.
     missing_logged: bool,
 }
 
-impl Source {
-    fn new(settled: Option<Stamp>) -> Self {
+impl DatabaseFile {
+    fn new(settled: Option<FileStamp>) -> Self {
         Self {
             settled,
             is_good: true,
@@ -285,7 +287,7 @@ impl Source {
 
     /// Whether the file is to be loaded now: it is another than the one in use, and has not changed
     /// since the last look, so that a file that is being written is not read half.
-    fn is_due(&mut self, now: Stamp) -> bool {
+    fn is_due(&mut self, now: FileStamp) -> bool {
         self.missing_logged = false;
         if self.settled == Some(now) {
             self.seen = None;
@@ -300,7 +302,7 @@ impl Source {
 /// Follows the fleet's revisions and the database's file.
 async fn follow(
     steering: Arc<Steering>,
-    mut served: watch::Receiver<Served>,
+    mut served: watch::Receiver<Revision>,
     geo: Geo,
     mut shutdown: Shutdown,
 ) {
@@ -322,14 +324,14 @@ async fn follow(
                 let moved = current.fleet.steering.geo_db != path;
                 if moved {
                     path.clone_from(&current.fleet.steering.geo_db);
-                    source = Source::new(None);
+                    source = DatabaseFile::new(None);
                 }
                 reload(&steering, current, moved.then(|| path.clone()), &mut source, &metrics).await;
             }
             _ = look.tick() => {
                 let Some(watched) = path.clone() else { continue };
                 let shown = watched.display().to_string();
-                match on_thread(move || stamp(&watched)).await {
+                match run_blocking(move || stamp(&watched)).await {
                     Some(Ok(now)) if source.is_due(now) => {
                         let current = served.borrow().clone();
                         reload(&steering, current, Some(path.clone()), &mut source, &metrics).await;
@@ -352,14 +354,14 @@ async fn follow(
 /// one leaves the old in use.
 async fn reload(
     steering: &Arc<Steering>,
-    served: Served,
+    served: Revision,
     path: Option<Option<PathBuf>>,
-    source: &mut Source,
+    source: &mut DatabaseFile,
     metrics: &GeoMetrics,
 ) {
     let kept = steering.atlas();
     let worker = Arc::clone(steering);
-    let loaded = on_thread(move || {
+    let loaded = run_blocking(move || {
         let (atlas, result) = match path {
             None => (kept, Ok(None)),
             Some(path) => {
@@ -393,7 +395,7 @@ async fn reload(
 }
 
 /// Runs blocking work on a thread for such; `None` when the runtime ends.
-async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     tokio::task::spawn_blocking(work).await.ok()
 }
 
@@ -404,13 +406,13 @@ mod tests {
 
     #[test]
     fn a_file_is_due_when_it_changed_and_then_stayed() {
-        let stamp = |length| Stamp {
+        let stamp = |length| FileStamp {
             length,
             modified: None,
             inode: 1,
         };
         let (a, b, c) = (stamp(1), stamp(2), stamp(3));
-        let mut source = Source::new(Some(a));
+        let mut source = DatabaseFile::new(Some(a));
         for (step, (now, due)) in [
             (a, false),
             (b, false),
@@ -427,7 +429,7 @@ mod tests {
         }
         source.settled = Some(c);
         assert!(!source.is_due(c), "loaded, or found wanting: not again");
-        let mut unread = Source::new(None);
+        let mut unread = DatabaseFile::new(None);
         assert!(!unread.is_due(a));
         assert!(unread.is_due(a));
     }
@@ -444,7 +446,7 @@ mod tests {
         std::fs::write(&path, writer.to_bytes().unwrap()).unwrap();
         let fleet = fixture::served(fixture::fleet());
         let steering = Arc::new(fixture::steering());
-        let mut source = Source::new(None);
+        let mut source = DatabaseFile::new(None);
         let metrics = GeoMetrics::register(&prometheus::Registry::new());
         reload(
             &steering,

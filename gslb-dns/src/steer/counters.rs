@@ -1,7 +1,7 @@
 //! Counting selections without a lock: each worker thread adds to one of a few sets of counters.
 //!
 //! A counter for each site, cluster, reason and country would be far more than are ever used, so
-//! those live in a small open-addressed table. Selections without a country, and those that find no
+//! those live in a small open-addressed table. SteeringCollector without a country, and those that find no
 //! room there, have a counter for each site, cluster and reason.
 
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ const PROBES: usize = 16;
 
 /// What a count is of, by name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Kind {
+pub(super) struct SelectionLabels {
     pub(super) site: String,
     pub(super) cluster: String,
     pub(super) reason: Reason,
@@ -39,7 +39,7 @@ struct Shard {
 }
 
 /// Counters for one revision of the fleet, whose indexes they are kept by.
-pub(super) struct Tally {
+pub(super) struct SelectionCounters {
     sites: Vec<String>,
     clusters: Vec<String>,
     shards: Box<[Shard]>,
@@ -57,7 +57,7 @@ fn pack(place: usize, country: [u8; 2]) -> u64 {
     (place as u64 + 1) << 16 | u64::from(u16::from_be_bytes(country))
 }
 
-impl Tally {
+impl SelectionCounters {
     /// All zero.
     pub(super) fn new(fleet: &Fleet) -> Self {
         let places = fleet.sites.len() * fleet.clusters.len() * Reason::ALL.len();
@@ -122,10 +122,10 @@ impl Tally {
     }
 
     /// Adds all counts to `totals`.
-    pub(super) fn add_to(&self, totals: &mut BTreeMap<Kind, u64>) {
+    pub(super) fn add_to(&self, totals: &mut BTreeMap<SelectionLabels, u64>) {
         let kind = |place: usize, country: String| {
             let (pair, reason) = (place / Reason::ALL.len(), place % Reason::ALL.len());
-            Kind {
+            SelectionLabels {
                 site: self.sites[pair / self.clusters.len()].clone(),
                 cluster: self.clusters[pair % self.clusters.len()].clone(),
                 reason: Reason::ALL[reason],
@@ -161,14 +161,14 @@ mod tests {
     use super::*;
     use crate::steer::fixture;
 
-    fn totals(tally: &Tally) -> BTreeMap<Kind, u64> {
+    fn totals(tally: &SelectionCounters) -> BTreeMap<SelectionLabels, u64> {
         let mut totals = BTreeMap::new();
         tally.add_to(&mut totals);
         totals
     }
 
-    fn kind(site: &str, cluster: &str, reason: Reason, country: &str) -> Kind {
-        Kind {
+    fn kind(site: &str, cluster: &str, reason: Reason, country: &str) -> SelectionLabels {
+        SelectionLabels {
             site: site.into(),
             cluster: cluster.into(),
             reason,
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn counts_by_all_four_from_many_threads() {
-        let tally = Tally::new(&fixture::fleet());
+        let tally = SelectionCounters::new(&fixture::fleet());
         std::thread::scope(|scope| {
             for _ in 0..6 {
                 scope.spawn(|| {
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn what_finds_no_slot_is_counted_without_a_country() {
-        let tally = Tally::new(&fixture::fleet());
+        let tally = SelectionCounters::new(&fixture::fleet());
         let mut countries = 0;
         for first in b'A'..=b'Z' {
             for second in b'A'..=b'Z' {
@@ -229,7 +229,7 @@ mod tests {
                 ..one.clone()
             })
             .collect();
-        let tally = Tally::new(&fleet);
+        let tally = SelectionCounters::new(&fleet);
         assert_eq!(tally.shards.len(), 1);
         std::thread::scope(|scope| {
             for _ in 0..6 {
@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn knows_whose_counters_they_are() {
         let mut fleet = fixture::fleet();
-        let tally = Tally::new(&fleet);
+        let tally = SelectionCounters::new(&fleet);
         assert!(tally.fits(&fleet));
         fleet.clusters.swap(0, 1);
         assert!(!tally.fits(&fleet));

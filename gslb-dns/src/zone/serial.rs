@@ -12,8 +12,6 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::zone::{is_newer, next_serial};
-
 /// The serial served last, in memory and on disk.
 #[derive(Debug)]
 pub(crate) struct Serial {
@@ -87,6 +85,21 @@ impl Serial {
 /// A serial has 32 bits and counts round; 0 is for no zone.
 fn wanted(changed_unix_s: u64) -> u32 {
     (changed_unix_s as u32).max(1)
+}
+
+/// The serial after `previous` at a time: the time itself when it is newer in serial arithmetic
+/// (RFC 1982), else one more.
+pub fn next_serial(previous: Option<u32>, unix_seconds: u32) -> u32 {
+    match previous {
+        None => unix_seconds,
+        Some(p) if is_newer(unix_seconds, p) => unix_seconds,
+        Some(p) => p.wrapping_add(1),
+    }
+}
+
+/// RFC 1982 section 3.2: whether serial `a` is greater than `b`.
+pub fn is_newer(a: u32, b: u32) -> bool {
+    a != b && a.wrapping_sub(b) < 1 << 31
 }
 
 #[cfg(test)]

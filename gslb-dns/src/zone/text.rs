@@ -1,13 +1,10 @@
-//! Names and record data from presentation format (RFC 1035 section 5.1, RFC 3597, RFC 9460) to
-//! wire form.
-//!
-//! Own code because the crates at hand parse master files only as whole zones. Used when zones are
-//! compiled, never while a query is answered. Every type can also be written in the generic form
-//! `\# LENGTH HEX`.
+//! Names and record data from presentation format (RFC 1035 section 5.1, RFC 3597, RFC 9460) to wire
+//! form, and back.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::wire::{self, LABEL_BYTES_MAX, NAME_BYTES_MAX, rtype};
+use crate::message::registry::type_mnemonic;
+use crate::message::{self, LABEL_BYTES_MAX, NAME_BYTES_MAX, rtype};
 
 /// Longest record data.
 const DATA_BYTES_MAX: usize = 65_535;
@@ -50,77 +47,6 @@ pub enum DataError {
     Quote,
 }
 
-/// Types with a mnemonic.
-const MNEMONICS: &[(&str, u16)] = &[
-    ("A", rtype::A),
-    ("NS", rtype::NS),
-    ("CNAME", rtype::CNAME),
-    ("SOA", rtype::SOA),
-    ("PTR", rtype::PTR),
-    ("HINFO", rtype::HINFO),
-    ("MX", rtype::MX),
-    ("TXT", rtype::TXT),
-    ("RP", rtype::RP),
-    ("AFSDB", rtype::AFSDB),
-    ("AAAA", rtype::AAAA),
-    ("SRV", rtype::SRV),
-    ("NAPTR", rtype::NAPTR),
-    ("DNAME", rtype::DNAME),
-    ("DS", rtype::DS),
-    ("SSHFP", rtype::SSHFP),
-    ("DNSKEY", rtype::DNSKEY),
-    ("TLSA", rtype::TLSA),
-    ("SMIMEA", rtype::SMIMEA),
-    ("CDS", rtype::CDS),
-    ("CDNSKEY", rtype::CDNSKEY),
-    ("OPENPGPKEY", rtype::OPENPGPKEY),
-    ("SVCB", rtype::SVCB),
-    ("HTTPS", rtype::HTTPS),
-    ("SPF", rtype::SPF),
-    ("ANY", rtype::ANY),
-    ("AXFR", rtype::AXFR),
-    ("IXFR", rtype::IXFR),
-    ("URI", rtype::URI),
-    ("CAA", rtype::CAA),
-];
-
-/// The number of a type mnemonic, `TYPE<number>` included.
-pub fn type_number(mnemonic: &str) -> Option<u16> {
-    let known = MNEMONICS
-        .iter()
-        .find(|(name, _)| name.eq_ignore_ascii_case(mnemonic))
-        .map(|(_, number)| *number);
-    known.or_else(|| {
-        mnemonic
-            .strip_prefix("TYPE")
-            .or_else(|| mnemonic.strip_prefix("type"))?
-            .parse()
-            .ok()
-    })
-}
-
-/// The mnemonic of a type number, when it has one here.
-pub fn type_mnemonic(number: u16) -> Option<&'static str> {
-    MNEMONICS
-        .iter()
-        .find(|(_, n)| *n == number)
-        .map(|(name, _)| *name)
-}
-
-/// A type's mnemonic, `TYPE<number>` where it has none here (RFC 3597 section 5).
-pub fn type_shown(number: u16) -> String {
-    type_mnemonic(number).map_or_else(
-        || {
-            if number == rtype::ANY {
-                "ANY".to_owned()
-            } else {
-                format!("TYPE{number}")
-            }
-        },
-        str::to_owned,
-    )
-}
-
 /// Data as people write it, for the types that most records are of; others in the generic form of
 /// RFC 3597.
 pub fn shown(rtype: u16, data: &[u8]) -> String {
@@ -161,8 +87,8 @@ fn known_shown(rtype: u16, data: &[u8]) -> Option<String> {
             Some(texts.join(" "))
         }
         rtype::SOA => {
-            let mname = wire::name_bytes(data);
-            let numbers = mname + wire::name_bytes(&data[mname..]);
+            let mname = message::name_bytes(data);
+            let numbers = mname + message::name_bytes(&data[mname..]);
             let names = format!(
                 "{} {}",
                 absolute_shown(&data[..mname]),
@@ -184,7 +110,7 @@ fn known_shown(rtype: u16, data: &[u8]) -> Option<String> {
 
 /// A wire name with the dot at its end.
 pub fn absolute_shown(name: &[u8]) -> String {
-    let text = wire::presentation(name);
+    let text = message::presentation(name);
     if text == "." { text } else { text + "." }
 }
 
@@ -321,13 +247,13 @@ fn field(
 }
 
 /// Reads fields one after the other into wire form.
-struct Reader<'o> {
+struct FieldReader<'o> {
     fields: std::vec::IntoIter<Field>,
     origin: &'o [u8],
     out: Vec<u8>,
 }
 
-impl Reader<'_> {
+impl FieldReader<'_> {
     fn next(&mut self, what: &'static str) -> Result<Field, DataError> {
         self.fields.next().ok_or(DataError::Missing(what))
     }
@@ -435,7 +361,7 @@ fn base64(text: &[u8]) -> Option<Vec<u8>> {
 /// # Errors
 /// The first thing that is wrong.
 pub fn data(rtype: u16, text: &str, origin: &[u8]) -> Result<Vec<u8>, DataError> {
-    let mut r = Reader {
+    let mut r = FieldReader {
         fields: fields(text)?.into_iter(),
         origin,
         out: Vec::new(),
@@ -461,7 +387,7 @@ pub fn data(rtype: u16, text: &str, origin: &[u8]) -> Result<Vec<u8>, DataError>
 }
 
 /// `\# LENGTH HEX` (RFC 3597 section 5).
-fn generic(r: &mut Reader<'_>) -> Result<(), DataError> {
+fn generic(r: &mut FieldReader<'_>) -> Result<(), DataError> {
     r.next("\\#")?;
     let length: u16 = r.parsed("length")?;
     if length > 0 {
@@ -483,8 +409,8 @@ fn has_shape(rtype: u16, data: &[u8]) -> bool {
     match rtype {
         rtype::A => data.len() == 4,
         rtype::AAAA => data.len() == 16,
-        rtype::NS | rtype::CNAME | rtype::PTR | rtype::DNAME => wire::is_name(data),
-        rtype::MX => data.get(2..).is_some_and(wire::is_name),
+        rtype::NS | rtype::CNAME | rtype::PTR | rtype::DNAME => message::is_name(data),
+        rtype::MX => data.get(2..).is_some_and(message::is_name),
         rtype::TXT => {
             let mut rest = data;
             while let [len, after @ ..] = rest {
@@ -499,7 +425,7 @@ fn has_shape(rtype: u16, data: &[u8]) -> bool {
     }
 }
 
-fn typed(rtype: u16, r: &mut Reader<'_>) -> Result<(), DataError> {
+fn typed(rtype: u16, r: &mut FieldReader<'_>) -> Result<(), DataError> {
     match rtype {
         rtype::A => {
             let a: Ipv4Addr = r.parsed("an IPv4 address")?;
@@ -600,7 +526,7 @@ fn typed(rtype: u16, r: &mut Reader<'_>) -> Result<(), DataError> {
 }
 
 /// SVCB and HTTPS (RFC 9460 section 2): priority, target, parameters in ascending key order.
-fn service(r: &mut Reader<'_>) -> Result<(), DataError> {
+fn service(r: &mut FieldReader<'_>) -> Result<(), DataError> {
     let priority: u16 = r.parsed("priority, 0 to 65535")?;
     r.out.extend_from_slice(&priority.to_be_bytes());
     r.name("target")?;
@@ -707,6 +633,7 @@ mod tests {
     use proptest::strategy::Strategy as _;
 
     use super::*;
+    use crate::message::registry::{MNEMONICS, type_number};
 
     const ORIGIN: &[u8] = b"\x04demo\x04test\x00";
 
@@ -864,7 +791,7 @@ mod tests {
                 ], 0..16)) {
             let text = pieces.concat();
             if let Ok(name) = name(&text, ORIGIN) {
-                proptest::prop_assert!(wire::is_name(&name), "{text:?}: {name:?}");
+                proptest::prop_assert!(message::is_name(&name), "{text:?}: {name:?}");
             }
             if let Ok(wire) = data(mnemonic.1, &text, ORIGIN) {
                 proptest::prop_assert!(has_shape(mnemonic.1, &wire), "{} {text:?}: {wire:?}", mnemonic.0);

@@ -1,0 +1,47 @@
+//! The parts of a TSIG record that an unsigned error response repeats (RFC 8945). Keys are not known
+//! here, so nothing is verified.
+
+use super::name::{QName, expand_name, is_name, name_bytes};
+
+/// Where a TSIG record is in its message, which is no longer than what is read as a query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TsigAt {
+    pub(super) start: u16,
+    pub(super) data: u16,
+    pub(super) end: u16,
+}
+
+/// What an answer to a TSIG record has of it (RFC 8945 section 4.2).
+#[derive(Debug, Clone)]
+pub struct Tsig<'m> {
+    /// The key's name.
+    pub(super) key: QName,
+    /// The algorithm's name, then time signed and fudge.
+    pub(super) fixed: &'m [u8],
+}
+
+impl<'m> Tsig<'m> {
+    /// Reads the record at a place of its message; `None` when it breaks the format.
+    pub fn read(message: &'m [u8], at: TsigAt) -> Option<Self> {
+        let key = expand_name(message, usize::from(at.start))?;
+        let data = message.get(usize::from(at.data)..usize::from(at.end))?;
+        let algorithm = name_bytes(data);
+        if !is_name(&data[..algorithm]) {
+            return None;
+        }
+        // Time signed (6), fudge, MAC size; MAC; original ID, error, other length; other data.
+        let mac = data.get(algorithm + 8..algorithm + 10)?;
+        let after_mac = algorithm + 10 + usize::from(u16::from_be_bytes([mac[0], mac[1]]));
+        let other = data.get(after_mac + 4..after_mac + 6)?;
+        let end = after_mac + 6 + usize::from(u16::from_be_bytes([other[0], other[1]]));
+        (end == data.len()).then_some(Self {
+            key,
+            fixed: &data[..algorithm + 8],
+        })
+    }
+
+    /// Length of the record that answers it.
+    pub fn answer_len(&self) -> usize {
+        self.key.as_bytes().len() + 10 + self.fixed.len() + 8
+    }
+}

@@ -1,0 +1,264 @@
+//! Compiles a MaxMind-format database into an [`Atlas`].
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+
+use maxminddb::{LookupResult, Reader, WithinOptions};
+use nearcast_fleet::failure::{Failure, FailureKind};
+
+use super::built_in::{built_in_v4, demo_v4, fixed_places};
+use super::metadata::with_full_metadata;
+use super::record::Record;
+use super::{Atlas, Location, UNKNOWN, key_v6};
+use crate::steer::ranges::Builder;
+
+/// Larger databases are refused.
+const DATABASE_BYTES_MAX: u64 = 2 << 30;
+/// Networks, those without data included, for each node of a database's search tree; a sound one
+/// has hardly more than one.
+const NETWORKS_A_NODE_MAX: u64 = 3;
+
+impl Atlas {
+    /// With the database at `path`, which is read whole and let go.
+    ///
+    /// # Errors
+    /// `NoInput` when it cannot be read, `BadData` when it is not a database with countries or
+    /// positions.
+    pub(in crate::steer) fn load(path: &Path) -> Result<Self, Failure> {
+        Self::compile(&Self::read(path)?).map_err(|reason| bad(path, reason))
+    }
+
+    fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+        let unreadable = |e: std::io::Error| {
+            let hint =
+                "put the file there, let this user read it, or take geo_db out of [steering]";
+            Failure::new(
+                FailureKind::NoInput,
+                format!(
+                    "cannot read the geo database {}: {e} ({hint})",
+                    path.display()
+                ),
+            )
+        };
+        let file = std::fs::File::open(path).map_err(unreadable)?;
+        let metadata = file.metadata().map_err(unreadable)?;
+        if metadata.is_dir() {
+            return Err(unreadable(std::io::ErrorKind::IsADirectory.into()));
+        }
+        if metadata.len() > DATABASE_BYTES_MAX {
+            return Err(bad(
+                path,
+                format!("it is larger than {DATABASE_BYTES_MAX} bytes"),
+            ));
+        }
+        let mut bytes = Vec::with_capacity(metadata.len() as usize);
+        std::io::Read::read_to_end(
+            &mut std::io::Read::take(file, DATABASE_BYTES_MAX + 1),
+            &mut bytes,
+        )
+        .map_err(unreadable)?;
+        Ok(bytes)
+    }
+
+    /// Whether the file at `path` is a database at all; what it has of places is not looked at,
+    /// which would take a while.
+    ///
+    /// # Errors
+    /// As [`Atlas::load`].
+    pub(in crate::steer) fn probe(path: &Path) -> Result<(), Failure> {
+        open(&Self::read(path)?, |_| ()).map_err(|reason| bad(path, reason))
+    }
+
+    /// From the bytes of a database.
+    ///
+    /// The search tree must be sound, or nothing can be believed. A record in it that cannot be
+    /// read is passed over: its networks have the place that the built-in table gives them, and it
+    /// is counted in [`Atlas::rejected_records`].
+    pub(super) fn compile(bytes: &[u8]) -> Result<Self, String> {
+        open(bytes, Self::compile_read)?
+    }
+
+    fn compile_read(reader: &Reader<&[u8]>) -> Result<Self, String> {
+        // An IPv4 address is looked up below ::/96. When one record covers all of that, every IPv4
+        // address is where it says, and the reader would take each other network with that record
+        // for a second way to the IPv4 addresses.
+        let of_all_v4 = match reader.metadata().ip_version {
+            6 => Some(
+                reader
+                    .lookup(Ipv4Addr::UNSPECIFIED.into())
+                    .map_err(|e| e.to_string())?,
+            ),
+            _ => None,
+        };
+        let of_all_v4 =
+            of_all_v4.filter(|found| found.network().is_ok_and(|network| network.is_ipv6()));
+        let options = WithinOptions::default().include_networks_without_data();
+        let options = if of_all_v4.is_some() {
+            options.include_aliased_networks()
+        } else {
+            options
+        };
+        let mut places = fixed_places();
+        let mut v4 = Builder::<u32>::new();
+        let mut v4_mapped = Builder::<u32>::new();
+        let mut v6 = Builder::<u64>::new();
+        let mut seen = RecordCache::default();
+        let mut located = 0_u64;
+        if let Some(found) = of_all_v4 {
+            let number = seen.place_number(&found, &mut places);
+            if number != UNKNOWN {
+                located += 1;
+                v4.push(0, u32::MAX, number);
+            }
+        }
+        // A tree has one end more than nodes. In a damaged file that joins branches again there may
+        // be more ends than could ever be read.
+        let ends_max = NETWORKS_A_NODE_MAX * u64::from(reader.metadata().node_count);
+        for (ends, found) in (0..).zip(reader.networks(options).map_err(|e| e.to_string())?) {
+            let found = found.map_err(|e| e.to_string())?;
+            if ends > ends_max {
+                return Err(
+                    "its search tree is no tree: it has more networks than places for them".into(),
+                );
+            }
+            let number = seen.place_number(&found, &mut places);
+            if number == UNKNOWN {
+                continue;
+            }
+            located += 1;
+            let network = found.network().map_err(|e| e.to_string())?;
+            let prefix = u32::from(network.prefix());
+            let last_v4 =
+                |first: u32, prefix: u32| first | u32::MAX.checked_shr(prefix).unwrap_or(0);
+            match network.ip() {
+                IpAddr::V4(ip) => v4.push(ip.into(), last_v4(ip.into(), prefix), number),
+                IpAddr::V6(ip) => {
+                    if let (Some(ip), Some(prefix)) = (
+                        ip.to_ipv4_mapped(),
+                        prefix.checked_sub(u32::from(super::MAPPED_BITS)),
+                    ) {
+                        v4_mapped.push(ip.into(), last_v4(ip.into(), prefix), number);
+                    }
+                    let first = key_v6(ip);
+                    // Below a /64 the first record with a place counts for the whole of it.
+                    v6.push(
+                        first,
+                        first | u64::MAX.checked_shr(prefix).unwrap_or(0),
+                        number,
+                    );
+                }
+            }
+        }
+        let rejected_records = seen.odd;
+        if located == 0 {
+            let odd = if rejected_records > 0 {
+                format!(" ({rejected_records} of its records cannot be read)")
+            } else {
+                String::new()
+            };
+            return Err(format!(
+                "none of its networks has a location or a country{odd}"
+            ));
+        }
+        let metadata = reader.metadata();
+        let name = metadata
+            .description
+            .get("en")
+            .or_else(|| metadata.description.values().next())
+            .filter(|name| !name.is_empty());
+        let name = name.map_or(metadata.database_type.as_str(), String::as_str);
+        let description = format!("{name}, built {}", date(metadata.build_epoch));
+        let v4 = demo_v4().over(&v4.finish().over(&v4_mapped.finish()).over(&built_in_v4()));
+        Ok(Self {
+            rejected_records,
+            ..Self::new(places, v4, v6.finish(), description)
+        })
+    }
+}
+
+fn bad(path: &Path, reason: String) -> Failure {
+    let hint = "a MaxMind-format database with countries or positions is needed, such as DB-IP City Lite or GeoLite2 City";
+    Failure::new(
+        FailureKind::BadData,
+        format!(
+            "the geo database {} cannot be used: {reason} ({hint})",
+            path.display()
+        ),
+    )
+}
+
+/// The date of a time in UTC, as `2026-11-24`.
+fn date(unix_seconds: u64) -> String {
+    let seconds = i64::try_from(unix_seconds).unwrap_or(i64::MAX);
+    let time = jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::MAX);
+    time.strftime("%Y-%m-%d").to_string()
+}
+
+/// Opens a database for `read`, metadata that lack what nothing needs included.
+fn open<T>(bytes: &[u8], read: impl FnOnce(&Reader<&[u8]>) -> T) -> Result<T, String> {
+    match Reader::from_source(bytes).map_err(|e| e.to_string()) {
+        Ok(reader) => Ok(read(&reader)),
+        Err(reason) => {
+            let completed = with_full_metadata(bytes).ok_or_else(|| reason.clone())?;
+            let reader = Reader::from_source(completed.as_slice()).map_err(|_| reason)?;
+            Ok(read(&reader))
+        }
+    }
+}
+
+/// What was made of the records that were met so far.
+#[derive(Default)]
+struct RecordCache {
+    by_offset: HashMap<usize, u32>,
+    by_place: HashMap<([u8; 2], u32, u32), u32>,
+    /// Records that could not be read, or not all of what they say of the place.
+    odd: u64,
+}
+
+impl RecordCache {
+    /// The number of the place that a network's record names; a record is read once, however many
+    /// networks have it.
+    fn place_number<S: AsRef<[u8]>>(
+        &mut self,
+        found: &LookupResult<'_, S>,
+        places: &mut Vec<Option<Location>>,
+    ) -> u32 {
+        let Some(offset) = found.offset() else {
+            return UNKNOWN;
+        };
+        if let Some(number) = self.by_offset.get(&offset) {
+            return *number;
+        }
+        // A record that breaks the format is none of ours to judge: others may be sound.
+        let record = found
+            .decode::<Record>()
+            .ok()
+            .flatten()
+            .unwrap_or_else(Record::unreadable);
+        self.odd += u64::from(record.is_malformed);
+        let number = record.place_number(places, &mut self.by_place);
+        self.by_offset.insert(offset, number);
+        number
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_civil() {
+        for (seconds, expected) in [
+            (0, "1970-01-01"),
+            (951_782_399, "2000-02-28"),
+            (951_782_400, "2000-02-29"),
+            (951_868_800, "2000-03-01"),
+            (1_767_225_599, "2025-12-31"),
+            (1_767_225_600, "2026-01-01"),
+        ] {
+            assert_eq!(date(seconds), expected);
+        }
+        assert!(!date(u64::MAX).is_empty());
+    }
+}

@@ -1,0 +1,498 @@
+//! Which cluster: pure, without sockets, clocks and maps; chance is an argument.
+//!
+//! Each policy ranks the site's clusters; the first one that is up and takes the client is given. A
+//! cluster that is full, or has just returned, takes a share of clients alone ([`super::share`],
+//! [`super::ramp`]): those with a hash of their prefix and of the cluster's name below that share.
+//! For a resolver that shows no subnet it is the hash of its own prefix, moved a little by chance.
+//! Shares count relative to the largest of the site's clusters that are up, so one of them always
+//! takes the client, and the only one that is up takes everybody. When none is up, the first one's
+//! addresses are given all the same, since a health check can be wrong about all of them at once
+//! and no answer is surely wrong.
+//!
+//! A cluster without an address of the family asked for is no candidate. So a name has addresses of
+//! a family for every client or for none, as RFC 7871 wants, and a client that asks for `AAAA` is
+//! given the best cluster that has one.
+
+use std::net::IpAddr;
+
+use nearcast_fleet::config::SelectionPolicy;
+
+use super::addresses::Weight;
+use super::choice::{Family, Reason};
+use super::plan::distance_km;
+use super::share::{Fraction, WHOLE};
+use crate::random::mix;
+
+/// Round-trip times are ranked over the nearest so many clusters of a site.
+pub(super) const RANKED_MAX: usize = 64;
+/// In place of a time that was never measured, at distance zero. On the high side, as a measured
+/// good one is worth more.
+const GUESS_BASE_US: f64 = 20_000.0;
+/// Added for each kilometre: light in fibre there and back, by twice the shortest way.
+const GUESS_US_PER_KM: f64 = 20.0;
+/// Times that differ less than this and a fiftieth count as equal, and distance decides.
+const EQUAL_WITHIN_US: f64 = 500.0;
+/// By this part of all a resolver without client subnets may be drawn away from its hash.
+const RESOLVER_CHANCE: u32 = 8;
+/// No measurement.
+pub(super) const UNMEASURED: u32 = u32::MAX;
+
+/// Addresses of one family in one cluster.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Pool {
+    /// Of all its nodes.
+    pub(super) all: Vec<IpAddr>,
+    /// Of those that are up.
+    pub(super) up: Vec<IpAddr>,
+    /// Of those that are up, in the same order; empty when all weigh the same.
+    pub(super) weights: Vec<Weight>,
+}
+
+/// What selection knows of a cluster.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct ClusterState {
+    /// `A`.
+    pub(super) v4: Pool,
+    /// `AAAA`.
+    pub(super) v6: Pool,
+    /// Share under weighted steering.
+    pub(super) weight: u32,
+    /// Degrees north and east.
+    pub(super) position: (f64, f64),
+    /// Whether it is as full as it may be, or gives clients away so as not to be.
+    pub(super) full: bool,
+    /// The share that it takes of clients known by their prefix.
+    pub(super) by_prefix: Fraction,
+    /// The share that it takes of other answers.
+    pub(super) by_chance: Fraction,
+    /// Makes hashes of prefixes differ from those of other clusters.
+    pub(super) salt: u64,
+}
+
+impl Default for ClusterState {
+    fn default() -> Self {
+        let (v4, v6) = Default::default();
+        Self {
+            v4,
+            v6,
+            weight: 0,
+            position: (0.0, 0.0),
+            full: false,
+            by_prefix: WHOLE,
+            by_chance: WHOLE,
+            salt: 0,
+        }
+    }
+}
+
+/// Whether a cluster may be given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Availability {
+    /// It may.
+    Open,
+    /// It may to a share of clients alone, as it is full.
+    Full,
+    /// None of its nodes is up.
+    Down,
+    /// None of its nodes has an address of that family.
+    NoAddress,
+}
+
+impl ClusterState {
+    /// Its addresses of a family.
+    pub(super) fn pool(&self, family: Family) -> &Pool {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
+    }
+
+    /// Whether it may be given to those who ask for that family.
+    pub(super) fn availability(&self, family: Family) -> Availability {
+        let pool = self.pool(family);
+        match (pool.up.is_empty(), pool.all.is_empty()) {
+            (false, _) if self.full => Availability::Full,
+            (false, _) => Availability::Open,
+            (true, false) => Availability::Down,
+            (true, true) => Availability::NoAddress,
+        }
+    }
+
+    /// Whether it takes all of its clients.
+    pub(super) fn takes_all(&self) -> bool {
+        self.by_prefix == WHOLE && self.by_chance == WHOLE
+    }
+
+    /// The addresses to give from, the best kind it has, with their weights; none when they weigh
+    /// the same.
+    pub(super) fn serving(&self, family: Family) -> (&[IpAddr], &[Weight]) {
+        let pool = self.pool(family);
+        if pool.up.is_empty() {
+            (&pool.all, &[])
+        } else {
+            (&pool.up, &pool.weights)
+        }
+    }
+}
+
+/// Everything one decision depends on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Inputs<'a> {
+    pub(super) policy: SelectionPolicy,
+    /// All clusters of the fleet.
+    pub(super) clusters: &'a [ClusterState],
+    /// The site's, best first by distance, or by weight when the place is unknown.
+    pub(super) order: &'a [u16],
+    /// Whether the client's place is known.
+    pub(super) placed: bool,
+    /// The client's place, degrees.
+    pub(super) here: Option<(f64, f64)>,
+    /// Measured microseconds by cluster, [`UNMEASURED`] where there is none.
+    pub(super) rtt: Option<&'a [u32]>,
+    pub(super) family: Family,
+    /// Explore when the random number's upper half is below this.
+    pub(super) explore_below: u32,
+    /// Counts the answers of the site, for [`SelectionPolicy::RoundRobin`].
+    pub(super) turn: u64,
+    pub(super) random: u64,
+    /// Whether one of the clusters takes only a share of its clients.
+    pub(super) is_shared: bool,
+    /// The prefix of the client or resolver, of the grain by which shares are split.
+    pub(super) grain: u64,
+    /// Whether that is the client's; else many clients may be behind it.
+    pub(super) has_subnet: bool,
+}
+
+impl Inputs<'_> {
+    fn state(&self, cluster: u16) -> &ClusterState {
+        &self.clusters[usize::from(cluster)]
+    }
+
+    fn is_up(&self, cluster: u16) -> bool {
+        matches!(
+            self.state(cluster).availability(self.family),
+            Availability::Open | Availability::Full
+        )
+    }
+
+    /// Whether answers do not depend on who asks: they are all drawn by chance.
+    fn is_drawn(&self) -> bool {
+        matches!(
+            self.policy,
+            SelectionPolicy::Weighted | SelectionPolicy::RoundRobin
+        )
+    }
+
+    /// The share that a cluster takes of clients like this one.
+    fn part(&self, cluster: u16) -> Fraction {
+        let state = self.state(cluster);
+        if self.has_subnet || self.is_drawn() {
+            state.by_prefix
+        } else {
+            state.by_chance
+        }
+    }
+
+    /// The largest share of those that are up.
+    fn most(&self, ranked: impl Iterator<Item = u16>) -> Fraction {
+        if self.is_shared {
+            ranked
+                .filter(|c| self.is_up(*c))
+                .map(|c| self.part(c))
+                .max()
+                .unwrap_or(WHOLE)
+        } else {
+            WHOLE
+        }
+    }
+
+    /// Whether a cluster takes this client, where the largest share is `most`.
+    fn takes(&self, cluster: u16, most: Fraction) -> bool {
+        let part = self.part(cluster);
+        if part >= most {
+            return true;
+        }
+        let salt = self.state(cluster).salt;
+        let (hash, chance) = (
+            (mix(self.grain ^ salt) >> 32) as u32,
+            (mix(self.random ^ salt) >> 32) as u32,
+        );
+        let drawn = u64::from(match (self.is_drawn(), self.has_subnet) {
+            (true, _) => chance,
+            (false, true) => hash,
+            // Near the edge of the share a resolver's answers are divided over time: it may stand
+            // for more demand than fits.
+            (false, false) => hash.wrapping_add(chance / RESOLVER_CHANCE),
+        });
+        // Both sides times `most`, in place of a division.
+        drawn * u64::from(most) < u64::from(part) << 32
+    }
+}
+
+/// One cluster in a ranking by time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Ranked {
+    pub(super) cluster: u16,
+    /// Microseconds, measured or guessed.
+    pub(super) score: f64,
+    pub(super) measured: bool,
+}
+
+/// A ranking of at most [`RANKED_MAX`] clusters, on the stack.
+pub(super) struct Ranking {
+    items: [Ranked; RANKED_MAX],
+    len: usize,
+}
+
+impl Ranking {
+    /// Best first.
+    pub(super) fn items(&self) -> &[Ranked] {
+        &self.items[..self.len]
+    }
+}
+
+/// Ranks by time those clusters that have an address. Measured times count as they are; a cluster
+/// without one counts with a guess from its distance, or last when the place is unknown, so that
+/// one measurement of a far cluster does not draw everyone there.
+pub(super) fn rank_by_time(q: &Inputs<'_>) -> Ranking {
+    let empty = Ranked {
+        cluster: 0,
+        score: 0.0,
+        measured: false,
+    };
+    let mut ranking = Ranking {
+        items: [empty; RANKED_MAX],
+        len: 0,
+    };
+    for (place_in_order, cluster) in q.order.iter().enumerate() {
+        let state = &q.clusters[usize::from(*cluster)];
+        if ranking.len == RANKED_MAX || state.availability(q.family) == Availability::NoAddress {
+            continue;
+        }
+        let measured = q
+            .rtt
+            .and_then(|row| row.get(usize::from(*cluster)).copied())
+            .filter(|us| *us != UNMEASURED);
+        let score = match (measured, q.here) {
+            (Some(us), _) => f64::from(us),
+            (None, Some(here)) if q.rtt.is_some() => {
+                GUESS_BASE_US + GUESS_US_PER_KM * distance_km(here, state.position)
+            }
+            // In the order given; only ranks matter.
+            (None, _) => 1e12 + place_in_order as f64,
+        };
+        let mut slot = ranking.len;
+        while slot > 0 && ranking.items[slot - 1].score > score {
+            ranking.items[slot] = ranking.items[slot - 1];
+            slot -= 1;
+        }
+        ranking.items[slot] = Ranked {
+            cluster: *cluster,
+            score,
+            measured: measured.is_some(),
+        };
+        ranking.len += 1;
+    }
+    prefer_near_among_equals(&mut ranking, q.order);
+    ranking
+}
+
+/// Brings forward the cluster that stands first in `order` among those about as quick as the
+/// quickest.
+fn prefer_near_among_equals(ranking: &mut Ranking, order: &[u16]) {
+    let Some(best) = ranking.items().first().copied().filter(|r| r.measured) else {
+        return;
+    };
+    let limit = best.score * 1.02 + EQUAL_WITHIN_US;
+    let equals = ranking
+        .items()
+        .iter()
+        .take_while(|r| r.score <= limit)
+        .count();
+    let nearest = order
+        .iter()
+        .find_map(|c| ranking.items[..equals].iter().position(|r| r.cluster == *c));
+    if let Some(nearest) = nearest {
+        ranking.items[..=nearest].rotate_right(1);
+    }
+}
+
+/// What was decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Decision {
+    /// `None` with [`Reason::NoAddress`] alone.
+    pub(super) cluster: Option<u16>,
+    pub(super) reason: Reason,
+}
+
+/// Decides.
+pub(super) fn decide(q: &Inputs<'_>) -> Decision {
+    match q.policy {
+        SelectionPolicy::Geo => {
+            let plain = if q.placed {
+                Reason::Geo
+            } else {
+                Reason::Unplaced
+            };
+            first_open(q, q.order.iter().copied(), |_| plain)
+        }
+        SelectionPolicy::Rtt => by_time(q),
+        SelectionPolicy::Weighted | SelectionPolicy::RoundRobin => by_chance(q),
+    }
+}
+
+/// The first one of a ranking that is up and takes the client, or the first of all when none is up.
+fn first_open(
+    q: &Inputs<'_>,
+    ranked: impl Iterator<Item = u16> + Clone,
+    plain: impl Fn(u16) -> Reason,
+) -> Decision {
+    let most = q.most(ranked.clone());
+    let mut passed: Option<(u16, Availability)> = None;
+    for cluster in ranked.clone() {
+        match q.state(cluster).availability(q.family) {
+            Availability::NoAddress => {}
+            availability @ (Availability::Open | Availability::Full) if q.takes(cluster, most) => {
+                let is_open = |c: u16| q.state(c).availability(q.family) == Availability::Open;
+                let reason = match passed {
+                    _ if availability == Availability::Full && !ranked.clone().any(is_open) => {
+                        Reason::AllFull
+                    }
+                    None => plain(cluster),
+                    Some((_, Availability::Full)) => Reason::Spill,
+                    // One that is down, or has just returned.
+                    Some(_) => Reason::Failover,
+                };
+                return Decision {
+                    cluster: Some(cluster),
+                    reason,
+                };
+            }
+            availability => passed = passed.or(Some((cluster, availability))),
+        }
+    }
+    match passed {
+        Some((cluster, _)) => Decision {
+            cluster: Some(cluster),
+            reason: Reason::AllDown,
+        },
+        None => Decision {
+            cluster: None,
+            reason: Reason::NoAddress,
+        },
+    }
+}
+
+fn by_time(q: &Inputs<'_>) -> Decision {
+    let placed = if q.placed {
+        Reason::Geo
+    } else {
+        Reason::Unplaced
+    };
+    let explores = ((q.random >> 32) as u32) < q.explore_below;
+    if q.rtt.is_none() && !explores {
+        return first_open(q, q.order.iter().copied(), |_| placed);
+    }
+    let ranking = rank_by_time(q);
+    let is_open = |r: &&Ranked| {
+        q.state(r.cluster).availability(q.family) == Availability::Open
+            && q.state(r.cluster).takes_all()
+    };
+    if explores && let Some(second) = ranking.items().iter().filter(is_open).nth(1) {
+        return Decision {
+            cluster: Some(second.cluster),
+            reason: Reason::Explore,
+        };
+    }
+    let measured = |cluster| {
+        ranking
+            .items()
+            .iter()
+            .any(|r| r.cluster == cluster && r.measured)
+    };
+    first_open(q, ranking.items().iter().map(|r| r.cluster), |c| {
+        if measured(c) { Reason::Rtt } else { placed }
+    })
+}
+
+/// Weighted and in turn: among those that are up, or all when none is, whoever asks. What a cluster
+/// takes less than all counts as less weight, and as turns that it leaves to the next.
+fn by_chance(q: &Inputs<'_>) -> Decision {
+    for up in [true, false] {
+        let is_candidate = move |c: u16| match q.state(c).availability(q.family) {
+            Availability::Open | Availability::Full => up,
+            Availability::Down => !up,
+            Availability::NoAddress => false,
+        };
+        let candidates = || q.order.iter().copied().filter(move |c| is_candidate(*c));
+        let count = candidates().count() as u64;
+        if count == 0 {
+            continue;
+        }
+        let most = if up {
+            q.most(q.order.iter().copied())
+        } else {
+            0
+        };
+        let cluster = match q.policy {
+            SelectionPolicy::Weighted => {
+                let part = |c: u16| {
+                    if most == 0 {
+                        1 << 10
+                    } else {
+                        u64::from(q.part(c) >> 22) + 1
+                    }
+                };
+                let weight = |c: u16| {
+                    u64::from(q.state(c).weight)
+                        * if q.part(c) == 0 && most > 0 {
+                            0
+                        } else {
+                            part(c)
+                        }
+                };
+                let total: u64 = candidates().map(weight).sum();
+                // Weights of nothing but zero are equal weights.
+                let (weight, total): (&dyn Fn(u16) -> u64, u64) = if total > 0 {
+                    (&weight, total)
+                } else {
+                    (&|_| 1, count)
+                };
+                let mut left =
+                    ((u128::from((q.random >> 16) & 0xffff_ffff) * u128::from(total)) >> 32) as u64;
+                candidates().find(|c| match left.checked_sub(weight(*c)) {
+                    Some(rest) => {
+                        left = rest;
+                        false
+                    }
+                    None => true,
+                })
+            }
+            _ => {
+                let turn = (q.turn % count) as usize;
+                candidates()
+                    .cycle()
+                    .skip(turn)
+                    .take(count as usize)
+                    .find(|c| q.takes(*c, most))
+                    .or_else(|| candidates().nth(turn))
+            }
+        };
+        let all_full =
+            || candidates().all(|c| q.state(c).availability(q.family) == Availability::Full);
+        let reason = match (up, q.policy) {
+            (false, _) => Reason::AllDown,
+            _ if all_full() => Reason::AllFull,
+            (_, SelectionPolicy::Weighted) => Reason::Weighted,
+            _ => Reason::RoundRobin,
+        };
+        return Decision { cluster, reason };
+    }
+    Decision {
+        cluster: None,
+        reason: Reason::NoAddress,
+    }
+}
+
+#[cfg(test)]
+mod tests;
