@@ -91,15 +91,17 @@ impl Handler {
             worker.tally.ignored();
             return false;
         };
-        let mut draft = Draft::new(&query, message, client, transport);
+        let mut draft = Draft::new(&query, client, transport);
 
         match self.precheck(&mut draft, worker) {
             Next::Write => draft.write_empty(out),
             Next::Chaos(question) => draft.write_chaos(question, &self.server_id, out),
-            Next::Resolve(question) => match resolve(&mut draft, snapshot, worker, question) {
-                Some((answer, choice)) => draft.write_answer(&answer, choice.as_ref(), out),
-                None => draft.write_empty(out),
-            },
+            Next::Resolve(question) => {
+                match answer_from_zones(&mut draft, snapshot, worker, question) {
+                    Some((answer, choice)) => draft.write_answer(&answer, choice.as_ref(), out),
+                    None => draft.write_empty(out),
+                }
+            }
         }
 
         let qtype = query.question.as_ref().map(|q| q.qtype);
@@ -228,7 +230,7 @@ fn check_question<'q>(draft: &mut Draft<'_>, question: &'q Question) -> Next<'q>
 
 /// Looks the question up and selects addresses; `None` for a response without records, whose error
 /// is in the draft.
-fn resolve<'z>(
+fn answer_from_zones<'z>(
     draft: &mut Draft<'_>,
     snapshot: &'z Snapshot,
     worker: &mut Worker,

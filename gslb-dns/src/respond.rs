@@ -29,7 +29,7 @@ pub(crate) mod ede {
 
 /// A response before it is written: the query, and the results of the steps so far.
 pub(crate) struct Draft<'q> {
-    pub(crate) query: &'q Query,
+    pub(crate) query: &'q Query<'q>,
     /// The question's bytes as they were sent.
     question: Option<&'q [u8]>,
     /// Length of the query.
@@ -49,14 +49,9 @@ pub(crate) struct Draft<'q> {
 }
 
 impl<'q> Draft<'q> {
-    /// A response without an error to a query, of which `message` is the bytes.
-    pub(crate) fn new(
-        query: &'q Query,
-        message: &'q [u8],
-        client: IpAddr,
-        transport: Transport,
-    ) -> Self {
-        let question = query.question.as_ref();
+    /// A response to a query, without an error so far.
+    pub(crate) fn new(query: &'q Query<'q>, client: IpAddr, transport: Transport) -> Self {
+        let (message, question) = (query.message, query.question.as_ref());
         Self {
             query,
             question: question.and_then(|q| message.get(HEADER_BYTES..q.end)),

@@ -13,7 +13,9 @@ pub const QUERY_BYTES_MAX: usize = 4095;
 
 /// A query, as far as it could be understood.
 #[derive(Debug, Clone)]
-pub struct Query {
+pub struct Query<'m> {
+    /// Its bytes.
+    pub message: &'m [u8],
     /// Message ID.
     pub id: u16,
     /// The flags word as sent.
@@ -43,7 +45,7 @@ pub struct Question {
     pub end: usize,
 }
 
-impl Query {
+impl<'m> Query<'m> {
     /// The operation code.
     pub fn opcode(&self) -> u16 {
         (self.flags & flag::OPCODE) >> 11
@@ -51,10 +53,11 @@ impl Query {
 
     /// Parses a message, of which no more than one byte after [`QUERY_BYTES_MAX`] is needed. `None`
     /// for what must not be answered: shorter than a header, or a response.
-    pub fn parse(message: &[u8]) -> Option<Self> {
+    pub fn parse(message: &'m [u8]) -> Option<Self> {
         let header = message.get(..HEADER_BYTES)?;
         let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
         let mut query = Self {
+            message,
             id: word(0),
             flags: word(2),
             question_count: word(4),
@@ -66,15 +69,14 @@ impl Query {
         if query.flags & flag::QR != 0 {
             return None;
         }
-        query.is_malformed = query
-            .parse_body(message, [word(6), word(8), word(10)])
-            .is_none()
+        query.is_malformed = query.parse_body([word(6), word(8), word(10)]).is_none()
             || message.len() > QUERY_BYTES_MAX;
         Some(query)
     }
 
     /// Reads the sections; `None` at the first thing that is wrong.
-    fn parse_body(&mut self, message: &[u8], counts: [u16; 3]) -> Option<()> {
+    fn parse_body(&mut self, counts: [u16; 3]) -> Option<()> {
+        let message = self.message;
         let mut at = HEADER_BYTES;
         match self.question_count {
             0 => {}
