@@ -1,14 +1,14 @@
 //! DNS cookies (RFC 7873) in the interoperable form of RFC 9018: SipHash-2-4 over client cookie,
 //! time and address.
 //!
-//! Pure: secrets and time are arguments. Two secrets are live, so that a change of secret costs no
-//! client anything.
+//! Pure: secrets and time are arguments. Two secrets are valid at a time, so that a change of the
+//! secret invalidates no cookie that is in use.
 
 use std::net::IpAddr;
 
 /// Cookies older than this are not accepted (RFC 9018 section 4.3).
 const AGE_MAX_SECONDS: i32 = 3600;
-/// Cookies from further ahead than this are not accepted.
+/// Cookies with a time further in the future than this are not accepted.
 const AHEAD_MAX_SECONDS: i32 = 300;
 /// A valid cookie older than this is replaced by a new one.
 const RENEW_AFTER_SECONDS: i32 = 1800;
@@ -23,9 +23,9 @@ impl std::fmt::Debug for CookieSecret {
     }
 }
 
-/// What secrets are made of: one for each day, so that every name server that has the key has the
-/// same secrets on the same day, without a word between them, and understands the cookies of the
-/// others (RFC 9018 section 3; needed where several answer on one anycast address).
+/// The key that daily secrets are derived from. Every name server that has the key has the same
+/// secret on the same day, without exchanging anything, and accepts the cookies of the others (RFC
+/// 9018 section 3; required where several servers share one anycast address).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct CookieKey([u8; 32]);
 
@@ -35,19 +35,19 @@ impl std::fmt::Debug for CookieKey {
     }
 }
 
-/// What sets this use of the node key apart from any other.
+/// Separates this use of the node key from any other.
 const KEY_CONTEXT: &str = "nearcast 2026-11-27 DNS server cookie secrets";
 /// How long a secret makes cookies (RFC 9018 section 5 asks for a change at least every 36 days).
 const PERIOD_SECONDS: u32 = 24 * 3600;
 
 impl CookieKey {
-    /// Of the fleet's node key: the same on every name server that has it. The node key cannot be
-    /// found from it, nor from any cookie.
+    /// Derived from the fleet's node key: the same on every name server that has it. Neither it nor
+    /// any cookie reveals the node key.
     pub fn of_fleet(node_key: &str) -> Self {
         Self(blake3::derive_key(KEY_CONTEXT, node_key.as_bytes()))
     }
 
-    /// Of random bytes, for a name server of its own.
+    /// From random bytes, for a name server without a node key.
     pub fn of_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
@@ -63,20 +63,20 @@ impl CookieKey {
     }
 }
 
-/// The live secrets. A cookie says when it was made, which says whose day's secret it needs: the
-/// current one, or the one before for as long as that day's cookies hold.
+/// The valid secrets. A cookie holds the time it was made at, which says which day's secret
+/// verifies it: that of the current day or of the day before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CookieSecrets {
     key: CookieKey,
     /// The key before the last change of key.
     former: Option<CookieKey>,
-    /// Secrets of `key` by day, those of the days around the one that this was made on.
+    /// Secrets of `key` by day, for the days around the one that this was made on.
     days: [(u32, CookieSecret); 3],
 }
 
 impl CookieSecrets {
-    /// Secrets of a key, quickest on the days around `now` (Unix seconds). Cookies of a former key
-    /// still hold.
+    /// Secrets of a key, computed ahead for the days around `now` (Unix seconds). Cookies of a
+    /// former key remain valid.
     pub fn new(key: CookieKey, former: Option<CookieKey>, now: u32) -> Self {
         let days = [
             now.saturating_sub(PERIOD_SECONDS),
@@ -90,7 +90,8 @@ impl CookieSecrets {
         }
     }
 
-    /// The same on another day, or with another key, after which cookies of this one still hold.
+    /// The secrets for another day or another key. After a change of key, cookies of the old one
+    /// remain valid.
     pub fn renewed(&self, key: CookieKey, now: u32) -> Self {
         let former = if key == self.key {
             self.former
@@ -109,12 +110,12 @@ impl CookieSecrets {
     }
 }
 
-/// What a server cookie was worth.
+/// The result of checking a server cookie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CookieCheck {
-    /// Made by us for that client, and in time.
+    /// Made by this fleet for that client, and not expired.
     Valid {
-        /// Whether the same cookie may be given back.
+        /// Whether the same cookie can be sent back.
         is_recent: bool,
     },
     /// Anything else.
@@ -183,8 +184,8 @@ fn digest(secret: &CookieSecret, client_cookie: [u8; 8], fixed: &[u8], client: I
     siphash(&secret.0, &input[..len])
 }
 
-/// SipHash-2-4 (Aumasson and Bernstein, 2012). The standard library's hasher has other rounds
-/// behind no stable promise.
+/// SipHash-2-4 (Aumasson and Bernstein, 2012). The standard library's hasher guarantees no
+/// algorithm.
 fn siphash(key: &[u8; 16], input: &[u8]) -> u64 {
     let word = |b: &[u8]| {
         let mut w = [0; 8];

@@ -1,7 +1,7 @@
 //! Batched UDP: many datagrams a system call, answered from the address they were sent to.
 //!
-//! The only module of this crate with unsafe code. Knows sockets and buffers, and of DNS how long a
-//! query may be.
+//! The only module of this crate with unsafe code. Knows sockets and buffers, and the longest
+//! query.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -13,7 +13,7 @@ use crate::message::QUERY_BYTES_MAX;
 
 /// Datagrams a system call.
 pub(crate) const BATCH: usize = 64;
-/// Bytes that are read of a datagram: enough to see that it is too long for a query.
+/// Bytes read of a datagram: enough to see that it is too long for a query.
 const DATAGRAM_BYTES_MAX: usize = QUERY_BYTES_MAX + 1;
 /// Words of ancillary data a datagram: room for one packet-information message of either family.
 const CONTROL_WORDS: usize = 8;
@@ -25,9 +25,9 @@ pub(crate) struct Batch {
     names: Vec<libc::sockaddr_storage>,
     controls: Vec<[u64; CONTROL_WORDS]>,
     input: Vec<u8>,
-    /// Headers that the kernel has written to since they were last made ready.
+    /// Headers that the kernel has written to since they were last reset.
     used: usize,
-    /// Reused for sending; index of the datagram that each answers.
+    /// Headers for sending, reused.
     outgoing: Vec<libc::mmsghdr>,
     outgoing_vectors: Vec<libc::iovec>,
 }
@@ -69,8 +69,8 @@ impl Batch {
             outgoing: vec![header; BATCH],
             outgoing_vectors: vec![vector; BATCH],
         };
-        // None of the vectors ever grows, so these pointers hold as long as the batch, wherever it
-        // is moved.
+        // None of the vectors ever grows, so these pointers stay valid as long as the batch lives,
+        // even when it is moved.
         for (i, chunk) in batch.input.chunks_exact_mut(DATAGRAM_BYTES_MAX).enumerate() {
             batch.vectors[i] = libc::iovec {
                 iov_base: chunk.as_mut_ptr().cast(),
@@ -85,11 +85,7 @@ impl Batch {
         batch
     }
 
-    /// Waits for one datagram at least (or the socket's read time-out) and takes what else is
-    /// there.
-    ///
-    /// # Errors
-    /// Those of `recvmmsg(2)`.
+    /// Waits for one datagram (or the socket's read time-out) and takes all that have arrived.
     pub(crate) fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
         for header in &mut self.headers[..self.used] {
             header.msg_hdr.msg_namelen =
@@ -112,7 +108,7 @@ impl Batch {
         };
         match usize::try_from(got) {
             Ok(count) => {
-                // The kernel may have touched the one after the last, on which it failed.
+                // The kernel may have written to the one after the last, on which it failed.
                 self.used = (count + 1).min(BATCH);
                 Ok(count)
             }
@@ -123,7 +119,7 @@ impl Batch {
         }
     }
 
-    /// The `i`-th datagram received and who sent it; `None` when its sender cannot be answered.
+    /// The `i`-th datagram received and its sender; `None` when the sender cannot be answered.
     pub(crate) fn datagram(&self, i: usize) -> Option<(SocketAddr, &[u8])> {
         let header = self.headers.get(i)?;
         let from = socket_address(&self.names[i])?;
@@ -132,11 +128,8 @@ impl Batch {
         Some((from, bytes))
     }
 
-    /// Sends answers to datagrams of the last batch. One that cannot be sent is left out: its
-    /// client asks again.
-    ///
-    /// # Errors
-    /// The last error of `sendmmsg(2)`, after everything was tried.
+    /// Sends answers to datagrams of the last batch. An answer that cannot be sent is dropped: its
+    /// client retries.
     pub(crate) fn send(
         &mut self,
         socket: &UdpSocket,
@@ -183,7 +176,7 @@ impl Batch {
                 Err(_) => {
                     let error = io::Error::last_os_error();
                     if error.kind() != io::ErrorKind::Interrupted {
-                        // The error belongs to the first one that was left.
+                        // The error belongs to the first answer that was not sent.
                         sent += 1;
                         result = Err(error);
                     }
@@ -193,9 +186,9 @@ impl Batch {
         result
     }
 
-    /// Turns the packet information that came with a datagram into the one that sends from the
-    /// address it was sent to; gives its length, 0 when there is none (a socket bound to one
-    /// address needs none).
+    /// Turns the packet information received with a datagram into the one that sends from the
+    /// address the datagram was sent to; gives its length, 0 when there is none (a socket bound to
+    /// one address needs none).
     fn source_control(&mut self, i: usize) -> usize {
         let header = &self.headers[i].msg_hdr;
         if header.msg_controllen == 0 {
@@ -211,7 +204,7 @@ impl Batch {
                     (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                         let data = libc::CMSG_DATA(message).cast::<libc::in_pktinfo>();
                         let mut info = data.read_unaligned();
-                        // Routing decides the interface; the address asked becomes the source.
+                        // Routing decides the interface; the address queried becomes the source.
                         info.ipi_ifindex = 0;
                         data.write_unaligned(info);
                         return header.msg_controllen;
@@ -233,7 +226,7 @@ impl Batch {
     }
 }
 
-/// An address that the kernel filled in; `None` for port 0, which nobody can be answered on.
+/// An address that the kernel filled in; `None` for port 0, which cannot be answered.
 fn socket_address(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
     let address = match i32::from(name.ss_family) {
         libc::AF_INET => {
@@ -261,11 +254,8 @@ fn socket_address(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
     (address.port() != 0).then_some(address)
 }
 
-/// Asks for packet information when the socket is bound to all addresses, and keeps answers from
-/// relying on path MTU discovery that an attacker can feed (RFC 9715 section 3.1).
-///
-/// # Errors
-/// Those of `setsockopt(2)`.
+/// Requests packet information when the socket is bound to all addresses, and turns off path MTU
+/// discovery, which an attacker can feed (RFC 9715 section 3.1).
 pub(crate) fn prepare(socket: &UdpSocket, address: SocketAddr) -> io::Result<()> {
     let (level, discover, omit, info) = if address.is_ipv4() {
         (

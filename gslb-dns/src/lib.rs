@@ -181,10 +181,9 @@ fn zone_failure(faults: &[ZoneError]) -> Failure {
     Failure::new(FailureKind::Usage, lines.join("\n"))
 }
 
-/// The key of cookies: the one that all name servers of the fleet have, or one of its own for a
-/// server without a node key, which it keeps.
+/// The cookie key: the one that all name servers of the fleet derive from the node key, or a random
+/// one for a server without a node key, which keeps it while it runs.
 fn cookie_key(fleet: &Fleet, own: Option<CookieKey>) -> Result<CookieKey, Failure> {
-    use std::io::Read as _;
     if !fleet.node_key.0.is_empty() {
         return Ok(CookieKey::of_fleet(&fleet.node_key.0));
     }
@@ -192,14 +191,10 @@ fn cookie_key(fleet: &Fleet, own: Option<CookieKey>) -> Result<CookieKey, Failur
         return Ok(own);
     }
     let mut bytes = [0; 32];
-    std::fs::File::open("/dev/urandom")
-        .and_then(|mut f| f.read_exact(&mut bytes))
-        .map_err(|e| {
-            Failure::new(
-                FailureKind::System,
-                format!("cannot read /dev/urandom: {e} (mount /dev for this process)"),
-            )
-        })?;
+    getrandom::fill(&mut bytes).map_err(|e| {
+        let message = format!("the system gives no random numbers: {e}");
+        Failure::new(FailureKind::System, message)
+    })?;
     Ok(CookieKey::of_bytes(bytes))
 }
 

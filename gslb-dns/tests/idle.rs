@@ -153,7 +153,7 @@ async fn clients_that_do_not_read_give_way() {
             .await
             .expect("connected")
             .into_split();
-        let (framed, written) = (framed.clone(), Arc::clone(&written));
+        let (framed, written) = (framed.clone(), written.clone());
         let writing = tokio::spawn(async move {
             while writer.write_all(&framed).await.is_ok() {
                 written.fetch_add(1, Ordering::Relaxed);

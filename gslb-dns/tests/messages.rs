@@ -1104,7 +1104,7 @@ fn it_ends_under_load_too() {
     let server = Server::start();
     let address = server.address;
     let done = std::sync::Arc::new(AtomicBool::new(false));
-    let seen = std::sync::Arc::clone(&done);
+    let seen = done.clone();
     let load = std::thread::spawn(move || {
         let sockets: Vec<_> = (0..16)
             .map(|_| std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port"))

@@ -1,11 +1,11 @@
-//! EDNS (RFC 6891): the OPT record of a query and that of a response, with the options that are used
-//! here: client subnet (RFC 7871), cookies (RFC 7873), NSID, keepalive, zone version.
+//! EDNS (RFC 6891): the OPT record of a query and of a response, with the options used here: client
+//! subnet (RFC 7871), cookies (RFC 7873), NSID, keepalive and zone version.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::registry::option;
 
-/// Client subnet as sent (RFC 7871 section 6), already checked.
+/// A valid client subnet as sent (RFC 7871 section 6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientSubnet {
     /// 0 (no family, no address), 1 (IPv4) or 2 (IPv6).
@@ -17,8 +17,8 @@ pub struct ClientSubnet {
 }
 
 impl ClientSubnet {
-    /// Checks the data of an option in a query: known family, zero scope, the right number of
-    /// octets, no stray bits.
+    /// Checks the data of the option in a query: a known family, a scope of zero, the right number
+    /// of octets, and no bits beyond the prefix.
     pub(super) fn parse(data: &[u8]) -> Option<Self> {
         let [f1, f0, source_prefix, scope, octets @ ..] = data else {
             return None;
@@ -54,7 +54,7 @@ impl ClientSubnet {
         })
     }
 
-    /// The option's data for a response with that scope.
+    /// Writes the option's data for a response with that scope.
     pub(super) fn write(&self, out: &mut Vec<u8>, scope_prefix: u8) {
         out.extend_from_slice(&self.family.to_be_bytes());
         out.extend_from_slice(&[self.source_prefix, scope_prefix]);
@@ -71,7 +71,7 @@ impl ClientSubnet {
 pub struct Cookie {
     /// The client's part.
     pub client: [u8; 8],
-    /// The server's part as the client had it, when it is of our length.
+    /// The server's part that the client sent, when it has the length of ours.
     pub server: Option<[u8; 16]>,
 }
 
@@ -88,7 +88,7 @@ impl Cookie {
     }
 }
 
-/// What the OPT record of a query says.
+/// The OPT record of a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Edns {
     /// Offered UDP payload size.
@@ -101,16 +101,16 @@ pub struct Edns {
     pub subnet: Option<ClientSubnet>,
     /// Cookie.
     pub cookie: Option<Cookie>,
-    /// The name server identifier is asked for.
+    /// Whether the name server identifier is requested.
     pub nsid: bool,
-    /// The TCP keepalive time-out is asked for.
+    /// Whether the TCP keepalive time-out is requested.
     pub keepalive: bool,
-    /// The zone version is asked for.
+    /// Whether the zone version is requested.
     pub zone_version: bool,
 }
 
 impl Edns {
-    /// Reads the options; `None` when one is cut short or breaks its own format.
+    /// Reads the options; `None` when one is cut short or malformed.
     pub(super) fn parse_options(&mut self, mut data: &[u8]) -> Option<()> {
         while !data.is_empty() {
             let head = data.get(..4)?;
@@ -124,7 +124,7 @@ impl Edns {
                 option::ECS if self.subnet.is_none() => {
                     self.subnet = Some(ClientSubnet::parse(value)?)
                 }
-                // Two client subnets contradict one another.
+                // Two client subnets contradict each other.
                 option::ECS => return None,
                 option::COOKIE if self.cookie.is_none() => {
                     self.cookie = Some(Cookie::parse(value)?)
@@ -141,14 +141,14 @@ impl Edns {
     }
 }
 
-/// What the OPT record of a response says.
+/// The OPT record of a response.
 #[derive(Debug, Clone, Default)]
 pub struct OptRecord<'o> {
     /// The whole response code.
     pub rcode: u16,
     /// Copied from the query (RFC 3225).
     pub dnssec_ok: bool,
-    /// The client subnet as sent, with the scope that the answer holds for.
+    /// The client subnet as sent, and the scope that the answer is valid for.
     pub subnet: Option<(ClientSubnet, u8)>,
     /// Client and server cookie.
     pub cookie: Option<[u8; 24]>,
@@ -176,7 +176,7 @@ impl OptRecord<'_> {
             + self.extended_error.map_or(0, |_| 6)
     }
 
-    /// Never: an OPT record has a fixed part.
+    /// Always `false`: an OPT record has a fixed part.
     pub fn is_empty(&self) -> bool {
         false
     }

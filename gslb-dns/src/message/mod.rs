@@ -1,9 +1,9 @@
 //! DNS messages as bytes: a bounded parser for queries and a writer for responses.
 //!
-//! Owns header, question, EDNS and record framing (RFC 1035 section 4, RFC 6891, RFC 7871 section 6).
-//! Knows no zones and no sockets. A library is not used on this path: it would allocate for each query,
-//! and the client subnet's scope and the extended errors must come back exactly; `hickory-proto` judges
-//! the bytes in tests.
+//! Owns header, question, EDNS and record framing (RFC 1035 section 4, RFC 6891, RFC 7871 section
+//! 6). Knows no zones and no sockets. No library is used here: one would allocate for each query,
+//! and the scope of the client subnet and the extended errors must be exact. In tests
+//! `hickory-proto` checks every message.
 
 pub mod registry;
 
@@ -25,7 +25,7 @@ pub use writer::{Owner, Section, Writer};
 
 /// Bytes of a message header.
 pub const HEADER_BYTES: usize = 12;
-/// Largest UDP response, whatever the client offers (RFC 9715, DNS flag day 2020).
+/// Largest UDP response, whatever size the client offers (RFC 9715, DNS flag day 2020).
 pub const UDP_BYTES_MAX: usize = 1232;
 /// UDP response limit for clients without EDNS.
 pub const UDP_BYTES_PLAIN: usize = 512;

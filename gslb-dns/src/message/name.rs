@@ -8,7 +8,7 @@ pub const NAME_BYTES_MAX: usize = 255;
 /// Longest label.
 pub const LABEL_BYTES_MAX: usize = 63;
 
-/// A question name in lower case, uncompressed, with where its labels begin.
+/// A name in lower case, uncompressed.
 #[derive(Clone)]
 pub struct QName {
     bytes: [u8; NAME_BYTES_MAX],
@@ -28,7 +28,7 @@ impl QName {
         len: 1,
     };
 
-    /// From wire bytes of a valid name; `None` when they are longer than a name may be.
+    /// From the wire form of a valid name; `None` when it is longer than a name may be.
     pub fn from_wire(wire: &[u8]) -> Option<Self> {
         if wire.is_empty() || wire.len() > NAME_BYTES_MAX {
             return None;
@@ -74,8 +74,8 @@ impl QName {
     }
 }
 
-/// A wire name as text, for people and logs: escapes what is not plain, ends without a dot (the
-/// root is `.`).
+/// A wire name as text, for people and logs: special bytes are escaped, and there is no dot at the
+/// end (the root is `.`).
 pub fn presentation(wire: &[u8]) -> String {
     use std::fmt::Write as _;
     if wire.len() <= 1 {
@@ -116,7 +116,7 @@ pub fn labels(wire: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Whether these bytes are one whole uncompressed name.
+/// Whether these bytes are exactly one uncompressed name.
 pub fn is_name(wire: &[u8]) -> bool {
     let mut at = 0;
     while let Some(&len) = wire.get(at) {
@@ -161,8 +161,8 @@ pub fn is_at_or_below(name: &[u8], ancestor: &[u8]) -> bool {
     false
 }
 
-/// A possibly compressed name in lower case. Each pointer must lead before the part of the name
-/// that it ends.
+/// Expands a possibly compressed name, in lower case. Each pointer must lead before the part of the
+/// name that it ends.
 pub(super) fn expand_name(message: &[u8], start: usize) -> Option<QName> {
     let mut name = QName {
         bytes: [0; NAME_BYTES_MAX],
@@ -195,8 +195,8 @@ pub(super) fn expand_name(message: &[u8], start: usize) -> Option<QName> {
     }
 }
 
-/// Where a possibly compressed name ends. A pointer must point before the name it is in, so that
-/// following it could never loop; it is not followed here.
+/// The end of a possibly compressed name. A pointer must lead before the name it is in, so that
+/// following it cannot loop; it is not followed here.
 pub(super) fn skip_name(message: &[u8], start: usize) -> Option<usize> {
     let mut at = start;
     loop {

@@ -1,5 +1,5 @@
-//! The bounded parser of queries: header, question and the frames of the records behind it. It keeps no
-//! heap memory and reads each byte at most once.
+//! The bounded parser of queries: header, question and the frames of the records behind it. It
+//! allocates nothing and reads each byte at most once.
 
 use super::HEADER_BYTES;
 use super::edns::Edns;
@@ -7,11 +7,11 @@ use super::name::{QName, skip_name};
 use super::registry::{flag, rtype};
 use super::tsig::TsigAt;
 
-/// Longest message that is read as a query. Longer ones hold nothing that is served here; they are
-/// read this far and are a format error.
+/// Longest message that is read as a query. A longer one holds nothing that is served here: it is
+/// read up to this length and is a format error.
 pub const QUERY_BYTES_MAX: usize = 4095;
 
-/// A query, as far as it could be understood.
+/// A query, as much of it as could be parsed.
 #[derive(Debug, Clone)]
 pub struct Query<'m> {
     /// Its bytes.
@@ -20,7 +20,7 @@ pub struct Query<'m> {
     pub id: u16,
     /// The flags word as sent.
     pub flags: u16,
-    /// Questions announced.
+    /// Number of questions in the header.
     pub question_count: u16,
     /// The question, when there is exactly one and it is well formed.
     pub question: Option<Question>,
@@ -28,7 +28,7 @@ pub struct Query<'m> {
     pub edns: Option<Edns>,
     /// The TSIG record that ends the message.
     pub tsig: Option<TsigAt>,
-    /// Whether the message breaks the format rules.
+    /// Whether the message breaks a rule of the format.
     pub is_malformed: bool,
 }
 
@@ -41,7 +41,7 @@ pub struct Question {
     pub qtype: u16,
     /// Class.
     pub qclass: u16,
-    /// Where the question ends in the query: bytes 12 to this are echoed as sent.
+    /// End of the question in the query: bytes 12 to this are sent back unchanged.
     pub end: usize,
 }
 
@@ -51,8 +51,8 @@ impl<'m> Query<'m> {
         (self.flags & flag::OPCODE) >> 11
     }
 
-    /// Parses a message, of which no more than one byte after [`QUERY_BYTES_MAX`] is needed. `None`
-    /// for what must not be answered: shorter than a header, or a response.
+    /// Parses a message, of which the first [`QUERY_BYTES_MAX`] bytes and one more suffice. `None`
+    /// for a message that must not be answered: shorter than a header, or a response.
     pub fn parse(message: &'m [u8]) -> Option<Self> {
         let header = message.get(..HEADER_BYTES)?;
         let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
@@ -74,7 +74,7 @@ impl<'m> Query<'m> {
         Some(query)
     }
 
-    /// Reads the sections; `None` at the first thing that is wrong.
+    /// Reads the sections; `None` at the first fault.
     fn parse_body(&mut self, counts: [u16; 3]) -> Option<()> {
         let message = self.message;
         let mut at = HEADER_BYTES;
@@ -107,7 +107,7 @@ impl<'m> Query<'m> {
                             dnssec_ok: record.ttl & 0x8000 != 0,
                             ..Edns::default()
                         };
-                        // Options of a version we do not know are not ours to read.
+                        // Options of an unknown EDNS version are not read.
                         let understood = edns.version != 0
                             || edns
                                 .parse_options(&message[record.data_at..record.end])
@@ -149,7 +149,7 @@ impl Question {
     }
 }
 
-/// The frame of a record that is skipped or looked into.
+/// The frame of a record.
 struct RecordHead {
     rtype: u16,
     class: u16,

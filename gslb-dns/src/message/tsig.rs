@@ -1,9 +1,9 @@
-//! The parts of a TSIG record that an unsigned error response repeats (RFC 8945). Keys are not known
-//! here, so nothing is verified.
+//! TSIG records (RFC 8945), only as much as an unsigned error response needs: this server knows no
+//! keys and verifies nothing.
 
 use super::name::{QName, expand_name, is_name, name_bytes};
 
-/// Where a TSIG record is in its message, which is no longer than what is read as a query.
+/// The position of a TSIG record in its message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TsigAt {
     pub(super) start: u16,
@@ -11,7 +11,7 @@ pub struct TsigAt {
     pub(super) end: u16,
 }
 
-/// What an answer to a TSIG record has of it (RFC 8945 section 4.2).
+/// The parts of a query's TSIG record that the response repeats (RFC 8945 section 4.2).
 #[derive(Debug, Clone)]
 pub struct Tsig<'m> {
     /// The key's name.
@@ -21,7 +21,7 @@ pub struct Tsig<'m> {
 }
 
 impl<'m> Tsig<'m> {
-    /// Reads the record at a place of its message; `None` when it breaks the format.
+    /// Reads the record at a position of its message; `None` when it is malformed.
     pub fn read(message: &'m [u8], at: TsigAt) -> Option<Self> {
         let key = expand_name(message, usize::from(at.start))?;
         let data = message.get(usize::from(at.data)..usize::from(at.end))?;
@@ -40,7 +40,7 @@ impl<'m> Tsig<'m> {
         })
     }
 
-    /// Length of the record that answers it.
+    /// Length of the record in the response.
     pub fn answer_len(&self) -> usize {
         self.key.as_bytes().len() + 10 + self.fixed.len() + 8
     }

@@ -6,10 +6,10 @@ use super::registry::{class, option, rtype};
 use super::tsig::Tsig;
 use super::{HEADER_BYTES, UDP_BYTES_MAX};
 
-/// Label starts that the writer remembers as targets of compression pointers.
+/// Most labels that the writer remembers as targets of compression pointers.
 const TARGETS_MAX: usize = 64;
 
-/// Counts of the sections after the question.
+/// The sections after the question, by the position of their count in the header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Section {
     /// Answer.
@@ -20,16 +20,16 @@ pub enum Section {
     Additional = 10,
 }
 
-/// Whose record it is.
+/// The owner of a record.
 #[derive(Debug, Clone, Copy)]
 pub enum Owner<'n> {
-    /// The name that was asked for, in the letter case it was asked in.
+    /// The question's name, in the letter case of the query.
     Question,
     /// Another name, uncompressed.
     Name(&'n [u8]),
 }
 
-/// Writes one message at the end of a buffer that may hold others before it.
+/// Writes one message at the end of a buffer, after what the buffer already holds.
 pub struct Writer<'b> {
     out: &'b mut Vec<u8>,
     start: usize,
@@ -37,7 +37,7 @@ pub struct Writer<'b> {
     target_count: usize,
 }
 
-/// A place to come back to when what follows does not fit.
+/// A position to return to when the records after it do not fit.
 #[derive(Debug, Clone, Copy)]
 pub struct Mark {
     len: usize,
@@ -46,7 +46,7 @@ pub struct Mark {
 }
 
 impl<'b> Writer<'b> {
-    /// Begins a message: header and, when there is one, the question's bytes as they were sent.
+    /// Begins a message: the header and, when there is one, the question's bytes as they were sent.
     pub fn new(out: &'b mut Vec<u8>, id: u16, flags: u16, question: Option<&[u8]>) -> Self {
         let start = out.len();
         out.extend_from_slice(&id.to_be_bytes());
@@ -70,7 +70,7 @@ impl<'b> Writer<'b> {
         self.out.len() - self.start
     }
 
-    /// Whether nothing was written; a message has a header at least.
+    /// Always `false`: a message has a header.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -88,7 +88,7 @@ impl<'b> Writer<'b> {
         self.out[at] = self.out[at] & 0xf0 | (code & 0x0f) as u8;
     }
 
-    /// Where the message is now.
+    /// The current position.
     pub fn mark(&self) -> Mark {
         let mut counts = [0; 6];
         counts.copy_from_slice(&self.out[self.start + 6..self.start + 12]);
@@ -99,14 +99,14 @@ impl<'b> Writer<'b> {
         }
     }
 
-    /// Forgets everything written since the mark.
+    /// Removes everything written since the mark.
     pub fn rewind(&mut self, mark: Mark) {
         self.out.truncate(self.start + mark.len);
         self.out[self.start + 6..self.start + 12].copy_from_slice(&mark.counts);
         self.target_count = mark.target_count;
     }
 
-    /// Remembers the labels of the name that was written at `at` as pointer targets.
+    /// Remembers the labels of the name at `at` as targets of pointers.
     fn remember(&mut self, mut at: usize) {
         let message = &self.out[self.start..];
         while let Some(&len) = message.get(at) {
@@ -120,7 +120,7 @@ impl<'b> Writer<'b> {
         }
     }
 
-    /// Whether the name at `at` in the message is `name` (uncompressed), letter case aside.
+    /// Whether the name at `at` in the message equals `name` (uncompressed), ignoring letter case.
     fn is_name_at(&self, mut at: usize, mut name: &[u8]) -> bool {
         let message = &self.out[self.start..];
         loop {
@@ -128,7 +128,7 @@ impl<'b> Writer<'b> {
                 return false;
             };
             if len >= 0xc0 {
-                // Only pointers that this writer wrote are here; each points backwards.
+                // Every pointer here was written by this writer and leads backwards.
                 let Some(&low) = message.get(at + 1) else {
                     return false;
                 };
@@ -150,7 +150,8 @@ impl<'b> Writer<'b> {
         }
     }
 
-    /// Writes a name, compressed where its end was written before (RFC 1035 section 4.1.4).
+    /// Writes a name; a suffix that the message already holds becomes a pointer (RFC 1035 section
+    /// 4.1.4).
     pub fn name(&mut self, name: &[u8]) {
         let mut rest = name;
         let at = self.len();
@@ -172,7 +173,7 @@ impl<'b> Writer<'b> {
         self.remember(at);
     }
 
-    /// Writes a record's owner: a pointer to the question when it has that name.
+    /// Writes a record's owner: a pointer to the question where the names are equal.
     fn owner(&mut self, owner: Owner<'_>) {
         match owner {
             // A pointer to the root would be longer than the root.
@@ -223,7 +224,8 @@ impl<'b> Writer<'b> {
         self.count(section);
     }
 
-    /// The same for data of a fixed length without names, of class IN: one copy into the message.
+    /// Writes a record of class IN whose data has a fixed length and no names, with one copy into
+    /// the message.
     pub fn small_record<const N: usize>(
         &mut self,
         section: Section,
@@ -249,8 +251,8 @@ impl<'b> Writer<'b> {
         self.out[at..at + 2].copy_from_slice(&count.to_be_bytes());
     }
 
-    /// Writes the TSIG record of a response that is not signed, with its error (RFC 8945 section
-    /// 5.3.2): always the last.
+    /// Writes the TSIG record of an unsigned response with its error (RFC 8945 section 5.3.2):
+    /// always the last record.
     pub fn tsig(&mut self, asked: &Tsig<'_>, original_id: u16, error: u16) {
         self.out.extend_from_slice(asked.key.as_bytes());
         self.out.extend_from_slice(&rtype::TSIG.to_be_bytes());
@@ -266,7 +268,7 @@ impl<'b> Writer<'b> {
         self.count(Section::Additional);
     }
 
-    /// Writes the OPT record: the last but for TSIG.
+    /// Writes the OPT record: the last one, except for TSIG.
     pub fn opt(&mut self, opt: &OptRecord<'_>) {
         let ttl = u32::from(opt.rcode >> 4) << 24 | if opt.dnssec_ok { 0x8000 } else { 0 };
         self.out.push(0);

@@ -7,15 +7,15 @@ use crate::random::mix;
 
 /// Most addresses in one answer.
 pub(super) const ADDRESSES_MAX: usize = 8;
-/// Addresses looked at for one answer where they weigh differently.
+/// Most addresses considered for one answer where their weights differ.
 const WEIGHED_MAX: usize = 64;
 
-/// How much a node's address is given.
+/// The weight of a node's address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Weight {
     /// Relative to the others of its pool.
     pub(super) weight: u16,
-    /// The share that it has of its clients while it returns, `u16::MAX` for all.
+    /// The share of its clients that it gets while it returns, `u16::MAX` for all.
     pub(super) ramp: u16,
 }
 
@@ -33,8 +33,7 @@ impl Addresses {
         items: [IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED); ADDRESSES_MAX],
     };
 
-    /// `all`, beginning at the `start`-th one (modulo their number) and going round; what does not
-    /// fit is left out.
+    /// `all` in rotation, starting at the `start`-th one (modulo their number), cut at the limit.
     pub fn rotated(all: &[IpAddr], start: usize) -> Self {
         let mut out = Self::EMPTY;
         if all.is_empty() {
@@ -51,13 +50,13 @@ impl Addresses {
 }
 
 impl Addresses {
-    /// Some of `all` at random, by weights, which stand in the same order.
+    /// Some of `all` at random, by weights, which are in the same order.
     ///
-    /// With `leaves_out` an address is in an answer as often as its weight is of the largest, in
-    /// any order, so that it does not matter which address of an answer resolvers and clients take;
-    /// one always is. Without it, all are there, in an order drawn by weight: many clients may
-    /// share the answer, and are to be spread over all nodes. Nodes that return are left out of
-    /// these too, as often as their ramp says.
+    /// With `leaves_out` the share of answers that hold an address is its weight relative to the
+    /// largest, in any order, so that it does not matter which address of an answer resolvers and
+    /// clients use; one address always remains. Without it all addresses are in the answer, in an
+    /// order drawn by weight: many clients may share the answer and must be spread over all nodes.
+    /// Returning nodes are left out of these too, as often as their ramp says.
     pub(super) fn weighted(
         all: &[IpAddr],
         weights: &[Weight],
@@ -65,7 +64,7 @@ impl Addresses {
         random: u64,
     ) -> Self {
         let mut out = Self::EMPTY;
-        // Of more nodes than are looked at, those from a random one on.
+        // Where there are more nodes than are considered, start at a random one.
         let start = if all.len() > WEIGHED_MAX {
             (mix(random) as usize) % all.len()
         } else {

@@ -14,7 +14,7 @@ impl Steering {
     /// The admin paths of steering: `GET /explain` and `POST /rtt` (with the node key); 404 for
     /// others.
     pub fn admin_extra(self: &Arc<Self>) -> Extra {
-        let steering = Arc::clone(self);
+        let steering = self.clone();
         Arc::new(move |request| {
             let response = steering.admin(&request, now_ms());
             Box::pin(async move { response })
@@ -40,7 +40,7 @@ impl Steering {
     }
 
     fn admin_rtt(&self, request: &Request<Bytes>, now_ms: u64) -> Response<Bytes> {
-        let fleet = Arc::clone(&self.snapshot.load().fleet);
+        let fleet = self.snapshot.load().fleet.clone();
         let caller = match node_key::caller(&fleet, request.headers()) {
             Ok(caller) => caller,
             Err(refused) => return self.refuse_key(&refused, now_ms),

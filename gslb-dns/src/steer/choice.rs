@@ -23,12 +23,13 @@ impl Family {
     }
 }
 
-/// Whom an answer is for: the prefix of the client-subnet option, or the resolver's own address.
+/// The client that an answer is for: the prefix of the client-subnet option, or the resolver's own
+/// address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientPrefix {
     /// An address, with zeros after `source_prefix` bits when it comes from the option.
     pub address: IpAddr,
-    /// How many bits of it are known.
+    /// Number of known bits.
     pub source_prefix: u8,
     /// Whether it comes from a client-subnet option.
     pub from_ecs: bool,
@@ -46,7 +47,7 @@ impl ClientPrefix {
     }
 }
 
-/// Why a client was given its cluster; the label `reason` of `nearcast_dns_selections_total`.
+/// Why a cluster was selected; the label `reason` of `nearcast_dns_selections_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Reason {
@@ -54,20 +55,20 @@ pub enum Reason {
     Geo,
     /// Least round-trip time.
     Rtt,
-    /// The second best, so that it gets measured.
+    /// The second best, to measure it.
     Explore,
     /// At random by weight.
     Weighted,
     /// Each in turn.
     RoundRobin,
-    /// The best one is down, or has just returned and takes a share of its clients alone; this is
+    /// The best one is down, or has just returned and takes only a share of its clients; this is
     /// the next.
     Failover,
-    /// The best one is full and takes a share of its clients alone, this is the next.
+    /// The best one is full and takes only a share of its clients; this is the next.
     Spill,
-    /// Every one that is up is full; they share clients so that all are equally full.
+    /// All clusters that are up are full; they share clients so that all are equally full.
     AllFull,
-    /// Nothing is known about where the client is.
+    /// The client's location is unknown.
     Unplaced,
     /// All are down; the best one's addresses are better than none.
     AllDown,
@@ -91,7 +92,7 @@ impl Reason {
         Self::NoAddress,
     ];
 
-    /// As it stands in metrics, reports and explanations.
+    /// The label in metrics, reports and explanations.
     pub fn label(self) -> &'static str {
         match self {
             Self::Geo => "geo",

@@ -1,8 +1,9 @@
-//! Counting selections without a lock: each worker thread adds to one of a few sets of counters.
+//! Counts selections without a lock: each worker thread adds to one of a few sets of counters.
 //!
-//! A counter for each site, cluster, reason and country would be far more than are ever used, so
-//! those live in a small open-addressed table. SteeringCollector without a country, and those that find no
-//! room there, have a counter for each site, cluster and reason.
+//! Most combinations of site, cluster, reason and country never occur, so their counters are in a
+//! small open-addressed table of atomics. Selections without a country, and those that find no free
+//! slot, have a counter for each site, cluster and reason. A `CounterVec` or a concurrent map would
+//! take a lock and hash strings for every answer.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -11,17 +12,17 @@ use nearcast_fleet::config::Fleet;
 
 use super::choice::Reason;
 
-/// Sets of counters; threads share them evenly.
+/// Number of sets; threads are spread over them evenly.
 const SHARDS: usize = 4;
-/// Counters of a set beyond which there is one set alone: with so many, threads seldom meet at one,
-/// and the sets would take much memory.
+/// Above this size of a set there is only one: threads seldom meet in so many counters, and several
+/// sets would take much memory.
 const SHARED_ABOVE: usize = 1 << 18;
 /// Slots of each set's table by country.
 const SLOTS: usize = 4_096;
-/// Slots looked at before giving up.
+/// Slots probed before the selection is counted without a country.
 const PROBES: usize = 16;
 
-/// What a count is of, by name.
+/// The labels of a count.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct SelectionLabels {
     pub(super) site: String,
@@ -33,12 +34,12 @@ pub(super) struct SelectionLabels {
 
 struct Shard {
     /// Without a country, by site, cluster and reason.
-    elsewhere: Box<[AtomicU64]>,
+    without_country: Box<[AtomicU64]>,
     /// Key (0 for an empty slot) and count.
     by_country: Box<[(AtomicU64, AtomicU64)]>,
 }
 
-/// Counters for one revision of the fleet, whose indexes they are kept by.
+/// The counters for one revision of the fleet, by its indexes.
 pub(super) struct SelectionCounters {
     sites: Vec<String>,
     clusters: Vec<String>,
@@ -53,16 +54,16 @@ fn shard_of_thread() -> usize {
     MINE.with(|mine| *mine)
 }
 
-fn pack(place: usize, country: [u8; 2]) -> u64 {
-    (place as u64 + 1) << 16 | u64::from(u16::from_be_bytes(country))
+fn pack(cell: usize, country: [u8; 2]) -> u64 {
+    (cell as u64 + 1) << 16 | u64::from(u16::from_be_bytes(country))
 }
 
 impl SelectionCounters {
     /// All zero.
     pub(super) fn new(fleet: &Fleet) -> Self {
-        let places = fleet.sites.len() * fleet.clusters.len() * Reason::ALL.len();
+        let cells = fleet.sites.len() * fleet.clusters.len() * Reason::ALL.len();
         let shard = || Shard {
-            elsewhere: (0..places).map(|_| AtomicU64::new(0)).collect(),
+            without_country: (0..cells).map(|_| AtomicU64::new(0)).collect(),
             by_country: (0..SLOTS)
                 .map(|_| (AtomicU64::new(0), AtomicU64::new(0)))
                 .collect(),
@@ -70,7 +71,7 @@ impl SelectionCounters {
         Self {
             sites: fleet.sites.iter().map(|s| s.name.clone()).collect(),
             clusters: fleet.clusters.iter().map(|c| c.name.clone()).collect(),
-            shards: (0..if places > SHARED_ABOVE { 1 } else { SHARDS })
+            shards: (0..if cells > SHARED_ABOVE { 1 } else { SHARDS })
                 .map(|_| shard())
                 .collect(),
         }
@@ -94,15 +95,15 @@ impl SelectionCounters {
         country: Option<[u8; 2]>,
     ) {
         let shard = &self.shards[shard_of_thread() % self.shards.len()];
-        let place = (site * self.clusters.len() + cluster) * Reason::ALL.len() + reason as usize;
-        let Some(elsewhere) = shard.elsewhere.get(place) else {
+        let cell = (site * self.clusters.len() + cluster) * Reason::ALL.len() + reason as usize;
+        let Some(without_country) = shard.without_country.get(cell) else {
             return;
         };
         let Some(country) = country.filter(|c| *c != [0; 2]) else {
-            elsewhere.fetch_add(1, Ordering::Relaxed);
+            without_country.fetch_add(1, Ordering::Relaxed);
             return;
         };
-        let key = pack(place, country);
+        let key = pack(cell, country);
         let start = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize;
         for step in 0..PROBES {
             let (slot, count) = &shard.by_country[(start + step) % SLOTS];
@@ -118,13 +119,13 @@ impl SelectionCounters {
                 return;
             }
         }
-        elsewhere.fetch_add(1, Ordering::Relaxed);
+        without_country.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Adds all counts to `totals`.
     pub(super) fn add_to(&self, totals: &mut BTreeMap<SelectionLabels, u64>) {
-        let kind = |place: usize, country: String| {
-            let (pair, reason) = (place / Reason::ALL.len(), place % Reason::ALL.len());
+        let kind = |cell: usize, country: String| {
+            let (pair, reason) = (cell / Reason::ALL.len(), cell % Reason::ALL.len());
             SelectionLabels {
                 site: self.sites[pair / self.clusters.len()].clone(),
                 cluster: self.clusters[pair % self.clusters.len()].clone(),
@@ -133,9 +134,9 @@ impl SelectionCounters {
             }
         };
         for shard in &*self.shards {
-            let mut add = |place: usize, country: String, count: u64| {
+            let mut add = |cell: usize, country: String, count: u64| {
                 if count > 0 {
-                    *totals.entry(kind(place, country)).or_default() += count;
+                    *totals.entry(kind(cell, country)).or_default() += count;
                 }
             };
             for (slot, count) in &shard.by_country {
@@ -149,8 +150,8 @@ impl SelectionCounters {
                     );
                 }
             }
-            for (place, count) in shard.elsewhere.iter().enumerate() {
-                add(place, String::new(), count.load(Ordering::Relaxed));
+            for (cell, count) in shard.without_country.iter().enumerate() {
+                add(cell, String::new(), count.load(Ordering::Relaxed));
             }
         }
     }

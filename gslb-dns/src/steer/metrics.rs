@@ -117,10 +117,10 @@ impl Collector for SteeringCollector {
             }
         }
         self.cluster_share.reset();
-        for (cluster, taken) in state.fleet.clusters.iter().zip(&state.taken) {
+        for (cluster, accepted) in state.fleet.clusters.iter().zip(&state.accepted) {
             self.cluster_share
                 .with_label_values(&[cluster.name.as_str()])
-                .set(f64::from(taken.by_prefix) / f64::from(WHOLE));
+                .set(f64::from(accepted.by_prefix) / f64::from(WHOLE));
         }
         self.rtt_prefixes.set(state.rtt_map.prefixes as i64);
         let (dropped, refused) = (rtt_dropped_vec(), keys_refused_vec());

@@ -98,8 +98,8 @@ impl Steering {
     ) -> Arc<Self> {
         let current = served.borrow().clone();
         let geo = watch::start(current.fleet.steering.geo_db.as_deref(), registry);
-        let steering = Arc::new(Self::new(current, Arc::clone(&geo.atlas), now_ms()));
-        let selections = SteeringCollector::new(Arc::clone(&steering));
+        let steering = Arc::new(Self::new(current, geo.atlas.clone(), now_ms()));
+        let selections = SteeringCollector::new(steering.clone());
         if let Err(error) = registry.register(Box::new(selections)) {
             tracing::warn!(%error, "selections are not counted in this registry");
         }

@@ -233,7 +233,7 @@ mod tests {
     fn fits_until_something_it_depends_on_changes() {
         let fleet = fixture::fleet();
         let atlas = Atlas::built_in();
-        let plan = Plan::new(&fleet, Arc::clone(&atlas));
+        let plan = Plan::new(&fleet, atlas.clone());
         type Change = fn(&mut Fleet);
         let table: [(Change, bool); 6] = [
             (|_| {}, true),

@@ -47,7 +47,7 @@ pub(super) struct State {
     /// full.
     pub(super) corrections: HashMap<String, f64>,
     /// What these come to, by cluster number and by node name.
-    pub(super) taken: Vec<AcceptedShare>,
+    pub(super) accepted: Vec<AcceptedShare>,
     pub(super) weights: HashMap<String, Weight>,
     pub(super) refreshed_ms: u64,
     /// What operators have drained.
@@ -135,7 +135,7 @@ impl State {
     /// Brings up to date what clusters take of their clients, and the weights of their nodes. Says
     /// whether anything changed.
     pub(super) fn refresh(&mut self, now_ms: u64) -> bool {
-        let fleet = Arc::clone(&self.fleet);
+        let fleet = self.fleet.clone();
         let passed_ms = now_ms.saturating_sub(self.refreshed_ms);
         self.refreshed_ms = now_ms;
         let loads: Vec<Option<ClusterLoad>> = fleet
@@ -144,7 +144,7 @@ impl State {
             .map(|c| self.cluster_load(c))
             .collect();
         self.shares.advance(&loads, now_ms);
-        let mut taken = Vec::with_capacity(fleet.clusters.len());
+        let mut accepted = Vec::with_capacity(fleet.clusters.len());
         let mut weights = HashMap::new();
         for (number, (cluster, load)) in fleet.clusters.iter().zip(&loads).enumerate() {
             let ramp = self.weigh(
@@ -157,14 +157,14 @@ impl State {
             );
             let kept = self.shares.kept(number);
             let full = kept.by_prefix < 1.0 || load.is_some_and(|l| l.ratio() >= share::TARGET);
-            taken.push(AcceptedShare {
+            accepted.push(AcceptedShare {
                 full,
                 by_prefix: share::part(kept.by_prefix * ramp),
                 by_chance: share::part(kept.by_chance * ramp),
             });
         }
-        let changed = taken != self.taken || weights != self.weights;
-        (self.taken, self.weights) = (taken, weights);
+        let changed = accepted != self.accepted || weights != self.weights;
+        (self.accepted, self.weights) = (accepted, weights);
         changed
     }
 
@@ -237,13 +237,13 @@ impl State {
         };
         let mut clusters: Vec<ClusterState> = Vec::with_capacity(self.fleet.clusters.len());
         for (number, cluster) in self.fleet.clusters.iter().enumerate() {
-            let taken = self.taken.get(number).copied().unwrap_or(whole);
+            let accepted = self.accepted.get(number).copied().unwrap_or(whole);
             let mut state = ClusterState {
                 weight: cluster.weight,
                 position: (cluster.place.latitude, cluster.place.longitude),
-                full: taken.full,
-                by_prefix: taken.by_prefix,
-                by_chance: taken.by_chance,
+                full: accepted.full,
+                by_prefix: accepted.by_prefix,
+                by_chance: accepted.by_chance,
                 salt: cluster
                     .name
                     .bytes()
@@ -280,12 +280,12 @@ impl State {
         Snapshot {
             is_shared: clusters.iter().any(|c| !c.takes_all()),
             clusters,
-            fleet: Arc::clone(&self.fleet),
-            zones: Arc::clone(&self.zones),
-            plan: Arc::clone(&self.plan),
-            rtt: Arc::clone(&self.rtt_map),
-            tally: Arc::clone(&self.tally),
-            turns: Arc::clone(&self.turns),
+            fleet: self.fleet.clone(),
+            zones: self.zones.clone(),
+            plan: self.plan.clone(),
+            rtt: self.rtt_map.clone(),
+            tally: self.tally.clone(),
+            turns: self.turns.clone(),
             explore_below: (self.fleet.steering.rtt_explore.clamp(0.0, 1.0) * f64::from(u32::MAX))
                 as u32,
         }

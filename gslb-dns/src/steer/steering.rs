@@ -50,7 +50,7 @@ impl Steering {
             ramps: Ramps::default(),
             shares: Shares::new(&fleet),
             corrections: HashMap::new(),
-            taken: Vec::new(),
+            accepted: Vec::new(),
             weights: HashMap::new(),
             refreshed_ms: now_ms,
             drains: Drains::default(),
@@ -96,7 +96,7 @@ impl Steering {
     /// Takes in what an edge reports; says how many samples were of use.
     pub(super) fn take_report(&self, report: &RttReport, now_ms: u64) -> Result<usize, String> {
         let mut state = self.state();
-        let fleet = Arc::clone(&state.fleet);
+        let fleet = state.fleet.clone();
         let found = fleet.edge(&report.node).map(|(_, node)| node);
         let Some(node) = found else {
             return Err(format!(
@@ -152,7 +152,7 @@ impl Steering {
         now_ms: u64,
     ) {
         let mut state = self.state();
-        let fleet = Arc::clone(&state.fleet);
+        let fleet = state.fleet.clone();
         let Some(health) = state.health.get_mut(node) else {
             return;
         };
@@ -189,7 +189,7 @@ impl Steering {
         atlas: Arc<Atlas>,
         now_ms: u64,
     ) {
-        let current = Arc::clone(&self.state().plan);
+        let current = self.state().plan.clone();
         // The plan can take a while, so it is made without the lock.
         let plan = if current.fits(&fleet, &atlas) {
             current
@@ -244,7 +244,7 @@ impl Steering {
 
     /// The atlas in use.
     pub(super) fn atlas(&self) -> Arc<Atlas> {
-        Arc::clone(&self.snapshot.load().plan.atlas)
+        self.snapshot.load().plan.atlas.clone()
     }
 
     /// SteeringCollector since start.

@@ -639,7 +639,7 @@ fn metrics_sum_over_countries() {
     }
     let registry = prometheus::Registry::new();
     registry
-        .register(Box::new(SteeringCollector::new(Arc::clone(&steering))))
+        .register(Box::new(SteeringCollector::new(steering.clone())))
         .unwrap();
     let text = prometheus::TextEncoder::new()
         .encode_to_string(&registry.gather())

@@ -142,12 +142,12 @@ pub(super) fn spawn(
     shutdown: Shutdown,
 ) {
     tokio::spawn(check_nodes(
-        Arc::clone(steering),
+        steering.clone(),
         served.clone(),
         shutdown.clone(),
     ));
-    tokio::spawn(follow(Arc::clone(steering), served, geo, shutdown.clone()));
-    let steering = Arc::clone(steering);
+    tokio::spawn(follow(steering.clone(), served, geo, shutdown.clone()));
+    let steering = steering.clone();
     tokio::spawn(until(shutdown, async move {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -178,7 +178,7 @@ async fn check_nodes(
     let mut tasks = JoinSet::new();
     let mut running: HashMap<(String, SocketAddr), (HealthCheck, AbortHandle)> = HashMap::new();
     loop {
-        let current = Arc::clone(&served.borrow_and_update().fleet);
+        let current = served.borrow_and_update().fleet.clone();
         let rules = &current.steering.health;
         let mut wanted: HashSet<(String, SocketAddr)> = HashSet::new();
         for node in current.clusters.iter().flat_map(|c| &c.nodes) {
@@ -252,7 +252,7 @@ async fn check_one(
         let begun = Instant::now();
         let outcome = checker.check().await;
         if results
-            .send((Arc::clone(&node), endpoint, outcome))
+            .send((node.clone(), endpoint, outcome))
             .await
             .is_err()
         {
@@ -360,7 +360,7 @@ async fn reload(
     metrics: &GeoMetrics,
 ) {
     let kept = steering.atlas();
-    let worker = Arc::clone(steering);
+    let worker = steering.clone();
     let loaded = run_blocking(move || {
         let (atlas, result) = match path {
             None => (kept, Ok(None)),

@@ -27,14 +27,14 @@ use self::udp::{UdpWorker, udp_socket};
 use crate::handler::Handler;
 use crate::metrics::Metrics;
 
-/// UDP workers an address, whatever the number of cores.
+/// Most UDP workers for one address, whatever the number of cores.
 const WORKERS_MAX: usize = 64;
 /// Wait after an unexpected socket error, so that it cannot spin.
 const ERROR_PAUSE: Duration = Duration::from_millis(20);
-/// TCP connections served at a time. At most as many again wait for one that was asked to give way.
+/// TCP connections served at a time. At most as many newcomers wait for an evicted one to end.
 const CONNECTIONS_MAX: usize = 4096;
 
-/// Everything that listens for DNS, opened but not yet served.
+/// All listening sockets, opened but not yet served.
 pub struct Listeners {
     udp: Vec<UdpSocket>,
     tcp: Vec<TcpListener>,
@@ -65,8 +65,8 @@ impl Listeners {
                 .local_addr()
                 .map_err(|e| Failure::bind("DNS over TCP", address, &e))?;
             let fail = |e: io::Error| Failure::bind("DNS over UDP", bound, &e);
-            // Sockets that share a port would not notice another server there; one that does not
-            // share it does.
+            // Sockets that share a port do not detect another server there; one that does not share
+            // it does.
             drop(udp_socket(bound, false).map_err(fail)?);
             for _ in 0..workers {
                 all.udp.push(udp_socket(bound, true).map_err(fail)?);
@@ -77,16 +77,13 @@ impl Listeners {
         Ok(all)
     }
 
-    /// Where they listen.
+    /// The addresses they listen on.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// Starts serving: UDP on threads of its own, TCP on this Tokio runtime. TCP ends with
-    /// `shutdown`, UDP with [`Serving::drain`].
-    ///
-    /// # Errors
-    /// The system refuses a thread.
+    /// Starts serving: UDP on threads of its own, TCP on this Tokio runtime. TCP stops accepting at
+    /// `shutdown`, UDP stops at [`Serving::drain`].
     pub fn serve(
         self,
         handler: &Arc<Handler>,
@@ -98,9 +95,9 @@ impl Listeners {
         for (index, socket) in self.udp.into_iter().enumerate() {
             let worker = UdpWorker {
                 socket,
-                handler: Arc::clone(handler),
-                metrics: Arc::clone(metrics),
-                stop: Arc::clone(&stop),
+                handler: handler.clone(),
+                metrics: metrics.clone(),
+                stop: stop.clone(),
                 seed: seed(index),
             };
             let thread = std::thread::Builder::new()
@@ -121,10 +118,10 @@ impl Listeners {
         for listener in self.tcp {
             let acceptor = Acceptor {
                 listener,
-                handler: Arc::clone(handler),
-                metrics: Arc::clone(metrics),
-                slots: Arc::clone(&slots),
-                clients: Arc::clone(&clients),
+                handler: handler.clone(),
+                metrics: metrics.clone(),
+                slots: slots.clone(),
+                clients: clients.clone(),
             };
             tasks.spawn(acceptor.run(shutdown.clone()));
         }
@@ -132,13 +129,13 @@ impl Listeners {
             stop,
             threads,
             tasks,
-            slots: Arc::clone(&slots.slots),
+            slots: slots.slots.clone(),
             connections_max: self.connections_max,
         })
     }
 }
 
-/// What serves; told to stop, it finishes what it has begun.
+/// The running workers and connections.
 pub struct Serving {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -148,12 +145,12 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Waits for TCP connections to end, up to `limit`, and ends the UDP workers, which answer
-    /// until then. Call after shutdown was asked for.
+    /// Waits up to `limit` for TCP connections to end, then stops the UDP workers, which answer
+    /// until then. Call after shutdown was requested.
     pub async fn drain(mut self, limit: Duration) {
         let drained = async {
             while self.tasks.join_next().await.is_some() {}
-            // Every slot is free again once every connection has ended.
+            // All slots are free once every connection has ended.
             let _ = self.slots.acquire_many(self.connections_max as u32).await;
         };
         if tokio::time::timeout(limit, drained).await.is_err() {
@@ -167,7 +164,7 @@ impl Serving {
     }
 }
 
-/// A start for a worker's random numbers; distinct for each worker and run.
+/// A seed for a worker's random numbers, different for each worker and run.
 fn seed(index: usize) -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(index)

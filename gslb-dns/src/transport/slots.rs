@@ -1,5 +1,5 @@
-//! Limits of TCP connections: a number for each client, and one for all, in which the connection that
-//! has been idle longest makes way for a new one.
+//! Limits of TCP connections: one for each client, and one for all, above which a new connection
+//! evicts the one that has been idle longest (RFC 7766 section 6.2.3).
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
@@ -17,7 +17,7 @@ pub const CONNECTIONS_PER_CLIENT_MAX: u32 = 128;
 pub(super) struct ClientConnections(Mutex<HashMap<IpAddr, u32>>);
 
 impl ClientConnections {
-    /// Counts a connection; `None` when the client has enough.
+    /// Counts a connection; `None` when the client is at its limit.
     pub(super) fn enter(self: &Arc<Self>, client: IpAddr) -> Option<ClientSlot> {
         let client = client_key(client);
         let mut open = self.0.lock();
@@ -27,13 +27,13 @@ impl ClientConnections {
         }
         *count += 1;
         Some(ClientSlot {
-            clients: Arc::clone(self),
+            clients: self.clone(),
             client,
         })
     }
 }
 
-/// IPv6 clients have a whole network of addresses each: a /56 counts as one client.
+/// An IPv6 client usually has a whole network of addresses, so a /56 counts as one client.
 fn client_key(client: IpAddr) -> IpAddr {
     match client {
         IpAddr::V4(_) => client,
@@ -58,16 +58,16 @@ impl Drop for ClientSlot {
     }
 }
 
-/// ConnectionSlots for connections. When there is none, the one that has waited longest for its client gives
-/// way (RFC 7766 section 6.2.3): for a query, or for answers to be taken. So who only holds
-/// connections open locks nobody out.
+/// The slots of all connections. When none is free, the connection that has been idle longest is
+/// evicted: one that waits for a query, or for its client to read answers. A client that only holds
+/// connections open cannot lock others out.
 pub(super) struct ConnectionSlots {
     pub(super) slots: Arc<Semaphore>,
     waiting: Mutex<WaitQueue>,
 }
 
-/// Connections that wait for their clients, by when they began to. One that is served is not among
-/// them.
+/// Idle connections by the order in which their waits began. A connection whose query is being
+/// answered is not among them.
 #[derive(Default)]
 struct WaitQueue {
     begun: u64,
@@ -82,17 +82,17 @@ impl ConnectionSlots {
         }
     }
 
-    /// A slot for a new connection, now or once another has given way; `None` when there is
-    /// neither. Each that waits has asked one connection of its own, which ends as soon as it runs:
+    /// A slot for a new connection, now or once an evicted connection has ended; `None` when there
+    /// is neither. Each waiting newcomer has evicted one connection, which ends as soon as it runs:
     /// that bounds how many wait, and how long.
     pub(super) fn enter(
         &self,
     ) -> Option<impl Future<Output = Option<OwnedSemaphorePermit>> + Send + 'static> {
-        let free = Arc::clone(&self.slots).try_acquire_owned().ok();
-        if free.is_none() && !self.make_room() {
+        let free = self.slots.clone().try_acquire_owned().ok();
+        if free.is_none() && !self.evict_idlest() {
             return None;
         }
-        let slots = Arc::clone(&self.slots);
+        let slots = self.slots.clone();
         Some(async move {
             match free {
                 Some(slot) => Some(slot),
@@ -101,43 +101,42 @@ impl ConnectionSlots {
         })
     }
 
-    /// Asks the connection that has waited longest to give way; `false` when none waits that was
-    /// not asked yet.
-    pub(super) fn make_room(&self) -> bool {
+    /// Evicts the connection that has been idle longest; `false` when none is idle.
+    pub(super) fn evict_idlest(&self) -> bool {
         let mut waiting = self.waiting();
-        let Some((_, give_way)) = waiting.by_age.pop_first() else {
+        let Some((_, evicted)) = waiting.by_age.pop_first() else {
             return false;
         };
-        // Under the lock, so that who has left `by_age` knows whether it was asked.
-        give_way.notify_one();
+        // Under the lock, so that a connection that has left `by_age` can see that it was evicted.
+        evicted.notify_one();
         true
     }
 
-    /// Does what a connection waits for; `None` when it was asked to give way meanwhile. Then it
-    /// must end.
-    pub(super) async fn wait<T>(
+    /// Awaits the client of a connection; `None` when the connection was evicted meanwhile and must
+    /// end.
+    pub(super) async fn while_idle<T>(
         &self,
-        give_way: &Arc<Notify>,
+        evicted: &Arc<Notify>,
         awaited: impl Future<Output = T>,
     ) -> Option<T> {
-        let turn = self.begin(give_way);
-        let mut asked = std::pin::pin!(give_way.notified());
+        let entry = self.begin_wait(evicted);
+        let mut eviction = std::pin::pin!(evicted.notified());
         tokio::select! {
             biased;
-            () = &mut asked => None,
+            () = &mut eviction => None,
             done = awaited => {
-                drop(turn);
-                // It may have been asked after the look above.
-                (!asked.as_mut().enable()).then_some(done)
+                drop(entry);
+                // The eviction may have come after the poll above.
+                (!eviction.as_mut().enable()).then_some(done)
             }
         }
     }
 
-    fn begin(&self, give_way: &Arc<Notify>) -> WaitEntry<'_> {
+    fn begin_wait(&self, evicted: &Arc<Notify>) -> WaitEntry<'_> {
         let mut waiting = self.waiting();
         let number = waiting.begun;
         waiting.begun += 1;
-        waiting.by_age.insert(number, Arc::clone(give_way));
+        waiting.by_age.insert(number, evicted.clone());
         WaitEntry {
             slots: self,
             number,
@@ -149,7 +148,7 @@ impl ConnectionSlots {
     }
 }
 
-/// A place among those that wait, until it is dropped.
+/// An entry of the wait queue, removed when dropped.
 struct WaitEntry<'a> {
     slots: &'a ConnectionSlots,
     number: u64,
@@ -210,9 +209,9 @@ mod tests {
     /// A wait for something that never comes.
     fn endless<'a>(
         slots: &'a ConnectionSlots,
-        give_way: &'a Arc<Notify>,
+        evicted: &'a Arc<Notify>,
     ) -> std::pin::Pin<Box<impl Future<Output = Option<()>> + 'a>> {
-        Box::pin(slots.wait(give_way, std::future::pending()))
+        Box::pin(slots.while_idle(evicted, std::future::pending()))
     }
 
     #[tokio::test]
@@ -233,14 +232,14 @@ mod tests {
         assert_eq!(look(&mut wait_a).await, None);
         // What came ends a wait; the next one is a new wait.
         assert_eq!(
-            look(&mut Box::pin(slots.wait(&b, std::future::ready(5)))).await,
+            look(&mut Box::pin(slots.while_idle(&b, std::future::ready(5)))).await,
             Some(Some(5))
         );
         drop(wait_b);
         let mut wait_b = endless(&slots, &b);
         assert_eq!(look(&mut wait_b).await, None);
 
-        let mut third = Box::pin(slots.enter().expect("the first gives way"));
+        let mut third = Box::pin(slots.enter().expect("the first is evicted"));
         assert!(
             look(&mut third).await.is_none(),
             "not before its slot is free"
@@ -253,7 +252,7 @@ mod tests {
         assert!(look(&mut third).await.flatten().is_some());
         // Nobody is asked twice for one slot.
         let _fourth = slots.enter().expect("the free slot");
-        let _fifth = slots.enter().expect("the second gives way");
+        let _fifth = slots.enter().expect("the second is evicted");
         assert!(slots.enter().is_none(), "both were asked");
         assert_eq!(look(&mut wait_b).await, Some(None));
     }
@@ -261,14 +260,14 @@ mod tests {
     #[tokio::test]
     async fn who_was_refused_leaves_nothing_behind() {
         let slots = ConnectionSlots::new(1);
-        let give_way = Arc::default();
+        let evicted = Arc::default();
         let slot = look(&mut Box::pin(slots.enter().expect("room")))
             .await
             .flatten()
             .expect("at once");
         assert!(slots.enter().is_none(), "it is being served");
         assert_eq!(
-            look(&mut endless(&slots, &give_way)).await,
+            look(&mut endless(&slots, &evicted)).await,
             None,
             "its next wait goes on"
         );
@@ -285,9 +284,9 @@ mod tests {
     #[tokio::test]
     async fn who_was_asked_ends_though_its_query_came() {
         let slots = ConnectionSlots::new(1);
-        let give_way = Arc::default();
-        let asked_meanwhile = slots.wait(&give_way, async { slots.make_room() });
+        let evicted = Arc::default();
+        let asked_meanwhile = slots.while_idle(&evicted, async { slots.evict_idlest() });
         assert_eq!(asked_meanwhile.await, None);
-        assert!(!slots.make_room(), "it waits no more");
+        assert!(!slots.evict_idlest(), "it waits no more");
     }
 }

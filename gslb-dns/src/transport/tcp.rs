@@ -19,14 +19,14 @@ use crate::metrics::{Metrics, Transport};
 
 /// A connection without a whole query for this long is closed.
 const TCP_IDLE: Duration = Duration::from_millis(TCP_IDLE_TENTHS as u64 * 100);
-/// A client that does not take its answers for this long is given up.
+/// A client that does not read its answers for this long is disconnected.
 const TCP_WRITE_MAX: Duration = Duration::from_secs(5);
-/// Answers are written once so many bytes are ready, or all that was asked is answered.
+/// Answers are written once so many bytes are ready, or all queries that have arrived are answered.
 const TCP_OUTPUT_BYTES: usize = 16 << 10;
-/// Bytes that are kept of a message: enough to see that it is too long for a query. The rest is
-/// read and forgotten.
+/// Bytes kept of a message: enough to see that it is too long for a query. The rest is read and
+/// discarded.
 const TCP_KEPT_BYTES: usize = QUERY_BYTES_MAX + 1;
-/// Read buffer: once it is full, a message can be taken from it.
+/// Size of the read buffer: once it is full, it holds a message.
 const TCP_INPUT_BYTES: usize = 2 + TCP_KEPT_BYTES;
 /// Connections waiting to be accepted.
 const BACKLOG: i32 = 1024;
@@ -40,8 +40,7 @@ pub(super) fn tcp_listener(address: SocketAddr) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    // Only so that a restart does not wait for old connections; a live listener still keeps the
-    // port.
+    // A restart need not wait for old connections; a live listener still keeps the port.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
@@ -67,19 +66,20 @@ impl Acceptor {
             let (stream, peer) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    // Never a reason to end.
+                    // An accept error never ends the listener.
                     tracing::debug!(%error, "accepting a DNS connection failed; going on");
-                    // One that was gone before it was accepted costs nobody anything.
+                    // A connection that was aborted before it was accepted costs nothing.
                     if error.kind() != io::ErrorKind::ConnectionAborted {
                         if is_exhaustion(&error) {
-                            self.slots.make_room();
+                            self.slots.evict_idlest();
                         }
                         tokio::time::sleep(ERROR_PAUSE).await;
                     }
                     continue;
                 }
             };
-            // A client that has enough, or nobody who can give way: the new connection is closed.
+            // The client is at its limit, or no connection can be evicted: the new connection is
+            // closed.
             let Some(client_slot) = self.clients.enter(peer.ip()) else {
                 continue;
             };
@@ -89,14 +89,14 @@ impl Acceptor {
             let connection = Connection {
                 stream,
                 client: peer.ip(),
-                handler: Arc::clone(&self.handler),
-                metrics: Arc::clone(&self.metrics),
-                slots: Arc::clone(&self.slots),
-                give_way: Arc::default(),
+                handler: self.handler.clone(),
+                metrics: self.metrics.clone(),
+                slots: self.slots.clone(),
+                evicted: Arc::default(),
                 _client_slot: client_slot,
             };
             let shutdown = shutdown.clone();
-            // Others are accepted while this one waits for its slot.
+            // The listener continues while this connection waits for its slot.
             tokio::spawn(async move {
                 let Some(_slot) = entered.await else { return };
                 connection.run(shutdown).await;
@@ -105,7 +105,7 @@ impl Acceptor {
     }
 }
 
-/// Whether descriptors or memory ran out, so that a connection less would help.
+/// Whether descriptors or memory ran out, so that closing a connection helps.
 fn is_exhaustion(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -119,7 +119,7 @@ struct Connection {
     handler: Arc<Handler>,
     metrics: Arc<Metrics>,
     slots: Arc<ConnectionSlots>,
-    give_way: Arc<Notify>,
+    evicted: Arc<Notify>,
     _client_slot: ClientSlot,
 }
 
@@ -129,7 +129,7 @@ impl Connection {
         let mut worker = Worker::new(Transport::Tcp, seed(0), unix_now());
         let mut input: Vec<u8> = Vec::with_capacity(TCP_INPUT_BYTES);
         let mut output = Vec::new();
-        // Bytes still to come of a message that was answered by its beginning.
+        // Bytes still to come of a message that was answered from its beginning.
         let mut skipped = 0;
         loop {
             let reading = tokio::time::timeout(
@@ -138,10 +138,10 @@ impl Connection {
             );
             let read = tokio::select! {
                 biased;
-                read = self.slots.wait(&self.give_way, reading) => read,
+                read = self.slots.while_idle(&self.evicted, reading) => read,
                 () = shutdown.asked() => return,
             };
-            // Asked to give way, the end, an error, or nothing whole for too long.
+            // Evicted, end of stream, an error, or no whole query in time.
             if !matches!(read, Some(Ok(Ok(true)))) {
                 return;
             }
@@ -170,18 +170,18 @@ impl Connection {
             input.drain(..taken - skipped);
             if !output.is_empty() {
                 let writing = tokio::time::timeout(TCP_WRITE_MAX, self.stream.write_all(&output));
-                match self.slots.wait(&self.give_way, writing).await {
+                match self.slots.while_idle(&self.evicted, writing).await {
                     Some(Ok(Ok(()))) => output.clear(),
                     _ => return,
                 }
-                // One large answer is no reason to keep its slots for as long as the client stays.
+                // Release the memory of a large answer.
                 output.shrink_to(TCP_OUTPUT_BYTES);
             }
         }
     }
 }
 
-/// Reads until a whole query is there; `false` at the end of the stream.
+/// Reads until a whole query has arrived; `false` at the end of the stream.
 async fn read_query(
     stream: &mut TcpStream,
     input: &mut Vec<u8>,
@@ -198,8 +198,8 @@ async fn read_query(
     Ok(true)
 }
 
-/// The first message of a stream, as far as it is kept, and its length (RFC 1035 section 4.2.2). A
-/// length below a header's is a message too: it is ignored later.
+/// The first message of a stream, as much of it as is kept, and its length (RFC 1035 section
+/// 4.2.2). A length below a header's is a message too: the handler ignores it.
 fn framed(input: &[u8]) -> Option<(&[u8], usize)> {
     let [hi, lo, rest @ ..] = input else {
         return None;

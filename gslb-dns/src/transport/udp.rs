@@ -14,9 +14,9 @@ use crate::kernel::{self, Batch, Reply};
 use crate::message::UDP_BYTES_MAX;
 use crate::metrics::{Metrics, Transport};
 
-/// Batches of queries that a UDP worker still answers when it is to end.
+/// Batches of queries that a UDP worker still answers after shutdown.
 const LAST_BATCHES_MAX: u32 = 64;
-/// How long a worker waits for a datagram before it looks at shutdown again.
+/// Longest wait for a datagram before a worker checks for shutdown.
 const UDP_WAIT: Duration = Duration::from_millis(100);
 /// Kernel buffers of a UDP socket.
 const UDP_BUFFER_BYTES: usize = 4 << 20;
@@ -31,7 +31,7 @@ pub(super) fn udp_socket(address: SocketAddr, is_shared: bool) -> io::Result<Udp
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_port(is_shared)?;
-    // The system may grant less; that is its choice.
+    // The system may grant less.
     let _ = socket.set_recv_buffer_size(UDP_BUFFER_BYTES);
     let _ = socket.set_send_buffer_size(UDP_BUFFER_BYTES);
     socket.set_read_timeout(Some(UDP_WAIT))?;
@@ -51,8 +51,8 @@ pub(super) struct UdpWorker {
 }
 
 impl UdpWorker {
-    /// Serves until told to stop. A worker that ended early would leave its share of the port's
-    /// clients unanswered, so a defect costs one batch and an error in the log.
+    /// Serves until stopped. A worker that ended early would leave its share of the port's clients
+    /// unanswered, so a panic costs one batch and an error in the log.
     pub(super) fn run(self) {
         while std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.serve())).is_err() {
             tracing::error!(
@@ -82,7 +82,7 @@ impl UdpWorker {
                             | io::ErrorKind::Interrupted
                     ) {
                         errors += 1;
-                        // The first few and then ever fewer: 1, 2, 4, 8, ...
+                        // Logged at 1, 2, 4, 8 and so on.
                         if errors.is_power_of_two() {
                             tracing::warn!(%error, errors, "receiving DNS queries failed; going on");
                         }
@@ -116,8 +116,8 @@ impl UdpWorker {
                 tracing::debug!(%error, "an answer could not be sent");
             }
             worker.tally.flush(&self.metrics);
-            // Queries that wait in the socket are answered; not for ever, under a load that never
-            // lets the wait above run out.
+            // Queries that wait in the socket are still answered, up to a limit, since the wait
+            // above never times out under load.
             if self.stop.load(Ordering::Relaxed) {
                 last_batches += 1;
                 if last_batches > LAST_BATCHES_MAX {

@@ -16,8 +16,8 @@ use crate::message::{self, rtype};
 const INFRASTRUCTURE_TTL: u32 = 3600;
 /// Negative TTL of the CDN's own zone: a new site must not stay unknown for long.
 const CDN_NEGATIVE_TTL: u32 = 60;
-/// SOA REFRESH, RETRY, EXPIRE: nobody transfers these zones, so they are what secondaries of a copy
-/// would want.
+/// SOA REFRESH, RETRY and EXPIRE. These zones are not transferred; the values suit secondaries of a
+/// copy.
 const SOA_TIMERS: [u32; 3] = [3600, 600, 1_209_600];
 /// TTLs above are invalid (RFC 2181 section 8).
 const TTL_MAX: u32 = i32::MAX as u32;
@@ -27,7 +27,7 @@ const SET_BYTES_MAX: usize = 60_000;
 /// Bytes of a record before its data when its owner is a pointer.
 const RECORD_HEAD_BYTES: usize = 12;
 
-/// A zone in the making.
+/// A zone while it is compiled.
 pub(super) struct Builder {
     pub(super) apex: Vec<u8>,
     pub(super) text: String,
@@ -47,7 +47,7 @@ pub(super) struct NameBuilder {
 pub(super) struct SetBuilder {
     pub(super) ttl: u32,
     pub(super) data: Vec<Vec<u8>>,
-    /// What they take in a message. Beyond [`SET_BYTES_MAX`] none is kept any more.
+    /// Their size in a message. Beyond [`SET_BYTES_MAX`] no more are added.
     pub(super) bytes: usize,
 }
 
@@ -225,8 +225,7 @@ impl Builder {
         Ok(())
     }
 
-    /// NS records for zones of the fleet right below this one that the file does not delegate
-    /// itself.
+    /// NS records for zones of the fleet directly below this one, unless the file delegates them.
     fn delegations(&mut self, layout: &Layout<'_>, number: usize, ttl: u32) {
         for &child in &layout.children[number] {
             let Ok(apex) = &layout.apexes[child] else {
@@ -237,7 +236,7 @@ impl Builder {
                     .get(name)
                     .is_some_and(|b| b.sets.contains_key(&rtype::NS))
             };
-            // A cut above the child has already given it away.
+            // A delegation above the child covers it.
             let mut at = Some(apex.as_slice());
             let mut is_cut = false;
             while let Some(name) = at.filter(|n| n.len() > self.apex.len()) {
@@ -257,8 +256,8 @@ impl Builder {
         }
     }
 
-    /// Addresses of the fleet's name servers whose hosts are in this zone: authoritative, or glue
-    /// below a cut.
+    /// Addresses of the fleet's name servers with hosts in this zone: authoritative, or glue below
+    /// a delegation.
     fn name_server_hosts(&mut self, fleet: &Fleet, layout: &Layout<'_>, ttl: u32) {
         for (server, host) in fleet.name_servers.iter().zip(&layout.servers) {
             let holds = |t: u16| {
@@ -279,8 +278,8 @@ impl Builder {
         }
     }
 
-    /// Steered names in the CDN's zone; elsewhere the sites' hosts that have no records of their
-    /// own.
+    /// Steered names in the CDN's zone; in other zones the sites' hosts that have no address
+    /// records of their own.
     fn sites(&mut self, layout: &Layout<'_>, number: usize, ttl: u32) {
         for SiteHost {
             owner,
@@ -303,8 +302,8 @@ impl Builder {
                 .into_iter()
                 .any(holds);
             if *owner == self.apex {
-                // No CNAME can stand beside SOA and NS (RFC 1034 section 3.6.2): the apex itself is
-                // steered.
+                // A CNAME cannot exist beside SOA and NS (RFC 1034 section 3.6.2), so the apex
+                // itself is steered.
                 if !holds(rtype::A) && !holds(rtype::AAAA) {
                     built.site = Some(*site);
                 }
@@ -317,14 +316,14 @@ impl Builder {
                         layout.steered[*site].clone(),
                     );
                 } else {
-                    // Other records are there, so no CNAME can be: the name is steered itself.
+                    // A CNAME cannot exist beside other records, so the name itself is steered.
                     built.site = Some(*site);
                 }
             }
         }
     }
 
-    /// What no resolver could use, or would read as something else.
+    /// Finds records that contradict one another or do not fit into a message.
     fn check(&mut self) {
         let faults: Vec<(Vec<u8>, &'static str)> = self
             .names
@@ -407,7 +406,7 @@ impl Builder {
         mail.map(|_| "a mail host is a CNAME (RFC 2181 section 10.3); name the host that has the addresses")
     }
 
-    /// The names above one, up to the apex, as far as they are known.
+    /// The existing names above one, up to the apex.
     fn above<'s>(&'s self, name: &'s [u8]) -> impl Iterator<Item = (&'s [u8], &'s NameBuilder)> {
         let first = message::parent(name).filter(|_| name.len() > self.apex.len());
         let names = std::iter::successors(first, |n| {
@@ -422,8 +421,8 @@ impl Builder {
             .is_some_and(|b| b.sets.contains_key(&rtype::CNAME))
     }
 
-    /// Whether a name server of the delegation or apex `owner` is in this zone and has no address
-    /// here or by a wildcard.
+    /// Whether a name server of the delegation or apex `owner` is in this zone and has no address,
+    /// neither its own nor by a wildcard.
     fn lacks_address(&self, host: &[u8], owner: &[u8]) -> bool {
         if !message::is_at_or_below(host, &self.apex) {
             return false;
@@ -437,7 +436,8 @@ impl Builder {
         if owner.len() > self.apex.len() && message::is_at_or_below(host, owner) {
             return true;
         }
-        // What is below another cut is another's; so is what a wildcard stands for not missing.
+        // Names below another delegation belong to that zone, and a wildcard gives its names
+        // addresses.
         !self.above(host).any(|(name, b)| {
             (name.len() > self.apex.len() && b.sets.contains_key(&rtype::NS))
                 || self.names.contains_key(&[b"\x01*", name].concat())
@@ -477,7 +477,7 @@ impl Builder {
                     }));
                 }
             }
-            // What is required comes first, so that what is optional can be left out.
+            // Required addresses come first, so that optional ones can be left out.
             additional.sort_by_key(|a| !a.is_required);
         }
         RrSet {

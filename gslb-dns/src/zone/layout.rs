@@ -13,24 +13,24 @@ use crate::message;
 /// section 5).
 pub(super) const NEGATIVE_TTL_MAX: u32 = 300;
 
-/// What the zones of a fleet have to do with one another, worked out once: looking at every zone
-/// and site again for each zone would take a hundred million steps for ten thousand of them.
+/// The relations among the zones of a fleet, worked out once: comparing every zone with every other
+/// zone and site would take a hundred million steps for ten thousand of them.
 pub(super) struct Layout<'f> {
     pub(super) fleet: &'f Fleet,
-    /// The CDN's own first; records that the file gives for it join it.
+    /// The CDN's own zone first, with the records that the file gives for it.
     pub(super) zones: Vec<Cow<'f, Zone>>,
     /// Apexes in wire form.
     pub(super) apexes: Vec<Result<Vec<u8>, DataError>>,
     pub(super) by_apex: HashMap<Vec<u8>, usize>,
-    /// Of each zone, those right below it.
+    /// The zones directly below each zone.
     pub(super) children: Vec<Vec<usize>>,
-    /// Of each zone, the names in it that lead to sites, in file order.
+    /// The names in each zone that lead to sites, in file order.
     pub(super) hosts: Vec<Vec<SiteHost>>,
     /// Steered names of the sites.
     pub(super) steered: Vec<Vec<u8>>,
     /// Hosts of the name servers.
     pub(super) servers: Vec<Vec<u8>>,
-    /// Names that cannot be written; told beside those of the zones.
+    /// Names that have no wire form; reported with the faults of the zones.
     pub(super) faults: Vec<ZoneError>,
 }
 
@@ -121,7 +121,7 @@ impl<'f> Layout<'f> {
         self.steered.push(steered);
     }
 
-    /// A name in wire form; one that has none is a fault, and stands for the root.
+    /// A name in wire form; one that has none is a fault, and the root stands in for it.
     fn name(&mut self, text: &str, what: &str) -> Vec<u8> {
         absolute(text).unwrap_or_else(|source| {
             self.faults.push(ZoneError::Record {
@@ -140,8 +140,8 @@ impl<'f> Layout<'f> {
     }
 }
 
-/// An absolute name without its final dot, as the fleet file's types hold it, in wire form and
-/// lower case.
+/// The wire form of an absolute name without its final dot, as the fleet's types hold it, in lower
+/// case.
 pub(super) fn absolute(text: &str) -> Result<Vec<u8>, DataError> {
     if text.is_empty() {
         return Ok(vec![0]);

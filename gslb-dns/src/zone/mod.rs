@@ -1,9 +1,13 @@
-//! The zones that one name server serves, compiled from the fleet file: immutable, shared, looked
-//! up by one hash.
+//! The zones that one name server serves, compiled from the fleet file: immutable, shared, and
+//! found by one hash look-up.
 //!
-//! Owns which names exist, what they hold, where delegations cut a zone and which names are steered
-//! (RFC 1034 section 4.2, RFC 2181, RFC 4592). Knows no messages, no clients and no clocks: the
-//! serial is an argument.
+//! Owns the names that exist, their records, the delegations that cut a zone, and the names that
+//! are steered (RFC 1034 section 4.2, RFC 2181, RFC 4592). Knows no messages, no clients and no
+//! clocks: the serial is an argument.
+//!
+//! `layout` relates the zones of a fleet to one another, `build` compiles one of them, `text` reads
+//! records, `serial` keeps the zones' serial. Zone files, DNSSEC signing and zone transfers belong
+//! here too.
 
 mod build;
 mod layout;
@@ -22,10 +26,10 @@ pub use self::serial::{is_newer, next_serial};
 use self::text::DataError;
 use crate::message::{self, rtype};
 
-/// Why zones could not be compiled.
+/// A fault that keeps zones from being compiled.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ZoneError {
-    /// A record cannot be used.
+    /// A record is malformed.
     #[error("zone {zone}: record {record:?}: {source}")]
     Record {
         /// Apex.
@@ -42,10 +46,10 @@ pub enum ZoneError {
         zone: String,
         /// Where.
         owner: String,
-        /// What and the mend.
+        /// The contradiction, and a hint.
         reason: &'static str,
     },
-    /// A set is larger than a message.
+    /// A record set does not fit into a message.
     #[error(
         "zone {zone}: {owner}: its {rtype} records do not fit into one message; spread them over several names"
     )]
@@ -57,7 +61,7 @@ pub enum ZoneError {
         /// Their type.
         rtype: String,
     },
-    /// This node serves nothing.
+    /// This name server serves no zone.
     #[error(
         "no zone names {0:?} among its name servers: add it to name_servers of a zone or start another node"
     )]
@@ -73,7 +77,7 @@ pub struct RrSet {
     pub ttl: u32,
     /// Data of each, names uncompressed.
     pub data: Box<[Box<[u8]>]>,
-    /// Addresses of the name servers that an NS set names, as far as this zone has them.
+    /// Addresses of the name servers that an NS set names, where this zone has them.
     pub additional: Box<[Address]>,
 }
 
@@ -88,8 +92,7 @@ pub struct Address {
     pub ttl: u32,
     /// The address.
     pub data: Box<[u8]>,
-    /// Whether a referral is of no use without it: the host is inside the delegated zone (RFC
-    /// 9471).
+    /// Whether a referral is useless without it: the host is inside the delegated zone (RFC 9471).
     pub is_required: bool,
 }
 
@@ -102,9 +105,10 @@ pub struct Node {
     pub zone: usize,
     /// What it holds.
     pub sets: Box<[RrSet]>,
-    /// Site whose addresses are steered here: index into `Fleet::sites`.
+    /// The site whose addresses are steered at this name: an index into `Fleet::sites`.
     pub site: Option<usize>,
-    /// The node of the delegation at or above it; what it holds is then not authoritative.
+    /// The node of the delegation at or above this one, if any; the records here are then not
+    /// authoritative.
     pub cut: Option<usize>,
     /// The node of its child `*`.
     pub wildcard: Option<usize>,
@@ -117,7 +121,7 @@ impl Node {
     }
 }
 
-/// What a negative answer and the header need of a zone.
+/// The data of a zone that negative answers need.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ZoneHead {
     /// Apex, lower case.
@@ -131,14 +135,14 @@ pub struct ZoneHead {
     pub serial: u32,
 }
 
-/// Where a name is.
+/// The result of looking a name up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NameMatch {
-    /// It exists: index of the node.
+    /// The name exists: the index of its node.
     Exact(usize),
-    /// It does not; this is its closest encloser.
+    /// The name does not exist: the index of its closest encloser.
     ClosestEncloser(usize),
-    /// In no zone of this server.
+    /// No zone of this server holds the name.
     NotServed,
 }
 
@@ -146,14 +150,15 @@ pub enum NameMatch {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Zones {
     names: HashMap<Box<[u8]>, u32, BuildHasherDefault<NameHasher>>,
-    /// Parent-side nodes of apexes whose parent zone is served here too: DS lives there.
+    /// Nodes on the parent's side of a delegation whose both sides are served here: DS records are
+    /// there.
     parents: HashMap<Box<[u8]>, u32, BuildHasherDefault<NameHasher>>,
     nodes: Vec<Node>,
     zones: Vec<ZoneHead>,
 }
 
-/// A multiply-and-fold hash over eight bytes at a time. The keys are our own names; queries only
-/// look up.
+/// A multiply-and-fold hash over eight bytes at a time. Only names of the fleet are inserted, so an
+/// attacker cannot choose keys that collide; the standard library's keyed hash is slower.
 #[derive(Debug, Default)]
 struct NameHasher(u64);
 
@@ -187,7 +192,7 @@ impl Hasher for NameHasher {
 }
 
 impl Zones {
-    /// Where a name (lower case wire form) is.
+    /// Looks a name up (wire form in lower case).
     pub fn find(&self, name: &[u8]) -> NameMatch {
         if let Some(&node) = self.names.get(name) {
             return NameMatch::Exact(node as usize);
@@ -202,7 +207,8 @@ impl Zones {
         NameMatch::NotServed
     }
 
-    /// The parent's node for the apex of a zone, when both sides of the delegation are served here.
+    /// The node on the parent's side for the apex of a zone, when both sides of the delegation are
+    /// served here.
     pub fn parent_side(&self, apex: &[u8]) -> Option<usize> {
         self.parents.get(apex).map(|&n| n as usize)
     }
@@ -227,10 +233,7 @@ impl Zones {
         self.zones.len()
     }
 
-    /// Compiles what the name server `server` of this fleet serves.
-    ///
-    /// # Errors
-    /// Every fault found, at least one.
+    /// Compiles the zones that the name server `server` of this fleet serves.
     pub fn compile(fleet: &Fleet, server: &str, serial: u32) -> Result<Self, Vec<ZoneError>> {
         let layout = Layout::new(fleet);
         let is_served = |z: &Zone| {
@@ -269,8 +272,8 @@ impl Zones {
         self.zones.first().map_or(0, |z| z.serial)
     }
 
-    /// Adds one built zone; its names at and below the apex of another served zone belong to that
-    /// one.
+    /// Adds one built zone. Its names at and below the apex of another served zone belong to that
+    /// zone.
     fn add(&mut self, builder: Builder, apexes: &HashSet<Box<[u8]>>) {
         let zone = self.zones.len();
         let first = self.nodes.len();
@@ -284,7 +287,7 @@ impl Zones {
             let mut cut = None;
             let mut at = Some(owner.as_slice());
             while let Some(name) = at.filter(|n| n.len() > builder.apex.len()) {
-                // The topmost cut counts: what is below it belongs to somebody else.
+                // The topmost cut counts: everything below it belongs to the delegated zone.
                 if builder
                     .names
                     .get(name)
@@ -308,7 +311,7 @@ impl Zones {
                 cut,
                 wildcard: indexes.get(&wildcard_name).copied(),
             });
-            // Each name from the owner up to this zone's apex, that one left out.
+            // Each name from the owner up to this zone's apex, without the apex.
             let names = std::iter::successors(Some(owner.as_slice()), |n| message::parent(n));
             let belongs_deeper = names
                 .take_while(|n| n.len() > builder.apex.len())
@@ -317,8 +320,7 @@ impl Zones {
                 self.names
                     .insert(owner.clone().into_boxed_slice(), index as u32);
             } else if apexes.contains(owner.as_slice()) {
-                // With three served zones in a row the closest parent comes last only if it is
-                // deeper: compare.
+                // Of three served zones in a row, the deepest parent wins.
                 let is_closer = self.parents.get(owner.as_slice()).is_none_or(|&p| {
                     self.zones[self.nodes[p as usize].zone].apex.len() < builder.apex.len()
                 });
@@ -337,8 +339,7 @@ impl Zones {
     }
 }
 
-/// Every fault in what the fleet's name servers would serve, each once; for checking a fleet file
-/// before it is used.
+/// Every fault in the zones of a fleet, each once; for checking a fleet file before it is used.
 pub fn check(fleet: &Fleet) -> Vec<ZoneError> {
     let layout = Layout::new(fleet);
     let mut serve = vec![false; fleet.name_servers.len()];

@@ -1,10 +1,11 @@
-//! The serial of the zones: which one a revision of the fleet file has, and that it never goes back
-//! on this server.
+//! The serial of the zones: derived from the revision of the fleet file, and never decreasing on
+//! this server.
 //!
-//! The serial is the second in which the revision was made, [`Fleet::changed_unix_s`]: for one of
-//! the journal when control accepted it, which is the same on every name server and later for each;
-//! for a file on disk when it was modified. All zones have it, changed or not, as another name
-//! server may have begun with another revision.
+//! The serial is the second in which the revision was made, [`Fleet::changed_unix_s`]. For a
+//! revision of the journal that is the time at which control accepted it: the same on every name
+//! server, and later for each revision. For a file on disk it is the time of its last change. All
+//! zones have this serial, changed or not, as another name server may have started with another
+//! revision.
 //!
 //! Owns the file `soa-serial` in the node's directory.
 //!
@@ -21,8 +22,7 @@ pub(crate) struct Serial {
 }
 
 impl Serial {
-    /// What an earlier run has left in the node's directory; nothing when there is none that can be
-    /// read.
+    /// Reads the serial that an earlier run left in the node's directory, if there is one.
     pub(crate) fn open(directory: &Path) -> Self {
         let path = directory.join("soa-serial");
         let last = std::fs::read_to_string(&path)
@@ -43,8 +43,8 @@ impl Serial {
             .then_some(wanted)
     }
 
-    /// The serial that goes on from the one served last when [`Serial::of_revision`] has none: the
-    /// same while the zones are, else the next.
+    /// The serial after the one served last, when [`Serial::of_revision`] has none: the same while
+    /// the zones are unchanged, else the next.
     pub(crate) fn going_on(&self, changed_unix_s: u64, is_changed: bool) -> u32 {
         let wanted = wanted(changed_unix_s);
         match self.last {
@@ -53,13 +53,13 @@ impl Serial {
         }
     }
 
-    /// At a start, when what was served before is not known: the revision's own if that is not
-    /// older than what an earlier run has served.
+    /// The serial at start, when the zones served before are unknown: the revision's own, if an
+    /// earlier run served no newer one.
     pub(crate) fn at_start(&self, changed_unix_s: u64) -> u32 {
         self.going_on(changed_unix_s, self.last != Some(wanted(changed_unix_s)))
     }
 
-    /// Notes that zones with this serial are served. A disk that cannot be written to is told once.
+    /// Records that zones with this serial are served. A write error is logged once.
     pub(crate) fn served(&mut self, serial: u32) {
         if self.last.replace(serial) == Some(serial) {
             return;
@@ -82,7 +82,7 @@ impl Serial {
     }
 }
 
-/// A serial has 32 bits and counts round; 0 is for no zone.
+/// A serial has 32 bits and wraps around; 0 means no zone.
 fn wanted(changed_unix_s: u64) -> u32 {
     (changed_unix_s as u32).max(1)
 }

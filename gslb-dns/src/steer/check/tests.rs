@@ -53,7 +53,7 @@ async fn server(manner: Manner, accepted_max: usize) -> (SocketAddr, Arc<AtomicU
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let accepted = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&accepted);
+    let count = accepted.clone();
     tokio::spawn(async move {
         while count.load(Ordering::Relaxed) < accepted_max {
             let Ok((stream, _)) = listener.accept().await else {

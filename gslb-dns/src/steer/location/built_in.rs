@@ -84,13 +84,15 @@ impl Atlas {
     /// Without a database. Compiled once a process; later calls give the same value.
     pub(in crate::steer) fn built_in() -> Arc<Self> {
         static ATLAS: OnceLock<Arc<Atlas>> = OnceLock::new();
-        Arc::clone(ATLAS.get_or_init(|| {
-            Arc::new(Self::new(
-                fixed_places(),
-                demo_v4().over(&built_in_v4()),
-                Builder::new().finish(),
-                "built-in".into(),
-            ))
-        }))
+        ATLAS
+            .get_or_init(|| {
+                Arc::new(Self::new(
+                    fixed_places(),
+                    demo_v4().over(&built_in_v4()),
+                    Builder::new().finish(),
+                    "built-in".into(),
+                ))
+            })
+            .clone()
     }
 }

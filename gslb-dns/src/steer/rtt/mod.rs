@@ -1,28 +1,29 @@
 //! Measured round-trip times by client prefix and cluster.
 //!
-//! Edges report what their own TCP connections show, by /24 and /48. Each node's value is smoothed
-//! over its reports, ages, and no longer counts when it is too old. What a cluster's time is, its
-//! nodes decide together: the median of them. Where a prefix has no value for a cluster, the mean
-//! over its /20 (or /40) stands in if two or more of its prefixes have one; where that is missing
-//! too, geography decides.
+//! Edges report the times of their own TCP connections, by /24 and /48. The value of each node is
+//! smoothed over its reports and expires when it is too old. The time of a cluster is the median of
+//! its nodes. Where a prefix has no value for a cluster, the mean over its /20 (or /40) stands in
+//! if two or more of its prefixes have one; where that is missing too, distance decides.
 //!
-//! **What one node says moves nobody.** A node may be broken or taken over, and what it measures
-//! nobody else can repeat. So a measurement is held against three things that it cannot choose:
+//! **A single node moves no clients.** A node may be broken or compromised, and no other node can
+//! repeat its measurements. So each measurement is compared with three things that the node cannot
+//! choose (`plausible`):
 //!
-//! - *light*: the times of two clusters to one prefix together are at least the time of light in
-//!   fibre between the two. Where they are less, one is false: the one with fewer voices, the place
-//!   of the prefix having one;
-//! - *the other nodes of its cluster*: a value that differs from what most say is dropped, and of
-//!   two that differ the one that is nearer to what the distance lets expect counts;
+//! - *light*: the times of two clusters to one prefix are together at least the time of light in
+//!   fibre between the two. Where they are less, one is false: the one with fewer votes, where the
+//!   location of the prefix has a vote too;
+//! - *the other nodes of its cluster*: a value that differs from the majority is dropped, and of
+//!   two that differ the one nearer to the time expected by distance counts;
 //! - *the nearest cluster*: it serves the clients of a prefix, so it has measured them. Another
-//!   cluster takes them only if it is quicker than it can be by distance with two voices, or with
-//!   one where the nearest cluster itself says that it is slow; and the nearest cluster's being
-//!   slow takes two voices, be it that of another cluster that shows the place to be wrong.
+//!   cluster gets them only if it is quicker than it can be by distance with two votes, or with one
+//!   where the nearest cluster itself reports that it is slow. That the nearest cluster is slow
+//!   takes two votes, one of which may be that of another cluster whose time shows the location to
+//!   be wrong.
 //!
-//! What is dropped is counted by node. Laboratories whose places are invented turn all of this off
-//! (`steering.rtt_bound`).
+//! Dropped values are counted by node. Test set-ups whose locations are invented turn all of this
+//! off (`steering.rtt_bound`).
 //!
-//! The query path reads a compiled copy ([`RttMap`]), made anew when something changed or aged.
+//! The query path reads a compiled copy ([`RttMap`]), made anew when measurements change or expire.
 
 mod map;
 mod plausible;
@@ -45,17 +46,17 @@ use super::select::UNMEASURED;
 
 /// Most prefixes kept.
 pub(super) const PREFIXES_MAX: usize = 65_536;
-/// Most values of nodes kept, for each prefix on average. Where there are more, the node with the
-/// most loses its oldest: so one that reports about everything pushes out its own.
-const VOICES_PER_PREFIX: usize = 8;
-/// Nodes of one cluster whose values are kept for one prefix; the one not heard of for longest
-/// makes room.
-const VOICES_MAX: usize = 5;
+/// Most values kept, for each prefix on average. Above this the node with the most values loses its
+/// oldest, so a node that reports about every prefix evicts its own values.
+const VALUES_PER_PREFIX: usize = 8;
+/// Most nodes of one cluster whose values are kept for one prefix; the one with the oldest report
+/// is evicted.
+const VALUES_PER_CLUSTER_MAX: usize = 5;
 /// Most samples taken from one report.
 pub(super) const SAMPLES_MAX: usize = 4_096;
-/// Longer times are taken for a mistake of the measurement.
+/// Longer times are rejected as errors of the measurement.
 const RTT_US_MAX: u32 = 10_000_000;
-/// Weight of what was known, after one more connection.
+/// Weight of the old value, after one more connection.
 const KEEP_PER_SAMPLE: f32 = 0.8;
 /// Connections beyond this in one report add no weight.
 const SAMPLES_WEIGHT_MAX: u32 = 16;
@@ -63,23 +64,23 @@ const SAMPLES_WEIGHT_MAX: u32 = 16;
 const AGGREGATE_OF_MIN: u32 = 2;
 /// Light in fibre, there and back: 200 km in a millisecond one way.
 const LIGHT_US_PER_KM: f64 = 10.0;
-/// A cluster is within so many kilometres of the place that the fleet file gives.
+/// Allowed distance between a cluster and its location in the fleet file, in kilometres.
 const CLUSTER_SLACK_KM: f64 = 100.0;
 
-/// What is known of one cluster for one prefix.
+/// The measurement of one cluster for one prefix.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct MeasuredRtt {
     /// The median of its nodes, microseconds.
     pub(super) smoothed_us: f32,
-    /// Least that a node has measured since its value was last too old, microseconds.
+    /// The shortest time that a node has measured since its value last expired, microseconds.
     pub(super) min_us: u32,
-    /// Connections it comes from; 0 for none.
+    /// Number of connections measured; 0 for none.
     pub(super) samples: u32,
-    /// When the last report came, milliseconds after the Unix epoch.
+    /// Time of the last report, milliseconds after the Unix epoch.
     pub(super) at_ms: u64,
 }
 
-/// What one node says of one prefix.
+/// The value of one node for one prefix.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct NodeRtt {
     /// Index into [`Topology::nodes`].
@@ -101,10 +102,10 @@ impl NodeRtt {
 #[derive(Debug)]
 struct PrefixEntry {
     pub(super) address: IpAddr,
-    pub(super) voices: Vec<NodeRtt>,
+    pub(super) values: Vec<NodeRtt>,
 }
 
-/// The clusters and nodes that measure, and where they are.
+/// The clusters and nodes that measure, with their locations.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Topology {
     pub(super) clusters: Vec<(String, (f64, f64))>,
@@ -125,7 +126,7 @@ impl Topology {
             .iter()
             .enumerate()
             .flat_map(|(i, c)| c.nodes.iter().map(move |n| (n.name.clone(), i)));
-        // A fleet has fewer nodes than a `u16` counts; those beyond would not be heard.
+        // A fleet has fewer nodes than a `u16` counts; reports of those beyond would be ignored.
         Self {
             clusters,
             nodes: nodes.take(usize::from(u16::MAX)).collect(),
@@ -151,8 +152,8 @@ fn light_us(km: f64) -> f64 {
 pub(super) struct RttTable {
     topology: Topology,
     entries: HashMap<u64, PrefixEntry>,
-    /// Values held of each node.
-    held: Vec<usize>,
+    /// Values counts of each node.
+    counts: Vec<usize>,
     /// Reported values that were dropped, by node.
     dropped: HashMap<String, u64>,
     limit: usize,
@@ -162,14 +163,14 @@ impl RttTable {
     /// For these clusters and nodes.
     pub(super) fn new(topology: Topology) -> Self {
         Self {
-            held: vec![0; topology.nodes.len()],
+            counts: vec![0; topology.nodes.len()],
             topology,
             limit: PREFIXES_MAX,
             ..Self::default()
         }
     }
 
-    /// Goes over to other clusters and nodes; those that stay keep their values.
+    /// Adopts other clusters and nodes; those that remain keep their values.
     pub(super) fn set_topology(&mut self, topology: Topology) {
         if topology == self.topology {
             return;
@@ -180,25 +181,25 @@ impl RttTable {
             .iter()
             .map(|(name, _)| topology.node(name))
             .collect();
-        self.held = vec![0; topology.nodes.len()];
-        let held = &mut self.held;
+        self.counts = vec![0; topology.nodes.len()];
+        let counts = &mut self.counts;
         self.entries.retain(|_, entry| {
             entry
-                .voices
-                .retain_mut(|voice| match to[usize::from(voice.node)] {
+                .values
+                .retain_mut(|value| match to[usize::from(value.node)] {
                     Some(node) => {
-                        (voice.node, held[node]) = (node as u16, held[node] + 1);
+                        (value.node, counts[node]) = (node as u16, counts[node] + 1);
                         true
                     }
                     None => false,
                 });
-            !entry.voices.is_empty()
+            !entry.values.is_empty()
         });
         self.dropped.retain(|name, _| topology.node(name).is_some());
         self.topology = topology;
     }
 
-    /// Takes in one sample of a node. Says whether it was of use.
+    /// Adds one sample of a node; `false` when it is of no use.
     pub(super) fn add(
         &mut self,
         node: &str,
@@ -223,20 +224,20 @@ impl RttTable {
         let known = self.entries.get(&key);
         let has_value = known.is_some_and(|entry| {
             entry
-                .voices
+                .values
                 .iter()
-                .any(|voice| usize::from(voice.node) == node)
+                .any(|value| usize::from(value.node) == node)
         });
         if !has_value
-            && (self.voices() >= self.limit * VOICES_PER_PREFIX
+            && (self.value_count() >= self.limit * VALUES_PER_PREFIX
                 || (known.is_none() && self.entries.len() >= self.limit))
         {
-            self.make_room();
+            self.evict_oldest();
         }
-        let (nodes, held) = (&self.topology.nodes, &mut self.held);
+        let (nodes, counts) = (&self.topology.nodes, &mut self.counts);
         let entry = self.entries.entry(key).or_insert_with(|| PrefixEntry {
             address,
-            voices: Vec::with_capacity(1),
+            values: Vec::with_capacity(1),
         });
         let min_us = sample.min_us.clamp(1, sample.mean_us);
         let fresh = NodeRtt {
@@ -247,17 +248,17 @@ impl RttTable {
             at_ms: now_ms,
             is_counted: false,
         };
-        if let Some(voice) = entry
-            .voices
+        if let Some(value) = entry
+            .values
             .iter_mut()
-            .find(|voice| usize::from(voice.node) == node)
+            .find(|value| usize::from(value.node) == node)
         {
-            *voice = if voice.is_fresh(now_ms, max_age_ms) {
+            *value = if value.is_fresh(now_ms, max_age_ms) {
                 let keep = KEEP_PER_SAMPLE.powi(sample.count.min(SAMPLES_WEIGHT_MAX) as i32);
                 NodeRtt {
-                    smoothed_us: voice.smoothed_us * keep + sample.mean_us as f32 * (1.0 - keep),
-                    min_us: voice.min_us.min(min_us),
-                    samples: voice.samples.saturating_add(sample.count),
+                    smoothed_us: value.smoothed_us * keep + sample.mean_us as f32 * (1.0 - keep),
+                    min_us: value.min_us.min(min_us),
+                    samples: value.samples.saturating_add(sample.count),
                     ..fresh
                 }
             } else {
@@ -268,46 +269,46 @@ impl RttTable {
         let cluster = nodes[node].1;
         let of_cluster = || {
             entry
-                .voices
+                .values
                 .iter()
                 .enumerate()
-                .filter(|(_, voice)| nodes[usize::from(voice.node)].1 == cluster)
+                .filter(|(_, value)| nodes[usize::from(value.node)].1 == cluster)
         };
-        if of_cluster().count() >= VOICES_MAX
-            && let Some((oldest, _)) = of_cluster().min_by_key(|(_, voice)| voice.at_ms)
+        if of_cluster().count() >= VALUES_PER_CLUSTER_MAX
+            && let Some((oldest, _)) = of_cluster().min_by_key(|(_, value)| value.at_ms)
         {
-            let gone = entry.voices.swap_remove(oldest);
-            held[usize::from(gone.node)] -= 1;
+            let gone = entry.values.swap_remove(oldest);
+            counts[usize::from(gone.node)] -= 1;
         }
-        entry.voices.push(fresh);
-        held[node] += 1;
+        entry.values.push(fresh);
+        counts[node] += 1;
         true
     }
 
     fn is_full(&self) -> bool {
-        self.entries.len() >= self.limit || self.voices() >= self.limit * VOICES_PER_PREFIX
+        self.entries.len() >= self.limit || self.value_count() >= self.limit * VALUES_PER_PREFIX
     }
 
     /// Values of all nodes.
-    fn voices(&self) -> usize {
-        self.held.iter().sum()
+    fn value_count(&self) -> usize {
+        self.counts.iter().sum()
     }
 
-    /// Takes a sixteenth of the room from the node that has the most: its oldest values.
-    fn make_room(&mut self) {
+    /// Evicts the oldest values, a sixteenth of the limit, of the node that has the most.
+    fn evict_oldest(&mut self) {
         let count = (self.limit / 16).max(1);
         while self.is_full() {
-            let Some(most) = (0..self.held.len())
-                .max_by_key(|node| self.held[*node])
-                .filter(|node| self.held[*node] > 0)
+            let Some(most) = (0..self.counts.len())
+                .max_by_key(|node| self.counts[*node])
+                .filter(|node| self.counts[*node] > 0)
             else {
                 return;
             };
-            let is_its = |voice: &&NodeRtt| usize::from(voice.node) == most;
+            let is_its = |value: &&NodeRtt| usize::from(value.node) == most;
             let mut ages: Vec<(u64, u64)> = self
                 .entries
                 .iter()
-                .filter_map(|(key, e)| Some((e.voices.iter().find(is_its)?.at_ms, *key)))
+                .filter_map(|(key, e)| Some((e.values.iter().find(is_its)?.at_ms, *key)))
                 .collect();
             let count = count.min(ages.len());
             if count < ages.len() {
@@ -317,34 +318,34 @@ impl RttTable {
                 let Some(entry) = self.entries.get_mut(key) else {
                     continue;
                 };
-                entry.voices.retain(|voice| usize::from(voice.node) != most);
-                if entry.voices.is_empty() {
+                entry.values.retain(|value| usize::from(value.node) != most);
+                if entry.values.is_empty() {
                     self.entries.remove(key);
                 }
             }
-            self.held[most] -= count;
+            self.counts[most] -= count;
         }
     }
 
-    /// What a cluster's nodes say for an address itself, aggregates aside.
+    /// The measurement of a cluster for the prefix of an address, aggregates aside.
     pub(super) fn measured(&self, address: IpAddr, cluster: usize) -> Option<MeasuredRtt> {
         let entry = self.entries.get(&key(address))?;
-        let said: Vec<&NodeRtt> = entry
-            .voices
+        let agreed_rtt: Vec<&NodeRtt> = entry
+            .values
             .iter()
-            .filter(|voice| self.topology.nodes[usize::from(voice.node)].1 == cluster)
+            .filter(|value| self.topology.nodes[usize::from(value.node)].1 == cluster)
             .collect();
-        let mut times: Vec<f64> = said
+        let mut times: Vec<f64> = agreed_rtt
             .iter()
-            .map(|voice| f64::from(voice.smoothed_us))
+            .map(|value| f64::from(value.smoothed_us))
             .collect();
         Some(MeasuredRtt {
             smoothed_us: median(&mut times)? as f32,
-            min_us: said.iter().map(|voice| voice.min_us).min()?,
-            samples: said
+            min_us: agreed_rtt.iter().map(|value| value.min_us).min()?,
+            samples: agreed_rtt
                 .iter()
-                .fold(0, |sum, voice| sum.saturating_add(voice.samples)),
-            at_ms: said.iter().map(|voice| voice.at_ms).max()?,
+                .fold(0, |sum, value| sum.saturating_add(value.samples)),
+            at_ms: agreed_rtt.iter().map(|value| value.at_ms).max()?,
         })
     }
 
@@ -355,31 +356,31 @@ impl RttTable {
             .map(|(node, count)| (node.as_str(), *count))
     }
 
-    /// Drops what is too old and compiles the rest; judges it by the places of an atlas, or takes
-    /// it as it is without one.
+    /// Drops expired values and compiles the others. They are judged by the locations of an atlas;
+    /// without one all of them count.
     pub(super) fn compile(
         &mut self,
         now_ms: u64,
         max_age_ms: u64,
         places: Option<&Atlas>,
     ) -> RttMap {
-        let (held, mut next_expiry_ms) = (&mut self.held, u64::MAX);
+        let (counts, mut next_expiry_ms) = (&mut self.counts, u64::MAX);
         self.entries.retain(|_, entry| {
-            entry.voices.retain(|voice| {
-                let is_fresh = voice.is_fresh(now_ms, max_age_ms);
-                held[usize::from(voice.node)] -= usize::from(!is_fresh);
+            entry.values.retain(|value| {
+                let is_fresh = value.is_fresh(now_ms, max_age_ms);
+                counts[usize::from(value.node)] -= usize::from(!is_fresh);
                 if is_fresh {
                     next_expiry_ms = next_expiry_ms
-                        .min(voice.at_ms.saturating_add(max_age_ms).saturating_add(1));
+                        .min(value.at_ms.saturating_add(max_age_ms).saturating_add(1));
                 }
                 is_fresh
             });
-            !entry.voices.is_empty()
+            !entry.values.is_empty()
         });
         let width = self.topology.clusters.len();
         let mut judge = PlausibilityFilter::new(&self.topology, places);
-        // By cluster for each prefix; weighted sum, weight, and number of prefixes, by cluster, for
-        // each aggregate.
+        // The row of each prefix by cluster, and for each aggregate and cluster the weighted sum,
+        // the weight and the number of prefixes.
         let mut rows: Vec<(u64, Vec<Option<AgreedRtt>>)> = Vec::with_capacity(self.entries.len());
         let mut aggregates: HashMap<u64, (IpAddr, Vec<Sum>)> = HashMap::new();
         for (key, entry) in &mut self.entries {
@@ -387,11 +388,11 @@ impl RttTable {
             let (_, sums) = aggregates
                 .entry(aggregate(*key))
                 .or_insert_with(|| (entry.address, vec![(0.0, 0.0, 0); width]));
-            for (sum, said) in sums.iter_mut().zip(&row) {
-                if let Some(said) = said {
+            for (sum, agreed_rtt) in sums.iter_mut().zip(&row) {
+                if let Some(agreed_rtt) = agreed_rtt {
                     *sum = (
-                        sum.0 + said.us * said.weight,
-                        sum.1 + said.weight,
+                        sum.0 + agreed_rtt.us * agreed_rtt.weight,
+                        sum.1 + agreed_rtt.weight,
                         sum.2 + 1,
                     );
                 }
@@ -402,7 +403,7 @@ impl RttTable {
         let mut around: HashMap<u64, Vec<Option<f64>>> = HashMap::new();
         for (key, (address, sums)) in &aggregates {
             let mut row: Vec<Option<f64>> = sums.iter().map(mean).collect();
-            judge.nearest_first(*address, &mut row);
+            judge.limit_by_nearest(*address, &mut row);
             around.insert(*key, row);
         }
         let useful = || {
@@ -410,7 +411,7 @@ impl RttTable {
                 .iter()
                 .filter(|(_, row)| row.iter().any(Option::is_some))
         };
-        let mut map = RttMap::with_room(rows.len() + useful().count(), width);
+        let mut map = RttMap::with_capacity(rows.len() + useful().count(), width);
         (map.prefixes, map.next_expiry_ms) = (rows.len(), next_expiry_ms);
         let whole = |us: Option<f64>| us.map_or(UNMEASURED, |us| us.round() as u32);
         for (key, row) in &rows {
@@ -418,8 +419,12 @@ impl RttTable {
             if row.iter().any(Option::is_some) {
                 map.insert(
                     *key,
-                    row.iter().zip(around).map(|(said, mean)| {
-                        whole(said.map(|said| said.us).or(mean.map(f64::trunc)))
+                    row.iter().zip(around).map(|(agreed_rtt, mean)| {
+                        whole(
+                            agreed_rtt
+                                .map(|agreed_rtt| agreed_rtt.us)
+                                .or(mean.map(f64::trunc)),
+                        )
                     }),
                 );
             }
@@ -431,7 +436,7 @@ impl RttTable {
     }
 }
 
-/// Of an aggregate's prefixes for one cluster: weighted sum, weight, and number.
+/// Over an aggregate's prefixes, for one cluster: weighted sum, weight, and number.
 type Sum = (f64, f64, u32);
 
 fn median(times: &mut [f64]) -> Option<f64> {

@@ -7,30 +7,31 @@ use super::{PrefixEntry, Topology, light_us, median};
 use crate::steer::location::{Atlas, Location};
 use crate::steer::plan::distance_km;
 
-/// A client is, for what speaks against a measurement, within so many kilometres of its place.
+/// Allowed distance between a client and its location when that speaks against a measurement, in
+/// kilometres.
 const CLIENT_SLACK_KM: f64 = 500.0;
-/// What is expected at a distance when nothing was measured, as selection guesses it.
+/// The time expected at a distance where nothing was measured, as selection guesses it.
 const EXPECTED_US: f64 = 20_000.0;
 const EXPECTED_US_PER_KM: f64 = 20.0;
-/// The nearest cluster is slow when it takes so much longer than expected.
+/// The nearest cluster is slow when its time exceeds the expected one by this.
 const SLOW_US: f64 = 30_000.0;
-/// Values of two nodes agree within so much, or a factor of two.
+/// Values of two nodes agree within this, or within a factor of two.
 const AGREE_US: f64 = 20_000.0;
 
-/// What a cluster's nodes say together of one prefix.
+/// The time that a cluster's nodes agree on for one prefix.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AgreedRtt {
     pub(super) us: f64,
-    /// Nodes that say so.
-    pub(super) voices: usize,
+    /// Number of nodes that agree.
+    pub(super) votes: usize,
     pub(super) weight: f64,
 }
 
-/// Decides what counts of what was reported. Without places, all of it does.
+/// Decides which reported values count. Without locations, all of them do.
 pub(super) struct PlausibilityFilter<'a> {
     topology: &'a Topology,
     atlas: Option<&'a Atlas>,
-    /// Kilometres to each cluster by the number of the place; few places have many prefixes.
+    /// Kilometres to each cluster by the number of the location; few locations have many prefixes.
     distances: HashMap<u32, Option<Vec<f64>>>,
 }
 
@@ -43,7 +44,7 @@ impl<'a> PlausibilityFilter<'a> {
         }
     }
 
-    /// Kilometres from where an address is to each cluster; `None` where that is not known.
+    /// Kilometres from the location of an address to each cluster; `None` where it has none.
     fn distances(&mut self, address: IpAddr) -> Option<Vec<f64>> {
         let atlas = self.atlas?;
         let (number, _) = atlas.find(address);
@@ -61,7 +62,7 @@ impl<'a> PlausibilityFilter<'a> {
         self.distances.entry(number).or_insert_with(made).clone()
     }
 
-    /// What counts for a prefix, by cluster; what is dropped is counted.
+    /// The times that count for a prefix, by cluster; dropped values are counted.
     pub(super) fn row(
         &mut self,
         entry: &mut PrefixEntry,
@@ -69,22 +70,22 @@ impl<'a> PlausibilityFilter<'a> {
     ) -> Vec<Option<AgreedRtt>> {
         let distances = self.distances(entry.address);
         let topology = self.topology;
-        let mut is_out = vec![false; entry.voices.len()];
+        let mut is_out = vec![false; entry.values.len()];
         let mut row: Vec<Option<AgreedRtt>> = vec![None; topology.clusters.len()];
-        for (cluster, said) in row.iter_mut().enumerate() {
-            let of_cluster: Vec<usize> = (0..entry.voices.len())
-                .filter(|n| topology.nodes[usize::from(entry.voices[*n].node)].1 == cluster)
+        for (cluster, agreed_rtt) in row.iter_mut().enumerate() {
+            let of_cluster: Vec<usize> = (0..entry.values.len())
+                .filter(|n| topology.nodes[usize::from(entry.values[*n].node)].1 == cluster)
                 .collect();
             if of_cluster.is_empty() {
                 continue;
             }
             let times: Vec<f64> = of_cluster
                 .iter()
-                .map(|n| f64::from(entry.voices[*n].smoothed_us))
+                .map(|n| f64::from(entry.values[*n].smoothed_us))
                 .collect();
             let expected = distances.as_ref().map(|km| expected_us(km[cluster]));
-            let (us, voices) = if self.atlas.is_some() {
-                together(&times, expected)
+            let (us, votes) = if self.atlas.is_some() {
+                agreed(&times, expected)
             } else {
                 (median(&mut times.clone()).unwrap_or(0.0), 1)
             };
@@ -93,43 +94,43 @@ impl<'a> PlausibilityFilter<'a> {
             }
             let weight = of_cluster
                 .iter()
-                .fold(0u32, |sum, n| sum.saturating_add(entry.voices[*n].samples))
+                .fold(0u32, |sum, n| sum.saturating_add(entry.values[*n].samples))
                 .min(64);
-            *said = Some(AgreedRtt {
+            *agreed_rtt = Some(AgreedRtt {
                 us,
-                voices,
+                votes,
                 weight: f64::from(weight),
             });
         }
         if self.atlas.is_some() {
-            let mut fallen = vec![false; row.len()];
-            self.hold_against_light(&mut row, distances.as_deref(), &mut fallen);
+            let mut rejected = vec![false; row.len()];
+            self.reject_faster_than_light(&mut row, distances.as_deref(), &mut rejected);
             match &distances {
-                Some(km) => hold_against_nearest(topology, &mut row, km, &mut fallen),
-                None => hold_together(topology, &mut row),
+                Some(km) => compare_with_nearest(topology, &mut row, km, &mut rejected),
+                None => require_agreement(topology, &mut row),
             }
-            for (voice, is_out) in entry.voices.iter().zip(&mut is_out) {
-                *is_out |= fallen[topology.nodes[usize::from(voice.node)].1];
+            for (value, is_out) in entry.values.iter().zip(&mut is_out) {
+                *is_out |= rejected[topology.nodes[usize::from(value.node)].1];
             }
         }
-        for (voice, is_out) in entry.voices.iter_mut().zip(is_out) {
-            if is_out && !voice.is_counted {
+        for (value, is_out) in entry.values.iter_mut().zip(is_out) {
+            if is_out && !value.is_counted {
                 *dropped
-                    .entry(topology.nodes[usize::from(voice.node)].0.clone())
+                    .entry(topology.nodes[usize::from(value.node)].0.clone())
                     .or_default() += 1;
-                voice.is_counted = true;
+                value.is_counted = true;
             }
         }
         row
     }
 
-    /// Of two clusters whose times are together less than light needs between them, the one with
-    /// fewer voices falls, or both.
-    fn hold_against_light(
+    /// Where the times of two clusters are together less than light takes between them, rejects the
+    /// one with fewer votes, or both.
+    fn reject_faster_than_light(
         &self,
         row: &mut [Option<AgreedRtt>],
         distances: Option<&[f64]>,
-        fallen: &mut [bool],
+        rejected: &mut [bool],
     ) {
         let place_voice = |cluster: usize, us: f64| {
             distances.is_some_and(|km| us >= light_us(km[cluster] - CLIENT_SLACK_KM))
@@ -142,21 +143,21 @@ impl<'a> PlausibilityFilter<'a> {
                 if one.us + two.us >= self.topology.light_us(a, b) {
                     continue;
                 }
-                let votes_a = one.voices + usize::from(place_voice(a, one.us));
-                let votes_b = two.voices + usize::from(place_voice(b, two.us));
+                let votes_a = one.votes + usize::from(place_voice(a, one.us));
+                let votes_b = two.votes + usize::from(place_voice(b, two.us));
                 if votes_a <= votes_b {
-                    (row[a], fallen[a]) = (None, true);
+                    (row[a], rejected[a]) = (None, true);
                 }
                 if votes_b <= votes_a {
-                    (row[b], fallen[b]) = (None, true);
+                    (row[b], rejected[b]) = (None, true);
                 }
             }
         }
     }
 
-    /// Where the nearest cluster has no time, no other counts as quicker than its distance lets
-    /// expect.
-    pub(super) fn nearest_first(&mut self, address: IpAddr, row: &mut [Option<f64>]) {
+    /// Where the nearest cluster has no time, drops other times that are shorter than expected by
+    /// distance.
+    pub(super) fn limit_by_nearest(&mut self, address: IpAddr, row: &mut [Option<f64>]) {
         let Some(km) = self.distances(address) else {
             return;
         };
@@ -185,16 +186,16 @@ fn agree(a: f64, b: f64) -> bool {
     (a - b).abs() <= AGREE_US || a.max(b) <= 2.0 * a.min(b)
 }
 
-/// What the nodes of a cluster say together, and how many of them: the median of most, or of two
-/// that differ the one that is nearer to what is expected.
-fn together(times: &[f64], expected: Option<f64>) -> (f64, usize) {
+/// The time that the nodes of a cluster agree on, and how many of them: the median of the majority,
+/// or of two that differ the one nearer to the expected time.
+fn agreed(times: &[f64], expected: Option<f64>) -> (f64, usize) {
     let mut sorted = times.to_vec();
     let middle = median(&mut sorted).unwrap_or(0.0);
     let agreeing = |us: f64| times.iter().filter(|time| agree(**time, us)).count();
     if agreeing(middle) * 2 > times.len() {
         return (middle, agreeing(middle));
     }
-    // Nothing is known of the place: a longer time draws nobody away.
+    // Without a location the longer time counts: it draws no clients away.
     let expected = expected.unwrap_or(f64::MAX);
     let best = times
         .iter()
@@ -203,64 +204,67 @@ fn together(times: &[f64], expected: Option<f64>) -> (f64, usize) {
     (best.unwrap_or(middle), 1)
 }
 
-/// What another cluster says against the nearest one takes two voices.
-fn hold_against_nearest(
+/// Compares the other clusters with the nearest one, against which it takes two votes.
+fn compare_with_nearest(
     topology: &Topology,
     row: &mut [Option<AgreedRtt>],
     km: &[f64],
-    fallen: &mut [bool],
+    rejected: &mut [bool],
 ) {
     let Some(near) = nearest(km) else { return };
     let is_quicker_than_light =
         |cluster: usize, us: f64| us < light_us(km[cluster] - CLIENT_SLACK_KM);
-    if let Some(said) = row[near] {
+    if let Some(agreed_rtt) = row[near] {
         let shows_the_place_wrong = |cluster: usize| {
             cluster != near
                 && row[cluster].is_some_and(|other| {
-                    other.us < said.us && is_quicker_than_light(cluster, other.us)
+                    other.us < agreed_rtt.us && is_quicker_than_light(cluster, other.us)
                 })
         };
-        // One node alone that says it is far away from its own clients.
-        if said.voices < 2
-            && said.us > expected_us(km[near])
+        // A single node reports that it is far away from its own clients.
+        if agreed_rtt.votes < 2
+            && agreed_rtt.us > expected_us(km[near])
             && !(0..row.len()).any(shows_the_place_wrong)
         {
             row[near] = None;
         }
     }
     for cluster in (0..row.len()).filter(|cluster| *cluster != near) {
-        let Some(said) = row[cluster] else { continue };
+        let Some(agreed_rtt) = row[cluster] else {
+            continue;
+        };
         let Some(at_near) = row[near] else {
-            // Nobody has measured what this would be better than.
-            row[cluster] = row[cluster].filter(|said| said.us >= expected_us(km[cluster]));
+            // There is no measurement that this could be better than.
+            row[cluster] =
+                row[cluster].filter(|agreed_rtt| agreed_rtt.us >= expected_us(km[cluster]));
             continue;
         };
         let is_near_slow = at_near.us
             >= topology
                 .light_us(near, cluster)
                 .max(expected_us(km[near]) + SLOW_US);
-        // What the last mile costs there, it costs from everywhere; half of it may have been the
-        // way.
+        // The delay of the last mile is part of every way; half of the excess may be delay of the
+        // way instead.
         let excess = (at_near.us - light_us(km[near])).max(0.0);
         let least = light_us(km[cluster] - CLIENT_SLACK_KM) + excess / 2.0;
-        let is_alone = said.voices < 2 && said.us < at_near.us;
-        if !is_near_slow && (said.us < least || is_alone) {
+        let is_alone = agreed_rtt.votes < 2 && agreed_rtt.us < at_near.us;
+        if !is_near_slow && (agreed_rtt.us < least || is_alone) {
             row[cluster] = None;
-            fallen[cluster] |= said.us < least;
+            rejected[cluster] |= agreed_rtt.us < least;
         }
     }
 }
 
-/// Where the place of a prefix is not known, two clusters must have measured it, and a node of
-/// several speaks only with another.
-fn hold_together(topology: &Topology, row: &mut [Option<AgreedRtt>]) {
-    for (cluster, said) in row.iter_mut().enumerate() {
+/// Where the location of a prefix is unknown, two clusters must have measured it, and a cluster of
+/// several nodes needs two votes.
+fn require_agreement(topology: &Topology, row: &mut [Option<AgreedRtt>]) {
+    for (cluster, agreed_rtt) in row.iter_mut().enumerate() {
         let nodes = topology
             .nodes
             .iter()
             .filter(|(_, of)| *of == cluster)
             .count();
-        *said = said.filter(|said| said.voices >= 2 || nodes == 1);
+        *agreed_rtt = agreed_rtt.filter(|agreed_rtt| agreed_rtt.votes >= 2 || nodes == 1);
     }
     if row.iter().flatten().count() < 2 {
         row.fill(None);

@@ -389,7 +389,7 @@ fn nothing_new_is_not_compiled_again() {
     };
     steering.take_report(&report, NOW).expect("taken");
     steering.tick(NOW + 1);
-    let compiled = Arc::clone(&steering.state().rtt_map);
+    let compiled = steering.state().rtt_map.clone();
     assert_eq!(compiled.prefixes, 1);
     let max_age_ms = steering.state().fleet.steering.rtt_max_age.as_millis() as u64;
     for later in [250, 1_000, 60_000, max_age_ms] {
@@ -401,7 +401,7 @@ fn nothing_new_is_not_compiled_again() {
     }
     steering.tick(NOW + max_age_ms + 1);
     assert_eq!(steering.state().rtt_map.prefixes, 0, "too old");
-    let empty = Arc::clone(&steering.state().rtt_map);
+    let empty = steering.state().rtt_map.clone();
     steering.tick(NOW + 10 * max_age_ms);
     assert!(Arc::ptr_eq(&empty, &steering.state().rtt_map));
 }

@@ -229,8 +229,8 @@ fn generic(r: &mut FieldReader<'_>) -> Result<(), DataError> {
     }
 }
 
-/// Whether data in the generic form is what its type says, for the types whose data is looked into
-/// when they are served.
+/// Whether data in the generic form fits its type, for the types whose data is read when they are
+/// served.
 pub(super) fn has_shape(rtype: u16, data: &[u8]) -> bool {
     match rtype {
         rtype::A => data.len() == 4,

@@ -18,7 +18,7 @@ mod tests;
 pub use self::data::data;
 use crate::message::{self, LABEL_BYTES_MAX, NAME_BYTES_MAX, rtype};
 
-/// Why a name or a record's data cannot be used.
+/// A fault in a name or in a record's data.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DataError {
     /// A name breaks a rule.
@@ -59,8 +59,8 @@ pub enum DataError {
 /// Longest record data.
 const DATA_BYTES_MAX: usize = 65_535;
 
-/// A name in wire form, case kept. Names without a final dot are relative to `origin` (wire form);
-/// `@` is the origin.
+/// The wire form of a name in its letter case. A name without a final dot is relative to `origin`
+/// (wire form); `@` is the origin.
 pub fn name(text: &str, origin: &[u8]) -> Result<Vec<u8>, DataError> {
     let fail = |reason| DataError::Name {
         text: text.to_owned(),
@@ -129,8 +129,7 @@ fn escape(bytes: &mut std::iter::Peekable<impl Iterator<Item = u8>>) -> Option<u
     u8::try_from(value).ok()
 }
 
-/// Data as people write it, for the types that most records are of; others in the generic form of
-/// RFC 3597.
+/// Data in presentation format for the common types; others in the generic form of RFC 3597.
 pub fn shown(rtype: u16, data: &[u8]) -> String {
     known_shown(rtype, data).unwrap_or_else(|| {
         let digits: String = data.iter().map(|b| format!("{b:02x}")).collect();
