@@ -1,22 +1,21 @@
-//! Health checks of one endpoint over HTTP: when, over which connection, and for how long an answer
-//! is waited for.
+//! Health checks of one endpoint over HTTP: their times, their connection, and their time-outs.
 //!
-//! Checks go over one connection that is kept, so that a check costs one round trip however far the
-//! edge is. Every tenth check is made on a new connection, which then takes the place of the kept
-//! one: a listener that accepts nothing any more is found that way. So is every check after a
-//! failure, until one passes, and a check whose kept connection turns out to be closed: edges close
+//! Checks use one persistent connection, so that a check costs one round trip at any distance.
+//! Every tenth check uses a new connection, which then replaces the old one: this detects a
+//! listener that accepts no connections any more. A new connection is also used after a failure,
+//! until a check passes, and when the persistent connection turns out to be closed: edges close
 //! idle connections, and that alone says nothing about their health.
 //!
-//! How long a check waits is learned from the round trips measured (as in RFC 6298: the smoothed
-//! time and four times its mean deviation, but never less than half as much again as the smoothed
-//! time), for the connection and for the answer apart, and stays between `timeout_min` and
-//! `timeout`. It is `timeout` while nothing is measured and while the endpoint is down, so that an
-//! edge that is far, or whose way has become longer, gets the time to show it. What took longer
-//! than the endpoint would be given while it is up is believed when the next check says the same:
-//! an edge that stood still answers late once, and must be found as fast when it does so again.
+//! The time-out of a check is learned from measured round trips (as in RFC 6298: the smoothed time
+//! and four times its mean deviation, but at least 1.5 times the smoothed time), separately for the
+//! connection and for the response, between `timeout_min` and `timeout`. It is `timeout` while
+//! nothing is measured and while the endpoint is down, so that a distant edge, or one whose way has
+//! become longer, has the time to respond. A measurement longer than the time-out of an endpoint
+//! that is up counts only when the next one confirms it: an edge that stalled responds late once,
+//! and the next stall must be detected as fast.
 //!
-//! The check after a failure does not wait for the interval, and neither does the one after a kept
-//! connection closed: an edge that is killed is found within moments.
+//! The check after a failure does not wait for the interval, and neither does the one after the
+//! persistent connection closes: a killed edge is detected within moments.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -34,31 +33,31 @@ use crate::random::SplitMix64;
 
 /// Longest reason kept, in characters.
 const REASON_CHARS_MAX: usize = 120;
-/// One check in so many is made on a new connection.
+/// Every so many checks, a new connection is used.
 const NEW_CONNECTION_EVERY: u32 = 10;
-/// Largest head of an answer, in bytes.
+/// Largest head of a response, in bytes.
 const HEAD_BYTES_MAX: usize = 16 << 10;
-/// Largest body of an answer after which the connection is kept, in bytes.
+/// Largest body of a response after which the connection is kept, in bytes.
 const BODY_BYTES_MAX: usize = 16 << 10;
-/// After a failure the next check comes after this part of the interval.
+/// After a failure the next check follows after this fraction of the interval.
 const RECHECK_PARTS: u32 = 5;
-/// A kept connection that closes brings the next check forward if it has carried so many; an edge
-/// that closes after each answer is not checked more often for it.
+/// A persistent connection that closes brings the next check forward if it has carried so many
+/// checks; an edge that closes after each response is not checked more often for it.
 const CARRIED_MIN: u32 = 2;
 
 /// A smoothed time and its deviation, in microseconds.
 #[derive(Debug, Clone, Copy, Default)]
 struct RoundTrip {
     learned: Option<(f64, f64)>,
-    /// The last measurement, where it took longer than is waited for while the endpoint is up. It
-    /// may be that the way has become longer, or that the edge stood still and answered when it
-    /// went on; the next measurement tells.
+    /// The last measurement, where it exceeds the time-out of an endpoint that is up. Either the
+    /// way has become longer, or the edge stalled and responded afterwards; the next measurement
+    /// shows which.
     doubtful: Option<f64>,
 }
 
 impl RoundTrip {
-    /// Takes in a measurement (RFC 6298 section 2, with its constants). `least` is waited for in
-    /// any case.
+    /// Records a measurement (RFC 6298 section 2, with its constants). `least` is the shortest
+    /// time-out.
     fn observe(&mut self, took: Duration, least: Duration) {
         let us = took.as_secs_f64() * 1e6;
         let first = |us: f64| Some((us, us / 2.0));
@@ -77,8 +76,8 @@ impl RoundTrip {
         }
     }
 
-    /// How long to wait, without bounds; `None` before the first measurement and while the last one
-    /// is in doubt.
+    /// The learned time-out, without bounds; `None` before the first measurement and while the last
+    /// one is in doubt.
     fn limit(self) -> Option<Duration> {
         let (smoothed, deviation) = self.learned.filter(|_| self.doubtful.is_none())?;
         Some(Duration::from_secs_f64(
@@ -91,7 +90,7 @@ impl RoundTrip {
 struct Connection {
     sender: SendRequest<Empty<Bytes>>,
     driver: JoinHandle<()>,
-    /// Checks that it has carried.
+    /// Number of checks that it has carried.
     carried: u32,
 }
 
@@ -167,7 +166,7 @@ impl Checker {
         (1..self.rules.fall.max(1)).contains(&self.failures)
     }
 
-    /// How long the next check waits, for one or two of what is measured.
+    /// The time-out of the next check, for one or two of the measured steps.
     fn limit(&self, parts: &[RoundTrip]) -> Duration {
         let longest = self.rules.timeout;
         let is_down = self.failures >= self.rules.fall.max(1);
@@ -187,7 +186,7 @@ impl Checker {
         match tokio::time::timeout(limit, ask(&mut connection, &self.host, &self.rules.path)).await
         {
             Err(_) => CheckOutcome::Failed(format!("no answer within {} ms", limit.as_millis())),
-            // It was closed, perhaps for having been idle; a new one tells.
+            // The connection was closed, perhaps because it was idle; a new one shows.
             Ok(Err(_)) => self.check_new().await,
             Ok(Ok(answer)) => self.judge(connection, answer, begun, begun, limit).await,
         }
@@ -218,8 +217,8 @@ impl Checker {
         }
     }
 
-    /// Makes an outcome of the head, which alone counts, and keeps the connection when the body was
-    /// read in time.
+    /// Derives the result from the head, which alone counts, and keeps the connection when the body
+    /// was read in time.
     async fn judge(
         &mut self,
         mut connection: Connection,
@@ -274,7 +273,7 @@ async fn connect(endpoint: SocketAddr) -> Result<Connection, CheckOutcome> {
         .handshake(TokioIo::new(stream))
         .await;
     let (sender, connection) = handshake.map_err(|e| CheckOutcome::Failed(broken(&e)))?;
-    // What ends the connection is told to whoever waits for an answer on it.
+    // An error of the connection reaches the caller through the response that it waits for.
     let driver = tokio::spawn(async move { drop(connection.await) });
     Ok(Connection {
         sender,
@@ -283,7 +282,7 @@ async fn connect(endpoint: SocketAddr) -> Result<Connection, CheckOutcome> {
     })
 }
 
-/// Whether the system knows a way to that address; nothing is sent.
+/// Whether the system has a route to that address; nothing is sent.
 fn has_route(endpoint: SocketAddr) -> bool {
     let any: SocketAddr = match endpoint {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),

@@ -1,4 +1,4 @@
-//! Fleets for the tests of this part.
+//! Fleets for the tests of steering.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use nearcast_fleet::units::Bytes;
 
 pub(super) const KEY: &str = "a key that only these tests know";
 
-/// A node that answers nowhere.
+/// A node that accepts no connections.
 pub(super) fn node(name: &str, addresses: &[&str]) -> Node {
     Node {
         name: name.to_owned(),

@@ -1,22 +1,21 @@
-//! Whether edges are up: what their health checks found, by endpoint, and what that makes of their
-//! addresses.
+//! The health of edges: the results of checks by endpoint, and the addresses that may be in answers
+//! because of them.
 //!
-//! Every listener of every address is an endpoint with a health of its own ([`Node::checked_at`]).
-//! An address is in the answers while all its endpoints are up, and a node is up while one of its
+//! Each listener of each address is an endpoint with a health of its own ([`Node::checked_at`]). An
+//! address is in answers while all its endpoints are up, and a node is up while one of its
 //! addresses is.
 //!
-//! An endpoint is taken for up until its first check has ended, which is at once: a name server
-//! that starts must not answer that everything is down. That first result decides alone. After it,
-//! `fall` failures in a row take an endpoint out and `rise` successes bring it back. A 503 is no
-//! failure to doubt but the node's own word that it wants no clients: it takes the endpoint out at
-//! once.
+//! An endpoint counts as up until its first check has ended, which takes moments: a name server
+//! that starts must not answer that everything is down. The first result decides alone. After it,
+//! `fall` failures in a row take an endpoint out and `rise` successes bring it back. With a 503 the
+//! node itself rejects clients, so it takes the endpoint out at once.
 //!
-//! A name server without a route to an address (it has no IPv6, say) knows nothing about it, so
-//! that address follows the node's others. Only a node to which there is no route at all counts as
-//! down.
+//! A name server without a route to an address (because it has no IPv6, for example) knows nothing
+//! about it, so that address follows the node's other addresses. A node is down if there is no
+//! route to any of its addresses.
 //!
-//! The checks themselves are in [`super::check`]; they send what they saw to the one place that
-//! keeps this state.
+//! The checks themselves are in [`super::check`]; they send their results to the one owner of this
+//! state.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -26,20 +25,20 @@ use nearcast_fleet::config::{HealthCheck, Node};
 /// Endpoints named in one reason.
 const REASONS_MAX: usize = 3;
 
-/// How one check ended.
+/// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum CheckOutcome {
     /// A success status, after so many microseconds.
     Passed(u64),
-    /// No answer, or the wrong one.
+    /// No response, or a wrong one.
     Failed(String),
-    /// The node itself says that it takes no clients.
+    /// The node itself rejects clients.
     Refusing(String),
-    /// This name server cannot reach any address of that network.
+    /// This name server has no route to the address.
     NoRoute,
 }
 
-/// What is known of one endpoint.
+/// The health of one endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Endpoint {
     at: SocketAddr,
@@ -53,23 +52,23 @@ struct Endpoint {
     has_route: bool,
     /// Whether any check has ended.
     checked: bool,
-    /// Results in a row that speak against `up`.
+    /// Consecutive results that contradict `up`.
     against: u32,
 }
 
-/// What is known of one node's health.
+/// The health of one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct HealthState {
-    /// Whether it is in the answers, with one address at least.
+    /// Whether one of its addresses, at least, may be in answers.
     pub(super) up: bool,
     /// Since when, milliseconds after the Unix epoch.
     pub(super) since_ms: u64,
-    /// Why, for people; names the endpoints that are not as the others.
+    /// The reason, for people; names the endpoints that differ from the others.
     pub(super) reason: String,
     /// Time of the slowest endpoint's last check in microseconds; 0 when none passed.
     pub(super) check_us: u64,
     endpoints: Vec<Endpoint>,
-    /// The node's addresses, whether each is in the answers, and the endpoints that say so.
+    /// The node's addresses, whether each may be in answers, and the endpoints that decide it.
     addresses: Vec<(IpAddr, bool, Vec<usize>)>,
 }
 
@@ -130,8 +129,8 @@ impl HealthState {
         health
     }
 
-    /// Goes over to what another revision of the fleet says of the node. Endpoints that stay keep
-    /// their health; new ones are taken to be as the node is until their first check.
+    /// Adopts another revision's settings of the node. Endpoints that remain keep their health; new
+    /// ones have the node's health until their first check.
     pub(super) fn adapt(&mut self, node: &Node, now_ms: u64) {
         let mut endpoints: Vec<Endpoint> = Vec::new();
         let addresses = node.addresses.iter().map(|address| {
@@ -152,7 +151,7 @@ impl HealthState {
         self.judge(now_ms);
     }
 
-    /// Takes in what a check of one of the endpoints found. Says which addresses came into the
+    /// Records the result of a check of one of the endpoints. Gives the addresses that came into
     /// answers (`true`) or left them.
     pub(super) fn observe(
         &mut self,
@@ -182,15 +181,15 @@ impl HealthState {
             .is_none_or(|(_, up, _)| *up)
     }
 
-    /// The node's addresses, and whether each is in the answers.
+    /// The node's addresses, and whether each may be in answers.
     pub(super) fn addresses(&self) -> impl Iterator<Item = (IpAddr, bool)> {
         self.addresses
             .iter()
             .map(|(address, up, _)| (*address, *up))
     }
 
-    /// Makes of the endpoints what holds for the addresses and the node. Says which addresses
-    /// changed.
+    /// Derives the health of the addresses and of the node from the endpoints. Gives the addresses
+    /// that changed.
     fn judge(&mut self, now_ms: u64) -> Vec<(IpAddr, bool)> {
         let Self {
             endpoints,
@@ -225,7 +224,8 @@ impl HealthState {
     }
 }
 
-/// One reason for all endpoints where they agree; else those that are not well, by name.
+/// One reason for all endpoints where they agree; else the reasons of those that are not well, by
+/// name.
 fn reason_of(endpoints: &[Endpoint]) -> String {
     let Some(first) = endpoints.first() else {
         return String::new();
@@ -244,8 +244,8 @@ fn reason_of(endpoints: &[Endpoint]) -> String {
     }
 }
 
-/// The pause before the next check begins, counted from the beginning of the last: the interval
-/// moved by up to `jitter` of itself either way.
+/// The pause between the beginnings of two checks: the interval, moved by up to `jitter` of itself
+/// either way.
 pub(super) fn pause(rules: &HealthCheck, random: u64) -> Duration {
     let part = (random >> 11) as f64 / (1_u64 << 53) as f64;
     rules

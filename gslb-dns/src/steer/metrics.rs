@@ -7,8 +7,7 @@ use prometheus::core::{Collector, Desc};
 use super::share::WHOLE;
 use super::steering::Steering;
 
-/// `nearcast_dns_selections_total` and what else of steering goes into metrics, gathered when asked
-/// for.
+/// Collects `nearcast_dns_selections_total` and the other metrics of steering.
 pub(super) struct SteeringCollector {
     steering: Arc<Steering>,
     described: prometheus::IntCounterVec,

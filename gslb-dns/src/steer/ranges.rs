@@ -79,8 +79,8 @@ impl<K: Key> Builder<K> {
         }
     }
 
-    /// Gives `first..=last` that value; keys skipped since the last span get 0. What a former span
-    /// covers stays.
+    /// Sets the value of `first..=last`; keys skipped since the last span get 0, and keys of a
+    /// former span keep its value.
     pub(super) fn push(&mut self, first: K, last: K, value: u32) {
         let Some(next) = self.next else { return };
         if last < next {
@@ -130,8 +130,7 @@ impl<K: Key> Ranges<K> {
         let top = key.top();
         let from = self.index[top] as usize;
         let to = self.index[top + 1] as usize;
-        // The run that holds `key` begins at or before it; the first run begins at zero, so there
-        // is one.
+        // The run of `key` begins at or before it, and the first run begins at zero.
         (from + self.starts[from..to].partition_point(|start| *start <= key)).saturating_sub(1)
     }
 

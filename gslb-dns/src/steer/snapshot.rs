@@ -18,17 +18,17 @@ use crate::zone::Zones;
 /// Longest TTL given, a week.
 const TTL_MAX: u64 = 604_800;
 
-/// A fleet and the zones compiled from it. The zones name sites by their place in the fleet, so the
-/// two are of use only together.
+/// A fleet and the zones compiled from it. The zones refer to sites by their number in the fleet,
+/// so the two are always used together.
 #[derive(Debug, Clone)]
 pub struct Revision {
     /// The fleet.
     pub fleet: Arc<Fleet>,
-    /// What this name server serves of it.
+    /// The zones that this name server serves.
     pub zones: Arc<Zones>,
 }
 
-/// What the query path reads, all of one moment. Immutable, but for counters.
+/// The state that the query path reads, all of one moment. Immutable, except for counters.
 pub struct Snapshot {
     pub(super) fleet: Arc<Fleet>,
     pub(super) zones: Arc<Zones>,
@@ -38,26 +38,24 @@ pub struct Snapshot {
     pub(super) tally: Arc<SelectionCounters>,
     pub(super) turns: Arc<[AtomicU64]>,
     pub(super) explore_below: u32,
-    /// Whether some cluster takes only a share of its clients.
+    /// Whether some cluster accepts only a share of its clients.
     pub(super) is_shared: bool,
 }
 
-/// A decision with what led to it.
+/// The inputs of a decision, and the scope of an answer made from them.
 pub(super) struct ScopedInputs<'a> {
     pub(super) inputs: Inputs<'a>,
     pub(super) scope_prefix: u8,
 }
 
 impl Snapshot {
-    /// The zones; their sites are this snapshot's.
+    /// The zones, whose site numbers are those of this snapshot.
     pub fn zones(&self) -> &Zones {
         &self.zones
     }
 
-    /// The answer for one client of the `site`-th site of the fleet. Takes no lock and allocates
-    /// nothing.
-    ///
-    /// A site that does not exist has no addresses.
+    /// Selects the addresses for one client of the `site`-th site of the fleet. Takes no lock and
+    /// allocates nothing. A site that does not exist has no addresses.
     pub fn select(
         &self,
         site: usize,
@@ -68,7 +66,7 @@ impl Snapshot {
         let address = masked(client);
         let mut choice = self.decide(site, address, client.from_ecs, family, random);
         if choice.scope_prefix > 0 && client.address.is_ipv6() && address.is_ipv4() {
-            // The scope is of the family that was asked with.
+            // The scope belongs to the family of the query's client subnet.
             choice.scope_prefix += MAPPED_BITS;
         }
         if !choice.addresses.is_empty() {
@@ -82,7 +80,7 @@ impl Snapshot {
         choice
     }
 
-    /// Gathers what a decision depends on.
+    /// Gathers the inputs of a decision.
     pub(super) fn inputs(
         &self,
         site: usize,
@@ -128,7 +126,7 @@ impl Snapshot {
             SelectionPolicy::Geo => order_scope,
             SelectionPolicy::Rtt => match self.rtt.find(address) {
                 Some(row) => {
-                    // A time that is guessed depends on the place itself, not on the order alone.
+                    // A guessed time depends on the location itself, not on the order alone.
                     let (number, place_scope) = self.plan.atlas.find(address);
                     inputs.here = self.plan.atlas.location(number).map(Location::position);
                     inputs.rtt = Some(row);
@@ -209,7 +207,8 @@ pub(super) fn grain_of(address: IpAddr) -> u64 {
     }
 }
 
-/// The bits of an address that are known, zeros after them; of an IPv4-mapped one the IPv4 address.
+/// The known bits of an address, with zeros after them; of an IPv4-mapped address, the IPv4
+/// address.
 pub(super) fn masked(client: &ClientPrefix) -> IpAddr {
     match client.address.to_canonical() {
         IpAddr::V4(ip) => {

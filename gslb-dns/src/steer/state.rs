@@ -23,16 +23,16 @@ use super::snapshot::Snapshot;
 use crate::random::mix;
 use crate::zone::Zones;
 
-/// Measurements are compiled again after so many times as long as it took: two or three percent of
-/// a core at most.
+/// The pause after measurements were compiled, as a multiple of the time that it took: two or three
+/// percent of a core at most.
 const RTT_REST_FACTOR: u64 = 40;
-/// Why a drained edge is not in the answers, whatever its health.
+/// The reason shown for a drained edge, whatever its health.
 pub(super) const DRAINED: &str = "drained by an operator";
-/// Counters of so many former revisions of the fleet are kept apart; queries in flight have long
-/// left older ones.
+/// Most former revisions of the fleet whose counters are kept apart; queries in flight have
+/// finished long before.
 const PAST_TALLIES_MAX: usize = 8;
 
-/// What the tasks and the admin paths change.
+/// The state that the tasks and the admin paths change.
 pub(super) struct State {
     pub(super) fleet: Arc<Fleet>,
     pub(super) zones: Arc<Zones>,
@@ -43,31 +43,31 @@ pub(super) struct State {
     pub(super) loads: HashMap<String, NodeLoad>,
     pub(super) ramps: Ramps,
     pub(super) shares: Shares,
-    /// By node name: what its weight is corrected by so that the nodes of a cluster are equally
+    /// Factor on each node's weight, by node name, so that the nodes of a cluster become equally
     /// full.
     pub(super) corrections: HashMap<String, f64>,
-    /// What these come to, by cluster number and by node name.
+    /// The resulting shares, by cluster number.
     pub(super) accepted: Vec<AcceptedShare>,
     pub(super) weights: HashMap<String, Weight>,
     pub(super) refreshed_ms: u64,
-    /// What operators have drained.
+    /// Nodes and clusters that operators have drained.
     pub(super) drains: Drains,
     pub(super) rtt: RttTable,
     pub(super) rtt_changed: bool,
     pub(super) rtt_map: Arc<RttMap>,
-    /// Before that time the measurements are not compiled again: they take a small part of a core,
-    /// whatever comes in.
+    /// Measurements are not compiled before this time, so that they take a small part of a core at
+    /// any rate of reports.
     pub(super) rtt_rest_until_ms: u64,
     pub(super) keys: RefusedKeys,
     pub(super) tally: Arc<SelectionCounters>,
     pub(super) turns: Arc<[AtomicU64]>,
-    /// Counters by the indexes of former revisions; queries in flight may still add to them.
+    /// Counters of former revisions; queries in flight may still add to them.
     pub(super) past: Vec<Arc<SelectionCounters>>,
-    /// Sums of counters that nobody adds to any more.
+    /// Sums of counters that no query can add to any more.
     pub(super) settled: BTreeMap<SelectionLabels, u64>,
 }
 
-/// What a cluster takes of its clients.
+/// The share of its clients that a cluster accepts.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct AcceptedShare {
     pub(super) full: bool,
@@ -88,7 +88,7 @@ impl State {
         self.rtt_rest_until_ms = now_ms + begun.elapsed().as_millis() as u64 * RTT_REST_FACTOR;
     }
 
-    /// Sums up counters that no query can add to any more.
+    /// Adds up counters that no query can add to any more.
     pub(super) fn settle(&mut self) {
         let surplus = self.past.len().saturating_sub(PAST_TALLIES_MAX);
         let mut i = 0;
@@ -102,13 +102,13 @@ impl State {
         });
     }
 
-    /// Whether clients are given the node at all.
+    /// Whether the node is in answers.
     fn is_given(&self, cluster: &str, node: &str) -> bool {
         self.health.get(node).is_none_or(|v| v.up) && !self.drains.is_drained(cluster, node)
     }
 
-    /// What the nodes of a cluster that are given carry together; `None` where one may carry any
-    /// amount, or nothing is known of those that are given.
+    /// The load of a cluster's nodes that are in answers; `None` where one has no capacity, or none
+    /// has reported.
     fn cluster_load(&self, cluster: &Cluster) -> Option<ClusterLoad> {
         let mut sum = ClusterLoad {
             egress_bits: 0.0,
@@ -132,8 +132,8 @@ impl State {
         (is_down || sum.capacity_bits > 0.0).then_some(sum)
     }
 
-    /// Brings up to date what clusters take of their clients, and the weights of their nodes. Says
-    /// whether anything changed.
+    /// Updates the shares that clusters accept and the weights of their nodes; says whether any
+    /// changed.
     pub(super) fn refresh(&mut self, now_ms: u64) -> bool {
         let fleet = self.fleet.clone();
         let passed_ms = now_ms.saturating_sub(self.refreshed_ms);
@@ -168,9 +168,9 @@ impl State {
         changed
     }
 
-    /// The weights of a cluster's nodes: their share of its capacity, corrected by how full they
-    /// are, and less while they return. Gives the share of its clients that the cluster takes while
-    /// all its nodes return.
+    /// Sets the weights of a cluster's nodes: their share of its capacity, corrected by how full
+    /// they are, and less while they return. Gives the share of its clients that the cluster
+    /// accepts while all its nodes return.
     fn weigh(
         &mut self,
         cluster: &Cluster,

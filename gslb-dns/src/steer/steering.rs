@@ -26,7 +26,7 @@ use super::share::Shares;
 use super::snapshot::{Revision, Snapshot};
 use super::state::{DRAINED, State, turns};
 
-/// Everything that steers, shared by all query workers.
+/// The steering of a name server, shared by all query workers.
 pub struct Steering {
     pub(super) snapshot: ArcSwap<Snapshot>,
     pub(super) state: Mutex<State>,
@@ -34,7 +34,7 @@ pub struct Steering {
 }
 
 impl Steering {
-    /// Without tasks: what is up and measured changes by calls alone.
+    /// Steering without tasks: its state changes only by calls.
     pub(super) fn new(Revision { fleet, zones }: Revision, atlas: Arc<Atlas>, now_ms: u64) -> Self {
         let plan = Arc::new(Plan::new(&fleet, atlas));
         let tally = Arc::new(SelectionCounters::new(&fleet));
@@ -83,8 +83,8 @@ impl Steering {
         self.snapshot.store(Arc::new(state.snapshot()));
     }
 
-    /// What answers are made from now. Let go of soon: a query, or a batch of them, is answered
-    /// from one.
+    /// The current snapshot. One query, or a batch of them, is answered from one snapshot; drop it
+    /// soon.
     pub fn snapshot(&self) -> arc_swap::Guard<Arc<Snapshot>> {
         self.snapshot.load()
     }
@@ -93,7 +93,7 @@ impl Steering {
         self.revision.load(Ordering::Relaxed)
     }
 
-    /// Takes in what an edge reports; says how many samples were of use.
+    /// Records an edge's report; gives the number of samples that were of use.
     pub(super) fn take_report(&self, report: &RttReport, now_ms: u64) -> Result<usize, String> {
         let mut state = self.state();
         let fleet = state.fleet.clone();
@@ -122,8 +122,8 @@ impl Steering {
         Ok(taken)
     }
 
-    /// Does what falls due with time: compiles measurements that came in, forgets old ones and old
-    /// loads, moves shares and ramps on.
+    /// Does the periodic work: compiles new measurements, expires old ones and old loads, advances
+    /// shares and ramps.
     pub(super) fn tick(&self, now_ms: u64) {
         let mut state = self.state();
         let stale_ms =
@@ -143,7 +143,7 @@ impl Steering {
         }
     }
 
-    /// Takes in the result of a health check of one of a node's endpoints.
+    /// Records the result of a health check of one of a node's endpoints.
     pub(super) fn observe_health(
         &self,
         node: &str,
@@ -174,7 +174,8 @@ impl Steering {
         self.publish(&state);
     }
 
-    /// What operators have drained is in no answer, as long as anything else is up.
+    /// Sets the nodes that operators have drained: they are in no answer while any other node is
+    /// up.
     pub fn set_drained(&self, drains: Drains) {
         let mut state = self.state();
         state.drains = drains;
@@ -182,7 +183,7 @@ impl Steering {
         self.publish(&state);
     }
 
-    /// Goes over to another revision of the fleet with its zones, or another atlas.
+    /// Adopts another revision of the fleet with its zones, or another atlas.
     pub(super) fn adopt(
         &self,
         Revision { fleet, zones }: Revision,
@@ -190,7 +191,7 @@ impl Steering {
         now_ms: u64,
     ) {
         let current = self.state().plan.clone();
-        // The plan can take a while, so it is made without the lock.
+        // Computing the plan takes time, so it is done without the lock.
         let plan = if current.fits(&fleet, &atlas) {
             current
         } else {
@@ -247,7 +248,7 @@ impl Steering {
         self.snapshot.load().plan.atlas.clone()
     }
 
-    /// SteeringCollector since start.
+    /// Selections since start.
     pub(super) fn totals(&self) -> BTreeMap<SelectionLabels, u64> {
         let mut state = self.state();
         state.settle();
@@ -258,10 +259,8 @@ impl Steering {
         totals
     }
 
-    /// Fills in what steering knows of a report: selections, health, prefixes with a measurement,
-    /// the geo source.
-    ///
-    /// The report's revision is noted in turn, so that explanations can name it.
+    /// Fills in the part of a report that steering knows: selections, health, number of measured
+    /// prefixes, geo source. Keeps the report's revision, so that explanations can name it.
     pub fn fill_report(&self, report: &mut DnsReport) {
         self.revision.store(report.revision, Ordering::Relaxed);
         report.selections = self

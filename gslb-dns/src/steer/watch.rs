@@ -1,5 +1,5 @@
-//! The tasks beside the query path: health checks, the clock's tick, the fleet and the geo database
-//! as they change.
+//! The tasks beside the query path: health checks, periodic work, and changes of the fleet and of
+//! the geo database.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -21,14 +21,14 @@ use super::snapshot::Revision;
 use super::steering::{Steering, now_ms};
 use crate::random::SplitMix64;
 
-/// How often what falls due with time is done.
+/// Interval of the periodic work.
 const TICK: Duration = Duration::from_millis(250);
-/// How often the geo database's file is looked at.
+/// Interval at which the geo database's file is checked for changes.
 const LOOK: Duration = Duration::from_secs(1);
-/// Results of health checks under way to the one who keeps them.
+/// Most results of health checks that wait to be recorded.
 const RESULTS_MAX: usize = 1_024;
 
-/// By what a file is known to have changed: length, time of change, and which file it is.
+/// Identifies the version of a file: length, time of change, and inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileStamp {
     length: u64,
@@ -57,12 +57,12 @@ fn load(geo_db: Option<&Path>) -> Result<(Arc<Atlas>, Option<FileStamp>), Failur
     }
 }
 
-/// What is counted of the geo database.
+/// The metrics of the geo database.
 #[derive(Debug, Clone)]
 struct GeoMetrics {
-    /// 1 while the database that the fleet file names is not the one in use.
+    /// 1 while the database of the fleet file is not in use.
     failed: IntGauge,
-    /// Records of the database in use that could not be read, or not whole.
+    /// Records of the database in use that could not be read, or only in part.
     rejected_records: IntGauge,
 }
 
@@ -97,15 +97,15 @@ impl GeoMetrics {
     }
 }
 
-/// The database at the start, and what is known of its file.
+/// The database at start, and the version of its file.
 pub(super) struct Geo {
     pub(super) atlas: Arc<Atlas>,
     source: DatabaseFile,
     metrics: GeoMetrics,
 }
 
-/// The database to start with. A broken one does not keep a name server down: it starts with the
-/// built-in table, and takes the database when its file changes into a good one.
+/// Loads the database at start. A broken one does not stop a name server: it starts with the
+/// built-in table, and loads the database once its file has changed into a good one.
 pub(super) fn start(geo_db: Option<&Path>, registry: &prometheus::Registry) -> Geo {
     let metrics = GeoMetrics::register(registry);
     let before = geo_db.and_then(|path| stamp(path).ok());
@@ -165,10 +165,10 @@ async fn until(mut shutdown: Shutdown, work: impl Future<Output = ()>) {
     }
 }
 
-/// What a check found: of which node, at which of its endpoints.
+/// The result of a check, with its node and endpoint.
 type CheckResult = (Arc<str>, SocketAddr, CheckOutcome);
 
-/// Runs one task of checks for each endpoint of each node of the fleet, and keeps what they find.
+/// Runs one task for each endpoint of each node of the fleet, and records the results.
 async fn check_nodes(
     steering: Arc<Steering>,
     mut served: watch::Receiver<Revision>,
@@ -262,14 +262,14 @@ async fn check_one(
     }
 }
 
-/// What is known of the geo database's file.
+/// The version of the geo database's file that is loaded, and the one last seen.
 #[derive(Debug)]
 struct DatabaseFile {
-    /// The setting and stamp that are in use or were last found wanting.
+    /// The version that is loaded, or that could not be.
     settled: Option<FileStamp>,
-    /// Whether the file with the settled stamp is in use.
+    /// Whether the version in `settled` is loaded.
     is_good: bool,
-    /// The stamp of the last look, when it was another.
+    /// The version seen last, when it differs.
     seen: Option<FileStamp>,
     /// Whether a missing file was logged.
     missing_logged: bool,
@@ -285,7 +285,7 @@ impl DatabaseFile {
         }
     }
 
-    /// Whether the file is to be loaded now: it is another than the one in use, and has not changed
+    /// Whether to load the file now: its version differs from the loaded one, and has not changed
     /// since the last look, so that a file that is being written is not read half.
     fn is_due(&mut self, now: FileStamp) -> bool {
         self.missing_logged = false;
@@ -299,7 +299,7 @@ impl DatabaseFile {
     }
 }
 
-/// Follows the fleet's revisions and the database's file.
+/// Follows the revisions of the fleet and the file of the database.
 async fn follow(
     steering: Arc<Steering>,
     mut served: watch::Receiver<Revision>,
@@ -336,7 +336,7 @@ async fn follow(
                         let current = served.borrow().clone();
                         reload(&steering, current, Some(path.clone()), &mut source, &metrics).await;
                     }
-                    // It was away and is the same again.
+                    // The file was missing and is the same again.
                     Some(Ok(now)) if source.settled == Some(now) => metrics.failed.set(i64::from(!source.is_good)),
                     Some(Err(error)) if !source.missing_logged => {
                         source.missing_logged = true;
@@ -350,8 +350,8 @@ async fn follow(
     }
 }
 
-/// Goes over to what is to be served, and to the database at a path where one is given; a broken
-/// one leaves the old in use.
+/// Adopts a revision, and the database at a path where one is given; if it is broken, the old one
+/// remains in use.
 async fn reload(
     steering: &Arc<Steering>,
     served: Revision,
@@ -384,7 +384,7 @@ async fn reload(
             metrics.note(&atlas);
         }
         Some(Err((failure, stamp))) => {
-            // Logged once: the same file is not tried again.
+            // Logged once: the same version is not tried again.
             (source.settled, source.is_good) = (stamp, false);
             source.missing_logged = stamp.is_none();
             metrics.failed.set(1);
@@ -394,7 +394,7 @@ async fn reload(
     }
 }
 
-/// Runs blocking work on a thread for such; `None` when the runtime ends.
+/// Runs blocking work on a thread for it; `None` when the runtime ends.
 async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     tokio::task::spawn_blocking(work).await.ok()
 }

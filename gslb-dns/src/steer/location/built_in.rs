@@ -8,14 +8,14 @@ use super::{Atlas, Location, LocationSource, UNKNOWN};
 use crate::steer::countries::{self, COUNTRIES};
 use crate::steer::ranges::{Builder, Ranges};
 
-/// Prefixes that the demonstration's clients live in.
+/// Prefixes of the demonstration's clients.
 pub(super) const DEMO: [(Ipv4Addr, [u8; 2], f32, f32); 3] = [
     (Ipv4Addr::new(192, 0, 2, 0), *b"SG", 1.352, 103.820),
     (Ipv4Addr::new(198, 51, 100, 0), *b"NL", 52.370, 4.895),
     (Ipv4Addr::new(203, 0, 113, 0), *b"US", 40.713, -74.006),
 ];
 
-/// Numbers of the countries' places: 1 and following; the demonstration's come after them.
+/// Numbers of the countries' locations: from 1; the demonstration's follow them.
 const FIRST_COUNTRY: u32 = 1;
 const FIRST_DEMO: u32 = FIRST_COUNTRY + COUNTRIES.len() as u32;
 
@@ -81,7 +81,7 @@ pub(super) fn fixed_places() -> Vec<Option<Location>> {
 }
 
 impl Atlas {
-    /// Without a database. Compiled once a process; later calls give the same value.
+    /// The atlas without a database. Compiled once in a process; later calls give the same value.
     pub(in crate::steer) fn built_in() -> Arc<Self> {
         static ATLAS: OnceLock<Arc<Atlas>> = OnceLock::new();
         ATLAS

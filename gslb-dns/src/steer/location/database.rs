@@ -15,12 +15,12 @@ use crate::steer::ranges::Builder;
 
 /// Larger databases are refused.
 const DATABASE_BYTES_MAX: u64 = 2 << 30;
-/// Networks, those without data included, for each node of a database's search tree; a sound one
-/// has hardly more than one.
+/// Most networks, with or without data, for each node of a database's search tree; a sound one has
+/// hardly more than one.
 const NETWORKS_A_NODE_MAX: u64 = 3;
 
 impl Atlas {
-    /// With the database at `path`, which is read whole and let go.
+    /// Compiles the database at `path`, which is read whole.
     ///
     /// # Errors
     /// `NoInput` when it cannot be read, `BadData` when it is not a database with countries or
@@ -61,8 +61,8 @@ impl Atlas {
         Ok(bytes)
     }
 
-    /// Whether the file at `path` is a database at all; what it has of places is not looked at,
-    /// which would take a while.
+    /// Checks whether the file at `path` is a database. Its locations are not read, which would
+    /// take a while.
     ///
     /// # Errors
     /// As [`Atlas::load`].
@@ -70,19 +70,19 @@ impl Atlas {
         open(&Self::read(path)?, |_| ()).map_err(|reason| bad(path, reason))
     }
 
-    /// From the bytes of a database.
+    /// Compiles the bytes of a database.
     ///
-    /// The search tree must be sound, or nothing can be believed. A record in it that cannot be
-    /// read is passed over: its networks have the place that the built-in table gives them, and it
-    /// is counted in [`Atlas::rejected_records`].
+    /// The search tree must be sound, otherwise no record can be trusted. A malformed record is
+    /// skipped: its networks have the location of the built-in table, and it is counted in
+    /// [`Atlas::rejected_records`].
     pub(super) fn compile(bytes: &[u8]) -> Result<Self, String> {
         open(bytes, Self::compile_read)?
     }
 
     fn compile_read(reader: &Reader<&[u8]>) -> Result<Self, String> {
-        // An IPv4 address is looked up below ::/96. When one record covers all of that, every IPv4
-        // address is where it says, and the reader would take each other network with that record
-        // for a second way to the IPv4 addresses.
+        // IPv4 addresses are below ::/96. When one record covers all of that, it is the location of
+        // every IPv4 address, and the reader would mistake every other network with that record for
+        // an alias of the IPv4 addresses.
         let of_all_v4 = match reader.metadata().ip_version {
             6 => Some(
                 reader
@@ -106,14 +106,14 @@ impl Atlas {
         let mut seen = RecordCache::default();
         let mut located = 0_u64;
         if let Some(found) = of_all_v4 {
-            let number = seen.place_number(&found, &mut places);
+            let number = seen.location_number(&found, &mut places);
             if number != UNKNOWN {
                 located += 1;
                 v4.push(0, u32::MAX, number);
             }
         }
-        // A tree has one end more than nodes. In a damaged file that joins branches again there may
-        // be more ends than could ever be read.
+        // A tree has one leaf more than nodes. In a damaged file whose branches join again there
+        // may be more leaves than could ever be read.
         let ends_max = NETWORKS_A_NODE_MAX * u64::from(reader.metadata().node_count);
         for (ends, found) in (0..).zip(reader.networks(options).map_err(|e| e.to_string())?) {
             let found = found.map_err(|e| e.to_string())?;
@@ -122,7 +122,7 @@ impl Atlas {
                     "its search tree is no tree: it has more networks than places for them".into(),
                 );
             }
-            let number = seen.place_number(&found, &mut places);
+            let number = seen.location_number(&found, &mut places);
             if number == UNKNOWN {
                 continue;
             }
@@ -141,7 +141,7 @@ impl Atlas {
                         v4_mapped.push(ip.into(), last_v4(ip.into(), prefix), number);
                     }
                     let first = key_v6(ip);
-                    // Below a /64 the first record with a place counts for the whole of it.
+                    // Below a /64 the first record with a location counts for the whole /64.
                     v6.push(
                         first,
                         first | u64::MAX.checked_shr(prefix).unwrap_or(0),
@@ -150,7 +150,7 @@ impl Atlas {
                 }
             }
         }
-        let rejected_records = seen.odd;
+        let rejected_records = seen.malformed;
         if located == 0 {
             let odd = if rejected_records > 0 {
                 format!(" ({rejected_records} of its records cannot be read)")
@@ -195,7 +195,7 @@ fn date(unix_seconds: u64) -> String {
     time.strftime("%Y-%m-%d").to_string()
 }
 
-/// Opens a database for `read`, metadata that lack what nothing needs included.
+/// Opens a database for `read`, even if its metadata lack members that only describe it.
 fn open<T>(bytes: &[u8], read: impl FnOnce(&Reader<&[u8]>) -> T) -> Result<T, String> {
     match Reader::from_source(bytes).map_err(|e| e.to_string()) {
         Ok(reader) => Ok(read(&reader)),
@@ -207,19 +207,19 @@ fn open<T>(bytes: &[u8], read: impl FnOnce(&Reader<&[u8]>) -> T) -> Result<T, St
     }
 }
 
-/// What was made of the records that were met so far.
+/// The locations of the records read so far.
 #[derive(Default)]
 struct RecordCache {
     by_offset: HashMap<usize, u32>,
     by_place: HashMap<([u8; 2], u32, u32), u32>,
-    /// Records that could not be read, or not all of what they say of the place.
-    odd: u64,
+    /// Records that are malformed, wholly or in part.
+    malformed: u64,
 }
 
 impl RecordCache {
-    /// The number of the place that a network's record names; a record is read once, however many
+    /// The number of the location of a network's record. Each record is read once, however many
     /// networks have it.
-    fn place_number<S: AsRef<[u8]>>(
+    fn location_number<S: AsRef<[u8]>>(
         &mut self,
         found: &LookupResult<'_, S>,
         places: &mut Vec<Option<Location>>,
@@ -230,14 +230,14 @@ impl RecordCache {
         if let Some(number) = self.by_offset.get(&offset) {
             return *number;
         }
-        // A record that breaks the format is none of ours to judge: others may be sound.
+        // A malformed record does not affect the others.
         let record = found
             .decode::<Record>()
             .ok()
             .flatten()
             .unwrap_or_else(Record::unreadable);
-        self.odd += u64::from(record.is_malformed);
-        let number = record.place_number(places, &mut self.by_place);
+        self.malformed += u64::from(record.is_malformed);
+        let number = record.location_number(places, &mut self.by_place);
         self.by_offset.insert(offset, number);
         number
     }

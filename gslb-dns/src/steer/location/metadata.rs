@@ -8,13 +8,12 @@ use serde::de::Deserializer;
 
 use super::record::{OfAnyKind, ReadKind};
 
-/// Where the metadata of a database begins (MaxMind DB format 2.0).
+/// Marks the beginning of the metadata (MaxMind DB format 2.0).
 pub(super) const METADATA_MARKER: &[u8] = b"\xab\xcd\xefMaxMind.com";
-/// As much of a text in loose metadata is kept; each char has up to four bytes.
+/// Longest text kept of incomplete metadata; each char has up to four bytes.
 const METADATA_CHARS_MAX: usize = 50;
 
-/// Metadata as some writers leave it: only what the search tree cannot be read without must be
-/// there.
+/// Metadata as some writers leave it: only the members that the search tree needs are required.
 #[derive(Deserialize)]
 pub(super) struct LooseMetadata {
     pub(super) node_count: u32,
@@ -26,7 +25,7 @@ pub(super) struct LooseMetadata {
     pub(super) build_epoch: Option<Loose>,
 }
 
-/// A text or a number, or something else.
+/// A text, a number, or neither.
 #[derive(Default)]
 pub(super) struct Loose {
     pub(super) text: Option<String>,
@@ -58,14 +57,13 @@ impl<'de> Deserialize<'de> for Loose {
     }
 }
 
-/// The database with whole metadata in place of what it has, which its reader refuses for want of
-/// members that only describe it.
+/// The database with complete metadata: its reader rejects metadata that lack members which only
+/// describe the database.
 pub(super) fn with_full_metadata(bytes: &[u8]) -> Option<Vec<u8>> {
     let at = bytes
         .windows(METADATA_MARKER.len())
         .rposition(|w| w == METADATA_MARKER)?;
-    // Metadata are written like a record, so a database of one node that has them for its record
-    // reads them.
+    // Metadata are encoded like a record, so they are read as the record of a database of one node.
     let mut probe = [
         &[0, 0, 17, 0, 0, 17],
         &[0; 16][..],
@@ -88,7 +86,7 @@ pub(super) fn with_full_metadata(bytes: &[u8]) -> Option<Vec<u8>> {
     Some([&bytes[..at], &metadata(&loose)].concat())
 }
 
-/// The marker and metadata in their own format: a map with each member that the format asks for.
+/// The marker and the metadata, encoded: a map with every member that the format requires.
 pub(super) fn metadata(loose: &LooseMetadata) -> Vec<u8> {
     /// Type numbers, in the first three bits; those above 7 follow in a byte of their own, less 7.
     const TEXT: u8 = 2 << 5;

@@ -1,17 +1,17 @@
-//! Where a client is: places by address prefix, from the built-in country table or a MaxMind-format
+//! The locations of clients: by address prefix, from the built-in country table or a MaxMind-format
 //! database.
 //!
-//! Whatever the source, the whole of it is compiled into [`Ranges`] once, off the query path: a
-//! look-up in the database's own tree costs microseconds and decodes a record, one in the runs
-//! costs some tens of nanoseconds and gives a number. Layers, first that knows wins:
+//! Every source is compiled into [`Ranges`] once, off the query path: a look-up in the database's
+//! own tree costs microseconds and decodes a record, one in the runs costs some tens of nanoseconds
+//! and gives a number. The first layer that has a location wins:
 //!
 //! 1. the demonstration's prefixes (the documentation networks of RFC 5737);
 //! 2. the database of `steering.geo_db`, if there is one;
 //! 3. the country of the address's /24 (IPv4) or /48 (IPv6) in the registries' allocations, at the
 //!   point where that country's people live.
 //!
-//! The IPv4 countries are listed when the program is built (`build.rs`). IPv6 countries are looked
-//! up as asked, since their /48s are too many to list; their scope is then /48.
+//! The IPv4 countries are compiled when the program is built (`build.rs`). IPv6 countries are
+//! looked up for each query, since there are too many /48s to list; their scope is then /48.
 
 mod built_in;
 mod database;
@@ -30,10 +30,10 @@ pub(super) const GRAIN_V4: u8 = 24;
 pub(super) const GRAIN_V6: u8 = 48;
 /// Bits of an IPv4-mapped IPv6 address before the IPv4 address.
 pub(super) const MAPPED_BITS: u8 = 96;
-/// Number of the place of which nothing is known.
+/// Number of the unknown location.
 pub(super) const UNKNOWN: u32 = 0;
 
-/// What a place was learnt from.
+/// The source of a location.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum LocationSource {
     /// One of the demonstration's prefixes.
@@ -47,7 +47,7 @@ pub(super) enum LocationSource {
 }
 
 impl LocationSource {
-    /// For people and programs.
+    /// The name in explanations.
     pub(super) fn label(self) -> &'static str {
         match self {
             Self::Demo => "demonstration prefix",
@@ -58,7 +58,7 @@ impl LocationSource {
     }
 }
 
-/// A place that clients are at.
+/// A location of clients.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Location {
     /// Country code; zeros where the database gives none.
@@ -67,7 +67,7 @@ pub(super) struct Location {
     pub(super) latitude: f32,
     /// Degrees east.
     pub(super) longitude: f32,
-    /// What it was learnt from.
+    /// Its source.
     pub(super) source: LocationSource,
 }
 
@@ -87,21 +87,21 @@ impl Location {
     }
 }
 
-/// All places and which addresses are at them. Immutable.
+/// All locations, and the addresses at each. Immutable.
 #[derive(Debug)]
 pub(super) struct Atlas {
     /// By number; [`UNKNOWN`] is none.
     pub(super) places: Vec<Option<Location>>,
     pub(super) v4: Ranges<u32>,
-    /// What the database says; 0 leads to the built-in countries.
+    /// The locations of the database; 0 leads to the built-in countries.
     pub(super) v6: Ranges<u64>,
-    /// The same by country alone, as [`country_value`] writes it: far fewer runs, which stay in the
-    /// processor's caches. Counting needs no more.
+    /// The same by country alone, in the form of [`country_value`]: far fewer runs, which stay in
+    /// the processor's caches. Counting needs no more.
     pub(super) countries_v4: Ranges<u32>,
     pub(super) countries_v6: Ranges<u64>,
-    /// For reports: `built-in`, or what the database says of itself.
+    /// For reports: `built-in`, or the database's description of itself.
     pub(super) description: String,
-    /// Records of the database that are not what they should be, and were left out or read in part.
+    /// Records of the database that are malformed, and were skipped or read in part.
     pub(super) rejected_records: u64,
 }
 
@@ -136,7 +136,7 @@ impl Atlas {
         (value > NO_COUNTRY).then(|| (value as u16).to_be_bytes())
     }
 
-    /// The number of the place of an address.
+    /// The number of an address's location.
     pub(super) fn number(&self, address: IpAddr) -> u32 {
         match address {
             IpAddr::V4(ip) => self.v4.value(u32::from(ip)),
@@ -147,8 +147,8 @@ impl Atlas {
         }
     }
 
-    /// The number of the place of an address, and the longest prefix that is sure to be at that
-    /// place throughout.
+    /// The number of an address's location, and the length of the prefix that has this location
+    /// throughout.
     pub(super) fn find(&self, address: IpAddr) -> (u32, u8) {
         match address {
             IpAddr::V4(ip) => self.v4.find(u32::from(ip)),
@@ -159,12 +159,12 @@ impl Atlas {
         }
     }
 
-    /// The place of that number.
+    /// The location with that number.
     pub(super) fn location(&self, number: u32) -> Option<&Location> {
         self.places.get(number as usize)?.as_ref()
     }
 
-    /// All places by number.
+    /// All locations by number.
     pub(super) fn locations(&self) -> &[Option<Location>] {
         &self.places
     }
@@ -180,10 +180,10 @@ impl Atlas {
     }
 }
 
-/// A place without a country, in the maps by country.
+/// A location without a country, in the maps by country.
 const NO_COUNTRY: u32 = 1;
 
-/// The country of a place as one number: 0 for no place, [`NO_COUNTRY`], or the letters.
+/// The country of a location as one number: 0 for no location, [`NO_COUNTRY`], or the letters.
 fn country_value(place: Option<&Location>) -> u32 {
     place.map_or(0, |p| {
         u32::from(u16::from_be_bytes(p.country)).max(NO_COUNTRY)

@@ -8,7 +8,8 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use super::{Location, LocationSource, UNKNOWN};
 use crate::steer::countries::{self, COUNTRIES};
 
-/// What is read of a database record; everything may be missing, other fields are skipped.
+/// The members of a database record that are read; each may be missing, and other members are
+/// skipped.
 #[derive(Debug, Default)]
 pub(super) struct Record {
     country: Country,
@@ -17,9 +18,9 @@ pub(super) struct Record {
     represented_country: Country,
     traits: Country,
     location: Position,
-    /// The position as members of the record itself.
+    /// The position, where its coordinates are members of the record itself.
     own: Position,
-    /// Whether something of it is of a kind that cannot be read.
+    /// Whether a member has a type that cannot be read.
     pub(super) is_malformed: bool,
 }
 
@@ -29,7 +30,7 @@ impl Record {
         RecordReader.unusable()
     }
 
-    pub(super) fn place_number(
+    pub(super) fn location_number(
         self,
         places: &mut Vec<Option<Location>>,
         by_place: &mut HashMap<([u8; 2], u32, u32), u32>,
@@ -43,7 +44,7 @@ impl Record {
         ];
         let country = countries.iter().find_map(|c| c.code);
         let position = self.location.whole().or(self.own.whole());
-        // Databases write 0, 0 for "not known", and nobody lives there.
+        // Databases write 0, 0 for "not known", and that point is in the sea.
         let position = position.filter(|position| *position != (0.0, 0.0));
         let (latitude, longitude, source) = match (position, country.and_then(countries::index)) {
             (Some((latitude, longitude)), _) => {
@@ -77,13 +78,13 @@ impl<'de> Deserialize<'de> for Record {
     }
 }
 
-/// Reads a value of whatever kind: a reader takes what it can use of it, and any other kind is odd.
-/// Nothing but a broken encoding fails.
+/// Reads a value of any type: a [`ReadKind`] takes the types that it can use, and all others are
+/// malformed. Only a broken encoding is an error.
 pub(super) struct OfAnyKind<R>(pub(super) R);
 
 pub(super) trait ReadKind<'de>: Sized {
     type Value;
-    /// A value of a kind that is of no use.
+    /// A value of a type that cannot be used.
     fn unusable(self) -> Self::Value;
     fn text(self, _text: &str) -> Self::Value {
         self.unusable()
@@ -164,7 +165,7 @@ impl<'de> ReadKind<'de> for RecordReader {
                 }
                 "registered_country" => record.registered_country = map.next_value()?,
                 "represented_country" => record.represented_country = map.next_value()?,
-                // Most of it is not about places.
+                // Most members of `traits` are not about locations.
                 "traits" => {
                     record.traits = Country {
                         is_malformed: false,
@@ -192,7 +193,7 @@ impl<'de> ReadKind<'de> for RecordReader {
 #[derive(Debug, Default, Clone, Copy)]
 struct Country {
     code: Option<[u8; 2]>,
-    /// Whether it was of a kind that names no country.
+    /// Whether its type cannot name a country.
     is_malformed: bool,
 }
 
@@ -220,7 +221,7 @@ impl<'de> ReadKind<'de> for CountryReader {
         }
     }
 
-    /// A name of a country, or nothing at all, is no code, but nothing odd either.
+    /// A country's name, or an empty text, is not a code, but not malformed either.
     fn text(self, text: &str) -> Country {
         Country {
             code: country_of(text),
@@ -246,7 +247,7 @@ impl<'de> ReadKind<'de> for CountryReader {
     }
 }
 
-/// A country code inside a map: a text, or it is odd.
+/// A country code inside a map: a text, or malformed.
 struct Code(Country);
 
 impl<'de> Deserialize<'de> for Code {
@@ -265,12 +266,12 @@ impl<'de> Deserialize<'de> for Code {
     }
 }
 
-/// A position, or as much of one as there is. Degrees north and east.
+/// A position, possibly incomplete. Degrees north and east.
 #[derive(Debug, Default, Clone, Copy)]
 struct Position {
     latitude: Option<f64>,
     longitude: Option<f64>,
-    /// Whether something that should be a position is none.
+    /// Whether a coordinate has a type that cannot be read.
     is_malformed: bool,
 }
 
@@ -278,18 +279,18 @@ impl Position {
     /// Both numbers, each on the globe.
     fn whole(&self) -> Option<(f64, f64)> {
         let position = self.latitude.zip(self.longitude)?;
-        // What is not a number is in no range.
+        // A coordinate that is not a number is outside every range.
         ((-90.0..=90.0).contains(&position.0) && (-180.0..=180.0).contains(&position.1))
             .then_some(position)
     }
 
-    /// Whether it is there and cannot be used.
+    /// Whether it is present and cannot be used.
     fn is_wrong(&self) -> bool {
         self.is_malformed
             || ((self.latitude.is_some() || self.longitude.is_some()) && self.whole().is_none())
     }
 
-    /// Takes the value of a map's member when its name is one of a coordinate.
+    /// Reads the value of a map's member if its name is that of a coordinate.
     fn take<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
         let (slot, found) = match key {
             "latitude" | "lat" => (&mut self.latitude, map.next_value::<Number>()?),
@@ -354,8 +355,7 @@ impl<'de> ReadKind<'de> for PositionReader {
     }
 }
 
-/// A number however it is written: some databases use float32, some float64, some integers or
-/// strings.
+/// A number in any type: some databases use float32, some float64, some integers or strings.
 #[derive(Default, Clone, Copy)]
 struct Number(Option<f64>);
 

@@ -1,17 +1,17 @@
-//! Which cluster: pure, without sockets, clocks and maps; chance is an argument.
+//! Selects the cluster: pure, without sockets, clocks and maps; chance is an argument.
 //!
-//! Each policy ranks the site's clusters; the first one that is up and takes the client is given. A
-//! cluster that is full, or has just returned, takes a share of clients alone ([`super::share`],
-//! [`super::ramp`]): those with a hash of their prefix and of the cluster's name below that share.
-//! For a resolver that shows no subnet it is the hash of its own prefix, moved a little by chance.
-//! Shares count relative to the largest of the site's clusters that are up, so one of them always
-//! takes the client, and the only one that is up takes everybody. When none is up, the first one's
-//! addresses are given all the same, since a health check can be wrong about all of them at once
-//! and no answer is surely wrong.
+//! Each policy ranks the site's clusters; the first one that is up and accepts the client is
+//! selected. A cluster that is full, or has just returned, accepts only a share of its clients
+//! ([`super::share`], [`super::ramp`]): those whose hash of prefix and cluster name is below the
+//! share. For a resolver that sends no subnet the hash is of its own prefix, moved a little by
+//! chance. Shares are relative to the largest of the site's clusters that are up, so one of them
+//! always accepts the client, and the only one that is up accepts all. When none is up, the
+//! addresses of the first one are given: a health check can be wrong about all of them at once, and
+//! no answer is surely wrong.
 //!
-//! A cluster without an address of the family asked for is no candidate. So a name has addresses of
-//! a family for every client or for none, as RFC 7871 wants, and a client that asks for `AAAA` is
-//! given the best cluster that has one.
+//! A cluster without an address of the requested family is no candidate. So a name has addresses of
+//! a family for every client or for none, as RFC 7871 requires, and a client that queries `AAAA`
+//! gets the best cluster that has one.
 
 use std::net::IpAddr;
 
@@ -25,14 +25,14 @@ use crate::random::mix;
 
 /// Round-trip times are ranked over the nearest so many clusters of a site.
 pub(super) const RANKED_MAX: usize = 64;
-/// In place of a time that was never measured, at distance zero. On the high side, as a measured
-/// good one is worth more.
+/// The guess at distance zero, in place of a time that was never measured. It is on the high side,
+/// as a good measured time is more certain.
 const GUESS_BASE_US: f64 = 20_000.0;
-/// Added for each kilometre: light in fibre there and back, by twice the shortest way.
+/// Added to it for each kilometre: light in fibre there and back, over twice the shortest way.
 const GUESS_US_PER_KM: f64 = 20.0;
-/// Times that differ less than this and a fiftieth count as equal, and distance decides.
+/// Times that differ by less than this and a fiftieth are equal, and distance decides.
 const EQUAL_WITHIN_US: f64 = 500.0;
-/// By this part of all a resolver without client subnets may be drawn away from its hash.
+/// A resolver without client subnets may be drawn this part of the whole away from its hash.
 const RESOLVER_CHANCE: u32 = 8;
 /// No measurement.
 pub(super) const UNMEASURED: u32 = u32::MAX;
@@ -48,22 +48,22 @@ pub(super) struct Pool {
     pub(super) weights: Vec<Weight>,
 }
 
-/// What selection knows of a cluster.
+/// The state of a cluster as selection sees it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct ClusterState {
     /// `A`.
     pub(super) v4: Pool,
     /// `AAAA`.
     pub(super) v6: Pool,
-    /// Share under weighted steering.
+    /// Weight under weighted steering.
     pub(super) weight: u32,
     /// Degrees north and east.
     pub(super) position: (f64, f64),
-    /// Whether it is as full as it may be, or gives clients away so as not to be.
+    /// Whether it has reached its capacity, or gives clients away so as not to.
     pub(super) full: bool,
-    /// The share that it takes of clients known by their prefix.
+    /// The share that it accepts of clients known by their prefix.
     pub(super) by_prefix: Fraction,
-    /// The share that it takes of other answers.
+    /// The share that it accepts of other clients.
     pub(super) by_chance: Fraction,
     /// Makes hashes of prefixes differ from those of other clusters.
     pub(super) salt: u64,
@@ -85,16 +85,16 @@ impl Default for ClusterState {
     }
 }
 
-/// Whether a cluster may be given.
+/// Whether a cluster can be selected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Availability {
-    /// It may.
+    /// It can be selected.
     Open,
-    /// It may to a share of clients alone, as it is full.
+    /// It is full: only for a share of its clients.
     Full,
-    /// None of its nodes is up.
+    /// No node is up.
     Down,
-    /// None of its nodes has an address of that family.
+    /// No node has an address of that family.
     NoAddress,
 }
 
@@ -107,7 +107,7 @@ impl ClusterState {
         }
     }
 
-    /// Whether it may be given to those who ask for that family.
+    /// Whether it can be selected for that family.
     pub(super) fn availability(&self, family: Family) -> Availability {
         let pool = self.pool(family);
         match (pool.up.is_empty(), pool.all.is_empty()) {
@@ -118,13 +118,13 @@ impl ClusterState {
         }
     }
 
-    /// Whether it takes all of its clients.
+    /// Whether it accepts all of its clients.
     pub(super) fn takes_all(&self) -> bool {
         self.by_prefix == WHOLE && self.by_chance == WHOLE
     }
 
-    /// The addresses to give from, the best kind it has, with their weights; none when they weigh
-    /// the same.
+    /// The addresses to answer with: of nodes that are up, else of all. With their weights; none
+    /// when they are equal.
     pub(super) fn serving(&self, family: Family) -> (&[IpAddr], &[Weight]) {
         let pool = self.pool(family);
         if pool.up.is_empty() {
@@ -135,17 +135,17 @@ impl ClusterState {
     }
 }
 
-/// Everything one decision depends on.
+/// The inputs of one decision.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Inputs<'a> {
     pub(super) policy: SelectionPolicy,
     /// All clusters of the fleet.
     pub(super) clusters: &'a [ClusterState],
-    /// The site's, best first by distance, or by weight when the place is unknown.
+    /// The site's clusters, best first by distance, or by weight when the location is unknown.
     pub(super) order: &'a [u16],
-    /// Whether the client's place is known.
+    /// Whether the client's location is known.
     pub(super) placed: bool,
-    /// The client's place, degrees.
+    /// The client's location, degrees north and east.
     pub(super) here: Option<(f64, f64)>,
     /// Measured microseconds by cluster, [`UNMEASURED`] where there is none.
     pub(super) rtt: Option<&'a [u32]>,
@@ -155,11 +155,11 @@ pub(super) struct Inputs<'a> {
     /// Counts the answers of the site, for [`SelectionPolicy::RoundRobin`].
     pub(super) turn: u64,
     pub(super) random: u64,
-    /// Whether one of the clusters takes only a share of its clients.
+    /// Whether one of the clusters accepts only a share of its clients.
     pub(super) is_shared: bool,
-    /// The prefix of the client or resolver, of the grain by which shares are split.
+    /// The prefix of the client or resolver, in the grain by which shares are split.
     pub(super) grain: u64,
-    /// Whether that is the client's; else many clients may be behind it.
+    /// Whether that prefix is the client's; else many clients may be behind it.
     pub(super) has_subnet: bool,
 }
 
@@ -175,7 +175,7 @@ impl Inputs<'_> {
         )
     }
 
-    /// Whether answers do not depend on who asks: they are all drawn by chance.
+    /// Whether the answer is drawn by chance, for any client.
     fn is_drawn(&self) -> bool {
         matches!(
             self.policy,
@@ -183,7 +183,7 @@ impl Inputs<'_> {
         )
     }
 
-    /// The share that a cluster takes of clients like this one.
+    /// The share that a cluster accepts of clients like this one.
     fn part(&self, cluster: u16) -> Fraction {
         let state = self.state(cluster);
         if self.has_subnet || self.is_drawn() {
@@ -193,7 +193,7 @@ impl Inputs<'_> {
         }
     }
 
-    /// The largest share of those that are up.
+    /// The largest share among the clusters that are up.
     fn most(&self, ranked: impl Iterator<Item = u16>) -> Fraction {
         if self.is_shared {
             ranked
@@ -206,7 +206,7 @@ impl Inputs<'_> {
         }
     }
 
-    /// Whether a cluster takes this client, where the largest share is `most`.
+    /// Whether a cluster accepts this client, where the largest share is `most`.
     fn takes(&self, cluster: u16, most: Fraction) -> bool {
         let part = self.part(cluster);
         if part >= most {
@@ -224,7 +224,7 @@ impl Inputs<'_> {
             // for more demand than fits.
             (false, false) => hash.wrapping_add(chance / RESOLVER_CHANCE),
         });
-        // Both sides times `most`, in place of a division.
+        // Both sides are multiplied by `most`, which avoids a division.
         drawn * u64::from(most) < u64::from(part) << 32
     }
 }
@@ -251,9 +251,9 @@ impl Ranking {
     }
 }
 
-/// Ranks by time those clusters that have an address. Measured times count as they are; a cluster
-/// without one counts with a guess from its distance, or last when the place is unknown, so that
-/// one measurement of a far cluster does not draw everyone there.
+/// Ranks the clusters that have an address by time. A cluster without a measured time is ranked by
+/// a guess from its distance, or last when the location is unknown, so that one measurement of a
+/// distant cluster does not draw all clients there.
 pub(super) fn rank_by_time(q: &Inputs<'_>) -> Ranking {
     let empty = Ranked {
         cluster: 0,
@@ -297,7 +297,7 @@ pub(super) fn rank_by_time(q: &Inputs<'_>) -> Ranking {
     ranking
 }
 
-/// Brings forward the cluster that stands first in `order` among those about as quick as the
+/// Moves the cluster that is first in `order` to the front, among those about as quick as the
 /// quickest.
 fn prefer_near_among_equals(ranking: &mut Ranking, order: &[u16]) {
     let Some(best) = ranking.items().first().copied().filter(|r| r.measured) else {
@@ -317,15 +317,15 @@ fn prefer_near_among_equals(ranking: &mut Ranking, order: &[u16]) {
     }
 }
 
-/// What was decided.
+/// The result of a decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Decision {
-    /// `None` with [`Reason::NoAddress`] alone.
+    /// `None` only with [`Reason::NoAddress`].
     pub(super) cluster: Option<u16>,
     pub(super) reason: Reason,
 }
 
-/// Decides.
+/// Selects a cluster.
 pub(super) fn decide(q: &Inputs<'_>) -> Decision {
     match q.policy {
         SelectionPolicy::Geo => {
@@ -341,7 +341,8 @@ pub(super) fn decide(q: &Inputs<'_>) -> Decision {
     }
 }
 
-/// The first one of a ranking that is up and takes the client, or the first of all when none is up.
+/// The first cluster of a ranking that is up and accepts the client, or the first of all when none
+/// is up.
 fn first_open(
     q: &Inputs<'_>,
     ranked: impl Iterator<Item = u16> + Clone,
@@ -360,7 +361,7 @@ fn first_open(
                     }
                     None => plain(cluster),
                     Some((_, Availability::Full)) => Reason::Spill,
-                    // One that is down, or has just returned.
+                    // It is down, or has just returned.
                     Some(_) => Reason::Failover,
                 };
                 return Decision {
@@ -415,8 +416,8 @@ fn by_time(q: &Inputs<'_>) -> Decision {
     })
 }
 
-/// Weighted and in turn: among those that are up, or all when none is, whoever asks. What a cluster
-/// takes less than all counts as less weight, and as turns that it leaves to the next.
+/// Weighted and round-robin: among the clusters that are up, or all when none is, for any client. A
+/// share below the whole lowers a cluster's weight, or passes some of its turns to the next.
 fn by_chance(q: &Inputs<'_>) -> Decision {
     for up in [true, false] {
         let is_candidate = move |c: u16| match q.state(c).availability(q.family) {
@@ -452,7 +453,7 @@ fn by_chance(q: &Inputs<'_>) -> Decision {
                         }
                 };
                 let total: u64 = candidates().map(weight).sum();
-                // Weights of nothing but zero are equal weights.
+                // If all weights are zero, they are equal.
                 let (weight, total): (&dyn Fn(u16) -> u64, u64) = if total > 0 {
                     (&weight, total)
                 } else {
