@@ -19,6 +19,14 @@ pub(super) struct Weight {
     pub(super) ramp: u16,
 }
 
+impl Weight {
+    /// That of a node whose weight is not known.
+    pub(super) const WHOLE: Self = Self {
+        weight: u16::MAX,
+        ramp: u16::MAX,
+    };
+}
+
 /// Up to [`ADDRESSES_MAX`] addresses without an allocation. Dereferences to a slice.
 #[derive(Clone, Copy)]
 pub struct Addresses {

@@ -75,6 +75,15 @@ pub(super) struct AcceptedShare {
     pub(super) by_chance: Fraction,
 }
 
+impl AcceptedShare {
+    /// All clients.
+    const WHOLE: Self = Self {
+        full: false,
+        by_prefix: WHOLE,
+        by_chance: WHOLE,
+    };
+}
+
 impl State {
     pub(super) fn compile_rtt(&mut self, now_ms: u64) {
         self.rtt_changed = false;
@@ -227,56 +236,13 @@ impl State {
         if found.is_empty() { 1.0 } else { ramp_most }
     }
 
+    /// The snapshot of this state.
     pub(super) fn snapshot(&self) -> Snapshot {
-        let serves =
-            |name: &str, address: IpAddr| self.health.get(name).is_none_or(|v| v.serves(address));
-        let whole = AcceptedShare {
-            full: false,
-            by_prefix: WHOLE,
-            by_chance: WHOLE,
-        };
-        let mut clusters: Vec<ClusterState> = Vec::with_capacity(self.fleet.clusters.len());
-        for (number, cluster) in self.fleet.clusters.iter().enumerate() {
-            let accepted = self.accepted.get(number).copied().unwrap_or(whole);
-            let mut state = ClusterState {
-                weight: cluster.weight,
-                position: (cluster.place.latitude, cluster.place.longitude),
-                full: accepted.full,
-                by_prefix: accepted.by_prefix,
-                by_chance: accepted.by_chance,
-                salt: cluster
-                    .name
-                    .bytes()
-                    .fold(0, |salt, b| mix(salt ^ u64::from(b))),
-                ..ClusterState::default()
-            };
-            for node in &cluster.nodes {
-                for address in &node.addresses {
-                    let pool = if address.is_ipv4() {
-                        &mut state.v4
-                    } else {
-                        &mut state.v6
-                    };
-                    pool.all.push(*address);
-                    if serves(&node.name, *address)
-                        && !self.drains.is_drained(&cluster.name, &node.name)
-                    {
-                        pool.up.push(*address);
-                        let weight = self.weights.get(&node.name).copied();
-                        pool.weights.push(weight.unwrap_or(Weight {
-                            weight: u16::MAX,
-                            ramp: u16::MAX,
-                        }));
-                    }
-                }
-            }
-            for pool in [&mut state.v4, &mut state.v6] {
-                if pool.weights.windows(2).all(|pair| pair[0] == pair[1]) {
-                    pool.weights.clear();
-                }
-            }
-            clusters.push(state);
-        }
+        let clusters = self.fleet.clusters.iter().enumerate();
+        let clusters: Vec<ClusterState> = clusters
+            .map(|(number, cluster)| self.cluster_state(number, cluster))
+            .collect();
+        let explore = self.fleet.steering.rtt_explore.clamp(0.0, 1.0);
         Snapshot {
             is_shared: clusters.iter().any(|c| !c.takes_all()),
             clusters,
@@ -286,9 +252,48 @@ impl State {
             rtt: self.rtt_map.clone(),
             tally: self.tally.clone(),
             turns: self.turns.clone(),
-            explore_below: (self.fleet.steering.rtt_explore.clamp(0.0, 1.0) * f64::from(u32::MAX))
-                as u32,
+            explore_below: (explore * f64::from(u32::MAX)) as u32,
         }
+    }
+
+    fn cluster_state(&self, number: usize, cluster: &Cluster) -> ClusterState {
+        let accepted = self.accepted.get(number).copied();
+        let accepted = accepted.unwrap_or(AcceptedShare::WHOLE);
+        let mut state = ClusterState {
+            weight: cluster.weight,
+            position: (cluster.place.latitude, cluster.place.longitude),
+            full: accepted.full,
+            by_prefix: accepted.by_prefix,
+            by_chance: accepted.by_chance,
+            salt: cluster
+                .name
+                .bytes()
+                .fold(0, |salt, b| mix(salt ^ u64::from(b))),
+            ..ClusterState::default()
+        };
+
+        for node in &cluster.nodes {
+            let is_drained = self.drains.is_drained(&cluster.name, &node.name);
+            let health = self.health.get(&node.name);
+            for address in &node.addresses {
+                let pool = match address {
+                    IpAddr::V4(_) => &mut state.v4,
+                    IpAddr::V6(_) => &mut state.v6,
+                };
+                pool.all.push(*address);
+                if !is_drained && health.is_none_or(|h| h.serves(*address)) {
+                    pool.up.push(*address);
+                    let weight = self.weights.get(&node.name).copied();
+                    pool.weights.push(weight.unwrap_or(Weight::WHOLE));
+                }
+            }
+        }
+        for pool in [&mut state.v4, &mut state.v6] {
+            if pool.weights.windows(2).all(|pair| pair[0] == pair[1]) {
+                pool.weights.clear();
+            }
+        }
+        state
     }
 }
 

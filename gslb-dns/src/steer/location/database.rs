@@ -10,7 +10,7 @@ use nearcast_fleet::failure::{Failure, FailureKind};
 use super::built_in::{built_in_v4, demo_v4, fixed_places};
 use super::metadata::with_full_metadata;
 use super::record::Record;
-use super::{Atlas, Location, UNKNOWN, key_v6};
+use super::{Atlas, Location, MAPPED_BITS, UNKNOWN, key_v6};
 use crate::steer::ranges::Builder;
 
 /// Larger databases are refused.
@@ -80,99 +80,137 @@ impl Atlas {
     }
 
     fn compile_read(reader: &Reader<&[u8]>) -> Result<Self, String> {
-        // IPv4 addresses are below ::/96. When one record covers all of that, it is the location of
-        // every IPv4 address, and the reader would mistake every other network with that record for
-        // an alias of the IPv4 addresses.
-        let of_all_v4 = match reader.metadata().ip_version {
-            6 => Some(
-                reader
-                    .lookup(Ipv4Addr::UNSPECIFIED.into())
-                    .map_err(|e| e.to_string())?,
-            ),
-            _ => None,
-        };
-        let of_all_v4 =
-            of_all_v4.filter(|found| found.network().is_ok_and(|network| network.is_ipv6()));
-        let options = WithinOptions::default().include_networks_without_data();
-        let options = if of_all_v4.is_some() {
-            options.include_aliased_networks()
-        } else {
-            options
-        };
-        let mut places = fixed_places();
-        let mut v4 = Builder::<u32>::new();
-        let mut v4_mapped = Builder::<u32>::new();
-        let mut v6 = Builder::<u64>::new();
-        let mut seen = RecordCache::default();
-        let mut located = 0_u64;
-        if let Some(found) = of_all_v4 {
-            let number = seen.location_number(&found, &mut places);
-            if number != UNKNOWN {
-                located += 1;
-                v4.push(0, u32::MAX, number);
-            }
+        let of_all_v4 = record_of_all_v4(reader)?;
+        let mut options = WithinOptions::default().include_networks_without_data();
+        if of_all_v4.is_some() {
+            options = options.include_aliased_networks();
         }
+        let mut compiler = Compiler::new();
+        if let Some(found) = of_all_v4 {
+            compiler.add_all_v4(&found);
+        }
+
         // A tree has one leaf more than nodes. In a damaged file whose branches join again there
         // may be more leaves than could ever be read.
-        let ends_max = NETWORKS_A_NODE_MAX * u64::from(reader.metadata().node_count);
-        for (ends, found) in (0..).zip(reader.networks(options).map_err(|e| e.to_string())?) {
+        let leaves_max = NETWORKS_A_NODE_MAX * u64::from(reader.metadata().node_count);
+        for (leaves, found) in (0..).zip(reader.networks(options).map_err(|e| e.to_string())?) {
             let found = found.map_err(|e| e.to_string())?;
-            if ends > ends_max {
+            if leaves > leaves_max {
                 return Err(
                     "its search tree is no tree: it has more networks than places for them".into(),
                 );
             }
-            let number = seen.location_number(&found, &mut places);
-            if number == UNKNOWN {
-                continue;
-            }
-            located += 1;
-            let network = found.network().map_err(|e| e.to_string())?;
-            let prefix = u32::from(network.prefix());
-            let last_v4 =
-                |first: u32, prefix: u32| first | u32::MAX.checked_shr(prefix).unwrap_or(0);
-            match network.ip() {
-                IpAddr::V4(ip) => v4.push(ip.into(), last_v4(ip.into(), prefix), number),
-                IpAddr::V6(ip) => {
-                    if let (Some(ip), Some(prefix)) = (
-                        ip.to_ipv4_mapped(),
-                        prefix.checked_sub(u32::from(super::MAPPED_BITS)),
-                    ) {
-                        v4_mapped.push(ip.into(), last_v4(ip.into(), prefix), number);
-                    }
-                    let first = key_v6(ip);
-                    // Below a /64 the first record with a location counts for the whole /64.
-                    v6.push(
-                        first,
-                        first | u64::MAX.checked_shr(prefix).unwrap_or(0),
-                        number,
-                    );
+            compiler.add(&found)?;
+        }
+
+        compiler.finish(description(reader))
+    }
+}
+
+/// The record of all IPv4 addresses, if there is one. They are below ::/96; when one record covers
+/// all of that, the reader would mistake every other network with that record for an alias of the
+/// IPv4 addresses.
+fn record_of_all_v4<'r>(
+    reader: &'r Reader<&[u8]>,
+) -> Result<Option<LookupResult<'r, &'r [u8]>>, String> {
+    if reader.metadata().ip_version != 6 {
+        return Ok(None);
+    }
+    let found = reader
+        .lookup(Ipv4Addr::UNSPECIFIED.into())
+        .map_err(|e| e.to_string())?;
+    let covers_all = found.network().is_ok_and(|network| network.is_ipv6());
+    Ok(covers_all.then_some(found))
+}
+
+/// The database's description of itself, with its date.
+fn description(reader: &Reader<&[u8]>) -> String {
+    let metadata = reader.metadata();
+    let name = metadata
+        .description
+        .get("en")
+        .or_else(|| metadata.description.values().next())
+        .filter(|name| !name.is_empty());
+    let name = name.map_or(metadata.database_type.as_str(), String::as_str);
+    format!("{name}, built {}", date(metadata.build_epoch))
+}
+
+/// Collects the networks of a database.
+struct Compiler {
+    places: Vec<Option<Location>>,
+    records: RecordCache,
+    v4: Builder<u32>,
+    v4_mapped: Builder<u32>,
+    v6: Builder<u64>,
+    /// Networks with a location.
+    located: u64,
+}
+
+impl Compiler {
+    fn new() -> Self {
+        Self {
+            places: fixed_places(),
+            records: RecordCache::default(),
+            v4: Builder::new(),
+            v4_mapped: Builder::new(),
+            v6: Builder::new(),
+            located: 0,
+        }
+    }
+
+    /// The number of a network's location; `None` when it is unknown.
+    fn number<S: AsRef<[u8]>>(&mut self, found: &LookupResult<'_, S>) -> Option<u32> {
+        let number = self.records.location_number(found, &mut self.places);
+        self.located += u64::from(number != UNKNOWN);
+        (number != UNKNOWN).then_some(number)
+    }
+
+    fn add_all_v4<S: AsRef<[u8]>>(&mut self, found: &LookupResult<'_, S>) {
+        if let Some(number) = self.number(found) {
+            self.v4.push(0, u32::MAX, number);
+        }
+    }
+
+    fn add<S: AsRef<[u8]>>(&mut self, found: &LookupResult<'_, S>) -> Result<(), String> {
+        let Some(number) = self.number(found) else {
+            return Ok(());
+        };
+        let network = found.network().map_err(|e| e.to_string())?;
+        let prefix = u32::from(network.prefix());
+        let last_v4 = |first: u32, prefix: u32| first | u32::MAX.checked_shr(prefix).unwrap_or(0);
+        match network.ip() {
+            IpAddr::V4(ip) => self.v4.push(ip.into(), last_v4(ip.into(), prefix), number),
+            IpAddr::V6(ip) => {
+                let mapped = prefix.checked_sub(u32::from(MAPPED_BITS));
+                if let (Some(ip), Some(prefix)) = (ip.to_ipv4_mapped(), mapped) {
+                    let last = last_v4(ip.into(), prefix);
+                    self.v4_mapped.push(ip.into(), last, number);
                 }
+                // Below a /64 the first record with a location counts for the whole /64.
+                let first = key_v6(ip);
+                let last = first | u64::MAX.checked_shr(prefix).unwrap_or(0);
+                self.v6.push(first, last, number);
             }
         }
-        let rejected_records = seen.malformed;
-        if located == 0 {
-            let odd = if rejected_records > 0 {
-                format!(" ({rejected_records} of its records cannot be read)")
-            } else {
-                String::new()
+        Ok(())
+    }
+
+    fn finish(self, description: String) -> Result<Atlas, String> {
+        let rejected_records = self.records.malformed;
+        if self.located == 0 {
+            let rejected = match rejected_records {
+                0 => String::new(),
+                count => format!(" ({count} of its records cannot be read)"),
             };
             return Err(format!(
-                "none of its networks has a location or a country{odd}"
+                "none of its networks has a location or a country{rejected}"
             ));
         }
-        let metadata = reader.metadata();
-        let name = metadata
-            .description
-            .get("en")
-            .or_else(|| metadata.description.values().next())
-            .filter(|name| !name.is_empty());
-        let name = name.map_or(metadata.database_type.as_str(), String::as_str);
-        let description = format!("{name}, built {}", date(metadata.build_epoch));
-        let v4 = demo_v4().over(&v4.finish().over(&v4_mapped.finish()).over(&built_in_v4()));
-        Ok(Self {
+        let database = self.v4.finish().over(&self.v4_mapped.finish());
+        let v4 = demo_v4().over(&database.over(&built_in_v4()));
+        Ok(Atlas {
             rejected_records,
-            ..Self::new(places, v4, v6.finish(), description)
+            ..Atlas::new(self.places, v4, self.v6.finish(), description)
         })
     }
 }

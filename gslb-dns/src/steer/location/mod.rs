@@ -8,7 +8,7 @@
 //! 1. the demonstration's prefixes (the documentation networks of RFC 5737);
 //! 2. the database of `steering.geo_db`, if there is one;
 //! 3. the country of the address's /24 (IPv4) or /48 (IPv6) in the registries' allocations, at the
-//!   point where that country's people live.
+//!    point where that country's people live.
 //!
 //! The IPv4 countries are compiled when the program is built (`build.rs`). IPv6 countries are
 //! looked up for each query, since there are too many /48s to list; their scope is then /48.

@@ -97,6 +97,40 @@ impl NodeRtt {
     fn is_fresh(&self, now_ms: u64, max_age_ms: u64) -> bool {
         now_ms.saturating_sub(self.at_ms) <= max_age_ms
     }
+
+    /// This value with that of a new sample.
+    fn smoothed(&self, fresh: Self) -> Self {
+        let keep = KEEP_PER_SAMPLE.powi(fresh.samples.min(SAMPLES_WEIGHT_MAX) as i32);
+        Self {
+            smoothed_us: self.smoothed_us * keep + fresh.smoothed_us * (1.0 - keep),
+            min_us: self.min_us.min(fresh.min_us),
+            samples: self.samples.saturating_add(fresh.samples),
+            ..fresh
+        }
+    }
+}
+
+/// Whether a sample is about a prefix of the grain or a longer one, and plausible.
+fn is_useful(sample: &RttSample) -> bool {
+    let long_enough = match sample.prefix {
+        IpNet::V4(net) => net.prefix_len() >= 24,
+        IpNet::V6(net) => net.prefix_len() >= 48,
+    };
+    long_enough && (1..=RTT_US_MAX).contains(&sample.mean_us) && sample.count > 0
+}
+
+/// The oldest value of the node's cluster for a prefix, where the cluster has as many as it may.
+fn oldest_of_full_cluster(entry: &PrefixEntry, topology: &Topology, node: usize) -> Option<usize> {
+    let cluster = topology.nodes[node].1;
+    let of_cluster = || {
+        let values = entry.values.iter().enumerate();
+        values.filter(|(_, value)| topology.nodes[usize::from(value.node)].1 == cluster)
+    };
+    if of_cluster().count() < VALUES_PER_CLUSTER_MAX {
+        return None;
+    }
+    let oldest = of_cluster().min_by_key(|(_, value)| value.at_ms);
+    oldest.map(|(index, _)| index)
 }
 
 #[derive(Debug)]
@@ -207,82 +241,54 @@ impl RttTable {
         now_ms: u64,
         max_age_ms: u64,
     ) -> bool {
-        let long_enough = match sample.prefix {
-            IpNet::V4(net) => net.prefix_len() >= 24,
-            IpNet::V6(net) => net.prefix_len() >= 48,
-        };
-        let plausible = (1..=RTT_US_MAX).contains(&sample.mean_us) && sample.count > 0;
-        let Some(node) = self
-            .topology
-            .node(node)
-            .filter(|_| long_enough && plausible)
-        else {
+        let Some(node) = self.topology.node(node).filter(|_| is_useful(sample)) else {
             return false;
         };
         let address = sample.prefix.addr();
         let key = key(address);
-        let known = self.entries.get(&key);
-        let has_value = known.is_some_and(|entry| {
-            entry
-                .values
-                .iter()
-                .any(|value| usize::from(value.node) == node)
-        });
-        if !has_value
-            && (self.value_count() >= self.limit * VALUES_PER_PREFIX
-                || (known.is_none() && self.entries.len() >= self.limit))
-        {
+        if self.needs_eviction(key, node) {
             self.evict_oldest();
         }
-        let (nodes, counts) = (&self.topology.nodes, &mut self.counts);
+
         let entry = self.entries.entry(key).or_insert_with(|| PrefixEntry {
             address,
             values: Vec::with_capacity(1),
         });
-        let min_us = sample.min_us.clamp(1, sample.mean_us);
         let fresh = NodeRtt {
             node: node as u16,
             smoothed_us: sample.mean_us as f32,
-            min_us,
+            min_us: sample.min_us.clamp(1, sample.mean_us),
             samples: sample.count,
             at_ms: now_ms,
             is_counted: false,
         };
-        if let Some(value) = entry
-            .values
-            .iter_mut()
-            .find(|value| usize::from(value.node) == node)
-        {
-            *value = if value.is_fresh(now_ms, max_age_ms) {
-                let keep = KEEP_PER_SAMPLE.powi(sample.count.min(SAMPLES_WEIGHT_MAX) as i32);
-                NodeRtt {
-                    smoothed_us: value.smoothed_us * keep + sample.mean_us as f32 * (1.0 - keep),
-                    min_us: value.min_us.min(min_us),
-                    samples: value.samples.saturating_add(sample.count),
-                    ..fresh
-                }
-            } else {
-                fresh
+        let mut values = entry.values.iter_mut();
+        if let Some(value) = values.find(|value| usize::from(value.node) == node) {
+            *value = match value.is_fresh(now_ms, max_age_ms) {
+                true => value.smoothed(fresh),
+                false => fresh,
             };
             return true;
         }
-        let cluster = nodes[node].1;
-        let of_cluster = || {
-            entry
-                .values
-                .iter()
-                .enumerate()
-                .filter(|(_, value)| nodes[usize::from(value.node)].1 == cluster)
-        };
-        if of_cluster().count() >= VALUES_PER_CLUSTER_MAX
-            && let Some((oldest, _)) = of_cluster().min_by_key(|(_, value)| value.at_ms)
-        {
-            let gone = entry.values.swap_remove(oldest);
-            counts[usize::from(gone.node)] -= 1;
+
+        if let Some(oldest) = oldest_of_full_cluster(entry, &self.topology, node) {
+            let evicted = entry.values.swap_remove(oldest);
+            self.counts[usize::from(evicted.node)] -= 1;
         }
         entry.values.push(fresh);
-        counts[node] += 1;
+        self.counts[node] += 1;
         true
+    }
+
+    /// Whether a value of a node for a prefix is new and there is no room for it.
+    fn needs_eviction(&self, key: u64, node: usize) -> bool {
+        let entry = self.entries.get(&key);
+        let mut values = entry.into_iter().flat_map(|entry| &entry.values);
+        if values.any(|value| usize::from(value.node) == node) {
+            return false;
+        }
+        self.value_count() >= self.limit * VALUES_PER_PREFIX
+            || (entry.is_none() && self.entries.len() >= self.limit)
     }
 
     fn is_full(&self) -> bool {

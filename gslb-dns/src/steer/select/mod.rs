@@ -420,70 +420,33 @@ fn by_time(q: &Inputs<'_>) -> Decision {
 /// share below the whole lowers a cluster's weight, or passes some of its turns to the next.
 fn by_chance(q: &Inputs<'_>) -> Decision {
     for up in [true, false] {
-        let is_candidate = move |c: u16| match q.state(c).availability(q.family) {
-            Availability::Open | Availability::Full => up,
-            Availability::Down => !up,
-            Availability::NoAddress => false,
-        };
-        let candidates = || q.order.iter().copied().filter(move |c| is_candidate(*c));
-        let count = candidates().count() as u64;
-        if count == 0 {
+        let candidates =
+            q.order
+                .iter()
+                .copied()
+                .filter(move |c| match q.state(*c).availability(q.family) {
+                    Availability::Open | Availability::Full => up,
+                    Availability::Down => !up,
+                    Availability::NoAddress => false,
+                });
+        if candidates.clone().next().is_none() {
             continue;
         }
-        let most = if up {
-            q.most(q.order.iter().copied())
-        } else {
-            0
+
+        // Where all are down, shares do not count.
+        let most = match up {
+            true => q.most(q.order.iter().copied()),
+            false => 0,
         };
         let cluster = match q.policy {
-            SelectionPolicy::Weighted => {
-                let part = |c: u16| {
-                    if most == 0 {
-                        1 << 10
-                    } else {
-                        u64::from(q.part(c) >> 22) + 1
-                    }
-                };
-                let weight = |c: u16| {
-                    u64::from(q.state(c).weight)
-                        * if q.part(c) == 0 && most > 0 {
-                            0
-                        } else {
-                            part(c)
-                        }
-                };
-                let total: u64 = candidates().map(weight).sum();
-                // If all weights are zero, they are equal.
-                let (weight, total): (&dyn Fn(u16) -> u64, u64) = if total > 0 {
-                    (&weight, total)
-                } else {
-                    (&|_| 1, count)
-                };
-                let mut left =
-                    ((u128::from((q.random >> 16) & 0xffff_ffff) * u128::from(total)) >> 32) as u64;
-                candidates().find(|c| match left.checked_sub(weight(*c)) {
-                    Some(rest) => {
-                        left = rest;
-                        false
-                    }
-                    None => true,
-                })
-            }
-            _ => {
-                let turn = (q.turn % count) as usize;
-                candidates()
-                    .cycle()
-                    .skip(turn)
-                    .take(count as usize)
-                    .find(|c| q.takes(*c, most))
-                    .or_else(|| candidates().nth(turn))
-            }
+            SelectionPolicy::Weighted => drawn_by_weight(q, candidates.clone(), most),
+            _ => in_turn(q, candidates.clone(), most),
         };
-        let all_full =
-            || candidates().all(|c| q.state(c).availability(q.family) == Availability::Full);
+
+        let is_full = |c: u16| q.state(c).availability(q.family) == Availability::Full;
         let reason = match (up, q.policy) {
             (false, _) => Reason::AllDown,
-            _ if all_full() => Reason::AllFull,
+            _ if candidates.clone().all(is_full) => Reason::AllFull,
             (_, SelectionPolicy::Weighted) => Reason::Weighted,
             _ => Reason::RoundRobin,
         };
@@ -493,6 +456,54 @@ fn by_chance(q: &Inputs<'_>) -> Decision {
         cluster: None,
         reason: Reason::NoAddress,
     }
+}
+
+/// Draws a candidate by weight. A share below the whole lowers the weight, in 1024 steps.
+fn drawn_by_weight(
+    q: &Inputs<'_>,
+    mut candidates: impl Iterator<Item = u16> + Clone,
+    most: Fraction,
+) -> Option<u16> {
+    let weight = |c: u16| {
+        let share = match (most, q.part(c)) {
+            (0, _) => 1 << 10,
+            (_, 0) => 0,
+            (_, part) => u64::from(part >> 22) + 1,
+        };
+        u64::from(q.state(c).weight) * share
+    };
+    let total: u64 = candidates.clone().map(weight).sum();
+    // If all weights are zero, they are equal.
+    let (weight, total): (&dyn Fn(u16) -> u64, u64) = match total {
+        0 => (&|_| 1, candidates.clone().count() as u64),
+        total => (&weight, total),
+    };
+
+    let mut left = ((u128::from((q.random >> 16) & 0xffff_ffff) * u128::from(total)) >> 32) as u64;
+    candidates.find(|c| match left.checked_sub(weight(*c)) {
+        Some(rest) => {
+            left = rest;
+            false
+        }
+        None => true,
+    })
+}
+
+/// The candidate whose turn it is, or the next one that accepts the client.
+fn in_turn(
+    q: &Inputs<'_>,
+    candidates: impl Iterator<Item = u16> + Clone,
+    most: Fraction,
+) -> Option<u16> {
+    let count = candidates.clone().count();
+    let turn = (q.turn % count.max(1) as u64) as usize;
+    candidates
+        .clone()
+        .cycle()
+        .skip(turn)
+        .take(count)
+        .find(|c| q.takes(*c, most))
+        .or_else(|| candidates.clone().nth(turn))
 }
 
 #[cfg(test)]
