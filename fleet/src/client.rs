@@ -1,8 +1,8 @@
-//! A small HTTP/1.1 client for requests between nodes and from the command line to a node.
+//! A small HTTP/1.1 client for requests between nodes and from the command line.
 //!
-//! Not the edge's way to origins. Bounded: a time-out for the whole exchange, 64 MiB of response
-//! body, one kept connection a host. A request that a kept connection loses to its other end's
-//! close is not sent again: the caller knows whether it may be.
+//! The edge uses another client for origins. Limits: a time-out for the whole exchange, 64 MiB of
+//! response body, one kept connection a host. A request on a kept connection that the other end
+//! closes is not repeated: only the caller knows whether it is safe to.
 
 use std::time::Duration;
 
@@ -17,14 +17,13 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use crate::config::Secret;
 
-/// The largest response body that is read.
+/// Largest response body.
 pub const BODY_BYTES_MAX: usize = 64 << 20;
 
-/// How long a connection is kept without a request.
+/// Time for which an idle connection is kept.
 const IDLE_KEPT: Duration = Duration::from_secs(8);
 
-/// Kept connections to one host: each takes a place at control, where every node of the fleet needs
-/// one.
+/// Kept connections a host: control needs a connection for every node of the fleet.
 const IDLE_PER_HOST_MAX: usize = 1;
 
 /// Why an exchange failed.
@@ -33,15 +32,15 @@ pub enum ClientError {
     /// The URL is not `http://host[:port]/path`.
     #[error("{0:?} is not a URL of the form http://host:port/path")]
     Url(String),
-    /// Nobody answered there.
+    /// Connecting failed.
     #[error("cannot connect to {authority}: {reason}")]
     Connect {
         /// Host and port.
         authority: String,
-        /// The system's words.
+        /// The system's error.
         reason: String,
     },
-    /// It took too long.
+    /// The exchange exceeded the time-out.
     #[error("no whole answer from {authority} within {after:?}")]
     Timeout {
         /// Host and port.
@@ -54,10 +53,10 @@ pub enum ClientError {
     Exchange {
         /// Host and port.
         authority: String,
-        /// What happened.
+        /// Description of the error.
         reason: String,
     },
-    /// The answer was larger than the limit.
+    /// The response is larger than the limit.
     #[error("the answer of {authority} is larger than {limit} bytes")]
     TooLarge {
         /// Host and port.
@@ -67,7 +66,7 @@ pub enum ClientError {
     },
 }
 
-/// A client with kept connections. Cheap to clone; clones share the connections.
+/// A client with kept connections. Clones are cheap and share the connections.
 #[derive(Debug, Clone)]
 pub struct Client {
     inner: legacy::Client<HttpConnector, Full<Bytes>>,
@@ -92,11 +91,11 @@ impl Client {
         Self::default()
     }
 
-    /// Sends a request whose URI is absolute and reads the whole response, trailers aside. Statuses
+    /// Sends a request with an absolute URI and reads the whole response without trailers. Statuses
     /// of 400 and above are responses, not errors.
     ///
     /// # Errors
-    /// [`ClientError`]: a bad URL, nobody there, too slow, broken, too large.
+    /// [`ClientError`].
     pub async fn send(
         &self,
         request: Request<Bytes>,
@@ -186,6 +185,7 @@ impl Client {
                     ClientError::Exchange { authority, reason }
                 }
             })?;
+
         let (head, body) = response.into_parts();
         if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
             return Err(ClientError::TooLarge {
@@ -193,6 +193,7 @@ impl Client {
                 limit: BODY_BYTES_MAX,
             });
         }
+
         let body = Limited::new(body, BODY_BYTES_MAX)
             .collect()
             .await
@@ -210,6 +211,7 @@ impl Client {
                     }
                 }
             })?;
+
         Ok(Response::from_parts(head, body.to_bytes()))
     }
 }
@@ -235,7 +237,7 @@ fn authorize(request: &mut Request<Bytes>, bearer: &Secret) -> Result<(), Client
     Ok(())
 }
 
-/// The innermost error's words: the outer ones only say that something failed.
+/// The message of the innermost error; the outer ones only say that something failed.
 fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {

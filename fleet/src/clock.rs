@@ -1,7 +1,7 @@
-//! The fleet's clock: what the time of day is for popularity, forecasts and off-peak windows.
+//! The fleet's clock: the time of day for popularity, forecasts and off-peak windows.
 //!
-//! It is the real clock unless the fleet file lets it run fast, which a demonstration or a
-//! rehearsal of a day's push does. Freshness, TTLs and health never use it.
+//! It is the real clock unless the fleet file accelerates it, for a demonstration or a rehearsal of
+//! a day's push. Freshness, TTLs and health never use it.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -34,19 +34,24 @@ impl FleetClock {
         self.fleet_seconds(unix_seconds(now))
     }
 
-    /// How long a span of fleet time takes in real time.
+    /// Real duration of a span of fleet time.
     pub fn real_duration(&self, fleet: Duration) -> Duration {
         Duration::from_secs_f64(fleet.as_secs_f64() / self.speed)
     }
 }
 
-/// Seconds after the Unix epoch.
+/// A time in seconds after the Unix epoch.
 pub fn unix_seconds(t: SystemTime) -> f64 {
     t.duration_since(UNIX_EPOCH)
         .map_or(0.0, |d| d.as_secs_f64())
 }
 
-/// Milliseconds after the Unix epoch.
+/// The real time now, milliseconds after the Unix epoch.
+pub fn now_unix_ms() -> u64 {
+    unix_millis(SystemTime::now())
+}
+
+/// A time in milliseconds after the Unix epoch.
 pub fn unix_millis(t: SystemTime) -> u64 {
     t.duration_since(UNIX_EPOCH)
         .map_or(0, |d| d.as_millis() as u64)

@@ -1,8 +1,8 @@
-//! The fleet as it is once its file has been checked: every reference resolved, every default
+//! The configuration of a fleet after its file was checked: references are resolved and defaults
 //! filled in.
 //!
-//! Owns the meaning of each setting. [`crate::file`] makes these values out of a fleet file and is
-//! the only place that knows how they are written.
+//! Owns the meaning of every setting. [`crate::file`] builds these values from the text of a fleet
+//! file and is the only module that knows the syntax.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -12,71 +12,71 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::clock::FleetClock;
+pub use crate::secret::Secret;
 use crate::units::Bytes;
 
-/// The whole CDN, as checked. Built by [`crate::file::parse`]; immutable, shared as `Arc<Fleet>`.
+/// A whole CDN. Built by [`crate::file::parse`]; immutable, shared as `Arc<Fleet>`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fleet {
-    /// The CDN's own zone, lower case, without a trailing dot (`cdn.test`). Steered names live
-    /// here: `<site>.<zone>`.
+    /// Zone of the CDN, lower case, without a trailing dot (`cdn.test`). The steered names are
+    /// below it: `<site>.<zone>`.
     pub zone: String,
-    /// Name servers that serve `zone`: indexes into `Fleet::name_servers`.
+    /// Name servers of `zone`, as indexes into `Fleet::name_servers`.
     pub zone_name_servers: Vec<usize>,
     /// SOA RNAME mailbox as written (`hostmaster@cdn.test`).
     pub hostmaster: String,
-    /// Directory that relative paths in a fleet file are taken from (the fleet file's own); a new
-    /// revision of the file is parsed with the same.
+    /// Directory at which relative paths in the fleet file start: that of the file. Later revisions
+    /// of the file use it as well.
     pub base: PathBuf,
-    /// Directory below which each node keeps its state, in a directory of its own name.
+    /// Parent of the nodes' state directories, each named after its node.
     pub state_dir: PathBuf,
-    /// The user that roles run as which are started as root: a name or number, perhaps with a group
-    /// after a colon.
+    /// User that roles started as root switch to: a name or number, optionally with a group after a
+    /// colon.
     pub user: Option<String>,
-    /// The key that this machine holds: the fleet's, or a node's own one; see [`crate::node_key`].
-    /// Never shown in logs or answers.
+    /// Key of this machine: the fleet's key or a node's own one, see [`crate::node_key`]. Never in
+    /// logs or answers.
     pub node_key: Secret,
-    /// Which keys nodes may show.
+    /// Keys that are accepted from nodes.
     pub keys: KeyPolicy,
-    /// How often nodes report to control and to the name servers.
+    /// Interval of nodes' reports to control and the name servers.
     pub report_interval: Duration,
-    /// Names by which admin listeners may be asked besides those that nobody else can own and those
-    /// of the fleet's URLs, see [`crate::own_names`].
+    /// Host names that admin listeners accept beside addresses, local names and those of the
+    /// fleet's URLs, see [`crate::own_names`].
     pub admin_hosts: Vec<String>,
-    /// How long nodes that are told to end go on.
+    /// Time limits of a node's shutdown.
     pub drain: DrainLimits,
-    /// The fleet's clock: real time, or one that runs fast for demonstrations.
+    /// Clock of the fleet: real time, or a faster one for demonstrations.
     pub clock: FleetClock,
-    /// The control role; without one there are no purges, pushes, reports and no console.
+    /// The control role. A fleet without it has no purges, pushes, reports and console.
     pub control: Option<Control>,
-    /// Hosts that serve content as an origin of our own (the `nearcast origin` role), by node name.
+    /// Nodes of the role `nearcast origin`.
     pub origins: Vec<OriginNode>,
     /// Authoritative name servers.
     pub name_servers: Vec<NameServer>,
-    /// How name servers find out about clients and nodes.
+    /// Location, health and measurement settings of the name servers.
     pub steering: Steering,
-    /// Places with edges, at least one.
+    /// Clusters of edges, at least one.
     pub clusters: Vec<Cluster>,
-    /// Customers' content.
+    /// Sites: the content of customers.
     pub sites: Vec<Site>,
-    /// Zones served besides the CDN's own, in file order.
+    /// Zones served beside the CDN's own, in file order.
     pub zones: Vec<Zone>,
-    /// When this revision was made, in seconds after the Unix epoch: when control accepted it, or,
-    /// for a file on disk, when that was last modified. 0 where there is no file. Name servers make
-    /// the serials of their zones of it.
+    /// Time of this revision, seconds after the Unix epoch: when control accepted it, or when the
+    /// file on disk was last modified; 0 without a file. Name servers derive the serial numbers of
+    /// their zones from it.
     pub changed_unix_s: u64,
 }
 
-/// How long a node that is told to end goes on, in two steps.
+/// Time limits of a node's shutdown, step by step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DrainLimits {
-    /// The lame duck: how long an edge at most serves new clients on, while name servers and
-    /// resolvers forget it.
+    /// Longest time for which an edge keeps serving new clients as a lame duck, while name servers
+    /// and resolvers forget its addresses.
     pub lame_duck_max: Duration,
-    /// How long a name server goes on answering while its `/ready` says that it drains: until an
+    /// Time for which a name server keeps answering while its `/ready` reports draining, until an
     /// anycast route is withdrawn.
     pub dns_withdrawal: Duration,
-    /// How long transfers that are under way may take to finish once no new connections are
-    /// accepted.
+    /// Longest time for transfers in progress to finish after new connections are refused.
     pub finish_max: Duration,
 }
 
@@ -90,26 +90,15 @@ impl Default for DrainLimits {
     }
 }
 
-/// A secret string whose `Debug` shows nothing.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(pub String);
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret(..)")
-    }
-}
-
-/// Which keys are accepted from nodes.
+/// The keys that are accepted from nodes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KeyPolicy {
-    /// Whether each node must show its own key; otherwise the fleet's is accepted from all, too.
+    /// Whether each node must present its own key. Otherwise the fleet's key is accepted as well.
     pub own_only: bool,
-    /// Generation of a node's own key by node name, where it is not 1. Keys of other generations
-    /// are revoked.
+    /// Key generation by node name, where it is not 1. Keys of other generations are revoked.
     pub generations: BTreeMap<String, u32>,
-    /// Generation of the secret by which the edges of a cluster know one another, by cluster name,
-    /// where it is not 1.
+    /// Generation of the peer secret by cluster name, where it is not 1. Edges of one cluster
+    /// authenticate one another with the peer secret.
     pub cluster_generations: BTreeMap<String, u32>,
 }
 
@@ -118,40 +107,40 @@ pub struct KeyPolicy {
 pub struct Control {
     /// Node name, `control` unless set.
     pub name: String,
-    /// Where API and console listen.
+    /// Address of API and console.
     pub listen: SocketAddr,
-    /// How other nodes reach the API, `http://host:port` without a trailing slash.
+    /// URL of the API for other nodes, `http://host:port` without a trailing slash.
     pub url: String,
     /// Admin listener.
     pub admin: SocketAddr,
-    /// Names by which it may be asked besides those that nobody else can own and the one in `url`,
-    /// see [`crate::own_names`].
+    /// Host names that it accepts beside addresses, local names and the host of `url`, see
+    /// [`crate::own_names`].
     pub hosts: Vec<String>,
-    /// Push planning on the fleet's clock; `None` when the file turns it off.
+    /// Push planning; `None` when the file turns it off.
     pub push: Option<PushPolicy>,
 }
 
-/// When and how much the push job plans.
+/// Settings of push planning.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PushPolicy {
-    /// Half-life of a request count in the forecast, in fleet-clock time.
+    /// Half-life of request counts in the forecast, in time of the fleet's clock.
     pub half_life: Duration,
-    /// A URL needs at least this many expected requests a day in a cluster to be planned.
+    /// Least expected requests a day and cluster for which a URL is planned.
     pub expected_requests_min: f64,
 }
 
-/// An origin server of our own.
+/// A node of the role `nearcast origin`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OriginNode {
     /// Node name.
     pub name: String,
-    /// Where it serves HTTP.
+    /// Addresses of its HTTP listener.
     pub listen: SocketAddr,
     /// Admin listener; always there when the node comes from a fleet file.
     pub admin: Option<SocketAddr>,
-    /// Directory whose files it serves.
+    /// Directory of the content.
     pub root: PathBuf,
-    /// Cache rules, first match wins; the built-in ones follow them.
+    /// Cache rules; the first match decides, and the built-in rules follow them.
     pub rules: Vec<OriginRule>,
 }
 
@@ -160,7 +149,7 @@ pub struct OriginNode {
 pub struct OriginRule {
     /// Glob over the path below the root: `*` within a segment, `**` over segments.
     pub pattern: String,
-    /// The field value to send.
+    /// Value of the field.
     pub cache_control: String,
 }
 
@@ -169,77 +158,77 @@ pub struct OriginRule {
 pub struct NameServer {
     /// Node name (`ns1`).
     pub name: String,
-    /// Its host name in NS records, lower case without a trailing dot (`ns1.cdn.test` unless set).
+    /// Host name in NS records, lower case, without a trailing dot (`ns1.cdn.test` unless set).
     pub host: String,
-    /// Where it answers DNS, UDP and TCP.
+    /// Addresses of its UDP and TCP listeners.
     pub listen: Vec<SocketAddr>,
-    /// Addresses for NS glue and address records of `host`.
+    /// Addresses for glue and address records of `host`.
     pub addresses: Vec<IpAddr>,
-    /// Admin listener; edges report round-trip times here.
+    /// Admin listener, which also receives the edges' round-trip reports.
     pub admin: SocketAddr,
-    /// How edges reach the admin listener, `http://host:port`.
+    /// URL of the admin listener for edges, `http://host:port`.
     pub admin_url: String,
 }
 
 /// Health, location and measurement settings of all name servers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Steering {
-    /// MaxMind-format database; `None` means the built-in country table alone.
+    /// Database in MaxMind format; `None` uses the built-in country table alone.
     pub geo_db: Option<PathBuf>,
     /// Active health checks of edges.
     pub health: HealthCheck,
-    /// A measured round-trip time older than this no longer counts.
+    /// Age after which a measured round-trip time expires.
     pub rtt_max_age: Duration,
-    /// Share of `rtt`-steered answers (0..1) that try the second-best cluster, so that it gets
-    /// measured.
+    /// Share (0..1) of `rtt`-steered answers that name the second-best cluster, so that it is
+    /// measured as well.
     pub rtt_explore: f64,
-    /// Time over which clients return to a node that was out of the answers; zero brings all of
-    /// them back at once.
+    /// Time over which clients return to a node that was out of the answers; zero returns all of
+    /// them at once.
     pub ramp: Duration,
-    /// Whether measured times are held against the clusters' places and against what other nodes
-    /// measure. Laboratories with invented places turn it off.
+    /// Whether measurements are compared with the clusters' distance and with those of other nodes.
+    /// Laboratories with invented places turn this off.
     pub rtt_bound: bool,
 }
 
 /// An active health check.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HealthCheck {
-    /// Path asked of each edge's HTTP listener.
+    /// Path of the check on each edge's HTTP listener.
     pub path: String,
-    /// Time between two checks of one node, before jitter.
+    /// Interval between two checks of one node, before jitter.
     pub interval: Duration,
-    /// Longest time that a check waits. The time learned from measured round trips is never longer;
-    /// it is this one until there is a measurement, and while the address is down.
+    /// Longest time-out of a check. It applies until there is a measurement and while the address
+    /// is down; the time-out learned from round-trip times is never longer.
     pub timeout: Duration,
-    /// Shortest time that a check waits, however short the round trip is; `timeout` where that is
+    /// Shortest time-out of a check, even after short round-trip times; `timeout` where that is
     /// shorter.
     pub timeout_min: Duration,
-    /// Failures in a row that make a node down.
+    /// Consecutive failures after which a node is down.
     pub fall: u32,
-    /// Successes in a row that make it up again.
+    /// Consecutive successes after which it is up again.
     pub rise: u32,
-    /// Share of the interval (0..1) by which each check is moved at random.
+    /// Share of the interval (0..1) by which each check is shifted at random.
     pub jitter: f64,
 }
 
-/// A place with edges.
+/// A cluster: edges in one place.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cluster {
     /// Name (`ams`), unique among clusters.
     pub name: String,
-    /// For people: `Amsterdam`.
+    /// Display name: `Amsterdam`.
     pub label: String,
-    /// Where it is.
+    /// Location.
     pub place: Place,
-    /// IANA time zone name of its local clock (`Europe/Amsterdam`).
+    /// IANA name of its time zone (`Europe/Amsterdam`).
     pub time_zone: String,
-    /// Local hours in which pushes run.
+    /// Local time of day in which pushes run.
     pub off_peak: DailyWindow,
-    /// Bits a second that a push may use in the whole cluster.
+    /// Limit of pushes in the whole cluster, bits a second.
     pub fill_rate_bits: u64,
-    /// Bytes of each node's disk that pushed content may occupy.
+    /// Space for pushed content on each node's disk.
     pub push_share: Bytes,
-    /// Relative share under weighted steering.
+    /// Weight under weighted steering.
     pub weight: u32,
     /// Its edges, at least one.
     pub nodes: Vec<Node>,
@@ -254,8 +243,8 @@ pub struct Place {
     pub longitude: f64,
 }
 
-/// A span of local time of day, in minutes after midnight; `end < start` wraps over midnight. From
-/// 0 to 1,440 it is the whole day.
+/// A span of local time of day, in minutes after midnight. `end < start` wraps over midnight; 0 to
+/// 1,440 is the whole day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DailyWindow {
     /// First minute.
@@ -271,40 +260,39 @@ pub struct Node {
     pub name: String,
     /// Addresses given to clients.
     pub addresses: Vec<IpAddr>,
-    /// Where it serves HTTP.
+    /// Addresses of its HTTP listener.
     pub listen: Vec<SocketAddr>,
-    /// Where cluster peers reach it, and health checks where [`Node::checked_at`] says so.
+    /// Address for cluster peers, and for health checks where [`Node::checked_at`] says so.
     pub service: SocketAddr,
     /// Admin listener; always there when the node comes from a fleet file.
     pub admin: Option<SocketAddr>,
-    /// Bytes of slices kept in memory.
+    /// Size of the memory tier.
     pub memory: Bytes,
-    /// Bytes kept on disk; 0 turns the disk tier off.
+    /// Size of the disk tier; 0 turns it off.
     pub disk: Bytes,
-    /// Worker threads; `None` means one a core.
+    /// Worker threads; `None` starts one a core.
     pub threads: Option<usize>,
-    /// Response bits a second it can carry; what would take its cluster above 95 % is given to the
-    /// next one.
+    /// Capacity in response bits a second. Traffic that would fill the cluster beyond 95 % is
+    /// steered to the next cluster.
     pub capacity_bits: Option<u64>,
-    /// Limits of its clients.
+    /// Limits for its clients.
     pub clients: ClientLimits,
 }
 
-/// Limits of clients on an edge: the size of their requests' heads, and the number and time of
-/// their connections.
+/// Limits for the clients of an edge: sizes of request heads, numbers and time-outs of connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientLimits {
-    /// Bytes of a request's head.
+    /// Largest request head in bytes.
     pub head_bytes_max: usize,
-    /// Fields of a request's head.
+    /// Most fields of a request head.
     pub fields_max: usize,
-    /// How long a head may take from its first byte on.
+    /// Time-out for a request head, from its first byte.
     pub head_timeout: Duration,
-    /// How long a connection may lie idle between two requests.
+    /// Time-out of an idle connection between two requests.
     pub idle_timeout: Duration,
-    /// How long a client may take no byte of a response.
+    /// Time-out for a client that takes no byte of a response.
     pub write_timeout: Duration,
-    /// Connections of clients that may be open; `None` leaves it to the limit of open files.
+    /// Most open client connections; `None` derives the limit from that of open files.
     pub connections_max: Option<usize>,
 }
 
@@ -321,91 +309,92 @@ impl Default for ClientLimits {
     }
 }
 
-/// A customer's content.
+/// A site: a customer's content, with its hosts and origin.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Site {
     /// Name, a DNS label (`www`): the steered name is `<name>.<fleet zone>`.
     pub name: String,
-    /// Host names clients use, lower case without a trailing dot; `*` alone stands for any host.
+    /// Host names that clients use, lower case, without a trailing dot; `*` alone matches any host.
     pub hosts: Vec<String>,
     /// Base URL of the origin, `http://host[:port]` or `https://host[:port]`.
     pub origin: String,
-    /// `Host` sent to the origin; `None` passes the client's on.
+    /// `Host` field for the origin; `None` forwards the client's.
     pub origin_host: Option<String>,
-    /// How clients are given a cluster.
+    /// Steering policy.
     pub policy: SelectionPolicy,
     /// TTL of the steered addresses.
     pub ttl: Duration,
-    /// Clusters that may serve it, in file order: indexes into `Fleet::clusters`.
+    /// Clusters that serve it, in file order, as indexes into `Fleet::clusters`.
     pub clusters: Vec<usize>,
-    /// How edges cache it.
+    /// Caching policy.
     pub cache: CachePolicy,
-    /// How edges deal with its origin.
+    /// Limits and TLS settings towards the origin.
     pub origin_policy: OriginPolicy,
-    /// Who may purge it by asking an edge.
+    /// Clients that may purge it with the method `PURGE`.
     pub purge: PurgePolicy,
 }
 
-/// Who may purge a site's content with the method `PURGE`: nobody unless the site says so. The
-/// operators' token is another one, and purges by way of control alone.
+/// Clients that may purge a site with the method `PURGE`: none unless the site names them. The
+/// operators' token does not work here; it purges through control.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PurgePolicy {
     /// Clients with these addresses.
     pub from: Vec<IpNet>,
-    /// Clients that show this as `Authorization: Bearer`.
+    /// Clients that send this token as `Authorization: Bearer`.
     pub token: Option<Secret>,
 }
 
 impl PurgePolicy {
-    /// Whether anybody may.
+    /// Whether no client may purge the site.
     pub fn is_off(&self) -> bool {
         self.from.is_empty() && self.token.is_none()
     }
 }
 
-/// How a site's clients are given a cluster.
+/// How a cluster is selected for a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SelectionPolicy {
-    /// Least great-circle distance from the geo-IP place.
+    /// The cluster nearest to the client's geo-IP location.
     Geo,
-    /// Least measured round-trip time; geography where there is none.
+    /// The cluster with the least measured round-trip time; by location where there is none.
     Rtt,
-    /// At random in proportion to the clusters' weights.
+    /// A random cluster, in proportion to the weights.
     Weighted,
-    /// Each in turn.
+    /// Each cluster in turn.
     RoundRobin,
 }
 
-/// How edges cache a site, beside what the origin's own fields say.
+/// How edges cache a site, beside the origin's own fields.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CachePolicy {
-    /// Lifetime of a response that has no freshness information; `None` stores no such response.
+    /// Freshness lifetime of a response without freshness information; `None` does not store such a
+    /// response.
     pub default_ttl: Option<Duration>,
-    /// Whether a lifetime may be guessed from `Last-Modified` (RFC 9111 section 4.2.2).
+    /// Whether a heuristic lifetime is derived from `Last-Modified` (RFC 9111 section 4.2.2).
     pub heuristic: bool,
-    /// `stale-while-revalidate` where the origin gives none.
+    /// `stale-while-revalidate` where the origin sends none.
     pub stale_while_revalidate: Duration,
-    /// `stale-if-error` where the origin gives none.
+    /// `stale-if-error` where the origin sends none.
     pub stale_if_error: Duration,
     /// Whether clients' request `Cache-Control` is obeyed (RFC 9111 section 5.2.1).
     pub obey_client: bool,
-    /// Larger bodies are passed through and not stored.
+    /// Largest body that is stored; larger ones are relayed.
     pub body_bytes_max: Bytes,
-    /// Request fields, in lower case, that answers do not depend on, `cookie` among them perhaps:
-    /// requests that have them fill the store like all others.
+    /// Request fields, in lower case, that do not affect responses (perhaps `cookie`): requests
+    /// with them fill the store like all others.
     pub forward_fields: Vec<String>,
-    /// Request fields, in lower case, by which stored responses are kept apart, as if every
-    /// response named them in `Vary`.
+    /// Request fields, in lower case, that are part of the cache key, as if every response named
+    /// them in `Vary`.
     pub key_fields: Vec<String>,
-    /// Whether a response that may be stored is stored with its `Set-Cookie` lines.
+    /// Whether a storable response is stored with its `Set-Cookie` lines.
     pub store_set_cookie: bool,
-    /// Whether what an earlier run stored is served within `stale_if_error` where it cannot be
-    /// validated, although the node has not reached control since its start and so may lack a purge
-    /// of it.
+    /// Whether responses stored by an earlier run are served within `stale_if_error` when they
+    /// cannot be validated, although this node has not reached control since its start and may lack
+    /// a purge of them.
     pub serve_unsynced: bool,
-    /// A fill that its last reader leaves goes on where no more than this is left of it.
+    /// A fill without readers continues when at most this is left of it.
     pub finish_rest: Bytes,
-    /// A fill that its last reader leaves goes on where at least this share (0..1) of it has come.
+    /// A fill without readers continues when at least this share (0..1) was received.
     pub finish_share: f64,
 }
 
@@ -428,52 +417,51 @@ impl Default for CachePolicy {
     }
 }
 
-/// How edges deal with a site's origin.
+/// Settings towards a site's origin.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct OriginPolicy {
-    /// How long it may take, and how much may come and go.
+    /// Limits of time and size.
     pub limits: OriginLimits,
-    /// How TLS is spoken with it, where its URL says so.
+    /// TLS files, for an `https` origin.
     pub tls: OriginTls,
 }
 
-/// Files for TLS to an origin. They are on the edges; nothing else reads them.
+/// Files for TLS to an origin. They are on the edges, and only edges read them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct OriginTls {
-    /// Authorities that are trusted in place of all others, in PEM form.
+    /// Trusted certification authorities in place of all others (PEM).
     pub ca: Option<PathBuf>,
-    /// The certificate that is shown, with those that lead to its authority, and its key, both in
-    /// PEM form.
+    /// Client certificate, with the chain to its authority, and its key (PEM).
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
-/// Times and sizes between an edge and an origin.
+/// Limits of time and size between an edge and an origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OriginLimits {
-    /// Time for making a connection, TLS included.
+    /// Time-out for connecting, TLS included.
     pub connect: Duration,
-    /// Time from the end of a request to the head of its response.
+    /// Time-out from the end of a request to the head of its response.
     pub first_byte: Duration,
-    /// Longest pause within a response's body.
+    /// Longest pause within a response body.
     pub between_bytes: Duration,
-    /// Longest pause within a request's body: of the client that sends it, and of the origin that
-    /// takes it.
+    /// Longest pause within a request body, of the client that sends it or of the origin that
+    /// receives it.
     pub request_pause: Duration,
-    /// Largest body of a request; `None` has no limit.
+    /// Largest request body; `None` is unlimited.
     pub request_bytes_max: Option<Bytes>,
-    /// Largest head of a response.
+    /// Largest response head.
     pub head_bytes_max: Bytes,
     /// Most fields of a response.
     pub fields_max: usize,
     /// Most connections of one edge, idle ones included.
     pub connections_max: usize,
-    /// Most requests that wait for one of them.
+    /// Most requests that wait for a connection.
     pub waiting_max: usize,
-    /// Longest time that a request waits for one of them.
+    /// Longest time for which a request waits for a connection.
     pub connection_wait: Duration,
-    /// Most WebSockets of one edge, each with a connection of its own; 0 allows none.
+    /// Most WebSockets of one edge, each on a connection of its own; 0 allows none.
     pub upgrades_max: usize,
-    /// How long a WebSocket may pass nothing on.
+    /// Time-out of an idle WebSocket.
     pub upgrade_idle: Duration,
 }
 
@@ -501,11 +489,11 @@ impl Default for OriginLimits {
 pub struct Zone {
     /// Apex, lower case without a trailing dot; the root zone is the empty string.
     pub name: String,
-    /// TTL of records that name none.
+    /// TTL of records without their own.
     pub ttl: Duration,
-    /// Name servers that serve it: indexes into `Fleet::name_servers`.
+    /// Name servers that serve it, as indexes into `Fleet::name_servers`.
     pub name_servers: Vec<usize>,
-    /// Records as checked, in file order (the apex SOA and NS are made by the name server).
+    /// Checked records in file order. The name server adds SOA and NS of the apex.
     pub records: Vec<Record>,
 }
 
@@ -514,7 +502,7 @@ pub struct Zone {
 pub struct Record {
     /// Owner, absolute, lower case, without a trailing dot; the root is the empty string.
     pub owner: String,
-    /// Seconds.
+    /// TTL in seconds.
     pub ttl: u32,
     /// Type mnemonic in upper case (`A`, `MX`, `TYPE65280`).
     pub rtype: String,
@@ -523,12 +511,12 @@ pub struct Record {
 }
 
 impl Node {
-    /// Where health checks find out whether `address`, one of the node's, serves clients: at each
-    /// listener that serves it. It is up when all of them answer.
+    /// Endpoints of health checks for `address`, one of the node's: each listener that serves it.
+    /// The address is up when all of them answer.
     ///
-    /// `service` stands for an address that no listener serves. Where `service` is none of the
-    /// node's addresses it stands for all of them: clients' addresses are then translated on their
-    /// way to the node, and name servers may not reach them.
+    /// `service` replaces an address that no listener serves. Where `service` is none of the node's
+    /// addresses it replaces all of them: clients' addresses are then translated on their way to
+    /// the node, and name servers may not reach them.
     pub fn checked_at(&self, address: IpAddr) -> Vec<SocketAddr> {
         if !self.addresses.contains(&self.service.ip()) {
             return vec![self.service];
@@ -538,7 +526,8 @@ impl Node {
         for listener in &self.listen {
             let serves = match (listener.ip(), address) {
                 (ip, address) if !ip.is_unspecified() => ip == address,
-                // A listener on `[::]` takes IPv4 too where nothing else does.
+                // A listener on `[::]` accepts IPv4 too, unless there is an IPv4 listener on that
+                // port.
                 (IpAddr::V6(_), IpAddr::V4(_)) => !has_own(listener.port()),
                 (ip, address) => ip.is_ipv4() == address.is_ipv4(),
             };
@@ -556,13 +545,6 @@ impl Node {
 }
 
 impl Fleet {
-    /// The cluster and the node of that name, when it is an edge.
-    pub fn edge(&self, name: &str) -> Option<(&Cluster, &Node)> {
-        self.clusters
-            .iter()
-            .find_map(|c| c.nodes.iter().find(|n| n.name == name).map(|n| (c, n)))
-    }
-
     /// The site that serves `host` (lower case, no port, no trailing dot): an exact host first,
     /// then the steered name itself, then a site with the host `*`.
     pub fn site_of_host(&self, host: &str) -> Option<&Site> {
@@ -581,7 +563,7 @@ impl Fleet {
         format!("{}.{}", site.name, self.zone)
     }
 
-    /// Whether both say the same, whenever they were made.
+    /// Whether both are equal, apart from the time of the revision.
     pub fn says_the_same(&self, other: &Self) -> bool {
         self.changed_unix_s == other.changed_unix_s && self == other
             || *self
@@ -591,15 +573,7 @@ impl Fleet {
                 }
     }
 
-    /// Whether it has a node of that name, of whatever role.
-    pub fn has_node(&self, name: &str) -> bool {
-        self.edge(name).is_some()
-            || self.name_servers.iter().any(|n| n.name == name)
-            || self.origins.iter().any(|n| n.name == name)
-            || self.control.as_ref().is_some_and(|c| c.name == name)
-    }
-
-    /// Directory in which the node of that name keeps its state.
+    /// State directory of the node with this name.
     pub fn node_dir(&self, node: &str) -> PathBuf {
         self.state_dir.join(node)
     }
@@ -615,7 +589,7 @@ impl DailyWindow {
         }
     }
 
-    /// Its length in minutes.
+    /// Length in minutes.
     pub fn minutes(&self) -> u16 {
         match self.end_minute.checked_sub(self.start_minute) {
             Some(minutes) => minutes,

@@ -1,11 +1,12 @@
-//! How much of a share of a node's disk bodies can have: the measures of the edge's store, which
-//! control plans with.
+//! Capacity of a share of a node's disk: the measures of the edge's store, with which control
+//! plans.
 //!
-//! A share is cut into regions, files of one size that are written from front to back and given up
-//! whole. A body is a row of slices, each a record with a header; a further record describes the
-//! body. Owns these measures and the sums that follow from them; knows nothing of files.
+//! A share is divided into regions, files of equal size that are written from front to back and
+//! reclaimed whole. A body is a sequence of slices, each a record with a header; a further record
+//! describes the body. Owns these measures and the sums that follow from them; knows nothing of
+//! files.
 
-/// Length of every slice but a body's last one.
+/// Length of a slice; a body's last one may be shorter.
 pub const SLICE_BYTES: usize = 256 * 1024;
 /// Length of a record's header.
 pub const RECORD_HEADER_BYTES: usize = 40;
@@ -16,10 +17,10 @@ pub const REGION_HEADER_BYTES: u64 = 16;
 
 const REGION_BYTES_MIN: u64 = 1 << 20;
 const REGION_BYTES_MAX: u64 = 64 << 20;
-/// A share has about this many regions, so that giving one up takes a small part of it.
+/// Approximate number of regions of a share, so that reclaiming one frees a small part of it.
 const REGIONS_WANTED: u64 = 16;
 
-/// What a body's description is planned with: its URL and the origin's fields take one to two
+/// Planned length of a body's description: its URL and the origin's fields take one to two
 /// kilobytes.
 const HEAD_BYTES_PLANNED: usize = 4096;
 
@@ -30,12 +31,12 @@ pub fn region_bytes(share: u64) -> u64 {
         .min(share / 2)
 }
 
-/// Bytes that a record with a payload of that length takes.
+/// Bytes of a record with a payload of this length.
 pub fn record_span(payload: usize) -> u64 {
     (RECORD_HEADER_BYTES + payload).next_multiple_of(RECORD_ALIGNMENT) as u64
 }
 
-/// Bytes that a body of that length takes: its slices and its description, each with a record's
+/// Bytes of a stored body of this length: its slices and its description, each with a record
 /// header.
 pub fn stored_bytes(length: u64) -> u64 {
     let slice = SLICE_BYTES as u64;
@@ -51,9 +52,9 @@ pub fn stored_bytes(length: u64) -> u64 {
         .saturating_add(record_span(HEAD_BYTES_PLANNED))
 }
 
-/// Bytes of [`stored_bytes`] that a share is sure to hold, however the records fall. Each region
-/// may end with a gap in which one more slice had no room, and one region is free for what is
-/// written next: about 70 % of 16 MiB, 82 % of 32 MiB, 93 % of a gigabyte, 99 % of a hundred.
+/// The sum of [`stored_bytes`] that certainly fits a share, however the records fall. Each region
+/// may end with a gap that was too small for a slice, and one region is free for the next writes:
+/// about 70 % of 16 MiB, 82 % of 32 MiB, 93 % of a gigabyte, 99 % of a hundred.
 pub fn usable_bytes(share: u64) -> u64 {
     let region = region_bytes(share);
     let gap = record_span(SLICE_BYTES) - RECORD_ALIGNMENT as u64;

@@ -1,32 +1,34 @@
-//! Planned restarts and drains: which edges clients are steered away from, and for how long an edge
-//! that is told to end goes on serving them. Pure.
+//! Planned restarts and drains: the edges from which clients are steered away, and the time for
+//! which an ending edge keeps serving them. Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::change::{Change, Drain, DrainTarget, Entry};
 use crate::config::{Cluster, Fleet};
-use crate::journal::{Change, Drain, DrainTarget, Entry};
 
-/// Time for a name server to take over what a check has found, and for a query that was answered
-/// before to reach its client.
+/// Time for a name server to apply the result of a check, and for an earlier answer to reach its
+/// client.
 const SETTLE: Duration = Duration::from_millis(500);
 
-/// Since when something is drained.
+/// The begin of a drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Since {
+pub struct DrainStart {
     /// Revision of the change.
     pub revision: u64,
-    /// When control accepted it, milliseconds after the Unix epoch.
+    /// Time of its acceptance by control, milliseconds after the Unix epoch.
     pub unix_ms: u64,
 }
 
-/// What an operator has drained, folded from the journal. Names that the fleet no longer has do no
-/// harm; a drained cluster includes nodes that it gets later.
+pub use DrainStart as Since; // alias until the parts are merged
+
+/// The drains in force, folded from the journal. Names that the fleet no longer has are harmless; a
+/// drained cluster includes nodes that are added later.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Drains(BTreeMap<DrainTarget, Since>);
+pub struct Drains(BTreeMap<DrainTarget, DrainStart>);
 
 impl Drains {
-    /// Takes in a journal entry. Says whether anything changed.
+    /// Applies a journal entry. Returns whether anything changed.
     pub fn fold(&mut self, entry: &Entry) -> bool {
         let Change::Drain(Drain { target, drained }) = &entry.change else {
             return false;
@@ -35,7 +37,7 @@ impl Drains {
             (true, false) => {
                 self.0.insert(
                     target.clone(),
-                    Since {
+                    DrainStart {
                         revision: entry.revision,
                         unix_ms: entry.accepted_unix_ms,
                     },
@@ -47,13 +49,13 @@ impl Drains {
         }
     }
 
-    /// Since when exactly this is drained; `None` for one that is not.
-    pub fn get(&self, target: &DrainTarget) -> Option<Since> {
+    /// The begin of the drain of exactly this target; `None` when it is not drained.
+    pub fn get(&self, target: &DrainTarget) -> Option<DrainStart> {
         self.0.get(target).copied()
     }
 
-    /// Why clients are steered away from a node: its own drain, or else that of its cluster.
-    pub fn of_node(&self, cluster: &str, node: &str) -> Option<(DrainTarget, Since)> {
+    /// The drain that steers clients away from a node: its own, otherwise that of its cluster.
+    pub fn of_node(&self, cluster: &str, node: &str) -> Option<(DrainTarget, DrainStart)> {
         [
             DrainTarget::Node(node.to_owned()),
             DrainTarget::Cluster(cluster.to_owned()),
@@ -67,28 +69,26 @@ impl Drains {
         !self.0.is_empty() && self.of_node(cluster, node).is_some()
     }
 
-    /// Everything that is drained, nodes first, by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&DrainTarget, Since)> {
+    /// Every drain, nodes first, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&DrainTarget, DrainStart)> {
         self.0.iter().map(|(target, since)| (target, *since))
     }
 }
 
-/// The two parts of an edge's planned end: it goes on serving everybody until resolvers have
-/// forgotten its addresses, and asks clients that stay on a connection to leave it in the second
-/// part.
+/// The two phases of an edge's planned end. It serves everybody until resolvers have forgotten its
+/// addresses; in the second phase it asks clients on kept connections to leave.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LameDuck {
-    /// Until every name server has seen that the edge drains.
+    /// Time until every name server has detected that the edge drains.
     pub detection: Duration,
-    /// Until no resolver has its addresses any more.
+    /// Time until no resolver has its addresses any more.
     pub ttl: Duration,
 }
 
 impl LameDuck {
-    /// That of an edge of the fleet: one round of health checks (a 503 takes it out at once), then
-    /// the largest TTL of the sites that its cluster serves, at most
-    /// [`crate::config::DrainLimits::lame_duck_max`] in all. Nothing where no name server steers
-    /// clients.
+    /// The phases of an edge: one round of health checks (a 503 takes the edge out at once), then
+    /// the largest TTL of the sites of its cluster, together at most
+    /// [`crate::config::DrainLimits::lame_duck_max`]. Zero where no name server steers clients.
     pub fn of(fleet: &Fleet, node: &str) -> Self {
         let Some(cluster) = fleet.edge(node).map(|(cluster, _)| cluster) else {
             return Self::default();
@@ -110,13 +110,13 @@ impl LameDuck {
         }
     }
 
-    /// Both parts.
+    /// Both phases together.
     pub fn whole(self) -> Duration {
         self.detection + self.ttl
     }
 
-    /// What is left of it for a node that has been drained for so long: its clients have left it
-    /// already.
+    /// The rest for a node that was drained for this long: after the whole time its clients have
+    /// left already.
     pub fn after(self, drained_for: Duration) -> Self {
         if drained_for >= self.whole() {
             Self::default()
@@ -126,7 +126,7 @@ impl LameDuck {
     }
 }
 
-/// The largest TTL of addresses of a cluster; `None` when it serves no site.
+/// Largest TTL of a cluster's addresses; `None` when it serves no site.
 pub fn largest_ttl(fleet: &Fleet, cluster: &Cluster) -> Option<Duration> {
     let number = fleet.clusters.iter().position(|c| c.name == cluster.name)?;
     fleet
@@ -137,8 +137,7 @@ pub fn largest_ttl(fleet: &Fleet, cluster: &Cluster) -> Option<Duration> {
         .max()
 }
 
-/// Sites that no cluster with a node in service would serve if these drains were in force, in file
-/// order.
+/// Sites that no cluster with a node in service would serve under these drains, in file order.
 pub fn sites_without_nodes(fleet: &Fleet, drains: &Drains) -> Vec<String> {
     let serves = |number: &usize| {
         fleet.clusters.get(*number).is_some_and(|cluster| {
@@ -159,7 +158,7 @@ pub fn sites_without_nodes(fleet: &Fleet, drains: &Drains) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::file;
+    use crate::testing::FleetText;
 
     fn drain(revision: u64, target: DrainTarget, drained: bool) -> Entry {
         Entry {
@@ -187,7 +186,7 @@ mod tests {
         );
         assert_eq!(
             drains.get(&node("ams-1")),
-            Some(Since {
+            Some(DrainStart {
                 revision: 1,
                 unix_ms: 1000
             })
@@ -216,20 +215,23 @@ mod tests {
     }
 
     fn fleet(head: &str, name_server: bool, ttl: &str) -> Fleet {
-        let name_server = if name_server {
-            "[[name_server]]\nname = \"ns1\"\nlisten = \"127.0.0.1:5300\"\n"
-        } else {
-            ""
-        };
-        let text = format!(
-            "[fleet]\nzone = \"cdn.test\"\nnode_key = \"a key that only this test knows\"\n{head}\n{name_server}\
-             [[cluster]]\nname = \"ams\"\nplace = {{ latitude = 1, longitude = 1 }}\n[[cluster.node]]\nname = \"ams-1\"\naddress = \"127.0.0.11\"\nadmin = \"127.0.0.11:9100\"\n\
-             [[cluster.node]]\nname = \"ams-2\"\naddress = \"127.0.0.12\"\nadmin = \"127.0.0.12:9100\"\n\
-             [[cluster]]\nname = \"idle\"\nplace = {{ latitude = 1, longitude = 1 }}\n[[cluster.node]]\nname = \"idle-1\"\naddress = \"127.0.0.21\"\nadmin = \"127.0.0.21:9100\"\n\
-             [[site]]\nname = \"www\"\norigin = \"http://127.0.0.1:8000\"\nclusters = [\"ams\"]\n\
-             [[site]]\nname = \"slow\"\norigin = \"http://127.0.0.1:8000\"\nclusters = [\"ams\"]\nttl = \"{ttl}\"\n"
-        );
-        file::parse(&text, std::path::Path::new("/")).expect("a good file")
+        let mut text = FleetText::new().text_in_fleet(head);
+        if name_server {
+            text = text.name_server("ns1", "127.0.0.1:5300");
+        }
+        let admin = |ip: &str| format!("admin = \"{ip}:9100\"");
+        text.cluster_head("ams", "")
+            .node("ams-1", "127.0.0.11", &admin("127.0.0.11"))
+            .node("ams-2", "127.0.0.12", &admin("127.0.0.12"))
+            .cluster_head("idle", "")
+            .node("idle-1", "127.0.0.21", &admin("127.0.0.21"))
+            .site("www", "http://127.0.0.1:8000", "clusters = [\"ams\"]")
+            .site(
+                "slow",
+                "http://127.0.0.1:8000",
+                &format!("clusters = [\"ams\"]\nttl = \"{ttl}\""),
+            )
+            .fleet()
     }
 
     #[test]

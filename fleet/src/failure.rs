@@ -1,14 +1,13 @@
-//! Why a command could not do its work: one clear sentence and the exit code of the BSD `sysexits`
-//! family.
+//! The failure of a command: one sentence and an exit code of the BSD `sysexits` family.
 
 use std::fmt;
 
 /// A failure that ends a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// Which exit code it ends with.
+    /// Class, which decides the exit code.
     pub kind: FailureKind,
-    /// What happened and what mends it, for a person who is stuck.
+    /// The problem and a hint, for people.
     pub message: String,
 }
 
@@ -21,16 +20,15 @@ pub enum FailureKind {
     BadData,
     /// An input file is missing or unreadable: 66 (EX_NOINPUT).
     NoInput,
-    /// Something needed does not answer or is in use (a port, the origin, control): 69
-    /// (EX_UNAVAILABLE).
+    /// A required service does not answer, or a port is in use: 69 (EX_UNAVAILABLE).
     Unavailable,
-    /// A defect of ours: 70 (EX_SOFTWARE).
+    /// A defect of Nearcast: 70 (EX_SOFTWARE).
     Internal,
-    /// The system refused a resource: 71 (EX_OSERR).
+    /// The operating system refused a resource: 71 (EX_OSERR).
     System,
-    /// An output file or directory cannot be made: 73 (EX_CANTCREAT).
+    /// An output file or directory cannot be created: 73 (EX_CANTCREAT).
     CannotCreate,
-    /// Reading or writing failed, a full disk above all: 74 (EX_IOERR).
+    /// Reading or writing failed, for example on a full disk: 74 (EX_IOERR).
     Io,
     /// A token or key was refused: 77 (EX_NOPERM).
     Refused,
@@ -54,7 +52,7 @@ impl FailureKind {
 }
 
 impl Failure {
-    /// A failure of that kind with that sentence.
+    /// A failure of this kind with this message.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
         Self {
             kind,
@@ -62,15 +60,14 @@ impl Failure {
         }
     }
 
-    /// A listener that could not be opened on `address`: the sentence names the address and what to
-    /// do.
+    /// The failure to open a listener on `address`, with a hint.
     pub fn bind(what: &str, address: impl fmt::Display, error: &std::io::Error) -> Self {
         let kind = match error.kind() {
             std::io::ErrorKind::AddrInUse => FailureKind::Unavailable,
             std::io::ErrorKind::PermissionDenied => FailureKind::Refused,
             _ => FailureKind::System,
         };
-        let mend = match error.kind() {
+        let hint = match error.kind() {
             std::io::ErrorKind::AddrInUse => {
                 "another program listens there; stop it or choose another address"
             }
@@ -82,7 +79,7 @@ impl Failure {
         };
         Self::new(
             kind,
-            format!("cannot listen for {what} on {address}: {error} ({mend})"),
+            format!("cannot listen for {what} on {address}: {error} ({hint})"),
         )
     }
 }

@@ -1,24 +1,23 @@
-//! Which journal entries still mean something: the rules by which later ones supersede earlier
-//! ones. Pure.
+//! Folds journal entries: the rules by which later entries supersede earlier ones. Pure.
 
 use std::collections::HashMap;
 
-use crate::journal::{Change, DrainTarget, Entry, Purge, PurgeScope};
+use crate::change::{Change, DrainTarget, Entry, Purge, PurgeScope};
 
-/// Purged scopes that are kept apart: some 40 MB as JSON. Beyond it the older half becomes one
-/// purge of everything, which covers more; nodes that are up have folded them one by one by then,
-/// and lose nothing by it.
+/// Most separate purged scopes, about 40 MB of JSON. Beyond it the older half becomes one purge of
+/// everything, which covers more. Running nodes have applied the purges one by one before that, and
+/// lose nothing.
 const PURGES_MAX: usize = 262_144;
-/// Bytes of the texts of all these, for which the same holds.
+/// Most bytes of the names in these scopes, with the same rule.
 const PURGES_BYTES_MAX: usize = 64 << 20;
 
-/// The entries that still mean something, in order of revision: the newest fleet file; of push
-/// orders the newest for each cluster, while it runs; of drains the newest for each node and
-/// cluster, its end included, since a reader may know of its begin; of purges those that no later
-/// one covers wholly. The newest entry is always kept, so that a reader reaches the revision that
-/// it would have reached with all of them.
+/// The entries that are still in force, in order of revision: the newest fleet file; the newest
+/// push order of each cluster, while it runs; the newest drain of each node and cluster, including
+/// its end, since a reader may know its begin; purges that no later purge covers wholly. The newest
+/// entry always stays, so that a reader reaches the same revision as with all entries.
 ///
-/// A reader may begin anywhere: what is left out has its like, or something wider, further on.
+/// A reader may begin at any revision: for every removed entry, a later one covers the same or
+/// more.
 pub(crate) fn fold(mut entries: Vec<Entry>, now_unix_ms: u64) -> Vec<Entry> {
     entries.sort_by_key(|entry| entry.revision);
     let last = entries.len().saturating_sub(1);
@@ -36,6 +35,7 @@ pub(crate) fn fold(mut entries: Vec<Entry>, now_unix_ms: u64) -> Vec<Entry> {
             everything = entry.revision;
         }
     }
+
     let is_kept = |n: usize, entry: &Entry| {
         let is_newest = newest.get(&key(&entry.change)) == Some(&n);
         is_newest
@@ -50,11 +50,13 @@ pub(crate) fn fold(mut entries: Vec<Entry>, now_unix_ms: u64) -> Vec<Entry> {
                 }
             }
     };
+
     let kept: Vec<bool> = entries
         .iter()
         .enumerate()
         .map(|(n, entry)| is_kept(n, entry))
         .collect();
+
     let mut kept = kept.into_iter();
     entries.retain(|_| kept.next().unwrap_or(false));
     limit_purges(entries)
@@ -79,8 +81,8 @@ fn text_bytes(scope: &PurgeScope) -> usize {
     }
 }
 
-/// Where the purged scopes weigh more than `most`, all but the newest become one purge of
-/// everything; those weigh no more than half of it.
+/// If the purged scopes weigh more than `most`, all but the newest become one purge of everything;
+/// the newest weigh at most half of it.
 fn limit(mut entries: Vec<Entry>, most: usize, weigh: impl Fn(&PurgeScope) -> usize) -> Vec<Entry> {
     let weigh_entry = |entry: &Entry| match &entry.change {
         Change::Purge(purge) => purge.scope.each().iter().map(&weigh).sum(),
@@ -129,7 +131,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::journal::{Drain, PushOrder};
+    use crate::change::{Drain, PushOrder};
 
     fn purge(revision: u64, scope: PurgeScope, soft: bool) -> Entry {
         Entry {
@@ -377,7 +379,7 @@ mod tests {
         assert_eq!(fold(entries.clone(), 0), entries);
     }
 
-    /// What a reader of entries makes of them.
+    /// The state of a reader after its entries.
     #[derive(Debug, PartialEq)]
     struct Meaning {
         /// Of each URL, the newest hard purge, and the newest soft one after it.

@@ -1,36 +1,40 @@
-//! A file of framed records: an identity, then records that carry their length and checksums.
+//! A file of framed records: an identity, then records with their length and checksums.
 //!
-//! Owns bytes on disk and what a crash may leave of them; knows nothing of what records mean.
-//! Layout, little endian:
+//! Owns the bytes on disk and their recovery after a crash; knows nothing of the content of
+//! records. Layout, little endian:
 //!
 //! ```text
 //! header:  magic (8)  id (16)  CRC-32 of both (4)
 //! record:  length (4)  CRC-32 of the length (4)  CRC-32 of the payload (4)  payload
 //! ```
 //!
-//! The length has a checksum of its own so that a damaged length can be told from a record whose
-//! end was never written: only the latter may be cut off.
+//! The length has a checksum of its own, so that a damaged length differs from a record whose end
+//! was never written: only the latter may be cut off.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::random;
+
 const HEADER_BYTES: usize = 28;
 const FRAME_BYTES: usize = 12;
-/// Extension of a file that is being written to take another's place.
+/// Extension of a file that is being written to replace another.
 const FRESH: &str = "new";
 
-/// Where a payload lies in the file.
+/// Position of a record in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
-    /// Of the record's frame, from the start of the file.
+pub struct RecordPosition {
+    /// Offset of the record's frame.
     pub offset: u64,
     /// Length of the payload.
     pub bytes: usize,
 }
 
-/// Why the file cannot be used.
+pub use RecordPosition as Place; // alias until the parts are merged
+
+/// Why a file of records cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FramedError {
     /// Reading or writing failed.
@@ -38,7 +42,7 @@ pub enum FramedError {
     Io {
         /// The file.
         path: PathBuf,
-        /// The system's words.
+        /// The system's error.
         source: io::Error,
     },
     /// A record that others follow is damaged.
@@ -46,9 +50,9 @@ pub enum FramedError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// Where.
+        /// Offset of the damage.
         offset: u64,
-        /// What was found.
+        /// Description of the damage.
         reason: String,
     },
     /// The record is larger than the file's records may be.
@@ -71,16 +75,16 @@ pub struct FramedLog {
     /// Length of the file up to the end of its last whole record.
     end: u64,
     payload_bytes_max: usize,
-    /// A failed append could not be taken back yet: bytes past `end` may be in the file.
-    dirty: bool,
-    /// The file has taken another's place, which may not be on disk yet.
-    unsettled: bool,
+    /// A failed append could not be removed yet: the file may have bytes beyond `end`.
+    has_failed_append: bool,
+    /// The file has replaced another, and its directory is not synced yet.
+    directory_unsynced: bool,
     #[cfg(test)]
     fail_after: Option<usize>,
 }
 
 impl FramedLog {
-    /// Opens or makes the file and calls `each` with every record in order. An unfinished last
+    /// Opens or creates the file and calls `each` with every record in order. An unfinished last
     /// record is cut off.
     ///
     /// # Errors
@@ -89,7 +93,7 @@ impl FramedLog {
         path: &Path,
         magic: &[u8; 8],
         payload_bytes_max: usize,
-        each: impl FnMut(Place, &[u8]),
+        each: impl FnMut(RecordPosition, &[u8]),
     ) -> Result<Self, FramedError> {
         let io = |source| FramedError::Io {
             path: path.to_owned(),
@@ -98,7 +102,7 @@ impl FramedLog {
         if !path.exists() {
             create(path, magic).map_err(io)?;
         }
-        // What a crash has left of a file that was to take this one's place.
+        // A crash may have left a replacement that was not finished.
         match std::fs::remove_file(path.with_extension(FRESH)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
             _ => {}
@@ -106,10 +110,10 @@ impl FramedLog {
         Self::open_as(path, magic, payload_bytes_max, each)
     }
 
-    /// [`FramedLog::open`] for what must not keep a node from starting: a damaged file is set aside
-    /// under the name with `.damaged` behind it, in place of an earlier one, and a new file is
-    /// begun. `each` gets every whole record, those behind the damage too; the new file has none of
-    /// them. Gives the damage in words, if there was any.
+    /// [`FramedLog::open`] for state without which a node must still start: a damaged file is
+    /// renamed with the suffix `.damaged`, in place of an earlier one, and a new file is begun.
+    /// `each` gets every whole record, also those after the damage; the new file has none of them.
+    /// Returns a description of the damage, if there was any.
     ///
     /// # Errors
     /// [`FramedError::Io`].
@@ -139,15 +143,17 @@ impl FramedLog {
         } else {
             bytes.len()
         };
+
         while offset < bytes.len() {
             match record_at(&bytes, offset, payload_bytes_max) {
-                Found::Whole(payload) => {
+                RecordScan::Whole(payload) => {
                     each(payload);
                     offset += FRAME_BYTES + payload.len();
                 }
                 _ => offset += 1,
             }
         }
+
         let mut aside = path.as_os_str().to_owned();
         aside.push(".damaged");
         std::fs::rename(path, &aside).map_err(io)?;
@@ -161,13 +167,13 @@ impl FramedLog {
         ))
     }
 
-    /// Calls `each` with every record of a file and leaves it as it is, also when another process
-    /// has it open.
+    /// Calls `each` with every record of a file without changing it, also when another process has
+    /// it open.
     pub(crate) fn peek(
         path: &Path,
         magic: &[u8; 8],
         payload_bytes_max: usize,
-        each: impl FnMut(Place, &[u8]),
+        each: impl FnMut(RecordPosition, &[u8]),
     ) -> Result<(), FramedError> {
         let bytes = std::fs::read(path).map_err(|source| FramedError::Io {
             path: path.to_owned(),
@@ -176,13 +182,13 @@ impl FramedLog {
         Self::scan(&bytes, path, magic, payload_bytes_max, each).map(drop)
     }
 
-    /// Identity of a file of these bytes, and where its last whole record ends.
+    /// Identity of a file, and the end of its last whole record.
     fn scan(
         bytes: &[u8],
         path: &Path,
         magic: &[u8; 8],
         payload_bytes_max: usize,
-        mut each: impl FnMut(Place, &[u8]),
+        mut each: impl FnMut(RecordPosition, &[u8]),
     ) -> Result<([u8; 16], u64), FramedError> {
         let damaged = |offset: usize, reason: &str| FramedError::Damaged {
             path: path.to_owned(),
@@ -194,9 +200,9 @@ impl FramedLog {
         let mut offset = HEADER_BYTES;
         while offset < bytes.len() {
             match record_at(bytes, offset, payload_bytes_max) {
-                Found::Whole(payload) => {
+                RecordScan::Whole(payload) => {
                     each(
-                        Place {
+                        RecordPosition {
                             offset: offset as u64,
                             bytes: payload.len(),
                         },
@@ -204,12 +210,15 @@ impl FramedLog {
                     );
                     offset += FRAME_BYTES + payload.len();
                 }
-                Found::Unfinished => break,
-                Found::Bad(reason) => {
-                    // The end of a write that a crash cut short looks bad as well; but nothing
-                    // whole follows it.
+                RecordScan::Unfinished => break,
+                RecordScan::Bad(reason) => {
+                    // A write that a crash cut short looks damaged as well, but no whole record
+                    // follows it.
                     let followed = (offset + 1..bytes.len()).any(|at| {
-                        matches!(record_at(bytes, at, payload_bytes_max), Found::Whole(_))
+                        matches!(
+                            record_at(bytes, at, payload_bytes_max),
+                            RecordScan::Whole(_)
+                        )
                     });
                     if followed {
                         return Err(damaged(offset, reason));
@@ -225,7 +234,7 @@ impl FramedLog {
         path: &Path,
         magic: &[u8; 8],
         payload_bytes_max: usize,
-        each: impl FnMut(Place, &[u8]),
+        each: impl FnMut(RecordPosition, &[u8]),
     ) -> Result<Self, FramedError> {
         let io = |source| FramedError::Io {
             path: path.to_owned(),
@@ -236,6 +245,7 @@ impl FramedLog {
             .write(true)
             .open(path)
             .map_err(io)?;
+
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(io)?;
         let (id, end) = Self::scan(&bytes, path, magic, payload_bytes_max, each)?;
@@ -245,6 +255,7 @@ impl FramedLog {
                 .and_then(|()| file.sync_data())
                 .map_err(io)?;
         }
+
         Ok(Self {
             file,
             path: path.to_owned(),
@@ -252,14 +263,14 @@ impl FramedLog {
             id,
             end,
             payload_bytes_max,
-            dirty: false,
-            unsettled: false,
+            has_failed_append: false,
+            directory_unsynced: false,
             #[cfg(test)]
             fail_after: None,
         })
     }
 
-    /// The file's identity in hexadecimal digits.
+    /// Identity of the file in hexadecimal digits.
     pub(crate) fn id(&self) -> String {
         self.id.iter().map(|byte| format!("{byte:02x}")).collect()
     }
@@ -269,16 +280,16 @@ impl FramedLog {
         self.end
     }
 
-    /// Puts a file with these records, and the same identity, in place of this one, and calls
-    /// `each` with every record of it. A crash leaves the old file or the new one, whole; after an
-    /// error the old one is in use. Blocking.
+    /// Replaces the file with one of these records and the same identity, and calls `each` with
+    /// every record of it. A crash leaves the old file or the new one, whole; after an error the
+    /// old one stays in use. Blocking.
     ///
     /// # Errors
     /// [`FramedError::Io`].
     pub fn rewrite(
         &mut self,
         payloads: impl Iterator<Item = Vec<u8>>,
-        each: impl FnMut(Place, &[u8]),
+        each: impl FnMut(RecordPosition, &[u8]),
     ) -> Result<(), FramedError> {
         let io = |source| FramedError::Io {
             path: self.path.clone(),
@@ -287,57 +298,60 @@ impl FramedLog {
         let fresh = self.path.with_extension(FRESH);
         let outcome = write_fresh(&fresh, &self.magic, self.id, payloads)
             .map_err(io)
-            // Opened before it takes the place, so that nothing can fail between that and its use.
+            // Opened before the rename, so that nothing can fail between rename and use.
             .and_then(|()| Self::open_as(&fresh, &self.magic, self.payload_bytes_max, each))
             .and_then(|log| {
                 std::fs::rename(&fresh, &self.path)
                     .map_err(io)
                     .map(|()| log)
             });
+
         match outcome {
             Ok(log) => {
                 *self = Self {
                     path: std::mem::take(&mut self.path),
-                    unsettled: true,
+                    directory_unsynced: true,
                     ..log
                 };
-                if let Err(error) = self.settle() {
+                if let Err(error) = self.sync_directory() {
                     tracing::error!(path = %self.path.display(), %error, "the directory of a new file cannot be synced yet; nothing is appended before it is");
                 }
                 Ok(())
             }
             Err(error) => {
-                // It may hold the space that the old file needs.
+                // It may occupy the space that the old file needs.
                 let _ = std::fs::remove_file(&fresh);
                 Err(error)
             }
         }
     }
 
-    /// Appends a record; it is on disk when this returns, and not in the file when it fails.
+    /// Appends a record; it is on disk when this returns, and not in the file after an error.
     /// Blocking.
     ///
     /// # Errors
-    /// [`FramedError::TooLarge`]; [`FramedError::Io`], a full disk above all.
-    pub fn append(&mut self, payload: &[u8]) -> Result<Place, FramedError> {
+    /// [`FramedError::TooLarge`]; [`FramedError::Io`], for example a full disk.
+    pub fn append(&mut self, payload: &[u8]) -> Result<RecordPosition, FramedError> {
         if payload.len() > self.payload_bytes_max {
             return Err(FramedError::TooLarge {
                 bytes: payload.len(),
                 limit: self.payload_bytes_max,
             });
         }
+
         let outcome = self
-            .settle()
-            .and_then(|()| self.take_back())
+            .sync_directory()
+            .and_then(|()| self.truncate_failed_append())
             .and_then(|()| {
-                self.dirty = true;
+                self.has_failed_append = true;
                 self.write(&frame(payload))?;
                 self.file.sync_data()
             });
+
         match outcome {
             Ok(()) => {
-                self.dirty = false;
-                let place = Place {
+                self.has_failed_append = false;
+                let place = RecordPosition {
                     offset: self.end,
                     bytes: payload.len(),
                 };
@@ -345,7 +359,7 @@ impl FramedLog {
                 Ok(place)
             }
             Err(source) => {
-                if let Err(error) = self.take_back() {
+                if let Err(error) = self.truncate_failed_append() {
                     tracing::error!(path = %self.path.display(), %error, "a failed append cannot be taken back yet; trying again at the next one");
                 }
                 Err(FramedError::Io {
@@ -356,16 +370,16 @@ impl FramedLog {
         }
     }
 
-    /// Reads a payload. What has been damaged since it was written or last read is an error, so
-    /// that it is not written anew under a checksum that is right.
-    pub(crate) fn read(&self, place: Place) -> io::Result<Vec<u8>> {
+    /// Reads a payload. Damage since the record was written or last read is an error, so that a
+    /// damaged payload never gets a new, valid checksum.
+    pub(crate) fn read(&self, place: RecordPosition) -> io::Result<Vec<u8>> {
         let mut record = vec![0; FRAME_BYTES + place.bytes];
         self.file.read_exact_at(&mut record, place.offset)?;
         match record_at(&record, 0, self.payload_bytes_max) {
-            Found::Whole(payload) if payload.len() == place.bytes => {
+            RecordScan::Whole(payload) if payload.len() == place.bytes => {
                 Ok(record.split_off(FRAME_BYTES))
             }
-            Found::Bad(reason) => Err(io::Error::new(
+            RecordScan::Bad(reason) => Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 format!("damaged at byte {}: {reason}", place.offset),
             )),
@@ -376,21 +390,21 @@ impl FramedLog {
         }
     }
 
-    /// Makes sure that a crash finds this file under its name.
-    fn settle(&mut self) -> io::Result<()> {
-        if self.unsettled {
+    /// Syncs the directory after a replacement, so that a crash finds this file under its name.
+    fn sync_directory(&mut self) -> io::Result<()> {
+        if self.directory_unsynced {
             sync_directory_of(&self.path)?;
-            self.unsettled = false;
+            self.directory_unsynced = false;
         }
         Ok(())
     }
 
-    /// Removes what a failed append has left.
-    fn take_back(&mut self) -> io::Result<()> {
-        if self.dirty {
+    /// Removes the bytes of a failed append.
+    fn truncate_failed_append(&mut self) -> io::Result<()> {
+        if self.has_failed_append {
             self.file.set_len(self.end)?;
             self.file.sync_data()?;
-            self.dirty = false;
+            self.has_failed_append = false;
         }
         Ok(())
     }
@@ -405,17 +419,16 @@ impl FramedLog {
         self.file.write_all_at(bytes, self.end)
     }
 
-    /// Lets the next append write that many bytes and then find the disk full.
+    /// Makes the next append write this many bytes and then find the disk full.
     #[cfg(test)]
     pub(crate) fn fail_next_write_after(&mut self, bytes: usize) {
         self.fail_after = Some(bytes);
     }
 }
 
-/// Made whole under another name first: a crash leaves no half header.
+/// Writes the file under another name first: a crash leaves no half header.
 fn create(path: &Path, magic: &[u8; 8]) -> io::Result<()> {
-    let mut id = [0; 16];
-    File::open("/dev/urandom")?.read_exact(&mut id)?;
+    let id = random::entropy()?;
     let fresh = path.with_extension(FRESH);
     let outcome = write_fresh(&fresh, magic, id, std::iter::empty())
         .and_then(|()| std::fs::rename(&fresh, path));
@@ -432,7 +445,7 @@ fn write_fresh(
     id: [u8; 16],
     payloads: impl Iterator<Item = Vec<u8>>,
 ) -> io::Result<()> {
-    // It may hold the fleet file, and with it the node key.
+    // Private: the file may contain the fleet file, and with it the node key.
     let file = OpenOptions::new()
         .write(true)
         .create(true)
@@ -486,30 +499,30 @@ fn read_header(bytes: &[u8], magic: &[u8; 8]) -> Result<[u8; 16], &'static str> 
     Ok(header[8..24].try_into().expect("16 bytes"))
 }
 
-/// What is at an offset.
-enum Found<'a> {
+/// The record at an offset.
+enum RecordScan<'a> {
     Whole(&'a [u8]),
     /// The file ends within the record.
     Unfinished,
     Bad(&'static str),
 }
 
-fn record_at(bytes: &[u8], offset: usize, payload_bytes_max: usize) -> Found<'_> {
+fn record_at(bytes: &[u8], offset: usize, payload_bytes_max: usize) -> RecordScan<'_> {
     let rest = &bytes[offset..];
     if rest.len() < FRAME_BYTES {
-        return Found::Unfinished;
+        return RecordScan::Unfinished;
     }
     if crc32fast::hash(&rest[..4]) != word(rest, 4) {
-        return Found::Bad("the checksum of the length is wrong");
+        return RecordScan::Bad("the checksum of the length is wrong");
     }
     let length = word(rest, 0) as usize;
     if length > payload_bytes_max {
-        return Found::Bad("the length is beyond the limit");
+        return RecordScan::Bad("the length is beyond the limit");
     }
     match rest.get(FRAME_BYTES..FRAME_BYTES + length) {
-        None => Found::Unfinished,
-        Some(payload) if crc32fast::hash(payload) == word(rest, 8) => Found::Whole(payload),
-        Some(_) => Found::Bad("the checksum of the payload is wrong"),
+        None => RecordScan::Unfinished,
+        Some(payload) if crc32fast::hash(payload) == word(rest, 8) => RecordScan::Whole(payload),
+        Some(_) => RecordScan::Bad("the checksum of the payload is wrong"),
     }
 }
 

@@ -1,239 +1,95 @@
-//! The control journal: an append-only, checksummed, fsynced file of changes, in the order that
-//! every node folds them.
+//! The control journal: an append-only, checksummed and synced file of changes in the order in
+//! which every node applies them.
 //!
 //! The file is a log of framed records ([`crate::framed`] owns the bytes). A record holds one entry
-//! as a JSON object, or the entries that were written together ([`Journal::append_group`]) as a
-//! JSON array: one checksum covers such a group, so a crash leaves all of it or nothing. What
-//! [`Journal::append`] has returned is on disk; what it refused is not in the file either.
-//! Revisions rise by one, except where [`Journal::reconcile`] has closed a gap after a lost
-//! journal, or [`Journal::compact`] has left out what later entries supersede.
+//! as a JSON object, or entries that were written together ([`Journal::append_group`]) as a JSON
+//! array: one checksum covers the group, so a crash leaves all of it or nothing. An entry that
+//! [`Journal::append`] returned is on disk; an entry that it refused is not in the file. Revisions
+//! rise by one, except where [`Journal::reconcile`] closed a gap after a lost journal or
+//! [`Journal::compact`] left out superseded entries.
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
+pub use crate::change::*; // alias until the parts are merged
 use crate::fold::fold;
-use crate::framed::{FramedError, FramedLog, Place};
+use crate::framed::{FramedError, FramedLog, RecordPosition};
 
 /// The magic number at the start of a journal file.
 const MAGIC: &[u8; 8] = b"NCJRNL1\n";
 
-/// The largest encoded change.
-pub const CHANGE_BYTES_MAX: usize = 16 << 20;
+/// Largest encoded change.
+const CHANGE_BYTES_MAX: usize = 16 << 20;
 
-/// Encoded bytes of the entries that share a record; a larger entry has one of its own.
+/// Most encoded bytes of entries that share a record; a larger entry has a record of its own.
 const GROUP_BYTES_MAX: usize = 1 << 20;
 
-/// Encoded bytes after which [`Journal::after`] adds no further entry to its answer.
+/// Encoded bytes after which [`Journal::after`] returns no further entry.
 const AFTER_BYTES_MAX: usize = 8 << 20;
 
-/// Bytes beyond twice the last compacted length after which the journal is compacted again.
+/// The journal is compacted again when it has grown by this many bytes beyond twice its compacted
+/// length.
 const COMPACT_AFTER_BYTES: u64 = 8 << 20;
 
-/// The newest entries stay whatever supersedes them: people look at what happened lately.
+/// Newest entries that compaction always keeps, as operators look at recent changes.
 const RECENT_KEPT: usize = 256;
 
-/// Changes that a journal can take in a second, for ever: several times what a disk can sync. A
-/// follower is not believed to have seen more than that, so that none can use up the revisions that
-/// are left (2^53 of them are exact in JSON).
+/// Most changes a second in the long run: several times what a disk can sync. A follower that
+/// claims to have seen more is not believed, so that none can use up the revisions (JSON represents
+/// 2^53 of them exactly).
 const REVISIONS_PER_SECOND_MAX: u64 = 10_000;
 
-/// No journal is older: 2026-01-01, milliseconds after the Unix epoch.
+/// Earliest possible time of a journal: 2026-01-01, milliseconds after the Unix epoch.
 const FIRST_JOURNAL_UNIX_MS: u64 = 1_767_225_600_000;
 
-/// Clocks may differ by so much.
+/// Largest tolerated difference between clocks.
 const CLOCKS_DIFFER_MAX_MS: u64 = 3_600_000;
-
-/// One change, with its place in the order.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
-    /// 1 for the first, one more each; higher only after [`Journal::reconcile`]. Some may be left
-    /// out.
-    pub revision: u64,
-    /// When it was accepted, milliseconds after the Unix epoch.
-    pub accepted_unix_ms: u64,
-    /// What changes.
-    pub change: Change,
-}
-
-/// What a journal entry changes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Change {
-    /// Stored responses are invalidated.
-    Purge(Purge),
-    /// The fleet file has this text from now on (it was checked before it was accepted).
-    FleetFile {
-        /// The whole file.
-        text: String,
-    },
-    /// A cluster is asked to fill itself.
-    Push(PushOrder),
-    /// Clients are steered away from an edge or a cluster, or may come back.
-    Drain(Drain),
-}
-
-/// A drain, or its end.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Drain {
-    /// What it is about.
-    pub target: DrainTarget,
-    /// `true` steers clients away; `false` lets them come back.
-    pub drained: bool,
-}
-
-/// What clients are steered away from.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(tag = "of", content = "name", rename_all = "snake_case")]
-pub enum DrainTarget {
-    /// The edge of that name.
-    Node(String),
-    /// Every edge of the cluster of that name, also those that it gets later.
-    Cluster(String),
-}
-
-impl DrainTarget {
-    /// The name.
-    pub fn name(&self) -> &str {
-        match self {
-            Self::Node(name) | Self::Cluster(name) => name,
-        }
-    }
-
-    /// Which kind of name it is: `node` or `cluster`.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Node(_) => "node",
-            Self::Cluster(_) => "cluster",
-        }
-    }
-}
-
-/// A purge as an operator asked for it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Purge {
-    /// What it covers.
-    pub scope: PurgeScope,
-    /// `true` makes covered responses stale (they may be validated); `false` makes them unusable.
-    #[serde(default)]
-    pub soft: bool,
-}
-
-/// What a purge covers.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(tag = "by", content = "value", rename_all = "snake_case")]
-pub enum PurgeScope {
-    /// One absolute URL, every variant and every equivalent spelling, see [`crate::scope::url`].
-    Url(String),
-    /// Every URL that begins so: `http://host/path/*`. Without a star it is of an earlier version,
-    /// see [`crate::scope::beginnings`].
-    Prefix(String),
-    /// Every URL of a host.
-    Host(String),
-    /// Every URL of a site.
-    Site(String),
-    /// Every response with this tag.
-    Tag(String),
-    /// Every response of one site with this tag: what a site's own purge token may name.
-    SiteTag {
-        /// Its name.
-        site: String,
-        /// As in [`PurgeScope::Tag`].
-        tag: String,
-    },
-    /// Everything.
-    All,
-    /// Whatever one of these covers; none of them is a list. At most [`crate::scope::SCOPES_MAX`].
-    Any(Vec<PurgeScope>),
-}
-
-impl PurgeScope {
-    /// The scopes of a list, or the one that it is.
-    pub fn each(&self) -> &[PurgeScope] {
-        match self {
-            Self::Any(scopes) => scopes,
-            one => std::slice::from_ref(one),
-        }
-    }
-}
-
-/// What a cluster should have before its next peak.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PushOrder {
-    /// Unique name of the order.
-    pub id: String,
-    /// Cluster it is for.
-    pub cluster: String,
-    /// Most valuable first.
-    pub items: Vec<PushItem>,
-    /// Bytes a second that the whole cluster may fetch for it.
-    pub rate_bytes: u64,
-    /// Real time at which it must have ended, milliseconds after the Unix epoch.
-    pub not_after_unix_ms: u64,
-    /// Real time until which its items are wanted fresh, the end of the cluster's next peak,
-    /// milliseconds after the Unix epoch. 0 in orders of an earlier version: then what is fresh now
-    /// is fresh enough.
-    #[serde(default)]
-    pub fresh_until_unix_ms: u64,
-}
-
-/// One URL to fill.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PushItem {
-    /// Site name.
-    pub site: String,
-    /// Absolute URL as clients ask for it.
-    pub url: String,
-    /// Expected length in bytes.
-    pub bytes: u64,
-}
 
 /// The journal file of the control role.
 #[derive(Debug)]
 pub struct Journal {
     log: FramedLog,
-    /// Where each entry is, in order.
-    spots: Vec<Spot>,
+    /// Location of every entry, in order.
+    locations: Vec<EntryLocation>,
     path: PathBuf,
-    /// Length after the last compaction of this process.
+    /// Length after the last compaction by this process.
     compacted_bytes: u64,
-    /// Whether it had a purge of everything when it was opened.
-    had_purged_all: bool,
-    /// Of all its entries; whether everything was purged, since it was opened.
-    sums: Sums,
-    /// Revisions up to here are in use at followers, though not in this file.
-    floor: u64,
+    /// Whether the file had a purge of everything when it was opened.
+    opened_with_purge_of_all: bool,
+    /// Summary of all entries; its purge of everything counts since the file was opened.
+    summary: Summary,
+    /// Followers have used the revisions up to this one, though they are not in this file.
+    revision_floor: u64,
 }
 
-/// Where an entry is.
+/// Location of an entry.
 #[derive(Debug, Clone, Copy)]
-struct Spot {
+struct EntryLocation {
     revision: u64,
     /// The record that holds it.
-    place: Place,
-    /// Its place among the entries of the record.
+    place: RecordPosition,
+    /// Index among the entries of the record.
     index: u32,
 }
 
-/// Why the journal cannot be used.
+/// Why a journal cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    /// Reading or writing failed; a full disk shows up here, and nothing was acknowledged.
+    /// Reading or writing failed, for example on a full disk. Nothing was acknowledged.
     #[error("journal {}: {source}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// The system's words.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A record before the last one is damaged: serving would lose an acknowledged change.
+    /// A record before the last one is damaged. Starting would lose an acknowledged change.
     #[error("journal {} is damaged at byte {offset}: {reason}; restore it from a copy, or move it away to begin a new one", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// Where.
+        /// Offset of the damage.
         offset: u64,
-        /// What was found.
+        /// Description of the damage.
         reason: String,
     },
     /// The change is larger than a record may be (16 MiB).
@@ -247,7 +103,7 @@ pub enum JournalError {
 }
 
 impl JournalError {
-    /// The same for another one that it concerns.
+    /// The same error for another entry of the group.
     fn repeated(&self) -> Self {
         match self {
             Self::Io { path, source } => {
@@ -297,46 +153,22 @@ impl From<FramedError> for JournalError {
 }
 
 impl Journal {
-    /// Opens or makes the journal, checks every record and cuts off an unfinished last one.
+    /// Opens or creates the journal, checks every record and cuts off an unfinished last one.
     ///
     /// # Errors
-    /// [`JournalError::Damaged`] when a record that others follow is bad; [`JournalError::Io`].
+    /// [`JournalError::Damaged`] when a record before the last one is bad; [`JournalError::Io`].
     pub fn open(path: &Path) -> Result<Self, JournalError> {
-        let mut spots: Vec<Spot> = Vec::new();
-        let mut sums = Sums::default();
-        let mut bad = None;
-        let log = FramedLog::open(
-            path,
-            MAGIC,
-            CHANGE_BYTES_MAX,
-            |place, payload| match decode(payload) {
-                Ok(entries) => {
-                    for (index, entry) in (0..).zip(entries) {
-                        let newest = spots.last().map_or(0, |spot| spot.revision);
-                        if entry.revision > newest {
-                            spots.push(Spot {
-                                revision: entry.revision,
-                                place,
-                                index,
-                            });
-                            sums.add(&entry);
-                        } else {
-                            bad.get_or_insert((
-                                place.offset,
-                                format!("revision {} follows revision {newest}", entry.revision),
-                            ));
-                        }
-                    }
-                }
-                Err(error) => {
-                    bad.get_or_insert((
-                    place.offset,
-                    format!("the record is whole but no entry ({error}); a newer version may have written it"),
-                ));
-                }
-            },
-        )?;
-        match bad {
+        let mut locations: Vec<EntryLocation> = Vec::new();
+        let mut summary = Summary::default();
+        let mut damage = None;
+        let each = |place: RecordPosition, payload: &[u8]| {
+            if let Err(reason) = scan_record(place, payload, &mut locations, &mut summary) {
+                damage.get_or_insert((place.offset, reason));
+            }
+        };
+
+        let log = FramedLog::open(path, MAGIC, CHANGE_BYTES_MAX, each)?;
+        match damage {
             Some((offset, reason)) => Err(JournalError::Damaged {
                 path: path.to_owned(),
                 offset,
@@ -344,48 +176,48 @@ impl Journal {
             }),
             None => Ok(Self {
                 log,
-                spots,
+                locations,
                 path: path.to_owned(),
                 compacted_bytes: 0,
-                had_purged_all: sums.has_purged_all,
-                sums: Sums {
+                opened_with_purge_of_all: summary.has_purged_all,
+                summary: Summary {
                     has_purged_all: false,
-                    ..sums
+                    ..summary
                 },
-                floor: 0,
+                revision_floor: 0,
             }),
         }
     }
 
-    /// The journal's identity: 32 hexadecimal digits, drawn when the file was made.
+    /// Identity of the journal: 32 hexadecimal digits, drawn when the file was created.
     pub fn id(&self) -> String {
         self.log.id()
     }
 
-    /// Appends a change; it is on disk when this returns. Blocking. After an error the file is as
-    /// it was before.
+    /// Appends a change; it is on disk when this returns. After an error the file is unchanged.
+    /// Blocking.
     ///
-    /// A fleet file is accepted in a later second than the one before it, whatever the clock says:
-    /// zones have that second for their serial.
+    /// A fleet file is accepted in a later second than the one before it, whatever the clock shows:
+    /// zones derive their serial from that second.
     ///
     /// # Errors
-    /// [`JournalError::TooLarge`]; [`JournalError::Io`], a full disk above all.
+    /// [`JournalError::TooLarge`]; [`JournalError::Io`], for example a full disk.
     pub fn append(&mut self, change: Change, accepted_unix_ms: u64) -> Result<Entry, JournalError> {
         self.append_as(self.next_revision(), change, accepted_unix_ms)
     }
 
-    /// Heeds a fleet file that was in force without being in the journal: the next one is accepted
-    /// in a later second, so that no two have one serial.
+    /// Records the time of a fleet file that was in force without being in the journal. The next
+    /// fleet file is accepted in a later second, so that no two have the same serial.
     pub fn heed_fleet_file(&mut self, changed_unix_s: u64) {
-        self.sums.fleet_file_unix_ms = self
-            .sums
+        self.summary.fleet_file_unix_ms = self
+            .summary
             .fleet_file_unix_ms
             .max(changed_unix_s.saturating_mul(1000));
     }
 
-    /// Appends changes in order, each with the time of its acceptance, and syncs once for as many
-    /// as share a record. Those that are given as entries are on disk when this returns; after an
-    /// error of a record none of its entries is in the file. Blocking.
+    /// Appends changes in order, each with its time of acceptance, with one sync a record. Entries
+    /// that are returned are on disk; after an error of a record none of its entries is in the
+    /// file. Blocking.
     pub fn append_group(
         &mut self,
         changes: Vec<(Change, u64)>,
@@ -393,15 +225,15 @@ impl Journal {
         let mut outcomes = Vec::with_capacity(changes.len());
         let mut group: Vec<Entry> = Vec::new();
         let mut payload = Vec::new();
-        // As if all of the group were written.
-        let mut sums = self.sums;
+        // The summary as if the whole group were written.
+        let mut summary = self.summary;
         for (change, accepted_unix_ms) in changes {
-            let mut entry = sums.entry(
+            let mut entry = summary.entry(
                 self.next_revision() + group.len() as u64,
                 change,
                 accepted_unix_ms,
             );
-            sums.add(&entry);
+            summary.add(&entry);
             let mut encoded = encode(&entry);
             if encoded.len() > CHANGE_BYTES_MAX {
                 self.append_encoded(&mut group, &mut payload, &mut outcomes);
@@ -413,7 +245,7 @@ impl Journal {
             }
             if !group.is_empty() && payload.len() + encoded.len() + 2 > GROUP_BYTES_MAX {
                 self.append_encoded(&mut group, &mut payload, &mut outcomes);
-                // Should those before it have failed, it takes their place.
+                // If the entries before it failed, it gets their revision.
                 entry.revision = self.next_revision();
                 encoded = encode(&entry);
             }
@@ -423,11 +255,12 @@ impl Journal {
             payload.append(&mut encoded);
             group.push(entry);
         }
+
         self.append_encoded(&mut group, &mut payload, &mut outcomes);
         outcomes
     }
 
-    /// Appends one record of entries whose encodings, with commas between them, are `payload`.
+    /// Appends one record of entries; `payload` is their encodings, separated by commas.
     fn append_encoded(
         &mut self,
         group: &mut Vec<Entry>,
@@ -437,41 +270,41 @@ impl Journal {
         if group.is_empty() {
             return;
         }
-        // One alone is written as every version reads it.
+        // A single entry is written in the form that every version reads.
         let written = match group.len() {
             1 => self.log.append(payload),
             _ => self.log.append(&[b"[", payload.as_slice(), b"]"].concat()),
         };
+
         payload.clear();
         match written.map_err(JournalError::from) {
             Ok(place) => {
-                self.spots
-                    .extend((0..).zip(group.iter()).map(|(index, entry)| Spot {
+                self.locations
+                    .extend((0..).zip(group.iter()).map(|(index, entry)| EntryLocation {
                         revision: entry.revision,
                         place,
                         index,
                     }));
-                group.iter().for_each(|entry| self.sums.add(entry));
+                group.iter().for_each(|entry| self.summary.add(entry));
                 outcomes.extend(group.drain(..).map(Ok));
             }
             Err(error) => outcomes.extend(group.drain(..).map(|_| Err(error.repeated()))),
         }
     }
 
-    /// Makes the journal whole for a follower that has seen more than it holds.
+    /// Repairs the journal for a follower that has seen more than it holds.
     ///
-    /// A follower that asks for what comes after revision `after` of the journal `follower_journal`
-    /// has seen another journal (ours was lost and begun anew) or more of this one (an older copy
-    /// was restored). Either way changes that were acknowledged are gone, purges among them, and
-    /// revisions would be used twice. So everything is purged, under a revision above all that
-    /// either side has used. Gives that entry, or `None` when nothing is amiss.
+    /// A follower that requests the entries after revision `after` of the journal
+    /// `follower_journal` has seen another journal (this one replaced a lost one) or more of this
+    /// one (an older copy was restored). Either way acknowledged changes are lost, purges among
+    /// them, and revisions would be used twice. So everything is purged, with a revision above all
+    /// that either side has used. Returns that entry, or `None` when nothing was lost.
     ///
-    /// One such purge is enough, and no follower can bring about more: a journal can be set back
-    /// only while no process has it open, so what was lost came before this one opened it, and one
-    /// purge of everything since then covers it. A follower of another journal purges what it has
-    /// by itself; any purge of everything in this journal covers the rest. Then only the revisions
-    /// that followers have used are left out. What [`Journal::is_plausible`] does not hold for is
-    /// not believed.
+    /// One such purge is enough, and no follower can cause more: a journal can be set back only
+    /// while no process has it open, so the lost entries precede this process, and one purge of
+    /// everything since then covers them. A follower of another journal purges its own content; any
+    /// purge of everything in this journal covers the rest. Then only the revisions that followers
+    /// have used are skipped. A claim for which [`Journal::is_plausible`] is false is ignored.
     ///
     /// # Errors
     /// As [`Journal::append`].
@@ -488,14 +321,15 @@ impl Journal {
         if !self.is_plausible(follower_journal, after, now_unix_ms) {
             return Ok(None);
         }
-        let is_covered = self.sums.has_purged_all || (other && self.had_purged_all);
+        let is_covered = self.summary.has_purged_all || (other && self.opened_with_purge_of_all);
         if is_covered {
             if after > self.revision() {
-                // It may have used one more for its own purge of everything.
-                self.floor = self.floor.max(after + 1);
+                // The follower may have used one more for its own purge of everything.
+                self.revision_floor = self.revision_floor.max(after + 1);
             }
             return Ok(None);
         }
+
         let everything = Change::Purge(Purge {
             scope: PurgeScope::All,
             soft: false,
@@ -504,9 +338,9 @@ impl Journal {
             .map(Some)
     }
 
-    /// Whether a follower can have seen revision `after` of the journal `follower_journal`: one
-    /// that is in this journal, or no more than can have been added to it since its newest entry,
-    /// or to another one since there are any.
+    /// Whether a follower can have seen revision `after` of the journal `follower_journal`: a
+    /// revision of this journal, or no more than can have been added since its newest entry, or to
+    /// another journal since the first one.
     pub fn is_plausible(
         &self,
         follower_journal: Option<&str>,
@@ -517,7 +351,7 @@ impl Journal {
         let (base, since_ms) = if is_other {
             (0, FIRST_JOURNAL_UNIX_MS)
         } else {
-            (self.revision(), self.sums.newest_unix_ms)
+            (self.revision(), self.summary.newest_unix_ms)
         };
         let seconds = (now_unix_ms.saturating_sub(since_ms) + CLOCKS_DIFFER_MAX_MS) / 1000;
         after
@@ -527,32 +361,36 @@ impl Journal {
     }
 
     fn next_revision(&self) -> u64 {
-        self.revision().max(self.floor) + 1
+        self.revision().max(self.revision_floor) + 1
     }
 
     /// Revision of the newest entry; 0 for an empty journal.
     pub fn revision(&self) -> u64 {
-        self.spots.last().map_or(0, |spot| spot.revision)
+        self.locations
+            .last()
+            .map_or(0, |location| location.revision)
     }
 
     /// Up to `most` entries after `revision`, oldest first; fewer when they are large. An entry
-    /// that cannot be read (the disk fails) ends the list and is logged.
+    /// that cannot be read, because the disk fails, ends the list and is logged.
     pub fn after(&self, revision: u64, most: usize) -> Vec<Entry> {
-        let first = self.spots.partition_point(|spot| spot.revision <= revision);
+        let first = self
+            .locations
+            .partition_point(|location| location.revision <= revision);
         let mut bytes = 0;
         let mut entries = Vec::new();
-        let mut record = Record::default();
-        for spot in self.spots[first..].iter().take(most) {
-            if record.place != Some(spot.place) {
-                bytes += spot.place.bytes;
+        let mut record = DecodedRecord::default();
+        for location in self.locations[first..].iter().take(most) {
+            if record.place != Some(location.place) {
+                bytes += location.place.bytes;
                 if bytes > AFTER_BYTES_MAX && !entries.is_empty() {
                     break;
                 }
             }
-            match self.read(*spot, &mut record) {
+            match self.read(*location, &mut record) {
                 Ok(entry) => entries.push(entry),
                 Err(error) => {
-                    tracing::error!(path = %self.path.display(), offset = spot.place.offset, %error, "a journal entry cannot be read");
+                    tracing::error!(path = %self.path.display(), offset = location.place.offset, %error, "a journal entry cannot be read");
                     break;
                 }
             }
@@ -560,68 +398,70 @@ impl Journal {
         entries
     }
 
-    /// Whether the journal has grown enough for [`Journal::compact`] to be worth its while.
+    /// Whether the journal has grown enough for [`Journal::compact`].
     pub fn is_compaction_due(&self) -> bool {
         self.log.bytes() > 2 * self.compacted_bytes + COMPACT_AFTER_BYTES
     }
 
-    /// Leaves out what later entries supersede; gives how many entries went. Identity, revisions
-    /// and order stay, and so do the newest 256 entries, so that a follower learns the same
-    /// whatever its cursor: where it lacks an entry that went, it gets one further on that covers
-    /// at least as much. Beyond 262,144 purged scopes, or 64 MiB of their names, the older ones
-    /// become one purge of everything. Blocking; a crash leaves the old file or the new one.
+    /// Removes superseded entries; returns their number. Identity, revisions and order stay, and so
+    /// do the newest 256 entries, so that a follower reaches the same state from any cursor:
+    /// instead of a removed entry it gets a later one that covers at least as much. Beyond 262,144
+    /// purged scopes, or 64 MiB of their names, the older ones become one purge of everything. A
+    /// crash leaves the old file or the new one. Blocking.
     ///
     /// # Errors
-    /// [`JournalError::Io`], an entry that was damaged meanwhile among them; the journal goes on as
-    /// it was.
+    /// [`JournalError::Io`], also for an entry that was damaged meanwhile; the journal stays as it
+    /// was.
     pub fn compact(&mut self, now_unix_ms: u64) -> Result<usize, JournalError> {
         let io = |source| JournalError::Io {
             path: self.path.clone(),
             source,
         };
-        // Not again before it has grown, whatever comes of it.
+        // Whatever the result, the next compaction waits for growth.
         self.compacted_bytes = self.log.bytes();
         let (old, recent) = self
-            .spots
-            .split_at(self.spots.len().saturating_sub(RECENT_KEPT));
-        let mut record = Record::default();
+            .locations
+            .split_at(self.locations.len().saturating_sub(RECENT_KEPT));
+        let mut record = DecodedRecord::default();
         let old: Vec<Entry> = old
             .iter()
-            .map(|spot| self.read(*spot, &mut record))
+            .map(|location| self.read(*location, &mut record))
             .collect::<Result<_, _>>()
             .map_err(io)?;
+
         let before = old.len();
         let mut kept = fold(old, now_unix_ms);
         let left_out = before - kept.len();
         if left_out == 0 {
             return Ok(0);
         }
-        for spot in recent {
-            kept.push(self.read(*spot, &mut record).map_err(io)?);
+        for location in recent {
+            kept.push(self.read(*location, &mut record).map_err(io)?);
         }
         let revisions: Vec<u64> = kept.iter().map(|entry| entry.revision).collect();
         let mut places = Vec::with_capacity(revisions.len());
         self.log
             .rewrite(kept.iter().map(encode), |place, _| places.push(place))?;
-        self.spots = revisions
+        self.locations = revisions
             .into_iter()
             .zip(places)
-            .map(|(revision, place)| Spot {
+            .map(|(revision, place)| EntryLocation {
                 revision,
                 place,
                 index: 0,
             })
             .collect();
+
         self.compacted_bytes = self.log.bytes();
         Ok(left_out)
     }
 
-    /// Reads an entry; `record` keeps what was read last, for those that share its record.
-    fn read(&self, spot: Spot, record: &mut Record) -> std::io::Result<Entry> {
-        if record.place != Some(spot.place) {
-            *record = Record::default();
-            record.entries = decode(&self.log.read(spot.place)?)?;
-            record.place = Some(spot.place);
+    /// Reads an entry; `record` caches the last record for further entries of it.
+    fn read(&self, location: EntryLocation, record: &mut DecodedRecord) -> std::io::Result<Entry> {
+        if record.place != Some(location.place) {
+            *record = DecodedRecord::default();
+            record.entries = decode(&self.log.read(location.place)?)?;
+            record.place = Some(location.place);
         }
         let missing = || {
             std::io::Error::new(
@@ -631,7 +471,7 @@ impl Journal {
         };
         record
             .entries
-            .get(spot.index as usize)
+            .get(location.index as usize)
             .cloned()
             .ok_or_else(missing)
     }
@@ -642,30 +482,56 @@ impl Journal {
         change: Change,
         accepted_unix_ms: u64,
     ) -> Result<Entry, JournalError> {
-        let entry = self.sums.entry(revision, change, accepted_unix_ms);
+        let entry = self.summary.entry(revision, change, accepted_unix_ms);
         let place = self.log.append(&encode(&entry))?;
-        self.spots.push(Spot {
+        self.locations.push(EntryLocation {
             revision,
             place,
             index: 0,
         });
-        self.sums.add(&entry);
+        self.summary.add(&entry);
         Ok(entry)
     }
 }
 
-/// What the entries come to that were added to a journal, as far as it needs to know.
+/// Adds the entries of a record. The error describes damage; the entries before it are added.
+fn scan_record(
+    place: RecordPosition,
+    payload: &[u8],
+    locations: &mut Vec<EntryLocation>,
+    summary: &mut Summary,
+) -> Result<(), String> {
+    let entries = decode(payload).map_err(|error| {
+        format!("the record is whole but no entry ({error}); a newer version may have written it")
+    })?;
+    for (index, entry) in (0..).zip(entries) {
+        let revision = entry.revision;
+        let newest = locations.last().map_or(0, |location| location.revision);
+        if revision <= newest {
+            return Err(format!("revision {revision} follows revision {newest}"));
+        }
+        locations.push(EntryLocation {
+            revision,
+            place,
+            index,
+        });
+        summary.add(&entry);
+    }
+    Ok(())
+}
+
+/// A summary of the entries of a journal, as far as it needs one.
 #[derive(Debug, Clone, Copy, Default)]
-struct Sums {
+struct Summary {
     /// When the newest fleet file was accepted, milliseconds after the Unix epoch.
     fleet_file_unix_ms: u64,
     /// When the newest entry was accepted, milliseconds after the Unix epoch.
     newest_unix_ms: u64,
-    /// Whether everything was purged.
+    /// Whether a purge of everything is among them.
     has_purged_all: bool,
 }
 
-impl Sums {
+impl Summary {
     fn add(&mut self, entry: &Entry) {
         if matches!(entry.change, Change::FleetFile { .. }) {
             self.fleet_file_unix_ms = entry.accepted_unix_ms;
@@ -680,8 +546,7 @@ impl Sums {
         );
     }
 
-    /// The next entry, whose time is that of its acceptance; a fleet file's is in a later second
-    /// than the one before it.
+    /// The next entry. A fleet file's time is in a later second than that of the one before it.
     fn entry(&self, revision: u64, change: Change, accepted_unix_ms: u64) -> Entry {
         let earliest = match change {
             Change::FleetFile { .. } if self.fleet_file_unix_ms > 0 => {
@@ -697,10 +562,10 @@ impl Sums {
     }
 }
 
-/// A record that was read.
+/// The record that was read last.
 #[derive(Debug, Default)]
-struct Record {
-    place: Option<Place>,
+struct DecodedRecord {
+    place: Option<RecordPosition>,
     entries: Vec<Entry>,
 }
 

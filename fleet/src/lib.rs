@@ -1,11 +1,19 @@
-//! What Nearcast's roles share: the fleet file, the control journal and how nodes follow it, the
-//! reports that nodes send one another, the admin listener, the fleet's clock, failures with exit
-//! codes, shutdown.
+//! The parts that Nearcast's roles share:
 //!
-//! This crate knows nothing of HTTP caching, DNS answers or planning; the roles depend on it and it
-//! depends on none of them.
+//! - configuration: [`file`] parses the fleet file into a [`config::Fleet`]; [`units`],
+//!   [`lookup`], [`secret`];
+//! - changes: [`change`] defines them, [`journal`] stores them at control, [`follow`] brings them
+//!   to the nodes, [`framed`] is the file format of both, [`drains`] and [`scope`] interpret them;
+//! - reports: [`report`] defines them, [`reporter`] sends them with [`client`] and [`node_key`];
+//! - processes: [`admin`], [`listener`], [`own_names`], [`shutdown`], [`failure`];
+//! - [`clock`], [`random`], [`disk`], [`request_fields`]: rules and sums that several roles must
+//!   agree on.
+//!
+//! This crate knows nothing of HTTP caching, DNS answers and planning. The roles depend on it, and
+//! it depends on none of them.
 
 pub mod admin;
+pub mod change;
 pub mod client;
 pub mod clock;
 pub mod config;
@@ -18,11 +26,16 @@ pub mod follow;
 pub mod framed;
 pub mod journal;
 pub mod listener;
+pub mod lookup;
 pub mod node_key;
 pub mod own_names;
+pub mod random;
 pub mod report;
 pub mod reporter;
 pub mod request_fields;
 pub mod scope;
+pub mod secret;
 pub mod shutdown;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod units;

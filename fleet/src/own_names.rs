@@ -1,33 +1,36 @@
-//! By which names a listener for people and nodes may be asked.
+//! The host names that listeners for people and nodes accept, against DNS rebinding.
 //!
-//! A page of a web site can make its own name resolve to an address of ours (DNS rebinding) and
-//! then read what is answered there, as the browser takes it for the site's own. Such a request
-//! carries the site's name. So a request that names a host must name one that nobody else can own:
-//! an address, `localhost`, a name without a dot (no public zone has one; containers do), or a name
-//! that is known to be ours. Others are told 421 (RFC 9110 section 15.5.20).
+//! A web page can make the name of its site resolve to an address of a node and then read the
+//! node's answers, because the browser attributes them to that site. Such requests carry the name
+//! of the site. So the host of a request must be one that no attacker can own: an address,
+//! `localhost`, a name without a dot (no public zone has one; containers do), or a name of this
+//! fleet. Other requests get 421 (RFC 9110 section 15.5.20).
 
 use std::net::IpAddr;
 
 use http::uri::Authority;
 use http::{Request, Version, header};
 
-/// Why a request is refused for the name that it asks by.
+/// Why a request is refused because of its host name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// No name, two of them, or none that could be one: 400 (RFC 9112 section 3.2).
+    /// No host, two hosts, or an invalid one: 400 (RFC 9112 section 3.2).
     #[error("the request needs one Host field with a host name")]
     Malformed,
-    /// A name that is not ours: 421.
+    /// A name of somebody else: 421.
     #[error("{0:?} is not a name of this listener")]
     Foreign(String),
 }
 
-/// Checks the name that a request asks by; `is_ours` is asked with a name in lower case, without a
-/// port or a last dot.
+/// Checks the host of a request; `is_accepted` gets a name in lower case, without a port or a final
+/// dot.
 ///
 /// # Errors
 /// [`NameError`]
-pub fn check<B>(request: &Request<B>, is_ours: impl FnOnce(&str) -> bool) -> Result<(), NameError> {
+pub fn check<B>(
+    request: &Request<B>,
+    is_accepted: impl FnOnce(&str) -> bool,
+) -> Result<(), NameError> {
     let mut fields = request.headers().get_all(header::HOST).iter();
     let (field, more) = (fields.next(), fields.next());
     if more.is_some() {
@@ -42,6 +45,7 @@ pub fn check<B>(request: &Request<B>, is_ours: impl FnOnce(&str) -> bool) -> Res
         (None, None) if request.version() < Version::HTTP_11 => return Ok(()),
         (None, None) => return Err(NameError::Malformed),
     };
+
     let host = authority.host().trim_end_matches('.').to_ascii_lowercase();
     let literal = host
         .strip_prefix('[')
@@ -51,14 +55,14 @@ pub fn check<B>(request: &Request<B>, is_ours: impl FnOnce(&str) -> bool) -> Res
         literal.parse::<IpAddr>().is_ok() || !host.contains('.') || host.ends_with(".localhost");
     if host.is_empty() || authority.as_str().contains('@') {
         Err(NameError::Malformed)
-    } else if is_safe || is_ours(&host) {
+    } else if is_safe || is_accepted(&host) {
         Ok(())
     } else {
         Err(NameError::Foreign(host))
     }
 }
 
-/// Whether a name is one of a list: lower case, `*` for every name, `*.example.net` for every name
+/// Whether a list contains a name: lower case, `*` for every name, `*.example.net` for every name
 /// below it.
 pub fn is_listed(name: &str, list: &[String]) -> bool {
     list.iter().any(|own| match own.strip_prefix('*') {

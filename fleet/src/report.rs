@@ -1,7 +1,8 @@
-//! What nodes tell one another, as JSON over HTTP with the fleet's node key.
+//! The reports of nodes, JSON over HTTP with the sender's node key.
 //!
-//! Counters are totals since the node started (`started_unix_ms` names the start), so a lost report
-//! costs nothing: the receiver takes differences and treats a new start as a reset.
+//! Counters are totals since the start of the node (`started_unix_ms` names it), so a lost report
+//! costs nothing: the receiver takes differences and treats a new start as a reset. Field names are
+//! read by nodes of the release before and after, so they never change.
 
 use std::collections::BTreeMap;
 
@@ -16,44 +17,114 @@ pub struct EdgeReport {
     pub started_unix_ms: u64,
     /// Journal revision the node has folded.
     pub revision: u64,
-    /// Whether it drains, on its way to its end.
+    /// Whether it is draining before its end.
     pub draining: bool,
-    /// Whether it knows that an operator has drained it or its cluster.
+    /// Whether it has learned that an operator drained it or its cluster.
     #[serde(default)]
     pub drained: bool,
     /// Totals by site name.
     pub sites: BTreeMap<String, SiteTotals>,
     /// Client connections open now.
     pub connections: u64,
-    /// Bytes of slices in memory, and on disk.
+    /// Bytes of slices in memory.
     pub memory_bytes: u64,
     /// Bytes on disk, pushed content included.
     pub disk_bytes: u64,
     /// Bytes of pushed content.
     pub pushed_bytes: u64,
-    /// Requests by URL since the last report that was accepted (not totals), the most requested
-    /// ones.
+    /// Requests by URL since the last accepted report (not totals), the most requested ones.
     pub popularity: Vec<UrlCount>,
     /// Push orders known to the node, newest last, at most 16.
     pub fills: Vec<FillProgress>,
-    /// Purges folded lately with what they covered, newest last, at most 64.
+    /// Recently applied purges, newest last, at most 64.
     pub purges: Vec<PurgeProgress>,
+}
+
+/// How an edge answered a request: the label `cache_status` of metrics, and the keys of
+/// [`SiteTotals::requests`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CacheStatus {
+    /// From a fresh stored response.
+    Hit,
+    /// From a stale stored response.
+    Stale,
+    /// From a stored response that the origin validated.
+    Revalidated,
+    /// From the forward request of another client.
+    Collapsed,
+    /// From the origin, with a request for the whole response.
+    Miss,
+    /// From stored slices and, for the others, from the origin.
+    Partial,
+    /// From the origin, without a look-up in the store.
+    Bypass,
+    /// With an error of the edge, because the origin failed.
+    Error,
+    /// By the edge itself: health checks, refused requests.
+    Local,
+}
+
+impl CacheStatus {
+    /// Every status, in the order of the numbers.
+    pub const ALL: [Self; 9] = [
+        Self::Hit,
+        Self::Stale,
+        Self::Revalidated,
+        Self::Collapsed,
+        Self::Miss,
+        Self::Partial,
+        Self::Bypass,
+        Self::Error,
+        Self::Local,
+    ];
+
+    /// Its word in metrics and reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Stale => "stale",
+            Self::Revalidated => "revalidated",
+            Self::Collapsed => "collapsed",
+            Self::Miss => "miss",
+            Self::Partial => "partial",
+            Self::Bypass => "bypass",
+            Self::Error => "error",
+            Self::Local => "local",
+        }
+    }
+
+    /// The status of this word; `None` for a status that a newer version may have added.
+    pub fn of_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == word)
+    }
+
+    /// Whether the request was answered without a forward request of its own for the content.
+    pub fn is_hit(self) -> bool {
+        match self {
+            Self::Hit | Self::Stale | Self::Revalidated | Self::Collapsed => true,
+            Self::Miss | Self::Partial | Self::Bypass | Self::Error | Self::Local => false,
+        }
+    }
+
+    /// Whether the request counts in ratios: all but those that the edge answered itself.
+    pub fn is_counted(self) -> bool {
+        self != Self::Local
+    }
 }
 
 /// Totals of one site at one edge since start.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SiteTotals {
-    /// Requests by cache status (`hit`, `stale-hit`, `validated`, `miss`, `bypass`, `error`, ...),
-    /// the label values of `nearcast_edge_requests_total`.
+    /// Requests by [`CacheStatus`], under its word. A newer version may report further words.
     pub requests: BTreeMap<String, u64>,
-    /// Response body bytes by cache status.
+    /// Response body bytes by [`CacheStatus`], under its word.
     pub bytes: BTreeMap<String, u64>,
-    /// Responses with status 5xx that the edge made itself or passed on.
+    /// Responses with status 5xx, made by the edge or relayed.
     pub errors: u64,
-    /// Body bytes received from the origin for what clients asked for. What push orders fetch is
-    /// apart.
+    /// Body bytes received from the origin for clients' requests. Push orders are counted
+    /// separately.
     pub origin_bytes: u64,
-    /// Requests sent to the origin for what clients asked for.
+    /// Requests sent to the origin for clients' requests.
     pub origin_requests: u64,
     /// Body bytes that push orders received from the origin, or caused other nodes to receive from
     /// it.
@@ -62,9 +133,9 @@ pub struct SiteTotals {
     /// Body bytes that push orders received from nodes of the same cluster.
     #[serde(default)]
     pub push_peer_bytes: u64,
-    /// Requests answered from pushed slices, and their bytes: what pushes earned.
+    /// Requests answered from pushed slices: the yield of pushes.
     pub pushed_hits: u64,
-    /// Bytes of those.
+    /// Bytes of these.
     pub pushed_hit_bytes: u64,
 }
 
@@ -83,21 +154,20 @@ pub struct UrlCount {
     pub size: u64,
 }
 
-/// How far a node is with a push order.
+/// Progress of a node with a push order.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FillProgress {
     /// `PushOrder::id`.
     pub order: String,
     /// Items in the order.
     pub items: u64,
-    /// Items that were stored before, for as long as they are wanted, or were found valid.
+    /// Items that were stored before and stay fresh long enough, or were found valid.
     pub already_warm: u64,
-    /// Bytes of those.
+    /// Bytes of these.
     pub already_warm_bytes: u64,
     /// Items fetched by this order.
     pub warmed: u64,
-    /// Bytes fetched from the origin so far, those of items that failed or are not whole yet among
-    /// them.
+    /// Bytes fetched from the origin so far, including those of failed and unfinished items.
     pub origin_bytes: u64,
     /// Bytes fetched from nodes of the same cluster, in the same way.
     pub peer_bytes: u64,
@@ -105,7 +175,7 @@ pub struct FillProgress {
     pub failed: u64,
     /// Up to 8 reasons of failures, for people.
     pub reasons: Vec<String>,
-    /// Items that were neither there nor failed when the order ended.
+    /// Items that were neither stored nor failed when the order ended.
     #[serde(default)]
     pub unfinished: u64,
     /// Whether the order has ended (all items done, out of time, or replaced).
@@ -114,14 +184,14 @@ pub struct FillProgress {
     pub ended_unix_ms: u64,
 }
 
-/// What a purge covered on one node.
+/// Effect of a purge on one node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PurgeProgress {
     /// Journal revision of the purge.
     pub revision: u64,
     /// Stored responses that it invalidated on this node.
     pub responses: u64,
-    /// When it took effect, milliseconds after the Unix epoch.
+    /// Time at which it took effect, milliseconds after the Unix epoch.
     pub effective_unix_ms: u64,
 }
 
@@ -160,7 +230,7 @@ pub struct DnsReport {
     pub started_unix_ms: u64,
     /// Journal revision the node has folded.
     pub revision: u64,
-    /// Whether it drains.
+    /// Whether it is draining.
     pub draining: bool,
     /// Queries since start by rcode name (`NOERROR`).
     pub queries: BTreeMap<String, u64>,
@@ -170,8 +240,7 @@ pub struct DnsReport {
     pub health: Vec<NodeHealth>,
     /// Prefixes with a fresh round-trip measurement.
     pub rtt_prefixes: u64,
-    /// What places addresses come from (`built-in`, or the database's own description and build
-    /// date).
+    /// Source of locations (`built-in`, or the database's description and build date).
     pub geo_source: String,
 }
 
@@ -182,7 +251,7 @@ pub struct SelectionCount {
     pub site: String,
     /// Cluster given.
     pub cluster: String,
-    /// Why: the label values of `nearcast_dns_selections_total` (`geo`, `rtt`, `weighted`, ...).
+    /// Reason: a label value of `nearcast_dns_selections_total` (`geo`, `rtt`, `weighted`, ...).
     pub reason: String,
     /// Country code of the client's place (`NL`), or empty.
     pub country: String,
@@ -190,7 +259,7 @@ pub struct SelectionCount {
     pub latitude: f64,
     /// Longitude of that place, degrees.
     pub longitude: f64,
-    /// How many answers.
+    /// Number of answers.
     pub count: u64,
 }
 
@@ -201,11 +270,11 @@ pub struct NodeHealth {
     pub node: String,
     /// Whether it is in the answers.
     pub up: bool,
-    /// When that began, milliseconds after the Unix epoch.
+    /// Begin of that state, milliseconds after the Unix epoch.
     pub since_unix_ms: u64,
-    /// Why, for people (`connection refused`, `status 503`, `ok`).
+    /// Reason, for people (`connection refused`, `status 503`, `ok`).
     pub reason: String,
-    /// Time of the last check, microseconds; 0 where it failed.
+    /// Duration of the last check, microseconds; 0 where it failed.
     pub check_us: u64,
 }
 
@@ -216,10 +285,28 @@ pub struct OriginReport {
     pub node: String,
     /// When the process started, milliseconds after the Unix epoch.
     pub started_unix_ms: u64,
-    /// Whether it drains.
+    /// Whether it is draining.
     pub draining: bool,
     /// Requests since start by status class (`2xx`).
     pub requests: BTreeMap<String, u64>,
     /// Body bytes sent since start.
     pub bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_has_its_number_and_its_word() {
+        let mut hits = Vec::new();
+        for (number, status) in CacheStatus::ALL.into_iter().enumerate() {
+            assert_eq!(status as usize, number, "{status:?}");
+            assert_eq!(CacheStatus::of_word(status.as_str()), Some(status));
+            hits.extend(status.is_hit().then(|| status.as_str()));
+        }
+        assert_eq!(hits, ["hit", "stale", "revalidated", "collapsed"]);
+        assert_eq!(CacheStatus::of_word("new-status"), None);
+        assert!(CacheStatus::Error.is_counted() && !CacheStatus::Local.is_counted());
+    }
 }

@@ -1,8 +1,8 @@
-//! Sending a node's reports: every report interval, one at a time, to whoever wants them.
+//! Sends a node's reports to their receivers: every report interval, one at a time.
 //!
-//! A role gives a closure that makes its report; this module owns when it is called, where the JSON
-//! goes and what is logged. A receiver that is away costs one time-out an interval and two lines in
-//! the log: one when it goes, one when it is back.
+//! A role provides a closure that builds its report; this module decides when it is called, where
+//! the JSON is sent and what is logged. An unreachable receiver costs one time-out an interval and
+//! two log lines: one when it fails and one when it works again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,22 +17,22 @@ use crate::config::Fleet;
 use crate::node_key;
 use crate::shutdown::Shutdown;
 
-/// How long a receiver may take to answer a report.
+/// Time-out of a report.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(3);
 
-/// How long the last report, sent when shutdown is asked for, may take.
+/// Time-out of the last report, which is sent at shutdown.
 const LAST_ANSWER_TIME_MAX: Duration = Duration::from_millis(500);
 
-/// As much of a refusal's text is told.
+/// Longest part of a refusal's text in the log.
 const REASON_CHARS_MAX: usize = 300;
 
-/// Sends reports until shutdown is asked for, and then a last one.
+/// Sends reports until shutdown is requested, and then a last one.
 ///
-/// Each `fleet.report_interval` (as the fleet is then) `build` is called with whether **every**
-/// receiver accepted the report before this one (`true` at first), so that a report of differences
-/// can keep what was not taken. Its value is posted as JSON with the key of the node `name` to each
-/// of `urls(fleet)`, all at once; the next report waits until all have answered or 3 s have passed,
-/// so there is one in flight at most. No URLs: `build` is not called. Example:
+/// At each `fleet.report_interval` (of the fleet in force), `build` is called with whether
+/// **every** receiver accepted the report before (`true` at first), so that a report of differences
+/// can keep those that were refused. The report is posted as JSON with the key of the node `name`
+/// to each of `urls(fleet)` in parallel. The next report waits until all have answered or 3 s have
+/// passed, so at most one is in flight. Without URLs `build` is not called. Example:
 ///
 /// ```no_run
 /// use nearcast_fleet::{config::Fleet, follow::NodeContext, report::OriginReport, reporter};
@@ -56,7 +56,7 @@ pub async fn run<R, F>(
     run_with(Client::new(), name, urls, fleet, build, shutdown).await;
 }
 
-/// [`run`] with a client that others use too: its kept connection is theirs as well.
+/// [`run`] with a shared client and its kept connections.
 pub async fn run_with<R, F>(
     client: Client,
     name: String,
@@ -77,6 +77,7 @@ pub async fn run_with<R, F>(
             _ = ticks.tick() => false,
             () = shutdown.asked() => true,
         };
+
         let now = fleet.borrow().clone();
         let urls = urls(&now);
         if !urls.is_empty() {
@@ -97,6 +98,7 @@ pub async fn run_with<R, F>(
                 log.note(url, outcome.err());
             }
         }
+
         if last {
             return;
         }
@@ -107,7 +109,7 @@ pub async fn run_with<R, F>(
     }
 }
 
-/// Where a role's reports to control go: `<control>/v1/reports/<role>`; none without control.
+/// URLs for a role's reports to control, `<control>/v1/reports/<role>`; none without control.
 pub fn to_control(fleet: &Fleet, role: &str) -> Vec<String> {
     fleet
         .control
@@ -116,8 +118,8 @@ pub fn to_control(fleet: &Fleet, role: &str) -> Vec<String> {
         .collect()
 }
 
-/// Where round-trip times go: `<admin>/rtt` of every name server that serves the CDN's zone; others
-/// steer nobody.
+/// URLs for round-trip reports: `<admin>/rtt` of every name server of the CDN's zone. Other name
+/// servers do not steer clients.
 pub fn to_name_servers(fleet: &Fleet) -> Vec<String> {
     let steering = fleet
         .zone_name_servers
@@ -126,7 +128,7 @@ pub fn to_name_servers(fleet: &Fleet) -> Vec<String> {
     steering.map(|n| format!("{}/rtt", n.admin_url)).collect()
 }
 
-/// The first report after one interval: there is something to report by then.
+/// Ticks from one interval on, as there is nothing to report before.
 fn ticker(interval: Duration) -> tokio::time::Interval {
     let mut ticks = tokio::time::interval_at(Instant::now() + interval, interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -147,7 +149,7 @@ async fn post<R: Serialize>(
     match response.status() {
         status if status.is_success() => Ok(()),
         status => {
-            // Its words name the mend, of a wrong key above all.
+            // The message contains the hint, for example about a wrong key.
             let words: serde_json::Value =
                 serde_json::from_slice(response.body()).unwrap_or_default();
             let words: String = words["error"]["message"]
@@ -165,14 +167,14 @@ async fn post<R: Serialize>(
     }
 }
 
-/// What was last logged of each receiver: its failure, if it failed.
+/// The last logged failure of each failing receiver.
 #[derive(Debug, Default)]
 struct Log {
     failing: HashMap<String, String>,
 }
 
 impl Log {
-    /// Logs a change: it begins to fail, fails in another way, takes reports again.
+    /// Logs a change: a receiver begins to fail, fails in another way, or works again.
     fn note(&mut self, url: String, failure: Option<String>) {
         match failure {
             Some(reason) if self.failing.get(&url) != Some(&reason) => {
@@ -192,11 +194,12 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
-    use std::sync::Mutex;
     use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 
     use bytes::Bytes;
     use http::{Response, StatusCode};
+
+    use parking_lot::Mutex;
 
     use super::*;
     use crate::admin::{self, Readiness};
@@ -241,7 +244,6 @@ mod tests {
                     }
                     received
                         .lock()
-                        .expect("whole")
                         .push(String::from_utf8_lossy(request.body()).into_owned());
                     response
                 })
@@ -270,7 +272,7 @@ mod tests {
         }
 
         fn received(&self) -> Vec<String> {
-            self.received.lock().expect("whole").clone()
+            self.received.lock().clone()
         }
 
         async fn until_received(&self, count: usize) {

@@ -9,7 +9,7 @@
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
-use crate::journal::PurgeScope;
+use crate::change::PurgeScope;
 
 /// Bytes of a URL in canonical form: every key of an edge fits, also with each of its bytes
 /// escaped.

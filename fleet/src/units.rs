@@ -1,9 +1,8 @@
-//! Quantities with units, as a fleet file and the command line write them: `"30s"`, `"512MiB"`,
-//! `"1Gbit/s"`, `"10%"`.
+//! Quantities with units in fleet files and on the command line: `"30s"`, `"512MiB"`, `"1Gbit/s"`,
+//! `"10%"`.
 //!
-//! A quantity is a number, with a fraction if need be, and a unit; spaces between the two are
-//! allowed. A bare `0` needs no unit. Integer arithmetic throughout, so that what is written is
-//! what is meant.
+//! A quantity is a number, possibly with a fraction, and a unit; spaces between the two are
+//! allowed. A bare `0` needs no unit. The arithmetic is that of integers, so values are exact.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,41 +12,41 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
 pub struct Bytes(pub u64);
 
-/// Why a text is no quantity.
+/// Why a text is not a quantity.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
-    /// It does not begin with a number.
+    /// The text does not begin with a number.
     #[error("{text:?} does not begin with a number; write for example {example:?}")]
     Number {
-        /// What was written.
+        /// The text.
         text: String,
-        /// What could have been.
+        /// An example.
         example: &'static str,
     },
-    /// There is no unit.
+    /// The unit is missing.
     #[error("{text:?} has no unit; write one of {units}, for example {example:?}")]
     NoUnit {
-        /// What was written.
+        /// The text.
         text: String,
-        /// The units there are.
+        /// The known units.
         units: &'static str,
-        /// What could have been written.
+        /// An example.
         example: &'static str,
     },
-    /// The unit is not one of ours.
-    #[error("{unit:?} is no unit here; write one of {units}, for example {example:?}")]
+    /// The unit is unknown.
+    #[error("{unit:?} is not a unit here; write one of {units}, for example {example:?}")]
     Unit {
         /// The unit as written.
         unit: String,
-        /// The units there are.
+        /// The known units.
         units: &'static str,
-        /// What could have been written.
+        /// An example.
         example: &'static str,
     },
-    /// It is larger than can be counted.
+    /// The number is too large.
     #[error("{text:?} is too large")]
     TooLarge {
-        /// What was written.
+        /// The text.
         text: String,
     },
 }
@@ -150,7 +149,7 @@ impl FromStr for Bytes {
 }
 
 impl Bytes {
-    /// For people, rounded to three digits or so: `1.5 GiB`, `340 KiB`, `12 B`.
+    /// Rounded for people to about three digits: `1.5 GiB`, `340 KiB`, `12 B`.
     pub fn rounded(self) -> String {
         let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
         let (mut value, mut unit) = (self.0 as f64, 0);
@@ -164,7 +163,7 @@ impl Bytes {
 }
 
 impl fmt::Display for Bytes {
-    /// The largest unit of 1024 that leaves no fraction, so that it reads back as the same number.
+    /// Exact: in the largest power of 1024 that leaves no fraction.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
         match units
@@ -191,6 +190,7 @@ fn quantity(text: &str, kind: &Kind) -> Result<u64, UnitError> {
             example: kind.example,
         });
     }
+
     let size = match kind.units.iter().find(|(name, _)| *name == unit) {
         Some((_, size)) => u128::from(*size),
         None if unit.is_empty() && number.bytes().all(|b| b == b'0' || b == b'.') => 1,
@@ -209,12 +209,14 @@ fn quantity(text: &str, kind: &Kind) -> Result<u64, UnitError> {
             });
         }
     };
+
     if fraction.len() > 9 {
         return Err(UnitError::Number {
             text: text.into(),
             example: kind.example,
         });
     }
+
     let whole: u64 = whole.parse().map_err(|_| too_large())?;
     let scale = 10u128.pow(fraction.len() as u32);
     let fraction: u128 = if fraction.is_empty() {
@@ -222,6 +224,7 @@ fn quantity(text: &str, kind: &Kind) -> Result<u64, UnitError> {
     } else {
         fraction.parse().expect("at most nine digits")
     };
+
     u64::try_from(u128::from(whole) * size + fraction * size / scale).map_err(|_| too_large())
 }
 
@@ -294,14 +297,14 @@ mod tests {
             ("20", "has no unit"),
             (
                 "5 fortnights",
-                "\"fortnights\" is no unit here; write one of ms, s, m, h, d",
+                "\"fortnights\" is not a unit here; write one of ms, s, m, h, d",
             ),
             ("s", "does not begin with a number"),
             ("", "does not begin with a number"),
             ("-5s", "does not begin with a number"),
             ("1.2.3s", "does not begin with a number"),
             ("1.s", "does not begin with a number"),
-            ("5S", "\"S\" is no unit here"),
+            ("5S", "\"S\" is not a unit here"),
             ("999999999999999999999s", "too large"),
             ("18446744073709551615d", "too large"),
         ] {

@@ -4,6 +4,8 @@
 
 use http::{HeaderName, HeaderValue, StatusCode};
 
+pub use nearcast_fleet::report::CacheStatus as Label;
+
 use super::freshness::NotStored;
 
 /// `Cache-Status`.
@@ -44,59 +46,6 @@ impl ForwardReason {
             Self::Request => "request",
             Self::Stale => "stale",
             Self::Partial => "partial",
-        }
-    }
-}
-
-/// Who answered: the label `cache_status` of metrics and reports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Label {
-    /// A fresh stored response.
-    Hit,
-    /// A stale one.
-    Stale,
-    /// A stored one that the origin confirmed.
-    Revalidated,
-    /// Another request's forward.
-    Collapsed,
-    /// The origin, asked for the whole.
-    Miss,
-    /// Stored slices, and the origin for the others.
-    Partial,
-    /// The origin, without a look at what is stored.
-    Bypass,
-    /// This node, with an error, because the origin failed.
-    Error,
-    /// This node: health checks, refused requests.
-    Local,
-}
-
-impl Label {
-    /// All, in the order of their numbers.
-    pub const ALL: [Self; 9] = [
-        Self::Hit,
-        Self::Stale,
-        Self::Revalidated,
-        Self::Collapsed,
-        Self::Miss,
-        Self::Partial,
-        Self::Bypass,
-        Self::Error,
-        Self::Local,
-    ];
-
-    /// Its word in metrics and reports.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Hit => "hit",
-            Self::Stale => "stale",
-            Self::Revalidated => "revalidated",
-            Self::Collapsed => "collapsed",
-            Self::Miss => "miss",
-            Self::Partial => "partial",
-            Self::Bypass => "bypass",
-            Self::Error => "error",
-            Self::Local => "local",
         }
     }
 }

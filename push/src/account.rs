@@ -1,30 +1,30 @@
-//! What a push cost and what it earned.
+//! Cost and yield of a push.
 //!
-//! The cost is in the nodes' own progress reports: what was warm already, what was warmed, what
-//! failed, and which bytes came from the origin or from peers. The earnings are the cluster's
-//! requests that pushed content answered between one order and the next, by local hour, so that the
-//! next peak can be told from the night. Pure.
+//! The cost comes from the nodes' progress reports: items that were warm already, that were fetched
+//! and that failed, and the bytes from the origin and from peers. The yield is the number of the
+//! cluster's requests that pushed content answered between one order and the next, by local hour,
+//! so that the next peak can be separated from the night. Pure.
 
 use nearcast_fleet::report::FillProgress;
 use serde::{Deserialize, Serialize};
 
-/// Length of a peak: this many local hours in a row.
+/// Length of a peak in local hours.
 pub const PEAK_HOURS: usize = 4;
 
 /// Progress of an order over all nodes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Filled {
-    /// Items, once for each node.
+    /// Items, counted once for each node.
     pub items: u64,
     /// Items that were stored and fresh before.
     pub already_warm: u64,
-    /// Bytes of those.
+    /// Bytes of these items.
     pub already_warm_bytes: u64,
     /// Items fetched.
     pub warmed: u64,
     /// Items that failed.
     pub failed: u64,
-    /// Items that were neither there nor failed when their nodes ended the order.
+    /// Items that were neither stored nor failed when their nodes ended the order.
     #[serde(default)]
     pub unfinished: u64,
     /// Bytes fetched from the origin.
@@ -48,8 +48,8 @@ impl Filled {
         })
     }
 
-    /// Share (0..=1) of `items_expected` (items times nodes) that has been dealt with, whichever
-    /// way.
+    /// Share (0..=1) of `items_expected` (items times nodes) that was processed, successfully or
+    /// not.
     pub fn progress(&self, items_expected: u64) -> f64 {
         let done = self
             .already_warm
@@ -63,16 +63,16 @@ impl Filled {
     }
 }
 
-/// Requests of a cluster in some time, and those of them that pushed content answered.
+/// Requests of a cluster in a span of time, and those that pushed content answered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Earnings {
     /// Requests.
     pub requests: u64,
-    /// Body bytes of those.
+    /// Body bytes of these requests.
     pub response_bytes: u64,
     /// Requests answered from pushed slices.
     pub pushed_hits: u64,
-    /// Body bytes of those.
+    /// Body bytes of these requests.
     pub pushed_hit_bytes: u64,
 }
 
@@ -92,7 +92,7 @@ impl Earnings {
     }
 }
 
-/// What an order earned, by local hour of day.
+/// Yield of an order by local hour of day.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Account {
     hours: [Earnings; 24],
@@ -105,19 +105,19 @@ pub struct Peak {
     pub from_hour: u8,
     /// Hour after the last one, 0..=23; it may be less than the first, over midnight.
     pub to_hour: u8,
-    /// What was earned in them.
+    /// Yield in these hours.
     pub earnings: Earnings,
 }
 
 impl Account {
-    /// Adds what was counted in a local hour (0..=23; others are ignored).
+    /// Adds the counts of a local hour (0..=23; others are ignored).
     pub fn add(&mut self, hour: u8, earnings: Earnings) {
         if let Some(record) = self.hours.get_mut(usize::from(hour)) {
             *record = record.plus(earnings);
         }
     }
 
-    /// By local hour.
+    /// Yield by local hour.
     pub fn hours(&self) -> &[Earnings; 24] {
         &self.hours
     }
@@ -129,7 +129,7 @@ impl Account {
             .fold(Earnings::default(), |a, h| a.plus(*h))
     }
 
-    /// The [`PEAK_HOURS`] hours in a row with the most requests, the earliest of equals; `None`
+    /// The [`PEAK_HOURS`] consecutive hours with the most requests, the earliest of equals; `None`
     /// without requests.
     pub fn peak(&self) -> Option<Peak> {
         let span = |from: usize| {

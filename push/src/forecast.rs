@@ -1,47 +1,47 @@
-//! What a cluster will be asked for in the next day.
+//! Forecasts a cluster's requests of the next day.
 //!
-//! The expectation is that tomorrow is like the past with its decay: the cluster's requests a day
-//! are the sum of its rates over the 24 local hours (so a past that saw only evenings is not taken
-//! for a whole day of evenings), and each URL gets its share of the decayed counts. Pure.
+//! Tomorrow is expected to be like the decayed past: the cluster's daily requests are the sum of
+//! its rates over the 24 local hours (so observations of evenings alone do not make a day of
+//! evenings), and each URL gets its share of the decayed counts. Pure.
 
 use std::sync::Arc;
 
 use crate::popularity::ClusterPopularity;
 
-/// A local hour observed for less than this many seconds has the rate of all hours together.
-/// Weights do not count here: they say how old an observation is, not how long it was, and are all
-/// changed by a common factor now and then.
+/// A local hour that was observed for less than this many seconds gets the rate of all hours
+/// together. Weights do not count here: they express the age of an observation, not its duration,
+/// and are rescaled by a common factor now and then.
 const HOUR_OBSERVED_MIN_SECONDS: f64 = 300.0;
 
-/// One URL's expectation.
+/// The forecast of one URL.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Expected {
     /// Site name.
     pub site: Arc<str>,
-    /// Absolute URL as clients ask for it.
+    /// Absolute URL as clients request it.
     pub url: Arc<str>,
     /// Complete length in bytes; `None` while no edge has stored it.
     pub size: Option<u64>,
     /// Requests in the next day.
     pub requests: f64,
-    /// Body bytes of those.
+    /// Body bytes of these requests.
     pub bytes: f64,
 }
 
-/// A cluster's next day.
+/// The forecast of a cluster's next day.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Forecast {
-    /// Requests of all URLs, those that are no longer remembered included.
+    /// Requests of all URLs, including those that are no longer remembered.
     pub requests: f64,
-    /// Body bytes of those.
+    /// Body bytes of these requests.
     pub bytes: f64,
     /// Requests by local hour of day.
     pub hours: [f64; 24],
-    /// Every remembered URL, in no order.
+    /// Every remembered URL, in no particular order.
     pub items: Vec<Expected>,
 }
 
-/// The next day's expectation from what was folded; all zero when nothing was.
+/// Forecasts the next day from the accumulated counts; all zero without any.
 pub fn next_day(popularity: &ClusterPopularity) -> Forecast {
     let hours = hour_profile(popularity);
     let requests: f64 = hours.iter().sum();
@@ -71,15 +71,15 @@ pub fn next_day(popularity: &ClusterPopularity) -> Forecast {
 fn hour_profile(popularity: &ClusterPopularity) -> [f64; 24] {
     let observed: f64 = popularity.hours.iter().map(|h| h.observed).sum();
     let seconds: f64 = popularity.hours.iter().map(|h| h.seconds).sum();
-    // A first report alone has no time behind it: it then stands for the least time that counts,
-    // and so do the first seconds.
+    // A first report has no observed time; it counts as the shortest time that matters, and so do
+    // the first seconds.
     let mean = if observed > 0.0 {
         popularity.requests / observed * (seconds / HOUR_OBSERVED_MIN_SECONDS).min(1.0)
     } else {
         popularity.requests / HOUR_OBSERVED_MIN_SECONDS
     };
     popularity.hours.map(|hour| {
-        // Weights that have come to nothing have no ratio.
+        // Weights that decayed to zero have no ratio.
         let is_enough = hour.seconds >= HOUR_OBSERVED_MIN_SECONDS && hour.observed.is_normal();
         let rate = if is_enough {
             hour.requests / hour.observed

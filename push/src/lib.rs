@@ -1,12 +1,12 @@
-//! What tomorrow's popular content is, and what of it fits: the pure half of a push.
+//! Predicts tomorrow's popular content and chooses the part that fits: the pure half of a push.
 //!
-//! [`popularity`] folds the edges' request counts, [`forecast`] makes the next day's expectation of
-//! them, [`plan`] chooses what to fill under a cluster's disk share and fill budget and proves how
-//! far from the best that choice can be, [`schedule`] knows when a cluster's local off-peak window
-//! is, and [`account`] sums up what a push cost and earned.
+//! [`popularity`] accumulates the edges' request counts, [`forecast`] derives the next day's
+//! expected requests, [`plan`] chooses the content to fetch within a cluster's disk share and fill
+//! budget and bounds its distance from the optimum, [`schedule`] computes a cluster's local
+//! off-peak window, and [`account`] sums up cost and yield of a push.
 //!
-//! Nothing here opens a socket, reads a clock or logs: time comes in as an argument, so a day of
-//! traffic is a loop in a test. The control role owns the state and issues the orders.
+//! Nothing here opens a socket, reads a clock or logs: the time is an argument, so a test runs a
+//! day of traffic in a loop. The control role owns the state and issues the orders.
 
 pub mod account;
 pub mod forecast;

@@ -1,15 +1,14 @@
-//! What of a forecast to fill: the most expected bytes that fit, and a proof of how near the best
-//! that is.
+//! Chooses the content of a forecast to fetch: the most expected bytes that fit, with a bound for
+//! the distance from the optimum.
 //!
-//! A filled response occupies its length, as the store rounds it up, on every node of the cluster
-//! (content is replicated), and that times the number of nodes of the fill budget, which is thereby
-//! charged a little more than what is sent. Both costs are in proportion, so one of the two limits
-//! binds and the choice is a knapsack with one capacity. It is filled greedily by density, expected
-//! bytes a byte stored; the same order with the first misfit taken in part is the fractional
-//! optimum (Dantzig 1957), which no whole choice can beat. The gap between the two is stated with
-//! every plan.
+//! A stored response occupies its length, rounded up by the store, on every node of the cluster, as
+//! content is replicated. The fill budget is charged that times the number of nodes, slightly more
+//! than is sent. Both costs are proportional, so one of the two limits binds and the choice is a
+//! knapsack with one capacity. It is filled greedily by density: expected bytes a stored byte. The
+//! same order with the first misfit taken in part is the fractional optimum (Dantzig 1957), which
+//! no whole choice can exceed. Every plan states its gap to that optimum.
 //!
-//! Every candidate that is not chosen has a named [`Exclusion`]. Pure.
+//! Every candidate that is not chosen has an [`Exclusion`]. Pure.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -18,31 +17,31 @@ use serde::{Deserialize, Serialize};
 
 use crate::forecast::Expected;
 
-/// What a plan must fit into.
+/// The limits of a plan.
 #[derive(Debug, Clone, Copy)]
 pub struct Budget {
-    /// Bytes that a node is sure to hold of pushed content, as it is stored: the share of its disk
-    /// less what the store itself needs.
+    /// Bytes of pushed content that certainly fit a node, as stored: its disk share less the
+    /// store's own needs.
     pub share_bytes: u64,
-    /// Bytes that the whole cluster may fetch: its fill rate times the window.
+    /// Bytes that the whole cluster may fetch: fill rate times window.
     pub fill_bytes: u64,
-    /// Nodes of the cluster; each gets a copy.
+    /// Nodes of the cluster; each stores a copy.
     pub nodes: u64,
-    /// Fewer expected requests a day than this are not planned for.
+    /// Least expected requests a day for an item.
     pub expected_requests_min: f64,
-    /// Items in one plan.
+    /// Most items of a plan.
     pub items_max: usize,
-    /// Bytes that a body of some length takes in the store; never fewer.
+    /// Stored bytes of a body of some length; never less than the length.
     pub stored_bytes: fn(u64) -> u64,
 }
 
-/// Which limit binds.
+/// The limit that binds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Limit {
     /// The share of each node's disk.
     DiskShare,
-    /// The fill rate times the window.
+    /// The fill budget.
     FillBudget,
 }
 
@@ -50,26 +49,26 @@ pub enum Limit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Exclusion {
-    /// Its site is not served by this cluster (any more).
+    /// The cluster does not serve its site (any more).
     NotServedHere,
-    /// Too few requests are expected to be worth a fill.
+    /// Too few requests are expected.
     TooFewRequests,
-    /// No edge has ever stored it, so its length is unknown; most often it cannot be stored at all.
+    /// No edge ever stored it, so its length is unknown; most often it cannot be stored.
     SizeUnknown,
     /// It alone is larger than the disk share.
     LargerThanDiskShare,
-    /// It alone is larger than what can be fetched in the window.
+    /// It alone is larger than the fill budget.
     LargerThanFillBudget,
-    /// Denser items have taken the disk share.
+    /// Denser items fill the disk share.
     DiskShareFull,
-    /// Denser items have taken the fill budget.
+    /// Denser items use the fill budget.
     FillBudgetSpent,
-    /// The plan has as many items as it may.
+    /// The plan has the most items already.
     ItemLimit,
 }
 
 impl Exclusion {
-    /// The name as it is written in answers.
+    /// Its name in API answers.
     pub fn name(self) -> &'static str {
         match self {
             Self::NotServedHere => "not_served_here",
@@ -84,7 +83,7 @@ impl Exclusion {
     }
 }
 
-/// One response to fill.
+/// One response to fetch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Planned {
     /// Site name.
@@ -93,15 +92,15 @@ pub struct Planned {
     pub url: Arc<str>,
     /// Length.
     pub size: u64,
-    /// What that takes in the store.
+    /// Stored length.
     pub stored: u64,
     /// Requests expected in the next day.
     pub requests: f64,
-    /// Body bytes of those.
+    /// Body bytes of these requests.
     pub bytes: f64,
 }
 
-/// What to fill, and how good that is.
+/// The chosen items and the quality of the choice.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     /// Densest first.
@@ -112,22 +111,22 @@ pub struct Plan {
     pub body_bytes: u64,
     /// Bytes the cluster fetches when it has none of them: `body_bytes` times its nodes.
     pub fetched_bytes: u64,
-    /// Bytes a node may get: the lesser of disk share and fill budget a node.
+    /// Capacity of a node: the lesser of disk share and fill budget a node.
     pub capacity_bytes: u64,
-    /// Which of the two that is.
+    /// The lesser of the two.
     pub limit: Limit,
     /// Requests expected for the items in the next day.
     pub expected_requests: f64,
-    /// Body bytes of those: what the plan is worth.
+    /// Body bytes of these requests: the value of the plan.
     pub expected_bytes: f64,
-    /// No choice of the eligible candidates within the capacity is worth more than this.
+    /// Upper bound for the value of any choice of the eligible candidates within the capacity.
     pub upper_bound_bytes: f64,
-    /// Everything that was considered and left out.
+    /// The candidates that were not chosen.
     pub excluded: Vec<(Expected, Exclusion)>,
 }
 
 impl Plan {
-    /// The plan is at most this share (0..=1) of the best one below it.
+    /// Largest possible distance from the optimum, as a share (0..=1) of it.
     pub fn gap(&self) -> f64 {
         if self.upper_bound_bytes > 0.0 {
             (1.0 - self.expected_bytes / self.upper_bound_bytes).max(0.0)
@@ -137,7 +136,7 @@ impl Plan {
     }
 }
 
-/// Chooses what to fill. `is_served` says whether the cluster serves a site.
+/// Chooses the items of a plan. `is_served` returns whether the cluster serves a site.
 pub fn plan(candidates: Vec<Expected>, budget: &Budget, is_served: impl Fn(&str) -> bool) -> Plan {
     let fill_a_node = budget.fill_bytes / budget.nodes.max(1);
     let (capacity, limit) = if fill_a_node < budget.share_bytes {
@@ -145,6 +144,7 @@ pub fn plan(candidates: Vec<Expected>, budget: &Budget, is_served: impl Fn(&str)
     } else {
         (budget.share_bytes, Limit::DiskShare)
     };
+
     let mut excluded = Vec::new();
     let mut eligible = Vec::new();
     for candidate in candidates {
@@ -153,6 +153,7 @@ pub fn plan(candidates: Vec<Expected>, budget: &Budget, is_served: impl Fn(&str)
             Err(reason) => excluded.push((candidate, reason)),
         }
     }
+
     eligible.sort_unstable_by(denser_first);
     let upper_bound = fractional_optimum(&eligible, capacity);
     let chosen = choose(&eligible, capacity, budget.items_max);
@@ -166,6 +167,7 @@ pub fn plan(candidates: Vec<Expected>, budget: &Budget, is_served: impl Fn(&str)
         .filter(|(_, c)| **c)
         .map(|(i, _)| i.stored)
         .sum();
+
     let mut items = Vec::new();
     for (item, chosen) in eligible.into_iter().zip(chosen) {
         if chosen {
@@ -179,6 +181,7 @@ pub fn plan(candidates: Vec<Expected>, budget: &Budget, is_served: impl Fn(&str)
             excluded.push((back(item), reason));
         }
     }
+
     let body_bytes: u64 = items.iter().map(|i| i.size).sum();
     Plan {
         stored_bytes: stored,
@@ -203,11 +206,12 @@ fn eligibility(
     if !is_served(&c.site) {
         return Err(Exclusion::NotServedHere);
     }
-    // Written so that a number that is none is too few as well.
+    // Written so that NaN counts as too few.
     let is_worth = c.requests >= budget.expected_requests_min
         && c.bytes > 0.0
         && c.bytes.is_finite()
         && c.requests.is_finite();
+
     if !is_worth {
         return Err(Exclusion::TooFewRequests);
     }
@@ -242,7 +246,7 @@ fn back(item: Planned) -> Expected {
     }
 }
 
-/// Expected bytes a byte stored, most first; then the URL, so that equal plans are equal.
+/// Order by expected bytes a stored byte, most first; then by URL, so that plans are deterministic.
 fn denser_first(a: &Planned, b: &Planned) -> Ordering {
     let density = |i: &Planned| i.bytes / i.stored as f64;
     density(b)
@@ -250,8 +254,8 @@ fn denser_first(a: &Planned, b: &Planned) -> Ordering {
         .then_with(|| a.url.cmp(&b.url))
 }
 
-/// The worth of the best choice when items could be cut: whole items in order, then part of the
-/// first that does not fit.
+/// The value of the fractional optimum: whole items in order, then a part of the first that does
+/// not fit.
 fn fractional_optimum(sorted: &[Planned], capacity: u64) -> f64 {
     let mut left = capacity;
     let mut worth = 0.0;
@@ -265,9 +269,8 @@ fn fractional_optimum(sorted: &[Planned], capacity: u64) -> f64 {
     worth
 }
 
-/// The better of two greedy choices: by density alone, and with the one most valuable item put
-/// first. The better of them is worth at least half of the best there is, however the sizes fall
-/// (unless the item limit cuts it short).
+/// The better of two greedy choices: by density alone, and with the most valuable item first. It is
+/// worth at least half of the optimum for any sizes (unless the item limit ends it early).
 fn choose(sorted: &[Planned], capacity: u64, items_max: usize) -> Vec<bool> {
     let by_density = greedy(sorted, capacity, items_max, None);
     let dearest = (0..sorted.len()).max_by(|a, b| sorted[*a].bytes.total_cmp(&sorted[*b].bytes));

@@ -1,5 +1,5 @@
-//! The fold of the edges' request counts: how often each cluster was asked for each URL, newer
-//! requests counting more.
+//! Accumulates the edges' request counts: how often clients of each cluster requested each URL,
+//! newer requests counting more.
 //!
 //! Counts decay exponentially with a half-life in fleet time. They are kept in forward-decay form
 //! (Cormode, Shkapenyuk, Srivastava, Xu: "Forward Decay", ICDE 2009): a count is multiplied by its
@@ -18,30 +18,30 @@ use jiff::tz::TimeZone;
 use nearcast_fleet::report::UrlCount;
 use serde::{Deserialize, Serialize};
 
-/// Longer URLs are not learnt.
+/// Longer URLs are ignored.
 pub const URL_BYTES_MAX: usize = 2048;
 
-/// A cluster whose clock went back by more than this starts to learn anew.
+/// A cluster whose clock was set back by more than this starts afresh.
 const SET_BACK_MAX_SECONDS: f64 = 86_400.0;
 
-/// A silence longer than this counts as no observation at all. A shorter one is an outage of
-/// control: edges go on counting and bring what they counted with the first report that is
-/// accepted, so its time has to count as well. Those requests all go to the hour in which they
-/// come; the day's sum stays about right.
+/// A longer silence does not count as observed time. A shorter one is an outage of control: edges
+/// continue to count and report the counts with the first accepted report, so its time must count
+/// as well. Those requests all count for the hour in which they arrive; the day's sum stays about
+/// right.
 const GAP_MAX_SECONDS: f64 = 86_400.0;
 
 /// The common factor is taken out of all counts when a new count would weigh 2 to this power.
 const WEIGHT_EXPONENT_MAX: f64 = 40.0;
 
-/// Counts below this are nothing: what a request is after about 30 half-lives.
+/// Counts below this are dropped: the weight of a request after about 30 half-lives.
 const NOTHING: f64 = 1e-9;
 
-/// What bounds the fold.
+/// Limits of the accumulation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
-    /// Fleet seconds after which a request counts half.
+    /// Half-life of a request in fleet seconds.
     pub half_life_seconds: f64,
-    /// URLs remembered a cluster.
+    /// Most URLs a cluster.
     pub urls_max: usize,
 }
 
@@ -55,14 +55,14 @@ impl Limits {
     }
 }
 
-/// What one fold did with the counts it was given.
+/// Result of adding one report's counts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Folded {
-    /// Counts taken in.
+    /// Accepted counts.
     pub taken: usize,
-    /// Counts left out: an empty or overlong URL, or no requests.
+    /// Ignored counts: empty or overlong URLs, or no requests.
     pub ignored: usize,
-    /// URLs dropped to stay below the limit.
+    /// URLs dropped because of the limit.
     pub evicted: usize,
 }
 
@@ -83,7 +83,7 @@ pub struct ClusterPopularity {
     newest: f64,
     /// Requests of all URLs, dropped ones included.
     pub(crate) requests: f64,
-    /// Body bytes of those.
+    /// Body bytes of these requests.
     pub(crate) bytes: f64,
     /// By local hour of day.
     pub(crate) hours: [HourRecord; 24],
@@ -97,7 +97,7 @@ pub(crate) struct HourRecord {
     pub(crate) requests: f64,
     /// Weighted fleet seconds in which requests were being counted.
     pub(crate) observed: f64,
-    /// Those seconds without weights: whether there were enough of them to tell anything.
+    /// These seconds without weights, to decide whether they are enough for a rate.
     #[serde(default)]
     pub(crate) seconds: f64,
 }
@@ -115,7 +115,7 @@ pub(crate) struct UrlRecord {
 }
 
 impl Popularity {
-    /// Nothing learnt yet.
+    /// Empty.
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
@@ -123,12 +123,12 @@ impl Popularity {
         }
     }
 
-    /// Takes up where an earlier process left off. URLs past the limit are dropped, least requested
+    /// Restores the state of an earlier process. URLs beyond the limit are dropped, least requested
     /// first.
     pub fn restore(limits: Limits, clusters: BTreeMap<String, ClusterPopularity>) -> Self {
         let mut all = Self { limits, clusters };
         for cluster in all.clusters.values_mut() {
-            // Saved before seconds were counted: what was observed then was enough.
+            // Saved by a version that did not count seconds: the observed time was enough.
             for hour in cluster
                 .hours
                 .iter_mut()
@@ -141,18 +141,17 @@ impl Popularity {
         all
     }
 
-    /// Changes the half-life and the limit from here on; what was learnt stays.
+    /// Changes half-life and limit for the future; accumulated counts stay.
     pub fn set_limits(&mut self, limits: Limits) {
         for cluster in self.clusters.values_mut() {
-            // Weights so far were relative to the old half-life: take them out before the new one
-            // counts.
+            // Existing weights are relative to the old half-life, so they are normalised first.
             cluster.rescale(self.limits.half_life_seconds, cluster.newest);
             cluster.evict(limits.urls_max);
         }
         self.limits = limits;
     }
 
-    /// Takes in one report's counts of a node of `cluster`, received at `fleet_seconds` (after the
+    /// Adds the counts of a report of a node of `cluster`, received at `fleet_seconds` (after the
     /// Unix epoch, on the fleet's clock). `zone` is the cluster's, for the hour of day.
     pub fn fold(
         &mut self,
@@ -177,7 +176,7 @@ impl Popularity {
         record.fold(self.limits, zone, fleet_seconds, counts)
     }
 
-    /// What is known of a cluster.
+    /// The counts of a cluster.
     pub fn cluster(&self, name: &str) -> Option<&ClusterPopularity> {
         self.clusters.get(name)
     }
@@ -187,7 +186,7 @@ impl Popularity {
         &self.clusters
     }
 
-    /// Forgets clusters for which `keep` is false.
+    /// Removes clusters for which `keep` returns false.
     pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
         self.clusters.retain(|name, _| keep(name));
     }
@@ -202,12 +201,12 @@ impl ClusterPopularity {
         }
     }
 
-    /// How many URLs are remembered.
+    /// Number of URLs.
     pub fn urls(&self) -> usize {
         self.urls.len()
     }
 
-    /// A copy that holds only the `most` most requested URLs, for writing to disk.
+    /// A copy with only the `most` most requested URLs, for writing to disk.
     pub fn head(&self, most: usize) -> Self {
         let mut head = self.clone();
         head.evict_to(most);
@@ -240,6 +239,7 @@ impl ClusterPopularity {
             self.add(count, weight, hour);
             folded.taken += 1;
         }
+
         folded.evicted = self.evict(limits.urls_max);
         folded
     }
@@ -272,13 +272,13 @@ impl ClusterPopularity {
         }
     }
 
-    /// Counts the time since the newest fold as observed, each part in its local hour.
+    /// Adds the time since the newest report as observed, each part to its local hour.
     fn observe(&mut self, half_life: f64, zone: &TimeZone, now: f64) {
         if now - self.newest > GAP_MAX_SECONDS {
             self.newest = now;
             return;
         }
-        // At most a day, in steps that end with the hour of the epoch or of any zone's quarter-hour
+        // At most a day, in steps that end with the hour of the epoch or of a zone's quarter-hour
         // offset.
         while self.newest < now {
             let quarter_end = (self.newest / 900.0).floor() * 900.0 + 900.0;
@@ -312,8 +312,9 @@ impl ClusterPopularity {
         });
     }
 
-    /// Drops the least requested URLs when there are more than `most`, a sixteenth below it so that
-    /// the work of choosing is shared by many folds. How many were dropped.
+    /// Drops the least requested URLs when there are more than `most`, down to a sixteenth below
+    /// it, so that the cost of selection is shared by many reports. Returns the number of dropped
+    /// URLs.
     fn evict(&mut self, most: usize) -> usize {
         if self.urls.len() <= most {
             0
@@ -346,7 +347,7 @@ impl ClusterPopularity {
     }
 }
 
-/// Local hour of day at fleet seconds after the Unix epoch; times that no calendar has count as
+/// Local hour of day at fleet seconds after the Unix epoch; times beyond the calendar count as
 /// midnight.
 fn local_hour(zone: &TimeZone, fleet_seconds: f64) -> usize {
     Timestamp::from_second(fleet_seconds.floor() as i64).map_or(0, |t| {

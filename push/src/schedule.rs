@@ -1,10 +1,10 @@
-//! When a cluster is filled: in its local off-peak hours, on the fleet's clock.
+//! The time of pushes: a cluster's local off-peak hours on the fleet's clock.
 //!
-//! A window is written as local times of day. It is placed on each local date by the time zone's
-//! rules: a start or end in an hour that the clocks skip moves on by the skipped hour, one in an
-//! hour that comes twice means the first (RFC 5545's rule, jiff's `compatible`). A window that is
-//! skipped altogether does not happen that day. The fleet clock then gives the real time. Pure: the
-//! real time comes in.
+//! A window is a span of local time of day. It is placed on each local date by the rules of the
+//! time zone: a start or end in an hour that the clocks skip moves on by the skipped hour, and one
+//! in a repeated hour means the first (the rule of RFC 5545, jiff's `compatible`). A window that is
+//! skipped entirely does not happen that day. The fleet clock then gives the real time. Pure: the
+//! real time is an argument.
 
 use jiff::Timestamp;
 use jiff::civil::{Date, Time};
@@ -56,7 +56,7 @@ pub fn window(
     let local = Timestamp::from_second(now_fleet.floor() as i64)
         .ok()?
         .to_zoned_datetime(zone.clone());
-    // Yesterday's may reach over midnight; a skipped one makes way for the next day's.
+    // Yesterday's window may extend over midnight; after a skipped one the next day's follows.
     let mut date = local.date().yesterday().ok()?;
     for _ in 0..5 {
         if let Some(window) = on_date(clock, zone, daily, date)
@@ -69,8 +69,8 @@ pub fn window(
     None
 }
 
-/// Windows that passed wholly after `since_unix_ms` and up to `now_unix_ms`, oldest first: the
-/// newest `most` of them. For what nobody was there to open.
+/// Windows that began and ended after `since_unix_ms` and up to `now_unix_ms`, oldest first, the
+/// newest `most` of them: those that control missed.
 pub fn passed(
     clock: &FleetClock,
     zone: &TimeZone,
@@ -80,8 +80,7 @@ pub fn passed(
     most: usize,
 ) -> std::collections::VecDeque<Window> {
     let mut passed = std::collections::VecDeque::new();
-    // So much time as `most` windows can take, and a day more: what was before that is left out
-    // unseen.
+    // The time of `most` windows and one more day; earlier windows are ignored.
     let reach = clock
         .real_duration(std::time::Duration::from_secs((most as u64 + 2) * 86_400))
         .as_millis() as u64;
@@ -103,9 +102,9 @@ pub fn local_time(clock: &FleetClock, zone: &TimeZone, now_unix_ms: u64) -> Opti
     local_time_of(zone, clock.fleet_seconds(now_unix_ms as f64 / 1000.0))
 }
 
-/// Local time of a zone at a time of the fleet's clock (seconds after the Unix epoch). A window's
-/// own times are given exactly so: on a fast clock a millisecond of real time is a good part of a
-/// second.
+/// Local time of a zone at a time of the fleet's clock (seconds after the Unix epoch). Times of a
+/// window are formatted from these exact values: on a fast clock a millisecond of real time is a
+/// large part of a second.
 pub fn local_time_of(zone: &TimeZone, fleet_seconds: f64) -> Option<String> {
     let local = Timestamp::from_second(fleet_seconds.floor() as i64)
         .ok()?

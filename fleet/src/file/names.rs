@@ -1,14 +1,14 @@
-//! Host names, zone names, node names and origin URLs as a fleet file may write them.
+//! Syntax of host names, zone names, node names and origin URLs.
 
 use crate::request_fields;
 
-/// Longest host name in its written form.
+/// Longest host name, in characters.
 const NAME_CHARS_MAX: usize = 253;
 
 /// Longest label.
 const LABEL_CHARS_MAX: usize = 63;
 
-/// Whether it can name a node, a cluster or a site: it becomes a DNS label, a directory and a
+/// Whether a name can be that of a node, cluster or site: it becomes a DNS label, a directory and a
 /// metric label.
 pub(super) fn is_label(name: &str) -> bool {
     !name.is_empty()
@@ -20,8 +20,8 @@ pub(super) fn is_label(name: &str) -> bool {
         && !name.ends_with('-')
 }
 
-/// What is wrong with a host name; `None` for a good one. Underscores pass: they are common below
-/// zones.
+/// The problem with a host name; `None` for a valid one. Underscores are allowed, as they are
+/// common below zones.
 pub(super) fn host_problem(name: &str) -> Option<&'static str> {
     if name.is_empty() {
         return Some("it is empty");
@@ -46,6 +46,7 @@ pub(super) fn host_problem(name: &str) -> Option<&'static str> {
             return Some("a label cannot start or end with -");
         }
     }
+
     None
 }
 
@@ -54,7 +55,7 @@ pub(super) fn normal(name: &str) -> String {
     name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
 }
 
-/// Whether `name` is `zone` or below it; both normal.
+/// Whether `name` is `zone` or below it; both in normal form.
 pub(super) fn is_within(name: &str, zone: &str) -> bool {
     zone.is_empty()
         || name == zone
@@ -67,7 +68,7 @@ pub(super) fn is_within(name: &str, zone: &str) -> bool {
 /// port.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The problem.
 pub(crate) fn base_url(url: &str, schemes: &[&str]) -> Result<String, &'static str> {
     let Some((scheme, rest)) = url.split_once("://") else {
         return Err("it has no scheme");
@@ -89,7 +90,7 @@ pub(crate) fn base_url(url: &str, schemes: &[&str]) -> Result<String, &'static s
 /// `host[:port]` in normal form.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The problem.
 pub(crate) fn host_and_port(authority: &str) -> Result<String, &'static str> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
@@ -110,6 +111,7 @@ pub(crate) fn host_and_port(authority: &str) -> Result<String, &'static str> {
             None => (normal(authority), None),
         },
     };
+
     if !host.starts_with('[') {
         host_problem(&host).map_or(Ok(()), Err)?;
     }
@@ -124,19 +126,18 @@ pub(crate) fn host_and_port(authority: &str) -> Result<String, &'static str> {
     }
 }
 
-/// Bytes of a request field's name.
+/// Longest name of a request field.
 const FIELD_NAME_BYTES_MAX: usize = 64;
 
-/// Checks the name of a request field, in lower case, by which a site may be told what clients
-/// send.
+/// Checks the name of a request field, in lower case, for `forward_fields` and `key_fields`.
 ///
 /// # Errors
-/// What is wrong with it, and what to write instead.
+/// The problem and a hint.
 pub(super) fn request_field(name: &str) -> Result<(), (String, &'static str)> {
     let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'+-.^_`|~".contains(&b);
     if name.is_empty() || name.len() > FIELD_NAME_BYTES_MAX || !name.bytes().all(is_token) {
         return Err((
-            format!("{name:?} is no name of a field"),
+            format!("{name:?} is not a field name"),
             "write one such as \"x-app-version\", without a colon, wildcard or value",
         ));
     }
@@ -147,10 +148,10 @@ pub(super) fn request_field(name: &str) -> Result<(), (String, &'static str)> {
         ));
     }
     if request_fields::is_edges_own(name) {
-        let mend = "remove it: no client's value of it reaches the origin";
+        let hint = "remove it: no client's value of it reaches the origin";
         return Err((
             format!("{name} is a field that the edge drops, or makes or reads itself"),
-            mend,
+            hint,
         ));
     }
     Ok(())

@@ -1,10 +1,9 @@
-//! Walking a parsed TOML document with every position at hand: sections, their known keys, typed
-//! values.
+//! Readers of a parsed TOML document that keep every position: sections, their known settings,
+//! typed values.
 //!
-//! Every reader gives a value in any case, a stand-in where it had to note a mistake, so that one
-//! pass finds them all. Knows TOML and units; knows nothing of what settings mean.
+//! Every reader returns a value in any case, a stand-in where it noted a mistake, so that one pass
+//! finds all mistakes. Knows TOML and units, not the meaning of settings.
 
-use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -12,97 +11,27 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::Mistake;
+use super::mistakes::Mistakes;
+use super::settings::Settings;
 use crate::listener;
 use crate::units::{self, Bytes, UnitError};
 
-/// Most entries of one list in a fleet file.
+/// Most entries of a list.
 const LIST_MAX: usize = 100_000;
 
-/// The mistakes found so far, and where lines begin.
-pub(super) struct Mistakes<'t> {
-    text: &'t str,
-    line_starts: Vec<usize>,
-    /// A byte in the text, and the characters before it in its line.
-    counted: Cell<(usize, usize)>,
-    found: RefCell<Vec<(usize, Mistake)>>,
-}
-
-impl<'t> Mistakes<'t> {
-    pub(super) fn new(text: &'t str) -> Self {
-        let line_starts = std::iter::once(0)
-            .chain(text.match_indices('\n').map(|(at, _)| at + 1))
-            .collect();
-        Self {
-            text,
-            line_starts,
-            counted: Cell::default(),
-            found: RefCell::default(),
-        }
-    }
-
-    /// Notes a mistake at a byte of the text.
-    pub(super) fn note(&self, at: usize, problem: impl Into<String>, mend: impl Into<String>) {
-        let line = self
-            .line_starts
-            .partition_point(|start| *start <= at)
-            .max(1);
-        let start = self.line_starts[line - 1];
-        // Counted on from the last mistake of the line, as a line may have a hundred thousand.
-        let (counted_to, counted) = match self.counted.get() {
-            (to, chars) if (start..=at).contains(&to) => (to, chars),
-            _ => (start, 0),
-        };
-        let chars = counted
-            + self
-                .text
-                .get(counted_to..at)
-                .map_or(0, |between| between.chars().count());
-        self.counted.set((at, chars));
-        let column = chars + 1;
-        self.found.borrow_mut().push((
-            at,
-            Mistake {
-                line,
-                column,
-                problem: problem.into(),
-                mend: mend.into(),
-            },
-        ));
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.found.borrow().is_empty()
-    }
-
-    /// All of them in file order.
-    pub(super) fn into_sorted(self) -> Vec<Mistake> {
-        let mut found = self.found.into_inner();
-        found.sort_by_key(|(at, _)| *at);
-        found.into_iter().map(|(_, mistake)| mistake).collect()
-    }
-
-    /// What a section starts with in words: `line 12`.
-    pub(super) fn line_of(&self, at: usize) -> usize {
-        self.line_starts
-            .partition_point(|start| *start <= at)
-            .max(1)
-    }
-}
-
-/// One table of the file.
+/// A table of the file.
 #[derive(Clone)]
 pub(super) struct Section<'a> {
     pub(super) mistakes: &'a Mistakes<'a>,
     table: Option<&'a DeTable<'a>>,
-    known: &'static [&'static str],
+    settings: Settings,
     /// Dotted path (`cluster[1].node[0]`); empty for the whole file.
     pub(super) path: String,
     /// Byte at which it starts.
     pub(super) at: usize,
 }
 
-/// A value with its place.
+/// A value with its position.
 #[derive(Clone)]
 pub(super) struct Item<'a> {
     mistakes: &'a Mistakes<'a>,
@@ -113,7 +42,7 @@ pub(super) struct Item<'a> {
     pub(super) at: usize,
 }
 
-/// A string with its place.
+/// A string with its position.
 #[derive(Clone)]
 pub(super) struct Text<'a> {
     mistakes: &'a Mistakes<'a>,
@@ -123,16 +52,16 @@ pub(super) struct Text<'a> {
 }
 
 impl<'a> Section<'a> {
-    /// The whole file; notes its unknown keys.
+    /// The whole file; notes unknown sections.
     pub(super) fn root(
         mistakes: &'a Mistakes<'a>,
         table: &'a DeTable<'a>,
-        known: &'static [&'static str],
+        settings: Settings,
     ) -> Self {
         let section = Self {
             mistakes,
             table: Some(table),
-            known,
+            settings,
             path: String::new(),
             at: 0,
         };
@@ -142,22 +71,39 @@ impl<'a> Section<'a> {
 
     fn note_unknown(&self) {
         for key in self.table.iter().flat_map(|t| t.keys()) {
-            let name: &str = key.get_ref();
-            if !self.known.contains(&name) {
-                let mend = match nearest(name, self.known) {
-                    Some(near) => format!(
-                        "did you mean {near}? The settings here are {}",
-                        self.known.join(", ")
+            let (name, at): (&str, usize) = (key.get_ref(), key.span().start);
+            if self.settings.names.contains(&name) {
+                continue;
+            }
+            let known = self.settings.names.join(", ");
+            match self.settings.present_name(name) {
+                // A former name alone works; `renamed_settings` warns of it.
+                Some(present) if !self.has_written(present) => {}
+                Some(present) => self.mistakes.note(
+                    at,
+                    format!(
+                        "{}: this is the former name of {present}, which is set as well",
+                        self.path_of(name)
                     ),
-                    None => format!("the settings here are {}", self.known.join(", ")),
-                };
-                self.mistakes.note(
-                    key.span().start,
+                    format!("remove {name}"),
+                ),
+                None => self.mistakes.note(
+                    at,
                     format!("{}: there is no such setting", self.path_of(name)),
-                    mend,
-                );
+                    match nearest(name, self.settings.names) {
+                        Some(near) => {
+                            format!("did you mean {near}? The settings here are {known}")
+                        }
+                        None => format!("the settings here are {known}"),
+                    },
+                ),
             }
         }
+    }
+
+    /// Whether the section contains exactly this name.
+    fn has_written(&self, name: &str) -> bool {
+        self.table.is_some_and(|table| table.contains_key(name))
     }
 
     pub(super) fn path_of(&self, key: &str) -> String {
@@ -168,7 +114,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Whether the section is in the file at all.
+    /// Whether the file has the section.
     pub(super) fn is_present(&self) -> bool {
         self.table.is_some()
     }
@@ -178,12 +124,23 @@ impl<'a> Section<'a> {
     }
 
     /// Notes that a required setting is missing, at the section's start.
-    pub(super) fn note_missing(&self, key: &str, mend: &str) {
+    pub(super) fn note_missing(&self, key: &str, hint: &str) {
         self.mistakes.note(
             self.at,
             format!("{}: this setting is required", self.path_of(key)),
-            format!("add {mend}"),
+            format!("add {hint}"),
         );
+    }
+
+    /// Notes a mistake at a setting, or at the section where it is not set.
+    pub(super) fn note_at(
+        &self,
+        key: &'static str,
+        problem: impl AsRef<str>,
+        hint: impl Into<String>,
+    ) {
+        let problem = format!("{}: {}", self.path_of(key), problem.as_ref());
+        self.mistakes.note(self.at_of(key), problem, hint);
     }
 
     /// Byte of a setting's value, or of the section where it is not set.
@@ -193,10 +150,17 @@ impl<'a> Section<'a> {
 
     pub(super) fn item(&self, key: &'static str) -> Option<Item<'a>> {
         debug_assert!(
-            self.known.contains(&key),
+            self.settings.names.contains(&key),
             "{key} is not in the list of this section's settings"
         );
-        let value = self.table?.get(key)?;
+        let table = self.table?;
+        let (key, value) = match table.get(key) {
+            Some(value) => (key, value),
+            None => {
+                let former = self.settings.former_name(key)?;
+                (former, table.get(former)?)
+            }
+        };
         Some(Item {
             mistakes: self.mistakes,
             value: value.get_ref(),
@@ -205,23 +169,23 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// A section below this one, empty when the file has none.
-    pub(super) fn section(&self, key: &'static str, known: &'static [&'static str]) -> Self {
+    /// A subsection, empty when the file does not have it.
+    pub(super) fn section(&self, key: &'static str, settings: Settings) -> Self {
         let empty = Self {
             mistakes: self.mistakes,
             table: None,
-            known,
+            settings,
             path: self.path_of(key),
             at: self.at,
         };
         let Some(item) = self.item(key) else {
             return empty;
         };
-        item.as_section(known).unwrap_or(empty)
+        item.as_section(settings).unwrap_or(empty)
     }
 
     /// The sections of an array of tables (`[[site]]`).
-    pub(super) fn sections(&self, key: &'static str, known: &'static [&'static str]) -> Vec<Self> {
+    pub(super) fn sections(&self, key: &'static str, settings: Settings) -> Vec<Self> {
         let Some(item) = self.item(key) else {
             return Vec::new();
         };
@@ -232,6 +196,7 @@ impl<'a> Section<'a> {
             ));
             return Vec::new();
         };
+
         if array.is_empty() {
             item.note(
                 "the list is empty",
@@ -241,10 +206,11 @@ impl<'a> Section<'a> {
                 ),
             );
         }
+
         array
             .iter()
             .enumerate()
-            .filter_map(|(n, value)| item.element(n, value).as_section(known))
+            .filter_map(|(n, value)| item.element(n, value).as_section(settings))
             .collect()
     }
 
@@ -252,7 +218,7 @@ impl<'a> Section<'a> {
         self.item(key)?.as_text("a string")
     }
 
-    /// A string that must be there; `example` is the line to add.
+    /// A required string; `example` is the line to add.
     pub(super) fn need_text(&self, key: &'static str, example: &str) -> Option<Text<'a>> {
         if !self.has(key) {
             self.note_missing(key, example);
@@ -318,7 +284,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// A number, whole or not.
+    /// A number, integer or float.
     pub(super) fn float(&self, key: &'static str, range: RangeInclusive<f64>) -> Option<f64> {
         let item = self.item(key)?;
         let expected = || format!("a number from {} to {}", range.start(), range.end());
@@ -398,16 +364,18 @@ impl<'a> Section<'a> {
             },
             _ => item.as_text(expected)?,
         };
+
         let found = text.quantity(parse)?;
         if !range.contains(&found) {
-            let mend = format!(
+            let hint = format!(
                 "write one from {} to {}",
                 show(range.start()),
                 show(range.end())
             );
-            item.note(format!("{} is out of range", text.text), mend);
+            item.note(format!("{} is out of range", text.text), hint);
             return None;
         }
+
         Some(found)
     }
 
@@ -415,7 +383,13 @@ impl<'a> Section<'a> {
         self.text(key)?.socket()
     }
 
-    /// One or more socket addresses; empty only when the key is not there or a mistake was noted.
+    /// A socket address, by default a port of the loopback interface.
+    pub(super) fn socket_or_local(&self, key: &'static str, port: u16) -> SocketAddr {
+        let default = SocketAddr::from(([127, 0, 0, 1], port));
+        self.socket(key).unwrap_or(default)
+    }
+
+    /// One or more socket addresses; empty only when the setting is missing or a mistake was noted.
     pub(super) fn sockets(&self, key: &'static str) -> Vec<SocketAddr> {
         let Some(texts) = self.texts(key) else {
             return Vec::new();
@@ -458,17 +432,17 @@ impl<'a> Item<'a> {
         }
     }
 
-    /// Whether it is the number 0, the one quantity that needs no unit.
+    /// Whether the value is the number 0, the only quantity that needs no unit.
     pub(super) fn is_bare_zero(&self) -> bool {
         matches!(self.value, DeValue::Integer(n) if n.as_str() == "0")
     }
 
-    /// The string, if it is one; what it is otherwise is noted elsewhere.
+    /// The string, if the value is one. Another type is noted elsewhere.
     pub(super) fn silent_text(&self) -> Option<&'a str> {
         self.value.as_str()
     }
 
-    fn as_section(&self, known: &'static [&'static str]) -> Option<Section<'a>> {
+    fn as_section(&self, settings: Settings) -> Option<Section<'a>> {
         let DeValue::Table(table) = self.value else {
             self.note_type(&format!("a section [{}]", header_path(&self.path)));
             return None;
@@ -476,7 +450,7 @@ impl<'a> Item<'a> {
         let section = Section {
             mistakes: self.mistakes,
             table: Some(table),
-            known,
+            settings,
             path: self.path.clone(),
             at: self.at,
         };
@@ -507,7 +481,7 @@ impl<'a> Item<'a> {
         }
     }
 
-    /// A date and time as written, bare or as a string.
+    /// A date and time as written, as a TOML date or a string.
     pub(super) fn date(&self) -> Option<String> {
         match self.value {
             DeValue::Datetime(date) => Some(date.to_string()),
@@ -516,11 +490,11 @@ impl<'a> Item<'a> {
         }
     }
 
-    pub(super) fn note(&self, problem: impl AsRef<str>, mend: impl Into<String>) {
+    pub(super) fn note(&self, problem: impl AsRef<str>, hint: impl Into<String>) {
         self.mistakes.note(
             self.at,
             format!("{}: {}", self.path, problem.as_ref()),
-            mend,
+            hint,
         );
     }
 
@@ -542,11 +516,11 @@ impl<'a> Item<'a> {
 }
 
 impl Text<'_> {
-    pub(super) fn note(&self, problem: impl AsRef<str>, mend: impl Into<String>) {
+    pub(super) fn note(&self, problem: impl AsRef<str>, hint: impl Into<String>) {
         self.mistakes.note(
             self.at,
             format!("{}: {}", self.path, problem.as_ref()),
-            mend,
+            hint,
         );
     }
 
@@ -555,7 +529,7 @@ impl Text<'_> {
             Ok(value) => Some(value),
             Err(error) => {
                 let words = error.to_string();
-                let (problem, mend) = words
+                let (problem, hint) = words
                     .split_once("; ")
                     .unwrap_or((&words, "write a smaller one"));
                 let problem = if problem.contains(self.text) {
@@ -563,7 +537,7 @@ impl Text<'_> {
                 } else {
                     format!("{:?}: {problem}", self.text)
                 };
-                self.note(problem, mend);
+                self.note(problem, hint);
                 None
             }
         }
@@ -603,7 +577,7 @@ impl Text<'_> {
     }
 }
 
-/// The known name that was probably meant.
+/// The nearest known name, if it is near enough to be meant.
 pub(super) fn nearest<'k, K: AsRef<str>>(name: &str, known: &'k [K]) -> Option<&'k str> {
     let lower = name.to_lowercase();
     let scored = known.iter().map(|k| {
@@ -616,7 +590,7 @@ pub(super) fn nearest<'k, K: AsRef<str>>(name: &str, known: &'k [K]) -> Option<&
     (distance <= 2.max(near.len() / 3)).then_some(near)
 }
 
-/// A setting's path as a section header writes it: without the counts.
+/// The path of a setting as a section header writes it, without indexes.
 fn header_path(path: &str) -> String {
     let mut header = String::new();
     let mut inside = false;

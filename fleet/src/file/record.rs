@@ -1,8 +1,8 @@
-//! Records of a zone in one line each: `name [ttl] TYPE data`, and what must hold among them.
+//! Records of a zone, one a line: `name [ttl] TYPE data`, and the rules among them.
 //!
-//! Checks what a person gets wrong: names outside the zone, addresses, missing fields, CNAME beside
-//! other data. The name server parses the data into its wire form; a type that is not known here by
-//! name is written `TYPE<number>` with data in the generic form of RFC 3597.
+//! Checks for common mistakes: names outside the zone, addresses, missing fields, CNAME beside
+//! other data. The name server parses the data into wire form. A type without a name here is
+//! written `TYPE<number>` with data in the generic form of RFC 3597.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -12,7 +12,7 @@ use super::reader::{Text, nearest};
 use crate::config::Record;
 use crate::units;
 
-/// Types that can be written by name.
+/// Types that have a name.
 const TYPES: &[&str] = &[
     "A",
     "AAAA",
@@ -42,21 +42,22 @@ const TYPES: &[&str] = &[
     "URI",
 ];
 
-/// The largest TTL (RFC 2181 section 8).
+/// Largest TTL (RFC 2181 section 8).
 const TTL_MAX: u64 = (1 << 31) - 1;
 
-/// A mistake in a record: what is wrong and what to write.
+/// A mistake in a record: the problem and a hint.
 pub(super) type Wrong = (String, String);
 
 /// Parses one record of `zone` (normal form); `ttl` is for records that name none.
 pub(super) fn parse(line: &str, zone: &str, ttl: u32) -> Result<Record, Wrong> {
-    let wrong = |problem: String, mend: &str| Err((problem, mend.to_owned()));
+    let wrong = |problem: String, hint: &str| Err((problem, hint.to_owned()));
     if line.contains(['\n', '\r', '\0']) {
         return wrong(
             "a record is one line".into(),
             "write each record as a string of its own",
         );
     }
+
     let mut rest = line.trim();
     let owner = next_word(&mut rest);
     if owner.is_empty() {
@@ -66,6 +67,8 @@ pub(super) fn parse(line: &str, zone: &str, ttl: u32) -> Result<Record, Wrong> {
         );
     }
     let owner = owner_name(owner, zone)?;
+
+    // TTL and class come in either order (RFC 1035 section 5.1).
     let mut own_ttl = None;
     let mut word = next_word(&mut rest);
     for _ in 0..2 {
@@ -76,6 +79,7 @@ pub(super) fn parse(line: &str, zone: &str, ttl: u32) -> Result<Record, Wrong> {
             word = next_word(&mut rest);
         }
     }
+
     if word.is_empty() {
         return wrong(
             format!("{line:?} has no type"),
@@ -83,35 +87,9 @@ pub(super) fn parse(line: &str, zone: &str, ttl: u32) -> Result<Record, Wrong> {
         );
     }
     let rtype = word.to_ascii_uppercase();
-    let is_numbered = rtype
-        .strip_prefix("TYPE")
-        .is_some_and(|n| n.parse::<u16>().is_ok());
-    if rtype == "SOA" {
-        return wrong(
-            "the SOA record is made by the name server".into(),
-            "remove it",
-        );
-    }
-    if !is_numbered && !TYPES.contains(&rtype.as_str()) {
-        let mend = match nearest(&rtype, TYPES) {
-            Some(near) => format!("did you mean {near}? Types without a name here are written TYPE<number> \\# <length> <hex>"),
-            None => "write \"name TYPE data\", such as \"www A 192.0.2.1\"; other types as TYPE<number> \\# <length> <hex>".to_owned(),
-        };
-        return Err((format!("{word:?} is not a record type"), mend));
-    }
-    if rtype == "NS" && owner == zone {
-        return wrong(
-            "NS records at the top of the zone are made from its name_servers".into(),
-            "remove it, and list the name servers in name_servers",
-        );
-    }
-    if rtype == "CNAME" && owner == zone {
-        return wrong(
-            "the top of a zone cannot be a CNAME".into(),
-            "use A and AAAA records, or a name below the zone",
-        );
-    }
+    check_type(word, &rtype, owner == zone)?;
     check_data(&rtype, rest)?;
+
     Ok(Record {
         owner,
         ttl: own_ttl.unwrap_or(ttl),
@@ -120,7 +98,33 @@ pub(super) fn parse(line: &str, zone: &str, ttl: u32) -> Result<Record, Wrong> {
     })
 }
 
-/// Notes what does not hold among the records of one zone.
+/// Checks the type of a record; `word` is its name as written.
+fn check_type(word: &str, rtype: &str, is_apex: bool) -> Result<(), Wrong> {
+    let wrong = |problem: &str, hint: &str| Err((problem.to_owned(), hint.to_owned()));
+    let number = rtype.strip_prefix("TYPE");
+    let is_numbered = number.is_some_and(|number| number.parse::<u16>().is_ok());
+    match rtype {
+        "SOA" => wrong("the SOA record is made by the name server", "remove it"),
+        _ if !is_numbered && !TYPES.contains(&rtype) => {
+            let hint = match nearest(rtype, TYPES) {
+                Some(near) => format!("did you mean {near}? Types without a name here are written TYPE<number> \\# <length> <hex>"),
+                None => "write \"name TYPE data\", such as \"www A 192.0.2.1\"; other types as TYPE<number> \\# <length> <hex>".to_owned(),
+            };
+            Err((format!("{word:?} is not a record type"), hint))
+        }
+        "NS" if is_apex => wrong(
+            "NS records at the top of the zone are made from its name_servers",
+            "remove it, and list the name servers in name_servers",
+        ),
+        "CNAME" if is_apex => wrong(
+            "the top of a zone cannot be a CNAME",
+            "use A and AAAA records, or a name below the zone",
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Notes violations of the rules among the records of one zone.
 pub(super) fn check_together(records: &[(Record, Text<'_>)]) {
     let mut by_owner: BTreeMap<&str, Vec<&(Record, Text<'_>)>> = BTreeMap::new();
     for pair in records {
@@ -175,6 +179,7 @@ fn owner_name(written: &str, zone: &str) -> Result<String, Wrong> {
         None if zone.is_empty() => written.to_ascii_lowercase(),
         None => format!("{}.{zone}", written.to_ascii_lowercase()),
     };
+
     let below_star = owner
         .strip_prefix("*.")
         .unwrap_or(if owner == "*" { "x" } else { &owner });
@@ -187,22 +192,25 @@ fn owner_name(written: &str, zone: &str) -> Result<String, Wrong> {
             "write a name relative to the zone, such as \"www\", or @ for its top".into(),
         ));
     }
+
     if !names::is_within(&owner, zone) {
         return Err((
             format!("{written:?} is outside the zone {}", shown(zone)),
             "names that end in a dot are absolute; write a name below the zone, without the dot if it is relative".into(),
         ));
     }
+
     if !written.ends_with('.') && !zone.is_empty() && owner.ends_with(&format!(".{zone}.{zone}")) {
         return Err((
             format!("{written:?} means {owner}, with the zone's name twice"),
             "write it relative to the zone, or with a dot at its end".into(),
         ));
     }
+
     Ok(owner)
 }
 
-/// A zone's name for people.
+/// A zone's name for messages.
 pub(super) fn shown(zone: &str) -> &str {
     if zone.is_empty() { "." } else { zone }
 }
@@ -433,15 +441,15 @@ mod tests {
             ("www TYPE65280 \\# 2 abcx", "as many bytes"),
             ("www A 192.0.2.1\nx A 192.0.2.2", "one line"),
         ] {
-            let (problem, mend) = parse(line, "demo.test", 300).expect_err(line);
+            let (problem, hint) = parse(line, "demo.test", 300).expect_err(line);
             assert!(problem.contains(words), "{line}: {problem}");
-            assert!(!mend.is_empty());
+            assert!(!hint.is_empty());
         }
     }
 
     #[test]
     fn the_nearest_type_is_named() {
-        let (_, mend) = parse("www CNMAE x", "demo.test", 300).expect_err("wrong");
-        assert!(mend.contains("CNAME"), "{mend}");
+        let (_, hint) = parse("www CNMAE x", "demo.test", 300).expect_err("wrong");
+        assert!(hint.contains("CNAME"), "{hint}");
     }
 }

@@ -1,42 +1,29 @@
-//! What a node keeps of the journal for its next start: where it was, and the entries that still
-//! mean something.
+//! The node's copy of the journal for its next start: its position and the entries that are still
+//! in force.
 //!
-//! Owns the file `journal.copy`; does no network.
+//! Owns the file `journal.copy`. Knows nothing of the network.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::position::Position;
+use crate::change::{Change, Entry};
 use crate::drains::Drains;
 use crate::fold::fold;
 use crate::framed::{self, FramedError, FramedLog};
-use crate::journal::{Change, Entry};
 
 const MAGIC: &[u8; 8] = b"NCCOPY1\n";
 
-/// The largest record: a whole answer of control.
+/// Largest record: a whole answer of control.
 const RECORD_BYTES_MAX: usize = 64 << 20;
 
-/// Bytes written since the file was last folded after which it is folded again, or as many as it
-/// has, whichever is more: a long copy is not written over and over.
+/// Bytes written after which the file is folded again. A longer file is folded when as many bytes
+/// as it has were written, so that it is not rewritten over and over.
 const FOLD_AFTER_BYTES: u64 = 8 << 20;
 
-/// Where a node is in a journal.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Position {
-    /// The journal's identity; none before the first answer of control.
-    pub(super) journal: Option<String>,
-    /// Newest revision of it that has been taken over.
-    pub(super) cursor: u64,
-    /// Highest revision that was ever handed to the role, in this journal or one before it.
-    pub(super) given: u64,
-    /// Newest revision of this journal when the node came to it from another; its purges up to
-    /// there are covered.
-    pub(super) joined_at: u64,
-}
-
-/// One record of the file: where the node is from then on, and what came with it.
+/// One record of the file: a position and the entries that led to it.
 #[derive(Debug, Serialize, Deserialize)]
 struct Batch {
     position: Position,
@@ -45,46 +32,45 @@ struct Batch {
 
 /// The open copy.
 #[derive(Debug)]
-pub(super) struct Copy {
-    /// None while the disk is too full for one to be made.
+pub(super) struct JournalCopy {
+    /// `None` while the disk is too full to create the file.
     log: Option<FramedLog>,
     path: PathBuf,
     pub(super) position: Position,
-    /// Bytes since it was folded.
-    written: u64,
-    /// Bytes of it when it was folded.
-    folded: u64,
+    /// Bytes written since the file was folded.
+    bytes_since_fold: u64,
+    /// Length of the file when it was folded.
+    folded_bytes: u64,
 }
 
-impl Copy {
-    /// Opens or makes the copy; gives it with the entries that a start needs, in order. A damaged
-    /// copy is set aside as `journal.copy.bad` and begun anew: control has everything in it, but
-    /// stored responses cannot be trusted until then, which `caught_up` says. Where the disk is
-    /// full, a copy that is there is used as it is, and one that is not there is made as soon as
-    /// there is room.
+impl JournalCopy {
+    /// Opens or creates the copy; returns it with the entries that a start needs, in order. A
+    /// damaged copy is renamed to `journal.copy.bad` and replaced: control has every entry, and
+    /// until they have arrived `caught_up` is false, so stored responses are not trusted. On a full
+    /// disk an existing copy is used as it is, and a missing one is created once there is space.
     pub(super) fn open(path: &Path, now_unix_ms: u64) -> io::Result<(Self, Vec<Entry>)> {
         match Self::open_whole(path, now_unix_ms) {
             Err(FramedError::Io { source, .. }) if is_full(&source) && !path.exists() => {
-                tracing::warn!(path = %path.display(), error = %source, "there is no room for a copy of the journal; a restart before there is will know nothing of it");
+                tracing::warn!(path = %path.display(), error = %source, "the disk is too full for a copy of the journal; a restart before there is space begins without one");
                 Ok((
                     Self {
                         log: None,
                         path: path.to_owned(),
                         position: Position::default(),
-                        written: 0,
-                        folded: 0,
+                        bytes_since_fold: 0,
+                        folded_bytes: 0,
                     },
                     Vec::new(),
                 ))
             }
             Err(damaged @ FramedError::Damaged { .. }) => {
-                Ok((Self::begin_anew(path, &damaged)?, Vec::new()))
+                Ok((Self::replace_damaged(path, &damaged)?, Vec::new()))
             }
             other => other.map_err(to_io),
         }
     }
 
-    fn begin_anew(path: &Path, error: &FramedError) -> io::Result<Self> {
+    fn replace_damaged(path: &Path, error: &FramedError) -> io::Result<Self> {
         let aside = path.with_extension("copy.bad");
         tracing::error!(%error, aside = %aside.display(), "the copy of the journal is set aside; beginning a new one");
         std::fs::rename(path, aside)?;
@@ -98,17 +84,20 @@ impl Copy {
         let mut entries = Vec::new();
         let mut bad = None;
         let mut records = 0;
-        let each =
-            |place: framed::Place, payload: &[u8]| match serde_json::from_slice::<Batch>(payload) {
-                Ok(batch) => {
-                    position = batch.position;
-                    entries.extend(batch.entries);
-                    records += 1;
-                }
-                Err(error) => {
-                    bad.get_or_insert((place.offset, error.to_string()));
-                }
-            };
+        let each = |place: framed::RecordPosition, payload: &[u8]| match serde_json::from_slice::<
+            Batch,
+        >(payload)
+        {
+            Ok(batch) => {
+                position = batch.position;
+                entries.extend(batch.entries);
+                records += 1;
+            }
+            Err(error) => {
+                bad.get_or_insert((place.offset, error.to_string()));
+            }
+        };
+
         let mut log = Self::open_log(path, each)?;
         if let Some((offset, reason)) = bad {
             return Err(FramedError::Damaged {
@@ -117,20 +106,21 @@ impl Copy {
                 reason,
             });
         }
+
         let entries = fold(entries, now_unix_ms);
         if records > 1
             && let Err(error) = log.rewrite(batches(&position, &entries), |_, _| ())
         {
             tracing::warn!(%error, "the copy of the journal cannot be written folded; it is used as it is");
         }
-        let folded = log.bytes();
+        let folded_bytes = log.bytes();
         Ok((
             Self {
                 log: Some(log),
                 path: path.to_owned(),
                 position,
-                written: 0,
-                folded,
+                bytes_since_fold: 0,
+                folded_bytes,
             },
             entries,
         ))
@@ -138,7 +128,7 @@ impl Copy {
 
     fn open_log(
         path: &Path,
-        each: impl FnMut(framed::Place, &[u8]),
+        each: impl FnMut(framed::RecordPosition, &[u8]),
     ) -> Result<FramedLog, FramedError> {
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory).map_err(|source| FramedError::Io {
@@ -149,13 +139,13 @@ impl Copy {
         FramedLog::open(path, MAGIC, RECORD_BYTES_MAX, each)
     }
 
-    /// Takes over what control has sent: it is on disk when this returns.
+    /// Appends a position and its entries; they are on disk when this returns.
     ///
     /// # Errors
-    /// [`FramedError::Damaged`] when folding finds that what was kept is lost: it is set aside, and
-    /// this is an empty copy from then on, at the journal's start. With others, nothing was taken
-    /// over.
-    pub(super) fn take(
+    /// [`FramedError::Damaged`] when folding finds that stored entries are lost: the file is set
+    /// aside, and the copy is empty, at the journal's start. After other errors nothing was
+    /// appended.
+    pub(super) fn append(
         &mut self,
         position: Position,
         entries: &[Entry],
@@ -172,15 +162,16 @@ impl Copy {
                 .insert(Self::open_log(&self.path, |_, _| ())?)
                 .append(&payload)?,
         };
+
         self.position = batch.position;
-        self.written += payload.len() as u64;
-        if self.written > FOLD_AFTER_BYTES.max(self.folded) {
-            // Not again before as much has been written once more, whatever comes of it.
-            self.written = 0;
+        self.bytes_since_fold += payload.len() as u64;
+        if self.bytes_since_fold > FOLD_AFTER_BYTES.max(self.folded_bytes) {
+            // Whatever the result, the next attempt waits for as many further bytes.
+            self.bytes_since_fold = 0;
             match Self::open_whole(&self.path, now_unix_ms) {
                 Ok((folded, _)) => *self = folded,
                 Err(damaged @ FramedError::Damaged { .. }) => {
-                    *self = Self::begin_anew(&self.path, &damaged).map_err(|source| {
+                    *self = Self::replace_damaged(&self.path, &damaged).map_err(|source| {
                         FramedError::Io {
                             path: self.path.clone(),
                             source,
@@ -189,15 +180,16 @@ impl Copy {
                     return Err(damaged);
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the copy of the journal cannot be folded; it goes on as it was")
+                    tracing::warn!(%error, "the copy of the journal cannot be folded; it stays in use as it is")
                 }
             }
         }
+
         Ok(())
     }
 }
 
-/// The newest fleet file in a copy, which stays as it is; none when there is no good copy.
+/// The newest fleet file in a copy, which is not changed; `None` without a valid copy.
 pub(super) fn fleet_file(path: &Path) -> Option<Entry> {
     let mut newest = None;
     let each = |_, payload: &[u8]| {
@@ -212,8 +204,7 @@ pub(super) fn fleet_file(path: &Path) -> Option<Entry> {
     newest
 }
 
-/// What is drained by the entries in a copy, which stays as it is; nothing when there is no good
-/// copy.
+/// The drains in a copy, which is not changed; none without a valid copy.
 pub(super) fn drains(path: &Path) -> Drains {
     let mut drains = Drains::default();
     let each = |_, payload: &[u8]| {
@@ -231,9 +222,10 @@ pub(super) fn drains(path: &Path) -> Drains {
     }
 }
 
-/// The folded copy in records of bounded size, the position in each.
+/// The folded entries in records of bounded size, each with the position.
 fn batches(position: &Position, entries: &[Entry]) -> impl Iterator<Item = Vec<u8>> {
-    // A change has 16 MiB at most: those that may be large go alone, lists of scopes among them.
+    // A change has at most 16 MiB. Changes that may be large get a record each, lists of scopes
+    // among them.
     let is_small = |entry: &Entry| matches!(&entry.change, Change::Purge(purge) if purge.scope.each().len() == 1);
     let groups = entries
         .chunk_by(move |a, b| is_small(a) && is_small(b))
@@ -256,7 +248,7 @@ fn encode(batch: &Batch) -> Vec<u8> {
     serde_json::to_vec(batch).expect("a batch has string keys and no failing parts")
 }
 
-/// Whether it is for want of space alone.
+/// Whether only disk space is missing.
 fn is_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -276,7 +268,7 @@ fn to_io(error: FramedError) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::{Purge, PurgeScope};
+    use crate::change::{Purge, PurgeScope};
 
     fn url(revision: u64, url: &str) -> Entry {
         let change = Change::Purge(Purge {
@@ -307,19 +299,19 @@ mod tests {
         let at = |cursor| Position {
             journal: Some("j".into()),
             cursor,
-            given: cursor,
+            handed_out: cursor,
             joined_at: 0,
         };
-        let (mut copy, entries) = Copy::open(&path, 0).expect("opens");
+        let (mut copy, entries) = JournalCopy::open(&path, 0).expect("opens");
         assert_eq!(
             (entries, copy.position.clone()),
             (vec![], Position::default())
         );
-        copy.take(at(2), &[url(1, "a"), url(2, "a")], 0)
+        copy.append(at(2), &[url(1, "a"), url(2, "a")], 0)
             .expect("kept");
-        copy.take(at(3), &[file(3)], 0).expect("kept");
+        copy.append(at(3), &[file(3)], 0).expect("kept");
         for _ in 0..2 {
-            let (copy, entries) = Copy::open(&path, 0).expect("opens");
+            let (copy, entries) = JournalCopy::open(&path, 0).expect("opens");
             assert_eq!(
                 (copy.position, entries),
                 (at(3), vec![url(2, "a"), file(3)])
@@ -331,7 +323,7 @@ mod tests {
     fn a_copy_that_has_grown_is_folded_on_the_way() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("journal.copy");
-        let (mut copy, _) = Copy::open(&path, 0).expect("opens");
+        let (mut copy, _) = JournalCopy::open(&path, 0).expect("opens");
         let text = "x".repeat(5 << 20);
         for revision in 1..=4 {
             let entry = Entry {
@@ -339,7 +331,7 @@ mod tests {
                 accepted_unix_ms: 0,
                 change: Change::FleetFile { text: text.clone() },
             };
-            copy.take(
+            copy.append(
                 Position {
                     cursor: revision,
                     ..Position::default()
@@ -357,15 +349,15 @@ mod tests {
     fn damage_that_folding_finds_is_told_and_the_position_goes_back() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("journal.copy");
-        let (mut copy, _) = Copy::open(&path, 0).expect("opens");
+        let (mut copy, _) = JournalCopy::open(&path, 0).expect("opens");
         let at = |cursor| Position {
             journal: Some("j".into()),
             cursor,
-            given: cursor,
+            handed_out: cursor,
             joined_at: 0,
         };
-        copy.take(at(1), &[url(1, "a")], 0).expect("kept");
-        copy.take(at(2), &[url(2, "b")], 0).expect("kept");
+        copy.append(at(1), &[url(1, "a")], 0).expect("kept");
+        copy.append(at(2), &[url(2, "b")], 0).expect("kept");
         let mut bytes = std::fs::read(&path).expect("read");
         bytes[60] ^= 1;
         std::fs::write(&path, bytes).expect("write");
@@ -376,16 +368,16 @@ mod tests {
                 text: "x".repeat(9 << 20),
             },
         };
-        let taken = copy.take(at(3), &[large], 0);
+        let taken = copy.append(at(3), &[large], 0);
         assert!(
             matches!(taken, Err(FramedError::Damaged { .. })),
             "{taken:?}"
         );
         assert_eq!(copy.position, Position::default());
         // It is of use again.
-        copy.take(at(1), &[url(1, "a")], 0).expect("kept");
+        copy.append(at(1), &[url(1, "a")], 0).expect("kept");
         drop(copy);
-        let (copy, entries) = Copy::open(&path, 0).expect("opens");
+        let (copy, entries) = JournalCopy::open(&path, 0).expect("opens");
         assert_eq!((copy.position, entries), (at(1), vec![url(1, "a")]));
         assert!(dir.path().join("journal.copy.bad").exists());
     }
@@ -395,7 +387,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("journal.copy");
         std::fs::write(&path, "not a copy").expect("write");
-        let (copy, entries) = Copy::open(&path, 0).expect("opens");
+        let (copy, entries) = JournalCopy::open(&path, 0).expect("opens");
         assert_eq!((entries, copy.position), (vec![], Position::default()));
         assert!(dir.path().join("journal.copy.bad").exists());
     }

@@ -2,15 +2,22 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Mutex;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
+use parking_lot::Mutex;
 
+use super::follower::{FollowError, ask, pause};
+use super::position::{Position, advance, change_journal};
 use super::*;
 use crate::admin::{self, Readiness};
+use crate::change::{Change, Purge, PurgeScope};
+use crate::client::ClientError;
+use crate::config::Secret;
+use crate::file;
 use crate::journal::Journal;
 use crate::shutdown;
+use crate::testing::FleetText;
 
 /// Much longer than anything here takes, and shorter than control holds a request for which it has
 /// nothing.
@@ -56,7 +63,6 @@ impl Control {
     fn append(&self, change: Change) -> u64 {
         self.journal
             .lock()
-            .expect("whole")
             .append(change, 1)
             .expect("appends")
             .revision
@@ -98,7 +104,7 @@ async fn answer(journal: &Mutex<Journal>, request: &Request<Bytes>) -> Response<
     let until = Instant::now() + wait;
     loop {
         {
-            let mut journal = journal.lock().expect("whole");
+            let mut journal = journal.lock();
             journal
                 .reconcile(value("journal"), after, 1)
                 .expect("works");
@@ -117,10 +123,12 @@ async fn answer(journal: &Mutex<Journal>, request: &Request<Bytes>) -> Response<
 }
 
 fn fleet_text(control: SocketAddr, more: &str) -> String {
-    format!(
-        "[fleet]\nzone = \"cdn.test\"\nnode_key = \"{KEY}\"\n{more}\n[control]\nlisten = \"{control}\"\n[[cluster]]\nname = \"ams\"\n\
-         place = {{ latitude = 1, longitude = 1 }}\n[[cluster.node]]\nname = \"ams-1\"\naddress = \"192.0.2.1\"\n"
-    )
+    FleetText::new()
+        .set("node_key", &format!("\"{KEY}\""))
+        .text_in_fleet(more)
+        .control(&control.to_string())
+        .cluster("ams", &["192.0.2.1"])
+        .text()
 }
 
 /// A check that knows more than the parser.
@@ -129,7 +137,7 @@ fn no_mail(_: &Fleet, text: &str) -> Vec<file::Mistake> {
         line,
         column: 1,
         problem: "mail".into(),
-        mend: "none".into(),
+        hint: "none".into(),
     };
     text.lines()
         .position(|l| l.contains("mail"))
@@ -632,7 +640,7 @@ fn a_position_follows_what_is_taken() {
     let before = Position {
         journal: Some("old".into()),
         cursor: 57,
-        given: 57,
+        handed_out: 57,
         joined_at: 0,
     };
     let (joined, entries) = change_journal(&before, &answer(3, vec![]), 9);
@@ -649,7 +657,7 @@ fn a_position_follows_what_is_taken() {
         Position {
             journal: Some("new".into()),
             cursor: 0,
-            given: 58,
+            handed_out: 58,
             joined_at: 3
         }
     );
@@ -667,7 +675,7 @@ fn a_position_follows_what_is_taken() {
         ),
     );
     assert_eq!(entries, [entry(2, file), entry(59, purge("b"))]);
-    assert_eq!((at.cursor, at.given), (4, 59));
+    assert_eq!((at.cursor, at.handed_out), (4, 59));
     // Entries that it has had are not taken twice.
     assert_eq!(
         advance(&at, &answer(4, vec![entry(4, purge("b"))])),
@@ -869,7 +877,6 @@ async fn a_revision_has_the_second_in_which_control_accepted_it() {
     let accepted: Vec<u64> = control
         .journal
         .lock()
-        .expect("whole")
         .after(0, 9)
         .iter()
         .map(|e| e.accepted_unix_ms)

@@ -1,0 +1,163 @@
+//! Fleets without a fleet file: one edge, or one origin node, from command-line arguments.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::clusters::FILL_RATE_BITS;
+use super::fleet_section::REPORT_INTERVAL;
+use super::names;
+use super::sites::SITE_TTL;
+use super::steering::default_steering;
+use crate::clock::FleetClock;
+use crate::config::{
+    CachePolicy, ClientLimits, Cluster, DailyWindow, DrainLimits, Fleet, KeyPolicy, Node,
+    OriginNode, OriginPolicy, Place, PurgePolicy, Secret, SelectionPolicy, Site,
+};
+use crate::failure::{Failure, FailureKind};
+use crate::units::Bytes;
+
+/// The fleet of one edge without a fleet file: node `edge` in cluster `local`, one site `site` for
+/// any host, without control, admin listener and node key. The edge forwards the client's `Host` to
+/// the origin. A `disk` of 0 turns the disk tier off; `cache` is the site's policy. The node's
+/// state is in `state_dir`/edge.
+///
+/// # Errors
+/// [`FailureKind::Usage`] when `origin` is not `http://host[:port]` or `https://host[:port]`,
+/// `listen` is empty, or a request field of the policy has an invalid name.
+pub fn standalone_edge(
+    listen: Vec<SocketAddr>,
+    origin: &str,
+    state_dir: PathBuf,
+    memory: Bytes,
+    disk: Bytes,
+    cache: CachePolicy,
+) -> Result<Fleet, Failure> {
+    let origin = names::base_url(origin, &["http", "https"]).map_err(|problem| {
+        Failure::new(
+            FailureKind::Usage,
+            format!("{origin:?} is not an origin: {problem}; write http://host[:port] or https://host[:port], such as http://127.0.0.1:8000"),
+        )
+    })?;
+    for name in cache.forward_fields.iter().chain(&cache.key_fields) {
+        names::request_field(name).map_err(|(problem, hint)| {
+            Failure::new(
+                FailureKind::Usage,
+                format!("the request field {name:?}: {problem}; {hint}"),
+            )
+        })?;
+    }
+    let Some(service) = listen.first().copied() else {
+        return Err(Failure::new(
+            FailureKind::Usage,
+            "there is nothing to listen on; name an address and a port, such as 127.0.0.1:8080",
+        ));
+    };
+
+    let node = Node {
+        name: "edge".into(),
+        addresses: listen.iter().map(SocketAddr::ip).collect(),
+        listen,
+        service,
+        admin: None,
+        memory,
+        disk,
+        threads: None,
+        capacity_bits: None,
+        clients: ClientLimits::default(),
+    };
+    let site = Site {
+        name: "site".into(),
+        hosts: vec!["*".into()],
+        origin,
+        origin_host: None,
+        policy: SelectionPolicy::Geo,
+        ttl: SITE_TTL,
+        clusters: vec![0],
+        cache,
+        origin_policy: OriginPolicy::default(),
+        purge: PurgePolicy::default(),
+    };
+    Ok(Fleet {
+        clusters: vec![cluster_of(node)],
+        sites: vec![site],
+        ..standalone(state_dir)
+    })
+}
+
+/// The cluster of a single edge.
+fn cluster_of(node: Node) -> Cluster {
+    Cluster {
+        name: "local".into(),
+        label: "local".into(),
+        place: Place {
+            latitude: 0.0,
+            longitude: 0.0,
+        },
+        time_zone: "UTC".into(),
+        off_peak: DailyWindow {
+            start_minute: 120,
+            end_minute: 360,
+        },
+        fill_rate_bits: FILL_RATE_BITS,
+        push_share: Bytes(node.disk.0 / 2),
+        weight: 1,
+        nodes: vec![node],
+    }
+}
+
+/// The fleet of one origin node without a fleet file: node `origin` that serves the directory
+/// `root` on `listen` with the built-in cache rules, without control and admin listener.
+///
+/// # Errors
+/// [`FailureKind::NoInput`] when `root` is not a directory.
+pub fn standalone_origin(root: PathBuf, listen: SocketAddr) -> Result<Fleet, Failure> {
+    if !root.is_dir() {
+        return Err(Failure::new(
+            FailureKind::NoInput,
+            format!(
+                "{} is not a directory; name one that has the content",
+                root.display()
+            ),
+        ));
+    }
+    let node = OriginNode {
+        name: "origin".into(),
+        listen,
+        admin: None,
+        root,
+        rules: Vec::new(),
+    };
+    Ok(Fleet {
+        origins: vec![node],
+        ..standalone(PathBuf::from("."))
+    })
+}
+
+/// A fleet of defaults without nodes. No public name can be in its zone.
+fn standalone(state_dir: PathBuf) -> Fleet {
+    use std::hash::{BuildHasher as _, RandomState};
+    Fleet {
+        // Different in every process: requests carry the zone in `CDN-Loop`, and two such edges in
+        // a row are not a loop.
+        zone: format!("{:016x}.invalid", RandomState::new().hash_one(0)),
+        zone_name_servers: Vec::new(),
+        hostmaster: "hostmaster@cdn.invalid".into(),
+        base: PathBuf::from("."),
+        state_dir,
+        user: None,
+        node_key: Secret(String::new()),
+        keys: KeyPolicy::default(),
+        report_interval: REPORT_INTERVAL,
+        admin_hosts: Vec::new(),
+        drain: DrainLimits::default(),
+        clock: FleetClock::REAL,
+        control: None,
+        origins: Vec::new(),
+        name_servers: Vec::new(),
+        steering: default_steering(),
+        clusters: Vec::new(),
+        sites: Vec::new(),
+        zones: Vec::new(),
+        changed_unix_s: 0,
+    }
+}
