@@ -14,10 +14,10 @@ use crate::cookie::{self, CookieCheck, CookieSecrets};
 use crate::limit::Limiter;
 use crate::message::{ClientSubnet, Edns, QName, Query, Question, class, flag, rcode, rtype};
 use crate::metrics::{Tally, Transport};
-use crate::random::SplitMix64;
 use crate::respond::{Draft, ede};
 use crate::steer::{Choice, ClientPrefix, Family, Snapshot, Steering};
 use crate::zone::Zones;
+use nearcast_fleet::random::Random;
 
 /// Idle time after which a TCP connection is closed, in units of 100 ms as RFC 7828 counts.
 pub(crate) const TCP_IDLE_TENTHS: u16 = 100;
@@ -45,7 +45,7 @@ pub struct Handler {
 /// serves one transport.
 #[derive(Debug)]
 pub struct Worker {
-    random: SplitMix64,
+    random: Random,
     /// Unix seconds, read once a batch.
     pub now: u32,
     /// Counts.
@@ -59,7 +59,7 @@ impl Worker {
     pub fn new(transport: Transport, seed: u64, now: u32) -> Self {
         let limiter = (transport == Transport::Udp).then(|| Limiter::new(seed));
         Self {
-            random: SplitMix64::new(seed),
+            random: Random::new(seed),
             now,
             tally: Tally::default(),
             limiter,
@@ -251,7 +251,7 @@ fn answer_from_zones<'z>(
         resolver: draft.client,
     };
     let select = |site, client: &ClientPrefix, family| {
-        snapshot.select(site, client, family, worker.random.next())
+        snapshot.select(site, client, family, worker.random.bits())
     };
     let (answer, choice) = look_up(
         zones,

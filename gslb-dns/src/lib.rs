@@ -2,8 +2,8 @@
 //!
 //! The path of a query: `transport` (sockets) -> `handler` (the steps in order) -> `message` (bytes)
 //! -> `answer` over `zone` (records) -> `steer` (addresses) -> `respond` (bytes). Beside it: `cookie`
-//! makes DNS cookies, `limit` bounds the answers to forged queries, `metrics` counts, `random` gives
-//! numbers that spread load, and `kernel` holds the system calls.
+//! makes DNS cookies, `limit` bounds the answers to forged queries, `metrics` counts, and `kernel`
+//! holds the system calls.
 
 pub mod answer;
 pub mod cookie;
@@ -12,7 +12,6 @@ mod kernel;
 pub mod limit;
 pub mod message;
 pub mod metrics;
-mod random;
 mod respond;
 pub mod steer;
 pub mod transport;
@@ -29,6 +28,7 @@ use nearcast_fleet::drains::Drains;
 use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::follow::{self, FollowState, NodeContext};
 use nearcast_fleet::journal::Entry;
+use nearcast_fleet::random::entropy;
 use nearcast_fleet::report::DnsReport;
 use nearcast_fleet::reporter;
 use nearcast_fleet::shutdown::{self, Shutdown};
@@ -190,16 +190,12 @@ fn cookie_key(fleet: &Fleet, own: Option<CookieKey>) -> Result<CookieKey, Failur
     if let Some(own) = own {
         return Ok(own);
     }
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(|e| {
-        let message = format!("the system gives no random numbers: {e}");
-        Failure::new(FailureKind::System, message)
-    })?;
+    let bytes = entropy::<32>().map_err(|e| Failure::new(FailureKind::System, e.to_string()))?;
     Ok(CookieKey::of_bytes(bytes))
 }
 
-/// Folds what operators drain. Purges and pushes are not for name servers; new fleet files come by
-/// `fleet`.
+/// Follows the drains of operators. Purges and pushes do not concern name servers; new fleet files
+/// arrive in `fleet`.
 async fn follow_drains(
     mut drains: Drains,
     mut entries: mpsc::Receiver<Entry>,
@@ -222,7 +218,7 @@ fn unix_now() -> u32 {
     unix_seconds(SystemTime::now()) as u32
 }
 
-/// Goes over to the secrets of each day, and to another node key.
+/// Renews the cookie secrets each day, and when the node key changes.
 async fn keep_cookie_secrets(
     handler: Arc<Handler>,
     mut key: CookieKey,
@@ -245,13 +241,13 @@ async fn keep_cookie_secrets(
     }
 }
 
-/// Compiles the zones again whenever the fleet changes; steering takes both over at once.
+/// Compiles the zones again whenever the fleet changes; steering adopts both at once.
 struct Reloader {
     name: String,
     fleet: watch::Receiver<Arc<Fleet>>,
     /// The newest fleet whose zones could be compiled.
     served: watch::Sender<Revision>,
-    /// Of the zones served.
+    /// The serial of the zones served.
     serial: Serial,
     listen: Vec<std::net::SocketAddr>,
 }
@@ -264,7 +260,7 @@ impl Reloader {
                 () = shutdown.asked() => return,
             };
             if changed.is_err() {
-                // Nobody can change the fleet any more.
+                // The fleet cannot change any more.
                 return shutdown.asked().await;
             }
             let fleet = Arc::clone(&self.fleet.borrow_and_update());
@@ -296,8 +292,8 @@ impl Reloader {
         }
     }
 
-    /// The zones of a fleet under the serial of its revision: those that are served already when
-    /// nothing is new in them.
+    /// The zones of a fleet under the serial of its revision; the zones served already, if nothing
+    /// has changed in them.
     fn compile(&mut self, fleet: &Fleet) -> Result<Arc<Zones>, Vec<ZoneError>> {
         let served = Arc::clone(&self.served.borrow().zones);
         let changed_unix_s = fleet.changed_unix_s;
@@ -322,7 +318,7 @@ impl Reloader {
     }
 }
 
-/// What this node tells control of itself.
+/// The source of this node's reports to control.
 struct ReportSource {
     name: String,
     state: watch::Receiver<FollowState>,

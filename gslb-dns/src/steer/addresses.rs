@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::ops::Deref;
 
-use crate::random::mix;
+use nearcast_fleet::random::mix;
 
 /// Most addresses in one answer.
 pub(super) const ADDRESSES_MAX: usize = 8;
@@ -149,7 +149,7 @@ impl Eq for Addresses {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::mix;
+    use nearcast_fleet::random::mix;
 
     fn v4(last: u8) -> IpAddr {
         IpAddr::from([192, 0, 2, last])

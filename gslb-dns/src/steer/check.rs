@@ -29,7 +29,7 @@ use nearcast_fleet::config::HealthCheck;
 use tokio::task::JoinHandle;
 
 use super::health::{CheckOutcome, pause};
-use crate::random::SplitMix64;
+use nearcast_fleet::random::Random;
 
 /// Longest reason kept, in characters.
 const REASON_CHARS_MAX: usize = 120;
@@ -144,11 +144,11 @@ impl Checker {
     }
 
     /// Waits until the next check is due, counted from when the last one began.
-    pub(super) async fn rest(&mut self, begun: Instant, jitter: &mut SplitMix64) {
+    pub(super) async fn rest(&mut self, begun: Instant, jitter: &mut Random) {
         let soon = tokio::time::Instant::from_std(begun + self.rules.interval / RECHECK_PARTS);
         let next = match self.is_failing() {
             true => soon,
-            false => tokio::time::Instant::from_std(begun + pause(&self.rules, jitter.next())),
+            false => tokio::time::Instant::from_std(begun + pause(&self.rules, jitter.bits())),
         };
         if let Some(kept) = self.kept.as_mut().filter(|c| c.carried >= CARRIED_MIN) {
             tokio::select! {

@@ -256,8 +256,8 @@ pub(super) fn pause(rules: &HealthCheck, random: u64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::SplitMix64;
     use crate::steer::fixture;
+    use nearcast_fleet::random::Random;
 
     fn rules() -> HealthCheck {
         HealthCheck {
@@ -495,8 +495,8 @@ mod tests {
 
     #[test]
     fn pauses_stay_within_the_jitter() {
-        let mut jitter = SplitMix64::new(1);
-        let pauses: Vec<Duration> = (0..1_000).map(|_| pause(&rules(), jitter.next())).collect();
+        let mut jitter = Random::new(1);
+        let pauses: Vec<Duration> = (0..1_000).map(|_| pause(&rules(), jitter.bits())).collect();
         assert!(pauses.iter().all(|p| (450..=550).contains(&p.as_millis())));
         assert!(pauses.iter().min() < pauses.iter().max());
         assert!(

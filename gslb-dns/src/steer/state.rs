@@ -20,8 +20,8 @@ use super::rtt::{RttMap, RttTable};
 use super::select::ClusterState;
 use super::share::{self, ClusterLoad, Fraction, Shares, WHOLE};
 use super::snapshot::Snapshot;
-use crate::random::mix;
 use crate::zone::Zones;
+use nearcast_fleet::random::mix;
 
 /// The pause after measurements were compiled, as a multiple of the time that it took: two or three
 /// percent of a core at most.

@@ -20,7 +20,7 @@ use super::rtt::{self, RttTable, Topology};
 use super::snapshot::masked;
 use super::state::DRAINED;
 use super::*;
-use crate::random::mix;
+use nearcast_fleet::random::mix;
 
 mod lying_nodes;
 mod spill;

@@ -19,7 +19,7 @@ use super::health::CheckOutcome;
 use super::location::Atlas;
 use super::snapshot::Revision;
 use super::steering::{Steering, now_ms};
-use crate::random::SplitMix64;
+use nearcast_fleet::random::Random;
 
 /// Interval of the periodic work.
 const TICK: Duration = Duration::from_millis(250);
@@ -246,7 +246,7 @@ async fn check_one(
     let seed = node.bytes().fold(now_ms(), |seed, b| {
         seed.wrapping_mul(31).wrapping_add(u64::from(b))
     });
-    let mut jitter = SplitMix64::new(seed ^ u64::from(endpoint.port()));
+    let mut jitter = Random::new(seed ^ u64::from(endpoint.port()));
     let mut checker = Checker::new(endpoint, rules);
     loop {
         let begun = Instant::now();

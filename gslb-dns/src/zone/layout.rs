@@ -121,7 +121,7 @@ impl<'f> Layout<'f> {
         self.steered.push(steered);
     }
 
-    /// A name in wire form; one that has none is a fault, and the root stands in for it.
+    /// The wire form of a name; if it has none, that is a fault and the root takes its place.
     fn name(&mut self, text: &str, what: &str) -> Vec<u8> {
         absolute(text).unwrap_or_else(|source| {
             self.faults.push(ZoneError::Record {

@@ -293,7 +293,7 @@ async fn a_kept_connection_that_closes_brings_the_next_check_forward() {
     let begun = Instant::now() - Duration::from_secs(60);
     let rested = tokio::time::timeout(
         Duration::from_secs(30),
-        checker.rest(begun, &mut SplitMix64::new(1)),
+        checker.rest(begun, &mut Random::new(1)),
     )
     .await;
     assert!(rested.is_ok(), "it waited for the interval");

@@ -6,13 +6,13 @@ use nearcast_fleet::config::{Cluster, SelectionPolicy, Site};
 
 use super::summary;
 use super::view::{CandidateView, ChosenView, LocationView, MeasuredView, NodeView, SteeredView};
-use crate::random::SplitMix64;
 use crate::steer::choice::{Choice, ClientPrefix, Family, Reason};
 use crate::steer::location::Location;
 use crate::steer::plan::distance_km;
 use crate::steer::select::{self, Decision, UNMEASURED};
 use crate::steer::snapshot::{ScopedInputs, Snapshot, masked};
 use crate::steer::state::{DRAINED, State};
+use nearcast_fleet::random::Random;
 
 /// The moment that is explained.
 pub(super) struct Context<'a> {
@@ -46,7 +46,7 @@ impl Context<'_> {
 
     fn decide(&self, site: usize, client: &ClientPrefix, family: Family) -> Option<Decided<'_>> {
         let address = masked(client);
-        let random = SplitMix64::new(self.now_ms).next();
+        let random = Random::new(self.now_ms).bits();
         let mut scoped = self.snapshot.inputs(site, address, family, random)?;
         scoped.inputs.explore_below = 0;
         scoped.inputs.has_subnet = client.from_ecs;

@@ -710,17 +710,17 @@ fn no_damage_to_a_database_breaks_the_compiler() {
             city("FR", Value::from(48.9_f32), Value::from(2.3_f32)),
         ),
     ]);
-    let mut random = crate::random::SplitMix64::new(7);
+    let mut random = nearcast_fleet::random::Random::new(7);
     for _ in 0..400 {
         let mut db = good.clone();
-        for _ in 0..=random.next() % 4 {
-            let at = random.next() as usize % db.len();
-            db[at] = random.next() as u8;
+        for _ in 0..=random.bits() % 4 {
+            let at = random.bits() as usize % db.len();
+            db[at] = random.bits() as u8;
         }
         db.truncate(
             db.len()
-                - (random.next() as usize % db.len())
-                    * usize::from(random.next().is_multiple_of(8)),
+                - (random.bits() as usize % db.len())
+                    * usize::from(random.bits().is_multiple_of(8)),
         );
         // Whatever it is, it ends, and what was taken can be looked up.
         if let Ok(atlas) = Atlas::compile(&db) {

@@ -21,7 +21,7 @@ use super::addresses::Weight;
 use super::choice::{Family, Reason};
 use super::plan::distance_km;
 use super::share::{Fraction, WHOLE};
-use crate::random::mix;
+use nearcast_fleet::random::mix;
 
 /// Round-trip times are ranked over the nearest so many clusters of a site.
 pub(super) const RANKED_MAX: usize = 64;

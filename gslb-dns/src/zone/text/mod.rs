@@ -1,14 +1,15 @@
-//! Names and record data from presentation format (RFC 1035 section 5.1, RFC 3597, RFC 9460) to wire
-//! form, and back. Used when zones are compiled, never while a query is answered.
+//! Names and record data from presentation format (RFC 1035 section 5.1, RFC 3597, RFC 9460) to
+//! wire form, and back. Used when zones are compiled, never while a query is answered.
 //!
 //! Every type can also be written in the generic form `\# LENGTH HEX`.
 //!
-//! The crate `domain` (0.12) was tried for this and not taken. Its scanner panics where a parenthesis
-//! is not closed (`TXT (a b`), and what it reads comes from operators over the network. It takes `@` in
-//! record data for a label of that character, rejects text outside ASCII, does not know AFSDB, SPF, URI
-//! and SMIMEA, and checks neither generic data against its type nor SVCB parameters against AliasMode.
-//! Its errors name neither the field nor its text. What would remain to be written around it is about
-//! what is here. For whole zone files, signing and transfers the question is another one.
+//! The crate `domain` (0.12) reads presentation format too, but not well enough for this use. Its
+//! scanner panics on a parenthesis that is not closed (`TXT (a b`), although this text comes from
+//! operators over the network. It reads `@` in record data as a label, rejects text outside ASCII,
+//! does not know AFSDB, SPF, URI and SMIMEA, and checks neither generic data against its type nor
+//! SVCB parameters against AliasMode. Its errors name neither the field nor its text. Code around
+//! it for all of this would be as long as this module. It remains an option for whole zone files,
+//! signing and transfers.
 
 mod data;
 mod service;
