@@ -107,6 +107,7 @@ pub fn resolve<'z>(
         zone: None,
     };
     let mut count = 0;
+
     // The name to look up; after an alias it is the alias's target in lower case.
     let mut owned: QName;
     let mut name = qname;
@@ -174,6 +175,7 @@ pub fn resolve<'z>(
                 .map(|l| l.owner().unwrap_or(qname.as_bytes()));
             owners.any(|owner| owner.eq_ignore_ascii_case(next))
         };
+
         if is_repeated(owned.as_bytes()) {
             answer.outcome = Outcome::Incomplete;
             return answer;
@@ -204,6 +206,7 @@ fn step<'z>(
             return Step::End(Outcome::NotServed);
         }
     };
+
     // DS is the parent's (RFC 4035 section 3.1.4.1).
     let node = if is_exact && qtype == rtype::DS {
         zones
@@ -213,6 +216,7 @@ fn step<'z>(
         node
     };
     *zone = Some(zones.zone_of(node));
+
     if let Some(cut) = node.cut {
         let cut = zones.node(cut);
         let asks_parent = is_exact && qtype == rtype::DS && cut.owner == node.owner;
@@ -220,12 +224,14 @@ fn step<'z>(
             return Step::End(Outcome::Referral(&cut.owner, ns));
         }
     }
+
     if is_exact {
         return at_node(node, qtype, owner);
     }
     if let Some(dname) = node.set(rtype::DNAME) {
         return Step::Dname(node, dname);
     }
+
     match node.wildcard {
         // A wildcard is never delegated here: RFC 4592 section 4.2 leaves NS there undefined, and
         // the zone compiler rejects it.

@@ -119,6 +119,7 @@ impl Handler {
             }
             self.fill_opt(draft, edns, worker.now);
         }
+
         if !draft.is_verified && is_over_limit(worker, draft.client) {
             if query.edns.is_some_and(|e| e.cookie.is_some()) {
                 draft.rcode = rcode::BADCOOKIE;
@@ -133,6 +134,7 @@ impl Handler {
             // BADKEY.
             return fail(draft, rcode::NOTAUTH, None);
         }
+
         match query.opcode() {
             opcode::QUERY => {}
             // This server is the primary of all its zones and takes no changes by DNS.
@@ -142,6 +144,7 @@ impl Handler {
             opcode::NOTIFY | opcode::UPDATE => return fail(draft, rcode::FORMERR, None),
             _ => return fail(draft, rcode::NOTIMP, Some(ede::NOT_SUPPORTED)),
         }
+
         if query.is_malformed {
             return fail(draft, rcode::FORMERR, None);
         }
@@ -149,6 +152,7 @@ impl Handler {
             // The TSIG record cannot be read, so no BADKEY can name its key.
             return fail(draft, rcode::NOTAUTH, None);
         }
+
         let Some(question) = query.question.as_ref() else {
             // RFC 7873 section 5.4: a query without a question requests a cookie.
             return match query.edns.is_some_and(|e| e.cookie.is_some()) {

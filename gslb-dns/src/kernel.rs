@@ -69,6 +69,7 @@ impl Batch {
             outgoing: vec![header; BATCH],
             outgoing_vectors: vec![vector; BATCH],
         };
+
         // None of the vectors ever grows, so these pointers stay valid as long as the batch lives,
         // even when it is moved.
         for (i, chunk) in batch.input.chunks_exact_mut(DATAGRAM_BYTES_MAX).enumerate() {
@@ -82,6 +83,7 @@ impl Batch {
             header.msg_iovlen = 1;
             header.msg_control = (&raw mut batch.controls[i]).cast();
         }
+
         batch
     }
 
@@ -93,6 +95,7 @@ impl Batch {
             header.msg_hdr.msg_controllen = mem::size_of::<[u64; CONTROL_WORDS]>() as _;
             header.msg_hdr.msg_flags = 0;
         }
+
         self.used = 0;
         // SAFETY: every header points at a name, one vector and ancillary data of the lengths it
         // states, all owned by `self` and not moved or read elsewhere during the call; the count is
@@ -106,6 +109,7 @@ impl Batch {
                 std::ptr::null_mut(),
             )
         };
+
         match usize::try_from(got) {
             Ok(count) => {
                 // The kernel may have written to the one after the last, on which it failed.
@@ -158,6 +162,7 @@ impl Batch {
             header.msg_controllen = source as _;
             header.msg_flags = 0;
         }
+
         let mut sent = 0;
         let mut result = Ok(());
         while sent < replies.len() {
@@ -183,6 +188,7 @@ impl Batch {
                 }
             }
         }
+
         result
     }
 
@@ -222,6 +228,7 @@ impl Batch {
                 }
             }
         }
+
         0
     }
 }

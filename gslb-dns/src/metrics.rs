@@ -92,6 +92,7 @@ impl Metrics {
                 RCODES[rest % RCODES.len()].1,
             ]
         };
+
         // Looked up once, not for every query.
         let queries = (0..CELLS)
             .map(|cell| vec.with_label_values(&labels(cell)))

@@ -30,12 +30,14 @@ impl ClientSubnet {
             2 => 128,
             _ => return None,
         };
+
         if *scope != 0
             || source_prefix > bits_max
             || octets.len() != usize::from(source_prefix).div_ceil(8)
         {
             return None;
         }
+
         let stray = source_prefix % 8;
         if stray != 0 && octets.last().is_some_and(|b| b & (0xff >> stray) != 0) {
             return None;
@@ -47,6 +49,7 @@ impl ClientSubnet {
         } else {
             IpAddr::V4(Ipv4Addr::new(whole[0], whole[1], whole[2], whole[3]))
         };
+
         Some(Self {
             family,
             source_prefix,
@@ -137,6 +140,7 @@ impl Edns {
                 _ => {}
             }
         }
+
         Some(())
     }
 }

@@ -169,6 +169,7 @@ pub(super) fn expand_name(message: &[u8], start: usize) -> Option<QName> {
         len: 0,
     };
     let (mut at, mut part) = (start, start);
+
     loop {
         let len = usize::from(*message.get(at)?);
         if len >= 0xc0 {

@@ -88,6 +88,7 @@ impl<'m> Query<'m> {
             // RFC 9619: a query has at most one question.
             _ => return None,
         }
+
         let mut faults = 0;
         for (section, &count) in counts.iter().enumerate() {
             for index in 0..count {
@@ -131,6 +132,7 @@ impl<'m> Query<'m> {
                 }
             }
         }
+
         (faults == 0 && at == message.len()).then_some(())
     }
 }

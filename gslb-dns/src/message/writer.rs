@@ -204,6 +204,7 @@ impl<'b> Writer<'b> {
         head[8..].copy_from_slice(&(data.len() as u16).to_be_bytes());
         self.out.extend_from_slice(&head);
         let data_at = self.out.len();
+
         match rtype {
             rtype::NS | rtype::CNAME | rtype::PTR => self.name(data),
             rtype::MX if data.len() > 2 => {
@@ -219,6 +220,7 @@ impl<'b> Writer<'b> {
             }
             _ => self.out.extend_from_slice(data),
         }
+
         let written = (self.out.len() - data_at) as u16;
         self.out[data_at - 2..data_at].copy_from_slice(&written.to_be_bytes());
         self.count(section);
@@ -278,26 +280,31 @@ impl<'b> Writer<'b> {
         self.out.extend_from_slice(&ttl.to_be_bytes());
         self.out.extend_from_slice(&[0, 0]);
         let data_at = self.out.len();
+
         if let Some((subnet, scope_prefix)) = opt.subnet {
             let at = self.option_head(option::ECS);
             subnet.write(self.out, scope_prefix);
             self.option_end(at);
         }
+
         if let Some(cookie) = opt.cookie {
             let at = self.option_head(option::COOKIE);
             self.out.extend_from_slice(&cookie);
             self.option_end(at);
         }
+
         if let Some(nsid) = opt.nsid {
             let at = self.option_head(option::NSID);
             self.out.extend_from_slice(nsid.as_bytes());
             self.option_end(at);
         }
+
         if let Some(tenths) = opt.keepalive {
             let at = self.option_head(option::KEEPALIVE);
             self.out.extend_from_slice(&tenths.to_be_bytes());
             self.option_end(at);
         }
+
         if let Some((apex_labels, serial)) = opt.zone_version {
             let at = self.option_head(option::ZONEVERSION);
             // RFC 9660 section 2: label count, type 0 (SOA serial), serial.
@@ -305,11 +312,13 @@ impl<'b> Writer<'b> {
             self.out.extend_from_slice(&serial.to_be_bytes());
             self.option_end(at);
         }
+
         if let Some(code) = opt.extended_error {
             let at = self.option_head(option::EDE);
             self.out.extend_from_slice(&code.to_be_bytes());
             self.option_end(at);
         }
+
         let len = (self.out.len() - data_at) as u16;
         self.out[data_at - 2..data_at].copy_from_slice(&len.to_be_bytes());
         self.count(Section::Additional);

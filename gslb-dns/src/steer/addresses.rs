@@ -97,6 +97,7 @@ impl Addresses {
         let most = u64::from((0..count).map(availability).max().unwrap_or(0));
         let mut left = 0_u64;
         let mut total = 0_u64;
+
         for i in 0..count {
             let drawn = mix(random ^ (i as u64 + 1) << 48) & 0xffff;
             if u64::from(availability(i)) << 16 > drawn * most || most == 0 {
@@ -104,6 +105,7 @@ impl Addresses {
                 total += weight(i);
             }
         }
+
         let mut random = random;
         while usize::from(out.len) < ADDRESSES_MAX && left != 0 {
             random = mix(random);
@@ -120,6 +122,7 @@ impl Addresses {
                 break;
             }
         }
+
         out
     }
 }

@@ -273,6 +273,7 @@ async fn connect(endpoint: SocketAddr) -> Result<Connection, CheckOutcome> {
         .handshake(TokioIo::new(stream))
         .await;
     let (sender, connection) = handshake.map_err(|e| CheckOutcome::Failed(broken(&e)))?;
+
     // An error of the connection reaches the caller through the response that it waits for.
     let driver = tokio::spawn(async move { drop(connection.await) });
     Ok(Connection {

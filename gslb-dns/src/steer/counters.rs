@@ -99,12 +99,14 @@ impl SelectionCounters {
         let Some(without_country) = shard.without_country.get(cell) else {
             return;
         };
+
         let Some(country) = country.filter(|c| *c != [0; 2]) else {
             without_country.fetch_add(1, Ordering::Relaxed);
             return;
         };
         let key = pack(cell, country);
         let start = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize;
+
         for step in 0..PROBES {
             let (slot, count) = &shard.by_country[(start + step) % SLOTS];
             let mut held = slot.load(Ordering::Relaxed);
@@ -119,6 +121,7 @@ impl SelectionCounters {
                 return;
             }
         }
+
         without_country.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -133,6 +136,7 @@ impl SelectionCounters {
                 country,
             }
         };
+
         for shard in &*self.shards {
             let mut add = |cell: usize, country: String, count: u64| {
                 if count > 0 {

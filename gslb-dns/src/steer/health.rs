@@ -208,12 +208,14 @@ impl HealthState {
             false => endpoints.iter().any(|e| e.up),
         };
         let mut changed = Vec::new();
+
         for (address, up, of) in addresses.iter_mut() {
             let now_up = if reached(of) { serves(of) } else { others };
             if std::mem::replace(up, now_up) != now_up {
                 changed.push((*address, now_up));
             }
         }
+
         let up = addresses.iter().any(|(_, up, _)| *up);
         if std::mem::replace(&mut self.up, up) != up {
             self.since_ms = now_ms;

@@ -102,6 +102,7 @@ impl Collector for SteeringCollector {
                 .with_label_values(&[kind.site.as_str(), &kind.cluster, kind.reason.label()])
                 .inc_by(count);
         }
+
         let state = self.steering.state();
         self.node_up.reset();
         self.address_up.reset();
@@ -115,17 +116,20 @@ impl Collector for SteeringCollector {
                     .set(i64::from(is_up));
             }
         }
+
         self.cluster_share.reset();
         for (cluster, accepted) in state.fleet.clusters.iter().zip(&state.accepted) {
             self.cluster_share
                 .with_label_values(&[cluster.name.as_str()])
                 .set(f64::from(accepted.by_prefix) / f64::from(WHOLE));
         }
+
         self.rtt_prefixes.set(state.rtt_map.prefixes as i64);
         let (dropped, refused) = (rtt_dropped_vec(), keys_refused_vec());
         for (node, count) in state.rtt.dropped() {
             dropped.with_label_values(&[node]).inc_by(count);
         }
+
         for (reason, count) in state.keys.counts() {
             refused.with_label_values(&[reason]).inc_by(count);
         }

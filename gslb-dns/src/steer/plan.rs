@@ -163,6 +163,7 @@ impl Orders {
                 of_location[place as usize] + 1
             }
         });
+
         Self {
             orders,
             of_location,

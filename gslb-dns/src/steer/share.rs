@@ -115,11 +115,13 @@ impl ShareController {
             .min(EAGER_MAX);
         let command = (mean * (target / load.max(1e-3)).powf(eager)).clamp(LEAST, 1.0);
         self.kept += (command - self.kept) * (1.0 - (-passed / FOLLOWS_IN).exp());
+
         self.too_high_ms = if load > target + TOO_HIGH {
             self.too_high_ms + passed_ms
         } else {
             0
         };
+
         if self.too_high_ms > 0 && self.kept <= EXHAUSTED && self.chance == 0.0 {
             // The remaining demand is that of the resolvers that have not taken part: the share
             // starts again, now for them too.
@@ -130,6 +132,7 @@ impl ShareController {
         } else if load <= target && self.kept > 0.5 {
             self.chance = (self.chance - passed / LEAVES_IN).max(0.0);
         }
+
         // After a long pause all samples are the present share.
         let step_ms = (lasts_ms / REMEMBERED as u64).max(1);
         let steps = now_ms.saturating_sub(self.remembered_ms) / step_ms;
@@ -138,6 +141,7 @@ impl ShareController {
             self.past[self.next] = self.kept;
             self.next = (self.next + 1) % REMEMBERED;
         }
+
         if self.kept > 0.999 {
             self.kept = 1.0;
         }
@@ -195,12 +199,14 @@ impl Shares {
                     .for_each(|g| *g = first);
             }
         }
+
         // A report holds the mean of an interval, and is an interval old when the next one arrives.
         let reported_ms = fleet.report_interval.as_millis() as u64 * 3 / 2;
         let lasts_ms = ttl_ms
             .into_iter()
             .map(|ttl| ttl.max(1_000) + reported_ms)
             .collect();
+
         Self {
             controls: (0..count).map(|_| None).collect(),
             groups,

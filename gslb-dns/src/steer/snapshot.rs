@@ -35,7 +35,7 @@ pub struct Snapshot {
     pub(super) plan: Arc<Plan>,
     pub(super) clusters: Vec<ClusterState>,
     pub(super) rtt: Arc<RttMap>,
-    pub(super) tally: Arc<SelectionCounters>,
+    pub(super) counters: Arc<SelectionCounters>,
     pub(super) turns: Arc<[AtomicU64]>,
     pub(super) explore_below: u32,
     /// Whether some cluster accepts only a share of its clients.
@@ -70,7 +70,7 @@ impl Snapshot {
             choice.scope_prefix += MAPPED_BITS;
         }
         if !choice.addresses.is_empty() {
-            self.tally.add(
+            self.counters.add(
                 site,
                 choice.cluster,
                 choice.reason,
@@ -143,6 +143,7 @@ impl Snapshot {
                 0
             }
         };
+
         Some(ScopedInputs {
             inputs,
             scope_prefix,

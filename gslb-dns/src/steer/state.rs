@@ -30,7 +30,7 @@ const RTT_REST_FACTOR: u64 = 40;
 pub(super) const DRAINED: &str = "drained by an operator";
 /// Most former revisions of the fleet whose counters are kept apart; queries in flight have
 /// finished long before.
-const PAST_TALLIES_MAX: usize = 8;
+const PAST_COUNTERS_MAX: usize = 8;
 
 /// The state that the tasks and the admin paths change.
 pub(super) struct State {
@@ -59,7 +59,7 @@ pub(super) struct State {
     /// any rate of reports.
     pub(super) rtt_rest_until_ms: u64,
     pub(super) keys: RefusedKeys,
-    pub(super) tally: Arc<SelectionCounters>,
+    pub(super) counters: Arc<SelectionCounters>,
     pub(super) turns: Arc<[AtomicU64]>,
     /// Counters of former revisions; queries in flight may still add to them.
     pub(super) past: Vec<Arc<SelectionCounters>>,
@@ -99,7 +99,7 @@ impl State {
 
     /// Adds up counters that no query can add to any more.
     pub(super) fn settle(&mut self) {
-        let surplus = self.past.len().saturating_sub(PAST_TALLIES_MAX);
+        let surplus = self.past.len().saturating_sub(PAST_COUNTERS_MAX);
         let mut i = 0;
         self.past.retain(|tally| {
             i += 1;
@@ -155,6 +155,7 @@ impl State {
         self.shares.advance(&loads, now_ms);
         let mut accepted = Vec::with_capacity(fleet.clusters.len());
         let mut weights = HashMap::new();
+
         for (number, (cluster, load)) in fleet.clusters.iter().zip(&loads).enumerate() {
             let ramp = self.weigh(
                 cluster,
@@ -172,6 +173,7 @@ impl State {
                 by_chance: share::part(kept.by_chance * ramp),
             });
         }
+
         let changed = accepted != self.accepted || weights != self.weights;
         (self.accepted, self.weights) = (accepted, weights);
         changed
@@ -194,6 +196,7 @@ impl State {
             .iter()
             .all(|n| n.capacity_bits.is_some_and(|c| c > 0));
         let mut found: Vec<(&str, f64, f64)> = Vec::with_capacity(cluster.nodes.len());
+
         for node in &cluster.nodes {
             let is_in = self.is_given(&cluster.name, &node.name);
             let ramp = self
@@ -220,12 +223,14 @@ impl State {
             }
             found.push((&node.name, capacity * correction, ramp));
         }
+
         let ramp_most = found.iter().map(|n| n.2).fold(0.0, f64::max);
         let weight_most = found
             .iter()
             .map(|n| n.1 * n.2)
             .fold(f64::MIN_POSITIVE, f64::max);
         let fine = |share: f64| ((share.clamp(0.0, 1.0) * 256.0).round().max(1.0) * 255.99) as u16;
+
         for (name, weight, ramp) in &found {
             let weight = Weight {
                 weight: fine(weight * ramp / weight_most),
@@ -233,6 +238,7 @@ impl State {
             };
             weights.insert((*name).to_owned(), weight);
         }
+
         if found.is_empty() { 1.0 } else { ramp_most }
     }
 
@@ -250,7 +256,7 @@ impl State {
             zones: self.zones.clone(),
             plan: self.plan.clone(),
             rtt: self.rtt_map.clone(),
-            tally: self.tally.clone(),
+            counters: self.counters.clone(),
             turns: self.turns.clone(),
             explore_below: (explore * f64::from(u32::MAX)) as u32,
         }
@@ -288,11 +294,13 @@ impl State {
                 }
             }
         }
+
         for pool in [&mut state.v4, &mut state.v6] {
             if pool.weights.windows(2).all(|pair| pair[0] == pair[1]) {
                 pool.weights.clear();
             }
         }
+
         state
     }
 }

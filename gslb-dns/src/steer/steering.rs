@@ -37,7 +37,7 @@ impl Steering {
     /// Steering without tasks: its state changes only by calls.
     pub(super) fn new(Revision { fleet, zones }: Revision, atlas: Arc<Atlas>, now_ms: u64) -> Self {
         let plan = Arc::new(Plan::new(&fleet, atlas));
-        let tally = Arc::new(SelectionCounters::new(&fleet));
+        let counters = Arc::new(SelectionCounters::new(&fleet));
         let health = fleet
             .clusters
             .iter()
@@ -59,7 +59,7 @@ impl Steering {
             rtt_map: Arc::default(),
             rtt_rest_until_ms: now_ms,
             keys: RefusedKeys::default(),
-            tally,
+            counters,
             turns: turns(&fleet),
             past: Vec::new(),
             settled: BTreeMap::new(),
@@ -68,6 +68,7 @@ impl Steering {
             plan,
         };
         state.refresh(now_ms);
+
         Self {
             snapshot: ArcSwap::from_pointee(state.snapshot()),
             state: Mutex::new(state),
@@ -204,12 +205,14 @@ impl Steering {
             .flat_map(|c| &c.nodes)
             .map(|n| (n.name.as_str(), n))
             .collect();
+
         state
             .health
             .retain(|name, _| nodes.contains_key(name.as_str()));
         state
             .loads
             .retain(|name, _| nodes.contains_key(name.as_str()));
+
         for (name, node) in nodes {
             let health = state
                 .health
@@ -217,6 +220,7 @@ impl Steering {
                 .or_insert_with(|| HealthState::unknown(node, now_ms));
             health.adapt(node, now_ms);
         }
+
         let State {
             shares,
             fleet: former,
@@ -224,16 +228,20 @@ impl Steering {
         } = &mut *state;
         shares.adopt(former, &fleet);
         state.ramps.retain(|name| fleet.edge(name).is_some());
+
         state
             .corrections
             .retain(|name, _| fleet.edge(name).is_some());
         state.rtt.set_topology(Topology::of(&fleet));
-        if !state.tally.fits(&fleet) {
-            let past =
-                std::mem::replace(&mut state.tally, Arc::new(SelectionCounters::new(&fleet)));
+        if !state.counters.fits(&fleet) {
+            let past = std::mem::replace(
+                &mut state.counters,
+                Arc::new(SelectionCounters::new(&fleet)),
+            );
             state.past.push(past);
             state.turns = turns(&fleet);
         }
+
         state.fleet = fleet;
         state.zones = zones;
         state.plan = plan;
@@ -253,7 +261,7 @@ impl Steering {
         let mut state = self.state();
         state.settle();
         let mut totals = state.settled.clone();
-        for tally in state.past.iter().chain([&state.tally]) {
+        for tally in state.past.iter().chain([&state.counters]) {
             tally.add_to(&mut totals);
         }
         totals
@@ -288,6 +296,7 @@ impl Steering {
             .clusters
             .iter()
             .flat_map(|c| c.nodes.iter().map(move |n| (c, n)));
+
         report.health = nodes
             .filter_map(|(cluster, node)| {
                 let health = state.health.get(&node.name)?;

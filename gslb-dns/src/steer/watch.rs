@@ -189,6 +189,7 @@ async fn check_nodes(
                     .map(|at| (node.name.clone(), at)),
             );
         }
+
         running.retain(|what, (how, task)| {
             let stays = wanted.contains(what) && how == rules;
             if !stays {
@@ -196,6 +197,7 @@ async fn check_nodes(
             }
             stays
         });
+
         for what in wanted {
             running.entry(what).or_insert_with_key(|(node, at)| {
                 let task = tasks.spawn(check_one(
@@ -207,6 +209,7 @@ async fn check_nodes(
                 (rules.clone(), task)
             });
         }
+
         loop {
             tokio::select! {
                 () = shutdown.asked() => return,
@@ -315,6 +318,7 @@ async fn follow(
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut may_change = true;
+
     loop {
         tokio::select! {
             () = shutdown.asked() => return,
@@ -376,6 +380,7 @@ async fn reload(
         result
     })
     .await;
+
     match loaded {
         Some(Ok(Some(stamp))) => {
             (source.settled, source.is_good) = (stamp, true);

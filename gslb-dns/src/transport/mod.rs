@@ -58,6 +58,7 @@ impl Listeners {
             addresses: Vec::new(),
             connections_max: CONNECTIONS_MAX,
         };
+
         for &address in addresses {
             let tcp =
                 tcp_listener(address).map_err(|e| Failure::bind("DNS over TCP", address, &e))?;
@@ -74,6 +75,7 @@ impl Listeners {
             all.tcp.push(tcp);
             all.addresses.push(bound);
         }
+
         Ok(all)
     }
 
@@ -112,6 +114,7 @@ impl Listeners {
                 )
             })?);
         }
+
         let slots = Arc::new(ConnectionSlots::new(self.connections_max));
         let clients = Arc::new(ClientConnections::default());
         let mut tasks = tokio::task::JoinSet::new();
@@ -125,6 +128,7 @@ impl Listeners {
             };
             tasks.spawn(acceptor.run(shutdown.clone()));
         }
+
         Ok(Serving {
             stop,
             threads,

@@ -78,11 +78,13 @@ impl Acceptor {
                     continue;
                 }
             };
+
             // The client is at its limit, or no connection can be evicted: the new connection is
             // closed.
             let Some(client_slot) = self.clients.enter(peer.ip()) else {
                 continue;
             };
+
             let Some(entered) = self.slots.enter() else {
                 continue;
             };
@@ -96,6 +98,7 @@ impl Acceptor {
                 _client_slot: client_slot,
             };
             let shutdown = shutdown.clone();
+
             // The listener continues while this connection waits for its slot.
             tokio::spawn(async move {
                 let Some(_slot) = entered.await else { return };
@@ -131,6 +134,7 @@ impl Connection {
         let mut output = Vec::new();
         // Bytes still to come of a message that was answered from its beginning.
         let mut skipped = 0;
+
         loop {
             let reading = tokio::time::timeout(
                 TCP_IDLE,
@@ -141,12 +145,14 @@ impl Connection {
                 read = self.slots.while_idle(&self.evicted, reading) => read,
                 () = shutdown.asked() => return,
             };
+
             // Evicted, end of stream, an error, or no whole query in time.
             if !matches!(read, Some(Ok(Ok(true)))) {
                 return;
             }
             worker.now = unix_now();
             let mut taken = 0;
+
             while let Some((message, length)) = input.get(taken..).and_then(framed) {
                 let start = output.len();
                 output.extend_from_slice(&[0, 0]);
@@ -165,6 +171,7 @@ impl Connection {
                     break;
                 }
             }
+
             worker.tally.flush(&self.metrics);
             skipped = taken.saturating_sub(input.len());
             input.drain(..taken - skipped);

@@ -68,6 +68,7 @@ impl UdpWorker {
         let mut replies = Vec::with_capacity(kernel::BATCH);
         let mut errors: u64 = 0;
         let mut last_batches = 0;
+
         loop {
             let count = match batch.receive(&self.socket) {
                 Ok(count) => count,
@@ -95,6 +96,7 @@ impl UdpWorker {
             let snapshot = self.handler.steering.snapshot();
             output.clear();
             replies.clear();
+
             for i in 0..count {
                 let Some((client, message)) = batch.datagram(i) else {
                     worker.tally.ignored();
@@ -112,6 +114,7 @@ impl UdpWorker {
                     });
                 }
             }
+
             if let Err(error) = batch.send(&self.socket, &output, &replies) {
                 tracing::debug!(%error, "an answer could not be sent");
             }

@@ -93,6 +93,7 @@ impl Builder {
             errors: Vec::new(),
         };
         b.names.insert(b.apex.clone(), NameBuilder::default());
+
         for record in &zone.records {
             let added = b.written_record(record);
             b.note(
@@ -100,6 +101,7 @@ impl Builder {
                 added,
             );
         }
+
         let ns_ttl = if is_cdn { INFRASTRUCTURE_TTL } else { ttl };
         let added = b.apex_records(layout, zone, ttl, ns_ttl);
         b.note(|| "the apex".to_owned(), added);
@@ -108,6 +110,7 @@ impl Builder {
         b.sites(layout, number, ttl);
         b.check();
         b.fill_empty_non_terminals();
+
         if b.errors.is_empty() {
             Ok(b)
         } else {
@@ -195,6 +198,7 @@ impl Builder {
         let mname = hosts.next().cloned().unwrap_or_else(|| vec![0]);
         let rname = mailbox(&layout.fleet.hostmaster)?;
         let mut soa = [mname, rname].concat();
+
         for n in [self.serial]
             .into_iter()
             .chain(SOA_TIMERS)
@@ -202,6 +206,7 @@ impl Builder {
         {
             soa.extend_from_slice(&n.to_be_bytes());
         }
+
         self.soa.clone_from(&soa);
         self.add(
             self.apex.clone(),
@@ -209,6 +214,7 @@ impl Builder {
             ttl.max(self.negative_ttl),
             soa,
         );
+
         if !self
             .names
             .get(&self.apex)
@@ -222,6 +228,7 @@ impl Builder {
                 self.add(self.apex.clone(), rtype::NS, ns_ttl, host.clone());
             }
         }
+
         Ok(())
     }
 
@@ -289,6 +296,7 @@ impl Builder {
         {
             let built = self.names.entry(owner.clone()).or_default();
             let holds = |t: u16| built.sets.contains_key(&t);
+
             if *is_steered {
                 if holds(rtype::A) || holds(rtype::AAAA) || holds(rtype::CNAME) {
                     let reason = "a site's steered name has an address or CNAME record; leave the record out or rename the site";
@@ -298,6 +306,7 @@ impl Builder {
                 }
                 continue;
             }
+
             let is_taken = [rtype::A, rtype::AAAA, rtype::CNAME, rtype::NS]
                 .into_iter()
                 .any(holds);
@@ -361,6 +370,7 @@ impl Builder {
             }
             _ => {}
         }
+
         match built.sets.get(&rtype::DNAME) {
             Some(set) if set.data.len() > 1 => return Some("more than one DNAME; keep one"),
             // RFC 6672 section 2.3.
@@ -369,6 +379,7 @@ impl Builder {
             }
             _ => {}
         }
+
         if self
             .above(owner)
             .any(|(_, b)| b.sets.contains_key(&rtype::DNAME))
@@ -378,6 +389,7 @@ impl Builder {
                 "it is below a DNAME, which stands for every name there; leave either out",
             );
         }
+
         if let Some(set) = built.sets.get(&rtype::NS) {
             if owner.starts_with(b"\x01*") && !is_apex {
                 return Some(
@@ -398,6 +410,7 @@ impl Builder {
                 }
             }
         }
+
         let mail = built.sets.get(&rtype::MX).filter(|set| {
             set.data
                 .iter()
@@ -480,6 +493,7 @@ impl Builder {
             // Required addresses come first, so that optional ones can be left out.
             additional.sort_by_key(|a| !a.is_required);
         }
+
         RrSet {
             rtype,
             ttl: set.ttl,

@@ -65,11 +65,13 @@ impl<'f> Layout<'f> {
         let zones: Vec<Cow<'f, Zone>> = std::iter::once(own).chain(others).collect();
         let apexes: Vec<_> = zones.iter().map(|z| absolute(&z.name)).collect();
         let mut by_apex = HashMap::with_capacity(zones.len());
+
         for (number, apex) in apexes.iter().enumerate() {
             if let Ok(apex) = apex {
                 by_apex.entry(apex.clone()).or_insert(number);
             }
         }
+
         let mut layout = Self {
             fleet,
             children: zones.iter().map(|_| Vec::new()).collect(),
@@ -81,6 +83,7 @@ impl<'f> Layout<'f> {
             servers: Vec::with_capacity(fleet.name_servers.len()),
             faults: Vec::new(),
         };
+
         for child in 0..layout.zones.len() {
             let parent = layout.apexes[child]
                 .as_ref()
@@ -91,6 +94,7 @@ impl<'f> Layout<'f> {
                 layout.children[parent].push(child);
             }
         }
+
         for server in &fleet.name_servers {
             let host = layout.name(&server.host, "a name server's host");
             layout.servers.push(host);
@@ -98,6 +102,7 @@ impl<'f> Layout<'f> {
         for (number, site) in fleet.sites.iter().enumerate() {
             layout.add_site(number, site);
         }
+
         layout
     }
 

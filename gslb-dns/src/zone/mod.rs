@@ -243,12 +243,14 @@ impl Zones {
         };
         let mut errors = Vec::new();
         let mut built = Vec::new();
+
         for number in (0..layout.zones.len()).filter(|&z| is_served(&layout.zones[z])) {
             match Builder::build(&layout, number, serial) {
                 Ok(b) => built.push(b),
                 Err(mut faults) => errors.append(&mut faults),
             }
         }
+
         if built.is_empty() && errors.is_empty() {
             errors.push(ZoneError::NothingServed(server.to_owned()));
         }
@@ -256,11 +258,13 @@ impl Zones {
         if !errors.is_empty() {
             return Err(errors);
         }
+
         let mut zones = Self::default();
         let apexes: HashSet<Box<[u8]>> = built
             .iter()
             .map(|b| b.apex.clone().into_boxed_slice())
             .collect();
+
         for builder in built {
             zones.add(builder, &apexes);
         }
@@ -283,6 +287,7 @@ impl Zones {
             .enumerate()
             .map(|(i, n)| (n.clone(), first + i))
             .collect();
+
         for (owner, built) in &builder.names {
             let mut cut = None;
             let mut at = Some(owner.as_slice());
@@ -297,6 +302,7 @@ impl Zones {
                 }
                 at = message::parent(name);
             }
+
             let wildcard_name: Vec<u8> = [b"\x01*", owner.as_slice()].concat();
             let index = self.nodes.len();
             self.nodes.push(Node {
@@ -311,11 +317,13 @@ impl Zones {
                 cut,
                 wildcard: indexes.get(&wildcard_name).copied(),
             });
+
             // Each name from the owner up to this zone's apex, without the apex.
             let names = std::iter::successors(Some(owner.as_slice()), |n| message::parent(n));
             let belongs_deeper = names
                 .take_while(|n| n.len() > builder.apex.len())
                 .any(|n| apexes.contains(n));
+
             if !belongs_deeper {
                 self.names
                     .insert(owner.clone().into_boxed_slice(), index as u32);
@@ -330,6 +338,7 @@ impl Zones {
                 }
             }
         }
+
         self.zones.push(ZoneHead {
             apex: builder.apex.into_boxed_slice(),
             soa: builder.soa.into_boxed_slice(),

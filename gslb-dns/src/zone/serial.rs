@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Serial {
     path: PathBuf,
     last: Option<u32>,
-    is_told: bool,
+    is_logged: bool,
 }
 
 impl Serial {
@@ -31,7 +31,7 @@ impl Serial {
         Self {
             path,
             last,
-            is_told: false,
+            is_logged: false,
         }
     }
 
@@ -74,7 +74,7 @@ impl Serial {
                 std::fs::rename(&aside, &self.path)
             });
         if let Err(error) = written
-            && !std::mem::replace(&mut self.is_told, true)
+            && !std::mem::replace(&mut self.is_logged, true)
         {
             let path = self.path.display();
             tracing::warn!(%path, %error, "the zones' serial cannot be kept; after a restart with an older fleet file it may go back");

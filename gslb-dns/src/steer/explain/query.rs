@@ -163,6 +163,7 @@ fn client(text: &str) -> Result<ClientPrefix, String> {
     let address = masked(&sent);
     let is_mapped = sent.address.is_ipv6() && address.is_ipv4();
     let before = if is_mapped { MAPPED_BITS } else { 0 };
+
     Ok(ClientPrefix {
         address,
         source_prefix: source_prefix.saturating_sub(before),

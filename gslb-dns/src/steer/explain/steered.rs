@@ -77,6 +77,7 @@ impl Context<'_> {
                 reason: decided.decision.reason.label(),
             }
         });
+
         SteeredView {
             site: decided.site.name.clone(),
             steered_name: fleet.steered_name(decided.site),

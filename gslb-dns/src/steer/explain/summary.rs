@@ -29,6 +29,7 @@ pub(super) fn rejection(
         let row = inputs.rtt.and_then(|row| row.get(usize::from(cluster)));
         row.is_some_and(|us| *us != UNMEASURED)
     };
+
     match (inputs.policy, ahead) {
         (SelectionPolicy::Geo, Some(ahead)) if inputs.placed => format!("farther than {ahead}"),
         (SelectionPolicy::Geo, Some(ahead)) => {
@@ -68,6 +69,7 @@ pub(super) fn of_choice(client: ClientPrefix, steered: &SteeredView) -> String {
         Some(l) => format!(" (in {})", l.country),
         None => " (place unknown)".to_owned(),
     };
+
     let Some(chosen) = &steered.chosen else {
         return format!(
             "{who}{location} is given no address: no cluster of the site has one for {}",
@@ -85,6 +87,7 @@ pub(super) fn of_choice(client: ClientPrefix, steered: &SteeredView) -> String {
         .into_iter()
         .find(|r| r.label() == steered.reason)
         .unwrap_or(Reason::NoAddress);
+
     format!(
         "{who}{location} is given {}{distance}: {}",
         chosen.cluster,

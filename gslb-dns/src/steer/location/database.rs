@@ -43,6 +43,7 @@ impl Atlas {
         };
         let file = std::fs::File::open(path).map_err(unreadable)?;
         let metadata = file.metadata().map_err(unreadable)?;
+
         if metadata.is_dir() {
             return Err(unreadable(std::io::ErrorKind::IsADirectory.into()));
         }
@@ -52,6 +53,7 @@ impl Atlas {
                 format!("it is larger than {DATABASE_BYTES_MAX} bytes"),
             ));
         }
+
         let mut bytes = Vec::with_capacity(metadata.len() as usize);
         std::io::Read::read_to_end(
             &mut std::io::Read::take(file, DATABASE_BYTES_MAX + 1),

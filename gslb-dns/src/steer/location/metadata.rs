@@ -96,6 +96,7 @@ pub(super) fn metadata(loose: &LooseMetadata) -> Vec<u8> {
     const EXTENDED: u8 = 0;
     const U64: u8 = 9 - 7;
     const ARRAY: u8 = 11 - 7;
+
     fn text(out: &mut Vec<u8>, text: &str) {
         // Up to 28 bytes have their length in the first byte, up to 284 in the next.
         match text.len() {
@@ -104,6 +105,7 @@ pub(super) fn metadata(loose: &LooseMetadata) -> Vec<u8> {
         }
         out.extend(text.as_bytes());
     }
+
     let name = loose
         .database_type
         .as_ref()
@@ -116,6 +118,7 @@ pub(super) fn metadata(loose: &LooseMetadata) -> Vec<u8> {
         .unwrap_or(0.0)
         .clamp(0.0, 1e11) as u64;
     let mut out = [METADATA_MARKER, &[MAP | 9]].concat();
+
     for (key, number) in [
         ("record_size", loose.record_size),
         ("ip_version", loose.ip_version),
@@ -126,6 +129,7 @@ pub(super) fn metadata(loose: &LooseMetadata) -> Vec<u8> {
         out.push(U16 | 2);
         out.extend(number.to_be_bytes());
     }
+
     text(&mut out, "node_count");
     out.push(U32 | 4);
     out.extend(loose.node_count.to_be_bytes());

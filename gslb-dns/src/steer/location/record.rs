@@ -44,6 +44,7 @@ impl Record {
         ];
         let country = countries.iter().find_map(|c| c.code);
         let position = self.location.whole().or(self.own.whole());
+
         // Databases write 0, 0 for "not known", and that point is in the sea.
         let position = position.filter(|position| *position != (0.0, 0.0));
         let (latitude, longitude, source) = match (position, country.and_then(countries::index)) {
@@ -58,6 +59,7 @@ impl Record {
             (None, None) => return UNKNOWN,
         };
         let country = country.unwrap_or_default();
+
         *by_place
             .entry((country, latitude.to_bits(), longitude.to_bits()))
             .or_insert_with(|| {
@@ -176,12 +178,14 @@ impl<'de> ReadKind<'de> for RecordReader {
                 _ => record.own.take(key, &mut map)?,
             }
         }
+
         let countries = [
             record.country,
             record.country_code,
             record.registered_country,
             record.represented_country,
         ];
+
         record.is_malformed = countries.iter().any(|c| c.is_malformed)
             || record.location.is_wrong()
             || record.own.is_wrong();

@@ -385,6 +385,7 @@ impl RttTable {
         });
         let width = self.topology.clusters.len();
         let mut judge = PlausibilityFilter::new(&self.topology, places);
+
         // The row of each prefix by cluster, and for each aggregate and cluster the weighted sum,
         // the weight and the number of prefixes.
         let mut rows: Vec<(u64, Vec<Option<AgreedRtt>>)> = Vec::with_capacity(self.entries.len());
@@ -405,6 +406,7 @@ impl RttTable {
             }
             rows.push((*key, row));
         }
+
         let mean = |sum: &Sum| (sum.2 >= AGGREGATE_OF_MIN).then(|| sum.0 / sum.1);
         let mut around: HashMap<u64, Vec<Option<f64>>> = HashMap::new();
         for (key, (address, sums)) in &aggregates {
@@ -412,6 +414,7 @@ impl RttTable {
             judge.limit_by_nearest(*address, &mut row);
             around.insert(*key, row);
         }
+
         let useful = || {
             around
                 .iter()
@@ -420,6 +423,7 @@ impl RttTable {
         let mut map = RttMap::with_capacity(rows.len() + useful().count(), width);
         (map.prefixes, map.next_expiry_ms) = (rows.len(), next_expiry_ms);
         let whole = |us: Option<f64>| us.map_or(UNMEASURED, |us| us.round() as u32);
+
         for (key, row) in &rows {
             let around = &around[&aggregate(*key)];
             if row.iter().any(Option::is_some) {
@@ -435,6 +439,7 @@ impl RttTable {
                 );
             }
         }
+
         for (key, row) in useful() {
             map.insert(*key, row.iter().map(|us| whole(us.map(f64::trunc))));
         }

@@ -102,6 +102,7 @@ impl<'a> PlausibilityFilter<'a> {
                 weight: f64::from(weight),
             });
         }
+
         if self.atlas.is_some() {
             let mut rejected = vec![false; row.len()];
             self.reject_faster_than_light(&mut row, distances.as_deref(), &mut rejected);
@@ -113,6 +114,7 @@ impl<'a> PlausibilityFilter<'a> {
                 *is_out |= rejected[topology.nodes[usize::from(value.node)].1];
             }
         }
+
         for (value, is_out) in entry.values.iter_mut().zip(is_out) {
             if is_out && !value.is_counted {
                 *dropped
@@ -121,6 +123,7 @@ impl<'a> PlausibilityFilter<'a> {
                 value.is_counted = true;
             }
         }
+
         row
     }
 
@@ -229,6 +232,7 @@ fn compare_with_nearest(
             row[near] = None;
         }
     }
+
     for cluster in (0..row.len()).filter(|cluster| *cluster != near) {
         let Some(agreed_rtt) = row[cluster] else {
             continue;

@@ -264,6 +264,7 @@ pub(super) fn rank_by_time(q: &Inputs<'_>) -> Ranking {
         items: [empty; RANKED_MAX],
         len: 0,
     };
+
     for (place_in_order, cluster) in q.order.iter().enumerate() {
         let state = &q.clusters[usize::from(*cluster)];
         if ranking.len == RANKED_MAX || state.availability(q.family) == Availability::NoAddress {
@@ -293,6 +294,7 @@ pub(super) fn rank_by_time(q: &Inputs<'_>) -> Ranking {
         };
         ranking.len += 1;
     }
+
     prefer_near_among_equals(&mut ranking, q.order);
     ranking
 }
@@ -372,6 +374,7 @@ fn first_open(
             availability => passed = passed.or(Some((cluster, availability))),
         }
     }
+
     match passed {
         Some((cluster, _)) => Decision {
             cluster: Some(cluster),
@@ -391,6 +394,7 @@ fn by_time(q: &Inputs<'_>) -> Decision {
         Reason::Unplaced
     };
     let explores = ((q.random >> 32) as u32) < q.explore_below;
+
     if q.rtt.is_none() && !explores {
         return first_open(q, q.order.iter().copied(), |_| placed);
     }
@@ -399,18 +403,21 @@ fn by_time(q: &Inputs<'_>) -> Decision {
         q.state(r.cluster).availability(q.family) == Availability::Open
             && q.state(r.cluster).takes_all()
     };
+
     if explores && let Some(second) = ranking.items().iter().filter(is_open).nth(1) {
         return Decision {
             cluster: Some(second.cluster),
             reason: Reason::Explore,
         };
     }
+
     let measured = |cluster| {
         ranking
             .items()
             .iter()
             .any(|r| r.cluster == cluster && r.measured)
     };
+
     first_open(q, ranking.items().iter().map(|r| r.cluster), |c| {
         if measured(c) { Reason::Rtt } else { placed }
     })

@@ -60,6 +60,7 @@ fn field(
         }
         bytes.next();
     }
+
     if is_quoted {
         return Err(DataError::Quote);
     }
@@ -348,5 +349,6 @@ fn typed(rtype: u16, r: &mut FieldReader<'_>) -> Result<(), DataError> {
             ));
         }
     }
+
     Ok(())
 }

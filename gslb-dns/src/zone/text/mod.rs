@@ -70,12 +70,14 @@ pub fn name(text: &str, origin: &[u8]) -> Result<Vec<u8>, DataError> {
     if text == "@" {
         return Ok(origin.to_vec());
     }
+
     if text == "." {
         return Ok(vec![0]);
     }
     if text.is_empty() {
         return Err(fail("it is empty"));
     }
+
     let mut wire = Vec::with_capacity(text.len() + 2);
     let mut label: Vec<u8> = Vec::new();
     let mut is_absolute = false;
@@ -95,12 +97,14 @@ pub fn name(text: &str, origin: &[u8]) -> Result<Vec<u8>, DataError> {
             _ => label.push(b),
         }
     }
+
     if is_absolute {
         wire.push(0);
     } else {
         end_label(&mut wire, &mut label).ok_or_else(|| fail("a label is longer than 63 bytes"))?;
         wire.extend_from_slice(origin);
     }
+
     if wire.len() > NAME_BYTES_MAX {
         return Err(fail("it is longer than 255 bytes"));
     }

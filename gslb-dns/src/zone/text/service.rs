@@ -31,28 +31,33 @@ pub(super) fn service(r: &mut FieldReader<'_>) -> Result<(), DataError> {
             return Err(fail("a parameter that is given once"));
         }
     }
+
     let mandatory: Option<Vec<u16>> = parameters.get(&0).map(|v: &Vec<u8>| {
         v.chunks_exact(2)
             .map(|c| u16::from_be_bytes([c[0], c[1]]))
             .collect()
     });
+
     if mandatory.is_some_and(|keys| keys.iter().any(|k| *k == 0 || !parameters.contains_key(k))) {
         return Err(DataError::Field {
             text: "mandatory".to_owned(),
             what: "a list of the other keys of this record",
         });
     }
+
     if priority == 0 && !parameters.is_empty() {
         return Err(DataError::Field {
             text: "0".to_owned(),
             what: "the priority of a record with parameters (0 is AliasMode)",
         });
     }
+
     for (key, value) in parameters {
         r.out.extend_from_slice(&u16::to_be_bytes(key));
         r.out.extend_from_slice(&(value.len() as u16).to_be_bytes());
         r.out.extend_from_slice(&value);
     }
+
     Ok(())
 }
 
