@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use libfuzzer_sys::fuzz_target;
-use nearcast_gslb_dns::wire::{OptRecord, Query, Writer};
+use nearcast_gslb_dns::message::{OptRecord, Query, Writer};
 
 fuzz_target!(|data: &[u8]| {
     let Ok(length) = u16::try_from(data.len()) else {

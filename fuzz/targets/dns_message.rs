@@ -11,8 +11,8 @@ use libfuzzer_sys::fuzz_target;
 use nearcast_gslb_dns::cookie::{CookieKey, CookieSecrets};
 use nearcast_gslb_dns::handler::{Handler, Worker};
 use nearcast_gslb_dns::metrics::Transport;
-use nearcast_gslb_dns::steer::{Served, Steering};
-use nearcast_gslb_dns::wire::{HEADER_BYTES, Query, UDP_BYTES_MAX, UDP_BYTES_PLAIN};
+use nearcast_gslb_dns::steer::{Revision, Steering};
+use nearcast_gslb_dns::message::{HEADER_BYTES, Query, UDP_BYTES_MAX, UDP_BYTES_PLAIN};
 use nearcast_gslb_dns::zone::Zones;
 
 /// One site, one customer's zone with a record of every kind that is treated in a way of its own.
@@ -28,7 +28,7 @@ static HANDLER: LazyLock<Handler> = LazyLock::new(|| {
         .build()
         .expect("a runtime");
     let (trigger, shutdown) = nearcast_fleet::shutdown::channel();
-    let (served_tx, served) = tokio::sync::watch::channel(Served {
+    let (served_tx, served) = tokio::sync::watch::channel(Revision {
         fleet: Arc::new(fleet),
         zones: Arc::new(zones),
     });

@@ -1,11 +1,11 @@
-//! From a question to what is to be said: which records, which names were followed, or why there
-//! are none.
+//! Resolves a question against the zones: the aliases that were followed and the records at their
+//! end, or the reason that there are none.
 //!
-//! Pure (RFC 1034 section 4.3.2, RFC 2308, RFC 4592, RFC 6672). Knows zones, not messages; steered
-//! addresses are only named, selecting them is the caller's.
+//! Pure (RFC 1034 section 4.3.2, RFC 2308, RFC 4592, RFC 6672). Knows zones, not messages. For a
+//! steered name the outcome names the site; the caller selects the addresses.
 
-use crate::wire::{NAME_BYTES_MAX, QName, rtype};
-use crate::zone::{Found, Node, RrSet, ZoneHead, Zones};
+use crate::message::{NAME_BYTES_MAX, QName, rtype};
+use crate::zone::{NameMatch, Node, RrSet, ZoneHead, Zones};
 
 /// CNAME and DNAME records followed in one answer.
 pub const LINKS_MAX: usize = 8;
@@ -17,27 +17,27 @@ pub enum NameRef<'z> {
     Question,
     /// A name of the zones.
     Stored(&'z [u8]),
-    /// A name made by a DNAME.
-    Made(Box<[u8]>),
+    /// A name that a DNAME substitution makes.
+    Synthesized(Box<[u8]>),
 }
 
-/// One step from a name to the next.
+/// An alias: one step from a name to the next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Link<'z> {
     /// A CNAME record.
-    Alias {
+    Cname {
         /// Its owner.
         owner: NameRef<'z>,
         /// The record.
         set: &'z RrSet,
     },
-    /// A DNAME record and the CNAME made of it (RFC 6672 section 3.1).
-    Redirect {
+    /// A DNAME record and the CNAME synthesized from it (RFC 6672 section 3.1).
+    Dname {
         /// Owner of the DNAME.
         dname_owner: &'z [u8],
         /// The DNAME.
         set: &'z RrSet,
-        /// Owner of the made CNAME.
+        /// Owner of the synthesized CNAME.
         owner: NameRef<'z>,
         /// Its target.
         target: Box<[u8]>,
@@ -45,48 +45,48 @@ pub enum Link<'z> {
 }
 
 impl Link<'_> {
-    /// Whose alias it is; `None` for the name that was asked for.
+    /// Its owner; `None` for the question's name.
     fn owner(&self) -> Option<&[u8]> {
-        let (Self::Alias { owner, .. } | Self::Redirect { owner, .. }) = self;
+        let (Self::Cname { owner, .. } | Self::Dname { owner, .. }) = self;
         match owner {
             NameRef::Question => None,
             NameRef::Stored(name) => Some(name),
-            NameRef::Made(name) => Some(name),
+            NameRef::Synthesized(name) => Some(name),
         }
     }
 }
 
-/// What stands at the end.
+/// The end of the look-up.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Last<'z> {
+pub enum Outcome<'z> {
     /// Records of the type.
     Records(NameRef<'z>, &'z RrSet),
     /// One of several sets, for a question for any type (RFC 8482).
-    Any(NameRef<'z>, &'z Node),
+    AnyType(NameRef<'z>, &'z Node),
     /// Addresses of a site, to be selected for the client.
     Steered(NameRef<'z>, usize),
     /// The name exists without that type.
     NoData,
     /// The name does not exist.
-    Missing,
+    NxDomain,
     /// Another server is responsible: the delegation's owner and its NS records.
     Referral(&'z [u8], &'z RrSet),
-    /// The chain ends at a name that the client has to ask for itself: another's, one link too
-    /// many, or one that was there before.
-    Open,
+    /// The chain of aliases ends at a name that the client has to query for itself: one of another
+    /// server, one link too many, or one that is in the chain already.
+    Incomplete,
     /// No zone of this server holds the name.
-    Outside,
-    /// A DNAME made a name that is too long.
-    TooLong,
+    NotServed,
+    /// A DNAME makes a name that is too long.
+    NameTooLong,
 }
 
 /// The whole answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer<'z> {
-    /// Steps taken, in order.
+    /// Aliases followed, in order.
     pub links: [Option<Link<'z>>; LINKS_MAX],
-    /// Where they lead.
-    pub last: Last<'z>,
+    /// The end of the chain.
+    pub outcome: Outcome<'z>,
     /// Zone of the last name that was looked at; its SOA goes into negative answers.
     pub zone: Option<&'z ZoneHead>,
 }
@@ -103,65 +103,69 @@ pub fn resolve<'z>(
 ) -> Answer<'z> {
     let mut answer = Answer {
         links: [const { None }; LINKS_MAX],
-        last: Last::Outside,
+        outcome: Outcome::NotServed,
         zone: None,
     };
     let mut count = 0;
-    // The name looked at; after a link it is the link's target in lower case.
+
+    // The name to look up; after an alias it is the alias's target in lower case.
     let mut owned: QName;
     let mut name = qname;
     let mut owner = NameRef::Question;
     loop {
         match step(zones, name.as_bytes(), qtype, &owner, &mut answer.zone) {
-            Step::End(last) => {
-                answer.last = match last {
-                    Last::Steered(..) if count > 0 && stops_before_steered => Last::Open,
-                    // A chain that leaves what we serve: the resolver goes on by itself.
-                    Last::Outside | Last::Referral(..) if count > 0 => Last::Open,
-                    last => last,
+            Step::End(outcome) => {
+                answer.outcome = match outcome {
+                    Outcome::Steered(..) if count > 0 && stops_before_steered => {
+                        Outcome::Incomplete
+                    }
+                    // The chain leaves the zones served here: the resolver continues.
+                    Outcome::NotServed | Outcome::Referral(..) if count > 0 => Outcome::Incomplete,
+                    outcome => outcome,
                 };
                 return answer;
             }
-            Step::Alias(set) => {
+            Step::Cname(set) => {
                 let Some(target) = set.data.first() else {
                     return answer;
                 };
                 let Some(slot) = answer.links.get_mut(count) else {
-                    answer.last = Last::Open;
+                    answer.outcome = Outcome::Incomplete;
                     return answer;
                 };
-                *slot = Some(Link::Alias { owner, set });
+                *slot = Some(Link::Cname { owner, set });
                 owner = NameRef::Stored(target);
                 let Some(next) = QName::from_wire(target) else {
                     return answer;
                 };
                 owned = next;
             }
-            Step::Redirect(node, set) => {
+            Step::Dname(node, set) => {
                 let Some(slot) = answer.links.get_mut(count) else {
-                    answer.last = Last::Open;
+                    answer.outcome = Outcome::Incomplete;
                     return answer;
                 };
                 let kept = &name.as_bytes()[..name.as_bytes().len() - node.owner.len()];
-                let made: Vec<u8> = [kept, set.data.first().map_or(&[0][..], |d| d)].concat();
-                let next = (made.len() <= NAME_BYTES_MAX)
-                    .then(|| QName::from_wire(&made))
+                let target: Vec<u8> = [kept, set.data.first().map_or(&[0][..], |d| d)].concat();
+                let next = (target.len() <= NAME_BYTES_MAX)
+                    .then(|| QName::from_wire(&target))
                     .flatten();
-                let made = made.into_boxed_slice();
-                *slot = Some(Link::Redirect {
+                let target = target.into_boxed_slice();
+                *slot = Some(Link::Dname {
                     dname_owner: &node.owner,
                     set,
                     owner,
-                    target: made.clone(),
+                    target: target.clone(),
                 });
-                owner = NameRef::Made(made);
+                owner = NameRef::Synthesized(target);
                 let Some(next) = next else {
-                    answer.last = Last::TooLong;
+                    answer.outcome = Outcome::NameTooLong;
                     return answer;
                 };
                 owned = next;
             }
         }
+
         count += 1;
         let is_repeated = |next: &[u8]| {
             let mut owners = answer
@@ -171,19 +175,20 @@ pub fn resolve<'z>(
                 .map(|l| l.owner().unwrap_or(qname.as_bytes()));
             owners.any(|owner| owner.eq_ignore_ascii_case(next))
         };
+
         if is_repeated(owned.as_bytes()) {
-            answer.last = Last::Open;
+            answer.outcome = Outcome::Incomplete;
             return answer;
         }
         name = &owned;
     }
 }
 
-/// What one look-up leads to.
+/// The result of looking one name up.
 enum Step<'z> {
-    End(Last<'z>),
-    Alias(&'z RrSet),
-    Redirect(&'z Node, &'z RrSet),
+    End(Outcome<'z>),
+    Cname(&'z RrSet),
+    Dname(&'z Node, &'z RrSet),
 }
 
 fn step<'z>(
@@ -194,13 +199,14 @@ fn step<'z>(
     zone: &mut Option<&'z ZoneHead>,
 ) -> Step<'z> {
     let (node, is_exact) = match zones.find(name) {
-        Found::Exact(index) => (zones.node(index), true),
-        Found::Below(index) => (zones.node(index), false),
-        Found::Outside => {
+        NameMatch::Exact(index) => (zones.node(index), true),
+        NameMatch::ClosestEncloser(index) => (zones.node(index), false),
+        NameMatch::NotServed => {
             *zone = None;
-            return Step::End(Last::Outside);
+            return Step::End(Outcome::NotServed);
         }
     };
+
     // DS is the parent's (RFC 4035 section 3.1.4.1).
     let node = if is_exact && qtype == rtype::DS {
         zones
@@ -210,24 +216,27 @@ fn step<'z>(
         node
     };
     *zone = Some(zones.zone_of(node));
+
     if let Some(cut) = node.cut {
         let cut = zones.node(cut);
         let asks_parent = is_exact && qtype == rtype::DS && cut.owner == node.owner;
         if let Some(ns) = cut.set(rtype::NS).filter(|_| !asks_parent) {
-            return Step::End(Last::Referral(&cut.owner, ns));
+            return Step::End(Outcome::Referral(&cut.owner, ns));
         }
     }
+
     if is_exact {
         return at_node(node, qtype, owner);
     }
     if let Some(dname) = node.set(rtype::DNAME) {
-        return Step::Redirect(node, dname);
+        return Step::Dname(node, dname);
     }
+
     match node.wildcard {
-        // What is below a delegated wildcard name is not special: RFC 4592 section 4.2 leaves NS
-        // there undefined.
+        // A wildcard is never delegated here: RFC 4592 section 4.2 leaves NS there undefined, and
+        // the zone compiler rejects it.
         Some(wildcard) => at_node(zones.node(wildcard), qtype, owner),
-        None => Step::End(Last::Missing),
+        None => Step::End(Outcome::NxDomain),
     }
 }
 
@@ -235,16 +244,16 @@ fn at_node<'z>(node: &'z Node, qtype: u16, owner: &NameRef<'z>) -> Step<'z> {
     if let Some(site) = node.site
         && matches!(qtype, rtype::A | rtype::AAAA)
     {
-        return Step::End(Last::Steered(owner.clone(), site));
+        return Step::End(Outcome::Steered(owner.clone(), site));
     }
     if let Some(set) = node.set(qtype) {
-        return Step::End(Last::Records(owner.clone(), set));
+        return Step::End(Outcome::Records(owner.clone(), set));
     }
     if qtype == rtype::ANY && (node.site.is_some() || !node.sets.is_empty()) {
-        return Step::End(Last::Any(owner.clone(), node));
+        return Step::End(Outcome::AnyType(owner.clone(), node));
     }
     match node.set(rtype::CNAME) {
-        Some(alias) => Step::Alias(alias),
-        None => Step::End(Last::NoData),
+        Some(alias) => Step::Cname(alias),
+        None => Step::End(Outcome::NoData),
     }
 }

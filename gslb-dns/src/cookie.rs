@@ -1,14 +1,14 @@
 //! DNS cookies (RFC 7873) in the interoperable form of RFC 9018: SipHash-2-4 over client cookie,
 //! time and address.
 //!
-//! Pure: secrets and time are arguments. Two secrets are live, so that a change of secret costs no
-//! client anything.
+//! Pure: secrets and time are arguments. Two secrets are valid at a time, so that a change of the
+//! secret invalidates no cookie that is in use.
 
 use std::net::IpAddr;
 
 /// Cookies older than this are not accepted (RFC 9018 section 4.3).
 const AGE_MAX_SECONDS: i32 = 3600;
-/// Cookies from further ahead than this are not accepted.
+/// Cookies with a time further in the future than this are not accepted.
 const AHEAD_MAX_SECONDS: i32 = 300;
 /// A valid cookie older than this is replaced by a new one.
 const RENEW_AFTER_SECONDS: i32 = 1800;
@@ -23,9 +23,9 @@ impl std::fmt::Debug for CookieSecret {
     }
 }
 
-/// What secrets are made of: one for each day, so that every name server that has the key has the
-/// same secrets on the same day, without a word between them, and understands the cookies of the
-/// others (RFC 9018 section 3; needed where several answer on one anycast address).
+/// The key that daily secrets are derived from. Every name server that has the key has the same
+/// secret on the same day, without exchanging anything, and accepts the cookies of the others (RFC
+/// 9018 section 3; required where several servers share one anycast address).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct CookieKey([u8; 32]);
 
@@ -35,19 +35,19 @@ impl std::fmt::Debug for CookieKey {
     }
 }
 
-/// What sets this use of the node key apart from any other.
+/// Separates this use of the node key from any other.
 const KEY_CONTEXT: &str = "nearcast 2026-11-27 DNS server cookie secrets";
 /// How long a secret makes cookies (RFC 9018 section 5 asks for a change at least every 36 days).
 const PERIOD_SECONDS: u32 = 24 * 3600;
 
 impl CookieKey {
-    /// Of the fleet's node key: the same on every name server that has it. The node key cannot be
-    /// found from it, nor from any cookie.
+    /// Derived from the fleet's node key: the same on every name server that has it. Neither it nor
+    /// any cookie reveals the node key.
     pub fn of_fleet(node_key: &str) -> Self {
         Self(blake3::derive_key(KEY_CONTEXT, node_key.as_bytes()))
     }
 
-    /// Of random bytes, for a name server of its own.
+    /// From random bytes, for a name server without a node key.
     pub fn of_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
@@ -63,20 +63,20 @@ impl CookieKey {
     }
 }
 
-/// The live secrets. A cookie says when it was made, which says whose day's secret it needs: the
-/// current one, or the one before for as long as that day's cookies hold.
+/// The valid secrets. A cookie holds the time it was made at, which says which day's secret
+/// verifies it: that of the current day or of the day before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CookieSecrets {
     key: CookieKey,
     /// The key before the last change of key.
     former: Option<CookieKey>,
-    /// Secrets of `key` by day, those of the days around the one that this was made on.
+    /// Secrets of `key` by day, for the days around the one that this was made on.
     days: [(u32, CookieSecret); 3],
 }
 
 impl CookieSecrets {
-    /// Secrets of a key, quickest on the days around `now` (Unix seconds). Cookies of a former key
-    /// still hold.
+    /// Secrets of a key, computed ahead for the days around `now` (Unix seconds). Cookies of a
+    /// former key remain valid.
     pub fn new(key: CookieKey, former: Option<CookieKey>, now: u32) -> Self {
         let days = [
             now.saturating_sub(PERIOD_SECONDS),
@@ -90,7 +90,8 @@ impl CookieSecrets {
         }
     }
 
-    /// The same on another day, or with another key, after which cookies of this one still hold.
+    /// The secrets for another day or another key. After a change of key, cookies of the old one
+    /// remain valid.
     pub fn renewed(&self, key: CookieKey, now: u32) -> Self {
         let former = if key == self.key {
             self.former
@@ -109,12 +110,12 @@ impl CookieSecrets {
     }
 }
 
-/// What a server cookie was worth.
+/// The result of checking a server cookie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// Made by us for that client, and in time.
+pub enum CookieCheck {
+    /// Made by this fleet for that client, and not expired.
     Valid {
-        /// Whether the same cookie may be given back.
+        /// Whether the same cookie can be sent back.
         is_recent: bool,
     },
     /// Anything else.
@@ -142,12 +143,12 @@ pub fn check(
     cookie: &[u8; 16],
     client: IpAddr,
     now: u32,
-) -> Verdict {
+) -> CookieCheck {
     let made = u32::from_be_bytes([cookie[4], cookie[5], cookie[6], cookie[7]]);
     // Serial arithmetic (RFC 9018 section 4.3): the difference, not the values, is compared.
     let age = now.wrapping_sub(made) as i32;
     if cookie[..4] != [1, 0, 0, 0] || !(-AHEAD_MAX_SECONDS..=AGE_MAX_SECONDS).contains(&age) {
-        return Verdict::Invalid;
+        return CookieCheck::Invalid;
     }
     let given = u64::from_le_bytes([
         cookie[8], cookie[9], cookie[10], cookie[11], cookie[12], cookie[13], cookie[14],
@@ -156,13 +157,13 @@ pub fn check(
     let is_of =
         |secret: &CookieSecret| digest(secret, client_cookie, &cookie[..8], client) ^ given == 0;
     if is_of(&secrets.at(made)) {
-        Verdict::Valid {
+        CookieCheck::Valid {
             is_recent: (0..=RENEW_AFTER_SECONDS).contains(&age),
         }
     } else if secrets.former.is_some_and(|key| is_of(&key.secret(made))) {
-        Verdict::Valid { is_recent: false }
+        CookieCheck::Valid { is_recent: false }
     } else {
-        Verdict::Invalid
+        CookieCheck::Invalid
     }
 }
 
@@ -183,8 +184,8 @@ fn digest(secret: &CookieSecret, client_cookie: [u8; 8], fixed: &[u8], client: I
     siphash(&secret.0, &input[..len])
 }
 
-/// SipHash-2-4 (Aumasson and Bernstein, 2012). The standard library's hasher has other rounds
-/// behind no stable promise.
+/// SipHash-2-4 (Aumasson and Bernstein, 2012). The standard library's hasher guarantees no
+/// algorithm.
 fn siphash(key: &[u8; 16], input: &[u8]) -> u64 {
     let word = |b: &[u8]| {
         let mut w = [0; 8];
@@ -257,12 +258,12 @@ mod tests {
         let mut secrets = CookieSecrets::new(CookieKey::of_bytes([7; 32]), None, 1_559_731_985);
         assert_eq!(
             check(&secrets, client_cookie, &expected, client, 1_559_731_985),
-            Verdict::Invalid
+            CookieCheck::Invalid
         );
         secrets.days[1].1 = secret;
         assert_eq!(
             check(&secrets, client_cookie, &expected, client, 1_559_731_985),
-            Verdict::Valid { is_recent: true }
+            CookieCheck::Valid { is_recent: true }
         );
     }
 
@@ -287,48 +288,48 @@ mod tests {
                 [7; 8],
                 client,
                 now,
-                Verdict::Valid { is_recent: true },
+                CookieCheck::Valid { is_recent: true },
             ),
             (
                 before,
                 [7; 8],
                 client,
                 now + 1800,
-                Verdict::Valid { is_recent: true },
+                CookieCheck::Valid { is_recent: true },
             ),
             (
                 before,
                 [7; 8],
                 client,
                 now + 1801,
-                Verdict::Valid { is_recent: false },
+                CookieCheck::Valid { is_recent: false },
             ),
             (
                 before,
                 [7; 8],
                 client,
                 now + 3600,
-                Verdict::Valid { is_recent: false },
+                CookieCheck::Valid { is_recent: false },
             ),
-            (before, [7; 8], client, now + 3601, Verdict::Invalid),
+            (before, [7; 8], client, now + 3601, CookieCheck::Invalid),
             (
                 before,
                 [7; 8],
                 client,
                 now - 300,
-                Verdict::Valid { is_recent: false },
+                CookieCheck::Valid { is_recent: false },
             ),
-            (before, [7; 8], client, now - 301, Verdict::Invalid),
-            (before, [8; 8], client, now, Verdict::Invalid),
-            (before, [7; 8], other, now, Verdict::Invalid),
+            (before, [7; 8], client, now - 301, CookieCheck::Invalid),
+            (before, [8; 8], client, now, CookieCheck::Invalid),
+            (before, [7; 8], other, now, CookieCheck::Invalid),
             (
                 after,
                 [7; 8],
                 client,
                 now,
-                Verdict::Valid { is_recent: false },
+                CookieCheck::Valid { is_recent: false },
             ),
-            (gone, [7; 8], client, now, Verdict::Invalid),
+            (gone, [7; 8], client, now, CookieCheck::Invalid),
         ] {
             assert_eq!(
                 check(&secrets, client_cookie, &cookie, address, at),
@@ -356,7 +357,7 @@ mod tests {
             assert!(
                 matches!(
                     check(&checker, [1; 8], &cookie, client, checked),
-                    Verdict::Valid { .. }
+                    CookieCheck::Valid { .. }
                 ),
                 "{made} {started} {checked}"
             );
@@ -364,7 +365,7 @@ mod tests {
                 CookieSecrets::new(CookieKey::of_fleet("a key of another"), None, started);
             assert_eq!(
                 check(&stranger, [1; 8], &cookie, client, checked),
-                Verdict::Invalid
+                CookieCheck::Invalid
             );
         }
         let of_day = |day: u32| fleet.secret(day * PERIOD_SECONDS).0;

@@ -1,7 +1,7 @@
 //! Batched UDP: many datagrams a system call, answered from the address they were sent to.
 //!
-//! The only module of this crate with unsafe code. Knows sockets and buffers, and of DNS how long a
-//! query may be.
+//! The only module of this crate with unsafe code. Knows sockets and buffers, and the longest
+//! query.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -9,38 +9,38 @@ use std::mem;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd;
 
-use crate::wire::QUERY_BYTES_MAX;
+use crate::message::QUERY_BYTES_MAX;
 
 /// Datagrams a system call.
-pub const BATCH: usize = 64;
-/// Bytes that are read of a datagram: enough to see that it is too long for a query.
+pub(crate) const BATCH: usize = 64;
+/// Bytes read of a datagram: enough to see that it is too long for a query.
 const DATAGRAM_BYTES_MAX: usize = QUERY_BYTES_MAX + 1;
 /// Words of ancillary data a datagram: room for one packet-information message of either family.
 const CONTROL_WORDS: usize = 8;
 
 /// Buffers of one worker, made once.
-pub struct Batch {
+pub(crate) struct Batch {
     headers: Vec<libc::mmsghdr>,
     vectors: Vec<libc::iovec>,
     names: Vec<libc::sockaddr_storage>,
     controls: Vec<[u64; CONTROL_WORDS]>,
     input: Vec<u8>,
-    /// Headers that the kernel has written to since they were last made ready.
+    /// Headers that the kernel has written to since they were last reset.
     used: usize,
-    /// Reused for sending; index of the datagram that each answers.
+    /// Headers for sending, reused.
     outgoing: Vec<libc::mmsghdr>,
     outgoing_vectors: Vec<libc::iovec>,
 }
 
 /// An answer: which datagram it answers, and where it is in the output buffer.
 #[derive(Debug, Clone, Copy)]
-pub struct Reply {
+pub(crate) struct Reply {
     /// Index of the datagram in the batch.
-    pub to: usize,
+    pub(crate) to: usize,
     /// First byte.
-    pub start: usize,
+    pub(crate) start: usize,
     /// Byte after the last.
-    pub end: usize,
+    pub(crate) end: usize,
 }
 
 impl Default for Batch {
@@ -51,7 +51,7 @@ impl Default for Batch {
 
 impl Batch {
     /// New buffers.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         // SAFETY: these are plain C structures for which all zeros is a valid value.
         let (header, name): (libc::mmsghdr, libc::sockaddr_storage) =
             unsafe { (mem::zeroed(), mem::zeroed()) };
@@ -69,8 +69,9 @@ impl Batch {
             outgoing: vec![header; BATCH],
             outgoing_vectors: vec![vector; BATCH],
         };
-        // None of the vectors ever grows, so these pointers hold as long as the batch, wherever it
-        // is moved.
+
+        // None of the vectors ever grows, so these pointers stay valid as long as the batch lives,
+        // even when it is moved.
         for (i, chunk) in batch.input.chunks_exact_mut(DATAGRAM_BYTES_MAX).enumerate() {
             batch.vectors[i] = libc::iovec {
                 iov_base: chunk.as_mut_ptr().cast(),
@@ -82,21 +83,19 @@ impl Batch {
             header.msg_iovlen = 1;
             header.msg_control = (&raw mut batch.controls[i]).cast();
         }
+
         batch
     }
 
-    /// Waits for one datagram at least (or the socket's read time-out) and takes what else is
-    /// there.
-    ///
-    /// # Errors
-    /// Those of `recvmmsg(2)`.
-    pub fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
+    /// Waits for one datagram (or the socket's read time-out) and takes all that have arrived.
+    pub(crate) fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
         for header in &mut self.headers[..self.used] {
             header.msg_hdr.msg_namelen =
                 mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t;
             header.msg_hdr.msg_controllen = mem::size_of::<[u64; CONTROL_WORDS]>() as _;
             header.msg_hdr.msg_flags = 0;
         }
+
         self.used = 0;
         // SAFETY: every header points at a name, one vector and ancillary data of the lengths it
         // states, all owned by `self` and not moved or read elsewhere during the call; the count is
@@ -110,9 +109,10 @@ impl Batch {
                 std::ptr::null_mut(),
             )
         };
+
         match usize::try_from(got) {
             Ok(count) => {
-                // The kernel may have touched the one after the last, on which it failed.
+                // The kernel may have written to the one after the last, on which it failed.
                 self.used = (count + 1).min(BATCH);
                 Ok(count)
             }
@@ -123,8 +123,8 @@ impl Batch {
         }
     }
 
-    /// The `i`-th datagram received and who sent it; `None` when its sender cannot be answered.
-    pub fn datagram(&self, i: usize) -> Option<(SocketAddr, &[u8])> {
+    /// The `i`-th datagram received and its sender; `None` when the sender cannot be answered.
+    pub(crate) fn datagram(&self, i: usize) -> Option<(SocketAddr, &[u8])> {
         let header = self.headers.get(i)?;
         let from = socket_address(&self.names[i])?;
         let bytes = self.input[i * DATAGRAM_BYTES_MAX..(i + 1) * DATAGRAM_BYTES_MAX]
@@ -132,12 +132,14 @@ impl Batch {
         Some((from, bytes))
     }
 
-    /// Sends answers to datagrams of the last batch. One that cannot be sent is left out: its
-    /// client asks again.
-    ///
-    /// # Errors
-    /// The last error of `sendmmsg(2)`, after everything was tried.
-    pub fn send(&mut self, socket: &UdpSocket, output: &[u8], replies: &[Reply]) -> io::Result<()> {
+    /// Sends answers to datagrams of the last batch. An answer that cannot be sent is dropped: its
+    /// client retries.
+    pub(crate) fn send(
+        &mut self,
+        socket: &UdpSocket,
+        output: &[u8],
+        replies: &[Reply],
+    ) -> io::Result<()> {
         let replies = &replies[..replies.len().min(BATCH)];
         for (k, reply) in replies.iter().enumerate() {
             let bytes = output.get(reply.start..reply.end).unwrap_or_default();
@@ -160,6 +162,7 @@ impl Batch {
             header.msg_controllen = source as _;
             header.msg_flags = 0;
         }
+
         let mut sent = 0;
         let mut result = Ok(());
         while sent < replies.len() {
@@ -178,19 +181,20 @@ impl Batch {
                 Err(_) => {
                     let error = io::Error::last_os_error();
                     if error.kind() != io::ErrorKind::Interrupted {
-                        // The error belongs to the first one that was left.
+                        // The error belongs to the first answer that was not sent.
                         sent += 1;
                         result = Err(error);
                     }
                 }
             }
         }
+
         result
     }
 
-    /// Turns the packet information that came with a datagram into the one that sends from the
-    /// address it was sent to; gives its length, 0 when there is none (a socket bound to one
-    /// address needs none).
+    /// Turns the packet information received with a datagram into the one that sends from the
+    /// address the datagram was sent to; gives its length, 0 when there is none (a socket bound to
+    /// one address needs none).
     fn source_control(&mut self, i: usize) -> usize {
         let header = &self.headers[i].msg_hdr;
         if header.msg_controllen == 0 {
@@ -206,7 +210,7 @@ impl Batch {
                     (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                         let data = libc::CMSG_DATA(message).cast::<libc::in_pktinfo>();
                         let mut info = data.read_unaligned();
-                        // Routing decides the interface; the address asked becomes the source.
+                        // Routing decides the interface; the address queried becomes the source.
                         info.ipi_ifindex = 0;
                         data.write_unaligned(info);
                         return header.msg_controllen;
@@ -224,11 +228,12 @@ impl Batch {
                 }
             }
         }
+
         0
     }
 }
 
-/// An address that the kernel filled in; `None` for port 0, which nobody can be answered on.
+/// An address that the kernel filled in; `None` for port 0, which cannot be answered.
 fn socket_address(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
     let address = match i32::from(name.ss_family) {
         libc::AF_INET => {
@@ -256,12 +261,9 @@ fn socket_address(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
     (address.port() != 0).then_some(address)
 }
 
-/// Asks for packet information when the socket is bound to all addresses, and keeps answers from
-/// relying on path MTU discovery that an attacker can feed (RFC 9715 section 3.1).
-///
-/// # Errors
-/// Those of `setsockopt(2)`.
-pub fn prepare(socket: &UdpSocket, address: SocketAddr) -> io::Result<()> {
+/// Requests packet information when the socket is bound to all addresses, and turns off path MTU
+/// discovery, which an attacker can feed (RFC 9715 section 3.1).
+pub(crate) fn prepare(socket: &UdpSocket, address: SocketAddr) -> io::Result<()> {
     let (level, discover, omit, info) = if address.is_ipv4() {
         (
             libc::IPPROTO_IP,

@@ -1,22 +1,21 @@
 //! Authoritative DNS that gives each client the best edge cluster.
 //!
-//! A query's walk: `server` (sockets) -> `handler` (the steps in order) -> `wire` (bytes) ->
-//! `answer` over `zone` (which records) -> `steer` (which addresses) -> `wire`. `rdata` reads
-//! records as people write them, `serial` keeps the zones' serial, `cookie` makes DNS cookies,
-//! `limit` keeps forged queries from using us, `kernel` talks to the system.
+//! The path of a query: `transport` (sockets) -> `handler` (the steps in order) -> `message` (bytes)
+//! -> `answer` over `zone` (records) -> `steer` (addresses) -> `respond` (bytes). Beside it: `cookie`
+//! makes DNS cookies, `limit` bounds the answers to forged queries, `metrics` counts, and `kernel`
+//! holds the system calls. `start` starts and ends the role.
 
 pub mod answer;
 pub mod cookie;
 pub mod handler;
-pub mod kernel;
+mod kernel;
 pub mod limit;
+pub mod message;
 pub mod metrics;
-pub mod rdata;
-mod serial;
-pub mod server;
+mod respond;
 mod start;
 pub mod steer;
-pub mod wire;
+pub mod transport;
 pub mod zone;
 
 pub use crate::start::run;

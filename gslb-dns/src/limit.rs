@@ -1,66 +1,67 @@
-//! How many answers one network gets over UDP without having shown that it is there.
+//! Limits the answers that one network gets over UDP without a valid cookie.
 //!
-//! A forged sender makes us answer a victim; past the limit the answer is empty and asks for TCP,
-//! or for a cookie where the client speaks cookies (RFC 7873 section 5.2.3). Pure: time and the
-//! hash seed are arguments. One limiter a worker, of fixed size.
+//! Queries with a forged source address make a name server attack the victim with answers. Past the
+//! limit the answer is empty and requests TCP, or a cookie where the client uses cookies (RFC 7873
+//! section 5.2.3). Pure: time and the hash seed are arguments. Each worker has a limiter of fixed
+//! size.
 
 use std::net::IpAddr;
 
 /// Answers a second that one network (an IPv4 /24 or an IPv6 /56) gets from one worker without a
 /// valid cookie. Large public resolvers stay well below it for each of their egress networks.
 pub const ANSWERS_PER_SECOND_MAX: u32 = 10_000;
-/// Networks counted at a time; two that share a place share its limit, which only ever costs them a
-/// retry.
-const PLACES: usize = 4096;
+/// Networks counted at a time; two that share a bucket share its limit, which costs them a retry at
+/// most.
+const BUCKETS: usize = 4096;
 
 /// Counts answers by network.
 #[derive(Debug)]
 pub struct Limiter {
-    places: Box<[Place]>,
+    buckets: Box<[Bucket]>,
     seed: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-struct Place {
+struct Bucket {
     second: u32,
     count: u32,
 }
 
 impl Limiter {
-    /// A limiter whose places are spread by `seed`, so that nobody can choose to share one with a
-    /// victim.
+    /// A limiter whose buckets are spread by `seed`, so that an attacker cannot choose to share one
+    /// with a victim.
     pub fn new(seed: u64) -> Self {
         Self {
-            places: vec![Place::default(); PLACES].into_boxed_slice(),
+            buckets: vec![Bucket::default(); BUCKETS].into_boxed_slice(),
             seed,
         }
     }
 
-    /// Counts one answer to a client at a time (Unix seconds); `false` when its network has had
-    /// enough.
+    /// Counts one answer to a client at a time (Unix seconds); `false` when its network is over the
+    /// limit.
     pub fn admits(&mut self, client: IpAddr, now: u32) -> bool {
-        // The kernel lets nobody outside use these, so they are not forged.
+        // The kernel accepts these from this machine only, so they are not forged.
         if client.is_loopback() {
             return true;
         }
         let network = network_of(client);
         let spread = (network ^ self.seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let place = &mut self.places[(spread >> 52) as usize % PLACES];
-        if place.second != now {
-            *place = Place {
+        let bucket = &mut self.buckets[(spread >> 52) as usize % BUCKETS];
+        if bucket.second != now {
+            *bucket = Bucket {
                 second: now,
                 count: 0,
             };
         }
-        place.count = place.count.saturating_add(1);
-        place.count <= ANSWERS_PER_SECOND_MAX
+        bucket.count = bucket.count.saturating_add(1);
+        bucket.count <= ANSWERS_PER_SECOND_MAX
     }
 }
 
 fn network_of(client: IpAddr) -> u64 {
     match client {
         IpAddr::V4(a) => u64::from(u32::from(a) >> 8),
-        // The first bit set keeps the families apart.
+        // The first bit keeps the families apart.
         IpAddr::V6(a) => (u128::from(a) >> 72) as u64 | 1 << 63,
     }
 }

@@ -1,12 +1,12 @@
-//! Every metric of queries: names, labels and handles. Selections are counted by steering.
+//! The metrics of queries: names, labels and handles. Steering counts selections.
 
 use std::collections::BTreeMap;
 
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 
-use crate::wire::rtype;
+use crate::message::rtype;
 
-/// How a query came.
+/// The transport of a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
     /// UDP.
@@ -15,7 +15,7 @@ pub enum Transport {
     Tcp,
 }
 
-/// Types with a label of their own; all others are `other`, so that no client can make up labels.
+/// Types with a label of their own; all others are `other`, so that a client cannot create labels.
 const TYPES: [(u16, &str); 19] = [
     (rtype::A, "A"),
     (rtype::AAAA, "AAAA"),
@@ -92,7 +92,8 @@ impl Metrics {
                 RCODES[rest % RCODES.len()].1,
             ]
         };
-        // Each worker would otherwise look the labels up again for every query.
+
+        // Looked up once, not for every query.
         let queries = (0..CELLS)
             .map(|cell| vec.with_label_values(&labels(cell)))
             .collect();

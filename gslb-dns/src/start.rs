@@ -24,10 +24,9 @@ use tokio::task::JoinSet;
 use crate::cookie::{CookieKey, CookieSecrets};
 use crate::handler::Handler;
 use crate::metrics::Metrics;
-use crate::serial::Serial;
-use crate::server::{Listeners, Serving};
-use crate::steer::{Served, Steering};
-use crate::zone::{ZoneError, Zones};
+use crate::transport::{Listeners, Serving};
+use crate::steer::{Revision, Steering};
+use crate::zone::{Serial, ZoneError, Zones};
 
 /// How long open connections may take to end.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -124,7 +123,7 @@ impl Role for StartingServer {
         let compiled = follow::start_from(fleet.clone(), shutdown.clone(), |fleet| {
             let zones = Zones::compile(fleet, &name, serial.at_start(fleet.changed_unix_s))
                 .map_err(|faults| zone_failure(&faults))?;
-            Ok(Served {
+            Ok(Revision {
                 fleet: fleet.clone(),
                 zones: Arc::new(zones),
             })
@@ -270,7 +269,7 @@ struct Reloader {
     name: String,
     fleet: watch::Receiver<Arc<Fleet>>,
     /// The newest fleet whose zones compiled.
-    served: watch::Sender<Served>,
+    served: watch::Sender<Revision>,
     /// Of the zones served.
     serial: Serial,
     listen: Vec<std::net::SocketAddr>,
@@ -303,7 +302,7 @@ impl Reloader {
         }
         match self.compile(fleet) {
             Ok(zones) => {
-                self.served.send_replace(Served {
+                self.served.send_replace(Revision {
                     fleet: fleet.clone(),
                     zones,
                 });

@@ -14,7 +14,7 @@ use nearcast_gslb_dns::cookie::{CookieKey, CookieSecrets};
 use nearcast_gslb_dns::handler::{Handler, Worker};
 use nearcast_gslb_dns::limit::ANSWERS_PER_SECOND_MAX;
 use nearcast_gslb_dns::metrics::Transport;
-use nearcast_gslb_dns::steer::{Served, Steering};
+use nearcast_gslb_dns::steer::{Revision, Steering};
 use nearcast_gslb_dns::zone::Zones;
 use support::{demo_zone, fleet, query, query_with, rcode, site};
 
@@ -58,13 +58,13 @@ impl Bench {
             vec![demo_zone()],
         );
         let zones = Zones::compile(&fleet, "ns1", 1).expect("it compiles");
-        Self::with(Served {
+        Self::with(Revision {
             fleet: Arc::new(fleet),
             zones: Arc::new(zones),
         })
     }
 
-    fn with(served: Served) -> Self {
+    fn with(served: Revision) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -150,7 +150,7 @@ fn a_flood_is_sent_to_tcp_and_a_cookie_opens_the_door() {
 #[test]
 fn before_there_are_zones_it_says_that_it_is_not_ready() {
     let fleet = Arc::new(fleet(vec![], vec![], vec![]));
-    let mut bench = Bench::with(Served {
+    let mut bench = Bench::with(Revision {
         fleet,
         zones: Arc::default(),
     });

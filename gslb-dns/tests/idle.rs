@@ -13,8 +13,8 @@ use nearcast_fleet::shutdown::ShutdownTrigger;
 use nearcast_gslb_dns::cookie::{CookieKey, CookieSecrets};
 use nearcast_gslb_dns::handler::Handler;
 use nearcast_gslb_dns::metrics::Metrics;
-use nearcast_gslb_dns::server::{Listeners, Serving};
-use nearcast_gslb_dns::steer::{Served, Steering};
+use nearcast_gslb_dns::steer::{Revision, Steering};
+use nearcast_gslb_dns::transport::{Listeners, Serving};
 use nearcast_gslb_dns::zone::Zones;
 use support::{fleet, query, zone};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -35,7 +35,7 @@ fn start_with(connections_max: Option<usize>) -> (SocketAddr, Serving, ShutdownT
     let zones = Zones::compile(&fleet, "ns1", 1).expect("it compiles");
     let (trigger, shutdown) = nearcast_fleet::shutdown::channel();
     let registry = prometheus::Registry::new();
-    let (_tx, rx) = tokio::sync::watch::channel(Served {
+    let (_tx, rx) = tokio::sync::watch::channel(Revision {
         fleet: Arc::new(fleet),
         zones: Arc::new(zones),
     });
@@ -153,7 +153,7 @@ async fn clients_that_do_not_read_give_way() {
             .await
             .expect("connected")
             .into_split();
-        let (framed, written) = (framed.clone(), Arc::clone(&written));
+        let (framed, written) = (framed.clone(), written.clone());
         let writing = tokio::spawn(async move {
             while writer.write_all(&framed).await.is_ok() {
                 written.fetch_add(1, Ordering::Relaxed);

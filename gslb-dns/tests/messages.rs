@@ -459,7 +459,7 @@ fn a_message_longer_than_any_query_is_a_format_error_and_the_next_is_answered() 
         message.resize(bytes, 0);
         message
     };
-    let most = nearcast_gslb_dns::wire::QUERY_BYTES_MAX;
+    let most = nearcast_gslb_dns::message::QUERY_BYTES_MAX;
     for (bytes, expected) in [
         (most, 0),
         (most + 1, 1),
@@ -998,7 +998,7 @@ fn a_query_may_come_in_single_bytes() {
 fn one_client_cannot_take_all_connections() {
     use std::io::Read as _;
     let server = Server::start();
-    let most = nearcast_gslb_dns::server::CONNECTIONS_PER_CLIENT_MAX as usize;
+    let most = nearcast_gslb_dns::transport::CONNECTIONS_PER_CLIENT_MAX as usize;
     // The harness has made one connection that may be still open.
     let mut streams: Vec<_> = (0..most + 2)
         .map(|_| std::net::TcpStream::connect(server.address).expect("connected"))
@@ -1104,7 +1104,7 @@ fn it_ends_under_load_too() {
     let server = Server::start();
     let address = server.address;
     let done = std::sync::Arc::new(AtomicBool::new(false));
-    let seen = std::sync::Arc::clone(&done);
+    let seen = done.clone();
     let load = std::thread::spawn(move || {
         let sockets: Vec<_> = (0..16)
             .map(|_| std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port"))

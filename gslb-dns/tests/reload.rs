@@ -24,7 +24,7 @@ fn sites_that_change_places_in_the_file_are_never_taken_for_one_another() {
     let clients: Vec<_> = [("here.cdn.test", 10), ("there.cdn.test", 30)]
         .into_iter()
         .map(|(name, net)| {
-            let (done, address) = (Arc::clone(&done), server.address);
+            let (done, address) = (done.clone(), server.address);
             std::thread::spawn(move || {
                 let message = query(1, name, 1);
                 let mut whole = 0;

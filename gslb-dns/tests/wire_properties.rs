@@ -4,7 +4,7 @@
 use hickory_proto::op::Message;
 use hickory_proto::rr::{DNSClass, RecordType};
 use hickory_proto::serialize::binary::{BinEncodable, BinEncoder};
-use nearcast_gslb_dns::wire::{OptRecord, Owner, Query, Section, Writer, rtype};
+use nearcast_gslb_dns::message::{OptRecord, Owner, Query, Section, Writer, rtype};
 use proptest::prelude::*;
 
 /// A wire name of a few short labels, so that suffixes are shared often.

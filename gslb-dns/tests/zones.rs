@@ -3,14 +3,14 @@
 mod support;
 
 use nearcast_fleet::config::{Fleet, NameServer};
-use nearcast_gslb_dns::answer::{Answer, Last, Link, resolve};
-use nearcast_gslb_dns::rdata;
-use nearcast_gslb_dns::wire::{QName, presentation, rtype};
+use nearcast_gslb_dns::answer::{Answer, Link, Outcome, resolve};
+use nearcast_gslb_dns::message::{QName, presentation, rtype};
+use nearcast_gslb_dns::zone::text;
 use nearcast_gslb_dns::zone::{ZoneError, Zones, is_newer, next_serial};
 use support::{demo_zone, fleet, site, zone};
 
 fn name(text: &str) -> QName {
-    QName::from_wire(&rdata::name(text, &[0]).expect("a name")).expect("short enough")
+    QName::from_wire(&text::name(text, &[0]).expect("a name")).expect("short enough")
 }
 
 fn ask<'z>(zones: &'z Zones, qname: &str, qtype: u16) -> Answer<'z> {
@@ -58,7 +58,7 @@ fn a_root_and_a_top_level_zone_refer_downwards_with_glue() {
     ] {
         let zones = Zones::compile(&fleet, server, 1).expect("it compiles");
         let below = format!("www.{cut}");
-        let Last::Referral(owner, set) = ask(&zones, &below, rtype::A).last else {
+        let Outcome::Referral(owner, set) = ask(&zones, &below, rtype::A).outcome else {
             panic!("{below} at {server}")
         };
         assert_eq!(presentation(owner), cut);
@@ -74,7 +74,7 @@ fn a_root_and_a_top_level_zone_refer_downwards_with_glue() {
         );
     }
     let root = Zones::compile(&fleet, "root", 1).expect("it compiles");
-    let Last::Records(_, ns) = ask(&root, ".", rtype::NS).last else {
+    let Outcome::Records(_, ns) = ask(&root, ".", rtype::NS).outcome else {
         panic!("the root's name servers")
     };
     assert_eq!(presentation(&ns.data[0]), "a.root-servers");
@@ -84,25 +84,28 @@ fn a_root_and_a_top_level_zone_refer_downwards_with_glue() {
         "a priming query gets the address too"
     );
     assert!(matches!(
-        ask(&root, "a.root-servers", rtype::A).last,
-        Last::Records(..)
+        ask(&root, "a.root-servers", rtype::A).outcome,
+        Outcome::Records(..)
     ));
     assert!(matches!(
-        ask(&root, "example", rtype::A).last,
-        Last::Missing
+        ask(&root, "example", rtype::A).outcome,
+        Outcome::NxDomain
     ));
     assert!(
-        matches!(ask(&root, "root-servers", rtype::NS).last, Last::NoData),
+        matches!(
+            ask(&root, "root-servers", rtype::NS).outcome,
+            Outcome::NoData
+        ),
         "an empty non-terminal"
     );
     let tld = Zones::compile(&fleet, "tld", 1).expect("it compiles");
     assert!(matches!(
-        ask(&tld, "ns.nic.test", rtype::A).last,
-        Last::Records(..)
+        ask(&tld, "ns.nic.test", rtype::A).outcome,
+        Outcome::Records(..)
     ));
     assert!(matches!(
-        ask(&tld, "nic.test", rtype::NS).last,
-        Last::NoData
+        ask(&tld, "nic.test", rtype::NS).outcome,
+        Outcome::NoData
     ));
 }
 
@@ -115,12 +118,12 @@ fn a_child_zone_that_the_file_does_not_delegate_is_delegated_by_its_parent() {
     });
     let tld = Zones::compile(&fleet, "tld", 1).expect("it compiles");
     assert!(matches!(
-        ask(&tld, "x.demo.test", rtype::A).last,
-        Last::Referral(..)
+        ask(&tld, "x.demo.test", rtype::A).outcome,
+        Outcome::Referral(..)
     ));
     let root = Zones::compile(&fleet, "root", 1).expect("it compiles");
     assert!(
-        matches!(ask(&root, "x.demo.test", rtype::A).last, Last::Referral(owner, _) if presentation(owner) == "test")
+        matches!(ask(&root, "x.demo.test", rtype::A).outcome, Outcome::Referral(owner, _) if presentation(owner) == "test")
     );
 }
 
@@ -138,28 +141,31 @@ fn where_both_sides_of_a_cut_are_served_the_child_answers_and_ds_is_the_parents(
     let fleet = fleet(vec![], vec![], vec![demo_zone(), parent]);
     let zones = Zones::compile(&fleet, "ns1", 1).expect("it compiles");
     assert!(matches!(
-        ask(&zones, "mail.demo.test", rtype::A).last,
-        Last::Records(..)
+        ask(&zones, "mail.demo.test", rtype::A).outcome,
+        Outcome::Records(..)
     ));
     assert!(
         matches!(
-            ask(&zones, "occluded.demo.test", rtype::A).last,
-            Last::Missing
+            ask(&zones, "occluded.demo.test", rtype::A).outcome,
+            Outcome::NxDomain
         ),
         "the parent's data below the cut is not the child's"
     );
     let ds = ask(&zones, "demo.test", rtype::DS);
-    assert!(matches!(ds.last, Last::Records(..)));
+    assert!(matches!(ds.outcome, Outcome::Records(..)));
     assert_eq!(presentation(&ds.zone.expect("a zone").apex), "test");
     let none = ask(&zones, "cdn.test", rtype::DS);
-    assert!(matches!(none.last, Last::NoData));
+    assert!(matches!(none.outcome, Outcome::NoData));
     assert_eq!(
         presentation(&none.zone.expect("a zone").apex),
         "test",
         "the parent says that there is none"
     );
     assert!(
-        matches!(ask(&zones, "demo.test", rtype::NS).last, Last::Records(..)),
+        matches!(
+            ask(&zones, "demo.test", rtype::NS).outcome,
+            Outcome::Records(..)
+        ),
         "NS at the apex is the child's"
     );
 }
@@ -210,20 +216,23 @@ fn hosts_of_sites_become_aliases_or_are_steered_themselves() {
         ("x.sub.demo.test", None, 0),
     ] {
         let answer = ask(&zones, qname, rtype::A);
-        let site = match answer.last {
-            Last::Steered(_, site) => Some(site),
+        let site = match answer.outcome {
+            Outcome::Steered(_, site) => Some(site),
             _ => None,
         };
         assert_eq!(site, expected, "{qname}: {answer:?}");
         assert_eq!(answer.links.iter().flatten().count(), links, "{qname}");
     }
     assert!(
-        matches!(ask(&zones, "demo.test", rtype::MX).last, Last::Records(..)),
+        matches!(
+            ask(&zones, "demo.test", rtype::MX).outcome,
+            Outcome::Records(..)
+        ),
         "the apex keeps its records"
     );
     assert!(matches!(
-        ask(&zones, "both.demo.test", rtype::TXT).last,
-        Last::Records(..)
+        ask(&zones, "both.demo.test", rtype::TXT).outcome,
+        Outcome::Records(..)
     ));
 }
 
@@ -243,15 +252,15 @@ fn a_chain_stops_before_a_steered_name_when_asked_to() {
         let answer = resolve(&zones, &name(qname), rtype::A, stops);
         assert_eq!(answer.links.iter().flatten().count(), expected_links);
         assert_eq!(
-            matches!(answer.last, Last::Open),
+            matches!(answer.outcome, Outcome::Incomplete),
             qname != "alias.demo.test",
             "{qname}: only a tailored end is left open"
         );
     }
     assert!(
         matches!(
-            resolve(&zones, &name("www.cdn.test"), rtype::A, true).last,
-            Last::Steered(_, 0)
+            resolve(&zones, &name("www.cdn.test"), rtype::A, true).outcome,
+            Outcome::Steered(_, 0)
         ),
         "asked directly it is answered"
     );
@@ -270,12 +279,15 @@ fn a_redirection_makes_names_below_it_and_says_when_one_is_too_long() {
     let fleet = fleet(vec![], vec![], vec![zone("demo.test", &records)]);
     let zones = Zones::compile(&fleet, "ns1", 1).expect("it compiles");
     let made = ask(&zones, "a.short.demo.test", rtype::A);
-    assert!(matches!(made.last, Last::Records(..)), "{made:?}");
+    assert!(matches!(made.outcome, Outcome::Records(..)), "{made:?}");
     assert!(
-        matches!(&made.links[0], Some(Link::Redirect { target, .. }) if presentation(target) == "a.target.demo.test")
+        matches!(&made.links[0], Some(Link::Dname { target, .. }) if presentation(target) == "a.target.demo.test")
     );
     assert!(
-        matches!(ask(&zones, "short.demo.test", rtype::A).last, Last::NoData),
+        matches!(
+            ask(&zones, "short.demo.test", rtype::A).outcome,
+            Outcome::NoData
+        ),
         "the owner itself is not redirected"
     );
     assert!(matches!(
@@ -284,8 +296,8 @@ fn a_redirection_makes_names_below_it_and_says_when_one_is_too_long() {
             &format!("{}.old.demo.test", "z".repeat(30)),
             rtype::A
         )
-        .last,
-        Last::TooLong
+        .outcome,
+        Outcome::NameTooLong
     ));
 }
 
@@ -353,12 +365,12 @@ fn records_given_for_the_cdn_zone_join_it() {
     );
     let zones = Zones::compile(&fleet, "ns1", 1).expect("it compiles");
     assert!(matches!(
-        ask(&zones, "www.cdn.test", rtype::A).last,
-        Last::Steered(..)
+        ask(&zones, "www.cdn.test", rtype::A).outcome,
+        Outcome::Steered(..)
     ));
     assert!(matches!(
-        ask(&zones, "www.cdn.test", rtype::TXT).last,
-        Last::Records(..)
+        ask(&zones, "www.cdn.test", rtype::TXT).outcome,
+        Outcome::Records(..)
     ));
     assert_eq!(
         ask(&zones, "status.cdn.test", rtype::A)
@@ -424,19 +436,19 @@ fn ten_thousand_sites_and_zones_lead_each_to_its_own() {
         ] {
             let answer = ask(&zones, &qname, rtype::A);
             assert!(
-                matches!(answer.last, Last::Steered(_, site) if site == n),
+                matches!(answer.outcome, Outcome::Steered(_, site) if site == n),
                 "{qname}: {answer:?}"
             );
             assert_eq!(answer.links.iter().flatten().count(), links, "{qname}");
         }
         let mail = ask(&zones, &format!("mail.z{n}.test"), rtype::A);
-        assert!(matches!(mail.last, Last::Records(..)));
+        assert!(matches!(mail.outcome, Outcome::Records(..)));
         assert_eq!(
             presentation(&mail.zone.expect("a zone").apex),
             format!("z{n}.test")
         );
         let deep = ask(&zones, &format!("nowhere.sub.z{n}.test"), rtype::A);
-        assert_eq!(deep.last, Last::Missing);
+        assert_eq!(deep.outcome, Outcome::NxDomain);
         assert_eq!(
             presentation(&deep.zone.expect("a zone").apex),
             if n % 100 == 0 {
@@ -562,8 +574,8 @@ fn a_loop_of_aliases_has_each_once() {
     ] {
         let answer = ask(&zones, qname, rtype::A);
         assert_eq!(
-            (answer.links.iter().flatten().count(), answer.last),
-            (links, Last::Open),
+            (answer.links.iter().flatten().count(), answer.outcome),
+            (links, Outcome::Incomplete),
             "{qname}"
         );
     }

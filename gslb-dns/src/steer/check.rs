@@ -1,22 +1,21 @@
-//! Health checks of one endpoint over HTTP: when, over which connection, and for how long an answer
-//! is waited for.
+//! Health checks of one endpoint over HTTP: their times, their connection, and their time-outs.
 //!
-//! Checks go over one connection that is kept, so that a check costs one round trip however far the
-//! edge is. Every tenth check is made on a new connection, which then takes the place of the kept
-//! one: a listener that accepts nothing any more is found that way. So is every check after a
-//! failure, until one passes, and a check whose kept connection turns out to be closed: edges close
+//! Checks use one persistent connection, so that a check costs one round trip at any distance.
+//! Every tenth check uses a new connection, which then replaces the old one: this detects a
+//! listener that accepts no connections any more. A new connection is also used after a failure,
+//! until a check passes, and when the persistent connection turns out to be closed: edges close
 //! idle connections, and that alone says nothing about their health.
 //!
-//! How long a check waits is learned from the round trips measured (as in RFC 6298: the smoothed
-//! time and four times its mean deviation, but never less than half as much again as the smoothed
-//! time), for the connection and for the answer apart, and stays between `timeout_min` and
-//! `timeout`. It is `timeout` while nothing is measured and while the endpoint is down, so that an
-//! edge that is far, or whose way has become longer, gets the time to show it. What took longer
-//! than the endpoint would be given while it is up is believed when the next check says the same:
-//! an edge that stood still answers late once, and must be found as fast when it does so again.
+//! The time-out of a check is learned from measured round trips (as in RFC 6298: the smoothed time
+//! and four times its mean deviation, but at least 1.5 times the smoothed time), separately for the
+//! connection and for the response, between `timeout_min` and `timeout`. It is `timeout` while
+//! nothing is measured and while the endpoint is down, so that a distant edge, or one whose way has
+//! become longer, has the time to respond. A measurement longer than the time-out of an endpoint
+//! that is up counts only when the next one confirms it: an edge that stalled responds late once,
+//! and the next stall must be detected as fast.
 //!
-//! The check after a failure does not wait for the interval, and neither does the one after a kept
-//! connection closed: an edge that is killed is found within moments.
+//! The check after a failure does not wait for the interval, and neither does the one after the
+//! persistent connection closes: a killed edge is detected within moments.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -29,35 +28,36 @@ use hyper_util::rt::TokioIo;
 use nearcast_fleet::config::HealthCheck;
 use tokio::task::JoinHandle;
 
-use super::health::{Jitter, Outcome, pause};
+use super::health::{CheckOutcome, pause};
+use nearcast_fleet::random::Random;
 
 /// Longest reason kept, in characters.
 const REASON_CHARS_MAX: usize = 120;
-/// One check in so many is made on a new connection.
+/// Every so many checks, a new connection is used.
 const NEW_CONNECTION_EVERY: u32 = 10;
-/// Largest head of an answer, in bytes.
+/// Largest head of a response, in bytes.
 const HEAD_BYTES_MAX: usize = 16 << 10;
-/// Largest body of an answer after which the connection is kept, in bytes.
+/// Largest body of a response after which the connection is kept, in bytes.
 const BODY_BYTES_MAX: usize = 16 << 10;
-/// After a failure the next check comes after this part of the interval.
+/// After a failure the next check follows after this fraction of the interval.
 const RECHECK_PARTS: u32 = 5;
-/// A kept connection that closes brings the next check forward if it has carried so many; an edge
-/// that closes after each answer is not checked more often for it.
+/// A persistent connection that closes brings the next check forward if it has carried so many
+/// checks; an edge that closes after each response is not checked more often for it.
 const CARRIED_MIN: u32 = 2;
 
 /// A smoothed time and its deviation, in microseconds.
 #[derive(Debug, Clone, Copy, Default)]
 struct RoundTrip {
     learned: Option<(f64, f64)>,
-    /// The last measurement, where it took longer than is waited for while the endpoint is up. It
-    /// may be that the way has become longer, or that the edge stood still and answered when it
-    /// went on; the next measurement tells.
+    /// The last measurement, where it exceeds the time-out of an endpoint that is up. Either the
+    /// way has become longer, or the edge stalled and responded afterwards; the next measurement
+    /// shows which.
     doubtful: Option<f64>,
 }
 
 impl RoundTrip {
-    /// Takes in a measurement (RFC 6298 section 2, with its constants). `least` is waited for in
-    /// any case.
+    /// Records a measurement (RFC 6298 section 2, with its constants). `least` is the shortest
+    /// time-out.
     fn observe(&mut self, took: Duration, least: Duration) {
         let us = took.as_secs_f64() * 1e6;
         let first = |us: f64| Some((us, us / 2.0));
@@ -76,8 +76,8 @@ impl RoundTrip {
         }
     }
 
-    /// How long to wait, without bounds; `None` before the first measurement and while the last one
-    /// is in doubt.
+    /// The learned time-out, without bounds; `None` before the first measurement and while the last
+    /// one is in doubt.
     fn limit(self) -> Option<Duration> {
         let (smoothed, deviation) = self.learned.filter(|_| self.doubtful.is_none())?;
         Some(Duration::from_secs_f64(
@@ -90,7 +90,7 @@ impl RoundTrip {
 struct Connection {
     sender: SendRequest<Empty<Bytes>>,
     driver: JoinHandle<()>,
-    /// Checks that it has carried.
+    /// Number of checks that it has carried.
     carried: u32,
 }
 
@@ -127,7 +127,7 @@ impl Checker {
     }
 
     /// Checks once.
-    pub(super) async fn check(&mut self) -> Outcome {
+    pub(super) async fn check(&mut self) -> CheckOutcome {
         let kept = self
             .kept
             .take()
@@ -137,18 +137,18 @@ impl Checker {
             None => self.check_new().await,
         };
         self.failures = match outcome {
-            Outcome::Passed(_) => 0,
+            CheckOutcome::Passed(_) => 0,
             _ => self.failures.saturating_add(1),
         };
         outcome
     }
 
     /// Waits until the next check is due, counted from when the last one began.
-    pub(super) async fn rest(&mut self, begun: Instant, jitter: &mut Jitter) {
+    pub(super) async fn rest(&mut self, begun: Instant, jitter: &mut Random) {
         let soon = tokio::time::Instant::from_std(begun + self.rules.interval / RECHECK_PARTS);
         let next = match self.is_failing() {
             true => soon,
-            false => tokio::time::Instant::from_std(begun + pause(&self.rules, jitter.next())),
+            false => tokio::time::Instant::from_std(begun + pause(&self.rules, jitter.bits())),
         };
         if let Some(kept) = self.kept.as_mut().filter(|c| c.carried >= CARRIED_MIN) {
             tokio::select! {
@@ -166,7 +166,7 @@ impl Checker {
         (1..self.rules.fall.max(1)).contains(&self.failures)
     }
 
-    /// How long the next check waits, for one or two of what is measured.
+    /// The time-out of the next check, for one or two of the measured steps.
     fn limit(&self, parts: &[RoundTrip]) -> Duration {
         let longest = self.rules.timeout;
         let is_down = self.failures >= self.rules.fall.max(1);
@@ -180,23 +180,23 @@ impl Checker {
         }
     }
 
-    async fn check_kept(&mut self, mut connection: Connection) -> Outcome {
+    async fn check_kept(&mut self, mut connection: Connection) -> CheckOutcome {
         let limit = self.limit(&[self.answering]);
         let begun = Instant::now();
         match tokio::time::timeout(limit, ask(&mut connection, &self.host, &self.rules.path)).await
         {
-            Err(_) => Outcome::Failed(format!("no answer within {} ms", limit.as_millis())),
-            // It was closed, perhaps for having been idle; a new one tells.
+            Err(_) => CheckOutcome::Failed(format!("no answer within {} ms", limit.as_millis())),
+            // The connection was closed, perhaps because it was idle; a new one shows.
             Ok(Err(_)) => self.check_new().await,
             Ok(Ok(answer)) => self.judge(connection, answer, begun, begun, limit).await,
         }
     }
 
-    async fn check_new(&mut self) -> Outcome {
+    async fn check_new(&mut self) -> CheckOutcome {
         let limit = self.limit(&[self.connecting, self.answering]);
         let begun = Instant::now();
         let late =
-            |what: &str| Outcome::Failed(format!("no {what} within {} ms", limit.as_millis()));
+            |what: &str| CheckOutcome::Failed(format!("no {what} within {} ms", limit.as_millis()));
         let mut connection = match tokio::time::timeout(limit, connect(self.endpoint)).await {
             Err(_) => return late("connection"),
             Ok(Err(outcome)) => return outcome,
@@ -206,7 +206,9 @@ impl Checker {
         let left = limit.saturating_sub(asked - begun);
         match tokio::time::timeout(left, ask(&mut connection, &self.host, &self.rules.path)).await {
             Err(_) => late("answer"),
-            Ok(Err(reason)) => Outcome::Failed(reason.chars().take(REASON_CHARS_MAX).collect()),
+            Ok(Err(reason)) => {
+                CheckOutcome::Failed(reason.chars().take(REASON_CHARS_MAX).collect())
+            }
             Ok(Ok(answer)) => {
                 self.connecting
                     .observe(asked - begun, self.rules.timeout_min);
@@ -215,8 +217,8 @@ impl Checker {
         }
     }
 
-    /// Makes an outcome of the head, which alone counts, and keeps the connection when the body was
-    /// read in time.
+    /// Derives the result from the head, which alone counts, and keeps the connection when the body
+    /// was read in time.
     async fn judge(
         &mut self,
         mut connection: Connection,
@@ -224,22 +226,22 @@ impl Checker {
         begun: Instant,
         asked: Instant,
         limit: Duration,
-    ) -> Outcome {
+    ) -> CheckOutcome {
         let ended = Instant::now();
         self.answering
             .observe(ended - asked, self.rules.timeout_min);
         let outcome = match answer.status() {
             status if status.is_success() => {
-                Outcome::Passed(((ended - begun).as_micros() as u64).max(1))
+                CheckOutcome::Passed(((ended - begun).as_micros() as u64).max(1))
             }
-            http::StatusCode::SERVICE_UNAVAILABLE => Outcome::Refusing("status 503".into()),
-            status => Outcome::Failed(format!("status {}", status.as_u16())),
+            http::StatusCode::SERVICE_UNAVAILABLE => CheckOutcome::Refusing("status 503".into()),
+            status => CheckOutcome::Failed(format!("status {}", status.as_u16())),
         };
         let left = limit.saturating_sub(ended - begun);
         let is_read = tokio::time::timeout(left, drain(answer.into_body()))
             .await
             .unwrap_or(false);
-        if is_read && matches!(outcome, Outcome::Passed(_)) {
+        if is_read && matches!(outcome, CheckOutcome::Passed(_)) {
             connection.carried += 1;
             self.kept = Some(connection);
         }
@@ -248,17 +250,17 @@ impl Checker {
 }
 
 /// Opens a connection and starts its driver.
-async fn connect(endpoint: SocketAddr) -> Result<Connection, Outcome> {
+async fn connect(endpoint: SocketAddr) -> Result<Connection, CheckOutcome> {
     use std::io::ErrorKind;
     let stream = tokio::net::TcpStream::connect(endpoint)
         .await
         .map_err(|e| match e.kind() {
-            ErrorKind::ConnectionRefused => Outcome::Failed("connection refused".to_owned()),
-            _ if !has_route(endpoint) => Outcome::NoRoute,
+            ErrorKind::ConnectionRefused => CheckOutcome::Failed("connection refused".to_owned()),
+            _ if !has_route(endpoint) => CheckOutcome::NoRoute,
             ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
-                Outcome::Failed("unreachable".to_owned())
+                CheckOutcome::Failed("unreachable".to_owned())
             }
-            _ => Outcome::Failed(
+            _ => CheckOutcome::Failed(
                 format!("cannot connect: {e}")
                     .chars()
                     .take(REASON_CHARS_MAX)
@@ -270,8 +272,9 @@ async fn connect(endpoint: SocketAddr) -> Result<Connection, Outcome> {
         .max_buf_size(HEAD_BYTES_MAX)
         .handshake(TokioIo::new(stream))
         .await;
-    let (sender, connection) = handshake.map_err(|e| Outcome::Failed(broken(&e)))?;
-    // What ends the connection is told to whoever waits for an answer on it.
+    let (sender, connection) = handshake.map_err(|e| CheckOutcome::Failed(broken(&e)))?;
+
+    // An error of the connection reaches the caller through the response that it waits for.
     let driver = tokio::spawn(async move { drop(connection.await) });
     Ok(Connection {
         sender,
@@ -280,7 +283,7 @@ async fn connect(endpoint: SocketAddr) -> Result<Connection, Outcome> {
     })
 }
 
-/// Whether the system knows a way to that address; nothing is sent.
+/// Whether the system has a route to that address; nothing is sent.
 fn has_route(endpoint: SocketAddr) -> bool {
     let any: SocketAddr = match endpoint {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),

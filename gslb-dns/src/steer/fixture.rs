@@ -1,4 +1,4 @@
-//! Fleets for the tests of this part.
+//! Fleets for the tests of steering.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use nearcast_fleet::units::Bytes;
 
 pub(super) const KEY: &str = "a key that only these tests know";
 
-/// A node that answers nowhere.
+/// A node that accepts no connections.
 pub(super) fn node(name: &str, addresses: &[&str]) -> Node {
     Node {
         name: name.to_owned(),
@@ -153,7 +153,7 @@ pub(super) const ONE: usize = 4;
 
 /// A fleet with its zones, and `demo.test`, which the sites' hosts are in, on a name server that is
 /// not in the fleet.
-pub(super) fn served(fleet: Fleet) -> super::Served {
+pub(super) fn served(fleet: Fleet) -> super::Revision {
     let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
     let server = NameServer {
         name: "ns1".to_owned(),
@@ -187,7 +187,7 @@ pub(super) fn served(fleet: Fleet) -> super::Served {
         ..fleet.clone()
     };
     let zones = crate::zone::Zones::compile(&serving, "ns1", 1).expect("they compile");
-    super::Served {
+    super::Revision {
         fleet: Arc::new(fleet),
         zones: Arc::new(zones),
     }

@@ -1,22 +1,21 @@
-//! Whether edges are up: what their health checks found, by endpoint, and what that makes of their
-//! addresses.
+//! The health of edges: the results of checks by endpoint, and the addresses that may be in answers
+//! because of them.
 //!
-//! Every listener of every address is an endpoint with a health of its own ([`Node::checked_at`]).
-//! An address is in the answers while all its endpoints are up, and a node is up while one of its
+//! Each listener of each address is an endpoint with a health of its own ([`Node::checked_at`]). An
+//! address is in answers while all its endpoints are up, and a node is up while one of its
 //! addresses is.
 //!
-//! An endpoint is taken for up until its first check has ended, which is at once: a name server
-//! that starts must not answer that everything is down. That first result decides alone. After it,
-//! `fall` failures in a row take an endpoint out and `rise` successes bring it back. A 503 is no
-//! failure to doubt but the node's own word that it wants no clients: it takes the endpoint out at
-//! once.
+//! An endpoint counts as up until its first check has ended, which takes moments: a name server
+//! that starts must not answer that everything is down. The first result decides alone. After it,
+//! `fall` failures in a row take an endpoint out and `rise` successes bring it back. With a 503 the
+//! node itself rejects clients, so it takes the endpoint out at once.
 //!
-//! A name server without a route to an address (it has no IPv6, say) knows nothing about it, so
-//! that address follows the node's others. Only a node to which there is no route at all counts as
-//! down.
+//! A name server without a route to an address (because it has no IPv6, for example) knows nothing
+//! about it, so that address follows the node's other addresses. A node is down if there is no
+//! route to any of its addresses.
 //!
-//! The checks themselves are in [`super::check`]; they send what they saw to the one place that
-//! keeps this state.
+//! The checks themselves are in [`super::check`]; they send their results to the one owner of this
+//! state.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -26,20 +25,20 @@ use nearcast_fleet::config::{HealthCheck, Node};
 /// Endpoints named in one reason.
 const REASONS_MAX: usize = 3;
 
-/// How one check ended.
+/// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum CheckOutcome {
     /// A success status, after so many microseconds.
     Passed(u64),
-    /// No answer, or the wrong one.
+    /// No response, or a wrong one.
     Failed(String),
-    /// The node itself says that it takes no clients.
+    /// The node itself rejects clients.
     Refusing(String),
-    /// This name server cannot reach any address of that network.
+    /// This name server has no route to the address.
     NoRoute,
 }
 
-/// What is known of one endpoint.
+/// The health of one endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Endpoint {
     at: SocketAddr,
@@ -53,23 +52,23 @@ struct Endpoint {
     has_route: bool,
     /// Whether any check has ended.
     checked: bool,
-    /// Results in a row that speak against `up`.
+    /// Consecutive results that contradict `up`.
     against: u32,
 }
 
-/// What is known of one node's health.
+/// The health of one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Vitals {
-    /// Whether it is in the answers, with one address at least.
+pub(super) struct HealthState {
+    /// Whether one of its addresses, at least, may be in answers.
     pub(super) up: bool,
     /// Since when, milliseconds after the Unix epoch.
     pub(super) since_ms: u64,
-    /// Why, for people; names the endpoints that are not as the others.
+    /// The reason, for people; names the endpoints that differ from the others.
     pub(super) reason: String,
     /// Time of the slowest endpoint's last check in microseconds; 0 when none passed.
     pub(super) check_us: u64,
     endpoints: Vec<Endpoint>,
-    /// The node's addresses, whether each is in the answers, and the endpoints that say so.
+    /// The node's addresses, whether each may be in answers, and the endpoints that decide it.
     addresses: Vec<(IpAddr, bool, Vec<usize>)>,
 }
 
@@ -86,13 +85,13 @@ impl Endpoint {
         }
     }
 
-    fn observe(&mut self, outcome: Outcome, rules: &HealthCheck) {
-        self.has_route = outcome != Outcome::NoRoute;
+    fn observe(&mut self, outcome: CheckOutcome, rules: &HealthCheck) {
+        self.has_route = outcome != CheckOutcome::NoRoute;
         let (good, at_once, reason, check_us) = match outcome {
-            Outcome::Passed(us) => (true, false, "ok".to_owned(), us),
-            Outcome::Failed(reason) => (false, false, reason, 0),
-            Outcome::Refusing(reason) => (false, true, reason, 0),
-            Outcome::NoRoute => (false, false, "no route from this name server".to_owned(), 0),
+            CheckOutcome::Passed(us) => (true, false, "ok".to_owned(), us),
+            CheckOutcome::Failed(reason) => (false, false, reason, 0),
+            CheckOutcome::Refusing(reason) => (false, true, reason, 0),
+            CheckOutcome::NoRoute => (false, false, "no route from this name server".to_owned(), 0),
         };
         self.check_us = check_us;
         let first = !std::mem::replace(&mut self.checked, true);
@@ -115,10 +114,10 @@ impl Endpoint {
     }
 }
 
-impl Vitals {
+impl HealthState {
     /// Before the first check.
     pub(super) fn unknown(node: &Node, now_ms: u64) -> Self {
-        let mut vitals = Self {
+        let mut health = Self {
             up: true,
             since_ms: now_ms,
             reason: String::new(),
@@ -126,12 +125,12 @@ impl Vitals {
             endpoints: Vec::new(),
             addresses: Vec::new(),
         };
-        vitals.adapt(node, now_ms);
-        vitals
+        health.adapt(node, now_ms);
+        health
     }
 
-    /// Goes over to what another revision of the fleet says of the node. Endpoints that stay keep
-    /// their health; new ones are taken to be as the node is until their first check.
+    /// Adopts another revision's settings of the node. Endpoints that remain keep their health; new
+    /// ones have the node's health until their first check.
     pub(super) fn adapt(&mut self, node: &Node, now_ms: u64) {
         let mut endpoints: Vec<Endpoint> = Vec::new();
         let addresses = node.addresses.iter().map(|address| {
@@ -152,12 +151,12 @@ impl Vitals {
         self.judge(now_ms);
     }
 
-    /// Takes in what a check of one of the endpoints found. Says which addresses came into the
+    /// Records the result of a check of one of the endpoints. Gives the addresses that came into
     /// answers (`true`) or left them.
     pub(super) fn observe(
         &mut self,
         at: SocketAddr,
-        outcome: Outcome,
+        outcome: CheckOutcome,
         rules: &HealthCheck,
         now_ms: u64,
     ) -> Vec<(IpAddr, bool)> {
@@ -182,15 +181,15 @@ impl Vitals {
             .is_none_or(|(_, up, _)| *up)
     }
 
-    /// The node's addresses, and whether each is in the answers.
+    /// The node's addresses, and whether each may be in answers.
     pub(super) fn addresses(&self) -> impl Iterator<Item = (IpAddr, bool)> {
         self.addresses
             .iter()
             .map(|(address, up, _)| (*address, *up))
     }
 
-    /// Makes of the endpoints what holds for the addresses and the node. Says which addresses
-    /// changed.
+    /// Derives the health of the addresses and of the node from the endpoints. Gives the addresses
+    /// that changed.
     fn judge(&mut self, now_ms: u64) -> Vec<(IpAddr, bool)> {
         let Self {
             endpoints,
@@ -209,12 +208,14 @@ impl Vitals {
             false => endpoints.iter().any(|e| e.up),
         };
         let mut changed = Vec::new();
+
         for (address, up, of) in addresses.iter_mut() {
             let now_up = if reached(of) { serves(of) } else { others };
             if std::mem::replace(up, now_up) != now_up {
                 changed.push((*address, now_up));
             }
         }
+
         let up = addresses.iter().any(|(_, up, _)| *up);
         if std::mem::replace(&mut self.up, up) != up {
             self.since_ms = now_ms;
@@ -225,7 +226,8 @@ impl Vitals {
     }
 }
 
-/// One reason for all endpoints where they agree; else those that are not well, by name.
+/// One reason for all endpoints where they agree; else the reasons of those that are not well, by
+/// name.
 fn reason_of(endpoints: &[Endpoint]) -> String {
     let Some(first) = endpoints.first() else {
         return String::new();
@@ -244,8 +246,8 @@ fn reason_of(endpoints: &[Endpoint]) -> String {
     }
 }
 
-/// The pause before the next check begins, counted from the beginning of the last: the interval
-/// moved by up to `jitter` of itself either way.
+/// The pause between the beginnings of two checks: the interval, moved by up to `jitter` of itself
+/// either way.
 pub(super) fn pause(rules: &HealthCheck, random: u64) -> Duration {
     let part = (random >> 11) as f64 / (1_u64 << 53) as f64;
     rules
@@ -253,30 +255,11 @@ pub(super) fn pause(rules: &HealthCheck, random: u64) -> Duration {
         .mul_f64((1.0 + rules.jitter * (2.0 * part - 1.0)).max(0.0))
 }
 
-/// A small generator for jitter; not for anything that must not be guessed.
-#[derive(Debug)]
-pub(super) struct Jitter(u64);
-
-impl Jitter {
-    /// Different for each seed.
-    pub(super) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// The next number (splitmix64).
-    pub(super) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::steer::fixture;
+    use nearcast_fleet::random::Random;
 
     fn rules() -> HealthCheck {
         HealthCheck {
@@ -290,27 +273,27 @@ mod tests {
         }
     }
 
-    fn pass() -> Outcome {
-        Outcome::Passed(100)
+    fn pass() -> CheckOutcome {
+        CheckOutcome::Passed(100)
     }
 
-    fn fail() -> Outcome {
-        Outcome::Failed("connection refused".into())
+    fn fail() -> CheckOutcome {
+        CheckOutcome::Failed("connection refused".into())
     }
 
-    fn refuse() -> Outcome {
-        Outcome::Refusing("status 503".into())
+    fn refuse() -> CheckOutcome {
+        CheckOutcome::Refusing("status 503".into())
     }
 
     /// A node that is checked at one place.
-    fn single() -> (Vitals, SocketAddr) {
+    fn single() -> (HealthState, SocketAddr) {
         let node = fixture::node("ams-1", &["192.0.2.1"]);
-        (Vitals::unknown(&node, 0), node.service)
+        (HealthState::unknown(&node, 0), node.service)
     }
 
     #[test]
     fn falls_rises_and_obeys_a_503_at_once() {
-        let table: [(&str, Vec<Outcome>, &[bool]); 6] = [
+        let table: [(&str, Vec<CheckOutcome>, &[bool]); 6] = [
             (
                 "one failure is not enough",
                 vec![pass(), fail(), pass(), fail()],
@@ -335,17 +318,17 @@ mod tests {
             ),
         ];
         for (name, outcomes, expected) in table {
-            let (mut vitals, at) = single();
-            assert!(vitals.up);
+            let (mut health, at) = single();
+            assert!(health.up);
             for (i, (outcome, up)) in outcomes.into_iter().zip(expected).enumerate() {
-                let was = vitals.up;
-                let changed = !vitals
+                let was = health.up;
+                let changed = !health
                     .observe(at, outcome, &rules(), 10 + i as u64)
                     .is_empty();
-                assert_eq!(vitals.up, *up, "{name}, result {i}");
+                assert_eq!(health.up, *up, "{name}, result {i}");
                 assert_eq!(changed, was != *up, "{name}, result {i}");
                 if changed {
-                    assert_eq!(vitals.since_ms, 10 + i as u64, "{name}");
+                    assert_eq!(health.since_ms, 10 + i as u64, "{name}");
                 }
             }
         }
@@ -353,19 +336,19 @@ mod tests {
 
     #[test]
     fn reasons_tell_what_happened() {
-        let (mut vitals, at) = single();
+        let (mut health, at) = single();
         let mut observed = |outcome, now| {
-            vitals.observe(at, outcome, &rules(), now);
-            (vitals.up, vitals.reason.clone(), vitals.check_us)
+            health.observe(at, outcome, &rules(), now);
+            (health.up, health.reason.clone(), health.check_us)
         };
-        assert_eq!(observed(Outcome::Passed(7), 1), (true, "ok".into(), 7));
+        assert_eq!(observed(CheckOutcome::Passed(7), 1), (true, "ok".into(), 7));
         assert_eq!(
             observed(fail(), 2),
             (true, "connection refused (1 of 2 failures)".into(), 0)
         );
         assert_eq!(observed(fail(), 3), (false, "connection refused".into(), 0));
         assert_eq!(
-            observed(Outcome::Passed(9), 4),
+            observed(CheckOutcome::Passed(9), 4),
             (false, "connection refused".into(), 9),
             "still why it is down"
         );
@@ -389,13 +372,13 @@ mod tests {
                 .map(|e| ((*e).to_owned(), pass()))
                 .collect::<Vec<_>>()
         };
-        let with = |endpoint: &str, outcome: Outcome| (endpoint.to_owned(), outcome);
+        let with = |endpoint: &str, outcome: CheckOutcome| (endpoint.to_owned(), outcome);
         let all = ok(&[V4, V6, V6_OTHER]);
         let after =
-            |more: Vec<(String, Outcome)>| all.iter().cloned().chain(more).collect::<Vec<_>>();
+            |more: Vec<(String, CheckOutcome)>| all.iter().cloned().chain(more).collect::<Vec<_>>();
         type Case = (
             &'static str,
-            Vec<(String, Outcome)>,
+            Vec<(String, CheckOutcome)>,
             [bool; 3],
             &'static str,
         );
@@ -432,8 +415,8 @@ mod tests {
             (
                 "what cannot be reached from here follows the others",
                 after(vec![
-                    with(V6, Outcome::NoRoute),
-                    with(V6_OTHER, Outcome::NoRoute),
+                    with(V6, CheckOutcome::NoRoute),
+                    with(V6_OTHER, CheckOutcome::NoRoute),
                 ]),
                 [true, true, true],
                 "",
@@ -441,8 +424,8 @@ mod tests {
             (
                 "down with them",
                 after(vec![
-                    with(V6, Outcome::NoRoute),
-                    with(V6_OTHER, Outcome::NoRoute),
+                    with(V6, CheckOutcome::NoRoute),
+                    with(V6_OTHER, CheckOutcome::NoRoute),
                     with(V4, refuse()),
                 ]),
                 [false, false, false],
@@ -454,68 +437,68 @@ mod tests {
                     .iter()
                     .cycle()
                     .take(6)
-                    .map(|e| with(e, Outcome::NoRoute))
+                    .map(|e| with(e, CheckOutcome::NoRoute))
                     .collect(),
                 [false, false, false],
                 "no route from this name server",
             ),
         ];
         for (name, outcomes, [up, v4, v6], reason) in table {
-            let mut vitals = Vitals::unknown(&node, 0);
-            assert_eq!(vitals.checked_at(), [V4, V6, V6_OTHER].map(at), "{name}");
+            let mut health = HealthState::unknown(&node, 0);
+            assert_eq!(health.checked_at(), [V4, V6, V6_OTHER].map(at), "{name}");
             for (endpoint, outcome) in outcomes {
-                vitals.observe(at(&endpoint), outcome, &rules(), 1);
+                health.observe(at(&endpoint), outcome, &rules(), 1);
             }
             assert_eq!(
                 [
-                    vitals.up,
-                    vitals.serves(node.addresses[0]),
-                    vitals.serves(node.addresses[1])
+                    health.up,
+                    health.serves(node.addresses[0]),
+                    health.serves(node.addresses[1])
                 ],
                 [up, v4, v6],
                 "{name}"
             );
             assert!(
-                reason.is_empty() || vitals.reason == reason,
+                reason.is_empty() || health.reason == reason,
                 "{name}: {}",
-                vitals.reason
+                health.reason
             );
         }
     }
 
     #[test]
     fn endpoints_that_stay_keep_their_health_and_new_ones_are_as_the_node() {
-        let (mut vitals, at) = single();
-        vitals.observe(at, refuse(), &rules(), 1);
+        let (mut health, at) = single();
+        health.observe(at, refuse(), &rules(), 1);
         let mut node = fixture::node("ams-1", &["192.0.2.1"]);
-        vitals.adapt(&node, 2);
+        health.adapt(&node, 2);
         assert_eq!(
-            (vitals.up, vitals.since_ms, vitals.reason.as_str()),
+            (health.up, health.since_ms, health.reason.as_str()),
             (false, 1, "status 503")
         );
         node.service = "192.0.2.1:81".parse().unwrap();
-        vitals.adapt(&node, 3);
+        health.adapt(&node, 3);
         assert_eq!(
-            (vitals.up, vitals.since_ms),
+            (health.up, health.since_ms),
             (false, 1),
             "not before its first check"
         );
         assert_eq!(
-            vitals.observe(node.service, pass(), &rules(), 4),
+            health.observe(node.service, pass(), &rules(), 4),
             [(node.addresses[0], true)],
             "which decides alone"
         );
-        assert_eq!((vitals.up, vitals.since_ms), (true, 4));
+        assert_eq!((health.up, health.since_ms), (true, 4));
         assert!(
-            vitals.observe(at, refuse(), &rules(), 5).is_empty(),
+            health.observe(at, refuse(), &rules(), 5).is_empty(),
             "a check that ends late counts no more"
         );
     }
 
     #[test]
     fn pauses_stay_within_the_jitter() {
-        let mut jitter = Jitter::new(1);
-        let pauses: Vec<Duration> = (0..1_000).map(|_| pause(&rules(), jitter.next())).collect();
+        let mut jitter = Random::new(1);
+        let pauses: Vec<Duration> = (0..1_000).map(|_| pause(&rules(), jitter.bits())).collect();
         assert!(pauses.iter().all(|p| (450..=550).contains(&p.as_millis())));
         assert!(pauses.iter().min() < pauses.iter().max());
         assert!(

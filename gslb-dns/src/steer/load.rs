@@ -1,15 +1,15 @@
-//! What nodes carry: the bits a second they say they send, against what they can.
+//! The load of nodes: the bits a second that they report to send, against their capacity.
 //!
-//! A node counts as full from [`FULL_PERCENT`] on and as open again below [`OPEN_PERCENT`]; that is
-//! for people. What clusters give away when they are full is [`super::share`]'s, in proportion. A
-//! node without a capacity is never full, and reports that stop coming do not count for long.
+//! A node is full from [`FULL_PERCENT`] on and open again below [`OPEN_PERCENT`]; that is for
+//! display. [`super::share`] decides, in proportion, how many clients a full cluster gives away. A
+//! node without a capacity is never full, and reports that stop coming soon no longer count.
 
 /// Full from here on.
 pub(super) const FULL_PERCENT: u64 = 95;
 /// Open again below.
 pub(super) const OPEN_PERCENT: u64 = 85;
-/// Most that a node is believed to send, in parts of its capacity: one that says more must not
-/// decide for its whole cluster.
+/// The highest load that is believed, in multiples of the capacity: a node that reports more must
+/// not decide for its whole cluster.
 const LOAD_MAX: u64 = 2;
 /// Reports older than so many report intervals do not count.
 pub(super) const STALE_AFTER_INTERVALS: u32 = 5;
@@ -23,12 +23,12 @@ pub(super) struct NodeLoad {
     pub(super) connections: u64,
     /// When that was, milliseconds after the Unix epoch; 0 for never.
     pub(super) at_ms: u64,
-    /// Whether it carries about what it can.
+    /// Whether the load has reached the capacity.
     pub(super) full: bool,
 }
 
 impl NodeLoad {
-    /// Takes in a report. Says whether `full` changed.
+    /// Records a report; says whether `full` changed.
     pub(super) fn observe(
         &mut self,
         egress_bits: u64,
@@ -52,7 +52,7 @@ impl NodeLoad {
         was != self.full
     }
 
-    /// Forgets a report that is too old. Says whether `full` changed.
+    /// Drops a report that is too old; says whether `full` changed.
     pub(super) fn expire(&mut self, now_ms: u64, stale_after_ms: u64) -> bool {
         if self.at_ms == 0 || now_ms.saturating_sub(self.at_ms) <= stale_after_ms {
             return false;

@@ -1,8 +1,8 @@
-//! From places to clusters: for each list of clusters that some site uses, the order in which a
-//! client at each place would be given them, and the runs of addresses that share an order.
+//! Maps locations to clusters: for each list of clusters that some site uses, the order of its
+//! clusters at each location, and the runs of addresses that share an order.
 //!
-//! Runs are joined by order, not by place: two places with the same order get the same answer
-//! whatever is down or full, so a scope may span both.
+//! Runs are joined by order, not by location: two locations with the same order get the same answer
+//! in any state, so a scope may span both.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -29,8 +29,8 @@ pub(super) fn distance_km(a: (f64, f64), b: (f64, f64)) -> f64 {
 pub(super) struct Order {
     /// Indexes into `Fleet::clusters`, best first.
     pub(super) clusters: Box<[u16]>,
-    /// Whether a place decided it. Without one, clusters stand by weight, heaviest first, then as
-    /// in the file.
+    /// Whether it is by distance from a location. Without one the order is by weight, heaviest
+    /// first, then as in the file.
     pub(super) placed: bool,
 }
 
@@ -38,8 +38,8 @@ pub(super) struct Order {
 #[derive(Debug)]
 pub(super) struct Orders {
     orders: Vec<Order>,
-    /// By place number.
-    of_place: Vec<u32>,
+    /// By location number.
+    of_location: Vec<u32>,
     v4: Ranges<u32>,
     /// Order number plus one; 0 where the built-in countries decide.
     v6: Ranges<u64>,
@@ -48,7 +48,7 @@ pub(super) struct Orders {
 /// The plan for a fleet and an atlas. Immutable.
 #[derive(Debug)]
 pub(super) struct Plan {
-    /// Where addresses are.
+    /// The locations of addresses.
     pub(super) atlas: Arc<Atlas>,
     lists: Vec<(Vec<usize>, Orders)>,
     of_site: Vec<usize>,
@@ -79,7 +79,7 @@ impl Plan {
         plan
     }
 
-    /// Whether the plan is right for this fleet too.
+    /// Whether the plan is valid for this fleet too.
     pub(super) fn fits(&self, fleet: &Fleet, atlas: &Arc<Atlas>) -> bool {
         Arc::ptr_eq(&self.atlas, atlas)
             && self
@@ -95,7 +95,7 @@ impl Plan {
                 .all(|(site, list)| self.lists[*list].0 == site.clusters)
     }
 
-    /// The order for an address at a site, with the prefix length of which it is known to hold
+    /// The order for an address at a site, and the length of the prefix in which it is the same
     /// throughout.
     pub(super) fn find(&self, site: usize, address: IpAddr) -> Option<(&Order, u8)> {
         let orders = &self.lists[*self.of_site.get(site)?].1;
@@ -103,7 +103,7 @@ impl Plan {
             IpAddr::V4(ip) => orders.v4.find(u32::from(ip)),
             IpAddr::V6(ip) => match orders.v6.find(key_v6(ip)) {
                 (0, gap) => (
-                    orders.of_place[self.atlas.number(address) as usize],
+                    orders.of_location[self.atlas.number(address) as usize],
                     gap.max(GRAIN_V6),
                 ),
                 (number, scope) => (number - 1, scope),
@@ -112,7 +112,7 @@ impl Plan {
         Some((&orders.orders[number as usize], scope))
     }
 
-    /// The order of a site that does not depend on the client.
+    /// The order of a site without a location.
     pub(super) fn unplaced(&self, site: usize) -> Option<&Order> {
         self.lists[*self.of_site.get(site)?].1.orders.first()
     }
@@ -129,8 +129,8 @@ impl Orders {
         let mut numbers = HashMap::from([(unplaced.clone(), 0_u32)]);
         let mut orders = vec![unplaced];
         let mut distances: Vec<(f64, u16)> = Vec::with_capacity(list.len());
-        let of_place: Vec<u32> = atlas
-            .places()
+        let of_location: Vec<u32> = atlas
+            .locations()
             .iter()
             .map(|place| {
                 let Some(place) = place else { return 0 };
@@ -143,7 +143,7 @@ impl Orders {
                         *c as u16,
                     )
                 }));
-                // Stable, so that equally distant ones stand as in the file.
+                // The sort is stable: equally distant clusters stay in the order of the file.
                 distances.sort_by(|a, b| a.0.total_cmp(&b.0));
                 let order = Order {
                     clusters: distances.iter().map(|(_, c)| *c).collect(),
@@ -155,17 +155,18 @@ impl Orders {
                 })
             })
             .collect();
-        let v4 = atlas.v4().map(|place| of_place[place as usize]);
+        let v4 = atlas.v4().map(|place| of_location[place as usize]);
         let v6 = atlas.v6().map(|place| {
             if place == 0 {
                 0
             } else {
-                of_place[place as usize] + 1
+                of_location[place as usize] + 1
             }
         });
+
         Self {
             orders,
-            of_place,
+            of_location,
             v4,
             v6,
         }
@@ -233,7 +234,7 @@ mod tests {
     fn fits_until_something_it_depends_on_changes() {
         let fleet = fixture::fleet();
         let atlas = Atlas::built_in();
-        let plan = Plan::new(&fleet, Arc::clone(&atlas));
+        let plan = Plan::new(&fleet, atlas.clone());
         type Change = fn(&mut Fleet);
         let table: [(Change, bool); 6] = [
             (|_| {}, true),

@@ -1,10 +1,10 @@
-//! How nodes that were out of the answers return: with a share of their clients that grows over
+//! Nodes that return to the answers start with a share of their clients that grows over
 //! `steering.ramp`.
 //!
-//! A share begins at [`LEAST`], or higher where the node was out for less than the ramp: an outage
-//! takes away as much as a ramp of its length gives, since resolvers have not forgotten the node at
-//! once either. A node that was never seen out has its whole share, so a name server that has just
-//! started holds nobody back.
+//! The share begins at [`LEAST`], or higher where the node was out for less than the ramp: an
+//! outage takes away as much as a ramp of its length gives, since resolvers do not forget the node
+//! at once either. A node that was never seen out has its whole share, so a name server that has
+//! just started delays nobody.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,16 +12,16 @@ use std::time::Duration;
 /// The share that a node returns with, at least.
 const LEAST: f64 = 0.1;
 
-/// Since when a node is in the answers or out of them, and with what share that began.
+/// When a node entered or left the answers, and its share at that time.
 #[derive(Debug, Clone, Copy)]
-struct Turn {
+struct Transition {
     is_in: bool,
     since_ms: u64,
     from: f64,
 }
 
-impl Turn {
-    /// The share at a moment: what the node takes, or what it would begin with.
+impl Transition {
+    /// The share at a time: the one the node takes, or the one it would return with.
     fn share(self, ramp: Duration, now_ms: u64) -> f64 {
         let passed = now_ms.saturating_sub(self.since_ms) as f64 / ramp.as_millis().max(1) as f64;
         let share = if self.is_in {
@@ -37,25 +37,25 @@ impl Turn {
     }
 }
 
-/// The turns of all nodes that were seen out, by name.
+/// The transitions of all nodes that were seen out, by name.
 #[derive(Debug, Default)]
-pub(super) struct Ramps(HashMap<String, Turn>);
+pub(super) struct Ramps(HashMap<String, Transition>);
 
 impl Ramps {
-    /// Takes in whether a node is in the answers. Gives the share of its clients that it takes.
+    /// Records whether a node is in the answers; gives the share of its clients that it takes.
     pub(super) fn share(&mut self, node: &str, is_in: bool, ramp: Duration, now_ms: u64) -> f64 {
         match self.0.get_mut(node) {
             None if is_in => return 1.0,
             None => drop(self.0.insert(
                 node.to_owned(),
-                Turn {
+                Transition {
                     is_in,
                     since_ms: now_ms,
                     from: 1.0,
                 },
             )),
             Some(turn) if turn.is_in != is_in => {
-                *turn = Turn {
+                *turn = Transition {
                     is_in,
                     since_ms: now_ms,
                     from: turn.share(ramp, now_ms),
@@ -70,7 +70,7 @@ impl Ramps {
         }
     }
 
-    /// Forgets the nodes that are not kept.
+    /// Keeps only these nodes.
     pub(super) fn retain(&mut self, keeps: impl Fn(&str) -> bool) {
         self.0.retain(|node, _| keeps(node));
     }

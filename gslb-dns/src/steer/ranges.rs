@@ -1,9 +1,8 @@
 //! The compiled map: the whole address space as sorted runs with one value each.
 //!
 //! IPv4 is mapped address by address, IPv6 by its first 64 bits. A look-up is one step in an index
-//! over the first 16 bits and a binary search in what is left; it also gives the widest prefix
-//! around the address that lies inside the run, which is the scope that can be returned with an
-//! answer made from the run's value.
+//! over the first 16 bits and a binary search in the rest. It also gives the widest prefix around
+//! the address that is inside the run: the scope that an answer made from the run's value may have.
 
 /// A fixed-width unsigned key.
 pub(super) trait Key: Copy + Ord + std::fmt::Debug {
@@ -52,8 +51,7 @@ macro_rules! key {
 key!(u32);
 key!(u64);
 
-/// Runs that cover all keys without a gap; neighbours differ in value. 0 stands for "nothing
-/// known".
+/// Runs that cover all keys without a gap; neighbours differ in value. The value 0 means unknown.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Ranges<K> {
     starts: Vec<K>,
@@ -79,8 +77,8 @@ impl<K: Key> Builder<K> {
         }
     }
 
-    /// Gives `first..=last` that value; keys skipped since the last span get 0. What a former span
-    /// covers stays.
+    /// Sets the value of `first..=last`; keys skipped since the last span get 0, and keys of a
+    /// former span keep its value.
     pub(super) fn push(&mut self, first: K, last: K, value: u32) {
         let Some(next) = self.next else { return };
         if last < next {
@@ -130,8 +128,7 @@ impl<K: Key> Ranges<K> {
         let top = key.top();
         let from = self.index[top] as usize;
         let to = self.index[top + 1] as usize;
-        // The run that holds `key` begins at or before it; the first run begins at zero, so there
-        // is one.
+        // The run of `key` begins at or before it, and the first run begins at zero.
         (from + self.starts[from..to].partition_point(|start| *start <= key)).saturating_sub(1)
     }
 

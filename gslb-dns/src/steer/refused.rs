@@ -1,41 +1,41 @@
-//! Node keys that were refused: counted, and logged once a minute for each node and reason. Pure
-//! but for the log.
+//! Refused node keys: counted, and logged once a minute for each node and reason. Pure but for the
+//! log.
 
 use std::collections::BTreeMap;
 
 use nearcast_fleet::node_key::KeyRefused;
 
-/// Time between two lines of one node and reason.
-const TOLD_EVERY_MS: u64 = 60_000;
-/// Nodes and reasons that are kept apart.
-const KEPT_MAX: usize = 1024;
+/// Time between two log lines for one node and reason.
+const LOG_INTERVAL_MS: u64 = 60_000;
+/// Most nodes and reasons that are logged separately.
+const LOGGED_MAX: usize = 1024;
 
-/// What was refused.
+/// The counts and log times of refused keys.
 #[derive(Debug, Default)]
 pub(super) struct RefusedKeys {
     counts: BTreeMap<&'static str, u64>,
-    /// When it was last told, and how often it was refused since.
-    told: BTreeMap<(String, &'static str), (u64, u64)>,
+    /// Time of the last log line, and refusals since.
+    logged: BTreeMap<(String, &'static str), (u64, u64)>,
 }
 
 impl RefusedKeys {
-    /// Notes one; says whether it was logged.
+    /// Records one; says whether it was logged.
     pub(super) fn note(&mut self, refused: &KeyRefused, now_ms: u64) -> bool {
         *self.counts.entry(refused.label()).or_default() += 1;
         let mut key = (
             refused.node().unwrap_or("unknown").to_owned(),
             refused.label(),
         );
-        if self.told.len() >= KEPT_MAX && !self.told.contains_key(&key) {
+        if self.logged.len() >= LOGGED_MAX && !self.logged.contains_key(&key) {
             key.0 = "others".to_owned();
         }
-        let (told_ms, since) = self.told.entry(key.clone()).or_default();
-        if *told_ms > 0 && now_ms.saturating_sub(*told_ms) < TOLD_EVERY_MS {
+        let (logged_ms, since) = self.logged.entry(key.clone()).or_default();
+        if *logged_ms > 0 && now_ms.saturating_sub(*logged_ms) < LOG_INTERVAL_MS {
             *since += 1;
             return false;
         }
         tracing::warn!(node = key.0, reason = %refused, more = *since, "a report of round-trip times is refused");
-        (*told_ms, *since) = (now_ms, 0);
+        (*logged_ms, *since) = (now_ms, 0);
         true
     }
 

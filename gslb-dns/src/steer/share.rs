@@ -1,91 +1,90 @@
-//! What each cluster keeps of the clients that come to it, so that a cluster that is full gives
-//! away its surplus and no more.
+//! The share of its clients that each cluster keeps, so that a full cluster gives away its surplus
+//! and no more.
 //!
 //! A cluster with a load above [`TARGET`] of its capacity keeps a share of its clients; the others
-//! go to the next cluster in their own order, which keeps a share of those in turn. When all
-//! clusters that share sites are loaded above that together, the target of each is the load of all,
-//! so that they become equally full. Two things make the share a matter of control and not of
-//! arithmetic:
+//! get the next cluster in their own order, which keeps a share of those in turn. When all clusters
+//! that share sites are together loaded above the target, the target of each is their common load,
+//! so that they become equally full. Two facts make the share a control loop rather than a formula:
 //!
 //! - *An answer lasts*: resolvers keep it for the site's TTL, and loads are reported afterwards.
-//!   What is measured now is the work of the shares over the last TTL, and of demand. So the new
-//!   share is the mean of those shares, corrected by what it made of the load: demand is `load /
-//!   mean`, and `target / demand` is what to keep. There is nothing to swing: where load is on
-//!   target the share stays.
-//! - *Not every client can be moved a little*: all clients of a resolver that sends no client
-//!   subnet have one cached answer, and such a resolver may bring a third of the demand. Moved by
-//!   chance, it would take that to and fro with each TTL. So those that send a subnet move first,
-//!   prefix by prefix, each according to a hash, which is steady. Resolvers without one take part
-//!   only where moving the others does not suffice, and those at the edge of the share by the
+//!   The measured load is the effect of the shares over the last TTL, and of demand. So the new
+//!   share is the mean of those shares, corrected by the load that resulted: demand is `load /
+//!   mean`, and the share to keep is `target / demand`. This does not oscillate: where the load is
+//!   on target, the share stays.
+//! - *Not every client can be moved gradually*: all clients of a resolver that sends no client
+//!   subnet share one cached answer, and such a resolver may bring a third of the demand. Moved by
+//!   chance, that demand would jump to and fro with each TTL. So clients with a subnet are moved
+//!   first, prefix by prefix, by a hash, which is steady. Resolvers without one take part only
+//!   where moving the others does not suffice; those at the edge of the share are moved by the
 //!   chance of each answer.
 //!
-//! Pure but for what it remembers; time is an argument.
+//! Pure but for its memory; time is an argument.
 
 use nearcast_fleet::config::Fleet;
 
-/// Loads above this part of the capacity are given away.
+/// Load above this part of the capacity is given away.
 pub(super) const TARGET: f64 = 0.95;
-/// A cluster keeps at least this share, so that what it does to the load can be measured.
+/// A cluster keeps at least this share, so that its effect on the load can be measured.
 const LEAST: f64 = 0.02;
-/// Shares remembered over the time that an answer lasts.
+/// Number of samples of past shares, over the time that an answer lasts.
 const REMEMBERED: usize = 32;
 /// The share follows its command in this part of the time that an answer lasts.
 const FOLLOWS_IN: f64 = 0.12;
 /// A load this much above its target is too high.
 const TOO_HIGH: f64 = 0.03;
-/// How much of a share's error is corrected at once: a little more than all, since not all clients
-/// can be moved.
+/// The exponent that corrects the share: a little more than one, since not all clients can be
+/// moved.
 const CORRECTS: f64 = 1.25;
-/// When a load stays too high for so many times that an answer lasts, less of it can be moved than
-/// the share says, and the share is corrected more, by [`IMPATIENCE`] for each such time more, up
-/// to [`EAGER_MAX`].
+/// When a load stays too high for so many lifetimes of an answer, fewer clients can be moved than
+/// the share assumes, and the correction grows by [`IMPATIENCE`] for each further lifetime, up to
+/// [`EAGER_MAX`].
 const PATIENCE: f64 = 1.25;
 /// See [`PATIENCE`].
 const IMPATIENCE: f64 = 1.5;
 /// See [`PATIENCE`].
 const EAGER_MAX: f64 = 6.0;
-/// Resolvers without a client subnet take part from there on, where hardly any client with one is
-/// kept and the load is still too high.
+/// Below this share, where hardly any client with a subnet is kept and the load is still too high,
+/// resolvers without one take part.
 const EXHAUSTED: f64 = 2.0 * LEAST;
-/// And leave again over so many times that an answer lasts, when there is no need any more.
+/// They leave again over so many lifetimes of an answer, once the load allows it.
 const LEAVES_IN: f64 = 20.0;
-/// Longest TTL reckoned with: longer ones would make the share too slow for demand that changes.
+/// Longest TTL considered: longer ones would make the share too slow for changing demand.
 const LASTS_MS_MAX: u64 = 300_000;
 
-/// A share of all, `u32::MAX` for the whole.
-pub(super) type Part = u32;
-/// Everybody.
-pub(super) const WHOLE: Part = u32::MAX;
+/// A share as a fixed-point number, `u32::MAX` for the whole.
+pub(super) type Fraction = u32;
+/// All clients.
+pub(super) const WHOLE: Fraction = u32::MAX;
 
 /// A share in whole steps of a 1024th, so that small changes do not make a new snapshot.
-pub(super) fn part(share: f64) -> Part {
+pub(super) fn part(share: f64) -> Fraction {
     let steps = (share.clamp(0.0, 1.0) * 1_024.0).round() as u64;
     (steps << 22).min(u64::from(WHOLE)) as u32
 }
 
-/// What a cluster keeps of its clients.
+/// The share of its clients that a cluster keeps.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Kept {
-    /// Of the clients that are known by their prefix.
+pub(super) struct RetainedShare {
+    /// Of clients known by their prefix.
     pub(super) by_prefix: f64,
-    /// Of the resolvers that do not tell their clients.
+    /// Of resolvers that send no prefix.
     pub(super) by_chance: f64,
 }
 
-impl Kept {
+impl RetainedShare {
     pub(super) const ALL: Self = Self {
         by_prefix: 1.0,
         by_chance: 1.0,
     };
 }
 
-/// The share of one cluster.
+/// The control loop of one cluster's share.
 #[derive(Debug)]
-struct Control {
+struct ShareController {
     kept: f64,
     /// How far resolvers without a client subnet take part, 0 to 1.
     chance: f64,
-    /// Shares kept over the time that an answer lasts.
+    /// Past shares, over the time that an answer lasts.
     past: [f64; REMEMBERED],
     next: usize,
     remembered_ms: u64,
@@ -93,7 +92,7 @@ struct Control {
     at_ms: u64,
 }
 
-impl Control {
+impl ShareController {
     fn new(now_ms: u64) -> Self {
         Self {
             kept: 1.0,
@@ -116,14 +115,16 @@ impl Control {
             .min(EAGER_MAX);
         let command = (mean * (target / load.max(1e-3)).powf(eager)).clamp(LEAST, 1.0);
         self.kept += (command - self.kept) * (1.0 - (-passed / FOLLOWS_IN).exp());
+
         self.too_high_ms = if load > target + TOO_HIGH {
             self.too_high_ms + passed_ms
         } else {
             0
         };
+
         if self.too_high_ms > 0 && self.kept <= EXHAUSTED && self.chance == 0.0 {
-            // What is left is the demand of those who have not taken part: the share begins anew,
-            // for them too.
+            // The remaining demand is that of the resolvers that have not taken part: the share
+            // starts again, now for them too.
             (self.kept, self.chance) = ((target / load).clamp(LEAST, 1.0), 1.0);
             (self.past, self.too_high_ms) = ([1.0; REMEMBERED], 0);
         } else if self.too_high_ms > 0 && self.kept <= EXHAUSTED {
@@ -131,7 +132,8 @@ impl Control {
         } else if load <= target && self.kept > 0.5 {
             self.chance = (self.chance - passed / LEAVES_IN).max(0.0);
         }
-        // After a long pause the past is as the present.
+
+        // After a long pause all samples are the present share.
         let step_ms = (lasts_ms / REMEMBERED as u64).max(1);
         let steps = now_ms.saturating_sub(self.remembered_ms) / step_ms;
         self.remembered_ms += steps * step_ms;
@@ -139,23 +141,24 @@ impl Control {
             self.past[self.next] = self.kept;
             self.next = (self.next + 1) % REMEMBERED;
         }
+
         if self.kept > 0.999 {
             self.kept = 1.0;
         }
     }
 
-    fn kept(&self) -> Kept {
-        Kept {
+    fn kept(&self) -> RetainedShare {
+        RetainedShare {
             by_prefix: self.kept,
             by_chance: 1.0 - (1.0 - self.kept) * self.chance,
         }
     }
 }
 
-/// What is known of a cluster's load.
+/// The load of a cluster.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct ClusterLoad {
-    /// Bits a second that its nodes send, those that are up.
+    /// Bits a second that its nodes in answers send.
     pub(super) egress_bits: f64,
     /// Bits a second that they can carry.
     pub(super) capacity_bits: f64,
@@ -170,10 +173,10 @@ impl ClusterLoad {
 /// The shares of all clusters of one fleet, by their numbers.
 #[derive(Debug)]
 pub(super) struct Shares {
-    controls: Vec<Option<Control>>,
+    controls: Vec<Option<ShareController>>,
     /// Clusters with the same number share sites, directly or through others.
     groups: Vec<usize>,
-    /// Milliseconds for which an answer shows in the loads that are reported.
+    /// Milliseconds for which an answer affects the reported loads.
     lasts_ms: Vec<u64>,
 }
 
@@ -196,13 +199,14 @@ impl Shares {
                     .for_each(|g| *g = first);
             }
         }
-        // A report tells the mean of an interval, and is as old as an interval when the next one
-        // comes.
+
+        // A report holds the mean of an interval, and is an interval old when the next one arrives.
         let reported_ms = fleet.report_interval.as_millis() as u64 * 3 / 2;
         let lasts_ms = ttl_ms
             .into_iter()
             .map(|ttl| ttl.max(1_000) + reported_ms)
             .collect();
+
         Self {
             controls: (0..count).map(|_| None).collect(),
             groups,
@@ -210,7 +214,7 @@ impl Shares {
         }
     }
 
-    /// Goes over to another fleet; clusters that stay, by name, keep their shares.
+    /// Adopts another fleet; clusters that remain, by name, keep their shares.
     pub(super) fn adopt(&mut self, from: &Fleet, to: &Fleet) {
         let mut old = std::mem::replace(self, Self::new(to));
         for (control, cluster) in self.controls.iter_mut().zip(&to.clusters) {
@@ -221,7 +225,7 @@ impl Shares {
         }
     }
 
-    /// Takes in the loads: of each cluster, `None` where it is not known or has no limit.
+    /// Records the load of each cluster, `None` where it is unknown or has no limit.
     pub(super) fn advance(&mut self, loads: &[Option<ClusterLoad>], now_ms: u64) {
         for (number, load) in loads.iter().enumerate() {
             let Some(load) = load.filter(|l| l.capacity_bits > 0.0) else {
@@ -232,7 +236,7 @@ impl Shares {
             if self.controls[number].is_none() && load <= target {
                 continue;
             }
-            let control = self.controls[number].get_or_insert_with(|| Control::new(now_ms));
+            let control = self.controls[number].get_or_insert_with(|| ShareController::new(now_ms));
             control.advance(load, target, self.lasts_ms[number], now_ms);
             if control.kept >= 1.0 && control.past.iter().all(|p| *p > 0.999) && load <= target {
                 self.controls[number] = None;
@@ -240,8 +244,8 @@ impl Shares {
         }
     }
 
-    /// The load that a cluster is to have at most: that of its whole group when this is more than
-    /// [`TARGET`]. One of which nothing is known has room for all that the others give away.
+    /// The load that a cluster may have: that of its whole group when this exceeds [`TARGET`]. A
+    /// cluster with an unknown load has room for all that the others give away.
     fn target(&self, number: usize, loads: &[Option<ClusterLoad>]) -> f64 {
         let mut group = self
             .groups
@@ -259,11 +263,11 @@ impl Shares {
     }
 
     /// What a cluster keeps.
-    pub(super) fn kept(&self, number: usize) -> Kept {
+    pub(super) fn kept(&self, number: usize) -> RetainedShare {
         self.controls
             .get(number)
             .and_then(Option::as_ref)
-            .map_or(Kept::ALL, Control::kept)
+            .map_or(RetainedShare::ALL, ShareController::kept)
     }
 }
 
@@ -317,7 +321,7 @@ mod tests {
     fn what_is_below_the_target_is_kept_whole() {
         let mut shares = Shares::new(&fixture::fleet());
         hold(&mut shares, [load(0.94), load(0.5), load(0.0)], 0, 300);
-        assert_eq!([0, 1, 2].map(|c| shares.kept(c)), [Kept::ALL; 3]);
+        assert_eq!([0, 1, 2].map(|c| shares.kept(c)), [RetainedShare::ALL; 3]);
     }
 
     #[test]
@@ -327,7 +331,7 @@ mod tests {
         let kept = shares.kept(0);
         assert!((0.6..0.85).contains(&kept.by_prefix), "{kept:?}");
         assert_eq!(kept.by_chance, 1.0);
-        assert_eq!(shares.kept(1), Kept::ALL);
+        assert_eq!(shares.kept(1), RetainedShare::ALL);
         hold(&mut shares, [load(1.2), load(0.2), load(0.2)], 20, 400);
         let kept = shares.kept(0);
         assert!(
@@ -335,12 +339,12 @@ mod tests {
             "nothing helped: {kept:?}"
         );
         hold(&mut shares, [load(0.3), load(0.2), load(0.2)], 420, 600);
-        assert_eq!(shares.kept(0), Kept::ALL, "and comes back whole");
+        assert_eq!(shares.kept(0), RetainedShare::ALL, "and comes back whole");
         hold(&mut shares, [load(1.2), load(0.2), load(0.2)], 1_020, 20);
         hold(&mut shares, [None, load(0.2), load(0.2)], 1_040, 1);
         assert_eq!(
             shares.kept(0),
-            Kept::ALL,
+            RetainedShare::ALL,
             "of what is not known nothing is given away"
         );
     }
@@ -387,7 +391,7 @@ mod tests {
             &[0, 1],
         )];
         shares.adopt(&fleet, &other);
-        assert_eq!([0, 1].map(|c| shares.kept(c)), [kept, Kept::ALL]);
+        assert_eq!([0, 1].map(|c| shares.kept(c)), [kept, RetainedShare::ALL]);
     }
 
     #[test]

@@ -6,14 +6,23 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
+use nearcast_fleet::config::{Fleet, Node, SelectionPolicy};
+use nearcast_fleet::drains::Drains;
+use nearcast_fleet::node_key;
 use nearcast_fleet::report::{DnsReport, RttReport, RttSample};
 use proptest::prelude::*;
 use serde_json::Value;
 
 use super::fixture::{self, GEO, KEY, ONE, RTT, TURNS, WEIGHTED};
-use super::health::Outcome;
+use super::health::CheckOutcome;
+use super::location::{self, Atlas};
+use super::rtt::{self, RttTable, Topology};
+use super::snapshot::masked;
+use super::state::DRAINED;
 use super::*;
+use nearcast_fleet::random::mix;
 
+mod lying_nodes;
 mod spill;
 
 /// No exploration, first address first.
@@ -45,9 +54,14 @@ fn pick(steering: &Steering, site: usize, client: &str) -> (&'static str, Reason
 
 fn down(steering: &Steering, nodes: &[&str]) {
     for node in nodes {
-        let checked_at = steering.state().vitals[*node].checked_at();
+        let checked_at = steering.state().health[*node].checked_at();
         for endpoint in checked_at {
-            steering.observe_health(node, endpoint, Outcome::Refusing("status 503".into()), 5);
+            steering.observe_health(
+                node,
+                endpoint,
+                CheckOutcome::Refusing("status 503".into()),
+                5,
+            );
         }
     }
 }
@@ -163,7 +177,7 @@ fn what_does_not_fit_goes_to_the_next_and_what_is_fuller_is_given_less() {
         let mut counts = [0; 2];
         for i in 0..1_000 {
             for address in steering
-                .select(GEO, client, Family::V4, STEADY ^ select::mix(i))
+                .select(GEO, client, Family::V4, STEADY ^ mix(i))
                 .addresses
                 .iter()
             {
@@ -250,9 +264,9 @@ fn while_clients_are_shared_out_scopes_are_no_wider_than_the_grain() {
 /// A node answers its checks again.
 fn back(steering: &Steering, nodes: &[&str], now_ms: u64) {
     for node in nodes {
-        let checked_at = steering.state().vitals[*node].checked_at();
+        let checked_at = steering.state().health[*node].checked_at();
         for endpoint in checked_at.iter().chain(&checked_at) {
-            steering.observe_health(node, *endpoint, Outcome::Passed(100), now_ms);
+            steering.observe_health(node, *endpoint, CheckOutcome::Passed(100), now_ms);
         }
     }
 }
@@ -274,7 +288,7 @@ fn clients_return_in_a_ramp() {
                     ..*client
                 },
                 Family::V4,
-                STEADY ^ select::mix(i as u64),
+                STEADY ^ mix(i as u64),
             )
         };
         clients
@@ -288,12 +302,12 @@ fn clients_return_in_a_ramp() {
         (1_000, 1_000),
         "a name server that has just started holds nobody back"
     );
-    let checked_at = steering.state().vitals["ams-1"].checked_at()[0];
+    let checked_at = steering.state().health["ams-1"].checked_at()[0];
     for node in ["ams-1", "ams-2"] {
         steering.observe_health(
             node,
             checked_at,
-            Outcome::Refusing("status 503".into()),
+            CheckOutcome::Refusing("status 503".into()),
             60_000,
         );
     }
@@ -314,7 +328,7 @@ fn clients_return_in_a_ramp() {
     steering.observe_health(
         "ams-1",
         checked_at,
-        Outcome::Refusing("status 503".into()),
+        CheckOutcome::Refusing("status 503".into()),
         200_000,
     );
     back(&steering, &["ams-1"], 300_000);
@@ -325,7 +339,7 @@ fn clients_return_in_a_ramp() {
         };
         let given = (0..1_000).flat_map(|i| {
             steering
-                .select(GEO, &client, Family::V4, select::mix(i))
+                .select(GEO, &client, Family::V4, mix(i))
                 .addresses
                 .to_vec()
         });
@@ -349,7 +363,7 @@ fn clients_return_in_a_ramp() {
         steering.observe_health(
             node,
             checked_at,
-            Outcome::Refusing("status 503".into()),
+            CheckOutcome::Refusing("status 503".into()),
             400_000,
         );
     }
@@ -372,7 +386,7 @@ fn a_dead_address_leaves_the_answers_while_the_node_stays() {
     steering.observe_health(
         "ams-1",
         dead,
-        Outcome::Failed("connection refused".into()),
+        CheckOutcome::Failed("connection refused".into()),
         5,
     );
     let addresses = |family| {
@@ -614,7 +628,7 @@ fn another_fleet_keeps_counts_health_and_times() {
         state.past.is_empty(),
         "nobody adds to former counters, so they are summed up"
     );
-    assert!(state.vitals["ams-1"].up && !state.vitals["sin-1"].up);
+    assert!(state.health["ams-1"].up && !state.health["sin-1"].up);
 }
 
 #[test]
@@ -625,7 +639,7 @@ fn metrics_sum_over_countries() {
     }
     let registry = prometheus::Registry::new();
     registry
-        .register(Box::new(Selections::new(Arc::clone(&steering))))
+        .register(Box::new(SteeringCollector::new(steering.clone())))
         .unwrap();
     let text = prometheus::TextEncoder::new()
         .encode_to_string(&registry.gather())
@@ -1257,7 +1271,7 @@ async fn a_dead_node_leaves_within_two_seconds_and_a_draining_one_too() {
     let steering = Steering::start(fleet, &registry, shutdown);
     let health = |node: &str| {
         let state = steering.state();
-        (state.vitals[node].up, state.vitals[node].reason.clone())
+        (state.health[node].up, state.health[node].reason.clone())
     };
     eventually("all checked", || {
         ["ams-1", "ams-2", "sin-1", "sin-2", "nyc-2"]
@@ -1399,7 +1413,7 @@ fn what_is_drained_is_in_no_answer_and_says_so() {
         .expect("a list")
         .iter()
         .find(|c| c["cluster"] == "ams")
-        .expect("it is considered")
+        .expect("it is scoped")
         .clone();
     let node = ams["nodes"]
         .as_array()

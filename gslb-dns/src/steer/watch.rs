@@ -1,5 +1,5 @@
-//! The tasks beside the query path: health checks, the clock's tick, the fleet and the geo database
-//! as they change.
+//! The tasks beside the query path: health checks, periodic work, and changes of the fleet and of
+//! the geo database.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -15,29 +15,31 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::check::Checker;
-use super::health::{Jitter, Outcome};
+use super::health::CheckOutcome;
 use super::location::Atlas;
-use super::{Served, Steering, now_ms};
+use super::snapshot::Revision;
+use super::steering::{Steering, now_ms};
+use nearcast_fleet::random::Random;
 
-/// How often what falls due with time is done.
+/// Interval of the periodic work.
 const TICK: Duration = Duration::from_millis(250);
-/// How often the geo database's file is looked at.
+/// Interval at which the geo database's file is checked for changes.
 const LOOK: Duration = Duration::from_secs(1);
-/// Results of health checks under way to the one who keeps them.
+/// Most results of health checks that wait to be recorded.
 const RESULTS_MAX: usize = 1_024;
 
-/// By what a file is known to have changed: length, time of change, and which file it is.
+/// Identifies the version of a file: length, time of change, and inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp {
+pub(super) struct FileStamp {
     length: u64,
     modified: Option<SystemTime>,
     inode: u64,
 }
 
-fn stamp(path: &Path) -> std::io::Result<Stamp> {
+fn stamp(path: &Path) -> std::io::Result<FileStamp> {
     use std::os::unix::fs::MetadataExt;
     let metadata = std::fs::metadata(path)?;
-    Ok(Stamp {
+    Ok(FileStamp {
         length: metadata.len(),
         modified: metadata.modified().ok(),
         inode: metadata.ino(),
@@ -45,7 +47,7 @@ fn stamp(path: &Path) -> std::io::Result<Stamp> {
 }
 
 /// The atlas for a setting of `steering.geo_db`, and the stamp its file had before it was read.
-fn load(geo_db: Option<&Path>) -> Result<(Arc<Atlas>, Option<Stamp>), Failure> {
+fn load(geo_db: Option<&Path>) -> Result<(Arc<Atlas>, Option<FileStamp>), Failure> {
     match geo_db {
         None => Ok((Atlas::built_in(), None)),
         Some(path) => {
@@ -55,13 +57,13 @@ fn load(geo_db: Option<&Path>) -> Result<(Arc<Atlas>, Option<Stamp>), Failure> {
     }
 }
 
-/// What is counted of the geo database.
+/// The metrics of the geo database.
 #[derive(Debug, Clone)]
 struct GeoMetrics {
-    /// 1 while the database that the fleet file names is not the one in use.
+    /// 1 while the database of the fleet file is not in use.
     failed: IntGauge,
-    /// Records of the database in use that could not be read, or not whole.
-    odd_records: IntGauge,
+    /// Records of the database in use that could not be read, or only in part.
+    rejected_records: IntGauge,
 }
 
 impl GeoMetrics {
@@ -78,8 +80,8 @@ impl GeoMetrics {
                 "nearcast_dns_geo_db_failed",
                 "1 while the geo database of the fleet file cannot be used as it is, else 0.",
             ),
-            odd_records: gauge(
-                "nearcast_dns_geo_db_odd_records",
+            rejected_records: gauge(
+                "nearcast_dns_geo_db_rejected_records",
                 "Records of the geo database in use that were skipped or read in part.",
             ),
         }
@@ -87,23 +89,23 @@ impl GeoMetrics {
 
     fn note(&self, atlas: &Atlas) {
         self.failed.set(0);
-        self.odd_records.set(atlas.odd_records as i64);
-        if atlas.odd_records > 0 {
-            let (source, records) = (&atlas.description, atlas.odd_records);
+        self.rejected_records.set(atlas.rejected_records as i64);
+        if atlas.rejected_records > 0 {
+            let (source, records) = (&atlas.description, atlas.rejected_records);
             tracing::warn!(%source, records, "records of the geo database are not what they should be; what can be read of them counts");
         }
     }
 }
 
-/// The database at the start, and what is known of its file.
+/// The database at start, and the version of its file.
 pub(super) struct Geo {
     pub(super) atlas: Arc<Atlas>,
-    source: Source,
+    source: DatabaseFile,
     metrics: GeoMetrics,
 }
 
-/// The database to start with. A broken one does not keep a name server down: it starts with the
-/// built-in table, and takes the database when its file changes into a good one.
+/// Loads the database at start. A broken one does not stop a name server: it starts with the
+/// built-in table, and loads the database once its file has changed into a good one.
 pub(super) fn start(geo_db: Option<&Path>, registry: &prometheus::Registry) -> Geo {
     let metrics = GeoMetrics::register(registry);
     let before = geo_db.and_then(|path| stamp(path).ok());
@@ -112,7 +114,7 @@ pub(super) fn start(geo_db: Option<&Path>, registry: &prometheus::Registry) -> G
             metrics.note(&atlas);
             Geo {
                 atlas,
-                source: Source::new(stamp),
+                source: DatabaseFile::new(stamp),
                 metrics,
             }
         }
@@ -121,10 +123,10 @@ pub(super) fn start(geo_db: Option<&Path>, registry: &prometheus::Registry) -> G
             tracing::warn!(%failure, "the built-in country table places clients until the geo database's file changes");
             Geo {
                 atlas: Atlas::built_in(),
-                source: Source {
+                source: DatabaseFile {
                     is_good: false,
                     missing_logged: before.is_none(),
-                    ..Source::new(before)
+                    ..DatabaseFile::new(before)
                 },
                 metrics,
             }
@@ -135,17 +137,17 @@ pub(super) fn start(geo_db: Option<&Path>, registry: &prometheus::Registry) -> G
 /// Starts the tasks.
 pub(super) fn spawn(
     steering: &Arc<Steering>,
-    served: watch::Receiver<Served>,
+    served: watch::Receiver<Revision>,
     geo: Geo,
     shutdown: Shutdown,
 ) {
     tokio::spawn(check_nodes(
-        Arc::clone(steering),
+        steering.clone(),
         served.clone(),
         shutdown.clone(),
     ));
-    tokio::spawn(follow(Arc::clone(steering), served, geo, shutdown.clone()));
-    let steering = Arc::clone(steering);
+    tokio::spawn(follow(steering.clone(), served, geo, shutdown.clone()));
+    let steering = steering.clone();
     tokio::spawn(until(shutdown, async move {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -163,20 +165,20 @@ async fn until(mut shutdown: Shutdown, work: impl Future<Output = ()>) {
     }
 }
 
-/// What a check found: of which node, at which of its endpoints.
-type Found = (Arc<str>, SocketAddr, Outcome);
+/// The result of a check, with its node and endpoint.
+type CheckResult = (Arc<str>, SocketAddr, CheckOutcome);
 
-/// Runs one task of checks for each endpoint of each node of the fleet, and keeps what they find.
+/// Runs one task for each endpoint of each node of the fleet, and records the results.
 async fn check_nodes(
     steering: Arc<Steering>,
-    mut served: watch::Receiver<Served>,
+    mut served: watch::Receiver<Revision>,
     mut shutdown: Shutdown,
 ) {
-    let (results_tx, mut results) = mpsc::channel::<Found>(RESULTS_MAX);
+    let (results_tx, mut results) = mpsc::channel::<CheckResult>(RESULTS_MAX);
     let mut tasks = JoinSet::new();
     let mut running: HashMap<(String, SocketAddr), (HealthCheck, AbortHandle)> = HashMap::new();
     loop {
-        let current = Arc::clone(&served.borrow_and_update().fleet);
+        let current = served.borrow_and_update().fleet.clone();
         let rules = &current.steering.health;
         let mut wanted: HashSet<(String, SocketAddr)> = HashSet::new();
         for node in current.clusters.iter().flat_map(|c| &c.nodes) {
@@ -187,6 +189,7 @@ async fn check_nodes(
                     .map(|at| (node.name.clone(), at)),
             );
         }
+
         running.retain(|what, (how, task)| {
             let stays = wanted.contains(what) && how == rules;
             if !stays {
@@ -194,6 +197,7 @@ async fn check_nodes(
             }
             stays
         });
+
         for what in wanted {
             running.entry(what).or_insert_with_key(|(node, at)| {
                 let task = tasks.spawn(check_one(
@@ -205,6 +209,7 @@ async fn check_nodes(
                 (rules.clone(), task)
             });
         }
+
         loop {
             tokio::select! {
                 () = shutdown.asked() => return,
@@ -224,7 +229,7 @@ async fn check_nodes(
 
 async fn shutdown_or_results(
     steering: &Steering,
-    results: &mut mpsc::Receiver<Found>,
+    results: &mut mpsc::Receiver<CheckResult>,
     mut shutdown: Shutdown,
 ) {
     loop {
@@ -239,18 +244,18 @@ async fn check_one(
     node: Arc<str>,
     endpoint: SocketAddr,
     rules: HealthCheck,
-    results: mpsc::Sender<Found>,
+    results: mpsc::Sender<CheckResult>,
 ) {
     let seed = node.bytes().fold(now_ms(), |seed, b| {
         seed.wrapping_mul(31).wrapping_add(u64::from(b))
     });
-    let mut jitter = Jitter::new(seed ^ u64::from(endpoint.port()));
+    let mut jitter = Random::new(seed ^ u64::from(endpoint.port()));
     let mut checker = Checker::new(endpoint, rules);
     loop {
         let begun = Instant::now();
         let outcome = checker.check().await;
         if results
-            .send((Arc::clone(&node), endpoint, outcome))
+            .send((node.clone(), endpoint, outcome))
             .await
             .is_err()
         {
@@ -260,21 +265,21 @@ async fn check_one(
     }
 }
 
-/// What is known of the geo database's file.
+/// The version of the geo database's file that is loaded, and the one last seen.
 #[derive(Debug)]
-struct Source {
-    /// The setting and stamp that are in use or were last found wanting.
-    settled: Option<Stamp>,
-    /// Whether the file with the settled stamp is in use.
+struct DatabaseFile {
+    /// The version that is loaded, or that could not be.
+    settled: Option<FileStamp>,
+    /// Whether the version in `settled` is loaded.
     is_good: bool,
-    /// The stamp of the last look, when it was another.
-    seen: Option<Stamp>,
+    /// The version seen last, when it differs.
+    seen: Option<FileStamp>,
     /// Whether a missing file was logged.
     missing_logged: bool,
 }
 
-impl Source {
-    fn new(settled: Option<Stamp>) -> Self {
+impl DatabaseFile {
+    fn new(settled: Option<FileStamp>) -> Self {
         Self {
             settled,
             is_good: true,
@@ -283,9 +288,9 @@ impl Source {
         }
     }
 
-    /// Whether the file is to be loaded now: it is another than the one in use, and has not changed
+    /// Whether to load the file now: its version differs from the loaded one, and has not changed
     /// since the last look, so that a file that is being written is not read half.
-    fn is_due(&mut self, now: Stamp) -> bool {
+    fn is_due(&mut self, now: FileStamp) -> bool {
         self.missing_logged = false;
         if self.settled == Some(now) {
             self.seen = None;
@@ -297,10 +302,10 @@ impl Source {
     }
 }
 
-/// Follows the fleet's revisions and the database's file.
+/// Follows the revisions of the fleet and the file of the database.
 async fn follow(
     steering: Arc<Steering>,
-    mut served: watch::Receiver<Served>,
+    mut served: watch::Receiver<Revision>,
     geo: Geo,
     mut shutdown: Shutdown,
 ) {
@@ -313,6 +318,7 @@ async fn follow(
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut may_change = true;
+
     loop {
         tokio::select! {
             () = shutdown.asked() => return,
@@ -322,19 +328,19 @@ async fn follow(
                 let moved = current.fleet.steering.geo_db != path;
                 if moved {
                     path.clone_from(&current.fleet.steering.geo_db);
-                    source = Source::new(None);
+                    source = DatabaseFile::new(None);
                 }
                 reload(&steering, current, moved.then(|| path.clone()), &mut source, &metrics).await;
             }
             _ = look.tick() => {
                 let Some(watched) = path.clone() else { continue };
                 let shown = watched.display().to_string();
-                match on_thread(move || stamp(&watched)).await {
+                match run_blocking(move || stamp(&watched)).await {
                     Some(Ok(now)) if source.is_due(now) => {
                         let current = served.borrow().clone();
                         reload(&steering, current, Some(path.clone()), &mut source, &metrics).await;
                     }
-                    // It was away and is the same again.
+                    // The file was missing and is the same again.
                     Some(Ok(now)) if source.settled == Some(now) => metrics.failed.set(i64::from(!source.is_good)),
                     Some(Err(error)) if !source.missing_logged => {
                         source.missing_logged = true;
@@ -348,18 +354,18 @@ async fn follow(
     }
 }
 
-/// Goes over to what is to be served, and to the database at a path where one is given; a broken
-/// one leaves the old in use.
+/// Adopts a revision, and the database at a path where one is given; if it is broken, the old one
+/// remains in use.
 async fn reload(
     steering: &Arc<Steering>,
-    served: Served,
+    served: Revision,
     path: Option<Option<PathBuf>>,
-    source: &mut Source,
+    source: &mut DatabaseFile,
     metrics: &GeoMetrics,
 ) {
     let kept = steering.atlas();
-    let worker = Arc::clone(steering);
-    let loaded = on_thread(move || {
+    let worker = steering.clone();
+    let loaded = run_blocking(move || {
         let (atlas, result) = match path {
             None => (kept, Ok(None)),
             Some(path) => {
@@ -374,6 +380,7 @@ async fn reload(
         result
     })
     .await;
+
     match loaded {
         Some(Ok(Some(stamp))) => {
             (source.settled, source.is_good) = (stamp, true);
@@ -382,7 +389,7 @@ async fn reload(
             metrics.note(&atlas);
         }
         Some(Err((failure, stamp))) => {
-            // Logged once: the same file is not tried again.
+            // Logged once: the same version is not tried again.
             (source.settled, source.is_good) = (stamp, false);
             source.missing_logged = stamp.is_none();
             metrics.failed.set(1);
@@ -392,8 +399,8 @@ async fn reload(
     }
 }
 
-/// Runs blocking work on a thread for such; `None` when the runtime ends.
-async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+/// Runs blocking work on a thread for it; `None` when the runtime ends.
+async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     tokio::task::spawn_blocking(work).await.ok()
 }
 
@@ -404,13 +411,13 @@ mod tests {
 
     #[test]
     fn a_file_is_due_when_it_changed_and_then_stayed() {
-        let stamp = |length| Stamp {
+        let stamp = |length| FileStamp {
             length,
             modified: None,
             inode: 1,
         };
         let (a, b, c) = (stamp(1), stamp(2), stamp(3));
-        let mut source = Source::new(Some(a));
+        let mut source = DatabaseFile::new(Some(a));
         for (step, (now, due)) in [
             (a, false),
             (b, false),
@@ -427,7 +434,7 @@ mod tests {
         }
         source.settled = Some(c);
         assert!(!source.is_due(c), "loaded, or found wanting: not again");
-        let mut unread = Source::new(None);
+        let mut unread = DatabaseFile::new(None);
         assert!(!unread.is_due(a));
         assert!(unread.is_due(a));
     }
@@ -444,7 +451,7 @@ mod tests {
         std::fs::write(&path, writer.to_bytes().unwrap()).unwrap();
         let fleet = fixture::served(fixture::fleet());
         let steering = Arc::new(fixture::steering());
-        let mut source = Source::new(None);
+        let mut source = DatabaseFile::new(None);
         let metrics = GeoMetrics::register(&prometheus::Registry::new());
         reload(
             &steering,

@@ -53,7 +53,7 @@ async fn server(manner: Manner, accepted_max: usize) -> (SocketAddr, Arc<AtomicU
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let accepted = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&accepted);
+    let count = accepted.clone();
     tokio::spawn(async move {
         while count.load(Ordering::Relaxed) < accepted_max {
             let Ok((stream, _)) = listener.accept().await else {
@@ -69,7 +69,7 @@ async fn server(manner: Manner, accepted_max: usize) -> (SocketAddr, Arc<AtomicU
     (address, accepted)
 }
 
-async fn once(manner: Manner) -> Outcome {
+async fn once(manner: Manner) -> CheckOutcome {
     Checker::new(server(manner, usize::MAX).await.0, rules())
         .check()
         .await
@@ -79,27 +79,27 @@ async fn once(manner: Manner) -> Outcome {
 async fn the_status_decides() {
     let passed = once(LASTING).await;
     assert!(
-        matches!(passed, Outcome::Passed(us) if us > 0),
+        matches!(passed, CheckOutcome::Passed(us) if us > 0),
         "{passed:?}"
     );
-    let table: [(&'static [u8], Outcome); 5] = [
+    let table: [(&'static [u8], CheckOutcome); 5] = [
         (
             b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n",
-            Outcome::Refusing("status 503".into()),
+            CheckOutcome::Refusing("status 503".into()),
         ),
         (
             b"HTTP/1.1 503 No\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
-            Outcome::Refusing("status 503".into()),
+            CheckOutcome::Refusing("status 503".into()),
         ),
         (
             b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n",
-            Outcome::Failed("status 500".into()),
+            CheckOutcome::Failed("status 500".into()),
         ),
         (
             b"HTTP/1.1 302 Found\r\nlocation: /\r\ncontent-length: 0\r\n\r\n",
-            Outcome::Failed("status 302".into()),
+            CheckOutcome::Failed("status 302".into()),
         ),
-        (b"", Outcome::Failed("closed without an answer".into())),
+        (b"", CheckOutcome::Failed("closed without an answer".into())),
     ];
     for (bytes, expected) in table {
         assert_eq!(
@@ -112,7 +112,7 @@ async fn the_status_decides() {
             expected
         );
     }
-    let Outcome::Failed(reason) = once(Manner {
+    let CheckOutcome::Failed(reason) = once(Manner {
         bytes: b"SSH-2.0-x\r\n",
         ..LASTING
     })
@@ -128,14 +128,14 @@ async fn the_status_decides() {
         .unwrap();
     assert_eq!(
         Checker::new(gone, rules()).check().await,
-        Outcome::Failed("connection refused".into())
+        CheckOutcome::Failed("connection refused".into())
     );
     // No packet ever goes there from a socket like ours.
     assert_eq!(
         Checker::new("255.255.255.255:80".parse().unwrap(), rules())
             .check()
             .await,
-        Outcome::NoRoute
+        CheckOutcome::NoRoute
     );
 }
 
@@ -148,7 +148,7 @@ async fn a_silent_server_fails_after_the_time_out() {
     };
     assert_eq!(
         Checker::new(address, quick).check().await,
-        Outcome::Failed("no answer within 30 ms".into())
+        CheckOutcome::Failed("no answer within 30 ms".into())
     );
 }
 
@@ -156,7 +156,7 @@ async fn passes(checker: &mut Checker, count: usize) {
     for i in 0..count {
         let outcome = checker.check().await;
         assert!(
-            matches!(outcome, Outcome::Passed(_)),
+            matches!(outcome, CheckOutcome::Passed(_)),
             "check {i}: {outcome:?}"
         );
     }
@@ -186,7 +186,7 @@ async fn a_listener_that_accepts_nothing_more_fails_while_its_old_connection_ans
     for _ in 0..2 {
         let outcome = checker.check().await;
         assert!(
-            matches!(&outcome, Outcome::Failed(reason) if reason.starts_with("no answer within")),
+            matches!(&outcome, CheckOutcome::Failed(reason) if reason.starts_with("no answer within")),
             "{outcome:?}"
         );
     }
@@ -253,7 +253,7 @@ async fn a_long_body_is_not_read() {
     })
     .await;
     assert!(
-        matches!(outcome, Outcome::Failed(_)),
+        matches!(outcome, CheckOutcome::Failed(_)),
         "nor a head: {outcome:?}"
     );
 }
@@ -293,7 +293,7 @@ async fn a_kept_connection_that_closes_brings_the_next_check_forward() {
     let begun = Instant::now() - Duration::from_secs(60);
     let rested = tokio::time::timeout(
         Duration::from_secs(30),
-        checker.rest(begun, &mut Jitter::new(1)),
+        checker.rest(begun, &mut Random::new(1)),
     )
     .await;
     assert!(rested.is_ok(), "it waited for the interval");
@@ -308,7 +308,7 @@ async fn the_check_after_a_failure_comes_soon_until_the_endpoint_is_down() {
         .unwrap();
     let mut checker = Checker::new(gone, HealthCheck { fall: 3, ..rules() });
     for failing in [true, true, false, false] {
-        assert!(matches!(checker.check().await, Outcome::Failed(_)));
+        assert!(matches!(checker.check().await, CheckOutcome::Failed(_)));
         assert_eq!(checker.is_failing(), failing);
     }
 }

@@ -12,7 +12,7 @@ const CAPACITY: f64 = 4e6;
 
 /// What a resolver was answered, and until when it keeps that.
 #[derive(Clone)]
-struct Kept {
+struct RetainedShare {
     network: u32,
     length: u8,
     ends_ms: u64,
@@ -24,13 +24,13 @@ struct Kept {
 struct Client {
     address: IpAddr,
     demand: f64,
-    uses: Option<Kept>,
+    uses: Option<RetainedShare>,
 }
 
 /// A resolver that sends its clients' subnets, with its cache.
 struct Resolver {
     clients: Vec<Client>,
-    cache: Vec<Kept>,
+    cache: Vec<RetainedShare>,
 }
 
 /// A node: address, name, cluster, capacity in bits a second, and bits sent since its last report.
@@ -146,7 +146,7 @@ impl World {
 
     fn draw(&mut self) -> u64 {
         self.random = self.random.wrapping_add(1);
-        select::mix(self.random)
+        mix(self.random)
     }
 
     fn chance(&mut self) -> f64 {
@@ -154,7 +154,7 @@ impl World {
     }
 
     /// What steering answers now. The first answers are of all ages.
-    fn ask(&mut self, client: &ClientPrefix) -> Kept {
+    fn ask(&mut self, client: &ClientPrefix) -> RetainedShare {
         let random = self.draw();
         let age_ms = if self.now_ms == BEGINS_MS {
             self.draw() % (TTL * 1_000)
@@ -171,7 +171,7 @@ impl World {
                 .position(|e| e.address == *address)
                 .unwrap()
         };
-        Kept {
+        RetainedShare {
             network: bits(client.address, choice.scope_prefix),
             length: choice.scope_prefix,
             ends_ms: self.now_ms + u64::from(choice.ttl) * 1_000 - age_ms,
@@ -183,7 +183,8 @@ impl World {
     fn step(&mut self) -> Vec<f64> {
         let mut loads = vec![0.0; self.edges.len()];
         let now_ms = self.now_ms;
-        let is_old = |kept: &Option<Kept>| kept.as_ref().is_none_or(|k| k.ends_ms <= now_ms);
+        let is_old =
+            |kept: &Option<RetainedShare>| kept.as_ref().is_none_or(|k| k.ends_ms <= now_ms);
         let mut resolvers = std::mem::take(&mut self.resolvers);
         for Resolver { clients, cache } in &mut resolvers {
             cache.retain(|kept| kept.ends_ms > now_ms);

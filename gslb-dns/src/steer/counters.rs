@@ -1,8 +1,9 @@
-//! Counting selections without a lock: each worker thread adds to one of a few sets of counters.
+//! Counts selections without a lock: each worker thread adds to one of a few sets of counters.
 //!
-//! A counter for each site, cluster, reason and country would be far more than are ever used, so
-//! those live in a small open-addressed table. Selections without a country, and those that find no
-//! room there, have a counter for each site, cluster and reason.
+//! Most combinations of site, cluster, reason and country never occur, so their counters are in a
+//! small open-addressed table of atomics. Selections without a country, and those that find no free
+//! slot, have a counter for each site, cluster and reason. A `CounterVec` or a concurrent map would
+//! take a lock and hash strings for every answer.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -11,19 +12,19 @@ use nearcast_fleet::config::Fleet;
 
 use super::choice::Reason;
 
-/// Sets of counters; threads share them evenly.
+/// Number of sets; threads are spread over them evenly.
 const SHARDS: usize = 4;
-/// Counters of a set beyond which there is one set alone: with so many, threads seldom meet at one,
-/// and the sets would take much memory.
+/// Above this size of a set there is only one: threads seldom meet in so many counters, and several
+/// sets would take much memory.
 const SHARED_ABOVE: usize = 1 << 18;
 /// Slots of each set's table by country.
 const SLOTS: usize = 4_096;
-/// Slots looked at before giving up.
+/// Slots probed before the selection is counted without a country.
 const PROBES: usize = 16;
 
-/// What a count is of, by name.
+/// The labels of a count.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Kind {
+pub(super) struct SelectionLabels {
     pub(super) site: String,
     pub(super) cluster: String,
     pub(super) reason: Reason,
@@ -33,13 +34,13 @@ pub(super) struct Kind {
 
 struct Shard {
     /// Without a country, by site, cluster and reason.
-    elsewhere: Box<[AtomicU64]>,
+    without_country: Box<[AtomicU64]>,
     /// Key (0 for an empty slot) and count.
     by_country: Box<[(AtomicU64, AtomicU64)]>,
 }
 
-/// Counters for one revision of the fleet, whose indexes they are kept by.
-pub(super) struct Tally {
+/// The counters for one revision of the fleet, by its indexes.
+pub(super) struct SelectionCounters {
     sites: Vec<String>,
     clusters: Vec<String>,
     shards: Box<[Shard]>,
@@ -53,16 +54,16 @@ fn shard_of_thread() -> usize {
     MINE.with(|mine| *mine)
 }
 
-fn pack(place: usize, country: [u8; 2]) -> u64 {
-    (place as u64 + 1) << 16 | u64::from(u16::from_be_bytes(country))
+fn pack(cell: usize, country: [u8; 2]) -> u64 {
+    (cell as u64 + 1) << 16 | u64::from(u16::from_be_bytes(country))
 }
 
-impl Tally {
+impl SelectionCounters {
     /// All zero.
     pub(super) fn new(fleet: &Fleet) -> Self {
-        let places = fleet.sites.len() * fleet.clusters.len() * Reason::ALL.len();
+        let cells = fleet.sites.len() * fleet.clusters.len() * Reason::ALL.len();
         let shard = || Shard {
-            elsewhere: (0..places).map(|_| AtomicU64::new(0)).collect(),
+            without_country: (0..cells).map(|_| AtomicU64::new(0)).collect(),
             by_country: (0..SLOTS)
                 .map(|_| (AtomicU64::new(0), AtomicU64::new(0)))
                 .collect(),
@@ -70,7 +71,7 @@ impl Tally {
         Self {
             sites: fleet.sites.iter().map(|s| s.name.clone()).collect(),
             clusters: fleet.clusters.iter().map(|c| c.name.clone()).collect(),
-            shards: (0..if places > SHARED_ABOVE { 1 } else { SHARDS })
+            shards: (0..if cells > SHARED_ABOVE { 1 } else { SHARDS })
                 .map(|_| shard())
                 .collect(),
         }
@@ -94,16 +95,18 @@ impl Tally {
         country: Option<[u8; 2]>,
     ) {
         let shard = &self.shards[shard_of_thread() % self.shards.len()];
-        let place = (site * self.clusters.len() + cluster) * Reason::ALL.len() + reason as usize;
-        let Some(elsewhere) = shard.elsewhere.get(place) else {
+        let cell = (site * self.clusters.len() + cluster) * Reason::ALL.len() + reason as usize;
+        let Some(without_country) = shard.without_country.get(cell) else {
             return;
         };
+
         let Some(country) = country.filter(|c| *c != [0; 2]) else {
-            elsewhere.fetch_add(1, Ordering::Relaxed);
+            without_country.fetch_add(1, Ordering::Relaxed);
             return;
         };
-        let key = pack(place, country);
+        let key = pack(cell, country);
         let start = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize;
+
         for step in 0..PROBES {
             let (slot, count) = &shard.by_country[(start + step) % SLOTS];
             let mut held = slot.load(Ordering::Relaxed);
@@ -118,24 +121,26 @@ impl Tally {
                 return;
             }
         }
-        elsewhere.fetch_add(1, Ordering::Relaxed);
+
+        without_country.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Adds all counts to `totals`.
-    pub(super) fn add_to(&self, totals: &mut BTreeMap<Kind, u64>) {
-        let kind = |place: usize, country: String| {
-            let (pair, reason) = (place / Reason::ALL.len(), place % Reason::ALL.len());
-            Kind {
+    pub(super) fn add_to(&self, totals: &mut BTreeMap<SelectionLabels, u64>) {
+        let kind = |cell: usize, country: String| {
+            let (pair, reason) = (cell / Reason::ALL.len(), cell % Reason::ALL.len());
+            SelectionLabels {
                 site: self.sites[pair / self.clusters.len()].clone(),
                 cluster: self.clusters[pair % self.clusters.len()].clone(),
                 reason: Reason::ALL[reason],
                 country,
             }
         };
+
         for shard in &*self.shards {
-            let mut add = |place: usize, country: String, count: u64| {
+            let mut add = |cell: usize, country: String, count: u64| {
                 if count > 0 {
-                    *totals.entry(kind(place, country)).or_default() += count;
+                    *totals.entry(kind(cell, country)).or_default() += count;
                 }
             };
             for (slot, count) in &shard.by_country {
@@ -149,8 +154,8 @@ impl Tally {
                     );
                 }
             }
-            for (place, count) in shard.elsewhere.iter().enumerate() {
-                add(place, String::new(), count.load(Ordering::Relaxed));
+            for (cell, count) in shard.without_country.iter().enumerate() {
+                add(cell, String::new(), count.load(Ordering::Relaxed));
             }
         }
     }
@@ -161,14 +166,14 @@ mod tests {
     use super::*;
     use crate::steer::fixture;
 
-    fn totals(tally: &Tally) -> BTreeMap<Kind, u64> {
+    fn totals(tally: &SelectionCounters) -> BTreeMap<SelectionLabels, u64> {
         let mut totals = BTreeMap::new();
         tally.add_to(&mut totals);
         totals
     }
 
-    fn kind(site: &str, cluster: &str, reason: Reason, country: &str) -> Kind {
-        Kind {
+    fn kind(site: &str, cluster: &str, reason: Reason, country: &str) -> SelectionLabels {
+        SelectionLabels {
             site: site.into(),
             cluster: cluster.into(),
             reason,
@@ -178,7 +183,7 @@ mod tests {
 
     #[test]
     fn counts_by_all_four_from_many_threads() {
-        let tally = Tally::new(&fixture::fleet());
+        let tally = SelectionCounters::new(&fixture::fleet());
         std::thread::scope(|scope| {
             for _ in 0..6 {
                 scope.spawn(|| {
@@ -203,7 +208,7 @@ mod tests {
 
     #[test]
     fn what_finds_no_slot_is_counted_without_a_country() {
-        let tally = Tally::new(&fixture::fleet());
+        let tally = SelectionCounters::new(&fixture::fleet());
         let mut countries = 0;
         for first in b'A'..=b'Z' {
             for second in b'A'..=b'Z' {
@@ -229,7 +234,7 @@ mod tests {
                 ..one.clone()
             })
             .collect();
-        let tally = Tally::new(&fleet);
+        let tally = SelectionCounters::new(&fleet);
         assert_eq!(tally.shards.len(), 1);
         std::thread::scope(|scope| {
             for _ in 0..6 {
@@ -249,7 +254,7 @@ mod tests {
     #[test]
     fn knows_whose_counters_they_are() {
         let mut fleet = fixture::fleet();
-        let tally = Tally::new(&fleet);
+        let tally = SelectionCounters::new(&fleet);
         assert!(tally.fits(&fleet));
         fleet.clusters.swap(0, 1);
         assert!(!tally.fits(&fleet));

@@ -1,14 +1,12 @@
 //! What a few lying nodes can do to steering by time: seeded fleets of honest nodes, and what
 //! changes when some of them lie.
 
-use super::fixture::{self, cluster, node, site};
-use super::plan::distance_km;
+use super::super::fixture::{self, cluster, node, site};
+use super::super::location::Location;
+use super::super::plan::distance_km;
 use super::*;
-use nearcast_fleet::report::RttSample;
 
 const NOW: u64 = 1_000_000;
-/// No exploration, first address first.
-const STEADY: u64 = (u32::MAX as u64) << 32;
 /// Prefixes that everything is about: as many as one report names.
 const PREFIXES: usize = 4_000;
 
@@ -70,8 +68,8 @@ fn networks(fleet: &Fleet, random: &mut Random) -> Vec<Network> {
     while found.len() < PREFIXES {
         let address = IpAddr::from(((random.next() as u32) & 0xffff_ff00).to_be_bytes());
         let Some(place) = atlas
-            .place(atlas.find(address).0)
-            .map(ClientPlace::position)
+            .location(atlas.find(address).0)
+            .map(Location::position)
         else {
             continue;
         };
@@ -350,7 +348,7 @@ fn a_place_that_is_wrong_is_mended_by_what_two_clusters_measure() {
 #[test]
 fn one_that_floods_pushes_out_its_own() {
     let fleet = fleet(false);
-    let mut table = RttTable::new(Layout::of(&fleet));
+    let mut table = RttTable::new(Topology::of(&fleet));
     let network = |n: u32| RttSample {
         prefix: ipnet::IpNet::new(IpAddr::from((n << 8).to_be_bytes()), 24).expect("a prefix"),
         count: 1,
@@ -364,7 +362,7 @@ fn one_that_floods_pushes_out_its_own() {
     let kept = (0..2_000)
         .filter(|n: &u32| {
             table
-                .cell(IpAddr::from((n << 8).to_be_bytes()), 0)
+                .measured(IpAddr::from((n << 8).to_be_bytes()), 0)
                 .is_some()
         })
         .count();
@@ -391,7 +389,7 @@ fn nothing_new_is_not_compiled_again() {
     };
     steering.take_report(&report, NOW).expect("taken");
     steering.tick(NOW + 1);
-    let compiled = Arc::clone(&steering.state().rtt_map);
+    let compiled = steering.state().rtt_map.clone();
     assert_eq!(compiled.prefixes, 1);
     let max_age_ms = steering.state().fleet.steering.rtt_max_age.as_millis() as u64;
     for later in [250, 1_000, 60_000, max_age_ms] {
@@ -403,7 +401,7 @@ fn nothing_new_is_not_compiled_again() {
     }
     steering.tick(NOW + max_age_ms + 1);
     assert_eq!(steering.state().rtt_map.prefixes, 0, "too old");
-    let empty = Arc::clone(&steering.state().rtt_map);
+    let empty = steering.state().rtt_map.clone();
     steering.tick(NOW + 10 * max_age_ms);
     assert!(Arc::ptr_eq(&empty, &steering.state().rtt_map));
 }

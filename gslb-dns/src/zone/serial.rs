@@ -1,10 +1,11 @@
-//! The serial of the zones: which one a revision of the fleet file has, and that it never goes back
-//! on this server.
+//! The serial of the zones: derived from the revision of the fleet file, and never decreasing on
+//! this server.
 //!
-//! The serial is the second in which the revision was made, [`Fleet::changed_unix_s`]: for one of
-//! the journal when control accepted it, which is the same on every name server and later for each;
-//! for a file on disk when it was modified. All zones have it, changed or not, as another name
-//! server may have begun with another revision.
+//! The serial is the second in which the revision was made, [`Fleet::changed_unix_s`]. For a
+//! revision of the journal that is the time at which control accepted it: the same on every name
+//! server, and later for each revision. For a file on disk it is the time of its last change. All
+//! zones have this serial, changed or not, as another name server may have started with another
+//! revision.
 //!
 //! Owns the file `soa-serial` in the node's directory.
 //!
@@ -12,19 +13,16 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::zone::{is_newer, next_serial};
-
 /// The serial served last, in memory and on disk.
 #[derive(Debug)]
 pub(crate) struct Serial {
     path: PathBuf,
     last: Option<u32>,
-    is_told: bool,
+    is_logged: bool,
 }
 
 impl Serial {
-    /// What an earlier run has left in the node's directory; nothing when there is none that can be
-    /// read.
+    /// Reads the serial that an earlier run left in the node's directory, if there is one.
     pub(crate) fn open(directory: &Path) -> Self {
         let path = directory.join("soa-serial");
         let last = std::fs::read_to_string(&path)
@@ -33,7 +31,7 @@ impl Serial {
         Self {
             path,
             last,
-            is_told: false,
+            is_logged: false,
         }
     }
 
@@ -45,8 +43,8 @@ impl Serial {
             .then_some(wanted)
     }
 
-    /// The serial that goes on from the one served last when [`Serial::of_revision`] has none: the
-    /// same while the zones are, else the next.
+    /// The serial after the one served last, when [`Serial::of_revision`] has none: the same while
+    /// the zones are unchanged, else the next.
     pub(crate) fn going_on(&self, changed_unix_s: u64, is_changed: bool) -> u32 {
         let wanted = wanted(changed_unix_s);
         match self.last {
@@ -55,13 +53,13 @@ impl Serial {
         }
     }
 
-    /// At a start, when what was served before is not known: the revision's own if that is not
-    /// older than what an earlier run has served.
+    /// The serial at start, when the zones served before are unknown: the revision's own, if an
+    /// earlier run served no newer one.
     pub(crate) fn at_start(&self, changed_unix_s: u64) -> u32 {
         self.going_on(changed_unix_s, self.last != Some(wanted(changed_unix_s)))
     }
 
-    /// Notes that zones with this serial are served. A disk that cannot be written to is told once.
+    /// Records that zones with this serial are served. A write error is logged once.
     pub(crate) fn served(&mut self, serial: u32) {
         if self.last.replace(serial) == Some(serial) {
             return;
@@ -76,7 +74,7 @@ impl Serial {
                 std::fs::rename(&aside, &self.path)
             });
         if let Err(error) = written
-            && !std::mem::replace(&mut self.is_told, true)
+            && !std::mem::replace(&mut self.is_logged, true)
         {
             let path = self.path.display();
             tracing::warn!(%path, %error, "the zones' serial cannot be kept; after a restart with an older fleet file it may go back");
@@ -84,9 +82,24 @@ impl Serial {
     }
 }
 
-/// A serial has 32 bits and counts round; 0 is for no zone.
+/// A serial has 32 bits and wraps around; 0 means no zone.
 fn wanted(changed_unix_s: u64) -> u32 {
     (changed_unix_s as u32).max(1)
+}
+
+/// The serial after `previous` at a time: the time itself when it is newer in serial arithmetic
+/// (RFC 1982), else one more.
+pub fn next_serial(previous: Option<u32>, unix_seconds: u32) -> u32 {
+    match previous {
+        None => unix_seconds,
+        Some(p) if is_newer(unix_seconds, p) => unix_seconds,
+        Some(p) => p.wrapping_add(1),
+    }
+}
+
+/// RFC 1982 section 3.2: whether serial `a` is greater than `b`.
+pub fn is_newer(a: u32, b: u32) -> bool {
+    a != b && a.wrapping_sub(b) < 1 << 31
 }
 
 #[cfg(test)]
