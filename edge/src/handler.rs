@@ -807,7 +807,15 @@ async fn look_up(checked: &Checked) -> Found {
             edge.forwards.join(checked.hash, requester.clone())
         };
         let leader = match join {
-            Join::Follower(follower) => match follower.wait(&mut turns).await {
+            Join::Follower(follower) => match follower.wait().await {
+                FollowerStep::LookUpStored => {
+                    turns.note_stored();
+                    continue;
+                }
+                FollowerStep::ForwardAlone => {
+                    turns.forward_alone();
+                    continue;
+                }
                 FollowerStep::LookUpAgain => continue,
                 FollowerStep::ErrorResponse {
                     status,

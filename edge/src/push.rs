@@ -23,7 +23,9 @@ use tokio::time::Instant;
 
 use crate::content::FillState;
 use crate::edge::{Site, Worker, now_ms};
-use crate::forward::{ForwardRequest, Forwarded, Join, OriginRequest, Pacer, Requester, refill};
+use crate::forward::{
+    FollowerStep, ForwardRequest, Forwarded, Join, OriginRequest, Pacer, Requester, refill,
+};
 use crate::origin::{OriginError, Target};
 use crate::peer::{self, owner};
 use crate::purge::{Verdict, canonical_url};
@@ -433,7 +435,7 @@ impl Filler {
             Join::Alone => None,
             Join::Follower(follower) => {
                 // A client asks for it right now: it will be stored, if it can be.
-                return if follower.is_stored().await {
+                return if matches!(follower.wait().await, FollowerStep::LookUpStored) {
                     Ok(())
                 } else {
                     Err(Miss::NotStored(NotStored::Unshared))

@@ -353,7 +353,12 @@ pub(crate) struct Follower {
 /// What a follower does once it has the leader's result.
 #[derive(Debug)]
 pub(crate) enum FollowerStep {
+    /// It looks up again: a response is stored.
+    LookUpStored,
+    /// It looks up again, and one of the followers leads.
     LookUpAgain,
+    /// It is forwarded, and does not wait for other requests any more.
+    ForwardAlone,
     /// It gets the leader's error response, or one with the same status.
     ErrorResponse {
         status: StatusCode,
@@ -376,58 +381,50 @@ impl Follower {
         }
     }
 
-    /// Waits for the leader's result, and decides what the follower does; `turns` decides whether
-    /// it may wait again.
-    pub(crate) async fn wait(mut self, turns: &mut Turns) -> FollowerStep {
-        let result = self.result().await;
-        self.step(result, turns)
-    }
-
-    /// Waits for the leader's result. Whether a response is stored now.
-    pub(crate) async fn is_stored(mut self) -> bool {
-        matches!(self.result().await, ForwardResult::Stored)
-    }
-
-    async fn result(&mut self) -> ForwardResult {
-        self.result
+    /// Waits for the leader's result, and decides what the follower does.
+    pub(crate) async fn wait(mut self) -> FollowerStep {
+        let result = self
+            .result
             .wait_for(|result| !matches!(result, ForwardResult::Pending))
             .await
-            .map_or(ForwardResult::NotShareable, |result| result.clone())
+            .map_or(ForwardResult::NotShareable, |result| result.clone());
+        self.step(result)
     }
 
-    fn step(&self, result: ForwardResult, turns: &mut Turns) -> FollowerStep {
+    fn step(&self, result: ForwardResult) -> FollowerStep {
+        let alone_if = |is_same: bool| match is_same {
+            true => FollowerStep::ForwardAlone,
+            false => FollowerStep::LookUpAgain,
+        };
         match result {
-            ForwardResult::Stored => turns.stored += 1,
-            ForwardResult::Pending | ForwardResult::NotShareable => turns.is_alone = true,
+            ForwardResult::Stored => FollowerStep::LookUpStored,
+            ForwardResult::Pending | ForwardResult::NotShareable => FollowerStep::ForwardAlone,
             ForwardResult::NotShareableByKind | ForwardResult::LeaderOnly => {
-                turns.is_alone |= self.has_leaders_kind;
+                alone_if(self.has_leaders_kind)
             }
-            ForwardResult::RangeNotSatisfiable => turns.is_alone |= self.has_leaders_fields,
+            ForwardResult::RangeNotSatisfiable => alone_if(self.has_leaders_fields),
             ForwardResult::ErrorResponse {
                 status,
                 cause,
                 shared,
-            } if self.has_leaders_fields => {
-                return FollowerStep::ErrorResponse {
-                    status,
-                    cause,
-                    shared,
-                };
-            }
+            } if self.has_leaders_fields => FollowerStep::ErrorResponse {
+                status,
+                cause,
+                shared,
+            },
             ForwardResult::Failed(error)
                 if self.has_leaders_fields || !error.may_be_of_request() =>
             {
-                return FollowerStep::Fail(error);
+                FollowerStep::Fail(error)
             }
             // If the followers led one after another, each would wait for the time-outs of all
             // before it.
-            ForwardResult::Failed(OriginError::FirstByteTimeout) => turns.is_alone = true,
+            ForwardResult::Failed(OriginError::FirstByteTimeout) => FollowerStep::ForwardAlone,
             // The error may be due to the leader's own fields: one of its followers leads next.
             ForwardResult::LookUpAgain
             | ForwardResult::ErrorResponse { .. }
-            | ForwardResult::Failed(_) => {}
+            | ForwardResult::Failed(_) => FollowerStep::LookUpAgain,
         }
-        FollowerStep::LookUpAgain
     }
 }
 
@@ -445,6 +442,16 @@ impl Turns {
     pub(crate) fn begin(&mut self) -> bool {
         self.taken += 1;
         self.taken <= TURNS_MAX
+    }
+
+    /// The request has waited for a response that was stored.
+    pub(crate) fn note_stored(&mut self) {
+        self.stored += 1;
+    }
+
+    /// From now on the request does not wait for others.
+    pub(crate) fn forward_alone(&mut self) {
+        self.is_alone = true;
     }
 
     /// Whether the request has waited for a response that was stored.
