@@ -24,19 +24,20 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
-use nearcast_fleet::node_key;
 
 use crate::body::{BodyCut, ClientBody, Pieces, Progress};
 use crate::connection::Phase;
-use crate::content::{Fill, Next, Reader};
+use crate::content::{Next, Reader};
 use crate::edge::{Edge, Knowledge, Site, Sites, Worker, now_ms};
-use crate::fill::{
-    self, Ask, Cookies, Forwards, Joined, Led, REVISION, Requester, Source, Told, Wanted,
+use crate::forward::{
+    Cookies, FollowerStep, ForwardRequest, Forwarded, Join, OriginRequest, Requester, SharedError,
+    Turns, WantedSlices, refill,
 };
 use crate::http1::write_head;
 use crate::interim::InterimSender;
 use crate::metrics::{Answer, SiteCounters};
-use crate::origin::{Failing, OriginBody, OriginError, OriginRequestBody};
+use crate::origin::{Failing, OriginBody, OriginError, OriginRequestBody, Target};
+use crate::peer::{PEER, REVISION, is_peer};
 use crate::purge::{Verdict, canonical_host};
 use crate::purge_request;
 use crate::request_head::Refusal;
@@ -59,14 +60,6 @@ pub(crate) use self::upgrade::{Served, serve_upgrade};
 
 /// The path that health checks ask for, under any host, unless the fleet file names another one.
 const HEALTH_PATH: &str = "/.nearcast/health";
-/// How often one request looks again because what it had found has changed under it.
-const LOOKS_MAX: u32 = 6;
-/// How many of those, at the end, wait for nobody.
-const LOOKS_ALONE: u32 = 2;
-/// How many other variants one request waits for before it asks for its own alone.
-const VARIANTS_WAITED_MAX: u32 = 4;
-/// The field by which a node of the same cluster shows the node key.
-pub(crate) const PEER: HeaderName = HeaderName::from_static("nearcast-peer");
 
 /// A request that has passed the checks.
 #[derive(Clone)]
@@ -89,6 +82,15 @@ struct Checked {
     revision: u64,
     /// Where interim responses go; `None` where the client gets none.
     interim: Option<InterimSender>,
+}
+
+impl Checked {
+    /// The origin that the request goes to where it is forwarded.
+    fn target(&self) -> &Arc<Target> {
+        self.site
+            .origins
+            .pick(tokio::time::Instant::now(), self.hash)
+    }
 }
 
 /// Answers one request; without a body where that is `None`. Never fails: what goes wrong is an
@@ -369,7 +371,7 @@ async fn respond(
         Ok(checked) => checked,
         Err(refused) => return *refused,
     };
-    let body_bytes_max = checked.site.target.limits.request_bytes_max;
+    let body_bytes_max = checked.site.origins.limits().request_bytes_max;
     if let (Some(body), Some(most)) = (&body, body_bytes_max)
         && body.size_hint().lower() > most.0
     {
@@ -623,7 +625,7 @@ fn check(
         MaxForwards::Left(left) => drop(head.headers.insert(MAX_FORWARDS, HeaderValue::from(left))),
         MaxForwards::Here => return Err(Box::new(local(StatusCode::OK, ""))),
     }
-    let is_peer = is_peer(&head.headers, &sites);
+    let is_peer = is_peer(&head.headers, &sites.peer_secrets);
     let checked = Checked {
         worker: worker.clone(),
         site: site.clone(),
@@ -645,12 +647,6 @@ fn check(
         interim: None,
     };
     Ok((checked, body))
-}
-
-fn is_peer(fields: &HeaderMap, sites: &Sites) -> bool {
-    fields
-        .get(&PEER)
-        .is_some_and(|shown| node_key::is_one_of(shown.as_bytes(), &sites.peer_secrets))
 }
 
 /// The answer to a request that is the client's own fault.
@@ -677,11 +673,9 @@ async fn look_up(checked: &Checked) -> Found {
         (policy.obey_client || checked.is_peer).then(|| CacheControl::of_request(&checked.client));
     let only_stored = reuse::is_only_if_cached(asks.as_ref(), policy)
         || checked.is_peer && asks.as_ref().is_some_and(|a| a.only_if_cached);
-    // How often this request waited for another's response that was stored.
-    let mut published = 0;
-    let mut is_alone = false;
-    for look in 0..LOOKS_MAX {
-        let is_collapsed = published > 0;
+    let mut turns = Turns::default();
+    while turns.begin() {
+        let is_collapsed = turns.has_waited();
         let (stored, mut reason) = choose(checked);
         let mut stale: Option<Stale> = None;
         if let Some((response, verdict)) = stored {
@@ -795,15 +789,7 @@ async fn look_up(checked: &Checked) -> Found {
         if wanted(checked).is_some() && edge.forwards.is_unjoinable(checked.hash, &requester) {
             return pass_request(checked, stale.as_ref(), reason).await;
         }
-        // Twice is enough: what cannot be used after that is asked for. Of another variant there
-        // may be some more to wait for.
-        is_alone |= published
-            >= if reason == ForwardReason::VaryMiss {
-                VARIANTS_WAITED_MAX
-            } else {
-                2
-            };
-        is_alone |= look + LOOKS_ALONE >= LOOKS_MAX;
+        let may_wait = turns.may_wait(reason == ForwardReason::VaryMiss);
         let is_own = match &stale {
             // What comes for credentials is nobody else's, as long as nothing stored shows that it
             // is.
@@ -815,66 +801,55 @@ async fn look_up(checked: &Checked) -> Found {
                 response.freshness.no_cache || !unusual.are_varied_on(&vary)
             }
         };
-        let joined = if is_alone || is_own {
-            Joined::Alone
+        let join = if !may_wait || is_own {
+            Join::Alone
         } else {
-            Forwards::join(edge, checked.hash, requester.clone())
+            edge.forwards.join(checked.hash, requester.clone())
         };
-        let lead = match joined {
-            Joined::Follower {
-                mut told,
-                is_alike,
-                is_same_kind,
-            } => {
-                match fill::told(&mut told).await {
-                    Told::Published => published += 1,
-                    Told::Waiting | Told::Unshared => is_alone = true,
-                    Told::Own | Told::Aside => is_alone |= is_same_kind,
-                    Told::OutOfRange => is_alone |= is_alike,
-                    Told::Erred {
-                        status,
-                        cause,
-                        answer,
-                    } if is_alike => {
-                        return on_others_error(checked, stale, (status, cause), answer, reason)
-                            .await;
-                    }
-                    Told::Failed(error) if is_alike || !error.may_be_of_request() => {
-                        return on_others_failure(checked, stale, error, reason).await;
-                    }
-                    // To wait for each other's time-outs one by one would be the worst of all.
-                    Told::Failed(OriginError::FirstByteTimeout) => is_alone = true,
-                    // That was another's own: one of those who waited for it leads next.
-                    Told::AskAgain | Told::Erred { .. } | Told::Failed(_) => {}
+        let leader = match join {
+            Join::Follower(follower) => match follower.wait().await {
+                FollowerStep::LookUpStored => {
+                    turns.note_stored();
+                    continue;
                 }
+                FollowerStep::ForwardAlone => {
+                    turns.forward_alone();
+                    continue;
+                }
+                FollowerStep::LookUpAgain => continue,
+                FollowerStep::ErrorResponse {
+                    status,
+                    cause,
+                    shared,
+                } => {
+                    return on_others_error(checked, stale, (status, cause), shared, reason).await;
+                }
+                FollowerStep::Fail(error) => {
+                    return on_others_failure(checked, stale, error, reason).await;
+                }
+            },
+            // Another's forward request has brought a response since the look-up.
+            Join::Leader(leader) if has_changed(checked, stale.as_ref()) => {
+                leader.resign();
                 continue;
             }
-            // What another's forward request has brought since the look need not be asked for.
-            Joined::Leader(lead) if has_changed(checked, stale.as_ref()) => {
-                lead.tell(Told::AskAgain);
-                continue;
-            }
-            Joined::Leader(lead) => Some(lead),
+            Join::Leader(leader) => Some(leader),
             // What is not shared is this client's alone: its range and conditions are the origin's
             // to answer. But many origins answer several ranges with the whole, however large:
             // those are asked for one at a time.
-            Joined::Alone if stale.is_none() && !is_plain(checked) && !asks_several(checked) => {
+            Join::Alone if stale.is_none() && !is_plain(checked) && !asks_several(checked) => {
                 let (response, outcome) = pass(checked, None, reason, None).await;
                 return (response, outcome, None);
             }
-            Joined::Alone => None,
+            Join::Alone => None,
         };
-        let led = fill::start(
-            ask(
-                checked,
-                requester,
-                stale.as_ref().map(|s| s.response.clone()),
-            ),
-            lead,
-        )
-        .await;
-        match led.unwrap_or(Led::Failed(OriginError::Terminated)) {
-            Led::Filling {
+        let response = stale.as_ref().map(|s| s.response.clone());
+        let forwarded = forward_request(checked, requester, response).spawn(leader);
+        match forwarded
+            .await
+            .unwrap_or(Forwarded::Failed(OriginError::Terminated))
+        {
+            Forwarded::Filling {
                 response,
                 fill,
                 not_stored,
@@ -906,7 +881,7 @@ async fn look_up(checked: &Checked) -> Found {
                     Err(Undelivered::LookAgain) => continue,
                 };
             }
-            Led::Validated {
+            Forwarded::Validated {
                 response,
                 received,
                 cookies,
@@ -927,7 +902,7 @@ async fn look_up(checked: &Checked) -> Found {
                     Err(_) => continue,
                 }
             }
-            Led::Passing {
+            Forwarded::PassResponse {
                 head,
                 body,
                 not_stored,
@@ -945,8 +920,8 @@ async fn look_up(checked: &Checked) -> Found {
                 };
                 return (pass_on(checked, head, body, &outcome), outcome, None);
             }
-            Led::PassRequest => return pass_request(checked, stale.as_ref(), reason).await,
-            Led::Failed(error) => return on_failure(checked, stale, error, reason).await,
+            Forwarded::PassRequest => return pass_request(checked, stale.as_ref(), reason).await,
+            Forwarded::Failed(error) => return on_failure(checked, stale, error, reason).await,
         }
     }
     failed(checked, OriginError::Unfit, ForwardReason::Miss)
@@ -1179,7 +1154,7 @@ async fn on_others_error(
     checked: &Checked,
     stale: Option<Stale>,
     (status, cause): (StatusCode, NotStored),
-    answer: Option<(Arc<StoredResponse>, Arc<Fill>)>,
+    answer: Option<SharedError>,
     reason: ForwardReason,
 ) -> Found {
     if let Some(found) = deliver_stale_on_others_error(checked, stale.as_ref(), status).await {
@@ -1263,7 +1238,7 @@ fn usable(edge: &Edge, response: &StoredResponse, url: &str) -> Option<Verdict> 
 /// Why a client is not to wait for a validation, and whether one is due behind its answer: the
 /// origin is known not to answer, or fails for this URL.
 fn backs_off(checked: &Checked, response: &StoredResponse) -> Option<(&'static str, bool)> {
-    if let Some(is_due) = checked.site.target.failing() {
+    if let Some(is_due) = checked.target().failing() {
         return Some(("origin-unavailable", is_due));
     }
     response
@@ -1284,7 +1259,7 @@ fn validate_behind(checked: &Checked, response: &Arc<StoredResponse>) {
         &Unusual::default(),
         &checked.keyed,
     );
-    let Some(lead) = Forwards::lead(edge, checked.hash, requester.clone()) else {
+    let Some(leader) = edge.forwards.lead(checked.hash, requester.clone()) else {
         response.is_validating.store(false, Ordering::Relaxed);
         return;
     };
@@ -1302,17 +1277,17 @@ fn validate_behind(checked: &Checked, response: &Arc<StoredResponse>) {
         interim: None,
         ..checked.clone()
     };
-    let mut ask = ask(&checked, requester, Some(response.clone()));
-    ask.source.is_background = true;
-    let led = fill::start(ask, Some(lead));
+    let mut request = forward_request(&checked, requester, Some(response.clone()));
+    request.origin.is_background = true;
+    let forwarded = request.spawn(Some(leader));
     let response = response.clone();
     tokio::spawn(async move {
-        let status = match led.await {
-            Ok(Led::Failed(error)) => Err(error.failing()),
-            Ok(Led::Filling { response, .. }) => Ok(response.status),
-            Ok(Led::Passing { head, .. }) => Ok(head.status),
-            Ok(Led::Validated { .. }) => Ok(StatusCode::NOT_MODIFIED),
-            Ok(Led::PassRequest) | Err(_) => Err(None),
+        let status = match forwarded.await {
+            Ok(Forwarded::Failed(error)) => Err(error.failing()),
+            Ok(Forwarded::Filling { response, .. }) => Ok(response.status),
+            Ok(Forwarded::PassResponse { head, .. }) => Ok(head.status),
+            Ok(Forwarded::Validated { .. }) => Ok(StatusCode::NOT_MODIFIED),
+            Ok(Forwarded::PassRequest) | Err(_) => Err(None),
         };
         match status {
             Ok(status) if !reuse::is_error(status) => response.backoff.clear(),
@@ -1348,13 +1323,17 @@ async fn deliver_stale(
     Some((delivered, outcome, Some(response.clone())))
 }
 
-fn ask(checked: &Checked, requester: Requester, stale: Option<Arc<StoredResponse>>) -> Ask {
+fn forward_request(
+    checked: &Checked,
+    requester: Requester,
+    stale: Option<Arc<StoredResponse>>,
+) -> ForwardRequest {
     let has_stale = stale.is_some();
     let stale = stale.filter(|s| conditional::has_validator(&s.fields));
-    Ask {
-        source: Source {
+    ForwardRequest {
+        origin: OriginRequest {
             interim: checked.interim.clone(),
-            ..source(checked, ClientFields::Storable)
+            ..origin_request(checked, ClientFields::Storable)
         },
         url: checked.url.clone(),
         hash: checked.hash,
@@ -1369,20 +1348,20 @@ fn ask(checked: &Checked, requester: Requester, stale: Option<Arc<StoredResponse
 }
 
 /// What a client's ranges are asked for by; `None` when it is the whole.
-fn wanted(checked: &Checked) -> Option<Wanted> {
+fn wanted(checked: &Checked) -> Option<WantedSlices> {
     let specs = range::requested(&checked.method, &checked.client)?;
-    Wanted::of(&specs, checked.client.contains_key(IF_RANGE))
+    WantedSlices::of(&specs, checked.client.contains_key(IF_RANGE))
 }
 
 fn asks_several(checked: &Checked) -> bool {
     range::requested(&checked.method, &checked.client).is_some_and(|specs| specs.len() > 1)
 }
 
-fn source(checked: &Checked, fields: ClientFields<'_>) -> Source {
-    Source {
+fn origin_request(checked: &Checked, fields: ClientFields<'_>) -> OriginRequest {
+    OriginRequest {
         worker: checked.worker.clone(),
         site: checked.site.clone(),
-        target: checked.site.target.clone(),
+        target: checked.target().clone(),
         path: checked.path.clone(),
         fields: Arc::new(forward_fields(checked, fields)),
         is_peer: false,
@@ -1626,10 +1605,10 @@ struct Asker {
 }
 
 impl Asker {
-    fn source(&self, stored: &StoredResponse) -> Source {
+    fn origin_request(&self, stored: &StoredResponse) -> OriginRequest {
         let vary = vary::names(&stored.fields).unwrap_or_default();
         let policy = &self.checked.site.cache;
-        source(
+        origin_request(
             &self.checked,
             if self.is_own {
                 ClientFields::Storable
@@ -1674,7 +1653,12 @@ impl Reading {
         }
         if !std::mem::replace(&mut self.has_begun, true) && self.stored.content.is_filling() {
             let (at, end) = self.reader.range();
-            fill::seek_ahead(&self.asker.source(&self.stored), &self.stored, at, end);
+            refill::seek_ahead(
+                &self.asker.origin_request(&self.stored),
+                &self.stored,
+                at,
+                end,
+            );
         }
         loop {
             match self.reader.next().await {
@@ -1693,7 +1677,7 @@ impl Reading {
                 {
                     return Err(error);
                 }
-                Next::Failed(error) if !self.asker.checked.site.target.take_retry() => {
+                Next::Failed(error) if !self.asker.checked.target().take_retry() => {
                     return Err(error);
                 }
                 Next::Missing if self.refills >= REFILLS_MAX => {
@@ -1703,8 +1687,8 @@ impl Reading {
                     self.refills += 1;
                     let (at, end) = self.reader.range();
                     let end = end.unwrap_or(at + 1);
-                    fill::refill(
-                        &self.asker.source(&self.stored),
+                    refill::fetch_missing(
+                        &self.asker.origin_request(&self.stored),
                         &self.stored,
                         at,
                         end,
@@ -1860,7 +1844,7 @@ async fn try_pass(
     cause: Option<NotStored>,
 ) -> Result<(Response<ClientBody>, Outcome), OriginError> {
     let mut request = Request::new(body.map_or(OriginRequestBody::Empty, |body| {
-        OriginRequestBody::client(body, &checked.site.target.limits)
+        OriginRequestBody::client(body, checked.site.origins.limits())
     }));
     *request.method_mut() = checked.method.clone();
     *request.uri_mut() = checked.path.clone().into();
@@ -1874,11 +1858,7 @@ async fn try_pass(
     } else {
         Answer::Miss
     };
-    let sent = checked
-        .worker
-        .origins
-        .send(&checked.site.target, request)
-        .await;
+    let sent = checked.worker.origins.send(checked.target(), request).await;
     // No request goes on with an upgrade, so nobody can have asked for this.
     match sent.and_then(|response| {
         if response.status().is_informational() {
@@ -2080,7 +2060,7 @@ fn pass_on(
 fn warn_of(checked: &Checked, error: OriginError) {
     let is_known = matches!(error, OriginError::Unavailable { .. });
     if !is_known && checked.site.is_to_warn(checked.began_ms) {
-        tracing::warn!(site = %checked.site.name, origin = %checked.site.target.address.host, %error, "an origin fails; repeated messages are suppressed");
+        tracing::warn!(site = %checked.site.name, origin = %checked.target().address.host, %error, "an origin fails; repeated messages are suppressed");
     }
 }
 
@@ -2147,7 +2127,7 @@ mod tests {
         let sites = [Arc::new(Sites::default()), Arc::new(Sites::default())];
         let site = Arc::new(Site {
             name: "www".into(),
-            target: Arc::new(crate::origin::Target::peer(([127, 0, 0, 1], 80).into())),
+            origins: crate::origin::SiteOrigins::single(Target::peer(([127, 0, 0, 1], 80).into())),
             origin_host: None,
             cache: nearcast_fleet::config::CachePolicy::default(),
             purge: nearcast_fleet::config::PurgePolicy::default(),

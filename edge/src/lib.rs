@@ -7,7 +7,7 @@
 //! - [`handler`]: the life of one request, in order; [`nearcast_http_rules`]: its questions, answered by pure
 //!   functions.
 //! - [`upgrade`]: connections that become WebSockets.
-//! - [`fill`]: forward requests that fill the store, shared by everybody who wants the same;
+//! - [`forward`]: forward requests that fill the store, shared by all clients that want the same;
 //!   [`origin`]: the pool of connections under them; [`content`]: bytes on their way and the
 //!   readers that follow them.
 //! - [`index`], [`response`], [`spellings`]: what is stored; [`store`]: the slices themselves, in
@@ -17,16 +17,18 @@
 //! - [`purge_request`]: the method `PURGE`, which control is asked about.
 //! - [`standing`]: whether the node wants clients: drained, or on its way to its end.
 //! - [`metrics`], [`popularity`], [`rtt`], [`report`]: what the node tells about itself.
+//! - [`peer`]: what nodes of a cluster say to one another; [`clock`]: the time of day, as an argument.
 //!
 //! One current-thread runtime a worker, SO_REUSEPORT, shared index; counters are each worker's own.
 
 mod body;
 mod changes;
+mod clock;
 mod connection;
 mod connections;
 mod content;
 mod edge;
-mod fill;
+mod forward;
 mod handler;
 mod http1;
 mod index;
@@ -35,6 +37,7 @@ mod journal;
 mod kernel;
 mod metrics;
 mod origin;
+mod peer;
 mod popularity;
 mod purge;
 mod purge_request;
@@ -64,8 +67,10 @@ use nearcast_fleet::follow::{self, NodeContext};
 use nearcast_fleet::shutdown::{self, Shutdown};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::clock::Clock;
 use crate::connections::Connections;
 use crate::edge::{Edge, Knowledge, Sites, Worker, now_ms};
+use crate::forward::Forwards;
 use crate::index::Index;
 use crate::metrics::{Collected, Metrics};
 use crate::origin::{OriginPool, Origins};
@@ -133,6 +138,7 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     reserve.compare(&fleet);
 
     let (store, gone) = Store::open(&config);
+    let clock = Clock::System;
     let edge = Arc::new(Edge {
         name: context.name.as_str().into(),
         via: HeaderValue::try_from(format!("1.1 {}", context.name))
@@ -142,7 +148,8 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
         origins,
         store: Arc::new(store),
         index: Index::new(config.memory_bytes),
-        forwards: fill::Forwards::new(config.memory_bytes),
+        forwards: Forwards::new(config.memory_bytes, clock.clone()),
+        clock,
         generations: purge::Generations::default(),
         changes: changes::Changes::default(),
         purge_relay: purge_request::PurgeRelay::default(),

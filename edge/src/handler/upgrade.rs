@@ -83,7 +83,7 @@ pub(crate) async fn serve_upgrade(
         Ok((checked, _)) => checked,
         Err(refused) => return Served::Response(conclude(&worker, phase, began, *refused)),
     };
-    if checked.site.target.limits.upgrades_max == 0 {
+    if checked.site.origins.limits().upgrades_max == 0 {
         return Served::Response(serve(worker, phase, client, last, None, again).await);
     }
     match ask(&checked).await {
@@ -122,7 +122,7 @@ type Asked = (Response<()>, Outcome, Result<Box<Tunnel>, ClientBody>);
 /// origin did not agree.
 async fn ask(checked: &Checked) -> Result<Asked, OriginError> {
     let (site, worker) = (&checked.site, &checked.worker);
-    let limits = &site.target.limits;
+    let limits = site.origins.limits();
     if worker.edge.metrics.upgrades_open() >= worker.edge.upgrades_max {
         site.counters.enter_upgrade(0);
         return Err(OriginError::ConnectionLimit);
@@ -140,7 +140,7 @@ async fn ask(checked: &Checked) -> Result<Asked, OriginError> {
         forward_status: Some(status),
         ..Outcome::forwarded(Answer::Bypass, ForwardReason::Bypass)
     };
-    match worker.origins.upgrade(&site.target, request).await? {
+    match worker.origins.upgrade(checked.target(), request).await? {
         UpgradeAnswer::Switched(head, origin) => {
             if !upgrade::names_websocket(&head.headers) {
                 return Err(OriginError::Protocol);
