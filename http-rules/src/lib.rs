@@ -8,6 +8,7 @@
 //! - [`key`]: what the request is for, and whether its method and path may be answered from the
 //!   store.
 //! - [`vary`]: which stored response it selects; [`reuse`]: whether that one may be used now.
+//! - [`decide`]: the one answer to what happens next: serve it, validate it, ask the origin.
 //! - [`conditional`] and [`range`]: what of it the client wants.
 //! - [`request_fields`]: which of a client's fields reach the origin, and which make an answer one
 //!   client's own; [`forward`]: the request to the origin, and the fields of what goes back to the
@@ -23,6 +24,7 @@ pub mod cache_control;
 pub mod coding;
 pub mod conditional;
 pub mod dates;
+pub mod decide;
 pub mod fields;
 pub mod finish;
 pub mod forward;
