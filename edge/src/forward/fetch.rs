@@ -8,10 +8,10 @@ use std::sync::Arc;
 use http::{HeaderMap, Response, StatusCode};
 use tokio::sync::oneshot;
 
-use super::collapse::{ForwardResult, Leader, Requester, SharedError};
+use super::collapse::{ForwardResult, Leader, Requester};
 use super::head::{
-    self, Admission, Cookies, Expected, Followers, FreshenEffect, Freshened, HeadAction,
-    HeadDecision, OriginHead,
+    self, Admission, Cookies, Expected, FreshenEffect, Freshened, HeadAction, HeadDecision,
+    OriginHead,
 };
 use super::origin_request::OriginRequest;
 use super::pump::Pump;
@@ -181,10 +181,13 @@ impl ForwardRequest {
                         body,
                         not_stored,
                     };
-                    return (passed, self.result(followers, None));
+                    return (passed, followers.result(&self.requester, None));
                 }
                 HeadAction::PassRequest { followers } => {
-                    return (Forwarded::PassRequest, self.result(followers, None));
+                    return (
+                        Forwarded::PassRequest,
+                        followers.result(&self.requester, None),
+                    );
                 }
                 HeadAction::RequestAgain(wanted) => self.range = Some(wanted),
                 HeadAction::Fail(error) => return failed(error),
@@ -241,22 +244,6 @@ impl ForwardRequest {
             wanted: self.range,
             has_stale: self.has_stale,
             exchange,
-        }
-    }
-
-    /// What followers get from a response that is not stored.
-    fn result(&self, followers: Followers, shared: Option<SharedError>) -> ForwardResult {
-        match followers {
-            Followers::Alone => ForwardResult::NotShareable,
-            Followers::AloneByKind => self.requester.not_shareable(),
-            Followers::LeaderOnly => ForwardResult::LeaderOnly,
-            Followers::RangeNotSatisfiable => ForwardResult::RangeNotSatisfiable,
-            Followers::Error { status, cause } => ForwardResult::ErrorResponse {
-                status,
-                cause,
-                shared,
-            },
-            Followers::LookUpAgain => ForwardResult::LookUpAgain,
         }
     }
 
@@ -355,7 +342,8 @@ impl ForwardRequest {
             (true, _) => ForwardResult::Stored,
             (false, None) => ForwardResult::LookUpAgain,
             (false, Some(_)) => {
-                self.result(admission.followers, Some((stored.clone(), fill.clone())))
+                let shared = (stored.clone(), fill.clone());
+                admission.followers.result(&self.requester, Some(shared))
             }
         };
         let overtaken = (!is_stored).then_some(NotStored::Overtaken);

@@ -7,6 +7,7 @@ use http::header::SET_COOKIE;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use nearcast_fleet::config::CachePolicy;
 
+use super::collapse::{ForwardResult, Requester, SharedError};
 use super::representation::complete_length;
 use super::wanted::{SliceRange, WantedSlices, can_be_assembled};
 use crate::origin::OriginError;
@@ -110,6 +111,24 @@ pub(super) enum Followers {
     },
     /// They look up again.
     LookUpAgain,
+}
+
+impl Followers {
+    /// What the followers of such a request receive; `shared` is the error, where it is shared.
+    pub(super) fn result(self, leader: &Requester, shared: Option<SharedError>) -> ForwardResult {
+        match self {
+            Self::Alone => ForwardResult::NotShareable,
+            Self::AloneByKind => leader.not_shareable(),
+            Self::LeaderOnly => ForwardResult::LeaderOnly,
+            Self::RangeNotSatisfiable => ForwardResult::RangeNotSatisfiable,
+            Self::Error { status, cause } => ForwardResult::ErrorResponse {
+                status,
+                cause,
+                shared,
+            },
+            Self::LookUpAgain => ForwardResult::LookUpAgain,
+        }
+    }
 }
 
 /// Decides what a response's head leads to. A 304 is none of these: see [`freshen`].

@@ -21,6 +21,8 @@ mod permit;
 mod pump;
 pub(crate) mod refill;
 mod representation;
+#[cfg(test)]
+mod simulation;
 mod wanted;
 
 pub(crate) use self::collapse::{FollowerStep, Forwards, Join, Requester, SharedError, Turns};
