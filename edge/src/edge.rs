@@ -15,16 +15,16 @@ use tokio::sync::watch;
 
 use crate::changes::Changes;
 use crate::clock::Clock;
-use crate::connections::Connections;
 use crate::forward::Forwards;
 use crate::index::Index;
 use crate::metrics::{Metrics, SiteCounters};
 use crate::origin::{Address, OriginPool, Origins, SiteOrigins, TlsFileError};
 use crate::popularity::Popularity;
 use crate::purge::{Generations, host_of};
-use crate::purge_request::{ControlAddress, PurgeRelay};
+use crate::request::purge_request::{ControlAddress, PurgeRelay};
 use crate::response::StoredResponse;
 use crate::rtt::RoundTrips;
+use crate::serve::connections::Connections;
 use crate::standing::Standing;
 use crate::store::Store;
 use nearcast_http_rules::freshness::NotStored;

@@ -1,12 +1,8 @@
 //! The edge: a pull cache in front of an origin, one of several in a cluster.
 //!
-//! - [`server`]: listeners of one worker thread; [`connection`]: a client's socket with its
-//!   time-outs; [`request_head`]: what is refused before anything else looks at it; [`http1`]: the
-//!   requests and responses on it; [`connections`]: how many there may be, and which give way;
-//!   [`interim`]: the responses that come before a response.
-//! - [`handler`]: the life of one request, in order; [`nearcast_http_rules`]: its questions, answered by pure
-//!   functions.
-//! - [`upgrade`]: connections that become WebSockets.
+//! - [`serve`]: a client's connection, its limits, and one protocol a module.
+//! - [`request`]: the life of one request, in order; [`nearcast_http_rules`]: its decisions, as pure
+//!   functions. [`body`], [`interim`]: what a protocol is given to write, beside a response's head.
 //! - [`forward`]: forward requests that fill the store, shared by all clients that want the same;
 //!   [`origin`]: the pool of connections under them; [`content`]: bytes on their way and the
 //!   readers that follow them.
@@ -14,7 +10,6 @@
 //!   memory and on disk.
 //! - [`changes`]: what unsafe requests have changed; [`purge`]: generations; [`journal`]: folds the
 //!   control journal into them; [`push`]: carries out push orders.
-//! - [`purge_request`]: the method `PURGE`, which control is asked about.
 //! - [`standing`]: whether the node wants clients: drained, or on its way to its end.
 //! - [`metrics`], [`popularity`], [`rtt`], [`report`]: what the node tells about itself.
 //! - [`peer`]: what nodes of a cluster say to one another; [`clock`]: the time of day, as an argument.
@@ -24,13 +19,9 @@
 mod body;
 mod changes;
 mod clock;
-mod connection;
-mod connections;
 mod content;
 mod edge;
 mod forward;
-mod handler;
-mod http1;
 mod index;
 mod interim;
 mod journal;
@@ -40,17 +31,17 @@ mod origin;
 mod peer;
 mod popularity;
 mod purge;
-mod purge_request;
 mod push;
 mod report;
-pub mod request_head;
+mod request;
 mod response;
 mod rtt;
-mod server;
+mod serve;
 mod spellings;
 mod standing;
 pub mod store;
-mod upgrade;
+
+pub use self::serve::http1::judge as request_head;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -68,12 +59,13 @@ use nearcast_fleet::shutdown::{self, Shutdown};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock::Clock;
-use crate::connections::Connections;
 use crate::edge::{Edge, Knowledge, Sites, Worker, now_ms};
 use crate::forward::Forwards;
 use crate::index::Index;
 use crate::metrics::{Collected, Metrics};
 use crate::origin::{OriginPool, Origins};
+use crate::serve::connections::{self, Connections};
+use crate::serve::server;
 use crate::standing::{Stage, Standing};
 use crate::store::{DiskConfig, Gone, Store, StoreConfig};
 
@@ -152,7 +144,7 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
         clock,
         generations: purge::Generations::default(),
         changes: changes::Changes::default(),
-        purge_relay: purge_request::PurgeRelay::default(),
+        purge_relay: request::purge_request::PurgeRelay::default(),
         no_site: metrics.site(metrics::NO_SITE),
         metrics: metrics.clone(),
         standing: Standing::default(),

@@ -14,12 +14,12 @@ use prometheus::proto::MetricType::{COUNTER, GAUGE};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::connections::Refused;
 use crate::edge::{Edge, Worker};
 use crate::journal::Journal;
 use crate::popularity::Popularity;
 use crate::push::Pushes;
 use crate::rtt::RoundTrips;
+use crate::serve::connections::Refused;
 
 /// How long control may take to answer a report out of turn.
 const PROMPT_REPORT_MAX: Duration = Duration::from_secs(1);

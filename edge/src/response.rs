@@ -30,8 +30,9 @@ pub(crate) struct StoredResponse {
     pub(crate) status: StatusCode,
     /// The origin's fields as they are stored.
     pub(crate) fields: HeaderMap,
-    /// The head of a whole answer but for what changes with time, made once.
-    pub(crate) whole_head: OnceLock<Box<[u8]>>,
+    /// The head of a whole response as HTTP/1 writes it, without the fields that change with time.
+    /// Made for the first hit.
+    pub(crate) http1_head: OnceLock<Box<[u8]>>,
     /// The request's fields that `Vary` names.
     pub(crate) selecting: HeaderMap,
     /// The request's fields that the site keys by.
@@ -209,7 +210,7 @@ impl Facts {
             site: self.site,
             status: self.status,
             fields: self.fields,
-            whole_head: OnceLock::new(),
+            http1_head: OnceLock::new(),
             selecting: self.selecting,
             keyed: self.keyed,
             requested_ms: self.requested_ms,

@@ -2,8 +2,8 @@
 //! [`Decision`] out.
 //!
 //! Every use of a stored response asks here: ordinary requests, the fast path for hits, pushes.
-//! Owns the order of the questions and the number of attempts. Knows no store, origin or task: the
-//! caller states the facts ([`Terms`], [`Stored`]) and acts on the decision. Follows RFC 9111
+//! Owns the order of the questions. Knows no store, origin or task: the caller states the facts
+//! ([`Terms`], [`Stored`]) and acts on the decision. Follows RFC 9111
 //! sections 4 and 5.2.1, RFC 5861 and RFC 9211 section 2.
 
 use http::header::AUTHORIZATION;
@@ -11,19 +11,10 @@ use http::{HeaderMap, Method};
 use nearcast_fleet::config::CachePolicy;
 
 use super::fields::CacheControl;
-use super::freshness::Freshness;
+use super::freshness::{Freshness, NotStored};
+use super::key::{self, MethodClass};
 use super::reuse::{self, Reuse};
 use super::status::{ForwardReason, Label, Outcome};
-
-/// How often one request looks up its stored response. A response can be purged, evicted or
-/// replaced between the look-up and its use, and each time the request starts over.
-pub const LOOKUP_ATTEMPTS_MAX: u32 = 6;
-/// How many of those attempts, the last ones, wait for no other request.
-const UNSHARED_ATTEMPTS: u32 = 2;
-/// How many responses of other requests one request waits for, when none of them was of use.
-const RESPONSES_AWAITED_MAX: u32 = 2;
-/// The same where each was another variant: there may be several to wait for.
-const VARIANTS_AWAITED_MAX: u32 = 4;
 
 /// The terms on which a request accepts a stored response.
 #[derive(Debug, Clone)]
@@ -40,6 +31,8 @@ pub struct Terms<'a> {
     pub has_credentials: bool,
     /// When it came.
     pub began_ms: u64,
+    /// It has waited for the response to another request, which was stored meanwhile.
+    pub has_waited: bool,
 }
 
 impl<'a> Terms<'a> {
@@ -52,6 +45,7 @@ impl<'a> Terms<'a> {
             is_head: false,
             has_credentials: false,
             began_ms,
+            has_waited: false,
         }
     }
 
@@ -73,6 +67,7 @@ impl<'a> Terms<'a> {
             is_head: *method == Method::HEAD,
             has_credentials: fields.contains_key(AUTHORIZATION),
             began_ms,
+            has_waited: false,
         }
     }
 }
@@ -99,44 +94,6 @@ impl Stored<'_> {
             && !self.is_unsynced
             && !self.freshness.no_cache
             && self.freshness.is_fresh(until_ms)
-    }
-}
-
-/// How often a request has been looked up, and what it has waited for.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Attempts {
-    begun: u32,
-    /// Stored responses of other requests that this one waited for.
-    awaited: u32,
-    is_unshared: bool,
-}
-
-impl Attempts {
-    /// Begins the next attempt; `false` when there have been enough.
-    pub fn begin(&mut self) -> bool {
-        self.begun += 1;
-        self.begun <= LOOKUP_ATTEMPTS_MAX
-    }
-
-    /// The request waited for another one, whose response was stored.
-    pub fn note_awaited(&mut self) {
-        self.awaited += 1;
-    }
-
-    /// From now on the request waits for no other.
-    pub fn unshare(&mut self) {
-        self.is_unshared = true;
-    }
-
-    /// Whether a forward request for this reason waits for no other.
-    fn is_forward_unshared(&mut self, reason: ForwardReason) -> bool {
-        let awaited_max = match reason {
-            ForwardReason::VaryMiss => VARIANTS_AWAITED_MAX,
-            _ => RESPONSES_AWAITED_MAX,
-        };
-        self.is_unshared |=
-            self.awaited >= awaited_max || self.begun + UNSHARED_ATTEMPTS > LOOKUP_ATTEMPTS_MAX;
-        self.is_unshared
     }
 }
 
@@ -224,13 +181,46 @@ pub enum OnFailure {
     ServeUnsynced,
 }
 
+/// Which way a request takes by its method, path and body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// A stored response may answer it.
+    LookUp,
+    /// It is sent on, and its answer is not stored.
+    Pass {
+        /// Why it is sent on.
+        reason: ForwardReason,
+        /// Why its answer is not stored.
+        cause: NotStored,
+    },
+    /// It is sent on, and may change stored responses.
+    PassUnsafe,
+}
+
+/// Decides which way a request takes.
+pub fn route(method: &Method, path: &str, has_body: bool) -> Route {
+    let bypass = |cause| Route::Pass {
+        reason: ForwardReason::Bypass,
+        cause,
+    };
+    match key::method_class(method) {
+        MethodClass::Get | MethodClass::Head if has_body => bypass(NotStored::RequestBody),
+        // Origins read such a path in different ways.
+        MethodClass::Get | MethodClass::Head if key::ambiguity(path).is_some() => {
+            bypass(NotStored::AmbiguousPath)
+        }
+        MethodClass::Get | MethodClass::Head => Route::LookUp,
+        MethodClass::Safe | MethodClass::Refused => Route::Pass {
+            reason: ForwardReason::Method,
+            cause: NotStored::Method,
+        },
+        MethodClass::Unsafe => Route::PassUnsafe,
+    }
+}
+
 /// Decides what to do with a request. `found` is the stored response that it selects, or why there
 /// is none.
-pub fn decide(
-    terms: &Terms<'_>,
-    found: Result<Stored<'_>, ForwardReason>,
-    attempts: &mut Attempts,
-) -> Decision {
+pub fn decide(terms: &Terms<'_>, found: Result<Stored<'_>, ForwardReason>) -> Decision {
     let (reason, validation, sharing) = match found {
         Err(reason) => {
             // A response to a request with `Authorization` is private unless a stored response
@@ -241,7 +231,7 @@ pub fn decide(
             };
             (reason, None, sharing)
         }
-        Ok(stored) => match serve_or_validate(terms, stored, attempts) {
+        Ok(stored) => match serve_or_validate(terms, stored) {
             Err(serve) => return serve,
             Ok((reason, validation)) => {
                 // Each request needs its own validation of a response with `no-cache` (RFC 9111
@@ -268,10 +258,7 @@ pub fn decide(
     }
     Decision::Forward {
         reason,
-        sharing: match attempts.is_forward_unshared(reason) {
-            true => Sharing::Unshared,
-            false => sharing,
-        },
+        sharing,
         validation,
     }
 }
@@ -281,7 +268,6 @@ pub fn decide(
 fn serve_or_validate(
     terms: &Terms<'_>,
     stored: Stored<'_>,
-    attempts: &Attempts,
 ) -> Result<(ForwardReason, Validation), Decision> {
     let Terms {
         policy, directives, ..
@@ -296,9 +282,9 @@ fn serve_or_validate(
         now,
     );
     let may_serve = standing.reuse.may_serve_now()
-        || was_requested_while_waiting(terms, stored, standing.reuse, attempts);
+        || was_requested_while_waiting(terms, stored, standing.reuse);
     if may_serve && !stored.is_unsynced {
-        let is_collapsed = attempts.awaited > 0 || stored.is_awaited;
+        let is_collapsed = terms.has_waited || stored.is_awaited;
         let outcome = match is_collapsed {
             true => Outcome {
                 is_collapsed,
@@ -344,18 +330,13 @@ fn serve_or_validate(
 /// Whether a response that another request brought counts as this request's own: it was asked for
 /// or received after this request came, so a forward request of its own would have brought no
 /// newer one.
-fn was_requested_while_waiting(
-    terms: &Terms<'_>,
-    stored: Stored<'_>,
-    reuse: Reuse,
-    attempts: &Attempts,
-) -> bool {
+fn was_requested_while_waiting(terms: &Terms<'_>, stored: Stored<'_>, reuse: Reuse) -> bool {
     let freshness = stored.freshness;
     let was_requested = stored.requested_ms >= terms.began_ms && !freshness.no_cache;
     let was_received = freshness.received_ms >= terms.began_ms
         && freshness.is_for_those_who_waited()
         && !reuse.is_of_request();
-    attempts.awaited > 0 && !stored.is_soft_purged && (was_requested || was_received)
+    terms.has_waited && !stored.is_soft_purged && (was_requested || was_received)
 }
 
 #[cfg(test)]
@@ -397,12 +378,6 @@ mod tests {
             is_unsynced: false,
             is_awaited: false,
         }
-    }
-
-    fn first() -> Attempts {
-        let mut attempts = Attempts::default();
-        assert!(attempts.begin());
-        attempts
     }
 
     /// A decision in short, as tables show it.
@@ -497,7 +472,7 @@ mod tests {
             let (policy, freshness) = (policy(), freshness(response, seconds));
             let fields = map(&[&format!("cache-control: {request}")]);
             let terms = Terms::of(&Method::GET, &fields, &policy, false, NOW_MS);
-            let decision = decide(&terms, Ok(stored(&freshness)), &mut first());
+            let decision = decide(&terms, Ok(stored(&freshness)));
             assert_eq!(short(decision), expected, "{response} {seconds} {request}");
         }
     }
@@ -545,7 +520,7 @@ mod tests {
         };
         for (method, fields, is_peer, expected) in table {
             let terms = Terms::of(&method, &map(fields), &policy, is_peer, NOW_MS);
-            let decision = decide(&terms, Err(ForwardReason::UriMiss), &mut first());
+            let decision = decide(&terms, Err(ForwardReason::UriMiss));
             assert_eq!(short(decision), expected, "{method} {fields:?} {is_peer}");
         }
     }
@@ -598,7 +573,7 @@ mod tests {
                 is_unsynced,
                 ..stored(&freshness)
             };
-            let decision = decide(&Terms::plain(&policy, NOW_MS), Ok(found), &mut first());
+            let decision = decide(&Terms::plain(&policy, NOW_MS), Ok(found));
             assert_eq!(
                 short(decision),
                 expected,
@@ -665,16 +640,17 @@ mod tests {
             };
             let fields = map(&[&format!("cache-control: {request}")]);
             let terms = Terms::of(&Method::GET, &fields, &policy, false, NOW_MS);
-            let mut attempts = first();
             assert_eq!(
-                short(decide(&terms, Ok(found), &mut attempts)),
+                short(decide(&terms, Ok(found))),
                 before,
                 "{directives} {request}"
             );
-            attempts.note_awaited();
-            assert!(attempts.begin());
+            let terms = Terms {
+                has_waited: true,
+                ..terms
+            };
             assert_eq!(
-                short(decide(&terms, Ok(found), &mut attempts)),
+                short(decide(&terms, Ok(found))),
                 after,
                 "{directives} {request}"
             );
@@ -688,40 +664,41 @@ mod tests {
             is_awaited: true,
             ..stored(&freshness)
         };
-        let decision = decide(&Terms::plain(&policy, NOW_MS), Ok(found), &mut first());
+        let decision = decide(&Terms::plain(&policy, NOW_MS), Ok(found));
         assert_eq!(short(decision), "serve collapsed");
     }
 
     #[test]
-    fn a_request_waits_for_a_few_others_and_then_asks_alone() {
-        let policy = policy();
-        let terms = Terms::plain(&policy, NOW_MS);
+    fn method_body_and_path_say_whether_a_stored_response_may_answer() {
+        let bypass = |cause| Route::Pass {
+            reason: ForwardReason::Bypass,
+            cause,
+        };
+        let method = Route::Pass {
+            reason: ForwardReason::Method,
+            cause: NotStored::Method,
+        };
         let table = [
-            // Why nothing is found, responses that were awaited, attempts, and what is shared.
-            (ForwardReason::UriMiss, 0, 1, Sharing::Shared),
-            (ForwardReason::UriMiss, 1, 2, Sharing::Shared),
-            (ForwardReason::UriMiss, 2, 3, Sharing::Unshared),
-            (ForwardReason::VaryMiss, 2, 3, Sharing::Shared),
-            (ForwardReason::VaryMiss, 3, 4, Sharing::Shared),
-            (ForwardReason::UriMiss, 0, 4, Sharing::Shared),
-            (ForwardReason::UriMiss, 0, 5, Sharing::Unshared),
-            (ForwardReason::VaryMiss, 3, 5, Sharing::Unshared),
+            (Method::GET, "/", false, Route::LookUp),
+            (Method::HEAD, "/a?b", false, Route::LookUp),
+            (Method::GET, "/", true, bypass(NotStored::RequestBody)),
+            (
+                Method::GET,
+                "/a/../b",
+                false,
+                bypass(NotStored::AmbiguousPath),
+            ),
+            (Method::GET, "/a/../b", true, bypass(NotStored::RequestBody)),
+            (Method::OPTIONS, "*", false, method),
+            (Method::POST, "/", true, Route::PassUnsafe),
+            (Method::DELETE, "/", false, Route::PassUnsafe),
         ];
-        for (reason, awaited, begun, expected) in table {
-            let mut attempts = Attempts::default();
-            (0..begun).for_each(|_| assert!(attempts.begin()));
-            (0..awaited).for_each(|_| attempts.note_awaited());
-            let decision = decide(&terms, Err(reason), &mut attempts);
-            assert!(
-                matches!(decision, Decision::Forward { sharing, .. } if sharing == expected),
-                "{reason:?} {awaited} {begun} {decision:?}"
+        for (of, path, has_body, expected) in table {
+            assert_eq!(
+                route(&of, path, has_body),
+                expected,
+                "{of} {path} {has_body}"
             );
         }
-        let mut attempts = first();
-        attempts.unshare();
-        let decision = decide(&terms, Err(ForwardReason::UriMiss), &mut attempts);
-        assert_eq!(short(decision), "forward uri-miss Unshared");
-        let mut attempts = Attempts::default();
-        assert_eq!((0..10).filter(|_| attempts.begin()).count(), 6);
     }
 }

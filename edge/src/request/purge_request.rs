@@ -1,8 +1,8 @@
-//! The method `PURGE`: from a client that may, to control, and what control says back.
+//! The method `PURGE`: from a client that may purge to control, and control's answer to the client.
 //!
-//! A node never purges alone: what control refuses or does not answer has purged nothing. Nothing
-//! of it goes to the origin. Who may is for the site to say ([`PurgePolicy`]); what a site's
-//! clients name is limited to that site, here by the host and in control by its own look.
+//! A node never purges alone: without control's agreement nothing is purged. The origin gets no part
+//! of it. The site's [`PurgePolicy`] names the clients that may purge; their purges are limited to
+//! that site, here by the host and in control by its own check.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -28,14 +28,14 @@ const IN_FLIGHT_MAX: usize = 64;
 const CONFIRMED_MAX: Duration = Duration::from_secs(1);
 /// How long control may take in all.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
-/// Attempts: a kept connection may have been closed just when it was used, and a purge may come
-/// twice.
+/// Attempts: a kept connection may have been closed just when it was used, and a repeated purge does
+/// no harm.
 const ATTEMPTS: u32 = 2;
-/// Says `soft` for a purge that has covered responses validated.
+/// With the value `soft`, covered responses are validated and not removed.
 const SOFT: HeaderName = HeaderName::from_static("nearcast-purge");
-/// The same as programs for another network say it, with `1`.
+/// The same, with the value `1`, as programs for another network write it.
 const FASTLY_SOFT: HeaderName = HeaderName::from_static("fastly-soft-purge");
-/// Methods that are served, for an answer of 405.
+/// The served methods, for a 405.
 const METHODS: HeaderValue =
     HeaderValue::from_static("GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE");
 
@@ -44,7 +44,7 @@ pub(crate) fn is_purge(method: &Method) -> bool {
     method.as_str() == "PURGE"
 }
 
-/// The way to control. Its address changes with the fleet.
+/// Sends purges to control, whose address changes with the fleet.
 #[derive(Debug)]
 pub(crate) struct PurgeRelay {
     client: Client,
@@ -60,16 +60,16 @@ impl Default for PurgeRelay {
     }
 }
 
-/// Where control is, and what a node shows there.
+/// Where control is, and the key that a node shows there.
 #[derive(Debug, Clone)]
 pub(crate) struct ControlAddress {
     pub(crate) url: String,
     pub(crate) node_key: Secret,
 }
 
-/// A request as it was made.
+/// A `PURGE` of a client.
 #[derive(Debug)]
-pub(crate) struct Asked<'a> {
+pub(crate) struct PurgeRequest<'a> {
     pub(crate) node: &'a str,
     pub(crate) site: &'a str,
     /// The request's cache key.
@@ -113,22 +113,23 @@ impl Refused {
 }
 
 impl PurgeRelay {
-    /// Answers a `PURGE`. Once control is asked it goes on, also when the client does not wait.
+    /// Answers a `PURGE`. Once control is purge, the purge goes on also when the client does not
+    /// wait.
     pub(crate) async fn answer(
         &self,
         policy: &PurgePolicy,
         control: Option<&ControlAddress>,
-        asked: &Asked<'_>,
+        purge: &PurgeRequest<'_>,
     ) -> Response<ClientBody> {
-        let outcome = match prepare(policy, control, asked) {
+        let outcome = match prepare(policy, control, purge) {
             Ok((url, request)) => self.ask(url, request).await,
             Err(refused) => Err(refused),
         };
         match outcome {
             Ok(answer) => purged(&answer),
             Err(refused) => {
-                tracing::debug!(site = asked.site, url = asked.url, client = %asked.client, reason = refused.message, "a PURGE is refused");
-                refusal(&refused, asked.node)
+                tracing::debug!(site = purge.site, url = purge.url, client = %purge.client, reason = refused.message, "a PURGE is refused");
+                refusal(&refused, purge.node)
             }
         }
     }
@@ -166,30 +167,30 @@ impl PurgeRelay {
             }
             Err(_) => return Err(Refused::unavailable("this node ends; send it again")),
         };
-        told(&response)
+        read_answer(&response)
     }
 }
 
-/// The request to control, for a client that may purge what it names.
+/// The request to control, for a client that may purge.
 fn prepare(
     policy: &PurgePolicy,
     control: Option<&ControlAddress>,
-    asked: &Asked<'_>,
+    purge: &PurgeRequest<'_>,
 ) -> Result<(String, Request<Bytes>), Refused> {
-    allow(policy, asked.client, asked.fields)?;
-    let scopes = scopes(asked)?;
+    allow(policy, purge.client, purge.fields)?;
+    let scopes = scopes(purge)?;
     let Some(control) = control else {
         return Err(Refused::unavailable(
             "the fleet has no control role, which purges need",
         ));
     };
-    let is_soft = asked
+    let is_soft = purge
         .fields
         .get(SOFT)
         .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"soft"))
-        || asked.fields.get(FASTLY_SOFT).is_some_and(|v| v == "1");
+        || purge.fields.get(FASTLY_SOFT).is_some_and(|v| v == "1");
     let body = json!({
-        "node": asked.node, "site": asked.site, "scopes": scopes, "soft": is_soft, "wait_ms": CONFIRMED_MAX.as_millis() as u64
+        "node": purge.node, "site": purge.site, "scopes": scopes, "soft": is_soft, "wait_ms": CONFIRMED_MAX.as_millis() as u64
     });
     let url = format!("{}/v1/site-purges", control.url);
     let request = Request::builder()
@@ -239,8 +240,8 @@ fn allow(policy: &PurgePolicy, client: IpAddr, fields: &HeaderMap) -> Result<(),
     ))
 }
 
-/// What a request names: tags where it has a field of them, else its URL.
-fn scopes(asked: &Asked<'_>) -> Result<Vec<Value>, Refused> {
+/// What is purged: the tags in the request's fields, else its URL.
+fn scopes(purge: &PurgeRequest<'_>) -> Result<Vec<Value>, Refused> {
     const TAG_LISTS: [HeaderName; 3] = [
         HeaderName::from_static("cache-tag"),
         HeaderName::from_static("surrogate-key"),
@@ -254,17 +255,17 @@ fn scopes(asked: &Asked<'_>) -> Result<Vec<Value>, Refused> {
             message,
         )
     };
-    if !TAG_LISTS.iter().any(|name| asked.fields.contains_key(name)) {
+    if !TAG_LISTS.iter().any(|name| purge.fields.contains_key(name)) {
         return Ok(vec![
-            json!({"by": "url", "value": scope::stored(asked.url)}),
+            json!({"by": "url", "value": scope::stored(purge.url)}),
         ]);
     }
     let [commas, blanks @ ..] = TAG_LISTS;
-    let mut tags: Vec<&[u8]> = fields::list(asked.fields, commas)
+    let mut tags: Vec<&[u8]> = fields::list(purge.fields, commas)
         .map(fields::unquoted)
         .collect();
     for name in blanks {
-        let values = asked.fields.get_all(name).into_iter();
+        let values = purge.fields.get_all(name).into_iter();
         tags.extend(
             values.flat_map(|value| value.as_bytes().split(|b| matches!(b, b' ' | b'\t' | b','))),
         );
@@ -290,8 +291,8 @@ fn scopes(asked: &Asked<'_>) -> Result<Vec<Value>, Refused> {
     checked.collect()
 }
 
-/// What control said.
-fn told(response: &Response<Bytes>) -> Result<Value, Refused> {
+/// Reads control's answer.
+fn read_answer(response: &Response<Bytes>) -> Result<Value, Refused> {
     let value: Value = serde_json::from_slice(response.body()).unwrap_or_default();
     let said = value["error"]["message"]
         .as_str()
@@ -314,8 +315,8 @@ fn told(response: &Response<Bytes>) -> Result<Value, Refused> {
             "storage",
             said,
         )),
-        // A wrong node key, a node or site that control does not know (yet), an earlier version:
-        // nothing that the client can mend.
+        // A wrong node key, a node or site that control does not know (yet), or an earlier version:
+        // the client can repair none of them.
         _ => {
             tracing::warn!(
                 status = status.as_u16(),
@@ -475,14 +476,14 @@ mod tests {
         ];
         for (fields, expected) in table {
             let fields = map(fields);
-            let asked = Asked {
+            let purge = PurgeRequest {
                 node: "ams-1",
                 site: "www",
                 url: "http://a.test/caf%c3%a9?x=100%",
                 client: IpAddr::from([192, 0, 2, 1]),
                 fields: &fields,
             };
-            match (scopes(&asked), expected) {
+            match (scopes(&purge), expected) {
                 (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{fields:?}"),
                 (Err(refused), Err(words)) => assert!(
                     refused.status == 400 && refused.message.contains(words),
@@ -518,7 +519,7 @@ mod tests {
                 .status(status)
                 .body(Bytes::from(body))
                 .expect("a response");
-            let answer = told(&response)
+            let answer = read_answer(&response)
                 .map_or_else(|refused| refusal(&refused, "ams-1"), |value| purged(&value));
             assert_eq!(answer.status(), expected, "{status}");
             assert_eq!(
@@ -528,7 +529,7 @@ mod tests {
             );
             let text = format!(
                 "{:?}",
-                told(&response)
+                read_answer(&response)
                     .map(|v| v.to_string())
                     .map_err(|r| format!("\"message\":\"{}\"", r.message))
             );

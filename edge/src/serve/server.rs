@@ -1,4 +1,4 @@
-//! Listeners of one worker thread: accepting under a limit, drain.
+//! Listeners of one worker thread: accepting connections under a limit, and drain.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,18 +8,20 @@ use std::time::Duration;
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue};
 use nearcast_fleet::failure::Failure;
-use nearcast_fleet::shutdown::Shutdown;
+use nearcast_fleet::shutdown::{self, Shutdown};
+use nearcast_http_rules::status::{PROXY_STATUS, ProxyError};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 
+use super::http1;
+use super::http1::write::write_head;
 use crate::edge::Worker;
-use crate::{http1, kernel};
-use nearcast_http_rules::status::{PROXY_STATUS, ProxyError};
+use crate::kernel;
 
-/// Connections that may wait to be accepted, a listener.
+/// Connections that may wait to be accepted, for each listener.
 const BACKLOG: i32 = 1024;
-/// How long accepting rests when the system has no more sockets.
+/// How long accepting pauses when the system has no more sockets.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Opens one listener a worker on an address, all of them sharing its port.
@@ -32,7 +34,7 @@ pub(crate) fn listen(
 ) -> Result<Vec<std::net::TcpListener>, Failure> {
     let failed = |error: std::io::Error| Failure::bind("clients", address, &error);
     if address.port() != 0 {
-        // Without SO_REUSEPORT, so that a port which somebody else shares counts as taken.
+        // Without SO_REUSEPORT, so that a port which another process shares counts as taken.
         drop(open(address, false).map_err(failed)?);
     }
     let first = open(address, true).map_err(failed)?;
@@ -58,13 +60,14 @@ fn open(address: SocketAddr, is_shared: bool) -> std::io::Result<std::net::TcpLi
     Ok(socket.into())
 }
 
-/// Counts what one worker has open, and wakes who waits for nothing to be.
+/// Counts the open connections of one worker, and wakes the drain when there are none.
 #[derive(Debug, Default)]
 pub(crate) struct OpenConnections {
     count: AtomicU64,
     closed: Notify,
 }
 
+/// Counts one connection for as long as it exists.
 struct OpenConnection {
     open: Arc<OpenConnections>,
 }
@@ -84,16 +87,16 @@ impl Drop for OpenConnection {
     }
 }
 
-/// When workers stop accepting, and how long what is open may take to finish after that.
+/// When workers stop accepting, and how long open connections may take to finish after that.
 #[derive(Debug, Clone)]
 pub(crate) struct Drain {
-    /// The limit, once it is time.
+    /// The limit, once the drain begins.
     pub(crate) finish_max: watch::Receiver<Option<Duration>>,
-    /// Whether there is time at all.
+    /// Cuts the drain short.
     pub(crate) shutdown: Shutdown,
 }
 
-/// Serves until it is time to drain, then lets connections finish within the limit.
+/// Serves until the drain begins, then waits for connections to finish within the limit.
 pub(crate) async fn serve(
     worker: Arc<Worker>,
     listeners: Vec<std::net::TcpListener>,
@@ -105,7 +108,7 @@ pub(crate) async fn serve(
     } = drain;
     let open = Arc::new(OpenConnections::default());
     // The worker's own, so that connections of different threads share no lock.
-    let (ending_tx, ending) = watch::channel(false);
+    let (end, ending) = shutdown::channel();
     let mut accepting = Vec::new();
     for listener in listeners {
         match TcpListener::from_std(listener) {
@@ -118,14 +121,14 @@ pub(crate) async fn serve(
             Err(error) => tracing::error!(%error, "a listener cannot be used"),
         }
     }
-    // An error means that the other side is gone: nobody waits for connections then.
+    // An error means that the sender was dropped: then connections are not waited for.
     let limit = finish_max
         .wait_for(Option::is_some)
         .await
         .ok()
         .and_then(|limit| *limit)
         .unwrap_or_default();
-    ending_tx.send_replace(true);
+    end.shut_down();
     for task in accepting {
         let _ = task.await;
     }
@@ -148,28 +151,23 @@ pub(crate) async fn serve(
     }
 }
 
-pub(crate) async fn asked(ending: &mut watch::Receiver<bool>) {
-    // An error means that the other side is gone, which asks as well.
-    let _ = ending.wait_for(|asked| *asked).await;
-}
-
 async fn accept(
     worker: Arc<Worker>,
     listener: TcpListener,
     open: Arc<OpenConnections>,
-    mut ending: watch::Receiver<bool>,
+    mut ending: Shutdown,
 ) {
     loop {
         let accepted = tokio::select! {
             biased;
             accepted = listener.accept() => accepted,
-            () = asked(&mut ending) => break,
+            () = ending.asked() => break,
         };
         match accepted {
             Ok((stream, address)) => {
                 begin(&worker, stream, address, &open, &ending);
-                if worker.edge.connections.is_room_scarce() {
-                    // Those that give way have a turn to close.
+                if worker.edge.connections.are_slots_scarce() {
+                    // Connections that are being closed get a turn.
                     tokio::task::yield_now().await;
                 }
             }
@@ -181,7 +179,7 @@ async fn accept(
             }
         }
     }
-    // What waits in the queue would be reset with the listener: it is answered first.
+    // Connections in the queue would be reset with the listener: they are served first.
     while let Some(Ok((stream, address))) = futures_util::FutureExt::now_or_never(listener.accept())
     {
         begin(&worker, stream, address, &open, &ending);
@@ -201,11 +199,11 @@ fn begin(
     stream: TcpStream,
     address: SocketAddr,
     open: &Arc<OpenConnections>,
-    ending: &watch::Receiver<bool>,
+    ending: &Shutdown,
 ) {
     let client = address.ip().to_canonical();
-    let place = match worker.edge.connections.admit(worker.number, client) {
-        Ok(place) => place,
+    let slot = match worker.edge.connections.admit(worker.number, client) {
+        Ok(slot) => slot,
         Err(_) => return turn_away(&worker.edge.name, &stream),
     };
     let counted = OpenConnection::new(open);
@@ -213,19 +211,19 @@ fn begin(
     if let Some(round_trip) = kernel::round_trip(&stream) {
         worker.note_round_trip(client, round_trip);
     }
-    let served = http1::serve(worker.clone(), stream, client, place, ending.clone());
+    let served = http1::serve(worker.clone(), stream, client, slot, ending.clone());
     tokio::spawn(async move {
         served.await;
         drop(counted);
     });
 }
 
-/// Says why a connection is closed before it began, as far as that can be said at once: nobody
-/// waits for it to be taken.
+/// Answers a connection that is refused with the reason, as far as that can be sent at once without
+/// waiting.
 fn turn_away(name: &str, stream: &TcpStream) {
     let mut head = Vec::with_capacity(256);
     let error = ProxyError::ConnectionLimitReached;
-    let words = "too many connections are open; try again\n";
+    let reason = "too many connections are open; try again\n";
     let mut fields = HeaderMap::new();
     fields.insert(PROXY_STATUS, error.proxy_status(name));
     fields.insert(RETRY_AFTER, HeaderValue::from_static("1"));
@@ -235,9 +233,9 @@ fn turn_away(name: &str, stream: &TcpStream) {
         CONTENT_TYPE,
         HeaderValue::from_static("text/plain; charset=utf-8"),
     );
-    fields.insert(CONTENT_LENGTH, HeaderValue::from(words.len()));
-    http1::write_head(&mut head, error.status(), &fields);
+    fields.insert(CONTENT_LENGTH, HeaderValue::from(reason.len()));
+    write_head(&mut head, error.status(), &fields);
     head.extend_from_slice(b"\r\n");
-    head.extend_from_slice(words.as_bytes());
+    head.extend_from_slice(reason.as_bytes());
     let _ = socket2::SockRef::from(stream).send(&head);
 }

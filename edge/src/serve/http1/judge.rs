@@ -1,24 +1,27 @@
-//! Request heads as they are read: how long they may be, where their bodies end, and what is
-//! refused before anything else looks at it.
+//! Request heads as they are received: their limits, where their bodies end, and which heads are
+//! refused before any other code reads them.
 //!
-//! Both ways by which requests are read, the edge's own and the HTTP library's, ask here, so that
-//! every refusal is an answer of the edge with its `Proxy-Status`, and the library reads
-//! well-formed heads only. Follows RFC 9112 sections 2.2 (line ends), 3 (request line), 5.1 and 6
-//! (framing), RFC 9110 section 15.5, RFC 6585 section 5 and RFC 9209 section 2.3.
+//! Both readers of requests, the edge's own and the HTTP library, rely on this one. So every refusal
+//! is an answer of the edge with its `Proxy-Status`, and the library reads well-formed heads only.
+//! Follows RFC 9112 sections 2.2 (line ends), 3 (request line), 5.1 and 6 (framing), RFC 9110
+//! sections 7.8 and 15.5, RFC 6585 section 5 and RFC 9209 section 2.3.
 
 use std::borrow::Cow;
 
-use http::header::TRANSFER_ENCODING;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
+use http::header::{CONNECTION, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
+use hyper::body::Incoming;
 use nearcast_fleet::config::ClientLimits;
-
 use nearcast_http_rules::coding::TransferCoding;
+use nearcast_http_rules::fields;
 use nearcast_http_rules::key::{self, AUTHORITY_BYTES_MAX, PATH_BYTES_MAX};
 use nearcast_http_rules::status::ProxyError;
 
+use crate::request::upgrade::names_websocket;
+
 /// Bytes of a request target: an absolute one with the longest authority and path.
 const TARGET_BYTES_MAX: usize = "https://".len() + AUTHORITY_BYTES_MAX + PATH_BYTES_MAX;
-/// Bytes of a field's name, which the HTTP library has no room for beyond.
+/// Bytes of a field's name: the most that the HTTP library can read.
 const NAME_BYTES_MAX: usize = (64 << 10) - 1;
 
 /// Where the body behind a head ends.
@@ -63,19 +66,19 @@ impl Refusal {
     }
 }
 
-/// What is to become of the first bytes of a connection, or of those behind another request.
+/// What becomes of the first bytes of a connection, or of those after another request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Judged {
-    /// The head has not come whole.
+    /// The head is not complete.
     Incomplete,
-    /// It may be read: it takes so many bytes, and its body ends so.
+    /// It may be read.
     Whole {
-        /// Bytes of the head, the empty line at its end included.
+        /// Bytes of the head, with the empty line at its end.
         length: usize,
         /// Where the body behind it ends.
         body: BodyEnd,
     },
-    /// It is answered, and the connection ends.
+    /// It gets this answer, and the connection ends.
     Refused(Refusal),
 }
 
@@ -110,11 +113,52 @@ pub fn judge(input: &[u8], limits: &ClientLimits) -> Judged {
     }
 }
 
-/// The head is longer than `limits`, as its begin shows. Where its target is what is long, that is
-/// said.
-fn too_large(begin: &[u8], limits: &ClientLimits) -> Refusal {
+/// The request in a head that [`judge`] found complete and without a body, if it asks for a
+/// WebSocket: a GET of HTTP/1.1 that keeps its connection. `websocket` is the only protocol that a
+/// connection is upgraded to: any other, `h2c` above all, would carry requests past all checks. A
+/// request for others is answered in HTTP/1.1 (RFC 9110 section 7.8 permits a server to ignore
+/// `Upgrade`).
+pub(in crate::serve) fn websocket_request(
+    head: &[u8],
+    limits: &ClientLimits,
+) -> Option<Request<Option<Incoming>>> {
+    let mut parsed = vec![httparse::EMPTY_HEADER; limits.fields_max];
+    let mut request = httparse::Request::new(&mut parsed);
+    let is_whole = matches!(request.parse(head), Ok(httparse::Status::Complete(_)));
+    let is_candidate = is_whole && request.method == Some("GET") && request.version == Some(1);
+    if !is_candidate
+        || !request
+            .headers
+            .iter()
+            .any(|field| field.name.eq_ignore_ascii_case("upgrade"))
+    {
+        return None;
+    }
+    let mut fields = HeaderMap::with_capacity(request.headers.len());
+    for field in request.headers.iter() {
+        fields.append(
+            HeaderName::from_bytes(field.name.as_bytes()).ok()?,
+            HeaderValue::from_bytes(field.value).ok()?,
+        );
+    }
+    let has_option = |token: &[u8]| {
+        fields::list(&fields, CONNECTION).any(|member| member.eq_ignore_ascii_case(token))
+    };
+    if !has_option(b"upgrade") || has_option(b"close") || !names_websocket(&fields) {
+        return None;
+    }
+    let mut found = Request::new(None);
+    *found.uri_mut() = Uri::try_from(request.path?).ok()?;
+    *found.method_mut() = Method::GET;
+    *found.headers_mut() = fields;
+    Some(found)
+}
+
+/// The refusal of a head that exceeds `limits`, of which this is the start: another one where its
+/// target is too long.
+fn too_large(start: &[u8], limits: &ClientLimits) -> Refusal {
     let is_in_first_line =
-        !begin[count_leading_line_ends(begin)..].contains(&b'\n') && begin.len() > 1;
+        !start[count_leading_line_ends(start)..].contains(&b'\n') && start.len() > 1;
     if is_in_first_line {
         return Refusal::new(
             StatusCode::URI_TOO_LONG,
@@ -139,8 +183,7 @@ fn count_leading_line_ends(input: &[u8]) -> usize {
         .count()
 }
 
-/// Whether the first line ends in the name of a version that is well-formed, and not one of those
-/// that are read.
+/// Whether the first line ends in a well-formed version of HTTP that is not served.
 fn is_of_another_version(input: &[u8]) -> bool {
     let line = input[count_leading_line_ends(input)..]
         .split(|byte| matches!(byte, b'\r' | b'\n'))
@@ -150,19 +193,18 @@ fn is_of_another_version(input: &[u8]) -> bool {
     let version = words
         .next_back()
         .and_then(|word| word.strip_prefix(b"HTTP/"));
-    // A method and a target stand before it.
+    // A method and a target come before it.
     words.count() == 2
         && matches!(version, Some([major, b'.', minor]) if major.is_ascii_digit() && minor.is_ascii_digit() && !matches!((major, minor), (b'1', b'0' | b'1')))
 }
 
-/// The rules that the parser does not have.
+/// The rules that the parser does not check.
 fn check(head: &[u8], request: &httparse::Request<'_, '_>) -> Result<BodyEnd, Refusal> {
     let (method, target) = (
         request.method.unwrap_or_default(),
         request.path.unwrap_or_default(),
     );
-    // The parser lets a line end without a CR (RFC 9112 section 2.2); no CR stands alone in what it
-    // passes.
+    // The parser accepts a bare LF as a line's end (RFC 9112 section 2.2), and rejects a bare CR.
     if head
         .iter()
         .enumerate()
@@ -188,7 +230,7 @@ fn check(head: &[u8], request: &httparse::Request<'_, '_>) -> Result<BodyEnd, Re
     body_end(request)
 }
 
-/// Where the body ends (RFC 9112 section 6.3).
+/// Finds where the body ends (RFC 9112 section 6.3).
 fn body_end(request: &httparse::Request<'_, '_>) -> Result<BodyEnd, Refusal> {
     let mut length: Option<u64> = None;
     let mut codings = HeaderMap::new();
@@ -209,22 +251,22 @@ fn body_end(request: &httparse::Request<'_, '_>) -> Result<BodyEnd, Refusal> {
             codings.append(TRANSFER_ENCODING, value);
         } else if field.name.eq_ignore_ascii_case("content-length") {
             let is_number = !field.value.is_empty() && field.value.iter().all(u8::is_ascii_digit);
-            let said = std::str::from_utf8(field.value)
+            let stated = std::str::from_utf8(field.value)
                 .ok()
                 .filter(|_| is_number)
                 .map(|value| value.parse::<u64>().unwrap_or(u64::MAX));
-            match (said, length) {
+            match (stated, length) {
                 (None, _) => return Err(Refusal::bad("Content-Length is no number\n")),
-                (Some(said), Some(before)) if said != before => {
+                (Some(stated), Some(before)) if stated != before => {
                     return Err(Refusal::bad("more than one Content-Length\n"));
                 }
-                (said, _) => length = said,
+                (stated, _) => length = stated,
             }
         }
     }
     match (TransferCoding::of(&codings), length) {
         (TransferCoding::None, Some(length)) if length > u64::MAX - 2 => {
-            // The HTTP library counts up to a little less than 2^64.
+            // The HTTP library counts to a little less than 2^64.
             Err(Refusal::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "the request's body is too large\n",
@@ -490,6 +532,63 @@ mod tests {
                     length: head.len(),
                     body
                 },
+                "{head:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_requests_for_a_websocket_are_upgraded() {
+        let table = [
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+                true,
+            ),
+            (
+                "GET /?a=b HTTP/1.1\r\nHost: a\r\nconnection: keep-alive, upgrade\r\nupgrade: WebSocket\r\n\r\n",
+                true,
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c, websocket\r\n\r\n",
+                true,
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n",
+                false,
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: TLS/1.0\r\n\r\n",
+                false,
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n",
+                false,
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\n\r\n",
+                false,
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade, close\r\nUpgrade: websocket\r\n\r\n",
+                false,
+            ),
+            (
+                "GET / HTTP/1.0\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+                false,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+                false,
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websockets\r\n\r\n",
+                false,
+            ),
+        ];
+        for (head, expected) in table {
+            assert_eq!(
+                websocket_request(head.as_bytes(), &ClientLimits::default()).is_some(),
+                expected,
                 "{head:?}"
             );
         }

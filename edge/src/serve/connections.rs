@@ -1,84 +1,61 @@
-//! Clients' connections of the whole process: how many there may be, of whom, and which give way to
-//! others.
+//! Clients' connections of the whole process: how many there may be, how many of one client, and
+//! which are closed to make room for others.
 //!
-//! Each has an open file, and files are limited: a part of them is kept back for origins, the disk
-//! and the admin listener. Nobody is limited while there is room. When it gets scarce, those under
-//! one address prefix may hold half of what the others leave, so that there is always room for one
-//! more; and connections that lie idle between requests are closed, the oldest first, those of
-//! prefixes that hold much before those of others. Connections with a request never are.
+//! Each has an open file, and files are limited: a part of them is reserved for origins, the disk
+//! and the admin listener. While slots are plentiful no client is limited. When they get scarce,
+//! the connections of one address prefix may take half of what the others leave, so that there is
+//! always a slot for one more; and idle connections are closed, the oldest first, those of prefixes
+//! with many before those of others. A connection with a request is never closed.
 //!
 //! A connection whose reading is ended by [`kernel::end_reading`] closes by itself, as if its
-//! client had ended it; a request that came just before is still answered ([`Place::is_closing`]).
+//! client had ended it; a request that came just before is still answered
+//! ([`ConnectionSlot::is_closing`]).
 
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dashmap::DashMap;
+use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::connection::Phase;
+use super::phase::{IdleSince, Phase};
 use crate::kernel;
 
-/// Open files that are kept back from clients: this part of all, and no fewer and no more than
-/// these.
+/// Open files that are reserved for other uses: this part of all, within these bounds.
 const RESERVE_PART: usize = 4;
 const RESERVE_MIN: usize = 64;
 const RESERVE_MAX: usize = 16_384;
-/// Clients' connections where no number is configured: limits of a million files and more are
-/// common in containers, and the memory for so many connections is not.
+/// Limit of clients' connections where none is configured: containers often have limits of a
+/// million files and more, and seldom the memory for so many connections.
 const DEFAULT_MAX: usize = 65_536;
-/// Room is scarce from this share of the limit on: then a prefix has its own limit.
+/// Slots are scarce from this share of the limit on: then each prefix has its own limit.
 const SCARCE: (usize, usize) = (3, 4);
 /// From this share on idle connections are closed, until no more than that are left.
 const HIGH: (usize, usize) = (15, 16);
 const LOW: (usize, usize) = (7, 8);
-/// So many more may be open for the moment in which others close.
+/// This share more may be open for the moment in which others close.
 const BRIEFLY: (usize, usize) = (1, 8);
-/// A prefix that holds this share of the limit holds much.
-const MUCH: (usize, usize) = (1, 8);
-/// Idle connections of one prefix that are closed at a time, and no fewer than the number below:
-/// new ones take their places without another search. A proxy in front of the edge so keeps most of
-/// its connections.
+/// A prefix with this share of the limit has many.
+const MANY: (usize, usize) = (1, 8);
+/// Idle connections of one prefix that are closed at a time, with a minimum: new ones take their
+/// slots without another search. So a proxy in front of the edge keeps most of its connections.
 const BATCH: (usize, usize) = (1, 64);
 const BATCH_MIN: usize = 8;
-/// Pause between two searches for idle connections: of all, where there were too few; of the same
-/// prefix, always.
+/// Pause between two searches for idle connections: among all after a search found too few, among
+/// those of one prefix always.
 const SEARCH_PAUSE: Duration = Duration::from_millis(100);
-/// Least time between two searches for idle connections of single prefixes: each looks at every
-/// connection.
+/// Minimum time between two searches among the connections of single prefixes: each search visits
+/// every connection.
 const SEARCH_SPACING: Duration = Duration::from_millis(10);
-/// How often the log says that connections were refused.
+/// Minimum time between two warnings that connections were refused.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
-/// A connection that has something to do.
-const BUSY: u64 = u64::MAX;
-
-/// Since when a connection lies idle, in milliseconds of its node's time; told by its socket.
-#[derive(Debug)]
-pub(crate) struct IdleSince(AtomicU64);
-
-impl Default for IdleSince {
-    fn default() -> Self {
-        Self(AtomicU64::new(BUSY))
-    }
-}
-
-impl IdleSince {
-    pub(crate) fn note_busy(&self) {
-        self.0.store(BUSY, Relaxed);
-    }
-
-    fn get(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
-}
-
-/// Whoever shares an IPv4 address or an IPv6 /64.
+/// The clients that count as one: those of an IPv4 address or an IPv6 /64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Prefix(u64);
 
@@ -91,14 +68,14 @@ impl Prefix {
     }
 }
 
-/// Why a connection was not taken.
+/// Why a connection was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// There are as many as there may be, and none is idle.
+    /// The limit is reached, and no connection is idle.
     Full,
-    /// Room is scarce, and its prefix holds its share.
+    /// Slots are scarce, and its prefix has its share.
     Share,
-    /// The system had no more files.
+    /// The system had no more open files.
     Files,
 }
 
@@ -110,15 +87,15 @@ impl Refused {
     }
 }
 
-/// What one prefix holds.
+/// The connections of one prefix.
 #[derive(Debug, Default)]
 struct Held {
     count: usize,
-    /// Those of them that were told to close.
+    /// Those of them that are being closed.
     closing: usize,
-    /// New ones that may take the places of closed ones.
-    places: usize,
-    /// When idle ones of it may be searched for again, in milliseconds.
+    /// New ones that may take the slots of closed ones.
+    vacated: usize,
+    /// When its idle connections may be searched again, in milliseconds.
     search_after: u64,
 }
 
@@ -130,44 +107,44 @@ struct Entry {
     is_closing: bool,
 }
 
-/// The connections of one worker, each in a slot that is its own for as long as it lives.
+/// The connections of one worker, each in one slot for as long as it lives.
 #[derive(Debug, Default)]
 struct Slots {
     entries: Vec<Option<Entry>>,
     free: Vec<u32>,
 }
 
-/// See the module's words.
+/// All clients' connections of the process, with their limits.
 #[derive(Debug)]
 pub(crate) struct Connections {
     max: usize,
     started: Instant,
     of_worker: Box<[Mutex<Slots>]>,
-    /// No larger than there are connections.
+    /// Has no more entries than there are connections.
     of_prefix: DashMap<Prefix, Held>,
     count: AtomicUsize,
-    /// Those of them that were told to close.
+    /// Those of them that are being closed.
     closing: AtomicUsize,
     refused: [AtomicU64; 3],
     closed_idle: AtomicU64,
-    /// When idle connections of all may be searched for again, in milliseconds, and when those of
-    /// any one prefix.
+    /// When all idle connections may be searched again, in milliseconds, and when those of any one
+    /// prefix.
     search_after: AtomicU64,
     prefix_search_after: AtomicU64,
     warned_ms: AtomicU64,
-    /// How many refusals the log has told of.
+    /// Refusals that the log has counted.
     warned_of: AtomicU64,
 }
 
-/// How many connections clients may have where the process may have so many files open.
+/// The limit of clients' connections of a process that may open so many files.
 pub(crate) fn limit(files: usize, configured: Option<usize>) -> usize {
     let reserve = (files / RESERVE_PART).clamp(RESERVE_MIN, RESERVE_MAX);
     let most = files.saturating_sub(reserve).max(files / 2).max(1);
     configured.unwrap_or(DEFAULT_MAX).min(most)
 }
 
-/// The sum of the connections that sites may open to their origins, where that is more than the
-/// `others` files that are left beside clients'.
+/// The sum of the connections that sites may open to their origins, where that exceeds the `others`
+/// files that clients leave.
 pub(crate) fn sum_beyond(of_sites: impl Iterator<Item = usize>, others: usize) -> Option<usize> {
     let sum = of_sites.fold(0, usize::saturating_add);
     (sum > others).then_some(sum)
@@ -195,7 +172,7 @@ impl Connections {
         })
     }
 
-    /// Those that are open.
+    /// Open connections.
     pub(crate) fn count(&self) -> usize {
         self.count.load(Relaxed)
     }
@@ -204,8 +181,8 @@ impl Connections {
         self.max
     }
 
-    /// Whether those that give way need time to close.
-    pub(crate) fn is_room_scarce(&self) -> bool {
+    /// Whether connections may be closing, which need time for it.
+    pub(crate) fn are_slots_scarce(&self) -> bool {
         self.count() > share(self.max, SCARCE)
     }
 
@@ -213,17 +190,17 @@ impl Connections {
         self.refused[why.number()].load(Relaxed)
     }
 
-    /// Idle ones that were closed to make room.
+    /// Idle connections that were closed to make room.
     pub(crate) fn closed_idle(&self) -> u64 {
         self.closed_idle.load(Relaxed)
     }
 
-    /// Takes a new connection in, and sees to it that there is room for more.
+    /// Admits a new connection, and closes idle ones where slots get scarce.
     pub(crate) fn admit(
         self: &Arc<Self>,
         worker: usize,
         address: IpAddr,
-    ) -> Result<Place, Refused> {
+    ) -> Result<ConnectionSlot, Refused> {
         let prefix = Prefix::of(address);
         let total = self.count.fetch_add(1, Relaxed) + 1;
         let own = {
@@ -231,15 +208,15 @@ impl Connections {
             held.count += 1;
             held.count - held.closing
         };
-        // Counts are given back where it is dropped.
-        let place = Place {
+        // Dropping it takes the counts back.
+        let slot = ConnectionSlot {
             connections: self.clone(),
             prefix,
             worker: worker as u32,
             slot: None,
         };
         if total <= share(self.max, SCARCE) {
-            return Ok(place);
+            return Ok(slot);
         }
         let open = total.saturating_sub(self.closing.load(Relaxed));
         let of_others = open.saturating_sub(own);
@@ -250,29 +227,29 @@ impl Connections {
             if open > share(self.max, HIGH) {
                 self.close_idle(None, open - share(self.max, LOW));
             }
-            // Those that close have their files for a moment longer: what is kept back has room for
+            // Closing connections have their files for a moment longer: the reserve has enough for
             // so many.
             let open = total.saturating_sub(self.closing.load(Relaxed));
             (open > self.max || total > self.max + share(self.max, BRIEFLY))
                 .then_some(Refused::Full)
         };
         match refusal {
-            None => Ok(place),
+            None => Ok(slot),
             Some(refusal) => {
-                drop(place);
+                drop(slot);
                 self.note_refused(refusal);
                 Err(refusal)
             }
         }
     }
 
-    /// Whether a new connection of a prefix that holds `excess` more than its share has the place
-    /// of an idle one that was closed. Such places are made a batch at a time.
+    /// Whether a new connection of a prefix that has `excess` more than its share takes the slot of
+    /// an idle one that was closed. Such slots are vacated a batch at a time.
     fn replaces_one(&self, prefix: Prefix, excess: usize) -> bool {
         let now = self.now_ms();
         if let Some(mut held) = self.of_prefix.get_mut(&prefix) {
-            if held.places > 0 {
-                held.places -= 1;
+            if held.vacated > 0 {
+                held.vacated -= 1;
                 return true;
             }
             if now < held.search_after {
@@ -290,12 +267,12 @@ impl Connections {
             excess.min(share(self.max, BATCH).max(BATCH_MIN)),
         );
         if let Some(mut held) = self.of_prefix.get_mut(&prefix) {
-            held.places = closed.saturating_sub(1);
+            held.vacated = closed.saturating_sub(1);
         }
         closed > 0
     }
 
-    /// The system gave no file for a connection that waits: some idle ones give way.
+    /// The system had no file for a waiting connection: closes some idle ones.
     pub(crate) fn note_no_files(&self) {
         self.close_idle(None, (self.count() / 16).max(1));
         self.note_refused(Refused::Files);
@@ -323,16 +300,16 @@ impl Connections {
         self.started.elapsed().as_millis() as u64
     }
 
-    /// Closes up to `count` connections that lie idle, of one prefix or of all; how many.
+    /// Closes up to `count` idle connections, of one prefix or of all; gives how many.
     fn close_idle(&self, only: Option<Prefix>, count: usize) -> usize {
         let now = self.now_ms();
         if only.is_none() && now < self.search_after.load(Relaxed) {
             return 0;
         }
-        let much = share(self.max, MUCH);
+        let many = share(self.max, MANY);
         let mut idle = Vec::new();
         for (worker, slots) in self.of_worker.iter().enumerate() {
-            let slots = slots.lock().expect("no holder of this lock panics");
+            let slots = slots.lock();
             for (slot, entry) in slots.entries.iter().enumerate() {
                 let Some(entry) = entry
                     .as_ref()
@@ -340,18 +317,17 @@ impl Connections {
                 else {
                     continue;
                 };
-                let since = entry.phase.idle_since.get();
-                if since != BUSY {
+                if let Some(since) = entry.phase.idle_since.get() {
                     idle.push((false, since, worker, slot, entry.prefix));
                 }
             }
         }
         for found in &mut idle {
-            // Those who hold much come first.
+            // Those of prefixes with many come first.
             found.0 = self
                 .of_prefix
                 .get(&found.4)
-                .is_none_or(|held| held.count <= much);
+                .is_none_or(|held| held.count <= many);
         }
         if idle.len() < count && only.is_none() {
             self.search_after
@@ -362,18 +338,17 @@ impl Connections {
         }
         let mut closed = 0;
         for (_, since, worker, slot, _) in idle {
-            let mut slots = self.of_worker[worker]
-                .lock()
-                .expect("no holder of this lock panics");
+            let mut slots = self.of_worker[worker].lock();
             let Some(entry) = slots.entries[slot].as_mut() else {
                 continue;
             };
-            // A request may have come meanwhile, or another connection.
-            if entry.is_closing || entry.phase.idle_since.get() != since {
+            // A request may have come meanwhile, or another connection into the slot.
+            if entry.is_closing || entry.phase.idle_since.get() != Some(since) {
                 continue;
             }
             entry.is_closing = true;
-            // The file is open: who closes it leaves the slot first, which takes this lock.
+            // The file is open: a connection frees its slot, under this lock, before it closes the
+            // file.
             kernel::end_reading(entry.file);
             let prefix = entry.prefix;
             self.closing.fetch_add(1, Relaxed);
@@ -387,17 +362,17 @@ impl Connections {
     }
 }
 
-/// The place of one connection among all. To be dropped before its socket is closed.
+/// The slot of one connection among all. To be dropped before its socket is closed.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct ConnectionSlot {
     connections: Arc<Connections>,
     prefix: Prefix,
     worker: u32,
     slot: Option<u32>,
 }
 
-impl Place {
-    /// Shows the connection, which has sent nothing yet, to those who look for idle ones.
+impl ConnectionSlot {
+    /// Enters the connection, which has sent nothing yet, among those that may be idle.
     pub(crate) fn enter(&mut self, stream: &TcpStream, phase: &Arc<Phase>) {
         self.note_idle(&phase.idle_since, Instant::now());
         let entry = Entry {
@@ -406,7 +381,7 @@ impl Place {
             phase: phase.clone(),
             is_closing: false,
         };
-        let mut slots = self.slots().lock().expect("no holder of this lock panics");
+        let mut slots = self.slots().lock();
         let slot = match slots.free.pop() {
             Some(slot) => {
                 slots.entries[slot as usize] = Some(entry);
@@ -421,19 +396,16 @@ impl Place {
         self.slot = Some(slot);
     }
 
-    /// The connection lies idle from now on.
+    /// The connection is idle from now on.
     pub(crate) fn note_idle(&self, idle_since: &IdleSince, now: Instant) {
-        idle_since.0.store(
-            now.saturating_duration_since(self.connections.started)
-                .as_millis() as u64,
-            Relaxed,
-        );
+        let since = now.saturating_duration_since(self.connections.started);
+        idle_since.note_idle(since.as_millis() as u64);
     }
 
-    /// Whether the edge closes the connection to make room: then the end that its reader finds is
-    /// not the client's.
+    /// Whether the edge closes the connection to make room: then the client has not ended its side,
+    /// though its reader finds an end.
     pub(crate) fn is_closing(&self) -> bool {
-        let slots = self.slots().lock().expect("no holder of this lock panics");
+        let slots = self.slots().lock();
         self.slot
             .and_then(|slot| slots.entries[slot as usize].as_ref())
             .is_some_and(|entry| entry.is_closing)
@@ -444,11 +416,11 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         let mut was_closing = false;
         if let Some(slot) = self.slot {
-            let mut slots = self.slots().lock().expect("no holder of this lock panics");
+            let mut slots = self.slots().lock();
             was_closing = slots.entries[slot as usize]
                 .take()
                 .is_some_and(|entry| entry.is_closing);
@@ -529,7 +501,7 @@ pub(crate) mod tests {
     }
 
     /// How many of so many connections from one address are taken.
-    fn taken(all: &Arc<Connections>, from: u8, count: usize) -> Vec<Place> {
+    fn taken(all: &Arc<Connections>, from: u8, count: usize) -> Vec<ConnectionSlot> {
         (0..count)
             .filter_map(|_| all.admit(0, address(from)).ok())
             .collect()
@@ -562,16 +534,16 @@ pub(crate) mod tests {
     #[test]
     fn many_with_few_each_fill_all_of_it() {
         let all = Connections::new(100, 1);
-        let places: Vec<_> = (0..200)
+        let slots: Vec<_> = (0..200)
             .filter_map(|n| all.admit(0, address(n)).ok())
             .collect();
-        assert_eq!((places.len(), all.refused(Refused::Full)), (100, 100));
+        assert_eq!((slots.len(), all.refused(Refused::Full)), (100, 100));
     }
 
     struct Client {
         stream: TcpStream,
         phase: Arc<Phase>,
-        _place: Place,
+        _slot: ConnectionSlot,
         _peer: TcpStream,
     }
 
@@ -584,14 +556,14 @@ pub(crate) mod tests {
             .await
             .expect("somebody listens");
         let (stream, _) = listener.accept().await.expect("a connection waits");
-        let mut place = all.admit(worker, address(from)).expect("there is room");
+        let mut slot = all.admit(worker, address(from)).expect("there is room");
         let phase = Arc::new(Phase::default());
-        place.enter(&stream, &phase);
-        phase.idle_since.0.store(order, Relaxed);
+        slot.enter(&stream, &phase);
+        phase.idle_since.note_idle(order);
         Client {
             stream,
             phase,
-            _place: place,
+            _slot: slot,
             _peer: peer,
         }
     }

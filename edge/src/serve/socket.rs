@@ -1,14 +1,13 @@
-//! The socket under a client's connection: time-outs for idling, for a request head and for a
-//! client that does not read, an end that loses no response, and, where the HTTP library reads, a
-//! gate that lets judged heads pass.
+//! The socket under a client's connection: time-outs for an idle connection, for a request head and
+//! for a client that does not read, an end that loses no response, and a gate that passes only
+//! accepted heads to the HTTP library.
 //!
-//! RFC 9112 sections 9.3 (pipelining), 9.5 (time-outs) and 9.6 (tear-down).
+//! Follows RFC 9112 sections 9.3 (pipelining), 9.5 (time-outs) and 9.6 (tear-down).
 
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,86 +17,21 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
-use crate::connections::{IdleSince, Place};
-use crate::interim::Interims;
-use crate::request_head::{BodyEnd, Judged, Refusal, judge};
-use crate::upgrade;
+use super::connections::ConnectionSlot;
+use super::http1::judge::{BodyEnd, Judged, Refusal, judge, websocket_request};
+use super::phase::{Phase, Waiting};
 
-/// How long, and for how many bytes, what a client still sends is read after the last response.
+/// How long, and for how many bytes, the input is still read after the last response.
 const LINGER_MAX: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 256 * 1024;
-/// Room that is made for a read.
+/// Bytes that are reserved for a read.
 const READ_BYTES_TYPICAL: usize = 2048;
-
-const IDLE: u8 = 0;
-const HEAD: u8 = 1;
-const REQUEST: u8 = 2;
-
-/// What a connection is doing, told to the socket by those who read and answer requests.
-#[derive(Debug, Default)]
-pub(crate) struct Phase {
-    state: AtomicU8,
-    is_last: AtomicBool,
-    /// The HTTP library has a request whose response is not made whole.
-    is_answering: AtomicBool,
-    /// It was told to wait for that before it reads on.
-    has_held: AtomicBool,
-    pub(crate) idle_since: IdleSince,
-    pub(crate) interims: Interims,
-}
-
-impl Phase {
-    /// A request head was read whole.
-    pub(crate) fn request_began(&self) {
-        self.set(REQUEST);
-    }
-
-    /// Its response has been made whole.
-    pub(crate) fn request_ended(&self) {
-        self.set(IDLE);
-    }
-
-    /// Whether the connection has to end with the response to this request.
-    pub(crate) fn is_last(&self) -> bool {
-        self.is_last.load(Ordering::Relaxed)
-    }
-
-    fn is_answering(&self) -> bool {
-        self.is_answering.load(Ordering::Relaxed)
-    }
-
-    fn answering_began(&self) {
-        self.is_answering.store(true, Ordering::Relaxed);
-    }
-
-    /// The HTTP library has the whole response.
-    pub(crate) fn answering_ended(&self) {
-        self.is_answering.store(false, Ordering::Relaxed);
-    }
-
-    fn hold(&self) {
-        self.has_held.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether reading waited for a response that has ended since: nothing else wakes it.
-    pub(crate) fn take_held(&self) -> bool {
-        !self.is_answering() && self.has_held.swap(false, Ordering::Relaxed)
-    }
-
-    fn get(&self) -> u8 {
-        self.state.load(Ordering::Relaxed)
-    }
-
-    fn set(&self, state: u8) {
-        self.state.store(state, Ordering::Relaxed);
-    }
-}
 
 /// A client's socket with the limits named above.
 #[derive(Debug)]
-pub(crate) struct ClientSocket {
+pub(super) struct ClientSocket {
     /// Before the stream, as it is dropped first.
-    place: Option<Place>,
+    slot: Option<ConnectionSlot>,
     stream: TcpStream,
     phase: Arc<Phase>,
     limits: Arc<ClientLimits>,
@@ -106,24 +40,24 @@ pub(crate) struct ClientSocket {
     timer: Pin<Box<Sleep>>,
     write_stall: Option<Pin<Box<Sleep>>>,
     /// Where the HTTP library reads. A box, as most connections never have one.
-    gate: Option<Box<Gate>>,
+    gate: Option<Box<HeadGate>>,
 }
 
 impl ClientSocket {
-    pub(crate) fn new(
+    pub(super) fn new(
         stream: TcpStream,
         phase: Arc<Phase>,
         limits: Arc<ClientLimits>,
-        mut place: Option<Place>,
+        mut slot: Option<ConnectionSlot>,
     ) -> Self {
-        // The first head has to come as quickly as any other.
-        phase.set(HEAD);
+        // The time-out of heads holds for the first one too.
+        phase.head_began();
         let deadline = Instant::now() + limits.head_timeout;
-        if let Some(place) = &mut place {
-            place.enter(&stream, &phase);
+        if let Some(slot) = &mut slot {
+            slot.enter(&stream, &phase);
         }
         Self {
-            place,
+            slot,
             stream,
             phase,
             limits,
@@ -135,14 +69,14 @@ impl ClientSocket {
         }
     }
 
-    /// From here on the HTTP library reads, first of all what [`poll_fill`](Self::poll_fill) has
-    /// taken.
-    pub(crate) fn hand_over(&mut self, input: BytesMut) {
+    /// From here on the HTTP library reads, beginning with `input`, which
+    /// [`poll_fill`](Self::poll_fill) has read.
+    pub(super) fn hand_over(&mut self, input: BytesMut) {
         let limits = self.limits.clone();
-        self.gate = Some(Box::new(Gate {
+        self.gate = Some(Box::new(HeadGate {
             limits,
             input,
-            seen: 0,
+            searched: 0,
             may_pass: 0,
             is_blind: false,
             is_upgrade: false,
@@ -150,33 +84,33 @@ impl ClientSocket {
         }));
     }
 
-    /// Whether the edge ends the client's side of the connection, to make room for others: requests
-    /// that came before are answered.
-    pub(crate) fn is_closing(&self) -> bool {
-        self.place.as_ref().is_some_and(Place::is_closing)
+    /// Whether the edge closes the connection to make room for others: requests that were received
+    /// before are answered.
+    pub(super) fn is_closing(&self) -> bool {
+        self.slot.as_ref().is_some_and(ConnectionSlot::is_closing)
     }
 
-    /// What comes, where the library's reading has ended because that is a request for another
-    /// protocol. From here on the library reads nothing.
-    pub(crate) fn take_back(&mut self) -> Option<BytesMut> {
+    /// The next request's bytes, if the library's input has ended because that request asks for a
+    /// WebSocket. From here on the library reads nothing.
+    pub(super) fn take_back(&mut self) -> Option<BytesMut> {
         self.gate
             .take_if(|gate| gate.is_upgrade)
             .map(|gate| gate.input)
     }
 
     /// Bytes that a request's head may have.
-    pub(crate) fn head_bytes_max(&self) -> usize {
+    pub(super) fn head_bytes_max(&self) -> usize {
         self.limits.head_bytes_max
     }
 
-    /// Why the library's reading has ended, where a head was refused.
-    pub(crate) fn take_refusal(&mut self) -> Option<Refusal> {
+    /// Why the library's input has ended, where a head was refused.
+    pub(super) fn take_refusal(&mut self) -> Option<Refusal> {
         self.gate.as_mut()?.refusal.take()
     }
 
-    /// Reads what there is, but no more than there is room for in `input`, which is not looked at;
-    /// 0 at the client's end.
-    pub(crate) fn poll_fill(
+    /// Reads available bytes into the spare capacity of `input`; 0 when the client has ended its
+    /// side.
+    pub(super) fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
         input: &mut BytesMut,
@@ -192,24 +126,23 @@ impl ClientSocket {
         }
     }
 
-    /// That so many bytes are there which were not looked at: the first byte after a pause begins a
+    /// Notes that so many bytes were read and not yet used: the first byte after a pause begins a
     /// head.
-    pub(crate) fn note_read(&mut self, length: usize) {
+    pub(super) fn note_read(&mut self, length: usize) {
         if length == 0 {
             return;
         }
         self.phase.idle_since.note_busy();
-        if self.phase.get() == IDLE {
-            self.phase.set(HEAD);
+        if self.phase.waiting() == Waiting::Idle {
+            self.phase.head_began();
             self.is_idle = false;
             self.deadline = Instant::now() + self.limits.head_timeout;
         }
     }
 
-    /// Ends the connection after its last response. Closing while bytes of the client's are unread
-    /// would reset it, and a reset can overtake the response (RFC 9112 section 9.6): so what comes
-    /// is read for a while.
-    pub(crate) async fn end(mut self) -> io::Result<()> {
+    /// Ends the connection after its last response. Closing it with unread input would reset it, and
+    /// a reset can overtake the response (RFC 9112 section 9.6): so the input is read for a while.
+    pub(super) async fn end(mut self) -> io::Result<()> {
         self.stream.shutdown().await?;
         let mut scratch = BytesMut::with_capacity(4096);
         let mut left = LINGER_BYTES_MAX;
@@ -226,23 +159,24 @@ impl ClientSocket {
         Ok(())
     }
 
-    /// While nothing can be read: whether the wait has taken too long.
+    /// Called while nothing can be read. Ready when the wait has taken too long.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        let phase = self.phase.get();
-        if phase == REQUEST {
+        let waiting = self.phase.waiting();
+        if waiting == Waiting::Response {
             return Poll::Pending;
         }
-        if phase == IDLE && !self.is_idle {
+        if waiting == Waiting::Idle && !self.is_idle {
             self.is_idle = true;
             let now = Instant::now();
             self.deadline = now + self.limits.idle_timeout;
-            if let Some(place) = &self.place {
-                place.note_idle(&self.phase.idle_since, now);
+            if let Some(slot) = &self.slot {
+                slot.note_idle(&self.phase.idle_since, now);
             }
         }
+
         loop {
             if self.timer.as_mut().poll(cx).is_pending() {
-                // A timer that is due too late is moved; one that is due early looks again then.
+                // A timer that fires too late is moved; one that fires early is set again then.
                 if self.timer.deadline() > self.deadline {
                     let deadline = self.deadline;
                     self.timer.as_mut().reset(deadline);
@@ -261,10 +195,11 @@ impl ClientSocket {
         }
     }
 
+    /// Reads for the HTTP library: bytes that the gate passes, and no others.
     fn poll_through(
         &mut self,
         cx: &mut Context<'_>,
-        gate: &mut Gate,
+        gate: &mut HeadGate,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
@@ -276,42 +211,37 @@ impl ClientSocket {
                 return Poll::Ready(Ok(()));
             }
             if most > 0 {
-                let before = buffer.filled().len();
-                match Pin::new(&mut (&mut self.stream).take(most as u64)).poll_read(cx, buffer) {
-                    Poll::Pending => return self.poll_deadline(cx).map(Err),
-                    Poll::Ready(Ok(())) => {}
-                    failed => return failed,
-                }
-                let length = buffer.filled().len() - before;
-                self.note_read(length);
-                gate.note_passed(length);
-                return Poll::Ready(Ok(()));
+                return self.poll_read_passed(cx, gate, buffer, most);
             }
+
+            // The next head is judged when the response before it is complete.
             let is_answering = self.phase.is_answering();
             if !is_answering {
-                if gate.refusal.is_some() || gate.is_upgrade {
-                    // To the library the client has ended its side.
+                if gate.ends_input() {
+                    // To the library this looks as if the client had ended its side.
                     return Poll::Ready(Ok(()));
                 }
                 self.note_read(gate.input.len());
-                if gate.look() {
+                if gate.judge_next() {
                     self.phase.answering_began();
                     if gate.is_blind {
-                        self.phase.is_last.store(true, Ordering::Relaxed);
+                        self.phase.set_last();
                     }
                     continue;
                 }
-                if gate.refusal.is_some() || gate.is_upgrade {
+                if gate.ends_input() {
                     continue;
                 }
             }
             if is_answering {
-                // Bytes or none, the wait for the next head begins with the end of the response.
+                // Whether or not there is input, the wait for the next head begins at the end of
+                // the response.
                 self.phase.hold();
                 if gate.input.len() >= gate.limits.head_bytes_max {
                     return Poll::Pending;
                 }
             }
+
             gate.input.reserve(READ_BYTES_TYPICAL);
             match pin!(self.stream.read_buf(&mut gate.input)).poll(cx) {
                 Poll::Pending => match self.poll_deadline(cx) {
@@ -320,13 +250,34 @@ impl ClientSocket {
                     }
                     late => return late.map(Err),
                 },
-                // The library gives up a request whose client has gone, which this one has not.
+                // The library gives up a request whose client has disconnected; this client has
+                // not.
                 Poll::Ready(Ok(0)) if is_answering && self.is_closing() => return Poll::Pending,
                 Poll::Ready(Ok(0)) => return Poll::Ready(Ok(())),
                 Poll::Ready(Ok(length)) => self.note_read(length),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             }
         }
+    }
+
+    /// Reads up to `most` bytes that the gate passes whatever they are.
+    fn poll_read_passed(
+        &mut self,
+        cx: &mut Context<'_>,
+        gate: &mut HeadGate,
+        buffer: &mut ReadBuf<'_>,
+        most: usize,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        match Pin::new(&mut (&mut self.stream).take(most as u64)).poll_read(cx, buffer) {
+            Poll::Pending => return self.poll_deadline(cx).map(Err),
+            Poll::Ready(Ok(())) => {}
+            failed => return failed,
+        }
+        let length = buffer.filled().len() - before;
+        self.note_read(length);
+        gate.note_passed(length);
+        Poll::Ready(Ok(()))
     }
 
     fn check_written(&mut self, cx: &mut Context<'_>, is_pending: bool) -> io::Result<()> {
@@ -398,34 +349,33 @@ impl AsyncWrite for ClientSocket {
     }
 }
 
-/// What stands between a client's bytes and the HTTP library, which reads them: a head is judged
-/// first, and passed on when it is whole and no response is under way. So the library has nothing
-/// to refuse, and each refusal can be an answer of the edge's own. Bodies of a known length are
-/// passed on as they come; behind any other the connection ends with the response, so that no head
-/// is missed.
+/// The gate between a client's bytes and the HTTP library. It judges each head, and passes it on
+/// when it is complete and no response is under way. So the library has nothing to refuse, and
+/// each refusal can be an answer of the edge's own. Bodies of a known length are passed on as they
+/// come. After a body of any other kind the connection ends with the response, since the gate
+/// cannot find the next head.
 #[derive(Debug)]
-struct Gate {
+struct HeadGate {
     limits: Arc<ClientLimits>,
-    /// Read and not yet passed on.
+    /// Bytes that were read and not yet passed on.
     input: BytesMut,
-    /// Bytes of a head that were looked at and do not end it.
-    seen: usize,
-    /// Bytes that may be passed on, of a head and of the body behind it.
+    /// Bytes of a head that were searched for its end.
+    searched: usize,
+    /// Bytes that may be passed on, of a head and of the body after it.
     may_pass: u64,
-    /// What comes cannot be told apart.
+    /// All input is passed on: the end of the body is not known.
     is_blind: bool,
-    /// What comes asks for another protocol, which is not the library's to answer.
+    /// The next request asks for a WebSocket, which the library does not answer.
     is_upgrade: bool,
     refusal: Option<Refusal>,
 }
 
-impl Gate {
-    /// How much of `room` may be filled.
-    fn passes(&self, room: usize) -> usize {
-        if self.is_blind {
-            room
-        } else {
-            room.min(usize::try_from(self.may_pass).unwrap_or(usize::MAX))
+impl HeadGate {
+    /// How many bytes may be passed on into a buffer of so many.
+    fn passes(&self, capacity: usize) -> usize {
+        match self.is_blind {
+            true => capacity,
+            false => capacity.min(usize::try_from(self.may_pass).unwrap_or(usize::MAX)),
         }
     }
 
@@ -433,19 +383,24 @@ impl Gate {
         self.may_pass = self.may_pass.saturating_sub(length as u64);
     }
 
-    /// Looks at the next head. `true` when there is something to pass on.
-    fn look(&mut self) -> bool {
-        if !ends_head(&self.input, self.seen) && self.input.len() < self.limits.head_bytes_max {
-            self.seen = self.input.len();
+    /// Whether the library gets no more input.
+    fn ends_input(&self) -> bool {
+        self.refusal.is_some() || self.is_upgrade
+    }
+
+    /// Judges the next head. `true` when there is something to pass on.
+    fn judge_next(&mut self) -> bool {
+        if !ends_head(&self.input, self.searched) && self.input.len() < self.limits.head_bytes_max {
+            self.searched = self.input.len();
             return false;
         }
-        self.seen = 0;
+        self.searched = 0;
         match judge(&self.input, &self.limits) {
-            Judged::Incomplete => self.seen = self.input.len(),
+            Judged::Incomplete => self.searched = self.input.len(),
             Judged::Refused(refusal) => self.refusal = Some(refusal),
             Judged::Whole { length, body } => {
                 if body == BodyEnd::Length(0)
-                    && upgrade::asked(&self.input[..length], &self.limits).is_some()
+                    && websocket_request(&self.input[..length], &self.limits).is_some()
                 {
                     self.is_upgrade = true;
                     return false;
@@ -461,11 +416,11 @@ impl Gate {
     }
 }
 
-/// Whether a head may end in what was read after the first `seen` bytes. Saves looking at a head
-/// again at each byte that a slow client sends.
-pub(crate) fn ends_head(input: &[u8], seen: usize) -> bool {
-    seen == 0 && !input.is_empty()
-        || input[seen.saturating_sub(3)..]
+/// Whether a head may end after the first `searched` bytes of the input. Saves parsing a head again
+/// for each byte that a slow client sends.
+pub(super) fn ends_head(input: &[u8], searched: usize) -> bool {
+    searched == 0 && !input.is_empty()
+        || input[searched.saturating_sub(3)..]
             .windows(3)
             .any(|w| w == b"\n\r\n" || w.ends_with(b"\n\n"))
 }
@@ -473,8 +428,8 @@ pub(crate) fn ends_head(input: &[u8], seen: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connections::Connections;
-    use crate::connections::tests::close_all_idle;
+    use crate::serve::connections::Connections;
+    use crate::serve::connections::tests::close_all_idle;
 
     const LIMITS: ClientLimits = ClientLimits {
         head_bytes_max: 1024,
@@ -490,7 +445,7 @@ mod tests {
         pair_at(None).await
     }
 
-    async fn pair_at(place: Option<Place>) -> (TcpStream, ClientSocket, Arc<Phase>) {
+    async fn pair_at(slot: Option<ConnectionSlot>) -> (TcpStream, ClientSocket, Arc<Phase>) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
             .await
             .expect("a free port");
@@ -501,7 +456,7 @@ mod tests {
         let phase = Arc::new(Phase::default());
         (
             client,
-            ClientSocket::new(accepted, phase.clone(), Arc::new(LIMITS), place),
+            ClientSocket::new(accepted, phase.clone(), Arc::new(LIMITS), slot),
             phase,
         )
     }
@@ -563,8 +518,8 @@ mod tests {
         drop(client);
     }
 
-    /// Reads through the gate as the HTTP library would, all that is let pass; and whether
-    /// something was refused.
+    /// Reads all that passes the gate, as the HTTP library would; and whether a head was
+    /// refused.
     async fn passed(phase: &Phase, socket: &mut ClientSocket) -> (Vec<u8>, bool) {
         let mut passed = Vec::new();
         while socket.read_buf(&mut passed).await.expect("a socket") > 0 {
@@ -628,8 +583,8 @@ mod tests {
     async fn a_request_that_came_before_its_connection_is_closed_for_room_is_answered() {
         let all = Connections::new(16, 1);
         for is_closed_for_room in [false, true] {
-            let place = all.admit(0, [192, 0, 2, 1].into()).expect("there is room");
-            let (mut client, mut socket, phase) = pair_at(Some(place)).await;
+            let slot = all.admit(0, [192, 0, 2, 1].into()).expect("there is room");
+            let (mut client, mut socket, phase) = pair_at(Some(slot)).await;
             socket.hand_over(BytesMut::new());
             let head = b"OPTIONS * HTTP/1.1\r\n\r\n";
             client.write_all(head).await.expect("sent");
@@ -688,5 +643,23 @@ mod tests {
             (began.elapsed().as_secs(), socket.take_refusal()),
             (LIMITS.head_timeout.as_secs(), Some(Refusal::too_slow()))
         );
+    }
+
+    #[test]
+    fn a_head_is_found_however_it_is_cut_and_not_looked_for_again_and_again() {
+        for input in [
+            "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\nHost: a\n\n",
+            "GET / HTTP/1.1\r\nHost: a\n\r\n",
+        ] {
+            for cut in 1..input.len() {
+                let looks = (cut + 1..=input.len())
+                    .filter(|end| ends_head(&input.as_bytes()[..*end], end - 1))
+                    .count();
+                assert!(ends_head(input.as_bytes(), cut), "{input:?} cut at {cut}");
+                assert!(looks <= 2, "{input:?} from {cut} on");
+            }
+        }
+        assert!(!ends_head(b"", 0) && ends_head(b"G", 0));
     }
 }
