@@ -9,7 +9,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
-use super::fields;
+use crate::{dates, fields};
 
 /// What a client's conditions say, in the order of RFC 9110 section 13.2.2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -61,8 +61,8 @@ fn may_go_on(request: &HeaderMap, stored: &HeaderMap) -> bool {
         });
     }
     match (
-        fields::date(request, IF_UNMODIFIED_SINCE),
-        fields::date(stored, LAST_MODIFIED),
+        dates::date(request, IF_UNMODIFIED_SINCE),
+        dates::date(stored, LAST_MODIFIED),
     ) {
         (Some(since), Some(modified)) => modified <= since,
         _ => true,
@@ -77,12 +77,12 @@ fn is_not_modified(request: &HeaderMap, stored: &HeaderMap) -> bool {
             tag == b"*" || current.is_some_and(|current| is_weakly_equal(tag, current))
         });
     }
-    let Some(since) = fields::date(request, IF_MODIFIED_SINCE) else {
+    let Some(since) = dates::date(request, IF_MODIFIED_SINCE) else {
         return false;
     };
     // RFC 9111 section 4.3.2: without Last-Modified, Date.
-    let modified = fields::date(stored, LAST_MODIFIED)
-        .or_else(|| fields::date(stored, DATE).filter(|_| !stored.contains_key(LAST_MODIFIED)));
+    let modified = dates::date(stored, LAST_MODIFIED)
+        .or_else(|| dates::date(stored, DATE).filter(|_| !stored.contains_key(LAST_MODIFIED)));
     modified.is_some_and(|modified| modified <= since)
 }
 
@@ -105,10 +105,10 @@ pub fn if_range_holds(request: &HeaderMap, stored: &HeaderMap) -> bool {
 
 /// Whether `Last-Modified` is at least a second before `Date`, so that two changes cannot share it
 /// (RFC 9110 section 8.8.2.2).
-pub fn is_strong_date(stored: &HeaderMap) -> bool {
+fn is_strong_date(stored: &HeaderMap) -> bool {
     match (
-        fields::date(stored, LAST_MODIFIED),
-        fields::date(stored, DATE),
+        dates::date(stored, LAST_MODIFIED),
+        dates::date(stored, DATE),
     ) {
         (Some(modified), Some(made)) => made > modified,
         _ => false,
@@ -120,12 +120,12 @@ fn opaque(tag: &[u8]) -> &[u8] {
 }
 
 /// Equal but for weakness (RFC 9110 section 8.8.3.2).
-pub fn is_weakly_equal(one: &[u8], other: &[u8]) -> bool {
+fn is_weakly_equal(one: &[u8], other: &[u8]) -> bool {
     opaque(one.trim_ascii()) == opaque(other.trim_ascii())
 }
 
 /// Equal and both strong.
-pub fn is_strongly_equal(one: &[u8], other: &[u8]) -> bool {
+fn is_strongly_equal(one: &[u8], other: &[u8]) -> bool {
     is_strong(one.trim_ascii()) && one.trim_ascii() == other.trim_ascii()
 }
 
@@ -145,7 +145,7 @@ pub fn strong_tag(response: &HeaderMap) -> Option<&HeaderValue> {
 /// 9110 section 8.8.2.2 asks for one second by the same clock, or for enough that different clocks
 /// make no difference: this cache cannot know whose clock made the file's time, so it keeps to the
 /// minute that RFC 7232 section 2.2.2 and Apache use.
-pub const STRONG_DATE_SECONDS_MIN: u64 = 60;
+const STRONG_DATE_SECONDS_MIN: u64 = 60;
 
 /// What names a representation byte for byte, so that parts of it from several responses may be
 /// joined (RFC 9110 section 8.8.1 and 15.3.7.3).
@@ -170,10 +170,9 @@ impl StrongValidator {
         }
         let modified = sole(response, &LAST_MODIFIED)?;
         // RFC 9110 section 6.6.1: without a Date, the time it was received.
-        let made = fields::date(response, DATE).unwrap_or(received_ms / 1000);
-        let is_strong = fields::parse_date(modified.as_bytes())?
-            .saturating_add(STRONG_DATE_SECONDS_MIN)
-            <= made;
+        let made = dates::date(response, DATE).unwrap_or(received_ms / 1000);
+        let is_strong =
+            dates::parse_date(modified.as_bytes())?.saturating_add(STRONG_DATE_SECONDS_MIN) <= made;
         copy(modified).filter(|_| is_strong).map(Self::Date)
     }
 
@@ -224,7 +223,7 @@ pub fn not_modified_fields(mut stored: HeaderMap) -> HeaderMap {
 
 /// Names of all conditions of a client, which never reach the origin with a request that fills the
 /// store.
-pub const CONDITIONS: [HeaderName; 5] = [
+pub(crate) const CONDITIONS: [HeaderName; 5] = [
     IF_MATCH,
     IF_NONE_MATCH,
     IF_MODIFIED_SINCE,
@@ -282,8 +281,8 @@ pub fn is_confirmed(stored: &HeaderMap, not_modified: &HeaderMap, is_only_one: b
     match (not_modified.get(LAST_MODIFIED), stored.get(LAST_MODIFIED)) {
         (Some(new), Some(old)) => {
             new == old
-                || fields::parse_date(new.as_bytes())
-                    .is_some_and(|n| Some(n) == fields::parse_date(old.as_bytes()))
+                || dates::parse_date(new.as_bytes())
+                    .is_some_and(|n| Some(n) == dates::parse_date(old.as_bytes()))
         }
         (Some(_), None) => false,
         (None, _) => is_only_one,
@@ -297,8 +296,8 @@ pub fn stored_fields(response: &HeaderMap, received_ms: u64) -> HeaderMap {
     stored.remove(CONTENT_LENGTH);
     stored.remove(CONTENT_RANGE);
     // RFC 9110 section 6.6.1: a recipient with a clock adds it.
-    if fields::date(&stored, DATE).is_none() {
-        stored.insert(DATE, fields::format_date(received_ms / 1000));
+    if dates::date(&stored, DATE).is_none() {
+        stored.insert(DATE, dates::format_date(received_ms / 1000));
     }
     stored
 }
@@ -367,8 +366,8 @@ mod tests {
     use http::header::{CACHE_CONTROL, CONTENT_LOCATION, EXPIRES, VARY};
     use proptest::prelude::*;
 
-    use super::super::testing::{self, NOW_MS, date, map};
     use super::*;
+    use crate::testing::{self, NOW_MS, date, map};
 
     const GO: Precondition = Precondition::Proceed {
         is_range_valid: true,
@@ -383,7 +382,7 @@ mod tests {
 
     #[test]
     fn if_none_match_compares_weakly_and_wins() {
-        // 31.
+        // RFC 9110 sections 13.1.2 and 13.2.2.
         let stored = [
             "etag: \"a\"",
             &format!("last-modified: {}", date(0)),
@@ -438,7 +437,7 @@ mod tests {
 
     #[test]
     fn if_modified_since_looks_at_last_modified_or_date() {
-        // 32.
+        // RFC 9110 section 13.1.3 and RFC 9111 section 4.3.2.
         let (modified, made) = (
             format!("last-modified: {}", date(0)),
             format!("date: {}", date(100)),
@@ -466,7 +465,7 @@ mod tests {
 
     #[test]
     fn preconditions_fail_with_412() {
-        // 39.
+        // RFC 9110 sections 13.1.1 and 13.1.4.
         let stored = ["etag: \"a\"", &format!("last-modified: {}", date(0))];
         let since = |offset| format!("if-unmodified-since: {}", date(offset));
         let table: [(&[&str], Precondition); 9] = [
@@ -527,7 +526,7 @@ mod tests {
 
     #[test]
     fn if_range_needs_the_very_same() {
-        // 40.
+        // RFC 9110 section 13.1.5.
         let modified = date(0);
         let table: [(&str, &[&str], bool); 9] = [
             ("\"a\"", &["etag: \"a\""], true),
@@ -573,7 +572,8 @@ mod tests {
 
     #[test]
     fn tags_of_slices_are_strong() {
-        // 45: each coding has a tag of its own, or none that slices can have.
+        // RFC 9110 section 8.8.3.3: each content coding has a strong tag of its own. A weak tag
+        // names no bytes.
         for (value, is_strong) in [
             ("\"a\"", true),
             ("\"\"", true),
@@ -666,7 +666,7 @@ mod tests {
 
     #[test]
     fn our_304_has_what_a_client_needs() {
-        // 33.
+        // RFC 9110 section 15.4.5.
         let stored = map(&[
             "etag: \"a\"",
             "date: x",
@@ -690,7 +690,7 @@ mod tests {
 
     #[test]
     fn validation_sends_stored_validators_only() {
-        // 34.
+        // RFC 9111 section 4.3.1.
         let mut forward = map(&[
             "if-none-match: \"client\"",
             "if-modified-since: x",
@@ -739,7 +739,7 @@ mod tests {
 
     #[test]
     fn a_304_confirms_what_it_names() {
-        // 36: stored, 304, whether it is the only one that was asked about.
+        // RFC 9111 section 4.3.4. Stored response, 304, whether it is the only one validated.
         let modified = format!("last-modified: {}", date(0));
         let table: [(&[&str], &[&str], bool, bool); 12] = [
             (&["etag: \"a\""], &["etag: \"a\""], false, true),
@@ -771,7 +771,7 @@ mod tests {
 
     #[test]
     fn freshening_replaces_all_but_what_describes_the_body() {
-        // 35.
+        // RFC 9111 section 3.2.
         let stored = map(&[
             "age: 50",
             "cache-control: max-age=1",
@@ -810,7 +810,7 @@ mod tests {
 
     #[test]
     fn stored_fields_have_a_date_and_no_framing() {
-        // 7, 26.
+        // RFC 9111 sections 3.1 and 5.5.
         let stored = stored_fields(
             &map(&[
                 "content-length: 5",
@@ -833,7 +833,7 @@ mod tests {
 
     #[test]
     fn head_confirms_or_makes_unusable() {
-        // 38.
+        // RFC 9111 section 4.3.5.
         let stored = map(&["etag: \"a\"", "last-modified: then"]);
         let table: [(u16, &[&str], HeadSays); 8] = [
             (200, &["etag: \"a\"", "content-length: 5"], HeadSays::Same),

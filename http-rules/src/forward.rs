@@ -10,18 +10,18 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use nearcast_fleet::config::CachePolicy;
 use nearcast_fleet::request_fields::is_removed;
 
-use super::conditional::CONDITIONS;
-use super::{fields, request_fields, vary};
+use crate::conditional::CONDITIONS;
+use crate::{coding, fields, request_fields};
 
 /// `CDN-Loop` (RFC 8586).
-pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
+const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 /// `X-Forwarded-For`.
-pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// `X-Forwarded-Proto`.
-pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// CDNs that a request may have passed; more is taken for a loop that does not name itself.
-pub const LOOP_MEMBERS_MAX: usize = 16;
+const LOOP_MEMBERS_MAX: usize = 16;
 
 /// Which of a client's fields reach the origin.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -78,7 +78,7 @@ pub fn to_origin(client: &HeaderMap, which: ClientFields<'_>, by: &Forwarder<'_>
             forward.remove(name);
         }
         // What selects the same stored response asks the origin the same.
-        if let Some(reduced) = vary::accept_encoding(&forward) {
+        if let Some(reduced) = coding::accept_encoding(&forward) {
             forward.insert(ACCEPT_ENCODING, reduced);
         }
     }
@@ -182,20 +182,12 @@ pub fn stored(
     response
 }
 
-/// Takes the targeted fields out of a response. By default they are passed on: another cache of a
-/// CDN may stand between this one and the client, and they are for it too (RFC 9213 section 2.2).
-pub fn remove_targeted(response: &mut HeaderMap) {
-    for name in &fields::TARGETED {
-        response.remove(name);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::testing::{self, map};
     use super::*;
+    use crate::testing::{self, map};
 
     static HOST_ASKED: HeaderValue = HeaderValue::from_static("www.test");
     static VIA_OURS: HeaderValue = HeaderValue::from_static("1.1 ams-1");
@@ -225,7 +217,7 @@ mod tests {
 
     #[test]
     fn what_may_be_stored_is_asked_for_whole_and_without_conditions() {
-        // 7, 34.
+        // RFC 9110 section 7.6.1 and RFC 9111 section 4.3.1.
         let client = map(&[
             "accept: a",
             "foo: 1",
@@ -299,7 +291,7 @@ mod tests {
 
     #[test]
     fn what_is_passed_keeps_range_and_conditions() {
-        // 39.
+        // RFC 9110 section 13.1: the origin evaluates them.
         let client = map(&[
             "range: bytes=0-1",
             "if-match: \"a\"",
@@ -315,7 +307,7 @@ mod tests {
 
     #[test]
     fn no_client_can_tell_the_origin_another_request() {
-        // 86.
+        // RFC 9111 section 7.1.
         let policy = CachePolicy::default();
         for which in [
             ClientFields::Passed,
@@ -366,7 +358,8 @@ mod tests {
 
     #[test]
     fn loops_are_marked_and_seen() {
-        // 58: foreign ids stay, ours is added, and no client can take the field away.
+        // RFC 8586 section 2: other ids stay, ours is added, and `Connection` cannot remove the
+        // field.
         let client = map(&["cdn-loop: other; v=1", "connection: cdn-loop", "via: 1.0 x"]);
         let policy = CachePolicy::default();
         let forward = to_origin(
@@ -384,7 +377,7 @@ mod tests {
         assert_eq!(
             forward.get_all(VIA).into_iter().collect::<Vec<_>>(),
             ["1.0 x", "1.1 ams-1"],
-            "59"
+            "RFC 9110 section 7.6.3"
         );
         let many = format!("cdn-loop: {}", vec!["x"; LOOP_MEMBERS_MAX].join(", "));
         let table: [(&[&str], Loop); 7] = [
@@ -415,7 +408,7 @@ mod tests {
 
     #[test]
     fn max_forwards_counts_down_for_two_methods() {
-        // 59.
+        // RFC 9110 section 7.6.2.
         let table = [
             (Method::OPTIONS, "0", MaxForwards::Here),
             (Method::OPTIONS, "5", MaxForwards::Left(4)),
@@ -438,7 +431,7 @@ mod tests {
 
     #[test]
     fn age_is_on_stored_replies_only() {
-        // 23, 44.
+        // RFC 9111 section 5.1 and RFC 9110 section 14.3.
         let of_origin = map(&["age: 5", "x: 1"]);
         assert_eq!(
             stored(&of_origin, Some(9), true, &VIA_OURS),
@@ -482,17 +475,12 @@ mod tests {
     }
 
     #[test]
-    fn targeted_fields_stay_unless_taken_out() {
-        // 55.
-        let mut response = passed(
-            &map(&["cdn-cache-control: max-age=5", "cache-control: no-store"]),
-            &VIA_OURS,
-        );
-        assert!(response.contains_key("cdn-cache-control"));
-        remove_targeted(&mut response);
+    fn targeted_fields_are_forwarded() {
+        // RFC 9213 section 2.2: caches between this one and the client may use them too.
+        let response = passed(&map(&["cdn-cache-control: max-age=5"]), &VIA_OURS);
         assert_eq!(
             response,
-            map(&["cache-control: no-store", "via: 1.1 ams-1"])
+            map(&["cdn-cache-control: max-age=5", "via: 1.1 ams-1"])
         );
     }
 

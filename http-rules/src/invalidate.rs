@@ -6,8 +6,8 @@ use http::header::{CONTENT_LOCATION, LOCATION};
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 use nearcast_fleet::scope;
 
-use super::fields;
-use super::key::{self, MethodClass};
+use crate::key::{self, MethodClass};
+use crate::{fields, structured};
 
 /// Tags of one response: as many as the largest head of an origin has where they have some 15 bytes
 /// each. One with more is not stored.
@@ -53,7 +53,7 @@ pub fn invalidated(
 
 /// A reference resolved against a key (RFC 3986 section 5.2), as a key; `None` when it is of
 /// another origin.
-pub fn same_origin_url(base: &str, reference: &str) -> Option<String> {
+fn same_origin_url(base: &str, reference: &str) -> Option<String> {
     let reference = reference.trim().split('#').next()?;
     let (scheme, rest) = base.split_once("://")?;
     let path_at = rest.find('/').unwrap_or(rest.len());
@@ -173,7 +173,7 @@ pub fn origin_of(url: &str) -> &str {
 /// A structured list of strings; members that are none or empty are left out (RFC 9875 section 2).
 /// The head that they come in bounds them.
 fn group_names(response: &HeaderMap, name: &'static str) -> Vec<Box<str>> {
-    let strings = fields::strings(response, &HeaderName::from_static(name));
+    let strings = structured::strings(response, &HeaderName::from_static(name));
     strings
         .into_iter()
         .filter(|group| !group.trim().is_empty())
@@ -185,8 +185,8 @@ fn group_names(response: &HeaderMap, name: &'static str) -> Vec<Box<str>> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::testing::{self, map};
     use super::*;
+    use crate::testing::{self, map};
 
     const URL: &str = "http://a.test/dir/page?q=1";
 
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn unsafe_methods_that_succeed_drop_their_target() {
-        // 48.
+        // RFC 9111 section 4.4.
         for method in ["POST", "PUT", "DELETE", "PATCH", "M-SEARCH"] {
             for (status, is_dropped) in [
                 (200, true),
@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn locations_are_dropped_on_the_same_origin_only() {
-        // 49.
+        // RFC 9111 section 4.4.
         let found = urls(
             "POST",
             201,
@@ -293,7 +293,7 @@ mod tests {
 
     #[test]
     fn groups_are_strings_of_their_origin() {
-        // 50.
+        // RFC 9875 sections 2 and 3.
         let table: [(&[&str], &[&str]); 5] = [
             (&["cache-groups: \"a\", \"b c\";x=1"], &["a", "b c"]),
             (
@@ -330,7 +330,7 @@ mod tests {
 
     #[test]
     fn tags_come_from_three_fields_and_are_bounded() {
-        // 50.
+        // RFC 9875 section 2, for groups.
         let found = |response: &[&str]| {
             tags(&map(response)).map(|tags| tags.iter().map(|t| t.to_string()).collect::<Vec<_>>())
         };

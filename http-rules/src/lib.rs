@@ -17,11 +17,13 @@
 //!   makes unusable.
 //! - [`finish`]: whether it goes on coming when nobody reads it any more.
 //! - [`status`]: the one value that feeds `Cache-Status`, `Proxy-Status`, metrics and log.
-//! - [`coding`]: whether a message's body can be read at all.
+//! - [`transfer_coding`]: whether a message's body can be read at all.
 //! - [`fields`]: the grammar under all of them.
 
+pub mod cache_control;
 pub mod coding;
 pub mod conditional;
+pub mod dates;
 pub mod decide;
 pub mod fields;
 pub mod finish;
@@ -29,10 +31,14 @@ pub mod forward;
 pub mod freshness;
 pub mod invalidate;
 pub mod key;
+pub mod not_stored;
 pub mod range;
 pub mod request_fields;
 pub mod reuse;
 pub mod status;
+pub mod storing;
+pub mod structured;
+pub mod transfer_coding;
 pub mod vary;
 #[cfg(test)]
 mod walk;

@@ -7,7 +7,7 @@ use std::fmt;
 use http::header::{CONTENT_RANGE, RANGE};
 use http::{HeaderMap, HeaderValue, Method};
 
-use super::fields;
+use crate::fields;
 
 /// Ranges of one request; a request with more gets the whole.
 pub const RANGES_MAX: usize = 16;
@@ -363,8 +363,8 @@ pub fn is_rangeable(response: &HeaderMap) -> bool {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::testing::{self, map};
     use super::*;
+    use crate::testing::{self, map};
 
     fn range(first: u64, last: u64) -> ByteRange {
         ByteRange { first, last }
@@ -389,7 +389,7 @@ mod tests {
     #[test]
     fn ranges_of_ten_bytes() {
         let table = [
-            // 41: single, open, suffix.
+            // RFC 9110 section 14.1.2: single, open and suffix ranges.
             ("bytes=0-0", "0-0"),
             ("bytes=2-5", "2-5"),
             ("Bytes=2-5", "2-5"),
@@ -402,13 +402,13 @@ mod tests {
             ("bytes=-10", "0-9"),
             ("bytes=-11", "0-9"),
             ("bytes=-99999999999999999999999", "0-9"),
-            // 42: none of it is there.
+            // RFC 9110 section 15.5.17: no range overlaps the representation.
             ("bytes=10-", "416"),
             ("bytes=10-20", "416"),
             ("bytes=-0", "416"),
             ("bytes=99999999999999999999999-", "416"),
             ("bytes=10-, 11-", "416"),
-            // 42: malformed ones are ignored.
+            // RFC 9110 section 14.2: an invalid field is ignored.
             ("bytes", "-"),
             ("bytes=", "-"),
             ("bytes=,", "-"),
@@ -424,8 +424,8 @@ mod tests {
             ("bytes=1-2, x", "-"),
             ("lines=1-2", "-"),
             ("bytes =1-2", "-"),
-            // 43: several, in the order asked for; what is outside is left out; touching ones are
-            // joined.
+            // RFC 9110 sections 14.2 and 15.3.7.2: several ranges, in the order requested;
+            // unsatisfiable ones are left out, overlapping and adjacent ones are joined.
             ("bytes=0-0,-1", "0-0,9-9"),
             ("bytes= 0-1 ,\t4-5 ", "0-1,4-5"),
             ("bytes=8-9,0-1", "8-9,0-1"),
@@ -445,7 +445,7 @@ mod tests {
 
     #[test]
     fn ranges_are_bounded() {
-        // 43.
+        // RFC 9110 section 14.2: a server may ignore a field with many small ranges.
         let many = |count: usize| {
             format!(
                 "bytes={}",
@@ -464,7 +464,7 @@ mod tests {
 
     #[test]
     fn ranges_count_for_get_only() {
-        // 44.
+        // RFC 9110 section 14.2: range handling is defined for GET alone.
         let request = map(&["range: bytes=0-1"]);
         assert_eq!(
             requested(&Method::GET, &request),
@@ -513,14 +513,14 @@ mod tests {
 
     #[test]
     fn an_origin_may_refuse_ranges() {
-        // 44.
+        // RFC 9110 section 14.3.
         assert!(is_rangeable(&map(&[])) && is_rangeable(&map(&["accept-ranges: bytes"])));
         assert!(!is_rangeable(&map(&["accept-ranges: None"])));
     }
 
     #[test]
     fn content_range_reads_and_writes() {
-        // 46.
+        // RFC 9110 section 14.4.
         let valid = [
             (
                 "bytes 0-4/10",
@@ -588,7 +588,7 @@ mod tests {
 
     #[test]
     fn parts_are_framed() {
-        // 43.
+        // RFC 9110 section 14.6.
         let kind = HeaderValue::from_static("text/plain");
         let frame = Multipart::new(
             "b-o u\r\nnd",

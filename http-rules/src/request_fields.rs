@@ -9,15 +9,15 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use nearcast_fleet::config::CachePolicy;
 use nearcast_fleet::request_fields::{is_edges_own, is_ordinary};
 
-use super::fields;
+use crate::fields;
 
 /// Bytes that the ordinary fields of a request may have together before an error counts as brought
 /// about by them. Under half of what common servers take for one line (Apache httpd 8190, nginx
 /// 8192).
-pub const ORDINARY_BYTES_MAX: usize = 4096;
+const ORDINARY_BYTES_MAX: usize = 4096;
 /// Lines that the fields of a request may have before an error counts as brought about by them:
 /// half of what common servers take (Apache httpd and gunicorn 100). Browsers send about 20.
-pub const LINES_MAX: usize = 50;
+const LINES_MAX: usize = 50;
 
 /// Whether a site says of a field that answers do not depend on it, or keeps them apart by it.
 pub fn is_listed(name: &HeaderName, policy: &CachePolicy) -> bool {
@@ -27,7 +27,7 @@ pub fn is_listed(name: &HeaderName, policy: &CachePolicy) -> bool {
 
 /// How the origin comes to see a field, which decides whether `Vary` may name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sight {
+pub(crate) enum Sight {
     /// As the client sent it.
     Client,
     /// The same for all requests of a key: the edge drops it, or makes it from nothing but the key.
@@ -37,7 +37,7 @@ pub enum Sight {
 }
 
 /// How the origin sees the field of that name.
-pub fn sight(name: &HeaderName) -> Sight {
+pub(crate) fn sight(name: &HeaderName) -> Sight {
     match name.as_str() {
         "x-forwarded-for"
         | "range"
@@ -149,7 +149,7 @@ pub fn is_oversized(client: &HeaderMap) -> bool {
 
 /// Whether a request may be refused for how it was made: [`is_oversized`], or it says that it came
 /// by way of others, which some origins and their proxies take for a loop.
-pub fn may_be_refused(client: &HeaderMap) -> bool {
+pub(crate) fn may_be_refused(client: &HeaderMap) -> bool {
     is_oversized(client) || client.contains_key(VIA) || client.contains_key("cdn-loop")
 }
 
@@ -196,8 +196,8 @@ pub fn keyed(client: &HeaderMap, policy: &CachePolicy) -> HeaderMap {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::map;
     use super::*;
+    use crate::testing::map;
 
     fn name(text: &str) -> HeaderName {
         HeaderName::from_bytes(text.as_bytes()).expect("a name")

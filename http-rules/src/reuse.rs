@@ -3,11 +3,12 @@
 //! Follows RFC 9111 section 4, 4.2.4 (stale) and 5.2.1 (what clients ask for), RFC 5861 and RFC
 //! 8246.
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use nearcast_fleet::config::CachePolicy;
 
-use super::fields::{CacheControl, DELTA_SECONDS_MAX};
-use super::freshness::Freshness;
+use crate::cache_control::CacheControl;
+use crate::fields::DELTA_SECONDS_MAX;
+use crate::freshness::Freshness;
 
 /// How a stored response stands at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +104,19 @@ impl MustValidate {
     }
 }
 
+/// The cache directives of a client that apply: those of its request where the site obeys clients,
+/// else `None`. Every rule that looks at a client's directives asks here or [`obeyed`].
+pub fn client_directives(request: &HeaderMap, policy: &CachePolicy) -> Option<CacheControl> {
+    policy
+        .obey_client
+        .then(|| CacheControl::of_request(request))
+}
+
+/// Directives that were read before, where the site obeys clients.
+fn obeyed<'a>(request: Option<&'a CacheControl>, policy: &CachePolicy) -> Option<&'a CacheControl> {
+    request.filter(|_| policy.obey_client)
+}
+
 /// How a stored response stands. `request` holds the client's directives, `None` where they are not
 /// looked at; `is_soft_purged` makes it stale now, and never fresher than it is.
 pub fn standing(
@@ -115,7 +129,7 @@ pub fn standing(
     let age = freshness.age(now_ms);
     let ttl = freshness.ttl(now_ms);
     let ttl = if is_soft_purged { ttl.min(0) } else { ttl };
-    let request = request.filter(|_| policy.obey_client);
+    let request = obeyed(request, policy);
     let reuse = if freshness.no_cache {
         Reuse::MustValidate {
             reason: MustValidate::ResponseNoCache,
@@ -212,7 +226,7 @@ pub fn may_serve_unsynced(
     policy: &CachePolicy,
     ttl: i64,
 ) -> bool {
-    let request = request.filter(|_| policy.obey_client);
+    let request = obeyed(request, policy);
     policy.serve_unsynced
         && !freshness.no_cache
         && may_serve_on_error(freshness, None, policy, ttl)
@@ -240,19 +254,18 @@ pub fn failure_status(reuse: Reuse, own: StatusCode) -> StatusCode {
 /// Whether a request may be answered from the store only; a failure to do so is a 504 (RFC 9111
 /// section 5.2.1.7).
 pub fn is_only_if_cached(request: Option<&CacheControl>, policy: &CachePolicy) -> bool {
-    policy.obey_client && request.is_some_and(|asked| asked.only_if_cached)
+    obeyed(request, policy).is_some_and(|asked| asked.only_if_cached)
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use http::HeaderMap;
     use proptest::prelude::*;
 
-    use super::super::freshness::Exchange;
-    use super::super::testing::{self, NOW_MS, map};
     use super::*;
+    use crate::freshness::Exchange;
+    use crate::testing::{self, NOW_MS, map};
 
     const OBEY: CachePolicy = CachePolicy {
         default_ttl: None,
@@ -310,7 +323,7 @@ mod tests {
 
     #[test]
     fn responses_say_how_they_may_be_used() {
-        // 17, 27, 28, 29: directives, age, and what may be done.
+        // RFC 9111 sections 4.2.4 and 5.2.2, RFC 5861 sections 3 and 4. Directives, age, reuse.
         use MustValidate::{MustRevalidate, ResponseNoCache};
         let table = [
             ("max-age=10", 0, Reuse::Fresh),
@@ -437,7 +450,8 @@ mod tests {
 
     #[test]
     fn clients_are_obeyed_behind_one_switch() {
-        // 24, 60: response, age, request, what is done when clients are obeyed, and when not.
+        // RFC 9111 section 5.2.1 and RFC 8246 section 2.1. Response, age, request, reuse where
+        // the site obeys clients, and where it does not.
         use MustValidate::{RequestMaxAge, RequestMinFresh, RequestNoCache};
         let table = [
             (
@@ -557,7 +571,7 @@ mod tests {
 
     #[test]
     fn only_if_cached_is_for_clients_that_are_obeyed() {
-        // 24.
+        // RFC 9111 section 5.2.1.7.
         let asked = CacheControl::of_request(&map(&["cache-control: only-if-cached"]));
         assert!(is_only_if_cached(Some(&asked), &OBEY));
         assert!(!is_only_if_cached(Some(&asked), &CachePolicy::default()));
@@ -609,7 +623,6 @@ mod tests {
 
     #[test]
     fn a_soft_purge_makes_stale_now_and_never_fresher() {
-        // 51.
         let table = [
             ("max-age=10", 0, 0, stale(false, false)),
             (
@@ -644,13 +657,16 @@ mod tests {
                 (ttl, expected),
                 "{response} after {seconds}"
             );
-            assert_eq!(found.age, seconds, "30: its age stays true");
+            assert_eq!(
+                found.age, seconds,
+                "RFC 9111 section 5.1: its age stays true"
+            );
         }
     }
 
     #[test]
     fn server_errors_count_and_client_errors_do_not() {
-        // 28.
+        // RFC 5861 section 4.
         for status in [500, 502, 503, 504] {
             assert!(
                 is_error(StatusCode::from_u16(status).expect("valid")),
@@ -667,7 +683,7 @@ mod tests {
 
     #[test]
     fn what_must_be_validated_and_cannot_is_a_504() {
-        // 29.
+        // RFC 9111 section 5.2.2.2.
         let own = StatusCode::BAD_GATEWAY;
         assert_eq!(
             failure_status(must(MustValidate::MustRevalidate, false), own),

@@ -43,7 +43,7 @@ pub fn map(lines: &[&str]) -> HeaderMap {
 
 /// The date of so many seconds after (or before) [`NOW_S`].
 pub fn date(offset: i64) -> String {
-    let value = crate::fields::format_date(NOW_S.saturating_add_signed(offset));
+    let value = crate::dates::format_date(NOW_S.saturating_add_signed(offset));
     value.to_str().expect("ASCII").to_owned()
 }
 

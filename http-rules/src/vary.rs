@@ -7,11 +7,12 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, DATE, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::fields;
-use super::request_fields::{self, Sight};
+use crate::coding::{AcceptedCodings, accept_encoding};
+use crate::request_fields::{self, Sight};
+use crate::{dates, fields};
 
 /// Names in `Vary`; a response with more is not stored.
-pub const VARY_NAMES_MAX: usize = 32;
+const VARY_NAMES_MAX: usize = 32;
 
 /// The fields that `Vary` names, sorted, each once; `None` when it has `*`, an invalid name or too
 /// many: then the response selects nothing.
@@ -26,131 +27,6 @@ pub fn names(response: &HeaderMap) -> Option<Vec<HeaderName>> {
     names.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
     names.dedup();
     Some(names)
-}
-
-/// The content codings that count in `Accept-Encoding`, in the order in which browsers name them.
-/// What else a client names is as good as not named.
-pub const CODINGS: [&str; 6] = ["gzip", "deflate", "br", "zstd", "dcb", "dcz"];
-
-/// An `Accept-Encoding` as far as it counts (RFC 9110 section 12.5.3): which of [`CODINGS`] may be
-/// used, and whether `identity` may. Of weights it is known only whether they are 0: each client
-/// could make thousands of others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Codings {
-    /// A bit for each of [`CODINGS`].
-    accepted: u8,
-    /// Those that `*` does not stand for; none without it, as what is not named is refused then.
-    refused: u8,
-    /// There is a `*` that accepts what is not named.
-    accepts_others: bool,
-    refuses_identity: bool,
-}
-
-impl Codings {
-    /// Those of all lines of a field. A member with a malformed weight counts as absent; of a
-    /// coding that is named twice a refusal wins.
-    pub fn of<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Self {
-        let (mut accepted, mut refused) = (0_u8, 0_u8);
-        // Whether each is named, and accepted.
-        let (mut identity, mut others) = (None, None);
-        for member in lines.flat_map(fields::members) {
-            let mut parts = member.split(|b| *b == b';').map(<[u8]>::trim_ascii);
-            let name = parts.next().unwrap_or_default();
-            let Some(is_accepted) = is_weighted_above_zero(parts) else {
-                continue;
-            };
-            let and = |known: Option<bool>| Some(known.unwrap_or(true) && is_accepted);
-            match coding(name) {
-                Some(bit) if is_accepted => accepted |= bit,
-                Some(bit) => refused |= bit,
-                None if name == b"*" => others = and(others),
-                None if name.eq_ignore_ascii_case(b"identity") => identity = and(identity),
-                None => {}
-            }
-        }
-        accepted &= !refused;
-        let accepts_others = others == Some(true);
-        let refuses_identity = identity.or(others) == Some(false);
-        Self {
-            accepted,
-            refused: if accepts_others { refused } else { 0 },
-            accepts_others,
-            refuses_identity,
-        }
-    }
-
-    /// As a field's value: what every request that says the same sends to the origin.
-    pub fn to_value(self) -> HeaderValue {
-        let named = |bits: u8| {
-            CODINGS
-                .iter()
-                .enumerate()
-                .filter(move |(at, _)| bits & 1 << at != 0)
-                .map(|(_, name)| *name)
-        };
-        let mut members: Vec<String> = named(self.accepted).map(str::to_owned).collect();
-        members.extend(self.accepts_others.then(|| "*".to_owned()));
-        members.extend(named(self.refused).map(|name| format!("{name};q=0")));
-        if self.refuses_identity {
-            members.push("identity;q=0".to_owned());
-        }
-        if members.is_empty() {
-            members.push("identity".to_owned());
-        }
-        // Tokens and weights are always a valid value.
-        HeaderValue::try_from(members.join(", ")).unwrap_or(HeaderValue::from_static("identity"))
-    }
-}
-
-/// The bit of a coding that counts.
-fn coding(name: &[u8]) -> Option<u8> {
-    // RFC 9110 section 8.4.1.3.
-    let name = if name.eq_ignore_ascii_case(b"x-gzip") {
-        b"gzip"
-    } else {
-        name
-    };
-    CODINGS
-        .iter()
-        .position(|known| known.as_bytes().eq_ignore_ascii_case(name))
-        .map(|at| 1 << at)
-}
-
-/// What the weight among these parameters says; `None` when it is malformed.
-fn is_weighted_above_zero<'a>(mut parameters: impl Iterator<Item = &'a [u8]>) -> Option<bool> {
-    let weight = parameters.find_map(|parameter| {
-        let at = parameter.iter().position(|b| *b == b'=')?;
-        parameter[..at]
-            .trim_ascii()
-            .eq_ignore_ascii_case(b"q")
-            .then(|| parameter[at + 1..].trim_ascii())
-    });
-    let Some(weight) = weight else {
-        return Some(true);
-    };
-    let (whole, digits) = match weight.iter().position(|b| *b == b'.') {
-        Some(at) => (&weight[..at], &weight[at + 1..]),
-        None => (weight, &[][..]),
-    };
-    let has_other = |zero: u8| digits.iter().any(|b| *b != zero);
-    match whole {
-        b"0" if digits.iter().all(u8::is_ascii_digit) => Some(has_other(b'0')),
-        b"1" if !has_other(b'0') => Some(true),
-        _ => None,
-    }
-}
-
-/// The `Accept-Encoding` that a request which may fill the store sends to the origin in place of
-/// this one; `None` when it has none.
-pub fn accept_encoding(request: &HeaderMap) -> Option<HeaderValue> {
-    codings(request).map(Codings::to_value)
-}
-
-fn codings(request: &HeaderMap) -> Option<Codings> {
-    let lines = request.get_all(ACCEPT_ENCODING);
-    request
-        .contains_key(ACCEPT_ENCODING)
-        .then(|| Codings::of(lines.into_iter().map(HeaderValue::as_bytes)))
 }
 
 /// The request's fields that select this response, to be kept with it. `Accept-Encoding` as far as
@@ -215,7 +91,7 @@ pub fn is_repeated<'a>(
             return then.next().is_none() && now.next().is_none();
         }
         let is_coded = kept.is_some() && said.is_some() && is_accept_encoding(name);
-        is_coded && codings(selecting) == Some(Codings::of(lines()))
+        is_coded && AcceptedCodings::of_request(selecting) == Some(AcceptedCodings::of(lines()))
     };
     !stored.contains_key(VARY)
         || fields::list(stored, VARY)
@@ -229,7 +105,7 @@ fn is_same(name: &str, one: &HeaderMap, other: &HeaderMap) -> bool {
         return !one.contains_key(name);
     }
     if is_accept_encoding(name) {
-        return codings(one) == codings(other);
+        return AcceptedCodings::of_request(one) == AcceptedCodings::of_request(other);
     }
     one.get_all(name) == other.get_all(name)
         || normal(name, one) == normal(name, other)
@@ -280,7 +156,9 @@ pub fn said(names: &[HeaderName], request: &HeaderMap) -> u64 {
     for name in names {
         let is_hidden = is_hidden(name, request);
         if *name == ACCEPT_ENCODING {
-            codings(request).filter(|_| !is_hidden).hash(&mut hasher);
+            AcceptedCodings::of_request(request)
+                .filter(|_| !is_hidden)
+                .hash(&mut hasher);
         } else {
             normal(name.as_str(), request)
                 .filter(|_| !is_hidden)
@@ -342,7 +220,7 @@ fn trim_zeros(mut digits: &[u8]) -> &[u8] {
 /// received last.
 pub fn newest<'a, T>(selected: impl IntoIterator<Item = (T, &'a HeaderMap, u64)>) -> Option<T> {
     let made = |fields: &HeaderMap, received_ms: u64| {
-        fields::date(fields, DATE).unwrap_or(received_ms / 1000)
+        dates::date(fields, DATE).unwrap_or(received_ms / 1000)
     };
     selected
         .into_iter()
@@ -354,8 +232,8 @@ pub fn newest<'a, T>(selected: impl IntoIterator<Item = (T, &'a HeaderMap, u64)>
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::testing::{self, NOW_MS, date, map};
     use super::*;
+    use crate::testing::{self, NOW_MS, date, map};
 
     /// Whether a response stored for the first request answers the second.
     fn matches(response: &[&str], first: &[&str], second: &[&str]) -> bool {
@@ -365,7 +243,7 @@ mod tests {
 
     #[test]
     fn every_listed_field_must_match() {
-        // 14.
+        // RFC 9111 section 4.1.
         type Lines = &'static [&'static str];
         let table: [(Lines, Lines, Lines, bool); 18] = [
             (&[], &["foo: 1"], &["foo: 2"], true),
@@ -530,7 +408,7 @@ mod tests {
 
     #[test]
     fn only_white_space_and_lines_may_differ() {
-        // 15.
+        // RFC 9111 section 4.1: white space and lines may be normalised.
         let table: [(&[&str], &[&str], bool); 7] = [
             (&["foo: 1,2"], &["foo:  1 , 2 "], true),
             (&["foo: 1, 2"], &["foo: 1", "foo: 2"], true),
@@ -551,7 +429,7 @@ mod tests {
 
     #[test]
     fn languages_are_sets_with_weights() {
-        // 15.
+        // RFC 9111 section 4.1 and RFC 9110 section 12.5.4.
         let table = [
             ("de, en", "en,de", true),
             ("DE", "de", true),
@@ -580,7 +458,7 @@ mod tests {
 
     #[test]
     fn codings_are_reduced_to_those_that_count() {
-        // 15, 84.
+        // RFC 9110 section 12.5.3.
         let table = [
             ("", "identity"),
             ("identity", "identity"),
@@ -697,7 +575,7 @@ mod tests {
 
     #[test]
     fn the_newest_date_wins() {
-        // 16.
+        // RFC 9111 section 4.1.
         let (old, new, none) = (
             map(&[&format!("date: {}", date(-9))]),
             map(&[&format!("date: {}", date(9))]),
@@ -720,14 +598,6 @@ mod tests {
 
     proptest! {
         #![proptest_config(testing::seeded())]
-
-        #[test]
-        fn what_is_reduced_stays_as_it_is(first in codings_value(), second in codings_value()) {
-            let codings = |value: &HeaderValue| Codings::of(std::iter::once(value.as_bytes()));
-            let reduced = codings(&first).to_value();
-            prop_assert_eq!(codings(&reduced), codings(&first));
-            prop_assert_eq!(codings(&first) == codings(&second), reduced == codings(&second).to_value());
-        }
 
         #[test]
         fn requests_that_select_the_same_have_the_same_number(first in codings_value(), second in codings_value(), foo in testing::value(), bar in testing::value()) {

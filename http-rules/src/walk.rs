@@ -8,11 +8,12 @@ use http::header::{ETAG, IF_NONE_MATCH, VARY};
 use http::{HeaderMap, Method, StatusCode};
 use nearcast_fleet::config::CachePolicy;
 
-use super::freshness::{Exchange, Freshness, RequestFacts, Verdict, judge};
-use super::key::Key;
-use super::reuse::{Reuse, standing};
-use super::testing::{NOW_MS, map};
-use super::{conditional, invalidate, vary};
+use crate::freshness::{Exchange, Freshness};
+use crate::key::Key;
+use crate::reuse::{Reuse, standing};
+use crate::storing::{RequestFacts, assess};
+use crate::testing::{NOW_MS, map};
+use crate::{conditional, invalidate, vary};
 
 const WALKS: u64 = 400;
 const STEPS: u32 = 80;
@@ -266,23 +267,23 @@ impl Walk {
             method: &Method::GET,
             fields: request,
         };
-        match judge(facts, StatusCode::OK, &fields, &self.policy, exchange) {
-            Verdict::DoNotStore(_) => {}
-            Verdict::Store(freshness) => {
-                assert!(meaning.is_storable, "{meaning:?}");
-                assert_eq!(freshness.lifetime, meaning.lifetime, "{fields:?}");
-                let selecting = vary::selecting(request, &fields);
-                self.stored
-                    .retain(|s| !vary::is_selected(&s.fields, &s.selecting, request));
-                self.stored.push(Stored {
-                    meaning,
-                    foo: foo.to_owned(),
-                    fields,
-                    selecting,
-                    freshness,
-                });
-            }
+        let found = assess(facts, StatusCode::OK, &fields, &self.policy, exchange);
+        if found.not_stored.is_some() {
+            return;
         }
+        let freshness = found.freshness;
+        assert!(meaning.is_storable, "{meaning:?}");
+        assert_eq!(freshness.lifetime, meaning.lifetime, "{fields:?}");
+        let selecting = vary::selecting(request, &fields);
+        self.stored
+            .retain(|s| !vary::is_selected(&s.fields, &s.selecting, request));
+        self.stored.push(Stored {
+            meaning,
+            foo: foo.to_owned(),
+            fields,
+            selecting,
+            freshness,
+        });
     }
 }
 

@@ -1,55 +1,58 @@
 //! One forward request, from a [`ForwardRequest`] to its [`Forwarded`] outcome.
+//!
+//! Sends the request, has its response's head decided by [`head`](super::head), and acts on the
+//! decision: starts a fill, publishes the stored response, requests other slices.
 
 use std::sync::Arc;
 
-use http::header::SET_COOKIE;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
-use nearcast_fleet::config::CachePolicy;
+use http::{HeaderMap, Response, StatusCode};
 use tokio::sync::oneshot;
 
 use super::collapse::{ForwardResult, Leader, Requester};
+use super::head::{
+    self, Admission, Cookies, Expected, FreshenEffect, Freshened, HeadAction, HeadDecision,
+    OriginHead,
+};
 use super::origin_request::OriginRequest;
 use super::pump::Pump;
 use super::representation::{complete_length, is_same_representation};
-use super::wanted::{SliceRange, WantedSlices, can_be_assembled};
+use super::wanted::WantedSlices;
 use crate::content::{Content, Fill, FillWriter};
+use crate::edge::Edge;
 use crate::origin::{OriginBody, OriginError};
 use crate::peer::{REVISION, revision};
 use crate::purge::Verdict;
 use crate::response::{Facts, StoredResponse};
-use crate::store::{Pool, SLICE_BYTES};
+use crate::store::Pool;
 use nearcast_http_rules::conditional::{self, StrongValidator};
-use nearcast_http_rules::freshness::{self, Exchange, Freshness, NotStored, RequestFacts};
-use nearcast_http_rules::{range, reuse, vary};
+use nearcast_http_rules::freshness::Exchange;
+use nearcast_http_rules::not_stored::NotStored;
+use nearcast_http_rules::{range, vary};
 
-/// Bytes of the largest error response that followers share. A larger one, or one of unknown length,
-/// goes to the leader alone, and the followers get its status.
-const SHARED_ERROR_BYTES_MAX: u64 = SLICE_BYTES as u64;
-
-/// A forward request that may fill the store.
+/// A forward request whose response may be stored.
 pub(crate) struct ForwardRequest {
     pub(crate) origin: OriginRequest,
     pub(crate) url: Arc<str>,
     pub(crate) hash: u128,
-    /// The client's fields, for what may be stored and for `Vary`.
+    /// The client's fields: they decide whether the response may be stored, and `Vary` selects by
+    /// them.
     pub(crate) client: Arc<HeaderMap>,
-    /// Those of them that the site keys by.
+    /// Those of the client's fields that the site keys by.
     pub(crate) keyed: Arc<HeaderMap>,
     pub(crate) requester: Requester,
-    /// To be validated rather than fetched.
+    /// The stored response to validate.
     pub(crate) stale: Option<Arc<StoredResponse>>,
-    /// Something stored may still serve when the origin fails: its 5xx must not take that one's
-    /// place.
+    /// A stored response may still be used when the origin fails: an error must not replace it.
     pub(crate) has_stale: bool,
-    /// WantedSlices bytes, when not all are.
+    /// The wanted slices, unless the whole is wanted.
     pub(crate) range: Option<WantedSlices>,
     pub(crate) pool: Pool,
 }
 
-/// What the head of a forward request's response led to.
+/// The outcome of a forward request for its leader.
 pub(crate) enum Forwarded {
-    /// To be read from the store as it comes. Kept unless it says why not. `received` is the
-    /// origin's status, 206 for a part.
+    /// The body is being received, and is read from the store meanwhile. `not_stored` says why it is
+    /// not stored in the end; `received` is the origin's status, 206 for a part.
     Filling {
         response: Arc<StoredResponse>,
         fill: Arc<Fill>,
@@ -57,29 +60,29 @@ pub(crate) enum Forwarded {
         received: StatusCode,
         cookies: Cookies,
     },
-    /// What was stored is as good as new, as an answer of the status `received` says; for this
-    /// client alone where that says why it is not stored.
+    /// The stored response is validated, by a response with the status `received`. `not_stored` says
+    /// why the freshened response is for this client alone.
     Validated {
         response: Arc<StoredResponse>,
         received: StatusCode,
         cookies: Cookies,
         not_stored: Option<NotStored>,
     },
-    /// For this client alone, and why it is not stored.
+    /// The response is for this client alone, and is not stored.
     PassResponse {
         head: http::response::Parts,
         body: OriginBody,
         not_stored: NotStored,
     },
-    /// The origin's parts are of no use here: the request is to be sent on with the client's own
-    /// `Range` and conditions. Asking for the whole instead may cost any number of bytes.
+    /// The origin's parts are of no use: the request is to be forwarded with the client's own
+    /// `Range` and conditions. A request for the whole instead may cost any number of bytes.
     PassRequest,
-    /// Nothing.
+    /// The origin could not be asked, or sent no response.
     Failed(OriginError),
 }
 
 impl Forwarded {
-    /// Why what came is not stored; `None` where it is, or nothing came.
+    /// Why the response is not stored; `None` where it is, or there is none.
     fn not_stored(&self) -> Option<NotStored> {
         match self {
             Self::Filling { not_stored, .. } | Self::Validated { not_stored, .. } => *not_stored,
@@ -89,19 +92,18 @@ impl Forwarded {
     }
 }
 
-/// Values of `Set-Cookie` that came for the one who asked, and are not stored.
-pub(crate) type Cookies = Vec<HeaderValue>;
+/// What the leader gets, and what its followers get.
+type Outcome = (Forwarded, ForwardResult);
 
-/// Takes the cookies out of the fields of a response that others may get, unless the site wants
-/// them shared.
-fn take_cookies(fields: &mut HeaderMap, policy: &CachePolicy) -> Cookies {
-    let mut cookies = Vec::new();
-    if !policy.store_set_cookie {
-        cookies.extend(fields.get_all(SET_COOKIE).iter().cloned());
-        fields.remove(SET_COOKIE);
-        fields.remove("set-cookie2");
-    }
-    cookies
+/// When a forward request was sent and its response's head received, by the clock, by the journal
+/// and by this node's own changes.
+#[derive(Debug, Clone, Copy)]
+struct SentAt {
+    exchange: Exchange,
+    /// Journal revision that was folded.
+    revision: u64,
+    /// Number of changes by unsafe requests.
+    changes: u64,
 }
 
 impl ForwardRequest {
@@ -111,7 +113,7 @@ impl ForwardRequest {
         let (outcome_tx, outcome) = oneshot::channel();
         tokio::spawn(async move {
             let (origin, url) = (self.origin.clone(), self.url.clone());
-            let (forwarded, result) = follow_head(self).await;
+            let (forwarded, result) = self.fetch().await;
             if let Some(cause) = forwarded.not_stored() {
                 origin
                     .site
@@ -125,523 +127,297 @@ impl ForwardRequest {
         });
         outcome
     }
-}
 
-async fn follow_head(mut request: ForwardRequest) -> (Forwarded, ForwardResult) {
-    loop {
-        let requested_ms = request.origin.worker.edge.clock.unix_ms();
-        let born = request.origin.worker.edge.generations.revision();
-        let asked_at = request.origin.worker.edge.changes.now();
-        let mut extra = request.range.map(WantedSlices::field).unwrap_or_default();
-        // Conditions come first: a range counts only where what is stored has changed (RFC 9110
-        // section 13.2.2).
-        if let Some(stale) = &request.stale {
-            conditional::set_validation(&mut extra, [&stale.fields]);
-        }
-        let response = match request.origin.send(extra).await {
-            Ok(response) => response,
-            // That a push order has ended says nothing to clients that waited for its request.
-            Err(OriginError::GivenUp) => {
-                return (
-                    Forwarded::Failed(OriginError::GivenUp),
-                    ForwardResult::LookUpAgain,
-                );
-            }
-            Err(error) => return (Forwarded::Failed(error), ForwardResult::Failed(error)),
-        };
-        let exchange = Exchange {
-            requested_ms,
-            received_ms: request.origin.worker.edge.clock.unix_ms(),
-        };
-        // A node that has not folded a purge yet may give what that covers.
-        let born = if request.origin.is_peer {
-            born.min(revision(response.headers()))
-        } else {
-            born
-        };
-        // Some origins look at the range first: a part of what is stored says that it has not
-        // changed.
-        let is_same_part = response.status() == StatusCode::PARTIAL_CONTENT
-            && request.stale.as_ref().is_some_and(|s| {
-                is_same_representation(
-                    &s.content,
-                    response.headers(),
-                    complete_length(response.headers()),
-                )
-            });
-        if (response.status() == StatusCode::NOT_MODIFIED || is_same_part)
-            && let Some(stale) = request.stale.take()
-        {
-            let sent = Sent {
-                exchange,
-                born,
-                asked_at,
+    async fn fetch(mut self) -> Outcome {
+        loop {
+            let mut sent = self.sending();
+            let response = match self.origin.send(self.extra_fields()).await {
+                Ok(response) => response,
+                // The end of a push order is no failure for clients that waited for its request.
+                Err(OriginError::GivenUp) => {
+                    let failed = Forwarded::Failed(OriginError::GivenUp);
+                    return (failed, ForwardResult::LookUpAgain);
+                }
+                Err(error) => return failed(error),
             };
-            match freshen(&request, &stale, response.headers(), sent) {
-                Some(Freshened {
-                    response: fresh,
-                    cookies,
+            sent.exchange.received_ms = self.edge().clock.unix_ms();
+            // A peer that has not folded a purge yet may send what that purge covers.
+            if self.origin.is_peer {
+                sent.revision = sent.revision.min(revision(response.headers()));
+            }
+
+            if self.is_validation(&response)
+                && let Some(stale) = self.stale.take()
+            {
+                match self.freshen(&stale, &response, sent) {
+                    Some(validated) => return validated,
+                    // The 304 has an unknown validator: request the whole without conditions.
+                    None => continue,
+                }
+            }
+
+            let head = OriginHead {
+                status: response.status(),
+                fields: response.headers(),
+                length: response.body().length(),
+            };
+            let HeadDecision {
+                action,
+                is_unjoinable,
+            } = head::decide(head, &self.expected(sent.exchange));
+            if is_unjoinable {
+                let forwards = &self.edge().forwards;
+                forwards.note_unjoinable(self.hash, &self.requester);
+            }
+            match action {
+                HeadAction::Fill(admission) => return self.fill(response, admission, sent),
+                HeadAction::PassResponse {
                     not_stored,
-                }) => {
-                    let result = if not_stored.is_some() {
-                        request.requester.not_shareable()
-                    } else {
-                        ForwardResult::Stored
-                    };
-                    let forwarded = Forwarded::Validated {
-                        response: fresh,
-                        received: response.status(),
-                        cookies,
-                        not_stored,
-                    };
-                    return (forwarded, result);
-                }
-                // A validator that nobody knows: ask for all of it.
-                None => continue,
-            }
-        }
-        match take(
-            &request,
-            response,
-            Sent {
-                exchange,
-                born,
-                asked_at,
-            },
-        ) {
-            Ok(taken) => return taken,
-            Err(wanted) => request.range = Some(wanted),
-        }
-    }
-}
-
-/// When a forward request was sent and its head received: by the clock, by the journal, and by this
-/// node's own changes.
-#[derive(Clone, Copy)]
-struct Sent {
-    exchange: Exchange,
-    born: u64,
-    asked_at: u64,
-}
-
-/// What a 304 made of a stored response.
-struct Freshened {
-    response: Arc<StoredResponse>,
-    cookies: Cookies,
-    /// Why it is for the client that asked alone: what is stored stays as it was, or is stored no
-    /// more.
-    not_stored: Option<NotStored>,
-}
-
-/// A 304 that names the stored response: it is as good as new, with the fields of the 304.
-fn freshen(
-    request: &ForwardRequest,
-    stale: &Arc<StoredResponse>,
-    fields: &HeaderMap,
-    sent: Sent,
-) -> Option<Freshened> {
-    let Sent {
-        exchange,
-        born,
-        asked_at,
-    } = sent;
-    let edge = &request.origin.worker.edge;
-    let policy = &request.origin.site.cache;
-    if !conditional::is_confirmed(&stale.fields, fields, true) {
-        return None;
-    }
-    let mut fields = conditional::freshened(&stale.fields, fields, exchange.received_ms);
-    let cookies = take_cookies(&mut fields, policy);
-    // Whether what is stored may stay depends on its fields alone, as it did not come for this
-    // request. Whether the fields of the 304 are for others as well, and may take it away from
-    // them, depends on the request, as with any response.
-    let judge = |client: &HeaderMap, fields: &HeaderMap| {
-        let request = RequestFacts {
-            method: &Method::GET,
-            fields: client,
-        };
-        match freshness::judge(request, stale.status, fields, policy, exchange) {
-            freshness::Verdict::Store(_) => None,
-            freshness::Verdict::DoNotStore(cause) => Some(cause),
-        }
-    };
-    let gone_for = judge(&HeaderMap::new(), &fields);
-    let own_for = judge(&request.client, &stale.fields)
-        .or_else(|| judge(&request.client, &fields).filter(|_| gone_for.is_none()));
-    let facts = Facts {
-        url: stale.url.clone(),
-        hash: stale.hash,
-        site: stale.site.clone(),
-        status: stale.status,
-        freshness: Freshness::of(stale.status, &fields, policy, exchange),
-        // The 304 may have changed what it varies on.
-        selecting: vary::selecting(&request.client, &fields),
-        keyed: stale.keyed.clone(),
-        fields,
-        requested_ms: exchange.requested_ms,
-        born,
-        is_soft: false,
-        is_recovered: false,
-    };
-    let fresh = facts.store(stale.content.clone());
-    if own_for.is_some() {
-        return Some(Freshened {
-            response: fresh,
-            cookies,
-            not_stored: own_for,
-        });
-    }
-    if let Some(cause) = gone_for {
-        edge.unpublish(stale);
-        request
-            .origin
-            .site
-            .note_not_stored(request.origin.worker.number, &request.url, cause);
-        return Some(Freshened {
-            response: fresh,
-            cookies,
-            not_stored: None,
-        });
-    }
-    edge.publish(&fresh, |r| Arc::ptr_eq(&r.content, &stale.content));
-    if edge.changes.have_covered(&fresh, asked_at) {
-        edge.unpublish(&fresh);
-    } else {
-        edge.store.put_head(&fresh.content.body, fresh.encode());
-    }
-    Some(Freshened {
-        response: fresh,
-        cookies,
-        not_stored: None,
-    })
-}
-
-fn broken() -> (Forwarded, ForwardResult) {
-    (
-        Forwarded::Failed(OriginError::Protocol),
-        ForwardResult::Failed(OriginError::Protocol),
-    )
-}
-
-/// What a response leads to.
-///
-/// # Errors
-/// What to ask for instead, when the range that was asked for is of no use.
-fn take(
-    request: &ForwardRequest,
-    response: Response<OriginBody>,
-    sent: Sent,
-) -> Result<(Forwarded, ForwardResult), WantedSlices> {
-    let (head, body) = response.into_parts();
-    let site = &request.origin.site;
-    let most = site
-        .cache
-        .body_bytes_max
-        .0
-        .min(request.origin.worker.edge.body_bytes_max);
-    let is_joinable = StrongValidator::of(&head.headers, sent.exchange.received_ms).is_some();
-    let whole = SliceRange::of_whole(&head.headers)
-        .filter(|_| head.status == StatusCode::PARTIAL_CONTENT && request.range.is_none());
-    let part = match (head.status, request.range) {
-        (StatusCode::PARTIAL_CONTENT, Some(wanted)) => {
-            let part = wanted.part(&head.headers, is_joinable);
-            let is_too_large =
-                complete_length(&head.headers).is_some_and(|complete| complete > most);
-            let is_usable = |part: &SliceRange| {
-                !is_too_large
-                    || is_joinable
-                        && can_be_assembled(&request.client, &head.headers, part.complete)
-            };
-            let part = part.filter(is_usable);
-            if part.is_none() {
-                if !is_too_large || !is_joinable {
-                    request
-                        .origin
-                        .worker
-                        .edge
-                        .forwards
-                        .note_unjoinable(request.hash, &request.requester);
-                }
-                let is_met = wanted.is_met_by(&head.headers);
-                let not_stored = if is_too_large {
-                    NotStored::TooLarge
-                } else {
-                    NotStored::Partial
-                };
-                let forwarded = if is_met {
-                    Forwarded::PassResponse {
+                    followers,
+                } => {
+                    let (head, body) = response.into_parts();
+                    let passed = Forwarded::PassResponse {
                         head,
                         body,
                         not_stored,
-                    }
-                } else {
-                    Forwarded::PassRequest
-                };
-                return Ok((
-                    forwarded,
-                    if is_too_large {
-                        ForwardResult::NotShareable
-                    } else {
-                        ForwardResult::LeaderOnly
-                    },
-                ));
+                    };
+                    return (passed, followers.result(&self.requester, None));
+                }
+                HeadAction::PassRequest { followers } => {
+                    return (
+                        Forwarded::PassRequest,
+                        followers.result(&self.requester, None),
+                    );
+                }
+                HeadAction::RequestAgain(wanted) => self.range = Some(wanted),
+                HeadAction::Fail(error) => return failed(error),
             }
-            part
         }
-        (StatusCode::PARTIAL_CONTENT, None) if whole.is_some() => whole,
-        // Nobody asked for a part, or whether something had changed.
-        (StatusCode::PARTIAL_CONTENT, None) | (StatusCode::NOT_MODIFIED, _) => return Ok(broken()),
-        // Nor for another protocol.
-        (status, _) if status.is_informational() => return Ok(broken()),
-        (StatusCode::RANGE_NOT_SATISFIABLE, Some(wanted)) if wanted.may_need_more => {
-            return wanted
-                .after_unsatisfied(&head.headers, &request.client)
-                .map_or(Ok((Forwarded::PassRequest, ForwardResult::LeaderOnly)), Err);
+    }
+
+    fn edge(&self) -> &Arc<Edge> {
+        &self.origin.worker.edge
+    }
+
+    /// Now, as the moment in which the request is sent.
+    fn sending(&self) -> SentAt {
+        let edge = self.edge();
+        let now = edge.clock.unix_ms();
+        SentAt {
+            exchange: Exchange {
+                requested_ms: now,
+                received_ms: now,
+            },
+            revision: edge.generations.revision(),
+            changes: edge.changes.now(),
         }
-        (StatusCode::RANGE_NOT_SATISFIABLE, Some(_)) => {
-            return Ok((
-                Forwarded::PassResponse {
-                    head,
-                    body,
-                    not_stored: NotStored::Status,
-                },
-                ForwardResult::RangeNotSatisfiable,
-            ));
+    }
+
+    /// The range and the conditions of the request. Conditions come first: the range counts only
+    /// where the stored response has changed (RFC 9110 section 13.2.2).
+    fn extra_fields(&self) -> HeaderMap {
+        let mut extra = self.range.map(WantedSlices::field).unwrap_or_default();
+        if let Some(stale) = &self.stale {
+            conditional::set_validation(&mut extra, [&stale.fields]);
         }
-        _ => None,
-    };
-    let facts = RequestFacts {
-        method: &Method::GET,
-        fields: &request.client,
-    };
-    // A part is judged, and stored, as what it is a part of.
-    let status = if part.is_some() {
-        StatusCode::OK
-    } else {
-        head.status
-    };
-    let length = part.map_or(body.length(), |part| Some(part.complete));
-    let verdict = freshness::judge(facts, status, &head.headers, &site.cache, sent.exchange);
-    let is_error = reuse::is_error(status);
-    let not_stored = match verdict {
-        freshness::Verdict::DoNotStore(cause) => Some(cause),
-        freshness::Verdict::Store(_) if is_error && request.has_stale => {
-            Some(NotStored::ErrorBesideStored)
+        extra
+    }
+
+    /// Whether a response validates the stored one. Some origins evaluate the range first: a part
+    /// of the stored representation shows that it has not changed.
+    fn is_validation(&self, response: &Response<OriginBody>) -> bool {
+        match response.status() {
+            StatusCode::NOT_MODIFIED => true,
+            StatusCode::PARTIAL_CONTENT => self.stale.as_ref().is_some_and(|stale| {
+                let fields = response.headers();
+                is_same_representation(&stale.content, fields, complete_length(fields))
+            }),
+            _ => false,
         }
-        freshness::Verdict::Store(_) => length
-            .is_some_and(|length| length > most)
-            .then_some(NotStored::TooLarge),
-    };
-    let origin_head = OriginHead {
-        status,
-        fields: &head.headers,
-        part,
-        length,
-        sent,
-    };
-    if let (true, Some(cause)) = (is_error, not_stored) {
-        let is_for_others = match verdict {
-            freshness::Verdict::Store(_) => true,
-            // Of those who wait only requests that are alike take an error.
-            freshness::Verdict::DoNotStore(reason) => {
-                matches!(
-                    reason,
-                    NotStored::NoLifetime
-                        | NotStored::Useless
-                        | NotStored::RequestFields
-                        | NotStored::Credentials
-                )
-            }
-        };
-        if !is_for_others || length.is_none_or(|length| length > SHARED_ERROR_BYTES_MAX) {
-            return Ok((
-                Forwarded::PassResponse {
-                    head,
-                    body,
-                    not_stored: cause,
-                },
-                ForwardResult::ErrorResponse {
-                    status,
-                    cause,
-                    shared: None,
-                },
-            ));
+    }
+
+    fn expected(&self, exchange: Exchange) -> Expected<'_> {
+        Expected {
+            client: &self.client,
+            policy: &self.origin.site.cache,
+            body_bytes_max: self.origin.body_bytes_max(),
+            wanted: self.range,
+            has_stale: self.has_stale,
+            exchange,
         }
-        let StartedFill {
-            response,
-            fill,
-            not_stored,
+    }
+
+    /// Freshens the stored response with a 304, or a part of it. `None` where that does not name
+    /// it.
+    fn freshen(
+        &self,
+        stale: &Arc<StoredResponse>,
+        response: &Response<OriginBody>,
+        sent: SentAt,
+    ) -> Option<Outcome> {
+        let expected = self.expected(sent.exchange);
+        let Freshened {
+            fields,
+            freshness,
             cookies,
-        } = begin(request, &origin_head, body, not_stored);
-        let result = ForwardResult::ErrorResponse {
-            status,
-            cause,
-            shared: Some((response.clone(), fill.clone())),
+            effect,
+        } = head::freshen(stale.status, &stale.fields, response.headers(), &expected)?;
+        let facts = Facts {
+            url: stale.url.clone(),
+            hash: stale.hash,
+            site: stale.site.clone(),
+            status: stale.status,
+            freshness,
+            // The 304 may have changed `Vary`.
+            selecting: vary::selecting(&self.client, &fields),
+            keyed: stale.keyed.clone(),
+            fields,
+            requested_ms: sent.exchange.requested_ms,
+            born: sent.revision,
+            is_soft: false,
+            is_recovered: false,
         };
-        return Ok((
-            Forwarded::Filling {
-                response,
-                fill,
-                not_stored,
-                received: head.status,
-                cookies,
-            },
-            result,
-        ));
-    }
-    let unshared = match verdict {
-        // That is of the request, and says nothing of what others get.
-        freshness::Verdict::DoNotStore(NotStored::Authorization | NotStored::RequestNoStore) => {
-            ForwardResult::LeaderOnly
-        }
-        _ => request.requester.not_shareable(),
-    };
-    if let (Some(not_stored), None) = (not_stored, part) {
-        return Ok((
-            Forwarded::PassResponse {
-                head,
-                body,
-                not_stored,
-            },
-            unshared,
-        ));
-    }
-    let is_storable = not_stored.is_none();
-    let can_be_kept = is_joinable || part.is_none_or(SliceRange::is_whole);
-    if is_storable && !can_be_kept {
-        request
-            .origin
-            .worker
-            .edge
-            .forwards
-            .note_unjoinable(request.hash, &request.requester);
-    }
-    let not_stored = not_stored.or((!can_be_kept).then_some(NotStored::Partial));
-    let StartedFill {
-        response,
-        fill,
-        not_stored,
-        cookies,
-    } = begin(request, &origin_head, body, not_stored);
-    let result = match not_stored {
-        None => ForwardResult::Stored,
-        Some(_) if !is_storable => unshared,
-        Some(_) if !can_be_kept => ForwardResult::LeaderOnly,
-        Some(_) => ForwardResult::LookUpAgain,
-    };
-    Ok((
-        Forwarded::Filling {
-            response,
-            fill,
+        let fresh = facts.store(stale.content.clone());
+
+        let (result, not_stored) = match effect {
+            FreshenEffect::Replace => {
+                self.replace(stale, &fresh, sent);
+                (ForwardResult::Stored, None)
+            }
+            FreshenEffect::LeaderOnly(cause) => (self.requester.not_shareable(), Some(cause)),
+            FreshenEffect::Remove(cause) => {
+                self.edge().unpublish(stale);
+                let (site, worker) = (&self.origin.site, &self.origin.worker);
+                site.note_not_stored(worker.number, &self.url, cause);
+                (ForwardResult::Stored, None)
+            }
+        };
+        let validated = Forwarded::Validated {
+            response: fresh,
+            received: response.status(),
+            cookies,
             not_stored,
+        };
+        Some((validated, result))
+    }
+
+    /// Publishes a freshened response in place of the stored one.
+    fn replace(&self, stale: &StoredResponse, fresh: &Arc<StoredResponse>, sent: SentAt) {
+        let edge = self.edge();
+        edge.publish(fresh, |r| Arc::ptr_eq(&r.content, &stale.content));
+        if edge.changes.have_covered(fresh, sent.changes) {
+            edge.unpublish(fresh);
+        } else {
+            edge.store.put_head(&fresh.content.body, fresh.encode());
+        }
+    }
+
+    /// Starts a fill with a response, which is published unless there is a reason not to store it.
+    fn fill(&self, response: Response<OriginBody>, admission: Admission, sent: SentAt) -> Outcome {
+        let (head, body) = response.into_parts();
+        let (stored, cookies) = self.stored_response(&head.headers, &admission, sent);
+        let content = &stored.content;
+        let part = admission.part;
+        let (first, end) = part.map_or((0, admission.length), |part| {
+            (part.range.first, Some(part.range.end()))
+        });
+        let fill = content.begin_fill(first, end);
+        let writer = FillWriter::new(content.clone(), fill.clone(), self.pool == Pool::Pushed);
+
+        // Readers find the fill in the index from here on, so it has to have begun.
+        let is_stored =
+            admission.not_stored.is_none() && self.publish(&stored, part.is_some(), sent);
+        if !is_stored {
+            self.edge().unpublish(&stored);
+        }
+        let pump = Pump::new(
+            self.origin.clone(),
+            writer,
+            is_stored.then(|| stored.clone()),
+            part.map_or(0, |part| part.skip),
+        );
+        tokio::spawn(pump.run(body));
+
+        let result = match (is_stored, admission.not_stored) {
+            (true, _) => ForwardResult::Stored,
+            (false, None) => ForwardResult::LookUpAgain,
+            (false, Some(_)) => {
+                let shared = (stored.clone(), fill.clone());
+                admission.followers.result(&self.requester, Some(shared))
+            }
+        };
+        let overtaken = (!is_stored).then_some(NotStored::Overtaken);
+        let filling = Forwarded::Filling {
+            response: stored,
+            fill,
+            not_stored: admission.not_stored.or(overtaken),
             received: head.status,
             cookies,
-        },
-        result,
-    ))
+        };
+        (filling, result)
+    }
+
+    /// The response as it is stored, without a body yet, and the cookies for the leader.
+    fn stored_response(
+        &self,
+        fields: &HeaderMap,
+        admission: &Admission,
+        sent: SentAt,
+    ) -> (Arc<StoredResponse>, Cookies) {
+        let edge = self.edge();
+        let received_ms = sent.exchange.received_ms;
+        let mut stored = conditional::stored_fields(fields, received_ms);
+        stored.remove(&REVISION);
+        let cookies = head::take_cookies(&mut stored, &self.origin.site.cache);
+        let facts = Facts {
+            url: self.url.clone(),
+            hash: self.hash,
+            site: self.origin.site.name.clone(),
+            status: admission.status,
+            freshness: admission.freshness,
+            selecting: vary::selecting(&self.client, fields),
+            keyed: HeaderMap::clone(&self.keyed),
+            fields: stored,
+            requested_ms: sent.exchange.requested_ms,
+            born: sent.revision,
+            is_soft: false,
+            is_recovered: false,
+        };
+
+        let content = Content::new(
+            edge.store.clone(),
+            edge.store.new_body(self.hash, self.pool),
+            admission.length,
+            StrongValidator::of(fields, received_ms),
+        );
+        let ignores_ranges = self.range.is_some() && admission.part.is_none();
+        if ignores_ranges || !range::is_rangeable(fields) {
+            content.note_whole_only();
+        }
+        (facts.store(content), cookies)
+    }
+
+    /// Publishes a response. `false` where a purge or an unsafe request that came after the forward
+    /// request was sent covers it.
+    fn publish(&self, stored: &Arc<StoredResponse>, is_part: bool, sent: SentAt) -> bool {
+        let edge = self.edge();
+        if stored.verdict(&edge.generations) != Verdict::Clean {
+            return false;
+        }
+        edge.forwards.note_shareable(self.hash, &self.requester);
+        edge.publish(stored, |r| r.is_same_variant(stored));
+        // An unsafe request notes its change before it removes stored responses. So this check, after
+        // the response is published, finds the change, or the removal finds the response.
+        if edge.changes.have_covered(stored, sent.changes) {
+            return false;
+        }
+        if is_part {
+            edge.store.put_head(&stored.content.body, stored.encode());
+        }
+        true
+    }
 }
 
-/// A response's head, as far as it goes into the store.
-struct OriginHead<'a> {
-    /// Of the whole, when it is a part.
-    status: StatusCode,
-    fields: &'a HeaderMap,
-    part: Option<SliceRange>,
-    /// Of the whole.
-    length: Option<u64>,
-    sent: Sent,
-}
-
-/// A fill that has begun.
-struct StartedFill {
-    response: Arc<StoredResponse>,
-    fill: Arc<Fill>,
-    not_stored: Option<NotStored>,
-    cookies: Cookies,
-}
-
-/// Begins a fill with a response, which is published unless there is a reason not to store it.
-fn begin(
-    request: &ForwardRequest,
-    origin_head: &OriginHead<'_>,
-    body: OriginBody,
-    not_stored: Option<NotStored>,
-) -> StartedFill {
-    let OriginHead {
-        status,
-        fields,
-        part,
-        length,
-        sent: Sent {
-            exchange,
-            born,
-            asked_at,
-        },
-    } = *origin_head;
-    let edge = &request.origin.worker.edge;
-    let policy = &request.origin.site.cache;
-    let mut stored = conditional::stored_fields(fields, exchange.received_ms);
-    stored.remove(&REVISION);
-    let cookies = take_cookies(&mut stored, policy);
-    let facts = Facts {
-        url: request.url.clone(),
-        hash: request.hash,
-        site: request.origin.site.name.clone(),
-        status,
-        freshness: Freshness::of(status, &stored, policy, exchange),
-        selecting: vary::selecting(&request.client, fields),
-        keyed: HeaderMap::clone(&request.keyed),
-        fields: stored,
-        requested_ms: exchange.requested_ms,
-        born,
-        is_soft: false,
-        is_recovered: false,
-    };
-    let validator = StrongValidator::of(fields, exchange.received_ms);
-    let content = Content::new(
-        edge.store.clone(),
-        edge.store.new_body(request.hash, request.pool),
-        length,
-        validator,
-    );
-    if (request.range.is_some() && part.is_none()) || !range::is_rangeable(fields) {
-        content.note_whole_only();
-    }
-    let response = facts.store(content.clone());
-    let (first, end) = part.map_or((0, length), |part| {
-        (part.range.first, Some(part.range.end()))
-    });
-    let fill = content.begin_fill(first, end);
-    let writer = FillWriter::new(content.clone(), fill.clone(), request.pool == Pool::Pushed);
-    // A purge that came since the request was sent covers it already.
-    let mut is_stored =
-        not_stored.is_none() && response.verdict(&edge.generations) == Verdict::Clean;
-    if is_stored {
-        edge.forwards
-            .note_shareable(request.hash, &request.requester);
-        edge.publish(&response, |r| r.is_same_variant(&response));
-        // So does an unsafe request. Its answer is noted before what is stored is dropped, so that
-        // one of the two is seen.
-        is_stored = !edge.changes.have_covered(&response, asked_at);
-    }
-    if is_stored && part.is_some() {
-        edge.store.put_head(&content.body, response.encode());
-    }
-    if !is_stored {
-        edge.unpublish(&response);
-    }
-    let pump = Pump::new(
-        request.origin.clone(),
-        writer,
-        is_stored.then(|| response.clone()),
-        part.map_or(0, |part| part.skip),
-    );
-    tokio::spawn(pump.run(body));
-    let not_stored = not_stored.or((!is_stored).then_some(NotStored::Overtaken));
-    StartedFill {
-        response,
-        fill,
-        not_stored,
-        cookies,
-    }
+fn failed(error: OriginError) -> Outcome {
+    (Forwarded::Failed(error), ForwardResult::Failed(error))
 }

@@ -2,8 +2,8 @@
 //! (collapsed), resumed after a cut, and the requests for slices that a stored response lacks.
 //!
 //! [`collapse`] decides which request leads and what its followers receive. [`fetch`] sends one
-//! [`ForwardRequest`] and turns the response's head into a [`Forwarded`]. [`wanted`] decides which
-//! slices a range request asks for. [`pump`] moves a body into a fill; [`refill`] requests the slices
+//! [`ForwardRequest`]; [`head`] decides what its response leads to. [`wanted`] decides which slices a
+//! range request asks for. [`pump`] moves a body into a fill; [`refill`] requests the slices
 //! that a stored response lacks. [`pacer`] holds push orders back to their rate, [`permit`] limits
 //! how many fills run.
 //!
@@ -14,16 +14,20 @@
 
 mod collapse;
 mod fetch;
+mod head;
 mod origin_request;
 mod pacer;
 mod permit;
 mod pump;
 pub(crate) mod refill;
 mod representation;
+#[cfg(test)]
+mod simulation;
 mod wanted;
 
 pub(crate) use self::collapse::{FollowerStep, Forwards, Join, Requester, SharedError, Turns};
-pub(crate) use self::fetch::{Cookies, ForwardRequest, Forwarded};
+pub(crate) use self::fetch::{ForwardRequest, Forwarded};
+pub(crate) use self::head::Cookies;
 pub(crate) use self::origin_request::OriginRequest;
 pub(crate) use self::pacer::Pacer;
 pub(crate) use self::wanted::WantedSlices;

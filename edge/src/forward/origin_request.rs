@@ -71,6 +71,12 @@ impl OriginRequest {
         request
     }
 
+    /// Largest body that is stored: the site's limit, or what this node's store can hold.
+    pub(super) fn body_bytes_max(&self) -> u64 {
+        let of_site = self.site.cache.body_bytes_max.0;
+        of_site.min(self.worker.edge.body_bytes_max)
+    }
+
     /// Counts a failure of the origin.
     pub(super) fn note_failure(&self, error: OriginError) {
         if !self.is_peer {

@@ -198,14 +198,10 @@ impl Pump {
     /// A body without a length may turn out to be too large to be stored.
     fn check_size(&mut self) {
         let at = self.writer.at();
-        let most = self
-            .origin
-            .site
-            .cache
-            .body_bytes_max
-            .0
-            .min(self.origin.worker.edge.body_bytes_max);
-        if at > most && self.writer.content().length().is_none() && !self.writer.is_relay() {
+        if at > self.origin.body_bytes_max()
+            && self.writer.content().length().is_none()
+            && !self.writer.is_relay()
+        {
             if let Some(response) = self.response.take() {
                 self.origin.worker.edge.unpublish(&response);
                 self.origin.site.note_not_stored(

@@ -20,7 +20,7 @@ const SLICE: u64 = SLICE_BYTES as u64;
 
 /// The slices of an unknown representation that are requested first: those of a client's first
 /// range.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct WantedSlices {
     spec: Spec,
     /// Further requests may be needed: for other ranges, or for the whole where `If-Range` fails.
@@ -193,4 +193,173 @@ fn range_value(text: &str) -> HeaderMap {
         HeaderValue::try_from(text).expect("digits are valid in a field"),
     );
     fields
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn specs(range: &str) -> Vec<Spec> {
+        range::requested(&Method::GET, &range_value(range)).expect("a valid range")
+    }
+
+    fn part_of(fields: &str) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        map.insert(
+            http::header::CONTENT_RANGE,
+            HeaderValue::try_from(fields).expect("a valid field"),
+        );
+        map
+    }
+
+    #[test]
+    fn a_range_requests_the_slices_around_it() {
+        let table = [
+            ("bytes=0-0", Some(format!("bytes=0-{}", SLICE - 1))),
+            ("bytes=5-10", Some(format!("bytes=0-{}", SLICE - 1))),
+            (
+                "bytes=262144-262144",
+                Some(format!("bytes={SLICE}-{}", 2 * SLICE - 1)),
+            ),
+            (
+                "bytes=262143-262144",
+                Some(format!("bytes=0-{}", 2 * SLICE - 1)),
+            ),
+            ("bytes=262145-", Some(format!("bytes={SLICE}-"))),
+            ("bytes=-1", Some(format!("bytes=-{SLICE}"))),
+            // One byte brings the length.
+            ("bytes=-0", Some(format!("bytes=-{SLICE}"))),
+            ("bytes=7-8, 0-1", Some(format!("bytes=0-{}", SLICE - 1))),
+            // The whole.
+            ("bytes=0-", None),
+            ("bytes=0-18446744073709551614", Some("bytes=0-".to_owned())),
+        ];
+        for (range, expected) in table {
+            let wanted = WantedSlices::of(&specs(range), false);
+            let field = wanted.map(|wanted| wanted.field()[RANGE].to_str().unwrap().to_owned());
+            assert_eq!(field, expected, "{range}");
+        }
+    }
+
+    #[test]
+    fn only_whole_slices_from_the_wanted_byte_on_are_of_use() {
+        let complete = 10 * SLICE;
+        // The client's range, the part that came in slices, whether parts can be joined, and the
+        // first and last byte of what is used.
+        let whole = Some((0, complete - 1));
+        let table = [
+            ("bytes=0-9", (0, SLICE - 1), false, Some((0, SLICE - 1))),
+            // Up to the end, which need not be a slice's.
+            (
+                "bytes=-5",
+                (9 * SLICE, complete - 1),
+                false,
+                Some((9 * SLICE, complete - 1)),
+            ),
+            // One byte less than a slice before it, as a suffix is requested.
+            (
+                "bytes=-5",
+                (9 * SLICE - 5, complete - 1),
+                false,
+                Some((9 * SLICE, complete - 1)),
+            ),
+            // Less than was requested.
+            ("bytes=0-262150", (0, SLICE - 1), true, Some((0, SLICE - 1))),
+            ("bytes=0-262150", (0, SLICE - 1), false, None),
+            ("bytes=0-9", (0, 9), true, None),
+            // From elsewhere.
+            ("bytes=0-9", (SLICE, 2 * SLICE - 1), true, None),
+            ("bytes=0-9", (5, SLICE - 1), true, None),
+            // Several ranges need further parts.
+            (
+                "bytes=0-9, 524288-524297",
+                (0, SLICE - 1),
+                true,
+                Some((0, SLICE - 1)),
+            ),
+            ("bytes=0-9, 524288-524297", (0, SLICE - 1), false, None),
+            ("bytes=0-9, 524288-524297", (0, complete - 1), false, whole),
+        ];
+        for (range, (first, last), is_joinable, expected) in table {
+            let wanted = WantedSlices::of(&specs(range), false).expect("no whole");
+            let part = wanted.part(
+                &part_of(&format!("bytes {first}-{last}/{complete}")),
+                is_joinable,
+            );
+            let found = part.map(|part| (part.range.first, part.range.last));
+            assert_eq!(found, expected, "{range} {first}-{last}");
+            if let Some(part) = part {
+                assert_eq!(
+                    part.skip,
+                    part.range.first - first,
+                    "{range} {first}-{last}"
+                );
+            }
+        }
+        let wanted = WantedSlices::of(&specs("bytes=0-9"), false).expect("no whole");
+        for unusable in ["bytes 0-1048575/*", "bytes */10", "items 0-9/10"] {
+            assert_eq!(wanted.part(&part_of(unusable), true), None, "{unusable}");
+        }
+    }
+
+    #[test]
+    fn after_a_416_the_first_range_inside_is_requested_once() {
+        let table = [
+            ("bytes=100-200, 5-9", "bytes */50", Some("bytes=5-9")),
+            ("bytes=100-200, 60-70", "bytes */50", None),
+            // The range that was refused is inside, so another one is of no help.
+            ("bytes=5-9, 100-200", "bytes */50", None),
+            ("bytes=100-200, 5-9", "bytes */*", None),
+        ];
+        for (range, unsatisfied, expected) in table {
+            let client = range_value(range);
+            let wanted = WantedSlices::of(&specs(range), false).expect("no whole");
+            let next = wanted.after_unsatisfied(&part_of(unsatisfied), &client);
+            let inside = expected.map(|range| specs(range)[0]);
+            assert_eq!(next.map(|next| next.spec), inside, "{range} {unsatisfied}");
+            if let Some(next) = next {
+                let again = next.after_unsatisfied(&part_of("bytes */3"), &client);
+                assert_eq!(again, None, "{range}");
+            }
+        }
+    }
+
+    #[test]
+    fn ranges_of_a_large_body_are_assembled_within_limits() {
+        let tag = [("etag", "\"v1\"")];
+        // The request's fields, the complete length, and whether they are assembled.
+        let table: [(&[(&'static str, &str)], u64, bool); 6] = [
+            (&[("range", "bytes=0-9, 20-29")], 1 << 30, true),
+            (&[("range", "bytes=0-9")], 1 << 30, false),
+            (
+                &[("range", "bytes=0-16777216, 20000000-20000009")],
+                1 << 30,
+                false,
+            ),
+            (&[("range", "bytes=0-9, 20-29")], u64::MAX / 2, false),
+            (
+                &[("range", "bytes=0-9, 20-29"), ("if-range", "\"v1\"")],
+                1 << 30,
+                true,
+            ),
+            (
+                &[("range", "bytes=0-9, 20-29"), ("if-range", "\"v2\"")],
+                1 << 30,
+                false,
+            ),
+        ];
+        let map = |fields: &[(&'static str, &str)]| {
+            fields
+                .iter()
+                .map(|(name, value)| {
+                    let value = HeaderValue::from_str(value).expect("a valid field");
+                    (http::HeaderName::from_static(name), value)
+                })
+                .collect::<HeaderMap>()
+        };
+        for (client, complete, expected) in table {
+            let is_assembled = can_be_assembled(&map(client), &map(&tag), complete);
+            assert_eq!(is_assembled, expected, "{client:?} of {complete}");
+        }
+    }
 }
