@@ -17,6 +17,7 @@ use crate::changes::Changes;
 use crate::clock::Clock;
 use crate::forward::Forwards;
 use crate::index::Index;
+use crate::lifecycle::Lifecycle;
 use crate::metrics::{Metrics, SiteCounters};
 use crate::origin::{Address, OriginPool, Origins, SiteOrigins, TlsFileError};
 use crate::popularity::Popularity;
@@ -25,7 +26,6 @@ use crate::request::purge_request::{ControlAddress, PurgeRelay};
 use crate::response::StoredResponse;
 use crate::rtt::RoundTrips;
 use crate::serve::connections::Connections;
-use crate::standing::Standing;
 use crate::store::Store;
 use nearcast_http_rules::freshness::NotStored;
 
@@ -209,7 +209,7 @@ pub(crate) struct Edge {
     /// Refused and local answers count here, under no site's name.
     pub(crate) no_site: Arc<SiteCounters>,
     /// Whether the node wants clients.
-    pub(crate) standing: Standing,
+    pub(crate) standing: Lifecycle,
     /// Whether every purge is known that an earlier run's responses may be covered by.
     pub(crate) is_caught_up: AtomicBool,
     /// The same with what is known where it is not so. Written by the journal alone.

@@ -10,7 +10,7 @@
 //!   memory and on disk.
 //! - [`changes`]: what unsafe requests have changed; [`purge`]: generations; [`journal`]: folds the
 //!   control journal into them; [`push`]: carries out push orders.
-//! - [`standing`]: whether the node wants clients: drained, or on its way to its end.
+//! - [`lifecycle`]: whether the node accepts clients, is drained, or is shutting down.
 //! - [`metrics`], [`popularity`], [`rtt`], [`report`]: what the node tells about itself.
 //! - [`peer`]: what nodes of a cluster say to one another; [`clock`]: the time of day, as an argument.
 //!
@@ -26,6 +26,7 @@ mod index;
 mod interim;
 mod journal;
 mod kernel;
+mod lifecycle;
 mod metrics;
 mod origin;
 mod peer;
@@ -38,10 +39,14 @@ mod response;
 mod rtt;
 mod serve;
 mod spellings;
-mod standing;
 pub mod store;
 
 pub use self::serve::http1::judge as request_head;
+
+// alias until the parts are merged
+mod standing {
+    pub(crate) use crate::lifecycle::{Lifecycle as Standing, Stage};
+}
 
 use std::path::Path;
 use std::sync::Arc;

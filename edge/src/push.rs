@@ -29,6 +29,7 @@ use crate::forward::{
 use crate::origin::{OriginError, Target};
 use crate::peer::{self, owner};
 use crate::purge::{Verdict, canonical_url};
+use crate::request::hit;
 use crate::response::StoredResponse;
 use crate::store::{Pool, SLICE_BYTES, StoredBody};
 use nearcast_http_rules::freshness::NotStored;
@@ -293,13 +294,8 @@ impl Filler {
 
     /// Whether what is there need not be validated.
     fn needs_nothing(&self, response: &StoredResponse) -> bool {
-        let edge = &self.worker.edge;
-        response.verdict(&edge.generations) == Verdict::Clean
-            && edge.is_usable_unvalidated(response)
-            && response
-                .freshness
-                .is_fresh(self.fresh_until_ms.max(now_ms()))
-            && !response.freshness.no_cache
+        let until_ms = self.fresh_until_ms.max(now_ms());
+        hit::is_usable_until(&self.worker.edge, response, until_ms)
     }
 
     /// Fetches the slices that a response lacks. `false` when it is not whole after that.

@@ -59,6 +59,12 @@ pub(super) fn is_soft_purged(edge: &Edge, response: &StoredResponse, url: &str) 
     }
 }
 
+/// Whether a stored response can be used at any moment until then without a validation.
+pub(crate) fn is_usable_until(edge: &Edge, response: &StoredResponse, until_ms: u64) -> bool {
+    is_soft_purged(edge, response, &response.url)
+        .is_some_and(|is_soft| facts(edge, response, is_soft).is_usable_until(until_ms))
+}
+
 /// Finds the stored response that a request selects, or why there is none.
 pub(super) fn find(edge: &Edge, request: &Request) -> Result<Found, ForwardReason> {
     let Some(variants) = edge.index.variants(request.hash) else {
