@@ -18,11 +18,43 @@ use nearcast_http_rules::request_fields;
 use nearcast_http_rules::status::ProxyError;
 use parking_lot::Mutex;
 
-use crate::edge::{Site, Sites, Worker, now_ms};
+use crate::edge::{Edge, Site, Sites, Worker, now_ms};
 use crate::interim::InterimSender;
 use crate::origin::Target;
-use crate::peer::is_peer;
+use crate::peer::{PEER, is_peer};
 use crate::purge::canonical_host;
+
+/// The path of health checks, under any host. The fleet file may name another one.
+const HEALTH_PATH: &str = "/.nearcast/health";
+
+/// The result of a health check, if a request is one; an error is the reason why the node accepts no
+/// clients. The path that the fleet file names is an ordinary one while the node accepts clients,
+/// and always for other nodes of its cluster, which ask on behalf of theirs.
+pub(super) fn check_health<B>(
+    edge: &Edge,
+    request: &http::Request<B>,
+) -> Option<Result<(), &'static str>> {
+    let refusal = edge.standing.refusal();
+    if is_health_path(request) {
+        return Some(refusal.map_or(Ok(()), Err));
+    }
+    let is_refused = matches!(*request.method(), Method::GET | Method::HEAD)
+        && request
+            .uri()
+            .path_and_query()
+            .is_some_and(|target| edge.standing.refuses(target.as_str()))
+        && !request.headers().contains_key(PEER);
+    refusal.filter(|_| is_refused).map(Err)
+}
+
+pub(super) fn is_health_path<B>(request: &http::Request<B>) -> bool {
+    request.uri().path() == HEALTH_PATH
+}
+
+/// Whether a request for this path, with its query, may be a health check.
+pub(super) fn may_be_health_check(edge: &Edge, path: &str) -> bool {
+    path == HEALTH_PATH || edge.standing.refuses(path)
+}
 
 /// The connection on which a client's requests come.
 #[derive(Clone)]

@@ -14,8 +14,7 @@ use nearcast_http_rules::status::{ForwardReason, Outcome};
 use nearcast_http_rules::{forward, key, vary};
 
 use super::account;
-use super::check::{ClientConnection, Request};
-use super::handler::is_health_check;
+use super::check::{ClientConnection, Request, may_be_health_check};
 use crate::edge::{Edge, Worker, now_ms};
 use crate::index::Variants;
 use crate::metrics::Answer;
@@ -157,7 +156,7 @@ pub(crate) fn try_hit<'a>(
     let sites = edge.sites.load();
     client.with_last_host(request.host, &sites, |known| {
         let site = &known.site;
-        let is_ordinary = is_health_check(edge, request.path)
+        let is_ordinary = may_be_health_check(edge, request.path)
             || request.has_directives && site.cache.obey_client
             || !site.cache.key_fields.is_empty()
             || key::ambiguity(request.path).is_some();

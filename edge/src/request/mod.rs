@@ -3,7 +3,8 @@
 //! - [`handler`]: the steps in order. [`check`]: which site and URL the request names, or why it is
 //!   rejected.
 //! - [`hit`]: the stored response that a request selects, and the fast path for hits. [`deliver`]: a
-//!   stored response made into one client's: conditions, ranges, body. [`stale`]: a stored response
+//!   stored response made into one client's: conditions, ranges, body.
+//! - [`miss`]: a request that is forwarded, or waits for another one. [`stale`]: a stored response
 //!   whose validation fails, or runs in the background.
 //! - [`pass`]: requests that go to the origin as the client made them, and what they invalidate.
 //!   [`to_origin`]: the request that the origin gets.
@@ -20,6 +21,7 @@ pub(crate) mod check;
 mod deliver;
 pub(crate) mod handler;
 pub(crate) mod hit;
+mod miss;
 mod pass;
 pub(crate) mod purge_request;
 mod stale;

@@ -17,8 +17,8 @@ use nearcast_http_rules::status::{ForwardReason, Outcome};
 
 use super::account::{self, Accounted};
 use super::answer::{Answered, add_status_fields, failed};
-use super::check::{ClientConnection, Request, check};
-use super::handler::{is_health_path, reject, serve};
+use super::check::{ClientConnection, Request, check, is_health_path};
+use super::handler::{reject, serve};
 use super::pass::pass_response;
 use super::to_origin::origin_fields;
 use crate::body::ClientBody;
