@@ -12,16 +12,16 @@ use crate::structured::{Item, dictionary};
 /// The targeted fields that this cache obeys, in order of precedence (RFC 9213 section 2.2).
 const TARGETED: [HeaderName; 1] = [HeaderName::from_static("cdn-cache-control")];
 
-/// A request's or response's cache directives (RFC 9111 section 5.2). Spans are seconds.
+/// The cache directives of a request or response (RFC 9111 section 5.2). Durations are in seconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[allow(
     missing_docs,
     reason = "the directives are named and explained in the RFC"
 )]
 pub struct CacheControl {
-    /// Whether there is such a field at all.
+    /// Whether the message has such a field.
     pub is_present: bool,
-    /// Whether they come from a targeted field, so that `Expires` does not count (RFC 9213 section
+    /// Whether they come from a targeted field, so that `Expires` is ignored (RFC 9213 section
     /// 2.2).
     pub is_targeted: bool,
     pub no_store: bool,
@@ -46,7 +46,7 @@ pub struct CacheControl {
 }
 
 impl CacheControl {
-    /// What an origin says to this cache: the first targeted field that is valid, else
+    /// The directives of an origin for this cache: those of the first valid targeted field, else of
     /// `Cache-Control`.
     pub fn of_response(fields: &HeaderMap) -> Self {
         TARGETED
@@ -55,7 +55,7 @@ impl CacheControl {
             .unwrap_or_else(|| Self::read(fields, &CACHE_CONTROL))
     }
 
-    /// What a client asks for. `Pragma: no-cache` counts where there is no `Cache-Control` (RFC
+    /// The directives of a client. `Pragma: no-cache` counts if there is no `Cache-Control` (RFC
     /// 9111 section 5.4).
     pub fn of_request(fields: &HeaderMap) -> Self {
         let mut found = Self::read(fields, &CACHE_CONTROL);
@@ -66,7 +66,7 @@ impl CacheControl {
         found
     }
 
-    /// All lines of a field with the grammar of `Cache-Control`.
+    /// Reads all lines of a field with the grammar of `Cache-Control`.
     pub fn read(fields: &HeaderMap, name: &HeaderName) -> Self {
         let mut found = Self {
             is_present: fields.contains_key(name),
@@ -76,8 +76,8 @@ impl CacheControl {
             match member.iter().position(|b| *b == b'=') {
                 Some(at) => {
                     let (directive, argument) = (&member[..at], &member[at + 1..]);
-                    // White space before the sign makes the argument invalid, as it does behind it,
-                    // and not the directive unknown: the stricter reading.
+                    // White space before the sign makes the argument invalid, as it does after the
+                    // sign. The directive stays known, which is the stricter reading.
                     let is_spaced = directive.trim_ascii_end().len() < directive.len();
                     found.take(
                         directive.trim_ascii_end(),
@@ -90,8 +90,8 @@ impl CacheControl {
         found
     }
 
-    /// A targeted field: a structured dictionary; `None` when there is none, or none that can be
-    /// parsed.
+    /// Reads a targeted field, which is a structured dictionary; `None` when it is missing or
+    /// cannot be parsed.
     pub fn targeted(fields: &HeaderMap, name: &HeaderName) -> Option<Self> {
         let mut found = Self {
             is_present: true,
@@ -104,8 +104,7 @@ impl CacheControl {
                 Item::Integer(seconds) => {
                     found.take_seconds(directive, u64::try_from(seconds).unwrap_or(0))
                 }
-                // The form with a list of fields; nothing else takes an argument that is not a
-                // number.
+                // These two may have a list of field names; all other arguments are numbers.
                 Item::Text if matches!(directive, b"private" | b"no-cache") => {
                     found.take(directive, None)
                 }
@@ -117,12 +116,12 @@ impl CacheControl {
 
     fn take(&mut self, directive: &[u8], argument: Option<&[u8]>) {
         let is = |name: &str| directive.eq_ignore_ascii_case(name.as_bytes());
-        // A flag with an argument is still that flag.
+        // A flag with an argument is still set.
         self.take_flag(directive);
         match argument {
             Some(argument) => self.take_seconds(directive, delta_seconds(argument).unwrap_or(0)),
             None if is("max-stale") => self.take_seconds(directive, DELTA_SECONDS_MAX),
-            // Without its argument it is invalid: stale.
+            // Without its argument the directive is invalid, and the response is stale.
             None if is("max-age") || is("s-maxage") => self.take_seconds(directive, 0),
             None => {}
         }
@@ -147,7 +146,8 @@ impl CacheControl {
         }
     }
 
-    /// Of several the least counts, which is the stricter for each of them but `min-fresh`.
+    /// Of several values the strictest counts: the largest for `min-fresh`, the least for the
+    /// others.
     fn take_seconds(&mut self, directive: &[u8], seconds: u64) {
         let is = |name: &str| directive.eq_ignore_ascii_case(name.as_bytes());
         let seconds = seconds.min(DELTA_SECONDS_MAX);

@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use http::header::AsHeaderName;
 use http::{HeaderMap, HeaderValue};
 
-/// An HTTP date (RFC 9110 section 5.6.7) as seconds after the Unix epoch; all three forms, in any
-/// letter case. The name of the day says nothing that the rest does not: a wrong one is overlooked.
+/// Parses an HTTP date of any of the three forms, in any letter case, into seconds after the Unix
+/// epoch. The name of the day is redundant, so a wrong one is tolerated.
 pub(crate) fn parse_date(value: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(value.trim_ascii()).ok()?;
     if text.len() > DATE_BYTES_MAX {
@@ -23,7 +23,7 @@ pub(crate) fn parse_date(value: &[u8]) -> Option<u64> {
     Some(when.duration_since(UNIX_EPOCH).ok()?.as_secs())
 }
 
-/// Longest date: `Wednesday, 09-Nov-94 08:49:37 GMT`, and some.
+/// Longer than the longest date, `Wednesday, 09-Nov-94 08:49:37 GMT`.
 const DATE_BYTES_MAX: usize = 40;
 
 const DAYS: [&str; 7] = [
@@ -36,7 +36,7 @@ const DAYS: [&str; 7] = [
     "Sunday",
 ];
 
-/// The date with the one name of a day, in the same form, that makes it valid.
+/// The date with its name of the day replaced by the right one of the same form.
 fn with_right_day(text: &str) -> Option<SystemTime> {
     let (day, rest) = text.split_at(text.find(|c: char| !c.is_ascii_alphabetic())?);
     let forms = [DAYS.map(|name| &name[..3]), DAYS];
@@ -45,7 +45,7 @@ fn with_right_day(text: &str) -> Option<SystemTime> {
         .find_map(|name| httpdate::parse_http_date(&format!("{name}{rest}")).ok())
 }
 
-/// Each word with a capital, `GMT` with three.
+/// The text with the letter case of HTTP dates: each word capitalised, and `GMT`.
 fn cased(text: &str) -> String {
     let mut is_start = true;
     let mut cased: String = text
@@ -66,7 +66,8 @@ fn cased(text: &str) -> String {
     cased
 }
 
-/// The date in a field; `None` when there is none, several that differ, or none that is valid.
+/// The date in a field; `None` when the field is missing or invalid, or has several different
+/// values.
 pub fn date(fields: &HeaderMap, name: impl AsHeaderName) -> Option<u64> {
     let mut values = fields.get_all(name).into_iter();
     let first = values.next()?;
@@ -76,9 +77,9 @@ pub fn date(fields: &HeaderMap, name: impl AsHeaderName) -> Option<u64> {
     parse_date(first.as_bytes())
 }
 
-/// A date as IMF-fixdate.
+/// Formats a date as IMF-fixdate.
 pub fn format_date(unix_seconds: u64) -> HeaderValue {
-    // The year 9999 is the last that the form has.
+    // The form has four digits for the year.
     let when = UNIX_EPOCH + Duration::from_secs(unix_seconds.min(253_402_300_799));
     HeaderValue::try_from(httpdate::fmt_http_date(when))
         .unwrap_or(HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"))

@@ -10,14 +10,13 @@ pub use crate::cache_control::CacheControl;
 pub use crate::dates::{date, format_date};
 pub use crate::structured::{DICTIONARY_MEMBERS_MAX, dictionary, strings};
 
-/// Largest number of seconds; a larger one counts as this (RFC 9111 section 1.2.2).
+/// The largest delta-seconds; a larger number counts as this one (RFC 9111 section 1.2.2).
 pub(crate) const DELTA_SECONDS_MAX: u64 = 1 << 31;
 
-/// Members of a comma-separated list in order, trimmed, without empty ones; a quoted string is
-/// never cut.
+/// The members of a comma-separated list in order, trimmed, without empty ones. A comma in a quoted
+/// string does not end a member.
 ///
-/// A quote that is not closed counts as an ordinary character, so that it cannot hide what comes
-/// after it.
+/// An unclosed quote counts as an ordinary character, so that it cannot hide the members after it.
 pub fn members(value: &[u8]) -> Members<'_> {
     Members {
         rest: value,
@@ -25,7 +24,7 @@ pub fn members(value: &[u8]) -> Members<'_> {
     }
 }
 
-/// See [`members`].
+/// The iterator of [`members`].
 #[derive(Debug, Clone)]
 pub struct Members<'a> {
     rest: &'a [u8],
@@ -48,7 +47,7 @@ impl<'a> Iterator for Members<'a> {
     }
 }
 
-/// Where the first member ends: its comma, or the end.
+/// The end of the first member: its comma, or the end of the text.
 fn member_end(text: &[u8], has_escapes: bool) -> usize {
     let mut at = 0;
     while at < text.len() {
@@ -61,7 +60,7 @@ fn member_end(text: &[u8], has_escapes: bool) -> usize {
     at
 }
 
-/// Length of the quoted string at the start, with its quotes; `None` when it is not closed.
+/// The length of the quoted string at the start, with its quotes; `None` when it is unclosed.
 fn quoted_length(text: &[u8], has_escapes: bool) -> Option<usize> {
     let mut at = 1;
     while at < text.len() {
@@ -74,7 +73,7 @@ fn quoted_length(text: &[u8], has_escapes: bool) -> Option<usize> {
     None
 }
 
-/// Members of all lines of a field, in order.
+/// The members of all lines of a field, in order.
 pub fn list(fields: &HeaderMap, name: impl AsHeaderName) -> impl Iterator<Item = &[u8]> {
     fields
         .get_all(name)
@@ -82,8 +81,8 @@ pub fn list(fields: &HeaderMap, name: impl AsHeaderName) -> impl Iterator<Item =
         .flat_map(|value| members(value.as_bytes()))
 }
 
-/// Entity tags of all lines of a field: a list whose quoted parts have no escapes (RFC 9110 section
-/// 8.8.3).
+/// The entity tags of all lines of a field: a list whose quoted strings have no escapes (RFC 9110
+/// section 8.8.3).
 pub(crate) fn entity_tags(
     fields: &HeaderMap,
     name: impl AsHeaderName,
@@ -94,8 +93,8 @@ pub(crate) fn entity_tags(
     })
 }
 
-/// The text inside the quotes where the whole is quoted, else all of it. Escapes stay: no number
-/// needs one.
+/// The text inside the quotes if the whole text is quoted, else the text. Escapes stay, since
+/// callers read numbers and tags, which need none.
 pub fn unquoted(text: &[u8]) -> &[u8] {
     match text {
         [b'"', inner @ .., b'"'] => inner,
@@ -103,7 +102,7 @@ pub fn unquoted(text: &[u8]) -> &[u8] {
     }
 }
 
-/// A delta-seconds, clamped (RFC 9111 section 1.2.2); `None` when it is none.
+/// Parses a delta-seconds and clamps it (RFC 9111 section 1.2.2); `None` when it is not a number.
 pub(crate) fn delta_seconds(text: &[u8]) -> Option<u64> {
     if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
         return None;
@@ -112,13 +111,13 @@ pub(crate) fn delta_seconds(text: &[u8]) -> Option<u64> {
     Some(text.iter().fold(0, add))
 }
 
-/// Whether a byte may stand in a token (RFC 9110 section 5.6.2).
+/// Whether a token may have this byte (RFC 9110 section 5.6.2).
 pub(crate) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Whether a field speaks of one connection or one server only, or of a proxy's own business (RFC
-/// 9110 section 7.6.1, RFC 9111 section 3.1, RFC 7838 section 3).
+/// Whether a field is about one connection, one server or one proxy, so that it is neither
+/// forwarded nor stored (RFC 9110 section 7.6.1, RFC 9111 section 3.1, RFC 7838 section 3).
 pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
     const OTHERS: [&str; 7] = [
         "keep-alive",
@@ -135,9 +134,9 @@ pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
     ) || OTHERS.contains(&name.as_str())
 }
 
-/// Fields that `Connection` cannot name: those for everybody on the way, or a client could take
-/// away what guards against loops, or cut a body loose from its length (RFC 8586 section 2, RFC
-/// 9110 section 7.6.1).
+/// Fields for every recipient on the path, which `Connection` cannot remove. Otherwise a client
+/// could remove the loop check or the length of its body (RFC 8586 section 2, RFC 9110 section
+/// 7.6.1).
 const FOR_EVERYBODY: [&str; 5] = ["cdn-loop", "via", "host", "content-length", "cache-control"];
 
 fn is_for_everybody(name: &[u8]) -> bool {
@@ -146,16 +145,16 @@ fn is_for_everybody(name: &[u8]) -> bool {
         .any(|known| known.as_bytes().eq_ignore_ascii_case(name))
 }
 
-/// Whether `Connection` names a field, which then ends here.
+/// Whether `Connection` names a field, so that it is for this hop alone.
 pub(crate) fn is_named_by_connection(fields: &HeaderMap, name: &str) -> bool {
     let is_named =
         || list(fields, CONNECTION).any(|named| named.eq_ignore_ascii_case(name.as_bytes()));
     fields.contains_key(CONNECTION) && !is_for_everybody(name.as_bytes()) && is_named()
 }
 
-/// Fields without those for one hop: the hop-by-hop ones and those named by `Connection`.
+/// The fields without those for one hop: the hop-by-hop fields and those that `Connection` names.
 ///
-/// Values are copied where `is_kept_long`, so that a stored one does not keep a connection's read
+/// With `is_kept_long` the values are copied, so that stored fields do not keep a connection's read
 /// buffer alive.
 pub fn end_to_end(fields: &HeaderMap, is_kept_long: bool) -> HeaderMap {
     let mut kept = HeaderMap::with_capacity(fields.len() + 4);

@@ -12,7 +12,7 @@ use crate::fields;
 use crate::freshness::{Basis, Exchange, Freshness, is_heuristically_cacheable};
 use crate::not_stored::NotStored;
 use crate::range::ContentRange;
-use crate::request_fields::{self, Sight, Unusual};
+use crate::request_fields::{self, OriginView, UnkeyedFields};
 use crate::{conditional, invalidate, reuse, vary};
 
 /// The forwarded request, as far as it decides whether its response may be stored.
@@ -153,7 +153,7 @@ fn refused_by_fields(fields: &HeaderMap, directives: &CacheControl) -> Option<No
     let can_select = |names: Vec<HeaderName>| {
         names
             .iter()
-            .all(|name| request_fields::sight(name) != Sight::Edge)
+            .all(|name| request_fields::origin_view(name) != OriginView::Edge)
     };
     if !vary::names(fields).is_some_and(can_select) {
         return Some(NotStored::Vary);
@@ -181,7 +181,7 @@ fn refused_as_request_specific(
     // These two are about the resource, whoever the client is.
     let is_same_for_all = matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE);
 
-    let may_be_own = !Unusual::of(request.fields, policy).are_varied_on(&vary)
+    let may_be_own = !UnkeyedFields::of(request.fields, policy).are_varied_on(&vary)
         || is_error && request_fields::may_be_refused(request.fields)
         || is_error && !is_same_for_all && !are_credentials_selecting(request, &vary, policy);
     may_be_own.then_some(NotStored::RequestFields)

@@ -9,7 +9,7 @@ use crate::fields::{is_token, unquoted};
 /// Most members of one dictionary; a field with more cannot be parsed.
 pub const DICTIONARY_MEMBERS_MAX: usize = 64;
 
-/// A value of a structured dictionary, as far as cache directives need it.
+/// A value of a structured dictionary, in the detail that cache directives need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Item {
     /// No value, or `?1`.
@@ -22,10 +22,10 @@ pub enum Item {
     Other,
 }
 
-/// A field as a structured dictionary (RFC 8941 section 4.2.2); of equal keys the last counts.
+/// Parses a field as a structured dictionary (RFC 9651 section 4.2.2). Of equal keys the last one
+/// counts.
 ///
-/// `None` when the field is missing, empty or cannot be parsed: then it is to be ignored as a
-/// whole.
+/// `None` when the field is missing, empty or cannot be parsed: then callers ignore it as a whole.
 pub fn dictionary<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Option<Vec<(&'a [u8], Item)>> {
     let mut found: Vec<(&[u8], Item)> = Vec::new();
     for value in fields.get_all(name) {
@@ -45,10 +45,10 @@ pub fn dictionary<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Option<Vec<(&
     (!found.is_empty()).then_some(found)
 }
 
-/// A field as a structured list of strings (RFC 8941 section 4.2.1); members of other types are
-/// left out.
+/// Parses a field as a structured list (RFC 9651 section 4.2.1) and gives its strings; members of
+/// other types are left out.
 ///
-/// Empty when the field is missing or cannot be parsed: then it is to be ignored as a whole.
+/// Empty when the field is missing or cannot be parsed: then callers ignore it as a whole.
 pub fn strings(fields: &HeaderMap, name: &HeaderName) -> Vec<String> {
     let mut found = Vec::new();
     for value in fields.get_all(name) {
@@ -65,7 +65,7 @@ pub fn strings(fields: &HeaderMap, name: &HeaderName) -> Vec<String> {
     found
 }
 
-/// The text of a string between its quotes, without escapes.
+/// The value of a string, from the text between its quotes.
 fn unescaped(text: &[u8]) -> String {
     let mut is_escaped = false;
     let keep = |byte: &&u8| {
@@ -75,7 +75,7 @@ fn unescaped(text: &[u8]) -> String {
     text.iter().filter(keep).map(|b| char::from(*b)).collect()
 }
 
-/// The rest of a structured field's line.
+/// The unparsed rest of a structured field's line.
 struct Structured<'a> {
     rest: &'a [u8],
 }
@@ -118,7 +118,8 @@ impl<'a> Structured<'a> {
         Some((key, item))
     }
 
-    /// One member of a list and the comma after it; what it is where it is a string.
+    /// Parses one member of a list and the comma after it. The inner `Option` has the value of a
+    /// string.
     fn list_member(&mut self) -> Option<Option<String>> {
         let before = self.rest;
         let item = if before.first() == Some(&b'(') {
@@ -145,7 +146,7 @@ impl<'a> Structured<'a> {
         Some(())
     }
 
-    /// The comma and what may stand around it; a comma at the end is an error.
+    /// Skips a comma and the white space around it. A comma at the end is an error.
     fn next_member(&mut self) -> Option<()> {
         self.take_while(|b| matches!(b, b' ' | b'\t'));
         if self.rest.is_empty() {
@@ -233,7 +234,7 @@ impl<'a> Structured<'a> {
     }
 }
 
-/// A node's name as a token where it is one, else as a string (RFC 9211 section 2).
+/// Appends a node's name: as a token if it is one, else as a string (RFC 9211 section 2).
 pub(crate) fn write_name(name: &str, buffer: &mut Vec<u8>) {
     let is_start = name
         .bytes()
@@ -250,7 +251,7 @@ pub(crate) fn write_name(name: &str, buffer: &mut Vec<u8>) {
     }
 }
 
-/// A structured string; what cannot stand in one is left out.
+/// Appends a structured string, without the characters that a string cannot have.
 pub(crate) fn write_string(text: &str, buffer: &mut Vec<u8>) {
     buffer.push(b'"');
     for byte in text.bytes().filter(|b| (0x20..0x7f).contains(b)) {

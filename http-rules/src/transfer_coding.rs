@@ -1,28 +1,29 @@
-//! Transfer codings: how a message's body is framed on one connection.
+//! Transfer codings: the framing of a message's body on one connection.
 //!
-//! Follows RFC 9112 sections 6.1, 6.3 and 7. Only `chunked` is understood. The parser below takes
-//! any list that ends in `chunked` for it, and any other for a body that ends with the connection;
-//! both would take a coded body for the content.
+//! Follows RFC 9112 sections 6.1, 6.3 and 7. Only `chunked` is supported. The HTTP library reads
+//! any list that ends in `chunked` as `chunked` alone, and any other list as a body that ends with
+//! the connection; both would take a coded body for the content. So messages are checked here
+//! first.
 
 use http::header::TRANSFER_ENCODING;
 use http::{HeaderMap, StatusCode};
 
-/// What `Transfer-Encoding` says of a message.
+/// The transfer coding of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TransferCoding {
-    /// There is no such field.
+    /// None: there is no `Transfer-Encoding`.
     None,
     /// `chunked` alone.
     Chunked,
-    /// Another coding, under `chunked`: what is in the chunks is not understood.
+    /// Another coding before `chunked`, which this cache cannot decode.
     Unknown,
-    /// `chunked` twice, under another coding, with a parameter, or an empty list: where the body
-    /// ends cannot be known.
+    /// `chunked` twice, before another coding or with a parameter, or an empty list: the end of the
+    /// body cannot be determined.
     Broken,
 }
 
 impl TransferCoding {
-    /// Of a request or a response.
+    /// The coding of a request or a response.
     pub fn of(message: &HeaderMap) -> Self {
         let mut lines = message.get_all(TRANSFER_ENCODING).iter().peekable();
         if lines.peek().is_none() {
@@ -33,8 +34,8 @@ impl TransferCoding {
             .map(|coding| coding.trim_ascii())
             .collect();
         let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
-        // An empty member at the end hides `chunked` from the parser, which then frames the body
-        // otherwise.
+        // An empty member at the end hides `chunked` from the HTTP library, which then frames the
+        // body differently.
         let Some((_, before)) = codings.split_last().filter(|(last, _)| is_chunked(last)) else {
             return Self::Broken;
         };
@@ -55,7 +56,7 @@ impl TransferCoding {
         }
     }
 
-    /// The status that answers a request with it, when that must be refused.
+    /// The status to refuse a request with; `None` when it is accepted.
     pub fn refusal(self) -> Option<StatusCode> {
         match self {
             Self::None | Self::Chunked => None,
@@ -64,7 +65,7 @@ impl TransferCoding {
         }
     }
 
-    /// Whether a body with it can be read.
+    /// Whether a body with this coding can be read.
     pub fn is_understood(self) -> bool {
         self.refusal().is_none()
     }

@@ -1,4 +1,4 @@
-//! Which of several stored responses a request selects.
+//! Which of several stored responses a request selects (`Vary`).
 //!
 //! Follows RFC 9111 section 4.1 and RFC 9110 section 12.5.
 
@@ -8,14 +8,14 @@ use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, DATE, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::coding::{AcceptedCodings, accept_encoding};
-use crate::request_fields::{self, Sight};
+use crate::request_fields::{self, OriginView};
 use crate::{dates, fields};
 
-/// Names in `Vary`; a response with more is not stored.
+/// Most names in `Vary`; a response with more is not stored.
 const VARY_NAMES_MAX: usize = 32;
 
-/// The fields that `Vary` names, sorted, each once; `None` when it has `*`, an invalid name or too
-/// many: then the response selects nothing.
+/// The fields that `Vary` names, sorted and without duplicates. `None` when `Vary` has `*`, an
+/// invalid name or too many names: then no request selects the response.
 pub fn names(response: &HeaderMap) -> Option<Vec<HeaderName>> {
     let mut names = Vec::new();
     for member in fields::list(response, VARY) {
@@ -29,8 +29,8 @@ pub fn names(response: &HeaderMap) -> Option<Vec<HeaderName>> {
     Some(names)
 }
 
-/// The request's fields that select this response, to be kept with it. `Accept-Encoding` as far as
-/// it counts.
+/// The request's fields that select this response, which are stored with it. `Accept-Encoding` is
+/// reduced as in [`coding`](crate::coding).
 pub fn selecting(request: &HeaderMap, response: &HeaderMap) -> HeaderMap {
     let mut kept = HeaderMap::new();
     for name in names(response)
@@ -43,7 +43,7 @@ pub fn selecting(request: &HeaderMap, response: &HeaderMap) -> HeaderMap {
             continue;
         }
         for value in request.get_all(&name) {
-            // A copy of its own: the value may keep a connection's whole read buffer alive.
+            // Copied, since the value may keep a connection's whole read buffer alive.
             kept.append(
                 name.clone(),
                 HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone()),
@@ -53,13 +53,13 @@ pub fn selecting(request: &HeaderMap, response: &HeaderMap) -> HeaderMap {
     kept
 }
 
-/// Whether a request selects a stored response: `stored` are its fields, `selecting` those kept of
-/// its request. Allocates nothing where the fields are equal as they came.
+/// Whether a request selects a stored response. `stored` has the response's fields, `selecting` the
+/// stored fields of its own request. Does not allocate where the fields are equal byte by byte.
 pub fn is_selected(stored: &HeaderMap, selecting: &HeaderMap, request: &HeaderMap) -> bool {
     if !stored.contains_key(VARY) {
         return true;
     }
-    // What [`names`] refuses is never stored; this holds without that as well.
+    // Responses whose `Vary` [`names`] refuses are never stored; this check does not rely on it.
     let mut left = VARY_NAMES_MAX;
     fields::list(stored, VARY).all(|member| {
         let is_name = member != b"*" && left > 0 && member.iter().all(|b| fields::is_token(*b));
@@ -68,11 +68,11 @@ pub fn is_selected(stored: &HeaderMap, selecting: &HeaderMap, request: &HeaderMa
     })
 }
 
-/// Whether a request, given as its fields' lines, says byte by byte what the response's own request
-/// said in every field that `Vary` names, in one line each, or the same codings in
-/// `Accept-Encoding`. Allocates nothing. What is not repeated may still be selected by the rules of
-/// [`is_selected`]; `Connection` must name none of the fields.
-pub fn is_repeated<'a>(
+/// The fast check: whether every field that `Vary` names has the same bytes, in one line, as in the
+/// response's own request, or the same codings in `Accept-Encoding`. `request` has the lines of the
+/// request's fields; its `Connection` must name none of them. Does not allocate. A request that
+/// fails this check may still select the response by [`is_selected`].
+pub fn matches_exactly<'a>(
     stored: &HeaderMap,
     selecting: &HeaderMap,
     request: impl Iterator<Item = (&'a str, &'a [u8])> + Clone,
@@ -98,9 +98,9 @@ pub fn is_repeated<'a>(
             .all(|member| member != b"*" && std::str::from_utf8(member).is_ok_and(is_same))
 }
 
-/// Whether two requests say the same in one field.
+/// Whether two requests are equal in one field, after normalisation.
 fn is_same(name: &str, one: &HeaderMap, other: &HeaderMap) -> bool {
-    // What a client takes away behind this hop the origin does not see: it counts as absent.
+    // The origin does not receive a field that `Connection` names, so the field counts as absent.
     if fields::is_named_by_connection(other, name) {
         return !one.contains_key(name);
     }
@@ -110,48 +110,48 @@ fn is_same(name: &str, one: &HeaderMap, other: &HeaderMap) -> bool {
     one.get_all(name) == other.get_all(name)
         || normal(name, one) == normal(name, other)
         || HeaderName::from_bytes(name.as_bytes())
-            .is_ok_and(|name| request_fields::sight(&name) == Sight::Same)
+            .is_ok_and(|name| request_fields::origin_view(&name) == OriginView::Same)
 }
 
-/// Whether the origin does not see what the client says in a field: it ends here, or the edge drops
-/// it or makes its own.
+/// Whether the origin never receives the client's value of a field: it is for one hop, or the edge
+/// drops or replaces it.
 fn is_hidden(name: &HeaderName, request: &HeaderMap) -> bool {
     fields::is_named_by_connection(request, name.as_str())
-        || request_fields::sight(name) == Sight::Same
+        || request_fields::origin_view(name) == OriginView::Same
 }
 
 fn is_accept_encoding(name: &str) -> bool {
     name.eq_ignore_ascii_case(ACCEPT_ENCODING.as_str())
 }
 
-/// What a stored response varies on and what its own request said there, as numbers: so that one
-/// among many is found without a look at each. Equal numbers say nothing; of different ones neither
-/// selects what the other does.
+/// Hashes of the names in a stored response's `Vary` and of its own request's values, by which an
+/// index finds one response among many. Equal hashes prove nothing; with different ones a request
+/// does not select the response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Selection {
-    /// Of the names in `Vary`.
+    /// Hash of the names in `Vary`.
     pub names: u64,
-    /// Of what the request said in them.
+    /// Hash of the request's values of these fields.
     pub said: u64,
 }
 
 impl Selection {
-    /// The one of a stored response, `None` when it selects nothing: `stored` are its fields,
-    /// `selecting` those kept of its request.
+    /// The hashes of a stored response; `None` when no request selects it. `stored` has the
+    /// response's fields, `selecting` the stored fields of its own request.
     pub fn of(stored: &HeaderMap, selecting: &HeaderMap) -> Option<Self> {
         let names = names(stored)?;
         let mut hasher = DefaultHasher::new();
         names.hash(&mut hasher);
         Some(Self {
             names: hasher.finish(),
-            said: said(&names, selecting),
+            said: selection_hash(&names, selecting),
         })
     }
 }
 
-/// The number of what a request says in these fields, as [`Selection`] has it: requests that
-/// [`is_selected`] takes for the same have the same.
-pub fn said(names: &[HeaderName], request: &HeaderMap) -> u64 {
+/// The hash of a request's values of these fields, as in [`Selection::said`]. Requests that are
+/// equal by [`is_selected`] have the same hash.
+pub fn selection_hash(names: &[HeaderName], request: &HeaderMap) -> u64 {
     let mut hasher = DefaultHasher::new();
     for name in names {
         let is_hidden = is_hidden(name, request);
@@ -168,7 +168,8 @@ pub fn said(names: &[HeaderName], request: &HeaderMap) -> u64 {
     hasher.finish()
 }
 
-/// A field as it is compared: its members in order; a preference list as a set with its weights.
+/// A field in the form that is compared: the members in order; for a preference list the set of
+/// members with their weights.
 fn normal(name: &str, request: &HeaderMap) -> Option<Vec<Vec<u8>>> {
     request.get(name)?;
     let members = fields::list(request, name);
@@ -181,7 +182,7 @@ fn normal(name: &str, request: &HeaderMap) -> Option<Vec<Vec<u8>>> {
     Some(members)
 }
 
-/// A member of a preference list: lower case, no white space, its weight only where it is not 1.
+/// A member of a preference list in lower case, without white space, and without a weight of 1.
 fn preference(member: &[u8]) -> Vec<u8> {
     let text: Vec<u8> = member
         .iter()
@@ -216,8 +217,8 @@ fn trim_zeros(mut digits: &[u8]) -> &[u8] {
     digits
 }
 
-/// Which of several selected responses is used: the one with the newest `Date`, of equals the one
-/// received last.
+/// The response to use of several selected ones: the one with the newest `Date`; of equal ones the
+/// one received last.
 pub fn newest<'a, T>(selected: impl IntoIterator<Item = (T, &'a HeaderMap, u64)>) -> Option<T> {
     let made = |fields: &HeaderMap, received_ms: u64| {
         dates::date(fields, DATE).unwrap_or(received_ms / 1000)
@@ -227,6 +228,9 @@ pub fn newest<'a, T>(selected: impl IntoIterator<Item = (T, &'a HeaderMap, u64)>
         .max_by_key(|(_, fields, received_ms)| (made(fields, *received_ms), *received_ms))
         .map(|(found, ..)| found)
 }
+
+// alias until the parts are merged
+pub use self::{matches_exactly as is_repeated, selection_hash as said};
 
 #[cfg(test)]
 mod tests {
@@ -394,7 +398,7 @@ mod tests {
                 .map(|(name, value)| (name.as_str(), value.as_bytes()))
                 .collect();
             assert_eq!(
-                is_repeated(&stored, &kept, lines.iter().copied()),
+                matches_exactly(&stored, &kept, lines.iter().copied()),
                 repeated,
                 "{response:?} {first:?} {second:?}"
             );
@@ -613,7 +617,7 @@ mod tests {
             for (one, other) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
                 let kept = selecting(&requests[one], &response);
                 let selection = Selection::of(&response, &kept).expect("valid");
-                let is_equal = selection.said == said(&names, &requests[other]);
+                let is_equal = selection.said == selection_hash(&names, &requests[other]);
                 prop_assert!(is_equal || !is_selected(&response, &kept, &requests[other]), "{:?}", requests);
             }
         }

@@ -23,13 +23,15 @@ use http::{HeaderMap, Method, StatusCode};
 use nearcast_fleet::config::CachePolicy;
 use tokio::sync::oneshot;
 
-use super::collapse::{Follower, FollowerStep, ForwardResult, Forwards, Join, Leader, Requester};
+use super::collapse::{
+    Follower, FollowerStep, ForwardResult, Forwards, Join, Leader, Requester, Turns,
+};
 use super::head::{self, Expected, HeadAction, OriginHead};
 use super::wanted::WantedSlices;
 use crate::clock::Clock;
 use crate::index::Index;
 use crate::origin::OriginError;
-use nearcast_http_rules::decide::{Attempts, Decision, Sharing, Stored, Terms, decide};
+use nearcast_http_rules::decide::{Decision, Sharing, Stored, Terms, decide};
 use nearcast_http_rules::freshness::{Exchange, Freshness};
 use nearcast_http_rules::not_stored::NotStored;
 use nearcast_http_rules::range;
@@ -441,11 +443,12 @@ impl World {
         let kind = &self.kinds[kind_number];
         let policy = self.policy.clone();
         let began_ms = self.clock.unix_ms();
-        let terms = Terms::of(&Method::GET, &kind.fields, &policy, false, began_ms);
-        let mut attempts = Attempts::default();
+        let mut terms = Terms::of(&Method::GET, &kind.fields, &policy, false, began_ms);
+        let mut turns = Turns::default();
         let (mut is_alone, mut begun, mut awaited) = (false, 0, 0);
-        while attempts.begin() {
+        while turns.begin() {
             begun += 1;
+            terms.has_waited = turns.has_waited();
             let found = self.look_up(key, kind);
             let stored = found
                 .as_ref()
@@ -457,7 +460,7 @@ impl World {
                     is_unsynced: false,
                     is_awaited: false,
                 });
-            let sharing = match decide(&terms, stored, &mut attempts) {
+            let sharing = match decide(&terms, stored) {
                 Decision::Serve { .. } => {
                     let entry = found.expect("it is served");
                     let state = self.state.borrow();
@@ -466,7 +469,12 @@ impl World {
                     drop(state);
                     return self.count("served");
                 }
-                Decision::Forward { sharing, .. } => sharing,
+                Decision::Forward {
+                    sharing, reason, ..
+                } => match turns.may_wait(reason == ForwardReason::VaryMiss) {
+                    true => sharing,
+                    false => Sharing::Unshared,
+                },
                 other => panic!("unexpected for a plain GET: {other:?}"),
             };
             if kind.wanted.is_some() && self.forwards.is_unjoinable(hash(key), &kind.requester) {
@@ -489,12 +497,12 @@ impl World {
                 Join::Follower(follower) => {
                     match self.follow(key, kind, follower).await {
                         FollowerStep::LookUpStored => {
-                            attempts.note_awaited();
+                            turns.note_stored();
                             awaited += 1;
                         }
                         FollowerStep::LookUpAgain => {}
                         FollowerStep::ForwardAlone => {
-                            attempts.unshare();
+                            turns.forward_alone();
                             is_alone = true;
                         }
                         FollowerStep::ErrorResponse { .. } => return self.count("shared errors"),
@@ -543,7 +551,7 @@ impl World {
             let _ = done.await;
             return self.count("forwarded");
         }
-        panic!("a request ran out of attempts");
+        panic!("a request ran out of turns");
     }
 
     fn spend_lead(&self, key: u64, group: u8) {

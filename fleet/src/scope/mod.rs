@@ -1,44 +1,118 @@
-//! What a purge may name, in one canonical form: URLs, beginnings of URLs, hosts, tags.
+//! Purge scopes in canonical form: URLs, prefixes of URLs, hosts, sites and tags.
 //!
-//! People and programs write one URL in many ways: raw UTF-8 or escaped, escapes in either case,
-//! with or without port. A cache key keeps the bytes that came. So what a purge names and what is
-//! stored are compared in the form made here: the command line and control refuse what has none,
-//! the journal carries it, and edges make it of their keys when they look a purge up. Pure. Follows
-//! RFC 3986 (sections 2.1, 2.3, 5.2.4, 6.2.2) and RFC 3492 (punycode).
+//! One URL has many spellings: raw UTF-8 or escaped, escapes in either case, with or without port.
+//! A cache key keeps the bytes of the request. Purges and keys are therefore compared in the
+//! canonical form of this module. The command line and control reject a scope that has no such
+//! form, the journal carries the form, and edges convert a key when they look up its purges. Pure.
+//! Follows RFC 3986 (sections 2.1, 2.3, 5.2.4, 6.2.2) and RFC 3492 (punycode).
+
+mod escape;
+mod host;
+mod punycode;
 
 use std::borrow::Cow;
-use std::net::Ipv6Addr;
 
-use crate::journal::PurgeScope;
+use crate::change::PurgeScope;
 
-/// Bytes of a URL in canonical form: every key of an edge fits, also with each of its bytes
-/// escaped.
+pub use self::host::host;
+
+/// Longest URL in canonical form, in bytes. Every key of an edge fits, even with all bytes escaped.
 pub const URL_BYTES_MAX: usize = 32 * 1024;
-/// Bytes of one tag.
+/// Longest tag, in bytes.
 pub const TAG_BYTES_MAX: usize = 1024;
-/// Scopes of one purge.
+/// Most scopes of one purge.
 pub const SCOPES_MAX: usize = 256;
-/// Characters of a host name.
-const HOST_CHARS_MAX: usize = 253;
-/// Characters of a label of it.
-const LABEL_CHARS_MAX: usize = 63;
 
-/// Why something cannot be purged as it is written. The words name what to write instead.
+/// The kinds of purge scope: the one list of their names in the API, the journal, the command line
+/// and metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "PurgeScope explains each")]
+pub enum ScopeKind {
+    Url,
+    Prefix,
+    Host,
+    Site,
+    Tag,
+    SiteTag,
+    All,
+}
+
+impl ScopeKind {
+    /// All kinds.
+    pub const ALL: [Self; 7] = [
+        Self::Url,
+        Self::Prefix,
+        Self::Host,
+        Self::Site,
+        Self::Tag,
+        Self::SiteTag,
+        Self::All,
+    ];
+
+    /// The name: `by` in the API and the journal, and the label of metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Url => "url",
+            Self::Prefix => "prefix",
+            Self::Host => "host",
+            Self::Site => "site",
+            Self::Tag => "tag",
+            Self::SiteTag => "site_tag",
+            Self::All => "all",
+        }
+    }
+
+    /// The kind with this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// The scope of this kind with a value. `None` for the two kinds that no single text gives:
+    /// everything, which has no value, and the tag of a site, which has two.
+    pub fn with_value(self, value: String) -> Option<PurgeScope> {
+        match self {
+            Self::Url => Some(PurgeScope::Url(value)),
+            Self::Prefix => Some(PurgeScope::Prefix(value)),
+            Self::Host => Some(PurgeScope::Host(value)),
+            Self::Site => Some(PurgeScope::Site(value)),
+            Self::Tag => Some(PurgeScope::Tag(value)),
+            Self::SiteTag | Self::All => None,
+        }
+    }
+}
+
+impl PurgeScope {
+    /// The kind. A list has the kind of everything, since it has no name of its own; callers that
+    /// care look at each member.
+    pub fn kind(&self) -> ScopeKind {
+        match self {
+            Self::Url(_) => ScopeKind::Url,
+            Self::Prefix(_) => ScopeKind::Prefix,
+            Self::Host(_) => ScopeKind::Host,
+            Self::Site(_) => ScopeKind::Site,
+            Self::Tag(_) => ScopeKind::Tag,
+            Self::SiteTag { .. } => ScopeKind::SiteTag,
+            Self::All | Self::Any(_) => ScopeKind::All,
+        }
+    }
+}
+
+/// Why a scope cannot be purged as it is written. The message says what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs, reason = "the words say it")]
+#[allow(missing_docs, reason = "the messages explain them")]
 pub enum ScopeError {
     #[error("there is nothing to purge in an empty {0}")]
     Empty(&'static str),
-    #[error("a control character cannot be in a {0}: write %XX for one that belongs to a URL")]
+    #[error("a {0} cannot have a control character: write %XX for one in a URL")]
     Control(&'static str),
-    #[error("{0:?} is no whole URL: {hint}", hint = whole_url(.0))]
+    #[error("{0:?} is not a whole URL: {hint}", hint = whole_url(.0))]
     NoScheme(String),
-    #[error("{0:?} is no scheme that is served here: write http:// or https://")]
+    #[error("{0:?} is not a scheme of this network: write http:// or https://")]
     Scheme(String),
-    #[error("{0:?} is no host: {1}")]
+    #[error("{0:?} is not a host: {1}")]
     Host(String, &'static str),
     #[error(
-        "the percent sign in {0:?} has not two hexadecimal digits after it: write %25 for a percent sign"
+        "a percent sign in {0:?} is not followed by two hexadecimal digits: write %25 for a percent sign"
     )]
     BrokenEscape(String),
     #[error("a URL has at most {URL_BYTES_MAX} bytes, escapes counted as three")]
@@ -46,23 +120,23 @@ pub enum ScopeError {
     #[error("{0:?} ends within or right after the host: add at least a /, or purge the host")]
     PrefixOfHost(String),
     #[error(
-        "a * in {0:?} is not at its end: a prefix covers what begins with it, and no other pattern; write %2A for a * of the URL"
+        "a * in {0:?} is not at its end: a prefix covers the URLs that begin with it, and other patterns are not supported; write %2A for a * in the URL"
     )]
     StarWithin(String),
     #[error(
-        "a tag has at most {TAG_BYTES_MAX} bytes, this one has {0}: responses with longer ones are not stored"
+        "a tag has at most {TAG_BYTES_MAX} bytes, this one has {0}: responses with longer tags are not stored"
     )]
     TagTooLong(usize),
     #[error(
-        "a purge names at most {SCOPES_MAX} things, this one {0}: send several, or name a prefix, host, site or tag that covers them"
+        "a purge names at most {SCOPES_MAX} scopes, this one has {0}: send several purges, or name a prefix, host, site or tag that covers them"
     )]
     TooMany(usize),
     #[error("a purge of everything names nothing else")]
     AllAndMore,
 }
 
-/// What to write in place of a URL that has no scheme: itself with one, where it may begin with a
-/// host.
+/// What to write in place of a URL without a scheme: the same with a scheme where the text may begin
+/// with a host.
 fn whole_url(text: &str) -> String {
     let host = text.split(['/', '?', '#']).next().unwrap_or_default();
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
@@ -76,14 +150,14 @@ fn whole_url(text: &str) -> String {
     }
 }
 
-/// A scope as the journal carries it.
+/// A scope in canonical form, as the journal carries it. It does not check whether a site exists.
 ///
 /// # Errors
-/// What is wrong with it, and what to write instead. Whether a site exists is not looked at.
+/// The scope has no canonical form; the error says what to write instead.
 pub fn canonical(scope: &PurgeScope) -> Result<PurgeScope, ScopeError> {
     Ok(match scope {
         PurgeScope::Url(text) => PurgeScope::Url(url(text)?),
-        // The star tells it from prefixes of earlier versions, see `beginnings`.
+        // The star distinguishes it from the prefixes of earlier versions, see `prefix_coverage`.
         PurgeScope::Prefix(text) => PurgeScope::Prefix(prefix(text)? + "*"),
         PurgeScope::Host(text) => PurgeScope::Host(host(text)?),
         PurgeScope::Tag(text) => PurgeScope::Tag(tag(text)?),
@@ -97,11 +171,11 @@ pub fn canonical(scope: &PurgeScope) -> Result<PurgeScope, ScopeError> {
     })
 }
 
-/// Several scopes as one, each in canonical form and once; a single one is itself.
+/// Several scopes as one, each in canonical form, without duplicates. A single scope stays as it is.
 ///
 /// # Errors
-/// As [`canonical`], for the first that has a mistake; too many of them; everything beside
-/// something else.
+/// As [`canonical`] for the first invalid scope; too many scopes; everything together with another
+/// scope.
 pub fn any_of(scopes: &[PurgeScope]) -> Result<PurgeScope, ScopeError> {
     if scopes.len() > SCOPES_MAX {
         return Err(ScopeError::TooMany(scopes.len()));
@@ -131,13 +205,13 @@ pub fn any_of(scopes: &[PurgeScope]) -> Result<PurgeScope, ScopeError> {
 
 /// A URL in canonical form: `http://host/path?query`.
 ///
-/// Scheme and port say by which way a client came, so they do not count. Path and query have every
-/// byte escaped that is not allowed in them (RFC 3986), and no escape that is not needed; the path
-/// has no dot segments; the fragment is left out.
+/// Scheme and port depend on how a client reached the cache, so the form drops them. Path and query
+/// have every escape that RFC 3986 requires and no other; the path has no dot segments; the
+/// fragment is left out.
 ///
 /// # Errors
-/// It has no scheme or host, another scheme than HTTP's, a control character or a broken escape, or
-/// is too long.
+/// The URL has no scheme or host, a scheme other than http and https, a control character or a
+/// malformed escape, or is too long.
 pub fn url(text: &str) -> Result<String, ScopeError> {
     let (host, rest) = split(text, "URL")?;
     let mut url = format!("http://{}", self::host(host)?);
@@ -147,10 +221,10 @@ pub fn url(text: &str) -> Result<String, ScopeError> {
     check_length(url)
 }
 
-/// The beginning of URLs in canonical form; a `*` at its end is left out.
+/// A prefix of URLs in canonical form, without the `*` at its end.
 ///
 /// # Errors
-/// As [`url`]; it ends in or after the host; a star that is not at its end.
+/// As [`url`]; the prefix ends within or right after the host; a star is not at its end.
 pub fn prefix(text: &str) -> Result<String, ScopeError> {
     let beginning = text.trim().trim_end_matches('*');
     let (host, rest) = split(beginning, "prefix")?;
@@ -163,61 +237,15 @@ pub fn prefix(text: &str) -> Result<String, ScopeError> {
     let mut url = format!("http://{}", self::host(host)?);
     let start = url.len();
     push_path(rest, text, &mut url)?;
-    // What the last segment goes on with is open: `/.` begins `/.well-known`.
+    // The last segment may continue: `/.` is a prefix of `/.well-known`.
     remove_dots(&mut url, start, true);
     check_length(url)
 }
 
-/// A host in canonical form: lower case, ASCII, without port and final dot.
+/// A tag in canonical form: without leading and trailing white space.
 ///
 /// # Errors
-/// It is no host name or address.
-pub fn host(text: &str) -> Result<String, ScopeError> {
-    let refuse = |why| Err(ScopeError::Host(text.trim().to_owned(), why));
-    let authority = text.trim();
-    if authority.is_empty() {
-        return refuse("it is empty; write one such as www.example.org");
-    }
-    if authority.contains("://") || authority.contains('/') {
-        return refuse("write its name alone, without scheme and path");
-    }
-    if authority.contains('@') {
-        return refuse("leave out the user name before the @");
-    }
-    if authority.contains('*') {
-        return refuse("name the hosts one by one, or purge the site");
-    }
-    let (name, port) = match authority
-        .strip_prefix('[')
-        .and_then(|rest| rest.split_once(']'))
-    {
-        Some((address, port)) => match address.parse::<Ipv6Addr>() {
-            Ok(address) => (format!("[{address}]"), port.to_owned()),
-            Err(_) => return refuse("what is in its [] is no IPv6 address"),
-        },
-        None => {
-            let (name, port) = authority.split_at(authority.find(':').unwrap_or(authority.len()));
-            match dns_name(name) {
-                Ok(name) => (name, port.to_owned()),
-                Err(why) => return refuse(why),
-            }
-        }
-    };
-    let is_port = |digits: &str| {
-        digits.is_empty()
-            || digits.bytes().all(|b| b.is_ascii_digit()) && digits.parse::<u16>().is_ok()
-    };
-    match port.strip_prefix(':') {
-        Some(digits) if is_port(digits) => Ok(name),
-        None if port.is_empty() => Ok(name),
-        _ => refuse("what follows the : is no port"),
-    }
-}
-
-/// A tag without the blanks around it.
-///
-/// # Errors
-/// It is empty, too long, or has control characters.
+/// The tag is empty, too long, or has control characters.
 pub fn tag(text: &str) -> Result<String, ScopeError> {
     let tag = text.trim();
     if tag.is_empty() {
@@ -232,46 +260,50 @@ pub fn tag(text: &str) -> Result<String, ScopeError> {
     Ok(tag.to_owned())
 }
 
-/// A cache key's URL, or one of an earlier version's journal, in canonical form. Takes everything:
-/// a percent sign without digits is one that should have been `%25`.
-pub fn stored(url: &str) -> Cow<'_, str> {
+/// The URL of a cache key in canonical form, with its scheme and host as they are. Never fails: a
+/// percent sign without two digits counts as `%25`. Nearly every key is in canonical form already
+/// and is borrowed.
+pub fn canonical_key(url: &str) -> Cow<'_, str> {
     let start = url.find("://").map_or(0, |at| at + 3);
     let path_at = url[start..]
         .find(['/', '?'])
         .map_or(url.len(), |at| start + at);
     let (before, path) = url.split_at(path_at);
-    if is_canonical(path.as_bytes()) {
+    if escape::is_canonical(path.as_bytes()) {
         return Cow::Borrowed(url);
     }
     let mut made = String::with_capacity(url.len() + 16);
     made.push_str(before);
-    let Ok(()) = push_escaped(path, &mut made, || Ok::<(), std::convert::Infallible>(()));
+    let Ok(()) = escape::push_escaped(path, &mut made, || Ok::<(), std::convert::Infallible>(()));
     Cow::Owned(made)
 }
 
-/// A URL of a journal entry in canonical form, also one that an earlier version has accepted and
-/// this one would not.
+// aliases until the parts are merged
+pub use self::{canonical_key as stored, prefix_coverage as beginnings};
+
+/// The URL of a journal entry in canonical form, including one that an earlier version accepted and
+/// this one rejects.
 pub fn journalled_url(text: &str) -> String {
-    url(text).unwrap_or_else(|_| lenient(text))
+    url(text).unwrap_or_else(|_| lenient_url(text))
 }
 
-/// What a prefix of a journal entry covers.
+/// The URLs that a prefix of a journal entry covers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Covered {
-    /// Every URL that begins so.
+    /// Every URL that begins with this text.
     Beginning(String),
     /// This URL.
     Url(String),
 }
 
-/// What a journalled prefix covers. One that ends in a star covers what begins with it. Without a
-/// star it is of an earlier version, which cut at a `/`, so that `/x/` covered `/x` and `/x?q` too:
-/// that stays covered, since it may be stored still.
-pub fn beginnings(text: &str) -> Vec<Covered> {
+/// The URLs that the prefix of a journal entry covers. A prefix with a star at its end covers every
+/// URL that begins with it. One without a star comes from an earlier version, in which `/x/` covered
+/// `/x` and `/x?q` too; it still covers them, since they may be stored.
+pub fn prefix_coverage(text: &str) -> Vec<Covered> {
     if let Some(beginning) = text.strip_suffix('*') {
-        return vec![Covered::Beginning(lenient(beginning))];
+        return vec![Covered::Beginning(lenient_url(beginning))];
     }
-    let beginning = lenient(text);
+    let beginning = lenient_url(text);
     let directory = beginning.trim_end_matches('/');
     let is_below_host = directory.matches('/').count() > 2;
     match directory.len() < beginning.len() {
@@ -285,7 +317,7 @@ pub fn beginnings(text: &str) -> Vec<Covered> {
     }
 }
 
-/// The host of a URL or beginning in canonical form.
+/// The host of a URL or prefix in canonical form.
 pub fn host_of(canonical: &str) -> &str {
     let rest = canonical
         .split_once("://")
@@ -293,7 +325,7 @@ pub fn host_of(canonical: &str) -> &str {
     &rest[..rest.find(['/', '?']).unwrap_or(rest.len())]
 }
 
-/// Splits into authority and what follows it, without the fragment.
+/// Splits a URL into its authority, and path and query. The fragment is dropped.
 fn split<'t>(text: &'t str, what: &'static str) -> Result<(&'t str, &'t str), ScopeError> {
     let text = text.trim();
     if text.is_empty() {
@@ -320,12 +352,12 @@ fn split<'t>(text: &'t str, what: &'static str) -> Result<(&'t str, &'t str), Sc
     Ok(rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len())))
 }
 
-/// Appends path and query, escaped as they should be.
+/// Appends path and query in canonical form.
 fn push_path(rest: &str, whole: &str, url: &mut String) -> Result<(), ScopeError> {
     if !rest.starts_with('/') {
         url.push('/');
     }
-    push_escaped(rest, url, || {
+    escape::push_escaped(rest, url, || {
         Err(ScopeError::BrokenEscape(whole.trim().to_owned()))
     })
 }
@@ -338,80 +370,8 @@ fn check_length(url: String) -> Result<String, ScopeError> {
     }
 }
 
-/// Bytes that are the same with and without an escape: the unreserved ones, and those that were
-/// unreserved in RFC 2396 (`!*'()`), which programs escape or not as they please.
-fn is_plain(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~!*'()".contains(&byte)
-}
-
-/// Other bytes that may be in a path or query as they are; an escape of one is not the same.
-fn is_delimiter(byte: u8) -> bool {
-    b"/?:@$&+,;=".contains(&byte)
-}
-
-fn escaped(bytes: &[u8]) -> Option<u8> {
-    let digit = |b: u8| char::from(b).to_digit(16);
-    match bytes {
-        [b'%', high, low, ..] => u8::try_from(digit(*high)? * 16 + digit(*low)?).ok(),
-        _ => None,
-    }
-}
-
-fn is_canonical(path: &[u8]) -> bool {
-    let mut rest = path;
-    while let Some((byte, after)) = rest.split_first() {
-        let is_good = match byte {
-            b'%' => {
-                escaped(rest).is_some_and(|b| !is_plain(b))
-                    && after[..2].iter().all(|b| !b.is_ascii_lowercase())
-            }
-            byte => is_plain(*byte) || is_delimiter(*byte),
-        };
-        if !is_good {
-            return false;
-        }
-        rest = after;
-    }
-    path.first() == Some(&b'/')
-}
-
-/// Appends text with the escapes that it needs; `broken` decides about a percent sign without
-/// digits.
-fn push_escaped<E>(
-    text: &str,
-    url: &mut String,
-    broken: impl Fn() -> Result<(), E>,
-) -> Result<(), E> {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    let mut push = |byte: u8, is_raw: bool| match is_raw {
-        true => url.push(char::from(byte)),
-        false => url.extend([
-            '%',
-            char::from(HEX[usize::from(byte >> 4)]),
-            char::from(HEX[usize::from(byte & 15)]),
-        ]),
-    };
-    let mut rest = text.as_bytes();
-    while let Some((byte, after)) = rest.split_first() {
-        match (byte, escaped(rest)) {
-            (b'%', Some(byte)) => {
-                push(byte, is_plain(byte));
-                rest = &after[2..];
-                continue;
-            }
-            (b'%', None) => {
-                broken()?;
-                push(b'%', false);
-            }
-            (byte, _) => push(*byte, is_plain(*byte) || is_delimiter(*byte)),
-        }
-        rest = after;
-    }
-    Ok(())
-}
-
-/// Takes `.` and `..` out of a path, as every client does before it asks. The last segment of a
-/// beginning is open.
+/// Removes the segments `.` and `..` from a path, as clients do before they send a request. The last
+/// segment of a prefix stays, since it may continue (`is_open`).
 fn remove_dots(url: &mut String, start: usize, is_open: bool) {
     let path_and_query = &url[start..];
     let (path, query) =
@@ -441,8 +401,8 @@ fn remove_dots(url: &mut String, start: usize, is_open: bool) {
     url.push_str(&made);
 }
 
-/// What the journal of an earlier version may have, read as that version read it.
-fn lenient(text: &str) -> String {
+/// A URL that an earlier version accepted, read as that version read it.
+fn lenient_url(text: &str) -> String {
     let text = text.trim();
     let (_, rest) = text.split_once("://").unwrap_or(("http", text));
     let rest = rest.split('#').next().unwrap_or_default();
@@ -453,115 +413,11 @@ fn lenient(text: &str) -> String {
         None => authority.find(':').unwrap_or(authority.len()),
     };
     let slash = if path.starts_with('/') { "" } else { "/" };
-    stored(&format!(
+    canonical_key(&format!(
         "http://{}{slash}{path}",
         authority[..end].trim_end_matches('.')
     ))
     .into_owned()
-}
-
-/// A host name as DNS has it.
-fn dns_name(name: &str) -> Result<String, &'static str> {
-    const INTERNATIONAL: &str = "letters, digits, - and . can be in it; write an international name as DNS has it (xn--...)";
-    let name = name.strip_suffix('.').unwrap_or(name);
-    let mut labels = Vec::new();
-    for label in name.split('.') {
-        let lower = label.to_lowercase();
-        let is_good = |c: char| {
-            c == '-'
-                || c == '_'
-                || if c.is_ascii() {
-                    c.is_ascii_alphanumeric()
-                } else {
-                    c.is_alphanumeric()
-                }
-        };
-        if lower.is_empty() {
-            return Err("it has an empty label");
-        }
-        if !lower.chars().all(is_good) {
-            return Err(INTERNATIONAL);
-        }
-        let label = if lower.is_ascii() {
-            lower
-        } else {
-            format!("xn--{}", punycode(&lower).ok_or(INTERNATIONAL)?)
-        };
-        if label.len() > LABEL_CHARS_MAX {
-            return Err("a label of it has more than 63 characters");
-        }
-        labels.push(label);
-    }
-    let name = labels.join(".");
-    if name.len() > HOST_CHARS_MAX {
-        Err("it has more than 253 characters")
-    } else {
-        Ok(name)
-    }
-}
-
-/// RFC 3492 section 6.3; `None` where a number is too large, which no label of 63 characters has.
-fn punycode(label: &str) -> Option<String> {
-    const BASE: u32 = 36;
-    const T_MIN: u32 = 1;
-    const T_MAX: u32 = 26;
-    let mut output: String = label.chars().filter(char::is_ascii).collect();
-    let basic = u32::try_from(output.len()).ok()?;
-    if basic > 0 {
-        output.push('-');
-    }
-    let (mut n, mut delta, mut bias, mut handled) = (128u32, 0u32, 72u32, basic);
-    let count = u32::try_from(label.chars().count()).ok()?;
-    while handled < count {
-        let next = label.chars().map(u32::from).filter(|c| *c >= n).min()?;
-        delta = delta.checked_add((next - n).checked_mul(handled + 1)?)?;
-        n = next;
-        for c in label.chars().map(u32::from) {
-            if c < n {
-                delta = delta.checked_add(1)?;
-            }
-            if c != n {
-                continue;
-            }
-            let (mut q, mut k) = (delta, BASE);
-            loop {
-                let t = k.saturating_sub(bias).clamp(T_MIN, T_MAX);
-                if q < t {
-                    break;
-                }
-                output.push(digit(t + (q - t) % (BASE - t)));
-                q = (q - t) / (BASE - t);
-                k += BASE;
-            }
-            output.push(digit(q));
-            bias = adapt(delta, handled + 1, handled == basic);
-            delta = 0;
-            handled += 1;
-        }
-        delta = delta.checked_add(1)?;
-        n = n.checked_add(1)?;
-    }
-    Some(output)
-}
-
-fn digit(value: u32) -> char {
-    char::from(if value < 26 {
-        b'a' + value as u8
-    } else {
-        b'0' + (value - 26) as u8
-    })
-}
-
-/// RFC 3492 section 6.1.
-fn adapt(delta: u32, points: u32, is_first: bool) -> u32 {
-    let mut delta = if is_first { delta / 700 } else { delta / 2 };
-    delta += delta / points;
-    let mut k = 0;
-    while delta > 455 {
-        delta /= 35;
-        k += 36;
-    }
-    k + 36 * delta / (delta + 38)
 }
 
 #[cfg(test)]
@@ -717,11 +573,14 @@ mod tests {
             ("http://[::1]/a[", "http://[::1]/a%5B"),
         ];
         for (key, expected) in table {
-            assert_eq!(stored(key), expected);
+            assert_eq!(canonical_key(key), expected);
             assert_eq!(url(expected).as_deref(), Ok(expected));
         }
         assert!(
-            matches!(stored("http://a.test/a/b?c=d&e=%C3%A9"), Cow::Borrowed(_)),
+            matches!(
+                canonical_key("http://a.test/a/b?c=d&e=%C3%A9"),
+                Cow::Borrowed(_)
+            ),
             "nearly all are as they should be"
         );
     }
@@ -747,7 +606,7 @@ mod tests {
             ("http://a.test/%zz", vec![begins("http://a.test/%25zz")]),
         ];
         for (text, expected) in table {
-            assert_eq!(beginnings(text), expected, "{text}");
+            assert_eq!(prefix_coverage(text), expected, "{text}");
         }
         assert_eq!(journalled_url("http://a.test/%zz"), "http://a.test/%25zz");
         assert_eq!(journalled_url("a.test?x"), "http://a.test/?x");
@@ -818,16 +677,36 @@ mod tests {
         );
     }
 
+    #[test]
+    fn every_kind_has_the_name_that_the_journal_writes() {
+        for kind in ScopeKind::ALL {
+            assert_eq!(ScopeKind::parse(kind.name()), Some(kind));
+            let scope = match kind {
+                ScopeKind::SiteTag => PurgeScope::SiteTag {
+                    site: "s".into(),
+                    tag: "t".into(),
+                },
+                ScopeKind::All => PurgeScope::All,
+                kind => kind.with_value("v".into()).expect("it has one value"),
+            };
+            assert_eq!(scope.kind(), kind);
+            let written = serde_json::to_value(&scope).expect("plain");
+            assert_eq!(written["by"], kind.name());
+        }
+        assert_eq!(ScopeKind::parse("any"), None);
+        assert_eq!(PurgeScope::Any(vec![]).kind(), ScopeKind::All);
+    }
+
     proptest! {
         #[test]
         fn nothing_panics_and_a_form_is_its_own_form(text in "\\PC{0,40}", path in "[ -~é健]{0,30}") {
             for text in [text.clone(), format!("http://a.test/{path}"), format!("http://{text}")] {
-                let _ = (host(&text), tag(&text), beginnings(&text), journalled_url(&text), lenient(&text));
-                let of_key = stored(&text).into_owned();
-                prop_assert_eq!(stored(&of_key), of_key.as_str());
+                let _ = (host(&text), tag(&text), prefix_coverage(&text), journalled_url(&text), lenient_url(&text));
+                let of_key = canonical_key(&text).into_owned();
+                prop_assert_eq!(canonical_key(&of_key), of_key.as_str());
                 if let Ok(found) = url(&text) {
                     prop_assert_eq!(url(&found), Ok(found.clone()));
-                    prop_assert_eq!(stored(&found), found.as_str());
+                    prop_assert_eq!(canonical_key(&found), found.as_str());
                     prop_assert!(found.is_ascii());
                 }
                 if let Ok(found) = prefix(&text) {
