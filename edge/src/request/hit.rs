@@ -10,8 +10,9 @@ use bytes::Bytes;
 use http::header::{AGE, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use nearcast_http_rules::decide::{self, Decision, Terms, decide};
+use nearcast_http_rules::key::{self, stored_scheme};
 use nearcast_http_rules::status::{ForwardReason, Outcome};
-use nearcast_http_rules::{forward, key, vary};
+use nearcast_http_rules::{forward, vary};
 
 use super::account;
 use super::check::{ClientConnection, Request, may_be_health_check};
@@ -170,7 +171,8 @@ pub(crate) fn try_hit<'a>(
             return None;
         }
 
-        key::write(client.scheme(), &known.host, request.path, url).ok()?;
+        let scheme = stored_scheme(client.scheme());
+        known.host.write_url(scheme, request.path, url).ok()?;
         let hash = edge.index.hash(url);
         let variants = edge.index.variants(hash)?;
         let [stored] = &variants[..] else { return None };
