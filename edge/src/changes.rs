@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dashmap::DashMap;
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::index::HashedKey;
-use crate::response::StoredResponse;
+use crate::stored::index::HashedKey;
+use crate::stored::response::StoredResponse;
 use nearcast_http_rules::invalidate;
 
 /// Changes that are remembered one by one. When there are more all are forgotten, and no answer

@@ -902,7 +902,7 @@ fn freshen(
         keyed: stale.keyed.clone(),
         fields,
         requested_ms: exchange.requested_ms,
-        born,
+        requested_at_revision: born,
         is_soft: false,
         is_recovered: false,
     };
@@ -1203,7 +1203,7 @@ fn begin(ask: &Ask, came: &Came<'_>, body: OriginBody, not_stored: Option<NotSto
         keyed: HeaderMap::clone(&ask.keyed),
         fields: stored,
         requested_ms: exchange.requested_ms,
-        born,
+        requested_at_revision: born,
         is_soft: false,
         is_recovered: false,
     };

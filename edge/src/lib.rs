@@ -22,32 +22,34 @@
 
 mod body;
 mod changes;
+mod client_body;
 mod connection;
 mod connections;
-mod content;
 mod edge;
 mod fill;
 mod handler;
 mod http1;
-mod index;
 mod interim;
 mod journal;
 mod kernel;
 mod metrics;
 mod origin;
 mod popularity;
-mod purge;
 mod purge_request;
 mod push;
 mod report;
 pub mod request_head;
-mod response;
 mod rtt;
 mod server;
 mod spellings;
 mod standing;
-pub mod store;
+mod store;
+mod stored;
 mod upgrade;
+
+// Aliases until the parts are merged.
+use body as content;
+use stored::{generations as purge, index, response};
 
 use std::path::Path;
 use std::sync::Arc;
@@ -66,11 +68,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::connections::Connections;
 use crate::edge::{Edge, Knowledge, Sites, Worker, now_ms};
-use crate::index::Index;
 use crate::metrics::{Collected, Metrics};
 use crate::origin::{OriginPool, Origins};
 use crate::standing::{Stage, Standing};
 use crate::store::{DiskConfig, Gone, Store, StoreConfig};
+use crate::stored::index::Index;
 
 /// How long background tasks may take to end after the last connection.
 const TASKS_END_MAX: Duration = Duration::from_secs(2);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use nearcast_fleet::report::UrlCount;
 
-use crate::index::HashedKey;
+use crate::stored::index::HashedKey;
 
 /// URLs counted at once.
 const URLS_MAX: usize = 16_384;

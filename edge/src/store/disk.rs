@@ -33,19 +33,19 @@ const RETRY_AFTER: Duration = Duration::from_secs(30);
 
 /// What the disk tier tells of itself.
 #[derive(Debug, Clone, std::marker::Copy, Default, PartialEq, Eq)]
-pub struct DiskFigures {
+pub(crate) struct DiskFigures {
     /// Bytes in files of the pool that clients fill.
-    pub pull_bytes: u64,
+    pub(crate) pull_bytes: u64,
     /// Bytes in files of the pool that pushes fill.
-    pub pushed_bytes: u64,
+    pub(crate) pushed_bytes: u64,
     /// Regions evicted for space.
-    pub evictions: u64,
+    pub(crate) evictions: u64,
     /// Reads and writes that failed.
-    pub errors: u64,
+    pub(crate) errors: u64,
     /// Slices that were not written because the disk was behind, off or full of what is wanted.
-    pub shed: u64,
+    pub(crate) shed: u64,
     /// Whether writes are on.
-    pub is_on: bool,
+    pub(crate) is_on: bool,
 }
 
 #[derive(Debug, Default)]

@@ -21,28 +21,28 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-pub use disk::DiskFigures;
+pub(crate) use disk::DiskFigures;
 use disk::DiskTier;
 use memory::MemoryTier;
 
-pub use nearcast_fleet::disk::SLICE_BYTES;
+pub(crate) use nearcast_fleet::disk::SLICE_BYTES;
 
 /// The number of a body; never given twice, not even after a restart.
 #[derive(Debug, Clone, std::marker::Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct BodyId(pub u64);
+pub(crate) struct BodyId(pub(crate) u64);
 
 /// One slice of one body.
 #[derive(Debug, Clone, std::marker::Copy, PartialEq, Eq, Hash)]
-pub struct SliceKey {
+pub(crate) struct SliceKey {
     /// The body.
-    pub body: BodyId,
+    pub(crate) body: BodyId,
     /// Place in the row, from 0.
-    pub index: u32,
+    pub(crate) index: u32,
 }
 
 /// Which share of the disk a body lives in.
 #[derive(Debug, Clone, std::marker::Copy, PartialEq, Eq)]
-pub enum Pool {
+pub(crate) enum Pool {
     /// Fetched because a client asked.
     Pull,
     /// Fetched ahead by a push order.
@@ -51,11 +51,11 @@ pub enum Pool {
 
 /// A body as the store knows it, shared by everything that holds a part of it.
 #[derive(Debug)]
-pub struct StoredBody {
+pub(crate) struct StoredBody {
     /// Its number.
-    pub id: BodyId,
+    pub(crate) id: BodyId,
     /// A number of the user's, handed back when the body is gone.
-    pub owner: u128,
+    pub(crate) owner: u128,
     /// Never changed: what forgets a body must not be evicted before what describes it.
     pool: Pool,
     /// Copies of slices in either tier or on their way to disk.
@@ -73,32 +73,32 @@ pub struct StoredBody {
 
 /// A body whose last slice has left the store.
 #[derive(Debug, Clone, std::marker::Copy, PartialEq, Eq)]
-pub struct Gone {
+pub(crate) struct Gone {
     /// The body.
-    pub id: BodyId,
+    pub(crate) id: BodyId,
     /// Its owner number.
-    pub owner: u128,
+    pub(crate) owner: u128,
 }
 
 impl StoredBody {
     /// The share of the disk it lives in.
-    pub fn pool(&self) -> Pool {
+    pub(crate) fn pool(&self) -> Pool {
         self.pool
     }
 
     /// Whether any tier holds any slice of it.
-    pub fn has_slices(&self) -> bool {
+    pub(crate) fn has_slices(&self) -> bool {
         self.copies.load(Ordering::Acquire) > 0
     }
 
     /// One more than the highest slice index ever stored: how many places [`Store::forget`] looks
     /// at.
-    pub fn slices(&self) -> u32 {
+    pub(crate) fn slices(&self) -> u32 {
         self.slices.load(Ordering::Relaxed)
     }
 
     /// Marks it as used, so that its slices on disk get a second life when their region is evicted.
-    pub fn touch(&self) {
+    pub(crate) fn touch(&self) {
         if !self.touched.load(Ordering::Relaxed) {
             self.touched.store(true, Ordering::Relaxed);
         }
@@ -137,36 +137,36 @@ impl Drop for Copy {
 
 /// How a store is laid out.
 #[derive(Debug, Clone)]
-pub struct StoreConfig {
+pub(crate) struct StoreConfig {
     /// Bytes of slices kept in memory.
-    pub memory_bytes: u64,
+    pub(crate) memory_bytes: u64,
     /// The disk tier; `None` keeps everything in memory.
-    pub disk: Option<DiskConfig>,
+    pub(crate) disk: Option<DiskConfig>,
 }
 
 /// How the disk tier is laid out.
 #[derive(Debug, Clone)]
-pub struct DiskConfig {
+pub(crate) struct DiskConfig {
     /// Directory of its files, made when it is missing.
-    pub directory: PathBuf,
+    pub(crate) directory: PathBuf,
     /// Bytes for what clients pulled.
-    pub pull_bytes: u64,
+    pub(crate) pull_bytes: u64,
     /// Bytes for what was pushed.
-    pub pushed_bytes: u64,
+    pub(crate) pushed_bytes: u64,
 }
 
 /// A body found on disk at start.
 #[derive(Debug)]
-pub struct RecoveredBody {
+pub(crate) struct RecoveredBody {
     /// Its number and pool; the owner is given by the caller of [`Store::recover`].
-    pub body: Arc<StoredBody>,
+    pub(crate) body: Arc<StoredBody>,
     /// The head that was stored last.
-    pub head: Bytes,
+    pub(crate) head: Bytes,
 }
 
 /// See the module's words.
 #[derive(Debug)]
-pub struct Store {
+pub(crate) struct Store {
     memory: MemoryTier,
     disk: Option<DiskTier>,
     next_body: AtomicU64,
@@ -179,7 +179,7 @@ impl Store {
     /// A store and the channel on which it names bodies that have left it.
     ///
     /// A disk that cannot be used is not an error: the disk tier starts turned off, with a warning.
-    pub fn open(config: &StoreConfig) -> (Self, mpsc::UnboundedReceiver<Gone>) {
+    pub(crate) fn open(config: &StoreConfig) -> (Self, mpsc::UnboundedReceiver<Gone>) {
         let (gone, gone_rx) = mpsc::unbounded_channel();
         let wish = Arc::new(AtomicU32::new(1));
         let disk = config
@@ -200,7 +200,7 @@ impl Store {
 
     /// Reads what an earlier run left on disk and hands each body to `accept`, which returns its
     /// owner number, or `None` to forget it. Blocking; called once, before the first write.
-    pub fn recover(
+    pub(crate) fn recover(
         &self,
         mut accept: impl FnMut(BodyId, &[u8]) -> Option<u128>,
         mut found: impl FnMut(RecoveredBody),
@@ -223,7 +223,7 @@ impl Store {
     }
 
     /// A new, empty body. One that is pushed is wanted.
-    pub fn new_body(&self, owner: u128, pool: Pool) -> Arc<StoredBody> {
+    pub(crate) fn new_body(&self, owner: u128, pool: Pool) -> Arc<StoredBody> {
         let body = self.body(
             BodyId(self.next_body.fetch_add(1, Ordering::Relaxed)),
             owner,
@@ -237,12 +237,12 @@ impl Store {
 
     /// From here on no body is wanted but those that are named with [`want`](Self::want) or made
     /// for the pushed pool.
-    pub fn wish_anew(&self) {
+    pub(crate) fn wish_anew(&self) {
         self.wish.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Keeps a pushed body on disk until the next wish. Others make way for it.
-    pub fn want(&self, body: &StoredBody) {
+    pub(crate) fn want(&self, body: &StoredBody) {
         body.wish
             .store(self.wish.load(Ordering::Relaxed), Ordering::Relaxed);
     }
@@ -262,13 +262,13 @@ impl Store {
     }
 
     /// A slice that is in memory. Never blocks.
-    pub fn get_memory(&self, body: &StoredBody, index: u32) -> Option<Bytes> {
+    pub(crate) fn get_memory(&self, body: &StoredBody, index: u32) -> Option<Bytes> {
         self.memory.get(body.slice_key(index))
     }
 
     /// A slice that can be had without waiting for a disk: in memory, on its way to disk, or in the
     /// page cache. Slices read from disk are kept in memory from then on.
-    pub fn get_now(&self, body: &Arc<StoredBody>, index: u32) -> Option<Bytes> {
+    pub(crate) fn get_now(&self, body: &Arc<StoredBody>, index: u32) -> Option<Bytes> {
         let key = body.slice_key(index);
         if let Some(bytes) = self.memory.get(key) {
             return Some(bytes);
@@ -279,7 +279,7 @@ impl Store {
     }
 
     /// A slice from disk, waiting for it. `None` when it is not there or not readable. Blocking.
-    pub fn read_blocking(&self, body: &Arc<StoredBody>, index: u32) -> Option<Bytes> {
+    pub(crate) fn read_blocking(&self, body: &Arc<StoredBody>, index: u32) -> Option<Bytes> {
         let bytes = self.disk.as_ref()?.read(body.slice_key(index))?;
         self.promote(body, index, &bytes);
         Some(bytes)
@@ -296,14 +296,14 @@ impl Store {
     }
 
     /// Whether a slice is in either tier.
-    pub fn contains(&self, body: &StoredBody, index: u32) -> bool {
+    pub(crate) fn contains(&self, body: &StoredBody, index: u32) -> bool {
         let key = body.slice_key(index);
         self.memory.contains(key) || self.disk.as_ref().is_some_and(|d| d.contains(key))
     }
 
     /// Whether a slice is where it lasts: on disk or on its way there; in memory where there is no
     /// disk.
-    pub fn is_kept(&self, body: &StoredBody, index: u32) -> bool {
+    pub(crate) fn is_kept(&self, body: &StoredBody, index: u32) -> bool {
         let key = body.slice_key(index);
         self.disk
             .as_ref()
@@ -312,7 +312,7 @@ impl Store {
 
     /// Stores a slice in memory and, in time, on disk. Never blocks: with the disk far behind the
     /// slice is kept in memory alone, and counted as shed.
-    pub fn put(&self, body: &Arc<StoredBody>, index: u32, bytes: Bytes) {
+    pub(crate) fn put(&self, body: &Arc<StoredBody>, index: u32, bytes: Bytes) {
         body.slices.fetch_max(index + 1, Ordering::Relaxed);
         if let Some(disk) = &self.disk {
             disk.write_slice(body, index, bytes.clone());
@@ -321,7 +321,7 @@ impl Store {
     }
 
     /// Stores a slice in memory alone, for a body that nobody will look for again.
-    pub fn put_in_memory(&self, body: &Arc<StoredBody>, index: u32, bytes: Bytes) {
+    pub(crate) fn put_in_memory(&self, body: &Arc<StoredBody>, index: u32, bytes: Bytes) {
         body.slices.fetch_max(index + 1, Ordering::Relaxed);
         self.memory.insert(
             body.slice_key(index),
@@ -332,7 +332,7 @@ impl Store {
     }
 
     /// Stores a slice of a body on disk alone, for content that nobody has asked for yet.
-    pub fn put_on_disk(&self, body: &Arc<StoredBody>, index: u32, bytes: Bytes) {
+    pub(crate) fn put_on_disk(&self, body: &Arc<StoredBody>, index: u32, bytes: Bytes) {
         body.slices.fetch_max(index + 1, Ordering::Relaxed);
         match &self.disk {
             Some(disk) => disk.write_slice(body, index, bytes),
@@ -341,7 +341,7 @@ impl Store {
     }
 
     /// Stores the head of a body on disk, replacing an earlier one.
-    pub fn put_head(&self, body: &Arc<StoredBody>, head: Bytes) {
+    pub(crate) fn put_head(&self, body: &Arc<StoredBody>, head: Bytes) {
         body.head_bytes.store(head.len() as u32, Ordering::Relaxed);
         if let Some(disk) = &self.disk {
             disk.write_head(body, head);
@@ -349,13 +349,13 @@ impl Store {
     }
 
     /// How many bytes the description of a body takes, for the accounts of the memory tier.
-    pub fn account_head(&self, body: &StoredBody, bytes: u32) {
+    pub(crate) fn account_head(&self, body: &StoredBody, bytes: u32) {
         body.head_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// Removes a body for good, also from what the next start would find. Takes time for each of
     /// its slices.
-    pub fn forget(&self, body: &Arc<StoredBody>) {
+    pub(crate) fn forget(&self, body: &Arc<StoredBody>) {
         for index in 0..body.slices() {
             self.memory.remove(body.slice_key(index));
         }
@@ -365,27 +365,27 @@ impl Store {
     }
 
     /// Bytes in memory.
-    pub fn memory_bytes(&self) -> u64 {
+    pub(crate) fn memory_bytes(&self) -> u64 {
         self.memory.bytes()
     }
 
     /// Slices that left memory for space.
-    pub fn memory_evictions(&self) -> u64 {
+    pub(crate) fn memory_evictions(&self) -> u64 {
         self.memory.evictions()
     }
 
     /// The disk tier's figures; `None` when there is no disk tier.
-    pub fn disk_figures(&self) -> Option<DiskFigures> {
+    pub(crate) fn disk_figures(&self) -> Option<DiskFigures> {
         self.disk.as_ref().map(DiskTier::figures)
     }
 
     /// How far the queue to the disk is from full: bytes that can be put now without being shed.
-    pub fn write_room(&self) -> u64 {
+    pub(crate) fn write_room(&self) -> u64 {
         self.disk.as_ref().map_or(u64::MAX, DiskTier::write_room)
     }
 
     /// Waits until everything written before is on its way out of this process. Blocking.
-    pub fn flush(&self) {
+    pub(crate) fn flush(&self) {
         if let Some(disk) = &self.disk {
             disk.flush();
         }

@@ -10,11 +10,11 @@
 //! it names.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::RwLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nearcast_fleet::journal::{Purge, PurgeScope};
 use nearcast_fleet::scope::{self, Covered};
+use parking_lot::RwLock;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 /// Most scopes kept apart; past that the older half is folded into one floor below which nothing
@@ -23,7 +23,7 @@ const SCOPES_MAX: usize = 65_536;
 
 /// What purges say of a stored response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum PurgeState {
     /// No purge since.
     Clean,
     /// It may be used after validation.
@@ -32,9 +32,12 @@ pub(crate) enum Verdict {
     Gone,
 }
 
+// Alias until the parts are merged.
+pub(crate) use PurgeState as Verdict;
+
 /// What a stored response is looked up by.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Subject<'a> {
+pub(crate) struct PurgeSubject<'a> {
     pub(crate) site: &'a str,
     /// `scheme://host/path?query`.
     pub(crate) url: &'a str,
@@ -66,13 +69,13 @@ impl Marks {
 
 /// The text of a scope, as long as it may be, in a few bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Name {
+struct ScopeHash {
     /// xxh3-128 of the text.
     hash: u128,
     length: u32,
 }
 
-type Scopes = HashMap<Name, Marks>;
+type Scopes = HashMap<ScopeHash, Marks>;
 
 #[derive(Debug)]
 struct Table {
@@ -81,7 +84,7 @@ struct Table {
     seed: u64,
     all: Marks,
     /// By kind.
-    scopes: [Scopes; KINDS],
+    scopes: [Scopes; SCOPE_KINDS],
     /// Lengths of the beginnings, and how many have each: a look-up tries these alone.
     lengths: BTreeMap<usize, usize>,
     /// Everything older than this counts as purged: its purges are no longer known apart.
@@ -92,7 +95,7 @@ impl Default for Table {
     fn default() -> Self {
         use std::hash::BuildHasher;
         Self {
-            seed: std::hash::RandomState::new().hash_one(KINDS),
+            seed: std::hash::RandomState::new().hash_one(SCOPE_KINDS),
             all: Marks::default(),
             scopes: Default::default(),
             lengths: BTreeMap::new(),
@@ -102,7 +105,7 @@ impl Default for Table {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Kind {
+enum ScopeKind {
     Site,
     Host,
     /// Of URLs.
@@ -113,7 +116,7 @@ enum Kind {
     SiteTag,
 }
 
-const KINDS: usize = 6;
+const SCOPE_KINDS: usize = 6;
 
 /// See the module's words.
 #[derive(Debug, Default)]
@@ -131,14 +134,14 @@ impl Generations {
     /// Whether a purge can be kept apart from the others. Where it cannot, have everything stored
     /// take its verdict, and then [`Generations::compact`].
     pub(crate) fn has_room(&self, purge: &Purge) -> bool {
-        let table = self.table.read().expect("no holder of this lock panics");
+        let table = self.table.read();
         table.len() + keys_of(&purge.scope).len() <= SCOPES_MAX
     }
 
     /// Folds a purge; it holds for every look-up that begins after this returns.
     pub(crate) fn fold(&self, revision: u64, purge: &Purge) {
         let keys = keys_of(&purge.scope);
-        let mut table = self.table.write().expect("no holder of this lock panics");
+        let mut table = self.table.write();
         for key in keys {
             match key {
                 None => table.all.note(revision, purge.soft),
@@ -158,15 +161,8 @@ impl Generations {
     /// its way for longer than half the table took to fill.
     pub(crate) fn compact(&self) {
         // Readers are held up by the exchange alone: there is one writer.
-        let kept = self
-            .table
-            .read()
-            .expect("no holder of this lock panics")
-            .newer_half();
-        let old = std::mem::replace(
-            &mut *self.table.write().expect("no holder of this lock panics"),
-            kept,
-        );
+        let kept = self.table.read().newer_half();
+        let old = std::mem::replace(&mut *self.table.write(), kept);
         drop(old);
     }
 
@@ -176,49 +172,52 @@ impl Generations {
     }
 
     /// What purges after revision `since` say of a stored response.
-    pub(crate) fn verdict(&self, since: u64, subject: Subject<'_>) -> Verdict {
-        let table = self.table.read().expect("no holder of this lock panics");
+    pub(crate) fn purge_state(&self, since: u64, subject: PurgeSubject<'_>) -> PurgeState {
+        let table = self.table.read();
         if since < table.floor {
-            return Verdict::Gone;
+            return PurgeState::Gone;
         }
         let mut found = table.all;
-        let mut look = |kind: Kind, name: &str| {
+        let mut look = |kind: ScopeKind, name: &str| {
             if let Some(marks) = table.find(kind, name) {
                 found.join(marks);
             }
         };
-        look(Kind::Site, subject.site);
-        look(Kind::Host, host_of(subject.url));
-        if !table.of(Kind::Url).is_empty() || !table.lengths.is_empty() {
+        look(ScopeKind::Site, subject.site);
+        look(ScopeKind::Host, host_of(subject.url));
+        if !table.of(ScopeKind::Url).is_empty() || !table.lengths.is_empty() {
             let url = scope::stored(subject.url);
-            look(Kind::Url, &url);
+            look(ScopeKind::Url, &url);
             let beginnings = table
                 .lengths
                 .range(..=url.len())
                 .filter_map(|(length, _)| url.get(..*length));
-            beginnings.for_each(|beginning| look(Kind::Beginning, beginning));
+            beginnings.for_each(|beginning| look(ScopeKind::Beginning, beginning));
         }
-        if !table.of(Kind::Tag).is_empty() {
-            subject.tags.iter().for_each(|tag| look(Kind::Tag, tag));
-        }
-        if !table.of(Kind::SiteTag).is_empty() {
+        if !table.of(ScopeKind::Tag).is_empty() {
             subject
                 .tags
                 .iter()
-                .for_each(|tag| look(Kind::SiteTag, &site_tag(subject.site, tag)));
+                .for_each(|tag| look(ScopeKind::Tag, tag));
+        }
+        if !table.of(ScopeKind::SiteTag).is_empty() {
+            subject
+                .tags
+                .iter()
+                .for_each(|tag| look(ScopeKind::SiteTag, &site_tag(subject.site, tag)));
         }
         if found.hard > since {
-            Verdict::Gone
+            PurgeState::Gone
         } else if found.soft > since {
-            Verdict::Soft
+            PurgeState::Soft
         } else {
-            Verdict::Clean
+            PurgeState::Clean
         }
     }
 }
 
 impl Table {
-    fn of(&self, kind: Kind) -> &Scopes {
+    fn of(&self, kind: ScopeKind) -> &Scopes {
         &self.scopes[kind as usize]
     }
 
@@ -226,15 +225,15 @@ impl Table {
         self.scopes.iter().map(HashMap::len).sum()
     }
 
-    fn name(&self, text: &str) -> Name {
+    fn name(&self, text: &str) -> ScopeHash {
         // Texts come in requests, which are far shorter than 4 GiB.
-        Name {
+        ScopeHash {
             hash: xxh3_128_with_seed(text.as_bytes(), self.seed),
             length: u32::try_from(text.len()).unwrap_or(u32::MAX),
         }
     }
 
-    fn find(&self, kind: Kind, name: &str) -> Option<Marks> {
+    fn find(&self, kind: ScopeKind, name: &str) -> Option<Marks> {
         let scopes = self.of(kind);
         // Most kinds are seldom purged by.
         if scopes.is_empty() {
@@ -244,11 +243,11 @@ impl Table {
         }
     }
 
-    fn note(&mut self, kind: Kind, name: &str, revision: u64, soft: bool) {
+    fn note(&mut self, kind: ScopeKind, name: &str, revision: u64, soft: bool) {
         let length = name.len();
         let name = self.name(name);
         let marks = self.scopes[kind as usize].entry(name).or_default();
-        if kind == Kind::Beginning && marks.newest() == 0 {
+        if kind == ScopeKind::Beginning && marks.newest() == 0 {
             *self.lengths.entry(length).or_default() += 1;
         }
         marks.note(revision, soft);
@@ -281,7 +280,7 @@ impl Table {
         };
         let scopes = std::array::from_fn(|kind| newer(&self.scopes[kind]));
         let mut lengths = BTreeMap::new();
-        for name in scopes[Kind::Beginning as usize].keys() {
+        for name in scopes[ScopeKind::Beginning as usize].keys() {
             *lengths.entry(name.length as usize).or_default() += 1;
         }
         Self {
@@ -299,31 +298,32 @@ fn site_tag(site: &str, tag: &str) -> Box<str> {
 }
 
 /// What a scope is found by; `None` stands for everything.
-fn keys_of(scope: &PurgeScope) -> Vec<Option<(Kind, Box<str>)>> {
+fn keys_of(scope: &PurgeScope) -> Vec<Option<(ScopeKind, Box<str>)>> {
     let mut keys = Vec::new();
     for one in scope.each() {
-        let key =
-            match one {
-                PurgeScope::All => None,
-                PurgeScope::Site(name) => Some((Kind::Site, name.as_str().into())),
-                PurgeScope::Tag(tag) => Some((Kind::Tag, tag.as_str().into())),
-                PurgeScope::SiteTag { site, tag } => Some((Kind::SiteTag, site_tag(site, tag))),
-                PurgeScope::Host(host) => Some((Kind::Host, canonical_host(host).into())),
-                PurgeScope::Url(url) => Some((Kind::Url, scope::journalled_url(url).into())),
-                PurgeScope::Prefix(prefix) => {
-                    keys.extend(scope::beginnings(prefix).into_iter().map(
-                        |covered| match covered {
+        let key = match one {
+            PurgeScope::All => None,
+            PurgeScope::Site(name) => Some((ScopeKind::Site, name.as_str().into())),
+            PurgeScope::Tag(tag) => Some((ScopeKind::Tag, tag.as_str().into())),
+            PurgeScope::SiteTag { site, tag } => Some((ScopeKind::SiteTag, site_tag(site, tag))),
+            PurgeScope::Host(host) => Some((ScopeKind::Host, canonical_host(host).into())),
+            PurgeScope::Url(url) => Some((ScopeKind::Url, scope::journalled_url(url).into())),
+            PurgeScope::Prefix(prefix) => {
+                keys.extend(
+                    scope::beginnings(prefix)
+                        .into_iter()
+                        .map(|covered| match covered {
                             Covered::Beginning(beginning) => {
-                                Some((Kind::Beginning, beginning.into()))
+                                Some((ScopeKind::Beginning, beginning.into()))
                             }
-                            Covered::Url(url) => Some((Kind::Url, url.into())),
-                        },
-                    ));
-                    continue;
-                }
-                // Control writes none; one that is there must not cover less than it says.
-                PurgeScope::Any(_) => None,
-            };
+                            Covered::Url(url) => Some((ScopeKind::Url, url.into())),
+                        }),
+                );
+                continue;
+            }
+            // Control writes none; one that is there must not cover less than it says.
+            PurgeScope::Any(_) => None,
+        };
         keys.push(key);
     }
     keys
@@ -388,7 +388,7 @@ mod tests {
     #[test]
     fn each_scope_covers_what_it_names_and_nothing_else() {
         let tags = ["news".into(), "front".into()];
-        let subject = Subject {
+        let subject = PurgeSubject {
             site: "www",
             url: "http://a.test/x/y?z=1",
             tags: &tags,
@@ -451,18 +451,18 @@ mod tests {
                 let generations = Generations::default();
                 generations.fold(7, &purge(scope.clone(), soft));
                 let expected = match (covered, soft) {
-                    (false, _) => Verdict::Clean,
-                    (true, false) => Verdict::Gone,
-                    (true, true) => Verdict::Soft,
+                    (false, _) => PurgeState::Clean,
+                    (true, false) => PurgeState::Gone,
+                    (true, true) => PurgeState::Soft,
                 };
                 assert_eq!(
-                    generations.verdict(6, subject),
+                    generations.purge_state(6, subject),
                     expected,
                     "{scope:?} soft {soft}"
                 );
                 assert_eq!(
-                    generations.verdict(7, subject),
-                    Verdict::Clean,
+                    generations.purge_state(7, subject),
+                    PurgeState::Clean,
                     "{scope:?}: sent after the purge"
                 );
             }
@@ -479,28 +479,31 @@ mod tests {
                 &purge(PurgeScope::Url(format!("http://a.test/{revision}")), false),
             );
         }
-        assert!(generations.table.read().expect("unpoisoned").len() <= SCOPES_MAX);
-        let other = Subject {
+        assert!(generations.table.read().len() <= SCOPES_MAX);
+        let other = PurgeSubject {
             site: "www",
             url: "http://a.test/other",
             tags: &[],
         };
         assert_eq!(
-            generations.verdict(0, other),
-            Verdict::Gone,
+            generations.purge_state(0, other),
+            PurgeState::Gone,
             "an old response may have been covered"
         );
-        assert_eq!(generations.verdict(revisions - 5, other), Verdict::Clean);
+        assert_eq!(
+            generations.purge_state(revisions - 5, other),
+            PurgeState::Clean
+        );
         let last = format!("http://a.test/{revisions}");
         assert_eq!(
-            generations.verdict(
+            generations.purge_state(
                 revisions - 1,
-                Subject {
+                PurgeSubject {
                     url: &last,
                     ..other
                 }
             ),
-            Verdict::Gone
+            PurgeState::Gone
         );
     }
 
@@ -527,9 +530,9 @@ mod tests {
             let scope = scope::canonical(&scope).expect("good");
             generations.fold(7, &purge(scope, false));
             let verdict = |url| {
-                generations.verdict(
+                generations.purge_state(
                     6,
-                    Subject {
+                    PurgeSubject {
                         site: "www",
                         url,
                         tags: &[],
@@ -538,7 +541,7 @@ mod tests {
             };
             assert_eq!(
                 (verdict(stored), verdict("http://a.test/other")),
-                (Verdict::Gone, Verdict::Clean),
+                (PurgeState::Gone, PurgeState::Clean),
                 "{stored} by {named}"
             );
         }
@@ -559,14 +562,13 @@ mod tests {
         let lengths: Vec<(usize, usize)> = generations
             .table
             .read()
-            .expect("unpoisoned")
             .lengths
             .iter()
             .map(|(l, n)| (*l, *n))
             .collect();
         assert_eq!(lengths, [(15, 1), (16, 1)]);
         generations.compact();
-        let table = generations.table.read().expect("unpoisoned");
+        let table = generations.table.read();
         assert_eq!(
             (table.len(), table.floor, table.lengths.len()),
             (0, 3, 0),
@@ -577,7 +579,7 @@ mod tests {
     #[test]
     fn a_scope_takes_the_same_room_however_long_it_is() {
         assert!(
-            SCOPES_MAX * size_of::<(Name, Marks)>() < 4 << 20,
+            SCOPES_MAX * size_of::<(ScopeHash, Marks)>() < 4 << 20,
             "a full table, but for the room that maps keep free"
         );
         let generations = Generations::default();
@@ -590,9 +592,9 @@ mod tests {
         ]);
         generations.fold(7, &purge(any, false));
         let verdict = |url: &str, tags: &[Box<str>]| {
-            generations.verdict(
+            generations.purge_state(
                 6,
-                Subject {
+                PurgeSubject {
                     site: "www",
                     url,
                     tags,
@@ -600,23 +602,23 @@ mod tests {
             )
         };
         let table = [
-            (long("a"), Verdict::Gone),
-            (long("bc"), Verdict::Gone),
-            (long("c"), Verdict::Clean),
-            (long(""), Verdict::Clean),
+            (long("a"), PurgeState::Gone),
+            (long("bc"), PurgeState::Gone),
+            (long("c"), PurgeState::Clean),
+            (long(""), PurgeState::Clean),
         ];
         for (url, expected) in table {
             assert_eq!(verdict(&url, &[]), expected, "{}", url.len());
         }
-        assert_eq!(verdict("http://a.test/", &[tag.into()]), Verdict::Gone);
+        assert_eq!(verdict("http://a.test/", &[tag.into()]), PurgeState::Gone);
         assert_eq!(
             verdict("http://a.test/", &["t".repeat(23_999).into()]),
-            Verdict::Clean
+            PurgeState::Clean
         );
         let other = Generations::default();
         assert_ne!(
-            generations.table.read().expect("unpoisoned").name("a"),
-            other.table.read().expect("unpoisoned").name("a"),
+            generations.table.read().name("a"),
+            other.table.read().name("a"),
             "no two processes share their hashes"
         );
     }
@@ -631,21 +633,21 @@ mod tests {
             generations.fold(revision, &purge(url(revision), false));
         }
         assert_eq!(revision, SCOPES_MAX as u64);
-        let other = Subject {
+        let other = PurgeSubject {
             site: "www",
             url: "http://a.test/other",
             tags: &[],
         };
-        assert_eq!(generations.verdict(0, other), Verdict::Clean);
+        assert_eq!(generations.purge_state(0, other), PurgeState::Clean);
         generations.compact();
         assert_eq!(
-            generations.verdict(revision, other),
-            Verdict::Clean,
+            generations.purge_state(revision, other),
+            PurgeState::Clean,
             "it was clean up to there"
         );
         assert_eq!(
-            generations.verdict(0, other),
-            Verdict::Gone,
+            generations.purge_state(0, other),
+            PurgeState::Gone,
             "of what was not looked up nothing is known"
         );
         assert!(generations.has_room(&purge(url(0), false)));

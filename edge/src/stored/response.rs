@@ -9,9 +9,9 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use crate::content::Content;
+use super::generations::{Generations, PurgeState, PurgeSubject};
+use crate::body::Content;
 use crate::origin::Backoff;
-use crate::purge::{Generations, Subject, Verdict};
 use nearcast_http_rules::conditional::StrongValidator;
 use nearcast_http_rules::freshness::Freshness;
 use nearcast_http_rules::{invalidate, vary};
@@ -46,7 +46,7 @@ pub(crate) struct StoredResponse {
     pub(crate) tags: Box<[Box<str>]>,
     pub(crate) content: Arc<Content>,
     /// Journal revision that was known when its request was sent.
-    pub(crate) born: u64,
+    pub(crate) requested_at_revision: u64,
     /// Revision up to which no purge is known to cover it.
     clean_at: AtomicU64,
     /// Covered by a soft purge: to be validated before use.
@@ -58,42 +58,51 @@ pub(crate) struct StoredResponse {
     /// How its validations failed, and when the next one is due.
     pub(crate) backoff: Backoff,
     /// Already counted by a purge, or replaced: not to be used.
-    is_gone: AtomicBool,
+    is_retired: AtomicBool,
 }
 
 impl StoredResponse {
     /// What purges say of it now. Cheap where nothing was purged since the last look.
-    pub(crate) fn verdict(&self, generations: &Generations) -> Verdict {
-        if self.is_gone.load(Ordering::Relaxed) {
-            return Verdict::Gone;
+    pub(crate) fn purge_state(&self, generations: &Generations) -> PurgeState {
+        if self.is_retired.load(Ordering::Relaxed) {
+            return PurgeState::Gone;
         }
         let now = generations.revision();
         let since = self.clean_at.load(Ordering::Relaxed);
         if since < now {
-            match generations.verdict(
+            match generations.purge_state(
                 since,
-                Subject {
+                PurgeSubject {
                     site: &self.site,
                     url: &self.url,
                     tags: &self.tags,
                 },
             ) {
-                Verdict::Gone => return Verdict::Gone,
-                Verdict::Soft => self.is_soft.store(true, Ordering::Relaxed),
-                Verdict::Clean => {}
+                PurgeState::Gone => return PurgeState::Gone,
+                PurgeState::Soft => self.is_soft.store(true, Ordering::Relaxed),
+                PurgeState::Clean => {}
             }
             self.clean_at.fetch_max(now, Ordering::Relaxed);
         }
         if self.is_soft.load(Ordering::Relaxed) {
-            Verdict::Soft
+            PurgeState::Soft
         } else {
-            Verdict::Clean
+            PurgeState::Clean
         }
     }
 
-    /// Makes it unusable for good; `true` for the first who does.
+    // Aliases until the parts are merged.
+    pub(crate) fn verdict(&self, generations: &Generations) -> PurgeState {
+        self.purge_state(generations)
+    }
+
     pub(crate) fn go(&self) -> bool {
-        !self.is_gone.swap(true, Ordering::Relaxed)
+        self.retire()
+    }
+
+    /// Makes it unusable for good; `true` for the first who does.
+    pub(crate) fn retire(&self) -> bool {
+        !self.is_retired.swap(true, Ordering::Relaxed)
     }
 
     /// Whether it answers a request with these fields, by what it varies on and what the site keys
@@ -169,7 +178,7 @@ impl StoredResponse {
             keyed: pairs(&self.keyed),
             requested_ms: self.requested_ms,
             freshness: self.freshness,
-            born: self.born,
+            requested_at_revision: self.requested_at_revision,
             is_soft: self.is_soft.load(Ordering::Relaxed),
             length: self.content.length(),
             strong_tag,
@@ -182,7 +191,7 @@ impl StoredResponse {
 
 /// What a stored response is made of; the rest follows from it.
 #[derive(Debug, Clone)]
-pub(crate) struct Facts {
+pub(crate) struct StoredResponseParts {
     pub(crate) url: Arc<str>,
     pub(crate) hash: u128,
     pub(crate) site: Arc<str>,
@@ -192,12 +201,12 @@ pub(crate) struct Facts {
     pub(crate) keyed: HeaderMap,
     pub(crate) requested_ms: u64,
     pub(crate) freshness: Freshness,
-    pub(crate) born: u64,
+    pub(crate) requested_at_revision: u64,
     pub(crate) is_soft: bool,
     pub(crate) is_recovered: bool,
 }
 
-impl Facts {
+impl StoredResponseParts {
     pub(crate) fn store(self, content: Arc<Content>) -> Arc<StoredResponse> {
         Arc::new(StoredResponse {
             selection: vary::Selection::of(&self.fields, &self.selecting),
@@ -215,21 +224,24 @@ impl Facts {
             requested_ms: self.requested_ms,
             freshness: self.freshness,
             content,
-            born: self.born,
-            clean_at: AtomicU64::new(self.born),
+            requested_at_revision: self.requested_at_revision,
+            clean_at: AtomicU64::new(self.requested_at_revision),
             is_soft: AtomicBool::new(self.is_soft),
             is_recovered: self.is_recovered,
             is_validating: AtomicBool::new(false),
             backoff: Backoff::default(),
-            is_gone: AtomicBool::new(false),
+            is_retired: AtomicBool::new(false),
         })
     }
 }
 
+// Alias until the parts are merged.
+pub(crate) use StoredResponseParts as Facts;
+
 /// A response as an earlier run wrote it down.
 #[derive(Debug)]
 pub(crate) struct Recovered {
-    pub(crate) facts: Facts,
+    pub(crate) parts: StoredResponseParts,
     pub(crate) length: Option<u64>,
     pub(crate) validator: Option<StrongValidator>,
 }
@@ -240,7 +252,7 @@ impl Recovered {
         let written: Written = serde_json::from_slice(bytes)
             .ok()
             .filter(|w: &Written| w.form == FORM)?;
-        let facts = Facts {
+        let parts = StoredResponseParts {
             hash: hash(&written.url),
             url: written.url.into(),
             site: written.site.into(),
@@ -250,18 +262,18 @@ impl Recovered {
             keyed: map(written.keyed)?,
             requested_ms: written.requested_ms,
             freshness: written.freshness,
-            born: written.born,
+            requested_at_revision: written.requested_at_revision,
             is_soft: written.is_soft,
             is_recovered: true,
         };
-        invalidate::tags(&facts.fields).ok()?;
+        invalidate::tags(&parts.fields).ok()?;
         let validator = match (written.strong_tag, written.strong_date) {
             (Some(tag), _) => Some(StrongValidator::Tag(value(&tag)?)),
             (None, Some(date)) => Some(StrongValidator::Date(value(&date)?)),
             (None, None) => None,
         };
         Some(Self {
-            facts,
+            parts,
             length: written.length,
             validator,
         })
@@ -279,7 +291,8 @@ struct Written {
     keyed: Vec<(String, String)>,
     requested_ms: u64,
     freshness: Freshness,
-    born: u64,
+    #[serde(rename = "born")]
+    requested_at_revision: u64,
     is_soft: bool,
     length: Option<u64>,
     strong_tag: Option<String>,
@@ -349,7 +362,7 @@ mod tests {
                 )
             })
             .collect();
-        let facts = Facts {
+        let parts = StoredResponseParts {
             url: "http://a.test/".into(),
             hash: 9,
             site: "www".into(),
@@ -367,11 +380,11 @@ mod tests {
                     received_ms: 2,
                 },
             ),
-            born: 3,
+            requested_at_revision: 3,
             is_soft: false,
             is_recovered: false,
         };
-        facts.store(content)
+        parts.store(content)
     }
 
     #[test]
@@ -382,16 +395,16 @@ mod tests {
             ("cache-tag", b"a, b"),
         ]);
         let recovered = Recovered::decode(&stored.encode(), |_| 9).expect("own form");
-        assert_eq!(recovered.facts.fields, stored.fields);
+        assert_eq!(recovered.parts.fields, stored.fields);
         assert_eq!(
             (recovered.length, recovered.validator),
             (Some(5), stored.content.validator.clone())
         );
         assert_eq!(
             (
-                recovered.facts.born,
-                recovered.facts.url.clone(),
-                recovered.facts.is_recovered
+                recovered.parts.requested_at_revision,
+                recovered.parts.url.clone(),
+                recovered.parts.is_recovered
             ),
             (3, stored.url.clone(), true)
         );
@@ -437,18 +450,18 @@ mod tests {
         };
         fold(3, false);
         assert_eq!(
-            stored.verdict(&generations),
-            Verdict::Clean,
+            stored.purge_state(&generations),
+            PurgeState::Clean,
             "its request was sent after that one"
         );
         fold(4, true);
-        assert_eq!(stored.verdict(&generations), Verdict::Soft);
+        assert_eq!(stored.purge_state(&generations), PurgeState::Soft);
         assert_eq!(
-            stored.verdict(&generations),
-            Verdict::Soft,
+            stored.purge_state(&generations),
+            PurgeState::Soft,
             "also at the next look"
         );
         fold(5, false);
-        assert_eq!(stored.verdict(&generations), Verdict::Gone);
+        assert_eq!(stored.purge_state(&generations), PurgeState::Gone);
     }
 }

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName};
 use nearcast_fleet::scope;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
-use crate::response::StoredResponse;
+use super::response::StoredResponse;
 use crate::spellings::Spellings;
 use crate::store::BodyId;
 use nearcast_http_rules::vary;
@@ -322,9 +322,9 @@ mod tests {
     use nearcast_fleet::config::CachePolicy;
 
     use super::*;
-    use crate::content::Content;
-    use crate::response::Facts;
+    use crate::body::Content;
     use crate::store::{Pool, Store, StoreConfig};
+    use crate::stored::response::StoredResponseParts;
     use nearcast_http_rules::freshness::{Exchange, Freshness};
 
     fn response(index: &Index, store: &Arc<Store>, url: &str) -> Arc<StoredResponse> {
@@ -355,7 +355,7 @@ mod tests {
             requested_ms: second * 1000,
             received_ms: second * 1000,
         };
-        let facts = Facts {
+        let parts = StoredResponseParts {
             url: url.into(),
             hash,
             site: "www".into(),
@@ -370,11 +370,11 @@ mod tests {
             selecting,
             keyed: HeaderMap::new(),
             requested_ms: second * 1000,
-            born: 0,
+            requested_at_revision: 0,
             is_soft: false,
             is_recovered: false,
         };
-        facts.store(content)
+        parts.store(content)
     }
 
     #[test]
