@@ -213,8 +213,8 @@ pub(crate) fn add_readings(edge: &Arc<Edge>) {
                 ("nearcast_edge_pushed_bytes", "Bytes on disk that pushes brought.", GAUGE, disk.pushed_bytes as f64),
                 ("nearcast_edge_disk_evictions_total", "Regions evicted from disk.", COUNTER, disk.evictions as f64),
                 ("nearcast_edge_disk_errors_total", "Reads and writes of the disk that failed.", COUNTER, disk.errors as f64),
-                ("nearcast_edge_disk_shed_total", "Slices not written because the disk was behind or off.", COUNTER, disk.shed as f64),
-                ("nearcast_edge_disk_is_on", "Whether the disk takes writes.", GAUGE, f64::from(u8::from(disk.is_on))),
+                ("nearcast_edge_disk_shed_total", "Slices not written because the disk was behind or off.", COUNTER, disk.dropped_writes as f64),
+                ("nearcast_edge_disk_is_on", "Whether the disk takes writes.", GAUGE, f64::from(u8::from(disk.is_enabled))),
             ]);
         }
         readings

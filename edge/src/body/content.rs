@@ -9,8 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-use super::SLICE;
-use super::fill::Fill;
+use super::fill::{Fill, SLICE};
 use crate::store::{Store, StoredBody};
 use nearcast_http_rules::conditional::StrongValidator;
 

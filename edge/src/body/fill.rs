@@ -11,7 +11,6 @@ use parking_lot::Mutex;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, watch};
 
-use super::SLICE;
 use crate::origin::OriginError;
 use crate::store::SLICE_BYTES;
 
@@ -19,6 +18,8 @@ use crate::store::SLICE_BYTES;
 const RECENT_SLICES: usize = 2;
 /// Slices between the newest byte and the slowest reader of a relayed body.
 pub(super) const RELAY_SLICES: usize = 16;
+/// Bytes of a slice.
+pub(super) const SLICE: u64 = SLICE_BYTES as u64;
 /// Stands for an end that is not known yet.
 const UNKNOWN: u64 = u64::MAX;
 

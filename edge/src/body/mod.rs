@@ -30,7 +30,3 @@ pub(crate) use content::Content;
 pub(crate) use fill::{Fill, FillState};
 pub(crate) use reader::{Next, Reader};
 pub(crate) use writer::FillWriter;
-
-use crate::store::SLICE_BYTES;
-
-const SLICE: u64 = SLICE_BYTES as u64;

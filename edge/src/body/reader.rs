@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::SLICE;
 use super::content::Content;
-use super::fill::{Fill, FillBytes, FillFollower, FillState};
+use super::fill::{Fill, FillBytes, FillFollower, FillState, SLICE};
 use crate::origin::OriginError;
 
 /// What a reader finds at its offset.

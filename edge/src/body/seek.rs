@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use super::SLICE;
 use super::content::Content;
-use super::fill::Fill;
+use super::fill::{Fill, SLICE};
 
 /// Permission to fetch bytes ahead of a fill. While it lives, nobody else gets it for the same
 /// bytes.

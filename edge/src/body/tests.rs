@@ -5,10 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::content::{FORGOTTEN_INLINE_MAX, RUN_SLICES_MAX, SEEK_SLICES};
-use super::fill::RELAY_SLICES;
+use super::fill::{RELAY_SLICES, SLICE};
 use super::*;
 use crate::origin::OriginError;
-use crate::store::{Pool, Store, StoreConfig};
+use crate::store::{Pool, SLICE_BYTES, Store, StoreConfig};
 use nearcast_http_rules::conditional::StrongValidator;
 
 fn content(memory_bytes: u64, length: Option<u64>) -> Arc<Content> {

@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::SLICE;
 use super::content::Content;
-use super::fill::{Fill, FillState, RELAY_SLICES};
+use super::fill::{Fill, FillState, RELAY_SLICES, SLICE};
 use crate::origin::OriginError;
 
 /// Longest time between two looks at the readers of a relayed body: a reader that is dropped wakes
