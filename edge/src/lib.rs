@@ -27,6 +27,8 @@ mod connection;
 mod connections;
 mod edge;
 mod fill;
+#[doc(hidden)]
+pub mod fuzzing;
 mod handler;
 mod http1;
 mod interim;

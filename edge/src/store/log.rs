@@ -183,10 +183,7 @@ impl PoolLog {
             .create(true)
             .truncate(true)
             .open(&path)?;
-        let mut header = [0u8; REGION_HEADER_BYTES as usize];
-        header[..8].copy_from_slice(REGION_MAGIC);
-        header[8..].copy_from_slice(&number.to_le_bytes());
-        if let Err(error) = file.write_all_at(&header, 0) {
+        if let Err(error) = file.write_all_at(&region_header(number), 0) {
             let _ = fs::remove_file(&path);
             return Err(error);
         }
@@ -294,6 +291,13 @@ pub(super) fn check(
     Ok(buffer)
 }
 
+pub(super) fn region_header(number: u64) -> [u8; REGION_HEADER_BYTES as usize] {
+    let mut header = [0u8; REGION_HEADER_BYTES as usize];
+    header[..8].copy_from_slice(REGION_MAGIC);
+    header[8..].copy_from_slice(&number.to_le_bytes());
+    header
+}
+
 /// The region files of a directory by number, oldest first. The largest number is left out, so that
 /// there is always a next one.
 fn region_files(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
@@ -328,7 +332,7 @@ fn scan_region(
     let size = file.metadata()?.len();
     let mut head = [0u8; REGION_HEADER_BYTES as usize];
     file.read_exact_at(&mut head, 0)?;
-    if &head[..8] != REGION_MAGIC || head[8..] != number.to_le_bytes() {
+    if head != region_header(number) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
             "not a region file",

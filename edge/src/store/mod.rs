@@ -268,6 +268,30 @@ impl Store {
     }
 }
 
+/// For fuzz targets: a record with good checksums, padded to where the next one begins. `kind` is
+/// the number of a kind on disk; `None` when there is no such kind.
+#[doc(hidden)]
+pub fn fuzz_record(
+    kind: u8,
+    body: u64,
+    index: u32,
+    sequence: u64,
+    payload: &[u8],
+) -> Option<Vec<u8>> {
+    let kind = record::RecordKind::from_byte(kind)?;
+    let header = record::Header::for_payload(kind, body, index, sequence, payload);
+    let mut bytes = header.encode().to_vec();
+    bytes.extend_from_slice(payload);
+    bytes.resize(header.span() as usize, 0);
+    Some(bytes)
+}
+
+/// For fuzz targets: the header of a region file.
+#[doc(hidden)]
+pub fn fuzz_region_header(number: u64) -> Vec<u8> {
+    log::region_header(number).to_vec()
+}
+
 /// The first body number of this process: random in 63 bits, so that it meets no number of an
 /// earlier run.
 fn first_body() -> u64 {

@@ -25,6 +25,25 @@ pub(super) enum RecordKind {
     Forget,
 }
 
+impl RecordKind {
+    fn to_byte(self) -> u8 {
+        match self {
+            Self::Head => 1,
+            Self::Slice => 2,
+            Self::Forget => 3,
+        }
+    }
+
+    pub(super) fn from_byte(byte: u8) -> Option<Self> {
+        match byte {
+            1 => Some(Self::Head),
+            2 => Some(Self::Slice),
+            3 => Some(Self::Forget),
+            _ => None,
+        }
+    }
+}
+
 /// A record's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
@@ -63,11 +82,7 @@ impl Header {
     pub(super) fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut out = [0u8; HEADER_BYTES];
         out[0..4].copy_from_slice(&MAGIC.to_le_bytes());
-        out[4] = match self.kind {
-            RecordKind::Head => 1,
-            RecordKind::Slice => 2,
-            RecordKind::Forget => 3,
-        };
+        out[4] = self.kind.to_byte();
         out[8..16].copy_from_slice(&self.body.to_le_bytes());
         out[16..20].copy_from_slice(&self.index.to_le_bytes());
         out[20..24].copy_from_slice(&self.length.to_le_bytes());
@@ -87,12 +102,7 @@ impl Header {
         if u32_at(0) != MAGIC || u32_at(36) != crc32fast::hash(&bytes[..36]) {
             return None;
         }
-        let kind = match bytes[4] {
-            1 => RecordKind::Head,
-            2 => RecordKind::Slice,
-            3 => RecordKind::Forget,
-            _ => return None,
-        };
+        let kind = RecordKind::from_byte(bytes[4])?;
         let length = u32_at(20);
         if length as usize > PAYLOAD_BYTES_MAX {
             return None;
