@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use proptest::prelude::*;
+
 use super::*;
 
 const OWNER: u128 = 7;
@@ -381,4 +383,53 @@ fn a_file_that_is_no_region_is_taken_away_and_others_stay() {
     let (_store, found) = open(directory.path());
     assert_eq!(found.len(), 1);
     assert!(!odd.exists());
+}
+
+/// A record of a small body with good checksums, damaged in some cases.
+fn any_record() -> impl Strategy<Value = Vec<u8>> {
+    let number = prop_oneof![0..4u64, Just(u64::MAX)];
+    let payload = prop::collection::vec(any::<u8>(), 0..40);
+    let damage = prop::option::weighted(0.1, any::<prop::sample::Index>());
+    (1..4u8, number.clone(), number, payload, damage).prop_map(
+        |(kind, index, sequence, payload, damage)| {
+            let index = u32::try_from(index).unwrap_or(u32::MAX);
+            let mut record =
+                fuzz_record(kind, 7, index, sequence, &payload).expect("one of three kinds");
+            if let Some(at) = damage {
+                let at = at.index(record.len());
+                record[at] ^= 1;
+            }
+            record
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn whatever_a_region_file_holds_it_opens_and_takes_a_new_body(
+        records in prop::collection::vec(any_record(), 0..12),
+        torn in 0..20usize,
+    ) {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let mut file = fuzz_region_header(1);
+        records.iter().for_each(|record| file.extend(record));
+        file.truncate(file.len().saturating_sub(torn));
+        let pool = directory.path().join("pull");
+        fs::create_dir(&pool).expect("a new directory");
+        fs::write(pool.join(format!("region-{:016x}", 1)), &file).expect("writable");
+
+        let (store, found) = open(directory.path());
+        prop_assert!(found.len() <= 1, "all records are of one body");
+        for bytes in found.iter().flat_map(|(head, slices)| slices.iter().flatten().chain([head])) {
+            prop_assert!(bytes.is_empty() || file.windows(bytes.len()).any(|window| window == bytes));
+        }
+        put(&store, "new", 2);
+        drop(store);
+        let (_store, again) = open(directory.path());
+        let new = [Some(slice("new", 0)), Some(slice("new", 1)), None];
+        prop_assert!(again.contains(&(Bytes::from_static(b"new"), new)));
+        prop_assert!(found.iter().all(|body| again.contains(body)));
+    }
 }

@@ -1,13 +1,13 @@
-//! Purges as generations: what was purged when, in the order of the control journal.
+//! Purges as generations: for each scope the revision of the control journal that purged it last.
 //!
-//! A stored response carries the revision its request was sent under; one that a later purge of its
-//! site, host, prefix, URL or tags covers does not exist any more, wherever its bytes lie. So a
-//! purge costs one entry here, and holds for bodies on disk and for fills under way. Written by one
-//! task, read by all.
+//! A stored response carries the revision that was folded when its request was sent. A later purge
+//! of its site, host, prefix, URL or tags makes it unusable, wherever its bytes are. So a purge
+//! costs one entry here, and holds for bodies on disk and for running fills. One task writes, all
+//! threads read.
 //!
-//! Scopes are kept as hashes, so that a table of them has its size whatever they name. URLs are
-//! compared in the form of [`nearcast_fleet::scope`], so that a purge covers every spelling of what
-//! it names.
+//! Scopes are kept as hashes, so that an entry has the same size whatever it names. URLs are
+//! compared in the canonical form of [`nearcast_fleet::scope`], so that a purge covers every
+//! spelling of a URL.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,25 +17,26 @@ use nearcast_fleet::scope::{self, Covered};
 use parking_lot::RwLock;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
-/// Most scopes kept apart; past that the older half is folded into one floor below which nothing
-/// counts. What is stored then has been looked at before, see [`Generations::compact`].
+/// Largest number of scopes in the table. Beyond it, the older half is replaced by a floor: a
+/// response requested before the floor counts as purged. Stored responses are checked before that,
+/// see [`Generations::compact`].
 const SCOPES_MAX: usize = 65_536;
 
-/// What purges say of a stored response.
+/// Whether a purge covers a stored response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PurgeState {
-    /// No purge since.
+    /// No purge covers it.
     Clean,
-    /// It may be used after validation.
+    /// A soft purge covers it: it may be used after validation.
     Soft,
-    /// It does not exist any more.
+    /// A purge covers it: it must not be used.
     Gone,
 }
 
 // Alias until the parts are merged.
 pub(crate) use PurgeState as Verdict;
 
-/// What a stored response is looked up by.
+/// What purges can name of a stored response.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PurgeSubject<'a> {
     pub(crate) site: &'a str,
@@ -67,7 +68,7 @@ impl Marks {
     }
 }
 
-/// The text of a scope, as long as it may be, in a few bytes.
+/// The text of a scope, of any length, in a few bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct ScopeHash {
     /// xxh3-128 of the text.
@@ -79,15 +80,16 @@ type Scopes = HashMap<ScopeHash, Marks>;
 
 #[derive(Debug)]
 struct Table {
-    /// Of the hashes. Chosen at random by each process, so that nobody can choose texts that meet
-    /// in one hash.
+    /// Seed of the hashes. It is random for each process, so that no client can choose texts whose
+    /// hashes collide.
     seed: u64,
     all: Marks,
-    /// By kind.
+    /// By [`ScopeKind`].
     scopes: [Scopes; SCOPE_KINDS],
-    /// Lengths of the beginnings, and how many have each: a look-up tries these alone.
+    /// Lengths of the URL beginnings with their counts: a look-up tries only these lengths.
     lengths: BTreeMap<usize, usize>,
-    /// Everything older than this counts as purged: its purges are no longer known apart.
+    /// Responses requested before this revision count as purged: the purges before it are no longer
+    /// known.
     floor: u64,
 }
 
@@ -104,21 +106,23 @@ impl Default for Table {
     }
 }
 
+/// The kinds of scopes that the table keeps. They are those of [`PurgeScope`] after a prefix was
+/// taken apart into beginnings and URLs; [`keys_of`] is the only place that maps one to the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum ScopeKind {
     Site,
     Host,
-    /// Of URLs.
+    /// The beginning of a URL.
     Beginning,
     Url,
     Tag,
-    /// `site/tag`: no site's name has a slash.
+    /// `site/tag`; a site's name has no slash.
     SiteTag,
 }
 
 const SCOPE_KINDS: usize = 6;
 
-/// See the module's words.
+/// All purges, by scope, and the revision up to which the journal has been folded.
 #[derive(Debug, Default)]
 pub(crate) struct Generations {
     table: RwLock<Table>,
@@ -126,19 +130,19 @@ pub(crate) struct Generations {
 }
 
 impl Generations {
-    /// Revision of the newest entry that has been folded.
+    /// Revision of the newest folded entry.
     pub(crate) fn revision(&self) -> u64 {
         self.revision.load(Ordering::Acquire)
     }
 
-    /// Whether a purge can be kept apart from the others. Where it cannot, have everything stored
-    /// take its verdict, and then [`Generations::compact`].
+    /// Whether the table has room for a purge. If not, apply all purges to every stored response, and
+    /// then call [`Generations::compact`].
     pub(crate) fn has_room(&self, purge: &Purge) -> bool {
         let table = self.table.read();
         table.len() + keys_of(&purge.scope).len() <= SCOPES_MAX
     }
 
-    /// Folds a purge; it holds for every look-up that begins after this returns.
+    /// Folds a purge. It holds for every look-up that begins after this returns.
     pub(crate) fn fold(&self, revision: u64, purge: &Purge) {
         let keys = keys_of(&purge.scope);
         let mut table = self.table.write();
@@ -156,22 +160,23 @@ impl Generations {
         self.advance(revision);
     }
 
-    /// Forgets the older half of the purges. What was looked up since the newest of them keeps its
-    /// verdict; all else that is older than they are counts as purged: by then that is what was on
-    /// its way for longer than half the table took to fill.
+    /// Drops the older half of the purges. Responses to which the newest dropped one was applied keep
+    /// their state. All others that were requested before it count as purged: those are responses of
+    /// requests that took longer than the half of the table took to fill.
     pub(crate) fn compact(&self) {
-        // Readers are held up by the exchange alone: there is one writer.
+        // There is one writer, so the half is copied under a read lock: readers wait only for the
+        // exchange.
         let kept = self.table.read().newer_half();
         let old = std::mem::replace(&mut *self.table.write(), kept);
         drop(old);
     }
 
-    /// Notes that the journal has been folded up to a revision.
+    /// Notes that the journal is folded up to a revision.
     pub(crate) fn advance(&self, revision: u64) {
         self.revision.fetch_max(revision, Ordering::AcqRel);
     }
 
-    /// What purges after revision `since` say of a stored response.
+    /// Whether purges after revision `since` cover a stored response.
     pub(crate) fn purge_state(&self, since: u64, subject: PurgeSubject<'_>) -> PurgeState {
         let table = self.table.read();
         if since < table.floor {
@@ -226,7 +231,7 @@ impl Table {
     }
 
     fn name(&self, text: &str) -> ScopeHash {
-        // Texts come in requests, which are far shorter than 4 GiB.
+        // A scope comes in one request, which is far shorter than 4 GiB.
         ScopeHash {
             hash: xxh3_128_with_seed(text.as_bytes(), self.seed),
             length: u32::try_from(text.len()).unwrap_or(u32::MAX),
@@ -235,7 +240,7 @@ impl Table {
 
     fn find(&self, kind: ScopeKind, name: &str) -> Option<Marks> {
         let scopes = self.of(kind);
-        // Most kinds are seldom purged by.
+        // Most kinds have no purge: then there is nothing to hash.
         if scopes.is_empty() {
             None
         } else {
@@ -293,40 +298,37 @@ impl Table {
     }
 }
 
-fn site_tag(site: &str, tag: &str) -> Box<str> {
-    format!("{site}/{tag}").into()
+fn site_tag(site: &str, tag: &str) -> String {
+    format!("{site}/{tag}")
 }
 
-/// What a scope is found by; `None` stands for everything.
-fn keys_of(scope: &PurgeScope) -> Vec<Option<(ScopeKind, Box<str>)>> {
-    let mut keys = Vec::new();
-    for one in scope.each() {
-        let key = match one {
-            PurgeScope::All => None,
-            PurgeScope::Site(name) => Some((ScopeKind::Site, name.as_str().into())),
-            PurgeScope::Tag(tag) => Some((ScopeKind::Tag, tag.as_str().into())),
-            PurgeScope::SiteTag { site, tag } => Some((ScopeKind::SiteTag, site_tag(site, tag))),
-            PurgeScope::Host(host) => Some((ScopeKind::Host, canonical_host(host).into())),
-            PurgeScope::Url(url) => Some((ScopeKind::Url, scope::journalled_url(url).into())),
-            PurgeScope::Prefix(prefix) => {
-                keys.extend(
-                    scope::beginnings(prefix)
-                        .into_iter()
-                        .map(|covered| match covered {
-                            Covered::Beginning(beginning) => {
-                                Some((ScopeKind::Beginning, beginning.into()))
-                            }
-                            Covered::Url(url) => Some((ScopeKind::Url, url.into())),
-                        }),
-                );
-                continue;
-            }
-            // Control writes none; one that is there must not cover less than it says.
-            PurgeScope::Any(_) => None,
-        };
-        keys.push(key);
-    }
-    keys
+/// A key of the table; `None` stands for everything.
+type ScopeKey = Option<(ScopeKind, Box<str>)>;
+
+/// The keys of a scope.
+fn keys_of(scope: &PurgeScope) -> Vec<ScopeKey> {
+    scope.each().iter().flat_map(keys_of_one).collect()
+}
+
+fn keys_of_one(scope: &PurgeScope) -> Vec<ScopeKey> {
+    let (kind, text) = match scope {
+        PurgeScope::Site(name) => (ScopeKind::Site, name.clone()),
+        PurgeScope::Tag(tag) => (ScopeKind::Tag, tag.clone()),
+        PurgeScope::SiteTag { site, tag } => (ScopeKind::SiteTag, site_tag(site, tag)),
+        PurgeScope::Host(host) => (ScopeKind::Host, canonical_host(host)),
+        PurgeScope::Url(url) => (ScopeKind::Url, scope::journalled_url(url)),
+        PurgeScope::Prefix(prefix) => {
+            let key = |covered| match covered {
+                Covered::Beginning(text) => Some((ScopeKind::Beginning, text.into())),
+                Covered::Url(url) => Some((ScopeKind::Url, url.into())),
+            };
+            return scope::beginnings(prefix).into_iter().map(key).collect();
+        }
+        // Control writes no list within a list. If there is one it covers everything, which is
+        // never too little.
+        PurgeScope::All | PurgeScope::Any(_) => return vec![None],
+    };
+    vec![Some((kind, text.into()))]
 }
 
 /// Lower case, without port or trailing dot.
@@ -339,8 +341,8 @@ pub(crate) fn canonical_host(host: &str) -> String {
     host[..end].trim_end_matches('.').to_owned()
 }
 
-/// A URL as cache keys write it: scheme and host in lower case, no port, no fragment, at least `/`
-/// as its path. Path and query stay as they are; purges compare them in another form, see
+/// A URL in the form of cache keys: scheme and host in lower case, no port, no fragment, at least
+/// `/` as its path. Path and query stay as they are; purges compare them in the form of
 /// [`scope::url`].
 pub(crate) fn canonical_url(url: &str) -> String {
     let url = url.trim();
@@ -349,8 +351,8 @@ pub(crate) fn canonical_url(url: &str) -> String {
     let at = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(at);
     let slash = if path.starts_with('/') { "" } else { "/" };
-    // Clients reach this node without TLS, also those whose URLs say https because something in
-    // front of it ends theirs.
+    // Clients connect to this node without TLS. If their URLs say https, a proxy in front of it
+    // terminates TLS.
     let scheme = if scheme.eq_ignore_ascii_case("https") {
         "http".to_owned()
     } else {

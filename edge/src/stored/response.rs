@@ -1,6 +1,8 @@
-//! A stored response: what the origin said, when, to which request, and where its bytes are.
+//! A stored response: the origin's status and fields, the request they belong to, the times that
+//! decide on its age, and the content.
 //!
-//! Owns how one is written down beside its slices, so that it survives a restart.
+//! Owns its form on disk, which is kept beside its slices so that it survives a restart. Does not
+//! decide whether a response may be stored or used.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -16,11 +18,11 @@ use nearcast_http_rules::conditional::StrongValidator;
 use nearcast_http_rules::freshness::Freshness;
 use nearcast_http_rules::{invalidate, vary};
 
-/// Version of the form below and of the rules by which responses are stored; another one is
-/// forgotten at start.
+/// Version of the form on disk and of the rules by which responses are stored. Responses of another
+/// version are left out at start.
 const FORM: u32 = 2;
 
-/// See the module's words. All times are milliseconds after the Unix epoch.
+/// A response in the index. All times are milliseconds after the Unix epoch.
 #[derive(Debug)]
 pub(crate) struct StoredResponse {
     /// Cache key: `scheme://host/path?query`.
@@ -30,39 +32,41 @@ pub(crate) struct StoredResponse {
     pub(crate) status: StatusCode,
     /// The origin's fields as they are stored.
     pub(crate) fields: HeaderMap,
-    /// The head of a whole answer but for what changes with time, made once.
+    /// A slot for the writer of HTTP/1 heads: the head of a 200 response without the fields that
+    /// change with time, made once. Nothing else reads or fills it.
     pub(crate) whole_head: OnceLock<Box<[u8]>>,
-    /// The request's fields that `Vary` names.
+    /// The request fields that `Vary` names.
     pub(crate) selecting: HeaderMap,
-    /// The request's fields that the site keys by.
+    /// The request fields that the site adds to the cache key.
     pub(crate) keyed: HeaderMap,
-    /// Those that `Vary` names as numbers; `None` when no request selects it.
+    /// Hashes of the names in `Vary` and of their values; `None` when no request selects it (`Vary:
+    /// *`).
     pub(crate) selection: Option<vary::Selection>,
     /// When it was last used, in seconds after the Unix epoch; 0 for never.
     used_s: AtomicU64,
     pub(crate) requested_ms: u64,
-    /// All that decides on its age and use.
+    /// Everything that decides on its age and its use.
     pub(crate) freshness: Freshness,
     pub(crate) tags: Box<[Box<str>]>,
     pub(crate) content: Arc<Content>,
-    /// Journal revision that was known when its request was sent.
+    /// Journal revision that was folded when its request was sent. Later purges may cover it.
     pub(crate) requested_at_revision: u64,
-    /// Revision up to which no purge is known to cover it.
+    /// Revision up to which purges have been applied to it.
     clean_at: AtomicU64,
-    /// Covered by a soft purge: to be validated before use.
+    /// Covered by a soft purge: it must be validated before use.
     is_soft: AtomicBool,
-    /// From an earlier run of this process.
+    /// Restored from the disk at start.
     pub(crate) is_recovered: bool,
-    /// A validation behind a stale answer is under way.
+    /// A validation in the background is running.
     pub(crate) is_validating: AtomicBool,
-    /// How its validations failed, and when the next one is due.
+    /// Failures of its validations, and when the next one is due.
     pub(crate) backoff: Backoff,
-    /// Already counted by a purge, or replaced: not to be used.
+    /// Purged or replaced: it must not be used.
     is_retired: AtomicBool,
 }
 
 impl StoredResponse {
-    /// What purges say of it now. Cheap where nothing was purged since the last look.
+    /// Whether a purge covers it. Cheap if nothing was purged since the last call.
     pub(crate) fn purge_state(&self, generations: &Generations) -> PurgeState {
         if self.is_retired.load(Ordering::Relaxed) {
             return PurgeState::Gone;
@@ -100,22 +104,21 @@ impl StoredResponse {
         self.retire()
     }
 
-    /// Makes it unusable for good; `true` for the first who does.
+    /// Makes it unusable for good. `true` for the first caller.
     pub(crate) fn retire(&self) -> bool {
         !self.is_retired.swap(true, Ordering::Relaxed)
     }
 
-    /// Whether it answers a request with these fields, by what it varies on and what the site keys
-    /// by.
+    /// Whether a request with these fields selects it: by the fields that `Vary` names (RFC 9111
+    /// section 4.1) and those that the site adds to the cache key.
     pub(crate) fn is_selected(&self, request: &HeaderMap, keyed: &HeaderMap) -> bool {
         self.keyed == *keyed && vary::is_selected(&self.fields, &self.selecting, request)
     }
 
-    /// Marks it as used at that time: what has been used lately is the last of its URL's variants
-    /// to leave.
+    /// Marks it as used at that time. Of the variants of a URL those used lately are evicted last.
     pub(crate) fn note_used(&self, now_ms: u64) {
         let now_s = now_ms / 1000;
-        // Once a second is enough, and a look disturbs no other thread.
+        // One store a second is enough, and a load keeps the cache line shared.
         if self.used_s.load(Ordering::Relaxed) != now_s {
             self.used_s.store(now_s, Ordering::Relaxed);
         }
@@ -126,12 +129,12 @@ impl StoredResponse {
         self.used_s.load(Ordering::Relaxed)
     }
 
-    /// Takes over what is known of the use of one whose place it takes.
+    /// Takes over the time of last use of a response that it replaces.
     pub(crate) fn inherit_use(&self, older: &Self) {
         self.used_s.fetch_max(older.used_s(), Ordering::Relaxed);
     }
 
-    /// Whether a newer response to the same URL takes its place.
+    /// Whether a newer response to the same URL replaces it.
     pub(crate) fn is_same_variant(&self, newer: &Self) -> bool {
         if let (Some(own), Some(other)) = (self.selection, newer.selection)
             && own.names == other.names
@@ -143,12 +146,12 @@ impl StoredResponse {
             && newer.is_selected(&self.selecting, &self.keyed)
     }
 
-    /// Whether a soft purge has been found to cover it.
+    /// Whether a soft purge is known to cover it.
     pub(crate) fn is_soft(&self) -> bool {
         self.is_soft.load(Ordering::Relaxed)
     }
 
-    /// Roughly what it takes in memory beside its slices.
+    /// Estimated memory that it takes beside its slices.
     pub(crate) fn bytes(&self) -> u32 {
         let fields: usize = self
             .fields
@@ -161,14 +164,14 @@ impl StoredResponse {
         (600 + self.url.len() + 2 * fields + tags) as u32
     }
 
-    /// How it is written down beside its slices.
+    /// Its form on disk.
     pub(crate) fn encode(&self) -> Bytes {
         let (strong_tag, strong_date) = match &self.content.validator {
             Some(StrongValidator::Tag(tag)) => (Some(text(tag)), None),
             Some(StrongValidator::Date(date)) => (None, Some(text(date))),
             None => (None, None),
         };
-        let written = Written {
+        let written = DiskForm {
             form: FORM,
             url: self.url.to_string(),
             site: self.site.to_string(),
@@ -189,7 +192,7 @@ impl StoredResponse {
     }
 }
 
-/// What a stored response is made of; the rest follows from it.
+/// What a stored response is made from; its other fields follow from these.
 #[derive(Debug, Clone)]
 pub(crate) struct StoredResponseParts {
     pub(crate) url: Arc<str>,
@@ -211,7 +214,7 @@ impl StoredResponseParts {
         Arc::new(StoredResponse {
             selection: vary::Selection::of(&self.fields, &self.selecting),
             used_s: AtomicU64::new(0),
-            // Nothing is stored whose tags cannot be kept.
+            // A response whose tags cannot be read is never stored, as no purge would find it.
             tags: invalidate::tags(&self.fields).unwrap_or_default(),
             url: self.url,
             hash: self.hash,
@@ -238,7 +241,7 @@ impl StoredResponseParts {
 // Alias until the parts are merged.
 pub(crate) use StoredResponseParts as Facts;
 
-/// A response as an earlier run wrote it down.
+/// A response that an earlier run wrote to disk.
 #[derive(Debug)]
 pub(crate) struct Recovered {
     pub(crate) parts: StoredResponseParts,
@@ -247,11 +250,11 @@ pub(crate) struct Recovered {
 }
 
 impl Recovered {
-    /// Reads what [`StoredResponse::encode`] wrote; `None` when it is of another form.
+    /// Reads the form that [`StoredResponse::encode`] writes. `None` for any other bytes.
     pub(crate) fn decode(bytes: &[u8], hash: impl Fn(&str) -> u128) -> Option<Self> {
-        let written: Written = serde_json::from_slice(bytes)
+        let written: DiskForm = serde_json::from_slice(bytes)
             .ok()
-            .filter(|w: &Written| w.form == FORM)?;
+            .filter(|w: &DiskForm| w.form == FORM)?;
         let parts = StoredResponseParts {
             hash: hash(&written.url),
             url: written.url.into(),
@@ -280,8 +283,9 @@ impl Recovered {
     }
 }
 
+/// The form on disk, as JSON.
 #[derive(Debug, Serialize, Deserialize)]
-struct Written {
+struct DiskForm {
     form: u32,
     url: String,
     site: String,
