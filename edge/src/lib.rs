@@ -18,11 +18,12 @@
 
 mod body;
 mod changes;
+mod client_body;
 mod clock;
-mod content;
 mod edge;
 mod forward;
-mod index;
+#[doc(hidden)]
+pub mod fuzzing;
 mod interim;
 mod journal;
 mod kernel;
@@ -31,15 +32,14 @@ mod metrics;
 mod origin;
 mod peer;
 mod popularity;
-mod purge;
 mod push;
 mod report;
 mod request;
-mod response;
 mod rtt;
 mod serve;
 mod spellings;
-pub mod store;
+mod store;
+mod stored;
 
 pub use self::serve::http1::judge as request_head;
 
@@ -47,6 +47,10 @@ pub use self::serve::http1::judge as request_head;
 mod standing {
     pub(crate) use crate::lifecycle::{Lifecycle as Standing, Stage};
 }
+
+// Aliases until the parts are merged.
+use body as content;
+use stored::{generations as purge, index, response};
 
 use std::path::Path;
 use std::sync::Arc;
@@ -66,13 +70,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::clock::Clock;
 use crate::edge::{Edge, Knowledge, Sites, Worker, now_ms};
 use crate::forward::Forwards;
-use crate::index::Index;
 use crate::metrics::{Collected, Metrics};
 use crate::origin::{OriginPool, Origins};
 use crate::serve::connections::{self, Connections};
 use crate::serve::server;
 use crate::standing::{Stage, Standing};
 use crate::store::{DiskConfig, Gone, Store, StoreConfig};
+use crate::stored::index::Index;
 
 /// How long background tasks may take to end after the last connection.
 const TASKS_END_MAX: Duration = Duration::from_secs(2);

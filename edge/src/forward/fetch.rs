@@ -273,7 +273,7 @@ impl ForwardRequest {
             keyed: stale.keyed.clone(),
             fields,
             requested_ms: sent.exchange.requested_ms,
-            born: sent.revision,
+            requested_at_revision: sent.revision,
             is_soft: false,
             is_recovered: false,
         };
@@ -379,7 +379,7 @@ impl ForwardRequest {
             keyed: HeaderMap::clone(&self.keyed),
             fields: stored,
             requested_ms: sent.exchange.requested_ms,
-            born: sent.revision,
+            requested_at_revision: sent.revision,
             is_soft: false,
             is_recovered: false,
         };

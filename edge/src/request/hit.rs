@@ -17,10 +17,10 @@ use nearcast_http_rules::{forward, vary};
 use super::account;
 use super::check::{ClientConnection, Request, may_be_health_check};
 use crate::edge::{Edge, Worker, now_ms};
-use crate::index::Variants;
+use crate::stored::index::Variants;
 use crate::metrics::Answer;
-use crate::purge::Verdict;
-use crate::response::StoredResponse;
+use crate::stored::generations::PurgeState;
+use crate::stored::response::StoredResponse;
 use crate::store::Pool;
 
 /// The stored response that a request selects.
@@ -53,10 +53,10 @@ fn facts<'a>(
 /// Whether a stored response belongs to a URL and is not purged; then whether a soft purge covers
 /// it.
 pub(super) fn is_soft_purged(edge: &Edge, response: &StoredResponse, url: &str) -> Option<bool> {
-    match response.verdict(&edge.generations) {
-        Verdict::Gone => None,
+    match response.purge_state(&edge.generations) {
+        PurgeState::Gone => None,
         _ if *response.url != *url => None,
-        verdict => Some(verdict == Verdict::Soft),
+        state => Some(state == PurgeState::Soft),
     }
 }
 
