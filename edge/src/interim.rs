@@ -248,7 +248,7 @@ mod tests {
         assert_eq!(
             (woken.0.load(Ordering::Relaxed), taken(&receiver).len()),
             (1, 1),
-            "who waited before is woken"
+            "the receiver that waited is woken"
         );
         for _ in 0..2 * COUNT_MAX - 1 {
             sender.send(StatusCode::EARLY_HINTS, &link(1));

@@ -145,7 +145,7 @@ pub enum Sharing {
 /// A stored response that cannot be used before it is validated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Validation {
-    /// What becomes of it when the validation fails.
+    /// Whether it is used when the validation fails.
     pub on_failure: OnFailure,
     /// Why it is validated.
     pub reuse: Reuse,
@@ -170,7 +170,7 @@ impl Validation {
     }
 }
 
-/// What becomes of a stored response whose validation fails.
+/// Whether a stored response is used when its validation fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnFailure {
     /// It may not be used.

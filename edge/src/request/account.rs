@@ -1,4 +1,4 @@
-//! What is counted for each answer: requests, bytes, time, and popularity.
+//! Counts answers: requests, bytes, time, and popularity.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -18,13 +18,13 @@ use nearcast_http_rules::vary;
 use super::answer::{Answered, plain};
 use super::check::Request;
 use super::to_origin::origin_request;
-use crate::client_body::{BodyCut, ClientBody, Pieces};
 use crate::body::{Fill, Next, Reader};
+use crate::client_body::{BodyCut, ClientBody, Pieces};
 use crate::forward::{OriginRequest, refill};
 use crate::metrics::Answer;
 use crate::origin::OriginError;
-use crate::stored::response::StoredResponse;
 use crate::store::Pool;
+use crate::stored::response::StoredResponse;
 
 /// How often one body fetches missing slices without a byte in between.
 const REFILLS_MAX: u32 = 3;
@@ -399,7 +399,8 @@ mod tests {
     fn conditions_come_first_then_the_method_and_then_ranges() {
         let range = |first, last| Delivery::Body(Part::Ranges(vec![ByteRange { first, last }]));
         let get = Method::GET;
-        let table: [(Method, &[&str], u16, Option<u64>, Delivery); 13] = [
+        type Row<'a> = (Method, &'a [&'a str], u16, Option<u64>, Delivery);
+        let table: [Row<'_>; 13] = [
             (get.clone(), &[], 200, Some(10), Delivery::Body(Part::Whole)),
             (
                 Method::HEAD,

@@ -17,11 +17,11 @@ use nearcast_http_rules::{forward, vary};
 use super::account;
 use super::check::{ClientConnection, Request, may_be_health_check};
 use crate::edge::{Edge, Worker, now_ms};
-use crate::stored::index::Variants;
 use crate::metrics::Answer;
-use crate::stored::generations::PurgeState;
-use crate::stored::response::StoredResponse;
 use crate::store::Pool;
+use crate::stored::generations::PurgeState;
+use crate::stored::index::Variants;
+use crate::stored::response::StoredResponse;
 
 /// The stored response that a request selects.
 pub(super) struct Found {
@@ -30,7 +30,7 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// The facts by which it is decided what becomes of it.
+    /// Its facts, for the decision on the request.
     pub(super) fn facts(&self, edge: &Edge) -> decide::Stored<'_> {
         facts(edge, &self.response, self.is_soft_purged)
     }

@@ -208,7 +208,7 @@ fn prepare(
 fn allow(policy: &PurgePolicy, client: IpAddr, fields: &HeaderMap) -> Result<(), Refused> {
     if policy.is_off() {
         let message =
-            "nobody may purge this site by PURGE: its purge_from and purge_token are not set";
+            "no client may purge this site by PURGE: its purge_from and purge_token are not set";
         return Err(Refused::new(
             StatusCode::METHOD_NOT_ALLOWED,
             ProxyError::HttpRequestDenied,
@@ -240,7 +240,7 @@ fn allow(policy: &PurgePolicy, client: IpAddr, fields: &HeaderMap) -> Result<(),
     ))
 }
 
-/// What is purged: the tags in the request's fields, else its URL.
+/// The scopes of a purge: the tags in the request's fields, else its URL.
 fn scopes(purge: &PurgeRequest<'_>) -> Result<Vec<Value>, Refused> {
     const TAG_LISTS: [HeaderName; 3] = [
         HeaderName::from_static("cache-tag"),

@@ -547,7 +547,7 @@ pub(crate) mod tests {
         _peer: TcpStream,
     }
 
-    /// A connection that lies idle since its place among others, and its client's end.
+    /// A connection that has been idle since `order`, and its client's end.
     async fn client(all: &Arc<Connections>, worker: usize, from: u8, order: u64) -> Client {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
             .await
@@ -621,7 +621,7 @@ pub(crate) mod tests {
             }
         }
         assert_eq!(ended, [0, 1, 2, 3, 4, 5, 6, 7]);
-        // As many take their places without another search. After that there is one a pause.
+        // As many take their slots without another search. After that there is one for each pause.
         for _ in 0..7 {
             many.push(client(&all, 0, 2, 100).await);
         }

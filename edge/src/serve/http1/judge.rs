@@ -66,7 +66,7 @@ impl Refusal {
     }
 }
 
-/// What becomes of the first bytes of a connection, or of those after another request.
+/// The verdict on the first bytes of a connection, or on those after another request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Judged {
     /// The head is not complete.
@@ -300,7 +300,7 @@ mod tests {
         }
     }
 
-    /// The status of a refusal; 100 for what is not whole, 0 for what is let pass.
+    /// The status of a refusal; 100 for an incomplete head, 0 for one that passes.
     fn status(input: &[u8]) -> u16 {
         match judge(input, &limits(1024)) {
             Judged::Incomplete => 100,

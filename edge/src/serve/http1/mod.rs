@@ -7,7 +7,7 @@
 //!
 //! Follows RFC 9112 sections 3 (request line), 6 (framing) and 9 (connections).
 
-pub mod head;
+pub(crate) mod head;
 pub mod judge;
 mod library;
 pub(super) mod write;
@@ -118,7 +118,7 @@ enum Received {
     Other,
 }
 
-/// What becomes of the connection after one request.
+/// How the connection continues after one request.
 enum Step {
     Next,
     /// The connection ends with the response, which was written.
