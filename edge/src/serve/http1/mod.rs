@@ -61,7 +61,7 @@ pub(crate) async fn serve(
 ) {
     let phase = Arc::new(Phase::default());
     let limits = worker.edge.clients.clone();
-    let connection = Connection {
+    let mut connection = Connection {
         socket: ClientSocket::new(stream, phase.clone(), limits, Some(slot)),
         client: ClientConnection::new(address, "http"),
         worker,
@@ -71,7 +71,28 @@ pub(crate) async fn serve(
         url: String::new(),
         interims: None,
     };
-    if let Err(error) = connection.serve(ending).await {
+    // Boxes, so that the many connections that never come there reserve no memory for it.
+    let ended: Result<(), Box<dyn std::error::Error + Send + Sync>> = loop {
+        break match connection.serve_requests(ending.clone()).await {
+            Ok(Ended::Idle) => Ok(()),
+            Ok(Ended::Answered) => Box::pin(connection.socket.end()).await.map_err(Into::into),
+            Ok(Ended::Refused(refusal)) => Box::pin(connection.end_with(refusal))
+                .await
+                .map_err(Into::into),
+            Ok(Ended::Library) => {
+                match Box::pin(library::serve_requests(connection, ending.clone())).await {
+                    Ok(Some(back)) => {
+                        connection = back;
+                        continue;
+                    }
+                    Ok(None) => Ok(()),
+                    Err(error) => Err(error),
+                }
+            }
+            Err(error) => Err(error.into()),
+        };
+    };
+    if let Err(error) = ended {
         tracing::debug!(client = %address, %error, "a client's connection ended early");
     }
 }
@@ -139,27 +160,6 @@ impl Step {
 }
 
 impl Connection {
-    async fn serve(
-        mut self,
-        ending: Shutdown,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        loop {
-            match self.serve_requests(ending.clone()).await? {
-                Ended::Idle => return Ok(()),
-                // Boxes, so that the many connections that never come here reserve no memory for
-                // it.
-                Ended::Answered => return Ok(Box::pin(self.socket.end()).await?),
-                Ended::Refused(refusal) => return Ok(Box::pin(self.end_with(refusal)).await?),
-                Ended::Library => {
-                    match Box::pin(library::serve_requests(self, ending.clone())).await? {
-                        Some(back) => self = back,
-                        None => return Ok(()),
-                    }
-                }
-            }
-        }
-    }
-
     async fn end_with(self, refusal: Refusal) -> io::Result<()> {
         let Self {
             worker,
