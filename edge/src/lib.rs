@@ -12,7 +12,7 @@
 //!   control journal into them; [`push`]: carries out push orders.
 //! - [`standing`]: whether the node wants clients: drained, or on its way to its end.
 //! - [`metrics`], [`popularity`], [`rtt`], [`report`]: what the node tells about itself.
-//! - [`peer`]: what nodes of a cluster say to one another; [`clock`]: the time of day, as an argument.
+//! - [`site`]: the sites by their hosts; [`peer`]: what nodes of a cluster say to one another; [`clock`]: the time of day, as an argument.
 //!
 //! One current-thread runtime a worker, SO_REUSEPORT, shared index; counters are each worker's own.
 
@@ -37,6 +37,7 @@ mod request;
 mod response;
 mod rtt;
 mod serve;
+mod site;
 mod spellings;
 mod standing;
 pub mod store;

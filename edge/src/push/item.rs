@@ -13,7 +13,7 @@ use nearcast_fleet::journal::PushItem;
 use tokio::time::Instant;
 
 use crate::content::{Fill, FillState};
-use crate::edge::{Site, Worker};
+use crate::edge::Worker;
 use crate::forward::{
     FollowerStep, ForwardRequest, Forwarded, Join, OriginRequest, Pacer, Requester, refill,
 };
@@ -21,6 +21,7 @@ use crate::origin::{OriginError, Target};
 use crate::peer;
 use crate::purge::{Verdict, canonical_url};
 use crate::response::StoredResponse;
+use crate::site::Site;
 use crate::store::{Pool, SLICE_BYTES, StoredBody};
 use nearcast_http_rules::decide;
 use nearcast_http_rules::forward;
