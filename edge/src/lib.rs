@@ -12,7 +12,7 @@
 //!   control journal into them; [`push`]: carries out push orders.
 //! - [`lifecycle`]: whether the node accepts clients, is drained, or is shutting down.
 //! - [`metrics`], [`popularity`], [`rtt`], [`report`]: what the node tells about itself.
-//! - [`peer`]: what nodes of a cluster say to one another; [`clock`]: the time of day, as an argument.
+//! - [`site`]: the sites by their hosts; [`peer`]: what nodes of a cluster say to one another; [`clock`]: the time of day, as an argument.
 //!
 //! One current-thread runtime a worker, SO_REUSEPORT, shared index; counters are each worker's own.
 
@@ -37,6 +37,7 @@ mod report;
 mod request;
 mod rtt;
 mod serve;
+mod site;
 mod spellings;
 mod store;
 mod stored;
@@ -68,12 +69,13 @@ use nearcast_fleet::shutdown::{self, Shutdown};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock::Clock;
-use crate::edge::{Edge, Knowledge, Sites, Worker, now_ms};
+use crate::edge::{Edge, Knowledge, Worker, now_ms};
 use crate::forward::Forwards;
 use crate::metrics::{Collected, Metrics};
 use crate::origin::{OriginPool, Origins};
 use crate::serve::connections::{self, Connections};
 use crate::serve::server;
+use crate::site::Sites;
 use crate::standing::{Stage, Standing};
 use crate::store::{DiskConfig, Gone, Store, StoreConfig};
 use crate::stored::index::Index;

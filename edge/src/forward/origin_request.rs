@@ -7,9 +7,10 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, Response};
 
 use super::pacer::Pacer;
-use crate::edge::{Site, Worker};
+use crate::edge::Worker;
 use crate::interim::InterimSender;
 use crate::origin::{OriginBody, OriginError, OriginRequestBody, Purpose, Target};
+use crate::site::Site;
 
 /// A GET request for one URL, which may be sent several times with different ranges and conditions.
 #[derive(Clone)]

@@ -72,11 +72,11 @@ impl Pump {
     }
 
     pub(super) async fn run(mut self, mut body: OriginBody) {
-        let mut fruitless = 0;
+        let mut fruitless_resumes = 0;
         loop {
             let before = self.writer.at();
             let error = match self.drain(&mut body).await {
-                Ok(()) if !self.go_on() => return self.finish(),
+                Ok(()) if !self.continue_after_seek() => return self.finish(),
                 Ok(()) => OriginError::Incomplete,
                 Err(OriginError::GivenUp) => return self.fail(OriginError::GivenUp),
                 Err(error) => {
@@ -84,20 +84,27 @@ impl Pump {
                     error
                 }
             };
-            // What is left of it is not wanted.
+            // The rest of this body is not read.
             drop(body);
-            let made = self.writer.at() - before;
-            fruitless = if made > 0 { 0 } else { fruitless + 1 };
-            // A body that comes in ever so small pieces is retried within the budget like one that
-            // does not come.
-            if fruitless > RESUMES_MAX || made < SLICE && !self.origin.target.take_retry() {
+            let received = self.writer.at() - before;
+            fruitless_resumes = if received > 0 {
+                0
+            } else {
+                fruitless_resumes + 1
+            };
+
+            // A body that ends after less than a slice is retried within the budget, like one that
+            // does not start.
+            if fruitless_resumes > RESUMES_MAX
+                || received < SLICE && !self.origin.target.take_retry()
+            {
                 return self.fail(error);
             }
             match self.resume().await {
                 Ok(next) => body = next,
                 Err(OriginError::Unfit) => {
-                    // What is stored will never be whole: the next client shall have what there is
-                    // now.
+                    // The stored representation cannot be completed: the next client gets the current
+                    // one.
                     if let Some(response) = self.response.take() {
                         self.origin.worker.edge.unpublish(&response);
                     }
@@ -108,8 +115,8 @@ impl Pump {
         }
     }
 
-    /// Goes on behind what another fill has taken over. `false` when nothing is left.
-    fn go_on(&mut self) -> bool {
+    /// Continues after the slices that a seek has taken over. `false` when nothing is left.
+    fn continue_after_seek(&mut self) -> bool {
         let (Some(end), Some(goal)) = (self.writer.fill().end(), self.goal) else {
             return false;
         };
@@ -125,6 +132,7 @@ impl Pump {
         true
     }
 
+    /// Moves the body into the fill, up to the end of one of them.
     async fn drain(&mut self, body: &mut OriginBody) -> Result<(), OriginError> {
         while let Some(mut bytes) = self.next(body).await? {
             self.origin.note_received(bytes.len()).await;
@@ -138,7 +146,7 @@ impl Pump {
             if end.is_some_and(|end| self.writer.at() >= end)
                 && end != self.writer.content().length()
             {
-                // A part, answered with more than was asked for.
+                // The origin has sent more than the requested part.
                 return Ok(());
             }
             self.check_size();
@@ -158,8 +166,7 @@ impl Pump {
         }
     }
 
-    /// The next bytes. A push order's fills are few, and nobody is to read them yet: they end with
-    /// the order.
+    /// The next bytes. The fills of a push order are few and need no readers: they end with the order.
     async fn next(&mut self, body: &mut OriginBody) -> Result<Option<Bytes>, OriginError> {
         let Self {
             origin,
@@ -174,7 +181,7 @@ impl Pump {
         if let Some(pacer) = &origin.pacer {
             return tokio::select! {
                 biased;
-                () = push_ends(pacer, content) => Err(OriginError::GivenUp),
+                () = order_ended(pacer, content) => Err(OriginError::GivenUp),
                 next = body.next() => next,
             };
         }
@@ -195,7 +202,7 @@ impl Pump {
         }
     }
 
-    /// A body without a length may turn out to be too large to be stored.
+    /// Stops storing a body of unknown length that turns out to be too large.
     fn check_size(&mut self) {
         let at = self.writer.at();
         if at > self.origin.body_bytes_max()
@@ -214,7 +221,7 @@ impl Pump {
         }
     }
 
-    /// A disk that is behind slows the fill for a while, rather than that slices get lost.
+    /// Waits for the disk for a while, so that a slow disk slows the fill instead of losing slices.
     async fn wait_for_disk(&self) {
         for _ in 0..DISK_PAUSES_MAX {
             if self.writer.write_room() > 2 * SLICE {
@@ -224,8 +231,8 @@ impl Pump {
         }
     }
 
-    /// Its origin; for what is stored one without the fields of the client that began it, as the
-    /// rest is for everybody.
+    /// The request for the rest of the body. For a stored response it has none of the fields of the
+    /// client that began the fill, since the rest is for all clients.
     fn shared_request(&self) -> OriginRequest {
         let mut origin = self.origin.clone();
         if let Some(response) = &self.response {
@@ -239,7 +246,7 @@ impl Pump {
         origin
     }
 
-    /// Asks for the rest of the same representation.
+    /// Requests the rest of the same representation.
     async fn resume(&mut self) -> Result<OriginBody, OriginError> {
         let content = self.writer.content();
         let validator = content
@@ -255,6 +262,7 @@ impl Pump {
         Ok(response.into_body())
     }
 
+    /// Ends a complete fill, and stores the response's head.
     fn finish(self) {
         let Self {
             origin,
@@ -278,6 +286,7 @@ impl Pump {
         }
     }
 
+    /// Ends a fill early. Its whole slices stay where further ones can be joined to them.
     fn fail(self, error: OriginError) {
         let Self {
             origin,
@@ -287,8 +296,7 @@ impl Pump {
         } = self;
         tracing::debug!(site = %origin.site.name, path = %origin.path, %error, "a fill ended early");
         let content = writer.content().clone();
-        // Whole slices of a representation that can be named are as good as any; others are
-        // nothing.
+        // Further requests can complete a representation with a validator and a known length.
         let is_resumable = content.validator.is_some() && content.length().is_some();
         if let Some(response) = response {
             if is_resumable {
@@ -310,38 +318,38 @@ impl Pump {
     }
 }
 
-/// Waits until the order of a push fill has ended. One that could not be resumed goes on for the
+/// Waits until the order of a push fill has ended. A fill that cannot be resumed continues for the
 /// clients that read it.
-async fn push_ends(pacer: &Pacer, content: &Content) {
+async fn order_ended(pacer: &Pacer, content: &Content) {
     pacer.stopped().await;
     loop {
-        // First: who leaves after the look must not be missed.
-        let left = content.left();
+        // Subscribe before the check, so that no reader that leaves after it is missed.
+        let unread_again = content.left();
         if content.validator.is_some() || !content.is_read() {
             return;
         }
-        left.await;
+        unread_again.await;
     }
 }
 
-/// Waits until a fill that clients began has been read by nobody for a moment, and is not worth to
-/// be finished. `unread` is kept from one call to the next.
+/// Waits until a fill that clients began has had no reader for a moment, and is not worth finishing.
+/// `unread` is kept from one call to the next.
 async fn abandoned(
     content: &Content,
     origin: &OriginRequest,
     progress: Abandoned,
     unread: &mut Option<(Instant, u64)>,
 ) {
-    // What nobody waited for from its start was not abandoned.
+    // Fills that never had a reader are not abandoned.
     if origin.is_background || origin.is_for_push {
         return std::future::pending().await;
     }
     loop {
-        // First: who leaves after the look must not be missed.
-        let left = content.left();
+        // Subscribe before the check, so that no reader that leaves after it is missed.
+        let unread_again = content.left();
         if content.is_read() {
             *unread = None;
-            left.await;
+            unread_again.await;
             continue;
         }
         let (since, left_at) = *unread.get_or_insert((Instant::now(), progress.at));
@@ -353,7 +361,7 @@ async fn abandoned(
         {
             return std::future::pending().await;
         }
-        // What cannot be resumed is lost to whoever comes a little later.
+        // A fill that cannot be resumed waits longer for another reader.
         let after = if content.validator.is_some() {
             ABANDONED_AFTER
         } else {

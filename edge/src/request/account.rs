@@ -9,8 +9,9 @@ use nearcast_http_rules::status::{ForwardReason, Outcome};
 use super::answer::Answered;
 use super::check::Request;
 use crate::client_body::{ClientBody, Progress};
-use crate::edge::{Site, Worker};
+use crate::edge::Worker;
 use crate::metrics::{Answer, SiteCounters};
+use crate::site::Site;
 use crate::store::Pool;
 
 /// An answer, and where it is counted.

@@ -114,7 +114,7 @@ pub(super) fn failed(request: &Request, error: OriginError, reason: ForwardReaso
 pub(super) fn warn_of_origin(request: &Request, error: OriginError) {
     let is_known = matches!(error, OriginError::Unavailable { .. });
     let site = &request.site;
-    if !is_known && site.is_to_warn(request.began_ms) {
+    if !is_known && site.should_warn(request.began_ms) {
         tracing::warn!(site = %site.name, origin = %request.target().address.host, %error, "an origin fails; repeated messages are suppressed");
     }
 }

@@ -18,10 +18,11 @@ use nearcast_http_rules::request_fields;
 use nearcast_http_rules::status::ProxyError;
 use parking_lot::Mutex;
 
-use crate::edge::{Edge, Site, Sites, Worker, now_ms};
+use crate::edge::{Edge, Worker, now_ms};
 use crate::interim::InterimSender;
 use crate::origin::Target;
 use crate::peer::{PEER, is_peer};
+use crate::site::{Site, Sites};
 
 /// The path of health checks, under any host. The fleet file may name another one.
 const HEALTH_PATH: &str = "/.nearcast/health";
