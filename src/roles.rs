@@ -181,10 +181,10 @@ pub(crate) async fn control(
         line,
         column,
         problem,
-        mend,
+        hint,
     } in check::warnings(&fleet, &file::read(&path)?)
     {
-        tracing::warn!("{}:{line}:{column}: {problem}; {mend}", path.display());
+        tracing::warn!("{}:{line}:{column}: {problem}; {hint}", path.display());
     }
     let (fleet_tx, _) = watch::channel(Arc::new(fleet));
     let (trigger, shutdown) = shutdown::channel();

@@ -235,7 +235,7 @@ pub(crate) fn parse(
     key: &Secret,
 ) -> Result<Fleet, Failure> {
     file::parse_with(text, base, KeySource::Given(key)).map_err(|mistakes| {
-        let lines: Vec<String> = mistakes.iter().map(|m| format!("{}:{}: {}; {}", m.line, m.column, m.problem, m.mend)).collect();
+        let lines: Vec<String> = mistakes.iter().map(|m| format!("{}:{}: {}; {}", m.line, m.column, m.problem, m.hint)).collect();
         Failure::new(
             FailureKind::Usage,
             format!("revision {revision} of the fleet file in the journal does not check; edit the fleet file on disk and it becomes a new revision\n{}", lines.join("\n")),

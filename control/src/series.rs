@@ -11,27 +11,20 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use nearcast_fleet::report::SiteTotals;
+use nearcast_fleet::report::{CacheStatus, SiteTotals};
 
 use crate::view;
 
-/// Cache statuses in their order here; anything else counts as `other`.
-pub(crate) const STATUSES: [&str; 10] = [
-    "hit",
-    "stale",
-    "revalidated",
-    "collapsed",
-    "miss",
-    "partial",
-    "bypass",
-    "error",
-    "local",
-    "other",
-];
-/// The first of these statuses are hits.
-const HITS: usize = 4;
-/// Index of `local`, which counts in no ratio.
-const LOCAL: usize = 8;
+/// Counts of requests: one for each cache status, and one for the words of a newer version.
+const STATUSES: usize = CacheStatus::ALL.len() + 1;
+/// Index of the requests with a status that this version does not have.
+const OTHER: usize = CacheStatus::ALL.len();
+
+/// The words of the statuses, in the order of their counts.
+fn status_words() -> impl Iterator<Item = &'static str> {
+    let known = CacheStatus::ALL.into_iter().map(CacheStatus::as_str);
+    known.chain(["other"])
+}
 
 /// An hour.
 pub(crate) const SECONDS_KEPT: u64 = 3600;
@@ -56,7 +49,7 @@ const VALUES: usize = 18;
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Counts {
     /// By status.
-    pub(crate) requests: [f64; 10],
+    pub(crate) requests: [f64; STATUSES],
     pub(crate) errors: f64,
     /// Body bytes, `local` left out.
     pub(crate) response_bytes: f64,
@@ -88,16 +81,13 @@ impl Counts {
             ..Self::default()
         };
         for (status, total) in &after.requests {
-            let index = STATUSES
-                .iter()
-                .position(|s| s == status)
-                .unwrap_or(STATUSES.len() - 1);
+            let index = CacheStatus::of_word(status).map_or(OTHER, |status| status as usize);
             counts.requests[index] += less(*total, of(&before.requests, status));
         }
         for (status, total) in after
             .bytes
             .iter()
-            .filter(|(status, _)| *status != STATUSES[LOCAL])
+            .filter(|(status, _)| *status != CacheStatus::Local.as_str())
         {
             counts.response_bytes += less(*total, of(&before.bytes, status));
         }
@@ -160,12 +150,15 @@ impl Counts {
 
     /// Requests that were not `local`.
     pub(crate) fn counted(&self) -> f64 {
-        self.requests.iter().sum::<f64>() - self.requests[LOCAL]
+        self.requests.iter().sum::<f64>() - self.requests[CacheStatus::Local as usize]
     }
 
     /// Requests that were hits.
     pub(crate) fn hits(&self) -> f64 {
-        self.requests[..HITS].iter().sum()
+        let hits = CacheStatus::ALL
+            .into_iter()
+            .filter(|status| status.is_hit());
+        hits.map(|status| self.requests[status as usize]).sum()
     }
 
     pub(crate) fn add(&mut self, other: &Self, share: f64) {
@@ -189,11 +182,10 @@ impl Counts {
         let a_second = |n: f64| n / seconds.max(1) as f64;
         view::Rates {
             seconds,
-            requests: STATUSES
-                .iter()
+            requests: status_words()
                 .zip(self.requests)
                 .filter(|(_, n)| *n >= 0.5)
-                .map(|(s, n)| ((*s).to_owned(), whole(n)))
+                .map(|(s, n)| (s.to_owned(), whole(n)))
                 .collect(),
             counted: whole(self.counted()),
             hits: whole(self.hits()),
@@ -503,7 +495,7 @@ impl Series {
             .map(|number| ring.look(number, span.step))
             .collect();
         let mut lines = BTreeMap::new();
-        for (index, status) in STATUSES.iter().enumerate() {
+        for (index, status) in status_words().enumerate() {
             let line: Vec<Option<f64>> = cells
                 .iter()
                 .map(|c| {
@@ -512,7 +504,7 @@ impl Series {
                 })
                 .collect();
             if line.iter().flatten().any(|n| *n > 0.0) {
-                lines.insert((*status).to_owned(), line);
+                lines.insert(status.to_owned(), line);
             }
         }
         lines

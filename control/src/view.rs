@@ -45,7 +45,7 @@ impl From<&nearcast_fleet::file::Mistake> for Mistake {
             line: m.line,
             column: m.column,
             problem: m.problem.clone(),
-            mend: m.mend.clone(),
+            mend: m.hint.clone(),
         }
     }
 }

@@ -276,7 +276,7 @@ fn no_nonsense(_: &Fleet, text: &str) -> Vec<file::Mistake> {
         line,
         column: 3,
         problem: "nonsense".into(),
-        mend: "make sense".into(),
+        hint: "make sense".into(),
     };
     text.lines()
         .position(|l| l.contains("nonsense"))

@@ -5,27 +5,27 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue};
-use nearcast_fleet::clock::unix_millis;
 use nearcast_fleet::config::{CachePolicy, ClientLimits, Fleet, PurgePolicy, Secret};
 use nearcast_fleet::node_key;
 use tokio::sync::watch;
 
 use crate::changes::Changes;
-use crate::connections::Connections;
-use crate::fill::Forwards;
+use crate::clock::Clock;
+use crate::forward::Forwards;
 use crate::index::Index;
+use crate::lifecycle::Lifecycle;
 use crate::metrics::{Metrics, SiteCounters};
-use crate::origin::{Address, OriginPool, Origins, Target, TlsFileError};
+use crate::origin::{Address, OriginPool, Origins, SiteOrigins, TlsFileError};
 use crate::popularity::Popularity;
 use crate::purge::{Generations, host_of};
-use crate::purge_request::{ControlAddress, PurgeRelay};
+use crate::request::purge_request::{ControlAddress, PurgeRelay};
 use crate::response::StoredResponse;
 use crate::rtt::RoundTrips;
-use crate::standing::Standing;
+use crate::serve::connections::Connections;
 use crate::store::Store;
 use nearcast_http_rules::freshness::NotStored;
 
@@ -33,7 +33,7 @@ use nearcast_http_rules::freshness::NotStored;
 #[derive(Debug)]
 pub(crate) struct Site {
     pub(crate) name: Arc<str>,
-    pub(crate) target: Arc<Target>,
+    pub(crate) origins: SiteOrigins,
     /// `Host` for the origin; `None` passes the client's on.
     pub(crate) origin_host: Option<HeaderValue>,
     pub(crate) cache: CachePolicy,
@@ -126,7 +126,7 @@ impl Sites {
                 .map_err(|error| (configured.name.clone(), error))?;
             let site = Arc::new(Site {
                 name: configured.name.as_str().into(),
-                target: Arc::new(target),
+                origins: SiteOrigins::single(target),
                 origin_host: configured
                     .origin_host
                     .as_ref()
@@ -157,7 +157,9 @@ impl Sites {
             }
         }
         for site in sites.by_name.values() {
-            origins.adopt(&site.target, &site.counters);
+            for target in site.origins.iter() {
+                origins.adopt(target, &site.counters);
+            }
         }
         Ok(sites)
     }
@@ -198,7 +200,8 @@ pub(crate) struct Edge {
     pub(crate) origins: Origins,
     pub(crate) store: Arc<Store>,
     pub(crate) index: Index,
-    pub(crate) forwards: Forwards,
+    pub(crate) forwards: Arc<Forwards>,
+    pub(crate) clock: Clock,
     pub(crate) generations: Generations,
     pub(crate) changes: Changes,
     pub(crate) purge_relay: PurgeRelay,
@@ -206,7 +209,7 @@ pub(crate) struct Edge {
     /// Refused and local answers count here, under no site's name.
     pub(crate) no_site: Arc<SiteCounters>,
     /// Whether the node wants clients.
-    pub(crate) standing: Standing,
+    pub(crate) standing: Lifecycle,
     /// Whether every purge is known that an earlier run's responses may be covered by.
     pub(crate) is_caught_up: AtomicBool,
     /// The same with what is known where it is not so. Written by the journal alone.
@@ -331,5 +334,5 @@ impl Worker {
 
 /// Milliseconds after the Unix epoch, now.
 pub(crate) fn now_ms() -> u64 {
-    unix_millis(SystemTime::now())
+    Clock::System.unix_ms()
 }

@@ -1,53 +1,52 @@
 //! The edge: a pull cache in front of an origin, one of several in a cluster.
 //!
-//! - [`server`]: listeners of one worker thread; [`connection`]: a client's socket with its
-//!   time-outs; [`request_head`]: what is refused before anything else looks at it; [`http1`]: the
-//!   requests and responses on it; [`connections`]: how many there may be, and which give way;
-//!   [`interim`]: the responses that come before a response.
-//! - [`handler`]: the life of one request, in order; [`nearcast_http_rules`]: its questions, answered by pure
-//!   functions.
-//! - [`upgrade`]: connections that become WebSockets.
-//! - [`fill`]: forward requests that fill the store, shared by everybody who wants the same;
+//! - [`serve`]: a client's connection, its limits, and one protocol a module.
+//! - [`request`]: the life of one request, in order; [`nearcast_http_rules`]: its decisions, as pure
+//!   functions. [`body`], [`interim`]: what a protocol is given to write, beside a response's head.
+//! - [`forward`]: forward requests that fill the store, shared by all clients that want the same;
 //!   [`origin`]: the pool of connections under them; [`content`]: bytes on their way and the
 //!   readers that follow them.
 //! - [`index`], [`response`], [`spellings`]: what is stored; [`store`]: the slices themselves, in
 //!   memory and on disk.
 //! - [`changes`]: what unsafe requests have changed; [`purge`]: generations; [`journal`]: folds the
 //!   control journal into them; [`push`]: carries out push orders.
-//! - [`purge_request`]: the method `PURGE`, which control is asked about.
-//! - [`standing`]: whether the node wants clients: drained, or on its way to its end.
+//! - [`lifecycle`]: whether the node accepts clients, is drained, or is shutting down.
 //! - [`metrics`], [`popularity`], [`rtt`], [`report`]: what the node tells about itself.
+//! - [`peer`]: what nodes of a cluster say to one another; [`clock`]: the time of day, as an argument.
 //!
 //! One current-thread runtime a worker, SO_REUSEPORT, shared index; counters are each worker's own.
 
 mod body;
 mod changes;
 mod client_body;
-mod connection;
-mod connections;
+mod clock;
 mod edge;
-mod fill;
+mod forward;
 #[doc(hidden)]
 pub mod fuzzing;
-mod handler;
-mod http1;
 mod interim;
 mod journal;
 mod kernel;
+mod lifecycle;
 mod metrics;
 mod origin;
+mod peer;
 mod popularity;
-mod purge_request;
 mod push;
 mod report;
-pub mod request_head;
+mod request;
 mod rtt;
-mod server;
+mod serve;
 mod spellings;
-mod standing;
 mod store;
 mod stored;
-mod upgrade;
+
+pub use self::serve::http1::judge as request_head;
+
+// alias until the parts are merged
+mod standing {
+    pub(crate) use crate::lifecycle::{Lifecycle as Standing, Stage};
+}
 
 // Aliases until the parts are merged.
 use body as content;
@@ -68,10 +67,13 @@ use nearcast_fleet::follow::{self, NodeContext};
 use nearcast_fleet::shutdown::{self, Shutdown};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::connections::Connections;
+use crate::clock::Clock;
 use crate::edge::{Edge, Knowledge, Sites, Worker, now_ms};
+use crate::forward::Forwards;
 use crate::metrics::{Collected, Metrics};
 use crate::origin::{OriginPool, Origins};
+use crate::serve::connections::{self, Connections};
+use crate::serve::server;
 use crate::standing::{Stage, Standing};
 use crate::store::{DiskConfig, Gone, Store, StoreConfig};
 use crate::stored::index::Index;
@@ -137,6 +139,7 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     reserve.compare(&fleet);
 
     let (store, gone) = Store::open(&config);
+    let clock = Clock::System;
     let edge = Arc::new(Edge {
         name: context.name.as_str().into(),
         via: HeaderValue::try_from(format!("1.1 {}", context.name))
@@ -146,10 +149,11 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
         origins,
         store: Arc::new(store),
         index: Index::new(config.memory_bytes),
-        forwards: fill::Forwards::new(config.memory_bytes),
+        forwards: Forwards::new(config.memory_bytes, clock.clone()),
+        clock,
         generations: purge::Generations::default(),
         changes: changes::Changes::default(),
-        purge_relay: purge_request::PurgeRelay::default(),
+        purge_relay: request::purge_request::PurgeRelay::default(),
         no_site: metrics.site(metrics::NO_SITE),
         metrics: metrics.clone(),
         standing: Standing::default(),

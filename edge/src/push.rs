@@ -9,27 +9,27 @@
 //! at once; whole slices stay, and the next order that names the URL has the others fetched.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use http::header::{CACHE_CONTROL, HOST, VIA};
+use http::header::{HOST, VIA};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, StatusCode};
-use nearcast_fleet::config::{Cluster, Fleet};
+use http::{HeaderMap, StatusCode};
+use nearcast_fleet::config::Fleet;
 use nearcast_fleet::journal::{PushItem, PushOrder};
-use nearcast_fleet::node_key;
 use nearcast_fleet::report::FillProgress;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::content::FillState;
 use crate::edge::{Site, Worker, now_ms};
-use crate::fill::{self, Ask, Forwards, Joined, Led, Requester, Source, Told};
-use crate::handler::PEER;
+use crate::forward::{
+    FollowerStep, ForwardRequest, Forwarded, Join, OriginRequest, Pacer, Requester, refill,
+};
 use crate::origin::{OriginError, Target};
-use crate::purge::{Verdict, canonical_url, host_of};
+use crate::peer::{self, owner};
+use crate::purge::{Verdict, canonical_url};
+use crate::request::hit;
 use crate::response::StoredResponse;
 use crate::store::{Pool, SLICE_BYTES, StoredBody};
 use nearcast_http_rules::freshness::NotStored;
@@ -44,8 +44,6 @@ const OWNER_PAUSE: Duration = Duration::from_millis(500);
 const ORDERS_KEPT: usize = 16;
 /// Reasons of failures kept of one order.
 const REASONS_MAX: usize = 8;
-/// Least bytes that may come at once, whatever the rate.
-const BURST_BYTES_MIN: u64 = 64 * 1024;
 
 /// How far push orders are. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -62,8 +60,8 @@ impl Pushes {
     /// Progress of the orders known, oldest first.
     pub(crate) fn progress(&self) -> Vec<FillProgress> {
         let counted = |Known { progress, pacer }: &Known| FillProgress {
-            origin_bytes: pacer.came[0].load(Ordering::Relaxed),
-            peer_bytes: pacer.came[1].load(Ordering::Relaxed),
+            origin_bytes: pacer.origin_bytes(),
+            peer_bytes: pacer.peer_bytes(),
             ..progress.clone()
         };
         self.0
@@ -232,17 +230,6 @@ struct Filler {
     fresh_until_ms: u64,
 }
 
-/// The node of a cluster that asks the origin for a URL: the highest hash of both names together
-/// (rendezvous hashing).
-fn owner<'a>(cluster: &'a Cluster, url: &str) -> Option<&'a str> {
-    let weight = |name: &str| xxh3_64(format!("{name}\n{url}").as_bytes());
-    cluster
-        .nodes
-        .iter()
-        .map(|n| n.name.as_str())
-        .max_by_key(|name| weight(name))
-}
-
 /// How one item ended.
 enum Filled {
     AlreadyWarm(u64),
@@ -307,13 +294,8 @@ impl Filler {
 
     /// Whether what is there need not be validated.
     fn needs_nothing(&self, response: &StoredResponse) -> bool {
-        let edge = &self.worker.edge;
-        response.verdict(&edge.generations) == Verdict::Clean
-            && edge.is_usable_unvalidated(response)
-            && response
-                .freshness
-                .is_fresh(self.fresh_until_ms.max(now_ms()))
-            && !response.freshness.no_cache
+        let until_ms = self.fresh_until_ms.max(now_ms());
+        hit::is_usable_until(&self.worker.edge, response, until_ms)
     }
 
     /// Fetches the slices that a response lacks. `false` when it is not whole after that.
@@ -331,14 +313,22 @@ impl Filler {
         let source = |target: Arc<Target>, fields: HeaderMap, is_peer: bool| {
             self.source(site, target, &path, fields, is_peer)
         };
-        let peer = self
-            .peer(item)
-            .map(|target| source(target, peer_fields(worker, url, &self.fleet), true));
-        let origin = source(site.target.clone(), origin_fields(worker, site, url), false);
+        let peer = self.peer(item).map(|target| {
+            source(
+                target,
+                peer::request_fields(&worker.edge, url, &self.fleet),
+                true,
+            )
+        });
+        let origin = source(
+            self.origin_of(site, url),
+            origin_fields(worker, site, url),
+            false,
+        );
         for source in peer.into_iter().chain([origin]) {
             let mut tries = 0;
             while let Some(at) = part.content.first_missing(0, length) {
-                match fill::refill(&source, part, at, length, Pool::Pushed).await {
+                match refill::fetch_missing(&source, part, at, length, Pool::Pushed).await {
                     Ok(()) => {}
                     Err(OriginError::Unfit) => return false,
                     // It has not got that far.
@@ -376,8 +366,8 @@ impl Filler {
         path: &PathAndQuery,
         fields: HeaderMap,
         is_peer: bool,
-    ) -> Source {
-        Source {
+    ) -> OriginRequest {
+        OriginRequest {
             worker: self.worker.clone(),
             site: site.clone(),
             target,
@@ -401,7 +391,7 @@ impl Filler {
     ) -> Filled {
         let worker = &self.worker;
         if let Some(target) = self.peer(item) {
-            let fields = peer_fields(worker, url, &self.fleet);
+            let fields = peer::request_fields(&worker.edge, url, &self.fleet);
             for attempt in 1..=OWNER_TRIES_MAX {
                 match self
                     .fetch_from(site, url, (target.clone(), fields.clone(), true), stale)
@@ -418,7 +408,7 @@ impl Filler {
         }
         let fields = origin_fields(worker, site, url);
         match self
-            .fetch_from(site, url, (site.target.clone(), fields, false), stale)
+            .fetch_from(site, url, (self.origin_of(site, url), fields, false), stale)
             .await
         {
             Ok(()) => Filled::Warmed,
@@ -436,20 +426,20 @@ impl Filler {
         let worker = &self.worker;
         let path = path_of(url)?;
         let hash = worker.edge.index.hash(url);
-        let lead = match Forwards::join(&worker.edge, hash, Requester::default()) {
-            Joined::Leader(lead) => Some(lead),
-            Joined::Alone => None,
-            Joined::Follower { mut told, .. } => {
+        let leader = match worker.edge.forwards.join(hash, Requester::default()) {
+            Join::Leader(leader) => Some(leader),
+            Join::Alone => None,
+            Join::Follower(follower) => {
                 // A client asks for it right now: it will be stored, if it can be.
-                return if matches!(fill::told(&mut told).await, Told::Published) {
+                return if matches!(follower.wait().await, FollowerStep::LookUpStored) {
                     Ok(())
                 } else {
                     Err(Miss::NotStored(NotStored::Unshared))
                 };
             }
         };
-        let ask = Ask {
-            source: self.source(site, target, &path, fields, is_peer),
+        let request = ForwardRequest {
+            origin: self.source(site, target, &path, fields, is_peer),
             url: url.into(),
             hash,
             client: Arc::default(),
@@ -460,13 +450,13 @@ impl Filler {
             range: None,
             pool: Pool::Pushed,
         };
-        match fill::start(ask, lead).await {
-            Ok(Led::Filling {
+        match request.spawn(leader).await {
+            Ok(Forwarded::Filling {
                 response,
                 not_stored: Some(_),
                 ..
             }) if !response.status.is_success() => Err(Miss::Status(response.status)),
-            Ok(Led::Filling {
+            Ok(Forwarded::Filling {
                 response,
                 fill,
                 not_stored,
@@ -481,14 +471,20 @@ impl Filler {
                 (FillState::Done, Some(cause)) => Err(Miss::NotStored(cause)),
                 (FillState::Running, _) => Err(Miss::Cut),
             },
-            Ok(Led::Validated { .. }) => Ok(()),
-            Ok(Led::Passing {
+            Ok(Forwarded::Validated { .. }) => Ok(()),
+            Ok(Forwarded::PassResponse {
                 head, not_stored, ..
             }) if head.status.is_success() => Err(Miss::NotStored(not_stored)),
-            Ok(Led::Passing { head, .. }) => Err(Miss::Status(head.status)),
-            Ok(Led::Failed(error)) => Err(Miss::Origin(error)),
-            Ok(Led::PassRequest) | Err(_) => Err(Miss::NotStored(NotStored::Partial)),
+            Ok(Forwarded::PassResponse { head, .. }) => Err(Miss::Status(head.status)),
+            Ok(Forwarded::Failed(error)) => Err(Miss::Origin(error)),
+            Ok(Forwarded::PassRequest) | Err(_) => Err(Miss::NotStored(NotStored::Partial)),
         }
+    }
+
+    /// The site's origin for a URL.
+    fn origin_of(&self, site: &Site, url: &str) -> Arc<Target> {
+        let hash = self.worker.edge.index.hash(url);
+        site.origins.pick(Instant::now(), hash).clone()
     }
 
     /// The owner of an item, when that is another node.
@@ -551,30 +547,13 @@ fn kept_in(worker: &Worker, url: &str, body: &StoredBody) -> bool {
     kept(worker, url).is_some_and(|r| r.content.body.id == body.id)
 }
 
-fn host_field(url: &str) -> HeaderValue {
-    HeaderValue::try_from(host_of(url)).unwrap_or(HeaderValue::from_static(""))
-}
-
-fn peer_fields(worker: &Worker, url: &str, fleet: &Fleet) -> HeaderMap {
-    let mut fields = HeaderMap::new();
-    fields.insert(HOST, host_field(url));
-    fields.insert(CACHE_CONTROL, HeaderValue::from_static("only-if-cached"));
-    let secret = fleet
-        .edge(&worker.edge.name)
-        .and_then(|(cluster, _)| node_key::shown_to_peers(fleet, &cluster.name));
-    if let Some(Ok(mut key)) = secret.map(|secret| HeaderValue::try_from(secret.0)) {
-        key.set_sensitive(true);
-        fields.insert(PEER, key);
-    }
-    fields.insert(VIA, worker.edge.via.clone());
-    fields
-}
-
 fn origin_fields(worker: &Worker, site: &Site, url: &str) -> HeaderMap {
     let mut fields = HeaderMap::new();
     fields.insert(
         HOST,
-        site.origin_host.clone().unwrap_or_else(|| host_field(url)),
+        site.origin_host
+            .clone()
+            .unwrap_or_else(|| peer::host_field(url)),
     );
     fields.insert(VIA, worker.edge.via.clone());
     if let Some(id) = &worker.edge.sites.load().loop_id {
@@ -601,84 +580,9 @@ enum Miss {
     Ambiguous,
 }
 
-/// Holds an order's bytes back to its rate, counts them, and ends its fills.
-#[derive(Debug)]
-pub(crate) struct Pacer {
-    bytes_per_second: u64,
-    /// Bytes that came from origins, and from nodes of the cluster.
-    came: [AtomicU64; 2],
-    has_stopped: watch::Sender<bool>,
-    /// When what was let through so far is paid for.
-    paid_at: Mutex<Instant>,
-}
-
-impl Pacer {
-    pub(crate) fn new(bytes_per_second: u64) -> Self {
-        let has_stopped = watch::channel(false).0;
-        Self {
-            bytes_per_second,
-            came: Default::default(),
-            has_stopped,
-            paid_at: Mutex::new(Instant::now()),
-        }
-    }
-
-    /// Ends everything that goes by it.
-    fn stop(&self) {
-        self.has_stopped.send_replace(true);
-    }
-
-    /// Waits until it is stopped.
-    pub(crate) async fn stopped(&self) {
-        // Its sender lives as long as this.
-        let _ = self
-            .has_stopped
-            .subscribe()
-            .wait_for(|has_stopped| *has_stopped)
-            .await;
-    }
-
-    pub(crate) fn count(&self, is_peer: bool, bytes: u64) {
-        self.came[usize::from(is_peer)].fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Waits until that many bytes more are within the rate, or all is over.
-    pub(crate) async fn pass(&self, bytes: u64) {
-        let burst = self.time_of((self.bytes_per_second / 10).max(BURST_BYTES_MIN));
-        let until = {
-            let mut paid_at = self.paid_at.lock().expect("no holder of this lock panics");
-            let now = Instant::now();
-            *paid_at = (*paid_at).max(now.checked_sub(burst).unwrap_or(now)) + self.time_of(bytes);
-            *paid_at
-        };
-        tokio::select! {
-            () = tokio::time::sleep_until(until) => {}
-            () = self.stopped() => {}
-        }
-    }
-
-    fn time_of(&self, bytes: u64) -> Duration {
-        Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn bytes_pass_at_the_rate_and_no_faster() {
-        let pacer = Pacer::new(1_000_000);
-        let began = Instant::now();
-        for _ in 0..100 {
-            pacer.pass(50_000).await;
-        }
-        let seconds = began.elapsed().as_secs_f64();
-        assert!(
-            (4.8..5.1).contains(&seconds),
-            "{seconds} s for 5 MB at 1 MB/s"
-        );
-    }
 
     #[tokio::test]
     async fn bytes_are_reported_as_they_come_and_what_is_left_when_it_ends() {

@@ -17,13 +17,13 @@ use nearcast_fleet::shutdown::Shutdown;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::connections::Refused;
 use crate::edge::{Edge, Worker};
 use crate::journal::Journal;
 use crate::metrics::Reading;
 use crate::popularity::Popularity;
 use crate::push::Pushes;
 use crate::rtt::RoundTrips;
+use crate::serve::connections::Refused;
 
 /// How long control may take to answer a report that a purge caused.
 const PURGE_REPORT_MAX: Duration = Duration::from_secs(1);

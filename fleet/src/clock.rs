@@ -46,6 +46,11 @@ pub fn unix_seconds(t: SystemTime) -> f64 {
         .map_or(0.0, |d| d.as_secs_f64())
 }
 
+/// The real time now, milliseconds after the Unix epoch.
+pub fn now_unix_ms() -> u64 {
+    unix_millis(SystemTime::now())
+}
+
 /// Milliseconds after the Unix epoch.
 pub fn unix_millis(t: SystemTime) -> u64 {
     t.duration_since(UNIX_EPOCH)

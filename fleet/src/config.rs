@@ -12,6 +12,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::clock::FleetClock;
+pub use crate::secret::Secret;
 use crate::units::Bytes;
 
 /// The whole CDN, as checked. Built by [`crate::file::parse`]; immutable, shared as `Arc<Fleet>`.
@@ -87,16 +88,6 @@ impl Default for DrainLimits {
             dns_withdrawal: Duration::ZERO,
             finish_max: Duration::from_secs(60),
         }
-    }
-}
-
-/// A secret string whose `Debug` shows nothing.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(pub String);
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret(..)")
     }
 }
 
@@ -556,13 +547,6 @@ impl Node {
 }
 
 impl Fleet {
-    /// The cluster and the node of that name, when it is an edge.
-    pub fn edge(&self, name: &str) -> Option<(&Cluster, &Node)> {
-        self.clusters
-            .iter()
-            .find_map(|c| c.nodes.iter().find(|n| n.name == name).map(|n| (c, n)))
-    }
-
     /// The site that serves `host` (lower case, no port, no trailing dot): an exact host first,
     /// then the steered name itself, then a site with the host `*`.
     pub fn site_of_host(&self, host: &str) -> Option<&Site> {
@@ -589,14 +573,6 @@ impl Fleet {
                     changed_unix_s: self.changed_unix_s,
                     ..other.clone()
                 }
-    }
-
-    /// Whether it has a node of that name, of whatever role.
-    pub fn has_node(&self, name: &str) -> bool {
-        self.edge(name).is_some()
-            || self.name_servers.iter().any(|n| n.name == name)
-            || self.origins.iter().any(|n| n.name == name)
-            || self.control.as_ref().is_some_and(|c| c.name == name)
     }
 
     /// Directory in which the node of that name keeps its state.

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::change::{Change, Drain, DrainTarget, Entry};
 use crate::config::{Cluster, Fleet};
-use crate::journal::{Change, Drain, DrainTarget, Entry};
 
 /// Time for a name server to take over what a check has found, and for a query that was answered
 /// before to reach its client.
@@ -159,7 +159,7 @@ pub fn sites_without_nodes(fleet: &Fleet, drains: &Drains) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::file;
+    use crate::testing::FleetText;
 
     fn drain(revision: u64, target: DrainTarget, drained: bool) -> Entry {
         Entry {
@@ -216,20 +216,23 @@ mod tests {
     }
 
     fn fleet(head: &str, name_server: bool, ttl: &str) -> Fleet {
-        let name_server = if name_server {
-            "[[name_server]]\nname = \"ns1\"\nlisten = \"127.0.0.1:5300\"\n"
-        } else {
-            ""
-        };
-        let text = format!(
-            "[fleet]\nzone = \"cdn.test\"\nnode_key = \"a key that only this test knows\"\n{head}\n{name_server}\
-             [[cluster]]\nname = \"ams\"\nplace = {{ latitude = 1, longitude = 1 }}\n[[cluster.node]]\nname = \"ams-1\"\naddress = \"127.0.0.11\"\nadmin = \"127.0.0.11:9100\"\n\
-             [[cluster.node]]\nname = \"ams-2\"\naddress = \"127.0.0.12\"\nadmin = \"127.0.0.12:9100\"\n\
-             [[cluster]]\nname = \"idle\"\nplace = {{ latitude = 1, longitude = 1 }}\n[[cluster.node]]\nname = \"idle-1\"\naddress = \"127.0.0.21\"\nadmin = \"127.0.0.21:9100\"\n\
-             [[site]]\nname = \"www\"\norigin = \"http://127.0.0.1:8000\"\nclusters = [\"ams\"]\n\
-             [[site]]\nname = \"slow\"\norigin = \"http://127.0.0.1:8000\"\nclusters = [\"ams\"]\nttl = \"{ttl}\"\n"
-        );
-        file::parse(&text, std::path::Path::new("/")).expect("a good file")
+        let mut text = FleetText::new().text_in_fleet(head);
+        if name_server {
+            text = text.name_server("ns1", "127.0.0.1:5300");
+        }
+        let admin = |ip: &str| format!("admin = \"{ip}:9100\"");
+        text.cluster_head("ams", "")
+            .node("ams-1", "127.0.0.11", &admin("127.0.0.11"))
+            .node("ams-2", "127.0.0.12", &admin("127.0.0.12"))
+            .cluster_head("idle", "")
+            .node("idle-1", "127.0.0.21", &admin("127.0.0.21"))
+            .site("www", "http://127.0.0.1:8000", "clusters = [\"ams\"]")
+            .site(
+                "slow",
+                "http://127.0.0.1:8000",
+                &format!("clusters = [\"ams\"]\nttl = \"{ttl}\""),
+            )
+            .fleet()
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use crate::journal::{Change, DrainTarget, Entry, Purge, PurgeScope};
+use crate::change::{Change, DrainTarget, Entry, Purge, PurgeScope};
 
 /// Purged scopes that are kept apart: some 40 MB as JSON. Beyond it the older half becomes one
 /// purge of everything, which covers more; nodes that are up have folded them one by one by then,
@@ -129,7 +129,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::journal::{Drain, PushOrder};
+    use crate::change::{Drain, PushOrder};
 
     fn purge(revision: u64, scope: PurgeScope, soft: bool) -> Entry {
         Entry {

@@ -16,6 +16,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::random;
+
 const HEADER_BYTES: usize = 28;
 const FRAME_BYTES: usize = 12;
 /// Extension of a file that is being written to take another's place.
@@ -23,12 +25,14 @@ const FRESH: &str = "new";
 
 /// Where a payload lies in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct RecordPosition {
     /// Of the record's frame, from the start of the file.
     pub offset: u64,
     /// Length of the payload.
     pub bytes: usize,
 }
+
+pub use RecordPosition as Place; // alias until the parts are merged
 
 /// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -72,9 +76,9 @@ pub struct FramedLog {
     end: u64,
     payload_bytes_max: usize,
     /// A failed append could not be taken back yet: bytes past `end` may be in the file.
-    dirty: bool,
+    has_failed_append: bool,
     /// The file has taken another's place, which may not be on disk yet.
-    unsettled: bool,
+    directory_unsynced: bool,
     #[cfg(test)]
     fail_after: Option<usize>,
 }
@@ -89,7 +93,7 @@ impl FramedLog {
         path: &Path,
         magic: &[u8; 8],
         payload_bytes_max: usize,
-        each: impl FnMut(Place, &[u8]),
+        each: impl FnMut(RecordPosition, &[u8]),
     ) -> Result<Self, FramedError> {
         let io = |source| FramedError::Io {
             path: path.to_owned(),
@@ -141,7 +145,7 @@ impl FramedLog {
         };
         while offset < bytes.len() {
             match record_at(&bytes, offset, payload_bytes_max) {
-                Found::Whole(payload) => {
+                RecordScan::Whole(payload) => {
                     each(payload);
                     offset += FRAME_BYTES + payload.len();
                 }
@@ -167,7 +171,7 @@ impl FramedLog {
         path: &Path,
         magic: &[u8; 8],
         payload_bytes_max: usize,
-        each: impl FnMut(Place, &[u8]),
+        each: impl FnMut(RecordPosition, &[u8]),
     ) -> Result<(), FramedError> {
         let bytes = std::fs::read(path).map_err(|source| FramedError::Io {
             path: path.to_owned(),
@@ -182,7 +186,7 @@ impl FramedLog {
         path: &Path,
         magic: &[u8; 8],
         payload_bytes_max: usize,
-        mut each: impl FnMut(Place, &[u8]),
+        mut each: impl FnMut(RecordPosition, &[u8]),
     ) -> Result<([u8; 16], u64), FramedError> {
         let damaged = |offset: usize, reason: &str| FramedError::Damaged {
             path: path.to_owned(),
@@ -194,9 +198,9 @@ impl FramedLog {
         let mut offset = HEADER_BYTES;
         while offset < bytes.len() {
             match record_at(bytes, offset, payload_bytes_max) {
-                Found::Whole(payload) => {
+                RecordScan::Whole(payload) => {
                     each(
-                        Place {
+                        RecordPosition {
                             offset: offset as u64,
                             bytes: payload.len(),
                         },
@@ -204,12 +208,15 @@ impl FramedLog {
                     );
                     offset += FRAME_BYTES + payload.len();
                 }
-                Found::Unfinished => break,
-                Found::Bad(reason) => {
+                RecordScan::Unfinished => break,
+                RecordScan::Bad(reason) => {
                     // The end of a write that a crash cut short looks bad as well; but nothing
                     // whole follows it.
                     let followed = (offset + 1..bytes.len()).any(|at| {
-                        matches!(record_at(bytes, at, payload_bytes_max), Found::Whole(_))
+                        matches!(
+                            record_at(bytes, at, payload_bytes_max),
+                            RecordScan::Whole(_)
+                        )
                     });
                     if followed {
                         return Err(damaged(offset, reason));
@@ -225,7 +232,7 @@ impl FramedLog {
         path: &Path,
         magic: &[u8; 8],
         payload_bytes_max: usize,
-        each: impl FnMut(Place, &[u8]),
+        each: impl FnMut(RecordPosition, &[u8]),
     ) -> Result<Self, FramedError> {
         let io = |source| FramedError::Io {
             path: path.to_owned(),
@@ -252,8 +259,8 @@ impl FramedLog {
             id,
             end,
             payload_bytes_max,
-            dirty: false,
-            unsettled: false,
+            has_failed_append: false,
+            directory_unsynced: false,
             #[cfg(test)]
             fail_after: None,
         })
@@ -278,7 +285,7 @@ impl FramedLog {
     pub fn rewrite(
         &mut self,
         payloads: impl Iterator<Item = Vec<u8>>,
-        each: impl FnMut(Place, &[u8]),
+        each: impl FnMut(RecordPosition, &[u8]),
     ) -> Result<(), FramedError> {
         let io = |source| FramedError::Io {
             path: self.path.clone(),
@@ -298,10 +305,10 @@ impl FramedLog {
             Ok(log) => {
                 *self = Self {
                     path: std::mem::take(&mut self.path),
-                    unsettled: true,
+                    directory_unsynced: true,
                     ..log
                 };
-                if let Err(error) = self.settle() {
+                if let Err(error) = self.sync_directory() {
                     tracing::error!(path = %self.path.display(), %error, "the directory of a new file cannot be synced yet; nothing is appended before it is");
                 }
                 Ok(())
@@ -319,7 +326,7 @@ impl FramedLog {
     ///
     /// # Errors
     /// [`FramedError::TooLarge`]; [`FramedError::Io`], a full disk above all.
-    pub fn append(&mut self, payload: &[u8]) -> Result<Place, FramedError> {
+    pub fn append(&mut self, payload: &[u8]) -> Result<RecordPosition, FramedError> {
         if payload.len() > self.payload_bytes_max {
             return Err(FramedError::TooLarge {
                 bytes: payload.len(),
@@ -327,17 +334,17 @@ impl FramedLog {
             });
         }
         let outcome = self
-            .settle()
-            .and_then(|()| self.take_back())
+            .sync_directory()
+            .and_then(|()| self.truncate_failed_append())
             .and_then(|()| {
-                self.dirty = true;
+                self.has_failed_append = true;
                 self.write(&frame(payload))?;
                 self.file.sync_data()
             });
         match outcome {
             Ok(()) => {
-                self.dirty = false;
-                let place = Place {
+                self.has_failed_append = false;
+                let place = RecordPosition {
                     offset: self.end,
                     bytes: payload.len(),
                 };
@@ -345,7 +352,7 @@ impl FramedLog {
                 Ok(place)
             }
             Err(source) => {
-                if let Err(error) = self.take_back() {
+                if let Err(error) = self.truncate_failed_append() {
                     tracing::error!(path = %self.path.display(), %error, "a failed append cannot be taken back yet; trying again at the next one");
                 }
                 Err(FramedError::Io {
@@ -358,14 +365,14 @@ impl FramedLog {
 
     /// Reads a payload. What has been damaged since it was written or last read is an error, so
     /// that it is not written anew under a checksum that is right.
-    pub(crate) fn read(&self, place: Place) -> io::Result<Vec<u8>> {
+    pub(crate) fn read(&self, place: RecordPosition) -> io::Result<Vec<u8>> {
         let mut record = vec![0; FRAME_BYTES + place.bytes];
         self.file.read_exact_at(&mut record, place.offset)?;
         match record_at(&record, 0, self.payload_bytes_max) {
-            Found::Whole(payload) if payload.len() == place.bytes => {
+            RecordScan::Whole(payload) if payload.len() == place.bytes => {
                 Ok(record.split_off(FRAME_BYTES))
             }
-            Found::Bad(reason) => Err(io::Error::new(
+            RecordScan::Bad(reason) => Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 format!("damaged at byte {}: {reason}", place.offset),
             )),
@@ -377,20 +384,20 @@ impl FramedLog {
     }
 
     /// Makes sure that a crash finds this file under its name.
-    fn settle(&mut self) -> io::Result<()> {
-        if self.unsettled {
+    fn sync_directory(&mut self) -> io::Result<()> {
+        if self.directory_unsynced {
             sync_directory_of(&self.path)?;
-            self.unsettled = false;
+            self.directory_unsynced = false;
         }
         Ok(())
     }
 
     /// Removes what a failed append has left.
-    fn take_back(&mut self) -> io::Result<()> {
-        if self.dirty {
+    fn truncate_failed_append(&mut self) -> io::Result<()> {
+        if self.has_failed_append {
             self.file.set_len(self.end)?;
             self.file.sync_data()?;
-            self.dirty = false;
+            self.has_failed_append = false;
         }
         Ok(())
     }
@@ -414,8 +421,7 @@ impl FramedLog {
 
 /// Made whole under another name first: a crash leaves no half header.
 fn create(path: &Path, magic: &[u8; 8]) -> io::Result<()> {
-    let mut id = [0; 16];
-    File::open("/dev/urandom")?.read_exact(&mut id)?;
+    let id = random::entropy()?;
     let fresh = path.with_extension(FRESH);
     let outcome = write_fresh(&fresh, magic, id, std::iter::empty())
         .and_then(|()| std::fs::rename(&fresh, path));
@@ -487,29 +493,29 @@ fn read_header(bytes: &[u8], magic: &[u8; 8]) -> Result<[u8; 16], &'static str> 
 }
 
 /// What is at an offset.
-enum Found<'a> {
+enum RecordScan<'a> {
     Whole(&'a [u8]),
     /// The file ends within the record.
     Unfinished,
     Bad(&'static str),
 }
 
-fn record_at(bytes: &[u8], offset: usize, payload_bytes_max: usize) -> Found<'_> {
+fn record_at(bytes: &[u8], offset: usize, payload_bytes_max: usize) -> RecordScan<'_> {
     let rest = &bytes[offset..];
     if rest.len() < FRAME_BYTES {
-        return Found::Unfinished;
+        return RecordScan::Unfinished;
     }
     if crc32fast::hash(&rest[..4]) != word(rest, 4) {
-        return Found::Bad("the checksum of the length is wrong");
+        return RecordScan::Bad("the checksum of the length is wrong");
     }
     let length = word(rest, 0) as usize;
     if length > payload_bytes_max {
-        return Found::Bad("the length is beyond the limit");
+        return RecordScan::Bad("the length is beyond the limit");
     }
     match rest.get(FRAME_BYTES..FRAME_BYTES + length) {
-        None => Found::Unfinished,
-        Some(payload) if crc32fast::hash(payload) == word(rest, 8) => Found::Whole(payload),
-        Some(_) => Found::Bad("the checksum of the payload is wrong"),
+        None => RecordScan::Unfinished,
+        Some(payload) if crc32fast::hash(payload) == word(rest, 8) => RecordScan::Whole(payload),
+        Some(_) => RecordScan::Bad("the checksum of the payload is wrong"),
     }
 }
 

@@ -10,10 +10,9 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
+pub use crate::change::*; // alias until the parts are merged
 use crate::fold::fold;
-use crate::framed::{FramedError, FramedLog, Place};
+use crate::framed::{FramedError, FramedLog, RecordPosition};
 
 /// The magic number at the start of a journal file.
 const MAGIC: &[u8; 8] = b"NCJRNL1\n";
@@ -44,150 +43,6 @@ const FIRST_JOURNAL_UNIX_MS: u64 = 1_767_225_600_000;
 /// Clocks may differ by so much.
 const CLOCKS_DIFFER_MAX_MS: u64 = 3_600_000;
 
-/// One change, with its place in the order.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
-    /// 1 for the first, one more each; higher only after [`Journal::reconcile`]. Some may be left
-    /// out.
-    pub revision: u64,
-    /// When it was accepted, milliseconds after the Unix epoch.
-    pub accepted_unix_ms: u64,
-    /// What changes.
-    pub change: Change,
-}
-
-/// What a journal entry changes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Change {
-    /// Stored responses are invalidated.
-    Purge(Purge),
-    /// The fleet file has this text from now on (it was checked before it was accepted).
-    FleetFile {
-        /// The whole file.
-        text: String,
-    },
-    /// A cluster is asked to fill itself.
-    Push(PushOrder),
-    /// Clients are steered away from an edge or a cluster, or may come back.
-    Drain(Drain),
-}
-
-/// A drain, or its end.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Drain {
-    /// What it is about.
-    pub target: DrainTarget,
-    /// `true` steers clients away; `false` lets them come back.
-    pub drained: bool,
-}
-
-/// What clients are steered away from.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(tag = "of", content = "name", rename_all = "snake_case")]
-pub enum DrainTarget {
-    /// The edge of that name.
-    Node(String),
-    /// Every edge of the cluster of that name, also those that it gets later.
-    Cluster(String),
-}
-
-impl DrainTarget {
-    /// The name.
-    pub fn name(&self) -> &str {
-        match self {
-            Self::Node(name) | Self::Cluster(name) => name,
-        }
-    }
-
-    /// Which kind of name it is: `node` or `cluster`.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Node(_) => "node",
-            Self::Cluster(_) => "cluster",
-        }
-    }
-}
-
-/// A purge as an operator asked for it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Purge {
-    /// What it covers.
-    pub scope: PurgeScope,
-    /// `true` makes covered responses stale (they may be validated); `false` makes them unusable.
-    #[serde(default)]
-    pub soft: bool,
-}
-
-/// What a purge covers.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(tag = "by", content = "value", rename_all = "snake_case")]
-pub enum PurgeScope {
-    /// One absolute URL, every variant and every equivalent spelling, see [`crate::scope::url`].
-    Url(String),
-    /// Every URL that begins so: `http://host/path/*`. Without a star it is of an earlier version,
-    /// see [`crate::scope::beginnings`].
-    Prefix(String),
-    /// Every URL of a host.
-    Host(String),
-    /// Every URL of a site.
-    Site(String),
-    /// Every response with this tag.
-    Tag(String),
-    /// Every response of one site with this tag: what a site's own purge token may name.
-    SiteTag {
-        /// Its name.
-        site: String,
-        /// As in [`PurgeScope::Tag`].
-        tag: String,
-    },
-    /// Everything.
-    All,
-    /// Whatever one of these covers; none of them is a list. At most [`crate::scope::SCOPES_MAX`].
-    Any(Vec<PurgeScope>),
-}
-
-impl PurgeScope {
-    /// The scopes of a list, or the one that it is.
-    pub fn each(&self) -> &[PurgeScope] {
-        match self {
-            Self::Any(scopes) => scopes,
-            one => std::slice::from_ref(one),
-        }
-    }
-}
-
-/// What a cluster should have before its next peak.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PushOrder {
-    /// Unique name of the order.
-    pub id: String,
-    /// Cluster it is for.
-    pub cluster: String,
-    /// Most valuable first.
-    pub items: Vec<PushItem>,
-    /// Bytes a second that the whole cluster may fetch for it.
-    pub rate_bytes: u64,
-    /// Real time at which it must have ended, milliseconds after the Unix epoch.
-    pub not_after_unix_ms: u64,
-    /// Real time until which its items are wanted fresh, the end of the cluster's next peak,
-    /// milliseconds after the Unix epoch. 0 in orders of an earlier version: then what is fresh now
-    /// is fresh enough.
-    #[serde(default)]
-    pub fresh_until_unix_ms: u64,
-}
-
-/// One URL to fill.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PushItem {
-    /// Site name.
-    pub site: String,
-    /// Absolute URL as clients ask for it.
-    pub url: String,
-    /// Expected length in bytes.
-    pub bytes: u64,
-}
-
 /// The journal file of the control role.
 #[derive(Debug)]
 pub struct Journal {
@@ -210,7 +65,7 @@ pub struct Journal {
 struct Spot {
     revision: u64,
     /// The record that holds it.
-    place: Place,
+    place: RecordPosition,
     /// Its place among the entries of the record.
     index: u32,
 }
@@ -700,7 +555,7 @@ impl Sums {
 /// A record that was read.
 #[derive(Debug, Default)]
 struct Record {
-    place: Option<Place>,
+    place: Option<RecordPosition>,
     entries: Vec<Entry>,
 }
 

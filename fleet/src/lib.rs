@@ -6,6 +6,7 @@
 //! depends on none of them.
 
 pub mod admin;
+pub mod change;
 pub mod client;
 pub mod clock;
 pub mod config;
@@ -18,11 +19,16 @@ pub mod follow;
 pub mod framed;
 pub mod journal;
 pub mod listener;
+pub mod lookup;
 pub mod node_key;
 pub mod own_names;
+pub mod random;
 pub mod report;
 pub mod reporter;
 pub mod request_fields;
 pub mod scope;
+pub mod secret;
 pub mod shutdown;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod units;

@@ -40,13 +40,84 @@ pub struct EdgeReport {
     pub purges: Vec<PurgeProgress>,
 }
 
+/// How an edge answered a request: the label `cache_status` of metrics, and the keys of
+/// [`SiteTotals::requests`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CacheStatus {
+    /// From a fresh stored response.
+    Hit,
+    /// From a stale stored response.
+    Stale,
+    /// From a stored response that the origin validated.
+    Revalidated,
+    /// From the forward request of another client.
+    Collapsed,
+    /// From the origin, with a request for the whole response.
+    Miss,
+    /// From stored slices and, for the others, from the origin.
+    Partial,
+    /// From the origin, without a look-up in the store.
+    Bypass,
+    /// With an error of the edge, because the origin failed.
+    Error,
+    /// By the edge itself: health checks, refused requests.
+    Local,
+}
+
+impl CacheStatus {
+    /// Every status, in the order of the numbers.
+    pub const ALL: [Self; 9] = [
+        Self::Hit,
+        Self::Stale,
+        Self::Revalidated,
+        Self::Collapsed,
+        Self::Miss,
+        Self::Partial,
+        Self::Bypass,
+        Self::Error,
+        Self::Local,
+    ];
+
+    /// Its word in metrics and reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Stale => "stale",
+            Self::Revalidated => "revalidated",
+            Self::Collapsed => "collapsed",
+            Self::Miss => "miss",
+            Self::Partial => "partial",
+            Self::Bypass => "bypass",
+            Self::Error => "error",
+            Self::Local => "local",
+        }
+    }
+
+    /// The status of this word; `None` for a status that a newer version may have added.
+    pub fn of_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == word)
+    }
+
+    /// Whether the request was answered without a forward request of its own for the content.
+    pub fn is_hit(self) -> bool {
+        match self {
+            Self::Hit | Self::Stale | Self::Revalidated | Self::Collapsed => true,
+            Self::Miss | Self::Partial | Self::Bypass | Self::Error | Self::Local => false,
+        }
+    }
+
+    /// Whether the request counts in ratios: all but those that the edge answered itself.
+    pub fn is_counted(self) -> bool {
+        self != Self::Local
+    }
+}
+
 /// Totals of one site at one edge since start.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SiteTotals {
-    /// Requests by cache status (`hit`, `stale-hit`, `validated`, `miss`, `bypass`, `error`, ...),
-    /// the label values of `nearcast_edge_requests_total`.
+    /// Requests by [`CacheStatus`], under its word. A newer version may report further words.
     pub requests: BTreeMap<String, u64>,
-    /// Response body bytes by cache status.
+    /// Response body bytes by [`CacheStatus`], under its word.
     pub bytes: BTreeMap<String, u64>,
     /// Responses with status 5xx that the edge made itself or passed on.
     pub errors: u64,
@@ -222,4 +293,22 @@ pub struct OriginReport {
     pub requests: BTreeMap<String, u64>,
     /// Body bytes sent since start.
     pub bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_has_its_number_and_its_word() {
+        let mut hits = Vec::new();
+        for (number, status) in CacheStatus::ALL.into_iter().enumerate() {
+            assert_eq!(status as usize, number, "{status:?}");
+            assert_eq!(CacheStatus::of_word(status.as_str()), Some(status));
+            hits.extend(status.is_hit().then(|| status.as_str()));
+        }
+        assert_eq!(hits, ["hit", "stale", "revalidated", "collapsed"]);
+        assert_eq!(CacheStatus::of_word("new-status"), None);
+        assert!(CacheStatus::Error.is_counted() && !CacheStatus::Local.is_counted());
+    }
 }

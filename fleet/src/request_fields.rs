@@ -1,16 +1,15 @@
-//! The names of request fields that mean something to a shared cache: which never reach an origin,
-//! and which every client sends. The lists here are the only ones: forwarding, storing, collapsing,
-//! the sharing of errors and the fleet file all go by them.
+//! The request fields that matter to a shared cache: those that never reach an origin, and those
+//! that most clients send. These are the only such lists: forwarding, storing, collapsing, the
+//! sharing of errors and the checks of the fleet file all use them.
 //!
 //! Follows RFC 9111 section 7.1 (cache poisoning) and RFC 3875 section 4.1.18 (how gateways name
 //! fields).
 
-/// Fields by which gateways and applications are told another host, path, method or scheme than the
-/// request has, or who the client is. They are dropped from every request, in every spelling (see
-/// [`is_removed`]). What an origin is to learn of these the edge says itself, in `X-Forwarded-For`
-/// and `X-Forwarded-Proto`.
+/// Fields that make gateways and applications see another host, path, method, scheme or client than
+/// the request has. They are removed from every request, in every spelling (see [`is_removed`]). The
+/// edge sends the true client and scheme itself, in `X-Forwarded-For` and `X-Forwarded-Proto`.
 const REMOVED: [&str; 83] = [
-    // Who the client is.
+    // The client.
     "ali-cdn-real-ip",
     "auth-user",
     "cdn-real-ip",
@@ -56,7 +55,7 @@ const REMOVED: [&str; 83] = [
     "x-remote-user",
     "x-sucuri-clientip",
     "x-true-client-ip",
-    // What the request is.
+    // Host, path, method or scheme of the request.
     "base-url",
     "disguised-host",
     "front-end-https",
@@ -97,7 +96,7 @@ const REMOVED: [&str; 83] = [
     "x-waws-unencoded-url",
 ];
 
-/// Families of such fields, whose members differ from gateway to gateway.
+/// Prefixes of further such fields, whose names differ between gateways.
 const REMOVED_PREFIXES: [&str; 20] = [
     "cf-access-",
     "cloudfront-",
@@ -121,9 +120,9 @@ const REMOVED_PREFIXES: [&str; 20] = [
     "x-webauth-",
 ];
 
-/// Fields that most clients send to most URLs, and those that the edge makes itself. What is in
-/// them is taken for nothing that a well-kept origin makes an answer for one client of, unless its
-/// `Vary` says so. Exact names; sorted.
+/// Fields that most clients send to most URLs, and those that the edge makes itself. A correct
+/// origin does not make a response specific to one client by them unless `Vary` names them. Exact
+/// names, sorted.
 const ORDINARY: [&str; 45] = [
     "accept",
     "accept-charset",
@@ -172,7 +171,8 @@ const ORDINARY: [&str; 45] = [
     "x-playback-session-id",
 ];
 
-/// Other names that must not come in another spelling, as a gateway would take them for these.
+/// Further names that a request must not have in another spelling, since a gateway would read it as
+/// this name. Sorted.
 const OTHER_KNOWN: [&str; 15] = [
     "access-control-request-headers",
     "access-control-request-method",
@@ -191,7 +191,7 @@ const OTHER_KNOWN: [&str; 15] = [
     "upgrade",
 ];
 
-/// Names that the edge reads, makes or ends itself, whatever a client says in them.
+/// Fields that the edge reads, makes or drops itself, whatever a client sends in them. Sorted.
 const OWN: [&str; 21] = [
     "cdn-loop",
     "connection",
@@ -217,21 +217,22 @@ const OWN: [&str; 21] = [
 ];
 
 /// Whether a field never reaches an origin: one that rewrites the request or names the client, in
-/// whatever spelling, and any other known field in another spelling than its own. `name` is in
-/// lower case.
+/// any spelling, and any other known field in a spelling that is not its own. `name` is in lower
+/// case.
 ///
-/// Gateways in the manner of CGI make variables of fields: every character but letters and digits
-/// becomes `_`, so that `X_Forwarded_Host` and `X.Forwarded.Host` are read as `X-Forwarded-Host`.
+/// CGI-like gateways turn fields into variables and replace every character except letters and
+/// digits by `_`, so they read `X_Forwarded_Host` and `X.Forwarded.Host` as `X-Forwarded-Host`.
 pub fn is_removed(name: &str) -> bool {
     let mut folded = [0; FOLDED_BYTES_MAX];
-    // Longer than every known name: only a prefix can be known.
+    // A name that is longer than every known one can match a prefix only.
     let length = name.len().min(FOLDED_BYTES_MAX);
-    let mut is_odd = false;
+    let mut is_respelled = false;
     for (to, from) in folded.iter_mut().zip(name.bytes()) {
         let is_kept = from.is_ascii_alphanumeric() || from == b'-';
-        is_odd |= !is_kept;
+        is_respelled |= !is_kept;
         *to = if is_kept { from } else { b'-' };
     }
+
     let folded = std::str::from_utf8(&folded[..length]).unwrap_or_default();
     if REMOVED_PREFIXES
         .iter()
@@ -239,26 +240,30 @@ pub fn is_removed(name: &str) -> bool {
     {
         return true;
     }
+
     let is_whole = length == name.len();
     let is_listed = |list: &[&str]| list.binary_search(&folded).is_ok();
     is_whole
         && (REMOVED.contains(&folded)
-            || is_odd && (is_listed(&ORDINARY) || is_listed(&OTHER_KNOWN)))
+            || is_respelled && (is_listed(&ORDINARY) || is_listed(&OTHER_KNOWN)))
 }
 
-/// Enough for every name above.
+/// Longer than every name above.
 const FOLDED_BYTES_MAX: usize = 40;
 
-/// Whether nearly every request has a field of this name, or the edge makes it itself.
+/// Whether most clients send a field of this name, or the edge makes it itself.
 pub fn is_ordinary(name: &str) -> bool {
     ORDINARY.binary_search(&name).is_ok()
 }
 
-/// Whether no client's value of a field reaches the origin as it came: the edge drops it, ends it
-/// or makes its own.
-pub fn is_edges_own(name: &str) -> bool {
+/// Whether no client's value of a field reaches the origin unchanged: the edge drops it or makes its
+/// own.
+pub fn is_owned_by_edge(name: &str) -> bool {
     OWN.binary_search(&name).is_ok() || is_removed(name)
 }
+
+// alias until the parts are merged
+pub use self::is_owned_by_edge as is_edges_own;
 
 #[cfg(test)]
 mod tests {
@@ -354,7 +359,7 @@ mod tests {
             for odd in "_.+~!#$%&'*^`|".chars() {
                 let spelling = removed.replace('-', &odd.to_string());
                 assert!(
-                    is_removed(&spelling) && is_edges_own(&spelling),
+                    is_removed(&spelling) && is_owned_by_edge(&spelling),
                     "{spelling}"
                 );
             }

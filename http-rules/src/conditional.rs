@@ -1,7 +1,7 @@
-//! Conditions: those of a client against a stored response, those of our own validation, and what
-//! its answer changes.
+//! Conditional requests: the preconditions of a client, the validation of a stored response, and
+//! the update of stored fields by its result.
 //!
-//! Follows RFC 9110 section 13 and RFC 9111 section 3.2, 4.3.
+//! Follows RFC 9110 section 13 and RFC 9111 sections 3.2 and 4.3.
 
 use http::header::{
     AGE, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE,
@@ -9,14 +9,14 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
-use super::fields;
+use crate::{dates, fields};
 
-/// What a client's conditions say, in the order of RFC 9110 section 13.2.2.
+/// The result of a request's preconditions, evaluated in the order of RFC 9110 section 13.2.2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Precondition {
-    /// Answer as without conditions. A `Range` counts where `is_range_valid` says so.
+    /// Answer as without preconditions.
     Proceed {
-        /// There is no `If-Range`, or it holds.
+        /// Whether a `Range` applies: the method is GET and there is no `If-Range`, or it holds.
         is_range_valid: bool,
     },
     /// Answer 304, with [`not_modified_fields`].
@@ -25,9 +25,10 @@ pub enum Precondition {
     Failed,
 }
 
-/// What a client's conditions say of a stored response, which has been selected and may be used.
+/// Evaluates the preconditions of a request against the selected representation, whose fields are
+/// `stored`.
 ///
-/// Conditions count for GET and HEAD and a successful response only (RFC 9110 section 13.2.1).
+/// Preconditions apply to GET and HEAD and to successful responses only (RFC 9110 section 13.2.1).
 pub fn evaluate(
     method: &Method,
     request: &HeaderMap,
@@ -40,7 +41,7 @@ pub fn evaluate(
             is_range_valid: false,
         };
     }
-    if !may_go_on(request, stored) {
+    if !may_proceed(request, stored) {
         return Precondition::Failed;
     }
     if is_not_modified(request, stored) {
@@ -52,8 +53,8 @@ pub fn evaluate(
     }
 }
 
-/// If-Match, or in its absence If-Unmodified-Since (RFC 9110 section 13.1.1, 13.1.4).
-fn may_go_on(request: &HeaderMap, stored: &HeaderMap) -> bool {
+/// If-Match, or in its absence If-Unmodified-Since (RFC 9110 sections 13.1.1 and 13.1.4).
+fn may_proceed(request: &HeaderMap, stored: &HeaderMap) -> bool {
     if request.contains_key(IF_MATCH) {
         let current = stored.get(ETAG).map(HeaderValue::as_bytes);
         return fields::entity_tags(request, IF_MATCH).any(|tag| {
@@ -61,15 +62,15 @@ fn may_go_on(request: &HeaderMap, stored: &HeaderMap) -> bool {
         });
     }
     match (
-        fields::date(request, IF_UNMODIFIED_SINCE),
-        fields::date(stored, LAST_MODIFIED),
+        dates::date(request, IF_UNMODIFIED_SINCE),
+        dates::date(stored, LAST_MODIFIED),
     ) {
         (Some(since), Some(modified)) => modified <= since,
         _ => true,
     }
 }
 
-/// If-None-Match, or in its absence If-Modified-Since (RFC 9110 section 13.1.2, 13.1.3).
+/// If-None-Match, or in its absence If-Modified-Since (RFC 9110 sections 13.1.2 and 13.1.3).
 fn is_not_modified(request: &HeaderMap, stored: &HeaderMap) -> bool {
     if request.contains_key(IF_NONE_MATCH) {
         let current = stored.get(ETAG).map(HeaderValue::as_bytes);
@@ -77,17 +78,17 @@ fn is_not_modified(request: &HeaderMap, stored: &HeaderMap) -> bool {
             tag == b"*" || current.is_some_and(|current| is_weakly_equal(tag, current))
         });
     }
-    let Some(since) = fields::date(request, IF_MODIFIED_SINCE) else {
+    let Some(since) = dates::date(request, IF_MODIFIED_SINCE) else {
         return false;
     };
-    // RFC 9111 section 4.3.2: without Last-Modified, Date.
-    let modified = fields::date(stored, LAST_MODIFIED)
-        .or_else(|| fields::date(stored, DATE).filter(|_| !stored.contains_key(LAST_MODIFIED)));
+    // RFC 9111 section 4.3.2: Date replaces a missing Last-Modified.
+    let modified = dates::date(stored, LAST_MODIFIED)
+        .or_else(|| dates::date(stored, DATE).filter(|_| !stored.contains_key(LAST_MODIFIED)));
     modified.is_some_and(|modified| modified <= since)
 }
 
-/// Whether there is no If-Range, or it holds: a strong tag that is equal, or exactly the date of a
-/// response whose `Last-Modified` is strong (RFC 9110 section 13.1.5).
+/// Whether there is no `If-Range`, or it holds: it has an equal strong tag, or exactly the strong
+/// `Last-Modified` (RFC 9110 section 13.1.5).
 pub fn if_range_holds(request: &HeaderMap, stored: &HeaderMap) -> bool {
     let Some(wanted) = request.get(IF_RANGE).map(|v| v.as_bytes().trim_ascii()) else {
         return true;
@@ -103,14 +104,14 @@ pub fn if_range_holds(request: &HeaderMap, stored: &HeaderMap) -> bool {
     exact && is_strong_date(stored)
 }
 
-/// Whether `Last-Modified` is at least a second before `Date`, so that two changes cannot share it
-/// (RFC 9110 section 8.8.2.2).
-pub fn is_strong_date(stored: &HeaderMap) -> bool {
+/// Whether `Last-Modified` is strong: at least a second before `Date`, so that two changes cannot
+/// share it (RFC 9110 section 8.8.2.2).
+fn is_strong_date(stored: &HeaderMap) -> bool {
     match (
-        fields::date(stored, LAST_MODIFIED),
-        fields::date(stored, DATE),
+        dates::date(stored, LAST_MODIFIED),
+        dates::date(stored, DATE),
     ) {
-        (Some(modified), Some(made)) => made > modified,
+        (Some(modified), Some(generated)) => generated > modified,
         _ => false,
     }
 }
@@ -119,96 +120,101 @@ fn opaque(tag: &[u8]) -> &[u8] {
     tag.strip_prefix(b"W/").unwrap_or(tag)
 }
 
-/// Equal but for weakness (RFC 9110 section 8.8.3.2).
-pub fn is_weakly_equal(one: &[u8], other: &[u8]) -> bool {
+/// Weak comparison (RFC 9110 section 8.8.3.2).
+fn is_weakly_equal(one: &[u8], other: &[u8]) -> bool {
     opaque(one.trim_ascii()) == opaque(other.trim_ascii())
 }
 
-/// Equal and both strong.
-pub fn is_strongly_equal(one: &[u8], other: &[u8]) -> bool {
+/// Strong comparison (RFC 9110 section 8.8.3.2).
+fn is_strongly_equal(one: &[u8], other: &[u8]) -> bool {
     is_strong(one.trim_ascii()) && one.trim_ascii() == other.trim_ascii()
 }
 
-/// A quoted tag without `W/`.
+/// Whether a tag is quoted and has no `W/`.
 fn is_strong(tag: &[u8]) -> bool {
     tag.len() >= 2 && tag.starts_with(b"\"") && tag.ends_with(b"\"")
 }
 
-/// The strong entity tag of a response, by which its slices are named.
+/// The strong entity tag of a response; `None` when it has none or several.
 pub fn strong_tag(response: &HeaderMap) -> Option<&HeaderValue> {
     let mut tags = response.get_all(ETAG).into_iter();
     let tag = tags.next()?;
     (tags.next().is_none() && is_strong(tag.as_bytes().trim_ascii())).then_some(tag)
 }
 
-/// Seconds between `Last-Modified` and `Date` from which on the date names one version alone. RFC
-/// 9110 section 8.8.2.2 asks for one second by the same clock, or for enough that different clocks
-/// make no difference: this cache cannot know whose clock made the file's time, so it keeps to the
-/// minute that RFC 7232 section 2.2.2 and Apache use.
-pub const STRONG_DATE_SECONDS_MIN: u64 = 60;
+/// Least difference between `Last-Modified` and `Date`, in seconds, for a date that identifies one
+/// version. RFC 9110 section 8.8.2.2 requires one second by the same clock, or enough to make up
+/// for different clocks. This cache does not know which clock set the time of the file, so it uses
+/// the minute of RFC 7232 section 2.2.2 and Apache.
+const STRONG_DATE_SECONDS_MIN: u64 = 60;
 
-/// What names a representation byte for byte, so that parts of it from several responses may be
-/// joined (RFC 9110 section 8.8.1 and 15.3.7.3).
+/// A validator that identifies a representation byte for byte, so that parts of it from several
+/// responses may be joined (RFC 9110 sections 8.8.1 and 15.3.7.3).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StrongValidator {
     /// A strong entity tag.
     Tag(HeaderValue),
-    /// The `Last-Modified` of a response without an entity tag, old enough to be strong. A weak tag
-    /// says that its bytes may differ between responses, and a client that has any tag must not
-    /// send a date in `If-Range` (RFC 9110 section 13.1.5): so a date never stands in for a weak
-    /// tag.
+    /// The `Last-Modified` of a response without an entity tag, old enough to be strong. A date
+    /// never replaces a weak tag: with a weak tag the bytes may differ between responses, and a
+    /// client that has a tag must not send a date in `If-Range` (RFC 9110 section 13.1.5).
     Date(HeaderValue),
 }
 
 impl StrongValidator {
-    /// The one of a response that was received then. Its value is a copy of its own: one as it was
-    /// read may keep a connection's whole read buffer alive.
+    /// The strong validator of a response that was received at this time. Its value is copied,
+    /// since the original may keep a connection's whole read buffer alive.
     pub fn of(response: &HeaderMap, received_ms: u64) -> Option<Self> {
         let copy = |value: &HeaderValue| HeaderValue::from_bytes(value.as_bytes()).ok();
         if response.contains_key(ETAG) {
             return strong_tag(response).and_then(copy).map(Self::Tag);
         }
-        let modified = sole(response, &LAST_MODIFIED)?;
-        // RFC 9110 section 6.6.1: without a Date, the time it was received.
-        let made = fields::date(response, DATE).unwrap_or(received_ms / 1000);
-        let is_strong = fields::parse_date(modified.as_bytes())?
+        let modified = single_value(response, &LAST_MODIFIED)?;
+        // RFC 9110 section 6.6.1: the time of receipt replaces a missing Date.
+        let generated = dates::date(response, DATE).unwrap_or(received_ms / 1000);
+        let is_strong = dates::parse_date(modified.as_bytes())?
             .saturating_add(STRONG_DATE_SECONDS_MIN)
-            <= made;
+            <= generated;
         copy(modified).filter(|_| is_strong).map(Self::Date)
     }
 
-    /// The value of an `If-Range` that asks for this representation alone.
+    /// The value of an `If-Range` for this representation.
     pub fn value(&self) -> &HeaderValue {
         match self {
             Self::Tag(value) | Self::Date(value) => value,
         }
     }
 
-    /// Whether another response shows that it carries the same representation. What names nothing
-    /// may be of any version.
+    /// alias until the parts are merged
     pub fn is_of(&self, response: &HeaderMap) -> bool {
+        self.matches(response)
+    }
+
+    /// Whether another response carries the same representation. A response without a validator may
+    /// be of any version, so it does not.
+    pub fn matches(&self, response: &HeaderMap) -> bool {
         match self {
             Self::Tag(tag) => strong_tag(response) == Some(tag),
             Self::Date(modified) => {
-                !response.contains_key(ETAG) && sole(response, &LAST_MODIFIED) == Some(modified)
+                !response.contains_key(ETAG)
+                    && single_value(response, &LAST_MODIFIED) == Some(modified)
             }
         }
     }
 }
 
-/// The value of a field that is there once.
-fn sole<'a>(response: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+/// The value of a field that occurs once.
+fn single_value<'a>(response: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
     let mut values = response.get_all(name).into_iter();
     values.next().filter(|_| values.next().is_none())
 }
 
-/// Whether a response can be validated at all.
+/// Whether a response can be validated.
 pub fn has_validator(response: &HeaderMap) -> bool {
     response.contains_key(ETAG) || response.contains_key(LAST_MODIFIED)
 }
 
-/// Fields of a 304 to a client, out of those of the stored response: none that describes a body it
-/// does not have (RFC 9110 section 15.4.5).
+/// The fields of a 304 for a client, from those of the stored response: without those that describe
+/// a body (RFC 9110 section 15.4.5).
 pub fn not_modified_fields(mut stored: HeaderMap) -> HeaderMap {
     for name in [
         CONTENT_TYPE,
@@ -222,9 +228,9 @@ pub fn not_modified_fields(mut stored: HeaderMap) -> HeaderMap {
     stored
 }
 
-/// Names of all conditions of a client, which never reach the origin with a request that fills the
-/// store.
-pub const CONDITIONS: [HeaderName; 5] = [
+/// All precondition fields. A forward request whose response may be stored has none of the
+/// client's.
+pub(crate) const CONDITIONS: [HeaderName; 5] = [
     IF_MATCH,
     IF_NONE_MATCH,
     IF_MODIFIED_SINCE,
@@ -232,8 +238,8 @@ pub const CONDITIONS: [HeaderName; 5] = [
     IF_RANGE,
 ];
 
-/// Makes a forward request a validation of these stored responses, of which the first is the one
-/// selected (RFC 9111 section 4.3.1). The client's own conditions go.
+/// Turns a forward request into a validation of these stored responses, of which the first is the
+/// selected one (RFC 9111 section 4.3.1). The client's preconditions are removed.
 pub fn set_validation<'a>(
     forward: &mut HeaderMap,
     stored: impl IntoIterator<Item = &'a HeaderMap>,
@@ -265,12 +271,13 @@ pub fn set_validation<'a>(
     }
 }
 
-/// Bytes of one If-None-Match of ours.
+/// Longest `If-None-Match` of a validation, in bytes.
 const VALIDATION_BYTES_MAX: usize = 2048;
 
-/// Whether a 304 speaks of this stored response (RFC 9111 section 4.3.4).
+/// Whether a 304 confirms this stored response (RFC 9111 section 4.3.4).
 ///
-/// A 304 without a validator speaks of the one response that was asked about (`is_only_one`).
+/// A 304 without a validator confirms a response if it is the only one that was validated
+/// (`is_only_one`).
 pub fn is_confirmed(stored: &HeaderMap, not_modified: &HeaderMap, is_only_one: bool) -> bool {
     if let Some(tag) = not_modified.get(ETAG).map(HeaderValue::as_bytes) {
         let is_equal = |current: &HeaderValue| match is_strong(tag.trim_ascii()) {
@@ -282,29 +289,29 @@ pub fn is_confirmed(stored: &HeaderMap, not_modified: &HeaderMap, is_only_one: b
     match (not_modified.get(LAST_MODIFIED), stored.get(LAST_MODIFIED)) {
         (Some(new), Some(old)) => {
             new == old
-                || fields::parse_date(new.as_bytes())
-                    .is_some_and(|n| Some(n) == fields::parse_date(old.as_bytes()))
+                || dates::parse_date(new.as_bytes())
+                    .is_some_and(|n| Some(n) == dates::parse_date(old.as_bytes()))
         }
         (Some(_), None) => false,
         (None, _) => is_only_one,
     }
 }
 
-/// A response's fields as they are stored: none for one hop, none that framing or the store tells
-/// better, and a Date.
+/// The fields of a response in the form that is stored: without those for one hop and without those
+/// of its framing, which the store knows better, and with a Date.
 pub fn stored_fields(response: &HeaderMap, received_ms: u64) -> HeaderMap {
     let mut stored = fields::end_to_end(response, true);
     stored.remove(CONTENT_LENGTH);
     stored.remove(CONTENT_RANGE);
-    // RFC 9110 section 6.6.1: a recipient with a clock adds it.
-    if fields::date(&stored, DATE).is_none() {
-        stored.insert(DATE, fields::format_date(received_ms / 1000));
+    // RFC 9110 section 6.6.1: a recipient with a clock adds a missing Date.
+    if dates::date(&stored, DATE).is_none() {
+        stored.insert(DATE, dates::format_date(received_ms / 1000));
     }
     stored
 }
 
-/// Stored fields after a 304, or after a HEAD that says the same (RFC 9111 section 3.2): the new
-/// ones replace the old, but for those that describe the body that is stored.
+/// Stored fields after a 304, or after a HEAD that matches (RFC 9111 section 3.2): the new fields
+/// replace the old ones, except those that describe the stored body.
 pub fn freshened(stored: &HeaderMap, new: &HeaderMap, received_ms: u64) -> HeaderMap {
     const OF_BODY: [HeaderName; 4] = [
         CONTENT_ENCODING,
@@ -313,7 +320,7 @@ pub fn freshened(stored: &HeaderMap, new: &HeaderMap, received_ms: u64) -> Heade
         CONTENT_RANGE,
     ];
     let mut freshened = stored.clone();
-    // The old age says nothing of a response that was confirmed now.
+    // The old age does not apply to a response that was confirmed now.
     freshened.remove(AGE);
     let update = stored_fields(new, received_ms);
     for name in update.keys().filter(|name| !OF_BODY.contains(name)) {
@@ -325,50 +332,53 @@ pub fn freshened(stored: &HeaderMap, new: &HeaderMap, received_ms: u64) -> Heade
     freshened
 }
 
-/// What the 200 to a HEAD says of a stored response (RFC 9111 section 4.3.5).
+/// The comparison of the 200 to a HEAD with a stored response (RFC 9111 section 4.3.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum HeadSays {
-    /// The same: [`freshened`] applies.
+pub enum HeadComparison {
+    /// They match: [`freshened`] applies.
     Same,
-    /// Something else is there now: it is to be made unusable.
+    /// The representation changed: the stored response is invalidated.
     Other,
-    /// Nothing.
+    /// They cannot be compared.
     Nothing,
 }
 
-/// What the answer to a HEAD says of a stored response with this status, these fields and this body
-/// length.
-pub fn head_says(
+/// Compares the response to a HEAD with a stored response of this status, these fields and this
+/// body length.
+pub fn compare_head(
     stored_status: StatusCode,
     stored: &HeaderMap,
     length: Option<u64>,
     status: StatusCode,
     head: &HeaderMap,
-) -> HeadSays {
+) -> HeadComparison {
     if status != StatusCode::OK || stored_status != StatusCode::OK {
-        return HeadSays::Nothing;
+        return HeadComparison::Nothing;
     }
-    let said = fields::list(head, CONTENT_LENGTH)
+    let length_of_head = fields::list(head, CONTENT_LENGTH)
         .next()
         .and_then(|text| std::str::from_utf8(text).ok()?.parse::<u64>().ok());
-    let is_same_length = said.is_none() || length.is_none() || said == length;
+    let is_same_length = length_of_head.is_none() || length.is_none() || length_of_head == length;
     let is_same = |name: &HeaderName| {
         head.get(name)
             .is_none_or(|new| stored.get(name) == Some(new))
     };
     match is_same_length && is_same(&ETAG) && is_same(&LAST_MODIFIED) {
-        true => HeadSays::Same,
-        false => HeadSays::Other,
+        true => HeadComparison::Same,
+        false => HeadComparison::Other,
     }
 }
+
+// alias until the parts are merged
+pub use self::{HeadComparison as HeadSays, compare_head as head_says};
 
 #[cfg(test)]
 mod tests {
     use http::header::{CACHE_CONTROL, CONTENT_LOCATION, EXPIRES, VARY};
     use proptest::prelude::*;
 
-    use super::super::testing::{self, NOW_MS, date, map};
     use super::*;
+    use crate::testing::{self, NOW_MS, date, map};
 
     const GO: Precondition = Precondition::Proceed {
         is_range_valid: true,
@@ -383,7 +393,7 @@ mod tests {
 
     #[test]
     fn if_none_match_compares_weakly_and_wins() {
-        // 31.
+        // RFC 9110 sections 13.1.2 and 13.2.2.
         let stored = [
             "etag: \"a\"",
             &format!("last-modified: {}", date(0)),
@@ -438,7 +448,7 @@ mod tests {
 
     #[test]
     fn if_modified_since_looks_at_last_modified_or_date() {
-        // 32.
+        // RFC 9110 section 13.1.3 and RFC 9111 section 4.3.2.
         let (modified, made) = (
             format!("last-modified: {}", date(0)),
             format!("date: {}", date(100)),
@@ -466,7 +476,7 @@ mod tests {
 
     #[test]
     fn preconditions_fail_with_412() {
-        // 39.
+        // RFC 9110 sections 13.1.1 and 13.1.4.
         let stored = ["etag: \"a\"", &format!("last-modified: {}", date(0))];
         let since = |offset| format!("if-unmodified-since: {}", date(offset));
         let table: [(&[&str], Precondition); 9] = [
@@ -527,7 +537,7 @@ mod tests {
 
     #[test]
     fn if_range_needs_the_very_same() {
-        // 40.
+        // RFC 9110 section 13.1.5.
         let modified = date(0);
         let table: [(&str, &[&str], bool); 9] = [
             ("\"a\"", &["etag: \"a\""], true),
@@ -573,7 +583,8 @@ mod tests {
 
     #[test]
     fn tags_of_slices_are_strong() {
-        // 45: each coding has a tag of its own, or none that slices can have.
+        // RFC 9110 section 8.8.3.3: each content coding has a strong tag of its own. A weak tag
+        // names no bytes.
         for (value, is_strong) in [
             ("\"a\"", true),
             ("\"\"", true),
@@ -653,7 +664,10 @@ mod tests {
         ];
         for (response, is_tagged, is_dated) in table {
             assert_eq!(
-                (tagged.is_of(&map(response)), dated.is_of(&map(response))),
+                (
+                    tagged.matches(&map(response)),
+                    dated.matches(&map(response))
+                ),
                 (is_tagged, is_dated),
                 "{response:?}"
             );
@@ -666,7 +680,7 @@ mod tests {
 
     #[test]
     fn our_304_has_what_a_client_needs() {
-        // 33.
+        // RFC 9110 section 15.4.5.
         let stored = map(&[
             "etag: \"a\"",
             "date: x",
@@ -690,7 +704,7 @@ mod tests {
 
     #[test]
     fn validation_sends_stored_validators_only() {
-        // 34.
+        // RFC 9111 section 4.3.1.
         let mut forward = map(&[
             "if-none-match: \"client\"",
             "if-modified-since: x",
@@ -739,7 +753,7 @@ mod tests {
 
     #[test]
     fn a_304_confirms_what_it_names() {
-        // 36: stored, 304, whether it is the only one that was asked about.
+        // RFC 9111 section 4.3.4. Stored response, 304, whether it is the only one validated.
         let modified = format!("last-modified: {}", date(0));
         let table: [(&[&str], &[&str], bool, bool); 12] = [
             (&["etag: \"a\""], &["etag: \"a\""], false, true),
@@ -771,7 +785,7 @@ mod tests {
 
     #[test]
     fn freshening_replaces_all_but_what_describes_the_body() {
-        // 35.
+        // RFC 9111 section 3.2.
         let stored = map(&[
             "age: 50",
             "cache-control: max-age=1",
@@ -810,7 +824,7 @@ mod tests {
 
     #[test]
     fn stored_fields_have_a_date_and_no_framing() {
-        // 7, 26.
+        // RFC 9111 sections 3.1 and 5.5.
         let stored = stored_fields(
             &map(&[
                 "content-length: 5",
@@ -833,41 +847,45 @@ mod tests {
 
     #[test]
     fn head_confirms_or_makes_unusable() {
-        // 38.
+        // RFC 9111 section 4.3.5.
         let stored = map(&["etag: \"a\"", "last-modified: then"]);
-        let table: [(u16, &[&str], HeadSays); 8] = [
-            (200, &["etag: \"a\"", "content-length: 5"], HeadSays::Same),
-            (200, &[], HeadSays::Same),
-            (200, &["content-length: 6"], HeadSays::Other),
-            (200, &["etag: \"b\""], HeadSays::Other),
-            (200, &["etag: W/\"a\""], HeadSays::Other),
-            (200, &["last-modified: now"], HeadSays::Other),
-            (404, &["etag: \"b\""], HeadSays::Nothing),
-            (304, &["etag: \"a\""], HeadSays::Nothing),
+        let table: [(u16, &[&str], HeadComparison); 8] = [
+            (
+                200,
+                &["etag: \"a\"", "content-length: 5"],
+                HeadComparison::Same,
+            ),
+            (200, &[], HeadComparison::Same),
+            (200, &["content-length: 6"], HeadComparison::Other),
+            (200, &["etag: \"b\""], HeadComparison::Other),
+            (200, &["etag: W/\"a\""], HeadComparison::Other),
+            (200, &["last-modified: now"], HeadComparison::Other),
+            (404, &["etag: \"b\""], HeadComparison::Nothing),
+            (304, &["etag: \"a\""], HeadComparison::Nothing),
         ];
         for (status, head, expected) in table {
             let status = StatusCode::from_u16(status).expect("valid");
             assert_eq!(
-                head_says(StatusCode::OK, &stored, Some(5), status, &map(head)),
+                compare_head(StatusCode::OK, &stored, Some(5), status, &map(head)),
                 expected,
                 "{status} {head:?}"
             );
         }
         let other = map(&["content-length: 6"]);
         assert_eq!(
-            head_says(StatusCode::OK, &stored, None, StatusCode::OK, &other),
-            HeadSays::Same,
+            compare_head(StatusCode::OK, &stored, None, StatusCode::OK, &other),
+            HeadComparison::Same,
             "a length that is not known yet"
         );
         assert_eq!(
-            head_says(
+            compare_head(
                 StatusCode::NOT_FOUND,
                 &stored,
                 Some(5),
                 StatusCode::OK,
                 &other
             ),
-            HeadSays::Nothing
+            HeadComparison::Nothing
         );
     }
 
@@ -886,9 +904,9 @@ mod tests {
             stored.insert(LAST_MODIFIED, more);
             evaluate(&Method::GET, &request, StatusCode::OK, &stored);
             is_confirmed(&stored, &request, true);
-            head_says(StatusCode::OK, &stored, Some(1), StatusCode::OK, &request);
+            compare_head(StatusCode::OK, &stored, Some(1), StatusCode::OK, &request);
             let validator = StrongValidator::of(&stored, u64::MAX);
-            prop_assert!(validator.is_none_or(|validator| validator.is_of(&stored)));
+            prop_assert!(validator.is_none_or(|validator| validator.matches(&stored)));
             set_validation(&mut request, [&stored, &stored]);
             prop_assert!(!request.contains_key(IF_MATCH) && !request.contains_key(IF_RANGE));
         }

@@ -1,18 +1,17 @@
-//! Whether a fill goes on when its last reader has left, before all of it has come.
+//! Whether a fill continues when its last reader leaves before the body is complete.
 //!
-//! What is stored so far stays either way, so that a later request asks the origin for the rest
-//! alone; where the response has no strong validator that is not possible, and what came is lost.
-//! HTTP leaves this to the cache; RFC 9111 section 3.3 says what an incomplete response may be used
-//! for.
+//! The bytes that were stored stay in both cases, and a later request fetches the rest alone.
+//! Without a strong validator that is impossible, and the bytes are lost. HTTP leaves the choice to
+//! the cache; RFC 9111 section 3.3 says how an incomplete response may be used.
 
 use nearcast_fleet::config::CachePolicy;
 
-/// A fill when its last reader left, and now; offsets in the body.
+/// A fill without readers. All values are offsets in the body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Abandoned {
     /// First byte of the fill.
     pub first: u64,
-    /// Offset after the last byte; `None` while it is not known.
+    /// Offset after the last byte; `None` while it is unknown.
     pub end: Option<u64>,
     /// Offset of the next byte when the last reader left.
     pub left_at: u64,
@@ -21,9 +20,14 @@ pub struct Abandoned {
 }
 
 impl Abandoned {
-    /// Whether it goes on under a site's policy. Where the end is not known only as much may come
-    /// as could be left.
+    /// alias until the parts are merged
     pub fn goes_on(self, policy: &CachePolicy) -> bool {
+        self.should_continue(policy)
+    }
+
+    /// Whether the fill continues under a site's policy. Where the end is unknown it may receive
+    /// `finish_rest` more bytes.
+    pub fn should_continue(self, policy: &CachePolicy) -> bool {
         let Self {
             first,
             end,
@@ -55,8 +59,8 @@ mod tests {
             ..default.clone()
         };
         let (never, always) = (policy(0, 1.0), policy(0, 0.0));
-        // First byte, end, place when the reader left, place now; by default, with `never` and with
-        // `always`.
+        // First byte, end, offset when the reader left, offset now; by default, with `never` and
+        // with `always`.
         let table = [
             (0, Some(64 * MIB), MIB, MIB, (false, false, true)),
             (0, Some(64 * MIB), 32 * MIB, 32 * MIB, (true, false, true)),
@@ -70,7 +74,7 @@ mod tests {
             (0, Some(MIB), 0, 0, (true, false, true)),
             (0, Some(MIB + 1), 0, 0, (false, false, true)),
             (0, Some(MIB + 1), 1, 1, (true, false, true)),
-            // A part far into a body: what came before it says nothing.
+            // A part far into a body: the bytes before it do not count.
             (
                 500 * MIB,
                 Some(600 * MIB),
@@ -85,10 +89,10 @@ mod tests {
                 550 * MIB,
                 (true, false, true),
             ),
-            // All of it has come.
+            // The body is complete.
             (0, Some(8 * MIB), 8 * MIB, 8 * MIB, (true, true, true)),
             (0, Some(0), 0, 0, (true, true, true)),
-            // Nobody knows how long it is: so much more, and no further.
+            // Of unknown length: `finish_rest` more bytes, and then no more.
             (0, None, 5 * MIB, 5 * MIB, (true, false, true)),
             (0, None, 5 * MIB, 6 * MIB - 1, (true, false, true)),
             (0, None, 5 * MIB, 6 * MIB, (false, false, true)),
@@ -101,9 +105,9 @@ mod tests {
                 at,
             };
             let found = (
-                abandoned.goes_on(&default),
-                abandoned.goes_on(&never),
-                abandoned.goes_on(&always),
+                abandoned.should_continue(&default),
+                abandoned.should_continue(&never),
+                abandoned.should_continue(&always),
             );
             assert_eq!(found, expected, "{abandoned:?}");
         }

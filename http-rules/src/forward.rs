@@ -1,4 +1,5 @@
-//! The fields of what is sent on: to the origin, and back to the client.
+//! The fields of forwarded messages: of the request to the origin, and of the response to the
+//! client.
 //!
 //! Follows RFC 9110 section 7.6 (forwarding, Via, Max-Forwards), RFC 8586 (CDN-Loop), RFC 9111
 //! section 4.3.1 and 5.1.
@@ -10,53 +11,54 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use nearcast_fleet::config::CachePolicy;
 use nearcast_fleet::request_fields::is_removed;
 
-use super::conditional::CONDITIONS;
-use super::{fields, request_fields, vary};
+use crate::conditional::CONDITIONS;
+use crate::{coding, fields, request_fields};
 
 /// `CDN-Loop` (RFC 8586).
-pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
+const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 /// `X-Forwarded-For`.
-pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// `X-Forwarded-Proto`.
-pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// CDNs that a request may have passed; more is taken for a loop that does not name itself.
-pub const LOOP_MEMBERS_MAX: usize = 16;
+/// Most CDNs that a request may have passed; more count as a loop of CDNs that do not add their own
+/// id.
+const LOOP_MEMBERS_MAX: usize = 16;
 
-/// Which of a client's fields reach the origin.
+/// Which fields of a client reach the origin.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ClientFields<'a> {
-    /// All but those for one hop and those that rewrite the request or name the client: for what is
-    /// passed through.
+    /// All except those for one hop and those that rewrite the request or name the client. For
+    /// requests that bypass the store.
     Passed,
-    /// As [`Passed`](Self::Passed), without `Range` and conditions, and with `Accept-Encoding` as
-    /// far as it counts: for an answer that may be stored.
+    /// As [`Passed`](Self::Passed), without `Range` and preconditions, and with a reduced
+    /// `Accept-Encoding`. For requests whose response may be stored.
     Storable,
-    /// Those that every client sends, those that the site lists, and those that `vary` names: for
-    /// requests on behalf of what is stored (background validations, missing slices), which must
+    /// Those that most clients send, those that the site lists, and those that `vary` names. For
+    /// requests on behalf of a stored response (background validations, missing slices), which must
     /// not depend on one client (RFC 9111 section 7.1).
     Shared {
         /// The site's settings.
         policy: &'a CachePolicy,
-        /// Names in the stored response's `Vary`.
+        /// The names in the stored response's `Vary`.
         vary: &'a [HeaderName],
     },
 }
 
-/// What of this node and connection a forward request shows.
+/// The facts of this node and of the client's connection that a forward request carries.
 #[derive(Debug, Clone, Copy)]
 pub struct Forwarder<'a> {
     /// `1.1 ams-1`.
     pub via: &'a HeaderValue,
-    /// This CDN's id.
+    /// This CDN's id in `CDN-Loop`.
     pub loop_id: &'a HeaderValue,
-    /// The host that the origin is to see; the client's where `None`.
+    /// The host that the origin receives; `None` for the host of the client's request.
     pub origin_host: Option<&'a HeaderValue>,
-    /// The host that the client asked for.
+    /// The host of the client's request.
     pub host: &'a HeaderValue,
     /// The client's address.
     pub client: IpAddr,
-    /// `http` or `https`, as the client came.
+    /// The scheme of the client's request, `http` or `https`.
     pub scheme: &'static str,
 }
 
@@ -77,8 +79,8 @@ pub fn to_origin(client: &HeaderMap, which: ClientFields<'_>, by: &Forwarder<'_>
         for name in CONDITIONS {
             forward.remove(name);
         }
-        // What selects the same stored response asks the origin the same.
-        if let Some(reduced) = vary::accept_encoding(&forward) {
+        // Requests that select the same stored response send the origin the same value.
+        if let Some(reduced) = coding::accept_encoding(&forward) {
             forward.insert(ACCEPT_ENCODING, reduced);
         }
     }
@@ -88,7 +90,7 @@ pub fn to_origin(client: &HeaderMap, which: ClientFields<'_>, by: &Forwarder<'_>
     forward.insert(HOST, by.origin_host.unwrap_or(by.host).clone());
     forward.append(VIA, by.via.clone());
     forward.append(CDN_LOOP, by.loop_id.clone());
-    // What a client says of its own address is not believed.
+    // A client's own statement of its address is not trusted.
     if let Ok(address) = HeaderValue::try_from(by.client.to_string()) {
         forward.insert(X_FORWARDED_FOR, address);
     }
@@ -96,18 +98,18 @@ pub fn to_origin(client: &HeaderMap, which: ClientFields<'_>, by: &Forwarder<'_>
     forward
 }
 
-/// What `CDN-Loop` says of a request (RFC 8586 section 2).
+/// The finding of a loop check (RFC 8586 section 2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Loop {
-    /// It may go on.
+    /// No loop.
     Clear,
-    /// It was here before: answer 508.
+    /// The request passed this CDN before: answer 508.
     Ours,
-    /// It passed too many CDNs: answer 508.
+    /// The request passed too many CDNs: answer 508.
     TooMany,
 }
 
-/// Whether a request has been at this CDN before.
+/// Whether a request has passed this CDN before.
 pub fn find_loop(request: &HeaderMap, own_id: &[u8]) -> Loop {
     let mut count = 0;
     for member in fields::list(request, CDN_LOOP) {
@@ -127,18 +129,18 @@ pub fn find_loop(request: &HeaderMap, own_id: &[u8]) -> Loop {
     }
 }
 
-/// What `Max-Forwards` says of a request (RFC 9110 section 7.6.2).
+/// How far a request may be forwarded (RFC 9110 section 7.6.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MaxForwards {
-    /// It may go on as it is.
+    /// Without limit.
     Unlimited,
-    /// It may go on with this value.
+    /// With this value of `Max-Forwards`.
     Left(u64),
-    /// This node is to answer it.
+    /// Not at all: this node answers it.
     Here,
 }
 
-/// What `Max-Forwards` says; it counts for OPTIONS and TRACE only.
+/// The limit by `Max-Forwards`, which applies to OPTIONS and TRACE only.
 pub fn max_forwards(method: &Method, request: &HeaderMap) -> MaxForwards {
     if !matches!(*method, Method::OPTIONS | Method::TRACE) {
         return MaxForwards::Unlimited;
@@ -153,16 +155,16 @@ pub fn max_forwards(method: &Method, request: &HeaderMap) -> MaxForwards {
     }
 }
 
-/// Fields of a response that goes to a client as it comes.
+/// The fields of a response that is relayed to a client.
 pub fn passed(origin: &HeaderMap, via: &HeaderValue) -> HeaderMap {
     let mut response = fields::end_to_end(origin, false);
     response.append(VIA, via.clone());
     response
 }
 
-/// Fields of a response out of stored ones. `age` is in seconds; `None` for one that comes from the
-/// origin now, whose own Age stays (RFC 9111 section 5.1). `is_rangeable`: its length is known and
-/// it is a 200.
+/// The fields of a response that is served from stored fields. `age` is in seconds, and `None` for
+/// a response that the origin sends now, whose own Age stays (RFC 9111 section 5.1). `is_rangeable`
+/// when it is a 200 of known length.
 pub fn stored(
     stored: &HeaderMap,
     age: Option<u64>,
@@ -182,20 +184,12 @@ pub fn stored(
     response
 }
 
-/// Takes the targeted fields out of a response. By default they are passed on: another cache of a
-/// CDN may stand between this one and the client, and they are for it too (RFC 9213 section 2.2).
-pub fn remove_targeted(response: &mut HeaderMap) {
-    for name in &fields::TARGETED {
-        response.remove(name);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::testing::{self, map};
     use super::*;
+    use crate::testing::{self, map};
 
     static HOST_ASKED: HeaderValue = HeaderValue::from_static("www.test");
     static VIA_OURS: HeaderValue = HeaderValue::from_static("1.1 ams-1");
@@ -225,7 +219,7 @@ mod tests {
 
     #[test]
     fn what_may_be_stored_is_asked_for_whole_and_without_conditions() {
-        // 7, 34.
+        // RFC 9110 section 7.6.1 and RFC 9111 section 4.3.1.
         let client = map(&[
             "accept: a",
             "foo: 1",
@@ -299,7 +293,7 @@ mod tests {
 
     #[test]
     fn what_is_passed_keeps_range_and_conditions() {
-        // 39.
+        // RFC 9110 section 13.1: the origin evaluates them.
         let client = map(&[
             "range: bytes=0-1",
             "if-match: \"a\"",
@@ -315,7 +309,7 @@ mod tests {
 
     #[test]
     fn no_client_can_tell_the_origin_another_request() {
-        // 86.
+        // RFC 9111 section 7.1.
         let policy = CachePolicy::default();
         for which in [
             ClientFields::Passed,
@@ -366,7 +360,8 @@ mod tests {
 
     #[test]
     fn loops_are_marked_and_seen() {
-        // 58: foreign ids stay, ours is added, and no client can take the field away.
+        // RFC 8586 section 2: other ids stay, ours is added, and `Connection` cannot remove the
+        // field.
         let client = map(&["cdn-loop: other; v=1", "connection: cdn-loop", "via: 1.0 x"]);
         let policy = CachePolicy::default();
         let forward = to_origin(
@@ -384,7 +379,7 @@ mod tests {
         assert_eq!(
             forward.get_all(VIA).into_iter().collect::<Vec<_>>(),
             ["1.0 x", "1.1 ams-1"],
-            "59"
+            "RFC 9110 section 7.6.3"
         );
         let many = format!("cdn-loop: {}", vec!["x"; LOOP_MEMBERS_MAX].join(", "));
         let table: [(&[&str], Loop); 7] = [
@@ -415,7 +410,7 @@ mod tests {
 
     #[test]
     fn max_forwards_counts_down_for_two_methods() {
-        // 59.
+        // RFC 9110 section 7.6.2.
         let table = [
             (Method::OPTIONS, "0", MaxForwards::Here),
             (Method::OPTIONS, "5", MaxForwards::Left(4)),
@@ -438,7 +433,7 @@ mod tests {
 
     #[test]
     fn age_is_on_stored_replies_only() {
-        // 23, 44.
+        // RFC 9111 section 5.1 and RFC 9110 section 14.3.
         let of_origin = map(&["age: 5", "x: 1"]);
         assert_eq!(
             stored(&of_origin, Some(9), true, &VIA_OURS),
@@ -482,17 +477,12 @@ mod tests {
     }
 
     #[test]
-    fn targeted_fields_stay_unless_taken_out() {
-        // 55.
-        let mut response = passed(
-            &map(&["cdn-cache-control: max-age=5", "cache-control: no-store"]),
-            &VIA_OURS,
-        );
-        assert!(response.contains_key("cdn-cache-control"));
-        remove_targeted(&mut response);
+    fn targeted_fields_are_forwarded() {
+        // RFC 9213 section 2.2: caches between this one and the client may use them too.
+        let response = passed(&map(&["cdn-cache-control: max-age=5"]), &VIA_OURS);
         assert_eq!(
             response,
-            map(&["cache-control: no-store", "via: 1.1 ams-1"])
+            map(&["cdn-cache-control: max-age=5", "via: 1.1 ams-1"])
         );
     }
 

@@ -1,40 +1,31 @@
-//! Whether a response may be stored, and for how long it is fresh.
+//! How long a response is fresh, and how old it is.
 //!
-//! Follows RFC 9111 section 3 (storing), 4.2 (freshness and age), RFC 9213 (targeted fields), RFC
-//! 5861, RFC 8246.
+//! Follows RFC 9111 section 4.2 (freshness and age), RFC 9213 (targeted fields), RFC 5861 (stale
+//! use) and RFC 8246 (`immutable`).
 
-use http::header::{
-    ACCEPT, AGE, AUTHORIZATION, COOKIE, DATE, EXPIRES, LAST_MODIFIED, SET_COOKIE, VARY,
-};
-use http::{HeaderMap, HeaderName, Method, StatusCode};
+use http::header::{AGE, DATE, EXPIRES, LAST_MODIFIED};
+use http::{HeaderMap, StatusCode};
 use nearcast_fleet::config::CachePolicy;
 use serde::{Deserialize, Serialize};
 
-use super::conditional;
-use super::fields::{self, CacheControl, DELTA_SECONDS_MAX};
-use super::invalidate;
-use super::range::ContentRange;
-use super::request_fields::{self, Sight, Unusual};
-use super::vary;
+use crate::cache_control::CacheControl;
+use crate::dates;
+use crate::fields::{self, DELTA_SECONDS_MAX};
+// aliases until the parts are merged
+pub use crate::not_stored::NotStored;
+pub use crate::storing::{RequestFacts, Verdict, judge};
 
-/// A guessed lifetime is this part of the time since the last change (RFC 9111 section 4.2.2).
-pub const HEURISTIC_PART: u64 = 10;
-/// Longest guessed lifetime, in seconds.
-pub const HEURISTIC_MAX: u64 = 24 * 3600;
-/// From dates before this one no lifetime is guessed: they stand for "unknown" (1970 and 1980 are
-/// the zeros of common clocks). 1990-01-01T00:00:00Z, before there was HTTP.
+/// A heuristic lifetime is this fraction of the time since the last change (RFC 9111 section
+/// 4.2.2).
+const HEURISTIC_PART: u64 = 10;
+/// Longest heuristic lifetime, in seconds.
+const HEURISTIC_MAX: u64 = 24 * 3600;
+/// A `Last-Modified` before this time means "unknown" and gives no heuristic lifetime: 1970 and 1980
+/// are the zeros of common clocks. 1990-01-01T00:00:00Z, before HTTP existed.
 const PLAUSIBLE_SINCE: u64 = 631_152_000;
-/// How far a `Date` may be from this cache's clock for a guess, in seconds.
+/// Largest difference between `Date` and this cache's clock that allows a heuristic lifetime, in
+/// seconds.
 const CLOCK_DIFFERENCE_MAX: u64 = 24 * 3600;
-
-/// What of a request matters to storing: the one that was forwarded, with the client's fields.
-#[derive(Debug, Clone, Copy)]
-pub struct RequestFacts<'a> {
-    /// Its method.
-    pub method: &'a Method,
-    /// The client's fields.
-    pub fields: &'a HeaderMap,
-}
 
 /// When the forward request was sent and its response head received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,134 +36,7 @@ pub struct Exchange {
     pub received_ms: u64,
 }
 
-/// Whether a response may be stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// It may, and this is all that later decisions on its age need.
-    Store(Freshness),
-    /// It may not, or it would be of no use.
-    DoNotStore(NotStored),
-}
-
-/// Why a response is not stored. The one word for it in `Cache-Status`, the log and the metric.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum NotStored {
-    /// Not a response to GET.
-    Method,
-    /// Its status says something of the request or the connection, not of the resource; or it is
-    /// interim, or a 304.
-    Status,
-    /// `no-store` in the response.
-    NoStore,
-    /// `no-store` in the request, where clients are obeyed.
-    RequestNoStore,
-    /// `private`, with or without a list of fields.
-    Private,
-    /// The request had credentials and the response does not allow shared use.
-    Authorization,
-    /// `must-understand` with a status this cache does not know.
-    MustUnderstand,
-    /// `Vary: *`.
-    VaryStar,
-    /// More fields in `Vary` than are looked at, or one that the edge makes for each request.
-    Vary,
-    /// It sets a cookie and does not say that it is public.
-    SetCookie,
-    /// The request had fields that may have brought it about, and neither `Vary` nor the site names
-    /// them.
-    RequestFields,
-    /// The request had a cookie or credentials, and only a guess or the site's default would say
-    /// how long it is fresh.
-    Credentials,
-    /// Nothing says how long it is fresh.
-    NoLifetime,
-    /// Stale at once, and nothing to validate it with.
-    Useless,
-    /// A part without a strong validator, or without a valid `Content-Range`.
-    Partial,
-    /// It has more tags than are kept, or one that no purge can name.
-    Tags,
-    /// Its body is larger than the site's `body_max` or the node's store allows.
-    TooLarge,
-    /// The request had a body.
-    RequestBody,
-    /// The request's path can be read in more than one way (dot segments, a backslash, a broken
-    /// escape).
-    AmbiguousPath,
-    /// An error, while what is stored may still serve in its place.
-    ErrorBesideStored,
-    /// A purge or an unsafe request covers it, which came after it was asked for.
-    Overtaken,
-    /// Answers to such requests could not be shared lately, so it went to its client as it came.
-    Unshared,
-    /// It ended early, and the rest of it cannot be asked for.
-    Incomplete,
-    /// The request asked for a WebSocket, and the origin answered it otherwise.
-    Upgrade,
-}
-
-impl NotStored {
-    /// All, in the order of their numbers.
-    pub const ALL: [Self; 24] = [
-        Self::Method,
-        Self::Status,
-        Self::NoStore,
-        Self::RequestNoStore,
-        Self::Private,
-        Self::Authorization,
-        Self::MustUnderstand,
-        Self::VaryStar,
-        Self::Vary,
-        Self::SetCookie,
-        Self::RequestFields,
-        Self::Credentials,
-        Self::NoLifetime,
-        Self::Useless,
-        Self::Partial,
-        Self::Tags,
-        Self::TooLarge,
-        Self::RequestBody,
-        Self::AmbiguousPath,
-        Self::ErrorBesideStored,
-        Self::Overtaken,
-        Self::Unshared,
-        Self::Incomplete,
-        Self::Upgrade,
-    ];
-
-    /// A token (RFC 9110 section 5.6.2), for `detail` in `Cache-Status`, the metric's label and the
-    /// log.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Method => "method",
-            Self::Status => "status",
-            Self::NoStore => "no-store",
-            Self::RequestNoStore => "request-no-store",
-            Self::Private => "private",
-            Self::Authorization => "authorization",
-            Self::MustUnderstand => "must-understand",
-            Self::VaryStar => "vary-star",
-            Self::Vary => "vary",
-            Self::SetCookie => "set-cookie",
-            Self::RequestFields => "request-field",
-            Self::Credentials => "credentials",
-            Self::NoLifetime => "no-freshness",
-            Self::Useless => "stale-at-once",
-            Self::Partial => "partial",
-            Self::Tags => "tags",
-            Self::TooLarge => "too-large",
-            Self::RequestBody => "request-body",
-            Self::AmbiguousPath => "ambiguous-path",
-            Self::ErrorBesideStored => "error-beside-stored",
-            Self::Overtaken => "overtaken",
-            Self::Unshared => "unshared",
-            Self::Incomplete => "incomplete",
-            Self::Upgrade => "upgrade",
-        }
-    }
-}
-
-/// Where a lifetime comes from.
+/// The source of a lifetime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Basis {
     /// A targeted field.
@@ -183,42 +47,42 @@ pub enum Basis {
     MaxAge,
     /// `Expires` minus `Date`.
     Expires,
-    /// Guessed from `Last-Modified`.
+    /// Computed from `Last-Modified`.
     Heuristic,
     /// The site's default.
     Default,
-    /// Nothing: it is stale, and good for validation only.
+    /// None: the response is stale, and may be used after validation only.
     Nothing,
 }
 
-/// All that decides on a stored response's age and use; small, made once, kept with it.
+/// All facts that decide the age and the use of a stored response; made once and kept with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Freshness {
-    /// Seconds that it is fresh, from when it was made.
+    /// Seconds that the response is fresh, from when it was generated.
     pub lifetime: u64,
-    /// Where that comes from.
+    /// The source of the lifetime.
     pub basis: Basis,
     /// Age in seconds when it was received (`corrected_initial_age`, RFC 9111 section 4.2.3).
     pub initial_age: u64,
-    /// Age in seconds that its origin gave it, without the time of the exchange.
+    /// Age in seconds when the origin sent it, without the time of the exchange.
     pub age_when_sent: u64,
-    /// When it was received.
+    /// When it was received, in milliseconds after the Unix epoch.
     pub received_ms: u64,
-    /// `stale-while-revalidate` in seconds; the site's own where `None`.
+    /// `stale-while-revalidate` in seconds; `None` leaves it to the site.
     pub stale_while_revalidate: Option<u64>,
-    /// `stale-if-error` in seconds; the site's own where `None`.
+    /// `stale-if-error` in seconds; `None` leaves it to the site.
     pub stale_if_error: Option<u64>,
-    /// `must-revalidate`, `proxy-revalidate` or what implies one: never to be used stale (RFC 9111
-    /// section 4.2.4).
+    /// `must-revalidate`, `proxy-revalidate` or a directive that implies one: the response must not
+    /// be used stale (RFC 9111 section 4.2.4).
     pub must_revalidate: bool,
-    /// `no-cache`: to be validated before each use.
+    /// `no-cache`: the response must be validated before each use.
     pub no_cache: bool,
-    /// `immutable`: not to be validated for a client's reload while fresh (RFC 8246).
+    /// `immutable`: a client's reload does not cause a validation while it is fresh (RFC 8246).
     pub immutable: bool,
 }
 
 impl Freshness {
-    /// What the fields of a stored response say. Also right after a 304 has freshened it.
+    /// The freshness of a response with these fields; also after a 304 has freshened them.
     pub fn of(
         status: StatusCode,
         fields: &HeaderMap,
@@ -226,21 +90,31 @@ impl Freshness {
         exchange: Exchange,
     ) -> Self {
         let directives = CacheControl::of_response(fields);
-        let (lifetime, basis) = lifetime(&directives, status, fields, policy, exchange.received_ms);
-        let forbids_stale = directives.must_revalidate || directives.proxy_revalidate;
+        Self::with_directives(&directives, status, fields, policy, exchange)
+    }
+
+    /// As [`of`](Self::of), with the cache directives of these fields.
+    pub(crate) fn with_directives(
+        directives: &CacheControl,
+        status: StatusCode,
+        fields: &HeaderMap,
+        policy: &CachePolicy,
+        exchange: Exchange,
+    ) -> Self {
+        let (lifetime, basis) = lifetime(directives, status, fields, policy, exchange.received_ms);
+
         // By RFC 9111 section 5.2.2.10 `s-maxage` forbids stale use as `proxy-revalidate` does. An
-        // origin that writes a window of stale use beside it plainly means it; the site's own
-        // windows do not count.
+        // origin that writes a window of stale use beside it clearly permits stale use in that
+        // window; the site's own windows do not apply.
+        let forbids_stale = directives.must_revalidate || directives.proxy_revalidate;
         let has_window =
             directives.stale_while_revalidate.is_some() || directives.stale_if_error.is_some();
-        let is_shared_only = directives.s_maxage.is_some() && !forbids_stale;
-        let window = |said: Option<u64>| {
-            if is_shared_only {
-                Some(said.unwrap_or(0))
-            } else {
-                said
-            }
+        let is_s_maxage_only = directives.s_maxage.is_some() && !forbids_stale;
+        let window = |seconds: Option<u64>| match is_s_maxage_only {
+            true => Some(seconds.unwrap_or(0)),
+            false => seconds,
         };
+
         Self {
             lifetime,
             basis,
@@ -249,240 +123,55 @@ impl Freshness {
             received_ms: exchange.received_ms,
             stale_while_revalidate: window(directives.stale_while_revalidate),
             stale_if_error: window(directives.stale_if_error),
-            must_revalidate: forbids_stale || is_shared_only && !has_window,
+            must_revalidate: forbids_stale || is_s_maxage_only && !has_window,
             no_cache: directives.no_cache,
             immutable: directives.immutable,
         }
     }
 
-    /// Seconds since it was made (`current_age`, RFC 9111 section 4.2.3).
+    /// Seconds since the response was generated (`current_age`, RFC 9111 section 4.2.3).
     pub fn age(&self, now_ms: u64) -> u64 {
         self.initial_age
             .saturating_add(now_ms.saturating_sub(self.received_ms) / 1000)
     }
 
-    /// Seconds that it is still fresh; zero or less when it is stale.
+    /// Seconds until the response becomes stale; zero or less when it is stale.
     pub fn ttl(&self, now_ms: u64) -> i64 {
         i64::try_from(self.lifetime)
             .unwrap_or(i64::MAX)
             .saturating_sub_unsigned(self.age(now_ms))
     }
 
-    /// Whether it may be given to a request that waited for it, even if it was stale when it came:
-    /// it has a lifetime, it may be used without validation, and only a slow origin made it too old
-    /// where it must not be used stale. Each who waited would have got the same, or later.
-    pub fn is_for_those_who_waited(&self) -> bool {
+    /// Whether the response may answer the requests that waited for it, even if it was stale on
+    /// arrival. It needs a lifetime and must be usable without validation; where stale use is
+    /// forbidden, only the time of the exchange may have made it too old. A forward request of its
+    /// own would have brought each of them the same response, or a later one.
+    pub fn may_serve_waiting_requests(&self) -> bool {
         self.lifetime > 0
             && !self.no_cache
             && (!self.must_revalidate || self.lifetime > self.age_when_sent)
     }
 
-    /// Whether it is fresh, which at an age of its lifetime it is no more.
+    /// alias until the parts are merged
+    pub fn is_for_those_who_waited(&self) -> bool {
+        self.may_serve_waiting_requests()
+    }
+
+    /// Whether the response is fresh; at an age equal to its lifetime it is stale.
     pub fn is_fresh(&self, now_ms: u64) -> bool {
         self.lifetime > self.age(now_ms)
     }
 }
 
-/// Whether a response may be stored (RFC 9111 section 3), before its body is known to be whole.
-///
-/// A response with an incomplete body is never to be stored as a whole one (section 3.3): that is
-/// for who reads it.
-pub fn judge(
-    request: RequestFacts<'_>,
-    status: StatusCode,
-    fields: &HeaderMap,
-    policy: &CachePolicy,
-    exchange: Exchange,
-) -> Verdict {
-    let directives = CacheControl::of_response(fields);
-    let refusals = [
-        refused_by_request(request, &directives, policy),
-        refused_by_status(request, status, fields, &directives, exchange.received_ms),
-        refused_by_fields(fields, &directives),
-        refused_as_brought_about(request, status, fields, policy),
-    ];
-    if let Some(reason) = refusals.into_iter().flatten().next() {
-        return Verdict::DoNotStore(reason);
-    }
-    let freshness = Freshness::of(status, fields, policy, exchange);
-    // What is validated before each use needs no lifetime.
-    if matches!(freshness.basis, Basis::Heuristic | Basis::Default)
-        && !freshness.no_cache
-        && !may_guess_for(request, fields, policy)
-    {
-        return Verdict::DoNotStore(NotStored::Credentials);
-    }
-    match refused_as_useless(fields, &freshness, policy) {
-        Some(reason) => Verdict::DoNotStore(reason),
-        None => Verdict::Store(freshness),
-    }
-}
-
-fn refused_by_request(
-    request: RequestFacts<'_>,
-    directives: &CacheControl,
-    policy: &CachePolicy,
-) -> Option<NotStored> {
-    if *request.method != Method::GET {
-        return Some(NotStored::Method);
-    }
-    if policy.obey_client && CacheControl::of_request(request.fields).no_store {
-        return Some(NotStored::RequestNoStore);
-    }
-    // RFC 9111 section 3.5.
-    let allows_shared =
-        directives.public || directives.s_maxage.is_some() || directives.must_revalidate;
-    (request.fields.contains_key(AUTHORIZATION) && !allows_shared)
-        .then_some(NotStored::Authorization)
-}
-
-/// What a request's own fields may have brought about is nobody else's, and errors all the more: a
-/// field that is too long, or a cookie that is broken, must not become everybody's error.
-fn refused_as_brought_about(
-    request: RequestFacts<'_>,
-    status: StatusCode,
-    fields: &HeaderMap,
-    policy: &CachePolicy,
-) -> Option<NotStored> {
-    let vary = vary::names(fields).unwrap_or_default();
-    let is_told_apart = |name: &HeaderName| {
-        !request.fields.contains_key(name)
-            || vary.contains(name)
-            || request_fields::is_listed(name, policy)
-    };
-    let is_error = status.is_client_error() || status.is_server_error();
-    // These speak of the resource, whoever asks.
-    let is_of_anybody = matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE);
-    let may_be_own = !Unusual::of(request.fields, policy).are_varied_on(&vary)
-        || is_error && request_fields::may_be_refused(request.fields)
-        || is_error && !is_of_anybody && !(is_told_apart(&COOKIE) && is_told_apart(&AUTHORIZATION));
-    may_be_own.then_some(NotStored::RequestFields)
-}
-
-/// Whether a lifetime that nobody said may be given to the answer of a request (RFC 9111 section
-/// 4.2.2 leaves it to the cache): not where a cookie or credentials may have made it one client's
-/// own.
-fn may_guess_for(request: RequestFacts<'_>, fields: &HeaderMap, policy: &CachePolicy) -> bool {
-    let vary = vary::names(fields).unwrap_or_default();
-    [COOKIE, AUTHORIZATION].iter().all(|name| {
-        !request.fields.contains_key(name)
-            || vary.contains(name)
-            || request_fields::is_listed(name, policy)
-    })
-}
-
-fn refused_by_status(
-    request: RequestFacts<'_>,
-    status: StatusCode,
-    fields: &HeaderMap,
-    directives: &CacheControl,
-    received_ms: u64,
-) -> Option<NotStored> {
-    if !is_of_resource(status) {
-        return Some(NotStored::Status);
-    }
-    if directives.must_understand && !is_understood(status) {
-        return Some(NotStored::MustUnderstand);
-    }
-    // What was not acceptable to one client may be to the next, unless all that it may have
-    // disliked is in `Vary`.
-    let is_told_apart = |vary: Vec<HeaderName>| {
-        let mut said = request
-            .fields
-            .keys()
-            .filter(|name| name.as_str().starts_with("accept"));
-        vary.contains(&ACCEPT) && said.all(|name| vary.contains(name))
-    };
-    if status == StatusCode::NOT_ACCEPTABLE && !vary::names(fields).is_some_and(is_told_apart) {
-        return Some(NotStored::Status);
-    }
-    let is_part = status == StatusCode::PARTIAL_CONTENT;
-    let can_be_joined = || {
-        let has_range = matches!(ContentRange::of(fields), Some(ContentRange::Bytes { .. }));
-        has_range && conditional::StrongValidator::of(fields, received_ms).is_some()
-    };
-    (is_part && !can_be_joined()).then_some(NotStored::Partial)
-}
-
-fn refused_by_fields(fields: &HeaderMap, directives: &CacheControl) -> Option<NotStored> {
-    // With a status that is understood `must-understand` lifts `no-store` (RFC 9111 section
-    // 5.2.2.3).
-    if directives.no_store && !directives.must_understand {
-        return Some(NotStored::NoStore);
-    }
-    if directives.private {
-        return Some(NotStored::Private);
-    }
-    // What the edge makes for each request anew selects nothing for the next one.
-    let selects = |names: Vec<HeaderName>| {
-        names
-            .iter()
-            .all(|name| request_fields::sight(name) != Sight::Edge)
-    };
-    if fields::list(fields, VARY).any(|member| member == b"*") {
-        return Some(NotStored::VaryStar);
-    }
-    if !vary::names(fields).is_some_and(selects) {
-        return Some(NotStored::Vary);
-    }
-    if invalidate::tags(fields).is_err() {
-        return Some(NotStored::Tags);
-    }
-    // This cache's own policy: a cookie is for one client unless the origin clearly says otherwise.
-    let is_for_all = directives.public || directives.is_targeted;
-    (fields.contains_key(SET_COOKIE) && !is_for_all).then_some(NotStored::SetCookie)
-}
-
-fn refused_as_useless(
-    fields: &HeaderMap,
-    freshness: &Freshness,
-    policy: &CachePolicy,
-) -> Option<NotStored> {
-    let has_validator = conditional::has_validator(fields);
-    if freshness.basis == Basis::Nothing && !(freshness.no_cache && has_validator) {
-        return Some(NotStored::NoLifetime);
-    }
-    let stale_use = freshness
-        .stale_while_revalidate
-        .unwrap_or(policy.stale_while_revalidate.as_secs())
-        + freshness
-            .stale_if_error
-            .unwrap_or(policy.stale_if_error.as_secs());
-    let is_useful_stale = policy.obey_client || (stale_use > 0 && !freshness.must_revalidate);
-    // Also one that is stale when it comes has those to serve who waited for it.
-    let is_usable_now = freshness.lifetime > 0 && !freshness.no_cache;
-    (!is_usable_now && !has_validator && !is_useful_stale).then_some(NotStored::Useless)
-}
-
-/// Whether a status may be stored without explicit freshness (RFC 9110 section 15.1).
-pub fn is_heuristically_cacheable(status: StatusCode) -> bool {
+/// Whether a status is cacheable without explicit freshness (RFC 9110 section 15.1).
+pub(crate) fn is_heuristically_cacheable(status: StatusCode) -> bool {
     matches!(
         status.as_u16(),
         200 | 203 | 204 | 206 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501
     )
 }
 
-/// Whether this cache knows what a final status means for caching (RFC 9111 section 3).
-pub fn is_understood(status: StatusCode) -> bool {
-    let others = matches!(
-        status.as_u16(),
-        302 | 303 | 307 | 400 | 401 | 403 | 409 | 422 | 451 | 500 | 502 | 503 | 504
-    );
-    is_heuristically_cacheable(status) || others
-}
-
-/// Whether a status speaks of the resource. Those that speak of how the request was made or sent
-/// are never stored, whatever they say: one client's long fields or broken connection must not
-/// become everybody's answer.
-fn is_of_resource(status: StatusCode) -> bool {
-    !status.is_informational()
-        && !matches!(
-            status.as_u16(),
-            304 | 407 | 408 | 412 | 413 | 416 | 417 | 421 | 425 | 426 | 428 | 429 | 431 | 508 | 511
-        )
-}
-
-/// Lifetime in seconds and where it comes from (RFC 9111 section 4.2.1).
+/// Lifetime in seconds and its source (RFC 9111 section 4.2.1).
 fn lifetime(
     directives: &CacheControl,
     status: StatusCode,
@@ -490,72 +179,76 @@ fn lifetime(
     policy: &CachePolicy,
     received_ms: u64,
 ) -> (u64, Basis) {
-    if let Some(seconds) = directives.s_maxage {
-        return (
-            seconds,
-            if directives.is_targeted {
-                Basis::Targeted
-            } else {
-                Basis::SMaxage
-            },
-        );
+    let explicit = directives
+        .s_maxage
+        .map(|seconds| (seconds, Basis::SMaxage))
+        .or(directives.max_age.map(|seconds| (seconds, Basis::MaxAge)));
+    if let Some((seconds, basis)) = explicit {
+        let basis = match directives.is_targeted {
+            true => Basis::Targeted,
+            false => basis,
+        };
+        return (seconds, basis);
     }
-    if let Some(seconds) = directives.max_age {
-        return (
-            seconds,
-            if directives.is_targeted {
-                Basis::Targeted
-            } else {
-                Basis::MaxAge
-            },
-        );
-    }
-    let made = fields::date(fields, DATE).unwrap_or(received_ms / 1000);
+
+    let generated = dates::date(fields, DATE).unwrap_or(received_ms / 1000);
     if !directives.is_targeted && fields.contains_key(EXPIRES) {
-        // `0`, several that differ and anything else invalid are in the past.
-        let expires = fields::date(fields, EXPIRES).unwrap_or(0);
-        return (expires.saturating_sub(made), Basis::Expires);
+        // `0`, several different values and other invalid ones are in the past.
+        let expires = dates::date(fields, EXPIRES).unwrap_or(0);
+        return (expires.saturating_sub(generated), Basis::Expires);
     }
-    // A targeted field takes Cache-Control out of the picture, and with it a `no-store` there: then
-    // only what says so is stored.
-    let may_guess =
+
+    // A targeted field replaces Cache-Control, and with it a `no-store` there, so such a response
+    // is stored on an explicit statement only.
+    let may_assume =
         directives.public || (is_heuristically_cacheable(status) && !directives.is_targeted);
-    let is_plausible = |modified: &u64| {
-        (PLAUSIBLE_SINCE..=made).contains(modified)
-            && made.abs_diff(received_ms / 1000) <= CLOCK_DIFFERENCE_MAX
-    };
-    let modified = fields::date(fields, LAST_MODIFIED).filter(is_plausible);
-    if let Some(modified) = modified.filter(|_| policy.heuristic && may_guess) {
-        return (
-            (made.saturating_sub(modified) / HEURISTIC_PART).min(HEURISTIC_MAX),
-            Basis::Heuristic,
-        );
+    if !may_assume {
+        return (0, Basis::Nothing);
     }
-    match policy.default_ttl.filter(|_| may_guess) {
+    if let Some(seconds) = heuristic_lifetime(fields, policy, generated, received_ms) {
+        return (seconds, Basis::Heuristic);
+    }
+    match policy.default_ttl {
         Some(default) => (default.as_secs().min(DELTA_SECONDS_MAX), Basis::Default),
         None => (0, Basis::Nothing),
     }
 }
 
-/// The greater of the age that the fields tell and the time since their `Date` when the request was
-/// sent, in seconds.
+/// A fraction of the time since the last change (RFC 9111 section 4.2.2), in seconds; `None` where
+/// the site forbids it or a date is not plausible.
+fn heuristic_lifetime(
+    fields: &HeaderMap,
+    policy: &CachePolicy,
+    generated: u64,
+    received_ms: u64,
+) -> Option<u64> {
+    let modified = dates::date(fields, LAST_MODIFIED)?;
+    let is_plausible = (PLAUSIBLE_SINCE..=generated).contains(&modified)
+        && generated.abs_diff(received_ms / 1000) <= CLOCK_DIFFERENCE_MAX;
+    (policy.heuristic && is_plausible)
+        .then(|| ((generated - modified) / HEURISTIC_PART).min(HEURISTIC_MAX))
+}
+
+/// The greater of `Age` and the time between `Date` and the sending of the request, in seconds.
 fn age_when_sent(fields: &HeaderMap, exchange: Exchange) -> u64 {
-    let apparent = fields::date(fields, DATE).map_or(0, |made| {
-        (exchange.requested_ms / 1000).saturating_sub(made)
+    let apparent = dates::date(fields, DATE).map_or(0, |generated| {
+        (exchange.requested_ms / 1000).saturating_sub(generated)
     });
     apparent.max(age_field(fields))
 }
 
 /// `corrected_initial_age` in seconds (RFC 9111 section 4.2.3).
 fn initial_age(fields: &HeaderMap, exchange: Exchange) -> u64 {
-    let made = fields::date(fields, DATE);
-    let apparent = made.map_or(0, |made| (exchange.received_ms / 1000).saturating_sub(made));
+    let generated = dates::date(fields, DATE);
+    let apparent = generated.map_or(0, |generated| {
+        (exchange.received_ms / 1000).saturating_sub(generated)
+    });
     let delay = exchange.received_ms.saturating_sub(exchange.requested_ms) / 1000;
     apparent.max(age_field(fields).saturating_add(delay))
 }
 
 /// The first valid value of `Age`, else 0 (RFC 9111 section 5.1).
-pub fn age_field(fields: &HeaderMap) -> u64 {
+fn age_field(fields: &HeaderMap) -> u64 {
     fields::list(fields, AGE)
         .find_map(fields::delta_seconds)
         .unwrap_or(0)
@@ -565,383 +258,13 @@ pub fn age_field(fields: &HeaderMap) -> u64 {
 mod tests {
     use std::time::Duration;
 
-    use proptest::prelude::*;
-
-    use super::super::testing::{self, NOW_MS, date, map};
     use super::*;
+    use crate::testing::{NOW_MS, date, map};
 
     const NOW: Exchange = Exchange {
         requested_ms: NOW_MS,
         received_ms: NOW_MS,
     };
-
-    fn judged(
-        method: &Method,
-        request: &[&str],
-        status: u16,
-        response: &[&str],
-        policy: &CachePolicy,
-    ) -> Result<Freshness, NotStored> {
-        let (request, response) = (map(request), map(response));
-        let status = StatusCode::from_u16(status).expect("a status");
-        match judge(
-            RequestFacts {
-                method,
-                fields: &request,
-            },
-            status,
-            &response,
-            policy,
-            NOW,
-        ) {
-            Verdict::Store(freshness) => Ok(freshness),
-            Verdict::DoNotStore(reason) => Err(reason),
-        }
-    }
-
-    /// The reason, or nothing where it is stored.
-    fn refusal(request: &[&str], status: u16, response: &[&str]) -> Option<NotStored> {
-        judged(
-            &Method::GET,
-            request,
-            status,
-            response,
-            &CachePolicy::default(),
-        )
-        .err()
-    }
-
-    #[test]
-    fn only_answers_to_get_are_stored() {
-        // 1.
-        let fresh = ["cache-control: max-age=60"];
-        for method in [Method::HEAD, Method::POST, Method::OPTIONS, Method::PUT] {
-            assert_eq!(
-                judged(&method, &[], 200, &fresh, &CachePolicy::default()).err(),
-                Some(NotStored::Method),
-                "{method}"
-            );
-        }
-        assert_eq!(refusal(&[], 200, &fresh), None);
-    }
-
-    #[test]
-    fn directives_that_forbid_storing() {
-        // 2, 3, 5: response fields and status, and why not.
-        let table: [(u16, &str, Option<NotStored>); 11] = [
-            (200, "no-store, max-age=60", Some(NotStored::NoStore)),
-            (200, "No-StOrE", Some(NotStored::NoStore)),
-            (200, "private, max-age=60", Some(NotStored::Private)),
-            (200, "private=\"x\", max-age=60", Some(NotStored::Private)),
-            (200, "public, private, max-age=60", Some(NotStored::Private)),
-            (200, "max-age=60, no-store, must-understand", None),
-            (404, "max-age=60, no-store, must-understand", None),
-            (
-                299,
-                "max-age=60, no-store, must-understand",
-                Some(NotStored::MustUnderstand),
-            ),
-            (
-                299,
-                "max-age=60, must-understand",
-                Some(NotStored::MustUnderstand),
-            ),
-            (
-                200,
-                "max-age=60, private, must-understand",
-                Some(NotStored::Private),
-            ),
-            (299, "max-age=60", None),
-        ];
-        for (status, directives, expected) in table {
-            assert_eq!(
-                refusal(&[], status, &[&format!("cache-control: {directives}")]),
-                expected,
-                "{status} {directives}"
-            );
-        }
-    }
-
-    #[test]
-    fn request_no_store_counts_where_clients_are_obeyed() {
-        // 2, 24.
-        let obey = CachePolicy {
-            obey_client: true,
-            ..CachePolicy::default()
-        };
-        let ask = |policy: &CachePolicy| {
-            judged(
-                &Method::GET,
-                &["cache-control: no-store"],
-                200,
-                &["cache-control: max-age=60"],
-                policy,
-            )
-            .err()
-        };
-        assert_eq!(ask(&obey), Some(NotStored::RequestNoStore));
-        assert_eq!(ask(&CachePolicy::default()), None);
-    }
-
-    #[test]
-    fn credentials_need_leave() {
-        // 4.
-        let table = [
-            ("max-age=60", Some(NotStored::Authorization)),
-            (
-                "max-age=60, proxy-revalidate",
-                Some(NotStored::Authorization),
-            ),
-            ("max-age=60, public", None),
-            ("s-maxage=60", None),
-            ("max-age=60, must-revalidate", None),
-        ];
-        for (directives, expected) in table {
-            assert_eq!(
-                refusal(
-                    &["authorization: Basic eA=="],
-                    200,
-                    &[&format!("cache-control: {directives}")]
-                ),
-                expected,
-                "{directives}"
-            );
-        }
-    }
-
-    #[test]
-    fn statuses_that_may_be_guessed() {
-        // 6.
-        let modified = format!("last-modified: {}", date(-86_400));
-        let guessable = [200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501];
-        for status in [
-            200, 201, 202, 203, 204, 299, 300, 301, 302, 303, 307, 308, 400, 403, 404, 405, 410,
-            414, 500, 501, 502, 503, 504, 599,
-        ] {
-            let expected = (!guessable.contains(&status)).then_some(NotStored::NoLifetime);
-            assert_eq!(refusal(&[], status, &[&modified]), expected, "{status}");
-            assert_eq!(
-                refusal(&[], status, &[&modified, "cache-control: public"]),
-                None,
-                "{status} public"
-            );
-            assert_eq!(
-                refusal(&[], status, &["cache-control: max-age=60"]),
-                None,
-                "{status} explicit"
-            );
-        }
-    }
-
-    #[test]
-    fn statuses_that_speak_of_the_request_are_never_stored() {
-        // 11, 79, 89: 1xx and 304 are no objects; one client's long fields are not everybody's
-        // answer.
-        for status in [
-            100, 103, 304, 407, 408, 412, 413, 416, 417, 421, 425, 426, 428, 429, 431, 508, 511,
-        ] {
-            assert_eq!(
-                refusal(&[], status, &["cache-control: public, max-age=60"]),
-                Some(NotStored::Status),
-                "{status}"
-            );
-        }
-    }
-
-    #[test]
-    fn cookies_need_leave() {
-        // 8.
-        let table: [(&[&str], Option<NotStored>); 4] = [
-            (
-                &["set-cookie: a=b", "cache-control: max-age=60"],
-                Some(NotStored::SetCookie),
-            ),
-            (
-                &["set-cookie: a=b", "cache-control: max-age=60, public"],
-                None,
-            ),
-            (&["set-cookie: a=b", "cdn-cache-control: max-age=60"], None),
-            (
-                &["set-cookie: a=b", "cdn-cache-control: max-age=60, private"],
-                Some(NotStored::Private),
-            ),
-        ];
-        for (response, expected) in table {
-            assert_eq!(refusal(&[], 200, response), expected, "{response:?}");
-        }
-    }
-
-    #[test]
-    fn what_a_clients_own_fields_may_have_brought_about_is_not_stored() {
-        // 86, 89: request, status, response, why not.
-        type Lines = &'static [&'static str];
-        let long = format!("user-agent: {}", "x".repeat(5000));
-        let many = vec!["accept: a/b"; 600];
-        let both: [(&[&str], u16, Lines, Option<NotStored>); 4] = [
-            (&[&long], 200, &[], None),
-            (&[&long], 400, &[], Some(NotStored::RequestFields)),
-            (&[&long], 404, &[], Some(NotStored::RequestFields)),
-            (&many, 400, &[], Some(NotStored::RequestFields)),
-        ];
-        const SHORT: [&str; 60] = ["dnt: 1"; 60];
-        let lines: Lines = &SHORT;
-        let table: [(Lines, u16, Lines, Option<NotStored>); 27] = [
-            (
-                &[
-                    "accept: a",
-                    "user-agent: b",
-                    "sec-fetch-mode: c",
-                    "traceparent: d",
-                    "x-playback-session-id: e",
-                ],
-                200,
-                &[],
-                None,
-            ),
-            (&["x-evil: 1"], 200, &[], Some(NotStored::RequestFields)),
-            (&["rsc: 1"], 200, &[], Some(NotStored::RequestFields)),
-            (&["sec-evil: 1"], 200, &[], Some(NotStored::RequestFields)),
-            (
-                &["x-api-key: 1"],
-                301,
-                &["cache-control: public"],
-                Some(NotStored::RequestFields),
-            ),
-            (&["rsc: 1"], 200, &["vary: Accept, RSC"], None),
-            (
-                &["rsc: 1", "next-url: /"],
-                200,
-                &["vary: rsc"],
-                Some(NotStored::RequestFields),
-            ),
-            (
-                &["rsc: 1", "next-url: /"],
-                200,
-                &["vary: rsc", "vary: next-url"],
-                None,
-            ),
-            (&["x-listed: 1", "x-key: 2"], 200, &[], None),
-            (
-                &[
-                    "x-forwarded-host: dropped",
-                    "x_real_ip: dropped",
-                    "te: dropped",
-                ],
-                200,
-                &[],
-                None,
-            ),
-            (&["connection: x-hop", "x-hop: dropped"], 200, &[], None),
-            (&["x-evil: 1"], 404, &[], Some(NotStored::RequestFields)),
-            (&["cookie: a=b"], 200, &[], None),
-            (&["cookie: a=b"], 404, &[], None),
-            (&["cookie: a=b"], 400, &[], Some(NotStored::RequestFields)),
-            (&["cookie: a=b"], 403, &["vary: cookie"], None),
-            (
-                &["authorization: a"],
-                500,
-                &["cache-control: public"],
-                Some(NotStored::RequestFields),
-            ),
-            (
-                &["referer: \u{fc}"],
-                400,
-                &[],
-                Some(NotStored::RequestFields),
-            ),
-            (&["referer: \u{fc}"], 200, &[], None),
-            (&[], 400, &[], None),
-            (&["accept: x/y"], 406, &[], Some(NotStored::Status)),
-            (&["accept: x/y"], 406, &["vary: accept"], None),
-            (
-                &["accept: x/y"],
-                406,
-                &["vary: accept-encoding"],
-                Some(NotStored::Status),
-            ),
-            (
-                &["accept: x/y", "accept-language: a"],
-                406,
-                &["vary: accept"],
-                Some(NotStored::Status),
-            ),
-            (
-                &["via: 1.1 other"],
-                403,
-                &[],
-                Some(NotStored::RequestFields),
-            ),
-            (&["cdn-loop: other"], 200, &[], None),
-            (lines, 400, &[], Some(NotStored::RequestFields)),
-        ];
-        let policy = CachePolicy {
-            forward_fields: vec!["x-listed".into()],
-            key_fields: vec!["x-key".into()],
-            ..CachePolicy::default()
-        };
-        for (request, status, response, expected) in table.into_iter().chain(both) {
-            let response: Vec<&str> = response
-                .iter()
-                .copied()
-                .chain(["cache-control: max-age=60"])
-                .collect();
-            assert_eq!(
-                judged(&Method::GET, request, status, &response, &policy).err(),
-                expected,
-                "{request:?} {status} {response:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn no_lifetime_is_guessed_for_a_request_with_a_cookie_or_credentials() {
-        let modified = format!("last-modified: {}", date(-86_400));
-        let table: [(&[&str], &[&str], Option<NotStored>); 9] = [
-            (&[], &[&modified], None),
-            (&[], &[], None),
-            (&["cookie: a=b"], &[&modified], Some(NotStored::Credentials)),
-            (&["cookie: a=b"], &[], Some(NotStored::Credentials)),
-            (
-                &["cookie: a=b"],
-                &[&modified, "cache-control: public"],
-                Some(NotStored::Credentials),
-            ),
-            (&["cookie: a=b"], &[&modified, "vary: cookie"], None),
-            (
-                &["authorization: a"],
-                &[&modified, "cache-control: public"],
-                Some(NotStored::Credentials),
-            ),
-            (&["cookie: a=b"], &["cache-control: max-age=9"], None),
-            (
-                &["cookie: a=b"],
-                &["cache-control: no-cache", "etag: \"a\""],
-                None,
-            ),
-        ];
-        let policy = CachePolicy {
-            default_ttl: Some(Duration::from_secs(60)),
-            ..CachePolicy::default()
-        };
-        let open = CachePolicy {
-            forward_fields: vec!["cookie".into()],
-            ..policy.clone()
-        };
-        for (request, response, expected) in table {
-            assert_eq!(
-                judged(&Method::GET, request, 200, response, &policy).err(),
-                expected,
-                "{request:?} {response:?}"
-            );
-            let is_cookie = request.iter().all(|line| line.starts_with("cookie"));
-            let expected = expected.filter(|_| !is_cookie);
-            assert_eq!(
-                judged(&Method::GET, request, 200, response, &open).err(),
-                expected,
-                "{request:?} {response:?} where listed"
-            );
-        }
-    }
 
     #[test]
     fn nothing_is_guessed_from_dates_that_cannot_be() {
@@ -968,44 +291,6 @@ mod tests {
                 Freshness::of(StatusCode::OK, &response, &policy, NOW).lifetime,
                 expected,
                 "{modified} {made}"
-            );
-        }
-    }
-
-    #[test]
-    fn what_varies_by_a_field_of_the_edges_own_is_not_stored() {
-        for name in [
-            "X-Forwarded-For",
-            "range",
-            "If-None-Match",
-            "accept, x-forwarded-for",
-        ] {
-            assert_eq!(
-                refusal(
-                    &[],
-                    200,
-                    &["cache-control: max-age=60", &format!("vary: {name}")]
-                ),
-                Some(NotStored::Vary),
-                "{name}"
-            );
-        }
-        for name in [
-            "Host",
-            "X-Forwarded-Proto",
-            "X-Forwarded-Host",
-            "Via",
-            "CDN-Loop",
-            "TE",
-        ] {
-            assert_eq!(
-                refusal(
-                    &[],
-                    200,
-                    &["cache-control: max-age=60", &format!("vary: {name}")]
-                ),
-                None,
-                "{name}"
             );
         }
     }
@@ -1051,7 +336,7 @@ mod tests {
                 exchange,
             );
             assert_eq!(
-                found.is_for_those_who_waited(),
+                found.may_serve_waiting_requests(),
                 expected,
                 "{response:?} after {took} ms"
             );
@@ -1059,104 +344,9 @@ mod tests {
     }
 
     #[test]
-    fn parts_need_a_strong_validator() {
-        // 10.
-        let table: [(&[&str], Option<NotStored>); 5] = [
-            (&["etag: \"a\"", "content-range: bytes 0-4/10"], None),
-            (&["etag: \"a\"", "content-range: bytes 0-4/*"], None),
-            (
-                &["etag: W/\"a\"", "content-range: bytes 0-4/10"],
-                Some(NotStored::Partial),
-            ),
-            (&["etag: \"a\""], Some(NotStored::Partial)),
-            (&["content-range: bytes 0-4/10"], Some(NotStored::Partial)),
-        ];
-        for (response, expected) in table {
-            let response: Vec<&str> = response
-                .iter()
-                .copied()
-                .chain(["cache-control: max-age=60"])
-                .collect();
-            assert_eq!(
-                refusal(&["range: bytes=0-4"], 206, &response),
-                expected,
-                "{response:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn what_selects_nothing_is_not_stored() {
-        // 14.
-        for vary in ["*", ", *", "*, foo", "foo, *", "foo bar"] {
-            let expected = if vary.contains('*') {
-                NotStored::VaryStar
-            } else {
-                NotStored::Vary
-            };
-            assert_eq!(
-                refusal(
-                    &[],
-                    200,
-                    &["cache-control: max-age=60", &format!("vary: {vary}")]
-                ),
-                Some(expected),
-                "{vary}"
-            );
-        }
-    }
-
-    #[test]
-    fn what_is_of_no_use_is_not_stored() {
-        let swr = CachePolicy {
-            stale_while_revalidate: Duration::from_secs(5),
-            ..CachePolicy::default()
-        };
-        let ask = |response: &[&str], policy: &CachePolicy| {
-            judged(&Method::GET, &[], 200, response, policy).err()
-        };
-        let strict = CachePolicy::default();
-        assert_eq!(ask(&[], &strict), Some(NotStored::NoLifetime));
-        assert_eq!(ask(&["etag: \"a\""], &strict), Some(NotStored::NoLifetime));
-        assert_eq!(
-            ask(&["cache-control: no-cache"], &strict),
-            Some(NotStored::NoLifetime)
-        );
-        assert_eq!(
-            ask(&["cache-control: no-cache", "etag: \"a\""], &strict),
-            None
-        );
-        assert_eq!(
-            ask(&["cache-control: max-age=60, no-cache"], &strict),
-            Some(NotStored::Useless)
-        );
-        assert_eq!(
-            ask(&["cache-control: max-age=0"], &strict),
-            Some(NotStored::Useless)
-        );
-        assert_eq!(
-            ask(&["cache-control: max-age=9", "age: 9"], &strict),
-            None,
-            "it is for those who waited"
-        );
-        assert_eq!(
-            ask(&["cache-control: max-age=0", "etag: W/\"a\""], &strict),
-            None
-        );
-        assert_eq!(
-            ask(&["cache-control: max-age=0, stale-if-error=5"], &strict),
-            None
-        );
-        assert_eq!(ask(&["cache-control: max-age=0"], &swr), None);
-        assert_eq!(
-            ask(&["cache-control: max-age=0, must-revalidate"], &swr),
-            Some(NotStored::Useless)
-        );
-    }
-
-    #[test]
     fn lifetime_comes_from_the_first_that_speaks() {
-        // 18, 19, 21, 52, 54. The default policy guesses; `default_ttl` is 77 s here.
+        // RFC 9111 sections 4.2.1, 4.2.2 and 5.3, RFC 9213 section 2.2. The default policy uses
+        // heuristics; `default_ttl` is 77 s here.
         let in_100 = format!("expires: {}", date(100));
         let past = format!("expires: {}", date(-100));
         let made = format!("date: {}", date(0));
@@ -1236,56 +426,8 @@ mod tests {
     }
 
     #[test]
-    fn a_targeted_field_without_a_lifetime_lets_nothing_be_guessed() {
-        // 54: `no-store` stands in a field that no longer counts; storing still needs somebody who
-        // asks for it.
-        let changed = format!("last-modified: {}", date(-1000));
-        assert_eq!(
-            refusal(
-                &[],
-                200,
-                &[
-                    "cdn-cache-control: foo",
-                    "cache-control: no-store",
-                    &changed
-                ]
-            ),
-            Some(NotStored::NoLifetime)
-        );
-        assert_eq!(
-            refusal(
-                &[],
-                200,
-                &[
-                    "cdn-cache-control: public",
-                    "cache-control: no-store",
-                    &changed
-                ]
-            ),
-            None
-        );
-        assert_eq!(
-            refusal(
-                &[],
-                200,
-                &["cdn-cache-control: max-age=9", "cache-control: no-store"]
-            ),
-            None
-        );
-    }
-
-    #[test]
-    fn extension_alone_makes_nothing_cacheable() {
-        // 88: judging does not even know the path.
-        assert_eq!(
-            refusal(&[], 200, &["content-type: text/css"]),
-            Some(NotStored::NoLifetime)
-        );
-    }
-
-    #[test]
     fn age_counts_all_that_went_before() {
-        // 22: fields, delay of the exchange in ms, age when received.
+        // RFC 9111 sections 4.2.3 and 5.1. Fields, delay of the exchange in ms, age when received.
         let late = format!("date: {}", date(-30));
         let early = format!("date: {}", date(30));
         let table: [(&[&str], u64, u64); 14] = [
@@ -1367,68 +509,5 @@ mod tests {
             serde_json::from_str::<Freshness>(&text).expect("the same"),
             found
         );
-    }
-
-    #[test]
-    fn a_304_that_forbids_storing_is_honoured() {
-        // 37: what was stored is judged again with the fields it has now.
-        let stored = map(&["cache-control: max-age=60", "etag: \"a\""]);
-        for (new, expected) in [
-            ("cache-control: no-store", Some(NotStored::NoStore)),
-            (
-                "cache-control: private, max-age=60",
-                Some(NotStored::Private),
-            ),
-            ("vary: *", Some(NotStored::VaryStar)),
-            ("cache-tag: a, b", None),
-            ("cache-tag: a\tb", Some(NotStored::Tags)),
-            ("cache-control: max-age=90", None),
-        ] {
-            let now = conditional::freshened(&stored, &map(&[new, "etag: \"a\""]), NOW_MS);
-            let request = HeaderMap::new();
-            let verdict = judge(
-                RequestFacts {
-                    method: &Method::GET,
-                    fields: &request,
-                },
-                StatusCode::OK,
-                &now,
-                &CachePolicy::default(),
-                NOW,
-            );
-            let found = if let Verdict::DoNotStore(reason) = verdict {
-                Some(reason)
-            } else {
-                None
-            };
-            assert_eq!(found, expected, "{new}");
-        }
-    }
-
-    proptest! {
-        #![proptest_config(testing::seeded())]
-
-        #[test]
-        fn no_response_panics_and_strict_ones_are_not_stored(
-            control in testing::pieces(&["max-age=5", "s-maxage=9", "public", "must-revalidate", "no-cache", "no-store", "private", "immutable", ","]),
-            date in testing::value(), age in testing::value(), status in 100u16..600, requested_ms in any::<u64>(), received_ms in any::<u64>(), now_ms in any::<u64>(),
-        ) {
-            let mut fields = HeaderMap::new();
-            fields.insert("cache-control", control);
-            fields.insert("date", date.clone());
-            fields.insert("expires", date);
-            fields.insert("age", age);
-            let request = HeaderMap::new();
-            let facts = RequestFacts { method: &Method::GET, fields: &request };
-            let status = StatusCode::from_u16(status).expect("in range");
-            let verdict = judge(facts, status, &fields, &CachePolicy::default(), Exchange { requested_ms, received_ms });
-            let directives = CacheControl::of_response(&fields);
-            if let Verdict::Store(freshness) = verdict {
-                prop_assert!(!directives.no_store && !directives.private);
-                prop_assert!(freshness.lifetime <= DELTA_SECONDS_MAX);
-                prop_assert!(freshness.age(now_ms) >= freshness.initial_age);
-                prop_assert_eq!(freshness.is_fresh(now_ms), freshness.ttl(now_ms) > 0);
-            }
-        }
     }
 }

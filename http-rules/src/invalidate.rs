@@ -1,4 +1,5 @@
-//! What an answer makes unusable, and the tags by which purges find a stored response.
+//! Which stored responses a response invalidates, and the tags by which purges find a stored
+//! response.
 //!
 //! Follows RFC 9111 section 4.4 (invalidation) and RFC 9875 (groups).
 
@@ -6,25 +7,25 @@ use http::header::{CONTENT_LOCATION, LOCATION};
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 use nearcast_fleet::scope;
 
-use super::fields;
-use super::key::{self, MethodClass};
+use crate::key::{self, MethodClass};
+use crate::{fields, structured};
 
-/// Tags of one response: as many as the largest head of an origin has where they have some 15 bytes
-/// each. One with more is not stored.
+/// Most tags of one response; a response with more is not stored. The largest head of an origin has
+/// about as many tags of 15 bytes.
 pub const TAGS_MAX: usize = 4096;
 
-/// What an answer makes unusable.
+/// The stored responses that a response invalidates.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Invalidation {
-    /// Keys whose every stored response goes.
+    /// Keys of which every stored response is invalidated.
     pub urls: Vec<String>,
-    /// Groups of the same origin whose every stored response is to be validated or goes (RFC 9875
-    /// section 3).
+    /// Groups of the same origin of which every stored response is invalidated (RFC 9875 section
+    /// 3).
     pub groups: Vec<Box<str>>,
 }
 
-/// What the answer to a request makes unusable: nothing unless the method is unsafe and the answer
-/// no error. `url` is the request's key.
+/// The stored responses that the response to a request invalidates: none unless the method is
+/// unsafe and the response is not an error. `url` is the request's key.
 pub fn invalidated(
     method: &Method,
     url: &str,
@@ -51,9 +52,9 @@ pub fn invalidated(
     }
 }
 
-/// A reference resolved against a key (RFC 3986 section 5.2), as a key; `None` when it is of
-/// another origin.
-pub fn same_origin_url(base: &str, reference: &str) -> Option<String> {
+/// Resolves a reference against a key (RFC 3986 section 5.2) and gives the key of the target;
+/// `None` when the target has another origin.
+fn same_origin_url(base: &str, reference: &str) -> Option<String> {
     let reference = reference.trim().split('#').next()?;
     let (scheme, rest) = base.split_once("://")?;
     let path_at = rest.find('/').unwrap_or(rest.len());
@@ -89,7 +90,7 @@ fn on_host(scheme: &str, host: &str, other_scheme: &str, after: &str) -> Option<
     is_same.then(|| without_dots(&format!("{slash}{path}")))
 }
 
-/// A path without `.` and `..` (RFC 3986 section 5.2.4); its query as it is.
+/// Removes `.` and `..` from a path (RFC 3986 section 5.2.4) and keeps its query.
 fn without_dots(path_and_query: &str) -> String {
     let (path, query) =
         path_and_query.split_at(path_and_query.find('?').unwrap_or(path_and_query.len()));
@@ -111,17 +112,17 @@ fn without_dots(path_and_query: &str) -> String {
     format!("/{}{end}{query}", kept.join("/"))
 }
 
-/// A response has too many tags, or one that no purge could name.
+/// A response has too many tags, or one that no purge can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UnnamableTag;
+pub struct InvalidTag;
 
 /// Tags of a response from `Cache-Tag` (commas), `Surrogate-Key` (spaces) and `Cache-Groups`
-/// (strings), sorted, each once.
+/// (strings), sorted and without duplicates.
 ///
 /// # Errors
-/// One is too long or has control characters, or there are more than [`TAGS_MAX`]: a purge by one
-/// of them would not find the response, so it must not be stored.
-pub fn tags(response: &HeaderMap) -> Result<Box<[Box<str>]>, UnnamableTag> {
+/// A tag is too long or has control characters, or there are more than [`TAGS_MAX`] tags. A purge
+/// by such a tag would not find the response, so the response must not be stored.
+pub fn tags(response: &HeaderMap) -> Result<Box<[Box<str>]>, InvalidTag> {
     let mut tags: Vec<Box<str>> = Vec::new();
     let lists = fields::list(response, "cache-tag").map(fields::unquoted);
     let keys = response
@@ -140,40 +141,41 @@ pub fn tags(response: &HeaderMap) -> Result<Box<[Box<str>]>, UnnamableTag> {
     tags.sort_unstable();
     tags.dedup();
     if tags.len() > TAGS_MAX {
-        Err(UnnamableTag)
+        Err(InvalidTag)
     } else {
         Ok(tags.into())
     }
 }
 
-/// A tag as purges name it. Bytes that are no UTF-8 are read as ISO 8859-1, as fields once were.
-fn tag(text: &[u8]) -> Result<Box<str>, UnnamableTag> {
+/// A tag in the form that purges use. Bytes that are not UTF-8 are read as ISO 8859-1, the former
+/// encoding of fields.
+fn tag(text: &[u8]) -> Result<Box<str>, InvalidTag> {
     let text = std::str::from_utf8(text).map_or_else(
         |_| text.iter().map(|b| char::from(*b)).collect(),
         str::to_owned,
     );
     scope::tag(&text)
         .map(String::into_boxed_str)
-        .map_err(|_| UnnamableTag)
+        .map_err(|_| InvalidTag)
 }
 
-/// The groups of a response (RFC 9875 section 2); they hold within its origin only, see
+/// The groups of a response (RFC 9875 section 2). They apply within its origin only, see
 /// [`origin_of`].
 pub fn groups(response: &HeaderMap) -> Vec<Box<str>> {
     group_names(response, "cache-groups")
 }
 
-/// Scheme and authority of a key, within which groups hold.
+/// Scheme and authority of a key, the scope of groups.
 pub fn origin_of(url: &str) -> &str {
     let start = url.find("://").map_or(0, |at| at + 3);
     let end = url[start..].find('/').map_or(url.len(), |at| start + at);
     &url[..end]
 }
 
-/// A structured list of strings; members that are none or empty are left out (RFC 9875 section 2).
-/// The head that they come in bounds them.
+/// The members of a structured list of strings; other types and empty strings are left out (RFC
+/// 9875 section 2). The size of a head limits their number.
 fn group_names(response: &HeaderMap, name: &'static str) -> Vec<Box<str>> {
-    let strings = fields::strings(response, &HeaderName::from_static(name));
+    let strings = structured::strings(response, &HeaderName::from_static(name));
     strings
         .into_iter()
         .filter(|group| !group.trim().is_empty())
@@ -185,8 +187,8 @@ fn group_names(response: &HeaderMap, name: &'static str) -> Vec<Box<str>> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::testing::{self, map};
     use super::*;
+    use crate::testing::{self, map};
 
     const URL: &str = "http://a.test/dir/page?q=1";
 
@@ -203,7 +205,7 @@ mod tests {
 
     #[test]
     fn unsafe_methods_that_succeed_drop_their_target() {
-        // 48.
+        // RFC 9111 section 4.4.
         for method in ["POST", "PUT", "DELETE", "PATCH", "M-SEARCH"] {
             for (status, is_dropped) in [
                 (200, true),
@@ -228,7 +230,7 @@ mod tests {
 
     #[test]
     fn locations_are_dropped_on_the_same_origin_only() {
-        // 49.
+        // RFC 9111 section 4.4.
         let found = urls(
             "POST",
             201,
@@ -293,7 +295,7 @@ mod tests {
 
     #[test]
     fn groups_are_strings_of_their_origin() {
-        // 50.
+        // RFC 9875 sections 2 and 3.
         let table: [(&[&str], &[&str]); 5] = [
             (&["cache-groups: \"a\", \"b c\";x=1"], &["a", "b c"]),
             (
@@ -330,7 +332,7 @@ mod tests {
 
     #[test]
     fn tags_come_from_three_fields_and_are_bounded() {
-        // 50.
+        // RFC 9875 section 2, for groups.
         let found = |response: &[&str]| {
             tags(&map(response)).map(|tags| tags.iter().map(|t| t.to_string()).collect::<Vec<_>>())
         };
@@ -343,7 +345,7 @@ mod tests {
         ]);
         assert_eq!(all.expect("few"), ["a", "b", "c", "d", "e", "f", "g"]);
         assert_eq!(found(&["cache-tag:", "surrogate-key: "]), Ok(vec![]));
-        // Long and many ones are all kept, or the response is not stored.
+        // Either all tags are kept, or the response is not stored.
         let longest = "x".repeat(scope::TAG_BYTES_MAX);
         let names: Vec<String> = (0..=TAGS_MAX).map(|n| format!("t{n}")).collect();
         let groups_of = |names: &[String]| {
@@ -361,7 +363,7 @@ mod tests {
             );
             assert_eq!(
                 count(&[&format!("{field}: z{separator}{longest}y")]),
-                Err(UnnamableTag),
+                Err(InvalidTag),
                 "{field}"
             );
             assert_eq!(
@@ -371,14 +373,14 @@ mod tests {
             );
             assert_eq!(
                 count(&[&format!("{field}: {}", names.join(separator))]),
-                Err(UnnamableTag),
+                Err(InvalidTag),
                 "{field}"
             );
         }
         assert_eq!(count(&[&format!("cache-groups: \"{longest}\"")]), Ok(1));
         assert_eq!(
             count(&[&format!("cache-groups: \"{longest}y\"")]),
-            Err(UnnamableTag)
+            Err(InvalidTag)
         );
         assert_eq!(
             count(&[&format!("cache-groups: {}", groups_of(&names[1..]))]),
@@ -386,7 +388,7 @@ mod tests {
         );
         assert_eq!(
             count(&[&format!("cache-groups: {}", groups_of(&names))]),
-            Err(UnnamableTag)
+            Err(InvalidTag)
         );
         assert_eq!(
             groups(&map(&[&format!("cache-groups: {}", groups_of(&names))])).len(),
@@ -398,7 +400,7 @@ mod tests {
                 &format!("cache-tag: {}", names.join(",")),
                 "surrogate-key: t1"
             ]),
-            Err(UnnamableTag)
+            Err(InvalidTag)
         );
         assert_eq!(
             count(&[
@@ -408,8 +410,8 @@ mod tests {
             Ok(TAGS_MAX),
             "each once"
         );
-        assert_eq!(count(&["cache-tag: a\tb"]), Err(UnnamableTag));
-        // Every byte that a field may have, whatever it stands for.
+        assert_eq!(count(&["cache-tag: a\tb"]), Err(InvalidTag));
+        // A field may have any byte.
         let mut odd = map(&["cache-tag: produit-été, two words"]);
         odd.append(
             "surrogate-key",

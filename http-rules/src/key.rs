@@ -1,23 +1,38 @@
-//! What a request is for: the cache key, and whether method and path may be answered from the
-//! store.
+//! The cache key of a request, and whether its method and path allow an answer from the store.
 //!
-//! Follows RFC 9111 section 2 and 4, RFC 9110 section 4.2.3, RFC 3986 section 6. Nothing is
-//! decoded: two URLs are one only where every origin must take them for one.
+//! Follows RFC 9111 sections 2 and 4, RFC 9110 section 4.2.3 and RFC 3986 section 6. Path and query
+//! are never decoded: two URLs share a key only where every origin must treat them as equal.
+//!
+//! Clients, push orders and operators name URLs in different ways, and every key is made here:
+//! [`Host`] takes an authority apart, [`Host::write_url`] joins scheme, host and path, and
+//! [`Key::of_url`] does both for a whole URL.
 
 use http::Method;
 
-/// Bytes of a path with its query.
+/// Longest path with its query, in bytes.
 pub const PATH_BYTES_MAX: usize = 8 * 1024;
-/// Bytes of an authority.
+/// Longest authority, in bytes.
 pub const AUTHORITY_BYTES_MAX: usize = 255 + 6;
 
-/// A cache key: `scheme://authority/path?query`, and its hash.
+/// The scheme in the keys of this cache.
+///
+/// Nodes accept clients without TLS alone. An `https` URL comes from a TLS terminator in front of
+/// the node, or from an operator who writes it as browsers show it, and names the same resource. So
+/// every key has the scheme `http`. A node that terminates TLS itself and keeps the two schemes
+/// apart changes this function and nothing else.
+pub fn stored_scheme(scheme: &str) -> &str {
+    if is_https(scheme) { "http" } else { scheme }
+}
+
+fn is_https(scheme: &str) -> bool {
+    scheme.eq_ignore_ascii_case("https")
+}
+
+/// A cache key: `scheme://host/path?query`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Key {
-    /// As it is compared, also by purges.
+    /// The URL, as it is indexed and compared.
     pub url: Box<str>,
-    /// xxh3-128 of the URL.
-    pub hash: u128,
 }
 
 /// Why a request has no key.
@@ -51,40 +66,107 @@ impl KeyError {
 }
 
 impl Key {
-    /// The key of a request. Scheme and authority are compared in lower case and without the
-    /// default port, path and query byte by byte.
+    /// The key of a request for an authority as the client wrote it. Scheme and host are compared
+    /// in lower case, path and query byte by byte.
     ///
     /// # Errors
-    /// An authority or a path that is none, or too long.
-    pub fn new(scheme: &str, host: &str, path_and_query: &str) -> Result<Self, KeyError> {
+    /// The authority or the path is malformed or too long.
+    pub fn new(scheme: &str, authority: &str, path_and_query: &str) -> Result<Self, KeyError> {
         let mut url = String::new();
-        write(scheme, host, path_and_query, &mut url)?;
-        Ok(Self {
-            hash: hash(&url),
-            url: url.into(),
-        })
+        Host::parse(authority)?.write_url(scheme, path_and_query, &mut url)?;
+        Ok(Self { url: url.into() })
+    }
+
+    /// The key of a URL that a push order or an operator names. Without a scheme it is an HTTP URL;
+    /// the fragment is left out, and an empty path is `/`.
+    ///
+    /// # Errors
+    /// As [`Key::new`].
+    pub fn of_url(url: &str) -> Result<Self, KeyError> {
+        let url = url.trim();
+        let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
+        let rest = rest.split('#').next().unwrap_or_default();
+        let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        if path.starts_with('/') {
+            return Self::new(stored_scheme(scheme), authority, path);
+        }
+        Self::new(stored_scheme(scheme), authority, &format!("/{path}"))
     }
 }
 
-/// Writes a key's URL into a buffer, which is emptied first and keeps its room: for the path of a
-/// hit, which allocates nothing then.
+/// The host of a key: in lower case, without port, user information and final dot.
+///
+/// The port is the one by which the client reached this node. It says nothing about the resource,
+/// so it is no part of a key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Host(Box<str>);
+
+impl Host {
+    /// The host of an authority as a client wrote it.
+    ///
+    /// # Errors
+    /// [`KeyError::Authority`] when the authority is empty, too long, or has user information, a
+    /// character that a host cannot have, or a malformed port.
+    pub fn parse(authority: &str) -> Result<Self, KeyError> {
+        let (name, _) = split_authority(authority)?;
+        let mut host = String::with_capacity(name.len());
+        push_lower(name, &mut host);
+        Ok(Self(host.into()))
+    }
+
+    /// The host as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Writes the URL of a key into a buffer. The buffer is emptied first and keeps its capacity,
+    /// so that a hit allocates nothing.
+    ///
+    /// # Errors
+    /// [`KeyError::Path`] or [`KeyError::TooLong`]; the buffer is empty then.
+    pub fn write_url(
+        &self,
+        scheme: &str,
+        path_and_query: &str,
+        url: &mut String,
+    ) -> Result<(), KeyError> {
+        url.clear();
+        check_path(path_and_query)?;
+        url.reserve(scheme.len() + 3 + self.0.len() + path_and_query.len());
+        push_lower(scheme, url);
+        url.push_str("://");
+        url.push_str(&self.0);
+        url.push_str(path_and_query);
+        Ok(())
+    }
+}
+
+/// [`Host::write_url`] for a host that is known to be one. alias until the parts are merged
 ///
 /// # Errors
-/// As [`Key::new`]; what is in the buffer then is not to be used.
+/// As [`Host::write_url`].
 pub fn write(
     scheme: &str,
     host: &str,
     path_and_query: &str,
-    buffer: &mut String,
+    url: &mut String,
 ) -> Result<(), KeyError> {
-    buffer.clear();
-    buffer.reserve(scheme.len() + 3 + host.len() + path_and_query.len());
-    push_lower(scheme, buffer);
-    buffer.push_str("://");
-    write_authority(scheme, host, buffer)?;
+    url.clear();
     check_path(path_and_query)?;
-    buffer.push_str(path_and_query);
+    url.reserve(scheme.len() + 3 + host.len() + path_and_query.len());
+    push_lower(scheme, url);
+    url.push_str("://");
+    url.push_str(host);
+    url.push_str(path_and_query);
     Ok(())
+}
+
+impl std::ops::Deref for Host {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
 }
 
 fn push_lower(text: &str, buffer: &mut String) {
@@ -93,47 +175,39 @@ fn push_lower(text: &str, buffer: &mut String) {
     buffer[start..].make_ascii_lowercase();
 }
 
-/// xxh3-128 of a key's URL.
-pub fn hash(url: &str) -> u128 {
-    xxhash_rust::xxh3::xxh3_128(url.as_bytes())
-}
-
-/// An authority in lower case, without its default port or a dot at its end.
+/// An authority in lower case, without its scheme's default port and without a final dot. Unlike a
+/// [`Host`] it keeps other ports, which name other origins (RFC 9110 section 4.3.1).
 ///
 /// # Errors
-/// When it is empty, too long, has user information or a character that a host cannot have, or a
-/// port that is none.
-pub fn authority(scheme: &str, host: &str) -> Result<String, KeyError> {
-    let mut buffer = String::with_capacity(host.len());
-    write_authority(scheme, host, &mut buffer)?;
-    Ok(buffer)
+/// As [`Host::parse`].
+pub fn authority(scheme: &str, authority: &str) -> Result<String, KeyError> {
+    let (name, port) = split_authority(authority)?;
+    let mut found = String::with_capacity(authority.len());
+    push_lower(name, &mut found);
+    let default_port = if is_https(scheme) { 443 } else { 80 };
+    if let Some(port) = port.filter(|port| *port != default_port) {
+        found.push(':');
+        // The number, since the client may have written leading zeros.
+        found.push_str(&port.to_string());
+    }
+    Ok(found)
 }
 
-fn write_authority(scheme: &str, host: &str, buffer: &mut String) -> Result<(), KeyError> {
-    let (name, port) = split_port(host)?;
-    if host.len() > AUTHORITY_BYTES_MAX || !is_host(name) {
+/// The host of an authority without a final dot, and its port.
+fn split_authority(authority: &str) -> Result<(&str, Option<u16>), KeyError> {
+    let (name, port) = split_port(authority)?;
+    if authority.len() > AUTHORITY_BYTES_MAX || !is_host(name) {
         return Err(KeyError::Authority);
     }
-    push_lower(name.strip_suffix('.').unwrap_or(name), buffer);
-    let default = if scheme.eq_ignore_ascii_case("https") {
-        443
-    } else {
-        80
-    };
-    if let Some(port) = port.filter(|port| *port != default) {
-        buffer.push(':');
-        // Without zeros in front, and so not as it came.
-        buffer.push_str(&port.to_string());
-    }
-    Ok(())
+    Ok((name.strip_suffix('.').unwrap_or(name), port))
 }
 
-fn split_port(host: &str) -> Result<(&str, Option<u16>), KeyError> {
-    let name_end = match host.starts_with('[') {
-        true => host.find(']').ok_or(KeyError::Authority)? + 1,
-        false => host.find(':').unwrap_or(host.len()),
+fn split_port(authority: &str) -> Result<(&str, Option<u16>), KeyError> {
+    let name_end = match authority.starts_with('[') {
+        true => authority.find(']').ok_or(KeyError::Authority)? + 1,
+        false => authority.find(':').unwrap_or(authority.len()),
     };
-    let (name, port) = host.split_at(name_end);
+    let (name, port) = authority.split_at(name_end);
     match port.strip_prefix(':') {
         None if port.is_empty() => Ok((name, None)),
         None => Err(KeyError::Authority),
@@ -141,7 +215,7 @@ fn split_port(host: &str) -> Result<(&str, Option<u16>), KeyError> {
         Some("") => Ok((name, None)),
         Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => digits
             .parse()
-            .map(|p| (name, Some(p)))
+            .map(|port| (name, Some(port)))
             .map_err(|_| KeyError::Authority),
         Some(_) => Err(KeyError::Authority),
     }
@@ -151,10 +225,10 @@ fn is_host(name: &str) -> bool {
     if let Some(inner) = name.strip_prefix('[').and_then(|n| n.strip_suffix(']')) {
         return inner.parse::<std::net::Ipv6Addr>().is_ok();
     }
-    let is_named = name
+    let has_host_characters = name
         .bytes()
         .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
-    is_named && !name.is_empty() && !name.starts_with('.') && !name.contains("..")
+    has_host_characters && !name.is_empty() && !name.starts_with('.') && !name.contains("..")
 }
 
 fn check_path(path_and_query: &str) -> Result<(), KeyError> {
@@ -168,13 +242,11 @@ fn check_path(path_and_query: &str) -> Result<(), KeyError> {
     is_valid.then_some(()).ok_or(KeyError::Path)
 }
 
-/// Whether a request target has one of the four forms (RFC 9112 section 3.2), the one that its
-/// method may have: a path with a query; an http or https URL without user information; `*` for
-/// OPTIONS; host and port for CONNECT. None has a fragment. What the path and the host may have in
-/// them is another matter.
+/// Whether a request target has the form that its method requires (RFC 9112 section 3.2): a path
+/// with a query; an http or https URL without user information; `*` for OPTIONS; host and port for
+/// CONNECT. No form has a fragment. The characters of path and host are checked elsewhere.
 ///
-/// A cache that speaks no TLS gets https URLs from what does so in front of it: they name the same
-/// resources.
+/// Both schemes are accepted, see [`stored_scheme`].
 pub fn is_target(method: &Method, target: &str) -> bool {
     if target.contains('#') {
         return false;
@@ -194,32 +266,33 @@ pub fn is_target(method: &Method, target: &str) -> bool {
     }
 }
 
-/// Why a path is passed on without a look into the store.
+/// Why a request with this path bypasses the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ambiguity {
-    /// A segment `.` or `..`, also where dots, slashes or what delimits it are encoded once or
-    /// twice, or where a parameter follows (`..;x`): nginx, Apache and Tomcat fold them, each its
-    /// own set. Clients take them out before they ask (RFC 3986 section 5.2.4).
+    /// A segment `.` or `..`, also with dots, slashes or delimiters encoded once or twice, or with
+    /// a parameter (`..;x`). nginx, Apache and Tomcat each resolve a different set of these.
+    /// Clients remove dot segments before they send a request (RFC 3986 section 5.2.4).
     DotSegment,
-    /// A backslash: no URI has one (RFC 3986 section 3.3), and IIS reads it as a slash.
+    /// A backslash. URIs have none (RFC 3986 section 3.3), and IIS reads it as a slash.
     Backslash,
-    /// `%00` or another control character, encoded once or twice: servers in C end the path there,
+    /// `%00` or another control character, encoded once or twice. Servers in C end the path there,
     /// others split lines.
     Control,
-    /// A percent sign without two hexadecimal digits: an error here, a character there.
+    /// A percent sign without two hexadecimal digits. Some servers reject it, others read it as a
+    /// character.
     BrokenEscape,
 }
 
-/// What is ambiguous in a path, if anything. Such a path is passed to the origin as it is, and its
-/// answer is neither stored nor looked up: a purge of the resource that the origin takes it for
-/// would not cover it.
+/// The ambiguity of a path, if it has one. Such a request is forwarded unchanged, and its response
+/// is neither stored nor looked up: a purge of the resource that the origin chooses would not cover
+/// it.
 ///
-/// Every other spelling is a key of its own, byte by byte, and what is stored is given to that
-/// spelling alone: encoded slashes, delimiters, percent signs and parameters are safe to store,
-/// whatever an origin makes of them. A query is never ambiguous.
+/// Every other spelling has a key of its own, byte by byte, and a stored response is served for
+/// that spelling alone. So encoded slashes, delimiters, percent signs and parameters are safe to
+/// store, however an origin reads them. A query is never ambiguous.
 pub fn ambiguity(path_and_query: &str) -> Option<Ambiguity> {
     let mut rest = path_and_query.as_bytes();
-    // Dots since the segment began, as long as there is nothing else in it.
+    // Number of dots in this segment; `None` when it has any other byte.
     let mut dots = None;
     loop {
         let (byte, length) = match rest {
@@ -232,8 +305,7 @@ pub fn ambiguity(path_and_query: &str) -> Option<Ambiguity> {
             },
             [byte, ..] => (*byte, 1),
         };
-        // Servers that decode see the end of a segment in an encoded slash, delimiter or parameter,
-        // others in itself alone.
+        // Servers that decode first also end a segment at an encoded slash, delimiter or parameter.
         if matches!(byte, b'/' | b'\\' | b';' | b'?' | b'#') {
             if is_dots(dots) {
                 return Some(Ambiguity::DotSegment);
@@ -250,7 +322,7 @@ fn is_dots(dots: Option<u32>) -> bool {
     matches!(dots, Some(1 | 2))
 }
 
-/// The byte that an escape stands for, also where its percent sign is escaped, and how long it is.
+/// The byte that an escape encodes, also when its percent sign is escaped, and the escape's length.
 fn decoded(text: &[u8]) -> Option<(u8, usize)> {
     let byte = escape(text.get(1..)?)?;
     match text.get(3..).and_then(escape).filter(|_| byte == b'%') {
@@ -266,18 +338,18 @@ fn escape(text: &[u8]) -> Option<u8> {
     u8::try_from(high * 16 + low).ok()
 }
 
-/// What a method is to a cache (RFC 9110 section 9, RFC 9111 section 4).
+/// How a cache treats a method (RFC 9110 section 9, RFC 9111 section 4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MethodClass {
     /// Answered from the store, and stored.
     Get,
-    /// Answered from what GET stored; its own answer makes no entry.
+    /// Answered from stored responses to GET; its own response is not stored.
     Head,
-    /// Passed on; changes nothing.
+    /// Forwarded; invalidates nothing.
     Safe,
-    /// Passed on; what it changes is dropped from the store. Also every method that is not known.
+    /// Forwarded; invalidates its target. Unknown methods belong here.
     Unsafe,
-    /// Not for a reverse proxy: answer 405 (CONNECT, TRACE).
+    /// Refused with 405 by a reverse proxy (CONNECT, TRACE).
     Refused,
 }
 
@@ -297,8 +369,8 @@ pub fn method_class(method: &Method) -> MethodClass {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::testing;
     use super::*;
+    use crate::testing;
 
     fn url(scheme: &str, host: &str, path: &str) -> Result<String, KeyError> {
         Key::new(scheme, host, path).map(|key| key.url.into())
@@ -306,17 +378,17 @@ mod tests {
 
     #[test]
     fn keys_are_normal_where_all_agree_and_exact_elsewhere() {
-        // 13.
+        // RFC 9110 section 4.2.3.
         let table = [
             ("http", "A.Test", "/", "http://a.test/"),
             ("HTTP", "a.test:80", "/", "http://a.test/"),
             ("http", "a.test:", "/", "http://a.test/"),
             ("http", "a.test.", "/", "http://a.test/"),
             ("https", "a.test:443", "/", "https://a.test/"),
-            ("https", "a.test:80", "/", "https://a.test:80/"),
-            ("http", "a.test:8080", "/", "http://a.test:8080/"),
+            ("https", "a.test:80", "/", "https://a.test/"),
+            ("http", "a.test:8080", "/", "http://a.test/"),
             ("http", "[2001:DB8::1]:80", "/", "http://[2001:db8::1]/"),
-            ("http", "127.0.0.1:8080", "/", "http://127.0.0.1:8080/"),
+            ("http", "127.0.0.1:8080", "/", "http://127.0.0.1/"),
             (
                 "http",
                 "a",
@@ -333,21 +405,53 @@ mod tests {
                 "{scheme} {host} {path}"
             );
         }
-        let key = Key::new("http", "a", "/x").expect("valid");
-        assert_eq!(key.hash, hash("http://a/x"));
-        assert_ne!(key.hash, hash("http://a/X"));
     }
 
     #[test]
     fn a_key_can_be_written_without_allocating() {
-        let mut buffer = String::with_capacity(64);
-        let room = buffer.as_ptr();
+        let host = Host::parse("A.Test:80").expect("valid");
+        let mut url = String::with_capacity(64);
+        let storage = url.as_ptr();
         for (path, expected) in [("/a?b", "http://a.test/a?b"), ("/", "http://a.test/")] {
-            assert_eq!(write("HTTP", "A.Test:80", path, &mut buffer), Ok(()));
-            assert_eq!((buffer.as_str(), buffer.as_ptr()), (expected, room));
+            assert_eq!(host.write_url("HTTP", path, &mut url), Ok(()));
+            assert_eq!((url.as_str(), url.as_ptr()), (expected, storage));
         }
-        assert_eq!(authority("http", "a:0080"), Ok("a".to_owned()));
-        assert_eq!(authority("http", "a:08080"), Ok("a:8080".to_owned()));
+        assert_eq!(host.write_url("http", "x", &mut url), Err(KeyError::Path));
+        assert_eq!(url, "");
+    }
+
+    #[test]
+    fn authorities_keep_the_ports_that_name_other_origins() {
+        let table = [
+            ("http", "a:0080", "a"),
+            ("http", "a:08080", "a:8080"),
+            ("http", "A.Test.:80", "a.test"),
+            ("https", "a:443", "a"),
+            ("https", "a:80", "a:80"),
+            ("http", "127.0.0.1:8080", "127.0.0.1:8080"),
+        ];
+        for (scheme, text, expected) in table {
+            assert_eq!(authority(scheme, text).as_deref(), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn urls_of_operators_have_the_keys_of_clients() {
+        let table = [
+            ("http://A.test:80/x?y#z", Ok("http://a.test/x?y")),
+            ("https://a.test/x", Ok("http://a.test/x")),
+            ("HTTPS://a.test", Ok("http://a.test/")),
+            ("a.test?x", Ok("http://a.test/?x")),
+            (" http://[2001:DB8::1]:8080/ ", Ok("http://[2001:db8::1]/")),
+            ("http://a.test./%7ex", Ok("http://a.test/%7ex")),
+            ("http://user@a.test/", Err(KeyError::Authority)),
+            ("http:///x", Err(KeyError::Authority)),
+            ("http://a.test/a b", Err(KeyError::Path)),
+        ];
+        for (text, expected) in table {
+            let found = Key::of_url(text).map(|key| key.url.into_string());
+            assert_eq!(found, expected.map(str::to_owned), "{text}");
+        }
     }
 
     #[test]
@@ -401,7 +505,7 @@ mod tests {
 
     #[test]
     fn malformed_hosts_have_no_key() {
-        // 66.
+        // RFC 9110 section 7.2 and RFC 9112 section 3.2.
         let hosts = [
             "",
             ".",
@@ -436,7 +540,7 @@ mod tests {
 
     #[test]
     fn malformed_and_long_paths_have_no_key() {
-        // 71.
+        // RFC 9110 sections 15.5.1 and 15.5.15.
         for path in ["", "x", "*", "/a b", "/#x", "/\u{e9}", "/\n", "/a\0"] {
             assert_eq!(url("http", "a", path), Err(KeyError::Path), "{path:?}");
         }
@@ -457,7 +561,7 @@ mod tests {
 
     #[test]
     fn ambiguous_paths_are_found() {
-        // 87.
+        // RFC 3986 sections 2.2 and 5.2.4: what origins read in more than one way.
         let table = [
             ("/", None),
             ("/a/b.css", None),
@@ -547,7 +651,9 @@ mod tests {
             if let Ok(key) = Key::new("http", &host, &path) {
                 let again = authority("http", &host).expect("it was valid");
                 prop_assert_eq!(authority("http", &again), Ok(again.clone()));
-                prop_assert_eq!(&*key.url, format!("http://{again}{path}"));
+                let parsed = Host::parse(&host).expect("it was valid");
+                prop_assert_eq!(Host::parse(&parsed), Ok(parsed.clone()));
+                prop_assert_eq!(&*key.url, format!("http://{}{path}", &*parsed));
             }
         }
 

@@ -1,36 +1,49 @@
-//! What an HTTP shared cache decides, as pure functions: fields, settings and the time go in, a
-//! named outcome comes out.
+//! The rules of an HTTP shared cache as pure functions: fields, settings and the time are the
+//! arguments, a named outcome is the result.
 //!
-//! Knows no sockets, clocks, stores or tasks. Times are milliseconds after the Unix epoch (`_ms`),
-//! spans are seconds. Follows RFC 9110, 9111, 9211, 9213, 5861, 8586, 9209 and 9875.
+//! The crate has no sockets, clocks, stores and tasks. Times are milliseconds after the Unix epoch
+//! (`_ms`), durations are seconds. It follows RFC 9110, 9111, 9211, 9213, 5861, 8246, 8586, 9209 and
+//! 9875.
 //!
-//! In the order in which one request asks:
-//! - [`key`]: what the request is for, and whether its method and path may be answered from the
-//!   store.
-//! - [`vary`]: which stored response it selects; [`reuse`]: whether that one may be used now.
-//! - [`conditional`] and [`range`]: what of it the client wants.
-//! - [`request_fields`]: which of a client's fields reach the origin, and which make an answer one
-//!   client's own; [`forward`]: the request to the origin, and the fields of what goes back to the
-//!   client.
-//! - [`freshness`]: whether and for how long the answer may be stored; [`invalidate`]: what it
-//!   makes unusable.
-//! - [`finish`]: whether it goes on coming when nobody reads it any more.
-//! - [`status`]: the one value that feeds `Cache-Status`, `Proxy-Status`, metrics and log.
-//! - [`coding`]: whether a message's body can be read at all.
-//! - [`fields`]: the grammar under all of them.
+//! The modules in the order in which one request uses them:
+//!
+//! 1. [`transfer_coding`]: whether the body of a message can be read.
+//! 2. [`key`]: the cache key, and whether method and path allow an answer from the store.
+//! 3. [`vary`]: which stored response a request selects; [`coding`]: the content codings that it
+//!    accepts.
+//! 4. [`reuse`]: whether the selected response may be used now, by its [`freshness`]; [`decide`]: what
+//!    happens next: it is served, validated, or a request is forwarded.
+//! 5. [`conditional`] and [`range`]: which part of it the client gets.
+//! 6. [`request_fields`]: which fields of a client reach the origin, and which make a response
+//!    specific to one client; [`forward`]: the fields of the forward request and of the response to
+//!    the client.
+//! 7. [`storing`]: whether the response of the origin may be stored, else a [`not_stored`] reason;
+//!    [`invalidate`]: which stored responses it invalidates.
+//! 8. [`finish`]: whether a fill without readers continues.
+//! 9. [`status`]: the outcome for `Cache-Status`, `Proxy-Status`, metrics and the log.
+//!
+//! Below them is the grammar of fields: lists in [`fields`], cache directives in [`cache_control`],
+//! structured fields in [`structured`], [`dates`].
 
+pub mod cache_control;
 pub mod coding;
 pub mod conditional;
+pub mod dates;
+pub mod decide;
 pub mod fields;
 pub mod finish;
 pub mod forward;
 pub mod freshness;
 pub mod invalidate;
 pub mod key;
+pub mod not_stored;
 pub mod range;
 pub mod request_fields;
 pub mod reuse;
 pub mod status;
+pub mod storing;
+pub mod structured;
+pub mod transfer_coding;
 pub mod vary;
 #[cfg(test)]
 mod walk;

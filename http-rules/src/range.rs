@@ -1,41 +1,41 @@
-//! Byte ranges: what a client asks for, what a response holds, and the frame around several.
+//! Byte ranges: those that a request names, those that a response has, and the framing of several.
 //!
-//! Follows RFC 9110 section 14 and 15.3.7.
+//! Follows RFC 9110 sections 14 and 15.3.7.
 
 use std::fmt;
 
 use http::header::{CONTENT_RANGE, RANGE};
 use http::{HeaderMap, HeaderValue, Method};
 
-use super::fields;
+use crate::fields;
 
-/// Ranges of one request; a request with more gets the whole.
+/// Most ranges of one request; a request with more gets the whole representation.
 pub const RANGES_MAX: usize = 16;
 
-/// Bytes `first` to `last`, both included.
+/// The bytes from `first` to `last`, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ByteRange {
-    /// First byte, from 0.
+    /// Offset of the first byte, from 0.
     pub first: u64,
-    /// Last byte.
+    /// Offset of the last byte.
     pub last: u64,
 }
 
 impl ByteRange {
-    /// How many bytes; at least one.
+    /// The number of bytes, at least one.
     pub fn length(self) -> u64 {
         self.last - self.first + 1
     }
 
-    /// The byte after the last.
+    /// The offset after the last byte.
     pub fn end(self) -> u64 {
         self.last + 1
     }
 }
 
-/// One range as it was asked for, before the length is known.
+/// One range of a request, before the length of the representation is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Spec {
+pub enum RangeSpec {
     /// `9-`.
     From(u64),
     /// `0-9`.
@@ -44,8 +44,8 @@ pub enum Spec {
     Last(u64),
 }
 
-impl Spec {
-    /// What it is of a representation of this length; `None` when it is outside.
+impl RangeSpec {
+    /// The bytes of a representation of this length; `None` when the range is outside.
     pub fn within(self, length: u64) -> Option<ByteRange> {
         let end = length.checked_sub(1)?;
         match self {
@@ -63,9 +63,8 @@ impl Spec {
     }
 }
 
-/// The ranges of a request; `None` when there are none, or none that count: the field is then
-/// ignored.
-pub fn requested(method: &Method, request: &HeaderMap) -> Option<Vec<Spec>> {
+/// The ranges of a request; `None` when there is no valid `Range` or it must be ignored.
+pub fn requested(method: &Method, request: &HeaderMap) -> Option<Vec<RangeSpec>> {
     let mut values = request.get_all(RANGE).into_iter();
     let value = values.next().filter(|_| *method == Method::GET)?;
     if values.next().is_some() {
@@ -74,9 +73,9 @@ pub fn requested(method: &Method, request: &HeaderMap) -> Option<Vec<Spec>> {
     parse(value.as_bytes())
 }
 
-/// A Range field (RFC 9110 section 14.1.2). `None` when it is malformed, of another unit, or has
-/// too many ranges.
-pub fn parse(value: &[u8]) -> Option<Vec<Spec>> {
+/// Parses a `Range` field (RFC 9110 section 14.1.2); `None` when it is malformed, has another unit
+/// or too many ranges.
+pub fn parse(value: &[u8]) -> Option<Vec<RangeSpec>> {
     let text = std::str::from_utf8(value).ok()?.trim();
     let (unit, set) = text.split_once('=')?;
     if !unit.eq_ignore_ascii_case("bytes") {
@@ -96,46 +95,46 @@ pub fn parse(value: &[u8]) -> Option<Vec<Spec>> {
     (!specs.is_empty()).then_some(specs)
 }
 
-fn spec(member: &str) -> Option<Spec> {
+fn spec(member: &str) -> Option<RangeSpec> {
     let (first, last) = member.split_once('-')?;
     match (first, last) {
-        ("", last) => Some(Spec::Last(number(last)?)),
-        (first, "") => Some(Spec::From(number(first)?)),
+        ("", last) => Some(RangeSpec::Last(number(last)?)),
+        (first, "") => Some(RangeSpec::From(number(first)?)),
         (first, last) => {
             let (first, last) = (number(first)?, number(last)?);
-            (first <= last).then_some(Spec::FromTo(first, last))
+            (first <= last).then_some(RangeSpec::FromTo(first, last))
         }
     }
 }
 
-/// Digits; more than fits is the most that fits.
+/// Parses digits; a number that overflows counts as the largest one.
 fn number(text: &str) -> Option<u64> {
     let is_number = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     is_number.then(|| text.parse().unwrap_or(u64::MAX))
 }
 
-/// What a request gets of a representation.
+/// The part of a representation that a request gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {
-    /// All of it, as 200.
+    /// The whole, as 200.
     Whole,
-    /// These, as 206: one as it is, several as `multipart/byteranges` in the order asked for. Never
-    /// empty.
+    /// These ranges, as 206: a single one as it is, several as `multipart/byteranges` in the order
+    /// of the request. Never empty.
     Ranges(Vec<ByteRange>),
-    /// 416 with `Content-Range: bytes */length`.
+    /// None, as 416 with `Content-Range: bytes */length`.
     Unsatisfiable,
 }
 
-/// What ranges are of a representation of this length. Overlapping and adjacent ones are joined;
-/// where all of them together are more than the whole, the whole it is (RFC 9110 section 14.2,
-/// 17.15).
-pub fn resolve(specs: &[Spec], length: u64) -> Part {
-    // The last bytes of an empty representation are all of it: satisfiable (RFC 9110 section
-    // 14.1.2), and no Content-Range can say so.
+/// The part of a representation of this length that the ranges of a request select. Overlapping and
+/// adjacent ranges are joined. Ranges that have more bytes together than the whole select the whole
+/// (RFC 9110 sections 14.2 and 17.15).
+pub fn resolve(specs: &[RangeSpec], length: u64) -> Part {
+    // A suffix of an empty representation is satisfiable (RFC 9110 section 14.1.2), but
+    // Content-Range cannot express it, so the answer is the whole.
     if length == 0
         && specs
             .iter()
-            .any(|spec| matches!(spec, Spec::Last(count) if *count > 0))
+            .any(|spec| matches!(spec, RangeSpec::Last(count) if *count > 0))
     {
         return Part::Whole;
     }
@@ -153,8 +152,7 @@ pub fn resolve(specs: &[Spec], length: u64) -> Part {
     Part::Ranges(joined(ranges))
 }
 
-/// Ranges of which none overlaps or touches another; each joined one stands where its first member
-/// stood.
+/// Joins overlapping and adjacent ranges; a joined range takes the place of its first member.
 fn joined(ranges: Vec<ByteRange>) -> Vec<ByteRange> {
     let mut joined: Vec<ByteRange> = Vec::with_capacity(ranges.len());
     for range in ranges {
@@ -172,7 +170,7 @@ fn joined(ranges: Vec<ByteRange>) -> Vec<ByteRange> {
                 last: range.last.max(other.last),
             };
             place = place.min(at);
-            // A larger range may touch one that it did not before.
+            // The joined range may touch ranges that its parts did not.
             at = 0;
         }
         joined.insert(place.min(joined.len()), range);
@@ -184,22 +182,22 @@ fn touches(one: ByteRange, other: ByteRange) -> bool {
     one.first <= other.last.saturating_add(1) && other.first <= one.last.saturating_add(1)
 }
 
-/// A Content-Range field (RFC 9110 section 14.4).
+/// A `Content-Range` field (RFC 9110 section 14.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ContentRange {
-    /// Of a 206.
+    /// The field of a 206.
     Bytes {
-        /// What is there.
+        /// The bytes in the response.
         range: ByteRange,
-        /// Length of the whole; `None` (`*`) when it is not known.
+        /// Length of the whole representation; `None` (`*`) when it is unknown.
         complete: Option<u64>,
     },
-    /// Of a 416: the length of the whole.
+    /// The field of a 416, with the length of the whole representation.
     Unsatisfied(u64),
 }
 
 impl ContentRange {
-    /// The one in a response; `None` when there is none, several or none that is valid.
+    /// The field of a response; `None` when it is missing, invalid or there more than once.
     pub fn of(response: &HeaderMap) -> Option<Self> {
         let mut values = response.get_all(CONTENT_RANGE).into_iter();
         let value = values.next()?;
@@ -209,7 +207,7 @@ impl ContentRange {
         Self::parse(value.as_bytes())
     }
 
-    /// Reads one; `None` when it is invalid.
+    /// Parses a value; `None` when it is invalid.
     pub fn parse(value: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(value).ok()?.trim();
         let (unit, rest) = text.split_once(' ')?;
@@ -235,9 +233,9 @@ impl ContentRange {
         is_valid.then_some(Self::Bytes { range, complete })
     }
 
-    /// As a field's value.
+    /// The field value.
     pub fn to_value(self) -> HeaderValue {
-        // Digits and signs are always a valid value.
+        // Digits and punctuation are always a valid value.
         HeaderValue::try_from(self.to_string()).unwrap_or(HeaderValue::from_static("bytes */*"))
     }
 }
@@ -258,15 +256,15 @@ impl fmt::Display for ContentRange {
     }
 }
 
-/// Digits that fit.
+/// Parses digits; `None` when the number overflows.
 fn exact(text: &str) -> Option<u64> {
     text.bytes()
         .all(|b| b.is_ascii_digit())
         .then(|| text.parse().ok())?
 }
 
-/// The frame of a `multipart/byteranges` body (RFC 9110 section 14.6): before each part its
-/// [`head`](Self::head), after the last the [`tail`](Self::tail).
+/// The framing of a `multipart/byteranges` body (RFC 9110 section 14.6): a [`head`](Self::head)
+/// before each part, and the [`tail`](Self::tail) after the last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Multipart {
     boundary: String,
@@ -276,8 +274,8 @@ pub struct Multipart {
 }
 
 impl Multipart {
-    /// A frame around these ranges of a representation of `complete` bytes. The boundary must not
-    /// occur in the body: the caller makes it from something random.
+    /// The framing of these ranges of a representation of `complete` bytes. The boundary must not
+    /// occur in the body, so callers derive it from random bytes.
     pub fn new(
         boundary: &str,
         content_type: Option<&HeaderValue>,
@@ -301,12 +299,12 @@ impl Multipart {
         }
     }
 
-    /// The ranges in order.
+    /// The ranges, in order.
     pub fn ranges(&self) -> &[ByteRange] {
         &self.ranges
     }
 
-    /// What stands before a range's bytes.
+    /// The text before the bytes of a range.
     pub fn head(&self, number: usize) -> String {
         let Some(range) = self.ranges.get(number) else {
             return String::new();
@@ -322,7 +320,7 @@ impl Multipart {
         )
     }
 
-    /// What stands after the last range's bytes.
+    /// The text after the bytes of the last range.
     pub fn tail(&self) -> String {
         format!("\r\n--{}--\r\n", self.boundary)
     }
@@ -350,21 +348,24 @@ impl Multipart {
     }
 }
 
-/// Bytes of a boundary (RFC 2046 section 5.1.1).
+/// Longest boundary, in bytes (RFC 2046 section 5.1.1).
 const BOUNDARY_BYTES_MAX: usize = 70;
 
-/// Whether a response says that its bytes can be asked for in ranges.
+/// Whether a response permits range requests: its `Accept-Ranges` is not `none`.
 pub fn is_rangeable(response: &HeaderMap) -> bool {
     !fields::list(response, http::header::ACCEPT_RANGES)
         .any(|unit| unit.eq_ignore_ascii_case(b"none"))
 }
 
+// alias until the parts are merged
+pub use self::RangeSpec as Spec;
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::testing::{self, map};
     use super::*;
+    use crate::testing::{self, map};
 
     fn range(first: u64, last: u64) -> ByteRange {
         ByteRange { first, last }
@@ -389,7 +390,7 @@ mod tests {
     #[test]
     fn ranges_of_ten_bytes() {
         let table = [
-            // 41: single, open, suffix.
+            // RFC 9110 section 14.1.2: single, open and suffix ranges.
             ("bytes=0-0", "0-0"),
             ("bytes=2-5", "2-5"),
             ("Bytes=2-5", "2-5"),
@@ -402,13 +403,13 @@ mod tests {
             ("bytes=-10", "0-9"),
             ("bytes=-11", "0-9"),
             ("bytes=-99999999999999999999999", "0-9"),
-            // 42: none of it is there.
+            // RFC 9110 section 15.5.17: no range overlaps the representation.
             ("bytes=10-", "416"),
             ("bytes=10-20", "416"),
             ("bytes=-0", "416"),
             ("bytes=99999999999999999999999-", "416"),
             ("bytes=10-, 11-", "416"),
-            // 42: malformed ones are ignored.
+            // RFC 9110 section 14.2: an invalid field is ignored.
             ("bytes", "-"),
             ("bytes=", "-"),
             ("bytes=,", "-"),
@@ -424,8 +425,8 @@ mod tests {
             ("bytes=1-2, x", "-"),
             ("lines=1-2", "-"),
             ("bytes =1-2", "-"),
-            // 43: several, in the order asked for; what is outside is left out; touching ones are
-            // joined.
+            // RFC 9110 sections 14.2 and 15.3.7.2: several ranges, in the order requested;
+            // unsatisfiable ones are left out, overlapping and adjacent ones are joined.
             ("bytes=0-0,-1", "0-0,9-9"),
             ("bytes= 0-1 ,\t4-5 ", "0-1,4-5"),
             ("bytes=8-9,0-1", "8-9,0-1"),
@@ -445,7 +446,7 @@ mod tests {
 
     #[test]
     fn ranges_are_bounded() {
-        // 43.
+        // RFC 9110 section 14.2: a server may ignore a field with many small ranges.
         let many = |count: usize| {
             format!(
                 "bytes={}",
@@ -464,11 +465,11 @@ mod tests {
 
     #[test]
     fn ranges_count_for_get_only() {
-        // 44.
+        // RFC 9110 section 14.2: range handling is defined for GET alone.
         let request = map(&["range: bytes=0-1"]);
         assert_eq!(
             requested(&Method::GET, &request),
-            Some(vec![Spec::FromTo(0, 1)])
+            Some(vec![RangeSpec::FromTo(0, 1)])
         );
         for method in [Method::HEAD, Method::POST, Method::PUT, Method::DELETE] {
             assert_eq!(requested(&method, &request), None, "{method}");
@@ -487,10 +488,10 @@ mod tests {
     #[test]
     fn nothing_of_nothing() {
         for spec in [
-            Spec::From(0),
-            Spec::FromTo(0, 5),
-            Spec::Last(5),
-            Spec::Last(0),
+            RangeSpec::From(0),
+            RangeSpec::FromTo(0, 5),
+            RangeSpec::Last(5),
+            RangeSpec::Last(0),
         ] {
             assert_eq!(spec.within(0), None, "{spec:?}");
         }
@@ -513,14 +514,14 @@ mod tests {
 
     #[test]
     fn an_origin_may_refuse_ranges() {
-        // 44.
+        // RFC 9110 section 14.3.
         assert!(is_rangeable(&map(&[])) && is_rangeable(&map(&["accept-ranges: bytes"])));
         assert!(!is_rangeable(&map(&["accept-ranges: None"])));
     }
 
     #[test]
     fn content_range_reads_and_writes() {
-        // 46.
+        // RFC 9110 section 14.4.
         let valid = [
             (
                 "bytes 0-4/10",
@@ -588,7 +589,7 @@ mod tests {
 
     #[test]
     fn parts_are_framed() {
-        // 43.
+        // RFC 9110 section 14.6.
         let kind = HeaderValue::from_static("text/plain");
         let frame = Multipart::new(
             "b-o u\r\nnd",
@@ -612,13 +613,13 @@ mod tests {
     prop_compose! {
         fn specs()(found in proptest::collection::vec(
             prop_oneof![
-                (0u64..120).prop_map(Spec::From),
-                (0u64..120, 0u64..60).prop_map(|(first, more)| Spec::FromTo(first, first + more)),
-                (0u64..120).prop_map(Spec::Last),
-                Just(Spec::From(u64::MAX)),
-                Just(Spec::FromTo(0, u64::MAX)),
-                Just(Spec::Last(u64::MAX)),
-            ], 1..=RANGES_MAX)) -> Vec<Spec> { found }
+                (0u64..120).prop_map(RangeSpec::From),
+                (0u64..120, 0u64..60).prop_map(|(first, more)| RangeSpec::FromTo(first, first + more)),
+                (0u64..120).prop_map(RangeSpec::Last),
+                Just(RangeSpec::From(u64::MAX)),
+                Just(RangeSpec::FromTo(0, u64::MAX)),
+                Just(RangeSpec::Last(u64::MAX)),
+            ], 1..=RANGES_MAX)) -> Vec<RangeSpec> { found }
     }
 
     proptest! {

@@ -1,5 +1,4 @@
-//! What the fields of a client's request mean for its answer: which may have brought it about for
-//! one client alone.
+//! Which fields of a client's request may have caused a response that is for that client alone.
 //!
 //! The names are those of [`nearcast_fleet::request_fields`]. Follows RFC 9111 section 7.1 (cache
 //! poisoning).
@@ -7,37 +6,38 @@
 use http::header::{AUTHORIZATION, COOKIE, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use nearcast_fleet::config::CachePolicy;
-use nearcast_fleet::request_fields::{is_edges_own, is_ordinary};
+use nearcast_fleet::request_fields::{is_ordinary, is_owned_by_edge};
 
-use super::fields;
+use crate::fields;
 
-/// Bytes that the ordinary fields of a request may have together before an error counts as brought
-/// about by them. Under half of what common servers take for one line (Apache httpd 8190, nginx
+/// Most bytes of all ordinary fields of a request. With more, an error counts as caused by them.
+/// This is under half of the line length that common servers accept (Apache httpd 8190, nginx
 /// 8192).
-pub const ORDINARY_BYTES_MAX: usize = 4096;
-/// Lines that the fields of a request may have before an error counts as brought about by them:
-/// half of what common servers take (Apache httpd and gunicorn 100). Browsers send about 20.
-pub const LINES_MAX: usize = 50;
+const ORDINARY_BYTES_MAX: usize = 4096;
+/// Most field lines of a request. With more, an error counts as caused by them. This is half of the
+/// number that common servers accept (Apache httpd and gunicorn 100); browsers send about 20.
+const LINES_MAX: usize = 50;
 
-/// Whether a site says of a field that answers do not depend on it, or keeps them apart by it.
+/// Whether the site's settings name a field: responses do not depend on it (`forward_fields`), or
+/// the site keeps them apart by it (`key_fields`).
 pub fn is_listed(name: &HeaderName, policy: &CachePolicy) -> bool {
     let is_it = |listed: &String| listed == name.as_str();
     policy.forward_fields.iter().any(is_it) || policy.key_fields.iter().any(is_it)
 }
 
-/// How the origin comes to see a field, which decides whether `Vary` may name it.
+/// How a field reaches the origin, which decides whether `Vary` may name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sight {
+pub(crate) enum OriginView {
     /// As the client sent it.
     Client,
-    /// The same for all requests of a key: the edge drops it, or makes it from nothing but the key.
+    /// The same for all requests of a key: the edge drops it, or makes it from the key alone.
     Same,
-    /// As the edge makes it for each forward request: no later request can be compared with that.
+    /// Made by the edge for each forward request, so no later request can be compared with it.
     Edge,
 }
 
-/// How the origin sees the field of that name.
-pub fn sight(name: &HeaderName) -> Sight {
+/// How the field of this name reaches the origin.
+pub(crate) fn origin_view(name: &HeaderName) -> OriginView {
     match name.as_str() {
         "x-forwarded-for"
         | "range"
@@ -45,28 +45,28 @@ pub fn sight(name: &HeaderName) -> Sight {
         | "if-match"
         | "if-none-match"
         | "if-modified-since"
-        | "if-unmodified-since" => Sight::Edge,
-        // Of these the origin sees the client's members before the edge's own.
-        "via" | "cdn-loop" => Sight::Client,
-        _ if fields::is_hop_by_hop(name) || is_edges_own(name.as_str()) => Sight::Same,
-        _ => Sight::Client,
+        | "if-unmodified-since" => OriginView::Edge,
+        // The origin receives the client's members before the edge's own.
+        "via" | "cdn-loop" => OriginView::Client,
+        _ if fields::is_hop_by_hop(name) || is_owned_by_edge(name.as_str()) => OriginView::Same,
+        _ => OriginView::Client,
     }
 }
 
-/// The fields of a request that may have brought about its answer, beside those that every request
-/// has: in their order, without the ones that never reach an origin and those that the site lists.
+/// The fields of a request that may have caused its response and that most requests do not have, in
+/// their order. Fields that never reach an origin, and those that the site lists, are left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Unusual(Vec<(HeaderName, HeaderValue)>);
+pub struct UnkeyedFields(Vec<(HeaderName, HeaderValue)>);
 
-impl Unusual {
-    /// Those of a client's request. `Cookie` and `Authorization` are none of them: they have rules
-    /// of their own.
+impl UnkeyedFields {
+    /// The unkeyed fields of a client's request. `Cookie` and `Authorization` are left out, since
+    /// they have rules of their own.
     pub fn of(client: &HeaderMap, policy: &CachePolicy) -> Self {
         let is_unusual = |name: &HeaderName| {
             !is_ordinary(name.as_str())
                 && !matches!(*name, AUTHORIZATION | COOKIE)
                 && !is_listed(name, policy)
-                && sight(name) == Sight::Client
+                && origin_view(name) == OriginView::Client
                 && !fields::is_named_by_connection(client, name.as_str())
         };
         Self(
@@ -78,18 +78,17 @@ impl Unusual {
         )
     }
 
-    /// Whether there are none.
+    /// Whether the request has none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether a response says by its `Vary` that it depends on all of them, so that it is kept
-    /// apart by them.
+    /// Whether a response's `Vary` names all of them, so that they select it.
     pub fn are_varied_on(&self, vary: &[HeaderName]) -> bool {
         self.0.iter().all(|(name, _)| vary.contains(name))
     }
 
-    /// The first of them that `vary` does not name.
+    /// The first field that `vary` does not name.
     pub fn first_beyond(&self, vary: &[HeaderName]) -> Option<&HeaderName> {
         self.0
             .iter()
@@ -97,14 +96,14 @@ impl Unusual {
             .find(|name| !vary.contains(name))
     }
 
-    /// As text that tells requests with different ones apart; appended, nothing where there are
-    /// none.
+    /// Appends them as a text that differs wherever the fields differ; nothing when there are none.
     pub fn write(&self, text: &mut Vec<u8>) {
         write_fields(self.0.iter().map(|(name, value)| (name, value)), text);
     }
 }
 
-/// Appends fields so that different ones are different text: no name and no value has a line break.
+/// Appends fields as a text that differs wherever they differ: no name and no value has a line
+/// break.
 pub fn write_fields<'a>(
     fields: impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)>,
     text: &mut Vec<u8>,
@@ -116,8 +115,8 @@ pub fn write_fields<'a>(
     }
 }
 
-/// The fields by which a stored response is validated where the client's ordinary ones may be to
-/// blame for a failure: those that may select it.
+/// The fields of a validation whose first attempt failed, perhaps because of the client's ordinary
+/// fields: those that may select the response, and no others.
 pub fn selecting_only(fields: &HeaderMap, policy: &CachePolicy, vary: &[HeaderName]) -> HeaderMap {
     let is_kept = |name: &HeaderName| {
         name.as_str().starts_with("accept")
@@ -132,8 +131,8 @@ pub fn selecting_only(fields: &HeaderMap, policy: &CachePolicy, vary: &[HeaderNa
         .collect()
 }
 
-/// Whether a request's fields are so many, or the ordinary ones so long or of such bytes, that an
-/// origin may refuse it for them.
+/// Whether an origin may refuse a request for its fields: there are too many, or the ordinary ones
+/// are too long or have unusual bytes.
 pub fn is_oversized(client: &HeaderMap) -> bool {
     let mut bytes = 0;
     let mut is_odd = client.len() > LINES_MAX;
@@ -147,15 +146,14 @@ pub fn is_oversized(client: &HeaderMap) -> bool {
     is_odd || bytes > ORDINARY_BYTES_MAX
 }
 
-/// Whether a request may be refused for how it was made: [`is_oversized`], or it says that it came
-/// by way of others, which some origins and their proxies take for a loop.
-pub fn may_be_refused(client: &HeaderMap) -> bool {
+/// Whether an origin may refuse a request for the way it was sent: it [`is_oversized`], or it
+/// passed other proxies, which some origins take for a loop.
+pub(crate) fn may_be_refused(client: &HeaderMap) -> bool {
     is_oversized(client) || client.contains_key(VIA) || client.contains_key("cdn-loop")
 }
 
-/// The fields of a forward request that it keeps where it is made on behalf of what is stored:
-/// those that every client sends or the edge makes, those that the site lists, and those that the
-/// stored response varies on.
+/// The fields of a forward request on behalf of a stored response: those that most clients send or
+/// the edge makes, those that the site lists, and those that the stored response varies on.
 pub fn shared(fields: &HeaderMap, policy: &CachePolicy, vary: &[HeaderName]) -> HeaderMap {
     let is_shared = |name: &HeaderName| {
         is_ordinary(name.as_str())
@@ -170,8 +168,8 @@ pub fn shared(fields: &HeaderMap, policy: &CachePolicy, vary: &[HeaderName]) -> 
         .collect()
 }
 
-/// The fields by which a site keeps stored responses apart, whatever `Vary` says, as one request
-/// has them.
+/// A request's values of the fields by which the site keeps stored responses apart, whether or not
+/// `Vary` names them (`key_fields`).
 pub fn keyed(client: &HeaderMap, policy: &CachePolicy) -> HeaderMap {
     let mut keyed = HeaderMap::new();
     for name in policy
@@ -179,12 +177,13 @@ pub fn keyed(client: &HeaderMap, policy: &CachePolicy) -> HeaderMap {
         .iter()
         .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
     {
-        // What ends at this hop the origin does not see: it counts as absent.
+        // The origin does not receive a field that `Connection` names, so the field counts as
+        // absent.
         if fields::is_named_by_connection(client, name.as_str()) {
             continue;
         }
         for value in client.get_all(&name) {
-            // A copy of its own: the value may keep a connection's whole read buffer alive.
+            // Copied, since the value may keep a connection's whole read buffer alive.
             keyed.append(
                 name.clone(),
                 HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone()),
@@ -194,10 +193,13 @@ pub fn keyed(client: &HeaderMap, policy: &CachePolicy) -> HeaderMap {
     keyed
 }
 
+// alias until the parts are merged
+pub use self::UnkeyedFields as Unusual;
+
 #[cfg(test)]
 mod tests {
-    use super::super::testing::map;
     use super::*;
+    use crate::testing::map;
 
     fn name(text: &str) -> HeaderName {
         HeaderName::from_bytes(text.as_bytes()).expect("a name")
@@ -236,7 +238,7 @@ mod tests {
         ];
         for request in none {
             assert!(
-                Unusual::of(&map(request), &policy).is_empty(),
+                UnkeyedFields::of(&map(request), &policy).is_empty(),
                 "{request:?}"
             );
         }
@@ -247,7 +249,7 @@ mod tests {
             "x_tenant: 4",
             "max-forwards: 5",
         ]);
-        let found = Unusual::of(&request, &policy);
+        let found = UnkeyedFields::of(&request, &policy);
         assert_eq!(found.0.len(), 4, "exact names alone are listed: {found:?}");
         assert!(!found.are_varied_on(&[
             name("x_app"),
@@ -262,7 +264,7 @@ mod tests {
         ]));
         let text = |request: &[&str]| {
             let mut text = Vec::new();
-            Unusual::of(&map(request), &policy).write(&mut text);
+            UnkeyedFields::of(&map(request), &policy).write(&mut text);
             text
         };
         assert!(text(&["accept: a", "cookie: b"]).is_empty());

@@ -1,51 +1,53 @@
 //! Whether a stored response may be used now.
 //!
-//! Follows RFC 9111 section 4, 4.2.4 (stale) and 5.2.1 (what clients ask for), RFC 5861 and RFC
+//! Follows RFC 9111 section 4, 4.2.4 (stale) and 5.2.1 (directives of clients), RFC 5861 and RFC
 //! 8246.
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use nearcast_fleet::config::CachePolicy;
 
-use super::fields::{CacheControl, DELTA_SECONDS_MAX};
-use super::freshness::Freshness;
+use crate::cache_control::CacheControl;
+use crate::fields::DELTA_SECONDS_MAX;
+use crate::freshness::Freshness;
 
-/// How a stored response stands at a time.
+/// A stored response at a point in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
-    /// Seconds, for `Age`.
+pub struct Evaluation {
+    /// Age in seconds, for `Age`.
     pub age: u64,
-    /// Seconds that it is still fresh; zero or less when stale. For `Cache-Status`.
+    /// Remaining freshness in seconds, zero or less when stale. For `Cache-Status`.
     pub ttl: i64,
-    /// What may be done with it.
+    /// How it may be used.
     pub reuse: Reuse,
 }
 
-/// What may be done with a stored response that a request has selected.
+/// How a stored response that a request has selected may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reuse {
-    /// Use it.
+    /// At once.
     Fresh,
-    /// It is stale, and the client accepts that (`max-stale`): use it.
+    /// At once: it is stale, and the client accepts that (`max-stale`).
     StaleAccepted,
-    /// It is stale. Use it at once where it may be served while revalidating, and validate behind;
-    /// else validate first, and use it if that fails and it may be served on error.
+    /// It is stale. Within `stale-while-revalidate` it is served at once and revalidated in the
+    /// background. Otherwise it is validated first; if that fails, it is served within
+    /// `stale-if-error`.
     Stale {
         /// Within `stale-while-revalidate`.
         may_serve_while_revalidating: bool,
         /// Within `stale-if-error`.
         may_serve_on_error: bool,
     },
-    /// Validate it first.
+    /// After validation.
     MustValidate {
-        /// Who says so.
+        /// The cause.
         reason: MustValidate,
-        /// Whether it may be used when that fails.
+        /// Whether it may be served if the validation fails.
         may_serve_on_error: bool,
     },
 }
 
 impl Reuse {
-    /// Whether it may be used when the origin cannot be asked.
+    /// Whether it may be served when the origin fails.
     pub fn may_serve_on_error(self) -> bool {
         match self {
             Self::Fresh | Self::StaleAccepted => true,
@@ -58,12 +60,17 @@ impl Reuse {
         }
     }
 
-    /// Whether it is the client that wants it validated.
+    /// alias until the parts are merged
     pub fn is_of_request(self) -> bool {
-        matches!(self, Self::MustValidate { reason, .. } if reason.is_of_request())
+        self.is_required_by_client()
     }
 
-    /// Whether it may be used before the origin is asked.
+    /// Whether the client requires the validation.
+    pub fn is_required_by_client(self) -> bool {
+        matches!(self, Self::MustValidate { reason, .. } if reason.is_required_by_client())
+    }
+
+    /// Whether it may be served before the origin answers.
     pub fn may_serve_now(self) -> bool {
         matches!(
             self,
@@ -77,12 +84,12 @@ impl Reuse {
     }
 }
 
-/// Why a stored response is to be validated before it is used.
+/// Why a stored response must be validated before it is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MustValidate {
     /// `no-cache` in the response.
     ResponseNoCache,
-    /// It is stale, and `must-revalidate`, `proxy-revalidate` or `s-maxage` forbids its use.
+    /// It is stale, and `must-revalidate`, `proxy-revalidate` or `s-maxage` forbids stale use.
     MustRevalidate,
     /// `no-cache` in the request.
     RequestNoCache,
@@ -93,9 +100,14 @@ pub enum MustValidate {
 }
 
 impl MustValidate {
-    /// Whether the client asks for it, so that the forward reason is `request` and not `stale` (RFC
-    /// 9211 section 2.2).
+    /// alias until the parts are merged
     pub fn is_of_request(self) -> bool {
+        self.is_required_by_client()
+    }
+
+    /// Whether the client requires it, so that the forward reason is `request` and not `stale` (RFC
+    /// 9211 section 2.2).
+    pub fn is_required_by_client(self) -> bool {
         matches!(
             self,
             Self::RequestNoCache | Self::RequestMaxAge | Self::RequestMinFresh
@@ -103,19 +115,32 @@ impl MustValidate {
     }
 }
 
-/// How a stored response stands. `request` holds the client's directives, `None` where they are not
-/// looked at; `is_soft_purged` makes it stale now, and never fresher than it is.
-pub fn standing(
+/// The directives of a client that apply: those of its request where the site obeys clients, else
+/// `None`. Every rule about a client's directives uses this function or [`obeyed`].
+pub fn client_directives(request: &HeaderMap, policy: &CachePolicy) -> Option<CacheControl> {
+    policy
+        .obey_client
+        .then(|| CacheControl::of_request(request))
+}
+
+/// Directives that were read before, where the site obeys clients.
+fn obeyed<'a>(request: Option<&'a CacheControl>, policy: &CachePolicy) -> Option<&'a CacheControl> {
+    request.filter(|_| policy.obey_client)
+}
+
+/// Evaluates a stored response. `request` has the client's directives; they apply where the site
+/// obeys clients. A soft purge makes the response stale now, and never fresher.
+pub fn evaluate(
     freshness: &Freshness,
     request: Option<&CacheControl>,
     is_soft_purged: bool,
     policy: &CachePolicy,
     now_ms: u64,
-) -> Standing {
+) -> Evaluation {
     let age = freshness.age(now_ms);
     let ttl = freshness.ttl(now_ms);
     let ttl = if is_soft_purged { ttl.min(0) } else { ttl };
-    let request = request.filter(|_| policy.obey_client);
+    let request = obeyed(request, policy);
     let reuse = if freshness.no_cache {
         Reuse::MustValidate {
             reason: MustValidate::ResponseNoCache,
@@ -133,22 +158,22 @@ pub fn standing(
     } else {
         stale(freshness, request, policy, ttl)
     };
-    Standing { age, ttl, reuse }
+    Evaluation { age, ttl, reuse }
 }
 
-/// What a client's directives say against a stored response (RFC 9111 section 5.2.1).
+/// The directive of a client that requires validation, if there is one (RFC 9111 section 5.2.1).
 fn wants_validation(
     freshness: &Freshness,
     asked: &CacheControl,
     age: u64,
     ttl: i64,
 ) -> Option<MustValidate> {
-    // A reload does not change what is said never to change (RFC 8246 section 2.1).
+    // A reload does not validate an immutable response while it is fresh (RFC 8246 section 2.1).
     let is_settled = freshness.immutable && ttl > 0;
     if asked.no_cache && !is_settled {
         return Some(MustValidate::RequestNoCache);
     }
-    // An acceptance of staleness speaks of the lifetime, and does not lift the limit on age.
+    // `max-stale` extends the lifetime and does not lift a limit on the age.
     if asked.max_age.is_some_and(|max| age > max) && !is_settled {
         return Some(MustValidate::RequestMaxAge);
     }
@@ -202,31 +227,32 @@ fn may_serve_on_error(
     !freshness.must_revalidate && window > 0 && late <= window
 }
 
-/// Whether a response that an earlier run stored may be used, fresh or stale, where its validation
-/// has failed and the node may lack a purge of it as it has not reached control: where the site
-/// allows that, within the window of `stale-if-error`, which the request may narrow. Nothing that
-/// must be validated is (RFC 9111 section 4.2.4).
+/// Whether a response that an earlier run of this node stored may be used after its validation
+/// failed, although the node has not reached control and may lack a purge of it. The site must
+/// allow it (`serve_unsynced`), and the response must be within its window of `stale-if-error`,
+/// which the request may narrow. A response that must be validated may not be used (RFC 9111
+/// section 4.2.4).
 pub fn may_serve_unsynced(
     freshness: &Freshness,
     request: Option<&CacheControl>,
     policy: &CachePolicy,
     ttl: i64,
 ) -> bool {
-    let request = request.filter(|_| policy.obey_client);
+    let request = obeyed(request, policy);
     policy.serve_unsynced
         && !freshness.no_cache
         && may_serve_on_error(freshness, None, policy, ttl)
         && may_serve_on_error(freshness, request, policy, ttl)
 }
 
-/// Whether an origin's answer is an error behind which a stale response may be used (RFC 5861
-/// section 4).
+/// Whether a status from the origin is an error in place of which a stale response may be used (RFC
+/// 5861 section 4).
 pub fn is_error(status: StatusCode) -> bool {
     matches!(status.as_u16(), 500 | 502 | 503 | 504)
 }
 
-/// The status of the answer where a stored response needed validation and the origin could not be
-/// asked; `own` is what the failure would be without one (RFC 9111 section 5.2.2.2).
+/// The status to answer with when a stored response needed validation and the origin failed (RFC
+/// 9111 section 5.2.2.2). `own` is the status of the failure without a stored response.
 pub fn failure_status(reuse: Reuse, own: StatusCode) -> StatusCode {
     match reuse {
         Reuse::MustValidate {
@@ -237,22 +263,24 @@ pub fn failure_status(reuse: Reuse, own: StatusCode) -> StatusCode {
     }
 }
 
-/// Whether a request may be answered from the store only; a failure to do so is a 504 (RFC 9111
+/// Whether the client accepts a stored response only; without one the answer is a 504 (RFC 9111
 /// section 5.2.1.7).
 pub fn is_only_if_cached(request: Option<&CacheControl>, policy: &CachePolicy) -> bool {
-    policy.obey_client && request.is_some_and(|asked| asked.only_if_cached)
+    obeyed(request, policy).is_some_and(|asked| asked.only_if_cached)
 }
+
+// alias until the parts are merged
+pub use self::{Evaluation as Standing, evaluate as standing};
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use http::HeaderMap;
     use proptest::prelude::*;
 
-    use super::super::freshness::Exchange;
-    use super::super::testing::{self, NOW_MS, map};
     use super::*;
+    use crate::freshness::Exchange;
+    use crate::testing::{self, NOW_MS, map};
 
     const OBEY: CachePolicy = CachePolicy {
         default_ttl: None,
@@ -283,9 +311,9 @@ mod tests {
     }
 
     /// How a response with these directives stands after so many seconds, for a client with those.
-    fn after(response: &str, seconds: u64, request: &str, policy: &CachePolicy) -> Standing {
+    fn after(response: &str, seconds: u64, request: &str, policy: &CachePolicy) -> Evaluation {
         let asked = CacheControl::of_request(&map(&[&format!("cache-control: {request}")]));
-        standing(
+        evaluate(
             &freshness(response),
             Some(&asked),
             false,
@@ -310,7 +338,7 @@ mod tests {
 
     #[test]
     fn responses_say_how_they_may_be_used() {
-        // 17, 27, 28, 29: directives, age, and what may be done.
+        // RFC 9111 sections 4.2.4 and 5.2.2, RFC 5861 sections 3 and 4. Directives, age, reuse.
         use MustValidate::{MustRevalidate, ResponseNoCache};
         let table = [
             ("max-age=10", 0, Reuse::Fresh),
@@ -437,7 +465,8 @@ mod tests {
 
     #[test]
     fn clients_are_obeyed_behind_one_switch() {
-        // 24, 60: response, age, request, what is done when clients are obeyed, and when not.
+        // RFC 9111 section 5.2.1 and RFC 8246 section 2.1. Response, age, request, reuse where
+        // the site obeys clients, and where it does not.
         use MustValidate::{RequestMaxAge, RequestMinFresh, RequestNoCache};
         let table = [
             (
@@ -557,7 +586,7 @@ mod tests {
 
     #[test]
     fn only_if_cached_is_for_clients_that_are_obeyed() {
-        // 24.
+        // RFC 9111 section 5.2.1.7.
         let asked = CacheControl::of_request(&map(&["cache-control: only-if-cached"]));
         assert!(is_only_if_cached(Some(&asked), &OBEY));
         assert!(!is_only_if_cached(Some(&asked), &CachePolicy::default()));
@@ -609,7 +638,6 @@ mod tests {
 
     #[test]
     fn a_soft_purge_makes_stale_now_and_never_fresher() {
-        // 51.
         let table = [
             ("max-age=10", 0, 0, stale(false, false)),
             (
@@ -632,7 +660,7 @@ mod tests {
             ),
         ];
         for (response, seconds, ttl, expected) in table {
-            let found = standing(
+            let found = evaluate(
                 &freshness(response),
                 None,
                 true,
@@ -644,13 +672,16 @@ mod tests {
                 (ttl, expected),
                 "{response} after {seconds}"
             );
-            assert_eq!(found.age, seconds, "30: its age stays true");
+            assert_eq!(
+                found.age, seconds,
+                "RFC 9111 section 5.1: its age stays true"
+            );
         }
     }
 
     #[test]
     fn server_errors_count_and_client_errors_do_not() {
-        // 28.
+        // RFC 5861 section 4.
         for status in [500, 502, 503, 504] {
             assert!(
                 is_error(StatusCode::from_u16(status).expect("valid")),
@@ -667,7 +698,7 @@ mod tests {
 
     #[test]
     fn what_must_be_validated_and_cannot_is_a_504() {
-        // 29.
+        // RFC 9111 section 5.2.2.2.
         let own = StatusCode::BAD_GATEWAY;
         assert_eq!(
             failure_status(must(MustValidate::MustRevalidate, false), own),
@@ -686,12 +717,12 @@ mod tests {
         assert!(
             [RequestNoCache, RequestMaxAge, RequestMinFresh]
                 .into_iter()
-                .all(MustValidate::is_of_request)
+                .all(MustValidate::is_required_by_client)
         );
         assert!(
             ![ResponseNoCache, MustRevalidate]
                 .into_iter()
-                .any(MustValidate::is_of_request)
+                .any(MustValidate::is_required_by_client)
         );
     }
 
@@ -713,7 +744,7 @@ mod tests {
             asking.insert("cache-control", request);
             let asked = CacheControl::of_request(&asking);
             let policy = CachePolicy { obey_client, ..OBEY };
-            let found = standing(&freshness, Some(&asked), is_soft, &policy, NOW_MS + seconds * 1000);
+            let found = evaluate(&freshness, Some(&asked), is_soft, &policy, NOW_MS + seconds * 1000);
             let has_window = directives.stale_if_error.is_some() || directives.stale_while_revalidate.is_some();
             let forbids = directives.must_revalidate || directives.proxy_revalidate || directives.s_maxage.is_some() && !has_window;
             let is_used_stale = found.ttl <= 0 && (found.reuse.may_serve_now() || found.reuse.may_serve_on_error());

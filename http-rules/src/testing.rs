@@ -1,5 +1,5 @@
-//! What tests of these rules and of their users share: fields from text, dates, and values that
-//! look like those of the grammar.
+//! Helpers for tests of this crate and of its users: fields from text, dates, and generated field
+//! values.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use proptest::prelude::*;
@@ -41,13 +41,13 @@ pub fn map(lines: &[&str]) -> HeaderMap {
     fields
 }
 
-/// The date of so many seconds after (or before) [`NOW_S`].
+/// The date this number of seconds after [`NOW_S`], or before it.
 pub fn date(offset: i64) -> String {
-    let value = crate::fields::format_date(NOW_S.saturating_add_signed(offset));
+    let value = crate::dates::format_date(NOW_S.saturating_add_signed(offset));
     value.to_str().expect("ASCII").to_owned()
 }
 
-/// Bytes a field value can have, with more of those that matter to the grammar.
+/// A field value of any valid bytes, with more of those that have a meaning in the grammar.
 pub fn value() -> impl Strategy<Value = HeaderValue> {
     let byte = prop_oneof![
         4 => proptest::sample::select(b",;=\"\\ -*?:()/0123456789W.".to_vec()),
@@ -59,7 +59,7 @@ pub fn value() -> impl Strategy<Value = HeaderValue> {
         .prop_map(|bytes| HeaderValue::from_bytes(&bytes).expect("valid bytes"))
 }
 
-/// Values made of pieces that the grammar knows, in any order.
+/// A field value of these pieces in any order.
 pub fn pieces(known: &'static [&'static str]) -> impl Strategy<Value = HeaderValue> {
     let piece = prop_oneof![
         8 => proptest::sample::select(known).prop_map(str::to_owned),

@@ -1,23 +1,25 @@
-//! Many requests through all the decisions, against an oracle that knows what the origin meant.
+//! Simulated requests through all rules, checked against an oracle that knows the intent of the
+//! origin.
 //!
-//! A cache of a few lines does what the decisions say, an origin says random things and changes its
-//! mind, and each answer is checked against what the origin would have allowed. Same seed, same
-//! run; a failure names its seed.
+//! A minimal cache follows the rules, an origin sends random directives and changes its content,
+//! and each response is checked against the uses that the origin allowed. A seed determines a run,
+//! and a failure names its seed.
 
 use http::header::{ETAG, IF_NONE_MATCH, VARY};
 use http::{HeaderMap, Method, StatusCode};
 use nearcast_fleet::config::CachePolicy;
 
-use super::freshness::{Exchange, Freshness, RequestFacts, Verdict, judge};
-use super::key::Key;
-use super::reuse::{Reuse, standing};
-use super::testing::{NOW_MS, map};
-use super::{conditional, invalidate, vary};
+use crate::freshness::{Exchange, Freshness};
+use crate::key::Key;
+use crate::reuse::{Reuse, evaluate};
+use crate::storing::{RequestFacts, assess};
+use crate::testing::{NOW_MS, map};
+use crate::{conditional, invalidate, vary};
 
 const WALKS: u64 = 400;
 const STEPS: u32 = 80;
 
-/// xorshift64*: enough for choices.
+/// The generator xorshift64*.
 struct Random(u64);
 
 impl Random {
@@ -33,18 +35,18 @@ impl Random {
     }
 }
 
-/// What the origin means by one of its answers.
+/// The intent of the origin with one of its responses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Meaning {
     /// Number of the change that made this content.
     content: u64,
     lifetime: u64,
     stale_use: u64,
-    /// May be stored by a shared cache.
+    /// Whether a shared cache may store it.
     is_storable: bool,
-    /// May be used without validation while fresh.
+    /// Whether it may be used without validation while fresh.
     is_reusable: bool,
-    /// May be used when stale.
+    /// Whether it may be used when stale.
     may_be_stale: bool,
     /// Whether it depends on `foo`.
     varies: bool,
@@ -56,7 +58,7 @@ struct Origin {
 }
 
 impl Origin {
-    /// An answer's meaning, and fields that say it in one of several ways.
+    /// The intent of a response, and fields that express it in one of several ways.
     fn answer(&self, random: &mut Random) -> (Meaning, HeaderMap) {
         let lifetime = random.below(8);
         let stale_use = random.below(8);
@@ -158,7 +160,7 @@ impl Walk {
         }
     }
 
-    /// An unsafe request that succeeds makes all that is stored unusable.
+    /// An unsafe request that succeeds invalidates all stored responses.
     fn change(&mut self) {
         let key = Key::new("http", "A.test:80", "/x").expect("valid");
         let dropped =
@@ -187,7 +189,7 @@ impl Walk {
             return self.fetch(&request, &foo, None);
         };
         let is_soft = self.random.one_in(8);
-        let found = standing(
+        let found = evaluate(
             &self.stored[at].freshness,
             None,
             is_soft,
@@ -259,30 +261,30 @@ impl Walk {
                 fields = conditional::freshened(&old.fields, &fields, self.now_ms);
             }
         }
-        // What a 304 leaves out stays as it was.
+        // A field that a 304 leaves out stays as it was.
         let varies = meaning.varies || (fields.contains_key(VARY) && stale.is_some());
         let meaning = Meaning { varies, ..meaning };
         let facts = RequestFacts {
             method: &Method::GET,
             fields: request,
         };
-        match judge(facts, StatusCode::OK, &fields, &self.policy, exchange) {
-            Verdict::DoNotStore(_) => {}
-            Verdict::Store(freshness) => {
-                assert!(meaning.is_storable, "{meaning:?}");
-                assert_eq!(freshness.lifetime, meaning.lifetime, "{fields:?}");
-                let selecting = vary::selecting(request, &fields);
-                self.stored
-                    .retain(|s| !vary::is_selected(&s.fields, &s.selecting, request));
-                self.stored.push(Stored {
-                    meaning,
-                    foo: foo.to_owned(),
-                    fields,
-                    selecting,
-                    freshness,
-                });
-            }
+        let found = assess(facts, StatusCode::OK, &fields, &self.policy, exchange);
+        if found.not_stored.is_some() {
+            return;
         }
+        let freshness = found.freshness;
+        assert!(meaning.is_storable, "{meaning:?}");
+        assert_eq!(freshness.lifetime, meaning.lifetime, "{fields:?}");
+        let selecting = vary::selecting(request, &fields);
+        self.stored
+            .retain(|s| !vary::is_selected(&s.fields, &s.selecting, request));
+        self.stored.push(Stored {
+            meaning,
+            foo: foo.to_owned(),
+            fields,
+            selecting,
+            freshness,
+        });
     }
 }
 
@@ -311,7 +313,7 @@ fn no_walk_uses_what_the_origin_did_not_allow() {
         hits += counts.0;
         validated += counts.1;
     }
-    // A cache that never uses anything would pass all that is above.
+    // A cache that never uses a stored response would pass all checks above.
     assert!(
         hits > 2000 && validated > 500,
         "{hits} hits, {validated} validated"

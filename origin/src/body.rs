@@ -1,5 +1,4 @@
-//! Bodies of responses: a text of ours, or a stretch of a file, read in pieces as the client takes
-//! them.
+//! Response bodies: a text, or a range of a file that is read in pieces as the client takes them.
 
 use std::fs::File;
 use std::future::Future;
@@ -13,13 +12,13 @@ use http_body::{Body, Frame, SizeHint};
 use prometheus::IntCounter;
 use tokio::task::JoinHandle;
 
-/// Bytes read at once: all the memory that one response holds.
+/// Bytes per read, which is all the memory that one response uses.
 const PIECE_BYTES: u64 = 64 * 1024;
 
-/// A body.
+/// The body of a response.
 pub(crate) struct FileBody {
     source: Source,
-    left: u64,
+    remaining: u64,
     sent: IntCounter,
 }
 
@@ -27,28 +26,29 @@ enum Source {
     Text(Bytes),
     File {
         file: Arc<File>,
-        at: u64,
+        /// Offset of the next read.
+        offset: u64,
         reading: Option<JoinHandle<std::io::Result<Bytes>>>,
     },
 }
 
 impl FileBody {
-    /// A text, counted in `sent`.
+    /// A text. `sent` counts its bytes.
     pub(crate) fn text(text: Bytes, sent: IntCounter) -> Self {
         Self {
-            left: text.len() as u64,
+            remaining: text.len() as u64,
             source: Source::Text(text),
             sent,
         }
     }
 
-    /// `bytes` of a file from `first` on.
+    /// `bytes` bytes of a file from offset `first`.
     pub(crate) fn file(file: File, first: u64, bytes: u64, sent: IntCounter) -> Self {
         Self {
-            left: bytes,
+            remaining: bytes,
             source: Source::File {
                 file: Arc::new(file),
-                at: first,
+                offset: first,
                 reading: None,
             },
             sent,
@@ -64,40 +64,45 @@ impl Body for FileBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
-        if self.left == 0 {
+        if self.remaining == 0 {
             return Poll::Ready(None);
         }
-        let wanted = self.left.min(PIECE_BYTES);
+        let wanted = self.remaining.min(PIECE_BYTES);
         let piece = match &mut self.source {
             Source::Text(text) => std::mem::take(text),
-            Source::File { file, at, reading } => {
+            Source::File {
+                file,
+                offset,
+                reading,
+            } => {
                 let task = reading.get_or_insert_with(|| {
-                    let (file, at) = (file.clone(), *at);
+                    let (file, offset) = (file.clone(), *offset);
                     tokio::task::spawn_blocking(move || {
                         let mut piece = vec![0; wanted as usize];
-                        // A file that has become shorter ends the connection: what was promised
-                        // cannot be kept.
-                        file.read_exact_at(&mut piece, at)?;
+                        // If the file became shorter, this error ends the connection: the
+                        // promised Content-Length cannot be met.
+                        file.read_exact_at(&mut piece, offset)?;
                         Ok(Bytes::from(piece))
                     })
                 });
                 let read = std::task::ready!(Pin::new(task).poll(context));
                 *reading = None;
                 let piece = read.unwrap_or_else(|e| Err(std::io::Error::other(e)))?;
-                *at += piece.len() as u64;
+                *offset += piece.len() as u64;
                 piece
             }
         };
-        self.left -= piece.len() as u64;
+
+        self.remaining -= piece.len() as u64;
         self.sent.inc_by(piece.len() as u64);
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.left == 0
+        self.remaining == 0
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
+        SizeHint::with_exact(self.remaining)
     }
 }

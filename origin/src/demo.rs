@@ -9,14 +9,14 @@ use include_dir::{Dir, File, include_dir};
 static SITE: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/demo-content/site");
 static LADDER: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/demo-content/ladder");
 
-/// Directory below the root where the one ladder is; titles link to its files.
+/// Directory of the ladder below the root. Every title links to its files.
 const LADDER_DIRECTORY: &str = "v/ladder";
 
-/// Writes the demo's content below `root`, which is made where it is missing. Writing it again over
-/// itself changes nothing that a cache would notice: files with the right bytes are left alone.
+/// Writes the demo's content below `root`, which is created if it is missing. Files with the right
+/// bytes are not written again, so their validators stay the same.
 ///
 /// # Errors
-/// What the file system says, with the file's name.
+/// Those of the file system, with the name of the file.
 pub fn write(root: &Path) -> io::Result<()> {
     write_all(&SITE, root)?;
     write_all(&LADDER, &root.join(LADDER_DIRECTORY))?;
@@ -30,7 +30,7 @@ pub fn write(root: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The slugs of the catalogue, in its order.
+/// The slugs of all titles, in the order of the catalogue.
 fn slugs() -> io::Result<Vec<String>> {
     #[derive(serde::Deserialize)]
     struct Catalogue {
@@ -68,8 +68,8 @@ fn write_all(from: &Dir<'_>, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Hard links, so that two dozen titles take the room of one; copies where the file system has
-/// none.
+/// Makes hard links, so that two dozen titles take the space of one. Copies the files where the file
+/// system has no hard links.
 fn link_all(ladder: &Dir<'_>, from: &Path, to: &Path) -> io::Result<()> {
     for file in files(ladder) {
         let (source, path) = (from.join(file.path()), to.join(file.path()));

@@ -1,7 +1,7 @@
-//! The life of one request, in order: method, path, file, variant, preconditions and range,
+//! The life of one request, in order: method, path, file, representation, preconditions and range,
 //! response.
 
-use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -9,22 +9,23 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use http::header::{
     ACCEPT_RANGES, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ALLOW,
-    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, LAST_MODIFIED,
-    LOCATION, VARY,
+    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, LOCATION,
+    VARY,
 };
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use nearcast_fleet::config::OriginRule;
+use nearcast_http_rules::range::{ByteRange, ContentRange};
 
 use crate::body::FileBody;
-use crate::coding::{self, Coding};
-use crate::conditions::{self, Validators, Verdict};
+use crate::conditions::{self, Decision};
 use crate::metrics::Metrics;
 use crate::path::{self, Found, PathError};
+use crate::representation::Representation;
 use crate::rules;
 
-/// Bytes of a request target; past it 414.
+/// Longest request target in bytes; a longer one gets 414.
 const TARGET_BYTES_MAX: usize = 8 * 1024;
-/// How long errors may be kept by caches.
+/// How long caches may serve an error.
 const ERROR_CACHE_CONTROL: &str = "max-age=2";
 
 /// What every request is answered from.
@@ -32,331 +33,261 @@ const ERROR_CACHE_CONTROL: &str = "max-age=2";
 pub(crate) struct Handler {
     /// The root, canonical.
     pub(crate) root: PathBuf,
-    /// The fleet file's rules; they change with it.
+    /// The rules of the fleet file; they change with it.
     pub(crate) rules: tokio::sync::watch::Receiver<Arc<Vec<OriginRule>>>,
     /// Counters.
     pub(crate) metrics: Metrics,
 }
 
-/// A file that was opened: what it is and which bytes.
-struct Opened {
-    file: File,
-    bytes: u64,
-    modified: SystemTime,
-    etag: String,
-    coding: Option<Coding>,
-    has_variants: bool,
+/// The parts of a request that decide its response.
+struct Received {
+    method: Method,
+    target: Uri,
+    fields: HeaderMap,
+    now: SystemTime,
 }
 
-/// Answers one request. Its body, if it has one, is never read; the connection then ends with the
-/// response.
-pub(crate) async fn handle<B>(handler: Arc<Handler>, request: Request<B>) -> Response<FileBody> {
-    let (method, target, fields) = (
-        request.method().clone(),
-        request.uri().clone(),
-        request.headers().clone(),
-    );
-    let answering = handler.clone();
-    // Opening files blocks; so does looking them up.
-    let answered =
-        tokio::task::spawn_blocking(move || answering.answer(&method, &target, &fields)).await;
-    let mut response = answered.unwrap_or_else(|_| {
-        handler.error(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "The origin failed.",
-            false,
-        )
-    });
-    handler.metrics.answered(response.status());
-    if let Ok(now) = HeaderValue::from_str(&httpdate::fmt_http_date(SystemTime::now())) {
-        response.headers_mut().insert(DATE, now);
+impl Received {
+    fn is_head(&self) -> bool {
+        self.method == Method::HEAD
     }
+}
+
+/// Answers one request. A request body is never read; the connection then ends with the response.
+pub(crate) async fn handle<B>(handler: Arc<Handler>, request: Request<B>) -> Response<FileBody> {
+    let received = Received {
+        method: request.method().clone(),
+        target: request.uri().clone(),
+        fields: request.headers().clone(),
+        now: SystemTime::now(),
+    };
+    let date = httpdate::fmt_http_date(received.now);
+
+    // Finding and opening files blocks.
+    let answering = handler.clone();
+    let answered = tokio::task::spawn_blocking(move || answering.answer(&received)).await;
+    let mut response = answered.unwrap_or_else(|_| {
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        handler.error(status, "The origin failed.", false)
+    });
+
+    handler.metrics.answered(response.status());
+    put(response.headers_mut(), DATE, &date);
     response
 }
 
 impl Handler {
-    fn answer(&self, method: &Method, target: &Uri, fields: &HeaderMap) -> Response<FileBody> {
-        let is_head = method == Method::HEAD;
-        if method != Method::GET && !is_head {
-            let mut refused = match *method {
-                Method::OPTIONS => self.empty(StatusCode::NO_CONTENT),
-                _ => self.error(
-                    StatusCode::METHOD_NOT_ALLOWED,
-                    "This server answers GET and HEAD.",
-                    false,
-                ),
-            };
-            refused
-                .headers_mut()
-                .insert(ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
-            return refused;
+    fn answer(&self, request: &Received) -> Response<FileBody> {
+        let is_head = request.is_head();
+        if !matches!(request.method, Method::GET | Method::HEAD) {
+            return self.other_method(&request.method);
         }
-        if target
-            .path_and_query()
-            .is_some_and(|p| p.as_str().len() > TARGET_BYTES_MAX)
-        {
-            return self.error(
-                StatusCode::URI_TOO_LONG,
-                "The address is too long.",
-                is_head,
-            );
+        let target = request.target.path_and_query();
+        if target.is_some_and(|target| target.as_str().len() > TARGET_BYTES_MAX) {
+            let said = "The address is too long.";
+            return self.error(StatusCode::URI_TOO_LONG, said, is_head);
         }
-        let path = match path::decode(target.path()) {
+
+        let path = match path::decode(request.target.path()) {
             Ok(path) => path,
             Err(PathError::Hidden) => return self.not_found(is_head),
-            Err(bad @ PathError::Bad(_)) => {
-                return self.error(
-                    StatusCode::BAD_REQUEST,
-                    &format!("That cannot be asked for: {bad}."),
-                    is_head,
-                );
+            Err(invalid @ PathError::Invalid(_)) => {
+                let said = format!("The address is not valid: {invalid}.");
+                return self.error(StatusCode::BAD_REQUEST, &said, is_head);
             }
         };
         match path::find(&self.root, &path) {
-            Found::File(real, path) => match open(&self.root, &real, fields) {
-                Ok(opened) => self.file(&path, opened, fields, is_head),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                    self.not_found(is_head)
-                }
-                Err(error) => {
-                    tracing::warn!(file = %real.display(), %error, "a file cannot be opened");
-                    self.error(
-                        StatusCode::INTERNAL_SERVER_ERROR,
-                        "The file cannot be read.",
-                        is_head,
-                    )
-                }
-            },
-            Found::Directory => self.redirect(target),
+            Found::File(file, path) => self.file(&file, &path, request),
+            Found::Directory => self.redirect_to_directory(&request.target),
             Found::Nothing => self.not_found(is_head),
         }
     }
 
-    fn file(
+    fn other_method(&self, method: &Method) -> Response<FileBody> {
+        let mut response = match *method {
+            Method::OPTIONS => self.empty(StatusCode::NO_CONTENT),
+            _ => {
+                let said = "This server answers GET and HEAD.";
+                self.error(StatusCode::METHOD_NOT_ALLOWED, said, false)
+            }
+        };
+        put(response.headers_mut(), ALLOW, "GET, HEAD, OPTIONS");
+        response
+    }
+
+    /// `path` is the file's path below the root, which decides its type and lifetime.
+    fn file(&self, file: &Path, path: &str, request: &Received) -> Response<FileBody> {
+        match Representation::open(&self.root, file, &request.fields) {
+            Ok(representation) => self.representation(path, representation, request),
+            Err(error) if error.kind() == ErrorKind::NotFound => self.not_found(request.is_head()),
+            Err(error) => {
+                tracing::warn!(file = %file.display(), %error, "cannot open a file");
+                let status = StatusCode::INTERNAL_SERVER_ERROR;
+                self.error(status, "The file cannot be read.", request.is_head())
+            }
+        }
+    }
+
+    fn representation(
         &self,
         path: &str,
-        opened: Opened,
-        fields: &HeaderMap,
-        is_head: bool,
+        found: Representation,
+        request: &Received,
     ) -> Response<FileBody> {
-        let validators = Validators {
-            etag: &opened.etag,
-            modified: opened.modified,
-            bytes: opened.bytes,
-        };
-        let verdict = conditions::decide(fields, validators, !is_head);
-        let (status, first, length) = match verdict {
-            Verdict::Whole => (StatusCode::OK, 0, opened.bytes),
-            Verdict::Part { first, last } => (StatusCode::PARTIAL_CONTENT, first, last - first + 1),
-            Verdict::NotModified => (StatusCode::NOT_MODIFIED, 0, 0),
-            Verdict::PreconditionFailed => {
-                return self.error(
-                    StatusCode::PRECONDITION_FAILED,
-                    "The file is not the one you mean.",
-                    is_head,
-                );
-            }
-            Verdict::Unsatisfiable => {
-                let mut response = self.error(
-                    StatusCode::RANGE_NOT_SATISFIABLE,
-                    "The file has no such bytes.",
-                    is_head,
-                );
-                put(
-                    &mut response,
-                    CONTENT_RANGE,
-                    &format!("bytes */{}", opened.bytes),
-                );
+        let (is_head, bytes) = (request.is_head(), found.bytes);
+        let validators = found.validators(request.now);
+        let decision = conditions::decide(&request.method, &request.fields, &validators, bytes);
+
+        let part = match decision {
+            Decision::Whole => None,
+            Decision::Part(range) => Some(range),
+            Decision::NotModified => {
+                let mut response = self.empty(StatusCode::NOT_MODIFIED);
+                response.headers_mut().extend(validators);
+                self.put_caching_fields(response.headers_mut(), path, &found);
                 return response;
             }
+            Decision::PreconditionFailed => {
+                let said = "The file does not meet the request's precondition.";
+                return self.error(StatusCode::PRECONDITION_FAILED, said, is_head);
+            }
+            Decision::Unsatisfiable => return self.unsatisfiable(bytes, is_head),
         };
-        let is_empty = is_head || status == StatusCode::NOT_MODIFIED;
-        let sent = self.metrics.response_bytes.clone();
-        let body = if is_empty {
-            FileBody::text(Bytes::new(), sent)
-        } else {
-            FileBody::file(opened.file, first, length, sent)
+
+        let mut fields = validators;
+        self.put_caching_fields(&mut fields, path, &found);
+        put_content_fields(&mut fields, path, &found, part);
+        if is_head {
+            // HEAD has no ranges, so the length is the file's.
+            put(&mut fields, CONTENT_LENGTH, &bytes.to_string());
+        }
+
+        let mut response = Response::new(match is_head {
+            true => self.text(Bytes::new()),
+            false => self.bytes_of(found, part),
+        });
+        *response.status_mut() = match part {
+            Some(_) => StatusCode::PARTIAL_CONTENT,
+            None => StatusCode::OK,
         };
-        let mut response = Response::new(body);
-        *response.status_mut() = status;
-        put(&mut response, ETAG, &opened.etag);
+        *response.headers_mut() = fields;
+        response
+    }
+
+    /// The fields of a 200, 206 or 304 that tell caches and scripts how to use it.
+    fn put_caching_fields(&self, fields: &mut HeaderMap, path: &str, found: &Representation) {
         put(
-            &mut response,
-            LAST_MODIFIED,
-            &httpdate::fmt_http_date(opened.modified),
-        );
-        put(
-            &mut response,
+            fields,
             CACHE_CONTROL,
             rules::cache_control(path, &self.rules.borrow()),
         );
-        if opened.has_variants {
-            put(&mut response, VARY, "Accept-Encoding");
+        if found.has_variants {
+            put(fields, VARY, "Accept-Encoding");
         }
         if rules::is_shared(path) {
-            put(&mut response, ACCESS_CONTROL_ALLOW_ORIGIN, "*");
+            put(fields, ACCESS_CONTROL_ALLOW_ORIGIN, "*");
             put(
-                &mut response,
+                fields,
                 ACCESS_CONTROL_EXPOSE_HEADERS,
                 "Age, Cache-Status, Content-Range",
             );
         }
-        if status == StatusCode::NOT_MODIFIED {
-            return response;
-        }
-        put(&mut response, CONTENT_TYPE, rules::content_type(path));
-        put(&mut response, ACCEPT_RANGES, "bytes");
-        if let Some(coding) = opened.coding {
-            put(&mut response, CONTENT_ENCODING, coding.name);
-        }
-        if is_head {
-            put(
-                &mut response,
-                http::header::CONTENT_LENGTH,
-                &length.to_string(),
-            );
-        }
-        if status == StatusCode::PARTIAL_CONTENT {
-            put(
-                &mut response,
-                CONTENT_RANGE,
-                &format!("bytes {first}-{}/{}", first + length - 1, opened.bytes),
-            );
-        }
+    }
+
+    fn bytes_of(&self, found: Representation, part: Option<ByteRange>) -> FileBody {
+        let (first, length) = match part {
+            Some(range) => (range.first, range.length()),
+            None => (0, found.bytes),
+        };
+        FileBody::file(
+            found.file,
+            first,
+            length,
+            self.metrics.response_bytes.clone(),
+        )
+    }
+
+    fn unsatisfiable(&self, bytes: u64, is_head: bool) -> Response<FileBody> {
+        let said = "The requested range is outside the file.";
+        let mut response = self.error(StatusCode::RANGE_NOT_SATISFIABLE, said, is_head);
+        response
+            .headers_mut()
+            .insert(CONTENT_RANGE, ContentRange::Unsatisfied(bytes).to_value());
         response
     }
 
-    fn redirect(&self, target: &Uri) -> Response<FileBody> {
-        let mut response = self.error(
-            StatusCode::MOVED_PERMANENTLY,
-            "This is a directory; its address ends with a slash.",
-            false,
-        );
+    fn redirect_to_directory(&self, target: &Uri) -> Response<FileBody> {
+        let said = "This is a directory; its address ends with a slash.";
+        let mut response = self.error(StatusCode::MOVED_PERMANENTLY, said, false);
         let query = target.query().map(|q| format!("?{q}")).unwrap_or_default();
-        put(
-            &mut response,
-            LOCATION,
-            &format!("{}/{query}", target.path()),
-        );
-        put(&mut response, CACHE_CONTROL, "max-age=60");
+        let fields = response.headers_mut();
+        put(fields, LOCATION, &format!("{}/{query}", target.path()));
+        put(fields, CACHE_CONTROL, "max-age=60");
         response
     }
 
     fn not_found(&self, is_head: bool) -> Response<FileBody> {
-        self.error(
-            StatusCode::NOT_FOUND,
-            "There is nothing at this address.",
-            is_head,
-        )
+        let said = "There is nothing at this address.";
+        self.error(StatusCode::NOT_FOUND, said, is_head)
     }
 
     fn empty(&self, status: StatusCode) -> Response<FileBody> {
-        let mut response = Response::new(FileBody::text(
-            Bytes::new(),
-            self.metrics.response_bytes.clone(),
-        ));
+        let mut response = Response::new(self.text(Bytes::new()));
         *response.status_mut() = status;
         response
     }
 
-    /// A page that says what happened.
+    /// An HTML page for people, whose text is `said`.
     fn error(&self, status: StatusCode, said: &str, is_head: bool) -> Response<FileBody> {
-        let title = format!(
-            "{} {}",
-            status.as_u16(),
-            status.canonical_reason().unwrap_or("Error")
-        );
+        let reason = status.canonical_reason().unwrap_or("Error");
         let page = include_str!("error.html")
-            .replace("{title}", &title)
+            .replace("{title}", &format!("{} {reason}", status.as_u16()))
             .replace("{said}", said);
         let length = page.len();
-        let text = if is_head {
-            Bytes::new()
-        } else {
-            Bytes::from(page)
-        };
-        let mut response = Response::new(FileBody::text(text, self.metrics.response_bytes.clone()));
+
+        let mut response = Response::new(match is_head {
+            true => self.text(Bytes::new()),
+            false => self.text(Bytes::from(page)),
+        });
         *response.status_mut() = status;
-        put(&mut response, CONTENT_TYPE, "text/html; charset=utf-8");
-        put(&mut response, CACHE_CONTROL, ERROR_CACHE_CONTROL);
+        let fields = response.headers_mut();
+        put(fields, CONTENT_TYPE, "text/html; charset=utf-8");
+        put(fields, CACHE_CONTROL, ERROR_CACHE_CONTROL);
         if is_head {
-            put(
-                &mut response,
-                http::header::CONTENT_LENGTH,
-                &length.to_string(),
-            );
+            put(fields, CONTENT_LENGTH, &length.to_string());
         }
         response
     }
+
+    fn text(&self, text: Bytes) -> FileBody {
+        FileBody::text(text, self.metrics.response_bytes.clone())
+    }
 }
 
-fn put(response: &mut Response<FileBody>, name: http::HeaderName, value: &str) {
-    // Values are ours or were checked; one that is no field value is left out rather than sent
-    // broken.
+/// The fields of a 200 or 206 that describe its content.
+fn put_content_fields(
+    fields: &mut HeaderMap,
+    path: &str,
+    found: &Representation,
+    part: Option<ByteRange>,
+) {
+    put(fields, CONTENT_TYPE, rules::content_type(path));
+    put(fields, ACCEPT_RANGES, "bytes");
+    if let Some(coding) = found.coding {
+        put(fields, CONTENT_ENCODING, coding.name);
+    }
+    if let Some(range) = part {
+        let content_range = ContentRange::Bytes {
+            range,
+            complete: Some(found.bytes),
+        };
+        fields.insert(CONTENT_RANGE, content_range.to_value());
+    }
+}
+
+/// Sets a field. A value that is not valid is left out: its parts are ours or were checked.
+pub(crate) fn put(fields: &mut HeaderMap, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
-        response.headers_mut().insert(name, value);
+        fields.insert(name, value);
     }
-}
-
-/// Opens the variant that the client likes best. A variant is a file like others: it may be a link,
-/// but none that leads out of the root.
-fn open(root: &Path, path: &Path, fields: &HeaderMap) -> std::io::Result<Opened> {
-    let beside = |coding: &Coding| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(coding.suffix);
-        path::real_file(root, &PathBuf::from(name))
-    };
-    let has_variants = coding::CODINGS.iter().any(|c| beside(c).is_some());
-    if has_variants {
-        for coding in coding::accepted(fields) {
-            let Some(variant) = beside(&coding) else {
-                continue;
-            };
-            match open_one(&variant, Some(coding), has_variants) {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                opened => return opened,
-            }
-        }
-    }
-    open_one(path, None, has_variants)
-}
-
-fn open_one(path: &Path, coding: Option<Coding>, has_variants: bool) -> std::io::Result<Opened> {
-    let file = File::open(path)?;
-    let about = file.metadata()?;
-    if !about.is_file() {
-        return Err(std::io::ErrorKind::NotFound.into());
-    }
-    let etag = etag(&about, coding.map_or("", |c| c.name));
-    Ok(Opened {
-        bytes: about.len(),
-        modified: conditions::whole_seconds(about.modified()?),
-        etag,
-        file,
-        coding,
-        has_variants,
-    })
-}
-
-/// A strong tag: a digest of what changes whenever the bytes do. Inode, length, change of content
-/// and of inode in nanoseconds: the last one is set by the kernel alone, so that a tool which puts
-/// back an old modification time still makes a new tag.
-fn etag(about: &std::fs::Metadata, coding: &str) -> String {
-    use std::os::unix::fs::MetadataExt;
-    let facts = format!(
-        "{}.{}.{}.{}.{}.{coding}",
-        about.ino(),
-        about.len(),
-        about.mtime(),
-        about.mtime_nsec(),
-        change(about)
-    );
-    format!("\"{}\"", &blake3::hash(facts.as_bytes()).to_hex()[..20])
-}
-
-/// When the inode changed. Making another hard link changes it too, which costs a cache one
-/// validation and nothing else.
-fn change(about: &std::fs::Metadata) -> String {
-    use std::os::unix::fs::MetadataExt;
-    format!("{}.{}", about.ctime(), about.ctime_nsec())
 }

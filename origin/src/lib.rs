@@ -1,9 +1,10 @@
-//! The origin: serves files of a directory to edges and to whoever asks, with what caches and
-//! players need.
+//! The origin: serves the files of a directory to edges and other HTTP clients, with the fields that
+//! caches and players need.
 //!
-//! A request's walk: [`server`] (sockets, limits) -> [`handler`] (the steps in order) -> [`path`]
-//! (which file) -> [`coding`] (which variant) -> [`conditions`] (preconditions, range) -> [`rules`]
-//! (content type, `Cache-Control`) -> [`body`]. [`demo`] writes the demo's pages and video.
+//! The path of a request: [`server`] (sockets, limits) -> [`handler`] (the steps in order) ->
+//! [`path`] (which file) -> [`representation`] (the file or a variant, by [`coding`]) ->
+//! [`conditions`] (preconditions, range) -> [`rules`] (content type, `Cache-Control`) -> [`body`].
+//! [`demo`] writes the demo's pages and video.
 
 mod body;
 mod coding;
@@ -12,6 +13,7 @@ pub mod demo;
 mod handler;
 mod metrics;
 mod path;
+mod representation;
 mod rules;
 mod server;
 

@@ -18,7 +18,7 @@ pub(crate) struct Metrics {
 const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
 
 impl Metrics {
-    /// Makes them known to a registry.
+    /// Creates the metrics and registers them.
     pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let requests = IntCounterVec::new(
             Opts::new("nearcast_origin_requests_total", "Requests answered."),
@@ -41,13 +41,13 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Counts an answer.
+    /// Counts a response.
     pub(crate) fn answered(&self, status: http::StatusCode) {
         let class = CLASSES[(usize::from(status.as_u16()) / 100).clamp(2, 5) - 2];
         self.requests.with_label_values(&[class]).inc();
     }
 
-    /// Requests since start by status class, those that happened.
+    /// Requests since the start by status class, without the classes that have none.
     pub(crate) fn by_class(&self) -> BTreeMap<String, u64> {
         CLASSES
             .iter()

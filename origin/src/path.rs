@@ -1,33 +1,33 @@
-//! From a request target to a file below the root, and to nothing else.
+//! Finds the file below the root that a request target names.
 //!
-//! The path is decoded once and refused where its meaning could depend on who reads it: encoded
-//! slashes, backslashes, dot segments, control characters, hidden files. What the file system then
-//! makes of it must still be below the root, so that no symbolic link leads out.
+//! The path is decoded once. Paths that different programs read differently are refused: those with
+//! encoded slashes, backslashes, dot segments or control characters. Hidden files are not served.
+//! The resolved file must be below the root, so that no symbolic link leads out of it.
 
 use std::path::{Path, PathBuf};
 
-/// Bytes of a path after decoding.
+/// Longest path after decoding, in bytes.
 const PATH_BYTES_MAX: usize = 2048;
 
-/// Why a target names no file of ours.
+/// Why a path names no file that is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PathError {
-    /// It is not well formed, or ambiguous: 400.
+    /// It is malformed or ambiguous: 400.
     #[error("the path has {0}")]
-    Bad(&'static str),
-    /// It may not be read: 404, as if it were not there.
+    Invalid(&'static str),
+    /// It is a hidden file: 404, as for a file that does not exist.
     #[error("hidden")]
     Hidden,
 }
 
-/// The path below the root that a target's path component means, without a leading slash; empty for
-/// the root itself. A trailing slash is kept.
+/// Decodes the path of a target into a path below the root, without the leading slash; the root
+/// itself is empty. A trailing slash is kept.
 ///
 /// # Errors
-/// When it is malformed or means something that is not served.
+/// The path is malformed, ambiguous or hidden.
 pub(crate) fn decode(path: &str) -> Result<String, PathError> {
     let Some(path) = path.strip_prefix('/') else {
-        return Err(PathError::Bad("no leading slash"));
+        return Err(PathError::Invalid("no leading slash"));
     };
     let mut bytes = Vec::with_capacity(path.len());
     let mut rest = path.bytes();
@@ -36,31 +36,31 @@ pub(crate) fn decode(path: &str) -> Result<String, PathError> {
             let digits =
                 [rest.next(), rest.next()].map(|d| d.and_then(|d| (d as char).to_digit(16)));
             let [Some(high), Some(low)] = digits else {
-                return Err(PathError::Bad("a broken percent encoding"));
+                return Err(PathError::Invalid("a broken percent encoding"));
             };
             match (high * 16 + low) as u8 {
-                b'/' => return Err(PathError::Bad("an encoded slash")),
+                b'/' => return Err(PathError::Invalid("an encoded slash")),
                 decoded => decoded,
             }
         } else {
             b
         };
         if b == b'\\' || b.is_ascii_control() {
-            return Err(PathError::Bad("a backslash or control character"));
+            return Err(PathError::Invalid("a backslash or control character"));
         }
         bytes.push(b);
     }
     if bytes.len() > PATH_BYTES_MAX {
-        return Err(PathError::Bad("more than 2048 bytes"));
+        return Err(PathError::Invalid("more than 2048 bytes"));
     }
     let decoded =
-        String::from_utf8(bytes).map_err(|_| PathError::Bad("bytes that are not UTF-8"))?;
+        String::from_utf8(bytes).map_err(|_| PathError::Invalid("bytes that are not UTF-8"))?;
     let segments: Vec<&str> = decoded.split('/').collect();
     for (i, segment) in segments.iter().enumerate() {
         match *segment {
             "" if i + 1 == segments.len() => {}
-            "" => return Err(PathError::Bad("an empty segment")),
-            "." | ".." => return Err(PathError::Bad("a dot segment")),
+            "" => return Err(PathError::Invalid("an empty segment")),
+            "." | ".." => return Err(PathError::Invalid("a dot segment")),
             hidden if hidden.starts_with('.') => return Err(PathError::Hidden),
             _ => {}
         }
@@ -68,18 +68,18 @@ pub(crate) fn decode(path: &str) -> Result<String, PathError> {
     Ok(decoded)
 }
 
-/// What a path below the root is on disk.
+/// The file or directory of a path below the root.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Found {
     /// A file, with its path below the root.
     File(PathBuf, String),
-    /// A directory that was asked for without its slash.
+    /// A directory; the request lacks the trailing slash.
     Directory,
-    /// Nothing that is served.
+    /// No file that is served.
     Nothing,
 }
 
-/// Looks a decoded path up: files as they are, directories by their `index.html`, and a page also
+/// Finds the file of a decoded path: the file itself, the `index.html` of a directory, or a page
 /// without its `.html`. `root` is canonical. Blocking.
 pub(crate) fn find(root: &Path, path: &str) -> Found {
     if path.is_empty() || path.ends_with('/') {
@@ -102,7 +102,7 @@ fn file(root: &Path, path: &str) -> Found {
         .map_or(Found::Nothing, |real| Found::File(real, path.to_owned()))
 }
 
-/// Where a path leads, when that is a plain file below the root, which is canonical. Blocking.
+/// The canonical path of a plain file below the root, which is canonical too. Blocking.
 pub(crate) fn real_file(root: &Path, path: &Path) -> Option<PathBuf> {
     path.canonicalize()
         .ok()
@@ -121,34 +121,43 @@ mod tests {
             ("/a%20b/c.txt", Ok("a b/c.txt")),
             ("/dir/", Ok("dir/")),
             ("/caf%C3%A9", Ok("café")),
-            ("", Err(PathError::Bad("no leading slash"))),
-            ("/../etc/passwd", Err(PathError::Bad("a dot segment"))),
-            ("/a/../../etc/passwd", Err(PathError::Bad("a dot segment"))),
-            ("/%2e%2e/etc/passwd", Err(PathError::Bad("a dot segment"))),
-            ("/..%2fetc/passwd", Err(PathError::Bad("an encoded slash"))),
-            ("/a%2Fb", Err(PathError::Bad("an encoded slash"))),
+            ("", Err(PathError::Invalid("no leading slash"))),
+            ("/../etc/passwd", Err(PathError::Invalid("a dot segment"))),
+            (
+                "/a/../../etc/passwd",
+                Err(PathError::Invalid("a dot segment")),
+            ),
+            (
+                "/%2e%2e/etc/passwd",
+                Err(PathError::Invalid("a dot segment")),
+            ),
+            (
+                "/..%2fetc/passwd",
+                Err(PathError::Invalid("an encoded slash")),
+            ),
+            ("/a%2Fb", Err(PathError::Invalid("an encoded slash"))),
             (
                 "/a%5Cb",
-                Err(PathError::Bad("a backslash or control character")),
+                Err(PathError::Invalid("a backslash or control character")),
             ),
             (
                 "/a\\b",
-                Err(PathError::Bad("a backslash or control character")),
+                Err(PathError::Invalid("a backslash or control character")),
             ),
             (
                 "/a%00.html",
-                Err(PathError::Bad("a backslash or control character")),
+                Err(PathError::Invalid("a backslash or control character")),
             ),
             (
                 "/a%0d%0ab",
-                Err(PathError::Bad("a backslash or control character")),
+                Err(PathError::Invalid("a backslash or control character")),
             ),
-            ("//etc/passwd", Err(PathError::Bad("an empty segment"))),
-            ("/a//b", Err(PathError::Bad("an empty segment"))),
-            ("/./a", Err(PathError::Bad("a dot segment"))),
-            ("/%", Err(PathError::Bad("a broken percent encoding"))),
-            ("/%zz", Err(PathError::Bad("a broken percent encoding"))),
-            ("/%ff", Err(PathError::Bad("bytes that are not UTF-8"))),
+            ("//etc/passwd", Err(PathError::Invalid("an empty segment"))),
+            ("/a//b", Err(PathError::Invalid("an empty segment"))),
+            ("/./a", Err(PathError::Invalid("a dot segment"))),
+            ("/%", Err(PathError::Invalid("a broken percent encoding"))),
+            ("/%zz", Err(PathError::Invalid("a broken percent encoding"))),
+            ("/%ff", Err(PathError::Invalid("bytes that are not UTF-8"))),
             ("/.git/config", Err(PathError::Hidden)),
             ("/a/.env", Err(PathError::Hidden)),
         ];
@@ -157,7 +166,7 @@ mod tests {
         }
         assert_eq!(
             decode(&format!("/{}", "a".repeat(2049))),
-            Err(PathError::Bad("more than 2048 bytes"))
+            Err(PathError::Invalid("more than 2048 bytes"))
         );
     }
 

@@ -1,10 +1,10 @@
-//! What a file is served as: its content type by name, and its `Cache-Control` by pattern. Pure.
+//! The content type of a file by its name, and its `Cache-Control` by pattern. Pure.
 
 use nearcast_fleet::config::OriginRule;
 
-/// Files whose name never stands for other bytes: media segments.
+/// Media segments: the bytes of a name never change.
 const IMMUTABLE: &str = "public, max-age=31536000, immutable";
-/// Manifests may be replaced at any time, and are asked for often.
+/// Manifests: they may change at any time and are requested often.
 const MANIFEST: &str = "public, max-age=10, stale-while-revalidate=30";
 const PAGE: &str = "public, max-age=60, stale-while-revalidate=600, stale-if-error=86400";
 const ASSET: &str = "public, max-age=3600, stale-while-revalidate=86400, stale-if-error=86400";
@@ -54,7 +54,7 @@ fn extension(path: &str) -> String {
         .unwrap_or_default()
 }
 
-/// The content type of a file; `application/octet-stream` where the name tells nothing.
+/// The content type of a file; `application/octet-stream` for an unknown extension.
 pub(crate) fn content_type(path: &str) -> &'static str {
     let extension = extension(path);
     TYPES
@@ -63,7 +63,7 @@ pub(crate) fn content_type(path: &str) -> &'static str {
         .map_or("application/octet-stream", |(_, kind)| kind)
 }
 
-/// Whether players on other sites may fetch it: media and manifests, images, fonts.
+/// Whether pages of other sites may fetch the file: media, manifests, images and fonts.
 pub(crate) fn is_shared(path: &str) -> bool {
     matches!(
         extension(path).as_str(),
@@ -87,8 +87,8 @@ pub(crate) fn is_shared(path: &str) -> bool {
     )
 }
 
-/// `Cache-Control` of a file: the first rule whose pattern matches its path below the root (without
-/// a leading `/`), else what suits its kind.
+/// The `Cache-Control` of a file: that of the first rule whose pattern matches its path below the
+/// root (without a leading `/`), else the default of its kind.
 pub(crate) fn cache_control<'a>(path: &str, rules: &'a [OriginRule]) -> &'a str {
     if let Some(rule) = rules.iter().find(|r| matches(&r.pattern, path)) {
         return &rule.cache_control;
@@ -113,7 +113,7 @@ pub(crate) fn matches(pattern: &str, path: &str) -> bool {
 }
 
 fn segments(pattern: &[&str], path: &[&str]) -> bool {
-    // Row by row over the path, so that no pattern takes more than pattern times path.
+    // One row per segment of the path, so that the time is at most pattern times path.
     let mut reachable = vec![false; pattern.len() + 1];
     reachable[0] = true;
     skip_empty(pattern, &mut reachable);
@@ -132,7 +132,7 @@ fn segments(pattern: &[&str], path: &[&str]) -> bool {
     reachable[pattern.len()]
 }
 
-/// `**` may also stand for nothing.
+/// `**` also matches no segment at all.
 fn skip_empty(pattern: &[&str], reachable: &mut [bool]) {
     for (i, glob) in pattern.iter().enumerate() {
         if *glob == "**" && reachable[i] {
@@ -141,8 +141,8 @@ fn skip_empty(pattern: &[&str], reachable: &mut [bool]) {
     }
 }
 
-/// `*` and `?` in one segment, by going back to the last star (linear in practice, never
-/// exponential).
+/// Matches `*` and `?` in one segment by backtracking to the last star alone, so that the time is at
+/// most the product of both lengths.
 fn within(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     let mut star: Option<(usize, usize)> = None;

@@ -78,21 +78,21 @@ fn check_json(path: &Path) -> Result<(), Failure> {
 }
 
 fn to_json(mistake: &Mistake) -> serde_json::Value {
-    json!({"line": mistake.line, "column": mistake.column, "problem": mistake.problem, "mend": mistake.mend})
+    json!({"line": mistake.line, "column": mistake.column, "problem": mistake.problem, "hint": mistake.hint})
 }
 
 /// Prints on stderr what may be meant, and probably is not: one a line, as `FILE:LINE:COLUMN:
-/// warning: PROBLEM; MEND`.
+/// warning: PROBLEM; HINT`.
 pub(crate) fn tell_warnings(path: &Path, fleet: &Fleet) {
     for Mistake {
         line,
         column,
         problem,
-        mend,
+        hint,
     } in warnings(fleet, &std::fs::read_to_string(path).unwrap_or_default())
     {
         eprintln!(
-            "{}:{line}:{column}: warning: {problem}; {mend}",
+            "{}:{line}:{column}: warning: {problem}; {hint}",
             path.display()
         );
     }
@@ -100,15 +100,16 @@ pub(crate) fn tell_warnings(path: &Path, fleet: &Fleet) {
 
 /// What is no mistake, as it may be meant so, and may keep nodes from doing what the file says.
 pub(crate) fn warnings(fleet: &Fleet, text: &str) -> Vec<Mistake> {
-    let mut found = unreachable_elsewhere(fleet, text);
+    let mut found = file::renamed_settings(text);
+    found.extend(unreachable_elsewhere(fleet, text));
     for warning in node_key::warnings(fleet) {
         let (line, column) = place_of(text, |line| line.find("node_key"));
-        let (problem, mend) = warning.split_once("; ").unwrap_or((&warning, ""));
+        let (problem, hint) = warning.split_once("; ").unwrap_or((&warning, ""));
         found.push(Mistake {
             line,
             column,
             problem: problem.to_owned(),
-            mend: mend.to_owned(),
+            hint: hint.to_owned(),
         });
     }
     if let Some(path) = &fleet.steering.geo_db
@@ -116,12 +117,12 @@ pub(crate) fn warnings(fleet: &Fleet, text: &str) -> Vec<Mistake> {
     {
         let (line, column) = place_of(text, |line| line.find("geo_db"));
         let problem = format!("steering.geo_db: {failure}");
-        let mend = "a name server where it is so places clients by the built-in country table until the file is good".to_owned();
+        let hint = "a name server where it is so places clients by the built-in country table until the file is good".to_owned();
         found.push(Mistake {
             line,
             column,
             problem,
-            mend,
+            hint,
         });
     }
     found
@@ -141,12 +142,12 @@ fn unreachable_elsewhere(fleet: &Fleet, text: &str) -> Vec<Mistake> {
     let mut found = Vec::new();
     let strings = Strings::new(text);
     let named = |name: &str| strings.first(name).unwrap_or(START);
-    let mut warn = |(line, column), problem: String, mend: &str| {
+    let mut warn = |(line, column), problem: String, hint: &str| {
         found.push(Mistake {
             line,
             column,
             problem,
-            mend: mend.to_owned(),
+            hint: hint.to_owned(),
         })
     };
     let edges: Vec<_> = fleet.clusters.iter().flat_map(|c| &c.nodes).collect();
@@ -276,7 +277,7 @@ pub(crate) fn record_faults(fleet: &Fleet, text: &str) -> Vec<Mistake> {
     }
     let strings = Strings::new(text);
     let mistake = |fault: ZoneError| {
-        let ((line, column), mend) = match &fault {
+        let ((line, column), hint) = match &fault {
             // Owner, type, data.
             ZoneError::Record { record, .. } => (
                 strings.record(record).unwrap_or(START),
@@ -294,7 +295,7 @@ pub(crate) fn record_faults(fleet: &Fleet, text: &str) -> Vec<Mistake> {
             line,
             column,
             problem: fault.to_string(),
-            mend: mend.to_owned(),
+            hint: hint.to_owned(),
         }
     };
     faults.into_iter().map(mistake).collect()
@@ -524,7 +525,7 @@ mod tests {
             assert!(
                 found
                     .iter()
-                    .all(|m| m.line.abs_diff(line) <= 2 && !m.mend.is_empty()),
+                    .all(|m| m.line.abs_diff(line) <= 2 && !m.hint.is_empty()),
                 "{new}: {found:?}"
             );
         }

@@ -283,7 +283,7 @@ fn what_cannot_be_purged_is_refused_and_nothing_goes() {
     let table: [(&[&str], &str); 12] = [
         (
             &["--url", "/a"],
-            "--url: \"/a\" is no whole URL: write http://",
+            "--url: \"/a\" is not a whole URL: write http://",
         ),
         (&["--url", "www.demo.test/a"], "write http://"),
         (&["--url", "http:///a"], "no host"),

@@ -84,11 +84,9 @@ impl Health {
     }
 
     /// Whether the origin is known not to answer; and then whether it is time for a probe.
-    pub(super) fn failing(&self) -> Option<bool> {
+    pub(super) fn failing(&self, now: Instant) -> Option<bool> {
         let breaker = self.breaker.lock().expect("no holder of this lock panics");
-        breaker
-            .is_open()
-            .then(|| breaker.is_probe_due(Instant::now()))
+        breaker.is_open().then(|| breaker.is_probe_due(now))
     }
 
     pub(super) fn take_retry(&self) -> bool {

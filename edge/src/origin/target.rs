@@ -4,6 +4,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use nearcast_fleet::config::OriginLimits;
+use tokio::time::Instant;
 
 use super::connections::Connections;
 use super::health::Health;
@@ -70,7 +71,11 @@ impl Target {
     /// Whether it is known not to answer; and then whether it is time to find out whether it still
     /// does not.
     pub(crate) fn failing(&self) -> Option<bool> {
-        self.health.failing()
+        self.failing_at(Instant::now())
+    }
+
+    pub(crate) fn failing_at(&self, now: Instant) -> Option<bool> {
+        self.health.failing(now)
     }
 
     /// Whether what has failed may be tried once more.

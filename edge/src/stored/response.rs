@@ -32,9 +32,9 @@ pub(crate) struct StoredResponse {
     pub(crate) status: StatusCode,
     /// The origin's fields as they are stored.
     pub(crate) fields: HeaderMap,
-    /// A slot for the writer of HTTP/1 heads: the head of a 200 response without the fields that
-    /// change with time, made once. Nothing else reads or fills it.
-    pub(crate) whole_head: OnceLock<Box<[u8]>>,
+    /// A slot for the writer of HTTP/1 heads: the head of a whole response without the fields that
+    /// change with time, made for the first hit. Nothing else reads or fills it.
+    pub(crate) http1_head: OnceLock<Box<[u8]>>,
     /// The request fields that `Vary` names.
     pub(crate) selecting: HeaderMap,
     /// The request fields that the site adds to the cache key.
@@ -221,7 +221,7 @@ impl StoredResponseParts {
             site: self.site,
             status: self.status,
             fields: self.fields,
-            whole_head: OnceLock::new(),
+            http1_head: OnceLock::new(),
             selecting: self.selecting,
             keyed: self.keyed,
             requested_ms: self.requested_ms,

@@ -147,10 +147,10 @@ pub(super) fn request_field(name: &str) -> Result<(), (String, &'static str)> {
         ));
     }
     if request_fields::is_edges_own(name) {
-        let mend = "remove it: no client's value of it reaches the origin";
+        let hint = "remove it: no client's value of it reaches the origin";
         return Err((
             format!("{name} is a field that the edge drops, or makes or reads itself"),
-            mend,
+            hint,
         ));
     }
     Ok(())

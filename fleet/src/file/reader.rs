@@ -4,7 +4,6 @@
 //! Every reader gives a value in any case, a stand-in where it had to note a mistake, so that one
 //! pass finds them all. Knows TOML and units; knows nothing of what settings mean.
 
-use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -12,90 +11,20 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::Mistake;
+use super::mistakes::Mistakes;
+use super::settings::Settings;
 use crate::listener;
 use crate::units::{self, Bytes, UnitError};
 
 /// Most entries of one list in a fleet file.
 const LIST_MAX: usize = 100_000;
 
-/// The mistakes found so far, and where lines begin.
-pub(super) struct Mistakes<'t> {
-    text: &'t str,
-    line_starts: Vec<usize>,
-    /// A byte in the text, and the characters before it in its line.
-    counted: Cell<(usize, usize)>,
-    found: RefCell<Vec<(usize, Mistake)>>,
-}
-
-impl<'t> Mistakes<'t> {
-    pub(super) fn new(text: &'t str) -> Self {
-        let line_starts = std::iter::once(0)
-            .chain(text.match_indices('\n').map(|(at, _)| at + 1))
-            .collect();
-        Self {
-            text,
-            line_starts,
-            counted: Cell::default(),
-            found: RefCell::default(),
-        }
-    }
-
-    /// Notes a mistake at a byte of the text.
-    pub(super) fn note(&self, at: usize, problem: impl Into<String>, mend: impl Into<String>) {
-        let line = self
-            .line_starts
-            .partition_point(|start| *start <= at)
-            .max(1);
-        let start = self.line_starts[line - 1];
-        // Counted on from the last mistake of the line, as a line may have a hundred thousand.
-        let (counted_to, counted) = match self.counted.get() {
-            (to, chars) if (start..=at).contains(&to) => (to, chars),
-            _ => (start, 0),
-        };
-        let chars = counted
-            + self
-                .text
-                .get(counted_to..at)
-                .map_or(0, |between| between.chars().count());
-        self.counted.set((at, chars));
-        let column = chars + 1;
-        self.found.borrow_mut().push((
-            at,
-            Mistake {
-                line,
-                column,
-                problem: problem.into(),
-                mend: mend.into(),
-            },
-        ));
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.found.borrow().is_empty()
-    }
-
-    /// All of them in file order.
-    pub(super) fn into_sorted(self) -> Vec<Mistake> {
-        let mut found = self.found.into_inner();
-        found.sort_by_key(|(at, _)| *at);
-        found.into_iter().map(|(_, mistake)| mistake).collect()
-    }
-
-    /// What a section starts with in words: `line 12`.
-    pub(super) fn line_of(&self, at: usize) -> usize {
-        self.line_starts
-            .partition_point(|start| *start <= at)
-            .max(1)
-    }
-}
-
 /// One table of the file.
 #[derive(Clone)]
 pub(super) struct Section<'a> {
     pub(super) mistakes: &'a Mistakes<'a>,
     table: Option<&'a DeTable<'a>>,
-    known: &'static [&'static str],
+    settings: Settings,
     /// Dotted path (`cluster[1].node[0]`); empty for the whole file.
     pub(super) path: String,
     /// Byte at which it starts.
@@ -127,12 +56,12 @@ impl<'a> Section<'a> {
     pub(super) fn root(
         mistakes: &'a Mistakes<'a>,
         table: &'a DeTable<'a>,
-        known: &'static [&'static str],
+        settings: Settings,
     ) -> Self {
         let section = Self {
             mistakes,
             table: Some(table),
-            known,
+            settings,
             path: String::new(),
             at: 0,
         };
@@ -142,22 +71,39 @@ impl<'a> Section<'a> {
 
     fn note_unknown(&self) {
         for key in self.table.iter().flat_map(|t| t.keys()) {
-            let name: &str = key.get_ref();
-            if !self.known.contains(&name) {
-                let mend = match nearest(name, self.known) {
-                    Some(near) => format!(
-                        "did you mean {near}? The settings here are {}",
-                        self.known.join(", ")
+            let (name, at): (&str, usize) = (key.get_ref(), key.span().start);
+            if self.settings.names.contains(&name) {
+                continue;
+            }
+            let known = self.settings.names.join(", ");
+            match self.settings.present_name(name) {
+                // Alone it works, and `renamed_settings` warns of it.
+                Some(present) if !self.has_written(present) => {}
+                Some(present) => self.mistakes.note(
+                    at,
+                    format!(
+                        "{}: this is the former name of {present}, which is set as well",
+                        self.path_of(name)
                     ),
-                    None => format!("the settings here are {}", self.known.join(", ")),
-                };
-                self.mistakes.note(
-                    key.span().start,
+                    format!("remove {name}"),
+                ),
+                None => self.mistakes.note(
+                    at,
                     format!("{}: there is no such setting", self.path_of(name)),
-                    mend,
-                );
+                    match nearest(name, self.settings.names) {
+                        Some(near) => {
+                            format!("did you mean {near}? The settings here are {known}")
+                        }
+                        None => format!("the settings here are {known}"),
+                    },
+                ),
             }
         }
+    }
+
+    /// Whether the file has a setting of exactly this name.
+    fn has_written(&self, name: &str) -> bool {
+        self.table.is_some_and(|table| table.contains_key(name))
     }
 
     pub(super) fn path_of(&self, key: &str) -> String {
@@ -178,11 +124,11 @@ impl<'a> Section<'a> {
     }
 
     /// Notes that a required setting is missing, at the section's start.
-    pub(super) fn note_missing(&self, key: &str, mend: &str) {
+    pub(super) fn note_missing(&self, key: &str, hint: &str) {
         self.mistakes.note(
             self.at,
             format!("{}: this setting is required", self.path_of(key)),
-            format!("add {mend}"),
+            format!("add {hint}"),
         );
     }
 
@@ -193,10 +139,17 @@ impl<'a> Section<'a> {
 
     pub(super) fn item(&self, key: &'static str) -> Option<Item<'a>> {
         debug_assert!(
-            self.known.contains(&key),
+            self.settings.names.contains(&key),
             "{key} is not in the list of this section's settings"
         );
-        let value = self.table?.get(key)?;
+        let table = self.table?;
+        let (key, value) = match table.get(key) {
+            Some(value) => (key, value),
+            None => {
+                let former = self.settings.former_name(key)?;
+                (former, table.get(former)?)
+            }
+        };
         Some(Item {
             mistakes: self.mistakes,
             value: value.get_ref(),
@@ -206,22 +159,22 @@ impl<'a> Section<'a> {
     }
 
     /// A section below this one, empty when the file has none.
-    pub(super) fn section(&self, key: &'static str, known: &'static [&'static str]) -> Self {
+    pub(super) fn section(&self, key: &'static str, settings: Settings) -> Self {
         let empty = Self {
             mistakes: self.mistakes,
             table: None,
-            known,
+            settings,
             path: self.path_of(key),
             at: self.at,
         };
         let Some(item) = self.item(key) else {
             return empty;
         };
-        item.as_section(known).unwrap_or(empty)
+        item.as_section(settings).unwrap_or(empty)
     }
 
     /// The sections of an array of tables (`[[site]]`).
-    pub(super) fn sections(&self, key: &'static str, known: &'static [&'static str]) -> Vec<Self> {
+    pub(super) fn sections(&self, key: &'static str, settings: Settings) -> Vec<Self> {
         let Some(item) = self.item(key) else {
             return Vec::new();
         };
@@ -244,7 +197,7 @@ impl<'a> Section<'a> {
         array
             .iter()
             .enumerate()
-            .filter_map(|(n, value)| item.element(n, value).as_section(known))
+            .filter_map(|(n, value)| item.element(n, value).as_section(settings))
             .collect()
     }
 
@@ -400,12 +353,12 @@ impl<'a> Section<'a> {
         };
         let found = text.quantity(parse)?;
         if !range.contains(&found) {
-            let mend = format!(
+            let hint = format!(
                 "write one from {} to {}",
                 show(range.start()),
                 show(range.end())
             );
-            item.note(format!("{} is out of range", text.text), mend);
+            item.note(format!("{} is out of range", text.text), hint);
             return None;
         }
         Some(found)
@@ -468,7 +421,7 @@ impl<'a> Item<'a> {
         self.value.as_str()
     }
 
-    fn as_section(&self, known: &'static [&'static str]) -> Option<Section<'a>> {
+    fn as_section(&self, settings: Settings) -> Option<Section<'a>> {
         let DeValue::Table(table) = self.value else {
             self.note_type(&format!("a section [{}]", header_path(&self.path)));
             return None;
@@ -476,7 +429,7 @@ impl<'a> Item<'a> {
         let section = Section {
             mistakes: self.mistakes,
             table: Some(table),
-            known,
+            settings,
             path: self.path.clone(),
             at: self.at,
         };
@@ -516,11 +469,11 @@ impl<'a> Item<'a> {
         }
     }
 
-    pub(super) fn note(&self, problem: impl AsRef<str>, mend: impl Into<String>) {
+    pub(super) fn note(&self, problem: impl AsRef<str>, hint: impl Into<String>) {
         self.mistakes.note(
             self.at,
             format!("{}: {}", self.path, problem.as_ref()),
-            mend,
+            hint,
         );
     }
 
@@ -542,11 +495,11 @@ impl<'a> Item<'a> {
 }
 
 impl Text<'_> {
-    pub(super) fn note(&self, problem: impl AsRef<str>, mend: impl Into<String>) {
+    pub(super) fn note(&self, problem: impl AsRef<str>, hint: impl Into<String>) {
         self.mistakes.note(
             self.at,
             format!("{}: {}", self.path, problem.as_ref()),
-            mend,
+            hint,
         );
     }
 
@@ -555,7 +508,7 @@ impl Text<'_> {
             Ok(value) => Some(value),
             Err(error) => {
                 let words = error.to_string();
-                let (problem, mend) = words
+                let (problem, hint) = words
                     .split_once("; ")
                     .unwrap_or((&words, "write a smaller one"));
                 let problem = if problem.contains(self.text) {
@@ -563,7 +516,7 @@ impl Text<'_> {
                 } else {
                     format!("{:?}: {problem}", self.text)
                 };
-                self.note(problem, mend);
+                self.note(problem, hint);
                 None
             }
         }

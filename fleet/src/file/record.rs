@@ -50,7 +50,7 @@ pub(super) type Wrong = (String, String);
 
 /// Parses one record of `zone` (normal form); `ttl` is for records that name none.
 pub(super) fn parse(line: &str, zone: &str, ttl: u32) -> Result<Record, Wrong> {
-    let wrong = |problem: String, mend: &str| Err((problem, mend.to_owned()));
+    let wrong = |problem: String, hint: &str| Err((problem, hint.to_owned()));
     if line.contains(['\n', '\r', '\0']) {
         return wrong(
             "a record is one line".into(),
@@ -93,11 +93,11 @@ pub(super) fn parse(line: &str, zone: &str, ttl: u32) -> Result<Record, Wrong> {
         );
     }
     if !is_numbered && !TYPES.contains(&rtype.as_str()) {
-        let mend = match nearest(&rtype, TYPES) {
+        let hint = match nearest(&rtype, TYPES) {
             Some(near) => format!("did you mean {near}? Types without a name here are written TYPE<number> \\# <length> <hex>"),
             None => "write \"name TYPE data\", such as \"www A 192.0.2.1\"; other types as TYPE<number> \\# <length> <hex>".to_owned(),
         };
-        return Err((format!("{word:?} is not a record type"), mend));
+        return Err((format!("{word:?} is not a record type"), hint));
     }
     if rtype == "NS" && owner == zone {
         return wrong(
@@ -433,15 +433,15 @@ mod tests {
             ("www TYPE65280 \\# 2 abcx", "as many bytes"),
             ("www A 192.0.2.1\nx A 192.0.2.2", "one line"),
         ] {
-            let (problem, mend) = parse(line, "demo.test", 300).expect_err(line);
+            let (problem, hint) = parse(line, "demo.test", 300).expect_err(line);
             assert!(problem.contains(words), "{line}: {problem}");
-            assert!(!mend.is_empty());
+            assert!(!hint.is_empty());
         }
     }
 
     #[test]
     fn the_nearest_type_is_named() {
-        let (_, mend) = parse("www CNMAE x", "demo.test", 300).expect_err("wrong");
-        assert!(mend.contains("CNAME"), "{mend}");
+        let (_, hint) = parse("www CNMAE x", "demo.test", 300).expect_err("wrong");
+        assert!(hint.contains("CNAME"), "{hint}");
     }
 }

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::position::Position;
+use crate::change::{Change, Entry};
 use crate::drains::Drains;
 use crate::fold::fold;
 use crate::framed::{self, FramedError, FramedLog};
-use crate::journal::{Change, Entry};
 
 const MAGIC: &[u8; 8] = b"NCCOPY1\n";
 
@@ -22,20 +23,6 @@ const RECORD_BYTES_MAX: usize = 64 << 20;
 /// has, whichever is more: a long copy is not written over and over.
 const FOLD_AFTER_BYTES: u64 = 8 << 20;
 
-/// Where a node is in a journal.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Position {
-    /// The journal's identity; none before the first answer of control.
-    pub(super) journal: Option<String>,
-    /// Newest revision of it that has been taken over.
-    pub(super) cursor: u64,
-    /// Highest revision that was ever handed to the role, in this journal or one before it.
-    pub(super) given: u64,
-    /// Newest revision of this journal when the node came to it from another; its purges up to
-    /// there are covered.
-    pub(super) joined_at: u64,
-}
-
 /// One record of the file: where the node is from then on, and what came with it.
 #[derive(Debug, Serialize, Deserialize)]
 struct Batch {
@@ -45,7 +32,7 @@ struct Batch {
 
 /// The open copy.
 #[derive(Debug)]
-pub(super) struct Copy {
+pub(super) struct JournalCopy {
     /// None while the disk is too full for one to be made.
     log: Option<FramedLog>,
     path: PathBuf,
@@ -56,7 +43,7 @@ pub(super) struct Copy {
     folded: u64,
 }
 
-impl Copy {
+impl JournalCopy {
     /// Opens or makes the copy; gives it with the entries that a start needs, in order. A damaged
     /// copy is set aside as `journal.copy.bad` and begun anew: control has everything in it, but
     /// stored responses cannot be trusted until then, which `caught_up` says. Where the disk is
@@ -98,17 +85,19 @@ impl Copy {
         let mut entries = Vec::new();
         let mut bad = None;
         let mut records = 0;
-        let each =
-            |place: framed::Place, payload: &[u8]| match serde_json::from_slice::<Batch>(payload) {
-                Ok(batch) => {
-                    position = batch.position;
-                    entries.extend(batch.entries);
-                    records += 1;
-                }
-                Err(error) => {
-                    bad.get_or_insert((place.offset, error.to_string()));
-                }
-            };
+        let each = |place: framed::RecordPosition, payload: &[u8]| match serde_json::from_slice::<
+            Batch,
+        >(payload)
+        {
+            Ok(batch) => {
+                position = batch.position;
+                entries.extend(batch.entries);
+                records += 1;
+            }
+            Err(error) => {
+                bad.get_or_insert((place.offset, error.to_string()));
+            }
+        };
         let mut log = Self::open_log(path, each)?;
         if let Some((offset, reason)) = bad {
             return Err(FramedError::Damaged {
@@ -138,7 +127,7 @@ impl Copy {
 
     fn open_log(
         path: &Path,
-        each: impl FnMut(framed::Place, &[u8]),
+        each: impl FnMut(framed::RecordPosition, &[u8]),
     ) -> Result<FramedLog, FramedError> {
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory).map_err(|source| FramedError::Io {
@@ -276,7 +265,7 @@ fn to_io(error: FramedError) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::{Purge, PurgeScope};
+    use crate::change::{Purge, PurgeScope};
 
     fn url(revision: u64, url: &str) -> Entry {
         let change = Change::Purge(Purge {
@@ -310,7 +299,7 @@ mod tests {
             given: cursor,
             joined_at: 0,
         };
-        let (mut copy, entries) = Copy::open(&path, 0).expect("opens");
+        let (mut copy, entries) = JournalCopy::open(&path, 0).expect("opens");
         assert_eq!(
             (entries, copy.position.clone()),
             (vec![], Position::default())
@@ -319,7 +308,7 @@ mod tests {
             .expect("kept");
         copy.take(at(3), &[file(3)], 0).expect("kept");
         for _ in 0..2 {
-            let (copy, entries) = Copy::open(&path, 0).expect("opens");
+            let (copy, entries) = JournalCopy::open(&path, 0).expect("opens");
             assert_eq!(
                 (copy.position, entries),
                 (at(3), vec![url(2, "a"), file(3)])
@@ -331,7 +320,7 @@ mod tests {
     fn a_copy_that_has_grown_is_folded_on_the_way() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("journal.copy");
-        let (mut copy, _) = Copy::open(&path, 0).expect("opens");
+        let (mut copy, _) = JournalCopy::open(&path, 0).expect("opens");
         let text = "x".repeat(5 << 20);
         for revision in 1..=4 {
             let entry = Entry {
@@ -357,7 +346,7 @@ mod tests {
     fn damage_that_folding_finds_is_told_and_the_position_goes_back() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("journal.copy");
-        let (mut copy, _) = Copy::open(&path, 0).expect("opens");
+        let (mut copy, _) = JournalCopy::open(&path, 0).expect("opens");
         let at = |cursor| Position {
             journal: Some("j".into()),
             cursor,
@@ -385,7 +374,7 @@ mod tests {
         // It is of use again.
         copy.take(at(1), &[url(1, "a")], 0).expect("kept");
         drop(copy);
-        let (copy, entries) = Copy::open(&path, 0).expect("opens");
+        let (copy, entries) = JournalCopy::open(&path, 0).expect("opens");
         assert_eq!((copy.position, entries), (at(1), vec![url(1, "a")]));
         assert!(dir.path().join("journal.copy.bad").exists());
     }
@@ -395,7 +384,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("journal.copy");
         std::fs::write(&path, "not a copy").expect("write");
-        let (copy, entries) = Copy::open(&path, 0).expect("opens");
+        let (copy, entries) = JournalCopy::open(&path, 0).expect("opens");
         assert_eq!((entries, copy.position), (vec![], Position::default()));
         assert!(dir.path().join("journal.copy.bad").exists());
     }

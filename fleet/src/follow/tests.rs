@@ -7,10 +7,17 @@ use std::sync::Mutex;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 
+use super::follower::{FollowError, ask, pause};
+use super::position::{Position, advance, change_journal};
 use super::*;
 use crate::admin::{self, Readiness};
+use crate::change::{Change, Purge, PurgeScope};
+use crate::client::ClientError;
+use crate::config::Secret;
+use crate::file;
 use crate::journal::Journal;
 use crate::shutdown;
+use crate::testing::FleetText;
 
 /// Much longer than anything here takes, and shorter than control holds a request for which it has
 /// nothing.
@@ -117,10 +124,12 @@ async fn answer(journal: &Mutex<Journal>, request: &Request<Bytes>) -> Response<
 }
 
 fn fleet_text(control: SocketAddr, more: &str) -> String {
-    format!(
-        "[fleet]\nzone = \"cdn.test\"\nnode_key = \"{KEY}\"\n{more}\n[control]\nlisten = \"{control}\"\n[[cluster]]\nname = \"ams\"\n\
-         place = {{ latitude = 1, longitude = 1 }}\n[[cluster.node]]\nname = \"ams-1\"\naddress = \"192.0.2.1\"\n"
-    )
+    FleetText::new()
+        .set("node_key", &format!("\"{KEY}\""))
+        .text_in_fleet(more)
+        .control(&control.to_string())
+        .cluster("ams", &["192.0.2.1"])
+        .text()
 }
 
 /// A check that knows more than the parser.
@@ -129,7 +138,7 @@ fn no_mail(_: &Fleet, text: &str) -> Vec<file::Mistake> {
         line,
         column: 1,
         problem: "mail".into(),
-        mend: "none".into(),
+        hint: "none".into(),
     };
     text.lines()
         .position(|l| l.contains("mail"))
