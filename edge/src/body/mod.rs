@@ -24,8 +24,6 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-// Alias until the parts are merged.
-pub(crate) use crate::client_body::{BodyCut, ClientBody, Pieces, Progress};
 pub(crate) use content::Content;
 pub(crate) use fill::{Fill, FillState};
 pub(crate) use reader::{Next, Reader};
