@@ -17,7 +17,7 @@ use nearcast_fleet::scope;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
 
-use crate::edge::{Edge, Knowledge, now_ms};
+use crate::edge::{Edge, Knowledge};
 use crate::stored::generations::PurgeState;
 use crate::stored::recover;
 use crate::stored::response::StoredResponse;
@@ -33,24 +33,16 @@ pub(crate) struct Journal {
     purges: Arc<Mutex<VecDeque<PurgeProgress>>>,
     /// Notified when there is something new to report.
     pub(crate) changed: Arc<Notify>,
-    /// Milliseconds after the Unix epoch, now.
-    clock: fn() -> u64,
 }
 
 impl Journal {
-    /// A journal of which nothing is folded yet. `clock` gives milliseconds after the Unix epoch.
-    pub(crate) fn new(fleet: watch::Receiver<Arc<Fleet>>, clock: fn() -> u64) -> Self {
+    /// A journal of which nothing is folded yet.
+    pub(crate) fn of(fleet: watch::Receiver<Arc<Fleet>>) -> Self {
         Self {
             fleet,
             purges: Arc::default(),
             changed: Arc::default(),
-            clock,
         }
-    }
-
-    // Alias until the parts are merged.
-    pub(crate) fn of(fleet: watch::Receiver<Arc<Fleet>>) -> Self {
-        Self::new(fleet, now_ms)
     }
 
     /// The purges folded lately, oldest first.
@@ -124,7 +116,7 @@ impl Journal {
         }
 
         edge.generations.fold(revision, &purge);
-        let effective_unix_ms = (self.clock)();
+        let effective_unix_ms = edge.clock.unix_ms();
         let counting = edge.clone();
         let responses = if is_last || names_urls_only(&purge.scope) {
             let counted = tokio::task::spawn_blocking(move || take_out_covered(&counting, &purge));

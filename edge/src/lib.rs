@@ -2,17 +2,19 @@
 //!
 //! - [`serve`]: a client's connection, its limits, and one protocol a module.
 //! - [`request`]: the life of one request, in order; [`nearcast_http_rules`]: its decisions, as pure
-//!   functions. [`body`], [`interim`]: what a protocol is given to write, beside a response's head.
+//!   functions. [`client_body`], [`interim`]: what a protocol is given to write, beside a response's
+//!   head.
 //! - [`forward`]: forward requests that fill the store, shared by all clients that want the same;
-//!   [`origin`]: the pool of connections under them; [`content`]: bytes on their way and the
-//!   readers that follow them.
-//! - [`index`], [`response`], [`spellings`]: what is stored; [`store`]: the slices themselves, in
-//!   memory and on disk.
-//! - [`changes`]: what unsafe requests have changed; [`purge`]: generations; [`journal`]: folds the
-//!   control journal into them; [`push`]: carries out push orders.
+//!   [`origin`]: the pool of connections under them; [`body`]: the bytes of a representation, from
+//!   fills to readers.
+//! - [`stored`], [`spellings`]: stored responses and the purges that cover them; [`store`]: their
+//!   slices, in memory and on disk.
+//! - [`changes`]: the latest changes by unsafe requests; [`journal`]: folds the control journal;
+//!   [`push`]: carries out push orders.
 //! - [`lifecycle`]: whether the node accepts clients, is drained, or is shutting down.
-//! - [`metrics`], [`popularity`], [`rtt`], [`report`]: what the node tells about itself.
-//! - [`site`]: the sites by their hosts; [`peer`]: what nodes of a cluster say to one another; [`clock`]: the time of day, as an argument.
+//! - [`metrics`], [`popularity`], [`rtt`], [`report`]: what the node counts and reports.
+//! - [`site`]: sites by their hosts; [`peer`]: what nodes of a cluster send each other; [`clock`]:
+//!   the time of day, as an argument.
 //!
 //! One current-thread runtime a worker, SO_REUSEPORT, shared index; counters are each worker's own.
 

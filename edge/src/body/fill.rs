@@ -127,7 +127,7 @@ impl Fill {
     }
 
     /// Ends it at `at`, a slice's first byte. Returns `false` when it has reached the slice before
-    /// that one, or has gone further.
+    /// that one, or is beyond it.
     pub(super) fn cut(&self, at: u64) -> bool {
         let window = self.window.lock();
         let is_ahead = window.start + SLICE < at;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::content::Content;
 use super::fill::{Fill, SLICE};
 
-/// Permission to fetch bytes ahead of a fill. While it lives, nobody else gets it for the same
-/// bytes.
+/// Permission to fetch bytes ahead of a fill. While it lives, no other seek of the same bytes
+/// begins.
 #[derive(Debug)]
 pub(crate) struct Seek {
     content: Arc<Content>,

@@ -9,8 +9,8 @@ use super::content::Content;
 use super::fill::{Fill, FillState, RELAY_SLICES, SLICE};
 use crate::origin::OriginError;
 
-/// Longest time between two looks at the readers of a relayed body: a reader that is dropped wakes
-/// nobody.
+/// Longest time between two checks of the readers of a relayed body: dropping a reader does not wake
+/// the writer.
 const READER_CHECK: Duration = Duration::from_secs(1);
 
 /// Writes the bytes of a fill. Dropping it unfinished fails the fill.

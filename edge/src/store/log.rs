@@ -229,7 +229,7 @@ impl PoolLog {
         })
     }
 
-    /// Opens the files of an earlier run and hands every complete record to `each`, oldest region
+    /// Opens the files of an earlier run and calls `each` with every complete record, oldest region
     /// first. Heads come with their payload; payloads of slices are checked when they are read. A
     /// region ends at its first damaged header. Files that are not regions are removed.
     pub(super) fn scan(
@@ -323,13 +323,10 @@ fn region_files(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     Ok(files)
 }
 
-fn scan_region(
-    path: &Path,
-    number: u64,
-    each: &mut impl FnMut(&Header, RecordLocation, Option<Vec<u8>>),
-) -> io::Result<(Arc<Region>, u64)> {
+/// Opens a region file of an earlier run. Returns its length in bytes, too.
+fn open_region(path: &Path, number: u64) -> io::Result<(Region, u64)> {
     let file = OpenOptions::new().read(true).write(true).open(path)?;
-    let size = file.metadata()?.len();
+    let bytes = file.metadata()?.len();
     let mut head = [0u8; REGION_HEADER_BYTES as usize];
     file.read_exact_at(&mut head, 0)?;
     if head != region_header(number) {
@@ -338,19 +335,31 @@ fn scan_region(
             "not a region file",
         ));
     }
-    let region = Arc::new(Region {
+    let region = Region {
         number,
         file,
         path: path.to_owned(),
         records: Mutex::default(),
-    });
+    };
+    Ok((region, bytes))
+}
+
+/// Calls `each` with every complete record of a region file. Returns the region and where its
+/// records end.
+fn scan_region(
+    path: &Path,
+    number: u64,
+    each: &mut impl FnMut(&Header, RecordLocation, Option<Vec<u8>>),
+) -> io::Result<(Arc<Region>, u64)> {
+    let (region, bytes) = open_region(path, number)?;
+    let region = Arc::new(region);
     let mut window = ReadAhead {
         file: &region.file,
         start: 0,
         bytes: Vec::new(),
     };
     let mut offset = REGION_HEADER_BYTES;
-    while let Some(header) = window.header_at(offset, size)? {
+    while let Some(header) = window.header_at(offset, bytes)? {
         // Only heads are read whole: a body whose head is damaged is lost, a damaged slice is
         // fetched again when it is read.
         let payload = match header.kind {

@@ -260,7 +260,7 @@ impl Store {
         self.disk.as_ref().map_or(u64::MAX, DiskTier::write_room)
     }
 
-    /// Waits until the writes queued before have been handed to the kernel. Blocking.
+    /// Waits until the writes queued before have been written to the files. Blocking.
     pub(crate) fn flush(&self) {
         if let Some(disk) = &self.disk {
             disk.flush();

@@ -31,8 +31,8 @@ impl SliceEntry {
     }
 }
 
-/// Slices of the disk tier by key. Many threads read it; what is queued becomes a location on disk
-/// when the writer has written it.
+/// Slices of the disk tier by key. Many threads read it. A queued slice gets a location on disk when
+/// the writer has written it.
 #[derive(Debug, Default)]
 pub(super) struct SliceIndex(DashMap<SliceKey, SliceEntry, BuildHasherDefault<KeyHasher>>);
 

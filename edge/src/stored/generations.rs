@@ -511,7 +511,7 @@ mod tests {
 
     #[test]
     fn a_purge_covers_every_spelling_of_what_it_names() {
-        // What is stored, what is purged, whether it is by its beginning.
+        // The stored URL, the purged one, whether the purge is by prefix.
         let table = [
             ("http://a.test/caf%c3%a9", "http://a.test/café", false),
             ("http://a.test/caf%C3%A9", "http://a.test/caf%c3%a9", false),

@@ -107,7 +107,7 @@ impl VariantSet {
             .filter(move |response| response.is_selected(request, keyed))
     }
 
-    /// Removes what is too much beside the newest variant, and returns it.
+    /// Removes the variants that are too many beside the newest one, and returns them.
     fn evict(responses: &mut Vec<Arc<StoredResponse>>) -> Vec<Arc<StoredResponse>> {
         let Some((newest, others)) = responses.split_first() else {
             return Vec::new();
