@@ -1,39 +1,39 @@
 //! Interim responses (1xx) of an origin, on their way to the client whose request made the origin
 //! send them.
 //!
-//! They are passed on as they come and never stored; requests that wait for another's forward
-//! request get none, nor does a client of HTTP/1.0. Nobody waits for a client that takes them
-//! slowly: a request has room for a few, and what is more is dropped. Follows RFC 9110 section 15.2
-//! and RFC 8297.
+//! They are passed on as they come and never stored. Requests that wait for another's forward
+//! request get none, nor does a client of HTTP/1.0. A slow client delays no origin: the queue of a
+//! request holds a few responses, and further ones are dropped. Follows RFC 9110 section 15.2 and
+//! RFC 8297.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
 use http::header::{CONTENT_LENGTH, SET_COOKIE};
 use http::{HeaderMap, HeaderName, Request, StatusCode};
-
-use crate::connection::Phase;
-use crate::http1::write_head;
 use nearcast_http_rules::fields;
+use parking_lot::Mutex;
 
 /// Interim responses that one request passes on.
 const COUNT_MAX: usize = 8;
-/// Bytes of one; a larger one is dropped.
+/// Bytes of the fields of one; a larger one is dropped.
 const BYTES_MAX: usize = 16 * 1024;
+
+/// An interim response: its status and fields.
+pub(crate) type Interim = (StatusCode, HeaderMap);
 
 #[derive(Debug, Default)]
 struct Queue {
-    /// Heads as they go on the wire.
-    heads: VecDeque<Vec<u8>>,
-    /// How many were taken in.
+    responses: VecDeque<Interim>,
+    /// How many were accepted for this request.
     count: usize,
 }
 
-/// The interim responses on one connection: of one request at a time. Most requests ask no origin;
-/// for those there is no queue.
+/// The interim responses on one connection, of one request at a time. Most requests ask no origin;
+/// they have no queue.
 #[derive(Debug, Default)]
 pub(crate) struct Interims {
     /// Counts requests; a sender of another request than the newest sends nothing.
@@ -44,107 +44,97 @@ pub(crate) struct Interims {
     waker: AtomicWaker,
 }
 
-/// Where the interim responses to one request come in.
+/// Where the interim responses to one request are sent.
 #[derive(Debug, Clone)]
 pub(crate) struct InterimSender {
-    connection: Arc<Phase>,
+    interims: Arc<Interims>,
     request: u64,
 }
 
-/// Where they come out. What comes in after this was dropped is dropped as well.
+/// Where they are received. Responses that are sent after this was dropped are dropped as well.
 #[derive(Debug)]
-pub(crate) struct InterimReceiver(Arc<Phase>);
+pub(crate) struct InterimReceiver(Arc<Interims>);
 
 /// For the next request on a connection, after the receiver of the one before was dropped.
-pub(crate) fn channel(connection: &Arc<Phase>) -> (InterimSender, InterimReceiver) {
-    let request = connection.interims.request.load(Ordering::Acquire);
-    (
-        InterimSender {
-            connection: connection.clone(),
-            request,
-        },
-        InterimReceiver(connection.clone()),
-    )
+pub(crate) fn channel(interims: &Arc<Interims>) -> (InterimSender, InterimReceiver) {
+    let sender = InterimSender {
+        interims: interims.clone(),
+        request: interims.request.load(Ordering::Acquire),
+    };
+    (sender, InterimReceiver(interims.clone()))
 }
 
 impl InterimSender {
-    /// Has the interim responses to a forward request sent here.
+    /// Sends the interim responses to a forward request here.
     pub(crate) fn follow<B>(&self, request: &mut Request<B>) {
-        self.ask();
+        self.expect_responses();
         let sender = self.clone();
         hyper::ext::on_informational(request, move |response| {
             sender.send(response.status(), response.headers())
         });
     }
 
-    fn ask(&self) {
-        let interims = &self.connection.interims;
-        interims.queue.get_or_init(Box::default);
-        interims.is_asked.store(true, Ordering::Release);
+    fn expect_responses(&self) {
+        self.interims.queue.get_or_init(Box::default);
+        self.interims.is_asked.store(true, Ordering::Release);
     }
 
     fn send(&self, status: StatusCode, fields: &HeaderMap) {
         if !is_passed_on(status) {
             return;
         }
-        let interims = &self.connection.interims;
-        let Some(queue) = interims.queue.get() else {
+        let Some(queue) = self.interims.queue.get() else {
             return;
         };
-        let mut queue = queue.lock().expect("no holder of this lock panics");
-        // The count goes on before the queue is emptied for the next request.
-        if interims.request.load(Ordering::Acquire) != self.request || queue.count >= COUNT_MAX {
+        let mut queue = queue.lock();
+        // The count is increased before the queue is emptied for the next request.
+        let is_over = self.interims.request.load(Ordering::Acquire) != self.request;
+        if is_over || queue.count >= COUNT_MAX {
             return;
         }
-        let mut head = Vec::with_capacity(256);
-        write_head(&mut head, status, &passed(fields));
-        head.extend_from_slice(b"\r\n");
-        if head.len() > BYTES_MAX {
+        let fields = passed(fields);
+        let bytes: usize = fields
+            .iter()
+            .map(|(name, value)| name.as_str().len() + value.len() + 4)
+            .sum();
+        if bytes > BYTES_MAX {
             return;
         }
         queue.count += 1;
-        queue.heads.push_back(head);
+        queue.responses.push_back((status, fields));
         drop(queue);
-        interims.waker.wake();
+        self.interims.waker.wake();
     }
 }
 
 impl InterimReceiver {
-    /// The next one as it goes on the wire, if it is there.
-    pub(crate) fn take(&self) -> Option<Vec<u8>> {
-        let interims = &self.0.interims;
-        let queue = interims
-            .queue
-            .get()
-            .filter(|_| interims.is_asked.load(Ordering::Acquire))?;
-        queue
-            .lock()
-            .expect("no holder of this lock panics")
-            .heads
-            .pop_front()
+    /// The next one, if it is there.
+    pub(crate) fn take(&self) -> Option<Interim> {
+        let is_asked = self.0.is_asked.load(Ordering::Acquire);
+        let queue = self.0.queue.get().filter(|_| is_asked)?;
+        queue.lock().responses.pop_front()
     }
 
     /// Waits for the next one. The origin may be asked later, by another task.
-    pub(crate) fn poll_next(&self, cx: &Context<'_>) -> Poll<Vec<u8>> {
-        self.0.interims.waker.register(cx.waker());
+    pub(crate) fn poll_next(&self, cx: &Context<'_>) -> Poll<Interim> {
+        self.0.waker.register(cx.waker());
         self.take().map_or(Poll::Pending, Poll::Ready)
     }
 }
 
 impl Drop for InterimReceiver {
     fn drop(&mut self) {
-        let interims = &self.0.interims;
-        interims.request.fetch_add(1, Ordering::AcqRel);
-        if interims.is_asked.swap(false, Ordering::AcqRel)
-            && let Some(queue) = interims.queue.get()
+        self.0.request.fetch_add(1, Ordering::AcqRel);
+        if self.0.is_asked.swap(false, Ordering::AcqRel)
+            && let Some(queue) = self.0.queue.get()
         {
-            *queue.lock().expect("no holder of this lock panics") = Queue::default();
+            *queue.lock() = Queue::default();
         }
     }
 }
 
-/// 100 answers an expectation, which this node meets itself; nobody asks an origin for another
-/// protocol (101).
+/// Whether a client gets an interim response. Not 100, since this node meets the expectation
+/// itself, nor 101, since no forward request asks for another protocol.
 fn is_passed_on(status: StatusCode) -> bool {
     status.is_informational()
         && !matches!(
@@ -153,18 +143,18 @@ fn is_passed_on(status: StatusCode) -> bool {
         )
 }
 
-/// The fields that go to the client: not those for one hop, nor what nodes say to one another. An
-/// interim response has no body to have a length, and cookies come with the final one.
+/// The fields that go to the client: no hop-by-hop fields, and none that nodes send to each other.
+/// An interim response has no body to have a length, and cookies come with the final one.
 fn passed(fields: &HeaderMap) -> HeaderMap {
     let mut passed = fields::end_to_end(fields, false);
     passed.remove(CONTENT_LENGTH);
     passed.remove(SET_COOKIE);
-    let own: Vec<HeaderName> = passed
+    let of_nodes: Vec<HeaderName> = passed
         .keys()
         .filter(|name| name.as_str().starts_with("nearcast-"))
         .cloned()
         .collect();
-    for name in own {
+    for name in of_nodes {
         passed.remove(name);
     }
     passed
@@ -198,8 +188,14 @@ mod tests {
 
     fn taken(receiver: &InterimReceiver) -> Vec<String> {
         let mut taken = Vec::new();
-        while let Poll::Ready(head) = receiver.poll_next(&Context::from_waker(Waker::noop())) {
-            taken.push(String::from_utf8(head).expect("text"));
+        while let Poll::Ready((status, fields)) =
+            receiver.poll_next(&Context::from_waker(Waker::noop()))
+        {
+            let lines: Vec<String> = fields
+                .iter()
+                .map(|(name, value)| format!("{name}: {}", value.to_str().expect("text")))
+                .collect();
+            taken.push(format!("{} {}", status.as_u16(), lines.join(", ")));
         }
         taken
     }
@@ -223,17 +219,12 @@ mod tests {
             .map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v)))
             .collect();
         let (sender, receiver) = channel(&Arc::default());
-        sender.ask();
+        sender.expect_responses();
         for status in [100, 101, 102, 103, 199, 200] {
             sender.send(StatusCode::from_u16(status).expect("valid"), &fields);
         }
-        let expected = |line: &str| {
-            format!("HTTP/1.1 {line}\r\nlink: </a>; rel=preload\r\nx-other: 2\r\n\r\n")
-        };
-        assert_eq!(
-            taken(&receiver),
-            ["102 Processing", "103 Early Hints", "199 "].map(expected)
-        );
+        let expected = |status: u16| format!("{status} link: </a>; rel=preload, x-other: 2");
+        assert_eq!(taken(&receiver), [102, 103, 199].map(expected));
     }
 
     #[test]
@@ -247,17 +238,17 @@ mod tests {
                 .is_pending()
         );
         assert!(
-            connection.interims.queue.get().is_none(),
+            connection.queue.get().is_none(),
             "nothing is made before an origin is asked"
         );
-        sender.ask();
+        sender.expect_responses();
         sender.send(StatusCode::EARLY_HINTS, &link(BYTES_MAX));
         assert_eq!(woken.0.load(Ordering::Relaxed), 0);
         sender.send(StatusCode::EARLY_HINTS, &link(1));
         assert_eq!(
             (woken.0.load(Ordering::Relaxed), taken(&receiver).len()),
             (1, 1),
-            "who waited before is woken"
+            "the receiver that waited is woken"
         );
         for _ in 0..2 * COUNT_MAX - 1 {
             sender.send(StatusCode::EARLY_HINTS, &link(1));
@@ -273,7 +264,7 @@ mod tests {
         sender.send(StatusCode::EARLY_HINTS, &link(1));
         let (next, receiver) = channel(&connection);
         assert!(taken(&receiver).is_empty(), "the final response has begun");
-        next.ask();
+        next.expect_responses();
         sender.send(StatusCode::EARLY_HINTS, &link(1));
         assert!(
             taken(&receiver).is_empty(),

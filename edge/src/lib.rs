@@ -1,54 +1,50 @@
 //! The edge: a pull cache in front of an origin, one of several in a cluster.
 //!
-//! - [`server`]: listeners of one worker thread; [`connection`]: a client's socket with its
-//!   time-outs; [`request_head`]: what is refused before anything else looks at it; [`http1`]: the
-//!   requests and responses on it; [`connections`]: how many there may be, and which give way;
-//!   [`interim`]: the responses that come before a response.
-//! - [`handler`]: the life of one request, in order; [`nearcast_http_rules`]: its questions, answered by pure
-//!   functions.
-//! - [`upgrade`]: connections that become WebSockets.
-//! - [`fill`]: forward requests that fill the store, shared by everybody who wants the same;
-//!   [`origin`]: the pool of connections under them; [`content`]: bytes on their way and the
-//!   readers that follow them.
-//! - [`index`], [`response`], [`spellings`]: what is stored; [`store`]: the slices themselves, in
-//!   memory and on disk.
-//! - [`changes`]: what unsafe requests have changed; [`purge`]: generations; [`journal`]: folds the
-//!   control journal into them; [`push`]: carries out push orders.
-//! - [`purge_request`]: the method `PURGE`, which control is asked about.
-//! - [`standing`]: whether the node wants clients: drained, or on its way to its end.
-//! - [`start`]: the stages of the role, from its listeners to its drain.
-//! - [`metrics`], [`popularity`], [`rtt`], [`report`]: what the node tells about itself.
+//! - [`serve`]: a client's connection, its limits, and one protocol a module.
+//! - [`request`]: the life of one request, in order; [`nearcast_http_rules`]: its decisions, as pure
+//!   functions. [`client_body`], [`interim`]: what a protocol is given to write, beside a response's
+//!   head.
+//! - [`forward`]: forward requests that fill the store, shared by all clients that want the same;
+//!   [`origin`]: the pool of connections under them; [`body`]: the bytes of a representation, from
+//!   fills to readers.
+//! - [`stored`], [`spellings`]: stored responses and the purges that cover them; [`store`]: their
+//!   slices, in memory and on disk.
+//! - [`changes`]: the latest changes by unsafe requests; [`journal`]: folds the control journal;
+//!   [`push`]: carries out push orders.
+//! - [`start`]: the stages of the role, from its listeners to its drain; [`lifecycle`]: whether the
+//!   node accepts clients, is drained, or is shutting down.
+//! - [`metrics`], [`popularity`], [`rtt`], [`report`]: what the node counts and reports.
+//! - [`site`]: sites by their hosts; [`peer`]: what nodes of a cluster send each other; [`clock`]:
+//!   the time of day, as an argument.
 //!
 //! One current-thread runtime a worker, SO_REUSEPORT, shared index; counters are each worker's own.
 
 mod body;
 mod changes;
-mod connection;
-mod connections;
-mod content;
+mod client_body;
+mod clock;
 mod edge;
-mod fill;
-mod handler;
-mod http1;
-mod index;
+mod forward;
+#[doc(hidden)]
+pub mod fuzzing;
 mod interim;
 mod journal;
 mod kernel;
+mod lifecycle;
 mod metrics;
 mod origin;
+mod peer;
 mod popularity;
-mod purge;
-mod purge_request;
 mod push;
 mod report;
-pub mod request_head;
-mod response;
+mod request;
 mod rtt;
-mod server;
+mod serve;
+mod site;
 mod spellings;
-mod standing;
 mod start;
-pub mod store;
-mod upgrade;
+mod store;
+mod stored;
 
+pub use self::serve::http1::judge as request_head;
 pub use crate::start::run;

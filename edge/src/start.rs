@@ -19,14 +19,22 @@ use nearcast_net::shutdown::{self, Shutdown, ShutdownTrigger};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-use crate::connections::{self, Connections};
-use crate::edge::{Edge, Knowledge, Sites, Worker, now_ms};
-use crate::index::Index;
+use crate::changes::Changes;
+use crate::clock::Clock;
+use crate::edge::{Edge, Knowledge, Worker};
+use crate::forward::Forwards;
+use crate::lifecycle::{Lifecycle, Stage};
 use crate::metrics::{self, Collected, Metrics};
 use crate::origin::{OriginPool, Origins};
-use crate::standing::{Stage, Standing};
+use crate::report::{self, Reporting};
+use crate::request::purge_request::PurgeRelay;
+use crate::serve::connections::{self, Connections};
+use crate::serve::server;
+use crate::site::Sites;
 use crate::store::{DiskConfig, Gone, Store, StoreConfig};
-use crate::{changes, fill, journal, kernel, purge, purge_request, push, report, server};
+use crate::stored::generations::Generations;
+use crate::stored::index::Index;
+use crate::{journal, kernel, push};
 
 /// How long background tasks may take to end after the last connection.
 const TASKS_END_MAX: Duration = Duration::from_secs(2);
@@ -185,15 +193,14 @@ impl Role for StartingEdge {
         tasks.spawn(follow_sites(edge.clone(), self.fleet.clone(), files));
         // A node that drains still serves: it reports until its last connection has ended.
         let (end_reports, until_reports_end) = shutdown::channel();
-        let reporters = report::start(
-            &mut tasks,
-            &edge,
+        let reporting = Reporting {
+            edge: edge.clone(),
             workers,
-            &journal,
-            &pushes,
-            self.fleet.clone(),
-            until_reports_end,
-        );
+            journal,
+            pushes,
+            fleet: self.fleet.clone(),
+        };
+        let reporters = reporting.start(&mut tasks, until_reports_end);
         admin.set_readiness(readiness_of(*edge.knowledge.borrow()));
         tasks.spawn(follow_knowledge(edge.clone(), admin.readiness()));
         tracing::info!(node = %edge.name, workers = self.workers, "the edge serves");
@@ -220,7 +227,7 @@ impl Role for StartingEdge {
         } = running;
         let fleet = fleet.borrow().clone();
         serve_as_lame_duck(&edge, &fleet, shutdown).await;
-        edge.standing.reach(Stage::Draining);
+        edge.lifecycle.reach(Stage::Draining);
         drain.send_replace(Some(fleet.drain.finish_max));
         for ended in workers {
             // An error means that the worker's thread has ended.
@@ -260,24 +267,26 @@ impl StartingEdge {
             .disk
             .as_ref()
             .map_or(memory_bytes, |disk| disk.pull_bytes.max(memory_bytes));
+        let clock = Clock::System;
         let edge = Arc::new(Edge {
             name: self.name.as_str().into(),
             via: HeaderValue::try_from(format!("1.1 {}", self.name)).map_err(|_| {
                 let message = format!("the node name {:?} is not a field value", self.name);
                 Failure::new(FailureKind::Usage, message)
             })?,
-            started_ms: now_ms(),
+            started_ms: clock.unix_ms(),
             sites: ArcSwap::from_pointee(sites),
             origins,
             store: Arc::new(store),
             index: Index::new(memory_bytes),
-            forwards: fill::Forwards::new(memory_bytes),
-            generations: purge::Generations::default(),
-            changes: changes::Changes::default(),
-            purge_relay: purge_request::PurgeRelay::default(),
+            forwards: Forwards::new(memory_bytes, clock.clone()),
+            clock,
+            generations: Generations::default(),
+            changes: Changes::default(),
+            purge_relay: PurgeRelay::default(),
             no_site: metrics.site(metrics::NO_SITE),
             metrics: metrics.clone(),
-            standing: Standing::default(),
+            lifecycle: Lifecycle::default(),
             is_caught_up: AtomicBool::new(false),
             knowledge: watch::channel(Knowledge::Recalling).0,
             connections: Connections::new(files.clients_max, self.workers),
@@ -286,7 +295,7 @@ impl StartingEdge {
             body_bytes_max: largest_tier / BODY_SHARE,
         });
         let kept_drains = std::mem::take(&mut self.kept_drains);
-        edge.standing.begin(kept_drains, &fleet, &edge.name);
+        edge.lifecycle.begin(kept_drains, &fleet, &edge.name);
         Ok((edge, gone, files))
     }
 }
@@ -328,8 +337,8 @@ async fn follow_knowledge(edge: Arc<Edge>, readiness: Arc<watch::Sender<Readines
 
 /// Serves on while name servers, and then resolvers, stop to send clients here; see [`LameDuck`].
 async fn serve_as_lame_duck(edge: &Edge, fleet: &Fleet, shutdown: &mut Shutdown) {
-    edge.standing.reach(Stage::LameDuck);
-    let duck = LameDuck::of(fleet, &edge.name).after(edge.standing.drained_for(
+    edge.lifecycle.reach(Stage::LameDuck);
+    let duck = LameDuck::of(fleet, &edge.name).after(edge.lifecycle.drained_for(
         fleet,
         &edge.name,
         SystemTime::now(),
@@ -339,7 +348,7 @@ async fn serve_as_lame_duck(edge: &Edge, fleet: &Fleet, shutdown: &mut Shutdown)
     }
     tracing::info!(detection = ?duck.detection, ttl = ?duck.ttl, "serving on until clients are steered elsewhere; a second signal ends at once");
     shutdown.pause(duck.detection).await;
-    edge.standing.reach(Stage::Leaving);
+    edge.lifecycle.reach(Stage::Leaving);
     shutdown.pause(duck.ttl).await;
 }
 
@@ -403,7 +412,7 @@ impl FileBudget {
                 others,
                 clients_max,
                 files,
-                "sites may open more connections to origins (limits.connections of all sites) than there are files for beside \
+                "sites may open more connections to origins (limits.connections_max of all sites) than there are files for beside \
                  clients'; lower those, or connections_max in [clients], or raise the limit of open files (ulimit -n)"
             );
         }
@@ -502,7 +511,7 @@ async fn follow_sites(
             let changed = fleet.borrow_and_update().clone();
             match Sites::new(&changed, &edge.name, &edge.metrics, &edge.origins) {
                 Ok(sites) => {
-                    edge.standing.follow(&changed, &edge.name);
+                    edge.lifecycle.follow(&changed, &edge.name);
                     edge.sites.store(Arc::new(sites));
                     break files.compare(&changed);
                 }

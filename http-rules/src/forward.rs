@@ -89,15 +89,44 @@ pub fn to_origin(client: &HeaderMap, which: ClientFields<'_>, by: &Forwarder<'_>
         forward = request_fields::shared(&forward, policy, vary);
     }
 
-    forward.insert(HOST, by.origin_host.unwrap_or(by.host).clone());
-    forward.append(VIA, by.via.clone());
-    forward.append(CDN_LOOP, by.loop_id.clone());
+    add_own_fields(
+        &mut forward,
+        by.origin_host.unwrap_or(by.host).clone(),
+        by.via,
+        Some(by.loop_id),
+    );
     // A client's own statement of its address is not trusted.
     if let Ok(address) = HeaderValue::try_from(by.client.to_string()) {
         forward.insert(X_FORWARDED_FOR, address);
     }
     forward.insert(X_FORWARDED_PROTO, HeaderValue::from_static(by.scheme));
     forward
+}
+
+/// The fields of a request to the origin that no client made, as a push order needs them.
+pub fn without_client(
+    host: HeaderValue,
+    via: &HeaderValue,
+    loop_id: Option<&HeaderValue>,
+) -> HeaderMap {
+    let mut forward = HeaderMap::new();
+    add_own_fields(&mut forward, host, via, loop_id);
+    forward
+}
+
+/// The fields that this node adds to every request to an origin (RFC 9110 section 7.6.3, RFC 8586
+/// section 2).
+fn add_own_fields(
+    forward: &mut HeaderMap,
+    host: HeaderValue,
+    via: &HeaderValue,
+    loop_id: Option<&HeaderValue>,
+) {
+    forward.insert(HOST, host);
+    forward.append(VIA, via.clone());
+    if let Some(loop_id) = loop_id {
+        forward.append(CDN_LOOP, loop_id.clone());
+    }
 }
 
 /// The finding of a loop check (RFC 8586 section 2).

@@ -11,7 +11,8 @@
 //! 2. [`key`]: the cache key, and whether method and path allow an answer from the store.
 //! 3. [`vary`]: which stored response a request selects; [`coding`]: the content codings that it
 //!    accepts.
-//! 4. [`reuse`]: whether the selected response may be used now, by its [`freshness`].
+//! 4. [`reuse`]: whether the selected response may be used now, by its [`freshness`]; [`decide`]: what
+//!    happens next: it is served, validated, or a request is forwarded.
 //! 5. [`conditional`] and [`range`]: which part of it the client gets.
 //! 6. [`request_fields`]: which fields of a client reach the origin, and which make a response
 //!    specific to one client; [`forward`]: the fields of the forward request and of the response to
@@ -28,6 +29,7 @@ pub mod cache_control;
 pub mod coding;
 pub mod conditional;
 pub mod dates;
+pub mod decide;
 pub mod fields;
 pub mod finish;
 pub mod forward;

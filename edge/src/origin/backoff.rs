@@ -1,25 +1,24 @@
-//! When a stale response, whose validation failed, is to be validated again: for its URL alone,
-//! whatever else its origin does.
+//! When a stale response whose validation failed is validated again. Each URL has its own back-off,
+//! whatever the state of its origin.
 
-use std::sync::Mutex;
+use parking_lot::Mutex;
 
-/// Failures of one kind without a success in between, before which each client asks the origin
-/// anew: an origin that fails quickly and recovers at once is found to have recovered. One time-out
-/// is enough.
+/// Failures of one kind without a success in between after which validations pause. Before, each
+/// client's request validates anew, so that the recovery of an origin that fails quickly is noticed
+/// at once. A single time-out is enough.
 const FAILURES_MIN: u32 = 5;
-/// Time to the next validation, which doubles with each that fails, in whichever way, up to the
-/// longest.
+/// Time to the next validation. It doubles with each failure of any kind, up to the maximum.
 const PAUSE_MIN_MS: u64 = 1000;
 const PAUSE_MAX_MS: u64 = 30_000;
 
 /// How a validation failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Failing {
-    /// The origin took as long as it may.
+    /// The origin did not answer in time.
     TimedOut,
-    /// The origin could not be asked, or what came was of no use.
+    /// The origin could not be asked, or its response was unusable.
     Unanswered,
-    /// The origin answered with an error.
+    /// The origin sent an error.
     Status,
 }
 
@@ -46,15 +45,15 @@ struct Failures {
     until_ms: u64,
 }
 
-/// See the module's words. Times are milliseconds after the Unix epoch.
+/// The back-off of one stored response. Times are milliseconds after the Unix epoch.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff(Mutex<Option<Failures>>);
 
 impl Backoff {
-    /// A validation failed. Further failures within a pause change nothing: those validations began
+    /// Notes a failed validation. Failures within a pause change nothing: those validations began
     /// before it.
     pub(crate) fn note(&self, kind: Failing, now_ms: u64) {
-        let mut failures = self.0.lock().expect("no holder of this lock panics");
+        let mut failures = self.0.lock();
         let failures = failures.get_or_insert(Failures {
             kind,
             counts: [0; 3],
@@ -72,7 +71,7 @@ impl Backoff {
         } else {
             FAILURES_MIN
         };
-        // Only a success ends what has begun.
+        // Only a success ends the pauses.
         if failures.pauses > 0 || *count >= least {
             let pause_ms = (PAUSE_MIN_MS << failures.pauses.min(10)).min(PAUSE_MAX_MS);
             failures.pauses = failures.pauses.saturating_add(1);
@@ -80,15 +79,14 @@ impl Backoff {
         }
     }
 
-    /// A validation succeeded.
+    /// Notes a successful validation.
     pub(crate) fn clear(&self) {
-        *self.0.lock().expect("no holder of this lock panics") = None;
+        *self.0.lock() = None;
     }
 
-    /// Why clients are not to wait for a validation, and whether it is time for one behind their
-    /// answers.
+    /// Why clients do not wait for a validation, and whether one in the background is due.
     pub(crate) fn standing(&self, now_ms: u64) -> Option<(Failing, bool)> {
-        let failures = (*self.0.lock().expect("no holder of this lock panics"))?;
+        let failures = (*self.0.lock())?;
         (failures.until_ms > 0).then_some((failures.kind, failures.until_ms <= now_ms))
     }
 }

@@ -1,4 +1,4 @@
-//! Bodies on their way to an origin and from it, with a limit on each pause.
+//! The bodies of requests to origins and of their responses, with a limit on each pause.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use super::{OriginError, Target};
 pub(crate) enum OriginRequestBody {
     /// None.
     Empty,
-    /// The client's, as it comes.
+    /// The client's body, as it is received.
     Client(Upload),
 }
 
@@ -36,7 +36,7 @@ impl OriginRequestBody {
         })
     }
 
-    /// Follows how far it has got; `None` when there is nothing to send.
+    /// Reports the progress of sending; `None` when there is no body.
     pub(super) fn progress(&self) -> Option<UploadProgress> {
         match self {
             Self::Empty => None,
@@ -45,11 +45,12 @@ impl OriginRequestBody {
     }
 }
 
-/// Changes with each piece that goes on, and ends with the last; holds why the body failed.
+/// Changes with each piece that is sent, and ends with the last. Contains the error of a body that
+/// failed.
 pub(super) type UploadProgress = watch::Receiver<Option<OriginError>>;
 
-/// A client's body on its way to an origin, with a limit on its length and on each of the client's
-/// pauses.
+/// A client's body that is sent to an origin, with a limit on its length and on each pause of the
+/// client.
 pub(crate) struct Upload {
     body: Incoming,
     pause: Pause,
@@ -65,7 +66,7 @@ impl Upload {
     }
 }
 
-/// A limit on each wait for something. Runs only while somebody waits.
+/// A limit on each pause. The timer runs only while a pause lasts.
 #[derive(Debug)]
 struct Pause {
     most: Duration,
@@ -82,7 +83,7 @@ impl Pause {
         }
     }
 
-    /// Nothing has come: ready when that has lasted for too long.
+    /// Ready when the current pause has lasted too long.
     fn poll_elapsed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let timer = self
             .timer
@@ -93,7 +94,7 @@ impl Pause {
         timer.as_mut().poll(cx)
     }
 
-    /// Something has come.
+    /// Ends the current pause.
     fn end(&mut self) {
         self.is_running = false;
     }
@@ -111,8 +112,7 @@ impl Body for OriginRequestBody {
             return Poll::Ready(None);
         };
         if !std::mem::replace(&mut upload.has_begun, true) {
-            // The request's head goes ahead, so that the origin can refuse before it is sent the
-            // body.
+            // The head is sent first, so that the origin can reject the request before the body.
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -132,7 +132,7 @@ impl Body for OriginRequestBody {
                 }
                 None => upload.fail(OriginError::RequestTooLarge),
             },
-            // Trailers are dropped: no origin asked for them.
+            // Trailers are dropped: no request announces that it forwards them.
             Some(Ok(Err(_))) | None => Poll::Ready(None),
             Some(Err(_)) => upload.fail(OriginError::RequestBody),
         }
@@ -153,7 +153,7 @@ impl Body for OriginRequestBody {
     }
 }
 
-/// A connection that can be kept when its response's body has ended.
+/// A connection that is kept for the next request once its response's body has ended.
 pub(super) struct Returning {
     pub(super) target: Arc<Target>,
     pub(super) worker: usize,
@@ -174,17 +174,17 @@ impl Returning {
     }
 }
 
-/// How long a connection may take to be ready for the next request when a response has ended: as
-/// long as it still sends the rest of a request that was answered early, it is not.
+/// How long a connection may take to be ready for the next request after a response has ended. It is
+/// not ready while it still sends the rest of a request that was answered early.
 const READY_MAX: Duration = Duration::from_secs(10);
 
-/// The body of an origin's response. Its connection is kept for the next request once it was read
-/// to the end.
+/// The body of an origin's response. Its connection is kept for the next request once the body has
+/// been read to the end.
 pub(crate) struct OriginBody {
     body: Incoming,
     pause: Pause,
     connection: Option<Box<Returning>>,
-    /// Of a connection that is not kept: it would end with its sender.
+    /// The sender of a connection that is not kept: the connection would end with it.
     _sender: Option<SendRequest<OriginRequestBody>>,
 }
 
@@ -213,12 +213,12 @@ impl OriginBody {
         }
     }
 
-    /// The next piece; `None` at the end of a whole body.
+    /// The next piece; `None` at the end of a complete body.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, OriginError> {
         std::future::poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    /// Its length when the head told it.
+    /// Its length, where the head states it.
     pub(crate) fn length(&self) -> Option<u64> {
         self.body.size_hint().exact()
     }
@@ -260,7 +260,7 @@ impl OriginBody {
         if returning.sender.is_ready() {
             return returning.keep();
         }
-        // The connection's task has yet to see that the body was read.
+        // The connection's task has not noticed yet that the body was read.
         tokio::spawn(async move {
             if let Ok(Ok(())) = tokio::time::timeout(READY_MAX, returning.sender.ready()).await {
                 returning.keep();

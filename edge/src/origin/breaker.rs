@@ -1,10 +1,9 @@
-//! Whether an origin is asked at all: a circuit breaker for one address, as a state machine without
-//! tasks.
+//! A circuit breaker for one origin, as a state machine without tasks.
 //!
-//! It opens when connecting, or waiting for a first byte, has failed for several URLs without a
-//! response in between: a URL that alone is slow never opens it. While it is open requests fail at
-//! once; now and then one goes through as a probe. A probe is a client's request, which may take
-//! long for reasons of its own (a long poll): it never keeps the next probe waiting.
+//! The breaker opens when connecting, or waiting for a first byte, has failed for several URLs
+//! without a response in between: one slow URL alone never opens it. While it is open requests fail
+//! at once, except for a probe at intervals. A probe is a client's request, which may take long for
+//! reasons of its own (a long poll): it never delays the next probe.
 
 use std::time::Duration;
 
@@ -12,24 +11,22 @@ use tokio::time::Instant;
 
 use super::OriginError;
 
-/// URLs that have to fail, one after another. Two that differ in the query alone are one.
+/// How many different URLs have to fail in a row. URLs that differ in the query alone count once.
 const URLS_TO_OPEN: usize = 3;
-/// Failures longer ago than this, or than four times the longest wait for a response, say nothing
-/// any more.
+/// Failures longer ago than this, and than four times the longest wait for a response, do not count.
 const FAILURES_AGE_MAX: Duration = Duration::from_secs(300);
-/// Time to the first probe, which doubles with each that fails, up to the longest.
+/// Time to the first probe. It doubles with each probe that fails, up to the maximum.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
-/// A probe should not be a request with a body: it may take as long as its client, and may be lost.
-/// It becomes one when no other request has come for this long after a probe was due, so that an
-/// origin that gets nothing but uploads is asked again.
+/// How long after a probe was due a request with a body may become the probe. Such a request takes as
+/// long as its client, and may be lost; but an origin that receives uploads only has to be probed.
 const UPLOAD_PROBE_AFTER: Duration = Duration::from_secs(30);
 
 /// Whether a request may go to the origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Leave {
+pub(super) enum Permission {
     Granted,
-    /// To find out whether the origin is well again.
+    /// Sent to find out whether the origin answers again.
     Probe,
     Refused {
         /// Time to the next probe.
@@ -37,12 +34,12 @@ pub(super) enum Leave {
     },
 }
 
-/// What a request says of the origin.
+/// What the outcome of a request shows about the origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sign {
-    /// It answers, or at least takes connections.
+    /// It answers, or at least accepts connections.
     Alive,
-    /// It took no connection, or did not begin to answer in time.
+    /// It accepted no connection, or sent no first byte in time.
     Dead,
     /// Nothing.
     None,
@@ -67,7 +64,7 @@ impl Sign {
     }
 }
 
-/// What has changed for those who watch.
+/// A change of the breaker, for gauges and the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
     Opened,
@@ -91,7 +88,7 @@ enum State {
 }
 
 impl State {
-    /// Time of the next probe, and the pause after the one before it; `None` while it is closed.
+    /// Time of the next probe, and the pause before it; `None` while the breaker is closed.
     fn next_probe(self) -> Option<(Instant, Duration)> {
         match self {
             Self::Closed => None,
@@ -101,11 +98,11 @@ impl State {
     }
 }
 
-/// See the module's words.
+/// The breaker of one origin.
 #[derive(Debug)]
 pub(super) struct Breaker {
     state: State,
-    /// URLs without their queries that have failed since the last response, with the last time.
+    /// URLs, without their queries, that have failed since the last response, and when they did.
     failed: Vec<(u64, Instant)>,
 }
 
@@ -126,16 +123,16 @@ impl Breaker {
         self.state.next_probe().is_some_and(|(at, _)| at <= now)
     }
 
-    pub(super) fn ask(&mut self, has_body: bool, now: Instant) -> Leave {
+    pub(super) fn ask(&mut self, has_body: bool, now: Instant) -> Permission {
         let Some((at, pause)) = self.state.next_probe() else {
-            return Leave::Granted;
+            return Permission::Granted;
         };
         if now < at || has_body && now < at + UPLOAD_PROBE_AFTER {
-            return Leave::Refused {
+            return Permission::Refused {
                 wait: at.saturating_duration_since(now),
             };
         }
-        // Probes that do not end become rarer just like those that fail.
+        // Probes that do not end become rarer, like probes that fail.
         let is_second = matches!(self.state, State::Probing { .. });
         let pause = if is_second {
             (pause * 2).min(PAUSE_MAX)
@@ -143,11 +140,11 @@ impl Breaker {
             pause
         };
         self.state = State::Probing { since: now, pause };
-        Leave::Probe
+        Permission::Probe
     }
 
-    /// A request for a URL has ended. `patience` is the longest time that a request may wait for a
-    /// response.
+    /// Notes the end of a request for a URL. `patience` is the longest time that a request may wait
+    /// for a response.
     pub(super) fn end(
         &mut self,
         is_probe: bool,
@@ -176,7 +173,7 @@ impl Breaker {
                 self.failed.clear();
                 None
             }
-            // Also of a request that was sent before it opened.
+            // A request that was sent before the breaker opened closes it as well.
             (_, Sign::Alive) => {
                 self.state = State::Closed;
                 Some(Change::Closed)
@@ -252,7 +249,7 @@ mod tests {
         for (signs, is_open) in table {
             let mut breaker = Breaker::new();
             for (at, url, sign) in signs {
-                assert_eq!(breaker.ask(false, start + secs(*at)), Leave::Granted);
+                assert_eq!(breaker.ask(false, start + secs(*at)), Permission::Granted);
                 breaker.end(false, *sign, *url, PATIENCE, start + secs(*at));
             }
             assert_eq!(breaker.is_open(), is_open, "{signs:?}");
@@ -284,16 +281,16 @@ mod tests {
             let almost = now + secs(pause) - Duration::from_millis(1);
             assert_eq!(
                 breaker.ask(false, almost),
-                Leave::Refused {
+                Permission::Refused {
                     wait: Duration::from_millis(1)
                 }
             );
             assert!(!breaker.is_probe_due(almost) && breaker.is_probe_due(now + secs(pause)));
             now += secs(pause);
-            assert_eq!(breaker.ask(false, now), Leave::Probe);
+            assert_eq!(breaker.ask(false, now), Permission::Probe);
             assert_eq!(
                 breaker.ask(false, now),
-                Leave::Refused { wait: secs(pause) },
+                Permission::Refused { wait: secs(pause) },
                 "one at a time"
             );
             // Of a request that was sent before it opened.
@@ -306,20 +303,20 @@ mod tests {
             );
         }
         now += secs(30);
-        assert_eq!(breaker.ask(false, now), Leave::Probe);
+        assert_eq!(breaker.ask(false, now), Permission::Probe);
         assert_eq!(
             breaker.end(true, None, 8, PATIENCE, now),
             Option::None,
             "a probe that was given up"
         );
-        assert_eq!(breaker.ask(false, now + secs(30)), Leave::Probe);
+        assert_eq!(breaker.ask(false, now + secs(30)), Permission::Probe);
         assert_eq!(
             breaker.end(true, Alive, 8, PATIENCE, now),
             Some(Change::Closed)
         );
         assert_eq!(
             (breaker.ask(false, now), breaker.ask(true, now)),
-            (Leave::Granted, Leave::Granted)
+            (Permission::Granted, Permission::Granted)
         );
     }
 
@@ -328,15 +325,15 @@ mod tests {
         let mut now = Instant::now();
         let mut breaker = open(now);
         now += secs(1);
-        assert_eq!(breaker.ask(false, now), Leave::Probe);
+        assert_eq!(breaker.ask(false, now), Permission::Probe);
         for pause in [1, 2, 4, 8, 16, 30, 30] {
             assert_eq!(
                 breaker.ask(false, now),
-                Leave::Refused { wait: secs(pause) }
+                Permission::Refused { wait: secs(pause) }
             );
             now += secs(pause);
             assert!(breaker.is_probe_due(now));
-            assert_eq!(breaker.ask(false, now), Leave::Probe);
+            assert_eq!(breaker.ask(false, now), Permission::Probe);
         }
         assert_eq!(
             breaker.end(true, Alive, 1, PATIENCE, now),
@@ -357,21 +354,24 @@ mod tests {
         let mut breaker = open(now);
         for after in [0, 1, 2, 30] {
             assert!(
-                matches!(breaker.ask(true, now + secs(after)), Leave::Refused { .. }),
+                matches!(
+                    breaker.ask(true, now + secs(after)),
+                    Permission::Refused { .. }
+                ),
                 "after {after} s"
             );
         }
         assert_eq!(
             breaker.ask(false, now + secs(30)),
-            Leave::Probe,
+            Permission::Probe,
             "it has used up no probe"
         );
         // Nothing but uploads from here on.
         assert!(matches!(
             breaker.ask(true, now + secs(60)),
-            Leave::Refused { .. }
+            Permission::Refused { .. }
         ));
-        assert_eq!(breaker.ask(true, now + secs(61)), Leave::Probe);
+        assert_eq!(breaker.ask(true, now + secs(61)), Permission::Probe);
         assert_eq!(
             breaker.end(true, Alive, 1, PATIENCE, now + secs(62)),
             Some(Change::Closed)

@@ -1,5 +1,5 @@
-//! How many retries an origin gets: a share of its requests, so that retries never multiply the
-//! load of one in trouble.
+//! How many retries an origin gets: a share of its requests, so that retries never multiply the load
+//! of an origin in trouble.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use tokio::time::Instant;
 
 /// Thousandths of a retry that each request allows.
 const PER_REQUEST: u64 = 200;
-/// The same for each second, so that few requests have their retries too.
+/// The same for each second, so that sites with few requests get retries as well.
 const PER_SECOND: u64 = 1000;
-/// Retries that can be saved up, in thousandths; the most is there at first.
+/// Thousandths of retries that can be saved; the initial value.
 const MOST: u64 = 20_000;
 const RETRY: u64 = 1000;
 
-/// See the module's words.
+/// The retry budget of one origin.
 #[derive(Debug)]
 pub(super) struct RetryBudget {
     left: u64,
@@ -28,12 +28,12 @@ impl RetryBudget {
         }
     }
 
-    /// A request that is no retry.
+    /// Adds the share of a request that is no retry.
     pub(super) fn note_request(&mut self) {
         self.left = (self.left + PER_REQUEST).min(MOST);
     }
 
-    /// Whether there is one retry left, which is then used.
+    /// Takes one retry, if one is left.
     pub(super) fn take_retry(&mut self, now: Instant) -> bool {
         let since = now
             .saturating_duration_since(self.counted)

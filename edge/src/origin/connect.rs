@@ -1,4 +1,4 @@
-//! Connections to origins: names and addresses.
+//! Opening of connections to origins: names and addresses.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -12,14 +12,49 @@ use super::target::Address;
 /// Addresses of one origin that are tried.
 const ADDRESSES_MAX: usize = 4;
 
-pub(super) async fn open(target: &Address, deadline: Instant) -> Result<TcpStream, OriginError> {
+/// Opens connections to origins.
+#[derive(Debug, Clone)]
+pub(crate) enum Dialer {
+    /// Resolves names by the system, and connects by TCP.
+    Tcp,
+    /// Connects in memory: the other end of each connection goes to a scripted origin.
+    #[cfg(test)]
+    Memory(tokio::sync::mpsc::UnboundedSender<tokio::io::DuplexStream>),
+}
+
+/// An open connection.
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    #[cfg(test)]
+    Memory(tokio::io::DuplexStream),
+}
+
+impl Dialer {
+    pub(super) async fn dial(
+        &self,
+        address: &Address,
+        deadline: Instant,
+    ) -> Result<Stream, OriginError> {
+        match self {
+            Self::Tcp => open(address, deadline).await.map(Stream::Tcp),
+            #[cfg(test)]
+            Self::Memory(origin) => {
+                let (ours, theirs) = tokio::io::duplex(64 << 10);
+                origin.send(theirs).map_err(|_| OriginError::Refused)?;
+                Ok(Stream::Memory(ours))
+            }
+        }
+    }
+}
+
+async fn open(target: &Address, deadline: Instant) -> Result<TcpStream, OriginError> {
     let addresses: Vec<SocketAddr> = match target.host.parse::<IpAddr>() {
         Ok(ip) => vec![SocketAddr::new(ip, target.port)],
         Err(_) => {
             let found = tokio::net::lookup_host((target.host.as_str(), target.port))
                 .await
                 .map_err(|error| {
-                    // Asking a name server takes a socket too.
+                    // A query to a name server needs a socket too.
                     if is_local_shortage(&error) {
                         OriginError::NoSocket
                     } else {
@@ -41,8 +76,8 @@ pub(super) async fn open(target: &Address, deadline: Instant) -> Result<TcpStrea
     connect_to_one(&addresses, deadline).await
 }
 
-/// A connection to the first of several addresses that takes one. Each has an equal share of the
-/// time that is left, so that a dead one does not use up that of the others.
+/// A connection to the first of several addresses that accepts one. Each address has an equal share
+/// of the remaining time, so that a dead one does not use up the time of the others.
 pub(super) async fn connect_to_one(
     addresses: &[SocketAddr],
     deadline: Instant,
@@ -57,13 +92,13 @@ pub(super) async fn connect_to_one(
         .await
         {
             Ok(Ok(stream)) => {
-                // Without it small requests wait; a socket that cannot have it works all the same.
+                // Without this option small requests are delayed; a failure to set it is harmless.
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
             }
             Ok(Err(error)) => match classify(&error) {
-                // An address of a family that this node does not have fails like this; what others
-                // say counts for more.
+                // An address of a family that this node lacks fails like this, so the failures of
+                // other addresses take precedence.
                 OriginError::NoSocket => last = last.or(Some(OriginError::NoSocket)),
                 of_origin => last = Some(of_origin),
             },
@@ -82,7 +117,7 @@ fn classify(error: &io::Error) -> OriginError {
     }
 }
 
-/// Whether this node ran out of something that a connection takes.
+/// Whether this node lacks a resource that a connection needs.
 fn is_local_shortage(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -90,8 +125,8 @@ fn is_local_shortage(error: &io::Error) -> bool {
     )
 }
 
-/// Addresses that a name must not lead to: link-local ones, where clouds keep machines'
-/// credentials.
+/// Addresses that a name must not resolve to: link-local ones, where clouds serve the credentials of
+/// machines.
 pub(super) fn is_forbidden(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_link_local() || ip.is_unspecified() || ip.is_multicast(),

@@ -1,35 +1,36 @@
-//! The connections of one site to its origin: how many are in use, who waits for one, which lie
-//! idle.
+//! The connections of one site to its origin: which are in use, which are idle, and which requests
+//! wait for one.
 //!
-//! Shared by all workers of the node. A connection counts from before it is made until its
-//! response's body has ended or was dropped. Idle ones are in the count as well, but give way:
-//! there are never more of both than the limit. Who waits does so in order of arrival; uploads and
-//! background work have shares of the limit, so that neither can take all of it.
+//! Shared by all workers of the node. A connection counts from before it is opened until its
+//! response's body has ended or is dropped. Idle connections count as well, but are closed for new
+//! ones: both together never exceed the limit. Requests wait in order of arrival; uploads and
+//! background work have shares of the limit, so that neither can use all of it.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use hyper::client::conn::http1::SendRequest;
 use nearcast_fleet::config::OriginLimits;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::{OriginError, OriginRequestBody, Target};
 use crate::metrics::OriginGauges;
 
-/// How long a kept connection may lie idle.
+/// How long a connection is kept idle.
 pub(super) const IDLE_MAX: Duration = Duration::from_secs(50);
 
-/// What a connection is wanted for.
+/// The purpose of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Purpose {
-    /// A client waits, and sends no body.
+    /// A client waits for a response, and sends no body.
     #[default]
     Client,
-    /// A client sends a body, and may take its time.
+    /// A client sends a body, which may take long.
     Upload,
-    /// Nobody waits: a push order, or a validation behind a stale answer.
+    /// No client waits: a push order, or a validation in the background.
     Background,
 }
 
@@ -47,16 +48,17 @@ impl Purpose {
     }
 }
 
-/// What came of asking for a connection.
+/// The answer to a request for a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asked {
+enum SlotAnswer {
     Granted,
+    /// It waits, with this ticket.
     Waits(u64),
-    /// As many wait as may.
+    /// The queue is full.
     Full,
 }
 
-/// Who uses a connection and who waits for one, as numbers. Knows no tasks and no time.
+/// The slots of a limit, and the queue for them, as numbers. Knows no tasks and no time.
 #[derive(Debug, Default)]
 struct Slots {
     most: usize,
@@ -80,26 +82,25 @@ impl Slots {
         self.in_use() < self.most && self.in_use[purpose as usize] < purpose.share(self.most)
     }
 
-    /// Asks for a connection. Who waits already for one that could be had has been given it.
-    fn ask(&mut self, purpose: Purpose) -> Asked {
+    /// Requests a slot. No request waits for a slot that is free: [`grant`](Self::grant) comes first.
+    fn ask(&mut self, purpose: Purpose) -> SlotAnswer {
         if self.has_room(purpose) {
             self.in_use[purpose as usize] += 1;
-            return Asked::Granted;
+            return SlotAnswer::Granted;
         }
         if self.waiting() >= self.waiting_max {
-            return Asked::Full;
+            return SlotAnswer::Full;
         }
         self.tickets += 1;
         self.waiting[purpose as usize].push_back(self.tickets);
-        Asked::Waits(self.tickets)
+        SlotAnswer::Waits(self.tickets)
     }
 
     fn release(&mut self, purpose: Purpose) {
         self.in_use[purpose as usize] -= 1;
     }
 
-    /// Grants a connection that can be had to whoever has waited longest; background work comes
-    /// after all others.
+    /// Grants a free slot to the request that has waited longest; background work comes last.
     fn grant(&mut self) -> Option<u64> {
         let longest = |purposes: &[Purpose]| {
             let heads = purposes.iter().filter(|purpose| self.has_room(**purpose));
@@ -114,7 +115,7 @@ impl Slots {
         Some(ticket)
     }
 
-    /// Takes a ticket back; `false` when it was granted before.
+    /// Cancels a ticket; `false` when it was granted before.
     fn cancel(&mut self, ticket: u64, purpose: Purpose) -> bool {
         let queue = &mut self.waiting[purpose as usize];
         let found = queue.iter().position(|other| *other == ticket);
@@ -122,12 +123,12 @@ impl Slots {
     }
 }
 
-/// A connection that waits for its next request.
+/// An idle connection.
 struct Idle {
     sender: SendRequest<OriginRequestBody>,
     since: Instant,
     target: Arc<Target>,
-    /// The worker whose runtime it lives on.
+    /// The worker on whose runtime it runs.
     worker: usize,
 }
 
@@ -141,18 +142,18 @@ impl Idle {
 struct State {
     slots: Slots,
     waiters: HashMap<u64, oneshot::Sender<()>>,
-    /// Those in use that are open or being opened: a permit has none at first.
+    /// Connections in use that are open or being opened: a permit has none at first.
     open: usize,
-    /// The one that has lain idle longest comes first.
+    /// The one that has been idle longest comes first.
     idle: Vec<Idle>,
-    /// A task looks after the idle ones.
+    /// A task closes the ones that are idle for too long.
     is_swept: bool,
 }
 
 impl State {
     fn grant_all(&mut self) {
         while let Some(ticket) = self.slots.grant() {
-            // Its receiver is there as long as its ticket is.
+            // The receiver exists as long as the ticket.
             if let Some(waiter) = self.waiters.remove(&ticket) {
                 let _ = waiter.send(());
             }
@@ -160,7 +161,7 @@ impl State {
     }
 }
 
-/// See the module's words.
+/// The connections of one site.
 pub(crate) struct Connections {
     state: Mutex<State>,
     gauges: Arc<OriginGauges>,
@@ -182,7 +183,7 @@ impl Connections {
         connections
     }
 
-    /// Takes other limits; connections in use above a new limit end as they would.
+    /// Sets other limits. Connections in use above a new limit are not closed early.
     pub(super) fn set_limits(&self, limits: &OriginLimits) {
         let mut state = self.lock();
         state.slots.most = limits.connections_max;
@@ -192,7 +193,7 @@ impl Connections {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no holder of this lock panics")
+        self.state.lock()
     }
 
     fn show(&self, state: &State) {
@@ -203,10 +204,10 @@ impl Connections {
         );
     }
 
-    /// Waits for leave to use a connection.
+    /// Waits for a permit to use a connection.
     ///
     /// # Errors
-    /// [`OriginError::ConnectionLimit`] when too many wait, or it took too long.
+    /// [`OriginError::ConnectionLimit`] when the queue is full, or the wait took too long.
     pub(super) async fn permit(
         self: &Arc<Self>,
         purpose: Purpose,
@@ -214,15 +215,14 @@ impl Connections {
     ) -> Result<Permit, OriginError> {
         let mut waiting = {
             let mut state = self.lock();
-            let asked = state.slots.ask(purpose);
-            let ticket = match asked {
-                Asked::Granted => None,
-                Asked::Waits(ticket) => Some(ticket),
-                Asked::Full => return Err(OriginError::ConnectionLimit),
+            let ticket = match state.slots.ask(purpose) {
+                SlotAnswer::Granted => None,
+                SlotAnswer::Waits(ticket) => Some(ticket),
+                SlotAnswer::Full => return Err(OriginError::ConnectionLimit),
             };
             let granted = ticket.map(|ticket| {
-                let (tell, granted) = oneshot::channel();
-                state.waiters.insert(ticket, tell);
+                let (granted_tx, granted) = oneshot::channel();
+                state.waiters.insert(ticket, granted_tx);
                 (ticket, granted)
             });
             self.show(&state);
@@ -254,8 +254,8 @@ impl Connections {
         }
     }
 
-    /// An idle connection to that target: on that worker's runtime, or on another's where it would
-    /// have to give way to a new one.
+    /// An idle connection to a target, on that worker's runtime; one on another worker's runtime where
+    /// the limit would close it for a new one.
     pub(super) fn take_idle(
         &self,
         target: &Target,
@@ -286,8 +286,8 @@ impl Connections {
         found
     }
 
-    /// Counts a connection that is about to be opened, or takes the place of one that was closed;
-    /// idle ones make room for it.
+    /// Counts a connection that is about to be opened, or that replaces a closed one. Idle connections
+    /// above the limit are closed.
     pub(super) fn open(&self, permit: &mut Permit) {
         let mut state = self.lock();
         if !std::mem::replace(&mut permit.is_open, true) {
@@ -299,8 +299,8 @@ impl Connections {
         self.show(&state);
     }
 
-    /// Keeps a connection for the next request where there is room, and gives its permit back after
-    /// that, so that who waits for it finds it.
+    /// Keeps a connection for the next request, if the limit allows it, and releases its permit after
+    /// that, so that the request that waits for the permit finds the connection.
     pub(super) fn keep(
         self: &Arc<Self>,
         target: Arc<Target>,
@@ -327,7 +327,7 @@ impl Connections {
         drop(permit);
     }
 
-    /// Closes what has lain idle for too long. `false` when nothing is left.
+    /// Closes connections that were idle for too long. `false` when none is left.
     fn drop_unusable(&self) -> bool {
         let mut state = self.lock();
         state.idle.retain(Idle::is_usable);
@@ -342,7 +342,8 @@ impl Connections {
     }
 }
 
-/// Connections that nobody asks for again would keep their sockets and buffers for good.
+/// Closes idle connections. Without this, connections without further requests would keep their sockets
+/// and buffers for ever.
 async fn sweep(connections: Weak<Connections>) {
     loop {
         tokio::time::sleep(IDLE_MAX).await;
@@ -355,7 +356,7 @@ async fn sweep(connections: Weak<Connections>) {
     }
 }
 
-/// A place in the queue. Dropped, it is given up.
+/// A place in the queue, which is left when this is dropped.
 struct Waiting<'a> {
     connections: &'a Connections,
     purpose: Purpose,
@@ -372,7 +373,7 @@ impl Drop for Waiting<'_> {
         let mut state = self.connections.lock();
         state.waiters.remove(&self.ticket);
         if !state.slots.cancel(self.ticket, self.purpose) {
-            // It was granted and not taken.
+            // The slot was granted, and is not used.
             state.slots.release(self.purpose);
             state.grant_all();
         }
@@ -380,7 +381,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Leave to use one connection.
+/// The permit to use one connection.
 #[derive(Debug)]
 pub(super) struct Permit {
     connections: Arc<Connections>,
@@ -417,14 +418,14 @@ mod tests {
     #[test]
     fn shares_leave_room_for_clients_and_the_queue_is_fair() {
         let mut slots = slots(4, 6);
-        let asked: Vec<Asked> = [
+        let asked: Vec<SlotAnswer> = [
             Background, Background, Upload, Upload, Upload, Client, Client, Upload, Background,
             Client,
         ]
         .into_iter()
         .map(|purpose| slots.ask(purpose))
         .collect();
-        use Asked::*;
+        use SlotAnswer::*;
         let expected = [
             Granted,
             Waits(1),
@@ -465,7 +466,7 @@ mod tests {
             let mut slots = slots(1, 1);
             assert_eq!(
                 (slots.ask(purpose), slots.ask(purpose)),
-                (Asked::Granted, Asked::Waits(1))
+                (SlotAnswer::Granted, SlotAnswer::Waits(1))
             );
             slots.release(purpose);
             assert_eq!(slots.grant(), Some(1));
@@ -481,9 +482,9 @@ mod tests {
                 let purpose = Purpose::ALL[purpose];
                 match step {
                     0 | 1 => match slots.ask(purpose) {
-                        Asked::Granted => held.push(purpose),
-                        Asked::Waits(ticket) => queued.push((ticket, purpose)),
-                        Asked::Full => prop_assert_eq!(queued.len(), 8),
+                        SlotAnswer::Granted => held.push(purpose),
+                        SlotAnswer::Waits(ticket) => queued.push((ticket, purpose)),
+                        SlotAnswer::Full => prop_assert_eq!(queued.len(), 8),
                     },
                     2 if !held.is_empty() => slots.release(held.swap_remove(at.index(held.len()))),
                     3 if !queued.is_empty() => {

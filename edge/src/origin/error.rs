@@ -12,16 +12,16 @@ pub(crate) enum OriginError {
     /// Its name could not be resolved.
     #[error("the origin's name could not be resolved")]
     Dns,
-    /// Its name resolves to an address that is never asked.
-    #[error("the origin's name leads to a forbidden address")]
+    /// Its name resolves to an address that is never connected to.
+    #[error("the origin's name resolves to a forbidden address")]
     Forbidden,
-    /// It took no connection.
+    /// It refused the connection.
     #[error("the origin refused the connection")]
     Refused,
     /// It is not reachable.
     #[error("the origin cannot be reached")]
     Unreachable,
-    /// This node has no file, port or memory left for another socket: that says nothing of the
+    /// This node has no file, port or memory left for another socket, whatever the state of the
     /// origin.
     #[error("this node has no socket left for a connection to the origin")]
     NoSocket,
@@ -31,11 +31,10 @@ pub(crate) enum OriginError {
     /// TLS failed.
     #[error("TLS with the origin failed: {0}")]
     Tls(TlsFault),
-    /// As many connections to it are in use as the site allows, and waiting for one has ended.
+    /// All connections that the site allows are in use, and the wait for one has ended.
     #[error("all connections to the origin are in use")]
     ConnectionLimit,
-    /// It answered nothing for several URLs, and is asked rarely now. With the seconds to the next
-    /// time.
+    /// It answered nothing for several URLs, and is probed rarely. With the seconds to the next probe.
     #[error("the origin is known not to answer")]
     Unavailable { retry_after: u32 },
     /// It did not begin to answer in time.
@@ -44,7 +43,7 @@ pub(crate) enum OriginError {
     /// It paused too long within a body.
     #[error("the origin paused too long")]
     BetweenBytesTimeout,
-    /// It closed the connection before its response was whole.
+    /// It closed the connection before its response was complete.
     #[error("the origin ended its response early")]
     Incomplete,
     /// It closed the connection instead of answering.
@@ -68,22 +67,22 @@ pub(crate) enum OriginError {
     /// The client's request body turned out larger than the site allows.
     #[error("the request's body is too large")]
     RequestTooLarge,
-    /// It answered with an error where a part of what is stored was asked for.
+    /// It sent an error for a part of a stored representation.
     #[error("the origin answered with an error")]
     Erred,
-    /// Its response was given up: nobody waited for it, and there were too many.
-    #[error("nobody waited for the origin's response")]
+    /// The fill was given up: it had no reader, and was not worth finishing or one of too many.
+    #[error("no client waited for the origin's response")]
     GivenUp,
-    /// Its answer to a validation or a range request does not fit what is stored.
-    #[error("the origin's answer does not fit what is stored")]
+    /// Its response to a validation or a range request is for another representation.
+    #[error("the origin's response is for another representation than the stored one")]
     Unfit,
 }
 
 impl OriginError {
-    /// What it says of one URL; `None` when it is not of the URL.
+    /// How the validation of a URL failed by it; `None` when the failure is not specific to the URL.
     pub(crate) fn failing(self) -> Option<Failing> {
         match self {
-            // Nobody should have to wait for that twice.
+            // No client should wait for a time-out twice.
             Self::ConnectTimeout | Self::FirstByteTimeout | Self::BetweenBytesTimeout => {
                 Some(Failing::TimedOut)
             }
@@ -96,7 +95,7 @@ impl OriginError {
         }
     }
 
-    /// Whether the origin may have got the request, and may have done what it asks.
+    /// Whether the origin may have received the request, and may have carried it out.
     pub(crate) fn may_have_arrived(self) -> bool {
         match self {
             Self::Dns
@@ -108,7 +107,7 @@ impl OriginError {
             | Self::Tls(_)
             | Self::ConnectionLimit
             | Self::Unavailable { .. } => false,
-            // Not all of it: what is incomplete cannot have been carried out.
+            // An incomplete request cannot have been carried out.
             Self::RequestBody | Self::RequestPause | Self::RequestTooLarge => false,
             Self::FirstByteTimeout
             | Self::BetweenBytesTimeout
@@ -123,8 +122,7 @@ impl OriginError {
         }
     }
 
-    /// Whether what the request says may have brought it about: then it may not happen to the next
-    /// one.
+    /// Whether the request's own fields may have caused it, so that the next request may succeed.
     pub(crate) fn may_be_of_request(self) -> bool {
         use OriginError::*;
         !matches!(
@@ -195,7 +193,7 @@ impl OriginError {
         }
     }
 
-    /// Its word in metrics.
+    /// Its name in metrics.
     pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::Tls(fault) => fault.reason(),
@@ -208,18 +206,18 @@ impl OriginError {
         }
     }
 
-    /// The status to answer with where nothing stored helps.
+    /// The status of the response to the client, where no stored response can be used.
     pub(crate) fn status(self) -> StatusCode {
         match self {
             Self::RequestPause => StatusCode::REQUEST_TIMEOUT,
             Self::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            // It passes, unlike the error that RFC 9209 section 2.3.30 has in mind.
+            // The shortage is temporary, unlike the error of RFC 9209 section 2.3.30.
             Self::NoSocket => StatusCode::SERVICE_UNAVAILABLE,
             other => other.proxy_error().status(),
         }
     }
 
-    /// Seconds after which the same request is worth another try, where that is known.
+    /// Seconds after which the client may retry, where that is known.
     pub(crate) fn retry_after(self) -> Option<u64> {
         match self {
             Self::ConnectionLimit | Self::NoSocket => Some(1),
@@ -228,7 +226,7 @@ impl OriginError {
         }
     }
 
-    /// Whether the client brought it about, so that it says nothing of the origin.
+    /// Whether the client caused it, whatever the state of the origin.
     pub(crate) fn is_of_client(self) -> bool {
         matches!(
             self,
@@ -240,13 +238,13 @@ impl OriginError {
 /// Why TLS with an origin failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TlsFault {
-    /// Its certificate is past its time.
+    /// Its certificate has expired.
     #[error("its certificate has expired")]
     Expired,
-    /// Its certificate's time has not come.
+    /// Its certificate is not valid yet.
     #[error("its certificate is not valid yet")]
     NotValidYet,
-    /// No authority that is trusted has signed its certificate.
+    /// No trusted authority has signed its certificate.
     #[error("its certificate's issuer is unknown")]
     UnknownIssuer,
     /// Its certificate is for other names.
@@ -264,14 +262,14 @@ pub(crate) enum TlsFault {
     /// It closed the connection during the handshake.
     #[error("it closed the connection during the handshake")]
     Closed,
-    /// What it sent is not TLS, or not of a version or cipher that both sides have.
+    /// It does not speak TLS, or no version or cipher that both sides have.
     #[error("the handshake failed")]
     Protocol,
 }
 
 impl TlsFault {
-    /// What an error of the TLS library means, wherever in a chain of errors it is; `None` when
-    /// there is none in it.
+    /// The fault of a TLS library's error anywhere in a chain of errors; `None` when the chain has
+    /// none.
     pub(super) fn find(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
         let mut next = Some(error);
         while let Some(error) = next {
@@ -286,7 +284,7 @@ impl TlsFault {
         None
     }
 
-    /// What ended a handshake.
+    /// The fault that ended a handshake.
     pub(super) fn of_handshake(error: &std::io::Error) -> Self {
         Self::find(error).unwrap_or(Self::Closed)
     }

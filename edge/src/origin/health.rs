@@ -1,23 +1,24 @@
-//! What is known of one origin: shared by all workers, and by all sites that connect to it alike
-//! and wait as long for it.
+//! The state of one origin: its circuit breaker and its retry budget. Shared by all workers, and by
+//! all sites with the same settings for connections and time-outs to it.
 
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::breaker::{Breaker, Change, Leave, Sign};
+use super::breaker::{Breaker, Change, Permission, Sign};
 use super::budget::RetryBudget;
 use super::{Address, OriginError};
 use crate::metrics::OriginGauges;
 
-/// See the module's words.
+/// The state of one origin.
 #[derive(Debug)]
 pub(super) struct Health {
     address: Address,
     breaker: Mutex<Breaker>,
     budget: Mutex<RetryBudget>,
-    /// The sites whose origin this is.
+    /// Gauges of the sites that have this origin.
     sites: Mutex<Vec<Weak<OriginGauges>>>,
 }
 
@@ -32,14 +33,10 @@ impl Health {
         })
     }
 
-    /// Makes a site's figures show this from now on.
+    /// Shows this state in the gauges of a site from now on.
     pub(super) fn show_in(&self, site: &Arc<OriginGauges>) {
-        let is_open = self
-            .breaker
-            .lock()
-            .expect("no holder of this lock panics")
-            .is_open();
-        let mut sites = self.sites.lock().expect("no holder of this lock panics");
+        let is_open = self.breaker.lock().is_open();
+        let mut sites = self.sites.lock();
         if !sites
             .iter()
             .any(|other| std::ptr::eq(other.as_ptr(), Arc::as_ptr(site)))
@@ -49,60 +46,47 @@ impl Health {
         site.set_breaker(is_open);
     }
 
-    /// Makes a site's figures show another's.
+    /// Stops showing this state in the gauges of a site.
     pub(super) fn hide_from(&self, site: &Arc<OriginGauges>) {
-        let mut sites = self.sites.lock().expect("no holder of this lock panics");
+        let mut sites = self.sites.lock();
         sites.retain(|other| !std::ptr::eq(other.as_ptr(), Arc::as_ptr(site)));
     }
 
-    /// Leave to send a request, with or without a body.
+    /// Permission to send a request, with or without a body.
     ///
     /// # Errors
     /// [`OriginError::Unavailable`] while the origin is known not to answer.
     pub(super) fn ask(self: &Arc<Self>, has_body: bool) -> Result<Attempt, OriginError> {
-        let leave = self
-            .breaker
-            .lock()
-            .expect("no holder of this lock panics")
-            .ask(has_body, Instant::now());
-        match leave {
-            Leave::Refused { wait } => Err(OriginError::Unavailable {
+        let permission = self.breaker.lock().ask(has_body, Instant::now());
+        match permission {
+            Permission::Refused { wait } => Err(OriginError::Unavailable {
                 retry_after: wait.as_secs().max(1) as u32,
             }),
-            leave => {
-                self.budget
-                    .lock()
-                    .expect("no holder of this lock panics")
-                    .note_request();
+            permission => {
+                self.budget.lock().note_request();
                 Ok(Attempt {
                     health: self.clone(),
-                    is_probe: leave == Leave::Probe,
+                    is_probe: permission == Permission::Probe,
                     is_over: false,
                 })
             }
         }
     }
 
-    /// Whether the origin is known not to answer; and then whether it is time for a probe.
-    pub(super) fn failing(&self) -> Option<bool> {
-        let breaker = self.breaker.lock().expect("no holder of this lock panics");
-        breaker
-            .is_open()
-            .then(|| breaker.is_probe_due(Instant::now()))
+    /// `None` while the origin answers, as far as is known; else whether a probe is due.
+    pub(super) fn failing(&self, now: Instant) -> Option<bool> {
+        let breaker = self.breaker.lock();
+        breaker.is_open().then(|| breaker.is_probe_due(now))
     }
 
     pub(super) fn take_retry(&self) -> bool {
-        self.budget
-            .lock()
-            .expect("no holder of this lock panics")
-            .take_retry(Instant::now())
+        self.budget.lock().take_retry(Instant::now())
     }
 
     fn end(&self, is_probe: bool, sign: Sign, url: u64, patience: Duration) {
         let change = self
             .breaker
             .lock()
-            .expect("no holder of this lock panics")
             .end(is_probe, sign, url, patience, Instant::now());
         let Some(change) = change else { return };
         let Address { host, port, .. } = &self.address;
@@ -110,18 +94,18 @@ impl Health {
             Change::Opened => tracing::warn!(
                 origin = host,
                 port,
-                "an origin answers nothing for several URLs; it is asked rarely until it does, and stale content is served where that is allowed"
+                "an origin answers nothing for several URLs; it is asked rarely until it does, and stale responses are served where that is allowed"
             ),
             Change::Closed => tracing::warn!(origin = host, port, "an origin answers again"),
         }
-        let sites = self.sites.lock().expect("no holder of this lock panics");
+        let sites = self.sites.lock();
         for site in sites.iter().filter_map(Weak::upgrade) {
             site.breaker_changed(change == Change::Opened);
         }
     }
 }
 
-/// A request under way. Dropped before its end, it says nothing of the origin.
+/// A request under way. Dropped before its end, it changes nothing.
 #[derive(Debug)]
 pub(super) struct Attempt {
     health: Arc<Health>,

@@ -1,13 +1,17 @@
-//! The way to origins: requests on HTTP/1.1 connections, with limits on everything an origin can do
-//! to us.
+//! Requests to origins on HTTP/1.1 connections, with a limit on everything that an origin can do to
+//! this node.
 //!
-//! Targets come from the fleet file alone, never from a request, and names that resolve to
-//! link-local addresses are refused, so that nobody can be made to fetch a machine's metadata.
+//! Targets come from the fleet file alone, never from a request, and names that resolve to link-local
+//! addresses are refused: no client can make a node fetch the metadata of a machine. [`choose`] picks
+//! one of a site's origins, [`connect`] opens connections, [`connections`] limits and keeps them.
+//! [`health`] holds what is known of an origin: its circuit [`breaker`] and its retry [`budget`].
+//! Follows RFC 9110 section 9.2.2 and RFC 9112.
 
 mod backoff;
 mod body;
 mod breaker;
 mod budget;
+mod choose;
 mod connect;
 mod connections;
 mod error;
@@ -35,6 +39,9 @@ pub(crate) use self::backoff::{Backoff, Failing};
 pub(crate) use self::body::{OriginBody, OriginRequestBody};
 use self::body::{Returning, UploadProgress};
 use self::breaker::Sign;
+pub(crate) use self::choose::SiteOrigins;
+pub(crate) use self::connect::Dialer;
+use self::connect::Stream;
 use self::connections::Permit;
 pub(crate) use self::connections::Purpose;
 pub(crate) use self::error::{OriginError, TlsFault};
@@ -44,30 +51,36 @@ use self::tls::TargetTls;
 pub(crate) use self::tls::TlsFileError;
 use nearcast_http_rules::coding::TransferCoding;
 
-/// The origin may take nothing of a request's body for this much longer than the client may send
-/// nothing, so that a pause of the client's is found to be one.
+/// How much longer than the longest pause of a client the origin may pause while a request's body is
+/// sent, so that a client's pause is not taken for the origin's.
 const TAKE_GRACE: Duration = Duration::from_secs(5);
-/// A connection reads this much at once at most, unless heads may be larger. hyper's own limit is
-/// six times as much; each connection keeps the buffer it has grown to, and a byte of it that waits
-/// in a slice keeps all of it.
+/// Largest read buffer of a connection, unless heads may be larger. hyper's own limit is six times as
+/// large; each connection keeps the buffer that it has grown to, and one byte of it in a slice keeps
+/// all of it.
 const READ_BYTES_MAX: usize = 64 << 10;
 
-/// See the module's words.
+/// Sends the requests of one worker to origins.
 pub(crate) struct OriginPool {
-    /// The worker whose runtime its connections live on.
+    /// The worker on whose runtime the connections run.
     worker: usize,
+    dialer: Dialer,
 }
 
 impl OriginPool {
     pub(crate) fn new(worker: usize) -> Arc<Self> {
-        Arc::new(Self { worker })
+        Self::with_dialer(worker, Dialer::Tcp)
     }
 
-    /// Sends a request, whose URI is in origin form, and waits for the head of the response. What
-    /// it is for stands in its extensions, as a [`Purpose`], where that is not a client.
+    /// A pool that opens its connections by `dialer`.
+    pub(crate) fn with_dialer(worker: usize, dialer: Dialer) -> Arc<Self> {
+        Arc::new(Self { worker, dialer })
+    }
+
+    /// Sends a request, whose URI is in origin form, and waits for the head of the response. The
+    /// request's extensions hold its [`Purpose`], where it is not for a client.
     ///
-    /// A kept connection may be closing just now. So only a request that may be sent twice goes on
-    /// one, and is sent again on a new one when that turns out; every other request has a new
+    /// An idle connection may be closing just now. So it is used only for a request that may be sent
+    /// twice, which is sent again on a new connection in that case; every other request has a new
     /// connection of its own (RFC 9110 section 9.2.2).
     pub(crate) async fn send(
         &self,
@@ -125,15 +138,15 @@ impl OriginPool {
             }
         };
         target.connections.open(&mut permit);
-        let sender = connect(target, false).await?;
+        let sender = self.connect(target, false).await?;
         let answered = exchange(sender, target, request)
             .await
             .map_err(|(error, _)| error)?;
         Ok(self.body(answered, target, permit))
     }
 
-    /// Sends a request for another protocol on a connection of its own, which is none of those that
-    /// the site's limit counts: it may stay for hours.
+    /// Sends a request for another protocol on a connection of its own, which the site's limit does
+    /// not count: it may last for hours.
     pub(crate) async fn upgrade(
         &self,
         target: &Arc<Target>,
@@ -142,7 +155,7 @@ impl OriginPool {
         let attempt = target.health.ask(false)?;
         let url = url_hash(&request);
         let sent = async {
-            let sender = connect(target, true).await?;
+            let sender = self.connect(target, true).await?;
             exchange(sender, target, request)
                 .await
                 .map_err(|(error, _)| error)
@@ -166,6 +179,25 @@ impl OriginPool {
         ))
     }
 
+    /// Opens a connection; `may_switch` allows it to change to another protocol.
+    async fn connect(
+        &self,
+        target: &Target,
+        may_switch: bool,
+    ) -> Result<SendRequest<OriginRequestBody>, OriginError> {
+        let deadline = Instant::now() + target.limits.connect;
+        let connected = async {
+            match self.dialer.dial(&target.address, deadline).await? {
+                Stream::Tcp(stream) => start_http(stream, target, may_switch).await,
+                #[cfg(test)]
+                Stream::Memory(stream) => start_http(stream, target, may_switch).await,
+            }
+        };
+        tokio::time::timeout_at(deadline, connected)
+            .await
+            .unwrap_or(Err(OriginError::ConnectTimeout))
+    }
+
     fn body(
         &self,
         (response, sender): Answered,
@@ -182,8 +214,8 @@ impl OriginPool {
     }
 }
 
-/// Identifies one endpoint of an origin: a host and a path. The query is left out, as one slow
-/// endpoint has as many of them as clients think of.
+/// Identifies one endpoint of an origin: a host and a path. The query is left out, because clients
+/// choose it freely for one slow endpoint.
 fn url_hash<B>(request: &Request<B>) -> u64 {
     let mut hasher = std::hash::DefaultHasher::new();
     (request.headers().get(HOST), request.uri().path()).hash(&mut hasher);
@@ -200,18 +232,18 @@ fn copy(request: &Request<OriginRequestBody>) -> Request<OriginRequestBody> {
     copy
 }
 
-/// What an origin answered to a request for another protocol.
+/// The response to a request for another protocol.
 pub(crate) enum UpgradeAnswer {
-    /// A 101, and the connection behind it.
+    /// A 101, and the connection after it.
     Switched(http::response::Parts, hyper::upgrade::Upgraded),
     /// Any other response.
     Refused(http::response::Parts, Box<OriginBody>),
 }
 
-/// A response's head, and the connection that it came on.
+/// A response's head, and the connection that it was received on.
 type Answered = (Response<Incoming>, SendRequest<OriginRequestBody>);
 
-/// Sends a request on a connection; fails with the request where nothing of it was sent.
+/// Sends a request on a connection. An error contains the request where nothing of it was sent.
 async fn exchange(
     mut sender: SendRequest<OriginRequestBody>,
     target: &Target,
@@ -235,7 +267,7 @@ async fn exchange(
             let of_body = progress.and_then(|progress| *progress.borrow());
             Err((of_body.unwrap_or_else(|| classify(failed.error())), unsent))
         }
-        // The connection ends with its sender: what follows on it cannot be told from the body.
+        // The end of such a body is unknown, so the connection is closed with its sender.
         Ok(Ok(response)) if !is_head && has_unknown_coding(&response) => {
             Err((OriginError::TransferCoding, None))
         }
@@ -243,22 +275,15 @@ async fn exchange(
     }
 }
 
-async fn connect(
+/// Secures a connection where the target says so, and starts HTTP/1.1 on it.
+async fn start_http<S>(
+    stream: S,
     target: &Target,
     may_switch: bool,
-) -> Result<SendRequest<OriginRequestBody>, OriginError> {
-    let deadline = Instant::now() + target.limits.connect;
-    tokio::time::timeout_at(deadline, connect_by(target, deadline, may_switch))
-        .await
-        .unwrap_or(Err(OriginError::ConnectTimeout))
-}
-
-async fn connect_by(
-    target: &Target,
-    deadline: Instant,
-    may_switch: bool,
-) -> Result<SendRequest<OriginRequestBody>, OriginError> {
-    let stream = connect::open(&target.address, deadline).await?;
+) -> Result<SendRequest<OriginRequestBody>, OriginError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let Some(TargetTls { config, name }) = &target.tls else {
         return handshake(stream, &target.limits, may_switch).await;
     };
@@ -271,8 +296,8 @@ async fn connect_by(
     handshake(stream, &target.limits, may_switch).await
 }
 
-/// Waits for a response's head: within the time to the first byte once the request has gone, which
-/// takes as long as it goes on.
+/// Waits for a response's head. The time to the first byte counts from when all of the request's body
+/// has been sent.
 async fn answered<T>(
     sending: impl Future<Output = T>,
     progress: Option<&mut UploadProgress>,
@@ -287,7 +312,7 @@ async fn answered<T>(
                 sent = &mut sending => return Ok(sent),
                 piece = tokio::time::timeout(most, progress.changed()) => match piece {
                     Ok(Ok(())) => {}
-                    // The body is gone: all of it was taken.
+                    // All of the body was sent.
                     Ok(Err(_)) => break,
                     Err(_) => return Err(OriginError::FirstByteTimeout),
                 },
@@ -317,7 +342,7 @@ where
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|_| OriginError::Protocol)?;
-    // Its end shows up at the sender or at the body.
+    // The sender or the body reports the end of the connection.
     if may_switch {
         tokio::spawn(connection.with_upgrades());
     } else {
@@ -326,8 +351,8 @@ where
     Ok(sender)
 }
 
-/// Whether a response has a body that cannot be read. Where the standard gives it none, the field
-/// is about what there would be.
+/// Whether a response has a body that cannot be read. A 204 and a 304 have none, whatever the field
+/// says.
 fn has_unknown_coding<B>(response: &Response<B>) -> bool {
     let has_body = !matches!(
         response.status(),
@@ -348,7 +373,7 @@ fn classify(error: &hyper::Error) -> OriginError {
     } else if error.is_parse() {
         OriginError::Protocol
     } else {
-        // Closed before the head was whole: cancelled, incomplete or a broken socket.
+        // Closed before the head was complete: cancelled, incomplete or a broken socket.
         OriginError::Terminated
     }
 }

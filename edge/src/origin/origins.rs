@@ -1,12 +1,13 @@
-//! What all workers of a node share of the ways to origins and to the cluster's other nodes. Lives
-//! as long as the process, whatever happens to the sites.
+//! What all workers of a node share for requests to origins and to the other nodes of the cluster.
+//! Lives as long as the process, while sites are made anew.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nearcast_fleet::config::{self, OriginPolicy, OriginTls};
+use parking_lot::Mutex;
 
 use super::connections::Connections;
 use super::health::Health;
@@ -14,19 +15,19 @@ use super::tls::{DefaultTls, TlsFileError};
 use super::{Address, Target};
 use crate::metrics::SiteCounters;
 
-/// Settings that decide whether an origin's failures are its own. Sites that differ in one of them
-/// do not share what is known of the origin: a certificate that one does not trust, or a time that
-/// is too short for it, is no reason to keep others away.
+/// The settings that may cause an origin's failures. Sites that differ in one of them do not share the
+/// state of the origin: a certificate that one site does not trust, or a time-out that is too short,
+/// must not affect other sites.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct HealthKey {
     address: Address,
-    /// The files, and the host that the certificate has to be for, where the address says so.
+    /// For TLS: the files, and the host that the certificate must name.
     tls: Option<(OriginTls, String)>,
     connect: Duration,
     first_byte: Duration,
 }
 
-/// See the module's words.
+/// The connections, states and TLS settings of all origins and peers.
 #[derive(Debug)]
 pub(crate) struct Origins {
     tls: DefaultTls,
@@ -36,7 +37,7 @@ pub(crate) struct Origins {
 }
 
 impl Origins {
-    /// With the authorities that the environment names.
+    /// With the certificate authorities that the environment names.
     pub(crate) fn of_environment() -> Self {
         Self {
             tls: DefaultTls::of_environment(),
@@ -49,7 +50,7 @@ impl Origins {
     /// A site's origin.
     ///
     /// # Errors
-    /// A file for TLS that is missing or of no use.
+    /// A TLS file that is missing or cannot be used.
     pub(crate) fn target(
         &self,
         site: &config::Site,
@@ -71,7 +72,7 @@ impl Origins {
             true => Some(self.tls.target(settings, host)?),
             false => None,
         };
-        let mut sites = self.sites.lock().expect("no holder of this lock panics");
+        let mut sites = self.sites.lock();
         let new = || Connections::new(limits, counters.origin_gauges().clone());
         let connections = sites.entry(site.name.clone()).or_insert_with(new).clone();
         let tls_key = address.is_tls.then(|| (settings.clone(), host.to_owned()));
@@ -81,8 +82,8 @@ impl Origins {
             connect: limits.connect,
             first_byte: limits.first_byte,
         };
-        let mut known = self.health.lock().expect("no holder of this lock panics");
-        // Of settings that no site has any more.
+        let mut known = self.health.lock();
+        // Remove the states of settings that no site has any more.
         known.retain(|_, health| Arc::strong_count(health) > 1);
         let health = known
             .entry(key)
@@ -97,17 +98,12 @@ impl Origins {
         })
     }
 
-    /// Puts a site's target into force: its limits for the connections that it shares with the one
-    /// before it, and in the site's figures.
+    /// Applies a site's target: its limits to the connections that it shares with the target before
+    /// it, and its state to the site's gauges.
     pub(crate) fn adopt(&self, target: &Target, counters: &SiteCounters) {
         target.connections.set_limits(&target.limits);
         let gauges = counters.origin_gauges();
-        for health in self
-            .health
-            .lock()
-            .expect("no holder of this lock panics")
-            .values()
-        {
+        for health in self.health.lock().values() {
             health.hide_from(gauges);
         }
         target.health.show_in(gauges);
@@ -115,7 +111,7 @@ impl Origins {
 
     /// A node of the same cluster.
     pub(crate) fn peer(&self, address: SocketAddr) -> Arc<Target> {
-        let mut peers = self.peers.lock().expect("no holder of this lock panics");
+        let mut peers = self.peers.lock();
         peers
             .entry(address)
             .or_insert_with(|| Arc::new(Target::peer(address)))
@@ -234,7 +230,7 @@ mod tests {
         let kept = of(None, 60);
         assert!(Arc::ptr_eq(&kept.health, &of(Some("a.test"), 60).health));
         (1..50).for_each(|seconds| drop(of(None, seconds)));
-        let known = origins.health.lock().expect("unpoisoned").len();
+        let known = origins.health.lock().len();
         assert!(known <= 2, "{known}");
         assert!(Arc::ptr_eq(&kept.health, &of(None, 60).health));
     }

@@ -1,15 +1,16 @@
-//! Where requests go, and within which limits.
+//! The target of requests: an address, and the limits of requests to it.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use nearcast_fleet::config::OriginLimits;
+use tokio::time::Instant;
 
 use super::connections::Connections;
 use super::health::Health;
 use super::tls::TargetTls;
 
-/// Scheme, host and port out of the fleet file.
+/// Scheme, host and port, from the fleet file.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Address {
     pub(crate) is_tls: bool,
@@ -35,13 +36,13 @@ impl Address {
     }
 }
 
-/// An origin, or a node of the same cluster, as requests to it are sent. Two that are equal share
+/// An origin, or a node of the same cluster, with all that requests to it need. Equal targets share
 /// connections.
 #[derive(Debug)]
 pub(crate) struct Target {
     pub(crate) address: Address,
     pub(crate) limits: OriginLimits,
-    /// There where the address says so.
+    /// Present where the address says so.
     pub(super) tls: Option<TargetTls>,
     pub(super) connections: Arc<Connections>,
     pub(super) health: Arc<Health>,
@@ -67,18 +68,21 @@ impl Target {
         }
     }
 
-    /// Whether it is known not to answer; and then whether it is time to find out whether it still
-    /// does not.
+    /// `None` while it answers, as far as is known; else whether a probe is due.
     pub(crate) fn failing(&self) -> Option<bool> {
-        self.health.failing()
+        self.failing_at(Instant::now())
     }
 
-    /// Whether what has failed may be tried once more.
+    pub(crate) fn failing_at(&self, now: Instant) -> Option<bool> {
+        self.health.failing(now)
+    }
+
+    /// Takes one retry from the budget, if one is left.
     pub(crate) fn take_retry(&self) -> bool {
         self.health.take_retry()
     }
 
-    /// What a connection is made with: one made with other values is of no use.
+    /// The values that a connection is opened with: it serves targets with the same ones only.
     fn connection_key(&self) -> impl Hash + PartialEq + '_ {
         let tls = self
             .tls

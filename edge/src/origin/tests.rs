@@ -530,3 +530,39 @@ fn names_never_lead_to_a_machines_metadata() {
         );
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_origin_in_memory_answers_and_is_given_up_by_the_clock_alone() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (origin_tx, mut origin) = tokio::sync::mpsc::unbounded_channel();
+    let pool = OriginPool::with_dialer(0, Dialer::Memory(origin_tx));
+    let target = limited(&tcp(([127, 0, 0, 1], 80).into()), |limits| {
+        limits.first_byte = Duration::from_secs(3600);
+    });
+    let send = || {
+        let (pool, target) = (pool.clone(), target.clone());
+        tokio::spawn(async move { pool.send(&target, get()).await.map(|r| r.status()) })
+    };
+
+    let answered = send();
+    let mut connection = origin.recv().await.expect("a connection");
+    let mut head = [0; 1024];
+    let read = connection.read(&mut head).await.expect("the request");
+    assert!(head[..read].starts_with(b"GET / HTTP/1.1\r\n"));
+    let answer = b"HTTP/1.1 404 Not Found\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    connection.write_all(answer).await.expect("the edge reads");
+    let answered = answered.await.expect("no panic");
+    assert_eq!(answered, Ok(StatusCode::NOT_FOUND));
+
+    let began = Instant::now();
+    let given_up = send();
+    let _silent = origin.recv().await.expect("another connection");
+    let given_up = given_up.await.expect("no panic");
+    assert_eq!(given_up, Err(OriginError::FirstByteTimeout));
+    assert!(began.elapsed() >= Duration::from_secs(3600));
+
+    // No origin at all.
+    drop(origin);
+    let refused = send().await.expect("no panic");
+    assert_eq!(refused, Err(OriginError::Refused));
+}

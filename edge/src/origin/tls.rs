@@ -1,4 +1,4 @@
-//! TLS to origins: whom it trusts, what it shows, under which name.
+//! TLS to origins: the trusted authorities, the client certificate, and the name of the origin.
 //!
 //! The files that a site names are read when the sites are made: at start, and with each revision
 //! of the fleet file.
@@ -15,7 +15,7 @@ use rustls::{ClientConfig, RootCertStore};
 
 /// The largest file of certificates or keys that is read.
 const FILE_BYTES_MAX: u64 = 4 << 20;
-/// The environment variable that names a file of authorities in place of those that are built in.
+/// The environment variable that names a file of authorities to replace the built-in ones.
 const CERT_FILE: &str = "SSL_CERT_FILE";
 
 /// A file for TLS that cannot be used.
@@ -24,13 +24,13 @@ pub(crate) enum TlsFileError {
     /// It cannot be read.
     #[error("cannot read {}: {error}", .path.display())]
     Unreadable { path: PathBuf, error: io::Error },
-    /// What is in it is of no use.
+    /// Its content cannot be used.
     #[error("{} {problem}", .path.display())]
     Unusable { path: PathBuf, problem: String },
 }
 
 impl TlsFileError {
-    /// As the end of an edge that cannot start with it.
+    /// The failure of an edge that cannot start because of it.
     pub(crate) fn to_failure(&self, site: &str) -> Failure {
         let kind = match self {
             Self::Unreadable { .. } => FailureKind::NoInput,
@@ -43,24 +43,24 @@ impl TlsFileError {
     }
 }
 
-/// How TLS is spoken with one origin.
+/// The TLS settings for one origin.
 #[derive(Debug, Clone)]
 pub(crate) struct TargetTls {
     pub(super) config: Arc<ClientConfig>,
-    /// What the certificate has to be for; `None` where the host cannot be in one.
+    /// The name that the certificate must have; `None` where a certificate cannot name the host.
     pub(super) name: Option<ServerName<'static>>,
 }
 
-/// TLS to origins whose sites say nothing else.
+/// The TLS settings for origins whose sites set none.
 #[derive(Debug, Default)]
 pub(crate) struct DefaultTls {
-    /// A file of authorities in place of those that are built in.
+    /// A file of authorities that replaces the built-in ones.
     cert_file: Option<PathBuf>,
     config: OnceLock<Arc<ClientConfig>>,
 }
 
 impl DefaultTls {
-    /// As the environment says.
+    /// As the environment sets them.
     pub(crate) fn of_environment() -> Self {
         let cert_file = std::env::var_os(CERT_FILE)
             .filter(|path| !path.is_empty())
@@ -71,10 +71,10 @@ impl DefaultTls {
         }
     }
 
-    /// For an origin whose certificate is to be for `host`.
+    /// The settings for an origin whose certificate must name `host`.
     ///
     /// # Errors
-    /// A file that is missing or of no use.
+    /// A file that is missing or cannot be used.
     pub(crate) fn target(
         &self,
         settings: &OriginTls,
@@ -107,8 +107,8 @@ impl DefaultTls {
         Ok(self.config.get_or_init(|| config).clone())
     }
 
-    /// The authorities that are trusted: the site's alone, else those of the environment's file,
-    /// else the Web's.
+    /// The trusted authorities: only the site's, if it sets some; else those of the environment's file;
+    /// else those of the Web.
     fn roots(&self, ca: Option<&Path>) -> Result<RootCertStore, TlsFileError> {
         let Some(path) = ca.or(self.cert_file.as_deref()) else {
             return Ok(RootCertStore {

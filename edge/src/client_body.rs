@@ -1,0 +1,178 @@
+//! Bodies of responses to clients: empty, one piece from memory, or a stream that is made as it is
+//! read.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use http_body::{Body, Frame, SizeHint};
+
+/// Why a body ended early; the connection is then closed, so that the client does not take the part
+/// for the whole.
+#[derive(Debug, thiserror::Error)]
+#[error("the body ended early: {0}")]
+pub(crate) struct BodyCut(pub(crate) String);
+
+/// The pieces of a body, as they become available.
+pub(crate) type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, BodyCut>> + Send>>;
+
+/// The body of a response to a client.
+pub(crate) struct ClientBody {
+    content: Content,
+    /// Called for each piece as it is taken to be sent, and once at the end.
+    observer: Option<Box<dyn FnMut(Progress) + Send>>,
+    taken: u64,
+}
+
+/// How much of a body has been taken to be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// So many more bytes were taken to be sent.
+    Piece(u64),
+    /// The body is complete or was given up; so many bytes of it were taken in all.
+    End(u64),
+}
+
+enum Content {
+    Empty,
+    Whole(Option<Bytes>),
+    Stream { pieces: Pieces, length: Option<u64> },
+}
+
+impl ClientBody {
+    /// No body.
+    pub(crate) fn empty() -> Self {
+        Self::new(Content::Empty)
+    }
+
+    /// A body that is in memory.
+    pub(crate) fn whole(bytes: Bytes) -> Self {
+        Self::new(if bytes.is_empty() {
+            Content::Empty
+        } else {
+            Content::Whole(Some(bytes))
+        })
+    }
+
+    /// A body in pieces; `length` when it is known.
+    pub(crate) fn stream(pieces: Pieces, length: Option<u64>) -> Self {
+        Self::new(Content::Stream { pieces, length })
+    }
+
+    fn new(content: Content) -> Self {
+        Self {
+            content,
+            observer: None,
+            taken: 0,
+        }
+    }
+
+    /// The same body, which reports its progress: a response may take hours, and its bytes count
+    /// while they flow.
+    pub(crate) fn observed(mut self, observer: impl FnMut(Progress) + Send + 'static) -> Self {
+        self.observer = Some(Box::new(observer));
+        self
+    }
+
+    /// Its length when it is in memory as a whole.
+    pub(crate) fn whole_length(&self) -> Option<u64> {
+        match &self.content {
+            Content::Empty => Some(0),
+            Content::Whole(bytes) => Some(bytes.as_ref().map_or(0, |b| b.len() as u64)),
+            Content::Stream { .. } => None,
+        }
+    }
+}
+
+impl Drop for ClientBody {
+    fn drop(&mut self) {
+        if let Some(mut observer) = self.observer.take() {
+            observer(Progress::End(self.taken));
+        }
+    }
+}
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = BodyCut;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyCut>>> {
+        let this = &mut *self;
+        let piece = match &mut this.content {
+            Content::Empty => None,
+            Content::Whole(bytes) => bytes.take().map(Ok),
+            Content::Stream { pieces, .. } => match pieces.as_mut().poll_next(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(piece) => piece,
+            },
+        };
+        if let Some(Ok(bytes)) = &piece {
+            let length = bytes.len() as u64;
+            this.taken += length;
+            if let Some(observer) = &mut this.observer {
+                observer(Progress::Piece(length));
+            }
+        }
+        Poll::Ready(piece.map(|p| p.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.content, Content::Empty | Content::Whole(None))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Empty => SizeHint::with_exact(0),
+            Content::Whole(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
+            }
+            Content::Stream {
+                length: Some(length),
+                ..
+            } => SizeHint::with_exact(length - (*length).min(self.taken)),
+            Content::Stream { length: None, .. } => SizeHint::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use futures_util::{FutureExt, stream};
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    #[test]
+    fn bytes_are_reported_as_they_are_taken_and_not_at_the_end() {
+        let pieces = [b"abc".as_slice(), b"de"].map(|piece| Ok(Bytes::from_static(piece)));
+        let body = ClientBody::stream(Box::pin(stream::iter(pieces)), Some(5));
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let noted = seen.clone();
+        let mut body =
+            body.observed(move |progress| noted.lock().expect("no panic").push(progress));
+        let look = || seen.lock().expect("no panic").clone();
+        assert_eq!(look(), []);
+        body.frame()
+            .now_or_never()
+            .expect("at hand")
+            .expect("a piece")
+            .expect("good");
+        assert_eq!(look(), [Progress::Piece(3)], "while the body goes on");
+        body.frame()
+            .now_or_never()
+            .expect("at hand")
+            .expect("a piece")
+            .expect("good");
+        drop(body);
+        assert_eq!(
+            look(),
+            [Progress::Piece(3), Progress::Piece(2), Progress::End(5)]
+        );
+    }
+}

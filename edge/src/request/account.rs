@@ -1,0 +1,171 @@
+//! Counts answers: requests, bytes, time, and popularity.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{Method, Response, StatusCode};
+use nearcast_http_rules::status::{ForwardReason, Outcome};
+
+use super::answer::Answered;
+use super::check::Request;
+use crate::client_body::{ClientBody, Progress};
+use crate::edge::Worker;
+use crate::metrics::{Answer, SiteCounters};
+use crate::site::Site;
+use crate::store::Pool;
+
+/// An answer, and where it is counted.
+pub(super) struct Accounted {
+    pub(super) response: Response<ClientBody>,
+    outcome: Outcome,
+    /// `None` counts under no site's name.
+    site: Option<Arc<Site>>,
+    popularity: Option<PopularityNote>,
+}
+
+impl Accounted {
+    /// An answer of this node's own, before the request had a site.
+    pub(super) fn without_site(answered: Answered) -> Self {
+        Self {
+            response: answered.response,
+            outcome: answered.outcome,
+            site: None,
+            popularity: None,
+        }
+    }
+
+    /// An answer that says nothing about the popularity of its URL.
+    pub(super) fn of_site(site: &Arc<Site>, answered: Answered) -> Self {
+        Self {
+            site: Some(site.clone()),
+            ..Self::without_site(answered)
+        }
+    }
+
+    /// An answer to a client's request for a URL. Answers to other nodes count as this node's own.
+    pub(super) fn of_request(request: &Request, answered: Answered) -> Self {
+        let popularity = PopularityNote::of(request, &answered);
+        let mut accounted = Self::of_site(&request.site, answered);
+        accounted.popularity = popularity;
+        if request.is_peer {
+            accounted.outcome.label = Answer::Local;
+        }
+        accounted
+    }
+
+    /// Counts the answer now, and its bytes as they are sent. `on_end` is called when the response
+    /// is complete.
+    pub(super) fn conclude(
+        self,
+        worker: &Arc<Worker>,
+        began: Instant,
+        on_end: impl FnOnce() + Send + 'static,
+    ) -> Response<ClientBody> {
+        let Self {
+            response,
+            outcome,
+            site,
+            popularity,
+        } = self;
+        let counters =
+            site.map_or_else(|| worker.edge.no_site.clone(), |site| site.counters.clone());
+        count(worker, &counters, &outcome, response.status(), began);
+        let number = worker.number;
+
+        if let Some(bytes) = response.body().whole_length() {
+            counters.sent(number, outcome.label, bytes);
+            if let Some(note) = &popularity {
+                note.note(worker, bytes);
+            }
+            on_end();
+            return response;
+        }
+        if let Some(note) = &popularity {
+            note.note(worker, 0);
+            if note.is_pushed {
+                counters.pushed_hit(number, 0);
+            }
+        }
+        let worker = worker.clone();
+        let mut on_end = Some(on_end);
+        response.map(|body| {
+            body.observed(move |progress| match progress {
+                Progress::Piece(bytes) => {
+                    counters.sent(number, outcome.label, bytes);
+                    if popularity.as_ref().is_some_and(|note| note.is_pushed) {
+                        counters.pushed_sent(number, bytes);
+                    }
+                }
+                Progress::End(bytes) => {
+                    if let Some(note) = &popularity {
+                        worker.note_sent(note.hash, bytes);
+                    }
+                    if let Some(on_end) = on_end.take() {
+                        on_end();
+                    }
+                }
+            })
+        })
+    }
+}
+
+/// Counts an answer, without the bytes of its body.
+pub(super) fn count(
+    worker: &Worker,
+    counters: &SiteCounters,
+    outcome: &Outcome,
+    status: StatusCode,
+    began: Instant,
+) {
+    counters.answered(worker.number, outcome.label, status.as_u16());
+    worker
+        .edge
+        .metrics
+        .took(worker.number, outcome.forward.is_some(), began.elapsed());
+    tracing::debug!(
+        answer = outcome.label.as_str(),
+        forward = outcome.forward.map(ForwardReason::as_str),
+        status = status.as_u16(),
+        "answered"
+    );
+}
+
+/// What popularity and the counters of pushes learn from an answer.
+struct PopularityNote {
+    hash: u128,
+    site: Arc<Site>,
+    url: Arc<str>,
+    size: u64,
+    is_pushed: bool,
+}
+
+impl PopularityNote {
+    /// Requests of other nodes, other methods and failures say nothing about popularity.
+    fn of(request: &Request, answered: &Answered) -> Option<Self> {
+        let Answered {
+            outcome, stored, ..
+        } = answered;
+        let counts =
+            request.method == Method::GET && !request.is_peer && outcome.label != Answer::Error;
+        counts.then(|| Self {
+            hash: request.hash,
+            site: request.site.clone(),
+            url: request.url.clone(),
+            size: stored
+                .as_ref()
+                .and_then(|stored| stored.content.length())
+                .unwrap_or(0),
+            is_pushed: outcome.forward.is_none()
+                && stored
+                    .as_ref()
+                    .is_some_and(|stored| stored.content.body.pool() == Pool::Pushed),
+        })
+    }
+
+    fn note(&self, worker: &Worker, bytes: u64) {
+        worker.note_request(self.hash, &self.site.name, &self.url, bytes, self.size);
+        if self.is_pushed && bytes > 0 {
+            self.site.counters.pushed_hit(worker.number, bytes);
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! The checks of a request before the cache is involved: its host, method, target, and whether it
+//! has been here before.
+//!
+//! Follows RFC 9110 sections 7.1 (target), 7.2 (Host) and 7.6.2 (Max-Forwards), RFC 9112 section
+//! 3.2 and RFC 8586 (CDN-Loop).
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::header::{HOST, MAX_FORWARDS};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
+use hyper::body::Incoming;
+use nearcast_http_rules::forward::{self, Loop, MaxForwards};
+use nearcast_http_rules::key::{self, Host, MethodClass, stored_scheme};
+use nearcast_http_rules::request_fields;
+use nearcast_http_rules::status::ProxyError;
+use parking_lot::Mutex;
+
+use crate::edge::{Edge, Worker, now_ms};
+use crate::interim::InterimSender;
+use crate::origin::Target;
+use crate::peer::{PEER, is_peer};
+use crate::site::{Site, Sites};
+
+/// The path of health checks, under any host. The fleet file may name another one.
+const HEALTH_PATH: &str = "/.nearcast/health";
+
+/// The result of a health check, if a request is one; an error is the reason why the node accepts no
+/// clients. The path that the fleet file names is an ordinary one while the node accepts clients,
+/// and always for other nodes of its cluster, which ask on behalf of theirs.
+pub(super) fn check_health<B>(
+    edge: &Edge,
+    request: &http::Request<B>,
+) -> Option<Result<(), &'static str>> {
+    let refusal = edge.lifecycle.refusal();
+    if is_health_path(request) {
+        return Some(refusal.map_or(Ok(()), Err));
+    }
+    let is_refused = matches!(*request.method(), Method::GET | Method::HEAD)
+        && request
+            .uri()
+            .path_and_query()
+            .is_some_and(|target| edge.lifecycle.refuses(target.as_str()))
+        && !request.headers().contains_key(PEER);
+    refusal.filter(|_| is_refused).map(Err)
+}
+
+pub(super) fn is_health_path<B>(request: &http::Request<B>) -> bool {
+    request.uri().path() == HEALTH_PATH
+}
+
+/// Whether a request for this path, with its query, may be a health check.
+pub(super) fn may_be_health_check(edge: &Edge, path: &str) -> bool {
+    path == HEALTH_PATH || edge.lifecycle.refuses(path)
+}
+
+/// The connection on which a client's requests come.
+#[derive(Clone)]
+pub(crate) struct ClientConnection {
+    address: IpAddr,
+    scheme: &'static str,
+    last_host: Arc<Mutex<LastHost>>,
+}
+
+impl ClientConnection {
+    pub(crate) fn new(address: IpAddr, scheme: &'static str) -> Self {
+        Self {
+            address,
+            scheme,
+            last_host: Arc::default(),
+        }
+    }
+
+    pub(super) fn scheme(&self) -> &'static str {
+        self.scheme
+    }
+
+    /// The site of the connection's last request, if this one names the same host.
+    pub(super) fn with_last_host<T>(
+        &self,
+        host: &str,
+        sites: &Arc<Sites>,
+        look: impl FnOnce(&KnownHost) -> Option<T>,
+    ) -> Option<T> {
+        self.last_host.lock().known(host, sites).and_then(look)
+    }
+}
+
+/// A request that has passed the checks.
+#[derive(Clone)]
+pub(super) struct Request {
+    pub(super) worker: Arc<Worker>,
+    pub(super) site: Arc<Site>,
+    pub(super) scheme: &'static str,
+    /// The cache key, and its hash.
+    pub(super) url: Arc<str>,
+    pub(super) hash: u128,
+    pub(super) method: Method,
+    pub(super) path: PathAndQuery,
+    pub(super) host: HeaderValue,
+    pub(super) fields: Arc<HeaderMap>,
+    /// Those of its fields that the site keys by.
+    pub(super) keyed: Arc<HeaderMap>,
+    pub(super) loop_id: HeaderValue,
+    pub(super) address: IpAddr,
+    /// A node of the same cluster sent it.
+    pub(super) is_peer: bool,
+    pub(super) began_ms: u64,
+    /// Journal revision that was folded when the request came.
+    pub(super) revision: u64,
+    /// Where interim responses go; `None` where the client gets none.
+    pub(super) interim: Option<InterimSender>,
+}
+
+impl Request {
+    /// The origin to which the request goes where it is forwarded.
+    pub(super) fn target(&self) -> &Arc<Target> {
+        self.site
+            .origins
+            .pick(tokio::time::Instant::now(), self.hash)
+    }
+}
+
+/// Why a request is not handled further.
+pub(super) enum Rejection {
+    /// It gets this error.
+    Refused {
+        status: StatusCode,
+        error: ProxyError,
+        /// The reason for people.
+        text: &'static str,
+    },
+    /// Its `Max-Forwards` makes this node the one that answers it.
+    LastHop,
+}
+
+impl Rejection {
+    fn new(status: StatusCode, error: ProxyError, text: &'static str) -> Self {
+        Self::Refused {
+            status,
+            error,
+            text,
+        }
+    }
+
+    fn malformed(text: &'static str) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, ProxyError::HttpRequestError, text)
+    }
+}
+
+/// Checks a request, and gives it with its body.
+pub(super) fn check(
+    worker: &Arc<Worker>,
+    client: &ClientConnection,
+    interim: Option<InterimSender>,
+    request: http::Request<Option<Incoming>>,
+) -> Result<(Request, Option<Incoming>), Rejection> {
+    let (mut head, body) = request.into_parts();
+    if key::method_class(&head.method) == MethodClass::Refused {
+        return Err(Rejection::new(
+            StatusCode::NOT_IMPLEMENTED,
+            ProxyError::HttpRequestDenied,
+            "this method is not served here\n",
+        ));
+    }
+
+    let sites = worker.edge.sites.load();
+    let mut last_host = client.last_host.lock();
+    let KnownHost {
+        host,
+        host_field,
+        site,
+        ..
+    } = find_host(&head, &mut last_host, &sites)?;
+    let (path, url) = find_target(&head, client.scheme, host)?;
+
+    let loop_id = sites
+        .loop_id
+        .clone()
+        .unwrap_or(HeaderValue::from_static("nearcast"));
+    if forward::find_loop(&head.headers, loop_id.as_bytes()) != Loop::Clear {
+        return Err(Rejection::new(
+            StatusCode::LOOP_DETECTED,
+            ProxyError::ProxyLoopDetected,
+            "the request has come here before\n",
+        ));
+    }
+    match forward::max_forwards(&head.method, &head.headers) {
+        MaxForwards::Unlimited => {}
+        MaxForwards::Left(left) => drop(head.headers.insert(MAX_FORWARDS, HeaderValue::from(left))),
+        MaxForwards::Here => return Err(Rejection::LastHop),
+    }
+
+    let request = Request {
+        worker: worker.clone(),
+        site: site.clone(),
+        scheme: client.scheme,
+        hash: worker.edge.index.hash(&url),
+        url,
+        method: head.method,
+        path,
+        host: host_field.clone(),
+        keyed: match site.cache.key_fields.is_empty() {
+            true => worker.no_fields.clone(),
+            false => Arc::new(request_fields::keyed(&head.headers, &site.cache)),
+        },
+        is_peer: is_peer(&head.headers, &sites.peer_secrets),
+        fields: Arc::new(head.headers),
+        loop_id,
+        address: client.address,
+        began_ms: now_ms(),
+        revision: worker.edge.generations.revision(),
+        interim,
+    };
+    Ok((request, body))
+}
+
+/// The host that a request names, and its site.
+fn find_host<'a>(
+    head: &Parts,
+    last_host: &'a mut LastHost,
+    sites: &Arc<Sites>,
+) -> Result<&'a KnownHost, Rejection> {
+    let mut hosts = head.headers.get_all(HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(_), Some(_)) => {
+            return Err(Rejection::malformed(
+                "the request has more than one Host field\n",
+            ));
+        }
+        (Some(host), None) => host.to_str().ok(),
+        (None, _) if head.version == Version::HTTP_11 => {
+            return Err(Rejection::malformed("the request has no Host field\n"));
+        }
+        (None, _) => Some(""),
+    };
+    // The authority of an absolute target is used, but does not excuse a malformed `Host` (RFC 9112
+    // section 3.2).
+    let is_malformed = |host: &str| !host.is_empty() && Host::parse(host).is_err();
+    if head.uri.authority().is_some() && host.is_none_or(is_malformed) {
+        return Err(Rejection::malformed("the Host is malformed\n"));
+    }
+    let host = match head.uri.authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => host,
+    };
+
+    if host.is_some_and(|host| last_host.known(host, sites).is_some()) {
+        return Ok(last_host.0.as_ref().expect("it was just found"));
+    }
+    // The port is the one by which the client reached this node, and no part of the resource's
+    // name.
+    let named = host.and_then(|named| Some((named, Host::parse(named).ok()?)));
+    let Some((named, host)) = named else {
+        return Err(Rejection::malformed("the Host is malformed\n"));
+    };
+    let Some(site) = sites.of_host(&host) else {
+        return Err(Rejection::new(
+            StatusCode::MISDIRECTED_REQUEST,
+            ProxyError::DestinationNotFound,
+            "no site of this network has that host\n",
+        ));
+    };
+    Ok(last_host.keep(KnownHost {
+        named: named.into(),
+        sites: sites.clone(),
+        host_field: HeaderValue::try_from(host.as_str()).unwrap_or(HeaderValue::from_static("")),
+        host,
+        site: site.clone(),
+    }))
+}
+
+/// The path of a request's target, and its cache key.
+fn find_target(
+    head: &Parts,
+    scheme: &str,
+    host: &Host,
+) -> Result<(PathAndQuery, Arc<str>), Rejection> {
+    let path = match head.uri.path_and_query() {
+        None => PathAndQuery::from_static("/"),
+        // An absolute target may have a query after an empty path, which means `/` (RFC 9110
+        // section 4.2.3).
+        Some(path) if path.as_str().starts_with('?') => path
+            .to_string()
+            .parse()
+            .map_err(|_| Rejection::malformed("the request's target is malformed\n"))?,
+        Some(path) => path.clone(),
+    };
+    // `OPTIONS *` asks about the host, and is never answered from the store.
+    let key_path = match path.as_str() {
+        "*" if head.method == Method::OPTIONS => "/*",
+        path => path,
+    };
+    let mut url = String::new();
+    let written = host.write_url(stored_scheme(scheme), key_path, &mut url);
+    written.map_err(|error| {
+        Rejection::new(
+            error.status(),
+            ProxyError::HttpRequestError,
+            "the request's target is malformed or too long\n",
+        )
+    })?;
+    Ok((path, url.into()))
+}
+
+/// The host of a connection's last request and its site: the next request nearly always names the
+/// same host.
+#[derive(Default)]
+struct LastHost(Option<KnownHost>);
+
+/// A host that a client named, and its site.
+pub(super) struct KnownHost {
+    /// As the client wrote it.
+    named: Box<str>,
+    /// The sites in which it was looked up.
+    sites: Arc<Sites>,
+    /// In canonical form.
+    pub(super) host: Host,
+    host_field: HeaderValue,
+    pub(super) site: Arc<Site>,
+}
+
+impl LastHost {
+    fn known(&self, named: &str, sites: &Arc<Sites>) -> Option<&KnownHost> {
+        self.0
+            .as_ref()
+            .filter(|known| *known.named == *named && Arc::ptr_eq(&known.sites, sites))
+    }
+
+    fn keep(&mut self, known: KnownHost) -> &KnownHost {
+        self.0.insert(known)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_looked_up_again_when_the_sites_have_changed() {
+        let metrics = crate::metrics::Metrics::new(1, "ams");
+        let sites = [Arc::new(Sites::default()), Arc::new(Sites::default())];
+        let site = Arc::new(Site {
+            name: "www".into(),
+            origins: crate::origin::SiteOrigins::single(Target::peer(([127, 0, 0, 1], 80).into())),
+            origin_host: None,
+            cache: nearcast_fleet::config::CachePolicy::default(),
+            purge: nearcast_fleet::config::PurgePolicy::default(),
+            counters: metrics.site("www"),
+            warned_ms: std::sync::atomic::AtomicU64::new(0),
+        });
+        let mut last = LastHost::default();
+        let host_field = HeaderValue::from_static("a.test");
+        last.keep(KnownHost {
+            named: "A.test:80".into(),
+            sites: sites[0].clone(),
+            host: Host::parse("a.test").expect("a host"),
+            host_field,
+            site,
+        });
+        for (named, of, is_known) in [
+            ("A.test:80", 0, true),
+            ("a.test", 0, false),
+            ("A.test:80", 1, false),
+        ] {
+            assert_eq!(
+                last.known(named, &sites[of]).is_some(),
+                is_known,
+                "{named} {of}"
+            );
+        }
+    }
+}

@@ -1,0 +1,495 @@
+//! A stored response made into the response to one client: conditions, ranges and body. Slices that
+//! are missing are fetched while the body is read.
+//!
+//! Follows RFC 9110 sections 13 (conditions) and 14 (ranges).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
+use http::{HeaderMap, Method, Response, StatusCode};
+use nearcast_http_rules::conditional::{self, Precondition};
+use nearcast_http_rules::forward::{self, ClientFields};
+use nearcast_http_rules::range::{self, ByteRange, ContentRange, Multipart, Part};
+use nearcast_http_rules::status::{ForwardReason, Outcome};
+use nearcast_http_rules::vary;
+
+use super::answer::{Answered, plain};
+use super::check::Request;
+use super::to_origin::origin_request;
+use crate::body::{Fill, Next, Reader};
+use crate::client_body::{BodyCut, ClientBody, Pieces};
+use crate::forward::{OriginRequest, refill};
+use crate::metrics::Answer;
+use crate::origin::OriginError;
+use crate::store::Pool;
+use crate::stored::response::StoredResponse;
+
+/// How often one body fetches missing slices without a byte in between.
+const REFILLS_MAX: u32 = 3;
+
+/// Why a stored response was not delivered.
+pub(super) enum Undelivered {
+    /// It has changed since the look-up.
+    LookUpAgain,
+    Failed(OriginError),
+}
+
+/// Answers a request with a stored response of that age in seconds.
+pub(super) async fn deliver(
+    request: &Request,
+    stored: &Arc<StoredResponse>,
+    outcome: Outcome,
+    age: u64,
+) -> Result<Answered, Undelivered> {
+    deliver_from(request, stored, outcome, Some(age), None).await
+}
+
+/// Answers a request with a response that the origin is sending.
+pub(super) async fn deliver_fill(
+    request: &Request,
+    stored: &Arc<StoredResponse>,
+    outcome: Outcome,
+    fill: Arc<Fill>,
+) -> Result<Answered, Undelivered> {
+    let mut reader = stored.content.reader(0, None);
+    reader.attach(fill);
+    deliver_from(request, stored, outcome, None, Some(reader)).await
+}
+
+/// The part of a stored response that answers a request.
+#[derive(Debug, PartialEq, Eq)]
+enum Delivery {
+    NotModified,
+    PreconditionFailed,
+    /// Its fields, for a HEAD or a response without a body.
+    Head,
+    Body(Part),
+}
+
+/// Decides which part of a stored response answers a request. `length` is that of the whole, where
+/// it is known.
+fn choose_delivery(
+    method: &Method,
+    fields: &HeaderMap,
+    status: StatusCode,
+    stored: &HeaderMap,
+    length: Option<u64>,
+) -> Delivery {
+    let is_range_valid = match conditional::evaluate(method, fields, status, stored) {
+        Precondition::Proceed { is_range_valid } => is_range_valid,
+        Precondition::NotModified => return Delivery::NotModified,
+        Precondition::Failed => return Delivery::PreconditionFailed,
+    };
+    if method == Method::HEAD || status == StatusCode::NO_CONTENT {
+        return Delivery::Head;
+    }
+    let specs = match is_range_valid && status == StatusCode::OK {
+        true => range::requested(method, fields),
+        false => None,
+    };
+    Delivery::Body(match (specs, length) {
+        (Some(specs), Some(length)) => range::resolve(&specs, length),
+        _ => Part::Whole,
+    })
+}
+
+/// Makes the answer. Without an age the response comes from the origin now, and `filling` reads it.
+async fn deliver_from(
+    request: &Request,
+    stored: &Arc<StoredResponse>,
+    mut outcome: Outcome,
+    age: Option<u64>,
+    filling: Option<Reader>,
+) -> Result<Answered, Undelivered> {
+    let length = stored.content.length();
+    let is_rangeable = stored.status == StatusCode::OK && length.is_some();
+    let via = &request.worker.edge.via;
+    let mut response = Response::new(ClientBody::empty());
+    *response.status_mut() = stored.status;
+    *response.headers_mut() = forward::stored(&stored.fields, age, is_rangeable, via);
+
+    let delivery = choose_delivery(
+        &request.method,
+        &request.fields,
+        stored.status,
+        &stored.fields,
+        length,
+    );
+    let fields = response.headers_mut();
+    match delivery {
+        Delivery::NotModified => {
+            *fields = conditional::not_modified_fields(std::mem::take(fields));
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+        }
+        Delivery::PreconditionFailed => {
+            response = plain(
+                StatusCode::PRECONDITION_FAILED,
+                "the stored representation does not meet the conditions\n",
+            );
+        }
+        Delivery::Head => {
+            if stored.status != StatusCode::NO_CONTENT
+                && let Some(length) = length
+            {
+                fields.insert(CONTENT_LENGTH, length.into());
+            }
+        }
+        Delivery::Body(part) => {
+            let (status, body) =
+                deliver_part(request, stored, part, fields, &mut outcome, filling).await?;
+            stored.content.body.touch();
+            *response.status_mut() = status;
+            *response.body_mut() = body;
+        }
+    }
+    Ok(Answered {
+        response,
+        outcome,
+        stored: Some(stored.clone()),
+    })
+}
+
+/// Sets the fields of one part of a stored response, and gives its status and body.
+async fn deliver_part(
+    request: &Request,
+    stored: &Arc<StoredResponse>,
+    part: Part,
+    fields: &mut HeaderMap,
+    outcome: &mut Outcome,
+    filling: Option<Reader>,
+) -> Result<(StatusCode, ClientBody), Undelivered> {
+    let content = &stored.content;
+    let length = content.length();
+    match part {
+        Part::Unsatisfiable => {
+            let unsatisfied = ContentRange::Unsatisfied(length.unwrap_or(0));
+            fields.insert(CONTENT_RANGE, unsatisfied.to_value());
+            fields.remove(CONTENT_TYPE);
+            Ok((StatusCode::RANGE_NOT_SATISFIABLE, ClientBody::empty()))
+        }
+        Part::Whole => {
+            if let Some(length) = length {
+                fields.insert(CONTENT_LENGTH, length.into());
+            }
+            let body = match content.whole_in_memory() {
+                Some(bytes) => ClientBody::whole(bytes),
+                None => {
+                    let reader = filling.unwrap_or_else(|| content.reader(0, length));
+                    let pieces = read(request, stored, reader, outcome).await?;
+                    ClientBody::stream(pieces, length)
+                }
+            };
+            Ok((stored.status, body))
+        }
+        Part::Ranges(ranges) if ranges.len() == 1 => {
+            let range = ranges[0];
+            let content_range = ContentRange::Bytes {
+                range,
+                complete: length,
+            };
+            fields.insert(CONTENT_RANGE, content_range.to_value());
+            fields.insert(CONTENT_LENGTH, range.length().into());
+            let reader = content.reader(range.first, Some(range.end()));
+            let pieces = read(request, stored, reader, outcome).await?;
+            let body = ClientBody::stream(pieces, Some(range.length()));
+            Ok((StatusCode::PARTIAL_CONTENT, body))
+        }
+        Part::Ranges(ranges) => {
+            let is_missing =
+                |range: &ByteRange| !content.is_filling() && !content.has(range.first, range.end());
+            if content.validator.is_none() && ranges.iter().any(is_missing) {
+                request.worker.edge.unpublish(stored);
+                return Err(Undelivered::LookUpAgain);
+            }
+            let boundary = format!(
+                "nearcast{:016x}{:016x}",
+                content.body.id.0, request.began_ms
+            );
+            let media_type = stored.fields.get(CONTENT_TYPE);
+            let frame = Multipart::new(&boundary, media_type, ranges, length.unwrap_or(0));
+            fields.insert(CONTENT_TYPE, frame.content_type());
+            fields.insert(CONTENT_LENGTH, frame.content_length().into());
+            let pieces = multipart(request, stored, &frame, outcome);
+            let body = ClientBody::stream(pieces, Some(frame.content_length()));
+            Ok((StatusCode::PARTIAL_CONTENT, body))
+        }
+    }
+}
+
+/// The body of a range, as a stream. If no fill is under way, its first piece is read before the
+/// head is sent, so that an origin that fails gives an error and no response that is cut.
+async fn read(
+    request: &Request,
+    stored: &Arc<StoredResponse>,
+    reader: Reader,
+    outcome: &mut Outcome,
+) -> Result<Pieces, Undelivered> {
+    let is_first_hand = outcome.label == Answer::Miss;
+    let mut reading = Reading::new(request, stored, reader, outcome);
+    let (at, end) = reading.reader.range();
+    if !stored.content.is_filling() || !stored.content.has_or_awaits(at) {
+        let is_whole = end.is_none_or(|end| stored.content.has(at, end));
+        if !is_whole && !is_first_hand {
+            if stored.content.validator.is_none() {
+                request.worker.edge.unpublish(stored);
+                return Err(Undelivered::LookUpAgain);
+            }
+            outcome.label = Answer::Partial;
+            outcome.forward = Some(ForwardReason::Partial);
+        }
+        match reading.next().await {
+            Ok(first) => reading.first = first,
+            Err(OriginError::Unfit) => return Err(Undelivered::LookUpAgain),
+            Err(error) => return Err(Undelivered::Failed(error)),
+        }
+    }
+    Ok(pieces(reading))
+}
+
+fn pieces(reading: Reading) -> Pieces {
+    Box::pin(stream::unfold(Some(reading), |reading| async {
+        let mut reading = reading?;
+        match reading.next().await {
+            Ok(Some(piece)) => Some((Ok(piece), Some(reading))),
+            Ok(None) => None,
+            Err(error) => Some((Err(BodyCut(error.to_string())), None)),
+        }
+    }))
+}
+
+/// A `multipart/byteranges` body.
+fn multipart(
+    request: &Request,
+    stored: &Arc<StoredResponse>,
+    frame: &Multipart,
+    outcome: &Outcome,
+) -> Pieces {
+    let mut parts: Vec<MultipartPiece> = Vec::new();
+    for (number, ByteRange { first, last }) in frame.ranges().iter().enumerate() {
+        parts.push(MultipartPiece::Text(frame.head(number).into()));
+        let reader = stored.content.reader(*first, Some(last + 1));
+        let reading = Reading::new(request, stored, reader, outcome);
+        parts.push(MultipartPiece::Range(Box::new(reading)));
+    }
+    parts.push(MultipartPiece::Text(frame.tail().into()));
+    parts.reverse();
+
+    Box::pin(stream::unfold(parts, |mut parts| async {
+        loop {
+            match parts.pop()? {
+                MultipartPiece::Text(text) => return Some((Ok(text), parts)),
+                MultipartPiece::Range(mut reading) => match reading.next().await {
+                    Ok(Some(piece)) => {
+                        parts.push(MultipartPiece::Range(reading));
+                        return Some((Ok(piece), parts));
+                    }
+                    Ok(None) => {}
+                    Err(error) => return Some((Err(BodyCut(error.to_string())), Vec::new())),
+                },
+            }
+        }
+    }))
+}
+
+enum MultipartPiece {
+    Text(Bytes),
+    Range(Box<Reading>),
+}
+
+/// A body that is read for one client. Asks the origin for missing slices; most bodies have none.
+struct Reading {
+    reader: Reader,
+    stored: Arc<StoredResponse>,
+    request: Request,
+    /// The response is for this client alone.
+    is_unshared: bool,
+    /// A piece that was read ahead.
+    first: Option<Bytes>,
+    refills: u32,
+    has_begun: bool,
+}
+
+impl Reading {
+    fn new(
+        request: &Request,
+        stored: &Arc<StoredResponse>,
+        reader: Reader,
+        outcome: &Outcome,
+    ) -> Self {
+        Self {
+            reader,
+            stored: stored.clone(),
+            request: request.clone(),
+            is_unshared: outcome.label == Answer::Miss && !outcome.is_stored,
+            first: None,
+            refills: 0,
+            has_begun: false,
+        }
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, OriginError> {
+        if let Some(first) = self.first.take() {
+            return Ok(Some(first));
+        }
+        if !std::mem::replace(&mut self.has_begun, true) && self.stored.content.is_filling() {
+            let (at, end) = self.reader.range();
+            refill::seek_ahead(&self.origin_request(), &self.stored, at, end);
+        }
+        loop {
+            match self.reader.next().await {
+                Next::Piece(piece) => {
+                    self.refills = 0;
+                    return Ok(Some(piece));
+                }
+                Next::End => return Ok(None),
+                Next::Failed(error) => self.may_refill(Some(error))?,
+                Next::Missing => self.may_refill(None)?,
+            }
+            self.refills += 1;
+            let (at, end) = self.reader.range();
+            let end = end.unwrap_or(at + 1);
+            refill::fetch_missing(&self.origin_request(), &self.stored, at, end, Pool::Pull)
+                .await?;
+        }
+    }
+
+    /// Whether missing slices may be fetched; `failure` is why their fill ended.
+    fn may_refill(&self, failure: Option<OriginError>) -> Result<(), OriginError> {
+        // Another node takes the rest from the origin itself, within its own order.
+        if self.request.is_peer {
+            return Err(OriginError::BetweenBytesTimeout);
+        }
+        let has_refills = self.refills < REFILLS_MAX;
+        match failure {
+            None if has_refills => Ok(()),
+            None => Err(OriginError::Incomplete),
+            Some(error) => {
+                let may_retry = has_refills
+                    && self.stored.content.validator.is_some()
+                    && self.request.target().take_retry();
+                may_retry.then_some(()).ok_or(error)
+            }
+        }
+    }
+
+    /// The request for missing slices, which is made only where there are some.
+    fn origin_request(&self) -> OriginRequest {
+        let vary = vary::names(&self.stored.fields).unwrap_or_default();
+        let policy = &self.request.site.cache;
+        let which = match self.is_unshared {
+            true => ClientFields::Storable,
+            false => ClientFields::Shared {
+                policy,
+                vary: &vary,
+            },
+        };
+        origin_request(&self.request, which)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nearcast_http_rules::testing::map;
+
+    use super::*;
+
+    #[test]
+    fn conditions_come_first_then_the_method_and_then_ranges() {
+        let range = |first, last| Delivery::Body(Part::Ranges(vec![ByteRange { first, last }]));
+        let get = Method::GET;
+        type Row<'a> = (Method, &'a [&'a str], u16, Option<u64>, Delivery);
+        let table: [Row<'_>; 13] = [
+            (get.clone(), &[], 200, Some(10), Delivery::Body(Part::Whole)),
+            (
+                Method::HEAD,
+                &["range: bytes=0-4"],
+                200,
+                Some(10),
+                Delivery::Head,
+            ),
+            (get.clone(), &[], 204, Some(0), Delivery::Head),
+            (
+                get.clone(),
+                &["range: bytes=0-4"],
+                200,
+                Some(10),
+                range(0, 4),
+            ),
+            (
+                get.clone(),
+                &["range: bytes=20-"],
+                200,
+                Some(10),
+                Delivery::Body(Part::Unsatisfiable),
+            ),
+            // A length that is not known, or an error, has no ranges.
+            (
+                get.clone(),
+                &["range: bytes=0-4"],
+                200,
+                None,
+                Delivery::Body(Part::Whole),
+            ),
+            (
+                get.clone(),
+                &["range: bytes=0-4"],
+                404,
+                Some(10),
+                Delivery::Body(Part::Whole),
+            ),
+            (
+                get.clone(),
+                &["if-none-match: \"a\"", "range: bytes=0-4"],
+                200,
+                Some(10),
+                Delivery::NotModified,
+            ),
+            (
+                Method::HEAD,
+                &["if-none-match: \"a\""],
+                200,
+                Some(10),
+                Delivery::NotModified,
+            ),
+            (
+                get.clone(),
+                &["if-match: \"b\""],
+                200,
+                Some(10),
+                Delivery::PreconditionFailed,
+            ),
+            (
+                get.clone(),
+                &["if-range: \"a\"", "range: bytes=0-4"],
+                200,
+                Some(10),
+                range(0, 4),
+            ),
+            (
+                get.clone(),
+                &["if-range: \"b\"", "range: bytes=0-4"],
+                200,
+                Some(10),
+                Delivery::Body(Part::Whole),
+            ),
+            (
+                get,
+                &["range: lines=0-4"],
+                200,
+                Some(10),
+                Delivery::Body(Part::Whole),
+            ),
+        ];
+        let stored = map(&["etag: \"a\""]);
+        for (method, fields, status, length, expected) in table {
+            let status = StatusCode::from_u16(status).expect("valid");
+            assert_eq!(
+                choose_delivery(&method, &map(fields), status, &stored, length),
+                expected,
+                "{method} {fields:?} {status} {length:?}"
+            );
+        }
+    }
+}

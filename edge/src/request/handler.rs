@@ -1,0 +1,203 @@
+//! The life of one request, in order.
+//!
+//! Health check, checks, cache key and route; then, for a request that a stored response may answer:
+//! find it, decide, and serve it, or ask the origin and serve what it sends. One [`Outcome`] fills
+//! `Cache-Status`, metrics and log. Follows RFC 9110, 9111, 9209 and 9211.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::header::CONNECTION;
+use http::{HeaderValue, Response, StatusCode};
+use http_body::Body;
+use hyper::body::Incoming;
+use nearcast_http_rules::decide::{Decision, Route, Terms, decide, route};
+use nearcast_http_rules::freshness::NotStored;
+use nearcast_http_rules::status::{ForwardReason, Outcome, ProxyError};
+
+use super::account::Accounted;
+use super::answer::{Answered, add_status_fields, client_failed, failed, plain};
+use super::check::{ClientConnection, Rejection, Request, check, check_health};
+use super::deliver::deliver;
+use super::hit::find;
+use super::miss::{Step, forward_or_follow};
+use super::pass::{pass, pass_conditional, pass_unsafe};
+use super::purge_request;
+use super::stale::{Stale, revalidate_in_background};
+use crate::client_body::ClientBody;
+use crate::edge::Worker;
+use crate::forward::Turns;
+use crate::interim::InterimSender;
+use crate::origin::OriginError;
+
+/// Answers one request, whose body is `None` where it has none. Never fails: every failure is an
+/// answer. `on_end` is called when the response is complete.
+pub(crate) async fn serve(
+    worker: Arc<Worker>,
+    client: ClientConnection,
+    interim: Option<InterimSender>,
+    request: http::Request<Option<Incoming>>,
+    on_end: impl FnOnce() + Send + 'static,
+) -> Response<ClientBody> {
+    let began = Instant::now();
+    let accounted = respond(&worker, &client, interim, request).await;
+    accounted.conclude(&worker, began, on_end)
+}
+
+/// The answer to input that is no request which could be handled.
+pub(crate) fn refuse(
+    worker: &Arc<Worker>,
+    status: StatusCode,
+    error: ProxyError,
+    text: Cow<'static, str>,
+) -> Response<ClientBody> {
+    let answered = Answered::refused(&worker.edge.name, status, error, text);
+    Accounted::without_site(answered).conclude(worker, Instant::now(), || ())
+}
+
+async fn respond(
+    worker: &Arc<Worker>,
+    client: &ClientConnection,
+    interim: Option<InterimSender>,
+    request: http::Request<Option<Incoming>>,
+) -> Accounted {
+    let edge = &worker.edge;
+    if let Some(health) = check_health(edge, &request) {
+        return Accounted::without_site(match health {
+            Ok(()) => Answered::local(StatusCode::OK, "ok\n"),
+            Err(text) => Answered::local(StatusCode::SERVICE_UNAVAILABLE, text),
+        });
+    }
+    let (request, body) = match check(worker, client, interim, request) {
+        Ok(checked) => checked,
+        Err(rejection) => return Accounted::without_site(reject(&edge.name, rejection)),
+    };
+
+    let body_bytes_max = request.site.origins.limits().request_bytes_max;
+    if let (Some(body), Some(most)) = (&body, body_bytes_max)
+        && body.size_hint().lower() > most.0
+    {
+        let mut response = client_failed(&edge.name, OriginError::RequestTooLarge);
+        // The body is not read.
+        let fields = response.headers_mut();
+        fields.insert(CONNECTION, HeaderValue::from_static("close"));
+        let answered = Answered::new(response, Outcome::local(""));
+        return Accounted::of_site(&request.site, answered);
+    }
+    if purge_request::is_purge(&request.method) {
+        return Accounted::of_site(&request.site, purge(&request).await);
+    }
+
+    let has_body = body.as_ref().is_some_and(|body| !body.is_end_stream());
+    let step = match route(&request.method, request.path.as_str(), has_body) {
+        Route::LookUp => look_up(&request).await,
+        Route::Pass { reason, cause } => Step::Pass {
+            reason,
+            cause: Some(cause),
+        },
+        Route::PassUnsafe => Step::PassUnsafe,
+    };
+    let mut answered = match step {
+        Step::Answer(answered) => answered,
+        Step::Pass { reason, cause } => pass(&request, body, reason, cause).await,
+        Step::PassUnsafe => pass_unsafe(&request, body).await,
+        Step::PassConditional { reason, stale } => {
+            pass_conditional(&request, stale.as_ref(), reason).await
+        }
+        Step::Fail { reason, error } => failed(&request, error, reason),
+    };
+    add_status_fields(&request, &answered.outcome, answered.response.headers_mut());
+    Accounted::of_request(&request, answered)
+}
+
+pub(super) fn reject(node: &str, rejection: Rejection) -> Answered {
+    match rejection {
+        Rejection::Refused {
+            status,
+            error,
+            text,
+        } => Answered::refused(node, status, error, text),
+        Rejection::LastHop => Answered::local(StatusCode::OK, ""),
+    }
+}
+
+/// Has control purge the URL or the tags that a request names, if the site permits its client that.
+async fn purge(request: &Request) -> Answered {
+    let edge = &request.worker.edge;
+    let purge = purge_request::PurgeRequest {
+        node: &edge.name,
+        site: &request.site.name,
+        url: &request.url,
+        client: request.address,
+        fields: &request.fields,
+    };
+    let sites = edge.sites.load_full();
+    let response = edge
+        .purge_relay
+        .answer(&request.site.purge, sites.control.as_ref(), &purge)
+        .await;
+    Answered::new(response, Outcome::local("purge"))
+}
+
+/// Looks up a GET or HEAD without a body, and asks the origin where no stored response answers it.
+/// The stored response may change between its look-up and its use: then the request looks up again.
+async fn look_up(request: &Request) -> Step {
+    let edge = &request.worker.edge;
+    let mut terms = Terms::of(
+        &request.method,
+        &request.fields,
+        &request.site.cache,
+        request.is_peer,
+        request.began_ms,
+    );
+    let mut turns = Turns::default();
+    while turns.begin() {
+        terms.has_waited = turns.has_waited();
+        let found = find(edge, request);
+        let facts = found.as_ref().map(|found| found.facts(edge));
+        let decision = decide(&terms, facts.map_err(|reason| *reason));
+        let stored = found.ok().map(|found| found.response);
+
+        let step = match decision {
+            Decision::Serve {
+                outcome,
+                age,
+                revalidate,
+            } => {
+                let Some(stored) = stored else { continue };
+                if revalidate {
+                    revalidate_in_background(request, &stored);
+                }
+                let delivered = deliver(request, &stored, outcome, age).await;
+                Step::of_delivery(delivered, ForwardReason::Partial)
+            }
+            Decision::OnlyIfCached { outcome } => {
+                let response = plain(StatusCode::GATEWAY_TIMEOUT, "not stored here\n");
+                Some(Step::Answer(Answered::new(response, outcome)))
+            }
+            Decision::Pass { reason } => Some(Step::Pass {
+                reason,
+                cause: Some(NotStored::Method),
+            }),
+            Decision::Forward {
+                reason,
+                sharing,
+                validation,
+            } => {
+                let stale = stored.zip(validation).map(|(response, validation)| Stale {
+                    response,
+                    validation,
+                });
+                forward_or_follow(request, reason, sharing, stale, &mut turns).await
+            }
+        };
+        if let Some(step) = step {
+            return step;
+        }
+    }
+    Step::Fail {
+        reason: ForwardReason::Miss,
+        error: OriginError::Unfit,
+    }
+}

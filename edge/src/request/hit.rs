@@ -1,0 +1,214 @@
+//! The stored response that a request selects, and the fast path: most hits are answered from a
+//! request's fields where they were read, without a map of them, a task or an allocation.
+//!
+//! Follows RFC 9111 sections 4 and 4.1.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header::{AGE, CONTENT_LENGTH};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use nearcast_http_rules::decide::{self, Decision, Terms, decide};
+use nearcast_http_rules::key::{self, stored_scheme};
+use nearcast_http_rules::status::{ForwardReason, Outcome};
+use nearcast_http_rules::{forward, vary};
+
+use super::account;
+use super::check::{ClientConnection, Request, may_be_health_check};
+use crate::edge::{Edge, Worker, now_ms};
+use crate::metrics::Answer;
+use crate::store::Pool;
+use crate::stored::generations::PurgeState;
+use crate::stored::index::Variants;
+use crate::stored::response::StoredResponse;
+
+/// The stored response that a request selects.
+pub(super) struct Found {
+    pub(super) response: Arc<StoredResponse>,
+    is_soft_purged: bool,
+}
+
+impl Found {
+    /// Its facts, for the decision on the request.
+    pub(super) fn facts(&self, edge: &Edge) -> decide::Stored<'_> {
+        facts(edge, &self.response, self.is_soft_purged)
+    }
+}
+
+fn facts<'a>(
+    edge: &Edge,
+    response: &'a StoredResponse,
+    is_soft_purged: bool,
+) -> decide::Stored<'a> {
+    decide::Stored {
+        freshness: &response.freshness,
+        requested_ms: response.requested_ms,
+        is_soft_purged,
+        is_unsynced: !edge.is_usable_unvalidated(response),
+        is_awaited: response.content.is_awaited(),
+    }
+}
+
+/// Whether a stored response belongs to a URL and is not purged; then whether a soft purge covers
+/// it.
+pub(super) fn is_soft_purged(edge: &Edge, response: &StoredResponse, url: &str) -> Option<bool> {
+    match response.purge_state(&edge.generations) {
+        PurgeState::Gone => None,
+        _ if *response.url != *url => None,
+        state => Some(state == PurgeState::Soft),
+    }
+}
+
+/// Whether a stored response can be used at any moment until then without a validation.
+pub(crate) fn is_usable_until(edge: &Edge, response: &StoredResponse, until_ms: u64) -> bool {
+    is_soft_purged(edge, response, &response.url)
+        .is_some_and(|is_soft| facts(edge, response, is_soft).is_usable_until(until_ms))
+}
+
+/// Finds the stored response that a request selects, or why there is none.
+pub(super) fn find(edge: &Edge, request: &Request) -> Result<Found, ForwardReason> {
+    let Some(variants) = edge.index.variants(request.hash) else {
+        return Err(ForwardReason::UriMiss);
+    };
+    let soft_purged = |response: &StoredResponse| is_soft_purged(edge, response, &request.url);
+    let found = |response: &Arc<StoredResponse>, is_soft_purged| {
+        response.note_used(request.began_ms);
+        Found {
+            response: response.clone(),
+            is_soft_purged,
+        }
+    };
+
+    // Nearly always there is one.
+    if let [response] = &variants[..]
+        && let Some(is_soft_purged) = soft_purged(response)
+    {
+        return match response.is_selected(&request.fields, &request.keyed) {
+            true => Ok(found(response, is_soft_purged)),
+            false => Err(ForwardReason::VaryMiss),
+        };
+    }
+    let selected = variants
+        .selected(&request.fields, &request.keyed)
+        .filter_map(|r| Some((r, soft_purged(r)?)));
+    let newest = vary::newest(
+        selected.map(|(r, is_soft)| ((r, is_soft), &r.fields, r.freshness.received_ms)),
+    );
+    match newest {
+        Some((response, is_soft_purged)) => Ok(found(response, is_soft_purged)),
+        None if variants.iter().any(|r| soft_purged(r).is_some()) => Err(ForwardReason::VaryMiss),
+        None => Err(ForwardReason::UriMiss),
+    }
+}
+
+/// A GET without a body, condition or range, whose `Connection` names no other field.
+pub(crate) struct HitRequest<'a, F> {
+    pub(crate) host: &'a str,
+    /// In origin form.
+    pub(crate) path: &'a str,
+    /// Names and values of its fields.
+    pub(crate) fields: F,
+    /// It has directives on the use of stored responses.
+    pub(crate) has_directives: bool,
+}
+
+/// A fresh stored response that answers a request whole, for a protocol to write.
+pub(crate) struct Hit {
+    /// Its only member is the stored response.
+    variants: Variants,
+    /// Seconds, for `Age`.
+    pub(crate) age: u64,
+    pub(crate) outcome: Outcome,
+    pub(crate) body: Bytes,
+}
+
+impl Hit {
+    fn stored(&self) -> &StoredResponse {
+        &self.variants[0]
+    }
+
+    pub(crate) fn status(&self) -> StatusCode {
+        self.stored().status
+    }
+
+    /// The fields that are the same for every client at any time: all but `Age` and `Cache-Status`.
+    pub(crate) fn lasting_fields(&self, via: &HeaderValue) -> HeaderMap {
+        let stored = self.stored();
+        let mut fields =
+            forward::stored(&stored.fields, None, stored.status == StatusCode::OK, via);
+        fields.remove(AGE);
+        if stored.status != StatusCode::NO_CONTENT {
+            fields.insert(CONTENT_LENGTH, HeaderValue::from(self.body.len()));
+        }
+        fields
+    }
+
+    /// Where HTTP/1 keeps these fields as it writes them.
+    pub(crate) fn http1_head(&self) -> &OnceLock<Box<[u8]>> {
+        &self.stored().http1_head
+    }
+}
+
+/// The fast path: answers a request by one fresh response whose body is one slice in memory.
+/// `None` has no effect: the request takes the ordinary path.
+pub(crate) fn try_hit<'a>(
+    worker: &Worker,
+    client: &ClientConnection,
+    request: HitRequest<'_, impl Iterator<Item = (&'a str, &'a [u8])> + Clone>,
+    url: &mut String,
+) -> Option<Hit> {
+    let began = Instant::now();
+    let edge = &worker.edge;
+    let sites = edge.sites.load();
+    client.with_last_host(request.host, &sites, |known| {
+        let site = &known.site;
+        let is_ordinary = may_be_health_check(edge, request.path)
+            || request.has_directives && site.cache.obey_client
+            || !site.cache.key_fields.is_empty()
+            || key::ambiguity(request.path).is_some();
+        if is_ordinary {
+            return None;
+        }
+
+        let scheme = stored_scheme(client.scheme());
+        known.host.write_url(scheme, request.path, url).ok()?;
+        let hash = edge.index.hash(url);
+        let variants = edge.index.variants(hash)?;
+        let [stored] = &variants[..] else { return None };
+        let is_soft_purged = is_soft_purged(edge, stored, url)?;
+        if stored.content.is_filling()
+            || !stored.keyed.is_empty()
+            || !vary::is_repeated(&stored.fields, &stored.selecting, request.fields)
+        {
+            return None;
+        }
+
+        let now = now_ms();
+        let found = Ok(facts(edge, stored, is_soft_purged));
+        let terms = Terms::plain(&site.cache, now);
+        let Decision::Serve { outcome, age, .. } = decide(&terms, found) else {
+            return None;
+        };
+        if outcome.label != Answer::Hit {
+            return None;
+        }
+        let body = stored.content.whole_in_memory()?;
+        stored.content.body.touch();
+        stored.note_used(now.max(stored.freshness.received_ms));
+
+        account::count(worker, &site.counters, &outcome, stored.status, began);
+        let sent = body.len() as u64;
+        site.counters.sent(worker.number, outcome.label, sent);
+        worker.note_request(hash, &site.name, &stored.url, sent, sent);
+        if sent > 0 && stored.content.body.pool() == Pool::Pushed {
+            site.counters.pushed_hit(worker.number, sent);
+        }
+        Some(Hit {
+            variants,
+            age,
+            outcome,
+            body,
+        })
+    })
+}

@@ -1,0 +1,16 @@
+//! A client's connection: its socket, its limits, and one protocol a module.
+//!
+//! Reads requests, has [`crate::request`] answer them, and writes what it gives. Knows nothing of
+//! caching.
+//!
+//! - [`server`]: listeners of one worker, accepting under a limit, drain.
+//! - [`connections`]: how many connections there may be, and which are closed to make room.
+//! - [`socket`]: time-outs and the orderly end of a connection; [`phase`]: what it is doing.
+//! - [`http1`]: HTTP/1.1; [`tunnel`]: the bytes of a connection that became a WebSocket.
+
+pub(crate) mod connections;
+pub(crate) mod http1;
+mod phase;
+pub(crate) mod server;
+mod socket;
+mod tunnel;

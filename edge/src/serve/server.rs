@@ -1,0 +1,241 @@
+//! Listeners of one worker thread: accepting connections under a limit, and drain.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue};
+use nearcast_fleet::failure::Failure;
+use nearcast_fleet::shutdown::{self, Shutdown};
+use nearcast_http_rules::status::{PROXY_STATUS, ProxyError};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
+
+use super::http1;
+use super::http1::write::write_head;
+use crate::edge::Worker;
+use crate::kernel;
+
+/// Connections that may wait to be accepted, for each listener.
+const BACKLOG: i32 = 1024;
+/// How long accepting pauses when the system has no more sockets.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Opens one listener a worker on an address, all of them sharing its port.
+///
+/// # Errors
+/// [`Failure::bind`], also where another process shares the port.
+pub(crate) fn listen(
+    address: SocketAddr,
+    workers: usize,
+) -> Result<Vec<std::net::TcpListener>, Failure> {
+    let failed = |error: std::io::Error| Failure::bind("clients", address, &error);
+    if address.port() != 0 {
+        // Without SO_REUSEPORT, so that a port which another process shares counts as taken.
+        drop(open(address, false).map_err(failed)?);
+    }
+    let first = open(address, true).map_err(failed)?;
+    let address = first.local_addr().map_err(failed)?;
+    let mut listeners = vec![first];
+    for _ in 1..workers {
+        listeners.push(open(address, true).map_err(failed)?);
+    }
+    Ok(listeners)
+}
+
+fn open(address: SocketAddr, is_shared: bool) -> std::io::Result<std::net::TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(is_shared)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Counts the open connections of one worker, and wakes the drain when there are none.
+#[derive(Debug, Default)]
+pub(crate) struct OpenConnections {
+    count: AtomicU64,
+    closed: Notify,
+}
+
+/// Counts one connection for as long as it exists.
+struct OpenConnection {
+    open: Arc<OpenConnections>,
+}
+
+impl OpenConnection {
+    fn new(open: &Arc<OpenConnections>) -> Self {
+        open.count.fetch_add(1, Ordering::Relaxed);
+        Self { open: open.clone() }
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        if self.open.count.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.open.closed.notify_waiters();
+        }
+    }
+}
+
+/// When workers stop accepting, and how long open connections may take to finish after that.
+#[derive(Debug, Clone)]
+pub(crate) struct Drain {
+    /// The limit, once the drain begins.
+    pub(crate) finish_max: watch::Receiver<Option<Duration>>,
+    /// Cuts the drain short.
+    pub(crate) shutdown: Shutdown,
+}
+
+/// Serves until the drain begins, then waits for connections to finish within the limit.
+pub(crate) async fn serve(
+    worker: Arc<Worker>,
+    listeners: Vec<std::net::TcpListener>,
+    drain: Drain,
+) {
+    let Drain {
+        mut finish_max,
+        mut shutdown,
+    } = drain;
+    let open = Arc::new(OpenConnections::default());
+    // The worker's own, so that connections of different threads share no lock.
+    let (end, ending) = shutdown::channel();
+    let mut accepting = Vec::new();
+    for listener in listeners {
+        match TcpListener::from_std(listener) {
+            Ok(listener) => accepting.push(tokio::spawn(accept(
+                worker.clone(),
+                listener,
+                open.clone(),
+                ending.clone(),
+            ))),
+            Err(error) => tracing::error!(%error, "a listener cannot be used"),
+        }
+    }
+    // An error means that the sender was dropped: then connections are not waited for.
+    let limit = finish_max
+        .wait_for(Option::is_some)
+        .await
+        .ok()
+        .and_then(|limit| *limit)
+        .unwrap_or_default();
+    end.shut_down();
+    for task in accepting {
+        let _ = task.await;
+    }
+    let closed = async {
+        loop {
+            let next = open.closed.notified();
+            if open.count.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            next.await;
+        }
+    };
+    if !shutdown.drained(limit, closed).await {
+        let connections = open.count.load(Ordering::Relaxed);
+        tracing::warn!(
+            connections,
+            ?limit,
+            "connections did not finish in time and are closed (finish_max)"
+        );
+    }
+}
+
+async fn accept(
+    worker: Arc<Worker>,
+    listener: TcpListener,
+    open: Arc<OpenConnections>,
+    mut ending: Shutdown,
+) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            accepted = listener.accept() => accepted,
+            () = ending.asked() => break,
+        };
+        match accepted {
+            Ok((stream, address)) => {
+                begin(&worker, stream, address, &open, &ending);
+                if worker.edge.connections.are_slots_scarce() {
+                    // Connections that are being closed get a turn.
+                    tokio::task::yield_now().await;
+                }
+            }
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                tracing::debug!(%error, "cannot accept connections; trying again");
+                worker.edge.connections.note_no_files();
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    // Connections in the queue would be reset with the listener: they are served first.
+    while let Some(Ok((stream, address))) = futures_util::FutureExt::now_or_never(listener.accept())
+    {
+        begin(&worker, stream, address, &open, &ending);
+    }
+}
+
+fn is_of_one_connection(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused
+    )
+}
+
+fn begin(
+    worker: &Arc<Worker>,
+    stream: TcpStream,
+    address: SocketAddr,
+    open: &Arc<OpenConnections>,
+    ending: &Shutdown,
+) {
+    let client = address.ip().to_canonical();
+    let slot = match worker.edge.connections.admit(worker.number, client) {
+        Ok(slot) => slot,
+        Err(_) => return turn_away(&worker.edge.name, &stream),
+    };
+    let counted = OpenConnection::new(open);
+    let _ = stream.set_nodelay(true);
+    if let Some(round_trip) = kernel::round_trip(&stream) {
+        worker.note_round_trip(client, round_trip);
+    }
+    let served = http1::serve(worker.clone(), stream, client, slot, ending.clone());
+    tokio::spawn(async move {
+        served.await;
+        drop(counted);
+    });
+}
+
+/// Answers a connection that is refused with the reason, as far as that can be sent at once without
+/// waiting.
+fn turn_away(name: &str, stream: &TcpStream) {
+    let mut head = Vec::with_capacity(256);
+    let error = ProxyError::ConnectionLimitReached;
+    let reason = "too many connections are open; try again\n";
+    let mut fields = HeaderMap::new();
+    fields.insert(PROXY_STATUS, error.proxy_status(name));
+    fields.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    fields.insert(CONNECTION, HeaderValue::from_static("close"));
+    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    fields.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    fields.insert(CONTENT_LENGTH, HeaderValue::from(reason.len()));
+    write_head(&mut head, error.status(), &fields);
+    head.extend_from_slice(b"\r\n");
+    head.extend_from_slice(reason.as_bytes());
+    let _ = socket2::SockRef::from(stream).send(&head);
+}
