@@ -1,9 +1,9 @@
-//! What unsafe requests have changed lately, so that an answer which was asked for before the
-//! change is not stored after it.
+//! The latest changes by unsafe requests, so that a response which was requested before a change is
+//! not stored after it.
 //!
-//! A stored response is dropped when an unsafe request to its URL succeeds (RFC 9111 section 4.4).
-//! One that is still on its way then may be from before the change: it is told by the number of
-//! changes that were known when it was asked for.
+//! An unsafe request that succeeds invalidates the stored responses of its URL (RFC 9111 section
+//! 4.4). A response that is still being received then may be older than the change. It is recognised
+//! by the number of changes that were counted when it was requested.
 
 use std::hash::BuildHasherDefault;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,19 +11,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dashmap::DashMap;
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::index::HashedKey;
-use crate::response::StoredResponse;
+use crate::stored::index::HashedKey;
+use crate::stored::response::StoredResponse;
 use nearcast_http_rules::invalidate;
 
-/// Changes that are remembered one by one. When there are more all are forgotten, and no answer
-/// that was asked for before that is stored.
+/// Largest number of changes that are kept one by one. When there are more, all are dropped, and no
+/// response that was requested before that is stored.
 const CHANGES_MAX: usize = 65_536;
 
-/// See the module's words.
+/// Counts changes, and keeps the number of the last one of each URL or group.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
     count: AtomicU64,
-    /// Before this one nothing is remembered.
+    /// Number of the change at which the older ones were dropped.
     floor: AtomicU64,
     /// Number of the last change of a URL or group.
     of: DashMap<u128, u64, BuildHasherDefault<HashedKey>>,
@@ -32,12 +32,12 @@ pub(crate) struct Changes {
 }
 
 impl Changes {
-    /// How many changes there were; to be asked for before a forward request is sent.
+    /// Number of changes so far. Read it before a forward request is sent.
     pub(crate) fn now(&self) -> u64 {
         self.count.load(Ordering::SeqCst)
     }
 
-    /// Notes that what is stored under a key's hash has changed.
+    /// Notes that the resource of a cache key, given by its hash, has changed.
     pub(crate) fn note(&self, hash: u128) {
         let number = self.count.fetch_add(1, Ordering::SeqCst) + 1;
         if self.of.len() >= CHANGES_MAX {
@@ -56,8 +56,8 @@ impl Changes {
         self.of_groups.fetch_max(self.now(), Ordering::SeqCst);
     }
 
-    /// Whether a response that was asked for when there were `since` changes is from before one of
-    /// them.
+    /// Whether a change after the first `since` ones may have made a response out of date that was
+    /// requested then.
     pub(crate) fn have_covered(&self, response: &StoredResponse, since: u64) -> bool {
         if self.now() == since {
             return false;
@@ -69,7 +69,7 @@ impl Changes {
                 .iter()
                 .any(|group| is_later(group_hash(origin, group)))
         };
-        // The floor last: it is raised before what is below it is forgotten.
+        // The floor is read last: it is raised before the changes below it are dropped.
         is_later(response.hash)
             || self.of_groups.load(Ordering::SeqCst) > since && in_group()
             || self.floor.load(Ordering::SeqCst) > since

@@ -15,18 +15,18 @@ use tokio::sync::watch;
 use crate::changes::Changes;
 use crate::clock::Clock;
 use crate::forward::Forwards;
-use crate::index::Index;
+use crate::lifecycle::Lifecycle;
 use crate::metrics::{Metrics, SiteCounters};
 use crate::origin::{OriginPool, Origins};
 use crate::popularity::Popularity;
-use crate::purge::Generations;
 use crate::request::purge_request::PurgeRelay;
-use crate::response::StoredResponse;
 use crate::rtt::RoundTrips;
 use crate::serve::connections::Connections;
+use crate::stored::generations::Generations;
+use crate::stored::index::Index;
+use crate::stored::response::StoredResponse;
 // aliases until the parts are merged
 pub(crate) use crate::site::{Site, Sites};
-use crate::standing::Standing;
 use crate::store::Store;
 
 /// How much this node knows of the purges that may cover responses of an earlier run.
@@ -64,7 +64,7 @@ pub(crate) struct Edge {
     /// Counters of refused requests and of the edge's own responses, which belong to no site.
     pub(crate) no_site: Arc<SiteCounters>,
     /// Whether the node wants clients.
-    pub(crate) standing: Standing,
+    pub(crate) standing: Lifecycle,
     /// Whether all purges are known that may cover responses of an earlier run.
     pub(crate) is_caught_up: AtomicBool,
     /// The same with the state of the journal. Only the journal writes it.

@@ -1,37 +1,42 @@
-//! Folding the control journal: purges into generations, push orders to whoever carries them out;
-//! and taking back what an earlier run stored.
+//! Folds the control journal: purges into generations, push orders to the task that carries them
+//! out.
+//!
+//! Owns the order of the steps for one entry and what reports say of purges. Does not know how a
+//! purge covers a response ([`crate::stored::generations`]) or how the journal is received
+//! (`fleet::follow`).
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 
 use nearcast_fleet::config::Fleet;
 use nearcast_fleet::follow::FollowState;
 use nearcast_fleet::journal::{Change, Entry, Purge, PurgeScope, PushOrder};
 use nearcast_fleet::report::PurgeProgress;
 use nearcast_fleet::scope;
+use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
 
-use crate::content::Content;
-use crate::edge::{Edge, Knowledge, now_ms};
-use crate::purge::Verdict;
-use crate::response::{Recovered, StoredResponse};
+use crate::edge::{Edge, Knowledge};
+use crate::stored::generations::PurgeState;
+use crate::stored::recover;
+use crate::stored::response::StoredResponse;
 
 /// Purges whose effect is kept for reports.
 const PURGES_KEPT: usize = 64;
 
-/// What the journal's entries led to, for reports. Cheap to clone.
+/// What the entries of the journal led to, for reports. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Journal {
     /// The fleet, which says in which cluster this node is.
     fleet: watch::Receiver<Arc<Fleet>>,
     purges: Arc<Mutex<VecDeque<PurgeProgress>>>,
-    /// Woken when there is something new to report.
+    /// Notified when there is something new to report.
     pub(crate) changed: Arc<Notify>,
 }
 
 impl Journal {
-    /// Nothing is folded yet.
+    /// A journal of which nothing is folded yet.
     pub(crate) fn of(fleet: watch::Receiver<Arc<Fleet>>) -> Self {
         Self {
             fleet,
@@ -40,21 +45,12 @@ impl Journal {
         }
     }
 
-    fn fleet(&self) -> Arc<Fleet> {
-        self.fleet.borrow().clone()
-    }
-
     /// The purges folded lately, oldest first.
     pub(crate) fn purges(&self) -> Vec<PurgeProgress> {
-        self.purges
-            .lock()
-            .expect("no holder of this lock panics")
-            .iter()
-            .cloned()
-            .collect()
+        self.purges.lock().iter().cloned().collect()
     }
 
-    /// Folds entries as they come until there are no more; hands push orders on.
+    /// Folds entries as they come until there are no more, and forwards push orders.
     pub(crate) async fn follow(
         self,
         edge: Arc<Edge>,
@@ -65,21 +61,22 @@ impl Journal {
         let mut has_state = true;
         loop {
             let known = *state.borrow_and_update();
-            // Only when every entry that was handed out has been folded as well.
+            // Only when every entry that was received has been folded as well.
             if edge.generations.revision() >= known.revision {
                 learn(&edge, known);
             }
+
             tokio::select! {
                 biased;
                 entry = entries.recv() => match entry {
                     Some(entry) => {
-                        // A long journal is folded first: one look over everything stored finds
-                        // what all of it covers.
+                        // While a long journal is folded, covered responses are counted once, after
+                        // its last entry.
                         let is_last = entries.is_empty() || edge.is_caught_up.load(Ordering::Acquire);
                         self.fold(&edge, entry, is_last, &orders).await;
                     }
                     None if has_state => {
-                        // No more entries: what is known is all there is.
+                        // There are no more entries, so every entry that exists is known.
                         edge.generations.advance(known.revision);
                         learn(&edge, known);
                         has_state = state.changed().await.is_ok();
@@ -98,11 +95,12 @@ impl Journal {
         is_last: bool,
         orders: &mpsc::Sender<PushOrder>,
     ) {
-        edge.standing.fold(&entry, &self.fleet(), &edge.name);
+        let fleet = self.fleet.borrow().clone();
+        edge.standing.fold(&entry, &fleet, &edge.name);
         match entry.change {
             Change::Purge(purge) => self.purge(edge, entry.revision, purge, is_last).await,
-            // Its reader takes every order at once and works on the newest; without it nothing is
-            // pushed.
+            // The receiver takes every order at once and works on the newest. If it has ended,
+            // nothing is pushed.
             Change::Push(order) => drop(orders.send(order).await),
             Change::FleetFile { .. } | Change::Drain(_) => {}
         }
@@ -111,21 +109,26 @@ impl Journal {
 
     async fn purge(&self, edge: &Arc<Edge>, revision: u64, purge: Purge, is_last: bool) {
         if !edge.generations.has_room(&purge) {
-            let settling = edge.clone();
-            // A look that panicked has made no room: folding does, on the safe side.
-            drop(tokio::task::spawn_blocking(move || make_room(&settling)).await);
+            let folding = edge.clone();
+            // If the task panics, folding the purge compacts the table, which is safe: it makes
+            // more responses unusable, not fewer.
+            drop(tokio::task::spawn_blocking(move || apply_and_compact(&folding)).await);
         }
+
         edge.generations.fold(revision, &purge);
-        let effective_unix_ms = now_ms();
+        let effective_unix_ms = edge.clock.unix_ms();
         let counting = edge.clone();
-        let counted = match is_last || names_urls_alone(&purge.scope) {
-            true => tokio::task::spawn_blocking(move || count(&counting, &purge)).await,
-            false => Ok(0),
+        let responses = if is_last || names_urls_only(&purge.scope) {
+            let counted = tokio::task::spawn_blocking(move || take_out_covered(&counting, &purge));
+            counted.await.unwrap_or(0)
+        } else {
+            0
         };
-        let mut purges = self.purges.lock().expect("no holder of this lock panics");
+
+        let mut purges = self.purges.lock();
         purges.push_back(PurgeProgress {
             revision,
-            responses: counted.unwrap_or(0),
+            responses,
             effective_unix_ms,
         });
         while purges.len() > PURGES_KEPT {
@@ -136,58 +139,69 @@ impl Journal {
     }
 }
 
-/// Notes what is known of purges, all that was handed out being folded.
-fn learn(edge: &Edge, known: FollowState) {
-    if known.caught_up {
+/// Notes which purges are known, when every received entry has been folded.
+fn learn(edge: &Edge, state: FollowState) {
+    let was_caught_up = edge.is_caught_up.load(Ordering::Acquire);
+    let knowledge = knowledge_of(state, was_caught_up);
+    if knowledge == Knowledge::CaughtUp {
         edge.is_caught_up.store(true, Ordering::Release);
     }
-    let knowledge = match edge.is_caught_up.load(Ordering::Acquire) {
-        true => Knowledge::CaughtUp,
-        false if !known.recalled => Knowledge::Recalling,
-        false if !known.asked => Knowledge::Asking,
-        false if known.control_reachable => Knowledge::Behind,
-        false => Knowledge::CutOff,
-    };
     edge.knowledge
         .send_if_modified(|before| std::mem::replace(before, knowledge) != knowledge);
 }
 
-fn names_urls_alone(scope: &PurgeScope) -> bool {
+/// What a node knows of the journal. A node that has caught up once stays so: later purges reach it
+/// before they are acknowledged, or it is out of reach and serves what it knows.
+fn knowledge_of(state: FollowState, was_caught_up: bool) -> Knowledge {
+    if was_caught_up || state.caught_up {
+        Knowledge::CaughtUp
+    } else if !state.recalled {
+        Knowledge::Recalling
+    } else if !state.asked {
+        Knowledge::Asking
+    } else if state.control_reachable {
+        Knowledge::Behind
+    } else {
+        Knowledge::CutOff
+    }
+}
+
+fn names_urls_only(scope: &PurgeScope) -> bool {
     scope
         .each()
         .iter()
         .all(|one| matches!(one, PurgeScope::Url(_)))
 }
 
-/// Makes room for purges: everything stored takes its verdict first, so that what the forgotten
-/// purges do not name stays.
-fn make_room(edge: &Edge) {
-    // As references, so that no part of the index is held while they are looked at.
+/// Makes room in the table of purges: applies all purges to every stored response first, so that
+/// responses which the dropped purges do not cover stay usable.
+fn apply_and_compact(edge: &Edge) {
+    // References are collected first, so that no shard of the index is locked meanwhile.
     let mut stored = Vec::with_capacity(edge.index.len());
     edge.index
         .for_each(|response| stored.push(response.clone()));
     for response in stored {
-        if response.verdict(&edge.generations) == Verdict::Gone {
+        if response.purge_state(&edge.generations) == PurgeState::Gone {
             edge.unpublish(&response);
         }
     }
     edge.generations.compact();
-    tracing::info!("very many purges: the older half is folded");
+    tracing::info!("the table of purges is full: its older half is compacted");
 }
 
-/// How many stored responses a purge that was folded covers; hard ones are taken out. The purge
-/// holds already.
-fn count(edge: &Edge, purge: &Purge) -> u64 {
+/// How many stored responses a folded purge covers. Those that it makes unusable are taken out of
+/// the index; the purge is in force already.
+fn take_out_covered(edge: &Edge, purge: &Purge) -> u64 {
     let mut covered = Vec::new();
     let mut look = |response: &Arc<StoredResponse>| {
-        let before = response.is_soft();
-        match response.verdict(&edge.generations) {
-            Verdict::Gone => covered.push(response.clone()),
-            Verdict::Soft if !before => covered.push(response.clone()),
-            Verdict::Soft | Verdict::Clean => {}
+        let was_soft = response.is_soft();
+        match response.purge_state(&edge.generations) {
+            PurgeState::Gone => covered.push(response.clone()),
+            PurgeState::Soft if !was_soft => covered.push(response.clone()),
+            PurgeState::Soft | PurgeState::Clean => {}
         }
     };
-    if names_urls_alone(&purge.scope) {
+    if names_urls_only(&purge.scope) {
         let urls = purge.scope.each().iter().filter_map(|one| match one {
             PurgeScope::Url(url) => Some(scope::journalled_url(url)),
             _ => None,
@@ -199,11 +213,12 @@ fn count(edge: &Edge, purge: &Purge) -> u64 {
     } else {
         edge.index.for_each(look);
     }
+
     let mut count = 0;
     for response in covered {
         if purge.soft {
             count += 1;
-        } else if response.go() {
+        } else if response.retire() {
             count += 1;
             edge.unpublish(&response);
         }
@@ -211,35 +226,62 @@ fn count(edge: &Edge, purge: &Purge) -> u64 {
     count
 }
 
-/// Takes back what an earlier run stored; gives the number of responses. Blocking.
+/// Restores the stored responses of an earlier run and returns their number. Blocking.
 pub(crate) fn recover(edge: &Arc<Edge>) -> usize {
-    let mut count = 0;
-    let accept =
-        |_, head: &[u8]| Recovered::decode(head, |url| edge.index.hash(url)).map(|r| r.facts.hash);
-    edge.store.recover(accept, |found| {
-        let Some(recovered) = Recovered::decode(&found.head, |url| edge.index.hash(url)) else {
-            return;
-        };
-        let content = Content::new(
-            edge.store.clone(),
-            found.body,
-            recovered.length,
-            recovered.validator,
-        );
-        let is_whole = content
-            .length()
-            .is_some_and(|length| content.has(0, length));
-        let can_be_completed = content.validator.is_some() && content.length().is_some();
-        let response = recovered.facts.store(content.clone());
-        if !(is_whole || can_be_completed) {
-            content.discard();
-            return;
-        }
-        edge.publish(&response, |other| {
-            other.is_same_variant(&response)
+    recover::recover(&edge.store, &edge.index, |response| {
+        edge.publish(response, |other| {
+            other.is_same_variant(response)
                 && other.freshness.received_ms <= response.freshness.received_ms
         });
-        count += 1;
-    });
-    count
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knowledge_follows_from_what_is_known_of_control() {
+        // Caught up once before, the state (caught up, recalled, asked, reachable), the knowledge.
+        let table = [
+            (false, [false, false, false, false], Knowledge::Recalling),
+            (false, [false, false, true, true], Knowledge::Recalling),
+            (false, [false, true, false, false], Knowledge::Asking),
+            (false, [false, true, false, true], Knowledge::Asking),
+            (false, [false, true, true, true], Knowledge::Behind),
+            (false, [false, true, true, false], Knowledge::CutOff),
+            (false, [true, false, false, false], Knowledge::CaughtUp),
+            (false, [true, true, true, true], Knowledge::CaughtUp),
+            (true, [false, true, true, true], Knowledge::CaughtUp),
+            (true, [false, true, true, false], Knowledge::CaughtUp),
+            (true, [false, false, false, false], Knowledge::CaughtUp),
+        ];
+        for (was_caught_up, [caught_up, recalled, asked, control_reachable], expected) in table {
+            let state = FollowState {
+                caught_up,
+                recalled,
+                asked,
+                control_reachable,
+                ..FollowState::default()
+            };
+            assert_eq!(
+                knowledge_of(state, was_caught_up),
+                expected,
+                "{state:?}, caught up before: {was_caught_up}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_lists_of_urls_name_urls_only() {
+        let url = || PurgeScope::Url("http://a.test/".into());
+        for (scope, expected) in [
+            (url(), true),
+            (PurgeScope::Any(vec![url(), url()]), true),
+            (PurgeScope::Any(vec![url(), PurgeScope::All]), false),
+            (PurgeScope::Tag("news".into()), false),
+        ] {
+            assert_eq!(names_urls_only(&scope), expected, "{scope:?}");
+        }
+    }
 }

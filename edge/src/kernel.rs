@@ -1,19 +1,19 @@
-//! What only the kernel can tell or do and no safe wrapper offers: TCP_INFO, a read that does not
-//! wait for the disk, the limit of open files, the end of another's connection.
+//! System calls without a safe wrapper: TCP_INFO, a read that does not wait for the disk, the limit
+//! of open files, and the end of reading from a connection.
 //!
-//! The one module of the edge with unsafe code; each function is a single system call with checked
-//! results.
-#![allow(unsafe_code)] // None of these has a safe wrapper among our dependencies.
+//! The only module of the edge with unsafe code. Each function makes one system call and checks its
+//! result.
+#![allow(unsafe_code)] // No dependency offers a safe wrapper of these calls.
 
 use std::fs::File;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
 
-/// The round-trip time of a TCP connection: the least the kernel has seen, else its smoothed
-/// estimate.
+/// The round-trip time of a TCP connection: the smallest that the kernel has measured, else its
+/// smoothed estimate.
 ///
-/// Right after accept it is the time of the handshake, the cleanest sample there is.
+/// Right after accept it is the time of the handshake, in which no process takes part.
 pub(crate) fn round_trip(socket: &impl AsFd) -> Option<Duration> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
@@ -41,8 +41,8 @@ pub(crate) fn round_trip(socket: &impl AsFd) -> Option<Duration> {
     (micros > 0).then(|| Duration::from_micros(u64::from(micros)))
 }
 
-/// Fills `buffer` from `offset` of a file when all of it is in the page cache; `false` when it is
-/// not, or at an error.
+/// Fills `buffer` from `offset` of a file if all of these bytes are in the page cache. `false` if
+/// they are not, or at an error.
 pub(crate) fn read_cached(file: &File, buffer: &mut [u8], offset: u64) -> bool {
     let vector = libc::iovec {
         iov_base: buffer.as_mut_ptr().cast(),
@@ -65,7 +65,7 @@ pub(crate) fn read_cached(file: &File, buffer: &mut [u8], offset: u64) -> bool {
     usize::try_from(read).is_ok_and(|n| n == buffer.len())
 }
 
-/// How many files this process may have open; 1024, which is usual, where the system does not say.
+/// How many files this process may have open; 1024, the usual limit, if the system call fails.
 pub(crate) fn open_files_max() -> usize {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
@@ -80,8 +80,8 @@ pub(crate) fn open_files_max() -> usize {
     }
 }
 
-/// Lets whoever reads from a socket find its end there, behind what has come already. The caller
-/// knows that the socket is open; on any other file it does nothing.
+/// Ends reading from a socket: its reader finds the end of the stream behind the bytes that have
+/// been received. The caller knows that the socket is open; on any other file it does nothing.
 pub(crate) fn end_reading(socket: RawFd) {
     // SAFETY: shutdown takes two integers and touches no memory of ours; a number that is no socket
     // is an error, which changes nothing.

@@ -2,47 +2,57 @@
 //!
 //! - [`serve`]: a client's connection, its limits, and one protocol a module.
 //! - [`request`]: the life of one request, in order; [`nearcast_http_rules`]: its decisions, as pure
-//!   functions. [`body`], [`interim`]: what a protocol is given to write, beside a response's head.
+//!   functions. [`client_body`], [`interim`]: what a protocol is given to write, beside a response's
+//!   head.
 //! - [`forward`]: forward requests that fill the store, shared by all clients that want the same;
-//!   [`origin`]: the pool of connections under them; [`content`]: bytes on their way and the
-//!   readers that follow them.
-//! - [`index`], [`response`], [`spellings`]: what is stored; [`store`]: the slices themselves, in
-//!   memory and on disk.
-//! - [`changes`]: what unsafe requests have changed; [`purge`]: generations; [`journal`]: folds the
-//!   control journal into them; [`push`]: carries out push orders.
-//! - [`standing`]: whether the node wants clients: drained, or on its way to its end.
-//! - [`metrics`], [`popularity`], [`rtt`], [`report`]: what the node tells about itself.
-//! - [`site`]: the sites by their hosts; [`peer`]: what nodes of a cluster say to one another; [`clock`]: the time of day, as an argument.
+//!   [`origin`]: the pool of connections under them; [`body`]: the bytes of a representation, from
+//!   fills to readers.
+//! - [`stored`], [`spellings`]: stored responses and the purges that cover them; [`store`]: their
+//!   slices, in memory and on disk.
+//! - [`changes`]: the latest changes by unsafe requests; [`journal`]: folds the control journal;
+//!   [`push`]: carries out push orders.
+//! - [`lifecycle`]: whether the node accepts clients, is drained, or is shutting down.
+//! - [`metrics`], [`popularity`], [`rtt`], [`report`]: what the node counts and reports.
+//! - [`site`]: the sites by their hosts; [`peer`]: what nodes of a cluster say to one another;
+//!   [`clock`]: the time of day, as an argument.
 //!
 //! One current-thread runtime a worker, SO_REUSEPORT, shared index; counters are each worker's own.
 
 mod body;
 mod changes;
+mod client_body;
 mod clock;
-mod content;
 mod edge;
 mod forward;
-mod index;
+#[doc(hidden)]
+pub mod fuzzing;
 mod interim;
 mod journal;
 mod kernel;
+mod lifecycle;
 mod metrics;
 mod origin;
 mod peer;
 mod popularity;
-mod purge;
 mod push;
 mod report;
 mod request;
-mod response;
 mod rtt;
 mod serve;
 mod site;
 mod spellings;
-mod standing;
-pub mod store;
+mod store;
+mod stored;
 
 pub use self::serve::http1::judge as request_head;
+
+// alias until the parts are merged
+mod standing {
+    pub(crate) use crate::lifecycle::{Lifecycle as Standing, Stage};
+}
+
+// Aliases until the parts are merged.
+use stored::generations as purge;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -62,13 +72,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::clock::Clock;
 use crate::edge::{Edge, Knowledge, Sites, Worker, now_ms};
 use crate::forward::Forwards;
-use crate::index::Index;
 use crate::metrics::{Collected, Metrics};
 use crate::origin::{OriginPool, Origins};
 use crate::serve::connections::{self, Connections};
 use crate::serve::server;
 use crate::standing::{Stage, Standing};
 use crate::store::{DiskConfig, Gone, Store, StoreConfig};
+use crate::stored::index::Index;
 
 /// How long background tasks may take to end after the last connection.
 const TASKS_END_MAX: Duration = Duration::from_secs(2);

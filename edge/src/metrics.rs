@@ -1,46 +1,70 @@
-//! Every figure of the edge: counters a worker thread, summed when they are asked for, so that no
-//! two threads write to one cache line.
+//! The metrics of the edge: counters that each worker thread has for itself, summed when they are
+//! read, so that no two threads write to one cache line.
+//!
+//! Owns names, help texts and labels of all metrics. Does not know when something is counted.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nearcast_fleet::report::SiteTotals;
 use nearcast_http_rules::freshness::NotStored;
-pub(crate) use nearcast_http_rules::status::Label as Answer;
+use nearcast_http_rules::status::Label;
+use parking_lot::{Mutex, RwLock};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
 };
 
-/// In place of a site's name for what belongs to none. No site is called so: names are DNS labels.
+// Aliases until the parts are merged.
+pub(crate) use UpgradePermit as UpgradePlace;
+pub(crate) use nearcast_http_rules::status::Label as Answer;
+
+/// The site label of requests that belong to no site. No site has this name: names are DNS labels.
 pub(crate) const NO_SITE: &str = "-";
-const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
-/// Upper bounds of the request-time buckets in seconds.
+/// Label values of `status_class`.
+const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+/// Position of the class of server errors.
+const SERVER_ERRORS: usize = 4;
+/// Upper bounds of the buckets of the request time, in seconds.
 const SECONDS: [f64; 12] = [
     0.000_1, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0,
 ];
+
+const REQUESTS: &str = "nearcast_edge_requests_total";
+const REQUESTS_HELP: &str = "Requests answered.";
+
+/// A counter of a site that has no labels of its own.
+#[derive(Debug, Clone, Copy)]
+enum SiteCount {
+    OriginBytes,
+    OriginRequests,
+    PushOriginBytes,
+    PushPeerBytes,
+    PushedHits,
+    PushedHitBytes,
+    /// Requests answered from an earlier run's responses although purges may be missing.
+    Unsynced,
+    /// Fills that ended because they had no reader any more.
+    FillsAbandoned,
+}
+
+impl SiteCount {
+    const COUNT: usize = Self::FillsAbandoned as usize + 1;
+}
 
 /// One site's counters on one worker. Aligned, so that workers' counters share no cache line.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct SiteShard {
-    requests: [[AtomicU64; CLASSES.len()]; Answer::ALL.len()],
-    bytes: [AtomicU64; Answer::ALL.len()],
-    origin_bytes: AtomicU64,
-    origin_requests: AtomicU64,
-    push_origin_bytes: AtomicU64,
-    push_peer_bytes: AtomicU64,
-    pushed_hits: AtomicU64,
-    pushed_hit_bytes: AtomicU64,
+    requests: [[AtomicU64; STATUS_CLASSES.len()]; Label::ALL.len()],
+    bytes: [AtomicU64; Label::ALL.len()],
+    counts: [AtomicU64; SiteCount::COUNT],
     not_stored: [AtomicU64; NotStored::ALL.len()],
-    unsynced: AtomicU64,
-    /// Fills that ended as nobody read them any more.
-    abandoned: AtomicU64,
 }
 
-/// How the ways to a site's origin are now.
+/// The state of a site's connections to its origin.
 #[derive(Debug, Default)]
 pub(crate) struct OriginGauges {
     in_use: AtomicU64,
@@ -72,27 +96,27 @@ impl OriginGauges {
     }
 }
 
-/// Connections of one site that became another protocol's.
+/// Connections of one site that were upgraded to WebSockets.
 #[derive(Debug, Default)]
 struct Upgrades {
     open: AtomicU64,
     /// Since the start.
     begun: AtomicU64,
-    /// Not begun because too many were open.
+    /// Refused because too many were open.
     refused: AtomicU64,
 }
 
-/// Counts one such connection as open until it is dropped.
+/// Counts one upgraded connection as open until it is dropped.
 #[derive(Debug)]
-pub(crate) struct UpgradePlace(Arc<Upgrades>);
+pub(crate) struct UpgradePermit(Arc<Upgrades>);
 
-impl Drop for UpgradePlace {
+impl Drop for UpgradePermit {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Relaxed);
     }
 }
 
-/// One site's counters. They live as long as the process, whatever happens to the site.
+/// One site's counters. They live as long as the process, even if the site is removed.
 #[derive(Debug)]
 pub(crate) struct SiteCounters {
     shards: Box<[SiteShard]>,
@@ -116,10 +140,10 @@ impl SiteCounters {
         &self.origin
     }
 
-    /// Room for one more connection of another protocol; `None` when `most` are open.
-    pub(crate) fn enter_upgrade(&self, most: usize) -> Option<UpgradePlace> {
+    /// A permit for one more upgraded connection; `None` when `max` are open.
+    pub(crate) fn enter_upgrade(&self, max: usize) -> Option<UpgradePermit> {
         let entered = self.upgrades.open.fetch_update(Relaxed, Relaxed, |open| {
-            (open < most as u64).then_some(open + 1)
+            (open < max as u64).then_some(open + 1)
         });
         let counted = if entered.is_ok() {
             &self.upgrades.begun
@@ -127,111 +151,126 @@ impl SiteCounters {
             &self.upgrades.refused
         };
         counted.fetch_add(1, Relaxed);
-        entered.is_ok().then(|| UpgradePlace(self.upgrades.clone()))
+        entered
+            .is_ok()
+            .then(|| UpgradePermit(self.upgrades.clone()))
     }
 
     fn shard(&self, worker: usize) -> &SiteShard {
         &self.shards[worker % self.shards.len()]
     }
 
-    pub(crate) fn answered(&self, worker: usize, answer: Answer, status: u16) {
-        let class = usize::from(status / 100).clamp(1, CLASSES.len()) - 1;
-        self.shard(worker).requests[answer as usize][class].fetch_add(1, Relaxed);
+    fn add(&self, worker: usize, count: SiteCount, more: u64) {
+        self.shard(worker).counts[count as usize].fetch_add(more, Relaxed);
     }
 
-    pub(crate) fn sent(&self, worker: usize, answer: Answer, bytes: u64) {
-        self.shard(worker).bytes[answer as usize].fetch_add(bytes, Relaxed);
+    /// Counts a request by cache status and status code.
+    pub(crate) fn answered(&self, worker: usize, label: Label, status: u16) {
+        let class = usize::from(status / 100).clamp(1, STATUS_CLASSES.len()) - 1;
+        self.shard(worker).requests[label as usize][class].fetch_add(1, Relaxed);
     }
 
+    /// Counts body bytes sent to clients.
+    pub(crate) fn sent(&self, worker: usize, label: Label, bytes: u64) {
+        self.shard(worker).bytes[label as usize].fetch_add(bytes, Relaxed);
+    }
+
+    /// Counts a request to the origin.
     pub(crate) fn asked_origin(&self, worker: usize) {
-        self.shard(worker).origin_requests.fetch_add(1, Relaxed);
+        self.add(worker, SiteCount::OriginRequests, 1);
     }
 
+    /// Counts body bytes received from the origin.
     pub(crate) fn received(&self, worker: usize, bytes: u64) {
-        self.shard(worker).origin_bytes.fetch_add(bytes, Relaxed);
+        self.add(worker, SiteCount::OriginBytes, bytes);
     }
 
-    /// Bytes that came for a push order.
+    /// Counts body bytes received for a push order.
     pub(crate) fn pushed(&self, worker: usize, is_peer: bool, bytes: u64) {
-        let shard = self.shard(worker);
-        if is_peer {
-            &shard.push_peer_bytes
+        let count = if is_peer {
+            SiteCount::PushPeerBytes
         } else {
-            &shard.push_origin_bytes
-        }
-        .fetch_add(bytes, Relaxed);
+            SiteCount::PushOriginBytes
+        };
+        self.add(worker, count, bytes);
     }
 
     pub(crate) fn not_stored(&self, worker: usize, cause: NotStored) {
         self.shard(worker).not_stored[cause as usize].fetch_add(1, Relaxed);
     }
 
-    /// What is stored was served although a purge of it may be missing.
+    /// Counts a response of an earlier run that was served although a purge of it may be missing.
     pub(crate) fn served_unsynced(&self, worker: usize) {
-        self.shard(worker).unsynced.fetch_add(1, Relaxed);
+        self.add(worker, SiteCount::Unsynced, 1);
     }
 
     pub(crate) fn fill_abandoned(&self, worker: usize) {
-        self.shard(worker).abandoned.fetch_add(1, Relaxed);
+        self.add(worker, SiteCount::FillsAbandoned, 1);
     }
 
-    /// A request to the origin, or the body of its response, failed.
+    /// Counts a failed request to the origin, or a body of a response that ended early.
     pub(crate) fn origin_failed(&self, reason: &'static str) {
-        *self
-            .failures
-            .lock()
-            .expect("no holder of this lock panics")
-            .entry(reason)
-            .or_default() += 1;
+        *self.failures.lock().entry(reason).or_default() += 1;
     }
 
-    /// A request is answered with pushed content, so many bytes of which are sent at once.
+    /// Counts a request that pushed content answers, and the bytes that are sent at once.
     pub(crate) fn pushed_hit(&self, worker: usize, bytes: u64) {
-        self.shard(worker).pushed_hits.fetch_add(1, Relaxed);
+        self.add(worker, SiteCount::PushedHits, 1);
         self.pushed_sent(worker, bytes);
     }
 
-    /// More bytes of pushed content are sent.
+    /// Counts further bytes of pushed content.
     pub(crate) fn pushed_sent(&self, worker: usize, bytes: u64) {
-        self.shard(worker)
-            .pushed_hit_bytes
-            .fetch_add(bytes, Relaxed);
+        self.add(worker, SiteCount::PushedHitBytes, bytes);
     }
 
     fn sum(&self, pick: impl Fn(&SiteShard) -> &AtomicU64) -> u64 {
         self.shards.iter().map(|s| pick(s).load(Relaxed)).sum()
     }
 
-    fn requests(&self, answer: Answer, class: usize) -> u64 {
-        self.sum(|s| &s.requests[answer as usize][class])
+    fn count(&self, count: SiteCount) -> u64 {
+        self.sum(|s| &s.counts[count as usize])
+    }
+
+    fn requests(&self, label: Label, class: usize) -> u64 {
+        self.sum(|s| &s.requests[label as usize][class])
+    }
+
+    fn bytes(&self, label: Label) -> u64 {
+        self.sum(|s| &s.bytes[label as usize])
     }
 
     fn totals(&self) -> SiteTotals {
-        let by_answer = |count: &dyn Fn(Answer) -> u64| {
-            Answer::ALL
+        let by_label = |count: &dyn Fn(Label) -> u64| {
+            Label::ALL
                 .iter()
-                .map(|a| (a.as_str().to_owned(), count(*a)))
+                .map(|label| (label.as_str().to_owned(), count(*label)))
                 .filter(|(_, n)| *n > 0)
                 .collect::<BTreeMap<_, _>>()
         };
+        let of_all_classes = |label| {
+            (0..STATUS_CLASSES.len())
+                .map(|class| self.requests(label, class))
+                .sum()
+        };
         SiteTotals {
-            requests: by_answer(&|a| (0..CLASSES.len()).map(|c| self.requests(a, c)).sum()),
-            bytes: by_answer(&|a| self.sum(|s| &s.bytes[a as usize])),
-            errors: Answer::ALL
+            requests: by_label(&of_all_classes),
+            bytes: by_label(&|label| self.bytes(label)),
+            errors: Label::ALL
                 .iter()
-                .map(|a| self.requests(*a, CLASSES.len() - 1))
+                .map(|label| self.requests(*label, SERVER_ERRORS))
                 .sum(),
-            origin_bytes: self.sum(|s| &s.origin_bytes),
-            origin_requests: self.sum(|s| &s.origin_requests),
-            push_origin_bytes: self.sum(|s| &s.push_origin_bytes),
-            push_peer_bytes: self.sum(|s| &s.push_peer_bytes),
-            pushed_hits: self.sum(|s| &s.pushed_hits),
-            pushed_hit_bytes: self.sum(|s| &s.pushed_hit_bytes),
+            origin_bytes: self.count(SiteCount::OriginBytes),
+            origin_requests: self.count(SiteCount::OriginRequests),
+            push_origin_bytes: self.count(SiteCount::PushOriginBytes),
+            push_peer_bytes: self.count(SiteCount::PushPeerBytes),
+            pushed_hits: self.count(SiteCount::PushedHits),
+            pushed_hit_bytes: self.count(SiteCount::PushedHitBytes),
         }
     }
 }
 
-/// Request times, a worker's and a kind's own.
+/// Request times of one worker.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Times {
@@ -239,19 +278,61 @@ struct Times {
     nanos: AtomicU64,
 }
 
-/// Figures that others keep, read when metrics are asked for: name, help, whether it is a counter,
-/// value. A name may have one label behind it, `name{label="value"}`; those of one name follow one
-/// another.
-pub(crate) type Reading = (&'static str, &'static str, MetricType, f64);
-type Readings = Box<dyn Fn() -> Vec<Reading> + Send + Sync>;
+/// A figure that another part of the edge keeps. Readings of one name must follow one another.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reading {
+    name: &'static str,
+    help: &'static str,
+    kind: MetricType,
+    label: Option<(&'static str, &'static str)>,
+    value: f64,
+}
 
-/// See the module's words.
+impl Reading {
+    /// A value that goes up and down.
+    pub(crate) fn gauge(name: &'static str, help: &'static str, value: f64) -> Self {
+        Self {
+            name,
+            help,
+            kind: MetricType::GAUGE,
+            label: None,
+            value,
+        }
+    }
+
+    /// A total since the start.
+    pub(crate) fn counter(name: &'static str, help: &'static str, value: f64) -> Self {
+        Self {
+            kind: MetricType::COUNTER,
+            ..Self::gauge(name, help, value)
+        }
+    }
+
+    /// 1 if it is true, else 0.
+    pub(crate) fn flag(name: &'static str, help: &'static str, is_true: bool) -> Self {
+        Self::gauge(name, help, f64::from(u8::from(is_true)))
+    }
+
+    /// The same with a label.
+    pub(crate) fn with_label(self, name: &'static str, value: &'static str) -> Self {
+        Self {
+            label: Some((name, value)),
+            ..self
+        }
+    }
+}
+
+type Readings = Box<dyn Fn() -> Vec<Reading> + Send + Sync>;
+type Sites = BTreeMap<String, Arc<SiteCounters>>;
+
+/// All counters of the edge.
 pub(crate) struct Metrics {
     workers: usize,
     cluster: String,
-    sites: RwLock<BTreeMap<String, Arc<SiteCounters>>>,
+    sites: RwLock<Sites>,
+    /// Of requests that needed no forward request, and of those that did; by worker.
     times: [Box<[Times]>; 2],
-    readings: std::sync::OnceLock<Readings>,
+    readings: OnceLock<Readings>,
 }
 
 impl Metrics {
@@ -262,24 +343,25 @@ impl Metrics {
             cluster: cluster.to_owned(),
             sites: RwLock::default(),
             times: [times(), times()],
-            readings: std::sync::OnceLock::new(),
+            readings: OnceLock::new(),
         }
     }
 
-    /// Gives the figures that other parts keep. Once.
+    /// Sets the function that reads the figures of other parts. Once.
     pub(crate) fn read_from(&self, readings: Readings) {
         let _ = self.readings.set(readings);
     }
 
     /// The counters of a site, the same ones for each call.
     pub(crate) fn site(&self, name: &str) -> Arc<SiteCounters> {
-        let mut sites = self.sites.write().expect("no holder of this lock panics");
-        sites
+        self.sites
+            .write()
             .entry(name.to_owned())
             .or_insert_with(|| Arc::new(SiteCounters::new(self.workers)))
             .clone()
     }
 
+    /// Counts the time from a request's head to the begin of its response.
     pub(crate) fn took(&self, worker: usize, is_forward: bool, time: Duration) {
         let times = &self.times[usize::from(is_forward)][worker % self.workers];
         let seconds = time.as_secs_f64();
@@ -293,8 +375,8 @@ impl Metrics {
 
     /// Totals of every site for reports.
     pub(crate) fn totals(&self) -> BTreeMap<String, SiteTotals> {
-        let sites = self.sites.read().expect("no holder of this lock panics");
-        sites
+        self.sites
+            .read()
             .iter()
             .filter(|(name, _)| *name != NO_SITE)
             .map(|(name, counters)| (name.clone(), counters.totals()))
@@ -303,273 +385,273 @@ impl Metrics {
 
     /// Response body bytes of all sites since start.
     pub(crate) fn response_bytes(&self) -> u64 {
-        let sites = self.sites.read().expect("no holder of this lock panics");
-        sites
-            .values()
-            .map(|c| {
-                Answer::ALL
-                    .iter()
-                    .map(|a| c.sum(|s| &s.bytes[*a as usize]))
-                    .sum::<u64>()
-            })
-            .sum()
+        let of_site = |counters: &Arc<SiteCounters>| -> u64 {
+            Label::ALL.iter().map(|label| counters.bytes(*label)).sum()
+        };
+        self.sites.read().values().map(of_site).sum()
     }
 
-    /// WebSockets of all sites that are open.
+    /// Open WebSockets of all sites.
     pub(crate) fn upgrades_open(&self) -> u64 {
-        let sites = self.sites.read().expect("no holder of this lock panics");
-        sites
+        self.sites
+            .read()
             .values()
             .map(|counters| counters.upgrades.open.load(Relaxed))
             .sum()
     }
 
     fn families(&self) -> Vec<MetricFamily> {
-        let sites = self
-            .sites
-            .read()
-            .expect("no holder of this lock panics")
-            .clone();
-        let (mut requests, mut bytes, mut origin, mut pushed) =
-            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let (mut not_stored, mut unsynced, mut abandoned) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut upgrades, mut upgraded) = (Vec::new(), Vec::new());
-        let (mut failures, mut connections, mut breakers, mut changed) =
-            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for (name, counters) in &sites {
-            for answer in Answer::ALL {
-                let of_answer = [("site", name.as_str()), ("cache_status", answer.as_str())];
-                for (class, label) in CLASSES.iter().enumerate() {
-                    let count = counters.requests(answer, class);
-                    if count > 0 {
-                        requests.push(counter(
-                            &[of_answer[0], of_answer[1], ("status_class", label)],
-                            count,
-                        ));
-                    }
-                }
-                let sent = counters.sum(|s| &s.bytes[answer as usize]);
-                if sent > 0 || answer == Answer::Hit {
-                    bytes.push(counter(&of_answer, sent));
-                }
-            }
-            origin.push(counter(
-                &[("site", name)],
-                counters.sum(|s| &s.origin_bytes),
-            ));
-            pushed.push(counter(&[("site", name)], counters.sum(|s| &s.pushed_hits)));
-            unsynced.push(counter(&[("site", name)], counters.sum(|s| &s.unsynced)));
-            abandoned.push(counter(&[("site", name)], counters.sum(|s| &s.abandoned)));
-            for cause in NotStored::ALL {
-                let count = counters.sum(|s| &s.not_stored[cause as usize]);
-                if count > 0 {
-                    not_stored.push(counter(&[("site", name), ("cause", cause.as_str())], count));
-                }
-            }
-            let OriginGauges {
-                in_use,
-                idle,
-                waiting,
-                is_open,
-                changes,
-            } = &*counters.origin;
-            for (state, value) in [("in_use", in_use), ("idle", idle), ("waiting", waiting)] {
-                connections.push(gauge(
-                    &[("site", name), ("state", state)],
-                    value.load(Relaxed),
-                ));
-            }
-            breakers.push(gauge(&[("site", name)], is_open.load(Relaxed)));
-            for (state, count) in ["closed", "open"].iter().zip(changes) {
-                changed.push(counter(
-                    &[("site", name), ("state", state)],
-                    count.load(Relaxed),
-                ));
-            }
-            let Upgrades {
-                open,
-                begun,
-                refused,
-            } = &*counters.upgrades;
-            upgrades.push(gauge(&[("site", name)], open.load(Relaxed)));
-            for (result, count) in [("begun", begun), ("refused", refused)] {
-                upgraded.push(counter(
-                    &[("site", name), ("result", result)],
-                    count.load(Relaxed),
-                ));
-            }
-            for (reason, count) in counters
-                .failures
-                .lock()
-                .expect("no holder of this lock panics")
-                .iter()
-            {
-                failures.push(counter(&[("site", name), ("reason", reason)], *count));
-            }
-        }
-        let of_all = |pick: fn(&SiteShard) -> &AtomicU64| {
-            sites
-                .values()
-                .map(|counters| counters.sum(pick))
-                .sum::<u64>()
-        };
-        let push = [
-            ("origin", of_all(|s| &s.push_origin_bytes)),
-            ("peer", of_all(|s| &s.push_peer_bytes)),
-        ]
-        .map(|(source, bytes)| counter(&[("cluster", &self.cluster), ("source", source)], bytes));
-        let mut families = vec![
-            family(
-                "nearcast_edge_requests_total",
-                "Requests answered.",
-                MetricType::COUNTER,
-                requests,
-            ),
-            family(
-                "nearcast_edge_response_bytes_total",
-                "Bytes of response bodies sent to clients.",
-                MetricType::COUNTER,
-                bytes,
-            ),
-            family(
-                "nearcast_edge_origin_bytes_total",
-                "Bytes of response bodies received from origins for what clients asked for.",
-                MetricType::COUNTER,
-                origin,
-            ),
-            family(
-                "nearcast_edge_not_stored_total",
-                "Responses of origins that were not stored, or not wholly, by cause.",
-                MetricType::COUNTER,
-                not_stored,
-            ),
-            family(
-                "nearcast_edge_unsynced_total",
-                "Requests answered from what an earlier run stored, without the newest purges, as neither origin nor control answered.",
-                MetricType::COUNTER,
-                unsynced,
-            ),
-            family(
-                "nearcast_edge_fills_abandoned_total",
-                "Fills that ended early as nobody read them any more.",
-                MetricType::COUNTER,
-                abandoned,
-            ),
-            family(
-                "nearcast_edge_origin_connections",
-                "Connections to origins in use and idle, and requests that wait for one.",
-                MetricType::GAUGE,
-                connections,
-            ),
-            family(
-                "nearcast_edge_origin_breaker_open",
-                "1 while the origin is known not to answer and asked rarely.",
-                MetricType::GAUGE,
-                breakers,
-            ),
-            family(
-                "nearcast_edge_origin_breaker_changes_total",
-                "How often the origin was found not to answer (open) and to answer again (closed).",
-                MetricType::COUNTER,
-                changed,
-            ),
-            family(
-                "nearcast_edge_origin_failures_total",
-                "Requests to origins that failed.",
-                MetricType::COUNTER,
-                failures,
-            ),
-            family(
-                "nearcast_edge_upgrades",
-                "WebSockets open.",
-                MetricType::GAUGE,
-                upgrades,
-            ),
-            family(
-                "nearcast_edge_upgrades_total",
-                "Requests for WebSockets sent to the origin (begun), and refused because too many were open.",
-                MetricType::COUNTER,
-                upgraded,
-            ),
-            family(
-                "nearcast_edge_pushed_hits_total",
-                "Requests that pushed content answered.",
-                MetricType::COUNTER,
-                pushed,
-            ),
-            family(
-                "nearcast_edge_request_seconds",
-                "Time from a request's head to the begin of its response.",
-                MetricType::HISTOGRAM,
-                vec![self.histogram(false), self.histogram(true)],
-            ),
-            family(
-                "nearcast_push_bytes_total",
-                "Bytes fetched by push orders.",
-                MetricType::COUNTER,
-                push.into(),
-            ),
-        ];
-        for (name, help, kind, value) in self.readings.get().map(|read| read()).unwrap_or_default()
-        {
-            let (name, labelled) = name.split_once('{').unwrap_or((name, ""));
-            let labels = labelled
-                .trim_end_matches('}')
-                .split_once('=')
-                .map(|(name, value)| label(name, value.trim_matches('"')));
-            let mut metric = Metric::from_label(labels.into_iter().collect());
-            match kind {
-                MetricType::COUNTER => metric.set_counter(counter_of(value)),
-                _ => metric.set_gauge(gauge_of(value)),
-            }
-            match families.last_mut().filter(|last| last.name() == name) {
-                Some(last) => last.mut_metric().push(metric),
-                None => families.push(family(name, help, kind, vec![metric])),
-            }
-        }
+        let sites = self.sites.read().clone();
+        let mut families = request_families(&sites);
+        families.extend(fill_families(&sites));
+        families.extend(origin_families(&sites));
+        families.extend(upgrade_families(&sites));
+        families.push(self.request_seconds());
+        families.push(self.push_bytes(&sites));
+        let readings = self.readings.get().map(|read| read()).unwrap_or_default();
+        add_readings(&mut families, readings);
         families.retain(|f| !f.get_metric().is_empty());
         families
     }
 
-    fn histogram(&self, is_forward: bool) -> Metric {
-        let times = &self.times[usize::from(is_forward)];
-        let mut cumulative = 0;
-        let mut buckets = Vec::with_capacity(SECONDS.len());
-        for (at, bound) in SECONDS.iter().enumerate() {
-            cumulative += times
-                .iter()
-                .map(|t| t.buckets[at].load(Relaxed))
-                .sum::<u64>();
-            let mut bucket = Bucket::default();
-            bucket.set_upper_bound(*bound);
-            bucket.set_cumulative_count(cumulative);
-            buckets.push(bucket);
-        }
-        let mut histogram = Histogram::default();
-        histogram.set_sample_count(
-            cumulative
-                + times
-                    .iter()
-                    .map(|t| t.buckets[SECONDS.len()].load(Relaxed))
-                    .sum::<u64>(),
-        );
-        histogram
-            .set_sample_sum(times.iter().map(|t| t.nanos.load(Relaxed)).sum::<u64>() as f64 / 1e9);
-        histogram.set_bucket(buckets);
-        let mut metric = Metric::from_label(vec![label(
-            "forward",
-            if is_forward { "forward" } else { "hit" },
-        )]);
-        metric.set_histogram(histogram);
-        metric
+    fn request_seconds(&self) -> MetricFamily {
+        histogram_family(
+            "nearcast_edge_request_seconds",
+            "Time from a request's head to the begin of its response.",
+            vec![
+                histogram("hit", &self.times[0]),
+                histogram("forward", &self.times[1]),
+            ],
+        )
+    }
+
+    fn push_bytes(&self, sites: &Sites) -> MetricFamily {
+        let metrics = [
+            ("origin", SiteCount::PushOriginBytes),
+            ("peer", SiteCount::PushPeerBytes),
+        ]
+        .map(|(source, count)| {
+            let bytes = sites.values().map(|counters| counters.count(count)).sum();
+            counter(&[("cluster", &self.cluster), ("source", source)], bytes)
+        });
+        counters(
+            "nearcast_push_bytes_total",
+            "Bytes fetched by push orders.",
+            metrics.into(),
+        )
     }
 }
 
-fn label(name: &str, value: &str) -> LabelPair {
-    let mut pair = LabelPair::default();
-    pair.set_name(name.to_owned());
-    pair.set_value(value.to_owned());
-    pair
+/// Requests and the bytes of their responses.
+fn request_families(sites: &Sites) -> Vec<MetricFamily> {
+    let (mut requests, mut bytes) = (Vec::new(), Vec::new());
+    for (name, site) in sites {
+        for label in Label::ALL {
+            let [of_site, of_label] = [("site", name.as_str()), ("cache_status", label.as_str())];
+            for (class, class_name) in STATUS_CLASSES.iter().enumerate() {
+                let count = site.requests(label, class);
+                if count > 0 {
+                    requests.push(counter(
+                        &[of_site, of_label, ("status_class", class_name)],
+                        count,
+                    ));
+                }
+            }
+
+            // Hits are shown from the start, so that every site has a series.
+            let sent = site.bytes(label);
+            if sent > 0 || label == Label::Hit {
+                bytes.push(counter(&[of_site, of_label], sent));
+            }
+        }
+    }
+    vec![
+        counters(REQUESTS, REQUESTS_HELP, requests),
+        counters(
+            "nearcast_edge_response_bytes_total",
+            "Bytes of response bodies sent to clients.",
+            bytes,
+        ),
+        site_counters(
+            sites,
+            SiteCount::Unsynced,
+            "nearcast_edge_unsynced_total",
+            "Requests answered with stored responses of an earlier run, without the newest purges, because neither origin nor control answered.",
+        ),
+        site_counters(
+            sites,
+            SiteCount::PushedHits,
+            "nearcast_edge_pushed_hits_total",
+            "Requests answered with pushed content.",
+        ),
+    ]
+}
+
+/// Responses on their way into the store.
+fn fill_families(sites: &Sites) -> Vec<MetricFamily> {
+    let mut not_stored = Vec::new();
+    for (name, site) in sites {
+        for cause in NotStored::ALL {
+            let count = site.sum(|s| &s.not_stored[cause as usize]);
+            if count > 0 {
+                not_stored.push(counter(&[("site", name), ("cause", cause.as_str())], count));
+            }
+        }
+    }
+    vec![
+        site_counters(
+            sites,
+            SiteCount::OriginBytes,
+            "nearcast_edge_origin_bytes_total",
+            "Bytes of response bodies received from origins because clients requested them.",
+        ),
+        counters(
+            "nearcast_edge_not_stored_total",
+            "Responses of origins that were not stored, or not completely, by cause.",
+            not_stored,
+        ),
+        site_counters(
+            sites,
+            SiteCount::FillsAbandoned,
+            "nearcast_edge_fills_abandoned_total",
+            "Fills that ended early because they had no reader any more.",
+        ),
+    ]
+}
+
+/// Connections to origins, their breakers and failures.
+fn origin_families(sites: &Sites) -> Vec<MetricFamily> {
+    let (mut connections, mut breakers, mut changed, mut failures) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (name, site) in sites {
+        let OriginGauges {
+            in_use,
+            idle,
+            waiting,
+            is_open,
+            changes,
+        } = &*site.origin;
+        let of_site = ("site", name.as_str());
+        for (state, value) in [("in_use", in_use), ("idle", idle), ("waiting", waiting)] {
+            connections.push(gauge(&[of_site, ("state", state)], value.load(Relaxed)));
+        }
+        breakers.push(gauge(&[of_site], is_open.load(Relaxed)));
+        for (state, count) in ["closed", "open"].iter().zip(changes) {
+            changed.push(counter(&[of_site, ("state", state)], count.load(Relaxed)));
+        }
+        for (reason, count) in site.failures.lock().iter() {
+            failures.push(counter(&[of_site, ("reason", reason)], *count));
+        }
+    }
+    vec![
+        gauges(
+            "nearcast_edge_origin_connections",
+            "Connections to origins that are in use or idle, and requests that wait for one.",
+            connections,
+        ),
+        gauges(
+            "nearcast_edge_origin_breaker_open",
+            "1 while the origin's breaker is open: the origin does not answer and gets few requests.",
+            breakers,
+        ),
+        counters(
+            "nearcast_edge_origin_breaker_changes_total",
+            "How often the origin's breaker opened (the origin did not answer) and closed (it answered again).",
+            changed,
+        ),
+        counters(
+            "nearcast_edge_origin_failures_total",
+            "Requests to origins that failed.",
+            failures,
+        ),
+    ]
+}
+
+/// WebSockets.
+fn upgrade_families(sites: &Sites) -> Vec<MetricFamily> {
+    let (mut open_now, mut results) = (Vec::new(), Vec::new());
+    for (name, site) in sites {
+        let Upgrades {
+            open,
+            begun,
+            refused,
+        } = &*site.upgrades;
+        let of_site = ("site", name.as_str());
+        open_now.push(gauge(&[of_site], open.load(Relaxed)));
+        for (result, count) in [("begun", begun), ("refused", refused)] {
+            results.push(counter(&[of_site, ("result", result)], count.load(Relaxed)));
+        }
+    }
+    vec![
+        gauges("nearcast_edge_upgrades_open", "Open WebSockets.", open_now),
+        counters(
+            "nearcast_edge_upgrades_total",
+            "Requests for WebSockets that were sent to the origin (begun), or refused because too many were open.",
+            results,
+        ),
+    ]
+}
+
+/// Adds the figures of other parts, those of one name to one family.
+fn add_readings(families: &mut Vec<MetricFamily>, readings: Vec<Reading>) {
+    for reading in readings {
+        let mut metric = labelled(reading.label.as_slice());
+        match reading.kind {
+            MetricType::COUNTER => metric.set_counter(counter_of(reading.value)),
+            _ => metric.set_gauge(gauge_of(reading.value)),
+        }
+        match families.last_mut() {
+            Some(last) if last.name() == reading.name => last.mut_metric().push(metric),
+            _ => families.push(family(
+                reading.name,
+                reading.help,
+                reading.kind,
+                vec![metric],
+            )),
+        }
+    }
+}
+
+/// One counter of every site.
+fn site_counters(sites: &Sites, count: SiteCount, name: &str, help: &str) -> MetricFamily {
+    let of_site = |(name, counters): (&String, &Arc<SiteCounters>)| {
+        counter(&[("site", name)], counters.count(count))
+    };
+    counters(name, help, sites.iter().map(of_site).collect())
+}
+
+fn histogram(forward: &str, times: &[Times]) -> Metric {
+    let in_bucket = |at: usize| -> u64 { times.iter().map(|t| t.buckets[at].load(Relaxed)).sum() };
+    let mut cumulative = 0;
+    let mut buckets = Vec::with_capacity(SECONDS.len());
+    for (at, bound) in SECONDS.iter().enumerate() {
+        cumulative += in_bucket(at);
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(*bound);
+        bucket.set_cumulative_count(cumulative);
+        buckets.push(bucket);
+    }
+
+    let nanos: u64 = times.iter().map(|t| t.nanos.load(Relaxed)).sum();
+    let mut histogram = Histogram::default();
+    histogram.set_sample_count(cumulative + in_bucket(SECONDS.len()));
+    histogram.set_sample_sum(nanos as f64 / 1e9);
+    histogram.set_bucket(buckets);
+    let mut metric = labelled(&[("forward", forward)]);
+    metric.set_histogram(histogram);
+    metric
+}
+
+fn counter(labels: &[(&str, &str)], value: u64) -> Metric {
+    let mut metric = labelled(labels);
+    metric.set_counter(counter_of(value as f64));
+    metric
+}
+
+fn gauge(labels: &[(&str, &str)], value: u64) -> Metric {
+    let mut metric = labelled(labels);
+    metric.set_gauge(gauge_of(value as f64));
+    metric
 }
 
 fn counter_of(value: f64) -> Counter {
@@ -584,25 +666,28 @@ fn gauge_of(value: f64) -> Gauge {
     gauge
 }
 
-fn gauge(labels: &[(&str, &str)], value: u64) -> Metric {
-    let mut metric = labelled(labels);
-    metric.set_gauge(gauge_of(value as f64));
-    metric
-}
-
 fn labelled(labels: &[(&str, &str)]) -> Metric {
-    let mut labels: Vec<LabelPair> = labels
-        .iter()
-        .map(|(name, value)| label(name, value))
-        .collect();
+    let label = |(name, value): &(&str, &str)| {
+        let mut pair = LabelPair::default();
+        pair.set_name((*name).to_owned());
+        pair.set_value((*value).to_owned());
+        pair
+    };
+    let mut labels: Vec<LabelPair> = labels.iter().map(label).collect();
     labels.sort_by(|a, b| a.name().cmp(b.name()));
     Metric::from_label(labels)
 }
 
-fn counter(labels: &[(&str, &str)], value: u64) -> Metric {
-    let mut metric = labelled(labels);
-    metric.set_counter(counter_of(value as f64));
-    metric
+fn counters(name: &str, help: &str, metrics: Vec<Metric>) -> MetricFamily {
+    family(name, help, MetricType::COUNTER, metrics)
+}
+
+fn gauges(name: &str, help: &str, metrics: Vec<Metric>) -> MetricFamily {
+    family(name, help, MetricType::GAUGE, metrics)
+}
+
+fn histogram_family(name: &str, help: &str, metrics: Vec<Metric>) -> MetricFamily {
+    family(name, help, MetricType::HISTOGRAM, metrics)
 }
 
 fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> MetricFamily {
@@ -614,21 +699,21 @@ fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> Met
     family
 }
 
-/// What the Prometheus registry asks.
+/// The collector that the Prometheus registry reads.
 pub(crate) struct Collected {
     metrics: Arc<Metrics>,
+    /// The registry requires at least one.
     descriptions: Vec<Desc>,
 }
 
 impl Collected {
     pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
-        let name = "nearcast_edge_requests_total".to_owned();
         let labels = ["site", "cache_status", "status_class"]
             .map(str::to_owned)
             .to_vec();
         let description = Desc::new(
-            name,
-            "Requests answered.".to_owned(),
+            REQUESTS.to_owned(),
+            REQUESTS_HELP.to_owned(),
             labels,
             Default::default(),
         );
@@ -657,11 +742,11 @@ mod tests {
     fn what_workers_count_apart_is_shown_as_one_sum() {
         let metrics = Arc::new(Metrics::new(2, "ams"));
         let site = metrics.site("www");
-        site.answered(0, Answer::Hit, 200);
-        site.answered(1, Answer::Hit, 206);
-        site.answered(1, Answer::Error, 502);
-        site.sent(0, Answer::Hit, 5);
-        site.sent(1, Answer::Hit, 7);
+        site.answered(0, Label::Hit, 200);
+        site.answered(1, Label::Hit, 206);
+        site.answered(1, Label::Error, 502);
+        site.sent(0, Label::Hit, 5);
+        site.sent(1, Label::Hit, 7);
         site.received(1, 11);
         site.pushed(0, false, 100);
         site.pushed(1, true, 30);
@@ -670,23 +755,19 @@ mod tests {
         site.served_unsynced(1);
         site.fill_abandoned(0);
         // A site of any name that a site can have beside what belongs to none.
-        metrics.site("none").answered(0, Answer::Hit, 200);
-        metrics.site(NO_SITE).answered(0, Answer::Local, 421);
+        metrics.site("none").answered(0, Label::Hit, 200);
+        metrics.site(NO_SITE).answered(0, Label::Local, 421);
         site.origin_failed("tls_certificate_expired");
         site.pushed_hit(0, 5);
         site.origin_gauges().set_connections(3, 2, 1);
         metrics.took(0, false, Duration::from_micros(300));
         metrics.took(1, true, Duration::from_secs(60));
         metrics.read_from(Box::new(|| {
-            let refused = [
-                "nearcast_refused_total{reason=\"full\"}",
-                "nearcast_refused_total{reason=\"share\"}",
-            ];
-            let of = |name| (name, "Refused.", MetricType::COUNTER, 4.0);
+            let refused = Reading::counter("nearcast_refused_total", "Refused.", 4.0);
             vec![
-                ("nearcast_edge_connections", "Open.", MetricType::GAUGE, 3.0),
-                of(refused[0]),
-                of(refused[1]),
+                Reading::gauge("nearcast_edge_connections", "Open.", 3.0),
+                refused.with_label("reason", "full"),
+                refused.with_label("reason", "share"),
             ]
         }));
         let registry = prometheus::Registry::new();

@@ -8,7 +8,7 @@ use nearcast_fleet::node_key;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::edge::Edge;
-use crate::purge::host_of;
+use crate::stored::generations::host_of;
 
 /// The field by which a node of the same cluster shows the node key.
 pub(crate) const PEER: HeaderName = HeaderName::from_static("nearcast-peer");

@@ -1,8 +1,8 @@
-//! What clients ask for most, between two reports: a bounded count by URL.
+//! The URLs that clients request most, between two reports: a bounded count by URL.
 //!
-//! When the table is full every count is lowered by one and the ones that reach nothing leave
-//! (lossy counting, after Misra and Gries 1982), so that what is asked for often is never lost to
-//! what is asked for once.
+//! When the table is full, every count is lowered by one and the counts that reach zero are removed
+//! (Misra and Gries 1982). So URLs that are requested often are never lost to URLs that are
+//! requested once.
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -10,13 +10,14 @@ use std::sync::Arc;
 
 use nearcast_fleet::report::UrlCount;
 
-use crate::index::HashedKey;
+use crate::stored::index::HashedKey;
 
-/// URLs counted at once.
+/// Largest number of URLs in a table.
 const URLS_MAX: usize = 16_384;
-/// URLs in one report.
+/// Largest number of URLs in one report.
 const REPORTED_MAX: usize = 2_000;
 
+/// Requests of one URL.
 #[derive(Debug, Clone)]
 struct Counted {
     site: Arc<str>,
@@ -26,12 +27,12 @@ struct Counted {
     size: u64,
 }
 
-/// See the module's words.
+/// Requests and bytes by the hash of the cache key.
 #[derive(Debug, Default)]
 pub(crate) struct Popularity(HashMap<u128, Counted, BuildHasherDefault<HashedKey>>);
 
 impl Popularity {
-    /// Notes one request. `size` is 0 where the complete length is not known.
+    /// Counts one request. `size` is 0 if the complete length is not known.
     pub(crate) fn note(
         &mut self,
         hash: u128,
@@ -58,7 +59,7 @@ impl Popularity {
         );
     }
 
-    /// Adds bytes that were sent after the request had been noted.
+    /// Adds bytes that were sent after the request was counted.
     pub(crate) fn sent(&mut self, hash: u128, bytes: u64) {
         if let Some(counted) = self.0.get_mut(&hash) {
             counted.bytes += bytes;
@@ -77,7 +78,7 @@ impl Popularity {
         }
     }
 
-    /// Takes over what another table counted.
+    /// Adds the counts of another table.
     pub(crate) fn merge(&mut self, other: Self) {
         for (hash, counted) in other.0 {
             match self.0.get_mut(&hash) {
@@ -91,7 +92,7 @@ impl Popularity {
         }
     }
 
-    /// The most requested ones, for a report.
+    /// The most requested URLs, for a report.
     pub(crate) fn top(&self) -> Vec<UrlCount> {
         let mut counted: Vec<&Counted> = self.0.values().collect();
         counted

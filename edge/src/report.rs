@@ -1,7 +1,11 @@
-//! What the node tells control and the name servers, and the figures that other parts keep.
+//! What the node reports to control and to name servers, and the figures of other parts that its
+//! metrics show.
+//!
+//! Owns the content and the occasion of reports. Does not know how they are sent
+//! (`fleet::reporter`).
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nearcast_fleet::client::Client;
@@ -10,21 +14,131 @@ use nearcast_fleet::node_key;
 use nearcast_fleet::report::{EdgeReport, RttReport};
 use nearcast_fleet::reporter;
 use nearcast_fleet::shutdown::Shutdown;
-use prometheus::proto::MetricType::{COUNTER, GAUGE};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::edge::{Edge, Worker};
 use crate::journal::Journal;
+use crate::metrics::Reading;
 use crate::popularity::Popularity;
 use crate::push::Pushes;
 use crate::rtt::RoundTrips;
 use crate::serve::connections::Refused;
 
-/// How long control may take to answer a report out of turn.
-const PROMPT_REPORT_MAX: Duration = Duration::from_secs(1);
+/// How long control may take to answer a report that a purge caused.
+const PURGE_REPORT_MAX: Duration = Duration::from_secs(1);
+/// Shortest time that a rate is computed over, in seconds.
+const RATE_SECONDS_MIN: f64 = 0.001;
 
-/// Starts the tasks that report; gives those that end, with a last report, at the shutdown.
+/// What reports are made of.
+#[derive(Clone)]
+pub(crate) struct Reporting {
+    pub(crate) edge: Arc<Edge>,
+    pub(crate) workers: Vec<Arc<Worker>>,
+    pub(crate) journal: Journal,
+    pub(crate) pushes: Pushes,
+    pub(crate) fleet: watch::Receiver<Arc<Fleet>>,
+}
+
+impl Reporting {
+    /// Starts the tasks that report. The report of purges joins `tasks`; the others are returned:
+    /// they end with a last report at the shutdown.
+    pub(crate) fn start(self, tasks: &mut JoinSet<()>, shutdown: Shutdown) -> JoinSet<()> {
+        // One connection for both kinds of reports to control, beside that of the journal.
+        let client = Client::new();
+        let mut reporters = JoinSet::new();
+        reporters.spawn(reporter::run_with(
+            client.clone(),
+            self.edge.name.to_string(),
+            edges_of_control,
+            self.fleet.clone(),
+            self.clone().edge_reports(),
+            shutdown.clone(),
+        ));
+        reporters.spawn(reporter::run(
+            self.edge.name.to_string(),
+            reporter::to_name_servers,
+            self.fleet.clone(),
+            self.clone().rtt_reports(Instant::now()),
+            shutdown,
+        ));
+        tasks.spawn(self.report_purges(client));
+        reporters
+    }
+
+    /// Builds the periodic reports to control. Request counts are sent until one was accepted.
+    fn edge_reports(self) -> impl FnMut(bool) -> EdgeReport {
+        let mut unreported = Popularity::default();
+        move |was_accepted| {
+            if was_accepted {
+                unreported = Popularity::default();
+            }
+            self.workers
+                .iter()
+                .for_each(|w| unreported.merge(w.take_popularity()));
+            self.edge_report(&unreported)
+        }
+    }
+
+    /// Builds the periodic reports to name servers: round-trip times and load since the last one.
+    fn rtt_reports(self, now: Instant) -> impl FnMut(bool) -> RttReport {
+        let mut last = (now, self.edge.metrics.response_bytes());
+        move |_| {
+            let mut noted = RoundTrips::default();
+            self.workers
+                .iter()
+                .for_each(|w| noted.merge(w.take_round_trips()));
+
+            let now = (Instant::now(), self.edge.metrics.response_bytes());
+            let (before, bytes_before) = std::mem::replace(&mut last, now);
+            let seconds = now.0.duration_since(before).as_secs_f64();
+            RttReport {
+                node: self.edge.name.to_string(),
+                egress_bits: bits_a_second(now.1 - bytes_before, seconds),
+                connections: self.edge.connections.count() as u64,
+                samples: noted.samples(),
+            }
+        }
+    }
+
+    /// Reports each purge at once, because an operator waits for it. If the report is lost, the
+    /// next periodic one has the same content.
+    async fn report_purges(self, client: Client) {
+        loop {
+            self.journal.changed.notified().await;
+            let fleet = self.fleet.borrow().clone();
+            let report = self.edge_report(&Popularity::default());
+            let key = node_key::shown_by(&fleet, &self.edge.name);
+            for url in edges_of_control(&fleet) {
+                let _ = client
+                    .post_json(&url, key.as_ref(), &report, PURGE_REPORT_MAX)
+                    .await;
+            }
+        }
+    }
+
+    fn edge_report(&self, popularity: &Popularity) -> EdgeReport {
+        let edge = &self.edge;
+        let disk = edge.store.disk_figures().unwrap_or_default();
+        EdgeReport {
+            node: edge.name.to_string(),
+            started_unix_ms: edge.started_ms,
+            revision: edge.generations.revision(),
+            draining: edge.standing.is_ending(),
+            drained: edge.standing.is_drained(),
+            sites: edge.metrics.totals(),
+            connections: edge.connections.count() as u64,
+            memory_bytes: edge.store.memory_bytes(),
+            disk_bytes: disk.pull_bytes + disk.pushed_bytes,
+            pushed_bytes: disk.pushed_bytes,
+            popularity: popularity.top(),
+            fills: self.pushes.progress(),
+            purges: self.journal.purges(),
+        }
+    }
+}
+
+// Alias until the parts are merged.
 pub(crate) fn start(
     tasks: &mut JoinSet<()>,
     edge: &Arc<Edge>,
@@ -34,189 +148,197 @@ pub(crate) fn start(
     fleet: watch::Receiver<Arc<Fleet>>,
     shutdown: Shutdown,
 ) -> JoinSet<()> {
-    let mut reporters = JoinSet::new();
-    let mut untold = Popularity::default();
-    let (of_edge, of_workers, of_journal, of_pushes) = (
-        edge.clone(),
-        workers.clone(),
-        journal.clone(),
-        pushes.clone(),
-    );
-    let build = move |was_accepted: bool| {
-        if was_accepted {
-            untold = Popularity::default();
-        }
-        of_workers
-            .iter()
-            .for_each(|w| untold.merge(w.take_popularity()));
-        edge_report(&of_edge, &untold, &of_journal, &of_pushes)
-    };
-    // One connection for both kinds of reports to control, beside that of the journal.
-    let client = Client::new();
-    let name = edge.name.to_string();
-    let to_control = |f: &Fleet| reporter::to_control(f, "edge");
-    reporters.spawn(reporter::run_with(
-        client.clone(),
-        name.clone(),
-        to_control,
-        fleet.clone(),
-        build,
-        shutdown.clone(),
-    ));
-    tasks.spawn(report_purges(
-        client,
-        edge.clone(),
-        journal.clone(),
-        pushes.clone(),
-        fleet.clone(),
-    ));
-    let edge = edge.clone();
-    let last = Mutex::new((Instant::now(), edge.metrics.response_bytes()));
-    let build = move |_| {
-        let mut noted = RoundTrips::default();
-        workers
-            .iter()
-            .for_each(|w| noted.merge(w.take_round_trips()));
-        let bytes = edge.metrics.response_bytes();
-        let (at, before) = std::mem::replace(
-            &mut *last.lock().expect("no holder of this lock panics"),
-            (Instant::now(), bytes),
-        );
-        let seconds = at.elapsed().as_secs_f64().max(0.001);
-        RttReport {
-            node: edge.name.to_string(),
-            egress_bits: ((bytes - before) as f64 * 8.0 / seconds) as u64,
-            connections: edge.connections.count() as u64,
-            samples: noted.samples(),
-        }
-    };
-    reporters.spawn(reporter::run(
-        name,
-        reporter::to_name_servers,
+    let reporting = Reporting {
+        edge: edge.clone(),
+        workers,
+        journal: journal.clone(),
+        pushes: pushes.clone(),
         fleet,
-        build,
-        shutdown,
-    ));
-    reporters
+    };
+    reporting.start(tasks, shutdown)
 }
 
-/// Tells control of a purge at once: somebody waits for it. What gets lost comes with the next
-/// report.
-async fn report_purges(
-    client: Client,
-    edge: Arc<Edge>,
-    journal: Journal,
-    pushes: Pushes,
-    fleet: watch::Receiver<Arc<Fleet>>,
-) {
-    loop {
-        journal.changed.notified().await;
-        let now = fleet.borrow().clone();
-        let report = edge_report(&edge, &Popularity::default(), &journal, &pushes);
-        let key = node_key::shown_by(&now, &edge.name);
-        for url in reporter::to_control(&now, "edge") {
-            let _ = client
-                .post_json(&url, key.as_ref(), &report, PROMPT_REPORT_MAX)
-                .await;
-        }
-    }
+/// Where control accepts the reports of edges.
+fn edges_of_control(fleet: &Fleet) -> Vec<String> {
+    reporter::to_control(fleet, "edge")
 }
 
-fn edge_report(
-    edge: &Edge,
-    popularity: &Popularity,
-    journal: &Journal,
-    pushes: &Pushes,
-) -> EdgeReport {
-    let disk = edge.store.disk_figures().unwrap_or_default();
-    EdgeReport {
-        node: edge.name.to_string(),
-        started_unix_ms: edge.started_ms,
-        revision: edge.generations.revision(),
-        draining: edge.standing.is_ending(),
-        drained: edge.standing.is_drained(),
-        sites: edge.metrics.totals(),
-        connections: edge.connections.count() as u64,
-        memory_bytes: edge.store.memory_bytes(),
-        disk_bytes: disk.pull_bytes + disk.pushed_bytes,
-        pushed_bytes: disk.pushed_bytes,
-        popularity: popularity.top(),
-        fills: pushes.progress(),
-        purges: journal.purges(),
-    }
+fn bits_a_second(bytes: u64, seconds: f64) -> u64 {
+    (bytes as f64 * 8.0 / seconds.max(RATE_SECONDS_MIN)) as u64
 }
 
-/// Connections that were not taken, by reason.
-const REFUSED: [(&str, Refused); 3] = [
-    (
-        "nearcast_edge_connections_refused_total{reason=\"full\"}",
-        Refused::Full,
-    ),
-    (
-        "nearcast_edge_connections_refused_total{reason=\"share\"}",
-        Refused::Share,
-    ),
-    (
-        "nearcast_edge_connections_refused_total{reason=\"files\"}",
-        Refused::Files,
-    ),
-];
-
-/// Lets metrics read what other parts keep.
+/// Connects the metrics with the figures that other parts keep.
 pub(crate) fn add_readings(edge: &Arc<Edge>) {
-    // Weak: the edge holds its metrics.
+    // Weak, because the edge holds its metrics.
     let edge_of = Arc::downgrade(edge);
     edge.metrics.read_from(Box::new(move || {
-        let Some(edge) = edge_of.upgrade() else { return Vec::new() };
-        let disk = edge.store.disk_figures().unwrap_or_default();
-        let mut readings = vec![
-            ("nearcast_edge_connections", "Client connections open.", GAUGE, edge.connections.count() as f64),
-            ("nearcast_edge_connection_limit", "Client connections that may be open.", GAUGE, edge.connections.max() as f64),
-            (
-                "nearcast_edge_idle_connections_closed_total",
-                "Client connections that lay idle and were closed to make room for others.",
-                COUNTER,
-                edge.connections.closed_idle() as f64,
-            ),
-            (
-                "nearcast_edge_is_draining",
-                "Whether the node is on its way to its end.",
-                GAUGE,
-                f64::from(u8::from(edge.standing.is_ending())),
-            ),
-            (
-                "nearcast_edge_is_drained",
-                "Whether an operator has drained the node or its cluster.",
-                GAUGE,
-                f64::from(u8::from(edge.standing.is_drained())),
-            ),
-            ("nearcast_edge_forwards", "Forward requests that others may wait for.", GAUGE, edge.forwards.len() as f64),
-            ("nearcast_edge_forwards_waiting", "Requests that wait for another's forward request.", GAUGE, edge.forwards.waiting() as f64),
-            ("nearcast_edge_fills", "Responses on their way into the store.", GAUGE, edge.forwards.fills.count() as f64),
-            ("nearcast_edge_stored_urls", "Keys with stored responses.", GAUGE, edge.index.len() as f64),
-            ("nearcast_edge_memory_bytes", "Bytes of slices in memory.", GAUGE, edge.store.memory_bytes() as f64),
-            ("nearcast_edge_memory_evictions_total", "Slices evicted from memory.", COUNTER, edge.store.memory_evictions() as f64),
-            ("nearcast_edge_journal_revision", "Newest journal revision folded.", GAUGE, edge.generations.revision() as f64),
-            (
-                "nearcast_edge_is_caught_up",
-                "Whether every purge is known that stored responses of an earlier run may be covered by.",
-                GAUGE,
-                f64::from(u8::from(edge.is_caught_up.load(Ordering::Relaxed))),
-            ),
-        ];
-        for (name, why) in REFUSED {
-            readings.push((name, "Client connections closed because too many were open.", COUNTER, edge.connections.refused(why) as f64));
-        }
-        if edge.store.disk_figures().is_some() {
-            readings.extend([
-                ("nearcast_edge_disk_bytes", "Bytes on disk.", GAUGE, (disk.pull_bytes + disk.pushed_bytes) as f64),
-                ("nearcast_edge_pushed_bytes", "Bytes on disk that pushes brought.", GAUGE, disk.pushed_bytes as f64),
-                ("nearcast_edge_disk_evictions_total", "Regions evicted from disk.", COUNTER, disk.evictions as f64),
-                ("nearcast_edge_disk_errors_total", "Reads and writes of the disk that failed.", COUNTER, disk.errors as f64),
-                ("nearcast_edge_disk_shed_total", "Slices not written because the disk was behind or off.", COUNTER, disk.shed as f64),
-                ("nearcast_edge_disk_is_on", "Whether the disk takes writes.", GAUGE, f64::from(u8::from(disk.is_on))),
-            ]);
-        }
+        let Some(edge) = edge_of.upgrade() else {
+            return Vec::new();
+        };
+        let mut readings = Vec::new();
+        readings.extend(connection_readings(&edge));
+        readings.extend(node_readings(&edge));
+        readings.extend(forward_readings(&edge));
+        readings.extend(memory_readings(&edge));
+        readings.extend(disk_readings(&edge));
         readings
     }));
+}
+
+fn connection_readings(edge: &Edge) -> Vec<Reading> {
+    let connections = &edge.connections;
+    let mut readings = vec![
+        Reading::gauge(
+            "nearcast_edge_connections",
+            "Open client connections.",
+            connections.count() as f64,
+        ),
+        Reading::gauge(
+            "nearcast_edge_connections_max",
+            "Largest number of client connections that may be open.",
+            connections.max() as f64,
+        ),
+        Reading::counter(
+            "nearcast_edge_idle_connections_closed_total",
+            "Idle client connections that were closed to make room for others.",
+            connections.closed_idle() as f64,
+        ),
+    ];
+    for (reason, refused) in [
+        ("full", Refused::Full),
+        ("share", Refused::Share),
+        ("files", Refused::Files),
+    ] {
+        let reading = Reading::counter(
+            "nearcast_edge_connections_refused_total",
+            "Client connections that were closed because too many were open.",
+            connections.refused(refused) as f64,
+        );
+        readings.push(reading.with_label("reason", reason));
+    }
+    readings
+}
+
+fn node_readings(edge: &Edge) -> [Reading; 4] {
+    [
+        Reading::flag(
+            "nearcast_edge_draining",
+            "Whether the node is shutting down.",
+            edge.standing.is_ending(),
+        ),
+        Reading::flag(
+            "nearcast_edge_drained",
+            "Whether an operator has drained the node or its cluster.",
+            edge.standing.is_drained(),
+        ),
+        Reading::gauge(
+            "nearcast_edge_journal_revision",
+            "Newest folded revision of the journal.",
+            edge.generations.revision() as f64,
+        ),
+        Reading::flag(
+            "nearcast_edge_caught_up",
+            "Whether all purges are known that may cover stored responses of an earlier run.",
+            edge.is_caught_up.load(Ordering::Relaxed),
+        ),
+    ]
+}
+
+fn forward_readings(edge: &Edge) -> [Reading; 3] {
+    [
+        Reading::gauge(
+            "nearcast_edge_forwards",
+            "Forward requests that other requests may wait for.",
+            edge.forwards.len() as f64,
+        ),
+        Reading::gauge(
+            "nearcast_edge_forwards_waiting",
+            "Requests that wait for the forward request of another.",
+            edge.forwards.waiting() as f64,
+        ),
+        Reading::gauge(
+            "nearcast_edge_fills",
+            "Responses that are being written into the store.",
+            edge.forwards.fills.count() as f64,
+        ),
+    ]
+}
+
+fn memory_readings(edge: &Edge) -> [Reading; 3] {
+    [
+        Reading::gauge(
+            "nearcast_edge_stored_urls",
+            "Cache keys with stored responses.",
+            edge.index.len() as f64,
+        ),
+        Reading::gauge(
+            "nearcast_edge_memory_bytes",
+            "Bytes of slices in memory.",
+            edge.store.memory_bytes() as f64,
+        ),
+        Reading::counter(
+            "nearcast_edge_memory_evictions_total",
+            "Slices evicted from memory.",
+            edge.store.memory_evictions() as f64,
+        ),
+    ]
+}
+
+fn disk_readings(edge: &Edge) -> Vec<Reading> {
+    let Some(disk) = edge.store.disk_figures() else {
+        return Vec::new();
+    };
+    vec![
+        Reading::gauge(
+            "nearcast_edge_disk_bytes",
+            "Bytes on disk.",
+            (disk.pull_bytes + disk.pushed_bytes) as f64,
+        ),
+        Reading::gauge(
+            "nearcast_edge_disk_pushed_bytes",
+            "Bytes on disk in the share for pushed content.",
+            disk.pushed_bytes as f64,
+        ),
+        Reading::counter(
+            "nearcast_edge_disk_evictions_total",
+            "Regions evicted from disk.",
+            disk.evictions as f64,
+        ),
+        Reading::counter(
+            "nearcast_edge_disk_errors_total",
+            "Failed reads and writes of the disk.",
+            disk.errors as f64,
+        ),
+        Reading::counter(
+            "nearcast_edge_disk_dropped_writes_total",
+            "Slices that were not written because the queue to the disk was full, writes were off or pinned content filled the share.",
+            disk.dropped_writes as f64,
+        ),
+        Reading::flag(
+            "nearcast_edge_disk_enabled",
+            "Whether writes to the disk are on. They are off for a while after one failed.",
+            disk.is_enabled,
+        ),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_needs_no_time_to_pass() {
+        for (bytes, seconds, expected) in [
+            (0, 1.0, 0),
+            (1000, 1.0, 8000),
+            (1000, 2.0, 4000),
+            (1, 0.0, 8000),
+        ] {
+            assert_eq!(
+                bits_a_second(bytes, seconds),
+                expected,
+                "{bytes} in {seconds}"
+            );
+        }
+    }
 }

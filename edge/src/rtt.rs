@@ -7,9 +7,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 use nearcast_fleet::report::RttSample;
 
-/// Prefixes kept between two reports; more are left out until the next one.
+/// Largest number of prefixes between two reports; further ones are left out until the next one.
 pub(crate) const PREFIXES_MAX: usize = 4096;
 
+/// Round-trip times of one prefix, in microseconds.
 #[derive(Debug, Default)]
 struct Times {
     count: u32,
@@ -17,12 +18,12 @@ struct Times {
     sum_us: u64,
 }
 
-/// See the module's words.
+/// Round-trip times by client prefix.
 #[derive(Debug, Default)]
 pub(crate) struct RoundTrips(HashMap<IpNet, Times>);
 
 impl RoundTrips {
-    /// Notes one connection's round trip.
+    /// Notes the round-trip time of one connection.
     pub(crate) fn note(&mut self, client: IpAddr, round_trip: Duration) {
         let prefix = prefix_of(client);
         if self.0.len() >= PREFIXES_MAX && !self.0.contains_key(&prefix) {
@@ -41,7 +42,7 @@ impl RoundTrips {
         times.sum_us += u64::from(us);
     }
 
-    /// Takes over what another worker noted.
+    /// Adds the times of another worker.
     pub(crate) fn merge(&mut self, other: Self) {
         for (prefix, times) in other.0 {
             if self.0.len() >= PREFIXES_MAX && !self.0.contains_key(&prefix) {
@@ -71,7 +72,7 @@ impl RoundTrips {
     }
 }
 
-/// The /24 or /48 of a client: what ECS tells of one, and no more than that of a person.
+/// The /24 or /48 of a client, as in an EDNS client subnet (RFC 7871): no more is kept, for privacy.
 fn prefix_of(client: IpAddr) -> IpNet {
     let length = if client.is_ipv4() { 24 } else { 48 };
     IpNet::new(client, length)

@@ -1,12 +1,13 @@
-//! Keys whose URLs are not spelt as purges spell them, so that a purge of a URL finds them without
-//! a look at every key.
+//! Keys whose URLs are not in the canonical form of purges, so that a purge of a URL finds them
+//! without visiting every key.
 
 use std::collections::BTreeSet;
-use std::sync::Mutex;
 
-/// Parts with a lock each, so that threads that store such keys seldom wait for one another.
+use parking_lot::Mutex;
+
+/// Parts, each with a lock, so that threads that store such keys seldom wait for one another.
 const PARTS: usize = 16;
-/// Keys noted in a part before the first look for those that have left the index.
+/// Keys noted in a part before it is searched for keys that have left the index.
 const NOTED_MIN: usize = 64;
 
 /// The hashes of keys by the hash of their canonical form, in order, so that one form may have any
@@ -18,18 +19,15 @@ pub(crate) struct Spellings([Mutex<Noted>; PARTS]);
 struct Noted {
     /// Canonical form and key.
     pairs: BTreeSet<(u128, u128)>,
-    /// Count beyond which keys that have left are taken out.
+    /// Count beyond which keys that have left the index are removed.
     most: usize,
 }
 
 impl Spellings {
-    /// Notes a key. `is_stored` says which of the others are still there; it is asked now and then,
-    /// for all of a part, so that no more are noted than twice as many as there are.
+    /// Notes a key. `is_stored` states which of the others are still in the index. It is called now and
+    /// then for all keys of a part, so that a part has at most twice as many as are stored.
     pub(crate) fn note(&self, canonical: u128, key: u128, is_stored: impl Fn(u128) -> bool) {
-        let mut noted = self
-            .part(canonical)
-            .lock()
-            .expect("no holder of this lock panics");
+        let mut noted = self.part(canonical).lock();
         if !noted.pairs.insert((canonical, key)) || noted.pairs.len() <= noted.most.max(NOTED_MIN) {
             return;
         }
@@ -37,12 +35,9 @@ impl Spellings {
         noted.most = 2 * noted.pairs.len();
     }
 
-    /// Keys whose URLs have that canonical form and another spelling.
+    /// Keys whose URLs have that canonical form, but are spelt in another way.
     pub(crate) fn of(&self, canonical: u128) -> Vec<u128> {
-        let noted = self
-            .part(canonical)
-            .lock()
-            .expect("no holder of this lock panics");
+        let noted = self.part(canonical).lock();
         noted
             .pairs
             .range((canonical, 0)..=(canonical, u128::MAX))
@@ -60,11 +55,7 @@ mod tests {
     use super::*;
 
     fn count(spellings: &Spellings) -> usize {
-        spellings
-            .0
-            .iter()
-            .map(|part| part.lock().expect("unpoisoned").pairs.len())
-            .sum()
+        spellings.0.iter().map(|part| part.lock().pairs.len()).sum()
     }
 
     #[test]

@@ -284,10 +284,10 @@ fn a_client_that_leaves_frees_its_connection_while_the_origin_thinks() {
             wait_for("the origin to be asked", || {
                 origin.seen().len() == clients.len()
             });
-            assert_eq!(edge.metric("nearcast_edge_connections"), 20.0);
+            assert_eq!(edge.metric("nearcast_edge_connections "), 20.0);
             drop(clients);
             wait_for("their connections to end", || {
-                edge.metric("nearcast_edge_connections") == 0.0
+                edge.metric("nearcast_edge_connections ") == 0.0
             });
             gate.open();
         }
@@ -327,7 +327,7 @@ fn what_a_request_changed_is_forgotten_also_when_its_client_has_left() {
         });
         drop(stream);
         wait_for("the connection to end", || {
-            edge.metric("nearcast_edge_connections") == 0.0
+            edge.metric("nearcast_edge_connections ") == 0.0
         });
         gate.open();
         wait_for("what was deleted to be forgotten", || {

@@ -87,7 +87,7 @@ fn a_lame_duck_serves_and_keeps_connections_while_its_health_says_no() {
         .status,
         503
     );
-    assert_eq!(edge.metric("nearcast_edge_is_draining"), 1.0);
+    assert_eq!(edge.metric("nearcast_edge_draining"), 1.0);
     edge.end_at_once();
     edge.stop()
         .expect("a second request ends it without waiting for anything");
@@ -134,7 +134,7 @@ fn without_steering_the_listener_closes_at_once_and_what_was_sent_is_answered() 
     let mut waiting: Vec<TcpStream> = (0..8).map(|_| edge.connect()).collect();
     edge.begin_stop();
     wait_for("the end to begin", || {
-        edge.metric("nearcast_edge_is_draining") == 1.0
+        edge.metric("nearcast_edge_draining") == 1.0
     });
     for stream in &mut waiting {
         let (head, stays) = keep_asking(stream);
@@ -206,7 +206,7 @@ fn a_drained_node_tells_health_checks_and_serves_whoever_comes() {
     ] {
         edge.entry(change(&target, true));
         assert_eq!(health(&edge), (503, "drained\n".into()), "{target:?}");
-        assert_eq!(edge.metric("nearcast_edge_is_drained"), 1.0);
+        assert_eq!(edge.metric("nearcast_edge_drained"), 1.0);
         assert!(keep_asking(&mut edge.connect()).1, "clients may stay");
         let ready = exchange(
             edge.admin,

@@ -226,7 +226,7 @@ fn a_storm_of_purges_touches_nothing_that_it_does_not_name() {
         }
     });
     wait_for("the node to know that it has caught up", || {
-        edge.metric("nearcast_edge_is_caught_up") == 1.0
+        edge.metric("nearcast_edge_caught_up") == 1.0
     });
     let lost = kept.iter().filter(|path| !edge.get(path).is_hit()).count();
     assert_eq!(
@@ -612,7 +612,7 @@ fn until_every_missed_purge_is_known_nothing_of_an_earlier_run_is_used_unvalidat
         }
     });
     wait_for("the node to know that it has caught up", || {
-        edge.metric("nearcast_edge_is_caught_up") == 1.0
+        edge.metric("nearcast_edge_caught_up") == 1.0
     });
     let three = edge.get("/three");
     assert!(
@@ -707,7 +707,7 @@ fn a_disk_that_fails_never_shows_to_a_client() {
     wait_for("the failure to be counted", || {
         edge.metric("nearcast_edge_disk_errors_total") >= 1.0
     });
-    assert_eq!(edge.metric("nearcast_edge_disk_is_on"), 0.0);
+    assert_eq!(edge.metric("nearcast_edge_disk_enabled"), 0.0);
 }
 
 #[test]

@@ -62,7 +62,7 @@ fn a_pushed_urls_first_request_is_a_hit() {
     edge.entry(order("before", ["/v/warm".to_owned()], 100 << 20));
     wait_for("what is warm", || {
         pushed(&edge, "origin") >= BYTES as f64
-            && edge.metric("nearcast_edge_pushed_bytes") >= BYTES as f64
+            && edge.metric("nearcast_edge_disk_pushed_bytes") >= BYTES as f64
     });
     assert_eq!(edge.get("/v/warm").body.len(), BYTES);
     edge.entry(order(
@@ -72,7 +72,7 @@ fn a_pushed_urls_first_request_is_a_hit() {
     ));
     wait_for("the push", || {
         pushed(&edge, "origin") >= 3.0 * BYTES as f64
-            && edge.metric("nearcast_edge_pushed_bytes") >= 3.0 * BYTES as f64
+            && edge.metric("nearcast_edge_disk_pushed_bytes") >= 3.0 * BYTES as f64
     });
     for path in ["/v/a", "/v/b"] {
         let answer = edge.get(path);
@@ -358,7 +358,7 @@ fn what_clients_pulled_is_pushed_all_the_same() {
     assert_eq!(edge.get("/v/pulled").body.len(), BYTES);
     edge.entry(order("one", ["/v/pulled".to_owned()], 100 << 20));
     wait_for("the push", || {
-        edge.metric("nearcast_edge_pushed_bytes") >= BYTES as f64
+        edge.metric("nearcast_edge_disk_pushed_bytes") >= BYTES as f64
     });
     assert_eq!(origin.count("/v/pulled"), 2);
     wait_for("the last bytes to be stored", || {
@@ -437,7 +437,7 @@ fn an_encoded_path_is_pushed_and_one_that_is_never_stored_is_not_asked_for() {
         100 << 20,
     ));
     wait_for("the push", || {
-        edge.metric("nearcast_edge_pushed_bytes") >= BYTES as f64
+        edge.metric("nearcast_edge_disk_pushed_bytes") >= BYTES as f64
     });
     assert!(edge.get("/v/@scope%2fname").is_hit());
     assert_eq!(

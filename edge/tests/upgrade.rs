@@ -138,7 +138,7 @@ fn bytes_go_both_ways_and_each_side_ends_for_itself() {
     expect(&mut stream, b"early");
     stream.write_all(b"\x81\x85hello").expect("sent");
     expect(&mut stream, b"\x81\x85hello");
-    assert_eq!(edge.metric("nearcast_edge_upgrades{"), 1.0);
+    assert_eq!(edge.metric("nearcast_edge_upgrades_open{"), 1.0);
     wait_for("the bytes to count while it is open", || {
         edge.metric("nearcast_edge_response_bytes_total") == 12.0
     });
@@ -147,7 +147,7 @@ fn bytes_go_both_ways_and_each_side_ends_for_itself() {
     stream.read_to_end(&mut rest).expect("an orderly end");
     assert_eq!(rest, b"bye", "the other side may still send");
     wait_for("the tunnel to close", || {
-        edge.metric("nearcast_edge_upgrades{") == 0.0
+        edge.metric("nearcast_edge_upgrades_open{") == 0.0
     });
     assert_eq!(
         series(
@@ -263,7 +263,7 @@ fn the_end_of_either_side_ends_the_other() {
     );
     drop(stream);
     wait_for("both to close", || {
-        edge.metric("nearcast_edge_upgrades{") == 0.0
+        edge.metric("nearcast_edge_upgrades_open{") == 0.0
     });
 }
 
@@ -294,7 +294,7 @@ fn they_are_bounded_in_number_and_idle_time() {
     assert!(rest.is_empty(), "an idle one is closed");
     drop(first);
     wait_for("room for the next one", || {
-        edge.metric("nearcast_edge_upgrades{") == 0.0
+        edge.metric("nearcast_edge_upgrades_open{") == 0.0
     });
     open(&edge);
 }

@@ -20,11 +20,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::sync::watch;
 
 use super::permit::FillLimit;
+use crate::body::Fill;
 use crate::clock::Clock;
-use crate::content::Fill;
-use crate::index::{HashedKey, Index};
 use crate::origin::OriginError;
-use crate::response::StoredResponse;
+use crate::stored::index::{HashedKey, Index};
+use crate::stored::response::StoredResponse;
 use nearcast_http_rules::freshness::NotStored;
 use nearcast_http_rules::request_fields::{self, Unusual};
 

@@ -17,13 +17,13 @@ use super::origin_request::OriginRequest;
 use super::pump::Pump;
 use super::representation::{complete_length, is_same_representation};
 use super::wanted::WantedSlices;
-use crate::content::{Content, Fill, FillWriter};
+use crate::body::{Content, Fill, FillWriter};
 use crate::edge::Edge;
 use crate::origin::{OriginBody, OriginError};
 use crate::peer::{REVISION, revision};
-use crate::purge::Verdict;
-use crate::response::{Facts, StoredResponse};
 use crate::store::Pool;
+use crate::stored::generations::Verdict;
+use crate::stored::response::{Facts, StoredResponse};
 use nearcast_http_rules::conditional::{self, StrongValidator};
 use nearcast_http_rules::freshness::Exchange;
 use nearcast_http_rules::not_stored::NotStored;
@@ -273,7 +273,7 @@ impl ForwardRequest {
             keyed: stale.keyed.clone(),
             fields,
             requested_ms: sent.exchange.requested_ms,
-            born: sent.revision,
+            requested_at_revision: sent.revision,
             is_soft: false,
             is_recovered: false,
         };
@@ -379,7 +379,7 @@ impl ForwardRequest {
             keyed: HeaderMap::clone(&self.keyed),
             fields: stored,
             requested_ms: sent.exchange.requested_ms,
-            born: sent.revision,
+            requested_at_revision: sent.revision,
             is_soft: false,
             is_recovered: false,
         };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::content::Content;
+use crate::body::Content;
 use crate::store::SLICE_BYTES;
 
 /// Bytes that one fill buffers at most: the slice that is being received, and the last few.

@@ -10,10 +10,10 @@ use super::origin_request::OriginRequest;
 use super::pump::Pump;
 use super::representation::bytes_to_skip;
 use super::wanted::range_field;
-use crate::content::FillWriter;
+use crate::body::FillWriter;
 use crate::origin::OriginError;
-use crate::response::StoredResponse;
 use crate::store::{Pool, SLICE_BYTES};
+use crate::stored::response::StoredResponse;
 
 const SLICE: u64 = SLICE_BYTES as u64;
 

@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, Response, StatusCode};
 
-use crate::content::Content;
+use crate::body::Content;
 use crate::origin::{OriginBody, OriginError};
 use nearcast_http_rules::conditional::StrongValidator;
 use nearcast_http_rules::range::ContentRange;

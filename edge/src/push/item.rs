@@ -12,18 +12,18 @@ use nearcast_fleet::config::Fleet;
 use nearcast_fleet::journal::PushItem;
 use tokio::time::Instant;
 
-use crate::content::{Fill, FillState};
+use crate::body::{Fill, FillState};
 use crate::edge::Worker;
 use crate::forward::{
     FollowerStep, ForwardRequest, Forwarded, Join, OriginRequest, Pacer, Requester, refill,
 };
 use crate::origin::{OriginError, Target};
 use crate::peer;
-use crate::purge::{Verdict, canonical_url};
-use crate::response::StoredResponse;
+use crate::request::hit;
 use crate::site::Site;
 use crate::store::{Pool, SLICE_BYTES, StoredBody};
-use nearcast_http_rules::decide;
+use crate::stored::generations::{Verdict, canonical_url};
+use crate::stored::response::StoredResponse;
 use nearcast_http_rules::forward;
 use nearcast_http_rules::key;
 use nearcast_http_rules::not_stored::NotStored;
@@ -123,16 +123,8 @@ impl ItemFilling<'_> {
     /// Whether a stored response can be used without validation until the order's time is over.
     fn is_fresh_enough(&self, response: &StoredResponse) -> bool {
         let edge = &self.filler.worker.edge;
-        let verdict = response.verdict(&edge.generations);
-        let stored = decide::Stored {
-            freshness: &response.freshness,
-            requested_ms: response.requested_ms,
-            is_soft_purged: verdict == Verdict::Soft,
-            is_unsynced: !edge.is_usable_unvalidated(response),
-            is_awaited: response.content.is_awaited(),
-        };
         let until_ms = self.filler.fresh_until_ms.max(edge.clock.unix_ms());
-        verdict != Verdict::Gone && stored.is_usable_until(until_ms)
+        hit::is_usable_until(edge, response, until_ms)
     }
 
     /// Requests the slices that a stored response lacks. Whether it is whole then.

@@ -28,7 +28,7 @@ use crate::clock::Clock;
 use crate::edge::Worker;
 use crate::forward::Pacer;
 use crate::peer::owner;
-use crate::purge::canonical_url;
+use crate::stored::generations::canonical_url;
 
 /// Items of one order that are fetched side by side.
 const ITEMS_AT_ONCE: usize = 4;

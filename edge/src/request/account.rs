@@ -8,7 +8,7 @@ use nearcast_http_rules::status::{ForwardReason, Outcome};
 
 use super::answer::Answered;
 use super::check::Request;
-use crate::body::{ClientBody, Progress};
+use crate::client_body::{ClientBody, Progress};
 use crate::edge::{Site, Worker};
 use crate::metrics::{Answer, SiteCounters};
 use crate::store::Pool;

@@ -14,11 +14,11 @@ use nearcast_http_rules::status::{CACHE_STATUS, ForwardReason, Outcome, PROXY_ST
 use nearcast_http_rules::vary;
 
 use super::check::Request;
-use crate::body::ClientBody;
+use crate::client_body::ClientBody;
 use crate::metrics::Answer;
 use crate::origin::OriginError;
 use crate::peer::REVISION;
-use crate::response::StoredResponse;
+use crate::stored::response::StoredResponse;
 
 /// A response to a client, and how it came about.
 pub(super) struct Answered {

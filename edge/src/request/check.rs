@@ -13,7 +13,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use hyper::body::Incoming;
 use nearcast_http_rules::forward::{self, Loop, MaxForwards};
-use nearcast_http_rules::key::{self, MethodClass};
+use nearcast_http_rules::key::{self, Host, MethodClass, stored_scheme};
 use nearcast_http_rules::request_fields;
 use nearcast_http_rules::status::ProxyError;
 use parking_lot::Mutex;
@@ -22,7 +22,6 @@ use crate::edge::{Edge, Site, Sites, Worker, now_ms};
 use crate::interim::InterimSender;
 use crate::origin::Target;
 use crate::peer::{PEER, is_peer};
-use crate::purge::canonical_host;
 
 /// The path of health checks, under any host. The fleet file may name another one.
 const HEALTH_PATH: &str = "/.nearcast/health";
@@ -173,7 +172,7 @@ pub(super) fn check(
         host_field,
         site,
         ..
-    } = find_host(&head, client.scheme, &mut last_host, &sites)?;
+    } = find_host(&head, &mut last_host, &sites)?;
     let (path, url) = find_target(&head, client.scheme, host)?;
 
     let loop_id = sites
@@ -220,7 +219,6 @@ pub(super) fn check(
 /// The host that a request names, and its site.
 fn find_host<'a>(
     head: &Parts,
-    scheme: &str,
     last_host: &'a mut LastHost,
     sites: &Arc<Sites>,
 ) -> Result<&'a KnownHost, Rejection> {
@@ -239,8 +237,8 @@ fn find_host<'a>(
     };
     // The authority of an absolute target is used, but does not excuse a malformed `Host` (RFC 9112
     // section 3.2).
-    let is_valid = |host: &str| key::authority(scheme, host).is_ok();
-    if head.uri.authority().is_some() && host.is_none_or(|h| !h.is_empty() && !is_valid(h)) {
+    let is_malformed = |host: &str| !host.is_empty() && Host::parse(host).is_err();
+    if head.uri.authority().is_some() && host.is_none_or(is_malformed) {
         return Err(Rejection::malformed("the Host is malformed\n"));
     }
     let host = match head.uri.authority() {
@@ -251,12 +249,12 @@ fn find_host<'a>(
     if host.is_some_and(|host| last_host.known(host, sites).is_some()) {
         return Ok(last_host.0.as_ref().expect("it was just found"));
     }
-    let Some(named) = host.filter(|host| is_valid(host)) else {
-        return Err(Rejection::malformed("the Host is malformed\n"));
-    };
     // The port is the one by which the client reached this node, and no part of the resource's
     // name.
-    let host = canonical_host(named);
+    let named = host.and_then(|named| Some((named, Host::parse(named).ok()?)));
+    let Some((named, host)) = named else {
+        return Err(Rejection::malformed("the Host is malformed\n"));
+    };
     let Some(site) = sites.of_host(&host) else {
         return Err(Rejection::new(
             StatusCode::MISDIRECTED_REQUEST,
@@ -267,8 +265,8 @@ fn find_host<'a>(
     Ok(last_host.keep(KnownHost {
         named: named.into(),
         sites: sites.clone(),
-        host_field: HeaderValue::try_from(&host).unwrap_or(HeaderValue::from_static("")),
-        host: host.into(),
+        host_field: HeaderValue::try_from(host.as_str()).unwrap_or(HeaderValue::from_static("")),
+        host,
         site: site.clone(),
     }))
 }
@@ -277,7 +275,7 @@ fn find_host<'a>(
 fn find_target(
     head: &Parts,
     scheme: &str,
-    host: &str,
+    host: &Host,
 ) -> Result<(PathAndQuery, Arc<str>), Rejection> {
     let path = match head.uri.path_and_query() {
         None => PathAndQuery::from_static("/"),
@@ -295,7 +293,8 @@ fn find_target(
         path => path,
     };
     let mut url = String::new();
-    key::write(scheme, host, key_path, &mut url).map_err(|error| {
+    let written = host.write_url(stored_scheme(scheme), key_path, &mut url);
+    written.map_err(|error| {
         Rejection::new(
             error.status(),
             ProxyError::HttpRequestError,
@@ -317,7 +316,7 @@ pub(super) struct KnownHost {
     /// The sites in which it was looked up.
     sites: Arc<Sites>,
     /// In canonical form.
-    pub(super) host: Box<str>,
+    pub(super) host: Host,
     host_field: HeaderValue,
     pub(super) site: Arc<Site>,
 }
@@ -356,7 +355,7 @@ mod tests {
         last.keep(KnownHost {
             named: "A.test:80".into(),
             sites: sites[0].clone(),
-            host: "a.test".into(),
+            host: Host::parse("a.test").expect("a host"),
             host_field,
             site,
         });

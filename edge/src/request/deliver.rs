@@ -18,13 +18,13 @@ use nearcast_http_rules::vary;
 use super::answer::{Answered, plain};
 use super::check::Request;
 use super::to_origin::origin_request;
-use crate::body::{BodyCut, ClientBody, Pieces};
-use crate::content::{Fill, Next, Reader};
+use crate::body::{Fill, Next, Reader};
+use crate::client_body::{BodyCut, ClientBody, Pieces};
 use crate::forward::{OriginRequest, refill};
 use crate::metrics::Answer;
 use crate::origin::OriginError;
-use crate::response::StoredResponse;
 use crate::store::Pool;
+use crate::stored::response::StoredResponse;
 
 /// How often one body fetches missing slices without a byte in between.
 const REFILLS_MAX: u32 = 3;

@@ -25,7 +25,7 @@ use super::miss::{Step, forward_or_follow};
 use super::pass::{pass, pass_conditional, pass_unsafe};
 use super::purge_request;
 use super::stale::{Stale, revalidate_in_background};
-use crate::body::ClientBody;
+use crate::client_body::ClientBody;
 use crate::edge::Worker;
 use crate::forward::Turns;
 use crate::interim::InterimSender;

@@ -10,17 +10,18 @@ use bytes::Bytes;
 use http::header::{AGE, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use nearcast_http_rules::decide::{self, Decision, Terms, decide};
+use nearcast_http_rules::key::{self, stored_scheme};
 use nearcast_http_rules::status::{ForwardReason, Outcome};
-use nearcast_http_rules::{forward, key, vary};
+use nearcast_http_rules::{forward, vary};
 
 use super::account;
 use super::check::{ClientConnection, Request, may_be_health_check};
 use crate::edge::{Edge, Worker, now_ms};
-use crate::index::Variants;
 use crate::metrics::Answer;
-use crate::purge::Verdict;
-use crate::response::StoredResponse;
 use crate::store::Pool;
+use crate::stored::generations::PurgeState;
+use crate::stored::index::Variants;
+use crate::stored::response::StoredResponse;
 
 /// The stored response that a request selects.
 pub(super) struct Found {
@@ -52,11 +53,17 @@ fn facts<'a>(
 /// Whether a stored response belongs to a URL and is not purged; then whether a soft purge covers
 /// it.
 pub(super) fn is_soft_purged(edge: &Edge, response: &StoredResponse, url: &str) -> Option<bool> {
-    match response.verdict(&edge.generations) {
-        Verdict::Gone => None,
+    match response.purge_state(&edge.generations) {
+        PurgeState::Gone => None,
         _ if *response.url != *url => None,
-        verdict => Some(verdict == Verdict::Soft),
+        state => Some(state == PurgeState::Soft),
     }
+}
+
+/// Whether a stored response can be used at any moment until then without a validation.
+pub(crate) fn is_usable_until(edge: &Edge, response: &StoredResponse, until_ms: u64) -> bool {
+    is_soft_purged(edge, response, &response.url)
+        .is_some_and(|is_soft| facts(edge, response, is_soft).is_usable_until(until_ms))
 }
 
 /// Finds the stored response that a request selects, or why there is none.
@@ -164,7 +171,8 @@ pub(crate) fn try_hit<'a>(
             return None;
         }
 
-        key::write(client.scheme(), &known.host, request.path, url).ok()?;
+        let scheme = stored_scheme(client.scheme());
+        known.host.write_url(scheme, request.path, url).ok()?;
         let hash = edge.index.hash(url);
         let variants = edge.index.variants(hash)?;
         let [stored] = &variants[..] else { return None };

@@ -22,12 +22,12 @@ use super::answer::{Answered, failed};
 use super::check::Request;
 use super::stale::{Stale, has_distinct_fields};
 use super::to_origin::origin_fields;
-use crate::body::{BodyCut, ClientBody};
+use crate::client_body::{BodyCut, ClientBody};
 use crate::edge::{Edge, now_ms};
 use crate::metrics::Answer;
 use crate::origin::{OriginBody, OriginError, OriginRequestBody};
-use crate::purge::{canonical_url, host_of};
-use crate::response::StoredResponse;
+use crate::stored::generations::{canonical_url, host_of};
+use crate::stored::response::StoredResponse;
 
 /// Sends on a request that may change something. As a task of its own: what the origin has changed
 /// is invalidated here also when the client does not wait for the response.
@@ -316,7 +316,7 @@ fn without_own_port(url: &str, fields: &HeaderMap) -> HeaderMap {
 fn drop_stored(edge: &Edge, url: &str, which: impl Fn(&StoredResponse) -> bool) {
     let hash = edge.index.hash(url);
     for response in edge.index.remove(hash, |r| *r.url == *url && which(r)) {
-        response.go();
+        response.retire();
         response.content.discard();
     }
 }

@@ -18,7 +18,7 @@ use nearcast_fleet::scope;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-use crate::body::ClientBody;
+use crate::client_body::ClientBody;
 use nearcast_http_rules::fields;
 use nearcast_http_rules::status::{PROXY_STATUS, ProxyError};
 

@@ -25,7 +25,7 @@ use crate::edge::{Edge, Knowledge, now_ms};
 use crate::forward::{Forwarded, Requester};
 use crate::metrics::Answer;
 use crate::origin::{Failing, OriginError};
-use crate::response::StoredResponse;
+use crate::stored::response::StoredResponse;
 
 /// How long a request whose validation has failed waits to learn whether control answers, and what
 /// was purged. Only a node that has just started does not know.

@@ -10,8 +10,8 @@ use nearcast_http_rules::{conditional, range};
 use super::check::Request;
 use crate::forward::{ForwardRequest, OriginRequest, Requester, WantedSlices};
 use crate::peer::PEER;
-use crate::response::StoredResponse;
 use crate::store::Pool;
+use crate::stored::response::StoredResponse;
 
 /// The forward request for what a client asks, or for the validation of a stored response.
 pub(super) fn forward_request(

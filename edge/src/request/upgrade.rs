@@ -21,7 +21,7 @@ use super::check::{ClientConnection, Request, check, is_health_path};
 use super::handler::{reject, serve};
 use super::pass::pass_response;
 use super::to_origin::origin_fields;
-use crate::body::ClientBody;
+use crate::client_body::ClientBody;
 use crate::edge::Worker;
 use crate::metrics::{Answer, UpgradePlace};
 use crate::origin::{OriginError, OriginRequestBody, UpgradeAnswer};

@@ -1,8 +1,8 @@
-//! One pool's files on disk: regions of a fixed size, written one after the other and evicted
-//! whole, oldest first.
+//! The files of one pool: regions of a fixed size, written one after the other and evicted whole,
+//! oldest first.
 //!
-//! Owns the files of a pool. Records that are still wanted when their region is evicted are handed
-//! back, so that the caller can write them again.
+//! Owns the files of a pool. Eviction returns the records of the region, so that the caller can
+//! write some of them again. Knows nothing of bodies beyond their numbers.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
@@ -10,28 +10,33 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::Mutex;
 
-use nearcast_fleet::disk::{REGION_HEADER_BYTES, region_bytes};
+use nearcast_fleet::disk::{REGION_HEADER_BYTES, SLICE_BYTES, region_bytes};
+use parking_lot::Mutex;
 
-use super::record::{ALIGNMENT, HEADER_BYTES, Header, Kind, record_span};
-use super::{BodyId, SLICE_BYTES};
+use super::body::BodyId;
+use super::record::{ALIGNMENT, HEADER_BYTES, Header, RecordKind, record_span};
 
 const REGION_MAGIC: &[u8; 8] = b"NCREGN01";
+/// Payloads up to this length are copied behind their header and written with one system call.
+const ONE_WRITE_BYTES_MAX: usize = 16 * 1024;
 
-/// A region file. Readers hold it by `Arc`, so that eviction never pulls it away from under them.
+/// A region file. Readers share it, so that an evicted region stays readable until they end.
 #[derive(Debug)]
 pub(super) struct Region {
     pub(super) number: u64,
     pub(super) file: File,
     path: PathBuf,
-    records: Mutex<Vec<RecordAt>>,
+    records: Mutex<Vec<RegionRecord>>,
 }
+
+/// What identifies a record: its kind, its body, and the index of its slice.
+pub(super) type RecordIdentity = (RecordKind, BodyId, u32);
 
 /// One record of a region.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct RecordAt {
-    pub(super) kind: Kind,
+pub(super) struct RegionRecord {
+    pub(super) kind: RecordKind,
     pub(super) body: BodyId,
     pub(super) index: u32,
     /// Payload length in bytes.
@@ -40,7 +45,7 @@ pub(super) struct RecordAt {
     pub(super) offset: u64,
 }
 
-impl RecordAt {
+impl RegionRecord {
     fn new(header: &Header, offset: u64) -> Self {
         Self {
             kind: header.kind,
@@ -50,11 +55,15 @@ impl RecordAt {
             offset,
         }
     }
+
+    pub(super) fn identity(&self) -> RecordIdentity {
+        (self.kind, self.body, self.index)
+    }
 }
 
-/// Where a record's payload lies.
+/// Where a record is.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct RecordLocation {
     pub(super) region: Arc<Region>,
     /// Offset of the record's header.
     pub(super) offset: u64,
@@ -62,11 +71,17 @@ pub(super) struct Place {
     pub(super) length: u32,
 }
 
-/// A region that left the pool, with the records that were written to it.
+/// A region that was taken out of the pool, with its records.
 #[derive(Debug)]
-pub(super) struct Evicted {
+pub(super) struct EvictedRegion {
     pub(super) region: Arc<Region>,
-    pub(super) records: Vec<RecordAt>,
+    records: Vec<RegionRecord>,
+}
+
+impl EvictedRegion {
+    pub(super) fn records_of(&self, kind: RecordKind) -> impl Iterator<Item = &RegionRecord> {
+        self.records.iter().filter(move |r| r.kind == kind)
+    }
 }
 
 /// The files of one pool.
@@ -75,10 +90,12 @@ pub(super) struct PoolLog {
     directory: PathBuf,
     capacity: u64,
     region_bytes: u64,
+    /// Regions with their lengths in bytes, oldest first.
     regions: VecDeque<(Arc<Region>, u64)>,
     next_number: u64,
-    /// Whether the newest region may be written to; a region of an earlier run may not.
-    active: bool,
+    /// Whether the newest region accepts records. A region of an earlier run does not: its tail may
+    /// be damaged.
+    is_writable: bool,
 }
 
 impl PoolLog {
@@ -90,7 +107,7 @@ impl PoolLog {
             region_bytes: region_bytes(capacity),
             regions: VecDeque::new(),
             next_number: 1,
-            active: false,
+            is_writable: false,
         }
     }
 
@@ -109,13 +126,13 @@ impl PoolLog {
         self.region_bytes - REGION_HEADER_BYTES
     }
 
-    /// Regions at the most.
+    /// Largest number of regions.
     pub(super) fn regions_max(&self) -> u64 {
         self.capacity / self.region_bytes
     }
 
-    /// Bytes of records that nobody wants but that were used which one eviction may hand back, so
-    /// that they fit beside new ones.
+    /// Second-chance budget: bytes of unpinned but recently used records that one eviction may
+    /// rewrite. The rest of the region is for new records.
     pub(super) fn second_chance_bytes(&self) -> u64 {
         self.region_bytes / 2
     }
@@ -128,13 +145,15 @@ impl PoolLog {
     /// Whether a payload of that length needs a new region first.
     pub(super) fn is_full_for(&self, payload: usize) -> bool {
         match self.regions.back() {
-            Some((_, length)) if self.active => length + record_span(payload) > self.region_bytes,
+            Some((_, length)) if self.is_writable => {
+                length + record_span(payload) > self.region_bytes
+            }
             _ => true,
         }
     }
 
-    /// Takes the oldest region out when a new one does not fit beside it.
-    pub(super) fn evict_for_new_region(&mut self) -> Option<Evicted> {
+    /// Takes the oldest region out of the pool, if a new one does not fit beside the others.
+    pub(super) fn evict_for_new_region(&mut self) -> Option<EvictedRegion> {
         if self.bytes_reserved() + self.region_bytes <= self.capacity {
             return None;
         }
@@ -142,13 +161,8 @@ impl PoolLog {
         if let Err(error) = fs::remove_file(&region.path) {
             tracing::warn!(path = %region.path.display(), %error, "cannot remove an evicted region file");
         }
-        let records = std::mem::take(
-            &mut *region
-                .records
-                .lock()
-                .expect("no holder of this lock panics"),
-        );
-        Some(Evicted { region, records })
+        let records = std::mem::take(&mut *region.records.lock());
+        Some(EvictedRegion { region, records })
     }
 
     fn bytes_reserved(&self) -> u64 {
@@ -169,10 +183,7 @@ impl PoolLog {
             .create(true)
             .truncate(true)
             .open(&path)?;
-        let mut header = [0u8; REGION_HEADER_BYTES as usize];
-        header[..8].copy_from_slice(REGION_MAGIC);
-        header[8..].copy_from_slice(&number.to_le_bytes());
-        if let Err(error) = file.write_all_at(&header, 0) {
+        if let Err(error) = file.write_all_at(&region_header(number), 0) {
             let _ = fs::remove_file(&path);
             return Err(error);
         }
@@ -186,15 +197,16 @@ impl PoolLog {
             }),
             REGION_HEADER_BYTES,
         ));
-        self.active = true;
+        self.is_writable = true;
         Ok(())
     }
 
-    /// Appends a record to the newest region, which has room for it.
-    pub(super) fn append(&mut self, header: &Header, payload: &[u8]) -> io::Result<Place> {
+    /// Appends a record to the newest region, which has room for it. A record counts only with its
+    /// header, so a crash between the two writes leaves the end of the region where it was.
+    pub(super) fn append(&mut self, header: &Header, payload: &[u8]) -> io::Result<RecordLocation> {
         let (region, length) = self.regions.back_mut().expect("a region was rolled before");
         let offset = *length;
-        if payload.len() <= 16 * 1024 {
+        if payload.len() <= ONE_WRITE_BYTES_MAX {
             let mut whole = Vec::with_capacity(HEADER_BYTES + payload.len());
             whole.extend_from_slice(&header.encode());
             whole.extend_from_slice(payload);
@@ -209,24 +221,23 @@ impl PoolLog {
         region
             .records
             .lock()
-            .expect("no holder of this lock panics")
-            .push(RecordAt::new(header, offset));
-        Ok(Place {
+            .push(RegionRecord::new(header, offset));
+        Ok(RecordLocation {
             region: region.clone(),
             offset,
             length: header.length,
         })
     }
 
-    /// Opens what an earlier run left and hands every whole record to `each`, oldest region first.
-    /// Heads come with their payload. Damaged tails are cut off in memory; damaged files are
-    /// removed.
+    /// Opens the files of an earlier run and calls `each` with every complete record, oldest region
+    /// first. Heads come with their payload; payloads of slices are checked when they are read. A
+    /// region ends at its first damaged header. Files that are not regions are removed.
     pub(super) fn scan(
         &mut self,
-        mut each: impl FnMut(&Header, Place, Option<Vec<u8>>),
+        mut each: impl FnMut(&Header, RecordLocation, Option<Vec<u8>>),
     ) -> io::Result<()> {
         for (number, path) in region_files(&self.directory)? {
-            self.next_number = self.next_number.max(number + 1);
+            self.next_number = self.next_number.max(number + 1); // Below u64::MAX: see `region_files`.
             match scan_region(&path, number, &mut each) {
                 Ok((region, length)) => self.regions.push_back((region, length)),
                 Err(error) => {
@@ -240,25 +251,25 @@ impl PoolLog {
 }
 
 impl Region {
-    /// Reads a record's payload and checks it. `Err` of kind `InvalidData` when the bytes are not
-    /// what was written.
+    /// Reads a record, header included, and checks it. The error is `InvalidData` when the bytes are
+    /// not those that were written.
     pub(super) fn read(
         &self,
         offset: u64,
         length: u32,
-        expect: (Kind, BodyId, u32),
+        expected: RecordIdentity,
     ) -> io::Result<Vec<u8>> {
         let mut buffer = vec![0u8; HEADER_BYTES + length as usize];
         self.file.read_exact_at(&mut buffer, offset)?;
-        check(buffer, length, expect)
+        check(buffer, length, expected)
     }
 }
 
-/// Checks a whole record in `buffer` and leaves its payload there, after the header.
+/// Checks the record in `buffer`, which is a header and a payload of `length` bytes.
 pub(super) fn check(
     buffer: Vec<u8>,
     length: u32,
-    (kind, body, index): (Kind, BodyId, u32),
+    (kind, body, index): RecordIdentity,
 ) -> io::Result<Vec<u8>> {
     let damaged = || {
         io::Error::new(
@@ -280,6 +291,15 @@ pub(super) fn check(
     Ok(buffer)
 }
 
+pub(super) fn region_header(number: u64) -> [u8; REGION_HEADER_BYTES as usize] {
+    let mut header = [0u8; REGION_HEADER_BYTES as usize];
+    header[..8].copy_from_slice(REGION_MAGIC);
+    header[8..].copy_from_slice(&number.to_le_bytes());
+    header
+}
+
+/// The region files of a directory by number, oldest first. The largest number is left out, so that
+/// there is always a next one.
 fn region_files(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
@@ -293,7 +313,8 @@ fn region_files(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
         let number = name
             .to_str()
             .and_then(|n| n.strip_prefix("region-"))
-            .and_then(|n| u64::from_str_radix(n, 16).ok());
+            .and_then(|n| u64::from_str_radix(n, 16).ok())
+            .filter(|n| *n < u64::MAX);
         if let Some(number) = number {
             files.push((number, entry.path()));
         }
@@ -302,83 +323,95 @@ fn region_files(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     Ok(files)
 }
 
-fn scan_region(
-    path: &Path,
-    number: u64,
-    each: &mut impl FnMut(&Header, Place, Option<Vec<u8>>),
-) -> io::Result<(Arc<Region>, u64)> {
+/// Opens a region file of an earlier run. Returns its length in bytes, too.
+fn open_region(path: &Path, number: u64) -> io::Result<(Region, u64)> {
     let file = OpenOptions::new().read(true).write(true).open(path)?;
-    let size = file.metadata()?.len();
+    let bytes = file.metadata()?.len();
     let mut head = [0u8; REGION_HEADER_BYTES as usize];
     file.read_exact_at(&mut head, 0)?;
-    if &head[..8] != REGION_MAGIC || head[8..] != number.to_le_bytes() {
+    if head != region_header(number) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
             "not a region file",
         ));
     }
-    let region = Arc::new(Region {
+    let region = Region {
         number,
         file,
         path: path.to_owned(),
         records: Mutex::default(),
-    });
-    let mut window = Window {
+    };
+    Ok((region, bytes))
+}
+
+/// Calls `each` with every complete record of a region file. Returns the region and where its
+/// records end.
+fn scan_region(
+    path: &Path,
+    number: u64,
+    each: &mut impl FnMut(&Header, RecordLocation, Option<Vec<u8>>),
+) -> io::Result<(Arc<Region>, u64)> {
+    let (region, bytes) = open_region(path, number)?;
+    let region = Arc::new(region);
+    let mut window = ReadAhead {
         file: &region.file,
         start: 0,
         bytes: Vec::new(),
     };
     let mut offset = REGION_HEADER_BYTES;
-    while offset + HEADER_BYTES as u64 <= size {
-        let Some(header) = window
-            .at(offset, HEADER_BYTES)?
-            .first_chunk::<HEADER_BYTES>()
-            .and_then(Header::decode)
-        else {
-            break;
-        };
-        if offset + HEADER_BYTES as u64 + u64::from(header.length) > size {
-            break;
-        }
+    while let Some(header) = window.header_at(offset, bytes)? {
+        // Only heads are read whole: a body whose head is damaged is lost, a damaged slice is
+        // fetched again when it is read.
         let payload = match header.kind {
-            Kind::Head => {
-                let payload = window
-                    .at(offset + HEADER_BYTES as u64, header.length as usize)?
-                    .to_vec();
-                (crc32fast::hash(&payload) == header.payload_crc).then_some(payload)
-            }
-            Kind::Slice | Kind::Forget => None,
+            RecordKind::Head => window.payload_at(offset, &header)?,
+            RecordKind::Slice | RecordKind::Forget => None,
         };
-        if header.kind != Kind::Head || payload.is_some() {
+        if header.kind != RecordKind::Head || payload.is_some() {
             region
                 .records
                 .lock()
-                .expect("no holder of this lock panics")
-                .push(RecordAt::new(&header, offset));
-            each(
-                &header,
-                Place {
-                    region: region.clone(),
-                    offset,
-                    length: header.length,
-                },
-                payload,
-            );
+                .push(RegionRecord::new(&header, offset));
+            let location = RecordLocation {
+                region: region.clone(),
+                offset,
+                length: header.length,
+            };
+            each(&header, location, payload);
         }
         offset += header.span();
     }
     Ok((region, offset))
 }
 
-/// Reads a file forward in large pieces, so that small records cost no system call each.
-struct Window<'a> {
+/// Reads a file forward in large pieces, so that small records do not cost one system call each.
+struct ReadAhead<'a> {
     file: &'a File,
     start: u64,
     bytes: Vec<u8>,
 }
 
-impl Window<'_> {
+impl ReadAhead<'_> {
     const BYTES: usize = 128 * 1024;
+
+    /// The header at an offset of a file of `size` bytes; `None` when there is no complete record.
+    fn header_at(&mut self, offset: u64, size: u64) -> io::Result<Option<Header>> {
+        let payload = offset + HEADER_BYTES as u64;
+        if payload > size {
+            return Ok(None);
+        }
+        let header = self
+            .at(offset, HEADER_BYTES)?
+            .first_chunk::<HEADER_BYTES>()
+            .and_then(Header::decode);
+        Ok(header.filter(|header| payload + u64::from(header.length) <= size))
+    }
+
+    /// The payload of the record at an offset; `None` when it is damaged.
+    fn payload_at(&mut self, offset: u64, header: &Header) -> io::Result<Option<Vec<u8>>> {
+        let payload = self.at(offset + HEADER_BYTES as u64, header.length as usize)?;
+        let is_intact = crc32fast::hash(payload) == header.payload_crc;
+        Ok(is_intact.then(|| payload.to_vec()))
+    }
 
     fn at(&mut self, offset: u64, length: usize) -> io::Result<&[u8]> {
         let end = self.start + self.bytes.len() as u64;

@@ -6,30 +6,31 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use nearcast_fleet::disk::SLICE_BYTES;
 use quick_cache::sync::Cache;
 use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
 
-use super::{Copy, SLICE_BYTES, SliceKey};
+use super::body::{SliceGuard, SliceKey};
 
-/// What one slice costs beside its bytes: the key, the entry and the reference counts.
+/// Memory that one slice takes beside its bytes: key, entry and reference counts.
 const SLICE_OVERHEAD_BYTES: u64 = 160;
-/// A shard holds at least this many full slices, so that a small cache is not cut into useless
-/// parts.
+/// Least number of full slices in a shard, so that a small cache is not split into shards of a few
+/// slices.
 const SHARD_SLICES_MIN: u64 = 32;
 const SHARDS_MAX: u64 = 16;
-/// The size of item the cache's own tables are laid out for.
+/// Item size for which the tables of the cache are laid out.
 const TYPICAL_ITEM_BYTES: u64 = 16 * 1024;
 
 /// A slice in memory.
 #[derive(Debug)]
 pub(super) struct MemorySlice {
     pub(super) bytes: Bytes,
-    /// Bytes of the description that the slice pays for (the first slice of a body does).
+    /// Bytes of the head that this slice pays for: only the first slice of a body does.
     head_bytes: u32,
-    _copy: Copy,
+    _guard: SliceGuard,
 }
 
-/// See the module's words.
+/// The memory tier: a cache of slices with a limit in bytes.
 #[derive(Debug)]
 pub(super) struct MemoryTier {
     cache: Cache<
@@ -69,13 +70,13 @@ impl MemoryTier {
         self.cache.contains_key(&key)
     }
 
-    pub(super) fn insert(&self, key: SliceKey, bytes: Bytes, head_bytes: u32, copy: Copy) {
+    pub(super) fn insert(&self, key: SliceKey, bytes: Bytes, head_bytes: u32, guard: SliceGuard) {
         self.cache.insert(
             key,
             Arc::new(MemorySlice {
                 bytes,
                 head_bytes,
-                _copy: copy,
+                _guard: guard,
             }),
         );
     }
@@ -102,7 +103,8 @@ impl Weighter<SliceKey, Arc<MemorySlice>> for SliceWeight {
     }
 }
 
-/// Counts what leaves for space and lets it be dropped outside the cache's lock.
+/// Counts evicted slices and returns them to the caller, which drops them outside the lock of the
+/// cache.
 #[derive(Debug, Clone)]
 struct CountEvictions(Arc<AtomicU64>);
 
@@ -117,8 +119,8 @@ impl Lifecycle<SliceKey, Arc<MemorySlice>> for CountEvictions {
     }
 }
 
-/// Hashes keys that this process numbered itself, so that no client can choose them.
-#[derive(Debug, Default, Clone, std::marker::Copy)]
+/// Hashes slice keys without a seed: this process numbers the bodies, so no client chooses keys.
+#[derive(Debug, Default, Clone, Copy)]
 pub(super) struct KeyHasher(u64);
 
 impl Hasher for KeyHasher {

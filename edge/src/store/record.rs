@@ -1,6 +1,6 @@
-//! The record that region files are made of: a fixed header and a payload, each with a checksum.
+//! The format of the records in region files: a fixed header and a payload, each with a checksum.
 //!
-//! Owns the bytes of one record. Knows nothing of files, pools or what a payload means.
+//! Owns the bytes of one record. Knows nothing of files or pools, nor of the meaning of a payload.
 
 use nearcast_fleet::disk;
 pub(super) use nearcast_fleet::disk::record_span;
@@ -16,34 +16,53 @@ const MAGIC: u32 = 0x314c_434e; // "NCL1" in little-endian order
 
 /// What a record holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// The opaque description of a body; a later one replaces it.
+pub(super) enum RecordKind {
+    /// The head of a body, an opaque description. A later one replaces it.
     Head,
     /// One slice of a body.
     Slice,
-    /// The body does not exist any more, whatever earlier records say.
+    /// The body was forgotten: its earlier records do not count.
     Forget,
+}
+
+impl RecordKind {
+    fn to_byte(self) -> u8 {
+        match self {
+            Self::Head => 1,
+            Self::Slice => 2,
+            Self::Forget => 3,
+        }
+    }
+
+    pub(super) fn from_byte(byte: u8) -> Option<Self> {
+        match byte {
+            1 => Some(Self::Head),
+            2 => Some(Self::Slice),
+            3 => Some(Self::Forget),
+            _ => None,
+        }
+    }
 }
 
 /// A record's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
-    pub(super) kind: Kind,
+    pub(super) kind: RecordKind,
     pub(super) body: u64,
     /// Slice index; 0 for the other kinds.
     pub(super) index: u32,
     /// Payload length in bytes.
     pub(super) length: u32,
-    /// Place in the order of writes of the whole store.
+    /// Position in the order of all writes of the store.
     pub(super) sequence: u64,
     /// CRC-32 of the payload.
     pub(super) payload_crc: u32,
 }
 
 impl Header {
-    /// Header and zero padding that follow the rules above, for a payload.
+    /// The header of a payload.
     pub(super) fn for_payload(
-        kind: Kind,
+        kind: RecordKind,
         body: u64,
         index: u32,
         sequence: u64,
@@ -59,15 +78,11 @@ impl Header {
         }
     }
 
-    /// The header as it is written.
+    /// The header as it is on disk.
     pub(super) fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut out = [0u8; HEADER_BYTES];
         out[0..4].copy_from_slice(&MAGIC.to_le_bytes());
-        out[4] = match self.kind {
-            Kind::Head => 1,
-            Kind::Slice => 2,
-            Kind::Forget => 3,
-        };
+        out[4] = self.kind.to_byte();
         out[8..16].copy_from_slice(&self.body.to_le_bytes());
         out[16..20].copy_from_slice(&self.index.to_le_bytes());
         out[20..24].copy_from_slice(&self.length.to_le_bytes());
@@ -87,12 +102,7 @@ impl Header {
         if u32_at(0) != MAGIC || u32_at(36) != crc32fast::hash(&bytes[..36]) {
             return None;
         }
-        let kind = match bytes[4] {
-            1 => Kind::Head,
-            2 => Kind::Slice,
-            3 => Kind::Forget,
-            _ => return None,
-        };
+        let kind = RecordKind::from_byte(bytes[4])?;
         let length = u32_at(20);
         if length as usize > PAYLOAD_BYTES_MAX {
             return None;
@@ -120,9 +130,9 @@ mod tests {
     #[test]
     fn headers_survive_the_round_trip() {
         for (kind, body, index, payload) in [
-            (Kind::Head, 1u64, 0u32, &b"head"[..]),
-            (Kind::Slice, u64::MAX, u32::MAX, &[7u8; 300][..]),
-            (Kind::Forget, 0, 0, &b""[..]),
+            (RecordKind::Head, 1u64, 0u32, &b"head"[..]),
+            (RecordKind::Slice, u64::MAX, u32::MAX, &[7u8; 300][..]),
+            (RecordKind::Forget, 0, 0, &b""[..]),
         ] {
             let header = Header::for_payload(kind, body, index, 9, payload);
             assert_eq!(Header::decode(&header.encode()), Some(header));
@@ -132,7 +142,7 @@ mod tests {
 
     #[test]
     fn any_flipped_bit_is_found() {
-        let whole = Header::for_payload(Kind::Slice, 77, 3, 12, b"payload").encode();
+        let whole = Header::for_payload(RecordKind::Slice, 77, 3, 12, b"payload").encode();
         for bit in 0..HEADER_BYTES * 8 {
             let mut damaged = whole;
             damaged[bit / 8] ^= 1 << (bit % 8);

@@ -5,8 +5,8 @@ use nearcast_fleet::config::CachePolicy;
 
 use crate::forward::collapse::Requester;
 use crate::forward::wanted::WantedSlices;
-use crate::index::Index;
 use crate::origin::OriginError;
+use crate::stored::index::Index;
 use nearcast_http_rules::range;
 use nearcast_http_rules::request_fields::{Unusual, is_oversized};
 use nearcast_http_rules::testing::map;

@@ -40,6 +40,16 @@ pub(super) enum Parsed<'a> {
     Other,
 }
 
+/// For fuzz targets: the length of the head that [`Head::parse`] accepts, and whether it makes a
+/// request.
+pub fn fuzz_head(input: &[u8], limits: &ClientLimits) -> Option<(usize, bool)> {
+    let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    match Head::parse(input, &mut fields, limits) {
+        Parsed::Whole(head) => Some((head.length, head.to_request().is_some())),
+        Parsed::Incomplete | Parsed::Other => None,
+    }
+}
+
 impl<'a> Head<'a> {
     pub(super) fn parse(
         input: &'a [u8],

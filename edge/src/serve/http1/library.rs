@@ -19,7 +19,7 @@ use nearcast_fleet::config::ClientLimits;
 use nearcast_fleet::shutdown::Shutdown;
 
 use super::{Connection, close_idle, refuse};
-use crate::body::{BodyCut, ClientBody};
+use crate::client_body::{BodyCut, ClientBody};
 use crate::edge::Worker;
 use crate::request::check::ClientConnection;
 use crate::request::handler;

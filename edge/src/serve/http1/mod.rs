@@ -7,7 +7,7 @@
 //!
 //! Follows RFC 9112 sections 3 (request line), 6 (framing) and 9 (connections).
 
-mod head;
+pub mod head;
 pub mod judge;
 mod library;
 pub(super) mod write;
@@ -34,7 +34,7 @@ use self::judge::{BodyEnd, Judged, Refusal, judge, websocket_request};
 use self::write::{
     COPIED_BYTES_MAX, Framing, end_fields, frame, write, write_head, write_hit_head,
 };
-use crate::body::ClientBody;
+use crate::client_body::ClientBody;
 use crate::edge::Worker;
 use crate::interim::{self, Interims};
 use crate::request::check::ClientConnection;

@@ -13,7 +13,7 @@ use http_body::Body;
 use nearcast_http_rules::{fields, status};
 use tokio::io::AsyncWrite;
 
-use crate::body::ClientBody;
+use crate::client_body::ClientBody;
 use crate::edge::{Edge, now_ms};
 use crate::request::hit::Hit;
 use crate::serve::socket::ClientSocket;

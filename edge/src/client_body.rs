@@ -1,5 +1,5 @@
-//! Bodies of responses to clients: nothing, one piece from memory, or a stream that is made as it
-//! is read.
+//! Bodies of responses to clients: empty, one piece from memory, or a stream that is made as it is
+//! read.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -8,13 +8,13 @@ use bytes::Bytes;
 use futures_util::Stream;
 use http_body::{Body, Frame, SizeHint};
 
-/// Why a body ended before its end; the connection is then closed, so that nobody takes the part
+/// Why a body ended early; the connection is then closed, so that the client does not take the part
 /// for the whole.
 #[derive(Debug, thiserror::Error)]
 #[error("the body ended early: {0}")]
 pub(crate) struct BodyCut(pub(crate) String);
 
-/// Pieces of a body as they come.
+/// The pieces of a body, as they become available.
 pub(crate) type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, BodyCut>> + Send>>;
 
 /// The body of a response to a client.
@@ -25,7 +25,7 @@ pub(crate) struct ClientBody {
     taken: u64,
 }
 
-/// How far a body has come on its way to the client.
+/// How much of a body has been taken to be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Progress {
     /// So many more bytes were taken to be sent.
@@ -46,7 +46,7 @@ impl ClientBody {
         Self::new(Content::Empty)
     }
 
-    /// A body that is at hand.
+    /// A body that is in memory.
     pub(crate) fn whole(bytes: Bytes) -> Self {
         Self::new(if bytes.is_empty() {
             Content::Empty
@@ -55,7 +55,7 @@ impl ClientBody {
         })
     }
 
-    /// A body that comes in pieces; `length` when it is known.
+    /// A body in pieces; `length` when it is known.
     pub(crate) fn stream(pieces: Pieces, length: Option<u64>) -> Self {
         Self::new(Content::Stream { pieces, length })
     }
@@ -75,7 +75,7 @@ impl ClientBody {
         self
     }
 
-    /// Its length when it is at hand as a whole.
+    /// Its length when it is in memory as a whole.
     pub(crate) fn whole_length(&self) -> Option<u64> {
         match &self.content {
             Content::Empty => Some(0),

@@ -1,8 +1,7 @@
-//! Whether the node wants clients: it serves, is drained by an operator, or is on its way to its
-//! end.
+//! Whether the node accepts clients: it serves, an operator has drained it, or it is shutting down.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -10,33 +9,35 @@ use nearcast_fleet::clock::unix_millis;
 use nearcast_fleet::config::Fleet;
 use nearcast_fleet::drains::Drains;
 use nearcast_fleet::journal::Entry;
+use parking_lot::Mutex;
 
-/// How far the node is with its end. In order.
+/// How far the node's shutdown has come. In order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Stage {
-    /// It was not told to end.
+    /// No shutdown was requested.
     Serving,
-    /// Health checks get a 503, and everything else goes on: name servers have yet to see that.
+    /// Health checks get a 503, and all other requests are served: name servers have yet to see the
+    /// 503.
     LameDuck,
-    /// Name servers give other nodes by now: each response asks its client to leave the connection.
+    /// Name servers answer with other nodes by now: each response closes its connection.
     Leaving,
-    /// Nothing new is accepted; what is under way finishes.
+    /// No connection is accepted; requests under way finish.
     Draining,
 }
 
-/// See the module's words. Only the end of [`crate::run`] moves the stage; only the journal's
+/// The node's stage and drains. Only the end of [`crate::run`] changes the stage; only the journal's
 /// reader folds drains.
 #[derive(Debug)]
-pub(crate) struct Standing {
+pub(crate) struct Lifecycle {
     stage: AtomicU8,
     is_drained: AtomicBool,
     drains: Mutex<Drains>,
-    /// What name servers ask for.
+    /// The path that name servers request.
     health_path: ArcSwap<String>,
 }
 
-impl Default for Standing {
+impl Default for Lifecycle {
     fn default() -> Self {
         Self {
             stage: AtomicU8::new(Stage::Serving as u8),
@@ -47,8 +48,8 @@ impl Default for Standing {
     }
 }
 
-impl Standing {
-    /// Goes over to a stage.
+impl Lifecycle {
+    /// Reaches a stage, unless a later one was reached before.
     pub(crate) fn reach(&self, stage: Stage) {
         self.stage.fetch_max(stage as u8, Ordering::Relaxed);
     }
@@ -57,7 +58,7 @@ impl Standing {
         self.stage.load(Ordering::Relaxed) >= stage as u8
     }
 
-    /// Whether the node was told to end.
+    /// Whether a shutdown was requested.
     pub(crate) fn is_ending(&self) -> bool {
         self.is_at_least(Stage::LameDuck)
     }
@@ -72,7 +73,7 @@ impl Standing {
         self.is_drained.load(Ordering::Relaxed)
     }
 
-    /// Why the node wants no clients, as health checks are told; `None` where it does.
+    /// Why the node accepts no clients, for health checks; `None` while it does.
     pub(crate) fn refusal(&self) -> Option<&'static str> {
         match (self.is_ending(), self.is_drained()) {
             (true, _) => Some("draining\n"),
@@ -81,37 +82,33 @@ impl Standing {
         }
     }
 
-    /// Whether the node wants no clients, and a request for this path, with its query, is the
-    /// health check of the fleet file.
+    /// Whether the node accepts no clients, and a request for this path, with its query, is the health
+    /// check of the fleet file.
     pub(crate) fn refuses(&self, path: &str) -> bool {
         self.refusal().is_some() && *self.health_path.load().as_str() == *path
     }
 
-    /// Begins with what an earlier run knew as drained.
-    pub(crate) fn begin(&self, kept: Drains, fleet: &Fleet, node: &str) {
-        let mut drains = self.drains.lock().expect("no holder of this lock panics");
-        *drains = kept;
-        self.look(&drains, fleet, node);
+    /// Begins with the drains that an earlier run knew.
+    pub(crate) fn begin(&self, known: Drains, fleet: &Fleet, node: &str) {
+        let mut drains = self.drains.lock();
+        *drains = known;
+        self.update(&drains, fleet, node);
     }
 
-    /// Takes in a journal entry.
+    /// Folds a journal entry.
     pub(crate) fn fold(&self, entry: &Entry, fleet: &Fleet, node: &str) {
-        let mut drains = self.drains.lock().expect("no holder of this lock panics");
+        let mut drains = self.drains.lock();
         if drains.fold(entry) {
-            self.look(&drains, fleet, node);
+            self.update(&drains, fleet, node);
         }
     }
 
-    /// Looks again whether the node is drained: it may be in another cluster of a changed fleet.
+    /// Follows a changed fleet, in which the node may be in another cluster.
     pub(crate) fn follow(&self, fleet: &Fleet, node: &str) {
-        self.look(
-            &self.drains.lock().expect("no holder of this lock panics"),
-            fleet,
-            node,
-        );
+        self.update(&self.drains.lock(), fleet, node);
     }
 
-    fn look(&self, drains: &Drains, fleet: &Fleet, node: &str) {
+    fn update(&self, drains: &Drains, fleet: &Fleet, node: &str) {
         self.health_path
             .store(Arc::new(fleet.steering.health.path.clone()));
         let by = fleet
@@ -131,7 +128,7 @@ impl Standing {
 
     /// For how long the node has been drained; zero where it is not.
     pub(crate) fn drained_for(&self, fleet: &Fleet, node: &str, now: SystemTime) -> Duration {
-        let drains = self.drains.lock().expect("no holder of this lock panics");
+        let drains = self.drains.lock();
         let since = fleet
             .edge(node)
             .and_then(|(cluster, _)| drains.of_node(&cluster.name, node))
@@ -148,18 +145,20 @@ mod tests {
 
     #[test]
     fn a_node_on_its_way_out_does_not_come_back() {
-        let standing = Standing::default();
-        assert_eq!((standing.refusal(), standing.is_leaving()), (None, false));
-        standing.reach(Stage::LameDuck);
+        let lifecycle = Lifecycle::default();
+        assert_eq!((lifecycle.refusal(), lifecycle.is_leaving()), (None, false));
+        lifecycle.reach(Stage::LameDuck);
         assert_eq!(
-            (standing.refusal(), standing.is_leaving()),
+            (lifecycle.refusal(), lifecycle.is_leaving()),
             (Some("draining\n"), false),
             "connections are kept at first"
         );
-        standing.reach(Stage::Draining);
-        standing.reach(Stage::Leaving);
+        lifecycle.reach(Stage::Draining);
+        lifecycle.reach(Stage::Leaving);
         assert!(
-            standing.is_ending() && standing.is_leaving() && standing.is_at_least(Stage::Draining)
+            lifecycle.is_ending()
+                && lifecycle.is_leaving()
+                && lifecycle.is_at_least(Stage::Draining)
         );
     }
 }

@@ -1,6 +1,8 @@
-//! A stored response: what the origin said, when, to which request, and where its bytes are.
+//! A stored response: the origin's status and fields, the request they belong to, the times that
+//! decide on its age, and the content.
 //!
-//! Owns how one is written down beside its slices, so that it survives a restart.
+//! Owns its form on disk, which is kept beside its slices so that it survives a restart. Does not
+//! decide whether a response may be stored or used.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -9,18 +11,18 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use crate::content::Content;
+use super::generations::{Generations, PurgeState, PurgeSubject};
+use crate::body::Content;
 use crate::origin::Backoff;
-use crate::purge::{Generations, Subject, Verdict};
 use nearcast_http_rules::conditional::StrongValidator;
 use nearcast_http_rules::freshness::Freshness;
 use nearcast_http_rules::{invalidate, vary};
 
-/// Version of the form below and of the rules by which responses are stored; another one is
-/// forgotten at start.
+/// Version of the form on disk and of the rules by which responses are stored. Responses of another
+/// version are left out at start.
 const FORM: u32 = 2;
 
-/// See the module's words. All times are milliseconds after the Unix epoch.
+/// A response in the index. All times are milliseconds after the Unix epoch.
 #[derive(Debug)]
 pub(crate) struct StoredResponse {
     /// Cache key: `scheme://host/path?query`.
@@ -30,84 +32,93 @@ pub(crate) struct StoredResponse {
     pub(crate) status: StatusCode,
     /// The origin's fields as they are stored.
     pub(crate) fields: HeaderMap,
-    /// The head of a whole response as HTTP/1 writes it, without the fields that change with time.
-    /// Made for the first hit.
+    /// A slot for the writer of HTTP/1 heads: the head of a whole response without the fields that
+    /// change with time, made for the first hit. Nothing else reads or fills it.
     pub(crate) http1_head: OnceLock<Box<[u8]>>,
-    /// The request's fields that `Vary` names.
+    /// The request fields that `Vary` names.
     pub(crate) selecting: HeaderMap,
-    /// The request's fields that the site keys by.
+    /// The request fields that the site adds to the cache key.
     pub(crate) keyed: HeaderMap,
-    /// Those that `Vary` names as numbers; `None` when no request selects it.
+    /// Hashes of the names in `Vary` and of their values; `None` when no request selects it (`Vary:
+    /// *`).
     pub(crate) selection: Option<vary::Selection>,
     /// When it was last used, in seconds after the Unix epoch; 0 for never.
     used_s: AtomicU64,
     pub(crate) requested_ms: u64,
-    /// All that decides on its age and use.
+    /// Everything that decides on its age and its use.
     pub(crate) freshness: Freshness,
     pub(crate) tags: Box<[Box<str>]>,
     pub(crate) content: Arc<Content>,
-    /// Journal revision that was known when its request was sent.
-    pub(crate) born: u64,
-    /// Revision up to which no purge is known to cover it.
+    /// Journal revision that was folded when its request was sent. Later purges may cover it.
+    pub(crate) requested_at_revision: u64,
+    /// Revision up to which purges have been applied to it.
     clean_at: AtomicU64,
-    /// Covered by a soft purge: to be validated before use.
+    /// Covered by a soft purge: it must be validated before use.
     is_soft: AtomicBool,
-    /// From an earlier run of this process.
+    /// Restored from the disk at start.
     pub(crate) is_recovered: bool,
-    /// A validation behind a stale answer is under way.
+    /// A validation in the background is running.
     pub(crate) is_validating: AtomicBool,
-    /// How its validations failed, and when the next one is due.
+    /// Failures of its validations, and when the next one is due.
     pub(crate) backoff: Backoff,
-    /// Already counted by a purge, or replaced: not to be used.
-    is_gone: AtomicBool,
+    /// Purged or replaced: it must not be used.
+    is_retired: AtomicBool,
 }
 
 impl StoredResponse {
-    /// What purges say of it now. Cheap where nothing was purged since the last look.
-    pub(crate) fn verdict(&self, generations: &Generations) -> Verdict {
-        if self.is_gone.load(Ordering::Relaxed) {
-            return Verdict::Gone;
+    /// Whether a purge covers it. Cheap if nothing was purged since the last call.
+    pub(crate) fn purge_state(&self, generations: &Generations) -> PurgeState {
+        if self.is_retired.load(Ordering::Relaxed) {
+            return PurgeState::Gone;
         }
         let now = generations.revision();
         let since = self.clean_at.load(Ordering::Relaxed);
         if since < now {
-            match generations.verdict(
+            match generations.purge_state(
                 since,
-                Subject {
+                PurgeSubject {
                     site: &self.site,
                     url: &self.url,
                     tags: &self.tags,
                 },
             ) {
-                Verdict::Gone => return Verdict::Gone,
-                Verdict::Soft => self.is_soft.store(true, Ordering::Relaxed),
-                Verdict::Clean => {}
+                PurgeState::Gone => return PurgeState::Gone,
+                PurgeState::Soft => self.is_soft.store(true, Ordering::Relaxed),
+                PurgeState::Clean => {}
             }
             self.clean_at.fetch_max(now, Ordering::Relaxed);
         }
         if self.is_soft.load(Ordering::Relaxed) {
-            Verdict::Soft
+            PurgeState::Soft
         } else {
-            Verdict::Clean
+            PurgeState::Clean
         }
     }
 
-    /// Makes it unusable for good; `true` for the first who does.
-    pub(crate) fn go(&self) -> bool {
-        !self.is_gone.swap(true, Ordering::Relaxed)
+    // Aliases until the parts are merged.
+    pub(crate) fn verdict(&self, generations: &Generations) -> PurgeState {
+        self.purge_state(generations)
     }
 
-    /// Whether it answers a request with these fields, by what it varies on and what the site keys
-    /// by.
+    pub(crate) fn go(&self) -> bool {
+        self.retire()
+    }
+
+    /// Makes it unusable for good. `true` for the first caller.
+    pub(crate) fn retire(&self) -> bool {
+        !self.is_retired.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether a request with these fields selects it: by the fields that `Vary` names (RFC 9111
+    /// section 4.1) and those that the site adds to the cache key.
     pub(crate) fn is_selected(&self, request: &HeaderMap, keyed: &HeaderMap) -> bool {
         self.keyed == *keyed && vary::is_selected(&self.fields, &self.selecting, request)
     }
 
-    /// Marks it as used at that time: what has been used lately is the last of its URL's variants
-    /// to leave.
+    /// Marks it as used at that time. Of the variants of a URL those used lately are evicted last.
     pub(crate) fn note_used(&self, now_ms: u64) {
         let now_s = now_ms / 1000;
-        // Once a second is enough, and a look disturbs no other thread.
+        // One store a second is enough, and a load keeps the cache line shared.
         if self.used_s.load(Ordering::Relaxed) != now_s {
             self.used_s.store(now_s, Ordering::Relaxed);
         }
@@ -118,12 +129,12 @@ impl StoredResponse {
         self.used_s.load(Ordering::Relaxed)
     }
 
-    /// Takes over what is known of the use of one whose place it takes.
+    /// Takes over the time of last use of a response that it replaces.
     pub(crate) fn inherit_use(&self, older: &Self) {
         self.used_s.fetch_max(older.used_s(), Ordering::Relaxed);
     }
 
-    /// Whether a newer response to the same URL takes its place.
+    /// Whether a newer response to the same URL replaces it.
     pub(crate) fn is_same_variant(&self, newer: &Self) -> bool {
         if let (Some(own), Some(other)) = (self.selection, newer.selection)
             && own.names == other.names
@@ -135,12 +146,12 @@ impl StoredResponse {
             && newer.is_selected(&self.selecting, &self.keyed)
     }
 
-    /// Whether a soft purge has been found to cover it.
+    /// Whether a soft purge is known to cover it.
     pub(crate) fn is_soft(&self) -> bool {
         self.is_soft.load(Ordering::Relaxed)
     }
 
-    /// Roughly what it takes in memory beside its slices.
+    /// Estimated memory that it takes beside its slices.
     pub(crate) fn bytes(&self) -> u32 {
         let fields: usize = self
             .fields
@@ -153,14 +164,14 @@ impl StoredResponse {
         (600 + self.url.len() + 2 * fields + tags) as u32
     }
 
-    /// How it is written down beside its slices.
+    /// Its form on disk.
     pub(crate) fn encode(&self) -> Bytes {
         let (strong_tag, strong_date) = match &self.content.validator {
             Some(StrongValidator::Tag(tag)) => (Some(text(tag)), None),
             Some(StrongValidator::Date(date)) => (None, Some(text(date))),
             None => (None, None),
         };
-        let written = Written {
+        let written = DiskForm {
             form: FORM,
             url: self.url.to_string(),
             site: self.site.to_string(),
@@ -170,7 +181,7 @@ impl StoredResponse {
             keyed: pairs(&self.keyed),
             requested_ms: self.requested_ms,
             freshness: self.freshness,
-            born: self.born,
+            requested_at_revision: self.requested_at_revision,
             is_soft: self.is_soft.load(Ordering::Relaxed),
             length: self.content.length(),
             strong_tag,
@@ -181,9 +192,9 @@ impl StoredResponse {
     }
 }
 
-/// What a stored response is made of; the rest follows from it.
+/// What a stored response is made from; its other fields follow from these.
 #[derive(Debug, Clone)]
-pub(crate) struct Facts {
+pub(crate) struct StoredResponseParts {
     pub(crate) url: Arc<str>,
     pub(crate) hash: u128,
     pub(crate) site: Arc<str>,
@@ -193,17 +204,17 @@ pub(crate) struct Facts {
     pub(crate) keyed: HeaderMap,
     pub(crate) requested_ms: u64,
     pub(crate) freshness: Freshness,
-    pub(crate) born: u64,
+    pub(crate) requested_at_revision: u64,
     pub(crate) is_soft: bool,
     pub(crate) is_recovered: bool,
 }
 
-impl Facts {
+impl StoredResponseParts {
     pub(crate) fn store(self, content: Arc<Content>) -> Arc<StoredResponse> {
         Arc::new(StoredResponse {
             selection: vary::Selection::of(&self.fields, &self.selecting),
             used_s: AtomicU64::new(0),
-            // Nothing is stored whose tags cannot be kept.
+            // A response whose tags cannot be read is never stored, as no purge would find it.
             tags: invalidate::tags(&self.fields).unwrap_or_default(),
             url: self.url,
             hash: self.hash,
@@ -216,32 +227,35 @@ impl Facts {
             requested_ms: self.requested_ms,
             freshness: self.freshness,
             content,
-            born: self.born,
-            clean_at: AtomicU64::new(self.born),
+            requested_at_revision: self.requested_at_revision,
+            clean_at: AtomicU64::new(self.requested_at_revision),
             is_soft: AtomicBool::new(self.is_soft),
             is_recovered: self.is_recovered,
             is_validating: AtomicBool::new(false),
             backoff: Backoff::default(),
-            is_gone: AtomicBool::new(false),
+            is_retired: AtomicBool::new(false),
         })
     }
 }
 
-/// A response as an earlier run wrote it down.
+// Alias until the parts are merged.
+pub(crate) use StoredResponseParts as Facts;
+
+/// A response that an earlier run wrote to disk.
 #[derive(Debug)]
 pub(crate) struct Recovered {
-    pub(crate) facts: Facts,
+    pub(crate) parts: StoredResponseParts,
     pub(crate) length: Option<u64>,
     pub(crate) validator: Option<StrongValidator>,
 }
 
 impl Recovered {
-    /// Reads what [`StoredResponse::encode`] wrote; `None` when it is of another form.
+    /// Reads the form that [`StoredResponse::encode`] writes. `None` for any other bytes.
     pub(crate) fn decode(bytes: &[u8], hash: impl Fn(&str) -> u128) -> Option<Self> {
-        let written: Written = serde_json::from_slice(bytes)
+        let written: DiskForm = serde_json::from_slice(bytes)
             .ok()
-            .filter(|w: &Written| w.form == FORM)?;
-        let facts = Facts {
+            .filter(|w: &DiskForm| w.form == FORM)?;
+        let parts = StoredResponseParts {
             hash: hash(&written.url),
             url: written.url.into(),
             site: written.site.into(),
@@ -251,26 +265,27 @@ impl Recovered {
             keyed: map(written.keyed)?,
             requested_ms: written.requested_ms,
             freshness: written.freshness,
-            born: written.born,
+            requested_at_revision: written.requested_at_revision,
             is_soft: written.is_soft,
             is_recovered: true,
         };
-        invalidate::tags(&facts.fields).ok()?;
+        invalidate::tags(&parts.fields).ok()?;
         let validator = match (written.strong_tag, written.strong_date) {
             (Some(tag), _) => Some(StrongValidator::Tag(value(&tag)?)),
             (None, Some(date)) => Some(StrongValidator::Date(value(&date)?)),
             (None, None) => None,
         };
         Some(Self {
-            facts,
+            parts,
             length: written.length,
             validator,
         })
     }
 }
 
+/// The form on disk, as JSON.
 #[derive(Debug, Serialize, Deserialize)]
-struct Written {
+struct DiskForm {
     form: u32,
     url: String,
     site: String,
@@ -280,7 +295,8 @@ struct Written {
     keyed: Vec<(String, String)>,
     requested_ms: u64,
     freshness: Freshness,
-    born: u64,
+    #[serde(rename = "born")]
+    requested_at_revision: u64,
     is_soft: bool,
     length: Option<u64>,
     strong_tag: Option<String>,
@@ -350,7 +366,7 @@ mod tests {
                 )
             })
             .collect();
-        let facts = Facts {
+        let parts = StoredResponseParts {
             url: "http://a.test/".into(),
             hash: 9,
             site: "www".into(),
@@ -368,11 +384,11 @@ mod tests {
                     received_ms: 2,
                 },
             ),
-            born: 3,
+            requested_at_revision: 3,
             is_soft: false,
             is_recovered: false,
         };
-        facts.store(content)
+        parts.store(content)
     }
 
     #[test]
@@ -383,16 +399,16 @@ mod tests {
             ("cache-tag", b"a, b"),
         ]);
         let recovered = Recovered::decode(&stored.encode(), |_| 9).expect("own form");
-        assert_eq!(recovered.facts.fields, stored.fields);
+        assert_eq!(recovered.parts.fields, stored.fields);
         assert_eq!(
             (recovered.length, recovered.validator),
             (Some(5), stored.content.validator.clone())
         );
         assert_eq!(
             (
-                recovered.facts.born,
-                recovered.facts.url.clone(),
-                recovered.facts.is_recovered
+                recovered.parts.requested_at_revision,
+                recovered.parts.url.clone(),
+                recovered.parts.is_recovered
             ),
             (3, stored.url.clone(), true)
         );
@@ -438,18 +454,18 @@ mod tests {
         };
         fold(3, false);
         assert_eq!(
-            stored.verdict(&generations),
-            Verdict::Clean,
+            stored.purge_state(&generations),
+            PurgeState::Clean,
             "its request was sent after that one"
         );
         fold(4, true);
-        assert_eq!(stored.verdict(&generations), Verdict::Soft);
+        assert_eq!(stored.purge_state(&generations), PurgeState::Soft);
         assert_eq!(
-            stored.verdict(&generations),
-            Verdict::Soft,
+            stored.purge_state(&generations),
+            PurgeState::Soft,
             "also at the next look"
         );
         fold(5, false);
-        assert_eq!(stored.verdict(&generations), Verdict::Gone);
+        assert_eq!(stored.purge_state(&generations), PurgeState::Gone);
     }
 }

@@ -1,5 +1,7 @@
-//! Stored responses by cache key: what look-ups read and only fills, freshening, invalidation and
-//! eviction write.
+//! Stored responses by cache key.
+//!
+//! Look-ups read it; fills, freshening, invalidation and eviction write it. Bounds the number of
+//! keys, of variants of one URL and of sets of names in their `Vary` fields.
 
 use std::borrow::Cow;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -11,42 +13,43 @@ use http::{HeaderMap, HeaderName};
 use nearcast_fleet::scope;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
-use crate::response::StoredResponse;
+use super::response::StoredResponse;
 use crate::spellings::Spellings;
 use crate::store::BodyId;
 use nearcast_http_rules::vary;
 
-/// Variants kept of one URL. Those that were not used lately leave first, the oldest of them before
-/// the others.
+/// Largest number of variants of one URL. Those not used lately are evicted first, the oldest of
+/// them before the others.
 const VARIANTS_MAX: usize = 256;
-/// Sets of names in `Vary` among the variants of one URL: a look-up reads the request's fields once
-/// for each.
+/// Largest number of different `Vary` fields among the variants of one URL: a look-up reads the
+/// request fields once for each.
 const VARY_SETS_MAX: usize = 8;
-/// How long a variant counts as used lately. One that was never used, or not for that long, is the
-/// first to leave: of values that no client sends twice there may be any number.
+/// How long a variant counts as used lately. Variants that no client requests twice are not used
+/// lately, so they are evicted first: there may be any number of them.
 const USED_LATELY_S: u64 = 600;
-/// Shards of the map: many, so that two threads seldom meet in one.
+/// Shards of the map: many, so that two threads seldom use the same one.
 const SHARDS: usize = 128;
 
-/// Keys that an index holds for each byte of the memory tier, and the bounds of that: what is on
-/// disk alone costs memory for its description, too.
+/// Bytes of the memory tier for one key of the index, and bounds of the number of keys: responses
+/// whose body is only on disk take memory for their description, too.
 const BYTES_A_KEY: u64 = 1024;
 const KEYS_MIN: usize = 16_384;
 const KEYS_MAX: usize = 262_144;
-/// Insertions between two looks at how many keys there are.
-const LOOK_EVERY: usize = 64;
-/// One key in so many leaves when there are too many.
-const SHED_PART: usize = 16;
+/// Insertions between two checks of the number of keys.
+const CHECK_EVERY: usize = 64;
+/// The index is evicted in so many parts: one part at a time when there are too many keys.
+const EVICTION_PARTS: usize = 16;
 
 /// Stored variants of one key.
 pub(crate) type Variants = Arc<VariantSet>;
 
-/// Stored variants, newest first, and what each is selected by side by side, so that a look-up of
-/// one among many reads no others. Never changed: a new one takes its place.
+/// Stored variants of one URL, newest first. The hashes by which requests select them are side by
+/// side, so that a look-up of one among many reads no others. Never changed, only replaced.
 #[derive(Debug, Default)]
 pub(crate) struct VariantSet {
     responses: Vec<Arc<StoredResponse>>,
     selections: Vec<Option<vary::Selection>>,
+    /// The different `Vary` fields: hash of the names, and the names.
     vary_sets: Vec<(u64, Vec<HeaderName>)>,
 }
 
@@ -80,7 +83,7 @@ impl VariantSet {
         }
     }
 
-    /// Those that a request selects.
+    /// The variants that a request selects.
     pub(crate) fn selected<'a>(
         &'a self,
         request: &'a HeaderMap,
@@ -104,58 +107,94 @@ impl VariantSet {
             .filter(move |response| response.is_selected(request, keyed))
     }
 
-    /// Takes those out that are too many beside the newest.
-    fn shed(responses: &mut Vec<Arc<StoredResponse>>) -> Vec<Arc<StoredResponse>> {
+    /// Removes the variants that are too many beside the newest one, and returns them.
+    fn evict(responses: &mut Vec<Arc<StoredResponse>>) -> Vec<Arc<StoredResponse>> {
         let Some((newest, others)) = responses.split_first() else {
             return Vec::new();
         };
         let now_s = newest.freshness.received_ms / 1000;
-        let rank = |r: &StoredResponse| {
-            let used_s = r.used_s();
-            (
-                used_s + USED_LATELY_S > now_s && used_s > 0,
-                used_s.max(r.freshness.received_ms / 1000),
-            )
-        };
         if responses.len() > VARIANTS_MAX {
-            // Of equals the one that was stored first.
+            // Among equals the one that was stored first.
             let least = others
                 .iter()
                 .enumerate()
                 .rev()
-                .min_by_key(|(_, r)| rank(r))
+                .min_by_key(|(_, r)| EvictionRank::of(r, now_s))
                 .map(|(at, _)| at + 1);
             return least.map(|at| responses.remove(at)).into_iter().collect();
         }
-        let names = |r: &StoredResponse| r.selection.map(|s| s.names);
-        let mut sets: Vec<(Option<u64>, (bool, u64))> = Vec::new();
-        for response in others.iter().filter(|r| names(r) != names(newest)) {
-            match sets.iter_mut().find(|(set, _)| *set == names(response)) {
-                Some((_, best)) => *best = rank(response).max(*best),
-                None => sets.push((names(response), rank(response))),
-            }
-        }
-        if sets.len() < VARY_SETS_MAX {
-            return Vec::new();
-        }
-        let Some((least, _)) = sets.into_iter().rev().min_by_key(|(_, best)| *best) else {
+
+        let Some(least) = least_used_vary_set(newest, others, now_s) else {
             return Vec::new();
         };
-        responses.extract_if(1.., |r| names(r) == least).collect()
+        responses
+            .extract_if(1.., |r| vary_names(r) == least)
+            .collect()
     }
 }
 
-/// See the module's words.
+/// The order of eviction, least first: whether it was used lately, and when it was used or received
+/// last, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct EvictionRank {
+    was_used_lately: bool,
+    last_s: u64,
+}
+
+impl EvictionRank {
+    fn of(response: &StoredResponse, now_s: u64) -> Self {
+        let used_s = response.used_s();
+        Self {
+            was_used_lately: used_s + USED_LATELY_S > now_s && used_s > 0,
+            last_s: used_s.max(response.freshness.received_ms / 1000),
+        }
+    }
+}
+
+/// Hash of the names in `Vary`.
+fn vary_names(response: &StoredResponse) -> Option<u64> {
+    response.selection.map(|s| s.names)
+}
+
+/// The set of names in `Vary` whose best variant is evicted first, if there are too many sets beside
+/// that of the newest variant.
+fn least_used_vary_set(
+    newest: &StoredResponse,
+    others: &[Arc<StoredResponse>],
+    now_s: u64,
+) -> Option<Option<u64>> {
+    let mut sets: Vec<(Option<u64>, EvictionRank)> = Vec::new();
+    for response in others
+        .iter()
+        .filter(|r| vary_names(r) != vary_names(newest))
+    {
+        let rank = EvictionRank::of(response, now_s);
+        match sets
+            .iter_mut()
+            .find(|(set, _)| *set == vary_names(response))
+        {
+            Some((_, best)) => *best = rank.max(*best),
+            None => sets.push((vary_names(response), rank)),
+        }
+    }
+    if sets.len() < VARY_SETS_MAX {
+        return None;
+    }
+    let least = sets.into_iter().rev().min_by_key(|(_, best)| *best);
+    least.map(|(set, _)| set)
+}
+
+/// Stored responses by the hash of their cache key.
 #[derive(Debug)]
 pub(crate) struct Index {
     responses: DashMap<u128, Variants, BuildHasherDefault<HashedKey>>,
-    /// Keys that purges name otherwise.
+    /// Keys whose canonical URL, which purges name, is spelt otherwise.
     spellings: Spellings,
     keys_max: usize,
     inserted: AtomicUsize,
-    /// Parts shed so far.
-    shed_parts: AtomicUsize,
-    /// Chosen at random by each process, so that no client can choose where its keys lie.
+    /// Parts evicted so far.
+    evicted_parts: AtomicUsize,
+    /// Random for each process, so that no client can choose keys whose hashes collide.
     seed: u64,
 }
 
@@ -174,30 +213,31 @@ impl Index {
             spellings: Spellings::default(),
             keys_max,
             inserted: AtomicUsize::new(0),
-            shed_parts: AtomicUsize::new(0),
+            evicted_parts: AtomicUsize::new(0),
             seed,
         }
     }
 
-    /// What a cache key is looked up by. Keys that meet in one hash are told apart by their URLs.
+    /// The hash by which a cache key is looked up. Keys with the same hash are distinguished by their
+    /// URLs.
     pub(crate) fn hash(&self, url: &str) -> u128 {
         xxh3_128_with_seed(url.as_bytes(), self.seed)
     }
 
-    /// A hash of what tells requests for one key apart, made as [`hash`](Self::hash) makes those of
-    /// keys.
+    /// A hash of the bytes that distinguish requests for one key, with the seed of
+    /// [`hash`](Self::hash).
     pub(crate) fn hash_of(&self, bytes: &[u8]) -> u128 {
         xxh3_128_with_seed(bytes, self.seed)
     }
 
-    /// All variants stored under a key, and perhaps those of another key that meets it: compare the
-    /// URL.
+    /// All variants stored under a hash. They may belong to another key with the same hash, so
+    /// compare the URL.
     pub(crate) fn variants(&self, hash: u128) -> Option<Variants> {
         self.responses.get(&hash).map(|found| found.value().clone())
     }
 
-    /// Hashes of the keys that a URL in canonical form names: its own, and those of keys that are
-    /// spelt otherwise.
+    /// Hashes of the keys that a URL in canonical form names: its own, and those of its other
+    /// spellings.
     pub(crate) fn named(&self, canonical: &str) -> Vec<u128> {
         let own = self.hash(canonical);
         let mut hashes = self.spellings.of(own);
@@ -205,14 +245,15 @@ impl Index {
         hashes
     }
 
-    /// Puts a response first, in place of those that `replaces` names. Gives back what left.
+    /// Inserts a response before the other variants of its URL and removes those that `replaces`
+    /// selects. Returns the removed and evicted ones.
     pub(crate) fn insert(
         &self,
         response: Arc<StoredResponse>,
         replaces: impl Fn(&StoredResponse) -> bool,
     ) -> Vec<Arc<StoredResponse>> {
         if let Cow::Owned(canonical) = scope::stored(&response.url) {
-            // Before the entry is taken: this looks at others.
+            // Before the entry is locked, because this reads other entries.
             self.spellings
                 .note(self.hash(&canonical), response.hash, |key| {
                     self.responses.contains_key(&key)
@@ -227,12 +268,12 @@ impl Index {
             .filter(|older| older.url == response.url)
             .for_each(|older| response.inherit_use(older));
         stay.insert(0, response);
-        left.extend(VariantSet::shed(&mut stay));
+        left.extend(VariantSet::evict(&mut stay));
         *entry = Arc::new(VariantSet::new(stay));
         left
     }
 
-    /// Takes out every response of a key that `which` names.
+    /// Removes the responses of a key that `which` selects.
     pub(crate) fn remove(
         &self,
         hash: u128,
@@ -252,28 +293,28 @@ impl Index {
         left
     }
 
-    /// Takes out a body that has left the store.
+    /// Removes the responses whose body has left the store.
     pub(crate) fn remove_body(&self, hash: u128, body: BodyId) {
         self.remove(hash, |r| {
             r.content.body.id == body && !r.content.is_filling() && !r.content.body.has_slices()
         });
     }
 
-    /// Now and then: while there are too many keys, takes a part of them out, whichever their
-    /// hashes name, each part in its turn.
-    pub(crate) fn shed(&self) -> Vec<Arc<StoredResponse>> {
+    /// Evicts keys while there are too many: one part after the other, where its hash decides on the
+    /// part of a key. Checks only once in [`CHECK_EVERY`] calls.
+    pub(crate) fn evict(&self) -> Vec<Arc<StoredResponse>> {
         let mut left = Vec::new();
         if !self
             .inserted
             .fetch_add(1, Ordering::Relaxed)
-            .is_multiple_of(LOOK_EVERY)
+            .is_multiple_of(CHECK_EVERY)
         {
             return left;
         }
         while self.responses.len() > self.keys_max {
-            let part = self.shed_parts.fetch_add(1, Ordering::Relaxed) % SHED_PART;
+            let part = self.evicted_parts.fetch_add(1, Ordering::Relaxed) % EVICTION_PARTS;
             self.responses.retain(|hash, variants| {
-                let stays = (*hash >> 100) as usize % SHED_PART != part;
+                let stays = (*hash >> 100) as usize % EVICTION_PARTS != part;
                 if !stays {
                     left.extend(variants.iter().cloned());
                 }
@@ -283,20 +324,25 @@ impl Index {
         left
     }
 
-    /// Every stored response, a shard at a time. Slow: for purges that name no URL.
+    // Alias until the parts are merged.
+    pub(crate) fn shed(&self) -> Vec<Arc<StoredResponse>> {
+        self.evict()
+    }
+
+    /// Visits every stored response, a shard at a time. Slow: only for purges that name no URL.
     pub(crate) fn for_each(&self, mut each: impl FnMut(&Arc<StoredResponse>)) {
         for entry in &self.responses {
             entry.value().iter().for_each(&mut each);
         }
     }
 
-    /// Keys with stored responses.
+    /// Number of keys with stored responses.
     pub(crate) fn len(&self) -> usize {
         self.responses.len()
     }
 }
 
-/// Passes a key that is a hash already.
+/// A hasher for keys that are hashes already.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct HashedKey(u64);
 
@@ -322,9 +368,9 @@ mod tests {
     use nearcast_fleet::config::CachePolicy;
 
     use super::*;
-    use crate::content::Content;
-    use crate::response::Facts;
+    use crate::body::Content;
     use crate::store::{Pool, Store, StoreConfig};
+    use crate::stored::response::StoredResponseParts;
     use nearcast_http_rules::freshness::{Exchange, Freshness};
 
     fn response(index: &Index, store: &Arc<Store>, url: &str) -> Arc<StoredResponse> {
@@ -355,7 +401,7 @@ mod tests {
             requested_ms: second * 1000,
             received_ms: second * 1000,
         };
-        let facts = Facts {
+        let parts = StoredResponseParts {
             url: url.into(),
             hash,
             site: "www".into(),
@@ -370,11 +416,11 @@ mod tests {
             selecting,
             keyed: HeaderMap::new(),
             requested_ms: second * 1000,
-            born: 0,
+            requested_at_revision: 0,
             is_soft: false,
             is_recovered: false,
         };
-        facts.store(content)
+        parts.store(content)
     }
 
     #[test]
@@ -384,7 +430,7 @@ mod tests {
             disk: None,
         });
         let (store, index) = (Arc::new(store), Index::new(0));
-        let mut shed = 0;
+        let mut evicted = 0;
         for n in 0..KEYS_MIN * 3 {
             assert!(
                 index
@@ -394,10 +440,14 @@ mod tests {
                     )
                     .is_empty()
             );
-            shed += index.shed().len();
-            assert!(index.len() <= KEYS_MIN + LOOK_EVERY, "{} keys", index.len());
+            evicted += index.evict().len();
+            assert!(
+                index.len() <= KEYS_MIN + CHECK_EVERY,
+                "{} keys",
+                index.len()
+            );
         }
-        assert_eq!(index.len() + shed, KEYS_MIN * 3);
+        assert_eq!(index.len() + evicted, KEYS_MIN * 3);
         let left: usize = (0..VARIANTS_MAX + 5)
             .map(|_| {
                 index

@@ -1,40 +1,44 @@
-//! Purges as generations: what was purged when, in the order of the control journal.
+//! Purges as generations: for each scope the revision of the control journal that purged it last.
 //!
-//! A stored response carries the revision its request was sent under; one that a later purge of its
-//! site, host, prefix, URL or tags covers does not exist any more, wherever its bytes lie. So a
-//! purge costs one entry here, and holds for bodies on disk and for fills under way. Written by one
-//! task, read by all.
+//! A stored response carries the revision that was folded when its request was sent. A later purge
+//! of its site, host, prefix, URL or tags makes it unusable, wherever its bytes are. So a purge
+//! costs one entry here, and holds for bodies on disk and for running fills. One task writes, all
+//! threads read.
 //!
-//! Scopes are kept as hashes, so that a table of them has its size whatever they name. URLs are
-//! compared in the form of [`nearcast_fleet::scope`], so that a purge covers every spelling of what
-//! it names.
+//! Scopes are kept as hashes, so that an entry has the same size whatever it names. URLs are
+//! compared in the canonical form of [`nearcast_fleet::scope`], so that a purge covers every
+//! spelling of a URL.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::RwLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nearcast_fleet::journal::{Purge, PurgeScope};
 use nearcast_fleet::scope::{self, Covered};
+use parking_lot::RwLock;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
-/// Most scopes kept apart; past that the older half is folded into one floor below which nothing
-/// counts. What is stored then has been looked at before, see [`Generations::compact`].
+/// Largest number of scopes in the table. Beyond it, the older half is replaced by a floor: a
+/// response requested before the floor counts as purged. Stored responses are checked before that,
+/// see [`Generations::compact`].
 const SCOPES_MAX: usize = 65_536;
 
-/// What purges say of a stored response.
+/// Whether a purge covers a stored response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// No purge since.
+pub(crate) enum PurgeState {
+    /// No purge covers it.
     Clean,
-    /// It may be used after validation.
+    /// A soft purge covers it: it may be used after validation.
     Soft,
-    /// It does not exist any more.
+    /// A purge covers it: it must not be used.
     Gone,
 }
 
-/// What a stored response is looked up by.
+// Alias until the parts are merged.
+pub(crate) use PurgeState as Verdict;
+
+/// What purges can name of a stored response.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Subject<'a> {
+pub(crate) struct PurgeSubject<'a> {
     pub(crate) site: &'a str,
     /// `scheme://host/path?query`.
     pub(crate) url: &'a str,
@@ -64,27 +68,28 @@ impl Marks {
     }
 }
 
-/// The text of a scope, as long as it may be, in a few bytes.
+/// The text of a scope, of any length, in a few bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Name {
+struct ScopeHash {
     /// xxh3-128 of the text.
     hash: u128,
     length: u32,
 }
 
-type Scopes = HashMap<Name, Marks>;
+type Scopes = HashMap<ScopeHash, Marks>;
 
 #[derive(Debug)]
 struct Table {
-    /// Of the hashes. Chosen at random by each process, so that nobody can choose texts that meet
-    /// in one hash.
+    /// Seed of the hashes. It is random for each process, so that no client can choose texts whose
+    /// hashes collide.
     seed: u64,
     all: Marks,
-    /// By kind.
-    scopes: [Scopes; KINDS],
-    /// Lengths of the beginnings, and how many have each: a look-up tries these alone.
+    /// By [`ScopeKind`].
+    scopes: [Scopes; SCOPE_KINDS],
+    /// Lengths of the URL beginnings with their counts: a look-up tries only these lengths.
     lengths: BTreeMap<usize, usize>,
-    /// Everything older than this counts as purged: its purges are no longer known apart.
+    /// Responses requested before this revision count as purged: the purges before it are no longer
+    /// known.
     floor: u64,
 }
 
@@ -92,7 +97,7 @@ impl Default for Table {
     fn default() -> Self {
         use std::hash::BuildHasher;
         Self {
-            seed: std::hash::RandomState::new().hash_one(KINDS),
+            seed: std::hash::RandomState::new().hash_one(SCOPE_KINDS),
             all: Marks::default(),
             scopes: Default::default(),
             lengths: BTreeMap::new(),
@@ -101,21 +106,23 @@ impl Default for Table {
     }
 }
 
+/// The kinds of scopes that the table keeps. They are those of [`PurgeScope`] after a prefix was
+/// taken apart into beginnings and URLs; [`keys_of`] is the only place that maps one to the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Kind {
+enum ScopeKind {
     Site,
     Host,
-    /// Of URLs.
+    /// The beginning of a URL.
     Beginning,
     Url,
     Tag,
-    /// `site/tag`: no site's name has a slash.
+    /// `site/tag`; a site's name has no slash.
     SiteTag,
 }
 
-const KINDS: usize = 6;
+const SCOPE_KINDS: usize = 6;
 
-/// See the module's words.
+/// All purges, by scope, and the revision up to which the journal has been folded.
 #[derive(Debug, Default)]
 pub(crate) struct Generations {
     table: RwLock<Table>,
@@ -123,22 +130,22 @@ pub(crate) struct Generations {
 }
 
 impl Generations {
-    /// Revision of the newest entry that has been folded.
+    /// Revision of the newest folded entry.
     pub(crate) fn revision(&self) -> u64 {
         self.revision.load(Ordering::Acquire)
     }
 
-    /// Whether a purge can be kept apart from the others. Where it cannot, have everything stored
-    /// take its verdict, and then [`Generations::compact`].
+    /// Whether the table has room for a purge. If not, apply all purges to every stored response, and
+    /// then call [`Generations::compact`].
     pub(crate) fn has_room(&self, purge: &Purge) -> bool {
-        let table = self.table.read().expect("no holder of this lock panics");
+        let table = self.table.read();
         table.len() + keys_of(&purge.scope).len() <= SCOPES_MAX
     }
 
-    /// Folds a purge; it holds for every look-up that begins after this returns.
+    /// Folds a purge. It holds for every look-up that begins after this returns.
     pub(crate) fn fold(&self, revision: u64, purge: &Purge) {
         let keys = keys_of(&purge.scope);
-        let mut table = self.table.write().expect("no holder of this lock panics");
+        let mut table = self.table.write();
         for key in keys {
             match key {
                 None => table.all.note(revision, purge.soft),
@@ -153,72 +160,69 @@ impl Generations {
         self.advance(revision);
     }
 
-    /// Forgets the older half of the purges. What was looked up since the newest of them keeps its
-    /// verdict; all else that is older than they are counts as purged: by then that is what was on
-    /// its way for longer than half the table took to fill.
+    /// Drops the older half of the purges. Responses to which the newest dropped one was applied keep
+    /// their state. All others that were requested before it count as purged: those are responses of
+    /// requests that took longer than the half of the table took to fill.
     pub(crate) fn compact(&self) {
-        // Readers are held up by the exchange alone: there is one writer.
-        let kept = self
-            .table
-            .read()
-            .expect("no holder of this lock panics")
-            .newer_half();
-        let old = std::mem::replace(
-            &mut *self.table.write().expect("no holder of this lock panics"),
-            kept,
-        );
+        // There is one writer, so the half is copied under a read lock: readers wait only for the
+        // exchange.
+        let kept = self.table.read().newer_half();
+        let old = std::mem::replace(&mut *self.table.write(), kept);
         drop(old);
     }
 
-    /// Notes that the journal has been folded up to a revision.
+    /// Notes that the journal is folded up to a revision.
     pub(crate) fn advance(&self, revision: u64) {
         self.revision.fetch_max(revision, Ordering::AcqRel);
     }
 
-    /// What purges after revision `since` say of a stored response.
-    pub(crate) fn verdict(&self, since: u64, subject: Subject<'_>) -> Verdict {
-        let table = self.table.read().expect("no holder of this lock panics");
+    /// Whether purges after revision `since` cover a stored response.
+    pub(crate) fn purge_state(&self, since: u64, subject: PurgeSubject<'_>) -> PurgeState {
+        let table = self.table.read();
         if since < table.floor {
-            return Verdict::Gone;
+            return PurgeState::Gone;
         }
         let mut found = table.all;
-        let mut look = |kind: Kind, name: &str| {
+        let mut look = |kind: ScopeKind, name: &str| {
             if let Some(marks) = table.find(kind, name) {
                 found.join(marks);
             }
         };
-        look(Kind::Site, subject.site);
-        look(Kind::Host, host_of(subject.url));
-        if !table.of(Kind::Url).is_empty() || !table.lengths.is_empty() {
+        look(ScopeKind::Site, subject.site);
+        look(ScopeKind::Host, host_of(subject.url));
+        if !table.of(ScopeKind::Url).is_empty() || !table.lengths.is_empty() {
             let url = scope::stored(subject.url);
-            look(Kind::Url, &url);
+            look(ScopeKind::Url, &url);
             let beginnings = table
                 .lengths
                 .range(..=url.len())
                 .filter_map(|(length, _)| url.get(..*length));
-            beginnings.for_each(|beginning| look(Kind::Beginning, beginning));
+            beginnings.for_each(|beginning| look(ScopeKind::Beginning, beginning));
         }
-        if !table.of(Kind::Tag).is_empty() {
-            subject.tags.iter().for_each(|tag| look(Kind::Tag, tag));
-        }
-        if !table.of(Kind::SiteTag).is_empty() {
+        if !table.of(ScopeKind::Tag).is_empty() {
             subject
                 .tags
                 .iter()
-                .for_each(|tag| look(Kind::SiteTag, &site_tag(subject.site, tag)));
+                .for_each(|tag| look(ScopeKind::Tag, tag));
+        }
+        if !table.of(ScopeKind::SiteTag).is_empty() {
+            subject
+                .tags
+                .iter()
+                .for_each(|tag| look(ScopeKind::SiteTag, &site_tag(subject.site, tag)));
         }
         if found.hard > since {
-            Verdict::Gone
+            PurgeState::Gone
         } else if found.soft > since {
-            Verdict::Soft
+            PurgeState::Soft
         } else {
-            Verdict::Clean
+            PurgeState::Clean
         }
     }
 }
 
 impl Table {
-    fn of(&self, kind: Kind) -> &Scopes {
+    fn of(&self, kind: ScopeKind) -> &Scopes {
         &self.scopes[kind as usize]
     }
 
@@ -226,17 +230,17 @@ impl Table {
         self.scopes.iter().map(HashMap::len).sum()
     }
 
-    fn name(&self, text: &str) -> Name {
-        // Texts come in requests, which are far shorter than 4 GiB.
-        Name {
+    fn name(&self, text: &str) -> ScopeHash {
+        // A scope comes in one request, which is far shorter than 4 GiB.
+        ScopeHash {
             hash: xxh3_128_with_seed(text.as_bytes(), self.seed),
             length: u32::try_from(text.len()).unwrap_or(u32::MAX),
         }
     }
 
-    fn find(&self, kind: Kind, name: &str) -> Option<Marks> {
+    fn find(&self, kind: ScopeKind, name: &str) -> Option<Marks> {
         let scopes = self.of(kind);
-        // Most kinds are seldom purged by.
+        // Most kinds have no purge: then there is nothing to hash.
         if scopes.is_empty() {
             None
         } else {
@@ -244,11 +248,11 @@ impl Table {
         }
     }
 
-    fn note(&mut self, kind: Kind, name: &str, revision: u64, soft: bool) {
+    fn note(&mut self, kind: ScopeKind, name: &str, revision: u64, soft: bool) {
         let length = name.len();
         let name = self.name(name);
         let marks = self.scopes[kind as usize].entry(name).or_default();
-        if kind == Kind::Beginning && marks.newest() == 0 {
+        if kind == ScopeKind::Beginning && marks.newest() == 0 {
             *self.lengths.entry(length).or_default() += 1;
         }
         marks.note(revision, soft);
@@ -281,7 +285,7 @@ impl Table {
         };
         let scopes = std::array::from_fn(|kind| newer(&self.scopes[kind]));
         let mut lengths = BTreeMap::new();
-        for name in scopes[Kind::Beginning as usize].keys() {
+        for name in scopes[ScopeKind::Beginning as usize].keys() {
             *lengths.entry(name.length as usize).or_default() += 1;
         }
         Self {
@@ -294,39 +298,37 @@ impl Table {
     }
 }
 
-fn site_tag(site: &str, tag: &str) -> Box<str> {
-    format!("{site}/{tag}").into()
+fn site_tag(site: &str, tag: &str) -> String {
+    format!("{site}/{tag}")
 }
 
-/// What a scope is found by; `None` stands for everything.
-fn keys_of(scope: &PurgeScope) -> Vec<Option<(Kind, Box<str>)>> {
-    let mut keys = Vec::new();
-    for one in scope.each() {
-        let key =
-            match one {
-                PurgeScope::All => None,
-                PurgeScope::Site(name) => Some((Kind::Site, name.as_str().into())),
-                PurgeScope::Tag(tag) => Some((Kind::Tag, tag.as_str().into())),
-                PurgeScope::SiteTag { site, tag } => Some((Kind::SiteTag, site_tag(site, tag))),
-                PurgeScope::Host(host) => Some((Kind::Host, canonical_host(host).into())),
-                PurgeScope::Url(url) => Some((Kind::Url, scope::journalled_url(url).into())),
-                PurgeScope::Prefix(prefix) => {
-                    keys.extend(scope::beginnings(prefix).into_iter().map(
-                        |covered| match covered {
-                            Covered::Beginning(beginning) => {
-                                Some((Kind::Beginning, beginning.into()))
-                            }
-                            Covered::Url(url) => Some((Kind::Url, url.into())),
-                        },
-                    ));
-                    continue;
-                }
-                // Control writes none; one that is there must not cover less than it says.
-                PurgeScope::Any(_) => None,
+/// A key of the table; `None` stands for everything.
+type ScopeKey = Option<(ScopeKind, Box<str>)>;
+
+/// The keys of a scope.
+fn keys_of(scope: &PurgeScope) -> Vec<ScopeKey> {
+    scope.each().iter().flat_map(keys_of_one).collect()
+}
+
+fn keys_of_one(scope: &PurgeScope) -> Vec<ScopeKey> {
+    let (kind, text) = match scope {
+        PurgeScope::Site(name) => (ScopeKind::Site, name.clone()),
+        PurgeScope::Tag(tag) => (ScopeKind::Tag, tag.clone()),
+        PurgeScope::SiteTag { site, tag } => (ScopeKind::SiteTag, site_tag(site, tag)),
+        PurgeScope::Host(host) => (ScopeKind::Host, canonical_host(host)),
+        PurgeScope::Url(url) => (ScopeKind::Url, scope::journalled_url(url)),
+        PurgeScope::Prefix(prefix) => {
+            let key = |covered| match covered {
+                Covered::Beginning(text) => Some((ScopeKind::Beginning, text.into())),
+                Covered::Url(url) => Some((ScopeKind::Url, url.into())),
             };
-        keys.push(key);
-    }
-    keys
+            return scope::beginnings(prefix).into_iter().map(key).collect();
+        }
+        // Control writes no list within a list. If there is one it covers everything, which is
+        // never too little.
+        PurgeScope::All | PurgeScope::Any(_) => return vec![None],
+    };
+    vec![Some((kind, text.into()))]
 }
 
 /// Lower case, without port or trailing dot.
@@ -339,8 +341,8 @@ pub(crate) fn canonical_host(host: &str) -> String {
     host[..end].trim_end_matches('.').to_owned()
 }
 
-/// A URL as cache keys write it: scheme and host in lower case, no port, no fragment, at least `/`
-/// as its path. Path and query stay as they are; purges compare them in another form, see
+/// A URL in the form of cache keys: scheme and host in lower case, no port, no fragment, at least
+/// `/` as its path. Path and query stay as they are; purges compare them in the form of
 /// [`scope::url`].
 pub(crate) fn canonical_url(url: &str) -> String {
     let url = url.trim();
@@ -349,8 +351,8 @@ pub(crate) fn canonical_url(url: &str) -> String {
     let at = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(at);
     let slash = if path.starts_with('/') { "" } else { "/" };
-    // Clients reach this node without TLS, also those whose URLs say https because something in
-    // front of it ends theirs.
+    // Clients connect to this node without TLS. If their URLs say https, a proxy in front of it
+    // terminates TLS.
     let scheme = if scheme.eq_ignore_ascii_case("https") {
         "http".to_owned()
     } else {
@@ -388,7 +390,7 @@ mod tests {
     #[test]
     fn each_scope_covers_what_it_names_and_nothing_else() {
         let tags = ["news".into(), "front".into()];
-        let subject = Subject {
+        let subject = PurgeSubject {
             site: "www",
             url: "http://a.test/x/y?z=1",
             tags: &tags,
@@ -451,18 +453,18 @@ mod tests {
                 let generations = Generations::default();
                 generations.fold(7, &purge(scope.clone(), soft));
                 let expected = match (covered, soft) {
-                    (false, _) => Verdict::Clean,
-                    (true, false) => Verdict::Gone,
-                    (true, true) => Verdict::Soft,
+                    (false, _) => PurgeState::Clean,
+                    (true, false) => PurgeState::Gone,
+                    (true, true) => PurgeState::Soft,
                 };
                 assert_eq!(
-                    generations.verdict(6, subject),
+                    generations.purge_state(6, subject),
                     expected,
                     "{scope:?} soft {soft}"
                 );
                 assert_eq!(
-                    generations.verdict(7, subject),
-                    Verdict::Clean,
+                    generations.purge_state(7, subject),
+                    PurgeState::Clean,
                     "{scope:?}: sent after the purge"
                 );
             }
@@ -479,34 +481,37 @@ mod tests {
                 &purge(PurgeScope::Url(format!("http://a.test/{revision}")), false),
             );
         }
-        assert!(generations.table.read().expect("unpoisoned").len() <= SCOPES_MAX);
-        let other = Subject {
+        assert!(generations.table.read().len() <= SCOPES_MAX);
+        let other = PurgeSubject {
             site: "www",
             url: "http://a.test/other",
             tags: &[],
         };
         assert_eq!(
-            generations.verdict(0, other),
-            Verdict::Gone,
+            generations.purge_state(0, other),
+            PurgeState::Gone,
             "an old response may have been covered"
         );
-        assert_eq!(generations.verdict(revisions - 5, other), Verdict::Clean);
+        assert_eq!(
+            generations.purge_state(revisions - 5, other),
+            PurgeState::Clean
+        );
         let last = format!("http://a.test/{revisions}");
         assert_eq!(
-            generations.verdict(
+            generations.purge_state(
                 revisions - 1,
-                Subject {
+                PurgeSubject {
                     url: &last,
                     ..other
                 }
             ),
-            Verdict::Gone
+            PurgeState::Gone
         );
     }
 
     #[test]
     fn a_purge_covers_every_spelling_of_what_it_names() {
-        // What is stored, what is purged, whether it is by its beginning.
+        // The stored URL, the purged one, whether the purge is by prefix.
         let table = [
             ("http://a.test/caf%c3%a9", "http://a.test/café", false),
             ("http://a.test/caf%C3%A9", "http://a.test/caf%c3%a9", false),
@@ -527,9 +532,9 @@ mod tests {
             let scope = scope::canonical(&scope).expect("good");
             generations.fold(7, &purge(scope, false));
             let verdict = |url| {
-                generations.verdict(
+                generations.purge_state(
                     6,
-                    Subject {
+                    PurgeSubject {
                         site: "www",
                         url,
                         tags: &[],
@@ -538,7 +543,7 @@ mod tests {
             };
             assert_eq!(
                 (verdict(stored), verdict("http://a.test/other")),
-                (Verdict::Gone, Verdict::Clean),
+                (PurgeState::Gone, PurgeState::Clean),
                 "{stored} by {named}"
             );
         }
@@ -559,14 +564,13 @@ mod tests {
         let lengths: Vec<(usize, usize)> = generations
             .table
             .read()
-            .expect("unpoisoned")
             .lengths
             .iter()
             .map(|(l, n)| (*l, *n))
             .collect();
         assert_eq!(lengths, [(15, 1), (16, 1)]);
         generations.compact();
-        let table = generations.table.read().expect("unpoisoned");
+        let table = generations.table.read();
         assert_eq!(
             (table.len(), table.floor, table.lengths.len()),
             (0, 3, 0),
@@ -577,7 +581,7 @@ mod tests {
     #[test]
     fn a_scope_takes_the_same_room_however_long_it_is() {
         assert!(
-            SCOPES_MAX * size_of::<(Name, Marks)>() < 4 << 20,
+            SCOPES_MAX * size_of::<(ScopeHash, Marks)>() < 4 << 20,
             "a full table, but for the room that maps keep free"
         );
         let generations = Generations::default();
@@ -590,9 +594,9 @@ mod tests {
         ]);
         generations.fold(7, &purge(any, false));
         let verdict = |url: &str, tags: &[Box<str>]| {
-            generations.verdict(
+            generations.purge_state(
                 6,
-                Subject {
+                PurgeSubject {
                     site: "www",
                     url,
                     tags,
@@ -600,23 +604,23 @@ mod tests {
             )
         };
         let table = [
-            (long("a"), Verdict::Gone),
-            (long("bc"), Verdict::Gone),
-            (long("c"), Verdict::Clean),
-            (long(""), Verdict::Clean),
+            (long("a"), PurgeState::Gone),
+            (long("bc"), PurgeState::Gone),
+            (long("c"), PurgeState::Clean),
+            (long(""), PurgeState::Clean),
         ];
         for (url, expected) in table {
             assert_eq!(verdict(&url, &[]), expected, "{}", url.len());
         }
-        assert_eq!(verdict("http://a.test/", &[tag.into()]), Verdict::Gone);
+        assert_eq!(verdict("http://a.test/", &[tag.into()]), PurgeState::Gone);
         assert_eq!(
             verdict("http://a.test/", &["t".repeat(23_999).into()]),
-            Verdict::Clean
+            PurgeState::Clean
         );
         let other = Generations::default();
         assert_ne!(
-            generations.table.read().expect("unpoisoned").name("a"),
-            other.table.read().expect("unpoisoned").name("a"),
+            generations.table.read().name("a"),
+            other.table.read().name("a"),
             "no two processes share their hashes"
         );
     }
@@ -631,21 +635,21 @@ mod tests {
             generations.fold(revision, &purge(url(revision), false));
         }
         assert_eq!(revision, SCOPES_MAX as u64);
-        let other = Subject {
+        let other = PurgeSubject {
             site: "www",
             url: "http://a.test/other",
             tags: &[],
         };
-        assert_eq!(generations.verdict(0, other), Verdict::Clean);
+        assert_eq!(generations.purge_state(0, other), PurgeState::Clean);
         generations.compact();
         assert_eq!(
-            generations.verdict(revision, other),
-            Verdict::Clean,
+            generations.purge_state(revision, other),
+            PurgeState::Clean,
             "it was clean up to there"
         );
         assert_eq!(
-            generations.verdict(0, other),
-            Verdict::Gone,
+            generations.purge_state(0, other),
+            PurgeState::Gone,
             "of what was not looked up nothing is known"
         );
         assert!(generations.has_room(&purge(url(0), false)));

@@ -1,0 +1,476 @@
+//! Fills, seeks and readers, by themselves and under seeded schedules.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::content::{FORGOTTEN_INLINE_MAX, RUN_SLICES_MAX, SEEK_SLICES};
+use super::fill::{RELAY_SLICES, SLICE};
+use super::*;
+use crate::origin::OriginError;
+use crate::store::{Pool, SLICE_BYTES, Store, StoreConfig};
+use nearcast_http_rules::conditional::StrongValidator;
+
+fn content(memory_bytes: u64, length: Option<u64>) -> Arc<Content> {
+    content_of(memory_bytes, length, false)
+}
+
+fn content_of(memory_bytes: u64, length: Option<u64>, is_tagged: bool) -> Arc<Content> {
+    let (store, _gone) = Store::open(&StoreConfig {
+        memory_bytes,
+        disk: None,
+    });
+    let store = Arc::new(store);
+    let body = store.new_body(1, Pool::Pull);
+    Content::new(
+        store,
+        body,
+        length,
+        is_tagged.then(|| StrongValidator::Tag(http::HeaderValue::from_static("\"t\""))),
+    )
+}
+
+fn writer(content: &Arc<Content>) -> FillWriter {
+    let fill = content.begin_fill(0, content.length());
+    FillWriter::new(content.clone(), fill, false)
+}
+
+async fn read_all(mut reader: Reader) -> Result<Vec<u8>, Next> {
+    let mut whole = Vec::new();
+    loop {
+        match reader.next().await {
+            Next::Piece(piece) => whole.extend_from_slice(&piece),
+            Next::End => return Ok(whole),
+            other => return Err(other),
+        }
+    }
+}
+
+#[tokio::test]
+async fn readers_get_bytes_as_they_come_and_slices_afterwards() {
+    let body: Vec<u8> = (0..SLICE_BYTES * 2 + 1000)
+        .map(|i| (i % 251) as u8)
+        .collect();
+    let content = content(64 << 20, None);
+    let mut fill = writer(&content);
+    let mut early = content.reader(0, None);
+    fill.write(Bytes::from_static(b"\0"));
+    assert!(
+        matches!(early.next().await, Next::Piece(p) if p.as_ref() == [0]),
+        "the first byte comes alone"
+    );
+    let rest = tokio::spawn(read_all(early));
+    for piece in body[1..].chunks(70_000) {
+        fill.write(Bytes::copy_from_slice(piece));
+        tokio::task::yield_now().await;
+    }
+    let middle = tokio::spawn(read_all(content.reader(300_000, Some(300_100))));
+    assert!(content.learn_length(body.len() as u64));
+    fill.finish();
+    assert_eq!(rest.await.expect("no panic").expect("whole"), body[1..]);
+    assert_eq!(
+        middle.await.expect("no panic").expect("whole"),
+        body[300_000..300_100]
+    );
+    assert_eq!(
+        read_all(content.reader(0, None)).await.expect("whole"),
+        body
+    );
+    assert!(content.has(0, body.len() as u64) && !content.is_filling());
+}
+
+#[tokio::test]
+async fn a_failed_fill_fails_its_readers_and_a_forgotten_one_too() {
+    for fail in [true, false] {
+        let content = content(64 << 20, None);
+        let mut fill = writer(&content);
+        fill.write(Bytes::from_static(b"part"));
+        let reader = tokio::spawn(read_all(content.reader(0, None)));
+        tokio::task::yield_now().await;
+        if fail {
+            fill.fail(OriginError::BetweenBytesTimeout)
+        } else {
+            drop(fill)
+        }
+        assert!(matches!(
+            reader.await.expect("no panic"),
+            Err(Next::Failed(_))
+        ));
+    }
+}
+
+#[tokio::test]
+async fn an_empty_body_is_whole_and_missing_slices_are_named() {
+    let empty = content(1 << 20, Some(0));
+    writer(&empty).finish();
+    assert_eq!(
+        read_all(empty.reader(0, Some(0))).await.expect("whole"),
+        b""
+    );
+    assert_eq!(empty.whole_in_memory().as_deref(), Some(&b""[..]));
+    let parts = content(64 << 20, Some(5 * SLICE));
+    let fill = parts.begin_fill(2 * SLICE, Some(3 * SLICE));
+    assert!(
+        parts.begin_fill_of_missing(2 * SLICE, 5 * SLICE).is_none(),
+        "it is on its way"
+    );
+    let before = parts
+        .begin_fill_of_missing(10, 5 * SLICE)
+        .expect("it is missing");
+    assert_eq!(
+        (before.at(), before.end()),
+        (0, Some(2 * SLICE)),
+        "up to what is on its way"
+    );
+    let after = parts
+        .begin_fill_of_missing(3 * SLICE + 1, 3 * SLICE + 2)
+        .expect("it is missing");
+    assert_eq!(
+        (after.at(), after.end()),
+        (3 * SLICE, Some(4 * SLICE)),
+        "whole slices"
+    );
+    for fill in [fill, before, after] {
+        drop(FillWriter::new(parts.clone(), fill, false));
+    }
+    assert!(matches!(
+        parts.reader(0, Some(1)).next().await,
+        Next::Missing
+    ));
+}
+
+#[tokio::test]
+async fn a_long_row_of_slices_is_forgotten_away_from_the_thread_that_serves() {
+    for (slices, is_here) in [(FORGOTTEN_INLINE_MAX, true), (4_000_000, false)] {
+        let content = content(64 << 20, None);
+        let (store, body) = (content.store().clone(), content.body.clone());
+        store.put_in_memory(&body, slices - 1, Bytes::from_static(b"x"));
+        content.discard();
+        drop(content);
+        // Millions of looks take longer than this one.
+        assert_eq!(store.contains(&body, slices - 1), !is_here, "{slices}");
+        while store.contains(&body, slices - 1) {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[test]
+fn a_run_of_missing_slices_is_looked_through_in_bounded_steps() {
+    let content = content(1 << 20, Some(1 << 62));
+    let fill = content
+        .begin_fill_of_missing(SLICE, 1 << 62)
+        .expect("it is missing");
+    assert_eq!(
+        (fill.at(), fill.end()),
+        (SLICE, Some((RUN_SLICES_MAX + 1) * SLICE))
+    );
+    let next = content
+        .begin_fill_of_next_missing(SLICE, 1 << 62)
+        .expect("what comes after it");
+    assert_eq!(
+        (next.at(), next.end()),
+        (
+            (RUN_SLICES_MAX + 1) * SLICE,
+            Some((2 * RUN_SLICES_MAX + 1) * SLICE)
+        )
+    );
+}
+
+#[tokio::test]
+async fn what_is_cut_by_a_seek_settles_with_its_last_slice() {
+    let content = seekable(12);
+    let mut behind = writer(&content);
+    let settled = tokio::spawn({
+        let content = content.clone();
+        async move { content.fills_ended().await }
+    });
+    let ahead = content
+        .begin_seek(8 * SLICE)
+        .expect("far ahead")
+        .take_over(9 * SLICE)
+        .expect("still far");
+    let mut ahead = FillWriter::new(content.clone(), ahead, false);
+    behind.write(Bytes::from(vec![1; 8 * SLICE_BYTES]));
+    let rest = content
+        .begin_fill_of_next_missing(8 * SLICE, 12 * SLICE)
+        .expect("the rest");
+    let mut rest = FillWriter::new(content.clone(), rest, false);
+    behind.finish();
+    ahead.write(Bytes::from(vec![1; SLICE_BYTES]));
+    ahead.finish();
+    tokio::task::yield_now().await;
+    assert!(!settled.is_finished(), "three slices are on their way");
+    rest.write(Bytes::from(vec![1; 3 * SLICE_BYTES]));
+    rest.finish();
+    assert!(settled.await.expect("no panic"));
+    let (cut, fill) = (seekable(2), seekable(2));
+    drop(writer(&cut));
+    assert!(
+        !cut.fills_ended().await && !fill.fills_ended().await,
+        "nothing has come"
+    );
+}
+
+#[tokio::test]
+async fn a_fill_remembers_no_readers_that_have_gone() {
+    let content = content(64 << 20, Some(10 * SLICE));
+    let writer = writer(&content);
+    let mut stays = content.reader(SLICE, None);
+    assert!(futures_util::FutureExt::now_or_never(stays.next()).is_none() && content.is_read());
+    for _ in 0..1000 {
+        let mut reader = content.reader(SLICE, Some(SLICE + 1));
+        assert!(
+            futures_util::FutureExt::now_or_never(reader.next()).is_none(),
+            "it waits"
+        );
+    }
+    assert!(writer.fill().reader_slots() <= 8);
+    drop(stays);
+    assert!(!content.is_read());
+}
+
+fn seekable(slices: u64) -> Arc<Content> {
+    content_of(64 << 20, Some(slices * SLICE), true)
+}
+
+#[tokio::test]
+async fn a_seek_takes_over_what_is_far_ahead_and_its_readers() {
+    let content = seekable(12);
+    let mut behind = writer(&content);
+    behind.write(Bytes::from(vec![1; SLICE_BYTES / 2]));
+    let early = tokio::spawn(read_all(content.reader(8 * SLICE + 5, Some(8 * SLICE + 7))));
+    tokio::task::yield_now().await;
+    assert!(
+        content.begin_seek(SEEK_SLICES * SLICE).is_none(),
+        "that is near"
+    );
+    let seek = content.begin_seek(8 * SLICE + 5).expect("far ahead");
+    assert!(
+        content.begin_seek(9 * SLICE).is_none(),
+        "somebody asks for nearly the same"
+    );
+    assert_eq!(seek.first(), 8 * SLICE);
+    let fill = seek.take_over(10 * SLICE).expect("still far");
+    assert_eq!(
+        (fill.at(), fill.end(), behind.fill().end()),
+        (8 * SLICE, Some(10 * SLICE), Some(8 * SLICE))
+    );
+    let mut ahead = FillWriter::new(content.clone(), fill, false);
+    ahead.write(Bytes::from(vec![2; SLICE_BYTES]));
+    assert_eq!(
+        early.await.expect("no panic").expect("whole"),
+        [2, 2],
+        "a reader that waited for the one behind"
+    );
+    // What the one behind was sent beyond its new end is not written twice.
+    behind.write(Bytes::from(vec![1; 9 * SLICE_BYTES]));
+    assert_eq!(behind.at(), 8 * SLICE);
+    behind.finish();
+    ahead.write(Bytes::from(vec![2; SLICE_BYTES]));
+    ahead.finish();
+    assert!(content.has(0, 10 * SLICE) && !content.has(10 * SLICE, 12 * SLICE));
+    let next = content
+        .begin_fill_of_next_missing(8 * SLICE, 12 * SLICE)
+        .expect("the last two");
+    assert_eq!((next.at(), next.end()), (10 * SLICE, Some(12 * SLICE)));
+    drop(FillWriter::new(content.clone(), next, false));
+    assert!(content.begin_fill_of_next_missing(0, 10 * SLICE).is_none());
+}
+
+/// Numbers that a seed decides (xorshift).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end
+    }
+}
+
+type Writers = std::rc::Rc<std::cell::RefCell<Vec<(FillWriter, u64)>>>;
+
+fn add(writers: &Writers, content: &Arc<Content>, fill: Arc<Fill>) {
+    let goal = fill.end().expect("it is known");
+    add_towards(writers, content, fill, goal);
+}
+
+fn add_towards(writers: &Writers, content: &Arc<Content>, fill: Arc<Fill>, goal: u64) {
+    writers
+        .borrow_mut()
+        .push((FillWriter::new(content.clone(), fill, false), goal));
+}
+
+/// Reads a range as a client's request does: seeks where the fill is far behind, and fills what
+/// is missing.
+async fn read_range(
+    content: Arc<Content>,
+    writers: Writers,
+    first: u64,
+    end: u64,
+    patience: u64,
+) -> Vec<u8> {
+    if let Some(seek) = content.begin_seek(first) {
+        // The origin's answer takes its time.
+        for _ in 0..patience {
+            tokio::task::yield_now().await;
+        }
+        if let Some(fill) = seek.take_over(end) {
+            add(&writers, &content, fill);
+        }
+    }
+    let (mut reader, mut bytes) = (content.reader(first, Some(end)), Vec::new());
+    loop {
+        match reader.next().await {
+            Next::Piece(piece) => bytes.extend_from_slice(&piece),
+            Next::End => return bytes,
+            Next::Missing => match content.begin_fill_of_missing(reader.range().0, end) {
+                Some(fill) => add(&writers, &content, fill),
+                None => tokio::task::yield_now().await,
+            },
+            Next::Failed(error) => panic!("no fill failed: {error}"),
+        }
+    }
+}
+
+async fn walk(seed: u64) {
+    const SLICES: u64 = 24;
+    let length = SLICES * SLICE - 1000;
+    let body: Bytes = (0..length)
+        .map(|at| (at % 251) as u8 ^ (at / SLICE) as u8)
+        .collect::<Vec<_>>()
+        .into();
+    let content = content_of(64 << 20, Some(length), true);
+    let mut random = Random(seed * 2 + 1);
+    let writers = Writers::default();
+    add(&writers, &content, content.begin_fill(0, Some(length)));
+    let readers: Vec<_> = (0..12)
+        .map(|_| {
+            let first = random.below(length);
+            let end = first + 1 + random.below(length - first);
+            let reading = read_range(
+                content.clone(),
+                writers.clone(),
+                first,
+                end,
+                random.below(40),
+            );
+            (first, end, tokio::task::spawn_local(reading))
+        })
+        .collect();
+    let mut written = 0;
+    while !writers.borrow().is_empty() {
+        tokio::task::yield_now().await;
+        let number = random.below(writers.borrow().len() as u64) as usize;
+        let (mut writer, goal) = writers.borrow_mut().swap_remove(number);
+        // The origin does not know that a fill's end has come nearer.
+        let (at, more) = (writer.at(), 1 + random.below(2 * SLICE));
+        writer.write(body.slice(at as usize..(at + more).min(goal) as usize));
+        written += writer.at() - at;
+        let end = writer.fill().end().expect("it is known");
+        if writer.at() < end {
+            writers.borrow_mut().push((writer, goal));
+            continue;
+        }
+        writer.finish();
+        if end < goal
+            && let Some(fill) = content.begin_fill_of_next_missing(end, goal)
+        {
+            add_towards(&writers, &content, fill, goal);
+        }
+    }
+    for (first, end, reader) in readers {
+        assert!(content.has(0, length), "seed {seed}: some of it never came");
+        let bytes = reader.await.expect("no panic");
+        assert!(
+            bytes == body[first as usize..end as usize],
+            "seed {seed}: {first}-{end}"
+        );
+    }
+    assert_eq!(written, length, "seed {seed}: some of it came twice");
+}
+
+#[test]
+fn whoever_seeks_where_everything_comes_once_and_everybody_reads_what_was_sent() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime");
+    for seed in 0..20 {
+        tokio::task::LocalSet::new().block_on(&runtime, walk(seed));
+    }
+}
+
+#[test]
+fn a_seek_that_comes_too_late_or_cannot_be_joined_is_none() {
+    let content = seekable(12);
+    let mut behind = writer(&content);
+    let seek = content.begin_seek(6 * SLICE).expect("far ahead");
+    behind.write(Bytes::from(vec![1; 5 * SLICE_BYTES + 1]));
+    assert!(
+        seek.take_over(7 * SLICE).is_none(),
+        "the fill has come near"
+    );
+    drop(seek);
+    assert_eq!(behind.fill().end(), Some(12 * SLICE));
+    assert!(content.begin_seek(10 * SLICE).is_some());
+    content.note_whole_only();
+    assert!(
+        content.begin_seek(10 * SLICE).is_none(),
+        "the origin gives no parts"
+    );
+    let untagged = self::content(64 << 20, Some(12 * SLICE));
+    let _fill = writer(&untagged);
+    assert!(
+        untagged.begin_seek(10 * SLICE).is_none(),
+        "without a strong validator parts never meet"
+    );
+}
+
+#[test]
+fn of_many_that_miss_the_same_slice_one_begins_its_fill() {
+    for _ in 0..200 {
+        let content = content(64 << 20, Some(2 * SLICE));
+        let start = std::sync::Barrier::new(4);
+        let begun = std::thread::scope(|scope| {
+            let begin = || {
+                start.wait();
+                content.begin_fill_of_missing(0, SLICE).is_some()
+            };
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(begin)).collect();
+            threads
+                .into_iter()
+                .map(|t| t.join().expect("no panic"))
+                .filter(|b| *b)
+                .count()
+        });
+        assert_eq!(begun, 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relayed_body_waits_for_its_slowest_reader_and_ends_without_one() {
+    let content = content(64 << 20, None);
+    let mut fill = writer(&content);
+    let mut reader = content.reader(0, None);
+    fill.write(Bytes::from(vec![1u8; SLICE_BYTES]));
+    assert!(matches!(reader.next().await, Next::Piece(_)));
+    fill.relay();
+    for _ in 0..RELAY_SLICES - 1 {
+        assert!(fill.pace().await);
+        fill.write(Bytes::from(vec![2u8; SLICE_BYTES]));
+    }
+    fill.write(Bytes::from(vec![2u8; SLICE_BYTES]));
+    let wait = std::time::Duration::from_secs(60);
+    assert!(
+        tokio::time::timeout(wait, fill.pace()).await.is_err(),
+        "the reader is too far behind"
+    );
+    while reader.range().0 < fill.at() {
+        assert!(matches!(reader.next().await, Next::Piece(_)));
+    }
+    assert!(fill.pace().await);
+    drop(reader);
+    assert!(!fill.pace().await, "nobody reads");
+}
