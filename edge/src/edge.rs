@@ -15,16 +15,16 @@ use tokio::sync::watch;
 use crate::changes::Changes;
 use crate::clock::Clock;
 use crate::forward::Forwards;
-use crate::stored::index::Index;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::{Metrics, SiteCounters};
 use crate::origin::{OriginPool, Origins};
 use crate::popularity::Popularity;
-use crate::stored::generations::Generations;
 use crate::request::purge_request::PurgeRelay;
-use crate::stored::response::StoredResponse;
 use crate::rtt::RoundTrips;
 use crate::serve::connections::Connections;
+use crate::stored::generations::Generations;
+use crate::stored::index::Index;
+use crate::stored::response::StoredResponse;
 use crate::site::Sites;
 use crate::store::Store;
 
@@ -62,7 +62,7 @@ pub(crate) struct Edge {
     pub(crate) metrics: Arc<Metrics>,
     /// Counters of refused requests and of the edge's own responses, which belong to no site.
     pub(crate) no_site: Arc<SiteCounters>,
-    /// Whether the node accepts clients.
+    /// Whether the node wants clients.
     pub(crate) lifecycle: Lifecycle,
     /// Whether all purges are known that may cover responses of an earlier run.
     pub(crate) is_caught_up: AtomicBool,

@@ -12,8 +12,8 @@ use nearcast_fleet::node_key;
 
 use crate::metrics::{Metrics, SiteCounters};
 use crate::origin::{Address, Origins, SiteOrigins, TlsFileError};
-use crate::stored::generations::host_of;
 use crate::request::purge_request::ControlAddress;
+use crate::stored::generations::host_of;
 use nearcast_http_rules::not_stored::NotStored;
 
 /// Minimum time between two warnings that a site's origin fails.

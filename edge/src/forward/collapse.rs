@@ -20,10 +20,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::sync::watch;
 
 use super::permit::FillLimit;
-use crate::clock::Clock;
 use crate::body::Fill;
-use crate::stored::index::{HashedKey, Index};
+use crate::clock::Clock;
 use crate::origin::OriginError;
+use crate::stored::index::{HashedKey, Index};
 use crate::stored::response::StoredResponse;
 use nearcast_http_rules::freshness::NotStored;
 use nearcast_http_rules::request_fields::{self, Unusual};

@@ -15,8 +15,8 @@ use super::representation::bytes_to_skip;
 use super::wanted::range_field;
 use crate::body::{Content, FillWriter};
 use crate::origin::{OriginBody, OriginError};
-use crate::stored::response::StoredResponse;
 use crate::store::SLICE_BYTES;
+use crate::stored::response::StoredResponse;
 use nearcast_http_rules::finish::Abandoned;
 use nearcast_http_rules::freshness::NotStored;
 use nearcast_http_rules::{request_fields, vary};
@@ -324,11 +324,11 @@ async fn order_ended(pacer: &Pacer, content: &Content) {
     pacer.stopped().await;
     loop {
         // Subscribe before the check, so that no reader that leaves after it is missed.
-        let unread_again = content.left();
+        let reader_left = content.left();
         if content.validator.is_some() || !content.is_read() {
             return;
         }
-        unread_again.await;
+        reader_left.await;
     }
 }
 
@@ -346,10 +346,10 @@ async fn abandoned(
     }
     loop {
         // Subscribe before the check, so that no reader that leaves after it is missed.
-        let unread_again = content.left();
+        let reader_left = content.left();
         if content.is_read() {
             *unread = None;
-            unread_again.await;
+            reader_left.await;
             continue;
         }
         let (since, left_at) = *unread.get_or_insert((Instant::now(), progress.at));

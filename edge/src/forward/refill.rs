@@ -12,8 +12,8 @@ use super::representation::bytes_to_skip;
 use super::wanted::range_field;
 use crate::body::FillWriter;
 use crate::origin::OriginError;
-use crate::stored::response::StoredResponse;
 use crate::store::{Pool, SLICE_BYTES};
+use crate::stored::response::StoredResponse;
 
 const SLICE: u64 = SLICE_BYTES as u64;
 

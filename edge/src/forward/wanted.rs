@@ -328,7 +328,8 @@ mod tests {
     fn ranges_of_a_large_body_are_assembled_within_limits() {
         let tag = [("etag", "\"v1\"")];
         // The request's fields, the complete length, and whether they are assembled.
-        let table: [(&[(&'static str, &str)], u64, bool); 6] = [
+        type Fields = &'static [(&'static str, &'static str)];
+        let table: [(Fields, u64, bool); 6] = [
             (&[("range", "bytes=0-9, 20-29")], 1 << 30, true),
             (&[("range", "bytes=0-9")], 1 << 30, false),
             (

@@ -19,11 +19,11 @@ use crate::forward::{
 };
 use crate::origin::{OriginError, Target};
 use crate::peer;
-use crate::stored::generations::{Verdict, canonical_url};
 use crate::request::hit;
-use crate::stored::response::StoredResponse;
 use crate::site::Site;
 use crate::store::{Pool, SLICE_BYTES, StoredBody};
+use crate::stored::generations::{Verdict, canonical_url};
+use crate::stored::response::StoredResponse;
 use nearcast_http_rules::forward;
 use nearcast_http_rules::key;
 use nearcast_http_rules::not_stored::NotStored;

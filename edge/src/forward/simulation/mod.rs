@@ -10,32 +10,28 @@
 //! seed (0 otherwise): a failure prints its seed, and `NEARCAST_SEED=<seed> NEARCAST_SCHEDULES=1`
 //! repeats it.
 
-use std::cell::{Cell, RefCell};
+mod schedule;
+mod traffic;
+
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use http::{HeaderMap, Method, StatusCode};
+use http::{Method, StatusCode};
 use nearcast_fleet::config::CachePolicy;
 use tokio::sync::oneshot;
 
-use super::collapse::{
-    Follower, FollowerStep, ForwardResult, Forwards, Join, Leader, Requester, Turns,
-};
+use self::schedule::{Random, Task, pause};
+use self::traffic::{FlightKey, Kind, Memory, REPLIES, Reply};
+use super::collapse::{Follower, FollowerStep, ForwardResult, Forwards, Join, Leader, Turns};
 use super::head::{self, Expected, HeadAction, OriginHead};
-use super::wanted::WantedSlices;
 use crate::clock::Clock;
-use crate::stored::index::Index;
 use crate::origin::OriginError;
 use nearcast_http_rules::decide::{Decision, Sharing, Stored, Terms, decide};
 use nearcast_http_rules::freshness::{Exchange, Freshness};
 use nearcast_http_rules::not_stored::NotStored;
-use nearcast_http_rules::range;
-use nearcast_http_rules::request_fields::{Unusual, is_oversized};
 use nearcast_http_rules::status::ForwardReason;
 use nearcast_http_rules::testing::{NOW_MS, map};
 
@@ -45,167 +41,6 @@ const CLIENTS_MAX: u64 = 12;
 const KEYS: u64 = 2;
 /// How long requests for a key do not wait after a response that may not be shared.
 const NOT_SHAREABLE_MS: u64 = 60_000;
-
-/// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
-struct Random(Cell<u64>);
-
-impl Random {
-    fn next(&self) -> u64 {
-        self.0.set(self.0.get().wrapping_add(0x9e37_79b9_7f4a_7c15));
-        let mut mixed = self.0.get();
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    fn pick<'a, T>(&self, of: &'a [T]) -> &'a T {
-        &of[self.below(of.len() as u64) as usize]
-    }
-}
-
-/// A kind of request, with what the simulation knows about it apart from [`Requester`].
-struct Kind {
-    fields: HeaderMap,
-    requester: Requester,
-    wanted: Option<WantedSlices>,
-    language: Option<&'static str>,
-    /// Requests of different groups never share.
-    group: u8,
-    is_special: bool,
-    is_oversized: bool,
-}
-
-impl Kind {
-    fn all(policy: &CachePolicy) -> Vec<Self> {
-        let long = format!("user-agent: {}", "a".repeat(5000));
-        let table: [(&[&str], Option<&'static str>); 13] = [
-            (&[], None),
-            (&[], None),
-            (&[], None),
-            (&["accept-language: de"], Some("de")),
-            (&["accept-language: en"], Some("en")),
-            (&["cookie: a=1"], None),
-            (&["cookie: a=2"], None),
-            (&["authorization: a"], None),
-            (&["range: bytes=0-9"], None),
-            (&["range: bytes=600000-600009"], None),
-            (&["range: bytes=600000-600009, 5-9"], None),
-            (&["x-unusual: 1"], None),
-            (&[&long], None),
-        ];
-        let index = Index::new(1 << 20);
-        table
-            .into_iter()
-            .map(|(lines, language)| {
-                let fields = map(lines);
-                let unusual = Unusual::of(&fields, policy);
-                let is_oversized = is_oversized(&fields);
-                Self {
-                    requester: Requester::of(&index, &fields, &unusual, &HeaderMap::new()),
-                    wanted: range::requested(&Method::GET, &fields)
-                        .and_then(|specs| WantedSlices::of(&specs, false)),
-                    language,
-                    group: u8::from(!unusual.is_empty()),
-                    is_special: is_oversized
-                        || fields.contains_key("cookie")
-                        || fields.contains_key("authorization"),
-                    is_oversized,
-                    fields,
-                }
-            })
-            .collect()
-    }
-
-    /// Whether an error to `self` is one to `other` as well.
-    fn is_alike(&self, other: &Self) -> bool {
-        let own = |kind: &Self| {
-            ["cookie", "authorization", "range"].map(|name| kind.fields.get(name).cloned())
-        };
-        own(self) == own(other) && !self.is_oversized && !other.is_oversized
-    }
-
-    /// What a key is remembered by after a response to such a request that may not be shared.
-    fn memory(&self, key: u64) -> Memory {
-        let has_credentials = self.is_special && !self.is_oversized;
-        (key, self.group, has_credentials, self.is_oversized)
-    }
-}
-
-/// Key, group, credentials, oversized.
-type Memory = (u64, u8, bool, bool);
-/// Key and group.
-type FlightKey = (u64, u8);
-
-/// What the origin answers.
-#[derive(Clone)]
-enum Reply {
-    Head(u16, &'static [&'static str], Option<u64>),
-    Fail(OriginError),
-}
-
-const FRESH: Reply = Reply::Head(
-    200,
-    &["cache-control: max-age=20", "etag: \"v\""],
-    Some(1000),
-);
-
-const REPLIES: [Reply; 20] = [
-    FRESH,
-    FRESH,
-    FRESH,
-    FRESH,
-    Reply::Head(
-        200,
-        &["cache-control: max-age=20", "vary: accept-language"],
-        Some(1000),
-    ),
-    Reply::Head(
-        200,
-        &["cache-control: max-age=20", "vary: accept-language"],
-        None,
-    ),
-    Reply::Head(
-        200,
-        &["cache-control: max-age=0", "etag: \"v\""],
-        Some(1000),
-    ),
-    Reply::Head(200, &["cache-control: no-cache", "etag: \"v\""], Some(1000)),
-    Reply::Head(200, &["cache-control: no-store"], Some(1000)),
-    Reply::Head(
-        200,
-        &["cache-control: max-age=20", "set-cookie: a=b"],
-        Some(1000),
-    ),
-    Reply::Head(503, &[], Some(1000)),
-    Reply::Head(500, &["cache-control: no-store"], Some(1000)),
-    Reply::Head(
-        206,
-        &[
-            "cache-control: max-age=20",
-            "etag: \"v\"",
-            "content-range: bytes 524288-786431/3000000",
-        ],
-        Some(262_144),
-    ),
-    Reply::Head(
-        206,
-        &[
-            "cache-control: max-age=20",
-            "content-range: bytes 524288-786431/3000000",
-        ],
-        Some(262_144),
-    ),
-    Reply::Head(416, &["content-range: bytes */1000"], Some(0)),
-    Reply::Fail(OriginError::Refused),
-    Reply::Fail(OriginError::FirstByteTimeout),
-    Reply::Fail(OriginError::Terminated),
-    Reply::Fail(OriginError::Protocol),
-    Reply::Fail(OriginError::GivenUp),
-];
 
 /// A stored response.
 struct Entry {
@@ -278,57 +113,6 @@ struct World {
     state: RefCell<State>,
 }
 
-struct Task {
-    future: Pin<Box<dyn Future<Output = ()>>>,
-    woken: Arc<Woken>,
-    is_client: bool,
-}
-
-struct Woken(AtomicBool);
-
-impl Wake for Woken {
-    fn wake(self: Arc<Self>) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-impl Task {
-    fn new(is_client: bool, future: impl Future<Output = ()> + 'static) -> Self {
-        Self {
-            // No budget: its end would wake a task only when the runtime gets to run.
-            future: Box::pin(tokio::task::unconstrained(future)),
-            woken: Arc::new(Woken(AtomicBool::new(true))),
-            is_client,
-        }
-    }
-
-    fn is_woken(&self) -> bool {
-        self.woken.0.load(Ordering::Relaxed)
-    }
-
-    /// Runs it up to its next pause. Whether it has ended.
-    fn run(&mut self) -> bool {
-        self.woken.0.store(false, Ordering::Relaxed);
-        let waker = Waker::from(self.woken.clone());
-        let mut context = Context::from_waker(&waker);
-        self.future.as_mut().poll(&mut context).is_ready()
-    }
-}
-
-/// Lets the scheduler run others.
-async fn pause() {
-    let mut has_paused = false;
-    std::future::poll_fn(|context| {
-        if has_paused {
-            return Poll::Ready(());
-        }
-        has_paused = true;
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await
-}
-
 impl World {
     fn count(&self, what: &'static str) {
         *self.state.borrow_mut().counts.entry(what).or_default() += 1;
@@ -358,7 +142,7 @@ impl World {
     }
 
     /// Stores a response, unless a purge has come since it was requested.
-    fn store(&self, key: u64, group: u8, entry: Entry) -> bool {
+    fn store(&self, key: u64, entry: Entry) -> bool {
         let mut state = self.state.borrow_mut();
         if entry.revision < state.purged.get(&key).copied().unwrap_or(0) {
             return false;
@@ -369,7 +153,6 @@ impl World {
                 *state.lead_budget.entry((key, group)).or_insert(1) += CLIENTS_MAX;
             }
         }
-        let _ = group;
         let entry = Rc::new(entry);
         let stored = state.stored.entry(key).or_default();
         stored.retain(|other| other.language.is_some() && other.language != entry.language);
@@ -479,7 +262,8 @@ impl World {
             };
             if kind.wanted.is_some() && self.forwards.is_unjoinable(hash(key), &kind.requester) {
                 self.count("passed with its own range");
-                return drop(self.ask_origin().await);
+                let _ = self.ask_origin().await;
+                return;
             }
             // Other threads may take steps between a look-up and a join.
             pause().await;
@@ -511,17 +295,11 @@ impl World {
                     continue;
                 }
                 Join::Leader(leader) => {
-                    assert!(!self.is_remembered(key, kind), "it had to go alone: {key}");
-                    let flight = self.begin_flight(key, kind_number);
-                    let now = self.look_up(key, kind).ok().map(|entry| entry.number);
-                    if now != found.as_ref().ok().map(|entry| entry.number) {
-                        self.count("resigned");
-                        self.end_flight(key, flight, End::Other, None);
-                        leader.resign();
-                        continue;
+                    let stored = found.as_ref().ok();
+                    match self.lead(key, kind_number, leader, stored) {
+                        Some(leading) => Some(leading),
+                        None => continue,
                     }
-                    self.spend_lead(key, kind.group);
-                    Some((leader, flight))
                 }
                 Join::Alone => {
                     let is_due = is_alone || awaited >= 2 || begun > 4;
@@ -552,6 +330,28 @@ impl World {
             return self.count("forwarded");
         }
         panic!("a request ran out of turns");
+    }
+
+    /// Leads, unless another response is stored by now than the one that was looked up.
+    fn lead(
+        &self,
+        key: u64,
+        kind_number: usize,
+        leader: Leader,
+        stored: Option<&Rc<Entry>>,
+    ) -> Option<(Leader, usize)> {
+        let kind = &self.kinds[kind_number];
+        assert!(!self.is_remembered(key, kind), "it had to go alone: {key}");
+        let flight = self.begin_flight(key, kind_number);
+        let now = self.look_up(key, kind).ok().map(|entry| entry.number);
+        if now != stored.map(|entry| entry.number) {
+            self.count("resigned");
+            self.end_flight(key, flight, End::Other, None);
+            leader.resign();
+            return None;
+        }
+        self.spend_lead(key, kind.group);
+        Some((leader, flight))
     }
 
     fn spend_lead(&self, key: u64, group: u8) {
@@ -655,7 +455,7 @@ impl World {
                         requested_ms,
                         revision,
                     };
-                    if !self.store(key, kind.group, entry) {
+                    if !self.store(key, entry) {
                         self.count("overtaken by a purge");
                         break ForwardResult::LookUpAgain;
                     }
@@ -775,7 +575,7 @@ impl Profile {
             0 => Self {
                 kinds: 3,
                 replies: 4,
-                has_departures: seed % 8 == 0,
+                has_departures: seed.is_multiple_of(8),
                 has_purges: false,
                 has_time: false,
             },
@@ -794,6 +594,10 @@ impl Profile {
 struct SeedOnFailure(u64);
 
 impl Drop for SeedOnFailure {
+    #[expect(
+        clippy::print_stderr,
+        reason = "the seed of a failed test is for its reader"
+    )]
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("NEARCAST_SEED={} NEARCAST_SCHEDULES=1 repeats this", self.0);
@@ -807,7 +611,7 @@ async fn run(seed: u64, policy: &Rc<CachePolicy>, kinds: &Rc<Vec<Kind>>) -> Coun
     let profile = Profile::of(seed, kinds.len());
     let clock = Clock::of_runtime(NOW_MS);
     let world = Rc::new(World {
-        random: Random(Cell::new(seed)),
+        random: Random::new(seed),
         forwards: Forwards::new(1 << 20, clock.clone()),
         clock,
         policy: policy.clone(),
@@ -909,7 +713,6 @@ fn collapsing_holds_under_any_schedule() {
             }
         }
     });
-    println!("{counts:?}");
     if schedules >= 1000 {
         for what in [
             "alone",
