@@ -12,6 +12,7 @@
 //! signing and transfers.
 
 mod data;
+mod fields;
 mod service;
 #[cfg(test)]
 mod tests;

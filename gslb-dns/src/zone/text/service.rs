@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::DataError;
-use super::data::{FieldReader, base64};
+use super::fields::{FieldReader, base64};
 
 /// SVCB and HTTPS (RFC 9460 section 2): priority, target, parameters in ascending key order.
 pub(super) fn service(r: &mut FieldReader<'_>) -> Result<(), DataError> {
