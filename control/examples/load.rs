@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 use nearcast_fleet::client::Client;
 use nearcast_fleet::config::{Fleet, Secret};
 use nearcast_fleet::report::{EdgeReport, SiteTotals};
-use nearcast_fleet::{file, follow, reporter, shutdown};
+use nearcast_fleet::{file, follow, reporter};
+use nearcast_net::shutdown;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 

@@ -4,10 +4,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use nearcast_fleet::change::{Change, Entry};
 use nearcast_fleet::config::{Fleet, Secret};
 use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::file::{self, KeySource};
-use nearcast_fleet::journal::{Change, Entry};
 
 use crate::dir::write_whole;
 use crate::error::ApiError;
@@ -322,7 +322,7 @@ mod tests {
         let control = given.control.clone().unwrap();
         let own_dir = crate::dir::Dir::open(&dir.path().join("control")).unwrap();
         let sender = tokio::sync::watch::channel(Arc::new(given.clone())).0;
-        let (_trigger, shutdown) = nearcast_fleet::shutdown::channel();
+        let (_trigger, shutdown) = nearcast_net::shutdown::channel();
         let inputs = crate::start::StateInputs {
             control,
             given: Arc::new(given),

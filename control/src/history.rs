@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use nearcast_fleet::change::{Change, Entry};
 use nearcast_fleet::config::Fleet;
 use nearcast_fleet::drains::Drains;
-use nearcast_fleet::journal::{Change, Entry};
 
 use crate::event_log;
 use crate::fleet_state::saved::StateRecord;

@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use nearcast_fleet::admin::Readiness;
+use nearcast_fleet::change::Change;
 use nearcast_fleet::config::{Control, Fleet};
 use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::file::FurtherCheck;
-use nearcast_fleet::journal::{Change, JournalError};
+use nearcast_fleet::journal::JournalError;
 use nearcast_fleet::role::{self, Admin, Role};
 use nearcast_net::listen;
 use nearcast_net::shutdown::Shutdown;

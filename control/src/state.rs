@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
+use nearcast_fleet::change::{Change, Entry};
 use nearcast_fleet::client::Client;
 use nearcast_fleet::clock::unix_millis;
 use nearcast_fleet::config::{Fleet, Secret};
 use nearcast_fleet::file::{self, FurtherCheck, KeySource, Mistake};
-use nearcast_fleet::journal::{Change, Entry};
 use nearcast_fleet::node_key::KeyRefused;
-use nearcast_fleet::shutdown::Shutdown;
+use nearcast_net::shutdown::Shutdown;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinError;

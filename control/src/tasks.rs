@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nearcast_fleet::config::Fleet;
 use nearcast_fleet::node_key;
-use nearcast_fleet::shutdown::Shutdown;
+use nearcast_net::shutdown::Shutdown;
 use prometheus::IntGaugeVec;
 use prometheus::core::Collector;
 use tokio::sync::watch;
@@ -45,7 +45,7 @@ pub(crate) async fn count_connections(
         }
         tokio::select! {
             () = tokio::time::sleep(TICK) => {}
-            () = shutdown.asked() => return,
+            () = shutdown.requested() => return,
         }
     }
 }
@@ -57,7 +57,7 @@ pub(crate) async fn keep_time(state: Arc<State>, mut scheduler: Scheduler, mut s
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
-            () = shutdown.asked() => return,
+            () = shutdown.requested() => return,
         }
         let (now, fleet) = (now_unix_ms(), state.fleet());
         let new_events = {
@@ -143,7 +143,7 @@ pub(crate) async fn keep_files(
     loop {
         let is_end = tokio::select! {
             () = tokio::time::sleep(SERIES_EVERY) => false,
-            () = shutdown.asked() => true,
+            () = shutdown.requested() => true,
         };
         {
             let mut fleet_state = state.fleet_state();
@@ -199,7 +199,7 @@ pub(crate) async fn follow_disk(
                     return;
                 }
             }
-            () = shutdown.asked() => return,
+            () = shutdown.requested() => return,
         }
         let text = disk.borrow_and_update().clone();
         let outcome = fleet_file::reload(&state, text, &seen_path).await;
@@ -227,7 +227,7 @@ pub(crate) async fn follow_fleet(state: Arc<State>, mut shutdown: Shutdown) {
                     return;
                 }
             }
-            () = shutdown.asked() => return,
+            () = shutdown.requested() => return,
         }
         let fleet = fleets.borrow_and_update().clone();
         state.fleet_state().forget(&fleet);

@@ -22,11 +22,11 @@ use crate::popularity::Popularity;
 use crate::request::purge_request::PurgeRelay;
 use crate::rtt::RoundTrips;
 use crate::serve::connections::Connections;
+use crate::site::Sites;
+use crate::store::Store;
 use crate::stored::generations::Generations;
 use crate::stored::index::Index;
 use crate::stored::response::StoredResponse;
-use crate::site::Sites;
-use crate::store::Store;
 
 /// How much this node knows of the purges that may cover responses of an earlier run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,9 +97,9 @@ impl Edge {
             .index
             .insert(response.clone(), replaces)
             .into_iter()
-            .chain(self.index.shed())
+            .chain(self.index.evict())
         {
-            left.go();
+            left.retire();
             if !Arc::ptr_eq(&left.content, &response.content) {
                 left.content.discard();
             }
@@ -108,7 +108,7 @@ impl Edge {
 
     /// Removes a response from the index, and releases its slices.
     pub(crate) fn unpublish(&self, response: &StoredResponse) {
-        response.go();
+        response.retire();
         response.content.discard();
         self.index
             .remove(response.hash, |r| std::ptr::eq(r, response));

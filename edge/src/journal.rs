@@ -9,9 +9,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use nearcast_fleet::change::{Change, Entry, Purge, PurgeScope, PushOrder};
 use nearcast_fleet::config::Fleet;
 use nearcast_fleet::follow::FollowState;
-use nearcast_fleet::journal::{Change, Entry, Purge, PurgeScope, PushOrder};
 use nearcast_fleet::report::PurgeProgress;
 use nearcast_fleet::scope;
 use parking_lot::Mutex;

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use nearcast_fleet::change::Entry;
 use nearcast_fleet::clock::unix_millis;
 use nearcast_fleet::config::Fleet;
 use nearcast_fleet::drains::Drains;
-use nearcast_fleet::journal::Entry;
 use parking_lot::Mutex;
 
 /// How far the node's shutdown has come. In order.

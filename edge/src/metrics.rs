@@ -8,18 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use nearcast_fleet::report::CacheStatus;
 use nearcast_fleet::report::SiteTotals;
-use nearcast_http_rules::freshness::NotStored;
-use nearcast_http_rules::status::Label;
+use nearcast_http_rules::not_stored::NotStored;
 use parking_lot::{Mutex, RwLock};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
 };
-
-// Aliases until the parts are merged.
-pub(crate) use UpgradePermit as UpgradePlace;
-pub(crate) use nearcast_http_rules::status::Label as Answer;
 
 /// The site label of requests that belong to no site. No site has this name: names are DNS labels.
 pub(crate) const NO_SITE: &str = "-";
@@ -58,8 +54,8 @@ impl SiteCount {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct SiteShard {
-    requests: [[AtomicU64; STATUS_CLASSES.len()]; Label::ALL.len()],
-    bytes: [AtomicU64; Label::ALL.len()],
+    requests: [[AtomicU64; STATUS_CLASSES.len()]; CacheStatus::ALL.len()],
+    bytes: [AtomicU64; CacheStatus::ALL.len()],
     counts: [AtomicU64; SiteCount::COUNT],
     not_stored: [AtomicU64; NotStored::ALL.len()],
 }
@@ -165,13 +161,13 @@ impl SiteCounters {
     }
 
     /// Counts a request by cache status and status code.
-    pub(crate) fn answered(&self, worker: usize, label: Label, status: u16) {
+    pub(crate) fn answered(&self, worker: usize, label: CacheStatus, status: u16) {
         let class = usize::from(status / 100).clamp(1, STATUS_CLASSES.len()) - 1;
         self.shard(worker).requests[label as usize][class].fetch_add(1, Relaxed);
     }
 
     /// Counts body bytes sent to clients.
-    pub(crate) fn sent(&self, worker: usize, label: Label, bytes: u64) {
+    pub(crate) fn sent(&self, worker: usize, label: CacheStatus, bytes: u64) {
         self.shard(worker).bytes[label as usize].fetch_add(bytes, Relaxed);
     }
 
@@ -232,17 +228,17 @@ impl SiteCounters {
         self.sum(|s| &s.counts[count as usize])
     }
 
-    fn requests(&self, label: Label, class: usize) -> u64 {
+    fn requests(&self, label: CacheStatus, class: usize) -> u64 {
         self.sum(|s| &s.requests[label as usize][class])
     }
 
-    fn bytes(&self, label: Label) -> u64 {
+    fn bytes(&self, label: CacheStatus) -> u64 {
         self.sum(|s| &s.bytes[label as usize])
     }
 
     fn totals(&self) -> SiteTotals {
-        let by_label = |count: &dyn Fn(Label) -> u64| {
-            Label::ALL
+        let by_label = |count: &dyn Fn(CacheStatus) -> u64| {
+            CacheStatus::ALL
                 .iter()
                 .map(|label| (label.as_str().to_owned(), count(*label)))
                 .filter(|(_, n)| *n > 0)
@@ -256,7 +252,7 @@ impl SiteCounters {
         SiteTotals {
             requests: by_label(&of_all_classes),
             bytes: by_label(&|label| self.bytes(label)),
-            errors: Label::ALL
+            errors: CacheStatus::ALL
                 .iter()
                 .map(|label| self.requests(*label, SERVER_ERRORS))
                 .sum(),
@@ -386,7 +382,10 @@ impl Metrics {
     /// Response body bytes of all sites since start.
     pub(crate) fn response_bytes(&self) -> u64 {
         let of_site = |counters: &Arc<SiteCounters>| -> u64 {
-            Label::ALL.iter().map(|label| counters.bytes(*label)).sum()
+            CacheStatus::ALL
+                .iter()
+                .map(|label| counters.bytes(*label))
+                .sum()
         };
         self.sites.read().values().map(of_site).sum()
     }
@@ -446,7 +445,7 @@ impl Metrics {
 fn request_families(sites: &Sites) -> Vec<MetricFamily> {
     let (mut requests, mut bytes) = (Vec::new(), Vec::new());
     for (name, site) in sites {
-        for label in Label::ALL {
+        for label in CacheStatus::ALL {
             let [of_site, of_label] = [("site", name.as_str()), ("cache_status", label.as_str())];
             for (class, class_name) in STATUS_CLASSES.iter().enumerate() {
                 let count = site.requests(label, class);
@@ -460,7 +459,7 @@ fn request_families(sites: &Sites) -> Vec<MetricFamily> {
 
             // Hits are shown from the start, so that every site has a series.
             let sent = site.bytes(label);
-            if sent > 0 || label == Label::Hit {
+            if sent > 0 || label == CacheStatus::Hit {
                 bytes.push(counter(&[of_site, of_label], sent));
             }
         }
@@ -742,11 +741,11 @@ mod tests {
     fn what_workers_count_apart_is_shown_as_one_sum() {
         let metrics = Arc::new(Metrics::new(2, "ams"));
         let site = metrics.site("www");
-        site.answered(0, Label::Hit, 200);
-        site.answered(1, Label::Hit, 206);
-        site.answered(1, Label::Error, 502);
-        site.sent(0, Label::Hit, 5);
-        site.sent(1, Label::Hit, 7);
+        site.answered(0, CacheStatus::Hit, 200);
+        site.answered(1, CacheStatus::Hit, 206);
+        site.answered(1, CacheStatus::Error, 502);
+        site.sent(0, CacheStatus::Hit, 5);
+        site.sent(1, CacheStatus::Hit, 7);
         site.received(1, 11);
         site.pushed(0, false, 100);
         site.pushed(1, true, 30);
@@ -755,8 +754,8 @@ mod tests {
         site.served_unsynced(1);
         site.fill_abandoned(0);
         // A site of any name that a site can have beside what belongs to none.
-        metrics.site("none").answered(0, Label::Hit, 200);
-        metrics.site(NO_SITE).answered(0, Label::Local, 421);
+        metrics.site("none").answered(0, CacheStatus::Hit, 200);
+        metrics.site(NO_SITE).answered(0, CacheStatus::Local, 421);
         site.origin_failed("tls_certificate_expired");
         site.pushed_hit(0, 5);
         site.origin_gauges().set_connections(3, 2, 1);

@@ -13,7 +13,7 @@ use nearcast_fleet::config::Fleet;
 use nearcast_fleet::node_key;
 use nearcast_fleet::report::{EdgeReport, RttReport};
 use nearcast_fleet::reporter;
-use nearcast_fleet::shutdown::Shutdown;
+use nearcast_net::shutdown::Shutdown;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 

@@ -9,11 +9,11 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use nearcast_fleet::admin::Readiness;
+use nearcast_fleet::change::Entry;
 use nearcast_fleet::config::{Cluster, Fleet, Node};
 use nearcast_fleet::drains::{Drains, LameDuck};
 use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::follow::{self, FollowState, Following, NodeContext};
-use nearcast_fleet::journal::Entry;
 use nearcast_fleet::role::{self, Admin, Role};
 use nearcast_net::shutdown::{self, Shutdown, ShutdownTrigger};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -68,7 +68,7 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
         workers,
         store: store_config(cluster, node, &directory),
         directory,
-        kept_drains: Drains::default(),
+        stored_drains: Drains::default(),
         name: context.name,
         fleet: context.fleet.clone(),
         entries: context.entries,
@@ -88,7 +88,7 @@ struct StartingEdge {
     store: StoreConfig,
     directory: PathBuf,
     /// The drains of operators that an earlier run knew of.
-    kept_drains: Drains,
+    stored_drains: Drains,
     fleet: watch::Receiver<Arc<Fleet>>,
     entries: mpsc::Receiver<Entry>,
     follow_state: watch::Receiver<FollowState>,
@@ -134,7 +134,7 @@ impl Role for StartingEdge {
             check_writable(&disk.directory)?;
         }
         // Before following replaces the copy that holds them.
-        self.kept_drains = follow::kept_drains(&self.directory).await;
+        self.stored_drains = follow::stored_drains(&self.directory).await;
         std::mem::take(&mut self.following).begin().await
     }
 
@@ -294,8 +294,8 @@ impl StartingEdge {
             upgrades_max: files.others() as u64 / UPGRADES_SHARE,
             body_bytes_max: largest_tier / BODY_SHARE,
         });
-        let kept_drains = std::mem::take(&mut self.kept_drains);
-        edge.lifecycle.begin(kept_drains, &fleet, &edge.name);
+        let stored_drains = std::mem::take(&mut self.stored_drains);
+        edge.lifecycle.begin(stored_drains, &fleet, &edge.name);
         Ok((edge, gone, files))
     }
 }

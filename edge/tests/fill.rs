@@ -289,7 +289,7 @@ fn a_purge_while_many_wait_costs_one_request_more() {
     wait_for("all but one to wait", || {
         edge.metric("nearcast_edge_forwards_waiting") == 49.0
     });
-    edge.purge(nearcast_fleet::journal::PurgeScope::All, false);
+    edge.purge(nearcast_fleet::change::PurgeScope::All, false);
     gate.open();
     for stream in &mut streams {
         assert_eq!(

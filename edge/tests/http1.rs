@@ -643,7 +643,7 @@ fn a_purge_holds_for_the_short_way() {
     let mut reader = BufReader::new(stream.try_clone().expect("a handle"));
     for (purged, is_hit) in [(false, false), (false, true), (true, false), (false, true)] {
         if purged {
-            edge.purge(nearcast_fleet::journal::PurgeScope::All, false);
+            edge.purge(nearcast_fleet::change::PurgeScope::All, false);
         }
         stream
             .write_all(request("GET", "/a", "").as_bytes())

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lab::{Answer, Edge, Gate, Origin, Plan, Reply, exchange, wait_for};
+use nearcast_fleet::change::{Change, Drain, DrainTarget};
 use nearcast_fleet::config::{DrainLimits, NameServer};
-use nearcast_fleet::journal::{Change, Drain, DrainTarget};
 
 const HOUR: Duration = Duration::from_secs(3600);
 

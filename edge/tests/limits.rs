@@ -438,7 +438,7 @@ fn a_node_that_is_no_edge_is_named() {
     let origin = Origin::start(|_| Reply::ok("x", ""));
     let mut plan = Plan::new(&origin);
     plan.hosts = vec!["www.test".into()];
-    let (trigger, shutdown) = nearcast_fleet::shutdown::channel();
+    let (trigger, shutdown) = nearcast_net::shutdown::channel();
     drop(trigger);
     let failure = plan.run_as("nobody", shutdown).expect_err("no such node");
     assert_eq!(failure.kind.exit_code(), 64);

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lab::{Edge, Origin, Plan, Reply, pattern, wait_for};
+use nearcast_fleet::change::{Change, Purge, PurgeScope};
 use nearcast_fleet::config::{PurgePolicy, Secret};
 use nearcast_fleet::follow::FollowState;
-use nearcast_fleet::journal::{Change, Purge, PurgeScope};
 use nearcast_fleet::scope;
 
 fn versions() -> (Origin, Arc<AtomicUsize>) {

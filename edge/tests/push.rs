@@ -6,7 +6,7 @@ mod lab;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lab::{Edge, Origin, Plan, Reply, free_address, pattern, wait_for};
-use nearcast_fleet::journal::{Change, PushItem, PushOrder};
+use nearcast_fleet::change::{Change, PushItem, PushOrder};
 
 const BYTES: usize = 700_000;
 

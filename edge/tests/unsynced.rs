@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lab::{Edge, Origin, Plan, Reply, exchange, pattern, wait_for};
+use nearcast_fleet::change::PurgeScope;
 use nearcast_fleet::config::CachePolicy;
 use nearcast_fleet::follow::FollowState;
-use nearcast_fleet::journal::PurgeScope;
 
 const LARGE: usize = 700_000;
 

@@ -67,9 +67,6 @@ pub type RolePaths = Arc<
     dyn Fn(Request<Bytes>) -> Pin<Box<dyn Future<Output = Response<Bytes>> + Send>> + Send + Sync,
 >;
 
-/// Alias until the parts are merged.
-pub type Extra = RolePaths;
-
 /// Whether an admin listener answers requests for a host name, see [`crate::own_names`].
 pub type IsOwnName = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 

@@ -20,8 +20,6 @@ pub struct DrainStart {
     pub unix_ms: u64,
 }
 
-pub use DrainStart as Since; // alias until the parts are merged
-
 /// The drains in force, folded from the journal. Names that the fleet no longer has are harmless; a
 /// drained cluster includes nodes that are added later.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

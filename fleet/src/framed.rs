@@ -32,8 +32,6 @@ pub struct RecordPosition {
     pub bytes: usize,
 }
 
-pub use RecordPosition as Place; // alias until the parts are merged
-
 /// Why a file of records cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FramedError {

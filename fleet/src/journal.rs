@@ -10,7 +10,7 @@
 
 use std::path::{Path, PathBuf};
 
-pub use crate::change::*; // alias until the parts are merged
+use crate::change::{Change, Entry, Purge, PurgeScope};
 use crate::fold::fold;
 use crate::framed::{FramedError, FramedLog, RecordPosition};
 
@@ -586,6 +586,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::change::{Drain, DrainTarget, PushOrder};
 
     fn purge(url: &str) -> Change {
         Change::Purge(Purge {

@@ -25,7 +25,6 @@ mod fold;
 pub mod follow;
 pub mod framed;
 pub mod journal;
-pub mod listener;
 pub mod lookup;
 pub mod node_key;
 pub mod own_names;
@@ -36,7 +35,6 @@ pub mod request_fields;
 pub mod role;
 pub mod scope;
 pub mod secret;
-pub mod shutdown;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod units;

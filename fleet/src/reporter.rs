@@ -15,7 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::client::Client;
 use crate::config::Fleet;
 use crate::node_key;
-use crate::shutdown::Shutdown;
+use nearcast_net::shutdown::Shutdown;
 
 /// Time-out of a report.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(3);
@@ -75,7 +75,7 @@ pub async fn run_with<R, F>(
     loop {
         let last = tokio::select! {
             _ = ticks.tick() => false,
-            () = shutdown.asked() => true,
+            () = shutdown.requested() => true,
         };
 
         let now = fleet.borrow().clone();
@@ -204,7 +204,8 @@ mod tests {
     use super::*;
     use crate::admin::{self, Readiness};
     use crate::config::Secret;
-    use crate::{file, shutdown};
+    use crate::file;
+    use nearcast_net::shutdown;
 
     /// A receiver of reports and what it has received.
     struct Receiver {
@@ -227,7 +228,7 @@ mod tests {
                 at_a_time,
                 most_at_a_time.clone(),
             );
-            let extra: admin::Extra = Arc::new(move |request| {
+            let extra: admin::RolePaths = Arc::new(move |request| {
                 let (status, received, at_a_time, most) = parts.clone();
                 Box::pin(async move {
                     most.fetch_max(

@@ -262,9 +262,6 @@ pub fn is_owned_by_edge(name: &str) -> bool {
     OWN.binary_search(&name).is_ok() || is_removed(name)
 }
 
-// alias until the parts are merged
-pub use self::is_owned_by_edge as is_edges_own;
-
 #[cfg(test)]
 mod tests {
     use super::*;

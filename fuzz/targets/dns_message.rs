@@ -10,9 +10,9 @@ use hickory_proto::op::Message;
 use libfuzzer_sys::fuzz_target;
 use nearcast_gslb_dns::cookie::{CookieKey, CookieSecrets};
 use nearcast_gslb_dns::handler::{Handler, Worker};
+use nearcast_gslb_dns::message::{HEADER_BYTES, Query, UDP_BYTES_MAX, UDP_BYTES_PLAIN};
 use nearcast_gslb_dns::metrics::Transport;
 use nearcast_gslb_dns::steer::{Revision, Steering};
-use nearcast_gslb_dns::message::{HEADER_BYTES, Query, UDP_BYTES_MAX, UDP_BYTES_PLAIN};
 use nearcast_gslb_dns::zone::Zones;
 
 /// One site, one customer's zone with a record of every kind that is treated in a way of its own.
@@ -27,7 +27,7 @@ static HANDLER: LazyLock<Handler> = LazyLock::new(|| {
         .enable_all()
         .build()
         .expect("a runtime");
-    let (trigger, shutdown) = nearcast_fleet::shutdown::channel();
+    let (trigger, shutdown) = nearcast_net::shutdown::channel();
     let (served_tx, served) = tokio::sync::watch::channel(Revision {
         fleet: Arc::new(fleet),
         zones: Arc::new(zones),

@@ -9,7 +9,10 @@ use libfuzzer_sys::fuzz_target;
 use nearcast_fleet::config::CachePolicy;
 use nearcast_fleet::request_fields;
 use nearcast_http_rules::range::{self, ContentRange, Part};
-use nearcast_http_rules::{conditional, fields, forward, freshness, invalidate, key, reuse, vary};
+use nearcast_http_rules::{
+    cache_control, conditional, forward, freshness, invalidate, key, reuse, storing, structured,
+    vary,
+};
 
 const NOW_MS: u64 = 1_800_000_000_000;
 
@@ -34,10 +37,10 @@ fuzz_target!(|input: &[u8]| {
     ranges(&request, &response);
     stored(&request, &response);
     for name in request.keys().chain(response.keys()) {
-        let _ = fields::CacheControl::read(&request, name);
-        let _ = fields::strings(&response, name);
-        let members = fields::dictionary(&response, name);
-        assert!(members.is_none_or(|m| m.len() <= fields::DICTIONARY_MEMBERS_MAX));
+        let _ = cache_control::CacheControl::read(&request, name);
+        let _ = structured::strings(&response, name);
+        let members = structured::dictionary(&response, name);
+        assert!(members.is_none_or(|m| m.len() <= structured::DICTIONARY_MEMBERS_MAX));
     }
     let _ = (
         forward::find_loop(&request, b"nearcast"),
@@ -96,25 +99,25 @@ fn stored(request: &HeaderMap, response: &HeaderMap) {
         requested_ms: NOW_MS - 50,
         received_ms: NOW_MS,
     };
-    let facts = freshness::RequestFacts {
+    let facts = storing::RequestFacts {
         method: &Method::GET,
         fields: request,
     };
     let _ = conditional::evaluate(&Method::GET, request, StatusCode::OK, response);
-    if let freshness::Verdict::Store(fresh) =
-        freshness::judge(facts, StatusCode::OK, response, &policy, exchange)
-    {
-        let directives = fields::CacheControl::of_response(response);
+    let assessment = storing::assess(facts, StatusCode::OK, response, &policy, exchange);
+    if assessment.not_stored.is_none() {
+        let fresh = assessment.freshness;
+        let directives = cache_control::CacheControl::of_response(response);
         assert!(!directives.no_store && !directives.private);
-        let asked = fields::CacheControl::of_request(request);
+        let asked = cache_control::CacheControl::of_request(request);
         let much_later = NOW_MS + 1000 * (fresh.lifetime + 1);
-        let standing = reuse::standing(&fresh, Some(&asked), false, &policy, much_later);
+        let evaluation = reuse::evaluate(&fresh, Some(&asked), false, &policy, much_later);
         assert!(
-            standing.ttl <= 0 && standing.reuse != reuse::Reuse::Fresh,
+            evaluation.ttl <= 0 && evaluation.reuse != reuse::Reuse::Fresh,
             "{fresh:?}"
         );
         assert!(
-            !(fresh.must_revalidate && standing.reuse.may_serve_now()),
+            !(fresh.must_revalidate && evaluation.reuse.may_serve_now()),
             "{fresh:?}"
         );
         let _ = conditional::freshened(

@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use nearcast_fleet::journal::{Change, Journal, Purge, PurgeScope};
+use nearcast_fleet::change::{Change, Purge, PurgeScope};
+use nearcast_fleet::journal::Journal;
 
 static HEADER: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let path = path("new");

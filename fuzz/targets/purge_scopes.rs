@@ -12,7 +12,11 @@ fuzz_target!(|text: &str| {
             Ok(&url),
             "a canonical URL is its own"
         );
-        assert_eq!(scope::stored(&url), url, "a key that is spelt so is found");
+        assert_eq!(
+            scope::canonical_key(&url),
+            url,
+            "a key that is spelt so is found"
+        );
     }
     if let Ok(prefix) = scope::prefix(text) {
         // A star in it is one of the URL, which people write as an escape.
@@ -23,7 +27,7 @@ fuzz_target!(|text: &str| {
         );
         let covered = scope::Covered::Beginning(prefix.clone());
         assert_eq!(
-            scope::beginnings(&format!("{prefix}*")),
+            scope::prefix_coverage(&format!("{prefix}*")),
             [covered],
             "the journal's form covers it"
         );
@@ -38,7 +42,7 @@ fuzz_target!(|text: &str| {
     if let Ok(tag) = scope::tag(text) {
         assert_eq!(scope::tag(&tag), Ok(tag.clone()));
     }
-    let stored = scope::stored(text);
-    assert_eq!(scope::stored(&stored), stored);
-    let _ = (scope::journalled_url(text), scope::beginnings(text));
+    let stored = scope::canonical_key(text);
+    assert_eq!(scope::canonical_key(&stored), stored);
+    let _ = (scope::journalled_url(text), scope::prefix_coverage(text));
 });

@@ -7,12 +7,12 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use nearcast_fleet::admin::Readiness;
+use nearcast_fleet::change::Entry;
 use nearcast_fleet::clock::{unix_millis, unix_seconds};
 use nearcast_fleet::config::{Fleet, NameServer};
 use nearcast_fleet::drains::Drains;
 use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::follow::{self, FollowState, Following, NodeContext};
-use nearcast_fleet::journal::Entry;
 use nearcast_fleet::random::entropy;
 use nearcast_fleet::report::DnsReport;
 use nearcast_fleet::reporter;
@@ -24,8 +24,8 @@ use tokio::task::JoinSet;
 use crate::cookie::{CookieKey, CookieSecrets};
 use crate::handler::Handler;
 use crate::metrics::Metrics;
-use crate::transport::{Listeners, Serving};
 use crate::steer::{Revision, Steering};
+use crate::transport::{Listeners, Serving};
 use crate::zone::{Serial, ZoneError, Zones};
 
 /// How long open connections may take to end.
@@ -42,7 +42,7 @@ pub async fn run(context: NodeContext) -> Result<(), Failure> {
     let server = fleet.name_server_or_error(&context.name)?.clone();
     let starting = StartingServer {
         server,
-        kept_drains: Drains::default(),
+        stored_drains: Drains::default(),
         name: context.name,
         fleet: context.fleet.clone(),
         entries: context.entries,
@@ -58,7 +58,7 @@ struct StartingServer {
     name: String,
     server: NameServer,
     /// The drains of operators that an earlier run knew of.
-    kept_drains: Drains,
+    stored_drains: Drains,
     fleet: watch::Receiver<Arc<Fleet>>,
     entries: mpsc::Receiver<Entry>,
     follow_state: watch::Receiver<FollowState>,
@@ -90,12 +90,12 @@ impl Role for StartingServer {
     async fn begin(&mut self) -> Result<(), Failure> {
         // Before the first answer, and before following replaces the copy that holds them.
         let fleet = self.fleet.borrow().clone();
-        self.kept_drains = follow::kept_drains(&fleet.node_dir(&self.name)).await;
+        self.stored_drains = follow::stored_drains(&fleet.node_dir(&self.name)).await;
         std::mem::take(&mut self.following).begin().await?;
         if fleet.control.is_some() {
             // The revision in force decides the serials and more; the fleet file of this machine may
             // be older.
-            follow::hear_control(self.follow_state.clone(), self.shutdown.clone()).await;
+            follow::wait_for_control(self.follow_state.clone(), self.shutdown.clone()).await;
         }
         Ok(())
     }
@@ -108,7 +108,7 @@ impl Role for StartingServer {
         let Self {
             name,
             server,
-            kept_drains,
+            stored_drains,
             fleet,
             entries,
             follow_state,
@@ -136,7 +136,7 @@ impl Role for StartingServer {
         let (end, until_end) = shutdown::channel();
         let (served_tx, served) = watch::channel(compiled);
         let steering = Steering::start(served, &registry, until_end.clone());
-        steering.set_drained(kept_drains.clone());
+        steering.set_drained(stored_drains.clone());
         let handler = Arc::new(Handler {
             steering: steering.clone(),
             server_id: name.clone(),
@@ -176,7 +176,7 @@ impl Role for StartingServer {
             move |_| report.report(),
             until_end.clone(),
         ));
-        tasks.spawn(follow_drains(kept_drains, entries, steering, until_end));
+        tasks.spawn(follow_drains(stored_drains, entries, steering, until_end));
         admin.set_readiness(Readiness::Ready);
         tracing::info!(?addresses, "answering DNS");
         Ok(RunningServer {

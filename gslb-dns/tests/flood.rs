@@ -47,7 +47,7 @@ struct Bench {
     worker: Worker,
     out: Vec<u8>,
     _runtime: tokio::runtime::Runtime,
-    _trigger: nearcast_fleet::shutdown::ShutdownTrigger,
+    _trigger: nearcast_net::shutdown::ShutdownTrigger,
 }
 
 impl Bench {
@@ -69,7 +69,7 @@ impl Bench {
             .enable_all()
             .build()
             .expect("a runtime");
-        let (trigger, shutdown) = nearcast_fleet::shutdown::channel();
+        let (trigger, shutdown) = nearcast_net::shutdown::channel();
         let (_tx, rx) = tokio::sync::watch::channel(served);
         let steering = {
             let _inside = runtime.enter();

@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use nearcast_fleet::shutdown::ShutdownTrigger;
 use nearcast_gslb_dns::cookie::{CookieKey, CookieSecrets};
 use nearcast_gslb_dns::handler::Handler;
 use nearcast_gslb_dns::metrics::Metrics;
 use nearcast_gslb_dns::steer::{Revision, Steering};
 use nearcast_gslb_dns::transport::{Listeners, Serving};
 use nearcast_gslb_dns::zone::Zones;
+use nearcast_net::shutdown::ShutdownTrigger;
 use support::{fleet, query, zone};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -33,7 +33,7 @@ fn start_with(connections_max: Option<usize>) -> (SocketAddr, Serving, ShutdownT
     let records: Vec<&str> = long.iter().map(String::as_str).collect();
     let fleet = fleet(vec![], vec![], vec![zone("demo.test", &records)]);
     let zones = Zones::compile(&fleet, "ns1", 1).expect("it compiles");
-    let (trigger, shutdown) = nearcast_fleet::shutdown::channel();
+    let (trigger, shutdown) = nearcast_net::shutdown::channel();
     let registry = prometheus::Registry::new();
     let (_tx, rx) = tokio::sync::watch::channel(Revision {
         fleet: Arc::new(fleet),

@@ -1063,7 +1063,7 @@ fn a_port_in_use_is_told_at_once() {
         let (_entries_tx, entries) = tokio::sync::mpsc::channel(1);
         let (_state_tx, state) =
             tokio::sync::watch::channel(nearcast_fleet::follow::FollowState::default());
-        let (_trigger, shutdown) = nearcast_fleet::shutdown::channel();
+        let (_trigger, shutdown) = nearcast_net::shutdown::channel();
         let context = nearcast_fleet::follow::NodeContext {
             name: "ns1".to_owned(),
             fleet,

@@ -6,9 +6,6 @@ use http::header::ACCEPT_ENCODING;
 use http::{HeaderMap, HeaderValue};
 
 use crate::fields;
-// alias until the parts are merged
-pub use crate::transfer_coding::TransferCoding;
-
 /// The content codings that a stored response is selected by, in the order in which browsers list
 /// them. Others that a client names are ignored.
 const KNOWN: [&str; 6] = ["gzip", "deflate", "br", "zstd", "dcb", "dcz"];

@@ -184,11 +184,6 @@ impl StrongValidator {
         }
     }
 
-    /// alias until the parts are merged
-    pub fn is_of(&self, response: &HeaderMap) -> bool {
-        self.matches(response)
-    }
-
     /// Whether another response carries the same representation. A response without a validator may
     /// be of any version, so it does not.
     pub fn matches(&self, response: &HeaderMap) -> bool {
@@ -372,9 +367,6 @@ pub fn compare_head(
         false => HeadComparison::Other,
     }
 }
-
-// alias until the parts are merged
-pub use self::{HeadComparison as HeadSays, compare_head as head_says};
 
 #[cfg(test)]
 mod tests {

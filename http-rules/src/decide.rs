@@ -9,12 +9,14 @@
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method};
 use nearcast_fleet::config::CachePolicy;
+use nearcast_fleet::report::CacheStatus;
 
-use super::fields::CacheControl;
-use super::freshness::{Freshness, NotStored};
-use super::key::{self, MethodClass};
-use super::reuse::{self, Reuse};
-use super::status::{ForwardReason, Label, Outcome};
+use crate::cache_control::CacheControl;
+use crate::freshness::Freshness;
+use crate::key::{self, MethodClass};
+use crate::not_stored::NotStored;
+use crate::reuse::{self, Reuse};
+use crate::status::{ForwardReason, Outcome};
 
 /// The terms on which a request accepts a stored response.
 #[derive(Debug, Clone)]
@@ -162,7 +164,7 @@ impl Validation {
     /// the reason `detail`.
     pub fn outcome_while_failing(&self, detail: &'static str, is_unsynced: bool) -> Outcome {
         Outcome {
-            label: Label::Stale,
+            label: CacheStatus::Stale,
             detail: Some(detail),
             is_unsynced,
             ..Outcome::hit(self.ttl)
@@ -248,7 +250,7 @@ pub fn decide(terms: &Terms<'_>, found: Result<Stored<'_>, ForwardReason>) -> De
     if terms.is_only_if_cached {
         let outcome = Outcome {
             detail: Some("only-if-cached"),
-            ..Outcome::forwarded(Label::Local, reason)
+            ..Outcome::forwarded(CacheStatus::Local, reason)
         };
         return Decision::OnlyIfCached { outcome };
     }
@@ -274,7 +276,7 @@ fn serve_or_validate(
     } = terms;
     let freshness = stored.freshness;
     let now = terms.began_ms.max(freshness.received_ms);
-    let standing = reuse::standing(
+    let standing = reuse::evaluate(
         freshness,
         directives.as_ref(),
         stored.is_soft_purged,
@@ -288,7 +290,7 @@ fn serve_or_validate(
         let outcome = match is_collapsed {
             true => Outcome {
                 is_collapsed,
-                ..Outcome::forwarded(Label::Collapsed, ForwardReason::UriMiss)
+                ..Outcome::forwarded(CacheStatus::Collapsed, ForwardReason::UriMiss)
             },
             false => Outcome::hit(standing.ttl),
         };
@@ -301,7 +303,7 @@ fn serve_or_validate(
         });
     }
 
-    let reason = match standing.reuse.is_of_request() {
+    let reason = match standing.reuse.is_required_by_client() {
         true => ForwardReason::Request,
         false => ForwardReason::Stale,
     };
@@ -334,8 +336,8 @@ fn was_requested_while_waiting(terms: &Terms<'_>, stored: Stored<'_>, reuse: Reu
     let freshness = stored.freshness;
     let was_requested = stored.requested_ms >= terms.began_ms && !freshness.no_cache;
     let was_received = freshness.received_ms >= terms.began_ms
-        && freshness.is_for_those_who_waited()
-        && !reuse.is_of_request();
+        && freshness.may_serve_waiting_requests()
+        && !reuse.is_required_by_client();
     terms.has_waited && !stored.is_soft_purged && (was_requested || was_received)
 }
 
@@ -345,9 +347,9 @@ mod tests {
 
     use http::StatusCode;
 
-    use super::super::freshness::Exchange;
-    use super::super::testing::{NOW_MS, map};
     use super::*;
+    use crate::freshness::Exchange;
+    use crate::testing::{NOW_MS, map};
 
     fn policy() -> CachePolicy {
         CachePolicy {

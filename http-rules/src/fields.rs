@@ -5,11 +5,6 @@
 use http::header::{AsHeaderName, CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-// aliases until the parts are merged
-pub use crate::cache_control::CacheControl;
-pub use crate::dates::{date, format_date};
-pub use crate::structured::{DICTIONARY_MEMBERS_MAX, dictionary, strings};
-
 /// The largest delta-seconds; a larger number counts as this one (RFC 9111 section 1.2.2).
 pub(crate) const DELTA_SECONDS_MAX: u64 = 1 << 31;
 

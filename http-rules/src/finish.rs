@@ -20,11 +20,6 @@ pub struct Abandoned {
 }
 
 impl Abandoned {
-    /// alias until the parts are merged
-    pub fn goes_on(self, policy: &CachePolicy) -> bool {
-        self.should_continue(policy)
-    }
-
     /// Whether the fill continues under a site's policy. Where the end is unknown it may receive
     /// `finish_rest` more bytes.
     pub fn should_continue(self, policy: &CachePolicy) -> bool {

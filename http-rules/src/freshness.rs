@@ -11,9 +11,6 @@ use serde::{Deserialize, Serialize};
 use crate::cache_control::CacheControl;
 use crate::dates;
 use crate::fields::{self, DELTA_SECONDS_MAX};
-// aliases until the parts are merged
-pub use crate::not_stored::NotStored;
-pub use crate::storing::{RequestFacts, Verdict, judge};
 
 /// A heuristic lifetime is this fraction of the time since the last change (RFC 9111 section
 /// 4.2.2).
@@ -150,11 +147,6 @@ impl Freshness {
         self.lifetime > 0
             && !self.no_cache
             && (!self.must_revalidate || self.lifetime > self.age_when_sent)
-    }
-
-    /// alias until the parts are merged
-    pub fn is_for_those_who_waited(&self) -> bool {
-        self.may_serve_waiting_requests()
     }
 
     /// Whether the response is fresh; at an age equal to its lifetime it is stale.

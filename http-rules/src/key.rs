@@ -141,26 +141,6 @@ impl Host {
     }
 }
 
-/// [`Host::write_url`] for a host that is known to be one. alias until the parts are merged
-///
-/// # Errors
-/// As [`Host::write_url`].
-pub fn write(
-    scheme: &str,
-    host: &str,
-    path_and_query: &str,
-    url: &mut String,
-) -> Result<(), KeyError> {
-    url.clear();
-    check_path(path_and_query)?;
-    url.reserve(scheme.len() + 3 + host.len() + path_and_query.len());
-    push_lower(scheme, url);
-    url.push_str("://");
-    url.push_str(host);
-    url.push_str(path_and_query);
-    Ok(())
-}
-
 impl std::ops::Deref for Host {
     type Target = str;
 

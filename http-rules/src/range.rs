@@ -350,9 +350,6 @@ pub fn is_rangeable(response: &HeaderMap) -> bool {
         .any(|unit| unit.eq_ignore_ascii_case(b"none"))
 }
 
-// alias until the parts are merged
-pub use self::RangeSpec as Spec;
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

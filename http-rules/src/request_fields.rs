@@ -193,9 +193,6 @@ pub fn keyed(client: &HeaderMap, policy: &CachePolicy) -> HeaderMap {
     keyed
 }
 
-// alias until the parts are merged
-pub use self::UnkeyedFields as Unusual;
-
 #[cfg(test)]
 mod tests {
     use super::*;

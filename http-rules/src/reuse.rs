@@ -60,11 +60,6 @@ impl Reuse {
         }
     }
 
-    /// alias until the parts are merged
-    pub fn is_of_request(self) -> bool {
-        self.is_required_by_client()
-    }
-
     /// Whether the client requires the validation.
     pub fn is_required_by_client(self) -> bool {
         matches!(self, Self::MustValidate { reason, .. } if reason.is_required_by_client())
@@ -100,11 +95,6 @@ pub enum MustValidate {
 }
 
 impl MustValidate {
-    /// alias until the parts are merged
-    pub fn is_of_request(self) -> bool {
-        self.is_required_by_client()
-    }
-
     /// Whether the client requires it, so that the forward reason is `request` and not `stale` (RFC
     /// 9211 section 2.2).
     pub fn is_required_by_client(self) -> bool {
@@ -270,9 +260,6 @@ pub fn failure_status(reuse: Reuse, own: StatusCode) -> StatusCode {
 pub fn is_only_if_cached(request: Option<&CacheControl>, policy: &CachePolicy) -> bool {
     obeyed(request, policy).is_some_and(|asked| asked.only_if_cached)
 }
-
-// alias until the parts are merged
-pub use self::{Evaluation as Standing, evaluate as standing};
 
 #[cfg(test)]
 mod tests {

@@ -2,15 +2,13 @@
 //!
 //! Follows RFC 9211 (Cache-Status) and RFC 9209 (Proxy-Status).
 
+use crate::structured::write_integer;
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use nearcast_fleet::report::CacheStatus;
 
 use crate::not_stored::NotStored;
 use crate::structured::{write_name, write_string};
-// aliases until the parts are merged
-pub use crate::structured::write_integer;
-pub use nearcast_fleet::report::CacheStatus as Label;
 
 /// `Cache-Status`.
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");

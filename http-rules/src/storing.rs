@@ -57,30 +57,6 @@ pub fn assess(
     }
 }
 
-/// Whether a response may be stored. alias until the parts are merged, then see [`assess`]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// It may.
-    Store(Freshness),
-    /// It may not, or it would be of no use.
-    DoNotStore(NotStored),
-}
-
-/// [`assess`] as a [`Verdict`]. alias until the parts are merged
-pub fn judge(
-    request: RequestFacts<'_>,
-    status: StatusCode,
-    fields: &HeaderMap,
-    policy: &CachePolicy,
-    exchange: Exchange,
-) -> Verdict {
-    let found = assess(request, status, fields, policy, exchange);
-    match found.not_stored {
-        Some(reason) => Verdict::DoNotStore(reason),
-        None => Verdict::Store(found.freshness),
-    }
-}
-
 fn refused_by_request(
     request: RequestFacts<'_>,
     directives: &CacheControl,
@@ -283,18 +259,14 @@ mod tests {
     ) -> Result<Freshness, NotStored> {
         let (request, response) = (map(request), map(response));
         let status = StatusCode::from_u16(status).expect("a status");
-        match judge(
-            RequestFacts {
-                method,
-                fields: &request,
-            },
-            status,
-            &response,
-            policy,
-            NOW,
-        ) {
-            Verdict::Store(freshness) => Ok(freshness),
-            Verdict::DoNotStore(reason) => Err(reason),
+        let facts = RequestFacts {
+            method,
+            fields: &request,
+        };
+        let assessment = assess(facts, status, &response, policy, NOW);
+        match assessment.not_stored {
+            None => Ok(assessment.freshness),
+            Some(reason) => Err(reason),
         }
     }
 
@@ -840,7 +812,7 @@ mod tests {
         ] {
             let now = conditional::freshened(&stored, &map(&[new, "etag: \"a\""]), NOW_MS);
             let request = HeaderMap::new();
-            let verdict = judge(
+            let assessment = assess(
                 RequestFacts {
                     method: &Method::GET,
                     fields: &request,
@@ -850,12 +822,7 @@ mod tests {
                 &CachePolicy::default(),
                 NOW,
             );
-            let found = if let Verdict::DoNotStore(reason) = verdict {
-                Some(reason)
-            } else {
-                None
-            };
-            assert_eq!(found, expected, "{new}");
+            assert_eq!(assessment.not_stored, expected, "{new}");
         }
     }
 
@@ -875,9 +842,10 @@ mod tests {
             let request = HeaderMap::new();
             let facts = RequestFacts { method: &Method::GET, fields: &request };
             let status = StatusCode::from_u16(status).expect("in range");
-            let verdict = judge(facts, status, &fields, &CachePolicy::default(), Exchange { requested_ms, received_ms });
+            let assessment = assess(facts, status, &fields, &CachePolicy::default(), Exchange { requested_ms, received_ms });
             let directives = CacheControl::of_response(&fields);
-            if let Verdict::Store(freshness) = verdict {
+            if assessment.not_stored.is_none() {
+                let freshness = assessment.freshness;
                 prop_assert!(!directives.no_store && !directives.private);
                 prop_assert!(freshness.lifetime <= DELTA_SECONDS_MAX);
                 prop_assert!(freshness.age(now_ms) >= freshness.initial_age);

@@ -231,9 +231,6 @@ pub fn newest<'a, T>(selected: impl IntoIterator<Item = (T, &'a HeaderMap, u64)>
         .map(|(found, ..)| found)
 }
 
-// alias until the parts are merged
-pub use self::{matches_exactly as is_repeated, selection_hash as said};
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -87,16 +87,6 @@ impl Shutdown {
     pub async fn pause(&mut self, time: Duration) {
         self.drained(time, std::future::pending()).await;
     }
-
-    /// [`Self::is_requested`]; alias until the parts are merged.
-    pub fn is_asked(&self) -> bool {
-        self.is_requested()
-    }
-
-    /// [`Self::requested`]; alias until the parts are merged.
-    pub async fn asked(&mut self) {
-        self.requested().await;
-    }
 }
 
 #[cfg(test)]

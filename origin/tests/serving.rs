@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nearcast_fleet::config::OriginRule;
 use nearcast_fleet::follow;
-use nearcast_fleet::shutdown::{self, ShutdownTrigger};
+use nearcast_net::shutdown::{self, ShutdownTrigger};
 
 struct Origin {
     address: SocketAddr,

@@ -3,9 +3,9 @@
 use std::io::{BufRead, IsTerminal as _, Write};
 use std::time::Duration;
 
+use nearcast_fleet::change::PurgeScope;
 use nearcast_fleet::config::Fleet;
 use nearcast_fleet::failure::{Failure, FailureKind};
-use nearcast_fleet::journal::PurgeScope;
 use nearcast_fleet::scope;
 use serde_json::{Value, json};
 

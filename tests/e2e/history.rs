@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use nearcast_fleet::journal::{Change, Journal, PurgeScope};
+use nearcast_fleet::change::{Change, PurgeScope};
+use nearcast_fleet::journal::Journal;
 use serde_json::Value;
 
 use crate::lab::fleet::{Fleet, Plan};

@@ -7,10 +7,10 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State as Shared;
 use http::HeaderMap;
+use nearcast_fleet::change::{Change, Drain, DrainTarget, Entry};
 use nearcast_fleet::config::Fleet;
 use nearcast_fleet::drains::{largest_ttl, sites_without_nodes};
 use nearcast_fleet::file;
-use nearcast_fleet::journal::{Change, Drain, DrainTarget, Entry};
 use tokio::time::Instant;
 
 use crate::api::request::{ApiResult, App, BODY_BYTES_MAX, Body, json, with_token};
@@ -357,12 +357,12 @@ async fn wait_applied(
             revision,
             now_unix_ms(),
         );
-        if now.complete || Instant::now() >= deadline || shutdown.is_asked() {
+        if now.complete || Instant::now() >= deadline || shutdown.is_requested() {
             return now;
         }
         tokio::select! {
             () = tokio::time::sleep_until(deadline.min(Instant::now() + CHECK_EVERY)) => {}
-            () = shutdown.asked() => {}
+            () = shutdown.requested() => {}
         }
     }
 }

@@ -6,9 +6,9 @@ use axum::Json;
 use axum::extract::State as Shared;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, header};
+use nearcast_fleet::change::Entry;
 use nearcast_fleet::config::Fleet;
 use nearcast_fleet::follow::JournalAnswer;
-use nearcast_fleet::journal::Entry;
 use nearcast_fleet::node_key::Caller;
 use nearcast_fleet::report::{DnsReport, EdgeReport, OriginReport};
 use serde::Deserialize;
@@ -97,7 +97,7 @@ pub(super) async fn journal(
         let mut shutdown = state.shutdown.clone();
         tokio::select! {
             _ = timeout_at(deadline, revisions.changed()) => {}
-            () = shutdown.asked() => {}
+            () = shutdown.requested() => {}
         }
     }
     let page = state.journal.page(after, now_unix_ms()).await?;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State as Shared;
 use http::HeaderMap;
+use nearcast_fleet::change::{Change, Entry, Purge, PurgeScope};
 use nearcast_fleet::config::Fleet;
-use nearcast_fleet::journal::{Change, Entry, Purge, PurgeScope};
 use nearcast_fleet::scope;
 use tokio::time::{Instant, timeout_at};
 
@@ -168,7 +168,7 @@ async fn purge_outcome(
                 .purges
                 .outstanding(revision, &edges)
                 .is_some_and(|o| o.reporting > 0);
-            if !waits || Instant::now() >= deadline || shutdown.is_asked() {
+            if !waits || Instant::now() >= deadline || shutdown.is_requested() {
                 let lost = || {
                     ApiError::Internal(format!(
                         "purge {revision} is in the journal but its record is no longer kept"
@@ -181,7 +181,7 @@ async fn purge_outcome(
         let until = deadline.min(Instant::now() + CHECK_EVERY);
         tokio::select! {
             _ = timeout_at(until, confirmed.changed()) => {}
-            () = shutdown.asked() => {}
+            () = shutdown.requested() => {}
         }
         if is_crowd {
             tokio::time::sleep_until(deadline.min(Instant::now() + CROWD_PAUSE)).await;

@@ -175,7 +175,7 @@ pub(super) async fn events(
                 }
                 let received = tokio::select! {
                     received = feed.recv() => received,
-                    () = shutdown.asked() => return None,
+                    () = shutdown.requested() => return None,
                 };
                 match received {
                     Ok(event) if event.id > newest => old.push_back(event),

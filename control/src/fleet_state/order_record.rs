@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use nearcast_fleet::journal::PushOrder;
+use nearcast_fleet::change::PushOrder;
 use nearcast_fleet::report::FillProgress;
 use nearcast_fleet::units::Bytes;
 use nearcast_push::account::{Account, Filled};

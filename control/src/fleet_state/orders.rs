@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use nearcast_fleet::change::PushOrder;
 use nearcast_fleet::config::Fleet;
-use nearcast_fleet::journal::PushOrder;
 use nearcast_fleet::report::EdgeReport;
 use nearcast_push::account::Earnings as PushBenefit;
 
@@ -339,7 +339,7 @@ impl Orders {
 mod tests {
     use super::*;
     use crate::fleet_state::order_record::order_id;
-    use nearcast_fleet::journal::PushItem;
+    use nearcast_fleet::change::PushItem;
     use nearcast_fleet::report::FillProgress;
 
     fn order(id: &str, cluster: &str, items: usize) -> PushOrder {

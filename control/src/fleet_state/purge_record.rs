@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nearcast_fleet::journal::Purge;
+use nearcast_fleet::change::Purge;
 use nearcast_fleet::report::EdgeReport;
 use serde::{Deserialize, Serialize};
 
@@ -191,7 +191,7 @@ pub(crate) fn describe(purge: &Purge) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nearcast_fleet::journal::PurgeScope;
+    use nearcast_fleet::change::PurgeScope;
 
     #[test]
     fn words_for_people() {

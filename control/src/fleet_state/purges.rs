@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use nearcast_fleet::journal::Purge;
+use nearcast_fleet::change::Purge;
 use nearcast_fleet::report::EdgeReport;
 
 use crate::event::NewEvent;
@@ -297,7 +297,7 @@ impl Purges {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nearcast_fleet::journal::PurgeScope;
+    use nearcast_fleet::change::PurgeScope;
     use nearcast_fleet::report::PurgeProgress;
 
     fn report(node: &str, revision: u64, counts: &[(u64, u64)]) -> EdgeReport {

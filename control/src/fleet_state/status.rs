@@ -1,7 +1,7 @@
 //! The answer of `/v1/status`.
 
+use nearcast_fleet::change::DrainTarget;
 use nearcast_fleet::config::{Cluster, Fleet};
-use nearcast_fleet::journal::DrainTarget;
 use nearcast_push::schedule;
 
 use crate::fleet_state::FleetState;

@@ -15,7 +15,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use nearcast_fleet::journal::{Change, Entry, Journal, JournalError};
+use nearcast_fleet::change::{Change, Entry};
+use nearcast_fleet::journal::{Journal, JournalError};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot, watch};
 
@@ -360,7 +361,7 @@ impl Drop for Writing<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nearcast_fleet::journal::{PushItem, PushOrder};
+    use nearcast_fleet::change::{PushItem, PushOrder};
 
     #[test]
     fn orders_whose_time_is_over_keep_their_place_alone() {
@@ -396,7 +397,7 @@ mod tests {
     }
 
     fn purge(n: usize) -> Change {
-        use nearcast_fleet::journal::{Purge, PurgeScope};
+        use nearcast_fleet::change::{Purge, PurgeScope};
         Change::Purge(Purge {
             scope: PurgeScope::Tag(n.to_string()),
             soft: false,

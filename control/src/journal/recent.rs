@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use nearcast_fleet::journal::{Change, Entry};
+use nearcast_fleet::change::{Change, Entry};
 
 /// Entries in one answer to a node.
 pub(crate) const PAGE_ENTRIES_MAX: usize = 256;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use nearcast_fleet::change::{Change, Entry, PushItem, PushOrder};
 use nearcast_fleet::config::{Cluster, Fleet};
-use nearcast_fleet::journal::{Change, Entry, PushItem, PushOrder};
 use nearcast_fleet::units::Bytes;
 use nearcast_push::schedule::Window;
 

@@ -1,6 +1,6 @@
 //! Answers to nodes.
 
-use nearcast_fleet::journal::Entry;
+use nearcast_fleet::change::Entry;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 

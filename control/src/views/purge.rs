@@ -1,6 +1,6 @@
 //! Purge requests and purges.
 
-use nearcast_fleet::journal::PurgeScope;
+use nearcast_fleet::change::PurgeScope;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 

@@ -351,17 +351,6 @@ impl Content {
     }
 }
 
-// Aliases until the parts are merged.
-impl Content {
-    pub(crate) fn left(&self) -> Notified<'_> {
-        self.last_reader_ended()
-    }
-
-    pub(crate) async fn settled(&self) -> bool {
-        self.fills_ended().await
-    }
-}
-
 impl Drop for Content {
     fn drop(&mut self) {
         if !*self.is_discarded.get_mut() {

@@ -25,8 +25,8 @@ use crate::clock::Clock;
 use crate::origin::OriginError;
 use crate::stored::index::{HashedKey, Index};
 use crate::stored::response::StoredResponse;
-use nearcast_http_rules::freshness::NotStored;
-use nearcast_http_rules::request_fields::{self, Unusual};
+use nearcast_http_rules::not_stored::NotStored;
+use nearcast_http_rules::request_fields::{self, UnkeyedFields};
 
 /// How long requests for a key whose responses may not be shared do not wait for one another.
 const NOT_SHAREABLE_MS: u64 = 60_000;
@@ -115,7 +115,7 @@ impl Requester {
     pub(crate) fn of(
         index: &Index,
         client: &HeaderMap,
-        unusual: &Unusual,
+        unusual: &UnkeyedFields,
         keyed: &HeaderMap,
     ) -> Self {
         let mut distinct = Vec::new();

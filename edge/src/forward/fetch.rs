@@ -22,8 +22,8 @@ use crate::edge::Edge;
 use crate::origin::{OriginBody, OriginError};
 use crate::peer::{REVISION, revision};
 use crate::store::Pool;
-use crate::stored::generations::Verdict;
-use crate::stored::response::{Facts, StoredResponse};
+use crate::stored::generations::PurgeState;
+use crate::stored::response::{StoredResponse, StoredResponseParts};
 use nearcast_http_rules::conditional::{self, StrongValidator};
 use nearcast_http_rules::freshness::Exchange;
 use nearcast_http_rules::not_stored::NotStored;
@@ -262,7 +262,7 @@ impl ForwardRequest {
             cookies,
             effect,
         } = head::freshen(stale.status, &stale.fields, response.headers(), &expected)?;
-        let facts = Facts {
+        let facts = StoredResponseParts {
             url: stale.url.clone(),
             hash: stale.hash,
             site: stale.site.clone(),
@@ -369,7 +369,7 @@ impl ForwardRequest {
         let mut stored = conditional::stored_fields(fields, received_ms);
         stored.remove(&REVISION);
         let cookies = head::take_cookies(&mut stored, &self.origin.site.cache);
-        let facts = Facts {
+        let facts = StoredResponseParts {
             url: self.url.clone(),
             hash: self.hash,
             site: self.origin.site.name.clone(),
@@ -401,7 +401,7 @@ impl ForwardRequest {
     /// request was sent covers it.
     fn publish(&self, stored: &Arc<StoredResponse>, is_part: bool, sent: SentAt) -> bool {
         let edge = self.edge();
-        if stored.verdict(&edge.generations) != Verdict::Clean {
+        if stored.purge_state(&edge.generations) != PurgeState::Clean {
             return false;
         }
         edge.forwards.note_shareable(self.hash, &self.requester);

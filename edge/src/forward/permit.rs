@@ -72,7 +72,8 @@ impl FillPermit {
     pub(super) async fn revoked(&self, content: &Content) {
         loop {
             // Subscribe before the checks, so that no change after them is missed.
-            let (has_grown, unread) = (self.limit.has_grown.notified(), content.left());
+            let (has_grown, unread) =
+                (self.limit.has_grown.notified(), content.last_reader_ended());
             if content.is_read() || !self.limit.is_exceeded() {
                 tokio::select! {
                     () = has_grown => {}

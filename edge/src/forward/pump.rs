@@ -18,7 +18,7 @@ use crate::origin::{OriginBody, OriginError};
 use crate::store::SLICE_BYTES;
 use crate::stored::response::StoredResponse;
 use nearcast_http_rules::finish::Abandoned;
-use nearcast_http_rules::freshness::NotStored;
+use nearcast_http_rules::not_stored::NotStored;
 use nearcast_http_rules::{request_fields, vary};
 
 /// How long a fill has no reader before it counts as abandoned: clients that waited for its head
@@ -324,7 +324,7 @@ async fn order_ended(pacer: &Pacer, content: &Content) {
     pacer.stopped().await;
     loop {
         // Subscribe before the check, so that no reader that leaves after it is missed.
-        let reader_left = content.left();
+        let reader_left = content.last_reader_ended();
         if content.validator.is_some() || !content.is_read() {
             return;
         }
@@ -346,7 +346,7 @@ async fn abandoned(
     }
     loop {
         // Subscribe before the check, so that no reader that leaves after it is missed.
-        let reader_left = content.left();
+        let reader_left = content.last_reader_ended();
         if content.is_read() {
             *unread = None;
             reader_left.await;
@@ -357,7 +357,7 @@ async fn abandoned(
             left_at,
             ..progress
         })
-        .goes_on(&origin.site.cache)
+        .should_continue(&origin.site.cache)
         {
             return std::future::pending().await;
         }

@@ -47,7 +47,7 @@ pub(super) fn is_same_representation(
     let Some(validator) = content
         .validator
         .as_ref()
-        .filter(|validator| validator.is_of(fields))
+        .filter(|validator| validator.matches(fields))
     else {
         return false;
     };

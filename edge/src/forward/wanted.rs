@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, Method};
 
 use crate::store::SLICE_BYTES;
 use nearcast_http_rules::conditional;
-use nearcast_http_rules::range::{self, ByteRange, ContentRange, Part, Spec};
+use nearcast_http_rules::range::{self, ByteRange, ContentRange, Part, RangeSpec};
 
 /// Most bytes of several ranges, of a body too large to be stored, that are assembled from requests
 /// for their slices. Larger requests go to the origin as the client made them: nothing would hold
@@ -22,7 +22,7 @@ const SLICE: u64 = SLICE_BYTES as u64;
 /// range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct WantedSlices {
-    spec: Spec,
+    spec: RangeSpec,
     /// Further requests may be needed: for other ranges, or for the whole where `If-Range` fails.
     pub(super) may_need_more: bool,
     /// It replaces a range that turned out to be outside the representation.
@@ -41,12 +41,12 @@ pub(super) struct SliceRange {
 
 impl WantedSlices {
     /// The slices of the first range; `None` when that is the whole.
-    pub(crate) fn of(specs: &[Spec], has_if_range: bool) -> Option<Self> {
+    pub(crate) fn of(specs: &[RangeSpec], has_if_range: bool) -> Option<Self> {
         let requested = *specs.first()?;
         let spec = match requested {
-            Spec::From(0) => return None,
+            RangeSpec::From(0) => return None,
             // A range of no bytes cannot be requested; one byte brings the length.
-            Spec::Last(0) => Spec::Last(1),
+            RangeSpec::Last(0) => RangeSpec::Last(1),
             other => other,
         };
         Some(Self {
@@ -80,12 +80,12 @@ impl WantedSlices {
     /// that `SLICE - 1` extra bytes are requested.
     pub(super) fn field(self) -> HeaderMap {
         match self.spec {
-            Spec::FromTo(first, last) => range_field(
+            RangeSpec::FromTo(first, last) => range_field(
                 first / SLICE * SLICE,
                 last.saturating_add(1).checked_next_multiple_of(SLICE),
             ),
-            Spec::From(first) => range_field(first / SLICE * SLICE, None),
-            Spec::Last(count) => {
+            RangeSpec::From(first) => range_field(first / SLICE * SLICE, None),
+            RangeSpec::Last(count) => {
                 range_value(&format!("bytes=-{}", count.saturating_add(SLICE - 1)))
             }
         }
@@ -199,7 +199,7 @@ fn range_value(text: &str) -> HeaderMap {
 mod tests {
     use super::*;
 
-    fn specs(range: &str) -> Vec<Spec> {
+    fn specs(range: &str) -> Vec<RangeSpec> {
         range::requested(&Method::GET, &range_value(range)).expect("a valid range")
     }
 

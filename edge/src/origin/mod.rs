@@ -49,7 +49,7 @@ pub(crate) use self::origins::Origins;
 pub(crate) use self::target::{Address, Target};
 use self::tls::TargetTls;
 pub(crate) use self::tls::TlsFileError;
-use nearcast_http_rules::coding::TransferCoding;
+use nearcast_http_rules::transfer_coding::TransferCoding;
 
 /// How much longer than the longest pause of a client the origin may pause while a request's body is
 /// sent, so that a client's pause is not taken for the origin's.

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use http::uri::PathAndQuery;
 use http::{HeaderMap, StatusCode};
+use nearcast_fleet::change::PushItem;
 use nearcast_fleet::config::Fleet;
-use nearcast_fleet::journal::PushItem;
 use tokio::time::Instant;
 
 use crate::body::{Fill, FillState};
@@ -22,7 +22,7 @@ use crate::peer;
 use crate::request::hit;
 use crate::site::Site;
 use crate::store::{Pool, SLICE_BYTES, StoredBody};
-use crate::stored::generations::{Verdict, canonical_url};
+use crate::stored::generations::{PurgeState, canonical_url};
 use crate::stored::response::StoredResponse;
 use nearcast_http_rules::forward;
 use nearcast_http_rules::key;
@@ -167,7 +167,7 @@ impl ItemFilling<'_> {
                 }
                 answered => answered?,
             }
-            content.settled().await;
+            content.fills_ended().await;
             let next = content.first_missing(0, length);
             if next.is_some_and(|next| next <= at) {
                 break;
@@ -294,7 +294,7 @@ async fn is_filled(
     }
     match (fill.ended().await, not_stored) {
         // A client's seek may have taken slices over from the fill: wait for those as well.
-        (FillState::Done, None) => match response.content.settled().await {
+        (FillState::Done, None) => match response.content.fills_ended().await {
             true => Ok(()),
             false => Err(FillError::Cut),
         },
@@ -316,7 +316,7 @@ pub(super) fn find_pushed(
     let none = HeaderMap::new();
     let is_found = |r: &&Arc<StoredResponse>| {
         *r.url == *url
-            && r.verdict(&edge.generations) != Verdict::Gone
+            && r.purge_state(&edge.generations) != PurgeState::Gone
             && r.is_selected(&none, &none)
             && r.content.body.pool() == Pool::Pushed
             && is_meant(r)

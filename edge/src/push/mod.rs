@@ -17,8 +17,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nearcast_fleet::change::{PushItem, PushOrder};
 use nearcast_fleet::config::Fleet;
-use nearcast_fleet::journal::{PushItem, PushOrder};
 use nearcast_fleet::report::FillProgress;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
@@ -196,12 +196,12 @@ async fn carry_out(filler: ItemFiller, order: &PushOrder, pushes: &Pushes) {
 
     // Stored slices of the items stay on disk from now on, also of incomplete responses.
     let store = &worker.edge.store;
-    store.wish_anew();
+    store.new_pin_epoch();
     let stored = order
         .items
         .iter()
         .filter_map(|item| find_pushed(&worker, &canonical_url(&item.url), |_| true));
-    stored.for_each(|response| store.want(&response.content.body));
+    stored.for_each(|response| store.pin(&response.content.body));
 
     // The node's own items come first: the owners of the others can have theirs by then.
     let is_own =

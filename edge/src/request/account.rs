@@ -1,5 +1,6 @@
 //! Counts answers: requests, bytes, time, and popularity.
 
+use nearcast_fleet::report::CacheStatus;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,7 +11,7 @@ use super::answer::Answered;
 use super::check::Request;
 use crate::client_body::{ClientBody, Progress};
 use crate::edge::Worker;
-use crate::metrics::{Answer, SiteCounters};
+use crate::metrics::SiteCounters;
 use crate::site::Site;
 use crate::store::Pool;
 
@@ -48,7 +49,7 @@ impl Accounted {
         let mut accounted = Self::of_site(&request.site, answered);
         accounted.popularity = popularity;
         if request.is_peer {
-            accounted.outcome.label = Answer::Local;
+            accounted.outcome.label = CacheStatus::Local;
         }
         accounted
     }
@@ -145,8 +146,9 @@ impl PopularityNote {
         let Answered {
             outcome, stored, ..
         } = answered;
-        let counts =
-            request.method == Method::GET && !request.is_peer && outcome.label != Answer::Error;
+        let counts = request.method == Method::GET
+            && !request.is_peer
+            && outcome.label != CacheStatus::Error;
         counts.then(|| Self {
             hash: request.hash,
             site: request.site.clone(),

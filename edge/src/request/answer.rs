@@ -8,17 +8,17 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, COOKIE, RETRY_AFTER, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
-use nearcast_http_rules::freshness::NotStored;
-use nearcast_http_rules::request_fields::{self, Unusual};
+use nearcast_http_rules::not_stored::NotStored;
+use nearcast_http_rules::request_fields::{self, UnkeyedFields};
 use nearcast_http_rules::status::{CACHE_STATUS, ForwardReason, Outcome, PROXY_STATUS, ProxyError};
 use nearcast_http_rules::vary;
 
 use super::check::Request;
 use crate::client_body::ClientBody;
-use crate::metrics::Answer;
 use crate::origin::OriginError;
 use crate::peer::REVISION;
 use crate::stored::response::StoredResponse;
+use nearcast_fleet::report::CacheStatus;
 
 /// A response to a client, and how it came about.
 pub(super) struct Answered {
@@ -89,7 +89,7 @@ pub(super) fn client_failed(node: &str, error: OriginError) -> Response<ClientBo
 /// The answer where the origin failed and no stored response may be used instead.
 pub(super) fn failed(request: &Request, error: OriginError, reason: ForwardReason) -> Answered {
     let (site, node) = (&request.site, &request.worker.edge.name);
-    let outcome = Outcome::forwarded(Answer::Error, reason);
+    let outcome = Outcome::forwarded(CacheStatus::Error, reason);
     if error.is_of_client() {
         tracing::debug!(site = %site.name, url = %request.url, %error, "a request failed");
         return Answered::new(client_failed(node, error), outcome);
@@ -142,7 +142,7 @@ pub(super) fn add_status_fields(request: &Request, outcome: &Outcome, fields: &m
 fn distinct_field(request: &Request, response: &HeaderMap) -> Option<HeaderName> {
     let vary = vary::names(response).unwrap_or_default();
     let policy = &request.site.cache;
-    if let Some(name) = Unusual::of(&request.fields, policy).first_beyond(&vary) {
+    if let Some(name) = UnkeyedFields::of(&request.fields, policy).first_beyond(&vary) {
         return Some(name.clone());
     }
     // An error may also be due to these.

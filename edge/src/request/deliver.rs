@@ -21,10 +21,10 @@ use super::to_origin::origin_request;
 use crate::body::{Fill, Next, Reader};
 use crate::client_body::{BodyCut, ClientBody, Pieces};
 use crate::forward::{OriginRequest, refill};
-use crate::metrics::Answer;
 use crate::origin::OriginError;
 use crate::store::Pool;
 use crate::stored::response::StoredResponse;
+use nearcast_fleet::report::CacheStatus;
 
 /// How often one body fetches missing slices without a byte in between.
 const REFILLS_MAX: u32 = 3;
@@ -226,7 +226,7 @@ async fn read(
     reader: Reader,
     outcome: &mut Outcome,
 ) -> Result<Pieces, Undelivered> {
-    let is_first_hand = outcome.label == Answer::Miss;
+    let is_first_hand = outcome.label == CacheStatus::Miss;
     let mut reading = Reading::new(request, stored, reader, outcome);
     let (at, end) = reading.reader.range();
     if !stored.content.is_filling() || !stored.content.has_or_awaits(at) {
@@ -236,7 +236,7 @@ async fn read(
                 request.worker.edge.unpublish(stored);
                 return Err(Undelivered::LookUpAgain);
             }
-            outcome.label = Answer::Partial;
+            outcome.label = CacheStatus::Partial;
             outcome.forward = Some(ForwardReason::Partial);
         }
         match reading.next().await {
@@ -322,7 +322,7 @@ impl Reading {
             reader,
             stored: stored.clone(),
             request: request.clone(),
-            is_unshared: outcome.label == Answer::Miss && !outcome.is_stored,
+            is_unshared: outcome.label == CacheStatus::Miss && !outcome.is_stored,
             first: None,
             refills: 0,
             has_begun: false,

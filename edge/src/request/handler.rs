@@ -13,7 +13,7 @@ use http::{HeaderValue, Response, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
 use nearcast_http_rules::decide::{Decision, Route, Terms, decide, route};
-use nearcast_http_rules::freshness::NotStored;
+use nearcast_http_rules::not_stored::NotStored;
 use nearcast_http_rules::status::{ForwardReason, Outcome, ProxyError};
 
 use super::account::Accounted;

@@ -17,11 +17,11 @@ use nearcast_http_rules::{forward, vary};
 use super::account;
 use super::check::{ClientConnection, Request, may_be_health_check};
 use crate::edge::{Edge, Worker, now_ms};
-use crate::metrics::Answer;
 use crate::store::Pool;
 use crate::stored::generations::PurgeState;
 use crate::stored::index::Variants;
 use crate::stored::response::StoredResponse;
+use nearcast_fleet::report::CacheStatus;
 
 /// The stored response that a request selects.
 pub(super) struct Found {
@@ -179,7 +179,7 @@ pub(crate) fn try_hit<'a>(
         let is_soft_purged = is_soft_purged(edge, stored, url)?;
         if stored.content.is_filling()
             || !stored.keyed.is_empty()
-            || !vary::is_repeated(&stored.fields, &stored.selecting, request.fields)
+            || !vary::matches_exactly(&stored.fields, &stored.selecting, request.fields)
         {
             return None;
         }
@@ -190,7 +190,7 @@ pub(crate) fn try_hit<'a>(
         let Decision::Serve { outcome, age, .. } = decide(&terms, found) else {
             return None;
         };
-        if outcome.label != Answer::Hit {
+        if outcome.label != CacheStatus::Hit {
             return None;
         }
         let body = stored.content.whole_in_memory()?;

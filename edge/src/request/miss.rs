@@ -10,8 +10,8 @@ use http::header::{
 };
 use http::{HeaderName, Method, StatusCode};
 use nearcast_http_rules::decide::Sharing;
-use nearcast_http_rules::freshness::NotStored;
-use nearcast_http_rules::request_fields::Unusual;
+use nearcast_http_rules::not_stored::NotStored;
+use nearcast_http_rules::request_fields::UnkeyedFields;
 use nearcast_http_rules::status::{self, ForwardReason, Outcome, PROXY_STATUS};
 use nearcast_http_rules::{range, vary};
 
@@ -24,8 +24,8 @@ use super::stale::Stale;
 use super::to_origin::{forward_request, wanted_slices};
 use crate::edge::now_ms;
 use crate::forward::{Cookies, FollowerStep, Forwarded, Join, Requester, SharedError, Turns};
-use crate::metrics::Answer;
 use crate::origin::OriginError;
+use nearcast_fleet::report::CacheStatus;
 
 /// The last step of a request.
 pub(super) enum Step {
@@ -80,7 +80,7 @@ pub(super) async fn forward_or_follow(
     }
 
     let forwards = &request.worker.edge.forwards;
-    let unusual = Unusual::of(&request.fields, &request.site.cache);
+    let unusual = UnkeyedFields::of(&request.fields, &request.site.cache);
     let requester = Requester::of(
         &request.worker.edge.index,
         &request.fields,
@@ -157,7 +157,7 @@ async fn answer_forwarded(
                 is_stored,
                 not_stored,
                 ttl: is_stored.then(|| response.freshness.ttl(now_ms())),
-                ..Outcome::forwarded(Answer::Miss, reason)
+                ..Outcome::forwarded(CacheStatus::Miss, reason)
             };
             let delivered = deliver_fill(request, &response, outcome, fill).await;
             Step::of_delivery(
@@ -177,7 +177,7 @@ async fn answer_forwarded(
                 ttl: Some(response.freshness.ttl(now)),
                 is_stored: not_stored.is_none(),
                 not_stored,
-                ..Outcome::forwarded(Answer::Revalidated, reason)
+                ..Outcome::forwarded(CacheStatus::Revalidated, reason)
             };
             let age = response.freshness.age(now);
             let delivered = deliver(request, &response, outcome, age).await;
@@ -197,7 +197,7 @@ async fn answer_forwarded(
             let outcome = Outcome {
                 forward_status: Some(head.status),
                 not_stored: Some(not_stored),
-                ..Outcome::forwarded(Answer::Miss, reason)
+                ..Outcome::forwarded(CacheStatus::Miss, reason)
             };
             let response = pass_response(request, head, body);
             Some(Step::Answer(Answered::new(response, outcome)))
@@ -259,7 +259,7 @@ async fn share_error(
         forward_status: Some(status),
         is_collapsed: true,
         not_stored: Some(cause),
-        ..Outcome::forwarded(Answer::Collapsed, reason)
+        ..Outcome::forwarded(CacheStatus::Collapsed, reason)
     };
     let shared =
         shared.filter(|(response, _)| response.is_selected(&request.fields, &request.keyed));

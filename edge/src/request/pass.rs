@@ -10,13 +10,15 @@ use http::header::{CONTENT_LENGTH, CONTENT_LOCATION, IF_RANGE, LOCATION, RANGE};
 use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use hyper::body::Incoming;
-use nearcast_http_rules::conditional::{self, HeadSays};
+use nearcast_http_rules::conditional::{self, HeadComparison};
 use nearcast_http_rules::forward::{self, ClientFields};
-use nearcast_http_rules::freshness::{self, Exchange, NotStored, RequestFacts};
+use nearcast_http_rules::freshness::Exchange;
 use nearcast_http_rules::invalidate;
 use nearcast_http_rules::key::{self, MethodClass};
+use nearcast_http_rules::not_stored::NotStored;
 use nearcast_http_rules::range::{self, ByteRange, ContentRange, Part};
 use nearcast_http_rules::status::{ForwardReason, Outcome};
+use nearcast_http_rules::storing::{self, RequestFacts};
 
 use super::answer::{Answered, failed};
 use super::check::Request;
@@ -24,10 +26,10 @@ use super::stale::{Stale, has_distinct_fields};
 use super::to_origin::origin_fields;
 use crate::client_body::{BodyCut, ClientBody};
 use crate::edge::{Edge, now_ms};
-use crate::metrics::Answer;
 use crate::origin::{OriginBody, OriginError, OriginRequestBody};
 use crate::stored::generations::{canonical_url, host_of};
 use crate::stored::response::StoredResponse;
+use nearcast_fleet::report::CacheStatus;
 
 /// Sends on a request that may change something. As a task of its own: what the origin has changed
 /// is invalidated here also when the client does not wait for the response.
@@ -115,8 +117,8 @@ async fn try_pass(
     let cause = cause.unwrap_or_else(|| why_passed(request, &head));
     site.note_not_stored(worker.number, &request.url, cause);
     let label = match reason {
-        ForwardReason::Bypass | ForwardReason::Method => Answer::Bypass,
-        _ => Answer::Miss,
+        ForwardReason::Bypass | ForwardReason::Method => CacheStatus::Bypass,
+        _ => CacheStatus::Miss,
     };
     let outcome = Outcome {
         forward_status: Some(head.status),
@@ -227,9 +229,8 @@ fn why_passed(request: &Request, head: &Parts) -> NotStored {
         false => head.status,
     };
     let policy = &request.site.cache;
-    if let freshness::Verdict::DoNotStore(cause) =
-        freshness::judge(facts, status, &head.headers, policy, exchange)
-    {
+    let assessment = storing::assess(facts, status, &head.headers, policy, exchange);
+    if let Some(cause) = assessment.not_stored {
         return cause;
     }
     let length = match ContentRange::of(&head.headers) {
@@ -263,8 +264,8 @@ fn invalidate(request: &Request, status: StatusCode, fields: &HeaderMap) {
         drop_stored(edge, &request.url, |stored| {
             let length = stored.content.length();
             let says =
-                conditional::head_says(stored.status, &stored.fields, length, status, fields);
-            says == HeadSays::Other && stored.is_selected(&request.fields, &request.keyed)
+                conditional::compare_head(stored.status, &stored.fields, length, status, fields);
+            says == HeadComparison::Other && stored.is_selected(&request.fields, &request.keyed)
         });
     }
     if !invalidation.groups.is_empty() {

@@ -257,7 +257,7 @@ fn scopes(purge: &PurgeRequest<'_>) -> Result<Vec<Value>, Refused> {
     };
     if !TAG_LISTS.iter().any(|name| purge.fields.contains_key(name)) {
         return Ok(vec![
-            json!({"by": "url", "value": scope::stored(purge.url)}),
+            json!({"by": "url", "value": scope::canonical_key(purge.url)}),
         ]);
     }
     let [commas, blanks @ ..] = TAG_LISTS;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use http::header::{AUTHORIZATION, COOKIE, IF_RANGE};
 use http::{HeaderMap, StatusCode};
 use nearcast_http_rules::decide::{OnFailure, Validation};
-use nearcast_http_rules::request_fields::{self, Unusual};
+use nearcast_http_rules::request_fields::{self, UnkeyedFields};
 use nearcast_http_rules::reuse;
 use nearcast_http_rules::status::{ForwardReason, Outcome};
 use nearcast_http_rules::vary;
@@ -23,9 +23,9 @@ use super::hit::is_soft_purged;
 use super::to_origin::forward_request;
 use crate::edge::{Edge, Knowledge, now_ms};
 use crate::forward::{Forwarded, Requester};
-use crate::metrics::Answer;
 use crate::origin::{Failing, OriginError};
 use crate::stored::response::StoredResponse;
+use nearcast_fleet::report::CacheStatus;
 
 /// How long a request whose validation has failed waits to learn whether control answers, and what
 /// was purged. Only a node that has just started does not know.
@@ -109,7 +109,7 @@ impl Stale {
             ttl: Some(freshness.ttl(now)),
             forward_status: status,
             detail: error.map(|error| error.proxy_error().as_str()),
-            ..Outcome::forwarded(Answer::Stale, ForwardReason::Stale)
+            ..Outcome::forwarded(CacheStatus::Stale, ForwardReason::Stale)
         };
         self.serve(request, outcome, freshness.age(now)).await
     }
@@ -216,7 +216,7 @@ pub(super) fn has_distinct_fields(request: &Request) -> bool {
         .fields
         .keys()
         .any(|name| matches!(*name, COOKIE | AUTHORIZATION))
-        || !Unusual::of(&request.fields, &request.site.cache).is_empty()
+        || !UnkeyedFields::of(&request.fields, &request.site.cache).is_empty()
 }
 
 /// Starts one validation in the background, unless one is under way.
@@ -228,7 +228,7 @@ pub(super) fn revalidate_in_background(request: &Request, response: &Arc<StoredR
     let requester = Requester::of(
         &edge.index,
         &HeaderMap::new(),
-        &Unusual::default(),
+        &UnkeyedFields::default(),
         &request.keyed,
     );
     let Some(leader) = edge.forwards.lead(request.hash, requester.clone()) else {

@@ -3,6 +3,7 @@
 //!
 //! Nothing of a WebSocket is stored or shared. Follows RFC 9110 section 7.8 and RFC 6455 section 4.
 
+use nearcast_fleet::report::CacheStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use nearcast_http_rules::fields;
 use nearcast_http_rules::forward::{self, ClientFields};
-use nearcast_http_rules::freshness::NotStored;
+use nearcast_http_rules::not_stored::NotStored;
 use nearcast_http_rules::status::{ForwardReason, Outcome};
 
 use super::account::{self, Accounted};
@@ -23,7 +24,7 @@ use super::pass::pass_response;
 use super::to_origin::origin_fields;
 use crate::client_body::ClientBody;
 use crate::edge::Worker;
-use crate::metrics::{Answer, UpgradePlace};
+use crate::metrics::UpgradePermit;
 use crate::origin::{OriginError, OriginRequestBody, UpgradeAnswer};
 
 /// The only protocol that a connection is upgraded to, as `Upgrade` names it.
@@ -61,7 +62,7 @@ pub(crate) struct Tunnel {
     pub(crate) idle_max: Duration,
     request: Request,
     /// Counts the tunnel for as long as it exists.
-    _place: UpgradePlace,
+    _place: UpgradePermit,
 }
 
 impl Tunnel {
@@ -73,7 +74,7 @@ impl Tunnel {
             // The client gets the origin's bytes unchanged, so both are counted here.
             if let Relayed::ToClient(bytes) = relayed {
                 counters.received(number, bytes);
-                counters.sent(number, Answer::Bypass, bytes);
+                counters.sent(number, CacheStatus::Bypass, bytes);
             }
         }
     }
@@ -152,7 +153,7 @@ async fn ask_origin(request: &Request) -> Result<Asked, OriginError> {
     site.counters.asked_origin(worker.number);
     let outcome = |status| Outcome {
         forward_status: Some(status),
-        ..Outcome::forwarded(Answer::Bypass, ForwardReason::Bypass)
+        ..Outcome::forwarded(CacheStatus::Bypass, ForwardReason::Bypass)
     };
     match worker.origins.upgrade(request.target(), forward).await? {
         UpgradeAnswer::Switched(head, origin) => {

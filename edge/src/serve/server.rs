@@ -8,8 +8,8 @@ use std::time::Duration;
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue};
 use nearcast_fleet::failure::Failure;
-use nearcast_fleet::shutdown::{self, Shutdown};
 use nearcast_http_rules::status::{PROXY_STATUS, ProxyError};
+use nearcast_net::shutdown::{self, Shutdown};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
@@ -161,7 +161,7 @@ async fn accept(
         let accepted = tokio::select! {
             biased;
             accepted = listener.accept() => accepted,
-            () = ending.asked() => break,
+            () = ending.requested() => break,
         };
         match accepted {
             Ok((stream, address)) => {

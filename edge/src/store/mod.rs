@@ -128,15 +128,6 @@ impl Store {
         body.pin(self.pin_epoch.load(Ordering::Relaxed));
     }
 
-    // Aliases until the parts are merged.
-    pub(crate) fn wish_anew(&self) {
-        self.new_pin_epoch();
-    }
-
-    pub(crate) fn want(&self, body: &StoredBody) {
-        self.pin(body);
-    }
-
     /// A slice that is in memory. Never blocks.
     pub(crate) fn get_memory(&self, body: &StoredBody, index: u32) -> Option<Bytes> {
         self.memory.get(body.slice_key(index))

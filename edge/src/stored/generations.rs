@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use nearcast_fleet::journal::{Purge, PurgeScope};
+use nearcast_fleet::change::{Purge, PurgeScope};
 use nearcast_fleet::scope::{self, Covered};
 use parking_lot::RwLock;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
@@ -32,9 +32,6 @@ pub(crate) enum PurgeState {
     /// A purge covers it: it must not be used.
     Gone,
 }
-
-// Alias until the parts are merged.
-pub(crate) use PurgeState as Verdict;
 
 /// What purges can name of a stored response.
 #[derive(Debug, Clone, Copy)]
@@ -191,7 +188,7 @@ impl Generations {
         look(ScopeKind::Site, subject.site);
         look(ScopeKind::Host, host_of(subject.url));
         if !table.of(ScopeKind::Url).is_empty() || !table.lengths.is_empty() {
-            let url = scope::stored(subject.url);
+            let url = scope::canonical_key(subject.url);
             look(ScopeKind::Url, &url);
             let beginnings = table
                 .lengths
@@ -322,7 +319,10 @@ fn keys_of_one(scope: &PurgeScope) -> Vec<ScopeKey> {
                 Covered::Beginning(text) => Some((ScopeKind::Beginning, text.into())),
                 Covered::Url(url) => Some((ScopeKind::Url, url.into())),
             };
-            return scope::beginnings(prefix).into_iter().map(key).collect();
+            return scope::prefix_coverage(prefix)
+                .into_iter()
+                .map(key)
+                .collect();
         }
         // Control writes no list within a list. If there is one it covers everything, which is
         // never too little.

@@ -91,7 +91,7 @@ impl VariantSet {
     ) -> impl Iterator<Item = &'a Arc<StoredResponse>> {
         let asked = self.vary_sets.iter().map(|(names, list)| vary::Selection {
             names: *names,
-            said: vary::said(list, request),
+            said: vary::selection_hash(list, request),
         });
         let asked: Vec<_> = asked.collect();
         let is_candidate = move |selection: &Option<vary::Selection>| {
@@ -252,7 +252,7 @@ impl Index {
         response: Arc<StoredResponse>,
         replaces: impl Fn(&StoredResponse) -> bool,
     ) -> Vec<Arc<StoredResponse>> {
-        if let Cow::Owned(canonical) = scope::stored(&response.url) {
+        if let Cow::Owned(canonical) = scope::canonical_key(&response.url) {
             // Before the entry is locked, because this reads other entries.
             self.spellings
                 .note(self.hash(&canonical), response.hash, |key| {
@@ -322,11 +322,6 @@ impl Index {
             });
         }
         left
-    }
-
-    // Alias until the parts are merged.
-    pub(crate) fn shed(&self) -> Vec<Arc<StoredResponse>> {
-        self.evict()
     }
 
     /// Visits every stored response, a shard at a time. Slow: only for purges that name no URL.

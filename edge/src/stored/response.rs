@@ -95,15 +95,6 @@ impl StoredResponse {
         }
     }
 
-    // Aliases until the parts are merged.
-    pub(crate) fn verdict(&self, generations: &Generations) -> PurgeState {
-        self.purge_state(generations)
-    }
-
-    pub(crate) fn go(&self) -> bool {
-        self.retire()
-    }
-
     /// Makes it unusable for good. `true` for the first caller.
     pub(crate) fn retire(&self) -> bool {
         !self.is_retired.swap(true, Ordering::Relaxed)
@@ -237,9 +228,6 @@ impl StoredResponseParts {
         })
     }
 }
-
-// Alias until the parts are merged.
-pub(crate) use StoredResponseParts as Facts;
 
 /// A response that an earlier run wrote to disk.
 #[derive(Debug)]
@@ -440,7 +428,7 @@ mod tests {
 
     #[test]
     fn a_purge_that_came_later_makes_it_gone_and_a_soft_one_stays() {
-        use nearcast_fleet::journal::{Purge, PurgeScope};
+        use nearcast_fleet::change::{Purge, PurgeScope};
         let generations = Generations::default();
         let stored = response(&[]);
         let fold = |revision, soft| {

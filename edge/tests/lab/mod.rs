@@ -10,13 +10,13 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nearcast_fleet::change::{Change, Entry, Purge, PurgeScope};
 use nearcast_fleet::clock::FleetClock;
 use nearcast_fleet::config::*;
 use nearcast_fleet::failure::Failure;
 use nearcast_fleet::follow::{FollowState, Following, NodeContext};
-use nearcast_fleet::journal::{Change, Entry, Purge, PurgeScope};
-use nearcast_fleet::shutdown::{self, ShutdownTrigger};
 use nearcast_fleet::units::Bytes;
+use nearcast_net::shutdown::{self, ShutdownTrigger};
 use tokio::sync::{mpsc, watch};
 
 /// A request as the origin saw it.
@@ -564,7 +564,7 @@ impl Plan {
     pub(crate) fn run_as(
         self,
         name: &str,
-        shutdown: nearcast_fleet::shutdown::Shutdown,
+        shutdown: nearcast_net::shutdown::Shutdown,
     ) -> Result<(), Failure> {
         let (_fleet, fleet) = watch::channel(Arc::new(self.fleet(free_address(), free_address())));
         let (_entries, entries) = mpsc::channel(1);

@@ -147,7 +147,7 @@ pub(super) fn request_field(name: &str) -> Result<(), (String, &'static str)> {
             "remove it; let the origin send Cache-Control: public, s-maxage or must-revalidate (RFC 9111 section 3.5)",
         ));
     }
-    if request_fields::is_edges_own(name) {
+    if request_fields::is_owned_by_edge(name) {
         let hint = "remove it: no client's value of it reaches the origin";
         return Err((
             format!("{name} is a field that the edge drops, or makes or reads itself"),

@@ -13,8 +13,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::mistakes::Mistakes;
 use super::settings::Settings;
-use crate::listener;
 use crate::units::{self, Bytes, UnitError};
+use nearcast_net::address;
 
 /// Most entries of a list.
 const LIST_MAX: usize = 100_000;
@@ -551,7 +551,7 @@ impl Text<'_> {
             Some("admin") => 9100,
             _ => 80,
         };
-        match listener::parse(self.text, usual_port) {
+        match address::parse(self.text, usual_port) {
             Ok(address) => Some(address),
             Err(error) => {
                 self.note(error.problem, error.hint);

@@ -20,7 +20,7 @@ use crate::fold::fold;
 use crate::framed::FramedError;
 use crate::node_key;
 use crate::random;
-use crate::shutdown::Shutdown;
+use nearcast_net::shutdown::Shutdown;
 
 /// How long control may hold a request for which it has nothing new.
 const WAIT: Duration = Duration::from_secs(20);
@@ -102,7 +102,7 @@ impl Follower {
         let state = self.state_tx.clone();
         // A draining node still serves and needs purges. The role ends by dropping the state.
         let ended = async {
-            shutdown.asked().await;
+            shutdown.requested().await;
             state.closed().await;
         };
         tokio::select! {

@@ -35,7 +35,7 @@ use crate::config::Fleet;
 use crate::drains::Drains;
 use crate::failure::{Failure, FailureKind};
 use crate::file::FurtherCheck;
-use crate::shutdown::Shutdown;
+use nearcast_net::shutdown::Shutdown;
 
 /// How long a node that cannot start waits for a better revision of the fleet file.
 const START_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -160,8 +160,6 @@ fn copy_path(state_dir: &Path) -> PathBuf {
     state_dir.join("journal.copy")
 }
 
-pub use {stored_drains as kept_drains, wait_for_control as hear_control}; // aliases until the parts are merged
-
 impl Following {
     /// Adds work that runs once when following begins, so when the role's listeners are open. Its
     /// failure becomes that of [`Self::begin`].
@@ -271,7 +269,7 @@ pub async fn start_from<T>(
                 Ok(Ok(())) => {}
                 Ok(Err(_)) | Err(_) => return Err(failure),
             },
-            () = shutdown.asked() => return Err(failure),
+            () = shutdown.requested() => return Err(failure),
         }
     }
 }
@@ -284,7 +282,7 @@ pub async fn wait_for_control(mut state: watch::Receiver<FollowState>, mut shutd
         state.wait_for(|state| state.caught_up || (state.asked && !state.control_reachable));
     tokio::select! {
         _ = tokio::time::timeout(CONTROL_WAIT_MAX, heard) => {}
-        () = shutdown.asked() => {}
+        () = shutdown.requested() => {}
     }
 }
 

@@ -16,8 +16,8 @@ use crate::client::ClientError;
 use crate::config::Secret;
 use crate::file;
 use crate::journal::Journal;
-use crate::shutdown;
 use crate::testing::FleetText;
+use nearcast_net::shutdown;
 
 /// Much longer than anything here takes, and shorter than control holds a request for which it has
 /// nothing.
@@ -36,7 +36,7 @@ impl Control {
     async fn start(address: SocketAddr, journal: &Path) -> Self {
         let journal = Arc::new(Mutex::new(Journal::open(journal).expect("opens")));
         let shared = journal.clone();
-        let extra: admin::Extra = Arc::new(move |request| {
+        let extra: admin::RolePaths = Arc::new(move |request| {
             let journal = shared.clone();
             Box::pin(async move { answer(&journal, &request).await })
         });

@@ -281,9 +281,6 @@ pub fn canonical_key(url: &str) -> Cow<'_, str> {
     Cow::Owned(made)
 }
 
-// aliases until the parts are merged
-pub use self::{canonical_key as stored, prefix_coverage as beginnings};
-
 /// The URL of a journal entry in canonical form, including one that an earlier version accepted and
 /// this one rejects.
 pub fn journalled_url(text: &str) -> String {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
-use nearcast_fleet::admin::Extra;
+use nearcast_fleet::admin::RolePaths;
 use nearcast_fleet::node_key::{self, KeyRefused};
 use nearcast_fleet::report::RttReport;
 
@@ -13,7 +13,7 @@ use super::steering::{Steering, now_ms};
 impl Steering {
     /// The admin paths of steering: `GET /explain` and `POST /rtt` (with the node key); 404 for
     /// others.
-    pub fn admin_extra(self: &Arc<Self>) -> Extra {
+    pub fn admin_extra(self: &Arc<Self>) -> RolePaths {
         let steering = self.clone();
         Arc::new(move |request| {
             let response = steering.admin(&request, now_ms());

@@ -64,15 +64,13 @@ mod watch;
 
 use std::sync::Arc;
 
-use nearcast_fleet::shutdown::Shutdown;
+use nearcast_net::shutdown::Shutdown;
 
 pub use self::addresses::Addresses;
 pub use self::choice::{Choice, ClientPrefix, Family, Reason};
 use self::location::Atlas;
 use self::metrics::SteeringCollector;
 pub use self::snapshot::{Revision, Snapshot};
-// alias until the parts are merged
-pub use self::snapshot::Revision as Served;
 pub use self::steering::Steering;
 use self::steering::now_ms;
 

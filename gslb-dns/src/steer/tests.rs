@@ -1266,7 +1266,7 @@ async fn a_dead_node_leaves_within_two_seconds_and_a_draining_one_too() {
         servers.push(server);
     }
     let (fleet_tx, fleet) = tokio::sync::watch::channel(fixture::served(fleet));
-    let (trigger, shutdown) = nearcast_fleet::shutdown::channel();
+    let (trigger, shutdown) = nearcast_net::shutdown::channel();
     let registry = prometheus::Registry::new();
     let steering = Steering::start(fleet, &registry, shutdown);
     let health = |node: &str| {
@@ -1335,7 +1335,7 @@ async fn the_database_is_loaded_again_when_it_changes() {
     let mut fleet = fixture::fleet();
     fleet.steering.geo_db = Some(path.clone());
     let (fleet_tx, fleet) = tokio::sync::watch::channel(fixture::served(fleet));
-    let (_trigger, shutdown) = nearcast_fleet::shutdown::channel();
+    let (_trigger, shutdown) = nearcast_net::shutdown::channel();
     let registry = prometheus::Registry::new();
     let metric = |name: &str| {
         let text = prometheus::TextEncoder::new()
@@ -1384,7 +1384,7 @@ async fn the_database_is_loaded_again_when_it_changes() {
 
 #[test]
 fn what_is_drained_is_in_no_answer_and_says_so() {
-    use nearcast_fleet::journal::{Change, Drain, DrainTarget, Entry};
+    use nearcast_fleet::change::{Change, Drain, DrainTarget, Entry};
     let steering = fixture::steering();
     let mut drains = Drains::default();
     let mut drain = |target, drained| {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nearcast_fleet::config::HealthCheck;
 use nearcast_fleet::failure::Failure;
-use nearcast_fleet::shutdown::Shutdown;
+use nearcast_net::shutdown::Shutdown;
 use prometheus::IntGauge;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -160,7 +160,7 @@ pub(super) fn spawn(
 
 async fn until(mut shutdown: Shutdown, work: impl Future<Output = ()>) {
     tokio::select! {
-        () = shutdown.asked() => {}
+        () = shutdown.requested() => {}
         () = work => {}
     }
 }
@@ -212,7 +212,7 @@ async fn check_nodes(
 
         loop {
             tokio::select! {
-                () = shutdown.asked() => return,
+                () = shutdown.requested() => return,
                 Some((node, at, outcome)) = results.recv() => steering.observe_health(&node, at, outcome, now_ms()),
                 Some(_) = tasks.join_next() => {}
                 changed = served.changed() => {
@@ -234,7 +234,7 @@ async fn shutdown_or_results(
 ) {
     loop {
         tokio::select! {
-            () = shutdown.asked() => return,
+            () = shutdown.requested() => return,
             Some((node, at, outcome)) = results.recv() => steering.observe_health(&node, at, outcome, now_ms()),
         }
     }
@@ -321,7 +321,7 @@ async fn follow(
 
     loop {
         tokio::select! {
-            () = shutdown.asked() => return,
+            () = shutdown.requested() => return,
             changed = served.changed(), if may_change => {
                 may_change = changed.is_ok();
                 let current = served.borrow_and_update().clone();

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nearcast_fleet::shutdown::Shutdown;
+use nearcast_net::shutdown::Shutdown;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -61,7 +61,7 @@ impl Acceptor {
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
-                () = shutdown.asked() => return,
+                () = shutdown.requested() => return,
             };
             let (stream, peer) = match accepted {
                 Ok(accepted) => accepted,
@@ -143,7 +143,7 @@ impl Connection {
             let read = tokio::select! {
                 biased;
                 read = self.slots.while_idle(&self.evicted, reading) => read,
-                () = shutdown.asked() => return,
+                () = shutdown.requested() => return,
             };
 
             // Evicted, end of stream, an error, or no whole query in time.

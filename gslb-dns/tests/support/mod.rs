@@ -13,8 +13,8 @@ use nearcast_fleet::config::{
 };
 use nearcast_fleet::failure::Failure;
 use nearcast_fleet::follow::{FollowState, Following, NodeContext};
-use nearcast_fleet::shutdown::{self, ShutdownTrigger};
 use nearcast_fleet::units::Bytes;
+use nearcast_net::shutdown::{self, ShutdownTrigger};
 use tokio::sync::{mpsc, watch};
 
 /// `name [ttl] TYPE data` relative to a zone, as the fleet file writes records.
@@ -234,7 +234,7 @@ pub struct Server {
     trigger: Option<ShutdownTrigger>,
     state_dir: std::path::PathBuf,
     thread: Option<std::thread::JoinHandle<Result<(), Failure>>>,
-    _entries: mpsc::Sender<nearcast_fleet::journal::Entry>,
+    _entries: mpsc::Sender<nearcast_fleet::change::Entry>,
     _state: watch::Sender<FollowState>,
 }
 

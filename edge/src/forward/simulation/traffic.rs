@@ -8,7 +8,7 @@ use crate::forward::wanted::WantedSlices;
 use crate::origin::OriginError;
 use crate::stored::index::Index;
 use nearcast_http_rules::range;
-use nearcast_http_rules::request_fields::{Unusual, is_oversized};
+use nearcast_http_rules::request_fields::{UnkeyedFields, is_oversized};
 use nearcast_http_rules::testing::map;
 
 /// A kind of request, with what the simulation knows about it apart from [`Requester`].
@@ -46,7 +46,7 @@ impl Kind {
             .into_iter()
             .map(|(lines, language)| {
                 let fields = map(lines);
-                let unusual = Unusual::of(&fields, policy);
+                let unusual = UnkeyedFields::of(&fields, policy);
                 let is_oversized = is_oversized(&fields);
                 Self {
                     requester: Requester::of(&index, &fields, &unusual, &HeaderMap::new()),

@@ -12,10 +12,10 @@ use http::header::{CONNECTION, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use hyper::body::Incoming;
 use nearcast_fleet::config::ClientLimits;
-use nearcast_http_rules::coding::TransferCoding;
 use nearcast_http_rules::fields;
 use nearcast_http_rules::key::{self, AUTHORITY_BYTES_MAX, PATH_BYTES_MAX};
 use nearcast_http_rules::status::ProxyError;
+use nearcast_http_rules::transfer_coding::TransferCoding;
 
 use crate::request::upgrade::names_websocket;
 

@@ -16,7 +16,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nearcast_fleet::config::ClientLimits;
-use nearcast_fleet::shutdown::Shutdown;
+use nearcast_net::shutdown::Shutdown;
 
 use super::{Connection, close_idle, refuse};
 use crate::client_body::{BodyCut, ClientBody};

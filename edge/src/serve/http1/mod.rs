@@ -26,7 +26,7 @@ use futures_util::FutureExt;
 use http::{Method, Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
-use nearcast_fleet::shutdown::Shutdown;
+use nearcast_net::shutdown::Shutdown;
 use tokio::net::TcpStream;
 
 use self::head::{FIELDS_MAX, Head, Parsed};
@@ -450,7 +450,7 @@ impl Connection {
 /// Waits until connections without a request are to be closed because the node ends. Requests that
 /// are on their way at that moment are still answered, as their clients cannot know of the end.
 async fn close_idle(ending: &mut Shutdown) {
-    ending.asked().await;
+    ending.requested().await;
     tokio::time::sleep(LAST_REQUEST_MAX).await;
 }
 

@@ -10,7 +10,7 @@ use std::task::{Poll, ready};
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::Body;
-use nearcast_http_rules::{fields, status};
+use nearcast_http_rules::{dates, structured};
 use tokio::io::AsyncWrite;
 
 use crate::client_body::ClientBody;
@@ -41,7 +41,7 @@ pub(super) fn frame(
     fields.remove(TRANSFER_ENCODING);
     fields.remove(CONNECTION);
     if !fields.contains_key(DATE) {
-        fields.insert(DATE, fields::format_date(now_ms() / 1000));
+        fields.insert(DATE, dates::format_date(now_ms() / 1000));
     }
 
     if status.is_informational() || status == StatusCode::NO_CONTENT {
@@ -90,7 +90,7 @@ pub(super) fn write_hit_head(output: &mut Vec<u8>, hit: &Hit, edge: &Edge) {
     });
     output.extend_from_slice(head);
     output.extend_from_slice(b"age: ");
-    status::write_integer(hit.age.try_into().unwrap_or(i64::MAX), output);
+    structured::write_integer(hit.age.try_into().unwrap_or(i64::MAX), output);
     output.extend_from_slice(b"\r\ncache-status: ");
     hit.outcome.write(&edge.name, output);
     output.extend_from_slice(b"\r\n");

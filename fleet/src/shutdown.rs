@@ -1,3 +1,0 @@
-//! Moved to [`nearcast_net::shutdown`].
-
-pub use nearcast_net::shutdown::*; // alias until the parts are merged
