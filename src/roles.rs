@@ -288,9 +288,26 @@ fn check_key(fleet: &Fleet, name: &str) -> Result<Vec<String>, Failure> {
     Ok(other.into_iter().collect())
 }
 
-/// Logs warnings about a key once the node has had time to start, so that a failed start shows its
-/// reason alone.
-fn warn_of_key(warnings: Vec<String>) {
+/// Warnings about settings that a fleet file has by a former name.
+fn former_names(path: &Path) -> Vec<String> {
+    let text = file::read(path).unwrap_or_default();
+    file::renamed_settings(&text)
+        .into_iter()
+        .map(|setting| {
+            let Mistake {
+                line,
+                column,
+                problem,
+                hint,
+            } = setting;
+            format!("{}:{line}:{column}: {problem}; {hint}", path.display())
+        })
+        .collect()
+}
+
+/// Logs warnings once the node has had time to start, so that a failed start shows its reason
+/// alone.
+fn warn_once_started(warnings: Vec<String>) {
     tokio::spawn(async move {
         tokio::time::sleep(START_TIME).await;
         warnings
@@ -311,7 +328,9 @@ async fn context(
     let (fleet_tx, _) = watch::channel(Arc::new(fleet));
     let (trigger, shutdown) = shutdown::channel();
     signals::end_on(trigger, with_parent)?;
-    warn_of_key(check_key(&fleet_tx.borrow(), &name)?);
+    let mut warnings = check_key(&fleet_tx.borrow(), &name)?;
+    warnings.extend(disk.iter().flat_map(|disk| former_names(&disk.path)));
+    warn_once_started(warnings);
     reload_on_hangup(name.clone(), fleet_tx.clone(), disk)?;
     Ok(follow::prepare(name, fleet_tx, state_dir, check, shutdown).await)
 }

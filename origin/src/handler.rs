@@ -12,7 +12,7 @@ use http::header::{
     CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, LOCATION,
     VARY,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use nearcast_fleet::config::OriginRule;
 use nearcast_http_rules::range::{ByteRange, ContentRange};
 
@@ -20,6 +20,7 @@ use crate::body::FileBody;
 use crate::conditions::{self, Decision};
 use crate::metrics::Metrics;
 use crate::path::{self, Found, PathError};
+use crate::fields::put;
 use crate::representation::Representation;
 use crate::rules;
 
@@ -282,12 +283,5 @@ fn put_content_fields(
             complete: Some(found.bytes),
         };
         fields.insert(CONTENT_RANGE, content_range.to_value());
-    }
-}
-
-/// Sets a field. A value that is not valid is left out: its parts are ours or were checked.
-pub(crate) fn put(fields: &mut HeaderMap, name: HeaderName, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
-        fields.insert(name, value);
     }
 }

@@ -10,6 +10,7 @@ mod body;
 mod coding;
 mod conditions;
 pub mod demo;
+mod fields;
 mod handler;
 mod metrics;
 mod path;

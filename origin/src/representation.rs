@@ -11,7 +11,7 @@ use http::HeaderMap;
 use http::header::{DATE, ETAG, LAST_MODIFIED};
 
 use crate::coding::{self, Coding};
-use crate::handler::put;
+use crate::fields::put;
 use crate::path;
 
 /// One representation of a file that a request selects.
