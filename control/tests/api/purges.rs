@@ -122,8 +122,8 @@ async fn what_a_purge_names_is_taken_in_any_spelling_or_refused_with_a_reason() 
     for (by, given, words) in [
         ("url", "/news", "http://"),
         ("url", "www.demo.test/news", "http://"),
-        ("url", "ftp://www.demo.test/", "no scheme"),
-        ("url", "http:///news", "no host"),
+        ("url", "ftp://www.demo.test/", "not a scheme"),
+        ("url", "http:///news", "not a host"),
         ("url", "http://www.demo.test/100%", "%25"),
         ("url", "http://www.demo.test/a\u{7}", "control character"),
         ("prefix", "http://www.demo.te", "add at least a /"),
