@@ -18,9 +18,9 @@ use nearcast_http_rules::range::{ByteRange, ContentRange};
 
 use crate::body::FileBody;
 use crate::conditions::{self, Decision};
+use crate::fields::put;
 use crate::metrics::Metrics;
 use crate::path::{self, Found, PathError};
-use crate::fields::put;
 use crate::representation::Representation;
 use crate::rules;
 
