@@ -844,7 +844,7 @@ async fn a_role_that_cannot_start_waits_for_a_revision_with_which_it_can() {
         .expect("in time")
         .expect("no panic");
     assert_eq!(made.expect("it starts"), 7);
-    // Nobody can hint a fleet without control while it runs.
+    // Without control, the fleet file cannot be corrected while the node runs.
     let alone = Fleet {
         control: None,
         ..Fleet::clone(&node.context.fleet.borrow())
