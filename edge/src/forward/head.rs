@@ -3,7 +3,7 @@
 //!
 //! Follows RFC 9110 sections 15.3.7 and 15.5.17, and RFC 9111 sections 3, 3.3 and 4.3.4.
 
-use http::header::SET_COOKIE;
+use http::header::{CONNECTION, SET_COOKIE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use nearcast_fleet::config::CachePolicy;
 
@@ -245,6 +245,17 @@ fn admit(
         expected.policy,
         expected.exchange,
     );
+    // Fields that `Connection` names concern one hop, also where they state a lifetime (RFC 9110
+    // section 7.6.1).
+    let freshness = match head.fields.contains_key(CONNECTION) {
+        true => Freshness::of(
+            status,
+            &conditional::stored_fields(head.fields, expected.exchange.received_ms),
+            expected.policy,
+            expected.exchange,
+        ),
+        false => assessment.freshness,
+    };
     let is_error = reuse::is_error(status);
     let not_stored = assessment.not_stored.or_else(|| {
         if is_error && expected.has_stale {
@@ -258,7 +269,7 @@ fn admit(
             status,
             part,
             length,
-            freshness: assessment.freshness,
+            freshness,
             not_stored,
             followers,
         })
@@ -433,6 +444,10 @@ mod tests {
     }
 
     fn decided(case: &Case) -> String {
+        short(decision(case))
+    }
+
+    fn decision(case: &Case) -> HeadDecision {
         let client = map(case.client);
         let wanted = range::requested(&Method::GET, &client)
             .and_then(|specs| WantedSlices::of(&specs, client.contains_key("if-range")));
@@ -454,7 +469,7 @@ mod tests {
             fields: &fields,
             length: case.length,
         };
-        short(decide(head, &expected))
+        decide(head, &expected)
     }
 
     fn short(decision: HeadDecision) -> String {
@@ -555,6 +570,23 @@ mod tests {
         for case in &table {
             let shown = format!("{} {:?} to {:?}", case.status, case.fields, case.client);
             assert_eq!(decided(case), case.expected, "{shown}");
+        }
+    }
+
+    #[test]
+    fn fields_for_one_hop_state_no_lifetime() {
+        const EXPIRES: &str = "expires: Fri, 02 Jan 2026 00:00:00 GMT";
+        let table: [(&[&str], u64); 3] = [
+            (&[EXPIRES], 86_400),
+            (&[EXPIRES, "connection: keep-alive"], 86_400),
+            (&[EXPIRES, "connection: expires"], 0),
+        ];
+        for (fields, expected) in table {
+            let decision = decision(&case(&[], 200, fields, ""));
+            let HeadAction::Fill(admission) = decision.action else {
+                panic!("{fields:?} is a fill");
+            };
+            assert_eq!(admission.freshness.lifetime, expected, "{fields:?}");
         }
     }
 
