@@ -202,6 +202,17 @@ impl<F: FnOnce() -> Result<(), Failure> + Send> Role for StartingControl<F> {
         })
     }
 
+    async fn failed(running: &mut RunningControl) -> Failure {
+        match (&mut running.serving).await {
+            // Shutdown was requested.
+            Ok(()) => std::future::pending().await,
+            Err(error) => Failure::new(
+                FailureKind::Internal,
+                format!("the API's listener ended: {error}"),
+            ),
+        }
+    }
+
     async fn drain(mut running: RunningControl, _: &mut Shutdown) {
         let _ = running.serving.await;
         while running.tasks.join_next().await.is_some() {}

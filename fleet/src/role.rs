@@ -43,6 +43,11 @@ pub trait Role: Sized {
         admin: &mut Admin,
     ) -> impl Future<Output = Result<Self::Running, Failure>> + Send;
 
+    /// Waits until the role cannot serve any more although nobody has asked it to end, and says why.
+    fn failed(_running: &mut Self::Running) -> impl Future<Output = Failure> + Send {
+        std::future::pending()
+    }
+
     /// Finishes open work within the role's limits, and ends everything that [`Self::start`]
     /// started.
     fn drain(running: Self::Running, shutdown: &mut Shutdown) -> impl Future<Output = ()> + Send;
@@ -61,9 +66,12 @@ pub async fn run<R: Role>(
     let mut admin = Admin::open(role.admin_address(), fleet, shutdown.clone()).await?;
     let listeners = role.open()?;
     role.begin().await?;
-    let running = role.start(listeners, &mut admin).await?;
+    let mut running = role.start(listeners, &mut admin).await?;
 
-    shutdown.requested().await;
+    tokio::select! {
+        () = shutdown.requested() => {}
+        failure = R::failed(&mut running) => return Err(failure),
+    }
     admin.set_readiness(Readiness::NotReady("draining".to_owned()));
     R::drain(running, &mut shutdown).await;
     drop(admin);

@@ -19,6 +19,8 @@ use crate::shutdown::Shutdown;
 
 /// Pause after a failed accept. Its usual cause, no free file descriptors, does not pass at once.
 const FAILURE_PAUSE: Duration = Duration::from_millis(50);
+/// Most connections that are accepted after shutdown was requested: more than a queue holds.
+const QUEUED_MAX: usize = 8192;
 
 /// Accepts the connections of one listener.
 ///
@@ -28,6 +30,8 @@ const FAILURE_PAUSE: Duration = Duration::from_millis(50);
 pub struct Acceptor<F> {
     listener: TcpListener,
     on_failure: F,
+    /// How many more connections are accepted after shutdown was requested.
+    queued_max: usize,
 }
 
 impl<F: FnMut(&io::Error)> Acceptor<F> {
@@ -37,6 +41,7 @@ impl<F: FnMut(&io::Error)> Acceptor<F> {
         Self {
             listener,
             on_failure,
+            queued_max: QUEUED_MAX,
         }
     }
 
@@ -62,11 +67,13 @@ impl<F: FnMut(&io::Error)> Acceptor<F> {
         shutdown: &mut Shutdown,
     ) -> Option<(TcpStream, SocketAddr)> {
         tokio::select! {
-            // A full queue is emptied without a look at shutdown for each connection.
+            // Shutdown first: a queue that is never empty must not delay it.
             biased;
-            accepted = self.accept() => return Some(accepted),
             () = shutdown.requested() => {}
+            accepted = self.accept() => return Some(accepted),
         }
+        // New clients may connect as fast as the queue is emptied.
+        self.queued_max = self.queued_max.checked_sub(1)?;
         self.queued()
     }
 
@@ -80,8 +87,8 @@ impl<F: FnMut(&io::Error)> Acceptor<F> {
     ) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
         let permit = tokio::select! {
             biased;
+            () = shutdown.requested() => permits.clone().try_acquire_owned().ok()?,
             permit = permits.clone().acquire_owned() => permit.ok()?,
-            () = shutdown.requested() => return None,
         };
         let (stream, peer) = self.accept_until(shutdown).await?;
         Some((stream, peer, permit))
