@@ -146,7 +146,7 @@ fn is_passed_on(status: StatusCode) -> bool {
 /// The fields that go to the client: no hop-by-hop fields, and none that nodes send to each other.
 /// An interim response has no body to have a length, and cookies come with the final one.
 fn passed(fields: &HeaderMap) -> HeaderMap {
-    let mut passed = fields::end_to_end(fields, false);
+    let mut passed = fields::end_to_end(fields, true);
     passed.remove(CONTENT_LENGTH);
     passed.remove(SET_COOKIE);
     let of_nodes: Vec<HeaderName> = passed

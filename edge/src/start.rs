@@ -15,6 +15,7 @@ use nearcast_fleet::drains::{Drains, LameDuck};
 use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::follow::{self, FollowState, Following, NodeContext};
 use nearcast_fleet::role::{self, Admin, Role};
+use nearcast_net::listen;
 use nearcast_net::shutdown::{self, Shutdown, ShutdownTrigger};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -121,7 +122,8 @@ impl Role for StartingEdge {
     fn open(&self) -> Result<Self::Listeners, Failure> {
         let mut of_workers: Vec<Vec<TcpListener>> = (0..self.workers).map(|_| Vec::new()).collect();
         for address in &self.node.listen {
-            let listeners = server::listen(*address, self.workers)?;
+            let listeners = listen::open_shared(*address, self.workers)
+                .map_err(|error| Failure::bind("clients", *address, &error))?;
             for (of_worker, listener) in of_workers.iter_mut().zip(listeners) {
                 of_worker.push(listener);
             }

@@ -1,6 +1,6 @@
 //! Nodes of a fleet by name, with one error for a name that the fleet file does not have.
 
-use crate::config::{Cluster, Control, Fleet, NameServer, Node, OriginNode};
+use crate::config::{Cluster, Fleet, NameServer, Node, OriginNode};
 use crate::failure::{Failure, FailureKind};
 
 /// The fleet file has no node of this name in this role.
@@ -114,18 +114,6 @@ impl Fleet {
         })
     }
 
-    /// The control role.
-    ///
-    /// # Errors
-    /// [`NoSuchNode`] when the fleet file has no `[control]`.
-    pub fn control_or_error(&self) -> Result<&Control, NoSuchNode> {
-        self.control.as_ref().ok_or_else(|| NoSuchNode {
-            section: "[control] section",
-            name: String::new(),
-            known: Vec::new(),
-        })
-    }
-
     /// Whether the fleet has a node of this name in any role.
     pub fn has_node(&self, name: &str) -> bool {
         self.has_reporting_node(name) || self.control.as_ref().is_some_and(|c| c.name == name)
@@ -171,10 +159,6 @@ mod tests {
             (
                 fleet.origin_node_or_error("x").err(),
                 "the fleet file has no [[origin_node]]; add one to run this role",
-            ),
-            (
-                fleet.control_or_error().err(),
-                "the fleet file has no [control] section; add one to run this role",
             ),
         ];
         for (error, expected) in table {

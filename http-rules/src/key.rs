@@ -331,7 +331,7 @@ pub enum MethodClass {
     Safe,
     /// Forwarded; invalidates its target. Unknown methods belong here.
     Unsafe,
-    /// Refused with 405 by a reverse proxy (CONNECT, TRACE).
+    /// Refused with 501 (CONNECT, TRACE).
     Refused,
 }
 

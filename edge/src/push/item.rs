@@ -22,10 +22,10 @@ use crate::peer;
 use crate::request::hit;
 use crate::site::Site;
 use crate::store::{Pool, SLICE_BYTES, StoredBody};
-use crate::stored::generations::{PurgeState, canonical_url};
+use crate::stored::generations::PurgeState;
 use crate::stored::response::StoredResponse;
 use nearcast_http_rules::forward;
-use nearcast_http_rules::key;
+use nearcast_http_rules::key::{self, Key};
 use nearcast_http_rules::not_stored::NotStored;
 
 /// How often an owner is asked for an item that it does not have yet, and the pause in between.
@@ -55,7 +55,10 @@ impl ItemFiller {
         let Some(site) = self.worker.edge.sites.load().of_name(&item.site).cloned() else {
             return ItemOutcome::Failed("no such site".to_owned());
         };
-        let url = canonical_url(&item.url);
+        let url = match Key::of_url(&item.url) {
+            Ok(key) => key.url.into_string(),
+            Err(error) => return ItemOutcome::Failed(error.to_string()),
+        };
         let path = match path_of(&url) {
             Ok(path) => path,
             Err(error) => return ItemOutcome::Failed(error.to_string()),

@@ -20,6 +20,7 @@ use std::time::Duration;
 use nearcast_fleet::change::{PushItem, PushOrder};
 use nearcast_fleet::config::Fleet;
 use nearcast_fleet::report::FillProgress;
+use nearcast_http_rules::key::Key;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
@@ -28,7 +29,6 @@ use crate::clock::Clock;
 use crate::edge::Worker;
 use crate::forward::Pacer;
 use crate::peer::owner;
-use crate::stored::generations::canonical_url;
 
 /// Items of one order that are fetched side by side.
 const ITEMS_AT_ONCE: usize = 4;
@@ -200,7 +200,7 @@ async fn carry_out(filler: ItemFiller, order: &PushOrder, pushes: &Pushes) {
     let stored = order
         .items
         .iter()
-        .filter_map(|item| find_pushed(&worker, &canonical_url(&item.url), |_| true));
+        .filter_map(|item| find_pushed(&worker, &Key::of_url(&item.url).ok()?.url, |_| true));
     stored.for_each(|response| store.pin(&response.content.body));
 
     // The node's own items come first: the owners of the others can have theirs by then.

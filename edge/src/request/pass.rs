@@ -14,7 +14,7 @@ use nearcast_http_rules::conditional::{self, HeadComparison};
 use nearcast_http_rules::forward::{self, ClientFields};
 use nearcast_http_rules::freshness::Exchange;
 use nearcast_http_rules::invalidate;
-use nearcast_http_rules::key::{self, MethodClass};
+use nearcast_http_rules::key::{self, Key, MethodClass};
 use nearcast_http_rules::not_stored::NotStored;
 use nearcast_http_rules::range::{self, ByteRange, ContentRange, Part};
 use nearcast_http_rules::status::{ForwardReason, Outcome};
@@ -27,7 +27,7 @@ use super::to_origin::origin_fields;
 use crate::client_body::{BodyCut, ClientBody};
 use crate::edge::{Edge, now_ms};
 use crate::origin::{OriginBody, OriginError, OriginRequestBody};
-use crate::stored::generations::{canonical_url, host_of};
+use crate::stored::generations::host_of;
 use crate::stored::response::StoredResponse;
 use nearcast_fleet::report::CacheStatus;
 
@@ -304,9 +304,9 @@ fn without_own_port(url: &str, fields: &HeaderMap) -> HeaderMap {
         let Some(target) = target.filter(|target| target.contains("://")) else {
             continue;
         };
-        let named = canonical_url(target);
-        if host_of(&named) == host_of(url)
-            && let Ok(value) = HeaderValue::try_from(named)
+        if let Ok(named) = Key::of_url(target)
+            && host_of(&named.url) == host_of(url)
+            && let Ok(value) = HeaderValue::from_str(&named.url)
         {
             fields.insert(name, value);
         }

@@ -7,10 +7,8 @@ use std::time::Duration;
 
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue};
-use nearcast_fleet::failure::Failure;
 use nearcast_http_rules::status::{PROXY_STATUS, ProxyError};
 use nearcast_net::shutdown::{self, Shutdown};
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 
@@ -19,46 +17,8 @@ use super::http1::write::write_head;
 use crate::edge::Worker;
 use crate::kernel;
 
-/// Connections that may wait to be accepted, for each listener.
-const BACKLOG: i32 = 1024;
 /// How long accepting pauses when the system has no more sockets.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// Opens one listener a worker on an address, all of them sharing its port.
-///
-/// # Errors
-/// [`Failure::bind`], also where another process shares the port.
-pub(crate) fn listen(
-    address: SocketAddr,
-    workers: usize,
-) -> Result<Vec<std::net::TcpListener>, Failure> {
-    let failed = |error: std::io::Error| Failure::bind("clients", address, &error);
-    if address.port() != 0 {
-        // Without SO_REUSEPORT, so that a port which another process shares counts as taken.
-        drop(open(address, false).map_err(failed)?);
-    }
-    let first = open(address, true).map_err(failed)?;
-    let address = first.local_addr().map_err(failed)?;
-    let mut listeners = vec![first];
-    for _ in 1..workers {
-        listeners.push(open(address, true).map_err(failed)?);
-    }
-    Ok(listeners)
-}
-
-fn open(address: SocketAddr, is_shared: bool) -> std::io::Result<std::net::TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(is_shared)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
 
 /// Counts the open connections of one worker, and wakes the drain when there are none.
 #[derive(Debug, Default)]

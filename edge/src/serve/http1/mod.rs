@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf as _, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::FutureExt;
 use http::{Method, Request, Response};
 use http_body::Body;
@@ -39,7 +39,7 @@ use crate::edge::Worker;
 use crate::interim::{self, Interims};
 use crate::request::check::ClientConnection;
 use crate::request::handler;
-use crate::request::hit::{Hit, try_hit};
+use crate::request::hit::try_hit;
 use crate::request::upgrade::{Upgraded, serve_upgrade};
 use crate::serve::connections::ConnectionSlot;
 use crate::serve::phase::Phase;
@@ -128,7 +128,7 @@ enum Ended {
 enum Received {
     /// The output has the head of its response.
     Hit {
-        hit: Hit,
+        body: Bytes,
         is_last: bool,
     },
     Request {
@@ -232,8 +232,8 @@ impl Connection {
         let (request, is_last) = match self.take_request() {
             Received::Incomplete => return Ok(Step::Incomplete),
             Received::Other => return self.answer_other().await,
-            Received::Hit { hit, is_last } => {
-                write(&mut self.socket, &mut self.output, &hit.body, &[]).await?;
+            Received::Hit { body, is_last } => {
+                write(&mut self.socket, &mut self.output, &body, &[]).await?;
                 self.phase.request_ended();
                 return Ok(Step::after_response(true, is_last));
             }
@@ -265,7 +265,11 @@ impl Connection {
             Some(hit) => {
                 write_hit_head(&mut self.output, &hit, edge);
                 end_fields(&mut self.output, is_last);
-                Received::Hit { hit, is_last }
+                // The body alone: a slow client must not keep the stored response.
+                Received::Hit {
+                    body: hit.body,
+                    is_last,
+                }
             }
             None => match head.to_request() {
                 Some(request) => Received::Request {
