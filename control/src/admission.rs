@@ -1,14 +1,13 @@
-//! Limits on connections to the API: a share for nodes, one for operators, one for strangers.
+//! Limits on connections to the API: a share for nodes, one for operators, one for anonymous clients.
 //!
-//! A stranger is a connection without a valid credential so far. Every connection begins as one, and
-//! becomes a node's or an operator's when a request on it carries a valid key or token. So clients
-//! without a credential share only the places of strangers, and cannot take those of nodes or
-//! operators; nor can nodes take those of operators.
+//! A connection is anonymous until a request on it carries a valid key or token; then it belongs to
+//! a node or to an operator. Clients without a credential therefore share only the anonymous slots,
+//! and cannot take those of nodes or operators; nor can nodes take those of operators.
 //!
-//! A new connection always gets a stranger's place: when all are taken, the connection that has been
-//! idle longest is evicted, of the address that holds the most. A node's connection is likewise evicted
-//! for that of a node whose address holds fewer, so that one key cannot take the places of all nodes.
-//! Connections over loopback have places of their own.
+//! A new connection always gets an anonymous slot: when all are taken, the anonymous connection that
+//! has been idle longest is evicted, of the address that holds the most. A node's connection is
+//! likewise evicted for that of a node whose address holds fewer, so that one key cannot take the
+//! slots of all nodes. Connections over loopback have slots of their own.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
@@ -23,12 +22,12 @@ const RESERVE_PART: usize = 8;
 const RESERVE_MIN: usize = 64;
 /// Most connections, whatever the limit of open files.
 const ALL_MAX: usize = 65_536;
-/// Share of all connections for strangers, for connections over loopback, and for operators, each.
+/// Share of all connections for anonymous clients, for those over loopback, and for operators, each.
 /// Nodes have the rest.
 const SHARE_PART: usize = 8;
 const SHARE_MIN: usize = 16;
 const SHARE_MAX: usize = 1024;
-/// Part of the strangers' places that one address may hold.
+/// Part of the anonymous slots that one address may hold.
 const ADDRESS_PART: usize = 4;
 /// Concurrent event streams: from other hosts, over loopback, and of one address.
 const STREAMS_MAX: usize = 192;
@@ -38,17 +37,17 @@ const STREAMS_ADDRESS_MAX: usize = 16;
 /// The class of a connection, by the credential that its requests carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Class {
-    Stranger,
+    Anonymous,
     Node,
     Operator,
 }
 
 impl Class {
-    pub(crate) const ALL: [Self; 3] = [Self::Stranger, Self::Node, Self::Operator];
+    pub(crate) const ALL: [Self; 3] = [Self::Anonymous, Self::Node, Self::Operator];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Stranger => "stranger",
+            Self::Anonymous => "anonymous",
             Self::Node => "node",
             Self::Operator => "operator",
         }
@@ -59,7 +58,7 @@ impl Class {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
     /// Not over loopback, and as many again over loopback.
-    pub(crate) strangers: usize,
+    pub(crate) anonymous: usize,
     pub(crate) of_address: usize,
     pub(crate) operators: usize,
     pub(crate) nodes: usize,
@@ -73,7 +72,7 @@ impl Limits {
             .min(ALL_MAX);
         let share = (all / SHARE_PART).clamp(SHARE_MIN, SHARE_MAX);
         Self {
-            strangers: share,
+            anonymous: share,
             of_address: share / ADDRESS_PART,
             operators: share,
             nodes: all.saturating_sub(3 * share).max(SHARE_MIN),
@@ -103,16 +102,16 @@ impl Owner {
 #[derive(Debug)]
 pub(crate) struct Admission {
     limits: Limits,
-    places: Mutex<Places>,
+    slots: Mutex<Slots>,
 }
 
 #[derive(Debug, Default)]
-struct Places {
+struct Slots {
     /// Counts requests and new connections, to order them by age.
     ticks: u64,
     /// By loopback or not, then by the tick of the last request, or of the accept.
-    strangers: [BTreeMap<u64, Holder>; 2],
-    /// Number of strangers of each owner.
+    anonymous: [BTreeMap<u64, Holder>; 2],
+    /// Number of anonymous connections of each owner.
     held: HashMap<Owner, usize>,
     /// By the tick of the last request.
     nodes: BTreeMap<u64, Holder>,
@@ -124,7 +123,7 @@ struct Places {
     streams_all: [usize; 2],
 }
 
-/// The holder of a place that may be evicted.
+/// The holder of a slot that may be evicted.
 #[derive(Debug)]
 struct Holder {
     owner: Owner,
@@ -135,7 +134,7 @@ impl Admission {
     pub(crate) fn new(limits: Limits) -> Arc<Self> {
         Arc::new(Self {
             limits,
-            places: Mutex::default(),
+            slots: Mutex::default(),
         })
     }
 
@@ -144,69 +143,69 @@ impl Admission {
         self.limits
     }
 
-    /// A place for a new connection. Another connection may be evicted for it.
-    pub(crate) fn enter(self: &Arc<Self>, address: IpAddr) -> Arc<Seat> {
+    /// A slot for a new connection. Another connection may be evicted for it.
+    pub(crate) fn enter(self: &Arc<Self>, address: IpAddr) -> Arc<Slot> {
         let (owner, is_loopback) = (Owner::of(address), Owner::is_loopback(address));
         let evicted = Arc::new(Notify::new());
-        let mut places = self.places.lock();
-        let held = places.held.get(&owner).copied().unwrap_or(0);
-        let strangers = &places.strangers[usize::from(is_loopback)];
+        let mut slots = self.slots.lock();
+        let held = slots.held.get(&owner).copied().unwrap_or(0);
+        let anonymous = &slots.anonymous[usize::from(is_loopback)];
         let goes = if !is_loopback && held >= self.limits.of_address {
-            strangers
+            anonymous
                 .iter()
                 .find(|(_, s)| s.owner == owner)
                 .map(|(tick, _)| *tick)
-        } else if strangers.len() >= self.limits.strangers {
-            let most = places
+        } else if anonymous.len() >= self.limits.anonymous {
+            let most = slots
                 .held
                 .iter()
                 .filter(|(o, _)| o.0.is_loopback() == is_loopback)
                 .max_by_key(|(_, n)| **n)
                 .map(|(o, _)| *o);
             let of_most = |s: &Holder| is_loopback || most == Some(s.owner);
-            strangers
+            anonymous
                 .iter()
                 .find(|(_, s)| of_most(s))
-                .or_else(|| strangers.iter().next())
+                .or_else(|| anonymous.iter().next())
                 .map(|(tick, _)| *tick)
         } else {
             None
         };
         if let Some(tick) = goes {
-            places.remove(is_loopback, tick).evicted.notify_one();
+            slots.remove(is_loopback, tick).evicted.notify_one();
         }
-        let tick = places.tick();
-        places.strangers[usize::from(is_loopback)].insert(
+        let tick = slots.tick();
+        slots.anonymous[usize::from(is_loopback)].insert(
             tick,
             Holder {
                 owner,
                 evicted: evicted.clone(),
             },
         );
-        *places.held.entry(owner).or_insert(0) += 1;
-        drop(places);
-        Arc::new(Seat {
+        *slots.held.entry(owner).or_insert(0) += 1;
+        drop(slots);
+        Arc::new(Slot {
             admission: self.clone(),
             owner,
             is_loopback,
             evicted,
-            place: Mutex::new(Place::Stranger(tick)),
+            kind: Mutex::new(SlotKind::Anonymous(tick)),
         })
     }
 
     /// Connections by class.
     pub(crate) fn counts(&self) -> [(Class, usize); 3] {
-        let places = self.places.lock();
+        let slots = self.slots.lock();
         let of = |class| match class {
-            Class::Stranger => places.strangers.iter().map(BTreeMap::len).sum(),
-            Class::Node => places.nodes.len(),
-            Class::Operator => places.operators,
+            Class::Anonymous => slots.anonymous.iter().map(BTreeMap::len).sum(),
+            Class::Node => slots.nodes.len(),
+            Class::Operator => slots.operators,
         };
         Class::ALL.map(|class| (class, of(class)))
     }
 }
 
-impl Places {
+impl Slots {
     fn tick(&mut self) -> u64 {
         self.ticks += 1;
         self.ticks
@@ -239,11 +238,11 @@ impl Places {
     }
 
     fn remove(&mut self, is_loopback: bool, tick: u64) -> Holder {
-        let stranger = self.strangers[usize::from(is_loopback)]
+        let anonymous = self.anonymous[usize::from(is_loopback)]
             .remove(&tick)
             .expect("it was found here");
-        release(&mut self.held, stranger.owner);
-        stranger
+        release(&mut self.held, anonymous.owner);
+        anonymous
     }
 }
 
@@ -256,128 +255,128 @@ fn release(held: &mut HashMap<Owner, usize>, owner: Owner) {
     }
 }
 
-/// A connection's place. Dropping it frees the place.
+/// A connection's slot. Dropping it frees the slot.
 #[derive(Debug)]
-pub(crate) struct Seat {
+pub(crate) struct Slot {
     admission: Arc<Admission>,
     owner: Owner,
     is_loopback: bool,
     evicted: Arc<Notify>,
-    place: Mutex<Place>,
+    kind: Mutex<SlotKind>,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Place {
+enum SlotKind {
     /// With its tick. The connection may have been evicted.
-    Stranger(u64),
+    Anonymous(u64),
     /// As above.
     Node(u64),
     Operator,
 }
 
-impl Seat {
+impl Slot {
     /// Returns when the connection is evicted.
     pub(crate) async fn evicted(&self) {
         self.evicted.notified().await;
     }
 
-    /// Notes a request and its class. Returns false when that class has no free place.
+    /// Notes a request and its class. Returns false when that class has no free slot.
     pub(crate) fn admit(&self, class: Class) -> bool {
-        let mut place = self.place.lock();
-        let mut places = self.admission.places.lock();
-        let tick = match *place {
-            Place::Stranger(tick) => tick,
-            Place::Node(tick) => {
-                if let Some(holder) = places.nodes.remove(&tick) {
-                    let tick = places.tick();
-                    places.nodes.insert(tick, holder);
-                    *place = Place::Node(tick);
+        let mut kind = self.kind.lock();
+        let mut slots = self.admission.slots.lock();
+        let tick = match *kind {
+            SlotKind::Anonymous(tick) => tick,
+            SlotKind::Node(tick) => {
+                if let Some(holder) = slots.nodes.remove(&tick) {
+                    let tick = slots.tick();
+                    slots.nodes.insert(tick, holder);
+                    *kind = SlotKind::Node(tick);
                 }
                 return true;
             }
-            Place::Operator => return true,
+            SlotKind::Operator => return true,
         };
-        let strangers = &mut places.strangers[usize::from(self.is_loopback)];
-        if !strangers.contains_key(&tick) {
+        let anonymous = &mut slots.anonymous[usize::from(self.is_loopback)];
+        if !anonymous.contains_key(&tick) {
             // It has been evicted and is closing.
             return true;
         }
         match class {
-            Class::Stranger => {
-                let stranger = strangers.remove(&tick).expect("it is there");
-                let tick = places.tick();
-                places.strangers[usize::from(self.is_loopback)].insert(tick, stranger);
-                *place = Place::Stranger(tick);
+            Class::Anonymous => {
+                let anonymous = anonymous.remove(&tick).expect("it is there");
+                let tick = slots.tick();
+                slots.anonymous[usize::from(self.is_loopback)].insert(tick, anonymous);
+                *kind = SlotKind::Anonymous(tick);
             }
             Class::Node => {
-                if places.nodes.len() >= self.admission.limits.nodes {
-                    let Some(goes) = places.node_to_evict(self.owner) else {
+                if slots.nodes.len() >= self.admission.limits.nodes {
+                    let Some(goes) = slots.node_to_evict(self.owner) else {
                         return false;
                     };
-                    places.remove_node(goes).evicted.notify_one();
+                    slots.remove_node(goes).evicted.notify_one();
                 }
-                let holder = places.remove(self.is_loopback, tick);
-                *places.held_by_nodes.entry(self.owner).or_insert(0) += 1;
-                let tick = places.tick();
-                places.nodes.insert(tick, holder);
-                *place = Place::Node(tick);
+                let holder = slots.remove(self.is_loopback, tick);
+                *slots.held_by_nodes.entry(self.owner).or_insert(0) += 1;
+                let tick = slots.tick();
+                slots.nodes.insert(tick, holder);
+                *kind = SlotKind::Node(tick);
             }
             Class::Operator => {
-                if places.operators >= self.admission.limits.operators {
+                if slots.operators >= self.admission.limits.operators {
                     return false;
                 }
-                places.operators += 1;
-                places.remove(self.is_loopback, tick);
-                *place = Place::Operator;
+                slots.operators += 1;
+                slots.remove(self.is_loopback, tick);
+                *kind = SlotKind::Operator;
             }
         }
         true
     }
 
-    /// A place for an event stream; `None` when there are too many in all, or of this address.
-    pub(crate) fn stream(self: &Arc<Self>) -> Option<StreamPlace> {
-        let mut places = self.admission.places.lock();
+    /// A slot for an event stream; `None` when there are too many in all, or of this address.
+    pub(crate) fn stream(self: &Arc<Self>) -> Option<StreamSlot> {
+        let mut slots = self.admission.slots.lock();
         let (all, most) = match self.is_loopback {
-            true => (places.streams_all[1], STREAMS_LOOPBACK_MAX),
-            false => (places.streams_all[0], STREAMS_MAX),
+            true => (slots.streams_all[1], STREAMS_LOOPBACK_MAX),
+            false => (slots.streams_all[0], STREAMS_MAX),
         };
-        let of_owner = places.streams.get(&self.owner).copied().unwrap_or(0);
+        let of_owner = slots.streams.get(&self.owner).copied().unwrap_or(0);
         if all >= most || (!self.is_loopback && of_owner >= STREAMS_ADDRESS_MAX) {
             return None;
         }
-        places.streams_all[usize::from(self.is_loopback)] += 1;
-        *places.streams.entry(self.owner).or_insert(0) += 1;
-        Some(StreamPlace(self.clone()))
+        slots.streams_all[usize::from(self.is_loopback)] += 1;
+        *slots.streams.entry(self.owner).or_insert(0) += 1;
+        Some(StreamSlot(self.clone()))
     }
 }
 
-impl Drop for Seat {
+impl Drop for Slot {
     fn drop(&mut self) {
-        let mut places = self.admission.places.lock();
-        match *self.place.get_mut() {
-            Place::Stranger(tick)
-                if places.strangers[usize::from(self.is_loopback)].contains_key(&tick) =>
+        let mut slots = self.admission.slots.lock();
+        match *self.kind.get_mut() {
+            SlotKind::Anonymous(tick)
+                if slots.anonymous[usize::from(self.is_loopback)].contains_key(&tick) =>
             {
-                places.remove(self.is_loopback, tick);
+                slots.remove(self.is_loopback, tick);
             }
-            Place::Node(tick) if places.nodes.contains_key(&tick) => {
-                places.remove_node(tick);
+            SlotKind::Node(tick) if slots.nodes.contains_key(&tick) => {
+                slots.remove_node(tick);
             }
-            Place::Stranger(_) | Place::Node(_) => {}
-            Place::Operator => places.operators -= 1,
+            SlotKind::Anonymous(_) | SlotKind::Node(_) => {}
+            SlotKind::Operator => slots.operators -= 1,
         }
     }
 }
 
-/// The place of an event stream. Dropping it frees the place.
+/// The slot of an event stream. Dropping it frees the slot.
 #[derive(Debug)]
-pub(crate) struct StreamPlace(Arc<Seat>);
+pub(crate) struct StreamSlot(Arc<Slot>);
 
-impl Drop for StreamPlace {
+impl Drop for StreamSlot {
     fn drop(&mut self) {
-        let mut places = self.0.admission.places.lock();
-        places.streams_all[usize::from(self.0.is_loopback)] -= 1;
-        release(&mut places.streams, self.0.owner);
+        let mut slots = self.0.admission.slots.lock();
+        slots.streams_all[usize::from(self.0.is_loopback)] -= 1;
+        release(&mut slots.streams, self.0.owner);
     }
 }
 
@@ -388,7 +387,7 @@ mod tests {
 
     fn admission() -> Arc<Admission> {
         Admission::new(Limits {
-            strangers: 8,
+            anonymous: 8,
             of_address: 4,
             operators: 2,
             nodes: 3,
@@ -399,8 +398,8 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn is_evicted(seat: &Seat) -> bool {
-        seat.evicted().now_or_never().is_some()
+    fn is_evicted(slot: &Slot) -> bool {
+        slot.evicted().now_or_never().is_some()
     }
 
     fn counts(admission: &Admission) -> [usize; 3] {
@@ -409,7 +408,7 @@ mod tests {
 
     #[test]
     fn shares_follow_the_limit_of_files() {
-        for (files, strangers, nodes) in [
+        for (files, anonymous, nodes) in [
             (256, 24, 120),
             (1024, 112, 560),
             (20_000, 1024, 14_428),
@@ -418,15 +417,15 @@ mod tests {
         ] {
             let limits = Limits::of_files(files);
             assert_eq!(
-                (limits.strangers, limits.operators, limits.nodes),
-                (strangers, strangers, nodes),
+                (limits.anonymous, limits.operators, limits.nodes),
+                (anonymous, anonymous, nodes),
                 "{files}"
             );
         }
     }
 
     #[test]
-    fn a_flood_of_strangers_takes_no_place_of_others() {
+    fn a_flood_of_anonymous_connections_takes_no_slot_of_others() {
         let a = admission();
         let node = a.enter(ip("192.0.2.1"));
         assert!(node.admit(Class::Node));
@@ -434,7 +433,7 @@ mod tests {
         let active = a.enter(ip("192.0.2.2"));
         let mut flood = Vec::new();
         for n in 0..100 {
-            assert!(active.admit(Class::Stranger));
+            assert!(active.admit(Class::Anonymous));
             flood.push(a.enter(ip(&format!("198.51.100.{}", n % 2))));
         }
         assert_eq!(counts(&a), [8, 1, 0]);
@@ -451,25 +450,25 @@ mod tests {
         drop(flood);
         drop((node, quiet, active, operator));
         assert_eq!(counts(&a), [0, 0, 0]);
-        assert!(a.places.lock().held.is_empty());
+        assert!(a.slots.lock().held.is_empty());
     }
 
     #[test]
     fn one_address_has_a_limit_of_its_own_and_its_quietest_goes() {
         let a = admission();
-        let seats: Vec<Arc<Seat>> = (0..4)
+        let slots: Vec<Arc<Slot>> = (0..4)
             .map(|n| a.enter(ip(&format!("2001:db8::{n}"))))
             .collect();
-        assert!(seats[0].admit(Class::Stranger));
+        assert!(slots[0].admit(Class::Anonymous));
         let fifth = a.enter(ip("2001:db8::99"));
         assert_eq!(
-            seats.iter().map(|s| is_evicted(s)).collect::<Vec<_>>(),
+            slots.iter().map(|s| is_evicted(s)).collect::<Vec<_>>(),
             [false, true, false, false],
             "a /64 is one"
         );
         assert!(!is_evicted(&fifth));
         // An evicted connection changes nothing any more.
-        assert!(seats[1].admit(Class::Node));
+        assert!(slots[1].admit(Class::Node));
         assert_eq!(counts(&a), [4, 0, 0]);
     }
 
@@ -477,9 +476,9 @@ mod tests {
     fn neither_nodes_nor_operators_lock_the_others_out() {
         let a = admission();
         let address = ip("192.0.2.1");
-        let nodes: Vec<Arc<Seat>> = (0..3).map(|_| a.enter(address)).collect();
+        let nodes: Vec<Arc<Slot>> = (0..3).map(|_| a.enter(address)).collect();
         assert!(nodes.iter().all(|n| n.admit(Class::Node)));
-        let operators: Vec<Arc<Seat>> = (0..2).map(|_| a.enter(address)).collect();
+        let operators: Vec<Arc<Slot>> = (0..2).map(|_| a.enter(address)).collect();
         assert!(
             operators
                 .iter()
@@ -496,9 +495,9 @@ mod tests {
     fn one_address_cannot_take_the_places_of_all_nodes() {
         let a = admission();
         let node = |address: &str| {
-            let seat = a.enter(ip(address));
-            let has_place = seat.admit(Class::Node);
-            (seat, has_place)
+            let slot = a.enter(ip(address));
+            let has_place = slot.admit(Class::Node);
+            (slot, has_place)
         };
         let flood: Vec<_> = (0..3).map(|_| node("192.0.2.1").0).collect();
         assert!(
@@ -523,15 +522,15 @@ mod tests {
         );
         drop((flood, fourth, honest, second, other));
         assert_eq!(counts(&a), [0, 0, 0]);
-        let places = a.places.lock();
-        assert!(places.held_by_nodes.is_empty() && places.held.is_empty());
+        let slots = a.slots.lock();
+        assert!(slots.held_by_nodes.is_empty() && slots.held.is_empty());
     }
 
     #[test]
     fn loopback_has_places_of_its_own() {
         let a = admission();
-        let here: Vec<Arc<Seat>> = (0..8).map(|_| a.enter(ip("127.0.0.1"))).collect();
-        let flood: Vec<Arc<Seat>> = (0..100)
+        let here: Vec<Arc<Slot>> = (0..8).map(|_| a.enter(ip("127.0.0.1"))).collect();
+        let flood: Vec<Arc<Slot>> = (0..100)
             .map(|n| a.enter(ip(&format!("198.51.100.{n}"))))
             .collect();
         assert!(here.iter().all(|s| !is_evicted(s)));
@@ -543,18 +542,18 @@ mod tests {
     #[test]
     fn event_streams_are_bounded_by_address() {
         let a = admission();
-        let seat = a.enter(ip("192.0.2.1"));
-        let streams: Vec<StreamPlace> = std::iter::from_fn(|| seat.stream()).collect();
+        let slot = a.enter(ip("192.0.2.1"));
+        let streams: Vec<StreamSlot> = std::iter::from_fn(|| slot.stream()).collect();
         assert_eq!(streams.len(), STREAMS_ADDRESS_MAX);
-        let others: Vec<StreamPlace> = (0..=255u8)
+        let others: Vec<StreamSlot> = (0..=255u8)
             .flat_map(|n| {
-                let seat = a.enter(ip(&format!("198.51.100.{n}")));
-                std::iter::from_fn(move || seat.stream()).take(STREAMS_ADDRESS_MAX)
+                let slot = a.enter(ip(&format!("198.51.100.{n}")));
+                std::iter::from_fn(move || slot.stream()).take(STREAMS_ADDRESS_MAX)
             })
             .collect();
         assert_eq!(streams.len() + others.len(), STREAMS_MAX);
         assert!(a.enter(ip("127.0.0.1")).stream().is_some());
         drop(streams);
-        assert!(seat.stream().is_some());
+        assert!(slot.stream().is_some());
     }
 }

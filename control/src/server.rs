@@ -15,7 +15,7 @@ use nearcast_net::serve::{self, HeadLimit, Limits};
 use nearcast_net::shutdown::Shutdown;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::admission::{Admission, Seat};
+use crate::admission::{Admission, Slot};
 use crate::error::ApiError;
 use crate::metrics::Metrics;
 
@@ -56,7 +56,7 @@ pub(crate) async fn serve(
     );
     let mut connections = Connections::default();
     while let Some((stream, peer)) = acceptor.accept_until(&mut shutdown).await {
-        connections.spawn(serve_seated(
+        connections.spawn(serve_connection(
             stream,
             admission.enter(peer.ip()),
             router.clone(),
@@ -73,18 +73,18 @@ pub(crate) async fn serve(
 }
 
 /// Serves a connection until it ends, or is evicted for another one.
-async fn serve_seated(
+async fn serve_connection(
     stream: TcpStream,
-    seat: Arc<Seat>,
+    slot: Arc<Slot>,
     router: Router,
     metrics: Metrics,
     shutdown: Shutdown,
 ) {
     metrics.connections.inc();
-    let serving = answer_requests(stream, router, &metrics, seat.clone(), shutdown);
+    let serving = answer_requests(stream, router, &metrics, slot.clone(), shutdown);
     tokio::select! {
         _ = tokio::time::timeout(CONNECTION_TIME_MAX, serving) => {}
-        () = seat.evicted() => metrics.connections_evicted.inc(),
+        () = slot.evicted() => metrics.connections_evicted.inc(),
     }
     metrics.connections.dec();
 }
@@ -93,13 +93,13 @@ async fn answer_requests(
     stream: TcpStream,
     router: Router,
     metrics: &Metrics,
-    seat: Arc<Seat>,
+    slot: Arc<Slot>,
     mut shutdown: Shutdown,
 ) {
     let routed = TowerToHyperService::new(router);
     let service = service_fn(|mut request: Request<Incoming>| {
         let routed = routed.clone();
-        request.extensions_mut().insert(seat.clone());
+        request.extensions_mut().insert(slot.clone());
         async move {
             let method = method_label(request.method());
             let routing = tokio::time::timeout(RESPONSE_TIME_MAX, routed.call(request));
@@ -155,7 +155,7 @@ mod tests {
             .route("/never", get(never))
             .route("/much", get(much));
         let admission = Admission::new(Limits {
-            strangers: 40,
+            anonymous: 40,
             of_address: 40,
             operators: 8,
             nodes: 8,
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_quietest_stranger_gives_way_to_a_newcomer() {
+    async fn the_longest_idle_anonymous_connection_is_evicted_for_a_new_one() {
         let (address, _trigger, _server) = start().await;
         let mut quiet = Vec::new();
         for _ in 0..100 {

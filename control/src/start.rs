@@ -178,7 +178,7 @@ impl<F: FnOnce() -> Result<(), Failure> + Send> Role for StartingControl<F> {
         tracing::info!(
             limits.nodes,
             limits.operators,
-            limits.strangers,
+            limits.anonymous,
             "limits of connections to the API"
         );
         tasks.spawn(count_connections(

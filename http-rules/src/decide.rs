@@ -276,15 +276,15 @@ fn serve_or_validate(
     } = terms;
     let freshness = stored.freshness;
     let now = terms.began_ms.max(freshness.received_ms);
-    let standing = reuse::evaluate(
+    let evaluation = reuse::evaluate(
         freshness,
         directives.as_ref(),
         stored.is_soft_purged,
         policy,
         now,
     );
-    let may_serve = standing.reuse.may_serve_now()
-        || was_requested_while_waiting(terms, stored, standing.reuse);
+    let may_serve = evaluation.reuse.may_serve_now()
+        || was_requested_while_waiting(terms, stored, evaluation.reuse);
     if may_serve && !stored.is_unsynced {
         let is_collapsed = terms.has_waited || stored.is_awaited;
         let outcome = match is_collapsed {
@@ -292,25 +292,25 @@ fn serve_or_validate(
                 is_collapsed,
                 ..Outcome::forwarded(CacheStatus::Collapsed, ForwardReason::UriMiss)
             },
-            false => Outcome::hit(standing.ttl),
+            false => Outcome::hit(evaluation.ttl),
         };
         return Err(Decision::Serve {
             outcome,
-            age: standing.age,
+            age: evaluation.age,
             revalidate: !is_collapsed
                 && !terms.is_only_if_cached
-                && matches!(standing.reuse, Reuse::Stale { .. }),
+                && matches!(evaluation.reuse, Reuse::Stale { .. }),
         });
     }
 
-    let reason = match standing.reuse.is_required_by_client() {
+    let reason = match evaluation.reuse.is_required_by_client() {
         true => ForwardReason::Request,
         false => ForwardReason::Stale,
     };
     let may_serve_unsynced =
-        || reuse::may_serve_unsynced(freshness, directives.as_ref(), policy, standing.ttl);
+        || reuse::may_serve_unsynced(freshness, directives.as_ref(), policy, evaluation.ttl);
     let on_failure = match stored.is_unsynced {
-        false if standing.reuse.may_serve_on_error() => OnFailure::Serve,
+        false if evaluation.reuse.may_serve_on_error() => OnFailure::Serve,
         true if may_serve_unsynced() => OnFailure::ServeUnsynced,
         false | true => OnFailure::Fail,
     };
@@ -318,9 +318,9 @@ fn serve_or_validate(
         reason,
         Validation {
             on_failure,
-            reuse: standing.reuse,
-            age: standing.age,
-            ttl: standing.ttl,
+            reuse: evaluation.reuse,
+            age: evaluation.age,
+            ttl: evaluation.ttl,
             // A client that asks for a validation waits for it.
             may_serve_while_failing: reason == ForwardReason::Stale
                 && !terms.is_only_if_cached

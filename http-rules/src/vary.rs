@@ -132,7 +132,7 @@ pub struct Selection {
     /// Hash of the names in `Vary`.
     pub names: u64,
     /// Hash of the request's values of these fields.
-    pub said: u64,
+    pub hash: u64,
 }
 
 impl Selection {
@@ -144,12 +144,12 @@ impl Selection {
         names.hash(&mut hasher);
         Some(Self {
             names: hasher.finish(),
-            said: selection_hash(&names, selecting),
+            hash: selection_hash(&names, selecting),
         })
     }
 }
 
-/// The hash of a request's values of these fields, as in [`Selection::said`]. Requests that are
+/// The hash of a request's values of these fields, as in [`Selection::hash`]. Requests that are
 /// equal by [`is_selected`] have the same hash.
 pub fn selection_hash(names: &[HeaderName], request: &HeaderMap) -> u64 {
     let mut hasher = DefaultHasher::new();
@@ -616,7 +616,7 @@ mod tests {
             for (one, other) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
                 let kept = selecting(&requests[one], &response);
                 let selection = Selection::of(&response, &kept).expect("valid");
-                let is_equal = selection.said == selection_hash(&names, &requests[other]);
+                let is_equal = selection.hash == selection_hash(&names, &requests[other]);
                 prop_assert!(is_equal || !is_selected(&response, &kept, &requests[other]), "{:?}", requests);
             }
         }

@@ -128,7 +128,7 @@ pub(crate) fn warnings(fleet: &Fleet, text: &str) -> Vec<Mistake> {
 }
 
 /// The first place in the file that `find` finds, else its start.
-fn place_of(text: &str, find: impl Fn(&str) -> Option<usize>) -> Place {
+fn place_of(text: &str, find: impl Fn(&str) -> Option<usize>) -> Position {
     let mut places = text
         .lines()
         .enumerate()
@@ -185,7 +185,7 @@ fn is_spread(addresses: &BTreeSet<IpAddr>) -> bool {
     addresses.iter().filter(|ip| !ip.is_loopback()).count() > 1
 }
 
-fn warning((line, column): Place, problem: String, hint: &str) -> Mistake {
+fn warning((line, column): Position, problem: String, hint: &str) -> Mistake {
     Mistake {
         line,
         column,
@@ -194,7 +194,7 @@ fn warning((line, column): Place, problem: String, hint: &str) -> Mistake {
     }
 }
 
-fn control_warning(control: &Control, place: Place) -> Option<Mistake> {
+fn control_warning(control: &Control, place: Position) -> Option<Mistake> {
     let (listen, url) = (control.listen, &control.url);
     if is_loopback(url) {
         return Some(warning(
@@ -214,7 +214,7 @@ fn control_warning(control: &Control, place: Place) -> Option<Mistake> {
     })
 }
 
-fn name_server_warning(server: &NameServer, place: Place) -> Option<Mistake> {
+fn name_server_warning(server: &NameServer, place: Position) -> Option<Mistake> {
     let NameServer {
         name,
         admin,
@@ -241,7 +241,7 @@ fn name_server_warning(server: &NameServer, place: Place) -> Option<Mistake> {
     })
 }
 
-fn edge_warning(edge: &Node, place: Place) -> Option<Mistake> {
+fn edge_warning(edge: &Node, place: Position) -> Option<Mistake> {
     let is_misplaced =
         edge.service.ip().is_loopback() && edge.addresses.iter().any(|ip| !ip.is_loopback());
     is_misplaced.then(|| {
@@ -256,7 +256,7 @@ fn edge_warning(edge: &Node, place: Place) -> Option<Mistake> {
     })
 }
 
-fn site_warning(site: &Site, place: Place) -> Option<Mistake> {
+fn site_warning(site: &Site, place: Position) -> Option<Mistake> {
     is_loopback(&site.origin).then(|| {
         warning(
             place,
@@ -318,19 +318,19 @@ pub(crate) fn record_faults(fleet: &Fleet, text: &str) -> Vec<Mistake> {
 }
 
 /// Line and column, from 1.
-type Place = (usize, usize);
+type Position = (usize, usize);
 
 /// The start of a file, for a mistake whose place cannot be found.
-const START: Place = (1, 1);
+const START: Position = (1, 1);
 
 /// The strings of a fleet file with their places. Each look-up takes one step, since a file may have
 /// as many faults as records.
 struct Strings {
-    whole: HashMap<String, Place>,
+    whole: HashMap<String, Position>,
     /// By the first word of several, the owner of a record.
-    first_word: HashMap<String, Place>,
+    first_word: HashMap<String, Position>,
     /// By type and data, the end of a record.
-    data: HashMap<String, Place>,
+    data: HashMap<String, Position>,
 }
 
 impl Strings {
@@ -348,7 +348,7 @@ impl Strings {
         strings
     }
 
-    fn add(&mut self, place: Place, content: &str) {
+    fn add(&mut self, place: Position, content: &str) {
         let mut words = content.trim().splitn(2, char::is_whitespace);
         let (first, mut rest) = (
             words.next().unwrap_or_default(),
@@ -376,19 +376,19 @@ impl Strings {
     }
 
     /// The place of a record, given as `OWNER TYPE DATA`.
-    fn record(&self, record: &str) -> Option<Place> {
+    fn record(&self, record: &str) -> Option<Position> {
         let (_, data) = record.split_once(' ')?;
         self.data.get(data.trim_end()).copied()
     }
 
     /// The first place of a whole string.
-    fn first(&self, whole: &str) -> Option<Place> {
+    fn first(&self, whole: &str) -> Option<Position> {
         self.whole.get(whole).copied()
     }
 
     /// The place of the first record of a name, written relative to its zone or in full; else that of
     /// the zone's or site's name.
-    fn owner(&self, zone: &str, owner: &str) -> Place {
+    fn owner(&self, zone: &str, owner: &str) -> Position {
         let relative = if owner == zone {
             "@"
         } else {

@@ -17,7 +17,7 @@ use nearcast_fleet::config::Fleet;
 use nearcast_fleet::node_key;
 use nearcast_fleet::own_names::{self, NameError};
 
-use crate::admission::{Class, Seat};
+use crate::admission::{Class, Slot};
 use crate::api::request::{BODY_BYTES_MAX, REPORT_BYTES_MAX, with_token};
 use crate::error::ApiError;
 use crate::state::State;
@@ -38,8 +38,8 @@ pub(super) async fn pass(
     })?;
 
     let class = class(&state, &fleet, request.headers());
-    if let Some(seat) = request.extensions().get::<Arc<Seat>>()
-        && !seat.admit(class)
+    if let Some(slot) = request.extensions().get::<Arc<Slot>>()
+        && !slot.admit(class)
     {
         return Err(ApiError::TooBusy(
             "too many connections of this kind are open",
@@ -51,7 +51,7 @@ pub(super) async fn pass(
     }
     let (head, body) = request.into_parts();
     let body = match class {
-        Class::Stranger => Body::empty(),
+        Class::Anonymous => Body::empty(),
         Class::Node | Class::Operator => {
             let limit = if head.uri.path().starts_with("/v1/reports/") {
                 REPORT_BYTES_MAX
@@ -71,7 +71,7 @@ fn class(state: &State, fleet: &Fleet, headers: &HeaderMap) -> Class {
     } else if node_key::caller(fleet, headers).is_ok() {
         Class::Node
     } else {
-        Class::Stranger
+        Class::Anonymous
     }
 }
 

@@ -13,7 +13,7 @@ use http::{HeaderMap, StatusCode, Uri};
 use serde::Deserialize;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::admission::Seat;
+use crate::admission::Slot;
 use crate::api::change::known_cluster;
 use crate::api::request::{self, ApiResult, App, QueryResult};
 use crate::error::ApiError;
@@ -142,7 +142,7 @@ pub(super) struct EventsQuery {
     responses((status = 200, content_type = "text/event-stream", body = views::Event), (status = 503, body = views::ErrorBody)))]
 pub(super) async fn events(
     Shared(state): Shared<App>,
-    Extension(seat): Extension<Arc<Seat>>,
+    Extension(slot): Extension<Arc<Slot>>,
     headers: HeaderMap,
     query: QueryResult<EventsQuery>,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, axum::Error>>>, ApiError> {
@@ -151,7 +151,7 @@ pub(super) async fn events(
         .get("last-event-id")
         .and_then(|v| v.to_str().ok())
         .and_then(|v| v.trim().parse().ok());
-    let permit = seat
+    let permit = slot
         .stream()
         .ok_or(ApiError::TooBusy("too many event streams are open"))?;
     let (begin, most) = match last.or(after) {

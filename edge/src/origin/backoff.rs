@@ -85,7 +85,7 @@ impl Backoff {
     }
 
     /// Why clients do not wait for a validation, and whether one in the background is due.
-    pub(crate) fn standing(&self, now_ms: u64) -> Option<(Failing, bool)> {
+    pub(crate) fn state(&self, now_ms: u64) -> Option<(Failing, bool)> {
         let failures = (*self.0.lock())?;
         (failures.until_ms > 0).then_some((failures.kind, failures.until_ms <= now_ms))
     }
@@ -99,30 +99,30 @@ mod tests {
     fn one_url_backs_off_further_with_each_failure() {
         use Failing::*;
         let backoff = Backoff::default();
-        assert_eq!(backoff.standing(0), None);
+        assert_eq!(backoff.state(0), None);
         let mut now = 1_000_000;
         for _ in 1..FAILURES_MIN {
             backoff.note(Status, now);
-            assert_eq!(backoff.standing(now), None, "each client asks");
+            assert_eq!(backoff.state(now), None, "each client asks");
         }
         for pause in [1000, 2000, 4000, 8000, 16_000, 30_000, 30_000] {
             backoff.note(Status, now);
             // Others waited for the same failure.
             (0..100).for_each(|_| backoff.note(Status, now));
-            assert_eq!(backoff.standing(now + pause - 1), Some((Status, false)));
-            assert_eq!(backoff.standing(now + pause), Some((Status, true)));
+            assert_eq!(backoff.state(now + pause - 1), Some((Status, false)));
+            assert_eq!(backoff.state(now + pause), Some((Status, true)));
             now += pause;
         }
         backoff.clear();
-        assert_eq!(backoff.standing(now), None);
+        assert_eq!(backoff.state(now), None);
         backoff.note(TimedOut, now);
         assert_eq!(
-            backoff.standing(now),
+            backoff.state(now),
             Some((TimedOut, false)),
             "once is enough"
         );
         assert_eq!(
-            backoff.standing(now + 1000),
+            backoff.state(now + 1000),
             Some((TimedOut, true)),
             "it begins with a short pause again"
         );
@@ -136,25 +136,25 @@ mod tests {
         backoff.note(TimedOut, now);
         backoff.note(Status, now);
         assert_eq!(
-            backoff.standing(now),
+            backoff.state(now),
             Some((TimedOut, false)),
             "a validation that began before"
         );
         for (kind, pause) in [(Status, 2000), (TimedOut, 4000), (Unanswered, 8000)] {
             now += 100_000;
             backoff.note(kind, now);
-            assert_eq!(backoff.standing(now + pause - 1), Some((kind, false)));
-            assert_eq!(backoff.standing(now + pause), Some((kind, true)));
+            assert_eq!(backoff.state(now + pause - 1), Some((kind, false)));
+            assert_eq!(backoff.state(now + pause), Some((kind, true)));
         }
         // Counts of one kind go on after those of another.
         let backoff = Backoff::default();
         for _ in 1..FAILURES_MIN {
             for kind in [Status, Unanswered] {
                 backoff.note(kind, now);
-                assert_eq!(backoff.standing(now), None);
+                assert_eq!(backoff.state(now), None);
             }
         }
         backoff.note(Status, now);
-        assert_eq!(backoff.standing(now), Some((Status, false)));
+        assert_eq!(backoff.state(now), Some((Status, false)));
     }
 }

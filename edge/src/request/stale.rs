@@ -60,7 +60,7 @@ impl Stale {
         if let Some(is_due) = request.target().failing() {
             return Some(("origin-unavailable", is_due));
         }
-        let (failing, is_due) = self.response.backoff.standing(now_ms())?;
+        let (failing, is_due) = self.response.backoff.state(now_ms())?;
         Some((failing.detail(), is_due))
     }
 

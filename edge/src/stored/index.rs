@@ -91,7 +91,7 @@ impl VariantSet {
     ) -> impl Iterator<Item = &'a Arc<StoredResponse>> {
         let asked = self.vary_sets.iter().map(|(names, list)| vary::Selection {
             names: *names,
-            said: vary::selection_hash(list, request),
+            hash: vary::selection_hash(list, request),
         });
         let asked: Vec<_> = asked.collect();
         let is_candidate = move |selection: &Option<vary::Selection>| {

@@ -129,7 +129,7 @@ impl StoredResponse {
     pub(crate) fn is_same_variant(&self, newer: &Self) -> bool {
         if let (Some(own), Some(other)) = (self.selection, newer.selection)
             && own.names == other.names
-            && own.said != other.said
+            && own.hash != other.hash
         {
             return false;
         }
