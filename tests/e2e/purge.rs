@@ -286,7 +286,7 @@ fn what_cannot_be_purged_is_refused_and_nothing_goes() {
             "--url: \"/a\" is not a whole URL: write http://",
         ),
         (&["--url", "www.demo.test/a"], "write http://"),
-        (&["--url", "http:///a"], "no host"),
+        (&["--url", "http:///a"], "is not a host"),
         (&["--url", "http://www.demo.test/100%"], "write %25"),
         (
             &["--url", "http://www.demo.test/a\u{1}"],
@@ -294,7 +294,7 @@ fn what_cannot_be_purged_is_refused_and_nothing_goes() {
         ),
         (
             &["--url", "ftp://www.demo.test/a"],
-            "no scheme that is served",
+            "is not a scheme",
         ),
         (&["--prefix", "http://www.demo.te"], "add at least a /"),
         (
