@@ -9,6 +9,7 @@ use nearcast_fleet::config::Fleet;
 use nearcast_fleet::config::Secret;
 use nearcast_fleet::failure::Failure;
 use nearcast_fleet::file;
+use nearcast_fleet::testing::fleet_at;
 use nearcast_net::shutdown;
 use nearcast_net::shutdown::ShutdownTrigger;
 use serde_json::Value;
@@ -23,7 +24,7 @@ use tokio::task::JoinHandle;
 
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
-pub(crate) const KEY: &str = "a key that only this test knows";
+pub(crate) use nearcast_fleet::testing::NODE_KEY as KEY;
 
 /// An address that no other test and no other process uses.
 pub(crate) fn address() -> String {
@@ -269,8 +270,7 @@ pub(crate) struct Spawned {
 }
 
 pub(crate) fn spawn(dir: &Path, text: &str) -> Spawned {
-    let fleet = file::parse(text, dir).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
-    let (tx, rx) = watch::channel(Arc::new(fleet));
+    let (tx, rx) = watch::channel(Arc::new(fleet_at(text, dir)));
     let (trigger, shutdown) = shutdown::channel();
     let (disk, on_disk) = watch::channel(text.to_owned());
     Spawned {

@@ -11,10 +11,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nearcast_fleet::change::{Change, Entry, Purge, PurgeScope};
-use nearcast_fleet::clock::FleetClock;
 use nearcast_fleet::config::*;
 use nearcast_fleet::failure::Failure;
 use nearcast_fleet::follow::{FollowState, Following, NodeContext};
+use nearcast_fleet::testing;
 use nearcast_fleet::units::Bytes;
 use nearcast_net::shutdown::{self, ShutdownTrigger};
 use tokio::sync::{mpsc, watch};
@@ -465,34 +465,45 @@ impl Plan {
 
     pub(crate) fn fleet(&self, listen: SocketAddr, admin: SocketAddr) -> Fleet {
         let node = |name: &str, service: SocketAddr| Node {
-            name: name.into(),
-            addresses: vec![service.ip()],
             listen: vec![service],
             service,
-            admin: None,
             memory: Bytes(self.memory),
             disk: Bytes(self.disk),
             threads: Some(2),
-            capacity_bits: None,
             clients: self.clients,
+            ..testing::node(name, &[&service.ip().to_string()])
         };
         let own = Node {
             admin: Some(admin),
             ..node(&self.name, listen)
         };
+        let peers = self.peers.iter().map(|(n, a)| node(n, *a));
+        let cluster = Cluster {
+            off_peak: DailyWindow {
+                start_minute: 0,
+                end_minute: 1,
+            },
+            fill_rate_bits: 1 << 30,
+            push_share: Bytes(self.push_share),
+            ..testing::cluster(
+                "ams",
+                52.0,
+                4.0,
+                std::iter::once(own).chain(peers).collect(),
+            )
+        };
+        let site = Site {
+            hosts: self.hosts.clone(),
+            origin: self.origin.clone(),
+            origin_host: self.origin_host.clone(),
+            cache: self.cache.clone(),
+            origin_policy: self.origin_policy.clone(),
+            purge: self.purge.clone(),
+            ..testing::site("www", &[], &[0])
+        };
         Fleet {
-            zone: "cdn.test".into(),
-            base: PathBuf::new(),
-            zone_name_servers: vec![],
-            admin_hosts: Vec::new(),
-            hostmaster: "hostmaster@cdn.test".into(),
             state_dir: self.state_dir.clone(),
-            user: None,
-            node_key: Secret("a key for this test alone".into()),
-            keys: Default::default(),
             report_interval: Duration::from_millis(200),
-            drain: Default::default(),
-            clock: FleetClock::REAL,
             control: self.control.map(|address| Control {
                 name: "control".into(),
                 hosts: Vec::new(),
@@ -501,57 +512,7 @@ impl Plan {
                 admin: address,
                 push: None,
             }),
-            origins: vec![],
-            name_servers: vec![],
-            steering: Steering {
-                geo_db: None,
-                health: HealthCheck {
-                    path: "/".into(),
-                    interval: Duration::from_secs(1),
-                    timeout: Duration::from_secs(1),
-                    timeout_min: Duration::from_millis(250),
-                    fall: 1,
-                    rise: 1,
-                    jitter: 0.0,
-                },
-                rtt_max_age: Duration::from_secs(1),
-                rtt_explore: 0.0,
-                ramp: Duration::ZERO,
-                rtt_bound: false,
-            },
-            clusters: vec![Cluster {
-                name: "ams".into(),
-                label: "Amsterdam".into(),
-                place: Place {
-                    latitude: 52.0,
-                    longitude: 4.0,
-                },
-                time_zone: "Europe/Amsterdam".into(),
-                off_peak: DailyWindow {
-                    start_minute: 0,
-                    end_minute: 1,
-                },
-                fill_rate_bits: 1 << 30,
-                push_share: Bytes(self.push_share),
-                weight: 1,
-                nodes: std::iter::once(own)
-                    .chain(self.peers.iter().map(|(n, a)| node(n, *a)))
-                    .collect(),
-            }],
-            sites: vec![Site {
-                name: "www".into(),
-                hosts: self.hosts.clone(),
-                origin: self.origin.clone(),
-                origin_host: self.origin_host.clone(),
-                policy: SelectionPolicy::Geo,
-                ttl: Duration::from_secs(20),
-                clusters: vec![0],
-                cache: self.cache.clone(),
-                origin_policy: self.origin_policy.clone(),
-                purge: self.purge.clone(),
-            }],
-            zones: vec![],
-            changed_unix_s: 0,
+            ..testing::fleet_of(vec![cluster], vec![site])
         }
     }
 
