@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use nearcast_fleet::change::{Change, Entry};
+use nearcast_fleet::clock::now_unix_ms;
 use nearcast_fleet::config::{Fleet, Secret};
 use nearcast_fleet::failure::{Failure, FailureKind};
 use nearcast_fleet::file::{self, KeySource};
@@ -12,7 +13,7 @@ use nearcast_fleet::file::{self, KeySource};
 use crate::dir::write_whole;
 use crate::error::ApiError;
 use crate::event::{Level, NewEvent};
-use crate::state::{FleetFile, State, now_unix_ms};
+use crate::state::{FleetFile, State};
 
 /// Changes in a fleet file that running nodes cannot apply.
 #[derive(Debug, Default, PartialEq, Eq)]

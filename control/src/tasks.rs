@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nearcast_fleet::clock::now_unix_ms;
 use nearcast_fleet::config::Fleet;
 use nearcast_fleet::node_key;
 use nearcast_net::shutdown::Shutdown;
@@ -19,7 +20,7 @@ use crate::fleet_file;
 use crate::fleet_state::nodes::{NodeState, Role};
 use crate::persist::series_file::SeriesFile;
 use crate::push::scheduler::Scheduler;
-use crate::state::{State, now_unix_ms};
+use crate::state::State;
 
 /// How often changes that time alone brings are looked for: silent nodes, windows, expired orders.
 const TICK: Duration = Duration::from_millis(500);

@@ -5,6 +5,7 @@ use http::Method;
 use http::Request;
 use http::Response;
 use nearcast_fleet::client::Client;
+use nearcast_fleet::clock::now_unix_ms;
 use nearcast_fleet::config::Fleet;
 use nearcast_fleet::config::Secret;
 use nearcast_fleet::failure::Failure;
@@ -219,7 +220,7 @@ impl Lab {
 
     pub(crate) async fn edge(&self, node: &str, revision: u64, more: Value) {
         let mut report = json!({
-            "node": node, "started_unix_ms": now_ms() + 1, "revision": revision, "draining": false, "sites": {}, "connections": 3,
+            "node": node, "started_unix_ms": now_unix_ms() + 1, "revision": revision, "draining": false, "sites": {}, "connections": 3,
             "memory_bytes": 1, "disk_bytes": 2, "pushed_bytes": 0, "popularity": [], "fills": [], "purges": []
         });
         for (name, value) in more.as_object().unwrap() {
@@ -300,10 +301,6 @@ pub(crate) fn no_nonsense(_: &Fleet, text: &str) -> Vec<file::Mistake> {
         .map(|n| mistake(n + 1))
         .into_iter()
         .collect()
-}
-
-pub(crate) fn now_ms() -> u64 {
-    nearcast_fleet::clock::unix_millis(std::time::SystemTime::now())
 }
 
 pub(crate) fn body(response: &Response<Bytes>) -> Value {
