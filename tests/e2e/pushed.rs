@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use nearcast_fleet::clock::now_unix_s;
+use nearcast_testing::{Origin, Reply};
 
 use crate::lab::fleet::{Fleet, Plan};
-use crate::lab::http::{Origin, Reply};
 use crate::lab::wait;
 
 const SEGMENT: &str = "/v/film/720p/seg-1.m4s";
@@ -19,7 +19,7 @@ fn fleet(more: String) -> (Fleet, Origin) {
         more,
         ..Plan::new()
     };
-    let origin = Origin::start(plan.origin_address(), |_| {
+    let origin = Origin::start_at(plan.origin_address(), |_| {
         Reply::ok(vec![7; 200_000], "max-age=86400").field("ETag", "\"film\"")
     });
     plan.origin = Some(origin.url());
